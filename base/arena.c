@@ -1,0 +1,98 @@
+/* Blocks double from 16 KiB to 1 MiB; a request larger than a quarter of the next block gets a
+ * block of its own, placed behind the current one so that the current free part is not lost. */
+#include "base/arena.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct ArenaBlock {
+  ArenaBlock *next;
+  size_t size;
+};
+
+enum { ALIGN = 16, FIRST_BLOCK = 16 << 10, LAST_BLOCK = 1 << 20 };
+
+_Static_assert(sizeof(ArenaBlock) % ALIGN == 0, "payload stays aligned");
+
+void arena_init(Arena *a, size_t limit) { *a = (Arena){.limit = limit}; }
+
+void arena_deinit(Arena *a) {
+  for (ArenaBlock *b = a->block, *next; b; b = next) {
+    next = b->next;
+    free(b);
+  }
+  *a = (Arena){.limit = a->limit};
+}
+
+static void *full(Arena *a) {
+  if (a->on_full) a->on_full(a->on_full_ctx);
+  return NULL;
+}
+
+static ArenaBlock *new_block(Arena *a, size_t payload) {
+  size_t size;
+  if (!size_add(payload, sizeof(ArenaBlock), &size)) return NULL;
+  if (a->limit && (size > a->limit || a->used > a->limit - size)) return NULL;
+  ArenaBlock *b = calloc(1, size);
+  if (!b) return NULL;
+  b->size = size;
+  a->used += size;
+  return b;
+}
+
+void *arena_alloc(Arena *a, size_t size) {
+  if (size > SIZE_MAX - ALIGN) return full(a);
+  size = (size + ALIGN - 1) & ~(size_t)(ALIGN - 1);
+  if ((size_t)(a->end - a->at) >= size) {
+    void *p = a->at;
+    a->at += size;
+    return p;
+  }
+  size_t next = a->block ? a->block->size * 2 : FIRST_BLOCK;
+  if (next > LAST_BLOCK) next = LAST_BLOCK;
+  bool own = a->block && size > next / 4;
+  ArenaBlock *b = new_block(a, own ? size : (size > next ? size : next));
+  if (!b) return full(a);
+  char *payload = (char *)(b + 1);
+  if (own) {
+    b->next = a->block->next;
+    a->block->next = b;
+  } else {
+    b->next = a->block;
+    a->block = b;
+    a->at = payload + size;
+    a->end = (char *)b + b->size;
+  }
+  return payload;
+}
+
+void *arena_array(Arena *a, size_t n, size_t size) {
+  size_t bytes;
+  return size_mul(n, size, &bytes) ? arena_alloc(a, bytes) : full(a);
+}
+
+void *arena_copy(Arena *a, const void *bytes, size_t n) {
+  void *p = arena_alloc(a, n);
+  if (p && n) memcpy(p, bytes, n);
+  return p;
+}
+
+char *arena_strdup(Arena *a, Str s) {
+  char *p = s.len == SIZE_MAX ? full(a) : arena_alloc(a, s.len + 1);
+  if (p && s.len) memcpy(p, s.ptr, s.len);
+  return p;
+}
+
+char *arena_printf(Arena *a, const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  int n = vsnprintf(NULL, 0, fmt, ap);
+  va_end(ap);
+  char *p = n < 0 ? NULL : arena_alloc(a, (size_t)n + 1);
+  if (!p) return NULL;
+  va_start(ap, fmt);
+  vsnprintf(p, (size_t)n + 1, fmt, ap);
+  va_end(ap);
+  return p;
+}

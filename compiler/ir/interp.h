@@ -1,0 +1,20 @@
+/* The reference: slow, obviously right, defined by the op table.
+ *
+ * Buffers are raw little-endian arrays of the dtypes of the PARAMs, indexed by slot. */
+#pragma once
+
+#include "compiler/ir/uop.h"
+
+typedef struct InterpBuffer {
+  void *data;
+  size_t bytes;
+} InterpBuffer;
+
+/* Runs a tensor-stage SINK of STOREs: reads PARAM slots, writes the STOREd ones. */
+Status interp_tensor(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots);
+/* Runs a ranged or scheduled kernel (axis types are ignored: every RANGE is a loop). Every access
+ * is bounds-checked: INTERNAL names a bad one. */
+Status interp_kernel(Job *job, UOp *sink, InterpBuffer *args, size_t nargs);
+/* Runs a linear program for one thread index. */
+Status interp_linear(Job *job, UOp *const *list, size_t n, InterpBuffer *args, size_t nargs,
+                     int64_t thread);

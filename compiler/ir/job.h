@@ -1,0 +1,39 @@
+/* One compile job: an arena, the node table, and the way out.
+ *
+ * Everything a job makes lives in its arena and dies with it. A job that cannot go on (memory
+ * limit, deadline, step budget, an unsupported construct met deep in a pass) calls job_abort, the
+ * program's only longjmp, which returns a Status from job_run. Building nodes therefore never
+ * returns an error. Only compiler/ may use it, and no LLVM object, file or lock may be held across
+ * graph code. */
+#pragma once
+
+#include <setjmp.h>
+
+#include "base/arena.h"
+#include "base/status.h"
+
+struct UOp;
+
+typedef struct Job {
+  Arena arena;
+  struct UOp **table; /* hash-cons table, power-of-two capacity, heap-allocated */
+  size_t table_cap, table_len;
+  uint32_t next_id;
+  int64_t deadline_ns;        /* CLOCK_MONOTONIC; 0 = none */
+  uint64_t steps, step_limit; /* rewrite steps; 0 = no limit */
+  Status failure;
+  jmp_buf *out;
+} Job;
+
+void job_init(Job *job, size_t memory_limit);
+void job_deinit(Job *job);
+
+typedef void (*JobFn)(Job *job, void *arg);
+/* Runs fn; NULL if it returned, else the Status that job_abort was given (or RESOURCE_EXHAUSTED
+ * when the arena was full). Nodes made so far stay valid. Not reentrant for one job. */
+Status job_run(Job *job, JobFn fn, void *arg) __attribute__((warn_unused_result));
+/* Takes ownership of st. */
+_Noreturn void job_abort(Job *job, Status st);
+/* Aborts with DEADLINE_EXCEEDED or RESOURCE_EXHAUSTED when the job is over its limits. Cheap; call
+ * in loops. */
+void job_poll(Job *job);

@@ -1,0 +1,89 @@
+/* What the middle of the compiler hands to its ends: kernels over numbered buffers, in an order,
+ * with a memory plan. */
+#pragma once
+
+#include "compiler/ir/uop.h"
+
+/* The interface of a tensor graph: what its PARAM slots are. Slots are numbered inputs, then
+ * outputs, then weights. */
+typedef struct GraphSlot {
+  enum { SLOT_INPUT, SLOT_OUTPUT, SLOT_WEIGHT } kind;
+  Str name; /* weights: for messages only */
+  DType dtype;
+  Ints shape;
+  /* weights: */
+  bool in_constants;      /* data is in Frontend.constants, else in the model's bytes */
+  uint64_t offset, bytes; /* bytes == numel * item size */
+} GraphSlot;
+
+typedef struct TensorGraph {
+  UOp *sink; /* SINK(STORE(PARAM(output slot), value)...) */
+  GraphSlot *slots;
+  size_t nslots, ninputs, noutputs;
+  StrBuf constants; /* heap-owned bytes made by the frontend (decoded or folded weights) */
+} TensorGraph;
+
+typedef enum PlanBufferKind { PB_INPUT, PB_OUTPUT, PB_WEIGHT, PB_TEMP } PlanBufferKind;
+
+typedef struct PlanBuffer {
+  PlanBufferKind kind;
+  int64_t slot; /* INPUT, OUTPUT, WEIGHT: slot of the tensor graph */
+  DType dtype;
+  int64_t numel;
+  int64_t offset; /* TEMP: byte offset in the arena, a multiple of 64 */
+} PlanBuffer;
+
+/* A kernel in ranged form: SINK(END(STORE(PARAM 0, index, value[, gate]), ranges...), ...). PARAM
+ * arg.i is the position in the argument list; 0 is the only one written. Output ranges are AX_LOOP,
+ * in order outermost first by id; reduce ranges are AX_REDUCE. Range ids are 0..n-1. */
+typedef struct Kernel {
+  UOp *sink;
+  const char *name; /* "r_64_56_56_64_3_3": E elementwise or r reduce, then the range sizes */
+  size_t nargs;
+  int64_t flops, traffic_bytes;
+} Kernel;
+
+typedef struct PlanCall {
+  uint32_t kernel;
+  uint32_t *args; /* plan buffer indices */
+  uint32_t nargs;
+} PlanCall;
+
+typedef struct Plan {
+  PlanBuffer *buffers;
+  size_t nbuffers;
+  Kernel *kernels; /* unique */
+  size_t nkernels;
+  PlanCall *calls; /* in execution order */
+  size_t ncalls;
+  int64_t temp_bytes;
+} Plan;
+
+/* What code is generated for; mirrors TargetSpec of worker.proto. Strings are NUL-terminated and
+ * outlive the job. */
+typedef struct Target {
+  const char *kind, *triple, *cpu, *features, *compiler;
+  uint32_t vector_bytes, vector_registers, threads;
+  uint64_t l1_bytes, l2_bytes, l3_bytes, memory_bytes;
+} Target;
+
+/* One scheduling decision; see search/opts.h for the kinds and their legality. */
+typedef struct Opt {
+  uint8_t kind;
+  int8_t axis;
+  int32_t arg;
+} Opt;
+typedef struct OptList {
+  Opt *at;
+  size_t len, cap;
+} OptList;
+
+/* An ordered program: RANGE opens a loop, END closes it, everything is defined before it is used.
+ */
+typedef struct Linear {
+  UOp **list;
+  size_t len;
+  uint32_t nargs;
+  uint32_t threads;       /* thread indices the kernel expects to be called with */
+  uint64_t scratch_bytes; /* LOCAL buffers, per thread */
+} Linear;

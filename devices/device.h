@@ -1,0 +1,85 @@
+/* What executes kernels.
+ *
+ * A backend is a const vtable and a struct whose first member is Device. Callers use the device_*
+ * wrappers. Devices, buffers and programs are reference-counted by their creators' discipline:
+ * whoever creates destroys; a program or buffer must outlive the launches that use it. A device is
+ * driven by one thread. Binaries arrive as bytes; devices/ knows nothing of the compiler. */
+#pragma once
+
+#include "base/status.h"
+#include "base/str.h"
+
+typedef struct Device Device;
+typedef struct Buffer Buffer;
+typedef struct Program Program;
+
+/* Constant for the life of the device. Strings live as long as it does. */
+typedef struct DeviceCaps {
+  const char *kind;                    /* "cpu" */
+  const char *description;             /* "Intel Xeon, 2 threads, AVX-512" */
+  const char *triple, *cpu, *features; /* for code generation; empty when not applicable */
+  const char *compiler;                /* version of the library that links or generates code */
+  uint32_t vector_bytes, vector_registers, threads;
+  uint64_t l1_bytes, l2_bytes, l3_bytes, memory_bytes, max_buffer_bytes;
+} DeviceCaps;
+
+struct Buffer {
+  Device *dev;
+  size_t size;
+  void *host; /* host address when the memory is host-visible, else NULL */
+  int fd;     /* memfd behind it, or -1 */
+};
+
+typedef struct ProgramSpec {
+  Bytes image; /* relocatable object for the CPU */
+  const char *entry;
+  uint32_t threads;       /* thread indices the entry is called with */
+  uint64_t scratch_bytes; /* per thread */
+} ProgramSpec;
+
+/* One kernel call. The CPU entry's signature is void entry(void *const *args, int64_t thread, void
+ * *scratch). */
+typedef struct Launch {
+  Program *program;
+  void *const *args; /* host addresses (CPU): buffer base + offset, one per kernel argument */
+  uint32_t nargs;
+} Launch;
+
+typedef uint64_t Fence;
+
+typedef struct DeviceVtbl {
+  const char *name;
+  void (*destroy)(Device *d);
+  /* Zeroed memory. fd >= 0: map that memfd instead (shared, size bytes from offset 0) and own the
+   * descriptor. */
+  Status (*buffer_alloc)(Device *d, size_t size, int fd, Buffer **out);
+  void (*buffer_free)(Device *d, Buffer *b);
+  Status (*program_load)(Device *d, const ProgramSpec *spec, Program **out);
+  void (*program_free)(Device *d, Program *p);
+  /* Queues n launches that run in order, each seeing the writes of those before it. Copies the
+   * array, not what args point to. */
+  Status (*submit)(Device *d, const Launch *launches, size_t n, Fence *out);
+  /* DEADLINE_EXCEEDED when the fence has not passed in time. timeout_ns < 0: no limit. */
+  Status (*wait)(Device *d, Fence fence, int64_t timeout_ns);
+} DeviceVtbl;
+
+struct Device {
+  const DeviceVtbl *v;
+  DeviceCaps caps;
+};
+
+Status device_cpu_create(uint32_t threads, Device **out); /* threads 0 = one per core */
+Status device_null_create(Device **out);                  /* accepts everything, runs nothing */
+/* A decorator that checks sizes, lifetimes, double frees and the calling thread, then forwards.
+ * Owns inner. */
+Status device_check_create(Device *inner, Device **out);
+/* "cpu:0", "null:0"; UNAVAILABLE with the reason when the machine has none. */
+Status device_open(const char *name, Device **out);
+
+void device_destroy(Device *d); /* NULL allowed */
+Status device_buffer_alloc(Device *d, size_t size, int fd, Buffer **out);
+void device_buffer_free(Device *d, Buffer *b); /* NULL allowed */
+Status device_program_load(Device *d, const ProgramSpec *spec, Program **out);
+void device_program_free(Device *d, Program *p); /* NULL allowed */
+Status device_submit(Device *d, const Launch *launches, size_t n, Fence *out);
+Status device_wait(Device *d, Fence fence, int64_t timeout_ns);
