@@ -18,7 +18,7 @@ static void test_status_chain(void **state) {
   Status st = FAIL(NOT_FOUND, "no '%s'", "x");
   st = WRAP(st, "opening");
   assert_int_equal(status_code(st), ST_NOT_FOUND);
-  assert_int_equal(status_text(st, text, sizeof text), 16);
+  assert_int_equal(status_text(st, text, sizeof text), 15);
   assert_string_equal(text, "opening: no 'x'");
   assert_string_equal(status_code_name(st->code), "NOT_FOUND");
   status_drop(st);
