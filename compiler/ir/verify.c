@@ -8,13 +8,13 @@
 
 #include <inttypes.h>
 
-#include "base/map.h"
+#include "base/vec.h"
 #include "compiler/ir/text.h"
 
 typedef struct Verifier {
   Job *job;
   Stage stage;
-  Map ranges; /* RANGE by id */
+  VEC(UOp *) ranges; /* seen; in the arena */
 } Verifier;
 
 static const char stage_letter[] = {
@@ -65,9 +65,10 @@ static const char *check_range(Verifier *v, UOp *u) {
     bool expanded = axis == AX_UPCAST || axis == AX_UNROLL || axis == AX_VECTOR;
     return expanded ? "the axis should have been expanded" : NULL;
   }
-  UOp *other = map_find(&v->ranges, (uint64_t)u->arg.i);
-  if (other && other != u) return "two RANGEs share an id";
-  map_put(&v->ranges, (uint64_t)u->arg.i, u);
+  for (size_t k = 0; k < v->ranges.len; k++) {
+    if (v->ranges.at[k]->arg.i == u->arg.i) return "two RANGEs share an id";
+  }
+  avec_push(&v->job->arena, &v->ranges, u);
   return NULL;
 }
 
@@ -118,15 +119,16 @@ static const char *check_node(Verifier *v, UOp *u) {
   }
 }
 
-/* The last lines of the graph under u: the node and what it is made of. */
-static const char *describe(Job *job, UOp *u) {
+/* With the last lines of the graph under u: the node and what it is made of. */
+static Status report(Job *job, UOp *u, Stage stage, const char *after_pass, const char *why) {
   StrBuf text = {0};
   uop_print(job, u, &text);
   size_t from = text.len, lines = 0;
   while (from > 0 && lines < 12) lines += --from > 0 && text.ptr[from - 1] == '\n';
-  const char *tail = arena_printf(&job->arena, "%s%s", from ? "...\n" : "", text.ptr + from);
+  Status st = FAIL(INTERNAL, "the %s graph after %s is wrong: %s, at\n%s%s", stage_name[stage],
+                   after_pass, why, from ? "...\n" : "", text.ptr ? text.ptr + from : "");
   strbuf_deinit(&text);
-  return tail;
+  return st;
 }
 
 Status verify_graph(Job *job, UOp *root, Stage stage, const char *after_pass) {
@@ -142,8 +144,6 @@ Status verify_graph(Job *job, UOp *root, Stage stage, const char *after_pass) {
   if (!why && root->open) {
     why = arena_printf(&job->arena, "RANGE %" PRId64 " is not closed", root->open->at[0]->arg.i);
   }
-  map_deinit(&v.ranges);
   if (!why) return NULL;
-  return FAIL(INTERNAL, "the %s graph after %s is wrong: %s, at\n%s", stage_name[stage], after_pass,
-              why, describe(job, bad));
+  return report(job, bad, stage, after_pass, why);
 }
