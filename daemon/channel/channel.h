@@ -6,6 +6,7 @@
  * order. A message over CHANNEL_PACKET_MAX travels as a sealed memfd announced by a small packet. */
 #pragma once
 
+#include "base/arena.h"
 #include "daemon/channel/shm.h"
 #include "kiln/v1/worker.pb-c.h"
 

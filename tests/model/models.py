@@ -40,7 +40,7 @@ def light_input(name: str) -> tuple[str, np.ndarray]:
     value = next(i for i in model.graph.input if i.name not in filled)
     dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
     size = int(np.prod(dims))
-    return value.name, (np.arange(size, dtype=np.float32) / size).reshape(dims)
+    return value.name, (np.arange(size).reshape(dims) / size).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=None)
