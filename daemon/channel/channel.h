@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "base/arena.h"
 #include "daemon/channel/shm.h"
 #include "kiln/v1/worker.pb-c.h"
 
