@@ -50,7 +50,8 @@ void channel_deinit(Channel *c) {
   c->last = &c->first;
 }
 
-/* -- sending ------------------------------------------------------------------------------------ */
+/* -- sending ------------------------------------------------------------------------------------
+ */
 
 /* The errno of sendmsg, or 0. */
 static int send_packet(int fd, const uint8_t *bytes, size_t len, const int *fds, size_t nfds) {
@@ -166,7 +167,8 @@ Status channel_send_error(Channel *c, uint64_t id, const StatusNote *st, const c
   return channel_send(c, &env, NULL, 0);
 }
 
-/* -- receiving ---------------------------------------------------------------------------------- */
+/* -- receiving ----------------------------------------------------------------------------------
+ */
 
 int message_take_fd(Message *m, size_t i) {
   if (i >= m->nfds) return -1;

@@ -3,7 +3,8 @@
  *
  * The same code serves both ends. A worker's socket blocks, so its queue stays empty; kilnd's does
  * not, and what the socket refuses waits in the queue until channel_flush. Messages keep their
- * order. A message over CHANNEL_PACKET_MAX travels as a sealed memfd announced by a small packet. */
+ * order. A message over CHANNEL_PACKET_MAX travels as a sealed memfd announced by a small packet.
+ */
 #pragma once
 
 #include "base/arena.h"
@@ -14,10 +15,10 @@ enum { CHANNEL_PACKET_MAX = 64 << 10, CHANNEL_FDS_MAX = 4 };
 
 typedef struct ChannelPacket ChannelPacket;
 typedef struct Channel {
-  int fd;                        /* -1 when closed */
-  ChannelPacket *first, **last;  /* waiting to be sent */
-  uint8_t *in;                   /* receive buffer */
-  Arena arena;                   /* of the message received last */
+  int fd;                       /* -1 when closed */
+  ChannelPacket *first, **last; /* waiting to be sent */
+  uint8_t *in;                  /* receive buffer */
+  Arena arena;                  /* of the message received last */
 } Channel;
 
 /* A received message. env lives until the next channel_recv. The descriptors belong to the

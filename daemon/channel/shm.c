@@ -49,7 +49,8 @@ Status shm_from_bytes(const char *name, Bytes bytes, int *out) {
 Status shm_check(int fd, uint64_t bytes) {
   struct stat s;
   int seals = fcntl(fd, F_GET_SEALS);
-  if (seals < 0 || !(seals & F_SEAL_SHRINK)) return FAIL(INTERNAL, "descriptor is not sealed memory");
+  if (seals < 0 || !(seals & F_SEAL_SHRINK))
+    return FAIL(INTERNAL, "descriptor is not sealed memory");
   if (fstat(fd, &s) || (uint64_t)s.st_size < bytes)
     return FAIL(INTERNAL, "shared memory holds %lld bytes, expected %llu", (long long)s.st_size,
                 (unsigned long long)bytes);

@@ -98,7 +98,8 @@ static Status ensure(Executor *x, Buffer **b, uint64_t bytes) {
   return device_buffer_alloc(x->dev, bytes ? bytes : ALIGN, -1, b);
 }
 
-/* -- loading ------------------------------------------------------------------------------------ */
+/* -- loading ------------------------------------------------------------------------------------
+ */
 
 static Status load_programs(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m) {
   if (m->n_binaries != m->plan->n_kernels)
@@ -201,8 +202,7 @@ static Status resolve_plan(Loaded *l, const Kiln__V1__LoadExecutable *m) {
   l->patches = calloc(total + 1, sizeof *l->patches);
   if (!l->launches || !l->args || !l->temp_offset || !l->patches)
     return FAIL(RESOURCE_EXHAUSTED, "plan of %zu calls", m->plan->n_calls);
-  for (size_t i = 0; i < m->plan->n_calls; i++)
-    TRY(resolve_call(l, m, m->plan->calls[i]));
+  for (size_t i = 0; i < m->plan->n_calls; i++) TRY(resolve_call(l, m, m->plan->calls[i]));
   return NULL;
 }
 
@@ -242,7 +242,8 @@ void executor_unload(Executor *x, uint64_t executable) {
   loaded_release(x, map_remove(&x->loaded, executable));
 }
 
-/* -- running ------------------------------------------------------------------------------------ */
+/* -- running ------------------------------------------------------------------------------------
+ */
 
 static Status take_slab(Executor *x, const Kiln__V1__RunJob *m, int fd, Buffer **out) {
   *out = NULL;
@@ -345,13 +346,13 @@ static Status bind(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m, cons
     return BROKEN("outputs and their places differ in number");
   TRY(ensure(x, &x->staging, staging_need(l)));
   char *staging = x->staging->host;
-  for (size_t i = 0; i < l->ninputs; i++)
-    TRY(bind_input(x, l, m->inputs[i], i, slab, &staging));
+  for (size_t i = 0; i < l->ninputs; i++) TRY(bind_input(x, l, m->inputs[i], i, slab, &staging));
   return bind_outputs(x, l, m, slab, &staging);
 }
 
 static void apply(Executor *x, Loaded *l) {
-  for (size_t i = 0; i < l->npatches; i++) l->args[l->patches[i].arg] = l->slot_at[l->patches[i].slot];
+  for (size_t i = 0; i < l->npatches; i++)
+    l->args[l->patches[i].arg] = l->slot_at[l->patches[i].slot];
   if (!l->temp_bytes || l->temp_base == x->temp->host) return;
   l->temp_base = x->temp->host;
   for (size_t i = 0; i < l->nargs; i++)
@@ -405,7 +406,8 @@ void executor_slab_free(Executor *x, uint64_t slab) {
   device_buffer_free(x->dev, map_remove(&x->slabs, slab));
 }
 
-/* -- buffers ------------------------------------------------------------------------------------ */
+/* -- buffers ------------------------------------------------------------------------------------
+ */
 
 Status executor_buffer_create(Executor *x, uint64_t id, uint64_t bytes, int fd) {
   Buffer *b;
@@ -415,7 +417,8 @@ Status executor_buffer_create(Executor *x, uint64_t id, uint64_t bytes, int fd) 
 Status executor_buffer_read(Executor *x, uint64_t id, uint64_t *bytes, int *fd) {
   const Buffer *b = map_find(&x->buffers, id);
   if (!b) return FAIL(NOT_FOUND, "buffer %llu", (unsigned long long)id);
-  if (b->fd < 0) return FAIL(UNIMPLEMENTED, "buffer %llu is not shared memory", (unsigned long long)id);
+  if (b->fd < 0)
+    return FAIL(UNIMPLEMENTED, "buffer %llu is not shared memory", (unsigned long long)id);
   *bytes = b->size;
   *fd = b->fd;
   return NULL;
