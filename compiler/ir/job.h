@@ -13,14 +13,31 @@
 #include "base/status.h"
 
 struct UOp;
+struct RangeSet;
+
+enum {
+  JOB_SCRATCH_STACK,
+  JOB_SCRATCH_LIST,
+  JOB_SCRATCH_RESULT,
+  JOB_SCRATCH_SET,
+  JOB_SCRATCH__COUNT
+};
 
 typedef struct Job {
   Arena arena;
   struct UOp **table; /* hash-cons table, power-of-two capacity, heap-allocated */
   size_t table_cap, table_len;
   uint32_t next_id;
-  int64_t deadline_ns;        /* CLOCK_MONOTONIC; 0 = none */
-  uint64_t steps, step_limit; /* rewrite steps; 0 = no limit */
+  struct RangeSet **sets; /* interned sets of open ranges, power-of-two capacity */
+  size_t sets_cap, sets_len;
+  uint32_t stamp; /* of the newest walk */
+  struct {
+    void *at;
+    size_t bytes;
+  } scratch[JOB_SCRATCH__COUNT]; /* reused by walks; owned by the job so that an abort leaks nothing
+                                  */
+  int64_t deadline_ns;           /* CLOCK_MONOTONIC; 0 = none */
+  uint64_t steps, step_limit;    /* rewrite steps; 0 = no limit */
   Status failure;
   jmp_buf *out;
 } Job;
@@ -32,7 +49,9 @@ typedef void (*JobFn)(Job *job, void *arg);
 /* Runs fn; NULL if it returned, else the Status that job_abort was given (or RESOURCE_EXHAUSTED
  * when the arena was full). Nodes made so far stay valid. Not reentrant for one job. */
 Status job_run(Job *job, JobFn fn, void *arg) __attribute__((warn_unused_result));
-/* Takes ownership of st. */
+/* Room for n pointers, contents kept; the pointer is valid until the next call with the same k. */
+void **job_scratch(Job *job, int k, size_t n);
+/* Takes ownership of st. Outside of job_run it ends the program. */
 _Noreturn void job_abort(Job *job, Status st);
 /* Aborts with DEADLINE_EXCEEDED or RESOURCE_EXHAUSTED when the job is over its limits. Cheap; call
  * in loops. */

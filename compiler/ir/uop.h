@@ -97,6 +97,14 @@ typedef struct Arg {
 } Arg;
 
 typedef struct UOp UOp;
+
+/* An interned set of RANGE nodes, sorted by arg.i, then id. Equal sets are the same pointer; NULL
+ * is the empty set. */
+typedef struct RangeSet {
+  uint32_t n, hash;
+  UOp *at[];
+} RangeSet;
+
 struct UOp {
   uint8_t op;    /* Op */
   uint8_t dtype; /* DType */
@@ -107,12 +115,12 @@ struct UOp {
   Arg arg;
   Ints shape; /* tensor stage; n == 0 for rank 0 and for later stages */
   int64_t vmin, vmax;
+  const RangeSet *open;  /* RANGEs below that no REDUCE or END at or below this node closes */
+  uint32_t stamp, place; /* scratch of walk.c: which walk saw the node last, and where */
   UOp *src[];
 };
 
-/* -- building
- * ------------------------------------------------------------------------------------------------
- */
+/* -- building ---------------------------------------------------------------------------------- */
 
 static inline Arg arg_none(void) { return (Arg){0}; }
 static inline Arg arg_i(int64_t i) { return (Arg){.i = i}; }
@@ -129,6 +137,10 @@ UOp *uop_make(Job *job, Op op, DType dtype, Arg arg, UOp *const *src, size_t nsr
 /* The same with an explicit number of lanes (LOAD, BROADCAST, RAMP, CONST, CAST...). */
 UOp *uop_make_lanes(Job *job, Op op, DType dtype, unsigned lanes, Arg arg, UOp *const *src,
                     size_t nsrc);
+/* NULL when uop_make_lanes would accept these arguments, else what is wrong (in the arena). For
+ * input from outside. lanes 0: the widest source. */
+const char *uop_check(Job *job, Op op, DType dtype, unsigned lanes, Arg arg, UOp *const *src,
+                      size_t nsrc);
 /* The same node with other sources (same count). */
 UOp *uop_with_src(Job *job, UOp *u, UOp *const *src);
 
@@ -157,15 +169,18 @@ double uop_float_value(const UOp *u);
 /* True for a CONST, of any dtype, that equals v (0.0 and -0.0 differ). */
 bool uop_is_number(const UOp *u, double v);
 int64_t shape_numel(Ints shape); /* 1 for rank 0 */
+bool shape_eq(Ints a, Ints b);
 
-/* -- scalar semantics: the op table's value columns
- * ----------------------------------------------------------- */
+/* -- scalar semantics: the op table's value columns -------------------------------------------- */
 
 typedef union Scalar {
   int64_t i; /* integer and bool dtypes, wrapped to the dtype */
   double f;  /* float dtypes, rounded to the dtype */
 } Scalar;
 Scalar scalar_wrap(DType dtype, Scalar v);
+/* One element in memory, little-endian and unaligned. BOOL: any non-zero byte is true. */
+Scalar scalar_load(DType dtype, const void *at);
+void scalar_store(DType dtype, Scalar v, void *at);
 /* The value of an ALU op; src_dtype is the dtype of its last source, dtype that of the result. */
 Scalar op_eval(Op op, DType dtype, DType src_dtype, const Scalar *v);
 Scalar uop_const_value(const UOp *u);
@@ -173,9 +188,7 @@ UOp *uop_scalar(Job *job, DType dtype, Scalar v);
 /* The value that leaves x unchanged under a reduce op of that dtype. */
 Scalar reduce_identity(Op op, DType dtype);
 
-/* -- walking
- * ----------------------------------------------------------------------------------------------------
- */
+/* -- walking ----------------------------------------------------------------------------------- */
 
 typedef struct UOpList {
   UOp **at;
@@ -186,6 +199,7 @@ typedef struct UOpList {
 UOpList uop_toposort(Job *job, UOp *root);
 /* Replaces from[k] by to[k] under root. One pass; the results are not searched again. */
 UOp *uop_substitute(Job *job, UOp *root, UOp *const *from, UOp *const *to, size_t n);
-/* The RANGEs that `u` depends on and that no REDUCE or END below it closes, sorted by id. Memoised
- * per call. */
+/* The RANGEs that `u` depends on and that no REDUCE or END below it closes, sorted by arg.i. A
+ * copy; u->open is the same set without one. */
 UOpList uop_open_ranges(Job *job, UOp *u);
+bool uop_is_open(const UOp *u, const UOp *range);

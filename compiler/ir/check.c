@@ -1,0 +1,201 @@
+/* Arity, argument and dtype rules, from the op table and its doc column.
+ *
+ * uop_make asserts that uop_check is silent; decoders of text and bytes report what it says. */
+#include "compiler/ir/infer.h"
+
+enum { MAX_LANES = 1024, MAX_SOURCES = 1 << 20 };
+
+DType dtype_infer(Op op, DType given, UOp *const *src, size_t nsrc) {
+  switch (op_info[op].type) {
+  case TR_SAME:
+  case TR_SRC0: return nsrc ? (DType)src[0]->dtype : DT_VOID;
+  case TR_BOOL: return DT_BOOL;
+  case TR_SELECT: return nsrc > 1 ? (DType)src[1]->dtype : DT_VOID;
+  case TR_VOID: return DT_VOID;
+  default: return given;
+  }
+}
+
+unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
+  unsigned lanes = 1;
+  switch (op) {
+  case OP_HREDUCE:
+  case OP_RANGE:
+  case OP_END:
+  case OP_SINK: return 1;
+  case OP_REDUCE:
+  case OP_AFTER: return nsrc ? src[0]->lanes : 1;
+  default:
+    for (size_t s = 0; s < nsrc; s++) lanes = src[s]->lanes > lanes ? src[s]->lanes : lanes;
+    return lanes;
+  }
+}
+
+static const struct {
+  uint8_t op, min, max; /* max 0: any number */
+} variadic[] = {{OP_CAT, 1, 0},   {OP_REDUCE, 1, 0}, {OP_INDEX, 2, 3}, {OP_LOAD, 2, 4},
+                {OP_STORE, 2, 4}, {OP_END, 1, 0},    {OP_AFTER, 1, 0}, {OP_SINK, 0, 0}};
+
+static const char *check_arity(Job *job, Op op, size_t n) {
+  int want = op_info[op].nsrc;
+  if (n > MAX_SOURCES) return "too many sources";
+  if (want >= 0) {
+    if ((size_t)want == n) return NULL;
+    return arena_printf(&job->arena, "expected %d sources, got %zu", want, n);
+  }
+  for (size_t k = 0; k < sizeof variadic / sizeof *variadic; k++) {
+    if (variadic[k].op != op) continue;
+    if (n >= variadic[k].min && (!variadic[k].max || n <= variadic[k].max)) return NULL;
+    return arena_printf(&job->arena, "%zu sources are not allowed", n);
+  }
+  return NULL;
+}
+
+static bool is_combiner(int64_t op) {
+  return op == OP_ADD || op == OP_MUL || op == OP_MAX || op == OP_MIN;
+}
+
+static const char *check_arg(Op op, unsigned lanes, Arg arg) {
+  ArgKind kind = op_info[op].arg;
+  if (arg.i && (kind == ARG_NONE || kind == ARG_INTS)) return "the op takes no number argument";
+  if (arg.ints.n && (kind == ARG_NONE || kind == ARG_I)) return "the op takes no list argument";
+  switch (op) {
+  case OP_PARAM: return arg.i < 0 ? "the slot is negative" : NULL;
+  case OP_BUFFER:
+    if (arg.ints.n != 2) return "a buffer has elements and space";
+    if (arg.ints.at[0] < 1 || arg.ints.at[0] > (int64_t)1 << 40) return "bad number of elements";
+    return arg.ints.at[1] == 0 || arg.ints.at[1] == 1 ? NULL : "the space is neither 0 nor 1";
+  case OP_RANGE:
+    if (arg.ints.n != 1 || arg.ints.at[0] < 0 || arg.ints.at[0] >= AX__COUNT) {
+      return "a range has one axis type";
+    }
+    return arg.i < 0 || arg.i > UINT32_MAX ? "the range id is out of bounds" : NULL;
+  case OP_THREAD: return arg.i < 1 ? "the number of threads is below 1" : NULL;
+  case OP_RAMP: return lanes < 1 ? "a ramp has lanes" : NULL;
+  case OP_REDUCE:
+  case OP_HREDUCE: return is_combiner(arg.i) ? NULL : "the op argument is not ADD, MUL, MAX or MIN";
+  default: return NULL;
+  }
+}
+
+/* ARITH, FLT and INT of `op` against dtype d. */
+static const char *check_class(Op op, DType d) {
+  uint32_t flags = op_info[op].flags;
+  if (flags & OPF_ARITH && d == DT_BOOL) return "not defined for bool";
+  if (flags & OPF_FLT && !dtype_is_float(d)) return "defined for float dtypes only";
+  if (flags & OPF_INT && dtype_is_float(d)) return "not defined for float dtypes";
+  return NULL;
+}
+
+static const char *check_alu(Op op, DType dtype, UOp *const *src, size_t n) {
+  DType last = (DType)src[n - 1]->dtype;
+  if (op == OP_CAST) return dtype == DT_VOID ? "no dtype given" : NULL;
+  if (op == OP_BITCAST) {
+    bool ok = dtype_info[dtype].bytes == dtype_info[last].bytes && dtype != DT_BOOL &&
+              last != DT_BOOL && dtype != DT_VOID;
+    return ok ? NULL : "the dtypes differ in size or are bool";
+  }
+  if (op == OP_WHERE && src[0]->dtype != DT_BOOL) return "the condition is not bool";
+  for (size_t s = op == OP_WHERE; s < n; s++) {
+    if (src[s]->dtype != last) return "the sources differ in dtype";
+  }
+  return check_class(op, last);
+}
+
+static const char *check_leaf(Op op, DType dtype) {
+  switch (op) {
+  case OP_RANGE:
+  case OP_THREAD:
+  case OP_RAMP: return dtype == DT_INDEX ? NULL : "the dtype is not index";
+  case OP_IOTA: return dtype == DT_BOOL ? "a coordinate is not bool" : NULL;
+  default: return NULL;
+  }
+}
+
+static const char *check_access(Op op, UOp *const *src, size_t n) {
+  size_t gate = op == OP_STORE ? 3 : 2;
+  if (op == OP_STORE && src[2]->dtype != src[0]->dtype)
+    return "the value's dtype is not the buffer's";
+  if (src[1]->dtype != DT_INDEX) return "the index's dtype is not index";
+  if (n > gate && src[gate]->dtype != DT_BOOL) return "the gate is not bool";
+  if (op == OP_LOAD && n > 3 && src[3]->dtype != src[0]->dtype) {
+    return "the alternative's dtype is not the buffer's";
+  }
+  return NULL;
+}
+
+static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
+  switch (op) {
+  case OP_PAD: return src[1]->dtype == src[0]->dtype ? NULL : "the fill value has another dtype";
+  case OP_CAT:
+    for (size_t s = 1; s < n; s++) {
+      if (src[s]->dtype != src[0]->dtype) return "the sources differ in dtype";
+    }
+    return NULL;
+  case OP_GATHER: return dtype_is_int((DType)src[1]->dtype) ? NULL : "the indices are no integers";
+  case OP_REDUCE:
+    if (n > 1 && arg.ints.n) return "axes and ranges exclude each other";
+    for (size_t s = 1; s < n; s++) {
+      if (src[s]->op != OP_RANGE) return "a reduce source is not a RANGE";
+    }
+    return check_class((Op)arg.i, (DType)src[0]->dtype);
+  case OP_HREDUCE: return check_class((Op)arg.i, (DType)src[0]->dtype);
+  case OP_RANGE: return src[0]->dtype == DT_INDEX ? NULL : "the end's dtype is not index";
+  case OP_STORE:
+    if (n == 2) return src[0]->dtype == src[1]->dtype ? NULL : "the value has another dtype";
+    return check_access(op, src, n);
+  case OP_INDEX:
+  case OP_LOAD: return check_access(op, src, n);
+  case OP_END:
+    for (size_t s = 1; s < n; s++) {
+      if (src[s]->op != OP_RANGE) return "an END source is not a RANGE";
+    }
+    return NULL;
+  default: return NULL;
+  }
+}
+
+/* Which sources may have no value. */
+static const char *check_void(Op op, UOp *const *src, size_t n) {
+  size_t first = op == OP_AFTER ? 1 : op == OP_END || op == OP_SINK ? n : 0;
+  for (size_t s = 0; s < n; s++) {
+    if (src[s]->dtype == DT_VOID && (op == OP_AFTER ? s < first : first == 0)) {
+      return "a source has no value";
+    }
+  }
+  return NULL;
+}
+
+static const char *check_lanes(Op op, unsigned lanes, UOp *const *src, size_t n) {
+  if (lanes < 1 || lanes > MAX_LANES) return "the number of lanes is out of range";
+  if (op == OP_BROADCAST) return src[0]->lanes == 1 ? NULL : "the source is a vector already";
+  if (op_info[op].flags & OPF_ALU) {
+    for (size_t s = 0; s < n; s++) {
+      if (src[s]->lanes != 1 && src[s]->lanes != lanes) return "the sources differ in lanes";
+    }
+  }
+  return NULL;
+}
+
+const char *check_rules(Job *job, Op op, DType dtype, unsigned lanes, Arg arg, UOp *const *src,
+                        size_t n) {
+  const char *why = check_arity(job, op, n);
+  if (why) return why;
+  dtype = dtype_infer(op, dtype, src, n);
+  if (!lanes) lanes = lanes_infer(op, src, n);
+  if ((why = check_void(op, src, n)) || (why = check_arg(op, lanes, arg)) ||
+      (why = check_lanes(op, lanes, src, n))) {
+    return why;
+  }
+  if (dtype == DT_VOID && op_info[op].type != TR_VOID) return "no dtype given";
+  if (op_info[op].flags & OPF_ALU) return check_alu(op, dtype, src, n);
+  why = op_info[op].type == TR_LEAF ? check_leaf(op, dtype) : NULL;
+  return why ? why : check_rest(op, arg, src, n);
+}
+
+const char *uop_check(Job *job, Op op, DType dtype, unsigned lanes, Arg arg, UOp *const *src,
+                      size_t n) {
+  Ints shape;
+  const char *why = check_rules(job, op, dtype, lanes, arg, src, n);
+  return why ? why : shape_infer(job, op, arg, src, n, &shape);
+}

@@ -1,0 +1,213 @@
+/* Shapes of tensor-stage nodes.
+ *
+ * One function per movement op; each answers NULL and the shape, or the sentence that says what is
+ * wrong. Sizes come from models, so every sum and product is checked: a shape's number of elements,
+ * counting empty axes as 1, stays below MAX_NUMEL, which is what lets later passes multiply strides
+ * without checks. */
+#include "compiler/ir/infer.h"
+
+enum { MAX_RANK = 32 };
+static const int64_t MAX_NUMEL = (int64_t)1 << 48;
+
+int64_t shape_numel(Ints shape) {
+  int64_t n = 1;
+  for (uint32_t i = 0; i < shape.n; i++) n *= shape.at[i];
+  return n;
+}
+
+bool shape_eq(Ints a, Ints b) {
+  if (a.n != b.n) return false;
+  return a.at == b.at || !a.n || !memcmp(a.at, b.at, a.n * sizeof *a.at);
+}
+
+static const char *describe(Job *job, Ints s) {
+  const char *text = "";
+  for (uint32_t i = 0; i < s.n; i++) {
+    text = arena_printf(&job->arena, "%s%s%lld", text, i ? ", " : "", (long long)s.at[i]);
+  }
+  return arena_printf(&job->arena, "[%s]", text);
+}
+
+static const char *checked(Job *job, Ints s) {
+  if (s.n > MAX_RANK) return arena_printf(&job->arena, "rank %u is above %d", s.n, MAX_RANK);
+  int64_t n = 1;
+  for (uint32_t i = 0; i < s.n; i++) {
+    int64_t d = s.at[i];
+    if (d < 0 || d > MAX_NUMEL || __builtin_mul_overflow(n, d ? d : 1, &n) || n > MAX_NUMEL) {
+      return arena_printf(&job->arena, "shape %s is not allowed", describe(job, s));
+    }
+  }
+  return NULL;
+}
+
+static int64_t *new_shape(Job *job, Ints *out, uint32_t rank) {
+  int64_t *d = arena_array(&job->arena, rank, sizeof *d);
+  *out = (Ints){d, rank};
+  return d;
+}
+
+static const char *reshape(Job *job, Ints in, Ints arg, Ints *out) {
+  const char *why = checked(job, arg);
+  if (why) return why;
+  *out = arg;
+  if (shape_numel(in) == shape_numel(arg)) return NULL;
+  return arena_printf(&job->arena, "%s has not as many elements as %s", describe(job, arg),
+                      describe(job, in));
+}
+
+static const char *permute(Job *job, Ints in, Ints arg, Ints *out) {
+  uint64_t seen = 0;
+  if (arg.n != in.n) return "a permutation lists every axis once";
+  int64_t *d = new_shape(job, out, in.n);
+  for (uint32_t k = 0; k < in.n; k++) {
+    int64_t axis = arg.at[k];
+    if (axis < 0 || axis >= in.n || seen >> axis & 1) return "a permutation lists every axis once";
+    seen |= (uint64_t)1 << axis;
+    d[k] = in.at[axis];
+  }
+  return NULL;
+}
+
+static const char *expand(Job *job, Ints in, Ints arg, Ints *out) {
+  const char *why = checked(job, arg);
+  if (why) return why;
+  *out = arg;
+  bool ok = arg.n == in.n;
+  for (uint32_t k = 0; ok && k < in.n; k++) ok = in.at[k] == arg.at[k] || in.at[k] == 1;
+  if (ok) return NULL;
+  return arena_printf(&job->arena, "%s does not expand to %s", describe(job, in),
+                      describe(job, arg));
+}
+
+static const char *pad(Job *job, Ints in, Ints arg, Ints *out) {
+  if (arg.n != 2 * in.n) return "padding has two numbers per axis";
+  int64_t *d = new_shape(job, out, in.n);
+  for (uint32_t k = 0; k < in.n; k++) {
+    int64_t lo = arg.at[2 * k], hi = arg.at[2 * k + 1];
+    if (lo < 0 || hi < 0 || lo > MAX_NUMEL || hi > MAX_NUMEL) return "padding is out of range";
+    d[k] = in.at[k] + lo + hi;
+  }
+  return checked(job, *out);
+}
+
+static const char *shrink(Job *job, Ints in, Ints arg, Ints *out) {
+  if (arg.n != 2 * in.n) return "shrinking has two numbers per axis";
+  int64_t *d = new_shape(job, out, in.n);
+  for (uint32_t k = 0; k < in.n; k++) {
+    int64_t begin = arg.at[2 * k], end = arg.at[2 * k + 1];
+    if (begin < 0 || begin > end || end > in.at[k]) {
+      return arena_printf(&job->arena, "[%lld, %lld) is not inside axis %u of size %lld",
+                          (long long)begin, (long long)end, k, (long long)in.at[k]);
+    }
+    d[k] = end - begin;
+  }
+  return NULL;
+}
+
+static const char *axes(Ints in, Ints arg) {
+  uint64_t seen = 0;
+  for (uint32_t k = 0; k < arg.n; k++) {
+    int64_t axis = arg.at[k];
+    if (axis < 0 || axis >= in.n || seen >> axis & 1) return "an axis is out of range or repeated";
+    seen |= (uint64_t)1 << axis;
+  }
+  return NULL;
+}
+
+static const char *window(Job *job, Ints in, Ints arg, Ints *out) {
+  if (arg.n != 4) return "a window has axis, size, stride, dilation";
+  int64_t axis = arg.at[0], size = arg.at[1], stride = arg.at[2], dilation = arg.at[3];
+  if (axis < 0 || axis >= in.n) return "the window's axis is out of range";
+  if (size < 1 || stride < 1 || dilation < 1) {
+    return "a window's size, stride and dilation are at least 1";
+  }
+  int64_t reach;
+  if (__builtin_mul_overflow(size - 1, dilation, &reach) || reach >= in.at[axis]) {
+    return "the window is larger than its axis";
+  }
+  int64_t *d = new_shape(job, out, in.n + 1);
+  for (uint32_t k = 0, o = 0; k < in.n; k++) {
+    d[o++] = k == axis ? (in.at[k] - reach - 1) / stride + 1 : in.at[k];
+    if (k == axis) d[o++] = size;
+  }
+  return checked(job, *out);
+}
+
+static const char *cat(Job *job, int64_t axis, UOp *const *src, size_t nsrc, Ints *out) {
+  Ints first = src[0]->shape;
+  if (axis < 0 || axis >= first.n) return "the axis is out of range";
+  int64_t *d = new_shape(job, out, first.n);
+  memcpy(d, first.at, first.n * sizeof *d);
+  for (size_t s = 1; s < nsrc; s++) {
+    Ints in = src[s]->shape;
+    bool ok = in.n == first.n;
+    for (uint32_t k = 0; ok && k < in.n; k++) ok = k == axis || in.at[k] == first.at[k];
+    if (!ok) {
+      return arena_printf(&job->arena, "%s does not join %s along axis %lld", describe(job, in),
+                          describe(job, first), (long long)axis);
+    }
+    if (__builtin_add_overflow(d[axis], in.at[axis], &d[axis])) return "the result is too large";
+  }
+  return checked(job, *out);
+}
+
+static const char *gather(Job *job, int64_t axis, Ints in, Ints index, Ints *out) {
+  if (axis < 0 || axis >= in.n) return "the axis is out of range";
+  int64_t *d = new_shape(job, out, in.n - 1 + index.n);
+  uint32_t o = 0;
+  for (uint32_t k = 0; k < (uint32_t)axis; k++) d[o++] = in.at[k];
+  for (uint32_t k = 0; k < index.n; k++) d[o++] = index.at[k];
+  for (uint32_t k = (uint32_t)axis + 1; k < in.n; k++) d[o++] = in.at[k];
+  return checked(job, *out);
+}
+
+static const char *reduce(Job *job, Ints in, Ints arg, Ints *out) {
+  const char *why = axes(in, arg);
+  if (why) return why;
+  int64_t *d = new_shape(job, out, in.n);
+  if (in.n) memcpy(d, in.at, in.n * sizeof *d);
+  for (uint32_t k = 0; k < arg.n; k++) d[arg.at[k]] = 1;
+  return NULL;
+}
+
+static const char *alu(Job *job, UOp *const *src, size_t nsrc, Ints *out) {
+  for (size_t s = 0; s < nsrc; s++) {
+    Ints in = src[s]->shape;
+    if (!in.n) continue;
+    if (out->n && !shape_eq(*out, in)) {
+      return arena_printf(&job->arena, "shapes %s and %s differ", describe(job, *out),
+                          describe(job, in));
+    }
+    *out = in;
+  }
+  return NULL;
+}
+
+const char *shape_infer(Job *job, Op op, Arg arg, UOp *const *src, size_t nsrc, Ints *out) {
+  *out = (Ints){0};
+  if (op_info[op].flags & OPF_ALU) return alu(job, src, nsrc, out);
+  Ints in = nsrc ? src[0]->shape : (Ints){0};
+  switch (op) {
+  case OP_PARAM: *out = arg.ints; return checked(job, arg.ints);
+  case OP_IOTA:
+    *out = arg.ints;
+    if (arg.i < 0 || arg.i >= arg.ints.n) return "the axis is out of range";
+    return checked(job, arg.ints);
+  case OP_RESHAPE: return reshape(job, in, arg.ints, out);
+  case OP_PERMUTE: return permute(job, in, arg.ints, out);
+  case OP_EXPAND: return expand(job, in, arg.ints, out);
+  case OP_PAD: return src[1]->shape.n ? "the fill value has a rank" : pad(job, in, arg.ints, out);
+  case OP_SHRINK: return shrink(job, in, arg.ints, out);
+  case OP_FLIP: *out = in; return axes(in, arg.ints);
+  case OP_WINDOW: return window(job, in, arg.ints, out);
+  case OP_CAT: return cat(job, arg.i, src, nsrc, out);
+  case OP_GATHER: return gather(job, arg.i, in, src[1]->shape, out);
+  case OP_REDUCE: return nsrc == 1 ? reduce(job, in, arg.ints, out) : NULL;
+  case OP_CONTIGUOUS:
+  case OP_AFTER: *out = in; return NULL;
+  case OP_STORE:
+    return nsrc == 2 && !shape_eq(in, src[1]->shape) ? "the value's shape is not the parameter's"
+                                                     : NULL;
+  default: return NULL;
+  }
+}
