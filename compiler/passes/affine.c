@@ -2,6 +2,7 @@
  * x = g*y + r, g a divisor of c that divides some coefficients, and r proven to lie in [0, g), the
  * quotient is y / (c/g) and the remainder g * (y mod (c/g)) + r. After an axis is split into tiles
  * this is what turns row and column of a flattened pixel back into something linear in the lane. */
+#include "base/vec.h"
 #include "compiler/passes/affine.h"
 
 #include <assert.h>

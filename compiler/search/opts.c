@@ -1,5 +1,6 @@
 /* The opt table, its text form, and legality: a list is turned into one OptPlan, and whatever
  * cannot be planned is refused with the reason. Nothing here builds nodes. */
+#include "base/vec.h"
 #include "compiler/search/opts.h"
 
 #include <ctype.h>
