@@ -10,6 +10,8 @@
 
 #include <assert.h>
 
+#include "base/vec.h"
+
 #include "compiler/passes/nodemap.h"
 
 enum { ROOT = UINT32_MAX };
