@@ -2,8 +2,8 @@
  * x = g*y + r, g a divisor of c that divides some coefficients, and r proven to lie in [0, g), the
  * quotient is y / (c/g) and the remainder g * (y mod (c/g)) + r. After an axis is split into tiles
  * this is what turns row and column of a flattened pixel back into something linear in the lane. */
-#include "base/vec.h"
 #include "compiler/passes/affine.h"
+#include "base/vec.h"
 
 #include <assert.h>
 
@@ -143,8 +143,10 @@ static bool try_split(Job *job, const Affine *x, int64_t g, Split *s) {
   s->lo = arena_array(&job->arena, x->n + 1, sizeof *s->lo);
   for (uint32_t i = 0; i < x->n; i++) {
     AffTerm t = x->at[i];
-    if (t.coeff % g == 0) s->hi[s->nhi++] = (AffTerm){t.atom, t.coeff / g};
-    else s->lo[s->nlo++] = t;
+    if (t.coeff % g == 0)
+      s->hi[s->nhi++] = (AffTerm){t.atom, t.coeff / g};
+    else
+      s->lo[s->nlo++] = t;
   }
   s->lo_konst = floor_mod(x->konst, g);
   s->hi_konst = (x->konst - s->lo_konst) / g;

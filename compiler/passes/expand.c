@@ -23,8 +23,8 @@ typedef struct ExpandedAxis {
 } ExpandedAxis;
 
 typedef struct Node {
-  uint64_t deps; /* bits of expanded axes */
-  uint32_t n;    /* instances */
+  uint64_t deps;  /* bits of expanded axes */
+  uint32_t n;     /* instances */
   uint32_t depth; /* of the innermost loop it depends on */
   bool needed;
   UOp **at;
@@ -58,7 +58,8 @@ static UOp *broadcast(Expand *e, UOp *u, unsigned lanes) {
   return uop_make_lanes(e->job, OP_BROADCAST, DT_VOID, lanes, arg_none(), &u, 1);
 }
 
-/* -- dependencies ------------------------------------------------------------------------------- */
+/* -- dependencies -------------------------------------------------------------------------------
+ */
 
 static void find_axes(Expand *e) {
   for (size_t i = 0; i < e->list.len; i++) {
@@ -119,7 +120,8 @@ static void find_needed(Expand *e) {
   }
 }
 
-/* -- instances ---------------------------------------------------------------------------------- */
+/* -- instances ----------------------------------------------------------------------------------
+ */
 
 /* Position of the current coordinates among a node's instances. */
 static uint32_t slot_of(const Expand *e, uint64_t deps) {
@@ -155,7 +157,8 @@ static UOp *instance(Expand *e, UOp *u) {
   return v;
 }
 
-/* -- indices ------------------------------------------------------------------------------------ */
+/* -- indices ------------------------------------------------------------------------------------
+ */
 
 static bool in_i32(const UOp *u) { return u->vmin >= INT32_MIN && u->vmax <= INT32_MAX; }
 
@@ -206,9 +209,12 @@ static IndexAt index_at(Expand *e, UOp *u) {
     } else {
       Node *node = node_of(e, t.atom);
       t.atom = instance(e, t.atom);
-      if (t.atom->lanes > 1) vectors[r.nvectors++] = t;
-      else if (uop_is_const(t.atom)) konst += t.coeff * t.atom->arg.i;
-      else terms[n++] = (SumTerm){t, node->depth, t.atom->id};
+      if (t.atom->lanes > 1)
+        vectors[r.nvectors++] = t;
+      else if (uop_is_const(t.atom))
+        konst += t.coeff * t.atom->arg.i;
+      else
+        terms[n++] = (SumTerm){t, node->depth, t.atom->id};
     }
   }
   qsort(terms, n, sizeof *terms, by_depth);
@@ -243,7 +249,8 @@ static UOp *index_vector(Expand *e, const IndexAt *x, unsigned lanes, DType d) {
   return v ? uop2(e->job, OP_ADD, base, v) : base;
 }
 
-/* -- building one instance ---------------------------------------------------------------------- */
+/* -- building one instance ----------------------------------------------------------------------
+ */
 
 /* A source as an operand of an op with so many lanes. */
 static UOp *operand(Expand *e, UOp *s, unsigned lanes, DType index_dtype) {
@@ -321,8 +328,10 @@ static UOp *build_load(Expand *e, UOp *u) {
   unsigned lanes = all;
   if (a.index->lanes == 1 && !a.step) {
     /* One address for all lanes: a scalar, unless each lane has its own gate. */
-    if (!a.gate || a.gate->lanes == 1) lanes = 1;
-    else a.index = broadcast(e, a.index, lanes);
+    if (!a.gate || a.gate->lanes == 1)
+      lanes = 1;
+    else
+      a.index = broadcast(e, a.index, lanes);
   }
   UOp *src[3] = {instance(e, u->src[0]), a.index, a.gate};
   UOp *v = uop_make_lanes(e->job, OP_LOAD, DT_VOID, lanes, arg_i(a.step), src, a.gate ? 3 : 2);
@@ -366,9 +375,8 @@ static UOp *build_reduce(Expand *e, UOp *u) {
   UOp *tree = NULL, **kept = arena_array(&e->job->arena, u->nsrc, sizeof *kept);
   do {
     UOp *v = operand(e, u->src[0], width, DT_INDEX);
-    UOp *leaf = closed & ~e->vectors
-                    ? uop_make(e->job, OP_REDUCE, DT_VOID, arg_i(u->arg.i), &v, 1)
-                    : v;
+    UOp *leaf =
+        closed & ~e->vectors ? uop_make(e->job, OP_REDUCE, DT_VOID, arg_i(u->arg.i), &v, 1) : v;
     tree = tree ? uop2(e->job, (Op)u->arg.i, tree, leaf) : leaf;
   } while (next_coord(e, closed));
   UOp *r = uop_reduce(e->job, (Op)u->arg.i, tree, kept, kept_ranges(e, u, kept));

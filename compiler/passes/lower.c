@@ -12,6 +12,8 @@
 
 #include <assert.h>
 
+#include "base/vec.h"
+
 #include "compiler/passes/nodemap.h"
 
 enum { WANTED_CHAINS = 8 };
@@ -22,15 +24,14 @@ typedef struct Lower {
   NodeMap pos;
   UOp **now;
   uint32_t *level, *uses;
-  bool *shared;      /* by position: several loops run over this RANGE */
-  UOp **owner;       /* by position: a REDUCE over this RANGE */
+  bool *shared; /* by position: several loops run over this RANGE */
+  UOp **owner;  /* by position: a REDUCE over this RANGE */
   int64_t next_range, next_buffer;
 } Lower;
 
 typedef struct Group {
   const RangeSet *open;
-  UOp **members;
-  size_t len, cap;
+  UOpList of; /* the REDUCEs */
 } Group;
 
 typedef struct Groups {
@@ -41,7 +42,8 @@ typedef struct Groups {
 static uint32_t position(const Lower *l, const UOp *u) { return nodemap_get(&l->pos, u); }
 static UOp *now(const Lower *l, const UOp *u) { return l->now[position(l, u)]; }
 
-/* -- levels and groups --------------------------------------------------------------------------- */
+/* -- levels and groups ---------------------------------------------------------------------------
+ */
 
 static bool has_loops(const UOp *u) { return u->op == OP_REDUCE && u->nsrc > 1; }
 
@@ -83,18 +85,19 @@ static Groups find_groups(Lower *l, uint32_t level) {
     if (!has_loops(u) || l->level[i] != level) continue;
     Group *to = NULL;
     for (size_t k = 0; k < g.len && !to; k++)
-      if (g.at[k].open == u->open && same_extents(g.at[k].members[0], u)) to = &g.at[k];
+      if (g.at[k].open == u->open && same_extents(g.at[k].of.at[0], u)) to = &g.at[k];
     if (!to) {
       Group fresh = {.open = u->open};
       avec_push(&l->job->arena, &g, fresh);
       to = &g.at[g.len - 1];
     }
-    avec_push(&l->job->arena, to, u);
+    avec_push(&l->job->arena, &to->of, u);
   }
   return g;
 }
 
-/* -- one loop ------------------------------------------------------------------------------------ */
+/* -- one loop ------------------------------------------------------------------------------------
+ */
 
 typedef struct Leaves {
   UOp **at;
@@ -168,19 +171,18 @@ typedef struct Loop {
 } Loop;
 
 static void pick_ranges(Lower *l, const Group *g, Loop *loop) {
-  const UOp *first = g->members[0];
+  const UOp *first = g->of.at[0];
   loop->nranges = first->nsrc - 1;
   loop->ranges = arena_array(&l->job->arena, loop->nranges, sizeof(UOp *));
-  size_t room = g->len * loop->nranges;
+  size_t room = g->of.len * loop->nranges;
   loop->from = arena_array(&l->job->arena, room, sizeof(UOp *));
   loop->to = arena_array(&l->job->arena, room, sizeof(UOp *));
   for (uint32_t k = 0; k < loop->nranges; k++) {
     UOp *r = first->src[k + 1];
     uint32_t p = position(l, r);
-    loop->ranges[k] =
-        l->shared[p] ? uop_range(l->job, l->next_range++, AX_REDUCE, r->src[0]) : r;
-    for (size_t m = 0; m < g->len; m++) {
-      UOp *old = g->members[m]->src[k + 1];
+    loop->ranges[k] = l->shared[p] ? uop_range(l->job, l->next_range++, AX_REDUCE, r->src[0]) : r;
+    for (size_t m = 0; m < g->of.len; m++) {
+      UOp *old = g->of.at[m]->src[k + 1];
       bool known = old == loop->ranges[k];
       for (size_t j = 0; j < loop->nrename; j++) known |= loop->from[j] == old;
       if (known) continue;
@@ -192,24 +194,26 @@ static void pick_ranges(Lower *l, const Group *g, Loop *loop) {
 
 /* All values of the group in one walk: a SINK holds them while ranges are renamed. */
 static UOp *const *renamed_values(Lower *l, const Group *g, const Loop *loop) {
-  UOp **values = arena_array(&l->job->arena, g->len, sizeof *values);
-  for (size_t m = 0; m < g->len; m++) values[m] = now(l, g->members[m]->src[0]);
+  UOp **values = arena_array(&l->job->arena, g->of.len, sizeof *values);
+  for (size_t m = 0; m < g->of.len; m++) values[m] = now(l, g->of.at[m]->src[0]);
   if (!loop->nrename) return values;
-  UOp *all = uop_make(l->job, OP_SINK, DT_VOID, arg_none(), values, g->len);
+  UOp *all = uop_make(l->job, OP_SINK, DT_VOID, arg_none(), values, g->of.len);
   return uop_substitute(l->job, all, loop->from, loop->to, loop->nrename)->src;
 }
 
 static size_t chains_for(const Group *g, size_t nleaves) {
   size_t chains = 1;
-  while (chains * 2 <= nleaves && chains * 2 * g->len <= WANTED_CHAINS) chains *= 2;
+  while (chains * 2 <= nleaves && chains * 2 * g->of.len <= WANTED_CHAINS) chains *= 2;
   return chains;
 }
 
 static void add_member(Lower *l, Loop *loop, Op op, UOp *value, const RangeSet *open) {
   Job *job = l->job;
   Leaves leaves = {0};
-  if (is_unrolled(value, op)) find_leaves(l, value, op, &leaves);
-  else avec_push(&job->arena, &leaves, value);
+  if (is_unrolled(value, op))
+    find_leaves(l, value, op, &leaves);
+  else
+    avec_push(&job->arena, &leaves, value);
   for (size_t c = 0; c < loop->chains; c++) {
     int64_t ints[2] = {1, 1};
     unsigned lanes = leaves.at[0]->lanes;
@@ -231,9 +235,9 @@ static void add_member(Lower *l, Loop *loop, Op op, UOp *value, const RangeSet *
 
 static size_t min_leaves(Lower *l, const Group *g, UOp *const *values) {
   size_t least = SIZE_MAX;
-  for (size_t m = 0; m < g->len; m++) {
+  for (size_t m = 0; m < g->of.len; m++) {
     Leaves leaves = {0};
-    Op op = (Op)g->members[m]->arg.i;
+    Op op = (Op)g->of.at[m]->arg.i;
     if (is_unrolled(values[m], op)) find_leaves(l, values[m], op, &leaves);
     size_t n = leaves.len ? leaves.len : 1;
     if (n < least) least = n;
@@ -247,26 +251,27 @@ static void lower_group(Lower *l, const Group *g) {
   pick_ranges(l, g, &loop);
   UOp *const *values = renamed_values(l, g, &loop);
   loop.chains = chains_for(g, min_leaves(l, g, values));
-  loop.buffers = arena_array(&job->arena, g->len * loop.chains, sizeof(UOp *));
-  loop.updates = arena_array(&job->arena, g->len * loop.chains, sizeof(UOp *));
-  for (size_t m = 0; m < g->len; m++)
-    add_member(l, &loop, (Op)g->members[m]->arg.i, values[m], g->open);
+  loop.buffers = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
+  loop.updates = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
+  for (size_t m = 0; m < g->of.len; m++)
+    add_member(l, &loop, (Op)g->of.at[m]->arg.i, values[m], g->open);
   UOp *done = loop.nchains == 1
                   ? loop.updates[0]
                   : uop_make(job, OP_SINK, DT_VOID, arg_none(), loop.updates, loop.nchains);
   for (uint32_t k = loop.nranges; k-- > 0;) done = uop2(job, OP_END, done, loop.ranges[k]);
-  for (size_t m = 0; m < g->len; m++) {
+  for (size_t m = 0; m < g->of.len; m++) {
     UOp *r = NULL;
     for (size_t c = 0; c < loop.chains; c++) {
       UOp *buffer = loop.buffers[m * loop.chains + c];
       UOp *part = load_reg(job, uop2(job, OP_AFTER, buffer, done), buffer->lanes);
-      r = r ? uop2(job, (Op)g->members[m]->arg.i, r, part) : part;
+      r = r ? uop2(job, (Op)g->of.at[m]->arg.i, r, part) : part;
     }
-    l->now[position(l, g->members[m])] = r;
+    l->now[position(l, g->of.at[m])] = r;
   }
 }
 
-/* -- the rest ------------------------------------------------------------------------------------ */
+/* -- the rest ------------------------------------------------------------------------------------
+ */
 
 /* a*b + c where nothing else needs the product. */
 static UOp *contract(Lower *l, const UOp *old, UOp *const *src) {
@@ -315,9 +320,12 @@ static UOp *strip_marks(Job *job, UOp *root) {
     UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = to[nodemap_get(&pos, u->src[s])];
     bool sum = u->op == OP_ADD && fuses((DType)u->dtype) && u->src[1]->op == OP_REDUCE;
-    if (u->op == OP_REDUCE) to[i] = src[0];
-    else if (sum) to[i] = accumulate(job, OP_ADD, src[0], src[1]);
-    else to[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+    if (u->op == OP_REDUCE)
+      to[i] = src[0];
+    else if (sum)
+      to[i] = accumulate(job, OP_ADD, src[0], src[1]);
+    else
+      to[i] = u->nsrc ? uop_with_src(job, u, src) : u;
   }
   return to[list.len - 1];
 }
