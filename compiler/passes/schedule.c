@@ -14,7 +14,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "compiler/passes/affine.h"
+#include "compiler/passes/linsum.h"
 
 typedef struct NewAxis {
   UOp *value;                    /* the old range as an expression */
@@ -254,23 +254,23 @@ static int by_step(const void *x, const void *y) {
 }
 
 static UOp *position(Staging *s, bool copy) {
-  AffTerm *t = arena_array(&s->a->job->arena, s->n + 1u, sizeof *t);
+  LinTerm *t = arena_array(&s->a->job->arena, s->n + 1u, sizeof *t);
   for (uint32_t d = 0; d < s->n; d++)
-    t[d] = (AffTerm){copy ? s->dims[d].copy : s->dims[d].range, s->dims[d].stride};
-  return affine_build(s->a->job, t, s->n, 0);
+    t[d] = (LinTerm){copy ? s->dims[d].copy : s->dims[d].range, s->dims[d].stride};
+  return linsum_build(s->a->job, t, s->n, 0);
 }
 
 /* The loops of the copy, along the source: widest stride outermost, then what is expanded. */
 static UOp *close_copy(Staging *s, UOp *store, UOp *index) {
   Job *job = s->a->job;
-  AffineMap m;
-  affine_init(job, &m);
+  LinSumMap m;
+  linsum_init(job, &m);
   UOpList topo = uop_toposort(job, index);
-  const Affine *sum = NULL;
+  const LinSum *sum = NULL;
   for (size_t i = 0; i < topo.len; i++)
-    if (topo.at[i]->dtype == DT_INDEX) sum = affine_of(&m, topo.at[i]);
+    if (topo.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, topo.at[i]);
   for (uint32_t d = 0; d < s->n; d++) {
-    int64_t c = affine_coeff(sum, s->dims[d].range);
+    int64_t c = linsum_coeff(sum, s->dims[d].range);
     s->dims[d].step = c ? magnitude(c) : INT64_MAX;
   }
   qsort(s->dims, s->n, sizeof *s->dims, by_step);
@@ -325,7 +325,7 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
         a.now[i] = stage_operand(&a, a.now[i], plan->stages[s].level);
     job_poll(job);
   }
-  return affine_simplify(job, a.now[k->list.len - 1]);
+  return linsum_simplify(job, a.now[k->list.len - 1]);
 }
 
 UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *opts) {

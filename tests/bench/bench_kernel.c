@@ -65,7 +65,9 @@ static Program *build(Job *job, Bench *b, int64_t *emit_ns) {
     if (f) fwrite(out.assembly.ptr, 1, out.assembly.len, f), fclose(f);
   }
   Bytes image = {(const uint8_t *)out.object.ptr, out.object.len};
-  ProgramSpec spec = {.image = image, .entry = "kernel", .threads = b->linear.threads,
+  ProgramSpec spec = {.image = image,
+                      .entry = "kernel",
+                      .threads = b->linear.threads,
                       .scratch_bytes = b->linear.scratch_bytes};
   Program *p = NULL;
   die(device_program_load(b->device, &spec, &p));
@@ -107,8 +109,10 @@ static void fill(const UOp *p, float *data) {
   uint32_t s = 12345;
   for (int64_t i = 0; i < p->arg.ints.at[0]; i++) {
     s = s * 1664525u + 1013904223u;
-    if (p->dtype == DT_F32) data[i] = (float)(s >> 8) / 16777216.f - .5f;
-    else ((int32_t *)data)[i] = (int32_t)(s >> 8) % 1000;
+    if (p->dtype == DT_F32)
+      data[i] = (float)(s >> 8) / 16777216.f - .5f;
+    else
+      ((int32_t *)data)[i] = (int32_t)(s >> 8) % 1000;
   }
 }
 
@@ -146,20 +150,22 @@ static void bench(Device *device, const Target *target, ZooKernel (*make)(Job *,
   double bad = worst(tuned.kernel.params[0], bufs[0]->host, want);
   StrBuf text = {0};
   opts_print(&tuned.applied, &text);
-  printf("%-26s %9.1f us %7.1f GF/s %6.1f GB/s  passes %5.2f ms llvm %5.1f ms %5zu nodes t%u %s %s\n",
-         label, ns / 1e3, (double)tuned.kernel.flops / ns, (double)tuned.kernel.bytes / ns,
-         (double)tuned.passes_ns / 1e6, (double)emit_ns / 1e6, tuned.linear.len,
-         tuned.linear.threads, bad < 1e-2 ? "ok" : "WRONG", text.ptr ? text.ptr : "");
+  printf(
+      "%-26s %9.1f us %7.1f GF/s %6.1f GB/s  passes %5.2f ms llvm %5.1f ms %5zu nodes t%u %s %s\n",
+      label, ns / 1e3, (double)tuned.kernel.flops / ns, (double)tuned.kernel.bytes / ns,
+      (double)tuned.passes_ns / 1e6, (double)emit_ns / 1e6, tuned.linear.len, tuned.linear.threads,
+      bad < 1e-2 ? "ok" : "WRONG", text.ptr ? text.ptr : "");
   fflush(stdout);
   strbuf_deinit(&text);
   free(want);
-  for (uint32_t a = 0; a < tuned.kernel.nargs; a++) device_buffer_free(bufs[a]);
+  for (uint32_t a = 0; a < tuned.kernel.nargs; a++) device_buffer_free(device, bufs[a]);
   device_program_free(device, p);
   device_program_free(device, q);
   job_deinit(&job);
 }
 
-/* -- the kernels --------------------------------------------------------------------------------- */
+/* -- the kernels ---------------------------------------------------------------------------------
+ */
 
 typedef struct Mm {
   const char *label;
@@ -167,10 +173,10 @@ typedef struct Mm {
   bool tb;
 } Mm;
 static const Mm mms[] = {
-    {"mm_1024", 1024, 1024, 1024, false}, {"mm_1024_tb", 1024, 1024, 1024, true},
-    {"mm_128_768_768", 128, 768, 768, false}, {"mm_128_3072_768", 128, 3072, 768, false},
+    {"mm_1024", 1024, 1024, 1024, false},       {"mm_1024_tb", 1024, 1024, 1024, true},
+    {"mm_128_768_768", 128, 768, 768, false},   {"mm_128_3072_768", 128, 3072, 768, false},
     {"mm_128_768_3072", 128, 768, 3072, false}, {"mm_qk_128_128_64", 128, 128, 64, true},
-    {"mm_pv_128_64_128", 128, 64, 128, false}, {"fc_1_1000_2048_tb", 1, 1000, 2048, true},
+    {"mm_pv_128_64_128", 128, 64, 128, false},  {"fc_1_1000_2048_tb", 1, 1000, 2048, true},
     {"fc_1_4096_9216_tb", 1, 4096, 9216, true}, {"fc_1_1000_2048", 1, 1000, 2048, false},
     {"mm_16_1000_512_tb", 16, 1000, 512, true},
 };
@@ -183,8 +189,12 @@ typedef struct Cv {
   ZooConv c;
 } Cv;
 #define CV(label_, c_, h_, oc_, k_, s_, p_, flat_, dw_)                                            \
-  {label_, {.n = 1, .c = c_, .h = h_, .w = h_, .oc = oc_, .kh = k_, .kw = k_, .stride = s_,        \
-            .pad = p_, .flat = flat_, .depthwise = dw_}}
+  {                                                                                                \
+    label_, {                                                                                      \
+      .n = 1, .c = c_, .h = h_, .w = h_, .oc = oc_, .kh = k_, .kw = k_, .stride = s_, .pad = p_,   \
+      .flat = flat_, .depthwise = dw_                                                              \
+    }                                                                                              \
+  }
 static const Cv cvs[] = {
     CV("conv1_7x7s2", 3, 224, 64, 7, 2, 3, false, false),
     CV("conv_1x1_64_64", 64, 56, 64, 1, 1, 0, true, false),
@@ -208,9 +218,10 @@ static const Cv cvs[] = {
 };
 static ZooKernel make_cv(Job *job, int i) { return zoo_conv(job, cvs[i].c); }
 
-static const char *const others[] = {"relu_add_1m",     "transpose_1024",  "softmax_plain_512x128",
-                                     "layernorm_128x768", "layernorm_sq_128x768", "sum_rows_1024", "sum_cols_1024",
-                                     "sum_all_1m",      "gather_128x768", "relu_add_1000"};
+static const char *const others[] = {
+    "relu_add_1m",          "transpose_1024", "softmax_plain_512x128", "layernorm_128x768",
+    "layernorm_sq_128x768", "sum_rows_1024",  "sum_cols_1024",         "sum_all_1m",
+    "gather_128x768",       "relu_add_1000"};
 static ZooKernel make_other(Job *job, int i) {
   switch (i) {
   case 0: return zoo_elementwise(job, 1 << 20);
@@ -232,10 +243,17 @@ int main(int argc, char **argv) {
   Device *device = NULL;
   die(device_cpu_create(threads, &device));
   const DeviceCaps *c = &device->caps;
-  Target target = {.kind = c->kind, .triple = c->triple, .cpu = c->cpu, .features = c->features,
-                   .compiler = c->compiler, .vector_bytes = c->vector_bytes,
-                   .vector_registers = c->vector_registers, .threads = c->threads,
-                   .l1_bytes = c->l1_bytes, .l2_bytes = c->l2_bytes, .l3_bytes = c->l3_bytes,
+  Target target = {.kind = c->kind,
+                   .triple = c->triple,
+                   .cpu = c->cpu,
+                   .features = c->features,
+                   .compiler = c->compiler,
+                   .vector_bytes = c->vector_bytes,
+                   .vector_registers = c->vector_registers,
+                   .threads = c->threads,
+                   .l1_bytes = c->l1_bytes,
+                   .l2_bytes = c->l2_bytes,
+                   .l3_bytes = c->l3_bytes,
                    .memory_bytes = c->memory_bytes};
   printf("%s\n", c->description);
   for (size_t i = 0; i < sizeof mms / sizeof *mms; i++)
