@@ -13,7 +13,7 @@
 #include <assert.h>
 
 #include "base/vec.h"
-#include "compiler/passes/affine.h"
+#include "compiler/passes/ix.h"
 #include "compiler/passes/indexing.h"
 
 /* -- demands ----------------------------------------------------------------------------------- */

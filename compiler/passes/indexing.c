@@ -8,7 +8,7 @@
 
 #include <assert.h>
 
-#include "compiler/passes/affine.h"
+#include "compiler/passes/ix.h"
 
 typedef struct Group {
   uint32_t to, to_end, from, from_end; /* axes of the result, axes of the source */

@@ -10,7 +10,7 @@
 #include "compiler/passes/rangeify.h"
 
 #include "base/vec.h"
-#include "compiler/passes/affine.h"
+#include "compiler/passes/ix.h"
 #include "compiler/passes/indexing.h"
 
 /* Where element `index` of a stored tensor is: the buffer and the flat index in it. */

@@ -2,14 +2,14 @@
  *
  * Every change is a list of swaps: a range, the expression that takes its place in values, and the
  * ranges (0 to 2) that take its place in the END or REDUCE that closes it. One rebuild applies a
- * list; index arithmetic above a changed range is redone by affine.h, so a split makes quotients
+ * list; index arithmetic above a changed range is redone by ix.h, so a split makes quotients
  * vanish and a merge makes sums collapse on the way. */
 #include "compiler/passes/ranges.h"
 
 #include <assert.h>
 
 #include "base/vec.h"
-#include "compiler/passes/affine.h"
+#include "compiler/passes/ix.h"
 
 typedef struct Swap {
   UOp *from, *value;
@@ -56,13 +56,13 @@ static UOp *rebuilt(Job *job, UOp *u, UOp **src) {
   return uop_with_src(job, u, src);
 }
 
+/* uop_toposort leaves every node's place in the list in the node. */
 static UOp *apply(Job *job, UOp *sink, const Swap *swaps, size_t n) {
   UOpList list = uop_toposort(job, sink);
   UOp **result = arena_array(&job->arena, list.len, sizeof *result);
   uint32_t widest = 1;
   for (size_t i = 0; i < list.len; i++) widest = list.at[i]->nsrc > widest ? list.at[i]->nsrc : widest;
   UOp **src = arena_array(&job->arena, widest, sizeof *src);
-  for (size_t i = 0; i < list.len; i++) list.at[i]->place = (uint32_t)i;
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i];
     const Swap *w = u->op == OP_RANGE ? find(swaps, n, u) : NULL;
@@ -162,8 +162,8 @@ typedef enum Use { USE_NONE, USE_ONE, USE_APART } Use; /* neither; a * size + b;
 
 static Use use_of(UOp *e, const UOp *a, const UOp *b, int depth) {
   if (!uop_is_open(e, a) && !uop_is_open(e, b)) return USE_NONE;
-  Affine x = affine_of(e);
-  if (affine_coef(&x, a) != size_of(b) * affine_coef(&x, b)) return USE_APART;
+  IxSum x = ix_sum_of(e);
+  if (ix_coef(&x, a) != size_of(b) * ix_coef(&x, b)) return USE_APART;
   for (uint32_t k = 0; k < x.n; k++) {
     UOp *t = x.term[k];
     if (t == a || t == b || (!uop_is_open(t, a) && !uop_is_open(t, b))) continue;

@@ -7,21 +7,21 @@
 
 #include "compiler/ir/uop.h"
 
-enum { AFFINE_TERMS = 24 };
+enum { IX_TERMS = 24 };
 
-typedef struct Affine {
-  UOp *term[AFFINE_TERMS];
-  int64_t coef[AFFINE_TERMS]; /* never 0 */
+typedef struct IxSum {
+  UOp *term[IX_TERMS];
+  int64_t coef[IX_TERMS]; /* never 0 */
   uint32_t n;
   int64_t constant;
-} Affine;
+} IxSum;
 
-Affine affine_of(UOp *u);
+IxSum ix_sum_of(UOp *u);
 /* False, and a unchanged, when there is no room or a coefficient overflows. */
-bool affine_add(Affine *a, UOp *term, int64_t coef);
-UOp *affine_make(Job *job, const Affine *a);
+bool ix_sum_add(IxSum *a, UOp *term, int64_t coef);
+UOp *ix_sum_make(Job *job, const IxSum *a);
 /* The coefficient of a term; 0 when absent. */
-int64_t affine_coef(const Affine *a, const UOp *term);
+int64_t ix_coef(const IxSum *a, const UOp *term);
 
 UOp *ix_add(Job *job, UOp *a, UOp *b);
 /* x * mul + add */

@@ -4,7 +4,7 @@
  * the quotient exactly, a common factor of the rest and c is cancelled, and only what then is not
  * proven to lie in [0, c) by its bounds becomes a FLOORDIV or FLOORMOD node. All identities used
  * hold for all integers, so nothing here depends on gates. */
-#include "compiler/passes/affine.h"
+#include "compiler/passes/ix.h"
 
 #include <assert.h>
 
@@ -17,7 +17,7 @@ static bool before(const UOp *a, const UOp *b) {
   return a->id < b->id;
 }
 
-bool affine_add(Affine *a, UOp *term, int64_t coef) {
+bool ix_sum_add(IxSum *a, UOp *term, int64_t coef) {
   uint32_t k = 0;
   while (k < a->n && before(a->term[k], term)) k++;
   if (k < a->n && a->term[k] == term) {
@@ -30,7 +30,7 @@ bool affine_add(Affine *a, UOp *term, int64_t coef) {
     return true;
   }
   if (!coef) return true;
-  if (a->n == AFFINE_TERMS) return false;
+  if (a->n == IX_TERMS) return false;
   memmove(a->term + k + 1, a->term + k, (a->n - k) * sizeof *a->term);
   memmove(a->coef + k + 1, a->coef + k, (a->n - k) * sizeof *a->coef);
   a->term[k] = term;
@@ -40,7 +40,7 @@ bool affine_add(Affine *a, UOp *term, int64_t coef) {
 }
 
 /* a += coef * u; false when it does not fit the form (a is then spoiled). */
-static bool collect(Affine *a, UOp *u, int64_t coef, int depth) {
+static bool collect(IxSum *a, UOp *u, int64_t coef, int depth) {
   if (u->op == OP_CONST) {
     int64_t v;
     return !__builtin_mul_overflow(u->arg.i, coef, &v) &&
@@ -60,53 +60,53 @@ static bool collect(Affine *a, UOp *u, int64_t coef, int depth) {
       return !v || collect(a, u->src[!s], v, depth - 1);
     }
   }
-  return affine_add(a, u, coef);
+  return ix_sum_add(a, u, coef);
 }
 
-Affine affine_of(UOp *u) {
-  enum { DEPTH = 2 * AFFINE_TERMS };
-  Affine a = {.n = 0};
+IxSum ix_sum_of(UOp *u) {
+  enum { DEPTH = 2 * IX_TERMS };
+  IxSum a = {.n = 0};
   if (collect(&a, u, 1, DEPTH)) return a;
-  a = (Affine){.term = {u}, .coef = {1}, .n = 1};
+  a = (IxSum){.term = {u}, .coef = {1}, .n = 1};
   return a;
 }
 
 /* a += coef * b; false when it does not fit. */
-static bool accumulate(Affine *a, const Affine *b, int64_t coef) {
+static bool accumulate(IxSum *a, const IxSum *b, int64_t coef) {
   for (uint32_t k = 0; k < b->n; k++) {
     int64_t v;
-    if (__builtin_mul_overflow(b->coef[k], coef, &v) || !affine_add(a, b->term[k], v)) return false;
+    if (__builtin_mul_overflow(b->coef[k], coef, &v) || !ix_sum_add(a, b->term[k], v)) return false;
   }
   int64_t v;
   return !__builtin_mul_overflow(b->constant, coef, &v) &&
          !__builtin_add_overflow(a->constant, v, &a->constant);
 }
 
-/* (x / c) * c * m + (x % c) * m is x * m. */
-static bool recombine(Affine *a) {
+/* (x / c) * c * m + (x % c) * m is x * m: does that once; false when there is no such pair. */
+static bool recombine(IxSum *a) {
   for (uint32_t k = 0; k < a->n; k++) {
-    const UOp *mod = a->term[k];
-    if (mod->op != OP_FLOORMOD) continue;
+    UOp *mod = a->term[k];
+    if (mod->op != OP_FLOORMOD || mod->src[1]->op != OP_CONST) continue;
     for (uint32_t j = 0; j < a->n; j++) {
-      const UOp *div = a->term[j];
+      UOp *div = a->term[j];
       int64_t m = a->coef[k], whole;
       if (div->op != OP_FLOORDIV || div->src[0] != mod->src[0] || div->src[1] != mod->src[1] ||
-          mod->src[1]->op != OP_CONST || __builtin_mul_overflow(m, mod->src[1]->arg.i, &whole) ||
-          whole != a->coef[j]) {
+          __builtin_mul_overflow(m, mod->src[1]->arg.i, &whole) || whole != a->coef[j]) {
         continue;
       }
-      UOp *x = mod->src[0];
-      affine_add(a, a->term[j], -whole);
-      affine_add(a, a->term[k], -m);
-      Affine y = affine_of(x);
-      return accumulate(a, &y, m);
+      IxSum b = *a, x = ix_sum_of(mod->src[0]);
+      ix_sum_add(&b, div, -whole);
+      ix_sum_add(&b, mod, -m);
+      if (!accumulate(&b, &x, m)) continue;
+      *a = b;
+      return true;
     }
   }
   return false;
 }
 
-UOp *affine_make(Job *job, const Affine *from) {
-  Affine sum_of = *from, *a = &sum_of;
+UOp *ix_sum_make(Job *job, const IxSum *from) {
+  IxSum sum_of = *from, *a = &sum_of;
   UOp *sum = NULL;
   while (recombine(a)) {}
   for (uint32_t k = 0; k < a->n; k++) {
@@ -119,7 +119,7 @@ UOp *affine_make(Job *job, const Affine *from) {
   return a->constant ? uop2(job, OP_ADD, sum, c) : sum;
 }
 
-int64_t affine_coef(const Affine *a, const UOp *term) {
+int64_t ix_coef(const IxSum *a, const UOp *term) {
   for (uint32_t k = 0; k < a->n; k++) {
     if (a->term[k] == term) return a->coef[k];
   }
@@ -127,14 +127,14 @@ int64_t affine_coef(const Affine *a, const UOp *term) {
 }
 
 UOp *ix_add(Job *job, UOp *a, UOp *b) {
-  Affine x = affine_of(a), y = affine_of(b);
-  return accumulate(&x, &y, 1) ? affine_make(job, &x) : uop2(job, OP_ADD, a, b);
+  IxSum x = ix_sum_of(a), y = ix_sum_of(b);
+  return accumulate(&x, &y, 1) ? ix_sum_make(job, &x) : uop2(job, OP_ADD, a, b);
 }
 
 UOp *ix_scale(Job *job, UOp *x, int64_t mul, int64_t add) {
   if (mul == 1 && add == 0) return x;
-  Affine a = {.constant = add}, b = affine_of(x);
-  if (accumulate(&a, &b, mul)) return affine_make(job, &a);
+  IxSum a = {.constant = add}, b = ix_sum_of(x);
+  if (accumulate(&a, &b, mul)) return ix_sum_make(job, &a);
   return uop2(job, OP_ADD, uop2(job, OP_MUL, x, uop_index(job, mul)), uop_index(job, add));
 }
 
@@ -150,28 +150,28 @@ static int64_t gcd(int64_t a, int64_t b) {
 }
 
 /* x = c * quotient + rest. */
-static void split(const Affine *x, int64_t c, Affine *quotient, Affine *rest) {
-  *quotient = *rest = (Affine){.n = 0};
+static void split(const IxSum *x, int64_t c, IxSum *quotient, IxSum *rest) {
+  *quotient = *rest = (IxSum){.n = 0};
   for (uint32_t k = 0; k < x->n; k++) {
     bool exact = x->coef[k] % c == 0;
-    affine_add(exact ? quotient : rest, x->term[k], exact ? x->coef[k] / c : x->coef[k]);
+    ix_sum_add(exact ? quotient : rest, x->term[k], exact ? x->coef[k] / c : x->coef[k]);
   }
   quotient->constant = floor_div(x->constant, c);
   rest->constant = x->constant - c * quotient->constant;
 }
 
 /* The common factor of c and the rest's coefficients. */
-static int64_t common(const Affine *rest, int64_t c) {
+static int64_t common(const IxSum *rest, int64_t c) {
   for (uint32_t k = 0; k < rest->n; k++) c = gcd(rest->coef[k], c);
   return c;
 }
 
 /* rest / g, its constant rounded down; g divides the coefficients. */
-static UOp *shrunk(Job *job, const Affine *rest, int64_t g) {
-  Affine a = *rest;
+static UOp *shrunk(Job *job, const IxSum *rest, int64_t g) {
+  IxSum a = *rest;
   for (uint32_t k = 0; k < a.n; k++) a.coef[k] /= g;
   a.constant = floor_div(a.constant, g);
-  return affine_make(job, &a);
+  return ix_sum_make(job, &a);
 }
 
 static bool within(const UOp *u, int64_t c) { return u->vmin >= 0 && u->vmax < c; }
@@ -179,12 +179,12 @@ static bool within(const UOp *u, int64_t c) { return u->vmin >= 0 && u->vmax < c
 UOp *ix_div(Job *job, UOp *x, int64_t c) {
   assert(c > 0);
   if (c == 1) return x;
-  Affine a = affine_of(x), quotient, rest;
+  IxSum a = ix_sum_of(x), quotient, rest;
   split(&a, c, &quotient, &rest);
-  if (!rest.n) return affine_make(job, &quotient);
+  if (!rest.n) return ix_sum_make(job, &quotient);
   int64_t g = common(&rest, c);
   UOp *r = shrunk(job, &rest, g);
-  if (within(r, c / g)) return affine_make(job, &quotient);
+  if (within(r, c / g)) return ix_sum_make(job, &quotient);
   UOp *q = uop2(job, OP_FLOORDIV, r, uop_index(job, c / g));
   if (r->op == OP_FLOORDIV && r->src[1]->op == OP_CONST && r->src[1]->arg.i > 0) {
     int64_t both;
@@ -192,16 +192,16 @@ UOp *ix_div(Job *job, UOp *x, int64_t c) {
       q = ix_div(job, r->src[0], both);
     }
   }
-  return ix_add(job, affine_make(job, &quotient), q);
+  return ix_add(job, ix_sum_make(job, &quotient), q);
 }
 
 UOp *ix_mod(Job *job, UOp *x, int64_t c) {
   assert(c > 0);
   if (c == 1) return uop_index(job, 0);
-  Affine a = affine_of(x), quotient, rest;
+  IxSum a = ix_sum_of(x), quotient, rest;
   split(&a, c, &quotient, &rest);
   if (!rest.n) return uop_index(job, rest.constant);
-  UOp *whole = affine_make(job, &rest);
+  UOp *whole = ix_sum_make(job, &rest);
   if (within(whole, c)) return whole;
   int64_t g = common(&rest, c);
   UOp *r = shrunk(job, &rest, g);
