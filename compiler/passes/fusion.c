@@ -258,8 +258,10 @@ static void place_params(Fusion *f, const TensorGraph *graph) {
     Tensor *t = &f->tensors[i];
     if (t->u->op != OP_PARAM) continue;
     size_t slot = (size_t)t->u->arg.i;
-    assert(slot < graph->nslots);
-    if (slot < graph->ninputs + graph->noutputs) {
+    if (slot >= graph->nslots) {
+      t->place = in_buffer(new_buffer(f, PB_CONST, 0, t->u));
+      f->buffers.at[t->place.buffer].constant = f->constants.at[slot - graph->nslots];
+    } else if (slot < graph->ninputs + graph->noutputs) {
       t->place = in_buffer((uint32_t)slot);
     } else {
       t->place = in_buffer(new_buffer(f, PB_WEIGHT, t->u->arg.i, t->u));
@@ -288,11 +290,11 @@ static void place_outputs(Fusion *f, UOp *sink) {
   }
 }
 
-void fuse(Fusion *f, const TensorGraph *graph) {
-  number_tensors(f, graph->sink);
+void fuse(Fusion *f, const TensorGraph *graph, UOp *sink) {
+  number_tensors(f, sink);
   place_params(f, graph);
   fusion_costs(f);
-  place_outputs(f, graph->sink);
+  place_outputs(f, sink);
   for (uint32_t i = f->ntensors; i-- > 0;) {
     visit(f, i);
     job_poll(f->job);

@@ -7,7 +7,7 @@
  * to the demands of its sources; a demand of a leaf or a stored tensor is a load. */
 #pragma once
 
-#include "compiler/ir/plan.h"
+#include "compiler/passes/simplify.h"
 
 enum { FUSED_RANGES = 60, FUSED_REDUCES = 8, FIRST_HOLE = 64 };
 #define NO_TENSOR UINT32_MAX
@@ -99,11 +99,12 @@ typedef struct Fusion {
     PlanBuffer *at;
     size_t len, cap;
   } buffers;
+  FoldedConstants constants;
 } Fusion;
 
-/* Decides everything. buffers holds the inputs and outputs first; weights that are read and
- * temporaries follow. Outputs whose PlanBuffer has constant bytes are left alone. */
-void fuse(Fusion *f, const TensorGraph *graph);
+/* Decides everything. buffers holds the inputs and outputs before; weights that are read, constants
+ * and temporaries are added. Outputs whose PlanBuffer has constant bytes are left alone. */
+void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
 
 /* fusion_cost.c: the facts and the choices. */
 void fusion_costs(Fusion *f);

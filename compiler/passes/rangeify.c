@@ -131,12 +131,12 @@ static UOp *fill_holes(const Fusion *f, UOp *sink, const FusedKernel *k) {
   return sink;
 }
 
-UOp *rangeify_kernel(const Fusion *f, const FusedKernel *k) {
+UOp *rangeify_kernel(const Fusion *f, const FusedKernel *k, uint32_t *buffer) {
   const Tensor *t = &f->tensors[k->tensor];
   UOp **src = arena_array(&f->job->arena, t->u->shape.n + 3, sizeof *src);
-  uint32_t buffer, n = 1;
-  src[1] = locate(f, t->u, k->place, k->index, &buffer);
-  src[0] = buffer_param(f, buffer, 0);
+  uint32_t n = 1;
+  src[1] = locate(f, t->u, k->place, k->index, buffer);
+  src[0] = buffer_param(f, *buffer, 0);
   src[2] = k->value->value;
   src[0] = uop_make(f->job, OP_STORE, DT_VOID, arg_none(), src, 3);
   for (uint32_t a = 0; a < t->u->shape.n; a++) {
