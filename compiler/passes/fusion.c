@@ -13,13 +13,14 @@
 #include <assert.h>
 
 #include "base/vec.h"
-#include "compiler/passes/ix.h"
 #include "compiler/passes/indexing.h"
+#include "compiler/passes/ix.h"
 
 /* -- demands ----------------------------------------------------------------------------------- */
 
 static bool same_demand(const Demand *d, uint32_t kernel, UOp *const *index, size_t n, UOp *gate) {
-  return d->kernel == kernel && d->gate == gate && (!n || !memcmp(d->index, index, n * sizeof *index));
+  return d->kernel == kernel && d->gate == gate &&
+         (!n || !memcmp(d->index, index, n * sizeof *index));
 }
 
 /* Index is kept, not copied. */
@@ -54,7 +55,8 @@ static UOp *new_range(Fusion *f, FusedKernel *k, AxisType type, int64_t size) {
   return uop_range(f->job, k->nranges++, type, uop_index(f->job, size));
 }
 
-/* -- passing a demand on to the sources of an inlined or computed tensor ------------------------- */
+/* -- passing a demand on to the sources of an inlined or computed tensor -------------------------
+ */
 
 static void ask_same(Fusion *f, Demand *d, uint32_t s) {
   uint32_t from = f->tensors[d->tensor].src[s];
@@ -138,7 +140,8 @@ static void pass_on(Fusion *f, Demand *d) {
   f->kernels.at[d->kernel].nops += u->op == OP_CAT ? u->nsrc : work;
 }
 
-/* -- kernels and places -------------------------------------------------------------------------- */
+/* -- kernels and places --------------------------------------------------------------------------
+ */
 
 static uint32_t new_buffer(Fusion *f, PlanBufferKind kind, int64_t slot, const UOp *u) {
   PlanBuffer b = {
@@ -208,7 +211,8 @@ static void fill_slices(Fusion *f, uint32_t tensor) {
   }
 }
 
-/* -- the walk ------------------------------------------------------------------------------------ */
+/* -- the walk ------------------------------------------------------------------------------------
+ */
 
 static void visit(Fusion *f, uint32_t tensor) {
   Tensor *t = &f->tensors[tensor];

@@ -39,11 +39,11 @@ typedef struct Slice {
 /* What a tensor costs, per element and with all below it inlined. */
 typedef struct Cost {
   double flops;
-  double bytes;       /* read by a kernel that computes it */
-  double inputs;      /* elements of the operands below, in all */
-  uint32_t operands;  /* how many */
-  bool has_reduce;    /* a REDUCE is below, with nothing stored for certain in between */
-  bool contraction;   /* a REDUCE that uses its operands' elements several times */
+  double bytes;      /* read by a kernel that computes it */
+  double inputs;     /* elements of the operands below, in all */
+  uint32_t operands; /* how many */
+  bool has_reduce;   /* a REDUCE is below, with nothing stored for certain in between */
+  bool contraction;  /* a REDUCE that uses its operands' elements several times */
 } Cost;
 
 typedef struct Tensor {
@@ -52,9 +52,9 @@ typedef struct Tensor {
   int64_t numel;
   Cost cost;
   bool leaf, stored;
-  Place place;   /* stored, and PARAM */
+  Place place;    /* stored, and PARAM */
   bool is_output; /* place was fixed by the graph's outputs */
-  Slice *slices; /* parts of stored CATs that it is to fill */
+  Slice *slices;  /* parts of stored CATs that it is to fill */
   Demand *demands;
   uint32_t ndemands;
 } Tensor;

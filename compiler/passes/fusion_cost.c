@@ -10,10 +10,10 @@
 
 #include "compiler/passes/fusion.h"
 
-static const double BYTE = 2;           /* moving a byte to or from memory */
-static const double LAUNCH = 50e3;      /* starting a kernel */
-static const double TILE_REUSE = 8;     /* loads that a register tile of a contraction saves */
-static const double CONTRACTION = 4;    /* uses per operand element that make one */
+static const double BYTE = 2;             /* moving a byte to or from memory */
+static const double LAUNCH = 50e3;        /* starting a kernel */
+static const double TILE_REUSE = 8;       /* loads that a register tile of a contraction saves */
+static const double CONTRACTION = 4;      /* uses per operand element that make one */
 static const double FREE_SHARE = 1 / 16.; /* of a kernel's work that may be recomputed freely */
 static const double MOST = 1e15;
 enum { MAX_OPS = 256, MAX_DEMANDS = 8, MAX_PARTS = 4, SPLIT_SIZE = 32768 };

@@ -108,7 +108,8 @@ static bool recombine(IxSum *a) {
 UOp *ix_sum_make(Job *job, const IxSum *from) {
   IxSum sum_of = *from, *a = &sum_of;
   UOp *sum = NULL;
-  while (recombine(a)) {}
+  while (recombine(a)) {
+  }
   for (uint32_t k = 0; k < a->n; k++) {
     UOp *t = a->term[k];
     if (a->coef[k] != 1) t = uop2(job, OP_MUL, t, uop_index(job, a->coef[k]));

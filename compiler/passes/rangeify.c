@@ -10,8 +10,8 @@
 #include "compiler/passes/rangeify.h"
 
 #include "base/vec.h"
-#include "compiler/passes/ix.h"
 #include "compiler/passes/indexing.h"
+#include "compiler/passes/ix.h"
 
 /* Where element `index` of a stored tensor is: the buffer and the flat index in it. */
 static UOp *locate(const Fusion *f, const UOp *u, Place place, UOp *const *index,

@@ -61,7 +61,8 @@ static UOp *apply(Job *job, UOp *sink, const Swap *swaps, size_t n) {
   UOpList list = uop_toposort(job, sink);
   UOp **result = arena_array(&job->arena, list.len, sizeof *result);
   uint32_t widest = 1;
-  for (size_t i = 0; i < list.len; i++) widest = list.at[i]->nsrc > widest ? list.at[i]->nsrc : widest;
+  for (size_t i = 0; i < list.len; i++)
+    widest = list.at[i]->nsrc > widest ? list.at[i]->nsrc : widest;
   UOp **src = arena_array(&job->arena, widest, sizeof *src);
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i];
@@ -187,7 +188,8 @@ static bool should_merge(const UOpList *list, const UOp *a, const UOp *b) {
     if (u->op == OP_END || u->op == OP_REDUCE) continue;
     for (uint32_t s = 0; s < u->nsrc; s++) {
       UOp *e = u->src[s];
-      if (e->dtype != DT_INDEX || e->op == OP_PARAM || use_of(e, a, b, DEPTH) != USE_APART) continue;
+      if (e->dtype != DT_INDEX || e->op == OP_PARAM || use_of(e, a, b, DEPTH) != USE_APART)
+        continue;
       bool compared = u->op == OP_CMPLT || u->op == OP_CMPLE || u->op == OP_CMPEQ;
       if (!compared || !gates) return false;
     }
@@ -226,7 +228,8 @@ UOp *ranges_merge(Job *job, UOp *sink) {
   }
 }
 
-/* -- order and numbers --------------------------------------------------------------------------- */
+/* -- order and numbers ---------------------------------------------------------------------------
+ */
 
 UOp *ranges_order(Job *job, UOp *sink) {
   UOpList list = uop_toposort(job, sink);

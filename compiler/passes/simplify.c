@@ -144,8 +144,7 @@ static Known *known_values(Job *job, const UOpList *list, const NodeMap *place) 
   return known;
 }
 
-static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink,
-                        FoldedConstants *constants) {
+static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, FoldedConstants *constants) {
   UOpList list = uop_toposort(job, sink);
   NodeMap place;
   nodemap_number(job, &place, &list);
@@ -173,8 +172,7 @@ static void constant_outputs(Job *job, UOp *sink, PlanBuffer *interface) {
     UOp *value = sink->src[k]->src[1], *same = uniform(value);
     if (!known[nodemap_get(&place, value)].constant || !shape_numel(value->shape)) continue;
     Bytes b = evaluate(job, same ? same : value);
-    interface[sink->src[k]->src[0]->arg.i].constant =
-        shortest(b, dtype_info[value->dtype].bytes);
+    interface[sink->src[k]->src[0]->arg.i].constant = shortest(b, dtype_info[value->dtype].bytes);
   }
 }
 
