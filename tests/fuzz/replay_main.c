@@ -1,54 +1,51 @@
-/* Runs a fuzz target over files instead of under libFuzzer, so that every compiler replays the
- * corpora: each argument is a file or a folder. Fails when there was no file at all. */
+/* Without libFuzzer: runs a fuzz target over the files named on the command line, and over every
+ * file of the folders named there. A corpus that is missing or empty is a failure, so that a target
+ * cannot pass by running nothing. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static int replay_file(const char *path, size_t *count) {
-  struct stat st;
+static int run_file(const char *path) {
   FILE *f = fopen(path, "rb");
-  if (!f || fstat(fileno(f), &st)) {
-    perror(path);
-    if (f) fclose(f);
-    return 1;
-  }
-  size_t size = (size_t)st.st_size;
-  uint8_t *data = malloc(size ? size : 1); /* exact size, so that sanitizers see overreads */
-  int failed = !data || fread(data, 1, size, f) != size;
+  if (!f) return perror(path), 0;
+  fseek(f, 0, SEEK_END);
+  long size = ftell(f);
+  rewind(f);
+  uint8_t *data = malloc(size > 0 ? (size_t)size : 1);
+  int ok = data && size >= 0 && fread(data, 1, (size_t)size, f) == (size_t)size;
   fclose(f);
-  if (failed) {
-    fprintf(stderr, "%s: cannot read\n", path);
-  } else {
-    LLVMFuzzerTestOneInput(data, size);
-    ++*count;
-  }
+  if (ok)
+    LLVMFuzzerTestOneInput(data, (size_t)size);
+  else
+    fprintf(stderr, "%s: cannot be read\n", path);
   free(data);
-  return failed;
+  return ok;
 }
 
-static int replay(const char *path, size_t *count) {
+static int run_path(const char *path) {
+  struct stat st;
+  if (stat(path, &st)) return perror(path), 0;
+  if (!S_ISDIR(st.st_mode)) return run_file(path);
+  int n = 0;
   DIR *dir = opendir(path);
-  int failed = 0;
-  if (!dir) return replay_file(path, count);
+  if (!dir) return perror(path), 0;
   for (struct dirent *e; (e = readdir(dir));) {
-    char full[4096];
+    char child[4096];
     if (e->d_name[0] == '.') continue;
-    if ((size_t)snprintf(full, sizeof full, "%s/%s", path, e->d_name) >= sizeof full) continue;
-    failed |= replay(full, count);
+    snprintf(child, sizeof child, "%s/%s", path, e->d_name);
+    n += run_path(child);
   }
   closedir(dir);
-  return failed;
+  return n;
 }
 
 int main(int argc, char **argv) {
-  size_t count = 0;
-  int failed = 0;
-  for (int k = 1; k < argc; k++) failed |= replay(argv[k], &count);
-  printf("%s: %zu inputs replayed\n", argv[0], count);
-  return failed || !count;
+  int n = 0;
+  for (int i = 1; i < argc; i++) n += run_path(argv[i]);
+  printf("%d inputs\n", n);
+  return n ? 0 : 1;
 }
