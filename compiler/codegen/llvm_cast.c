@@ -192,9 +192,5 @@ LLVMValueRef llvm_bitcast_emit(Emitter *e, const UOp *u) {
   if (dtype_info[to].bytes != dtype_info[from].bytes) {
     return llvm_fail(e, u, "sizes of its dtypes differ");
   }
-  if (to == from) return v;
-  if (to == DT_BOOL) return to_bool(e, v, from);
-  LLVMTypeRef type = llvm_type(e, to, llvm_lanes(v));
-  if (from == DT_BOOL) return LLVMBuildZExt(e->b, v, type, "");
-  return LLVMBuildBitCast(e->b, v, type, "");
+  return LLVMBuildBitCast(e->b, v, llvm_type(e, to, llvm_lanes(v)), "");
 }

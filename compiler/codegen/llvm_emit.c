@@ -22,7 +22,7 @@
 /* The range IR has done the loop work already; this folds what the emitter's idioms leave behind
  * (selects of constants, widened 16-bit floats). default<O2> costs several times more and makes
  * explicit vector code no smaller. */
-static const char PASSES[] = "function(early-cse,instcombine,simplifycfg)";
+static const char PASSES[] = "function(early-cse,instcombine<no-verify-fixpoint>,simplifycfg)";
 
 LLVMValueRef llvm_fail(Emitter *e, const UOp *u, const char *what) {
   if (!e->failure) {

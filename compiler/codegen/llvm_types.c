@@ -31,7 +31,7 @@ unsigned llvm_lanes(LLVMValueRef v) {
   return LLVMGetTypeKind(t) == LLVMVectorTypeKind ? LLVMGetVectorSize(t) : 1;
 }
 
-enum { MAX_LANES = 256 };
+enum { MAX_LANES = 1024 }; /* as uop_make has it */
 
 /* A constant in every lane of `type`. */
 static LLVMValueRef constant_splat(LLVMTypeRef type, LLVMValueRef scalar) {

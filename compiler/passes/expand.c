@@ -3,7 +3,7 @@
  * table per node, indexed by the coordinates of exactly those ranges, so that what does not depend
  * on a coordinate is shared.
  *
- * Index arithmetic is not instantiated node by node. An index is a sum of atoms (affine.h):
+ * Index arithmetic is not instantiated node by node. An index is a sum of atoms (linsum.h):
  * expanded ranges contribute constants, the VECTOR range a stride between lanes, and only atoms
  * that are not linear (a quotient, a loaded index) are instantiated. Terms are added outermost loop
  * first, so that partial sums are loop invariants. Vectors of indices and of index comparisons are
@@ -13,7 +13,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "compiler/passes/affine.h"
+#include "compiler/passes/linsum.h"
 
 enum { MAX_EXPANDED = 64, DEPTH_INNER = 1 << 20 };
 
@@ -23,8 +23,8 @@ typedef struct ExpandedAxis {
 } ExpandedAxis;
 
 typedef struct Node {
-  uint64_t deps; /* bits of expanded axes */
-  uint32_t n;    /* instances */
+  uint64_t deps;  /* bits of expanded axes */
+  uint32_t n;     /* instances */
   uint32_t depth; /* of the innermost loop it depends on */
   bool needed;
   UOp **at;
@@ -39,7 +39,7 @@ typedef struct Expand {
   uint32_t naxes;
   uint64_t vectors; /* bits of VECTOR axes */
   uint32_t coord[MAX_EXPANDED];
-  AffineMap sums;
+  LinSumMap sums;
 } Expand;
 
 static Node *node_of(Expand *e, const UOp *u) { return &e->nodes[nodemap_get(&e->pos, u)]; }
@@ -58,7 +58,8 @@ static UOp *broadcast(Expand *e, UOp *u, unsigned lanes) {
   return uop_make_lanes(e->job, OP_BROADCAST, DT_VOID, lanes, arg_none(), &u, 1);
 }
 
-/* -- dependencies ------------------------------------------------------------------------------- */
+/* -- dependencies -------------------------------------------------------------------------------
+ */
 
 static void find_axes(Expand *e) {
   for (size_t i = 0; i < e->list.len; i++) {
@@ -113,13 +114,14 @@ static void find_needed(Expand *e) {
         node_of(e, u->src[s])->needed = true;
         continue;
       }
-      const Affine *a = affine_of(&e->sums, u->src[s]);
+      const LinSum *a = linsum_of(&e->sums, u->src[s]);
       for (uint32_t t = 0; t < a->n; t++) node_of(e, a->at[t].atom)->needed = true;
     }
   }
 }
 
-/* -- instances ---------------------------------------------------------------------------------- */
+/* -- instances ----------------------------------------------------------------------------------
+ */
 
 /* Position of the current coordinates among a node's instances. */
 static uint32_t slot_of(const Expand *e, uint64_t deps) {
@@ -155,7 +157,8 @@ static UOp *instance(Expand *e, UOp *u) {
   return v;
 }
 
-/* -- indices ------------------------------------------------------------------------------------ */
+/* -- indices ------------------------------------------------------------------------------------
+ */
 
 static bool in_i32(const UOp *u) { return u->vmin >= INT32_MIN && u->vmax <= INT32_MAX; }
 
@@ -173,12 +176,12 @@ typedef struct IndexAt {
   UOp *base; /* scalar */
   int64_t stride;
   unsigned lanes;
-  const AffTerm *vectors; /* nonlinear vector atoms (instances) */
+  const LinTerm *vectors; /* nonlinear vector atoms (instances) */
   uint32_t nvectors;
 } IndexAt;
 
 typedef struct SumTerm {
-  AffTerm term;
+  LinTerm term;
   uint32_t depth, id;
 } SumTerm;
 
@@ -189,15 +192,15 @@ static int by_depth(const void *x, const void *y) {
 }
 
 static IndexAt index_at(Expand *e, UOp *u) {
-  const Affine *sum = affine_of(&e->sums, u);
+  const LinSum *sum = linsum_of(&e->sums, u);
   SumTerm *terms = arena_array(&e->job->arena, sum->n + 1u, sizeof *terms);
-  AffTerm *flat = arena_array(&e->job->arena, sum->n + 1u, sizeof *flat);
-  AffTerm *vectors = arena_array(&e->job->arena, sum->n + 1u, sizeof *vectors);
+  LinTerm *flat = arena_array(&e->job->arena, sum->n + 1u, sizeof *flat);
+  LinTerm *vectors = arena_array(&e->job->arena, sum->n + 1u, sizeof *vectors);
   IndexAt r = {.lanes = lanes_of(e, node_of(e, u)->deps), .vectors = vectors};
   int64_t konst = sum->konst;
   uint32_t n = 0;
   for (uint32_t i = 0; i < sum->n; i++) {
-    AffTerm t = sum->at[i];
+    LinTerm t = sum->at[i];
     int axis = t.atom->op == OP_RANGE ? axis_of(e, t.atom) : -1;
     if (axis >= 0 && e->vectors >> axis & 1) {
       r.stride = t.coeff;
@@ -206,14 +209,17 @@ static IndexAt index_at(Expand *e, UOp *u) {
     } else {
       Node *node = node_of(e, t.atom);
       t.atom = instance(e, t.atom);
-      if (t.atom->lanes > 1) vectors[r.nvectors++] = t;
-      else if (uop_is_const(t.atom)) konst += t.coeff * t.atom->arg.i;
-      else terms[n++] = (SumTerm){t, node->depth, t.atom->id};
+      if (t.atom->lanes > 1)
+        vectors[r.nvectors++] = t;
+      else if (uop_is_const(t.atom))
+        konst += t.coeff * t.atom->arg.i;
+      else
+        terms[n++] = (SumTerm){t, node->depth, t.atom->id};
     }
   }
   qsort(terms, n, sizeof *terms, by_depth);
   for (uint32_t i = 0; i < n; i++) flat[i] = terms[i].term;
-  r.base = affine_build(e->job, flat, n, konst);
+  r.base = linsum_build(e->job, flat, n, konst);
   return r;
 }
 
@@ -243,7 +249,8 @@ static UOp *index_vector(Expand *e, const IndexAt *x, unsigned lanes, DType d) {
   return v ? uop2(e->job, OP_ADD, base, v) : base;
 }
 
-/* -- building one instance ---------------------------------------------------------------------- */
+/* -- building one instance ----------------------------------------------------------------------
+ */
 
 /* A source as an operand of an op with so many lanes. */
 static UOp *operand(Expand *e, UOp *s, unsigned lanes, DType index_dtype) {
@@ -321,8 +328,10 @@ static UOp *build_load(Expand *e, UOp *u) {
   unsigned lanes = all;
   if (a.index->lanes == 1 && !a.step) {
     /* One address for all lanes: a scalar, unless each lane has its own gate. */
-    if (!a.gate || a.gate->lanes == 1) lanes = 1;
-    else a.index = broadcast(e, a.index, lanes);
+    if (!a.gate || a.gate->lanes == 1)
+      lanes = 1;
+    else
+      a.index = broadcast(e, a.index, lanes);
   }
   UOp *src[3] = {instance(e, u->src[0]), a.index, a.gate};
   UOp *v = uop_make_lanes(e->job, OP_LOAD, DT_VOID, lanes, arg_i(a.step), src, a.gate ? 3 : 2);
@@ -366,9 +375,8 @@ static UOp *build_reduce(Expand *e, UOp *u) {
   UOp *tree = NULL, **kept = arena_array(&e->job->arena, u->nsrc, sizeof *kept);
   do {
     UOp *v = operand(e, u->src[0], width, DT_INDEX);
-    UOp *leaf = closed & ~e->vectors
-                    ? uop_make(e->job, OP_REDUCE, DT_VOID, arg_i(u->arg.i), &v, 1)
-                    : v;
+    UOp *leaf =
+        closed & ~e->vectors ? uop_make(e->job, OP_REDUCE, DT_VOID, arg_i(u->arg.i), &v, 1) : v;
     tree = tree ? uop2(e->job, (Op)u->arg.i, tree, leaf) : leaf;
   } while (next_coord(e, closed));
   UOp *r = uop_reduce(e->job, (Op)u->arg.i, tree, kept, kept_ranges(e, u, kept));
@@ -429,11 +437,11 @@ UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
   *e = (Expand){.job = job, .list = uop_toposort(job, kernel)};
   nodemap_number(job, &e->pos, &e->list);
   e->nodes = arena_array(&job->arena, e->list.len, sizeof *e->nodes);
-  affine_init(job, &e->sums);
+  linsum_init(job, &e->sums);
   find_axes(e);
   for (size_t i = 0; i < e->list.len; i++) {
     find_deps(e, i);
-    if (e->list.at[i]->dtype == DT_INDEX) affine_of(&e->sums, e->list.at[i]);
+    if (e->list.at[i]->dtype == DT_INDEX) linsum_of(&e->sums, e->list.at[i]);
   }
   find_depths(e);
   find_needed(e);

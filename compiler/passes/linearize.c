@@ -28,8 +28,8 @@ typedef struct Item {
   uint32_t first, last; /* edges, 1-based; 0 = none */
   uint32_t body, next;  /* RANGE: first node of the body; next node of the same body; 1-based */
   uint32_t tail;
-  uint8_t state;        /* 0 new, 1 open, 2 done */
-  bool wanted;          /* something in the same body depends on it */
+  uint8_t state; /* 0 new, 1 open, 2 done */
+  bool wanted;   /* something in the same body depends on it */
 } Item;
 
 typedef struct Linearize {
@@ -50,11 +50,11 @@ static Item *loop_of(Linearize *l, uint32_t home) {
   return home == ROOT ? &l->root : &l->items[home];
 }
 
-/* -- the loop tree ------------------------------------------------------------------------------- */
+/* -- the loop tree -------------------------------------------------------------------------------
+ */
 
 static _Noreturn void broken(Linearize *l, const UOp *u, const char *why) {
-  job_abort(l->job,
-            FAIL(INTERNAL, "linearize: node %u (%s): %s", u->id, op_info[u->op].name, why));
+  job_abort(l->job, FAIL(INTERNAL, "linearize: node %u (%s): %s", u->id, op_info[u->op].name, why));
 }
 
 /* Innermost of the loops, by depth known so far. */
@@ -115,15 +115,18 @@ static void find_homes(Linearize *l, const UOpList *ends) {
   }
 }
 
-/* -- dependences --------------------------------------------------------------------------------- */
+/* -- dependences ---------------------------------------------------------------------------------
+ */
 
 static void add_edge(Linearize *l, uint32_t from, uint32_t to) {
   Item *it = &l->items[from];
   Edge e = {.to = to};
   avec_push(&l->job->arena, &l->edges, e);
   uint32_t id = (uint32_t)l->edges.len;
-  if (it->last) l->edges.at[it->last - 1].next = id;
-  else it->first = id;
+  if (it->last)
+    l->edges.at[it->last - 1].next = id;
+  else
+    it->first = id;
   it->last = id;
   l->items[to].wanted = true;
 }
@@ -167,7 +170,8 @@ static void find_edges(Linearize *l) {
   }
 }
 
-/* -- emission ------------------------------------------------------------------------------------ */
+/* -- emission ------------------------------------------------------------------------------------
+ */
 
 static void fill_bodies(Linearize *l) {
   for (size_t i = 0; i < l->list.len; i++) {
@@ -175,8 +179,10 @@ static void fill_bodies(Linearize *l) {
     if (u->op == OP_END) continue;
     Item *loop = loop_of(l, l->items[i].home);
     uint32_t id = (uint32_t)i + 1;
-    if (loop->tail) l->items[loop->tail - 1].next = id;
-    else loop->body = id;
+    if (loop->tail)
+      l->items[loop->tail - 1].next = id;
+    else
+      loop->body = id;
     loop->tail = id;
   }
 }
@@ -185,7 +191,6 @@ static void emit_body(Linearize *l, uint32_t home);
 
 static void emit_item(Linearize *l, uint32_t i) {
   UOp *u = l->list.at[i];
-  if (u->op == OP_AFTER || u->op == OP_SINK) return;
   avec_push(&l->job->arena, &l->out, u);
   if (u->op != OP_RANGE) return;
   emit_body(l, i);

@@ -24,8 +24,8 @@ typedef struct Lower {
   NodeMap pos;
   UOp **now;
   uint32_t *level, *uses;
-  bool *shared;      /* by position: several loops run over this RANGE */
-  UOp **owner;       /* by position: a REDUCE over this RANGE */
+  bool *shared; /* by position: several loops run over this RANGE */
+  UOp **owner;  /* by position: a REDUCE over this RANGE */
   int64_t next_range, next_buffer;
 } Lower;
 
@@ -42,7 +42,8 @@ typedef struct Groups {
 static uint32_t position(const Lower *l, const UOp *u) { return nodemap_get(&l->pos, u); }
 static UOp *now(const Lower *l, const UOp *u) { return l->now[position(l, u)]; }
 
-/* -- levels and groups --------------------------------------------------------------------------- */
+/* -- levels and groups ---------------------------------------------------------------------------
+ */
 
 static bool has_loops(const UOp *u) { return u->op == OP_REDUCE && u->nsrc > 1; }
 
@@ -95,7 +96,8 @@ static Groups find_groups(Lower *l, uint32_t level) {
   return g;
 }
 
-/* -- one loop ------------------------------------------------------------------------------------ */
+/* -- one loop ------------------------------------------------------------------------------------
+ */
 
 typedef struct Leaves {
   UOp **at;
@@ -178,8 +180,7 @@ static void pick_ranges(Lower *l, const Group *g, Loop *loop) {
   for (uint32_t k = 0; k < loop->nranges; k++) {
     UOp *r = first->src[k + 1];
     uint32_t p = position(l, r);
-    loop->ranges[k] =
-        l->shared[p] ? uop_range(l->job, l->next_range++, AX_REDUCE, r->src[0]) : r;
+    loop->ranges[k] = l->shared[p] ? uop_range(l->job, l->next_range++, AX_REDUCE, r->src[0]) : r;
     for (size_t m = 0; m < g->of.len; m++) {
       UOp *old = g->of.at[m]->src[k + 1];
       bool known = old == loop->ranges[k];
@@ -209,8 +210,10 @@ static size_t chains_for(const Group *g, size_t nleaves) {
 static void add_member(Lower *l, Loop *loop, Op op, UOp *value, const RangeSet *open) {
   Job *job = l->job;
   Leaves leaves = {0};
-  if (is_unrolled(value, op)) find_leaves(l, value, op, &leaves);
-  else avec_push(&job->arena, &leaves, value);
+  if (is_unrolled(value, op))
+    find_leaves(l, value, op, &leaves);
+  else
+    avec_push(&job->arena, &leaves, value);
   for (size_t c = 0; c < loop->chains; c++) {
     int64_t ints[2] = {1, 1};
     unsigned lanes = leaves.at[0]->lanes;
@@ -267,7 +270,8 @@ static void lower_group(Lower *l, const Group *g) {
   }
 }
 
-/* -- the rest ------------------------------------------------------------------------------------ */
+/* -- the rest ------------------------------------------------------------------------------------
+ */
 
 /* a*b + c where nothing else needs the product. */
 static UOp *contract(Lower *l, const UOp *old, UOp *const *src) {
@@ -316,9 +320,12 @@ static UOp *strip_marks(Job *job, UOp *root) {
     UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = to[nodemap_get(&pos, u->src[s])];
     bool sum = u->op == OP_ADD && fuses((DType)u->dtype) && u->src[1]->op == OP_REDUCE;
-    if (u->op == OP_REDUCE) to[i] = src[0];
-    else if (sum) to[i] = accumulate(job, OP_ADD, src[0], src[1]);
-    else to[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+    if (u->op == OP_REDUCE)
+      to[i] = src[0];
+    else if (sum)
+      to[i] = accumulate(job, OP_ADD, src[0], src[1]);
+    else
+      to[i] = u->nsrc ? uop_with_src(job, u, src) : u;
   }
   return to[list.len - 1];
 }

@@ -14,11 +14,11 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "compiler/passes/affine.h"
+#include "compiler/passes/linsum.h"
 
 typedef struct NewAxis {
-  UOp *value;                  /* the old range as an expression */
-  UOp *thread, *loop;          /* NULL when there is none */
+  UOp *value;                    /* the old range as an expression */
+  UOp *thread, *loop;            /* NULL when there is none */
   UOp *inner[OPT_MAX_INNER + 1]; /* outermost first; the vector, if any, last */
   uint32_t ninner;
   UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
@@ -82,7 +82,8 @@ static void split_axis(Apply *a, uint32_t i) {
   if (p->padded) x->limit = uop2(job, OP_CMPLT, v, uop_index(job, old->size));
 }
 
-/* -- rebuilding the kernel ---------------------------------------------------------------------- */
+/* -- rebuilding the kernel ----------------------------------------------------------------------
+ */
 
 static UOp *now(Apply *a, UOp *u) { return a->now[nodemap_get(&a->pos, u)]; }
 
@@ -157,8 +158,8 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
 }
 
 static UOp *rebuild_end(Apply *a, UOp *u) {
-  UOp **src = arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3),
-                          sizeof *src);
+  UOp **src =
+      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
   src[0] = now(a, u->src[0]);
   uint32_t n = list_ranges(a, u, false, src + 1);
   return uop_make(a->job, OP_END, DT_VOID, arg_none(), src, n + 1);
@@ -178,14 +179,15 @@ static UOp *rebuild(Apply *a, UOp *u) {
   return u->nsrc ? uop_with_src(a->job, u, src) : u;
 }
 
-/* -- staging ------------------------------------------------------------------------------------ */
+/* -- staging ------------------------------------------------------------------------------------
+ */
 
 /* One dimension of a staged tile. */
 typedef struct StageDim {
-  UOp *range;    /* in the kernel */
-  UOp *copy;     /* in the copy loop */
+  UOp *range;     /* in the kernel */
+  UOp *copy;      /* in the copy loop */
   int64_t stride; /* in the buffer */
-  int64_t step;  /* in the source; INT64_MAX when not linear */
+  int64_t step;   /* in the source; INT64_MAX when not linear */
 } StageDim;
 
 typedef struct Staging {
@@ -252,23 +254,23 @@ static int by_step(const void *x, const void *y) {
 }
 
 static UOp *position(Staging *s, bool copy) {
-  AffTerm *t = arena_array(&s->a->job->arena, s->n + 1u, sizeof *t);
+  LinTerm *t = arena_array(&s->a->job->arena, s->n + 1u, sizeof *t);
   for (uint32_t d = 0; d < s->n; d++)
-    t[d] = (AffTerm){copy ? s->dims[d].copy : s->dims[d].range, s->dims[d].stride};
-  return affine_build(s->a->job, t, s->n, 0);
+    t[d] = (LinTerm){copy ? s->dims[d].copy : s->dims[d].range, s->dims[d].stride};
+  return linsum_build(s->a->job, t, s->n, 0);
 }
 
 /* The loops of the copy, along the source: widest stride outermost, then what is expanded. */
 static UOp *close_copy(Staging *s, UOp *store, UOp *index) {
   Job *job = s->a->job;
-  AffineMap m;
-  affine_init(job, &m);
+  LinSumMap m;
+  linsum_init(job, &m);
   UOpList topo = uop_toposort(job, index);
-  const Affine *sum = NULL;
+  const LinSum *sum = NULL;
   for (size_t i = 0; i < topo.len; i++)
-    if (topo.at[i]->dtype == DT_INDEX) sum = affine_of(&m, topo.at[i]);
+    if (topo.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, topo.at[i]);
   for (uint32_t d = 0; d < s->n; d++) {
-    int64_t c = affine_coeff(sum, s->dims[d].range);
+    int64_t c = linsum_coeff(sum, s->dims[d].range);
     s->dims[d].step = c ? magnitude(c) : INT64_MAX;
   }
   qsort(s->dims, s->n, sizeof *s->dims, by_step);
@@ -296,16 +298,17 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   collect_dims(&s, operand, level);
   UOp *write = position(&s, true), *read = position(&s, false);
   int64_t ints[2] = {s.elements, 0};
-  UOp *buffer = uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, 2),
-                         NULL, 0);
-  UOp *store = uop_make(job, OP_STORE, DT_VOID, arg_i(0),
-                        (UOp *[]){buffer, write, renamed(&s, operand)}, 3);
+  UOp *buffer =
+      uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
+  UOp *store =
+      uop_make(job, OP_STORE, DT_VOID, arg_i(0), (UOp *[]){buffer, write, renamed(&s, operand)}, 3);
   UOp *copy = close_copy(&s, store, operand->src[1]);
   UOp *after = uop2(job, OP_AFTER, buffer, copy);
   return uop2(job, OP_INDEX, after, read);
 }
 
-/* -- the pass ----------------------------------------------------------------------------------- */
+/* -- the pass -----------------------------------------------------------------------------------
+ */
 
 static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   Apply a = {.job = job, .k = k, .plan = plan, .next_id = k->naxes};
@@ -322,7 +325,7 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
         a.now[i] = stage_operand(&a, a.now[i], plan->stages[s].level);
     job_poll(job);
   }
-  return affine_simplify(job, a.now[k->list.len - 1]);
+  return linsum_simplify(job, a.now[k->list.len - 1]);
 }
 
 UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *opts) {
