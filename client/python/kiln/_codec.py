@@ -1,0 +1,142 @@
+"""numpy arrays and requests as messages; shared by the blocking and the asyncio client."""
+from __future__ import annotations
+
+import os
+from typing import Any, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ._errors import Error
+from ._options import Options
+from .v1 import graph_pb2, kiln_pb2
+
+CHUNK_BYTES = 1 << 20
+CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.http2.max_frame_size", 256 << 10),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+]
+
+try:  # numpy has no bfloat16 of its own
+    from ml_dtypes import bfloat16 as _bf16
+
+    BF16 = np.dtype(_bf16)
+except ImportError:
+    BF16 = None
+
+_NUMPY = {
+    "bool": np.dtype(np.bool_), "i8": np.dtype(np.int8), "i16": np.dtype("<i2"), "i32": np.dtype("<i4"),
+    "i64": np.dtype("<i8"), "u8": np.dtype(np.uint8), "u16": np.dtype("<u2"), "u32": np.dtype("<u4"),
+    "u64": np.dtype("<u8"), "f16": np.dtype("<f2"), "f32": np.dtype("<f4"), "f64": np.dtype("<f8"),
+}
+if BF16 is not None:
+    _NUMPY["bf16"] = BF16
+_TO_PROTO = {dt: graph_pb2.DType.Value("DTYPE_" + name.upper()) for name, dt in _NUMPY.items()}
+_FROM_PROTO = {number: dt for dt, number in _TO_PROTO.items()}
+
+
+def dtype_number(dtype: Any) -> int:
+    """The DType enum value of a numpy dtype, or of a name such as "float32", "f32" or "bfloat16"."""
+    if isinstance(dtype, str):
+        if dtype in ("bf16", "bfloat16"):
+            return graph_pb2.DTYPE_BF16
+        if dtype in _NUMPY:
+            dtype = _NUMPY[dtype]
+    dt = np.dtype(dtype).newbyteorder("<")
+    if dt not in _TO_PROTO:
+        raise Error("INVALID_ARGUMENT", f"dtype {dt} is not one that Kiln knows: {', '.join(sorted(_NUMPY))}")
+    return _TO_PROTO[dt]
+
+
+def numpy_dtype(number: int) -> np.dtype:
+    """The numpy dtype of a DType enum value; bf16 needs the ml_dtypes package and is uint16 bits without it."""
+    if number == graph_pb2.DTYPE_BF16 and BF16 is None:
+        return np.dtype("<u2")
+    return _FROM_PROTO[number]
+
+
+def dtype_name(number: int) -> str:
+    """"f32" for DTYPE_F32."""
+    return graph_pb2.DType.Name(number)[len("DTYPE_"):].lower()
+
+
+def tensor_from_numpy(array: Any) -> kiln_pb2.Tensor:
+    """A Tensor message with a little-endian row-major copy of the array's bytes."""
+    a = np.asarray(array)
+    number = dtype_number(a.dtype)
+    a = np.ascontiguousarray(a, dtype=numpy_dtype(number)).reshape(a.shape)
+    return kiln_pb2.Tensor(dtype=number, dims=a.shape, data=a.tobytes())
+
+
+def numpy_from_bytes(dtype: int, dims: Sequence[int], data: bytes) -> np.ndarray:
+    """A writable array with its own memory."""
+    return np.frombuffer(data, dtype=numpy_dtype(dtype)).reshape(tuple(dims)).copy()
+
+
+def model_parts(model: Any) -> tuple[int, str, Any]:
+    """(format, name for messages, bytes) of a path, bytes, an onnx.ModelProto or a kiln.Graph."""
+    if hasattr(model, "_to_proto"):
+        return kiln_pb2.MODEL_FORMAT_KGRAPH, "graph", model._to_proto().SerializeToString()
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        return kiln_pb2.MODEL_FORMAT_ONNX, "model", memoryview(model)
+    if isinstance(model, (str, os.PathLike)):
+        path = os.fspath(model)
+        with open(path, "rb") as f:
+            data = f.read()
+        kgraph = path.endswith(".kgraph")
+        return (kiln_pb2.MODEL_FORMAT_KGRAPH if kgraph else kiln_pb2.MODEL_FORMAT_ONNX), os.path.basename(path), data
+    if hasattr(model, "SerializeToString"):
+        return kiln_pb2.MODEL_FORMAT_ONNX, "model", model.SerializeToString()
+    raise Error("INVALID_ARGUMENT", f"a model is a path, bytes, an onnx.ModelProto or a kiln.Graph, got {type(model).__name__}")
+
+
+def _chunks(data: Any) -> Iterator[bytes]:
+    view = memoryview(data).cast("B")
+    for at in range(0, len(view), CHUNK_BYTES):
+        yield bytes(view[at:at + CHUNK_BYTES])
+
+
+def compile_requests(model: Any, options: Options) -> Iterator[kiln_pb2.CompileRequest]:
+    """The messages of a Compile call: one header, then chunks."""
+    fmt, name, data = model_parts(model)
+    opts = kiln_pb2.CompileOptions(dims=dict(options.dims), device=options.device, no_cache=options.no_cache)
+    yield kiln_pb2.CompileRequest(header=kiln_pb2.CompileHeader(format=fmt, name=name, options=opts, size=len(data)))
+    for chunk in _chunks(data):
+        yield kiln_pb2.CompileRequest(chunk=chunk)
+
+
+def inspect_requests(model: Any, options: Options, stage: str, kernel: int) -> Iterator[kiln_pb2.InspectRequest]:
+    """The messages of an Inspect call."""
+    fmt, name, data = model_parts(model)
+    opts = kiln_pb2.CompileOptions(dims=dict(options.dims), device=options.device)
+    yield kiln_pb2.InspectRequest(header=kiln_pb2.InspectHeader(
+        format=fmt, name=name, options=opts, size=len(data), stage=stage, kernel=kernel))
+    for chunk in _chunks(data):
+        yield kiln_pb2.InspectRequest(chunk=chunk)
+
+
+def upload_requests(array: Any, device: str) -> Iterator[kiln_pb2.UploadRequest]:
+    """The messages of an Upload call."""
+    a = np.asarray(array)
+    number = dtype_number(a.dtype)
+    flat = np.ascontiguousarray(a, dtype=numpy_dtype(number)).reshape(-1).view(np.uint8)
+    yield kiln_pb2.UploadRequest(header=kiln_pb2.UploadHeader(dtype=number, dims=a.shape, device=device))
+    for chunk in _chunks(flat):
+        yield kiln_pb2.UploadRequest(chunk=chunk)
+
+
+def run_request(executable: str, inputs: Mapping[str, Any], outputs: Any) -> kiln_pb2.RunRequest:
+    """outputs: None (all, as arrays), "buffers" (all, kept on the server), or a list of names."""
+    request = kiln_pb2.RunRequest(executable=executable)
+    for name, value in inputs.items():
+        if hasattr(value, "buffer_id"):
+            request.inputs.add(name=name, buffer=value.buffer_id)
+        else:
+            request.inputs.add(name=name).tensor.CopyFrom(tensor_from_numpy(value))
+    if outputs == "buffers":
+        request.outputs_as_buffers = True
+    elif outputs is not None:
+        request.outputs.extend(outputs)
+    return request

@@ -1,0 +1,111 @@
+"""The same client for asyncio: kiln.aio.connect(), then await every call."""
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Mapping, Sequence
+
+import grpc
+import numpy as np
+
+from . import _codec, _spawn
+from ._errors import translated
+from ._options import Options
+from .client import TensorSpec
+from .v1 import kiln_pb2, kiln_pb2_grpc
+
+
+class Buffer:
+    """A tensor kept on the server: dtype ("f32"), shape and buffer_id."""
+
+    def __init__(self, client: "Client", buffer_id: str, dtype: str, shape: tuple[int, ...]):
+        self._client = client
+        self.buffer_id = buffer_id
+        self.dtype = dtype
+        self.shape = shape
+
+    async def numpy(self) -> np.ndarray:
+        """Downloads the tensor."""
+        header, data = None, bytearray()
+        with translated():
+            async for part in self._client._stub.Download(kiln_pb2.DownloadRequest(buffer=self.buffer_id), timeout=self._client.timeout):
+                if part.WhichOneof("part") == "header":
+                    header = part.header
+                else:
+                    data += part.chunk
+        return _codec.numpy_from_bytes(header.dtype, header.dims, bytes(data))
+
+    async def free(self) -> None:
+        """Gives the memory back."""
+        with translated():
+            await self._client._stub.FreeBuffers(kiln_pb2.FreeBuffersRequest(buffers=[self.buffer_id]), timeout=self._client.timeout)
+
+
+class Executable:
+    """A compiled model on the server; inputs and outputs are lists of kiln.TensorSpec."""
+
+    def __init__(self, client: "Client", response: kiln_pb2.CompileResponse):
+        self._client = client
+        self._report = response.report
+        self.executable_id = response.executable
+        self.inputs = [TensorSpec._from(s) for s in response.inputs]
+        self.outputs = [TensorSpec._from(s) for s in response.outputs]
+
+    async def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None) -> dict[str, Any]:
+        """As kiln.Executable.run; Buffers are those of this module."""
+        with translated():
+            response = await self._client._stub.Run(
+                _codec.run_request(self.executable_id, inputs, outputs), timeout=self._client.timeout)
+        specs = {s.name: s for s in self.outputs}
+        result: dict[str, Any] = {}
+        for out in response.outputs:
+            if out.WhichOneof("value") == "buffer":
+                spec = specs[out.name]
+                result[out.name] = Buffer(self._client, out.buffer, spec.dtype, spec.shape)
+            else:
+                result[out.name] = _codec.numpy_from_bytes(out.tensor.dtype, out.tensor.dims, out.tensor.data)
+        return result
+
+    __call__ = run
+
+    def report(self) -> dict[str, Any]:
+        """As kiln.Executable.report."""
+        return {f.name: getattr(self._report, f.name) for f in self._report.DESCRIPTOR.fields}
+
+
+class Client:
+    """A connection to one server for one event loop."""
+
+    def __init__(self, target: str, timeout: float | None = None):
+        self.target = target
+        self.timeout = timeout
+        self._channel = grpc.aio.insecure_channel(target, options=_codec.CHANNEL_OPTIONS)
+        self._stub = kiln_pb2_grpc.KilnStub(self._channel)
+
+    async def compile(self, model: Any, options: Options | None = None) -> Executable:
+        """As kiln.Client.compile."""
+        with translated():
+            response = await self._stub.Compile(_codec.compile_requests(model, options or Options()), timeout=self.timeout)
+        return Executable(self, response)
+
+    async def upload(self, array: Any, device: str = "") -> Buffer:
+        """As kiln.Client.upload."""
+        a = np.asarray(array)
+        with translated():
+            response = await self._stub.Upload(_codec.upload_requests(a, device), timeout=self.timeout)
+        return Buffer(self, response.buffer, _codec.dtype_name(_codec.dtype_number(a.dtype)), a.shape)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self.close()
+
+
+async def connect(server: str | None = None, *, timeout: float | None = None, spawn: bool = True) -> Client:
+    """As kiln.connect."""
+    target = await asyncio.get_running_loop().run_in_executor(None, _spawn.resolve, server, spawn)
+    return Client(target, timeout)

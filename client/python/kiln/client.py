@@ -1,0 +1,177 @@
+"""The blocking client."""
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Mapping, Sequence
+
+import grpc
+import numpy as np
+
+from . import _codec, _spawn
+from ._errors import translated
+from ._options import Options
+from .v1 import kiln_pb2, kiln_pb2_grpc
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of an executable: name, dtype ("f32") and shape (tuple of ints)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def _from(spec: kiln_pb2.TensorSpec) -> "TensorSpec":
+        return TensorSpec(spec.name, _codec.dtype_name(spec.dtype), tuple(spec.dims))
+
+
+class Buffer:
+    """A tensor kept on the server: dtype ("f32"), shape and buffer_id. Freed by free(), or with the server."""
+
+    def __init__(self, client: "Client", buffer_id: str, dtype: str, shape: tuple[int, ...]):
+        self._client = client
+        self.buffer_id = buffer_id
+        self.dtype = dtype
+        self.shape = shape
+
+    def numpy(self) -> np.ndarray:
+        """Downloads the tensor. NOT_FOUND after free()."""
+        with translated():
+            parts = self._client._stub.Download(kiln_pb2.DownloadRequest(buffer=self.buffer_id), timeout=self._client.timeout)
+            header, data = None, bytearray()
+            for part in parts:
+                if part.WhichOneof("part") == "header":
+                    header = part.header
+                else:
+                    data += part.chunk
+        return _codec.numpy_from_bytes(header.dtype, header.dims, bytes(data))
+
+    def free(self) -> None:
+        """Gives the memory back."""
+        with translated():
+            self._client._stub.FreeBuffers(kiln_pb2.FreeBuffersRequest(buffers=[self.buffer_id]), timeout=self._client.timeout)
+
+    def __repr__(self) -> str:
+        return f"kiln.Buffer({self.dtype}{list(self.shape)}, {self.buffer_id})"
+
+
+class Executable:
+    """A compiled model on the server.
+
+    inputs, outputs: lists of TensorSpec in the model's order.
+    """
+
+    def __init__(self, client: "Client", response: kiln_pb2.CompileResponse):
+        self._client = client
+        self._report = response.report
+        self.executable_id = response.executable
+        self.inputs = [TensorSpec._from(s) for s in response.inputs]
+        self.outputs = [TensorSpec._from(s) for s in response.outputs]
+
+    def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None) -> dict[str, Any]:
+        """Runs once.
+
+        inputs: one numpy array (or kiln.Buffer) per model input, by name; dtype and shape must equal the spec's.
+        outputs: None for all as arrays, "buffers" for all as kiln.Buffer kept on the server, or a list of names.
+        Raises kiln.Error INVALID_ARGUMENT naming the input with expected and got; UNAVAILABLE when the device died.
+        """
+        request = _codec.run_request(self.executable_id, inputs, outputs)
+        with translated():
+            response = self._client._stub.Run(request, timeout=self._client.timeout)
+        return self._outputs(response)
+
+    def _outputs(self, response: kiln_pb2.RunResponse) -> dict[str, Any]:
+        specs = {s.name: s for s in self.outputs}
+        result: dict[str, Any] = {}
+        for out in response.outputs:
+            if out.WhichOneof("value") == "buffer":
+                spec = specs[out.name]
+                result[out.name] = Buffer(self._client, out.buffer, spec.dtype, spec.shape)
+            else:
+                result[out.name] = _codec.numpy_from_bytes(out.tensor.dtype, out.tensor.dims, out.tensor.data)
+        return result
+
+    __call__ = run
+
+    def report(self) -> dict[str, Any]:
+        """What the compile did: graph_hash, kernels, unique_kernels, kernels_compiled, plan_cached, sizes in bytes, times in ns."""
+        return {f.name: getattr(self._report, f.name) for f in self._report.DESCRIPTOR.fields}
+
+    def release(self) -> None:
+        """Forgets the executable on the server; its cache entries stay."""
+        with translated():
+            self._client._stub.ReleaseExecutable(
+                kiln_pb2.ReleaseExecutableRequest(executable=self.executable_id), timeout=self._client.timeout)
+
+
+class Client:
+    """A connection to one server; safe to use from several threads. Use as a context manager, or close()."""
+
+    def __init__(self, target: str, timeout: float | None = None):
+        self.target = target
+        self.timeout = timeout
+        self._channel = grpc.insecure_channel(target, options=_codec.CHANNEL_OPTIONS)
+        self._stub = kiln_pb2_grpc.KilnStub(self._channel)
+
+    def compile(self, model: Any, options: Options | None = None) -> Executable:
+        """Compiles a path to an .onnx or .kgraph file, the bytes of an ONNX model, an onnx.ModelProto, or a kiln.Graph.
+
+        Raises kiln.Error INVALID_ARGUMENT or UNIMPLEMENTED naming the node at fault.
+        """
+        with translated():
+            response = self._stub.Compile(_codec.compile_requests(model, options or Options()), timeout=self.timeout)
+        return Executable(self, response)
+
+    def inspect(self, model: Any, stage: str = "kernels", kernel: int = -1, options: Options | None = None) -> str:
+        """The text of one compiler stage: tensor ranged kernels scheduled lowered linear code. kernel -1: all."""
+        with translated():
+            requests = _codec.inspect_requests(model, options or Options(), stage, kernel)
+            return self._stub.Inspect(requests, timeout=self.timeout).text
+
+    def upload(self, array: Any, device: str = "") -> Buffer:
+        """Copies an array to the server and keeps it there."""
+        a = np.asarray(array)
+        with translated():
+            response = self._stub.Upload(_codec.upload_requests(a, device), timeout=self.timeout)
+        return Buffer(self, response.buffer, _codec.dtype_name(_codec.dtype_number(a.dtype)), a.shape)
+
+    def buffers(self) -> list[Buffer]:
+        """The buffers that the server keeps."""
+        with translated():
+            infos = self._stub.ListBuffers(kiln_pb2.ListBuffersRequest(), timeout=self.timeout).buffers
+        return [Buffer(self, b.buffer, _codec.dtype_name(b.dtype), tuple(b.dims)) for b in infos]
+
+    def server_info(self) -> kiln_pb2.GetServerInfoResponse:
+        """Version, limits, cache state of the server."""
+        with translated():
+            return self._stub.GetServerInfo(kiln_pb2.GetServerInfoRequest(), timeout=self.timeout)
+
+    def devices(self) -> list[kiln_pb2.DeviceInfo]:
+        """The devices of the server, available or not, with the reason."""
+        with translated():
+            return list(self._stub.ListDevices(kiln_pb2.ListDevicesRequest(), timeout=self.timeout).devices)
+
+    def cache_stats(self) -> kiln_pb2.CacheStatsResponse:
+        """Counts and sizes of the server's cache."""
+        with translated():
+            return self._stub.CacheStats(kiln_pb2.CacheStatsRequest(), timeout=self.timeout)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+
+def connect(server: str | None = None, *, timeout: float | None = None, spawn: bool = True) -> Client:
+    """Connects to a server.
+
+    server: "unix:PATH" or "host:port"; None means $KILN_SERVER, else the user's own daemon, which is started when it is
+    not running and spawn is true. timeout: seconds for each call, None for no limit.
+    """
+    return Client(_spawn.resolve(server, spawn), timeout)

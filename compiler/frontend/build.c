@@ -1,0 +1,431 @@
+/* Every node goes through uop_make only after its rule has been checked in the caller's terms. The
+ * splat shortcuts are the only simplification: the rules do the rest. */
+#include "compiler/frontend/build.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+const char *shape_text(Job *job, Ints shape) {
+  char *text = arena_array(&job->arena, (size_t)shape.n + 1, 24);
+  size_t at = 0;
+  text[at++] = '[';
+  for (uint32_t i = 0; i < shape.n; i++)
+    at += (size_t)snprintf(text + at, 23, "%s%lld", i ? ", " : "", (long long)shape.at[i]);
+  text[at] = ']';
+  return text;
+}
+
+int64_t shape_check(Job *job, Ints shape, int64_t max, const char *what) {
+  int64_t n = 1;
+  bool zero = false;
+  for (uint32_t i = 0; i < shape.n; i++) {
+    if (shape.at[i] < 0)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "%s: dimension %u is negative in shape %s", what, i,
+                          shape_text(job, shape)));
+    if (shape.at[i] == 0) zero = true;
+  }
+  if (shape.n > MAX_DIMS)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "%s: rank %u, at most %d", what, shape.n, MAX_DIMS));
+  for (uint32_t i = 0; i < shape.n; i++) {
+    int64_t d = shape.at[i] ? shape.at[i] : 1;
+    if (n > max / d)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "%s: shape %s has more than %lld elements", what,
+                          shape_text(job, shape), (long long)max));
+    n *= d;
+  }
+  return zero ? 0 : n;
+}
+
+size_t axis_check(Job *job, int64_t axis, size_t rank) {
+  int64_t r = (int64_t)rank;
+  if (axis < -r || axis >= r)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "axis %lld is outside [%lld, %lld)", (long long)axis,
+                        (long long)-r, (long long)r));
+  return (size_t)(axis < 0 ? axis + r : axis);
+}
+
+/* -- constants ------------------------------------------------------------------------------- */
+
+UOp *build_num(Job *job, const UOp *like, double v) { return uop_number(job, uop_dtype(like), v); }
+
+UOp *build_splat_value(UOp *u) {
+  while (u->op == OP_RESHAPE || u->op == OP_EXPAND) u = u->src[0];
+  return u->op == OP_CONST ? u : NULL;
+}
+
+UOp *build_splat(Job *job, UOp *scalar, Ints shape) {
+  shape_check(job, shape, MAX_NUMEL, "result");
+  if (!shape.n) return scalar;
+  int64_t ones[MAX_DIMS];
+  bool same = true;
+  for (uint32_t i = 0; i < shape.n; i++) {
+    ones[i] = 1;
+    if (shape.at[i] != 1) same = false;
+  }
+  UOp *u = uop_make(job, OP_RESHAPE, DT_VOID, arg_ints(ones, shape.n), &scalar, 1);
+  return same ? u : uop_make(job, OP_EXPAND, DT_VOID, arg_ints(shape.at, shape.n), &u, 1);
+}
+
+/* -- elementwise ----------------------------------------------------------------------------- */
+
+Ints build_broadcast(Job *job, Ints a, Ints b, int64_t *dims) {
+  uint32_t n = a.n > b.n ? a.n : b.n;
+  for (uint32_t i = 0; i < n; i++) {
+    int64_t da = i < n - a.n ? 1 : a.at[i - (n - a.n)];
+    int64_t db = i < n - b.n ? 1 : b.at[i - (n - b.n)];
+    if (da != db && da != 1 && db != 1)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "shapes %s and %s do not broadcast", shape_text(job, a),
+                          shape_text(job, b)));
+    dims[i] = da == 1 ? db : da;
+  }
+  Ints shape = {dims, n};
+  shape_check(job, shape, MAX_NUMEL, "result of broadcasting");
+  return shape;
+}
+
+/* The sources of an elementwise op, made equal in shape; splats become rank 0. */
+static UOp *elementwise(Job *job, Op op, DType dtype, UOp **src, size_t n) {
+  int64_t dims[2][MAX_DIMS];
+  Ints shape = {dims[0], 0};
+  bool all = true;
+  for (size_t i = 0; i < n; i++) {
+    shape = build_broadcast(job, shape, src[i]->shape, dims[(i + 1) & 1]);
+    UOp *c = build_splat_value(src[i]);
+    if (!c) all = false;
+  }
+  for (size_t i = 0; i < n; i++) {
+    UOp *c = build_splat_value(src[i]);
+    src[i] = c ? c : build_expand(job, src[i], shape);
+  }
+  UOp *u = uop_make(job, op, dtype, arg_none(), src, n);
+  return all ? build_splat(job, u, shape) : u;
+}
+
+static const char *dtype_name(const UOp *u) { return dtype_info[u->dtype].name; }
+
+static void check_class(Job *job, Op op, const UOp *a) {
+  uint32_t flags = op_info[op].flags;
+  DType d = uop_dtype(a);
+  const char *want = NULL;
+  if ((flags & OPF_FLT) && !dtype_is_float(d)) want = "a float dtype";
+  if ((flags & OPF_INT) && dtype_is_float(d)) want = "an integer dtype";
+  if ((flags & OPF_ARITH) && dtype_is_bool(d)) want = "a numeric dtype";
+  if (want)
+    job_abort(job,
+              FAIL(INVALID_ARGUMENT, "%s needs %s, got %s", op_info[op].name, want, dtype_name(a)));
+}
+
+UOp *build1(Job *job, Op op, UOp *a) {
+  check_class(job, op, a);
+  return elementwise(job, op, DT_VOID, (UOp *[]){a}, 1);
+}
+
+static void check_same(Job *job, Op op, const UOp *a, const UOp *b) {
+  if (a->dtype != b->dtype)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "%s of different dtypes: %s and %s", op_info[op].name,
+                        dtype_name(a), dtype_name(b)));
+}
+
+UOp *build2(Job *job, Op op, UOp *a, UOp *b) {
+  check_same(job, op, a, b);
+  check_class(job, op, a);
+  return elementwise(job, op, DT_VOID, (UOp *[]){a, b}, 2);
+}
+
+UOp *build_where(Job *job, UOp *cond, UOp *a, UOp *b) {
+  if (!dtype_is_bool(uop_dtype(cond)))
+    job_abort(job,
+              FAIL(INVALID_ARGUMENT, "condition of dtype %s, expected bool", dtype_name(cond)));
+  check_same(job, OP_WHERE, a, b);
+  return elementwise(job, OP_WHERE, DT_VOID, (UOp *[]){cond, a, b}, 3);
+}
+
+UOp *build_cast(Job *job, UOp *a, DType dtype) {
+  if (uop_dtype(a) == dtype) return a;
+  return elementwise(job, OP_CAST, dtype, (UOp *[]){a}, 1);
+}
+
+UOp *build_div(Job *job, UOp *a, UOp *b) {
+  return build2(job, dtype_is_float(uop_dtype(a)) ? OP_FDIV : OP_IDIV, a, b);
+}
+
+UOp *build_not(Job *job, UOp *a) {
+  if (!dtype_is_bool(uop_dtype(a)))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "logical not of dtype %s, expected bool", dtype_name(a)));
+  return build2(job, OP_XOR, a, uop_int(job, DT_BOOL, 1));
+}
+
+/* -- movement -------------------------------------------------------------------------------- */
+
+UOp *build_reshape(Job *job, UOp *x, Ints shape) {
+  if (shape_eq(x->shape, shape)) return x;
+  int64_t n = shape_check(job, shape, MAX_NUMEL, "reshape");
+  if (n != shape_numel(x->shape))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "cannot reshape %s to %s", shape_text(job, x->shape),
+                        shape_text(job, shape)));
+  UOp *c = build_splat_value(x);
+  if (c) return build_splat(job, c, shape);
+  if (x->op == OP_RESHAPE) return build_reshape(job, x->src[0], shape);
+  return uop_make(job, OP_RESHAPE, DT_VOID, arg_ints(shape.at, shape.n), &x, 1);
+}
+
+UOp *build_reshape_v(Job *job, UOp *x, size_t n, ...) {
+  int64_t dims[MAX_DIMS];
+  va_list ap;
+  va_start(ap, n);
+  for (size_t i = 0; i < n; i++) dims[i] = va_arg(ap, int64_t);
+  va_end(ap);
+  return build_reshape(job, x, shape_make(dims, n));
+}
+
+UOp *build_permute(Job *job, UOp *x, const int64_t *order, size_t n) {
+  uint32_t seen = 0;
+  bool identity = true;
+  int64_t dims[MAX_DIMS];
+  if (n != x->shape.n)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "permutation of %zu axes for a tensor of rank %u", n,
+                        x->shape.n));
+  for (size_t i = 0; i < n; i++) {
+    if (order[i] < 0 || order[i] >= (int64_t)n || (seen & axis_bit((size_t)order[i])))
+      job_abort(job, FAIL(INVALID_ARGUMENT, "%s is not a permutation of the axes",
+                          shape_text(job, shape_make(order, n))));
+    seen |= axis_bit((size_t)order[i]);
+    if (order[i] != (int64_t)i) identity = false;
+    dims[i] = x->shape.at[order[i]];
+  }
+  if (identity) return x;
+  UOp *c = build_splat_value(x);
+  if (c) return build_splat(job, c, shape_make(dims, n));
+  return uop_make(job, OP_PERMUTE, DT_VOID, arg_ints(order, n), &x, 1);
+}
+
+UOp *build_transpose(Job *job, UOp *x, size_t axis0, size_t axis1) {
+  int64_t order[MAX_DIMS];
+  for (uint32_t i = 0; i < x->shape.n; i++) order[i] = i;
+  order[axis0] = (int64_t)axis1;
+  order[axis1] = (int64_t)axis0;
+  return build_permute(job, x, order, x->shape.n);
+}
+
+UOp *build_expand(Job *job, UOp *x, Ints shape) {
+  int64_t dims[MAX_DIMS];
+  if (shape_eq(x->shape, shape)) return x;
+  UOp *c = build_splat_value(x);
+  bool fits = shape.n >= x->shape.n;
+  uint32_t lead = fits ? shape.n - x->shape.n : 0;
+  for (uint32_t i = 0; fits && i < shape.n; i++) {
+    dims[i] = i < lead ? 1 : x->shape.at[i - lead];
+    if (dims[i] != 1 && dims[i] != shape.at[i]) fits = false;
+  }
+  if (!fits)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "cannot expand %s to %s", shape_text(job, x->shape),
+                        shape_text(job, shape)));
+  if (c) return build_splat(job, c, shape);
+  shape_check(job, shape, MAX_NUMEL, "expand");
+  x = build_reshape(job, x, shape_make(dims, shape.n));
+  if (shape_eq(x->shape, shape)) return x;
+  return uop_make(job, OP_EXPAND, DT_VOID, arg_ints(shape.at, shape.n), &x, 1);
+}
+
+static UOp *shrink(Job *job, UOp *x, const int64_t *begin_end) {
+  int64_t dims[MAX_DIMS];
+  bool whole = true;
+  for (uint32_t i = 0; i < x->shape.n; i++) {
+    int64_t b = begin_end[2 * i], e = begin_end[2 * i + 1];
+    if (b < 0 || e < b || e > x->shape.at[i])
+      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%lld, %lld) of axis %u in shape %s",
+                          (long long)b, (long long)e, i, shape_text(job, x->shape)));
+    dims[i] = e - b;
+    if (dims[i] != x->shape.at[i]) whole = false;
+  }
+  if (whole) return x;
+  UOp *c = build_splat_value(x);
+  if (c) return build_splat(job, c, shape_make(dims, x->shape.n));
+  return uop_make(job, OP_SHRINK, DT_VOID, arg_ints(begin_end, 2 * (size_t)x->shape.n), &x, 1);
+}
+
+UOp *build_pad(Job *job, UOp *x, const int64_t *pads, UOp *fill) {
+  int64_t crop[2 * MAX_DIMS], grow[2 * MAX_DIMS], dims[MAX_DIMS];
+  bool any = false;
+  uint32_t n = x->shape.n;
+  check_same(job, OP_PAD, x, fill);
+  for (uint32_t i = 0; i < n; i++) {
+    int64_t lo = pads[2 * i], hi = pads[2 * i + 1], d = x->shape.at[i];
+    if (lo < -d || hi < -d || lo > MAX_NUMEL || hi > MAX_NUMEL)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "padding %lld, %lld of axis %u in shape %s",
+                          (long long)lo, (long long)hi, i, shape_text(job, x->shape)));
+    crop[2 * i] = lo < 0 ? -lo : 0;
+    crop[2 * i + 1] = hi < 0 ? d + hi : d;
+    grow[2 * i] = lo > 0 ? lo : 0;
+    grow[2 * i + 1] = hi > 0 ? hi : 0;
+    if (lo > 0 || hi > 0) any = true;
+  }
+  x = shrink(job, x, crop);
+  for (uint32_t i = 0; i < n; i++) dims[i] = x->shape.at[i] + grow[2 * i] + grow[2 * i + 1];
+  shape_check(job, shape_make(dims, n), MAX_NUMEL, "pad");
+  if (!any) return x;
+  UOp *f = build_splat_value(fill);
+  fill = f ? f : fill;
+  if (build_splat_value(x) == fill) return build_splat(job, fill, shape_make(dims, n));
+  if (fill->shape.n) fill = build_reshape(job, fill, (Ints){0});
+  return uop_make(job, OP_PAD, DT_VOID, arg_ints(grow, 2 * (size_t)n), (UOp *[]){x, fill}, 2);
+}
+
+UOp *build_pad_axis(Job *job, UOp *x, size_t axis, int64_t lo, int64_t hi, UOp *fill) {
+  int64_t pads[2 * MAX_DIMS] = {0};
+  pads[2 * axis] = lo;
+  pads[2 * axis + 1] = hi;
+  return build_pad(job, x, pads, fill);
+}
+
+UOp *build_flip(Job *job, UOp *x, size_t axis) {
+  int64_t a = (int64_t)axis;
+  if (x->shape.at[axis] == 1 || build_splat_value(x)) return x;
+  return uop_make(job, OP_FLIP, DT_VOID, arg_ints(&a, 1), &x, 1);
+}
+
+UOp *build_slice(Job *job, UOp *x, size_t axis, int64_t start, int64_t count, int64_t step) {
+  int64_t be[2 * MAX_DIMS];
+  for (uint32_t i = 0; i < x->shape.n; i++) {
+    be[2 * i] = 0;
+    be[2 * i + 1] = x->shape.at[i];
+  }
+  int64_t last = count ? start + (count - 1) * step : start;
+  be[2 * axis] = count ? (step > 0 ? start : last) : 0;
+  be[2 * axis + 1] = count ? (step > 0 ? last : start) + 1 : 0;
+  x = shrink(job, x, be);
+  if (count <= 1) return x;
+  if (step < 0) x = build_flip(job, x, axis);
+  int64_t stride = step < 0 ? -step : step;
+  if (stride == 1) return x;
+  return build_squeeze(job, build_window(job, x, axis, 1, stride, 1), axis + 1);
+}
+
+UOp *build_window(Job *job, UOp *x, size_t axis, int64_t size, int64_t stride, int64_t dilation) {
+  int64_t dims[MAX_DIMS], args[4] = {(int64_t)axis, size, stride, dilation};
+  if (size < 1 || stride < 1 || dilation < 1 || size > MAX_NUMEL / dilation)
+    job_abort(job, FAIL(INVALID_ARGUMENT,
+                        "window of size %lld, stride %lld, dilation %lld: all must be positive",
+                        (long long)size, (long long)stride, (long long)dilation));
+  int64_t d = x->shape.at[axis], reach = dilation * (size - 1) + 1;
+  if (d < reach)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "window of %lld elements over axis %zu of %lld elements",
+                        (long long)reach, axis, (long long)d));
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < x->shape.n; i++) {
+    dims[n++] = i == axis ? (d - reach) / stride + 1 : x->shape.at[i];
+    if (i == axis) dims[n++] = size;
+    if (n + 1 >= MAX_DIMS) job_abort(job, FAIL(INVALID_ARGUMENT, "too many axes"));
+  }
+  shape_check(job, shape_make(dims, n), MAX_NUMEL, "window");
+  UOp *c = build_splat_value(x);
+  if (c) return build_splat(job, c, shape_make(dims, n));
+  return uop_make(job, OP_WINDOW, DT_VOID, arg_ints(args, 4), &x, 1);
+}
+
+UOp *build_cat(Job *job, UOp *const *xs, size_t n, size_t axis) {
+  UOp **src = arena_array(&job->arena, n, sizeof *src);
+  int64_t dims[MAX_DIMS], sum = 0;
+  size_t k = 0;
+  bool splat = true;
+  UOp *c = build_splat_value(xs[0]);
+  for (size_t i = 0; i < n; i++) {
+    check_same(job, OP_CAT, xs[0], xs[i]);
+    bool same = xs[i]->shape.n == xs[0]->shape.n;
+    for (uint32_t d = 0; same && d < xs[0]->shape.n; d++)
+      if (d != axis && xs[i]->shape.at[d] != xs[0]->shape.at[d]) same = false;
+    if (!same || sum > MAX_NUMEL)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "shapes %s and %s cannot be joined along axis %zu",
+                          shape_text(job, xs[0]->shape), shape_text(job, xs[i]->shape), axis));
+    sum += xs[i]->shape.at[axis];
+    if (!c || build_splat_value(xs[i]) != c) splat = false;
+    if (xs[i]->shape.at[axis]) src[k++] = xs[i];
+  }
+  for (uint32_t d = 0; d < xs[0]->shape.n; d++) dims[d] = d == axis ? sum : xs[0]->shape.at[d];
+  shape_check(job, shape_make(dims, xs[0]->shape.n), MAX_NUMEL, "concatenation");
+  if (splat) return build_splat(job, c, shape_make(dims, xs[0]->shape.n));
+  if (!k) return xs[0];
+  return k == 1 ? src[0] : uop_make(job, OP_CAT, DT_VOID, arg_i((int64_t)axis), src, k);
+}
+
+UOp *build_unsqueeze(Job *job, UOp *x, size_t axis) {
+  int64_t dims[MAX_DIMS];
+  uint32_t n = 0;
+  if (x->shape.n + 1 > MAX_DIMS) job_abort(job, FAIL(INVALID_ARGUMENT, "too many axes"));
+  for (uint32_t i = 0; i <= x->shape.n; i++) {
+    if (i == axis) dims[n++] = 1;
+    if (i < x->shape.n) dims[n++] = x->shape.at[i];
+  }
+  return build_reshape(job, x, shape_make(dims, n));
+}
+
+UOp *build_squeeze(Job *job, UOp *x, size_t axis) {
+  int64_t dims[MAX_DIMS];
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < x->shape.n; i++)
+    if (i != axis) dims[n++] = x->shape.at[i];
+  return build_reshape(job, x, shape_make(dims, n));
+}
+
+UOp *build_iota(Job *job, DType dtype, size_t axis, Ints shape) {
+  shape_check(job, shape, MAX_NUMEL, "iota");
+  return uop_make(job, OP_IOTA, dtype, arg_both((int64_t)axis, shape.at, shape.n), NULL, 0);
+}
+
+UOp *build_arange(Job *job, DType dtype, int64_t n) {
+  return build_iota(job, dtype, 0, shape_make(&n, 1));
+}
+
+UOp *build_gather(Job *job, UOp *data, UOp *indices, size_t axis) {
+  int64_t dims[MAX_DIMS];
+  uint32_t n = 0;
+  if (!dtype_is_int(uop_dtype(indices)))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "indices of dtype %s, expected an integer dtype",
+                        dtype_name(indices)));
+  if (data->shape.n + indices->shape.n > MAX_DIMS)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "too many axes"));
+  for (uint32_t i = 0; i < data->shape.n; i++) {
+    if (i != axis) dims[n++] = data->shape.at[i];
+    for (uint32_t k = 0; i == axis && k < indices->shape.n; k++) dims[n++] = indices->shape.at[k];
+  }
+  shape_check(job, shape_make(dims, n), MAX_NUMEL, "gather");
+  return uop_make(job, OP_GATHER, DT_VOID, arg_i((int64_t)axis), (UOp *[]){data, indices}, 2);
+}
+
+/* -- reductions ------------------------------------------------------------------------------ */
+
+uint32_t axes_all(const UOp *x) { return x->shape.n >= 32 ? UINT32_MAX : (1u << x->shape.n) - 1; }
+
+int64_t axes_numel(const UOp *x, uint32_t axes) {
+  int64_t n = 1;
+  for (uint32_t i = 0; i < x->shape.n; i++)
+    if (axes & axis_bit(i)) n *= x->shape.at[i];
+  return n;
+}
+
+UOp *build_reduce(Job *job, Op op, UOp *x, uint32_t axes, bool keep) {
+  int64_t list[MAX_DIMS], dims[MAX_DIMS];
+  size_t n = 0;
+  uint32_t rank = 0;
+  DType d = uop_dtype(x);
+  check_class(job, op, x);
+  for (uint32_t i = 0; i < x->shape.n; i++) {
+    if (!(axes & axis_bit(i)))
+      dims[rank++] = x->shape.at[i];
+    else if (x->shape.at[i] != 1)
+      list[n++] = i;
+  }
+  if (n) {
+    bool half = d == DT_F16 || d == DT_BF16;
+    if (half) x = build_cast(job, x, DT_F32);
+    x = uop_make(job, OP_REDUCE, DT_VOID, arg_both(op, list, n), &x, 1);
+    if (half) x = build_cast(job, x, d);
+  }
+  return keep ? x : build_reshape(job, x, shape_make(dims, rank));
+}
+
+UOp *build_mean(Job *job, UOp *x, uint32_t axes, bool keep) {
+  int64_t n = axes_numel(x, axes);
+  UOp *sum = build_reduce(job, OP_ADD, x, axes, keep);
+  return build_div(job, sum, build_num(job, sum, (double)n));
+}

@@ -1,0 +1,212 @@
+/* Enumerations of the wire and of the compiler are matched by tables, so that neither side's
+ * numbering leaks into the other. Allocation failure in the reply's arena is a Status. */
+#include "daemon/worker/convert.h"
+
+#include <inttypes.h>
+
+#include "compiler/ir/text.h"
+#include "proto/digest.h"
+
+static Status no_memory(const char *what) {
+  return FAIL(RESOURCE_EXHAUSTED, "no memory for %s", what);
+}
+
+Status convert_target(Arena *arena, const Kiln__V1__TargetSpec *spec, Target *out) {
+  *out = (Target){0};
+  if (!spec) return FAIL(INVALID_ARGUMENT, "the job names no target");
+  *out = (Target){.kind = arena_strdup(arena, str_from(spec->kind)),
+                  .triple = arena_strdup(arena, str_from(spec->triple)),
+                  .cpu = arena_strdup(arena, str_from(spec->cpu)),
+                  .features = arena_strdup(arena, str_from(spec->features)),
+                  .compiler = arena_strdup(arena, str_from(spec->compiler)),
+                  .vector_bytes = spec->vector_bytes,
+                  .vector_registers = spec->vector_registers,
+                  .threads = spec->threads,
+                  .l1_bytes = spec->l1_bytes,
+                  .l2_bytes = spec->l2_bytes,
+                  .l3_bytes = spec->l3_bytes,
+                  .memory_bytes = spec->memory_bytes};
+  bool ok = out->kind && out->triple && out->cpu && out->features && out->compiler;
+  return ok ? NULL : no_memory("the target");
+}
+
+static char *text(const char *s) { return (char *)(uintptr_t)(s ? s : ""); }
+
+void convert_caps(const DeviceCaps *caps, Kiln__V1__TargetSpec *out) {
+  kiln__v1__target_spec__init(out);
+  out->kind = text(caps->kind);
+  out->triple = text(caps->triple);
+  out->cpu = text(caps->cpu);
+  out->features = text(caps->features);
+  out->compiler = text(caps->compiler);
+  out->vector_bytes = caps->vector_bytes;
+  out->vector_registers = caps->vector_registers;
+  out->threads = caps->threads;
+  out->l1_bytes = caps->l1_bytes;
+  out->l2_bytes = caps->l2_bytes;
+  out->l3_bytes = caps->l3_bytes;
+  out->memory_bytes = caps->memory_bytes;
+}
+
+Status convert_format(Kiln__V1__ModelFormat format, ModelKind *out) {
+  switch (format) {
+  case KILN__V1__MODEL_FORMAT__MODEL_FORMAT_ONNX: return *out = MODEL_ONNX, NULL;
+  case KILN__V1__MODEL_FORMAT__MODEL_FORMAT_KGRAPH: return *out = MODEL_KGRAPH, NULL;
+  default: return FAIL(INVALID_ARGUMENT, "unknown model format %d", (int)format);
+  }
+}
+
+Status convert_dims(Arena *arena, const Kiln__V1__CompileOptions *options, FrontendOptions *out) {
+  size_t n = options ? options->n_dims : 0;
+  DimBinding *dims = arena_array(arena, n + 1, sizeof *dims);
+  if (!dims) return no_memory("dimension bindings");
+  for (size_t i = 0; i < n; i++) {
+    const Kiln__V1__CompileOptions__DimsEntry *d = options->dims[i];
+    if (d->value > INT64_MAX)
+      return FAIL(INVALID_ARGUMENT, "dimension '%s' = %" PRIu64 " is too large", d->key, d->value);
+    dims[i] = (DimBinding){str_from(d->key), (int64_t)d->value};
+  }
+  out->dims = dims;
+  out->ndims = n;
+  return NULL;
+}
+
+static bool dtype_to_wire(DType dtype, Kiln__V1__DType *out) {
+  static const Kiln__V1__DType table[DT__COUNT] = {
+      [DT_BOOL] = KILN__V1__DTYPE__DTYPE_BOOL, [DT_I8] = KILN__V1__DTYPE__DTYPE_I8,
+      [DT_I16] = KILN__V1__DTYPE__DTYPE_I16,   [DT_I32] = KILN__V1__DTYPE__DTYPE_I32,
+      [DT_I64] = KILN__V1__DTYPE__DTYPE_I64,   [DT_U8] = KILN__V1__DTYPE__DTYPE_U8,
+      [DT_U16] = KILN__V1__DTYPE__DTYPE_U16,   [DT_U32] = KILN__V1__DTYPE__DTYPE_U32,
+      [DT_U64] = KILN__V1__DTYPE__DTYPE_U64,   [DT_F16] = KILN__V1__DTYPE__DTYPE_F16,
+      [DT_BF16] = KILN__V1__DTYPE__DTYPE_BF16, [DT_F32] = KILN__V1__DTYPE__DTYPE_F32,
+      [DT_F64] = KILN__V1__DTYPE__DTYPE_F64,
+  };
+  *out = table[dtype];
+  return *out != 0;
+}
+
+static Status convert_spec(Arena *arena, const GraphSlot *slot, Kiln__V1__TensorSpec **out) {
+  Kiln__V1__TensorSpec *spec = *out = arena_alloc(arena, sizeof *spec);
+  if (!spec) return no_memory("the interface");
+  kiln__v1__tensor_spec__init(spec);
+  spec->name = arena_strdup(arena, slot->name);
+  spec->n_dims = slot->shape.n;
+  spec->dims = arena_array(arena, spec->n_dims + 1, sizeof *spec->dims);
+  if (!spec->name || !spec->dims) return no_memory("the interface");
+  for (size_t i = 0; i < spec->n_dims; i++) spec->dims[i] = (uint64_t)slot->shape.at[i];
+  if (!dtype_to_wire(slot->dtype, &spec->dtype))
+    return FAIL(INTERNAL, "'%s' has a dtype that is not stored", spec->name);
+  return NULL;
+}
+
+static Status convert_weight(Arena *arena, const GraphSlot *slot, size_t index,
+                             Kiln__V1__WeightSource **out) {
+  Kiln__V1__WeightSource *w = *out = arena_alloc(arena, sizeof *w);
+  if (!w) return no_memory("the weights");
+  kiln__v1__weight_source__init(w);
+  w->slot = (uint32_t)index;
+  w->in_constants = slot->in_constants;
+  w->offset = slot->offset;
+  w->bytes = slot->bytes;
+  return NULL;
+}
+
+Status convert_interface(Arena *arena, const TensorGraph *g, Kiln__V1__FrontendDone *out) {
+  size_t weights = g->nslots - g->ninputs - g->noutputs;
+  out->n_inputs = g->ninputs;
+  out->n_outputs = g->noutputs;
+  out->n_weights = weights;
+  out->inputs = arena_array(arena, g->ninputs + 1, sizeof *out->inputs);
+  out->outputs = arena_array(arena, g->noutputs + 1, sizeof *out->outputs);
+  out->weights = arena_array(arena, weights + 1, sizeof *out->weights);
+  if (!out->inputs || !out->outputs || !out->weights) return no_memory("the interface");
+  for (size_t i = 0; i < g->ninputs; i++) TRY(convert_spec(arena, &g->slots[i], &out->inputs[i]));
+  for (size_t i = 0; i < g->noutputs; i++)
+    TRY(convert_spec(arena, &g->slots[g->ninputs + i], &out->outputs[i]));
+  for (size_t i = 0, first = g->ninputs + g->noutputs; i < weights; i++)
+    TRY(convert_weight(arena, &g->slots[first + i], first + i, &out->weights[i]));
+  return NULL;
+}
+
+/* -- plans --------------------------------------------------------------------------------------
+ */
+
+static Status convert_buffer(Arena *arena, const PlanBuffer *b, Kiln__V1__PlanBuffer **out) {
+  static const Kiln__V1__PlanBuffer__Kind kinds[] = {
+      [PB_INPUT] = KILN__V1__PLAN_BUFFER__KIND__INPUT,
+      [PB_OUTPUT] = KILN__V1__PLAN_BUFFER__KIND__OUTPUT,
+      [PB_WEIGHT] = KILN__V1__PLAN_BUFFER__KIND__WEIGHT,
+      [PB_TEMP] = KILN__V1__PLAN_BUFFER__KIND__TEMP,
+  };
+  size_t bytes;
+  Kiln__V1__PlanBuffer *p = *out = arena_alloc(arena, sizeof *p);
+  if (!p) return no_memory("the plan");
+  kiln__v1__plan_buffer__init(p);
+  if (b->numel < 0 || !size_mul((size_t)b->numel, dtype_info[b->dtype].bytes, &bytes))
+    return FAIL(RESOURCE_EXHAUSTED, "a buffer of %" PRId64 " elements", b->numel);
+  p->kind = kinds[b->kind];
+  p->slot = b->kind == PB_TEMP ? 0 : (uint32_t)b->slot;
+  p->offset = b->kind == PB_TEMP ? (uint64_t)b->offset : 0;
+  p->bytes = bytes;
+  return NULL;
+}
+
+typedef struct Serialize {
+  UOp *sink;
+  StrBuf out;
+} Serialize;
+
+static void serialize(Job *job, void *arg) {
+  Serialize *s = arg;
+  uop_serialize(job, s->sink, &s->out);
+}
+
+static Status convert_kernel(Arena *arena, Job *job, const Kernel *k, Kiln__V1__PlanKernel **out) {
+  Kiln__V1__PlanKernel *p = *out = arena_alloc(arena, sizeof *p);
+  if (!p) return no_memory("the plan");
+  kiln__v1__plan_kernel__init(p);
+  Serialize s = {.sink = k->sink};
+  Status st = job_run(job, serialize, &s);
+  if (!st && s.out.failed) st = no_memory("a kernel");
+  if (!st) {
+    p->graph = (ProtobufCBinaryData){s.out.len, arena_copy(arena, s.out.ptr, s.out.len)};
+    p->hash = (ProtobufCBinaryData){DIGEST_BYTES, arena_alloc(arena, DIGEST_BYTES)};
+    p->name = arena_strdup(arena, str_from(k->name));
+    p->flops = (uint64_t)k->flops;
+    p->traffic_bytes = (uint64_t)k->traffic_bytes;
+    if (!p->graph.data || !p->hash.data || !p->name) st = no_memory("a kernel");
+  }
+  if (!st) digest_sha256(s.out.ptr, s.out.len, p->hash.data);
+  strbuf_deinit(&s.out);
+  return st;
+}
+
+static Status convert_call(Arena *arena, const PlanCall *c, Kiln__V1__PlanCall **out) {
+  Kiln__V1__PlanCall *p = *out = arena_alloc(arena, sizeof *p);
+  if (!p) return no_memory("the plan");
+  kiln__v1__plan_call__init(p);
+  p->kernel = c->kernel;
+  p->n_args = c->nargs;
+  p->args = arena_copy(arena, c->args, c->nargs * sizeof *c->args);
+  return p->args ? NULL : no_memory("the plan");
+}
+
+Status convert_plan(Arena *arena, Job *job, const Plan *plan, Kiln__V1__Plan **out) {
+  Kiln__V1__Plan *p = *out = arena_alloc(arena, sizeof *p);
+  if (!p) return no_memory("the plan");
+  kiln__v1__plan__init(p);
+  p->temp_bytes = (uint64_t)plan->temp_bytes;
+  p->n_buffers = plan->nbuffers;
+  p->n_kernels = plan->nkernels;
+  p->n_calls = plan->ncalls;
+  p->buffers = arena_array(arena, plan->nbuffers + 1, sizeof *p->buffers);
+  p->kernels = arena_array(arena, plan->nkernels + 1, sizeof *p->kernels);
+  p->calls = arena_array(arena, plan->ncalls + 1, sizeof *p->calls);
+  if (!p->buffers || !p->kernels || !p->calls) return no_memory("the plan");
+  for (size_t i = 0; i < plan->nbuffers; i++)
+    TRY(convert_buffer(arena, &plan->buffers[i], &p->buffers[i]));
+  for (size_t i = 0; i < plan->nkernels; i++)
+    TRY(convert_kernel(arena, job, &plan->kernels[i], &p->kernels[i]));
+  for (size_t i = 0; i < plan->ncalls; i++) TRY(convert_call(arena, &plan->calls[i], &p->calls[i]));
+  return NULL;
+}

@@ -1,0 +1,18 @@
+/* Between the messages of worker.proto and the compiler's and device's own types. */
+#pragma once
+
+#include "compiler/compile.h"
+#include "devices/device.h"
+#include "kiln/v1/worker.pb-c.h"
+
+/* Copies the strings into arena. INVALID_ARGUMENT when spec is NULL. */
+Status convert_target(Arena *arena, const Kiln__V1__TargetSpec *spec, Target *out);
+/* The strings stay the device's. */
+void convert_caps(const DeviceCaps *caps, Kiln__V1__TargetSpec *out);
+Status convert_format(Kiln__V1__ModelFormat format, ModelKind *out);
+/* The dims of the options as bindings, in arena. options may be NULL. */
+Status convert_dims(Arena *arena, const Kiln__V1__CompileOptions *options, FrontendOptions *out);
+/* Interface and weights of a graph, in arena; views of the graph's names are copied. */
+Status convert_interface(Arena *arena, const TensorGraph *g, Kiln__V1__FrontendDone *out);
+/* The plan with its kernels serialised and hashed, in arena. Uses the job's memory on the way. */
+Status convert_plan(Arena *arena, Job *job, const Plan *plan, Kiln__V1__Plan **out);

@@ -1,0 +1,27 @@
+/* kiln-worker: started by kilnd as `kiln-worker zygote` with its socket as descriptor 3. The other
+ * roles (compile, device) are forked from the zygote and never started by hand. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "daemon/worker/zygote.h"
+
+enum { SOCKET = 3 };
+
+int main(int argc, char **argv) {
+  LogLevel level = LOG_LEVEL_INFO;
+  if (argc >= 2 && !strcmp(argv[1], "--version")) return puts("kiln-worker " KILN_VERSION) < 0;
+  if (argc < 2 || strcmp(argv[1], "zygote") || (argc > 2 && !log_level_parse(argv[2], &level))) {
+    fprintf(stderr, "usage: kiln-worker zygote [LOG_LEVEL]   (started by kilnd)\n");
+    return 64;
+  }
+  log_init("worker:zygote", level);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  /* a terminal's Ctrl-C is for kilnd to handle: it ends its workers in order */
+  signal(SIGINT, SIG_IGN);
+  signal(SIGTERM, SIG_IGN);
+  return zygote_main(SOCKET);
+}

@@ -1,0 +1,153 @@
+/* gRPC over HTTP/2, sans I/O: bytes in, bytes out, callbacks in between. No socket, no loop.
+ *
+ * A GrpcSession is one connection, a GrpcStream one call on it. The owner of the socket feeds what
+ * it read to grpc_session_input, and after that (and after any call that may have queued something)
+ * writes what grpc_session_output offers until it offers nothing. When grpc_session_done says so,
+ * or input fails, the last output is flushed and the connection closed.
+ *
+ * Callbacks run inside grpc_session_input, grpc_session_output and grpc_session_release, never
+ * inside the functions that send. They may call everything here but those three. A GrpcStream
+ * belongs to its session and is valid from on_request (or grpc_call_start) until on_close returns,
+ * which is called exactly once.
+ *
+ * Backpressure, in: a message is delivered when it is complete. The peer's window is given back as
+ * messages are delivered, so a stream that was paused (grpc_stream_pause) holds at most one stream
+ * window of undelivered bytes and then the peer has to wait. Bytes of a message that is still
+ * incomplete are bounded by its size limit and, over all streams, by GrpcConfig.max_buffered.
+ * Backpressure, out: sends queue without limit; who streams looks at grpc_stream_queued and goes on
+ * in on_drain.
+ *
+ * Ownership: a session and everything in it belong to one thread. */
+#pragma once
+
+#include <sys/uio.h>
+
+#include "base/status.h"
+#include "base/str.h"
+
+typedef struct GrpcSession GrpcSession;
+typedef struct GrpcStream GrpcStream;
+
+/* Of a request; views valid during on_request only. */
+typedef struct GrpcHead {
+  Str path; /* "/kiln.v1.Kiln/Run" */
+  Str authority, authorization, user_agent;
+  int64_t timeout_ns; /* -1: none was sent */
+} GrpcHead;
+
+typedef struct GrpcHandler {
+  /* Server only. Set the stream's context and message limit here. False: there is no such method;
+   * the session answers UNIMPLEMENTED and no other callback follows. To refuse for another reason
+   * call grpc_finish and return true. */
+  bool (*on_request)(void *ctx, GrpcStream *s, const GrpcHead *head);
+  /* One whole message without its prefix; the view is valid during the call. */
+  void (*on_message)(void *ctx, GrpcStream *s, Bytes msg);
+  /* Server only: the client will send no more messages. */
+  void (*on_half_close)(void *ctx, GrpcStream *s);
+  /* Optional: what was queued has left for the output buffer, and is below 64 KiB again. */
+  void (*on_drain)(void *ctx, GrpcStream *s);
+  /* The call is over; drop every pointer to s. Client: st is the call's outcome, NULL = OK.
+   * Server: NULL when the whole answer was sent, else why not (CANCELLED when the client gave up,
+   * UNAVAILABLE when the connection went, or what the session refused the client's bytes with).
+   * st belongs to the session. */
+  void (*on_close)(void *ctx, GrpcStream *s, const StatusNote *st);
+} GrpcHandler;
+
+typedef struct GrpcConfig {
+  uint32_t max_streams;      /* concurrent; server: announced and enforced */
+  uint32_t stream_window;    /* bytes that a peer may send on a stream without our consent */
+  uint32_t session_window;   /* the same over all streams */
+  uint32_t max_frame;        /* HTTP/2 frame payload that we accept, 16 KiB to 16 MiB */
+  uint32_t max_header_bytes; /* of one request's metadata, as HTTP/2 counts them */
+  size_t max_message;        /* default limit of one message */
+  size_t max_buffered;       /* bytes of incomplete messages over all streams */
+} GrpcConfig;
+
+/* 100 streams; windows 1 MiB and 2 MiB; frames 256 KiB; metadata 16 KiB; messages 4 MiB; 256 MiB
+ * buffered. */
+extern const GrpcConfig grpc_config_default;
+
+/* -- sessions ---------------------------------------------------------------------------------- */
+
+/* NULL when memory is out. handler and what it points to outlive the session; config is copied. */
+GrpcSession *grpc_server_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx);
+GrpcSession *grpc_client_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx);
+/* The connection is gone: calls on_close for every open stream and frees everything. NULL is
+ * allowed. */
+void grpc_session_release(GrpcSession *g);
+
+/* Bytes from the peer. A failure is final for the connection: flush the output (it holds the
+ * GOAWAY) and close. */
+Status grpc_session_input(GrpcSession *g, const void *bytes, size_t n);
+/* Up to cap pieces of pending output, oldest first; 0 when there is nothing to write. The views
+ * stay valid until the next call that takes the session or one of its streams. */
+int grpc_session_output(GrpcSession *g, struct iovec *iov, int cap);
+/* The first n bytes offered by the last grpc_session_output were written. */
+void grpc_session_wrote(GrpcSession *g, size_t n);
+/* Nothing more will be read or written: close the connection. */
+bool grpc_session_done(const GrpcSession *g);
+/* Open streams. */
+size_t grpc_session_streams(const GrpcSession *g);
+/* Server: take no new calls, finish those that run. done becomes true after the last one. */
+void grpc_session_drain(GrpcSession *g);
+/* Client: true once the server said that it takes no new calls; open another connection. */
+bool grpc_session_draining(const GrpcSession *g);
+/* Client: asks the peer for a sign of life; grpc_session_pongs counts the answers. */
+void grpc_session_ping(GrpcSession *g);
+uint64_t grpc_session_pongs(const GrpcSession *g);
+
+/* -- streams ----------------------------------------------------------------------------------- */
+
+typedef struct GrpcCall {
+  const char *path;          /* "/kiln.v1.Kiln/Run" */
+  const char *authority;     /* NULL: "localhost" */
+  const char *authorization; /* NULL: not sent */
+  int64_t timeout_ns;        /* <= 0: not sent */
+  void *ctx;
+} GrpcCall;
+
+/* Client: begins a call. Failure: RESOURCE_EXHAUSTED or UNAVAILABLE (the session is closing); then
+ * *out is NULL and no callback follows. */
+Status grpc_call_start(GrpcSession *g, const GrpcCall *call, GrpcStream **out);
+
+void grpc_stream_set_ctx(GrpcStream *s, void *ctx);
+void *grpc_stream_ctx(const GrpcStream *s);
+GrpcSession *grpc_stream_session(const GrpcStream *s);
+void grpc_stream_set_max_message(GrpcStream *s, size_t n);
+
+/* Queues a message of n bytes and returns where to write them, before any other call on the
+ * session. NULL when memory is out or n does not fit 32 bits; a server call then fails with
+ * RESOURCE_EXHAUSTED by itself, a client call is cancelled. */
+uint8_t *grpc_send_begin(GrpcStream *s, size_t n);
+/* The same from a copy of msg. */
+void grpc_send(GrpcStream *s, Bytes msg);
+/* Without a copy of the payload: head and body together are one message; body stays valid until
+ * done(done_ctx) is called, once, also when the stream dies first. */
+void grpc_send_body(GrpcStream *s, Bytes head, Bytes body, void (*done)(void *ctx), void *done_ctx);
+/* Client: no more messages from us. */
+void grpc_half_close(GrpcStream *s);
+/* Server: ends the call with a status (NULL = OK), after what is queued. Takes st. Sends and
+ * further finishes of a finished call do nothing. */
+void grpc_finish(GrpcStream *s, Status st);
+/* Client: gives the call up (RST_STREAM); on_close follows with st as the outcome. Takes st. */
+void grpc_cancel(GrpcStream *s, Status st);
+
+/* Bytes queued and not yet taken into the session's output. */
+size_t grpc_stream_queued(const GrpcStream *s);
+/* While paused no message is delivered and no window is given back. Resuming delivers from the next
+ * grpc_session_output on. */
+void grpc_stream_pause(GrpcStream *s);
+void grpc_stream_resume(GrpcStream *s);
+
+/* -- text forms of the protocol ------------------------------------------------------------------
+ */
+
+/* "100m" to nanoseconds, saturating; false when malformed. */
+bool grpc_timeout_parse(Str text, int64_t *out_ns);
+enum { GRPC_TIMEOUT_CAP = 16 };
+/* Rounded up, never zero; returns buf. */
+const char *grpc_timeout_format(int64_t ns, char buf[GRPC_TIMEOUT_CAP]);
+/* grpc-message: percent-encoding of text, cut to what fits cap, terminated; returns the length. */
+size_t grpc_message_encode(const char *text, char *buf, size_t cap);
+/* The reverse, tolerant of bad escapes. */
+size_t grpc_message_decode(Str text, char *buf, size_t cap);

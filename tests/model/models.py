@@ -1,0 +1,188 @@
+"""The models that tests and benchmarks share.
+
+light(name)            the network graphs of the onnx package, as shipped: weights are ConstantOfShape nodes
+dense(name)            the same with random weights as initializers, so that nothing can be folded away
+bert_base(), gpt2()    transformer stacks with random weights, written with onnx.helper
+magika()               the file-type model inside the magika package
+"""
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import pathlib
+
+import numpy as np
+import onnx
+import onnx.backend.test
+from onnx import TensorProto, helper, numpy_helper
+
+LIGHT = ("resnet50", "squeezenet", "densenet121", "inception_v1", "inception_v2", "shufflenet", "vgg19", "zfnet512", "bvlc_alexnet")
+_DATA = pathlib.Path(onnx.backend.test.__file__).parent / "data" / "light"
+
+
+def light_path(name: str) -> pathlib.Path:
+    """light_NAME.onnx inside the onnx package."""
+    return _DATA / f"light_{name}.onnx"
+
+
+def light_expected(name: str) -> np.ndarray:
+    """The expected output that the package carries for its own fixed input."""
+    t = TensorProto()
+    t.ParseFromString((_DATA / f"light_{name}_output_0.pb").read_bytes())
+    return numpy_helper.to_array(t)
+
+
+def light_input(name: str) -> tuple[str, np.ndarray]:
+    """(input name, the input that the package's expected output belongs to: arange(size) / size, as onnx's runner makes it)."""
+    model = onnx.load(light_path(name))
+    filled = {i.name for i in model.graph.initializer}
+    value = next(i for i in model.graph.input if i.name not in filled)
+    dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
+    size = int(np.prod(dims))
+    return value.name, (np.arange(size).reshape(dims) / size).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=None)
+def dense(name: str) -> bytes:
+    """light_NAME with every ConstantOfShape weight replaced by a random initializer, scaled so that activations stay finite."""
+    model = onnx.load(light_path(name))
+    graph = model.graph
+    rng = np.random.default_rng(7)
+    shapes = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    for n in graph.node:
+        if n.op_type == "Constant":
+            shapes[n.output[0]] = numpy_helper.to_array(n.attribute[0].t)
+    variance = {n.input[4] for n in graph.node if n.op_type == "BatchNormalization"}
+    keep = []
+    for n in graph.node:
+        if n.op_type != "ConstantOfShape":
+            keep.append(n)
+            continue
+        shape = tuple(int(d) for d in shapes[n.input[0]])
+        fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
+        values = rng.standard_normal(shape) * (1.0 / np.sqrt(fan_in) if len(shape) > 1 else 0.1)
+        if n.output[0] in variance:
+            values = np.abs(values) + 1.0
+        elif len(shape) == 1:
+            values = values + 0.5
+        graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), n.output[0]))
+    del graph.node[:]
+    graph.node.extend(keep)
+    return model.SerializeToString()
+
+
+class _Builder:
+    """Collects nodes and initializers of a transformer."""
+
+    def __init__(self, seed: int):
+        self.nodes, self.inits, self.count = [], [], 0
+        self.rng = np.random.default_rng(seed)
+
+    def op(self, kind: str, *inputs: str, **attrs) -> str:
+        self.count += 1
+        out = f"{kind.lower()}_{self.count}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [out], name=out, **attrs))
+        return out
+
+    def weight(self, *shape: int, scale: float = 0.02) -> str:
+        return self.const((self.rng.standard_normal(shape) * scale).astype(np.float32))
+
+    def const(self, array) -> str:
+        self.count += 1
+        name = f"w_{self.count}"
+        self.inits.append(numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def norm(self, x: str, width: int) -> str:
+        scale = self.const(np.ones(width, np.float32) + self.rng.standard_normal(width).astype(np.float32) * 0.1)
+        return self.op("LayerNormalization", x, scale, self.weight(width), axis=-1, epsilon=1e-5)
+
+    def linear(self, x: str, n_in: int, n_out: int) -> str:
+        return self.op("Add", self.op("MatMul", x, self.weight(n_in, n_out)), self.weight(n_out))
+
+    def heads(self, x: str, tokens: int, heads: int, width: int, perm) -> str:
+        shape = self.const(np.array([1, tokens, heads, width // heads], np.int64))
+        return self.op("Transpose", self.op("Reshape", x, shape), perm=perm)
+
+    def attention(self, x: str, tokens: int, width: int, heads: int, mask: str | None) -> str:
+        q, k, v = (self.linear(x, width, width) for _ in range(3))
+        q = self.heads(q, tokens, heads, width, [0, 2, 1, 3])
+        k = self.heads(k, tokens, heads, width, [0, 2, 3, 1])
+        v = self.heads(v, tokens, heads, width, [0, 2, 1, 3])
+        scores = self.op("Mul", self.op("MatMul", q, k), self.const(np.float32((width // heads) ** -0.5)))
+        if mask:
+            scores = self.op("Add", scores, mask)
+        y = self.op("MatMul", self.op("Softmax", scores, axis=-1), v)
+        y = self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), self.const(np.array([1, tokens, width], np.int64)))
+        return self.linear(y, width, width)
+
+    def gelu_erf(self, x: str) -> str:
+        half = self.op("Mul", x, self.const(np.float32(0.5)))
+        return self.op("Mul", half, self.op("Add", self.op("Erf", self.op("Mul", x, self.const(np.float32(2 ** -0.5)))), self.const(np.float32(1))))
+
+    def gelu_tanh(self, x: str) -> str:
+        cube = self.op("Mul", self.op("Mul", x, x), x)
+        inner = self.op("Mul", self.op("Add", x, self.op("Mul", cube, self.const(np.float32(0.044715)))), self.const(np.float32(0.7978845608)))
+        return self.op("Mul", self.op("Mul", x, self.const(np.float32(0.5))), self.op("Add", self.op("Tanh", inner), self.const(np.float32(1))))
+
+    def model(self, inputs, out: str, shape) -> bytes:
+        graph = helper.make_graph(self.nodes, "transformer", inputs, [helper.make_tensor_value_info(out, TensorProto.FLOAT, shape)], self.inits)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+@functools.lru_cache(maxsize=None)
+def bert_base(layers: int = 12, width: int = 768, tokens: int = 128, vocab: int = 1000) -> bytes:
+    """A BERT-base-sized encoder: token ids [1, tokens] i64 to hidden states [1, tokens, width]."""
+    b = _Builder(1)
+    x = b.op("Add", b.op("Gather", b.weight(vocab, width), "ids"), b.weight(tokens, width))
+    x = b.norm(x, width)
+    for _ in range(layers):
+        x = b.norm(b.op("Add", x, b.attention(x, tokens, width, 12, None)), width)
+        x = b.norm(b.op("Add", x, b.linear(b.gelu_erf(b.linear(x, width, 4 * width)), 4 * width, width)), width)
+    return b.model([helper.make_tensor_value_info("ids", TensorProto.INT64, [1, tokens])], x, [1, tokens, width])
+
+
+@functools.lru_cache(maxsize=None)
+def gpt2(layers: int = 12, width: int = 768, tokens: int = 128, vocab: int = 1000) -> bytes:
+    """A GPT-2-small-sized decoder stack with a causal mask: token ids [1, tokens] i64 to hidden states."""
+    b = _Builder(2)
+    mask = b.const(np.triu(np.full((tokens, tokens), -1e9, np.float32), 1)[None, None])
+    x = b.op("Add", b.op("Gather", b.weight(vocab, width), "ids"), b.weight(tokens, width))
+    for _ in range(layers):
+        x = b.op("Add", x, b.attention(b.norm(x, width), tokens, width, 12, mask))
+        x = b.op("Add", x, b.linear(b.gelu_tanh(b.linear(b.norm(x, width), width, 4 * width)), 4 * width, width))
+    return b.model([helper.make_tensor_value_info("ids", TensorProto.INT64, [1, tokens])], b.norm(x, width), [1, tokens, width])
+
+
+def token_ids(tokens: int = 128, vocab: int = 1000) -> np.ndarray:
+    """Fixed pseudo-random token ids."""
+    return np.random.default_rng(3).integers(0, vocab, (1, tokens)).astype(np.int64)
+
+
+def magika_path() -> pathlib.Path:
+    """model.onnx of the newest standard model that the magika package ships."""
+    package = pathlib.Path(importlib.util.find_spec("magika").origin).parent
+    return sorted((package / "models").glob("standard_*"))[-1] / "model.onnx"
+
+
+def matmul(n: int) -> bytes:
+    """C = A @ B, f32, n cubed; A is an input, B a weight."""
+    rng = np.random.default_rng(5)
+    b = numpy_helper.from_array(rng.standard_normal((n, n)).astype(np.float32), "B")
+    graph = helper.make_graph([helper.make_node("MatMul", ["A", "B"], ["C"])], "matmul",
+                              [helper.make_tensor_value_info("A", TensorProto.FLOAT, [n, n])],
+                              [helper.make_tensor_value_info("C", TensorProto.FLOAT, [n, n])], [b])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def chain(n: int) -> bytes:
+    """n alternating elementwise and softmax nodes on f32[16, 64]."""
+    nodes, at = [], "x"
+    for i in range(n):
+        kind = ("Relu", "Softmax", "Neg", "Sigmoid")[i % 4]
+        nodes.append(helper.make_node(kind, [at], [f"v{i}"]))
+        at = f"v{i}"
+    graph = helper.make_graph(nodes, "chain", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [16, 64])],
+                              [helper.make_tensor_value_info(at, TensorProto.FLOAT, [16, 64])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
