@@ -194,7 +194,8 @@ UOp *rewrite_fit(Rewrite *rw, UOp *n, UOp *to) {
 UOp *rewrite_done(Rewrite *rw, const RuleInfo *rule, UOp *n, UOp *to) {
   to = rewrite_fit(rw, n, to);
   assert(to != n && "a rule changes its node");
-  assert(to->dtype == n->dtype && (to->dtype == DT_VOID || to->lanes == n->lanes) && "a rule keeps dtype and lanes");
+  assert(to->dtype == n->dtype && (to->dtype == DT_VOID || to->lanes == n->lanes) &&
+         "a rule keeps dtype and lanes");
   ++*rule->hits;
   rw->last = rule;
   if (rw->trace) {
