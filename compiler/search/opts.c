@@ -1,16 +1,16 @@
 /* The opt table, its text form, and legality: a list is turned into one OptPlan, and whatever
  * cannot be planned is refused with the reason. Nothing here builds nodes. */
-#include "base/vec.h"
 #include "compiler/search/opts.h"
+#include "base/vec.h"
 
 #include <ctype.h>
 #include <limits.h>
 #include <stdlib.h>
 
-#define MAX_LANES     64
-#define MAX_NODES     20000              /* instances an expanded kernel may have */
-#define MAX_STAGE     ((int64_t)1 << 22) /* elements of one staged tile */
-#define MAX_THREADS   256
+#define MAX_LANES   64
+#define MAX_NODES   20000              /* instances an expanded kernel may have */
+#define MAX_STAGE   ((int64_t)1 << 22) /* elements of one staged tile */
+#define MAX_THREADS 256
 
 const OptInfo opt_info[OPT__COUNT] = {
 #define OPT(name_, doc_) [OPT_##name_] = {.name = #name_, .doc = doc_},
@@ -297,8 +297,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const OptList *list, OptPlan *ou
     out->axes[i] = (AxisPlan){.size = n, .tile = 1, .outer = n, .vector = 1};
   }
   if (!k->store) return NULL;
-  for (uint32_t i = 0; i < k->nloops; i++)
-    out->order[out->nout++] = (uint32_t)k->loops[i]->arg.i;
+  for (uint32_t i = 0; i < k->nloops; i++) out->order[out->nout++] = (uint32_t)k->loops[i]->arg.i;
   for (uint32_t i = 0; i < k->naxes; i++)
     if (k->axes[i].range && k->axes[i].reduce) out->order[out->nout + out->nred++] = i;
   for (size_t i = 0; i < list->len; i++) {

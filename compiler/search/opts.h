@@ -40,8 +40,8 @@ typedef struct KernelAxis {
 
 typedef struct KernelInfo {
   UOpList list; /* topological */
-  UOp *store;       /* NULL unless the kernel has exactly one */
-  UOp **loops;      /* its output ranges, outermost first */
+  UOp *store;   /* NULL unless the kernel has exactly one */
+  UOp **loops;  /* its output ranges, outermost first */
   uint32_t nloops;
   KernelAxis *axes; /* by range id */
   uint32_t naxes;
