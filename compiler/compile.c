@@ -28,25 +28,16 @@ static void check(Job *job, UOp *graph, Stage stage, const char *pass) {
 /* -- model to tensor graph
  * --------------------------------------------------------------------------- */
 
-typedef struct FrontendArgs {
-  Bytes model;
-  const FrontendOptions *options;
-  TensorGraph *out;
-  Status st;
-} FrontendArgs;
-
-static void frontend_steps(Job *job, void *arg) {
-  FrontendArgs *a = arg;
-  a->st = a->options->kind == MODEL_ONNX ? frontend_onnx(job, a->model, a->options, a->out)
-                                         : frontend_kgraph(job, a->model, a->options, a->out);
-  if (!a->st) check(job, a->out->sink, STAGE_TENSOR, "frontend");
+static void frontend_check(Job *job, void *arg) {
+  const TensorGraph *graph = arg;
+  check(job, graph->sink, STAGE_TENSOR, "frontend");
 }
 
 Status compile_frontend(Job *job, Bytes model, const FrontendOptions *options, TensorGraph *out) {
-  FrontendArgs a = {model, options, out, NULL};
   *out = (TensorGraph){0};
-  TRY(job_run(job, frontend_steps, &a));
-  return a.st;
+  TRY(options->kind == MODEL_ONNX ? frontend_onnx(job, model, options, out)
+                                  : frontend_kgraph(job, model, options, out));
+  return job_run(job, frontend_check, out);
 }
 
 /* -- the bytes that are hashed

@@ -43,6 +43,7 @@ typedef struct Cost {
   double inputs;     /* elements of the operands below, in all */
   uint32_t operands; /* how many */
   bool has_reduce;   /* a REDUCE is below, with nothing stored for certain in between */
+  bool contracts;    /* a contraction is, with no other REDUCE in between */
   bool contraction;  /* a REDUCE that uses its operands' elements several times */
 } Cost;
 

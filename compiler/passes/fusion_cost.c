@@ -65,6 +65,7 @@ static Cost below(const Fusion *f, const Tensor *t) {
     c.inputs = fmin(c.inputs + b->inputs, MOST);
     c.operands = c.operands + b->operands > OPERANDS ? OPERANDS : c.operands + b->operands;
     c.has_reduce |= b->has_reduce;
+    c.contracts |= b->contracts;
   }
   return c;
 }
@@ -79,6 +80,7 @@ static Cost reduce_cost(const Fusion *f, const Tensor *t) {
   c.inputs = (double)t->numel;
   c.operands = 1;
   c.has_reduce = true;
+  c.contracts = c.contraction;
   return c;
 }
 
@@ -176,6 +178,7 @@ static bool elementwise_stores(const Fusion *f, const Tensor *t) {
     const FusedKernel *k = &f->kernels.at[d->kernel];
     if (k->nops >= MAX_OPS) return true;
     double times = evaluations(f, t, d);
+    if (c->contracts && (t->ndemands > 1 || times > n)) return true;
     bool operand = k->contraction && times > n;
     if (operand && c->flops < 2) times = fmax(n, times / TILE_REUSE);
     if (times * c->flops >= FREE_SHARE * kernel_work(f, k) || !k->contraction) {
