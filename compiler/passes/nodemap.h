@@ -18,24 +18,3 @@ void nodemap_number(Job *job, NodeMap *m, const UOpList *list);
 /* NODE_ABSENT when u is not in the map. */
 uint32_t nodemap_get(const NodeMap *m, const UOp *u);
 void nodemap_put(Job *job, NodeMap *m, const UOp *u, uint32_t value);
-
-/* Small sets of ranges, as bits. */
-#define RANGESET_MAX 256
-typedef struct RangeSet {
-  uint64_t w[RANGESET_MAX / 64];
-} RangeSet;
-
-static inline void rangeset_add(RangeSet *s, uint32_t i) { s->w[i / 64] |= 1ull << (i % 64); }
-static inline void rangeset_remove(RangeSet *s, uint32_t i) { s->w[i / 64] &= ~(1ull << (i % 64)); }
-static inline bool rangeset_has(const RangeSet *s, uint32_t i) {
-  return (s->w[i / 64] >> (i % 64)) & 1;
-}
-static inline void rangeset_union(RangeSet *s, const RangeSet *o) {
-  for (size_t k = 0; k < RANGESET_MAX / 64; k++) s->w[k] |= o->w[k];
-}
-static inline bool rangeset_equal(const RangeSet *a, const RangeSet *b) {
-  return !memcmp(a, b, sizeof *a);
-}
-static inline bool rangeset_empty(const RangeSet *s) {
-  return rangeset_equal(s, &(RangeSet){0});
-}

@@ -1,15 +1,16 @@
 /* The opt table, its text form, and legality: a list is turned into one OptPlan, and whatever
  * cannot be planned is refused with the reason. Nothing here builds nodes. */
 #include "compiler/search/opts.h"
+#include "base/vec.h"
 
 #include <ctype.h>
 #include <limits.h>
 #include <stdlib.h>
 
-#define MAX_LANES     64
-#define MAX_NODES     20000              /* instances an expanded kernel may have */
-#define MAX_STAGE     ((int64_t)1 << 22) /* elements of one staged tile */
-#define MAX_THREADS   256
+#define MAX_LANES   64
+#define MAX_NODES   20000              /* instances an expanded kernel may have */
+#define MAX_STAGE   ((int64_t)1 << 22) /* elements of one staged tile */
+#define MAX_THREADS 256
 
 const OptInfo opt_info[OPT__COUNT] = {
 #define OPT(name_, doc_) [OPT_##name_] = {.name = #name_, .doc = doc_},
@@ -80,46 +81,47 @@ Status opts_parse(Job *job, Str text, OptList *out) {
 /* -- kernel info
  * ------------------------------------------------------------------------------------------- */
 
-static void open_of(KernelInfo *k, size_t i) {
-  UOp *u = k->list.at[i];
-  RangeSet *s = &k->open[i];
-  for (uint32_t j = 0; j < u->nsrc; j++)
-    rangeset_union(s, &k->open[nodemap_get(&k->pos, u->src[j])]);
-  if (u->op == OP_RANGE) rangeset_add(s, (uint32_t)u->arg.i);
-  if (u->op == OP_REDUCE || u->op == OP_END)
-    for (uint32_t j = 1; j < u->nsrc; j++) rangeset_remove(s, (uint32_t)u->src[j]->arg.i);
-}
-
-static void note_axis(Job *job, KernelInfo *k, UOp *u) {
-  if (u->arg.i < 0 || u->arg.i >= RANGESET_MAX)
-    job_abort(job, FAIL(RESOURCE_EXHAUSTED, "kernel with a range id of %lld; at most %d are allowed",
-                        (long long)u->arg.i, RANGESET_MAX));
-  KernelAxis *a = &k->axes[u->arg.i];
-  *a = (KernelAxis){.range = u, .size = u->src[0]->arg.i, .reduce = uop_axis(u) == AX_REDUCE};
-  if (u->arg.i >= k->naxes) k->naxes = (uint32_t)u->arg.i + 1;
+static void find_axes(Job *job, KernelInfo *k) {
+  for (size_t i = 0; i < k->list.len; i++) {
+    const UOp *u = k->list.at[i];
+    if (u->op != OP_RANGE) continue;
+    if (u->arg.i >= KERNEL_MAX_AXES)
+      job_abort(job, FAIL(RESOURCE_EXHAUSTED, "kernel with a range id of %lld; the limit is %d",
+                          (long long)u->arg.i, KERNEL_MAX_AXES));
+    if (u->arg.i >= k->naxes) k->naxes = (uint32_t)u->arg.i + 1;
+  }
+  k->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *k->axes);
+  for (size_t i = 0; i < k->list.len; i++) {
+    UOp *u = k->list.at[i];
+    if (u->op != OP_RANGE) continue;
+    bool reduce = uop_axis(u) == AX_REDUCE;
+    k->axes[u->arg.i] = (KernelAxis){.range = u, .size = u->src[0]->arg.i, .reduce = reduce};
+  }
 }
 
 KernelInfo *kernel_info(Job *job, UOp *sink) {
   KernelInfo *k = arena_alloc(&job->arena, sizeof *k);
   k->list = uop_toposort(job, sink);
-  nodemap_number(job, &k->pos, &k->list);
-  k->open = arena_array(&job->arena, k->list.len, sizeof *k->open);
-  k->axes = arena_array(&job->arena, RANGESET_MAX, sizeof *k->axes);
+  find_axes(job, k);
   k->operands = arena_array(&job->arena, k->list.len, sizeof *k->operands);
-  uint32_t ends = 0;
   for (size_t i = 0; i < k->list.len; i++) {
     UOp *u = k->list.at[i];
-    if (u->op == OP_RANGE) note_axis(job, k, u);
     if (u->op == OP_INDEX && u->src[0]->op == OP_PARAM) k->operands[k->noperands++] = u;
-    if (u->op == OP_END && u->src[0]->op == OP_STORE) ends++, k->end = u, k->store = u->src[0];
-    open_of(k, i);
   }
-  if (ends != 1 || sink->nsrc != 1) k->end = k->store = NULL;
+  if (sink->nsrc != 1) return k;
+  UOp *u = sink->src[0];
+  if (u->op == OP_END) {
+    k->loops = u->src + 1, k->nloops = u->nsrc - 1;
+    u = u->src[0];
+  }
+  if (u->op == OP_STORE) k->store = u;
   return k;
 }
 
-const RangeSet *kernel_open(const KernelInfo *k, const UOp *u) {
-  return &k->open[nodemap_get(&k->pos, u)];
+bool kernel_depends(const UOp *u, uint32_t axis) {
+  for (uint32_t i = 0; u->open && i < u->open->n; i++)
+    if (u->open->at[i]->arg.i == axis) return true;
+  return false;
 }
 
 /* -- planning
@@ -243,11 +245,11 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
   for (size_t i = 0; i < k->list.len; i++) {
     int64_t copies = 1;
     int vectors = 0;
-    for (uint32_t a = 0; a < k->naxes; a++) {
-      if (!rangeset_has(&k->open[i], a)) continue;
-      vectors += plan->axes[a].vector > 1;
-      copies *= plan->axes[a].tile / plan->axes[a].vector;
-      if (copies > MAX_NODES) break;
+    const RangeSet *open = k->list.at[i]->open;
+    for (uint32_t j = 0; open && j < open->n && copies <= MAX_NODES; j++) {
+      const AxisPlan *a = &plan->axes[open->at[j]->arg.i];
+      vectors += a->vector > 1;
+      copies *= a->tile / a->vector;
     }
     if (vectors > 1) return FAIL(INVALID_ARGUMENT, "a value would depend on two VECTOR axes");
     nodes += copies;
@@ -270,10 +272,10 @@ static int64_t staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t 
 
 static Status check_stages(const KernelInfo *k, const OptPlan *plan) {
   for (uint32_t s = 0; s < plan->nstages; s++) {
-    const RangeSet *open = kernel_open(k, k->operands[plan->stages[s].operand]);
+    const RangeSet *open = k->operands[plan->stages[s].operand]->open;
     int64_t size = 1;
-    for (uint32_t a = 0; a < k->naxes; a++) {
-      if (!rangeset_has(open, a)) continue;
+    for (uint32_t j = 0; open && j < open->n; j++) {
+      uint32_t a = (uint32_t)open->at[j]->arg.i;
       size *= staged_extent(k, plan, a, plan->stages[s].level);
       if (size > MAX_STAGE)
         return FAIL(INVALID_ARGUMENT, "STAGE(%d,%u) would copy more than %lld elements",
@@ -288,15 +290,14 @@ Status opts_plan(Job *job, const KernelInfo *k, const OptList *list, OptPlan *ou
   out->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *out->axes);
   out->order = arena_array(&job->arena, k->naxes + 1u, sizeof *out->order);
   out->stages = arena_array(&job->arena, list->len + 1, sizeof *out->stages);
-  if (!k->end && list->len)
+  if (!k->store && list->len)
     return FAIL(INVALID_ARGUMENT, "a kernel with several stores takes no opts");
   for (uint32_t i = 0; i < k->naxes; i++) {
     int64_t n = k->axes[i].size;
     out->axes[i] = (AxisPlan){.size = n, .tile = 1, .outer = n, .vector = 1};
   }
-  if (!k->end) return NULL;
-  for (uint32_t i = 1; i < k->end->nsrc; i++)
-    out->order[out->nout++] = (uint32_t)k->end->src[i]->arg.i;
+  if (!k->store) return NULL;
+  for (uint32_t i = 0; i < k->nloops; i++) out->order[out->nout++] = (uint32_t)k->loops[i]->arg.i;
   for (uint32_t i = 0; i < k->naxes; i++)
     if (k->axes[i].range && k->axes[i].reduce) out->order[out->nout + out->nred++] = i;
   for (size_t i = 0; i < list->len; i++) {

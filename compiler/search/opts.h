@@ -9,7 +9,6 @@
 #pragma once
 
 #include "compiler/ir/plan.h"
-#include "compiler/passes/nodemap.h"
 
 typedef enum OptKind {
 #define OPT(name_, doc_) OPT_##name_,
@@ -31,6 +30,8 @@ Status opts_parse(Job *job, Str text, OptList *out);
 /* -- a kernel's axes and operands
  * ---------------------------------------------------------------------------- */
 
+enum { KERNEL_MAX_AXES = 1 << 16 };
+
 typedef struct KernelAxis {
   UOp *range; /* NULL: no range has this id */
   int64_t size;
@@ -39,9 +40,9 @@ typedef struct KernelAxis {
 
 typedef struct KernelInfo {
   UOpList list; /* topological */
-  NodeMap pos;
-  RangeSet *open; /* per list position: ids of open ranges */
-  UOp *end, *store; /* NULL unless the kernel has exactly one END */
+  UOp *store;   /* NULL unless the kernel has exactly one */
+  UOp **loops;  /* its output ranges, outermost first */
+  uint32_t nloops;
   KernelAxis *axes; /* by range id */
   uint32_t naxes;
   UOp **operands; /* the INDEX nodes of PARAMs, in topological order */
@@ -49,7 +50,8 @@ typedef struct KernelInfo {
 } KernelInfo;
 
 KernelInfo *kernel_info(Job *job, UOp *sink);
-const RangeSet *kernel_open(const KernelInfo *k, const UOp *u);
+/* True when u depends on the range of that id. */
+bool kernel_depends(const UOp *u, uint32_t axis);
 
 /* -- what a list means for a kernel
  * -------------------------------------------------------------------------- */

@@ -29,7 +29,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static const uint8_t settings[] = {0, 0, 0, 4, 0, 0, 0, 0, 0};
   if (!size) return 0;
   int open = 0;
-  size_t slice = data[0] & 1 ? 1 + (data[0] >> 4) : size;
+  size_t slice = data[0] & 1 ? (size_t)1 + (data[0] >> 4) : size;
   GrpcSession *g = grpc_client_create(&grpc_config_default, &handler, &open);
   for (int i = 0; i < 3; i++) {
     GrpcStream *s;

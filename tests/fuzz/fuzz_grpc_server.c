@@ -71,7 +71,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0";
   if (!size) return 0;
   Fuzz f = {.mode = data[0]};
-  size_t slice = f.mode & MODE_SLICED ? 1 + (data[0] >> 5) : size;
+  size_t slice = f.mode & MODE_SLICED ? (size_t)1 + (data[0] >> 5) : size;
   GrpcConfig config = grpc_config_default;
   config.max_buffered = 1 << 18;
   GrpcSession *g = grpc_server_create(&config, &handler, &f);

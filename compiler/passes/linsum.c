@@ -2,16 +2,17 @@
  * x = g*y + r, g a divisor of c that divides some coefficients, and r proven to lie in [0, g), the
  * quotient is y / (c/g) and the remainder g * (y mod (c/g)) + r. After an axis is split into tiles
  * this is what turns row and column of a flattened pixel back into something linear in the lane. */
-#include "compiler/passes/affine.h"
+#include "compiler/passes/linsum.h"
+#include "base/vec.h"
 
 #include <assert.h>
 
-void affine_init(Job *job, AffineMap *m) {
-  *m = (AffineMap){.job = job};
+void linsum_init(Job *job, LinSumMap *m) {
+  *m = (LinSumMap){.job = job};
   nodemap_init(job, &m->index, 64);
 }
 
-int64_t affine_coeff(const Affine *a, const UOp *atom) {
+int64_t linsum_coeff(const LinSum *a, const UOp *atom) {
   for (uint32_t i = 0; i < a->n; i++)
     if (a->at[i].atom == atom) return a->at[i].coeff;
   return 0;
@@ -29,25 +30,25 @@ UOp *index_mul(Job *job, UOp *a, int64_t k) {
   return uop2(job, OP_MUL, a, uop_index(job, k));
 }
 
-UOp *affine_build(Job *job, const AffTerm *terms, uint32_t n, int64_t konst) {
+UOp *linsum_build(Job *job, const LinTerm *terms, uint32_t n, int64_t konst) {
   UOp *sum = uop_index(job, 0);
   for (uint32_t i = 0; i < n; i++)
     sum = index_add(job, sum, index_mul(job, terms[i].atom, terms[i].coeff));
   return index_add(job, sum, uop_index(job, konst));
 }
 
-static const Affine *of_atom(AffineMap *m, UOp *u) {
-  Affine *a = arena_alloc(&m->job->arena, sizeof *a);
-  AffTerm *t = arena_alloc(&m->job->arena, sizeof *t);
-  *t = (AffTerm){u, 1};
-  *a = (Affine){.n = 1, .at = t};
+static const LinSum *of_atom(LinSumMap *m, UOp *u) {
+  LinSum *a = arena_alloc(&m->job->arena, sizeof *a);
+  LinTerm *t = arena_alloc(&m->job->arena, sizeof *t);
+  *t = (LinTerm){u, 1};
+  *a = (LinSum){.n = 1, .at = t};
   return a;
 }
 
 /* a + k*b; NULL on overflow. */
-static const Affine *combine(AffineMap *m, const Affine *a, const Affine *b, int64_t k) {
-  AffTerm *t = arena_array(&m->job->arena, a->n + b->n + 1, sizeof *t);
-  Affine *r = arena_alloc(&m->job->arena, sizeof *r);
+static const LinSum *combine(LinSumMap *m, const LinSum *a, const LinSum *b, int64_t k) {
+  LinTerm *t = arena_array(&m->job->arena, a->n + b->n + 1, sizeof *t);
+  LinSum *r = arena_alloc(&m->job->arena, sizeof *r);
   uint32_t i = 0, j = 0, n = 0;
   int64_t c;
   while (i < a->n || j < b->n) {
@@ -57,29 +58,29 @@ static const Affine *combine(AffineMap *m, const Affine *a, const Affine *b, int
     c = 0;
     if (right && __builtin_mul_overflow(b->at[j++].coeff, k, &c)) return NULL;
     if (left && __builtin_add_overflow(c, a->at[i++].coeff, &c)) return NULL;
-    if (c) t[n++] = (AffTerm){atom, c};
+    if (c) t[n++] = (LinTerm){atom, c};
   }
   if (__builtin_mul_overflow(b->konst, k, &c) || __builtin_add_overflow(c, a->konst, &c))
     return NULL;
-  *r = (Affine){.konst = c, .n = n, .at = t};
+  *r = (LinSum){.konst = c, .n = n, .at = t};
   return r;
 }
 
-static const Affine *sum_of(AffineMap *m, UOp *u) {
-  const Affine *zero = arena_alloc(&m->job->arena, sizeof *zero), *a, *b;
+static const LinSum *sum_of(LinSumMap *m, UOp *u) {
+  const LinSum *zero = arena_alloc(&m->job->arena, sizeof *zero), *a, *b;
   switch (u->op) {
   case OP_CONST: {
-    Affine *k = arena_alloc(&m->job->arena, sizeof *k);
-    *k = (Affine){.konst = u->arg.i};
+    LinSum *k = arena_alloc(&m->job->arena, sizeof *k);
+    *k = (LinSum){.konst = u->arg.i};
     return k;
   }
-  case OP_NEG: return combine(m, zero, affine_of(m, u->src[0]), -1);
+  case OP_NEG: return combine(m, zero, linsum_of(m, u->src[0]), -1);
   case OP_ADD:
   case OP_SUB:
-    a = affine_of(m, u->src[0]), b = affine_of(m, u->src[1]);
+    a = linsum_of(m, u->src[0]), b = linsum_of(m, u->src[1]);
     return combine(m, a, b, u->op == OP_ADD ? 1 : -1);
   case OP_MUL:
-    a = affine_of(m, u->src[0]), b = affine_of(m, u->src[1]);
+    a = linsum_of(m, u->src[0]), b = linsum_of(m, u->src[1]);
     if (!b->n) return combine(m, zero, a, b->konst);
     if (!a->n) return combine(m, zero, b, a->konst);
     return NULL;
@@ -87,15 +88,15 @@ static const Affine *sum_of(AffineMap *m, UOp *u) {
   }
 }
 
-const Affine *affine_of(AffineMap *m, UOp *u) {
+const LinSum *linsum_of(LinSumMap *m, UOp *u) {
   uint32_t i = nodemap_get(&m->index, u);
   if (i != NODE_ABSENT) return m->at[i];
   assert(u->dtype == DT_INDEX);
-  const Affine *a = sum_of(m, u);
+  const LinSum *a = sum_of(m, u);
   if (!a) a = of_atom(m, u);
   nodemap_put(m->job, &m->index, u, m->len);
   struct {
-    const Affine **at;
+    const LinSum **at;
     size_t len, cap;
   } v = {m->at, m->len, m->cap};
   avec_push(&m->job->arena, &v, a);
@@ -106,7 +107,7 @@ const Affine *affine_of(AffineMap *m, UOp *u) {
 /* -- simplification
  * ---------------------------------------------------------------------------------------- */
 
-static bool bounds_of(const AffTerm *t, uint32_t n, int64_t konst, int64_t *lo, int64_t *hi) {
+static bool bounds_of(const LinTerm *t, uint32_t n, int64_t konst, int64_t *lo, int64_t *hi) {
   *lo = *hi = konst;
   for (uint32_t i = 0; i < n; i++) {
     int64_t a = t[i].atom->vmin, b = t[i].atom->vmax, c = t[i].coeff;
@@ -132,18 +133,20 @@ static int64_t floor_mod(int64_t a, int64_t b) { return ((a % b) + b) % b; }
 /* Splits x into g*hi + lo with 0 <= lo < g, for a divisor g > 1 of c; false when no g is found. */
 typedef struct Split {
   int64_t g, hi_konst, lo_konst;
-  AffTerm *hi, *lo;
+  LinTerm *hi, *lo;
   uint32_t nhi, nlo;
 } Split;
 
-static bool try_split(Job *job, const Affine *x, int64_t g, Split *s) {
+static bool try_split(Job *job, const LinSum *x, int64_t g, Split *s) {
   *s = (Split){.g = g};
   s->hi = arena_array(&job->arena, x->n + 1, sizeof *s->hi);
   s->lo = arena_array(&job->arena, x->n + 1, sizeof *s->lo);
   for (uint32_t i = 0; i < x->n; i++) {
-    AffTerm t = x->at[i];
-    if (t.coeff % g == 0) s->hi[s->nhi++] = (AffTerm){t.atom, t.coeff / g};
-    else s->lo[s->nlo++] = t;
+    LinTerm t = x->at[i];
+    if (t.coeff % g == 0)
+      s->hi[s->nhi++] = (LinTerm){t.atom, t.coeff / g};
+    else
+      s->lo[s->nlo++] = t;
   }
   s->lo_konst = floor_mod(x->konst, g);
   s->hi_konst = (x->konst - s->lo_konst) / g;
@@ -151,10 +154,10 @@ static bool try_split(Job *job, const Affine *x, int64_t g, Split *s) {
   return bounds_of(s->lo, s->nlo, s->lo_konst, &lo, &hi) && lo >= 0 && hi < g;
 }
 
-static UOp *split_division(Job *job, AffineMap *m, UOp *u) {
+static UOp *split_division(Job *job, LinSumMap *m, UOp *u) {
   int64_t c = uop_is_const(u->src[1]) ? u->src[1]->arg.i : 0;
   if (c <= 1) return u;
-  const Affine *x = affine_of(m, u->src[0]);
+  const LinSum *x = linsum_of(m, u->src[0]);
   int64_t best = 0, lo, hi;
   Split s;
   if (bounds_of(x->at, x->n, x->konst, &lo, &hi) && lo >= 0 && hi < c)
@@ -164,31 +167,31 @@ static UOp *split_division(Job *job, AffineMap *m, UOp *u) {
     if (g > best && g > 1 && try_split(job, x, g, &s)) best = g;
   }
   if (!best || !try_split(job, x, best, &s)) return u;
-  UOp *y = affine_build(job, s.hi, s.nhi, s.hi_konst), *q = uop_index(job, c / best);
+  UOp *y = linsum_build(job, s.hi, s.nhi, s.hi_konst), *q = uop_index(job, c / best);
   if (u->op == OP_FLOORDIV) return c == best ? y : uop2(job, OP_FLOORDIV, y, q);
-  UOp *low = affine_build(job, s.lo, s.nlo, s.lo_konst);
+  UOp *low = linsum_build(job, s.lo, s.nlo, s.lo_konst);
   if (c == best) return low;
   return index_add(job, index_mul(job, uop2(job, OP_FLOORMOD, y, q), best), low);
 }
 
-static UOp *canonical(Job *job, AffineMap *m, UOp *u) {
+static UOp *canonical(Job *job, LinSumMap *m, UOp *u) {
   if (u->op == OP_FLOORDIV || u->op == OP_FLOORMOD) {
     UOp *s = split_division(job, m, u);
     /* The result of a split is a sum over smaller quotients; splitting goes on in those. */
     if (s != u) u = s;
   }
-  const Affine *a = affine_of(m, u);
+  const LinSum *a = linsum_of(m, u);
   if (a->n == 1 && a->at[0].atom == u) return u;
-  return affine_build(job, a->at, a->n, a->konst);
+  return linsum_build(job, a->at, a->n, a->konst);
 }
 
-UOp *affine_simplify(Job *job, UOp *root) {
+UOp *linsum_simplify(Job *job, UOp *root) {
   UOpList list = uop_toposort(job, root);
   NodeMap pos;
-  AffineMap m;
+  LinSumMap m;
   UOp **now = arena_array(&job->arena, list.len, sizeof *now);
   nodemap_number(job, &pos, &list);
-  affine_init(job, &m);
+  linsum_init(job, &m);
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i];
     UOp **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);

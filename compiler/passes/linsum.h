@@ -7,32 +7,32 @@
 
 #include "compiler/passes/nodemap.h"
 
-typedef struct AffTerm {
+typedef struct LinTerm {
   UOp *atom;
   int64_t coeff;
-} AffTerm;
+} LinTerm;
 
-typedef struct Affine {
+typedef struct LinSum {
   int64_t konst;
   uint32_t n;
-  const AffTerm *at; /* sorted by atom id; coefficients are not 0 */
-} Affine;
+  const LinTerm *at; /* sorted by atom id; coefficients are not 0 */
+} LinSum;
 
-typedef struct AffineMap {
+typedef struct LinSumMap {
   Job *job;
   NodeMap index;
-  const Affine **at;
+  const LinSum **at;
   uint32_t len, cap;
-} AffineMap;
+} LinSumMap;
 
-void affine_init(Job *job, AffineMap *m);
+void linsum_init(Job *job, LinSumMap *m);
 /* The sum of an INDEX-typed node whose sources were all asked before (any topological order does).
  */
-const Affine *affine_of(AffineMap *m, UOp *u);
+const LinSum *linsum_of(LinSumMap *m, UOp *u);
 /* The coefficient of that very atom; 0 when it is not a term. */
-int64_t affine_coeff(const Affine *a, const UOp *atom);
+int64_t linsum_coeff(const LinSum *a, const UOp *atom);
 /* Node for a sum, terms in the order given. */
-UOp *affine_build(Job *job, const AffTerm *terms, uint32_t n, int64_t konst);
+UOp *linsum_build(Job *job, const LinTerm *terms, uint32_t n, int64_t konst);
 
 /* Index arithmetic that drops neutral elements. */
 UOp *index_add(Job *job, UOp *a, UOp *b);
@@ -40,4 +40,4 @@ UOp *index_mul(Job *job, UOp *a, int64_t k);
 
 /* Rewrites every index expression under root as a sum in canonical form, with quotients and
  * remainders of sums split where bounds allow it: (r*32 + v) / 16 = r*2 + v/16. */
-UOp *affine_simplify(Job *job, UOp *root);
+UOp *linsum_simplify(Job *job, UOp *root);
