@@ -46,11 +46,11 @@ static bool const_int(const UOp *u, int64_t *out) {
   *out = c->arg.i;
   return true;
 }
-/* Known to be >= lo; bounds of u64 are not ordered as its values are. */
+/* Known to be >= lo. */
 static bool at_least(const UOp *u, int64_t lo) {
   int64_t c;
   if (const_int(u, &c)) return c >= lo;
-  return u->dtype != DT_U64 && u->vmin >= lo;
+  return u->vmin >= lo;
 }
 
 /* -- unary

@@ -47,13 +47,54 @@ bool llvm_target_has(const Target *target, const char *name) {
   return false;
 }
 
-/* LLVM has no C call that lists processors or features; it prints "'NAME' is not a recognized
- * processor/feature" to stderr and goes on. */
+/* Characters that can end up in diagnostics and in the function's attributes. */
 static Status check_words(const char *what, const char *text) {
   for (const char *c = text; *c; c++) {
     bool ok = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') ||
               strchr("+-_.,", *c);
     if (!ok) return FAIL(INVALID_ARGUMENT, "target %s holds the character '%c'", what, *c);
+  }
+  return NULL;
+}
+
+/* LLVM's C interface lists neither processors nor features. The features that the host's own string
+ * mentions, enabled or not, are all of its architecture's that matter here; processors are those
+ * that tests and cross-checks use, and the host's. */
+static const char *const known_cpus[] = {
+    "generic",        "x86-64",         "x86-64-v2",   "x86-64-v3",      "x86-64-v4",
+    "haswell",        "broadwell",      "skylake",     "skylake-avx512", "cascadelake",
+    "icelake-server", "sapphirerapids", "znver1",      "znver2",         "znver3",
+    "znver4",         "znver5",         "neoverse-n1", "neoverse-v1",    "neoverse-v2",
+};
+
+static bool is_known_cpu(const char *cpu) {
+  for (size_t i = 0; i < sizeof known_cpus / sizeof *known_cpus; i++) {
+    if (!strcmp(cpu, known_cpus[i])) return true;
+  }
+  Target host;
+  llvm_target_host(&host);
+  return !strcmp(cpu, host.cpu);
+}
+
+/* Whether `list` mentions the feature, as +name or -name. */
+static bool mentions(const char *list, const char *name, size_t len) {
+  for (const char *at = list; at && *at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+    if (!strncmp(at + 1, name, len) && (at[len + 1] == ',' || at[len + 1] == 0)) return true;
+  }
+  return false;
+}
+
+static Status check_names(const Target *target) {
+  Target host;
+  llvm_target_host(&host);
+  if (!is_known_cpu(target->cpu)) {
+    return FAIL(INVALID_ARGUMENT, "target processor '%s' is unknown", target->cpu);
+  }
+  for (const char *at = target->features; *at;) {
+    size_t len = strcspn(at, ",");
+    bool ok = len > 1 && (at[0] == '+' || at[0] == '-') && mentions(host.features, at + 1, len - 1);
+    if (!ok) return FAIL(INVALID_ARGUMENT, "target feature '%.*s' is unknown", (int)len, at);
+    at += len + (at[len] == ',');
   }
   return NULL;
 }
@@ -73,7 +114,7 @@ Status llvm_target_check(const Target *target) {
     LLVMDisposeMessage(text);
     return st;
   }
-  return NULL;
+  return check_names(target);
 }
 
 static struct {
@@ -96,8 +137,8 @@ static void drop_cached(void) {
 
 Status llvm_target_machine(const Target *target, LLVMTargetMachineRef *out) {
   *out = NULL;
-  TRY(llvm_target_check(target));
   if (!is_cached(target)) {
+    TRY(llvm_target_check(target));
     LLVMTargetRef t;
     char *text = NULL;
     drop_cached();

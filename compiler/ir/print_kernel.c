@@ -73,7 +73,9 @@ static const char *leaf(Printer *p, const UOp *u) {
 /* buffer[index], with the access's width and stride when it is a vector. */
 static const char *access(Printer *p, const UOp *u, int depth) {
   Arena *a = &p->job->arena;
-  const char *buf = value(p, u->src[0], depth), *idx = value(p, u->src[1], depth);
+  const char *buf = value(p, u->src[0], depth);
+  if (u->op == OP_STORE && u->nsrc == 2) return buf; /* tensor stage */
+  const char *idx = value(p, u->src[1], depth);
   if (u->lanes == 1 || u->src[1]->lanes > 1 || u->op == OP_INDEX || u->src[0]->lanes > 1) {
     return arena_printf(a, "%s[%s]", buf, idx);
   }
@@ -202,7 +204,7 @@ static void effect(Printer *p, UOp *u, int depth) {
     for (size_t k = 0; k < opened; k++) close_loop(p);
     break;
   case OP_STORE: {
-    const char *to = access(p, u, depth), *x = value(p, u->src[2], depth);
+    const char *to = access(p, u, depth), *x = value(p, u->src[u->nsrc > 2 ? 2 : 1], depth);
     const char *gate = u->nsrc > 3 ? value(p, u->src[3], depth) : NULL;
     Arena *a = &p->job->arena;
     line(p, frame,
@@ -259,7 +261,7 @@ void uop_print_kernel(Job *job, UOp *root, StrBuf *out) {
 static const char *linear_line(Printer *p, UOp *u) {
   Arena *a = &p->job->arena;
   if (u->op == OP_STORE) {
-    const char *to = access(p, u, 0), *x = value(p, u->src[2], 0);
+    const char *to = access(p, u, 0), *x = value(p, u->src[u->nsrc > 2 ? 2 : 1], 0);
     if (u->nsrc < 4) return arena_printf(a, "%s = %s", to, x);
     return arena_printf(a, "if (%s) %s = %s", value(p, u->src[3], 0), to, x);
   }

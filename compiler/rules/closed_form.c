@@ -13,7 +13,7 @@
 
 #include <math.h>
 
-#include "compiler/rules/affine.h"
+#include "compiler/rules/isum.h"
 
 static UOp *sum_over(Rewrite *rw, UOp *r, UOp *v);
 
@@ -67,9 +67,9 @@ static bool clauses_of(UOp *cond, Clauses *out) {
 }
 
 /* c as k*r + rest with rest free of r; false when r occurs otherwise. */
-static bool solve(const UOp *left, const UOp *right, const UOp *r, int64_t *k, Affine *rest) {
+static bool solve(const UOp *left, const UOp *right, const UOp *r, int64_t *k, IndexSum *rest) {
   *k = 0;
-  if (!affine_of(left, rest) || !affine_add(rest, right, -1)) return false;
+  if (!isum_of(left, rest) || !isum_add(rest, right, -1)) return false;
   for (uint32_t i = 0; i < rest->n;) {
     if (rest->t[i].x == r) {
       *k = rest->t[i].k;
@@ -84,14 +84,14 @@ static bool solve(const UOp *left, const UOp *right, const UOp *r, int64_t *k, A
 }
 
 /* -(a) */
-static void negate(Affine *a) {
+static void negate(IndexSum *a) {
   a->c = -a->c;
   for (uint32_t i = 0; i < a->n; i++) a->t[i].k = -a->t[i].k;
 }
 
 /* Narrows *lo <= r < *hi by a clause left < right. */
 static bool narrow(Job *job, const UOp *clause, const UOp *r, UOp **lo, UOp **hi) {
-  Affine e;
+  IndexSum e;
   int64_t k;
   if (clause->op != OP_CMPLT || !solve(clause->src[0], clause->src[1], r, &k, &e)) return false;
   bool below = k > 0; /* k*r + e < 0 */
@@ -99,7 +99,7 @@ static bool narrow(Job *job, const UOp *clause, const UOp *r, UOp **lo, UOp **hi
   if (!below)
     k = -k; /* k*r > e: r >= e // k + 1; else k*r < -e: r < ceil(-e / k) = (-e - 1) // k + 1 */
   if (below) e.c -= 1;
-  UOp *b = affine_make(job, &e);
+  UOp *b = isum_make(job, &e);
   if (k != 1) b = uop2(job, OP_FLOORDIV, b, uop_index(job, k));
   b = uop2(job, OP_ADD, b, uop_index(job, 1));
   UOp **end = below ? hi : lo;
@@ -151,14 +151,14 @@ static UOp *gate_loads(Rewrite *rw, UOp *n) {
 
 /* e with r == e from an equality; integer compares of cast ranges are seen through. */
 static UOp *solution(Job *job, UOp *clause, UOp *r) {
-  Affine e;
+  IndexSum e;
   int64_t k;
   if (clause->op != OP_CMPEQ) return NULL;
   UOp *a = clause->src[0], *b = clause->src[1];
   if (a->dtype == DT_INDEX) {
     if (!solve(a, b, r, &k, &e) || (k != 1 && k != -1)) return NULL;
     if (k == 1) negate(&e);
-    return affine_make(job, &e);
+    return isum_make(job, &e);
   }
   for (int s = 0; s < 2;
        s++) { /* cast(y) == z, z anything: y == cast(z) when no y is changed by its cast */
@@ -169,7 +169,7 @@ static UOp *solution(Job *job, UOp *clause, UOp *r) {
     UOp *wide = uop_cast(job, z, DT_INDEX);
     if (!solve(y->src[0], wide, r, &k, &e) || (k != 1 && k != -1)) return NULL;
     if (k == 1) negate(&e);
-    return affine_make(job, &e);
+    return isum_make(job, &e);
   }
   return NULL;
 }
@@ -216,12 +216,12 @@ static UOp *where_over(Rewrite *rw, UOp *r, UOp *cond, UOp *v) {
 
 static UOp *affine_over(Rewrite *rw, UOp *r, UOp *v) {
   int64_t n = range_size(r), k, half, head;
-  Affine rest;
+  IndexSum rest;
   if (n < 1 || !solve(v, uop_index(rw->job, 0), r, &k, &rest)) return NULL;
   if (__builtin_mul_overflow(n, n - 1, &half) || __builtin_mul_overflow(half / 2, k, &head))
     return NULL;
-  Affine sum = {.c = head};
-  return affine_add(&sum, affine_make(rw->job, &rest), n) ? affine_make(rw->job, &sum) : NULL;
+  IndexSum sum = {.c = head};
+  return isum_add(&sum, isum_make(rw->job, &rest), n) ? isum_make(rw->job, &sum) : NULL;
 }
 
 static UOp *cast_over(Rewrite *rw, UOp *r, UOp *v) {

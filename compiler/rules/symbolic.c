@@ -1,10 +1,10 @@
-/* symbolic.rules: its guards and results in C. Sums are in affine.c, reductions in closed_form.c.
+/* symbolic.rules: its guards and results in C. Sums are in isum.c, reductions in closed_form.c.
  */
 #include <math.h>
 #include <stdlib.h>
 
-#include "compiler/rules/affine.h"
 #include "compiler/rules/closed_form.h"
+#include "compiler/rules/isum.h"
 
 /* -- bounds ------------------------------------------------------------------------------------ */
 
@@ -33,6 +33,12 @@ static bool both_above_0(const UOp *a, const UOp *b) {
   return bits >= 63 || v < (int64_t)1 << bits;
 }
 
+/* The bounds of a scalar index prove that it is an element of the buffer. */
+static bool is_inside(const UOp *buffer, const UOp *index) {
+  while (buffer->op == OP_AFTER) buffer = buffer->src[0];
+  return buffer->arg.ints.n && index->vmin >= 0 && index->vmax < buffer->arg.ints.at[0];
+}
+
 /* A cast of an index that changes no value. */
 static bool same_values(const UOp *cast) {
   const UOp *x = cast->src[0];
@@ -47,7 +53,7 @@ static bool same_values(const UOp *cast) {
 static bool in_order(const UOp *n, const UOp *a, const UOp *b) {
   if (n->dtype != DT_INDEX && n->dtype != DT_BOOL) return false;
   if (n->shape.n || a->op == OP_CONST || b->op == OP_CONST) return false;
-  return affine_order(a, b) < 0;
+  return isum_order(a, b) < 0;
 }
 
 /* -- floats --------------------------------------------------------------------------------------
@@ -83,7 +89,10 @@ static bool is_lossless(DType from, DType to) {
 /* cast(cast(x)) = cast(x): the middle dtype m loses nothing of x, or nothing that n keeps. */
 static bool cast_keeps(const UOp *x, const UOp *m, const UOp *n) {
   DType from = (DType)x->dtype, mid = (DType)m->dtype, to = (DType)n->dtype;
-  if (is_lossless(from, mid)) return true;
+  if (is_lossless(from, mid)) { /* a float saturates where an integer wraps */
+    return !dtype_is_float(mid) || !dtype_is_int(from) || !dtype_is_int(to) ||
+           is_lossless(from, to);
+  }
   if (!dtype_is_int(from) || !dtype_is_int(mid)) return false;
   if (dtype_is_int(to) && to != DT_INDEX && dtype_info[to].bits <= dtype_info[mid].bits)
     return true;
@@ -163,7 +172,7 @@ static UOp *conjunction(Rewrite *rw, UOp *n) {
       }
     }
   for (uint32_t i = 1; i < c.n && !n->shape.n; i++)
-    for (uint32_t j = i; j && affine_order(c.at[j - 1], c.at[j]) > 0; j--) {
+    for (uint32_t j = i; j && isum_order(c.at[j - 1], c.at[j]) > 0; j--) {
       UOp *t = c.at[j];
       c.at[j] = c.at[j - 1], c.at[j - 1] = t;
     }

@@ -5,7 +5,7 @@
  * // m             (g*a + b) % (g*m) = g*(a % m) + b        for 0 <= b < g (y // a) // b = y //
  * (a*b)              (y % (k*c)) // c = (y // c) % k The functions split the terms of a sum into
  * the two parts and prove 0 <= b < g by interval bounds. */
-#include "compiler/rules/affine.h"
+#include "compiler/rules/isum.h"
 
 #include <string.h>
 
@@ -32,20 +32,20 @@ static bool is_const_above_0(const UOp *u) { return u->op == OP_CONST && u->arg.
 
 /* -- sums -------------------------------------------------------------------------------------- */
 
-static bool add_term(Affine *a, UOp *x, int64_t k) {
+static bool add_term(IndexSum *a, UOp *x, int64_t k) {
   for (uint32_t i = 0; i < a->n; i++) {
     if (a->t[i].x != x) continue;
     if (!add(a->t[i].k, k, &a->t[i].k) || !sane(a->t[i].k)) return false;
     if (!a->t[i].k) a->t[i] = a->t[--a->n];
     return true;
   }
-  if (a->n == AFFINE_MAX || !sane(k)) return false;
+  if (a->n == ISUM_MAX || !sane(k)) return false;
   a->t[a->n].x = x;
   a->t[a->n++].k = k;
   return true;
 }
 
-static bool add_tree(Affine *a, const UOp *u, int64_t k, int depth) {
+static bool add_tree(IndexSum *a, const UOp *u, int64_t k, int depth) {
   int64_t v;
   if (!k) return true;
   if (u->op == OP_CONST) return mul(u->arg.i, k, &v) && add(a->c, v, &a->c) && sane(a->c);
@@ -67,9 +67,9 @@ static bool add_tree(Affine *a, const UOp *u, int64_t k, int depth) {
   return add_term(a, (UOp *)u, k);
 }
 
-bool affine_add(Affine *a, const UOp *u, int64_t k) { return sane(k) && add_tree(a, u, k, 0); }
+bool isum_add(IndexSum *a, const UOp *u, int64_t k) { return sane(k) && add_tree(a, u, k, 0); }
 
-bool affine_of(const UOp *u, Affine *out) {
+bool isum_of(const UOp *u, IndexSum *out) {
   out->n = 0, out->c = 0;
   return u->dtype == DT_INDEX && u->lanes == 1 && !u->shape.n && add_tree(out, u, 1, 0);
 }
@@ -86,14 +86,14 @@ static int order_at(const UOp *a, const UOp *b, int depth) {
   return 0;
 }
 
-int affine_order(const UOp *a, const UOp *b) {
+int isum_order(const UOp *a, const UOp *b) {
   int o = order_at(a, b, 6);
   return o ? o : (a->id > b->id) - (a->id < b->id);
 }
 
-static void sort_terms(Affine *a) {
+static void sort_terms(IndexSum *a) {
   for (uint32_t i = 1; i < a->n; i++)
-    for (uint32_t j = i; j && affine_order(a->t[j - 1].x, a->t[j].x) > 0; j--) {
+    for (uint32_t j = i; j && isum_order(a->t[j - 1].x, a->t[j].x) > 0; j--) {
       UOp *x = a->t[j].x;
       int64_t k = a->t[j].k;
       a->t[j] = a->t[j - 1];
@@ -101,8 +101,8 @@ static void sort_terms(Affine *a) {
     }
 }
 
-UOp *affine_make(Job *job, const Affine *form) {
-  Affine a = *form;
+UOp *isum_make(Job *job, const IndexSum *form) {
+  IndexSum a = *form;
   UOp *sum = NULL;
   sort_terms(&a);
   for (uint32_t i = 0; i < a.n; i++) {
@@ -114,7 +114,7 @@ UOp *affine_make(Job *job, const Affine *form) {
   return a.c ? uop2(job, OP_ADD, sum, uop_index(job, a.c)) : sum;
 }
 
-bool affine_bounds(const Affine *a, int64_t *lo, int64_t *hi) {
+bool isum_bounds(const IndexSum *a, int64_t *lo, int64_t *hi) {
   *lo = *hi = a->c;
   for (uint32_t i = 0; i < a->n; i++) {
     const UOp *x = a->t[i].x;
@@ -127,35 +127,35 @@ bool affine_bounds(const Affine *a, int64_t *lo, int64_t *hi) {
   return sane(*lo) && sane(*hi);
 }
 
-static bool within(const Affine *a, int64_t from, int64_t below) {
+static bool within(const IndexSum *a, int64_t from, int64_t below) {
   int64_t lo, hi;
-  return affine_bounds(a, &lo, &hi) && lo >= from && hi < below;
+  return isum_bounds(a, &lo, &hi) && lo >= from && hi < below;
 }
 
 /* True when a // c is one number over all of a. */
-static bool one_period(const Affine *a, int64_t c, int64_t *quotient) {
+static bool one_period(const IndexSum *a, int64_t c, int64_t *quotient) {
   int64_t lo, hi;
-  if (!affine_bounds(a, &lo, &hi)) return false;
+  if (!isum_bounds(a, &lo, &hi)) return false;
   *quotient = floor_div(lo, c);
   return *quotient == floor_div(hi, c);
 }
 
-static int64_t common_factor(const Affine *a, int64_t g) {
+static int64_t common_factor(const IndexSum *a, int64_t g) {
   for (uint32_t i = 0; i < a->n; i++) g = gcd(g, a->t[i].k);
   return g;
 }
 
 /* The terms and the constant of a, divided by f, which divides all of the former; floors the
  * latter. */
-static Affine divided(const Affine *a, int64_t f) {
-  Affine r = *a;
+static IndexSum divided(const IndexSum *a, int64_t f) {
+  IndexSum r = *a;
   for (uint32_t i = 0; i < r.n; i++) r.t[i].k /= f;
   r.c = floor_div(a->c, f);
   return r;
 }
 
 /* a = f*whole + rest, rest made of the terms that f does not divide and c % f. */
-static void split(const Affine *a, int64_t f, Affine *whole, Affine *rest) {
+static void split(const IndexSum *a, int64_t f, IndexSum *whole, IndexSum *rest) {
   whole->n = rest->n = 0;
   whole->c = floor_div(a->c, f);
   rest->c = floor_mod(a->c, f);
@@ -171,7 +171,7 @@ static void split(const Affine *a, int64_t f, Affine *whole, Affine *rest) {
 
 /* The largest factor f of c, 1 < f < c (or any f when c is 0), that divides some coefficients while
  * the rest of the sum stays in [0, f). */
-static int64_t find_split(const Affine *a, int64_t c, Affine *whole, Affine *rest) {
+static int64_t find_split(const IndexSum *a, int64_t c, IndexSum *whole, IndexSum *rest) {
   int64_t best = 0;
   for (uint32_t i = 0; i < a->n; i++) {
     int64_t f = c ? gcd(a->t[i].k, c) : gcd(a->t[i].k, 0);
@@ -186,69 +186,74 @@ static int64_t find_split(const Affine *a, int64_t c, Affine *whole, Affine *res
 /* -- recombination: (y // m)*m + y % m = y -------------------------------------------------------
  */
 
-static bool is_div(const UOp *u, const UOp *y, int64_t m) {
-  return u->op == OP_FLOORDIV && u->src[0] == y && uop_is_int(u->src[1], m);
+static bool congruent_nodes(const UOp *a, const UOp *b, int64_t m) {
+  IndexSum d;
+  if (a == b) return true;
+  if (!isum_of(a, &d) || !isum_add(&d, b, -1) || d.c % m) return false;
+  for (uint32_t i = 0; i < d.n; i++)
+    if (d.t[i].k % m) return false;
+  return true;
 }
 
-/* True if d is y // m, seen through y = z // a. */
-static bool is_quotient(const UOp *d, const UOp *y, int64_t m) {
+/* A node Y with d = Y // m and Y = y modulo m, or NULL; seen through y = z // a. */
+static UOp *dividend(UOp *d, UOp *y, int64_t m) {
   int64_t am;
-  if (is_div(d, y, m)) return true;
-  return y->op == OP_FLOORDIV && is_const_above_0(y->src[1]) && mul(y->src[1]->arg.i, m, &am) &&
-         is_div(d, y->src[0], am);
+  if (d->op != OP_FLOORDIV || !is_const_above_0(d->src[1])) return NULL;
+  if (d->src[1]->arg.i == m && congruent_nodes(d->src[0], y, m)) return d->src[0];
+  bool merged = y->op == OP_FLOORDIV && is_const_above_0(y->src[1]) &&
+                mul(y->src[1]->arg.i, m, &am) && d->src[1]->arg.i == am && d->src[0] == y->src[0];
+  return merged ? y : NULL;
 }
 
 /* Looks for a partner of term i, y % m with coefficient k, among the terms with coefficient k*m. */
-static bool recombine_term(Job *job, Affine *a, uint32_t i) {
+static bool recombine_term(Job *job, IndexSum *a, uint32_t i) {
   UOp *x = a->t[i].x;
   if (x->op != OP_FLOORMOD || !is_const_above_0(x->src[1])) return false;
-  UOp *y = x->src[0];
   int64_t m = x->src[1]->arg.i, k = a->t[i].k, km, mb;
   if (!mul(k, m, &km)) return false;
   for (uint32_t j = 0; j < a->n; j++) {
-    UOp *d = a->t[j].x, *to = NULL;
-    if (a->t[j].k != km) continue;
-    if (is_quotient(d, y, m))
-      to = y;
-    else if (d->op == OP_FLOORMOD && is_const_above_0(d->src[1]) && is_quotient(d->src[0], y, m) &&
-             mul(m, d->src[1]->arg.i, &mb))
-      to = uop2(job, OP_FLOORMOD, y, uop_index(job, mb));
+    UOp *d = a->t[j].x;
+    if (j == i || a->t[j].k != km) continue;
+    UOp *to = dividend(d, x->src[0], m);
+    if (!to && d->op == OP_FLOORMOD && is_const_above_0(d->src[1]) &&
+        mul(m, d->src[1]->arg.i, &mb) && (to = dividend(d->src[0], x->src[0], m)))
+      to = uop2(job, OP_FLOORMOD, to, uop_index(job, mb));
     if (!to) continue;
     uint32_t high = i > j ? i : j, low = i > j ? j : i;
     a->t[high] = a->t[--a->n];
     a->t[low] = a->t[--a->n];
-    return affine_add(a, to, k);
+    return isum_add(a, to, k);
   }
   return false;
 }
 
-UOp *affine_sum(Rewrite *rw, UOp *n) {
-  Affine a;
-  if (!affine_of(n, &a)) return NULL;
+UOp *isum_sum(Rewrite *rw, UOp *n) {
+  IndexSum a;
+  if (!isum_of(n, &a)) return NULL;
   for (uint32_t i = 0; i < a.n;) {
-    Affine next = a;
+    IndexSum next = a;
     bool hit = recombine_term(rw->job, &next, i);
     if (hit) a = next;
     i = hit ? 0 : i + 1;
   }
-  UOp *to = affine_make(rw->job, &a);
+  UOp *to = isum_make(rw->job, &a);
   return to == n ? NULL : to;
 }
 
 /* -- division ------------------------------------------------------------------------------------
  */
 
-static UOp *div_by(Job *job, const Affine *a, int64_t c) {
-  return uop2(job, OP_FLOORDIV, affine_make(job, a), uop_index(job, c));
+static UOp *div_by(Job *job, const IndexSum *a, int64_t c) {
+  return uop2(job, OP_FLOORDIV, isum_make(job, a), uop_index(job, c));
 }
 
-static UOp *mod_by(Job *job, const Affine *a, int64_t c) {
-  return uop2(job, OP_FLOORMOD, affine_make(job, a), uop_index(job, c));
+static UOp *mod_by(Job *job, const IndexSum *a, int64_t c) {
+  return uop2(job, OP_FLOORMOD, isum_make(job, a), uop_index(job, c));
 }
 
 /* Coefficients k = c*q + r, r in [0, c) or, with `nearest`, the r of least magnitude: a = c*whole +
  * rest. */
-static void congruent(const Affine *a, int64_t c, bool nearest, Affine *whole, Affine *rest) {
+static void congruent(const IndexSum *a, int64_t c, bool nearest, IndexSum *whole, IndexSum *rest) {
   whole->n = rest->n = 0;
   whole->c = floor_div(a->c, c);
   rest->c = floor_mod(a->c, c);
@@ -261,7 +266,7 @@ static void congruent(const Affine *a, int64_t c, bool nearest, Affine *whole, A
 }
 
 /* (y // d + b) // c and (y % m) // c, when that is all there is. */
-static UOp *div_nested(Job *job, const Affine *a, int64_t c) {
+static UOp *div_nested(Job *job, const IndexSum *a, int64_t c) {
   if (a->n != 1 || a->t[0].k != 1) return NULL;
   const UOp *x = a->t[0].x;
   if ((x->op != OP_FLOORDIV && x->op != OP_FLOORMOD) || !is_const_above_0(x->src[1])) return NULL;
@@ -271,23 +276,22 @@ static UOp *div_nested(Job *job, const Affine *a, int64_t c) {
     UOp *q = uop2(job, OP_FLOORDIV, x->src[0], uop_index(job, c));
     return uop2(job, OP_FLOORMOD, q, uop_index(job, d / c));
   }
-  Affine y;
-  if (!mul(a->c, d, &shift) || !mul(d, c, &dc) || !sane(dc) || !affine_of(x->src[0], &y))
-    return NULL;
+  IndexSum y;
+  if (!mul(a->c, d, &shift) || !mul(d, c, &dc) || !sane(dc) || !isum_of(x->src[0], &y)) return NULL;
   return add(y.c, shift, &y.c) ? div_by(job, &y, dc) : NULL;
 }
 
-UOp *affine_div(Rewrite *rw, UOp *n) {
+UOp *isum_div(Rewrite *rw, UOp *n) {
   Job *job = rw->job;
   int64_t c = n->src[1]->arg.i, q;
-  Affine a, whole, rest;
-  if (!sane(c) || !affine_of(n->src[0], &a)) return NULL;
+  IndexSum a, whole, rest;
+  if (!sane(c) || !isum_of(n->src[0], &a)) return NULL;
   for (int k = 0; k < 2; k++) {
     congruent(&a, c, k == 1, &whole, &rest);
-    if (one_period(&rest, c, &q) && add(whole.c, q, &whole.c)) return affine_make(job, &whole);
+    if (one_period(&rest, c, &q) && add(whole.c, q, &whole.c)) return isum_make(job, &whole);
   }
   split(&a, c, &whole, &rest);
-  if (whole.n || whole.c) return uop2(job, OP_ADD, affine_make(job, &whole), div_by(job, &rest, c));
+  if (whole.n || whole.c) return uop2(job, OP_ADD, isum_make(job, &whole), div_by(job, &rest, c));
   int64_t g = common_factor(&a, c);
   if (g > 1) {
     rest = divided(&a, g);
@@ -299,31 +303,31 @@ UOp *affine_div(Rewrite *rw, UOp *n) {
 }
 
 /* y % m under % c: the same as y when c divides m. True if something changed. */
-static bool drop_inner_mods(Affine *a, int64_t c) {
+static bool drop_inner_mods(IndexSum *a, int64_t c) {
   for (uint32_t i = 0; i < a->n; i++) {
     UOp *x = a->t[i].x;
     int64_t k = a->t[i].k, km;
     if (x->op != OP_FLOORMOD || !is_const_above_0(x->src[1])) continue;
     if (!mul(x->src[1]->arg.i, k, &km) || km % c) continue;
-    Affine next = *a;
+    IndexSum next = *a;
     next.t[i] = next.t[--next.n];
-    if (!affine_add(&next, x->src[0], k)) continue;
+    if (!isum_add(&next, x->src[0], k)) continue;
     *a = next;
     return true;
   }
   return false;
 }
 
-UOp *affine_mod(Rewrite *rw, UOp *n) {
+UOp *isum_mod(Rewrite *rw, UOp *n) {
   Job *job = rw->job;
   int64_t c = n->src[1]->arg.i, q;
-  Affine a, whole, rest;
-  if (!sane(c) || !affine_of(n->src[0], &a)) return NULL;
+  IndexSum a, whole, rest;
+  if (!sane(c) || !isum_of(n->src[0], &a)) return NULL;
   for (int k = 0; k < 2; k++) {
     congruent(&a, c, k == 1, &whole, &rest);
-    if (one_period(&rest, c, &q) && add(rest.c, -q * c, &rest.c)) return affine_make(job, &rest);
+    if (one_period(&rest, c, &q) && add(rest.c, -q * c, &rest.c)) return isum_make(job, &rest);
   }
-  Affine r = a; /* truncated remainders: a small negative coefficient stays as it is */
+  IndexSum r = a; /* truncated remainders: a small negative coefficient stays as it is */
   r.c = floor_mod(a.c, c);
   for (uint32_t i = 0; i < r.n;) {
     r.t[i].k %= c;
@@ -338,12 +342,12 @@ UOp *affine_mod(Rewrite *rw, UOp *n) {
   int64_t g = common_factor(&a, c);
   bool all = g > 1;
   if (all)
-    whole = divided(&a, g), rest = (Affine){.c = floor_mod(a.c, g)};
+    whole = divided(&a, g), rest = (IndexSum){.c = floor_mod(a.c, g)};
   else
     g = find_split(&a, c, &whole, &rest);
   if (!g || g == 1) return NULL;
   UOp *high = uop2(job, OP_MUL, mod_by(job, &whole, c / g), uop_index(job, g));
-  return uop2(job, OP_ADD, high, affine_make(job, &rest));
+  return uop2(job, OP_ADD, high, isum_make(job, &rest));
 }
 
 /* -- comparison ----------------------------------------------------------------------------------
@@ -351,10 +355,10 @@ UOp *affine_mod(Rewrite *rw, UOp *n) {
 
 /* a < 0 as a comparison without negative coefficients, the constant alone on its side if it can be.
  */
-static void two_sides(Job *job, const Affine *a, UOp **left, UOp **right) {
-  Affine pos = {0}, neg = {0};
+static void two_sides(Job *job, const IndexSum *a, UOp **left, UOp **right) {
+  IndexSum pos = {0}, neg = {0};
   for (uint32_t i = 0; i < a->n; i++) {
-    Affine *to = a->t[i].k > 0 ? &pos : &neg;
+    IndexSum *to = a->t[i].k > 0 ? &pos : &neg;
     to->t[to->n].x = a->t[i].x;
     to->t[to->n++].k = a->t[i].k > 0 ? a->t[i].k : -a->t[i].k;
   }
@@ -362,18 +366,18 @@ static void two_sides(Job *job, const Affine *a, UOp **left, UOp **right) {
     pos.c = a->c;
   else
     neg.c = -a->c;
-  *left = affine_make(job, &pos);
-  *right = affine_make(job, &neg);
+  *left = isum_make(job, &pos);
+  *right = isum_make(job, &neg);
 }
 
 /* terms < e with terms of the form y // d: y < e*d. */
-static bool unwrap_div(Affine *a) {
+static bool unwrap_div(IndexSum *a) {
   if (a->n != 1 || (a->t[0].k != 1 && a->t[0].k != -1)) return false;
   const UOp *x = a->t[0].x;
   if (x->op != OP_FLOORDIV || !is_const_above_0(x->src[1])) return false;
   int64_t d = x->src[1]->arg.i, k = a->t[0].k, e;
-  Affine r = {0};
-  if (!sane(d) || !affine_add(&r, x->src[0], k)) return false;
+  IndexSum r = {0};
+  if (!sane(d) || !isum_add(&r, x->src[0], k)) return false;
   /* y//d + c < 0: y < -c*d.  -(y//d) + c < 0: y//d >= c + 1: -y + (c+1)*d - 1 < 0 */
   if (k == 1 ? !mul(a->c, d, &e) : !mul(a->c + 1, d, &e)) return false;
   if (!add(r.c, k == 1 ? e : e - 1, &r.c) || !sane(r.c)) return false;
@@ -383,18 +387,18 @@ static bool unwrap_div(Affine *a) {
 
 /* Divides a < 0 by what its terms have in common, or by f when the rest lies in [0, f) on one side
  * of the constant. True if something changed. */
-static bool reduce_less(Affine *a) {
+static bool reduce_less(IndexSum *a) {
   int64_t g = common_factor(a, 0), e = -a->c, lo, hi;
   if (a->n && g > 1) {
-    Affine r = divided(a, g);
+    IndexSum r = divided(a, g);
     r.c = -ceil_div(e, g);
     *a = r;
     return true;
   }
-  Affine terms = *a, whole, rest;
+  IndexSum terms = *a, whole, rest;
   terms.c = 0;
   int64_t f = find_split(&terms, 0, &whole, &rest);
-  if (!f || !rest.n || !affine_bounds(&rest, &lo, &hi)) return unwrap_div(a);
+  if (!f || !rest.n || !isum_bounds(&rest, &lo, &hi)) return unwrap_div(a);
   int64_t q = floor_div(e, f), r = floor_mod(e, f); /* f*whole + rest < f*q + r */
   if (hi < r)
     whole.c = -(q + 1);
@@ -406,12 +410,12 @@ static bool reduce_less(Affine *a) {
   return true;
 }
 
-UOp *affine_less(Rewrite *rw, UOp *n) {
-  Affine a;
+UOp *isum_less(Rewrite *rw, UOp *n) {
+  IndexSum a;
   int64_t lo, hi;
-  if (!affine_of(n->src[0], &a) || !affine_add(&a, n->src[1], -1)) return NULL;
-  for (int k = 0; k < AFFINE_MAX; k++) {
-    if (affine_bounds(&a, &lo, &hi)) {
+  if (!isum_of(n->src[0], &a) || !isum_add(&a, n->src[1], -1)) return NULL;
+  for (int k = 0; k < ISUM_MAX; k++) {
+    if (isum_bounds(&a, &lo, &hi)) {
       if (hi < 0) return rewrite_bool(rw, n, true);
       if (lo >= 0) return rewrite_bool(rw, n, false);
     }
@@ -423,12 +427,12 @@ UOp *affine_less(Rewrite *rw, UOp *n) {
   return to == n ? NULL : to;
 }
 
-UOp *affine_equal(Rewrite *rw, UOp *n) {
-  Affine a;
+UOp *isum_equal(Rewrite *rw, UOp *n) {
+  IndexSum a;
   int64_t lo, hi;
-  if (!affine_of(n->src[0], &a) || !affine_add(&a, n->src[1], -1)) return NULL;
+  if (!isum_of(n->src[0], &a) || !isum_add(&a, n->src[1], -1)) return NULL;
   int64_t g = common_factor(&a, 0);
-  bool apart = (affine_bounds(&a, &lo, &hi) && (lo > 0 || hi < 0)) || (g && a.c % g);
+  bool apart = (isum_bounds(&a, &lo, &hi) && (lo > 0 || hi < 0)) || (g && a.c % g);
   if (apart) return rewrite_bool(rw, n, n->op == OP_CMPNE);
   if (!a.n) return rewrite_bool(rw, n, n->op == OP_CMPEQ);
   if (g > 1) a = divided(&a, g);

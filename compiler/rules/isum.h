@@ -7,30 +7,30 @@
 
 #include "compiler/rules/rewrite.h"
 
-enum { AFFINE_MAX = 32 };
-typedef struct Affine {
+enum { ISUM_MAX = 32 };
+typedef struct IndexSum {
   struct {
     UOp *x;
     int64_t k;
-  } t[AFFINE_MAX];
+  } t[ISUM_MAX];
   uint32_t n;
   int64_t c;
-} Affine;
+} IndexSum;
 
 /* False when there are too many terms or numbers; *out is then useless. u is INDEX, scalar. */
-bool affine_of(const UOp *u, Affine *out);
+bool isum_of(const UOp *u, IndexSum *out);
 /* a += k * u */
-bool affine_add(Affine *a, const UOp *u, int64_t k);
+bool isum_add(IndexSum *a, const UOp *u, int64_t k);
 /* The sum in canonical order: terms by structure, the constant last. */
-UOp *affine_make(Job *job, const Affine *a);
+UOp *isum_make(Job *job, const IndexSum *a);
 /* Bounds of the sum; false when an end is unknown. */
-bool affine_bounds(const Affine *a, int64_t *lo, int64_t *hi);
+bool isum_bounds(const IndexSum *a, int64_t *lo, int64_t *hi);
 /* A total order of nodes by structure, not by age as far as that goes. */
-int affine_order(const UOp *a, const UOp *b);
+int isum_order(const UOp *a, const UOp *b);
 
 /* C right-hand sides; NULL when nothing is simpler than n. */
-UOp *affine_sum(Rewrite *rw, UOp *n); /* n: ADD, SUB, NEG or MUL */
-UOp *affine_div(Rewrite *rw, UOp *n); /* n: FLOORDIV by a CONST above 0 */
-UOp *affine_mod(Rewrite *rw, UOp *n); /* n: FLOORMOD by a CONST above 0 */
-UOp *affine_less(Rewrite *rw, UOp *n);
-UOp *affine_equal(Rewrite *rw, UOp *n); /* n: CMPEQ or CMPNE */
+UOp *isum_sum(Rewrite *rw, UOp *n); /* n: ADD, SUB, NEG or MUL */
+UOp *isum_div(Rewrite *rw, UOp *n); /* n: FLOORDIV by a CONST above 0 */
+UOp *isum_mod(Rewrite *rw, UOp *n); /* n: FLOORMOD by a CONST above 0 */
+UOp *isum_less(Rewrite *rw, UOp *n);
+UOp *isum_equal(Rewrite *rw, UOp *n); /* n: CMPEQ or CMPNE */

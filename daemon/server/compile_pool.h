@@ -1,0 +1,49 @@
+/* The compile workers and the jobs that wait for one.
+ *
+ * A CompileJob is embedded in its owner's struct, which keeps the message it points to alive until
+ * `done` or compile_pool_cancel. A job with `hold` keeps its worker after the answer, because the
+ * worker holds the decoded graph: the owner then asks it for the plan with compile_pool_plan (a
+ * second `done` follows) or lets it go with compile_pool_drop. */
+#pragma once
+
+#include "daemon/server/supervisor.h"
+
+typedef struct CompilePool CompilePool;
+typedef struct CompileSlot CompileSlot;
+typedef struct CompileJob CompileJob;
+
+struct CompileJob {
+  Kiln__V1__Envelope env; /* id is set by the pool */
+  int fd;                 /* sent along; -1 = none; stays the owner's */
+  bool hold;
+  bool urgent; /* finishes something begun: goes before new models and is never refused */
+  /* m is the answer and valid during the call, or NULL and st says why not (takes st). The answer's
+   * kind is the pool's to check. */
+  void (*done)(void *ctx, Message *m, Status st);
+  void *ctx;
+  CompileSlot *slot; /* that works on it or holds for it */
+  CompileJob *next;
+  bool queued;
+};
+
+typedef struct CompilePoolSpec {
+  Supervisor *supervisor;
+  unsigned workers;
+  size_t max_queue; /* of jobs that are not urgent */
+  uint64_t memory_bytes;
+  uint32_t seconds; /* of one job */
+} CompilePoolSpec;
+
+Status compile_pool_create(const CompilePoolSpec *spec, CompilePool **out);
+/* All jobs must have been cancelled or done. */
+void compile_pool_release(CompilePool *p);
+
+/* RESOURCE_EXHAUSTED when the queue is full; then done is not called. */
+Status compile_pool_submit(CompilePool *p, CompileJob *job);
+/* The owner loses interest: no `done` follows. A worker that is busy with the job is killed. */
+void compile_pool_cancel(CompilePool *p, CompileJob *job);
+/* UNAVAILABLE when the worker that held the graph has died. */
+Status compile_pool_plan(CompilePool *p, CompileJob *job);
+void compile_pool_drop(CompilePool *p, CompileJob *job);
+/* The last cause of an unwanted end of a worker, or "". */
+const char *compile_pool_last_failure(const CompilePool *p);

@@ -1,0 +1,270 @@
+/* Every setting is a row of one table: section, key, how its value is read, where it goes. inih
+ * does the lines; it reports the number of the first line whose handler said no. */
+#include "daemon/server/config.h"
+
+#include <errno.h>
+#include <ini.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+typedef enum SettingKind { SK_TEXT, SK_LIST, SK_BOOL, SK_SIZE, SK_COUNT, SK_SECONDS } SettingKind;
+
+typedef struct Setting {
+  const char *section, *key;
+  SettingKind kind;
+  size_t offset;
+} Setting;
+
+#define AT(field) offsetof(Config, field)
+static const Setting settings[] = {
+    {"server", "listen", SK_LIST, AT(listen)},
+    {"server", "insecure_tcp", SK_BOOL, AT(insecure_tcp)},
+    {"server", "log_level", SK_TEXT, AT(log_level)},
+    {"server", "idle_exit", SK_SECONDS, AT(idle_exit)},
+    {"server", "grace", SK_SECONDS, AT(grace)},
+    {"server", "max_connections", SK_COUNT, AT(max_connections)},
+    {"server", "idle_connection", SK_SECONDS, AT(idle_connection)},
+    {"cache", "path", SK_TEXT, AT(cache_path)},
+    {"cache", "max_bytes", SK_SIZE, AT(cache_max_bytes)},
+    {"cache", "enabled", SK_BOOL, AT(cache_enabled)},
+    {"limits", "model", SK_SIZE, AT(max_model_bytes)},
+    {"limits", "tensor", SK_SIZE, AT(max_tensor_bytes)},
+    {"limits", "message", SK_SIZE, AT(max_message_bytes)},
+    {"limits", "executables", SK_COUNT, AT(max_executables)},
+    {"limits", "buffers", SK_SIZE, AT(max_buffer_bytes)},
+    {"limits", "queue", SK_COUNT, AT(max_queue)},
+    {"workers", "program", SK_TEXT, AT(worker)},
+    {"workers", "compile", SK_COUNT, AT(compile_workers)},
+    {"workers", "compile_memory", SK_SIZE, AT(compile_memory)},
+    {"workers", "compile_seconds", SK_SECONDS, AT(compile_seconds)},
+    {"workers", "device_memory", SK_SIZE, AT(device_memory)},
+    {"workers", "run_seconds", SK_SECONDS, AT(run_seconds)},
+    {"workers", "device", SK_LIST, AT(devices)},
+};
+#undef AT
+
+enum { NSETTINGS = sizeof settings / sizeof *settings, COMPILE_WORKERS_MAX = 256 };
+
+void config_runtime_dir(char *buf, size_t cap) {
+  const char *run = getenv("XDG_RUNTIME_DIR");
+  if (run && *run == '/')
+    snprintf(buf, cap, "%s/kiln", run);
+  else
+    snprintf(buf, cap, "/tmp/kiln-%u", (unsigned)getuid());
+}
+
+static void default_cache(char *buf, size_t cap) {
+  const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+  if (cache && *cache == '/')
+    snprintf(buf, cap, "%s/kiln/cache.db", cache);
+  else if (home && *home == '/')
+    snprintf(buf, cap, "%s/.cache/kiln/cache.db", home);
+  else
+    snprintf(buf, cap, "/var/tmp/kiln-%u/cache.db", (unsigned)getuid());
+}
+
+Status config_init(Config *c) {
+  char dir[256], listen[512], cache[512];
+  config_runtime_dir(dir, sizeof dir);
+  snprintf(listen, sizeof listen, "unix:%s/kiln.sock", dir);
+  default_cache(cache, sizeof cache);
+  *c = (Config){
+      .cache_path = strdup(cache),
+      .worker = strdup(""),
+      .log_level = strdup("info"),
+      .cache_enabled = true,
+      .cache_max_bytes = 4ull << 30,
+      .max_model_bytes = 2ull << 30,
+      .max_tensor_bytes = 1ull << 30,
+      .max_message_bytes = 256ull << 20,
+      .max_buffer_bytes = 8ull << 30,
+      .max_executables = 64,
+      .max_queue = 256,
+      .max_connections = 1024,
+      .compile_memory = 8ull << 30,
+      .grace = 10,
+      .idle_connection = 1800,
+      .compile_seconds = 300,
+      .run_seconds = 300,
+  };
+  TRY(config_set(c, "server", "listen", listen));
+  TRY(config_set(c, "workers", "device", "cpu:0"));
+  c->listen.from_default = c->devices.from_default = true;
+  return c->cache_path && c->worker && c->log_level ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
+}
+
+static void list_clear(ConfigList *l) {
+  for (size_t i = 0; i < l->len; i++) free(l->at[i]);
+  *l = (ConfigList){.len = 0};
+}
+
+void config_deinit(Config *c) {
+  list_clear(&c->listen);
+  list_clear(&c->devices);
+  free(c->cache_path);
+  free(c->worker);
+  free(c->log_level);
+  *c = (Config){.cache_path = NULL};
+}
+
+/* -- values -------------------------------------------------------------------------------------
+ */
+
+static Status read_number(const char *value, const char *units, const uint64_t *scale,
+                          uint64_t *out) {
+  char *end;
+  errno = 0;
+  unsigned long long n = strtoull(value, &end, 10);
+  if (end == value || *value == '-' || *value == '+' || errno)
+    return FAIL(INVALID_ARGUMENT, "expected a number, got '%s'", value);
+  const char *unit = *end ? strchr(units, *end) : NULL;
+  uint64_t factor = unit ? scale[unit - units] : 1;
+  if (unit) end++;
+  if (*end)
+    return FAIL(INVALID_ARGUMENT, "expected a number with at most one of %s, got '%s'",
+                *units ? units : "no unit", value);
+  if (__builtin_mul_overflow((uint64_t)n, factor, out))
+    return FAIL(INVALID_ARGUMENT, "'%s' is too large", value);
+  return NULL;
+}
+
+static Status read_bool(const char *value, bool *out) {
+  static const char *const yes[] = {"true", "yes", "on", "1"};
+  static const char *const no[] = {"false", "no", "off", "0"};
+  for (size_t i = 0; i < 4; i++) {
+    if (!strcmp(value, yes[i])) return *out = true, NULL;
+    if (!strcmp(value, no[i])) return *out = false, NULL;
+  }
+  return FAIL(INVALID_ARGUMENT, "expected true or false, got '%s'", value);
+}
+
+static Status read_text(const char *value, char **out) {
+  char *copy = strdup(value);
+  if (!copy) return FAIL(RESOURCE_EXHAUSTED, "settings");
+  free(*out);
+  *out = copy;
+  return NULL;
+}
+
+static Status read_list(const char *value, ConfigList *out) {
+  if (out->from_default) list_clear(out);
+  if (!*value) return FAIL(INVALID_ARGUMENT, "expected a value");
+  if (out->len == CONFIG_LIST_MAX)
+    return FAIL(INVALID_ARGUMENT, "stands more than %d times", CONFIG_LIST_MAX);
+  TRY(read_text(value, &out->at[out->len]));
+  out->len++;
+  return NULL;
+}
+
+static Status read_value(Config *c, const Setting *s, const char *value) {
+  static const uint64_t sizes[] = {1ull << 10, 1ull << 20, 1ull << 30, 1ull << 40};
+  static const uint64_t times[] = {1, 60, 3600};
+  void *at = (char *)c + s->offset;
+  switch (s->kind) {
+  case SK_TEXT: return read_text(value, at);
+  case SK_LIST: return read_list(value, at);
+  case SK_BOOL: return read_bool(value, at);
+  case SK_SIZE: return read_number(value, "KMGT", sizes, at);
+  case SK_COUNT: return read_number(value, "", NULL, at);
+  case SK_SECONDS: return read_number(value, "smh", times, at);
+  }
+  return FAIL(INTERNAL, "setting kind");
+}
+
+Status config_set(Config *c, const char *section, const char *key, const char *value) {
+  bool known = false;
+  for (size_t i = 0; i < NSETTINGS; i++) {
+    if (strcmp(settings[i].section, section)) continue;
+    known = true;
+    if (strcmp(settings[i].key, key)) continue;
+    Status st = read_value(c, &settings[i], value);
+    return st ? WRAP(st, "[%s] %s", section, key) : NULL;
+  }
+  if (!known) return FAIL(INVALID_ARGUMENT, "unknown section [%s]", section);
+  return FAIL(INVALID_ARGUMENT, "unknown key '%s' in section [%s]", key, section);
+}
+
+/* -- files --------------------------------------------------------------------------------------
+ */
+
+typedef struct Reading {
+  Config *config;
+  Status first;
+} Reading;
+
+static int on_setting(void *ctx, const char *section, const char *key, const char *value) {
+  Reading *r = ctx;
+  if (r->first) return 0;
+  r->first = config_set(r->config, section, key, value);
+  return r->first == NULL;
+}
+
+static Status read_result(Reading *r, int line, const char *name) {
+  if (r->first) return WRAP(r->first, "%s:%d", name, line);
+  if (line > 0)
+    return FAIL(INVALID_ARGUMENT, "%s:%d: expected 'key = value' or '[section]'", name, line);
+  return line < 0 ? FAIL(INVALID_ARGUMENT, "%s cannot be read", name) : NULL;
+}
+
+Status config_read_file(Config *c, const char *path) {
+  Reading r = {.config = c};
+  FILE *f = fopen(path, "re");
+  if (!f) return FAIL(INVALID_ARGUMENT, "%s: %s", path, strerror(errno));
+  int line = ini_parse_file(f, on_setting, &r);
+  fclose(f);
+  return read_result(&r, line, path);
+}
+
+Status config_read_text(Config *c, const char *text, const char *name) {
+  Reading r = {.config = c};
+  return read_result(&r, ini_parse_string(text, on_setting, &r), name);
+}
+
+/* -- checks -------------------------------------------------------------------------------------
+ */
+
+/* HOST of "HOST:PORT" names this machine only. */
+static bool is_loopback(const char *addr) {
+  return !strncmp(addr, "127.", 4) || !strncmp(addr, "localhost:", 10) ||
+         !strncmp(addr, "[::1]:", 6);
+}
+
+static Status check_address(const Config *c, const char *addr) {
+  if (!strncmp(addr, "unix:", 5)) {
+    if (!addr[5]) return FAIL(INVALID_ARGUMENT, "listen: unix: without a path");
+    if (strlen(addr + 5) > 107)
+      return FAIL(INVALID_ARGUMENT, "listen: '%s' is longer than a socket's path may be (107)",
+                  addr);
+    return NULL;
+  }
+  if (!strrchr(addr, ':'))
+    return FAIL(INVALID_ARGUMENT, "listen: expected unix:PATH or HOST:PORT, got '%s'", addr);
+  if (!is_loopback(addr) && !c->insecure_tcp)
+    return FAIL(INVALID_ARGUMENT,
+                "listen: '%s' would be reachable from outside in plain text; "
+                "set insecure_tcp = true if that is meant",
+                addr);
+  return NULL;
+}
+
+Status config_check(const Config *c) {
+  LogLevel level;
+  for (size_t i = 0; i < c->listen.len; i++) TRY(check_address(c, c->listen.at[i]));
+  if (!log_level_parse(c->log_level, &level))
+    return FAIL(INVALID_ARGUMENT, "log_level: expected debug, info, warn, error or off, got '%s'",
+                c->log_level);
+  if (c->max_message_bytes < (64u << 10) || c->max_message_bytes > (2ull << 30) - 1)
+    return FAIL(INVALID_ARGUMENT, "message: expected 64K to 2G, got %" PRIu64,
+                c->max_message_bytes);
+  if (!c->max_executables || !c->max_queue || !c->max_connections)
+    return FAIL(INVALID_ARGUMENT, "executables, queue and max_connections must be at least 1");
+  if (c->compile_workers > COMPILE_WORKERS_MAX)
+    return FAIL(INVALID_ARGUMENT, "compile: at most %d workers, got %" PRIu64, COMPILE_WORKERS_MAX,
+                c->compile_workers);
+  if (!c->compile_seconds || !c->run_seconds)
+    return FAIL(INVALID_ARGUMENT, "compile_seconds and run_seconds must be at least 1");
+  return NULL;
+}

@@ -1,0 +1,48 @@
+/* What kilnd is told: defaults, then the INI file, then the command line.
+ *
+ *   [server]  listen insecure_tcp log_level idle_exit grace max_connections idle_connection
+ *   [cache]   path max_bytes enabled
+ *   [limits]  model tensor message executables buffers queue
+ *   [workers] program compile compile_memory compile_seconds device_memory run_seconds device
+ *
+ * `listen` and `device` may stand several times. Sizes take K, M, G (powers of 1024); durations
+ * are seconds and take s, m, h. */
+#pragma once
+
+#include "base/log.h"
+#include "base/status.h"
+#include "base/str.h"
+
+enum { CONFIG_LIST_MAX = 8 };
+
+typedef struct ConfigList {
+  char *at[CONFIG_LIST_MAX]; /* owned */
+  size_t len;
+  bool from_default; /* the next value replaces the list instead of extending it */
+} ConfigList;
+
+typedef struct Config {
+  ConfigList listen;  /* "unix:PATH", "HOST:PORT" */
+  ConfigList devices; /* "cpu:0" */
+  char *cache_path;   /* owned */
+  char *worker;       /* owned; path of kiln-worker, empty = beside kilnd */
+  char *log_level;    /* owned */
+  bool insecure_tcp, cache_enabled;
+  uint64_t cache_max_bytes;
+  uint64_t max_model_bytes, max_tensor_bytes, max_message_bytes, max_buffer_bytes;
+  uint64_t max_executables, max_queue, max_connections;
+  uint64_t compile_workers, compile_memory, device_memory;
+  uint64_t idle_exit, grace, idle_connection, compile_seconds, run_seconds; /* seconds */
+} Config;
+
+Status config_init(Config *c); /* defaults; fails only without memory */
+void config_deinit(Config *c);
+/* INVALID_ARGUMENT names file, line and key. */
+Status config_read_file(Config *c, const char *path);
+Status config_read_text(Config *c, const char *text, const char *name);
+/* One setting, as the file would have it. */
+Status config_set(Config *c, const char *section, const char *key, const char *value);
+/* What no single setting shows: an address that needs insecure_tcp, limits that contradict. */
+Status config_check(const Config *c);
+/* The directory under which the user's own socket lies: $XDG_RUNTIME_DIR/kiln or /tmp/kiln-UID. */
+void config_runtime_dir(char *buf, size_t cap);

@@ -1,0 +1,44 @@
+/* Tensors that clients keep on a device, by id.
+ *
+ * An uploaded one has its bytes in a memfd that kilnd keeps, so a new device worker gets it again.
+ * One that a run produced lives in the device worker only and is lost with it. */
+#pragma once
+
+#include "base/map.h"
+#include "base/status.h"
+#include "kiln/v1/kiln.pb-c.h"
+
+struct DeviceLane;
+
+enum { BUFFER_DIMS_MAX = 32 };
+
+typedef struct DeviceBuffer {
+  int refs; /* registry, runs, downloads */
+  uint64_t id;
+  struct DeviceLane *device;
+  Kiln__V1__DType dtype;
+  uint64_t dims[BUFFER_DIMS_MAX];
+  size_t ndims;
+  uint64_t bytes;
+  int fd;               /* of the upload; -1 = made by a run */
+  uint64_t incarnation; /* of the device worker that has it; 0 = none yet */
+} DeviceBuffer;
+
+typedef struct BufferTable {
+  Map by_id;
+  uint64_t bytes, max_bytes;
+} BufferTable;
+
+void buffer_table_deinit(BufferTable *t);
+/* RESOURCE_EXHAUSTED when `bytes` more do not fit. */
+Status buffer_table_check(const BufferTable *t, uint64_t bytes);
+/* A buffer with a fresh id that is not in the table yet; ndims is at most BUFFER_DIMS_MAX. */
+Status device_buffer_create(struct DeviceLane *device, Kiln__V1__DType dtype, const uint64_t *dims,
+                            size_t ndims, uint64_t bytes, DeviceBuffer **out);
+DeviceBuffer *device_buffer_retain(DeviceBuffer *b);
+void device_buffer_release(DeviceBuffer *b); /* NULL allowed */
+/* Adds and takes over the caller's reference. */
+Status buffer_table_add(BufferTable *t, DeviceBuffer *b);
+/* NOT_FOUND names the id. Borrowed. */
+Status buffer_table_find(const BufferTable *t, const char *id, DeviceBuffer **out);
+void buffer_table_remove(BufferTable *t, DeviceBuffer *b);

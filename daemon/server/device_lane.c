@@ -1,0 +1,468 @@
+/* Life of a lane: down -> greeting (hello sent) -> up -> down ... with a growing pause before each
+ * start that follows a failure. Answers come in the order of the jobs, so the first job in flight
+ * is the one that runs: when the worker dies it is the suspect, but those behind it had begun to be
+ * read too, and only trying again, one at a time, tells which one kills. */
+#include "daemon/server/device_lane.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "proto/limits.h"
+
+enum { IN_FLIGHT_MAX = 16, PATIENCE = 3 };
+
+typedef enum LaneState { LS_DOWN, LS_GREETING, LS_UP } LaneState;
+
+typedef struct DeviceQueue {
+  DeviceJob *first, **last;
+  size_t len;
+} DeviceQueue;
+
+struct DeviceLane {
+  DeviceLaneSpec spec;
+  Worker *worker;
+  LaneState state;
+  uint64_t incarnation;
+  uint64_t next_id;
+  DeviceQueue flight, waiting;
+  SlabPool slabs;
+  Arena arena; /* of target and description */
+  Kiln__V1__TargetSpec *target;
+  char *description;
+  uint8_t fingerprint[DIGEST_BYTES];
+  unsigned failures, restarts;
+  char last_failure[192];
+  char load_error[256]; /* of the last load that the lane did by itself */
+};
+
+static void pump(DeviceLane *l);
+static void lane_start(DeviceLane *l);
+
+/* -- jobs ---------------------------------------------------------------------------------------
+ */
+
+static void queue_init(DeviceQueue *q) { *q = (DeviceQueue){.last = &q->first}; }
+
+static void queue_push(DeviceQueue *q, DeviceJob *job) {
+  job->next = NULL;
+  *q->last = job;
+  q->last = &job->next;
+  q->len++;
+}
+
+static DeviceJob *queue_pop(DeviceQueue *q) {
+  DeviceJob *job = q->first;
+  if (job && !(q->first = job->next)) q->last = &q->first;
+  if (job) q->len--;
+  return job;
+}
+
+DeviceJob *device_job_create(void) {
+  DeviceJob *job = calloc(1, sizeof *job);
+  if (!job) return NULL;
+  kiln__v1__envelope__init(&job->env);
+  job->fd = -1;
+  return job;
+}
+
+static void job_free(DeviceLane *l, DeviceJob *job) {
+  if (job->slab) slab_put(&l->slabs, job->slab);
+  executable_release(job->exe);
+  for (size_t i = 0; i < job->nbuffers; i++) device_buffer_release(job->buffers[i]);
+  free(job->buffers);
+  free(job);
+}
+
+static void job_finish(DeviceLane *l, DeviceJob *job, Message *m, Status st) {
+  if (job->done)
+    job->done(job->ctx, job, m, st);
+  else
+    status_drop(st);
+  job_free(l, job);
+}
+
+void device_lane_cancel(DeviceLane *l, DeviceJob *job) {
+  job->done = NULL;
+  if (job->in_flight) return; /* freed with its answer */
+  if (job->submitted) {
+    DeviceJob **at = &l->waiting.first;
+    while (*at != job) at = &(*at)->next;
+    if (!(*at = job->next)) l->waiting.last = at;
+    l->waiting.len--;
+  }
+  job_free(l, job);
+}
+
+/* -- what a job needs first ---------------------------------------------------------------------
+ */
+
+static Status send_job(DeviceLane *l, DeviceJob *job, const int *fds, size_t nfds) {
+  job->env.id = ++l->next_id;
+  TRY(worker_send(l->worker, &job->env, fds, nfds));
+  job->in_flight = true;
+  if (!l->flight.first) {
+    char text[64];
+    snprintf(text, sizeof text, "over %u seconds", l->spec.run_seconds);
+    worker_set_deadline(l->worker, l->spec.run_seconds, text);
+  }
+  queue_push(&l->flight, job);
+  return NULL;
+}
+
+static void on_loaded(void *ctx, DeviceJob *job, Message *m, Status st) {
+  DeviceLane *l = ctx;
+  (void)m;
+  if (!st) return;
+  status_text(st, l->load_error, sizeof l->load_error);
+  status_drop(st);
+  job->exe->loaded_in = 0;
+  LOG_ERROR("an executable cannot be loaded", "device=%s model=\"%s\" error=\"%s\"", l->spec.name,
+            job->exe->name, l->load_error);
+}
+
+/* Sends the load of job's executable; job keeps the reference. */
+static Status send_load(DeviceLane *l, DeviceJob *job) {
+  Executable *e = job->exe;
+  Kiln__V1__LoadExecutable load = KILN__V1__LOAD_EXECUTABLE__INIT;
+  int fds[2] = {e->model->fd, e->const_fd};
+  load.executable = e->id;
+  load.plan = e->artifact->plan;
+  load.n_binaries = e->artifact->plan->n_kernels;
+  load.binaries = e->artifact->binaries;
+  load.n_weights = e->face->n_weights;
+  load.weights = e->face->weights;
+  load.model_bytes = e->model->size;
+  load.const_bytes = e->face->const_bytes;
+  load.n_input_bytes = e->face->n_inputs;
+  load.input_bytes = e->slot_bytes;
+  load.n_output_bytes = e->face->n_outputs;
+  load.output_bytes = e->slot_bytes + e->face->n_inputs;
+  job->env.body_case = KILN__V1__ENVELOPE__BODY_LOAD;
+  job->env.load = &load;
+  e->model->seen = true;
+  Status st = send_job(l, job, fds, e->const_fd >= 0 ? 2 : 1);
+  job->env.load = NULL; /* never sent again: a new worker gets a new load */
+  if (!st) e->loaded_in = l->incarnation;
+  return st;
+}
+
+static Status need_executable(DeviceLane *l, Executable *e) {
+  if (!e || e->loaded_in == l->incarnation) return NULL;
+  DeviceJob *load = device_job_create();
+  if (!load) return FAIL(RESOURCE_EXHAUSTED, "loading an executable");
+  load->exe = executable_retain(e);
+  load->done = on_loaded;
+  load->ctx = l;
+  l->load_error[0] = 0;
+  Status st = send_load(l, load);
+  if (st) job_free(l, load);
+  return st;
+}
+
+static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
+  char id[ID_TEXT];
+  if (b->incarnation == l->incarnation) return NULL;
+  if (b->fd < 0)
+    return FAIL(DATA_LOSS, "buffer '%s' was made by a run and lost when device %s restarted (%s)",
+                id_text("buf", b->id, id), l->spec.name, l->last_failure);
+  DeviceJob *create = device_job_create();
+  Kiln__V1__BufferCreate m = KILN__V1__BUFFER_CREATE__INIT;
+  if (!create) return FAIL(RESOURCE_EXHAUSTED, "restoring a buffer");
+  m.buffer = b->id;
+  m.bytes = b->bytes;
+  create->env.body_case = KILN__V1__ENVELOPE__BODY_BUFFER_CREATE;
+  create->env.buffer_create = &m;
+  Status st = send_job(l, create, &b->fd, 1);
+  create->env.buffer_create = NULL;
+  if (st)
+    job_free(l, create);
+  else
+    b->incarnation = l->incarnation;
+  return st;
+}
+
+static Status start_job(DeviceLane *l, DeviceJob *job) {
+  for (size_t i = 0; i < job->nbuffers; i++) TRY(need_buffer(l, job->buffers[i]));
+  if (job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD) return send_load(l, job);
+  TRY(need_executable(l, job->exe));
+  int fd = job->fd;
+  if (job->slab) {
+    bool bring = job->slab->incarnation != l->incarnation;
+    job->env.run->slab = job->slab->id;
+    job->env.run->slab_bytes = bring ? job->slab->size : 0;
+    if (bring) fd = job->slab->fd;
+    job->slab->incarnation = l->incarnation;
+  }
+  return send_job(l, job, &fd, fd >= 0);
+}
+
+/* Sends what may be sent. A job that is tried again goes alone. */
+static void pump(DeviceLane *l) {
+  while (l->state == LS_UP && l->waiting.first && l->flight.len < IN_FLIGHT_MAX) {
+    DeviceJob *job = l->waiting.first;
+    if (l->flight.first && (job->tried || l->flight.first->tried)) return;
+    queue_pop(&l->waiting);
+    if (job->env.body_case == KILN__V1__ENVELOPE__BODY__NOT_SET) {
+      job_finish(l, job, NULL, NULL);
+      continue;
+    }
+    Status st = start_job(l, job);
+    if (st) job_finish(l, job, NULL, st);
+  }
+}
+
+Status device_lane_submit(DeviceLane *l, DeviceJob *job) {
+  Status st = NULL;
+  if (l->state != LS_UP && l->failures >= PATIENCE)
+    st = FAIL(UNAVAILABLE, "device %s is out of service (%s)", l->spec.name, l->last_failure);
+  else if (l->waiting.len >= l->spec.max_queue)
+    st = FAIL(RESOURCE_EXHAUSTED, "%zu runs wait for device %s already; try again later",
+              l->waiting.len, l->spec.name);
+  if (st) {
+    job_free(l, job);
+    return st;
+  }
+  job->submitted = true;
+  queue_push(&l->waiting, job);
+  pump(l);
+  return NULL;
+}
+
+/* -- the worker's side --------------------------------------------------------------------------
+ */
+
+static void on_ready(void *ctx) {
+  DeviceLane *l = ctx;
+  Kiln__V1__DeviceHello hello = KILN__V1__DEVICE_HELLO__INIT;
+  Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
+  env.id = ++l->next_id;
+  env.body_case = KILN__V1__ENVELOPE__BODY_HELLO;
+  env.hello = &hello;
+  l->state = LS_GREETING;
+  status_drop(worker_send(l->worker, &env, NULL, 0)); /* if it is gone, on_gone follows */
+}
+
+/* Copies the target out of the message and hashes it. */
+static bool take_target(DeviceLane *l, const Kiln__V1__DeviceHelloReply *m) {
+  static const PbLimits limits = {
+      .max_bytes = 64 << 10, .max_depth = 4, .max_elements = 1000, .max_memory = 256 << 10};
+  uint8_t packed[64 << 10];
+  if (!m->target || kiln__v1__target_spec__get_packed_size(m->target) > sizeof packed) return false;
+  Bytes bytes = {packed, kiln__v1__target_spec__pack(m->target, packed)};
+  ProtobufCMessage *msg;
+  uint8_t hash[DIGEST_BYTES];
+  digest_sha256(bytes.ptr, bytes.len, hash);
+  if (l->target && !memcmp(hash, l->fingerprint, sizeof hash)) return true;
+  /* an older target stays in the arena: compiles in flight may still point to it */
+  Status st = pb_unpack(&kiln__v1__target_spec__descriptor, bytes, &limits, &l->arena, &msg);
+  l->description = arena_strdup(&l->arena, str_from(m->description));
+  if (st || !l->description) return status_drop(st), false;
+  l->target = (Kiln__V1__TargetSpec *)msg;
+  memcpy(l->fingerprint, hash, sizeof hash);
+  return true;
+}
+
+static void on_hello(DeviceLane *l, const Message *m) {
+  if (m->env->body_case == KILN__V1__ENVELOPE__BODY_ERROR) {
+    worker_kill(l->worker, "device_lost", m->env->error->message);
+    return;
+  }
+  if (m->env->body_case != KILN__V1__ENVELOPE__BODY_HELLO_REPLY ||
+      !take_target(l, m->env->hello_reply)) {
+    worker_kill(l->worker, "crash", "it answered something else");
+    return;
+  }
+  l->state = LS_UP;
+  l->incarnation++;
+  LOG_INFO("device up", "device=%s pid=%u description=\"%s\"", l->spec.name, worker_pid(l->worker),
+           l->description);
+  l->spec.changed(l->spec.ctx);
+  pump(l);
+}
+
+static Status answer_status(DeviceLane *l, const DeviceJob *job, const Kiln__V1__ErrorReply *e) {
+  if (job->exe && job->exe->loaded_in != l->incarnation && l->load_error[0])
+    return FAIL(INTERNAL, "loading again: %s", l->load_error);
+  StatusCode code = e->code > 0 && e->code < ST__COUNT ? (StatusCode)e->code : ST_INTERNAL;
+  return status_new(code, NULL, __FILE__, __LINE__, "%s", e->message);
+}
+
+static bool answers(const DeviceJob *job, const Kiln__V1__Envelope *env) {
+  if (job->env.id != env->id) return false;
+  if (env->body_case == KILN__V1__ENVELOPE__BODY_ERROR) return true;
+  if (job->env.body_case == KILN__V1__ENVELOPE__BODY_BUFFER_CREATE)
+    return env->body_case == KILN__V1__ENVELOPE__BODY_DONE;
+  return (int)env->body_case == (int)job->env.body_case + 1; /* numbered in pairs */
+}
+
+static void on_message(void *ctx, Message *m) {
+  DeviceLane *l = ctx;
+  if (l->state == LS_GREETING) {
+    on_hello(l, m);
+    return;
+  }
+  DeviceJob *job = l->flight.first;
+  if (!job || !answers(job, m->env)) {
+    worker_kill(l->worker, "crash", "it answered something else");
+    return;
+  }
+  queue_pop(&l->flight);
+  l->failures = 0;
+  worker_set_deadline(l->worker, l->flight.first ? l->spec.run_seconds : 0, "over its time");
+  bool failed = m->env->body_case == KILN__V1__ENVELOPE__BODY_ERROR;
+  Status st = failed ? answer_status(l, job, m->env->error) : NULL;
+  if (failed && job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD) job->exe->loaded_in = 0;
+  job_finish(l, job, failed ? NULL : m, st);
+  pump(l);
+}
+
+static Status lost(const DeviceLane *l, const DeviceJob *job) {
+  return FAIL(UNAVAILABLE, "device %s failed (cause %s)%s", l->spec.name, l->last_failure,
+              job->tried ? ", also when tried again" : "");
+}
+
+/* Jobs in flight: those worth a second try go to the head of the queue, the rest is answered.
+ * suspect: the first one ran too long and would again. */
+static void requeue(DeviceLane *l, bool suspect) {
+  DeviceQueue old = l->waiting, flight = l->flight;
+  if (!old.first) old.last = &old.first;
+  queue_init(&l->waiting);
+  queue_init(&l->flight);
+  if (!flight.first) flight.last = &flight.first;
+  for (DeviceJob *job; (job = queue_pop(&flight)); suspect = false) {
+    bool own = job->env.body_case == KILN__V1__ENVELOPE__BODY_BUFFER_CREATE ||
+               (job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD && job->done == on_loaded);
+    job->in_flight = false;
+    if (own || !job->done) {
+      job_free(l, job); /* made by the lane, or cancelled */
+      if (own && suspect) continue;
+    } else if (job->tried || suspect) {
+      job_finish(l, job, NULL, lost(l, job));
+    } else {
+      job->tried = true;
+      queue_push(&l->waiting, job);
+    }
+  }
+  for (DeviceJob *job; (job = queue_pop(&old));) queue_push(&l->waiting, job);
+}
+
+static void refuse_all(DeviceLane *l) {
+  for (DeviceJob *job; (job = queue_pop(&l->waiting));)
+    job_finish(
+        l, job, NULL,
+        FAIL(UNAVAILABLE, "device %s is out of service (%s)", l->spec.name, l->last_failure));
+}
+
+static void on_gone(void *ctx, const char *cause, const char *detail) {
+  DeviceLane *l = ctx;
+  bool was_up = l->state == LS_UP;
+  l->worker = NULL;
+  l->state = LS_DOWN;
+  l->failures++;
+  l->restarts++;
+  snprintf(l->last_failure, sizeof l->last_failure, "%s: %s", cause, detail);
+  LOG_ERROR("device down", "device=%s failure=\"%s\" in_flight=%zu", l->spec.name, l->last_failure,
+            l->flight.len);
+  requeue(l, !strcmp(cause, "timeout"));
+  if (l->failures >= PATIENCE) refuse_all(l);
+  if (was_up) l->spec.changed(l->spec.ctx);
+  lane_start(l);
+}
+
+static const WorkerHandler handler = {.ready = on_ready, .message = on_message, .gone = on_gone};
+
+static void lane_start(DeviceLane *l) {
+  WorkerSpec spec = {.role = "device",
+                     .device = l->spec.name,
+                     .memory_bytes = l->spec.memory_bytes,
+                     .delay_ms = supervisor_backoff(l->failures),
+                     .handler = &handler,
+                     .ctx = l};
+  Status st = supervisor_spawn(l->spec.supervisor, &spec, &l->worker);
+  if (!st) return;
+  char text[128];
+  status_text(st, text, sizeof text);
+  LOG_ERROR("no device worker", "device=%s error=\"%s\"", l->spec.name, text);
+  status_drop(st);
+}
+
+/* -- forgetting ---------------------------------------------------------------------------------
+ */
+
+void device_lane_forget_executable(DeviceLane *l, const Executable *e) {
+  Kiln__V1__UnloadExecutable unload = KILN__V1__UNLOAD_EXECUTABLE__INIT;
+  Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
+  if (l->state != LS_UP || e->loaded_in != l->incarnation) return;
+  unload.executable = e->id;
+  env.body_case = KILN__V1__ENVELOPE__BODY_UNLOAD;
+  env.unload = &unload;
+  status_drop(worker_send(l->worker, &env, NULL, 0)); /* a dead worker has forgotten already */
+}
+
+void device_lane_forget_buffer(DeviceLane *l, const DeviceBuffer *b) {
+  Kiln__V1__BufferFree gone = KILN__V1__BUFFER_FREE__INIT;
+  Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
+  if (l->state != LS_UP || b->incarnation != l->incarnation) return;
+  gone.buffer = b->id;
+  env.body_case = KILN__V1__ENVELOPE__BODY_BUFFER_FREE;
+  env.buffer_free = &gone;
+  status_drop(worker_send(l->worker, &env, NULL, 0));
+}
+
+static void forget_slab(void *ctx, const Slab *s) {
+  DeviceLane *l = ctx;
+  Kiln__V1__SlabFree gone = KILN__V1__SLAB_FREE__INIT;
+  Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
+  if (l->state != LS_UP || s->incarnation != l->incarnation) return;
+  gone.slab = s->id;
+  env.body_case = KILN__V1__ENVELOPE__BODY_SLAB_FREE;
+  env.slab_free = &gone;
+  status_drop(worker_send(l->worker, &env, NULL, 0));
+}
+
+/* -- life ---------------------------------------------------------------------------------------
+ */
+
+Status device_lane_create(const DeviceLaneSpec *spec, DeviceLane **out) {
+  DeviceLane *l = *out = calloc(1, sizeof *l);
+  if (!l) return FAIL(RESOURCE_EXHAUSTED, "device");
+  l->spec = *spec;
+  queue_init(&l->flight);
+  queue_init(&l->waiting);
+  arena_init(&l->arena, 0);
+  l->slabs = (SlabPool){.max_bytes = spec->slab_bytes, .dropped = forget_slab, .ctx = l};
+  lane_start(l);
+  return NULL;
+}
+
+void device_lane_release(DeviceLane *l) {
+  if (!l) return;
+  if (l->worker) worker_abandon(l->worker);
+  l->worker = NULL;
+  l->state = LS_DOWN;
+  for (DeviceJob *job; (job = queue_pop(&l->flight));) job_free(l, job);
+  for (DeviceJob *job; (job = queue_pop(&l->waiting));) job_free(l, job);
+  slab_trim(&l->slabs, 0);
+  arena_deinit(&l->arena);
+  free(l);
+}
+
+DeviceStatus device_lane_status(const DeviceLane *l) {
+  bool up = l->state == LS_UP;
+  return (DeviceStatus){.name = l->spec.name,
+                        .kind = l->target ? l->target->kind : "",
+                        .description = l->description ? l->description : "",
+                        .last_failure = l->last_failure,
+                        .available = up,
+                        .restarts = l->restarts,
+                        .pid = l->worker ? worker_pid(l->worker) : 0};
+}
+
+const char *device_lane_name(const DeviceLane *l) { return l->spec.name; }
+SlabPool *device_lane_slabs(DeviceLane *l) { return &l->slabs; }
+const Kiln__V1__TargetSpec *device_lane_target(const DeviceLane *l) { return l->target; }
+const uint8_t *device_lane_fingerprint(const DeviceLane *l) { return l->fingerprint; }

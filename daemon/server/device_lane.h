@@ -1,0 +1,73 @@
+/* One device, as kilnd sees it: its worker process, the jobs in flight and those that wait.
+ *
+ * The lane loads executables and re-creates buffers by itself before the first job that needs them
+ * in the life of a worker process ("incarnation"), so nobody else has to know that a worker died. A
+ * job that was in flight then is sent once more, alone; if that one dies with its worker too, it is
+ * answered UNAVAILABLE with the cause. */
+#pragma once
+
+#include "daemon/server/device_buffer.h"
+#include "daemon/server/executable.h"
+#include "daemon/server/slab.h"
+#include "daemon/server/supervisor.h"
+
+typedef struct DeviceLane DeviceLane;
+
+/* Made by device_job_create; belongs to the lane from submit on. The message that env points to
+ * stays the owner's and must live until `done` or cancel. */
+typedef struct DeviceJob DeviceJob;
+struct DeviceJob {
+  Kiln__V1__Envelope env; /* body_case NOT_SET: done as soon as the device is up */
+  int fd;                 /* sent along; -1 = none; stays the owner's */
+  Executable *exe;        /* loaded first; the job's own reference */
+  DeviceBuffer **buffers; /* created first; the job's own references; malloc'd */
+  size_t nbuffers;
+  Slab *slab; /* of a run; goes back to the pool after done */
+  /* m is the answer, valid during the call, or NULL and st says why not (takes st). */
+  void (*done)(void *ctx, DeviceJob *job, Message *m, Status st);
+  void *ctx;
+  /* the lane's */
+  DeviceJob *next;
+  bool submitted, in_flight, tried;
+};
+
+typedef struct DeviceLaneSpec {
+  uv_loop_t *loop;
+  Supervisor *supervisor;
+  const char *name; /* "cpu:0"; outlives the lane */
+  uint64_t memory_bytes, slab_bytes;
+  uint32_t run_seconds;
+  size_t max_queue;
+  void (*changed)(void *ctx); /* in or out of service */
+  void *ctx;
+} DeviceLaneSpec;
+
+Status device_lane_create(const DeviceLaneSpec *spec, DeviceLane **out);
+/* Executables and buffers must be gone; jobs are dropped without done. */
+void device_lane_release(DeviceLane *l);
+
+DeviceJob *device_job_create(void); /* NULL without memory */
+/* RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE when the device does not come up; then
+ * the job is freed and done is not called. */
+Status device_lane_submit(DeviceLane *l, DeviceJob *job);
+/* No `done` follows; what the job holds is freed when the worker is through with it. A job that was
+ * not submitted is freed. */
+void device_lane_cancel(DeviceLane *l, DeviceJob *job);
+
+/* For the objects' own release functions. */
+void device_lane_forget_executable(DeviceLane *l, const Executable *e);
+void device_lane_forget_buffer(DeviceLane *l, const DeviceBuffer *b);
+
+typedef struct DeviceStatus {
+  const char *name, *kind, *description, *last_failure;
+  bool available;
+  unsigned restarts;
+  uint32_t pid;
+} DeviceStatus;
+DeviceStatus device_lane_status(const DeviceLane *l);
+const char *device_lane_name(const DeviceLane *l);
+SlabPool *device_lane_slabs(DeviceLane *l);
+/* NULL until the device was up for the first time. */
+const Kiln__V1__TargetSpec *device_lane_target(const DeviceLane *l);
+/* SHA-256 over the packed target; zeros until then. */
+const uint8_t *device_lane_fingerprint(const DeviceLane *l);

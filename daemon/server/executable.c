@@ -1,0 +1,251 @@
+/* The registry is a map by id and a list by last use. It holds one reference to each executable and
+ * clients' handles decide when it lets go; runs in flight hold their own references, so what they
+ * use is unloaded only after them. */
+#include "daemon/server/executable.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "daemon/server/device_lane.h"
+
+/* -- tensors ------------------------------------------------------------------------------------
+ */
+
+static const struct {
+  const char *name;
+  size_t bytes;
+} dtypes[] = {
+    [KILN__V1__DTYPE__DTYPE_BOOL] = {"bool", 1}, [KILN__V1__DTYPE__DTYPE_I8] = {"i8", 1},
+    [KILN__V1__DTYPE__DTYPE_I16] = {"i16", 2},   [KILN__V1__DTYPE__DTYPE_I32] = {"i32", 4},
+    [KILN__V1__DTYPE__DTYPE_I64] = {"i64", 8},   [KILN__V1__DTYPE__DTYPE_U8] = {"u8", 1},
+    [KILN__V1__DTYPE__DTYPE_U16] = {"u16", 2},   [KILN__V1__DTYPE__DTYPE_U32] = {"u32", 4},
+    [KILN__V1__DTYPE__DTYPE_U64] = {"u64", 8},   [KILN__V1__DTYPE__DTYPE_F16] = {"f16", 2},
+    [KILN__V1__DTYPE__DTYPE_BF16] = {"bf16", 2}, [KILN__V1__DTYPE__DTYPE_F32] = {"f32", 4},
+    [KILN__V1__DTYPE__DTYPE_F64] = {"f64", 8},
+};
+
+static bool known_dtype(Kiln__V1__DType d) {
+  return (size_t)d < sizeof dtypes / sizeof *dtypes && dtypes[d].name;
+}
+
+size_t wire_dtype_bytes(Kiln__V1__DType dtype) {
+  return known_dtype(dtype) ? dtypes[dtype].bytes : 0;
+}
+
+bool wire_tensor_bytes(Kiln__V1__DType dtype, const uint64_t *dims, size_t ndims, uint64_t *out) {
+  size_t n = wire_dtype_bytes(dtype);
+  bool ok = n != 0, empty = false;
+  for (size_t i = 0; i < ndims; i++) {
+    empty = empty || !dims[i];
+    if (dims[i]) ok = ok && dims[i] <= INT64_MAX && size_mul(n, dims[i], &n);
+  }
+  if (!ok || n > INT64_MAX) return false;
+  *out = empty ? 0 : n;
+  return true;
+}
+
+const char *wire_tensor_text(Kiln__V1__DType dtype, const uint64_t *dims, size_t ndims, char *buf,
+                             size_t cap) {
+  const char *name = known_dtype(dtype) ? dtypes[dtype].name : "unknown";
+  int n = snprintf(buf, cap, "%s[", name);
+  for (size_t i = 0; i < ndims && n > 0 && (size_t)n < cap; i++)
+    n += snprintf(buf + n, cap - (size_t)n, i ? ",%" PRIu64 : "%" PRIu64, dims[i]);
+  if (n > 0 && (size_t)n < cap) snprintf(buf + n, cap - (size_t)n, "]");
+  return buf;
+}
+
+/* -- ids ----------------------------------------------------------------------------------------
+ */
+
+uint64_t id_make(void) {
+  uint64_t id = 0;
+  while (!id)
+    if (getrandom(&id, sizeof id, 0) != sizeof id) id = 0;
+  return id;
+}
+
+const char *id_text(const char *prefix, uint64_t id, char buf[ID_TEXT]) {
+  snprintf(buf, ID_TEXT, "%s-%016" PRIx64, prefix, id);
+  return buf;
+}
+
+bool id_parse(const char *prefix, const char *text, uint64_t *out) {
+  size_t n = strlen(prefix);
+  uint8_t bytes[8];
+  *out = 0;
+  if (strncmp(text, prefix, n) || text[n] != '-') return false;
+  if (!digest_from_hex(str_from(text + n + 1), bytes, sizeof bytes)) return false;
+  for (size_t i = 0; i < sizeof bytes; i++) *out = *out << 8 | bytes[i];
+  return *out != 0;
+}
+
+/* -- pieces -------------------------------------------------------------------------------------
+ */
+
+Status model_data_create(ShmPool *pool, int fd, size_t size, ModelData **out) {
+  ModelData *m = *out = calloc(1, sizeof *m);
+  if (!m) {
+    close(fd);
+    return FAIL(RESOURCE_EXHAUSTED, "model");
+  }
+  *m = (ModelData){.refs = 1, .fd = fd, .size = size, .pool = pool};
+  return NULL;
+}
+
+ModelData *model_data_retain(ModelData *m) {
+  m->refs++;
+  return m;
+}
+
+void model_data_release(ModelData *m) {
+  if (!m || --m->refs) return;
+  if (m->seen)
+    close(m->fd);
+  else
+    shm_pool_put(m->pool, m->fd, m->size);
+  free(m);
+}
+
+Artifact *artifact_retain(Artifact *a) {
+  a->refs++;
+  return a;
+}
+
+void artifact_release(Artifact *a) {
+  if (!a || --a->refs) return;
+  arena_deinit(&a->arena);
+  free(a);
+}
+
+Status executable_create(Executable **out) {
+  Executable *e = *out = calloc(1, sizeof *e);
+  if (!e) return FAIL(RESOURCE_EXHAUSTED, "executable");
+  *e = (Executable){.refs = 1, .id = id_make(), .const_fd = -1, .name = ""};
+  arena_init(&e->arena, 0);
+  return NULL;
+}
+
+Executable *executable_retain(Executable *e) {
+  e->refs++;
+  return e;
+}
+
+void executable_release(Executable *e) {
+  if (!e || --e->refs) return;
+  if (e->device) device_lane_forget_executable(e->device, e);
+  if (e->const_fd >= 0) close(e->const_fd);
+  model_data_release(e->model);
+  artifact_release(e->artifact);
+  arena_deinit(&e->arena);
+  free(e);
+}
+
+static Status spec_bytes(const Kiln__V1__TensorSpec *s, uint64_t max, uint64_t *out) {
+  char text[160];
+  wire_tensor_text(s->dtype, s->dims, s->n_dims, text, sizeof text);
+  if (!wire_tensor_bytes(s->dtype, s->dims, s->n_dims, out))
+    return FAIL(INVALID_ARGUMENT, "'%s': %s is too large", s->name, text);
+  if (*out > max)
+    return FAIL(RESOURCE_EXHAUSTED, "'%s': %s has %" PRIu64 " bytes, this server allows %" PRIu64,
+                s->name, text, *out, max);
+  return NULL;
+}
+
+Status executable_sizes(Executable *e, uint64_t max_tensor_bytes) {
+  size_t nin = e->face->n_inputs, nout = e->face->n_outputs;
+  e->slot_bytes = arena_array(&e->arena, nin + nout + 1, sizeof *e->slot_bytes);
+  if (!e->slot_bytes) return FAIL(RESOURCE_EXHAUSTED, "executable");
+  for (size_t i = 0; i < nin; i++)
+    TRY(spec_bytes(e->face->inputs[i], max_tensor_bytes, &e->slot_bytes[i]));
+  for (size_t i = 0; i < nout; i++)
+    TRY(spec_bytes(e->face->outputs[i], max_tensor_bytes, &e->slot_bytes[nin + i]));
+  return NULL;
+}
+
+/* -- registry -----------------------------------------------------------------------------------
+ */
+
+static void unlink_use(Registry *r, Executable *e) {
+  *(e->newer ? &e->newer->older : &r->newest) = e->older;
+  *(e->older ? &e->older->newer : &r->oldest) = e->newer;
+  e->newer = e->older = NULL;
+}
+
+static void link_use(Registry *r, Executable *e) {
+  e->older = r->newest;
+  if (r->newest) r->newest->newer = e;
+  r->newest = e;
+  if (!r->oldest) r->oldest = e;
+}
+
+static void remove_executable(Registry *r, Executable *e) {
+  unlink_use(r, e);
+  map_remove(&r->by_id, e->id);
+  r->len--;
+  e->registered = false;
+  executable_release(e);
+}
+
+void registry_deinit(Registry *r) {
+  while (r->newest) remove_executable(r, r->newest);
+  map_deinit(&r->by_id);
+}
+
+Status registry_add(Registry *r, Executable *e) {
+  assert(!e->registered);
+  if (!map_put(&r->by_id, e->id, e)) return FAIL(RESOURCE_EXHAUSTED, "executables");
+  while (r->len >= r->max) remove_executable(r, r->oldest);
+  executable_retain(e);
+  e->registered = true;
+  link_use(r, e);
+  r->len++;
+  return NULL;
+}
+
+Status registry_find(Registry *r, const char *id, Executable **out) {
+  uint64_t key;
+  *out = id_parse("exe", id, &key) ? map_find(&r->by_id, key) : NULL;
+  if (!*out)
+    return FAIL(NOT_FOUND,
+                "unknown executable '%.64s' (released, unloaded to make room, or from "
+                "before a restart of the server); compile the model again",
+                id);
+  if (*out != r->newest) {
+    unlink_use(r, *out);
+    link_use(r, *out);
+  }
+  return NULL;
+}
+
+Status registry_drop(Registry *r, const char *id) {
+  Executable *e;
+  TRY(registry_find(r, id, &e));
+  if (--e->handles <= 0) remove_executable(r, e);
+  return NULL;
+}
+
+static bool bytes_eq(Bytes a, Bytes b) {
+  return a.len == b.len && (!a.len || !memcmp(a.ptr, b.ptr, a.len));
+}
+
+Artifact *registry_artifact(const Registry *r, const uint8_t hash[DIGEST_BYTES], Bytes graph,
+                            const struct DeviceLane *device) {
+  for (const Executable *e = r->newest; e; e = e->older)
+    if (e->device == device && !e->private_ &&
+        !memcmp(e->artifact->graph_hash, hash, DIGEST_BYTES) && bytes_eq(e->artifact->graph, graph))
+      return e->artifact;
+  return NULL;
+}
+
+Executable *registry_candidate(const Registry *r, const Executable *after, size_t model_bytes,
+                               Bytes options, const struct DeviceLane *device) {
+  for (Executable *e = after ? after->older : r->newest; e; e = e->older)
+    if (e->device == device && !e->private_ && e->model->size == model_bytes &&
+        bytes_eq(e->options, options))
+      return e;
+  return NULL;
+}

@@ -1,0 +1,105 @@
+/* What a compile leaves behind, in three shared pieces.
+ *
+ *   ModelData   the model's bytes as they were uploaded (weights are read from them)
+ *   Artifact    the plan and the machine code of a graph on a target
+ *   Executable  both, with an interface and a name; what clients refer to
+ *
+ * All are reference-counted and live on the loop. kilnd keeps everything that a device worker needs
+ * to load an executable, so a worker that dies loses nothing. */
+#pragma once
+
+#include "base/arena.h"
+#include "base/map.h"
+#include "daemon/channel/shm.h"
+#include "kiln/v1/worker.pb-c.h"
+#include "proto/digest.h"
+
+struct DeviceLane;
+
+typedef struct ModelData {
+  int refs;
+  int fd;
+  size_t size;
+  ShmPool *pool; /* where the memory goes back to */
+  bool seen;     /* by a device worker, which may still map it: it does not go back */
+} ModelData;
+
+typedef struct Artifact {
+  int refs;
+  Arena arena;
+  uint8_t graph_hash[DIGEST_BYTES];
+  Bytes graph;                       /* canonical bytes */
+  Kiln__V1__Plan *plan;              /* kernels without their graphs */
+  Kiln__V1__KernelBinary **binaries; /* parallel to plan->kernels */
+} Artifact;
+
+typedef struct Executable {
+  int refs;    /* registry, runs, replies */
+  int handles; /* what clients hold: compiles that returned it and were not released */
+  uint64_t id;
+  Arena arena;
+  const char *name;
+  struct DeviceLane *device;
+  ModelData *model;
+  Artifact *artifact;
+  int const_fd; /* -1 = none */
+  /* Interface and weights, decoded from the compile worker's answer. */
+  const Kiln__V1__FrontendDone *face;
+  uint64_t *slot_bytes;             /* inputs, then outputs */
+  uint64_t loaded_in;               /* incarnation of the device worker that has it; 0 = none */
+  Bytes options;                    /* packed CompileOptions and format, for finding it again */
+  bool registered, private_;        /* private_: compiled with no_cache, never found again */
+  struct Executable *newer, *older; /* by last use */
+} Executable;
+
+/* Takes ownership of fd. */
+Status model_data_create(ShmPool *pool, int fd, size_t size, ModelData **out);
+ModelData *model_data_retain(ModelData *m);
+void model_data_release(ModelData *m); /* NULL allowed */
+
+Artifact *artifact_retain(Artifact *a);
+void artifact_release(Artifact *a); /* NULL allowed */
+
+Status executable_create(Executable **out);
+Executable *executable_retain(Executable *e);
+void executable_release(Executable *e); /* NULL allowed */
+/* Fills slot_bytes from face. INVALID_ARGUMENT when a size overflows or passes the limit. */
+Status executable_sizes(Executable *e, uint64_t max_tensor_bytes);
+/* The bytes of a dtype; 0 for an unknown one. */
+size_t wire_dtype_bytes(Kiln__V1__DType dtype);
+/* product(dims) * item size; false on overflow or unknown dtype. */
+bool wire_tensor_bytes(Kiln__V1__DType dtype, const uint64_t *dims, size_t ndims, uint64_t *out);
+/* "f32[1,3,224,224]" */
+const char *wire_tensor_text(Kiln__V1__DType dtype, const uint64_t *dims, size_t ndims, char *buf,
+                             size_t cap);
+
+enum { ID_TEXT = 24 };
+/* "exe-0123456789abcdef"; random, so that an id from before a restart is not taken for a new one.
+ */
+uint64_t id_make(void);
+const char *id_text(const char *prefix, uint64_t id, char buf[ID_TEXT]);
+bool id_parse(const char *prefix, const char *text, uint64_t *out);
+
+/* -- the registry -------------------------------------------------------------------------------
+ */
+
+typedef struct Registry {
+  Map by_id;
+  Executable *newest, *oldest;
+  size_t len, max;
+} Registry;
+
+void registry_deinit(Registry *r);
+/* Adds and retains; drops the least recently used beyond the limit. */
+Status registry_add(Registry *r, Executable *e);
+/* Marks it as used. NOT_FOUND names the id. Borrowed. */
+Status registry_find(Registry *r, const char *id, Executable **out);
+/* One client gives up its handle; unloads with the last. */
+Status registry_drop(Registry *r, const char *id);
+/* An artifact for this graph and device that is loaded already; NULL when none. Borrowed. */
+Artifact *registry_artifact(const Registry *r, const uint8_t hash[DIGEST_BYTES], Bytes graph,
+                            const struct DeviceLane *device);
+/* The next executable after `after` (NULL = first) that might come from the same bytes and options.
+ */
+Executable *registry_candidate(const Registry *r, const Executable *after, size_t model_bytes,
+                               Bytes options, const struct DeviceLane *device);

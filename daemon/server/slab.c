@@ -1,0 +1,82 @@
+/* Sizes are powers of two from 64 KiB, so that a few slabs serve all runs of a model; the smallest
+ * idle one that fits is taken. */
+#include "daemon/server/slab.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "daemon/channel/shm.h"
+
+enum { SMALLEST = 64 << 10, IDLE_MAX = 256 << 20 };
+
+static void destroy(SlabPool *p, Slab *s) {
+  if (p->dropped) p->dropped(p->ctx, s);
+  p->bytes -= s->size;
+  if (s->at) munmap(s->at, s->size);
+  if (s->fd >= 0) close(s->fd);
+  free(s);
+}
+
+static Status create(SlabPool *p, size_t size, Slab **out) {
+  void *at = NULL;
+  Slab *s = calloc(1, sizeof *s);
+  if (!s) return FAIL(RESOURCE_EXHAUSTED, "slab");
+  *s = (Slab){.id = ++p->next_id, .fd = -1, .size = size};
+  p->bytes += size;
+  Status st = shm_create("kiln-slab", size, &s->fd);
+  if (!st) st = shm_map(s->fd, size, true, &at);
+  s->at = at;
+  if (st) {
+    p->bytes -= size;
+    if (s->fd >= 0) close(s->fd);
+    free(s);
+    return st;
+  }
+  *out = s;
+  return NULL;
+}
+
+/* The smallest idle slab of at least `size` bytes, unlinked; NULL when there is none. */
+static Slab *best_fit(SlabPool *p, size_t size) {
+  Slab **best = NULL;
+  for (Slab **at = &p->free; *at; at = &(*at)->next)
+    if ((*at)->size >= size && (!best || (*at)->size < (*best)->size)) best = at;
+  if (!best) return NULL;
+  Slab *s = *best;
+  *best = s->next;
+  p->idle_bytes -= s->size;
+  return s;
+}
+
+Status slab_take(SlabPool *p, size_t size, Slab **out) {
+  size_t rounded = SMALLEST;
+  *out = NULL;
+  while (rounded < size && rounded <= SIZE_MAX / 4) rounded *= 2;
+  if (rounded < size) return FAIL(RESOURCE_EXHAUSTED, "a run of %zu bytes", size);
+  if ((*out = best_fit(p, rounded))) return NULL;
+  if (rounded > p->max_bytes || p->bytes > p->max_bytes - rounded) slab_trim(p, 0);
+  if (rounded > p->max_bytes || p->bytes > p->max_bytes - rounded)
+    return FAIL(RESOURCE_EXHAUSTED,
+                "runs in flight hold %zu bytes of tensors and %zu more would "
+                "pass the limit of %zu",
+                p->bytes, rounded, p->max_bytes);
+  return create(p, rounded, out);
+}
+
+void slab_put(SlabPool *p, Slab *s) {
+  s->next = p->free;
+  p->free = s;
+  p->idle_bytes += s->size;
+  if (p->idle_bytes > IDLE_MAX) slab_trim(p, IDLE_MAX);
+}
+
+void slab_trim(SlabPool *p, size_t keep) {
+  while (p->free && p->idle_bytes > keep) {
+    Slab *s = p->free;
+    p->free = s->next;
+    p->idle_bytes -= s->size;
+    destroy(p, s);
+  }
+}

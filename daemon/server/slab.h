@@ -1,0 +1,36 @@
+/* Shared memory that carries the tensors of runs to a device worker and back.
+ *
+ * A slab is mapped here and in the worker for as long as it lives and is used by one run at a time,
+ * so a run costs neither a map nor a page fault once its slab is warm. Contents are left as they
+ * are: a run overwrites what is read. */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct Slab Slab;
+struct Slab {
+  uint64_t id;
+  int fd;
+  char *at;
+  size_t size;
+  uint64_t incarnation; /* of the device worker that has it mapped; 0 = none */
+  Slab *next;           /* in the free list */
+};
+
+typedef struct SlabPool {
+  Slab *free;
+  size_t idle_bytes; /* in the free list */
+  size_t bytes;      /* in all */
+  size_t max_bytes;
+  uint64_t next_id;
+  void (*dropped)(void *ctx, const Slab *s); /* s is about to be unmapped */
+  void *ctx;
+} SlabPool;
+
+/* At least `size` bytes, aligned to a page. RESOURCE_EXHAUSTED when the pool is at its limit. */
+Status slab_take(SlabPool *p, size_t size, Slab **out);
+void slab_put(SlabPool *p, Slab *s);
+/* Gives idle slabs back to the system until at most `keep` bytes of them are left. */
+void slab_trim(SlabPool *p, size_t keep);

@@ -1,0 +1,50 @@
+/* The zygote and every process forked from it: starting them, talking to them, killing them, and
+ * saying why they ended.
+ *
+ * A Worker is made by supervisor_spawn and ends with its handler's `gone`, exactly once, unless the
+ * owner lost interest first (worker_abandon). It is not valid afterwards. All on the loop. */
+#pragma once
+
+#include <uv.h>
+
+#include "daemon/channel/channel.h"
+
+typedef struct Supervisor Supervisor;
+typedef struct Worker Worker;
+
+typedef struct WorkerHandler {
+  void (*ready)(void *ctx); /* messages can be sent */
+  void (*message)(void *ctx, Message *m);
+  /* cause: one of crash oom timeout device_lost (static text); detail: for people. */
+  void (*gone)(void *ctx, const char *cause, const char *detail);
+} WorkerHandler;
+
+typedef struct WorkerSpec {
+  const char *role;   /* "compile", "device"; static */
+  const char *device; /* outlives the worker */
+  uint64_t memory_bytes;
+  uint32_t cpu_seconds;
+  uint64_t delay_ms; /* wait before starting */
+  const WorkerHandler *handler;
+  void *ctx;
+} WorkerSpec;
+
+/* program: path of kiln-worker. The zygote starts in the background. */
+Status supervisor_create(uv_loop_t *loop, const char *program, const char *log_level,
+                         Supervisor **out);
+/* Kills everything without calling gone, then closed(ctx). */
+void supervisor_close(Supervisor *s, void (*closed)(void *ctx), void *ctx);
+
+Status supervisor_spawn(Supervisor *s, const WorkerSpec *spec, Worker **out);
+Status worker_send(Worker *w, const Kiln__V1__Envelope *env, const int *fds, size_t nfds);
+/* Kills the process; gone follows with this cause (static text). */
+void worker_kill(Worker *w, const char *cause, const char *detail);
+/* worker_kill("timeout") in so many seconds, unless changed; 0 = never. */
+void worker_set_deadline(Worker *w, uint64_t seconds, const char *detail);
+/* Kills the process and forgets the owner: no callback follows. */
+void worker_abandon(Worker *w);
+/* 0 until it runs. */
+uint32_t worker_pid(const Worker *w);
+
+/* Milliseconds to wait before start number `failures` + 1 in a row: 0, 0, 100, 200 ... 10,000. */
+uint64_t supervisor_backoff(unsigned failures);
