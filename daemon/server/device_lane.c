@@ -339,7 +339,6 @@ static void requeue(DeviceLane *l, bool suspect) {
     job->in_flight = false;
     if (own || !job->done) {
       job_free(l, job); /* made by the lane, or cancelled */
-      if (own && suspect) continue;
     } else if (job->tried || suspect) {
       job_finish(l, job, NULL, lost(l, job));
     } else {

@@ -8,6 +8,7 @@
  * to load an executable, so a worker that dies loses nothing. */
 #pragma once
 
+#include "base/arena.h"
 #include "base/map.h"
 #include "daemon/channel/shm.h"
 #include "kiln/v1/worker.pb-c.h"
