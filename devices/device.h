@@ -51,13 +51,15 @@ typedef struct DeviceVtbl {
   const char *name;
   void (*destroy)(Device *d);
   /* Zeroed memory. fd >= 0: map that memfd instead (shared, size bytes from offset 0) and own the
-   * descriptor. */
+   * descriptor; on failure it stays the caller's. Memory sealed against writing is mapped for
+   * reading. */
   Status (*buffer_alloc)(Device *d, size_t size, int fd, Buffer **out);
   void (*buffer_free)(Device *d, Buffer *b);
   Status (*program_load)(Device *d, const ProgramSpec *spec, Program **out);
   void (*program_free)(Device *d, Program *p);
   /* Queues n launches that run in order, each seeing the writes of those before it. Copies the
-   * array, not what args point to. */
+   * array, not what args point to. A device whose kernels run on the caller's processor (cpu) runs
+   * them here, before it returns. */
   Status (*submit)(Device *d, const Launch *launches, size_t n, Fence *out);
   /* DEADLINE_EXCEEDED when the fence has not passed in time. timeout_ns < 0: no limit. */
   Status (*wait)(Device *d, Fence fence, int64_t timeout_ns);

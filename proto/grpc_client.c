@@ -58,18 +58,17 @@ void grpc_half_close(GrpcStream *s) {
 }
 
 void grpc_cancel(GrpcStream *s, Status st) {
-  if (s->outcome) {
+  bool first = !s->outcome;
+  if (!first)
     status_drop(st);
-    return;
-  }
-  s->outcome = st ? st : FAIL(CANCELLED, "cancelled");
+  else
+    s->outcome = st ? st : FAIL(CANCELLED, "cancelled");
   s->finished = true;
   frame_drop_input(s);
-  if (s->closed) {
-    grpc_stream_resume(s); /* so that the next output ends it */
-    return;
-  }
-  nghttp2_submit_rst_stream(s->session->h2, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_CANCEL);
+  if (s->closed)
+    grpc_stream_resume(s); /* the next output ends it */
+  else if (first)
+    nghttp2_submit_rst_stream(s->session->h2, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_CANCEL);
 }
 
 int client_header(GrpcStream *s, Str name, Str value) {

@@ -5,13 +5,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-bool shape_eq(Ints a, Ints b) {
-  if (a.n != b.n) return false;
-  for (uint32_t i = 0; i < a.n; i++)
-    if (a.at[i] != b.at[i]) return false;
-  return true;
-}
-
 const char *shape_text(Job *job, Ints shape) {
   char *text = arena_array(&job->arena, (size_t)shape.n + 1, 24);
   size_t at = 0;

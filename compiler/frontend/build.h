@@ -10,12 +10,11 @@
 
 enum { MAX_DIMS = 32 };                      /* of any node */
 enum { MAX_RANK = 16 };                      /* of a tensor that a model names */
-static const int64_t MAX_NUMEL = 1ll << 60;  /* of any node: products of sizes stay in int64 */
+static const int64_t MAX_NUMEL = 1ll << 48;  /* of any node; the IR has the same limit */
 static const int64_t MAX_TENSOR = 1ll << 40; /* bytes of a tensor that a model names */
 
 static inline Ints shape_make(const int64_t *dims, size_t n) { return (Ints){dims, (uint32_t)n}; }
 static inline DType uop_dtype(const UOp *u) { return (DType)u->dtype; }
-bool shape_eq(Ints a, Ints b);
 /* "[2, 3]" in the job's arena. */
 const char *shape_text(Job *job, Ints shape);
 /* Aborts on a negative dimension or when the product is over max. */

@@ -42,8 +42,9 @@ static Interval of(const UOp *u) {
 
 static Wide mul(Wide a, Wide b) {
   if (a == 0 || b == 0) return 0;
-  if (infinite(a) || infinite(b)) return (a < 0) == (b < 0) ? INF : -INF;
-  return a * b;
+  Wide r;
+  bool far = infinite(a) || infinite(b) || __builtin_mul_overflow(a, b, &r);
+  return far ? ((a < 0) == (b < 0) ? INF : -INF) : r;
 }
 
 static Wide quotient(Wide a, Wide b, bool floored) {

@@ -175,27 +175,40 @@ static double F_MIN(double x, double y) {
 
 /* -- evaluation -------------------------------------------------------------------------------- */
 
-static int64_t eval_int(Op op, bool u, unsigned bits, int64_t a, int64_t b, int64_t c) {
+/* One loop per op. Sources that an op does not have repeat the first. */
+static void eval_int(Op op, bool u, unsigned bits, const Scalar *const v[3], Scalar *out,
+                     size_t n) {
   /* long: table */
   switch (op) {
 #define OP(name_, n_, type_, arg_, stages_, flags_, iv_, fv_, doc_)                                \
   case OP_##name_:                                                                                 \
-    return iv_;
+    for (size_t k = 0; k < n; k++) {                                                               \
+      int64_t a = v[0][k].i, b = v[1][k].i, c = v[2][k].i;                                         \
+      (void)a, (void)b, (void)c, (void)u, (void)bits;                                              \
+      out[k].i = iv_;                                                                              \
+    }                                                                                              \
+    return;
 #include "compiler/ir/ops.def"
 #undef OP
-  default: return 0;
+  default: return;
   }
 }
 
-static double eval_float(Op op, double x, double y, double z) {
+static void eval_float(Op op, const Scalar *const v[3], Scalar *out, size_t n) {
   /* long: table */
   switch (op) {
 #define OP(name_, n_, type_, arg_, stages_, flags_, iv_, fv_, doc_)                                \
   case OP_##name_:                                                                                 \
-    return fv_;
+    for (size_t k = 0; k < n; k++) {                                                               \
+      double x = v[0][k].f, y = v[1][k].f, z = v[2][k].f;                                          \
+      if (op == OP_WHERE) x = (double)v[0][k].i;                                                   \
+      (void)x, (void)y, (void)z;                                                                   \
+      out[k].f = fv_;                                                                              \
+    }                                                                                              \
+    return;
 #include "compiler/ir/ops.def"
 #undef OP
-  default: return 0;
+  default: return;
   }
 }
 
@@ -234,22 +247,45 @@ static Scalar eval_bitcast(DType dtype, DType from, Scalar v) {
   return scalar_load(dtype, bytes);
 }
 
+static void wrap_all(DType dtype, bool from_float, Scalar *out, size_t n) {
+  if (dtype == DT_F64 || (dtype_info[dtype].bits == 64 && !from_float)) return;
+  if (from_float && !dtype_is_float(dtype)) { /* a comparison */
+    for (size_t k = 0; k < n; k++) out[k].i = out[k].f != 0;
+  } else if (dtype == DT_F32) {
+    for (size_t k = 0; k < n; k++) out[k].f = (double)(float)out[k].f;
+  } else {
+    for (size_t k = 0; k < n; k++) out[k] = scalar_wrap(dtype, out[k]);
+  }
+}
+
+void op_eval_many(Op op, DType dtype, DType src_dtype, const Scalar *const *src, Scalar *out,
+                  size_t n) {
+  int nsrc = op_info[op].nsrc;
+  const Scalar *v[3] = {src[0], nsrc > 1 ? src[1] : src[0], nsrc > 2 ? src[2] : src[0]};
+  bool is_float = dtype_is_float(src_dtype);
+  if (op == OP_CAST) {
+    for (size_t k = 0; k < n; k++) out[k] = eval_cast(dtype, src_dtype, v[0][k]);
+  } else if (op == OP_BITCAST) {
+    for (size_t k = 0; k < n; k++) out[k] = eval_bitcast(dtype, src_dtype, v[0][k]);
+  } else if (op == OP_MULACC && dtype == DT_F32) { /* fma in double would round twice */
+    for (size_t k = 0; k < n; k++) {
+      out[k].f = (double)fmaf((float)v[0][k].f, (float)v[1][k].f, (float)v[2][k].f);
+    }
+  } else if (is_float) {
+    eval_float(op, v, out, n);
+    wrap_all(dtype, true, out, n);
+  } else {
+    eval_int(op, dtype_is_uint(src_dtype), dtype_info[src_dtype].bits, v, out, n);
+    wrap_all(dtype, false, out, n);
+  }
+}
+
 Scalar op_eval(Op op, DType dtype, DType src_dtype, const Scalar *v) {
   int n = op_info[op].nsrc;
-  if (op == OP_CAST) return eval_cast(dtype, src_dtype, v[0]);
-  if (op == OP_BITCAST) return eval_bitcast(dtype, src_dtype, v[0]);
-  if (!dtype_is_float(src_dtype)) {
-    int64_t r = eval_int(op, dtype_is_uint(src_dtype), dtype_info[src_dtype].bits, v[0].i,
-                         n > 1 ? v[1].i : 0, n > 2 ? v[2].i : 0);
-    return (Scalar){.i = int_wrap(dtype, r)};
-  }
-  if (op == OP_MULACC && dtype == DT_F32) {
-    return (Scalar){.f = (double)fmaf((float)v[0].f, (float)v[1].f, (float)v[2].f)};
-  }
-  double x = op == OP_WHERE ? (double)v[0].i : v[0].f;
-  double r = eval_float(op, x, n > 1 ? v[1].f : 0, n > 2 ? v[2].f : 0);
-  if (!dtype_is_float(dtype)) return (Scalar){.i = r != 0};
-  return (Scalar){.f = float_round(dtype, r)};
+  Scalar out;
+  op_eval_many(op, dtype, src_dtype, (const Scalar *[]){v, n > 1 ? v + 1 : v, n > 2 ? v + 2 : v},
+               &out, 1);
+  return out;
 }
 
 Scalar reduce_identity(Op op, DType dtype) {

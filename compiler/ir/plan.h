@@ -23,7 +23,7 @@ typedef struct TensorGraph {
   StrBuf constants; /* heap-owned bytes made by the frontend (decoded or folded weights) */
 } TensorGraph;
 
-typedef enum PlanBufferKind { PB_INPUT, PB_OUTPUT, PB_WEIGHT, PB_TEMP } PlanBufferKind;
+typedef enum PlanBufferKind { PB_INPUT, PB_OUTPUT, PB_WEIGHT, PB_TEMP, PB_CONST } PlanBufferKind;
 
 typedef struct PlanBuffer {
   PlanBufferKind kind;
@@ -31,6 +31,9 @@ typedef struct PlanBuffer {
   DType dtype;
   int64_t numel;
   int64_t offset; /* TEMP: byte offset in the arena, a multiple of 64 */
+  /* CONST: its contents. OUTPUT: not empty when the compiler knows the value; then no kernel writes
+   * it. The bytes are repeated until the buffer is full. */
+  Bytes constant;
 } PlanBuffer;
 
 /* A kernel in ranged form: SINK(END(STORE(PARAM 0, index, value[, gate]), ranges...), ...). PARAM

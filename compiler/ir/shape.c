@@ -21,11 +21,11 @@ bool shape_eq(Ints a, Ints b) {
 }
 
 static const char *describe(Job *job, Ints s) {
-  StrBuf b = {0};
-  for (uint32_t i = 0; i < s.n; i++) strbuf_addf(&b, i ? ", %lld" : "%lld", (long long)s.at[i]);
-  const char *text = arena_printf(&job->arena, "[%s]", b.ptr ? b.ptr : "");
-  strbuf_deinit(&b);
-  return text;
+  const char *text = "";
+  for (uint32_t i = 0; i < s.n; i++) {
+    text = arena_printf(&job->arena, "%s%s%lld", text, i ? ", " : "", (long long)s.at[i]);
+  }
+  return arena_printf(&job->arena, "[%s]", text);
 }
 
 static const char *checked(Job *job, Ints s) {

@@ -16,8 +16,10 @@
 #include "compiler/ir/uop.h"
 
 void uop_print(Job *job, UOp *root, StrBuf *out);
-/* Kernel stages: the same with INDEX as C array syntax and loops indented; for reading only. */
+/* Kernel stages as C-like text, loops indented and accesses in array syntax; for reading only. */
 void uop_print_kernel(Job *job, UOp *root, StrBuf *out);
+/* The same for a linear program. */
+void uop_print_linear(Job *job, UOp *const *list, size_t n, StrBuf *out);
 /* INVALID_ARGUMENT names the line. *out is the last node. */
 Status uop_parse(Job *job, Str text, UOp **out);
 

@@ -183,6 +183,9 @@ Scalar scalar_load(DType dtype, const void *at);
 void scalar_store(DType dtype, Scalar v, void *at);
 /* The value of an ALU op; src_dtype is the dtype of its last source, dtype that of the result. */
 Scalar op_eval(Op op, DType dtype, DType src_dtype, const Scalar *v);
+/* The same for n elements; src[s][k] is element k of source s. out may be one of the sources. */
+void op_eval_many(Op op, DType dtype, DType src_dtype, const Scalar *const *src, Scalar *out,
+                  size_t n);
 Scalar uop_const_value(const UOp *u);
 UOp *uop_scalar(Job *job, DType dtype, Scalar v);
 /* The value that leaves x unchanged under a reduce op of that dtype. */

@@ -38,10 +38,42 @@ typedef UOp *(*RuleSet)(Rewrite *rw, UOp *n);
 
 UOp *rewrite_graph(Rewrite *rw, UOp *root, RuleSet rules);
 
-/* The generated sets. */
+/* The generated sets. Their tables end with a NULL file. */
 UOp *rules_symbolic(
     Rewrite *rw,
     UOp *n); /* algebra on any stage: constants, identities, index div/mod, comparisons, WHERE */
-UOp *rules_movement(Rewrite *rw, UOp *n); /* tensor stage: merges and removes movement ops */
+UOp *rules_movement(Rewrite *rw,
+                    UOp *n); /* tensor stage: symbolic, and merges and removes movement ops */
 UOp *rules_decomp(Rewrite *rw,
                   UOp *n); /* lowered: transcendentals, integer division, what the target lacks */
+extern const RuleInfo rules_symbolic_info[], rules_movement_info[], rules_decomp_info[];
+
+/* -- for generated code and C right-hand sides ------------------------------------------------- */
+
+/* Sets of dtypes, as rulegen writes them. */
+enum RuleClass { RC_BOOL = 1, RC_SINT = 2, RC_UINT = 4, RC_FLOAT = 8, RC_INDEX = 16 };
+static inline unsigned rewrite_class(const UOp *u) {
+  if (u->dtype == DT_INDEX) return RC_INDEX;
+  switch (dtype_info[u->dtype].cls) {
+  case DC_BOOL: return RC_BOOL;
+  case DC_SINT: return RC_SINT;
+  case DC_UINT: return RC_UINT;
+  case DC_FLOAT: return RC_FLOAT;
+  default: return 0;
+  }
+}
+static inline bool rewrite_is(const UOp *u, double v) {
+  return u->op == OP_CONST && uop_is_number(u, v);
+}
+/* A CONST with the dtype and lanes of `like`. */
+UOp *rewrite_number(Rewrite *rw, const UOp *like, double v);
+UOp *rewrite_int(Rewrite *rw, const UOp *like, int64_t v);
+UOp *rewrite_bool(Rewrite *rw, const UOp *like, bool v);
+/* r's op and argument over these sources, and with `tail` over the rest of r's sources. */
+UOp *rewrite_like(Rewrite *rw, UOp *r, bool tail, UOp *const *src, size_t n);
+/* `to` in the shape and lanes of n: rank-0 and scalar results are broadcast. */
+UOp *rewrite_fit(Rewrite *rw, UOp *n, UOp *to);
+/* x in every element of a tensor of that shape (tensor stage). */
+UOp *rewrite_broadcast(Rewrite *rw, UOp *x, Ints shape);
+/* Counts and records a hit; what a rule returns. */
+UOp *rewrite_done(Rewrite *rw, const RuleInfo *rule, UOp *n, UOp *to);

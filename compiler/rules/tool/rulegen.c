@@ -1,12 +1,16 @@
 /* rulegen: the host tool that compiles a .rules file to C.
  *
- *   file     ::= "ruleset" NAME ["includes" NAME+] rule*        an indented line continues the rule
- * above it rule     ::= {"for" NAME "in" WORD+ ":"} pattern ["if" C] "=>" (template | "{" C "}")
- *   pattern  ::= [NAME "@"] OP ["!"] "(" pattern {"," pattern} ["," "..."] ")"    ! = do not
- * commute | ["#"] NAME [":" class] | NUMBER | "true" | "false" | "_"         #name is a CONST
- *   template ::= OP ["[" C-for-dtype | "=" NAME "]"] "(" template {"," template} ["," "..."] ")"
- *              | NAME | NUMBER | "true" | "false"
+ *   file     ::= "ruleset" NAME ["includes" NAME+] rule*
+ *   rule     ::= {"for" NAME "in" WORD+ ":"} pattern ["if" C] "=>" result
+ *   result   ::= template | "{" C "}"
+ *   pattern  ::= [NAME "@"] OP ["!"] "(" pattern {"," pattern} ["," "..."] ")"
+ *   pattern  ::= ["#"] NAME [":" class] | "_" [":" class] | literal
+ *   template ::= OP ["[" C "]" | "[=" NAME "]"] "(" template {"," template} ["," "..."] ")"
+ *   template ::= NAME | literal
+ *   literal  ::= NUMBER | "true" | "false"
  *
+ * An indented line continues the rule above it. #name is a CONST, OP! does not commute, [C] is the
+ * dtype of the result, for ops that need one.
  * "# text" is a comment. A repeated name is the same node; commutative ops match both ways; `...`
  * stands for the remaining sources; [=r] keeps the argument and the remaining sources of r; an
  * integer literal is a number of any dtype, one with a point (or inf) a float. Guards and { results
@@ -208,10 +212,11 @@ static void parse_sources(Rule *r, int i) {
 }
 
 static int parse_leaf(Rule *r, const char *id, bool is_const, bool is_pattern) {
+  bool any = is_pattern && !strcmp(id, "_");
   if (!strcmp(id, "rw") || !strcmp(id, "job")) rulegen_die("'%s' is a reserved name", id);
   if (isupper((unsigned char)id[0])) rulegen_die("'%s' is not an op", id);
-  int i = new_node(r, is_const ? K_CONST : K_VAR);
-  snprintf(r->n[i].name, MAX_NAME, "%s", id);
+  int i = new_node(r, any ? K_ANY : is_const ? K_CONST : K_VAR);
+  if (!any) snprintf(r->n[i].name, MAX_NAME, "%s", id);
   if (is_pattern && accept(":")) {
     char cls[MAX_NAME];
     word(cls);
@@ -227,7 +232,6 @@ static int parse_tree(Rule *r, bool is_pattern) {
   if (is_const && !is_pattern) rulegen_die("'#' belongs to the left side");
   char id[MAX_NAME], bind[MAX_NAME] = "";
   word(id);
-  if (is_pattern && !strcmp(id, "_")) return new_node(r, K_ANY);
   if (is_pattern && accept("@")) {
     memcpy(bind, id, MAX_NAME);
     word(id);

@@ -86,6 +86,8 @@ int types_find(Types *t, int i);
 void types_join(Rule *r, Types *t, int a, int b);
 /* Types node i and what is under it. */
 void types_tree(Rule *r, Types *t, int i);
+/* The dtypes a literal may have. */
+unsigned literal_class(const Node *n);
 /* The first node before `before` with that name; the root for "n"; or -1. */
 int rule_index(Rule *r, const char *name, int before);
 

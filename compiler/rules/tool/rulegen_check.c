@@ -19,6 +19,10 @@ int types_find(Types *t, int i) {
   return i;
 }
 
+unsigned literal_class(const Node *n) {
+  return n->is_bool ? RC_BOOL : n->is_float ? RC_FLOAT : RC_NUM;
+}
+
 static void narrow(Rule *r, Types *t, int i, unsigned mask) {
   int root = types_find(t, i);
   t->mask[root] &= mask;
@@ -75,7 +79,7 @@ void types_tree(Rule *r, Types *t, int i) {
   Node *n = &r->n[i];
   narrow(r, t, i, n->mask);
   if (n->kind == K_NUMBER && n->is_bool) types_join(r, t, i, TY_BOOL);
-  if (n->kind == K_NUMBER && !n->is_bool) narrow(r, t, i, n->is_float ? RC_FLOAT : RC_NUM);
+  if (n->kind == K_NUMBER) narrow(r, t, i, literal_class(n));
   int first = n->name[0] ? rule_index(r, n->name, i < r->n_lhs ? i : r->n_lhs) : -1;
   if (first >= 0 && first != i) types_join(r, t, i, first);
   for (int k = 0; k < n->nsrc; k++) types_tree(r, t, n->src[k]);
@@ -89,6 +93,12 @@ void types_tree(Rule *r, Types *t, int i) {
   int like = rule_index(r, name, r->n_lhs);
   if (like < 0) rulegen_die("'%s' is not bound", name);
   types_join(r, t, i, like);
+}
+
+/* bool and index are one dtype each, so classes of them agree without having been joined. */
+static bool same_dtype(Types *t, int i, int j) {
+  int a = types_find(t, i), b = types_find(t, j);
+  return a == b || (t->mask[a] == t->mask[b] && (t->mask[a] == RC_BOOL || t->mask[a] == RC_INDEX));
 }
 
 static const char *label(const Node *n) {
@@ -106,16 +116,14 @@ static void check_types(Rule *r) {
   const Node *to = &r->n[r->rhs];
   bool trusted = to->attr[0] && types_find(&t, r->rhs) == r->rhs && to->attr[0] != '=';
   if (to->kind == K_NUMBER) types_join(r, &t, r->rhs, r->lhs);
-  if (!trusted && types_find(&t, r->rhs) != types_find(&t, r->lhs) &&
-      ops[r->n[r->lhs].op].type != TR_VOID)
+  if (!trusted && !same_dtype(&t, r->rhs, r->lhs) && ops[r->n[r->lhs].op].type != TR_VOID)
     rulegen_die("the two sides may differ in dtype");
   for (int i = 0; i < r->n_lhs;
        i++) { /* the template must take whatever the pattern lets through */
     if (t.mask[types_find(&t, i)] != r->types.mask[types_find(&r->types, i)])
       rulegen_die("the result does not exist for every dtype of '%s'", label(&r->n[i]));
     for (int j = 0; j < i; j++)
-      if (types_find(&t, i) == types_find(&t, j) &&
-          types_find(&r->types, i) != types_find(&r->types, j))
+      if (types_find(&t, i) == types_find(&t, j) && !same_dtype(&r->types, i, j))
         rulegen_die("the result forces '%s' and '%s' to one dtype", label(&r->n[i]),
                     label(&r->n[j]));
   }
@@ -144,7 +152,7 @@ static bool same_tree(Rule *r, int x, int y) {
 /* True if whatever matches node y of b certainly matches node x of a. */
 static bool covers(Cover *c, int x, int y) {
   const Node *m = &c->a->n[x], *n = &c->b->n[y];
-  unsigned lets = m->kind == K_NUMBER && m->is_float ? RC_FLOAT : m->mask;
+  unsigned lets = m->kind == K_NUMBER ? literal_class(m) : m->mask;
   if (c->b->types.mask[types_find(&c->b->types, y)] & ~lets) return false;
   if (m->name[0] && m->kind != K_OP) {
     int first = rule_index(c->a, m->name, x);

@@ -6,6 +6,7 @@
 #include "compiler/rules/tool/rulegen.h"
 
 #include <ctype.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -69,13 +70,23 @@ static bool needs_swap(const Rule *r, const Node *n) {
          n != &r->n[r->lhs]; /* OP(x, y): order matters to C text */
 }
 
+static const char *c_number(double v) {
+  static char text[40];
+  if (isinf(v)) return v < 0 ? "-INFINITY" : "INFINITY";
+  snprintf(text, sizeof text, "%.17g", v);
+  if (!strpbrk(text, ".e")) strcat(text, ".0"); /* -0 would lose its sign */
+  return text;
+}
+
 static void emit_leaf(Node *n, const char *e) {
   switch (n->kind) {
   case K_NUMBER:
-    if (n->is_float) emit("if (!(rewrite_class(%s) & RC_FLOAT)) continue;", e);
-    emit("if (!rewrite_is(%s, %.17g)) continue;", e, n->value);
+    emit("if (!rewrite_is(%s, %s) || !(rewrite_class(%s) & %uu)) continue;", e, c_number(n->value),
+         e, literal_class(n));
     return;
-  case K_ANY: return;
+  case K_ANY:
+    if (n->mask != RC_ALL) emit("if (!(rewrite_class(%s) & %uu)) continue;", e, n->mask);
+    return;
   case K_VAR:
   case K_CONST:
   case K_OP: break;
@@ -154,7 +165,7 @@ static void emit_template(Rule *r, Types *t, int i) {
   const Node *n = &r->n[i];
   if (n->kind == K_NUMBER) {
     const char *like = n->is_bool ? "n" : same_dtype(r, t, i);
-    put("rewrite_%s(rw, %s, %.17g)", n->is_bool ? "bool" : "number", like, n->value);
+    put("rewrite_%s(rw, %s, %s)", n->is_bool ? "bool" : "number", like, c_number(n->value));
     return;
   }
   if (n->kind != K_OP) {
@@ -258,7 +269,7 @@ static void emit_instance(Rule *r, int i) {
   case K_ANY:
   case K_VAR: put("gen_value(g, d%d);\n", type); return;
   case K_CONST: put("gen_const(g, d%d);\n", type); return;
-  case K_NUMBER: put("gen_number(g, d%d, %.17g);\n", type, n->value); return;
+  case K_NUMBER: put("gen_number(g, d%d, %s);\n", type, c_number(n->value)); return;
   case K_OP: break;
   }
   put("gen_op(g, OP_%s, d%d, (UOp *[]){", ops[n->op].name, type);
@@ -289,7 +300,9 @@ void rulegen_emit(const char *in_path, const char *path) {
   out_path = path;
   out = fopen(path, "w");
   if (!out) rulegen_die("cannot write %s", path);
-  put("/* generated from %s by rulegen; do not edit */\n#ifndef RULE_SELF_TEST\n", in_path);
+  put("/* generated from %s by rulegen; do not edit */\n#include <math.h>\n\n#ifndef "
+      "RULE_SELF_TEST\n",
+      in_path);
   emit_table();
   emit_matchers();
   put("#else\n");

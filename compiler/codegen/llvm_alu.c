@@ -1,0 +1,374 @@
+/* Elementwise ops.
+ *
+ * A table gives each op a function. Functions see LLVM values of equal lanes in a computation dtype
+ * that is never a 16-bit float: llvm_alu_emit widens f16 and bf16 to f32 around them. The value of
+ * every op is the one of ops.def for all inputs, so nothing here may trap or be poison: divisors
+ * and shift counts are guarded unless bounds prove them harmless. */
+#include "compiler/codegen/llvm_build.h"
+
+/* One op being emitted. */
+typedef struct Alu {
+  Emitter *e;
+  const UOp *u;
+  DType dtype; /* computation dtype of the (last) source */
+  bool flt, uns;
+  LLVMTypeRef type; /* of the last source */
+  LLVMValueRef v[3];
+} Alu;
+
+typedef LLVMValueRef (*AluFn)(const Alu *a);
+
+/* -- helpers
+ * --------------------------------------------------------------------------------------------- */
+
+static LLVMValueRef binop(const Alu *a, LLVMOpcode op, LLVMValueRef x, LLVMValueRef y) {
+  return LLVMBuildBinOp(a->e->b, op, x, y, "");
+}
+static LLVMValueRef select3(const Alu *a, LLVMValueRef c, LLVMValueRef x, LLVMValueRef y) {
+  return LLVMBuildSelect(a->e->b, c, x, y, "");
+}
+static LLVMValueRef icmp(const Alu *a, LLVMIntPredicate p, LLVMValueRef x, LLVMValueRef y) {
+  return LLVMBuildICmp(a->e->b, p, x, y, "");
+}
+static LLVMValueRef fcmp(const Alu *a, LLVMRealPredicate p, LLVMValueRef x, LLVMValueRef y) {
+  return LLVMBuildFCmp(a->e->b, p, x, y, "");
+}
+static LLVMValueRef number(const Alu *a, int64_t v) { return llvm_int(a->e, a->type, v); }
+
+/* The CONST under a BROADCAST, or NULL. */
+static const UOp *constant_of(const UOp *u) {
+  while (u->op == OP_BROADCAST) u = u->src[0];
+  return uop_is_const(u) ? u : NULL;
+}
+static bool const_int(const UOp *u, int64_t *out) {
+  const UOp *c = constant_of(u);
+  if (!c || dtype_is_float((DType)c->dtype)) return false;
+  *out = c->arg.i;
+  return true;
+}
+/* Known to be >= lo. */
+static bool at_least(const UOp *u, int64_t lo) {
+  int64_t c;
+  if (const_int(u, &c)) return c >= lo;
+  return u->vmin >= lo;
+}
+
+/* -- unary
+ * -----------------------------------------------------------------------------------------------
+ */
+
+static LLVMValueRef alu_neg(const Alu *a) {
+  return a->flt ? LLVMBuildFNeg(a->e->b, a->v[0], "") : LLVMBuildNeg(a->e->b, a->v[0], "");
+}
+
+static LLVMValueRef alu_abs(const Alu *a) {
+  if (a->uns) return a->v[0];
+  LLVMValueRef args[2] = {a->v[0], LLVMConstNull(LLVMInt1TypeInContext(a->e->ctx))};
+  return llvm_intrinsic1(a->e, a->flt ? "llvm.fabs" : "llvm.abs", args, a->flt ? 1 : 2);
+}
+
+static LLVMValueRef alu_recip(const Alu *a) {
+  return LLVMBuildFDiv(a->e->b, llvm_real(a->e, a->type, 1), a->v[0], "");
+}
+
+static LLVMValueRef unary_intrinsic(const Alu *a, const char *name) {
+  LLVMValueRef v = a->v[0];
+  return llvm_intrinsic1(a->e, name, &v, 1);
+}
+static LLVMValueRef alu_sqrt(const Alu *a) { return unary_intrinsic(a, "llvm.sqrt"); }
+static LLVMValueRef alu_trunc(const Alu *a) { return unary_intrinsic(a, "llvm.trunc"); }
+static LLVMValueRef alu_floor(const Alu *a) { return unary_intrinsic(a, "llvm.floor"); }
+static LLVMValueRef alu_ceil(const Alu *a) { return unary_intrinsic(a, "llvm.ceil"); }
+static LLVMValueRef alu_round(const Alu *a) { return unary_intrinsic(a, "llvm.roundeven"); }
+
+/* -- arithmetic
+ * ------------------------------------------------------------------------------------------ */
+
+static LLVMValueRef alu_add(const Alu *a) {
+  return binop(a, a->flt ? LLVMFAdd : LLVMAdd, a->v[0], a->v[1]);
+}
+static LLVMValueRef alu_sub(const Alu *a) {
+  return binop(a, a->flt ? LLVMFSub : LLVMSub, a->v[0], a->v[1]);
+}
+static LLVMValueRef alu_mul(const Alu *a) {
+  return binop(a, a->flt ? LLVMFMul : LLVMMul, a->v[0], a->v[1]);
+}
+static LLVMValueRef alu_fdiv(const Alu *a) { return binop(a, LLVMFDiv, a->v[0], a->v[1]); }
+static LLVMValueRef alu_fmod(const Alu *a) { return binop(a, LLVMFRem, a->v[0], a->v[1]); }
+
+/* One rounding where the target can; else two, since the library's fma costs a hundred times more
+ * and contraction is a licence, not a duty. */
+static LLVMValueRef alu_mulacc(const Alu *a) {
+  if (a->flt && a->e->has_fma) {
+    LLVMValueRef args[3] = {a->v[0], a->v[1], a->v[2]};
+    return llvm_intrinsic1(a->e, "llvm.fma", args, 3);
+  }
+  LLVMValueRef product = alu_mul(a);
+  return binop(a, a->flt ? LLVMFAdd : LLVMAdd, product, a->v[2]);
+}
+
+/* Both at once; x / 0 = x % 0 = 0 and the -1 that may overflow is taken out. */
+typedef struct DivMod {
+  LLVMValueRef quot, rem;
+} DivMod;
+
+static DivMod div_mod(const Alu *a) {
+  const UOp *den = a->u->src[1];
+  LLVMValueRef x = a->v[0], y = a->v[1];
+  bool natural = at_least(a->u->src[0], 0) && at_least(den, 1);
+  if (a->uns || natural) {
+    LLVMValueRef zero = NULL;
+    if (!at_least(den, 1)) {
+      zero = icmp(a, LLVMIntEQ, y, number(a, 0));
+      y = select3(a, zero, number(a, 1), y);
+    }
+    DivMod r = {binop(a, LLVMUDiv, x, y), binop(a, LLVMURem, x, y)};
+    if (!zero) return r;
+    return (DivMod){select3(a, zero, number(a, 0), r.quot), select3(a, zero, number(a, 0), r.rem)};
+  }
+  int64_t c;
+  if (at_least(den, 1) || (const_int(den, &c) && c != 0 && c != -1)) {
+    return (DivMod){binop(a, LLVMSDiv, x, y), binop(a, LLVMSRem, x, y)};
+  }
+  LLVMValueRef zero = icmp(a, LLVMIntEQ, y, number(a, 0));
+  LLVMValueRef minus = icmp(a, LLVMIntEQ, y, number(a, -1));
+  LLVMValueRef safe = select3(a, binop(a, LLVMOr, zero, minus), number(a, 1), y);
+  /* x / 1 and x % 1 are what the two special divisors are derived from. */
+  LLVMValueRef quot = binop(a, LLVMSDiv, x, safe), rem = binop(a, LLVMSRem, x, safe);
+  quot = select3(a, minus, LLVMBuildNeg(a->e->b, x, ""), quot);
+  return (DivMod){select3(a, zero, number(a, 0), quot), rem};
+}
+
+static LLVMValueRef alu_idiv(const Alu *a) { return div_mod(a).quot; }
+static LLVMValueRef alu_imod(const Alu *a) { return div_mod(a).rem; }
+
+/* The divisor as a shift count when it is a positive power of two. */
+static bool power_of_two(const UOp *u, int64_t *shift) {
+  int64_t c;
+  if (!const_int(u, &c) || c <= 0 || (c & (c - 1)) != 0) return false;
+  *shift = __builtin_ctzll((unsigned long long)c);
+  return true;
+}
+
+/* All ones in lanes where truncation and flooring differ: a remainder with the other sign. */
+static LLVMValueRef rounded_up(const Alu *a, LLVMValueRef rem) {
+  LLVMValueRef some = icmp(a, LLVMIntNE, rem, number(a, 0));
+  LLVMValueRef signs = icmp(a, LLVMIntSLT, binop(a, LLVMXor, rem, a->v[1]), number(a, 0));
+  return binop(a, LLVMAnd, some, signs);
+}
+
+static LLVMValueRef alu_floordiv(const Alu *a) {
+  int64_t shift;
+  if (!a->uns && power_of_two(a->u->src[1], &shift)) {
+    return binop(a, LLVMAShr, a->v[0], number(a, shift));
+  }
+  DivMod d = div_mod(a);
+  if (a->uns || (at_least(a->u->src[0], 0) && at_least(a->u->src[1], 0))) return d.quot;
+  LLVMValueRef less = LLVMBuildSExt(a->e->b, rounded_up(a, d.rem), a->type, "");
+  return binop(a, LLVMAdd, d.quot, less);
+}
+
+static LLVMValueRef alu_floormod(const Alu *a) {
+  int64_t shift;
+  if (!a->uns && power_of_two(a->u->src[1], &shift)) {
+    return binop(a, LLVMAnd, a->v[0], number(a, ((int64_t)1 << shift) - 1));
+  }
+  DivMod d = div_mod(a);
+  if (a->uns || (at_least(a->u->src[0], 0) && at_least(a->u->src[1], 0))) return d.rem;
+  return select3(a, rounded_up(a, d.rem), binop(a, LLVMAdd, d.rem, a->v[1]), d.rem);
+}
+
+/* -- MAX and MIN
+ * ------------------------------------------------------------------------------------------------
+ * NaN if either is NaN, and -0 < +0. x86's max(a, b) is a > b ? a : b, which LLVM makes of a
+ * select; the rest repairs NaN and zeros. */
+
+static LLVMValueRef float_bits(const Alu *a, LLVMOpcode op, LLVMValueRef x, LLVMValueRef y) {
+  LLVMBuilderRef b = a->e->b;
+  LLVMTypeRef ints = llvm_type(a->e, a->dtype == DT_F64 ? DT_I64 : DT_I32, llvm_lanes(x));
+  LLVMValueRef r = binop(a, op, LLVMBuildBitCast(b, x, ints, ""), LLVMBuildBitCast(b, y, ints, ""));
+  return LLVMBuildBitCast(b, r, LLVMTypeOf(x), "");
+}
+
+/* c is not NaN: a NaN in x survives because every comparison with it is false. The comparison
+ * counts equality only where c is the zero that must win over the other one. */
+static LLVMValueRef float_bound(const Alu *a, bool max, LLVMValueRef x, LLVMValueRef c, double cv) {
+  bool wins_ties = cv == 0 && (__builtin_signbit(cv) != 0) == !max;
+  LLVMRealPredicate p =
+      max ? (wins_ties ? LLVMRealOLE : LLVMRealOLT) : (wins_ties ? LLVMRealOGE : LLVMRealOGT);
+  return select3(a, fcmp(a, p, x, c), c, x);
+}
+
+static LLVMValueRef float_max_min(const Alu *a, bool max) {
+  LLVMValueRef x = a->v[0], y = a->v[1];
+  for (int k = 0; k < 2; k++) {
+    const UOp *c = k < (int)a->u->nsrc ? constant_of(a->u->src[k]) : NULL;
+    double cv = c ? uop_float_value(c) : 0;
+    if (c && cv == cv) return float_bound(a, max, k ? x : y, k ? y : x, cv);
+  }
+  LLVMValueRef r = select3(a, fcmp(a, max ? LLVMRealOGT : LLVMRealOLT, x, y), x, y);
+  if (!max) {
+    /* Equal or unordered: OR keeps the sign of a -0 and the exponent and fraction of a NaN. */
+    return select3(a, fcmp(a, LLVMRealUEQ, x, y), float_bits(a, LLVMOr, x, y), r);
+  }
+  r = select3(a, fcmp(a, LLVMRealOEQ, x, y), float_bits(a, LLVMAnd, x, y), r);
+  return select3(a, fcmp(a, LLVMRealUNO, x, x), x, r);
+}
+
+static LLVMValueRef max_min(const Alu *a, bool max) {
+  if (a->flt) return float_max_min(a, max);
+  if (a->dtype == DT_BOOL) return binop(a, max ? LLVMOr : LLVMAnd, a->v[0], a->v[1]);
+  const char *name = a->uns ? (max ? "llvm.umax" : "llvm.umin") : (max ? "llvm.smax" : "llvm.smin");
+  LLVMValueRef args[2] = {a->v[0], a->v[1]};
+  return llvm_intrinsic1(a->e, name, args, 2);
+}
+static LLVMValueRef alu_max(const Alu *a) { return max_min(a, true); }
+static LLVMValueRef alu_min(const Alu *a) { return max_min(a, false); }
+
+/* -- bits
+ * ------------------------------------------------------------------------------------------------
+ */
+
+static LLVMValueRef alu_and(const Alu *a) { return binop(a, LLVMAnd, a->v[0], a->v[1]); }
+static LLVMValueRef alu_or(const Alu *a) { return binop(a, LLVMOr, a->v[0], a->v[1]); }
+static LLVMValueRef alu_xor(const Alu *a) { return binop(a, LLVMXor, a->v[0], a->v[1]); }
+
+/* Counts outside [0, width) shift everything out. */
+static LLVMValueRef alu_shift(const Alu *a) {
+  LLVMOpcode op = a->u->op == OP_SHL ? LLVMShl : a->uns ? LLVMLShr : LLVMAShr;
+  const UOp *by = a->u->src[1];
+  unsigned bits = dtype_info[a->dtype].bits;
+  int64_t c;
+  bool fixed = const_int(by, &c);
+  bool inside = fixed ? c >= 0 && c < bits : at_least(by, 0) && by->vmax < bits;
+  if (inside) return binop(a, op, a->v[0], a->v[1]);
+  LLVMValueRef fits = icmp(a, LLVMIntULT, a->v[1], number(a, bits));
+  if (op == LLVMAShr) return binop(a, op, a->v[0], select3(a, fits, a->v[1], number(a, bits - 1)));
+  LLVMValueRef r = binop(a, op, a->v[0], select3(a, fits, a->v[1], number(a, 0)));
+  return select3(a, fits, r, number(a, 0));
+}
+
+/* -- comparison, choice
+ * ---------------------------------------------------------------------------------- */
+
+static LLVMValueRef compare(const Alu *a, LLVMRealPredicate f, LLVMIntPredicate s,
+                            LLVMIntPredicate u) {
+  if (a->flt) return fcmp(a, f, a->v[0], a->v[1]);
+  return icmp(a, a->uns ? u : s, a->v[0], a->v[1]);
+}
+static LLVMValueRef alu_cmplt(const Alu *a) {
+  return compare(a, LLVMRealOLT, LLVMIntSLT, LLVMIntULT);
+}
+static LLVMValueRef alu_cmple(const Alu *a) {
+  return compare(a, LLVMRealOLE, LLVMIntSLE, LLVMIntULE);
+}
+static LLVMValueRef alu_cmpeq(const Alu *a) {
+  return compare(a, LLVMRealOEQ, LLVMIntEQ, LLVMIntEQ);
+}
+static LLVMValueRef alu_cmpne(const Alu *a) {
+  return compare(a, LLVMRealUNE, LLVMIntNE, LLVMIntNE);
+}
+static LLVMValueRef alu_where(const Alu *a) { return select3(a, a->v[0], a->v[1], a->v[2]); }
+
+/* -- the table
+ * ------------------------------------------------------------------------------------------- */
+
+typedef struct AluRow {
+  AluFn fn;
+  bool exact; /* on 16-bit floats the result needs no rounding */
+  bool raw;   /* works on any representation: no widening */
+} AluRow;
+
+static const AluRow rows[OP__COUNT] = {
+    [OP_NEG] = {alu_neg, true, false},
+    [OP_ABS] = {alu_abs, true, false},
+    [OP_RECIP] = {alu_recip, false, false},
+    [OP_SQRT] = {alu_sqrt, false, false},
+    [OP_TRUNC] = {alu_trunc, true, false},
+    [OP_FLOOR] = {alu_floor, true, false},
+    [OP_CEIL] = {alu_ceil, true, false},
+    [OP_ROUND] = {alu_round, true, false},
+    [OP_ADD] = {alu_add, false, false},
+    [OP_SUB] = {alu_sub, false, false},
+    [OP_MUL] = {alu_mul, false, false},
+    [OP_FDIV] = {alu_fdiv, false, false},
+    [OP_IDIV] = {alu_idiv, false, false},
+    [OP_IMOD] = {alu_imod, false, false},
+    [OP_FLOORDIV] = {alu_floordiv, false, false},
+    [OP_FLOORMOD] = {alu_floormod, false, false},
+    [OP_FMOD] = {alu_fmod, true, false},
+    [OP_MAX] = {alu_max, true, false},
+    [OP_MIN] = {alu_min, true, false},
+    [OP_AND] = {alu_and, false, false},
+    [OP_OR] = {alu_or, false, false},
+    [OP_XOR] = {alu_xor, false, false},
+    [OP_SHL] = {alu_shift, false, false},
+    [OP_SHR] = {alu_shift, false, false},
+    [OP_CMPLT] = {alu_cmplt, false, false},
+    [OP_CMPLE] = {alu_cmple, false, false},
+    [OP_CMPEQ] = {alu_cmpeq, false, false},
+    [OP_CMPNE] = {alu_cmpne, false, false},
+    [OP_WHERE] = {alu_where, false, true},
+    [OP_MULACC] = {alu_mulacc, false, false},
+};
+
+bool llvm_alu_knows(Op op) { return rows[op].fn || op == OP_CAST || op == OP_BITCAST; }
+
+static bool is_small_float(DType d) { return d == DT_F16 || d == DT_BF16; }
+
+static LLVMValueRef alu_run(Emitter *e, const UOp *u, DType dtype, const LLVMValueRef *v,
+                            unsigned n) {
+  const AluRow *row = &rows[u->op];
+  bool small = is_small_float(dtype) && !row->raw;
+  Alu a = {.e = e, .u = u, .dtype = small ? DT_F32 : dtype};
+  a.flt = dtype_is_float(dtype);
+  a.uns = dtype_is_uint(dtype) || dtype == DT_BOOL;
+  for (unsigned k = 0; k < n; k++) a.v[k] = small ? llvm_to_f32(e, dtype, v[k]) : v[k];
+  a.type = LLVMTypeOf(a.v[n - 1]);
+  LLVMValueRef r = row->fn(&a);
+  bool back = small && is_small_float((DType)u->dtype);
+  return back ? llvm_from_f32(e, (DType)u->dtype, r, row->exact) : r;
+}
+
+LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u) {
+  if (!rows[u->op].fn) return llvm_fail(e, u, "should have been decomposed before code generation");
+  LLVMValueRef v[3];
+  for (uint32_t k = 0; k < u->nsrc; k++) {
+    v[k] = llvm_value(e, u->src[k]);
+    /* A scalar condition of a vector WHERE is legal in LLVM as it is. */
+    if (!(u->op == OP_WHERE && k == 0)) v[k] = llvm_splat(e, v[k], u->lanes);
+  }
+  return alu_run(e, u, (DType)u->src[u->nsrc - 1]->dtype, v, u->nsrc);
+}
+
+/* Halves the vector until one lane is left. */
+LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u) {
+  LLVMBuilderRef b = e->b;
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
+  LLVMValueRef v = llvm_value(e, u->src[0]);
+  Op op = (Op)u->arg.i;
+  if (op != OP_ADD && op != OP_MUL && op != OP_MAX && op != OP_MIN) {
+    return llvm_fail(e, u, "has an op that does not reduce");
+  }
+  /* A node to carry the op: the bounds and sources of this one are never looked at. */
+  UOp step = {
+      .op = (uint8_t)op, .dtype = u->dtype, .lanes = 1, .vmin = INT64_MIN, .vmax = INT64_MAX};
+  for (unsigned n = llvm_lanes(v); n > 1;) {
+    if (n % 2) { /* fold the last lane into the first */
+      LLVMValueRef last = LLVMBuildExtractElement(b, v, LLVMConstInt(i32, n - 1, false), "");
+      LLVMValueRef first = LLVMBuildExtractElement(b, v, LLVMConstInt(i32, 0, false), "");
+      LLVMValueRef pair[2] = {first, last};
+      LLVMValueRef r = alu_run(e, &step, (DType)u->dtype, pair, 2);
+      v = LLVMBuildInsertElement(b, v, r, LLVMConstInt(i32, 0, false), "");
+      n--;
+    }
+    n /= 2;
+    LLVMValueRef poison = LLVMGetPoison(LLVMTypeOf(v)), half[2];
+    for (unsigned k = 0; k < 2; k++) {
+      half[k] = n == 1 ? LLVMBuildExtractElement(b, v, LLVMConstInt(i32, k, false), "")
+                       : LLVMBuildShuffleVector(b, v, poison, llvm_ramp(e, i32, k * n, 1, n), "");
+    }
+    v = alu_run(e, &step, (DType)u->dtype, half, 2);
+  }
+  return v;
+}

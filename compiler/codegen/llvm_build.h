@@ -1,0 +1,116 @@
+/* What the files of the emitter share; private to compiler/codegen.
+ *
+ * Values: bool is i1 (i8 in memory), INDEX is i64, f16 is half, bf16 is i16 holding its bits (what
+ * LLVM does with `bfloat` depends on the processor, down to flushing subnormals). A node of several
+ * lanes is a vector, of one lane a scalar. */
+#pragma once
+
+#include <llvm-c/Core.h>
+
+#include "compiler/codegen/llvm_target.h"
+#include "compiler/ir/plan.h"
+
+/* A storage element of a REG buffer. It never exists in memory: `value` is what it holds at the
+ * point where code is being emitted, and loops get a phi for each slot that they change. */
+typedef struct RegSlot {
+  LLVMValueRef value;
+} RegSlot;
+
+/* A BUFFER node. */
+typedef struct LocalBuffer {
+  const UOp *node;
+  bool reg;
+  size_t first_slot;   /* reg */
+  LLVMValueRef base;   /* else: pointer into scratch */
+  LLVMValueRef scopes; /* alias scope lists: that of this buffer, and those of all the others */
+  LLVMValueRef noalias;
+} LocalBuffer;
+
+/* A PARAM by argument position. */
+typedef struct ParamBuffer {
+  const UOp *node; /* NULL: never accessed */
+  bool written;
+  LLVMValueRef base, scopes, noalias;
+} ParamBuffer;
+
+typedef struct Loop {
+  const UOp *range;
+  size_t list_end; /* position of its END in the list */
+  LLVMBasicBlockRef header, exit;
+  LLVMBasicBlockRef skipped_from; /* the block that may jump past the loop; NULL: it runs at least
+                                     once */
+  LLVMValueRef index;
+  LLVMValueRef *phis;    /* per slot; NULL where the loop does not change it */
+  LLVMValueRef *initial; /* per slot: the value on entry */
+} Loop;
+
+typedef struct Emitter {
+  const Linear *linear;
+  const Target *target;
+  LLVMContextRef ctx;
+  LLVMModuleRef module;
+  LLVMBuilderRef b;
+  LLVMValueRef fn, args, thread, scratch;
+  LLVMValueRef *values; /* by id - first_id */
+  uint32_t first_id, nids;
+  ParamBuffer *params; /* linear->nargs */
+  LocalBuffer *locals;
+  size_t nlocals;
+  RegSlot *slots;
+  size_t nslots;
+  Loop *loops; /* the open ones, outermost first */
+  size_t nloops;
+  unsigned md_scope, md_noalias, md_invariant;
+  LLVMValueRef md_empty;
+  bool has_fma, has_f16c, named;
+  Arena arena;
+  unsigned diagnostics; /* errors that LLVM reported */
+  char diagnostic[512]; /* the first of them */
+  Status failure;       /* the first failure; emission goes on with poison until the node ends */
+} Emitter;
+
+/* Records the failure and returns poison of u's type. */
+LLVMValueRef llvm_fail(Emitter *e, const UOp *u, const char *what);
+/* The value of a source; materialises leaves. */
+LLVMValueRef llvm_value(Emitter *e, const UOp *u);
+
+/* -- llvm_types.c -- */
+LLVMTypeRef llvm_type(Emitter *e, DType dtype, unsigned lanes);
+/* The type of an element in memory. */
+LLVMTypeRef llvm_memory_type(Emitter *e, DType dtype, unsigned lanes);
+LLVMTypeRef llvm_widen(Emitter *e, LLVMTypeRef scalar, unsigned lanes);
+LLVMValueRef llvm_int(Emitter *e, LLVMTypeRef type, int64_t v); /* splat for vector types */
+LLVMValueRef llvm_real(Emitter *e, LLVMTypeRef type, double v);
+LLVMValueRef llvm_i64(Emitter *e, int64_t v);
+LLVMValueRef llvm_constant(Emitter *e, const UOp *u);
+LLVMValueRef llvm_splat(Emitter *e, LLVMValueRef scalar, unsigned lanes);
+/* The mask <from, from + step, ...>; the same as a vector of `element`. */
+LLVMValueRef llvm_ramp(Emitter *e, LLVMTypeRef element, int64_t from, int64_t step, unsigned lanes);
+unsigned llvm_lanes(LLVMValueRef v); /* 1 for scalars */
+/* Calls an intrinsic overloaded on the given types. */
+LLVMValueRef llvm_intrinsic(Emitter *e, const char *name, LLVMTypeRef *types, size_t ntypes,
+                            LLVMValueRef *args, unsigned nargs);
+/* An intrinsic overloaded on the type of its first argument only. */
+LLVMValueRef llvm_intrinsic1(Emitter *e, const char *name, LLVMValueRef *args, unsigned nargs);
+
+/* -- llvm_cast.c -- */
+LLVMValueRef llvm_cast_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_bitcast_emit(Emitter *e, const UOp *u);
+/* f16 and bf16 to f32, exactly; other dtypes unchanged. */
+LLVMValueRef llvm_to_f32(Emitter *e, DType dtype, LLVMValueRef v);
+/* f32 to f16 or bf16, to nearest even. exact: v is known to be representable. */
+LLVMValueRef llvm_from_f32(Emitter *e, DType dtype, LLVMValueRef v, bool exact);
+
+/* -- llvm_alu.c -- */
+LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u);
+/* True when some op of the table is emitted for it. */
+bool llvm_alu_knows(Op op);
+
+/* -- llvm_memory.c -- */
+/* Prepares PARAMs and BUFFERs, at the start of the entry block. */
+void llvm_memory_begin(Emitter *e);
+LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u);
+/* The slot that an access to a REG buffer names, or NULL when it is not one. */
+RegSlot *llvm_reg_slot(Emitter *e, const UOp *access);

@@ -1,0 +1,386 @@
+/* Linear program -> LLVM module -> object.
+ *
+ * One walk over the list builds the function; every node is emitted by the function that its op's
+ * row names. Loops are bottom-tested, with a test in front only where the trip count may be zero.
+ * REG buffers become SSA values on the way (llvm_build.h, RegSlot), so the module needs no mem2reg;
+ * PASSES says what else runs before code generation and why so little.
+ *
+ * No UOp is made here and nothing longjmps through here: the Status in the emitter is the way out,
+ * and llvm_emit frees every LLVM object on all of them. */
+#include "compiler/codegen/llvm_emit.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <llvm-c/Analysis.h>
+#include <llvm-c/Transforms/PassBuilder.h>
+
+#include "base/clock.h"
+#include "compiler/codegen/llvm_build.h"
+
+/* The range IR has done the loop work already; this folds what the emitter's idioms leave behind
+ * (selects of constants, widened 16-bit floats). default<O2> costs several times more and makes
+ * explicit vector code no smaller. */
+static const char PASSES[] = "function(early-cse,instcombine<no-verify-fixpoint>,simplifycfg)";
+
+LLVMValueRef llvm_fail(Emitter *e, const UOp *u, const char *what) {
+  if (!e->failure) {
+    e->failure = FAIL(INTERNAL, "code generation: node %u (%s %s x%u) %s", u->id,
+                      op_info[u->op].name, dtype_info[u->dtype].name, u->lanes, what);
+  }
+  if (u->dtype == DT_VOID || u->dtype >= DT__COUNT) return NULL;
+  return LLVMGetPoison(llvm_type(e, (DType)u->dtype, u->lanes ? u->lanes : 1));
+}
+
+LLVMValueRef llvm_value(Emitter *e, const UOp *u) {
+  while (u->op == OP_AFTER) u = u->src[0];
+  switch (u->op) {
+  case OP_CONST: return llvm_constant(e, u);
+  case OP_THREAD: return e->thread;
+  case OP_RAMP: return llvm_ramp(e, llvm_type(e, (DType)u->dtype, 1), 0, 1, u->lanes);
+  default: break;
+  }
+  bool known = u->id >= e->first_id && u->id - e->first_id < e->nids;
+  LLVMValueRef v = known ? e->values[u->id - e->first_id] : NULL;
+  return v ? v : llvm_fail(e, u, "is used before it is defined");
+}
+
+/* -- loops
+ * ------------------------------------------------------------------------------------------------
+ */
+
+/* The position of the END that closes list[at]; list length when there is none. */
+static size_t find_end(const Linear *l, size_t at) {
+  for (size_t i = at + 1; i < l->len; i++) {
+    const UOp *u = l->list[i];
+    if (u->op == OP_END && u->nsrc == 2 && u->src[1] == l->list[at]) return i;
+  }
+  return l->len;
+}
+
+/* A phi for every register slot that is stored to in the loop's body. */
+static void loop_phis(Emitter *e, Loop *loop, size_t at, LLVMBasicBlockRef before) {
+  for (size_t i = at + 1; i < loop->list_end; i++) {
+    const UOp *u = e->linear->list[i];
+    RegSlot *slot = u->op == OP_STORE ? llvm_reg_slot(e, u) : NULL;
+    if (!slot) continue;
+    size_t k = (size_t)(slot - e->slots);
+    if (loop->phis[k]) continue;
+    if (!slot->value) {
+      slot->value = LLVMConstNull(llvm_type(e, (DType)u->src[2]->dtype, u->src[2]->lanes));
+    }
+    loop->initial[k] = slot->value;
+    loop->phis[k] = LLVMBuildPhi(e->b, LLVMTypeOf(slot->value), "acc");
+    LLVMAddIncoming(loop->phis[k], &slot->value, &before, 1);
+    slot->value = loop->phis[k];
+  }
+}
+
+static void emit_range(Emitter *e, const UOp *u, size_t at) {
+  Loop *loop = &e->loops[e->nloops++];
+  *loop = (Loop){.range = u, .list_end = find_end(e->linear, at)};
+  loop->phis = arena_array(&e->arena, e->nslots + 1, sizeof(LLVMValueRef));
+  loop->initial = arena_array(&e->arena, e->nslots + 1, sizeof(LLVMValueRef));
+  if (loop->list_end == e->linear->len || !loop->phis || !loop->initial) {
+    llvm_fail(e, u, loop->phis && loop->initial ? "is never closed" : "is one loop too many");
+    return;
+  }
+  LLVMValueRef count = llvm_value(e, u->src[0]);
+  LLVMBasicBlockRef before = LLVMGetInsertBlock(e->b);
+  loop->header = LLVMAppendBasicBlockInContext(e->ctx, e->fn, "loop");
+  loop->exit = LLVMAppendBasicBlockInContext(e->ctx, e->fn, "done");
+  if (u->src[0]->vmin >= 1) {
+    LLVMBuildBr(e->b, loop->header);
+  } else {
+    loop->skipped_from = before;
+    LLVMValueRef some = LLVMBuildICmp(e->b, LLVMIntSGT, count, llvm_i64(e, 0), "");
+    LLVMBuildCondBr(e->b, some, loop->header, loop->exit);
+  }
+  LLVMPositionBuilderAtEnd(e->b, loop->header);
+  LLVMValueRef zero = llvm_i64(e, 0);
+  loop->index = LLVMBuildPhi(e->b, LLVMInt64TypeInContext(e->ctx), "i");
+  LLVMAddIncoming(loop->index, &zero, &before, 1);
+  loop_phis(e, loop, at, before);
+  e->values[u->id - e->first_id] = loop->index;
+}
+
+/* What the slots hold after a loop that may not have run. */
+static void merge_skipped(Emitter *e, const Loop *loop, LLVMBasicBlockRef latch) {
+  for (size_t k = 0; k < e->nslots; k++) {
+    if (!loop->phis[k]) continue;
+    LLVMValueRef merged = LLVMBuildPhi(e->b, LLVMTypeOf(loop->initial[k]), "acc");
+    LLVMValueRef in[2] = {loop->initial[k], e->slots[k].value};
+    LLVMBasicBlockRef from[2] = {loop->skipped_from, latch};
+    LLVMAddIncoming(merged, in, from, 2);
+    e->slots[k].value = merged;
+  }
+}
+
+static void emit_end(Emitter *e, const UOp *u) {
+  if (e->nloops == 0 || u->nsrc != 2 || e->loops[e->nloops - 1].range != u->src[1]) {
+    llvm_fail(e, u, "does not close the innermost open loop");
+    return;
+  }
+  Loop *loop = &e->loops[--e->nloops];
+  LLVMValueRef next = LLVMBuildNSWAdd(e->b, loop->index, llvm_i64(e, 1), "");
+  LLVMValueRef more = LLVMBuildICmp(e->b, LLVMIntSLT, next, llvm_value(e, loop->range->src[0]), "");
+  LLVMBasicBlockRef latch = LLVMGetInsertBlock(e->b);
+  LLVMBuildCondBr(e->b, more, loop->header, loop->exit);
+  LLVMAddIncoming(loop->index, &next, &latch, 1);
+  for (size_t k = 0; k < e->nslots; k++) {
+    if (loop->phis[k]) LLVMAddIncoming(loop->phis[k], &e->slots[k].value, &latch, 1);
+  }
+  LLVMMoveBasicBlockAfter(loop->exit, latch);
+  LLVMPositionBuilderAtEnd(e->b, loop->exit);
+  if (loop->skipped_from) merge_skipped(e, loop, latch);
+}
+
+/* -- nodes
+ * ------------------------------------------------------------------------------------------------
+ */
+
+static LLVMValueRef emit_broadcast(Emitter *e, const UOp *u) {
+  return llvm_splat(e, llvm_value(e, u->src[0]), u->lanes);
+}
+/* Leaves are made where they are used, buffers where they are accessed. */
+static LLVMValueRef emit_nothing(Emitter *e, const UOp *u) {
+  (void)e;
+  (void)u;
+  return NULL;
+}
+
+typedef LLVMValueRef (*EmitFn)(Emitter *e, const UOp *u);
+
+static const EmitFn emit_table[OP__COUNT] = {
+    [OP_CONST] = emit_nothing,        [OP_PARAM] = emit_nothing,        [OP_BUFFER] = emit_nothing,
+    [OP_THREAD] = emit_nothing,       [OP_RAMP] = emit_nothing,         [OP_AFTER] = emit_nothing,
+    [OP_SINK] = emit_nothing,         [OP_BROADCAST] = emit_broadcast,  [OP_LOAD] = llvm_load_emit,
+    [OP_STORE] = llvm_store_emit,     [OP_HREDUCE] = llvm_hreduce_emit, [OP_CAST] = llvm_cast_emit,
+    [OP_BITCAST] = llvm_bitcast_emit,
+};
+
+static void name_value(const UOp *u, LLVMValueRef v) {
+  size_t len;
+  if (!LLVMIsAInstruction(v) || (LLVMGetValueName2(v, &len), len > 0)) return;
+  char name[32];
+  size_t n = 0;
+  for (const char *c = op_info[u->op].name; *c && n < sizeof name; c++) {
+    name[n++] = (char)tolower((unsigned char)*c);
+  }
+  LLVMSetValueName2(v, name, n);
+}
+
+static void emit_node(Emitter *e, const UOp *u, size_t at) {
+  if (u->op == OP_RANGE) {
+    emit_range(e, u, at);
+    return;
+  }
+  if (u->op == OP_END) {
+    emit_end(e, u);
+    return;
+  }
+  EmitFn fn = emit_table[u->op];
+  if (!fn && (op_info[u->op].flags & OPF_ALU)) fn = llvm_alu_emit;
+  if (!fn) {
+    llvm_fail(e, u, "has no place in a linear program");
+    return;
+  }
+  LLVMValueRef v = fn(e, u);
+  if (!v) return;
+  e->values[u->id - e->first_id] = v;
+  if (e->named) name_value(u, v);
+}
+
+/* -- the function
+ * ----------------------------------------------------------------------------------------- */
+
+static void add_attribute(Emitter *e, const char *key, const char *value) {
+  LLVMAttributeRef a =
+      LLVMCreateStringAttribute(e->ctx, key, (unsigned)strlen(key), value, (unsigned)strlen(value));
+  LLVMAddAttributeAtIndex(e->fn, (LLVMAttributeIndex)LLVMAttributeFunctionIndex, a);
+}
+
+static void make_function(Emitter *e, const char *entry) {
+  LLVMTypeRef ptr = LLVMPointerTypeInContext(e->ctx, 0);
+  LLVMTypeRef params[3] = {ptr, LLVMInt64TypeInContext(e->ctx), ptr};
+  LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->ctx), params, 3, false);
+  e->fn = LLVMAddFunction(e->module, entry, type);
+  static const char *const names[3] = {"args", "thread", "scratch"};
+  LLVMValueRef *at[3] = {&e->args, &e->thread, &e->scratch};
+  for (unsigned k = 0; k < 3; k++) {
+    *at[k] = LLVMGetParam(e->fn, k);
+    LLVMSetValueName2(*at[k], names[k], strlen(names[k]));
+  }
+  unsigned nounwind = LLVMGetEnumAttributeKindForName("nounwind", 8);
+  LLVMAddAttributeAtIndex(e->fn, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
+                          LLVMCreateEnumAttribute(e->ctx, nounwind, 0));
+  add_attribute(e, "target-cpu", e->target->cpu);
+  add_attribute(e, "target-features", e->target->features);
+  if (e->target->vector_bytes >= 64) {
+    /* Several processors' tuning splits 512-bit vectors unless told otherwise. */
+    add_attribute(e, "prefer-vector-width", "512");
+    add_attribute(e, "min-legal-vector-width", "512");
+  }
+  LLVMPositionBuilderAtEnd(e->b, LLVMAppendBasicBlockInContext(e->ctx, e->fn, "entry"));
+}
+
+static bool emitter_begin(Emitter *e) {
+  e->first_id = UINT32_MAX;
+  uint32_t last = 0;
+  size_t ranges = 0;
+  for (size_t i = 0; i < e->linear->len; i++) {
+    const UOp *u = e->linear->list[i];
+    if (u->id < e->first_id) e->first_id = u->id;
+    if (u->id > last) last = u->id;
+    ranges += u->op == OP_RANGE;
+  }
+  e->nids = e->linear->len ? last - e->first_id + 1 : 0;
+  e->values = calloc((size_t)e->nids + 1, sizeof *e->values);
+  e->loops = arena_array(&e->arena, ranges + 1, sizeof(Loop));
+  return e->values && e->loops;
+}
+
+static Status emit_function(Emitter *e, const char *entry) {
+  if (!emitter_begin(e)) return FAIL(RESOURCE_EXHAUSTED, "code generation ran out of memory");
+  make_function(e, entry);
+  llvm_memory_begin(e);
+  if (!e->failure && !e->slots)
+    return FAIL(RESOURCE_EXHAUSTED, "code generation ran out of memory");
+  for (size_t i = 0; i < e->linear->len && !e->failure; i++) emit_node(e, e->linear->list[i], i);
+  if (!e->failure && e->nloops) llvm_fail(e, e->loops[e->nloops - 1].range, "is never closed");
+  if (e->failure) {
+    Status st = e->failure;
+    e->failure = NULL;
+    return st;
+  }
+  LLVMBuildRetVoid(e->b);
+  return NULL;
+}
+
+/* -- the module
+ * ------------------------------------------------------------------------------------------- */
+
+static void on_diagnostic(LLVMDiagnosticInfoRef info, void *ctx) {
+  Emitter *e = ctx;
+  if (LLVMGetDiagInfoSeverity(info) != LLVMDSError) return;
+  if (e->diagnostics++ == 0) {
+    char *text = LLVMGetDiagInfoDescription(info);
+    snprintf(e->diagnostic, sizeof e->diagnostic, "%s", text);
+    LLVMDisposeMessage(text);
+  }
+}
+
+static void emitter_open(Emitter *e, LLVMTargetMachineRef machine) {
+  e->ctx = LLVMContextCreate();
+  LLVMContextSetDiagnosticHandler(e->ctx, on_diagnostic, e);
+  LLVMContextSetDiscardValueNames(e->ctx, !e->named);
+  e->module = LLVMModuleCreateWithNameInContext("kiln", e->ctx);
+  LLVMTargetDataRef layout = LLVMCreateTargetDataLayout(machine);
+  LLVMSetModuleDataLayout(e->module, layout);
+  LLVMDisposeTargetData(layout);
+  LLVMSetTarget(e->module, e->target->triple);
+  e->b = LLVMCreateBuilderInContext(e->ctx);
+  e->md_scope = LLVMGetMDKindIDInContext(e->ctx, "alias.scope", 11);
+  e->md_noalias = LLVMGetMDKindIDInContext(e->ctx, "noalias", 7);
+  e->md_invariant = LLVMGetMDKindIDInContext(e->ctx, "invariant.load", 14);
+  e->md_empty = LLVMMetadataAsValue(e->ctx, LLVMMDNodeInContext2(e->ctx, NULL, 0));
+  e->has_fma = llvm_target_has(e->target, "fma") || !strncmp(e->target->triple, "aarch64", 7);
+  e->has_f16c = llvm_target_has(e->target, "f16c") || !strncmp(e->target->triple, "aarch64", 7);
+}
+
+static void emitter_close(Emitter *e) {
+  if (e->b) LLVMDisposeBuilder(e->b);
+  if (e->module) LLVMDisposeModule(e->module);
+  if (e->ctx) LLVMContextDispose(e->ctx);
+  free(e->values);
+  arena_deinit(&e->arena);
+}
+
+static Status verify_module(Emitter *e) {
+  char *text = NULL;
+  Status st = NULL;
+  if (LLVMVerifyModule(e->module, LLVMReturnStatusAction, &text)) {
+    st = FAIL(INTERNAL, "code generation made an invalid module: %s", text);
+  }
+  LLVMDisposeMessage(text);
+  return st;
+}
+
+static Status run_passes(Emitter *e, LLVMTargetMachineRef machine) {
+  LLVMPassBuilderOptionsRef options = LLVMCreatePassBuilderOptions();
+  LLVMErrorRef err = LLVMRunPasses(e->module, PASSES, machine, options);
+  LLVMDisposePassBuilderOptions(options);
+  if (!err) return NULL;
+  char *text = LLVMGetErrorMessage(err);
+  Status st = FAIL(INTERNAL, "LLVM passes: %s", text);
+  LLVMDisposeErrorMessage(text);
+  return st;
+}
+
+static Status emit_file(Emitter *e, LLVMModuleRef module, LLVMTargetMachineRef machine,
+                        LLVMCodeGenFileType type, StrBuf *out) {
+  LLVMMemoryBufferRef buffer = NULL;
+  char *text = NULL;
+  if (LLVMTargetMachineEmitToMemoryBuffer(machine, module, type, &text, &buffer)) {
+    Status st = FAIL(INTERNAL, "LLVM code generation: %s", text);
+    LLVMDisposeMessage(text);
+    return st;
+  }
+  strbuf_add(out, LLVMGetBufferStart(buffer), LLVMGetBufferSize(buffer));
+  LLVMDisposeMemoryBuffer(buffer);
+  /* LLVM reports some errors here only and calls the result a success. */
+  if (e->diagnostics) return FAIL(INTERNAL, "LLVM code generation: %s", e->diagnostic);
+  if (out->failed) return FAIL(RESOURCE_EXHAUSTED, "no memory for an object");
+  return NULL;
+}
+
+/* Code generation changes the module, so the texts are made first, the assembly from a clone. */
+static Status emit_texts(Emitter *e, LLVMTargetMachineRef machine, const char *entry,
+                         LlvmOutput *out) {
+  const Target *t = e->target;
+  char *ir = LLVMPrintModuleToString(e->module);
+  strbuf_addf(&out->ir, "; kernel %s for %s, %s; passes %s\n%s", entry, t->cpu, t->triple, PASSES,
+              ir);
+  LLVMDisposeMessage(ir);
+  strbuf_addf(&out->assembly, "# kernel %s for %s, %s\n", entry, t->cpu, t->triple);
+  LLVMModuleRef clone = LLVMCloneModule(e->module);
+  Status st = emit_file(e, clone, machine, LLVMAssemblyFile, &out->assembly);
+  LLVMDisposeModule(clone);
+  return st;
+}
+
+static Status emit_module(Emitter *e, LLVMTargetMachineRef machine, const char *entry,
+                          LlvmOutput *out) {
+  int64_t t0 = clock_now_ns();
+  TRY(emit_function(e, entry));
+  TRY(verify_module(e));
+  int64_t t1 = clock_now_ns();
+  TRY(run_passes(e, machine));
+  int64_t t2 = clock_now_ns();
+  out->build_ns = t1 - t0;
+  out->passes_ns = t2 - t1;
+  if (out->want_text) TRY(emit_texts(e, machine, entry, out));
+  int64_t t3 = clock_now_ns();
+  TRY(emit_file(e, e->module, machine, LLVMObjectFile, &out->object));
+  out->codegen_ns = clock_now_ns() - t3;
+  return NULL;
+}
+
+Status llvm_emit(const Linear *linear, const char *entry, const Target *target, LlvmOutput *out) {
+  LLVMTargetMachineRef machine;
+  out->object = out->ir = out->assembly = (StrBuf){0};
+  TRY(llvm_target_machine(target, &machine));
+  Emitter e = {.linear = linear, .target = target, .named = out->want_text};
+  arena_init(&e.arena, 0);
+  emitter_open(&e, machine);
+  Status st = emit_module(&e, machine, entry, out);
+  emitter_close(&e);
+  return st;
+}
+
+void llvm_output_deinit(LlvmOutput *out) {
+  strbuf_deinit(&out->object);
+  strbuf_deinit(&out->ir);
+  strbuf_deinit(&out->assembly);
+}

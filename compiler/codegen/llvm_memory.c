@@ -1,0 +1,484 @@
+/* LOAD, STORE and the storage behind them.
+ *
+ * PARAMs are pointers loaded from the argument array, LOCAL buffers are places in the scratch
+ * memory, REG buffers are not memory at all (see RegSlot). Every buffer is its own alias scope, so
+ * LLVM may move accesses to one past accesses to another.
+ *
+ * The rule for gates: a lane whose gate is false never touches memory at its own index. Loads with
+ * a scalar gate read index 0 instead and drop the value, which needs no branch; vector gates use
+ * masked accesses; stores with a scalar gate branch. */
+#include <assert.h>
+#include <stdio.h>
+
+#include "compiler/codegen/llvm_build.h"
+#include "compiler/codegen/llvm_emit.h"
+
+/* One access, resolved. */
+typedef struct Access {
+  Emitter *e;
+  const UOp *u;
+  DType dtype;
+  unsigned lanes, align;
+  int64_t stride, elements;
+  LLVMTypeRef element; /* in memory */
+  LLVMValueRef base, scopes, noalias;
+  bool constant; /* memory that the kernel never writes */
+  LLVMValueRef index, gate;
+  bool vector_gate;
+} Access;
+
+static const UOp *buffer_of(const UOp *u) {
+  while (u->op == OP_AFTER) u = u->src[0];
+  return u;
+}
+
+static LocalBuffer *find_local(Emitter *e, const UOp *buffer) {
+  for (size_t i = 0; i < e->nlocals; i++) {
+    if (e->locals[i].node == buffer) return &e->locals[i];
+  }
+  return NULL;
+}
+
+/* -- storage
+ * ---------------------------------------------------------------------------------------------- */
+
+static bool is_access(const UOp *u) { return u->op == OP_LOAD || u->op == OP_STORE; }
+static bool is_reg(const UOp *buffer) { return buffer->arg.ints.at[1] == 1; }
+
+static uint64_t local_bytes(const UOp *buffer) {
+  uint64_t item = (uint64_t)dtype_info[buffer->dtype].bytes * buffer->lanes;
+  return ((uint64_t)buffer->arg.ints.at[0] * item + 63) / 64 * 64;
+}
+
+uint64_t llvm_scratch_bytes(const Linear *linear) {
+  uint64_t total = 0;
+  for (size_t i = 0; i < linear->len; i++) {
+    const UOp *u = linear->list[i];
+    if (!is_access(u)) continue;
+    const UOp *buffer = buffer_of(u->src[0]);
+    if (buffer->op != OP_BUFFER || is_reg(buffer)) continue;
+    bool seen = false;
+    for (size_t j = 0; j < i && !seen; j++) {
+      const UOp *v = linear->list[j];
+      seen = is_access(v) && buffer_of(v->src[0]) == buffer;
+    }
+    if (!seen) total += local_bytes(buffer);
+  }
+  return total;
+}
+
+static void note_param(Emitter *e, const UOp *access, const UOp *param) {
+  int64_t k = param->arg.i;
+  if (k < 0 || k >= e->linear->nargs) {
+    llvm_fail(e, access, "names an argument that the kernel does not have");
+    return;
+  }
+  e->params[k].node = param;
+  if (access->op == OP_STORE) e->params[k].written = true;
+}
+
+static void note_buffer(Emitter *e, const UOp *buffer, uint64_t *offset) {
+  if (find_local(e, buffer)) return;
+  LocalBuffer *l = &e->locals[e->nlocals++];
+  l->node = buffer;
+  l->reg = is_reg(buffer);
+  if (l->reg) {
+    l->first_slot = e->nslots;
+    e->nslots += (size_t)buffer->arg.ints.at[0];
+    return;
+  }
+  LLVMTypeRef i8 = LLVMInt8TypeInContext(e->ctx);
+  LLVMValueRef at = llvm_i64(e, (int64_t)*offset);
+  l->base = LLVMBuildInBoundsGEP2(e->b, i8, e->scratch, &at, 1, "local");
+  *offset += local_bytes(buffer);
+}
+
+/* The scope of each buffer that is memory, and for each the list of all others. */
+static void make_scopes(Emitter *e) {
+  size_t n = e->linear->nargs + e->nlocals, count = 0;
+  LLVMMetadataRef *scope = arena_array(&e->arena, n + 1, sizeof(LLVMMetadataRef));
+  LLVMMetadataRef *others = arena_array(&e->arena, n + 1, sizeof(LLVMMetadataRef));
+  if (!scope || !others) return;
+  LLVMMetadataRef name = LLVMMDStringInContext2(e->ctx, "kiln", 4);
+  LLVMMetadataRef domain = LLVMMDNodeInContext2(e->ctx, &name, 1);
+  for (size_t i = 0; i < n; i++) {
+    bool used = i < e->linear->nargs ? e->params[i].node != NULL
+                                     : e->locals[i - e->linear->nargs].base != NULL;
+    if (!used) continue;
+    char text[32];
+    int len = snprintf(text, sizeof text, "buffer%zu", i);
+    LLVMMetadataRef pair[2] = {LLVMMDStringInContext2(e->ctx, text, (size_t)len), domain};
+    scope[i] = LLVMMDNodeInContext2(e->ctx, pair, 2);
+    count++;
+  }
+  if (count < 2) return;
+  for (size_t i = 0; i < n; i++) {
+    if (!scope[i]) continue;
+    size_t m = 0;
+    for (size_t j = 0; j < n; j++) {
+      if (j != i && scope[j]) others[m++] = scope[j];
+    }
+    LLVMValueRef self = LLVMMetadataAsValue(e->ctx, LLVMMDNodeInContext2(e->ctx, &scope[i], 1));
+    LLVMValueRef rest = LLVMMetadataAsValue(e->ctx, LLVMMDNodeInContext2(e->ctx, others, m));
+    if (i < e->linear->nargs) {
+      e->params[i].scopes = self;
+      e->params[i].noalias = rest;
+    } else {
+      e->locals[i - e->linear->nargs].scopes = self;
+      e->locals[i - e->linear->nargs].noalias = rest;
+    }
+  }
+}
+
+void llvm_memory_begin(Emitter *e) {
+  uint64_t offset = 0;
+  size_t accesses = 0;
+  for (size_t i = 0; i < e->linear->len; i++) accesses += is_access(e->linear->list[i]);
+  e->locals = arena_array(&e->arena, accesses + 1, sizeof(LocalBuffer));
+  e->params = arena_array(&e->arena, (size_t)e->linear->nargs + 1, sizeof(ParamBuffer));
+  if (!e->locals || !e->params) return;
+  for (size_t i = 0; i < e->linear->len; i++) {
+    const UOp *u = e->linear->list[i];
+    if (!is_access(u)) continue;
+    const UOp *buffer = buffer_of(u->src[0]);
+    if (buffer->op == OP_PARAM) {
+      note_param(e, u, buffer);
+    } else if (buffer->op == OP_BUFFER) {
+      note_buffer(e, buffer, &offset);
+    } else {
+      llvm_fail(e, u, "accesses something that is no buffer");
+    }
+  }
+  if (offset > e->linear->scratch_bytes && !e->failure) {
+    e->failure =
+        FAIL(INTERNAL, "local buffers need %llu bytes of scratch, the program declares %llu",
+             (unsigned long long)offset, (unsigned long long)e->linear->scratch_bytes);
+  }
+  e->slots = arena_array(&e->arena, e->nslots + 1, sizeof(RegSlot));
+  LLVMTypeRef ptr = LLVMPointerTypeInContext(e->ctx, 0);
+  for (uint32_t k = 0; k < e->linear->nargs; k++) {
+    if (!e->params[k].node) continue;
+    LLVMValueRef at = llvm_i64(e, k);
+    LLVMValueRef slot = LLVMBuildInBoundsGEP2(e->b, ptr, e->args, &at, 1, "");
+    e->params[k].base = LLVMBuildLoad2(e->b, ptr, slot, "arg");
+    LLVMSetMetadata(e->params[k].base, e->md_invariant, e->md_empty);
+  }
+  make_scopes(e);
+}
+
+/* -- registers
+ * --------------------------------------------------------------------------------------------- */
+
+RegSlot *llvm_reg_slot(Emitter *e, const UOp *access) {
+  const UOp *buffer = buffer_of(access->src[0]);
+  if (buffer->op != OP_BUFFER || !is_reg(buffer)) return NULL;
+  const LocalBuffer *l = find_local(e, buffer);
+  const UOp *index = access->src[1];
+  if (!uop_is_const(index) || index->arg.i < 0 || index->arg.i >= buffer->arg.ints.at[0]) {
+    llvm_fail(e, access, "accesses registers at an index that is not a constant inside them");
+    return &e->slots[l->first_slot];
+  }
+  return &e->slots[l->first_slot + (size_t)index->arg.i];
+}
+
+static LLVMTypeRef slot_type(Emitter *e, const UOp *access) {
+  const UOp *buffer = buffer_of(access->src[0]);
+  return llvm_type(e, (DType)buffer->dtype, buffer->lanes);
+}
+
+static LLVMValueRef reg_load(Emitter *e, const UOp *u, const RegSlot *slot) {
+  LLVMTypeRef type = slot_type(e, u);
+  if (type != llvm_type(e, (DType)u->dtype, u->lanes)) {
+    return llvm_fail(e, u, "has other lanes than the registers it reads");
+  }
+  return slot->value ? slot->value : LLVMConstNull(type);
+}
+
+static void reg_store(Emitter *e, const UOp *u, RegSlot *slot) {
+  LLVMTypeRef type = slot_type(e, u);
+  LLVMValueRef v = llvm_value(e, u->src[2]);
+  if (LLVMTypeOf(v) != type) {
+    llvm_fail(e, u, "has other lanes than the registers it writes");
+    return;
+  }
+  if (u->nsrc > 3) {
+    LLVMValueRef old = slot->value ? slot->value : LLVMConstNull(type);
+    v = LLVMBuildSelect(e->b, llvm_value(e, u->src[3]), v, old, "");
+  }
+  slot->value = v;
+}
+
+/* -- addresses
+ * ---------------------------------------------------------------------------------------------- */
+
+static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate) {
+  const UOp *buffer = buffer_of(u->src[0]);
+  Access a = {.e = e,
+              .u = u,
+              .dtype = (DType)buffer->dtype,
+              .lanes = lanes,
+              .align = 1,
+              .stride = u->arg.i,
+              .elements = buffer->arg.ints.at[0]};
+  a.element = llvm_memory_type(e, a.dtype, 1);
+  if (buffer->op == OP_PARAM) {
+    const ParamBuffer *p = &e->params[buffer->arg.i];
+    a.base = p->base, a.scopes = p->scopes, a.noalias = p->noalias;
+    a.constant = !p->written;
+  } else {
+    const LocalBuffer *l = find_local(e, buffer);
+    a.base = l->base, a.scopes = l->scopes, a.noalias = l->noalias;
+    a.align = dtype_info[a.dtype].bytes;
+    a.elements *= buffer->lanes;
+  }
+  a.index = llvm_value(e, u->src[1]);
+  if (gate) {
+    a.gate = llvm_value(e, gate);
+    a.vector_gate = llvm_lanes(a.gate) > 1;
+  }
+  return a;
+}
+
+static void annotate(const Access *a, LLVMValueRef access) {
+  if (a->scopes) {
+    LLVMSetMetadata(access, a->e->md_scope, a->scopes);
+    LLVMSetMetadata(access, a->e->md_noalias, a->noalias);
+  }
+}
+
+static LLVMValueRef address(const Access *a, LLVMValueRef index) {
+  Emitter *e = a->e;
+  if (a->gate) return LLVMBuildGEP2(e->b, a->element, a->base, &index, 1, "");
+  return LLVMBuildInBoundsGEP2(e->b, a->element, a->base, &index, 1, "");
+}
+
+static LLVMValueRef offset_index(const Access *a, LLVMValueRef index, int64_t by) {
+  if (by == 0) return index;
+  return LLVMBuildAdd(a->e->b, index, llvm_int(a->e, LLVMTypeOf(index), by), "");
+}
+
+static LLVMValueRef lane_number(Emitter *e, unsigned i) {
+  return LLVMConstInt(LLVMInt32TypeInContext(e->ctx), i, false);
+}
+
+/* The index of every lane. */
+static LLVMValueRef lane_indices(const Access *a) {
+  if (llvm_lanes(a->index) > 1) return a->index;
+  LLVMTypeRef i64 = LLVMInt64TypeInContext(a->e->ctx);
+  return LLVMBuildAdd(a->e->b, llvm_splat(a->e, a->index, a->lanes),
+                      llvm_ramp(a->e, i64, 0, a->stride, a->lanes), "");
+}
+
+static LLVMValueRef all_lanes(const Access *a) {
+  return llvm_int(a->e, LLVMVectorType(LLVMInt1TypeInContext(a->e->ctx), a->lanes), 1);
+}
+
+/* Memory representation to value, and back. */
+static LLVMValueRef from_memory(const Access *a, LLVMValueRef v) {
+  if (a->dtype != DT_BOOL) return v;
+  return LLVMBuildICmp(a->e->b, LLVMIntNE, v, LLVMConstNull(LLVMTypeOf(v)), "");
+}
+static LLVMValueRef to_memory(const Access *a, LLVMValueRef v) {
+  if (a->dtype != DT_BOOL) return v;
+  return LLVMBuildZExt(a->e->b, v, llvm_memory_type(a->e, DT_BOOL, llvm_lanes(v)), "");
+}
+
+/* -- LOAD
+ * -------------------------------------------------------------------------------------------------
+ */
+
+static LLVMValueRef load_at(const Access *a, LLVMTypeRef type, LLVMValueRef index) {
+  LLVMValueRef v = LLVMBuildLoad2(a->e->b, type, address(a, index), "");
+  LLVMSetAlignment(v, a->align);
+  annotate(a, v);
+  if (a->constant) LLVMSetMetadata(v, a->e->md_invariant, a->e->md_empty);
+  return v;
+}
+
+static LLVMValueRef load_gather(const Access *a, LLVMValueRef indices) {
+  Emitter *e = a->e;
+  LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
+  LLVMValueRef at = address(a, indices);
+  LLVMTypeRef types[2] = {vec, LLVMTypeOf(at)};
+  LLVMValueRef args[4] = {at, LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false),
+                          all_lanes(a), LLVMGetPoison(vec)};
+  LLVMValueRef v = llvm_intrinsic(e, "llvm.masked.gather", types, 2, args, 4);
+  annotate(a, v);
+  return v;
+}
+
+/* Every stride-th element of `stride` loads that together cover exactly [first, last]: the last
+ * load is moved back so that it ends with the last element. */
+static LLVMValueRef load_deinterleaved(const Access *a, LLVMValueRef index) {
+  Emitter *e = a->e;
+  unsigned n = a->lanes, s = (unsigned)a->stride, span = (n - 1) * s + 1;
+  LLVMTypeRef vec = LLVMVectorType(a->element, n), i32 = LLVMInt32TypeInContext(e->ctx);
+  LLVMValueRef out = load_at(a, vec, index), mask[64];
+  assert(n <= 64);
+  for (unsigned part = 1; part < s; part++) {
+    unsigned begin = part == s - 1 ? span - n : part * n;
+    LLVMValueRef chunk = load_at(a, vec, offset_index(a, index, begin));
+    for (unsigned i = 0; i < n; i++) {
+      unsigned at = i * s;
+      /* Lanes found already stay in place, after the first step, when they are where they belong.
+       */
+      unsigned from_out = part == 1 ? at : i;
+      mask[i] = LLVMConstInt(i32, at < part * n ? from_out : n + (at - begin) % n, false);
+      if (at >= (part + 1) * n && part != s - 1) mask[i] = LLVMGetPoison(i32);
+    }
+    out = LLVMBuildShuffleVector(e->b, out, chunk, LLVMConstVector(mask, n), "");
+  }
+  return out;
+}
+
+static LLVMValueRef load_reversed(const Access *a, LLVMValueRef index) {
+  LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
+  LLVMValueRef v = load_at(a, vec, offset_index(a, index, 1 - (int64_t)a->lanes));
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
+  return LLVMBuildShuffleVector(a->e->b, v, LLVMGetPoison(vec),
+                                llvm_ramp(a->e, i32, a->lanes - 1, -1, a->lanes), "");
+}
+
+/* `lanes` elements, `stride` apart, from a scalar index that may be used. */
+static LLVMValueRef load_strided(const Access *a, LLVMValueRef index) {
+  Emitter *e = a->e;
+  LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
+  if (a->stride == 1) return load_at(a, vec, index);
+  if (a->stride == 0) return llvm_splat(e, load_at(a, a->element, index), a->lanes);
+  if (a->stride == -1) return load_reversed(a, index);
+  if (a->stride >= 2 && a->stride <= 4 && a->lanes >= a->stride && a->lanes <= 64) {
+    return load_deinterleaved(a, index);
+  }
+  LLVMValueRef out = LLVMGetPoison(vec);
+  for (unsigned i = 0; i < a->lanes; i++) {
+    LLVMValueRef x = load_at(a, a->element, offset_index(a, index, a->stride * i));
+    out = LLVMBuildInsertElement(e->b, out, x, lane_number(e, i), "");
+  }
+  return out;
+}
+
+static LLVMValueRef load_masked(const Access *a, LLVMValueRef alternative) {
+  Emitter *e = a->e;
+  LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
+  LLVMTypeRef types[2] = {vec, LLVMPointerTypeInContext(e->ctx, 0)};
+  LLVMValueRef args[4] = {address(a, a->index),
+                          LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false), a->gate,
+                          to_memory(a, alternative)};
+  LLVMValueRef v = llvm_intrinsic(e, "llvm.masked.load", types, 2, args, 4);
+  annotate(a, v);
+  return from_memory(a, v);
+}
+
+/* An index that any access of this shape may use when its gate is false, or -1: none exists. */
+static int64_t harmless_index(const Access *a) {
+  int64_t reach = a->lanes == 1 || llvm_lanes(a->index) > 1 ? 0 : (int64_t)(a->lanes - 1);
+  int64_t step = a->stride < 0 ? -a->stride : a->stride, span;
+  if (__builtin_mul_overflow(reach, step, &span) || span >= a->elements) return -1;
+  return a->stride < 0 ? span : 0;
+}
+
+static LLVMValueRef load_ungated(const Access *a, LLVMValueRef index) {
+  if (llvm_lanes(index) > 1) return from_memory(a, load_gather(a, index));
+  if (a->lanes == 1) return from_memory(a, load_at(a, a->element, index));
+  return from_memory(a, load_strided(a, index));
+}
+
+static LLVMValueRef load_gated(const Access *a, LLVMValueRef alternative) {
+  LLVMBuilderRef b = a->e->b;
+  bool scattered = llvm_lanes(a->index) > 1;
+  if (a->elements < 1) return alternative;
+  if (a->vector_gate && !scattered && a->stride == 1) return load_masked(a, alternative);
+  int64_t safe = harmless_index(a);
+  LLVMValueRef index = a->index;
+  if (a->vector_gate || scattered || safe < 0) {
+    if (a->lanes > 1) index = lane_indices(a);
+    safe = 0;
+  }
+  index = LLVMBuildSelect(b, a->gate, index, llvm_int(a->e, LLVMTypeOf(index), safe), "");
+  return LLVMBuildSelect(b, a->gate, load_ungated(a, index), alternative, "");
+}
+
+LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u) {
+  RegSlot *slot = llvm_reg_slot(e, u);
+  if (slot) return reg_load(e, u, slot);
+  Access a = resolve(e, u, u->lanes, u->nsrc > 2 ? u->src[2] : NULL);
+  unsigned wide = llvm_lanes(a.index);
+  if (wide > 1 && wide != a.lanes) return llvm_fail(e, u, "has an index of other lanes");
+  if (!a.gate) return load_ungated(&a, a.index);
+  LLVMTypeRef type = llvm_type(e, a.dtype, a.lanes);
+  LLVMValueRef alternative = LLVMConstNull(type);
+  if (u->nsrc > 3) alternative = llvm_splat(e, llvm_value(e, u->src[3]), a.lanes);
+  return load_gated(&a, alternative);
+}
+
+/* -- STORE
+ * ------------------------------------------------------------------------------------------------
+ */
+
+static void store_at(const Access *a, LLVMValueRef v, LLVMValueRef index) {
+  LLVMValueRef st = LLVMBuildStore(a->e->b, v, address(a, index));
+  LLVMSetAlignment(st, a->align);
+  annotate(a, st);
+}
+
+static void store_masked(const Access *a, LLVMValueRef v) {
+  Emitter *e = a->e;
+  LLVMTypeRef types[2] = {LLVMTypeOf(v), LLVMPointerTypeInContext(e->ctx, 0)};
+  LLVMValueRef args[4] = {v, address(a, a->index),
+                          LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false), a->gate};
+  annotate(a, llvm_intrinsic(e, "llvm.masked.store", types, 2, args, 4));
+}
+
+static void store_scatter(const Access *a, LLVMValueRef v) {
+  Emitter *e = a->e;
+  LLVMValueRef at = address(a, lane_indices(a));
+  LLVMTypeRef types[2] = {LLVMTypeOf(v), LLVMTypeOf(at)};
+  LLVMValueRef args[4] = {v, at, LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false),
+                          a->vector_gate ? a->gate : all_lanes(a)};
+  annotate(a, llvm_intrinsic(e, "llvm.masked.scatter", types, 2, args, 4));
+}
+
+/* Everything but a scalar gate. */
+static void store_open(const Access *a, LLVMValueRef v) {
+  if (a->lanes == 1) {
+    store_at(a, v, a->index);
+  } else if (llvm_lanes(a->index) > 1) {
+    store_scatter(a, v);
+  } else if (a->stride == 1) {
+    if (a->vector_gate) {
+      store_masked(a, v);
+    } else {
+      store_at(a, v, a->index);
+    }
+  } else if (a->vector_gate) {
+    store_scatter(a, v);
+  } else {
+    for (unsigned i = 0; i < a->lanes; i++) {
+      LLVMValueRef x = LLVMBuildExtractElement(a->e->b, v, lane_number(a->e, i), "");
+      store_at(a, x, offset_index(a, a->index, a->stride * i));
+    }
+  }
+}
+
+LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u) {
+  RegSlot *slot = llvm_reg_slot(e, u);
+  if (slot) {
+    reg_store(e, u, slot);
+    return NULL;
+  }
+  unsigned lanes = u->src[2]->lanes > u->src[1]->lanes ? u->src[2]->lanes : u->src[1]->lanes;
+  Access a = resolve(e, u, lanes, u->nsrc > 3 ? u->src[3] : NULL);
+  LLVMValueRef v = to_memory(&a, llvm_splat(e, llvm_value(e, u->src[2]), lanes));
+  if (!a.gate || a.vector_gate) {
+    store_open(&a, v);
+    return NULL;
+  }
+  LLVMBasicBlockRef then = LLVMAppendBasicBlockInContext(e->ctx, e->fn, "store");
+  LLVMBasicBlockRef next = LLVMAppendBasicBlockInContext(e->ctx, e->fn, "next");
+  LLVMBuildCondBr(e->b, a.gate, then, next);
+  LLVMPositionBuilderAtEnd(e->b, then);
+  store_open(&a, v);
+  LLVMBuildBr(e->b, next);
+  LLVMPositionBuilderAtEnd(e->b, next);
+  return NULL;
+}

@@ -1,0 +1,264 @@
+/* Slots are numbered late: while the graph is built, weights have provisional slots from
+ * FRONT_WEIGHTS on, and front_finish keeps those that the outputs reach, in the order of the final
+ * graph. That order is a function of the graph alone, so equal models get equal slots.
+ *
+ * Folding runs the reference interpreter on the subgraph below a value. It is bounded by the number
+ * of elements that the subgraph touches, and happens once per value. */
+#include "compiler/frontend/front.h"
+
+#include "compiler/ir/interp.h"
+
+static const int64_t FOLD_WORK = 4 << 20; /* elements of all nodes of a folded subgraph */
+
+Val *val_from_uop(Front *f, UOp *u, bool dynamic) {
+  Val *v = arena_alloc(&f->job->arena, sizeof *v);
+  *v = (Val){.dtype = uop_dtype(u), .shape = u->shape, .u = u, .dynamic = dynamic};
+  return v;
+}
+
+Val *val_from_data(Front *f, DType dtype, Ints shape, const void *data) {
+  Val *v = arena_alloc(&f->job->arena, sizeof *v);
+  int64_t *dims = arena_copy(&f->job->arena, shape.at, shape.n * sizeof *dims);
+  *v = (Val){.dtype = dtype, .shape = {dims, shape.n}, .data = data};
+  return v;
+}
+
+Val *val_from_i64(Front *f, const int64_t *v, size_t n) {
+  int64_t dim = (int64_t)n;
+  return val_from_data(f, DT_I64, shape_make(&dim, 1),
+                       arena_copy(&f->job->arena, v, n * sizeof *v));
+}
+
+Val *front_input(Front *f, Str name, DType dtype, Ints shape) {
+  for (size_t i = 0; i < f->inputs.len; i++)
+    if (str_eq(f->inputs.at[i]->name, name))
+      job_abort(f->job,
+                FAIL(INVALID_ARGUMENT, "two inputs are named '" STR_FMT "'", STR_ARG(name)));
+  UOp *u = uop_param(f->job, (int64_t)f->inputs.len, dtype, shape.at, shape.n);
+  Val *v = val_from_uop(f, u, true);
+  v->name = name;
+  avec_push(&f->job->arena, &f->inputs, v);
+  return v;
+}
+
+void front_output(Front *f, Str name, UOp *u) {
+  for (size_t i = 0; i < f->outputs.len; i++)
+    if (str_eq(f->outputs.at[i].name, name))
+      job_abort(f->job,
+                FAIL(INVALID_ARGUMENT, "two outputs are named '" STR_FMT "'", STR_ARG(name)));
+  FrontOutput o = {name, u};
+  avec_push(&f->job->arena, &f->outputs, o);
+}
+
+int64_t front_dim(Front *f, Str input, size_t axis, Str name) {
+  Job *job = f->job;
+  const char *own = arena_printf(&job->arena, STR_FMT ".%zu", STR_ARG(input), axis);
+  if (!f->dim_used) f->dim_used = arena_alloc(&job->arena, f->options->ndims);
+  for (size_t i = 0; i < f->options->ndims; i++) {
+    const DimBinding *b = &f->options->dims[i];
+    if (!(name.len && str_eq(b->name, name)) && !str_is(b->name, own)) continue;
+    if (b->size < 0)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "dimension '" STR_FMT "' is bound to %lld",
+                          STR_ARG(b->name), (long long)b->size));
+    f->dim_used[i] = true;
+    return b->size;
+  }
+  if (name.len)
+    job_abort(job, FAIL(INVALID_ARGUMENT,
+                        "axis %zu of input '" STR_FMT "' is the symbolic dimension '" STR_FMT
+                        "', which has no value: bind it (--dim " STR_FMT "=N)",
+                        axis, STR_ARG(input), STR_ARG(name), STR_ARG(name)));
+  job_abort(job,
+            FAIL(INVALID_ARGUMENT,
+                 "axis %zu of input '" STR_FMT "' has no size and no name: bind it (--dim %s=N)",
+                 axis, STR_ARG(input), own));
+}
+
+void front_dims_used(Front *f) {
+  for (size_t i = 0; i < f->options->ndims; i++)
+    if (!f->dim_used || !f->dim_used[i])
+      job_abort(f->job, FAIL(INVALID_ARGUMENT, "no input has a symbolic dimension '" STR_FMT "'",
+                             STR_ARG(f->options->dims[i].name)));
+}
+
+/* -- data ------------------------------------------------------------------------------------ */
+
+int64_t data_int(DType dtype, const uint8_t *data, int64_t k) {
+  const uint8_t *p = data + k * dtype_info[dtype].bytes;
+  uint64_t v = 0;
+  unsigned bytes = dtype_info[dtype].bytes;
+  memcpy(&v, p, bytes);
+  unsigned shift = 64 - 8 * bytes;
+  if (dtype_is_uint(dtype) || dtype_is_bool(dtype)) return (int64_t)v;
+  return (int64_t)(v << shift) >> shift;
+}
+
+double data_float(DType dtype, const uint8_t *data, int64_t k) {
+  const uint8_t *p = data + k * dtype_info[dtype].bytes;
+  if (dtype == DT_F64) {
+    double d;
+    memcpy(&d, p, sizeof d);
+    return d;
+  }
+  uint32_t bits = 0;
+  memcpy(&bits, p, dtype_info[dtype].bytes);
+  if (dtype == DT_BF16) bits <<= 16;
+  if (dtype == DT_F16) {
+    uint32_t sign = (bits & 0x8000) << 16, exp = bits >> 10 & 31, frac = bits & 1023;
+    double v = exp ? (double)(frac | 1024) * (double)(1ull << exp) : (double)frac * 2;
+    v /= (double)(1ull << 26);
+    if (exp == 31) v = frac ? (double)__builtin_nan("") : __builtin_inf();
+    /* frac * 2^(exp - 25), with exp 0 counting as 1 */
+    return sign ? -v * 2 : v * 2;
+  }
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return (double)x;
+}
+
+static Scalar data_scalar(const Val *v, int64_t k) {
+  if (dtype_is_float(v->dtype)) return (Scalar){.f = data_float(v->dtype, v->data, k)};
+  return (Scalar){.i = data_int(v->dtype, v->data, k)};
+}
+
+/* True when all elements have the same bits. Weights differ early, so this is cheap. */
+static bool is_uniform(const Val *v, int64_t numel) {
+  size_t item = dtype_info[v->dtype].bytes;
+  for (int64_t k = 1; k < numel; k++)
+    if (memcmp(v->data, v->data + (size_t)k * item, item) != 0) return false;
+  return true;
+}
+
+UOp *val_uop(Front *f, Val *v) {
+  if (v->u) return v->u;
+  int64_t n = shape_numel(v->shape);
+  if (n == 0) {
+    v->u = build_splat(f->job, uop_number(f->job, v->dtype, 0), v->shape);
+  } else if (is_uniform(v, n)) {
+    v->u = build_splat(f->job, uop_scalar(f->job, v->dtype, data_scalar(v, 0)), v->shape);
+  } else {
+    int64_t slot = FRONT_WEIGHTS + (int64_t)f->weights.len;
+    v->u = uop_param(f->job, slot, v->dtype, v->shape.at, v->shape.n);
+    avec_push(&f->job->arena, &f->weights, v);
+  }
+  return v->u;
+}
+
+/* -- folding --------------------------------------------------------------------------------- */
+
+static bool foldable(const UOpList *nodes) {
+  int64_t work = 0;
+  for (size_t i = 0; i < nodes->len; i++) {
+    const UOp *u = nodes->at[i];
+    if (u->op == OP_PARAM && u->arg.i < FRONT_WEIGHTS) return false;
+    int64_t n = shape_numel(u->shape);
+    if (n > FOLD_WORK || (work += n) > FOLD_WORK) return false;
+  }
+  return true;
+}
+
+/* The weights below `root` get slots 1, 2, ...; their bytes are copied, which also aligns them. */
+static UOp *compact(Front *f, UOp *root, const UOpList *nodes, InterpBuffer *slots, size_t *n) {
+  Arena *arena = &f->job->arena;
+  UOp **from = arena_array(arena, nodes->len, sizeof *from);
+  UOp **to = arena_array(arena, nodes->len, sizeof *to);
+  size_t k = 0;
+  for (size_t i = 0; i < nodes->len; i++) {
+    UOp *u = nodes->at[i];
+    if (u->op != OP_PARAM) continue;
+    const Val *w = f->weights.at[u->arg.i - FRONT_WEIGHTS];
+    size_t bytes = (size_t)shape_numel(w->shape) * dtype_info[w->dtype].bytes;
+    from[k] = u;
+    to[k] = uop_param(f->job, (int64_t)k + 1, w->dtype, w->shape.at, w->shape.n);
+    slots[++k] = (InterpBuffer){arena_copy(arena, w->data, bytes), bytes};
+  }
+  *n = k + 1;
+  return k ? uop_substitute(f->job, root, from, to, k) : root;
+}
+
+static const uint8_t *evaluate(Front *f, const Val *v) {
+  Job *job = f->job;
+  UOpList nodes = uop_toposort(job, v->u);
+  if (!foldable(&nodes)) return NULL;
+  size_t n, bytes = (size_t)shape_numel(v->shape) * dtype_info[v->dtype].bytes;
+  InterpBuffer *slots = arena_array(&job->arena, nodes.len + 1, sizeof *slots);
+  UOp *value = compact(f, v->u, &nodes, slots, &n);
+  slots[0] = (InterpBuffer){arena_alloc(&job->arena, bytes ? bytes : 1), bytes};
+  UOp *out = uop_param(job, 0, v->dtype, v->shape.at, v->shape.n);
+  UOp *store = uop2(job, OP_STORE, out, value);
+  Status st = interp_tensor(job, uop_make(job, OP_SINK, DT_VOID, arg_none(), &store, 1), slots, n);
+  if (st) job_abort(job, WRAP(st, "folding a constant"));
+  return slots[0].data;
+}
+
+const uint8_t *val_data(Front *f, Val *v) {
+  if (!v->data && !v->dynamic) v->data = evaluate(f, v);
+  return v->data;
+}
+
+void val_fold(Front *f, Val *v) {
+  if (v->data || v->dynamic || build_splat_value(v->u)) return;
+  if (shape_numel(v->shape) > FRONT_FOLD || !val_data(f, v)) return;
+  v->u = NULL;
+}
+
+/* -- the finished graph ---------------------------------------------------------------------- */
+
+static GraphSlot slot_of(const UOp *u, int kind, Str name) {
+  GraphSlot s = {.name = name, .dtype = uop_dtype(u), .shape = u->shape};
+  s.kind = kind == SLOT_INPUT ? SLOT_INPUT : kind == SLOT_OUTPUT ? SLOT_OUTPUT : SLOT_WEIGHT;
+  return s;
+}
+
+/* Weight bytes inside the model stay there; others are appended to the constants, 64-aligned. */
+static void place(Front *f, TensorGraph *out, GraphSlot *s, const Val *v) {
+  size_t bytes = (size_t)shape_numel(v->shape) * dtype_info[v->dtype].bytes;
+  uintptr_t at = (uintptr_t)v->data, model = (uintptr_t)f->model.ptr;
+  s->bytes = bytes;
+  if (at >= model && at < model + f->model.len) {
+    s->offset = at - model;
+    return;
+  }
+  static const char zeros[64];
+  if (out->constants.len % 64) strbuf_add(&out->constants, zeros, 64 - out->constants.len % 64);
+  s->in_constants = true;
+  s->offset = out->constants.len;
+  strbuf_add(&out->constants, v->data, bytes);
+  if (out->constants.failed)
+    job_abort(f->job, FAIL(RESOURCE_EXHAUSTED, "out of memory for %zu bytes of constants", bytes));
+}
+
+void front_finish(Front *f, TensorGraph *out) {
+  Job *job = f->job;
+  size_t nin = f->inputs.len, nout = f->outputs.len, nw = 0;
+  UOp **stores = arena_array(&job->arena, nout, sizeof *stores);
+  for (size_t i = 0; i < nout; i++) {
+    UOp *u = f->outputs.at[i].u;
+    int64_t slot = (int64_t)(nin + i);
+    UOp *p = uop_param(job, slot, uop_dtype(u), u->shape.at, u->shape.n);
+    stores[i] = uop2(job, OP_STORE, p, u);
+  }
+  UOp *sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), stores, nout);
+  UOpList nodes = uop_toposort(job, sink);
+  out->slots = arena_array(&job->arena, nin + nout + f->weights.len, sizeof *out->slots);
+  UOp **from = arena_array(&job->arena, f->weights.len, sizeof *from);
+  UOp **to = arena_array(&job->arena, f->weights.len, sizeof *to);
+  for (size_t i = 0; i < nin; i++)
+    out->slots[i] = slot_of(f->inputs.at[i]->u, SLOT_INPUT, f->inputs.at[i]->name);
+  for (size_t i = 0; i < nout; i++)
+    out->slots[nin + i] = slot_of(f->outputs.at[i].u, SLOT_OUTPUT, f->outputs.at[i].name);
+  for (size_t i = 0; i < nodes.len; i++) {
+    UOp *u = nodes.at[i];
+    if (u->op != OP_PARAM || u->arg.i < FRONT_WEIGHTS) continue;
+    const Val *v = f->weights.at[u->arg.i - FRONT_WEIGHTS];
+    size_t slot = nin + nout + nw;
+    from[nw] = u;
+    to[nw++] = uop_param(job, (int64_t)slot, v->dtype, v->shape.at, v->shape.n);
+    out->slots[slot] = slot_of(u, SLOT_WEIGHT, v->name);
+    place(f, out, &out->slots[slot], v);
+  }
+  out->sink = nw ? uop_substitute(job, sink, from, to, nw) : sink;
+  out->ninputs = nin;
+  out->noutputs = nout;
+  out->nslots = nin + nout + nw;
+}

@@ -1,0 +1,72 @@
+/* What the two frontends share: values, some of them known at compile time, and the interface of
+ * the graph under construction.
+ *
+ * A Val is a tensor of the model. It has a node, or data (its elements, little-endian, row-major),
+ * or both; the node of a Val with data is made when first asked for, as a CONST if one number says
+ * it all, else as a weight. So initializers that only describe shapes never become weights. */
+#pragma once
+
+#include "base/map.h"
+#include "base/vec.h"
+#include "compiler/frontend/build.h"
+#include "compiler/frontend/frontend.h"
+
+typedef struct Val {
+  DType dtype;
+  Ints shape;
+  UOp *u;              /* NULL until val_uop */
+  const uint8_t *data; /* NULL: not known at compile time (or not yet computed) */
+  bool dynamic;        /* depends on an input */
+  Str name;
+} Val;
+
+typedef struct FrontOutput {
+  Str name;
+  UOp *u;
+} FrontOutput;
+
+typedef struct Front {
+  Job *job;
+  Bytes model;
+  const FrontendOptions *options;
+  bool *dim_used; /* per options->dims */
+  struct {
+    Val **at;
+    size_t len, cap;
+  } inputs, weights;
+  struct {
+    FrontOutput *at;
+    size_t len, cap;
+  } outputs;
+} Front;
+
+/* Weights have slot numbers from here on until front_finish renumbers them. */
+enum { FRONT_WEIGHTS = 1 << 24 };
+/* Values of up to this many elements are computed at compile time when all sources are known. */
+enum { FRONT_FOLD = 1 << 16 };
+
+Val *val_from_uop(Front *f, UOp *u, bool dynamic);
+/* data is numel * item size bytes that live as long as the job. */
+Val *val_from_data(Front *f, DType dtype, Ints shape, const void *data);
+Val *val_from_i64(Front *f, const int64_t *v, size_t n);
+/* Adds an input; aborts on a name that is taken. */
+Val *front_input(Front *f, Str name, DType dtype, Ints shape);
+void front_output(Front *f, Str name, UOp *u);
+
+UOp *val_uop(Front *f, Val *v);
+/* The elements, computing them if that is possible and cheap; NULL when they depend on an input. */
+const uint8_t *val_data(Front *f, Val *v);
+/* A small value none of whose sources is dynamic becomes data now. */
+void val_fold(Front *f, Val *v);
+/* Element k of an integer or bool array as int64. */
+int64_t data_int(DType dtype, const uint8_t *data, int64_t k);
+double data_float(DType dtype, const uint8_t *data, int64_t k);
+
+/* The size of a dimension called name (or, when that is empty, "INPUT.AXIS"); aborts with the way
+ * to bind it when the options do not. */
+int64_t front_dim(Front *f, Str input, size_t axis, Str name);
+/* Aborts when a binding of the options names no dimension of the inputs. */
+void front_dims_used(Front *f);
+
+/* Fills *out; the constants' bytes are copied to out->constants. */
+void front_finish(Front *f, TensorGraph *out);

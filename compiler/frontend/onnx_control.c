@@ -1,0 +1,2 @@
+#include "compiler/frontend/onnx_graph.h"
+const OnnxOp onnx_control_ops[] = {{0}};

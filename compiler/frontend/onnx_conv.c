@@ -1,0 +1,148 @@
+/* Convolutions. Attribute checking is here; the arithmetic is in build_nn.c. */
+#include "compiler/frontend/onnx_spatial.h"
+
+void spatial_ints(Node *n, const char *name, size_t count, int64_t lo, int64_t absent,
+                  int64_t *out) {
+  Ints v = attr_ints(n, name);
+  if (v.at && v.n && v.n != count)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "attribute '%s' has %u elements, expected %zu", name,
+                           v.n, count));
+  for (size_t i = 0; i < count; i++) {
+    out[i] = v.n ? v.at[i] : absent;
+    if (out[i] < lo || out[i] > INT32_MAX)
+      job_abort(n->job,
+                FAIL(INVALID_ARGUMENT, "attribute '%s' holds %lld", name, (long long)out[i]));
+  }
+}
+
+static void same_pads(Spatial *s, size_t i, int64_t d, bool upper) {
+  ConvSpec *c = &s->conv;
+  int64_t reach = c->dilation[i] * (s->kernel[i] - 1) + 1;
+  int64_t out = (d + c->stride[i] - 1) / c->stride[i];
+  int64_t total = (out - 1) * c->stride[i] + reach - d;
+  if (total < 0) total = 0;
+  c->lo[i] = upper ? total / 2 : total - total / 2;
+  c->hi[i] = total - c->lo[i];
+}
+
+/* Whole windows; with ceil, also a last one that starts inside the input or its low padding. */
+static void output_size(Node *n, Spatial *s, size_t i, int64_t d, bool ceil) {
+  ConvSpec *c = &s->conv;
+  int64_t reach = c->dilation[i] * (s->kernel[i] - 1) + 1;
+  int64_t span = d + c->lo[i] + c->hi[i] - reach;
+  if (span < 0)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT,
+                           "window of %lld elements over %lld elements of spatial axis %zu, "
+                           "padding included",
+                           (long long)reach, (long long)(d + c->lo[i] + c->hi[i]), i));
+  s->pad_hi[i] = c->hi[i];
+  s->out[i] = span / c->stride[i] + 1;
+  if (ceil && span % c->stride[i] && s->out[i] * c->stride[i] < d + c->lo[i]) {
+    c->hi[i] += c->stride[i] - span % c->stride[i];
+    s->out[i]++;
+  }
+}
+
+Spatial spatial_attrs(Node *n, const UOp *x, Ints kernel) {
+  Spatial s = {.conv = {.spatial = kernel.n, .groups = 1}};
+  ConvSpec *c = &s.conv;
+  int64_t pads[2 * MAX_SPATIAL];
+  Str auto_pad = attr_str(n, "auto_pad", "NOTSET");
+  bool ceil = attr_int(n, "ceil_mode", 0) != 0;
+  if (kernel.n < 1 || kernel.n > MAX_SPATIAL || x->shape.n != kernel.n + 2)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "kernel %s over a source of shape %s",
+                           shape_text(n->job, kernel), shape_text(n->job, x->shape)));
+  spatial_ints(n, "strides", kernel.n, 1, 1, c->stride);
+  spatial_ints(n, "dilations", kernel.n, 1, 1, c->dilation);
+  spatial_ints(n, "pads", 2 * (size_t)kernel.n, INT32_MIN, 0, pads);
+  bool upper = str_is(auto_pad, "SAME_UPPER"), lower = str_is(auto_pad, "SAME_LOWER");
+  if (!upper && !lower && !str_is(auto_pad, "NOTSET") && !str_is(auto_pad, "VALID") && auto_pad.len)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "auto_pad '" STR_FMT "'", STR_ARG(auto_pad)));
+  for (size_t i = 0; i < kernel.n; i++) {
+    s.kernel[i] = kernel.at[i];
+    if (kernel.at[i] < 1 || kernel.at[i] > INT32_MAX)
+      job_abort(n->job, FAIL(INVALID_ARGUMENT, "kernel %s", shape_text(n->job, kernel)));
+    bool own = !str_is(auto_pad, "VALID");
+    c->lo[i] = own ? pads[i] : 0;
+    c->hi[i] = own ? pads[kernel.n + i] : 0;
+    if (upper || lower) same_pads(&s, i, x->shape.at[2 + i], upper);
+    output_size(n, &s, i, x->shape.at[2 + i], ceil);
+  }
+  return s;
+}
+
+static Ints conv_kernel(Node *n, const UOp *x, const UOp *w) {
+  if (w->shape.n != x->shape.n || w->shape.n < 3)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "weights of shape %s for a source of shape %s",
+                           shape_text(n->job, w->shape), shape_text(n->job, x->shape)));
+  Ints kernel = {w->shape.at + 2, w->shape.n - 2}, given = attr_ints(n, "kernel_shape");
+  if (given.n && !shape_eq(kernel, given))
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "kernel_shape %s, but the weights have %s",
+                           shape_text(n->job, given), shape_text(n->job, kernel)));
+  return kernel;
+}
+
+static void op_conv(Node *n) {
+  UOp *x = node_u(n, 0), *w = node_u(n, 1);
+  Spatial s = spatial_attrs(n, x, conv_kernel(n, x, w));
+  s.conv.groups = attr_int(n, "group", 1);
+  node_out(n, 0, build_conv(n->job, x, w, node_opt(n, 2), &s.conv));
+}
+
+/* Integer convolution: i32 arithmetic on (x - x_zero) and (w - w_zero). */
+static UOp *centred(Node *n, UOp *x, UOp *zero) {
+  x = build_cast(n->job, x, DT_I32);
+  return zero ? build2(n->job, OP_SUB, x, build_cast(n->job, zero, DT_I32)) : x;
+}
+
+static void op_conv_integer(Node *n) {
+  UOp *x = node_u(n, 0), *w = node_u(n, 1), *wz = node_opt(n, 3);
+  Spatial s = spatial_attrs(n, x, conv_kernel(n, x, w));
+  s.conv.groups = attr_int(n, "group", 1);
+  if (wz && wz->shape.n) wz = build_along(n->job, wz, 0, w->shape.n);
+  x = centred(n, x, node_opt(n, 2));
+  node_out(n, 0, build_conv(n->job, x, centred(n, w, wz), NULL, &s.conv));
+}
+
+/* Padding of the transposed convolution: what is cut from the full result. output_shape wins over
+ * pads; output_padding adds at the high end. */
+static void transpose_pads(Node *n, const UOp *x, ConvSpec *c, const int64_t *kernel) {
+  int64_t pads[2 * MAX_SPATIAL], extra[MAX_SPATIAL], shape[MAX_SPATIAL];
+  size_t k = c->spatial;
+  Str auto_pad = attr_str(n, "auto_pad", "NOTSET");
+  spatial_ints(n, "pads", 2 * k, 0, 0, pads);
+  spatial_ints(n, "output_padding", k, 0, 0, extra);
+  spatial_ints(n, "output_shape", k, 0, 0, shape);
+  bool sized = attr_ints(n, "output_shape").n > 0;
+  bool upper = str_is(auto_pad, "SAME_UPPER"), lower = str_is(auto_pad, "SAME_LOWER");
+  for (size_t i = 0; i < k; i++) {
+    int64_t d = x->shape.at[2 + i], reach = c->dilation[i] * (kernel[i] - 1) + 1;
+    int64_t full = (d - 1) * c->stride[i] + reach;
+    c->lo[i] = pads[i];
+    c->hi[i] = pads[k + i] - extra[i];
+    if (!sized && !upper && !lower) continue;
+    int64_t want = sized ? shape[i] : d * c->stride[i], total = full + extra[i] - want;
+    c->lo[i] = upper ? total / 2 : total - total / 2;
+    if (total < 0) c->lo[i] = 0;
+    c->hi[i] = total - c->lo[i] - extra[i];
+  }
+}
+
+static void op_conv_transpose(Node *n) {
+  UOp *x = node_u(n, 0), *w = node_u(n, 1);
+  Ints kernel = conv_kernel(n, x, w);
+  if (kernel.n > MAX_SPATIAL)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "%u spatial axes", kernel.n));
+  ConvSpec c = {.spatial = kernel.n, .groups = attr_int(n, "group", 1)};
+  spatial_ints(n, "strides", kernel.n, 1, 1, c.stride);
+  spatial_ints(n, "dilations", kernel.n, 1, 1, c.dilation);
+  transpose_pads(n, x, &c, kernel.at);
+  node_out(n, 0, build_conv_transpose(n->job, x, w, node_opt(n, 2), &c));
+}
+
+const OnnxOp onnx_conv_ops[] = {
+    {"", "Conv", 1, 2, 3, op_conv},
+    {"", "ConvInteger", 10, 2, 4, op_conv_integer},
+    {"", "ConvTranspose", 1, 2, 3, op_conv_transpose},
+    {0},
+};

@@ -1,0 +1,10 @@
+/* The walk over an ONNX model's nodes, for handlers that have graphs of their own (If, Loop). */
+#pragma once
+
+#include "compiler/frontend/onnx_node.h"
+
+/* Converts a subgraph of node n. Its formal inputs take the values of args (ninputs must match);
+ * other names come from the graphs around it. results: one Val per output of the subgraph. */
+void onnx_subgraph(Node *n, const OnnxGraph *g, Val **args, size_t nargs, Val **results);
+
+extern const OnnxOp onnx_control_ops[];

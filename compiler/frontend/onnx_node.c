@@ -1,0 +1,156 @@
+/* Access to a node's sources and attributes, with the checks that every handler would repeat. */
+#include "compiler/frontend/onnx_node.h"
+
+Val *node_in(Node *n, size_t k) {
+  if (!node_has(n, k)) job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu is missing", k));
+  return n->in[k];
+}
+
+UOp *node_u(Node *n, size_t k) { return val_uop(n->f, node_in(n, k)); }
+
+UOp *node_opt(Node *n, size_t k) { return node_has(n, k) ? node_u(n, k) : NULL; }
+
+static const uint8_t *known(Node *n, size_t k, const char *what) {
+  Val *v = node_in(n, k);
+  const uint8_t *data = val_data(n->f, v);
+  if (!data)
+    job_abort(n->job, FAIL(FAILED_PRECONDITION,
+                           "source %zu (%s, '" STR_FMT
+                           "') has to be known at compile time, but depends on an input",
+                           k, what, STR_ARG(n->proto->input.at[k])));
+  return data;
+}
+
+Ints node_ints(Node *n, size_t k, const char *what) {
+  Val *v = node_in(n, k);
+  if (dtype_is_float(v->dtype) || v->shape.n > 1)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu (%s) is %s of shape %s, expected integers",
+                           k, what, dtype_info[v->dtype].name, shape_text(n->job, v->shape)));
+  int64_t len = shape_numel(v->shape);
+  if (len > FRONT_FOLD)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu (%s) has %lld elements, at most %d", k,
+                           what, (long long)len, FRONT_FOLD));
+  const uint8_t *data = known(n, k, what);
+  int64_t *list = arena_array(&n->job->arena, (size_t)len + 1, sizeof *list);
+  for (int64_t i = 0; i < len; i++) list[i] = data_int(v->dtype, data, i);
+  return shape_make(list, (size_t)len);
+}
+
+int64_t node_int(Node *n, size_t k, const char *what) {
+  Ints v = node_ints(n, k, what);
+  if (v.n != 1)
+    job_abort(n->job,
+              FAIL(INVALID_ARGUMENT, "source %zu (%s) has %u elements, expected 1", k, what, v.n));
+  return v.at[0];
+}
+
+double node_float(Node *n, size_t k, const char *what) {
+  Val *v = node_in(n, k);
+  if (shape_numel(v->shape) != 1)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu (%s) has shape %s, expected one element",
+                           k, what, shape_text(n->job, v->shape)));
+  const uint8_t *data = known(n, k, what);
+  if (dtype_is_float(v->dtype)) return data_float(v->dtype, data, 0);
+  return (double)data_int(v->dtype, data, 0);
+}
+
+/* -- attributes ------------------------------------------------------------------------------ */
+
+static const char *attr_type_name(int64_t type) {
+  static const char *const names[] = {"nothing",  "a float", "an integer", "a string",
+                                      "a tensor", "a graph", "floats",     "integers",
+                                      "strings",  "tensors", "graphs",     "a sparse tensor"};
+  return type >= 0 && type < 12 ? names[type] : "something else";
+}
+
+const OnnxAttribute *attr_find(Node *n, const char *name, int type) {
+  for (size_t i = 0; i < n->proto->attribute.n; i++) {
+    const OnnxAttribute *a = &n->proto->attribute.at[i];
+    if (!str_is(a->name, name)) continue;
+    bool present = type == ONNX_ATTR_TENSOR  ? a->t != NULL
+                   : type == ONNX_ATTR_GRAPH ? !!a->g
+                                             : true;
+    if (a->type == type && present) return a;
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "attribute '%s' holds %s, expected %s", name,
+                           attr_type_name(a->type), attr_type_name(type)));
+  }
+  return NULL;
+}
+
+bool attr_has(Node *n, const char *name) {
+  for (size_t i = 0; i < n->proto->attribute.n; i++)
+    if (str_is(n->proto->attribute.at[i].name, name)) return true;
+  return false;
+}
+
+int64_t attr_int(Node *n, const char *name, int64_t absent) {
+  const OnnxAttribute *a = attr_find(n, name, ONNX_ATTR_INT);
+  return a ? a->i : absent;
+}
+
+double attr_float(Node *n, const char *name, double absent) {
+  const OnnxAttribute *a = attr_find(n, name, ONNX_ATTR_FLOAT);
+  return a ? (double)a->f : absent;
+}
+
+Str attr_str(Node *n, const char *name, const char *absent) {
+  const OnnxAttribute *a = attr_find(n, name, ONNX_ATTR_STRING);
+  return a ? a->s : str_from(absent);
+}
+
+Ints attr_ints(Node *n, const char *name) {
+  const OnnxAttribute *a = attr_find(n, name, ONNX_ATTR_INTS);
+  if (!a) return (Ints){0};
+  if (a->ints.n > FRONT_FOLD)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "attribute '%s' has %zu elements", name, a->ints.n));
+  static const int64_t none[1] = {0};
+  return shape_make(a->ints.n ? a->ints.at : none, a->ints.n);
+}
+
+int64_t attr_need_int(Node *n, const char *name) {
+  if (!attr_has(n, name))
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "attribute '%s' is missing", name));
+  return attr_int(n, name, 0);
+}
+
+uint32_t node_axes(Node *n, size_t k, int64_t since, size_t rank, bool *given) {
+  uint32_t bits = 0;
+  Ints axes = {0};
+  if (n->opset >= since) {
+    if (node_has(n, k)) axes = node_ints(n, k, "axes");
+  } else {
+    axes = attr_ints(n, "axes");
+  }
+  *given = axes.n > 0;
+  for (uint32_t i = 0; i < axes.n; i++) {
+    uint32_t bit = axis_bit(axis_check(n->job, axes.at[i], rank));
+    if (bits & bit)
+      job_abort(n->job, FAIL(INVALID_ARGUMENT, "axis %lld occurs twice", (long long)axes.at[i]));
+    bits |= bit;
+  }
+  return bits;
+}
+
+/* -- results --------------------------------------------------------------------------------- */
+
+static bool any_dynamic(const Node *n) {
+  for (size_t i = 0; i < n->nin; i++)
+    if (n->in[i] && n->in[i]->dynamic) return true;
+  return false;
+}
+
+void node_out_val(Node *n, size_t k, Val *v) {
+  if (k < n->nout) n->out[k] = v;
+}
+
+void node_out(Node *n, size_t k, UOp *u) {
+  if (!node_wants(n, k)) return;
+  if (u->shape.n > MAX_RANK)
+    job_abort(n->job,
+              FAIL(INVALID_ARGUMENT, "result of rank %u, at most %d", u->shape.n, MAX_RANK));
+  int64_t item = dtype_info[u->dtype].bytes;
+  shape_check(n->job, u->shape, MAX_TENSOR / item, "result");
+  Val *v = val_from_uop(n->f, u, any_dynamic(n));
+  if (!v->dynamic) val_fold(n->f, v);
+  n->out[k] = v;
+}

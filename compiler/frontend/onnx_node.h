@@ -1,0 +1,83 @@
+/* What an ONNX op handler works with: one node, its sources as values, its attributes.
+ *
+ * A handler reads sources with node_in/node_u, attributes with attr_*, and leaves its results with
+ * node_out*. Everything aborts the job on bad input; the walker adds which node it was. */
+#pragma once
+
+#include "compiler/frontend/front.h"
+#include "proto/onnx.h"
+
+typedef struct OnnxWalk OnnxWalk;
+
+typedef struct Node {
+  Front *f;
+  Job *job;
+  const OnnxNode *proto;
+  int64_t opset; /* version of the node's domain that the model imports */
+  Val **in;      /* NULL: absent */
+  size_t nin;
+  Val **out; /* as many as proto->output.n, NULL until set */
+  size_t nout;
+  OnnxWalk *walk;
+} Node;
+
+typedef void (*OnnxHandler)(Node *n);
+
+/* One op: since is the first opset version it handles. */
+typedef struct OnnxOp {
+  const char *domain, *name;
+  int16_t since;
+  uint8_t min_in, max_in; /* 255: any number */
+  OnnxHandler fn;
+} OnnxOp;
+
+/* The families, each ended by an entry without a name. */
+extern const OnnxOp onnx_elementwise_ops[], onnx_movement_ops[], onnx_index_ops[],
+    onnx_reduce_ops[], onnx_norm_ops[], onnx_conv_ops[], onnx_pool_ops[], onnx_shape_ops[],
+    onnx_quant_ops[], onnx_linear_ops[], onnx_resize_ops[], onnx_recurrent_ops[],
+    onnx_attention_ops[], onnx_loss_ops[], onnx_signal_ops[], onnx_scatter_ops[];
+
+/* -- sources --------------------------------------------------------------------------------- */
+
+static inline bool node_has(const Node *n, size_t k) { return k < n->nin && n->in[k]; }
+/* The k-th source; aborts when it is absent. */
+Val *node_in(Node *n, size_t k);
+UOp *node_u(Node *n, size_t k);
+/* The node of the k-th source, or NULL. */
+UOp *node_opt(Node *n, size_t k);
+/* A source that has to be known at compile time, as integers. `what` is for the message. */
+Ints node_ints(Node *n, size_t k, const char *what);
+int64_t node_int(Node *n, size_t k, const char *what);
+double node_float(Node *n, size_t k, const char *what);
+
+/* -- attributes ------------------------------------------------------------------------------ */
+
+/* NULL when absent; aborts when it has another type. */
+const OnnxAttribute *attr_find(Node *n, const char *name, int type);
+int64_t attr_int(Node *n, const char *name, int64_t absent);
+double attr_float(Node *n, const char *name, double absent);
+Str attr_str(Node *n, const char *name, const char *absent);
+/* n == 0 and at == NULL when absent. */
+Ints attr_ints(Node *n, const char *name);
+bool attr_has(Node *n, const char *name);
+/* Aborts when absent. */
+int64_t attr_need_int(Node *n, const char *name);
+/* Axis list as bits, from the k-th source (opset >= since) or the attribute `axes`. `*given` is
+ * false when there is none. */
+uint32_t node_axes(Node *n, size_t k, int64_t since, size_t rank, bool *given);
+
+/* -- results --------------------------------------------------------------------------------- */
+
+void node_out(Node *n, size_t k, UOp *u);
+void node_out_val(Node *n, size_t k, Val *v);
+/* True when the model wants the k-th result. */
+static inline bool node_wants(const Node *n, size_t k) {
+  return k < n->nout && n->proto->output.at[k].len;
+}
+
+/* -- types ----------------------------------------------------------------------------------- */
+
+/* ONNX's number for an element type; aborts for what Kiln does not have. */
+DType onnx_dtype(Job *job, int64_t data_type);
+/* Decodes a TensorProto; `what` names it in errors. */
+Val *onnx_tensor(Front *f, const OnnxTensor *t, const char *what);

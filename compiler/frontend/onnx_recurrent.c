@@ -1,0 +1,2 @@
+#include "compiler/frontend/onnx_node.h"
+const OnnxOp onnx_recurrent_ops[] = {{0}};

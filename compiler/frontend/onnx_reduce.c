@@ -1,0 +1,148 @@
+/* Reductions, and what is built on them: ArgMax, TopK, cumulative sums. */
+#include <math.h>
+
+#include "compiler/frontend/build_nn.h"
+#include "compiler/frontend/onnx_node.h"
+
+/* Axes: a source from opset 18 on (ReduceSum: 13), an attribute before. None means all, unless
+ * noop_with_empty_axes. */
+static uint32_t reduce_axes(Node *n, const UOp *x, bool *noop) {
+  bool given;
+  int64_t since = str_is(n->proto->op_type, "ReduceSum") ? 13 : 18;
+  uint32_t axes = node_axes(n, 1, since, x->shape.n, &given);
+  *noop = !given && attr_int(n, "noop_with_empty_axes", 0);
+  return given ? axes : *noop ? 0 : axes_all(x);
+}
+
+typedef UOp *(*MapFn)(Job *job, UOp *x);
+
+static UOp *same(Job *job, UOp *x) {
+  (void)job;
+  return x;
+}
+static UOp *square(Job *job, UOp *x) { return build2(job, OP_MUL, x, x); }
+static UOp *magnitude(Job *job, UOp *x) { return build1(job, OP_ABS, x); }
+static UOp *logarithm(Job *job, UOp *x) { return build1(job, OP_LOG, x); }
+static UOp *exponential(Job *job, UOp *x) { return build1(job, OP_EXP, x); }
+/* Square root of an integer sum goes through f64. */
+static UOp *root(Job *job, UOp *x) {
+  DType d = uop_dtype(x);
+  if (dtype_is_float(d)) return build1(job, OP_SQRT, x);
+  return build_cast(job, build1(job, OP_SQRT, build_cast(job, x, DT_F64)), d);
+}
+
+static void reduce(Node *n, MapFn before, Op op, MapFn after) {
+  UOp *x = node_u(n, 0);
+  bool noop, keep = attr_int(n, "keepdims", 1) != 0;
+  uint32_t axes = reduce_axes(n, x, &noop);
+  DType d = uop_dtype(x);
+  if (dtype_is_bool(d)) x = build_cast(n->job, x, DT_U8);
+  x = build_reduce(n->job, op, before(n->job, x), axes, keep || noop);
+  node_out(n, 0, build_cast(n->job, after(n->job, x), d));
+}
+
+static void op_sum(Node *n) { reduce(n, same, OP_ADD, same); }
+static void op_prod(Node *n) { reduce(n, same, OP_MUL, same); }
+static void op_max(Node *n) { reduce(n, same, OP_MAX, same); }
+static void op_min(Node *n) { reduce(n, same, OP_MIN, same); }
+static void op_l1(Node *n) { reduce(n, magnitude, OP_ADD, same); }
+static void op_l2(Node *n) { reduce(n, square, OP_ADD, root); }
+static void op_sum_square(Node *n) { reduce(n, square, OP_ADD, same); }
+static void op_log_sum(Node *n) { reduce(n, same, OP_ADD, logarithm); }
+
+static void op_mean(Node *n) {
+  UOp *x = node_u(n, 0);
+  bool noop, keep = attr_int(n, "keepdims", 1) != 0;
+  uint32_t axes = reduce_axes(n, x, &noop);
+  node_out(n, 0, build_mean(n->job, x, axes, keep || noop));
+}
+
+/* max + log(sum(exp(x - max))), with an infinite or absent maximum counted as 0. */
+static void op_log_sum_exp(Node *n) {
+  UOp *x = node_u(n, 0);
+  bool noop, keep = attr_int(n, "keepdims", 1) != 0;
+  uint32_t axes = reduce_axes(n, x, &noop);
+  UOp *top = build_reduce(n->job, OP_MAX, x, axes, true), *zero = build_num(n->job, x, 0);
+  UOp *inf = build_num(n->job, x, (double)INFINITY);
+  UOp *finite = build2(n->job, OP_CMPLT, build1(n->job, OP_ABS, top), inf);
+  top = build_where(n->job, finite, top, zero);
+  UOp *e = exponential(n->job, build2(n->job, OP_SUB, x, top));
+  UOp *y =
+      build2(n->job, OP_ADD, logarithm(n->job, build_reduce(n->job, OP_ADD, e, axes, true)), top);
+  node_out(n, 0, build_reduce(n->job, OP_ADD, y, keep || noop ? 0 : axes, false));
+}
+
+static void arg_extreme(Node *n, Op op) {
+  UOp *x = node_u(n, 0);
+  size_t axis = axis_check(n->job, attr_int(n, "axis", 0), x->shape.n);
+  if (!x->shape.at[axis])
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "axis %zu of shape %s is empty", axis,
+                           shape_text(n->job, x->shape)));
+  UOp *at = build_argmax(n->job, x, axis, op, attr_int(n, "select_last_index", 0) != 0);
+  node_out(n, 0, attr_int(n, "keepdims", 1) ? at : build_squeeze(n->job, at, axis));
+}
+static void op_arg_max(Node *n) { arg_extreme(n, OP_MAX); }
+static void op_arg_min(Node *n) { arg_extreme(n, OP_MIN); }
+
+/* -- order ----------------------------------------------------------------------------------- */
+
+/* The k first in order along an axis. Every element's rank is the number of elements before it
+ * (equal ones: those at lower positions), counted by comparing all pairs; then the element of each
+ * rank is picked by a masked sum. Quadratic in the axis, and as parallel as a matrix product. */
+static void op_top_k(Node *n) {
+  UOp *x = node_u(n, 0);
+  size_t r = x->shape.n, axis = axis_check(n->job, attr_int(n, "axis", -1), r);
+  int64_t d = x->shape.at[axis], dims[MAX_DIMS];
+  int64_t k = n->opset >= 10 ? node_int(n, 1, "k") : attr_need_int(n, "k");
+  bool largest = attr_int(n, "largest", 1) != 0;
+  if (k < 0 || k > d)
+    job_abort(n->job,
+              FAIL(INVALID_ARGUMENT, "k = %lld of an axis of %lld", (long long)k, (long long)d));
+  UOp *a = build_unsqueeze(n->job, x, axis + 1); /* [.., i, 1, ..] */
+  UOp *b = build_unsqueeze(n->job, x, axis);     /* [.., 1, j, ..] */
+  Ints wide = build_broadcast(n->job, a->shape, b->shape, dims);
+  UOp *i = build_iota(n->job, DT_I64, axis, wide), *j = build_iota(n->job, DT_I64, axis + 1, wide);
+  UOp *before = largest ? build2(n->job, OP_CMPLT, a, b) : build2(n->job, OP_CMPLT, b, a);
+  UOp *tie = build2(n->job, OP_AND, build2(n->job, OP_CMPEQ, a, b), build2(n->job, OP_CMPLT, j, i));
+  before = build2(n->job, OP_OR, before, tie);
+  UOp *rank = build_reduce(n->job, OP_ADD, build_cast(n->job, before, DT_I64), axis_bit(axis + 1),
+                           true); /* [.., i, 1, ..] */
+  dims[axis + 1] = k;
+  UOp *place = build_iota(n->job, DT_I64, axis + 1, shape_make(dims, r + 1));
+  UOp *hit = build2(n->job, OP_CMPEQ, rank, place); /* [.., i, k, ..] */
+  UOp *value = build_where(n->job, hit, a, build_num(n->job, x, 0));
+  UOp *index = build_iota(n->job, DT_I64, axis, shape_make(dims, r + 1));
+  index = build_where(n->job, hit, index, uop_int(n->job, DT_I64, 0));
+  node_out(n, 0, build_reduce(n->job, OP_ADD, value, axis_bit(axis), false));
+  node_out(n, 1, build_reduce(n->job, OP_ADD, index, axis_bit(axis), false));
+}
+
+/* -- prefix sums and products ---------------------------------------------------------------- */
+
+static void cumulate(Node *n, Op op) {
+  UOp *x = node_u(n, 0);
+  size_t axis = axis_check(n->job, node_int(n, 1, "axis"), x->shape.n);
+  bool exclusive = attr_int(n, "exclusive", 0) != 0, reverse = attr_int(n, "reverse", 0) != 0;
+  int64_t d = x->shape.at[axis], e = exclusive ? 1 : 0;
+  if (!d) {
+    node_out(n, 0, x);
+    return;
+  }
+  UOp *none = build_num(n->job, x, op == OP_MUL ? 1 : 0);
+  x = build_pad_axis(n->job, x, axis, reverse ? -e : d - 1 + e, reverse ? d - 1 + e : -e, none);
+  x = build_window(n->job, x, axis, d, 1, 1);
+  node_out(n, 0, build_reduce(n->job, op, x, axis_bit(axis + 1), false));
+}
+static void op_cum_sum(Node *n) { cumulate(n, OP_ADD); }
+static void op_cum_prod(Node *n) { cumulate(n, OP_MUL); }
+
+const OnnxOp onnx_reduce_ops[] = {
+    {"", "ReduceSum", 1, 1, 2, op_sum},        {"", "ReduceProd", 1, 1, 2, op_prod},
+    {"", "ReduceMax", 1, 1, 2, op_max},        {"", "ReduceMin", 1, 1, 2, op_min},
+    {"", "ReduceMean", 1, 1, 2, op_mean},      {"", "ReduceL1", 1, 1, 2, op_l1},
+    {"", "ReduceL2", 1, 1, 2, op_l2},          {"", "ReduceSumSquare", 1, 1, 2, op_sum_square},
+    {"", "ReduceLogSum", 1, 1, 2, op_log_sum}, {"", "ReduceLogSumExp", 1, 1, 2, op_log_sum_exp},
+    {"", "ArgMax", 1, 1, 1, op_arg_max},       {"", "ArgMin", 1, 1, 1, op_arg_min},
+    {"", "TopK", 1, 1, 2, op_top_k},           {"", "CumSum", 11, 2, 2, op_cum_sum},
+    {"", "CumProd", 26, 2, 2, op_cum_prod},    {0},
+};

@@ -1,0 +1,226 @@
+/* The reference for linear programs: one pass of a program counter over the list.
+ *
+ * Every node has a place and `lanes` Scalars there; RANGE and END move the counter. Nodes that are
+ * used but not listed (constants and the like) are placed behind the list and computed first. */
+#include "compiler/ir/interp.h"
+
+#include <inttypes.h>
+
+#include "base/vec.h"
+
+typedef struct Interp {
+  InterpBuffer *args;
+  size_t nargs;
+  int64_t thread;
+  Scalar **values;  /* by place */
+  Scalar **buffers; /* by place: storage of BUFFERs */
+  uint32_t *closes; /* by place: END of a RANGE and RANGE of an END */
+} Interp;
+
+static Scalar lane(const Interp *in, const UOp *u, unsigned k) {
+  return in->values[u->place][u->lanes == 1 ? 0 : k];
+}
+
+static const UOp *storage(const UOp *buf) {
+  while (buf->op == OP_AFTER) buf = buf->src[0];
+  return buf;
+}
+
+/* -- memory ------------------------------------------------------------------------------------ */
+
+/* Whether lane k of the access happens. */
+static bool gated_in(const Interp *in, const UOp *u, uint32_t gate, unsigned k) {
+  return u->nsrc <= gate || lane(in, u->src[gate], k).i;
+}
+
+/* The element that lane k accesses: an index of scalars, whatever the buffer's lanes. */
+static int64_t element(const Interp *in, const UOp *u, unsigned k) {
+  const UOp *buf = storage(u->src[0]);
+  if (buf->lanes > 1) return lane(in, u->src[1], 0).i * buf->lanes + k;
+  if (u->src[1]->lanes > 1) return lane(in, u->src[1], k).i;
+  return lane(in, u->src[1], 0).i + (int64_t)k * (u->lanes == 1 ? 0 : u->arg.i);
+}
+
+static Status check(const Interp *in, const UOp *u, int64_t at) {
+  const UOp *buf = storage(u->src[0]);
+  int64_t n;
+  if (buf->op == OP_BUFFER) {
+    n = buf->arg.ints.at[0] * buf->lanes;
+  } else if (buf->op == OP_PARAM && (size_t)buf->arg.i < in->nargs) {
+    n = (int64_t)(in->args[buf->arg.i].bytes / dtype_info[buf->dtype].bytes);
+    if (shape_numel(buf->shape) < n) n = shape_numel(buf->shape);
+  } else {
+    return FAIL(INTERNAL, "%s accesses %s %" PRId64 ", which the kernel does not have",
+                op_info[u->op].name, op_info[buf->op].name, buf->arg.i);
+  }
+  if (at >= 0 && at < n) return NULL;
+  return FAIL(INTERNAL, "%s of %s %" PRId64 ": element %" PRId64 " of %" PRId64,
+              op_info[u->op].name, op_info[buf->op].name, buf->arg.i, at, n);
+}
+
+static Status load(Interp *in, const UOp *u) {
+  const UOp *buf = storage(u->src[0]);
+  for (unsigned k = 0; k < u->lanes; k++) {
+    Scalar *out = &in->values[u->place][k];
+    if (!gated_in(in, u, 2, k)) {
+      *out = u->nsrc > 3 ? lane(in, u->src[3], k) : (Scalar){0};
+      continue;
+    }
+    int64_t at = element(in, u, k);
+    TRY(check(in, u, at));
+    if (buf->op == OP_BUFFER) {
+      *out = in->buffers[buf->place][at];
+    } else {
+      const char *data = in->args[buf->arg.i].data;
+      *out = scalar_load((DType)buf->dtype, data + (size_t)at * dtype_info[buf->dtype].bytes);
+    }
+  }
+  return NULL;
+}
+
+static Status store(Interp *in, const UOp *u) {
+  const UOp *buf = storage(u->src[0]);
+  for (unsigned k = 0; k < u->lanes; k++) {
+    if (!gated_in(in, u, 3, k)) continue;
+    int64_t at = element(in, u, k);
+    TRY(check(in, u, at));
+    if (buf->op == OP_BUFFER) {
+      in->buffers[buf->place][at] = lane(in, u->src[2], k);
+    } else {
+      char *data = in->args[buf->arg.i].data;
+      scalar_store((DType)buf->dtype, lane(in, u->src[2], k),
+                   data + (size_t)at * dtype_info[buf->dtype].bytes);
+    }
+  }
+  return NULL;
+}
+
+/* -- values ------------------------------------------------------------------------------------ */
+
+static void alu(Interp *in, const UOp *u) {
+  for (unsigned k = 0; k < u->lanes; k++) {
+    Scalar v[3];
+    for (uint32_t s = 0; s < u->nsrc; s++) v[s] = lane(in, u->src[s], k);
+    in->values[u->place][k] =
+        op_eval((Op)u->op, (DType)u->dtype, (DType)u->src[u->nsrc - 1]->dtype, v);
+  }
+}
+
+static Status compute(Interp *in, const UOp *u) {
+  Scalar *out = in->values[u->place];
+  DType d = (DType)u->dtype;
+  switch (u->op) {
+  case OP_CONST:
+    for (unsigned k = 0; k < u->lanes; k++) out[k] = uop_const_value(u);
+    return NULL;
+  case OP_THREAD: out->i = in->thread; return NULL;
+  case OP_RAMP:
+    for (unsigned k = 0; k < u->lanes; k++) out[k].i = k;
+    return NULL;
+  case OP_BROADCAST:
+    for (unsigned k = 0; k < u->lanes; k++) out[k] = lane(in, u->src[0], 0);
+    return NULL;
+  case OP_HREDUCE:
+    *out = lane(in, u->src[0], 0);
+    for (unsigned k = 1; k < u->src[0]->lanes; k++) {
+      *out = op_eval((Op)u->arg.i, d, d, (Scalar[]){*out, lane(in, u->src[0], k)});
+    }
+    return NULL;
+  case OP_AFTER:
+    for (unsigned k = 0; k < u->lanes; k++) out[k] = lane(in, u->src[0], k);
+    return NULL;
+  case OP_LOAD: return load(in, u);
+  case OP_STORE: return store(in, u);
+  case OP_PARAM:
+  case OP_BUFFER:
+  case OP_SINK: return NULL;
+  default: break;
+  }
+  if (!(op_info[u->op].flags & OPF_ALU)) {
+    return FAIL(INTERNAL, "%s is not an op of a linear program", op_info[u->op].name);
+  }
+  alu(in, u);
+  return NULL;
+}
+
+/* -- the program ------------------------------------------------------------------------------- */
+
+static Status place(Interp *in, Job *job, UOp *const *list, size_t n, UOpList *all) {
+  for (size_t k = 0; k < n; k++) {
+    for (uint32_t s = 0; s < list[k]->nsrc; s++) list[k]->src[s]->place = UINT32_MAX;
+  }
+  for (size_t k = 0; k < n; k++) list[k]->place = (uint32_t)k;
+  for (size_t k = 0; k < n; k++) avec_push(&job->arena, all, list[k]);
+  for (size_t k = 0; k < n; k++) {
+    for (uint32_t s = 0; s < list[k]->nsrc; s++) {
+      UOp *x = list[k]->src[s];
+      if (x->place != UINT32_MAX) continue;
+      if (x->nsrc) {
+        return FAIL(INTERNAL, "node %zu, %s, uses a %s that is not listed", k,
+                    op_info[list[k]->op].name, op_info[x->op].name);
+      }
+      x->place = (uint32_t)all->len;
+      avec_push(&job->arena, all, x);
+    }
+  }
+  in->values = arena_array(&job->arena, all->len, sizeof *in->values);
+  in->buffers = arena_array(&job->arena, all->len, sizeof *in->buffers);
+  in->closes = arena_array(&job->arena, all->len, sizeof *in->closes);
+  for (size_t k = 0; k < all->len; k++) {
+    const UOp *u = all->at[k];
+    in->values[k] = arena_array(&job->arena, u->lanes, sizeof(Scalar));
+    if (u->op == OP_BUFFER) {
+      size_t size = (size_t)u->arg.ints.at[0] * u->lanes;
+      in->buffers[k] = arena_array(&job->arena, size, sizeof(Scalar));
+    }
+  }
+  return NULL;
+}
+
+/* Sources come first, and every END closes the RANGE opened last. */
+static Status match_loops(Interp *in, Job *job, UOp *const *list, size_t n) {
+  VEC(uint32_t) open = {0};
+  for (size_t k = 0; k < n; k++) {
+    const UOp *u = list[k];
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      if (u->src[s]->nsrc && u->src[s]->place >= k) {
+        return FAIL(INTERNAL, "node %zu, %s, is listed before its source", k, op_info[u->op].name);
+      }
+    }
+    if (u->op == OP_RANGE) avec_push(&job->arena, &open, (uint32_t)k);
+    if (u->op != OP_END) continue;
+    if (u->nsrc != 2 || !open.len || list[open.at[open.len - 1]] != u->src[1]) {
+      return FAIL(INTERNAL, "node %zu: END does not close the innermost RANGE", k);
+    }
+    open.len--;
+    in->closes[k] = u->src[1]->place;
+    in->closes[u->src[1]->place] = (uint32_t)k;
+  }
+  return open.len ? FAIL(INTERNAL, "%zu RANGEs are not closed", open.len) : NULL;
+}
+
+static Status step(Interp *in, UOp *const *list, size_t *pc) {
+  const UOp *u = list[*pc];
+  if (u->op == OP_RANGE) {
+    in->values[*pc]->i = 0;
+    if (lane(in, u->src[0], 0).i <= 0) *pc = in->closes[*pc];
+  } else if (u->op == OP_END) {
+    size_t start = in->closes[*pc];
+    if (++in->values[start]->i < lane(in, list[start]->src[0], 0).i) *pc = start;
+  } else {
+    TRY(compute(in, u));
+  }
+  ++*pc;
+  return NULL;
+}
+
+Status interp_linear(Job *job, UOp *const *list, size_t n, InterpBuffer *args, size_t nargs,
+                     int64_t thread) {
+  Interp in = {.args = args, .nargs = nargs, .thread = thread};
+  UOpList all = {0};
+  TRY(place(&in, job, list, n, &all));
+  TRY(match_loops(&in, job, list, n));
+  for (size_t k = n; k < all.len; k++) TRY(compute(&in, all.at[k]));
+  for (size_t pc = 0; pc < n;) TRY(step(&in, list, &pc));
+  return NULL;
+}

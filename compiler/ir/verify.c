@@ -1,0 +1,149 @@
+/* The spec of each stage.
+ *
+ * Arity, dtypes and shapes hold by construction (uop_make asserts them). What remains is which ops
+ * a stage may hold, lanes, that loops are closed and unambiguous, and the proof obligation of every
+ * memory access: the interval of its index lies inside the buffer, or it carries a gate. A gate is
+ * trusted to guard the index that it comes with. */
+#include "compiler/ir/verify.h"
+
+#include <inttypes.h>
+
+#include "base/vec.h"
+#include "compiler/ir/text.h"
+
+typedef struct Verifier {
+  Job *job;
+  Stage stage;
+  VEC(UOp *) ranges; /* seen; in the arena */
+} Verifier;
+
+static const char stage_letter[] = {
+    [STAGE_TENSOR] = 'T', [STAGE_RANGED] = 'R', [STAGE_SCHEDULED] = 'R', [STAGE_LOWERED] = 'L'};
+static const char *const stage_name[] = {[STAGE_TENSOR] = "tensor",
+                                         [STAGE_RANGED] = "ranged",
+                                         [STAGE_SCHEDULED] = "scheduled",
+                                         [STAGE_LOWERED] = "lowered"};
+
+/* -- accesses ---------------------------------------------------------------------------------- */
+
+static const char *check_bounds(Verifier *v, const UOp *u, const UOp *buf) {
+  const UOp *index = u->src[1];
+  int64_t n = buf->arg.ints.at[0], hi = index->vmax, lo = index->vmin, reach = 0;
+  if (buf->lanes == 1 && index->lanes == 1 && u->lanes > 1) {
+    reach = (int64_t)(u->lanes - 1) * u->arg.i;
+    if (u->arg.i > INT32_MAX || u->arg.i < INT32_MIN) return "the distance of lanes is too large";
+  }
+  bool ok =
+      lo >= 0 && hi < n && lo + (reach < 0 ? reach : 0) >= 0 && hi < n - (reach > 0 ? reach : 0);
+  if (ok || u->nsrc > (u->op == OP_STORE ? 3 : 2)) return NULL;
+  return arena_printf(&v->job->arena,
+                      "the index is in [%" PRId64 ", %" PRId64 "]%s, the buffer has %" PRId64
+                      " elements, and there is no gate",
+                      lo, hi, reach ? " plus the lanes' reach" : "", n);
+}
+
+static const char *check_access(Verifier *v, const UOp *u) {
+  const UOp *buf = u->src[0];
+  while (buf->op == OP_AFTER) buf = buf->src[0];
+  if (buf->op != OP_PARAM && buf->op != OP_BUFFER) return "the first source is no buffer";
+  if (buf->op == OP_PARAM && buf->arg.ints.n != 1) return "the buffer's PARAM is not flat";
+  if (buf->op == OP_BUFFER && buf->arg.ints.at[1] == 1 && v->stage == STAGE_LOWERED &&
+      u->src[1]->op != OP_CONST) {
+    return "a register buffer is accessed at an index that is not constant";
+  }
+  return check_bounds(v, u, buf);
+}
+
+/* -- nodes ------------------------------------------------------------------------------------- */
+
+static const char *check_range(Verifier *v, UOp *u) {
+  AxisType axis = uop_axis(u);
+  if (v->stage == STAGE_RANGED && axis != AX_LOOP && axis != AX_REDUCE) {
+    return "the axis type belongs to a later stage";
+  }
+  if (v->stage == STAGE_LOWERED) {
+    bool expanded = axis == AX_UPCAST || axis == AX_UNROLL || axis == AX_VECTOR;
+    return expanded ? "the axis should have been expanded" : NULL;
+  }
+  for (size_t k = 0; k < v->ranges.len; k++) {
+    if (v->ranges.at[k]->arg.i == u->arg.i) return "two RANGEs share an id";
+  }
+  avec_push(&v->job->arena, &v->ranges, u);
+  return NULL;
+}
+
+static const char *check_lanes(const Verifier *v, const UOp *u) {
+  if (v->stage != STAGE_LOWERED)
+    return u->lanes == 1 ? NULL : "vectors belong to the lowered stage";
+  if (op_info[u->op].flags & OPF_ALU) {
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      if (u->src[s]->lanes != u->lanes) return "the sources have other lanes";
+    }
+  }
+  if (u->op == OP_STORE && u->nsrc > 2 && u->src[2]->lanes != u->lanes) {
+    return "the value has other lanes";
+  }
+  if (u->op == OP_LOAD || u->op == OP_STORE) {
+    for (uint32_t s = 1; s < u->nsrc; s++) {
+      if (u->src[s]->lanes != 1 && u->src[s]->lanes != u->lanes) return "a source has other lanes";
+    }
+  }
+  return NULL;
+}
+
+static const char *check_tensor(const UOp *u) {
+  if (u->op == OP_STORE && (u->nsrc != 2 || u->src[0]->op != OP_PARAM)) {
+    return "a tensor STORE has a PARAM and a value";
+  }
+  if (u->op == OP_REDUCE && u->nsrc != 1) return "a tensor REDUCE has no RANGEs";
+  for (uint32_t s = 0; u->op == OP_SINK && s < u->nsrc; s++) {
+    if (u->src[s]->op != OP_STORE) return "a tensor SINK holds STOREs";
+  }
+  return NULL;
+}
+
+static const char *check_node(Verifier *v, UOp *u) {
+  if (!strchr(op_info[u->op].stages, stage_letter[v->stage])) return "the op is not of this stage";
+  const char *why = check_lanes(v, u);
+  if (why) return why;
+  if (v->stage == STAGE_TENSOR) return check_tensor(u);
+  switch (u->op) {
+  case OP_RANGE: return check_range(v, u);
+  case OP_STORE:
+    if (u->nsrc < 3) return "a STORE has no index";
+    return check_access(v, u);
+  case OP_INDEX:
+  case OP_LOAD: return check_access(v, u);
+  case OP_REDUCE: return u->nsrc < 2 ? "a REDUCE has no RANGEs" : NULL;
+  default: return NULL;
+  }
+}
+
+/* With the last lines of the graph under u: the node and what it is made of. */
+static Status report(Job *job, UOp *u, Stage stage, const char *after_pass, const char *why) {
+  StrBuf text = {0};
+  uop_print(job, u, &text);
+  size_t from = text.len, lines = 0;
+  while (from > 0 && lines < 12) lines += --from > 0 && text.ptr[from - 1] == '\n';
+  Status st = FAIL(INTERNAL, "the %s graph after %s is wrong: %s, at\n%s%s", stage_name[stage],
+                   after_pass, why, from ? "...\n" : "", text.ptr ? text.ptr + from : "");
+  strbuf_deinit(&text);
+  return st;
+}
+
+Status verify_graph(Job *job, UOp *root, Stage stage, const char *after_pass) {
+  Verifier v = {.job = job, .stage = stage};
+  UOpList list = uop_toposort(job, root);
+  const char *why = NULL;
+  UOp *bad = root;
+  for (size_t k = 0; k < list.len && !why; k++) {
+    bad = list.at[k];
+    why = check_node(&v, bad);
+  }
+  if (!why && root->op != OP_SINK) why = "the root is not a SINK";
+  if (!why && root->open) {
+    why = arena_printf(&job->arena, "RANGE %" PRId64 " is not closed", root->open->at[0]->arg.i);
+  }
+  if (!why) return NULL;
+  return report(job, bad, stage, after_pass, why);
+}

@@ -1,0 +1,306 @@
+/* Fusion: one walk over the tensor graph, consumers first.
+ *
+ * When a tensor is reached, everything that could ask for it has been visited, so its demands are
+ * complete. They show how often it would be evaluated if inlined, and fusion_cost.c chooses. A
+ * stored tensor opens a kernel with fresh ranges over its own axes; an inlined one passes each
+ * demand on, its index tuple moved through the op. Both are one step per (tensor, demand), and a
+ * tensor with many demands is stored, so the walk is linear.
+ *
+ * A stored CAT has no kernel. Each part is written by the kernel that computes it, straight into
+ * its slice, and is read there by everybody else. */
+#include "compiler/passes/fusion.h"
+
+#include <assert.h>
+
+#include "base/vec.h"
+#include "compiler/passes/indexing.h"
+#include "compiler/passes/ix.h"
+
+/* -- demands ----------------------------------------------------------------------------------- */
+
+static bool same_demand(const Demand *d, uint32_t kernel, UOp *const *index, size_t n, UOp *gate) {
+  return d->kernel == kernel && d->gate == gate &&
+         (!n || !memcmp(d->index, index, n * sizeof *index));
+}
+
+/* Index is kept, not copied. */
+static Demand *ask(Fusion *f, uint32_t tensor, uint32_t kernel, UOp **index, UOp *gate,
+                   uint64_t loops) {
+  enum { LOOKED_AT = 16 }; /* beyond that the tensor is stored or a leaf, and sharing is no use */
+  Tensor *t = &f->tensors[tensor];
+  uint32_t seen = 0;
+  for (Demand *d = t->demands; d && seen++ < LOOKED_AT; d = d->next) {
+    if (!same_demand(d, kernel, index, t->u->shape.n, gate)) continue;
+    d->loops |= loops;
+    return d;
+  }
+  Demand *d = arena_alloc(&f->job->arena, sizeof *d);
+  *d = (Demand){.tensor = tensor,
+                .kernel = kernel,
+                .index = index,
+                .gate = gate,
+                .loops = loops,
+                .next = t->demands};
+  t->demands = d;
+  t->ndemands++;
+  return d;
+}
+
+static UOp *new_range(Fusion *f, FusedKernel *k, AxisType type, int64_t size) {
+  if (k->nranges == FUSED_RANGES) {
+    job_abort(f->job, FAIL(UNIMPLEMENTED, "a kernel would need more than %d loops", FUSED_RANGES));
+  }
+  k->size[k->nranges] = size;
+  *(type == AX_LOOP ? &k->out : &k->reduce) |= (uint64_t)1 << k->nranges;
+  return uop_range(f->job, k->nranges++, type, uop_index(f->job, size));
+}
+
+/* -- passing a demand on to the sources of an inlined or computed tensor -------------------------
+ */
+
+static void ask_same(Fusion *f, Demand *d, uint32_t s) {
+  uint32_t from = f->tensors[d->tensor].src[s];
+  bool scalar = !f->tensors[from].u->shape.n;
+  d->src[s] = ask(f, from, d->kernel, d->index, d->gate, d->loops);
+  if (scalar) d->src[s]->loops = 0;
+}
+
+static void ask_pulled(Fusion *f, Demand *d, uint32_t s) {
+  const Tensor *t = &f->tensors[d->tensor];
+  if (!f->tensors[t->src[s]].numel) return;
+  Pull p = index_pull(f->job, t->u, s, d->index);
+  d->inside[s] = p.inside;
+  d->src[s] = ask(f, t->src[s], d->kernel, p.index, ix_and(f->job, d->gate, p.inside), d->loops);
+}
+
+static void ask_reduced(Fusion *f, Demand *d) {
+  const Tensor *t = &f->tensors[d->tensor];
+  const UOp *x = t->u->src[0];
+  if (!f->tensors[t->src[0]].numel) return;
+  FusedKernel *k = &f->kernels.at[d->kernel];
+  uint64_t outer = fusion_ranges(f, d->index, t->u->shape.n), inner = k->reduce;
+  UOp **index = arena_copy(&f->job->arena, d->index, (x->shape.n + 1) * sizeof *index);
+  d->ranges = arena_array(&f->job->arena, t->u->arg.ints.n + 1, sizeof *d->ranges);
+  for (uint32_t a = 0; a < t->u->arg.ints.n; a++) {
+    int64_t axis = t->u->arg.ints.at[a], size = x->shape.at[axis];
+    if (size == 1) continue;
+    index[axis] = d->ranges[d->nranges++] = new_range(f, k, AX_REDUCE, size);
+  }
+  if (k->nreduces < FUSED_REDUCES) k->hoist[k->nreduces++] = outer;
+  k->contraction |= t->cost.contraction;
+  d->src[0] = ask(f, t->src[0], d->kernel, index, d->gate, outer | (k->reduce & ~inner));
+}
+
+static void ask_gathered(Fusion *f, Demand *d) {
+  const Tensor *t = &f->tensors[d->tensor];
+  Tensor *data = &f->tensors[t->src[0]], *at = &f->tensors[t->src[1]];
+  uint32_t axis = (uint32_t)t->u->arg.i, rank = at->u->shape.n, after = data->u->shape.n - axis - 1;
+  int64_t size = data->u->shape.at[axis];
+  Job *job = f->job;
+  if (!data->numel) return;
+  UOp **where = arena_copy(&job->arena, d->index + axis, (rank + 1) * sizeof *where);
+  d->src[1] = ask(f, t->src[1], d->kernel, where, d->gate, d->loops);
+  FusedKernel *k = &f->kernels.at[d->kernel];
+  int64_t id = FIRST_HOLE + (int64_t)f->holes.len;
+  Hole hole = {.owner = d, .ranges = fusion_ranges(f, where, rank), .next = k->holes};
+  hole.index = uop_range(job, id, AX_LOOP, uop_index(job, size));
+  hole.gate = uop_param(job, id, DT_BOOL, NULL, 0);
+  avec_push(&job->arena, &f->holes, hole);
+  k->holes = (uint32_t)f->holes.len;
+  UOp **index = arena_array(&job->arena, data->u->shape.n, sizeof *index);
+  memcpy(index, d->index, axis * sizeof *index);
+  index[axis] = size == 1 ? uop_index(job, 0) : hole.index;
+  memcpy(index + axis + 1, d->index + axis + rank, after * sizeof *index);
+  d->inside[0] = hole.gate;
+  d->src[0] = ask(f, t->src[0], d->kernel, index, ix_and(job, d->gate, hole.gate), d->loops);
+}
+
+static void pass_on(Fusion *f, Demand *d) {
+  const Tensor *t = &f->tensors[d->tensor];
+  const UOp *u = t->u;
+  d->src = arena_array(&f->job->arena, u->nsrc + 1, sizeof *d->src);
+  d->inside = arena_array(&f->job->arena, u->nsrc + 1, sizeof *d->inside);
+  switch (u->op) {
+  case OP_REDUCE: ask_reduced(f, d); break;
+  case OP_GATHER: ask_gathered(f, d); break;
+  case OP_PAD:
+    ask_pulled(f, d, 0);
+    d->src[1] = ask(f, t->src[1], d->kernel, d->index, d->gate, 0);
+    break;
+  default:
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      if (op_info[u->op].flags & OPF_MOVE) {
+        ask_pulled(f, d, s);
+      } else {
+        ask_same(f, d, s);
+      }
+    }
+  }
+  uint32_t work = op_info[u->op].flags & OPF_ALU || u->op == OP_REDUCE || u->op == OP_PAD ? 1 : 0;
+  f->kernels.at[d->kernel].nops += u->op == OP_CAT ? u->nsrc : work;
+}
+
+/* -- kernels and places --------------------------------------------------------------------------
+ */
+
+static uint32_t new_buffer(Fusion *f, PlanBufferKind kind, int64_t slot, const UOp *u) {
+  PlanBuffer b = {
+      .kind = kind, .slot = slot, .dtype = (DType)u->dtype, .numel = shape_numel(u->shape)};
+  avec_push(&f->job->arena, &f->buffers, b);
+  return (uint32_t)f->buffers.len - 1;
+}
+
+static Place in_buffer(uint32_t buffer) { return (Place){.buffer = buffer, .cat = NO_TENSOR}; }
+
+static uint32_t open_kernel(Fusion *f, uint32_t tensor, uint32_t after, Place place) {
+  const Tensor *t = &f->tensors[tensor];
+  FusedKernel k = {.tensor = tensor, .after = after, .place = place};
+  Ints shape = t->u->shape;
+  k.index = arena_array(&f->job->arena, shape.n + 1, sizeof *k.index);
+  for (uint32_t a = 0; a < shape.n; a++) {
+    bool one = shape.at[a] == 1;
+    k.index[a] = one ? uop_index(f->job, 0) : new_range(f, &k, AX_LOOP, shape.at[a]);
+  }
+  avec_push(&f->job->arena, &f->kernels, k);
+  return (uint32_t)f->kernels.len - 1;
+}
+
+/* A kernel that reads a tensor and writes it to another place. */
+static void copy_kernel(Fusion *f, uint32_t tensor, uint32_t after, Place place) {
+  if (!f->tensors[tensor].numel) return;
+  uint32_t n = open_kernel(f, tensor, after, place);
+  FusedKernel *k = &f->kernels.at[n];
+  UOp **index = k->index;
+  k->value = ask(f, tensor, n, index, NULL, k->out);
+}
+
+/* The kernel that computes a stored tensor. */
+static void own_kernel(Fusion *f, uint32_t tensor) {
+  Tensor *t = &f->tensors[tensor];
+  uint32_t n = open_kernel(f, tensor, tensor, t->place);
+  FusedKernel *k = &f->kernels.at[n];
+  Demand *d = arena_alloc(&f->job->arena, sizeof *d);
+  *d = (Demand){.tensor = tensor, .kernel = n, .index = k->index, .loops = k->out};
+  k->value = d;
+  pass_on(f, d);
+}
+
+static void store_cat(Fusion *f, uint32_t tensor) {
+  Tensor *t = &f->tensors[tensor];
+  for (uint32_t s = 0; s < t->u->nsrc; s++) {
+    Tensor *from = &f->tensors[t->src[s]];
+    if (!from->numel) continue;
+    Slice *slice = arena_alloc(&f->job->arena, sizeof *slice);
+    *slice = (Slice){.cat = tensor, .part = s, .next = from->slices};
+    from->slices = slice;
+  }
+}
+
+/* A tensor that is part of stored CATs: the first slice becomes its place if it has none yet, the
+ * others get copies. */
+static void fill_slices(Fusion *f, uint32_t tensor) {
+  Tensor *t = &f->tensors[tensor];
+  for (Slice *s = t->slices; s; s = s->next) {
+    Place place = {.cat = s->cat, .part = s->part};
+    if (t->leaf || t->is_output || t->stored) {
+      copy_kernel(f, tensor, s->cat, place);
+    } else {
+      t->place = place;
+      t->stored = true;
+    }
+  }
+}
+
+/* -- the walk ------------------------------------------------------------------------------------
+ */
+
+static void visit(Fusion *f, uint32_t tensor) {
+  Tensor *t = &f->tensors[tensor];
+  if (!t->numel || t->u->op == OP_STORE || t->u->op == OP_SINK) return;
+  fill_slices(f, tensor);
+  if (t->leaf) return;
+  if (!t->stored && !t->is_output) {
+    if (!t->demands) return;
+    t->stored = fusion_stores(f, t);
+    if (!t->stored) {
+      for (Demand *d = t->demands; d; d = d->next) pass_on(f, d);
+      return;
+    }
+    t->place = in_buffer(new_buffer(f, PB_TEMP, 0, t->u));
+  }
+  t->stored = true;
+  if (t->u->op == OP_CAT) {
+    store_cat(f, tensor);
+  } else {
+    own_kernel(f, tensor);
+  }
+}
+
+static void number_tensors(Fusion *f, UOp *sink) {
+  UOpList list = uop_toposort(f->job, sink);
+  uint32_t *number = arena_array(&f->job->arena, f->job->next_id, sizeof *number);
+  f->ntensors = (uint32_t)list.len;
+  f->tensors = arena_array(&f->job->arena, list.len, sizeof *f->tensors);
+  for (uint32_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    Tensor *t = &f->tensors[i];
+    number[u->id] = i;
+    *t = (Tensor){.u = u, .numel = shape_numel(u->shape), .place = {.cat = NO_TENSOR}};
+    t->leaf = u->op == OP_PARAM || u->op == OP_CONST;
+    t->src = arena_array(&f->job->arena, u->nsrc + 1, sizeof *t->src);
+    for (uint32_t s = 0; s < u->nsrc; s++) t->src[s] = number[u->src[s]->id];
+    if (!strchr(op_info[u->op].stages, 'T') || u->op == OP_AFTER) {
+      job_abort(f->job, FAIL(INTERNAL, "%s in a tensor graph", op_info[u->op].name));
+    }
+  }
+}
+
+/* Inputs and outputs get the first buffers, in slot order; a weight gets one when the graph reads
+ * it. */
+static void place_params(Fusion *f, const TensorGraph *graph) {
+  for (uint32_t i = 0; i < f->ntensors; i++) {
+    Tensor *t = &f->tensors[i];
+    if (t->u->op != OP_PARAM) continue;
+    size_t slot = (size_t)t->u->arg.i;
+    if (slot >= graph->nslots) {
+      t->place = in_buffer(new_buffer(f, PB_CONST, 0, t->u));
+      f->buffers.at[t->place.buffer].constant = f->constants.at[slot - graph->nslots];
+    } else if (slot < graph->ninputs + graph->noutputs) {
+      t->place = in_buffer((uint32_t)slot);
+    } else {
+      t->place = in_buffer(new_buffer(f, PB_WEIGHT, t->u->arg.i, t->u));
+    }
+  }
+}
+
+/* An output is computed into its buffer; one that is a parameter, or that another output has taken
+ * already, is copied. A RESHAPE changes no byte and is looked through. */
+static void place_outputs(Fusion *f, UOp *sink) {
+  const Tensor *root = &f->tensors[f->ntensors - 1];
+  assert(root->u == sink);
+  for (uint32_t k = 0; k < sink->nsrc; k++) {
+    const Tensor *store = &f->tensors[root->src[k]];
+    Place place = f->tensors[store->src[0]].place;
+    uint32_t value = store->src[1];
+    if (f->buffers.at[place.buffer].constant.len) continue;
+    while (f->tensors[value].u->op == OP_RESHAPE) value = f->tensors[value].src[0];
+    Tensor *t = &f->tensors[value];
+    if (t->leaf || t->is_output) {
+      copy_kernel(f, value, f->ntensors, place);
+    } else if (t->numel) {
+      t->is_output = true;
+      t->place = place;
+    }
+  }
+}
+
+void fuse(Fusion *f, const TensorGraph *graph, UOp *sink) {
+  number_tensors(f, sink);
+  place_params(f, graph);
+  fusion_costs(f);
+  place_outputs(f, sink);
+  for (uint32_t i = f->ntensors; i-- > 0;) {
+    visit(f, i);
+    job_poll(f->job);
+  }
+}

@@ -1,0 +1,112 @@
+/* Which tensors are stored, and what every kernel asks of the others.
+ *
+ * A Tensor is a node of the tensor graph. It is a leaf (PARAM, CONST), stored (a buffer of its own
+ * or a slice of a stored CAT, computed by a kernel), or inlined. A Demand is a place where a kernel
+ * needs elements of a tensor: the index tuple, in terms of the kernel's ranges, under a gate. The
+ * same tensor asked twice with the same tuple is one Demand. A demand of an inlined tensor points
+ * to the demands of its sources; a demand of a leaf or a stored tensor is a load. */
+#pragma once
+
+#include "compiler/passes/simplify.h"
+
+enum { FUSED_RANGES = 60, FUSED_REDUCES = 8, FIRST_HOLE = 64 };
+#define NO_TENSOR UINT32_MAX
+
+typedef struct Demand Demand;
+struct Demand {
+  uint32_t tensor, kernel;
+  UOp **index;
+  UOp *gate;      /* NULL: always */
+  uint64_t loops; /* the ranges around the evaluation */
+  Demand **src;   /* per source of the tensor; NULL for loads, NULL entries for empty sources */
+  UOp **inside;   /* PAD, CAT, GATHER: where that source is defined; NULL entries: everywhere */
+  UOp **ranges;   /* REDUCE: what it runs over */
+  uint32_t nranges;
+  UOp *value; /* filled in by rangeify */
+  Demand *next;
+};
+
+/* Where a value is written: a plan buffer, or part `part` of the CAT tensor `cat`. */
+typedef struct Place {
+  uint32_t buffer, cat, part; /* cat == NO_TENSOR: buffer */
+} Place;
+
+typedef struct Slice {
+  uint32_t cat, part;
+  struct Slice *next;
+} Slice;
+
+/* What a tensor costs, per element and with all below it inlined. */
+typedef struct Cost {
+  double flops;
+  double bytes;      /* read by a kernel that computes it */
+  double inputs;     /* elements of the operands below, in all */
+  uint32_t operands; /* how many */
+  bool has_reduce;   /* a REDUCE is below, with nothing stored for certain in between */
+  bool contraction;  /* a REDUCE that uses its operands' elements several times */
+} Cost;
+
+typedef struct Tensor {
+  UOp *u;
+  uint32_t *src; /* tensor numbers */
+  int64_t numel;
+  Cost cost;
+  bool leaf, stored;
+  Place place;    /* stored, and PARAM */
+  bool is_output; /* place was fixed by the graph's outputs */
+  Slice *slices;  /* parts of stored CATs that it is to fill */
+  Demand *demands;
+  uint32_t ndemands;
+} Tensor;
+
+typedef struct FusedKernel {
+  uint32_t tensor; /* whose value it stores */
+  uint32_t after;  /* kernels run in the order of this tensor number, then of creation, backwards */
+  Place place;
+  UOp **index; /* its output ranges, one per axis; CONST 0 for axes of size 1 */
+  Demand *value;
+  uint64_t out, reduce; /* ranges, as bits by arg.i */
+  int64_t size[FUSED_RANGES];
+  uint32_t nranges, nops, nreduces;
+  uint32_t holes; /* the first: 1 + its number */
+  bool contraction;
+  uint64_t hoist[FUSED_REDUCES]; /* output ranges that each fused reduction depends on */
+} FusedKernel;
+
+/* A loaded index, standing for itself until its value is built: a RANGE with id FIRST_HOLE + k as
+ * index, a PARAM as gate. */
+typedef struct Hole {
+  UOp *index, *gate;
+  uint64_t ranges; /* that the loaded index depends on */
+  Demand *owner;
+  uint32_t next; /* of the same kernel: 1 + its number, 0 ends */
+} Hole;
+
+typedef struct Fusion {
+  Job *job;
+  const Target *target;
+  Tensor *tensors; /* topological order */
+  uint32_t ntensors;
+  struct {
+    FusedKernel *at;
+    size_t len, cap;
+  } kernels;
+  struct {
+    Hole *at;
+    size_t len, cap;
+  } holes;
+  struct {
+    PlanBuffer *at;
+    size_t len, cap;
+  } buffers;
+  FoldedConstants constants;
+} Fusion;
+
+/* Decides everything. buffers holds the inputs and outputs before; weights that are read, constants
+ * and temporaries are added. Outputs whose PlanBuffer has constant bytes are left alone. */
+void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
+
+/* fusion_cost.c: the facts and the choices. */
+void fusion_costs(Fusion *f);
+bool fusion_stores(const Fusion *f, const Tensor *t);
+uint64_t fusion_ranges(const Fusion *f, UOp *const *index, size_t n);

@@ -1,0 +1,230 @@
+/* What tensors cost, and whether one is stored or inlined.
+ *
+ * Costs are in units of one simple operation on one element. They are rough: the choice is between
+ * computing a value where it is used, as often as it is used, and computing it once, writing it and
+ * reading it back. Three things are not a matter of degree. A contraction (matmul, convolution) is
+ * evaluated once per element, by a kernel that does nothing else but an elementwise epilogue of the
+ * same index space. A reduction is inlined under a broadcast only if its loops can be outermost. A
+ * kernel has a bounded number of operations, so that plans grow linearly with graphs. */
+#include <math.h>
+
+#include "compiler/passes/fusion.h"
+
+static const double BYTE = 2;             /* moving a byte to or from memory */
+static const double LAUNCH = 50e3;        /* starting a kernel */
+static const double TILE_REUSE = 8;       /* loads that a register tile of a contraction saves */
+static const double CONTRACTION = 4;      /* uses per operand element that make one */
+static const double FREE_SHARE = 1 / 16.; /* of a kernel's work that may be recomputed freely */
+static const double MOST = 1e15;
+enum { MAX_OPS = 256, MAX_DEMANDS = 8, MAX_PARTS = 4, SPLIT_SIZE = 32768 };
+
+static double op_flops(Op op) {
+  switch (op) {
+  case OP_EXP:
+  case OP_EXP2:
+  case OP_LOG:
+  case OP_LOG2:
+  case OP_FMOD: return 16;
+  case OP_SIN:
+  case OP_COS:
+  case OP_TANH:
+  case OP_ERF:
+  case OP_ATAN: return 24;
+  case OP_POW: return 40;
+  case OP_RECIP:
+  case OP_SQRT:
+  case OP_FDIV:
+  case OP_IDIV:
+  case OP_IMOD:
+  case OP_FLOORDIV:
+  case OP_FLOORMOD: return 8;
+  default: return 1;
+  }
+}
+
+static double item_bytes(const Tensor *t) { return dtype_info[t->u->dtype].bytes; }
+
+/* A value that is stored for certain: what it costs to read it. */
+static Cost stored_cost(const Tensor *t) {
+  return (Cost){.bytes = item_bytes(t), .inputs = (double)t->numel, .operands = 1};
+}
+
+/* The sum of the sources' costs; each source counts once, scalars only once per tensor. */
+static Cost below(const Fusion *f, const Tensor *t) {
+  enum { OPERANDS = 1000 };
+  Cost c = {0};
+  for (uint32_t s = 0; s < t->u->nsrc; s++) {
+    bool again = false;
+    for (uint32_t p = 0; p < s; p++) again |= t->src[p] == t->src[s];
+    const Tensor *from = &f->tensors[t->src[s]];
+    const Cost *b = &from->cost;
+    if (again) continue;
+    double share = from->u->shape.n || !t->numel ? 1 : 1 / (double)t->numel;
+    c.flops = fmin(c.flops + b->flops * share, MOST);
+    c.bytes = fmin(c.bytes + b->bytes * share, MOST);
+    c.inputs = fmin(c.inputs + b->inputs, MOST);
+    c.operands = c.operands + b->operands > OPERANDS ? OPERANDS : c.operands + b->operands;
+    c.has_reduce |= b->has_reduce;
+  }
+  return c;
+}
+
+static Cost reduce_cost(const Fusion *f, const Tensor *t) {
+  Cost c = below(f, t);
+  double all = (double)f->tensors[t->src[0]].numel;
+  double count = t->numel ? all / (double)t->numel : 0;
+  c.contraction = c.operands >= 2 && all >= CONTRACTION * c.inputs;
+  c.flops = fmin((c.flops + 1) * count, MOST);
+  c.bytes = c.contraction ? item_bytes(t) : fmin(c.bytes * count, MOST);
+  c.inputs = (double)t->numel;
+  c.operands = 1;
+  c.has_reduce = true;
+  return c;
+}
+
+static Cost movement_cost(const Fusion *f, const Tensor *t) {
+  Cost c = below(f, t);
+  double from = (double)f->tensors[t->src[0]].numel, to = (double)t->numel;
+  double share = to > from ? from / to : 1;
+  switch (t->u->op) {
+  case OP_EXPAND: c.flops *= share, c.bytes *= share; break;
+  case OP_SHRINK: c.inputs = fmin(c.inputs, to); break;
+  case OP_WINDOW: c.bytes *= share; break;
+  case OP_PAD: c.flops += 1; break;
+  case OP_CAT: c.flops += t->u->nsrc; break;
+  case OP_GATHER: c.flops += 2; break;
+  default: break;
+  }
+  return c;
+}
+
+void fusion_costs(Fusion *f) {
+  for (uint32_t i = 0; i < f->ntensors; i++) {
+    Tensor *t = &f->tensors[i];
+    uint32_t flags = op_info[t->u->op].flags;
+    if (t->u->op == OP_PARAM || t->u->op == OP_CONTIGUOUS) {
+      t->cost = stored_cost(t);
+    } else if (t->u->op == OP_REDUCE) {
+      t->cost = reduce_cost(f, t);
+    } else if (flags & OPF_MOVE) {
+      t->cost = movement_cost(f, t);
+    } else if (flags & OPF_ALU) {
+      t->cost = below(f, t);
+      t->cost.flops += op_flops((Op)t->u->op);
+    } else if (t->u->op == OP_IOTA) {
+      t->cost.flops = 1;
+    }
+  }
+}
+
+/* -- how often a demand is evaluated ----------------------------------------------------------- */
+
+uint64_t fusion_ranges(const Fusion *f, UOp *const *index, size_t n) {
+  uint64_t mask = 0;
+  for (size_t k = 0; k < n; k++) {
+    const RangeSet *open = index[k]->open;
+    for (uint32_t r = 0; open && r < open->n; r++) {
+      int64_t id = open->at[r]->arg.i;
+      mask |= id < FIRST_HOLE ? (uint64_t)1 << id : f->holes.at[id - FIRST_HOLE].ranges;
+    }
+  }
+  return mask;
+}
+
+static bool has_hole(const Demand *d, size_t rank) {
+  for (size_t k = 0; k < rank; k++) {
+    const RangeSet *open = d->index[k]->open;
+    if (open && open->at[open->n - 1]->arg.i >= FIRST_HOLE) return true;
+  }
+  return false;
+}
+
+static double iterations(const FusedKernel *k, uint64_t ranges) {
+  double n = 1;
+  for (uint32_t r = 0; r < k->nranges; r++) {
+    if (ranges >> r & 1) n *= (double)k->size[r];
+  }
+  return n;
+}
+
+/* Output loops are nested in the order of their ids; a value is computed in the innermost loop that
+ * it depends on, and in a reduction's loop for every iteration. */
+static double evaluations(const Fusion *f, const Tensor *t, const Demand *d) {
+  const FusedKernel *k = &f->kernels.at[d->kernel];
+  uint64_t ranges = fusion_ranges(f, d->index, t->u->shape.n);
+  if (ranges & k->reduce) return iterations(k, d->loops);
+  uint64_t upto = ranges;
+  for (uint32_t r = 0; r < k->nranges; r++) {
+    if (ranges >> r > 1) upto |= (uint64_t)1 << r;
+  }
+  return iterations(k, upto & k->out);
+}
+
+static double kernel_work(const Fusion *f, const FusedKernel *k) {
+  const Tensor *root = &f->tensors[k->tensor];
+  return (double)root->numel * root->cost.flops;
+}
+
+/* -- the choices ------------------------------------------------------------------------------- */
+
+static bool elementwise_stores(const Fusion *f, const Tensor *t) {
+  const Cost *c = &t->cost;
+  double n = (double)t->numel, again = 0, kernels = 0;
+  uint32_t last = UINT32_MAX;
+  if (t->ndemands > MAX_DEMANDS) return true;
+  for (const Demand *d = t->demands; d; d = d->next) {
+    const FusedKernel *k = &f->kernels.at[d->kernel];
+    if (k->nops >= MAX_OPS) return true;
+    double times = evaluations(f, t, d);
+    bool operand = k->contraction && times > n;
+    if (operand && c->flops < 2) times = fmax(n, times / TILE_REUSE);
+    if (times * c->flops >= FREE_SHARE * kernel_work(f, k) || !k->contraction) {
+      again += times * c->flops;
+    }
+    kernels += d->kernel != last;
+    last = d->kernel;
+  }
+  double read = n * c->bytes * BYTE, item = n * item_bytes(t) * BYTE;
+  return again + kernels * read > n * c->flops + read + item * (1 + kernels) + LAUNCH;
+}
+
+/* Parts are computed where they belong, unless all are cheap enough to be chosen among. */
+static bool cat_stores(const Fusion *f, const Tensor *t) {
+  if (t->ndemands > 2 || t->u->nsrc > MAX_PARTS) return true;
+  for (uint32_t s = 0; s < t->u->nsrc; s++) {
+    const Tensor *from = &f->tensors[t->src[s]];
+    if (from->cost.has_reduce || from->cost.flops > MAX_PARTS) return true;
+  }
+  return elementwise_stores(f, t);
+}
+
+/* A set of output ranges whose loops can be outside of all others, given those chosen before. */
+static bool can_hoist(const FusedKernel *k, uint64_t ranges) {
+  for (uint32_t r = 0; r < k->nreduces; r++) {
+    uint64_t both = k->hoist[r] & ranges;
+    if (both != ranges && both != k->hoist[r]) return false;
+  }
+  return true;
+}
+
+static bool reduce_stores(const Fusion *f, const Tensor *t) {
+  if (t->ndemands != 1 || t->demands->gate) return true;
+  const Demand *d = t->demands;
+  const FusedKernel *k = &f->kernels.at[d->kernel];
+  uint64_t ranges = fusion_ranges(f, d->index, t->u->shape.n);
+  if (ranges & k->reduce || k->contraction || has_hole(d, t->u->shape.n)) return true;
+  if (k->nranges + t->u->arg.ints.n > FUSED_RANGES) return true;
+  double outputs = iterations(k, ranges), all = (double)f->tensors[t->src[0]].numel;
+  if (outputs > (double)t->numel) return true;
+  if (t->cost.contraction) return k->nreduces || ranges != k->out;
+  if (k->nreduces == FUSED_REDUCES || !can_hoist(k, ranges)) return true;
+  return ranges != k->out && outputs < f->target->threads && all >= SPLIT_SIZE;
+}
+
+bool fusion_stores(const Fusion *f, const Tensor *t) {
+  uint32_t flags = op_info[t->u->op].flags;
+  if (t->u->op == OP_CONTIGUOUS) return true;
+  if (t->u->op == OP_REDUCE) return reduce_stores(f, t);
+  if (t->u->op == OP_CAT) return cat_stores(f, t);
+  return (flags & OPF_ALU || t->u->op == OP_GATHER) && elementwise_stores(f, t);
+}

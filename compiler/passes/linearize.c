@@ -1,0 +1,270 @@
+/* The open ranges of a node say in which loops it must be; the innermost of these is its home, and
+ * so everything that does not depend on a loop is outside of it. Loops form a tree: the parent of a
+ * loop is the home of its END.
+ *
+ * In each loop body the items - its own nodes, and inner loops as wholes - are sorted by
+ * dependence, depth first from the effects, so that values stand close before their use. A
+ * dependence between two nodes is one between the items that hold them in the innermost loop that
+ * holds both. */
+#include "compiler/passes/linearize.h"
+
+#include <assert.h>
+
+#include "base/vec.h"
+
+#include "compiler/passes/nodemap.h"
+
+enum { ROOT = UINT32_MAX };
+
+/* Sources of an item, as a linked list in first-to-last order. */
+typedef struct Edge {
+  uint32_t to, next;
+} Edge;
+
+typedef struct Item {
+  uint32_t home;        /* position of the RANGE of the loop around it, or ROOT */
+  uint32_t depth;       /* RANGE: of the loop, 1 = outermost */
+  uint32_t end;         /* RANGE: position of its END */
+  uint32_t first, last; /* edges, 1-based; 0 = none */
+  uint32_t body, next;  /* RANGE: first node of the body; next node of the same body; 1-based */
+  uint32_t tail;
+  uint8_t state; /* 0 new, 1 open, 2 done */
+  bool wanted;   /* something in the same body depends on it */
+} Item;
+
+typedef struct Linearize {
+  Job *job;
+  UOpList list;
+  NodeMap pos;
+  Item *items;
+  Item root;
+  struct {
+    Edge *at;
+    size_t len, cap;
+  } edges;
+  UOpList out;
+} Linearize;
+
+static uint32_t position(const Linearize *l, const UOp *u) { return nodemap_get(&l->pos, u); }
+static Item *loop_of(Linearize *l, uint32_t home) {
+  return home == ROOT ? &l->root : &l->items[home];
+}
+
+/* -- the loop tree -------------------------------------------------------------------------------
+ */
+
+static _Noreturn void broken(Linearize *l, const UOp *u, const char *why) {
+  job_abort(l->job, FAIL(INTERNAL, "linearize: node %u (%s): %s", u->id, op_info[u->op].name, why));
+}
+
+/* Innermost of the loops, by depth known so far. */
+static uint32_t innermost(Linearize *l, const RangeSet *open) {
+  uint32_t home = ROOT, depth = 0;
+  for (uint32_t k = 0; open && k < open->n; k++) {
+    uint32_t p = position(l, open->at[k]);
+    if (l->items[p].depth > depth) home = p, depth = l->items[p].depth;
+  }
+  return home;
+}
+
+/* Depths by repeated relaxation over ENDs: an END lies in the loops open around it. Loops are few
+ * and mostly come in order. */
+static void find_loops(Linearize *l, const UOpList *ends) {
+  for (size_t k = 0; k < ends->len; k++) {
+    uint32_t r = position(l, ends->at[k]->src[1]);
+    if (l->items[r].end) broken(l, ends->at[k], "a second END of one RANGE");
+    l->items[r].end = position(l, ends->at[k]);
+    l->items[r].depth = 1;
+  }
+  bool changed = true;
+  for (size_t round = 0; changed; round++) {
+    if (round > ends->len) broken(l, ends->at[0], "loops contain each other");
+    changed = false;
+    for (size_t k = ends->len; k-- > 0;) {
+      Item *loop = &l->items[position(l, ends->at[k]->src[1])];
+      const RangeSet *open = ends->at[k]->open;
+      for (uint32_t i = 0; open && i < open->n; i++) {
+        uint32_t d = l->items[position(l, open->at[i])].depth + 1;
+        if (d > loop->depth) loop->depth = d, changed = true;
+      }
+    }
+  }
+}
+
+/* All open ranges must be the home or loops around it. */
+static void check_nest(Linearize *l, const UOp *u, uint32_t home) {
+  uint32_t left = u->open ? u->open->n : 0;
+  for (uint32_t h = home; h != ROOT && left; h = l->items[h].home)
+    if (uop_is_open(u, l->list.at[h])) left--;
+  if (left) broken(l, u, "it depends on two loops side by side");
+}
+
+static void find_homes(Linearize *l, const UOpList *ends) {
+  /* Homes of RANGEs first: check_nest climbs them. */
+  for (size_t k = 0; k < ends->len; k++)
+    l->items[position(l, ends->at[k]->src[1])].home = innermost(l, ends->at[k]->open);
+  for (size_t i = 0; i < l->list.len; i++) {
+    UOp *u = l->list.at[i];
+    Item *it = &l->items[i];
+    if (u->op == OP_RANGE) {
+      if (!it->end) broken(l, u, "no END closes it");
+      continue;
+    }
+    it->home = innermost(l, u->open);
+    check_nest(l, u, it->home);
+  }
+}
+
+/* -- dependences ---------------------------------------------------------------------------------
+ */
+
+static void add_edge(Linearize *l, uint32_t from, uint32_t to) {
+  Item *it = &l->items[from];
+  Edge e = {.to = to};
+  avec_push(&l->job->arena, &l->edges, e);
+  uint32_t id = (uint32_t)l->edges.len;
+  if (it->last)
+    l->edges.at[it->last - 1].next = id;
+  else
+    it->first = id;
+  it->last = id;
+  l->items[to].wanted = true;
+}
+
+static uint32_t depth_of(Linearize *l, uint32_t home) {
+  return home == ROOT ? 0 : l->items[home].depth;
+}
+
+/* The item that stands for node p: a loop for its RANGE's END. */
+static uint32_t item_of(Linearize *l, uint32_t p) {
+  UOp *u = l->list.at[p];
+  return u->op == OP_END ? position(l, u->src[1]) : p;
+}
+
+static void depend(Linearize *l, uint32_t user, uint32_t source) {
+  UOp *s = l->list.at[source];
+  uint32_t a = item_of(l, user), b = item_of(l, source);
+  /* Inside its own loop a RANGE needs no edge; an END's body belongs to its loop. */
+  uint32_t ha = l->items[a].home, hb = l->items[b].home;
+  if (s->op == OP_RANGE) return;
+  while (depth_of(l, ha) > depth_of(l, hb)) a = ha, ha = l->items[a].home;
+  while (depth_of(l, hb) > depth_of(l, ha)) b = hb, hb = l->items[b].home;
+  while (ha != hb) a = ha, ha = l->items[a].home, b = hb, hb = l->items[b].home;
+  if (a != b) add_edge(l, a, b);
+}
+
+static void find_edges(Linearize *l) {
+  for (size_t i = 0; i < l->list.len; i++) {
+    UOp *u = l->list.at[i];
+    uint32_t inside = u->op == OP_END ? 1 : u->nsrc;
+    for (uint32_t s = 0; s < inside; s++) {
+      uint32_t p = position(l, u->src[s]);
+      /* The effect of an END is in the loop, which is the END's own item: only what is outside
+       * orders the loop, and those nodes have edges of their own. */
+      if (u->op == OP_END && l->items[item_of(l, p)].home == position(l, u->src[1])) {
+        l->items[item_of(l, p)].wanted = false;
+        continue;
+      }
+      depend(l, (uint32_t)i, p);
+    }
+  }
+}
+
+/* -- emission ------------------------------------------------------------------------------------
+ */
+
+static void fill_bodies(Linearize *l) {
+  for (size_t i = 0; i < l->list.len; i++) {
+    UOp *u = l->list.at[i];
+    if (u->op == OP_END) continue;
+    Item *loop = loop_of(l, l->items[i].home);
+    uint32_t id = (uint32_t)i + 1;
+    if (loop->tail)
+      l->items[loop->tail - 1].next = id;
+    else
+      loop->body = id;
+    loop->tail = id;
+  }
+}
+
+static void emit_body(Linearize *l, uint32_t home);
+
+static void emit_item(Linearize *l, uint32_t i) {
+  UOp *u = l->list.at[i];
+  avec_push(&l->job->arena, &l->out, u);
+  if (u->op != OP_RANGE) return;
+  emit_body(l, i);
+  avec_push(&l->job->arena, &l->out, l->list.at[l->items[i].end]);
+}
+
+/* Depth first from one item, with an explicit stack: user models make long chains. */
+static void emit_tree(Linearize *l, uint32_t top) {
+  struct {
+    uint32_t *at;
+    size_t len, cap;
+  } stack = {0};
+  avec_push(&l->job->arena, &stack, top);
+  while (stack.len) {
+    uint32_t i = stack.at[stack.len - 1];
+    Item *it = &l->items[i];
+    if (it->state == 0) it->state = 1;
+    uint32_t e = it->first;
+    while (e && l->items[l->edges.at[e - 1].to].state == 2) e = l->edges.at[e - 1].next;
+    it->first = e;
+    if (e) {
+      uint32_t to = l->edges.at[e - 1].to;
+      if (l->items[to].state == 1) broken(l, l->list.at[to], "it depends on itself");
+      avec_push(&l->job->arena, &stack, to);
+      continue;
+    }
+    stack.len--;
+    if (it->state == 2) continue;
+    it->state = 2;
+    emit_item(l, i);
+  }
+}
+
+static void emit_body(Linearize *l, uint32_t home) {
+  for (int pass = 0; pass < 2; pass++) /* effects and what they need, then what only ENDs need */
+    for (uint32_t id = loop_of(l, home)->body; id; id = l->items[id - 1].next) {
+      const Item *it = &l->items[id - 1];
+      if (it->state == 0 && (pass || !it->wanted)) emit_tree(l, id - 1);
+    }
+}
+
+static uint64_t scratch_bytes(const UOpList *out) {
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < out->len; i++) {
+    const UOp *u = out->at[i];
+    if (u->op != OP_BUFFER || u->arg.ints.at[1] != 0) continue;
+    bytes += ((uint64_t)u->arg.ints.at[0] * dtype_info[u->dtype].bytes + 63) & ~(uint64_t)63;
+  }
+  return bytes;
+}
+
+static void count(Linear *out) {
+  out->threads = 1;
+  for (size_t i = 0; i < out->len; i++) {
+    const UOp *u = out->list[i];
+    if (u->op == OP_THREAD) out->threads = (uint32_t)u->arg.i;
+    if (u->op == OP_PARAM && u->arg.i >= out->nargs) out->nargs = (uint32_t)u->arg.i + 1;
+  }
+}
+
+Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
+  (void)target;
+  Linearize l = {.job = job, .list = uop_toposort(job, kernel)};
+  nodemap_number(job, &l.pos, &l.list);
+  l.items = arena_array(&job->arena, l.list.len, sizeof *l.items);
+  UOpList ends = {0};
+  for (size_t i = 0; i < l.list.len; i++)
+    if (l.list.at[i]->op == OP_END) avec_push(&job->arena, &ends, l.list.at[i]);
+  find_loops(&l, &ends);
+  find_homes(&l, &ends);
+  find_edges(&l);
+  fill_bodies(&l);
+  emit_body(&l, ROOT);
+  Linear out = {.list = l.out.at, .len = l.out.len, .scratch_bytes = scratch_bytes(&l.out)};
+  count(&out);
+  return out;
+}

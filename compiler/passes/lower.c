@@ -1,0 +1,351 @@
+/* Turns every REDUCE into accumulators and a loop.
+ *
+ * REDUCEs that run over the same extents at the same place (equal open ranges) and do not depend on
+ * each other share one loop: the register tile of a matmul, or the mean and the mean of squares.
+ * Dependence is told by levels: a REDUCE's level is one more than the highest below it. A range
+ * that several loops use is renamed in each, so that in the result each RANGE is one loop and the
+ * open ranges of a node say exactly in which loops it lies.
+ *
+ * Where few accumulators are alive, the unrolled steps of one REDUCE are spread over several
+ * independent chains, because an addition takes about four cycles and two can start in each. */
+#include "compiler/passes/lower.h"
+
+#include <assert.h>
+
+#include "base/vec.h"
+
+#include "compiler/passes/nodemap.h"
+
+enum { WANTED_CHAINS = 8 };
+
+typedef struct Lower {
+  Job *job;
+  UOpList list;
+  NodeMap pos;
+  UOp **now;
+  uint32_t *level, *uses;
+  bool *shared; /* by position: several loops run over this RANGE */
+  UOp **owner;  /* by position: a REDUCE over this RANGE */
+  int64_t next_range, next_buffer;
+} Lower;
+
+typedef struct Group {
+  const RangeSet *open;
+  UOpList of; /* the REDUCEs */
+} Group;
+
+typedef struct Groups {
+  Group *at;
+  size_t len, cap;
+} Groups;
+
+static uint32_t position(const Lower *l, const UOp *u) { return nodemap_get(&l->pos, u); }
+static UOp *now(const Lower *l, const UOp *u) { return l->now[position(l, u)]; }
+
+/* -- levels and groups ---------------------------------------------------------------------------
+ */
+
+static bool has_loops(const UOp *u) { return u->op == OP_REDUCE && u->nsrc > 1; }
+
+static uint32_t find_levels(Lower *l) {
+  uint32_t max = 0;
+  for (size_t i = 0; i < l->list.len; i++) {
+    UOp *u = l->list.at[i];
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      uint32_t p = position(l, u->src[s]);
+      if (l->level[p] > l->level[i]) l->level[i] = l->level[p];
+      l->uses[p]++;
+    }
+    if (has_loops(u)) l->level[i]++;
+    if (l->level[i] > max) max = l->level[i];
+    for (uint32_t r = 1; has_loops(u) && r < u->nsrc; r++) {
+      uint32_t p = position(l, u->src[r]);
+      UOp *other = l->owner[p] ? l->owner[p] : u;
+      l->owner[p] = u;
+      if (other->open != u->open || l->level[position(l, other)] != l->level[i])
+        l->shared[p] = true;
+    }
+    if (u->op == OP_RANGE && u->arg.i >= l->next_range) l->next_range = u->arg.i + 1;
+    if (u->op == OP_BUFFER && u->arg.i >= l->next_buffer) l->next_buffer = u->arg.i + 1;
+  }
+  return max;
+}
+
+static bool same_extents(const UOp *a, const UOp *b) {
+  if (a->nsrc != b->nsrc) return false;
+  for (uint32_t s = 1; s < a->nsrc; s++)
+    if (a->src[s]->src[0] != b->src[s]->src[0]) return false;
+  return true;
+}
+
+static Groups find_groups(Lower *l, uint32_t level) {
+  Groups g = {0};
+  for (size_t i = 0; i < l->list.len; i++) {
+    UOp *u = l->list.at[i];
+    if (!has_loops(u) || l->level[i] != level) continue;
+    Group *to = NULL;
+    for (size_t k = 0; k < g.len && !to; k++)
+      if (g.at[k].open == u->open && same_extents(g.at[k].of.at[0], u)) to = &g.at[k];
+    if (!to) {
+      Group fresh = {.open = u->open};
+      avec_push(&l->job->arena, &g, fresh);
+      to = &g.at[g.len - 1];
+    }
+    avec_push(&l->job->arena, &to->of, u);
+  }
+  return g;
+}
+
+/* -- one loop ------------------------------------------------------------------------------------
+ */
+
+typedef struct Leaves {
+  UOp **at;
+  size_t len, cap;
+} Leaves;
+
+/* The values that one REDUCE combines, in order. */
+static void find_leaves(Lower *l, UOp *tree, Op op, Leaves *out) {
+  Leaves stack = {0};
+  avec_push(&l->job->arena, &stack, tree);
+  while (stack.len) {
+    UOp *u = stack.at[--stack.len];
+    bool leaf = u->op == OP_REDUCE && u->nsrc == 1;
+    if (leaf || u->op != op) {
+      avec_push(&l->job->arena, out, leaf ? u->src[0] : u);
+      continue;
+    }
+    avec_push(&l->job->arena, &stack, u->src[1]);
+    avec_push(&l->job->arena, &stack, u->src[0]);
+  }
+}
+
+/* Only a tree whose leaves are marked was made by unrolling. */
+static bool is_unrolled(const UOp *tree, Op op) {
+  while (tree->op == op) tree = tree->src[0];
+  return tree->op == OP_REDUCE && tree->nsrc == 1;
+}
+
+static bool fuses(DType d) { return d == DT_F32 || d == DT_F64; }
+
+static UOp *accumulate(Job *job, Op op, UOp *acc, UOp *value) {
+  if (op == OP_ADD && value->op == OP_MUL && fuses((DType)value->dtype))
+    return uop3(job, OP_MULACC, value->src[0], value->src[1], acc);
+  return uop2(job, op, acc, value);
+}
+
+static UOp *identity(Job *job, Op op, const UOp *like) {
+  DType d = (DType)like->dtype;
+  UOp *c = uop_scalar(job, d, reduce_identity(op, d));
+  if (like->lanes == 1) return c;
+  return uop_make_lanes(job, OP_BROADCAST, DT_VOID, like->lanes, arg_none(), &c, 1);
+}
+
+static UOp *after(Job *job, UOp *buffer, UOp *const *effects, size_t n) {
+  if (!n) return buffer;
+  UOp **src = arena_array(&job->arena, n + 1, sizeof *src);
+  src[0] = buffer;
+  memcpy(src + 1, effects, n * sizeof *src);
+  return uop_make(job, OP_AFTER, DT_VOID, arg_none(), src, n + 1);
+}
+
+static UOp *load_reg(Job *job, UOp *buffer, unsigned lanes) {
+  UOp *src[2] = {buffer, uop_index(job, 0)};
+  return uop_make_lanes(job, OP_LOAD, DT_VOID, lanes, arg_i(0), src, 2);
+}
+
+static UOp *store_reg(Job *job, UOp *buffer, UOp *value) {
+  UOp *src[3] = {buffer, uop_index(job, 0), value};
+  return uop_make_lanes(job, OP_STORE, DT_VOID, value->lanes, arg_i(0), src, 3);
+}
+
+/* The loop of a group while it is built. */
+typedef struct Loop {
+  UOp **ranges; /* of the result */
+  uint32_t nranges;
+  UOp **from, **to; /* renamings */
+  size_t nrename;
+  UOp **buffers, **updates; /* one per chain, in order of members */
+  size_t nchains;
+  size_t chains; /* per member */
+} Loop;
+
+static void pick_ranges(Lower *l, const Group *g, Loop *loop) {
+  const UOp *first = g->of.at[0];
+  loop->nranges = first->nsrc - 1;
+  loop->ranges = arena_array(&l->job->arena, loop->nranges, sizeof(UOp *));
+  size_t room = g->of.len * loop->nranges;
+  loop->from = arena_array(&l->job->arena, room, sizeof(UOp *));
+  loop->to = arena_array(&l->job->arena, room, sizeof(UOp *));
+  for (uint32_t k = 0; k < loop->nranges; k++) {
+    UOp *r = first->src[k + 1];
+    uint32_t p = position(l, r);
+    loop->ranges[k] = l->shared[p] ? uop_range(l->job, l->next_range++, AX_REDUCE, r->src[0]) : r;
+    for (size_t m = 0; m < g->of.len; m++) {
+      UOp *old = g->of.at[m]->src[k + 1];
+      bool known = old == loop->ranges[k];
+      for (size_t j = 0; j < loop->nrename; j++) known |= loop->from[j] == old;
+      if (known) continue;
+      loop->from[loop->nrename] = old;
+      loop->to[loop->nrename++] = loop->ranges[k];
+    }
+  }
+}
+
+/* All values of the group in one walk: a SINK holds them while ranges are renamed. */
+static UOp *const *renamed_values(Lower *l, const Group *g, const Loop *loop) {
+  UOp **values = arena_array(&l->job->arena, g->of.len, sizeof *values);
+  for (size_t m = 0; m < g->of.len; m++) values[m] = now(l, g->of.at[m]->src[0]);
+  if (!loop->nrename) return values;
+  UOp *all = uop_make(l->job, OP_SINK, DT_VOID, arg_none(), values, g->of.len);
+  return uop_substitute(l->job, all, loop->from, loop->to, loop->nrename)->src;
+}
+
+static size_t chains_for(const Group *g, size_t nleaves) {
+  size_t chains = 1;
+  while (chains * 2 <= nleaves && chains * 2 * g->of.len <= WANTED_CHAINS) chains *= 2;
+  return chains;
+}
+
+static void add_member(Lower *l, Loop *loop, Op op, UOp *value, const RangeSet *open) {
+  Job *job = l->job;
+  Leaves leaves = {0};
+  if (is_unrolled(value, op))
+    find_leaves(l, value, op, &leaves);
+  else
+    avec_push(&job->arena, &leaves, value);
+  for (size_t c = 0; c < loop->chains; c++) {
+    int64_t ints[2] = {1, 1};
+    unsigned lanes = leaves.at[0]->lanes;
+    UOp *buffer = uop_make_lanes(job, OP_BUFFER, (DType)value->dtype, lanes,
+                                 arg_both(l->next_buffer++, ints, 2), NULL, 0);
+    UOp *fresh = after(job, buffer, open ? open->at : NULL, open ? open->n : 0);
+    UOp *init = store_reg(job, fresh, identity(job, op, leaves.at[0]));
+    UOp **deps = arena_array(&job->arena, loop->nranges + 1u, sizeof *deps);
+    deps[0] = init;
+    memcpy(deps + 1, loop->ranges, loop->nranges * sizeof *deps);
+    UOp *inside = after(job, buffer, deps, loop->nranges + 1u);
+    UOp *acc = load_reg(job, inside, lanes);
+    for (size_t i = c; i < leaves.len; i += loop->chains)
+      acc = accumulate(job, op, acc, leaves.at[i]);
+    loop->buffers[loop->nchains] = buffer;
+    loop->updates[loop->nchains++] = store_reg(job, inside, acc);
+  }
+}
+
+static size_t min_leaves(Lower *l, const Group *g, UOp *const *values) {
+  size_t least = SIZE_MAX;
+  for (size_t m = 0; m < g->of.len; m++) {
+    Leaves leaves = {0};
+    Op op = (Op)g->of.at[m]->arg.i;
+    if (is_unrolled(values[m], op)) find_leaves(l, values[m], op, &leaves);
+    size_t n = leaves.len ? leaves.len : 1;
+    if (n < least) least = n;
+  }
+  return least;
+}
+
+static void lower_group(Lower *l, const Group *g) {
+  Job *job = l->job;
+  Loop loop = {0};
+  pick_ranges(l, g, &loop);
+  UOp *const *values = renamed_values(l, g, &loop);
+  loop.chains = chains_for(g, min_leaves(l, g, values));
+  loop.buffers = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
+  loop.updates = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
+  for (size_t m = 0; m < g->of.len; m++)
+    add_member(l, &loop, (Op)g->of.at[m]->arg.i, values[m], g->open);
+  UOp *done = loop.nchains == 1
+                  ? loop.updates[0]
+                  : uop_make(job, OP_SINK, DT_VOID, arg_none(), loop.updates, loop.nchains);
+  for (uint32_t k = loop.nranges; k-- > 0;) done = uop2(job, OP_END, done, loop.ranges[k]);
+  for (size_t m = 0; m < g->of.len; m++) {
+    UOp *r = NULL;
+    for (size_t c = 0; c < loop.chains; c++) {
+      UOp *buffer = loop.buffers[m * loop.chains + c];
+      UOp *part = load_reg(job, uop2(job, OP_AFTER, buffer, done), buffer->lanes);
+      r = r ? uop2(job, (Op)g->of.at[m]->arg.i, r, part) : part;
+    }
+    l->now[position(l, g->of.at[m])] = r;
+  }
+}
+
+/* -- the rest ------------------------------------------------------------------------------------
+ */
+
+/* a*b + c where nothing else needs the product. */
+static UOp *contract(Lower *l, const UOp *old, UOp *const *src) {
+  if (old->op != OP_ADD || !fuses((DType)old->dtype)) return NULL;
+  for (uint32_t s = 0; s < 2; s++)
+    if (src[s]->op == OP_MUL && l->uses[position(l, old->src[s])] == 1)
+      return uop3(l->job, OP_MULACC, src[s]->src[0], src[s]->src[1], src[1 - s]);
+  return NULL;
+}
+
+static UOp *split_end(Lower *l, UOp *effect, UOp *const *ranges, uint32_t n) {
+  for (uint32_t k = n; k-- > 0;) {
+    UOp *r = ranges[k], **owner = &l->owner[position(l, r)];
+    if (*owner) { /* a second nest over the same range */
+      UOp *fresh = uop_range(l->job, l->next_range++, uop_axis(r), r->src[0]);
+      effect = uop_substitute(l->job, effect, &r, &fresh, 1);
+      r = fresh;
+    } else {
+      *owner = r;
+    }
+    effect = uop2(l->job, OP_END, effect, r);
+  }
+  return effect;
+}
+
+static UOp *rebuild(Lower *l, UOp *u) {
+  UOp **src = arena_array(&l->job->arena, u->nsrc + 1u, sizeof *src);
+  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now(l, u->src[s]);
+  if (u->op == OP_REDUCE) { /* no ranges left: the value itself, unless it marks a leaf */
+    assert(u->nsrc == 1);
+    return uop_with_src(l->job, u, src);
+  }
+  if (u->op == OP_END) return split_end(l, src[0], u->src + 1, u->nsrc - 1);
+  UOp *fused = contract(l, u, src);
+  if (fused) return fused;
+  return u->nsrc ? uop_with_src(l->job, u, src) : u;
+}
+
+/* A tree of marked leaves that no loop took: fully unrolled reductions. */
+static UOp *strip_marks(Job *job, UOp *root) {
+  UOpList list = uop_toposort(job, root);
+  NodeMap pos;
+  UOp **to = arena_array(&job->arena, list.len, sizeof *to);
+  nodemap_number(job, &pos, &list);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
+    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = to[nodemap_get(&pos, u->src[s])];
+    bool sum = u->op == OP_ADD && fuses((DType)u->dtype) && u->src[1]->op == OP_REDUCE;
+    if (u->op == OP_REDUCE)
+      to[i] = src[0];
+    else if (sum)
+      to[i] = accumulate(job, OP_ADD, src[0], src[1]);
+    else
+      to[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+  }
+  return to[list.len - 1];
+}
+
+UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
+  (void)target;
+  Lower l = {.job = job, .list = uop_toposort(job, kernel)};
+  nodemap_number(job, &l.pos, &l.list);
+  l.now = arena_array(&job->arena, l.list.len, sizeof *l.now);
+  l.level = arena_array(&job->arena, l.list.len, sizeof *l.level);
+  l.uses = arena_array(&job->arena, l.list.len, sizeof *l.uses);
+  l.shared = arena_array(&job->arena, l.list.len, sizeof *l.shared);
+  l.owner = arena_array(&job->arena, l.list.len, sizeof *l.owner);
+  uint32_t levels = find_levels(&l);
+  for (uint32_t level = 0; level <= levels; level++) {
+    Groups g = level ? find_groups(&l, level) : (Groups){0};
+    for (size_t k = 0; k < g.len; k++) lower_group(&l, &g.at[k]);
+    for (size_t i = 0; i < l.list.len; i++)
+      if (l.level[i] == level && !has_loops(l.list.at[i])) l.now[i] = rebuild(&l, l.list.at[i]);
+    job_poll(job);
+  }
+  return strip_marks(job, l.now[l.list.len - 1]);
+}

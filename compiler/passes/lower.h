@@ -1,0 +1,8 @@
+/* Expanded kernel -> loops over accumulators. */
+#pragma once
+
+#include "compiler/ir/plan.h"
+
+/* REDUCE becomes REG buffers, a loop and its END; every END closes one range; a product that is
+ * added becomes MULACC. */
+UOp *lower_kernel(Job *job, UOp *kernel, const Target *target);

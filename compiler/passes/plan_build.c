@@ -1,0 +1,104 @@
+/* The middle of the compiler, as a list of calls.
+ *
+ * tensor graph -> simplified -> fused (what is stored, who asks for what) -> ranged values ->
+ * kernels -> order and memory. */
+#include "compiler/passes/plan_build.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/vec.h"
+#include "compiler/ir/verify.h"
+#include "compiler/passes/kernelize.h"
+#include "compiler/passes/memplan.h"
+#include "compiler/passes/rangeify.h"
+#include "compiler/passes/simplify.h"
+
+static void interface_buffers(Fusion *f, const TensorGraph *graph) {
+  for (size_t s = 0; s < graph->ninputs + graph->noutputs; s++) {
+    const GraphSlot *slot = &graph->slots[s];
+    PlanBuffer b = {.kind = s < graph->ninputs ? PB_INPUT : PB_OUTPUT,
+                    .slot = (int64_t)s,
+                    .dtype = slot->dtype,
+                    .numel = shape_numel(slot->shape)};
+    avec_push(&f->job->arena, &f->buffers, b);
+  }
+}
+
+/* Kernels in an order in which everything is written before it is read: that of the tensors they
+ * compute, which is depth first from the outputs. */
+static int in_order(const void *a, const void *b) {
+  const FusedKernel *x = *(FusedKernel *const *)a, *y = *(FusedKernel *const *)b;
+  if (x->after != y->after) return x->after < y->after ? -1 : 1;
+  return x < y ? 1 : -1;
+}
+
+static FusedKernel **ordered_kernels(Fusion *f) {
+  FusedKernel **order = arena_array(&f->job->arena, f->kernels.len + 1, sizeof(FusedKernel *));
+  for (size_t k = 0; k < f->kernels.len; k++) order[k] = &f->kernels.at[k];
+  qsort(order, f->kernels.len, sizeof *order, in_order);
+  return order;
+}
+
+static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
+  FusedKernel **order = ordered_kernels(f);
+  out->calls = arena_array(&f->job->arena, f->kernels.len + 1, sizeof *out->calls);
+  for (size_t k = 0; k < f->kernels.len; k++) {
+    uint32_t target;
+    UOp *raw = rangeify_kernel(f, order[k], &target);
+    out->calls[out->ncalls++] = kernelize(kz, raw, target);
+    job_poll(f->job);
+  }
+  out->kernels = kz->kernels.at;
+  out->nkernels = kz->kernels.len;
+}
+
+static const char *describe(Job *job, const TensorGraph *graph, const PlanBuffer *b) {
+  static const char *const kinds[] = {"input", "output", "weight"};
+  if (b->kind == PB_TEMP || b->kind == PB_CONST) return "a temporary";
+  Str name = graph->slots[b->slot].name;
+  return arena_printf(&job->arena, "%s '" STR_FMT "'", kinds[b->kind], STR_ARG(name));
+}
+
+static void check_memory(Job *job, const TensorGraph *graph, const Target *target,
+                         const Plan *plan) {
+  const PlanBuffer *largest = NULL;
+  int64_t total = plan->temp_bytes, most = 0;
+  bool over = false;
+  for (size_t b = 0; b < plan->nbuffers; b++) {
+    int64_t bytes = plan->buffers[b].numel * dtype_info[plan->buffers[b].dtype].bytes;
+    if (plan->buffers[b].kind != PB_TEMP) over |= __builtin_add_overflow(total, bytes, &total);
+    if (bytes >= most) most = bytes, largest = &plan->buffers[b];
+  }
+  if (!target->memory_bytes || !largest) return;
+  if (!over && (uint64_t)total <= target->memory_bytes) return;
+  job_abort(job, FAIL(RESOURCE_EXHAUSTED,
+                      "the model needs %" PRId64 " bytes of device memory (%" PRId64
+                      " for temporaries), the device has %" PRIu64 "; the largest buffer, %s of "
+                      "%" PRId64 " %s, takes %" PRId64,
+                      total, plan->temp_bytes, target->memory_bytes, describe(job, graph, largest),
+                      largest->numel, dtype_info[largest->dtype].name, most));
+}
+
+static void verify(Job *job, UOp *sink, const char *after) {
+  Status st = verify_graph(job, sink, STAGE_TENSOR, after);
+  if (st) job_abort(job, st);
+}
+
+void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *out) {
+  Fusion f = {.job = job, .target = target};
+  Kernelizer kz;
+  *out = (Plan){0};
+  kernelize_init(&kz, job);
+  verify(job, graph->sink, "the frontend");
+  interface_buffers(&f, graph);
+  UOp *sink = simplify_graph(job, graph, target, f.buffers.at, &f.constants);
+  verify(job, sink, "simplify_graph");
+  fuse(&f, graph, sink);
+  rangeify_values(&f);
+  make_kernels(&f, &kz, out);
+  out->buffers = f.buffers.at;
+  out->nbuffers = f.buffers.len;
+  memplan(job, out);
+  check_memory(job, graph, target, out);
+}

@@ -1,0 +1,147 @@
+/* Rangeify: from demands to values.
+ *
+ * The index tuples were worked out during fusion, consumers first. Here the values are built on the
+ * way back, sources first: a demand's value is its tensor's op on the values of the demands it
+ * points to. Movement ops disappear; PAD and CAT become WHERE, a REDUCE gets its ranges, a stored
+ * tensor becomes a load at the flat row-major index.
+ *
+ * Invariant: a load outside its buffer is gated. A gate is the conjunction of everything that the
+ * path from the kernel's root to the load says about where the tensor exists. */
+#include "compiler/passes/rangeify.h"
+
+#include "base/vec.h"
+#include "compiler/passes/indexing.h"
+#include "compiler/passes/ix.h"
+
+/* Where element `index` of a stored tensor is: the buffer and the flat index in it. */
+static UOp *locate(const Fusion *f, const UOp *u, Place place, UOp *const *index,
+                   uint32_t *buffer) {
+  while (place.cat != NO_TENSOR) {
+    const Tensor *cat = &f->tensors[place.cat];
+    index = index_of_part(f->job, cat->u, place.part, index);
+    u = cat->u;
+    place = cat->place;
+  }
+  *buffer = place.buffer;
+  return ix_flat(f->job, u->shape, index);
+}
+
+static UOp *buffer_param(const Fusion *f, uint32_t buffer, int64_t position) {
+  const PlanBuffer *b = &f->buffers.at[buffer];
+  return uop_param(f->job, position, b->dtype, &b->numel, 1);
+}
+
+static UOp *load(const Fusion *f, const Tensor *t, const Demand *d) {
+  uint32_t buffer;
+  UOp *at = locate(f, t->u, t->place, d->index, &buffer);
+  UOp *src[] = {buffer_param(f, buffer, 1 + (int64_t)buffer), at, d->gate};
+  return uop_make(f->job, OP_INDEX, DT_VOID, arg_none(), src, d->gate ? 3 : 2);
+}
+
+/* value where inside, else other. A load that is gated at least as strictly and gives the 0 that
+ * `other` is needs no WHERE. */
+static UOp *choose(Job *job, UOp *inside, UOp *value, UOp *other) {
+  if (!inside) return value;
+  bool zero = uop_is_number(other, 0);
+  if (value->op == OP_INDEX && value->nsrc == 3 && zero) return value;
+  return uop3(job, OP_WHERE, inside, value, other);
+}
+
+static UOp *zero(Job *job, DType dtype) { return uop_number(job, dtype, 0); }
+
+static UOp *joined(Fusion *f, const Tensor *t, const Demand *d) {
+  UOp *value = NULL;
+  for (uint32_t s = t->u->nsrc; s-- > 0;) {
+    if (!d->src[s]) continue;
+    UOp *v = d->src[s]->value;
+    value = value && d->inside[s] ? uop3(f->job, OP_WHERE, d->inside[s], v, value) : v;
+  }
+  return value;
+}
+
+static UOp *reduced(Fusion *f, const Tensor *t, const Demand *d) {
+  Op op = (Op)t->u->arg.i;
+  if (!d->src[0]) {
+    return uop_scalar(f->job, (DType)t->u->dtype, reduce_identity(op, (DType)t->u->dtype));
+  }
+  return uop_reduce(f->job, op, d->src[0]->value, d->ranges, d->nranges);
+}
+
+static UOp *elementwise(Fusion *f, const Tensor *t, const Demand *d) {
+  UOp *src[3] = {0};
+  for (uint32_t s = 0; s < t->u->nsrc; s++) src[s] = d->src[s]->value;
+  return uop_make(f->job, (Op)t->u->op, (DType)t->u->dtype, t->u->arg, src, t->u->nsrc);
+}
+
+static UOp *value_of(Fusion *f, const Tensor *t, const Demand *d) {
+  Job *job = f->job;
+  UOp *u = t->u;
+  if (u->op == OP_CONST) return u;
+  if (!d->src) return load(f, t, d);
+  UOp *first = u->nsrc && d->src[0] ? d->src[0]->value : NULL;
+  switch (u->op) {
+  case OP_IOTA: return uop_cast(job, d->index[u->arg.i], (DType)u->dtype);
+  case OP_REDUCE: return reduced(f, t, d);
+  case OP_CAT: return joined(f, t, d);
+  case OP_PAD: {
+    UOp *fill = d->src[1]->value;
+    return first ? choose(job, d->inside[0], first, fill) : fill;
+  }
+  case OP_GATHER: {
+    UOp *none = zero(job, (DType)u->dtype);
+    return first ? choose(job, d->inside[0], first, none) : none;
+  }
+  default: return op_info[u->op].flags & OPF_ALU ? elementwise(f, t, d) : first;
+  }
+}
+
+void rangeify_values(Fusion *f) {
+  for (uint32_t i = 0; i < f->ntensors; i++) {
+    Tensor *t = &f->tensors[i];
+    for (Demand *d = t->demands; d; d = d->next) d->value = value_of(f, t, d);
+    if (i % 64 == 0) job_poll(f->job);
+  }
+  for (size_t k = 0; k < f->kernels.len; k++) {
+    Demand *d = f->kernels.at[k].value;
+    if (!d->value) d->value = value_of(f, &f->tensors[d->tensor], d);
+  }
+}
+
+/* Puts the loaded indices where their holes are. An index may itself have come through holes, so
+ * until nothing changes. */
+static UOp *fill_holes(const Fusion *f, UOp *sink, const FusedKernel *k) {
+  Job *job = f->job;
+  uint32_t n = 0;
+  for (uint32_t h = k->holes; h; h = f->holes.at[h - 1].next) n += 2;
+  if (!n) return sink;
+  UOp **from = arena_array(&job->arena, n, sizeof *from);
+  UOp **to = arena_array(&job->arena, n, sizeof *to);
+  n = 0;
+  for (uint32_t h = k->holes; h; h = f->holes.at[h - 1].next) {
+    const Hole *hole = &f->holes.at[h - 1];
+    UOp *at = uop_cast(job, hole->owner->src[1]->value, DT_INDEX);
+    UOp *gate = ix_inside(job, at, 0, hole->index->vmax + 1);
+    from[n] = hole->index, to[n++] = at;
+    from[n] = hole->gate, to[n++] = gate ? gate : uop_int(job, DT_BOOL, 1);
+  }
+  for (UOp *before = NULL; before != sink;) {
+    before = sink;
+    sink = uop_substitute(job, sink, from, to, n);
+  }
+  return sink;
+}
+
+UOp *rangeify_kernel(const Fusion *f, const FusedKernel *k, uint32_t *buffer) {
+  const Tensor *t = &f->tensors[k->tensor];
+  UOp **src = arena_array(&f->job->arena, t->u->shape.n + 3, sizeof *src);
+  uint32_t n = 1;
+  src[1] = locate(f, t->u, k->place, k->index, buffer);
+  src[0] = buffer_param(f, *buffer, 0);
+  src[2] = k->value->value;
+  src[0] = uop_make(f->job, OP_STORE, DT_VOID, arg_none(), src, 3);
+  for (uint32_t a = 0; a < t->u->shape.n; a++) {
+    if (k->index[a]->op == OP_RANGE) src[n++] = k->index[a];
+  }
+  UOp *end = uop_make(f->job, OP_END, DT_VOID, arg_none(), src, n);
+  return fill_holes(f, uop_make(f->job, OP_SINK, DT_VOID, arg_none(), &end, 1), k);
+}

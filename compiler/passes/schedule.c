@@ -1,0 +1,339 @@
+/* Applies an opt list: every range becomes an expression over new, typed ranges.
+ *
+ * An axis of size S with tile n = vector * inner factors becomes outer*n + inner parts, where the
+ * base is MIN(outer*n, S-n) when n does not divide S: overlapping tiles. A threaded loop of m
+ * iterations over T threads becomes MIN(thread*c, m-c) + step with c = ceil(m/T), the same idea.
+ * Padded axes gate every access that depends on them, and give reductions their identity.
+ *
+ * STAGE replaces INDEX(PARAM, index, gate) by INDEX(AFTER(BUFFER, copy), position): the ranges
+ * inside the chosen loop are renamed for the copy, whose loops run along the source's memory, and
+ * the buffer is laid out in the order of use. The result is still an ordinary ranged kernel that
+ * the interpreter can run. */
+#include "compiler/passes/schedule.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "compiler/passes/linsum.h"
+
+typedef struct NewAxis {
+  UOp *value;                    /* the old range as an expression */
+  UOp *thread, *loop;            /* NULL when there is none */
+  UOp *inner[OPT_MAX_INNER + 1]; /* outermost first; the vector, if any, last */
+  uint32_t ninner;
+  UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
+} NewAxis;
+
+typedef struct Apply {
+  Job *job;
+  const KernelInfo *k;
+  const OptPlan *plan;
+  NewAxis *axes;
+  int64_t next_id;
+  NodeMap pos;
+  UOp **now; /* by position in k->list */
+} Apply;
+
+static UOp *new_range(Apply *a, AxisType type, int64_t n) {
+  return uop_range(a->job, a->next_id++, type, uop_index(a->job, n));
+}
+
+/* Iteration `outer` of n tiles of size `tile` of a whole of `size`; the last is moved back. */
+static UOp *tile_base(Job *job, UOp *outer, int64_t tile, int64_t size) {
+  UOp *base = index_mul(job, outer, tile);
+  return size % tile ? uop2(job, OP_MIN, base, uop_index(job, size - tile)) : base;
+}
+
+static UOp *split_outer(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce) {
+  Job *job = a->job;
+  int64_t n = p->outer;
+  if (p->threads) {
+    int64_t chunk = (n + p->threads - 1) / p->threads;
+    x->thread = new_range(a, AX_THREAD, p->threads);
+    UOp *first = index_mul(job, x->thread, chunk);
+    if (chunk * p->threads > n) first = uop2(job, OP_MIN, first, uop_index(job, n - chunk));
+    if (chunk == 1) return first;
+    x->loop = new_range(a, AX_LOOP, chunk);
+    return index_add(job, first, x->loop);
+  }
+  if (n == 1) return uop_index(job, 0);
+  x->loop = new_range(a, reduce ? AX_REDUCE : AX_LOOP, n);
+  return x->loop;
+}
+
+static void split_axis(Apply *a, uint32_t i) {
+  Job *job = a->job;
+  const AxisPlan *p = &a->plan->axes[i];
+  const KernelAxis *old = &a->k->axes[i];
+  NewAxis *x = &a->axes[i];
+  UOp *v = tile_base(job, split_outer(a, x, p, old->reduce), p->tile, p->size);
+  int64_t step = p->tile;
+  for (uint32_t k = p->ninner; k-- > 0;) {
+    step /= p->inner[k];
+    UOp *r = new_range(a, old->reduce ? AX_UNROLL : AX_UPCAST, p->inner[k]);
+    x->inner[x->ninner++] = r;
+    v = index_add(job, v, index_mul(job, r, step));
+  }
+  if (p->vector > 1) {
+    x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
+    v = index_add(job, v, x->inner[x->ninner++]);
+  }
+  x->value = v;
+  if (p->padded) x->limit = uop2(job, OP_CMPLT, v, uop_index(job, old->size));
+}
+
+/* -- rebuilding the kernel ----------------------------------------------------------------------
+ */
+
+static UOp *now(Apply *a, UOp *u) { return a->now[nodemap_get(&a->pos, u)]; }
+
+/* The limits of the padded axes that u depends on; NULL when there are none. */
+static UOp *limits(Apply *a, const UOp *u) {
+  UOp *gate = NULL;
+  for (uint32_t i = 0; u->open && i < u->open->n; i++) {
+    UOp *l = a->axes[u->open->at[i]->arg.i].limit;
+    if (l) gate = gate ? uop2(a->job, OP_AND, gate, l) : l;
+  }
+  return gate;
+}
+
+static UOp *both(Job *job, UOp *a, UOp *b) {
+  if (!a) return b;
+  return b ? uop2(job, OP_AND, a, b) : a;
+}
+
+static UOp *rebuild_index(Apply *a, UOp *u) {
+  UOp *gate = both(a->job, u->nsrc > 2 ? now(a, u->src[2]) : NULL, limits(a, u->src[1]));
+  UOp *src[3] = {now(a, u->src[0]), now(a, u->src[1]), gate};
+  return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
+}
+
+static UOp *rebuild_store(Apply *a, UOp *u) {
+  UOp *gate = both(a->job, u->nsrc > 3 ? now(a, u->src[3]) : NULL, limits(a, u->src[1]));
+  UOp *src[4] = {now(a, u->src[0]), now(a, u->src[1]), now(a, u->src[2]), gate};
+  return uop_make(a->job, OP_STORE, DT_VOID, u->arg, src, gate ? 4 : 3);
+}
+
+/* Ranges of REDUCE or END in plan order: loops first, then what will be expanded. */
+static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
+  uint32_t n = 0, first = reduce ? a->plan->nout : 0;
+  uint32_t count = reduce ? a->plan->nred : a->plan->nout;
+  for (int expanded = 0; expanded < 2; expanded++)
+    for (uint32_t i = 0; i < count; i++) {
+      uint32_t axis = a->plan->order[first + i];
+      const NewAxis *x = &a->axes[axis];
+      bool closes = false;
+      for (uint32_t s = 1; s < u->nsrc; s++) closes |= u->src[s] == a->k->axes[axis].range;
+      if (!closes) continue;
+      if (!expanded && x->thread) out[n++] = x->thread;
+      if (!expanded && x->loop) out[n++] = x->loop;
+      for (uint32_t k = 0; expanded && k < x->ninner; k++) out[n++] = x->inner[k];
+    }
+  return n;
+}
+
+/* A product of two gated loads is already 0 beyond the limit. */
+static bool gated_product(const UOp *value, int64_t op, const UOp *limit_range) {
+  if (op != OP_ADD || value->op != OP_MUL) return false;
+  for (uint32_t s = 0; s < 2; s++)
+    if (value->src[s]->op != OP_INDEX || !uop_is_open(value->src[s]->src[1], limit_range))
+      return false;
+  return true;
+}
+
+static UOp *rebuild_reduce(Apply *a, UOp *u) {
+  Job *job = a->job;
+  UOp *value = now(a, u->src[0]), *limit = NULL;
+  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  for (uint32_t s = 1; s < u->nsrc; s++) {
+    UOp *l = a->axes[u->src[s]->arg.i].limit;
+    if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
+  }
+  if (limit) {
+    DType d = (DType)value->dtype;
+    UOp *identity = uop_scalar(job, d, reduce_identity((Op)u->arg.i, d));
+    value = uop3(job, OP_WHERE, limit, value, identity);
+  }
+  return uop_reduce(job, (Op)u->arg.i, value, src, list_ranges(a, u, true, src));
+}
+
+static UOp *rebuild_end(Apply *a, UOp *u) {
+  UOp **src =
+      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  src[0] = now(a, u->src[0]);
+  uint32_t n = list_ranges(a, u, false, src + 1);
+  return uop_make(a->job, OP_END, DT_VOID, arg_none(), src, n + 1);
+}
+
+static UOp *rebuild(Apply *a, UOp *u) {
+  switch (u->op) {
+  case OP_RANGE: return a->axes[u->arg.i].value;
+  case OP_INDEX: return rebuild_index(a, u);
+  case OP_STORE: return rebuild_store(a, u);
+  case OP_REDUCE: return rebuild_reduce(a, u);
+  case OP_END: return rebuild_end(a, u);
+  default: break;
+  }
+  UOp **src = arena_array(&a->job->arena, u->nsrc + 1u, sizeof *src);
+  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now(a, u->src[s]);
+  return u->nsrc ? uop_with_src(a->job, u, src) : u;
+}
+
+/* -- staging ------------------------------------------------------------------------------------
+ */
+
+/* One dimension of a staged tile. */
+typedef struct StageDim {
+  UOp *range;     /* in the kernel */
+  UOp *copy;      /* in the copy loop */
+  int64_t stride; /* in the buffer */
+  int64_t step;   /* in the source; INT64_MAX when not linear */
+} StageDim;
+
+typedef struct Staging {
+  Apply *a;
+  StageDim *dims;
+  uint32_t n;
+  int64_t elements;
+} Staging;
+
+static int64_t range_size(const UOp *r) { return r->src[0]->arg.i; }
+
+/* Called outermost dimension first. */
+static void add_dim(Staging *s, UOp *index, UOp *r) {
+  if (!r || !uop_is_open(index, r)) return;
+  AxisType t = uop_axis(r), copy = t == AX_VECTOR ? AX_VECTOR : AX_LOOP;
+  if (t == AX_UPCAST) copy = AX_UPCAST;
+  s->dims[s->n++] = (StageDim){.range = r, .copy = new_range(s->a, copy, range_size(r))};
+}
+
+/* Does the loop over `axis` lie inside the loop over `level`? */
+static bool loop_inside(const OptPlan *plan, uint32_t axis, int level) {
+  if (level < 0) return true;
+  bool seen = false;
+  for (uint32_t i = 0; i < plan->nout; i++) {
+    if (plan->order[i] == axis) return seen;
+    seen |= plan->order[i] == (uint32_t)level;
+  }
+  return true;
+}
+
+static void collect_dims(Staging *s, UOp *index, int level) {
+  const OptPlan *plan = s->a->plan;
+  for (uint32_t i = 0; i < plan->nout; i++) {
+    NewAxis *x = &s->a->axes[plan->order[i]];
+    if (loop_inside(plan, plan->order[i], level)) add_dim(s, index, x->loop);
+  }
+  for (uint32_t i = 0; i < plan->nred; i++) {
+    NewAxis *x = &s->a->axes[plan->order[plan->nout + i]];
+    add_dim(s, index, x->loop);
+    for (uint32_t k = 0; k < x->ninner; k++)
+      if (uop_axis(x->inner[k]) != AX_VECTOR) add_dim(s, index, x->inner[k]);
+  }
+  for (int vector = 0; vector < 2; vector++)
+    for (uint32_t i = 0; i < plan->nout + plan->nred; i++) {
+      NewAxis *x = &s->a->axes[plan->order[i]];
+      for (uint32_t k = 0; k < x->ninner; k++) {
+        bool v = uop_axis(x->inner[k]) == AX_VECTOR;
+        if (v == vector && (v || i < plan->nout)) add_dim(s, index, x->inner[k]);
+      }
+    }
+  s->elements = 1;
+  for (uint32_t d = s->n; d-- > 0;) {
+    s->dims[d].stride = s->elements;
+    s->elements *= range_size(s->dims[d].range);
+  }
+}
+
+static int64_t magnitude(int64_t v) { return v < 0 ? -v : v; }
+
+static int by_step(const void *x, const void *y) {
+  const StageDim *a = x, *b = y;
+  if (a->step != b->step) return a->step > b->step ? -1 : 1;
+  return a->range->arg.i < b->range->arg.i ? -1 : 1;
+}
+
+static UOp *position(Staging *s, bool copy) {
+  LinTerm *t = arena_array(&s->a->job->arena, s->n + 1u, sizeof *t);
+  for (uint32_t d = 0; d < s->n; d++)
+    t[d] = (LinTerm){copy ? s->dims[d].copy : s->dims[d].range, s->dims[d].stride};
+  return linsum_build(s->a->job, t, s->n, 0);
+}
+
+/* The loops of the copy, along the source: widest stride outermost, then what is expanded. */
+static UOp *close_copy(Staging *s, UOp *store, UOp *index) {
+  Job *job = s->a->job;
+  LinSumMap m;
+  linsum_init(job, &m);
+  UOpList topo = uop_toposort(job, index);
+  const LinSum *sum = NULL;
+  for (size_t i = 0; i < topo.len; i++)
+    if (topo.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, topo.at[i]);
+  for (uint32_t d = 0; d < s->n; d++) {
+    int64_t c = linsum_coeff(sum, s->dims[d].range);
+    s->dims[d].step = c ? magnitude(c) : INT64_MAX;
+  }
+  qsort(s->dims, s->n, sizeof *s->dims, by_step);
+  UOp **src = arena_array(&job->arena, s->n + 1u, sizeof *src);
+  uint32_t n = 0;
+  src[n++] = store;
+  for (int expanded = 0; expanded < 2; expanded++)
+    for (uint32_t d = 0; d < s->n; d++)
+      if ((uop_axis(s->dims[d].copy) != AX_LOOP) == expanded) src[n++] = s->dims[d].copy;
+  return n == 1 ? store : uop_make(job, OP_END, DT_VOID, arg_none(), src, n);
+}
+
+static UOp *renamed(Staging *s, UOp *u) {
+  UOp **from = arena_array(&s->a->job->arena, s->n + 1u, sizeof *from);
+  UOp **to = arena_array(&s->a->job->arena, s->n + 1u, sizeof *to);
+  for (uint32_t d = 0; d < s->n; d++) from[d] = s->dims[d].range, to[d] = s->dims[d].copy;
+  return uop_substitute(s->a->job, u, from, to, s->n);
+}
+
+/* The staged form of an operand (already rebuilt over the new ranges). */
+static UOp *stage_operand(Apply *a, UOp *operand, int level) {
+  Job *job = a->job;
+  Staging s = {.a = a};
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
+  collect_dims(&s, operand, level);
+  UOp *write = position(&s, true), *read = position(&s, false);
+  int64_t ints[2] = {s.elements, 0};
+  UOp *buffer =
+      uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
+  UOp *store =
+      uop_make(job, OP_STORE, DT_VOID, arg_i(0), (UOp *[]){buffer, write, renamed(&s, operand)}, 3);
+  UOp *copy = close_copy(&s, store, operand->src[1]);
+  UOp *after = uop2(job, OP_AFTER, buffer, copy);
+  return uop2(job, OP_INDEX, after, read);
+}
+
+/* -- the pass -----------------------------------------------------------------------------------
+ */
+
+static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
+  Apply a = {.job = job, .k = k, .plan = plan, .next_id = k->naxes};
+  a.axes = arena_array(&job->arena, k->naxes + 1u, sizeof *a.axes);
+  a.now = arena_array(&job->arena, k->list.len, sizeof *a.now);
+  nodemap_number(job, &a.pos, &k->list);
+  for (uint32_t i = 0; i < k->naxes; i++)
+    if (k->axes[i].range) split_axis(&a, i);
+  for (size_t i = 0; i < k->list.len; i++) {
+    UOp *u = k->list.at[i];
+    a.now[i] = rebuild(&a, u);
+    for (uint32_t s = 0; s < plan->nstages; s++)
+      if (k->operands[plan->stages[s].operand] == u)
+        a.now[i] = stage_operand(&a, a.now[i], plan->stages[s].level);
+    job_poll(job);
+  }
+  return linsum_simplify(job, a.now[k->list.len - 1]);
+}
+
+UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *opts) {
+  (void)target;
+  const KernelInfo *k = kernel_info(job, kernel);
+  OptPlan plan;
+  Status st = opts_plan(job, k, opts, &plan);
+  if (st) job_abort(job, st);
+  if (!k->store) return kernel;
+  return apply(job, k, &plan);
+}

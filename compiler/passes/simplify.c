@@ -1,0 +1,186 @@
+/* What is done to a tensor graph before kernels are chosen.
+ *
+ * - Movement rules merge and remove movement ops.
+ * - A value that depends on no parameter and holds a reduction is computed now, by the reference
+ *   interpreter, if it is small. It becomes a CONST when all elements are equal, else a constant
+ *   buffer. Outputs without parameters are likewise known bytes and need no kernel.
+ * - A long reduction to fewer elements than there are threads is done in two stages. */
+#include "compiler/passes/simplify.h"
+
+#include "base/vec.h"
+#include "compiler/ir/interp.h"
+#include "compiler/passes/nodemap.h"
+#include "compiler/rules/rewrite.h"
+
+enum { FOLD_WORK = 1 << 18, SPLIT_SIZE = 32768 };
+
+/* -- two-stage reductions ---------------------------------------------------------------------- */
+
+/* How many pieces an axis of n elements is cut into: the divisor nearest to PIECES. */
+static int64_t pieces_of(int64_t n) {
+  enum { PIECES = 64 };
+  for (int64_t d = 0; d < PIECES - 8; d++) {
+    if (n % (PIECES + d) == 0) return PIECES + d;
+    if (n % (PIECES - d) == 0) return PIECES - d;
+  }
+  return 1;
+}
+
+static UOp *split_reduce(Job *job, UOp *u, UOp *x) {
+  Ints shape = x->shape, axes = u->arg.ints;
+  uint32_t cut = 0;
+  for (uint32_t k = 1; k < axes.n; k++) {
+    if (shape.at[axes.at[k]] > shape.at[axes.at[cut]]) cut = k;
+  }
+  int64_t axis = axes.at[cut], pieces = pieces_of(shape.at[axis]);
+  if (pieces == 1) return NULL;
+  int64_t *dims = arena_array(&job->arena, shape.n + 1, sizeof *dims);
+  int64_t *inner = arena_array(&job->arena, axes.n, sizeof *inner);
+  for (uint32_t k = 0; k < shape.n; k++) dims[k + (k > axis)] = shape.at[k];
+  dims[axis] = pieces;
+  dims[axis + 1] = shape.at[axis] / pieces;
+  for (uint32_t k = 0; k < axes.n; k++) inner[k] = axes.at[k] + (axes.at[k] >= axis);
+  x = uop_make(job, OP_RESHAPE, DT_VOID, arg_ints(dims, shape.n + 1), &x, 1);
+  x = uop_make(job, OP_REDUCE, DT_VOID, arg_both(u->arg.i, inner, axes.n), &x, 1);
+  x = uop1(job, OP_CONTIGUOUS, x);
+  x = uop_make(job, OP_REDUCE, DT_VOID, arg_both(u->arg.i, &axis, 1), &x, 1);
+  return uop_make(job, OP_RESHAPE, DT_VOID, arg_ints(u->shape.at, u->shape.n), &x, 1);
+}
+
+static UOp *split_reductions(Job *job, UOp *sink, const Target *target) {
+  UOpList list = uop_toposort(job, sink);
+  UOp **result = arena_array(&job->arena, list.len, sizeof *result);
+  NodeMap place;
+  nodemap_number(job, &place, &list);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1, sizeof *src);
+    bool same = true;
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      src[s] = result[nodemap_get(&place, u->src[s])];
+      same &= src[s] == u->src[s];
+    }
+    int64_t n = shape_numel(u->shape);
+    bool lengthy = u->op == OP_REDUCE && n > 0 && n < (int64_t)target->threads &&
+                   shape_numel(u->src[0]->shape) / n >= SPLIT_SIZE;
+    result[i] = lengthy ? split_reduce(job, u, src[0]) : NULL;
+    if (!result[i]) result[i] = same ? u : uop_with_src(job, u, src);
+  }
+  return result[list.len - 1];
+}
+
+/* -- values that are known --------------------------------------------------------------------- */
+
+/* The element all elements are equal to, when that shows. */
+static UOp *uniform(UOp *u) {
+  while (u->nsrc == 1 && (op_info[u->op].flags & OPF_MOVE || u->op == OP_CONTIGUOUS)) u = u->src[0];
+  return u->op == OP_CONST ? u : NULL;
+}
+
+/* The bytes of a value without parameters; empty when that is too much work. */
+static Bytes evaluate(Job *job, UOp *u) {
+  int64_t work = 0;
+  UOpList list = uop_toposort(job, u);
+  for (size_t i = 0; i < list.len; i++) {
+    int64_t n = shape_numel(list.at[i]->shape);
+    if (n > FOLD_WORK || (work += n) > FOLD_WORK) return (Bytes){0};
+  }
+  size_t bytes = (size_t)shape_numel(u->shape) * dtype_info[u->dtype].bytes;
+  InterpBuffer slot = {arena_alloc(&job->arena, bytes + 1), bytes};
+  UOp *param = uop_param(job, 0, (DType)u->dtype, u->shape.at, u->shape.n);
+  UOp *store = uop2(job, OP_STORE, param, u);
+  Status st = interp_tensor(job, uop_make(job, OP_SINK, DT_VOID, arg_none(), &store, 1), &slot, 1);
+  if (st) job_abort(job, st);
+  return (Bytes){slot.data, bytes};
+}
+
+/* The first element alone when all are the same. */
+static Bytes shortest(Bytes b, size_t item) {
+  for (size_t k = item; k < b.len; k += item) {
+    if (memcmp(b.ptr, b.ptr + k, item)) return b;
+  }
+  return (Bytes){b.ptr, b.len < item ? b.len : item};
+}
+
+static UOp *constant_node(Job *job, const TensorGraph *graph, UOp *u, Bytes b,
+                          FoldedConstants *constants) {
+  DType dtype = (DType)u->dtype;
+  if (shortest(b, dtype_info[dtype].bytes).len == dtype_info[dtype].bytes) {
+    int64_t *ones = arena_array(&job->arena, u->shape.n + 1, sizeof *ones);
+    for (uint32_t k = 0; k < u->shape.n; k++) ones[k] = 1;
+    UOp *c = uop_scalar(job, dtype, scalar_load(dtype, b.ptr));
+    if (!u->shape.n) return c;
+    c = uop_make(job, OP_RESHAPE, DT_VOID, arg_ints(ones, u->shape.n), &c, 1);
+    return uop_make(job, OP_EXPAND, DT_VOID, arg_ints(u->shape.at, u->shape.n), &c, 1);
+  }
+  avec_push(&job->arena, constants, b);
+  int64_t slot = (int64_t)(graph->nslots + constants->len - 1);
+  return uop_param(job, slot, dtype, u->shape.at, u->shape.n);
+}
+
+typedef struct Known {
+  bool constant; /* no PARAM below */
+  bool reduces;  /* a REDUCE below */
+  bool wanted;   /* folded: it holds a reduction, and something else uses it */
+} Known;
+
+static Known *known_values(Job *job, const UOpList *list, const NodeMap *place) {
+  Known *known = arena_array(&job->arena, list->len, sizeof *known);
+  for (size_t i = 0; i < list->len; i++) {
+    const UOp *u = list->at[i];
+    known[i].constant = u->op != OP_PARAM;
+    known[i].reduces = u->op == OP_REDUCE;
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      const Known *k = &known[nodemap_get(place, u->src[s])];
+      known[i].constant &= k->constant;
+      known[i].reduces |= k->reduces;
+    }
+    bool whole = known[i].constant && !(op_info[u->op].flags & OPF_MOVE);
+    for (uint32_t s = 0; !whole && s < u->nsrc; s++) {
+      Known *k = &known[nodemap_get(place, u->src[s])];
+      uint32_t flags = op_info[u->src[s]->op].flags;
+      k->wanted |= k->constant && k->reduces && !(flags & OPF_MOVE);
+    }
+  }
+  return known;
+}
+
+static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, FoldedConstants *constants) {
+  UOpList list = uop_toposort(job, sink);
+  NodeMap place;
+  nodemap_number(job, &place, &list);
+  const Known *known = known_values(job, &list, &place);
+  UOp **from = arena_array(&job->arena, list.len, sizeof *from);
+  UOp **to = arena_array(&job->arena, list.len, sizeof *to);
+  size_t n = 0;
+  for (size_t i = 0; i < list.len; i++) {
+    if (!known[i].wanted || !shape_numel(list.at[i]->shape)) continue;
+    Bytes b = evaluate(job, list.at[i]);
+    if (!b.len) continue;
+    from[n] = list.at[i];
+    to[n++] = constant_node(job, graph, list.at[i], b, constants);
+  }
+  return n ? uop_substitute(job, sink, from, to, n) : sink;
+}
+
+/* Outputs without parameters get their bytes here. */
+static void constant_outputs(Job *job, UOp *sink, PlanBuffer *interface) {
+  UOpList list = uop_toposort(job, sink);
+  NodeMap place;
+  nodemap_number(job, &place, &list);
+  const Known *known = known_values(job, &list, &place);
+  for (uint32_t k = 0; k < sink->nsrc; k++) {
+    UOp *value = sink->src[k]->src[1], *same = uniform(value);
+    if (!known[nodemap_get(&place, value)].constant || !shape_numel(value->shape)) continue;
+    Bytes b = evaluate(job, same ? same : value);
+    interface[sink->src[k]->src[0]->arg.i].constant = shortest(b, dtype_info[value->dtype].bytes);
+  }
+}
+
+UOp *simplify_graph(Job *job, const TensorGraph *graph, const Target *target, PlanBuffer *interface,
+                    FoldedConstants *constants) {
+  Rewrite rw = {.job = job};
+  UOp *sink = rewrite_graph(&rw, graph->sink, rules_movement);
+  constant_outputs(job, sink, interface);
+  sink = fold_values(job, graph, sink, constants);
+  return split_reductions(job, sink, target);
+}

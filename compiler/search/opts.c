@@ -1,0 +1,318 @@
+/* The opt table, its text form, and legality: a list is turned into one OptPlan, and whatever
+ * cannot be planned is refused with the reason. Nothing here builds nodes. */
+#include "compiler/search/opts.h"
+#include "base/vec.h"
+
+#include <ctype.h>
+#include <limits.h>
+#include <stdlib.h>
+
+#define MAX_LANES   64
+#define MAX_NODES   20000              /* instances an expanded kernel may have */
+#define MAX_STAGE   ((int64_t)1 << 22) /* elements of one staged tile */
+#define MAX_THREADS 256
+
+const OptInfo opt_info[OPT__COUNT] = {
+#define OPT(name_, doc_) [OPT_##name_] = {.name = #name_, .doc = doc_},
+#include "compiler/search/opts.def"
+#undef OPT
+};
+
+void opts_push(Job *job, OptList *list, OptKind kind, int axis, int64_t arg) {
+  Opt o = {.kind = (uint8_t)kind, .axis = (int8_t)axis, .arg = (int32_t)arg};
+  avec_push(&job->arena, list, o);
+}
+
+void opts_print(const OptList *list, StrBuf *out) {
+  for (size_t i = 0; i < list->len; i++) {
+    const Opt *o = &list->at[i];
+    strbuf_addf(out, "%s%s(%d,%d)", i ? " " : "", opt_info[o->kind].name, o->axis, (int)o->arg);
+  }
+}
+
+static bool parse_int(const char **p, const char *end, long lo, long hi, long *out) {
+  const char *s = *p;
+  bool neg = s < end && *s == '-';
+  if (neg) s++;
+  if (s == end || !isdigit((unsigned char)*s)) return false;
+  long v = 0;
+  for (; s < end && isdigit((unsigned char)*s); s++) {
+    v = v * 10 + (*s - '0');
+    if (v > INT_MAX) return false;
+  }
+  *out = neg ? -v : v;
+  *p = s;
+  return *out >= lo && *out <= hi;
+}
+
+static bool parse_kind(const char **p, const char *end, OptKind *kind) {
+  const char *s = *p;
+  while (s < end && isupper((unsigned char)*s)) s++;
+  Str name = {*p, (size_t)(s - *p)};
+  for (int k = 0; k < OPT__COUNT; k++)
+    if (str_is(name, opt_info[k].name)) return *kind = (OptKind)k, *p = s, true;
+  return false;
+}
+
+static bool expect(const char **p, const char *end, char c) {
+  if (*p == end || **p != c) return false;
+  ++*p;
+  return true;
+}
+
+Status opts_parse(Job *job, Str text, OptList *out) {
+  *out = (OptList){0};
+  const char *p = text.ptr, *end = text.ptr + text.len;
+  for (;;) {
+    while (p < end && isspace((unsigned char)*p)) p++;
+    if (p == end) return NULL;
+    OptKind kind;
+    long axis, arg;
+    const char *at = p;
+    if (!parse_kind(&p, end, &kind) || !expect(&p, end, '(') ||
+        !parse_int(&p, end, -1, INT8_MAX, &axis) || !expect(&p, end, ',') ||
+        !parse_int(&p, end, 0, INT_MAX, &arg) || !expect(&p, end, ')'))
+      return FAIL(INVALID_ARGUMENT, "opts: expected KIND(axis,arg) at byte %zu, got '%.20s'",
+                  (size_t)(at - text.ptr), end - at < 20 ? "end of text" : at);
+    opts_push(job, out, kind, (int)axis, arg);
+  }
+}
+
+/* -- kernel info
+ * ------------------------------------------------------------------------------------------- */
+
+static void find_axes(Job *job, KernelInfo *k) {
+  for (size_t i = 0; i < k->list.len; i++) {
+    const UOp *u = k->list.at[i];
+    if (u->op != OP_RANGE) continue;
+    if (u->arg.i >= KERNEL_MAX_AXES)
+      job_abort(job, FAIL(RESOURCE_EXHAUSTED, "kernel with a range id of %lld; the limit is %d",
+                          (long long)u->arg.i, KERNEL_MAX_AXES));
+    if (u->arg.i >= k->naxes) k->naxes = (uint32_t)u->arg.i + 1;
+  }
+  k->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *k->axes);
+  for (size_t i = 0; i < k->list.len; i++) {
+    UOp *u = k->list.at[i];
+    if (u->op != OP_RANGE) continue;
+    bool reduce = uop_axis(u) == AX_REDUCE;
+    k->axes[u->arg.i] = (KernelAxis){.range = u, .size = u->src[0]->arg.i, .reduce = reduce};
+  }
+}
+
+KernelInfo *kernel_info(Job *job, UOp *sink) {
+  KernelInfo *k = arena_alloc(&job->arena, sizeof *k);
+  k->list = uop_toposort(job, sink);
+  find_axes(job, k);
+  k->operands = arena_array(&job->arena, k->list.len, sizeof *k->operands);
+  for (size_t i = 0; i < k->list.len; i++) {
+    UOp *u = k->list.at[i];
+    if (u->op == OP_INDEX && u->src[0]->op == OP_PARAM) k->operands[k->noperands++] = u;
+  }
+  if (sink->nsrc != 1) return k;
+  UOp *u = sink->src[0];
+  if (u->op == OP_END) {
+    k->loops = u->src + 1, k->nloops = u->nsrc - 1;
+    u = u->src[0];
+  }
+  if (u->op == OP_STORE) k->store = u;
+  return k;
+}
+
+bool kernel_depends(const UOp *u, uint32_t axis) {
+  for (uint32_t i = 0; u->open && i < u->open->n; i++)
+    if (u->open->at[i]->arg.i == axis) return true;
+  return false;
+}
+
+/* -- planning
+ * ---------------------------------------------------------------------------------------------- */
+
+typedef struct Planner {
+  const KernelInfo *k;
+  OptPlan *plan;
+  const Opt *opt;
+} Planner;
+
+static Status refuse(const Planner *p, const char *why) {
+  return FAIL(INVALID_ARGUMENT, "%s(%d,%d) is not legal: %s", opt_info[p->opt->kind].name,
+              p->opt->axis, (int)p->opt->arg, why);
+}
+
+static Status plan_tile(Planner *p, AxisPlan *a, bool reduce) {
+  int32_t n = p->opt->arg;
+  if (n < 2) return refuse(p, "the factor must be at least 2");
+  if (a->tile > INT32_MAX / n) return refuse(p, "the tile is too large");
+  if (p->opt->kind == OPT_VECTOR) {
+    if (a->vector > 1) return refuse(p, "the axis already has a VECTOR");
+    if (n > MAX_LANES || (n & (n - 1))) return refuse(p, "lanes must be a power of two up to 64");
+    a->vector = n;
+  } else {
+    if ((p->opt->kind == OPT_UNROLL) != reduce)
+      return refuse(p, reduce ? "a reduce axis is unrolled, not upcast"
+                              : "an output axis is upcast, not unrolled");
+    if (a->ninner == OPT_MAX_INNER) return refuse(p, "too many tiles on one axis");
+    a->inner[a->ninner++] = n;
+  }
+  a->tile *= n;
+  return NULL;
+}
+
+static Status plan_pad(Planner *p, AxisPlan *a) {
+  if (p->opt->arg < 2) return refuse(p, "the factor must be at least 2");
+  if (a->tile > 1 || a->padded) return refuse(p, "PADTO must come before tiles, once");
+  int64_t rest = a->size % p->opt->arg;
+  a->padded = rest != 0;
+  if (rest) a->size += p->opt->arg - rest;
+  return NULL;
+}
+
+static Status plan_order(Planner *p, bool reduce) {
+  uint32_t *order = p->plan->order + (reduce ? p->plan->nout : 0);
+  uint32_t n = reduce ? p->plan->nred : p->plan->nout, at = 0, to = (uint32_t)p->opt->arg;
+  if (to >= n) return refuse(p, "there are fewer loops of that kind");
+  while (order[at] != (uint32_t)p->opt->axis) at++;
+  for (; at < to; at++) order[at] = order[at + 1];
+  for (; at > to; at--) order[at] = order[at - 1];
+  order[to] = (uint32_t)p->opt->axis;
+  return NULL;
+}
+
+static Status plan_stage(Planner *p) {
+  if (p->opt->arg < 0 || (uint32_t)p->opt->arg >= p->k->noperands)
+    return refuse(p, "the kernel has fewer operands");
+  for (uint32_t i = 0; i < p->plan->nstages; i++)
+    if (p->plan->stages[i].operand == (uint32_t)p->opt->arg)
+      return refuse(p, "the operand is already staged");
+  StagePlan s = {.operand = (uint32_t)p->opt->arg, .level = p->opt->axis};
+  p->plan->stages[p->plan->nstages++] = s;
+  return NULL;
+}
+
+static Status plan_thread(Planner *p, AxisPlan *a, bool reduce) {
+  if (reduce) return refuse(p, "only output axes can be threaded");
+  if (p->opt->arg < 2 || p->opt->arg > MAX_THREADS) return refuse(p, "threads must be 2 to 256");
+  for (uint32_t i = 0; i < p->k->naxes; i++)
+    if (p->plan->axes[i].threads) return refuse(p, "an axis is already threaded");
+  a->threads = p->opt->arg;
+  return NULL;
+}
+
+static Status plan_one(Planner *p) {
+  int axis = p->opt->axis;
+  if (p->opt->kind >= OPT__COUNT) return FAIL(INVALID_ARGUMENT, "unknown opt kind");
+  if (p->opt->kind == OPT_STAGE && axis == -1) return plan_stage(p);
+  if (axis < 0 || (uint32_t)axis >= p->k->naxes || !p->k->axes[axis].range)
+    return refuse(p, "the kernel has no such axis");
+  AxisPlan *a = &p->plan->axes[axis];
+  bool reduce = p->k->axes[axis].reduce;
+  switch ((OptKind)p->opt->kind) {
+  case OPT_VECTOR:
+  case OPT_UPCAST:
+  case OPT_UNROLL: return plan_tile(p, a, reduce);
+  case OPT_THREAD: return plan_thread(p, a, reduce);
+  case OPT_ORDER: return plan_order(p, reduce);
+  case OPT_PADTO: return plan_pad(p, a);
+  case OPT_STAGE: return reduce ? refuse(p, "the loop must be an output axis") : plan_stage(p);
+  case OPT__COUNT: break;
+  }
+  return refuse(p, "unknown kind");
+}
+
+static Status finish_axes(const KernelInfo *k, OptPlan *plan) {
+  for (uint32_t i = 0; i < k->naxes; i++) {
+    AxisPlan *a = &plan->axes[i];
+    if (!k->axes[i].range || a->tile == 1) continue;
+    if (a->tile > a->size)
+      return FAIL(INVALID_ARGUMENT, "axis %u of size %lld has a tile of %lld", i,
+                  (long long)a->size, (long long)a->tile);
+    bool divides = a->size % a->tile == 0;
+    if (!divides && (k->axes[i].reduce || a->padded))
+      return FAIL(INVALID_ARGUMENT,
+                  "axis %u of size %lld is no multiple of its tile %lld; use PADTO first", i,
+                  (long long)a->size, (long long)a->tile);
+    a->outer = (a->size + a->tile - 1) / a->tile;
+  }
+  for (uint32_t i = 0; i < k->naxes; i++)
+    if (plan->axes[i].threads > plan->axes[i].outer)
+      return FAIL(INVALID_ARGUMENT, "axis %u has %lld iterations for %d threads", i,
+                  (long long)plan->axes[i].outer, plan->axes[i].threads);
+  return NULL;
+}
+
+/* At most one vector axis per value, and a bounded number of instances. */
+static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
+  int64_t nodes = 0;
+  for (size_t i = 0; i < k->list.len; i++) {
+    int64_t copies = 1;
+    int vectors = 0;
+    const RangeSet *open = k->list.at[i]->open;
+    for (uint32_t j = 0; open && j < open->n && copies <= MAX_NODES; j++) {
+      const AxisPlan *a = &plan->axes[open->at[j]->arg.i];
+      vectors += a->vector > 1;
+      copies *= a->tile / a->vector;
+    }
+    if (vectors > 1) return FAIL(INVALID_ARGUMENT, "a value would depend on two VECTOR axes");
+    nodes += copies;
+    if (nodes > MAX_NODES)
+      return FAIL(INVALID_ARGUMENT, "the expanded kernel would have more than %d nodes", MAX_NODES);
+  }
+  return NULL;
+}
+
+/* Extent of the axis inside the loop `level`: what a tile staged there covers. */
+static int64_t staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
+  const AxisPlan *a = &plan->axes[axis];
+  if (level < 0 || k->axes[axis].reduce) return a->size;
+  for (uint32_t i = 0; i < plan->nout; i++) {
+    if (plan->order[i] == axis) return a->tile;
+    if (plan->order[i] == (uint32_t)level) return a->outer * a->tile;
+  }
+  return a->size;
+}
+
+static Status check_stages(const KernelInfo *k, const OptPlan *plan) {
+  for (uint32_t s = 0; s < plan->nstages; s++) {
+    const RangeSet *open = k->operands[plan->stages[s].operand]->open;
+    int64_t size = 1;
+    for (uint32_t j = 0; open && j < open->n; j++) {
+      uint32_t a = (uint32_t)open->at[j]->arg.i;
+      size *= staged_extent(k, plan, a, plan->stages[s].level);
+      if (size > MAX_STAGE)
+        return FAIL(INVALID_ARGUMENT, "STAGE(%d,%u) would copy more than %lld elements",
+                    plan->stages[s].level, plan->stages[s].operand, (long long)MAX_STAGE);
+    }
+  }
+  return NULL;
+}
+
+Status opts_plan(Job *job, const KernelInfo *k, const OptList *list, OptPlan *out) {
+  *out = (OptPlan){0};
+  out->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *out->axes);
+  out->order = arena_array(&job->arena, k->naxes + 1u, sizeof *out->order);
+  out->stages = arena_array(&job->arena, list->len + 1, sizeof *out->stages);
+  if (!k->store && list->len)
+    return FAIL(INVALID_ARGUMENT, "a kernel with several stores takes no opts");
+  for (uint32_t i = 0; i < k->naxes; i++) {
+    int64_t n = k->axes[i].size;
+    out->axes[i] = (AxisPlan){.size = n, .tile = 1, .outer = n, .vector = 1};
+  }
+  if (!k->store) return NULL;
+  for (uint32_t i = 0; i < k->nloops; i++) out->order[out->nout++] = (uint32_t)k->loops[i]->arg.i;
+  for (uint32_t i = 0; i < k->naxes; i++)
+    if (k->axes[i].range && k->axes[i].reduce) out->order[out->nout + out->nred++] = i;
+  for (size_t i = 0; i < list->len; i++) {
+    Planner p = {.k = k, .plan = out, .opt = &list->at[i]};
+    TRY(plan_one(&p));
+    /* PADTO changes the size that later opts see. */
+    AxisPlan *a = p.opt->axis >= 0 ? &out->axes[p.opt->axis] : NULL;
+    if (a && a->tile == 1) a->outer = a->size;
+  }
+  TRY(finish_axes(k, out));
+  TRY(check_nodes(k, out));
+  return check_stages(k, out);
+}
+
+Status opts_check(Job *job, UOp *kernel, const OptList *list) {
+  OptPlan plan;
+  return opts_plan(job, kernel_info(job, kernel), list, &plan);
+}

@@ -1,0 +1,87 @@
+/* Schedules as data: a list of opts applied to one ranged kernel.
+ *
+ * An opt names an axis of the unscheduled kernel by its range id. Several opts of one axis combine
+ * to one tile, innermost first: VECTOR(1,16) UPCAST(1,2) makes tiles of 32 along axis 1, two
+ * vectors of 16 wide. An output axis whose size is no multiple of its tile gets overlapping tiles:
+ * the last one is moved back and computes some elements twice, which is sound because a kernel
+ * never reads what it writes. Reduce axes cannot overlap: their tile divides the size, or PADTO
+ * comes first. Lists travel between machines as text: "VECTOR(1,16) UPCAST(0,8) THREAD(0,2)". */
+#pragma once
+
+#include "compiler/ir/plan.h"
+
+typedef enum OptKind {
+#define OPT(name_, doc_) OPT_##name_,
+#include "compiler/search/opts.def"
+#undef OPT
+  OPT__COUNT
+} OptKind;
+
+typedef struct OptInfo {
+  const char *name, *doc;
+} OptInfo;
+extern const OptInfo opt_info[OPT__COUNT];
+
+void opts_push(Job *job, OptList *list, OptKind kind, int axis, int64_t arg);
+void opts_print(const OptList *list, StrBuf *out);
+/* INVALID_ARGUMENT says where and what was expected. Legality is another question. */
+Status opts_parse(Job *job, Str text, OptList *out);
+
+/* -- a kernel's axes and operands
+ * ---------------------------------------------------------------------------- */
+
+enum { KERNEL_MAX_AXES = 1 << 16 };
+
+typedef struct KernelAxis {
+  UOp *range; /* NULL: no range has this id */
+  int64_t size;
+  bool reduce;
+} KernelAxis;
+
+typedef struct KernelInfo {
+  UOpList list; /* topological */
+  UOp *store;   /* NULL unless the kernel has exactly one */
+  UOp **loops;  /* its output ranges, outermost first */
+  uint32_t nloops;
+  KernelAxis *axes; /* by range id */
+  uint32_t naxes;
+  UOp **operands; /* the INDEX nodes of PARAMs, in topological order */
+  uint32_t noperands;
+} KernelInfo;
+
+KernelInfo *kernel_info(Job *job, UOp *sink);
+/* True when u depends on the range of that id. */
+bool kernel_depends(const UOp *u, uint32_t axis);
+
+/* -- what a list means for a kernel
+ * -------------------------------------------------------------------------- */
+
+#define OPT_MAX_INNER 4
+
+typedef struct AxisPlan {
+  int64_t size;   /* padded */
+  int64_t tile;   /* vector * inner... */
+  int64_t outer;  /* iterations left for the loop */
+  int32_t vector; /* lanes, 1 = not vectorised */
+  int32_t inner[OPT_MAX_INNER];
+  uint32_t ninner;
+  int32_t threads; /* 0 = not threaded */
+  bool padded;
+} AxisPlan;
+
+typedef struct StagePlan {
+  uint32_t operand;
+  int level; /* axis id of the loop in which the copy is made, -1: before all loops */
+} StagePlan;
+
+typedef struct OptPlan {
+  AxisPlan *axes;
+  uint32_t *order; /* output axes, outermost first, then reduce axes, outermost first */
+  uint32_t nout, nred;
+  StagePlan *stages;
+  uint32_t nstages;
+} OptPlan;
+
+/* INVALID_ARGUMENT with the reason when a list is not legal for the kernel. */
+Status opts_plan(Job *job, const KernelInfo *k, const OptList *list, OptPlan *out);
+Status opts_check(Job *job, UOp *kernel, const OptList *list);

@@ -1,0 +1,160 @@
+/* The CPU as a device.
+ *
+ * submit runs the launches before it returns: the process that drives a CPU device has nothing
+ * better to do, and a queue would add a thread switch to every small plan. wait therefore never
+ * waits. Each launch is spread over the pool with a barrier behind it; launches of one thread run
+ * on the caller and wake nobody. Every member has scratch memory of its own, grown before the first
+ * launch that needs more, so nothing can fail once the first launch has begun. */
+#include <assert.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "devices/cpu_caps.h"
+#include "devices/cpu_jit.h"
+#include "devices/cpu_pool.h"
+#include "devices/host_memory.h"
+
+enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
+
+typedef struct CpuDevice {
+  Device base; /* first */
+  CpuStrings strings;
+  CpuJit *jit;
+  CpuPool *pool;
+  char *scratch; /* one part of scratch_stride bytes per member of the pool */
+  size_t scratch_stride;
+  Fence last;
+} CpuDevice;
+
+struct Program {
+  CpuModule *module;
+  CpuEntry entry;
+  uint32_t threads;
+  size_t scratch_bytes;
+};
+
+static const DeviceVtbl cpu_vtbl;
+
+static CpuDevice *cpu_device(Device *d) {
+  assert(d->v == &cpu_vtbl);
+  return (CpuDevice *)d;
+}
+
+static void cpu_destroy(Device *d) {
+  CpuDevice *c = cpu_device(d);
+  cpu_pool_destroy(c->pool);
+  cpu_jit_destroy(c->jit);
+  if (c->scratch) munmap(c->scratch, c->scratch_stride * c->base.caps.threads);
+  cpu_caps_deinit(&c->strings);
+  free(c);
+}
+
+static Status cpu_buffer_alloc(Device *d, size_t size, int fd, Buffer **out) {
+  return host_memory_alloc(d, size, fd, out);
+}
+
+static void cpu_buffer_free(Device *d, Buffer *b) {
+  (void)d;
+  host_memory_free(b);
+}
+
+static Status cpu_program_load(Device *d, const ProgramSpec *spec, Program **out) {
+  CpuDevice *c = cpu_device(d);
+  if (spec->scratch_bytes > c->base.caps.memory_bytes / c->base.caps.threads) {
+    return FAIL(RESOURCE_EXHAUSTED, "program '%s' needs %llu bytes of scratch per thread",
+                spec->entry, (unsigned long long)spec->scratch_bytes);
+  }
+  Program *p = calloc(1, sizeof *p);
+  if (!p) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
+  p->threads = spec->threads;
+  p->scratch_bytes = (size_t)spec->scratch_bytes;
+  Status st = cpu_jit_load(c->jit, spec->image, spec->entry, &p->module, &p->entry);
+  if (st) {
+    free(p);
+    return WRAP(st, "loading program '%s'", spec->entry);
+  }
+  *out = p;
+  return NULL;
+}
+
+static void cpu_program_free(Device *d, Program *p) {
+  cpu_jit_unload(cpu_device(d)->jit, p->module);
+  free(p);
+}
+
+/* Pages are touched first by the member that uses them. */
+static Status reserve_scratch(CpuDevice *c, size_t bytes) {
+  if (bytes <= c->scratch_stride) return NULL;
+  size_t unit = bytes >= HUGE_PAGE ? HUGE_PAGE : PAGE;
+  size_t stride = (bytes + unit - 1) / unit * unit, total;
+  if (!size_mul(stride, c->base.caps.threads, &total)) {
+    return FAIL(RESOURCE_EXHAUSTED, "%zu bytes of scratch per thread", bytes);
+  }
+  void *at = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) return FAIL(RESOURCE_EXHAUSTED, "%zu bytes of scratch", total);
+  (void)madvise(at, total, MADV_HUGEPAGE);
+  if (c->scratch) munmap(c->scratch, c->scratch_stride * c->base.caps.threads);
+  c->scratch = at;
+  c->scratch_stride = stride;
+  return NULL;
+}
+
+typedef struct Work {
+  const CpuDevice *device;
+  const Launch *launch;
+} Work;
+
+static void run_piece(void *ctx, uint32_t worker, uint32_t index) {
+  const Work *w = ctx;
+  void *scratch =
+      w->device->scratch ? w->device->scratch + w->device->scratch_stride * worker : NULL;
+  w->launch->program->entry(w->launch->args, index, scratch);
+}
+
+static Status cpu_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
+  CpuDevice *c = cpu_device(d);
+  size_t scratch = 0;
+  for (size_t i = 0; i < n; i++) {
+    if (launches[i].program->scratch_bytes > scratch) scratch = launches[i].program->scratch_bytes;
+  }
+  TRY(reserve_scratch(c, scratch));
+  for (size_t i = 0; i < n; i++) {
+    Work w = {c, &launches[i]};
+    cpu_pool_run(c->pool, run_piece, &w, launches[i].program->threads);
+  }
+  *out = ++c->last;
+  return NULL;
+}
+
+static Status cpu_wait(Device *d, Fence fence, int64_t timeout_ns) {
+  (void)timeout_ns; /* every fence that submit gave out has passed */
+  if (fence <= cpu_device(d)->last) return NULL;
+  return FAIL(INVALID_ARGUMENT, "fence %llu was never submitted", (unsigned long long)fence);
+}
+
+static const DeviceVtbl cpu_vtbl = {
+    .name = "cpu",
+    .destroy = cpu_destroy,
+    .buffer_alloc = cpu_buffer_alloc,
+    .buffer_free = cpu_buffer_free,
+    .program_load = cpu_program_load,
+    .program_free = cpu_program_free,
+    .submit = cpu_submit,
+    .wait = cpu_wait,
+};
+
+Status device_cpu_create(uint32_t threads, Device **out) {
+  *out = NULL;
+  CpuDevice *c = calloc(1, sizeof *c);
+  if (!c) return FAIL(RESOURCE_EXHAUSTED, "memory for a device");
+  c->base.v = &cpu_vtbl;
+  Status st = cpu_caps_init(threads, &c->strings, &c->base.caps);
+  if (!st) st = cpu_jit_create(&c->jit);
+  if (!st) st = cpu_pool_create(c->base.caps.threads, &c->pool);
+  if (st) {
+    cpu_destroy(&c->base);
+    return WRAP(st, "starting the CPU device");
+  }
+  *out = &c->base;
+  return NULL;
+}

@@ -1,0 +1,61 @@
+/* The wrappers that callers use, and the list of devices by name.
+ *
+ * Wrappers assert what only a bug can break and forward; what depends on the machine or on sizes is
+ * the backend's to refuse with a Status. */
+#include "devices/device.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+void device_destroy(Device *d) {
+  if (d) d->v->destroy(d);
+}
+
+Status device_buffer_alloc(Device *d, size_t size, int fd, Buffer **out) {
+  *out = NULL;
+  return d->v->buffer_alloc(d, size, fd, out);
+}
+
+void device_buffer_free(Device *d, Buffer *b) {
+  if (b) d->v->buffer_free(d, b);
+}
+
+Status device_program_load(Device *d, const ProgramSpec *spec, Program **out) {
+  *out = NULL;
+  assert(spec->entry && spec->threads >= 1);
+  return d->v->program_load(d, spec, out);
+}
+
+void device_program_free(Device *d, Program *p) {
+  if (p) d->v->program_free(d, p);
+}
+
+Status device_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
+  *out = 0;
+  return d->v->submit(d, launches, n, out);
+}
+
+Status device_wait(Device *d, Fence fence, int64_t timeout_ns) {
+  return d->v->wait(d, fence, timeout_ns);
+}
+
+typedef struct DeviceKind {
+  const char *prefix;
+  Status (*create)(Device **out);
+} DeviceKind;
+
+static Status create_cpu(Device **out) { return device_cpu_create(0, out); }
+
+static const DeviceKind kinds[] = {{"cpu:", create_cpu}, {"null:", device_null_create}};
+
+Status device_open(const char *name, Device **out) {
+  *out = NULL;
+  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+    size_t n = strlen(kinds[i].prefix);
+    if (strncmp(name, kinds[i].prefix, n) != 0) continue;
+    if (strcmp(name + n, "0") == 0) return kinds[i].create(out);
+    return FAIL(UNAVAILABLE, "device '%s': this machine has only %s0", name, kinds[i].prefix);
+  }
+  return FAIL(UNAVAILABLE, "device '%s': not a kind of device that this build has (cpu:0, null:0)",
+              name);
+}

@@ -1,0 +1,87 @@
+/* A buffer is a shared mapping of a memfd, so that handing its bytes to another process costs a
+ * descriptor and no copy. A buffer of size 0 has a page of its own all the same: its address is
+ * valid and unique. */
+#include "devices/host_memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { HUGE_PAGE = 2 << 20 };
+
+static size_t mapped_size(size_t size) { return size ? size : 1; }
+
+static Status check_import(int fd, size_t size) {
+  struct stat info;
+  if (fstat(fd, &info) != 0) {
+    return FAIL(INVALID_ARGUMENT, "imported memory: %s", strerror(errno));
+  }
+  if (!S_ISREG(info.st_mode) || (uint64_t)info.st_size < size) {
+    return FAIL(INVALID_ARGUMENT, "imported memory holds %lld bytes, the buffer needs %zu",
+                S_ISREG(info.st_mode) ? (long long)info.st_size : 0LL, size);
+  }
+  return NULL;
+}
+
+/* Memory sealed against writing can be mapped for reading only. */
+static void *map_import(int fd, size_t size) {
+  void *at = mmap(NULL, mapped_size(size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (at == MAP_FAILED && (errno == EPERM || errno == EACCES)) {
+    at = mmap(NULL, mapped_size(size), PROT_READ, MAP_SHARED, fd, 0);
+  }
+  return at;
+}
+
+static Status make_memory(size_t size, int *fd, void **at) {
+  *fd = memfd_create("kiln-buffer", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (*fd < 0) return FAIL(RESOURCE_EXHAUSTED, "memory for a buffer: %s", strerror(errno));
+  if (ftruncate(*fd, (off_t)mapped_size(size)) != 0) {
+    return FAIL(RESOURCE_EXHAUSTED, "a buffer of %zu bytes: %s", size, strerror(errno));
+  }
+  *at = mmap(NULL, mapped_size(size), PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+  if (*at == MAP_FAILED) {
+    return FAIL(RESOURCE_EXHAUSTED, "a buffer of %zu bytes: %s", size, strerror(errno));
+  }
+  return NULL;
+}
+
+Status host_memory_alloc(Device *d, size_t size, int fd, Buffer **out) {
+  void *at = MAP_FAILED;
+  int made = -1;
+  Status st = NULL;
+  *out = NULL;
+  if (size > d->caps.max_buffer_bytes) {
+    return FAIL(RESOURCE_EXHAUSTED, "a buffer of %zu bytes exceeds the device's limit of %llu",
+                size, (unsigned long long)d->caps.max_buffer_bytes);
+  }
+  Buffer *b = calloc(1, sizeof *b);
+  if (!b) return FAIL(RESOURCE_EXHAUSTED, "memory for a buffer");
+  if (fd >= 0) {
+    if ((st = check_import(fd, size))) goto fail;
+    at = map_import(fd, size);
+    if (at == MAP_FAILED) {
+      st = FAIL(RESOURCE_EXHAUSTED, "mapping %zu bytes: %s", size, strerror(errno));
+      goto fail;
+    }
+  } else if ((st = make_memory(size, &made, &at))) {
+    goto fail;
+  }
+  /* Honoured where the kernel has huge pages for shared memory; elsewhere it does nothing. */
+  if (size >= HUGE_PAGE) (void)madvise(at, size, MADV_HUGEPAGE);
+  *b = (Buffer){.dev = d, .size = size, .host = at, .fd = fd >= 0 ? fd : made};
+  *out = b;
+  return NULL;
+fail:
+  if (made >= 0) close(made);
+  free(b);
+  return st;
+}
+
+void host_memory_free(Buffer *b) {
+  munmap(b->host, mapped_size(b->size));
+  close(b->fd);
+  free(b);
+}

@@ -1,0 +1,10 @@
+/* Buffers in this process's memory, for the devices that compute there. */
+#pragma once
+
+#include "devices/device.h"
+
+/* Shared memory behind a memfd, zeroed and page-aligned. fd >= 0: maps that one, which must be at
+ * least `size` bytes long and becomes the buffer's on success.
+ * RESOURCE_EXHAUSTED beyond the device's max_buffer_bytes. */
+Status host_memory_alloc(Device *d, size_t size, int fd, Buffer **out);
+void host_memory_free(Buffer *b);

@@ -1,0 +1,681 @@
+/* The backend against the reference: every op on every dtype, as scalars and as vectors, compiled
+ * to machine code, run, and compared with op_eval bit by bit on special and random values. Run for
+ * the host's own features and for two older feature sets that the host can execute. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+#include "base/vec.h"
+#include "compiler/codegen/llvm_emit.h"
+#include "compiler/codegen/llvm_target.h"
+#include "devices/device.h"
+
+static Device *device;
+static Target target;
+static Job job;
+
+static void check(Status st) {
+  if (!st) return;
+  char text[1024];
+  status_text(st, text, sizeof text);
+  status_drop(st);
+  fail_msg("%s", text);
+}
+
+/* -- programs
+ * -------------------------------------------------------------------------------------- */
+
+typedef struct Code {
+  UOpList list;
+  uint32_t nargs, threads;
+} Code;
+
+static UOp *push(Code *c, UOp *u) {
+  avec_push(&job.arena, &c->list, u);
+  return u;
+}
+static UOp *op(Code *c, Op o, DType d, unsigned lanes, Arg arg, UOp *const *src, size_t n) {
+  return push(c, uop_make_lanes(&job, o, d, lanes, arg, src, n));
+}
+static UOp *param(int64_t slot, DType d, int64_t elements) {
+  return uop_param(&job, slot, d, &elements, 1);
+}
+static UOp *range(Code *c, int64_t id, int64_t n) {
+  return push(c, uop_range(&job, id, AX_LOOP, uop_index(&job, n)));
+}
+static void end(Code *c, UOp *effect, UOp *r) {
+  op(c, OP_END, DT_VOID, 1, arg_none(), (UOp *[]){effect, r}, 2);
+}
+static UOp *load(Code *c, UOp *buf, UOp *index, unsigned lanes, int64_t stride) {
+  return op(c, OP_LOAD, DT_VOID, lanes, arg_i(stride), (UOp *[]){buf, index}, 2);
+}
+static UOp *load_if(Code *c, UOp *buf, UOp *index, unsigned lanes, int64_t stride, UOp *gate,
+                    UOp *alt) {
+  return op(c, OP_LOAD, DT_VOID, lanes, arg_i(stride), (UOp *[]){buf, index, gate, alt},
+            alt ? 4 : 3);
+}
+static UOp *store(Code *c, UOp *buf, UOp *index, UOp *value, int64_t stride) {
+  return op(c, OP_STORE, DT_VOID, value->lanes, arg_i(stride), (UOp *[]){buf, index, value}, 3);
+}
+static UOp *store_if(Code *c, UOp *buf, UOp *index, UOp *value, int64_t stride, UOp *gate) {
+  return op(c, OP_STORE, DT_VOID, value->lanes, arg_i(stride), (UOp *[]){buf, index, value, gate},
+            4);
+}
+static UOp *alu2(Code *c, Op o, UOp *a, UOp *b) {
+  return op(c, o, DT_VOID, 0, arg_none(), (UOp *[]){a, b}, 2);
+}
+static UOp *splat(Code *c, UOp *a, unsigned lanes) {
+  if (lanes == 1) return a;
+  return op(c, OP_BROADCAST, DT_VOID, lanes, arg_none(), &a, 1);
+}
+
+static Status compile(const Code *c, LlvmOutput *out) {
+  Linear l = {.list = c->list.at,
+              .len = c->list.len,
+              .nargs = c->nargs,
+              .threads = c->threads ? c->threads : 1};
+  l.scratch_bytes = llvm_scratch_bytes(&l);
+  return llvm_emit(&l, "kernel", &target, out);
+}
+
+static void run(const Code *c, void **args) {
+  LlvmOutput out = {0};
+  Program *p;
+  Fence f;
+  check(compile(c, &out));
+  Linear l = {.list = c->list.at, .len = c->list.len};
+  ProgramSpec spec = {.image = {(uint8_t *)out.object.ptr, out.object.len},
+                      .entry = "kernel",
+                      .threads = c->threads ? c->threads : 1,
+                      .scratch_bytes = llvm_scratch_bytes(&l)};
+  check(device_program_load(device, &spec, &p));
+  check(device_submit(device, &(Launch){p, args, c->nargs}, 1, &f));
+  check(device_wait(device, f, -1));
+  device_program_free(device, p);
+  llvm_output_deinit(&out);
+}
+
+static void begin(void) { job_init(&job, 0); }
+static void finish(void) { job_deinit(&job); }
+
+/* -- values
+ * ------------------------------------------------------------------------------------------ */
+
+enum { N = 480, MAX_BYTES = N * 8 };
+
+static uint64_t rng = 88172645463325252u;
+static uint64_t random_bits(void) {
+  rng ^= rng << 13;
+  rng ^= rng >> 7;
+  return rng ^= rng << 17;
+}
+
+static Scalar special(DType d, size_t k) {
+  static const double f[] = {0,       -0.0,     1,         -1,    0.5,    -2.5,
+                             3.5,     INFINITY, -INFINITY, NAN,   1e-45,  1e30,
+                             -1e30,   65504,    65520,     255.5, -128.7, 2147483648.0,
+                             -9.3e18, 1.8e19,   1e-310,    0.1,   7,      33};
+  static const int64_t i[] = {0,    1,   -1,  2,      3,         7,         8,         31,
+                              32,   33,  63,  64,     INT64_MIN, INT64_MAX, INT32_MIN, INT32_MAX,
+                              -128, 127, 255, -32768, 32767,     -7,        100,       16};
+  _Static_assert(sizeof f / 8 == 24 && sizeof i / 8 == 24, "special values");
+  return scalar_wrap(d, dtype_is_float(d) ? (Scalar){.f = f[k % 24]} : (Scalar){.i = i[k % 24]});
+}
+
+static Scalar any_value(DType d) {
+  uint64_t bits = random_bits();
+  unsigned mode = random_bits() % 4;
+  if (!dtype_is_float(d)) {
+    return scalar_wrap(
+        d, (Scalar){.i = mode ? (int64_t)(bits >> (random_bits() % 64)) : (int64_t)bits});
+  }
+  if (mode == 0) return scalar_load(d, &bits);
+  double scale = mode == 1 ? 4 : mode == 2 ? 1000 : 1e6;
+  return scalar_wrap(d, (Scalar){.f = scale * ((double)(bits >> 11) * 0x1p-52 - 1)});
+}
+
+/* Pairs of special values first (source k walks them at its own pace), random ones after. */
+static void fill(DType d, unsigned source, uint8_t *at) {
+  for (size_t i = 0; i < N; i++) {
+    size_t k = source == 0 ? i : source == 1 ? i / 24 + i : i * 7 + 3;
+    Scalar v = i < 300 ? special(d, k) : any_value(d);
+    scalar_store(d, v, at + i * dtype_info[d].bytes);
+  }
+}
+
+static bool same(DType d, Scalar a, Scalar b, int ulps) {
+  if (!dtype_is_float(d)) return a.i == b.i;
+  if (isnan(a.f) || isnan(b.f)) return isnan(a.f) && isnan(b.f);
+  if (a.f == b.f) return signbit(a.f) == signbit(b.f);
+  double unit = d == DT_BF16 ? 0x1p-7 : d == DT_F16 ? 0x1p-10 : d == DT_F32 ? 0x1p-23 : 0x1p-52;
+  double tiny = d == DT_F16 ? 0x1p-24 : d == DT_F64 ? 0x1p-1074 : 0x1p-149;
+  return fabs(a.f - b.f) <= ulps * (fabs(b.f) * unit + tiny);
+}
+
+static void expect(DType d, const uint8_t *got, size_t i, Scalar want, int ulps, const char *what) {
+  Scalar g = scalar_load(d, got + i * dtype_info[d].bytes);
+  if (same(d, g, want, ulps)) return;
+  if (dtype_is_float(d)) fail_msg("%s, element %zu: got %a, want %a", what, i, g.f, want.f);
+  fail_msg("%s, element %zu: got %lld, want %lld", what, i, (long long)g.i, (long long)want.i);
+}
+
+/* -- every op
+ * ------------------------------------------------------------------------------------------ */
+
+static uint8_t in[3][MAX_BYTES], result[MAX_BYTES];
+
+/* Contracted products of 16-bit floats are rounded twice (f32, then the dtype); targets without FMA
+ * round f32 and f64 twice too, which can lose everything to cancellation. */
+static int tolerance(Op o, DType d) {
+  if (o != OP_MULACC) return 0;
+  return d == DT_F16 || d == DT_BF16 ? 1 : 0;
+}
+
+/* constant: the last source is a CONST instead of a load. */
+static void run_op(Op o, DType out, const DType *from, unsigned lanes, const Scalar *constant) {
+  unsigned n = (unsigned)op_info[o].nsrc;
+  char what[96];
+  begin();
+  Code c = {.nargs = n + 1};
+  UOp *r = range(&c, 0, N / lanes);
+  UOp *at = alu2(&c, OP_MUL, r, uop_index(&job, lanes)), *src[3];
+  void *args[4] = {result, in[0], in[1], in[2]};
+  for (unsigned k = 0; k < n; k++) {
+    fill(from[k], k, in[k]);
+    if (constant && k == n - 1) {
+      src[k] = splat(&c, push(&c, uop_scalar(&job, from[k], *constant)), lanes);
+    } else {
+      src[k] = load(&c, param(k + 1, from[k], N), at, lanes, 1);
+    }
+  }
+  UOp *v = op(&c, o, out, lanes, arg_none(), src, n);
+  end(&c, store(&c, param(0, (DType)v->dtype, N), at, v, 1), r);
+  memset(result, 0xcd, sizeof result);
+  run(&c, args);
+  snprintf(what, sizeof what, "%s %s from %s x%u on %s", op_info[o].name, dtype_info[v->dtype].name,
+           dtype_info[from[n - 1]].name, lanes, target.cpu);
+  for (size_t i = 0; i < N; i++) {
+    Scalar x[3];
+    for (unsigned k = 0; k < n; k++) {
+      x[k] = scalar_load(from[k], in[k] + i * dtype_info[from[k]].bytes);
+    }
+    if (constant) x[n - 1] = *constant;
+    Scalar want = op_eval(o, (DType)v->dtype, from[n - 1], x);
+    if (o == OP_MULACC && dtype_is_float(out) && !llvm_target_has(&target, "fma")) {
+      Scalar p = op_eval(OP_MUL, out, out, x);
+      /* 16-bit floats keep the product in f32. */
+      double wide = out == DT_F64 ? p.f : (double)((float)x[0].f * (float)x[1].f);
+      want = scalar_wrap(out, (Scalar){.f = out == DT_F64 ? wide + x[2].f
+                                                          : (double)((float)wide + (float)x[2].f)});
+    }
+    expect((DType)v->dtype, result, i, want, tolerance(o, out), what);
+  }
+  finish();
+}
+
+static bool op_takes(Op o, DType d) {
+  uint32_t f = op_info[o].flags;
+  if (d == DT_VOID) return false;
+  if ((f & OPF_FLT) && !dtype_is_float(d)) return false;
+  if ((f & OPF_INT) && dtype_is_float(d)) return false;
+  return !((f & OPF_ARITH) && d == DT_BOOL);
+}
+
+static bool is_decomposed(Op o) { return o >= OP_EXP && o <= OP_ATAN; }
+
+static const unsigned lane_counts[] = {1, 4, 8, 16};
+
+static void test_every_op(void **state) {
+  (void)state;
+  for (Op o = OP_NEG; o < OP__COUNT; o++) {
+    if (is_decomposed(o) || o == OP_POW) continue;
+    for (DType d = DT_BOOL; d < DT__COUNT; d++) {
+      if (!op_takes(o, d)) continue;
+      DType from[3] = {op_info[o].type == TR_SELECT ? DT_BOOL : d, d, d};
+      for (size_t k = 0; k < 4; k++) run_op(o, d, from, lane_counts[k], NULL);
+    }
+  }
+}
+
+static void test_constant_operand(void **state) {
+  (void)state;
+  static const Op ops[] = {OP_MAX,      OP_MIN,      OP_IDIV, OP_IMOD,
+                           OP_FLOORDIV, OP_FLOORMOD, OP_SHL,  OP_SHR};
+  for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
+    for (DType d = DT_I8; d < DT__COUNT; d++) {
+      if (!op_takes(ops[i], d) || d == DT_U16 || d == DT_I16) continue;
+      DType from[2] = {d, d};
+      for (size_t k = 0; k < 14; k++) {
+        Scalar v = special(d, k);
+        run_op(ops[i], d, from, k % 2 ? 8 : 1, &v);
+      }
+    }
+  }
+}
+
+static void test_every_cast(void **state) {
+  (void)state;
+  for (DType from = DT_BOOL; from < DT__COUNT; from++) {
+    for (DType to = DT_BOOL; to < DT__COUNT; to++) {
+      for (unsigned lanes = 1; lanes <= 16; lanes *= 16) {
+        run_op(OP_CAST, to, &from, lanes, NULL);
+        bool bits = from != DT_BOOL && to != DT_BOOL;
+        if (bits && dtype_info[from].bytes == dtype_info[to].bytes) {
+          run_op(OP_BITCAST, to, &from, lanes, NULL);
+        }
+      }
+    }
+  }
+}
+
+/* -- memory
+ * ---------------------------------------------------------------------------------------------- */
+
+static const DType memory_dtypes[] = {DT_F32, DT_F64, DT_I8, DT_BOOL, DT_F16, DT_BF16, DT_I32};
+enum { NMEMORY = sizeof memory_dtypes / sizeof *memory_dtypes, PAGE = 4096 };
+
+/* n elements that end at an unreadable page (after) or begin behind one. */
+typedef struct Guarded {
+  uint8_t *map, *at;
+} Guarded;
+
+static Guarded guarded(DType d, size_t n, bool after) {
+  size_t bytes = n * dtype_info[d].bytes;
+  Guarded g = {
+      .map = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)};
+  assert_true(g.map != MAP_FAILED && bytes <= 2 * PAGE);
+  mprotect(g.map, PAGE, PROT_NONE);
+  mprotect(g.map + 3 * PAGE, PAGE, PROT_NONE);
+  g.at = after ? g.map + 3 * PAGE - bytes : g.map + PAGE;
+  for (size_t i = 0; i < n; i++) scalar_store(d, any_value(d), g.at + i * dtype_info[d].bytes);
+  return g;
+}
+static void unguard(Guarded g) { munmap(g.map, 4 * PAGE); }
+
+static Scalar element(DType d, const void *base, int64_t i) {
+  return scalar_load(d, (const uint8_t *)base + i * dtype_info[d].bytes);
+}
+
+enum { NONE, SCALAR_GATE, VECTOR_GATE };
+
+/* out[l] = buf[first + l * stride], gated or not, as a load and as a store. A false gate stands at
+ * every third lane, or is the scalar gate's value for odd `variant`. */
+static void run_access(DType d, unsigned lanes, int64_t stride, int gate, int variant) {
+  char what[96];
+  int64_t span = (int64_t)(lanes - 1) * (stride < 0 ? -stride : stride) + 1;
+  int64_t first = stride < 0 ? span - 1 : 0;
+  bool off = gate == SCALAR_GATE && variant % 2;
+  snprintf(what, sizeof what, "%s x%u stride %lld gate %d.%d on %s", dtype_info[d].name, lanes,
+           (long long)stride, gate, variant, target.cpu);
+  begin();
+  Guarded buf = guarded(d, (size_t)span, variant / 2 % 2), out = guarded(d, lanes, true);
+  Guarded mask = guarded(DT_BOOL, lanes, true);
+  for (unsigned i = 0; i < lanes; i++) mask.at[i] = i % 3 != 1;
+  if (gate == SCALAR_GATE) mask.at[0] = !off;
+  Code c = {.nargs = 5};
+  UOp *src = param(1, d, span), *dst = param(0, d, lanes), *sdst = param(3, d, span);
+  /* An access that is gated off must not use its index. */
+  UOp *at = push(&c, uop_index(&job, off ? first + ((int64_t)1 << 40) : first)), *g = NULL, *v;
+  if (gate) {
+    g = load(&c, param(2, DT_BOOL, lanes), uop_index(&job, 0), gate == VECTOR_GATE ? lanes : 1, 1);
+    UOp *alt = splat(&c, push(&c, uop_number(&job, d, 1)), lanes);
+    v = load_if(&c, src, at, lanes, stride, g, variant >= 4 ? alt : NULL);
+  } else {
+    v = load(&c, src, at, lanes, stride);
+  }
+  store(&c, dst, uop_index(&job, 0), v, 1);
+  UOp *x = load(&c, param(4, d, lanes), uop_index(&job, 0), lanes, 1);
+  if (g) {
+    store_if(&c, sdst, at, x, stride, g);
+  } else {
+    store(&c, sdst, at, x, stride);
+  }
+  Guarded sout = guarded(d, (size_t)span, variant / 2 % 2), sin = guarded(d, lanes, true);
+  uint8_t before[2 * PAGE];
+  size_t item = dtype_info[d].bytes;
+  memcpy(before, sout.at, (size_t)span * item);
+  run(&c, (void *[]){out.at, buf.at, mask.at, sout.at, sin.at});
+  for (unsigned l = 0; l < lanes; l++) {
+    bool on = gate == NONE || (gate == SCALAR_GATE ? !off : mask.at[l]);
+    Scalar want = scalar_wrap(d, (Scalar){0});
+    if (on) {
+      want = element(d, buf.at, first + l * stride);
+    } else if (variant >= 4) {
+      want = uop_const_value(uop_number(&job, d, 1));
+    }
+    expect(d, out.at, l, want, 0, what);
+    if (stride == 0) continue; /* lanes overwrite each other */
+    int64_t place = first + l * stride;
+    Scalar stored = on ? element(d, sin.at, l) : element(d, before, place);
+    expect(d, sout.at, (size_t)place, stored, 0, what);
+  }
+  unguard(buf), unguard(out), unguard(mask), unguard(sout), unguard(sin);
+  finish();
+}
+
+static void test_access(void **state) {
+  (void)state;
+  static const int64_t strides[] = {1, 2, 3, 4, 5, -1, -2, 0};
+  for (size_t t = 0; t < NMEMORY; t++) {
+    for (size_t s = 0; s < 8; s++) {
+      for (unsigned lanes = 1; lanes <= 16; lanes = lanes == 1 ? 4 : lanes * 2) {
+        for (int variant = 0; variant < 8; variant++) {
+          if (variant < 4) run_access(memory_dtypes[t], lanes, strides[s], NONE, variant & 2);
+          run_access(memory_dtypes[t], lanes, strides[s], SCALAR_GATE, variant);
+          if (lanes > 1) run_access(memory_dtypes[t], lanes, strides[s], VECTOR_GATE, variant);
+        }
+      }
+    }
+  }
+}
+
+/* out[l] = gate[l] ? buf[idx[l]] : 0 and out2[idx2[l]] = x[l] where the gate is true. */
+static void run_scattered(DType d, unsigned lanes, bool gated) {
+  enum { SIZE = 40 };
+  begin();
+  Guarded buf = guarded(d, SIZE, true), out = guarded(d, lanes, true), dst = guarded(d, SIZE, true);
+  int64_t idx[16];
+  uint8_t mask[16], before[SIZE * 8];
+  size_t item = dtype_info[d].bytes;
+  for (unsigned l = 0; l < lanes; l++) {
+    mask[l] = !gated || l % 3 != 2;
+    idx[l] = mask[l] ? (l * 17 + 5) % SIZE : l % 2 ? -((int64_t)1 << 45) : (int64_t)1 << 45;
+  }
+  memcpy(before, dst.at, SIZE * item);
+  Code c = {.nargs = 5};
+  UOp *zero = uop_index(&job, 0);
+  UOp *at = load(&c, param(2, DT_INDEX, lanes), zero, lanes, 1), *v, *g = NULL;
+  if (gated) g = load(&c, param(3, DT_BOOL, lanes), zero, lanes, 1);
+  v = gated ? load_if(&c, param(1, d, SIZE), at, lanes, 1, g, NULL)
+            : load(&c, param(1, d, SIZE), at, lanes, 1);
+  store(&c, param(0, d, lanes), zero, v, 1);
+  if (gated) {
+    store_if(&c, param(4, d, SIZE), at, v, 1, g);
+  } else {
+    store(&c, param(4, d, SIZE), at, v, 1);
+  }
+  run(&c, (void *[]){out.at, buf.at, idx, mask, dst.at});
+  for (unsigned l = 0; l < lanes; l++) {
+    Scalar want = mask[l] ? element(d, buf.at, idx[l]) : scalar_wrap(d, (Scalar){0});
+    expect(d, out.at, l, want, 0, "gather");
+    if (mask[l]) scalar_store(d, want, before + (size_t)idx[l] * item);
+  }
+  for (size_t i = 0; i < SIZE; i++)
+    expect(d, dst.at, i, element(d, before, (int64_t)i), 0, "scatter");
+  unguard(buf), unguard(out), unguard(dst);
+  finish();
+}
+
+static void test_scattered(void **state) {
+  (void)state;
+  for (size_t t = 0; t < NMEMORY; t++) {
+    for (unsigned lanes = 4; lanes <= 16; lanes *= 2) {
+      run_scattered(memory_dtypes[t], lanes, false);
+      run_scattered(memory_dtypes[t], lanes, true);
+    }
+  }
+}
+
+/* -- loops and registers
+ * ----------------------------------------------------------------------------------- */
+
+static UOp *buffer(int64_t id, DType d, unsigned lanes, int64_t elements, int64_t space) {
+  int64_t v[2] = {elements, space};
+  return uop_make_lanes(&job, OP_BUFFER, d, lanes, arg_both(id, v, 2), NULL, 0);
+}
+
+/* C[i] = sum over k < n of A[k] * B[k * 16 + lane] with n read from memory; n may be zero. */
+static void run_accumulate(int64_t n, bool fused) {
+  enum { K = 9, W = 16 };
+  float a[K], b[K * W], got[W], want[W] = {0};
+  begin();
+  for (int i = 0; i < K; i++) a[i] = (float)i - 3;
+  for (int i = 0; i < K * W; i++) b[i] = (float)(i % 7);
+  for (int k = 0; k < n; k++) {
+    for (int l = 0; l < W; l++) want[l] += a[k] * b[k * W + l];
+  }
+  Code c = {.nargs = 4};
+  UOp *zero = uop_index(&job, 0), *acc = buffer(0, DT_F32, W, 1, 1);
+  UOp *count = load(&c, param(3, DT_INDEX, 1), zero, 1, 1);
+  UOp *init = store(&c, acc, zero, splat(&c, uop_float(&job, DT_F32, 0), W), 1);
+  UOp *r = push(&c, uop_range(&job, 0, AX_REDUCE, count));
+  UOp *after = uop_make(&job, OP_AFTER, DT_VOID, arg_none(), (UOp *[]){acc, init, r}, 3);
+  UOp *old = load(&c, after, zero, W, 1);
+  UOp *x = splat(&c, load(&c, param(1, DT_F32, K), r, 1, 1), W);
+  UOp *y = load(&c, param(2, DT_F32, K * W), alu2(&c, OP_MUL, r, uop_index(&job, W)), W, 1);
+  UOp *sum = fused ? op(&c, OP_MULACC, DT_VOID, W, arg_none(), (UOp *[]){x, y, old}, 3)
+                   : alu2(&c, OP_ADD, old, alu2(&c, OP_MUL, x, y));
+  UOp *update = store(&c, after, zero, sum, 1);
+  UOp *done = op(&c, OP_END, DT_VOID, 1, arg_none(), (UOp *[]){update, r}, 2);
+  UOp *final = uop_make(&job, OP_AFTER, DT_VOID, arg_none(), (UOp *[]){acc, done}, 2);
+  store(&c, param(0, DT_F32, W), zero, load(&c, final, zero, W, 1), 1);
+  run(&c, (void *[]){got, a, b, &n});
+  for (size_t l = 0; l < W; l++) assert_true(got[l] == want[l]);
+  finish();
+}
+
+static void test_accumulators(void **state) {
+  (void)state;
+  for (int64_t n = 0; n <= 9; n += 3) {
+    run_accumulate(n, false);
+    run_accumulate(n, true);
+  }
+}
+
+/* Two nested loops with counters in registers: rows counts outer rounds, all counts inner ones, odd
+ * counts inner rounds with an odd index through a gated store. */
+static void test_nested_registers(void **state) {
+  (void)state;
+  int64_t got[3] = {0};
+  begin();
+  Code c = {.nargs = 1};
+  UOp *acc = buffer(0, DT_I64, 1, 3, 1), *zero = uop_int(&job, DT_I64, 0);
+  UOp *one = uop_int(&job, DT_I64, 1), *at[3];
+  for (int k = 0; k < 3; k++) store(&c, acc, at[k] = uop_index(&job, k), zero, 1);
+  UOp *i = range(&c, 0, 5);
+  UOp *first = uop_make(&job, OP_AFTER, DT_VOID, arg_none(), (UOp *[]){acc, i}, 2);
+  UOp *rows = store(&c, first, at[0], alu2(&c, OP_ADD, load(&c, first, at[0], 1, 1), one), 1);
+  UOp *j = range(&c, 1, 7);
+  UOp *inner = uop_make(&job, OP_AFTER, DT_VOID, arg_none(), (UOp *[]){acc, rows, j}, 3);
+  UOp *all = store(&c, inner, at[1], alu2(&c, OP_ADD, load(&c, inner, at[1], 1, 1), one), 1);
+  UOp *odd = alu2(&c, OP_CMPEQ, alu2(&c, OP_FLOORMOD, j, uop_index(&job, 2)), uop_index(&job, 1));
+  UOp *more = alu2(&c, OP_ADD, load(&c, inner, at[2], 1, 1), one);
+  UOp *gated = store_if(&c, inner, at[2], more, 1, odd);
+  end(&c, gated, j);
+  UOp *last = uop_make(&job, OP_AFTER, DT_VOID, arg_none(), (UOp *[]){acc, all, gated}, 3);
+  end(&c, all, i);
+  for (int k = 0; k < 3; k++) {
+    store(&c, param(0, DT_I64, 3), at[k], load(&c, last, at[k], 1, 1), 1);
+  }
+  run(&c, (void *[]){got});
+  assert_int_equal(got[0], 5);
+  assert_int_equal(got[1], 35);
+  assert_int_equal(got[2], 15);
+  finish();
+}
+
+/* Thread t writes squares into scratch and reads them back reversed. */
+static void test_local_and_threads(void **state) {
+  (void)state;
+  enum { T = 6, M = 32 };
+  int32_t got[T * M];
+  begin();
+  Code c = {.nargs = 1, .threads = T};
+  UOp *pad = buffer(0, DT_I8, 1, 3, 0), *tmp = buffer(1, DT_I32, 1, M, 0);
+  UOp *thread = uop_make(&job, OP_THREAD, DT_INDEX, arg_i(T), NULL, 0);
+  UOp *ramp = uop_make_lanes(&job, OP_RAMP, DT_INDEX, 8, arg_none(), NULL, 0);
+  store(&c, pad, uop_index(&job, 2), uop_int(&job, DT_I8, 1), 1);
+  UOp *i = range(&c, 0, M / 8);
+  UOp *base = alu2(&c, OP_MUL, i, uop_index(&job, 8));
+  UOp *lane = alu2(&c, OP_ADD, splat(&c, base, 8), push(&c, ramp));
+  UOp *x = op(&c, OP_CAST, DT_I32, 8, arg_none(), &lane, 1);
+  end(&c, store(&c, tmp, base, alu2(&c, OP_MUL, x, x), 1), i);
+  UOp *j = range(&c, 1, M);
+  UOp *back = alu2(&c, OP_SUB, uop_index(&job, M - 1), j);
+  UOp *v = load(&c, tmp, back, 1, 1);
+  UOp *at = alu2(&c, OP_ADD, alu2(&c, OP_MUL, push(&c, thread), uop_index(&job, M)), j);
+  end(&c, store(&c, param(0, DT_I32, T * M), at, v, 1), j);
+  Linear l = {.list = c.list.at, .len = c.list.len};
+  assert_int_equal(llvm_scratch_bytes(&l), 64 + M * 4);
+  run(&c, (void *[]){got});
+  for (int k = 0; k < T * M; k++) {
+    int want = M - 1 - k % M;
+    assert_int_equal(got[k], want * want);
+  }
+  finish();
+}
+
+/* -- horizontal reductions
+ * ------------------------------------------------------------------------------------ */
+
+static void run_hreduce(Op o, DType d, unsigned lanes) {
+  char what[64];
+  begin();
+  Code c = {.nargs = 2};
+  UOp *zero = uop_index(&job, 0);
+  for (unsigned i = 0; i < lanes; i++) { /* small integers: exact in any order */
+    scalar_store(d,
+                 scalar_wrap(d, dtype_is_float(d) ? (Scalar){.f = 1 + (i * 5) % 3}
+                                                  : (Scalar){.i = 1 + (i * 5) % 3}),
+                 in[0] + i * dtype_info[d].bytes);
+  }
+  UOp *v = load(&c, param(1, d, lanes), zero, lanes, 1);
+  v = op(&c, OP_HREDUCE, DT_VOID, 1, arg_i(o), &v, 1);
+  store(&c, param(0, d, 1), zero, v, 1);
+  run(&c, (void *[]){result, in[0]});
+  Scalar want = element(d, in[0], 0);
+  for (unsigned i = 1; i < lanes; i++) {
+    want = op_eval(o, d, d, (Scalar[]){want, element(d, in[0], i)});
+  }
+  snprintf(what, sizeof what, "HREDUCE %s %s x%u", op_info[o].name, dtype_info[d].name, lanes);
+  expect(d, result, 0, want, 0, what);
+  finish();
+}
+
+static void test_hreduce(void **state) {
+  (void)state;
+  static const Op ops[] = {OP_ADD, OP_MUL, OP_MAX, OP_MIN};
+  static const unsigned lanes[] = {2, 3, 4, 6, 7, 8, 16};
+  for (size_t o = 0; o < 4; o++) {
+    for (DType d = DT_BOOL; d < DT__COUNT; d++) {
+      if (d == DT_BOOL && o < 2) continue;
+      for (size_t n = 0; n < 7; n++) {
+        if (ops[o] == OP_MUL && d == DT_BF16 && lanes[n] > 8) continue; /* rounds */
+        run_hreduce(ops[o], d, lanes[n]);
+      }
+    }
+  }
+}
+
+/* -- what must be refused
+ * ---------------------------------------------------------------------------------------- */
+
+static void expect_failure(const Code *c, StatusCode code, const char *part) {
+  LlvmOutput out = {0};
+  char text[512];
+  Status st = compile(c, &out);
+  assert_non_null(st);
+  assert_int_equal(status_code(st), code);
+  status_text(st, text, sizeof text);
+  assert_non_null(strstr(text, part));
+  status_drop(st);
+  llvm_output_deinit(&out);
+}
+
+static void test_refusals(void **state) {
+  (void)state;
+  begin();
+  UOp *p = param(0, DT_F32, 4), *q = param(1, DT_F32, 4), *zero = uop_index(&job, 0);
+  Code tan = {.nargs = 2};
+  UOp *x = load(&tan, q, zero, 1, 1);
+  store(&tan, p, zero, op(&tan, OP_TANH, DT_VOID, 1, arg_none(), &x, 1), 1);
+  expect_failure(&tan, ST_INTERNAL, "TANH");
+  Code args = {.nargs = 1};
+  store(&args, p, zero, load(&args, q, zero, 1, 1), 1);
+  expect_failure(&args, ST_INTERNAL, "argument");
+  Code open = {.nargs = 1};
+  store(&open, p, range(&open, 0, 4), uop_float(&job, DT_F32, 0), 1);
+  expect_failure(&open, ST_INTERNAL, "never closed");
+  Code unordered = {.nargs = 2};
+  UOp *y = uop_make_lanes(&job, OP_LOAD, DT_VOID, 1, arg_i(1), (UOp *[]){q, zero}, 2);
+  store(&unordered, p, zero, y, 1);
+  expect_failure(&unordered, ST_INTERNAL, "before it is defined");
+  Code fine = {.nargs = 1};
+  store(&fine, p, zero, uop_float(&job, DT_F32, 0), 1);
+  Target good = target;
+  target.triple = "pdp11-dec-unix";
+  expect_failure(&fine, ST_INVALID_ARGUMENT, "pdp11");
+  target = good;
+  target.cpu = "pentium-17";
+  expect_failure(&fine, ST_INVALID_ARGUMENT, "pentium-17");
+  target = good;
+  target.features = "+avx2,+time-travel";
+  expect_failure(&fine, ST_INVALID_ARGUMENT, "time-travel");
+  target = good;
+  LlvmOutput out = {.want_text = true};
+  check(compile(&fine, &out));
+  assert_non_null(strstr(out.ir.ptr, "define void @kernel(ptr %args, i64 %thread, ptr %scratch)"));
+  assert_non_null(strstr(out.assembly.ptr, "kernel:"));
+  llvm_output_deinit(&out);
+  finish();
+}
+
+/* -- older processors
+ * ------------------------------------------------------------------------------------ */
+
+static int use_host(void **state) {
+  (void)state;
+  llvm_target_host(&target);
+  return 0;
+}
+static int use_avx2(void **state) {
+  (void)state;
+  llvm_target_host(&target);
+  target.cpu = "haswell";
+  target.features = "+avx2,+fma,+f16c,+bmi,+bmi2";
+  target.vector_bytes = 32;
+  return 0;
+}
+static int use_sse2(void **state) {
+  (void)state;
+  llvm_target_host(&target);
+  target.cpu = "x86-64";
+  target.features = "";
+  target.vector_bytes = 16;
+  return 0;
+}
+
+static int setup(void **state) {
+  (void)state;
+  check(device_open("cpu:0", &device));
+  return 0;
+}
+static int teardown(void **state) {
+  (void)state;
+  device_destroy(device);
+  return 0;
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+#define ON(cpu, name) {#name " on " #cpu, name, use_##cpu, NULL, NULL}
+      ON(host, test_refusals),         ON(host, test_access),
+      ON(host, test_scattered),        ON(host, test_accumulators),
+      ON(host, test_nested_registers), ON(host, test_local_and_threads),
+      ON(host, test_hreduce),          ON(avx2, test_access),
+      ON(avx2, test_scattered),        ON(avx2, test_accumulators),
+      ON(sse2, test_access),           ON(sse2, test_scattered),
+      ON(sse2, test_accumulators),     ON(host, test_every_op),
+      ON(host, test_constant_operand), ON(host, test_every_cast),
+      ON(avx2, test_every_op),         ON(avx2, test_constant_operand),
+      ON(avx2, test_every_cast),       ON(sse2, test_every_op),
+      ON(sse2, test_constant_operand), ON(sse2, test_every_cast),
+  };
+  return cmocka_run_group_tests(tests, setup, teardown);
+}

@@ -1,0 +1,315 @@
+/* Kernel counts of the patterns that must fuse, and plans against the interpreter. */
+#include "plan_check.h"
+
+static Job job;
+static Graph graph;
+
+static int setup(void **state) {
+  (void)state;
+  job_init(&job, 0);
+  graph_init(&graph, &job);
+  return 0;
+}
+
+static int teardown(void **state) {
+  (void)state;
+  job_deinit(&job);
+  return 0;
+}
+
+static void expect_calls(Graph *g, size_t calls) {
+  graph_plan(g);
+  if (g->plan.ncalls != calls || getenv("KILN_SHOW")) show_plan(g);
+  assert_int_equal(g->plan.ncalls, calls);
+  assert_true(plan_equals_graph(g, 1e-4));
+}
+
+/* x with axis reduced, broadcast back to x's shape. */
+static UOp *reduced(Graph *g, Op op, UOp *x, int64_t axis) {
+  return t_expand(g, t_reduce(g, op, x, &axis, 1), x->shape.at, x->shape.n);
+}
+
+static UOp *softmax(Graph *g, UOp *x, int64_t axis) {
+  UOp *e = uop1(&job, OP_EXP, uop2(&job, OP_SUB, x, reduced(g, OP_MAX, x, axis)));
+  return uop2(&job, OP_FDIV, e, reduced(g, OP_ADD, e, axis));
+}
+
+static UOp *row(Graph *g, UOp *v, const UOp *like) {
+  int64_t dims[8];
+  for (uint32_t k = 0; k < like->shape.n; k++) dims[k] = 1;
+  dims[like->shape.n - 1] = v->shape.at[0];
+  return t_expand(g, t_reshape(g, v, dims, like->shape.n), like->shape.at, like->shape.n);
+}
+
+static UOp *mean(Graph *g, UOp *x, int64_t axis) {
+  return uop2(&job, OP_MUL, reduced(g, OP_ADD, x, axis), t_f32(g, 1.0 / (double)x->shape.at[axis]));
+}
+
+static UOp *layernorm(Graph *g, UOp *x, UOp *gamma, UOp *beta) {
+  int64_t axis = x->shape.n - 1;
+  UOp *d = uop2(&job, OP_SUB, x, mean(g, x, axis));
+  UOp *var = uop2(&job, OP_ADD, mean(g, uop2(&job, OP_MUL, d, d), axis), t_f32(g, 1e-5));
+  UOp *y = uop2(&job, OP_MUL, d, uop1(&job, OP_RECIP, uop1(&job, OP_SQRT, var)));
+  return uop2(&job, OP_ADD, uop2(&job, OP_MUL, y, row(g, gamma, y)), row(g, beta, y));
+}
+
+static UOp *matmul(Graph *g, UOp *a, UOp *b) {
+  int64_t m = a->shape.at[0], k = a->shape.at[1], n = b->shape.at[1];
+  a = t_expand(g, t_reshape(g, a, DIMS(m, 1, k)), DIMS(m, n, k));
+  b = t_permute(g, b, DIMS(1, 0));
+  b = t_expand(g, t_reshape(g, b, DIMS(1, n, k)), DIMS(m, n, k));
+  return t_reshape(g, t_reduce(g, OP_ADD, uop2(&job, OP_MUL, a, b), DIMS(2)), DIMS(m, n));
+}
+
+static UOp *relu(Graph *g, UOp *x) { return uop2(&job, OP_MAX, x, t_f32(g, 0)); }
+
+/* x [n, c, h, w], weights [o, c, 3, 3], padding 1. */
+static UOp *conv3(Graph *g, UOp *x, UOp *w) {
+  int64_t n = x->shape.at[0], c = x->shape.at[1], h = x->shape.at[2], v = x->shape.at[3];
+  int64_t o = w->shape.at[0];
+  UOp *src[] = {x, t_f32(g, 0)};
+  x = uop_make(&job, OP_PAD, DT_VOID, arg_ints(DIMS(0, 0, 0, 0, 1, 1, 1, 1)), src, 2);
+  x = t_int(g, OP_WINDOW, x, DIMS(2, 3, 1, 1));
+  x = t_int(g, OP_WINDOW, x, DIMS(4, 3, 1, 1));
+  x = t_permute(g, x, DIMS(0, 2, 4, 1, 3, 5));
+  x = t_expand(g, t_reshape(g, x, DIMS(n, 1, h, v, c, 3, 3)), DIMS(n, o, h, v, c, 3, 3));
+  w = t_expand(g, t_reshape(g, w, DIMS(1, o, 1, 1, c, 3, 3)), DIMS(n, o, h, v, c, 3, 3));
+  UOp *r = t_reduce(g, OP_ADD, uop2(&job, OP_MUL, x, w), DIMS(4, 5, 6));
+  return t_reshape(g, r, DIMS(n, o, h, v));
+}
+
+static UOp *channel(Graph *g, UOp *v, const UOp *like) {
+  int64_t c = v->shape.at[0];
+  return t_expand(g, t_reshape(g, v, DIMS(1, c, 1, 1)), like->shape.at, 4);
+}
+
+static UOp *batchnorm(Graph *g, UOp *x, UOp *const p[4]) {
+  UOp *s = uop1(&job, OP_SQRT, uop2(&job, OP_ADD, p[0], t_f32(g, 1e-5)));
+  s = uop2(&job, OP_FDIV, p[1], s);
+  UOp *d = uop2(&job, OP_SUB, x, channel(g, p[2], x));
+  return uop2(&job, OP_ADD, uop2(&job, OP_MUL, d, channel(g, s, x)), channel(g, p[3], x));
+}
+
+/* -- counts ------------------------------------------------------------------------------------ */
+
+static void elementwise_is_one(void **state) {
+  (void)state;
+  UOp *a = graph_input(&graph, DIMS(8, 6)), *b = graph_input(&graph, DIMS(8, 6));
+  UOp *x = relu(&graph, uop2(&job, OP_ADD, a, b));
+  graph_output(&graph, uop2(&job, OP_MUL, x, uop1(&job, OP_EXP, x)));
+  expect_calls(&graph, 1);
+  assert_string_equal(graph.plan.kernels[0].name, "E_48");
+}
+
+static void softmax_is_one(void **state) {
+  (void)state;
+  graph_output(&graph, softmax(&graph, graph_input(&graph, DIMS(8, 16)), 1));
+  expect_calls(&graph, 1);
+}
+
+static void softmax_of_inner_axis_is_one(void **state) {
+  (void)state;
+  graph_output(&graph, softmax(&graph, graph_input(&graph, DIMS(2, 10, 4, 3)), 1));
+  expect_calls(&graph, 1);
+}
+
+static void log_softmax_is_one(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(8, 16));
+  UOp *d = uop2(&job, OP_SUB, x, reduced(&graph, OP_MAX, x, 1));
+  UOp *s = uop1(&job, OP_LOG, reduced(&graph, OP_ADD, uop1(&job, OP_EXP, d), 1));
+  graph_output(&graph, uop2(&job, OP_SUB, d, s));
+  expect_calls(&graph, 1);
+}
+
+static void layernorm_is_one(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(3, 8, 16));
+  UOp *gamma = graph_input(&graph, DIMS(16)), *beta = graph_input(&graph, DIMS(16));
+  graph_output(&graph, layernorm(&graph, x, gamma, beta));
+  expect_calls(&graph, 1);
+}
+
+static void matmul_bias_relu_is_one(void **state) {
+  (void)state;
+  UOp *a = graph_input(&graph, DIMS(12, 20)), *b = graph_input(&graph, DIMS(20, 15));
+  UOp *c = graph_input(&graph, DIMS(15)), *m = matmul(&graph, a, b);
+  graph_output(&graph, relu(&graph, uop2(&job, OP_ADD, m, row(&graph, c, m))));
+  expect_calls(&graph, 1);
+  assert_string_equal(graph.plan.kernels[0].name, "r_12_15_20");
+}
+
+static void chained_matmuls_are_two(void **state) {
+  (void)state;
+  UOp *a = graph_input(&graph, DIMS(16, 16)), *b = graph_input(&graph, DIMS(16, 16));
+  UOp *c = graph_input(&graph, DIMS(16, 16));
+  graph_output(&graph, matmul(&graph, matmul(&graph, a, b), c));
+  expect_calls(&graph, 2);
+  assert_int_equal(graph.plan.nkernels, 1);
+}
+
+static void attention_is_three(void **state) {
+  (void)state;
+  UOp *q = graph_input(&graph, DIMS(16, 16)), *k = graph_input(&graph, DIMS(16, 16));
+  UOp *v = graph_input(&graph, DIMS(16, 16));
+  UOp *s = matmul(&graph, q, t_permute(&graph, k, DIMS(1, 0)));
+  s = softmax(&graph, uop2(&job, OP_MUL, s, t_f32(&graph, 0.25)), 1);
+  graph_output(&graph, matmul(&graph, s, v));
+  expect_calls(&graph, 3);
+}
+
+static void conv_batchnorm_relu_residual_is_one(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(1, 4, 6, 7)), *r = graph_input(&graph, DIMS(1, 5, 6, 7));
+  UOp *w = graph_input(&graph, DIMS(5, 4, 3, 3)), *p[4];
+  for (int k = 0; k < 4; k++) p[k] = graph_input(&graph, DIMS(5));
+  p[0] = uop1(&job, OP_ABS, p[0]);
+  UOp *y = batchnorm(&graph, conv3(&graph, x, w), p);
+  graph_output(&graph, relu(&graph, uop2(&job, OP_ADD, y, r)));
+  expect_calls(&graph, 1);
+  assert_string_equal(graph.plan.kernels[0].name, "r_5_42_4_3_3");
+}
+
+static void two_convolutions_are_two(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(1, 4, 6, 6)), *w = graph_input(&graph, DIMS(4, 4, 3, 3));
+  UOp *y = relu(&graph, conv3(&graph, x, w));
+  y = uop2(&job, OP_ADD, conv3(&graph, y, w), y);
+  graph_output(&graph, relu(&graph, y));
+  expect_calls(&graph, 2);
+}
+
+static void gather_is_one(void **state) {
+  (void)state;
+  UOp *table = graph_input(&graph, DIMS(20, 8));
+  UOp *at = graph_param(&graph, SLOT_INPUT, DT_I64, DIMS(3, 5));
+  UOp *src[] = {table, at};
+  graph_output(&graph, uop_make(&job, OP_GATHER, DT_VOID, arg_i(0), src, 2));
+  expect_calls(&graph, 1);
+}
+
+static void gather_of_gather_is_one(void **state) {
+  (void)state;
+  UOp *table = graph_input(&graph, DIMS(6, 8, 3));
+  UOp *at = graph_param(&graph, SLOT_INPUT, DT_I32, DIMS(4));
+  UOp *of = graph_param(&graph, SLOT_INPUT, DT_I64, DIMS(8, 2));
+  UOp *inner = uop_make(&job, OP_GATHER, DT_VOID, arg_i(0), (UOp *[]){of, at}, 2);
+  UOp *x = uop_make(&job, OP_GATHER, DT_VOID, arg_i(1), (UOp *[]){table, inner}, 2);
+  graph_output(&graph, uop_make(&job, OP_GATHER, DT_VOID, arg_i(0), (UOp *[]){x, at}, 2));
+  expect_calls(&graph, 1);
+}
+
+static void arange_sum_is_none(void **state) {
+  (void)state;
+  UOp *x = uop_make(&job, OP_IOTA, DT_I64, arg_both(0, DIMS(10000)), NULL, 0);
+  graph_output(&graph, t_reshape(&graph, t_reduce(&graph, OP_ADD, x, DIMS(0)), NULL, 0));
+  expect_calls(&graph, 0);
+  assert_int_equal(graph.plan.buffers[0].constant.len, 8);
+}
+
+static void constant_in_a_graph_is_no_reduce(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(4, 5));
+  UOp *n = uop_make(&job, OP_IOTA, DT_F32, arg_both(1, DIMS(4, 5)), NULL, 0);
+  UOp *m = uop_make(&job, OP_IOTA, DT_F32, arg_both(0, DIMS(4, 5)), NULL, 0);
+  x = uop2(&job, OP_MUL, x, reduced(&graph, OP_ADD, n, 1));
+  graph_output(&graph, uop2(&job, OP_MUL, x, reduced(&graph, OP_ADD, m, 1)));
+  expect_calls(&graph, 1);
+  assert_int_equal(count_reduces(&graph), 0);
+}
+
+static void transposed_diamond_is_one(void **state) {
+  (void)state;
+  UOp *e = uop1(&job, OP_EXP, graph_input(&graph, DIMS(4, 4)));
+  graph_output(&graph, uop2(&job, OP_ADD, e, t_permute(&graph, e, DIMS(1, 0))));
+  expect_calls(&graph, 1);
+}
+
+static void cat_of_matmuls_writes_slices(void **state) {
+  (void)state;
+  UOp *a = graph_input(&graph, DIMS(16, 16)), *b = graph_input(&graph, DIMS(16, 16));
+  UOp *m = matmul(&graph, a, b), *n = relu(&graph, matmul(&graph, b, a));
+  UOp *inner = uop_make(&job, OP_CAT, DT_VOID, arg_i(1), (UOp *[]){m, n}, 2);
+  UOp *p = matmul(&graph, t_int(&graph, OP_SHRINK, inner, DIMS(0, 16, 8, 24)), a);
+  UOp *outer = uop_make(&job, OP_CAT, DT_VOID, arg_i(0),
+                        (UOp *[]){inner, t_reshape(&graph, p, DIMS(8, 32))}, 2);
+  graph_output(&graph, uop2(&job, OP_MUL, outer, t_f32(&graph, 2)));
+  graph_output(&graph, uop2(&job, OP_MUL, m, t_f32(&graph, 3)));
+  expect_calls(&graph, 5);
+}
+
+static void cheap_cat_is_inlined(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(6, 8));
+  UOp *lo = t_int(&graph, OP_SHRINK, x, DIMS(0, 6, 0, 4));
+  UOp *hi = uop1(&job, OP_NEG, t_int(&graph, OP_SHRINK, x, DIMS(0, 6, 4, 8)));
+  UOp *rotated = uop_make(&job, OP_CAT, DT_VOID, arg_i(1), (UOp *[]){hi, lo}, 2);
+  graph_output(&graph, uop2(&job, OP_ADD, x, rotated));
+  expect_calls(&graph, 1);
+}
+
+static void pooling_then_matmul_is_two(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(8, 16, 9)), *w = graph_input(&graph, DIMS(16, 32));
+  UOp *pooled = t_reshape(&graph, t_reduce(&graph, OP_ADD, x, DIMS(2)), DIMS(8, 16));
+  graph_output(&graph, matmul(&graph, pooled, w));
+  expect_calls(&graph, 2);
+}
+
+static void long_sum_is_split(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(65536));
+  graph_output(&graph, t_reduce(&graph, OP_ADD, x, DIMS(0)));
+  expect_calls(&graph, 2);
+}
+
+static void outputs_in_every_shape(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(4, 6));
+  UOp *y = uop1(&job, OP_NEG, x), *c = t_reshape(&graph, t_f32(&graph, 3), DIMS(1, 1));
+  graph_output(&graph, x);
+  graph_output(&graph, y);
+  graph_output(&graph, t_reshape(&graph, y, DIMS(24)));
+  graph_output(&graph, t_permute(&graph, y, DIMS(1, 0)));
+  graph_output(&graph, t_expand(&graph, c, DIMS(5, 7)));
+  graph_output(&graph, t_int(&graph, OP_SHRINK, x, DIMS(2, 2, 0, 6)));
+  expect_calls(&graph, 4);
+}
+
+static void chain_is_cut_into_kernels(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(4));
+  for (int k = 0; k < 1000; k++) x = uop1(&job, k % 2 ? OP_SIN : OP_NEG, x);
+  graph_output(&graph, x);
+  graph_plan(&graph);
+  assert_in_range(graph.plan.ncalls, 2, 8);
+  assert_true(plan_equals_graph(&graph, 1e-4));
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+#define T(name_) cmocka_unit_test_setup_teardown(name_, setup, teardown)
+      T(elementwise_is_one),
+      T(softmax_is_one),
+      T(softmax_of_inner_axis_is_one),
+      T(log_softmax_is_one),
+      T(layernorm_is_one),
+      T(matmul_bias_relu_is_one),
+      T(chained_matmuls_are_two),
+      T(attention_is_three),
+      T(conv_batchnorm_relu_residual_is_one),
+      T(two_convolutions_are_two),
+      T(gather_is_one),
+      T(gather_of_gather_is_one),
+      T(arange_sum_is_none),
+      T(constant_in_a_graph_is_no_reduce),
+      T(transposed_diamond_is_one),
+      T(cat_of_matmuls_writes_slices),
+      T(cheap_cat_is_inlined),
+      T(pooling_then_matmul_is_two),
+      T(long_sum_is_split),
+      T(outputs_in_every_shape),
+      T(chain_is_cut_into_kernels),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

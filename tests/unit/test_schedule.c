@@ -1,0 +1,372 @@
+/* Every legal schedule computes what the kernel says: interp_kernel of the kernel against
+ * interp_linear of what the passes make of it, for chosen and for random opt lists. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "compiler/ir/interp.h"
+#include "compiler/ir/text.h"
+#include "compiler/ir/verify.h"
+#include "compiler/passes/expand.h"
+#include "compiler/passes/linearize.h"
+#include "compiler/passes/lower.h"
+#include "compiler/passes/schedule.h"
+#include "tests/unit/zoo.h"
+
+static const Target target = {.kind = "cpu",
+                              .vector_bytes = 64,
+                              .vector_registers = 32,
+                              .threads = 2,
+                              .l1_bytes = 48 << 10,
+                              .l2_bytes = 2 << 20};
+
+static uint64_t random_state;
+static uint32_t random_below(uint32_t n) {
+  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+  return (uint32_t)(random_state >> 33) % n;
+}
+
+typedef struct Run {
+  ZooKernel k;
+  OptList opts;
+  bool heuristic;
+  Linear linear;
+  OptList applied;
+} Run;
+
+static void fill(const UOp *p, void *data) {
+  int64_t n = p->arg.ints.at[0];
+  for (int64_t i = 0; i < n; i++) {
+    if (p->dtype == DT_F32)
+      ((float *)data)[i] = (float)random_below(2001) / 1000.f - 1.f;
+    else
+      ((int32_t *)data)[i] = (int32_t)random_below(40);
+  }
+}
+
+static void compile(Job *job, void *arg) {
+  Run *r = arg;
+  UOp *u = r->heuristic ? schedule_heuristic(job, r->k.sink, &target, &r->applied)
+                        : schedule_apply(job, r->k.sink, &target, &r->opts);
+  Status st = verify_graph(job, u, STAGE_SCHEDULED, "schedule");
+  if (st) job_abort(job, st);
+  u = lower_kernel(job, expand_kernel(job, u, &target), &target);
+  st = verify_graph(job, u, STAGE_LOWERED, "lower");
+  if (st) job_abort(job, st);
+  r->linear = linearize_kernel(job, u, &target);
+}
+
+static void explain(const Run *r, const char *what) {
+  StrBuf b = {0};
+  opts_print(r->heuristic ? &r->applied : &r->opts, &b);
+  print_message("%s with [%s]: %s\n", r->k.name, b.ptr ? b.ptr : "", what);
+  strbuf_deinit(&b);
+}
+
+static void must(const Run *r, Status st) {
+  if (!st) return;
+  char text[4000];
+  status_text(st, text, sizeof text);
+  explain(r, text);
+  fail();
+}
+
+static void compare(const Run *r, const void *want, const void *got) {
+  const UOp *p = r->k.params[0];
+  for (int64_t i = 0; i < p->arg.ints.at[0]; i++) {
+    char text[200];
+    if (p->dtype == DT_F32) {
+      double a = (double)((const float *)want)[i], b = (double)((const float *)got)[i];
+      if (fabs(a - b) <= 1e-4 + 1e-4 * fabs(a)) continue;
+      snprintf(text, sizeof text, "element %lld is %g, not %g", (long long)i, b, a);
+    } else {
+      int32_t a = ((const int32_t *)want)[i], b = ((const int32_t *)got)[i];
+      if (a == b) continue;
+      snprintf(text, sizeof text, "element %lld is %d, not %d", (long long)i, b, a);
+    }
+    explain(r, text);
+    fail();
+  }
+}
+
+/* Compiles and runs one schedule and checks its output. */
+static void check(Job *job, Run *r) {
+  InterpBuffer bufs[4];
+  must(r, job_run(job, compile, r));
+  for (uint32_t a = 0; a < r->k.nargs; a++) {
+    bufs[a].bytes = (size_t)r->k.params[a]->arg.ints.at[0] * 4;
+    bufs[a].data = calloc(1, bufs[a].bytes);
+    assert_non_null(bufs[a].data);
+    if (a) fill(r->k.params[a], bufs[a].data);
+  }
+  void *want = calloc(1, bufs[0].bytes), *got = bufs[0].data;
+  assert_non_null(want);
+  memset(got, 0xAB, bufs[0].bytes);
+  for (uint32_t t = 0; t < r->linear.threads; t++)
+    must(r, interp_linear(job, r->linear.list, r->linear.len, bufs, r->k.nargs, t));
+  bufs[0].data = want;
+  must(r, interp_kernel(job, r->k.sink, bufs, r->k.nargs));
+  compare(r, want, got);
+  free(want);
+  free(got);
+  for (uint32_t a = 1; a < r->k.nargs; a++) free(bufs[a].data);
+}
+
+static const ZooConv convs[] = {
+    {.n = 1, .c = 3, .h = 9, .w = 10, .oc = 8, .kh = 3, .kw = 3, .stride = 1, .pad = 1},
+    {.n = 2, .c = 2, .h = 12, .w = 12, .oc = 5, .kh = 3, .kw = 3, .stride = 2, .pad = 1},
+    {.n = 1,
+     .c = 2,
+     .h = 7,
+     .w = 7,
+     .oc = 9,
+     .kh = 3,
+     .kw = 3,
+     .stride = 1,
+     .pad = 1,
+     .flat = true},
+    {.n = 1,
+     .c = 2,
+     .h = 16,
+     .w = 16,
+     .oc = 4,
+     .kh = 3,
+     .kw = 3,
+     .stride = 2,
+     .pad = 1,
+     .flat = true},
+    {.n = 1,
+     .c = 5,
+     .h = 6,
+     .w = 6,
+     .oc = 9,
+     .kh = 1,
+     .kw = 1,
+     .stride = 1,
+     .pad = 0,
+     .flat = true},
+    {.n = 1,
+     .c = 6,
+     .h = 8,
+     .w = 20,
+     .oc = 6,
+     .kh = 3,
+     .kw = 3,
+     .stride = 1,
+     .pad = 1,
+     .depthwise = true},
+};
+
+enum { NKERNELS = 22 };
+static ZooKernel kernel(Job *job, int i) {
+  switch (i) {
+  case 0: return zoo_matmul(job, DT_F32, 12, 40, 24, false);
+  case 1: return zoo_matmul(job, DT_F32, 9, 37, 13, true);
+  case 2: return zoo_matmul(job, DT_I32, 8, 20, 16, false);
+  case 3: return zoo_elementwise(job, 100);
+  case 4: return zoo_transpose(job, 20, 33);
+  case 5: return zoo_softmax(job, 3, 37, false);
+  case 6: return zoo_softmax(job, 4, 32, true);
+  case 7: return zoo_layernorm(job, 3, 40, false);
+  case 8: return zoo_layernorm(job, 3, 33, true);
+  case 9: return zoo_sum(job, DT_F32, OP_ADD, 5, 70, 0);
+  case 10: return zoo_sum(job, DT_I32, OP_MAX, 50, 20, 1);
+  case 11: return zoo_sum(job, DT_I32, OP_ADD, 20, 33, 2);
+  case 12: return zoo_gather(job, 6, 11, 24);
+  case 13: return zoo_nested(job, 6, 9, 12);
+  case 14: return zoo_matmul(job, DT_F32, 1, 30, 64, true);
+  case 15: return zoo_elementwise(job, 1);
+  default: return zoo_conv(job, convs[i - 16]);
+  }
+}
+
+typedef struct Case {
+  int kernel;
+  const char *opts;
+} Case;
+
+static const Case cases[] = {
+    {0, ""},
+    {0, "VECTOR(1,16)"},
+    {0, "VECTOR(1,8) UPCAST(1,2) UPCAST(0,4)"},
+    {0, "VECTOR(1,16) UPCAST(1,2) UPCAST(0,5) UNROLL(2,4) THREAD(0,2)"},
+    {0, "VECTOR(1,16) UPCAST(0,8) ORDER(1,0) STAGE(1,1)"},
+    {0, "VECTOR(1,8) UPCAST(1,2) UPCAST(0,3) UNROLL(2,2) ORDER(1,0) STAGE(1,1) THREAD(1,2)"},
+    {0, "VECTOR(2,8) UPCAST(1,4) UNROLL(2,3)"},
+    {0, "PADTO(1,64) VECTOR(1,64)"},
+    {0, "PADTO(2,32) VECTOR(2,16) UNROLL(2,2)"},
+    {1, "VECTOR(1,16) UPCAST(0,4) ORDER(1,0) STAGE(1,1)"},
+    {1, "VECTOR(1,16) UPCAST(0,4) ORDER(1,0) STAGE(0,0) STAGE(1,1) THREAD(1,3)"},
+    {1, "PADTO(2,16) VECTOR(2,16) UPCAST(1,4)"},
+    {1, "STAGE(-1,0) STAGE(-1,1)"},
+    {2, "VECTOR(1,16) UNROLL(2,16) UPCAST(0,2)"},
+    {2, "VECTOR(2,16) UPCAST(1,4)"},
+    {3, "VECTOR(0,16) UPCAST(0,4) THREAD(0,2)"},
+    {3, "PADTO(0,16) VECTOR(0,16)"},
+    {4, "VECTOR(1,16) UPCAST(0,16)"},
+    {4, "VECTOR(0,16) UPCAST(1,4) THREAD(1,2)"},
+    {5, "PADTO(2,16) VECTOR(2,16) UNROLL(2,3) VECTOR(1,16) THREAD(0,2)"},
+    {6, "VECTOR(2,16) UNROLL(2,2) VECTOR(1,16) UPCAST(1,2)"},
+    {7, "VECTOR(2,8) VECTOR(3,8) UNROLL(3,5) VECTOR(1,8)"},
+    {8, "VECTOR(1,16) UNROLL(2,3) UNROLL(3,3)"},
+    {8, "PADTO(2,16) VECTOR(2,16) PADTO(3,16) VECTOR(3,16) VECTOR(1,16)"},
+    {9, "PADTO(1,64) VECTOR(1,16) UNROLL(1,4)"},
+    {10, "VECTOR(1,16) UNROLL(0,5)"},
+    {11, "PADTO(1,16) VECTOR(1,16) UNROLL(0,4)"},
+    {12, "VECTOR(1,16) UPCAST(0,2)"},
+    {12, "VECTOR(0,4) UPCAST(1,3)"},
+    {13, "VECTOR(0,4) UNROLL(1,3) UNROLL(2,4)"},
+    {13, "VECTOR(2,4) UPCAST(0,3)"},
+    {14, "VECTOR(2,16) UNROLL(2,2) UPCAST(1,4)"},
+    {16, "VECTOR(2,8) UPCAST(0,4) UNROLL(4,3) UNROLL(5,3)"},
+    {16, "VECTOR(2,8) UPCAST(1,3) UPCAST(0,2) STAGE(1,0)"},
+    {17, "VECTOR(3,4) UPCAST(1,5) UNROLL(5,3) UNROLL(6,3) ORDER(3,0) STAGE(3,0)"},
+    {18, "VECTOR(1,16) UPCAST(1,2) UPCAST(0,3) ORDER(1,0) STAGE(1,0) THREAD(1,2)"},
+    {18, "PADTO(1,16) VECTOR(1,16) UPCAST(0,3) ORDER(1,0) STAGE(1,0)"},
+    {18, "VECTOR(1,16) UNROLL(3,3) UNROLL(4,3)"},
+    {19, "VECTOR(1,16) UPCAST(0,4) ORDER(1,0) STAGE(1,0)"},
+    {19, "VECTOR(1,8) UNROLL(3,3) UNROLL(4,3)"},
+    {20, "VECTOR(1,16) UPCAST(0,3)"},
+    {21, "VECTOR(2,16) UPCAST(1,4) UNROLL(3,3) UNROLL(4,3)"},
+};
+
+static void chosen_schedules(void **state) {
+  (void)state;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Job job;
+    job_init(&job, 0);
+    Run r = {.k = kernel(&job, cases[i].kernel)};
+    random_state = i;
+    Status st = opts_parse(&job, str_from(cases[i].opts), &r.opts);
+    must(&r, st);
+    check(&job, &r);
+    job_deinit(&job);
+  }
+}
+
+static void heuristic_schedules(void **state) {
+  (void)state;
+  for (int i = 0; i < NKERNELS; i++) {
+    Job job;
+    job_init(&job, 0);
+    Run r = {.k = kernel(&job, i), .heuristic = true};
+    random_state = (uint64_t)i;
+    check(&job, &r);
+    job_deinit(&job);
+  }
+}
+
+static OptList random_opts(Job *job, const KernelInfo *k) {
+  static const int sizes[] = {2, 3, 4, 5, 7, 8, 16, 32};
+  OptList list = {0};
+  for (uint32_t n = random_below(7); n-- > 0;) {
+    OptKind kind = (OptKind)random_below(OPT__COUNT);
+    int axis = (int)random_below(k->naxes + 1) - 1;
+    int64_t arg = sizes[random_below(8)];
+    if (kind == OPT_STAGE) arg = random_below(k->noperands + 1);
+    if (kind == OPT_ORDER) arg = random_below(3);
+    opts_push(job, &list, kind, axis, arg);
+    OptPlan plan;
+    Status st = opts_plan(job, k, &list, &plan);
+    if (st) list.len--;
+    status_drop(st);
+  }
+  return list;
+}
+
+static void random_schedules(void **state) {
+  (void)state;
+  for (int round = 0; round < 400; round++) {
+    Job job;
+    job_init(&job, 0);
+    Run r = {.k = kernel(&job, round % NKERNELS)};
+    random_state = (uint64_t)round * 77 + 5;
+    r.opts = random_opts(&job, kernel_info(&job, r.k.sink));
+    check(&job, &r);
+    job_deinit(&job);
+  }
+}
+
+static void text_round_trip(void **state) {
+  (void)state;
+  Job job;
+  job_init(&job, 0);
+  static const char *const texts[] = {"", "VECTOR(1,16)",
+                                      "ORDER(1,0) VECTOR(1,16) UPCAST(0,8) UNROLL(2,4) THREAD(0,2) "
+                                      "STAGE(-1,0) PADTO(3,64)"};
+  for (size_t i = 0; i < 3; i++) {
+    OptList list;
+    StrBuf b = {0};
+    assert_null(opts_parse(&job, str_from(texts[i]), &list));
+    opts_print(&list, &b);
+    assert_string_equal(b.ptr ? b.ptr : "", texts[i]);
+    strbuf_deinit(&b);
+  }
+  static const char *const bad[] = {"VECTOR",       "VECTOR(1,16",   "vector(1,16)",
+                                    "VECTOR(1;16)", "VECTOR(1,x)",   "VECTOR(99999999999,1)",
+                                    "FOO(1,2)",     "VECTOR(1,16) ,"};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    OptList list;
+    Status st = opts_parse(&job, str_from(bad[i]), &list);
+    assert_int_equal(status_code(st), ST_INVALID_ARGUMENT);
+    status_drop(st);
+  }
+  job_deinit(&job);
+}
+
+static void illegal_opts(void **state) {
+  (void)state;
+  static const struct {
+    int kernel;
+    const char *opts, *why;
+  } bad[] = {
+      {0, "VECTOR(7,16)", "no such axis"},
+      {0, "VECTOR(-1,16)", "no such axis"},
+      {0, "VECTOR(1,12)", "power of two"},
+      {0, "VECTOR(1,16) VECTOR(1,2)", "already"},
+      {0, "VECTOR(1,16) VECTOR(0,4)", "two VECTOR"},
+      {0, "VECTOR(1,64)", "has a tile of 64"},
+      {0, "UPCAST(2,4)", "unrolled, not upcast"},
+      {0, "UNROLL(0,4)", "upcast, not unrolled"},
+      {0, "UNROLL(2,5)", "PADTO"},
+      {0, "UPCAST(0,1)", "at least 2"},
+      {0, "THREAD(2,2)", "only output axes"},
+      {0, "THREAD(0,2) THREAD(1,2)", "already threaded"},
+      {0, "UPCAST(0,12) THREAD(0,2)", "iterations for"},
+      {0, "ORDER(1,2)", "fewer loops"},
+      {0, "STAGE(1,3)", "fewer operands"},
+      {0, "STAGE(1,1) STAGE(0,1)", "already staged"},
+      {0, "STAGE(2,1)", "must be an output"},
+      {0, "VECTOR(1,16) PADTO(1,64)", "before tiles"},
+      {4, "UPCAST(0,20) UPCAST(1,33) UPCAST(1,2)", "tile of 66"},
+  };
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    Job job;
+    job_init(&job, 0);
+    OptList list;
+    ZooKernel k = kernel(&job, bad[i].kernel);
+    assert_null(opts_parse(&job, str_from(bad[i].opts), &list));
+    Status st = opts_check(&job, k.sink, &list);
+    char text[300] = "";
+    if (st) status_text(st, text, sizeof text);
+    if (!strstr(text, bad[i].why)) {
+      print_message("%s: expected '%s', got '%s'\n", bad[i].opts, bad[i].why, text);
+      fail();
+    }
+    assert_int_equal(status_code(st), ST_INVALID_ARGUMENT);
+    status_drop(st);
+    job_deinit(&job);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(text_round_trip),  cmocka_unit_test(illegal_opts),
+      cmocka_unit_test(chosen_schedules), cmocka_unit_test(heuristic_schedules),
+      cmocka_unit_test(random_schedules),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

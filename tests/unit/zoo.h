@@ -1,0 +1,231 @@
+/* Ranged kernels built by hand, for tests of the scheduling passes and for the kernel bench. */
+#pragma once
+
+#include <stdlib.h>
+
+#include "compiler/ir/plan.h"
+
+typedef struct ZooKernel {
+  const char *name;
+  UOp *sink;
+  UOp *params[4]; /* 0 is written */
+  uint32_t nargs;
+  int64_t flops, bytes;
+} ZooKernel;
+
+typedef struct Zoo {
+  Job *job;
+  ZooKernel k;
+  UOp *ranges[16];
+  uint32_t n;
+} Zoo;
+
+static inline UOp *zoo_param(Zoo *z, DType d, int64_t n) {
+  z->k.bytes += n * dtype_info[d].bytes;
+  return z->k.params[z->k.nargs] = uop_param(z->job, z->k.nargs, d, &n, 1),
+         z->k.params[z->k.nargs++];
+}
+static inline UOp *zoo_range(Zoo *z, AxisType t, int64_t n) {
+  return z->ranges[z->n] = uop_range(z->job, z->n, t, uop_index(z->job, n)), z->ranges[z->n++];
+}
+static inline UOp *zoo_add(Zoo *z, UOp *a, UOp *b) {
+  if (uop_is_int(a, 0) && a->dtype == DT_INDEX) return b;
+  if (uop_is_int(b, 0) && a->dtype == DT_INDEX) return a;
+  return uop2(z->job, OP_ADD, a, b);
+}
+static inline UOp *zoo_mul(Zoo *z, UOp *a, int64_t k) {
+  return k == 1 ? a : uop2(z->job, OP_MUL, a, uop_index(z->job, k));
+}
+static inline UOp *zoo_int(Zoo *z, int64_t v) { return uop_index(z->job, v); }
+static inline UOp *zoo_load(Zoo *z, UOp *p, UOp *i, UOp *gate) {
+  UOp *src[3] = {p, i, gate};
+  return uop_make(z->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
+}
+/* Stores over the LOOP ranges made so far. */
+static inline ZooKernel zoo_done(Zoo *z, const char *name, UOp *index, UOp *value) {
+  UOp *src[17], *st[3] = {z->k.params[0], index, value};
+  uint32_t n = 1;
+  src[0] = uop_make(z->job, OP_STORE, DT_VOID, arg_i(0), st, 3);
+  for (uint32_t i = 0; i < z->n; i++)
+    if (uop_axis(z->ranges[i]) == AX_LOOP) src[n++] = z->ranges[i];
+  UOp *end = uop_make(z->job, OP_END, DT_VOID, arg_none(), src, n);
+  z->k.sink = uop_make(z->job, OP_SINK, DT_VOID, arg_none(), &end, 1);
+  z->k.name = name;
+  return z->k;
+}
+
+/* C[m,n] = relu(sum_k A[m,k] B[k,n] + bias[n]); tb: B is [n,k]. */
+static inline ZooKernel zoo_matmul(Job *job, DType d, int64_t M, int64_t N, int64_t K, bool tb) {
+  Zoo z = {.job = job};
+  UOp *c = zoo_param(&z, d, M * N), *a = zoo_param(&z, d, M * K), *b = zoo_param(&z, d, K * N);
+  UOp *bias = zoo_param(&z, d, N);
+  (void)c;
+  UOp *m = zoo_range(&z, AX_LOOP, M), *n = zoo_range(&z, AX_LOOP, N),
+      *k = zoo_range(&z, AX_REDUCE, K);
+  UOp *ai = zoo_add(&z, zoo_mul(&z, m, K), k);
+  UOp *bi = tb ? zoo_add(&z, zoo_mul(&z, n, K), k) : zoo_add(&z, zoo_mul(&z, k, N), n);
+  UOp *p = uop2(job, OP_MUL, zoo_load(&z, a, ai, NULL), zoo_load(&z, b, bi, NULL));
+  UOp *v = uop2(job, OP_ADD, uop_reduce(job, OP_ADD, p, &k, 1), zoo_load(&z, bias, n, NULL));
+  v = uop2(job, OP_MAX, v, uop_number(job, d, 0));
+  z.k.flops = 2 * M * N * K;
+  return zoo_done(&z, "matmul", zoo_add(&z, zoo_mul(&z, m, N), n), v);
+}
+
+typedef struct ZooConv {
+  int64_t n, c, h, w, oc, kh, kw, stride, pad;
+  bool flat; /* one range over output pixels */
+  bool depthwise;
+} ZooConv;
+
+static inline UOp *zoo_inside(Zoo *z, UOp *i, int64_t n) {
+  Job *job = z->job;
+  UOp *lo = uop2(job, OP_CMPLE, uop_index(job, 0), i);
+  return uop2(job, OP_AND, lo, uop2(job, OP_CMPLT, i, uop_index(job, n)));
+}
+
+static inline ZooKernel zoo_conv(Job *job, ZooConv v) {
+  Zoo z = {.job = job};
+  int64_t oh = (v.h + 2 * v.pad - v.kh) / v.stride + 1,
+          ow = (v.w + 2 * v.pad - v.kw) / v.stride + 1;
+  int64_t ic = v.depthwise ? 1 : v.c;
+  UOp *y = zoo_param(&z, DT_F32, v.n * v.oc * oh * ow),
+      *x = zoo_param(&z, DT_F32, v.n * v.c * v.h * v.w);
+  UOp *w = zoo_param(&z, DT_F32, v.oc * ic * v.kh * v.kw), *bias = zoo_param(&z, DT_F32, v.oc);
+  (void)y;
+  UOp *n = v.n > 1 ? zoo_range(&z, AX_LOOP, v.n) : zoo_int(&z, 0),
+      *o = zoo_range(&z, AX_LOOP, v.oc);
+  UOp *p = NULL, *i, *j;
+  if (v.flat) {
+    p = zoo_range(&z, AX_LOOP, oh * ow);
+    i = uop2(job, OP_FLOORDIV, p, uop_index(job, ow));
+    j = uop2(job, OP_FLOORMOD, p, uop_index(job, ow));
+  } else {
+    i = zoo_range(&z, AX_LOOP, oh);
+    j = zoo_range(&z, AX_LOOP, ow);
+  }
+  UOp *red[3];
+  uint32_t nr = 0;
+  UOp *c = v.depthwise ? o : (red[nr++] = zoo_range(&z, AX_REDUCE, ic));
+  UOp *kh = v.kh > 1 ? (red[nr++] = zoo_range(&z, AX_REDUCE, v.kh)) : zoo_int(&z, 0);
+  UOp *kw = v.kw > 1 ? (red[nr++] = zoo_range(&z, AX_REDUCE, v.kw)) : zoo_int(&z, 0);
+  UOp *hi = zoo_add(&z, zoo_add(&z, zoo_mul(&z, i, v.stride), kh), zoo_int(&z, -v.pad));
+  UOp *wi = zoo_add(&z, zoo_add(&z, zoo_mul(&z, j, v.stride), kw), zoo_int(&z, -v.pad));
+  UOp *gate = v.pad ? uop2(job, OP_AND, zoo_inside(&z, hi, v.h), zoo_inside(&z, wi, v.w)) : NULL;
+  UOp *plane = zoo_add(&z, zoo_mul(&z, n, v.c), c);
+  UOp *xi = zoo_add(&z, zoo_mul(&z, plane, v.h * v.w), zoo_add(&z, zoo_mul(&z, hi, v.w), wi));
+  if (v.flat && v.stride == 1) /* what rangeify's algebra would have made of it */
+    xi = zoo_add(&z, zoo_mul(&z, plane, v.h * v.w),
+                 zoo_add(&z, zoo_add(&z, p, zoo_mul(&z, kh, v.w)),
+                         zoo_add(&z, kw, zoo_int(&z, -v.pad * v.w - v.pad))));
+  UOp *row = v.depthwise ? o : zoo_add(&z, zoo_mul(&z, o, ic), c);
+  UOp *wgt = zoo_add(&z, zoo_mul(&z, row, v.kh * v.kw), zoo_add(&z, zoo_mul(&z, kh, v.kw), kw));
+  UOp *prod = uop2(job, OP_MUL, zoo_load(&z, x, xi, gate), zoo_load(&z, w, wgt, NULL));
+  UOp *val = uop2(job, OP_ADD, uop_reduce(job, OP_ADD, prod, red, nr), zoo_load(&z, bias, o, NULL));
+  val = uop2(job, OP_MAX, val, uop_number(job, DT_F32, 0));
+  UOp *pix = v.flat ? p : zoo_add(&z, zoo_mul(&z, i, ow), j);
+  UOp *yi = zoo_add(&z, zoo_mul(&z, zoo_add(&z, zoo_mul(&z, n, v.oc), o), oh * ow), pix);
+  z.k.flops = 2 * v.n * v.oc * oh * ow * ic * v.kh * v.kw;
+  return zoo_done(&z, "conv", yi, val);
+}
+
+static inline ZooKernel zoo_elementwise(Job *job, int64_t n) {
+  Zoo z = {.job = job};
+  UOp *y = zoo_param(&z, DT_F32, n), *a = zoo_param(&z, DT_F32, n), *b = zoo_param(&z, DT_F32, n);
+  UOp *i = zoo_range(&z, AX_LOOP, n);
+  (void)y;
+  UOp *v = uop2(job, OP_ADD, zoo_load(&z, a, i, NULL), zoo_load(&z, b, i, NULL));
+  return zoo_done(&z, "elementwise", i, uop2(job, OP_MAX, v, uop_number(job, DT_F32, 0)));
+}
+
+static inline ZooKernel zoo_transpose(Job *job, int64_t n, int64_t m) {
+  Zoo z = {.job = job};
+  UOp *y = zoo_param(&z, DT_F32, n * m), *a = zoo_param(&z, DT_F32, n * m);
+  UOp *i = zoo_range(&z, AX_LOOP, n), *j = zoo_range(&z, AX_LOOP, m);
+  (void)y;
+  UOp *v = zoo_load(&z, a, zoo_add(&z, zoo_mul(&z, j, n), i), NULL);
+  return zoo_done(&z, "transpose", zoo_add(&z, zoo_mul(&z, i, m), j), v);
+}
+
+/* y = (x - max) / sum(exp(x - max)) along rows; plain: without the exp, which codegen cannot do
+ * alone. */
+static inline ZooKernel zoo_softmax(Job *job, int64_t rows, int64_t cols, bool plain) {
+  Zoo z = {.job = job};
+  UOp *y = zoo_param(&z, DT_F32, rows * cols), *x = zoo_param(&z, DT_F32, rows * cols);
+  UOp *r = zoo_range(&z, AX_LOOP, rows), *c = zoo_range(&z, AX_LOOP, cols);
+  UOp *k = zoo_range(&z, AX_REDUCE, cols);
+  (void)y;
+  UOp *row = zoo_mul(&z, r, cols);
+  UOp *xk = zoo_load(&z, x, zoo_add(&z, row, k), NULL),
+      *xc = zoo_load(&z, x, zoo_add(&z, row, c), NULL);
+  UOp *max = uop_reduce(job, OP_MAX, xk, &k, 1);
+  UOp *ek = uop2(job, OP_SUB, xk, max), *ec = uop2(job, OP_SUB, xc, max);
+  if (!plain)
+    ek = uop1(job, OP_EXP, ek), ec = uop1(job, OP_EXP, ec);
+  else
+    ek = uop2(job, OP_SUB, ek, uop_number(job, DT_F32, 1));
+  UOp *sum = uop_reduce(job, OP_ADD, ek, &k, 1);
+  return zoo_done(&z, "softmax", zoo_add(&z, row, c), uop2(job, OP_FDIV, ec, sum));
+}
+
+/* y = (x - mean) / sqrt(var + eps), with the variance as mean of squared differences or (fused) of
+ * squares. */
+static inline ZooKernel zoo_layernorm(Job *job, int64_t rows, int64_t cols, bool squares) {
+  Zoo z = {.job = job};
+  UOp *y = zoo_param(&z, DT_F32, rows * cols), *x = zoo_param(&z, DT_F32, rows * cols);
+  UOp *r = zoo_range(&z, AX_LOOP, rows), *c = zoo_range(&z, AX_LOOP, cols);
+  UOp *k = zoo_range(&z, AX_REDUCE, cols), *k2 = zoo_range(&z, AX_REDUCE, cols);
+  UOp *inv = uop_number(job, DT_F32, 1.0 / (double)cols), *row = zoo_mul(&z, r, cols);
+  (void)y;
+  UOp *xk = zoo_load(&z, x, zoo_add(&z, row, k), NULL),
+      *xk2 = zoo_load(&z, x, zoo_add(&z, row, k2), NULL);
+  UOp *mean = uop2(job, OP_MUL, uop_reduce(job, OP_ADD, xk, &k, 1), inv);
+  UOp *d = squares ? xk2 : uop2(job, OP_SUB, xk2, mean);
+  UOp *var = uop2(job, OP_MUL, uop_reduce(job, OP_ADD, uop2(job, OP_MUL, d, d), &k2, 1), inv);
+  if (squares) var = uop2(job, OP_SUB, var, uop2(job, OP_MUL, mean, mean));
+  UOp *s = uop1(job, OP_SQRT, uop2(job, OP_ADD, var, uop_number(job, DT_F32, 1e-5)));
+  UOp *v = uop2(job, OP_SUB, zoo_load(&z, x, zoo_add(&z, row, c), NULL), mean);
+  return zoo_done(&z, "layernorm", zoo_add(&z, row, c), uop2(job, OP_FDIV, v, s));
+}
+
+/* Sum along rows, down columns, or of everything. */
+static inline ZooKernel zoo_sum(Job *job, DType d, Op op, int64_t rows, int64_t cols, int which) {
+  Zoo z = {.job = job};
+  UOp *y = zoo_param(&z, d,
+                     which == 0   ? rows
+                     : which == 1 ? cols
+                                  : 1),
+      *x = zoo_param(&z, d, rows * cols);
+  UOp *r = zoo_range(&z, which == 0 ? AX_LOOP : AX_REDUCE, rows);
+  UOp *c = zoo_range(&z, which == 1 ? AX_LOOP : AX_REDUCE, cols);
+  (void)y;
+  UOp *v = zoo_load(&z, x, zoo_add(&z, zoo_mul(&z, r, cols), c), NULL);
+  UOp *red[2] = {which == 0 ? c : r, c};
+  v = uop_reduce(job, op, v, red, which == 2 ? 2 : 1);
+  return zoo_done(&z, "sum", which == 0 ? r : which == 1 ? c : zoo_int(&z, 0), v);
+}
+
+/* y[i, j] = table[ids[i], j], 0 for ids outside. */
+static inline ZooKernel zoo_gather(Job *job, int64_t n, int64_t rows, int64_t cols) {
+  Zoo z = {.job = job};
+  UOp *y = zoo_param(&z, DT_F32, n * cols), *t = zoo_param(&z, DT_F32, rows * cols),
+      *ids = zoo_param(&z, DT_I32, n);
+  UOp *i = zoo_range(&z, AX_LOOP, n), *j = zoo_range(&z, AX_LOOP, cols);
+  (void)y;
+  UOp *id = uop_cast(job, zoo_load(&z, ids, i, NULL), DT_INDEX);
+  UOp *v = zoo_load(&z, t, zoo_add(&z, zoo_mul(&z, id, cols), j), zoo_inside(&z, id, rows));
+  return zoo_done(&z, "gather", zoo_add(&z, zoo_mul(&z, i, cols), j), v);
+}
+
+/* A reduction within a reduction: y[i] = sum_j x[i,j] * sum_k w[j,k]. */
+static inline ZooKernel zoo_nested(Job *job, int64_t I, int64_t J, int64_t K) {
+  Zoo z = {.job = job};
+  UOp *y = zoo_param(&z, DT_F32, I), *x = zoo_param(&z, DT_F32, I * J),
+      *w = zoo_param(&z, DT_F32, J * K);
+  UOp *i = zoo_range(&z, AX_LOOP, I), *j = zoo_range(&z, AX_REDUCE, J),
+      *k = zoo_range(&z, AX_REDUCE, K);
+  (void)y;
+  UOp *inner =
+      uop_reduce(job, OP_ADD, zoo_load(&z, w, zoo_add(&z, zoo_mul(&z, j, K), k), NULL), &k, 1);
+  UOp *v = uop2(job, OP_MUL, zoo_load(&z, x, zoo_add(&z, zoo_mul(&z, i, J), j), NULL), inner);
+  return zoo_done(&z, "nested", i, uop_reduce(job, OP_ADD, v, &j, 1));
+}
