@@ -122,7 +122,7 @@ uint8_t *grpc_send_begin(GrpcStream *s, size_t n);
 /* The same from a copy of msg. */
 void grpc_send(GrpcStream *s, Bytes msg);
 /* Without a copy of the payload: head and body together are one message; body stays valid until
- * done(done_ctx) is called, once, also when the stream dies first. */
+ * done(done_ctx) is called, once, at the latest right before on_close. */
 void grpc_send_body(GrpcStream *s, Bytes head, Bytes body, void (*done)(void *ctx), void *done_ctx);
 /* Client: no more messages from us. */
 void grpc_half_close(GrpcStream *s);

@@ -165,8 +165,7 @@ void frame_drop_queue(GrpcStream *s) {
   s->queued = 0;
 }
 
-/* A segment with n bytes of its own. */
-static Segment *segment_create(size_t n) {
+Segment *segment_create(size_t n) {
   size_t size;
   Segment *seg = size_add(sizeof *seg, n, &size) ? malloc(size) : NULL;
   if (seg) *seg = (Segment){.len = n, .refs = 1, .data = seg->payload};

@@ -25,6 +25,8 @@ struct Segment {
   uint8_t payload[];
 };
 
+/* With n bytes of its own and one reference; NULL when memory is out. */
+Segment *segment_create(size_t n);
 void segment_unref(Segment *seg);
 
 typedef enum HeadField {
@@ -95,6 +97,7 @@ struct GrpcSession {
   void *ctx;
   GrpcConfig config;
   bool server, draining, releasing;
+  bool broken; /* memory ran out where output would have been lost */
   GrpcStream *streams;
   size_t nstreams;
   GrpcStream *work;

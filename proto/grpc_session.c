@@ -54,6 +54,29 @@ bool output_refer(GrpcSession *g, Segment *seg, size_t at, size_t n) {
   return true;
 }
 
+/* Output that points into somebody else's memory gets a copy of it, so that the owner can be told
+ * that we are done. The socket may hold half of a frame: it cannot just be dropped. */
+static bool output_own(GrpcSession *g) {
+  for (size_t i = g->piece_at; i < g->pieces.len; i++) {
+    Piece *p = &g->pieces.at[i];
+    if (!p->seg || !p->seg->done) continue;
+    Segment *copy = segment_create(p->len);
+    if (!copy) return false;
+    memcpy(copy->payload, p->seg->data + p->at, p->len);
+    segment_unref(p->seg);
+    p->seg = copy;
+    p->at = 0;
+  }
+  return true;
+}
+
+static void output_drop(GrpcSession *g) {
+  for (size_t i = g->piece_at; i < g->pieces.len; i++)
+    if (g->pieces.at[i].seg) segment_unref(g->pieces.at[i].seg);
+  g->pieces.len = g->piece_at = 0;
+  g->pending = 0;
+}
+
 static void output_reset(GrpcSession *g) {
   g->pieces.len = g->piece_at = 0;
   g->copy.len = 0;
@@ -103,6 +126,7 @@ static void run_work(GrpcSession *g) {
 }
 
 int grpc_session_output(GrpcSession *g, struct iovec *iov, int cap) {
+  if (g->broken) return 0;
   output_compact(g);
   do {
     run_work(g);
@@ -159,6 +183,11 @@ static void work_list_remove(GrpcStream *s) {
 void stream_close(GrpcStream *s, const StatusNote *st) {
   GrpcSession *g = s->session;
   frame_drop_input(s);
+  frame_drop_queue(s);
+  if (!output_own(g)) {
+    output_drop(g);
+    g->broken = true;
+  }
   if (s->accepted) g->handler->on_close(g->ctx, s, st);
   if (s->on_work_list) work_list_remove(s);
   if (s->prev)
@@ -167,7 +196,7 @@ void stream_close(GrpcStream *s, const StatusNote *st) {
     g->streams = s->next;
   if (s->next) s->next->prev = s->prev;
   g->nstreams--;
-  frame_drop_queue(s);
+  frame_drop_queue(s); /* on_close may have sent */
   status_drop(s->outcome);
   strbuf_deinit(&s->head.text);
   free(s->grpc_message);
@@ -373,15 +402,14 @@ void grpc_session_release(GrpcSession *g) {
   }
   status_drop(gone);
   nghttp2_session_del(g->h2);
-  for (size_t i = g->piece_at; i < g->pieces.len; i++)
-    if (g->pieces.at[i].seg) segment_unref(g->pieces.at[i].seg);
+  output_drop(g);
   vec_deinit(&g->pieces);
   strbuf_deinit(&g->copy);
   free(g);
 }
 
 Status grpc_session_input(GrpcSession *g, const void *bytes, size_t n) {
-  ssize_t used = nghttp2_session_mem_recv(g->h2, bytes, n);
+  ssize_t used = g->broken ? NGHTTP2_ERR_NOMEM : nghttp2_session_mem_recv(g->h2, bytes, n);
   if (used == NGHTTP2_ERR_NOMEM || used == NGHTTP2_ERR_CALLBACK_FAILURE)
     return FAIL(RESOURCE_EXHAUSTED, "no memory for the connection");
   if (used < 0) return FAIL(INVALID_ARGUMENT, "not HTTP/2: %s", nghttp2_strerror((int)used));
@@ -389,6 +417,7 @@ Status grpc_session_input(GrpcSession *g, const void *bytes, size_t n) {
 }
 
 bool grpc_session_done(const GrpcSession *g) {
+  if (g->broken) return true;
   return !g->pending && !nghttp2_session_want_read(g->h2) && !nghttp2_session_want_write(g->h2);
 }
 

@@ -9,6 +9,8 @@
  * Singular messages are pointers (NULL when absent); repeated fields are a VIEW_LIST. */
 #pragma once
 
+#include <stddef.h>
+
 #include "base/arena.h"
 #include "base/status.h"
 
@@ -43,6 +45,18 @@ struct ViewMessage {
   const ViewField *fields;
   size_t nfields; /* at most 32 */
 };
+
+/* A table row for member_ of struct T, and a message made of rows. */
+#define VIEW_ROW(T, n_, kind_, rep_, member_, msg_)                                                \
+  {                                                                                                \
+    .number = (n_), .kind = (kind_), .repeated = (rep_), .offset = offsetof(T, member_),           \
+    .msg = (msg_), .name = #member_                                                                \
+  }
+#define VIEW_TABLE(rows_, T, name_)                                                                \
+  {                                                                                                \
+    .name = (name_), .size = sizeof(T), .fields = rows_,                                           \
+    .nfields = sizeof(rows_) / sizeof((rows_)[0])                                                  \
+  }
 
 typedef struct ViewLimits {
   uint32_t depth;    /* nesting of messages */

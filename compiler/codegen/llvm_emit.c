@@ -15,6 +15,7 @@
 
 #include <llvm-c/Analysis.h>
 #include <llvm-c/Transforms/PassBuilder.h>
+#include <llvm/Config/llvm-config.h>
 
 #include "base/clock.h"
 #include "compiler/codegen/llvm_build.h"
@@ -22,7 +23,11 @@
 /* The range IR has done the loop work already; this folds what the emitter's idioms leave behind
  * (selects of constants, widened 16-bit floats). default<O2> costs several times more and makes
  * explicit vector code no smaller. */
+#if LLVM_VERSION_MAJOR >= 18
 static const char PASSES[] = "function(early-cse,instcombine<no-verify-fixpoint>,simplifycfg)";
+#else
+static const char PASSES[] = "function(early-cse,instcombine,simplifycfg)";
+#endif
 
 LLVMValueRef llvm_fail(Emitter *e, const UOp *u, const char *what) {
   if (!e->failure) {

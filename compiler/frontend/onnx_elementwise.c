@@ -334,9 +334,15 @@ static void op_bit_cast(Node *n) {
     node_out(n, 0, x);
     return;
   }
-  if (dtype_is_bool(d) || dtype_is_bool(s) || dtype_info[d].bytes != dtype_info[s].bytes)
+  bool from_bool = dtype_is_bool(s) && dtype_info[d].bytes == 1;
+  if (dtype_is_bool(d) || (dtype_is_bool(s) && !from_bool) ||
+      dtype_info[d].bytes != dtype_info[s].bytes)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "cannot reinterpret %s as %s", dtype_info[s].name,
                            dtype_info[d].name));
+  if (from_bool) { /* a bool is a byte that is 0 or 1 */
+    node_out(n, 0, build_cast(n->job, x, d));
+    return;
+  }
   node_out(n, 0, uop_make(n->job, OP_BITCAST, d, arg_none(), &x, 1));
 }
 

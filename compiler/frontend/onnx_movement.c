@@ -317,8 +317,11 @@ static void op_space_to_depth(Node *n) {
   UOp *x = node_u(n, 0);
   int64_t b = block_size(n, x), N = x->shape.at[0], C = x->shape.at[1], H = x->shape.at[2],
           W = x->shape.at[3];
+  bool dcr = str_is(attr_str(n, "mode", "DCR"), "DCR");
+  const int64_t *order =
+      dcr ? (const int64_t[]){0, 3, 5, 1, 2, 4} : (const int64_t[]){0, 1, 3, 5, 2, 4};
   x = build_reshape_v(n->job, x, 6, N, C, H / b, b, W / b, b);
-  x = build_permute(n->job, x, (int64_t[]){0, 3, 5, 1, 2, 4}, 6);
+  x = build_permute(n->job, x, order, 6);
   node_out(n, 0, build_reshape_v(n->job, x, 4, N, C * b * b, H / b, W / b));
 }
 

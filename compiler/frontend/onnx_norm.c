@@ -160,7 +160,8 @@ static void op_lrn(Node *n) {
 static void op_mvn(Node *n) {
   UOp *x = node_u(n, 0);
   Ints list = attr_ints(n, "axes");
-  if (!list.at) list = shape_make((const int64_t[]){0, 2, 3}, 3);
+  static const int64_t usual[] = {0, 2, 3};
+  if (!list.at) list = shape_make(usual, 3);
   uint32_t axes = 0;
   for (uint32_t i = 0; i < list.n; i++)
     axes |= axis_bit(axis_check(n->job, list.at[i], x->shape.n));

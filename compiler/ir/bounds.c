@@ -41,10 +41,10 @@ static Interval of(const UOp *u) {
 }
 
 static Wide mul(Wide a, Wide b) {
-  if (a == 0 || b == 0) return 0;
   Wide r;
-  bool far = infinite(a) || infinite(b) || __builtin_mul_overflow(a, b, &r);
-  return far ? ((a < 0) == (b < 0) ? INF : -INF) : r;
+  if (a == 0 || b == 0) return 0;
+  bool over = infinite(a) || infinite(b) || __builtin_mul_overflow(a, b, &r);
+  return over ? ((a < 0) == (b < 0) ? INF : -INF) : r;
 }
 
 static Wide quotient(Wide a, Wide b, bool floored) {

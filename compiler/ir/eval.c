@@ -61,7 +61,7 @@ static uint16_t float_pack(double x, int mant, int emin) {
 
 static double float_unpack(uint16_t bits, int mant, int emin) {
   unsigned emax = (1u << (15 - mant)) - 1;
-  unsigned e = (bits >> mant) & emax, frac = bits & ((1u << mant) - 1);
+  unsigned e = ((unsigned)bits >> mant) & emax, frac = bits & ((1u << mant) - 1);
   double v;
   if (e == emax) {
     v = frac ? (double)NAN : (double)INFINITY;

@@ -65,6 +65,7 @@ static Cost below(const Fusion *f, const Tensor *t) {
     c.inputs = fmin(c.inputs + b->inputs, MOST);
     c.operands = c.operands + b->operands > OPERANDS ? OPERANDS : c.operands + b->operands;
     c.has_reduce |= b->has_reduce;
+    c.contracts |= b->contracts && !from->spread;
   }
   return c;
 }
@@ -79,6 +80,7 @@ static Cost reduce_cost(const Fusion *f, const Tensor *t) {
   c.inputs = (double)t->numel;
   c.operands = 1;
   c.has_reduce = true;
+  c.contracts = c.contraction;
   return c;
 }
 
@@ -87,7 +89,10 @@ static Cost movement_cost(const Fusion *f, const Tensor *t) {
   double from = (double)f->tensors[t->src[0]].numel, to = (double)t->numel;
   double share = to > from ? from / to : 1;
   switch (t->u->op) {
-  case OP_EXPAND: c.flops *= share, c.bytes *= share; break;
+  case OP_EXPAND:
+    c.flops *= share, c.bytes *= share;
+    c.contracts &= to == from;
+    break;
   case OP_SHRINK: c.inputs = fmin(c.inputs, to); break;
   case OP_WINDOW: c.bytes *= share; break;
   case OP_PAD: c.flops += 1; break;
@@ -98,7 +103,22 @@ static Cost movement_cost(const Fusion *f, const Tensor *t) {
   return c;
 }
 
+static void find_spread(Fusion *f) {
+  uint8_t *consumers = arena_array(&f->job->arena, f->ntensors, 1);
+  uint8_t *others = arena_array(&f->job->arena, f->ntensors, 1);
+  for (uint32_t i = 0; i < f->ntensors; i++) {
+    const UOp *u = f->tensors[i].u;
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      uint32_t from = f->tensors[i].src[s];
+      if (consumers[from] < 2) consumers[from]++;
+      if (!(op_info[u->op].flags & OPF_ALU)) others[from] = 1;
+      f->tensors[from].spread = consumers[from] > 1 && others[from];
+    }
+  }
+}
+
 void fusion_costs(Fusion *f) {
+  find_spread(f);
   for (uint32_t i = 0; i < f->ntensors; i++) {
     Tensor *t = &f->tensors[i];
     uint32_t flags = op_info[t->u->op].flags;
@@ -176,6 +196,7 @@ static bool elementwise_stores(const Fusion *f, const Tensor *t) {
     const FusedKernel *k = &f->kernels.at[d->kernel];
     if (k->nops >= MAX_OPS) return true;
     double times = evaluations(f, t, d);
+    if (c->contracts && (t->ndemands > 1 || times > n)) return true;
     bool operand = k->contraction && times > n;
     if (operand && c->flops < 2) times = fmax(n, times / TILE_REUSE);
     if (times * c->flops >= FREE_SHARE * kernel_work(f, k) || !k->contraction) {

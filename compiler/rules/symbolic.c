@@ -33,6 +33,12 @@ static bool both_above_0(const UOp *a, const UOp *b) {
   return bits >= 63 || v < (int64_t)1 << bits;
 }
 
+/* The bounds of a scalar index prove that it is an element of the buffer. */
+static bool is_inside(const UOp *buffer, const UOp *index) {
+  while (buffer->op == OP_AFTER) buffer = buffer->src[0];
+  return buffer->arg.ints.n && index->vmin >= 0 && index->vmax < buffer->arg.ints.at[0];
+}
+
 /* A cast of an index that changes no value. */
 static bool same_values(const UOp *cast) {
   const UOp *x = cast->src[0];

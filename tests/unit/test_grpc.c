@@ -300,8 +300,22 @@ static void test_big_messages(void **state) {
   assert_int_equal(p.up.code, ST_CANCELLED);
   start(&p, "/t.T/Echo", &s);
   grpc_send_body(s.stream, (Bytes){0}, (Bytes){data, BIG}, count_done, &done);
+  struct iovec iov[8];
+  int n = grpc_session_output(p.client, iov, 8);
+  assert_true(n > 1);
+  grpc_session_wrote(p.client, iov[0].iov_len + 1); /* the socket is full in mid-frame */
+  grpc_cancel(s.stream, NULL);
+  assert_int_equal(done, 1);
+  while (!s.closed) {
+    n = grpc_session_output(p.client, iov, 8);
+    assert_true(n > 0);
+    for (int i = 0; i < n; i++) grpc_session_wrote(p.client, iov[i].iov_len);
+  }
+  assert_int_equal(done, 2); /* before on_close */
+  start(&p, "/t.T/Echo", &s);
+  grpc_send_body(s.stream, (Bytes){0}, (Bytes){data, BIG}, count_done, &done);
   pair_deinit(&p); /* done is called although nothing was sent */
-  assert_int_equal(done, 2);
+  assert_int_equal(done, 3);
   seen_reset(&s);
   free(data);
 }

@@ -1,0 +1,271 @@
+/* The pipeline, as lists of calls.
+ *
+ *   model -> frontend -> tensor graph -> plan_build -> kernels
+ *   kernel -> schedule -> expand -> lower -> decompositions -> linearize -> machine code
+ *
+ * Every pass aborts the job through job_abort; job_run turns that into a Status here, so no LLVM
+ * object is live while graph code runs. Each pass is followed by the verifier for the stage that it
+ * produces. */
+#include "compiler/compile.h"
+
+#include "compiler/codegen/llvm_emit.h"
+#include "compiler/frontend/frontend.h"
+#include "compiler/ir/text.h"
+#include "compiler/ir/verify.h"
+#include "compiler/passes/expand.h"
+#include "compiler/passes/linearize.h"
+#include "compiler/passes/lower.h"
+#include "compiler/passes/plan_build.h"
+#include "compiler/passes/schedule.h"
+#include "compiler/rules/rewrite.h"
+#include "compiler/search/opts.h"
+
+static void check(Job *job, UOp *graph, Stage stage, const char *pass) {
+  Status st = verify_graph(job, graph, stage, pass);
+  if (st) job_abort(job, st);
+}
+
+/* -- model to tensor graph
+ * --------------------------------------------------------------------------- */
+
+static void frontend_check(Job *job, void *arg) {
+  const TensorGraph *graph = arg;
+  check(job, graph->sink, STAGE_TENSOR, "frontend");
+}
+
+Status compile_frontend(Job *job, Bytes model, const FrontendOptions *options, TensorGraph *out) {
+  *out = (TensorGraph){0};
+  TRY(options->kind == MODEL_ONNX ? frontend_onnx(job, model, options, out)
+                                  : frontend_kgraph(job, model, options, out));
+  return job_run(job, frontend_check, out);
+}
+
+/* -- the bytes that are hashed
+ * -------------------------------------------------------------------------- */
+
+static void put_u64(StrBuf *b, uint64_t v) {
+  uint8_t bytes[8];
+  for (int i = 0; i < 8; i++) bytes[i] = (uint8_t)(v >> (8 * i));
+  strbuf_add(b, bytes, sizeof bytes);
+}
+
+typedef struct CanonicalArgs {
+  const TensorGraph *graph;
+  StrBuf *out;
+} CanonicalArgs;
+
+static void canonical_steps(Job *job, void *arg) {
+  CanonicalArgs *a = arg;
+  put_u64(a->out, a->graph->nslots);
+  for (size_t i = 0; i < a->graph->nslots; i++) {
+    const GraphSlot *s = &a->graph->slots[i];
+    put_u64(a->out, (uint64_t)s->kind);
+    put_u64(a->out, (uint64_t)s->dtype);
+    put_u64(a->out, s->shape.n);
+    for (uint32_t d = 0; d < s->shape.n; d++) put_u64(a->out, (uint64_t)s->shape.at[d]);
+  }
+  uop_serialize(job, a->graph->sink, a->out);
+}
+
+Status compile_canonical(Job *job, const TensorGraph *graph, StrBuf *out) {
+  CanonicalArgs a = {graph, out};
+  TRY(job_run(job, canonical_steps, &a));
+  return out->failed ? FAIL(RESOURCE_EXHAUSTED, "out of memory for the canonical graph") : NULL;
+}
+
+/* -- tensor graph to kernels
+ * ------------------------------------------------------------------------------ */
+
+typedef struct PlanArgs {
+  const TensorGraph *graph;
+  const Target *target;
+  Plan *out;
+} PlanArgs;
+
+static void plan_steps(Job *job, void *arg) {
+  PlanArgs *a = arg;
+  plan_build(job, a->graph, a->target, a->out);
+}
+
+Status compile_plan(Job *job, const TensorGraph *graph, const Target *target, Plan *out) {
+  PlanArgs a = {graph, target, out};
+  *out = (Plan){0};
+  return job_run(job, plan_steps, &a);
+}
+
+/* -- kernel to machine code
+ * --------------------------------------------------------------------------------- */
+
+typedef struct KernelArgs {
+  UOp *kernel;
+  const Target *target;
+  const char *opts;
+  UOp *scheduled, *lowered;
+  Linear linear;
+  OptList applied;
+} KernelArgs;
+
+static UOp *schedule_kernel(Job *job, KernelArgs *a) {
+  if (!a->opts || !*a->opts) return schedule_heuristic(job, a->kernel, a->target, &a->applied);
+  Status st = opts_parse(job, str_from(a->opts), &a->applied);
+  if (st) job_abort(job, st);
+  return schedule_apply(job, a->kernel, a->target, &a->applied);
+}
+
+static void kernel_steps(Job *job, void *arg) {
+  KernelArgs *a = arg;
+  Rewrite rw = {.job = job};
+  check(job, a->kernel, STAGE_RANGED, "kernel");
+  a->scheduled = schedule_kernel(job, a);
+  check(job, a->scheduled, STAGE_SCHEDULED, "schedule");
+  UOp *u = expand_kernel(job, a->scheduled, a->target);
+  u = lower_kernel(job, u, a->target);
+  a->lowered = rewrite_graph(&rw, u, rules_decomp);
+  check(job, a->lowered, STAGE_LOWERED, "lower");
+  a->linear = linearize_kernel(job, a->lowered, a->target);
+}
+
+static const char *opts_text(Job *job, const OptList *opts) {
+  StrBuf text = {0};
+  opts_print(opts, &text);
+  const char *copy = arena_strdup(&job->arena, (Str){text.ptr, text.len});
+  strbuf_deinit(&text);
+  return copy;
+}
+
+Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *target,
+                      const char *opts, KernelObject *out) {
+  KernelArgs a = {.kernel = kernel, .target = target, .opts = opts};
+  LlvmOutput code = {0};
+  *out = (KernelObject){0};
+  Status st = job_run(job, kernel_steps, &a);
+  if (!st) st = llvm_emit(&a.linear, name, target, &code);
+  if (st) {
+    llvm_output_deinit(&code);
+    return WRAP(st, "kernel %s", name);
+  }
+  *out = (KernelObject){.object = code.object,
+                        .entry = name,
+                        .threads = a.linear.threads,
+                        .scratch_bytes = a.linear.scratch_bytes,
+                        .opts = opts_text(job, &a.applied)};
+  code.object = (StrBuf){0};
+  llvm_output_deinit(&code);
+  return NULL;
+}
+
+/* -- looking at a stage
+ * --------------------------------------------------------------------------------------- */
+
+static void print_plan(const Plan *plan, StrBuf *out) {
+  static const char *const kinds[] = {"input", "output", "weight", "temp", "const"};
+  strbuf_addf(out, "%zu buffers, %zu kernels, %zu calls, %lld bytes of temporaries\n",
+              plan->nbuffers, plan->nkernels, plan->ncalls, (long long)plan->temp_bytes);
+  for (size_t i = 0; i < plan->nbuffers; i++) {
+    const PlanBuffer *b = &plan->buffers[i];
+    strbuf_addf(out, "b%zu = %s %s[%lld]", i, kinds[b->kind], dtype_info[b->dtype].name,
+                (long long)b->numel);
+    if (b->kind == PB_TEMP)
+      strbuf_addf(out, " at %lld\n", (long long)b->offset);
+    else
+      strbuf_addf(out, " slot %lld\n", (long long)b->slot);
+  }
+  for (size_t i = 0; i < plan->ncalls; i++) {
+    const PlanCall *c = &plan->calls[i];
+    strbuf_addf(out, "call %zu: kernel %u %s(", i, c->kernel, plan->kernels[c->kernel].name);
+    for (uint32_t k = 0; k < c->nargs; k++) strbuf_addf(out, "%sb%u", k ? ", " : "", c->args[k]);
+    strbuf_adds(out, ")\n");
+  }
+}
+
+static void print_linear(const Linear *linear, StrBuf *out) {
+  int depth = 0;
+  for (size_t i = 0; i < linear->len; i++) {
+    const UOp *u = linear->list[i];
+    if (u->op == OP_END) depth--;
+    strbuf_addf(out, "%*s%%%u = %s %s", 2 * depth, "", u->id, op_info[u->op].name,
+                dtype_info[u->dtype].name);
+    if (u->lanes > 1) strbuf_addf(out, "x%u", u->lanes);
+    for (uint32_t k = 0; k < u->nsrc; k++)
+      strbuf_addf(out, "%s%%%u", k ? ", " : " ", u->src[k]->id);
+    if (op_info[u->op].arg != ARG_NONE) strbuf_addf(out, " [%lld]", (long long)u->arg.i);
+    strbuf_adds(out, "\n");
+    if (u->op == OP_RANGE) depth++;
+  }
+}
+
+typedef struct InspectArgs {
+  KernelArgs kernel;
+  const Kernel *k;
+  const char *stage;
+  StrBuf *out;
+} InspectArgs;
+
+static void inspect_graph_steps(Job *job, void *arg) {
+  InspectArgs *a = arg;
+  kernel_steps(job, &a->kernel);
+  if (str_is(str_from(a->stage), "scheduled")) uop_print_kernel(job, a->kernel.scheduled, a->out);
+  if (str_is(str_from(a->stage), "lowered")) uop_print(job, a->kernel.lowered, a->out);
+  if (str_is(str_from(a->stage), "linear")) print_linear(&a->kernel.linear, a->out);
+}
+
+static void inspect_ranged_steps(Job *job, void *arg) {
+  InspectArgs *a = arg;
+  uop_print_kernel(job, a->k->sink, a->out);
+}
+
+static Status inspect_code(Job *job, InspectArgs *a, const Target *target) {
+  LlvmOutput code = {.want_text = true};
+  TRY(job_run(job, inspect_graph_steps, a));
+  Status st = llvm_emit(&a->kernel.linear, a->k->name, target, &code);
+  if (!st) {
+    strbuf_add(a->out, code.ir.ptr, code.ir.len);
+    strbuf_adds(a->out, "\n");
+    strbuf_add(a->out, code.assembly.ptr, code.assembly.len);
+  }
+  llvm_output_deinit(&code);
+  return st;
+}
+
+static Status inspect_kernel(Job *job, const Kernel *k, const Target *target, const char *stage,
+                             StrBuf *out) {
+  InspectArgs a = {
+      .kernel = {.kernel = k->sink, .target = target}, .k = k, .stage = stage, .out = out};
+  if (str_is(str_from(stage), "ranged")) return job_run(job, inspect_ranged_steps, &a);
+  if (str_is(str_from(stage), "code")) return inspect_code(job, &a, target);
+  return job_run(job, inspect_graph_steps, &a);
+}
+
+static void inspect_tensor_steps(Job *job, void *arg) {
+  CanonicalArgs *a = arg;
+  uop_print(job, a->graph->sink, a->out);
+}
+
+Status compile_inspect(Job *job, const TensorGraph *graph, const Target *target, const char *stage,
+                       int kernel, StrBuf *out) {
+  static const char *const per_kernel[] = {"ranged", "scheduled", "lowered", "linear", "code"};
+  bool known = false;
+  for (size_t i = 0; i < sizeof per_kernel / sizeof *per_kernel; i++)
+    known |= str_is(str_from(stage), per_kernel[i]);
+  if (str_is(str_from(stage), "tensor")) {
+    CanonicalArgs a = {graph, out};
+    return job_run(job, inspect_tensor_steps, &a);
+  }
+  Plan plan;
+  if (!known && !str_is(str_from(stage), "kernels"))
+    return FAIL(
+        INVALID_ARGUMENT,
+        "stage '%.40s' is unknown; stages are tensor ranged kernels scheduled lowered linear code",
+        stage);
+  TRY(compile_plan(job, graph, target, &plan));
+  if (!known) return print_plan(&plan, out), NULL;
+  if (kernel >= (int)plan.nkernels)
+    return FAIL(OUT_OF_RANGE, "kernel %d does not exist; the model has kernels 0 to %d", kernel,
+                (int)plan.nkernels - 1);
+  for (size_t i = 0; i < plan.nkernels; i++) {
+    if (kernel >= 0 && (size_t)kernel != i) continue;
+    strbuf_addf(out, "%s# kernel %zu %s\n", kernel < 0 && i ? "\n" : "", i, plan.kernels[i].name);
+    TRY(inspect_kernel(job, &plan.kernels[i], target, stage, out));
+  }
+  return out->failed ? FAIL(RESOURCE_EXHAUSTED, "out of memory for the text") : NULL;
+}

@@ -1,0 +1,487 @@
+/* kiln.v1.Graph (proto/kiln/v1/graph.proto) to tensor graph.
+ *
+ * The message is decoded in place, so a Param's data stays where it is. A node is converted when
+ * its turn comes: its sources are earlier ones, by number. The table below says for every op how
+ * many sources it has, how many integers, whether it needs a dtype, and which function converts
+ * it; docs/graph.md is the reference page for users. */
+#include "compiler/frontend/build_nn.h"
+#include "compiler/frontend/front.h"
+#include "kiln/v1/graph.pb-c.h"
+#include "proto/view.h"
+
+typedef struct GNode {
+  uint64_t seen;
+  int64_t op, dtype;
+  VIEW_LIST(int64_t) src;
+  VIEW_LIST(int64_t) ints;
+  double f;
+  int64_t i;
+} GNode;
+typedef struct GDim {
+  uint64_t seen;
+  int64_t size;
+  Str name;
+} GDim;
+typedef struct GParam {
+  uint64_t seen; /* PARAM_DATA */
+  Str name;
+  int64_t dtype;
+  VIEW_LIST(GDim) dims;
+  Str data;
+} GParam;
+typedef struct GOutput {
+  uint64_t seen;
+  Str name;
+  int64_t node;
+} GOutput;
+typedef struct GGraph {
+  uint64_t seen;
+  VIEW_LIST(GNode) nodes;
+  VIEW_LIST(GParam) params;
+  VIEW_LIST(GOutput) outputs;
+} GGraph;
+
+static const ViewField node_rows[] = {
+    VIEW_ROW(GNode, 1, VIEW_INT, false, op, NULL),
+    VIEW_ROW(GNode, 2, VIEW_INT, false, dtype, NULL),
+    VIEW_ROW(GNode, 3, VIEW_INT, true, src, NULL),
+    VIEW_ROW(GNode, 4, VIEW_SINT, true, ints, NULL),
+    VIEW_ROW(GNode, 5, VIEW_DOUBLE, false, f, NULL),
+    VIEW_ROW(GNode, 6, VIEW_SINT, false, i, NULL),
+};
+static const ViewMessage node_message = VIEW_TABLE(node_rows, GNode, "Node");
+static const ViewField dim_rows[] = {
+    VIEW_ROW(GDim, 1, VIEW_INT, false, size, NULL),
+    VIEW_ROW(GDim, 2, VIEW_STR, false, name, NULL),
+};
+static const ViewMessage dim_message = VIEW_TABLE(dim_rows, GDim, "Dim");
+static const ViewField param_rows[] = {
+    VIEW_ROW(GParam, 1, VIEW_STR, false, name, NULL),
+    VIEW_ROW(GParam, 2, VIEW_INT, false, dtype, NULL),
+    VIEW_ROW(GParam, 3, VIEW_MSG, true, dims, &dim_message),
+    VIEW_ROW(GParam, 4, VIEW_STR, false, data, NULL),
+};
+enum { PARAM_DATA = 1 << 3 };
+static const ViewMessage param_message = VIEW_TABLE(param_rows, GParam, "Param");
+static const ViewField output_rows[] = {
+    VIEW_ROW(GOutput, 1, VIEW_STR, false, name, NULL),
+    VIEW_ROW(GOutput, 2, VIEW_INT, false, node, NULL),
+};
+static const ViewMessage output_message = VIEW_TABLE(output_rows, GOutput, "GraphOutput");
+static const ViewField graph_rows[] = {
+    VIEW_ROW(GGraph, 1, VIEW_MSG, true, nodes, &node_message),
+    VIEW_ROW(GGraph, 2, VIEW_MSG, true, params, &param_message),
+    VIEW_ROW(GGraph, 3, VIEW_MSG, true, outputs, &output_message),
+};
+static const ViewMessage graph_message = VIEW_TABLE(graph_rows, GGraph, "Graph");
+
+typedef struct Walk {
+  Front front;
+  GGraph graph;
+  Val **params;
+  UOp **values;
+  const char *doing; /* "node 3 (ADD)", for errors */
+  TensorGraph *out;
+} Walk;
+
+typedef UOp *(*Handler)(Walk *w, const GNode *n, UOp *const *src);
+typedef struct GOp {
+  const char *name;
+  int8_t nsrc;  /* -1: at least one */
+  int8_t nints; /* -1: any number, -2: one per axis of source 0, -3: two per axis */
+  Op op;        /* the elementwise or reduce op of generic handlers */
+  Handler fn;
+} GOp;
+
+static const GOp *find_op(int64_t op);
+
+/* -- checks ---------------------------------------------------------------------------------- */
+
+static const DType dtypes[] = {
+    [KILN__V1__DTYPE__DTYPE_BOOL] = DT_BOOL, [KILN__V1__DTYPE__DTYPE_I8] = DT_I8,
+    [KILN__V1__DTYPE__DTYPE_I16] = DT_I16,   [KILN__V1__DTYPE__DTYPE_I32] = DT_I32,
+    [KILN__V1__DTYPE__DTYPE_I64] = DT_I64,   [KILN__V1__DTYPE__DTYPE_U8] = DT_U8,
+    [KILN__V1__DTYPE__DTYPE_U16] = DT_U16,   [KILN__V1__DTYPE__DTYPE_U32] = DT_U32,
+    [KILN__V1__DTYPE__DTYPE_U64] = DT_U64,   [KILN__V1__DTYPE__DTYPE_F16] = DT_F16,
+    [KILN__V1__DTYPE__DTYPE_BF16] = DT_BF16, [KILN__V1__DTYPE__DTYPE_F32] = DT_F32,
+    [KILN__V1__DTYPE__DTYPE_F64] = DT_F64,
+};
+
+static DType dtype_of(Walk *w, int64_t d) {
+  if (d <= 0 || d >= (int64_t)(sizeof dtypes / sizeof *dtypes))
+    job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "%lld is not a dtype", (long long)d));
+  return dtypes[d];
+}
+
+static Ints ints_of(const GNode *n) {
+  static const int64_t none[1] = {0};
+  return shape_make(n->ints.n ? n->ints.at : none, n->ints.n);
+}
+
+static size_t axis_of(Walk *w, int64_t axis, const UOp *x) {
+  return axis_check(w->front.job, axis, x->shape.n);
+}
+
+static Ints dims_of(Walk *w, const int64_t *at, size_t n, DType d) {
+  if (n > MAX_RANK)
+    job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "rank %zu, at most %d", n, MAX_RANK));
+  Ints shape = shape_make(at, n);
+  shape_check(w->front.job, shape, MAX_TENSOR / dtype_info[d].bytes, "shape");
+  return shape;
+}
+
+/* -- handlers -------------------------------------------------------------------------------- */
+
+static UOp *g_param(Walk *w, const GNode *n, UOp *const *src) {
+  (void)src;
+  int64_t k = n->ints.at[0];
+  if (k < 0 || k >= (int64_t)w->graph.params.n)
+    job_abort(w->front.job,
+              FAIL(INVALID_ARGUMENT, "parameter %lld of %zu", (long long)k, w->graph.params.n));
+  return val_uop(&w->front, w->params[k]);
+}
+
+static UOp *g_const(Walk *w, const GNode *n, UOp *const *src) {
+  (void)src;
+  DType d = dtype_of(w, n->dtype);
+  return dtype_is_float(d) ? uop_float(w->front.job, d, n->f) : uop_int(w->front.job, d, n->i);
+}
+
+static UOp *g_iota(Walk *w, const GNode *n, UOp *const *src) {
+  (void)src;
+  DType d = dtype_of(w, n->dtype);
+  if (dtype_is_bool(d) || n->ints.n < 2)
+    job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "needs an axis, dims and a numeric dtype"));
+  Ints shape = dims_of(w, n->ints.at + 1, n->ints.n - 1, d);
+  return build_iota(w->front.job, d, axis_check(w->front.job, n->ints.at[0], shape.n), shape);
+}
+
+static UOp *g_reshape(Walk *w, const GNode *n, UOp *const *src) {
+  Job *job = w->front.job;
+  int64_t dims[MAX_RANK], known = 1, infer = -1, total = shape_numel(src[0]->shape);
+  if (n->ints.n > MAX_RANK)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "rank %zu, at most %d", n->ints.n, MAX_RANK));
+  for (size_t i = 0; i < n->ints.n; i++) {
+    dims[i] = n->ints.at[i];
+    if (dims[i] == -1 && infer < 0)
+      infer = (int64_t)i;
+    else if (dims[i] < 0 || __builtin_mul_overflow(known, dims[i], &known))
+      job_abort(job, FAIL(INVALID_ARGUMENT, "bad shape %s", shape_text(job, ints_of(n))));
+  }
+  if (infer >= 0) {
+    if (!known || total % known)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "cannot reshape %s to %s",
+                          shape_text(job, src[0]->shape), shape_text(job, ints_of(n))));
+    dims[infer] = total / known;
+  }
+  return build_reshape(job, src[0], shape_make(dims, n->ints.n));
+}
+
+static UOp *g_permute(Walk *w, const GNode *n, UOp *const *src) {
+  return build_permute(w->front.job, src[0], ints_of(n).at, n->ints.n);
+}
+
+static UOp *g_expand(Walk *w, const GNode *n, UOp *const *src) {
+  Ints shape = dims_of(w, ints_of(n).at, n->ints.n, uop_dtype(src[0]));
+  return build_expand(w->front.job, src[0], shape);
+}
+
+static UOp *g_pad(Walk *w, const GNode *n, UOp *const *src) {
+  for (size_t i = 0; i < n->ints.n; i++)
+    if (n->ints.at[i] < 0)
+      job_abort(w->front.job,
+                FAIL(INVALID_ARGUMENT, "negative padding %lld", (long long)n->ints.at[i]));
+  if (src[1]->shape.n)
+    job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "fill value of shape %s, expected a scalar",
+                                 shape_text(w->front.job, src[1]->shape)));
+  return build_pad(w->front.job, src[0], ints_of(n).at, src[1]);
+}
+
+static UOp *g_shrink(Walk *w, const GNode *n, UOp *const *src) {
+  Job *job = w->front.job;
+  UOp *x = src[0];
+  for (uint32_t i = 0; i < src[0]->shape.n; i++) {
+    int64_t b = n->ints.at[2 * i], e = n->ints.at[2 * i + 1], d = src[0]->shape.at[i];
+    if (b < 0 || e < b || e > d)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%lld, %lld) of axis %u with %lld elements",
+                          (long long)b, (long long)e, i, (long long)d));
+    x = build_slice(job, x, i, b, e - b, 1);
+  }
+  return x;
+}
+
+static UOp *g_flip(Walk *w, const GNode *n, UOp *const *src) {
+  UOp *x = src[0];
+  uint32_t seen = 0;
+  for (size_t i = 0; i < n->ints.n; i++) {
+    size_t axis = axis_of(w, n->ints.at[i], x);
+    if (seen & axis_bit(axis))
+      job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "axis %zu occurs twice", axis));
+    seen |= axis_bit(axis);
+    x = build_flip(w->front.job, x, axis);
+  }
+  return x;
+}
+
+static UOp *g_window(Walk *w, const GNode *n, UOp *const *src) {
+  const int64_t *v = n->ints.at;
+  return build_window(w->front.job, src[0], axis_of(w, v[0], src[0]), v[1], v[2], v[3]);
+}
+
+static UOp *g_cat(Walk *w, const GNode *n, UOp *const *src) {
+  size_t axis = axis_of(w, n->ints.at[0], src[0]);
+  return build_cat(w->front.job, src, n->src.n, axis);
+}
+
+static UOp *g_gather(Walk *w, const GNode *n, UOp *const *src) {
+  return build_gather(w->front.job, src[0], src[1], axis_of(w, n->ints.at[0], src[0]));
+}
+
+static UOp *g_reduce(Walk *w, const GNode *n, UOp *const *src) {
+  uint32_t axes = 0;
+  for (size_t i = 0; i < n->ints.n; i++) {
+    size_t axis = axis_of(w, n->ints.at[i], src[0]);
+    if (axes & axis_bit(axis))
+      job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "axis %zu occurs twice", axis));
+    axes |= axis_bit(axis);
+  }
+  return build_reduce(w->front.job, find_op(n->op)->op, src[0], axes, true);
+}
+
+static UOp *g_cast(Walk *w, const GNode *n, UOp *const *src) {
+  return build_cast(w->front.job, src[0], dtype_of(w, n->dtype));
+}
+
+static UOp *g_bitcast(Walk *w, const GNode *n, UOp *const *src) {
+  DType d = dtype_of(w, n->dtype), s = uop_dtype(src[0]);
+  if (d == s) return src[0];
+  if (dtype_info[d].bytes != dtype_info[s].bytes || dtype_is_bool(d) || dtype_is_bool(s))
+    job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "cannot reinterpret %s as %s",
+                                 dtype_info[s].name, dtype_info[d].name));
+  return uop_make(w->front.job, OP_BITCAST, d, arg_none(), src, 1);
+}
+
+static UOp *g_contiguous(Walk *w, const GNode *n, UOp *const *src) {
+  (void)n;
+  return uop1(w->front.job, OP_CONTIGUOUS, src[0]);
+}
+
+static UOp *g_unary(Walk *w, const GNode *n, UOp *const *src) {
+  return build1(w->front.job, find_op(n->op)->op, src[0]);
+}
+static UOp *g_binary(Walk *w, const GNode *n, UOp *const *src) {
+  return build2(w->front.job, find_op(n->op)->op, src[0], src[1]);
+}
+/* Logical for bool, bitwise for integers. */
+static UOp *g_not(Walk *w, const GNode *n, UOp *const *src) {
+  (void)n;
+  DType d = uop_dtype(src[0]);
+  if (dtype_is_float(d))
+    job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "NOT of %s", dtype_info[d].name));
+  return build2(w->front.job, OP_XOR, src[0], uop_int(w->front.job, d, dtype_is_bool(d) ? 1 : -1));
+}
+static UOp *g_div(Walk *w, const GNode *n, UOp *const *src) {
+  (void)n;
+  return build_div(w->front.job, src[0], src[1]);
+}
+static UOp *g_mod(Walk *w, const GNode *n, UOp *const *src) {
+  (void)n;
+  Op op = dtype_is_float(uop_dtype(src[0])) ? OP_FMOD : OP_IMOD;
+  return build2(w->front.job, op, src[0], src[1]);
+}
+/* Of floats: floor(a / b), and a - b * floor(a / b). */
+static UOp *g_floor_div(Walk *w, const GNode *n, UOp *const *src) {
+  Job *job = w->front.job;
+  bool rest = n->op == KILN__V1__GRAPH_OP__FLOORMOD;
+  if (!dtype_is_float(uop_dtype(src[0])))
+    return build2(job, rest ? OP_FLOORMOD : OP_FLOORDIV, src[0], src[1]);
+  UOp *q = build1(job, OP_FLOOR, build2(job, OP_FDIV, src[0], src[1]));
+  return rest ? build2(job, OP_SUB, src[0], build2(job, OP_MUL, src[1], q)) : q;
+}
+static UOp *g_where(Walk *w, const GNode *n, UOp *const *src) {
+  (void)n;
+  return build_where(w->front.job, src[0], src[1], src[2]);
+}
+static UOp *g_matmul(Walk *w, const GNode *n, UOp *const *src) {
+  (void)n;
+  return build_matmul(w->front.job, src[0], src[1]);
+}
+
+enum { ANY = -1, PER_AXIS = -2, TWO_PER_AXIS = -3 };
+
+static const GOp ops[] = {
+    [KILN__V1__GRAPH_OP__PARAM] = {"PARAM", 0, 1, OP_PARAM, g_param},
+    [KILN__V1__GRAPH_OP__CONST] = {"CONST", 0, 0, OP_CONST, g_const},
+    [KILN__V1__GRAPH_OP__IOTA] = {"IOTA", 0, ANY, OP_IOTA, g_iota},
+    [KILN__V1__GRAPH_OP__RESHAPE] = {"RESHAPE", 1, ANY, OP_RESHAPE, g_reshape},
+    [KILN__V1__GRAPH_OP__PERMUTE] = {"PERMUTE", 1, PER_AXIS, OP_PERMUTE, g_permute},
+    [KILN__V1__GRAPH_OP__EXPAND] = {"EXPAND", 1, ANY, OP_EXPAND, g_expand},
+    [KILN__V1__GRAPH_OP__PAD] = {"PAD", 2, TWO_PER_AXIS, OP_PAD, g_pad},
+    [KILN__V1__GRAPH_OP__SHRINK] = {"SHRINK", 1, TWO_PER_AXIS, OP_SHRINK, g_shrink},
+    [KILN__V1__GRAPH_OP__FLIP] = {"FLIP", 1, ANY, OP_FLIP, g_flip},
+    [KILN__V1__GRAPH_OP__WINDOW] = {"WINDOW", 1, 4, OP_WINDOW, g_window},
+    [KILN__V1__GRAPH_OP__CAT] = {"CAT", ANY, 1, OP_CAT, g_cat},
+    [KILN__V1__GRAPH_OP__GATHER] = {"GATHER", 2, 1, OP_GATHER, g_gather},
+    [KILN__V1__GRAPH_OP__REDUCE_SUM] = {"REDUCE_SUM", 1, ANY, OP_ADD, g_reduce},
+    [KILN__V1__GRAPH_OP__REDUCE_PROD] = {"REDUCE_PROD", 1, ANY, OP_MUL, g_reduce},
+    [KILN__V1__GRAPH_OP__REDUCE_MAX] = {"REDUCE_MAX", 1, ANY, OP_MAX, g_reduce},
+    [KILN__V1__GRAPH_OP__REDUCE_MIN] = {"REDUCE_MIN", 1, ANY, OP_MIN, g_reduce},
+    [KILN__V1__GRAPH_OP__CAST] = {"CAST", 1, 0, OP_CAST, g_cast},
+    [KILN__V1__GRAPH_OP__BITCAST] = {"BITCAST", 1, 0, OP_BITCAST, g_bitcast},
+    [KILN__V1__GRAPH_OP__CONTIGUOUS] = {"CONTIGUOUS", 1, 0, OP_CONTIGUOUS, g_contiguous},
+    [KILN__V1__GRAPH_OP__NEG] = {"NEG", 1, 0, OP_NEG, g_unary},
+    [KILN__V1__GRAPH_OP__ABS] = {"ABS", 1, 0, OP_ABS, g_unary},
+    [KILN__V1__GRAPH_OP__RECIP] = {"RECIP", 1, 0, OP_RECIP, g_unary},
+    [KILN__V1__GRAPH_OP__SQRT] = {"SQRT", 1, 0, OP_SQRT, g_unary},
+    [KILN__V1__GRAPH_OP__EXP] = {"EXP", 1, 0, OP_EXP, g_unary},
+    [KILN__V1__GRAPH_OP__EXP2] = {"EXP2", 1, 0, OP_EXP2, g_unary},
+    [KILN__V1__GRAPH_OP__LOG] = {"LOG", 1, 0, OP_LOG, g_unary},
+    [KILN__V1__GRAPH_OP__LOG2] = {"LOG2", 1, 0, OP_LOG2, g_unary},
+    [KILN__V1__GRAPH_OP__SIN] = {"SIN", 1, 0, OP_SIN, g_unary},
+    [KILN__V1__GRAPH_OP__COS] = {"COS", 1, 0, OP_COS, g_unary},
+    [KILN__V1__GRAPH_OP__TANH] = {"TANH", 1, 0, OP_TANH, g_unary},
+    [KILN__V1__GRAPH_OP__ERF] = {"ERF", 1, 0, OP_ERF, g_unary},
+    [KILN__V1__GRAPH_OP__ATAN] = {"ATAN", 1, 0, OP_ATAN, g_unary},
+    [KILN__V1__GRAPH_OP__TRUNC] = {"TRUNC", 1, 0, OP_TRUNC, g_unary},
+    [KILN__V1__GRAPH_OP__FLOOR] = {"FLOOR", 1, 0, OP_FLOOR, g_unary},
+    [KILN__V1__GRAPH_OP__CEIL] = {"CEIL", 1, 0, OP_CEIL, g_unary},
+    [KILN__V1__GRAPH_OP__ROUND] = {"ROUND", 1, 0, OP_ROUND, g_unary},
+    [KILN__V1__GRAPH_OP__NOT] = {"NOT", 1, 0, OP_XOR, g_not},
+    [KILN__V1__GRAPH_OP__ADD] = {"ADD", 2, 0, OP_ADD, g_binary},
+    [KILN__V1__GRAPH_OP__SUB] = {"SUB", 2, 0, OP_SUB, g_binary},
+    [KILN__V1__GRAPH_OP__MUL] = {"MUL", 2, 0, OP_MUL, g_binary},
+    [KILN__V1__GRAPH_OP__DIV] = {"DIV", 2, 0, OP_FDIV, g_div},
+    [KILN__V1__GRAPH_OP__MOD] = {"MOD", 2, 0, OP_IMOD, g_mod},
+    [KILN__V1__GRAPH_OP__FLOORDIV] = {"FLOORDIV", 2, 0, OP_FLOORDIV, g_floor_div},
+    [KILN__V1__GRAPH_OP__FLOORMOD] = {"FLOORMOD", 2, 0, OP_FLOORMOD, g_floor_div},
+    [KILN__V1__GRAPH_OP__MAX] = {"MAX", 2, 0, OP_MAX, g_binary},
+    [KILN__V1__GRAPH_OP__MIN] = {"MIN", 2, 0, OP_MIN, g_binary},
+    [KILN__V1__GRAPH_OP__POW] = {"POW", 2, 0, OP_POW, g_binary},
+    [KILN__V1__GRAPH_OP__AND] = {"AND", 2, 0, OP_AND, g_binary},
+    [KILN__V1__GRAPH_OP__OR] = {"OR", 2, 0, OP_OR, g_binary},
+    [KILN__V1__GRAPH_OP__XOR] = {"XOR", 2, 0, OP_XOR, g_binary},
+    [KILN__V1__GRAPH_OP__SHL] = {"SHL", 2, 0, OP_SHL, g_binary},
+    [KILN__V1__GRAPH_OP__SHR] = {"SHR", 2, 0, OP_SHR, g_binary},
+    [KILN__V1__GRAPH_OP__CMPLT] = {"CMPLT", 2, 0, OP_CMPLT, g_binary},
+    [KILN__V1__GRAPH_OP__CMPLE] = {"CMPLE", 2, 0, OP_CMPLE, g_binary},
+    [KILN__V1__GRAPH_OP__CMPEQ] = {"CMPEQ", 2, 0, OP_CMPEQ, g_binary},
+    [KILN__V1__GRAPH_OP__CMPNE] = {"CMPNE", 2, 0, OP_CMPNE, g_binary},
+    [KILN__V1__GRAPH_OP__WHERE] = {"WHERE", 3, 0, OP_WHERE, g_where},
+    [KILN__V1__GRAPH_OP__MATMUL] = {"MATMUL", 2, 0, OP_MUL, g_matmul},
+};
+
+static const GOp *find_op(int64_t op) {
+  if (op < 0 || op >= (int64_t)(sizeof ops / sizeof *ops) || !ops[op].name) return NULL;
+  return &ops[op];
+}
+
+/* -- the graph ------------------------------------------------------------------------------- */
+
+static Val *constant_param(Walk *w, const GParam *p, DType d, Ints shape) {
+  Job *job = w->front.job;
+  size_t bytes = (size_t)shape_numel(shape) * dtype_info[d].bytes;
+  if (p->data.len != bytes)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "%zu bytes of data for %s of shape %s, expected %zu",
+                        p->data.len, dtype_info[d].name, shape_text(job, shape), bytes));
+  const uint8_t *data = (const uint8_t *)p->data.ptr;
+  if (dtype_is_bool(d)) {
+    uint8_t *clean = arena_alloc(&job->arena, bytes + 1);
+    for (size_t i = 0; i < bytes; i++) clean[i] = data[i] != 0;
+    data = clean;
+  }
+  Val *v = val_from_data(&w->front, d, shape, data);
+  v->name = p->name;
+  return v;
+}
+
+static void add_params(Walk *w) {
+  Job *job = w->front.job;
+  w->params = arena_array(&job->arena, w->graph.params.n, sizeof *w->params);
+  for (size_t i = 0; i < w->graph.params.n; i++) {
+    const GParam *p = &w->graph.params.at[i];
+    int64_t dims[MAX_RANK];
+    w->doing = arena_printf(&job->arena, "parameter %zu ('" STR_FMT "')", i, STR_ARG(p->name));
+    DType d = dtype_of(w, p->dtype);
+    if (p->dims.n > MAX_RANK)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "rank %zu, at most %d", p->dims.n, MAX_RANK));
+    for (size_t k = 0; k < p->dims.n; k++) {
+      const GDim *dim = &p->dims.at[k];
+      dims[k] = dim->name.len ? front_dim(&w->front, p->name, k, dim->name) : dim->size;
+    }
+    Ints shape = dims_of(w, dims, p->dims.n, d);
+    bool constant = p->seen & PARAM_DATA && p->data.len;
+    if (!constant && !p->name.len) job_abort(job, FAIL(INVALID_ARGUMENT, "an input needs a name"));
+    w->params[i] =
+        constant ? constant_param(w, p, d, shape) : front_input(&w->front, p->name, d, shape);
+  }
+  w->doing = NULL;
+  front_dims_used(&w->front);
+}
+
+static void check_counts(Walk *w, const GOp *op, const GNode *n, UOp *const *src) {
+  Job *job = w->front.job;
+  if (op->nsrc >= 0 ? n->src.n != (size_t)op->nsrc : !n->src.n)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "%zu sources, expected %s%d", n->src.n,
+                        op->nsrc < 0 ? "at least " : "", op->nsrc < 0 ? 1 : op->nsrc));
+  size_t rank = n->src.n ? src[0]->shape.n : 0, want = n->ints.n;
+  if (op->nints >= 0) want = (size_t)op->nints;
+  if (op->nints == PER_AXIS) want = rank;
+  if (op->nints == TWO_PER_AXIS) want = 2 * rank;
+  if (n->ints.n != want)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "%zu integers, expected %zu", n->ints.n, want));
+}
+
+static void convert_node(Walk *w, size_t i) {
+  Job *job = w->front.job;
+  const GNode *n = &w->graph.nodes.at[i];
+  const GOp *op = find_op(n->op);
+  w->doing = arena_printf(&job->arena, "node %zu (%s)", i, op ? op->name : "?");
+  job_poll(job);
+  if (!op) job_abort(job, FAIL(UNIMPLEMENTED, "op %lld is not known", (long long)n->op));
+  UOp **src = arena_array(&job->arena, n->src.n, sizeof *src);
+  for (size_t k = 0; k < n->src.n; k++) {
+    int64_t s = n->src.at[k];
+    if (s < 0 || s >= (int64_t)i)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "source %zu is node %lld, expected an earlier node", k,
+                          (long long)s));
+    src[k] = w->values[s];
+  }
+  check_counts(w, op, n, src);
+  UOp *u = op->fn(w, n, src);
+  if (u->shape.n > MAX_RANK)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "result of rank %u, at most %d", u->shape.n, MAX_RANK));
+  w->values[i] = u;
+}
+
+static void convert_graph(Job *job, void *arg) {
+  Walk *w = arg;
+  static const ViewLimits limits = {.depth = 4, .elements = 16u << 20};
+  Status st = view_decode(&job->arena, w->front.model, &graph_message, &limits, &w->graph);
+  if (st) job_abort(job, WRAP(st, "not a valid kiln.v1.Graph"));
+  size_t n = w->graph.nodes.n;
+  add_params(w);
+  w->values = arena_array(&job->arena, n, sizeof *w->values);
+  for (size_t i = 0; i < n; i++) convert_node(w, i);
+  w->doing = NULL;
+  if (!w->graph.outputs.n) job_abort(job, FAIL(INVALID_ARGUMENT, "the graph has no outputs"));
+  for (size_t i = 0; i < w->graph.outputs.n; i++) {
+    const GOutput *o = &w->graph.outputs.at[i];
+    w->doing = arena_printf(&job->arena, "output %zu ('" STR_FMT "')", i, STR_ARG(o->name));
+    if (!o->name.len) job_abort(job, FAIL(INVALID_ARGUMENT, "an output needs a name"));
+    if (o->node < 0 || o->node >= (int64_t)n)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "node %lld of %zu", (long long)o->node, n));
+    UOp *u = w->values[o->node];
+    shape_check(job, u->shape, MAX_TENSOR / dtype_info[u->dtype].bytes, "output");
+    front_output(&w->front, o->name, u);
+  }
+  front_finish(&w->front, w->out);
+}
+
+Status frontend_kgraph(Job *job, Bytes model, const FrontendOptions *options, TensorGraph *out) {
+  *out = (TensorGraph){0};
+  Walk w = {.front = {.job = job, .model = model, .options = options}, .out = out};
+  Status st = job_run(job, convert_graph, &w);
+  if (!st) return NULL;
+  strbuf_deinit(&out->constants);
+  return w.doing ? WRAP(st, "%s", w.doing) : st;
+}

@@ -1,0 +1,210 @@
+/* Compiles a model in this process and times it kernel by kernel, without the daemon: what a person
+ * who tunes schedules wants to see.
+ *
+ *   bench_model MODEL.onnx [--dim NAME=N]... [--repeat N] [--kernels] [--threads N]
+ *
+ * Inputs are random. The table has, per call: time, share, GFLOP/s and GB/s from the plan's
+ * estimates, the schedule. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "compiler/compile.h"
+#include "devices/device.h"
+
+enum { DIMS_MAX = 16 };
+
+typedef struct Bench {
+  const char *path;
+  DimBinding dims[DIMS_MAX];
+  size_t ndims;
+  int repeat;
+  bool kernels;
+  uint32_t threads;
+  Job job;
+  TensorGraph graph;
+  Plan plan;
+  Target target;
+  Device *dev;
+  Program **programs;
+  const char **opts;
+  void **addresses; /* per plan buffer */
+} Bench;
+
+static void die(Status st) {
+  char text[2000];
+  status_text(st, text, sizeof text);
+  fprintf(stderr, "bench_model: %s\n", text);
+  exit(1);
+}
+static void must(Status st) {
+  if (st) die(st);
+}
+
+static Bytes map_file(const char *path) {
+  struct stat st;
+  int fd = open(path, O_RDONLY);
+  if (fd < 0 || fstat(fd, &st)) die(FAIL(NOT_FOUND, "cannot open %s", path));
+  void *p = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+  return (Bytes){p, (size_t)st.st_size};
+}
+
+static void parse_args(Bench *b, int argc, char **argv) {
+  b->repeat = 20;
+  for (int i = 1; i < argc; i++) {
+    Str a = str_from(argv[i]);
+    if (str_is(a, "--kernels"))
+      b->kernels = true;
+    else if (str_is(a, "--repeat") && i + 1 < argc)
+      b->repeat = atoi(argv[++i]);
+    else if (str_is(a, "--threads") && i + 1 < argc)
+      b->threads = (uint32_t)atoi(argv[++i]);
+    else if (str_is(a, "--dim") && i + 1 < argc && b->ndims < DIMS_MAX) {
+      char *eq = strchr(argv[++i], '=');
+      if (!eq) die(FAIL(INVALID_ARGUMENT, "--dim wants NAME=N"));
+      b->dims[b->ndims++] = (DimBinding){{argv[i], (size_t)(eq - argv[i])}, atoll(eq + 1)};
+    } else
+      b->path = argv[i];
+  }
+  if (!b->path)
+    die(FAIL(
+        INVALID_ARGUMENT,
+        "usage: bench_model MODEL.onnx [--dim NAME=N] [--repeat N] [--threads N] [--kernels]"));
+}
+
+static void make_target(Bench *b) {
+  must(device_cpu_create(b->threads, &b->dev));
+  const DeviceCaps *c = &b->dev->caps;
+  b->target = (Target){.kind = c->kind,
+                       .triple = c->triple,
+                       .cpu = c->cpu,
+                       .features = c->features,
+                       .compiler = c->compiler,
+                       .vector_bytes = c->vector_bytes,
+                       .vector_registers = c->vector_registers,
+                       .threads = c->threads,
+                       .l1_bytes = c->l1_bytes,
+                       .l2_bytes = c->l2_bytes,
+                       .l3_bytes = c->l3_bytes,
+                       .memory_bytes = c->memory_bytes};
+}
+
+static void compile_kernels(Bench *b) {
+  b->programs = calloc(b->plan.nkernels + 1, sizeof *b->programs);
+  b->opts = calloc(b->plan.nkernels + 1, sizeof *b->opts);
+  for (size_t i = 0; i < b->plan.nkernels; i++) {
+    KernelObject k;
+    int64_t t = clock_now_ns();
+    must(compile_kernel(&b->job, b->plan.kernels[i].sink, b->plan.kernels[i].name, &b->target, NULL,
+                        &k));
+    ProgramSpec spec = {
+        {(uint8_t *)k.object.ptr, k.object.len}, k.entry, k.threads, k.scratch_bytes};
+    must(device_program_load(b->dev, &spec, &b->programs[i]));
+    b->opts[i] = k.opts;
+    if (b->kernels)
+      printf("compile %-40s %6.1f ms %6zu B\n", b->plan.kernels[i].name,
+             (double)(clock_now_ns() - t) / 1e6, k.object.len);
+    strbuf_deinit(&k.object);
+  }
+}
+
+static void fill_random(void *p, DType dtype, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    double r = (double)rand() / RAND_MAX - 0.5;
+    if (dtype == DT_F32)
+      ((float *)p)[i] = (float)r;
+    else if (dtype == DT_F64)
+      ((double *)p)[i] = r;
+    else
+      memset((char *)p + i * dtype_info[dtype].bytes, 0, dtype_info[dtype].bytes);
+  }
+}
+
+static void place_buffers(Bench *b, Bytes model) {
+  char *temp = aligned_alloc(4096, ((size_t)b->plan.temp_bytes + 8191) & ~(size_t)4095);
+  b->addresses = calloc(b->plan.nbuffers + 1, sizeof *b->addresses);
+  for (size_t i = 0; i < b->plan.nbuffers; i++) {
+    const PlanBuffer *p = &b->plan.buffers[i];
+    size_t bytes = (size_t)p->numel * dtype_info[p->dtype].bytes;
+    if (p->kind == PB_TEMP) {
+      b->addresses[i] = temp + p->offset;
+      continue;
+    }
+    const GraphSlot *s = &b->graph.slots[p->slot];
+    if (p->kind == PB_WEIGHT) {
+      const char *base = s->in_constants ? b->graph.constants.ptr : (const char *)model.ptr;
+      b->addresses[i] = (void *)(uintptr_t)(base + s->offset);
+      continue;
+    }
+    b->addresses[i] = aligned_alloc(64, (bytes + 127) & ~(size_t)63);
+    fill_random(b->addresses[i], p->dtype, p->numel);
+  }
+}
+
+static int64_t run_call(Bench *b, const PlanCall *c) {
+  void *args[64];
+  for (uint32_t k = 0; k < c->nargs && k < 64; k++) args[k] = b->addresses[c->args[k]];
+  Launch launch = {b->programs[c->kernel], args, c->nargs};
+  Fence fence;
+  int64_t t = clock_now_ns();
+  must(device_submit(b->dev, &launch, 1, &fence));
+  must(device_wait(b->dev, fence, -1));
+  return clock_now_ns() - t;
+}
+
+static int compare(const void *a, const void *b) {
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return (x > y) - (x < y);
+}
+
+static void time_calls(Bench *b) {
+  size_t n = b->plan.ncalls, reps = (size_t)b->repeat;
+  int64_t *t = calloc(n * reps + 1, sizeof *t), *total = calloc(reps + 1, sizeof *total);
+  for (size_t r = 0; r < reps; r++)
+    for (size_t i = 0; i < n; i++) total[r] += t[i * reps + r] = run_call(b, &b->plan.calls[i]);
+  qsort(total, reps, sizeof *total, compare);
+  double sum = (double)total[reps / 2];
+  for (size_t i = 0; i < n && b->kernels; i++) {
+    const PlanCall *c = &b->plan.calls[i];
+    const Kernel *k = &b->plan.kernels[c->kernel];
+    qsort(t + i * reps, reps, sizeof *t, compare);
+    double ns = (double)t[i * reps + reps / 2];
+    printf("%4zu k%-3u %-36s %9.1f us %5.1f%% %7.1f GF/s %6.1f GB/s  %s\n", i, c->kernel, k->name,
+           ns / 1e3, 100 * ns / sum, (double)k->flops / ns, (double)k->traffic_bytes / ns,
+           b->opts[c->kernel]);
+  }
+  printf("run: median %.3f ms, min %.3f ms (sum of kernels)\n", sum / 1e6, (double)total[0] / 1e6);
+  free(t);
+  free(total);
+}
+
+int main(int argc, char **argv) {
+  Bench b = {0};
+  parse_args(&b, argc, argv);
+  job_init(&b.job, (size_t)4 << 30);
+  Bytes model = map_file(b.path);
+  make_target(&b);
+  FrontendOptions options = {MODEL_ONNX, b.dims, b.ndims};
+  size_t len = strlen(b.path);
+  if (len > 7 && str_is(str_from(b.path + len - 7), ".kgraph")) options.kind = MODEL_KGRAPH;
+  int64_t t0 = clock_now_ns();
+  must(compile_frontend(&b.job, model, &options, &b.graph));
+  int64_t t1 = clock_now_ns();
+  must(compile_plan(&b.job, &b.graph, &b.target, &b.plan));
+  int64_t t2 = clock_now_ns();
+  if (!getenv("PLAN_ONLY")) compile_kernels(&b);
+  int64_t t3 = clock_now_ns();
+  printf("%s: frontend %.1f ms, plan %.1f ms, codegen %.1f ms; %zu calls, %zu kernels, temp %.2f "
+         "MB, job %.1f MB\n",
+         b.path, (double)(t1 - t0) / 1e6, (double)(t2 - t1) / 1e6, (double)(t3 - t2) / 1e6,
+         b.plan.ncalls, b.plan.nkernels, (double)b.plan.temp_bytes / 1e6,
+         (double)b.job.arena.used / 1e6);
+  if (getenv("PLAN_ONLY")) return 0;
+  place_buffers(&b, model);
+  time_calls(&b);
+  return 0;
+}

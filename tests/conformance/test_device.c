@@ -1,0 +1,497 @@
+/* One suite over every device that this machine has, each also behind the checking decorator.
+ *
+ * Programs are made by the compiler from tiny linear programs. What a device cannot do (the null
+ * device computes nothing) is skipped, and the skip is printed. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "base/vec.h"
+#include "compiler/codegen/llvm_emit.h"
+#include "devices/device.h"
+
+static void check(Status st) {
+  if (!st) return;
+  char text[1024];
+  status_text(st, text, sizeof text);
+  status_drop(st);
+  fail_msg("%s", text);
+}
+
+static void expect_code(Status st, StatusCode code) {
+  assert_non_null(st);
+  assert_int_equal(status_code(st), code);
+  status_drop(st);
+}
+
+static bool computes(const Device *d) { return strcmp(d->caps.kind, "null") != 0; }
+
+/* -- programs
+ * -------------------------------------------------------------------------------------- */
+
+static Job job;
+static UOpList list;
+
+static UOp *op(Op o, DType d, unsigned lanes, Arg arg, UOp *const *src, size_t n) {
+  UOp *u = uop_make_lanes(&job, o, d, lanes, arg, src, n);
+  avec_push(&job.arena, &list, u);
+  return u;
+}
+static UOp *load(UOp *buf, UOp *at) {
+  return op(OP_LOAD, DT_VOID, 1, arg_i(1), (UOp *[]){buf, at}, 2);
+}
+static void store(UOp *buf, UOp *at, UOp *v) {
+  op(OP_STORE, DT_VOID, 1, arg_i(1), (UOp *[]){buf, at, v}, 3);
+}
+static UOp *thread_index(int64_t threads) {
+  return uop_make(&job, OP_THREAD, DT_INDEX, arg_i(threads), NULL, 0);
+}
+static UOp *param(int64_t slot, int64_t n) { return uop_param(&job, slot, DT_I64, &n, 1); }
+
+/* Compiles `list` for the device and loads it; *scratch gets what it needs. */
+static Program *load_list(Device *d, uint32_t nargs, uint32_t threads) {
+  Target t = {.kind = d->caps.kind,
+              .triple = d->caps.triple,
+              .cpu = d->caps.cpu,
+              .features = d->caps.features,
+              .vector_bytes = d->caps.vector_bytes};
+  Linear l = {.list = list.at, .len = list.len, .nargs = nargs, .threads = threads};
+  LlvmOutput out = {0};
+  Program *p = NULL;
+  l.scratch_bytes = llvm_scratch_bytes(&l);
+  if (computes(d)) check(llvm_emit(&l, "entry", &t, &out));
+  ProgramSpec spec = {.image = {(uint8_t *)out.object.ptr, out.object.len},
+                      .entry = "entry",
+                      .threads = threads,
+                      .scratch_bytes = l.scratch_bytes};
+  check(device_program_load(d, &spec, &p));
+  llvm_output_deinit(&out);
+  return p;
+}
+
+/* a0[thread] = a0[thread] * scale + thread + 1: shows how often and in which order it ran. */
+static Program *affine_program(Device *d, int64_t scale, uint32_t threads) {
+  job_init(&job, 0);
+  list = (UOpList){0};
+  UOp *t = thread_index(threads), *buf = param(0, threads), *x = load(buf, t);
+  UOp *term[2] = {x, uop_int(&job, DT_I64, scale)};
+  UOp *y = op(OP_MUL, DT_VOID, 1, arg_none(), term, 2);
+  UOp *k = op(OP_CAST, DT_I64, 1, arg_none(), &t, 1);
+  y = op(OP_ADD, DT_VOID, 1, arg_none(), (UOp *[]){y, k}, 2);
+  y = op(OP_ADD, DT_VOID, 1, arg_none(), (UOp *[]){y, uop_int(&job, DT_I64, 1)}, 2);
+  store(buf, t, y);
+  Program *p = load_list(d, 1, threads);
+  job_deinit(&job);
+  return p;
+}
+
+/* a0[thread] = a1[0] + ... + a1[n - 1], after a round trip through `n` elements of scratch. */
+static Program *scratch_program(Device *d, int64_t n, uint32_t threads) {
+  job_init(&job, 0);
+  list = (UOpList){0};
+  int64_t local[2] = {n, 0}, reg[2] = {1, 1};
+  UOp *tmp = uop_make(&job, OP_BUFFER, DT_I64, arg_both(0, local, 2), NULL, 0);
+  UOp *acc = uop_make(&job, OP_BUFFER, DT_I64, arg_both(1, reg, 2), NULL, 0);
+  UOp *zero = uop_index(&job, 0);
+  UOp *r = op(OP_RANGE, DT_INDEX, 1, arg_both(0, &(int64_t){AX_LOOP}, 1),
+              (UOp *[]){uop_index(&job, n)}, 1);
+  store(tmp, r, load(param(1, n), r));
+  op(OP_END, DT_VOID, 1, arg_none(), (UOp *[]){list.at[list.len - 1], r}, 2);
+  store(acc, zero, uop_int(&job, DT_I64, 0));
+  UOp *s = op(OP_RANGE, DT_INDEX, 1, arg_both(1, &(int64_t){AX_LOOP}, 1),
+              (UOp *[]){uop_index(&job, n)}, 1);
+  UOp *inside = uop_make(&job, OP_AFTER, DT_VOID, arg_none(), (UOp *[]){acc, s}, 2);
+  UOp *pair[2] = {load(inside, zero), load(tmp, s)};
+  store(inside, zero, op(OP_ADD, DT_VOID, 1, arg_none(), pair, 2));
+  UOp *done = op(OP_END, DT_VOID, 1, arg_none(), (UOp *[]){list.at[list.len - 1], s}, 2);
+  UOp *after = uop_make(&job, OP_AFTER, DT_VOID, arg_none(), (UOp *[]){acc, done}, 2);
+  store(param(0, threads), thread_index(threads), load(after, zero));
+  Program *p = load_list(d, 2, threads);
+  job_deinit(&job);
+  return p;
+}
+
+static void launch(Device *d, const Launch *launches, size_t n) {
+  Fence f;
+  check(device_submit(d, launches, n, &f));
+  check(device_wait(d, f, 10000000000));
+}
+
+/* -- the suite
+ * ---------------------------------------------------------------------------------------- */
+
+static void test_caps(void **state) {
+  Device *d = *state;
+  const DeviceCaps *c = &d->caps;
+  assert_true(c->kind && *c->kind && c->description && *c->description);
+  assert_non_null(c->triple);
+  assert_non_null(c->cpu);
+  assert_non_null(c->features);
+  assert_true(c->threads >= 1 && c->vector_bytes >= 16 && c->vector_registers >= 8);
+  assert_true(c->l1_bytes > 0 && c->l2_bytes >= c->l1_bytes && c->l3_bytes > 0);
+  assert_true(c->memory_bytes > 0 && c->max_buffer_bytes > 0);
+}
+
+static void test_buffers(void **state) {
+  Device *d = *state;
+  static const size_t sizes[] = {0, 1, 100, 4096, 4097, 3 << 20};
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    Buffer *b;
+    check(device_buffer_alloc(d, sizes[i], -1, &b));
+    assert_ptr_equal(b->dev, d);
+    assert_int_equal(b->size, sizes[i]);
+    if (b->host) {
+      assert_true((uintptr_t)b->host % 64 == 0);
+      for (size_t k = 0; k < sizes[i]; k += 97) assert_int_equal(((uint8_t *)b->host)[k], 0);
+      if (sizes[i]) memset(b->host, 1, sizes[i]);
+    }
+    device_buffer_free(d, b);
+  }
+  device_buffer_free(d, NULL);
+  Buffer *huge = (Buffer *)1;
+  expect_code(device_buffer_alloc(d, SIZE_MAX / 2, -1, &huge), ST_RESOURCE_EXHAUSTED);
+  assert_null(huge);
+}
+
+static int memory_file(size_t size, char fill) {
+  char bytes[512];
+  int fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  assert_true(fd >= 0 && size <= sizeof bytes);
+  memset(bytes, fill, sizeof bytes);
+  assert_int_equal(pwrite(fd, bytes, size, 0), (ssize_t)size);
+  return fd;
+}
+
+static void test_import(void **state) {
+  Device *d = *state;
+  Buffer *b;
+  int fd = memory_file(200, 7), watch = dup(fd);
+  check(device_buffer_alloc(d, 150, fd, &b));
+  assert_int_equal(b->size, 150);
+  assert_int_equal(((char *)b->host)[149], 7);
+  ((char *)b->host)[3] = 9; /* shared: seen through another descriptor */
+  char x = 0;
+  assert_int_equal(pread(watch, &x, 1, 3), 1);
+  assert_int_equal(x, 9);
+  device_buffer_free(d, b);
+  assert_true(pread(fd, &x, 1, 3) < 0 && errno == EBADF); /* it was the buffer's to close */
+  close(watch);
+  /* Too small: refused, and the descriptor stays ours. */
+  fd = memory_file(10, 1);
+  expect_code(device_buffer_alloc(d, 11, fd, &b), ST_INVALID_ARGUMENT);
+  assert_null(b);
+  assert_int_equal(close(fd), 0);
+  int pipes[2];
+  assert_int_equal(pipe(pipes), 0);
+  expect_code(device_buffer_alloc(d, 1, pipes[0], &b), ST_INVALID_ARGUMENT);
+  close(pipes[0]);
+  close(pipes[1]);
+  /* Sealed against writing: readable all the same. */
+  fd = memory_file(64, 5);
+  assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK), 0);
+  check(device_buffer_alloc(d, 64, fd, &b));
+  assert_int_equal(((char *)b->host)[63], 5);
+  device_buffer_free(d, b);
+}
+
+static void test_order(void **state) {
+  Device *d = *state;
+  enum { T = 5, ROUNDS = 12 };
+  Program *twice = affine_program(d, 2, T), *thrice = affine_program(d, 3, T);
+  Buffer *b;
+  check(device_buffer_alloc(d, T * 8, -1, &b));
+  Launch launches[2 * ROUNDS];
+  for (size_t i = 0; i < 2 * ROUNDS; i++) {
+    launches[i] = (Launch){i % 2 ? thrice : twice, &b->host, 1};
+  }
+  launch(d, launches, 2 * ROUNDS);
+  for (int64_t t = 0; t < T && computes(d); t++) {
+    int64_t want = 0;
+    for (int i = 0; i < 2 * ROUNDS; i++) want = want * (i % 2 ? 3 : 2) + t + 1;
+    assert_int_equal(((int64_t *)b->host)[t], want);
+  }
+  if (!computes(d)) print_message("skipped: %s computes nothing\n", d->caps.kind);
+  device_buffer_free(d, b);
+  device_program_free(d, twice);
+  device_program_free(d, thrice);
+}
+
+static void test_threads(void **state) {
+  Device *d = *state;
+  if (!computes(d)) {
+    print_message("skipped: %s computes nothing\n", d->caps.kind);
+    return;
+  }
+  static const uint32_t counts[] = {1, 2, 3, 7, 64, 1000};
+  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+    Program *p = affine_program(d, 100, counts[i]);
+    Buffer *b;
+    check(device_buffer_alloc(d, counts[i] * 8, -1, &b));
+    launch(d, &(Launch){p, &b->host, 1}, 1);
+    for (int64_t t = 0; t < counts[i]; t++) {
+      assert_int_equal(((int64_t *)b->host)[t], t + 1); /* once; twice would give 101 times that */
+    }
+    device_buffer_free(d, b);
+    device_program_free(d, p);
+  }
+}
+
+/* Many short rounds: where a lost wakeup or a piece run twice would show. */
+static void test_many_launches(void **state) {
+  Device *d = *state;
+  enum { T = 4, N = 20000 };
+  Program *p = affine_program(d, 1, T);
+  Buffer *b;
+  check(device_buffer_alloc(d, T * 8, -1, &b));
+  Launch one[50];
+  for (size_t i = 0; i < 50; i++) one[i] = (Launch){p, &b->host, 1};
+  for (int i = 0; i < N / 50; i++) {
+    launch(d, one, 50);
+    if (i % 100 == 99) usleep(500); /* members fall asleep */
+  }
+  for (int64_t t = 0; t < T && computes(d); t++) {
+    assert_int_equal(((int64_t *)b->host)[t], (t + 1) * N);
+  }
+  device_buffer_free(d, b);
+  device_program_free(d, p);
+}
+
+static void test_scratch(void **state) {
+  Device *d = *state;
+  if (!computes(d)) {
+    print_message("skipped: %s computes nothing\n", d->caps.kind);
+    return;
+  }
+  enum { T = 8 };
+  static const int64_t sizes[] = {16, 5000, 400000, 100};
+  for (size_t i = 0; i < 4; i++) {
+    Program *p = scratch_program(d, sizes[i], T);
+    Buffer *out, *in;
+    check(device_buffer_alloc(d, T * 8, -1, &out));
+    check(device_buffer_alloc(d, (size_t)sizes[i] * 8, -1, &in));
+    for (int64_t k = 0; k < sizes[i]; k++) ((int64_t *)in->host)[k] = k;
+    launch(d, &(Launch){p, (void *[]){out->host, in->host}, 2}, 1);
+    for (int t = 0; t < T; t++) {
+      assert_int_equal(((int64_t *)out->host)[t], sizes[i] * (sizes[i] - 1) / 2);
+    }
+    device_buffer_free(d, out);
+    device_buffer_free(d, in);
+    device_program_free(d, p);
+  }
+}
+
+static void test_bad_images(void **state) {
+  Device *d = *state;
+  if (!computes(d)) {
+    print_message("skipped: %s takes any image\n", d->caps.kind);
+    return;
+  }
+  Program *p = affine_program(d, 1, 1), *bad = (Program *)1;
+  uint8_t junk[4096] = {0x7f, 'E', 'L', 'F', 2, 1, 1};
+  ProgramSpec spec = {.image = {junk, 0}, .entry = "entry", .threads = 1};
+  expect_code(device_program_load(d, &spec, &bad), ST_INVALID_ARGUMENT);
+  assert_null(bad);
+  spec.image = (Bytes){
+      (const uint8_t *)"not an object, but long enough to be one, if it only were one.....", 66};
+  expect_code(device_program_load(d, &spec, &bad), ST_INVALID_ARGUMENT);
+  spec.image = (Bytes){junk, sizeof junk};
+  expect_code(device_program_load(d, &spec, &bad), ST_INVALID_ARGUMENT);
+  spec.scratch_bytes = UINT64_MAX / 2;
+  expect_code(device_program_load(d, &spec, &bad), ST_RESOURCE_EXHAUSTED);
+  device_program_free(d, p);
+  device_program_free(d, NULL);
+}
+
+static void test_missing_entry(void **state) {
+  Device *d = *state;
+  if (!computes(d)) {
+    print_message("skipped: %s takes any image\n", d->caps.kind);
+    return;
+  }
+  Target t = {.kind = "cpu",
+              .triple = d->caps.triple,
+              .cpu = d->caps.cpu,
+              .features = d->caps.features,
+              .vector_bytes = 16};
+  LlvmOutput out = {0};
+  Program *p;
+  check(llvm_emit(&(Linear){0}, "one", &t, &out));
+  ProgramSpec spec = {
+      .image = {(uint8_t *)out.object.ptr, out.object.len}, .entry = "two", .threads = 1};
+  expect_code(device_program_load(d, &spec, &p), ST_INVALID_ARGUMENT);
+  /* A truncated object. */
+  spec.entry = "one";
+  spec.image.len = out.object.len / 2;
+  expect_code(device_program_load(d, &spec, &p), ST_INVALID_ARGUMENT);
+  spec.image.len = out.object.len;
+  check(device_program_load(d, &spec, &p)); /* and the same name twice at once */
+  Program *again;
+  check(device_program_load(d, &spec, &again));
+  launch(d, (Launch[]){{p, NULL, 0}, {again, NULL, 0}}, 2);
+  device_program_free(d, p);
+  launch(d, &(Launch){again, NULL, 0}, 1);
+  device_program_free(d, again);
+  llvm_output_deinit(&out);
+}
+
+static void test_fences(void **state) {
+  Device *d = *state;
+  Fence first, second;
+  check(device_submit(d, NULL, 0, &first));
+  check(device_submit(d, NULL, 0, &second));
+  assert_true(second > first);
+  check(device_wait(d, first, 0));
+  check(device_wait(d, second, -1));
+  expect_code(device_wait(d, second + 10, 0), ST_INVALID_ARGUMENT);
+}
+
+/* Load and unload often enough that a leak of code memory would end the process. */
+static void test_reload(void **state) {
+  Device *d = *state;
+  for (int i = 0; i < 60; i++) {
+    Program *p[3];
+    Buffer *b;
+    for (int k = 0; k < 3; k++) p[k] = affine_program(d, k + 2, 1);
+    check(device_buffer_alloc(d, 8, -1, &b));
+    launch(d, (Launch[]){{p[2], &b->host, 1}, {p[0], &b->host, 1}, {p[1], &b->host, 1}}, 3);
+    if (computes(d)) assert_int_equal(*(int64_t *)b->host, (1 * 2 + 1) * 3 + 1);
+    device_buffer_free(d, b);
+    for (int k = 0; k < 3; k++) device_program_free(d, p[(k + i) % 3]);
+  }
+}
+
+/* -- the decorator
+ * ------------------------------------------------------------------------------------- */
+
+static void test_check_arguments(void **state) {
+  Device *d = *state;
+  Program *p = affine_program(d, 1, 1);
+  Buffer *b;
+  Fence f;
+  int64_t outside = 0;
+  check(device_buffer_alloc(d, 8, -1, &b));
+  void *args[2] = {b->host, &outside};
+  check(device_submit(d, &(Launch){p, args, 1}, 1, &f));
+  expect_code(device_submit(d, &(Launch){p, args, 2}, 1, &f), ST_INVALID_ARGUMENT);
+  Program *gone = p;
+  device_program_free(d, p);
+  expect_code(device_submit(d, &(Launch){gone, args, 1}, 1, &f), ST_INVALID_ARGUMENT);
+  device_buffer_free(d, b);
+}
+
+typedef void (*Misuse)(Device *d);
+
+static void free_buffer_twice(Device *d) {
+  Buffer *b;
+  check(device_buffer_alloc(d, 8, -1, &b));
+  device_buffer_free(d, b);
+  device_buffer_free(d, b);
+}
+static void free_program_twice(Device *d) {
+  Program *p = affine_program(d, 1, 1);
+  device_program_free(d, p);
+  device_program_free(d, p);
+}
+static void leak_buffer(Device *d) {
+  Buffer *b;
+  check(device_buffer_alloc(d, 8, -1, &b));
+  device_destroy(d);
+}
+static void *other_thread(void *d) {
+  Fence f;
+  status_drop(device_submit(d, NULL, 0, &f));
+  return NULL;
+}
+static void wrong_thread(Device *d) {
+  pthread_t t;
+  assert_int_equal(pthread_create(&t, NULL, other_thread, d), 0);
+  pthread_join(t, NULL);
+}
+
+/* Each misuse must kill the process; children of a threaded process may do this much. */
+static void test_check_bugs(void **state) {
+  (void)state;
+  static const Misuse misuses[] = {free_buffer_twice, free_program_twice, leak_buffer,
+                                   wrong_thread};
+  for (size_t i = 0; i < sizeof misuses / sizeof *misuses; i++) {
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+      Device *inner, *d;
+      signal(SIGABRT, SIG_DFL);
+      close(2); /* the log line is expected */
+      if (device_null_create(&inner) || device_check_create(inner, &d)) _exit(1);
+      misuses[i](d);
+      _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+  }
+}
+
+static void test_open(void **state) {
+  (void)state;
+  Device *d;
+  check(device_open("null:0", &d));
+  device_destroy(d);
+  expect_code(device_open("null:1", &d), ST_UNAVAILABLE);
+  expect_code(device_open("cpu:7", &d), ST_UNAVAILABLE);
+  expect_code(device_open("toaster:0", &d), ST_UNAVAILABLE);
+  expect_code(device_open("", &d), ST_UNAVAILABLE);
+  device_destroy(NULL);
+}
+
+/* -- which devices
+ * --------------------------------------------------------------------------------------- */
+
+static int open_null(void **state) { return device_null_create((Device **)state) ? -1 : 0; }
+static int open_cpu(void **state) { return device_cpu_create(0, (Device **)state) ? -1 : 0; }
+/* More members than cores: nobody may depend on spinning. */
+static int open_cpu5(void **state) { return device_cpu_create(5, (Device **)state) ? -1 : 0; }
+static int open_check_null(void **state) {
+  Device *d;
+  return device_null_create(&d) || device_check_create(d, (Device **)state) ? -1 : 0;
+}
+static int open_check_cpu(void **state) {
+  Device *d;
+  return device_cpu_create(0, &d) || device_check_create(d, (Device **)state) ? -1 : 0;
+}
+static int close_device(void **state) {
+  device_destroy(*state);
+  return 0;
+}
+
+int main(void) {
+#define ON(dev, name)                                                                              \
+  { #name " on " #dev, name, open_##dev, close_device, NULL }
+#define SUITE(dev)                                                                                 \
+  ON(dev, test_caps), ON(dev, test_buffers), ON(dev, test_import), ON(dev, test_order),            \
+      ON(dev, test_threads), ON(dev, test_many_launches), ON(dev, test_scratch),                   \
+      ON(dev, test_bad_images), ON(dev, test_missing_entry), ON(dev, test_fences),                 \
+      ON(dev, test_reload)
+  const struct CMUnitTest tests[] = {
+      SUITE(null),
+      SUITE(check_null),
+      SUITE(cpu),
+      SUITE(cpu5),
+      SUITE(check_cpu),
+      ON(check_cpu, test_check_arguments),
+      ON(check_null, test_check_arguments),
+      cmocka_unit_test(test_check_bugs),
+      cmocka_unit_test(test_open),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,272 @@
+/* Frontend and reference interpreter as one program, for tests and for looking at models.
+ *
+ *   kiln-eval MODEL [--dim NAME=N]...          the interface of the graph, its size, the time taken
+ *   kiln-eval --text MODEL [--dim NAME=N]...   the tensor graph as text
+ *   kiln-eval --serve                          models from stdin until it ends
+ *
+ * MODEL is ONNX unless its name ends in .kgraph. Each request of --serve is a list of blobs, a blob
+ * being a u64 length and bytes: the model; "NAME=N" lines of dimensions; then a count as decimal
+ * text; then per input its name and data. The answer is "ok", a count, and per output name, dtype,
+ * dims as decimal text and data; or the name of a status code and a message. Lengths are
+ * little-endian. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "compiler/frontend/frontend.h"
+#include "compiler/ir/interp.h"
+#include "compiler/ir/text.h"
+#include "compiler/ir/verify.h"
+
+enum { MAX_DIM_ARGS = 64 };
+static const size_t JOB_LIMIT = (size_t)8 << 30;
+
+typedef struct Dims {
+  DimBinding at[MAX_DIM_ARGS];
+  size_t n;
+} Dims;
+
+static bool add_dim(Dims *d, Str text) {
+  const char *eq = memchr(text.ptr, '=', text.len);
+  if (!eq || d->n == MAX_DIM_ARGS) return false;
+  char number[24] = {0};
+  size_t len = text.len - (size_t)(eq + 1 - text.ptr);
+  if (len >= sizeof number) return false;
+  memcpy(number, eq + 1, len);
+  d->at[d->n++] = (DimBinding){{text.ptr, (size_t)(eq - text.ptr)}, strtoll(number, NULL, 10)};
+  return true;
+}
+
+static Status frontend(Job *job, Bytes model, const FrontendOptions *o, TensorGraph *g) {
+  return o->kind == MODEL_KGRAPH ? frontend_kgraph(job, model, o, g)
+                                 : frontend_onnx(job, model, o, g);
+}
+
+/* -- serving --------------------------------------------------------------------------------- */
+
+typedef struct Blob {
+  char *ptr;
+  size_t len;
+} Blob;
+
+static bool read_blob(Blob *b) {
+  uint64_t len;
+  *b = (Blob){0};
+  if (fread(&len, sizeof len, 1, stdin) != 1 || len > SIZE_MAX - 1) return false;
+  b->len = len;
+  b->ptr = malloc(b->len + 1);
+  if (!b->ptr || fread(b->ptr, 1, b->len, stdin) != b->len) exit(1);
+  b->ptr[b->len] = 0;
+  return true;
+}
+
+static void write_blob(const void *p, size_t n) {
+  uint64_t len = n;
+  fwrite(&len, sizeof len, 1, stdout);
+  if (n) fwrite(p, 1, n, stdout);
+}
+static void write_text(const char *s) { write_blob(s, strlen(s)); }
+
+typedef struct Input {
+  Blob name, data;
+} Input;
+
+static size_t slot_bytes(const GraphSlot *s) {
+  return (size_t)shape_numel(s->shape) * dtype_info[s->dtype].bytes;
+}
+
+/* Sets the buffer of every slot; outputs are allocated in the job. */
+static Status bind_slots(Job *job, const TensorGraph *g, Bytes model, const Input *in, size_t nin,
+                         InterpBuffer *slots) {
+  for (size_t i = 0; i < g->nslots; i++) {
+    const GraphSlot *s = &g->slots[i];
+    const void *data = NULL;
+    size_t bytes = slot_bytes(s);
+    if (s->kind == SLOT_WEIGHT)
+      data =
+          s->in_constants ? (const uint8_t *)g->constants.ptr + s->offset : model.ptr + s->offset;
+    for (size_t k = 0; s->kind == SLOT_INPUT && k < nin; k++) {
+      if (!str_eq(s->name, (Str){in[k].name.ptr, in[k].name.len})) continue;
+      if (in[k].data.len != bytes)
+        return FAIL(INVALID_ARGUMENT, "input '" STR_FMT "' has %zu bytes, expected %zu",
+                    STR_ARG(s->name), in[k].data.len, bytes);
+      data = in[k].data.ptr;
+    }
+    if (s->kind == SLOT_INPUT && !data)
+      return FAIL(INVALID_ARGUMENT, "input '" STR_FMT "' is missing", STR_ARG(s->name));
+    void *copy = arena_alloc(&job->arena, bytes + 1);
+    if (!copy) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
+    if (data && bytes) memcpy(copy, data, bytes);
+    slots[i] = (InterpBuffer){copy, bytes};
+  }
+  return NULL;
+}
+
+typedef struct Run {
+  const TensorGraph *g;
+  InterpBuffer *slots;
+  Status st;
+} Run;
+
+static void interpret(Job *job, void *arg) {
+  Run *r = arg;
+  r->st = verify_graph(job, r->g->sink, STAGE_TENSOR, "frontend");
+  if (!r->st) r->st = interp_tensor(job, r->g->sink, r->slots, r->g->nslots);
+}
+
+static void answer(const TensorGraph *g, const InterpBuffer *slots) {
+  char text[32];
+  write_text("ok");
+  snprintf(text, sizeof text, "%zu", g->noutputs);
+  write_text(text);
+  for (size_t i = g->ninputs; i < g->ninputs + g->noutputs; i++) {
+    const GraphSlot *s = &g->slots[i];
+    StrBuf dims = {0};
+    for (uint32_t k = 0; k < s->shape.n; k++)
+      strbuf_addf(&dims, "%lld ", (long long)s->shape.at[k]);
+    write_blob(s->name.ptr, s->name.len);
+    write_text(dtype_info[s->dtype].name);
+    write_blob(dims.ptr, dims.len);
+    write_blob(slots[i].data, slots[i].bytes);
+    strbuf_deinit(&dims);
+  }
+}
+
+static Status serve_one(Job *job, Bytes model, const FrontendOptions *o, const Input *in,
+                        size_t nin, TensorGraph *g) {
+  TRY(frontend(job, model, o, g));
+  InterpBuffer *slots = calloc(g->nslots + 1, sizeof *slots);
+  if (!slots) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
+  Run run = {.g = g, .slots = slots};
+  Status st = bind_slots(job, g, model, in, nin, slots);
+  if (!st) st = job_run(job, interpret, &run);
+  if (!st) st = run.st;
+  if (!st) answer(g, slots);
+  free(slots);
+  return st;
+}
+
+static void fail_answer(Status st) {
+  char text[4096];
+  status_text(st, text, sizeof text);
+  write_text(status_code_name(st->code));
+  write_text(text);
+  status_drop(st);
+}
+
+static bool serve(void) {
+  Blob model, dims, count;
+  Dims d = {0};
+  if (!read_blob(&model)) return false;
+  if (!read_blob(&dims) || !read_blob(&count)) exit(1);
+  for (char *line = strtok(dims.ptr, "\n"); line; line = strtok(NULL, "\n"))
+    add_dim(&d, str_from(line));
+  size_t nin = strtoull(count.ptr, NULL, 10);
+  Input *in = calloc(nin + 1, sizeof *in);
+  for (size_t i = 0; in && i < nin; i++)
+    if (!read_blob(&in[i].name) || !read_blob(&in[i].data)) exit(1);
+  bool kgraph = model.len > 4 && !memcmp(model.ptr, "KGR1", 4);
+  FrontendOptions o = {.kind = kgraph ? MODEL_KGRAPH : MODEL_ONNX, .dims = d.at, .ndims = d.n};
+  Bytes bytes = {(const uint8_t *)model.ptr + (kgraph ? 4 : 0), model.len - (kgraph ? 4 : 0)};
+  TensorGraph g = {0};
+  Job job;
+  job_init(&job, JOB_LIMIT);
+  Status st = serve_one(&job, bytes, &o, in, nin, &g);
+  if (st) fail_answer(st);
+  fflush(stdout);
+  strbuf_deinit(&g.constants);
+  job_deinit(&job);
+  for (size_t i = 0; in && i < nin; i++) free(in[i].name.ptr), free(in[i].data.ptr);
+  free(in);
+  free(model.ptr), free(dims.ptr), free(count.ptr);
+  return true;
+}
+
+/* -- looking --------------------------------------------------------------------------------- */
+
+static Blob read_file(const char *path) {
+  Blob b = {0};
+  FILE *f = fopen(path, "rb");
+  if (!f || fseek(f, 0, SEEK_END)) return b;
+  long n = ftell(f);
+  rewind(f);
+  if (n >= 0 && (b.ptr = malloc((size_t)n + 1))) b.len = fread(b.ptr, 1, (size_t)n, f);
+  fclose(f);
+  return b;
+}
+
+static void print_interface(const TensorGraph *g) {
+  static const char *const kinds[] = {"input", "output", "weight"};
+  for (size_t i = 0; i < g->nslots; i++) {
+    const GraphSlot *s = &g->slots[i];
+    printf("%s " STR_FMT " %s [", kinds[s->kind], STR_ARG(s->name), dtype_info[s->dtype].name);
+    for (uint32_t k = 0; k < s->shape.n; k++)
+      printf("%s%lld", k ? ", " : "", (long long)s->shape.at[k]);
+    printf("]\n");
+  }
+}
+
+static void count_nodes(Job *job, void *arg) {
+  TensorGraph *g = arg;
+  printf("%zu nodes\n", uop_toposort(job, g->sink).len);
+}
+
+static void print_text(Job *job, void *arg) {
+  TensorGraph *g = arg;
+  StrBuf text = {0};
+  uop_print(job, g->sink, &text);
+  fwrite(text.ptr, 1, text.len, stdout);
+  strbuf_deinit(&text);
+}
+
+static int look(const char *path, const Dims *d, bool text) {
+  size_t len = strlen(path);
+  bool kgraph = len > 7 && !strcmp(path + len - 7, ".kgraph");
+  FrontendOptions o = {.kind = kgraph ? MODEL_KGRAPH : MODEL_ONNX, .dims = d->at, .ndims = d->n};
+  Blob b = read_file(path);
+  TensorGraph g = {0};
+  Job job;
+  if (!b.ptr) return fprintf(stderr, "cannot read %s\n", path), 1;
+  job_init(&job, JOB_LIMIT);
+  int64_t start = clock_now_ns();
+  Status st = frontend(&job, (Bytes){(const uint8_t *)b.ptr, b.len}, &o, &g);
+  double ms = (double)(clock_now_ns() - start) / 1e6;
+  int rc = st != NULL;
+  if (!st) {
+    if (!text) print_interface(&g);
+    st = job_run(&job, text ? print_text : count_nodes, &g);
+  }
+  if (!st && !text) printf("%.3f ms, %zu bytes of arena\n", ms, job.arena.used);
+  if (st) {
+    char msg[4096];
+    status_text(st, msg, sizeof msg);
+    fprintf(stderr, "%s: %s\n", status_code_name(st->code), msg);
+    status_drop(st);
+  }
+  strbuf_deinit(&g.constants);
+  job_deinit(&job);
+  free(b.ptr);
+  return rc;
+}
+
+int main(int argc, char **argv) {
+  Dims d = {0};
+  const char *path = NULL;
+  bool text = false;
+  for (int i = 1; i < argc; i++) {
+    if (!strcmp(argv[i], "--serve")) {
+      while (serve()) {
+      }
+      return 0;
+    }
+    if (!strcmp(argv[i], "--text"))
+      text = true;
+    else if (!strcmp(argv[i], "--dim") && i + 1 < argc)
+      add_dim(&d, str_from(argv[++i]));
+    else
+      path = argv[i];
+  }
+  if (path) return look(path, &d, text);
+  fprintf(stderr, "usage: kiln-eval [--text] MODEL [--dim NAME=N]... | kiln-eval --serve\n");
+  return 64;
+}

@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""ONNX's backend node tests, run through Kiln.
+
+    onnx_suite.py [--runner kiln|eval] [--eval PATH] [--filter TEXT] [--update] [-v]
+
+Every test of onnx.backend.test.case.node is compiled and run, and its outputs are compared with the
+expected ones (rtol and atol of the test, 1e-3 and 1e-7 by default, as in ONNX's own runner). Prints
+
+    N passed (of them M with frozen inputs), N failed, N skipped
+
+onnx_not_passing.txt beside this file lists the tests that do not pass and why. The run fails when a
+listed test passes or an unlisted one does not, so the list is always true; --update rewrites it.
+
+Frozen inputs: Kiln's shapes are static, and many node tests give a shape, an axis list or the like
+as an input of the graph. Where the compiler says that such a value has to be known at compile time,
+the test is run again with its integer inputs (then, with all inputs) as initializers; the count is
+printed. "skipped" are tests about types that are not tensors of numbers (strings, sequences,
+optionals).
+"""
+
+import argparse
+import os
+import struct
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+LIST = os.path.join(HERE, "onnx_not_passing.txt")
+
+
+class RunError(Exception):
+    """A refusal: `code` is a gRPC status name."""
+
+    def __init__(self, code, message):
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+def numpy_dtype(name):
+    import ml_dtypes
+
+    table = {"bool": np.bool_, "f16": np.float16, "f32": np.float32, "f64": np.float64,
+             "bf16": ml_dtypes.bfloat16}
+    for bits in (8, 16, 32, 64):
+        table[f"i{bits}"] = np.dtype(f"int{bits}")
+        table[f"u{bits}"] = np.dtype(f"uint{bits}")
+    return np.dtype(table[name.lower()])
+
+
+class EvalRunner:
+    """The frontend and the reference interpreter, in one kiln-eval process that stays alive."""
+
+    def __init__(self, path):
+        self.path = path
+        self.process = None
+
+    def _start(self):
+        self.process = subprocess.Popen([self.path, "--serve"], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE)
+
+    def _blob(self):
+        head = self.process.stdout.read(8)
+        if len(head) != 8:
+            self.process.wait()
+            code, self.process = self.process.returncode, None
+            raise RunError("CRASH", f"kiln-eval ended with {code}")
+        return self.process.stdout.read(struct.unpack("<Q", head)[0])
+
+    def run(self, model, inputs, dims):
+        if not self.process:
+            self._start()
+        blobs = [model, "\n".join(f"{k}={v}" for k, v in dims.items()).encode(),
+                 str(len(inputs)).encode()]
+        for name, array in inputs.items():
+            blobs += [name.encode(), np.ascontiguousarray(array).tobytes()]
+        try:
+            for b in blobs:
+                self.process.stdin.write(struct.pack("<Q", len(b)) + b)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the reply, or its absence, says why
+        status = self._blob().decode()
+        if status != "ok":
+            raise RunError(status, self._blob().decode(errors="replace"))
+        outputs = {}
+        for _ in range(int(self._blob())):
+            name, dtype = self._blob().decode(), numpy_dtype(self._blob().decode())
+            shape = [int(d) for d in self._blob().split()]
+            outputs[name] = np.frombuffer(self._blob(), dtype).reshape(shape)
+        return outputs
+
+    def close(self):
+        if self.process:
+            self.process.stdin.close()
+            self.process.wait()
+
+
+class KilnRunner:
+    """The Python package, through a daemon (KILN_SERVER, or the user's own)."""
+
+    def __init__(self):
+        import kiln
+
+        self.kiln = kiln
+        self.client = kiln.connect()
+
+    def run(self, model, inputs, dims):
+        try:
+            options = self.kiln.Options(dims=dims) if dims else None
+            exe = self.client.compile(model, options=options) if options else self.client.compile(model)
+            try:
+                return dict(exe.run(inputs))
+            finally:
+                if hasattr(exe, "release"):
+                    exe.release()
+        except self.kiln.Error as e:
+            raise RunError(e.code, str(e)) from None
+
+    def close(self):
+        pass
+
+
+def make_runner(args):
+    name = args.runner
+    if not name:
+        try:
+            import kiln  # noqa: F401
+
+            name = "kiln"
+        except ImportError:
+            name = "eval"
+    return KilnRunner() if name == "kiln" else EvalRunner(args.eval)
+
+
+def bindings(model, inputs):
+    """Sizes for every dimension of the inputs that the model leaves open."""
+    dims = {}
+    for info in model.graph.input:
+        array = inputs.get(info.name)
+        if array is None:
+            continue
+        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                dims[dim.dim_param or f"{info.name}.{axis}"] = array.shape[axis]
+    return dims
+
+
+def freeze(model, inputs, which):
+    """The model with some inputs turned into initializers."""
+    frozen = onnx.ModelProto()
+    frozen.CopyFrom(model)
+    rest = {}
+    for k, (name, array) in enumerate(inputs.items()):
+        if which(k, array):
+            frozen.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
+            for i, info in enumerate(frozen.graph.input):
+                if info.name == name:
+                    del frozen.graph.input[i]
+                    break
+        else:
+            rest[name] = array
+    return frozen, rest
+
+
+def describes_shapes(k, array):
+    return array.dtype.kind in "iub" and array.ndim <= 1 and (k > 0 or array.ndim == 1) or (
+        k > 0 and array.ndim == 0)
+
+
+def compare(test, model, got, expected):
+    names = [o.name for o in model.graph.output]
+    if len(names) != len(expected):
+        return "number of outputs"
+    for name, want in zip(names, expected):
+        have = got[name]
+        want = np.asarray(want)
+        if have.dtype != want.dtype:
+            return f"output '{name}': dtype {have.dtype}, expected {want.dtype}"
+        if have.shape != want.shape:
+            return f"output '{name}': shape {have.shape}, expected {want.shape}"
+        a, b = have, want
+        if want.dtype.kind not in "biuf":
+            a, b = have.astype(np.float32), want.astype(np.float32)
+        if not np.allclose(a, b, rtol=test.rtol, atol=test.atol, equal_nan=True):
+            with np.errstate(all="ignore"):
+                worst = np.nanmax(np.abs(a.astype(np.float64) - b.astype(np.float64)))
+            return f"output '{name}' differs by up to {worst:.3g}"
+    return None
+
+
+def is_plain(value):
+    return isinstance(value, (np.ndarray, np.generic)) and np.asarray(value).dtype.kind in "biufV" \
+        and np.asarray(value).dtype.names is None
+
+
+def run_test(runner, test):
+    """None when it passes, else the reason; and whether inputs were frozen."""
+    model, frozen = test.model, False
+    if not all(is_plain(v) for ins, outs in test.data_sets for v in list(ins) + list(outs)):
+        return "skip: not tensors of numbers", False
+    for ins, outs in test.data_sets:
+        names = [i.name for i in model.graph.input]
+        if len(names) != len(ins):
+            return "skip: optional inputs left out", False
+        inputs = {n: np.asarray(v) for n, v in zip(names, ins)}
+        tries = [lambda k, a: False, describes_shapes, lambda k, a: True]
+        for level, which in enumerate(tries):
+            m, rest = freeze(model, inputs, which)
+            try:
+                got = runner.run(m.SerializeToString(), rest, bindings(m, rest))
+                frozen = frozen or level > 0
+                break
+            except RunError as e:
+                error = f"{e.code}: {e.message}"
+                if e.code != "FAILED_PRECONDITION" or "known at compile time" not in e.message:
+                    return error, frozen
+        else:
+            return error, frozen
+        reason = compare(test, model, got, outs)
+        if reason:
+            return reason, frozen
+    return None, frozen
+
+
+def load_tests(text):
+    with warnings.catch_warnings(), open(os.devnull, "w") as null:
+        warnings.simplefilter("ignore")
+        from onnx.backend.test.case.node import collect_testcases
+
+        stdout, sys.stdout = sys.stdout, null
+        try:
+            tests = collect_testcases(None)
+        finally:
+            sys.stdout = stdout
+    return sorted((t for t in tests if text in t.name), key=lambda t: t.name)
+
+
+def read_list():
+    listed = {}
+    if os.path.exists(LIST):
+        with open(LIST) as f:
+            for line in f:
+                if line.strip() and not line.startswith("#"):
+                    name, _, reason = line.strip().partition(": ")
+                    listed[name] = reason
+    return listed
+
+
+def write_list(reasons):
+    with open(LIST, "w") as f:
+        f.write("# ONNX backend node tests that do not pass, and why. Written by onnx_suite.py --update.\n")
+        for name in sorted(reasons):
+            f.write(f"{name}: {reasons[name]}\n")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--runner", choices=["kiln", "eval"])
+    p.add_argument("--eval", default=os.path.join(HERE, "../../build/release/bin/kiln-eval"))
+    p.add_argument("--filter", default="")
+    p.add_argument("--update", action="store_true")
+    p.add_argument("-v", action="store_true")
+    args = p.parse_args()
+    runner, listed = make_runner(args), read_list()
+    reasons, passed, skipped, frozen_count, wrong = {}, 0, 0, 0, []
+    tests = load_tests(args.filter)
+    for test in tests:
+        reason, frozen = run_test(runner, test)
+        if reason is None:
+            passed += 1
+            frozen_count += frozen
+            if test.name in listed:
+                wrong.append(f"{test.name} passes, but is listed")
+            continue
+        reason = " ".join(reason.split())[:300]
+        reasons[test.name] = reason
+        skipped += reason.startswith("skip:")
+        if args.v:
+            print(f"{test.name}: {reason}")
+        if test.name not in listed:
+            wrong.append(f"{test.name} does not pass: {reason}")
+    runner.close()
+    if args.update and not args.filter:
+        write_list(reasons)
+        wrong = []
+    for line in wrong:
+        print(line)
+    print(f"{passed} passed (of them {frozen_count} with frozen inputs), "
+          f"{len(reasons) - skipped} failed, {skipped} skipped")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
