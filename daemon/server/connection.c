@@ -56,7 +56,8 @@ static const GrpcHandler handler = {.on_request = on_request,
 Server *connection_server(const Connection *c) { return c->server; }
 Connection *connection_next(const Connection *c) { return c->next; }
 
-/* -- ending ------------------------------------------------------------------------------------- */
+/* -- ending -------------------------------------------------------------------------------------
+ */
 
 static void on_closed(uv_handle_t *handle) { free(handle->data); }
 
@@ -81,7 +82,8 @@ void connection_drain(Connection *c) {
   connection_dirty(c);
 }
 
-/* -- writing ------------------------------------------------------------------------------------ */
+/* -- writing ------------------------------------------------------------------------------------
+ */
 
 static void on_poll(uv_poll_t *poll, int status, int events);
 
@@ -128,7 +130,8 @@ void connections_flush(Server *s) {
   }
 }
 
-/* -- reading ------------------------------------------------------------------------------------ */
+/* -- reading ------------------------------------------------------------------------------------
+ */
 
 /* False when the connection is over. */
 static bool read_in(Connection *c) {
@@ -165,7 +168,8 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
   if (!alive) connection_close(c);
 }
 
-/* -- life --------------------------------------------------------------------------------------- */
+/* -- life ---------------------------------------------------------------------------------------
+ */
 
 Status connection_open(Server *s, int fd) {
   Connection *c = calloc(1, sizeof *c);

@@ -462,6 +462,7 @@ DeviceStatus device_lane_status(const DeviceLane *l) {
 }
 
 const char *device_lane_name(const DeviceLane *l) { return l->spec.name; }
+uint64_t device_lane_incarnation(const DeviceLane *l) { return l->incarnation; }
 SlabPool *device_lane_slabs(DeviceLane *l) { return &l->slabs; }
 const Kiln__V1__TargetSpec *device_lane_target(const DeviceLane *l) { return l->target; }
 const uint8_t *device_lane_fingerprint(const DeviceLane *l) { return l->fingerprint; }

@@ -33,7 +33,8 @@ static Status os_error(const char *what, const char *where) {
   return FAIL(UNAVAILABLE, "%s %s: %s", what, where, strerror(errno));
 }
 
-/* -- Unix sockets ------------------------------------------------------------------------------- */
+/* -- Unix sockets -------------------------------------------------------------------------------
+ */
 
 /* Makes the missing directories of path, each 0700. */
 static Status make_parent(const char *path) {
@@ -85,13 +86,14 @@ static Status open_unix(Listener *l) {
   return NULL;
 }
 
-/* -- TCP ---------------------------------------------------------------------------------------- */
+/* -- TCP ----------------------------------------------------------------------------------------
+ */
 
 static Status open_tcp(Listener *l, const char *address) {
   char host[256];
   const char *colon = strrchr(address, ':');
-  struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM,
-                           .ai_flags = AI_PASSIVE};
+  struct addrinfo hints = {
+      .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
   struct addrinfo *found;
   size_t n = colon ? (size_t)(colon - address) : 0;
   if (!colon || n >= sizeof host) return FAIL(INVALID_ARGUMENT, "address '%s'", address);
@@ -113,7 +115,8 @@ static Status open_tcp(Listener *l, const char *address) {
   return l->fd < 0 || failed ? os_error("binding", address) : NULL;
 }
 
-/* -- accepting ---------------------------------------------------------------------------------- */
+/* -- accepting ----------------------------------------------------------------------------------
+ */
 
 static void on_incoming(uv_poll_t *poll, int status, int events) {
   Listener *l = poll->data;

@@ -14,8 +14,8 @@ static const struct {
   const char *name;
   uint32_t next;
 } states[RS__COUNT] = {
-    [RS_READING] = {"reading", B(ADMITTED) | B(CACHE) | B(RUNNING) | B(STREAMING) | B(REPLYING) |
-                                   B(DONE)},
+    [RS_READING] = {"reading",
+                    B(ADMITTED) | B(CACHE) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE)},
     [RS_ADMITTED] = {"admitted", B(COMPILING) | B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE)},
     [RS_CACHE] = {"cache", B(COMPILING) | B(RUNNING) | B(REPLYING) | B(DONE)},
     [RS_COMPILING] = {"compiling", B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE)},
@@ -44,7 +44,8 @@ void request_move(Request *r, RequestState to) {
   assert(to == RS_REPLYING || invariant(r));
 }
 
-/* -- deadlines ---------------------------------------------------------------------------------- */
+/* -- deadlines ----------------------------------------------------------------------------------
+ */
 
 static void on_deadline(uv_timer_t *timer);
 
@@ -72,7 +73,8 @@ static void on_deadline(uv_timer_t *timer) {
   if (earliest) arm(s, earliest);
 }
 
-/* -- life --------------------------------------------------------------------------------------- */
+/* -- life ---------------------------------------------------------------------------------------
+ */
 
 bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   Server *s = connection_server(c);
@@ -150,7 +152,8 @@ void request_reply(Request *r, const ProtobufCMessage *m) {
   request_finish(r, NULL);
 }
 
-/* -- messages ----------------------------------------------------------------------------------- */
+/* -- messages -----------------------------------------------------------------------------------
+ */
 
 const void *request_decode_in(Request *r, Arena *arena, Bytes msg) {
   ProtobufCMessage *out;

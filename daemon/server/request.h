@@ -42,10 +42,10 @@ struct Request {
   GrpcStream *stream;
   const Method *method;
   Arena arena;
-  void *work; /* the method's */
+  void *work;                       /* the method's */
   int64_t received_ns, deadline_ns; /* 0 = none */
   bool got_message;
-  Request *next, **link;                /* of server->requests */
+  Request *next, **link;                 /* of server->requests */
   Request *next_watcher, **watcher_link; /* of server->watchers */
 };
 
