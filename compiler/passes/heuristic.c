@@ -175,8 +175,8 @@ static double tile_cost(const Contraction *c, int64_t N, int64_t M, int64_t nv, 
   double fma = (double)(nv * mr), loads = (double)(nv + mr);
   double rate = loads > fma ? loads / fma : 1;
   if (fma < 8) rate *= 8 / fma; /* latency of the accumulators */
-  rate *= 1 + 0.5 / fma;        /* loop overhead: prefer larger tiles when all else is equal */
-  rate *= 1 + 0.02 * loads / fma;
+  if (fma < 16) rate *= 1 + 0.01 * (16 - fma); /* loop overhead */
+  if (fma > 16) rate *= 1 + 0.002 * (fma - 16); /* code to compile */
   return done * rate;
 }
 
@@ -247,19 +247,22 @@ static void order_panels(Sched *s, const Contraction *c) {
   if (v != last - 1) give(s, OPT_ORDER, c->v, last - 1);
 }
 
-static void stage_panels(Sched *s, const Contraction *c) {
+/* True when every vector operand is packed now. */
+static bool stage_panels(Sched *s, const Contraction *c) {
   int64_t rows = tiles(size_of(s, c->m), c->mr);
-  if (rows < 2) return;
+  bool all = rows >= 2;
   for (uint32_t l = 0; l < c->body->n; l++) {
     UOp *load = c->body->loads[l];
-    if (!depends_on(load, c->v)) continue;
+    if (rows < 2 || !depends_on(load, c->v)) continue;
     int64_t elements = c->nv * c->lanes;
     for (uint32_t r = 1; r < c->body->reduce->nsrc; r++)
       if (uop_is_open(load, c->body->reduce->src[r]))
         elements *= c->body->reduce->src[r]->src[0]->arg.i;
     bool fits = (uint64_t)elements * dtype_info[load->dtype].bytes <= s->target->l2_bytes;
     if (fits) give(s, OPT_STAGE, c->v, operand_number(s, load));
+    all = all && fits;
   }
+  return all;
 }
 
 /* Short reduce axes are written out, innermost first, while the body stays small. */
@@ -324,12 +327,12 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   give(s, OPT_UPCAST, c.v, c.nv);
   give(s, OPT_UPCAST, c.m, c.mr);
   order_panels(s, &c);
-  unroll_short(s, b, c.nv * c.mr, 7);
+  /* Loops over a packed panel collapse into one; others are written out while they are short. */
+  if (!stage_panels(s, &c)) unroll_short(s, b, c.nv * c.mr, 7);
   if (c.nv * c.mr < 8) {
     int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
     if (s->tile[a] == 1) give(s, OPT_UNROLL, a, divisor_below(size_of(s, a), 8 / (c.nv * c.mr)));
   }
-  stage_panels(s, &c);
   return true;
 }
 
