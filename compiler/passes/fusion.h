@@ -53,10 +53,11 @@ typedef struct Tensor {
   int64_t numel;
   Cost cost;
   bool leaf, stored;
-  bool spread; /* several consumers, not all of them elementwise */
-  Place place;    /* stored, and PARAM */
-  bool is_output; /* place was fixed by the graph's outputs */
-  Slice *slices;  /* parts of stored CATs that it is to fill */
+  bool spread;        /* several consumers, not all of them elementwise */
+  uint8_t nconsumers; /* 2: more */
+  Place place;        /* stored, and PARAM */
+  bool is_output;     /* place was fixed by the graph's outputs */
+  Slice *slices;      /* parts of stored CATs that it is to fill */
   Demand *demands;
   uint32_t ndemands;
 } Tensor;

@@ -24,7 +24,7 @@ static double op_flops(Op op) {
   case OP_EXP2:
   case OP_LOG:
   case OP_LOG2:
-  case OP_FMOD: return 16;
+  case OP_FMOD: return 12;
   case OP_SIN:
   case OP_COS:
   case OP_TANH:
@@ -109,22 +109,21 @@ static Cost movement_cost(const Fusion *f, const Tensor *t) {
   return c;
 }
 
-static void find_spread(Fusion *f) {
-  uint8_t *consumers = arena_array(&f->job->arena, f->ntensors, 1);
+static void count_consumers(Fusion *f) {
   uint8_t *others = arena_array(&f->job->arena, f->ntensors, 1);
   for (uint32_t i = 0; i < f->ntensors; i++) {
-    const UOp *u = f->tensors[i].u;
-    for (uint32_t s = 0; s < u->nsrc; s++) {
-      uint32_t from = f->tensors[i].src[s];
-      if (consumers[from] < 2) consumers[from]++;
-      if (!(op_info[u->op].flags & OPF_ALU)) others[from] = 1;
-      f->tensors[from].spread = consumers[from] > 1 && others[from];
+    const Tensor *t = &f->tensors[i];
+    for (uint32_t s = 0; s < t->u->nsrc; s++) {
+      Tensor *from = &f->tensors[t->src[s]];
+      if (from->nconsumers < 2) from->nconsumers++;
+      if (!(op_info[t->u->op].flags & OPF_ALU)) others[t->src[s]] = 1;
+      from->spread = from->nconsumers > 1 && others[t->src[s]];
     }
   }
 }
 
 void fusion_costs(Fusion *f) {
-  find_spread(f);
+  count_consumers(f);
   for (uint32_t i = 0; i < f->ntensors; i++) {
     Tensor *t = &f->tensors[i];
     uint32_t flags = op_info[t->u->op].flags;
@@ -234,24 +233,50 @@ static bool can_hoist(const FusedKernel *k, uint64_t ranges) {
   return true;
 }
 
-static bool reduce_stores(const Fusion *f, const Tensor *t) {
+/* Of reduction `of`, asked for as `t`: itself, or its elements in another order. */
+static bool reduce_stores(const Fusion *f, const Tensor *t, const Tensor *of) {
   if (t->ndemands != 1 || t->demands->gate) return true;
   const Demand *d = t->demands;
   const FusedKernel *k = &f->kernels.at[d->kernel];
   uint64_t ranges = fusion_ranges(f, d->index, t->u->shape.n);
   if (ranges & k->reduce || k->contraction || has_hole(d, t->u->shape.n)) return true;
-  if (k->nranges + t->u->arg.ints.n > FUSED_RANGES) return true;
-  double outputs = iterations(k, ranges), all = (double)f->tensors[t->src[0]].numel;
+  if (k->nranges + of->u->arg.ints.n > FUSED_RANGES) return true;
+  double outputs = iterations(k, ranges), all = (double)f->tensors[of->src[0]].numel;
   if (outputs > (double)t->numel) return true;
-  if (t->cost.contraction) return k->nreduces || ranges != k->out;
+  if (of->cost.contraction) return k->nreduces || ranges != k->out;
   if (k->nreduces == FUSED_REDUCES || !can_hoist(k, ranges)) return true;
   return ranges != k->out && outputs < f->target->threads && all >= SPLIT_SIZE;
+}
+
+static uint32_t rank(const Tensor *t) {
+  uint32_t n = 0;
+  for (uint32_t k = 0; k < t->u->shape.n; k++) n += t->u->shape.at[k] != 1;
+  return n;
+}
+
+/* If what is under a chain of RESHAPEs and PERMUTEs is to be stored and nobody else reads it, it is
+ * stored in the chain's order, so that readers find merged axes. Not when that would give the
+ * writer more axes, or take its innermost one apart. */
+static bool reordered_stores(const Fusion *f, const Tensor *t) {
+  const Tensor *x = t;
+  bool moved = false;
+  while (x->u->op == OP_RESHAPE || x->u->op == OP_PERMUTE) {
+    uint32_t n = x->u->shape.n;
+    if (x != t && x->nconsumers != 1) return false;
+    if (x->u->op == OP_PERMUTE && x->u->arg.ints.at[n - 1] != n - 1) return false;
+    moved |= x->u->op == OP_PERMUTE;
+    x = &f->tensors[x->src[0]];
+  }
+  if (!moved || x->nconsumers != 1 || rank(t) > rank(x)) return false;
+  if (x->u->op == OP_REDUCE) return reduce_stores(f, t, x);
+  return op_info[x->u->op].flags & OPF_ALU && elementwise_stores(f, t);
 }
 
 bool fusion_stores(const Fusion *f, const Tensor *t) {
   uint32_t flags = op_info[t->u->op].flags;
   if (t->u->op == OP_CONTIGUOUS) return true;
-  if (t->u->op == OP_REDUCE) return reduce_stores(f, t);
+  if (t->u->op == OP_REDUCE) return reduce_stores(f, t, t);
   if (t->u->op == OP_CAT) return cat_stores(f, t);
+  if (t->u->op == OP_RESHAPE || t->u->op == OP_PERMUTE) return reordered_stores(f, t);
   return (flags & OPF_ALU || t->u->op == OP_GATHER) && elementwise_stores(f, t);
 }
