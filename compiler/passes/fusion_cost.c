@@ -49,10 +49,18 @@ static Cost stored_cost(const Tensor *t) {
   return (Cost){.bytes = item_bytes(t), .inputs = (double)t->numel, .operands = 1};
 }
 
-/* Asked for in two ways at least, and not worth computing twice. */
+static bool repeats(const Tensor *t, uint32_t s) {
+  for (uint32_t p = 0; p < s; p++) {
+    if (t->src[p] == t->src[s]) return true;
+  }
+  return false;
+}
+
+/* Has several readers and is not worth computing twice. Where the readers turn out to ask for the
+ * same elements in the same kernel nothing is decided by cost, so that this does no harm. */
 static bool surely_stored(const Tensor *t) {
   double n = (double)t->numel;
-  return t->spread && n * t->cost.flops > n * item_bytes(t) * BYTE * 2 + LAUNCH;
+  return t->nconsumers > 1 && n * t->cost.flops > n * item_bytes(t) * BYTE * 2 + LAUNCH;
 }
 
 /* The sum of the sources' costs; each source counts once, scalars only once per tensor. */
@@ -60,18 +68,16 @@ static Cost below(const Fusion *f, const Tensor *t) {
   enum { OPERANDS = 1000 };
   Cost c = {0};
   for (uint32_t s = 0; s < t->u->nsrc; s++) {
-    bool again = false;
-    for (uint32_t p = 0; p < s; p++) again |= t->src[p] == t->src[s];
     Tensor *from = &f->tensors[t->src[s]];
     Cost sure = stored_cost(from), *b = surely_stored(from) ? &sure : &from->cost;
-    if (again) continue;
+    if (repeats(t, s)) continue;
     double share = from->u->shape.n || !t->numel ? 1 : 1 / (double)t->numel;
     c.flops = fmin(c.flops + b->flops * share, MOST);
     c.bytes = fmin(c.bytes + b->bytes * share, MOST);
     c.inputs = fmin(c.inputs + b->inputs, MOST);
     c.operands = c.operands + b->operands > OPERANDS ? OPERANDS : c.operands + b->operands;
     c.has_reduce |= b->has_reduce;
-    c.contracts |= b->contracts && !from->spread;
+    c.contracts |= b->contracts && from->nconsumers == 1;
   }
   return c;
 }
@@ -110,14 +116,11 @@ static Cost movement_cost(const Fusion *f, const Tensor *t) {
 }
 
 static void count_consumers(Fusion *f) {
-  uint8_t *others = arena_array(&f->job->arena, f->ntensors, 1);
   for (uint32_t i = 0; i < f->ntensors; i++) {
     const Tensor *t = &f->tensors[i];
     for (uint32_t s = 0; s < t->u->nsrc; s++) {
       Tensor *from = &f->tensors[t->src[s]];
-      if (from->nconsumers < 2) from->nconsumers++;
-      if (!(op_info[t->u->op].flags & OPF_ALU)) others[t->src[s]] = 1;
-      from->spread = from->nconsumers > 1 && others[t->src[s]];
+      if (from->nconsumers < 2 && !repeats(t, s)) from->nconsumers++;
     }
   }
 }
@@ -185,9 +188,12 @@ static double evaluations(const Fusion *f, const Tensor *t, const Demand *d) {
   return iterations(k, upto & k->out);
 }
 
-static double kernel_work(const Fusion *f, const FusedKernel *k) {
-  const Tensor *root = &f->tensors[k->tensor];
-  return (double)root->numel * root->cost.flops;
+double fusion_work(const Fusion *f, const Demand *d) {
+  const Tensor *t = &f->tensors[d->tensor];
+  uint32_t flags = op_info[t->u->op].flags;
+  if (t->u->op != OP_REDUCE && !(flags & OPF_ALU)) return 0;
+  if (t->u->op != OP_REDUCE) return evaluations(f, t, d) * op_flops((Op)t->u->op);
+  return d->src[0] ? iterations(&f->kernels.at[d->kernel], d->src[0]->loops) : 0;
 }
 
 /* -- the choices ------------------------------------------------------------------------------- */
@@ -204,7 +210,7 @@ static bool elementwise_stores(const Fusion *f, const Tensor *t) {
     if (c->contracts && (t->ndemands > 1 || times > n)) return true;
     bool operand = k->contraction && times > n;
     if (operand && c->flops < 2) times = fmax(n, times / TILE_REUSE);
-    if (times * c->flops >= FREE_SHARE * kernel_work(f, k) || !k->contraction) {
+    if (times * c->flops >= FREE_SHARE * k->work) {
       again += times * c->flops;
     }
     kernels += d->kernel != last;
