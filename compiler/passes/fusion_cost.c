@@ -49,6 +49,12 @@ static Cost stored_cost(const Tensor *t) {
   return (Cost){.bytes = item_bytes(t), .inputs = (double)t->numel, .operands = 1};
 }
 
+/* Asked for in two ways at least, and not worth computing twice. */
+static bool surely_stored(const Tensor *t) {
+  double n = (double)t->numel;
+  return t->spread && n * t->cost.flops > n * item_bytes(t) * BYTE * 2 + LAUNCH;
+}
+
 /* The sum of the sources' costs; each source counts once, scalars only once per tensor. */
 static Cost below(const Fusion *f, const Tensor *t) {
   enum { OPERANDS = 1000 };
@@ -56,8 +62,8 @@ static Cost below(const Fusion *f, const Tensor *t) {
   for (uint32_t s = 0; s < t->u->nsrc; s++) {
     bool again = false;
     for (uint32_t p = 0; p < s; p++) again |= t->src[p] == t->src[s];
-    const Tensor *from = &f->tensors[t->src[s]];
-    const Cost *b = &from->cost;
+    Tensor *from = &f->tensors[t->src[s]];
+    Cost sure = stored_cost(from), *b = surely_stored(from) ? &sure : &from->cost;
     if (again) continue;
     double share = from->u->shape.n || !t->numel ? 1 : 1 / (double)t->numel;
     c.flops = fmin(c.flops + b->flops * share, MOST);
