@@ -20,6 +20,7 @@ enum {
   JOB_SCRATCH_LIST,
   JOB_SCRATCH_RESULT,
   JOB_SCRATCH_SET,
+  JOB_SCRATCH_PIECES, /* the interpreter */
   JOB_SCRATCH__COUNT
 };
 

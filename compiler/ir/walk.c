@@ -15,7 +15,7 @@
 
 /* -- topological order ------------------------------------------------------------------------- */
 
-enum { OPENED = UINT32_MAX };
+static const uint32_t OPENED = UINT32_MAX;
 
 static uint32_t new_stamp(Job *job) {
   if (++job->stamp == 0) { /* wrapped: forget all marks */

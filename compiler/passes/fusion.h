@@ -43,7 +43,7 @@ typedef struct Cost {
   double inputs;     /* elements of the operands below, in all */
   uint32_t operands; /* how many */
   bool has_reduce;   /* a REDUCE is below, with nothing stored for certain in between */
-  bool contracts;    /* a contraction is, with no other REDUCE in between */
+  bool contracts;    /* it ends in a contraction, which its consumer may be fused with */
   bool contraction;  /* a REDUCE that uses its operands' elements several times */
 } Cost;
 
@@ -53,6 +53,7 @@ typedef struct Tensor {
   int64_t numel;
   Cost cost;
   bool leaf, stored;
+  bool spread; /* several consumers, not all of them elementwise */
   Place place;    /* stored, and PARAM */
   bool is_output; /* place was fixed by the graph's outputs */
   Slice *slices;  /* parts of stored CATs that it is to fill */

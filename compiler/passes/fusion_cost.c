@@ -49,6 +49,12 @@ static Cost stored_cost(const Tensor *t) {
   return (Cost){.bytes = item_bytes(t), .inputs = (double)t->numel, .operands = 1};
 }
 
+/* Asked for in two ways at least, and not worth computing twice. */
+static bool surely_stored(const Tensor *t) {
+  double n = (double)t->numel;
+  return t->spread && n * t->cost.flops > n * item_bytes(t) * BYTE * 2 + LAUNCH;
+}
+
 /* The sum of the sources' costs; each source counts once, scalars only once per tensor. */
 static Cost below(const Fusion *f, const Tensor *t) {
   enum { OPERANDS = 1000 };
@@ -56,8 +62,8 @@ static Cost below(const Fusion *f, const Tensor *t) {
   for (uint32_t s = 0; s < t->u->nsrc; s++) {
     bool again = false;
     for (uint32_t p = 0; p < s; p++) again |= t->src[p] == t->src[s];
-    const Tensor *from = &f->tensors[t->src[s]];
-    const Cost *b = &from->cost;
+    Tensor *from = &f->tensors[t->src[s]];
+    Cost sure = stored_cost(from), *b = surely_stored(from) ? &sure : &from->cost;
     if (again) continue;
     double share = from->u->shape.n || !t->numel ? 1 : 1 / (double)t->numel;
     c.flops = fmin(c.flops + b->flops * share, MOST);
@@ -65,7 +71,7 @@ static Cost below(const Fusion *f, const Tensor *t) {
     c.inputs = fmin(c.inputs + b->inputs, MOST);
     c.operands = c.operands + b->operands > OPERANDS ? OPERANDS : c.operands + b->operands;
     c.has_reduce |= b->has_reduce;
-    c.contracts |= b->contracts;
+    c.contracts |= b->contracts && !from->spread;
   }
   return c;
 }
@@ -89,7 +95,10 @@ static Cost movement_cost(const Fusion *f, const Tensor *t) {
   double from = (double)f->tensors[t->src[0]].numel, to = (double)t->numel;
   double share = to > from ? from / to : 1;
   switch (t->u->op) {
-  case OP_EXPAND: c.flops *= share, c.bytes *= share; break;
+  case OP_EXPAND:
+    c.flops *= share, c.bytes *= share;
+    c.contracts &= to == from;
+    break;
   case OP_SHRINK: c.inputs = fmin(c.inputs, to); break;
   case OP_WINDOW: c.bytes *= share; break;
   case OP_PAD: c.flops += 1; break;
@@ -100,7 +109,22 @@ static Cost movement_cost(const Fusion *f, const Tensor *t) {
   return c;
 }
 
+static void find_spread(Fusion *f) {
+  uint8_t *consumers = arena_array(&f->job->arena, f->ntensors, 1);
+  uint8_t *others = arena_array(&f->job->arena, f->ntensors, 1);
+  for (uint32_t i = 0; i < f->ntensors; i++) {
+    const UOp *u = f->tensors[i].u;
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      uint32_t from = f->tensors[i].src[s];
+      if (consumers[from] < 2) consumers[from]++;
+      if (!(op_info[u->op].flags & OPF_ALU)) others[from] = 1;
+      f->tensors[from].spread = consumers[from] > 1 && others[from];
+    }
+  }
+}
+
 void fusion_costs(Fusion *f) {
+  find_spread(f);
   for (uint32_t i = 0; i < f->ntensors; i++) {
     Tensor *t = &f->tensors[i];
     uint32_t flags = op_info[t->u->op].flags;

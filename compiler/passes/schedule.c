@@ -14,6 +14,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
 
 typedef struct NewAxis {
@@ -325,7 +326,7 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
         a.now[i] = stage_operand(&a, a.now[i], plan->stages[s].level);
     job_poll(job);
   }
-  return linsum_simplify(job, a.now[k->list.len - 1]);
+  return collapse_loops(job, linsum_simplify(job, a.now[k->list.len - 1]));
 }
 
 UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *opts) {

@@ -196,13 +196,14 @@ int main(int argc, char **argv) {
   int64_t t1 = clock_now_ns();
   must(compile_plan(&b.job, &b.graph, &b.target, &b.plan));
   int64_t t2 = clock_now_ns();
-  compile_kernels(&b);
+  if (!getenv("PLAN_ONLY")) compile_kernels(&b);
   int64_t t3 = clock_now_ns();
   printf("%s: frontend %.1f ms, plan %.1f ms, codegen %.1f ms; %zu calls, %zu kernels, temp %.2f "
          "MB, job %.1f MB\n",
          b.path, (double)(t1 - t0) / 1e6, (double)(t2 - t1) / 1e6, (double)(t3 - t2) / 1e6,
          b.plan.ncalls, b.plan.nkernels, (double)b.plan.temp_bytes / 1e6,
          (double)b.job.arena.used / 1e6);
+  if (getenv("PLAN_ONLY")) return 0;
   place_buffers(&b, model);
   time_calls(&b);
   return 0;
