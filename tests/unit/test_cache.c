@@ -420,26 +420,28 @@ static void test_list_and_why(void **state) {
 
 static void test_record(void **state) {
   (void)state;
+  RecordCodec codec = {0};
   StrBuf record = {0}, out = {0};
   size_t split;
-  assert_null(record_encode((Bytes){(const uint8_t *)"key", 3},
+  assert_null(record_encode(&codec, (Bytes){(const uint8_t *)"key", 3},
                             (Bytes){(const uint8_t *)"value", 5}, &record));
   Bytes bytes = {(uint8_t *)record.ptr, record.len};
-  assert_null(record_decode(bytes, &out, &split));
+  assert_null(record_decode(&codec, bytes, &out, &split));
   assert_int_equal(split, 3);
   assert_string_equal(out.ptr, "keyvalue");
   for (size_t k = 0; k < record.len; k++) {
     record.ptr[k] ^= 0x10;
-    Status st = record_decode(bytes, &out, &split);
+    Status st = record_decode(&codec, bytes, &out, &split);
     assert_int_equal(status_code(st), ST_DATA_LOSS);
     status_drop(st);
     record.ptr[k] ^= 0x10;
-    st = record_decode((Bytes){bytes.ptr, k}, &out, &split);
+    st = record_decode(&codec, (Bytes){bytes.ptr, k}, &out, &split);
     assert_int_equal(status_code(st), ST_DATA_LOSS);
     status_drop(st);
   }
   strbuf_deinit(&record);
   strbuf_deinit(&out);
+  record_codec_deinit(&codec);
 }
 
 int main(void) {
