@@ -405,6 +405,14 @@ static LLVMValueRef load_gated(const Access *a, LLVMValueRef alternative) {
   return LLVMBuildSelect(b, a->gate, load_ungated(a, index), alternative, "");
 }
 
+bool llvm_load_rows(Emitter *e, const UOp *u, LLVMValueRef *row) {
+  Access a = resolve(e, u, u->lanes, NULL);
+  if (!a.constant) return false;
+  LLVMTypeRef vec = LLVMVectorType(a.element, a.lanes);
+  for (unsigned i = 0; i < a.lanes; i++) row[i] = load_at(&a, vec, a.index, a.stride * i);
+  return true;
+}
+
 LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u) {
   RegSlot *slot = llvm_reg_slot(e, u);
   if (slot) return reg_load(e, u, slot);
