@@ -1,8 +1,8 @@
 /* What the files of the emitter share; private to compiler/codegen.
  *
- * Values: bool is i1 (i8 in memory), INDEX is i64, f16 is half, bf16 is i16 holding its bits (what
- * LLVM does with `bfloat` depends on the processor, down to flushing subnormals). A node of several
- * lanes is a vector, of one lane a scalar. */
+ * Values: bool is i1 (i8 in memory), INDEX is i64, f16 and bf16 are i16 holding their bits: what
+ * LLVM does with `half` and `bfloat` depends on the processor, down to calls of a run-time library
+ * and flushed subnormals. A node of several lanes is a vector, of one lane a scalar. */
 #pragma once
 
 #include <llvm-c/Core.h>

@@ -186,33 +186,38 @@ static int64_t find_split(const IndexSum *a, int64_t c, IndexSum *whole, IndexSu
 /* -- recombination: (y // m)*m + y % m = y -------------------------------------------------------
  */
 
-static bool is_div(const UOp *u, const UOp *y, int64_t m) {
-  return u->op == OP_FLOORDIV && u->src[0] == y && uop_is_int(u->src[1], m);
+static bool congruent_nodes(const UOp *a, const UOp *b, int64_t m) {
+  IndexSum d;
+  if (a == b) return true;
+  if (!isum_of(a, &d) || !isum_add(&d, b, -1) || d.c % m) return false;
+  for (uint32_t i = 0; i < d.n; i++)
+    if (d.t[i].k % m) return false;
+  return true;
 }
 
-/* True if d is y // m, seen through y = z // a. */
-static bool is_quotient(const UOp *d, const UOp *y, int64_t m) {
+/* A node Y with d = Y // m and Y = y modulo m, or NULL; seen through y = z // a. */
+static UOp *dividend(UOp *d, UOp *y, int64_t m) {
   int64_t am;
-  if (is_div(d, y, m)) return true;
-  return y->op == OP_FLOORDIV && is_const_above_0(y->src[1]) && mul(y->src[1]->arg.i, m, &am) &&
-         is_div(d, y->src[0], am);
+  if (d->op != OP_FLOORDIV || !is_const_above_0(d->src[1])) return NULL;
+  if (d->src[1]->arg.i == m && congruent_nodes(d->src[0], y, m)) return d->src[0];
+  bool merged = y->op == OP_FLOORDIV && is_const_above_0(y->src[1]) &&
+                mul(y->src[1]->arg.i, m, &am) && d->src[1]->arg.i == am && d->src[0] == y->src[0];
+  return merged ? y : NULL;
 }
 
 /* Looks for a partner of term i, y % m with coefficient k, among the terms with coefficient k*m. */
 static bool recombine_term(Job *job, IndexSum *a, uint32_t i) {
   UOp *x = a->t[i].x;
   if (x->op != OP_FLOORMOD || !is_const_above_0(x->src[1])) return false;
-  UOp *y = x->src[0];
   int64_t m = x->src[1]->arg.i, k = a->t[i].k, km, mb;
   if (!mul(k, m, &km)) return false;
   for (uint32_t j = 0; j < a->n; j++) {
-    UOp *d = a->t[j].x, *to = NULL;
+    UOp *d = a->t[j].x;
     if (j == i || a->t[j].k != km) continue;
-    if (is_quotient(d, y, m))
-      to = y;
-    else if (d->op == OP_FLOORMOD && is_const_above_0(d->src[1]) && is_quotient(d->src[0], y, m) &&
-             mul(m, d->src[1]->arg.i, &mb))
-      to = uop2(job, OP_FLOORMOD, y, uop_index(job, mb));
+    UOp *to = dividend(d, x->src[0], m);
+    if (!to && d->op == OP_FLOORMOD && is_const_above_0(d->src[1]) &&
+        mul(m, d->src[1]->arg.i, &mb) && (to = dividend(d->src[0], x->src[0], m)))
+      to = uop2(job, OP_FLOORMOD, to, uop_index(job, mb));
     if (!to) continue;
     uint32_t high = i > j ? i : j, low = i > j ? j : i;
     a->t[high] = a->t[--a->n];

@@ -12,43 +12,38 @@
 #include "compiler/rules/rewrite.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/vec.h"
 
-/* -- the memo: open addressing, keyed by id ---------------------------------------------------- */
+/* -- the memo: by id, in pages made when first written ----------------------------------------- */
 
-typedef struct MemoSlot {
-  const UOp *key;
-  UOp *value;
-} MemoSlot;
+enum { PAGE = 128 }; /* ids of one graph lie close together */
 typedef struct Memo {
-  MemoSlot *at;
-  size_t cap, len;
+  UOp ***pages;
+  size_t npages;
 } Memo;
 
 static UOp busy;
 #define BUSY (&busy)
 
-/* Ids of one graph are dense, so they are their own hash. */
-static MemoSlot *memo_slot(const Memo *m, const UOp *key) {
-  size_t mask = m->cap - 1, i = key->id & mask;
-  while (m->at[i].key && m->at[i].key != key) i = (i + 1) & mask;
-  return &m->at[i];
+static UOp *memo_get(const Memo *m, const UOp *key) {
+  size_t p = key->id / PAGE;
+  return p < m->npages && m->pages[p] ? m->pages[p][key->id % PAGE] : NULL;
 }
 
 static void memo_put(Job *job, Memo *m, const UOp *key, UOp *value) {
-  MemoSlot *s = memo_slot(m, key);
-  if (s->key) {
-    s->value = value;
-    return;
+  size_t p = key->id / PAGE;
+  if (p >= m->npages) {
+    size_t n = p + p / 2 + 8;
+    UOp ***next = arena_array(&job->arena, n, sizeof *next);
+    if (m->npages) memcpy(next, m->pages, m->npages * sizeof *next);
+    m->pages = next;
+    m->npages = n;
   }
-  *s = (MemoSlot){key, value};
-  if (++m->len * 2 <= m->cap) return;
-  Memo next = {arena_array(&job->arena, m->cap * 4, sizeof *next.at), m->cap * 4, m->len};
-  for (size_t i = 0; i < m->cap; i++)
-    if (m->at[i].key) *memo_slot(&next, m->at[i].key) = m->at[i];
-  *m = next;
+  if (!m->pages[p]) m->pages[p] = arena_array(&job->arena, PAGE, sizeof *m->pages[p]);
+  m->pages[p][key->id % PAGE] = value;
 }
 
 /* -- the driver -------------------------------------------------------------------------------- */
@@ -78,7 +73,7 @@ static void push(Driver *d, UOp *u) {
 
 /* The result of u, or NULL after opening a frame for it. */
 static UOp *result_of(Driver *d, UOp *u) {
-  UOp *r = memo_slot(&d->memo, u)->value;
+  UOp *r = memo_get(&d->memo, u);
   if (r == BUSY) endless(d->rw, u);
   if (!r) push(d, u);
   return r;
@@ -92,7 +87,7 @@ static UOp *rebuild(Driver *d, UOp *u) {
   if (u->nsrc > 8) src = arena_array(&job->arena, u->nsrc, sizeof *src);
   uint32_t n = 0;
   for (uint32_t k = 0; k < u->nsrc; k++) {
-    UOp *s = memo_slot(&d->memo, u->src[k])->value;
+    UOp *s = memo_get(&d->memo, u->src[k]);
     same = same && s == u->src[k];
     if (k && s->op != OP_RANGE && (u->op == OP_REDUCE || u->op == OP_END)) continue;
     src[n++] = s;
@@ -134,16 +129,14 @@ static void step(Driver *d, RuleSet rules) {
 }
 
 UOp *rewrite_graph(Rewrite *rw, UOp *root, RuleSet rules) {
-  enum { FIRST_MEMO = 128, POLL_EVERY = 1024 };
+  enum { POLL_EVERY = 1024 };
   Driver d = {.rw = rw};
-  d.memo.at = arena_array(&rw->job->arena, FIRST_MEMO, sizeof *d.memo.at);
-  d.memo.cap = FIRST_MEMO;
   push(&d, root);
   for (unsigned polls = 1; d.len; polls++) {
     if (polls % POLL_EVERY == 0) job_poll(rw->job);
     step(&d, rules);
   }
-  return memo_slot(&d.memo, root)->value;
+  return memo_get(&d.memo, root);
 }
 
 /* -- what rules are made of -------------------------------------------------------------------- */
