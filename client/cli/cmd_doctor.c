@@ -1,5 +1,6 @@
 /* kiln doctor: walks from the address to a computed answer and says at each step what was found
  * and, where it is not good, what to do. Every step needs the one before. */
+#include <poll.h>
 #include <stdlib.h>
 
 #include "client/cli/cli.h"
@@ -75,8 +76,25 @@ static void check_cache(Doctor *d, const KilnServerInfo *info) {
   }
 }
 
+/* A server that was started a moment ago opens its cache and its devices while it already answers.
+ */
+static void let_it_start(Cli *cli) {
+  enum { TRIES = 100, STEP_MS = 50 };
+  for (int i = 0; i < TRIES; i++) {
+    KilnDevices *list;
+    bool starting = false;
+    if (kiln_list_devices(cli->client, &list, &cli->err)) return;
+    for (size_t k = 0; k < list->count; k++)
+      starting |= !list->devices[k].available && !strcmp(list->devices[k].reason, "starting");
+    kiln_free(list);
+    if (!starting) return;
+    poll(NULL, 0, STEP_MS);
+  }
+}
+
 static bool check_server(Doctor *d) {
   Cli *cli = d->cli;
+  let_it_start(cli);
   KilnServerInfo *info;
   char text[200], memory[CLI_NUMBER], uptime[CLI_NUMBER];
   if (kiln_server_info(cli->client, &info, &cli->err)) {
