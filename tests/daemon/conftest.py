@@ -80,12 +80,12 @@ def add_graph(n=16, weight=None):
     return g.bytes()
 
 
-def slow_graph(kernels=200, seed=0):
+def slow_graph(kernels=200, first=0):
     """Many different kernels: every matmul has a shape of its own, so none is shared."""
     g = Graph()
-    x = g.param("x", [8 + seed, 8])
-    for i in range(kernels):
-        w = g.param(f"w{i}", [8 + i, 9 + i])
+    x = g.param("x", [8, 8 + first])
+    for i in range(first, first + kernels):
+        w = g.param(f"w{i:04}", [8 + i, 9 + i])
         x = g.node("MATMUL", x, w)
     g.output("y", x)
     return g.bytes()
