@@ -46,7 +46,7 @@ static bool is_access(const UOp *u) { return u->op == OP_LOAD || u->op == OP_STO
 static bool is_reg(const UOp *buffer) { return buffer->arg.ints.at[1] == 1; }
 
 static uint64_t local_bytes(const UOp *buffer) {
-  uint64_t item = (uint64_t)dtype_info[buffer->dtype].bytes * buffer->lanes;
+  uint64_t item = dtype_info[buffer->dtype].bytes;
   return ((uint64_t)buffer->arg.ints.at[0] * item + 63) / 64 * 64;
 }
 
@@ -229,7 +229,6 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
     const LocalBuffer *l = find_local(e, buffer);
     a.base = l->base, a.scopes = l->scopes, a.noalias = l->noalias;
     a.align = dtype_info[a.dtype].bytes;
-    a.elements *= buffer->lanes;
   }
   a.index = llvm_value(e, u->src[1]);
   if (gate) {

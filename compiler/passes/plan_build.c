@@ -46,7 +46,7 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
   for (size_t k = 0; k < f->kernels.len; k++) {
     uint32_t target;
     UOp *raw = rangeify_kernel(f, order[k], &target);
-    out->calls[out->ncalls++] = kernelize(kz, raw, target);
+    out->calls[out->ncalls++] = kernelize(kz, raw, target, order[k]->reads.at);
     job_poll(f->job);
   }
   out->kernels = kz->kernels.at;

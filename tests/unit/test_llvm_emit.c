@@ -168,7 +168,15 @@ static void expect(DType d, const uint8_t *got, size_t i, Scalar want, int ulps,
 /* -- every op
  * ------------------------------------------------------------------------------------------ */
 
-static uint8_t in[3][MAX_BYTES], result[MAX_BYTES];
+enum { MAX_VARIANTS = 14 };
+static uint8_t in[3][MAX_BYTES], result[MAX_VARIANTS][MAX_BYTES];
+
+/* One way to compute an op; all ways of one op share a program. */
+typedef struct Variant {
+  unsigned lanes;
+  bool fixed; /* the last source is `constant` instead of a load */
+  Scalar constant;
+} Variant;
 
 /* Contracted products of 16-bit floats are rounded twice (f32, then the dtype); targets without FMA
  * round f32 and f64 twice too, which can lose everything to cancellation. */
@@ -177,45 +185,61 @@ static int tolerance(Op o, DType d) {
   return d == DT_F16 || d == DT_BF16 ? 1 : 0;
 }
 
-/* constant: the last source is a CONST instead of a load. */
-static void run_op(Op o, DType out, const DType *from, unsigned lanes, const Scalar *constant) {
+static UOp *emit_variant(Code *c, Op o, DType out, const DType *from, size_t which,
+                         const Variant *way) {
   unsigned n = (unsigned)op_info[o].nsrc;
-  char what[96];
-  begin();
-  Code c = {.nargs = n + 1};
-  UOp *r = range(&c, 0, N / lanes);
-  UOp *at = alu2(&c, OP_MUL, r, uop_index(&job, lanes)), *src[3];
-  void *args[4] = {result, in[0], in[1], in[2]};
+  UOp *r = range(c, (int64_t)which, N / way->lanes), *src[3];
+  UOp *at = alu2(c, OP_MUL, r, uop_index(&job, way->lanes));
   for (unsigned k = 0; k < n; k++) {
-    fill(from[k], k, in[k]);
-    if (constant && k == n - 1) {
-      src[k] = splat(&c, push(&c, uop_scalar(&job, from[k], *constant)), lanes);
+    if (way->fixed && k == n - 1) {
+      src[k] = splat(c, push(c, uop_scalar(&job, from[k], way->constant)), way->lanes);
     } else {
-      src[k] = load(&c, param(k + 1, from[k], N), at, lanes, 1);
+      src[k] = load(c, param(MAX_VARIANTS + k, from[k], N), at, way->lanes, 1);
     }
   }
-  UOp *v = op(&c, o, out, lanes, arg_none(), src, n);
-  end(&c, store(&c, param(0, (DType)v->dtype, N), at, v, 1), r);
-  memset(result, 0xcd, sizeof result);
-  run(&c, args);
-  snprintf(what, sizeof what, "%s %s from %s x%u on %s", op_info[o].name, dtype_info[v->dtype].name,
-           dtype_info[from[n - 1]].name, lanes, target.cpu);
+  UOp *v = op(c, o, out, way->lanes, arg_none(), src, n);
+  end(c, store(c, param((int64_t)which, (DType)v->dtype, N), at, v, 1), r);
+  return v;
+}
+
+static Scalar reference(Op o, DType out, DType from, const Scalar *x) {
+  bool fused = !dtype_is_float(out) || llvm_target_has(&target, "fma");
+  if (o != OP_MULACC || fused) return op_eval(o, out, from, x);
+  if (out == DT_F64) return (Scalar){.f = x[0].f * x[1].f + x[2].f};
+  /* 16-bit floats keep the product in f32 too. */
+  float product = (float)x[0].f * (float)x[1].f;
+  return scalar_wrap(out, (Scalar){.f = (double)(product + (float)x[2].f)});
+}
+
+static void compare(Op o, DType out, const DType *from, size_t which, const Variant *way) {
+  unsigned n = (unsigned)op_info[o].nsrc;
+  char what[96];
+  snprintf(what, sizeof what, "%s %s from %s x%u on %s", op_info[o].name, dtype_info[out].name,
+           dtype_info[from[n - 1]].name, way->lanes, target.cpu);
   for (size_t i = 0; i < N; i++) {
     Scalar x[3];
     for (unsigned k = 0; k < n; k++) {
       x[k] = scalar_load(from[k], in[k] + i * dtype_info[from[k]].bytes);
     }
-    if (constant) x[n - 1] = *constant;
-    Scalar want = op_eval(o, (DType)v->dtype, from[n - 1], x);
-    if (o == OP_MULACC && dtype_is_float(out) && !llvm_target_has(&target, "fma")) {
-      Scalar p = op_eval(OP_MUL, out, out, x);
-      /* 16-bit floats keep the product in f32. */
-      double wide = out == DT_F64 ? p.f : (double)((float)x[0].f * (float)x[1].f);
-      want = scalar_wrap(out, (Scalar){.f = out == DT_F64 ? wide + x[2].f
-                                                          : (double)((float)wide + (float)x[2].f)});
-    }
-    expect((DType)v->dtype, result, i, want, tolerance(o, out), what);
+    if (way->fixed) x[n - 1] = way->constant;
+    expect(out, result[which], i, reference(o, out, from[n - 1], x), tolerance(o, out), what);
   }
+}
+
+static void run_op(Op o, DType out, const DType *from, const Variant *ways, size_t nways) {
+  unsigned n = (unsigned)op_info[o].nsrc;
+  void *args[MAX_VARIANTS + 3];
+  DType dtype = out;
+  begin();
+  Code c = {.nargs = MAX_VARIANTS + n};
+  for (unsigned k = 0; k < n; k++) fill(from[k], k, args[MAX_VARIANTS + k] = in[k]);
+  for (size_t w = 0; w < MAX_VARIANTS; w++) args[w] = result[w];
+  memset(result, 0xcd, sizeof result);
+  for (size_t w = 0; w < nways; w++) {
+    dtype = (DType)emit_variant(&c, o, out, from, w, &ways[w])->dtype;
+  }
+  run(&c, args);
+  for (size_t w = 0; w < nways; w++) compare(o, dtype, from, w, &ways[w]);
   finish();
 }
 
@@ -230,8 +254,8 @@ static bool op_takes(Op o, DType d) {
 static bool is_decomposed(Op o) { return o >= OP_EXP && o <= OP_ATAN; }
 
 /* All widths on the host, half of them on the older targets: most of the time is LLVM's. */
-static const unsigned lane_counts[] = {1, 8, 4, 16};
-static size_t nlane_counts;
+static const Variant widths[] = {{.lanes = 1}, {.lanes = 8}, {.lanes = 4}, {.lanes = 16}};
+static size_t nwidths;
 
 static void test_every_op(void **state) {
   (void)state;
@@ -240,7 +264,7 @@ static void test_every_op(void **state) {
     for (DType d = DT_BOOL; d < DT__COUNT; d++) {
       if (!op_takes(o, d)) continue;
       DType from[3] = {op_info[o].type == TR_SELECT ? DT_BOOL : d, d, d};
-      for (size_t k = 0; k < nlane_counts; k++) run_op(o, d, from, lane_counts[k], NULL);
+      run_op(o, d, from, widths, nwidths);
     }
   }
 }
@@ -253,10 +277,11 @@ static void test_constant_operand(void **state) {
     for (DType d = DT_I8; d < DT__COUNT; d++) {
       if (!op_takes(ops[i], d) || d == DT_U16 || d == DT_I16) continue;
       DType from[2] = {d, d};
-      for (size_t k = 0; k < 14; k += nlane_counts == 4 ? 1 : 2) {
-        Scalar v = special(d, k);
-        run_op(ops[i], d, from, k % 4 < 2 ? 8 : 1, &v);
+      Variant ways[MAX_VARIANTS];
+      for (size_t k = 0; k < MAX_VARIANTS; k++) {
+        ways[k] = (Variant){k % 2 ? 8 : 1, true, special(d, k)};
       }
+      run_op(ops[i], d, from, ways, MAX_VARIANTS);
     }
   }
 }
@@ -265,12 +290,10 @@ static void test_every_cast(void **state) {
   (void)state;
   for (DType from = DT_BOOL; from < DT__COUNT; from++) {
     for (DType to = DT_BOOL; to < DT__COUNT; to++) {
-      for (unsigned lanes = 1; lanes <= 16; lanes *= 16) {
-        run_op(OP_CAST, to, &from, lanes, NULL);
-        bool bits = from != DT_BOOL && to != DT_BOOL;
-        if (bits && dtype_info[from].bytes == dtype_info[to].bytes) {
-          run_op(OP_BITCAST, to, &from, lanes, NULL);
-        }
+      run_op(OP_CAST, to, &from, widths, nwidths);
+      bool bits = from != DT_BOOL && to != DT_BOOL;
+      if (bits && dtype_info[from].bytes == dtype_info[to].bytes) {
+        run_op(OP_BITCAST, to, &from, widths, nwidths);
       }
     }
   }
@@ -361,18 +384,23 @@ static void run_access(DType d, unsigned lanes, int64_t stride, int gate, int va
   finish();
 }
 
+static void run_accesses(DType d, unsigned lanes, int64_t stride) {
+  run_access(d, lanes, stride, NONE, 0);
+  run_access(d, lanes, stride, NONE, 2);
+  for (int variant = 0; variant < 8; variant++) {
+    run_access(d, lanes, stride, SCALAR_GATE, variant);
+    if (lanes > 1) run_access(d, lanes, stride, VECTOR_GATE, variant);
+  }
+}
+
 static void test_access(void **state) {
   (void)state;
   static const int64_t strides[] = {1, 2, 3, 4, 5, -1, -2, 0};
   for (size_t t = 0; t < NMEMORY; t++) {
+    run_accesses(memory_dtypes[t], 1, 1);
     for (size_t s = 0; s < 8; s++) {
-      for (unsigned lanes = 1; lanes <= 16; lanes = lanes == 1 ? 4 : lanes * 2) {
-        for (int variant = 0; variant < 8; variant++) {
-          if (variant < 4) run_access(memory_dtypes[t], lanes, strides[s], NONE, variant & 2);
-          run_access(memory_dtypes[t], lanes, strides[s], SCALAR_GATE, variant);
-          if (lanes > 1) run_access(memory_dtypes[t], lanes, strides[s], VECTOR_GATE, variant);
-        }
-      }
+      if (nwidths == 4) run_accesses(memory_dtypes[t], 4, strides[s]);
+      run_accesses(memory_dtypes[t], nwidths == 4 ? 16 : 8, strides[s]);
     }
   }
 }
@@ -550,13 +578,13 @@ static void run_hreduce(Op o, DType d, unsigned lanes) {
   UOp *v = load(&c, param(1, d, lanes), zero, lanes, 1);
   v = op(&c, OP_HREDUCE, DT_VOID, 1, arg_i(o), &v, 1);
   store(&c, param(0, d, 1), zero, v, 1);
-  run(&c, (void *[]){result, in[0]});
+  run(&c, (void *[]){result[0], in[0]});
   Scalar want = element(d, in[0], 0);
   for (unsigned i = 1; i < lanes; i++) {
     want = op_eval(o, d, d, (Scalar[]){want, element(d, in[0], i)});
   }
   snprintf(what, sizeof what, "HREDUCE %s %s x%u", op_info[o].name, dtype_info[d].name, lanes);
-  expect(d, result, 0, want, 0, what);
+  expect(d, result[0], 0, want, 0, what);
   finish();
 }
 
@@ -634,7 +662,7 @@ static void test_refusals(void **state) {
 static int use_host(void **state) {
   (void)state;
   llvm_target_host(&target);
-  nlane_counts = 4;
+  nwidths = 4;
   return 0;
 }
 static int use_avx2(void **state) {
@@ -643,7 +671,7 @@ static int use_avx2(void **state) {
   target.cpu = "haswell";
   target.features = "+avx2,+fma,+f16c,+bmi,+bmi2";
   target.vector_bytes = 32;
-  nlane_counts = 2;
+  nwidths = 2;
   return 0;
 }
 static int use_sse2(void **state) {
@@ -652,7 +680,7 @@ static int use_sse2(void **state) {
   target.cpu = "x86-64";
   target.features = "";
   target.vector_bytes = 16;
-  nlane_counts = 2;
+  nwidths = 2;
   return 0;
 }
 
