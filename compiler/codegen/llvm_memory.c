@@ -302,13 +302,15 @@ static LLVMValueRef load_at(const Access *a, LLVMTypeRef type, LLVMValueRef inde
   return v;
 }
 
-static LLVMValueRef load_gather(const Access *a, LLVMValueRef indices) {
+/* Lanes outside of the mask are not read and keep `otherwise`. */
+static LLVMValueRef load_gather(const Access *a, LLVMValueRef indices, LLVMValueRef mask,
+                                LLVMValueRef otherwise) {
   Emitter *e = a->e;
   LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
   LLVMValueRef at = address(a, indices, 0);
   LLVMTypeRef types[2] = {vec, LLVMTypeOf(at)};
   LLVMValueRef args[4] = {at, LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false),
-                          all_lanes(a), LLVMGetPoison(vec)};
+                          mask, otherwise};
   LLVMValueRef v = llvm_intrinsic(e, "llvm.masked.gather", types, 2, args, 4);
   annotate(a, v);
   return v;
@@ -385,7 +387,10 @@ static int64_t harmless_index(const Access *a) {
 }
 
 static LLVMValueRef load_ungated(const Access *a, LLVMValueRef index) {
-  if (llvm_lanes(index) > 1) return from_memory(a, load_gather(a, index));
+  if (llvm_lanes(index) > 1) {
+    LLVMValueRef none = LLVMGetPoison(LLVMVectorType(a->element, a->lanes));
+    return from_memory(a, load_gather(a, index, all_lanes(a), none));
+  }
   if (a->lanes == 1) return from_memory(a, load_at(a, a->element, index, 0));
   return from_memory(a, load_strided(a, index));
 }
@@ -397,10 +402,11 @@ static LLVMValueRef load_gated(const Access *a, LLVMValueRef alternative) {
   if (a->vector_gate && !scattered && a->stride == 1) return load_masked(a, alternative);
   int64_t safe = harmless_index(a);
   LLVMValueRef index = a->index;
-  if (a->vector_gate || scattered || safe < 0) {
-    if (a->lanes > 1) index = lane_indices(a);
-    safe = 0;
+  if (a->lanes > 1 && (a->vector_gate || scattered || safe < 0)) {
+    LLVMValueRef mask = llvm_splat(a->e, a->gate, a->lanes), other = to_memory(a, alternative);
+    return from_memory(a, load_gather(a, lane_indices(a), mask, other));
   }
+  if (safe < 0) safe = 0;
   index = LLVMBuildSelect(b, a->gate, index, llvm_int(a->e, LLVMTypeOf(index), safe), "");
   return LLVMBuildSelect(b, a->gate, load_ungated(a, index), alternative, "");
 }

@@ -116,6 +116,8 @@ static UOp *pick(Node *n, UOp *x, size_t axis, const int64_t *index, int64_t cou
 static UOp *resize_axis(const Resize *r, UOp *x, const Axis *a) {
   Node *n = r->n;
   Job *job = n->job;
+  if (!(a->scale > 1e-6 && a->scale < 1e9))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "scale %g of axis %zu", a->scale, a->axis));
   int64_t first, taps = tap_count(r, a, &first);
   bool crop = str_is(r->coords, "tf_crop_and_resize"), any_outside = false;
   size_t total = (size_t)a->out * (size_t)taps;
@@ -214,7 +216,26 @@ static void from_sizes(Node *n, size_t k, Axis *axes, size_t count) {
   }
 }
 
+static void check_choice(Node *n, const char *what, Str got, const char *const *list) {
+  for (; *list; list++)
+    if (str_is(got, *list)) return;
+  job_abort(n->job, FAIL(INVALID_ARGUMENT, "unknown %s '" STR_FMT "'", what, STR_ARG(got)));
+}
+
+static void check_choices(const Resize *r) {
+  static const char *const modes[] = {"nearest", "linear", "cubic", NULL};
+  static const char *const coords[] = {
+      "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel",   "align_corners",
+      "asymmetric", "tf_crop_and_resize",   "tf_half_pixel_for_nn", NULL};
+  static const char *const nearest[] = {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil",
+                                        NULL};
+  check_choice(r->n, "mode", r->mode, modes);
+  check_choice(r->n, "coordinate_transformation_mode", r->coords, coords);
+  check_choice(r->n, "nearest_mode", r->nearest, nearest);
+}
+
 static void run(Resize *r, UOp *x, const Axis *axes, size_t count) {
+  check_choices(r);
   for (size_t i = 0; i < count; i++)
     if (axes[i].out != axes[i].in || axes[i].scale != 1 || axes[i].roi_lo != 0 ||
         axes[i].roi_hi != 1)

@@ -66,22 +66,49 @@ static bool find_pair(Collapse *c, UOp **a, UOp **b) {
   return false;
 }
 
-static UOp *merge(Job *job, const UOpList *list, const UOp *a, UOp *b) {
+/* a becomes `outer` and b `inner`, expressions over the range `both` that takes their place. */
+static UOp *merge(Job *job, const UOpList *list, const UOp *a, const UOp *b, UOp *both, UOp *outer,
+                  UOp *inner) {
   NodeMap pos;
   UOp **now = arena_array(&job->arena, list->len, sizeof *now);
   nodemap_number(job, &pos, list);
-  int64_t n = a->src[0]->arg.i * b->src[0]->arg.i;
-  UOp *both = uop_range(job, b->arg.i, uop_axis(b), uop_index(job, n));
   for (size_t i = 0; i < list->len; i++) {
     UOp *u = list->at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     uint32_t k = 0;
-    for (uint32_t s = 0; s < u->nsrc; s++)
-      if (!(has_ranges(u) && s && u->src[s] == a)) src[k++] = now[nodemap_get(&pos, u->src[s])];
-    if (u == a) now[i] = uop_index(job, 0);
-    else if (u == b) now[i] = both;
-    else now[i] = k ? uop_make_lanes(job, (Op)u->op, (DType)u->dtype, u->lanes, u->arg, src, k) : u;
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      bool range = has_ranges(u) && s;
+      if (range && u->src[s] == a) continue;
+      src[k++] = range && u->src[s] == b ? both : now[nodemap_get(&pos, u->src[s])];
+    }
+    if (u == a)
+      now[i] = outer;
+    else if (u == b)
+      now[i] = inner;
+    else
+      now[i] = k ? uop_make_lanes(job, (Op)u->op, (DType)u->dtype, u->lanes, u->arg, src, k) : u;
   }
   return linsum_simplify(job, now[list->len - 1]);
+}
+
+static UOp *range_over_both(Job *job, int64_t id, const UOp *a, const UOp *b) {
+  int64_t n;
+  if (__builtin_mul_overflow(a->src[0]->arg.i, b->src[0]->arg.i, &n)) return NULL;
+  return uop_range(job, id, uop_axis(b), uop_index(job, n));
+}
+
+UOp *merge_axes(Job *job, UOp *kernel, int64_t ia, int64_t ib) {
+  Collapse c = {.job = job, .list = uop_toposort(job, kernel)};
+  UOp *a = NULL, *b = NULL;
+  for (size_t i = 0; i < c.list.len; i++) {
+    UOp *u = c.list.at[i];
+    if (u->op == OP_RANGE && u->arg.i == ia) a = u;
+    if (u->op == OP_RANGE && u->arg.i == ib) b = u;
+  }
+  if (!a || !b || a == b || uop_axis(a) != uop_axis(b) || !always_adjacent(&c, a, b)) return NULL;
+  UOp *both = range_over_both(job, ia, a, b);
+  if (!both) return NULL;
+  UOp *n = b->src[0], *outer = uop2(job, OP_FLOORDIV, both, n);
+  return merge(job, &c.list, a, b, both, outer, uop2(job, OP_FLOORMOD, both, n));
 }
 
 UOp *collapse_loops(Job *job, UOp *kernel) {
@@ -91,7 +118,9 @@ UOp *collapse_loops(Job *job, UOp *kernel) {
     linsum_init(job, &c.sums);
     find_roots(&c);
     if (!find_pair(&c, &a, &b)) return kernel;
-    kernel = merge(job, &c.list, a, b);
+    UOp *both = range_over_both(job, b->arg.i, a, b);
+    if (!both) return kernel;
+    kernel = merge(job, &c.list, a, b, both, uop_index(job, 0), both);
     job_poll(job);
   }
 }

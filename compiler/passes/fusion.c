@@ -137,6 +137,7 @@ static void pass_on(Fusion *f, Demand *d) {
     }
   }
   uint32_t work = op_info[u->op].flags & OPF_ALU || u->op == OP_REDUCE || u->op == OP_PAD ? 1 : 0;
+  f->kernels.at[d->kernel].work += fusion_work(f, d);
   f->kernels.at[d->kernel].nops += u->op == OP_CAT ? u->nsrc : work;
 }
 

@@ -53,10 +53,10 @@ typedef struct Tensor {
   int64_t numel;
   Cost cost;
   bool leaf, stored;
-  bool spread; /* several consumers, not all of them elementwise */
-  Place place;    /* stored, and PARAM */
-  bool is_output; /* place was fixed by the graph's outputs */
-  Slice *slices;  /* parts of stored CATs that it is to fill */
+  uint8_t nconsumers; /* 2: more */
+  Place place;        /* stored, and PARAM */
+  bool is_output;     /* place was fixed by the graph's outputs */
+  Slice *slices;      /* parts of stored CATs that it is to fill */
   Demand *demands;
   uint32_t ndemands;
 } Tensor;
@@ -69,8 +69,13 @@ typedef struct FusedKernel {
   Demand *value;
   uint64_t out, reduce; /* ranges, as bits by arg.i */
   int64_t size[FUSED_RANGES];
+  double work; /* of what is inlined so far */
   uint32_t nranges, nops, nreduces;
   uint32_t holes; /* the first: 1 + its number */
+  struct {
+    uint32_t *at;
+    size_t len, cap;
+  } reads; /* plan buffers, filled in by rangeify: its PARAM k + 1 is reads.at[k] */
   bool contraction;
   uint64_t hoist[FUSED_REDUCES]; /* output ranges that each fused reduction depends on */
 } FusedKernel;
@@ -110,5 +115,7 @@ void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
 
 /* fusion_cost.c: the facts and the choices. */
 void fusion_costs(Fusion *f);
+/* Of one op, for all evaluations of a demand that was passed on. */
+double fusion_work(const Fusion *f, const Demand *d);
 bool fusion_stores(const Fusion *f, const Tensor *t);
 uint64_t fusion_ranges(const Fusion *f, UOp *const *index, size_t n);

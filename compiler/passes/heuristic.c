@@ -14,6 +14,7 @@
  * Threads go to the loop that splits best, if each gets enough to do. */
 #include <assert.h>
 
+#include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/schedule.h"
 
@@ -46,7 +47,8 @@ static void give(Sched *s, OptKind kind, int axis, int64_t n) {
   opts_push(s->job, s->opts, kind, axis, n);
 }
 
-/* -- steps ---------------------------------------------------------------------------------------- */
+/* -- steps ----------------------------------------------------------------------------------------
+ */
 
 static int64_t step_in(Sched *s, UOp *index, int axis, int64_t lanes);
 
@@ -102,7 +104,8 @@ static int64_t power_above(int64_t n) {
 }
 static int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
 
-/* -- reductions ----------------------------------------------------------------------------------- */
+/* -- reductions -----------------------------------------------------------------------------------
+ */
 
 /* A REDUCE and the loads of its body. */
 typedef struct Body {
@@ -159,14 +162,15 @@ static int64_t give_vector(Sched *s, int axis, int64_t lanes) {
   return lanes;
 }
 
-/* -- contractions --------------------------------------------------------------------------------- */
+/* -- contractions ---------------------------------------------------------------------------------
+ */
 
 typedef struct Contraction {
   const Body *body;
-  int v, m;           /* vector axis and row axis */
+  int v, m; /* vector axis and row axis */
   int64_t lanes;
-  int64_t nv, mr;     /* vectors and rows of the register tile */
-  int64_t depth;      /* product of the reduce extents */
+  int64_t nv, mr; /* vectors and rows of the register tile */
+  int64_t depth;  /* product of the reduce extents */
 } Contraction;
 
 static double tile_cost(const Contraction *c, int64_t N, int64_t M, int64_t nv, int64_t mr) {
@@ -174,8 +178,8 @@ static double tile_cost(const Contraction *c, int64_t N, int64_t M, int64_t nv, 
   double done = (double)tiles(N, nv * c->lanes) * width * (double)(tiles(M, mr) * mr);
   double fma = (double)(nv * mr), loads = (double)(nv + mr);
   double rate = loads > fma ? loads / fma : 1;
-  if (fma < 8) rate *= 8 / fma; /* latency of the accumulators */
-  if (fma < 16) rate *= 1 + 0.01 * (16 - fma); /* loop overhead */
+  if (fma < 8) rate *= 8 / fma;                 /* latency of the accumulators */
+  if (fma < 16) rate *= 1 + 0.01 * (16 - fma);  /* loop overhead */
   if (fma > 16) rate *= 1 + 0.002 * (fma - 16); /* code to compile */
   return done * rate;
 }
@@ -336,7 +340,8 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   return true;
 }
 
-/* -- everything else ------------------------------------------------------------------------------ */
+/* -- everything else ------------------------------------------------------------------------------
+ */
 
 /* What a vector of accesses costs along an axis, in loads of one vector. */
 static double access_cost(Sched *s, UOp *index, int axis, int64_t lanes) {
@@ -408,7 +413,8 @@ static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t roo
   int64_t n = size_of(s, k), unroll = room < 4 ? room : 4;
   if (n < lanes) lanes = power_above(n);
   unroll = power_below(unroll);
-  while (unroll > 1 && (n < lanes * unroll || (n % lanes == 0 && n % (lanes * unroll)))) unroll /= 2;
+  while (unroll > 1 && (n < lanes * unroll || (n % lanes == 0 && n % (lanes * unroll))))
+    unroll /= 2;
   if (n % lanes == 0) {
     give(s, OPT_VECTOR, k, lanes);
   } else {
@@ -481,7 +487,8 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
   }
 }
 
-/* -- threads -------------------------------------------------------------------------------------- */
+/* -- threads --------------------------------------------------------------------------------------
+ */
 
 static double total_work(const Sched *s) {
   double work = 0;
@@ -502,7 +509,9 @@ static void give_threads(Sched *s) {
   if ((double)T * MIN_THREAD_WORK > work) T = (int64_t)(work / MIN_THREAD_WORK);
   if (T < 2) return;
   OptPlan plan;
-  Status st = opts_plan(s->job, s->k, s->opts, &plan);
+  OptList rest = *s->opts;
+  while (rest.len && rest.at->kind == OPT_MERGE) rest.at++, rest.len--;
+  Status st = opts_plan(s->job, s->k, &rest, &plan);
   if (st) {
     status_drop(st);
     return;
@@ -519,41 +528,74 @@ static void give_threads(Sched *s) {
   if (best >= 0) give(s, OPT_THREAD, best, T);
 }
 
-/* -- the pass ------------------------------------------------------------------------------------- */
+/* -- merging --------------------------------------------------------------------------------------
+ */
 
-static void choose(Sched *s) {
-  KernelInfo *k = s->k;
-  Body *bodies = arena_array(&s->job->arena, k->list.len, sizeof *bodies);
-  uint32_t n = 0, main = 0;
-  for (size_t i = 0; i < k->list.len; i++) {
-    if (k->list.at[i]->op != OP_REDUCE) continue;
-    bodies[n] = body_of(s, k->list.at[i]);
-    if (bodies[n].work > bodies[main].work) main = n;
-    n++;
+/* The two axes of an image become one when the store is contiguous over both and the row operands
+ * depend on neither: no vector is wasted at the end of a row, and the packed copy pays the price of
+ * finding row and column. */
+static bool merge_rows(Sched *s, const Body *b) {
+  int v = store_axis(s);
+  if (v < 0 || !sums_products(b) || b->n < 2) return false;
+  int at = place_of(s, v), m = row_axis(s, b, v);
+  int outer = at > 0 ? (int)s->k->loops[at - 1]->arg.i : -1;
+  if (m < 0 || outer < 0 || m == outer || size_of(s, outer) < 2) return false;
+  if (step_in(s, s->k->store->src[1], outer, 1) != size_of(s, v)) return false;
+  for (uint32_t l = 0; l < b->n; l++)
+    if (depends_on(b->loads[l], outer) && !depends_on(b->loads[l], v)) return false;
+  give(s, OPT_MERGE, outer, v);
+  return true;
+}
+
+/* -- the pass -------------------------------------------------------------------------------------
+ */
+
+static void analyse(Sched *s, UOp *kernel) {
+  Job *job = s->job;
+  s->k = kernel_info(job, kernel);
+  s->tile = arena_array(&job->arena, s->k->naxes + 1u, sizeof *s->tile);
+  s->reduce_vector = arena_array(&job->arena, s->k->naxes + 1u, sizeof *s->reduce_vector);
+  for (uint32_t i = 0; i < s->k->naxes; i++) s->tile[i] = 1;
+  linsum_init(job, &s->sums);
+  for (size_t i = 0; i < s->k->list.len; i++)
+    if (s->k->list.at[i]->dtype == DT_INDEX) linsum_of(&s->sums, s->k->list.at[i]);
+}
+
+/* The bodies of all REDUCEs; *main is the one with most work. */
+static Body *find_bodies(Sched *s, uint32_t *n, uint32_t *main) {
+  Body *bodies = arena_array(&s->job->arena, s->k->list.len, sizeof *bodies);
+  *n = *main = 0;
+  for (size_t i = 0; i < s->k->list.len; i++) {
+    if (s->k->list.at[i]->op != OP_REDUCE) continue;
+    bodies[*n] = body_of(s, s->k->list.at[i]);
+    if (bodies[*n].work > bodies[*main].work) *main = *n;
+    ++*n;
   }
+  return bodies;
+}
+
+static void choose(Sched *s, UOp *kernel) {
+  uint32_t n, main;
+  Body *bodies = find_bodies(s, &n, &main);
   int64_t lanes = kernel_lanes(s);
-  if (lanes > 1) {
-    bool done = n > 0 && schedule_contraction(s, &bodies[main], lanes);
-    if (!done) schedule_general(s, bodies, n, lanes);
+  if (lanes <= 1) return;
+  if (n && merge_rows(s, &bodies[main])) {
+    const Opt *o = &s->opts->at[s->opts->len - 1];
+    analyse(s, merge_axes(s->job, kernel, o->axis, o->arg));
+    bodies = find_bodies(s, &n, &main);
   }
-  give_threads(s);
+  if (!n || !schedule_contraction(s, &bodies[main], lanes)) schedule_general(s, bodies, n, lanes);
 }
 
 UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *applied) {
   Sched s = {.job = job, .target = target, .opts = applied, .vector = -1};
   *applied = (OptList){0};
-  s.k = kernel_info(job, kernel);
+  analyse(&s, kernel);
   if (s.k->store) {
-    s.tile = arena_array(&job->arena, s.k->naxes + 1u, sizeof *s.tile);
-    s.reduce_vector = arena_array(&job->arena, s.k->naxes + 1u, sizeof *s.reduce_vector);
-    for (uint32_t i = 0; i < s.k->naxes; i++) s.tile[i] = 1;
-    linsum_init(job, &s.sums);
-    for (size_t i = 0; i < s.k->list.len; i++)
-      if (s.k->list.at[i]->dtype == DT_INDEX) linsum_of(&s.sums, s.k->list.at[i]);
-    choose(&s);
+    choose(&s, kernel);
+    give_threads(&s);
     /* What the rules of thumb put together need not be legal; scalar loops always are. */
-    OptPlan plan;
-    Status st = opts_plan(job, s.k, applied, &plan);
+    Status st = opts_check(job, kernel, applied);
     if (st) *applied = (OptList){0};
     status_drop(st);
   }

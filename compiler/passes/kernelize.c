@@ -1,9 +1,9 @@
 /* Raw ranged graphs become the plan's kernels.
  *
- * Models repeat themselves, so the work is done once per distinct raw graph: buffers are numbered
- * in the order the graph mentions them, which makes repeated layers the same node, and a table maps
- * it to the finished kernel. Different raw graphs that simplify to the same kernel meet in a second
- * table. Nodes are hash-consed: the same kernel is the same pointer, in any process the same bytes.
+ * Models repeat themselves, and repeated layers are the same raw node, so the work is done once per
+ * distinct raw graph: a table maps it to the finished kernel. Different raw graphs that simplify to
+ * the same kernel meet in a second table. Nodes are hash-consed: the same kernel is the same
+ * pointer, in any process the same bytes.
  */
 #include "compiler/passes/kernelize.h"
 
@@ -137,10 +137,7 @@ static Finished *finish(Kernelizer *kz, UOp *raw) {
   return done;
 }
 
-PlanCall kernelize(Kernelizer *kz, UOp *raw, uint32_t target) {
-  int64_t *buffers;
-  uint32_t n;
-  raw = number_params(kz->job, raw, &buffers, &n);
+PlanCall kernelize(Kernelizer *kz, UOp *raw, uint32_t target, const uint32_t *reads) {
   uint32_t known = nodemap_get(&kz->by_raw, raw);
   if (known == NODE_ABSENT) {
     Finished *made = finish(kz, raw);
@@ -152,8 +149,6 @@ PlanCall kernelize(Kernelizer *kz, UOp *raw, uint32_t target) {
   PlanCall call = {.kernel = done->kernel, .nargs = done->nargs + 1};
   call.args = arena_array(&kz->job->arena, call.nargs, sizeof *call.args);
   call.args[0] = target;
-  for (uint32_t k = 0; k < done->nargs; k++) {
-    call.args[k + 1] = (uint32_t)buffers[done->keep[k]] - 1;
-  }
+  for (uint32_t k = 0; k < done->nargs; k++) call.args[k + 1] = reads[done->keep[k]];
   return call;
 }

@@ -31,10 +31,19 @@ static UOp *buffer_param(const Fusion *f, uint32_t buffer, int64_t position) {
   return uop_param(f->job, position, b->dtype, &b->numel, 1);
 }
 
+/* The PARAM by which a kernel reads a buffer. Numbering them per kernel makes repeated layers the
+ * same nodes from the start. */
+static UOp *read_param(const Fusion *f, FusedKernel *k, uint32_t buffer) {
+  size_t n = 0;
+  while (n < k->reads.len && k->reads.at[n] != buffer) n++;
+  if (n == k->reads.len) avec_push(&f->job->arena, &k->reads, buffer);
+  return buffer_param(f, buffer, 1 + (int64_t)n);
+}
+
 static UOp *load(const Fusion *f, const Tensor *t, const Demand *d) {
   uint32_t buffer;
   UOp *at = locate(f, t->u, t->place, d->index, &buffer);
-  UOp *src[] = {buffer_param(f, buffer, 1 + (int64_t)buffer), at, d->gate};
+  UOp *src[] = {read_param(f, &f->kernels.at[d->kernel], buffer), at, d->gate};
   return uop_make(f->job, OP_INDEX, DT_VOID, arg_none(), src, d->gate ? 3 : 2);
 }
 

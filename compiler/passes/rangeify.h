@@ -3,9 +3,8 @@
 
 #include "compiler/passes/fusion.h"
 
-/* The SINK of kernel k as it falls out of the index tuples, not simplified. PARAM arg.i is 0 for
- * what is written and 1 + plan buffer for what is read;
- * *buffer is the one that is written. To be called for every kernel after
+/* The SINK of kernel k as it falls out of the index tuples, not simplified. *buffer is the plan
+ * buffer that it writes; those that it reads are k->reads. To be called for every kernel after
  * rangeify_values. */
 UOp *rangeify_kernel(const Fusion *f, const FusedKernel *k, uint32_t *buffer);
 /* Fills in Demand.value everywhere. */

@@ -331,9 +331,12 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
 
 UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *opts) {
   (void)target;
-  const KernelInfo *k = kernel_info(job, kernel);
   OptPlan plan;
-  Status st = opts_plan(job, k, opts, &plan);
+  OptList rest;
+  Status st = opts_merge(job, kernel, opts, &kernel, &rest);
+  if (st) job_abort(job, st);
+  const KernelInfo *k = kernel_info(job, kernel);
+  st = opts_plan(job, k, &rest, &plan);
   if (st) job_abort(job, st);
   if (!k->store) return kernel;
   return apply(job, k, &plan);

@@ -137,6 +137,7 @@ static Status convert_buffer(Arena *arena, const PlanBuffer *b, Kiln__V1__PlanBu
       [PB_OUTPUT] = KILN__V1__PLAN_BUFFER__KIND__OUTPUT,
       [PB_WEIGHT] = KILN__V1__PLAN_BUFFER__KIND__WEIGHT,
       [PB_TEMP] = KILN__V1__PLAN_BUFFER__KIND__TEMP,
+      [PB_CONST] = KILN__V1__PLAN_BUFFER__KIND__CONST,
   };
   size_t bytes;
   Kiln__V1__PlanBuffer *p = *out = arena_alloc(arena, sizeof *p);
@@ -148,7 +149,10 @@ static Status convert_buffer(Arena *arena, const PlanBuffer *b, Kiln__V1__PlanBu
   p->slot = b->kind == PB_TEMP ? 0 : (uint32_t)b->slot;
   p->offset = b->kind == PB_TEMP ? (uint64_t)b->offset : 0;
   p->bytes = bytes;
-  return NULL;
+  if (!b->constant.len) return NULL;
+  p->constant.data = arena_copy(arena, b->constant.ptr, b->constant.len);
+  p->constant.len = b->constant.len;
+  return p->constant.data ? NULL : no_memory("the plan");
 }
 
 typedef struct Serialize {

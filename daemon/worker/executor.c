@@ -23,6 +23,13 @@ typedef struct Patch {
   uint32_t arg, slot;
 } Patch;
 
+/* An output whose value the compiler knows. */
+typedef struct Fill {
+  uint32_t slot;
+  const char *bytes;
+  size_t len;
+} Fill;
+
 typedef struct Loaded {
   Program **programs;
   size_t nprograms;
@@ -36,6 +43,10 @@ typedef struct Loaded {
   char *temp_base; /* what the temporaries were resolved against */
   Patch *patches;
   size_t npatches;
+  Fill *fills;
+  size_t nfills;
+  char **known; /* by plan buffer: the constant's bytes, or NULL; owned */
+  size_t nknown;
   size_t ninputs, noutputs;
   uint64_t *slot_bytes; /* inputs, then outputs */
   void **slot_at;       /* addresses of the current run */
@@ -70,6 +81,9 @@ static void loaded_release(Executor *x, Loaded *l) {
   free(l->args);
   free(l->temp_offset);
   free(l->patches);
+  for (size_t i = 0; i < l->nknown; i++) free(l->known[i]);
+  free(l->known);
+  free(l->fills);
   free(l->slot_bytes);
   free(l->slot_at);
   free(l);
@@ -134,6 +148,26 @@ static Status load_data(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *
   return device_buffer_alloc(x->dev, m->const_bytes, fd, &l->constants);
 }
 
+static Status load_known(Loaded *l, const Kiln__V1__LoadExecutable *m) {
+  size_t n = m->plan->n_buffers;
+  l->known = calloc(n + 1, sizeof *l->known);
+  l->fills = calloc(n + 1, sizeof *l->fills);
+  if (!l->known || !l->fills) return FAIL(RESOURCE_EXHAUSTED, "constants");
+  for (; l->nknown < n; l->nknown++) {
+    const Kiln__V1__PlanBuffer *b = m->plan->buffers[l->nknown];
+    if (!b->constant.len) continue;
+    bool output = b->kind == KILN__V1__PLAN_BUFFER__KIND__OUTPUT;
+    if (output ? b->slot < l->ninputs || b->slot >= l->ninputs + l->noutputs
+               : b->constant.len != b->bytes)
+      return BROKEN("constant of buffer %zu", l->nknown);
+    char *bytes = l->known[l->nknown] = aligned_alloc(ALIGN, align_up(b->constant.len));
+    if (!bytes) return FAIL(RESOURCE_EXHAUSTED, "constants");
+    memcpy(bytes, b->constant.data, b->constant.len);
+    if (output) l->fills[l->nfills++] = (Fill){b->slot, bytes, b->constant.len};
+  }
+  return NULL;
+}
+
 static Status weight_address(const Loaded *l, const Kiln__V1__LoadExecutable *m, uint32_t slot,
                              uint64_t bytes, void **out) {
   for (size_t i = 0; i < m->n_weights; i++) {
@@ -152,7 +186,7 @@ static Status weight_address(const Loaded *l, const Kiln__V1__LoadExecutable *m,
 
 /* Resolves one argument: a fixed address, an offset in the temporaries, or a patch. */
 static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, const Kiln__V1__PlanBuffer *b,
-                      size_t arg, bool written) {
+                      size_t arg, bool written, char *known) {
   size_t slots = l->ninputs + l->noutputs;
   l->temp_offset[arg] = UINT64_MAX;
   switch (b->kind) {
@@ -173,6 +207,10 @@ static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, const Kiln__
       return BROKEN("temporary outside its arena");
     l->temp_offset[arg] = b->offset;
     return NULL;
+  case KILN__V1__PLAN_BUFFER__KIND__CONST:
+    if (written || !known) return BROKEN("a constant is written or has no bytes");
+    l->args[arg] = known;
+    return NULL;
   default: return BROKEN("buffer kind %d", (int)b->kind);
   }
 }
@@ -186,7 +224,8 @@ static Status resolve_call(Loaded *l, const Kiln__V1__LoadExecutable *m,
   for (size_t i = 0; i < call->n_args; i++) {
     if (call->args[i] >= m->plan->n_buffers)
       return BROKEN("buffer %u of %zu", call->args[i], m->plan->n_buffers);
-    TRY(resolve(l, m, m->plan->buffers[call->args[i]], l->nargs, i == 0));
+    uint32_t b = call->args[i];
+    TRY(resolve(l, m, m->plan->buffers[b], l->nargs, i == 0, l->known[b]));
     l->nargs++;
   }
   return NULL;
@@ -228,6 +267,7 @@ Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_f
   if (!st) st = load_slots(l, m);
   if (!st) st = load_data(x, l, m, &model_fd, &const_fd);
   if (!st) st = load_programs(x, l, m);
+  if (!st) st = load_known(l, m);
   if (!st) st = resolve_plan(l, m);
   if (!st && l->temp_bytes) st = ensure(x, &x->temp, l->temp_bytes);
   if (!st && !map_put(&x->loaded, m->executable, l)) st = FAIL(RESOURCE_EXHAUSTED, "executables");
@@ -359,6 +399,18 @@ static void apply(Executor *x, Loaded *l) {
     if (l->temp_offset[i] != UINT64_MAX) l->args[i] = l->temp_base + l->temp_offset[i];
 }
 
+/* Writes the outputs that no kernel writes. */
+static void fill(const Loaded *l) {
+  for (size_t i = 0; i < l->nfills; i++) {
+    const Fill *f = &l->fills[i];
+    char *at = l->slot_at[f->slot];
+    for (uint64_t k = 0, left; k < l->slot_bytes[f->slot]; k += f->len) {
+      left = l->slot_bytes[f->slot] - k;
+      memcpy(at + k, f->bytes, left < f->len ? left : f->len);
+    }
+  }
+}
+
 static Status reply(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
                     Kiln__V1__RunDone *out) {
   if (m->n_output_buffers || m->n_output_offsets || !m->n_outputs) return NULL;
@@ -392,6 +444,7 @@ Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V
   Status st = bind(x, l, m, slab);
   if (!st) {
     apply(x, l);
+    fill(l);
     int64_t start = clock_now_ns();
     st = device_submit(x->dev, l->launches, l->nlaunches, &fence);
     if (!st) st = device_wait(x->dev, fence, -1);
