@@ -329,6 +329,8 @@ static bool reuse(Compile *c, const ModelData *model, Bytes options) {
   return false;
 }
 
+static Status begin(Compile *c);
+
 static void compare_done(LaneJob *job) {
   Compare *k = (Compare *)job;
   Compile *c = k->compile;
@@ -341,7 +343,8 @@ static void compare_done(LaneJob *job) {
     CompileSpec spec = {.format = c->message->format, .options = c->message->options};
     Status st = compile_options_pack(&arena, &spec, &options);
     if (st || !equal || !reuse(c, equal, options)) {
-      if (!st) st = start_frontend(c);
+      /* what was equal may have joined another one meanwhile, which is then found */
+      if (!st) st = equal ? begin(c) : start_frontend(c);
       if (st) compile_fail(c, st);
     }
     arena_deinit(&arena);

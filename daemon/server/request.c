@@ -118,6 +118,7 @@ void request_close(Request *r) {
   request_move(r, RS_DONE);
   if ((*r->link = r->next)) r->next->link = r->link;
   s->nrequests--;
+  s->idle_since_ms = uv_now(&s->loop);
   arena_deinit(&r->arena);
   free(r);
 }

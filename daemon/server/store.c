@@ -5,9 +5,11 @@
 #include "proto/digest.h"
 #include "daemon/server/store.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/arena.h"
 #include "base/log.h"
 #include "cache/cache.h"
 
@@ -28,7 +30,7 @@ struct StoreJob {
   LaneJob job; /* first member */
   Store *store;
   Arena arena;
-  bool forgotten;
+  atomic_bool forgotten; /* read by the lane, which then stops early */
   Status st;
   /* lookups and writes */
   CacheRecord *records;
@@ -61,7 +63,8 @@ static void job_free(StoreJob *j) {
 static StoreJob *job_create(Store *s, void (*run)(LaneJob *, void *), void (*done)(LaneJob *)) {
   StoreJob *j = calloc(1, sizeof *j);
   if (!j) return NULL;
-  *j = (StoreJob){.job = {.run = run, .done = done}, .store = s};
+  j->job = (LaneJob){.run = run, .done = done};
+  j->store = s;
   arena_init(&j->arena, 0);
   return j;
 }
