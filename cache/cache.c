@@ -11,7 +11,6 @@
 
 #include "base/clock.h"
 #include "cache/internal.h"
-#include "cache/record.h"
 
 enum { ROW_BYTES = 256 /* of index and table pages per record */, EVICT_STEP = 32 };
 
@@ -112,6 +111,7 @@ void cache_close(Cache *c) {
   }
   for (int q = 0; q < Q__COUNT; q++) sqlite3_finalize(c->queries[q]);
   sqlite3_close(c->db);
+  record_codec_deinit(&c->codec);
   free(c);
 }
 
@@ -193,7 +193,7 @@ static Status read_blob(Cache *c, int64_t id, StrBuf *out, size_t *canonical_len
   if (!st && rc == SQLITE_DONE) st = FAIL(DATA_LOSS, "the entry has no record");
   if (!st) {
     Bytes record = {sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
-    st = record_decode(record, out, canonical_len);
+    st = record_decode(&c->codec, record, out, canonical_len);
   }
   sqlite3_reset(q);
   return st;
@@ -275,7 +275,7 @@ static Status put_record(Cache *c, const CacheRecord *r, uint64_t *evicted) {
   int64_t id, now = clock_wall_ns();
   uint64_t old = 0, bytes;
   StrBuf blob = {0};
-  Status st = record_encode(r->key.canonical, r->value, &blob);
+  Status st = record_encode(&c->codec, r->key.canonical, r->value, &blob);
   if (st) goto done;
   bytes = blob.len + ROW_BYTES;
   if (c->stats.max_bytes && bytes > c->stats.max_bytes) {

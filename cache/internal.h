@@ -4,6 +4,7 @@
 #include <sqlite3.h>
 
 #include "cache/cache.h"
+#include "cache/record.h"
 
 /* The statements, prepared once; texts in cache.c. */
 typedef enum Query {
@@ -32,12 +33,13 @@ typedef struct Touch {
   int64_t id, at_ns;
 } Touch;
 
-enum { MAX_TOUCHES = 64 };
+enum { MAX_TOUCHES = 1024 };
 
 struct Cache {
   sqlite3 *db;
   sqlite3_stmt *queries[Q__COUNT];
   Checkpointer *checkpointer;
+  RecordCodec codec;
   CacheStats stats;           /* bytes is kept current; plans and kernels are counted on request */
   Touch touches[MAX_TOUCHES]; /* uses not written yet */
   size_t ntouches;

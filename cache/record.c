@@ -31,27 +31,35 @@ static void seal(const uint8_t *record, size_t n, uint8_t out[DIGEST_BYTES]) {
   digest_finish(d, out);
 }
 
-static Status compress(Bytes canonical, Bytes value, uint8_t *to, size_t room, size_t *out) {
+void record_codec_deinit(RecordCodec *codec) {
+  ZSTD_freeCCtx(codec->encoder);
+  ZSTD_freeDCtx(codec->decoder);
+  *codec = (RecordCodec){0};
+}
+
+static Status compress(RecordCodec *codec, Bytes canonical, Bytes value, uint8_t *to, size_t room,
+                       size_t *out) {
   size_t left = 1;
-  ZSTD_CCtx *ctx = ZSTD_createCCtx();
-  if (!ctx) return FAIL(RESOURCE_EXHAUSTED, "no memory for a compressor");
-  ZSTD_CCtx_setParameter(ctx, ZSTD_c_compressionLevel, LEVEL);
-  ZSTD_CCtx_setPledgedSrcSize(ctx, canonical.len + value.len);
+  if (!codec->encoder && !(codec->encoder = ZSTD_createCCtx())) {
+    return FAIL(RESOURCE_EXHAUSTED, "no memory for a compressor");
+  }
+  ZSTD_CCtx_reset(codec->encoder, ZSTD_reset_session_and_parameters);
+  ZSTD_CCtx_setParameter(codec->encoder, ZSTD_c_compressionLevel, LEVEL);
+  ZSTD_CCtx_setPledgedSrcSize(codec->encoder, canonical.len + value.len);
   ZSTD_inBuffer first = {canonical.ptr, canonical.len, 0}, second = {value.ptr, value.len, 0};
   ZSTD_outBuffer dst = {to, room, 0};
   while (first.pos < first.size && !ZSTD_isError(left)) {
-    left = ZSTD_compressStream2(ctx, &dst, &first, ZSTD_e_continue);
+    left = ZSTD_compressStream2(codec->encoder, &dst, &first, ZSTD_e_continue);
   }
   while (!ZSTD_isError(left)) { /* there is room for the worst case, so this ends */
-    left = ZSTD_compressStream2(ctx, &dst, &second, ZSTD_e_end);
+    left = ZSTD_compressStream2(codec->encoder, &dst, &second, ZSTD_e_end);
     if (!left) break;
   }
-  ZSTD_freeCCtx(ctx);
   *out = dst.pos;
   return left ? FAIL(INTERNAL, "compressing: %s", ZSTD_getErrorName(left)) : NULL;
 }
 
-Status record_encode(Bytes canonical, Bytes value, StrBuf *out) {
+Status record_encode(RecordCodec *codec, Bytes canonical, Bytes value, StrBuf *out) {
   if (canonical.len > MAX_BYTES || value.len > MAX_BYTES - canonical.len) {
     return FAIL(RESOURCE_EXHAUSTED, "a record of %zu + %zu bytes is too large", canonical.len,
                 value.len);
@@ -62,14 +70,14 @@ Status record_encode(Bytes canonical, Bytes value, StrBuf *out) {
   memcpy(record, start, sizeof start);
   put_u64(record + 8, canonical.len);
   put_u64(record + 16, value.len);
-  TRY(compress(canonical, value, record + PAYLOAD_AT, room, &n));
+  TRY(compress(codec, canonical, value, record + PAYLOAD_AT, room, &n));
   seal(record, PAYLOAD_AT + n, record + HASH_AT);
   out->len += PAYLOAD_AT + n;
   out->ptr[out->len] = 0;
   return NULL;
 }
 
-Status record_decode(Bytes record, StrBuf *out, size_t *canonical_len) {
+Status record_decode(RecordCodec *codec, Bytes record, StrBuf *out, size_t *canonical_len) {
   uint8_t hash[DIGEST_BYTES];
   if (record.len < PAYLOAD_AT || memcmp(record.ptr, start, sizeof start) != 0) {
     return FAIL(DATA_LOSS, "%zu bytes are not a cache record", record.len);
@@ -87,7 +95,11 @@ Status record_decode(Bytes record, StrBuf *out, size_t *canonical_len) {
     return FAIL(DATA_LOSS, "the record does not hold %zu bytes", total);
   }
   if (!strbuf_reserve(out, total)) return FAIL(RESOURCE_EXHAUSTED, "a record of %zu bytes", total);
-  size_t n = ZSTD_decompress(out->ptr + out->len, total, record.ptr + PAYLOAD_AT, payload);
+  if (!codec->decoder && !(codec->decoder = ZSTD_createDCtx())) {
+    return FAIL(RESOURCE_EXHAUSTED, "no memory for a decompressor");
+  }
+  size_t n = ZSTD_decompressDCtx(codec->decoder, out->ptr + out->len, total,
+                                 record.ptr + PAYLOAD_AT, payload);
   if (n != total) return FAIL(DATA_LOSS, "the record does not decompress");
   out->len += total;
   out->ptr[out->len] = 0;

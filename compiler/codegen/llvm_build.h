@@ -112,5 +112,12 @@ bool llvm_alu_knows(Op op);
 void llvm_memory_begin(Emitter *e);
 LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u);
+/* For an ungated load of scalar index: the `lanes` contiguous elements from each lane's place on.
+ * False, and nothing emitted, when the kernel writes that memory. */
+bool llvm_load_rows(Emitter *e, const UOp *u, LLVMValueRef *row);
 /* The slot that an access to a REG buffer names, or NULL when it is not one. */
 RegSlot *llvm_reg_slot(Emitter *e, const UOp *access);
+
+/* -- llvm_tile.c -- */
+/* If list[at] == u begins a tile of strided loads, emits and records them all. */
+bool llvm_tile_load(Emitter *e, const UOp *u, size_t at);

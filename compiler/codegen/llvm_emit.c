@@ -185,6 +185,7 @@ static void emit_node(Emitter *e, const UOp *u, size_t at) {
     emit_end(e, u);
     return;
   }
+  if (u->op == OP_LOAD && (e->values[u->id - e->first_id] || llvm_tile_load(e, u, at))) return;
   EmitFn fn = emit_table[u->op];
   if (!fn && (op_info[u->op].flags & OPF_ALU)) fn = llvm_alu_emit;
   if (!fn) {

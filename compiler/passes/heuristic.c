@@ -531,22 +531,18 @@ static void give_threads(Sched *s) {
 /* -- merging --------------------------------------------------------------------------------------
  */
 
-/* Share of the lanes that do useful work along an axis of n. */
-static double lane_use(int64_t n, int64_t lanes) {
-  if (n < lanes) return (double)n / (double)power_above(n) * (double)power_above(n) / (double)lanes;
-  return (double)n / (double)(tiles(n, lanes) * lanes);
-}
-
-/* Rows that fill vectors badly are joined with the axis around them, when the store stays
- * contiguous and it is a contraction whose operands are packed anyway. */
-static bool merge_rows(Sched *s, const Body *b, int64_t lanes) {
+/* The two axes of an image become one when the store is contiguous over both and the row operands
+ * depend on neither: no vector is wasted at the end of a row, and the packed copy pays the price of
+ * finding row and column. */
+static bool merge_rows(Sched *s, const Body *b) {
   int v = store_axis(s);
-  if (v < 0 || !sums_products(b) || b->n < 2 || row_axis(s, b, v) < 0) return false;
-  int at = place_of(s, v), outer = at > 0 ? (int)s->k->loops[at - 1]->arg.i : -1;
-  if (outer < 0 || step_in(s, s->k->store->src[1], outer, 1) != size_of(s, v)) return false;
-  if (row_axis(s, b, v) == outer || size_of(s, outer) < 2) return false;
-  double now = lane_use(size_of(s, v), lanes);
-  if (lane_use(size_of(s, v) * size_of(s, outer), lanes) < now * 1.2) return false;
+  if (v < 0 || !sums_products(b) || b->n < 2) return false;
+  int at = place_of(s, v), m = row_axis(s, b, v);
+  int outer = at > 0 ? (int)s->k->loops[at - 1]->arg.i : -1;
+  if (m < 0 || outer < 0 || m == outer || size_of(s, outer) < 2) return false;
+  if (step_in(s, s->k->store->src[1], outer, 1) != size_of(s, v)) return false;
+  for (uint32_t l = 0; l < b->n; l++)
+    if (depends_on(b->loads[l], outer) && !depends_on(b->loads[l], v)) return false;
   give(s, OPT_MERGE, outer, v);
   return true;
 }
@@ -583,7 +579,7 @@ static void choose(Sched *s, UOp *kernel) {
   Body *bodies = find_bodies(s, &n, &main);
   int64_t lanes = kernel_lanes(s);
   if (lanes <= 1) return;
-  if (n && merge_rows(s, &bodies[main], lanes)) {
+  if (n && merge_rows(s, &bodies[main])) {
     const Opt *o = &s->opts->at[s->opts->len - 1];
     analyse(s, merge_axes(s->job, kernel, o->axis, o->arg));
     bodies = find_bodies(s, &n, &main);

@@ -1,8 +1,9 @@
 /* Raw ranged graphs become the plan's kernels.
  *
  * Models repeat themselves, and repeated layers are the same raw node, so the work is done once per
- * distinct raw graph: a table maps it to the finished kernel. Different raw graphs that simplify to the same kernel meet in a second
- * table. Nodes are hash-consed: the same kernel is the same pointer, in any process the same bytes.
+ * distinct raw graph: a table maps it to the finished kernel. Different raw graphs that simplify to
+ * the same kernel meet in a second table. Nodes are hash-consed: the same kernel is the same
+ * pointer, in any process the same bytes.
  */
 #include "compiler/passes/kernelize.h"
 

@@ -60,13 +60,28 @@ static const char *describe(Job *job, const TensorGraph *graph, const PlanBuffer
   return arena_printf(&job->arena, "%s '" STR_FMT "'", kinds[b->kind], STR_ARG(name));
 }
 
+static int64_t bytes_of(const PlanBuffer *b) { return b->numel * dtype_info[b->dtype].bytes; }
+
+/* Before offsets are summed up: no single buffer is beyond reason. */
+static void check_buffers(Job *job, const TensorGraph *graph, const Target *target,
+                          const Fusion *f) {
+  for (size_t b = 0; target->memory_bytes && b < f->buffers.len; b++) {
+    const PlanBuffer *buffer = &f->buffers.at[b];
+    if ((uint64_t)bytes_of(buffer) <= target->memory_bytes) continue;
+    job_abort(job, FAIL(RESOURCE_EXHAUSTED,
+                        "%s of %" PRId64 " %s takes %" PRId64 " bytes, the device has %" PRIu64,
+                        describe(job, graph, buffer), buffer->numel, dtype_info[buffer->dtype].name,
+                        bytes_of(buffer), target->memory_bytes));
+  }
+}
+
 static void check_memory(Job *job, const TensorGraph *graph, const Target *target,
                          const Plan *plan) {
   const PlanBuffer *largest = NULL;
   int64_t total = plan->temp_bytes, most = 0;
   bool over = false;
   for (size_t b = 0; b < plan->nbuffers; b++) {
-    int64_t bytes = plan->buffers[b].numel * dtype_info[plan->buffers[b].dtype].bytes;
+    int64_t bytes = bytes_of(&plan->buffers[b]);
     if (plan->buffers[b].kind != PB_TEMP) over |= __builtin_add_overflow(total, bytes, &total);
     if (bytes >= most) most = bytes, largest = &plan->buffers[b];
   }
@@ -95,6 +110,7 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   UOp *sink = simplify_graph(job, graph, target, f.buffers.at, &f.constants);
   verify(job, sink, "simplify_graph");
   fuse(&f, graph, sink);
+  check_buffers(job, graph, target, &f);
   rangeify_values(&f);
   make_kernels(&f, &kz, out);
   out->buffers = f.buffers.at;

@@ -19,6 +19,7 @@ static void seal(uint8_t *record, size_t n) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  RecordCodec codec = {0};
   StrBuf out = {0}, again = {0}, parts = {0};
   size_t split, split2;
   if (!size) return 0;
@@ -27,12 +28,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (!record) return 0;
   memcpy(record, data + 1, n);
   if (data[0] & 1 && n >= PAYLOAD_AT) seal(record, n);
-  Status st = record_decode((Bytes){record, n}, &out, &split);
+  Status st = record_decode(&codec, (Bytes){record, n}, &out, &split);
   if (!st) { /* what was read can be written, and reads the same */
     Bytes whole = {(uint8_t *)out.ptr, out.len};
-    st = record_encode((Bytes){whole.ptr, split}, (Bytes){whole.ptr + split, whole.len - split},
-                       &again);
-    if (!st) st = record_decode((Bytes){(uint8_t *)again.ptr, again.len}, &parts, &split2);
+    st = record_encode(&codec, (Bytes){whole.ptr, split},
+                       (Bytes){whole.ptr + split, whole.len - split}, &again);
+    if (!st) st = record_decode(&codec, (Bytes){(uint8_t *)again.ptr, again.len}, &parts, &split2);
     if (st || split != split2 || out.len != parts.len || memcmp(out.ptr, parts.ptr, out.len) != 0) {
       fprintf(stderr, "a record of %zu bytes does not round-trip\n", n);
       abort();
@@ -43,5 +44,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   strbuf_deinit(&out);
   strbuf_deinit(&again);
   strbuf_deinit(&parts);
+  record_codec_deinit(&codec);
   return 0;
 }

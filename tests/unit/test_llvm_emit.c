@@ -405,6 +405,50 @@ static void test_access(void **state) {
   }
 }
 
+/* A tile read by columns; `extra` columns more than lanes, in an order that is not theirs. */
+static void run_tile(DType d, unsigned lanes, int64_t stride, unsigned extra) {
+  begin();
+  unsigned columns = lanes + extra;
+  int64_t reach = (int64_t)(lanes - 1) * (stride < 0 ? -stride : stride);
+  int64_t span = reach + columns, first = stride < 0 ? reach : 0;
+  Guarded buf = guarded(d, (size_t)span, true), out = guarded(d, (size_t)lanes * columns, true);
+  Code c = {.nargs = 2};
+  UOp *r = range(&c, 0, 1), *column[64], *effect = NULL;
+  UOp *base = alu2(&c, OP_ADD, r, alu2(&c, OP_MUL, r, uop_index(&job, 3)));
+  for (unsigned k = 0; k < columns; k++) {
+    unsigned which = k * 3 % columns;
+    UOp *at = alu2(&c, OP_ADD, base, uop_index(&job, first + which));
+    if (first + which == 0) at = base;
+    column[which] = load(&c, param(1, d, span), at, lanes, stride);
+  }
+  for (unsigned k = 0; k < columns; k++) {
+    UOp *place = alu2(&c, OP_ADD, base, uop_index(&job, k * lanes));
+    effect = store(&c, param(0, d, lanes * columns), k ? place : base, column[k], 1);
+  }
+  end(&c, effect, r);
+  run(&c, (void *[]){out.at, buf.at});
+  for (unsigned k = 0; k < columns; k++) {
+    for (unsigned l = 0; l < lanes; l++) {
+      Scalar want = element(d, buf.at, first + k + l * stride);
+      expect(d, out.at, k * lanes + l, want, 0, "tile");
+    }
+  }
+  unguard(buf), unguard(out);
+  finish();
+}
+
+static void test_tiles(void **state) {
+  (void)state;
+  static const DType dtypes[] = {DT_F32, DT_F64, DT_I8, DT_F16};
+  for (size_t t = 0; t < 4; t++) {
+    for (unsigned lanes = 4; lanes <= 16; lanes *= 2) {
+      run_tile(dtypes[t], lanes, 21, 0);
+      run_tile(dtypes[t], lanes, -6, 3); /* overlapping columns, some left over */
+      run_tile(dtypes[t], lanes, 19, lanes == 8 ? 8 : 1);
+    }
+  }
+}
+
 /* out[l] = gate[l] ? buf[idx[l]] : 0 and out2[idx2[l]] = x[l] where the gate is true. */
 static void run_scattered(DType d, unsigned lanes, bool gated) {
   enum { SIZE = 40 };
@@ -698,17 +742,31 @@ static int teardown(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
 #define ON(cpu, name) {#name " on " #cpu, name, use_##cpu, NULL, NULL}
-      ON(host, test_refusals),         ON(host, test_access),
-      ON(host, test_scattered),        ON(host, test_accumulators),
-      ON(host, test_nested_registers), ON(host, test_local_and_threads),
-      ON(host, test_hreduce),          ON(avx2, test_access),
-      ON(avx2, test_scattered),        ON(avx2, test_accumulators),
-      ON(sse2, test_access),           ON(sse2, test_scattered),
-      ON(sse2, test_accumulators),     ON(host, test_every_op),
-      ON(host, test_constant_operand), ON(host, test_every_cast),
-      ON(avx2, test_every_op),         ON(avx2, test_constant_operand),
-      ON(avx2, test_every_cast),       ON(sse2, test_every_op),
-      ON(sse2, test_constant_operand), ON(sse2, test_every_cast),
+      ON(host, test_refusals),
+      ON(host, test_tiles),
+      ON(sse2, test_tiles),
+      ON(avx2, test_tiles),
+      ON(host, test_access),
+      ON(host, test_scattered),
+      ON(host, test_accumulators),
+      ON(host, test_nested_registers),
+      ON(host, test_local_and_threads),
+      ON(host, test_hreduce),
+      ON(avx2, test_access),
+      ON(avx2, test_scattered),
+      ON(avx2, test_accumulators),
+      ON(sse2, test_access),
+      ON(sse2, test_scattered),
+      ON(sse2, test_accumulators),
+      ON(host, test_every_op),
+      ON(host, test_constant_operand),
+      ON(host, test_every_cast),
+      ON(avx2, test_every_op),
+      ON(avx2, test_constant_operand),
+      ON(avx2, test_every_cast),
+      ON(sse2, test_every_op),
+      ON(sse2, test_constant_operand),
+      ON(sse2, test_every_cast),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }
