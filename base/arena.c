@@ -43,6 +43,7 @@ static ArenaBlock *new_block(Arena *a, size_t payload) {
 
 void *arena_alloc(Arena *a, size_t size) {
   if (size > SIZE_MAX - ALIGN) return full(a);
+  if (!size) size = 1; /* distinct from failure, also in an empty arena */
   size = (size + ALIGN - 1) & ~(size_t)(ALIGN - 1);
   if ((size_t)(a->end - a->at) >= size) {
     void *p = a->at;

@@ -1,9 +1,9 @@
 /* The store of finished compiles: bytes under keys, in one SQLite file.
  *
  * A key is the hash of something canonical plus the fingerprint of the target. A hit needs the
- * canonical bytes to be equal, not only the hash. Values carry a SHA-256 of their own; one that does
- * not match is deleted, counted, and reported as a miss. The least recently used records go when the
- * size limit is reached. Losing the file loses time and nothing else.
+ * canonical bytes to be equal, not only the hash. Values carry a SHA-256 of their own; one that
+ * does not match is deleted, counted, and reported as a miss. The least recently used records go
+ * when the size limit is reached. Losing the file loses time and nothing else.
  *
  * Synchronous; one thread at a time. An error from any call but cache_open leaves the Cache usable:
  * the caller serves without that answer. The file is written by one process. */

@@ -15,8 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/log.h"
-
 struct CpuModule {
   LLVMOrcJITDylibRef space;
   LLVMOrcResourceTrackerRef tracker; /* NULL while the module is on the free list */
@@ -27,6 +25,7 @@ struct CpuJit {
   LLVMOrcLLJITRef lljit;
   LLVMOrcExecutionSessionRef session;
   CpuModule *modules; /* all, loaded or free */
+  char detail[256];   /* what ORC reported aside while it failed */
   unsigned count;
 };
 
@@ -61,10 +60,11 @@ static Status from_llvm(StatusCode code, LLVMErrorRef err, const char *what) {
   return st;
 }
 
+/* ORC gives the cause ("Symbols not found") here and only the fact to whoever looked up. */
 static void on_error(void *ctx, LLVMErrorRef err) {
-  (void)ctx;
-  char quoted[512], *text = LLVMGetErrorMessage(err);
-  LOG_DEBUG("jit", "error=%s", log_quote(quoted, sizeof quoted, text));
+  CpuJit *jit = ctx;
+  char *text = LLVMGetErrorMessage(err);
+  snprintf(jit->detail, sizeof jit->detail, "%s", text);
   LLVMDisposeErrorMessage(text);
 }
 
@@ -80,7 +80,7 @@ Status cpu_jit_create(CpuJit **out) {
     return from_llvm(ST_UNAVAILABLE, err, "starting LLVM's linker");
   }
   jit->session = LLVMOrcLLJITGetExecutionSession(jit->lljit);
-  LLVMOrcExecutionSessionSetErrorReporter(jit->session, on_error, NULL);
+  LLVMOrcExecutionSessionSetErrorReporter(jit->session, on_error, jit);
   *out = jit;
   return NULL;
 }
@@ -152,11 +152,13 @@ static void on_lookup(LLVMErrorRef err, LLVMOrcCSymbolMapPairs result, size_t n,
 /* The lookup links; with ORC's default dispatcher it is done when the call returns. */
 static Status find_entry(CpuJit *jit, CpuModule *m, const char *entry, CpuEntry *fn) {
   Found found = {0};
+  jit->detail[0] = 0;
   LLVMOrcCJITDylibSearchOrderElement order = {m->space, LLVMOrcJITDylibLookupFlagsMatchAllSymbols};
   LLVMOrcCLookupSetElement symbol = {LLVMOrcExecutionSessionIntern(jit->session, entry),
                                      LLVMOrcSymbolLookupFlagsRequiredSymbol};
   LLVMOrcExecutionSessionLookup(jit->session, LLVMOrcLookupKindStatic, &order, 1, &symbol, 1,
                                 on_lookup, &found);
+  if (found.st && jit->detail[0]) return WRAP(found.st, "%s", jit->detail);
   if (found.st) return found.st;
   if (!found.address) return FAIL(INTERNAL, "linking '%s' found no address", entry);
   uintptr_t at = (uintptr_t)found.address;

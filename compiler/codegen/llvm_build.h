@@ -1,8 +1,10 @@
 /* What the files of the emitter share; private to compiler/codegen.
  *
- * Values: bool is i1 (i8 in memory), INDEX is i64, f16 is half, bf16 is i16 holding its bits (what
- * LLVM does with `bfloat` depends on the processor, down to flushing subnormals). A node of several
- * lanes is a vector, of one lane a scalar. */
+ * Values: bool is i1 (i8 in memory), INDEX is i64, f16 and bf16 are i16 holding their bits: what
+ * LLVM does with `half` and `bfloat` depends on the processor, down to calls of a run-time library
+ * and flushed subnormals. A node of several lanes is a vector, of one lane a scalar. Vectors of
+ * INDEX are i32 where the bounds of the node allow it: half the registers, and division and gathers
+ * that the hardware has. */
 #pragma once
 
 #include <llvm-c/Core.h>
@@ -71,11 +73,18 @@ typedef struct Emitter {
 
 /* Records the failure and returns poison of u's type. */
 LLVMValueRef llvm_fail(Emitter *e, const UOp *u, const char *what);
-/* The value of a source; materialises leaves. */
+/* The value of a source, of llvm_node_type; materialises leaves. */
 LLVMValueRef llvm_value(Emitter *e, const UOp *u);
+/* The same in the type of the dtype: never a narrow INDEX. */
+LLVMValueRef llvm_full_value(Emitter *e, const UOp *u);
 
 /* -- llvm_types.c -- */
 LLVMTypeRef llvm_type(Emitter *e, DType dtype, unsigned lanes);
+/* The type of a node's value: that of its dtype, but for narrow INDEX vectors. */
+LLVMTypeRef llvm_node_type(Emitter *e, const UOp *u);
+bool llvm_is_narrow(const UOp *u);
+/* An integer or INDEX value as another integer type, sign-extended or truncated. */
+LLVMValueRef llvm_resize(Emitter *e, LLVMValueRef v, LLVMTypeRef type);
 /* The type of an element in memory. */
 LLVMTypeRef llvm_memory_type(Emitter *e, DType dtype, unsigned lanes);
 LLVMTypeRef llvm_widen(Emitter *e, LLVMTypeRef scalar, unsigned lanes);
@@ -112,5 +121,12 @@ bool llvm_alu_knows(Op op);
 void llvm_memory_begin(Emitter *e);
 LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u);
+/* For an ungated load of scalar index: the `lanes` contiguous elements from each lane's place on.
+ * False, and nothing emitted, when the kernel writes that memory. */
+bool llvm_load_rows(Emitter *e, const UOp *u, LLVMValueRef *row);
 /* The slot that an access to a REG buffer names, or NULL when it is not one. */
 RegSlot *llvm_reg_slot(Emitter *e, const UOp *access);
+
+/* -- llvm_tile.c -- */
+/* If list[at] == u begins a tile of strided loads, emits and records them all. */
+bool llvm_tile_load(Emitter *e, const UOp *u, size_t at);

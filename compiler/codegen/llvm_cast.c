@@ -23,8 +23,7 @@ static LLVMTypeRef f32_like(Emitter *e, LLVMValueRef v) {
 static LLVMValueRef half_to_f32_soft(Emitter *e, LLVMValueRef half) {
   LLVMBuilderRef b = e->b;
   LLVMTypeRef i32 = i32_like(e, half), f32 = f32_like(e, half);
-  LLVMValueRef bits = LLVMBuildBitCast(b, half, llvm_type(e, DT_I16, llvm_lanes(half)), "");
-  LLVMValueRef w = LLVMBuildZExt(b, bits, i32, "");
+  LLVMValueRef w = LLVMBuildZExt(b, half, i32, "");
   LLVMValueRef sign = LLVMBuildAnd(b, w, llvm_int(e, i32, 0x8000), "");
   LLVMValueRef rest = LLVMBuildAnd(b, w, llvm_int(e, i32, 0x7fff), "");
   LLVMValueRef shifted = LLVMBuildShl(b, rest, llvm_int(e, i32, 13), "");
@@ -61,17 +60,22 @@ static LLVMValueRef f32_to_half_soft(Emitter *e, LLVMValueRef v) {
   LLVMValueRef inf =
       LLVMBuildSelect(b, is_nan, llvm_int(e, i32, 0x7e00), llvm_int(e, i32, 0x7c00), "");
   out = LLVMBuildOr(b, LLVMBuildSelect(b, is_big, inf, out, ""), sign, "");
-  LLVMValueRef bits = LLVMBuildTrunc(b, out, llvm_type(e, DT_I16, llvm_lanes(v)), "");
-  return LLVMBuildBitCast(b, bits, llvm_type(e, DT_F16, llvm_lanes(v)), "");
+  return LLVMBuildTrunc(b, out, llvm_type(e, DT_F16, llvm_lanes(v)), "");
 }
 
 /* -- 16-bit floats
  * ---------------------------------------------------------------------------------------- */
 
+static LLVMTypeRef hardware_half(Emitter *e, LLVMValueRef v) {
+  return llvm_widen(e, LLVMHalfTypeInContext(e->ctx), llvm_lanes(v));
+}
+
 LLVMValueRef llvm_to_f32(Emitter *e, DType dtype, LLVMValueRef v) {
-  if (dtype == DT_F16) {
-    return e->has_f16c ? LLVMBuildFPExt(e->b, v, f32_like(e, v), "") : half_to_f32_soft(e, v);
+  if (dtype == DT_F16 && e->has_f16c) {
+    LLVMValueRef half = LLVMBuildBitCast(e->b, v, hardware_half(e, v), "");
+    return LLVMBuildFPExt(e->b, half, f32_like(e, v), "");
   }
+  if (dtype == DT_F16) return half_to_f32_soft(e, v);
   if (dtype != DT_BF16) return v;
   LLVMTypeRef i32 = i32_like(e, v);
   LLVMValueRef w = LLVMBuildShl(e->b, LLVMBuildZExt(e->b, v, i32, ""), llvm_int(e, i32, 16), "");
@@ -95,8 +99,9 @@ static LLVMValueRef f32_to_bf16(Emitter *e, LLVMValueRef v, bool exact) {
 LLVMValueRef llvm_from_f32(Emitter *e, DType dtype, LLVMValueRef v, bool exact) {
   if (dtype == DT_BF16) return f32_to_bf16(e, v, exact);
   if (dtype != DT_F16) return v;
-  LLVMTypeRef half = llvm_type(e, DT_F16, llvm_lanes(v));
-  return e->has_f16c ? LLVMBuildFPTrunc(e->b, v, half, "") : f32_to_half_soft(e, v);
+  if (!e->has_f16c) return f32_to_half_soft(e, v);
+  LLVMValueRef half = LLVMBuildFPTrunc(e->b, v, hardware_half(e, v), "");
+  return LLVMBuildBitCast(e->b, half, llvm_type(e, DT_F16, llvm_lanes(v)), "");
 }
 
 /* f64 to f32, rounded to odd: truncated, and the last bit set when that lost anything. */
@@ -162,7 +167,7 @@ static LLVMValueRef float_to_int(Emitter *e, LLVMValueRef v, DType to) {
 static LLVMValueRef to_bool(Emitter *e, LLVMValueRef v, DType from) {
   if (from == DT_BOOL) return v;
   LLVMValueRef zero = LLVMConstNull(LLVMTypeOf(v));
-  if (from == DT_BF16) { /* all but the sign */
+  if (from == DT_F16 || from == DT_BF16) { /* all but the sign */
     v = LLVMBuildAnd(e->b, v, llvm_int(e, LLVMTypeOf(v), 0x7fff), "");
   } else if (dtype_is_float(from)) {
     return LLVMBuildFCmp(e->b, LLVMRealUNE, v, zero, "");
@@ -178,17 +183,13 @@ LLVMValueRef llvm_cast_emit(Emitter *e, const UOp *u) {
   if (float_from && float_to) return float_to_float(e, v, from, to);
   if (float_to) return int_to_float(e, v, from, to);
   if (float_from) return float_to_int(e, llvm_to_f32(e, from, v), to);
-  LLVMTypeRef type = llvm_type(e, to, llvm_lanes(v));
-  unsigned bits_from = dtype_info[from].bits, bits_to = dtype_info[to].bits;
-  if (bits_to < bits_from) return LLVMBuildTrunc(e->b, v, type, "");
-  if (bits_to == bits_from) return v;
   bool sign = !dtype_is_uint(from) && from != DT_BOOL;
-  return sign ? LLVMBuildSExt(e->b, v, type, "") : LLVMBuildZExt(e->b, v, type, "");
+  return LLVMBuildIntCast2(e->b, v, llvm_node_type(e, u), sign, "");
 }
 
 LLVMValueRef llvm_bitcast_emit(Emitter *e, const UOp *u) {
   DType to = (DType)u->dtype, from = (DType)u->src[0]->dtype;
-  LLVMValueRef v = llvm_value(e, u->src[0]);
+  LLVMValueRef v = llvm_full_value(e, u->src[0]);
   if (dtype_info[to].bytes != dtype_info[from].bytes) {
     return llvm_fail(e, u, "sizes of its dtypes differ");
   }

@@ -24,6 +24,7 @@ typedef struct Access {
   LLVMValueRef base, scopes, noalias;
   bool constant; /* memory that the kernel never writes */
   LLVMValueRef index, gate;
+  int64_t shift; /* constant part of the index, beside `index`; 0 for gated accesses */
   bool vector_gate;
 } Access;
 
@@ -46,7 +47,7 @@ static bool is_access(const UOp *u) { return u->op == OP_LOAD || u->op == OP_STO
 static bool is_reg(const UOp *buffer) { return buffer->arg.ints.at[1] == 1; }
 
 static uint64_t local_bytes(const UOp *buffer) {
-  uint64_t item = (uint64_t)dtype_info[buffer->dtype].bytes * buffer->lanes;
+  uint64_t item = dtype_info[buffer->dtype].bytes;
   return ((uint64_t)buffer->arg.ints.at[0] * item + 63) / 64 * 64;
 }
 
@@ -196,7 +197,7 @@ static LLVMValueRef reg_load(Emitter *e, const UOp *u, const RegSlot *slot) {
 
 static void reg_store(Emitter *e, const UOp *u, RegSlot *slot) {
   LLVMTypeRef type = slot_type(e, u);
-  LLVMValueRef v = llvm_value(e, u->src[2]);
+  LLVMValueRef v = llvm_full_value(e, u->src[2]);
   if (LLVMTypeOf(v) != type) {
     llvm_fail(e, u, "has other lanes than the registers it writes");
     return;
@@ -229,9 +230,16 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
     const LocalBuffer *l = find_local(e, buffer);
     a.base = l->base, a.scopes = l->scopes, a.noalias = l->noalias;
     a.align = dtype_info[a.dtype].bytes;
-    a.elements *= buffer->lanes;
   }
-  a.index = llvm_value(e, u->src[1]);
+  const UOp *index = u->src[1];
+  /* The constant goes into the instruction's displacement, and neighbours share the rest. */
+  while (!gate && index->lanes == 1 && index->op == OP_ADD && uop_is_const(index->src[1])) {
+    int64_t shift;
+    if (__builtin_add_overflow(a.shift, index->src[1]->arg.i, &shift)) break;
+    a.shift = shift;
+    index = index->src[0];
+  }
+  a.index = llvm_value(e, index);
   if (gate) {
     a.gate = llvm_value(e, gate);
     a.vector_gate = llvm_lanes(a.gate) > 1;
@@ -246,22 +254,21 @@ static void annotate(const Access *a, LLVMValueRef access) {
   }
 }
 
-static LLVMValueRef address(const Access *a, LLVMValueRef index) {
+/* The element `by` after index, which is a->index or replaces it. Not inbounds: an index whose gate
+ * is false points anywhere, and so may one without its constant part. */
+static LLVMValueRef address(const Access *a, LLVMValueRef index, int64_t by) {
   Emitter *e = a->e;
-  if (a->gate) return LLVMBuildGEP2(e->b, a->element, a->base, &index, 1, "");
-  return LLVMBuildInBoundsGEP2(e->b, a->element, a->base, &index, 1, "");
-}
-
-static LLVMValueRef offset_index(const Access *a, LLVMValueRef index, int64_t by) {
-  if (by == 0) return index;
-  return LLVMBuildAdd(a->e->b, index, llvm_int(a->e, LLVMTypeOf(index), by), "");
+  LLVMValueRef at = LLVMBuildGEP2(e->b, a->element, a->base, &index, 1, "");
+  if (a->shift + by == 0) return at;
+  LLVMValueRef more = llvm_i64(e, a->shift + by);
+  return LLVMBuildGEP2(e->b, a->element, at, &more, 1, "");
 }
 
 static LLVMValueRef lane_number(Emitter *e, unsigned i) {
   return LLVMConstInt(LLVMInt32TypeInContext(e->ctx), i, false);
 }
 
-/* The index of every lane. */
+/* The index of every lane; only gated and scattered accesses ask, which have no shift. */
 static LLVMValueRef lane_indices(const Access *a) {
   if (llvm_lanes(a->index) > 1) return a->index;
   LLVMTypeRef i64 = LLVMInt64TypeInContext(a->e->ctx);
@@ -287,21 +294,23 @@ static LLVMValueRef to_memory(const Access *a, LLVMValueRef v) {
  * -------------------------------------------------------------------------------------------------
  */
 
-static LLVMValueRef load_at(const Access *a, LLVMTypeRef type, LLVMValueRef index) {
-  LLVMValueRef v = LLVMBuildLoad2(a->e->b, type, address(a, index), "");
+static LLVMValueRef load_at(const Access *a, LLVMTypeRef type, LLVMValueRef index, int64_t by) {
+  LLVMValueRef v = LLVMBuildLoad2(a->e->b, type, address(a, index, by), "");
   LLVMSetAlignment(v, a->align);
   annotate(a, v);
   if (a->constant) LLVMSetMetadata(v, a->e->md_invariant, a->e->md_empty);
   return v;
 }
 
-static LLVMValueRef load_gather(const Access *a, LLVMValueRef indices) {
+/* Lanes outside of the mask are not read and keep `otherwise`. */
+static LLVMValueRef load_gather(const Access *a, LLVMValueRef indices, LLVMValueRef mask,
+                                LLVMValueRef otherwise) {
   Emitter *e = a->e;
   LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
-  LLVMValueRef at = address(a, indices);
+  LLVMValueRef at = address(a, indices, 0);
   LLVMTypeRef types[2] = {vec, LLVMTypeOf(at)};
-  LLVMValueRef args[4] = {at, LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false),
-                          all_lanes(a), LLVMGetPoison(vec)};
+  LLVMValueRef args[4] = {at, LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false), mask,
+                          otherwise};
   LLVMValueRef v = llvm_intrinsic(e, "llvm.masked.gather", types, 2, args, 4);
   annotate(a, v);
   return v;
@@ -313,11 +322,11 @@ static LLVMValueRef load_deinterleaved(const Access *a, LLVMValueRef index) {
   Emitter *e = a->e;
   unsigned n = a->lanes, s = (unsigned)a->stride, span = (n - 1) * s + 1;
   LLVMTypeRef vec = LLVMVectorType(a->element, n), i32 = LLVMInt32TypeInContext(e->ctx);
-  LLVMValueRef out = load_at(a, vec, index), mask[64];
+  LLVMValueRef out = load_at(a, vec, index, 0), mask[64];
   assert(n <= 64);
   for (unsigned part = 1; part < s; part++) {
     unsigned begin = part == s - 1 ? span - n : part * n;
-    LLVMValueRef chunk = load_at(a, vec, offset_index(a, index, begin));
+    LLVMValueRef chunk = load_at(a, vec, index, begin);
     for (unsigned i = 0; i < n; i++) {
       unsigned at = i * s;
       /* Lanes found already stay in place, after the first step, when they are where they belong.
@@ -333,7 +342,7 @@ static LLVMValueRef load_deinterleaved(const Access *a, LLVMValueRef index) {
 
 static LLVMValueRef load_reversed(const Access *a, LLVMValueRef index) {
   LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
-  LLVMValueRef v = load_at(a, vec, offset_index(a, index, 1 - (int64_t)a->lanes));
+  LLVMValueRef v = load_at(a, vec, index, 1 - (int64_t)a->lanes);
   LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
   return LLVMBuildShuffleVector(a->e->b, v, LLVMGetPoison(vec),
                                 llvm_ramp(a->e, i32, a->lanes - 1, -1, a->lanes), "");
@@ -343,15 +352,15 @@ static LLVMValueRef load_reversed(const Access *a, LLVMValueRef index) {
 static LLVMValueRef load_strided(const Access *a, LLVMValueRef index) {
   Emitter *e = a->e;
   LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
-  if (a->stride == 1) return load_at(a, vec, index);
-  if (a->stride == 0) return llvm_splat(e, load_at(a, a->element, index), a->lanes);
+  if (a->stride == 1) return load_at(a, vec, index, 0);
+  if (a->stride == 0) return llvm_splat(e, load_at(a, a->element, index, 0), a->lanes);
   if (a->stride == -1) return load_reversed(a, index);
   if (a->stride >= 2 && a->stride <= 4 && a->lanes >= a->stride && a->lanes <= 64) {
     return load_deinterleaved(a, index);
   }
   LLVMValueRef out = LLVMGetPoison(vec);
   for (unsigned i = 0; i < a->lanes; i++) {
-    LLVMValueRef x = load_at(a, a->element, offset_index(a, index, a->stride * i));
+    LLVMValueRef x = load_at(a, a->element, index, a->stride * i);
     out = LLVMBuildInsertElement(e->b, out, x, lane_number(e, i), "");
   }
   return out;
@@ -361,7 +370,7 @@ static LLVMValueRef load_masked(const Access *a, LLVMValueRef alternative) {
   Emitter *e = a->e;
   LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
   LLVMTypeRef types[2] = {vec, LLVMPointerTypeInContext(e->ctx, 0)};
-  LLVMValueRef args[4] = {address(a, a->index),
+  LLVMValueRef args[4] = {address(a, a->index, 0),
                           LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false), a->gate,
                           to_memory(a, alternative)};
   LLVMValueRef v = llvm_intrinsic(e, "llvm.masked.load", types, 2, args, 4);
@@ -378,8 +387,11 @@ static int64_t harmless_index(const Access *a) {
 }
 
 static LLVMValueRef load_ungated(const Access *a, LLVMValueRef index) {
-  if (llvm_lanes(index) > 1) return from_memory(a, load_gather(a, index));
-  if (a->lanes == 1) return from_memory(a, load_at(a, a->element, index));
+  if (llvm_lanes(index) > 1) {
+    LLVMValueRef none = LLVMGetPoison(LLVMVectorType(a->element, a->lanes));
+    return from_memory(a, load_gather(a, index, all_lanes(a), none));
+  }
+  if (a->lanes == 1) return from_memory(a, load_at(a, a->element, index, 0));
   return from_memory(a, load_strided(a, index));
 }
 
@@ -390,12 +402,21 @@ static LLVMValueRef load_gated(const Access *a, LLVMValueRef alternative) {
   if (a->vector_gate && !scattered && a->stride == 1) return load_masked(a, alternative);
   int64_t safe = harmless_index(a);
   LLVMValueRef index = a->index;
-  if (a->vector_gate || scattered || safe < 0) {
-    if (a->lanes > 1) index = lane_indices(a);
-    safe = 0;
+  if (a->lanes > 1 && (a->vector_gate || scattered || safe < 0)) {
+    LLVMValueRef mask = llvm_splat(a->e, a->gate, a->lanes), other = to_memory(a, alternative);
+    return from_memory(a, load_gather(a, lane_indices(a), mask, other));
   }
+  if (safe < 0) safe = 0;
   index = LLVMBuildSelect(b, a->gate, index, llvm_int(a->e, LLVMTypeOf(index), safe), "");
   return LLVMBuildSelect(b, a->gate, load_ungated(a, index), alternative, "");
+}
+
+bool llvm_load_rows(Emitter *e, const UOp *u, LLVMValueRef *row) {
+  Access a = resolve(e, u, u->lanes, NULL);
+  if (!a.constant) return false;
+  LLVMTypeRef vec = LLVMVectorType(a.element, a.lanes);
+  for (unsigned i = 0; i < a.lanes; i++) row[i] = load_at(&a, vec, a.index, a.stride * i);
+  return true;
 }
 
 LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u) {
@@ -407,7 +428,7 @@ LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u) {
   if (!a.gate) return load_ungated(&a, a.index);
   LLVMTypeRef type = llvm_type(e, a.dtype, a.lanes);
   LLVMValueRef alternative = LLVMConstNull(type);
-  if (u->nsrc > 3) alternative = llvm_splat(e, llvm_value(e, u->src[3]), a.lanes);
+  if (u->nsrc > 3) alternative = llvm_splat(e, llvm_full_value(e, u->src[3]), a.lanes);
   return load_gated(&a, alternative);
 }
 
@@ -415,8 +436,8 @@ LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u) {
  * ------------------------------------------------------------------------------------------------
  */
 
-static void store_at(const Access *a, LLVMValueRef v, LLVMValueRef index) {
-  LLVMValueRef st = LLVMBuildStore(a->e->b, v, address(a, index));
+static void store_at(const Access *a, LLVMValueRef v, int64_t by) {
+  LLVMValueRef st = LLVMBuildStore(a->e->b, v, address(a, a->index, by));
   LLVMSetAlignment(st, a->align);
   annotate(a, st);
 }
@@ -424,14 +445,14 @@ static void store_at(const Access *a, LLVMValueRef v, LLVMValueRef index) {
 static void store_masked(const Access *a, LLVMValueRef v) {
   Emitter *e = a->e;
   LLVMTypeRef types[2] = {LLVMTypeOf(v), LLVMPointerTypeInContext(e->ctx, 0)};
-  LLVMValueRef args[4] = {v, address(a, a->index),
+  LLVMValueRef args[4] = {v, address(a, a->index, 0),
                           LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false), a->gate};
   annotate(a, llvm_intrinsic(e, "llvm.masked.store", types, 2, args, 4));
 }
 
 static void store_scatter(const Access *a, LLVMValueRef v) {
   Emitter *e = a->e;
-  LLVMValueRef at = address(a, lane_indices(a));
+  LLVMValueRef at = address(a, lane_indices(a), 0);
   LLVMTypeRef types[2] = {LLVMTypeOf(v), LLVMTypeOf(at)};
   LLVMValueRef args[4] = {v, at, LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false),
                           a->vector_gate ? a->gate : all_lanes(a)};
@@ -441,21 +462,21 @@ static void store_scatter(const Access *a, LLVMValueRef v) {
 /* Everything but a scalar gate. */
 static void store_open(const Access *a, LLVMValueRef v) {
   if (a->lanes == 1) {
-    store_at(a, v, a->index);
+    store_at(a, v, 0);
   } else if (llvm_lanes(a->index) > 1) {
     store_scatter(a, v);
   } else if (a->stride == 1) {
     if (a->vector_gate) {
       store_masked(a, v);
     } else {
-      store_at(a, v, a->index);
+      store_at(a, v, 0);
     }
   } else if (a->vector_gate) {
     store_scatter(a, v);
   } else {
     for (unsigned i = 0; i < a->lanes; i++) {
       LLVMValueRef x = LLVMBuildExtractElement(a->e->b, v, lane_number(a->e, i), "");
-      store_at(a, x, offset_index(a, a->index, a->stride * i));
+      store_at(a, x, a->stride * i);
     }
   }
 }
@@ -468,7 +489,7 @@ LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u) {
   }
   unsigned lanes = u->src[2]->lanes > u->src[1]->lanes ? u->src[2]->lanes : u->src[1]->lanes;
   Access a = resolve(e, u, lanes, u->nsrc > 3 ? u->src[3] : NULL);
-  LLVMValueRef v = to_memory(&a, llvm_splat(e, llvm_value(e, u->src[2]), lanes));
+  LLVMValueRef v = to_memory(&a, llvm_splat(e, llvm_full_value(e, u->src[2]), lanes));
   if (!a.gate || a.vector_gate) {
     store_open(&a, v);
     return NULL;

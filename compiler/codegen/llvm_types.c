@@ -12,13 +12,25 @@ LLVMTypeRef llvm_widen(Emitter *e, LLVMTypeRef scalar, unsigned lanes) {
 LLVMTypeRef llvm_type(Emitter *e, DType dtype, unsigned lanes) {
   LLVMTypeRef t;
   switch (dtype) {
-  case DT_F16: t = LLVMHalfTypeInContext(e->ctx); break;
   case DT_F32: t = LLVMFloatTypeInContext(e->ctx); break;
   case DT_F64: t = LLVMDoubleTypeInContext(e->ctx); break;
+  case DT_F16:
   case DT_BF16: t = LLVMInt16TypeInContext(e->ctx); break;
   default: t = LLVMIntTypeInContext(e->ctx, dtype_info[dtype].bits); break;
   }
   return llvm_widen(e, t, lanes);
+}
+
+bool llvm_is_narrow(const UOp *u) {
+  return u->dtype == DT_INDEX && u->lanes > 1 && u->vmin >= INT32_MIN && u->vmax <= INT32_MAX;
+}
+
+LLVMTypeRef llvm_node_type(Emitter *e, const UOp *u) {
+  return llvm_type(e, llvm_is_narrow(u) ? DT_I32 : (DType)u->dtype, u->lanes);
+}
+
+LLVMValueRef llvm_resize(Emitter *e, LLVMValueRef v, LLVMTypeRef type) {
+  return LLVMBuildIntCast2(e->b, v, type, true, "");
 }
 
 LLVMTypeRef llvm_memory_type(Emitter *e, DType dtype, unsigned lanes) {
@@ -63,13 +75,11 @@ LLVMValueRef llvm_i64(Emitter *e, int64_t v) {
 
 LLVMValueRef llvm_constant(Emitter *e, const UOp *u) {
   DType dtype = (DType)u->dtype;
-  LLVMTypeRef type = llvm_type(e, dtype, u->lanes);
-  if (dtype == DT_BF16) {
-    /* The value is representable, so the upper half of its f32 pattern is all of it. */
-    float f = (float)uop_float_value(u);
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    return llvm_int(e, type, bits >> 16);
+  LLVMTypeRef type = llvm_node_type(e, u);
+  if (dtype == DT_F16 || dtype == DT_BF16) {
+    uint16_t bits;
+    scalar_store(dtype, uop_const_value(u), &bits);
+    return llvm_int(e, type, bits);
   }
   if (dtype_is_float(dtype)) return llvm_real(e, type, uop_float_value(u));
   return llvm_int(e, type, dtype == DT_BOOL ? u->arg.i != 0 : u->arg.i);

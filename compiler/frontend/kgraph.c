@@ -245,7 +245,11 @@ static UOp *g_reduce(Walk *w, const GNode *n, UOp *const *src) {
       job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "axis %zu occurs twice", axis));
     axes |= axis_bit(axis);
   }
-  return build_reduce(w->front.job, find_op(n->op)->op, src[0], axes, true);
+  if (n->i < 0 || n->i > 1)
+    job_abort(w->front.job,
+              FAIL(INVALID_ARGUMENT, "i is %lld, expected 0 (keep the axes) or 1 (drop them)",
+                   (long long)n->i));
+  return build_reduce(w->front.job, find_op(n->op)->op, src[0], axes, n->i == 0);
 }
 
 static UOp *g_cast(Walk *w, const GNode *n, UOp *const *src) {

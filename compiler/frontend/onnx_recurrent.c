@@ -1,2 +1,219 @@
+/* RNN, GRU and LSTM, unrolled over time. The products with W of all steps are one matrix product;
+ * what remains in each step is the product with R and the gates. With sequence_lens a step beyond a
+ * row's length leaves that row's state and gives 0. */
+#include <math.h>
+
+#include "compiler/frontend/build_nn.h"
 #include "compiler/frontend/onnx_node.h"
-const OnnxOp onnx_recurrent_ops[] = {{0}};
+
+enum { MAX_STEPS = 1 << 12, MAX_ACTS = 3 };
+
+typedef struct Act {
+  Str name;
+  double alpha, beta;
+} Act;
+
+typedef struct Rnn Rnn;
+/* One step: xw [B, gates * H] is X W' + Wb; reads and writes h and c. */
+typedef void (*Step)(Rnn *r, UOp *xw);
+
+struct Rnn {
+  Node *n;
+  Job *job;
+  int64_t gates, nacts, hidden, steps, batch, dirs;
+  UOp *x, *lens;
+  Step step;
+  /* of the direction at hand: */
+  UOp *w, *rt, *wb, *rb, *p; /* rt: R transposed; wb, rb, p may be NULL */
+  UOp *h, *c;
+  Act acts[MAX_ACTS];
+};
+
+static UOp *add(Rnn *r, UOp *a, UOp *b) { return b ? build2(r->job, OP_ADD, a, b) : a; }
+static UOp *mul(Rnn *r, UOp *a, UOp *b) { return build2(r->job, OP_MUL, a, b); }
+
+static UOp *activate(Rnn *r, int k, UOp *x) {
+  const Act *a = &r->acts[k];
+  double clip = attr_float(r->n, "clip", 0);
+  if (clip > 0) {
+    x = build2(r->job, OP_MIN, x, build_num(r->job, x, clip));
+    x = build2(r->job, OP_MAX, x, build_num(r->job, x, -clip));
+  }
+  if (str_is(a->name, "Sigmoid")) return build_sigmoid(r->job, x);
+  if (str_is(a->name, "Tanh")) return build1(r->job, OP_TANH, x);
+  if (str_is(a->name, "Relu")) return build2(r->job, OP_MAX, x, build_num(r->job, x, 0));
+  if (str_is(a->name, "Affine"))
+    return add(r, mul(r, x, build_num(r->job, x, a->alpha)), build_num(r->job, x, a->beta));
+  job_abort(r->job,
+            FAIL(UNIMPLEMENTED, "activation '" STR_FMT "' is not supported", STR_ARG(a->name)));
+}
+
+/* Columns of gate k. */
+static UOp *gate(Rnn *r, UOp *x, int64_t k) {
+  return build_slice(r->job, x, x->shape.n - 1, k * r->hidden, r->hidden, 1);
+}
+
+static void rnn_step(Rnn *r, UOp *xw) {
+  r->h = activate(r, 0, add(r, add(r, xw, build_matmul(r->job, r->h, r->rt)), r->rb));
+}
+
+/* Gates z, r, h. */
+static void gru_step(Rnn *r, UOp *xw) {
+  UOp *hr = build_matmul(r->job, r->h, r->rt), *one = build_num(r->job, xw, 1);
+  UOp *hb = add(r, hr, r->rb);
+  UOp *z = activate(r, 0, add(r, gate(r, xw, 0), gate(r, hb, 0)));
+  UOp *s = activate(r, 0, add(r, gate(r, xw, 1), gate(r, hb, 1)));
+  UOp *inner;
+  if (attr_int(r->n, "linear_before_reset", 0)) {
+    inner = mul(r, s, gate(r, hb, 2));
+  } else {
+    inner = build_matmul(r->job, mul(r, s, r->h), gate(r, r->rt, 2));
+    if (r->rb) inner = add(r, inner, gate(r, r->rb, 2));
+  }
+  UOp *g = activate(r, 1, add(r, gate(r, xw, 2), inner));
+  r->h = add(r, mul(r, build2(r->job, OP_SUB, one, z), g), mul(r, z, r->h));
+}
+
+/* Gates i, o, f, c; peepholes P in the order i, o, f. */
+static void lstm_step(Rnn *r, UOp *xw) {
+  UOp *g = add(r, add(r, xw, build_matmul(r->job, r->h, r->rt)), r->rb);
+  UOp *gi = gate(r, g, 0), *go = gate(r, g, 1), *gf = gate(r, g, 2), *one = build_num(r->job, g, 1);
+  if (r->p) {
+    gi = add(r, gi, mul(r, gate(r, r->p, 0), r->c));
+    gf = add(r, gf, mul(r, gate(r, r->p, 2), r->c));
+  }
+  UOp *i = activate(r, 0, gi), *f = activate(r, 0, gf);
+  if (attr_int(r->n, "input_forget", 0)) f = build2(r->job, OP_SUB, one, i);
+  r->c = add(r, mul(r, f, r->c), mul(r, i, activate(r, 1, gate(r, g, 3))));
+  if (r->p) go = add(r, go, mul(r, gate(r, r->p, 1), r->c));
+  r->h = mul(r, activate(r, 0, go), activate(r, 2, r->c));
+}
+
+static void read_activations(Rnn *r, int64_t dir) {
+  static const char *const usual[] = {"Sigmoid", "Tanh", "Tanh"};
+  const OnnxAttribute *names = attr_find(r->n, "activations", ONNX_ATTR_STRINGS);
+  const OnnxAttribute *alpha = attr_find(r->n, "activation_alpha", ONNX_ATTR_FLOATS);
+  const OnnxAttribute *beta = attr_find(r->n, "activation_beta", ONNX_ATTR_FLOATS);
+  for (int64_t k = 0; k < r->nacts; k++) {
+    size_t at = (size_t)(dir * r->nacts + k);
+    r->acts[k] = (Act){.name = str_from(usual[r->nacts == 1 ? 1 : k]), .alpha = 1};
+    if (names && at < names->strings.n) r->acts[k].name = names->strings.at[at];
+    if (alpha && at < alpha->floats.n) r->acts[k].alpha = (double)alpha->floats.at[at];
+    if (beta && at < beta->floats.n) r->acts[k].beta = (double)beta->floats.at[at];
+  }
+}
+
+/* Part `dir` of a source whose first axis is the direction. */
+static UOp *of_dir(Rnn *r, UOp *x, int64_t dir) {
+  if (!x) return NULL;
+  return build_squeeze(r->job, build_slice(r->job, x, 0, dir, 1, 1), 0);
+}
+
+static void need_shape(Rnn *r, const char *what, const UOp *x, const int64_t *dims, size_t n) {
+  Ints want = shape_make(dims, n);
+  if (x && !shape_eq(x->shape, want))
+    job_abort(r->job, FAIL(INVALID_ARGUMENT, "%s of shape %s, expected %s", what,
+                           shape_text(r->job, x->shape), shape_text(r->job, want)));
+}
+
+/* The state of `axis0` rows, or zeros: [dirs, batch, hidden] in the model's layout. */
+static UOp *initial(Rnn *r, size_t k, bool batch_first) {
+  UOp *s = node_opt(r->n, k);
+  const int64_t dims[3] = {r->dirs, r->batch, r->hidden};
+  if (s && batch_first && s->shape.n == 3) s = build_transpose(r->job, s, 0, 1);
+  need_shape(r, "initial state", s, dims, 3);
+  return s ? s : build_splat(r->job, build_num(r->job, r->x, 0), shape_make(dims, 3));
+}
+
+/* Runs one direction; ys[t] is [batch, hidden]. */
+static void run_direction(Rnn *r, bool reverse, UOp **ys) {
+  Job *job = r->job;
+  UOp *xw = add(r, build_matmul(job, r->x, build_transpose(job, r->w, 0, 1)), r->wb);
+  for (int64_t k = 0; k < r->steps; k++) {
+    int64_t t = reverse ? r->steps - 1 - k : k;
+    UOp *h = r->h, *c = r->c;
+    job_poll(job);
+    r->step(r, build_squeeze(job, build_slice(job, xw, 0, t, 1, 1), 0));
+    ys[t] = r->h;
+    if (!r->lens) continue;
+    UOp *on = build2(job, OP_CMPLT, uop_int(job, DT_I64, t), r->lens);
+    ys[t] = build_where(job, on, r->h, build_num(job, r->h, 0));
+    r->h = build_where(job, on, r->h, h);
+    if (c) r->c = build_where(job, on, r->c, c);
+  }
+}
+
+static UOp *stack(Rnn *r, UOp **xs, int64_t n, size_t axis) {
+  for (int64_t i = 0; i < n; i++) xs[i] = build_unsqueeze(r->job, xs[i], axis);
+  return build_cat(r->job, xs, (size_t)n, axis);
+}
+
+static void check_sources(Rnn *r, const UOp *w, const UOp *rec, const UOp *b) {
+  int64_t gh = r->gates * r->hidden;
+  need_shape(r, "W", w, (const int64_t[]){r->dirs, gh, r->x->shape.at[2]}, 3);
+  need_shape(r, "R", rec, (const int64_t[]){r->dirs, gh, r->hidden}, 3);
+  need_shape(r, "B", b, (const int64_t[]){r->dirs, 2 * gh}, 2);
+  if (r->steps > MAX_STEPS || r->steps < 1)
+    job_abort(r->job, FAIL(UNIMPLEMENTED, "%lld time steps, from 1 to %d are supported",
+                           (long long)r->steps, MAX_STEPS));
+}
+
+static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cell) {
+  Job *job = n->job;
+  UOp *w = node_u(n, 1), *rec = node_u(n, 2), *b = node_opt(n, 3), *x = node_u(n, 0);
+  Str direction = attr_str(n, "direction", "forward");
+  bool first = attr_int(n, "layout", 0) != 0, both = str_is(direction, "bidirectional");
+  bool back = str_is(direction, "reverse");
+  if (x->shape.n != 3 || w->shape.n != 3 || rec->shape.n != 3)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "X, W and R have shapes %s, %s and %s",
+                        shape_text(job, x->shape), shape_text(job, w->shape),
+                        shape_text(job, rec->shape)));
+  if (!both && !back && !str_is(direction, "forward"))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "direction '" STR_FMT "'", STR_ARG(direction)));
+  if (first) x = build_transpose(job, x, 0, 1);
+  Rnn r = {.n = n, .job = job, .gates = gates, .nacts = nacts, .step = step, .x = x};
+  r.hidden = rec->shape.at[2], r.steps = x->shape.at[0], r.batch = x->shape.at[1];
+  r.dirs = both ? 2 : 1;
+  check_sources(&r, w, rec, b);
+  UOp *h0 = initial(&r, 5, first), *c0 = cell ? initial(&r, 6, first) : NULL;
+  UOp *p = cell ? node_opt(n, 7) : NULL, *lens = node_opt(n, 4);
+  need_shape(&r, "P", p, (const int64_t[]){r.dirs, 3 * r.hidden}, 2);
+  need_shape(&r, "sequence_lens", lens, &r.batch, 1);
+  if (lens) r.lens = build_unsqueeze(job, build_cast(job, lens, DT_I64), 1);
+  UOp *ys[2], *hs[2], *cs[2], **list = arena_array(&job->arena, (size_t)r.steps, sizeof *list);
+  for (int64_t d = 0; d < r.dirs; d++) {
+    int64_t gh = gates * r.hidden;
+    UOp *bias = of_dir(&r, b, d);
+    r.w = of_dir(&r, w, d);
+    r.rt = build_transpose(job, of_dir(&r, rec, d), 0, 1);
+    r.wb = bias ? build_slice(job, bias, 0, 0, gh, 1) : NULL;
+    r.rb = bias ? build_slice(job, bias, 0, gh, gh, 1) : NULL;
+    r.p = of_dir(&r, p, d);
+    r.h = of_dir(&r, h0, d), r.c = of_dir(&r, c0, d);
+    read_activations(&r, d);
+    run_direction(&r, back || d == 1, list);
+    ys[d] = stack(&r, list, r.steps, 0);
+    hs[d] = r.h, cs[d] = r.c;
+  }
+  UOp *y = stack(&r, ys, r.dirs, 1), *h = stack(&r, hs, r.dirs, 0);
+  UOp *c = cell ? stack(&r, cs, r.dirs, 0) : NULL;
+  if (first) {
+    y = build_permute(job, y, (const int64_t[]){2, 0, 1, 3}, 4);
+    h = build_transpose(job, h, 0, 1);
+    if (c) c = build_transpose(job, c, 0, 1);
+  }
+  node_out(n, 0, y);
+  node_out(n, 1, h);
+  if (c) node_out(n, 2, c);
+}
+
+static void op_rnn(Node *n) { recurrent(n, 1, 1, rnn_step, false); }
+static void op_gru(Node *n) { recurrent(n, 3, 2, gru_step, false); }
+static void op_lstm(Node *n) { recurrent(n, 4, 3, lstm_step, true); }
+
+const OnnxOp onnx_recurrent_ops[] = {
+    {"", "RNN", 7, 3, 6, op_rnn},
+    {"", "GRU", 7, 3, 6, op_gru},
+    {"", "LSTM", 7, 3, 8, op_lstm},
+    {0},
+};

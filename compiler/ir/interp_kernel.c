@@ -11,7 +11,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-enum { MAX_DEPTH = 20000 };
+enum { MAX_DEPTH = 5000 };
 
 typedef struct Interp {
   InterpBuffer *args;

@@ -397,7 +397,8 @@ static void prepare(Interp *in, Job *job) {
   size_t n = in->list.len;
   in->values = arena_array(&job->arena, n, sizeof *in->values);
   in->stores = arena_array(&job->arena, n, sizeof *in->stores);
-  in->chunks = arena_array(&job->arena, (size_t)(MAX_LAZY + 2) * 3 * CHUNK, sizeof *in->chunks);
+  /* folding constants calls the interpreter often: the pieces are kept, not allocated each time */
+  in->chunks = (Scalar *)job_scratch(job, JOB_SCRATCH_PIECES, (size_t)(MAX_LAZY + 2) * 3 * CHUNK);
   for (size_t k = 0; k < n; k++) {
     UOp *u = in->list.at[k];
     in->values[k].stride = arena_array(&job->arena, u->shape.n + 1, sizeof(int64_t));

@@ -20,12 +20,19 @@ enum {
   JOB_SCRATCH_LIST,
   JOB_SCRATCH_RESULT,
   JOB_SCRATCH_SET,
+  JOB_SCRATCH_PIECES, /* the interpreter */
   JOB_SCRATCH__COUNT
 };
 
+/* The hash stands beside the pointer, so that probing and growing do not touch the nodes. */
+typedef struct NodeSlot {
+  struct UOp *node; /* NULL: empty */
+  uint32_t hash;
+} NodeSlot;
+
 typedef struct Job {
   Arena arena;
-  struct UOp **table; /* hash-cons table, power-of-two capacity, heap-allocated */
+  struct NodeSlot *table; /* hash-cons table, power-of-two capacity, heap-allocated */
   size_t table_cap, table_len;
   uint32_t next_id;
   struct RangeSet **sets; /* interned sets of open ranges, power-of-two capacity */

@@ -192,7 +192,7 @@ static const char *reduction(Printer *p, UOp *u, int depth) {
 }
 
 static void effect(Printer *p, UOp *u, int depth) {
-  if (p->names[u->place]) return;
+  if (p->names[u->place] || depth > MAX_DEPTH) return;
   size_t opened = 0, frame = home(p, u);
   switch (u->op) {
   case OP_SINK:

@@ -43,14 +43,14 @@ static bool same_key(const UOp *u, Op op, DType dtype, unsigned lanes, Arg arg, 
 
 static void table_grow(Job *job) {
   size_t cap = job->table_cap ? job->table_cap * 2 : FIRST_TABLE;
-  UOp **next = calloc(cap, sizeof *next);
+  NodeSlot *next = calloc(cap, sizeof *next);
   if (!next) job_abort(job, FAIL(RESOURCE_EXHAUSTED, "no memory for a table of %zu nodes", cap));
   for (size_t k = 0; k < job->table_cap; k++) {
-    UOp *u = job->table[k];
-    if (!u) continue;
-    size_t at = u->hash & (cap - 1);
-    while (next[at]) at = (at + 1) & (cap - 1);
-    next[at] = u;
+    NodeSlot slot = job->table[k];
+    if (!slot.node) continue;
+    size_t at = slot.hash & (cap - 1);
+    while (next[at].node) at = (at + 1) & (cap - 1);
+    next[at] = slot;
   }
   free(job->table);
   job->table = next;
@@ -80,13 +80,13 @@ static UOp *fold(Job *job, Op op, DType dtype, unsigned lanes, UOp *const *src, 
 static UOp *create(Job *job, uint32_t hash, Op op, DType dtype, unsigned lanes, Arg arg,
                    UOp *const *src, size_t n) {
   UOp *u = arena_alloc(&job->arena, sizeof(UOp) + n * sizeof *src);
-  *u = (UOp){.op = (uint8_t)op,
-             .dtype = (uint8_t)dtype,
-             .lanes = (uint16_t)lanes,
-             .nsrc = (uint32_t)n,
-             .id = job->next_id++,
-             .hash = hash,
-             .arg = arg};
+  u->op = (uint8_t)op; /* the rest is zero already */
+  u->dtype = (uint8_t)dtype;
+  u->lanes = (uint16_t)lanes;
+  u->nsrc = (uint32_t)n;
+  u->id = job->next_id++;
+  u->hash = hash;
+  u->arg = arg;
   if (arg.ints.n) {
     u->arg.ints.at = arena_copy(&job->arena, arg.ints.at, arg.ints.n * sizeof *arg.ints.at);
   } else {
@@ -117,15 +117,15 @@ UOp *uop_make_lanes(Job *job, Op op, DType dtype, unsigned lanes, Arg arg, UOp *
   if ((job->table_len + 1) * 2 > job->table_cap) table_grow(job);
   uint32_t hash = hash_key(op, dtype, lanes, arg, src, n);
   size_t mask = job->table_cap - 1, at = hash & mask;
-  for (UOp *u; (u = job->table[at]); at = (at + 1) & mask) {
-    if (u->hash == hash && same_key(u, op, dtype, lanes, arg, src, n)) return u;
+  for (const NodeSlot *s; (s = &job->table[at])->node; at = (at + 1) & mask) {
+    if (s->hash == hash && same_key(s->node, op, dtype, lanes, arg, src, n)) return s->node;
   }
   const char *why = check_rules(job, op, dtype, lanes, arg, src, n);
   if (why) broken(op, why);
   UOp *folded = fold(job, op, dtype, lanes, src, n);
   if (folded) return folded;
   UOp *u = create(job, hash, op, dtype, lanes, arg, src, n);
-  job->table[at] = u;
+  job->table[at] = (NodeSlot){u, hash};
   job->table_len++;
   return u;
 }

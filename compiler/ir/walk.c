@@ -15,12 +15,12 @@
 
 /* -- topological order ------------------------------------------------------------------------- */
 
-enum { OPENED = UINT32_MAX };
+static const uint32_t OPENED = UINT32_MAX;
 
 static uint32_t new_stamp(Job *job) {
   if (++job->stamp == 0) { /* wrapped: forget all marks */
     for (size_t k = 0; k < job->table_cap; k++) {
-      if (job->table[k]) job->table[k]->stamp = 0;
+      if (job->table[k].node) job->table[k].node->stamp = 0;
     }
     job->stamp = 1;
   }

@@ -137,6 +137,7 @@ static void pass_on(Fusion *f, Demand *d) {
     }
   }
   uint32_t work = op_info[u->op].flags & OPF_ALU || u->op == OP_REDUCE || u->op == OP_PAD ? 1 : 0;
+  f->kernels.at[d->kernel].work += fusion_work(f, d);
   f->kernels.at[d->kernel].nops += u->op == OP_CAT ? u->nsrc : work;
 }
 
@@ -144,8 +145,11 @@ static void pass_on(Fusion *f, Demand *d) {
  */
 
 static uint32_t new_buffer(Fusion *f, PlanBufferKind kind, int64_t slot, const UOp *u) {
-  PlanBuffer b = {
-      .kind = kind, .slot = slot, .dtype = (DType)u->dtype, .numel = shape_numel(u->shape)};
+  PlanBuffer b = {.kind = kind,
+                  .slot = slot,
+                  .dtype = (DType)u->dtype,
+                  .numel = shape_numel(u->shape),
+                  .base = (uint32_t)f->buffers.len};
   avec_push(&f->job->arena, &f->buffers, b);
   return (uint32_t)f->buffers.len - 1;
 }

@@ -7,6 +7,7 @@
  * to the demands of its sources; a demand of a leaf or a stored tensor is a load. */
 #pragma once
 
+#include "compiler/passes/nodemap.h"
 #include "compiler/passes/simplify.h"
 
 enum { FUSED_RANGES = 60, FUSED_REDUCES = 8, FIRST_HOLE = 64 };
@@ -43,7 +44,7 @@ typedef struct Cost {
   double inputs;     /* elements of the operands below, in all */
   uint32_t operands; /* how many */
   bool has_reduce;   /* a REDUCE is below, with nothing stored for certain in between */
-  bool contracts;    /* a contraction is, with no other REDUCE in between */
+  bool contracts;    /* it ends in a contraction, which its consumer may be fused with */
   bool contraction;  /* a REDUCE that uses its operands' elements several times */
 } Cost;
 
@@ -53,9 +54,10 @@ typedef struct Tensor {
   int64_t numel;
   Cost cost;
   bool leaf, stored;
-  Place place;    /* stored, and PARAM */
-  bool is_output; /* place was fixed by the graph's outputs */
-  Slice *slices;  /* parts of stored CATs that it is to fill */
+  uint8_t nconsumers; /* 2: more */
+  Place place;        /* stored, and PARAM */
+  bool is_output;     /* place was fixed by the graph's outputs */
+  Slice *slices;      /* parts of stored CATs that it is to fill */
   Demand *demands;
   uint32_t ndemands;
 } Tensor;
@@ -68,8 +70,14 @@ typedef struct FusedKernel {
   Demand *value;
   uint64_t out, reduce; /* ranges, as bits by arg.i */
   int64_t size[FUSED_RANGES];
+  double work; /* of what is inlined so far */
   uint32_t nranges, nops, nreduces;
   uint32_t holes; /* the first: 1 + its number */
+  struct {
+    uint32_t *at;
+    size_t len, cap;
+  } reads;           /* plan buffers, filled in by rangeify: PARAM k + 1 is reads.at[k] */
+  uint32_t *buffers; /* by PARAM; filled in by rangeify_kernel */
   bool contraction;
   uint64_t hoist[FUSED_REDUCES]; /* output ranges that each fused reduction depends on */
 } FusedKernel;
@@ -101,6 +109,7 @@ typedef struct Fusion {
     size_t len, cap;
   } buffers;
   FoldedConstants constants;
+  NodeMap parts; /* of buffers: narrow.c */
 } Fusion;
 
 /* Decides everything. buffers holds the inputs and outputs before; weights that are read, constants
@@ -109,5 +118,7 @@ void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
 
 /* fusion_cost.c: the facts and the choices. */
 void fusion_costs(Fusion *f);
+/* Of one op, for all evaluations of a demand that was passed on. */
+double fusion_work(const Fusion *f, const Demand *d);
 bool fusion_stores(const Fusion *f, const Tensor *t);
 uint64_t fusion_ranges(const Fusion *f, UOp *const *index, size_t n);

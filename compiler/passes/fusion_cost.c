@@ -24,7 +24,7 @@ static double op_flops(Op op) {
   case OP_EXP2:
   case OP_LOG:
   case OP_LOG2:
-  case OP_FMOD: return 16;
+  case OP_FMOD: return 12;
   case OP_SIN:
   case OP_COS:
   case OP_TANH:
@@ -49,23 +49,35 @@ static Cost stored_cost(const Tensor *t) {
   return (Cost){.bytes = item_bytes(t), .inputs = (double)t->numel, .operands = 1};
 }
 
+static bool repeats(const Tensor *t, uint32_t s) {
+  for (uint32_t p = 0; p < s; p++) {
+    if (t->src[p] == t->src[s]) return true;
+  }
+  return false;
+}
+
+/* Has several readers and is not worth computing twice. Where the readers turn out to ask for the
+ * same elements in the same kernel nothing is decided by cost, so that this does no harm. */
+static bool surely_stored(const Tensor *t) {
+  double n = (double)t->numel;
+  return t->nconsumers > 1 && n * t->cost.flops > n * item_bytes(t) * BYTE * 2 + LAUNCH;
+}
+
 /* The sum of the sources' costs; each source counts once, scalars only once per tensor. */
 static Cost below(const Fusion *f, const Tensor *t) {
   enum { OPERANDS = 1000 };
   Cost c = {0};
   for (uint32_t s = 0; s < t->u->nsrc; s++) {
-    bool again = false;
-    for (uint32_t p = 0; p < s; p++) again |= t->src[p] == t->src[s];
-    const Tensor *from = &f->tensors[t->src[s]];
-    const Cost *b = &from->cost;
-    if (again) continue;
+    Tensor *from = &f->tensors[t->src[s]];
+    Cost sure = stored_cost(from), *b = surely_stored(from) ? &sure : &from->cost;
+    if (repeats(t, s)) continue;
     double share = from->u->shape.n || !t->numel ? 1 : 1 / (double)t->numel;
     c.flops = fmin(c.flops + b->flops * share, MOST);
     c.bytes = fmin(c.bytes + b->bytes * share, MOST);
     c.inputs = fmin(c.inputs + b->inputs, MOST);
     c.operands = c.operands + b->operands > OPERANDS ? OPERANDS : c.operands + b->operands;
     c.has_reduce |= b->has_reduce;
-    c.contracts |= b->contracts;
+    c.contracts |= b->contracts && from->nconsumers == 1;
   }
   return c;
 }
@@ -89,7 +101,10 @@ static Cost movement_cost(const Fusion *f, const Tensor *t) {
   double from = (double)f->tensors[t->src[0]].numel, to = (double)t->numel;
   double share = to > from ? from / to : 1;
   switch (t->u->op) {
-  case OP_EXPAND: c.flops *= share, c.bytes *= share; break;
+  case OP_EXPAND:
+    c.flops *= share, c.bytes *= share;
+    c.contracts &= to == from;
+    break;
   case OP_SHRINK: c.inputs = fmin(c.inputs, to); break;
   case OP_WINDOW: c.bytes *= share; break;
   case OP_PAD: c.flops += 1; break;
@@ -100,7 +115,18 @@ static Cost movement_cost(const Fusion *f, const Tensor *t) {
   return c;
 }
 
+static void count_consumers(Fusion *f) {
+  for (uint32_t i = 0; i < f->ntensors; i++) {
+    const Tensor *t = &f->tensors[i];
+    for (uint32_t s = 0; s < t->u->nsrc; s++) {
+      Tensor *from = &f->tensors[t->src[s]];
+      if (from->nconsumers < 2 && !repeats(t, s)) from->nconsumers++;
+    }
+  }
+}
+
 void fusion_costs(Fusion *f) {
+  count_consumers(f);
   for (uint32_t i = 0; i < f->ntensors; i++) {
     Tensor *t = &f->tensors[i];
     uint32_t flags = op_info[t->u->op].flags;
@@ -162,9 +188,12 @@ static double evaluations(const Fusion *f, const Tensor *t, const Demand *d) {
   return iterations(k, upto & k->out);
 }
 
-static double kernel_work(const Fusion *f, const FusedKernel *k) {
-  const Tensor *root = &f->tensors[k->tensor];
-  return (double)root->numel * root->cost.flops;
+double fusion_work(const Fusion *f, const Demand *d) {
+  const Tensor *t = &f->tensors[d->tensor];
+  uint32_t flags = op_info[t->u->op].flags;
+  if (t->u->op != OP_REDUCE && !(flags & OPF_ALU)) return 0;
+  if (t->u->op != OP_REDUCE) return evaluations(f, t, d) * op_flops((Op)t->u->op);
+  return d->src[0] ? iterations(&f->kernels.at[d->kernel], d->src[0]->loops) : 0;
 }
 
 /* -- the choices ------------------------------------------------------------------------------- */
@@ -181,7 +210,7 @@ static bool elementwise_stores(const Fusion *f, const Tensor *t) {
     if (c->contracts && (t->ndemands > 1 || times > n)) return true;
     bool operand = k->contraction && times > n;
     if (operand && c->flops < 2) times = fmax(n, times / TILE_REUSE);
-    if (times * c->flops >= FREE_SHARE * kernel_work(f, k) || !k->contraction) {
+    if (times * c->flops >= FREE_SHARE * k->work) {
       again += times * c->flops;
     }
     kernels += d->kernel != last;
@@ -210,24 +239,50 @@ static bool can_hoist(const FusedKernel *k, uint64_t ranges) {
   return true;
 }
 
-static bool reduce_stores(const Fusion *f, const Tensor *t) {
+/* Of reduction `of`, asked for as `t`: itself, or its elements in another order. */
+static bool reduce_stores(const Fusion *f, const Tensor *t, const Tensor *of) {
   if (t->ndemands != 1 || t->demands->gate) return true;
   const Demand *d = t->demands;
   const FusedKernel *k = &f->kernels.at[d->kernel];
   uint64_t ranges = fusion_ranges(f, d->index, t->u->shape.n);
   if (ranges & k->reduce || k->contraction || has_hole(d, t->u->shape.n)) return true;
-  if (k->nranges + t->u->arg.ints.n > FUSED_RANGES) return true;
-  double outputs = iterations(k, ranges), all = (double)f->tensors[t->src[0]].numel;
+  if (k->nranges + of->u->arg.ints.n > FUSED_RANGES) return true;
+  double outputs = iterations(k, ranges), all = (double)f->tensors[of->src[0]].numel;
   if (outputs > (double)t->numel) return true;
-  if (t->cost.contraction) return k->nreduces || ranges != k->out;
+  if (of->cost.contraction) return k->nreduces || ranges != k->out;
   if (k->nreduces == FUSED_REDUCES || !can_hoist(k, ranges)) return true;
   return ranges != k->out && outputs < f->target->threads && all >= SPLIT_SIZE;
+}
+
+static uint32_t rank(const Tensor *t) {
+  uint32_t n = 0;
+  for (uint32_t k = 0; k < t->u->shape.n; k++) n += t->u->shape.at[k] != 1;
+  return n;
+}
+
+/* If what is under a chain of RESHAPEs and PERMUTEs is to be stored and nobody else reads it, it is
+ * stored in the chain's order, so that readers find merged axes. Not when that would give the
+ * writer more axes, or take its innermost one apart. */
+static bool reordered_stores(const Fusion *f, const Tensor *t) {
+  const Tensor *x = t;
+  bool moved = false;
+  while (x->u->op == OP_RESHAPE || x->u->op == OP_PERMUTE) {
+    uint32_t n = x->u->shape.n;
+    if (x != t && x->nconsumers != 1) return false;
+    if (x->u->op == OP_PERMUTE && x->u->arg.ints.at[n - 1] != n - 1) return false;
+    moved |= x->u->op == OP_PERMUTE;
+    x = &f->tensors[x->src[0]];
+  }
+  if (!moved || x->nconsumers != 1 || rank(t) > rank(x)) return false;
+  if (x->u->op == OP_REDUCE) return reduce_stores(f, t, x);
+  return op_info[x->u->op].flags & OPF_ALU && elementwise_stores(f, t);
 }
 
 bool fusion_stores(const Fusion *f, const Tensor *t) {
   uint32_t flags = op_info[t->u->op].flags;
   if (t->u->op == OP_CONTIGUOUS) return true;
-  if (t->u->op == OP_REDUCE) return reduce_stores(f, t);
+  if (t->u->op == OP_REDUCE) return reduce_stores(f, t, t);
   if (t->u->op == OP_CAT) return cat_stores(f, t);
+  if (t->u->op == OP_RESHAPE || t->u->op == OP_PERMUTE) return reordered_stores(f, t);
   return (flags & OPF_ALU || t->u->op == OP_GATHER) && elementwise_stores(f, t);
 }

@@ -1,6 +1,628 @@
-/* temp */
+/* The schedule for a kernel nobody has tuned yet.
+ *
+ * Everything is read off the steps with which each load and the store walk memory along each axis.
+ * - A contraction (a sum of products in which some operand is reused along an output axis) gets a
+ *   register tile: vectors along the store's unit-stride axis, rows along an axis on which the
+ *   vector operand does not depend; its shape is the one that wastes least and keeps the FMA units
+ *   busy. The vector operand is packed per panel (STAGE), because power-of-two row strides, padding
+ *   gates and transposition are then paid once per panel instead of once per row tile.
+ * - When the tile would have few rows and the reduce axis is contiguous, the reduce axis is the
+ *   vector (matrix times vector).
+ * - Any other reduction: vectors along the output if its operands are contiguous there, else along
+ *   the reduce axis, unrolled into independent accumulators.
+ * - Elementwise work: vectors along the axis where most accesses are contiguous.
+ * Threads go to the loop that splits best, if each gets enough to do. */
+#include <assert.h>
+
+#include "compiler/passes/collapse.h"
+#include "compiler/passes/linsum.h"
 #include "compiler/passes/schedule.h"
+
+#define NONLINEAR INT64_MAX
+
+enum {
+  MIN_THREAD_WORK = 1 << 18, /* scalar operations that make a thread worth waking */
+  MAX_BODY = 1500,           /* instances in an expanded kernel */
+  MAX_UNROLLED_TILE = 160,   /* multiply-adds in one loop body */
+};
+
+typedef struct Sched {
+  Job *job;
+  const Target *target;
+  KernelInfo *k;
+  OptList *opts;
+  LinSumMap sums;
+  int vector;          /* output axis in lanes, -1: none */
+  int64_t *tile;       /* by axis: product of factors given so far */
+  bool *reduce_vector; /* by axis */
+} Sched;
+
+static int64_t size_of(const Sched *s, int axis) { return s->k->axes[axis].size; }
+
+static void give(Sched *s, OptKind kind, int axis, int64_t n) {
+  if (kind == OPT_VECTOR || kind == OPT_UPCAST || kind == OPT_UNROLL) {
+    if (n < 2) return;
+    s->tile[axis] *= n;
+  }
+  opts_push(s->job, s->opts, kind, axis, n);
+}
+
+/* -- steps ----------------------------------------------------------------------------------------
+ */
+
+static int64_t step_in(Sched *s, UOp *index, int axis, int64_t lanes);
+
+/* A quotient or remainder by c moves regularly while the lanes stay inside one period. */
+static int64_t step_in_atom(Sched *s, UOp *atom, int axis, int64_t lanes) {
+  if (!kernel_depends(atom, (uint32_t)axis)) return 0;
+  if (atom->op == OP_RANGE) return 1;
+  bool div = atom->op == OP_FLOORDIV;
+  if ((!div && atom->op != OP_FLOORMOD) || !uop_is_const(atom->src[1])) return NONLINEAR;
+  int64_t c = atom->src[1]->arg.i, inner = step_in(s, atom->src[0], axis, lanes);
+  if (inner == NONLINEAR || inner <= 0 || inner > c || c % (inner * lanes)) return NONLINEAR;
+  return div ? 0 : inner;
+}
+
+/* Elements that an index moves when the axis moves by one, over `lanes` aligned iterations. */
+static int64_t step_in(Sched *s, UOp *index, int axis, int64_t lanes) {
+  const LinSum *sum = linsum_of(&s->sums, index);
+  int64_t step = 0;
+  for (uint32_t i = 0; i < sum->n; i++) {
+    int64_t t = step_in_atom(s, sum->at[i].atom, axis, lanes);
+    if (t == NONLINEAR) return NONLINEAR;
+    step += t * sum->at[i].coeff;
+  }
+  return step;
+}
+
+static int lanes_for(const Sched *s, DType d) {
+  int bytes = dtype_info[d].bytes;
+  return bytes ? (int)s->target->vector_bytes / bytes : 1;
+}
+
+/* The widest element that the kernel loads or stores decides the lanes. */
+static int kernel_lanes(const Sched *s) {
+  int lanes = lanes_for(s, (DType)s->k->store->src[0]->dtype);
+  for (uint32_t i = 0; i < s->k->noperands; i++) {
+    DType d = (DType)s->k->operands[i]->dtype;
+    int l = lanes_for(s, d);
+    if (dtype_is_float(d) && l < lanes) lanes = l;
+  }
+  int most = (int)s->target->vector_bytes / 4;
+  return lanes > most ? most : lanes < 1 ? 1 : lanes;
+}
+
+static int64_t power_below(int64_t n) {
+  int64_t p = 1;
+  while (2 * p <= n) p *= 2;
+  return p;
+}
+static int64_t power_above(int64_t n) {
+  int64_t p = 1;
+  while (p < n) p *= 2;
+  return p;
+}
+static int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
+
+/* -- reductions -----------------------------------------------------------------------------------
+ */
+
+/* A REDUCE and the loads of its body. */
+typedef struct Body {
+  UOp *reduce;
+  UOp **loads;
+  uint32_t n;
+  int64_t work;
+} Body;
+
+/* The loads under a value, without those that belong to inner reductions. */
+static Body body_of(Sched *s, UOp *reduce) {
+  Body b = {.reduce = reduce, .work = 1};
+  UOpList list = uop_toposort(s->job, reduce->src[0]);
+  NodeMap pos;
+  bool *reached = arena_array(&s->job->arena, list.len, sizeof *reached);
+  b.loads = arena_array(&s->job->arena, list.len, sizeof *b.loads);
+  nodemap_number(s->job, &pos, &list);
+  reached[list.len - 1] = true;
+  for (size_t i = list.len; i-- > 0;) {
+    UOp *u = list.at[i];
+    if (!reached[i] || u->op == OP_REDUCE) continue;
+    if (u->op == OP_INDEX && u->src[0]->op == OP_PARAM) b.loads[b.n++] = u;
+    for (uint32_t k = 0; k < u->nsrc; k++) reached[nodemap_get(&pos, u->src[k])] = true;
+  }
+  const RangeSet *open = reduce->src[0]->open;
+  for (uint32_t i = 0; open && i < open->n; i++) b.work *= open->at[i]->src[0]->arg.i;
+  return b;
+}
+
+static bool depends_on(const UOp *load, int axis) {
+  return axis >= 0 && kernel_depends(load->src[1], (uint32_t)axis);
+}
+
+static bool body_depends(const Body *b, int axis) {
+  return axis >= 0 && kernel_depends(b->reduce->src[0], (uint32_t)axis);
+}
+
+static const UOp *through_casts(const UOp *u) {
+  while (u->op == OP_CAST) u = u->src[0];
+  return u;
+}
+
+static bool sums_products(const Body *b) {
+  return b->reduce->arg.i == OP_ADD && through_casts(b->reduce->src[0])->op == OP_MUL;
+}
+
+/* What a vector of accesses costs along an axis, in loads of one vector. */
+static double access_cost(Sched *s, UOp *index, int axis, int64_t lanes) {
+  int64_t t = step_in(s, index, axis, lanes);
+  if (t == 0) return 0.3;
+  if (t == 1) return 1;
+  if (t == NONLINEAR) return (double)lanes * 1.5;
+  return t == 2 || t == -1 ? 3 : (double)lanes * 0.7;
+}
+
+/* Roughly how many instructions one step of the body is, in vectors along v. */
+static int64_t body_weight(Sched *s, const Body *b, int v, int64_t lanes) {
+  double w = 0;
+  for (uint32_t l = 0; l < b->n; l++) {
+    w += v < 0 ? 1 : access_cost(s, b->loads[l]->src[1], v, lanes);
+    w += b->loads[l]->nsrc > 2;
+  }
+  return w < 1 ? 1 : (int64_t)w;
+}
+
+/* Splits a vector axis that is shorter than a vector, or does not divide. Returns the lanes. */
+static int64_t give_vector(Sched *s, int axis, int64_t lanes) {
+  int64_t n = size_of(s, axis);
+  bool reduce = s->k->axes[axis].reduce;
+  if (n < lanes) lanes = power_above(n);
+  if (n < lanes || (reduce && n % lanes)) give(s, OPT_PADTO, axis, lanes);
+  give(s, OPT_VECTOR, axis, lanes);
+  return lanes;
+}
+
+/* -- contractions ---------------------------------------------------------------------------------
+ */
+
+typedef struct Contraction {
+  const Body *body;
+  int v, m; /* vector axis and row axis */
+  int64_t lanes;
+  int64_t nv, mr; /* vectors and rows of the register tile */
+  int64_t depth;  /* product of the reduce extents */
+} Contraction;
+
+static double tile_cost(const Contraction *c, int64_t N, int64_t M, int64_t nv, int64_t mr) {
+  double width = (double)(nv * c->lanes);
+  double done = (double)tiles(N, nv * c->lanes) * width * (double)(tiles(M, mr) * mr);
+  double fma = (double)(nv * mr), loads = (double)(nv + mr);
+  double rate = loads > fma ? loads / fma : 1;
+  if (fma < 8) rate *= 8 / fma;                 /* latency of the accumulators */
+  if (fma < 16) rate *= 1 + 0.01 * (16 - fma);  /* loop overhead */
+  if (fma > 16) rate *= 1 + 0.002 * (fma - 16); /* code to compile */
+  return done * rate;
+}
+
+/* The register tile with the least work, waste and stalls included. */
+static void choose_tile(const Sched *s, Contraction *c) {
+  int64_t N = size_of(s, c->v), M = c->m >= 0 ? size_of(s, c->m) : 1;
+  int64_t registers = s->target->vector_registers ? (int64_t)s->target->vector_registers : 16;
+  double best = -1;
+  c->nv = c->mr = 1;
+  for (int64_t nv = 1; nv <= 8; nv++) {
+    if (nv > 1 && nv * c->lanes > N) break;
+    for (int64_t mr = 1; mr <= M && mr <= 14; mr++) {
+      if (nv * mr + nv + 1 > registers || nv * mr > registers * 3 / 4 + 4) break;
+      double cost = tile_cost(c, N, M, nv, mr);
+      if (best < 0 || cost < best) best = cost, c->nv = nv, c->mr = mr;
+    }
+  }
+}
+
+/* The row axis: the largest output axis on which no vector operand depends. */
+static int row_axis(const Sched *s, const Body *b, int v) {
+  int best = -1;
+  for (uint32_t i = 0; i < s->k->nloops; i++) {
+    int a = (int)s->k->loops[i]->arg.i;
+    bool any = false, clash = false;
+    for (uint32_t l = 0; l < b->n; l++) {
+      any |= depends_on(b->loads[l], a);
+      clash |= depends_on(b->loads[l], v) && depends_on(b->loads[l], a);
+    }
+    if (a != v && any && !clash && (best < 0 || size_of(s, a) > size_of(s, best))) best = a;
+  }
+  return best;
+}
+
+static int store_axis(Sched *s) {
+  for (uint32_t i = 0; i < s->k->nloops; i++) {
+    int a = (int)s->k->loops[i]->arg.i;
+    if (step_in(s, s->k->store->src[1], a, 1) == 1) return a;
+  }
+  return -1;
+}
+
+/* Unit step along the axis for every load that depends on it? */
+static bool contiguous_along(Sched *s, const Body *b, int axis, int64_t lanes) {
+  for (uint32_t l = 0; l < b->n; l++) {
+    int64_t t = step_in(s, b->loads[l]->src[1], axis, lanes);
+    if (t != 0 && t != 1) return false;
+  }
+  return true;
+}
+
+static int operand_number(const Sched *s, const UOp *load) {
+  for (uint32_t i = 0; i < s->k->noperands; i++)
+    if (s->k->operands[i] == load) return (int)i;
+  return -1;
+}
+
+static int place_of(const Sched *s, int axis) {
+  for (uint32_t i = 0; i < s->k->nloops; i++)
+    if (s->k->loops[i]->arg.i == axis) return (int)i;
+  return -1;
+}
+
+/* Rows innermost, vectors just outside of them: one packed panel serves all rows. */
+static void order_panels(Sched *s, const Contraction *c) {
+  int last = (int)s->k->nloops - 1, v = place_of(s, c->v), m = place_of(s, c->m);
+  if (m != last) give(s, OPT_ORDER, c->m, last), v -= v > m;
+  if (v != last - 1) give(s, OPT_ORDER, c->v, last - 1);
+}
+
+/* True when every vector operand is packed now. */
+static bool stage_panels(Sched *s, const Contraction *c) {
+  int64_t rows = tiles(size_of(s, c->m), c->mr);
+  bool all = rows >= 2;
+  for (uint32_t l = 0; l < c->body->n; l++) {
+    UOp *load = c->body->loads[l];
+    if (rows < 2 || !depends_on(load, c->v)) continue;
+    int64_t elements = c->nv * c->lanes;
+    for (uint32_t r = 1; r < c->body->reduce->nsrc; r++)
+      if (uop_is_open(load, c->body->reduce->src[r]))
+        elements *= c->body->reduce->src[r]->src[0]->arg.i;
+    bool fits = (uint64_t)elements * dtype_info[load->dtype].bytes <= s->target->l2_bytes;
+    if (fits) give(s, OPT_STAGE, c->v, operand_number(s, load));
+    all = all && fits;
+  }
+  return all;
+}
+
+/* Short reduce axes are written out, innermost first, while the body stays small. */
+static void unroll_short(Sched *s, const Body *b, int64_t fma, int64_t most) {
+  for (uint32_t r = b->reduce->nsrc; r-- > 1;) {
+    int a = (int)b->reduce->src[r]->arg.i;
+    int64_t n = size_of(s, a);
+    if (s->tile[a] > 1 || n > most || fma * n > MAX_UNROLLED_TILE) continue;
+    give(s, OPT_UNROLL, a, n);
+    fma *= n;
+  }
+}
+
+/* A factor of n, at most `most`. */
+static int64_t divisor_below(int64_t n, int64_t most) {
+  for (int64_t d = most; d > 1; d--)
+    if (n % d == 0) return d;
+  return 1;
+}
+
+static int64_t reduce_extent(const Body *b) {
+  int64_t n = 1;
+  for (uint32_t r = 1; r < b->reduce->nsrc; r++) n *= b->reduce->src[r]->src[0]->arg.i;
+  return n;
+}
+
+/* Matrix times few vectors, rows contiguous along the reduce axis: lanes along it. */
+static bool schedule_dots(Sched *s, const Body *b, int64_t lanes) {
+  int k = -1;
+  for (uint32_t r = 1; r < b->reduce->nsrc; r++) {
+    int a = (int)b->reduce->src[r]->arg.i;
+    if (contiguous_along(s, b, a, 1) && (k < 0 || size_of(s, a) > size_of(s, k))) k = a;
+  }
+  if (k < 0 || size_of(s, k) < lanes) return false;
+  int64_t chains = 1, left = 1;
+  for (uint32_t i = s->k->nloops; i-- > 0 && chains < 8;) {
+    int a = (int)s->k->loops[i]->arg.i;
+    if (!body_depends(b, a)) continue;
+    int64_t n = size_of(s, a), f = n < 8 / chains ? n : 8 / chains;
+    give(s, OPT_UPCAST, a, f);
+    chains *= f;
+  }
+  while (left * 2 * chains <= 8 && size_of(s, k) % (lanes * left * 2) == 0) left *= 2;
+  s->reduce_vector[k] = true;
+  give_vector(s, k, lanes);
+  give(s, OPT_UNROLL, k, left);
+  return true;
+}
+
+static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
+  Contraction c = {.body = b, .v = store_axis(s), .lanes = lanes, .depth = reduce_extent(b)};
+  if (!sums_products(b) || c.v < 0 || !body_depends(b, c.v) || b->n < 2) return false;
+  c.m = row_axis(s, b, c.v);
+  int64_t N = size_of(s, c.v), M = c.m >= 0 ? size_of(s, c.m) : 1;
+  bool direct = contiguous_along(s, b, c.v, lanes);
+  if (M < 8 && !direct && schedule_dots(s, b, lanes)) return true;
+  if (c.m < 0) return false;
+  if (N < lanes) c.lanes = power_above(N);
+  s->vector = c.v;
+  choose_tile(s, &c);
+  give_vector(s, c.v, c.lanes);
+  give(s, OPT_UPCAST, c.v, c.nv);
+  give(s, OPT_UPCAST, c.m, c.mr);
+  order_panels(s, &c);
+  /* Loops over a packed panel collapse into one; others are written out while they are short. */
+  if (!stage_panels(s, &c)) unroll_short(s, b, c.nv * c.mr, 7);
+  if (c.nv * c.mr < 8) {
+    int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
+    if (s->tile[a] == 1) give(s, OPT_UNROLL, a, divisor_below(size_of(s, a), 8 / (c.nv * c.mr)));
+  }
+  return true;
+}
+
+/* -- everything else ------------------------------------------------------------------------------
+ */
+
+static int best_vector_axis(Sched *s, int64_t lanes) {
+  int best = -1;
+  double least = 0;
+  for (uint32_t i = 0; i < s->k->nloops; i++) {
+    int a = (int)s->k->loops[i]->arg.i;
+    int64_t n = size_of(s, a), used = n < lanes ? power_above(n) : lanes;
+    if (n < 2) continue;
+    double cost = 1.5 * access_cost(s, s->k->store->src[1], a, lanes);
+    for (uint32_t l = 0; l < s->k->noperands; l++)
+      cost += access_cost(s, s->k->operands[l]->src[1], a, lanes);
+    cost /= (double)(n < used ? n : used);
+    if (best < 0 || cost < least) best = a, least = cost;
+  }
+  /* Scalars cost one load each. */
+  return best >= 0 && least < 1.2 * (1 + s->k->noperands) ? best : -1;
+}
+
+/* Another output axis along which something is contiguous that is strided along v: tiles of both
+ * use whole cache lines. */
+static int transposed_axis(Sched *s, int v) {
+  for (uint32_t i = 0; i < s->k->nloops; i++) {
+    int a = (int)s->k->loops[i]->arg.i;
+    if (a == v) continue;
+    for (uint32_t l = 0; l < s->k->noperands; l++) {
+      UOp *index = s->k->operands[l]->src[1];
+      int64_t along = step_in(s, index, v, 1);
+      if (along != 0 && along != 1 && step_in(s, index, a, 1) == 1) return a;
+    }
+  }
+  return -1;
+}
+
+/* Nodes that one instance of the kernel's values has. */
+static int64_t value_nodes(const Sched *s) {
+  int64_t n = 0;
+  for (size_t i = 0; i < s->k->list.len; i++) {
+    const UOp *u = s->k->list.at[i];
+    n += u->dtype != DT_INDEX && u->dtype != DT_VOID && u->nsrc > 0;
+  }
+  return n + 1;
+}
+
+/* Lanes along the reduce axis of a row reduction, in several accumulators. */
+static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t room) {
+  int k = -1;
+  for (uint32_t r = 1; r < b->reduce->nsrc; r++) {
+    int a = (int)b->reduce->src[r]->arg.i;
+    if (s->reduce_vector[a]) return;
+    if (!contiguous_along(s, b, a, lanes) || size_of(s, a) < 4) continue;
+    if (k < 0 || size_of(s, a) > size_of(s, k)) k = a;
+  }
+  if (k < 0) {
+    int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
+    if (s->tile[a] == 1 && room >= 4) give(s, OPT_UNROLL, a, divisor_below(size_of(s, a), 8));
+    return;
+  }
+  s->reduce_vector[k] = true;
+  if (s->tile[k] > 1) return;
+  int64_t n = size_of(s, k), unroll = room < 4 ? room : 4;
+  if (n < lanes) lanes = power_above(n);
+  unroll = power_below(unroll);
+  while (unroll > 1 && (n < lanes * unroll || (n % lanes == 0 && n % (lanes * unroll))))
+    unroll /= 2;
+  if (n % lanes == 0) {
+    give(s, OPT_VECTOR, k, lanes);
+  } else {
+    give(s, OPT_PADTO, k, lanes * unroll);
+    give(s, OPT_VECTOR, k, lanes);
+  }
+  give(s, OPT_UNROLL, k, unroll);
+}
+
+/* Column reductions and windows: the reduce axes of a body that already has lanes. */
+static void unroll_under_vector(Sched *s, const Body *b, int64_t lanes, int64_t tile,
+                                int64_t room) {
+  unroll_short(s, b, tile * body_weight(s, b, s->vector, lanes) / 2 + 1, 8);
+  int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
+  if (s->tile[a] > 1) return;
+  int64_t want = 4 < room ? 4 : room;
+  give(s, OPT_UNROLL, a, divisor_below(size_of(s, a), want));
+}
+
+/* Rows of a window tile share loads: a stencil's second output axis. */
+static int stencil_axis(Sched *s, const Body *b, int v) {
+  for (uint32_t i = s->k->nloops; i-- > 0;) {
+    int a = (int)s->k->loops[i]->arg.i;
+    if (a == v) continue;
+    for (uint32_t l = 0; l < b->n; l++) {
+      int64_t t = step_in(s, b->loads[l]->src[1], a, 1);
+      if (t == 0 || t == NONLINEAR) continue;
+      for (uint32_t r = 1; r < b->reduce->nsrc; r++)
+        if (step_in(s, b->loads[l]->src[1], (int)b->reduce->src[r]->arg.i, 1) == t) return a;
+    }
+  }
+  return -1;
+}
+
+/* A reduction whose rows are contiguous while its output axis is not goes along the rows. */
+static bool rows_are_better(Sched *s, const Body *b, int v, int64_t lanes) {
+  if (!body_depends(b, v) || contiguous_along(s, b, v, lanes)) return false;
+  for (uint32_t r = 1; r < b->reduce->nsrc; r++) {
+    int a = (int)b->reduce->src[r]->arg.i;
+    if (contiguous_along(s, b, a, lanes) && size_of(s, a) >= lanes) return true;
+  }
+  return false;
+}
+
+static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int64_t lanes) {
+  int64_t nodes = value_nodes(s), tile = 1;
+  s->vector = best_vector_axis(s, lanes);
+  for (uint32_t i = 0; i < nbodies; i++)
+    if (rows_are_better(s, &bodies[i], s->vector, lanes)) s->vector = -1;
+  bool under_vector = false;
+  for (uint32_t i = 0; i < nbodies; i++) under_vector |= body_depends(&bodies[i], s->vector);
+  if (s->vector >= 0) {
+    int v = s->vector, t = nbodies ? -1 : transposed_axis(s, v);
+    int64_t used = give_vector(s, v, lanes), room = MAX_BODY / 4 / nodes, n = size_of(s, v);
+    int64_t wide = under_vector ? 2 : 4;
+    if (t >= 0) {
+      /* Innermost: the next tile finds the other half of each cache line in L1. */
+      int64_t rows = size_of(s, t) < 8 ? size_of(s, t) : 8;
+      while (rows > room && rows > 1) rows /= 2;
+      give(s, OPT_UPCAST, t, rows);
+      if (place_of(s, t) != (int)s->k->nloops - 1) give(s, OPT_ORDER, t, s->k->nloops - 1);
+      tile *= rows;
+    } else if (room >= 2 && n >= 2 * used) {
+      int64_t f = n / used < wide ? n / used : wide;
+      if (f > room) f = room;
+      while (f > 1 && n % (used * f) && n % used == 0) f--;
+      give(s, OPT_UPCAST, v, f);
+      tile *= f > 1 ? f : 1;
+    }
+  }
+  for (uint32_t i = 0; i < nbodies; i++) {
+    const Body *b = &bodies[i];
+    int64_t room = MAX_BODY / (nodes * tile);
+    if (!body_depends(b, s->vector)) {
+      vectorise_reduce(s, b, lanes, room);
+      continue;
+    }
+    int a = stencil_axis(s, b, s->vector);
+    if (a >= 0 && s->tile[a] == 1 && nbodies == 1 && room >= 32) {
+      int64_t f = size_of(s, a) < 4 ? size_of(s, a) : 4;
+      give(s, OPT_UPCAST, a, f);
+      tile *= f;
+    }
+    unroll_under_vector(s, b, lanes, tile, room);
+  }
+}
+
+/* -- threads --------------------------------------------------------------------------------------
+ */
+
+static double total_work(const Sched *s) {
+  double work = 0;
+  for (size_t i = 0; i < s->k->list.len; i++) {
+    const UOp *u = s->k->list.at[i];
+    if (u->dtype == DT_INDEX || u->dtype == DT_VOID || !u->nsrc) continue;
+    double n = u->op == OP_EXP || u->op == OP_TANH || u->op == OP_ERF ? 10 : 1;
+    for (uint32_t r = 0; u->open && r < u->open->n; r++) n *= (double)u->open->at[r]->src[0]->arg.i;
+    work += n;
+  }
+  return work;
+}
+
+/* The outermost loop that splits evenly enough, else the one that splits best. */
+static void give_threads(Sched *s) {
+  int64_t T = s->target->threads;
+  double work = total_work(s);
+  if ((double)T * MIN_THREAD_WORK > work) T = (int64_t)(work / MIN_THREAD_WORK);
+  if (T < 2) return;
+  OptPlan plan;
+  OptList rest = *s->opts;
+  while (rest.len && rest.at->kind == OPT_MERGE) rest.at++, rest.len--;
+  Status st = opts_plan(s->job, s->k, &rest, &plan);
+  if (st) {
+    status_drop(st);
+    return;
+  }
+  int best = -1;
+  double most = 0;
+  for (uint32_t i = 0; i < plan.nout; i++) {
+    int a = (int)plan.order[i];
+    int64_t n = plan.axes[a].outer;
+    if (n < T) continue;
+    double even = (double)n / (double)(tiles(n, T) * T);
+    if (even > most + 0.08) best = a, most = even;
+  }
+  if (best >= 0) give(s, OPT_THREAD, best, T);
+}
+
+/* -- merging --------------------------------------------------------------------------------------
+ */
+
+/* The two axes of an image become one when the store is contiguous over both and the row operands
+ * depend on neither: no vector is wasted at the end of a row, and the packed copy pays the price of
+ * finding row and column. */
+static bool merge_rows(Sched *s, const Body *b) {
+  int v = store_axis(s);
+  if (v < 0 || !sums_products(b) || b->n < 2) return false;
+  int at = place_of(s, v), m = row_axis(s, b, v);
+  int outer = at > 0 ? (int)s->k->loops[at - 1]->arg.i : -1;
+  if (m < 0 || outer < 0 || m == outer || size_of(s, outer) < 2) return false;
+  if (step_in(s, s->k->store->src[1], outer, 1) != size_of(s, v)) return false;
+  for (uint32_t l = 0; l < b->n; l++)
+    if (depends_on(b->loads[l], outer) && !depends_on(b->loads[l], v)) return false;
+  give(s, OPT_MERGE, outer, v);
+  return true;
+}
+
+/* -- the pass -------------------------------------------------------------------------------------
+ */
+
+static void analyse(Sched *s, UOp *kernel) {
+  Job *job = s->job;
+  s->k = kernel_info(job, kernel);
+  s->tile = arena_array(&job->arena, s->k->naxes + 1u, sizeof *s->tile);
+  s->reduce_vector = arena_array(&job->arena, s->k->naxes + 1u, sizeof *s->reduce_vector);
+  for (uint32_t i = 0; i < s->k->naxes; i++) s->tile[i] = 1;
+  linsum_init(job, &s->sums);
+  for (size_t i = 0; i < s->k->list.len; i++)
+    if (s->k->list.at[i]->dtype == DT_INDEX) linsum_of(&s->sums, s->k->list.at[i]);
+}
+
+/* The bodies of all REDUCEs; *main is the one with most work. */
+static Body *find_bodies(Sched *s, uint32_t *n, uint32_t *main) {
+  Body *bodies = arena_array(&s->job->arena, s->k->list.len, sizeof *bodies);
+  *n = *main = 0;
+  for (size_t i = 0; i < s->k->list.len; i++) {
+    if (s->k->list.at[i]->op != OP_REDUCE) continue;
+    bodies[*n] = body_of(s, s->k->list.at[i]);
+    if (bodies[*n].work > bodies[*main].work) *main = *n;
+    ++*n;
+  }
+  return bodies;
+}
+
+static void choose(Sched *s, UOp *kernel) {
+  uint32_t n, main;
+  Body *bodies = find_bodies(s, &n, &main);
+  int64_t lanes = kernel_lanes(s);
+  if (lanes <= 1) return;
+  if (n && merge_rows(s, &bodies[main])) {
+    const Opt *o = &s->opts->at[s->opts->len - 1];
+    analyse(s, merge_axes(s->job, kernel, o->axis, o->arg));
+    bodies = find_bodies(s, &n, &main);
+  }
+  if (!n || !schedule_contraction(s, &bodies[main], lanes)) schedule_general(s, bodies, n, lanes);
+}
+
 UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *applied) {
+  Sched s = {.job = job, .target = target, .opts = applied, .vector = -1};
   *applied = (OptList){0};
+  analyse(&s, kernel);
+  if (s.k->store) {
+    choose(&s, kernel);
+    give_threads(&s);
+    /* What the rules of thumb put together need not be legal; scalar loops always are. */
+    Status st = opts_check(job, kernel, applied);
+    if (st) *applied = (OptList){0};
+    status_drop(st);
+  }
   return schedule_apply(job, kernel, target, applied);
 }

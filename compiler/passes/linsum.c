@@ -174,6 +174,24 @@ static UOp *split_division(Job *job, LinSumMap *m, UOp *u) {
   return index_add(job, index_mul(job, uop2(job, OP_FLOORMOD, y, q), best), low);
 }
 
+/* c*k*(x / c) + k*(x mod c) = k*x: what merging the axes of an image leaves behind. */
+static const LinSum *recombine(LinSumMap *m, const LinSum *a) {
+  for (uint32_t i = 0; i < a->n; i++)
+    for (uint32_t j = 0; j < a->n; j++) {
+      UOp *q = a->at[i].atom, *r = a->at[j].atom;
+      int64_t k = a->at[j].coeff, ck;
+      if (q->op != OP_FLOORDIV || r->op != OP_FLOORMOD || q->src[0] != r->src[0] ||
+          q->src[1] != r->src[1] || !uop_is_const(q->src[1]) || q->src[1]->arg.i <= 0 ||
+          __builtin_mul_overflow(k, q->src[1]->arg.i, &ck) || ck != a->at[i].coeff)
+        continue;
+      const LinSum *rest = combine(m, a, of_atom(m, q), -ck);
+      rest = rest ? combine(m, rest, of_atom(m, r), -k) : NULL;
+      rest = rest ? combine(m, rest, linsum_of(m, q->src[0]), k) : NULL;
+      if (rest) return recombine(m, rest);
+    }
+  return a;
+}
+
 static UOp *canonical(Job *job, LinSumMap *m, UOp *u) {
   if (u->op == OP_FLOORDIV || u->op == OP_FLOORMOD) {
     UOp *s = split_division(job, m, u);
@@ -182,6 +200,7 @@ static UOp *canonical(Job *job, LinSumMap *m, UOp *u) {
   }
   const LinSum *a = linsum_of(m, u);
   if (a->n == 1 && a->at[0].atom == u) return u;
+  a = recombine(m, a);
   return linsum_build(job, a->at, a->n, a->konst);
 }
 

@@ -1,8 +1,10 @@
 /* Memory of temporaries: offsets in one arena.
  *
- * Greedy by size: the largest buffer first, each at the best-fitting gap between the buffers that
- * are placed already and alive at the same time, or above them all. Every call keeps a list of what
- * is placed and alive there, so the cost is the lifetimes' lengths times how much is alive. */
+ * Greedy: one buffer after the other, each at the best-fitting gap between the buffers that are
+ * placed already and alive at the same time, or above them all. Which order is best depends on the
+ * graph: largest first, longest-lived first and in order of time are tried, and the smallest arena
+ * wins. Every call keeps a list of what is placed and alive there, so the cost is the lifetimes'
+ * lengths times how much is alive. */
 #include "compiler/passes/memplan.h"
 
 #include <stdlib.h>
@@ -13,7 +15,7 @@ enum { ALIGNMENT = 64 };
 
 typedef struct Life {
   uint32_t buffer, first, last;
-  int64_t bytes, offset; /* offset -1: not placed */
+  int64_t bytes, offset;
 } Life;
 
 typedef struct Alive {
@@ -29,12 +31,12 @@ static int64_t aligned_bytes(const PlanBuffer *b) {
 static Life *lifetimes(Job *job, const Plan *plan) {
   Life *life = arena_array(&job->arena, plan->nbuffers + 1, sizeof *life);
   for (uint32_t b = 0; b < plan->nbuffers; b++) {
-    life[b] = (Life){.buffer = b, .first = UINT32_MAX, .offset = -1};
+    life[b] = (Life){.buffer = b, .first = UINT32_MAX};
     life[b].bytes = aligned_bytes(&plan->buffers[b]);
   }
   for (uint32_t c = 0; c < plan->ncalls; c++) {
     for (uint32_t a = 0; a < plan->calls[c].nargs; a++) {
-      Life *l = &life[plan->calls[c].args[a]];
+      Life *l = &life[plan->buffers[plan->calls[c].args[a]].base];
       if (l->first == UINT32_MAX) l->first = c;
       l->last = c;
     }
@@ -46,6 +48,17 @@ static int larger_first(const void *a, const void *b) {
   const Life *x = *(Life *const *)a, *y = *(Life *const *)b;
   if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
   return x->buffer < y->buffer ? -1 : x->buffer > y->buffer;
+}
+
+static int longer_first(const void *a, const void *b) {
+  const Life *x = *(Life *const *)a, *y = *(Life *const *)b;
+  uint32_t m = x->last - x->first, n = y->last - y->first;
+  return m != n ? (m < n ? 1 : -1) : larger_first(a, b);
+}
+
+static int earlier_first(const void *a, const void *b) {
+  const Life *x = *(Life *const *)a, *y = *(Life *const *)b;
+  return x->first != y->first ? (x->first < y->first ? -1 : 1) : larger_first(a, b);
 }
 
 static int lower_first(const void *a, const void *b) {
@@ -66,39 +79,66 @@ static int64_t best_gap(Life *const *neighbours, size_t n, int64_t bytes) {
   return best >= 0 ? best : top;
 }
 
-static void place(Job *job, Life *l, Alive *alive, Alive *neighbours, uint32_t *seen) {
-  neighbours->len = 0;
+typedef struct Attempt {
+  Job *job;
+  Alive *alive; /* per call: what is placed */
+  Alive neighbours;
+  uint32_t *seen, stamp; /* per buffer: whose neighbour it was found to be last */
+} Attempt;
+
+static void place(Attempt *at, Life *l) {
+  at->neighbours.len = 0;
+  at->stamp++;
   for (uint32_t c = l->first; c <= l->last; c++) {
-    for (size_t k = 0; k < alive[c].len; k++) {
-      Life *other = alive[c].at[k];
-      if (seen[other->buffer] == l->buffer + 1) continue;
-      seen[other->buffer] = l->buffer + 1;
-      avec_push(&job->arena, neighbours, other);
+    for (size_t k = 0; k < at->alive[c].len; k++) {
+      Life *other = at->alive[c].at[k];
+      if (at->seen[other->buffer] == at->stamp) continue;
+      at->seen[other->buffer] = at->stamp;
+      avec_push(&at->job->arena, &at->neighbours, other);
     }
-    avec_push(&job->arena, &alive[c], l);
+    avec_push(&at->job->arena, &at->alive[c], l);
   }
-  if (neighbours->len) {
-    qsort(neighbours->at, neighbours->len, sizeof *neighbours->at, lower_first);
+  if (at->neighbours.len) {
+    qsort(at->neighbours.at, at->neighbours.len, sizeof *at->neighbours.at, lower_first);
   }
-  l->offset = best_gap(neighbours->at, neighbours->len, l->bytes);
+  l->offset = best_gap(at->neighbours.at, at->neighbours.len, l->bytes);
+}
+
+/* The size of the arena. */
+static int64_t place_all(Attempt *at, size_t ncalls, Life **order, size_t n) {
+  int64_t bytes = 0;
+  for (size_t c = 0; c < ncalls; c++) at->alive[c].len = 0;
+  for (size_t k = 0; k < n; k++) {
+    place(at, order[k]);
+    int64_t end = order[k]->offset + order[k]->bytes;
+    if (end > bytes) bytes = end;
+    job_poll(at->job);
+  }
+  return bytes;
 }
 
 void memplan(Job *job, Plan *plan) {
+  static int (*const orders[])(const void *, const void *) = {larger_first, longer_first,
+                                                              earlier_first};
   Life *life = lifetimes(job, plan), **order;
-  Alive *alive = arena_array(&job->arena, plan->ncalls + 1, sizeof *alive), neighbours = {0};
-  uint32_t *seen = arena_array(&job->arena, plan->nbuffers + 1, sizeof *seen);
+  Attempt at = {.job = job};
   size_t n = 0;
+  at.alive = arena_array(&job->arena, plan->ncalls + 1, sizeof *at.alive);
+  at.seen = arena_array(&job->arena, plan->nbuffers + 1, sizeof *at.seen);
   order = arena_array(&job->arena, plan->nbuffers + 1, sizeof(Life *));
   for (uint32_t b = 0; b < plan->nbuffers; b++) {
     if (plan->buffers[b].kind == PB_TEMP && life[b].first != UINT32_MAX) order[n++] = &life[b];
   }
-  qsort(order, n, sizeof *order, larger_first);
-  plan->temp_bytes = 0;
-  for (size_t k = 0; k < n; k++) {
-    Life *l = order[k];
-    place(job, l, alive, &neighbours, seen);
-    plan->buffers[l->buffer].offset = l->offset;
-    if (l->offset + l->bytes > plan->temp_bytes) plan->temp_bytes = l->offset + l->bytes;
-    job_poll(job);
+  plan->temp_bytes = n ? INT64_MAX : 0;
+  for (size_t k = 0; n && k < sizeof orders / sizeof *orders; k++) {
+    qsort(order, n, sizeof *order, orders[k]);
+    int64_t bytes = place_all(&at, plan->ncalls, order, n);
+    if (bytes >= plan->temp_bytes) continue;
+    plan->temp_bytes = bytes;
+    for (size_t b = 0; b < n; b++) plan->buffers[order[b]->buffer].offset = order[b]->offset;
+  }
+  for (size_t b = 0; b < plan->nbuffers; b++) {
+    PlanBuffer *part = &plan->buffers[b];
+    if (part->kind == PB_TEMP && part->base != b) part->offset += plan->buffers[part->base].offset;
   }
 }

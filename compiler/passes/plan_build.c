@@ -20,7 +20,8 @@ static void interface_buffers(Fusion *f, const TensorGraph *graph) {
     PlanBuffer b = {.kind = s < graph->ninputs ? PB_INPUT : PB_OUTPUT,
                     .slot = (int64_t)s,
                     .dtype = slot->dtype,
-                    .numel = shape_numel(slot->shape)};
+                    .numel = shape_numel(slot->shape),
+                    .base = (uint32_t)s};
     avec_push(&f->job->arena, &f->buffers, b);
   }
 }
@@ -44,9 +45,8 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
   FusedKernel **order = ordered_kernels(f);
   out->calls = arena_array(&f->job->arena, f->kernels.len + 1, sizeof *out->calls);
   for (size_t k = 0; k < f->kernels.len; k++) {
-    uint32_t target;
-    UOp *raw = rangeify_kernel(f, order[k], &target);
-    out->calls[out->ncalls++] = kernelize(kz, raw, target);
+    UOp *raw = rangeify_kernel(f, order[k]);
+    out->calls[out->ncalls++] = kernelize(kz, raw, order[k]->buffers);
     job_poll(f->job);
   }
   out->kernels = kz->kernels.at;
@@ -60,14 +60,31 @@ static const char *describe(Job *job, const TensorGraph *graph, const PlanBuffer
   return arena_printf(&job->arena, "%s '" STR_FMT "'", kinds[b->kind], STR_ARG(name));
 }
 
+static int64_t bytes_of(const PlanBuffer *b) { return b->numel * dtype_info[b->dtype].bytes; }
+
+/* Before offsets are summed up: no single buffer is beyond reason. */
+static void check_buffers(Job *job, const TensorGraph *graph, const Target *target,
+                          const Fusion *f) {
+  for (size_t b = 0; target->memory_bytes && b < f->buffers.len; b++) {
+    const PlanBuffer *buffer = &f->buffers.at[b];
+    if ((uint64_t)bytes_of(buffer) <= target->memory_bytes) continue;
+    job_abort(job, FAIL(RESOURCE_EXHAUSTED,
+                        "%s of %" PRId64 " %s takes %" PRId64 " bytes, the device has %" PRIu64,
+                        describe(job, graph, buffer), buffer->numel, dtype_info[buffer->dtype].name,
+                        bytes_of(buffer), target->memory_bytes));
+  }
+}
+
 static void check_memory(Job *job, const TensorGraph *graph, const Target *target,
                          const Plan *plan) {
   const PlanBuffer *largest = NULL;
   int64_t total = plan->temp_bytes, most = 0;
   bool over = false;
   for (size_t b = 0; b < plan->nbuffers; b++) {
-    int64_t bytes = plan->buffers[b].numel * dtype_info[plan->buffers[b].dtype].bytes;
-    if (plan->buffers[b].kind != PB_TEMP) over |= __builtin_add_overflow(total, bytes, &total);
+    int64_t bytes = bytes_of(&plan->buffers[b]);
+    bool whole = plan->buffers[b].base == b;
+    if (whole && plan->buffers[b].kind != PB_TEMP)
+      over |= __builtin_add_overflow(total, bytes, &total);
     if (bytes >= most) most = bytes, largest = &plan->buffers[b];
   }
   if (!target->memory_bytes || !largest) return;
@@ -90,11 +107,13 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   Kernelizer kz;
   *out = (Plan){0};
   kernelize_init(&kz, job);
+  nodemap_init(job, &f.parts, 64);
   verify(job, graph->sink, "the frontend");
   interface_buffers(&f, graph);
   UOp *sink = simplify_graph(job, graph, target, f.buffers.at, &f.constants);
   verify(job, sink, "simplify_graph");
   fuse(&f, graph, sink);
+  check_buffers(job, graph, target, &f);
   rangeify_values(&f);
   make_kernels(&f, &kz, out);
   out->buffers = f.buffers.at;

@@ -231,29 +231,47 @@ UOp *ranges_merge(Job *job, UOp *sink) {
 /* -- order and numbers ---------------------------------------------------------------------------
  */
 
+/* Marks the output loops that every load of a lone reduction depends on, save the one that walks
+ * through the written buffer. */
+static void batch_loops(Job *job, const UOpList *list, const Loops *l, uint32_t *key) {
+  UOp *reduce = NULL;
+  uint32_t nreduces = 0, loads = 0, uses[MAX_RANGES] = {0};
+  IxSum store = {0};
+  for (size_t i = 0; i < list->len; i++) {
+    if (list->at[i]->op == OP_REDUCE) reduce = list->at[i], nreduces++;
+    if (list->at[i]->op == OP_STORE) store = ix_sum_of(list->at[i]->src[1]);
+  }
+  if (nreduces != 1) return;
+  UOpList body = uop_toposort(job, reduce->src[0]);
+  for (size_t i = 0; i < body.len; i++) {
+    if (body.at[i]->op != OP_INDEX) continue;
+    loads++;
+    for (uint32_t k = 0; k < l->nout; k++) uses[k] += uop_is_open(body.at[i], l->at[k]);
+  }
+  for (uint32_t k = 0; loads > 1 && k < l->nout; k++) {
+    key[k] += uses[k] == loads && ix_coef(&store, l->at[k]) != 1;
+  }
+}
+
 UOp *ranges_order(Job *job, UOp *sink) {
   UOpList list = uop_toposort(job, sink);
   Loops l = loops_of(&list);
-  uint32_t uses[MAX_RANGES] = {0};
+  uint32_t key[MAX_RANGES] = {0}, order[MAX_RANGES];
   for (size_t i = 0; i < list.len; i++) {
     for (uint32_t k = 0; list.at[i]->op == OP_REDUCE && k < l.nout; k++) {
-      uses[k] += uop_is_open(list.at[i], l.at[k]);
+      key[k] += 2 * uop_is_open(list.at[i], l.at[k]);
     }
   }
+  batch_loops(job, &list, &l, key);
   UOp *end = sink->src[0], **src = arena_array(&job->arena, end->nsrc, sizeof *src);
   assert(end->op == OP_END && end->nsrc == l.nout + 1);
   src[0] = end->src[0];
   for (uint32_t k = 0; k < l.nout; k++) {
-    uint32_t at = k + 1;
-    while (at > 1 && uses[k] > 0) {
-      uint32_t p = 0;
-      while (l.at[p] != src[at - 1]) p++;
-      if (uses[p] >= uses[k]) break;
-      src[at] = src[at - 1];
-      at--;
-    }
-    src[at] = l.at[k];
+    uint32_t at = k;
+    for (; at > 0 && key[order[at - 1]] < key[k]; at--) order[at] = order[at - 1];
+    order[at] = k;
   }
+  for (uint32_t k = 0; k < l.nout; k++) src[k + 1] = l.at[order[k]];
   end = uop_with_src(job, end, src);
   return uop_with_src(job, sink, &end);
 }

@@ -10,7 +10,8 @@
 UOp *ranges_split(Job *job, UOp *sink);
 /* Neighbours that every address uses as one become one. */
 UOp *ranges_merge(Job *job, UOp *sink);
-/* Output loops that more reductions depend on go outside. */
+/* Output loops that more reductions depend on go outside; of a contraction, those that all of its
+ * operands depend on. */
 UOp *ranges_order(Job *job, UOp *sink);
 /* Ids 0, 1, ...: output ranges, then reductions as they appear; ranges of size 1 vanish. */
 UOp *ranges_number(Job *job, UOp *sink);

@@ -14,6 +14,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
 
 typedef struct NewAxis {
@@ -325,14 +326,17 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
         a.now[i] = stage_operand(&a, a.now[i], plan->stages[s].level);
     job_poll(job);
   }
-  return linsum_simplify(job, a.now[k->list.len - 1]);
+  return collapse_loops(job, linsum_simplify(job, a.now[k->list.len - 1]));
 }
 
 UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *opts) {
   (void)target;
-  const KernelInfo *k = kernel_info(job, kernel);
   OptPlan plan;
-  Status st = opts_plan(job, k, opts, &plan);
+  OptList rest;
+  Status st = opts_merge(job, kernel, opts, &kernel, &rest);
+  if (st) job_abort(job, st);
+  const KernelInfo *k = kernel_info(job, kernel);
+  st = opts_plan(job, k, &rest, &plan);
   if (st) job_abort(job, st);
   if (!k->store) return kernel;
   return apply(job, k, &plan);

@@ -47,8 +47,17 @@ static UOp *split_reduce(Job *job, UOp *u, UOp *x) {
   return uop_make(job, OP_RESHAPE, DT_VOID, arg_ints(u->shape.at, u->shape.n), &x, 1);
 }
 
+static bool is_long(const UOp *u, const Target *target) {
+  int64_t n = shape_numel(u->shape);
+  return u->op == OP_REDUCE && n > 0 && n < (int64_t)target->threads &&
+         shape_numel(u->src[0]->shape) / n >= SPLIT_SIZE;
+}
+
 static UOp *split_reductions(Job *job, UOp *sink, const Target *target) {
   UOpList list = uop_toposort(job, sink);
+  bool any = false;
+  for (size_t i = 0; i < list.len; i++) any |= is_long(list.at[i], target);
+  if (!any) return sink;
   UOp **result = arena_array(&job->arena, list.len, sizeof *result);
   NodeMap place;
   nodemap_number(job, &place, &list);
@@ -59,10 +68,7 @@ static UOp *split_reductions(Job *job, UOp *sink, const Target *target) {
       src[s] = result[nodemap_get(&place, u->src[s])];
       same &= src[s] == u->src[s];
     }
-    int64_t n = shape_numel(u->shape);
-    bool lengthy = u->op == OP_REDUCE && n > 0 && n < (int64_t)target->threads &&
-                   shape_numel(u->src[0]->shape) / n >= SPLIT_SIZE;
-    result[i] = lengthy ? split_reduce(job, u, src[0]) : NULL;
+    result[i] = is_long(u, target) ? split_reduce(job, u, src[0]) : NULL;
     if (!result[i]) result[i] = same ? u : uop_with_src(job, u, src);
   }
   return result[list.len - 1];
@@ -144,7 +150,9 @@ static Known *known_values(Job *job, const UOpList *list, const NodeMap *place) 
   return known;
 }
 
-static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, FoldedConstants *constants) {
+/* Replaces values by constants in the graph, and gives outputs without parameters their bytes. */
+static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, PlanBuffer *interface,
+                        FoldedConstants *constants) {
   UOpList list = uop_toposort(job, sink);
   NodeMap place;
   nodemap_number(job, &place, &list);
@@ -152,6 +160,12 @@ static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, FoldedCon
   UOp **from = arena_array(&job->arena, list.len, sizeof *from);
   UOp **to = arena_array(&job->arena, list.len, sizeof *to);
   size_t n = 0;
+  for (uint32_t k = 0; k < sink->nsrc; k++) {
+    UOp *value = sink->src[k]->src[1], *same = uniform(value);
+    if (!known[nodemap_get(&place, value)].constant || !shape_numel(value->shape)) continue;
+    Bytes b = evaluate(job, same ? same : value);
+    interface[sink->src[k]->src[0]->arg.i].constant = shortest(b, dtype_info[value->dtype].bytes);
+  }
   for (size_t i = 0; i < list.len; i++) {
     if (!known[i].wanted || !shape_numel(list.at[i]->shape)) continue;
     Bytes b = evaluate(job, list.at[i]);
@@ -162,25 +176,10 @@ static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, FoldedCon
   return n ? uop_substitute(job, sink, from, to, n) : sink;
 }
 
-/* Outputs without parameters get their bytes here. */
-static void constant_outputs(Job *job, UOp *sink, PlanBuffer *interface) {
-  UOpList list = uop_toposort(job, sink);
-  NodeMap place;
-  nodemap_number(job, &place, &list);
-  const Known *known = known_values(job, &list, &place);
-  for (uint32_t k = 0; k < sink->nsrc; k++) {
-    UOp *value = sink->src[k]->src[1], *same = uniform(value);
-    if (!known[nodemap_get(&place, value)].constant || !shape_numel(value->shape)) continue;
-    Bytes b = evaluate(job, same ? same : value);
-    interface[sink->src[k]->src[0]->arg.i].constant = shortest(b, dtype_info[value->dtype].bytes);
-  }
-}
-
 UOp *simplify_graph(Job *job, const TensorGraph *graph, const Target *target, PlanBuffer *interface,
                     FoldedConstants *constants) {
   Rewrite rw = {.job = job};
   UOp *sink = rewrite_graph(&rw, graph->sink, rules_movement);
-  constant_outputs(job, sink, interface);
-  sink = fold_values(job, graph, sink, constants);
+  sink = fold_values(job, graph, sink, interface, constants);
   return split_reductions(job, sink, target);
 }

@@ -1,7 +1,9 @@
 /* The opt table, its text form, and legality: a list is turned into one OptPlan, and whatever
  * cannot be planned is refused with the reason. Nothing here builds nodes. */
 #include "compiler/search/opts.h"
+
 #include "base/vec.h"
+#include "compiler/passes/collapse.h"
 
 #include <ctype.h>
 #include <limits.h>
@@ -212,6 +214,7 @@ static Status plan_one(Planner *p) {
   case OPT_THREAD: return plan_thread(p, a, reduce);
   case OPT_ORDER: return plan_order(p, reduce);
   case OPT_PADTO: return plan_pad(p, a);
+  case OPT_MERGE: return refuse(p, "MERGE must come first");
   case OPT_STAGE: return reduce ? refuse(p, "the loop must be an output axis") : plan_stage(p);
   case OPT__COUNT: break;
   }
@@ -312,7 +315,26 @@ Status opts_plan(Job *job, const KernelInfo *k, const OptList *list, OptPlan *ou
   return check_stages(k, out);
 }
 
+Status opts_merge(Job *job, UOp *kernel, const OptList *list, UOp **merged, OptList *rest) {
+  *merged = kernel;
+  *rest = *list;
+  while (rest->len && rest->at[0].kind == OPT_MERGE) {
+    const Opt o = rest->at[0];
+    UOp *next = merge_axes(job, *merged, o.axis, o.arg);
+    if (!next)
+      return FAIL(INVALID_ARGUMENT,
+                  "MERGE(%d,%d) is not legal: no loop over axis %d has one over "
+                  "axis %d right inside",
+                  o.axis, (int)o.arg, o.axis, (int)o.arg);
+    *merged = next;
+    rest->at++, rest->len--, rest->cap--;
+  }
+  return NULL;
+}
+
 Status opts_check(Job *job, UOp *kernel, const OptList *list) {
   OptPlan plan;
-  return opts_plan(job, kernel_info(job, kernel), list, &plan);
+  OptList rest;
+  TRY(opts_merge(job, kernel, list, &kernel, &rest));
+  return opts_plan(job, kernel_info(job, kernel), &rest, &plan);
 }

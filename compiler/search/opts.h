@@ -82,6 +82,8 @@ typedef struct OptPlan {
   uint32_t nstages;
 } OptPlan;
 
-/* INVALID_ARGUMENT with the reason when a list is not legal for the kernel. */
+/* The kernel with the MERGEs at the head of the list done, and the rest of the list. */
+Status opts_merge(Job *job, UOp *kernel, const OptList *list, UOp **merged, OptList *rest);
+/* INVALID_ARGUMENT with the reason when a list (without MERGEs) is not legal for the kernel. */
 Status opts_plan(Job *job, const KernelInfo *k, const OptList *list, OptPlan *out);
 Status opts_check(Job *job, UOp *kernel, const OptList *list);

@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { FIXED_SIZE = F_SEAL_GROW | F_SEAL_SHRINK };
@@ -47,12 +46,12 @@ Status shm_from_bytes(const char *name, Bytes bytes, int *out) {
 }
 
 Status shm_check(int fd, uint64_t bytes) {
-  struct stat s;
   int seals = fcntl(fd, F_GET_SEALS);
   if (seals < 0 || !(seals & F_SEAL_SHRINK))
     return FAIL(INTERNAL, "descriptor is not sealed memory");
-  if (fstat(fd, &s) || (uint64_t)s.st_size < bytes)
-    return FAIL(INTERNAL, "shared memory holds %lld bytes, expected %llu", (long long)s.st_size,
+  off_t end = lseek(fd, 0, SEEK_END); /* not fstat: the sandbox has no stat calls */
+  if (end < 0 || (uint64_t)end < bytes)
+    return FAIL(INTERNAL, "shared memory holds %lld bytes, expected %llu", (long long)end,
                 (unsigned long long)bytes);
   return NULL;
 }

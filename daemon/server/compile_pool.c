@@ -234,6 +234,14 @@ void compile_pool_drop(CompilePool *p, CompileJob *job) {
   dispatch(p);
 }
 
+void compile_pool_transfer(CompileJob *from, CompileJob *to) {
+  to->env.id = from->env.id;
+  to->slot = from->slot;
+  to->queued = false;
+  from->slot = NULL;
+  if (to->slot) to->slot->job = to;
+}
+
 const char *compile_pool_last_failure(const CompilePool *p) { return p->last_failure; }
 
 Status compile_pool_create(const CompilePoolSpec *spec, CompilePool **out) {

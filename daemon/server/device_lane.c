@@ -339,7 +339,6 @@ static void requeue(DeviceLane *l, bool suspect) {
     job->in_flight = false;
     if (own || !job->done) {
       job_free(l, job); /* made by the lane, or cancelled */
-      if (own && suspect) continue;
     } else if (job->tried || suspect) {
       job_finish(l, job, NULL, lost(l, job));
     } else {
@@ -463,6 +462,7 @@ DeviceStatus device_lane_status(const DeviceLane *l) {
 }
 
 const char *device_lane_name(const DeviceLane *l) { return l->spec.name; }
+uint64_t device_lane_incarnation(const DeviceLane *l) { return l->incarnation; }
 SlabPool *device_lane_slabs(DeviceLane *l) { return &l->slabs; }
 const Kiln__V1__TargetSpec *device_lane_target(const DeviceLane *l) { return l->target; }
 const uint8_t *device_lane_fingerprint(const DeviceLane *l) { return l->fingerprint; }

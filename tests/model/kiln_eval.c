@@ -2,7 +2,9 @@
  *
  *   kiln-eval MODEL [--dim NAME=N]...          the interface of the graph, its size, the time taken
  *   kiln-eval --text MODEL [--dim NAME=N]...   the tensor graph as text
- *   kiln-eval --serve                          models from stdin until it ends
+ *   kiln-eval --serve [--compiled]             models from stdin until it ends
+ *
+ * --compiled runs the whole compiler and the CPU device instead of the interpreter.
  *
  * MODEL is ONNX unless its name ends in .kgraph. Each request of --serve is a list of blobs, a blob
  * being a u64 length and bytes: the model; "NAME=N" lines of dimensions; then a count as decimal
@@ -17,9 +19,11 @@
 #include "compiler/ir/interp.h"
 #include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
+#include "tests/model/local_run.h"
 
 enum { MAX_DIM_ARGS = 64 };
 static const size_t JOB_LIMIT = (size_t)8 << 30;
+static Device *device; /* --compiled */
 
 typedef struct Dims {
   DimBinding at[MAX_DIM_ARGS];
@@ -139,7 +143,10 @@ static Status serve_one(Job *job, Bytes model, const FrontendOptions *o, const I
   if (!slots) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
   Run run = {.g = g, .slots = slots};
   Status st = bind_slots(job, g, model, in, nin, slots);
-  if (!st) st = job_run(job, interpret, &run);
+  if (!st && device)
+    st = local_run(job, g, device, slots);
+  else if (!st)
+    st = job_run(job, interpret, &run);
   if (!st) st = run.st;
   if (!st) answer(g, slots);
   free(slots);
@@ -255,6 +262,9 @@ int main(int argc, char **argv) {
   bool text = false;
   for (int i = 1; i < argc; i++) {
     if (!strcmp(argv[i], "--serve")) {
+      Status st =
+          i + 1 < argc && !strcmp(argv[i + 1], "--compiled") ? device_cpu_create(0, &device) : NULL;
+      if (st) return fprintf(stderr, "%s\n", st->text), 1;
       while (serve()) {
       }
       return 0;

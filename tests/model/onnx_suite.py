@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """ONNX's backend node tests, run through Kiln.
 
-    onnx_suite.py [--runner kiln|eval] [--eval PATH] [--filter TEXT] [--update] [-v]
+    onnx_suite.py [--runner kiln|eval|local] [--eval PATH] [--filter TEXT] [--update] [-v]
 
 Every test of onnx.backend.test.case.node is compiled and run, and its outputs are compared with the
 expected ones (rtol and atol of the test, 1e-3 and 1e-7 by default, as in ONNX's own runner). Prints
@@ -54,14 +54,15 @@ def numpy_dtype(name):
 
 
 class EvalRunner:
-    """The frontend and the reference interpreter, in one kiln-eval process that stays alive."""
+    """The frontend and the reference interpreter (or, with --compiled, the whole compiler and the CPU device),
+    in one kiln-eval process that stays alive."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, options):
+        self.path, self.options = path, options
         self.process = None
 
     def _start(self):
-        self.process = subprocess.Popen([self.path, "--serve"], stdin=subprocess.PIPE,
+        self.process = subprocess.Popen([self.path, "--serve", *self.options], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE)
 
     def _blob(self):
@@ -135,7 +136,7 @@ def make_runner(args):
             name = "kiln"
         except ImportError:
             name = "eval"
-    return KilnRunner() if name == "kiln" else EvalRunner(args.eval)
+    return KilnRunner() if name == "kiln" else EvalRunner(args.eval, ["--compiled"] if name == "local" else [])
 
 
 def bindings(model, inputs):
@@ -261,7 +262,7 @@ def write_list(reasons):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--runner", choices=["kiln", "eval"])
+    p.add_argument("--runner", choices=["kiln", "eval", "local"])
     p.add_argument("--eval", default=os.path.join(HERE, "../../build/release/bin/kiln-eval"))
     p.add_argument("--filter", default="")
     p.add_argument("--update", action="store_true")

@@ -14,6 +14,7 @@
 #include "base/vec.h"
 #include "compiler/codegen/llvm_emit.h"
 #include "compiler/codegen/llvm_target.h"
+#include "compiler/ir/interp.h"
 #include "devices/device.h"
 
 static Device *device;
@@ -168,7 +169,15 @@ static void expect(DType d, const uint8_t *got, size_t i, Scalar want, int ulps,
 /* -- every op
  * ------------------------------------------------------------------------------------------ */
 
-static uint8_t in[3][MAX_BYTES], result[MAX_BYTES];
+enum { MAX_VARIANTS = 14 };
+static uint8_t in[3][MAX_BYTES], result[MAX_VARIANTS][MAX_BYTES];
+
+/* One way to compute an op; all ways of one op share a program. */
+typedef struct Variant {
+  unsigned lanes;
+  bool fixed; /* the last source is `constant` instead of a load */
+  Scalar constant;
+} Variant;
 
 /* Contracted products of 16-bit floats are rounded twice (f32, then the dtype); targets without FMA
  * round f32 and f64 twice too, which can lose everything to cancellation. */
@@ -177,45 +186,61 @@ static int tolerance(Op o, DType d) {
   return d == DT_F16 || d == DT_BF16 ? 1 : 0;
 }
 
-/* constant: the last source is a CONST instead of a load. */
-static void run_op(Op o, DType out, const DType *from, unsigned lanes, const Scalar *constant) {
+static UOp *emit_variant(Code *c, Op o, DType out, const DType *from, size_t which,
+                         const Variant *way) {
   unsigned n = (unsigned)op_info[o].nsrc;
-  char what[96];
-  begin();
-  Code c = {.nargs = n + 1};
-  UOp *r = range(&c, 0, N / lanes);
-  UOp *at = alu2(&c, OP_MUL, r, uop_index(&job, lanes)), *src[3];
-  void *args[4] = {result, in[0], in[1], in[2]};
+  UOp *r = range(c, (int64_t)which, N / way->lanes), *src[3];
+  UOp *at = alu2(c, OP_MUL, r, uop_index(&job, way->lanes));
   for (unsigned k = 0; k < n; k++) {
-    fill(from[k], k, in[k]);
-    if (constant && k == n - 1) {
-      src[k] = splat(&c, push(&c, uop_scalar(&job, from[k], *constant)), lanes);
+    if (way->fixed && k == n - 1) {
+      src[k] = splat(c, push(c, uop_scalar(&job, from[k], way->constant)), way->lanes);
     } else {
-      src[k] = load(&c, param(k + 1, from[k], N), at, lanes, 1);
+      src[k] = load(c, param(MAX_VARIANTS + k, from[k], N), at, way->lanes, 1);
     }
   }
-  UOp *v = op(&c, o, out, lanes, arg_none(), src, n);
-  end(&c, store(&c, param(0, (DType)v->dtype, N), at, v, 1), r);
-  memset(result, 0xcd, sizeof result);
-  run(&c, args);
-  snprintf(what, sizeof what, "%s %s from %s x%u on %s", op_info[o].name, dtype_info[v->dtype].name,
-           dtype_info[from[n - 1]].name, lanes, target.cpu);
+  UOp *v = op(c, o, out, way->lanes, arg_none(), src, n);
+  end(c, store(c, param((int64_t)which, (DType)v->dtype, N), at, v, 1), r);
+  return v;
+}
+
+static Scalar reference(Op o, DType out, DType from, const Scalar *x) {
+  bool fused = !dtype_is_float(out) || llvm_target_has(&target, "fma");
+  if (o != OP_MULACC || fused) return op_eval(o, out, from, x);
+  if (out == DT_F64) return (Scalar){.f = x[0].f * x[1].f + x[2].f};
+  /* 16-bit floats keep the product in f32 too. */
+  float product = (float)x[0].f * (float)x[1].f;
+  return scalar_wrap(out, (Scalar){.f = (double)(product + (float)x[2].f)});
+}
+
+static void compare(Op o, DType out, const DType *from, size_t which, const Variant *way) {
+  unsigned n = (unsigned)op_info[o].nsrc;
+  char what[96];
+  snprintf(what, sizeof what, "%s %s from %s x%u on %s", op_info[o].name, dtype_info[out].name,
+           dtype_info[from[n - 1]].name, way->lanes, target.cpu);
   for (size_t i = 0; i < N; i++) {
     Scalar x[3];
     for (unsigned k = 0; k < n; k++) {
       x[k] = scalar_load(from[k], in[k] + i * dtype_info[from[k]].bytes);
     }
-    if (constant) x[n - 1] = *constant;
-    Scalar want = op_eval(o, (DType)v->dtype, from[n - 1], x);
-    if (o == OP_MULACC && dtype_is_float(out) && !llvm_target_has(&target, "fma")) {
-      Scalar p = op_eval(OP_MUL, out, out, x);
-      /* 16-bit floats keep the product in f32. */
-      double wide = out == DT_F64 ? p.f : (double)((float)x[0].f * (float)x[1].f);
-      want = scalar_wrap(out, (Scalar){.f = out == DT_F64 ? wide + x[2].f
-                                                          : (double)((float)wide + (float)x[2].f)});
-    }
-    expect((DType)v->dtype, result, i, want, tolerance(o, out), what);
+    if (way->fixed) x[n - 1] = way->constant;
+    expect(out, result[which], i, reference(o, out, from[n - 1], x), tolerance(o, out), what);
   }
+}
+
+static void run_op(Op o, DType out, const DType *from, const Variant *ways, size_t nways) {
+  unsigned n = (unsigned)op_info[o].nsrc;
+  void *args[MAX_VARIANTS + 3];
+  DType dtype = out;
+  begin();
+  Code c = {.nargs = MAX_VARIANTS + n};
+  for (unsigned k = 0; k < n; k++) fill(from[k], k, args[MAX_VARIANTS + k] = in[k]);
+  for (size_t w = 0; w < MAX_VARIANTS; w++) args[w] = result[w];
+  memset(result, 0xcd, sizeof result);
+  for (size_t w = 0; w < nways; w++) {
+    dtype = (DType)emit_variant(&c, o, out, from, w, &ways[w])->dtype;
+  }
+  run(&c, args);
+  for (size_t w = 0; w < nways; w++) compare(o, dtype, from, w, &ways[w]);
   finish();
 }
 
@@ -229,7 +254,9 @@ static bool op_takes(Op o, DType d) {
 
 static bool is_decomposed(Op o) { return o >= OP_EXP && o <= OP_ATAN; }
 
-static const unsigned lane_counts[] = {1, 4, 8, 16};
+/* All widths on the host, half of them on the older targets: most of the time is LLVM's. */
+static const Variant widths[] = {{.lanes = 1}, {.lanes = 8}, {.lanes = 4}, {.lanes = 16}};
+static size_t nwidths;
 
 static void test_every_op(void **state) {
   (void)state;
@@ -238,7 +265,7 @@ static void test_every_op(void **state) {
     for (DType d = DT_BOOL; d < DT__COUNT; d++) {
       if (!op_takes(o, d)) continue;
       DType from[3] = {op_info[o].type == TR_SELECT ? DT_BOOL : d, d, d};
-      for (size_t k = 0; k < 4; k++) run_op(o, d, from, lane_counts[k], NULL);
+      run_op(o, d, from, widths, nwidths);
     }
   }
 }
@@ -251,10 +278,11 @@ static void test_constant_operand(void **state) {
     for (DType d = DT_I8; d < DT__COUNT; d++) {
       if (!op_takes(ops[i], d) || d == DT_U16 || d == DT_I16) continue;
       DType from[2] = {d, d};
-      for (size_t k = 0; k < 14; k++) {
-        Scalar v = special(d, k);
-        run_op(ops[i], d, from, k % 2 ? 8 : 1, &v);
+      Variant ways[MAX_VARIANTS];
+      for (size_t k = 0; k < MAX_VARIANTS; k++) {
+        ways[k] = (Variant){k % 2 ? 8 : 1, true, special(d, k)};
       }
+      run_op(ops[i], d, from, ways, MAX_VARIANTS);
     }
   }
 }
@@ -263,12 +291,10 @@ static void test_every_cast(void **state) {
   (void)state;
   for (DType from = DT_BOOL; from < DT__COUNT; from++) {
     for (DType to = DT_BOOL; to < DT__COUNT; to++) {
-      for (unsigned lanes = 1; lanes <= 16; lanes *= 16) {
-        run_op(OP_CAST, to, &from, lanes, NULL);
-        bool bits = from != DT_BOOL && to != DT_BOOL;
-        if (bits && dtype_info[from].bytes == dtype_info[to].bytes) {
-          run_op(OP_BITCAST, to, &from, lanes, NULL);
-        }
+      run_op(OP_CAST, to, &from, widths, nwidths);
+      bool bits = from != DT_BOOL && to != DT_BOOL;
+      if (bits && dtype_info[from].bytes == dtype_info[to].bytes) {
+        run_op(OP_BITCAST, to, &from, widths, nwidths);
       }
     }
   }
@@ -359,18 +385,67 @@ static void run_access(DType d, unsigned lanes, int64_t stride, int gate, int va
   finish();
 }
 
+static void run_accesses(DType d, unsigned lanes, int64_t stride) {
+  run_access(d, lanes, stride, NONE, 0);
+  run_access(d, lanes, stride, NONE, 2);
+  for (int variant = 0; variant < 8; variant++) {
+    run_access(d, lanes, stride, SCALAR_GATE, variant);
+    if (lanes > 1) run_access(d, lanes, stride, VECTOR_GATE, variant);
+  }
+}
+
 static void test_access(void **state) {
   (void)state;
   static const int64_t strides[] = {1, 2, 3, 4, 5, -1, -2, 0};
   for (size_t t = 0; t < NMEMORY; t++) {
+    run_accesses(memory_dtypes[t], 1, 1);
     for (size_t s = 0; s < 8; s++) {
-      for (unsigned lanes = 1; lanes <= 16; lanes = lanes == 1 ? 4 : lanes * 2) {
-        for (int variant = 0; variant < 8; variant++) {
-          if (variant < 4) run_access(memory_dtypes[t], lanes, strides[s], NONE, variant & 2);
-          run_access(memory_dtypes[t], lanes, strides[s], SCALAR_GATE, variant);
-          if (lanes > 1) run_access(memory_dtypes[t], lanes, strides[s], VECTOR_GATE, variant);
-        }
-      }
+      if (nwidths == 4) run_accesses(memory_dtypes[t], 4, strides[s]);
+      run_accesses(memory_dtypes[t], nwidths == 4 ? 16 : 8, strides[s]);
+    }
+  }
+}
+
+/* A tile read by columns; `extra` columns more than lanes, in an order that is not theirs. */
+static void run_tile(DType d, unsigned lanes, int64_t stride, unsigned extra) {
+  begin();
+  unsigned columns = lanes + extra;
+  int64_t reach = (int64_t)(lanes - 1) * (stride < 0 ? -stride : stride);
+  int64_t span = reach + columns, first = stride < 0 ? reach : 0;
+  Guarded buf = guarded(d, (size_t)span, true), out = guarded(d, (size_t)lanes * columns, true);
+  Code c = {.nargs = 2};
+  UOp *r = range(&c, 0, 1), *column[64], *effect = NULL;
+  UOp *base = alu2(&c, OP_ADD, r, alu2(&c, OP_MUL, r, uop_index(&job, 3)));
+  for (unsigned k = 0; k < columns; k++) {
+    unsigned which = k * 3 % columns;
+    UOp *at = alu2(&c, OP_ADD, base, uop_index(&job, first + which));
+    if (first + which == 0) at = base;
+    column[which] = load(&c, param(1, d, span), at, lanes, stride);
+  }
+  for (unsigned k = 0; k < columns; k++) {
+    UOp *place = alu2(&c, OP_ADD, base, uop_index(&job, k * lanes));
+    effect = store(&c, param(0, d, lanes * columns), k ? place : base, column[k], 1);
+  }
+  end(&c, effect, r);
+  run(&c, (void *[]){out.at, buf.at});
+  for (unsigned k = 0; k < columns; k++) {
+    for (unsigned l = 0; l < lanes; l++) {
+      Scalar want = element(d, buf.at, first + k + l * stride);
+      expect(d, out.at, k * lanes + l, want, 0, "tile");
+    }
+  }
+  unguard(buf), unguard(out);
+  finish();
+}
+
+static void test_tiles(void **state) {
+  (void)state;
+  static const DType dtypes[] = {DT_F32, DT_F64, DT_I8, DT_F16};
+  for (size_t t = 0; t < 4; t++) {
+    for (unsigned lanes = 4; lanes <= 16; lanes *= 2) {
+      run_tile(dtypes[t], lanes, 21, 0);
+      run_tile(dtypes[t], lanes, -6, 3); /* overlapping columns, some left over */
+      run_tile(dtypes[t], lanes, 19, lanes == 8 ? 8 : 1);
     }
   }
 }
@@ -420,6 +495,62 @@ static void test_scattered(void **state) {
       run_scattered(memory_dtypes[t], lanes, true);
     }
   }
+}
+
+/* The list with its leaves (constants, parameters) in front, as the interpreter wants it. */
+static UOpList with_leaves(const Code *c) {
+  UOpList out = {0};
+  for (size_t i = 0; i < c->list.len; i++) {
+    const UOp *u = c->list.at[i];
+    for (uint32_t k = 0; k < u->nsrc; k++) {
+      if (u->src[k]->nsrc == 0) avec_push(&job.arena, &out, u->src[k]);
+    }
+  }
+  for (size_t i = 0; i < c->list.len; i++) avec_push(&job.arena, &out, c->list.at[i]);
+  return out;
+}
+
+/* Index vectors, against the interpreter: with scale 1 all of them fit 32 bits and are computed
+ * there, with a large scale some do not. */
+static void run_index_math(int64_t scale) {
+  enum { W = 16, ROWS = 9, SIZE = 200 };
+  static float got[ROWS * W], want[ROWS * W], data[SIZE];
+  static int64_t seen[ROWS * W], expected[ROWS * W];
+  begin();
+  for (int i = 0; i < SIZE; i++) data[i] = (float)i;
+  Code c = {.nargs = 3};
+  UOp *ramp = push(&c, uop_make_lanes(&job, OP_RAMP, DT_INDEX, W, arg_none(), NULL, 0));
+  UOp *r = range(&c, 0, ROWS), *at = alu2(&c, OP_MUL, r, uop_index(&job, W));
+#define K(v) splat(&c, push(&c, uop_index(&job, v)), W)
+  UOp *v = alu2(&c, OP_ADD, splat(&c, at, W), ramp);
+  UOp *big = alu2(&c, OP_MUL, v, K(scale));
+  UOp *back = alu2(&c, OP_FLOORDIV, alu2(&c, OP_SUB, big, K(5 * scale)), K(scale));
+  UOp *q = alu2(&c, OP_FLOORDIV, back, K(7)), *m = alu2(&c, OP_FLOORMOD, back, K(7));
+  UOp *x = alu2(&c, OP_ADD, alu2(&c, OP_MUL, q, K(5)), m);
+  UOp *low = alu2(&c, OP_CMPLT, x, K(3));
+  x = op(&c, OP_WHERE, DT_VOID, 0, arg_none(), (UOp *[]){low, alu2(&c, OP_SUB, K(9), x), x}, 3);
+  x = alu2(&c, OP_MAX, alu2(&c, OP_MIN, x, K(SIZE - 1)), K(0));
+  UOp *y = op(&c, OP_CAST, DT_I64, W, arg_none(), &big, 1);
+  UOp *z = op(&c, OP_CAST, DT_I64, W, arg_none(), (UOp *[]){alu2(&c, OP_SHR, v, K(40))}, 1);
+  UOp *ok = alu2(&c, OP_CMPNE, m, K(3));
+  UOp *f = load_if(&c, param(1, DT_F32, SIZE), x, W, 1, ok, NULL);
+  UOp *s1 = store(&c, param(0, DT_F32, ROWS * W), at, f, 1);
+  UOp *s2 = store(&c, param(2, DT_I64, ROWS * W), at, alu2(&c, OP_ADD, y, z), 1);
+  end(&c, op(&c, OP_SINK, DT_VOID, 1, arg_none(), (UOp *[]){s1, s2}, 2), r);
+#undef K
+  run(&c, (void *[]){got, data, seen});
+  InterpBuffer bufs[3] = {{want, sizeof want}, {data, sizeof data}, {expected, sizeof expected}};
+  UOpList whole = with_leaves(&c);
+  check(interp_linear(&job, whole.at, whole.len, bufs, 3, 0));
+  assert_memory_equal(got, want, sizeof got);
+  assert_memory_equal(seen, expected, sizeof seen);
+  finish();
+}
+
+static void test_index_math(void **state) {
+  (void)state;
+  run_index_math(1);
+  run_index_math((int64_t)1 << 30);
 }
 
 /* -- loops and registers
@@ -548,13 +679,13 @@ static void run_hreduce(Op o, DType d, unsigned lanes) {
   UOp *v = load(&c, param(1, d, lanes), zero, lanes, 1);
   v = op(&c, OP_HREDUCE, DT_VOID, 1, arg_i(o), &v, 1);
   store(&c, param(0, d, 1), zero, v, 1);
-  run(&c, (void *[]){result, in[0]});
+  run(&c, (void *[]){result[0], in[0]});
   Scalar want = element(d, in[0], 0);
   for (unsigned i = 1; i < lanes; i++) {
     want = op_eval(o, d, d, (Scalar[]){want, element(d, in[0], i)});
   }
   snprintf(what, sizeof what, "HREDUCE %s %s x%u", op_info[o].name, dtype_info[d].name, lanes);
-  expect(d, result, 0, want, 0, what);
+  expect(d, result[0], 0, want, 0, what);
   finish();
 }
 
@@ -632,6 +763,7 @@ static void test_refusals(void **state) {
 static int use_host(void **state) {
   (void)state;
   llvm_target_host(&target);
+  nwidths = 4;
   return 0;
 }
 static int use_avx2(void **state) {
@@ -640,6 +772,7 @@ static int use_avx2(void **state) {
   target.cpu = "haswell";
   target.features = "+avx2,+fma,+f16c,+bmi,+bmi2";
   target.vector_bytes = 32;
+  nwidths = 2;
   return 0;
 }
 static int use_sse2(void **state) {
@@ -648,6 +781,7 @@ static int use_sse2(void **state) {
   target.cpu = "x86-64";
   target.features = "";
   target.vector_bytes = 16;
+  nwidths = 2;
   return 0;
 }
 
@@ -665,17 +799,34 @@ static int teardown(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
 #define ON(cpu, name) {#name " on " #cpu, name, use_##cpu, NULL, NULL}
-      ON(host, test_refusals),         ON(host, test_access),
-      ON(host, test_scattered),        ON(host, test_accumulators),
-      ON(host, test_nested_registers), ON(host, test_local_and_threads),
-      ON(host, test_hreduce),          ON(avx2, test_access),
-      ON(avx2, test_scattered),        ON(avx2, test_accumulators),
-      ON(sse2, test_access),           ON(sse2, test_scattered),
-      ON(sse2, test_accumulators),     ON(host, test_every_op),
-      ON(host, test_constant_operand), ON(host, test_every_cast),
-      ON(avx2, test_every_op),         ON(avx2, test_constant_operand),
-      ON(avx2, test_every_cast),       ON(sse2, test_every_op),
-      ON(sse2, test_constant_operand), ON(sse2, test_every_cast),
+      ON(host, test_refusals),
+      ON(host, test_index_math),
+      ON(avx2, test_index_math),
+      ON(sse2, test_index_math),
+      ON(host, test_tiles),
+      ON(sse2, test_tiles),
+      ON(avx2, test_tiles),
+      ON(host, test_access),
+      ON(host, test_scattered),
+      ON(host, test_accumulators),
+      ON(host, test_nested_registers),
+      ON(host, test_local_and_threads),
+      ON(host, test_hreduce),
+      ON(avx2, test_access),
+      ON(avx2, test_scattered),
+      ON(avx2, test_accumulators),
+      ON(sse2, test_access),
+      ON(sse2, test_scattered),
+      ON(sse2, test_accumulators),
+      ON(host, test_every_op),
+      ON(host, test_constant_operand),
+      ON(host, test_every_cast),
+      ON(avx2, test_every_op),
+      ON(avx2, test_constant_operand),
+      ON(avx2, test_every_cast),
+      ON(sse2, test_every_op),
+      ON(sse2, test_constant_operand),
+      ON(sse2, test_every_cast),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -29,6 +29,11 @@ static UOp *reduced(Graph *g, Op op, UOp *x, int64_t axis) {
   return t_expand(g, t_reduce(g, op, x, &axis, 1), x->shape.at, x->shape.n);
 }
 
+static UOp *reduced_in(Job *j, UOp *x) {
+  UOp *r = uop_make(j, OP_REDUCE, DT_VOID, arg_both(OP_MAX, DIMS(1)), &x, 1);
+  return uop_make(j, OP_EXPAND, DT_VOID, arg_ints(x->shape.at, x->shape.n), &r, 1);
+}
+
 static UOp *softmax(Graph *g, UOp *x, int64_t axis) {
   UOp *e = uop1(&job, OP_EXP, uop2(&job, OP_SUB, x, reduced(g, OP_MAX, x, axis)));
   return uop2(&job, OP_FDIV, e, reduced(g, OP_ADD, e, axis));
@@ -286,6 +291,99 @@ static void chain_is_cut_into_kernels(void **state) {
   assert_true(plan_equals_graph(&graph, 1e-4));
 }
 
+/* -- plans as a whole -------------------------------------------------------------------------- */
+
+static size_t nodes_for_chain(int n) {
+  Job own;
+  Graph g;
+  job_init(&own, 0);
+  graph_init(&g, &own);
+  UOp *x = graph_input(&g, DIMS(16, 64));
+  for (int k = 0; k < n; k++) {
+    x = k % 2 ? uop1(&own, OP_NEG, x) : uop2(&own, OP_SUB, x, reduced_in(&own, x));
+  }
+  graph_output(&g, x);
+  graph_plan(&g);
+  size_t nodes = own.next_id;
+  job_deinit(&own);
+  return nodes;
+}
+
+static void work_grows_linearly(void **state) {
+  (void)state;
+  size_t small = nodes_for_chain(200), large = nodes_for_chain(2000);
+  assert_true(large <= 12 * small);
+}
+
+/* No two temporaries that are alive at the same call share a byte. */
+static void check_temporaries(const Plan *p) {
+  for (size_t a = 0; a < p->nbuffers; a++) {
+    for (size_t b = a + 1; b < p->nbuffers; b++) {
+      const PlanBuffer *x = &p->buffers[a], *y = &p->buffers[b];
+      if (x->kind != PB_TEMP || y->kind != PB_TEMP) continue;
+      size_t first[2] = {SIZE_MAX, SIZE_MAX}, last[2] = {0};
+      for (size_t c = 0; c < p->ncalls; c++) {
+        for (uint32_t k = 0; k < p->calls[c].nargs; k++) {
+          for (int w = 0; w < 2; w++) {
+            if (p->calls[c].args[k] != (w ? b : a)) continue;
+            if (first[w] == SIZE_MAX) first[w] = c;
+            last[w] = c;
+          }
+        }
+      }
+      bool together = first[0] <= last[1] && first[1] <= last[0];
+      int64_t xend = x->offset + x->numel * dtype_info[x->dtype].bytes;
+      int64_t yend = y->offset + y->numel * dtype_info[y->dtype].bytes;
+      assert_true(!together || x->offset >= yend || y->offset >= xend);
+      assert_true(x->offset % 64 == 0 && xend <= p->temp_bytes);
+    }
+  }
+}
+
+static void memory_is_reused(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(32, 32)), *w = graph_input(&graph, DIMS(32, 32)), *first = NULL;
+  for (int k = 0; k < 12; k++) {
+    x = matmul(&graph, x, w);
+    if (k == 2) first = x;
+  }
+  graph_output(&graph, uop2(&job, OP_ADD, x, first));
+  expect_calls(&graph, 12);
+  check_temporaries(&graph.plan);
+  assert_int_equal(graph.plan.temp_bytes, 3 * 32 * 32 * 4); /* one kept, two in turn */
+}
+
+typedef struct Small {
+  Graph *g;
+  uint64_t memory;
+} Small;
+
+static void plan_small(Job *j, void *arg) {
+  const Small *s = arg;
+  Target target = test_target;
+  target.memory_bytes = s->memory;
+  plan_build(j, &s->g->tg, &target, &s->g->plan);
+}
+
+static void expect_refused(Graph *g, uint64_t memory, const char *why) {
+  char text[500];
+  Small s = {g, memory};
+  Status st = job_run(&job, plan_small, &s);
+  assert_int_equal(status_code(st), ST_RESOURCE_EXHAUSTED);
+  status_text(st, text, sizeof text);
+  status_drop(st);
+  assert_non_null(strstr(text, why));
+}
+
+static void too_large_plans_are_refused(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(100, 100));
+  graph.slots[0].name = STR("pixels");
+  graph_output(&graph, t_reduce(&graph, OP_ADD, x, DIMS(1)));
+  expect_refused(&graph, 39999, "input 'pixels' of 10000 f32 takes 40000 bytes");
+  expect_refused(&graph, 40001, "the largest buffer, input 'pixels' of 10000 f32, takes 40000");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
 #define T(name_) cmocka_unit_test_setup_teardown(name_, setup, teardown)
@@ -310,6 +408,9 @@ int main(void) {
       T(long_sum_is_split),
       T(outputs_in_every_shape),
       T(chain_is_cut_into_kernels),
+      T(work_grows_linearly),
+      T(memory_is_reused),
+      T(too_large_plans_are_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -229,6 +229,9 @@ static const Case cases[] = {
     {18, "VECTOR(1,16) UNROLL(3,3) UNROLL(4,3)"},
     {19, "VECTOR(1,16) UPCAST(0,4) ORDER(1,0) STAGE(1,0)"},
     {19, "VECTOR(1,8) UNROLL(3,3) UNROLL(4,3)"},
+    {17, "MERGE(2,3) VECTOR(2,16) UPCAST(1,5) ORDER(1,2) STAGE(2,0)"},
+    {17, "MERGE(0,1) MERGE(0,2) MERGE(0,3) VECTOR(0,8) UNROLL(5,3)"},
+    {16, "MERGE(3,4) MERGE(3,5) UNROLL(3,9) VECTOR(2,8)"},
     {20, "VECTOR(1,16) UPCAST(0,3)"},
     {21, "VECTOR(2,16) UPCAST(1,4) UNROLL(3,3) UNROLL(4,3)"},
 };
@@ -296,7 +299,7 @@ static void text_round_trip(void **state) {
   job_init(&job, 0);
   static const char *const texts[] = {"", "VECTOR(1,16)",
                                       "ORDER(1,0) VECTOR(1,16) UPCAST(0,8) UNROLL(2,4) THREAD(0,2) "
-                                      "STAGE(-1,0) PADTO(3,64)"};
+                                      "STAGE(-1,0) PADTO(3,64) MERGE(0,1)"};
   for (size_t i = 0; i < 3; i++) {
     OptList list;
     StrBuf b = {0};
@@ -341,6 +344,9 @@ static void illegal_opts(void **state) {
       {0, "STAGE(1,1) STAGE(0,1)", "already staged"},
       {0, "STAGE(2,1)", "must be an output"},
       {0, "VECTOR(1,16) PADTO(1,64)", "before tiles"},
+      {0, "MERGE(1,0)", "right inside"},
+      {0, "MERGE(0,2)", "right inside"},
+      {0, "VECTOR(1,16) MERGE(0,1)", "must come first"},
       {4, "UPCAST(0,20) UPCAST(1,33) UPCAST(1,2)", "tile of 66"},
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {

@@ -1,0 +1,333 @@
+/* Lookups and inserts.
+ *
+ * Every write is one transaction; an error rolls it back and leaves the Cache as it was. Uses are
+ * remembered and written together, before the next insert or when MAX_TOUCHES are waiting: losing
+ * them in a crash costs a little order in the eviction and nothing else. The size that is limited
+ * is the sum of the records plus an allowance per row, not the length of the file, which keeps free
+ * pages for the next records. */
+#include "cache/cache.h"
+
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "cache/internal.h"
+
+enum { ROW_BYTES = 256 /* of index and table pages per record */, EVICT_STEP = 32 };
+
+const char *const cache_kind_name[CACHE_KIND__COUNT] = {
+    [CACHE_PLAN] = "plan", [CACHE_KERNEL] = "kernel"};
+
+static const char *const texts[Q__COUNT] = {
+    [Q_FIND] = "SELECT id, bytes FROM entries WHERE hash=?1 AND target=?2 AND kind=?3",
+    [Q_BLOB] = "SELECT record FROM blobs WHERE id=?1",
+    [Q_TOUCH] = "UPDATE entries SET used=max(used, ?2), uses=uses+1 WHERE id=?1",
+    [Q_ADD_ENTRY] = "INSERT INTO entries(kind, hash, target, bytes, created, used, uses, note)"
+                    " VALUES(?3, ?1, ?2, ?4, ?5, ?5, 0, ?6)",
+    [Q_ADD_BLOB] = "INSERT INTO blobs(id, record) VALUES(?1, ?2)",
+    [Q_DROP_ENTRY] = "DELETE FROM entries WHERE id=?1",
+    [Q_DROP_BLOB] = "DELETE FROM blobs WHERE id=?1",
+    [Q_OLDEST] = "SELECT id, bytes FROM entries ORDER BY used, id LIMIT ?1",
+    [Q_COUNT] = "SELECT kind, count(*), sum(bytes) FROM entries GROUP BY kind",
+    [Q_LIST] = "SELECT kind, hash, target, bytes, created, used, uses, note FROM entries"
+               " ORDER BY used DESC, id DESC LIMIT ?1",
+    [Q_PREFIX] = "SELECT kind, hash, target, bytes, created, used, uses, note FROM entries"
+                 " WHERE hash>=?1 AND hash<=?2 ORDER BY hash, kind, target LIMIT 100",
+    [Q_ADD_TARGET] = "INSERT OR REPLACE INTO targets(target, text) VALUES(?1, ?2)",
+    [Q_TARGET] = "SELECT text FROM targets WHERE target=?1",
+    [Q_BEGIN] = "BEGIN IMMEDIATE",
+    [Q_COMMIT] = "COMMIT",
+    [Q_ROLLBACK] = "ROLLBACK",
+};
+
+sqlite3_stmt *cache_query(Cache *c, Query q) {
+  sqlite3_reset(c->queries[q]);
+  sqlite3_clear_bindings(c->queries[q]);
+  return c->queries[q];
+}
+
+/* Runs a statement that returns no row. */
+static Status run(Cache *c, Query q, const char *doing) {
+  int rc = sqlite3_step(c->queries[q]);
+  Status st = sqlite_status(c->db, rc, doing);
+  sqlite3_reset(c->queries[q]);
+  return st;
+}
+
+static void bind_key(sqlite3_stmt *q, CacheKind kind, const CacheKey *key) {
+  sqlite3_bind_blob(q, 1, key->hash, CACHE_HASH_BYTES, SQLITE_STATIC);
+  sqlite3_bind_blob(q, 2, key->target, CACHE_HASH_BYTES, SQLITE_STATIC);
+  sqlite3_bind_int(q, 3, (int)kind);
+}
+
+/* -- opening ----------------------------------------------------------------------------------- */
+
+static Status count(Cache *c) {
+  sqlite3_stmt *q = cache_query(c, Q_COUNT);
+  uint64_t n[CACHE_KIND__COUNT] = {0}, bytes = 0;
+  int rc;
+  while ((rc = sqlite3_step(q)) == SQLITE_ROW) {
+    int kind = sqlite3_column_int(q, 0);
+    if (kind >= 0 && kind < CACHE_KIND__COUNT) n[kind] = (uint64_t)sqlite3_column_int64(q, 1);
+    bytes += (uint64_t)sqlite3_column_int64(q, 2);
+  }
+  Status st = sqlite_status(c->db, rc, "counting the cache's entries");
+  sqlite3_reset(q);
+  if (st) return st;
+  c->stats.plans = n[CACHE_PLAN];
+  c->stats.kernels = n[CACHE_KERNEL];
+  c->stats.bytes = bytes;
+  return NULL;
+}
+
+Status cache_open(const char *path, uint64_t max_bytes, Cache **out) {
+  Status st = NULL;
+  *out = NULL;
+  Cache *c = calloc(1, sizeof *c);
+  if (!c) return FAIL(RESOURCE_EXHAUSTED, "cache");
+  c->stats.max_bytes = max_bytes;
+  c->stats.schema = CACHE_SCHEMA;
+  if ((st = schema_open(path, &c->db))) goto fail;
+  for (int q = 0; q < Q__COUNT; q++) {
+    int rc =
+        sqlite3_prepare_v3(c->db, texts[q], -1, SQLITE_PREPARE_PERSISTENT, &c->queries[q], NULL);
+    if ((st = sqlite_status(c->db, rc, "preparing the cache's statements"))) goto fail;
+  }
+  if ((st = count(c)) || (st = checkpointer_create(path, &c->checkpointer))) goto fail;
+  *out = c;
+  return NULL;
+fail:
+  cache_close(c);
+  return WRAP(st, "the cache '%s' cannot be used", path);
+}
+
+void cache_close(Cache *c) {
+  if (!c) return;
+  bool opened = c->checkpointer != NULL;
+  checkpointer_release(c->checkpointer);
+  c->checkpointer = NULL;
+  if (opened) {
+    status_drop(cache_flush(c));
+    sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+  }
+  for (int q = 0; q < Q__COUNT; q++) sqlite3_finalize(c->queries[q]);
+  sqlite3_close(c->db);
+  record_codec_deinit(&c->codec);
+  free(c);
+}
+
+/* -- transactions ------------------------------------------------------------------------------ */
+
+static Status begin(Cache *c) {
+  cache_query(c, Q_BEGIN);
+  return run(c, Q_BEGIN, "beginning a cache write");
+}
+
+/* Ends the transaction: commits, or with an error rolls back and passes it on. */
+static Status finish(Cache *c, Status st, uint64_t bytes) {
+  if (!st) {
+    cache_query(c, Q_COMMIT);
+    st = run(c, Q_COMMIT, "committing a cache write");
+  }
+  if (st) {
+    c->stats.write_errors++;
+    c->stats.bytes = bytes;
+    if (!sqlite3_get_autocommit(c->db)) {
+      cache_query(c, Q_ROLLBACK);
+      status_drop(run(c, Q_ROLLBACK, "rolling back"));
+    }
+    return st;
+  }
+  if (c->checkpointer) checkpointer_poke(c->checkpointer);
+  return NULL;
+}
+
+static Status drop(Cache *c, int64_t id, uint64_t bytes) {
+  sqlite3_bind_int64(cache_query(c, Q_DROP_ENTRY), 1, id);
+  TRY(run(c, Q_DROP_ENTRY, "removing a cache entry"));
+  sqlite3_bind_int64(cache_query(c, Q_DROP_BLOB), 1, id);
+  TRY(run(c, Q_DROP_BLOB, "removing a cache entry"));
+  c->stats.bytes -= bytes < c->stats.bytes ? bytes : c->stats.bytes;
+  return NULL;
+}
+
+static Status write_touches(Cache *c) {
+  Status st = NULL;
+  for (size_t k = 0; k < c->ntouches && !st; k++) {
+    sqlite3_stmt *q = cache_query(c, Q_TOUCH);
+    sqlite3_bind_int64(q, 1, c->touches[k].id);
+    sqlite3_bind_int64(q, 2, c->touches[k].at_ns);
+    st = run(c, Q_TOUCH, "noting a use");
+  }
+  c->ntouches = 0; /* also on error: a lost use is no reason to try for ever */
+  return st;
+}
+
+Status cache_flush(Cache *c) {
+  if (!c->ntouches) return NULL;
+  TRY(begin(c));
+  return finish(c, write_touches(c), c->stats.bytes);
+}
+
+/* -- finding ----------------------------------------------------------------------------------- */
+
+static Status lookup(Cache *c, CacheKind kind, const CacheKey *key, int64_t *id, uint64_t *bytes) {
+  sqlite3_stmt *q = cache_query(c, Q_FIND);
+  bind_key(q, kind, key);
+  int rc = sqlite3_step(q);
+  *id = 0;
+  if (rc == SQLITE_ROW) {
+    *id = sqlite3_column_int64(q, 0);
+    *bytes = (uint64_t)sqlite3_column_int64(q, 1);
+  }
+  Status st = sqlite_status(c->db, rc, "looking up a cache entry");
+  sqlite3_reset(q);
+  return st;
+}
+
+/* Reads and checks a record. DATA_LOSS: the entry is no good. */
+static Status read_blob(Cache *c, int64_t id, StrBuf *out, size_t *canonical_len) {
+  sqlite3_stmt *q = cache_query(c, Q_BLOB);
+  sqlite3_bind_int64(q, 1, id);
+  int rc = sqlite3_step(q);
+  Status st = sqlite_status(c->db, rc, "reading a cache entry");
+  if (!st && rc == SQLITE_DONE) st = FAIL(DATA_LOSS, "the entry has no record");
+  if (!st) {
+    Bytes record = {sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
+    st = record_decode(&c->codec, record, out, canonical_len);
+  }
+  sqlite3_reset(q);
+  return st;
+}
+
+static Status drop_corrupt(Cache *c, int64_t id, uint64_t bytes, Status why) {
+  uint64_t before = c->stats.bytes;
+  if (status_code(why) != ST_DATA_LOSS) return why;
+  status_drop(why);
+  c->stats.corrupt++;
+  TRY(begin(c));
+  return finish(c, drop(c, id, bytes), before);
+}
+
+static Status touch(Cache *c, int64_t id) {
+  c->touches[c->ntouches++] = (Touch){id, clock_wall_ns()};
+  return c->ntouches == MAX_TOUCHES ? cache_flush(c) : NULL;
+}
+
+Status cache_find(Cache *c, CacheKind kind, const CacheKey *key, bool *found, StrBuf *out) {
+  int64_t id;
+  uint64_t bytes = 0;
+  size_t canonical = 0;
+  StrBuf record = {0};
+  *found = false;
+  TRY(lookup(c, kind, key, &id, &bytes));
+  if (!id) {
+    c->stats.misses++;
+    return NULL;
+  }
+  Status st = read_blob(c, id, &record, &canonical);
+  if (st) {
+    c->stats.misses++;
+    strbuf_deinit(&record);
+    return drop_corrupt(c, id, bytes, st);
+  }
+  if (canonical != key->canonical.len ||
+      (canonical && memcmp(record.ptr, key->canonical.ptr, canonical) != 0)) {
+    c->stats.misses++; /* another graph with the same hash, or a key that was hashed wrongly */
+  } else {
+    c->stats.hits++;
+    *found = true;
+    strbuf_add(out, record.ptr + canonical, record.len - canonical);
+    status_drop(touch(c, id));
+    if (out->failed) st = FAIL(RESOURCE_EXHAUSTED, "a cache entry of %zu bytes", record.len);
+  }
+  strbuf_deinit(&record);
+  return st;
+}
+
+/* -- storing ----------------------------------------------------------------------------------- */
+
+static Status evict(Cache *c, uint64_t incoming, uint64_t *evicted) {
+  while (c->stats.max_bytes && c->stats.bytes && c->stats.bytes + incoming > c->stats.max_bytes) {
+    struct {
+      int64_t id;
+      uint64_t bytes;
+    } old[EVICT_STEP];
+    size_t n = 0;
+    int rc;
+    sqlite3_stmt *q = cache_query(c, Q_OLDEST);
+    sqlite3_bind_int(q, 1, EVICT_STEP);
+    while ((rc = sqlite3_step(q)) == SQLITE_ROW && n < EVICT_STEP) {
+      old[n].id = sqlite3_column_int64(q, 0);
+      old[n++].bytes = (uint64_t)sqlite3_column_int64(q, 1);
+    }
+    sqlite3_reset(q);
+    TRY(sqlite_status(c->db, rc, "choosing cache entries to evict"));
+    if (!n) return NULL;
+    for (size_t k = 0; k < n && c->stats.bytes + incoming > c->stats.max_bytes; k++) {
+      TRY(drop(c, old[k].id, old[k].bytes));
+      ++*evicted;
+    }
+  }
+  return NULL;
+}
+
+static Status put_record(Cache *c, const CacheRecord *r, uint64_t *evicted) {
+  int64_t id, now = clock_wall_ns();
+  uint64_t old = 0, bytes;
+  StrBuf blob = {0};
+  Status st = record_encode(&c->codec, r->key.canonical, r->value, &blob);
+  if (st) goto done;
+  bytes = blob.len + ROW_BYTES;
+  if (c->stats.max_bytes && bytes > c->stats.max_bytes) {
+    st = FAIL(RESOURCE_EXHAUSTED, "a %s of %zu bytes does not fit into a cache of %llu",
+              cache_kind_name[r->kind], blob.len, (unsigned long long)c->stats.max_bytes);
+    goto done;
+  }
+  if ((st = lookup(c, r->kind, &r->key, &id, &old)) || (id && (st = drop(c, id, old))) ||
+      (st = evict(c, bytes, evicted))) {
+    goto done;
+  }
+  sqlite3_stmt *q = cache_query(c, Q_ADD_ENTRY);
+  bind_key(q, r->kind, &r->key);
+  sqlite3_bind_int64(q, 4, (int64_t)bytes);
+  sqlite3_bind_int64(q, 5, now);
+  sqlite3_bind_text(q, 6, r->note ? r->note : "", -1, SQLITE_STATIC);
+  if ((st = run(c, Q_ADD_ENTRY, "storing a cache entry"))) goto done;
+  q = cache_query(c, Q_ADD_BLOB);
+  sqlite3_bind_int64(q, 1, sqlite3_last_insert_rowid(c->db));
+  sqlite3_bind_blob64(q, 2, blob.ptr, blob.len, SQLITE_STATIC);
+  st = run(c, Q_ADD_BLOB, "storing a cache entry");
+  sqlite3_clear_bindings(q);
+  c->stats.bytes += bytes;
+done:
+  strbuf_deinit(&blob);
+  return st;
+}
+
+Status cache_put(Cache *c, const CacheRecord *records, size_t n) {
+  uint64_t before = c->stats.bytes, evicted = 0;
+  Status st = begin(c);
+  if (st) {
+    c->stats.write_errors++;
+    return st;
+  }
+  st = write_touches(c);
+  for (size_t k = 0; k < n && !st; k++) st = put_record(c, &records[k], &evicted);
+  st = finish(c, st, before);
+  if (!st) c->stats.evictions += evicted;
+  return st;
+}
+
+Status cache_put_target(Cache *c, const uint8_t *target, Str text) {
+  TRY(begin(c));
+  sqlite3_stmt *q = cache_query(c, Q_ADD_TARGET);
+  sqlite3_bind_blob(q, 1, target, CACHE_HASH_BYTES, SQLITE_STATIC);
+  sqlite3_bind_text64(q, 2, text.ptr, text.len, SQLITE_STATIC, SQLITE_UTF8);
+  return finish(c, run(c, Q_ADD_TARGET, "noting a target"), c->stats.bytes);
+}
+
+Status cache_stats(Cache *c, CacheStats *out) {
+  Status st = count(c);
+  *out = c->stats;
+  return st;
+}

@@ -1,0 +1,179 @@
+/* Server-side buffers: upload and download in chunks, free, list. */
+#include <stdlib.h>
+
+#include "client/c/internal.h"
+#include "proto/wire.h"
+
+enum { DATA_ALIGN = 64 };
+
+static char *text(const char *s) { return (char *)(uintptr_t)s; }
+
+/* -- Upload ---------------------------------------------------------------------------------------
+ */
+
+static Status decode_upload(KilnCall *call, Bytes msg) {
+  ProtobufCMessage *base;
+  TRY(answer_unpack(call, &kiln__v1__upload_response__descriptor, msg, sizeof(KilnBuffer), &base));
+  *(KilnBuffer *)call->answer = (KilnBuffer){.id = ((Kiln__V1__UploadResponse *)base)->buffer};
+  return NULL;
+}
+
+KilnCode kiln_upload(KilnClient *c, const KilnTensor *t, const char *device, KilnBuffer **out,
+                     KilnError *err) {
+  CallWait w = {.err = err};
+  Kiln__V1__UploadHeader header = KILN__V1__UPLOAD_HEADER__INIT;
+  header.dtype = (Kiln__V1__DType)t->dtype;
+  header.n_dims = t->rank;
+  header.dims = (uint64_t *)(uintptr_t)t->dims;
+  if (device) header.device = text(device);
+  Kiln__V1__UploadRequest first = KILN__V1__UPLOAD_REQUEST__INIT;
+  first.part_case = KILN__V1__UPLOAD_REQUEST__PART_HEADER;
+  first.header = &header;
+  const CallSpec spec = {
+      .path = "/kiln.v1.Kiln/Upload", .decode = decode_upload, .done = call_wait_done, .ctx = &w};
+  KilnCall *call;
+  void *answer;
+  Status st = call_start(c, &spec, &call);
+  if (!st) {
+    call_send(call, &first.base);
+    call_stream(call, (ChunkSource){.data = t->data, .fd = -1, .left = t->bytes});
+  }
+  KilnCode code = call_wait(c, &w, st, &answer);
+  *out = answer;
+  return code;
+}
+
+/* -- Download
+ * -------------------------------------------------------------------------------------- */
+
+/* The first message: everything about the tensor but its data. */
+static Status begin_download(KilnCall *call, const Kiln__V1__BufferInfo *info) {
+  if (call->answer) return FAIL(INTERNAL, "the server sent two headers");
+  KilnResult *result = call->answer = owned_create(sizeof *result);
+  if (!result) return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+  Arena *a = owned_arena(result);
+  KilnTensor *t = arena_alloc(a, sizeof *t);
+  uint8_t *data =
+      info->bytes < SIZE_MAX - DATA_ALIGN ? arena_alloc(a, (size_t)info->bytes + DATA_ALIGN) : NULL;
+  if (!t || !data)
+    return FAIL(RESOURCE_EXHAUSTED, "no memory for a buffer of %llu bytes",
+                (unsigned long long)info->bytes);
+  *t = (KilnTensor){.name = "",
+                    .dtype = (KilnDType)info->dtype,
+                    .rank = info->n_dims,
+                    .dims = answer_dims(a, info->n_dims, info->dims),
+                    .data = data + (-(uintptr_t)data & (DATA_ALIGN - 1)),
+                    .bytes = (size_t)info->bytes};
+  if (!t->dims) return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+  *result = (KilnResult){.count = 1, .tensors = t};
+  return NULL;
+}
+
+static Status add_chunk(KilnCall *call, Bytes chunk) {
+  const KilnResult *result = call->answer;
+  if (!result) return FAIL(INTERNAL, "the server sent data before the header");
+  const KilnTensor *t = result->tensors;
+  if (chunk.len > t->bytes - call->filled)
+    return FAIL(INTERNAL, "the server sent more than the %zu bytes it announced", t->bytes);
+  if (chunk.len) memcpy((uint8_t *)(uintptr_t)t->data + call->filled, chunk.ptr, chunk.len);
+  call->filled += chunk.len;
+  return NULL;
+}
+
+static Status decode_header(KilnCall *call, Bytes header) {
+  Kiln__V1__BufferInfo *info = kiln__v1__buffer_info__unpack(NULL, header.len, header.ptr);
+  if (!info) return FAIL(INTERNAL, "the server's answer cannot be read");
+  Status st = begin_download(call, info);
+  kiln__v1__buffer_info__free_unpacked(info, NULL);
+  return st;
+}
+
+/* Read field by field: protobuf-c would copy every chunk once more. */
+static Status decode_download(KilnCall *call, Bytes msg) {
+  enum { HEADER = 1, CHUNK = 2 };
+  WireReader r = wire_reader(msg);
+  for (WireField f; wire_next(&r, &f);) {
+    if (f.type != WIRE_LEN) continue;
+    if (f.id == HEADER) TRY(decode_header(call, f.bytes));
+    if (f.id == CHUNK) TRY(add_chunk(call, f.bytes));
+  }
+  return r.error ? FAIL(INTERNAL, "the server's answer: %s", r.error) : NULL;
+}
+
+static void download_done(KilnCall *call, const KilnError *err, void *answer) {
+  KilnError cut = {.code = KILN_DATA_LOSS, .message = "the server sent less than it announced"};
+  KilnResult *result = answer;
+  if (!err && call->filled < result->tensors->bytes) {
+    kiln_free(answer);
+    answer = NULL;
+    err = &cut;
+  }
+  call_wait_done(call, err, answer);
+}
+
+KilnCode kiln_download(KilnClient *c, const char *buffer, KilnResult **out, KilnError *err) {
+  CallWait w = {.err = err};
+  Kiln__V1__DownloadRequest q = KILN__V1__DOWNLOAD_REQUEST__INIT;
+  q.buffer = text(buffer);
+  const CallSpec spec = {.path = "/kiln.v1.Kiln/Download",
+                         .decode = decode_download,
+                         .done = download_done,
+                         .ctx = &w};
+  KilnCall *call;
+  void *answer;
+  Status st = call_start(c, &spec, &call);
+  if (!st) {
+    call_send(call, &q.base);
+    call_end(call);
+  }
+  KilnCode code = call_wait(c, &w, st, &answer);
+  *out = answer;
+  return code;
+}
+
+/* -- Free, List
+ * ------------------------------------------------------------------------------------ */
+
+static Status decode_freed(KilnCall *call, Bytes msg) {
+  ProtobufCMessage *base;
+  return answer_unpack(call, &kiln__v1__free_buffers_response__descriptor, msg, 1, &base);
+}
+
+KilnCode kiln_free_buffers(KilnClient *c, const char *const *buffers, size_t n, KilnError *err) {
+  Kiln__V1__FreeBuffersRequest q = KILN__V1__FREE_BUFFERS_REQUEST__INIT;
+  q.n_buffers = n;
+  q.buffers = (char **)(uintptr_t)buffers;
+  void *answer;
+  KilnCode code = call_unary(c, "/kiln.v1.Kiln/FreeBuffers", &q.base, decode_freed, &answer, err);
+  kiln_free(answer);
+  return code;
+}
+
+static Status decode_list(KilnCall *call, Bytes msg) {
+  ProtobufCMessage *base;
+  TRY(answer_unpack(call, &kiln__v1__list_buffers_response__descriptor, msg, sizeof(KilnBuffers),
+                    &base));
+  const Kiln__V1__ListBuffersResponse *m = (const Kiln__V1__ListBuffersResponse *)base;
+  Arena *a = owned_arena(call->answer);
+  KilnBuffer *list = arena_array(a, m->n_buffers + 1, sizeof *list);
+  if (!list) return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+  for (size_t i = 0; i < m->n_buffers; i++) {
+    const Kiln__V1__BufferInfo *b = m->buffers[i];
+    list[i] = (KilnBuffer){.id = b->buffer,
+                           .dtype = (KilnDType)b->dtype,
+                           .rank = b->n_dims,
+                           .dims = b->dims,
+                           .device = b->device,
+                           .bytes = b->bytes};
+  }
+  *(KilnBuffers *)call->answer = (KilnBuffers){.count = m->n_buffers, .buffers = list};
+  return NULL;
+}
+
+KilnCode kiln_list_buffers(KilnClient *c, KilnBuffers **out, KilnError *err) {
+  Kiln__V1__ListBuffersRequest q = KILN__V1__LIST_BUFFERS_REQUEST__INIT;
+  void *answer;
+  KilnCode code = call_unary(c, "/kiln.v1.Kiln/ListBuffers", &q.base, decode_list, &answer, err);
+  *out = answer;
+  return code;
+}

@@ -1,0 +1,144 @@
+/* Shared by the files of libkiln and by nobody else.
+ *
+ * owned.c: the memory of answers. address.c: where to connect, and starting a daemon. client.c: the
+ * connection as a state machine. call.c: one call from its first byte to its callback. The other
+ * files are the API's calls, each an encoder and a decoder. */
+#pragma once
+
+#include <protobuf-c/protobuf-c.h>
+
+#include "base/arena.h"
+#include "base/status.h"
+#include "client/c/kiln.h"
+#include "kiln/v1/kiln.pb-c.h"
+#include "proto/grpc.h"
+
+/* -- owned.c -------------------------------------------------------------------------------------
+ */
+
+/* What kiln_free frees: a struct of `size` zeroed bytes whose pointers lead into its arena. NULL
+ * when memory is out. */
+void *owned_create(size_t size);
+Arena *owned_arena(void *answer);
+/* Moves a status into *err (may be NULL) and returns its code. Takes st. */
+KilnCode error_take(Status st, KilnError *err);
+
+/* -- address.c -----------------------------------------------------------------------------------
+ */
+
+typedef struct Address {
+  char text[256];
+  bool is_unix;
+  bool own; /* the user's own daemon: may be started, must be ours */
+  char host[200], port[16];
+} Address;
+
+const char *address_path(const Address *a);
+/* text NULL: $KILN_SERVER or the user's own. */
+Status address_resolve(const char *text, Address *out);
+/* The folder of the user's own socket: NULL when it is missing or safe to use. */
+Status address_check_folder(const Address *a);
+/* Starts kilnd for the user, listening on a; it may take a while to do so. */
+Status address_spawn(const Address *a);
+
+/* -- client.c ------------------------------------------------------------------------------------
+ */
+
+typedef enum ClientState {
+  CS_CLOSED,     /* no descriptor; the next call connects */
+  CS_CONNECTING, /* connect(2) is under way */
+  CS_WAITING,    /* a daemon was started, or its backlog is full: try again at retry_at */
+  CS_READY
+} ClientState;
+
+struct KilnClient {
+  Address address;
+  bool no_spawn, spawned, want_write, processing, closing;
+  ClientState state;
+  int fd;
+  struct addrinfo *names, *next_name; /* TCP: addresses still to try */
+  int64_t connect_timeout_ns, connect_deadline, retry_at;
+  int64_t timeout_ns; /* of calls; 0 = none */
+  GrpcSession *session;
+  KilnCall *calls;
+  uint8_t *inbuf;
+  Status lost; /* why the last connection ended */
+};
+
+/* Connects if there is no connection. */
+Status client_ensure(KilnClient *c);
+/* Writes what can be written; errors show up in the next kiln_client_process. */
+void client_flush(KilnClient *c);
+/* Processes until *done. */
+void client_wait(KilnClient *c, const bool *done);
+extern const GrpcHandler client_handler;
+
+/* -- call.c ---------------------------------------------------------------------------------------
+ */
+
+typedef Status (*CallDecode)(KilnCall *call, Bytes msg);
+/* err NULL = success; the receiver owns answer. */
+typedef void (*CallDone)(KilnCall *call, const KilnError *err, void *answer);
+
+/* The bytes of a streamed upload: memory, or a file when fd >= 0. */
+typedef struct ChunkSource {
+  const uint8_t *data;
+  int fd;
+  uint64_t left;
+} ChunkSource;
+
+struct KilnCall {
+  KilnClient *client;
+  GrpcStream *stream;
+  KilnCall *prev, *next;
+  int64_t deadline; /* 0 = none */
+  CallDecode decode;
+  CallDone done;
+  KilnCompileDone compile_done;
+  KilnRunDone run_done;
+  void *ctx;
+  void *answer;    /* owned; made by decode */
+  Status failed;   /* what decode or the upload failed with */
+  uint64_t filled; /* download: bytes of the tensor so far */
+  bool streaming;
+  ChunkSource source;
+};
+
+typedef struct CallSpec {
+  const char *path;
+  CallDecode decode;
+  CallDone done;
+  void *ctx;
+} CallSpec;
+
+/* Begins a call on a connected (or connecting) client; nothing is sent yet. */
+Status call_start(KilnClient *c, const CallSpec *spec, KilnCall **out);
+/* Queues the only (or first) message. */
+void call_send(KilnCall *call, const ProtobufCMessage *msg);
+/* All messages are queued. */
+void call_end(KilnCall *call);
+/* Streams a source as chunk messages (field 2 of a request) after what was sent. Takes the fd. */
+void call_stream(KilnCall *call, ChunkSource source);
+void call_release(KilnCall *call);
+
+/* A unary call from request message to answer. */
+KilnCode call_unary(KilnClient *c, const char *path, const ProtobufCMessage *request,
+                    CallDecode decode, void **out, KilnError *err);
+
+/* The blocking end of any call: what CallDone writes and client_wait waits for. */
+typedef struct CallWait {
+  bool done;
+  KilnCode code;
+  KilnError *err;
+  void *answer;
+} CallWait;
+void call_wait_done(KilnCall *call, const KilnError *err, void *answer);
+/* Waits for a call that was started with call_wait_done and ctx = w; or takes the failure to start.
+ */
+KilnCode call_wait(KilnClient *c, CallWait *w, Status started, void **out);
+
+/* Makes call->answer, a struct of `size` bytes, and unpacks msg into its arena. */
+Status answer_unpack(KilnCall *call, const ProtobufCMessageDescriptor *desc, Bytes msg, size_t size,
+                     ProtobufCMessage **out);
+/* dims as uint64_t; NULL only when memory is out. */
+const uint64_t *answer_dims(Arena *a, size_t n, const uint64_t *dims);

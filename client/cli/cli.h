@@ -1,0 +1,61 @@
+/* What the commands share: the connection, errors and exit codes, output. */
+#pragma once
+
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <sysexits.h>
+
+#include "base/status.h"
+#include "client/c/kiln.h"
+#include "client/cli/args.h"
+
+typedef struct Cli {
+  const char *server; /* --server; NULL: $KILN_SERVER or the user's own */
+  bool json, no_spawn;
+  uint64_t timeout_s;
+  KilnClient *client; /* after cli_connect */
+  KilnError err;      /* what the last call failed with */
+} Cli;
+
+/* Each command is a function of its own arguments that returns the exit code. */
+typedef int (*CommandRun)(Cli *cli, int argc, char **argv);
+int cmd_bench(Cli *cli, int argc, char **argv);
+int cmd_cache(Cli *cli, int argc, char **argv);
+int cmd_compile(Cli *cli, int argc, char **argv);
+int cmd_devices(Cli *cli, int argc, char **argv);
+int cmd_doctor(Cli *cli, int argc, char **argv);
+int cmd_graph(Cli *cli, int argc, char **argv);
+int cmd_health(Cli *cli, int argc, char **argv);
+int cmd_run(Cli *cli, int argc, char **argv);
+int cmd_version(Cli *cli, int argc, char **argv);
+
+/* The whole program. */
+int cli_main(int argc, char **argv);
+
+/* Parses a command's arguments; true when the command should go on, else *exit_code is set. */
+bool cli_args(const ArgSpec *spec, int argc, char **argv, TextList *positionals, int *exit_code);
+/* Connects as the options say. EX_OK, or the exit code after the error was printed. */
+int cli_connect(Cli *cli);
+/* Prints an error (as JSON too, with --json) and returns the exit code for it. */
+int cli_fail(const Cli *cli, const KilnError *err);
+/* The same for a Status. Takes st. */
+int cli_fail_status(const Cli *cli, Status st);
+/* "kiln: text" and EX_USAGE. */
+int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The sysexits code for a gRPC code. */
+int cli_exit_code(KilnCode code);
+
+/* Prints and frees. */
+void cli_print_json(cJSON *j);
+/* A line on the terminal that says what is going on, until the next cli_progress; NULL removes it.
+ * Nothing where stderr is not a terminal. */
+void cli_progress(const Cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void cli_progress_end(const Cli *cli);
+
+/* "12.3 ms"; "45.6 MiB". Into buf, which is returned. */
+enum { CLI_NUMBER = 32 };
+const char *cli_ns(int64_t ns, char buf[CLI_NUMBER]);
+const char *cli_bytes(uint64_t n, char buf[CLI_NUMBER]);
+/* "2x3x224"; "scalar". Cut to cap. */
+const char *cli_dims(const uint64_t *dims, size_t rank, char *buf, size_t cap);
+cJSON *cli_json_dims(const uint64_t *dims, size_t rank);

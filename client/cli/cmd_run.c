@@ -1,0 +1,232 @@
+/* kiln run: compile, run, summarise the outputs, write them as .npy files. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "base/clock.h"
+#include "client/cli/model.h"
+#include "client/cli/npy.h"
+#include "client/cli/tensor.h"
+
+typedef struct RunArgs {
+  ModelArgs model;
+  const char *out;
+  uint64_t repeat;
+} RunArgs;
+
+typedef struct Times {
+  int64_t *wall, *device; /* sorted after time_runs */
+  size_t n;
+} Times;
+
+static int by_size(const void *a, const void *b) {
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return (x > y) - (x < y);
+}
+
+/* -- output files
+ * -------------------------------------------------------------------------------------- */
+
+/* DIR/NAME.npy, with what cannot be in a file name replaced; `taken` tells equal names apart. */
+static void output_path(const char *dir, const char *name, size_t taken, char *out, size_t cap) {
+  size_t n = (size_t)snprintf(out, cap, "%s/", dir);
+  for (const char *c = name; *c && n + 32 < cap; c++, n++)
+    out[n] = (unsigned char)*c < ' ' || *c == '/' || (*c == '.' && c == name) ? '_' : *c;
+  if (taken)
+    snprintf(out + n, cap - n, "_%zu.npy", taken);
+  else
+    snprintf(out + n, cap - n, ".npy");
+}
+
+static int write_outputs(const Cli *cli, const char *dir, const KilnResult *r,
+                         char (*paths)[4096]) {
+  if (mkdir(dir, 0777) && errno != EEXIST) {
+    int rc = cli_usage("%s: %s", dir, strerror(errno));
+    return rc ? EX_CANTCREAT : rc;
+  }
+  for (size_t i = 0; i < r->count; i++) {
+    size_t taken = 0;
+    output_path(dir, r->tensors[i].name, 0, paths[i], sizeof *paths);
+    for (size_t k = 0; k < i; k++) {
+      if (strcmp(paths[k], paths[i])) continue;
+      output_path(dir, r->tensors[i].name, ++taken, paths[i], sizeof *paths);
+      k = (size_t)-1; /* a new name: compare with all again */
+    }
+    Status st = npy_write(paths[i], &r->tensors[i]);
+    if (st) {
+      cli_fail_status(cli, st);
+      return EX_CANTCREAT;
+    }
+  }
+  return EX_OK;
+}
+
+/* -- summary
+ * ------------------------------------------------------------------------------------------- */
+
+static void print_values(const KilnTensor *t) {
+  enum { SHOWN = 6 };
+  TensorStats s = tensor_stats(t);
+  char dims[128];
+  printf("%s: %s %s", t->name, kiln_dtype_name(t->dtype),
+         cli_dims(t->dims, t->rank, dims, sizeof dims));
+  if (s.count > 1) printf(", min %g, max %g, mean %g", s.min, s.max, s.mean);
+  if (s.nans) printf(", %zu NaN", s.nans);
+  if (s.infs) printf(", %zu infinite", s.infs);
+  printf("\n  [");
+  for (size_t i = 0; i < s.count && i < SHOWN; i++)
+    printf("%s%.6g", i ? ", " : "", tensor_get(t->dtype, t->data, i));
+  printf("%s]\n", s.count > SHOWN ? ", ..." : "");
+}
+
+static void print_text(const Times *t, const KilnResult *r, const char *dir, char (*paths)[4096]) {
+  char a[CLI_NUMBER], b[CLI_NUMBER], c[CLI_NUMBER];
+  if (t->n == 1)
+    printf("run: %s, of which the device %s\n", cli_ns(t->wall[0], a), cli_ns(t->device[0], b));
+  else
+    printf("%zu runs: p50 %s, p99 %s, device p50 %s\n", t->n, cli_ns(t->wall[t->n / 2], a),
+           cli_ns(t->wall[t->n * 99 / 100], b), cli_ns(t->device[t->n / 2], c));
+  for (size_t i = 0; i < r->count; i++) {
+    print_values(&r->tensors[i]);
+    if (dir) printf("  -> %s\n", paths[i]);
+  }
+}
+
+static cJSON *json_output(const KilnTensor *t, const char *path) {
+  TensorStats s = tensor_stats(t);
+  cJSON *o = cJSON_CreateObject();
+  cJSON_AddStringToObject(o, "name", t->name);
+  cJSON_AddStringToObject(o, "dtype", kiln_dtype_name(t->dtype));
+  cJSON_AddItemToObject(o, "shape", cli_json_dims(t->dims, t->rank));
+  cJSON_AddNumberToObject(o, "min", s.min);
+  cJSON_AddNumberToObject(o, "max", s.max);
+  cJSON_AddNumberToObject(o, "mean", s.mean);
+  cJSON_AddNumberToObject(o, "nans", (double)s.nans);
+  cJSON_AddNumberToObject(o, "infs", (double)s.infs);
+  if (path) cJSON_AddStringToObject(o, "file", path);
+  return o;
+}
+
+static void print_json(cJSON *compile, const Times *t, const KilnResult *r, const char *dir,
+                       char (*paths)[4096]) {
+  cJSON *j = cJSON_CreateObject(), *run = cJSON_CreateObject();
+  cJSON_AddItemToObject(j, "compile", compile);
+  cJSON_AddItemToObject(j, "run", run);
+  cJSON_AddNumberToObject(run, "runs", (double)t->n);
+  cJSON_AddNumberToObject(run, "wall_p50_ns", (double)t->wall[t->n / 2]);
+  cJSON_AddNumberToObject(run, "wall_p99_ns", (double)t->wall[t->n * 99 / 100]);
+  cJSON_AddNumberToObject(run, "device_p50_ns", (double)t->device[t->n / 2]);
+  cJSON *list = cJSON_AddArrayToObject(j, "outputs");
+  for (size_t i = 0; i < r->count; i++)
+    cJSON_AddItemToArray(list, json_output(&r->tensors[i], dir ? paths[i] : NULL));
+  cli_print_json(j);
+}
+
+/* -- the command
+ * ---------------------------------------------------------------------------------------- */
+
+/* Runs n times; *out is the last result. */
+static int time_runs(Cli *cli, const KilnExecutable *e, const Inputs *in, Times *t,
+                     KilnResult **out) {
+  *out = NULL;
+  for (size_t i = 0; i < t->n; i++) {
+    kiln_free(*out);
+    if (t->n > 1) cli_progress(cli, "run %zu of %zu", i + 1, t->n);
+    int64_t start = clock_now_ns();
+    if (kiln_run(cli->client, e->id, in->tensors, in->count, NULL, out, &cli->err))
+      return cli_fail(cli, &cli->err);
+    t->wall[i] = clock_now_ns() - start;
+    t->device[i] = (*out)->device_ns;
+  }
+  cli_progress_end(cli);
+  qsort(t->wall, t->n, sizeof *t->wall, by_size);
+  qsort(t->device, t->n, sizeof *t->device, by_size);
+  return EX_OK;
+}
+
+static int show(Cli *cli, const RunArgs *args, const KilnExecutable *e, int64_t compile_ns,
+                const Times *t, const KilnResult *r) {
+  char(*paths)[4096] = calloc(r->count + 1, sizeof *paths);
+  if (!paths) return cli_usage("no memory for %zu outputs", r->count);
+  int rc = args->out ? write_outputs(cli, args->out, r, paths) : EX_OK;
+  if (!rc && cli->json) {
+    print_json(model_json_report(args->model.path, e, compile_ns), t, r, args->out, paths);
+  } else if (!rc) {
+    model_print_report(args->model.path, e, compile_ns);
+    print_text(t, r, args->out, paths);
+  }
+  free(paths);
+  return rc;
+}
+
+static int run_compiled(Cli *cli, const RunArgs *args, const KilnExecutable *e,
+                        int64_t compile_ns) {
+  Inputs in;
+  KilnResult *r = NULL;
+  Times t = {.n = (size_t)args->repeat};
+  int rc = inputs_open(cli, &args->model, e, &in);
+  t.wall = calloc(t.n, sizeof *t.wall);
+  t.device = calloc(t.n, sizeof *t.device);
+  if (!rc && (!t.wall || !t.device)) rc = cli_usage("no memory for %zu runs", t.n);
+  if (!rc) rc = time_runs(cli, e, &in, &t, &r);
+  if (!rc) rc = show(cli, args, e, compile_ns, &t, r);
+  kiln_free(r);
+  free(t.wall);
+  free(t.device);
+  inputs_close(&in);
+  return rc;
+}
+
+static int run(Cli *cli, const RunArgs *args) {
+  Model m;
+  KilnExecutable *e;
+  int rc = model_open(cli, &args->model, &m);
+  if (!rc) rc = cli_connect(cli);
+  if (!rc) {
+    cli_progress(cli, "compiling %s ...", args->model.path);
+    int64_t start = clock_now_ns();
+    if (kiln_compile(cli->client, &m.model, &m.options, &e, &cli->err)) {
+      rc = cli_fail(cli, &cli->err);
+    } else {
+      int64_t wall = clock_now_ns() - start;
+      cli_progress_end(cli);
+      rc = run_compiled(cli, args, e, wall);
+      kiln_release(cli->client, e->id, NULL);
+      kiln_free(e);
+    }
+  }
+  model_close(&m);
+  return rc;
+}
+
+int cmd_run(Cli *cli, int argc, char **argv) {
+  enum { REPEAT_MAX = 10000000 };
+  RunArgs args = {.repeat = 1};
+  const Opt opts[] = {
+      INPUT_OPTS(args.model),
+      MODEL_OPTS(args.model),
+      {"--out", "DIR", OPT_TEXT, &args.out, "write every output to DIR/OUTPUT.npy"},
+      {"--repeat", "N", OPT_COUNT, &args.repeat, "run N times and print percentiles"},
+  };
+  const ArgSpec spec = {
+      .usage = "run MODEL [--input NAME=FILE.npy]... [--random SEED] [options]",
+      .about =
+          "Compiles MODEL (.onnx, or .kgraph: a binary or text graph proto), or takes it from the\n"
+          "server's cache, runs it and prints a summary of its outputs.",
+      .opts = opts,
+      .nopts = sizeof opts / sizeof *opts,
+      .min = 1,
+      .max = 1};
+  TextList pos = {0};
+  int rc;
+  if (cli_args(&spec, argc, argv, &pos, &rc)) {
+    args.model.path = pos.at[0];
+    if (!args.repeat || args.repeat > REPEAT_MAX)
+      rc = cli_usage("--repeat must be from 1 to %d", REPEAT_MAX);
+    else
+      rc = run(cli, &args);
+  }
+  model_args_deinit(&args.model);
+  vec_deinit(&pos);
+  return rc;
+}

@@ -1,0 +1,207 @@
+/* Reading models and inputs from the command line. Names and shapes of inputs are known to the
+ * server only: what is checked here is what an .npy file says about itself. */
+#include "client/cli/model.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/map.h"
+#include "client/cli/npy.h"
+#include "client/cli/tensor.h"
+#include "client/cli/textgraph.h"
+
+/* -- the model
+ * --------------------------------------------------------------------------------------- */
+
+static int parse_dims(const ModelArgs *args, Model *out) {
+  size_t n = args->dims.len;
+  out->dims = calloc(n + 1, sizeof *out->dims);
+  out->dim_names = calloc(n + 1, sizeof *out->dim_names);
+  if (!out->dims || !out->dim_names) return cli_usage("no memory for %zu dimensions", n);
+  for (size_t i = 0; i < n; i++) {
+    Str name;
+    const char *value;
+    if (!args_split(args->dims.at[i], &name, &value) || !args_count(value, &out->dims[i].size))
+      return cli_usage("--dim '%s': expected NAME=N", args->dims.at[i]);
+    out->dims[i].name = out->dim_names[i] = strndup(name.ptr, name.len);
+    if (!out->dims[i].name) return cli_usage("no memory for a name");
+  }
+  out->options = (KilnCompileOptions){
+      .dims = out->dims, .ndims = n, .device = args->device, .no_cache = args->no_cache};
+  return EX_OK;
+}
+
+static bool ends_with(const char *s, const char *end) {
+  size_t n = strlen(s), k = strlen(end);
+  return n >= k && !strcmp(s + n - k, end);
+}
+
+int model_open(const Cli *cli, const ModelArgs *args, Model *out) {
+  *out = (Model){.model = {.path = args->path}};
+  int rc = parse_dims(args, out);
+  if (!rc && access(args->path, R_OK))
+    rc = cli_fail_status(cli, FAIL(NOT_FOUND, "%s: %s", args->path, strerror(errno)));
+  if (rc || !ends_with(args->path, ".kgraph")) return rc;
+  bool is_text;
+  Status st = textgraph_load(args->path, &out->bytes, &is_text);
+  if (st) return cli_fail_status(cli, st);
+  if (!is_text) return EX_OK;
+  const char *slash = strrchr(args->path, '/');
+  out->model = (KilnModel){.bytes = out->bytes.ptr ? out->bytes.ptr : "",
+                           .size = out->bytes.len,
+                           .name = slash ? slash + 1 : args->path,
+                           .format = KILN_FORMAT_KGRAPH};
+  return EX_OK;
+}
+
+void model_close(Model *m) {
+  for (size_t i = 0; m->dim_names && i < m->options.ndims; i++) free(m->dim_names[i]);
+  free(m->dim_names);
+  free(m->dims);
+  strbuf_deinit(&m->bytes);
+}
+
+void model_args_deinit(ModelArgs *args) {
+  vec_deinit(&args->inputs);
+  vec_deinit(&args->dims);
+}
+
+void model_print_report(const char *path, const KilnExecutable *e, int64_t wall_ns) {
+  char a[CLI_NUMBER], b[CLI_NUMBER], c[CLI_NUMBER];
+  printf("%s: %u kernels (%u different) on %s, compiled in %s\n", path, e->kernels,
+         e->unique_kernels, e->device, cli_ns(wall_ns, a));
+  printf("  %s, %u kernels compiled, %u from the cache; weights %s, temporaries %s\n",
+         e->plan_cached ? "plan from the cache" : "new plan", e->kernels_compiled,
+         e->unique_kernels -
+             (e->kernels_compiled < e->unique_kernels ? e->kernels_compiled : e->unique_kernels),
+         cli_bytes(e->weight_bytes, b), cli_bytes(e->temp_bytes, c));
+}
+
+cJSON *model_json_report(const char *path, const KilnExecutable *e, int64_t wall_ns) {
+  const struct {
+    const char *name;
+    double value;
+  } numbers[] = {
+      {"kernels", e->kernels},
+      {"unique_kernels", e->unique_kernels},
+      {"kernels_compiled", e->kernels_compiled},
+      {"weight_bytes", (double)e->weight_bytes},
+      {"temp_bytes", (double)e->temp_bytes},
+      {"frontend_ns", (double)e->frontend_ns},
+      {"frontend_cpu_ns", (double)e->frontend_cpu_ns},
+      {"kernels_ns", (double)e->kernels_ns},
+      {"codegen_ns", (double)e->codegen_ns},
+      {"cache_ns", (double)e->cache_ns},
+      {"load_ns", (double)e->load_ns},
+      {"total_ns", (double)e->total_ns},
+      {"wall_ns", (double)wall_ns},
+  };
+  cJSON *j = cJSON_CreateObject();
+  cJSON_AddStringToObject(j, "model", path);
+  cJSON_AddStringToObject(j, "executable", e->id);
+  cJSON_AddStringToObject(j, "graph_hash", e->graph_hash);
+  cJSON_AddStringToObject(j, "device", e->device);
+  cJSON_AddBoolToObject(j, "plan_cached", e->plan_cached);
+  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+    cJSON_AddNumberToObject(j, numbers[i].name, numbers[i].value);
+  return j;
+}
+
+/* -- inputs
+ * ------------------------------------------------------------------------------------------ */
+
+/* The index of an input by name; exe->ninputs when there is none. */
+static size_t input_named(const KilnExecutable *exe, Str name) {
+  size_t i = 0;
+  while (i < exe->ninputs && !str_is(name, exe->inputs[i].name)) i++;
+  return i;
+}
+
+static int no_such_input(const char *given, const KilnExecutable *exe) {
+  StrBuf names = {0};
+  for (size_t i = 0; i < exe->ninputs; i++)
+    strbuf_addf(&names, "%s%s", i ? ", " : "", exe->inputs[i].name);
+  int rc = cli_usage("--input '%s': expected NAME=FILE.npy; the model's inputs are: %s", given,
+                     names.ptr ? names.ptr : "none");
+  strbuf_deinit(&names);
+  return rc;
+}
+
+static int read_input(const Cli *cli, const char *given, const KilnExecutable *exe, Inputs *in) {
+  Str name;
+  const char *path;
+  size_t i;
+  if (args_split(given, &name, &path))
+    i = input_named(exe, name);
+  else
+    i = exe->ninputs == 1 ? 0 : exe->ninputs, path = given;
+  if (i == exe->ninputs) return no_such_input(given, exe);
+  if (in->owned[i]) return cli_usage("input '%s' is given twice", exe->inputs[i].name);
+  Npy a;
+  Status st = npy_read(path, &a);
+  if (st) return cli_fail_status(cli, st);
+  if (a.dtype == KILN_BF16 && exe->inputs[i].dtype == KILN_F16) a.dtype = KILN_F16;
+  in->owned[i] = a.data;
+  memcpy(in->dims[i], a.dims, sizeof a.dims);
+  in->tensors[i] = (KilnTensor){.name = exe->inputs[i].name,
+                                .dtype = a.dtype,
+                                .rank = a.rank,
+                                .dims = in->dims[i],
+                                .data = a.data,
+                                .bytes = a.bytes};
+  return EX_OK;
+}
+
+static int make_up(const KilnTensorSpec *spec, uint64_t seed, size_t i, Inputs *in) {
+  void *data = spec->bytes < SIZE_MAX ? malloc(spec->bytes + 1) : NULL;
+  if (!data) return cli_usage("no memory for input '%s' (%zu bytes)", spec->name, spec->bytes);
+  size_t item = kiln_dtype_size(spec->dtype);
+  if (item)
+    tensor_fill_random(spec->dtype, data, spec->bytes / item,
+                       hash_u64(seed) ^ hash_bytes(spec->name, strlen(spec->name)));
+  in->owned[i] = data;
+  in->tensors[i] = (KilnTensor){.name = spec->name,
+                                .dtype = spec->dtype,
+                                .rank = spec->rank,
+                                .dims = spec->dims,
+                                .data = data,
+                                .bytes = spec->bytes};
+  return EX_OK;
+}
+
+int inputs_open(const Cli *cli, const ModelArgs *args, const KilnExecutable *exe, Inputs *in) {
+  size_t n = exe->ninputs;
+  uint64_t seed = 0;
+  char dims[128];
+  *in = (Inputs){.tensors = calloc(n + 1, sizeof *in->tensors),
+                 .owned = calloc(n + 1, sizeof *in->owned),
+                 .dims = calloc(n + 1, sizeof *in->dims)};
+  if (!in->tensors || !in->owned || !in->dims) return cli_usage("no memory for %zu inputs", n);
+  in->count = n;
+  if (args->random && !args_count(args->random, &seed))
+    return cli_usage("--random '%s': expected a number", args->random);
+  for (size_t i = 0; i < args->inputs.len; i++) {
+    int rc = read_input(cli, args->inputs.at[i], exe, in);
+    if (rc) return rc;
+  }
+  for (size_t i = 0; i < n; i++) {
+    const KilnTensorSpec *s = &exe->inputs[i];
+    if (in->owned[i]) continue;
+    if (!args->random)
+      return cli_usage("input '%s' (%s %s) is missing: give --input %s=FILE.npy, or --random SEED",
+                       s->name, kiln_dtype_name(s->dtype),
+                       cli_dims(s->dims, s->rank, dims, sizeof dims), s->name);
+    int rc = make_up(s, seed, i, in);
+    if (rc) return rc;
+  }
+  return EX_OK;
+}
+
+void inputs_close(Inputs *in) {
+  for (size_t i = 0; in->owned && i < in->count; i++) free(in->owned[i]);
+  free(in->owned);
+  free(in->dims);
+  free(in->tensors);
+  *in = (Inputs){.count = 0};
+}

@@ -1,0 +1,54 @@
+/* The options that name a model and its inputs, shared by run, compile, bench and graph. */
+#pragma once
+
+#include "client/cli/cli.h"
+
+typedef struct ModelArgs {
+  const char *path, *device, *random; /* random: the seed's text */
+  TextList inputs, dims;
+  bool no_cache;
+} ModelArgs;
+
+/* Rows of an option table. */
+#define MODEL_OPTS(m)                                                                              \
+  {"--dim", "NAME=N", OPT_LIST, &(m).dims,                                                         \
+   "value of a symbolic dimension (\"x.0=1\": of an axis)"},                                       \
+      {"--device", "NAME", OPT_TEXT, &(m).device, "the device to compile for, e.g. cpu:0"}, {      \
+    "--no-cache", NULL, OPT_FLAG, &(m).no_cache, "neither read nor write the server's cache"       \
+  }
+#define INPUT_OPTS(m)                                                                              \
+  {"--input", "NAME=FILE.npy", OPT_LIST, &(m).inputs,                                              \
+   "an input; just FILE.npy for a model with one"},                                                \
+  {                                                                                                \
+    "--random", "SEED", OPT_TEXT, &(m).random,                                                     \
+        "make up the other inputs: floats in [-1, 1), integers 0..9"                               \
+  }
+
+/* A model ready to be sent: a text graph is already encoded. */
+typedef struct Model {
+  KilnModel model;
+  StrBuf bytes;
+  KilnDim *dims;
+  char **dim_names;
+  KilnCompileOptions options;
+} Model;
+
+/* EX_OK, or the exit code after the error was printed. */
+int model_open(const Cli *cli, const ModelArgs *args, Model *out);
+void model_close(Model *m);
+void model_args_deinit(ModelArgs *args);
+
+typedef struct Inputs {
+  KilnTensor *tensors;
+  size_t count;
+  void **owned;         /* data, parallel to tensors */
+  uint64_t (*dims)[32]; /* parallel to tensors */
+} Inputs;
+
+/* One tensor per input of the executable, from files and random numbers. */
+int inputs_open(const Cli *cli, const ModelArgs *args, const KilnExecutable *exe, Inputs *out);
+void inputs_close(Inputs *in);
+
+/* How an executable came to be: a line of text, or an object. */
+void model_print_report(const char *path, const KilnExecutable *exe, int64_t wall_ns);
+cJSON *model_json_report(const char *path, const KilnExecutable *exe, int64_t wall_ns);

@@ -1,0 +1,57 @@
+/* From uploaded model bytes to a loaded executable.
+ *
+ *   Compile  one model (its bytes, options, device): frontend, then a Build's artifact, then load
+ *   Build    one graph on one target: plan and kernels, from the cache or made
+ *
+ * Requests for the same bytes share a Compile; Compiles of the same graph (other weights) share a
+ * Build. Both are cancelled when nobody waits for them any more. */
+#pragma once
+
+#include "daemon/server/request.h"
+
+typedef struct CompileSpec {
+  DeviceLane *device;
+  Kiln__V1__ModelFormat format;
+  const char *name;
+  const Kiln__V1__CompileOptions *options; /* NULL = none */
+} CompileSpec;
+
+/* What a request waits with; embedded in its work. */
+typedef struct CompileWaiter {
+  Request *request;
+  Compile *compile; /* NULL when not waiting */
+  struct CompileWaiter *next;
+} CompileWaiter;
+
+/* Takes over model. The waiter's request is answered when it is done. Failure: nothing was started
+ * and model is released. */
+Status compile_start(Server *s, const CompileSpec *spec, ModelData *model, CompileWaiter *w);
+/* The request is no longer interested. */
+void compile_leave(CompileWaiter *w);
+
+/* Packed FrontendJob of a spec without target and deadline: equal for equal requests. In arena. */
+Status compile_options_pack(Arena *arena, const CompileSpec *spec, Bytes *out);
+
+/* -- for build.c and compile.c ------------------------------------------------------------------
+ */
+
+/* What a build tells the compiles that wait for it. */
+typedef struct BuildReport {
+  bool plan_cached;
+  uint32_t compiled; /* kernels that were not in the cache */
+  int64_t plan_ns, plan_cpu_ns, codegen_ns, cache_ns;
+} BuildReport;
+
+typedef struct BuildWaiter {
+  Build *build; /* NULL when not waiting */
+  /* artifact is borrowed; NULL and st (taken) on failure */
+  void (*done)(struct BuildWaiter *w, Artifact *artifact, const BuildReport *report, Status st);
+  void (*state)(struct BuildWaiter *w, RequestState state);
+  struct BuildWaiter *next;
+} BuildWaiter;
+
+/* Joins the build of this graph, or starts one that takes over `held`, whose worker holds the
+ * graph; when it joins, held's worker is let go. face outlives the waiter. */
+Status build_join(Server *s, DeviceLane *device, bool no_cache, const char *name,
+                  const Kiln__V1__FrontendDone *face, CompileJob *held, BuildWaiter *w);
+void build_leave(BuildWaiter *w);

@@ -1,0 +1,21 @@
+/* One accepted socket and its gRPC session. */
+#pragma once
+
+#include "daemon/server/request.h"
+
+enum { CONNECTION_READ_BYTES = 256 << 10 };
+
+/* Takes ownership of fd. */
+Status connection_open(Server *s, int fd);
+/* Asks for a graceful end: running calls finish, new ones are refused. */
+void connection_drain(Connection *c);
+/* Ends it now; calls in flight are cancelled. */
+void connection_close(Connection *c);
+/* Something was queued on the session: it is written before the loop sleeps. */
+void connection_dirty(Connection *c);
+/* Writes what the dirty connections have queued. */
+void connections_flush(Server *s);
+/* Drains those that have been without a call for so long. */
+void connections_expire(Server *s, uint64_t idle_seconds);
+Server *connection_server(const Connection *c);
+Connection *connection_next(const Connection *c);

@@ -1,0 +1,184 @@
+/* A socket file whose server is dead refuses connections, so connecting to it tells a stale one
+ * from a live one. Two servers that start at once are kept apart by a lock on a file beside the
+ * socket, held for the server's life. */
+#include "daemon/server/listener.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "daemon/server/connection.h"
+
+enum { BACKLOG = 512, ACCEPTS_PER_WAKE = 64 };
+
+struct Listener {
+  Server *server;
+  Listener *next;
+  uv_poll_t poll;
+  int fd, lock;
+  bool tcp;
+  char path[108]; /* of a Unix socket; "" otherwise */
+};
+
+static Status os_error(const char *what, const char *where) {
+  return FAIL(UNAVAILABLE, "%s %s: %s", what, where, strerror(errno));
+}
+
+/* -- Unix sockets -------------------------------------------------------------------------------
+ */
+
+/* Makes the missing directories of path, each 0700. */
+static Status make_parent(const char *path) {
+  char dir[108];
+  struct stat st;
+  snprintf(dir, sizeof dir, "%s", path);
+  char *slash = strrchr(dir, '/');
+  if (!slash || slash == dir) return NULL;
+  *slash = 0;
+  if (!stat(dir, &st)) return NULL;
+  TRY(make_parent(dir));
+  return mkdir(dir, 0700) && errno != EEXIST ? os_error("making the directory", dir) : NULL;
+}
+
+static Status take_lock(Listener *l) {
+  char name[sizeof l->path + 8];
+  snprintf(name, sizeof name, "%s.lock", l->path);
+  l->lock = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (l->lock < 0) return os_error("opening", name);
+  if (!flock(l->lock, LOCK_EX | LOCK_NB)) return NULL;
+  return FAIL(UNAVAILABLE, "another server listens on %s already", l->path);
+}
+
+/* Removes a socket that nobody answers on. */
+static Status remove_stale(const struct sockaddr_un *addr) {
+  struct stat st;
+  if (lstat(addr->sun_path, &st)) return NULL;
+  if (!S_ISSOCK(st.st_mode))
+    return FAIL(UNAVAILABLE, "%s exists and is not a socket", addr->sun_path);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  bool alive = fd >= 0 && !connect(fd, (const struct sockaddr *)addr, sizeof *addr);
+  if (fd >= 0) close(fd);
+  if (alive) return FAIL(UNAVAILABLE, "another server listens on %s already", addr->sun_path);
+  return unlink(addr->sun_path) ? os_error("removing the stale socket", addr->sun_path) : NULL;
+}
+
+static Status open_unix(Listener *l) {
+  struct sockaddr_un addr = {.sun_family = AF_UNIX};
+  memcpy(addr.sun_path, l->path, sizeof l->path);
+  TRY(make_parent(l->path));
+  TRY(take_lock(l));
+  TRY(remove_stale(&addr));
+  l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (l->fd < 0) return os_error("socket", l->path);
+  mode_t mask = umask(0177);
+  int failed = bind(l->fd, (struct sockaddr *)&addr, sizeof addr);
+  umask(mask);
+  if (failed) return os_error("binding", l->path);
+  return NULL;
+}
+
+/* -- TCP ----------------------------------------------------------------------------------------
+ */
+
+static Status open_tcp(Listener *l, const char *address) {
+  char host[256];
+  const char *colon = strrchr(address, ':');
+  struct addrinfo hints = {
+      .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+  struct addrinfo *found;
+  size_t n = colon ? (size_t)(colon - address) : 0;
+  if (!colon || n >= sizeof host) return FAIL(INVALID_ARGUMENT, "address '%s'", address);
+  snprintf(host, sizeof host, "%.*s", (int)n, address);
+  if (host[0] == '[' && host[n - 1] == ']') {
+    host[n - 1] = 0;
+    memmove(host, host + 1, n - 1);
+  }
+  int error = getaddrinfo(host, colon + 1, &hints, &found);
+  if (error) return FAIL(INVALID_ARGUMENT, "address '%s': %s", address, gai_strerror(error));
+  int one = 1, failed = 0;
+  l->fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (l->fd >= 0) {
+    setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    failed = bind(l->fd, found->ai_addr, found->ai_addrlen);
+  }
+  freeaddrinfo(found);
+  l->tcp = true;
+  return l->fd < 0 || failed ? os_error("binding", address) : NULL;
+}
+
+/* -- accepting ----------------------------------------------------------------------------------
+ */
+
+static void on_incoming(uv_poll_t *poll, int status, int events) {
+  Listener *l = poll->data;
+  Server *s = l->server;
+  int one = 1;
+  (void)status;
+  (void)events;
+  for (int i = 0; i < ACCEPTS_PER_WAKE; i++) {
+    int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) return; /* no more, or out of descriptors until some are closed */
+    if (s->nconnections >= s->config.max_connections) {
+      LOG_WARN("connection refused", "reason=\"%zu are open\"", s->nconnections);
+      close(fd);
+      continue;
+    }
+    if (l->tcp) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    status_drop(connection_open(s, fd));
+  }
+}
+
+static void on_closed(uv_handle_t *handle) { free(handle->data); }
+
+static void discard(Listener *l) {
+  if (l->fd >= 0) close(l->fd);
+  if (l->lock >= 0) close(l->lock);
+  free(l);
+}
+
+static Status start(Listener *l) {
+  if (listen(l->fd, BACKLOG)) return os_error("listening on", l->path);
+  int error = uv_poll_init(&l->server->loop, &l->poll, l->fd);
+  if (error) return FAIL(UNAVAILABLE, "uv_poll_init: %s", uv_strerror(error));
+  l->poll.data = l;
+  uv_poll_start(&l->poll, UV_READABLE, on_incoming);
+  return NULL;
+}
+
+Status listener_open(Server *s, const char *address) {
+  Listener *l = calloc(1, sizeof *l);
+  if (!l) return FAIL(RESOURCE_EXHAUSTED, "listener");
+  *l = (Listener){.server = s, .fd = -1, .lock = -1};
+  bool unix_socket = !strncmp(address, "unix:", 5);
+  if (unix_socket) snprintf(l->path, sizeof l->path, "%s", address + 5);
+  Status st = unix_socket ? open_unix(l) : open_tcp(l, address);
+  if (!st) st = start(l);
+  if (st) {
+    discard(l);
+    return st;
+  }
+  l->next = s->listeners;
+  s->listeners = l;
+  LOG_INFO("listening", "addr=%s", address);
+  return NULL;
+}
+
+void listeners_close(Server *s) {
+  while (s->listeners) {
+    Listener *l = s->listeners;
+    s->listeners = l->next;
+    if (l->path[0]) unlink(l->path);
+    uv_close((uv_handle_t *)&l->poll, on_closed);
+    close(l->fd);
+    if (l->lock >= 0) close(l->lock);
+  }
+}

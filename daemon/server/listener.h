@@ -1,0 +1,10 @@
+/* Listening sockets: "unix:PATH" and "HOST:PORT". */
+#pragma once
+
+#include "daemon/server/server.h"
+
+/* Adds to s->listeners. A Unix socket's directory is made (0700) when it is missing, the socket is
+ * 0600, and one left behind by a dead server is replaced. UNAVAILABLE when the address is taken. */
+Status listener_open(Server *s, const char *address);
+/* Stops accepting; removes the sockets' files. */
+void listeners_close(Server *s);

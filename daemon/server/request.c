@@ -1,0 +1,192 @@
+/* Deadlines: all requests are on one list, one timer is armed for the earliest deadline seen since
+ * it last fired, and when it fires the list is walked. Requests are few and deadlines far, so this
+ * costs nothing per request. */
+#include "daemon/server/request.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "daemon/server/connection.h"
+
+#define B(state) (1u << RS_##state)
+static const struct {
+  const char *name;
+  uint32_t next;
+} states[RS__COUNT] = {
+    [RS_READING] = {"reading",
+                    B(ADMITTED) | B(CACHE) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE)},
+    [RS_ADMITTED] = {"admitted", B(COMPILING) | B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE)},
+    [RS_CACHE] = {"cache", B(COMPILING) | B(RUNNING) | B(REPLYING) | B(DONE)},
+    [RS_COMPILING] = {"compiling", B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE)},
+    [RS_RUNNING] = {"running", B(STREAMING) | B(REPLYING) | B(DONE)},
+    [RS_STREAMING] = {"streaming", B(REPLYING) | B(DONE)},
+    [RS_REPLYING] = {"replying", B(DONE)},
+    [RS_DONE] = {"done", 0},
+};
+#undef B
+
+bool request_may_move(RequestState from, RequestState to) { return states[from].next & (1u << to); }
+const char *request_state_name(RequestState s) { return states[s].name; }
+
+/* What holds in every state. */
+static bool invariant(const Request *r) {
+  if (r->state == RS_READING || r->state == RS_DONE) return r->stream != NULL;
+  return r->stream && r->got_message;
+}
+
+void request_move(Request *r, RequestState to) {
+  if (r->state == to) return;
+  assert(request_may_move(r->state, to));
+  LOG_DEBUG("request", "id=%u method=%s from=%s to=%s", r->id, r->method->path,
+            states[r->state].name, states[to].name);
+  r->state = to;
+  assert(to == RS_REPLYING || invariant(r));
+}
+
+/* -- deadlines ----------------------------------------------------------------------------------
+ */
+
+static void on_deadline(uv_timer_t *timer);
+
+static void arm(Server *s, int64_t deadline_ns) {
+  if (s->deadline_armed_ns && s->deadline_armed_ns <= deadline_ns) return;
+  int64_t left = deadline_ns - clock_now_ns();
+  s->deadline_armed_ns = deadline_ns;
+  uv_update_time(&s->loop);
+  uv_timer_start(&s->deadlines, on_deadline, left > 0 ? (uint64_t)left / 1000000 + 1 : 0, 0);
+}
+
+static void on_deadline(uv_timer_t *timer) {
+  Server *s = timer->data;
+  int64_t now = clock_now_ns(), earliest = 0;
+  s->deadline_armed_ns = 0;
+  for (Request *r = s->requests, *next; r; r = next) {
+    next = r->next;
+    if (!r->deadline_ns || r->state >= RS_REPLYING) continue;
+    if (r->deadline_ns <= now)
+      request_finish(r, FAIL(DEADLINE_EXCEEDED, "the deadline passed while the request was %s",
+                             states[r->state].name));
+    else if (!earliest || r->deadline_ns < earliest)
+      earliest = r->deadline_ns;
+  }
+  if (earliest) arm(s, earliest);
+}
+
+/* -- life ---------------------------------------------------------------------------------------
+ */
+
+bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
+  Server *s = connection_server(c);
+  const Method *method = method_find(head->path);
+  if (!method) return false;
+  Request *r = calloc(1, sizeof *r);
+  if (!r) {
+    grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "request"));
+    return true;
+  }
+  *r = (Request){.id = ++s->next_request,
+                 .server = s,
+                 .conn = c,
+                 .stream = stream,
+                 .method = method,
+                 .received_ns = clock_now_ns()};
+  arena_init(&r->arena, 0);
+  grpc_stream_set_ctx(stream, r);
+  grpc_stream_set_max_message(stream, s->config.max_message_bytes);
+  if ((r->next = s->requests)) r->next->link = &r->next;
+  r->link = &s->requests;
+  s->requests = r;
+  s->nrequests++;
+  if (head->timeout_ns >= 0) {
+    if (__builtin_add_overflow(r->received_ns, head->timeout_ns, &r->deadline_ns))
+      r->deadline_ns = 0;
+    else
+      arm(s, r->deadline_ns);
+  }
+  return true;
+}
+
+static void release_work(Request *r) {
+  if (r->method->release) r->method->release(r);
+  r->work = NULL;
+}
+
+void request_close(Request *r) {
+  Server *s = r->server;
+  if (r->state != RS_REPLYING) release_work(r);
+  request_move(r, RS_DONE);
+  if ((*r->link = r->next)) r->next->link = r->link;
+  s->nrequests--;
+  s->idle_since_ms = uv_now(&s->loop);
+  arena_deinit(&r->arena);
+  free(r);
+}
+
+void request_finish(Request *r, Status st) {
+  if (r->state >= RS_REPLYING) {
+    status_drop(st);
+    return;
+  }
+  if (st && log_enabled(LOG_LEVEL_DEBUG)) {
+    char text[512], quoted[600];
+    status_text(st, text, sizeof text);
+    LOG_DEBUG("request failed", "id=%u method=%s code=%s error=%s", r->id, r->method->path,
+              status_code_name(status_code(st)), log_quote(quoted, sizeof quoted, text));
+  }
+  request_move(r, RS_REPLYING);
+  release_work(r);
+  grpc_finish(r->stream, st);
+  connection_dirty(r->conn);
+}
+
+void request_send(Request *r, const ProtobufCMessage *m) {
+  size_t n = protobuf_c_message_get_packed_size(m);
+  uint8_t *at = grpc_send_begin(r->stream, n);
+  if (at) protobuf_c_message_pack(m, at);
+  connection_dirty(r->conn);
+}
+
+void request_reply(Request *r, const ProtobufCMessage *m) {
+  if (r->state >= RS_REPLYING) return;
+  request_send(r, m);
+  request_finish(r, NULL);
+}
+
+/* -- messages -----------------------------------------------------------------------------------
+ */
+
+const void *request_decode_in(Request *r, Arena *arena, Bytes msg) {
+  ProtobufCMessage *out;
+  PbLimits limits = pb_limits_request;
+  limits.max_bytes = r->server->config.max_message_bytes;
+  limits.max_memory = 2 * limits.max_bytes + pb_limits_request.max_memory;
+  Status st = pb_unpack(r->method->request, msg, &limits, arena, &out);
+  if (!st) return out;
+  request_finish(r, WRAP(st, "%s", r->method->request->short_name));
+  return NULL;
+}
+
+const void *request_decode(Request *r, Bytes msg) { return request_decode_in(r, &r->arena, msg); }
+
+void request_message(Request *r, Bytes msg) {
+  if (r->state >= RS_REPLYING) return; /* answered early; the rest is ignored */
+  if (!r->method->many && r->got_message) {
+    request_finish(r, FAIL(INVALID_ARGUMENT, "more than one message in a call that takes one"));
+    return;
+  }
+  r->got_message = true;
+  r->method->message(r, msg);
+}
+
+void request_half_close(Request *r) {
+  if (r->state >= RS_REPLYING) return;
+  if (!r->got_message)
+    request_finish(r, FAIL(INVALID_ARGUMENT, "the call ended without a message"));
+  else if (r->method->many)
+    r->method->end(r);
+}
+
+void request_drain(Request *r) {
+  if (r->method->drain && r->state < RS_REPLYING) r->method->drain(r);
+}

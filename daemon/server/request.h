@@ -1,0 +1,77 @@
+/* One call of one client: its state, its deadline, and the method that works on it.
+ *
+ *   reading -> admitted -> cache <-> compiling -> running -> replying -> done
+ *
+ * request_move is the only writer of the state. A Request lives from request_open until its stream
+ * is closed. Whatever a method starts for it must have stopped calling back when the method's
+ * `release` returns: release runs once, when the answer is given or the client is gone, whichever
+ * comes first. */
+#pragma once
+
+#include "daemon/server/server.h"
+#include "proto/grpc.h"
+#include "proto/limits.h"
+
+typedef enum RequestState {
+  RS_READING,   /* messages are coming in */
+  RS_ADMITTED,  /* waits for a worker */
+  RS_CACHE,     /* waits for the cache */
+  RS_COMPILING, /* a compile worker has it, or another request's compile that it joined */
+  RS_RUNNING,   /* the device has it */
+  RS_STREAMING, /* messages are going out */
+  RS_REPLYING,  /* the answer is queued */
+  RS_DONE,
+  RS__COUNT
+} RequestState;
+
+typedef struct Method {
+  const char *path;
+  const ProtobufCMessageDescriptor *request;
+  bool many; /* the client streams messages; else exactly one is expected */
+  void (*message)(Request *r, Bytes msg);
+  void (*end)(Request *r);     /* many: the client sends no more */
+  void (*drain)(Request *r);   /* optional: goes on sending */
+  void (*release)(Request *r); /* optional: stops and frees r->work */
+} Method;
+
+struct Request {
+  uint32_t id;
+  RequestState state;
+  Server *server;
+  Connection *conn;
+  GrpcStream *stream;
+  const Method *method;
+  Arena arena;
+  void *work;                       /* the method's */
+  int64_t received_ns, deadline_ns; /* 0 = none */
+  bool got_message;
+  Request *next, **link;                 /* of server->requests */
+  Request *next_watcher, **watcher_link; /* of server->watchers */
+};
+
+/* The table that the moves are checked against, for the unit test. */
+bool request_may_move(RequestState from, RequestState to);
+const char *request_state_name(RequestState s);
+
+/* Callbacks of the connection's session. head is valid during the call. */
+bool request_open(Connection *c, GrpcStream *s, const GrpcHead *head);
+void request_message(Request *r, Bytes msg);
+void request_half_close(Request *r);
+void request_drain(Request *r);
+void request_close(Request *r);
+
+void request_move(Request *r, RequestState to);
+/* Unpacks msg as the method's request type into r->arena; NULL after having failed the request. */
+const void *request_decode(Request *r, Bytes msg);
+/* The same into another arena. */
+const void *request_decode_in(Request *r, Arena *arena, Bytes msg);
+/* Sends one message. */
+void request_send(Request *r, const ProtobufCMessage *m);
+/* Sends it and ends the call; r->work is released. Nothing of r may be touched afterwards but by
+ * its stream's callbacks. */
+void request_reply(Request *r, const ProtobufCMessage *m);
+/* Ends the call with a status (NULL = OK). Takes st. */
+void request_finish(Request *r, Status st);
+
+/* The method served at a path, or NULL. */
+const Method *method_find(Str path);

@@ -1,0 +1,28 @@
+/* The method table. It is short and paths differ in length, so a linear search does. */
+#include "daemon/server/rpc.h"
+
+static const Method *const methods[] = {
+    &rpc_run,
+    &rpc_compile,
+    &rpc_inspect,
+    &rpc_release,
+    &rpc_upload,
+    &rpc_download,
+    &rpc_free_buffers,
+    &rpc_list_buffers,
+    &rpc_server_info,
+    &rpc_devices,
+    &rpc_cache_stats,
+    &rpc_cache_list,
+    &rpc_cache_why,
+    &rpc_health_check,
+    &rpc_health_watch,
+    &rpc_reflection_v1,
+    &rpc_reflection_v1alpha,
+};
+
+const Method *method_find(Str path) {
+  for (size_t i = 0; i < sizeof methods / sizeof *methods; i++)
+    if (str_is(path, methods[i]->path)) return methods[i];
+  return NULL;
+}

@@ -1,0 +1,340 @@
+/* Run. The hot path of the server: one message in, one to the device worker, one back, one out, all
+ * on the loop. Tensors that fit a packet travel inside it; larger ones are copied into a slab. */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "daemon/server/rpc.h"
+
+enum { INLINE_MAX = 32 << 10, SLAB_ALIGN = 64 };
+
+/* In the request's arena. */
+typedef struct Run {
+  Executable *exe;
+  DeviceJob *job; /* NULL when none is outstanding */
+  const Kiln__V1__RunRequest *request;
+  Kiln__V1__RunJob message;
+  uint32_t *outputs;   /* positions */
+  uint64_t *offsets;   /* in the slab */
+  DeviceBuffer **made; /* outputs kept as buffers */
+  size_t noutputs, nmade;
+  int64_t handed_ns;
+} Run;
+
+/* -- inputs -------------------------------------------------------------------------------------
+ */
+
+static char *name_list(Arena *arena, Kiln__V1__TensorSpec **specs, size_t n) {
+  StrBuf b = {0};
+  for (size_t i = 0; i < n && b.len < 400; i++)
+    strbuf_addf(&b, i ? ", '%s'" : "'%s'", specs[i]->name);
+  char *text = arena_strdup(arena, b.ptr ? (Str){b.ptr, b.len} : STR("none"));
+  strbuf_deinit(&b);
+  return text;
+}
+
+static Status wrong_type(const Kiln__V1__TensorSpec *spec, Kiln__V1__DType dtype,
+                         const uint64_t *dims, size_t ndims) {
+  char expected[200], got[200];
+  return FAIL(INVALID_ARGUMENT, "input '%s': expected %s, got %s", spec->name,
+              wire_tensor_text(spec->dtype, spec->dims, spec->n_dims, expected, sizeof expected),
+              wire_tensor_text(dtype, dims, ndims, got, sizeof got));
+}
+
+static Status missing(const Kiln__V1__TensorSpec *spec) {
+  char expected[200];
+  return FAIL(INVALID_ARGUMENT, "input '%s' is missing; expected %s", spec->name,
+              wire_tensor_text(spec->dtype, spec->dims, spec->n_dims, expected, sizeof expected));
+}
+
+static bool same_type(const Kiln__V1__TensorSpec *spec, Kiln__V1__DType dtype, const uint64_t *dims,
+                      size_t ndims) {
+  return spec->dtype == dtype && spec->n_dims == ndims &&
+         (!ndims || !memcmp(spec->dims, dims, ndims * sizeof *dims));
+}
+
+static Status bind_tensor(const Kiln__V1__TensorSpec *spec, uint64_t bytes,
+                          const Kiln__V1__Tensor *t, Kiln__V1__RunInput *out) {
+  if (!same_type(spec, t->dtype, t->dims, t->n_dims))
+    return wrong_type(spec, t->dtype, t->dims, t->n_dims);
+  if (t->data.len != bytes)
+    return FAIL(INVALID_ARGUMENT, "input '%s': expected %" PRIu64 " bytes of data, got %zu",
+                spec->name, bytes, t->data.len);
+  out->value_case = KILN__V1__RUN_INPUT__VALUE_INLINE;
+  out->inline_ = t->data;
+  return NULL;
+}
+
+static Status bind_buffer(Request *r, Run *run, const Kiln__V1__TensorSpec *spec, const char *id,
+                          Kiln__V1__RunInput *out) {
+  DeviceBuffer *b;
+  DeviceJob *job = run->job;
+  TRY(buffer_table_find(&r->server->buffers, id, &b));
+  if (!same_type(spec, b->dtype, b->dims, b->ndims))
+    return wrong_type(spec, b->dtype, b->dims, b->ndims);
+  if (b->device != run->exe->device)
+    return FAIL(INVALID_ARGUMENT, "input '%s': buffer '%s' is on %s, the executable on %s",
+                spec->name, id, device_lane_name(b->device), device_lane_name(run->exe->device));
+  if (!job->buffers) job->buffers = calloc(run->exe->face->n_inputs, sizeof *job->buffers);
+  if (!job->buffers) return FAIL(RESOURCE_EXHAUSTED, "run");
+  job->buffers[job->nbuffers++] = device_buffer_retain(b);
+  out->value_case = KILN__V1__RUN_INPUT__VALUE_BUFFER;
+  out->buffer = b->id;
+  return NULL;
+}
+
+static Status bind_input(Request *r, Run *run, const Kiln__V1__NamedTensor *in) {
+  const Executable *e = run->exe;
+  size_t n = e->face->n_inputs, i = 0;
+  while (i < n && strcmp(e->face->inputs[i]->name, in->name)) i++;
+  if (i == n)
+    return FAIL(INVALID_ARGUMENT, "there is no input '%.200s'; the inputs are %s", in->name,
+                name_list(&r->arena, e->face->inputs, n));
+  Kiln__V1__RunInput *out = run->message.inputs[i];
+  if (out->value_case != KILN__V1__RUN_INPUT__VALUE__NOT_SET)
+    return FAIL(INVALID_ARGUMENT, "input '%s' is given twice", in->name);
+  out->bytes = e->slot_bytes[i];
+  switch (in->value_case) {
+  case KILN__V1__NAMED_TENSOR__VALUE_TENSOR:
+    return bind_tensor(e->face->inputs[i], out->bytes, in->tensor, out);
+  case KILN__V1__NAMED_TENSOR__VALUE_BUFFER:
+    return bind_buffer(r, run, e->face->inputs[i], in->buffer, out);
+  default: return FAIL(INVALID_ARGUMENT, "input '%s' has no value", in->name);
+  }
+}
+
+static Status bind_inputs(Request *r, Run *run) {
+  const Executable *e = run->exe;
+  size_t n = e->face->n_inputs;
+  Kiln__V1__RunInput *inputs = arena_array(&r->arena, n + 1, sizeof *inputs);
+  run->message.inputs = arena_array(&r->arena, n + 1, sizeof *run->message.inputs);
+  if (!inputs || !run->message.inputs) return FAIL(RESOURCE_EXHAUSTED, "run");
+  run->message.n_inputs = n;
+  for (size_t i = 0; i < n; i++) {
+    kiln__v1__run_input__init(&inputs[i]);
+    run->message.inputs[i] = &inputs[i];
+  }
+  for (size_t i = 0; i < run->request->n_inputs; i++)
+    TRY(bind_input(r, run, run->request->inputs[i]));
+  for (size_t i = 0; i < n; i++)
+    if (inputs[i].value_case == KILN__V1__RUN_INPUT__VALUE__NOT_SET)
+      return missing(e->face->inputs[i]);
+  return NULL;
+}
+
+/* -- outputs ------------------------------------------------------------------------------------
+ */
+
+static Status find_output(Request *r, const Run *run, const char *name, uint32_t *out) {
+  const Kiln__V1__FrontendDone *face = run->exe->face;
+  for (size_t i = 0; i < face->n_outputs; i++)
+    if (!strcmp(face->outputs[i]->name, name)) return *out = (uint32_t)i, NULL;
+  return FAIL(INVALID_ARGUMENT, "there is no output '%.200s'; the outputs are %s", name,
+              name_list(&r->arena, face->outputs, face->n_outputs));
+}
+
+static Status bind_outputs(Request *r, Run *run) {
+  size_t all = run->exe->face->n_outputs, wanted = run->request->n_outputs;
+  run->noutputs = wanted ? wanted : all;
+  run->outputs = arena_array(&r->arena, run->noutputs + 1, sizeof *run->outputs);
+  uint8_t *seen = arena_alloc(&r->arena, all + 1);
+  if (!run->outputs || !seen) return FAIL(RESOURCE_EXHAUSTED, "run");
+  for (size_t i = 0; i < run->noutputs; i++) {
+    run->outputs[i] = (uint32_t)i;
+    if (wanted) TRY(find_output(r, run, run->request->outputs[i], &run->outputs[i]));
+    if (seen[run->outputs[i]]++)
+      return FAIL(INVALID_ARGUMENT, "output '%s' is asked for twice", run->request->outputs[i]);
+  }
+  run->message.outputs = run->outputs;
+  run->message.n_outputs = run->noutputs;
+  return NULL;
+}
+
+static uint64_t output_bytes(const Run *run, size_t i) {
+  return run->exe->slot_bytes[run->exe->face->n_inputs + run->outputs[i]];
+}
+
+/* Buffers for the outputs; they join the table when the run has succeeded. */
+static Status make_buffers(Request *r, Run *run) {
+  uint64_t total = 0;
+  for (size_t i = 0; i < run->noutputs; i++) total += output_bytes(run, i);
+  TRY(buffer_table_check(&r->server->buffers, total));
+  run->made = arena_array(&r->arena, run->noutputs + 1, sizeof *run->made);
+  run->message.output_buffers = arena_array(&r->arena, run->noutputs + 1, sizeof(uint64_t));
+  if (!run->made || !run->message.output_buffers) return FAIL(RESOURCE_EXHAUSTED, "run");
+  for (size_t i = 0; i < run->noutputs; i++) {
+    const Kiln__V1__TensorSpec *spec = run->exe->face->outputs[run->outputs[i]];
+    if (spec->n_dims > BUFFER_DIMS_MAX)
+      return FAIL(UNIMPLEMENTED, "output '%s' has %zu dimensions, a buffer at most %d", spec->name,
+                  spec->n_dims, BUFFER_DIMS_MAX);
+    TRY(device_buffer_create(run->exe->device, spec->dtype, spec->dims, spec->n_dims,
+                             output_bytes(run, i), &run->made[i]));
+    run->nmade++;
+    run->message.output_buffers[i] = run->made[i]->id;
+  }
+  run->message.n_output_buffers = run->noutputs;
+  return NULL;
+}
+
+/* -- slab ---------------------------------------------------------------------------------------
+ */
+
+static uint64_t padded(uint64_t n) { return (n + SLAB_ALIGN - 1) & ~(uint64_t)(SLAB_ALIGN - 1); }
+
+/* Moves inputs, outputs or both to a slab when they do not fit the packet. */
+static Status place(Request *r, Run *run) {
+  Kiln__V1__RunJob *m = &run->message;
+  uint64_t in = 0, out = 0, at = 0;
+  for (size_t i = 0; i < m->n_inputs; i++)
+    if (m->inputs[i]->value_case == KILN__V1__RUN_INPUT__VALUE_INLINE)
+      in += padded(m->inputs[i]->bytes);
+  for (size_t i = 0; i < run->noutputs && !run->made; i++) out += padded(output_bytes(run, i));
+  if (in <= INLINE_MAX) in = 0;
+  if (out <= INLINE_MAX) out = 0;
+  if (!in && !out) return NULL;
+  TRY(slab_take(device_lane_slabs(run->exe->device), in + out, &run->job->slab));
+  for (size_t i = 0; in && i < m->n_inputs; i++) {
+    Kiln__V1__RunInput *input = m->inputs[i];
+    if (input->value_case != KILN__V1__RUN_INPUT__VALUE_INLINE) continue;
+    memcpy(run->job->slab->at + at, input->inline_.data, input->bytes);
+    input->value_case = KILN__V1__RUN_INPUT__VALUE_OFFSET;
+    input->offset = at;
+    at += padded(input->bytes);
+  }
+  if (!out) return NULL;
+  run->offsets = arena_array(&r->arena, run->noutputs + 1, sizeof *run->offsets);
+  if (!run->offsets) return FAIL(RESOURCE_EXHAUSTED, "run");
+  for (size_t i = 0; i < run->noutputs; i++) {
+    run->offsets[i] = at;
+    at += padded(output_bytes(run, i));
+  }
+  m->output_offsets = run->offsets;
+  m->n_output_offsets = run->noutputs;
+  return NULL;
+}
+
+/* -- answer -------------------------------------------------------------------------------------
+ */
+
+static Status check_answer(const Run *run, const Kiln__V1__RunDone *done) {
+  bool inline_ = !run->offsets && !run->made;
+  if (done->n_outputs != (inline_ ? run->noutputs : 0))
+    return FAIL(INTERNAL, "outputs are missing");
+  for (size_t i = 0; i < done->n_outputs; i++)
+    if (done->outputs[i].len != output_bytes(run, i))
+      return FAIL(INTERNAL, "output %zu has a wrong size", i);
+  return NULL;
+}
+
+static Status keep_buffers(Request *r, Run *run) {
+  for (size_t i = 0; i < run->nmade; i++) {
+    run->made[i]->incarnation = device_lane_incarnation(run->exe->device);
+    TRY(buffer_table_add(&r->server->buffers, run->made[i]));
+    run->made[i] = NULL; /* the table's now */
+  }
+  return NULL;
+}
+
+typedef struct Output {
+  Kiln__V1__NamedTensor named;
+  Kiln__V1__Tensor tensor;
+  char id[ID_TEXT];
+} Output;
+
+static void fill_output(const Run *run, size_t i, const Slab *slab, const Kiln__V1__RunDone *done,
+                        Output *o) {
+  const Kiln__V1__TensorSpec *spec = run->exe->face->outputs[run->outputs[i]];
+  kiln__v1__named_tensor__init(&o->named);
+  o->named.name = spec->name;
+  if (run->made) {
+    o->named.value_case = KILN__V1__NAMED_TENSOR__VALUE_BUFFER;
+    o->named.buffer = (char *)(uintptr_t)id_text("buf", run->message.output_buffers[i], o->id);
+    return;
+  }
+  kiln__v1__tensor__init(&o->tensor);
+  o->tensor.dtype = spec->dtype;
+  o->tensor.dims = spec->dims;
+  o->tensor.n_dims = spec->n_dims;
+  if (run->offsets)
+    o->tensor.data =
+        (ProtobufCBinaryData){output_bytes(run, i), (uint8_t *)slab->at + run->offsets[i]};
+  else
+    o->tensor.data = done->outputs[i];
+  o->named.value_case = KILN__V1__NAMED_TENSOR__VALUE_TENSOR;
+  o->named.tensor = &o->tensor;
+}
+
+static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
+  Request *r = ctx;
+  Run *run = r->work;
+  run->job = NULL;
+  Output *outputs = arena_array(&r->arena, run->noutputs + 1, sizeof *outputs);
+  Kiln__V1__NamedTensor **list = arena_array(&r->arena, run->noutputs + 1, sizeof *list);
+  if (!st && (!outputs || !list)) st = FAIL(RESOURCE_EXHAUSTED, "run");
+  if (!st) st = check_answer(run, m->env->run_done);
+  if (!st && run->made) st = keep_buffers(r, run);
+  if (st) {
+    request_finish(r, st);
+    return;
+  }
+  Kiln__V1__RunResponse response = KILN__V1__RUN_RESPONSE__INIT;
+  for (size_t i = 0; i < run->noutputs; i++) {
+    fill_output(run, i, job->slab, m->env->run_done, &outputs[i]);
+    list[i] = &outputs[i].named;
+  }
+  response.outputs = list;
+  response.n_outputs = run->noutputs;
+  response.device_ns = m->env->run_done->device_ns;
+  response.queue_ns = run->handed_ns - r->received_ns;
+  request_reply(r, &response.base);
+}
+
+/* -- request ------------------------------------------------------------------------------------
+ */
+
+static Status start(Request *r, Run *run) {
+  TRY(registry_find(&r->server->executables, run->request->executable, &run->exe));
+  executable_retain(run->exe);
+  if (!(run->job = device_job_create())) return FAIL(RESOURCE_EXHAUSTED, "run");
+  kiln__v1__run_job__init(&run->message);
+  TRY(bind_inputs(r, run));
+  TRY(bind_outputs(r, run));
+  if (run->request->outputs_as_buffers) TRY(make_buffers(r, run));
+  TRY(place(r, run));
+  run->message.executable = run->exe->id;
+  run->message.deadline_ns = r->deadline_ns;
+  run->job->exe = executable_retain(run->exe);
+  run->job->env.body_case = KILN__V1__ENVELOPE__BODY_RUN;
+  run->job->env.run = &run->message;
+  run->job->done = on_run;
+  run->job->ctx = r;
+  run->handed_ns = clock_now_ns();
+  request_move(r, RS_RUNNING);
+  DeviceJob *job = run->job;
+  Status st = device_lane_submit(run->exe->device, job);
+  if (st) run->job = NULL; /* freed by the lane */
+  return st;
+}
+
+static void run_message(Request *r, Bytes msg) {
+  const Kiln__V1__RunRequest *m = request_decode(r, msg);
+  if (!m) return;
+  Run *run = r->work = arena_alloc(&r->arena, sizeof *run);
+  Status st = run ? NULL : FAIL(RESOURCE_EXHAUSTED, "run");
+  if (run) run->request = m;
+  if (!st) st = start(r, run);
+  if (st) request_finish(r, st);
+}
+
+static void run_release(Request *r) {
+  Run *run = r->work;
+  if (!run) return;
+  if (run->job) device_lane_cancel(run->exe->device, run->job);
+  for (size_t i = 0; i < run->nmade; i++) device_buffer_release(run->made[i]);
+  executable_release(run->exe);
+}
+
+const Method rpc_run = {.path = "/kiln.v1.Kiln/Run",
+                        .request = &kiln__v1__run_request__descriptor,
+                        .message = run_message,
+                        .release = run_release};

@@ -1,0 +1,274 @@
+/* Start: sockets first (an address that is taken ends it before anything else was started), then
+ * the cache lane, the zygote and what is forked from it, all in the background.
+ *
+ * Stop, on SIGTERM, SIGINT or idleness: no new connections, every session is told to go away,
+ * requests finish within the grace time. Then everything that has a handle is closed, each part
+ * reports when it is, and when the last has, the loop has nothing left and uv_run returns. */
+#include "daemon/server/server.h"
+
+#include <assert.h>
+#include <libgen.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "daemon/server/connection.h"
+#include "daemon/server/listener.h"
+#include "daemon/server/rpc.h"
+
+enum { HOUSEKEEPING_MS = 1000, UPLOAD_POOL_BYTES = 256 << 20, IDLE_TRIM_MS = 10000 };
+
+Status server_device(const Server *s, const char *name, DeviceLane **out) {
+  StrBuf names = {0};
+  *out = NULL;
+  for (size_t i = 0; i < s->ndevices; i++) {
+    const char *known = device_lane_name(s->devices[i]);
+    if (!*name || !strcmp(name, known)) return *out = s->devices[i], NULL;
+    strbuf_addf(&names, i ? ", %s" : "%s", known);
+  }
+  Status st = FAIL(NOT_FOUND, "unknown device '%.64s'; this server has %s", name,
+                   names.ptr ? names.ptr : "none");
+  strbuf_deinit(&names);
+  return st;
+}
+
+/* -- stopping -----------------------------------------------------------------------------------
+ */
+
+static void part_closed(void *ctx) {
+  Server *s = ctx;
+  assert(s->open_parts > 0);
+  s->open_parts--;
+}
+
+static void on_bulk_closed(void *ctx) { part_closed(ctx); }
+
+/* Everybody has had the time to finish. Whoever has not is cut off here. */
+static void server_close(Server *s) {
+  if (s->closing) return;
+  s->closing = true;
+  listeners_close(s);
+  for (Connection *c; (c = s->connections);) connection_close(c);
+  assert(!s->requests && !s->compiles && !s->builds);
+  registry_deinit(&s->executables);
+  buffer_table_deinit(&s->buffers);
+  for (size_t i = 0; i < s->ndevices; i++) device_lane_release(s->devices[i]);
+  s->ndevices = 0;
+  compile_pool_release(s->pool);
+  s->pool = NULL;
+  s->open_parts = 3;
+  supervisor_close(s->supervisor, part_closed, s);
+  store_close(s->store, part_closed, s);
+  lane_close(s->bulk, on_bulk_closed, s);
+  uv_close((uv_handle_t *)&s->flush, NULL);
+  uv_close((uv_handle_t *)&s->deadlines, NULL);
+  uv_close((uv_handle_t *)&s->housekeeping, NULL);
+  uv_close((uv_handle_t *)&s->sigterm, NULL);
+  uv_close((uv_handle_t *)&s->sigint, NULL);
+}
+
+void server_stop(Server *s, const char *why) {
+  if (s->stopping) return;
+  LOG_INFO("stopping", "why=\"%s\" requests=%zu connections=%zu", why, s->nrequests,
+           s->nconnections);
+  s->stopping = true;
+  s->stop_deadline_ms = uv_now(&s->loop) + s->config.grace * 1000;
+  rpc_health_changed(s);
+  for (Connection *c = s->connections; c; c = connection_next(c)) connection_drain(c);
+  listeners_close(s);
+}
+
+static void on_signal(uv_signal_t *handle, int number) {
+  Server *s = handle->data;
+  if (s->stopping)
+    server_close(s); /* asked twice: now */
+  else
+    server_stop(s, number == SIGTERM ? "SIGTERM" : "SIGINT");
+}
+
+/* -- the loop's own steps -----------------------------------------------------------------------
+ */
+
+/* Runs once between callbacks and sleep. */
+static void on_prepare(uv_prepare_t *handle) {
+  Server *s = handle->data;
+  connections_flush(s);
+  if (s->stopping && !s->nconnections) server_close(s);
+}
+
+/* Memory that only load justifies goes back when there is none. */
+static void trim(Server *s) {
+  for (size_t i = 0; i < s->ndevices; i++) slab_trim(device_lane_slabs(s->devices[i]), 0);
+  shm_pool_deinit(&s->uploads);
+}
+
+static void on_housekeeping(uv_timer_t *timer) {
+  Server *s = timer->data;
+  uint64_t now = uv_now(&s->loop);
+  if (s->stopping) {
+    if (now >= s->stop_deadline_ms) server_close(s);
+    return;
+  }
+  connections_expire(s, s->config.idle_connection);
+  if (s->nrequests) {
+    s->idle_since_ms = now;
+    return;
+  }
+  uint64_t idle = now - s->idle_since_ms;
+  if (idle > IDLE_TRIM_MS) trim(s);
+  if (s->config.idle_exit && idle > s->config.idle_exit * 1000) server_stop(s, "idle");
+}
+
+static void target_text(const Kiln__V1__TargetSpec *t, StrBuf *out) {
+  strbuf_addf(out,
+              "kind=%s\ntriple=%s\ncpu=%s\nfeatures=%s\nvector_bytes=%u\nvector_registers=%u\n"
+              "threads=%u\nl1_bytes=%llu\nl2_bytes=%llu\nl3_bytes=%llu\nmemory_bytes=%llu\n"
+              "compiler=%s\n",
+              t->kind, t->triple, t->cpu, t->features, t->vector_bytes, t->vector_registers,
+              t->threads, (unsigned long long)t->l1_bytes, (unsigned long long)t->l2_bytes,
+              (unsigned long long)t->l3_bytes, (unsigned long long)t->memory_bytes, t->compiler);
+}
+
+/* A device came up or went down. */
+static void on_device_changed(void *ctx) {
+  Server *s = ctx;
+  rpc_health_changed(s);
+  for (size_t i = 0; i < s->ndevices; i++) {
+    const DeviceLane *l = s->devices[i];
+    StrBuf text = {0};
+    if (!device_lane_status(l).available) continue;
+    target_text(device_lane_target(l), &text);
+    if (!text.failed)
+      store_put_target(s->store, device_lane_fingerprint(l), (Str){text.ptr, text.len});
+    strbuf_deinit(&text);
+  }
+}
+
+/* -- starting -----------------------------------------------------------------------------------
+ */
+
+/* kiln-worker lies beside kilnd unless the configuration says otherwise. */
+static Status worker_path(const Config *c, char *buf, size_t cap) {
+  char self[4096];
+  if (*c->worker) {
+    snprintf(buf, cap, "%s", c->worker);
+    return NULL;
+  }
+  ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+  if (n < 0) return FAIL(INTERNAL, "the path of this program is unknown");
+  self[n] = 0;
+  if ((size_t)snprintf(buf, cap, "%s/kiln-worker", dirname(self)) >= cap)
+    return FAIL(INTERNAL, "the path of kiln-worker is too long");
+  return NULL;
+}
+
+static unsigned worker_count(const Config *c) {
+  if (c->compile_workers) return (unsigned)c->compile_workers;
+  long cores = sysconf(_SC_NPROCESSORS_ONLN);
+  return cores > 0 ? (unsigned)cores : 1;
+}
+
+static Status start_devices(Server *s) {
+  const Config *c = &s->config;
+  for (size_t i = 0; i < c->devices.len; i++) {
+    DeviceLaneSpec spec = {.loop = &s->loop,
+                           .supervisor = s->supervisor,
+                           .name = c->devices.at[i],
+                           .memory_bytes = c->device_memory,
+                           .slab_bytes = 4 * c->max_tensor_bytes,
+                           .run_seconds = (uint32_t)c->run_seconds,
+                           .max_queue = 16 * c->max_queue,
+                           .changed = on_device_changed,
+                           .ctx = s};
+    TRY(device_lane_create(&spec, &s->devices[i]));
+    s->ndevices++;
+  }
+  return NULL;
+}
+
+static Status start_workers(Server *s) {
+  const Config *c = &s->config;
+  char program[4096 + 16];
+  LaneSpec bulk = {.name = "kiln-bulk"};
+  StoreSpec store = {.loop = &s->loop,
+                     .path = c->cache_enabled && *c->cache_path ? c->cache_path : NULL,
+                     .max_bytes = c->cache_max_bytes};
+  TRY(worker_path(c, program, sizeof program));
+  TRY(lane_create(&s->loop, &bulk, &s->bulk));
+  TRY(store_create(&store, &s->store));
+  TRY(supervisor_create(&s->loop, program, c->log_level, &s->supervisor));
+  CompilePoolSpec pool = {.supervisor = s->supervisor,
+                          .workers = worker_count(c),
+                          .max_queue = c->max_queue,
+                          .memory_bytes = c->compile_memory,
+                          .seconds = (uint32_t)c->compile_seconds};
+  TRY(start_devices(s));
+  return compile_pool_create(&pool, &s->pool);
+}
+
+static void init_handles(Server *s) {
+  uv_prepare_init(&s->loop, &s->flush);
+  uv_prepare_start(&s->flush, on_prepare);
+  uv_timer_init(&s->loop, &s->deadlines);
+  uv_timer_init(&s->loop, &s->housekeeping);
+  uv_timer_start(&s->housekeeping, on_housekeeping, HOUSEKEEPING_MS, HOUSEKEEPING_MS);
+  uv_signal_init(&s->loop, &s->sigterm);
+  uv_signal_init(&s->loop, &s->sigint);
+  uv_signal_start(&s->sigterm, on_signal, SIGTERM);
+  uv_signal_start(&s->sigint, on_signal, SIGINT);
+  s->flush.data = s->deadlines.data = s->housekeeping.data = s;
+  s->sigterm.data = s->sigint.data = s;
+}
+
+/* Nothing but listeners was started: the loop needs one turn to close them. */
+static void undo_listeners(Server *s) {
+  listeners_close(s);
+  uv_run(&s->loop, UV_RUN_DEFAULT);
+  uv_loop_close(&s->loop);
+  free(s->read_buffer);
+  config_deinit(&s->config);
+  free(s);
+}
+
+Status server_create(Config *config, Server **out) {
+  *out = NULL;
+  Server *s = calloc(1, sizeof *s);
+  if (!s || uv_loop_init(&s->loop)) {
+    free(s);
+    return FAIL(RESOURCE_EXHAUSTED, "server");
+  }
+  s->config = *config;
+  *config = (Config){.cache_path = NULL};
+  s->started_ns = clock_now_ns();
+  s->executables.max = s->config.max_executables;
+  s->buffers.max_bytes = s->config.max_buffer_bytes;
+  s->read_buffer = malloc(CONNECTION_READ_BYTES);
+  shm_pool_init(&s->uploads, UPLOAD_POOL_BYTES);
+  Status st = s->read_buffer ? NULL : FAIL(RESOURCE_EXHAUSTED, "server");
+  for (size_t i = 0; !st && i < s->config.listen.len; i++)
+    st = listener_open(s, s->config.listen.at[i]);
+  if (!st) st = start_workers(s);
+  if (st) {
+    /* a machine that has no memory for the first threads: the process ends with this */
+    if (!s->bulk) undo_listeners(s);
+    return st;
+  }
+  init_handles(s);
+  s->idle_since_ms = uv_now(&s->loop);
+  *out = s;
+  return NULL;
+}
+
+int server_run(Server *s) {
+  uv_run(&s->loop, UV_RUN_DEFAULT);
+  shm_pool_deinit(&s->uploads);
+  int busy = uv_loop_close(&s->loop);
+  assert(busy == 0 && s->open_parts == 0);
+  LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));
+  free(s->read_buffer);
+  config_deinit(&s->config);
+  free(s);
+  return busy ? 1 : 0;
+}

@@ -1,0 +1,73 @@
+/* kilnd as a whole: the loop and what hangs on it.
+ *
+ * Who runs where. Each thing belongs to one thread; nothing waits for the loop's callers.
+ *
+ *   loop        every uv handle, gRPC session, Request, Compile, registry, worker channel
+ *   cache lane  the SQLite connection (store.c)
+ *   bulk lane   comparing large memory (compile.c)
+ *   workers     other processes: supervisor.c, compile_pool.c, device_lane.c
+ *
+ * Life: server_create binds and starts everything, server_run returns after a stop has finished. */
+#pragma once
+
+#include <uv.h>
+
+#include "daemon/server/compile_pool.h"
+#include "daemon/server/config.h"
+#include "daemon/server/device_lane.h"
+#include "daemon/server/lane.h"
+#include "daemon/server/store.h"
+
+typedef struct Connection Connection;
+typedef struct Listener Listener;
+typedef struct Request Request;
+typedef struct Compile Compile;
+typedef struct Build Build;
+
+typedef struct Server {
+  uv_loop_t loop;
+  Config config;
+  int64_t started_ns;
+  /* sockets */
+  Listener *listeners;
+  Connection *connections, *dirty; /* dirty: has output to write */
+  size_t nconnections;
+  uint8_t *read_buffer; /* shared by all connections */
+  uv_prepare_t flush;
+  /* requests */
+  Request *requests;
+  size_t nrequests;
+  uint32_t next_request;
+  uv_timer_t deadlines;
+  int64_t deadline_armed_ns; /* 0 = not armed */
+  Request *watchers;         /* health watches */
+  /* work */
+  Supervisor *supervisor;
+  CompilePool *pool;
+  DeviceLane *devices[CONFIG_LIST_MAX];
+  size_t ndevices;
+  Lane *bulk;
+  Store *store;
+  ShmPool uploads;
+  Registry executables;
+  BufferTable buffers;
+  Compile *compiles; /* in flight */
+  Build *builds;     /* in flight */
+  uint64_t merged;   /* compiles that joined another one */
+  /* life */
+  uv_signal_t sigterm, sigint;
+  uv_timer_t housekeeping;
+  uint64_t idle_since_ms;
+  bool stopping, closing;
+  uint64_t stop_deadline_ms;
+  int open_parts; /* that still have to report that they are closed */
+} Server;
+
+/* Takes over config. On failure everything is undone. */
+Status server_create(Config *config, Server **out);
+/* Blocks until stopped by a signal or idleness; frees the server. The exit code. */
+int server_run(Server *s);
+/* Begins a graceful stop. */
+void server_stop(Server *s, const char *why);
+/* NULL and NOT_FOUND for a device that is not configured; "" is the first. */
+Status server_device(const Server *s, const char *name, DeviceLane **out);

@@ -1,0 +1,61 @@
+/* The cache as the loop uses it: every call is handed to the cache lane and answered by a callback
+ * on the loop, never before the call returns. When the cache file cannot be used the server serves
+ * without it, and says why. */
+#pragma once
+
+#include "daemon/server/lane.h"
+#include "kiln/v1/kiln.pb-c.h"
+#include "proto/digest.h"
+
+typedef struct Store Store;
+typedef struct StoreJob StoreJob;
+
+/* The identity of something stored; views. */
+typedef struct StoreKey {
+  const uint8_t *hash;   /* DIGEST_BYTES */
+  const uint8_t *target; /* fingerprint, DIGEST_BYTES */
+  Bytes canonical;       /* what was hashed; a hit must be equal */
+  const char *note;      /* for people */
+} StoreKey;
+
+typedef struct StoreRecord {
+  StoreKey key;
+  Bytes value;
+} StoreRecord;
+
+typedef struct StoreSpec {
+  uv_loop_t *loop;
+  const char *path; /* NULL: no cache */
+  uint64_t max_bytes;
+} StoreSpec;
+
+/* Opens the file on the lane's thread; a failure shows in store_error later. */
+Status store_create(const StoreSpec *spec, Store **out);
+/* Writes what is pending, checkpoints, then closed(ctx). */
+void store_close(Store *s, void (*closed)(void *ctx), void *ctx);
+
+/* n values, in the order of the keys; ptr is NULL for what is not there. Valid during the call. */
+typedef void (*StoreFound)(void *ctx, const Bytes *values, size_t n);
+/* The keys are copied. NULL without memory. */
+StoreJob *store_get_plan(Store *s, const StoreKey *key, StoreFound found, void *ctx);
+StoreJob *store_get_kernels(Store *s, const StoreKey *keys, size_t n, StoreFound found, void *ctx);
+/* No callback follows. */
+void store_forget(StoreJob *job);
+/* Copies everything; plan may be NULL. How it went shows in store_error and the log. */
+void store_put(Store *s, const StoreRecord *plan, const StoreRecord *kernels, size_t n);
+
+/* What people ask; the message is valid during the call, or NULL and st (taken) says why not. */
+typedef void (*StoreAnswer)(void *ctx, const ProtobufCMessage *m, Status st);
+StoreJob *store_stats(Store *s, uint64_t merged, StoreAnswer answer, void *ctx);
+StoreJob *store_list(Store *s, uint32_t limit, StoreAnswer answer, void *ctx);
+/* target: today's fingerprint. */
+StoreJob *store_why(Store *s, const char *hash, const uint8_t *target, StoreAnswer answer,
+                    void *ctx);
+
+/* Remembers what a fingerprint stands for: lines "name=value". */
+void store_put_target(Store *s, const uint8_t *target, Str text);
+
+/* "" when there is no cache. */
+const char *store_path(const Store *s);
+/* Why there is no cache, or what went wrong with the last write, or "". */
+const char *store_error(const Store *s);

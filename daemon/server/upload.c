@@ -1,0 +1,39 @@
+/* Chunks are written with pwrite rather than through a mapping: the pages of a fresh memfd are then
+ * made by the kernel without a fault each. */
+#include "daemon/server/upload.h"
+
+#include <inttypes.h>
+#include <unistd.h>
+
+#include "daemon/channel/shm.h"
+#include "proto/wire.h"
+
+bool upload_chunk(Bytes msg, Bytes *out) {
+  WireReader r = wire_reader(msg);
+  WireField f;
+  if (!wire_next(&r, &f) || f.id != 2 || f.type != WIRE_LEN) return false;
+  *out = f.bytes;
+  return r.at == r.end && !r.error;
+}
+
+Status upload_write(Upload *u, Bytes chunk) {
+  if (u->fd < 0) return FAIL(INVALID_ARGUMENT, "a chunk came before the header");
+  if (chunk.len > u->size - u->got)
+    return FAIL(INVALID_ARGUMENT, "the header announced %" PRIu64 " bytes, got at least %" PRIu64,
+                u->size, u->got + chunk.len);
+  TRY(shm_write(u->fd, u->got, chunk));
+  u->got += chunk.len;
+  return NULL;
+}
+
+Status upload_complete(const Upload *u) {
+  if (u->fd < 0) return FAIL(INVALID_ARGUMENT, "the call ended without a header");
+  if (u->got == u->size) return NULL;
+  return FAIL(INVALID_ARGUMENT, "the header announced %" PRIu64 " bytes, got %" PRIu64, u->size,
+              u->got);
+}
+
+void upload_abort(Upload *u) {
+  if (u->fd >= 0) close(u->fd);
+  u->fd = -1;
+}

@@ -1,0 +1,18 @@
+/* The client-streaming calls: a header that says how many bytes follow, then chunks, which go
+ * straight into shared memory. */
+#pragma once
+
+#include "daemon/server/request.h"
+
+typedef struct Upload {
+  int fd; /* -1 until the header came */
+  uint64_t size, got;
+} Upload;
+
+/* True when msg is nothing but a chunk (field 2 of all the requests that stream). */
+bool upload_chunk(Bytes msg, Bytes *out);
+/* INVALID_ARGUMENT when it is more than announced, or comes before the header. */
+Status upload_write(Upload *u, Bytes chunk);
+/* INVALID_ARGUMENT unless everything announced has come. */
+Status upload_complete(const Upload *u);
+void upload_abort(Upload *u);

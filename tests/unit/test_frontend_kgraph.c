@@ -1,0 +1,255 @@
+/* The native graph's frontend: values through the interpreter, and every kind of refusal. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "compiler/frontend/frontend.h"
+#include "compiler/ir/interp.h"
+#include "kiln/v1/graph.pb-c.h"
+
+enum { MAX_NODES = 16, MAX_INTS = 8 };
+
+typedef struct Build {
+  Kiln__V1__Graph graph;
+  Kiln__V1__Node nodes[MAX_NODES], *node_list[MAX_NODES];
+  uint32_t src[MAX_NODES][3];
+  int64_t ints[MAX_NODES][MAX_INTS];
+  Kiln__V1__Param params[3], *param_list[3];
+  Kiln__V1__Dim dims[3][4], *dim_list[3][4];
+  Kiln__V1__GraphOutput output, *outputs[1];
+} Build;
+
+static char *text(const char *s) { return (char *)(uintptr_t)s; }
+
+static void begin(Build *b) {
+  memset(b, 0, sizeof *b);
+  kiln__v1__graph__init(&b->graph);
+  b->graph.nodes = b->node_list;
+  b->graph.params = b->param_list;
+  kiln__v1__graph_output__init(&b->output);
+  b->outputs[0] = &b->output;
+  b->output.name = text("y");
+  b->graph.outputs = b->outputs, b->graph.n_outputs = 1;
+}
+
+/* Adds a node over sources (-1: none); returns its number, which is also the output. */
+static uint32_t node(Build *b, Kiln__V1__GraphOp op, int a, int c, int d) {
+  size_t k = b->graph.n_nodes++;
+  const int src[3] = {a, c, d};
+  Kiln__V1__Node *n = &b->nodes[k];
+  kiln__v1__node__init(n);
+  n->op = op;
+  n->src = b->src[k], n->ints = b->ints[k];
+  for (int i = 0; i < 3; i++)
+    if (src[i] >= 0) b->src[k][n->n_src++] = (uint32_t)src[i];
+  b->node_list[k] = n;
+  b->output.node = (uint32_t)k;
+  return (uint32_t)k;
+}
+
+static void ints(Build *b, size_t n, ...) {
+  size_t k = b->graph.n_nodes - 1;
+  va_list ap;
+  va_start(ap, n);
+  for (size_t i = 0; i < n; i++) b->ints[k][i] = va_arg(ap, int);
+  va_end(ap);
+  b->nodes[k].n_ints = n;
+}
+
+static uint32_t param(Build *b, const char *name, Kiln__V1__DType dtype, size_t rank,
+                      const uint64_t *dims) {
+  size_t k = b->graph.n_params++;
+  Kiln__V1__Param *p = &b->params[k];
+  kiln__v1__param__init(p);
+  p->name = text(name), p->dtype = dtype;
+  for (size_t i = 0; i < rank; i++) {
+    kiln__v1__dim__init(&b->dims[k][i]);
+    b->dims[k][i].size = dims[i];
+    b->dim_list[k][i] = &b->dims[k][i];
+  }
+  p->dims = b->dim_list[k], p->n_dims = rank;
+  b->param_list[k] = p;
+  uint32_t id = node(b, KILN__V1__GRAPH_OP__PARAM, -1, -1, -1);
+  ints(b, 1, (int)k);
+  return id;
+}
+
+static uint32_t constant(Build *b, double v) {
+  uint32_t id = node(b, KILN__V1__GRAPH_OP__CONST, -1, -1, -1);
+  b->nodes[id].dtype = KILN__V1__DTYPE__DTYPE_F32;
+  b->nodes[id].f = v;
+  return id;
+}
+
+typedef struct Outcome {
+  uint8_t *bytes;
+  Job job;
+  TensorGraph graph;
+  Status st;
+} Outcome;
+
+static void convert(Build *b, const DimBinding *dims, size_t ndims, Outcome *o) {
+  *o = (Outcome){0};
+  size_t n = kiln__v1__graph__get_packed_size(&b->graph);
+  o->bytes = malloc(n + 1);
+  kiln__v1__graph__pack(&b->graph, o->bytes);
+  FrontendOptions options = {.kind = MODEL_KGRAPH, .dims = dims, .ndims = ndims};
+  job_init(&o->job, 64 << 20);
+  o->st = frontend_kgraph(&o->job, (Bytes){o->bytes, n}, &options, &o->graph);
+}
+
+static void done(Outcome *o) {
+  status_drop(o->st);
+  strbuf_deinit(&o->graph.constants);
+  job_deinit(&o->job);
+  free(o->bytes);
+}
+
+static void refused(Build *b, StatusCode code, const char *parts) {
+  Outcome o;
+  char got[1024], want[256];
+  convert(b, NULL, 0, &o);
+  assert_int_equal(status_code(o.st), code);
+  status_text(o.st, got, sizeof got);
+  snprintf(want, sizeof want, "%s", parts);
+  for (char *p = strtok(want, "|"); p; p = strtok(NULL, "|"))
+    if (!strstr(got, p)) fail_msg("\"%s\" does not say \"%s\"", got, p);
+  done(&o);
+}
+
+typedef struct Run {
+  Outcome *o;
+  InterpBuffer *slots;
+} Run;
+static void interpret(Job *job, void *arg) {
+  Run *r = arg;
+  Status st = interp_tensor(job, r->o->graph.sink, r->slots, r->o->graph.nslots);
+  if (st) job_abort(job, st);
+}
+
+static const uint64_t d23[] = {2, 3}, d32[] = {3, 2};
+
+static void test_values(void **state) {
+  (void)state;
+  Build b;
+  Outcome o;
+  float x[6] = {1, 2, 3, 4, 5, 6}, w[6] = {1, 0, 0, 1, 1, 1}, y[4] = {0};
+  begin(&b);
+  uint32_t px = param(&b, "x", KILN__V1__DTYPE__DTYPE_F32, 2, d23);
+  uint32_t pw = param(&b, "w", KILN__V1__DTYPE__DTYPE_F32, 2, d32);
+  b.params[1].data = (ProtobufCBinaryData){sizeof w, (uint8_t *)w};
+  uint32_t m = node(&b, KILN__V1__GRAPH_OP__MATMUL, (int)px, (int)pw, -1);
+  uint32_t c = constant(&b, 10);
+  node(&b, KILN__V1__GRAPH_OP__ADD, (int)m, (int)c, -1);
+  convert(&b, NULL, 0, &o);
+  assert_null(o.st);
+  assert_int_equal(o.graph.nslots, 3);
+  const GraphSlot *weight = &o.graph.slots[2];
+  assert_true(weight->kind == SLOT_WEIGHT && !weight->in_constants && weight->bytes == sizeof w);
+  assert_memory_equal(o.bytes + weight->offset, w, sizeof w);
+  InterpBuffer slots[] = {{x, sizeof x}, {y, sizeof y}, {w, sizeof w}};
+  Run run = {&o, slots};
+  assert_null(job_run(&o.job, interpret, &run));
+  const float want[] = {14, 15, 20, 21};
+  assert_memory_equal(y, want, sizeof want);
+  done(&o);
+}
+
+static void test_symbolic(void **state) {
+  (void)state;
+  Build b;
+  Outcome o;
+  const DimBinding n = {STR("n"), 7};
+  begin(&b);
+  uint32_t x = param(&b, "x", KILN__V1__DTYPE__DTYPE_F32, 2, d23);
+  b.dims[0][0].name = text("n");
+  node(&b, KILN__V1__GRAPH_OP__EXP2, (int)x, -1, -1);
+  refused(&b, ST_INVALID_ARGUMENT, "'n'|--dim n=N");
+  convert(&b, &n, 1, &o);
+  assert_null(o.st);
+  assert_int_equal(o.graph.slots[0].shape.at[0], 7);
+  done(&o);
+}
+
+/* One op over x [2, 3], refused with a text. */
+static void bad_op(Kiln__V1__GraphOp op, size_t nints, int i0, int i1, const char *parts) {
+  Build b;
+  begin(&b);
+  uint32_t x = param(&b, "x", KILN__V1__DTYPE__DTYPE_F32, 2, d23);
+  node(&b, op, (int)x, -1, -1);
+  ints(&b, nints, i0, i1);
+  refused(&b, ST_INVALID_ARGUMENT, parts);
+}
+
+static void test_refusals(void **state) {
+  (void)state;
+  bad_op(KILN__V1__GRAPH_OP__RESHAPE, 2, 4, 2, "node 1 (RESHAPE)|[2, 3]|[4, 2]");
+  bad_op(KILN__V1__GRAPH_OP__RESHAPE, 2, -1, 0, "node 1 (RESHAPE)");
+  bad_op(KILN__V1__GRAPH_OP__PERMUTE, 2, 0, 0, "permutation");
+  bad_op(KILN__V1__GRAPH_OP__PERMUTE, 1, 0, 0, "1 integers, expected 2");
+  bad_op(KILN__V1__GRAPH_OP__EXPAND, 2, 5, 3, "expand [2, 3] to [5, 3]");
+  bad_op(KILN__V1__GRAPH_OP__REDUCE_SUM, 1, 2, 0, "axis 2|[-2, 2)");
+  bad_op(KILN__V1__GRAPH_OP__REDUCE_SUM, 2, 0, 0, "axis 0 occurs twice");
+  bad_op(KILN__V1__GRAPH_OP__FLIP, 2, 1, -1, "axis 1 occurs twice");
+  bad_op(KILN__V1__GRAPH_OP__ADD, 0, 0, 0, "1 sources, expected 2");
+  bad_op(KILN__V1__GRAPH_OP__NOT, 0, 0, 0, "NOT of f32");
+  bad_op(KILN__V1__GRAPH_OP__CAST, 0, 0, 0, "0 is not a dtype");
+  bad_op(KILN__V1__GRAPH_OP__WINDOW, 2, 0, 3, "2 integers, expected 4");
+}
+
+static void test_structure(void **state) {
+  (void)state;
+  Build b;
+  begin(&b);
+  uint32_t x = param(&b, "x", KILN__V1__DTYPE__DTYPE_F32, 2, d23);
+  node(&b, KILN__V1__GRAPH_OP__NEG, 1, -1, -1);
+  refused(&b, ST_INVALID_ARGUMENT, "node 1 (NEG)|earlier node");
+  b.graph.n_nodes = 1;
+  b.output.node = 4;
+  refused(&b, ST_INVALID_ARGUMENT, "output 0 ('y')|node 4 of 1");
+  b.output.node = x;
+  b.graph.n_outputs = 0;
+  refused(&b, ST_INVALID_ARGUMENT, "no outputs");
+  b.graph.n_outputs = 1;
+  b.nodes[0].op = (Kiln__V1__GraphOp)1234;
+  refused(&b, ST_UNIMPLEMENTED, "node 0|1234");
+  b.nodes[0].op = KILN__V1__GRAPH_OP__PARAM;
+  b.ints[0][0] = 3;
+  refused(&b, ST_INVALID_ARGUMENT, "parameter 3 of 1");
+  b.ints[0][0] = 0;
+  b.params[0].data = (ProtobufCBinaryData){5, (uint8_t *)(uintptr_t) "12345"};
+  refused(&b, ST_INVALID_ARGUMENT, "parameter 0 ('x')|5 bytes|expected 24");
+  b.params[0].data = (ProtobufCBinaryData){0};
+  b.dims[0][0].size = b.dims[0][1].size = 1ull << 33;
+  refused(&b, ST_INVALID_ARGUMENT, "parameter 0 ('x')|more than");
+  b.dims[0][0].size = UINT64_MAX;
+  refused(&b, ST_INVALID_ARGUMENT, "parameter 0 ('x')|negative");
+}
+
+static void test_dtypes(void **state) {
+  (void)state;
+  Build b;
+  begin(&b);
+  uint32_t x = param(&b, "x", KILN__V1__DTYPE__DTYPE_F32, 2, d23);
+  uint32_t i = param(&b, "i", KILN__V1__DTYPE__DTYPE_I32, 2, d23);
+  node(&b, KILN__V1__GRAPH_OP__ADD, (int)x, (int)i, -1);
+  refused(&b, ST_INVALID_ARGUMENT, "node 2 (ADD)|f32 and i32");
+  b.nodes[2].op = KILN__V1__GRAPH_OP__GATHER;
+  ints(&b, 1, 0);
+  b.src[2][0] = i, b.src[2][1] = x;
+  refused(&b, ST_INVALID_ARGUMENT, "indices of dtype f32");
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_values),   cmocka_unit_test(test_symbolic),
+      cmocka_unit_test(test_refusals), cmocka_unit_test(test_structure),
+      cmocka_unit_test(test_dtypes),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
