@@ -16,7 +16,7 @@
 #include "base/map.h"
 #include "daemon/channel/shm.h"
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, THREADS_MAX = 1 << 16 };
 
 /* Where an argument that changes between runs is written. */
 typedef struct Patch {
@@ -105,6 +105,13 @@ void executor_release(Executor *x) {
   free(x);
 }
 
+/* A buffer over fd, whose ownership is taken in any case; -1 = new memory. */
+static Status adopt(Executor *x, uint64_t bytes, int fd, Buffer **out) {
+  Status st = device_buffer_alloc(x->dev, bytes, fd, out);
+  if (st && fd >= 0) close(fd);
+  return st;
+}
+
 /* Makes *b at least `bytes` large; its content is lost when it grows. */
 static Status ensure(Executor *x, Buffer **b, uint64_t bytes) {
   if (*b && (*b)->size >= bytes) return NULL;
@@ -123,6 +130,8 @@ static Status load_programs(Executor *x, Loaded *l, const Kiln__V1__LoadExecutab
   if (!l->programs) return FAIL(RESOURCE_EXHAUSTED, "programs");
   for (; l->nprograms < m->n_binaries; l->nprograms++) {
     const Kiln__V1__KernelBinary *b = m->binaries[l->nprograms];
+    if (!*b->entry || !b->threads || b->threads > THREADS_MAX)
+      return BROKEN("kernel '%s': %u threads", b->entry, b->threads);
     ProgramSpec spec = {.image = {b->object.data, b->object.len},
                         .entry = b->entry,
                         .threads = b->threads,
@@ -137,7 +146,7 @@ static Status load_data(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *
                         int *const_fd) {
   int fd = *model_fd;
   *model_fd = -1;
-  if (m->model_bytes) TRY(device_buffer_alloc(x->dev, m->model_bytes, fd, &l->model));
+  if (m->model_bytes) TRY(adopt(x, m->model_bytes, fd, &l->model));
   if (!m->model_bytes && fd >= 0) close(fd);
   fd = *const_fd;
   *const_fd = -1;
@@ -146,7 +155,7 @@ static Status load_data(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *
     return NULL;
   }
   if (fd < 0) return BROKEN("constants without their memory");
-  return device_buffer_alloc(x->dev, m->const_bytes, fd, &l->constants);
+  return adopt(x, m->const_bytes, fd, &l->constants);
 }
 
 static Status load_known(Loaded *l, const Kiln__V1__LoadExecutable *m) {
@@ -297,7 +306,7 @@ static Status take_slab(Executor *x, const Kiln__V1__RunJob *m, int fd, Buffer *
       close(fd);
       return BROKEN("slab %llu", (unsigned long long)m->slab);
     }
-    TRY(device_buffer_alloc(x->dev, m->slab_bytes, fd, &b));
+    TRY(adopt(x, m->slab_bytes, fd, &b));
     if (!map_put(&x->slabs, m->slab, b)) {
       device_buffer_free(x->dev, b);
       return FAIL(RESOURCE_EXHAUSTED, "slabs");
@@ -347,7 +356,7 @@ static Status new_buffer(Executor *x, uint64_t id, uint64_t bytes, int fd, Buffe
     if (fd >= 0) close(fd);
     return BROKEN("buffer %llu exists", (unsigned long long)id);
   }
-  TRY(device_buffer_alloc(x->dev, bytes ? bytes : 1, fd, out));
+  TRY(adopt(x, bytes ? bytes : 1, fd, out));
   if (map_put(&x->buffers, id, *out)) return NULL;
   device_buffer_free(x->dev, *out);
   *out = NULL;
