@@ -309,8 +309,8 @@ static LLVMValueRef load_gather(const Access *a, LLVMValueRef indices, LLVMValue
   LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
   LLVMValueRef at = address(a, indices, 0);
   LLVMTypeRef types[2] = {vec, LLVMTypeOf(at)};
-  LLVMValueRef args[4] = {at, LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false),
-                          mask, otherwise};
+  LLVMValueRef args[4] = {at, LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false), mask,
+                          otherwise};
   LLVMValueRef v = llvm_intrinsic(e, "llvm.masked.gather", types, 2, args, 4);
   annotate(a, v);
   return v;

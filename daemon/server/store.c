@@ -1,9 +1,9 @@
 /* A StoreJob is a lane job with an arena of its own, which holds copies of all that it refers to:
  * nothing on the loop is read by the lane's thread. The Cache handle is touched by that thread
  * only; what the loop may know of it (path, error) is set by `done` functions. */
+#include "daemon/server/store.h"
 #include "base/arena.h"
 #include "proto/digest.h"
-#include "daemon/server/store.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
