@@ -147,7 +147,7 @@ static Status convert_buffer(Arena *arena, const PlanBuffer *b, Kiln__V1__PlanBu
     return FAIL(RESOURCE_EXHAUSTED, "a buffer of %" PRId64 " elements", b->numel);
   p->kind = kinds[b->kind];
   p->slot = b->kind == PB_TEMP ? 0 : (uint32_t)b->slot;
-  p->offset = b->kind == PB_TEMP ? (uint64_t)b->offset : 0;
+  p->offset = b->kind == PB_CONST ? 0 : (uint64_t)b->offset;
   p->bytes = bytes;
   if (!b->constant.len) return NULL;
   p->constant.data = arena_copy(arena, b->constant.ptr, b->constant.len);

@@ -16,11 +16,12 @@
 #include "base/map.h"
 #include "daemon/channel/shm.h"
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, THREADS_MAX = 1 << 16 };
 
 /* Where an argument that changes between runs is written. */
 typedef struct Patch {
   uint32_t arg, slot;
+  uint64_t offset; /* in the slot's data */
 } Patch;
 
 /* An output whose value the compiler knows. */
@@ -104,6 +105,13 @@ void executor_release(Executor *x) {
   free(x);
 }
 
+/* A buffer over fd, whose ownership is taken in any case; -1 = new memory. */
+static Status adopt(Executor *x, uint64_t bytes, int fd, Buffer **out) {
+  Status st = device_buffer_alloc(x->dev, bytes, fd, out);
+  if (st && fd >= 0) close(fd);
+  return st;
+}
+
 /* Makes *b at least `bytes` large; its content is lost when it grows. */
 static Status ensure(Executor *x, Buffer **b, uint64_t bytes) {
   if (*b && (*b)->size >= bytes) return NULL;
@@ -122,6 +130,8 @@ static Status load_programs(Executor *x, Loaded *l, const Kiln__V1__LoadExecutab
   if (!l->programs) return FAIL(RESOURCE_EXHAUSTED, "programs");
   for (; l->nprograms < m->n_binaries; l->nprograms++) {
     const Kiln__V1__KernelBinary *b = m->binaries[l->nprograms];
+    if (!*b->entry || !b->threads || b->threads > THREADS_MAX)
+      return BROKEN("kernel '%s': %u threads", b->entry, b->threads);
     ProgramSpec spec = {.image = {b->object.data, b->object.len},
                         .entry = b->entry,
                         .threads = b->threads,
@@ -136,7 +146,7 @@ static Status load_data(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *
                         int *const_fd) {
   int fd = *model_fd;
   *model_fd = -1;
-  if (m->model_bytes) TRY(device_buffer_alloc(x->dev, m->model_bytes, fd, &l->model));
+  if (m->model_bytes) TRY(adopt(x, m->model_bytes, fd, &l->model));
   if (!m->model_bytes && fd >= 0) close(fd);
   fd = *const_fd;
   *const_fd = -1;
@@ -145,7 +155,7 @@ static Status load_data(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *
     return NULL;
   }
   if (fd < 0) return BROKEN("constants without their memory");
-  return device_buffer_alloc(x->dev, m->const_bytes, fd, &l->constants);
+  return adopt(x, m->const_bytes, fd, &l->constants);
 }
 
 static Status load_known(Loaded *l, const Kiln__V1__LoadExecutable *m) {
@@ -168,20 +178,21 @@ static Status load_known(Loaded *l, const Kiln__V1__LoadExecutable *m) {
   return NULL;
 }
 
-static Status weight_address(const Loaded *l, const Kiln__V1__LoadExecutable *m, uint32_t slot,
-                             uint64_t bytes, void **out) {
+static Status weight_address(const Loaded *l, const Kiln__V1__LoadExecutable *m,
+                             const Kiln__V1__PlanBuffer *p, void **out) {
   for (size_t i = 0; i < m->n_weights; i++) {
     const Kiln__V1__WeightSource *w = m->weights[i];
-    if (w->slot != slot) continue;
+    if (w->slot != p->slot) continue;
     const Buffer *b = w->in_constants ? l->constants : l->model;
     uint64_t size = b ? b->size : 0;
-    if (w->bytes < bytes || w->offset > size || w->bytes > size - w->offset)
-      return BROKEN("weight %u: bytes %llu at %llu of %llu", slot, (unsigned long long)w->bytes,
+    if (p->offset > w->bytes || p->bytes > w->bytes - p->offset || w->offset > size ||
+        w->bytes > size - w->offset)
+      return BROKEN("weight %u: bytes %llu at %llu of %llu", p->slot, (unsigned long long)w->bytes,
                     (unsigned long long)w->offset, (unsigned long long)size);
-    *out = (char *)b->host + w->offset;
+    *out = (char *)b->host + w->offset + p->offset;
     return NULL;
   }
-  return BROKEN("weight %u has no source", slot);
+  return BROKEN("weight %u has no source", p->slot);
 }
 
 /* Resolves one argument: a fixed address, an offset in the temporaries, or a patch. */
@@ -195,13 +206,14 @@ static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, const Kiln__
     if (b->slot >= slots ||
         (b->slot < l->ninputs) != (b->kind == KILN__V1__PLAN_BUFFER__KIND__INPUT))
       return BROKEN("slot %u of %zu", b->slot, slots);
-    if (b->bytes > l->slot_bytes[b->slot]) return BROKEN("slot %u is too small", b->slot);
+    if (b->offset > l->slot_bytes[b->slot] || b->bytes > l->slot_bytes[b->slot] - b->offset)
+      return BROKEN("slot %u is too small", b->slot);
     if (written && b->slot < l->ninputs) return BROKEN("a kernel writes input %u", b->slot);
-    l->patches[l->npatches++] = (Patch){(uint32_t)arg, b->slot};
+    l->patches[l->npatches++] = (Patch){(uint32_t)arg, b->slot, b->offset};
     return NULL;
   case KILN__V1__PLAN_BUFFER__KIND__WEIGHT:
     if (written) return BROKEN("a kernel writes weight %u", b->slot);
-    return weight_address(l, m, b->slot, b->bytes, &l->args[arg]);
+    return weight_address(l, m, b, &l->args[arg]);
   case KILN__V1__PLAN_BUFFER__KIND__TEMP:
     if (b->offset > l->temp_bytes || b->bytes > l->temp_bytes - b->offset)
       return BROKEN("temporary outside its arena");
@@ -294,7 +306,7 @@ static Status take_slab(Executor *x, const Kiln__V1__RunJob *m, int fd, Buffer *
       close(fd);
       return BROKEN("slab %llu", (unsigned long long)m->slab);
     }
-    TRY(device_buffer_alloc(x->dev, m->slab_bytes, fd, &b));
+    TRY(adopt(x, m->slab_bytes, fd, &b));
     if (!map_put(&x->slabs, m->slab, b)) {
       device_buffer_free(x->dev, b);
       return FAIL(RESOURCE_EXHAUSTED, "slabs");
@@ -344,7 +356,7 @@ static Status new_buffer(Executor *x, uint64_t id, uint64_t bytes, int fd, Buffe
     if (fd >= 0) close(fd);
     return BROKEN("buffer %llu exists", (unsigned long long)id);
   }
-  TRY(device_buffer_alloc(x->dev, bytes ? bytes : 1, fd, out));
+  TRY(adopt(x, bytes ? bytes : 1, fd, out));
   if (map_put(&x->buffers, id, *out)) return NULL;
   device_buffer_free(x->dev, *out);
   *out = NULL;
@@ -392,7 +404,7 @@ static Status bind(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m, cons
 
 static void apply(Executor *x, Loaded *l) {
   for (size_t i = 0; i < l->npatches; i++)
-    l->args[l->patches[i].arg] = l->slot_at[l->patches[i].slot];
+    l->args[l->patches[i].arg] = (char *)l->slot_at[l->patches[i].slot] + l->patches[i].offset;
   if (!l->temp_bytes || l->temp_base == x->temp->host) return;
   l->temp_base = x->temp->host;
   for (size_t i = 0; i < l->nargs; i++)

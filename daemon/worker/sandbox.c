@@ -84,7 +84,7 @@ static const int fatal[] = {
 };
 
 static Status add_rules(scmp_filter_ctx filter) {
-  int error = 0;
+  int error = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1); /* all threads, not only this */
   for (size_t i = 0; !error && i < sizeof allowed / sizeof *allowed; i++)
     error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
   for (size_t i = 0; !error && i < sizeof fatal / sizeof *fatal; i++)

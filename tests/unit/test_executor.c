@@ -1,0 +1,500 @@
+/* The executor over a device whose programs are functions of this test: where arguments point,
+ * what is reused between runs, and that no message can make it touch what it should not. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "daemon/channel/shm.h"
+#include "daemon/worker/executor.h"
+#include "devices/host_memory.h"
+
+enum { N = 16, BYTES = N * (int)sizeof(float) };
+
+/* -- a device -----------------------------------------------------------------------------------
+ */
+
+struct Program {
+  float add; /* out = sum of the others + add */
+};
+
+static int live_programs, live_buffers;
+
+static int open_descriptors(void) {
+  int n = 0;
+  for (int fd = 0; fd < 1024; fd++) n += fcntl(fd, F_GETFD) >= 0;
+  return n;
+}
+
+static Status alloc(Device *d, size_t size, int fd, Buffer **out) {
+  Status st = host_memory_alloc(d, size, fd, out);
+  live_buffers += !st;
+  return st;
+}
+static void release(Device *d, Buffer *b) {
+  (void)d;
+  live_buffers--;
+  host_memory_free(b);
+}
+static Status load(Device *d, const ProgramSpec *spec, Program **out) {
+  (void)d;
+  if (!strcmp(spec->entry, "broken")) return FAIL(INTERNAL, "no such kernel");
+  *out = calloc(1, sizeof **out);
+  (*out)->add = (float)atof(spec->entry);
+  live_programs++;
+  return NULL;
+}
+static void unload(Device *d, Program *p) {
+  (void)d;
+  live_programs--;
+  free(p);
+}
+static Status submit(Device *d, const Launch *launches, size_t n, Fence *out) {
+  (void)d;
+  *out = 1;
+  for (size_t i = 0; i < n; i++)
+    for (size_t k = 0; k < N; k++) {
+      float sum = launches[i].program->add;
+      for (uint32_t a = 1; a < launches[i].nargs; a++) sum += ((float *)launches[i].args[a])[k];
+      ((float *)launches[i].args[0])[k] = sum;
+    }
+  return NULL;
+}
+static Status wait_fence(Device *d, Fence fence, int64_t timeout_ns) {
+  (void)d;
+  (void)fence;
+  (void)timeout_ns;
+  return NULL;
+}
+static void destroy(Device *d) { (void)d; }
+
+static const DeviceVtbl vtbl = {.name = "test",
+                                .destroy = destroy,
+                                .buffer_alloc = alloc,
+                                .buffer_free = release,
+                                .program_load = load,
+                                .program_free = unload,
+                                .submit = submit,
+                                .wait = wait_fence};
+static Device device = {.v = &vtbl, .caps = {.max_buffer_bytes = 1ull << 30}};
+
+/* -- a model: temp = x + w + 1; y = temp + x + c + 10; z = temp + 100 ---------------------------
+ */
+
+typedef struct Model {
+  Kiln__V1__LoadExecutable load;
+  Kiln__V1__Plan plan;
+  Kiln__V1__PlanBuffer buffers[6], *buffer_list[6];
+  Kiln__V1__PlanKernel kernels[3], *kernel_list[3];
+  Kiln__V1__PlanCall calls[3], *call_list[3];
+  Kiln__V1__KernelBinary binaries[3], *binary_list[3];
+  Kiln__V1__WeightSource weights[2], *weight_list[2];
+  uint32_t args[3][4];
+  uint64_t in[1], out[2];
+  float model[3 + N], constants[N];
+} Model;
+
+enum { X, Y, Z, W, K, T };
+
+static void set_buffer(Model *m, int i, Kiln__V1__PlanBuffer__Kind kind, uint32_t slot) {
+  kiln__v1__plan_buffer__init(&m->buffers[i]);
+  m->buffers[i].kind = kind;
+  m->buffers[i].slot = slot;
+  m->buffers[i].bytes = BYTES;
+  m->buffer_list[i] = &m->buffers[i];
+}
+
+static void set_call(Model *m, int i, const char *entry, const uint32_t *args, size_t nargs) {
+  kiln__v1__plan_kernel__init(&m->kernels[i]);
+  kiln__v1__plan_call__init(&m->calls[i]);
+  kiln__v1__kernel_binary__init(&m->binaries[i]);
+  memcpy(m->args[i], args, nargs * sizeof *args);
+  m->kernels[i].name = (char *)(uintptr_t)entry;
+  m->binaries[i].entry = (char *)(uintptr_t)entry;
+  m->binaries[i].threads = 1;
+  m->calls[i].kernel = (uint32_t)i;
+  m->calls[i].args = m->args[i];
+  m->calls[i].n_args = nargs;
+  m->kernel_list[i] = &m->kernels[i];
+  m->call_list[i] = &m->calls[i];
+  m->binary_list[i] = &m->binaries[i];
+}
+
+static void set_weight(Model *m, int i, uint32_t slot, bool constants, uint64_t offset) {
+  kiln__v1__weight_source__init(&m->weights[i]);
+  m->weights[i].slot = slot;
+  m->weights[i].in_constants = constants;
+  m->weights[i].offset = offset;
+  m->weights[i].bytes = BYTES;
+  m->weight_list[i] = &m->weights[i];
+}
+
+static void make_model(Model *m, uint64_t id) {
+  *m = (Model){.in = {BYTES}, .out = {BYTES, BYTES}};
+  kiln__v1__load_executable__init(&m->load);
+  kiln__v1__plan__init(&m->plan);
+  set_buffer(m, X, KILN__V1__PLAN_BUFFER__KIND__INPUT, 0);
+  set_buffer(m, Y, KILN__V1__PLAN_BUFFER__KIND__OUTPUT, 1);
+  set_buffer(m, Z, KILN__V1__PLAN_BUFFER__KIND__OUTPUT, 2);
+  set_buffer(m, W, KILN__V1__PLAN_BUFFER__KIND__WEIGHT, 3);
+  set_buffer(m, K, KILN__V1__PLAN_BUFFER__KIND__WEIGHT, 4);
+  set_buffer(m, T, KILN__V1__PLAN_BUFFER__KIND__TEMP, 0);
+  m->buffers[T].offset = 64;
+  m->plan.temp_bytes = 64 + BYTES;
+  set_call(m, 0, "1", (uint32_t[]){T, X, W}, 3);
+  set_call(m, 1, "10", (uint32_t[]){Y, T, X, K}, 4);
+  set_call(m, 2, "100", (uint32_t[]){Z, T}, 2);
+  set_weight(m, 0, 3, false, 3 * sizeof(float));
+  set_weight(m, 1, 4, true, 0);
+  for (int i = 0; i < N; i++) m->model[3 + i] = 0.5f, m->constants[i] = (float)i;
+  m->plan.buffers = m->buffer_list, m->plan.n_buffers = 6;
+  m->plan.kernels = m->kernel_list, m->plan.n_kernels = 3;
+  m->plan.calls = m->call_list, m->plan.n_calls = 3;
+  m->load.executable = id;
+  m->load.plan = &m->plan;
+  m->load.binaries = m->binary_list, m->load.n_binaries = 3;
+  m->load.weights = m->weight_list, m->load.n_weights = 2;
+  m->load.model_bytes = sizeof m->model;
+  m->load.const_bytes = sizeof m->constants;
+  m->load.input_bytes = m->in, m->load.n_input_bytes = 1;
+  m->load.output_bytes = m->out, m->load.n_output_bytes = 2;
+}
+
+static Status load_model(Executor *x, Model *m) {
+  int model, constants;
+  assert_null(shm_from_bytes("m", (Bytes){(uint8_t *)m->model, sizeof m->model}, &model));
+  assert_null(
+      shm_from_bytes("c", (Bytes){(uint8_t *)m->constants, sizeof m->constants}, &constants));
+  Status st = executor_load(x, &m->load, model, constants);
+  char text[256];
+  status_text(st, text, sizeof text);
+  if (st) print_message("%s\n", text);
+  return st;
+}
+
+/* -- runs ---------------------------------------------------------------------------------------
+ */
+
+typedef struct Job {
+  Kiln__V1__RunJob run;
+  Kiln__V1__RunInput input, *inputs[1];
+  uint32_t outputs[2];
+  uint64_t buffers[2], offsets[2];
+  float x[N];
+} Job;
+
+static void make_job(Job *j, uint64_t exe, float x) {
+  *j = (Job){.outputs = {0, 1}};
+  kiln__v1__run_job__init(&j->run);
+  kiln__v1__run_input__init(&j->input);
+  for (int i = 0; i < N; i++) j->x[i] = x;
+  j->input.value_case = KILN__V1__RUN_INPUT__VALUE_INLINE;
+  j->input.inline_ = (ProtobufCBinaryData){BYTES, (uint8_t *)j->x};
+  j->input.bytes = BYTES;
+  j->inputs[0] = &j->input;
+  j->run.executable = exe;
+  j->run.inputs = j->inputs, j->run.n_inputs = 1;
+  j->run.outputs = j->outputs, j->run.n_outputs = 2;
+}
+
+static void check_y(const float *y, float x) {
+  for (int i = 0; i < N; i++) assert_float_equal(y[i], (x + 0.5f + 1) + x + (float)i + 10, 1e-6);
+}
+static void check_z(const float *z, float x) {
+  for (int i = 0; i < N; i++) assert_float_equal(z[i], (x + 0.5f + 1) + 100, 1e-6);
+}
+
+typedef struct Fixture {
+  Executor *x;
+  Model *m;
+  int descriptors;
+} Fixture;
+
+static int setup(void **state) {
+  Fixture *f = calloc(1, sizeof *f);
+  f->m = malloc(sizeof *f->m);
+  f->descriptors = open_descriptors();
+  live_programs = live_buffers = 0;
+  assert_null(executor_create(&device, &f->x));
+  make_model(f->m, 1);
+  *state = f;
+  return 0;
+}
+
+static int teardown(void **state) {
+  Fixture *f = *state;
+  executor_release(f->x);
+  assert_int_equal(live_programs, 0);
+  assert_int_equal(live_buffers, 0);
+  assert_int_equal(open_descriptors(), f->descriptors);
+  free(f->m);
+  free(f);
+  return 0;
+}
+
+static void test_inline(void **state) {
+  Fixture *f = *state;
+  assert_null(load_model(f->x, f->m));
+  for (int round = 0; round < 3; round++) {
+    Job j;
+    Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+    make_job(&j, 1, (float)round);
+    int before = live_buffers;
+    assert_null(executor_run(f->x, &j.run, -1, &done));
+    if (round) assert_int_equal(live_buffers, before); /* a run allocates nothing */
+    assert_int_equal(done.n_outputs, 2);
+    check_y((float *)done.outputs[0].data, (float)round);
+    check_z((float *)done.outputs[1].data, (float)round);
+  }
+}
+
+static void test_some_outputs(void **state) {
+  Fixture *f = *state;
+  Job j;
+  Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+  assert_null(load_model(f->x, f->m));
+  make_job(&j, 1, 2);
+  j.outputs[0] = 1;
+  j.run.n_outputs = 1;
+  assert_null(executor_run(f->x, &j.run, -1, &done));
+  assert_int_equal(done.n_outputs, 1);
+  check_z((float *)done.outputs[0].data, 2);
+}
+
+static void test_slab(void **state) {
+  Fixture *f = *state;
+  Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+  int fd, copy;
+  char *slab;
+  assert_null(load_model(f->x, f->m));
+  assert_null(shm_create("slab", 4096, &fd));
+  copy = dup(fd);
+  assert_null(shm_map(copy, 4096, true, (void **)&slab));
+  for (int round = 0; round < 3; round++) {
+    Job j;
+    make_job(&j, 1, (float)round);
+    memcpy(slab + 128, j.x, BYTES);
+    j.input.value_case = KILN__V1__RUN_INPUT__VALUE_OFFSET;
+    j.input.offset = 128;
+    j.offsets[0] = 1024, j.offsets[1] = 4096 - BYTES;
+    j.run.output_offsets = j.offsets, j.run.n_output_offsets = 2;
+    j.run.slab = 77;
+    j.run.slab_bytes = round ? 0 : 4096; /* brought once */
+    assert_null(executor_run(f->x, &j.run, round ? -1 : fd, &done));
+    assert_int_equal(done.n_outputs, 0);
+    check_y((float *)(slab + 1024), (float)round);
+    check_z((float *)(slab + 4096 - BYTES), (float)round);
+  }
+  executor_slab_free(f->x, 77);
+  executor_slab_free(f->x, 77);
+  munmap(slab, 4096);
+  close(copy);
+}
+
+static void test_buffers(void **state) {
+  Fixture *f = *state;
+  Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+  Job j;
+  int fd;
+  uint64_t bytes;
+  float got[N];
+  assert_null(load_model(f->x, f->m));
+  make_job(&j, 1, 3);
+  assert_null(shm_from_bytes("x", (Bytes){(uint8_t *)j.x, BYTES}, &fd));
+  assert_null(executor_buffer_create(f->x, 5, BYTES, fd));
+  j.input.value_case = KILN__V1__RUN_INPUT__VALUE_BUFFER;
+  j.input.buffer = 5;
+  j.buffers[0] = 6, j.buffers[1] = 7;
+  j.run.output_buffers = j.buffers, j.run.n_output_buffers = 2;
+  assert_null(executor_run(f->x, &j.run, -1, &done));
+  assert_null(executor_buffer_read(f->x, 6, &bytes, &fd));
+  assert_true(bytes >= BYTES);
+  assert_null(shm_read(fd, 0, got, BYTES));
+  check_y(got, 3);
+  Status st = executor_run(f->x, &j.run, -1, &done); /* the ids are taken */
+  assert_int_equal(status_code(st), ST_INTERNAL);
+  status_drop(st);
+  executor_buffer_free(f->x, 7);
+  st = executor_buffer_read(f->x, 7, &bytes, &fd);
+  assert_int_equal(status_code(st), ST_NOT_FOUND);
+  status_drop(st);
+}
+
+/* The arena of temporaries grows with a second executable; the first one still finds its own. */
+static void test_two_executables(void **state) {
+  Fixture *f = *state;
+  Model *big = malloc(sizeof *big);
+  assert_null(load_model(f->x, f->m));
+  make_model(big, 2);
+  big->plan.temp_bytes = 10 << 20;
+  big->buffers[T].offset = (10 << 20) - BYTES;
+  for (int i = 0; i < 6; i++) {
+    uint64_t id = (uint64_t)(i % 3 == 1 ? 2 : 1);
+    if (i == 1) assert_null(load_model(f->x, big));
+    Job j;
+    Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+    make_job(&j, id, (float)i);
+    assert_null(executor_run(f->x, &j.run, -1, &done));
+    check_y((float *)done.outputs[0].data, (float)i);
+  }
+  executor_unload(f->x, 1);
+  executor_unload(f->x, 1);
+  Job j;
+  Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+  make_job(&j, 1, 0);
+  Status st = executor_run(f->x, &j.run, -1, &done);
+  assert_int_equal(status_code(st), ST_INTERNAL);
+  status_drop(st);
+  free(big);
+}
+
+/* -- wrong messages -----------------------------------------------------------------------------
+ */
+
+typedef void (*Spoil)(Model *m);
+static void no_plan(Model *m) { m->load.plan = NULL; }
+static void few_binaries(Model *m) { m->load.n_binaries = 2; }
+static void no_threads(Model *m) { m->binaries[1].threads = 0; }
+static void broken_kernel(Model *m) { m->binaries[2].entry = (char *)(uintptr_t) "broken"; }
+static void kernel_index(Model *m) { m->calls[1].kernel = 3; }
+static void buffer_index(Model *m) { m->args[1][2] = 6; }
+static void slot_index(Model *m) { m->buffers[X].slot = 99; }
+static void input_as_output(Model *m) { m->buffers[X].slot = 1; }
+static void output_as_input(Model *m) { m->buffers[Y].slot = 0; }
+static void short_slot(Model *m) { m->in[0] = BYTES - 1; }
+static void writes_input(Model *m) { m->args[0][0] = X; }
+static void writes_weight(Model *m) { m->args[0][0] = W; }
+static void temp_outside(Model *m) { m->buffers[T].offset = 65; }
+static void temp_overflow(Model *m) { m->buffers[T].offset = UINT64_MAX - 8; }
+static void weight_outside(Model *m) { m->weights[0].offset = 4 * sizeof(float); }
+static void weight_overflow(Model *m) { m->weights[0].offset = UINT64_MAX - 8; }
+static void weight_short(Model *m) { m->weights[0].bytes = BYTES - 1; }
+static void weight_missing(Model *m) { m->weights[0].slot = 9; }
+static void model_too_long(Model *m) { m->load.model_bytes = 1 << 20; }
+static void buffer_kind(Model *m) { m->buffers[X].kind = (Kiln__V1__PlanBuffer__Kind)9; }
+
+static void test_wrong_loads(void **state) {
+  Fixture *f = *state;
+  static const Spoil spoils[] = {
+      no_plan,         few_binaries,   no_threads,     broken_kernel,   kernel_index,
+      buffer_index,    slot_index,     short_slot,     writes_input,    writes_weight,
+      temp_outside,    temp_overflow,  weight_short,   buffer_kind,     weight_outside,
+      weight_overflow, weight_missing, model_too_long, input_as_output, output_as_input,
+  };
+  for (size_t i = 0; i < sizeof spoils / sizeof *spoils; i++) {
+    make_model(f->m, 1);
+    spoils[i](f->m);
+    Status st = load_model(f->x, f->m);
+    if (!st) fail_msg("spoiled load %zu was taken", i);
+    status_drop(st);
+    assert_int_equal(live_programs, 0);
+  }
+  make_model(f->m, 1);
+  assert_null(load_model(f->x, f->m));
+  Status st = load_model(f->x, f->m); /* the id is taken */
+  assert_non_null(st);
+  status_drop(st);
+}
+
+typedef void (*SpoilRun)(Job *j);
+static void no_such_executable(Job *j) { j->run.executable = 2; }
+static void no_inputs(Job *j) { j->run.n_inputs = 0; }
+static void no_value(Job *j) { j->input.value_case = KILN__V1__RUN_INPUT__VALUE__NOT_SET; }
+static void wrong_bytes(Job *j) { j->input.bytes = BYTES + 1; }
+static void short_inline(Job *j) { j->input.inline_.len = BYTES - 1; }
+static void no_slab(Job *j) {
+  j->input.value_case = KILN__V1__RUN_INPUT__VALUE_OFFSET;
+  j->input.offset = 0;
+}
+static void unknown_slab(Job *j) { j->run.slab = 8; }
+static void unknown_buffer(Job *j) {
+  j->input.value_case = KILN__V1__RUN_INPUT__VALUE_BUFFER;
+  j->input.buffer = 8;
+}
+static void output_index(Job *j) { j->outputs[1] = 2; }
+static void places_differ(Job *j) {
+  j->run.output_buffers = j->buffers, j->run.n_output_buffers = 1;
+}
+static void offsets_without_slab(Job *j) {
+  j->run.output_offsets = j->offsets, j->run.n_output_offsets = 2;
+}
+static void output_twice(Job *j) {
+  j->outputs[1] = 0;
+  j->buffers[0] = 1, j->buffers[1] = 2;
+  j->run.output_buffers = j->buffers, j->run.n_output_buffers = 2;
+}
+static void past(Job *j) { j->run.deadline_ns = 1; }
+
+static void test_wrong_runs(void **state) {
+  Fixture *f = *state;
+  static const SpoilRun spoils[] = {
+      no_such_executable,
+      no_inputs,
+      no_value,
+      wrong_bytes,
+      short_inline,
+      no_slab,
+      unknown_slab,
+      unknown_buffer,
+      output_index,
+      places_differ,
+      offsets_without_slab,
+      output_twice,
+      past,
+  };
+  assert_null(load_model(f->x, f->m));
+  for (size_t i = 0; i < sizeof spoils / sizeof *spoils; i++) {
+    Job j;
+    Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+    make_job(&j, 1, 1);
+    spoils[i](&j);
+    Status st = executor_run(f->x, &j.run, -1, &done);
+    if (!st) fail_msg("spoiled run %zu was taken", i);
+    status_drop(st);
+    make_job(&j, 1, 1);
+    done = (Kiln__V1__RunDone)KILN__V1__RUN_DONE__INIT;
+    assert_null(executor_run(f->x, &j.run, -1, &done));
+    check_y((float *)done.outputs[0].data, 1);
+  }
+}
+
+/* Offsets at and past the ends of a slab. */
+static void test_slab_bounds(void **state) {
+  Fixture *f = *state;
+  static const uint64_t bad[] = {4096 - BYTES + 1, 4096, 4097, UINT64_MAX, UINT64_MAX - BYTES + 1};
+  int fd;
+  assert_null(load_model(f->x, f->m));
+  assert_null(shm_create("slab", 4096, &fd));
+  for (size_t i = 0; i < 2 * sizeof bad / sizeof *bad; i++) {
+    Job j;
+    Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+    make_job(&j, 1, 0);
+    j.run.slab = 3;
+    j.run.slab_bytes = i ? 0 : 4096;
+    j.run.output_offsets = j.offsets, j.run.n_output_offsets = 2;
+    j.input.value_case = KILN__V1__RUN_INPUT__VALUE_OFFSET;
+    *(i % 2 ? &j.input.offset : &j.offsets[1]) = bad[i / 2];
+    Status st = executor_run(f->x, &j.run, i ? -1 : fd, &done);
+    assert_int_equal(status_code(st), ST_INTERNAL);
+    status_drop(st);
+  }
+}
+
+#define WITH(test_) cmocka_unit_test_setup_teardown(test_, setup, teardown)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      WITH(test_inline),     WITH(test_some_outputs),    WITH(test_slab),
+      WITH(test_buffers),    WITH(test_two_executables), WITH(test_wrong_loads),
+      WITH(test_wrong_runs), WITH(test_slab_bounds),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
