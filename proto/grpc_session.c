@@ -267,7 +267,8 @@ static int on_data(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_t
 
 static void on_pong(GrpcSession *g, const nghttp2_ping *p) {
   g->pongs++;
-  if (!g->server || !g->draining || memcmp(p->opaque_data, drain_ping, sizeof drain_ping)) return;
+  if (!g->server || !g->draining || memcmp(p->opaque_data, drain_ping, sizeof drain_ping) != 0)
+    return;
   /* Every stream that the client opened before it saw the first GOAWAY has arrived by now. */
   nghttp2_submit_goaway(g->h2, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(g->h2),
                         NGHTTP2_NO_ERROR, NULL, 0);

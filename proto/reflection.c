@@ -38,7 +38,7 @@ static Str text_field(Bytes msg, uint32_t id) {
 
 /* Takes "name" or "name." off the front of *path. */
 static bool strip(Str *path, Str name) {
-  if (path->len < name.len || memcmp(path->ptr, name.ptr, name.len)) return false;
+  if (path->len < name.len || memcmp(path->ptr, name.ptr, name.len) != 0) return false;
   if (path->len > name.len && path->ptr[name.len] != '.') return false;
   size_t n = name.len + (path->len > name.len ? 1 : 0);
   *path = (Str){path->ptr + n, path->len - n};

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "client/c/internal.h"
+#include "proto/wire.h"
 
 enum { DATA_ALIGN = 64 };
 
@@ -79,16 +80,24 @@ static Status add_chunk(KilnCall *call, Bytes chunk) {
   return NULL;
 }
 
-static Status decode_download(KilnCall *call, Bytes msg) {
-  Kiln__V1__DownloadResponse *m = kiln__v1__download_response__unpack(NULL, msg.len, msg.ptr);
-  if (!m) return FAIL(INTERNAL, "the server's answer cannot be read");
-  Status st = NULL;
-  if (m->part_case == KILN__V1__DOWNLOAD_RESPONSE__PART_HEADER)
-    st = begin_download(call, m->header);
-  if (m->part_case == KILN__V1__DOWNLOAD_RESPONSE__PART_CHUNK)
-    st = add_chunk(call, (Bytes){m->chunk.data, m->chunk.len});
-  kiln__v1__download_response__free_unpacked(m, NULL);
+static Status decode_header(KilnCall *call, Bytes header) {
+  Kiln__V1__BufferInfo *info = kiln__v1__buffer_info__unpack(NULL, header.len, header.ptr);
+  if (!info) return FAIL(INTERNAL, "the server's answer cannot be read");
+  Status st = begin_download(call, info);
+  kiln__v1__buffer_info__free_unpacked(info, NULL);
   return st;
+}
+
+/* Read field by field: protobuf-c would copy every chunk once more. */
+static Status decode_download(KilnCall *call, Bytes msg) {
+  enum { HEADER = 1, CHUNK = 2 };
+  WireReader r = wire_reader(msg);
+  for (WireField f; wire_next(&r, &f);) {
+    if (f.type != WIRE_LEN) continue;
+    if (f.id == HEADER) TRY(decode_header(call, f.bytes));
+    if (f.id == CHUNK) TRY(add_chunk(call, f.bytes));
+  }
+  return r.error ? FAIL(INTERNAL, "the server's answer: %s", r.error) : NULL;
 }
 
 static void download_done(KilnCall *call, const KilnError *err, void *answer) {

@@ -44,7 +44,7 @@ bool args_split(const char *text, Str *name, const char **rest) {
 
 static bool set(const Opt *o, const char *value) {
   switch (o->kind) {
-  case OPT_FLAG: *(bool *)o->to = true; return true;
+  case OPT_FLAG: return false; /* has no value */
   case OPT_TEXT: *(const char **)o->to = value; return true;
   case OPT_LIST: return vec_push((TextList *)o->to, value);
   case OPT_COUNT: return args_count(value, o->to);
@@ -81,28 +81,42 @@ static const Opt *find(const ArgSpec *spec, const char *arg, size_t len) {
   return o ? o : find_in(common, ncommon, arg, len);
 }
 
+static ArgResult parse_positional(const ArgSpec *spec, const char *arg, TextList *positionals) {
+  if (positionals->len == spec->max) return bad(spec, "unexpected argument", arg);
+  return vec_push(positionals, arg) ? ARGS_OK : bad(spec, "no memory for", arg);
+}
+
+/* An option at argv[*i], and its value, which may be the next argument. */
+static ArgResult parse_option(const ArgSpec *spec, int argc, char **argv, int *i) {
+  const char *arg = argv[*i];
+  size_t len = strcspn(arg, "=");
+  const Opt *o = find(spec, arg, len);
+  const char *value = arg[len] ? arg + len + 1 : NULL;
+  if (!o) return bad(spec, "unknown option", arg);
+  if (o->kind == OPT_FLAG) {
+    if (value) return bad(spec, "option takes no value:", arg);
+    *(bool *)o->to = true;
+    return ARGS_OK;
+  }
+  if (!value && *i + 1 < argc) value = argv[++*i];
+  if (!value) return bad(spec, "option needs a value:", arg);
+  return set(o, value) ? ARGS_OK : bad(spec, "not a number:", value);
+}
+
 ArgResult args_parse(const ArgSpec *spec, int argc, char **argv, TextList *positionals) {
   bool options = true;
   for (int i = 0; i < argc; i++) {
     const char *arg = argv[i];
-    if (options && (!strcmp(arg, "--help") || !strcmp(arg, "-h"))) return help(spec);
-    if (options && !strcmp(arg, "--")) {
+    ArgResult r = ARGS_OK;
+    if (!options || arg[0] != '-' || !arg[1])
+      r = parse_positional(spec, arg, positionals);
+    else if (!strcmp(arg, "--help") || !strcmp(arg, "-h"))
+      r = help(spec);
+    else if (!strcmp(arg, "--"))
       options = false;
-      continue;
-    }
-    if (!options || arg[0] != '-' || !arg[1]) {
-      if (positionals->len == spec->max) return bad(spec, "unexpected argument", arg);
-      if (!vec_push(positionals, arg)) return bad(spec, "no memory for", arg);
-      continue;
-    }
-    size_t len = strcspn(arg, "=");
-    const Opt *o = find(spec, arg, len);
-    if (!o) return bad(spec, "unknown option", arg);
-    if (o->kind == OPT_FLAG && arg[len]) return bad(spec, "option takes no value:", arg);
-    const char *value = arg[len] ? arg + len + 1 : NULL;
-    if (o->kind != OPT_FLAG && !value && i + 1 < argc) value = argv[++i];
-    if (o->kind != OPT_FLAG && !value) return bad(spec, "option needs a value:", arg);
-    if (!set(o, value)) return bad(spec, "not a number:", value);
+    else
+      r = parse_option(spec, argc, argv, &i);
+    if (r != ARGS_OK) return r;
   }
   if (positionals->len >= spec->min) return ARGS_OK;
   fprintf(stderr, "kiln: too few arguments\nusage: kiln %s\n", spec->usage);

@@ -49,7 +49,7 @@ static bool eat(Scanner *s, char c) {
 static bool eat_word(Scanner *s, const char *word) {
   size_t n = strlen(word);
   skip_space(s);
-  if ((size_t)(s->end - s->at) < n || memcmp(s->at, word, n)) return false;
+  if ((size_t)(s->end - s->at) < n || memcmp(s->at, word, n) != 0) return false;
   s->at += n;
   return true;
 }
@@ -119,7 +119,7 @@ static Status parse_header(Str text, Header *h) {
 static Status parse_descr(Str d, KilnDType *dtype, bool *swap) {
   char order = d.len == 3 ? d.ptr[0] : 0;
   for (int i = 0; order && strchr("<>|=", order) && i < NKINDS; i++) {
-    if (memcmp(d.ptr + 1, kinds[i].descr, 2)) continue;
+    if (memcmp(d.ptr + 1, kinds[i].descr, 2) != 0) continue;
     *dtype = kinds[i].dtype;
     *swap = order == '>' && kiln_dtype_size(*dtype) > 1;
     return NULL;
@@ -169,7 +169,7 @@ static Status size_of(const Header *h, KilnDType dtype, size_t *out) {
 
 static Status split(Bytes file, Str *header, Bytes *data) {
   const uint8_t *p = file.ptr;
-  if (file.len < MAGIC_BYTES + 4 || memcmp(p, magic, MAGIC_BYTES))
+  if (file.len < MAGIC_BYTES + 4 || memcmp(p, magic, MAGIC_BYTES) != 0)
     return FAIL(INVALID_ARGUMENT, "not a .npy file");
   int version = p[MAGIC_BYTES];
   if (version < 1 || version > 3)

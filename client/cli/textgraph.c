@@ -152,40 +152,45 @@ static Status real_value(const Parser *p, const char *text, bool is_double, uint
   return NULL;
 }
 
-static Status scalar(Parser *p, const ProtobufCFieldDescriptor *f, StrBuf *out) {
-  char text[TOKEN_MAX];
-  uint64_t v = 0;
-  TRY(word(p, "a value", text));
+static Status bool_value(const Parser *p, const char *text, uint64_t *out) {
+  *out = !strcmp(text, "true") || !strcmp(text, "1");
+  if (*out || !strcmp(text, "false") || !strcmp(text, "0")) return NULL;
+  return FAIL(INVALID_ARGUMENT, "line %d: '%s' is not true or false", p->line, text);
+}
+
+/* What a varint field holds for this text. */
+static Status varint_value(const Parser *p, const ProtobufCFieldDescriptor *f, const char *text,
+                           uint64_t *out) {
   switch (f->type) {
-  case PROTOBUF_C_TYPE_FLOAT:
-    TRY(real_value(p, text, false, &v));
-    put_tag(out, f, 5);
-    put_fixed(out, v, 4);
-    return NULL;
-  case PROTOBUF_C_TYPE_DOUBLE:
-    TRY(real_value(p, text, true, &v));
-    put_tag(out, f, 1);
-    put_fixed(out, v, 8);
-    return NULL;
-  case PROTOBUF_C_TYPE_ENUM: TRY(enum_value(p, f, text, &v)); break;
-  case PROTOBUF_C_TYPE_BOOL:
-    v = !strcmp(text, "true") || !strcmp(text, "1");
-    if (!v && strcmp(text, "false") && strcmp(text, "0"))
-      return FAIL(INVALID_ARGUMENT, "line %d: '%s' is not true or false", p->line, text);
-    break;
+  case PROTOBUF_C_TYPE_ENUM: return enum_value(p, f, text, out);
+  case PROTOBUF_C_TYPE_BOOL: return bool_value(p, text, out);
   case PROTOBUF_C_TYPE_SINT32:
   case PROTOBUF_C_TYPE_SINT64:
-    TRY(integer(p, text, true, &v));
-    v = v << 1 ^ (v >> 63 ? UINT64_MAX : 0);
-    break;
+    TRY(integer(p, text, true, out));
+    *out = *out << 1 ^ (*out >> 63 ? UINT64_MAX : 0);
+    return NULL;
   case PROTOBUF_C_TYPE_INT32:
-  case PROTOBUF_C_TYPE_INT64: TRY(integer(p, text, true, &v)); break;
+  case PROTOBUF_C_TYPE_INT64: return integer(p, text, true, out);
   case PROTOBUF_C_TYPE_UINT32:
-  case PROTOBUF_C_TYPE_UINT64: TRY(integer(p, text, false, &v)); break;
+  case PROTOBUF_C_TYPE_UINT64: return integer(p, text, false, out);
   default:
     return FAIL(UNIMPLEMENTED, "line %d: the type of field '%s' is not supported", p->line,
                 f->name);
   }
+}
+
+static Status scalar(Parser *p, const ProtobufCFieldDescriptor *f, StrBuf *out) {
+  char text[TOKEN_MAX];
+  uint64_t v = 0;
+  bool is_double = f->type == PROTOBUF_C_TYPE_DOUBLE;
+  TRY(word(p, "a value", text));
+  if (is_double || f->type == PROTOBUF_C_TYPE_FLOAT) {
+    TRY(real_value(p, text, is_double, &v));
+    put_tag(out, f, is_double ? 1 : 5);
+    put_fixed(out, v, is_double ? 8 : 4);
+    return NULL;
+  }
+  TRY(varint_value(p, f, text, &v));
   put_tag(out, f, 0);
   put_varint(out, v);
   return NULL;
@@ -230,25 +235,26 @@ static Status list(Parser *p, const ProtobufCFieldDescriptor *f, StrBuf *out) {
   return FAIL(INVALID_ARGUMENT, "line %d: expected ',' or ']' in '%s'", p->line, f->name);
 }
 
-static Status fields(Parser *p, const ProtobufCMessageDescriptor *desc, bool top, StrBuf *out) {
+static Status field(Parser *p, const ProtobufCMessageDescriptor *desc, const char *expected,
+                    StrBuf *out) {
   char name[TOKEN_MAX];
+  TRY(word(p, expected, name));
+  const ProtobufCFieldDescriptor *f = protobuf_c_message_descriptor_get_field_by_name(desc, name);
+  if (!f)
+    return FAIL(INVALID_ARGUMENT, "line %d: %s has no field '%s'", p->line, desc->short_name, name);
+  bool colon = eat(p, ':');
+  if (!colon && f->type != PROTOBUF_C_TYPE_MESSAGE)
+    return FAIL(INVALID_ARGUMENT, "line %d: expected ':' after '%s'", p->line, name);
+  Status st = eat(p, '[') ? list(p, f, out) : value(p, f, out);
+  if (!st && !eat(p, ',')) (void)eat(p, ';');
+  return st;
+}
+
+static Status fields(Parser *p, const ProtobufCMessageDescriptor *desc, bool top, StrBuf *out) {
   for (;;) {
     skip(p);
-    if (top && p->at == p->end) return NULL;
-    if (!top && eat(p, '}')) return NULL;
-    TRY(word(p, top ? "a field's name" : "a field's name or '}'", name));
-    const ProtobufCFieldDescriptor *f = protobuf_c_message_descriptor_get_field_by_name(desc, name);
-    if (!f)
-      return FAIL(INVALID_ARGUMENT, "line %d: %s has no field '%s'", p->line, desc->short_name,
-                  name);
-    bool colon = eat(p, ':');
-    if (!colon && f->type != PROTOBUF_C_TYPE_MESSAGE)
-      return FAIL(INVALID_ARGUMENT, "line %d: expected ':' after '%s'", p->line, name);
-    if (eat(p, '['))
-      TRY(list(p, f, out));
-    else
-      TRY(value(p, f, out));
-    if (!eat(p, ',')) (void)eat(p, ';');
+    if (top ? p->at == p->end : eat(p, '}')) return NULL;
+    TRY(field(p, desc, top ? "a field's name" : "a field's name or '}'", out));
   }
 }
 

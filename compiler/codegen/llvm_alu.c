@@ -330,11 +330,23 @@ static LLVMValueRef alu_run(Emitter *e, const UOp *u, DType dtype, const LLVMVal
   return back ? llvm_from_f32(e, (DType)u->dtype, r, row->exact) : r;
 }
 
+/* Whether an op may be computed in i32: its INDEX sources and its result are all known to fit. Not
+ * shifts, whose counts are checked against the width of the dtype. */
+static bool all_narrow(const UOp *u) {
+  if (u->op == OP_SHL || u->op == OP_SHR) return false;
+  bool narrow = u->dtype != DT_INDEX || llvm_is_narrow(u);
+  for (uint32_t k = 0; k < u->nsrc; k++) {
+    narrow = narrow && (u->src[k]->dtype != DT_INDEX || llvm_is_narrow(u->src[k]));
+  }
+  return narrow;
+}
+
 LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u) {
   if (!rows[u->op].fn) return llvm_fail(e, u, "should have been decomposed before code generation");
   LLVMValueRef v[3];
+  bool narrow = all_narrow(u);
   for (uint32_t k = 0; k < u->nsrc; k++) {
-    v[k] = llvm_value(e, u->src[k]);
+    v[k] = narrow ? llvm_value(e, u->src[k]) : llvm_full_value(e, u->src[k]);
     /* A scalar condition of a vector WHERE is legal in LLVM as it is. */
     if (!(u->op == OP_WHERE && k == 0)) v[k] = llvm_splat(e, v[k], u->lanes);
   }
@@ -345,7 +357,7 @@ LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u) {
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u) {
   LLVMBuilderRef b = e->b;
   LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
-  LLVMValueRef v = llvm_value(e, u->src[0]);
+  LLVMValueRef v = llvm_full_value(e, u->src[0]);
   Op op = (Op)u->arg.i;
   if (op != OP_ADD && op != OP_MUL && op != OP_MAX && op != OP_MIN) {
     return llvm_fail(e, u, "has an op that does not reduce");

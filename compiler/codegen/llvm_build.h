@@ -2,7 +2,9 @@
  *
  * Values: bool is i1 (i8 in memory), INDEX is i64, f16 and bf16 are i16 holding their bits: what
  * LLVM does with `half` and `bfloat` depends on the processor, down to calls of a run-time library
- * and flushed subnormals. A node of several lanes is a vector, of one lane a scalar. */
+ * and flushed subnormals. A node of several lanes is a vector, of one lane a scalar. Vectors of
+ * INDEX are i32 where the bounds of the node allow it: half the registers, and division and gathers
+ * that the hardware has. */
 #pragma once
 
 #include <llvm-c/Core.h>
@@ -71,11 +73,18 @@ typedef struct Emitter {
 
 /* Records the failure and returns poison of u's type. */
 LLVMValueRef llvm_fail(Emitter *e, const UOp *u, const char *what);
-/* The value of a source; materialises leaves. */
+/* The value of a source, of llvm_node_type; materialises leaves. */
 LLVMValueRef llvm_value(Emitter *e, const UOp *u);
+/* The same in the type of the dtype: never a narrow INDEX. */
+LLVMValueRef llvm_full_value(Emitter *e, const UOp *u);
 
 /* -- llvm_types.c -- */
 LLVMTypeRef llvm_type(Emitter *e, DType dtype, unsigned lanes);
+/* The type of a node's value: that of its dtype, but for narrow INDEX vectors. */
+LLVMTypeRef llvm_node_type(Emitter *e, const UOp *u);
+bool llvm_is_narrow(const UOp *u);
+/* An integer or INDEX value as another integer type, sign-extended or truncated. */
+LLVMValueRef llvm_resize(Emitter *e, LLVMValueRef v, LLVMTypeRef type);
 /* The type of an element in memory. */
 LLVMTypeRef llvm_memory_type(Emitter *e, DType dtype, unsigned lanes);
 LLVMTypeRef llvm_widen(Emitter *e, LLVMTypeRef scalar, unsigned lanes);

@@ -183,17 +183,13 @@ LLVMValueRef llvm_cast_emit(Emitter *e, const UOp *u) {
   if (float_from && float_to) return float_to_float(e, v, from, to);
   if (float_to) return int_to_float(e, v, from, to);
   if (float_from) return float_to_int(e, llvm_to_f32(e, from, v), to);
-  LLVMTypeRef type = llvm_type(e, to, llvm_lanes(v));
-  unsigned bits_from = dtype_info[from].bits, bits_to = dtype_info[to].bits;
-  if (bits_to < bits_from) return LLVMBuildTrunc(e->b, v, type, "");
-  if (bits_to == bits_from) return v;
   bool sign = !dtype_is_uint(from) && from != DT_BOOL;
-  return sign ? LLVMBuildSExt(e->b, v, type, "") : LLVMBuildZExt(e->b, v, type, "");
+  return LLVMBuildIntCast2(e->b, v, llvm_node_type(e, u), sign, "");
 }
 
 LLVMValueRef llvm_bitcast_emit(Emitter *e, const UOp *u) {
   DType to = (DType)u->dtype, from = (DType)u->src[0]->dtype;
-  LLVMValueRef v = llvm_value(e, u->src[0]);
+  LLVMValueRef v = llvm_full_value(e, u->src[0]);
   if (dtype_info[to].bytes != dtype_info[from].bytes) {
     return llvm_fail(e, u, "sizes of its dtypes differ");
   }

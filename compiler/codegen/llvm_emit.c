@@ -35,7 +35,12 @@ LLVMValueRef llvm_fail(Emitter *e, const UOp *u, const char *what) {
                       op_info[u->op].name, dtype_info[u->dtype].name, u->lanes, what);
   }
   if (u->dtype == DT_VOID || u->dtype >= DT__COUNT) return NULL;
-  return LLVMGetPoison(llvm_type(e, (DType)u->dtype, u->lanes ? u->lanes : 1));
+  return LLVMGetPoison(llvm_node_type(e, u));
+}
+
+static LLVMValueRef make_ramp(Emitter *e, const UOp *u) {
+  DType element = llvm_is_narrow(u) ? DT_I32 : (DType)u->dtype;
+  return llvm_ramp(e, llvm_type(e, element, 1), 0, 1, u->lanes);
 }
 
 LLVMValueRef llvm_value(Emitter *e, const UOp *u) {
@@ -43,12 +48,17 @@ LLVMValueRef llvm_value(Emitter *e, const UOp *u) {
   switch (u->op) {
   case OP_CONST: return llvm_constant(e, u);
   case OP_THREAD: return e->thread;
-  case OP_RAMP: return llvm_ramp(e, llvm_type(e, (DType)u->dtype, 1), 0, 1, u->lanes);
+  case OP_RAMP: return make_ramp(e, u);
   default: break;
   }
   bool known = u->id >= e->first_id && u->id - e->first_id < e->nids;
   LLVMValueRef v = known ? e->values[u->id - e->first_id] : NULL;
   return v ? v : llvm_fail(e, u, "is used before it is defined");
+}
+
+LLVMValueRef llvm_full_value(Emitter *e, const UOp *u) {
+  LLVMValueRef v = llvm_value(e, u);
+  return llvm_is_narrow(u) ? llvm_resize(e, v, llvm_type(e, DT_INDEX, u->lanes)) : v;
 }
 
 /* -- loops
@@ -146,7 +156,9 @@ static void emit_end(Emitter *e, const UOp *u) {
  */
 
 static LLVMValueRef emit_broadcast(Emitter *e, const UOp *u) {
-  return llvm_splat(e, llvm_value(e, u->src[0]), u->lanes);
+  LLVMValueRef v = llvm_value(e, u->src[0]);
+  if (llvm_is_narrow(u)) v = llvm_resize(e, v, llvm_type(e, DT_I32, 1));
+  return llvm_splat(e, v, u->lanes);
 }
 /* Leaves are made where they are used, buffers where they are accessed. */
 static LLVMValueRef emit_nothing(Emitter *e, const UOp *u) {
@@ -194,6 +206,8 @@ static void emit_node(Emitter *e, const UOp *u, size_t at) {
   }
   LLVMValueRef v = fn(e, u);
   if (!v) return;
+  /* Emitters of INDEX values may compute in either width. */
+  if (u->dtype == DT_INDEX) v = llvm_resize(e, v, llvm_node_type(e, u));
   e->values[u->id - e->first_id] = v;
   if (e->named) name_value(u, v);
 }

@@ -197,7 +197,7 @@ static LLVMValueRef reg_load(Emitter *e, const UOp *u, const RegSlot *slot) {
 
 static void reg_store(Emitter *e, const UOp *u, RegSlot *slot) {
   LLVMTypeRef type = slot_type(e, u);
-  LLVMValueRef v = llvm_value(e, u->src[2]);
+  LLVMValueRef v = llvm_full_value(e, u->src[2]);
   if (LLVMTypeOf(v) != type) {
     llvm_fail(e, u, "has other lanes than the registers it writes");
     return;
@@ -309,8 +309,8 @@ static LLVMValueRef load_gather(const Access *a, LLVMValueRef indices, LLVMValue
   LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
   LLVMValueRef at = address(a, indices, 0);
   LLVMTypeRef types[2] = {vec, LLVMTypeOf(at)};
-  LLVMValueRef args[4] = {at, LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false),
-                          mask, otherwise};
+  LLVMValueRef args[4] = {at, LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false), mask,
+                          otherwise};
   LLVMValueRef v = llvm_intrinsic(e, "llvm.masked.gather", types, 2, args, 4);
   annotate(a, v);
   return v;
@@ -428,7 +428,7 @@ LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u) {
   if (!a.gate) return load_ungated(&a, a.index);
   LLVMTypeRef type = llvm_type(e, a.dtype, a.lanes);
   LLVMValueRef alternative = LLVMConstNull(type);
-  if (u->nsrc > 3) alternative = llvm_splat(e, llvm_value(e, u->src[3]), a.lanes);
+  if (u->nsrc > 3) alternative = llvm_splat(e, llvm_full_value(e, u->src[3]), a.lanes);
   return load_gated(&a, alternative);
 }
 
@@ -489,7 +489,7 @@ LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u) {
   }
   unsigned lanes = u->src[2]->lanes > u->src[1]->lanes ? u->src[2]->lanes : u->src[1]->lanes;
   Access a = resolve(e, u, lanes, u->nsrc > 3 ? u->src[3] : NULL);
-  LLVMValueRef v = to_memory(&a, llvm_splat(e, llvm_value(e, u->src[2]), lanes));
+  LLVMValueRef v = to_memory(&a, llvm_splat(e, llvm_full_value(e, u->src[2]), lanes));
   if (!a.gate || a.vector_gate) {
     store_open(&a, v);
     return NULL;

@@ -21,6 +21,18 @@ LLVMTypeRef llvm_type(Emitter *e, DType dtype, unsigned lanes) {
   return llvm_widen(e, t, lanes);
 }
 
+bool llvm_is_narrow(const UOp *u) {
+  return u->dtype == DT_INDEX && u->lanes > 1 && u->vmin >= INT32_MIN && u->vmax <= INT32_MAX;
+}
+
+LLVMTypeRef llvm_node_type(Emitter *e, const UOp *u) {
+  return llvm_type(e, llvm_is_narrow(u) ? DT_I32 : (DType)u->dtype, u->lanes);
+}
+
+LLVMValueRef llvm_resize(Emitter *e, LLVMValueRef v, LLVMTypeRef type) {
+  return LLVMBuildIntCast2(e->b, v, type, true, "");
+}
+
 LLVMTypeRef llvm_memory_type(Emitter *e, DType dtype, unsigned lanes) {
   if (dtype == DT_BOOL) return llvm_widen(e, LLVMInt8TypeInContext(e->ctx), lanes);
   return llvm_type(e, dtype, lanes);
@@ -63,7 +75,7 @@ LLVMValueRef llvm_i64(Emitter *e, int64_t v) {
 
 LLVMValueRef llvm_constant(Emitter *e, const UOp *u) {
   DType dtype = (DType)u->dtype;
-  LLVMTypeRef type = llvm_type(e, dtype, u->lanes);
+  LLVMTypeRef type = llvm_node_type(e, u);
   if (dtype == DT_F16 || dtype == DT_BF16) {
     uint16_t bits;
     scalar_store(dtype, uop_const_value(u), &bits);

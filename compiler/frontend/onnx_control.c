@@ -1,2 +1,216 @@
+/* Ops with graphs inside. If: the branch that a known condition chooses, or both and a select.
+ * Loop and Scan: unrolled, so the number of trips must be known at compile time. FlexAttention:
+ * attention with the model's own functions of scores and probabilities. */
+#include <math.h>
+
+#include "compiler/frontend/build_nn.h"
 #include "compiler/frontend/onnx_graph.h"
-const OnnxOp onnx_control_ops[] = {{0}};
+
+enum { MAX_TRIPS = 1 << 12, MAX_CARRIED = 64 };
+
+static const OnnxGraph *graph_attr(Node *n, const char *name) {
+  const OnnxAttribute *a = attr_find(n, name, ONNX_ATTR_GRAPH);
+  if (!a) job_abort(n->job, FAIL(INVALID_ARGUMENT, "attribute '%s' is missing", name));
+  return a->g;
+}
+
+/* 1, 0, or -1 when it depends on an input. */
+static int known_bool(Node *n, Val *v) {
+  if (v->dtype != DT_BOOL || shape_numel(v->shape) != 1)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "condition is %s of shape %s, expected a bool",
+                           dtype_info[v->dtype].name, shape_text(n->job, v->shape)));
+  const uint8_t *data = val_data(n->f, v);
+  return data ? data[0] != 0 : -1;
+}
+
+static void op_if(Node *n) {
+  const OnnxGraph *branch[2] = {graph_attr(n, "else_branch"), graph_attr(n, "then_branch")};
+  Val **out[2], *cond = node_in(n, 0);
+  int known = known_bool(n, cond);
+  for (int k = 0; k < 2; k++) {
+    if (branch[k]->output.n != n->nout)
+      job_abort(n->job, FAIL(INVALID_ARGUMENT, "a branch has %zu outputs, expected %zu",
+                             branch[k]->output.n, n->nout));
+    out[k] = arena_array(&n->job->arena, n->nout, sizeof(Val *));
+    if (known < 0 || known == k) onnx_subgraph(n, branch[k], NULL, 0, out[k]);
+  }
+  for (size_t i = 0; i < n->nout; i++) {
+    if (known >= 0) {
+      node_out_val(n, i, out[known][i]);
+      continue;
+    }
+    UOp *a = val_uop(n->f, out[1][i]), *b = val_uop(n->f, out[0][i]);
+    if (!shape_eq(a->shape, b->shape))
+      job_abort(n->job, FAIL(FAILED_PRECONDITION,
+                             "the condition has to be known at compile time: the branches have "
+                             "shapes %s and %s",
+                             shape_text(n->job, a->shape), shape_text(n->job, b->shape)));
+    UOp *c = build_reshape(n->job, val_uop(n->f, cond), (Ints){0});
+    node_out(n, i, build_where(n->job, c, a, b));
+  }
+}
+
+/* Results of all trips, joined along `axis` of a new or an existing axis. */
+typedef struct Collected {
+  UOp **at;
+  size_t n;
+} Collected;
+
+static UOp *join(Node *n, Collected *c, int64_t axis_, bool reverse) {
+  if (!c->n) job_abort(n->job, FAIL(UNIMPLEMENTED, "a loop without trips has scan outputs"));
+  size_t axis = axis_check(n->job, axis_, (size_t)c->at[0]->shape.n + 1);
+  for (size_t i = 0; i < c->n; i++) c->at[i] = build_unsqueeze(n->job, c->at[i], axis);
+  for (size_t i = 0; reverse && i < c->n / 2; i++) {
+    UOp *u = c->at[i];
+    c->at[i] = c->at[c->n - 1 - i];
+    c->at[c->n - 1 - i] = u;
+  }
+  return build_cat(n->job, c->at, c->n, axis);
+}
+
+static Val *scalar_i64(Node *n, int64_t v) {
+  return val_from_data(n->f, DT_I64, (Ints){0}, arena_copy(&n->job->arena, &v, sizeof v));
+}
+
+static void check_carried(Node *n, const OnnxGraph *g, size_t in, size_t out, size_t results) {
+  if (g->input.n != in || g->output.n < out || g->output.n != results || in > MAX_CARRIED ||
+      results > MAX_CARRIED)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT,
+                           "body '" STR_FMT "' has %zu inputs and %zu outputs, "
+                           "expected %zu and %zu",
+                           STR_ARG(g->name), g->input.n, g->output.n, in, results));
+}
+
+static void keep(Node *n, Collected *c, UOp *u, int64_t trips) {
+  if (!c->at) c->at = arena_array(&n->job->arena, (size_t)trips, sizeof(UOp *));
+  c->at[c->n++] = u;
+}
+
+static void op_loop(Node *n) {
+  const OnnxGraph *body = graph_attr(n, "body");
+  size_t carried = n->nin > 2 ? n->nin - 2 : 0,
+         scans = n->nout - (carried < n->nout ? carried : n->nout);
+  Val *args[MAX_CARRIED], *results[MAX_CARRIED], *start = node_has(n, 1) ? node_in(n, 1) : NULL;
+  Collected all[MAX_CARRIED] = {{0}};
+  int64_t trips = node_has(n, 0) ? node_int(n, 0, "trip count") : MAX_TRIPS;
+  int go = start ? known_bool(n, start) : 1;
+  check_carried(n, body, carried + 2, carried + 1, 1 + carried + scans);
+  for (size_t i = 0; i < carried; i++) args[2 + i] = node_in(n, 2 + i);
+  uint8_t *yes = arena_alloc(&n->job->arena, 1);
+  *yes = 1;
+  int64_t k = 0;
+  for (; k < trips && go; k++) {
+    if (k == MAX_TRIPS)
+      job_abort(n->job, FAIL(UNIMPLEMENTED, "a loop of more than %d trips", MAX_TRIPS));
+    if (go < 0)
+      job_abort(n->job, FAIL(FAILED_PRECONDITION,
+                             "the loop's condition has to be known at compile time, but depends "
+                             "on an input"));
+    args[0] = scalar_i64(n, k);
+    args[1] = val_from_data(n->f, DT_BOOL, (Ints){0}, yes);
+    onnx_subgraph(n, body, args, carried + 2, results);
+    for (size_t i = 0; i < carried; i++) args[2 + i] = results[1 + i];
+    for (size_t i = 0; i < scans; i++)
+      keep(n, &all[i], val_uop(n->f, results[1 + carried + i]),
+           trips < MAX_TRIPS ? trips : MAX_TRIPS);
+    go = known_bool(n, results[0]);
+  }
+  for (size_t i = 0; i < carried && i < n->nout; i++) node_out_val(n, i, args[2 + i]);
+  for (size_t i = 0; i < scans; i++)
+    if (node_wants(n, carried + i)) node_out(n, carried + i, join(n, &all[i], 0, false));
+}
+
+static int64_t nth(Ints list, size_t i) { return i < list.n ? list.at[i] : 0; }
+
+/* Opset 8 had a batch axis and lengths; from 9 on the scanned axis is chosen per source. */
+static void op_scan(Node *n) {
+  const OnnxGraph *body = graph_attr(n, "body");
+  int64_t m = attr_need_int(n, "num_scan_inputs"), trips = -1;
+  Ints in_axes = attr_ints(n, "scan_input_axes"), in_back = attr_ints(n, "scan_input_directions");
+  Ints out_axes = attr_ints(n, "scan_output_axes"),
+       out_back = attr_ints(n, "scan_output_directions");
+  if (m < 1 || m > (int64_t)n->nin || n->nin > MAX_CARRIED)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "%lld scan inputs of %zu", (long long)m, n->nin));
+  size_t states = n->nin - (size_t)m, scans = n->nout - (states < n->nout ? states : n->nout);
+  Val *args[MAX_CARRIED], *results[MAX_CARRIED];
+  Collected all[MAX_CARRIED] = {{0}};
+  size_t axes[MAX_CARRIED];
+  check_carried(n, body, n->nin, states, states + scans);
+  for (size_t i = 0; i < states; i++) args[i] = node_in(n, i);
+  for (size_t i = 0; i < (size_t)m; i++) {
+    UOp *x = node_u(n, states + i);
+    axes[i] = axis_check(n->job, nth(in_axes, i), x->shape.n);
+    int64_t d = x->shape.at[axes[i]];
+    if (trips >= 0 && d != trips)
+      job_abort(n->job, FAIL(INVALID_ARGUMENT, "scan inputs of lengths %lld and %lld",
+                             (long long)trips, (long long)d));
+    trips = d;
+  }
+  if (trips > MAX_TRIPS)
+    job_abort(n->job, FAIL(UNIMPLEMENTED, "a scan of more than %d trips", MAX_TRIPS));
+  for (int64_t k = 0; k < trips; k++) {
+    for (size_t i = 0; i < (size_t)m; i++) {
+      int64_t at = nth(in_back, i) ? trips - 1 - k : k;
+      UOp *x = build_slice(n->job, node_u(n, states + i), axes[i], at, 1, 1);
+      args[states + i] = val_from_uop(n->f, build_squeeze(n->job, x, axes[i]), true);
+    }
+    onnx_subgraph(n, body, args, n->nin, results);
+    for (size_t i = 0; i < states; i++) args[i] = results[i];
+    for (size_t i = 0; i < scans; i++) keep(n, &all[i], val_uop(n->f, results[states + i]), trips);
+  }
+  for (size_t i = 0; i < states && i < n->nout; i++) node_out_val(n, i, args[i]);
+  for (size_t i = 0; i < scans; i++)
+    if (node_wants(n, states + i))
+      node_out(n, states + i, join(n, &all[i], nth(out_axes, i), nth(out_back, i) != 0));
+}
+
+/* -- FlexAttention --------------------------------------------------------------------------- */
+
+static UOp *modified(Node *n, const char *attr, UOp *x) {
+  const OnnxAttribute *a = attr_find(n, attr, ONNX_ATTR_GRAPH);
+  if (!a) return x;
+  Val *arg = val_from_uop(n->f, x, true), *result;
+  if (a->g->output.n != 1)
+    job_abort(n->job,
+              FAIL(INVALID_ARGUMENT, "%s has %zu outputs, expected 1", attr, a->g->output.n));
+  onnx_subgraph(n, a->g, &arg, 1, &result);
+  return build_cast(n->job, val_uop(n->f, result), uop_dtype(x));
+}
+
+static UOp *repeat_heads(Node *n, UOp *x, int64_t times) {
+  int64_t d[5] = {x->shape.at[0], x->shape.at[1], times, x->shape.at[2], x->shape.at[3]};
+  x = build_expand(n->job, build_unsqueeze(n->job, x, 2), shape_make(d, 5));
+  return build_reshape_v(n->job, x, 4, d[0], d[1] * times, d[3], d[4]);
+}
+
+static void op_flex_attention(Node *n) {
+  UOp *q = node_u(n, 0), *k = node_u(n, 1), *v = node_u(n, 2);
+  bool ok = q->shape.n == 4 && k->shape.n == 4 && v->shape.n == 4 && k->shape.at[1] > 0 &&
+            q->shape.at[1] % k->shape.at[1] == 0 && v->shape.at[1] == k->shape.at[1];
+  if (!ok)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "Q, K and V have shapes %s, %s and %s",
+                           shape_text(n->job, q->shape), shape_text(n->job, k->shape),
+                           shape_text(n->job, v->shape)));
+  DType d = uop_dtype(v), work = uop_dtype(q) == DT_F64 ? DT_F64 : DT_F32;
+  int64_t precision = attr_int(n, "softmax_precision", 0);
+  if (precision) work = onnx_dtype(n->job, precision);
+  double scale = attr_float(n, "scale", 1 / sqrt((double)q->shape.at[3]));
+  int64_t times = q->shape.at[1] / k->shape.at[1];
+  k = repeat_heads(n, k, times);
+  v = repeat_heads(n, v, times);
+  UOp *root = build_num(n->job, q, sqrt(scale));
+  UOp *kt = build_transpose(n->job, build2(n->job, OP_MUL, k, root), 2, 3);
+  UOp *s = build_matmul(n->job, build2(n->job, OP_MUL, q, root), kt);
+  s = modified(n, "score_mod", build_cast(n->job, s, work));
+  UOp *p = modified(n, "prob_mod", build_softmax(n->job, s, axis_bit(3)));
+  UOp *y = build_matmul(n->job, p, build_cast(n->job, v, work));
+  node_out(n, 0, build_cast(n->job, y, d));
+}
+
+const OnnxOp onnx_control_ops[] = {
+    {"", "If", 1, 1, 1, op_if},
+    {"", "Loop", 1, 2, 255, op_loop},
+    {"", "Scan", 9, 1, 255, op_scan},
+    {"ai.onnx.preview", "FlexAttention", 1, 3, 3, op_flex_attention},
+    {0},
+};

@@ -229,14 +229,15 @@ static void op_thresholded_relu(Node *n) {
 }
 
 static UOp *elu(Node *n, UOp *x, double alpha, double inner) {
-  UOp *e = scaled(n, plus(n, un(n, OP_EXP, scaled(n, x, inner)), -1), alpha);
+  UOp *e = un(n, OP_EXP, inner == 1 ? x : quot(n, x, num(n, x, inner)));
+  e = scaled(n, plus(n, e, -1), alpha);
   return select(n, less(n, x, num(n, x, 0)), e, x);
 }
 static void op_elu(Node *n) { node_out(n, 0, elu(n, node_u(n, 0), attr_float(n, "alpha", 1), 1)); }
 static void op_celu(Node *n) {
   double alpha = attr_float(n, "alpha", 1);
   if (alpha == 0) job_abort(n->job, FAIL(INVALID_ARGUMENT, "alpha is 0"));
-  node_out(n, 0, elu(n, node_u(n, 0), alpha, 1 / alpha));
+  node_out(n, 0, elu(n, node_u(n, 0), alpha, alpha));
 }
 static void op_selu(Node *n) {
   double alpha = attr_float(n, "alpha", (double)1.67326319217681884765625f);

@@ -47,17 +47,33 @@ static void op_hardmax(Node *n) {
   node_out(n, 0, build_reshape(n->job, y, x->shape));
 }
 
+static UOp *blend(Node *n, UOp *old, UOp *now, double momentum) {
+  now = build_cast(n->job, build_reshape(n->job, now, old->shape), uop_dtype(old));
+  return build2(n->job, OP_ADD, build2(n->job, OP_MUL, old, build_num(n->job, old, momentum)),
+                build2(n->job, OP_MUL, now, build_num(n->job, now, 1 - momentum)));
+}
+
+/* Training mode: mean and variance of this batch; outputs 1 and 2 are the running ones. */
+static void batch_statistics(Node *n, UOp *x, UOp **mean, UOp **var) {
+  uint32_t axes = axes_all(x) & ~axis_bit(1);
+  double momentum = attr_float(n, "momentum", (double)0.9f);
+  *mean = build_mean(n->job, x, axes, true);
+  UOp *c = build2(n->job, OP_SUB, x, *mean);
+  *var = build_mean(n->job, build2(n->job, OP_MUL, c, c), axes, true);
+  node_out(n, 1, blend(n, node_u(n, 3), *mean, momentum));
+  node_out(n, 2, blend(n, node_u(n, 4), *var, momentum));
+}
+
 /* Inference form: y = (x - mean) * (scale / sqrt(var + epsilon)) + bias. Folding scale and
  * deviation first keeps two per-channel vectors in the kernel. */
 static void op_batch_norm(Node *n) {
   UOp *x = node_u(n, 0);
   need_rank(n, x, 2);
   double eps = attr_float(n, "epsilon", (double)1e-5f);
-  if (attr_int(n, "training_mode", 0))
-    job_abort(n->job, FAIL(UNIMPLEMENTED, "training_mode=1 is not supported"));
   DType d = uop_dtype(x);
   UOp *scale = per_channel(n, node_u(n, 1), x), *bias = per_channel(n, node_u(n, 2), x);
   UOp *mean = per_channel(n, node_u(n, 3), x), *var = per_channel(n, node_u(n, 4), x);
+  if (attr_int(n, "training_mode", 0)) batch_statistics(n, x, &mean, &var);
   UOp *dev = build1(n->job, OP_SQRT, build2(n->job, OP_ADD, var, build_num(n->job, var, eps)));
   UOp *k = build2(n->job, OP_FDIV, build_cast(n->job, scale, uop_dtype(dev)), dev);
   UOp *y = build2(n->job, OP_SUB, build_cast(n->job, x, uop_dtype(mean)), mean);

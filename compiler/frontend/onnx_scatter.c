@@ -2,8 +2,7 @@
  * every element of the result asks which updates name it. Work is the size of the axis times the
  * number of updates along it. The last of several updates of one element wins; with a reduction all
  * of them are combined. */
-#include "compiler/frontend/build_nn.h"
-#include "compiler/frontend/onnx_node.h"
+#include "compiler/frontend/onnx_spatial.h"
 
 /* data [A, N, B], idx and upd [A, U, B]; idx in [0, N), anything else writes nothing. */
 static UOp *scatter(Node *n, UOp *data, UOp *idx, UOp *upd, Str reduction) {
@@ -132,10 +131,46 @@ static void op_tensor_scatter(Node *n) {
   node_out(n, 0, build_reshape(n->job, y, x->shape));
 }
 
+/* The values go back to the positions that MaxPool reported; the rest is 0. */
+static void op_max_unpool(Node *n) {
+  UOp *x = node_u(n, 0), *idx = node_u(n, 1);
+  Ints kernel = attr_ints(n, "kernel_shape"), want = {0};
+  int64_t stride[MAX_SPATIAL], pads[2 * MAX_SPATIAL], dims[MAX_DIMS], total = 1;
+  if (kernel.n < 1 || kernel.n > MAX_SPATIAL || x->shape.n != kernel.n + 2 ||
+      !shape_eq(x->shape, idx->shape) || !dtype_is_int(uop_dtype(idx)))
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "values %s, positions %s, kernel %s",
+                           shape_text(n->job, x->shape), shape_text(n->job, idx->shape),
+                           shape_text(n->job, kernel)));
+  spatial_ints(n, "strides", kernel.n, 1, 1, stride);
+  spatial_ints(n, "pads", 2 * (size_t)kernel.n, 0, 0, pads);
+  dims[0] = x->shape.at[0], dims[1] = x->shape.at[1];
+  for (uint32_t i = 0; i < kernel.n; i++)
+    dims[2 + i] =
+        (x->shape.at[2 + i] - 1) * stride[i] + kernel.at[i] - pads[i] - pads[kernel.n + i];
+  Ints inner = shape_make(dims, x->shape.n);
+  total = shape_check(n->job, inner, MAX_NUMEL, "result");
+  int64_t count = shape_numel(x->shape);
+  UOp *zero = build_splat(n->job, build_num(n->job, x, 0), shape_make((int64_t[]){1, total, 1}, 3));
+  idx = build_reshape_v(n->job, build_cast(n->job, idx, DT_I64), 3, (int64_t)1, count, (int64_t)1);
+  x = build_reshape_v(n->job, x, 3, (int64_t)1, count, (int64_t)1);
+  UOp *y = build_reshape(n->job, scatter(n, zero, idx, x, STR("none")), inner);
+  int64_t more[2 * MAX_DIMS] = {0};
+  if (node_has(n, 2)) want = node_ints(n, 2, "output_shape");
+  if (want.at && want.n != inner.n)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "output_shape %s", shape_text(n->job, want)));
+  for (uint32_t i = 0; i < want.n; i++) {
+    if (want.at[i] < 0 || want.at[i] > MAX_NUMEL)
+      job_abort(n->job, FAIL(INVALID_ARGUMENT, "output_shape %s", shape_text(n->job, want)));
+    more[2 * i + 1] = want.at[i] - inner.at[i];
+  }
+  node_out(n, 0, build_pad(n->job, y, more, build_num(n->job, y, 0)));
+}
+
 const OnnxOp onnx_scatter_ops[] = {
     {"", "Scatter", 9, 3, 3, op_scatter_elements},
     {"", "ScatterElements", 11, 3, 3, op_scatter_elements},
     {"", "ScatterND", 11, 3, 3, op_scatter_nd},
     {"", "TensorScatter", 24, 2, 3, op_tensor_scatter},
+    {"", "MaxUnpool", 9, 2, 3, op_max_unpool},
     {0},
 };

@@ -30,7 +30,10 @@ typedef struct PlanBuffer {
   int64_t slot; /* INPUT, OUTPUT, WEIGHT: slot of the tensor graph */
   DType dtype;
   int64_t numel;
-  int64_t offset; /* TEMP: byte offset in the arena, a multiple of 64 */
+  /* Bytes from the start of the arena (TEMP) or of the slot's data (INPUT, OUTPUT, WEIGHT). Whole
+   * temporaries start at multiples of 64. */
+  int64_t offset;
+  uint32_t base; /* the whole buffer that this is the end of; its own number when it is whole */
   /* CONST: its contents. OUTPUT: not empty when the compiler knows the value; then no kernel writes
    * it. The bytes are repeated until the buffer is full. */
   Bytes constant;

@@ -280,19 +280,29 @@ static UOp *build_logic(Expand *e, UOp *u, UOp *const *src) {
   return uop_make(e->job, (Op)u->op, DT_VOID, arg_none(), src, 2);
 }
 
-static UOp *build_alu(Expand *e, UOp *u) {
-  unsigned lanes = lanes_of(e, node_of(e, u)->deps);
-  DType id = lanes > 1 ? vector_dtype(u) : DT_INDEX;
-  UOp *src[3];
-  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = operand(e, u->src[s], lanes, id);
+static UOp *make_alu(Expand *e, UOp *u, DType index_dtype, UOp *const *src) {
   bool logic = (u->op == OP_AND || u->op == OP_OR) && u->dtype == DT_BOOL;
   if (logic) return build_logic(e, u, src);
   if (op_info[u->op].type == TR_BOOL && u->src[0]->dtype == DT_INDEX) return decided(e, u, src);
   if (u->op == OP_WHERE && uop_is_const(splat_of(src[0])))
     return src[splat_of(src[0])->arg.i ? 1 : 2];
   if (u->op == OP_WHERE && src[1] == src[2]) return src[1];
-  DType d = u->dtype == DT_INDEX ? id : (DType)u->dtype;
+  DType d = u->dtype == DT_INDEX ? index_dtype : (DType)u->dtype;
   return uop_make(e->job, (Op)u->op, d, u->arg, src, u->nsrc);
+}
+
+/* Lanes that are all equal are computed once. */
+static UOp *build_alu(Expand *e, UOp *u) {
+  unsigned lanes = lanes_of(e, node_of(e, u)->deps);
+  DType id = lanes > 1 ? vector_dtype(u) : DT_INDEX;
+  UOp *src[3];
+  bool splat = lanes > 1;
+  for (uint32_t s = 0; s < u->nsrc; s++) {
+    src[s] = operand(e, u->src[s], lanes, id);
+    splat = splat && src[s]->op == OP_BROADCAST;
+  }
+  for (uint32_t s = 0; splat && s < u->nsrc; s++) src[s] = src[s]->src[0];
+  return broadcast(e, make_alu(e, u, id, src), lanes);
 }
 
 /* Buffer, index and gate of an access; false when the gate is never true. */
@@ -312,10 +322,11 @@ static bool access_of(Expand *e, UOp *u, uint32_t gate_at, Access *out) {
   }
   if (u->nsrc <= gate_at) return true;
   out->gate = instance(e, u->src[gate_at]);
-  const UOp *c = splat_of(out->gate);
-  if (!uop_is_const(c)) return true;
+  if (out->gate->op == OP_BROADCAST) out->gate = out->gate->src[0];
+  if (!uop_is_const(out->gate)) return true;
+  bool open = out->gate->arg.i != 0;
   out->gate = NULL;
-  return c->arg.i != 0;
+  return open;
 }
 
 static UOp *build_load(Expand *e, UOp *u) {

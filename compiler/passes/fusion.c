@@ -145,8 +145,11 @@ static void pass_on(Fusion *f, Demand *d) {
  */
 
 static uint32_t new_buffer(Fusion *f, PlanBufferKind kind, int64_t slot, const UOp *u) {
-  PlanBuffer b = {
-      .kind = kind, .slot = slot, .dtype = (DType)u->dtype, .numel = shape_numel(u->shape)};
+  PlanBuffer b = {.kind = kind,
+                  .slot = slot,
+                  .dtype = (DType)u->dtype,
+                  .numel = shape_numel(u->shape),
+                  .base = (uint32_t)f->buffers.len};
   avec_push(&f->job->arena, &f->buffers, b);
   return (uint32_t)f->buffers.len - 1;
 }

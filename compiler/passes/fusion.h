@@ -7,6 +7,7 @@
  * to the demands of its sources; a demand of a leaf or a stored tensor is a load. */
 #pragma once
 
+#include "compiler/passes/nodemap.h"
 #include "compiler/passes/simplify.h"
 
 enum { FUSED_RANGES = 60, FUSED_REDUCES = 8, FIRST_HOLE = 64 };
@@ -75,7 +76,8 @@ typedef struct FusedKernel {
   struct {
     uint32_t *at;
     size_t len, cap;
-  } reads; /* plan buffers, filled in by rangeify: its PARAM k + 1 is reads.at[k] */
+  } reads;           /* plan buffers, filled in by rangeify: PARAM k + 1 is reads.at[k] */
+  uint32_t *buffers; /* by PARAM; filled in by rangeify_kernel */
   bool contraction;
   uint64_t hoist[FUSED_REDUCES]; /* output ranges that each fused reduction depends on */
 } FusedKernel;
@@ -107,6 +109,7 @@ typedef struct Fusion {
     size_t len, cap;
   } buffers;
   FoldedConstants constants;
+  NodeMap parts; /* of buffers: narrow.c */
 } Fusion;
 
 /* Decides everything. buffers holds the inputs and outputs before; weights that are read, constants

@@ -21,7 +21,7 @@
 #define NONLINEAR INT64_MAX
 
 enum {
-  MIN_THREAD_WORK = 1 << 16, /* scalar operations that make a thread worth waking */
+  MIN_THREAD_WORK = 1 << 18, /* scalar operations that make a thread worth waking */
   MAX_BODY = 1500,           /* instances in an expanded kernel */
   MAX_UNROLLED_TILE = 160,   /* multiply-adds in one loop body */
 };
@@ -150,6 +150,25 @@ static const UOp *through_casts(const UOp *u) {
 
 static bool sums_products(const Body *b) {
   return b->reduce->arg.i == OP_ADD && through_casts(b->reduce->src[0])->op == OP_MUL;
+}
+
+/* What a vector of accesses costs along an axis, in loads of one vector. */
+static double access_cost(Sched *s, UOp *index, int axis, int64_t lanes) {
+  int64_t t = step_in(s, index, axis, lanes);
+  if (t == 0) return 0.3;
+  if (t == 1) return 1;
+  if (t == NONLINEAR) return (double)lanes * 1.5;
+  return t == 2 || t == -1 ? 3 : (double)lanes * 0.7;
+}
+
+/* Roughly how many instructions one step of the body is, in vectors along v. */
+static int64_t body_weight(Sched *s, const Body *b, int v, int64_t lanes) {
+  double w = 0;
+  for (uint32_t l = 0; l < b->n; l++) {
+    w += v < 0 ? 1 : access_cost(s, b->loads[l]->src[1], v, lanes);
+    w += b->loads[l]->nsrc > 2;
+  }
+  return w < 1 ? 1 : (int64_t)w;
 }
 
 /* Splits a vector axis that is shorter than a vector, or does not divide. Returns the lanes. */
@@ -343,15 +362,6 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
 /* -- everything else ------------------------------------------------------------------------------
  */
 
-/* What a vector of accesses costs along an axis, in loads of one vector. */
-static double access_cost(Sched *s, UOp *index, int axis, int64_t lanes) {
-  int64_t t = step_in(s, index, axis, lanes);
-  if (t == 0) return 0.3;
-  if (t == 1) return 1;
-  if (t == NONLINEAR) return (double)lanes * 1.5;
-  return t == 2 || t == -1 ? 3 : (double)lanes * 0.7;
-}
-
 static int best_vector_axis(Sched *s, int64_t lanes) {
   int best = -1;
   double least = 0;
@@ -425,8 +435,9 @@ static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t roo
 }
 
 /* Column reductions and windows: the reduce axes of a body that already has lanes. */
-static void unroll_under_vector(Sched *s, const Body *b, int64_t tile, int64_t room) {
-  unroll_short(s, b, tile, 8);
+static void unroll_under_vector(Sched *s, const Body *b, int64_t lanes, int64_t tile,
+                                int64_t room) {
+  unroll_short(s, b, tile * body_weight(s, b, s->vector, lanes) / 2 + 1, 8);
   int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
   if (s->tile[a] > 1) return;
   int64_t want = 4 < room ? 4 : room;
@@ -448,9 +459,21 @@ static int stencil_axis(Sched *s, const Body *b, int v) {
   return -1;
 }
 
+/* A reduction whose rows are contiguous while its output axis is not goes along the rows. */
+static bool rows_are_better(Sched *s, const Body *b, int v, int64_t lanes) {
+  if (!body_depends(b, v) || contiguous_along(s, b, v, lanes)) return false;
+  for (uint32_t r = 1; r < b->reduce->nsrc; r++) {
+    int a = (int)b->reduce->src[r]->arg.i;
+    if (contiguous_along(s, b, a, lanes) && size_of(s, a) >= lanes) return true;
+  }
+  return false;
+}
+
 static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int64_t lanes) {
   int64_t nodes = value_nodes(s), tile = 1;
   s->vector = best_vector_axis(s, lanes);
+  for (uint32_t i = 0; i < nbodies; i++)
+    if (rows_are_better(s, &bodies[i], s->vector, lanes)) s->vector = -1;
   bool under_vector = false;
   for (uint32_t i = 0; i < nbodies; i++) under_vector |= body_depends(&bodies[i], s->vector);
   if (s->vector >= 0) {
@@ -458,9 +481,11 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
     int64_t used = give_vector(s, v, lanes), room = MAX_BODY / 4 / nodes, n = size_of(s, v);
     int64_t wide = under_vector ? 2 : 4;
     if (t >= 0) {
-      int64_t rows = size_of(s, t) < 16 ? size_of(s, t) : 16;
+      /* Innermost: the next tile finds the other half of each cache line in L1. */
+      int64_t rows = size_of(s, t) < 8 ? size_of(s, t) : 8;
       while (rows > room && rows > 1) rows /= 2;
       give(s, OPT_UPCAST, t, rows);
+      if (place_of(s, t) != (int)s->k->nloops - 1) give(s, OPT_ORDER, t, s->k->nloops - 1);
       tile *= rows;
     } else if (room >= 2 && n >= 2 * used) {
       int64_t f = n / used < wide ? n / used : wide;
@@ -483,7 +508,7 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
       give(s, OPT_UPCAST, a, f);
       tile *= f;
     }
-    unroll_under_vector(s, b, tile, room);
+    unroll_under_vector(s, b, lanes, tile, room);
   }
 }
 

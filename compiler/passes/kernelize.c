@@ -17,7 +17,7 @@
 /* What became of a raw graph: the kernel, and which of the raw graph's arguments it still has. */
 typedef struct Finished {
   uint32_t kernel, nargs;
-  uint32_t *keep; /* positions among the raw graph's arguments */
+  uint32_t *keep; /* their positions among the raw graph's arguments */
 } Finished;
 
 /* PARAMs other than 0 in order of appearance, renumbered 1, 2, ...; *old gets what they were. */
@@ -132,12 +132,12 @@ static Finished *finish(Kernelizer *kz, UOp *raw) {
   UOp *sink = number_params(kz->job, simplify(kz->job, raw), &old, &n);
   done->nargs = n;
   done->keep = arena_array(&kz->job->arena, n + 1, sizeof *done->keep);
-  for (uint32_t k = 0; k < n; k++) done->keep[k] = (uint32_t)old[k] - 1;
+  for (uint32_t k = 0; k < n; k++) done->keep[k] = (uint32_t)old[k];
   done->kernel = add_kernel(kz, sink, n + 1);
   return done;
 }
 
-PlanCall kernelize(Kernelizer *kz, UOp *raw, uint32_t target, const uint32_t *reads) {
+PlanCall kernelize(Kernelizer *kz, UOp *raw, const uint32_t *buffers) {
   uint32_t known = nodemap_get(&kz->by_raw, raw);
   if (known == NODE_ABSENT) {
     Finished *made = finish(kz, raw);
@@ -148,7 +148,7 @@ PlanCall kernelize(Kernelizer *kz, UOp *raw, uint32_t target, const uint32_t *re
   const Finished *done = kz->finished.at[known];
   PlanCall call = {.kernel = done->kernel, .nargs = done->nargs + 1};
   call.args = arena_array(&kz->job->arena, call.nargs, sizeof *call.args);
-  call.args[0] = target;
-  for (uint32_t k = 0; k < done->nargs; k++) call.args[k + 1] = reads[done->keep[k]];
+  call.args[0] = buffers[0];
+  for (uint32_t k = 0; k < done->nargs; k++) call.args[k + 1] = buffers[done->keep[k]];
   return call;
 }

@@ -19,6 +19,5 @@ typedef struct Kernelizer {
 
 void kernelize_init(Kernelizer *kz, Job *job);
 
-/* raw: PARAM arg.i is 0 for what is written, 1 + k for reads[k]; `target` is the plan buffer that
- * is written. */
-PlanCall kernelize(Kernelizer *kz, UOp *raw, uint32_t target, const uint32_t *reads);
+/* PARAM k of raw is plan buffer buffers[k]; 0 is written. */
+PlanCall kernelize(Kernelizer *kz, UOp *raw, const uint32_t *buffers);

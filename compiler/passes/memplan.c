@@ -36,7 +36,7 @@ static Life *lifetimes(Job *job, const Plan *plan) {
   }
   for (uint32_t c = 0; c < plan->ncalls; c++) {
     for (uint32_t a = 0; a < plan->calls[c].nargs; a++) {
-      Life *l = &life[plan->calls[c].args[a]];
+      Life *l = &life[plan->buffers[plan->calls[c].args[a]].base];
       if (l->first == UINT32_MAX) l->first = c;
       l->last = c;
     }
@@ -136,5 +136,9 @@ void memplan(Job *job, Plan *plan) {
     if (bytes >= plan->temp_bytes) continue;
     plan->temp_bytes = bytes;
     for (size_t b = 0; b < n; b++) plan->buffers[order[b]->buffer].offset = order[b]->offset;
+  }
+  for (size_t b = 0; b < plan->nbuffers; b++) {
+    PlanBuffer *part = &plan->buffers[b];
+    if (part->kind == PB_TEMP && part->base != b) part->offset += plan->buffers[part->base].offset;
   }
 }

@@ -20,7 +20,8 @@ static void interface_buffers(Fusion *f, const TensorGraph *graph) {
     PlanBuffer b = {.kind = s < graph->ninputs ? PB_INPUT : PB_OUTPUT,
                     .slot = (int64_t)s,
                     .dtype = slot->dtype,
-                    .numel = shape_numel(slot->shape)};
+                    .numel = shape_numel(slot->shape),
+                    .base = (uint32_t)s};
     avec_push(&f->job->arena, &f->buffers, b);
   }
 }
@@ -44,9 +45,8 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
   FusedKernel **order = ordered_kernels(f);
   out->calls = arena_array(&f->job->arena, f->kernels.len + 1, sizeof *out->calls);
   for (size_t k = 0; k < f->kernels.len; k++) {
-    uint32_t target;
-    UOp *raw = rangeify_kernel(f, order[k], &target);
-    out->calls[out->ncalls++] = kernelize(kz, raw, target, order[k]->reads.at);
+    UOp *raw = rangeify_kernel(f, order[k]);
+    out->calls[out->ncalls++] = kernelize(kz, raw, order[k]->buffers);
     job_poll(f->job);
   }
   out->kernels = kz->kernels.at;
@@ -82,7 +82,9 @@ static void check_memory(Job *job, const TensorGraph *graph, const Target *targe
   bool over = false;
   for (size_t b = 0; b < plan->nbuffers; b++) {
     int64_t bytes = bytes_of(&plan->buffers[b]);
-    if (plan->buffers[b].kind != PB_TEMP) over |= __builtin_add_overflow(total, bytes, &total);
+    bool whole = plan->buffers[b].base == b;
+    if (whole && plan->buffers[b].kind != PB_TEMP)
+      over |= __builtin_add_overflow(total, bytes, &total);
     if (bytes >= most) most = bytes, largest = &plan->buffers[b];
   }
   if (!target->memory_bytes || !largest) return;
@@ -105,6 +107,7 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   Kernelizer kz;
   *out = (Plan){0};
   kernelize_init(&kz, job);
+  nodemap_init(job, &f.parts, 64);
   verify(job, graph->sink, "the frontend");
   interface_buffers(&f, graph);
   UOp *sink = simplify_graph(job, graph, target, f.buffers.at, &f.constants);

@@ -12,6 +12,7 @@
 #include "base/vec.h"
 #include "compiler/passes/indexing.h"
 #include "compiler/passes/ix.h"
+#include "compiler/passes/narrow.h"
 
 /* Where element `index` of a stored tensor is: the buffer and the flat index in it. */
 static UOp *locate(const Fusion *f, const UOp *u, Place place, UOp *const *index,
@@ -140,17 +141,20 @@ static UOp *fill_holes(const Fusion *f, UOp *sink, const FusedKernel *k) {
   return sink;
 }
 
-UOp *rangeify_kernel(const Fusion *f, const FusedKernel *k, uint32_t *buffer) {
+UOp *rangeify_kernel(Fusion *f, FusedKernel *k) {
   const Tensor *t = &f->tensors[k->tensor];
   UOp **src = arena_array(&f->job->arena, t->u->shape.n + 3, sizeof *src);
   uint32_t n = 1;
-  src[1] = locate(f, t->u, k->place, k->index, buffer);
-  src[0] = buffer_param(f, *buffer, 0);
+  k->buffers = arena_array(&f->job->arena, k->reads.len + 1, sizeof *k->buffers);
+  if (k->reads.len) memcpy(k->buffers + 1, k->reads.at, k->reads.len * sizeof *k->buffers);
+  src[1] = locate(f, t->u, k->place, k->index, &k->buffers[0]);
+  src[0] = buffer_param(f, k->buffers[0], 0);
   src[2] = k->value->value;
   src[0] = uop_make(f->job, OP_STORE, DT_VOID, arg_none(), src, 3);
   for (uint32_t a = 0; a < t->u->shape.n; a++) {
     if (k->index[a]->op == OP_RANGE) src[n++] = k->index[a];
   }
   UOp *end = uop_make(f->job, OP_END, DT_VOID, arg_none(), src, n);
-  return fill_holes(f, uop_make(f->job, OP_SINK, DT_VOID, arg_none(), &end, 1), k);
+  UOp *sink = uop_make(f->job, OP_SINK, DT_VOID, arg_none(), &end, 1);
+  return narrow_params(f, fill_holes(f, sink, k), k->buffers, k->reads.len + 1);
 }

@@ -3,9 +3,8 @@
 
 #include "compiler/passes/fusion.h"
 
-/* The SINK of kernel k as it falls out of the index tuples, not simplified. *buffer is the plan
- * buffer that it writes; those that it reads are k->reads. To be called for every kernel after
- * rangeify_values. */
-UOp *rangeify_kernel(const Fusion *f, const FusedKernel *k, uint32_t *buffer);
+/* The SINK of kernel k as it falls out of the index tuples, not simplified, and k->buffers. To be
+ * called for every kernel after rangeify_values. */
+UOp *rangeify_kernel(Fusion *f, FusedKernel *k);
 /* Fills in Demand.value everywhere. */
 void rangeify_values(Fusion *f);

@@ -2,9 +2,12 @@
  * numbering leaks into the other. Allocation failure in the reply's arena is a Status. */
 #include "daemon/worker/convert.h"
 
+#include <stdio.h>
+
 #include <inttypes.h>
 
 #include "compiler/ir/text.h"
+#include "compiler_id.h"
 #include "proto/digest.h"
 
 static Status no_memory(const char *what) {
@@ -32,13 +35,22 @@ Status convert_target(Arena *arena, const Kiln__V1__TargetSpec *spec, Target *ou
 
 static char *text(const char *s) { return (char *)(uintptr_t)(s ? s : ""); }
 
+/* The library that generates code, and our own compiler by its sources: either may change what a
+ * plan or kernel is. */
+static char *compiler_text(const DeviceCaps *caps) {
+  static char name[160];
+  snprintf(name, sizeof name, "%s, kiln %s compiler %s", caps->compiler ? caps->compiler : "none",
+           KILN_VERSION, KILN_COMPILER_ID);
+  return name;
+}
+
 void convert_caps(const DeviceCaps *caps, Kiln__V1__TargetSpec *out) {
   kiln__v1__target_spec__init(out);
   out->kind = text(caps->kind);
   out->triple = text(caps->triple);
   out->cpu = text(caps->cpu);
   out->features = text(caps->features);
-  out->compiler = text(caps->compiler);
+  out->compiler = compiler_text(caps);
   out->vector_bytes = caps->vector_bytes;
   out->vector_registers = caps->vector_registers;
   out->threads = caps->threads;
@@ -147,7 +159,7 @@ static Status convert_buffer(Arena *arena, const PlanBuffer *b, Kiln__V1__PlanBu
     return FAIL(RESOURCE_EXHAUSTED, "a buffer of %" PRId64 " elements", b->numel);
   p->kind = kinds[b->kind];
   p->slot = b->kind == PB_TEMP ? 0 : (uint32_t)b->slot;
-  p->offset = b->kind == PB_TEMP ? (uint64_t)b->offset : 0;
+  p->offset = b->kind == PB_CONST ? 0 : (uint64_t)b->offset;
   p->bytes = bytes;
   if (!b->constant.len) return NULL;
   p->constant.data = arena_copy(arena, b->constant.ptr, b->constant.len);

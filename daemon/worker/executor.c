@@ -21,6 +21,7 @@ enum { ALIGN = 64, THREADS_MAX = 1 << 16 };
 /* Where an argument that changes between runs is written. */
 typedef struct Patch {
   uint32_t arg, slot;
+  uint64_t offset; /* in the slot's data */
 } Patch;
 
 /* An output whose value the compiler knows. */
@@ -177,20 +178,21 @@ static Status load_known(Loaded *l, const Kiln__V1__LoadExecutable *m) {
   return NULL;
 }
 
-static Status weight_address(const Loaded *l, const Kiln__V1__LoadExecutable *m, uint32_t slot,
-                             uint64_t bytes, void **out) {
+static Status weight_address(const Loaded *l, const Kiln__V1__LoadExecutable *m,
+                             const Kiln__V1__PlanBuffer *p, void **out) {
   for (size_t i = 0; i < m->n_weights; i++) {
     const Kiln__V1__WeightSource *w = m->weights[i];
-    if (w->slot != slot) continue;
+    if (w->slot != p->slot) continue;
     const Buffer *b = w->in_constants ? l->constants : l->model;
     uint64_t size = b ? b->size : 0;
-    if (w->bytes < bytes || w->offset > size || w->bytes > size - w->offset)
-      return BROKEN("weight %u: bytes %llu at %llu of %llu", slot, (unsigned long long)w->bytes,
+    if (p->offset > w->bytes || p->bytes > w->bytes - p->offset || w->offset > size ||
+        w->bytes > size - w->offset)
+      return BROKEN("weight %u: bytes %llu at %llu of %llu", p->slot, (unsigned long long)w->bytes,
                     (unsigned long long)w->offset, (unsigned long long)size);
-    *out = (char *)b->host + w->offset;
+    *out = (char *)b->host + w->offset + p->offset;
     return NULL;
   }
-  return BROKEN("weight %u has no source", slot);
+  return BROKEN("weight %u has no source", p->slot);
 }
 
 /* Resolves one argument: a fixed address, an offset in the temporaries, or a patch. */
@@ -204,13 +206,14 @@ static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, const Kiln__
     if (b->slot >= slots ||
         (b->slot < l->ninputs) != (b->kind == KILN__V1__PLAN_BUFFER__KIND__INPUT))
       return BROKEN("slot %u of %zu", b->slot, slots);
-    if (b->bytes > l->slot_bytes[b->slot]) return BROKEN("slot %u is too small", b->slot);
+    if (b->offset > l->slot_bytes[b->slot] || b->bytes > l->slot_bytes[b->slot] - b->offset)
+      return BROKEN("slot %u is too small", b->slot);
     if (written && b->slot < l->ninputs) return BROKEN("a kernel writes input %u", b->slot);
-    l->patches[l->npatches++] = (Patch){(uint32_t)arg, b->slot};
+    l->patches[l->npatches++] = (Patch){(uint32_t)arg, b->slot, b->offset};
     return NULL;
   case KILN__V1__PLAN_BUFFER__KIND__WEIGHT:
     if (written) return BROKEN("a kernel writes weight %u", b->slot);
-    return weight_address(l, m, b->slot, b->bytes, &l->args[arg]);
+    return weight_address(l, m, b, &l->args[arg]);
   case KILN__V1__PLAN_BUFFER__KIND__TEMP:
     if (b->offset > l->temp_bytes || b->bytes > l->temp_bytes - b->offset)
       return BROKEN("temporary outside its arena");
@@ -401,7 +404,7 @@ static Status bind(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m, cons
 
 static void apply(Executor *x, Loaded *l) {
   for (size_t i = 0; i < l->npatches; i++)
-    l->args[l->patches[i].arg] = l->slot_at[l->patches[i].slot];
+    l->args[l->patches[i].arg] = (char *)l->slot_at[l->patches[i].slot] + l->patches[i].offset;
   if (!l->temp_bytes || l->temp_base == x->temp->host) return;
   l->temp_base = x->temp->host;
   for (size_t i = 0; i < l->nargs; i++)

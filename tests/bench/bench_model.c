@@ -137,7 +137,11 @@ static void place_buffers(Bench *b, Bytes model) {
     const GraphSlot *s = &b->graph.slots[p->slot];
     if (p->kind == PB_WEIGHT) {
       const char *base = s->in_constants ? b->graph.constants.ptr : (const char *)model.ptr;
-      b->addresses[i] = (void *)(uintptr_t)(base + s->offset);
+      b->addresses[i] = (void *)(uintptr_t)(base + s->offset + p->offset);
+      continue;
+    }
+    if (p->base != i) { /* its whole came before */
+      b->addresses[i] = (char *)b->addresses[p->base] + p->offset;
       continue;
     }
     b->addresses[i] = aligned_alloc(64, (bytes + 127) & ~(size_t)63);

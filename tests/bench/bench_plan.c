@@ -31,21 +31,23 @@ static int64_t most_alive(const Plan *p) {
   bool *alive = calloc(p->nbuffers + 1, sizeof *alive);
   int64_t now = 0, most = 0;
   for (size_t c = 0; last && c < p->ncalls; c++) {
-    for (uint32_t a = 0; a < p->calls[c].nargs; a++) last[p->calls[c].args[a]] = c;
+    for (uint32_t a = 0; a < p->calls[c].nargs; a++) last[p->buffers[p->calls[c].args[a]].base] = c;
   }
   for (size_t c = 0; last && alive && c < p->ncalls; c++) {
     const PlanCall *call = &p->calls[c];
     for (uint32_t a = 0; a < call->nargs; a++) {
-      const PlanBuffer *b = &p->buffers[call->args[a]];
-      if (b->kind != PB_TEMP || alive[call->args[a]]) continue;
-      alive[call->args[a]] = true;
+      uint32_t whole = p->buffers[call->args[a]].base;
+      const PlanBuffer *b = &p->buffers[whole];
+      if (b->kind != PB_TEMP || alive[whole]) continue;
+      alive[whole] = true;
       now += bytes_of(b);
     }
     if (now > most) most = now;
     for (uint32_t a = 0; a < call->nargs; a++) {
-      if (!alive[call->args[a]] || last[call->args[a]] != c) continue;
-      alive[call->args[a]] = false;
-      now -= bytes_of(&p->buffers[call->args[a]]);
+      uint32_t whole = p->buffers[call->args[a]].base;
+      if (!alive[whole] || last[whole] != c) continue;
+      alive[whole] = false;
+      now -= bytes_of(&p->buffers[whole]);
     }
   }
   free(last);

@@ -9,6 +9,8 @@ sys.path[:0] = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__fil
 import kiln
 import serving
 
+os.environ.setdefault("KILN_BIN", str(serving.BIN))
+
 
 @pytest.fixture(scope="session")
 def client():

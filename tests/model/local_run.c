@@ -48,7 +48,8 @@ static Status load_kernel(LocalRun *r, uint32_t k) {
 static void *address(const LocalRun *r, uint32_t buffer) {
   const PlanBuffer *b = &r->plan.buffers[buffer];
   if (b->kind == PB_CONST) return r->constants[buffer];
-  return b->kind == PB_TEMP ? r->temp + b->offset : r->slots[b->slot].data;
+  char *whole = b->kind == PB_TEMP ? r->temp : (char *)r->slots[b->slot].data;
+  return whole + b->offset;
 }
 
 static Status run_call(LocalRun *r, const PlanCall *c) {

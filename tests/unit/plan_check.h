@@ -155,7 +155,8 @@ static inline void run_plan(Graph *g, InterpBuffer *slots) {
       buffers[b].data =
           pb->kind == PB_TEMP ? temp + pb->offset : (char *)(uintptr_t)pb->constant.ptr;
     } else {
-      buffers[b] = slots[pb->slot];
+      buffers[b].bytes = (size_t)pb->numel * dtype_info[pb->dtype].bytes;
+      buffers[b].data = (char *)slots[pb->slot].data + pb->offset;
       for (size_t k = 0; pb->constant.len && k < buffers[b].bytes; k++) {
         ((char *)buffers[b].data)[k] = (char)pb->constant.ptr[k % pb->constant.len];
       }

@@ -14,6 +14,7 @@
 #include "base/vec.h"
 #include "compiler/codegen/llvm_emit.h"
 #include "compiler/codegen/llvm_target.h"
+#include "compiler/ir/interp.h"
 #include "devices/device.h"
 
 static Device *device;
@@ -496,6 +497,62 @@ static void test_scattered(void **state) {
   }
 }
 
+/* The list with its leaves (constants, parameters) in front, as the interpreter wants it. */
+static UOpList with_leaves(const Code *c) {
+  UOpList out = {0};
+  for (size_t i = 0; i < c->list.len; i++) {
+    const UOp *u = c->list.at[i];
+    for (uint32_t k = 0; k < u->nsrc; k++) {
+      if (u->src[k]->nsrc == 0) avec_push(&job.arena, &out, u->src[k]);
+    }
+  }
+  for (size_t i = 0; i < c->list.len; i++) avec_push(&job.arena, &out, c->list.at[i]);
+  return out;
+}
+
+/* Index vectors, against the interpreter: with scale 1 all of them fit 32 bits and are computed
+ * there, with a large scale some do not. */
+static void run_index_math(int64_t scale) {
+  enum { W = 16, ROWS = 9, SIZE = 200 };
+  static float got[ROWS * W], want[ROWS * W], data[SIZE];
+  static int64_t seen[ROWS * W], expected[ROWS * W];
+  begin();
+  for (int i = 0; i < SIZE; i++) data[i] = (float)i;
+  Code c = {.nargs = 3};
+  UOp *ramp = push(&c, uop_make_lanes(&job, OP_RAMP, DT_INDEX, W, arg_none(), NULL, 0));
+  UOp *r = range(&c, 0, ROWS), *at = alu2(&c, OP_MUL, r, uop_index(&job, W));
+#define K(v) splat(&c, push(&c, uop_index(&job, v)), W)
+  UOp *v = alu2(&c, OP_ADD, splat(&c, at, W), ramp);
+  UOp *big = alu2(&c, OP_MUL, v, K(scale));
+  UOp *back = alu2(&c, OP_FLOORDIV, alu2(&c, OP_SUB, big, K(5 * scale)), K(scale));
+  UOp *q = alu2(&c, OP_FLOORDIV, back, K(7)), *m = alu2(&c, OP_FLOORMOD, back, K(7));
+  UOp *x = alu2(&c, OP_ADD, alu2(&c, OP_MUL, q, K(5)), m);
+  UOp *low = alu2(&c, OP_CMPLT, x, K(3));
+  x = op(&c, OP_WHERE, DT_VOID, 0, arg_none(), (UOp *[]){low, alu2(&c, OP_SUB, K(9), x), x}, 3);
+  x = alu2(&c, OP_MAX, alu2(&c, OP_MIN, x, K(SIZE - 1)), K(0));
+  UOp *y = op(&c, OP_CAST, DT_I64, W, arg_none(), &big, 1);
+  UOp *z = op(&c, OP_CAST, DT_I64, W, arg_none(), (UOp *[]){alu2(&c, OP_SHR, v, K(40))}, 1);
+  UOp *ok = alu2(&c, OP_CMPNE, m, K(3));
+  UOp *f = load_if(&c, param(1, DT_F32, SIZE), x, W, 1, ok, NULL);
+  UOp *s1 = store(&c, param(0, DT_F32, ROWS * W), at, f, 1);
+  UOp *s2 = store(&c, param(2, DT_I64, ROWS * W), at, alu2(&c, OP_ADD, y, z), 1);
+  end(&c, op(&c, OP_SINK, DT_VOID, 1, arg_none(), (UOp *[]){s1, s2}, 2), r);
+#undef K
+  run(&c, (void *[]){got, data, seen});
+  InterpBuffer bufs[3] = {{want, sizeof want}, {data, sizeof data}, {expected, sizeof expected}};
+  UOpList whole = with_leaves(&c);
+  check(interp_linear(&job, whole.at, whole.len, bufs, 3, 0));
+  assert_memory_equal(got, want, sizeof got);
+  assert_memory_equal(seen, expected, sizeof seen);
+  finish();
+}
+
+static void test_index_math(void **state) {
+  (void)state;
+  run_index_math(1);
+  run_index_math((int64_t)1 << 30);
+}
+
 /* -- loops and registers
  * ----------------------------------------------------------------------------------- */
 
@@ -743,6 +800,9 @@ int main(void) {
   const struct CMUnitTest tests[] = {
 #define ON(cpu, name) {#name " on " #cpu, name, use_##cpu, NULL, NULL}
       ON(host, test_refusals),
+      ON(host, test_index_math),
+      ON(avx2, test_index_math),
+      ON(sse2, test_index_math),
       ON(host, test_tiles),
       ON(sse2, test_tiles),
       ON(avx2, test_tiles),

@@ -1,0 +1,10 @@
+# Writes OUT, a header with KILN_COMPILER_ID: the first 16 hex digits of a SHA-256 over the SOURCES in sorted order.
+list(SORT SOURCES)
+set(all "")
+foreach(s ${SOURCES})
+  file(SHA256 ${s} digest)
+  string(APPEND all "${s} ${digest}\n")
+endforeach()
+string(SHA256 id "${all}")
+string(SUBSTRING ${id} 0 16 id)
+file(WRITE ${OUT} "/* Generated from the compiler's sources. */\n#pragma once\n#define KILN_COMPILER_ID \"${id}\"\n")

@@ -1,0 +1,164 @@
+/* The shape of what expand, lower and linearize make: which loops there are, what stands in them,
+ * and what was shared, fused or moved out. That it computes the right thing is test_schedule's. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "compiler/passes/expand.h"
+#include "compiler/passes/linearize.h"
+#include "compiler/passes/linsum.h"
+#include "compiler/passes/lower.h"
+#include "compiler/passes/schedule.h"
+#include "tests/unit/zoo.h"
+
+static const Target target = {.kind = "cpu",
+                              .vector_bytes = 64,
+                              .vector_registers = 32,
+                              .threads = 2,
+                              .l1_bytes = 48 << 10,
+                              .l2_bytes = 2 << 20};
+
+typedef struct Made {
+  Job job;
+  Linear linear;
+} Made;
+
+static void made(Made *m, ZooKernel k, const char *opts) {
+  OptList list;
+  assert_null(opts_parse(&m->job, str_from(opts), &list));
+  UOp *u = schedule_apply(&m->job, k.sink, &target, &list);
+  u = lower_kernel(&m->job, expand_kernel(&m->job, u, &target), &target);
+  m->linear = linearize_kernel(&m->job, u, &target);
+}
+
+/* Nodes of that op (and lanes, unless 0) at that loop depth (-1: any). */
+static int count(const Made *m, Op op, unsigned lanes, int depth) {
+  int n = 0, at = 0;
+  for (size_t i = 0; i < m->linear.len; i++) {
+    const UOp *u = m->linear.list[i];
+    if (u->op == OP_END) at--;
+    n += u->op == op && (!lanes || u->lanes == lanes) && (depth < 0 || depth == at);
+    if (u->op == OP_RANGE) at++;
+  }
+  return n;
+}
+
+static void register_tile(void **state) {
+  (void)state;
+  Made m = {0};
+  job_init(&m.job, 0);
+  made(&m, zoo_matmul(&m.job, DT_F32, 16, 64, 32, false),
+       "VECTOR(1,16) UPCAST(1,2) UPCAST(0,8) ORDER(1,0) STAGE(1,1)");
+  assert_int_equal(count(&m, OP_MULACC, 16, 3), 16);     /* 8 rows of 2 vectors, in the k loop */
+  assert_int_equal(count(&m, OP_MULACC, 0, -1), 16);     /* nothing else multiplies */
+  assert_int_equal(count(&m, OP_RANGE, 0, -1), 4);       /* panels, copy, rows, k */
+  assert_int_equal(count(&m, OP_BROADCAST, 16, 3), 8);   /* one per row, for both vectors */
+  assert_int_equal(m.linear.scratch_bytes, 32 * 32 * 4); /* K by the panel's width */
+  assert_int_equal(m.linear.threads, 1);
+  job_deinit(&m.job);
+}
+
+static void shared_loops(void **state) {
+  (void)state;
+  Made m = {0};
+  job_init(&m.job, 0);
+  /* Mean and mean of squares: one loop over the row, then the loop of the output. */
+  made(&m, zoo_layernorm(&m.job, 4, 40, true), "");
+  assert_int_equal(count(&m, OP_RANGE, 0, -1), 3);
+  job_deinit(&m.job);
+  m = (Made){0};
+  job_init(&m.job, 0);
+  /* Squared differences need the mean first. */
+  made(&m, zoo_layernorm(&m.job, 4, 40, false), "");
+  assert_int_equal(count(&m, OP_RANGE, 0, -1), 4);
+  job_deinit(&m.job);
+}
+
+static void invariants_move_out(void **state) {
+  (void)state;
+  Made m = {0};
+  job_init(&m.job, 0);
+  ZooConv v = {.n = 1, .c = 8, .h = 16, .w = 16, .oc = 4, .kh = 3, .kw = 3, .stride = 1, .pad = 1};
+  made(&m, zoo_conv(&m.job, v), "VECTOR(2,16) UNROLL(4,3) UNROLL(5,3)");
+  /* Loops: channel out, row, channel in; no comparison is left in the innermost. */
+  assert_int_equal(count(&m, OP_RANGE, 0, -1), 3);
+  assert_int_equal(count(&m, OP_CMPLT, 0, 3) + count(&m, OP_CMPLE, 0, 3), 0);
+  assert_true(count(&m, OP_CMPLT, 0, -1) + count(&m, OP_CMPLE, 0, -1) > 0);
+  /* The middle column needs no gate along the row: 3 of 9 loads have none or a scalar one. */
+  int ungated = 0;
+  for (size_t i = 0; i < m.linear.len; i++) {
+    const UOp *u = m.linear.list[i];
+    ungated += u->op == OP_LOAD && u->lanes == 16 && u->src[0]->op == OP_PARAM &&
+               (u->nsrc < 3 || u->src[2]->lanes == 1);
+  }
+  assert_int_equal(ungated, 3);
+  job_deinit(&m.job);
+}
+
+static void packed_window_is_one_loop(void **state) {
+  (void)state;
+  Made m = {0};
+  job_init(&m.job, 0);
+  ZooConv v = {.n = 1, .c = 8, .h = 16, .w = 16, .oc = 8, .kh = 3, .kw = 3, .stride = 1, .pad = 1};
+  made(&m, zoo_conv(&m.job, v), "MERGE(1,2) VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,0)");
+  /* Panels; channel, row and column of the copy; output channels; one loop over all three. */
+  assert_int_equal(count(&m, OP_RANGE, 0, -1), 6);
+  assert_int_equal(count(&m, OP_RANGE, 0, 2), 2); /* the copy's rows, and that loop */
+  job_deinit(&m.job);
+}
+
+static void accumulator_chains(void **state) {
+  (void)state;
+  Made m = {0};
+  job_init(&m.job, 0);
+  made(&m, zoo_sum(&m.job, DT_F32, OP_ADD, 4, 256, 0), "VECTOR(1,16) UNROLL(1,8)");
+  assert_int_equal(count(&m, OP_BUFFER, 16, -1), 8);
+  assert_int_equal(count(&m, OP_HREDUCE, 0, -1), 1);
+  job_deinit(&m.job);
+}
+
+static void threads_take_chunks(void **state) {
+  (void)state;
+  Made m = {0};
+  job_init(&m.job, 0);
+  made(&m, zoo_elementwise(&m.job, 640), "VECTOR(0,16) UPCAST(0,4) THREAD(0,4)");
+  assert_int_equal(m.linear.threads, 4);
+  /* Ten tiles over four threads: chunks of three. */
+  for (size_t i = 0; i < m.linear.len; i++)
+    if (m.linear.list[i]->op == OP_RANGE) assert_true(uop_is_int(m.linear.list[i]->src[0], 3));
+  job_deinit(&m.job);
+}
+
+static void quotients_split(void **state) {
+  (void)state;
+  Job job;
+  job_init(&job, 0);
+  UOp *a = uop_range(&job, 0, AX_LOOP, uop_index(&job, 10));
+  UOp *v = uop_range(&job, 1, AX_VECTOR, uop_index(&job, 16));
+  UOp *x = uop2(&job, OP_ADD, uop2(&job, OP_MUL, a, uop_index(&job, 16)), v);
+  UOp *c = uop_index(&job, 32), *two = uop_index(&job, 2);
+  UOp *q = linsum_simplify(&job, uop2(&job, OP_FLOORDIV, x, c));
+  assert_ptr_equal(q, uop2(&job, OP_FLOORDIV, a, two));
+  UOp *r = linsum_simplify(&job, uop2(&job, OP_FLOORMOD, x, c));
+  assert_false(uop_is_open(r->src[0], v) && uop_is_open(r->src[1], v));
+  assert_true(uop_is_open(r, v));
+  /* c * (x / c) + x mod c is x again. */
+  UOp *both =
+      uop2(&job, OP_ADD,
+           uop2(&job, OP_MUL, uop2(&job, OP_FLOORDIV, v, uop_index(&job, 5)), uop_index(&job, 5)),
+           uop2(&job, OP_FLOORMOD, v, uop_index(&job, 5)));
+  assert_ptr_equal(linsum_simplify(&job, both), v);
+  job_deinit(&job);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(register_tile),       cmocka_unit_test(shared_loops),
+      cmocka_unit_test(invariants_move_out), cmocka_unit_test(packed_window_is_one_loop),
+      cmocka_unit_test(accumulator_chains),  cmocka_unit_test(threads_take_chunks),
+      cmocka_unit_test(quotients_split),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
