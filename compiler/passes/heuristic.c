@@ -459,19 +459,45 @@ static void unroll_under_vector(Sched *s, const Body *b, int64_t lanes, int64_t 
   give(s, OPT_UNROLL, a, divisor_below(size_of(s, a), want));
 }
 
-/* Rows of a window tile share loads: a stencil's second output axis. */
-static int stencil_axis(Sched *s, const Body *b, int v) {
+/* Gates that first have to find row and column. */
+static bool costly_gate(Sched *s, const UOp *load) {
+  if (load->nsrc < 3) return false;
+  UOpList list = uop_toposort(s->job, load->src[2]);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_FLOORDIV || list.at[i]->op == OP_FLOORMOD) return true;
+  return false;
+}
+
+/* How many steps along the axis share something of a window: its loads, where the axis moves the
+ * window by one or two of its own steps, or its gates, where only the loads depend on the axis. */
+static int64_t sharing_along(Sched *s, const Body *b, int axis) {
+  int64_t share = 1;
+  for (uint32_t l = 0; l < b->n; l++) {
+    UOp *load = b->loads[l];
+    int64_t t = step_in(s, load->src[1], axis, 1);
+    if (t == 0 || t == NONLINEAR) continue;
+    for (uint32_t r = 1; r < b->reduce->nsrc; r++) {
+      int64_t k = step_in(s, load->src[1], (int)b->reduce->src[r]->arg.i, 1);
+      if (k > 0 && k != NONLINEAR && (t == k || t == 2 * k)) return t == k ? 4 : 2;
+    }
+    if (costly_gate(s, load) && !kernel_depends(load->src[2], (uint32_t)axis)) share = 4;
+  }
+  return share;
+}
+
+/* Window tiles: several steps along the output axis that shares most, innermost first. */
+static int64_t tile_window(Sched *s, const Body *b, int v) {
+  int best = -1;
+  int64_t most = 1;
   for (uint32_t i = s->k->nloops; i-- > 0;) {
     int a = (int)s->k->loops[i]->arg.i;
-    if (a == v) continue;
-    for (uint32_t l = 0; l < b->n; l++) {
-      int64_t t = step_in(s, b->loads[l]->src[1], a, 1);
-      if (t == 0 || t == NONLINEAR) continue;
-      for (uint32_t r = 1; r < b->reduce->nsrc; r++)
-        if (step_in(s, b->loads[l]->src[1], (int)b->reduce->src[r]->arg.i, 1) == t) return a;
-    }
+    int64_t share = a == v || s->tile[a] > 1 ? 1 : sharing_along(s, b, a);
+    if (share > most) best = a, most = share;
   }
-  return -1;
+  if (best < 0) return 1;
+  if (most > size_of(s, best)) most = size_of(s, best);
+  give(s, OPT_UPCAST, best, most);
+  return most;
 }
 
 /* A reduction whose rows are contiguous while its output axis is not goes along the rows. */
@@ -494,7 +520,8 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
   if (s->vector >= 0) {
     int v = s->vector, t = nbodies ? -1 : transposed_axis(s, v);
     int64_t used = give_vector(s, v, lanes), room = MAX_BODY / 4 / nodes, n = size_of(s, v);
-    int64_t wide = under_vector ? 2 : 4;
+    bool column = nbodies == 1 && under_vector && bodies[0].reduce->nsrc == 2;
+    int64_t wide = under_vector && !column ? 2 : 4;
     if (t >= 0) {
       /* Innermost: the next tile finds the other half of each cache line in L1. */
       int64_t rows = size_of(s, t) < 8 ? size_of(s, t) : 8;
@@ -517,12 +544,7 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
       vectorise_reduce(s, b, lanes, room);
       continue;
     }
-    int a = stencil_axis(s, b, s->vector);
-    if (a >= 0 && s->tile[a] == 1 && nbodies == 1 && room >= 32) {
-      int64_t f = size_of(s, a) < 4 ? size_of(s, a) : 4;
-      give(s, OPT_UPCAST, a, f);
-      tile *= f;
-    }
+    if (nbodies == 1 && room >= 32) tile *= tile_window(s, b, s->vector);
     unroll_under_vector(s, b, lanes, tile, room);
   }
 }
