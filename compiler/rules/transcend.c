@@ -220,11 +220,11 @@ static UOp *erf_any(const Build *b, UOp *x) {
   return flip_sign(b, v, sign_bit(b, x));
 }
 
-/* atan(a) = base + atan(t): t = a, (a-1)/(a+1) or -1/a, always |t| <= tan(pi/8). */
+/* atan(a) = base + atan(t): t = a, (a-1)/(a+1) or -1/a, always |t| <= 1/2. */
 static UOp *atan_any(const Build *b, UOp *x) {
   const double *pi4 = SPLIT(b, quarter_pi);
   UOp *a = mag(b, x), *one = num(b, 1);
-  UOp *mid = less(b, num(b, M_SQRT2 - 1), a), *far = less(b, num(b, M_SQRT2 + 1), a);
+  UOp *mid = less(b, num(b, 0.5), a), *far = less(b, num(b, 2), a);
   UOp *over = where(b, far, num(b, -1), where(b, mid, sub(b, a, one), a));
   UOp *under = where(b, far, a, where(b, mid, add(b, a, one), one));
   UOp *t = quot(b, over, under), *z = mul(b, t, t);
@@ -357,8 +357,9 @@ static void log2_pair(const Build *b, UOp *a, UOp **hi, UOp **lo) {
   l_lo = fma3(b, s, g_lo, fma3(b, s_lo, g, l_lo));
   UOp *m = prod(b, l, num(b, log2e_f64[0])), *m_lo = fma3(b, l, num(b, log2e_f64[0]), neg(b, m));
   m_lo = fma3(b, l, num(b, log2e_f64[1]), fma3(b, l_lo, num(b, log2e_f64[0]), m_lo));
-  two_sum(b, k, m, hi, lo);
-  *lo = add(b, *lo, m_lo);
+  UOp *sum, *lost;
+  two_sum(b, k, m, &sum, &lost);
+  two_sum(b, sum, add(b, lost, m_lo), hi, lo); /* m_lo is not small beside m */
 }
 
 static UOp *pow_wide(const Build *b, UOp *a, UOp *y) {

@@ -56,10 +56,10 @@ static const double erfc_poly_f32[] = {
     0x1.bcda820000000p-4,   -0x1.9f51e80000000p-6, 0x1.17e3180000000p-8,
     -0x1.e2c10c0000000p-12, 0x1.9f66f00000000p-16, -0x1.c853520000000p-23,
 };
-/* atan(t) = t + t^3 * p(t^2), |t| <= tan(pi/8); error 2^-30.4 */
+/* atan(t) = t + t^3 * p(t^2), |t| <= 1/2; error 2^-31.7 */
 static const double atan_poly_f32[] = {
-    -0x1.55554a0000000p-2, 0x1.9991e20000000p-3,  -0x1.23b9a20000000p-3,
-    0x1.b224540000000p-4,  -0x1.f2e58a0000000p-5,
+    -0x1.5555520000000p-2, 0x1.9997440000000p-3,  -0x1.2450300000000p-3,
+    0x1.c072660000000p-4,  -0x1.480d2c0000000p-4, 0x1.3fd4f20000000p-5,
 };
 /* e^r = 1 + r + r^2 * p(r), |r| <= ln(2)/2; error 2^-60.7 */
 static const double exp_poly_f64[] = {
@@ -112,12 +112,12 @@ static const double erfc_poly_f64[] = {
     0x1.6e04e8b5fe57fp-26,  -0x1.28f10b2372eebp-28, 0x1.64d32be52ed1cp-31,  -0x1.4114087e124cdp-34,
     0x1.a7be8fc405db7p-38,  -0x1.850c660864fabp-42, 0x1.bd312a6343001p-47,  -0x1.ded1080e7a14fp-53,
 };
-/* atan(t) = t + t^3 * p(t^2), |t| <= tan(pi/8); error 2^-65.9 */
+/* atan(t) = t + t^3 * p(t^2), |t| <= 1/2; error 2^-65.8 */
 static const double atan_poly_f64[] = {
-    -0x1.5555555555555p-2, 0x1.999999999988bp-3, -0x1.2492492488d12p-3, 0x1.c71c71c1c6ce3p-4,
-    -0x1.745d166348c15p-4, 0x1.3b139922d309cp-4, -0x1.110f5708e35b8p-4, 0x1.e1b5fc12af9f8p-5,
-    -0x1.ada0e721aede1p-5, 0x1.7c87c2ac4e1fbp-5, -0x1.3ac8d51490471p-5, 0x1.9dfa0663ed1a6p-6,
-    -0x1.28bdc97c0f989p-7,
+    -0x1.5555555555555p-2, 0x1.99999999998a9p-3, -0x1.249249248ac58p-3, 0x1.c71c71c34f6bap-4,
+    -0x1.745d16b3a9f9fp-4, 0x1.3b13a2fd8b4d8p-4, -0x1.11101e0a75589p-4, 0x1.e1caf91b577aap-5,
+    -0x1.ae61431f24273p-5, 0x1.812f24044d762p-5, -0x1.4db50df2e2df6p-5, 0x1.fc2cba053bcd8p-6,
+    -0x1.0d0af33561a6ap-6, 0x1.1dfab95690670p-9, 0x1.4b1b1a398c385p-9,
 };
 /* ln(2), the first part short enough that n times it is exact */
 static const double ln2_f32[] = {0x1.62e4000000000p-1, 0x1.7f7d1cf79abcap-20};

@@ -321,7 +321,8 @@ static bool reuse(Compile *c, const ModelData *model, Bytes options) {
       w->compile = o;
       w->next = o->waiters;
       o->waiters = w;
-      s->merged++;
+      s->merged += !w->joined; /* once, however often it moves on */
+      w->joined = true;
     }
     compile_free(c);
     return true;

@@ -20,6 +20,7 @@ typedef struct CompileSpec {
 typedef struct CompileWaiter {
   Request *request;
   Compile *compile; /* NULL when not waiting */
+  bool joined;      /* somebody else's compile */
   struct CompileWaiter *next;
 } CompileWaiter;
 

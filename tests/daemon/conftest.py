@@ -15,6 +15,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("KILN_BIN", ROOT / "build/release/bin"))
+SANITIZED = any(s in (BIN / "kilnd").read_bytes() for s in (b"__asan_init", b"__tsan_init"))  # memory is not bounded then
 STUBS = tempfile.mkdtemp(prefix="kiln-stubs-")
 
 

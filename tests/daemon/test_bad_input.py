@@ -6,7 +6,7 @@ import time
 import grpc
 import numpy as np
 import pytest
-from conftest import DTYPES, Graph, add_graph, fails, kiln_pb2
+from conftest import DTYPES, SANITIZED, Graph, add_graph, fails, kiln_pb2
 
 C = grpc.StatusCode
 
@@ -120,7 +120,7 @@ def test_client_gone_mid_upload(daemon):
         time.sleep(0.05)
         call.cancel()
     time.sleep(0.2)
-    assert daemon.info().resident_bytes < before + (16 << 20)
+    assert SANITIZED or daemon.info().resident_bytes < before + (16 << 20)
 
 
 # -- frames and messages --------------------------------------------------------------------------

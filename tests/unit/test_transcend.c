@@ -332,10 +332,87 @@ static void test_lanes(void **state) {
   job_deinit(&job);
 }
 
+/* Powers by a constant, against pow. */
+static void check_power(double exponent, double bound) {
+  Graph g = {.d = DT_F32};
+  Worst w = {0};
+  job_init(&g.job, (size_t)1 << 28);
+  g.in[0] = input(&g.job, DT_F32, 0);
+  g.in[1] = uop_float(&g.job, DT_F32, exponent);
+  Rewrite rw = {.job = &g.job};
+  g.root = rewrite_graph(&rw, uop2(&g.job, OP_POW, g.in[0], g.in[1]), rules_decomp);
+  UOp *with_exponent = uop2(&g.job, OP_ADD, g.root, g.in[1]); /* so that the list holds both */
+  g.list = uop_toposort(&g.job, with_exponent);
+  g.value = calloc(g.list.len * BATCH, sizeof *g.value);
+  for (size_t k = 0; k < g.list.len; k++)
+    for (int i = 0; i < BATCH && g.list.at[k]->op == OP_CONST; i++)
+      g.value[k * BATCH + (size_t)i] = uop_const_value(g.list.at[k]);
+  const double edge[] = {0.0, -0.0, 1, -1, INFINITY, -INFINITY, NAN, 1e-45, -1e-45, FLT_MAX};
+  for (size_t b = 0; b < 50; b++) {
+    Scalar *x = values(&g, g.in[0]);
+    for (int i = 0; i < BATCH; i++) {
+      double v = b ? from_bits(DT_F32, random_bits()) : edge[i % 10];
+      x[i].f = round_as(DT_F32, v);
+    }
+    measure(&g, ref_pow, &w);
+  }
+  assert_int_not_equal(g.root->op, OP_POW);
+  print_message("pow(x, %g): %.3f ulp at %a\n", exponent, w.ulp, w.x);
+  assert_true(w.ulp <= bound);
+  graph_deinit(&g);
+}
+
+static void test_constant_powers(void **state) {
+  (void)state;
+  check_power(2, 0.5);
+  check_power(3, 1.5);
+  check_power(-1, 0.5);
+  check_power(0.5, 0.5);
+}
+
+static void test_contraction(void **state) {
+  (void)state;
+  Job job;
+  job_init(&job, (size_t)1 << 28);
+  Rewrite rw = {.job = &job};
+  for (int half = 0; half < 2; half++) {
+    DType d = half ? DT_F16 : DT_F32;
+    UOp *a = input(&job, d, 0), *b = input(&job, d, 1), *c = input(&job, d, 2);
+    UOp *m = uop2(&job, OP_MUL, a, b);
+    UOp *sum[] = {uop2(&job, OP_ADD, c, m), uop2(&job, OP_SUB, m, c), uop2(&job, OP_SUB, c, m)};
+    for (int k = 0; k < 3; k++) {
+      UOp *to = rewrite_graph(&rw, sum[k], rules_decomp);
+      if (half)
+        assert_ptr_equal(to, sum[k]);
+      else
+        assert_int_equal(to->op, OP_MULACC);
+    }
+  }
+  UOp *one = uop_float(&job, DT_F32, 1);
+  UOp *wide = uop_make_lanes(&job, OP_BROADCAST, DT_VOID, 8, arg_none(), &one, 1);
+  wide = rewrite_graph(&rw, wide, rules_decomp);
+  assert_true(wide->op == OP_CONST && wide->lanes == 8);
+  job_deinit(&job);
+}
+
+static void test_every_rule_fires(void **state) {
+  (void)state;
+  for (const RuleInfo *r = rules_decomp_info; r->file; r++) {
+    if (!*r->hits) fail_msg("never fired: %s:%d %s", r->file, r->line, r->text);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_f32), cmocka_unit_test(test_f64),  cmocka_unit_test(test_half),
-      cmocka_unit_test(test_pow), cmocka_unit_test(test_fmod), cmocka_unit_test(test_lanes),
+      cmocka_unit_test(test_f32),
+      cmocka_unit_test(test_f64),
+      cmocka_unit_test(test_half),
+      cmocka_unit_test(test_pow),
+      cmocka_unit_test(test_fmod),
+      cmocka_unit_test(test_lanes),
+      cmocka_unit_test(test_constant_powers),
+      cmocka_unit_test(test_contraction),
+      cmocka_unit_test(test_every_rule_fires),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

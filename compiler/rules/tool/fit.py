@@ -141,10 +141,9 @@ def tables(fmt):
     top = 6 if d else 4
     emit("erfc_poly", fmt, f"erfc(x) = e^-p(x), 1 <= x <= {top}; error relative to erf",
          lambda x: -mp.log(mp.erfc(x)), lambda x: mp.erfc(x) / mp.erf(x), 24 if d else 9, 1, top)
-    end = (mp.sqrt(2) - 1)**2 + mp.mpf("1e-6")
-    emit("atan_poly", fmt, "atan(t) = t + t^3 * p(t^2), |t| <= tan(pi/8)",
+    emit("atan_poly", fmt, "atan(t) = t + t^3 * p(t^2), |t| <= 1/2",
          lambda z: (mp.atan(root(z)) - root(z)) / root(z)**3,
-         lambda z: root(z)**3 / mp.atan(root(z)), 13 if d else 5, 0, end)
+         lambda z: root(z)**3 / mp.atan(root(z)), 15 if d else 6, 0, "0.25001")
 
 
 def cut(x, bits):
