@@ -149,8 +149,9 @@ Status device_cpu_create(uint32_t threads, Device **out) {
   if (!c) return FAIL(RESOURCE_EXHAUSTED, "memory for a device");
   c->base.v = &cpu_vtbl;
   Status st = cpu_caps_init(threads, &c->strings, &c->base.caps);
+  bool spin = cpu_caps_cores() >= c->base.caps.threads;
   if (!st) st = cpu_jit_create(&c->jit);
-  if (!st) st = cpu_pool_create(c->base.caps.threads, &c->pool);
+  if (!st) st = cpu_pool_create(c->base.caps.threads, spin, &c->pool);
   if (st) {
     cpu_destroy(&c->base);
     return WRAP(st, "starting the CPU device");

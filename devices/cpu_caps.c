@@ -92,7 +92,7 @@ static void model_name(const CpuStrings *s, char *out, size_t cap) {
   fclose(f);
 }
 
-static uint32_t allowed_cores(void) {
+uint32_t cpu_caps_cores(void) {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
   int n = CPU_COUNT(&set);
@@ -114,7 +114,7 @@ Status cpu_caps_init(uint32_t threads, CpuStrings *s, DeviceCaps *caps) {
                        .cpu = s->cpu,
                        .features = s->features,
                        .compiler = s->compiler,
-                       .threads = threads ? threads : allowed_cores(),
+                       .threads = threads ? threads : cpu_caps_cores(),
                        .l1_bytes = cache_bytes(1),
                        .l2_bytes = cache_bytes(2),
                        .l3_bytes = cache_bytes(3),

@@ -12,3 +12,5 @@ typedef struct CpuStrings {
  */
 Status cpu_caps_init(uint32_t threads, CpuStrings *s, DeviceCaps *caps);
 void cpu_caps_deinit(CpuStrings *s);
+/* Cores that this process may run on. */
+uint32_t cpu_caps_cores(void);

@@ -14,7 +14,6 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -156,20 +155,14 @@ void cpu_pool_run(CpuPool *p, CpuTask task, void *ctx, uint32_t n) {
 
 uint32_t cpu_pool_members(const CpuPool *p) { return p->members; }
 
-static uint32_t allowed_cores(void) {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return (uint32_t)CPU_COUNT(&set);
-}
-
-Status cpu_pool_create(uint32_t members, CpuPool **out) {
+Status cpu_pool_create(uint32_t members, bool spin, CpuPool **out) {
   sigset_t all, old;
   CpuPool *p = aligned_alloc(64, sizeof *p);
   *out = NULL;
   if (!p) return FAIL(RESOURCE_EXHAUSTED, "memory for a thread pool");
   memset(p, 0, sizeof *p);
   p->members = members;
-  p->spin = allowed_cores() >= members;
+  p->spin = spin;
   p->member = calloc(members, sizeof *p->member);
   if (!p->member) {
     cpu_pool_destroy(p);

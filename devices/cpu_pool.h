@@ -9,8 +9,9 @@ typedef struct CpuPool CpuPool;
 /* worker: which member of the team this is, in [0, members); index: the piece. */
 typedef void (*CpuTask)(void *ctx, uint32_t worker, uint32_t index);
 
-/* members includes the calling thread; 1 makes no thread at all. */
-Status cpu_pool_create(uint32_t members, CpuPool **out);
+/* members includes the calling thread; 1 makes no thread at all. spin: there is a core for each
+ * member, so that one may watch for work instead of sleeping at once. */
+Status cpu_pool_create(uint32_t members, bool spin, CpuPool **out);
 void cpu_pool_destroy(CpuPool *pool); /* NULL allowed */
 uint32_t cpu_pool_members(const CpuPool *pool);
 /* Calls task for every index in [0, n), each exactly once, on any member; returns when all have

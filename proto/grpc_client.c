@@ -22,7 +22,7 @@ Status grpc_call_start(GrpcSession *g, const GrpcCall *call, GrpcStream **out) {
   *out = NULL;
   if (g->releasing || g->draining || !nghttp2_session_check_request_allowed(g->h2))
     return FAIL(UNAVAILABLE, "the connection is closing");
-  GrpcStream *s = stream_create(g, -1);
+  GrpcStream *s = grpc_stream_create(g, -1);
   if (!s) return FAIL(RESOURCE_EXHAUSTED, "no memory for a call");
   nv[n++] = header(":method", "POST", NGHTTP2_NV_FLAG_NO_COPY_VALUE);
   nv[n++] = header(":scheme", "http", NGHTTP2_NV_FLAG_NO_COPY_VALUE);
@@ -36,11 +36,11 @@ Status grpc_call_start(GrpcSession *g, const GrpcCall *call, GrpcStream **out) {
                      NGHTTP2_NV_FLAG_NO_INDEX);
   if (call->authorization)
     nv[n++] = header("authorization", call->authorization, NGHTTP2_NV_FLAG_NO_INDEX);
-  const nghttp2_data_provider provider = frame_provider(s);
+  const nghttp2_data_provider provider = grpc_frame_provider(s);
   s->id = nghttp2_submit_request(g->h2, NULL, nv, n, &provider, s);
   if (s->id < 0) {
     Status st = FAIL(UNAVAILABLE, "starting a call: %s", nghttp2_strerror(s->id));
-    stream_close(s, NULL);
+    grpc_stream_close(s, NULL);
     return st;
   }
   s->accepted = s->submitted = true;
@@ -64,14 +64,14 @@ void grpc_cancel(GrpcStream *s, Status st) {
   else
     s->outcome = st ? st : FAIL(CANCELLED, "cancelled");
   s->finished = true;
-  frame_drop_input(s);
+  grpc_frame_drop_input(s);
   if (s->closed)
     grpc_stream_resume(s); /* the next output ends it */
   else if (first)
     nghttp2_submit_rst_stream(s->session->h2, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_CANCEL);
 }
 
-int client_header(GrpcStream *s, Str name, Str value) {
+int grpc_client_header(GrpcStream *s, Str name, Str value) {
   char number[8];
   if (value.len < sizeof number && (str_is(name, ":status") || str_is(name, "grpc-status"))) {
     memcpy(number, value.ptr, value.len);
@@ -86,7 +86,7 @@ int client_header(GrpcStream *s, Str name, Str value) {
   return 0;
 }
 
-void client_headers_done(GrpcStream *s, bool end_stream) {
+void grpc_client_headers_done(GrpcStream *s, bool end_stream) {
   /* The server has said everything; what we have not sent yet, nobody wants. */
   if (end_stream && !s->finished) {
     s->finished = true;
@@ -136,15 +136,15 @@ static Status verdict(GrpcStream *s, uint32_t h2_error) {
                     "the server reset the stream: %s", nghttp2_http2_strerror(h2_error));
 }
 
-void client_stream_closed(GrpcStream *s, uint32_t h2_error) {
+void grpc_client_stream_closed(GrpcStream *s, uint32_t h2_error) {
   if (!s->outcome) s->outcome = verdict(s, h2_error);
   s->closed = true;
   if (s->paused) return; /* the answer waits for grpc_stream_resume */
-  client_stream_finish(s);
+  grpc_client_stream_finish(s);
 }
 
-void client_stream_finish(GrpcStream *s) {
+void grpc_client_stream_finish(GrpcStream *s) {
   if (!s->outcome && s->in.len > s->in_at)
     s->outcome = FAIL(INTERNAL, "the stream ended inside a message");
-  stream_close(s, s->outcome);
+  grpc_stream_close(s, s->outcome);
 }

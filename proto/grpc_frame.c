@@ -21,7 +21,7 @@ static void give_back(GrpcStream *s, size_t n) {
 
 static size_t undelivered(const GrpcStream *s) { return s->in.len - s->in_at; }
 
-void frame_drop_input(GrpcStream *s) {
+void grpc_frame_drop_input(GrpcStream *s) {
   s->discard = true;
   give_back(s, s->unconsumed);
   s->unconsumed = 0;
@@ -52,7 +52,7 @@ static size_t deliver(GrpcStream *s, const uint8_t *p, size_t n) {
     const uint8_t *at = p + used;
     Status st = check_prefix(s, at);
     if (st) {
-      stream_fail(s, st);
+      grpc_stream_fail(s, st);
       return used;
     }
     uint32_t len = message_length(at);
@@ -68,7 +68,7 @@ static void deliver_buffered(GrpcStream *s) {
   size_t used = deliver(s, (const uint8_t *)s->in.ptr + s->in_at, undelivered(s));
   s->delivering = false;
   if (s->discard) {
-    frame_drop_input(s);
+    grpc_frame_drop_input(s);
     return;
   }
   s->session->buffered -= used;
@@ -83,12 +83,12 @@ static void deliver_buffered(GrpcStream *s) {
 static bool keep(GrpcStream *s, const uint8_t *p, size_t n) {
   GrpcSession *g = s->session;
   if (g->buffered + n > g->config.max_buffered) {
-    stream_fail(s, FAIL(RESOURCE_EXHAUSTED, "more than %zu bytes of incomplete messages",
-                        g->config.max_buffered));
+    grpc_stream_fail(s, FAIL(RESOURCE_EXHAUSTED, "more than %zu bytes of incomplete messages",
+                             g->config.max_buffered));
     return false;
   }
   if (!strbuf_reserve(&s->in, n)) {
-    stream_fail(s, FAIL(RESOURCE_EXHAUSTED, "no memory for a message"));
+    grpc_stream_fail(s, FAIL(RESOURCE_EXHAUSTED, "no memory for a message"));
     return false;
   }
   strbuf_add(&s->in, p, n);
@@ -96,7 +96,7 @@ static bool keep(GrpcStream *s, const uint8_t *p, size_t n) {
   return true;
 }
 
-void frame_receive(GrpcStream *s, const uint8_t *p, size_t n) {
+void grpc_frame_receive(GrpcStream *s, const uint8_t *p, size_t n) {
   size_t used = 0;
   if (!s->discard && !undelivered(s)) used = deliver(s, p, n);
   if (!s->discard && used < n && keep(s, p + used, n - used)) {
@@ -114,14 +114,14 @@ static void end_of_input(GrpcStream *s) {
   GrpcSession *g = s->session;
   if (!g->server) return; /* the status in the trailers comes first */
   if (undelivered(s)) {
-    stream_fail(s, FAIL(INVALID_ARGUMENT, "the stream ended inside a message"));
+    grpc_stream_fail(s, FAIL(INVALID_ARGUMENT, "the stream ended inside a message"));
     return;
   }
   s->told_half_close = true;
   g->handler->on_half_close(g->ctx, s);
 }
 
-void frame_deliver(GrpcStream *s) {
+void grpc_frame_deliver(GrpcStream *s) {
   if (s->paused || s->discard || !s->accepted) return;
   if (undelivered(s)) deliver_buffered(s);
   if (s->paused || s->discard) return;
@@ -133,7 +133,7 @@ void frame_deliver(GrpcStream *s) {
 /* -- sending ------------------------------------------------------------------------------------
  */
 
-void segment_unref(Segment *seg) {
+void grpc_segment_unref(Segment *seg) {
   if (--seg->refs) return;
   if (seg->done) seg->done(seg->done_ctx);
   free(seg);
@@ -149,23 +149,23 @@ static void enqueue(GrpcStream *s, Segment *seg) {
 }
 
 static void flush(GrpcStream *s) {
-  if (s->session->server) server_flush(s);
+  if (s->session->server) grpc_server_flush(s);
   if (!s->deferred) return;
   s->deferred = false;
   nghttp2_session_resume_data(s->session->h2, s->id);
 }
 
-void frame_drop_queue(GrpcStream *s) {
+void grpc_frame_drop_queue(GrpcStream *s) {
   while (s->first) {
     Segment *seg = s->first;
     s->first = seg->next;
-    segment_unref(seg);
+    grpc_segment_unref(seg);
   }
   s->last = NULL;
   s->queued = 0;
 }
 
-Segment *segment_create(size_t n) {
+Segment *grpc_segment_create(size_t n) {
   size_t size;
   Segment *seg = size_add(sizeof *seg, n, &size) ? malloc(size) : NULL;
   if (seg) *seg = (Segment){.len = n, .refs = 1, .data = seg->payload};
@@ -181,9 +181,9 @@ static void put_prefix(uint8_t *p, size_t n) {
 }
 
 static Segment *message_segment(GrpcStream *s, size_t own, size_t total) {
-  Segment *seg = total <= UINT32_MAX ? segment_create(PREFIX_BYTES + own) : NULL;
+  Segment *seg = total <= UINT32_MAX ? grpc_segment_create(PREFIX_BYTES + own) : NULL;
   if (!seg) {
-    stream_fail(s, FAIL(RESOURCE_EXHAUSTED, "no memory for a message of %zu bytes", total));
+    grpc_stream_fail(s, FAIL(RESOURCE_EXHAUSTED, "no memory for a message of %zu bytes", total));
     return NULL;
   }
   put_prefix(seg->payload, total);
@@ -212,10 +212,10 @@ void grpc_send_body(GrpcStream *s, Bytes head, Bytes body, void (*done)(void *ct
     return;
   }
   Segment *first = message_segment(s, head.len, total);
-  Segment *second = first ? segment_create(0) : NULL;
+  Segment *second = first ? grpc_segment_create(0) : NULL;
   if (!second) {
     free(first);
-    if (first) stream_fail(s, FAIL(RESOURCE_EXHAUSTED, "no memory for a message"));
+    if (first) grpc_stream_fail(s, FAIL(RESOURCE_EXHAUSTED, "no memory for a message"));
     done(done_ctx);
     return;
   }
@@ -245,13 +245,13 @@ static ssize_t read_queue(nghttp2_session *h2, int32_t id, uint8_t *buf, size_t 
     *flags |= NGHTTP2_DATA_FLAG_EOF;
     if (s->session->server) {
       *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
-      if (!server_submit_trailers(s)) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+      if (!grpc_server_submit_trailers(s)) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     }
   }
   return (ssize_t)n;
 }
 
-nghttp2_data_provider frame_provider(GrpcStream *s) {
+nghttp2_data_provider grpc_frame_provider(GrpcStream *s) {
   return (nghttp2_data_provider){.source = {.ptr = s}, .read_callback = read_queue};
 }
 
@@ -259,8 +259,8 @@ static bool take(GrpcStream *s, size_t n) {
   while (n) {
     Segment *seg = s->first;
     size_t k = seg->len - seg->at < n ? seg->len - seg->at : n;
-    bool ok = !k || (k < REFER_MIN ? output_copy(s->session, seg->data + seg->at, k)
-                                   : output_refer(s->session, seg, seg->at, k));
+    bool ok = !k || (k < REFER_MIN ? grpc_output_copy(s->session, seg->data + seg->at, k)
+                                   : grpc_output_refer(s->session, seg, seg->at, k));
     if (!ok) return false;
     seg->at += k;
     s->queued -= k;
@@ -268,23 +268,24 @@ static bool take(GrpcStream *s, size_t n) {
     if (seg->at < seg->len) continue;
     s->first = seg->next;
     if (!s->first) s->last = NULL;
-    segment_unref(seg);
+    grpc_segment_unref(seg);
   }
   return true;
 }
 
-int frame_send_data(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *head, size_t n,
-                    nghttp2_data_source *source, void *user) {
+int grpc_frame_send_data(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *head, size_t n,
+                         nghttp2_data_source *source, void *user) {
   enum { FRAME_HEAD_BYTES = 9 };
   (void)h2, (void)frame;
   GrpcSession *g = user;
   GrpcStream *s = source->ptr;
-  if (output_full(g)) return NGHTTP2_ERR_WOULDBLOCK;
+  if (grpc_output_full(g)) return NGHTTP2_ERR_WOULDBLOCK;
   bool above = s->queued >= DRAIN_LOW;
-  if (!output_copy(g, head, FRAME_HEAD_BYTES) || !take(s, n)) return NGHTTP2_ERR_CALLBACK_FAILURE;
+  if (!grpc_output_copy(g, head, FRAME_HEAD_BYTES) || !take(s, n))
+    return NGHTTP2_ERR_CALLBACK_FAILURE;
   if (s->queued < DRAIN_LOW && (above || !s->queued)) {
     s->drained = true;
-    stream_wake(s);
+    grpc_stream_wake(s);
   }
   return 0;
 }

@@ -26,8 +26,8 @@ struct Segment {
 };
 
 /* With n bytes of its own and one reference; NULL when memory is out. */
-Segment *segment_create(size_t n);
-void segment_unref(Segment *seg);
+Segment *grpc_segment_create(size_t n);
+void grpc_segment_unref(Segment *seg);
 
 typedef enum HeadField {
   HEAD_PATH,
@@ -112,47 +112,47 @@ struct GrpcSession {
 };
 
 /* grpc_session.c */
-GrpcSession *session_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx,
-                            bool server);
-GrpcStream *stream_create(GrpcSession *g, int32_t id);
+GrpcSession *grpc_session_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx,
+                                 bool server);
+GrpcStream *grpc_stream_create(GrpcSession *g, int32_t id);
 /* Calls on_close and frees. */
-void stream_close(GrpcStream *s, const StatusNote *st);
+void grpc_stream_close(GrpcStream *s, const StatusNote *st);
 /* Puts s on the list of streams that run at the next output. */
-void stream_wake(GrpcStream *s);
+void grpc_stream_wake(GrpcStream *s);
 
 /* grpc_frame.c */
 /* Bytes of a DATA frame. */
-void frame_receive(GrpcStream *s, const uint8_t *bytes, size_t n);
+void grpc_frame_receive(GrpcStream *s, const uint8_t *bytes, size_t n);
 /* Delivers what is complete, unless paused, then the half-close when it is due. */
-void frame_deliver(GrpcStream *s);
-void frame_drop_queue(GrpcStream *s);
-void frame_drop_input(GrpcStream *s);
-nghttp2_data_provider frame_provider(GrpcStream *s);
+void grpc_frame_deliver(GrpcStream *s);
+void grpc_frame_drop_queue(GrpcStream *s);
+void grpc_frame_drop_input(GrpcStream *s);
+nghttp2_data_provider grpc_frame_provider(GrpcStream *s);
 /* nghttp2's callback that moves n bytes of the queue into the output. */
-int frame_send_data(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *head, size_t n,
-                    nghttp2_data_source *source, void *user);
+int grpc_frame_send_data(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *head, size_t n,
+                         nghttp2_data_source *source, void *user);
 
 /* Output, for grpc_frame.c: false when memory is out. */
-bool output_copy(GrpcSession *g, const uint8_t *bytes, size_t n);
-bool output_refer(GrpcSession *g, Segment *seg, size_t at, size_t n);
+bool grpc_output_copy(GrpcSession *g, const uint8_t *bytes, size_t n);
+bool grpc_output_refer(GrpcSession *g, Segment *seg, size_t at, size_t n);
 /* The output buffer holds enough for one write. */
-bool output_full(const GrpcSession *g);
+bool grpc_output_full(const GrpcSession *g);
 
 /* Ends the stream because of what the peer sent, or because memory is out. Takes st. */
-void stream_fail(GrpcStream *s, Status st);
+void grpc_stream_fail(GrpcStream *s, Status st);
 
 /* grpc_server.c */
-int server_header(GrpcStream *s, Str name, Str value);
-void server_headers_done(GrpcStream *s);
+int grpc_server_header(GrpcStream *s, Str name, Str value);
+void grpc_server_headers_done(GrpcStream *s);
 /* Makes sure that queued bytes or the end of the answer get sent. */
-void server_flush(GrpcStream *s);
+void grpc_server_flush(GrpcStream *s);
 /* The data provider reached the end of the queue of a finished stream. */
-bool server_submit_trailers(GrpcStream *s);
-void server_stream_closed(GrpcStream *s, uint32_t h2_error);
+bool grpc_server_submit_trailers(GrpcStream *s);
+void grpc_server_stream_closed(GrpcStream *s, uint32_t h2_error);
 
 /* grpc_client.c */
-int client_header(GrpcStream *s, Str name, Str value);
-void client_headers_done(GrpcStream *s, bool end_stream);
-void client_stream_closed(GrpcStream *s, uint32_t h2_error);
+int grpc_client_header(GrpcStream *s, Str name, Str value);
+void grpc_client_headers_done(GrpcStream *s, bool end_stream);
+void grpc_client_stream_closed(GrpcStream *s, uint32_t h2_error);
 /* Called when a closed stream has delivered everything. */
-void client_stream_finish(GrpcStream *s);
+void grpc_client_stream_finish(GrpcStream *s);

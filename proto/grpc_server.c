@@ -36,7 +36,7 @@ static bool content_type_ok(Str v) {
   return false;
 }
 
-int server_header(GrpcStream *s, Str name, Str value) {
+int grpc_server_header(GrpcStream *s, Str name, Str value) {
   enum { ENTRY_OVERHEAD = 32 };
   HeadParse *h = &s->head;
   h->bytes += name.len + value.len + ENTRY_OVERHEAD;
@@ -67,7 +67,7 @@ int server_header(GrpcStream *s, Str name, Str value) {
 static void refuse_http(GrpcStream *s, const char *http_status) {
   const nghttp2_nv nv[] = {header(":status", http_status)};
   s->submitted = s->finished = true;
-  frame_drop_input(s);
+  grpc_frame_drop_input(s);
   nghttp2_submit_response(s->session->h2, s->id, nv, 1, NULL);
 }
 
@@ -84,7 +84,7 @@ static Status check_head(const HeadParse *h, uint32_t max_header_bytes) {
   return NULL;
 }
 
-void server_headers_done(GrpcStream *s) {
+void grpc_server_headers_done(GrpcStream *s) {
   GrpcSession *g = s->session;
   HeadParse *h = &s->head;
   if (!h->too_large && !h->post) {
@@ -138,13 +138,13 @@ static void make_status(const StatusNote *st, StatusHeaders *out) {
     out->nv[out->n++] = header("grpc-accept-encoding", "identity");
 }
 
-bool server_submit_trailers(GrpcStream *s) {
+bool grpc_server_submit_trailers(GrpcStream *s) {
   StatusHeaders h;
   make_status(s->outcome, &h);
   return !nghttp2_submit_trailer(s->session->h2, s->id, h.nv + 2, h.n - 2);
 }
 
-void server_flush(GrpcStream *s) {
+void grpc_server_flush(GrpcStream *s) {
   if (s->submitted) return;
   s->submitted = true;
   nghttp2_session *h2 = s->session->h2;
@@ -155,7 +155,7 @@ void server_flush(GrpcStream *s) {
     return;
   }
   const nghttp2_nv nv[] = {header(":status", "200"), header("content-type", "application/grpc")};
-  const nghttp2_data_provider provider = frame_provider(s);
+  const nghttp2_data_provider provider = grpc_frame_provider(s);
   nghttp2_submit_response(h2, s->id, nv, 2, &provider);
 }
 
@@ -166,22 +166,22 @@ void grpc_finish(GrpcStream *s, Status st) {
   }
   s->finished = true;
   s->outcome = st;
-  frame_drop_input(s);
-  server_flush(s);
+  grpc_frame_drop_input(s);
+  grpc_server_flush(s);
   if (!s->deferred) return;
   s->deferred = false;
   nghttp2_session_resume_data(s->session->h2, s->id);
 }
 
-void server_stream_closed(GrpcStream *s, uint32_t h2_error) {
+void grpc_server_stream_closed(GrpcStream *s, uint32_t h2_error) {
   if (s->answered) {
     /* What the handler said is no news to it; what the session refused the client with is. */
-    stream_close(s, s->refused ? s->outcome : NULL);
+    grpc_stream_close(s, s->refused ? s->outcome : NULL);
     return;
   }
   Status st = h2_error == NGHTTP2_CANCEL || h2_error == NGHTTP2_NO_ERROR
                   ? FAIL(CANCELLED, "the client cancelled the call")
                   : FAIL(CANCELLED, "the stream was reset: %s", nghttp2_http2_strerror(h2_error));
-  stream_close(s, st);
+  grpc_stream_close(s, st);
   status_drop(st);
 }

@@ -33,9 +33,9 @@ const GrpcConfig grpc_config_default = {
 /* -- output -------------------------------------------------------------------------------------
  */
 
-bool output_full(const GrpcSession *g) { return g->pending >= OUT_TARGET; }
+bool grpc_output_full(const GrpcSession *g) { return g->pending >= OUT_TARGET; }
 
-bool output_copy(GrpcSession *g, const uint8_t *bytes, size_t n) {
+bool grpc_output_copy(GrpcSession *g, const uint8_t *bytes, size_t n) {
   if (!strbuf_reserve(&g->copy, n)) return false;
   Piece *last = g->pieces.len > g->piece_at ? &g->pieces.at[g->pieces.len - 1] : NULL;
   if (last && !last->seg)
@@ -47,7 +47,7 @@ bool output_copy(GrpcSession *g, const uint8_t *bytes, size_t n) {
   return true;
 }
 
-bool output_refer(GrpcSession *g, Segment *seg, size_t at, size_t n) {
+bool grpc_output_refer(GrpcSession *g, Segment *seg, size_t at, size_t n) {
   if (!vec_push(&g->pieces, ((Piece){.seg = seg, .at = at, .len = n}))) return false;
   seg->refs++;
   g->pending += n;
@@ -60,10 +60,10 @@ static bool output_own(GrpcSession *g) {
   for (size_t i = g->piece_at; i < g->pieces.len; i++) {
     Piece *p = &g->pieces.at[i];
     if (!p->seg || !p->seg->done) continue;
-    Segment *copy = segment_create(p->len);
+    Segment *copy = grpc_segment_create(p->len);
     if (!copy) return false;
     memcpy(copy->payload, p->seg->data + p->at, p->len);
-    segment_unref(p->seg);
+    grpc_segment_unref(p->seg);
     p->seg = copy;
     p->at = 0;
   }
@@ -72,7 +72,7 @@ static bool output_own(GrpcSession *g) {
 
 static void output_drop(GrpcSession *g) {
   for (size_t i = g->piece_at; i < g->pieces.len; i++)
-    if (g->pieces.at[i].seg) segment_unref(g->pieces.at[i].seg);
+    if (g->pieces.at[i].seg) grpc_segment_unref(g->pieces.at[i].seg);
   g->pieces.len = g->piece_at = 0;
   g->pending = 0;
 }
@@ -104,8 +104,8 @@ static void output_compact(GrpcSession *g) {
 static ssize_t on_send(nghttp2_session *h2, const uint8_t *bytes, size_t n, int flags, void *user) {
   (void)h2, (void)flags;
   GrpcSession *g = user;
-  if (output_full(g)) return NGHTTP2_ERR_WOULDBLOCK;
-  return output_copy(g, bytes, n) ? (ssize_t)n : NGHTTP2_ERR_CALLBACK_FAILURE;
+  if (grpc_output_full(g)) return NGHTTP2_ERR_WOULDBLOCK;
+  return grpc_output_copy(g, bytes, n) ? (ssize_t)n : NGHTTP2_ERR_CALLBACK_FAILURE;
 }
 
 static void run_work(GrpcSession *g) {
@@ -119,9 +119,9 @@ static void run_work(GrpcSession *g) {
     }
     if (s->resumed) {
       s->resumed = false;
-      frame_deliver(s);
+      grpc_frame_deliver(s);
     }
-    if (s->closed && !s->paused) client_stream_finish(s);
+    if (s->closed && !s->paused) grpc_client_stream_finish(s);
   }
 }
 
@@ -151,7 +151,7 @@ void grpc_session_wrote(GrpcSession *g, size_t n) {
     p->len -= k;
     n -= k;
     if (p->len) return;
-    if (p->seg) segment_unref(p->seg);
+    if (p->seg) grpc_segment_unref(p->seg);
     g->piece_at++;
   }
 }
@@ -159,7 +159,7 @@ void grpc_session_wrote(GrpcSession *g, size_t n) {
 /* -- streams -------------------------------------------------------------------------------------
  */
 
-GrpcStream *stream_create(GrpcSession *g, int32_t id) {
+GrpcStream *grpc_stream_create(GrpcSession *g, int32_t id) {
   GrpcStream *s = calloc(1, sizeof *s);
   if (!s) return NULL;
   *s = (GrpcStream){.session = g,
@@ -180,10 +180,10 @@ static void work_list_remove(GrpcStream *s) {
   if (*at) *at = s->work_next;
 }
 
-void stream_close(GrpcStream *s, const StatusNote *st) {
+void grpc_stream_close(GrpcStream *s, const StatusNote *st) {
   GrpcSession *g = s->session;
-  frame_drop_input(s);
-  frame_drop_queue(s);
+  grpc_frame_drop_input(s);
+  grpc_frame_drop_queue(s);
   if (!output_own(g)) {
     output_drop(g);
     g->broken = true;
@@ -196,21 +196,21 @@ void stream_close(GrpcStream *s, const StatusNote *st) {
     g->streams = s->next;
   if (s->next) s->next->prev = s->prev;
   g->nstreams--;
-  frame_drop_queue(s); /* on_close may have sent */
+  grpc_frame_drop_queue(s); /* on_close may have sent */
   status_drop(s->outcome);
   strbuf_deinit(&s->head.text);
   free(s->grpc_message);
   free(s);
 }
 
-void stream_wake(GrpcStream *s) {
+void grpc_stream_wake(GrpcStream *s) {
   if (s->on_work_list) return;
   s->on_work_list = true;
   s->work_next = s->session->work;
   s->session->work = s;
 }
 
-void stream_fail(GrpcStream *s, Status st) {
+void grpc_stream_fail(GrpcStream *s, Status st) {
   s->refused = !s->finished;
   if (s->session->server)
     grpc_finish(s, st);
@@ -228,7 +228,7 @@ void grpc_stream_resume(GrpcStream *s) {
   if (!s->paused) return;
   s->paused = false;
   s->resumed = true;
-  stream_wake(s);
+  grpc_stream_wake(s);
 }
 
 /* -- nghttp2 callbacks ----------------------------------------------------------------------------
@@ -238,7 +238,7 @@ static int on_begin_headers(nghttp2_session *h2, const nghttp2_frame *f, void *u
   GrpcSession *g = user;
   if (!g->server || f->hd.type != NGHTTP2_HEADERS || f->headers.cat != NGHTTP2_HCAT_REQUEST)
     return 0;
-  GrpcStream *s = stream_create(g, f->hd.stream_id);
+  GrpcStream *s = grpc_stream_create(g, f->hd.stream_id);
   if (!s) return NGHTTP2_ERR_CALLBACK_FAILURE;
   return nghttp2_session_set_stream_user_data(h2, s->id, s);
 }
@@ -250,8 +250,8 @@ static int on_header(nghttp2_session *h2, const nghttp2_frame *f, const uint8_t 
   GrpcStream *s = nghttp2_session_get_stream_user_data(h2, f->hd.stream_id);
   if (!s) return 0;
   Str n = {(const char *)name, nname}, v = {(const char *)value, nvalue};
-  if (!g->server) return client_header(s, n, v);
-  return f->headers.cat == NGHTTP2_HCAT_REQUEST ? server_header(s, n, v) : 0;
+  if (!g->server) return grpc_client_header(s, n, v);
+  return f->headers.cat == NGHTTP2_HCAT_REQUEST ? grpc_server_header(s, n, v) : 0;
 }
 
 static int on_data(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_t *bytes, size_t n,
@@ -259,7 +259,7 @@ static int on_data(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_t
   (void)flags, (void)user;
   GrpcStream *s = nghttp2_session_get_stream_user_data(h2, id);
   if (s)
-    frame_receive(s, bytes, n);
+    grpc_frame_receive(s, bytes, n);
   else
     nghttp2_session_consume(h2, id, n);
   return 0;
@@ -285,11 +285,11 @@ static int on_frame_recv(nghttp2_session *h2, const nghttp2_frame *f, void *user
   if (end) s->remote_done = true;
   if (f->hd.type == NGHTTP2_HEADERS) {
     if (!g->server)
-      client_headers_done(s, end);
+      grpc_client_headers_done(s, end);
     else if (f->headers.cat == NGHTTP2_HCAT_REQUEST)
-      server_headers_done(s);
+      grpc_server_headers_done(s);
   }
-  if (end) frame_deliver(s);
+  if (end) grpc_frame_deliver(s);
   return 0;
 }
 
@@ -310,9 +310,9 @@ static int on_stream_close(nghttp2_session *h2, int32_t id, uint32_t error, void
   GrpcStream *s = nghttp2_session_get_stream_user_data(h2, id);
   if (!s) return 0;
   if (g->server)
-    server_stream_closed(s, error);
+    grpc_server_stream_closed(s, error);
   else
-    client_stream_closed(s, error);
+    grpc_client_stream_closed(s, error);
   return 0;
 }
 
@@ -331,7 +331,7 @@ static nghttp2_session_callbacks *make_callbacks(void) {
   nghttp2_session_callbacks *cb;
   if (nghttp2_session_callbacks_new(&cb)) return NULL;
   nghttp2_session_callbacks_set_send_callback(cb, on_send);
-  nghttp2_session_callbacks_set_send_data_callback(cb, frame_send_data);
+  nghttp2_session_callbacks_set_send_data_callback(cb, grpc_frame_send_data);
   nghttp2_session_callbacks_set_on_begin_headers_callback(cb, on_begin_headers);
   nghttp2_session_callbacks_set_on_header_callback(cb, on_header);
   nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, on_data);
@@ -375,8 +375,8 @@ static int announce(GrpcSession *g) {
                                                (int32_t)c->session_window);
 }
 
-GrpcSession *session_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx,
-                            bool server) {
+GrpcSession *grpc_session_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx,
+                                 bool server) {
   GrpcSession *g = calloc(1, sizeof *g);
   if (!g) return NULL;
   *g = (GrpcSession){.handler = handler, .ctx = ctx, .config = *config, .server = server};
@@ -386,11 +386,11 @@ GrpcSession *session_create(const GrpcConfig *config, const GrpcHandler *handler
 }
 
 GrpcSession *grpc_server_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx) {
-  return session_create(config, handler, ctx, true);
+  return grpc_session_create(config, handler, ctx, true);
 }
 
 GrpcSession *grpc_client_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx) {
-  return session_create(config, handler, ctx, false);
+  return grpc_session_create(config, handler, ctx, false);
 }
 
 void grpc_session_release(GrpcSession *g) {
@@ -399,7 +399,7 @@ void grpc_session_release(GrpcSession *g) {
   Status gone = g->streams ? FAIL(UNAVAILABLE, "the connection was closed") : NULL;
   while (g->streams) {
     GrpcStream *s = g->streams;
-    stream_close(s, s->outcome && !g->server ? s->outcome : gone);
+    grpc_stream_close(s, s->outcome && !g->server ? s->outcome : gone);
   }
   status_drop(gone);
   nghttp2_session_del(g->h2);

@@ -345,8 +345,8 @@ KILN_API KilnCode kiln_cache_why(KilnClient *client, const char *hash, KilnText 
  */
 
 /* Begins connecting and returns a client at once; calls may be started on it immediately and fail
- * with UNAVAILABLE if the connection does. Fails itself only for a malformed address and when
- * memory is out. Names are resolved before it returns. */
+ * with UNAVAILABLE if the connection does. Fails itself for a malformed address, a socket folder
+ * that others can write, and when memory is out. Names are resolved before it returns. */
 KILN_API KilnCode kiln_connect_start(const char *address, const KilnConnectOptions *options,
                                      KilnClient **out, KilnError *err);
 /* What to wait for: the descriptor (-1: only the time; it may change after kiln_client_process),

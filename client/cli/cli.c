@@ -124,14 +124,27 @@ int cli_fail_status(const Cli *cli, Status st) {
   return err.code == KILN_NOT_FOUND ? EX_NOINPUT : rc;
 }
 
+__attribute__((format(printf, 2, 0))) static int complain(int code, const char *fmt, va_list ap) {
+  fputs("kiln: ", stderr);
+  vfprintf(stderr, fmt, ap);
+  fputc('\n', stderr);
+  return code;
+}
+
+int cli_error(int code, const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  (void)complain(code, fmt, ap);
+  va_end(ap);
+  return code;
+}
+
 int cli_usage(const char *fmt, ...) {
   va_list ap;
-  fputs("kiln: ", stderr);
   va_start(ap, fmt);
-  vfprintf(stderr, fmt, ap);
+  int rc = complain(EX_USAGE, fmt, ap);
   va_end(ap);
-  fputc('\n', stderr);
-  return EX_USAGE;
+  return rc;
 }
 
 /* -- output

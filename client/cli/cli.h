@@ -40,7 +40,9 @@ int cli_connect(Cli *cli);
 int cli_fail(const Cli *cli, const KilnError *err);
 /* The same for a Status. Takes st. */
 int cli_fail_status(const Cli *cli, Status st);
-/* "kiln: text" and EX_USAGE. */
+/* Prints "kiln: text" and returns code. */
+int cli_error(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same with EX_USAGE. */
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The sysexits code for a gRPC code. */
 int cli_exit_code(KilnCode code);

@@ -116,12 +116,14 @@ static void check_devices(Doctor *d) {
   Cli *cli = d->cli;
   KilnDevices *list;
   char text[1100];
+  size_t available = 0;
   if (kiln_list_devices(cli->client, &list, &cli->err)) {
     say(d, V_FAIL, "device", cli->err.message, NULL);
     return;
   }
   for (size_t i = 0; i < list->count; i++) {
     const KilnDevice *dev = &list->devices[i];
+    available += dev->available != 0;
     if (!dev->available) {
       snprintf(text, sizeof text, "%s is unavailable: %s", dev->name, dev->reason);
       say(d, V_WARN, "device", text, "other devices are not affected; see the server's log");
@@ -134,7 +136,7 @@ static void check_devices(Doctor *d) {
              dev->last_failure);
     say(d, V_WARN, "device", text, "see the server's log for what it was running");
   }
-  if (!list->count) say(d, V_FAIL, "device", "the server has none", "see the server's log");
+  if (!available) say(d, V_FAIL, "device", "none is available", "see the server's log");
   kiln_free(list);
 }
 

@@ -40,10 +40,8 @@ static void output_path(const char *dir, const char *name, size_t taken, char *o
 
 static int write_outputs(const Cli *cli, const char *dir, const KilnResult *r,
                          char (*paths)[4096]) {
-  if (mkdir(dir, 0777) && errno != EEXIST) {
-    int rc = cli_usage("%s: %s", dir, strerror(errno));
-    return rc ? EX_CANTCREAT : rc;
-  }
+  if (mkdir(dir, 0777) && errno != EEXIST)
+    return cli_error(EX_CANTCREAT, "%s: %s", dir, strerror(errno));
   for (size_t i = 0; i < r->count; i++) {
     size_t taken = 0;
     output_path(dir, r->tensors[i].name, 0, paths[i], sizeof *paths);
@@ -147,7 +145,7 @@ static int time_runs(Cli *cli, const KilnExecutable *e, const Inputs *in, Times 
 static int show(Cli *cli, const RunArgs *args, const KilnExecutable *e, int64_t compile_ns,
                 const Times *t, const KilnResult *r) {
   char(*paths)[4096] = calloc(r->count + 1, sizeof *paths);
-  if (!paths) return cli_usage("no memory for %zu outputs", r->count);
+  if (!paths) return cli_error(EX_OSERR, "no memory for %zu outputs", r->count);
   int rc = args->out ? write_outputs(cli, args->out, r, paths) : EX_OK;
   if (!rc && cli->json) {
     print_json(model_json_report(args->model.path, e, compile_ns), t, r, args->out, paths);
@@ -167,7 +165,7 @@ static int run_compiled(Cli *cli, const RunArgs *args, const KilnExecutable *e,
   int rc = inputs_open(cli, &args->model, e, &in);
   t.wall = calloc(t.n, sizeof *t.wall);
   t.device = calloc(t.n, sizeof *t.device);
-  if (!rc && (!t.wall || !t.device)) rc = cli_usage("no memory for %zu runs", t.n);
+  if (!rc && (!t.wall || !t.device)) rc = cli_error(EX_OSERR, "no memory for %zu runs", t.n);
   if (!rc) rc = time_runs(cli, e, &in, &t, &r);
   if (!rc) rc = show(cli, args, e, compile_ns, &t, r);
   kiln_free(r);

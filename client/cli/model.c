@@ -18,14 +18,14 @@ static int parse_dims(const ModelArgs *args, Model *out) {
   size_t n = args->dims.len;
   out->dims = calloc(n + 1, sizeof *out->dims);
   out->dim_names = calloc(n + 1, sizeof *out->dim_names);
-  if (!out->dims || !out->dim_names) return cli_usage("no memory for %zu dimensions", n);
+  if (!out->dims || !out->dim_names) return cli_error(EX_OSERR, "no memory for %zu dimensions", n);
   for (size_t i = 0; i < n; i++) {
     Str name;
     const char *value;
     if (!args_split(args->dims.at[i], &name, &value) || !args_count(value, &out->dims[i].size))
       return cli_usage("--dim '%s': expected NAME=N", args->dims.at[i]);
     out->dims[i].name = out->dim_names[i] = strndup(name.ptr, name.len);
-    if (!out->dims[i].name) return cli_usage("no memory for a name");
+    if (!out->dims[i].name) return cli_error(EX_OSERR, "no memory for a name");
   }
   out->options = (KilnCompileOptions){
       .dims = out->dims, .ndims = n, .device = args->device, .no_cache = args->no_cache};
@@ -155,7 +155,8 @@ static int read_input(const Cli *cli, const char *given, const KilnExecutable *e
 
 static int make_up(const KilnTensorSpec *spec, uint64_t seed, size_t i, Inputs *in) {
   void *data = spec->bytes < SIZE_MAX ? malloc(spec->bytes + 1) : NULL;
-  if (!data) return cli_usage("no memory for input '%s' (%zu bytes)", spec->name, spec->bytes);
+  if (!data)
+    return cli_error(EX_OSERR, "no memory for input '%s' (%zu bytes)", spec->name, spec->bytes);
   size_t item = kiln_dtype_size(spec->dtype);
   if (item)
     tensor_fill_random(spec->dtype, data, spec->bytes / item,
@@ -177,7 +178,8 @@ int inputs_open(const Cli *cli, const ModelArgs *args, const KilnExecutable *exe
   *in = (Inputs){.tensors = calloc(n + 1, sizeof *in->tensors),
                  .owned = calloc(n + 1, sizeof *in->owned),
                  .dims = calloc(n + 1, sizeof *in->dims)};
-  if (!in->tensors || !in->owned || !in->dims) return cli_usage("no memory for %zu inputs", n);
+  if (!in->tensors || !in->owned || !in->dims)
+    return cli_error(EX_OSERR, "no memory for %zu inputs", n);
   in->count = n;
   if (args->random && !args_count(args->random, &seed))
     return cli_usage("--random '%s': expected a number", args->random);

@@ -32,11 +32,26 @@ struct OnnxWalk {
   TensorGraph *out;
 };
 
-static const OnnxOp *const families[] = {
-    onnx_elementwise_ops, onnx_movement_ops,  onnx_index_ops,     onnx_reduce_ops, onnx_norm_ops,
-    onnx_conv_ops,        onnx_pool_ops,      onnx_shape_ops,     onnx_quant_ops,  onnx_linear_ops,
-    onnx_resize_ops,      onnx_recurrent_ops, onnx_attention_ops, onnx_loss_ops,   onnx_signal_ops,
-    onnx_scatter_ops,     onnx_control_ops,   onnx_sample_ops,
+const OnnxOp *const onnx_families[] = {
+    onnx_elementwise_ops,
+    onnx_movement_ops,
+    onnx_index_ops,
+    onnx_reduce_ops,
+    onnx_norm_ops,
+    onnx_conv_ops,
+    onnx_pool_ops,
+    onnx_shape_ops,
+    onnx_quant_ops,
+    onnx_linear_ops,
+    onnx_resize_ops,
+    onnx_recurrent_ops,
+    onnx_attention_ops,
+    onnx_loss_ops,
+    onnx_signal_ops,
+    onnx_scatter_ops,
+    onnx_control_ops,
+    onnx_sample_ops,
+    NULL,
 };
 
 static Job *walk_job(OnnxWalk *w) { return w->front.job; }
@@ -56,8 +71,8 @@ static Str op_key(OnnxWalk *w, Str domain, Str name) {
 }
 
 static void register_ops(OnnxWalk *w) {
-  for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
-    for (const OnnxOp *op = families[i]; op->name; op++) {
+  for (size_t i = 0; onnx_families[i]; i++) {
+    for (const OnnxOp *op = onnx_families[i]; op->name; op++) {
       Str key = op_key(w, str_from(op->domain), str_from(op->name));
       if (!strmap_find(&w->ops, key)) put(w, &w->ops, key, (void *)(uintptr_t)op);
     }

@@ -8,3 +8,5 @@
 void onnx_subgraph(Node *n, const OnnxGraph *g, Val **args, size_t nargs, Val **results);
 
 extern const OnnxOp onnx_control_ops[];
+/* Every family; NULL ends the list. */
+extern const OnnxOp *const onnx_families[];

@@ -6,12 +6,28 @@
 #include "compiler/frontend/build_nn.h"
 #include "compiler/frontend/onnx_node.h"
 
+typedef enum Mode { NEAREST, LINEAR, CUBIC } Mode;
+typedef enum Coords {
+  HALF_PIXEL,
+  HALF_PIXEL_SYMMETRIC,
+  PYTORCH_HALF_PIXEL,
+  ALIGN_CORNERS,
+  ASYMMETRIC,
+  TF_CROP_AND_RESIZE,
+  TF_HALF_PIXEL_FOR_NN
+} Coords;
+typedef enum Nearest { PREFER_FLOOR, PREFER_CEIL, FLOOR, CEIL } Nearest;
+
 typedef struct Resize {
   Node *n;
-  Str mode, coords, nearest;
+  Mode mode;
+  Coords coords;
+  Nearest nearest;
   double cubic_a, extrapolation;
   bool antialias, exclude_outside;
 } Resize;
+
+enum { MAX_TAPS = 1 << 24 }; /* of an axis */
 
 typedef struct Axis {
   size_t axis;
@@ -22,18 +38,17 @@ typedef struct Axis {
 /* Where output element o lies in the source. */
 static double source_of(const Resize *r, const Axis *a, int64_t o) {
   double x = (double)o, in = (double)a->in, width = a->scale * in;
-  if (str_is(r->coords, "align_corners")) return width == 1 ? 0 : x * (in - 1) / (width - 1);
-  if (str_is(r->coords, "asymmetric")) return x / a->scale;
-  if (str_is(r->coords, "pytorch_half_pixel") && width == 1) return -0.5;
-  if (str_is(r->coords, "tf_half_pixel_for_nn")) return (x + 0.5) / a->scale;
-  if (str_is(r->coords, "tf_crop_and_resize")) {
+  if (r->coords == ALIGN_CORNERS) return width == 1 ? 0 : x * (in - 1) / (width - 1);
+  if (r->coords == ASYMMETRIC) return x / a->scale;
+  if (r->coords == PYTORCH_HALF_PIXEL && width == 1) return -0.5;
+  if (r->coords == TF_HALF_PIXEL_FOR_NN) return (x + 0.5) / a->scale;
+  if (r->coords == TF_CROP_AND_RESIZE) {
     double span = (a->roi_hi - a->roi_lo) * (in - 1);
     double at = width == 1 ? span / 2 : x * span / (width - 1);
     return at + a->roi_lo * (in - 1);
   }
   double half = (x + 0.5) / a->scale - 0.5;
-  if (str_is(r->coords, "half_pixel_symmetric"))
-    return in / 2 * (1 - (double)a->out / width) + half;
+  if (r->coords == HALF_PIXEL_SYMMETRIC) return in / 2 * (1 - (double)a->out / width) + half;
   return half;
 }
 
@@ -47,24 +62,24 @@ static double cubic(double a, double x) {
 /* Offsets of the first and the number of taps around floor(position). */
 static int64_t tap_count(const Resize *r, const Axis *a, int64_t *first) {
   double shrink = r->antialias && a->scale < 1 ? a->scale : 1;
-  if (str_is(r->mode, "nearest")) return *first = 0, 1;
-  double reach = str_is(r->mode, "cubic") ? 2 : 1;
+  if (r->mode == NEAREST) return *first = 0, 1;
+  double reach = r->mode == CUBIC ? 2 : 1;
   *first = (int64_t)floor(-reach / shrink) + 1;
   return 2 - 2 * *first;
 }
 
 static double tap_weight(const Resize *r, const Axis *a, double distance) {
   double shrink = r->antialias && a->scale < 1 ? a->scale : 1;
-  if (str_is(r->mode, "cubic")) return cubic(r->cubic_a, distance * shrink);
+  if (r->mode == CUBIC) return cubic(r->cubic_a, distance * shrink);
   double w = 1 - fabs(distance * shrink);
   return w > 0 ? w : 0;
 }
 
 static int64_t nearest_of(const Resize *r, double x) {
   double low = floor(x), ratio = x - low;
-  if (str_is(r->nearest, "floor")) return (int64_t)low;
-  if (str_is(r->nearest, "ceil")) return (int64_t)ceil(x);
-  if (str_is(r->nearest, "round_prefer_ceil")) return (int64_t)(ratio < 0.5 ? low : low + 1);
+  if (r->nearest == FLOOR) return (int64_t)low;
+  if (r->nearest == CEIL) return (int64_t)ceil(x);
+  if (r->nearest == PREFER_CEIL) return (int64_t)(ratio < 0.5 ? low : low + 1);
   return (int64_t)(ratio <= 0.5 ? low : low + 1);
 }
 
@@ -73,7 +88,7 @@ static int64_t clamp(int64_t v, int64_t n) { return v < 0 ? 0 : v >= n ? n - 1 :
 /* The taps of one output element. */
 static void fill_taps(const Resize *r, const Axis *a, double x, int64_t first, int64_t taps,
                       int64_t *index, float *weight) {
-  if (str_is(r->mode, "nearest")) {
+  if (r->mode == NEAREST) {
     index[0] = clamp(nearest_of(r, x), a->in);
     weight[0] = 1;
     return;
@@ -119,9 +134,9 @@ static UOp *resize_axis(const Resize *r, UOp *x, const Axis *a) {
   if (!(a->scale > 1e-6 && a->scale < 1e9))
     job_abort(job, FAIL(INVALID_ARGUMENT, "scale %g of axis %zu", a->scale, a->axis));
   int64_t first, taps = tap_count(r, a, &first);
-  bool crop = str_is(r->coords, "tf_crop_and_resize"), any_outside = false;
+  bool crop = r->coords == TF_CROP_AND_RESIZE, any_outside = false;
   size_t total = (size_t)a->out * (size_t)taps;
-  if (taps > MAX_NUMEL / (a->out + 1) || !a->in)
+  if (taps > MAX_TAPS / (a->out + 1) || !a->in)
     job_abort(job, FAIL(INVALID_ARGUMENT, "cannot resize %lld elements to %lld", (long long)a->in,
                         (long long)a->out));
   int64_t *index = arena_array(&job->arena, total, sizeof *index);
@@ -129,6 +144,7 @@ static UOp *resize_axis(const Resize *r, UOp *x, const Axis *a) {
   uint8_t *outside = arena_alloc(&job->arena, (size_t)a->out + 1);
   for (int64_t o = 0; o < a->out; o++) {
     double at = source_of(r, a, o);
+    if (o % 4096 == 0) job_poll(job);
     if (!(fabs(at) < 1e15)) job_abort(job, FAIL(INVALID_ARGUMENT, "scale %g", a->scale));
     outside[o] = crop && (at < 0 || at > (double)(a->in - 1));
     if (outside[o]) any_outside = true;
@@ -216,26 +232,7 @@ static void from_sizes(Node *n, size_t k, Axis *axes, size_t count) {
   }
 }
 
-static void check_choice(Node *n, const char *what, Str got, const char *const *list) {
-  for (; *list; list++)
-    if (str_is(got, *list)) return;
-  job_abort(n->job, FAIL(INVALID_ARGUMENT, "unknown %s '" STR_FMT "'", what, STR_ARG(got)));
-}
-
-static void check_choices(const Resize *r) {
-  static const char *const modes[] = {"nearest", "linear", "cubic", NULL};
-  static const char *const coords[] = {
-      "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel",   "align_corners",
-      "asymmetric", "tf_crop_and_resize",   "tf_half_pixel_for_nn", NULL};
-  static const char *const nearest[] = {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil",
-                                        NULL};
-  check_choice(r->n, "mode", r->mode, modes);
-  check_choice(r->n, "coordinate_transformation_mode", r->coords, coords);
-  check_choice(r->n, "nearest_mode", r->nearest, nearest);
-}
-
 static void run(Resize *r, UOp *x, const Axis *axes, size_t count) {
-  check_choices(r);
   for (size_t i = 0; i < count; i++)
     if (axes[i].out != axes[i].in || axes[i].scale != 1 || axes[i].roi_lo != 0 ||
         axes[i].roi_hi != 1)
@@ -243,22 +240,37 @@ static void run(Resize *r, UOp *x, const Axis *axes, size_t count) {
   node_out(r->n, 0, x);
 }
 
+/* The position of an attribute's value in a list; the first entry is the default. */
+static int choose(Node *n, const char *attr, const char *const *list) {
+  Str got = attr_str(n, attr, list[0]);
+  for (int i = 0; list[i]; i++)
+    if (str_is(got, list[i])) return i;
+  job_abort(n->job, FAIL(INVALID_ARGUMENT, "unknown %s '" STR_FMT "'", attr, STR_ARG(got)));
+}
+
+static const char *const modes[] = {"nearest", "linear", "cubic", NULL};
+static const char *const coords[] = {
+    "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel",   "align_corners",
+    "asymmetric", "tf_crop_and_resize",   "tf_half_pixel_for_nn", NULL};
+static const char *const nearest[] = {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil",
+                                      NULL};
+
 static void op_resize(Node *n) {
   UOp *x = node_u(n, 0);
   Axis axes[MAX_RANK];
   Ints list = attr_ints(n, "axes");
   size_t count = list.at ? list.n : x->shape.n, nroi = 0;
   Resize r = {.n = n,
-              .mode = attr_str(n, "mode", "nearest"),
-              .coords = attr_str(n, "coordinate_transformation_mode", "half_pixel"),
-              .nearest = attr_str(n, "nearest_mode", "round_prefer_floor"),
+              .mode = (Mode)choose(n, "mode", modes),
+              .coords = (Coords)choose(n, "coordinate_transformation_mode", coords),
+              .nearest = (Nearest)choose(n, "nearest_mode", nearest),
               .cubic_a = attr_float(n, "cubic_coeff_a", -0.75),
               .extrapolation = attr_float(n, "extrapolation_value", 0),
               .antialias = attr_int(n, "antialias", 0) != 0,
               .exclude_outside = attr_int(n, "exclude_outside", 0) != 0};
   if (count > MAX_RANK) job_abort(n->job, FAIL(INVALID_ARGUMENT, "%zu axes", count));
   const float *roi = NULL;
-  if (node_has(n, 1) && str_is(r.coords, "tf_crop_and_resize")) roi = known_floats(n, 1, &nroi);
+  if (node_has(n, 1) && r.coords == TF_CROP_AND_RESIZE) roi = known_floats(n, 1, &nroi);
   if (roi) check_count(n, "roi elements", nroi, 2 * count);
   for (size_t i = 0; i < count; i++) {
     size_t axis = axis_check(n->job, list.at ? list.at[i] : (int64_t)i, x->shape.n);
@@ -280,10 +292,8 @@ static void op_resize(Node *n) {
 static void op_upsample(Node *n) {
   UOp *x = node_u(n, 0);
   Axis axes[MAX_RANK];
-  Resize r = {.n = n,
-              .mode = attr_str(n, "mode", "nearest"),
-              .coords = STR("asymmetric"),
-              .nearest = STR("floor")};
+  Resize r = {
+      .n = n, .mode = (Mode)choose(n, "mode", modes), .coords = ASYMMETRIC, .nearest = FLOOR};
   for (uint32_t i = 0; i < x->shape.n; i++)
     axes[i] = (Axis){.axis = i, .in = x->shape.at[i], .roi_hi = 1};
   from_scales(n, 1, axes, x->shape.n);

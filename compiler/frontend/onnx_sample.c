@@ -169,10 +169,10 @@ static void op_affine_grid(Node *n) {
             theta->shape.at[2] == r + 1;
   int64_t count = 1, dims[MAX_DIMS];
   for (uint32_t i = 2; ok && i < size.n; i++) {
-    ok = size.at[i] >= 1 && size.at[i] <= 1 << 16 && count <= 1 << 26;
+    ok = size.at[i] >= 1 && size.at[i] <= 1 << 16 && count <= 1 << 24;
     count *= size.at[i];
   }
-  if (!ok || count > 1 << 26)
+  if (!ok || count > 1 << 24)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "theta of shape %s, size %s",
                            shape_text(n->job, theta->shape), shape_text(n->job, size)));
   float *base = arena_array(&n->job->arena, (size_t)count * (r + 1), sizeof *base);

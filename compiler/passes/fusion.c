@@ -47,12 +47,13 @@ static Demand *ask(Fusion *f, uint32_t tensor, uint32_t kernel, UOp **index, UOp
 }
 
 static UOp *new_range(Fusion *f, FusedKernel *k, AxisType type, int64_t size) {
-  if (k->nranges == FUSED_RANGES) {
+  size_t n = k->size.len;
+  if (n == FUSED_RANGES) {
     job_abort(f->job, FAIL(UNIMPLEMENTED, "a kernel would need more than %d loops", FUSED_RANGES));
   }
-  k->size[k->nranges] = size;
-  *(type == AX_LOOP ? &k->out : &k->reduce) |= (uint64_t)1 << k->nranges;
-  return uop_range(f->job, k->nranges++, type, uop_index(f->job, size));
+  avec_push(&f->job->arena, &k->size, size);
+  *(type == AX_LOOP ? &k->out : &k->reduce) |= (uint64_t)1 << n;
+  return uop_range(f->job, (int64_t)n, type, uop_index(f->job, size));
 }
 
 /* -- passing a demand on to the sources of an inlined or computed tensor -------------------------
@@ -69,7 +70,7 @@ static void ask_pulled(Fusion *f, Demand *d, uint32_t s) {
   const Tensor *t = &f->tensors[d->tensor];
   if (!f->tensors[t->src[s]].numel) return;
   Pull p = index_pull(f->job, t->u, s, d->index);
-  d->inside[s] = p.inside;
+  if (d->inside) d->inside[s] = p.inside;
   d->src[s] = ask(f, t->src[s], d->kernel, p.index, ix_and(f->job, d->gate, p.inside), d->loops);
 }
 
@@ -119,7 +120,9 @@ static void pass_on(Fusion *f, Demand *d) {
   const Tensor *t = &f->tensors[d->tensor];
   const UOp *u = t->u;
   d->src = arena_array(&f->job->arena, u->nsrc + 1, sizeof *d->src);
-  d->inside = arena_array(&f->job->arena, u->nsrc + 1, sizeof *d->inside);
+  if (u->op == OP_PAD || u->op == OP_CAT || u->op == OP_GATHER) {
+    d->inside = arena_array(&f->job->arena, u->nsrc, sizeof *d->inside);
+  }
   switch (u->op) {
   case OP_REDUCE: ask_reduced(f, d); break;
   case OP_GATHER: ask_gathered(f, d); break;

@@ -62,6 +62,13 @@ typedef struct Tensor {
   uint32_t ndemands;
 } Tensor;
 
+/* What a kernel touches of a plan buffer. */
+typedef struct Access {
+  uint32_t buffer;
+  bool gated; /* some access is; first and last then mean nothing */
+  int64_t first, last;
+} Access;
+
 typedef struct FusedKernel {
   uint32_t tensor; /* whose value it stores */
   uint32_t after;  /* kernels run in the order of this tensor number, then of creation, backwards */
@@ -69,14 +76,17 @@ typedef struct FusedKernel {
   UOp **index; /* its output ranges, one per axis; CONST 0 for axes of size 1 */
   Demand *value;
   uint64_t out, reduce; /* ranges, as bits by arg.i */
-  int64_t size[FUSED_RANGES];
+  struct {
+    int64_t *at;
+    size_t len, cap;
+  } size;      /* of each range */
   double work; /* of what is inlined so far */
-  uint32_t nranges, nops, nreduces;
+  uint32_t nops, nreduces;
   uint32_t holes; /* the first: 1 + its number */
   struct {
-    uint32_t *at;
+    Access *at;
     size_t len, cap;
-  } reads;           /* plan buffers, filled in by rangeify: PARAM k + 1 is reads.at[k] */
+  } reads;           /* filled in by rangeify: PARAM k + 1 is reads.at[k] */
   uint32_t *buffers; /* by PARAM; filled in by rangeify_kernel */
   bool contraction;
   uint64_t hoist[FUSED_REDUCES]; /* output ranges that each fused reduction depends on */

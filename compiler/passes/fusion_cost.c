@@ -169,8 +169,8 @@ static bool has_hole(const Demand *d, size_t rank) {
 
 static double iterations(const FusedKernel *k, uint64_t ranges) {
   double n = 1;
-  for (uint32_t r = 0; r < k->nranges; r++) {
-    if (ranges >> r & 1) n *= (double)k->size[r];
+  for (uint32_t r = 0; r < k->size.len; r++) {
+    if (ranges >> r & 1) n *= (double)k->size.at[r];
   }
   return n;
 }
@@ -182,7 +182,7 @@ static double evaluations(const Fusion *f, const Tensor *t, const Demand *d) {
   uint64_t ranges = fusion_ranges(f, d->index, t->u->shape.n);
   if (ranges & k->reduce) return iterations(k, d->loops);
   uint64_t upto = ranges;
-  for (uint32_t r = 0; r < k->nranges; r++) {
+  for (uint32_t r = 0; r < k->size.len; r++) {
     if (ranges >> r > 1) upto |= (uint64_t)1 << r;
   }
   return iterations(k, upto & k->out);
@@ -246,7 +246,7 @@ static bool reduce_stores(const Fusion *f, const Tensor *t, const Tensor *of) {
   const FusedKernel *k = &f->kernels.at[d->kernel];
   uint64_t ranges = fusion_ranges(f, d->index, t->u->shape.n);
   if (ranges & k->reduce || k->contraction || has_hole(d, t->u->shape.n)) return true;
-  if (k->nranges + of->u->arg.ints.n > FUSED_RANGES) return true;
+  if (k->size.len + of->u->arg.ints.n > FUSED_RANGES) return true;
   double outputs = iterations(k, ranges), all = (double)f->tensors[of->src[0]].numel;
   if (outputs > (double)t->numel) return true;
   if (of->cost.contraction) return k->nreduces || ranges != k->out;

@@ -404,13 +404,28 @@ static int64_t value_nodes(const Sched *s) {
   return n + 1;
 }
 
+/* Would some value lie in the lanes of two axes? */
+static bool second_vector(const Sched *s, int axis) {
+  for (size_t i = 0; i < s->k->list.len; i++) {
+    const RangeSet *open = s->k->list.at[i]->open;
+    bool here = false, other = false;
+    for (uint32_t r = 0; open && r < open->n; r++) {
+      int a = (int)open->at[r]->arg.i;
+      here |= a == axis;
+      other |= a != axis && (a == s->vector || s->reduce_vector[a]);
+    }
+    if (here && other) return true;
+  }
+  return false;
+}
+
 /* Lanes along the reduce axis of a row reduction, in several accumulators. */
 static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t room) {
   int k = -1;
   for (uint32_t r = 1; r < b->reduce->nsrc; r++) {
     int a = (int)b->reduce->src[r]->arg.i;
     if (s->reduce_vector[a]) return;
-    if (!contiguous_along(s, b, a, lanes) || size_of(s, a) < 4) continue;
+    if (!contiguous_along(s, b, a, lanes) || size_of(s, a) < 4 || second_vector(s, a)) continue;
     if (k < 0 || size_of(s, a) > size_of(s, k)) k = a;
   }
   if (k < 0) {

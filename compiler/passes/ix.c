@@ -224,11 +224,17 @@ UOp *ix_and(Job *job, UOp *a, UOp *b) {
 }
 
 UOp *ix_flat(Job *job, Ints shape, UOp *const *index) {
-  UOp *flat = uop_index(job, 0);
+  enum { DEPTH = 2 * IX_TERMS };
+  IxSum sum = {.n = 0};
   int64_t stride = 1;
-  for (uint32_t k = shape.n; k-- > 0;) {
-    flat = ix_add(job, ix_scale(job, index[k], stride, 0), flat);
-    stride *= shape.at[k];
+  bool fits = true;
+  for (uint32_t k = shape.n; fits && k-- > 0; stride *= shape.at[k]) {
+    fits = collect(&sum, index[k], stride, DEPTH);
+  }
+  if (fits) return ix_sum_make(job, &sum);
+  UOp *flat = uop_index(job, 0);
+  for (uint32_t k = 0; k < shape.n; k++) {
+    flat = ix_add(job, ix_scale(job, flat, shape.at[k], 0), index[k]);
   }
   return flat;
 }

@@ -43,8 +43,9 @@ static UOp *simplify(Job *job, UOp *sink) {
   sink = ranges_split(job, sink);
   sink = ranges_order(job, sink);
   sink = ranges_merge(job, sink);
+  sink = ranges_number(job, sink);
   sink = rewrite_graph(&rw, sink, rules_symbolic);
-  return ranges_number(job, sink);
+  return ranges_number(job, sink); /* the rules may have removed a range */
 }
 
 /* -- the numbers of a kernel ------------------------------------------------------------------- */

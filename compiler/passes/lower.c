@@ -6,6 +6,9 @@
  * that several loops use is renamed in each, so that in the result each RANGE is one loop and the
  * open ranges of a node say exactly in which loops it lies.
  *
+ * A product that is accumulated becomes MULACC. Elementwise code is not contracted: x and the
+ * maximum of x, computed in two places, must be the same numbers.
+ *
  * Where few accumulators are alive, the unrolled steps of one REDUCE are spread over several
  * independent chains, because an addition takes about four cycles and two can start in each. */
 #include "compiler/passes/lower.h"
@@ -23,7 +26,7 @@ typedef struct Lower {
   UOpList list;
   NodeMap pos;
   UOp **now;
-  uint32_t *level, *uses;
+  uint32_t *level;
   bool *shared; /* by position: several loops run over this RANGE */
   UOp **owner;  /* by position: a REDUCE over this RANGE */
   int64_t next_range, next_buffer;
@@ -54,7 +57,6 @@ static uint32_t find_levels(Lower *l) {
     for (uint32_t s = 0; s < u->nsrc; s++) {
       uint32_t p = position(l, u->src[s]);
       if (l->level[p] > l->level[i]) l->level[i] = l->level[p];
-      l->uses[p]++;
     }
     if (has_loops(u)) l->level[i]++;
     if (l->level[i] > max) max = l->level[i];
@@ -273,15 +275,6 @@ static void lower_group(Lower *l, const Group *g) {
 /* -- the rest ------------------------------------------------------------------------------------
  */
 
-/* a*b + c where nothing else needs the product. */
-static UOp *contract(Lower *l, const UOp *old, UOp *const *src) {
-  if (old->op != OP_ADD || !fuses((DType)old->dtype)) return NULL;
-  for (uint32_t s = 0; s < 2; s++)
-    if (src[s]->op == OP_MUL && l->uses[position(l, old->src[s])] == 1)
-      return uop3(l->job, OP_MULACC, src[s]->src[0], src[s]->src[1], src[1 - s]);
-  return NULL;
-}
-
 static UOp *split_end(Lower *l, UOp *effect, UOp *const *ranges, uint32_t n) {
   for (uint32_t k = n; k-- > 0;) {
     UOp *r = ranges[k], **owner = &l->owner[position(l, r)];
@@ -305,8 +298,6 @@ static UOp *rebuild(Lower *l, UOp *u) {
     return uop_with_src(l->job, u, src);
   }
   if (u->op == OP_END) return split_end(l, src[0], u->src + 1, u->nsrc - 1);
-  UOp *fused = contract(l, u, src);
-  if (fused) return fused;
   return u->nsrc ? uop_with_src(l->job, u, src) : u;
 }
 
@@ -336,7 +327,6 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
   nodemap_number(job, &l.pos, &l.list);
   l.now = arena_array(&job->arena, l.list.len, sizeof *l.now);
   l.level = arena_array(&job->arena, l.list.len, sizeof *l.level);
-  l.uses = arena_array(&job->arena, l.list.len, sizeof *l.uses);
   l.shared = arena_array(&job->arena, l.list.len, sizeof *l.shared);
   l.owner = arena_array(&job->arena, l.list.len, sizeof *l.owner);
   uint32_t levels = find_levels(&l);

@@ -3,6 +3,6 @@
 
 #include "compiler/ir/plan.h"
 
-/* REDUCE becomes REG buffers, a loop and its END; every END closes one range; a product that is
- * added becomes MULACC. */
+/* REDUCE becomes REG buffers, a loop and its END; every END closes one range; an accumulated
+ * product becomes MULACC. */
 UOp *lower_kernel(Job *job, UOp *kernel, const Target *target);

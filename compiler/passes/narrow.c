@@ -10,27 +10,6 @@
 #include "base/vec.h"
 #include "compiler/passes/ix.h"
 
-typedef struct Extent {
-  int64_t first, last;
-  bool fixed; /* to be left alone */
-} Extent;
-
-static bool is_access(const UOp *u) { return u->op == OP_INDEX || u->op == OP_STORE; }
-
-static Extent *extents(Job *job, const UOpList *list, size_t n) {
-  Extent *e = arena_array(&job->arena, n, sizeof *e);
-  for (size_t k = 0; k < n; k++) e[k] = (Extent){INT64_MAX, INT64_MIN, false};
-  for (size_t i = 0; i < list->len; i++) {
-    const UOp *u = list->at[i];
-    if (!is_access(u)) continue;
-    Extent *x = &e[u->src[0]->arg.i];
-    x->fixed |= u->nsrc > (u->op == OP_STORE ? 3 : 2);
-    if (u->src[1]->vmin < x->first) x->first = u->src[1]->vmin;
-    if (u->src[1]->vmax > x->last) x->last = u->src[1]->vmax;
-  }
-  return e;
-}
-
 /* The end of a whole buffer, from element `begin` on. */
 static uint32_t end_of(Fusion *f, uint32_t buffer, int64_t begin) {
   PlanBuffer b = f->buffers.at[buffer];
@@ -47,7 +26,12 @@ static uint32_t end_of(Fusion *f, uint32_t buffer, int64_t begin) {
   return known;
 }
 
-static UOp *narrowed(Job *job, const UOp *u, UOp **src, const Extent *e) {
+static bool whole(const Fusion *f, const Access *a) {
+  int64_t last = f->buffers.at[a->buffer].numel - 1;
+  return a->gated || a->first < 0 || a->last > last || (a->first == 0 && a->last == last);
+}
+
+static UOp *narrowed(Job *job, const UOp *u, UOp **src, const Access *e) {
   int64_t numel = e->last - e->first + 1;
   src[0] = uop_param(job, src[0]->arg.i, (DType)src[0]->dtype, &numel, 1);
   src[1] = ix_scale(job, src[1], 1, -e->first);
@@ -55,7 +39,9 @@ static UOp *narrowed(Job *job, const UOp *u, UOp **src, const Extent *e) {
 }
 
 /* uop_toposort leaves every node's place in the list in the node. */
-static UOp *rebuild(Job *job, const UOpList *list, const Extent *e) {
+static UOp *rebuild(Fusion *f, UOp *sink, const Access *touched) {
+  Job *job = f->job;
+  UOpList sorted = uop_toposort(job, sink), *list = &sorted;
   UOp **result = arena_array(&job->arena, list->len, sizeof *result);
   for (size_t i = 0; i < list->len; i++) {
     UOp *u = list->at[i], **src = arena_array(&job->arena, u->nsrc + 1, sizeof *src);
@@ -64,9 +50,10 @@ static UOp *rebuild(Job *job, const UOpList *list, const Extent *e) {
       src[s] = result[u->src[s]->place];
       same &= src[s] == u->src[s];
     }
-    const Extent *x = is_access(u) ? &e[u->src[0]->arg.i] : NULL;
-    if (x && !x->fixed) {
-      result[i] = narrowed(job, u, src, x);
+    const Access *a = NULL;
+    if (u->op == OP_INDEX || u->op == OP_STORE) a = &touched[u->src[0]->arg.i];
+    if (a && !whole(f, a)) {
+      result[i] = narrowed(job, u, src, a);
     } else {
       result[i] = same ? u : uop_with_src(job, u, src);
     }
@@ -74,17 +61,13 @@ static UOp *rebuild(Job *job, const UOpList *list, const Extent *e) {
   return result[list->len - 1];
 }
 
-UOp *narrow_params(Fusion *f, UOp *sink, uint32_t *buffers, size_t n) {
-  UOpList list = uop_toposort(f->job, sink);
-  Extent *e = extents(f->job, &list, n);
+UOp *narrow_params(Fusion *f, UOp *sink, const Access *touched, size_t n, uint32_t *buffers) {
   bool any = false;
   for (size_t k = 0; k < n; k++) {
-    int64_t last = f->buffers.at[buffers[k]].numel - 1;
-    e[k].fixed |= e[k].first < 0 || e[k].last > last || e[k].first > e[k].last;
-    e[k].fixed |= e[k].first == 0 && e[k].last == last;
-    if (e[k].fixed) continue;
-    any = true;
-    if (e[k].first) buffers[k] = end_of(f, buffers[k], e[k].first);
+    const Access *a = &touched[k];
+    bool all = whole(f, a);
+    any |= !all;
+    buffers[k] = all || !a->first ? a->buffer : end_of(f, a->buffer, a->first);
   }
-  return any ? rebuild(f->job, &list, e) : sink;
+  return any ? rebuild(f, sink, touched) : sink;
 }

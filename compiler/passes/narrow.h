@@ -3,6 +3,6 @@
 
 #include "compiler/passes/fusion.h"
 
-/* The kernel with every PARAM cut down to the elements it can touch, and buffers[k], the plan
- * buffer of PARAM k, replaced by the part that starts there. */
-UOp *narrow_params(Fusion *f, UOp *sink, uint32_t *buffers, size_t n);
+/* The kernel with every PARAM cut down to what it touches, and in buffers[k] the plan buffer for
+ * PARAM k: touched[k].buffer, or the part of it that starts there. */
+UOp *narrow_params(Fusion *f, UOp *sink, const Access *touched, size_t n, uint32_t *buffers);

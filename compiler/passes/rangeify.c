@@ -32,19 +32,31 @@ static UOp *buffer_param(const Fusion *f, uint32_t buffer, int64_t position) {
   return uop_param(f->job, position, b->dtype, &b->numel, 1);
 }
 
-/* The PARAM by which a kernel reads a buffer. Numbering them per kernel makes repeated layers the
- * same nodes from the start. */
-static UOp *read_param(const Fusion *f, FusedKernel *k, uint32_t buffer) {
+/* The number of a buffer among those that a kernel reads. Numbering them per kernel makes repeated
+ * layers the same nodes from the start. */
+static size_t read_number(const Fusion *f, FusedKernel *k, uint32_t buffer) {
   size_t n = 0;
-  while (n < k->reads.len && k->reads.at[n] != buffer) n++;
-  if (n == k->reads.len) avec_push(&f->job->arena, &k->reads, buffer);
-  return buffer_param(f, buffer, 1 + (int64_t)n);
+  while (n < k->reads.len && k->reads.at[n].buffer != buffer) n++;
+  if (n == k->reads.len) {
+    Access a = {.buffer = buffer, .first = INT64_MAX, .last = INT64_MIN};
+    avec_push(&f->job->arena, &k->reads, a);
+  }
+  return n;
+}
+
+static void extend(Access *a, const UOp *at, bool gated) {
+  a->gated |= gated;
+  if (at->vmin < a->first) a->first = at->vmin;
+  if (at->vmax > a->last) a->last = at->vmax;
 }
 
 static UOp *load(const Fusion *f, const Tensor *t, const Demand *d) {
   uint32_t buffer;
+  FusedKernel *k = &f->kernels.at[d->kernel];
   UOp *at = locate(f, t->u, t->place, d->index, &buffer);
-  UOp *src[] = {read_param(f, &f->kernels.at[d->kernel], buffer), at, d->gate};
+  size_t n = read_number(f, k, buffer);
+  extend(&k->reads.at[n], at, d->gate);
+  UOp *src[] = {buffer_param(f, buffer, 1 + (int64_t)n), at, d->gate};
   return uop_make(f->job, OP_INDEX, DT_VOID, arg_none(), src, d->gate ? 3 : 2);
 }
 
@@ -143,12 +155,14 @@ static UOp *fill_holes(const Fusion *f, UOp *sink, const FusedKernel *k) {
 
 UOp *rangeify_kernel(Fusion *f, FusedKernel *k) {
   const Tensor *t = &f->tensors[k->tensor];
+  size_t nargs = k->reads.len + 1;
   UOp **src = arena_array(&f->job->arena, t->u->shape.n + 3, sizeof *src);
+  Access *touched = arena_array(&f->job->arena, nargs, sizeof *touched);
   uint32_t n = 1;
-  k->buffers = arena_array(&f->job->arena, k->reads.len + 1, sizeof *k->buffers);
-  if (k->reads.len) memcpy(k->buffers + 1, k->reads.at, k->reads.len * sizeof *k->buffers);
-  src[1] = locate(f, t->u, k->place, k->index, &k->buffers[0]);
-  src[0] = buffer_param(f, k->buffers[0], 0);
+  if (k->reads.len) memcpy(touched + 1, k->reads.at, k->reads.len * sizeof *touched);
+  src[1] = locate(f, t->u, k->place, k->index, &touched[0].buffer);
+  touched[0].first = src[1]->vmin, touched[0].last = src[1]->vmax;
+  src[0] = buffer_param(f, touched[0].buffer, 0);
   src[2] = k->value->value;
   src[0] = uop_make(f->job, OP_STORE, DT_VOID, arg_none(), src, 3);
   for (uint32_t a = 0; a < t->u->shape.n; a++) {
@@ -156,5 +170,6 @@ UOp *rangeify_kernel(Fusion *f, FusedKernel *k) {
   }
   UOp *end = uop_make(f->job, OP_END, DT_VOID, arg_none(), src, n);
   UOp *sink = uop_make(f->job, OP_SINK, DT_VOID, arg_none(), &end, 1);
-  return narrow_params(f, fill_holes(f, sink, k), k->buffers, k->reads.len + 1);
+  k->buffers = arena_array(&f->job->arena, nargs, sizeof *k->buffers);
+  return narrow_params(f, fill_holes(f, sink, k), touched, nargs, k->buffers);
 }

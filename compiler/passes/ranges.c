@@ -176,12 +176,13 @@ static Use use_of(UOp *e, const UOp *a, const UOp *b, int depth) {
   return USE_ONE;
 }
 
-/* Merging must keep every address a sum; a gate may come to need a quotient and a remainder, which
- * pays for inner loops that are too short or too uneven for vectors. */
-static bool should_merge(const UOpList *list, const UOp *a, const UOp *b) {
-  enum { DEPTH = 8, SHORT = 32, EVEN = 16 };
+/* Merging must keep every address a sum. A gate may come to need a quotient and a remainder, which
+ * pays for innermost loops that are too short or too uneven for vectors. */
+static bool should_merge(const UOpList *list, const UOp *a, const UOp *b, bool innermost) {
+  enum { DEPTH = 8, SHORT = 32, EVEN = 16, LONG = 512 };
   if (!fixed_size(a) || !fixed_size(b)) return false;
-  bool gates = uop_axis(a) == AX_LOOP && (size_of(b) < SHORT || size_of(b) % EVEN);
+  int64_t size = size_of(b);
+  bool gates = innermost && (size < SHORT || (size % EVEN && size < LONG));
   for (size_t i = 0; i < list->len; i++) {
     const UOp *u = list->at[i];
     if (u->dtype == DT_INDEX && u->op != OP_INDEX) continue;
@@ -214,7 +215,7 @@ UOp *ranges_merge(Job *job, UOp *sink) {
     while (k > 1) {
       k--;
       if (l.group[k - 1] == l.group[k] && same_scope(&list, l.at[k - 1], l.at[k]) &&
-          should_merge(&list, l.at[k - 1], l.at[k])) {
+          should_merge(&list, l.at[k - 1], l.at[k], k + 1 == l.nout)) {
         break;
       }
       if (k == 1) return sink;

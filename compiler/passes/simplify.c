@@ -9,7 +9,6 @@
 
 #include "base/vec.h"
 #include "compiler/ir/interp.h"
-#include "compiler/passes/nodemap.h"
 #include "compiler/rules/rewrite.h"
 
 enum { FOLD_WORK = 1 << 18, SPLIT_SIZE = 32768 };
@@ -59,13 +58,11 @@ static UOp *split_reductions(Job *job, UOp *sink, const Target *target) {
   for (size_t i = 0; i < list.len; i++) any |= is_long(list.at[i], target);
   if (!any) return sink;
   UOp **result = arena_array(&job->arena, list.len, sizeof *result);
-  NodeMap place;
-  nodemap_number(job, &place, &list);
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1, sizeof *src);
     bool same = true;
     for (uint32_t s = 0; s < u->nsrc; s++) {
-      src[s] = result[nodemap_get(&place, u->src[s])];
+      src[s] = result[u->src[s]->place];
       same &= src[s] == u->src[s];
     }
     result[i] = is_long(u, target) ? split_reduce(job, u, src[0]) : NULL;
@@ -82,7 +79,7 @@ static UOp *uniform(UOp *u) {
   return u->op == OP_CONST ? u : NULL;
 }
 
-/* The bytes of a value without parameters; empty when that is too much work. */
+/* The bytes of a value without parameters; empty when that is too much for the interpreter. */
 static Bytes evaluate(Job *job, UOp *u) {
   int64_t work = 0;
   UOpList list = uop_toposort(job, u);
@@ -95,8 +92,9 @@ static Bytes evaluate(Job *job, UOp *u) {
   UOp *param = uop_param(job, 0, (DType)u->dtype, u->shape.at, u->shape.n);
   UOp *store = uop2(job, OP_STORE, param, u);
   Status st = interp_tensor(job, uop_make(job, OP_SINK, DT_VOID, arg_none(), &store, 1), &slot, 1);
-  if (st) job_abort(job, st);
-  return (Bytes){slot.data, bytes};
+  if (!st) return (Bytes){slot.data, bytes};
+  status_drop(st);
+  return (Bytes){0};
 }
 
 /* The first element alone when all are the same. */
@@ -129,20 +127,21 @@ typedef struct Known {
   bool wanted;   /* folded: it holds a reduction, and something else uses it */
 } Known;
 
-static Known *known_values(Job *job, const UOpList *list, const NodeMap *place) {
+/* By place in the list, which uop_toposort leaves in the nodes. */
+static Known *known_values(Job *job, const UOpList *list) {
   Known *known = arena_array(&job->arena, list->len, sizeof *known);
   for (size_t i = 0; i < list->len; i++) {
     const UOp *u = list->at[i];
     known[i].constant = u->op != OP_PARAM;
     known[i].reduces = u->op == OP_REDUCE;
     for (uint32_t s = 0; s < u->nsrc; s++) {
-      const Known *k = &known[nodemap_get(place, u->src[s])];
+      const Known *k = &known[u->src[s]->place];
       known[i].constant &= k->constant;
       known[i].reduces |= k->reduces;
     }
     bool whole = known[i].constant && !(op_info[u->op].flags & OPF_MOVE);
     for (uint32_t s = 0; !whole && s < u->nsrc; s++) {
-      Known *k = &known[nodemap_get(place, u->src[s])];
+      Known *k = &known[u->src[s]->place];
       uint32_t flags = op_info[u->src[s]->op].flags;
       k->wanted |= k->constant && k->reduces && !(flags & OPF_MOVE);
     }
@@ -154,16 +153,18 @@ static Known *known_values(Job *job, const UOpList *list, const NodeMap *place) 
 static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, PlanBuffer *interface,
                         FoldedConstants *constants) {
   UOpList list = uop_toposort(job, sink);
-  NodeMap place;
-  nodemap_number(job, &place, &list);
-  const Known *known = known_values(job, &list, &place);
+  const Known *known = known_values(job, &list);
   UOp **from = arena_array(&job->arena, list.len, sizeof *from);
   UOp **to = arena_array(&job->arena, list.len, sizeof *to);
   size_t n = 0;
+  bool *constant = arena_array(&job->arena, sink->nsrc + 1, sizeof *constant);
+  for (uint32_t k = 0; k < sink->nsrc; k++)
+    constant[k] = known[sink->src[k]->src[1]->place].constant;
   for (uint32_t k = 0; k < sink->nsrc; k++) {
     UOp *value = sink->src[k]->src[1], *same = uniform(value);
-    if (!known[nodemap_get(&place, value)].constant || !shape_numel(value->shape)) continue;
+    if (!constant[k] || !shape_numel(value->shape)) continue;
     Bytes b = evaluate(job, same ? same : value);
+    if (!b.len) continue;
     interface[sink->src[k]->src[0]->arg.i].constant = shortest(b, dtype_info[value->dtype].bytes);
   }
   for (size_t i = 0; i < list.len; i++) {

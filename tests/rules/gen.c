@@ -190,7 +190,7 @@ Scalar gen_eval(Gen *g, const UOp *u) {
 bool gen_same(const Gen *g, DType d, Scalar a, Scalar b) {
   if (!dtype_is_float(d)) return a.i == b.i;
   if (isnan(a.f) || isnan(b.f)) return isnan(a.f) == isnan(b.f) || g->lenient;
-  if (!g->lenient) return a.f == b.f && signbit(a.f) == signbit(b.f);
+  if (!g->lenient) return a.f == b.f && !signbit(a.f) == !signbit(b.f);
   if (!isfinite(a.f) || !isfinite(b.f)) return true; /* overflow depends on the order */
   double eps = d == DT_F64 ? 1e-13 : d == DT_F32 ? 1e-5 : d == DT_F16 ? 0.05 : 0.3;
   return fabs(a.f - b.f) <= eps * (fabs(a.f) + fabs(b.f) + (fabs(a.f) > 1e20 ? 0 : 60));

@@ -333,6 +333,14 @@ static void test_spawn(void **state) {
   fclose(f);
   assert_non_null(strstr(line, "--listen unix:"));
   assert_non_null(strstr(line, "--idle-exit 3600"));
+  /* a deadline holds while there is no connection yet */
+  Seen s = {0};
+  OK(kiln_connect_start(NULL, &options, &s.client, &err));
+  kiln_client_set_timeout(s.client, 50);
+  OK(kiln_run_start(s.client, "exe", NULL, 0, NULL, on_run, &s, NULL, &err));
+  drive(s.client, &s.calls, 1);
+  assert_int_equal(s.code, KILN_DEADLINE_EXCEEDED);
+  kiln_close(s.client);
   assert_int_equal(unlink(program) | unlink(log) | rmdir(own), 0);
   unsetenv("KILN_BIN");
   unsetenv("XDG_RUNTIME_DIR");

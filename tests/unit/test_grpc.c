@@ -416,6 +416,10 @@ static void test_cancel(void **state) {
   assert_true(p.up.closed);
   assert_int_equal(p.up.code, ST_CANCELLED);
   seen_reset(&s);
+  grpc_cancel(start(&p, "/t.T/Echo", &s), NULL); /* before anything was sent */
+  pump(&p);
+  assert_true(s.closed);
+  assert_int_equal(s.code, ST_CANCELLED);
   /* an early answer stops a client that is still sending */
   start(&p, "/t.T/Early", &s);
   for (int i = 0; i < 4; i++) grpc_send(s.stream, (Bytes){(uint8_t[1 << 20]){0}, 1 << 20});

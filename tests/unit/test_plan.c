@@ -243,6 +243,31 @@ static void cat_of_matmuls_writes_slices(void **state) {
   expect_calls(&graph, 5);
 }
 
+static void slices_share_a_kernel(void **state) {
+  (void)state;
+  UOp *a = graph_input(&graph, DIMS(16, 16)), *b = graph_input(&graph, DIMS(16, 16)), *parts[3];
+  parts[0] = matmul(&graph, a, b);
+  parts[1] = matmul(&graph, b, a);
+  parts[2] = matmul(&graph, a, a);
+  graph_output(&graph, uop_make(&job, OP_CAT, DT_VOID, arg_i(0), parts, 3));
+  expect_calls(&graph, 3);
+  assert_int_equal(graph.plan.nkernels, 2); /* a times a has one argument less */
+}
+
+static void heads_are_stored_merged(void **state) {
+  (void)state;
+  UOp *p = graph_input(&graph, DIMS(4, 32, 32)), *v = graph_input(&graph, DIMS(4, 8, 32));
+  UOp *w = graph_input(&graph, DIMS(32, 16));
+  UOp *x = t_expand(&graph, t_reshape(&graph, p, DIMS(4, 32, 1, 32)), DIMS(4, 32, 8, 32));
+  UOp *y = t_expand(&graph, t_reshape(&graph, v, DIMS(4, 1, 8, 32)), DIMS(4, 32, 8, 32));
+  x = t_reduce(&graph, OP_ADD, uop2(&job, OP_MUL, x, y), DIMS(3));
+  x = t_permute(&graph, t_reshape(&graph, x, DIMS(4, 32, 8)), DIMS(1, 0, 2));
+  graph_output(&graph, matmul(&graph, t_reshape(&graph, x, DIMS(32, 32)), w));
+  expect_calls(&graph, 2);
+  assert_string_equal(graph.plan.kernels[0].name, "r_4_32_8_32");
+  assert_string_equal(graph.plan.kernels[1].name, "r_32_16_32");
+}
+
 static void cheap_cat_is_inlined(void **state) {
   (void)state;
   UOp *x = graph_input(&graph, DIMS(6, 8));
@@ -403,6 +428,8 @@ int main(void) {
       T(constant_in_a_graph_is_no_reduce),
       T(transposed_diamond_is_one),
       T(cat_of_matmuls_writes_slices),
+      T(slices_share_a_kernel),
+      T(heads_are_stored_merged),
       T(cheap_cat_is_inlined),
       T(pooling_then_matmul_is_two),
       T(long_sum_is_split),

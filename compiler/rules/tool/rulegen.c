@@ -23,7 +23,7 @@
  *
  * Output: one function per root op that tries its rules in file order, rules_NAME that dispatches,
  * a RuleInfo table with hit counters; under RULE_SELF_TEST, instead, builders of random instances
- * of every left-hand side. Memory is never freed: the process lives for one file. */
+ * of every left-hand side. Rules stay until exit: the process lives for one file. */
 #include "compiler/rules/tool/rulegen.h"
 
 #include <ctype.h>
@@ -247,6 +247,7 @@ static int parse_tree(Rule *r, bool is_pattern) {
     char *attr = c_text("]");
     if (snprintf(r->n[i].attr, sizeof r->n[i].attr, "%s", attr) >= (int)sizeof r->n[i].attr)
       rulegen_die("dtype text too long");
+    free(attr);
     expect("]");
   }
   parse_sources(r, i);
