@@ -79,7 +79,7 @@ static Status open_unix(Listener *l) {
   TRY(remove_stale(&addr));
   l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (l->fd < 0) return os_error("socket", l->path);
-  mode_t mask = umask(0177);
+  mode_t mask = umask(0777 & ~(mode_t)l->server->config.socket_mode);
   int failed = bind(l->fd, (struct sockaddr *)&addr, sizeof addr);
   umask(mask);
   if (failed) return os_error("binding", l->path);

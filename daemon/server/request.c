@@ -123,6 +123,26 @@ void request_close(Request *r) {
   free(r);
 }
 
+/* The same status with a text that is UTF-8: clients refuse others, and names that they sent, or
+ * that were cut to be shown, may not be. */
+static Status clean_text(Status st) {
+  char text[4096];
+  size_t n = status_text(st, text, sizeof text);
+  bool dirty = n >= sizeof text;
+  if (dirty) n = sizeof text - 1;
+  for (size_t i = 0, len; i < n; i += len) {
+    len = utf8_sequence((const uint8_t *)text + i, (const uint8_t *)text + n);
+    if (len) continue;
+    text[i] = '?';
+    len = 1;
+    dirty = true;
+  }
+  if (!dirty) return st;
+  Status clean = status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text);
+  status_drop(st);
+  return clean;
+}
+
 void request_finish(Request *r, Status st) {
   if (r->state >= RS_REPLYING) {
     status_drop(st);
@@ -136,7 +156,7 @@ void request_finish(Request *r, Status st) {
   }
   request_move(r, RS_REPLYING);
   release_work(r);
-  grpc_finish(r->stream, st);
+  grpc_finish(r->stream, st ? clean_text(st) : NULL);
   connection_dirty(r->conn);
 }
 
