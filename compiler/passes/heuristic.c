@@ -251,9 +251,9 @@ static bool contiguous_along(Sched *s, const Body *b, int axis, int64_t lanes) {
   return true;
 }
 
-static int operand_number(const Sched *s, const UOp *load) {
-  for (uint32_t i = 0; i < s->k->noperands; i++)
-    if (s->k->operands[i] == load) return (int)i;
+static int stage_number(const Sched *s, const UOp *u) {
+  for (uint32_t i = 0; i < s->k->nstageable; i++)
+    if (s->k->stageable[i] == u) return (int)i;
   return -1;
 }
 
@@ -270,6 +270,26 @@ static void order_panels(Sched *s, const Contraction *c) {
   if (v != last - 1) give(s, OPT_ORDER, c->v, last - 1);
 }
 
+static bool reaches(Sched *s, UOp *from, const UOp *to) {
+  UOpList list = uop_toposort(s->job, from);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i] == to) return true;
+  return false;
+}
+
+/* What to pack for a load: the factor it is part of, so that what is computed from it is computed
+ * once per panel, unless that varies along the rows. */
+static UOp *panel_of(Sched *s, const Contraction *c, UOp *load) {
+  const UOp *product = through_casts(c->body->reduce->src[0]);
+  for (uint32_t k = 0; k < 2; k++) {
+    UOp *factor = product->src[k];
+    if (stage_number(s, factor) >= 0 && !kernel_depends(factor, (uint32_t)c->m) &&
+        reaches(s, factor, load))
+      return factor;
+  }
+  return load;
+}
+
 /* True when every vector operand is packed now. */
 static bool stage_panels(Sched *s, const Contraction *c) {
   int64_t rows = tiles(size_of(s, c->m), c->mr);
@@ -277,12 +297,16 @@ static bool stage_panels(Sched *s, const Contraction *c) {
   for (uint32_t l = 0; l < c->body->n; l++) {
     UOp *load = c->body->loads[l];
     if (rows < 2 || !depends_on(load, c->v)) continue;
+    UOp *panel = panel_of(s, c, load);
     int64_t elements = c->nv * c->lanes;
     for (uint32_t r = 1; r < c->body->reduce->nsrc; r++)
-      if (uop_is_open(load, c->body->reduce->src[r]))
+      if (uop_is_open(panel, c->body->reduce->src[r]))
         elements *= c->body->reduce->src[r]->src[0]->arg.i;
-    bool fits = (uint64_t)elements * dtype_info[load->dtype].bytes <= s->target->l2_bytes;
-    if (fits) give(s, OPT_STAGE, c->v, operand_number(s, load));
+    bool fits = (uint64_t)elements * dtype_info[panel->dtype].bytes <= s->target->l2_bytes;
+    bool again = false;
+    for (size_t i = 0; i < s->opts->len; i++)
+      again |= s->opts->at[i].kind == OPT_STAGE && s->opts->at[i].arg == stage_number(s, panel);
+    if (fits && !again) give(s, OPT_STAGE, c->v, stage_number(s, panel));
     all = all && fits;
   }
   return all;
@@ -394,13 +418,28 @@ static int transposed_axis(Sched *s, int v) {
   return -1;
 }
 
+/* Instructions behind one node: transcendentals are polynomials. */
+static int64_t op_weight(const UOp *u) {
+  switch (u->op) {
+  case OP_EXP:
+  case OP_EXP2:
+  case OP_LOG:
+  case OP_LOG2: return 16;
+  case OP_TANH:
+  case OP_ERF:
+  case OP_ATAN: return 30;
+  case OP_SIN:
+  case OP_COS: return 50;
+  case OP_POW:
+  case OP_FMOD: return 60;
+  default: return u->dtype != DT_INDEX && u->dtype != DT_VOID && u->nsrc > 0;
+  }
+}
+
 /* Nodes that one instance of the kernel's values has. */
 static int64_t value_nodes(const Sched *s) {
   int64_t n = 0;
-  for (size_t i = 0; i < s->k->list.len; i++) {
-    const UOp *u = s->k->list.at[i];
-    n += u->dtype != DT_INDEX && u->dtype != DT_VOID && u->nsrc > 0;
-  }
+  for (size_t i = 0; i < s->k->list.len; i++) n += op_weight(s->k->list.at[i]);
   return n + 1;
 }
 
@@ -459,19 +498,45 @@ static void unroll_under_vector(Sched *s, const Body *b, int64_t lanes, int64_t 
   give(s, OPT_UNROLL, a, divisor_below(size_of(s, a), want));
 }
 
-/* Rows of a window tile share loads: a stencil's second output axis. */
-static int stencil_axis(Sched *s, const Body *b, int v) {
+/* Gates that first have to find row and column. */
+static bool costly_gate(Sched *s, const UOp *load) {
+  if (load->nsrc < 3) return false;
+  UOpList list = uop_toposort(s->job, load->src[2]);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_FLOORDIV || list.at[i]->op == OP_FLOORMOD) return true;
+  return false;
+}
+
+/* How many steps along the axis share something of a window: its loads, where the axis moves the
+ * window by one or two of its own steps, or its gates, where only the loads depend on the axis. */
+static int64_t sharing_along(Sched *s, const Body *b, int axis) {
+  int64_t share = 1;
+  for (uint32_t l = 0; l < b->n; l++) {
+    UOp *load = b->loads[l];
+    int64_t t = step_in(s, load->src[1], axis, 1);
+    if (t == 0 || t == NONLINEAR) continue;
+    for (uint32_t r = 1; r < b->reduce->nsrc; r++) {
+      int64_t k = step_in(s, load->src[1], (int)b->reduce->src[r]->arg.i, 1);
+      if (k > 0 && k != NONLINEAR && (t == k || t == 2 * k)) return t == k ? 4 : 2;
+    }
+    if (costly_gate(s, load) && !kernel_depends(load->src[2], (uint32_t)axis)) share = 4;
+  }
+  return share;
+}
+
+/* Window tiles: several steps along the output axis that shares most, innermost first. */
+static int64_t tile_window(Sched *s, const Body *b, int v) {
+  int best = -1;
+  int64_t most = 1;
   for (uint32_t i = s->k->nloops; i-- > 0;) {
     int a = (int)s->k->loops[i]->arg.i;
-    if (a == v) continue;
-    for (uint32_t l = 0; l < b->n; l++) {
-      int64_t t = step_in(s, b->loads[l]->src[1], a, 1);
-      if (t == 0 || t == NONLINEAR) continue;
-      for (uint32_t r = 1; r < b->reduce->nsrc; r++)
-        if (step_in(s, b->loads[l]->src[1], (int)b->reduce->src[r]->arg.i, 1) == t) return a;
-    }
+    int64_t share = a == v || s->tile[a] > 1 ? 1 : sharing_along(s, b, a);
+    if (share > most) best = a, most = share;
   }
-  return -1;
+  if (best < 0) return 1;
+  if (most > size_of(s, best)) most = size_of(s, best);
+  give(s, OPT_UPCAST, best, most);
+  return most;
 }
 
 /* A reduction whose rows are contiguous while its output axis is not goes along the rows. */
@@ -494,7 +559,8 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
   if (s->vector >= 0) {
     int v = s->vector, t = nbodies ? -1 : transposed_axis(s, v);
     int64_t used = give_vector(s, v, lanes), room = MAX_BODY / 4 / nodes, n = size_of(s, v);
-    int64_t wide = under_vector ? 2 : 4;
+    bool column = nbodies == 1 && under_vector && bodies[0].reduce->nsrc == 2;
+    int64_t wide = under_vector && !column ? 2 : 4;
     if (t >= 0) {
       /* Innermost: the next tile finds the other half of each cache line in L1. */
       int64_t rows = size_of(s, t) < 8 ? size_of(s, t) : 8;
@@ -517,12 +583,7 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
       vectorise_reduce(s, b, lanes, room);
       continue;
     }
-    int a = stencil_axis(s, b, s->vector);
-    if (a >= 0 && s->tile[a] == 1 && nbodies == 1 && room >= 32) {
-      int64_t f = size_of(s, a) < 4 ? size_of(s, a) : 4;
-      give(s, OPT_UPCAST, a, f);
-      tile *= f;
-    }
+    if (nbodies == 1 && room >= 32) tile *= tile_window(s, b, s->vector);
     unroll_under_vector(s, b, lanes, tile, room);
   }
 }
@@ -534,8 +595,7 @@ static double total_work(const Sched *s) {
   double work = 0;
   for (size_t i = 0; i < s->k->list.len; i++) {
     const UOp *u = s->k->list.at[i];
-    if (u->dtype == DT_INDEX || u->dtype == DT_VOID || !u->nsrc) continue;
-    double n = u->op == OP_EXP || u->op == OP_TANH || u->op == OP_ERF ? 10 : 1;
+    double n = (double)op_weight(u);
     for (uint32_t r = 0; u->open && r < u->open->n; r++) n *= (double)u->open->at[r]->src[0]->arg.i;
     work += n;
   }

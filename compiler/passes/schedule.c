@@ -291,6 +291,18 @@ static UOp *renamed(Staging *s, UOp *u) {
   return uop_substitute(s->a->job, u, from, to, s->n);
 }
 
+/* The index of the load that depends on most ranges: the copy runs along its memory. */
+static UOp *main_index(Job *job, UOp *operand) {
+  UOpList list = uop_toposort(job, operand);
+  UOp *best = NULL;
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    if (u->op != OP_INDEX) continue;
+    if (!best || (u->open && (!best->open || u->open->n > best->open->n))) best = u;
+  }
+  return best->src[1];
+}
+
 /* The staged form of an operand (already rebuilt over the new ranges). */
 static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
@@ -303,7 +315,7 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
       uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
   UOp *store =
       uop_make(job, OP_STORE, DT_VOID, arg_i(0), (UOp *[]){buffer, write, renamed(&s, operand)}, 3);
-  UOp *copy = close_copy(&s, store, operand->src[1]);
+  UOp *copy = close_copy(&s, store, main_index(job, operand));
   UOp *after = uop2(job, OP_AFTER, buffer, copy);
   return uop2(job, OP_INDEX, after, read);
 }
@@ -322,7 +334,7 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
     UOp *u = k->list.at[i];
     a.now[i] = rebuild(&a, u);
     for (uint32_t s = 0; s < plan->nstages; s++)
-      if (k->operands[plan->stages[s].operand] == u)
+      if (k->stageable[plan->stages[s].operand] == u)
         a.now[i] = stage_operand(&a, a.now[i], plan->stages[s].level);
     job_poll(job);
   }

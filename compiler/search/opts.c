@@ -4,6 +4,7 @@
 
 #include "base/vec.h"
 #include "compiler/passes/collapse.h"
+#include "compiler/passes/nodemap.h"
 
 #include <ctype.h>
 #include <limits.h>
@@ -101,6 +102,32 @@ static void find_axes(Job *job, KernelInfo *k) {
   }
 }
 
+static bool is_load(const UOp *u) { return u->op == OP_INDEX && u->src[0]->op == OP_PARAM; }
+
+/* Marks what can be copied into a buffer: loads, and factors of products that are summed when they
+ * are computed from loads without reductions. */
+static void find_stageable(Job *job, KernelInfo *k) {
+  NodeMap pos;
+  enum { LOAD = 1, REDUCTION = 2, FACTOR = 4 };
+  uint8_t *has = arena_array(&job->arena, k->list.len, 1);
+  nodemap_number(job, &pos, &k->list);
+  for (size_t i = 0; i < k->list.len; i++) {
+    UOp *u = k->list.at[i];
+    for (uint32_t s = 0; s < u->nsrc; s++)
+      has[i] |= has[nodemap_get(&pos, u->src[s])] & (LOAD | REDUCTION);
+    if (is_load(u)) has[i] = LOAD;
+    if (u->op == OP_REDUCE) has[i] |= REDUCTION;
+    const UOp *product = u->op == OP_REDUCE && u->arg.i == OP_ADD ? u->src[0] : NULL;
+    while (product && product->op == OP_CAST) product = product->src[0];
+    for (uint32_t s = 0; product && product->op == OP_MUL && s < 2; s++)
+      has[nodemap_get(&pos, product->src[s])] |= FACTOR;
+  }
+  k->stageable = arena_array(&job->arena, k->list.len, sizeof *k->stageable);
+  for (size_t i = 0; i < k->list.len; i++)
+    if (is_load(k->list.at[i]) || (has[i] & FACTOR && has[i] & LOAD && !(has[i] & REDUCTION)))
+      k->stageable[k->nstageable++] = k->list.at[i];
+}
+
 KernelInfo *kernel_info(Job *job, UOp *sink) {
   KernelInfo *k = arena_alloc(&job->arena, sizeof *k);
   k->list = uop_toposort(job, sink);
@@ -108,8 +135,9 @@ KernelInfo *kernel_info(Job *job, UOp *sink) {
   k->operands = arena_array(&job->arena, k->list.len, sizeof *k->operands);
   for (size_t i = 0; i < k->list.len; i++) {
     UOp *u = k->list.at[i];
-    if (u->op == OP_INDEX && u->src[0]->op == OP_PARAM) k->operands[k->noperands++] = u;
+    if (is_load(u)) k->operands[k->noperands++] = u;
   }
+  find_stageable(job, k);
   if (sink->nsrc != 1) return k;
   UOp *u = sink->src[0];
   if (u->op == OP_END) {
@@ -180,7 +208,7 @@ static Status plan_order(Planner *p, bool reduce) {
 }
 
 static Status plan_stage(Planner *p) {
-  if (p->opt->arg < 0 || (uint32_t)p->opt->arg >= p->k->noperands)
+  if (p->opt->arg < 0 || (uint32_t)p->opt->arg >= p->k->nstageable)
     return refuse(p, "the kernel has fewer operands");
   for (uint32_t i = 0; i < p->plan->nstages; i++)
     if (p->plan->stages[i].operand == (uint32_t)p->opt->arg)
@@ -275,7 +303,7 @@ static int64_t staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t 
 
 static Status check_stages(const KernelInfo *k, const OptPlan *plan) {
   for (uint32_t s = 0; s < plan->nstages; s++) {
-    const RangeSet *open = k->operands[plan->stages[s].operand]->open;
+    const RangeSet *open = k->stageable[plan->stages[s].operand]->open;
     int64_t size = 1;
     for (uint32_t j = 0; open && j < open->n; j++) {
       uint32_t a = (uint32_t)open->at[j]->arg.i;

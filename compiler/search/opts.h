@@ -47,6 +47,8 @@ typedef struct KernelInfo {
   uint32_t naxes;
   UOp **operands; /* the INDEX nodes of PARAMs, in topological order */
   uint32_t noperands;
+  UOp **stageable; /* operands, and factors computed from them, in topological order */
+  uint32_t nstageable;
 } KernelInfo;
 
 KernelInfo *kernel_info(Job *job, UOp *sink);
@@ -70,7 +72,7 @@ typedef struct AxisPlan {
 } AxisPlan;
 
 typedef struct StagePlan {
-  uint32_t operand;
+  uint32_t operand; /* among the stageable */
   int level; /* axis id of the loop in which the copy is made, -1: before all loops */
 } StagePlan;
 

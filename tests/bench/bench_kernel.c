@@ -73,6 +73,9 @@ static Program *build(Job *job, Bench *b, int64_t *emit_ns) {
                       .scratch_bytes = b->linear.scratch_bytes};
   Program *p = NULL;
   die(device_program_load(b->device, &spec, &p));
+  if (getenv("BENCH_LLVM"))
+    printf("build %.2f passes %.2f codegen %.2f ms\n", (double)out.build_ns / 1e6,
+           (double)out.passes_ns / 1e6, (double)out.codegen_ns / 1e6);
   llvm_output_deinit(&out);
   return p;
 }

@@ -103,13 +103,16 @@ class EvalRunner:
 
 
 class KilnRunner:
-    """The Python package, through a daemon (KILN_SERVER, or the user's own)."""
+    """The Python package, through a daemon: KILN_SERVER, or one started for the run."""
 
     def __init__(self):
+        sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         import kiln
+        import serving
 
         self.kiln = kiln
-        self.client = kiln.connect()
+        self.server = None if os.environ.get("KILN_SERVER") else serving.Server()
+        self.client = kiln.connect(self.server.target if self.server else None)
 
     def run(self, model, inputs, dims):
         try:
@@ -124,7 +127,9 @@ class KilnRunner:
             raise RunError(e.code, str(e)) from None
 
     def close(self):
-        pass
+        self.client.close()
+        if self.server:
+            self.server.stop()
 
 
 def make_runner(args):

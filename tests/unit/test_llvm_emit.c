@@ -410,10 +410,9 @@ static void test_access(void **state) {
   }
 }
 
-/* A tile read by columns; `extra` columns more than lanes, in an order that is not theirs. */
-static void run_tile(DType d, unsigned lanes, int64_t stride, unsigned extra) {
+/* A tile read by columns, in an order that is not theirs. */
+static void run_tile(DType d, unsigned lanes, int64_t stride, unsigned columns) {
   begin();
-  unsigned columns = lanes + extra;
   int64_t reach = (int64_t)(lanes - 1) * (stride < 0 ? -stride : stride);
   int64_t span = reach + columns, first = stride < 0 ? reach : 0;
   Guarded buf = guarded(d, (size_t)span, true), out = guarded(d, (size_t)lanes * columns, true);
@@ -447,9 +446,11 @@ static void test_tiles(void **state) {
   static const DType dtypes[] = {DT_F32, DT_F64, DT_I8, DT_F16};
   for (size_t t = 0; t < 4; t++) {
     for (unsigned lanes = 4; lanes <= 16; lanes *= 2) {
-      run_tile(dtypes[t], lanes, 21, 0);
-      run_tile(dtypes[t], lanes, -6, 3); /* overlapping columns, some left over */
-      run_tile(dtypes[t], lanes, 19, lanes == 8 ? 8 : 1);
+      run_tile(dtypes[t], lanes, 21, lanes);
+      run_tile(dtypes[t], lanes, -6, lanes + 3); /* overlapping columns, some left over */
+      run_tile(dtypes[t], lanes, 19, 2 * lanes);
+      run_tile(dtypes[t], lanes, 23, 4);
+      run_tile(dtypes[t], lanes, 23, 13); /* 8 and 4 and one */
     }
   }
 }

@@ -160,7 +160,7 @@ static const ZooConv convs[] = {
      .depthwise = true},
 };
 
-enum { NKERNELS = 22 };
+enum { NKERNELS = 23 };
 static ZooKernel kernel(Job *job, int i) {
   switch (i) {
   case 0: return zoo_matmul(job, DT_F32, 12, 40, 24, false);
@@ -179,6 +179,7 @@ static ZooKernel kernel(Job *job, int i) {
   case 13: return zoo_nested(job, 6, 9, 12);
   case 14: return zoo_matmul(job, DT_F32, 1, 30, 64, true);
   case 15: return zoo_elementwise(job, 1);
+  case 22: return zoo_prologue(job, 20, 40, 12);
   default: return zoo_conv(job, convs[i - 16]);
   }
 }
@@ -232,6 +233,9 @@ static const Case cases[] = {
     {17, "MERGE(2,3) VECTOR(2,16) UPCAST(1,5) ORDER(1,2) STAGE(2,0)"},
     {17, "MERGE(0,1) MERGE(0,2) MERGE(0,3) VECTOR(0,8) UNROLL(5,3)"},
     {16, "MERGE(3,4) MERGE(3,5) UNROLL(3,9) VECTOR(2,8)"},
+    {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,3)"},
+    {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,1) STAGE(1,3)"},
+    {22, "UPCAST(0,4) STAGE(-1,3) STAGE(0,0)"},
     {20, "VECTOR(1,16) UPCAST(0,3)"},
     {21, "VECTOR(2,16) UPCAST(1,4) UNROLL(3,3) UNROLL(4,3)"},
 };

@@ -71,6 +71,23 @@ static inline ZooKernel zoo_matmul(Job *job, DType d, int64_t M, int64_t N, int6
   return zoo_done(&z, "matmul", zoo_add(&z, zoo_mul(&z, m, N), n), v);
 }
 
+/* C[m,n] = sum_k A[m,k] relu(B[k,n] * s[k]): a factor that is worth packing as computed. */
+static inline ZooKernel zoo_prologue(Job *job, int64_t M, int64_t N, int64_t K) {
+  Zoo z = {.job = job};
+  UOp *c = zoo_param(&z, DT_F32, M * N), *a = zoo_param(&z, DT_F32, M * K);
+  UOp *b = zoo_param(&z, DT_F32, K * N), *scale = zoo_param(&z, DT_F32, K);
+  (void)c;
+  UOp *m = zoo_range(&z, AX_LOOP, M), *n = zoo_range(&z, AX_LOOP, N);
+  UOp *k = zoo_range(&z, AX_REDUCE, K);
+  UOp *x = zoo_load(&z, b, zoo_add(&z, zoo_mul(&z, k, N), n), NULL);
+  x = uop2(job, OP_MUL, x, zoo_load(&z, scale, k, NULL));
+  x = uop2(job, OP_MAX, x, uop_number(job, DT_F32, 0));
+  UOp *p = uop2(job, OP_MUL, zoo_load(&z, a, zoo_add(&z, zoo_mul(&z, m, K), k), NULL), x);
+  z.k.flops = 2 * M * N * K;
+  return zoo_done(&z, "prologue", zoo_add(&z, zoo_mul(&z, m, N), n),
+                  uop_reduce(job, OP_ADD, p, &k, 1));
+}
+
 typedef struct ZooConv {
   int64_t n, c, h, w, oc, kh, kw, stride, pad;
   bool flat; /* one range over output pixels */
