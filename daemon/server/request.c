@@ -80,6 +80,10 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   Server *s = connection_server(c);
   const Method *method = method_find(head->path);
   if (!method) return false;
+  if (connection_clogged(c)) {
+    grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "too many answers on this connection are unread"));
+    return true;
+  }
   Request *r = calloc(1, sizeof *r);
   if (!r) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "request"));
@@ -164,6 +168,7 @@ void request_send(Request *r, const ProtobufCMessage *m) {
   size_t n = protobuf_c_message_get_packed_size(m);
   uint8_t *at = grpc_send_begin(r->stream, n);
   if (at) protobuf_c_message_pack(m, at);
+  connection_queued(r->conn, n);
   connection_dirty(r->conn);
 }
 
