@@ -378,6 +378,16 @@ static void memory_is_reused(void **state) {
   assert_int_equal(graph.plan.temp_bytes, 3 * 32 * 32 * 4); /* one kept, two in turn */
 }
 
+/* An index of 2^63 and more is outside, not before, its tensor. */
+static void gather_by_u64(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(7));
+  UOp *at = graph_param(&graph, SLOT_INPUT, DT_U64, DIMS(40)); /* some wrap below zero */
+  graph_output(&graph, uop_make(&job, OP_GATHER, DT_VOID, arg_i(0), (UOp *[]){x, at}, 2));
+  graph_plan(&graph);
+  assert_true(plan_equals_graph(&graph, 0));
+}
+
 /* -- 16-bit floats ----------------------------------------------------------------------------- */
 
 /* No sum or product in a plan rounds at each step, and `products` of them sum products of widened
@@ -511,6 +521,7 @@ int main(void) {
       T(chain_is_cut_into_kernels),
       T(work_grows_linearly),
       T(memory_is_reused),
+      T(gather_by_u64),
       T(half_sums_are_f32),
       T(half_max_stays_half),
       T(half_matmul_is_a_contraction),
