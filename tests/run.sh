@@ -81,6 +81,13 @@ if [ -n "$long" ]; then
     KILN_BIN=$KILN_ROOT/build/$preset/bin "$KILN_VENV/bin/python" -m pytest -q -p no:cacheprovider tests/daemon >build/pytest-$preset.log 2>&1
     count_pytest build/pytest-$preset.log $preset
   done
+  say "random graphs"
+  KILN_RANDOM_GRAPHS=5000 KILN_RANDOM_SEED=100000 "$KILN_VENV/bin/python" -m pytest -q -p no:cacheprovider tests/model/test_random_graphs.py >build/random-graphs.log 2>&1
+  count_pytest build/random-graphs.log "random graphs"
+  for set in sse2 avx2; do
+    "$KILN_VENV/bin/python" tests/model/onnx_suite.py --runner $set >build/onnx-$set.log 2>&1
+    note "ONNX node suite for $set: $(tail -n 1 build/onnx-$set.log)" $?
+  done
   say "clang-tidy"
   git ls-files 'base/*.c' 'cache/*.c' 'compiler/*.c' 'daemon/*.c' 'devices/*.c' 'proto/*.c' 'client/*.c' |
     xargs -P 2 -n 8 clang-tidy-14 -p "$KILN_BUILD" --quiet >build/tidy.log 2>&1

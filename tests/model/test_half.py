@@ -40,7 +40,8 @@ def assert_one_rounding(got, want, scale=0.0):
 def test_sum_of_ones(client, dtype, n):
     x = np.ones(n, HALVES[dtype])
     got = one(client, lambda g, x: x.sum(), x=x)
-    want = np.float32(n).astype(HALVES[dtype])
+    with np.errstate(over="ignore"):
+        want = np.float32(n).astype(HALVES[dtype])
     assert got == want, (got, want)
 
 
