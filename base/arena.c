@@ -1,26 +1,54 @@
-/* Blocks double from 16 KiB to 1 MiB; a request larger than a quarter of the next block gets a
- * block of its own, placed behind the current one so that the current free part is not lost. */
+/* Blocks double from 16 KiB to 8 MiB; a request larger than a quarter of the next block gets a
+ * block of its own, placed behind the current one so that the current free part is not lost. Blocks
+ * of 2 MiB and more are mapped, aligned to that size and asked to be huge pages: a compile job
+ * touches its memory once and front to back, so page faults would be a quarter of its time. */
 #include "base/arena.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 struct ArenaBlock {
   ArenaBlock *next;
   size_t size;
 };
 
-enum { ALIGN = 16, FIRST_BLOCK = 16 << 10, LAST_BLOCK = 1 << 20 };
+enum { ALIGN = 16, FIRST_BLOCK = 16 << 10, LAST_BLOCK = 8 << 20, HUGE_PAGE = 2 << 20 };
 
 _Static_assert(sizeof(ArenaBlock) % ALIGN == 0, "payload stays aligned");
+
+/* Zeroed; *size grows to what was really taken. */
+static ArenaBlock *block_alloc(size_t *size) {
+  if (*size < HUGE_PAGE) return calloc(1, *size);
+  size_t pages, room;
+  if (!size_add(*size, HUGE_PAGE - 1, &pages)) return NULL;
+  pages &= ~(size_t)(HUGE_PAGE - 1);
+  if (!size_add(pages, HUGE_PAGE, &room)) return NULL;
+  char *at =
+      mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) return NULL;
+  size_t skip = (HUGE_PAGE - (uintptr_t)at % HUGE_PAGE) % HUGE_PAGE;
+  if (skip) munmap(at, skip);
+  if (skip < HUGE_PAGE) munmap(at + skip + pages, HUGE_PAGE - skip);
+  (void)madvise(at + skip, pages, MADV_HUGEPAGE); /* where the kernel has none, small pages do */
+  *size = pages;
+  return (ArenaBlock *)(void *)(at + skip);
+}
+
+static void block_free(ArenaBlock *b) {
+  if (b->size < HUGE_PAGE)
+    free(b);
+  else
+    munmap(b, b->size);
+}
 
 void arena_init(Arena *a, size_t limit) { *a = (Arena){.limit = limit}; }
 
 void arena_deinit(Arena *a) {
   for (ArenaBlock *b = a->block, *next; b; b = next) {
     next = b->next;
-    free(b);
+    block_free(b);
   }
   *a = (Arena){.limit = a->limit};
 }
@@ -34,7 +62,7 @@ static ArenaBlock *new_block(Arena *a, size_t payload) {
   size_t size;
   if (!size_add(payload, sizeof(ArenaBlock), &size)) return NULL;
   if (a->limit && (size > a->limit || a->used > a->limit - size)) return NULL;
-  ArenaBlock *b = calloc(1, size);
+  ArenaBlock *b = block_alloc(&size);
   if (!b) return NULL;
   b->size = size;
   a->used += size;
@@ -54,6 +82,8 @@ void *arena_alloc(Arena *a, size_t size) {
   if (next > LAST_BLOCK) next = LAST_BLOCK;
   bool own = a->block && size > next / 4;
   ArenaBlock *b = new_block(a, own ? size : (size > next ? size : next));
+  if (!b && !own && size < next)
+    b = new_block(a, size); /* near the limit: what is left, not a doubled block */
   if (!b) return full(a);
   char *payload = (char *)(b + 1);
   if (own) {

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sysexits.h>
 
 #include "base/log.h"
@@ -92,6 +93,14 @@ static int complain(Status st, int code) {
   return code;
 }
 
+/* Connections, executables and buffers take a descriptor each; the usual soft limit is 1024. */
+static void raise_descriptors(void) {
+  struct rlimit r;
+  if (getrlimit(RLIMIT_NOFILE, &r)) return;
+  r.rlim_cur = r.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &r); /* with the old limit it serves fewer */
+}
+
 int main(int argc, char **argv) {
   Options o = {.check_only = false};
   LogLevel level = LOG_LEVEL_INFO;
@@ -108,6 +117,7 @@ int main(int argc, char **argv) {
   log_level_parse(o.config.log_level, &level);
   log_init("kilnd", level);
   signal(SIGPIPE, SIG_IGN);
+  raise_descriptors();
   st = server_create(&o.config, &server);
   if (st) return complain(st, EX_UNAVAILABLE);
   return server_run(server);

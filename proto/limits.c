@@ -55,8 +55,7 @@ static WireType wire_type_of(ProtobufCType t) {
   }
 }
 
-/* The length of the well-formed UTF-8 sequence at p, 0 when there is none or it is NUL. */
-static size_t utf8_sequence(const uint8_t *p, const uint8_t *end) {
+size_t utf8_sequence(const uint8_t *p, const uint8_t *end) {
   uint8_t b = *p;
   if (b < 0x80) return b ? 1 : 0;
   size_t n = b >= 0xf0 ? 4 : b >= 0xe0 ? 3 : 2;

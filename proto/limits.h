@@ -29,3 +29,6 @@ Status pb_check(const ProtobufCMessageDescriptor *desc, Bytes msg, const PbLimit
  * and what was allocated stays in the arena. */
 Status pb_unpack(const ProtobufCMessageDescriptor *desc, Bytes msg, const PbLimits *limits,
                  Arena *arena, ProtobufCMessage **out);
+
+/* The length of the well-formed UTF-8 sequence at p, 0 when there is none or it is NUL. */
+size_t utf8_sequence(const uint8_t *p, const uint8_t *end);

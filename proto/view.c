@@ -165,6 +165,19 @@ static Status store_one(Ctx *c, const ViewMessage *m, const Item *it, uint32_t d
   return decode(c, it->field->msg, it->wire.bytes, depth + 1, sub);
 }
 
+/* Appends one occurrence, which may be a packed array, to a repeated field. */
+static Status append(Ctx *c, const ViewMessage *m, const Item *it, uint32_t depth, char *to) {
+  List list;
+  Status st = NULL;
+  memcpy(&list, to, sizeof list);
+  if (is_packed(it))
+    store_packed(it, &list);
+  else
+    st = store_one(c, m, it, depth, list.at + element_size(it->field) * list.n++);
+  memcpy(to, &list, sizeof list);
+  return st;
+}
+
 static Status decode(Ctx *c, const ViewMessage *m, Bytes bytes, uint32_t depth, char *out) {
   size_t counts[MAX_FIELDS] = {0};
   assert(m->nfields <= MAX_FIELDS);
@@ -182,17 +195,9 @@ static Status decode(Ctx *c, const ViewMessage *m, Bytes bytes, uint32_t depth, 
     if (!more) break;
     if (!it.field) continue;
     seen |= 1ull << (it.field - m->fields);
-    if (!it.field->repeated) {
-      TRY(store_one(c, m, &it, depth, out + it.field->offset));
-      continue;
-    }
-    List list;
-    memcpy(&list, out + it.field->offset, sizeof list);
-    if (is_packed(&it))
-      store_packed(&it, &list);
-    else
-      TRY(store_one(c, m, &it, depth, list.at + element_size(it.field) * list.n++));
-    memcpy(out + it.field->offset, &list, sizeof list);
+    char *to = out + it.field->offset;
+    Status st = it.field->repeated ? append(c, m, &it, depth, to) : store_one(c, m, &it, depth, to);
+    if (st) return st;
   }
   memcpy(out, &seen, sizeof seen);
   return NULL;

@@ -121,9 +121,9 @@ bool llvm_alu_knows(Op op);
 void llvm_memory_begin(Emitter *e);
 LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u);
-/* For an ungated load of scalar index: the `lanes` contiguous elements from each lane's place on.
+/* For an ungated load of scalar index: the m contiguous elements from each lane's place on.
  * False, and nothing emitted, when the kernel writes that memory. */
-bool llvm_load_rows(Emitter *e, const UOp *u, LLVMValueRef *row);
+bool llvm_load_rows(Emitter *e, const UOp *u, unsigned m, LLVMValueRef *row);
 /* The slot that an access to a REG buffer names, or NULL when it is not one. */
 RegSlot *llvm_reg_slot(Emitter *e, const UOp *access);
 

@@ -411,10 +411,10 @@ static LLVMValueRef load_gated(const Access *a, LLVMValueRef alternative) {
   return LLVMBuildSelect(b, a->gate, load_ungated(a, index), alternative, "");
 }
 
-bool llvm_load_rows(Emitter *e, const UOp *u, LLVMValueRef *row) {
+bool llvm_load_rows(Emitter *e, const UOp *u, unsigned m, LLVMValueRef *row) {
   Access a = resolve(e, u, u->lanes, NULL);
   if (!a.constant) return false;
-  LLVMTypeRef vec = LLVMVectorType(a.element, a.lanes);
+  LLVMTypeRef vec = LLVMVectorType(a.element, m);
   for (unsigned i = 0; i < a.lanes; i++) row[i] = load_at(&a, vec, a.index, a.stride * i);
   return true;
 }

@@ -230,10 +230,10 @@ UOp *build_expand(Job *job, UOp *x, Ints shape) {
 static UOp *shrink(Job *job, UOp *x, const int64_t *begin_end) {
   int64_t dims[MAX_DIMS];
   bool whole = true;
-  for (uint32_t i = 0; i < x->shape.n; i++) {
+  for (size_t i = 0; i < x->shape.n; i++) {
     int64_t b = begin_end[2 * i], e = begin_end[2 * i + 1];
     if (b < 0 || e < b || e > x->shape.at[i])
-      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%lld, %lld) of axis %u in shape %s",
+      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%lld, %lld) of axis %zu in shape %s",
                           (long long)b, (long long)e, i, shape_text(job, x->shape)));
     dims[i] = e - b;
     if (dims[i] != x->shape.at[i]) whole = false;
@@ -247,12 +247,12 @@ static UOp *shrink(Job *job, UOp *x, const int64_t *begin_end) {
 UOp *build_pad(Job *job, UOp *x, const int64_t *pads, UOp *fill) {
   int64_t crop[2 * MAX_DIMS], grow[2 * MAX_DIMS], dims[MAX_DIMS];
   bool any = false;
-  uint32_t n = x->shape.n;
+  size_t n = x->shape.n;
   check_same(job, OP_PAD, x, fill);
-  for (uint32_t i = 0; i < n; i++) {
+  for (size_t i = 0; i < n; i++) {
     int64_t lo = pads[2 * i], hi = pads[2 * i + 1], d = x->shape.at[i];
     if (lo < -d || hi < -d || lo > MAX_NUMEL || hi > MAX_NUMEL)
-      job_abort(job, FAIL(INVALID_ARGUMENT, "padding %lld, %lld of axis %u in shape %s",
+      job_abort(job, FAIL(INVALID_ARGUMENT, "padding %lld, %lld of axis %zu in shape %s",
                           (long long)lo, (long long)hi, i, shape_text(job, x->shape)));
     crop[2 * i] = lo < 0 ? -lo : 0;
     crop[2 * i + 1] = hi < 0 ? d + hi : d;
@@ -261,14 +261,14 @@ UOp *build_pad(Job *job, UOp *x, const int64_t *pads, UOp *fill) {
     if (lo > 0 || hi > 0) any = true;
   }
   x = shrink(job, x, crop);
-  for (uint32_t i = 0; i < n; i++) dims[i] = x->shape.at[i] + grow[2 * i] + grow[2 * i + 1];
+  for (size_t i = 0; i < n; i++) dims[i] = x->shape.at[i] + grow[2 * i] + grow[2 * i + 1];
   shape_check(job, shape_make(dims, n), MAX_NUMEL, "pad");
   if (!any) return x;
   UOp *f = build_splat_value(fill);
   fill = f ? f : fill;
   if (build_splat_value(x) == fill) return build_splat(job, fill, shape_make(dims, n));
   if (fill->shape.n) fill = build_reshape(job, fill, (Ints){0});
-  return uop_make(job, OP_PAD, DT_VOID, arg_ints(grow, 2 * (size_t)n), (UOp *[]){x, fill}, 2);
+  return uop_make(job, OP_PAD, DT_VOID, arg_ints(grow, 2 * n), (UOp *[]){x, fill}, 2);
 }
 
 UOp *build_pad_axis(Job *job, UOp *x, size_t axis, int64_t lo, int64_t hi, UOp *fill) {
@@ -286,7 +286,7 @@ UOp *build_flip(Job *job, UOp *x, size_t axis) {
 
 UOp *build_slice(Job *job, UOp *x, size_t axis, int64_t start, int64_t count, int64_t step) {
   int64_t be[2 * MAX_DIMS];
-  for (uint32_t i = 0; i < x->shape.n; i++) {
+  for (size_t i = 0; i < x->shape.n; i++) {
     be[2 * i] = 0;
     be[2 * i + 1] = x->shape.at[i];
   }

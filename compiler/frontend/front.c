@@ -6,6 +6,8 @@
  * of elements that the subgraph touches, and happens once per value. */
 #include "compiler/frontend/front.h"
 
+#include <assert.h>
+
 #include "compiler/ir/interp.h"
 
 static const int64_t FOLD_WORK = 4 << 20; /* elements of all nodes of a folded subgraph */
@@ -87,6 +89,7 @@ int64_t data_int(DType dtype, const uint8_t *data, int64_t k) {
   const uint8_t *p = data + k * dtype_info[dtype].bytes;
   uint64_t v = 0;
   unsigned bytes = dtype_info[dtype].bytes;
+  assert(bytes);
   memcpy(&v, p, bytes);
   unsigned shift = 64 - 8 * bytes;
   if (dtype_is_uint(dtype) || dtype_is_bool(dtype)) return (int64_t)v;

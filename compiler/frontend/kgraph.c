@@ -200,10 +200,10 @@ static UOp *g_pad(Walk *w, const GNode *n, UOp *const *src) {
 static UOp *g_shrink(Walk *w, const GNode *n, UOp *const *src) {
   Job *job = w->front.job;
   UOp *x = src[0];
-  for (uint32_t i = 0; i < src[0]->shape.n; i++) {
+  for (size_t i = 0; i < src[0]->shape.n; i++) {
     int64_t b = n->ints.at[2 * i], e = n->ints.at[2 * i + 1], d = src[0]->shape.at[i];
     if (b < 0 || e < b || e > d)
-      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%lld, %lld) of axis %u with %lld elements",
+      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%lld, %lld) of axis %zu with %lld elements",
                           (long long)b, (long long)e, i, (long long)d));
     x = build_slice(job, x, i, b, e - b, 1);
   }

@@ -1,9 +1,12 @@
 /* Convolutions. Attribute checking is here; the arithmetic is in build_nn.c. */
 #include "compiler/frontend/onnx_spatial.h"
 
+#include <assert.h>
+
 void spatial_ints(Node *n, const char *name, size_t count, int64_t lo, int64_t absent,
                   int64_t *out) {
   Ints v = attr_ints(n, name);
+  assert(v.at || !v.n);
   if (v.at && v.n && v.n != count)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "attribute '%s' has %u elements, expected %zu", name,
                            v.n, count));

@@ -58,6 +58,8 @@ static _Noreturn void bad_equation(Node *n, const char *why) {
                          STR_ARG(attr_str(n, "equation", "")), why));
 }
 
+static bool is_letter(unsigned char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
 /* The labels of one term; `rank` axes (SIZE_MAX: the result, whose ellipsis has e->dots axes). */
 static Labels parse_term(Einsum *e, Str term, size_t rank) {
   Labels l = {0};
@@ -65,15 +67,13 @@ static Labels parse_term(Einsum *e, Str term, size_t rank) {
   for (size_t i = 0; i < term.len; i++) letters += term.ptr[i] != ' ' && term.ptr[i] != '.';
   size_t dots = rank == SIZE_MAX ? e->dots : rank > letters ? rank - letters : 0;
   for (size_t i = 0; i < term.len; i++) {
-    char ch = term.ptr[i];
-    bool letter = (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z');
+    unsigned char ch = (unsigned char)term.ptr[i];
     if (ch == ' ') continue;
-    if (l.n + 1 >= MAX_DIMS) bad_equation(e->node, "too many labels");
-    if (letter) {
+    if (l.n + 1 >= MAX_DIMS || dots > MAX_RANK) bad_equation(e->node, "too many labels");
+    if (is_letter(ch)) {
       l.at[l.n++] = ch;
-    } else if (ch == '.' && i + 2 < term.len && term.ptr[i + 1] == '.' && term.ptr[i + 2] == '.') {
+    } else if (i + 2 < term.len && !memcmp(term.ptr + i, "...", 3)) {
       i += 2;
-      if (dots > MAX_RANK) bad_equation(e->node, "too many labels");
       /* right-aligned, so that ellipses of different ranks broadcast */
       for (size_t k = dots; k-- > 0;) l.at[l.n++] = ELLIPSIS + (int)k;
       if (dots > e->dots) e->dots = dots;
@@ -189,7 +189,7 @@ static void op_einsum(Node *n) {
 
 const OnnxOp onnx_linear_ops[] = {
     {"", "MatMul", 1, 2, 2, op_matmul},
-    {"", "Gemm", 7, 2, 3, op_gemm},
+    {"", "Gemm", 1, 2, 3, op_gemm},
     {"", "MatMulInteger", 10, 2, 4, op_matmul_integer},
     {"", "Einsum", 12, 1, 255, op_einsum},
     {0},

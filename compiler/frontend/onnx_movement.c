@@ -110,7 +110,7 @@ static void op_split(Node *n) {
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "%zu outputs, but the split has %lld parts", n->nout,
                            (long long)(sizes.at ? (int64_t)sizes.n : parts)));
   int64_t chunk = d / parts + (d % parts != 0), sum = 0;
-  for (uint32_t i = 0; i < sizes.n; i++) {
+  for (uint32_t i = 0; sizes.at && i < sizes.n; i++) {
     if (sizes.at[i] < 0 || sizes.at[i] > d) sum = -1;
     if (sum >= 0) sum += sizes.at[i];
   }
@@ -184,7 +184,7 @@ static void op_tile(Node *n) {
   if (reps.n != x->shape.n)
     job_abort(n->job,
               FAIL(INVALID_ARGUMENT, "%u repeats for a tensor of rank %u", reps.n, x->shape.n));
-  for (uint32_t i = 0; i < reps.n; i++) {
+  for (size_t i = 0; i < reps.n; i++) {
     int64_t d = x->shape.at[i], r = reps.at[i];
     wide[2 * i] = 1;
     dims[2 * i] = r;

@@ -1,6 +1,7 @@
 /* RNN, GRU and LSTM, unrolled over time. The products with W of all steps are one matrix product;
  * what remains in each step is the product with R and the gates. With sequence_lens a step beyond a
  * row's length leaves that row's state and gives 0. */
+#include <assert.h>
 #include <math.h>
 
 #include "compiler/frontend/build_nn.h"
@@ -94,6 +95,7 @@ static void read_activations(Rnn *r, int64_t dir) {
   const OnnxAttribute *names = attr_find(r->n, "activations", ONNX_ATTR_STRINGS);
   const OnnxAttribute *alpha = attr_find(r->n, "activation_alpha", ONNX_ATTR_FLOATS);
   const OnnxAttribute *beta = attr_find(r->n, "activation_beta", ONNX_ATTR_FLOATS);
+  assert(r->nacts <= MAX_ACTS);
   for (int64_t k = 0; k < r->nacts; k++) {
     size_t at = (size_t)(dir * r->nacts + k);
     r->acts[k] = (Act){.name = str_from(usual[r->nacts == 1 ? 1 : k]), .alpha = 1};

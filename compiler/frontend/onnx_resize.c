@@ -27,7 +27,7 @@ typedef struct Resize {
   bool antialias, exclude_outside;
 } Resize;
 
-enum { MAX_TAPS = 1 << 24 }; /* of an axis */
+enum { MAX_TAPS = 1 << 22 }; /* of an axis */
 
 typedef struct Axis {
   size_t axis;
@@ -182,7 +182,7 @@ static const float *known_floats(Node *n, size_t k, size_t *count) {
                            "source %zu ('" STR_FMT
                            "') has to be known at compile time, but depends on an input",
                            k, STR_ARG(n->proto->input.at[k])));
-  if (!dtype_is_float(v->dtype) || len > 4 * MAX_RANK)
+  if (!dtype_is_float(v->dtype) || len > 4 * (int64_t)MAX_RANK)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu: %s of shape %s", k,
                            dtype_info[v->dtype].name, shape_text(n->job, v->shape)));
   float *out = arena_array(&n->job->arena, (size_t)len + 1, sizeof *out);

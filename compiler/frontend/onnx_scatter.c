@@ -158,7 +158,7 @@ static void op_max_unpool(Node *n) {
   if (node_has(n, 2)) want = node_ints(n, 2, "output_shape");
   if (want.at && want.n != inner.n)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "output_shape %s", shape_text(n->job, want)));
-  for (uint32_t i = 0; i < want.n; i++) {
+  for (uint32_t i = 0; want.at && i < want.n; i++) {
     if (want.at[i] < 0 || want.at[i] > MAX_NUMEL)
       job_abort(n->job, FAIL(INVALID_ARGUMENT, "output_shape %s", shape_text(n->job, want)));
     more[2 * i + 1] = want.at[i] - inner.at[i];

@@ -110,12 +110,20 @@ static UOp *round_out(const Build *b, UOp *x, double scale, int shift, UOp **bit
 }
 
 /* p * 2^n, rounded once: p is twice a number near 1, bits holds n - 1 + bias in the exponent field,
- * below 1 where the result is subnormal. There the rest of the exponent is a second factor. */
+ * below 1 where the result is subnormal. There the rest of the exponent is a second factor; far
+ * below, it is 0, for a product that underflows takes a hundred times longer than one with 0. */
 static UOp *scale_wide(const Build *b, UOp *p, UOp *bits) {
   UOp *one = integer(b, (int64_t)1 << b->mant);
   UOp *top = uop2(b->job, OP_MAX, bits, one);
   UOp *rest = add(b, sub(b, bits, top), integer(b, (int64_t)b->bias << b->mant));
+  rest = uop2(b->job, OP_MAX, rest, integer(b, 0));
   return mul(b, mul(b, p, from_bits(b, top)), from_bits(b, rest));
+}
+
+/* x where 2^x needs more than scale_wide can tell: below, it gives 0, above, infinity. */
+static UOp *clamp_exponent(const Build *b, UOp *x, double log2_of_base) {
+  double lo = b->wide ? -2080 : -270, hi = b->wide ? 1025 : 129;
+  return clamp(b, x, floor(lo / log2_of_base), floor(hi / log2_of_base));
 }
 
 /* e^r times `scale`, |r| <= ln(2)/2, after x = n*ln(2) + r. */
@@ -128,7 +136,7 @@ static UOp *exp_reduced(const Build *b, UOp *x, UOp *n, double scale) {
 
 static UOp *exp_any(const Build *b, UOp *x) {
   UOp *bits;
-  x = b->wide ? clamp(b, x, -746, 710) : clamp(b, x, -104, 89);
+  x = clamp_exponent(b, x, M_LOG2E);
   UOp *n = round_out(b, x, M_LOG2E, b->bias - 1, &bits);
   return scale_wide(b, exp_reduced(b, x, n, 2), bits);
 }
@@ -142,7 +150,7 @@ static UOp *exp_moderate(const Build *b, UOp *x) {
 
 static UOp *exp2_any(const Build *b, UOp *x) {
   UOp *bits;
-  x = b->wide ? clamp(b, x, -1076, 1025) : clamp(b, x, -151, 129);
+  x = clamp_exponent(b, x, 1);
   UOp *n = round_out(b, x, 1, b->bias - 1, &bits), *r = sub(b, x, n);
   UOp *p = fma3(b, horner(b, POLY(b, exp2_poly), 2, r), r, num(b, 2));
   return scale_wide(b, p, bits);
@@ -310,7 +318,7 @@ static UOp *sin_cos(const Build *b, UOp *x, bool cosine) {
   UOp *r = b->wide ? turns_wide(b, a, &q) : turns_narrow(&w, uop_cast(b->job, a, DT_F64), &q);
   r = uop_cast(b->job, r, b->d);
   if (cosine) q = add(&w, q, num(&w, 1));
-  UOp *quadrant = uop_cast(b->job, q, b->bits);
+  UOp *quadrant = to_bits(b, add(b, uop_cast(b->job, q, b->d), num(b, ldexp(1.5, b->mant))));
   UOp *z = mul(b, r, r);
   UOp *s = fma3(b, prod(b, r, z), horner(b, POLY(b, sin_poly), 1, z), r);
   UOp *c = fma3(b, mul(b, z, z), horner(b, POLY(b, cos_poly), 1, z),
@@ -369,10 +377,9 @@ static UOp *pow_wide(const Build *b, UOp *a, UOp *y) {
   UOp *edge = where(b, equal(b, a, num(b, 0)), num(b, -INFINITY), a);
   hi = where(b, finite, hi, edge);
   lo = where(b, finite, lo, num(b, 0));
-  UOp *t = prod(b, y, hi), *limited = clamp(b, t, -1200, 1200);
+  UOp *t = prod(b, y, hi), *x = clamp_exponent(b, t, 1);
   UOp *t_lo = fma3(b, y, lo, fma3(b, y, hi, neg(b, t)));
-  t_lo = where(b, equal(b, t, limited), t_lo, num(b, 0));
-  UOp *x = clamp(b, limited, -1076, 1025);
+  t_lo = where(b, equal(b, t, x), t_lo, num(b, 0));
   UOp *n = round_out(b, x, 1, b->bias - 1, &bits), *r = add(b, sub(b, x, n), t_lo);
   UOp *p = fma3(b, horner(b, POLY(b, exp2_poly), 2, r), r, num(b, 2));
   return scale_wide(b, p, bits);

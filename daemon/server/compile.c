@@ -129,9 +129,10 @@ static void report_executable(Kiln__V1__CompileReport *r, Arena *arena, const Ex
 static void compile_finish(Compile *c, Executable *e) {
   report_executable(&c->report, &c->arena, e);
   c->report.total_ns = clock_now_ns() - c->started_ns;
-  LOG_INFO("compiled", "model=\"%s\" kernels=%u unique=%u compiled=%u plan_cached=%d ms=%.1f",
-           c->name, c->report.kernels, c->report.unique_kernels, c->report.kernels_compiled,
-           c->report.plan_cached, (double)c->report.total_ns / 1e6);
+  char quoted[128];
+  LOG_INFO("compiled", "model=%s kernels=%u unique=%u compiled=%u plan_cached=%d ms=%.1f",
+           log_quote(quoted, sizeof quoted, c->name), c->report.kernels, c->report.unique_kernels,
+           c->report.kernels_compiled, c->report.plan_cached, (double)c->report.total_ns / 1e6);
   for (CompileWaiter *w; (w = pop_waiter(c));) answer(w, e, &c->report);
   compile_free(c);
 }

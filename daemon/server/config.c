@@ -10,7 +10,15 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-typedef enum SettingKind { SK_TEXT, SK_LIST, SK_BOOL, SK_SIZE, SK_COUNT, SK_SECONDS } SettingKind;
+typedef enum SettingKind {
+  SK_TEXT,
+  SK_LIST,
+  SK_BOOL,
+  SK_SIZE,
+  SK_COUNT,
+  SK_SECONDS,
+  SK_MODE
+} SettingKind;
 
 typedef struct Setting {
   const char *section, *key;
@@ -21,6 +29,7 @@ typedef struct Setting {
 #define AT(field) offsetof(Config, field)
 static const Setting settings[] = {
     {"server", "listen", SK_LIST, AT(listen)},
+    {"server", "socket_mode", SK_MODE, AT(socket_mode)},
     {"server", "insecure_tcp", SK_BOOL, AT(insecure_tcp)},
     {"server", "log_level", SK_TEXT, AT(log_level)},
     {"server", "idle_exit", SK_SECONDS, AT(idle_exit)},
@@ -34,6 +43,7 @@ static const Setting settings[] = {
     {"limits", "tensor", SK_SIZE, AT(max_tensor_bytes)},
     {"limits", "message", SK_SIZE, AT(max_message_bytes)},
     {"limits", "executables", SK_COUNT, AT(max_executables)},
+    {"limits", "executable_bytes", SK_SIZE, AT(max_executable_bytes)},
     {"limits", "buffers", SK_SIZE, AT(max_buffer_bytes)},
     {"limits", "queue", SK_COUNT, AT(max_queue)},
     {"workers", "program", SK_TEXT, AT(worker)},
@@ -82,9 +92,11 @@ Status config_init(Config *c) {
       .max_message_bytes = 256ull << 20,
       .max_buffer_bytes = 8ull << 30,
       .max_executables = 64,
+      .max_executable_bytes = 16ull << 30,
       .max_queue = 256,
       .max_connections = 1024,
-      .compile_memory = 8ull << 30,
+      .compile_memory = 4ull << 30,
+      .socket_mode = 0600,
       .grace = 10,
       .idle_connection = 1800,
       .compile_seconds = 300,
@@ -141,6 +153,15 @@ static Status read_bool(const char *value, bool *out) {
   return FAIL(INVALID_ARGUMENT, "expected true or false, got '%s'", value);
 }
 
+static Status read_mode(const char *value, uint64_t *out) {
+  char *end;
+  unsigned long mode = strtoul(value, &end, 8);
+  if (end == value || *end || mode > 0777)
+    return FAIL(INVALID_ARGUMENT, "expected permissions like 0660, got '%s'", value);
+  *out = mode;
+  return NULL;
+}
+
 static Status read_text(const char *value, char **out) {
   char *copy = strdup(value);
   if (!copy) return FAIL(RESOURCE_EXHAUSTED, "settings");
@@ -169,6 +190,7 @@ static Status read_value(Config *c, const Setting *s, const char *value) {
   case SK_BOOL: return read_bool(value, at);
   case SK_SIZE: return read_number(value, "KMGT", sizes, at);
   case SK_COUNT: return read_number(value, "", NULL, at);
+  case SK_MODE: return read_mode(value, at);
   case SK_SECONDS: return read_number(value, "smh", times, at);
   }
   return FAIL(INTERNAL, "setting kind");

@@ -1,12 +1,9 @@
 /* What kilnd is told: defaults, then the INI file, then the command line.
  *
- *   [server]  listen insecure_tcp log_level idle_exit grace max_connections idle_connection
- *   [cache]   path max_bytes enabled
- *   [limits]  model tensor message executables buffers queue
- *   [workers] program compile compile_memory compile_seconds device_memory run_seconds device
+ * The settings are the table in config.c; deploy/kiln.conf explains each.
  *
  * `listen` and `device` may stand several times. Sizes take K, M, G (powers of 1024); durations
- * are seconds and take s, m, h. */
+ * are seconds and take s, m, h. socket_mode is octal. */
 #pragma once
 
 #include "base/log.h"
@@ -30,8 +27,10 @@ typedef struct Config {
   bool insecure_tcp, cache_enabled;
   uint64_t cache_max_bytes;
   uint64_t max_model_bytes, max_tensor_bytes, max_message_bytes, max_buffer_bytes;
-  uint64_t max_executables, max_queue, max_connections;
+  uint64_t max_executables, max_executable_bytes; /* models and constants of loaded executables */
+  uint64_t max_queue, max_connections;
   uint64_t compile_workers, compile_memory, device_memory;
+  uint64_t socket_mode;                                                     /* of Unix sockets */
   uint64_t idle_exit, grace, idle_connection, compile_seconds, run_seconds; /* seconds */
 } Config;
 

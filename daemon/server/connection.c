@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { PIECES = 64, READS_PER_WAKE = 4 };
+enum { PIECES = 64, READS_PER_WAKE = 4, QUEUED_MAX = 512 << 20 };
 
 struct Connection {
   Server *server;
@@ -24,6 +24,7 @@ struct Connection {
   bool ending;            /* flush, then close */
   bool closed;
   uint64_t last_active_ms;
+  size_t queued; /* at least the bytes of answers that are not yet written */
 };
 
 static bool on_request(void *ctx, GrpcStream *s, const GrpcHead *head) {
@@ -110,6 +111,7 @@ static bool write_out(Connection *c) {
       return true;
     }
     if (written < 0) return false;
+    c->queued -= (size_t)written < c->queued ? (size_t)written : c->queued;
     grpc_session_wrote(c->session, (size_t)written);
   }
 }
@@ -119,6 +121,18 @@ void connection_dirty(Connection *c) {
   c->is_dirty = true;
   c->next_dirty = c->server->dirty;
   c->server->dirty = c;
+}
+
+void connection_queued(Connection *c, size_t n) { c->queued += n; }
+
+/* The cheap count drifts upwards when clients give calls up, so it is made exact before it refuses
+ * anybody. */
+bool connection_clogged(Connection *c) {
+  if (c->queued <= QUEUED_MAX) return false;
+  c->queued = 0;
+  for (const Request *r = c->server->requests; r; r = r->next)
+    if (r->conn == c) c->queued += grpc_stream_queued(r->stream);
+  return c->queued > QUEUED_MAX;
 }
 
 void connections_flush(Server *s) {

@@ -17,5 +17,9 @@ void connection_dirty(Connection *c);
 void connections_flush(Server *s);
 /* Drains those that have been without a call for so long. */
 void connections_expire(Server *s, uint64_t idle_seconds);
+/* n bytes of an answer were queued. */
+void connection_queued(Connection *c, size_t n);
+/* More answers are waiting for the client to read them than it is allowed. */
+bool connection_clogged(Connection *c);
 Server *connection_server(const Connection *c);
 Connection *connection_next(const Connection *c);

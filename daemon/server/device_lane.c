@@ -120,8 +120,10 @@ static void on_loaded(void *ctx, DeviceJob *job, Message *m, Status st) {
   status_text(st, l->load_error, sizeof l->load_error);
   status_drop(st);
   job->exe->loaded_in = 0;
-  LOG_ERROR("an executable cannot be loaded", "device=%s model=\"%s\" error=\"%s\"", l->spec.name,
-            job->exe->name, l->load_error);
+  char name[128], error[300];
+  LOG_ERROR("an executable cannot be loaded", "device=%s model=%s error=%s", l->spec.name,
+            log_quote(name, sizeof name, job->exe->name),
+            log_quote(error, sizeof error, l->load_error));
 }
 
 /* Sends the load of job's executable; job keeps the reference. */

@@ -182,10 +182,13 @@ static void link_use(Registry *r, Executable *e) {
   if (!r->oldest) r->oldest = e;
 }
 
+static uint64_t bytes_of(const Executable *e) { return e->model->size + e->face->const_bytes; }
+
 static void remove_executable(Registry *r, Executable *e) {
   unlink_use(r, e);
   map_remove(&r->by_id, e->id);
   r->len--;
+  r->bytes -= bytes_of(e);
   e->registered = false;
   executable_release(e);
 }
@@ -198,7 +201,8 @@ void registry_deinit(Registry *r) {
 Status registry_add(Registry *r, Executable *e) {
   assert(!e->registered);
   if (!map_put(&r->by_id, e->id, e)) return FAIL(RESOURCE_EXHAUSTED, "executables");
-  while (r->len >= r->max) remove_executable(r, r->oldest);
+  r->bytes += bytes_of(e);
+  while (r->len >= r->max || (r->len && r->bytes > r->max_bytes)) remove_executable(r, r->oldest);
   executable_retain(e);
   e->registered = true;
   link_use(r, e);

@@ -87,10 +87,11 @@ typedef struct Registry {
   Map by_id;
   Executable *newest, *oldest;
   size_t len, max;
+  uint64_t bytes, max_bytes; /* of models and constants */
 } Registry;
 
 void registry_deinit(Registry *r);
-/* Adds and retains; drops the least recently used beyond the limit. */
+/* Adds and retains; drops the least recently used beyond the limits. */
 Status registry_add(Registry *r, Executable *e);
 /* Marks it as used. NOT_FOUND names the id. Borrowed. */
 Status registry_find(Registry *r, const char *id, Executable **out);

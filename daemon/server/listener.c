@@ -26,6 +26,7 @@ struct Listener {
   uv_poll_t poll;
   int fd, lock;
   bool tcp;
+  bool paused;    /* out of descriptors */
   char path[108]; /* of a Unix socket; "" otherwise */
 };
 
@@ -79,7 +80,7 @@ static Status open_unix(Listener *l) {
   TRY(remove_stale(&addr));
   l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (l->fd < 0) return os_error("socket", l->path);
-  mode_t mask = umask(0177);
+  mode_t mask = umask(0777 & ~(mode_t)l->server->config.socket_mode);
   int failed = bind(l->fd, (struct sockaddr *)&addr, sizeof addr);
   umask(mask);
   if (failed) return os_error("binding", l->path);
@@ -126,7 +127,13 @@ static void on_incoming(uv_poll_t *poll, int status, int events) {
   (void)events;
   for (int i = 0; i < ACCEPTS_PER_WAKE; i++) {
     int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0) return; /* no more, or out of descriptors until some are closed */
+    if (fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) return;
+    if (fd < 0) {
+      LOG_ERROR("accepting stops for a second", "error=\"%s\"", strerror(errno));
+      uv_poll_stop(poll);
+      l->paused = true;
+      return;
+    }
     if (s->nconnections >= s->config.max_connections) {
       LOG_WARN("connection refused", "reason=\"%zu are open\"", s->nconnections);
       close(fd);
@@ -170,6 +177,14 @@ Status listener_open(Server *s, const char *address) {
   s->listeners = l;
   LOG_INFO("listening", "addr=%s", address);
   return NULL;
+}
+
+void listeners_resume(Server *s) {
+  for (Listener *l = s->listeners; l; l = l->next)
+    if (l->paused) {
+      l->paused = false;
+      uv_poll_start(&l->poll, UV_READABLE, on_incoming);
+    }
 }
 
 void listeners_close(Server *s) {

@@ -80,6 +80,10 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   Server *s = connection_server(c);
   const Method *method = method_find(head->path);
   if (!method) return false;
+  if (connection_clogged(c)) {
+    grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "too many answers on this connection are unread"));
+    return true;
+  }
   Request *r = calloc(1, sizeof *r);
   if (!r) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "request"));
@@ -123,6 +127,26 @@ void request_close(Request *r) {
   free(r);
 }
 
+/* The same status with a text that is UTF-8: clients refuse others, and names that they sent, or
+ * that were cut to be shown, may not be. */
+static Status clean_text(Status st) {
+  char text[4096];
+  size_t n = status_text(st, text, sizeof text);
+  bool dirty = n >= sizeof text;
+  if (dirty) n = sizeof text - 1;
+  for (size_t i = 0, len; i < n; i += len) {
+    len = utf8_sequence((const uint8_t *)text + i, (const uint8_t *)text + n);
+    if (len) continue;
+    text[i] = '?';
+    len = 1;
+    dirty = true;
+  }
+  if (!dirty) return st;
+  Status clean = status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text);
+  status_drop(st);
+  return clean;
+}
+
 void request_finish(Request *r, Status st) {
   if (r->state >= RS_REPLYING) {
     status_drop(st);
@@ -136,7 +160,7 @@ void request_finish(Request *r, Status st) {
   }
   request_move(r, RS_REPLYING);
   release_work(r);
-  grpc_finish(r->stream, st);
+  grpc_finish(r->stream, st ? clean_text(st) : NULL);
   connection_dirty(r->conn);
 }
 
@@ -144,6 +168,7 @@ void request_send(Request *r, const ProtobufCMessage *m) {
   size_t n = protobuf_c_message_get_packed_size(m);
   uint8_t *at = grpc_send_begin(r->stream, n);
   if (at) protobuf_c_message_pack(m, at);
+  connection_queued(r->conn, n);
   connection_dirty(r->conn);
 }
 

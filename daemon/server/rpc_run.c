@@ -1,18 +1,60 @@
 /* Run. The hot path of the server: one message in, one to the device worker, one back, one out, all
- * on the loop. Tensors that fit a packet travel inside it; larger ones are copied into a slab. */
+ * on the loop. Tensors that fit a packet travel inside it; larger ones are copied into a slab.
+ *
+ * The request is decoded in place: its tensors are copied once, from the bytes that came to where
+ * the device worker reads them. Nothing keeps a view of those bytes after `start`. */
 #include <inttypes.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "daemon/server/rpc.h"
+#include "proto/view.h"
 
 enum { INLINE_MAX = 32 << 10, SLAB_ALIGN = 64 };
+
+/* The messages of RunRequest, as views. */
+typedef struct TensorView {
+  uint64_t seen;
+  int64_t dtype;
+  VIEW_LIST(int64_t) dims;
+  Str data;
+} TensorView;
+
+typedef struct NamedView {
+  uint64_t seen;
+  Str name, buffer;
+  const TensorView *tensor;
+} NamedView;
+
+typedef struct RunView {
+  uint64_t seen;
+  Str executable;
+  VIEW_LIST(NamedView) inputs;
+  VIEW_LIST(Str) outputs;
+  int64_t as_buffers;
+} RunView;
+
+static const ViewField tensor_rows[] = {VIEW_ROW(TensorView, 1, VIEW_INT, false, dtype, NULL),
+                                        VIEW_ROW(TensorView, 2, VIEW_INT, true, dims, NULL),
+                                        VIEW_ROW(TensorView, 3, VIEW_STR, false, data, NULL)};
+static const ViewMessage tensor_view = VIEW_TABLE(tensor_rows, TensorView, "Tensor");
+static const ViewField named_rows[] = {
+    VIEW_ROW(NamedView, 1, VIEW_STR, false, name, NULL),
+    VIEW_ROW(NamedView, 2, VIEW_MSG, false, tensor, &tensor_view),
+    VIEW_ROW(NamedView, 3, VIEW_STR, false, buffer, NULL)};
+static const ViewMessage named_view = VIEW_TABLE(named_rows, NamedView, "NamedTensor");
+static const ViewField run_rows[] = {VIEW_ROW(RunView, 1, VIEW_STR, false, executable, NULL),
+                                     VIEW_ROW(RunView, 2, VIEW_MSG, true, inputs, &named_view),
+                                     VIEW_ROW(RunView, 3, VIEW_STR, true, outputs, NULL),
+                                     VIEW_ROW(RunView, 4, VIEW_INT, false, as_buffers, NULL)};
+static const ViewMessage run_view = VIEW_TABLE(run_rows, RunView, "RunRequest");
+static const ViewLimits run_limits = {.depth = 4, .elements = 100000};
+enum { NAMED_BUFFER_SEEN = 1 << 2, NAME_SHOWN = 200 };
 
 /* In the request's arena. */
 typedef struct Run {
   Executable *exe;
   DeviceJob *job; /* NULL when none is outstanding */
-  const Kiln__V1__RunRequest *request;
   Kiln__V1__RunJob message;
   uint32_t *outputs;   /* positions */
   uint64_t *offsets;   /* in the slab */
@@ -47,28 +89,34 @@ static Status missing(const Kiln__V1__TensorSpec *spec) {
               wire_tensor_text(spec->dtype, spec->dims, spec->n_dims, expected, sizeof expected));
 }
 
+/* A name from outside, for a message. */
+static int shown(Str s) { return (int)(s.len < NAME_SHOWN ? s.len : NAME_SHOWN); }
+
 static bool same_type(const Kiln__V1__TensorSpec *spec, Kiln__V1__DType dtype, const uint64_t *dims,
                       size_t ndims) {
   return spec->dtype == dtype && spec->n_dims == ndims &&
          (!ndims || !memcmp(spec->dims, dims, ndims * sizeof *dims));
 }
 
-static Status bind_tensor(const Kiln__V1__TensorSpec *spec, uint64_t bytes,
-                          const Kiln__V1__Tensor *t, Kiln__V1__RunInput *out) {
-  if (!same_type(spec, t->dtype, t->dims, t->n_dims))
-    return wrong_type(spec, t->dtype, t->dims, t->n_dims);
+static Status bind_tensor(const Kiln__V1__TensorSpec *spec, uint64_t bytes, const TensorView *t,
+                          Kiln__V1__RunInput *out) {
+  const uint64_t *dims = (const uint64_t *)t->dims.at;
+  Kiln__V1__DType dtype = t->dtype > 0 && t->dtype < 1000 ? (Kiln__V1__DType)t->dtype : 0;
+  if (!same_type(spec, dtype, dims, t->dims.n)) return wrong_type(spec, dtype, dims, t->dims.n);
   if (t->data.len != bytes)
     return FAIL(INVALID_ARGUMENT, "input '%s': expected %" PRIu64 " bytes of data, got %zu",
                 spec->name, bytes, t->data.len);
   out->value_case = KILN__V1__RUN_INPUT__VALUE_INLINE;
-  out->inline_ = t->data;
+  out->inline_ = (ProtobufCBinaryData){t->data.len, (uint8_t *)(uintptr_t)t->data.ptr};
   return NULL;
 }
 
-static Status bind_buffer(Request *r, Run *run, const Kiln__V1__TensorSpec *spec, const char *id,
+static Status bind_buffer(Request *r, Run *run, const Kiln__V1__TensorSpec *spec, Str name,
                           Kiln__V1__RunInput *out) {
   DeviceBuffer *b;
   DeviceJob *job = run->job;
+  const char *id = arena_strdup(&r->arena, name);
+  if (!id) return FAIL(RESOURCE_EXHAUSTED, "run");
   TRY(buffer_table_find(&r->server->buffers, id, &b));
   if (!same_type(spec, b->dtype, b->dims, b->ndims))
     return wrong_type(spec, b->dtype, b->dims, b->ndims);
@@ -83,27 +131,27 @@ static Status bind_buffer(Request *r, Run *run, const Kiln__V1__TensorSpec *spec
   return NULL;
 }
 
-static Status bind_input(Request *r, Run *run, const Kiln__V1__NamedTensor *in) {
+static Status bind_input(Request *r, Run *run, const NamedView *in) {
   const Executable *e = run->exe;
   size_t n = e->face->n_inputs, i = 0;
-  while (i < n && strcmp(e->face->inputs[i]->name, in->name)) i++;
+  while (i < n && !str_is(in->name, e->face->inputs[i]->name)) i++;
   if (i == n)
-    return FAIL(INVALID_ARGUMENT, "there is no input '%.200s'; the inputs are %s", in->name,
-                name_list(&r->arena, e->face->inputs, n));
+    return FAIL(INVALID_ARGUMENT, "there is no input '%.*s'; the inputs are %s", shown(in->name),
+                in->name.ptr, name_list(&r->arena, e->face->inputs, n));
+  const Kiln__V1__TensorSpec *spec = e->face->inputs[i];
   Kiln__V1__RunInput *out = run->message.inputs[i];
+  bool buffer = in->seen & NAMED_BUFFER_SEEN;
   if (out->value_case != KILN__V1__RUN_INPUT__VALUE__NOT_SET)
-    return FAIL(INVALID_ARGUMENT, "input '%s' is given twice", in->name);
+    return FAIL(INVALID_ARGUMENT, "input '%s' is given twice", spec->name);
+  if (!in->tensor && !buffer) return FAIL(INVALID_ARGUMENT, "input '%s' has no value", spec->name);
+  if (in->tensor && buffer)
+    return FAIL(INVALID_ARGUMENT, "input '%s' has a tensor and a buffer", spec->name);
   out->bytes = e->slot_bytes[i];
-  switch (in->value_case) {
-  case KILN__V1__NAMED_TENSOR__VALUE_TENSOR:
-    return bind_tensor(e->face->inputs[i], out->bytes, in->tensor, out);
-  case KILN__V1__NAMED_TENSOR__VALUE_BUFFER:
-    return bind_buffer(r, run, e->face->inputs[i], in->buffer, out);
-  default: return FAIL(INVALID_ARGUMENT, "input '%s' has no value", in->name);
-  }
+  return buffer ? bind_buffer(r, run, spec, in->buffer, out)
+                : bind_tensor(spec, out->bytes, in->tensor, out);
 }
 
-static Status bind_inputs(Request *r, Run *run) {
+static Status bind_inputs(Request *r, Run *run, const RunView *view) {
   const Executable *e = run->exe;
   size_t n = e->face->n_inputs;
   Kiln__V1__RunInput *inputs = arena_array(&r->arena, n + 1, sizeof *inputs);
@@ -114,8 +162,7 @@ static Status bind_inputs(Request *r, Run *run) {
     kiln__v1__run_input__init(&inputs[i]);
     run->message.inputs[i] = &inputs[i];
   }
-  for (size_t i = 0; i < run->request->n_inputs; i++)
-    TRY(bind_input(r, run, run->request->inputs[i]));
+  for (size_t i = 0; i < view->inputs.n; i++) TRY(bind_input(r, run, &view->inputs.at[i]));
   for (size_t i = 0; i < n; i++)
     if (inputs[i].value_case == KILN__V1__RUN_INPUT__VALUE__NOT_SET)
       return missing(e->face->inputs[i]);
@@ -125,25 +172,26 @@ static Status bind_inputs(Request *r, Run *run) {
 /* -- outputs ------------------------------------------------------------------------------------
  */
 
-static Status find_output(Request *r, const Run *run, const char *name, uint32_t *out) {
+static Status find_output(Request *r, const Run *run, Str name, uint32_t *out) {
   const Kiln__V1__FrontendDone *face = run->exe->face;
   for (size_t i = 0; i < face->n_outputs; i++)
-    if (!strcmp(face->outputs[i]->name, name)) return *out = (uint32_t)i, NULL;
-  return FAIL(INVALID_ARGUMENT, "there is no output '%.200s'; the outputs are %s", name,
-              name_list(&r->arena, face->outputs, face->n_outputs));
+    if (str_is(name, face->outputs[i]->name)) return *out = (uint32_t)i, NULL;
+  return FAIL(INVALID_ARGUMENT, "there is no output '%.*s'; the outputs are %s", shown(name),
+              name.ptr, name_list(&r->arena, face->outputs, face->n_outputs));
 }
 
-static Status bind_outputs(Request *r, Run *run) {
-  size_t all = run->exe->face->n_outputs, wanted = run->request->n_outputs;
+static Status bind_outputs(Request *r, Run *run, const RunView *view) {
+  size_t all = run->exe->face->n_outputs, wanted = view->outputs.n;
   run->noutputs = wanted ? wanted : all;
   run->outputs = arena_array(&r->arena, run->noutputs + 1, sizeof *run->outputs);
   uint8_t *seen = arena_alloc(&r->arena, all + 1);
   if (!run->outputs || !seen) return FAIL(RESOURCE_EXHAUSTED, "run");
   for (size_t i = 0; i < run->noutputs; i++) {
     run->outputs[i] = (uint32_t)i;
-    if (wanted) TRY(find_output(r, run, run->request->outputs[i], &run->outputs[i]));
+    if (wanted) TRY(find_output(r, run, view->outputs.at[i], &run->outputs[i]));
     if (seen[run->outputs[i]]++)
-      return FAIL(INVALID_ARGUMENT, "output '%s' is asked for twice", run->request->outputs[i]);
+      return FAIL(INVALID_ARGUMENT, "output '%s' is asked for twice",
+                  run->exe->face->outputs[run->outputs[i]]->name);
   }
   run->message.outputs = run->outputs;
   run->message.n_outputs = run->noutputs;
@@ -181,9 +229,41 @@ static Status make_buffers(Request *r, Run *run) {
 
 static uint64_t padded(uint64_t n) { return (n + SLAB_ALIGN - 1) & ~(uint64_t)(SLAB_ALIGN - 1); }
 
-/* Moves inputs, outputs or both to a slab when they do not fit the packet. */
-static Status place(Request *r, Run *run) {
+/* Copies inline inputs out of the request: into the slab, or into the request's arena when they are
+ * small enough for the packet. */
+static Status copy_inputs(Request *r, Run *run, bool to_slab, uint64_t *at) {
   Kiln__V1__RunJob *m = &run->message;
+  for (size_t i = 0; i < m->n_inputs; i++) {
+    Kiln__V1__RunInput *input = m->inputs[i];
+    if (input->value_case != KILN__V1__RUN_INPUT__VALUE_INLINE) continue;
+    if (!to_slab) {
+      input->inline_.data = arena_copy(&r->arena, input->inline_.data, input->inline_.len);
+      if (!input->inline_.data) return FAIL(RESOURCE_EXHAUSTED, "run");
+      continue;
+    }
+    memcpy(run->job->slab->at + *at, input->inline_.data, input->bytes);
+    input->value_case = KILN__V1__RUN_INPUT__VALUE_OFFSET;
+    input->offset = *at;
+    *at += padded(input->bytes);
+  }
+  return NULL;
+}
+
+static Status place_outputs(Request *r, Run *run, uint64_t at) {
+  run->offsets = arena_array(&r->arena, run->noutputs + 1, sizeof *run->offsets);
+  if (!run->offsets) return FAIL(RESOURCE_EXHAUSTED, "run");
+  for (size_t i = 0; i < run->noutputs; i++) {
+    run->offsets[i] = at;
+    at += padded(output_bytes(run, i));
+  }
+  run->message.output_offsets = run->offsets;
+  run->message.n_output_offsets = run->noutputs;
+  return NULL;
+}
+
+/* Gives inputs, outputs or both a slab when they do not fit the packet. */
+static Status place(Request *r, Run *run) {
+  const Kiln__V1__RunJob *m = &run->message;
   uint64_t in = 0, out = 0, at = 0;
   for (size_t i = 0; i < m->n_inputs; i++)
     if (m->inputs[i]->value_case == KILN__V1__RUN_INPUT__VALUE_INLINE)
@@ -191,26 +271,9 @@ static Status place(Request *r, Run *run) {
   for (size_t i = 0; i < run->noutputs && !run->made; i++) out += padded(output_bytes(run, i));
   if (in <= INLINE_MAX) in = 0;
   if (out <= INLINE_MAX) out = 0;
-  if (!in && !out) return NULL;
-  TRY(slab_take(device_lane_slabs(run->exe->device), in + out, &run->job->slab));
-  for (size_t i = 0; in && i < m->n_inputs; i++) {
-    Kiln__V1__RunInput *input = m->inputs[i];
-    if (input->value_case != KILN__V1__RUN_INPUT__VALUE_INLINE) continue;
-    memcpy(run->job->slab->at + at, input->inline_.data, input->bytes);
-    input->value_case = KILN__V1__RUN_INPUT__VALUE_OFFSET;
-    input->offset = at;
-    at += padded(input->bytes);
-  }
-  if (!out) return NULL;
-  run->offsets = arena_array(&r->arena, run->noutputs + 1, sizeof *run->offsets);
-  if (!run->offsets) return FAIL(RESOURCE_EXHAUSTED, "run");
-  for (size_t i = 0; i < run->noutputs; i++) {
-    run->offsets[i] = at;
-    at += padded(output_bytes(run, i));
-  }
-  m->output_offsets = run->offsets;
-  m->n_output_offsets = run->noutputs;
-  return NULL;
+  if (in || out) TRY(slab_take(device_lane_slabs(run->exe->device), in + out, &run->job->slab));
+  TRY(copy_inputs(r, run, in > 0, &at));
+  return out ? place_outputs(r, run, at) : NULL;
 }
 
 /* -- answer -------------------------------------------------------------------------------------
@@ -292,14 +355,16 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
 /* -- request ------------------------------------------------------------------------------------
  */
 
-static Status start(Request *r, Run *run) {
-  TRY(registry_find(&r->server->executables, run->request->executable, &run->exe));
+static Status start(Request *r, Run *run, const RunView *view) {
+  const char *id = arena_strdup(&r->arena, view->executable);
+  if (!id) return FAIL(RESOURCE_EXHAUSTED, "run");
+  TRY(registry_find(&r->server->executables, id, &run->exe));
   executable_retain(run->exe);
   if (!(run->job = device_job_create())) return FAIL(RESOURCE_EXHAUSTED, "run");
   kiln__v1__run_job__init(&run->message);
-  TRY(bind_inputs(r, run));
-  TRY(bind_outputs(r, run));
-  if (run->request->outputs_as_buffers) TRY(make_buffers(r, run));
+  TRY(bind_inputs(r, run, view));
+  TRY(bind_outputs(r, run, view));
+  if (view->as_buffers) TRY(make_buffers(r, run));
   TRY(place(r, run));
   run->message.executable = run->exe->id;
   run->message.deadline_ns = r->deadline_ns;
@@ -310,19 +375,17 @@ static Status start(Request *r, Run *run) {
   run->job->ctx = r;
   run->handed_ns = clock_now_ns();
   request_move(r, RS_RUNNING);
-  DeviceJob *job = run->job;
-  Status st = device_lane_submit(run->exe->device, job);
+  Status st = device_lane_submit(run->exe->device, run->job);
   if (st) run->job = NULL; /* freed by the lane */
   return st;
 }
 
 static void run_message(Request *r, Bytes msg) {
-  const Kiln__V1__RunRequest *m = request_decode(r, msg);
-  if (!m) return;
+  RunView view = {.seen = 0};
   Run *run = r->work = arena_alloc(&r->arena, sizeof *run);
   Status st = run ? NULL : FAIL(RESOURCE_EXHAUSTED, "run");
-  if (run) run->request = m;
-  if (!st) st = start(r, run);
+  if (!st) st = view_decode(&r->arena, msg, &run_view, &run_limits, &view);
+  if (!st) st = start(r, run, &view);
   if (st) request_finish(r, st);
 }
 

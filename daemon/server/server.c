@@ -111,6 +111,7 @@ static void on_housekeeping(uv_timer_t *timer) {
     if (now >= s->stop_deadline_ms) server_close(s);
     return;
   }
+  listeners_resume(s);
   connections_expire(s, s->config.idle_connection);
   if (s->nrequests) {
     s->idle_since_ms = now;
@@ -243,6 +244,7 @@ Status server_create(Config *config, Server **out) {
   *config = (Config){.cache_path = NULL};
   s->started_ns = clock_now_ns();
   s->executables.max = s->config.max_executables;
+  s->executables.max_bytes = s->config.max_executable_bytes;
   s->buffers.max_bytes = s->config.max_buffer_bytes;
   s->read_buffer = malloc(CONNECTION_READ_BYTES);
   shm_pool_init(&s->uploads, UPLOAD_POOL_BYTES);

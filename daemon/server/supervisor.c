@@ -94,8 +94,8 @@ static void worker_gone(Worker *w, const char *cause, const char *detail) {
   snprintf(text, sizeof text, "%s", detail);
   const WorkerHandler *handler = w->spec.handler;
   void *ctx = w->spec.ctx;
-  LOG_WARN("a worker ended", "role=%s pid=%u cause=%s detail=\"%s\"", w->spec.role, w->pid, cause,
-           text);
+  LOG_AT(handler ? LOG_LEVEL_WARN : LOG_LEVEL_DEBUG, "a worker ended",
+         "role=%s pid=%u cause=%s detail=\"%s\"", w->spec.role, w->pid, cause, text);
   worker_close(w);
   if (handler) handler->gone(ctx, cause, text);
 }

@@ -67,7 +67,6 @@ static Status hold(CompileWorker *w, Message *m, const Kiln__V1__FrontendJob *jo
   h->active = true;
   h->id = m->env->id;
   job_init(&h->job, w->limits.memory_bytes);
-  h->job.deadline_ns = job->deadline_ns;
   TRY(map_model(h, m));
   TRY(convert_format(job->format, &options.kind));
   TRY(convert_dims(&h->strings, job->options, &options));
@@ -159,7 +158,6 @@ static Status kernel(CompileWorker *w, const Kiln__V1__Envelope *request) {
   Kiln__V1__KernelDone done = KILN__V1__KERNEL_DONE__INIT;
   Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
   job_init(&job, w->limits.memory_bytes);
-  job.deadline_ns = request->kernel->deadline_ns;
   arena_init(&strings, 0);
   Status st = compile(&job, &strings, request->kernel, &object);
   if (!st) {

@@ -63,6 +63,12 @@ def device_ms(client: kiln.Client, exe: kiln.Executable, feeds) -> float:
     return response.device_ns / 1e6
 
 
+def middle_ms(exe: kiln.Executable) -> float:
+    """Model bytes to kernel list: wall time of one thread that waits for nothing, so no less than its CPU time (whose clock is coarse)."""
+    report = exe.report()
+    return (report["frontend_ns"] + report["kernels_ns"]) / 1e6
+
+
 def zoo():
     """(name, model bytes, feeds) of every model of the table."""
     for name in models.LIGHT:
@@ -90,8 +96,8 @@ def bench_compile(quick: bool) -> None:
                 exe = client.compile(model)
                 exe({input_name: x})
                 cold.append((time.perf_counter() - start) * 1e3)
-                cpu.append(exe.report()["frontend_cpu_ns"] / 1e6)
-        row(f"ResNet-50 ({label}), frontend to kernel list", "50 ms of CPU", f"{statistics.median(cpu):.1f} ms", "no LLVM")
+                cpu.append(middle_ms(exe))
+        row(f"ResNet-50 ({label}), frontend to kernel list", "50 ms of CPU", f"{statistics.median(cpu):.1f} ms", "one thread, wall time; no LLVM")
         row(f"ResNet-50 ({label}), cold submit to first answer", "1.0 s", f"{statistics.median(cold) / 1e3:.2f} s", f"{exe.report()['unique_kernels']} kernels compiled, upload included")
 
 
@@ -244,7 +250,7 @@ def bench_chain(quick: bool) -> None:
             cpu = []
             for _ in range(9 if n < 10000 else 3):
                 exe = client.compile(models.chain(n), kiln.Options(no_cache=True))
-                cpu.append(exe.report()["frontend_cpu_ns"] / 1e6)
+                cpu.append(middle_ms(exe))
                 exe.release()
             times[n] = statistics.median(cpu)
     row("chain of 100, 1,000, 10,000 nodes, frontend to kernels", "each 10x at most 12x",

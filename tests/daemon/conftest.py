@@ -13,9 +13,11 @@ import grpc
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 BIN = pathlib.Path(os.environ.get("KILN_BIN", ROOT / "build/release/bin"))
-SANITIZED = any(s in (BIN / "kilnd").read_bytes() for s in (b"__asan_init", b"__tsan_init"))  # memory is not bounded then
+TSAN = b"__tsan_init" in (BIN / "kilnd").read_bytes()
+SANITIZED = TSAN or b"__asan_init" in (BIN / "kilnd").read_bytes()  # memory is not bounded then
 STUBS = tempfile.mkdtemp(prefix="kiln-stubs-")
 
 
@@ -103,8 +105,8 @@ class Daemon:
         command = [str(BIN / "kilnd"), "--config", str(conf), "--listen", f"unix:{self.socket}", *args]
         command += ["--cache", str(self.cache)] if cache else ["--no-cache"]
         self.log_file = open(self.log_path, "ab")
-        self.process = subprocess.Popen(command, stderr=self.log_file, env={**os.environ, **(env or {})},
-                                        preexec_fn=preexec)
+        env = {**os.environ, "TSAN_OPTIONS": f"suppressions={HERE}/tsan.supp", **(env or {})}
+        self.process = subprocess.Popen(command, stderr=self.log_file, env=env, preexec_fn=preexec)
         self.channel = grpc.insecure_channel(f"unix:{self.socket}", options=[
             ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
             ("grpc.initial_reconnect_backoff_ms", 20), ("grpc.min_reconnect_backoff_ms", 20)])

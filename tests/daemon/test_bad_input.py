@@ -143,9 +143,13 @@ def test_garbage_on_the_socket(daemon):
 
 def test_malformed_message(daemon):
     call = daemon.channel.unary_unary("/kiln.v1.Kiln/Run")
-    for raw in (b"\xff" * 40, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x02\xff\xfe"):
-        with fails(C.INVALID_ARGUMENT):
+    for raw in (b"\xff" * 40, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x05abc", b"\x12\x03\x0a\x7fx"):
+        with fails(C.INVALID_ARGUMENT, "byte"):
             call(raw, timeout=10)
+    with fails(C.NOT_FOUND, "'??'"):  # not UTF-8: is not echoed
+        call(b"\x0a\x02\xff\xfe", timeout=10)
+    with fails(C.INVALID_ARGUMENT):
+        daemon.channel.unary_unary("/kiln.v1.Kiln/Download")(b"\x0a\x02\xff\xfe", timeout=10)
 
 
 def test_deep_nesting_and_many_elements(daemon):

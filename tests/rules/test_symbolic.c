@@ -17,7 +17,8 @@ enum {
   N_RULES = sizeof symbolic_instances / sizeof *symbolic_instances,
   INSTANCES = 100,
   SEEDS = 8,
-  POINTS = 6
+  POINTS = 6,
+  DEEP = 3000
 };
 
 static void show(Job *job, UOp *u, const char *what) {
@@ -79,10 +80,10 @@ static void sweep(Job *job, void *arg) {
   }
 }
 
-static void run_sweep(Sweep *s) {
+static void run_job(JobFn fn, Sweep *s) {
   Job job;
   job_init(&job, (size_t)1 << 31);
-  Status st = job_run(&job, sweep, s);
+  Status st = job_run(&job, fn, s);
   char text[256] = "";
   if (st) status_text(st, text, sizeof text);
   assert_string_equal(text, "");
@@ -93,7 +94,52 @@ static void test_values(void **state) {
   (void)state;
   for (uint64_t seed = 1; seed <= SEEDS; seed++) {
     Sweep s = {.seed = seed};
-    run_sweep(&s);
+    run_job(sweep, &s);
+    assert_int_equal(s.failed, 0);
+  }
+}
+
+/* Index arithmetic as reshapes, pads and windows make it: deeper than the instances. */
+static UOp *deep_index(Gen *g, int depth) {
+  static const Op ops[] = {OP_ADD,      OP_ADD,      OP_ADD,      OP_SUB, OP_MUL, OP_FLOORDIV,
+                           OP_FLOORDIV, OP_FLOORMOD, OP_FLOORMOD, OP_MAX, OP_MIN};
+  if (!depth) return gen_random(g, 5) ? gen_value(g, DT_INDEX) : gen_const(g, DT_INDEX);
+  UOp *a = deep_index(g, depth - 1);
+  if (!gen_random(g, 12)) {
+    UOp *c = uop2(g->job, OP_CMPLT, deep_index(g, depth - 1), gen_const(g, DT_INDEX));
+    return uop3(g->job, OP_WHERE, c, a, deep_index(g, depth - 1));
+  }
+  Op op = ops[gen_random(g, sizeof ops / sizeof *ops)];
+  bool factor = op == OP_MUL || op == OP_FLOORDIV || op == OP_FLOORMOD;
+  UOp *b = factor ? uop_index(g->job, (int64_t[]){1, 2, 3, 4, 6, 8, 12, 24}[gen_random(g, 8)])
+                  : deep_index(g, depth - 1);
+  return uop2(g->job, op, a, b);
+}
+
+static void deep(Job *job, void *arg) {
+  Sweep *s = arg;
+  Gen g = {.job = job, .rng = s->seed};
+  Rewrite rw = {.job = job};
+  for (int k = 0; k < DEEP && !s->failed; k++) {
+    gen_sizes(&g);
+    UOp *from = deep_index(&g, 1 + (int)gen_random(&g, 4));
+    if (gen_random(&g, 3) == 0)
+      from = uop2(job, gen_random(&g, 2) ? OP_CMPLT : OP_CMPEQ, from, deep_index(&g, 2));
+    UOp *to = rewrite_graph(&rw, from, rules_symbolic);
+    if (!agree(&g, from, to, &rules_symbolic_info[0])) s->failed++;
+    UOp *again = rewrite_graph(&rw, to, rules_symbolic);
+    if (again == to) continue;
+    s->failed++;
+    show(job, to, "once");
+    show(job, again, "twice");
+  }
+}
+
+static void test_deep_index(void **state) {
+  (void)state;
+  for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+    Sweep s = {.seed = seed};
+    run_job(deep, &s);
     assert_int_equal(s.failed, 0);
   }
 }
@@ -113,6 +159,7 @@ static void test_every_rule_fires(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_values),
+      cmocka_unit_test(test_deep_index),
       cmocka_unit_test(test_every_rule_fires),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -45,6 +45,7 @@ static void test_values(void **state) {
                                "listen = unix:/a.sock\n"
                                "listen = 127.0.0.1:80 ; another\n"
                                "grace = 2m\n"
+                               "socket_mode = 0660\n"
                                "[cache]\npath = /x/y\nenabled = no\nmax_bytes = 3G\n"
                                "[limits]\nmodel = 5K\nqueue = 7\n"
                                "[workers]\ncompile_seconds = 1h\ndevice = null:0\n",
@@ -53,6 +54,7 @@ static void test_values(void **state) {
   assert_int_equal(c.listen.len, 2); /* the default was replaced, the second added */
   assert_string_equal(c.listen.at[1], "127.0.0.1:80");
   assert_int_equal(c.grace, 120);
+  assert_int_equal(c.socket_mode, 0660);
   assert_string_equal(c.cache_path, "/x/y");
   assert_false(c.cache_enabled);
   assert_int_equal(c.cache_max_bytes, 3ull << 30);
@@ -75,6 +77,8 @@ static void test_errors(void **state) {
   expect_error("[limits]\nmodel = 99999999999999T\n", "too large");
   expect_error("[limits]\nqueue = 5K\n", "got '5K'");
   expect_error("[server]\ninsecure_tcp = maybe\n", "expected true or false");
+  expect_error("[server]\nsocket_mode = 0888\n", "permissions");
+  expect_error("[server]\nsocket_mode = rw\n", "permissions");
   expect_error("what is this\n", "test.conf:1");
   expect_error("[limits]\nqueue = 0\n", "at least 1");
   expect_error("[limits]\nmessage = 3G\n", "64K to 2G");
