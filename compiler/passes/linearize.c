@@ -14,7 +14,7 @@
 
 #include "compiler/passes/nodemap.h"
 
-enum { ROOT = UINT32_MAX };
+#define ROOT UINT32_MAX /* the home of what lies in no loop */
 
 /* Sources of an item, as a linked list in first-to-last order. */
 typedef struct Edge {
