@@ -1,9 +1,9 @@
 /* Elementwise ops: arithmetic, comparison, logic, rounding, activations.
  *
- * Before opset 7 binary arithmetic had its own broadcasting attributes, so these ops start at 7;
- * unary ones mean the same since 1. Activations are the formulas of the specification; their
- * constants are attributes, in f32. Functions that Kiln's op table lacks (tan, acosh, ...) are
- * composed here with care for large arguments and for signed zeros. */
+ * Before opset 7 binary ops had broadcasting attributes instead of numpy's rules (second()).
+ * Activations are the formulas of the specification; their constants are attributes, in f32.
+ * Functions that Kiln's op table lacks (tan, acosh, ...) are composed here with care for large
+ * arguments and for signed zeros. */
 #include <math.h>
 
 #include "compiler/frontend/build_nn.h"
@@ -20,11 +20,27 @@ static UOp *less(Node *n, UOp *a, UOp *b) { return build2(n->job, OP_CMPLT, a, b
 static UOp *select(Node *n, UOp *c, UOp *a, UOp *b) { return build_where(n->job, c, a, b); }
 static UOp *un(Node *n, Op op, UOp *a) { return build1(n->job, op, a); }
 
+/* The second source. Before opset 7 its dimensions stood at attribute `axis` of the first one's, by
+ * default at the end. */
+static UOp *second(Node *n) {
+  UOp *b = node_u(n, 1);
+  if (n->opset >= 7 || !attr_has(n, "axis") || !attr_int(n, "broadcast", 0)) return b;
+  Ints a = node_in(n, 0)->shape;
+  int64_t dims[MAX_DIMS];
+  size_t axis = axis_check(n->job, attr_int(n, "axis", 0), a.n);
+  if (axis + b->shape.n > a.n)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "shape %s at axis %zu of shape %s",
+                           shape_text(n->job, b->shape), axis, shape_text(n->job, a)));
+  for (size_t i = 0; i < a.n; i++)
+    dims[i] = i >= axis && i < axis + b->shape.n ? b->shape.at[i - axis] : 1;
+  return build_reshape(n->job, b, shape_make(dims, a.n));
+}
+
 /* A handler that is one unary op; a handler that is one binary op. */
 #define UNARY(fn_, op_)                                                                            \
   static void fn_(Node *n) { node_out(n, 0, build1(n->job, (op_), node_u(n, 0))); }
 #define BINARY(fn_, op_)                                                                           \
-  static void fn_(Node *n) { node_out(n, 0, build2(n->job, (op_), node_u(n, 0), node_u(n, 1))); }
+  static void fn_(Node *n) { node_out(n, 0, build2(n->job, (op_), node_u(n, 0), second(n))); }
 
 UNARY(op_neg, OP_NEG)
 UNARY(op_abs, OP_ABS)
@@ -51,8 +67,8 @@ BINARY(op_less, OP_CMPLT)
 BINARY(op_less_equal, OP_CMPLE)
 BINARY(op_equal, OP_CMPEQ)
 
-static void op_div(Node *n) { node_out(n, 0, quot(n, node_u(n, 0), node_u(n, 1))); }
-static void op_greater(Node *n) { node_out(n, 0, less(n, node_u(n, 1), node_u(n, 0))); }
+static void op_div(Node *n) { node_out(n, 0, quot(n, node_u(n, 0), second(n))); }
+static void op_greater(Node *n) { node_out(n, 0, less(n, second(n), node_u(n, 0))); }
 static void op_greater_equal(Node *n) {
   node_out(n, 0, build2(n->job, OP_CMPLE, node_u(n, 1), node_u(n, 0)));
 }
@@ -75,7 +91,7 @@ static void op_bit_shift(Node *n) {
 /* Exponentiation keeps the base's dtype; the exponent may have another. Integers are raised in
  * f64, which is exact up to 2^53. */
 static void op_pow(Node *n) {
-  UOp *x = node_u(n, 0), *y = node_u(n, 1);
+  UOp *x = node_u(n, 0), *y = second(n);
   DType d = uop_dtype(x), work = dtype_is_float(d) ? d : DT_F64;
   UOp *c = build_splat_value(y);
   if (c && uop_is_number(c, 2)) {
@@ -220,7 +236,12 @@ static void op_leaky_relu(Node *n) {
   UOp *x = node_u(n, 0);
   node_out(n, 0, leaky(n, x, num(n, x, attr_float(n, "alpha", (double)0.01f))));
 }
-static void op_prelu(Node *n) { node_out(n, 0, leaky(n, node_u(n, 0), node_u(n, 1))); }
+static void op_prelu(Node *n) {
+  UOp *x = node_u(n, 0), *slope = node_u(n, 1);
+  if (n->opset < 7 && slope->shape.n == 1 && x->shape.n > 1 && slope->shape.at[0] != 1)
+    slope = build_along(n->job, slope, 1, x->shape.n); /* per channel */
+  node_out(n, 0, leaky(n, x, slope));
+}
 
 static void op_thresholded_relu(Node *n) {
   UOp *x = node_u(n, 0);
@@ -375,24 +396,24 @@ const OnnxOp onnx_elementwise_ops[] = {
     {"", "IsInf", 10, 1, 1, op_is_inf},
     {"", "Not", 1, 1, 1, op_not},
     {"", "BitwiseNot", 18, 1, 1, op_bitwise_not},
-    {"", "Add", 7, 2, 2, op_add},
-    {"", "Sub", 7, 2, 2, op_sub},
-    {"", "Mul", 7, 2, 2, op_mul},
-    {"", "Div", 7, 2, 2, op_div},
+    {"", "Add", 1, 2, 2, op_add},
+    {"", "Sub", 1, 2, 2, op_sub},
+    {"", "Mul", 1, 2, 2, op_mul},
+    {"", "Div", 1, 2, 2, op_div},
     {"", "Mod", 10, 2, 2, op_mod},
-    {"", "Pow", 7, 2, 2, op_pow},
-    {"", "And", 7, 2, 2, op_and},
-    {"", "Or", 7, 2, 2, op_or},
-    {"", "Xor", 7, 2, 2, op_xor},
+    {"", "Pow", 1, 2, 2, op_pow},
+    {"", "And", 1, 2, 2, op_and},
+    {"", "Or", 1, 2, 2, op_or},
+    {"", "Xor", 1, 2, 2, op_xor},
     {"", "BitwiseAnd", 18, 2, 2, op_and},
     {"", "BitwiseOr", 18, 2, 2, op_or},
     {"", "BitwiseXor", 18, 2, 2, op_xor},
     {"", "BitShift", 11, 2, 2, op_bit_shift},
-    {"", "Less", 7, 2, 2, op_less},
+    {"", "Less", 1, 2, 2, op_less},
     {"", "LessOrEqual", 12, 2, 2, op_less_equal},
-    {"", "Greater", 7, 2, 2, op_greater},
+    {"", "Greater", 1, 2, 2, op_greater},
     {"", "GreaterOrEqual", 12, 2, 2, op_greater_equal},
-    {"", "Equal", 7, 2, 2, op_equal},
+    {"", "Equal", 1, 2, 2, op_equal},
     {"", "Max", 6, 1, 255, op_max},
     {"", "Min", 6, 1, 255, op_min},
     {"", "Sum", 6, 1, 255, op_sum},
@@ -400,7 +421,7 @@ const OnnxOp onnx_elementwise_ops[] = {
     {"", "Where", 9, 3, 3, op_where},
     {"", "Relu", 1, 1, 1, op_relu},
     {"", "LeakyRelu", 1, 1, 1, op_leaky_relu},
-    {"", "PRelu", 7, 2, 2, op_prelu},
+    {"", "PRelu", 1, 2, 2, op_prelu},
     {"", "ThresholdedRelu", 1, 1, 1, op_thresholded_relu},
     {"", "Elu", 1, 1, 1, op_elu},
     {"", "Celu", 12, 1, 1, op_celu},

@@ -189,7 +189,7 @@ static void op_einsum(Node *n) {
 
 const OnnxOp onnx_linear_ops[] = {
     {"", "MatMul", 1, 2, 2, op_matmul},
-    {"", "Gemm", 7, 2, 3, op_gemm},
+    {"", "Gemm", 1, 2, 3, op_gemm},
     {"", "MatMulInteger", 10, 2, 4, op_matmul_integer},
     {"", "Einsum", 12, 1, 255, op_einsum},
     {0},

@@ -73,6 +73,8 @@ static void op_batch_norm(Node *n) {
   DType d = uop_dtype(x);
   UOp *scale = per_channel(n, node_u(n, 1), x), *bias = per_channel(n, node_u(n, 2), x);
   UOp *mean = per_channel(n, node_u(n, 3), x), *var = per_channel(n, node_u(n, 4), x);
+  if (!attr_int(n, "spatial", 1))
+    job_abort(n->job, FAIL(UNIMPLEMENTED, "spatial=0 is not supported"));
   if (attr_int(n, "training_mode", 0)) batch_statistics(n, x, &mean, &var);
   UOp *dev = build1(n->job, OP_SQRT, build2(n->job, OP_ADD, var, build_num(n->job, var, eps)));
   UOp *k = build2(n->job, OP_FDIV, build_cast(n->job, scale, uop_dtype(dev)), dev);
@@ -191,7 +193,7 @@ const OnnxOp onnx_norm_ops[] = {
     {"", "Softmax", 1, 1, 1, op_softmax},
     {"", "LogSoftmax", 1, 1, 1, op_log_softmax},
     {"", "Hardmax", 1, 1, 1, op_hardmax},
-    {"", "BatchNormalization", 7, 5, 5, op_batch_norm},
+    {"", "BatchNormalization", 6, 5, 5, op_batch_norm},
     {"", "InstanceNormalization", 6, 3, 3, op_instance_norm},
     {"", "GroupNormalization", 18, 3, 3, op_group_norm},
     {"", "LayerNormalization", 17, 2, 3, op_layer_norm},

@@ -143,7 +143,7 @@ static void op_lp_normalization(Node *n) {
 
 const OnnxOp onnx_pool_ops[] = {
     {"", "MaxPool", 1, 1, 1, op_max_pool},
-    {"", "AveragePool", 7, 1, 1, op_average_pool},
+    {"", "AveragePool", 1, 1, 1, op_average_pool},
     {"", "LpPool", 2, 1, 1, op_lp_pool},
     {"", "GlobalAveragePool", 1, 1, 1, op_global_average_pool},
     {"", "GlobalMaxPool", 1, 1, 1, op_global_max_pool},

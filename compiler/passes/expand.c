@@ -58,8 +58,7 @@ static UOp *broadcast(Expand *e, UOp *u, unsigned lanes) {
   return uop_make_lanes(e->job, OP_BROADCAST, DT_VOID, lanes, arg_none(), &u, 1);
 }
 
-/* -- dependencies -------------------------------------------------------------------------------
- */
+/* -- dependencies ------------------------------------------------------------------------------ */
 
 static void find_axes(Expand *e) {
   for (size_t i = 0; i < e->list.len; i++) {
@@ -120,8 +119,7 @@ static void find_needed(Expand *e) {
   }
 }
 
-/* -- instances ----------------------------------------------------------------------------------
- */
+/* -- instances --------------------------------------------------------------------------------- */
 
 /* Position of the current coordinates among a node's instances. */
 static uint32_t slot_of(const Expand *e, uint64_t deps) {
@@ -157,8 +155,7 @@ static UOp *instance(Expand *e, UOp *u) {
   return v;
 }
 
-/* -- indices ------------------------------------------------------------------------------------
- */
+/* -- indices ----------------------------------------------------------------------------------- */
 
 static bool in_i32(const UOp *u) { return u->vmin >= INT32_MIN && u->vmax <= INT32_MAX; }
 
@@ -249,8 +246,7 @@ static UOp *index_vector(Expand *e, const IndexAt *x, unsigned lanes, DType d) {
   return v ? uop2(e->job, OP_ADD, base, v) : base;
 }
 
-/* -- building one instance ----------------------------------------------------------------------
- */
+/* -- building one instance --------------------------------------------------------------------- */
 
 /* A source as an operand of an op with so many lanes. */
 static UOp *operand(Expand *e, UOp *s, unsigned lanes, DType index_dtype) {

@@ -47,8 +47,7 @@ static void give(Sched *s, OptKind kind, int axis, int64_t n) {
   opts_push(s->job, s->opts, kind, axis, n);
 }
 
-/* -- steps ----------------------------------------------------------------------------------------
- */
+/* -- steps ------------------------------------------------------------------------------------- */
 
 static int64_t step_in(Sched *s, UOp *index, int axis, int64_t lanes);
 
@@ -104,15 +103,40 @@ static int64_t power_above(int64_t n) {
 }
 static int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
 
-/* -- reductions -----------------------------------------------------------------------------------
- */
+/* -- reductions -------------------------------------------------------------------------------- */
+
+/* Instructions behind one node: transcendentals are polynomials. */
+static int64_t op_weight(const UOp *u) {
+  switch (u->op) {
+  case OP_EXP:
+  case OP_EXP2:
+  case OP_LOG:
+  case OP_LOG2: return 16;
+  case OP_TANH:
+  case OP_ERF:
+  case OP_ATAN: return 30;
+  case OP_SIN:
+  case OP_COS: return 50;
+  case OP_POW:
+  case OP_FMOD: return 60;
+  default: return u->dtype != DT_INDEX && u->dtype != DT_VOID && u->nsrc > 0;
+  }
+}
+
+/* Nodes that one instance of the kernel's values has. */
+static int64_t value_nodes(const Sched *s) {
+  int64_t n = 0;
+  for (size_t i = 0; i < s->k->list.len; i++) n += op_weight(s->k->list.at[i]);
+  return n + 1;
+}
 
 /* A REDUCE and the loads of its body. */
 typedef struct Body {
   UOp *reduce;
   UOp **loads;
   uint32_t n;
-  int64_t work;
+  int64_t work;   /* iterations of the body in the whole kernel */
+  int64_t weight; /* instructions of one of them */
 } Body;
 
 /* The loads under a value, without those that belong to inner reductions. */
@@ -127,6 +151,7 @@ static Body body_of(Sched *s, UOp *reduce) {
   for (size_t i = list.len; i-- > 0;) {
     UOp *u = list.at[i];
     if (!reached[i] || u->op == OP_REDUCE) continue;
+    if (u->dtype != DT_BOOL) b.weight += op_weight(u);
     if (u->op == OP_INDEX && u->src[0]->op == OP_PARAM) b.loads[b.n++] = u;
     for (uint32_t k = 0; k < u->nsrc; k++) reached[nodemap_get(&pos, u->src[k])] = true;
   }
@@ -161,14 +186,24 @@ static double access_cost(Sched *s, UOp *index, int axis, int64_t lanes) {
   return t == 2 || t == -1 ? 3 : (double)lanes * 0.7;
 }
 
+/* Gates that first have to find row and column. */
+static bool costly_gate(Sched *s, const UOp *load) {
+  if (load->nsrc < 3) return false;
+  UOpList list = uop_toposort(s->job, load->src[2]);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_FLOORDIV || list.at[i]->op == OP_FLOORMOD) return true;
+  return false;
+}
+
 /* Roughly how many instructions one step of the body is, in vectors along v. */
 static int64_t body_weight(Sched *s, const Body *b, int v, int64_t lanes) {
   double w = 0;
   for (uint32_t l = 0; l < b->n; l++) {
     w += v < 0 ? 1 : access_cost(s, b->loads[l]->src[1], v, lanes);
-    w += b->loads[l]->nsrc > 2;
+    w += b->loads[l]->nsrc > 2 ? 1 : 0;
+    w += costly_gate(s, b->loads[l]) ? 3 : 0;
   }
-  return w < 1 ? 1 : (int64_t)w;
+  return w < (double)b->weight ? b->weight : (int64_t)w;
 }
 
 /* Splits a vector axis that is shorter than a vector, or does not divide. Returns the lanes. */
@@ -181,8 +216,7 @@ static int64_t give_vector(Sched *s, int axis, int64_t lanes) {
   return lanes;
 }
 
-/* -- contractions ---------------------------------------------------------------------------------
- */
+/* -- contractions ------------------------------------------------------------------------------ */
 
 typedef struct Contraction {
   const Body *body;
@@ -204,7 +238,7 @@ static double tile_cost(const Contraction *c, int64_t N, int64_t M, int64_t nv, 
 }
 
 /* The register tile with the least work, waste and stalls included. */
-static void choose_tile(const Sched *s, Contraction *c) {
+static void choose_tile(const Sched *s, Contraction *c, int64_t epilogue) {
   int64_t N = size_of(s, c->v), M = c->m >= 0 ? size_of(s, c->m) : 1;
   int64_t registers = s->target->vector_registers ? (int64_t)s->target->vector_registers : 16;
   double best = -1;
@@ -212,6 +246,7 @@ static void choose_tile(const Sched *s, Contraction *c) {
   for (int64_t nv = 1; nv <= 8; nv++) {
     if (nv > 1 && nv * c->lanes > N) break;
     for (int64_t mr = 1; mr <= M && mr <= 14; mr++) {
+      if (nv * mr > 4 && nv * mr * epilogue > 2 * MAX_BODY) break;
       if (nv * mr + nv + 1 > registers || nv * mr > registers * 3 / 4 + 4) break;
       double cost = tile_cost(c, N, M, nv, mr);
       if (best < 0 || cost < best) best = cost, c->nv = nv, c->mr = mr;
@@ -369,7 +404,7 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   if (c.m < 0) return false;
   if (N < lanes) c.lanes = power_above(N);
   s->vector = c.v;
-  choose_tile(s, &c);
+  choose_tile(s, &c, value_nodes(s) - b->weight);
   give_vector(s, c.v, c.lanes);
   give(s, OPT_UPCAST, c.v, c.nv);
   give(s, OPT_UPCAST, c.m, c.mr);
@@ -383,8 +418,7 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   return true;
 }
 
-/* -- everything else ------------------------------------------------------------------------------
- */
+/* -- everything else --------------------------------------------------------------------------- */
 
 static int best_vector_axis(Sched *s, int64_t lanes) {
   int best = -1;
@@ -416,31 +450,6 @@ static int transposed_axis(Sched *s, int v) {
     }
   }
   return -1;
-}
-
-/* Instructions behind one node: transcendentals are polynomials. */
-static int64_t op_weight(const UOp *u) {
-  switch (u->op) {
-  case OP_EXP:
-  case OP_EXP2:
-  case OP_LOG:
-  case OP_LOG2: return 16;
-  case OP_TANH:
-  case OP_ERF:
-  case OP_ATAN: return 30;
-  case OP_SIN:
-  case OP_COS: return 50;
-  case OP_POW:
-  case OP_FMOD: return 60;
-  default: return u->dtype != DT_INDEX && u->dtype != DT_VOID && u->nsrc > 0;
-  }
-}
-
-/* Nodes that one instance of the kernel's values has. */
-static int64_t value_nodes(const Sched *s) {
-  int64_t n = 0;
-  for (size_t i = 0; i < s->k->list.len; i++) n += op_weight(s->k->list.at[i]);
-  return n + 1;
 }
 
 /* Would some value lie in the lanes of two axes? */
@@ -496,15 +505,6 @@ static void unroll_under_vector(Sched *s, const Body *b, int64_t lanes, int64_t 
   if (s->tile[a] > 1) return;
   int64_t want = 4 < room ? 4 : room;
   give(s, OPT_UNROLL, a, divisor_below(size_of(s, a), want));
-}
-
-/* Gates that first have to find row and column. */
-static bool costly_gate(Sched *s, const UOp *load) {
-  if (load->nsrc < 3) return false;
-  UOpList list = uop_toposort(s->job, load->src[2]);
-  for (size_t i = 0; i < list.len; i++)
-    if (list.at[i]->op == OP_FLOORDIV || list.at[i]->op == OP_FLOORMOD) return true;
-  return false;
 }
 
 /* How many steps along the axis share something of a window: its loads, where the axis moves the
@@ -588,8 +588,7 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
   }
 }
 
-/* -- threads --------------------------------------------------------------------------------------
- */
+/* -- threads ----------------------------------------------------------------------------------- */
 
 static double total_work(const Sched *s) {
   double work = 0;
@@ -628,8 +627,7 @@ static void give_threads(Sched *s) {
   if (best >= 0) give(s, OPT_THREAD, best, T);
 }
 
-/* -- merging --------------------------------------------------------------------------------------
- */
+/* -- merging ----------------------------------------------------------------------------------- */
 
 /* The two axes of an image become one when the store is contiguous over both and the row operands
  * depend on neither: no vector is wasted at the end of a row, and the packed copy pays the price of
@@ -647,8 +645,7 @@ static bool merge_rows(Sched *s, const Body *b) {
   return true;
 }
 
-/* -- the pass -------------------------------------------------------------------------------------
- */
+/* -- the pass ---------------------------------------------------------------------------------- */
 
 static void analyse(Sched *s, UOp *kernel) {
   Job *job = s->job;
@@ -691,7 +688,7 @@ UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *ap
   Sched s = {.job = job, .target = target, .opts = applied, .vector = -1};
   *applied = (OptList){0};
   analyse(&s, kernel);
-  if (s.k->store) {
+  if (s.k->store && s.k->naxes <= INT8_MAX) { /* an Opt names no more */
     choose(&s, kernel);
     give_threads(&s);
     /* What the rules of thumb put together need not be legal; scalar loops always are. */

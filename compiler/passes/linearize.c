@@ -14,7 +14,7 @@
 
 #include "compiler/passes/nodemap.h"
 
-enum { ROOT = UINT32_MAX };
+#define ROOT UINT32_MAX /* the home of what lies in no loop */
 
 /* Sources of an item, as a linked list in first-to-last order. */
 typedef struct Edge {
@@ -50,8 +50,7 @@ static Item *loop_of(Linearize *l, uint32_t home) {
   return home == ROOT ? &l->root : &l->items[home];
 }
 
-/* -- the loop tree -------------------------------------------------------------------------------
- */
+/* -- the loop tree ----------------------------------------------------------------------------- */
 
 static _Noreturn void broken(Linearize *l, const UOp *u, const char *why) {
   job_abort(l->job, FAIL(INTERNAL, "linearize: node %u (%s): %s", u->id, op_info[u->op].name, why));
@@ -115,8 +114,7 @@ static void find_homes(Linearize *l, const UOpList *ends) {
   }
 }
 
-/* -- dependences ---------------------------------------------------------------------------------
- */
+/* -- dependences ------------------------------------------------------------------------------- */
 
 static void add_edge(Linearize *l, uint32_t from, uint32_t to) {
   Item *it = &l->items[from];
@@ -170,8 +168,7 @@ static void find_edges(Linearize *l) {
   }
 }
 
-/* -- emission ------------------------------------------------------------------------------------
- */
+/* -- emission ---------------------------------------------------------------------------------- */
 
 static void fill_bodies(Linearize *l) {
   for (size_t i = 0; i < l->list.len; i++) {

@@ -45,8 +45,7 @@ typedef struct Groups {
 static uint32_t position(const Lower *l, const UOp *u) { return nodemap_get(&l->pos, u); }
 static UOp *now(const Lower *l, const UOp *u) { return l->now[position(l, u)]; }
 
-/* -- levels and groups ---------------------------------------------------------------------------
- */
+/* -- levels and groups ------------------------------------------------------------------------- */
 
 static bool has_loops(const UOp *u) { return u->op == OP_REDUCE && u->nsrc > 1; }
 
@@ -98,8 +97,7 @@ static Groups find_groups(Lower *l, uint32_t level) {
   return g;
 }
 
-/* -- one loop ------------------------------------------------------------------------------------
- */
+/* -- one loop ---------------------------------------------------------------------------------- */
 
 typedef struct Leaves {
   UOp **at;
@@ -272,8 +270,7 @@ static void lower_group(Lower *l, const Group *g) {
   }
 }
 
-/* -- the rest ------------------------------------------------------------------------------------
- */
+/* -- the rest ---------------------------------------------------------------------------------- */
 
 static UOp *split_end(Lower *l, UOp *effect, UOp *const *ranges, uint32_t n) {
   for (uint32_t k = n; k-- > 0;) {

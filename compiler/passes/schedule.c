@@ -83,8 +83,7 @@ static void split_axis(Apply *a, uint32_t i) {
   if (p->padded) x->limit = uop2(job, OP_CMPLT, v, uop_index(job, old->size));
 }
 
-/* -- rebuilding the kernel ----------------------------------------------------------------------
- */
+/* -- rebuilding the kernel --------------------------------------------------------------------- */
 
 static UOp *now(Apply *a, UOp *u) { return a->now[nodemap_get(&a->pos, u)]; }
 
@@ -180,8 +179,7 @@ static UOp *rebuild(Apply *a, UOp *u) {
   return u->nsrc ? uop_with_src(a->job, u, src) : u;
 }
 
-/* -- staging ------------------------------------------------------------------------------------
- */
+/* -- staging ----------------------------------------------------------------------------------- */
 
 /* One dimension of a staged tile. */
 typedef struct StageDim {
@@ -320,8 +318,7 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   return uop2(job, OP_INDEX, after, read);
 }
 
-/* -- the pass -----------------------------------------------------------------------------------
- */
+/* -- the pass ---------------------------------------------------------------------------------- */
 
 static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   Apply a = {.job = job, .k = k, .plan = plan, .next_id = k->naxes};

@@ -15,7 +15,9 @@
 
 #include "compiler/rules/isum.h"
 
-static UOp *sum_over(Rewrite *rw, UOp *r, UOp *v);
+enum { SEARCH_FUEL = 200 };
+/* `fuel` bounds the search: values may share parts, and a part is summed once per use. */
+static UOp *sum_over(Rewrite *rw, UOp *r, UOp *v, int *fuel);
 
 static int64_t range_size(const UOp *r) {
   return r->src[0]->op == OP_CONST ? r->src[0]->arg.i : -1;
@@ -59,8 +61,11 @@ typedef struct Clauses {
   uint32_t n;
 } Clauses;
 
-static bool clauses_of(UOp *cond, Clauses *out) {
-  if (cond->op == OP_AND) return clauses_of(cond->src[0], out) && clauses_of(cond->src[1], out);
+static bool clauses_of(UOp *cond, Clauses *out, int depth) {
+  if (cond->op == OP_AND) {
+    return depth < MAX_CLAUSES && clauses_of(cond->src[0], out, depth + 1) &&
+           clauses_of(cond->src[1], out, depth + 1);
+  }
   if (out->n == MAX_CLAUSES) return false;
   out->at[out->n++] = cond;
   return true;
@@ -189,10 +194,10 @@ static UOp *one_hot(Rewrite *rw, UOp *r, UOp *e, UOp *v) {
 /* -- the sum -------------------------------------------------------------------------------------
  */
 
-static UOp *where_over(Rewrite *rw, UOp *r, UOp *cond, UOp *v) {
+static UOp *where_over(Rewrite *rw, UOp *r, UOp *cond, UOp *v, int *fuel) {
   Clauses all = {0}, on = {0};
   UOp *outer = NULL;
-  if (!clauses_of(cond, &all)) return NULL;
+  if (!clauses_of(cond, &all, 0)) return NULL;
   for (uint32_t i = 0; i < all.n; i++) {
     if (uop_is_open(all.at[i], r))
       on.at[on.n++] = all.at[i];
@@ -200,7 +205,7 @@ static UOp *where_over(Rewrite *rw, UOp *r, UOp *cond, UOp *v) {
       outer = outer ? uop2(rw->job, OP_AND, outer, all.at[i]) : all.at[i];
   }
   UOp *sum = NULL;
-  if (!on.n) sum = sum_over(rw, r, v);
+  if (!on.n) sum = sum_over(rw, r, v, fuel);
   for (uint32_t i = 0; i < on.n && !sum; i++) {
     UOp *e = solution(rw->job, on.at[i], r);
     if (!e) continue;
@@ -224,43 +229,44 @@ static UOp *affine_over(Rewrite *rw, UOp *r, UOp *v) {
   return isum_add(&sum, isum_make(rw->job, &rest), n) ? isum_make(rw->job, &sum) : NULL;
 }
 
-static UOp *cast_over(Rewrite *rw, UOp *r, UOp *v) {
+static UOp *cast_over(Rewrite *rw, UOp *r, UOp *v, int *fuel) {
   UOp *x = v->src[0], *sum = NULL;
   DType d = (DType)v->dtype;
   if (d == DT_BOOL) return NULL;
-  if (x->dtype == DT_BOOL) return where_over(rw, r, x, uop_number(rw->job, d, 1));
-  if (x->dtype == DT_INDEX) sum = sum_over(rw, r, x);
+  if (x->dtype == DT_BOOL) return where_over(rw, r, x, uop_number(rw->job, d, 1), fuel);
+  if (x->dtype == DT_INDEX) sum = sum_over(rw, r, x, fuel);
   return sum ? uop_cast(rw->job, sum, d) : NULL;
 }
 
-static UOp *product_over(Rewrite *rw, UOp *r, UOp *v) {
+static UOp *product_over(Rewrite *rw, UOp *r, UOp *v, int *fuel) {
   bool flt = dtype_is_float((DType)v->dtype);
   for (int s = 0; s < 2; s++) {
     UOp *a = v->src[s];
     if (uop_is_open(a, r) || (flt && (a->op != OP_CONST || !isfinite(uop_float_value(a)))))
       continue;
-    UOp *sum = sum_over(rw, r, v->src[!s]);
+    UOp *sum = sum_over(rw, r, v->src[!s], fuel);
     if (sum) return uop2(rw->job, OP_MUL, sum, a);
   }
   return NULL;
 }
 
-static UOp *sum_over(Rewrite *rw, UOp *r, UOp *v) {
+static UOp *sum_over(Rewrite *rw, UOp *r, UOp *v, int *fuel) {
   UOp *a, *b;
+  if (--*fuel < 0) return NULL;
   if (!uop_is_open(v, r)) {
     int64_t n = range_size(r);
     return n > 0 ? closed_form_repeat(rw, OP_ADD, v, n) : NULL;
   }
   if (v->dtype == DT_INDEX && (a = affine_over(rw, r, v))) return a;
   switch (v->op) {
-  case OP_CAST: return cast_over(rw, r, v);
-  case OP_MUL: return product_over(rw, r, v);
+  case OP_CAST: return cast_over(rw, r, v, fuel);
+  case OP_MUL: return product_over(rw, r, v, fuel);
   case OP_ADD:
-    a = sum_over(rw, r, v->src[0]);
-    b = a ? sum_over(rw, r, v->src[1]) : NULL;
+    a = sum_over(rw, r, v->src[0], fuel);
+    b = a ? sum_over(rw, r, v->src[1], fuel) : NULL;
     return b ? uop2(rw->job, OP_ADD, a, b) : NULL;
   case OP_WHERE:
-    if (rewrite_is(v->src[2], 0)) return where_over(rw, r, v->src[0], v->src[1]);
+    if (rewrite_is(v->src[2], 0)) return where_over(rw, r, v->src[0], v->src[1], fuel);
     return NULL;
   default: return NULL;
   }
@@ -327,7 +333,8 @@ UOp *closed_form_reduce(Rewrite *rw, UOp *n) {
   if (n->arg.i != OP_ADD) return NULL;
   if ((to = move_out(rw, n))) return to;
   for (uint32_t k = 1; k < n->nsrc; k++) {
-    to = sum_over(rw, n->src[k], n->src[0]);
+    int fuel = SEARCH_FUEL;
+    to = sum_over(rw, n->src[k], n->src[0], &fuel);
     if (!to) continue;
     UOp **keep = arena_array(&rw->job->arena, n->nsrc, sizeof *keep);
     size_t nkeep = 0;

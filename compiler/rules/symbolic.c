@@ -128,8 +128,11 @@ typedef struct Clauses {
   uint32_t n;
 } Clauses;
 
-static bool collect(UOp *u, Clauses *out) {
-  if (u->op == OP_AND) return collect(u->src[0], out) && collect(u->src[1], out);
+static bool collect(UOp *u, Clauses *out, int depth) {
+  if (u->op == OP_AND) {
+    return depth < MAX_CLAUSES && collect(u->src[0], out, depth + 1) &&
+           collect(u->src[1], out, depth + 1);
+  }
   for (uint32_t i = 0; i < out->n; i++)
     if (out->at[i] == u) return true;
   if (out->n == MAX_CLAUSES) return false;
@@ -161,7 +164,7 @@ static bool contradict(const UOp *a, const UOp *b) {
 /* An AND of many: duplicates and weaker bounds dropped, sorted. */
 static UOp *conjunction(Rewrite *rw, UOp *n) {
   Clauses c = {0};
-  if (!collect(n, &c)) return NULL;
+  if (!collect(n, &c, 0)) return NULL;
   for (uint32_t i = 0; i < c.n; i++)
     for (uint32_t j = 0; j < c.n; j++) {
       if (i == j) continue;

@@ -73,7 +73,7 @@ typedef struct AxisPlan {
 
 typedef struct StagePlan {
   uint32_t operand; /* among the stageable */
-  int level; /* axis id of the loop in which the copy is made, -1: before all loops */
+  int level;        /* axis id of the loop in which the copy is made, -1: before all loops */
 } StagePlan;
 
 typedef struct OptPlan {

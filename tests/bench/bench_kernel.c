@@ -169,8 +169,7 @@ static void bench(Device *device, const Target *target, ZooKernel (*make)(Job *,
   job_deinit(&job);
 }
 
-/* -- the kernels ---------------------------------------------------------------------------------
- */
+/* -- the kernels ------------------------------------------------------------------------------- */
 
 typedef struct Mm {
   const char *label;

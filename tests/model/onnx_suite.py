@@ -3,10 +3,11 @@
 
     onnx_suite.py [--runner kiln|eval|local] [--eval PATH] [--filter TEXT] [--update] [-v]
 
-Every test of onnx.backend.test.case.node is compiled and run, and its outputs are compared with the
+Every test of onnx.backend.test.case.node, and the stored ones of the kinds simple, pytorch-operator and
+pytorch-converted, is compiled and run, and its outputs are compared with the
 expected ones (rtol and atol of the test, 1e-3 and 1e-7 by default, as in ONNX's own runner). Prints
 
-    N passed (of them M with frozen inputs), N failed, N skipped
+    N passed (of them N node tests, N with frozen inputs), N failed, N skipped
 
 onnx_not_passing.txt beside this file lists the tests that do not pass and why. The run fails when a
 listed test passes or an unlisted one does not, so the list is always true; --update rewrites it.
@@ -19,6 +20,7 @@ optionals).
 """
 
 import argparse
+import glob
 import os
 import struct
 import subprocess
@@ -208,10 +210,13 @@ def is_plain(value):
 def run_test(runner, test):
     """None when it passes, else the reason; and whether inputs were frozen."""
     model, frozen = test.model, False
-    if not all(is_plain(v) for ins, outs in test.data_sets for v in list(ins) + list(outs)):
-        return "skip: not tensors of numbers", False
+    for value in (v for ins, outs in test.data_sets for v in list(ins) + list(outs)):
+        if not is_plain(value):
+            what = getattr(value, "dtype", None) or type(value).__name__
+            return f"skip: a value is not a tensor of a dtype that Kiln has ({what})", False
+    initializers = {t.name for t in model.graph.initializer}
     for ins, outs in test.data_sets:
-        names = [i.name for i in model.graph.input]
+        names = [i.name for i in model.graph.input if i.name not in initializers]
         if len(names) != len(ins):
             return "skip: optional inputs left out", False
         inputs = {n: np.asarray(v) for n, v in zip(names, ins)}
@@ -244,7 +249,40 @@ def load_tests(text):
             tests = collect_testcases(None)
         finally:
             sys.stdout = stdout
+    tests += [t for kind in ("simple", "pytorch-operator", "pytorch-converted") for t in stored_tests(kind)]
     return sorted((t for t in tests if text in t.name), key=lambda t: t.name)
+
+
+class StoredTest:
+    """A test that the onnx package ships as files; its name is KIND/NAME."""
+
+    rtol, atol = 1e-3, 1e-7
+
+    def __init__(self, kind, path):
+        self.name = f"{kind}/{os.path.basename(path)}"
+        self.model = onnx.load(os.path.join(path, "model.onnx"))
+        self.data_sets = []
+        for folder in sorted(glob.glob(os.path.join(path, "test_data_set_*"))):
+            self.data_sets.append(tuple(self._read(folder, prefix) for prefix in ("input", "output")))
+
+    @staticmethod
+    def _read(folder, prefix):
+        values = []
+        for k in range(len(glob.glob(os.path.join(folder, f"{prefix}_*.pb")))):
+            tensor = onnx.TensorProto()
+            with open(os.path.join(folder, f"{prefix}_{k}.pb"), "rb") as f:
+                data = f.read()
+            try:
+                tensor.ParseFromString(data)
+                values.append(numpy_helper.to_array(tensor))
+            except Exception:  # a sequence or an optional
+                values.append(None)
+        return values
+
+
+def stored_tests(kind):
+    root = os.path.join(os.path.dirname(onnx.__file__), "backend", "test", "data", kind)
+    return [StoredTest(kind, path) for path in sorted(glob.glob(os.path.join(root, "test_*")))]
 
 
 def read_list():
@@ -275,11 +313,12 @@ def main():
     args = p.parse_args()
     runner, listed = make_runner(args), read_list()
     reasons, passed, skipped, frozen_count, wrong = {}, 0, 0, 0, []
-    tests = load_tests(args.filter)
+    tests, node_passed = load_tests(args.filter), 0
     for test in tests:
         reason, frozen = run_test(runner, test)
         if reason is None:
             passed += 1
+            node_passed += "/" not in test.name
             frozen_count += frozen
             if test.name in listed:
                 wrong.append(f"{test.name} passes, but is listed")
@@ -297,7 +336,7 @@ def main():
         wrong = []
     for line in wrong:
         print(line)
-    print(f"{passed} passed (of them {frozen_count} with frozen inputs), "
+    print(f"{passed} passed (of them {node_passed} node tests, {frozen_count} with frozen inputs), "
           f"{len(reasons) - skipped} failed, {skipped} skipped")
     return 1 if wrong else 0
 

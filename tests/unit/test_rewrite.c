@@ -120,6 +120,25 @@ static void test_closed_forms(void **state) {
   assert_becomes(uop_reduce(&job, OP_MAX, v, &r, 1), v);
 }
 
+/* Graphs made to hurt: sharing that doubles per step, conjunctions deeper than a stack. */
+static void test_hostile_graphs(void **state) {
+  (void)state;
+  UOp *r = range(0, 100), *x = uop_cast(&job, r, DT_F32);
+  for (int k = 0; k < 60; k++) x = add(x, x);
+  int64_t start = clock_cpu_ns();
+  assert_int_equal(simplify(sum(x, r))->dtype, DT_F32);
+  UOp *i = uop_cast(&job, load(uop_param(&job, 1, DT_I32, (int64_t[]){9}, 1), ix(0)), DT_INDEX);
+  for (int k = 0; k < 60; k++) i = add(uop2(&job, OP_MUL, i, i), i);
+  simplify(i);
+  UOp *all = lt(i, ix(0));
+  for (int k = 0; k < 200000; k++) {
+    UOp *p = uop_param(&job, 2, DT_BOOL, (int64_t[]){200000}, 1);
+    all = uop2(&job, OP_AND, all, load(p, ix(k)));
+  }
+  simplify(all);
+  assert_true(clock_cpu_ns() - start < (int64_t)10 * 1000 * 1000 * 1000);
+}
+
 static void test_floats_are_exact(void **state) {
   (void)state;
   UOp *x = load(uop_param(&job, 0, DT_F32, (int64_t[]){9}, 1), range(0, 9));
@@ -222,10 +241,15 @@ static void test_silent_cost(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_div_mod),       cmocka_unit_test(test_comparisons),
-      cmocka_unit_test(test_closed_forms),  cmocka_unit_test(test_floats_are_exact),
-      cmocka_unit_test(test_endless_rules), cmocka_unit_test(test_trace),
-      cmocka_unit_test(test_linear_time),   cmocka_unit_test(test_silent_cost),
+      cmocka_unit_test(test_div_mod),
+      cmocka_unit_test(test_comparisons),
+      cmocka_unit_test(test_closed_forms),
+      cmocka_unit_test(test_hostile_graphs),
+      cmocka_unit_test(test_floats_are_exact),
+      cmocka_unit_test(test_endless_rules),
+      cmocka_unit_test(test_trace),
+      cmocka_unit_test(test_linear_time),
+      cmocka_unit_test(test_silent_cost),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }
