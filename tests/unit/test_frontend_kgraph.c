@@ -133,7 +133,7 @@ static void test_empty_constant(void **state) {
   Run run = {&o, slots};
   assert_null(job_run(&o.job, interpret, &run));
   assert_memory_equal(y, zeros, sizeof zeros);
-  done(&o);
+  outcome_deinit(&o);
 }
 
 static void test_values(void **state) {
