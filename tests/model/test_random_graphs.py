@@ -286,7 +286,7 @@ class Maker:
             "div": trunc, "mod": lambda x, y: 0 if y == 0 else x - y * trunc(x, y),
             "floordiv": lambda x, y: 0 if y == 0 else x // y, "floormod": lambda x, y: 0 if y == 0 else x % y,
             "and_": lambda x, y: x & y, "or_": lambda x, y: x | y, "xor": lambda x, y: x ^ y,
-            "shl": lambda x, y: x << y if 0 <= y < bits else 0, "shr": lambda x, y: x >> y if 0 <= y < bits else 0,
+            "shl": lambda x, y: x << y if 0 <= y < bits else 0, "shr": lambda x, y: x >> (y if 0 <= y < bits else bits),
         }
         shape = np.broadcast_shapes(a.shape, b.shape)
         flat = [table[op](int(x), int(y)) for x, y in zip(np.broadcast_to(big_a, shape).ravel(), np.broadcast_to(big_b, shape).ravel())]
@@ -357,7 +357,7 @@ class Maker:
             f = SMOOTH[op]
             y = f(x)
             spread = np.maximum(np.abs(f(x + v.err) - y), np.abs(f(x - v.err) - y)) * 2
-            err = np.where(v.err > 0, spread, 0)
+            err = np.where(np.isinf(v.err), np.inf, np.where(v.err > 0, spread, 0))
             if op not in ("sqrt", "recip"):
                 special = np.isnan(y) | np.isinf(y)
                 err = err + np.where(special, 0, 3 * eps(d) * np.abs(y) + tiny(d))
@@ -425,7 +425,9 @@ class Maker:
         plain = not x.size or bool(np.all(np.isfinite(x) & (whole == np.rint(whole))))
         lost = np.where(plain & (size < 2.0**11), 0, min(n, 64 + n) * eps(work) * size) if n > 1 else 0
         err = own + np.where(np.isfinite(size), lost, 0)
-        err = np.where(np.isfinite(size) & (size > FLOATS[work][2] / 4), np.inf, err)
+        finite = np.where(np.isfinite(x), np.abs(x), 0)
+        finite = np.sum(finite, axis=at, keepdims=keep) if at else finite
+        err = np.where(finite > FLOATS[work][2] / 8, np.inf, err)  # a step may overflow, even to the other side
         return self.floats(node, dtype, s, err)
 
     def extreme(self, node, v, op, at, keep):

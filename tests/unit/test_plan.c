@@ -388,6 +388,24 @@ static void gather_by_u64(void **state) {
   assert_true(plan_equals_graph(&graph, 0));
 }
 
+/* What is gathered from a coordinate is an index that is inside by its meaning, not by the bounds
+ * of the numbers it is computed from: the second load keeps its gate. */
+static void gather_by_gathered(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(17));
+  UOp *at = graph_param(&graph, SLOT_INPUT, DT_U8, DIMS(30));
+  UOp *iota = uop_make(&job, OP_IOTA, DT_I32, arg_both(0, DIMS(16)), NULL, 0);
+  at = uop_make(&job, OP_GATHER, DT_VOID, arg_i(0), (UOp *[]){iota, at}, 2);
+  graph_output(&graph, uop_make(&job, OP_GATHER, DT_VOID, arg_i(0), (UOp *[]){x, at}, 2));
+  expect_calls(&graph, 1);
+  UOpList list = uop_toposort(&job, graph.plan.kernels[0].sink);
+  for (size_t i = 0; i < list.len; i++) {
+    const UOp *u = list.at[i];
+    if (u->op != OP_INDEX || (u->nsrc > 2 && !uop_is_const(u->src[2]))) continue;
+    assert_true(u->src[1]->vmax < shape_numel(u->src[0]->shape));
+  }
+}
+
 /* -- 16-bit floats ----------------------------------------------------------------------------- */
 
 /* No sum or product in a plan rounds at each step, and `products` of them sum products of widened
@@ -522,6 +540,7 @@ int main(void) {
       T(work_grows_linearly),
       T(memory_is_reused),
       T(gather_by_u64),
+      T(gather_by_gathered),
       T(half_sums_are_f32),
       T(half_max_stays_half),
       T(half_matmul_is_a_contraction),
