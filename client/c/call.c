@@ -180,7 +180,7 @@ Status answer_unpack(KilnCall *call, const ProtobufCMessageDescriptor *desc, Byt
   *out = NULL;
   if (call->answer) return FAIL(INTERNAL, "the server sent more than one answer");
   call->answer = owned_create(size);
-  if (!call->answer) return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+  if (!call->answer) return answer_no_memory();
   Status st = pb_unpack(desc, msg, &limits, owned_arena(call->answer), out);
   return st ? status_new(ST_INTERNAL, st, __FILE__, __LINE__, "the server's answer") : NULL;
 }

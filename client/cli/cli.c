@@ -207,3 +207,10 @@ cJSON *cli_json_dims(const uint64_t *dims, size_t rank) {
   for (size_t i = 0; i < rank; i++) cJSON_AddItemToArray(j, cJSON_CreateNumber((double)dims[i]));
   return j;
 }
+
+static int by_size(const void *a, const void *b) {
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return (x > y) - (x < y);
+}
+
+void cli_sort(int64_t *at, size_t n) { qsort(at, n, sizeof *at, by_size); }

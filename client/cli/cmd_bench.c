@@ -16,11 +16,6 @@ typedef struct Report {
   double per_second;
 } Report;
 
-static int by_size(const void *a, const void *b) {
-  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-  return (x > y) - (x < y);
-}
-
 /* -- compile
  * ------------------------------------------------------------------------------------------- */
 
@@ -72,8 +67,8 @@ static int latency(Cli *cli, const KilnExecutable *e, const Inputs *in, size_t m
     kiln_free(out);
   }
   if (!rc) {
-    qsort(wall, n, sizeof *wall, by_size);
-    qsort(device, n, sizeof *device, by_size);
+    cli_sort(wall, n);
+    cli_sort(device, n);
     r->runs = n;
     r->p50_ns = wall[n / 2];
     r->p99_ns = wall[n * 99 / 100];

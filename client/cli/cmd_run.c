@@ -19,11 +19,6 @@ typedef struct Times {
   size_t n;
 } Times;
 
-static int by_size(const void *a, const void *b) {
-  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-  return (x > y) - (x < y);
-}
-
 /* -- output files
  * -------------------------------------------------------------------------------------- */
 
@@ -137,8 +132,8 @@ static int time_runs(Cli *cli, const KilnExecutable *e, const Inputs *in, Times 
     t->device[i] = (*out)->device_ns;
   }
   cli_progress_end(cli);
-  qsort(t->wall, t->n, sizeof *t->wall, by_size);
-  qsort(t->device, t->n, sizeof *t->device, by_size);
+  cli_sort(t->wall, t->n);
+  cli_sort(t->device, t->n);
   return EX_OK;
 }
 

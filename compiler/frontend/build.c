@@ -407,7 +407,6 @@ UOp *build_reduce(Job *job, Op op, UOp *x, uint32_t axes, bool keep) {
   int64_t list[MAX_DIMS], dims[MAX_DIMS];
   size_t n = 0;
   uint32_t rank = 0;
-  DType d = uop_dtype(x);
   check_class(job, op, x);
   for (uint32_t i = 0; i < x->shape.n; i++) {
     if (!(axes & axis_bit(i)))
@@ -415,17 +414,16 @@ UOp *build_reduce(Job *job, Op op, UOp *x, uint32_t axes, bool keep) {
     else if (x->shape.at[i] != 1)
       list[n++] = i;
   }
-  if (n) {
-    bool half = d == DT_F16 || d == DT_BF16;
-    if (half) x = build_cast(job, x, DT_F32);
-    x = uop_make(job, OP_REDUCE, DT_VOID, arg_both(op, list, n), &x, 1);
-    if (half) x = build_cast(job, x, d);
-  }
+  if (n) x = uop_make(job, OP_REDUCE, DT_VOID, arg_both(op, list, n), &x, 1);
   return keep ? x : build_reshape(job, x, shape_make(dims, rank));
+}
+
+UOp *build_widen(Job *job, UOp *x) {
+  return x->dtype == DT_F16 || x->dtype == DT_BF16 ? build_cast(job, x, DT_F32) : x;
 }
 
 UOp *build_mean(Job *job, UOp *x, uint32_t axes, bool keep) {
   int64_t n = axes_numel(x, axes);
-  UOp *sum = build_reduce(job, OP_ADD, x, axes, keep);
-  return build_div(job, sum, build_num(job, sum, (double)n));
+  UOp *sum = build_reduce(job, OP_ADD, build_widen(job, x), axes, keep);
+  return build_cast(job, build_div(job, sum, build_num(job, sum, (double)n)), uop_dtype(x));
 }

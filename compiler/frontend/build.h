@@ -65,6 +65,9 @@ UOp *build_gather(Job *job, UOp *data, UOp *indices, size_t axis);
 
 /* axes: a bit per axis. Half floats are added and multiplied in f32. */
 UOp *build_reduce(Job *job, Op op, UOp *x, uint32_t axes, bool keep);
+/* f16 and bf16 as f32, for a value that is computed in several steps and rounded once at the end.
+ */
+UOp *build_widen(Job *job, UOp *x);
 UOp *build_mean(Job *job, UOp *x, uint32_t axes, bool keep);
 static inline uint32_t axis_bit(size_t axis) { return 1u << axis; }
 uint32_t axes_all(const UOp *x);

@@ -3,10 +3,6 @@
  * ever stored: the product exists only as the body of the reduction. */
 #include "compiler/frontend/build_nn.h"
 
-static bool is_half(const UOp *x) { return x->dtype == DT_F16 || x->dtype == DT_BF16; }
-
-static UOp *widen(Job *job, UOp *x) { return is_half(x) ? build_cast(job, x, DT_F32) : x; }
-
 static void check_contraction(Job *job, const UOp *a, const UOp *b) {
   if (a->dtype != b->dtype)
     job_abort(job, FAIL(INVALID_ARGUMENT, "product of different dtypes: %s and %s",
@@ -32,8 +28,8 @@ UOp *build_matmul(Job *job, UOp *a, UOp *b) {
   if (vec_b) b = build_unsqueeze(job, b, 1);
   size_t ra = a->shape.n, rb = b->shape.n, rank = ra > rb ? ra : rb;
   b = build_transpose(job, b, rb - 1, rb - 2);
-  a = build_unsqueeze(job, widen(job, a), ra - 1);
-  b = build_unsqueeze(job, widen(job, b), rb - 2);
+  a = build_unsqueeze(job, build_widen(job, a), ra - 1);
+  b = build_unsqueeze(job, build_widen(job, b), rb - 2);
   UOp *product = build2(job, OP_MUL, a, b);
   UOp *sum = build_reduce(job, OP_ADD, product, axis_bit(rank), false);
   if (vec_b) sum = build_squeeze(job, sum, rank - 1);
@@ -94,7 +90,7 @@ UOp *build_conv(Job *job, UOp *x, UOp *w, UOp *bias, const ConvSpec *spec) {
   int64_t g = spec->groups, mg = w->shape.at[0] / g, cg = w->shape.at[1];
   int64_t dims[MAX_DIMS], order[MAX_DIMS], batch = x->shape.at[0];
   const int64_t *kernel = w->shape.at + 2;
-  x = build_windows(job, widen(job, x), spec, kernel, build_num(job, widen(job, x), 0));
+  x = build_windows(job, build_widen(job, x), spec, kernel, build_num(job, build_widen(job, x), 0));
   const int64_t *out = x->shape.at + 2;
   /* x: [N, G, C/G, out..., k...] to [N, G, 1, out..., C/G, k...] */
   dims[0] = batch, dims[1] = g, dims[2] = cg;
@@ -116,7 +112,7 @@ UOp *build_conv(Job *job, UOp *x, UOp *w, UOp *bias, const ConvSpec *spec) {
   }
   wdims[3 + n] = cg;
   for (size_t i = 0; i <= n; i++) axes |= axis_bit(3 + n + i);
-  w = build_reshape(job, widen(job, w), shape_make(wdims, 4 + 2 * n));
+  w = build_reshape(job, build_widen(job, w), shape_make(wdims, 4 + 2 * n));
   UOp *y = build_reduce(job, OP_ADD, build2(job, OP_MUL, x, w), axes, true);
   y = build_cast(job, build_reshape(job, y, shape_make(ydims, 2 + n)), d);
   return add_bias(job, y, bias);
@@ -168,13 +164,13 @@ static UOp *shifted(Job *job, UOp *x, uint32_t axes) {
 
 UOp *build_softmax(Job *job, UOp *x, uint32_t axes) {
   DType d = uop_dtype(x);
-  UOp *e = build1(job, OP_EXP, shifted(job, widen(job, x), axes));
+  UOp *e = build1(job, OP_EXP, shifted(job, build_widen(job, x), axes));
   return build_cast(job, build2(job, OP_FDIV, e, build_reduce(job, OP_ADD, e, axes, true)), d);
 }
 
 UOp *build_log_softmax(Job *job, UOp *x, uint32_t axes) {
   DType d = uop_dtype(x);
-  UOp *s = shifted(job, widen(job, x), axes);
+  UOp *s = shifted(job, build_widen(job, x), axes);
   UOp *sum = build_reduce(job, OP_ADD, build1(job, OP_EXP, s), axes, true);
   return build_cast(job, build2(job, OP_SUB, s, build1(job, OP_LOG, sum)), d);
 }

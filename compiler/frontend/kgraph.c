@@ -413,7 +413,7 @@ static void add_params(Walk *w) {
       dims[k] = dim->name.len ? front_dim(&w->front, p->name, k, dim->name) : dim->size;
     }
     Ints shape = dims_of(w, dims, p->dims.n, d);
-    bool constant = p->seen & PARAM_DATA && p->data.len;
+    bool constant = p->seen & PARAM_DATA;
     if (!constant && !p->name.len) job_abort(job, FAIL(INVALID_ARGUMENT, "an input needs a name"));
     w->params[i] =
         constant ? constant_param(w, p, d, shape) : front_input(&w->front, p->name, d, shape);

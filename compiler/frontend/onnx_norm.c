@@ -157,7 +157,7 @@ static void op_rms_norm(Node *n) {
 
 /* y = x / (bias + alpha / size * sum of squares over `size` channels)^beta */
 static void op_lrn(Node *n) {
-  UOp *x = node_u(n, 0);
+  UOp *given = node_u(n, 0), *x = build_widen(n->job, given);
   need_rank(n, x, 2);
   int64_t size = attr_need_int(n, "size");
   double alpha = attr_float(n, "alpha", (double)1e-4f), beta = attr_float(n, "beta", 0.75);
@@ -171,12 +171,12 @@ static void op_lrn(Node *n) {
   sum = build2(n->job, OP_MUL, sum, build_num(n->job, x, alpha / (double)size));
   sum = build2(n->job, OP_ADD, sum, build_num(n->job, x, bias));
   UOp *p = build2(n->job, OP_POW, sum, build_num(n->job, x, beta));
-  node_out(n, 0, build2(n->job, OP_FDIV, x, p));
+  node_out(n, 0, build_cast(n->job, build2(n->job, OP_FDIV, x, p), uop_dtype(given)));
 }
 
 /* (x - mean) / (standard deviation + 1e-9) over `axes` */
 static void op_mvn(Node *n) {
-  UOp *x = node_u(n, 0);
+  UOp *given = node_u(n, 0), *x = build_widen(n->job, given);
   Ints list = attr_ints(n, "axes");
   static const int64_t usual[] = {0, 2, 3};
   if (!list.at) list = shape_make(usual, 3);
@@ -185,8 +185,8 @@ static void op_mvn(Node *n) {
     axes |= axis_bit(axis_check(n->job, list.at[i], x->shape.n));
   UOp *c = build2(n->job, OP_SUB, x, build_mean(n->job, x, axes, true));
   UOp *dev = build1(n->job, OP_SQRT, build_mean(n->job, build2(n->job, OP_MUL, c, c), axes, true));
-  node_out(n, 0,
-           build2(n->job, OP_FDIV, c, build2(n->job, OP_ADD, dev, build_num(n->job, x, 1e-9))));
+  UOp *y = build2(n->job, OP_FDIV, c, build2(n->job, OP_ADD, dev, build_num(n->job, x, 1e-9)));
+  node_out(n, 0, build_cast(n->job, y, uop_dtype(given)));
 }
 
 const OnnxOp onnx_norm_ops[] = {

@@ -74,7 +74,7 @@ static UOp *window_counts(Node *n, const Spatial *s, size_t i, int64_t d, bool i
 }
 
 static void op_average_pool(Node *n) {
-  UOp *x = node_u(n, 0), *count = NULL;
+  UOp *given = node_u(n, 0), *x = build_widen(n->job, given), *count = NULL;
   Spatial s = spatial_attrs(n, x, pool_kernel(n));
   bool include = attr_int(n, "count_include_pad", 0) != 0;
   UOp *w = build_windows(n->job, x, &s.conv, s.kernel, build_num(n->job, x, 0));
@@ -83,11 +83,12 @@ static void op_average_pool(Node *n) {
     UOp *c = window_counts(n, &s, i, x->shape.at[2 + i], include, uop_dtype(x));
     count = count ? build2(n->job, OP_MUL, count, c) : c;
   }
-  node_out(n, 0, build_div(n->job, sum, count));
+  node_out(n, 0, build_cast(n->job, build_div(n->job, sum, count), uop_dtype(given)));
 }
 
-/* (sum |x|^p)^(1/p) */
+/* (sum |x|^p)^(1/p), of half floats in f32 */
 static UOp *p_norm(Node *n, UOp *x, uint32_t axes, double p, bool keep) {
+  x = build_widen(n->job, x);
   UOp *a = build1(n->job, OP_ABS, x);
   if (p == 1) return build_reduce(n->job, OP_ADD, a, axes, keep);
   if (p == 2) {
@@ -110,7 +111,8 @@ static void op_lp_pool(Node *n) {
   UOp *x = node_u(n, 0);
   Spatial s = spatial_attrs(n, x, pool_kernel(n));
   UOp *w = build_windows(n->job, x, &s.conv, s.kernel, build_num(n->job, x, 0));
-  node_out(n, 0, p_norm(n, w, window_axes(w, s.conv.spatial), norm_p(n), false));
+  w = p_norm(n, w, window_axes(w, s.conv.spatial), norm_p(n), false);
+  node_out(n, 0, build_cast(n->job, w, uop_dtype(x)));
 }
 
 static uint32_t spatial_axes(Node *n, const UOp *x) {
@@ -130,15 +132,17 @@ static void op_global_max_pool(Node *n) {
 }
 static void op_global_lp_pool(Node *n) {
   UOp *x = node_u(n, 0);
-  node_out(n, 0, p_norm(n, x, spatial_axes(n, x), norm_p(n), true));
+  UOp *norm = p_norm(n, x, spatial_axes(n, x), norm_p(n), true);
+  node_out(n, 0, build_cast(n->job, norm, uop_dtype(x)));
 }
 
 static void op_lp_normalization(Node *n) {
   UOp *x = node_u(n, 0);
   size_t axis = axis_check(n->job, attr_int(n, "axis", -1), x->shape.n);
-  UOp *norm = p_norm(n, x, axis_bit(axis), norm_p(n), true), *zero = build_num(n->job, x, 0);
+  UOp *norm = p_norm(n, x, axis_bit(axis), norm_p(n), true), *zero = build_num(n->job, norm, 0);
   UOp *none = build2(n->job, OP_CMPEQ, norm, zero);
-  node_out(n, 0, build_where(n->job, none, zero, build2(n->job, OP_FDIV, x, norm)));
+  UOp *y = build2(n->job, OP_FDIV, build_widen(n->job, x), norm);
+  node_out(n, 0, build_cast(n->job, build_where(n->job, none, zero, y), uop_dtype(x)));
 }
 
 const OnnxOp onnx_pool_ops[] = {

@@ -37,6 +37,7 @@ static void reduce(Node *n, MapFn before, Op op, MapFn after) {
   uint32_t axes = reduce_axes(n, x, &noop);
   DType d = uop_dtype(x);
   if (dtype_is_bool(d)) x = build_cast(n->job, x, DT_U8);
+  if (after != same) x = build_widen(n->job, x);
   x = build_reduce(n->job, op, before(n->job, x), axes, keep || noop);
   node_out(n, 0, build_cast(n->job, after(n->job, x), d));
 }
@@ -59,7 +60,7 @@ static void op_mean(Node *n) {
 
 /* max + log(sum(exp(x - max))), with an infinite or absent maximum counted as 0. */
 static void op_log_sum_exp(Node *n) {
-  UOp *x = node_u(n, 0);
+  UOp *given = node_u(n, 0), *x = build_widen(n->job, given);
   bool noop, keep = attr_int(n, "keepdims", 1) != 0;
   uint32_t axes = reduce_axes(n, x, &noop);
   UOp *top = build_reduce(n->job, OP_MAX, x, axes, true), *zero = build_num(n->job, x, 0);
@@ -69,7 +70,8 @@ static void op_log_sum_exp(Node *n) {
   UOp *e = exponential(n->job, build2(n->job, OP_SUB, x, top));
   UOp *y =
       build2(n->job, OP_ADD, logarithm(n->job, build_reduce(n->job, OP_ADD, e, axes, true)), top);
-  node_out(n, 0, build_reduce(n->job, OP_ADD, y, keep || noop ? 0 : axes, false));
+  y = build_reduce(n->job, OP_ADD, y, keep || noop ? 0 : axes, false);
+  node_out(n, 0, build_cast(n->job, y, uop_dtype(given)));
 }
 
 static void arg_extreme(Node *n, Op op) {

@@ -145,6 +145,8 @@ static Interval converted(const UOp *u, Interval a, Interval all) {
   DType from = (DType)u->src[0]->dtype;
   if (dtype_is_float(from)) return all;
   if (u->dtype == DT_BOOL) return (Interval){a.lo > 0 || a.hi < 0, a.lo != 0 || a.hi != 0};
+  if (u->dtype == DT_INDEX && a.hi > INT64_MAX && !infinite(a.hi))
+    return all; /* u64's bit pattern */
   return a;
 }
 

@@ -130,7 +130,8 @@ void rangeify_values(Fusion *f) {
 }
 
 /* Puts the loaded indices where their holes are. An index may itself have come through holes, so
- * until nothing changes. */
+ * until nothing changes; and its bounds are then those of the holes, not its own, so that only the
+ * algebra on the filled kernel may find a gate to be always open. */
 static UOp *fill_holes(const Fusion *f, UOp *sink, const FusedKernel *k) {
   Job *job = f->job;
   uint32_t n = 0;
@@ -142,9 +143,10 @@ static UOp *fill_holes(const Fusion *f, UOp *sink, const FusedKernel *k) {
   for (uint32_t h = k->holes; h; h = f->holes.at[h - 1].next) {
     const Hole *hole = &f->holes.at[h - 1];
     UOp *at = uop_cast(job, hole->owner->src[1]->value, DT_INDEX);
-    UOp *gate = ix_inside(job, at, 0, hole->index->vmax + 1);
+    UOp *last = uop_index(job, hole->index->vmax);
+    UOp *low = uop2(job, OP_CMPLE, uop_index(job, 0), at), *high = uop2(job, OP_CMPLE, at, last);
     from[n] = hole->index, to[n++] = at;
-    from[n] = hole->gate, to[n++] = gate ? gate : uop_int(job, DT_BOOL, 1);
+    from[n] = hole->gate, to[n++] = uop2(job, OP_AND, low, high);
   }
   for (UOp *before = NULL; before != sink;) {
     before = sink;

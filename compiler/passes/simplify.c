@@ -1,6 +1,8 @@
 /* What is done to a tensor graph before kernels are chosen.
  *
  * - Movement rules merge and remove movement ops.
+ * - Sums and products of 16-bit floats are taken in f32 and rounded once. The factors of a summed
+ *   product are widened, not the product: it is exact, and the REDUCE stays a contraction.
  * - A value that depends on no parameter and holds a reduction is computed now, by the reference
  *   interpreter, if it is small. It becomes a CONST when all elements are equal, else a constant
  *   buffer. Outputs without parameters are likewise known bytes and need no kernel.
@@ -12,6 +14,61 @@
 #include "compiler/rules/rewrite.h"
 
 enum { FOLD_WORK = 1 << 18, SPLIT_SIZE = 32768 };
+
+/* -- reductions changed one by one ------------------------------------------------------------- */
+
+/* What takes the place of a REDUCE whose source has become x; NULL: nothing does. */
+typedef UOp *(*ReduceFn)(Job *job, UOp *u, UOp *x, const Target *target);
+typedef bool (*ReduceTest)(const UOp *u, const Target *target);
+
+static UOp *change_reductions(Job *job, UOp *sink, const Target *target, ReduceTest test,
+                              ReduceFn change) {
+  UOpList list = uop_toposort(job, sink);
+  bool any = false;
+  for (size_t i = 0; i < list.len; i++) any |= test(list.at[i], target);
+  if (!any) return sink;
+  UOp **result = arena_array(&job->arena, list.len, sizeof *result);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1, sizeof *src);
+    bool same = true;
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      src[s] = result[u->src[s]->place];
+      same &= src[s] == u->src[s];
+    }
+    result[i] = test(u, target) ? change(job, u, src[0], target) : NULL;
+    if (!result[i]) result[i] = same ? u : uop_with_src(job, u, src);
+  }
+  return result[list.len - 1];
+}
+
+/* -- 16-bit floats ----------------------------------------------------------------------------- */
+
+static bool rounds_often(const UOp *u, const Target *target) {
+  (void)target;
+  return u->op == OP_REDUCE && (u->dtype == DT_F16 || u->dtype == DT_BF16) &&
+         (u->arg.i == OP_ADD || u->arg.i == OP_MUL);
+}
+
+/* x in f32; a product, also one that was moved about, as the product of f32 factors. */
+static UOp *widened(Job *job, UOp *x) {
+  enum { MAX_MOVES = 8 };
+  UOp *moves[MAX_MOVES], *y = x;
+  uint32_t n = 0;
+  while (n < MAX_MOVES && op_info[y->op].flags & OPF_MOVE && y->nsrc == 1) {
+    moves[n++] = y;
+    y = y->src[0];
+  }
+  if (y->op != OP_MUL) return uop_cast(job, x, DT_F32);
+  y = uop2(job, OP_MUL, uop_cast(job, y->src[0], DT_F32), uop_cast(job, y->src[1], DT_F32));
+  while (n--) y = uop_with_src(job, moves[n], &y);
+  return y;
+}
+
+static UOp *round_once(Job *job, UOp *u, UOp *x, const Target *target) {
+  (void)target;
+  x = widened(job, x);
+  return uop_cast(job, uop_make(job, OP_REDUCE, DT_VOID, u->arg, &x, 1), (DType)u->dtype);
+}
 
 /* -- two-stage reductions ---------------------------------------------------------------------- */
 
@@ -25,7 +82,8 @@ static int64_t pieces_of(int64_t n) {
   return 1;
 }
 
-static UOp *split_reduce(Job *job, UOp *u, UOp *x) {
+static UOp *split_reduce(Job *job, UOp *u, UOp *x, const Target *target) {
+  (void)target;
   Ints shape = x->shape, axes = u->arg.ints;
   uint32_t cut = 0;
   for (uint32_t k = 1; k < axes.n; k++) {
@@ -50,25 +108,6 @@ static bool is_long(const UOp *u, const Target *target) {
   int64_t n = shape_numel(u->shape);
   return u->op == OP_REDUCE && n > 0 && n < (int64_t)target->threads &&
          shape_numel(u->src[0]->shape) / n >= SPLIT_SIZE;
-}
-
-static UOp *split_reductions(Job *job, UOp *sink, const Target *target) {
-  UOpList list = uop_toposort(job, sink);
-  bool any = false;
-  for (size_t i = 0; i < list.len; i++) any |= is_long(list.at[i], target);
-  if (!any) return sink;
-  UOp **result = arena_array(&job->arena, list.len, sizeof *result);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1, sizeof *src);
-    bool same = true;
-    for (uint32_t s = 0; s < u->nsrc; s++) {
-      src[s] = result[u->src[s]->place];
-      same &= src[s] == u->src[s];
-    }
-    result[i] = is_long(u, target) ? split_reduce(job, u, src[0]) : NULL;
-    if (!result[i]) result[i] = same ? u : uop_with_src(job, u, src);
-  }
-  return result[list.len - 1];
 }
 
 /* -- values that are known --------------------------------------------------------------------- */
@@ -181,6 +220,8 @@ UOp *simplify_graph(Job *job, const TensorGraph *graph, const Target *target, Pl
                     FoldedConstants *constants) {
   Rewrite rw = {.job = job};
   UOp *sink = rewrite_graph(&rw, graph->sink, rules_movement);
+  UOp *wide = change_reductions(job, sink, target, rounds_often, round_once);
+  if (wide != sink) sink = rewrite_graph(&rw, wide, rules_movement);
   sink = fold_values(job, graph, sink, interface, constants);
-  return split_reductions(job, sink, target);
+  return change_reductions(job, sink, target, is_long, split_reduce);
 }

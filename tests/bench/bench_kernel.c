@@ -15,7 +15,7 @@
 #include "compiler/passes/linearize.h"
 #include "compiler/passes/lower.h"
 #include "compiler/passes/schedule.h"
-#include "devices/device.h"
+#include "tests/model/local_target.h"
 #include "tests/unit/zoo.h"
 
 typedef struct Bench {
@@ -250,20 +250,8 @@ int main(int argc, char **argv) {
   Device *device = NULL;
   cpu_time = threads == 1;
   die(device_cpu_create(threads, &device));
-  const DeviceCaps *c = &device->caps;
-  Target target = {.kind = c->kind,
-                   .triple = c->triple,
-                   .cpu = c->cpu,
-                   .features = c->features,
-                   .compiler = c->compiler,
-                   .vector_bytes = c->vector_bytes,
-                   .vector_registers = c->vector_registers,
-                   .threads = c->threads,
-                   .l1_bytes = c->l1_bytes,
-                   .l2_bytes = c->l2_bytes,
-                   .l3_bytes = c->l3_bytes,
-                   .memory_bytes = c->memory_bytes};
-  printf("%s\n", c->description);
+  Target target = local_target(device);
+  printf("%s\n", device->caps.description);
   for (size_t i = 0; i < sizeof mms / sizeof *mms; i++)
     if (strstr(mms[i].label, filter)) bench(device, &target, make_mm, (int)i, mms[i].label, opts);
   for (size_t i = 0; i < sizeof cvs / sizeof *cvs; i++)

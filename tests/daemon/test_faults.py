@@ -54,11 +54,15 @@ def test_compile_worker_killed_mid_job(start):
 
 def test_idle_workers_killed(start):
     d = start()
-    for _ in range(3):
-        for pid in d.wait_children("compile"):
+
+    def none_left():
+        for pid in d.children("compile"):
             os.kill(pid, signal.SIGKILL)
-        until(lambda: not d.children("compile"), what="workers end")
-        check_run(d, 16 + _)
+        return not d.children("compile")
+    for n in range(3):
+        d.wait_children("compile")
+        until(none_left, what="workers end")
+        check_run(d, 16 + n)
 
 
 def test_zygote_killed(start):

@@ -6,7 +6,5 @@
 #include "compiler/ir/interp.h"
 #include "devices/device.h"
 
-/* What the device says of itself, as the compiler wants it. The strings live as long as dev. */
-Target local_target(const Device *dev);
 /* Plans, compiles and runs once. slots: per slot of the graph its bytes; outputs are written. */
 Status local_run(Job *job, const TensorGraph *graph, Device *dev, InterpBuffer *slots);

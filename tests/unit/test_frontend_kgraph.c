@@ -8,9 +8,9 @@
 
 #include <cmocka.h>
 
-#include "compiler/frontend/frontend.h"
 #include "compiler/ir/interp.h"
 #include "kiln/v1/graph.pb-c.h"
+#include "tests/unit/frontend_outcome.h"
 
 enum { MAX_NODES = 16, MAX_INTS = 8 };
 
@@ -23,8 +23,6 @@ typedef struct Build {
   Kiln__V1__Dim dims[3][4], *dim_list[3][4];
   Kiln__V1__GraphOutput output, *outputs[1];
 } Build;
-
-static char *text(const char *s) { return (char *)(uintptr_t)s; }
 
 static void begin(Build *b) {
   memset(b, 0, sizeof *b);
@@ -86,40 +84,16 @@ static uint32_t constant(Build *b, double v) {
   return id;
 }
 
-typedef struct Outcome {
-  uint8_t *bytes;
-  Job job;
-  TensorGraph graph;
-  Status st;
-} Outcome;
-
 static void convert(Build *b, const DimBinding *dims, size_t ndims, Outcome *o) {
-  *o = (Outcome){0};
-  size_t n = kiln__v1__graph__get_packed_size(&b->graph);
-  o->bytes = malloc(n + 1);
-  kiln__v1__graph__pack(&b->graph, o->bytes);
   FrontendOptions options = {.kind = MODEL_KGRAPH, .dims = dims, .ndims = ndims};
-  job_init(&o->job, 64 << 20);
-  o->st = frontend_kgraph(&o->job, (Bytes){o->bytes, n}, &options, &o->graph);
-}
-
-static void done(Outcome *o) {
-  status_drop(o->st);
-  strbuf_deinit(&o->graph.constants);
-  job_deinit(&o->job);
-  free(o->bytes);
+  Bytes model = outcome_begin(o, &b->graph.base);
+  o->st = frontend_kgraph(&o->job, model, &options, &o->graph);
 }
 
 static void refused(Build *b, StatusCode code, const char *parts) {
   Outcome o;
-  char got[1024], want[256];
   convert(b, NULL, 0, &o);
-  assert_int_equal(status_code(o.st), code);
-  status_text(o.st, got, sizeof got);
-  snprintf(want, sizeof want, "%s", parts);
-  for (char *p = strtok(want, "|"); p; p = strtok(NULL, "|"))
-    if (!strstr(got, p)) fail_msg("\"%s\" does not say \"%s\"", got, p);
-  done(&o);
+  outcome_refused(&o, code, parts);
 }
 
 typedef struct Run {
@@ -134,6 +108,34 @@ static void interpret(Job *job, void *arg) {
 
 static const uint64_t d23[] = {2, 3}, d32[] = {3, 2};
 
+static void set_data(Kiln__V1__Param *p, const void *data, size_t n) {
+  p->value_case = KILN__V1__PARAM__VALUE_DATA;
+  p->data = (ProtobufCBinaryData){n, (uint8_t *)(uintptr_t)data};
+}
+
+/* A constant may have no elements; it is no input. */
+static void test_empty_constant(void **state) {
+  (void)state;
+  static const uint64_t d03[] = {0, 3};
+  Build b;
+  Outcome o;
+  float y[3] = {7, 7, 7};
+  const float zeros[3] = {0};
+  begin(&b);
+  uint32_t x = param(&b, "x", KILN__V1__DTYPE__DTYPE_F32, 2, d03);
+  set_data(&b.params[0], "", 0);
+  node(&b, KILN__V1__GRAPH_OP__REDUCE_SUM, (int)x, -1, -1);
+  ints(&b, 1, 0);
+  convert(&b, NULL, 0, &o);
+  assert_null(o.st);
+  assert_int_equal(o.graph.ninputs, 0);
+  InterpBuffer slots[] = {{y, sizeof y}, {y, 0}};
+  Run run = {&o, slots};
+  assert_null(job_run(&o.job, interpret, &run));
+  assert_memory_equal(y, zeros, sizeof zeros);
+  outcome_deinit(&o);
+}
+
 static void test_values(void **state) {
   (void)state;
   Build b;
@@ -142,7 +144,7 @@ static void test_values(void **state) {
   begin(&b);
   uint32_t px = param(&b, "x", KILN__V1__DTYPE__DTYPE_F32, 2, d23);
   uint32_t pw = param(&b, "w", KILN__V1__DTYPE__DTYPE_F32, 2, d32);
-  b.params[1].data = (ProtobufCBinaryData){sizeof w, (uint8_t *)w};
+  set_data(&b.params[1], w, sizeof w);
   uint32_t m = node(&b, KILN__V1__GRAPH_OP__MATMUL, (int)px, (int)pw, -1);
   uint32_t c = constant(&b, 10);
   node(&b, KILN__V1__GRAPH_OP__ADD, (int)m, (int)c, -1);
@@ -157,7 +159,7 @@ static void test_values(void **state) {
   assert_null(job_run(&o.job, interpret, &run));
   const float want[] = {14, 15, 20, 21};
   assert_memory_equal(y, want, sizeof want);
-  done(&o);
+  outcome_deinit(&o);
 }
 
 static void test_symbolic(void **state) {
@@ -173,7 +175,7 @@ static void test_symbolic(void **state) {
   convert(&b, &n, 1, &o);
   assert_null(o.st);
   assert_int_equal(o.graph.slots[0].shape.at[0], 7);
-  done(&o);
+  outcome_deinit(&o);
 }
 
 /* One op over x [2, 3], refused with a text. */
@@ -222,9 +224,11 @@ static void test_structure(void **state) {
   b.ints[0][0] = 3;
   refused(&b, ST_INVALID_ARGUMENT, "parameter 3 of 1");
   b.ints[0][0] = 0;
-  b.params[0].data = (ProtobufCBinaryData){5, (uint8_t *)(uintptr_t) "12345"};
+  set_data(&b.params[0], "12345", 5);
   refused(&b, ST_INVALID_ARGUMENT, "parameter 0 ('x')|5 bytes|expected 24");
-  b.params[0].data = (ProtobufCBinaryData){0};
+  set_data(&b.params[0], "", 0);
+  refused(&b, ST_INVALID_ARGUMENT, "parameter 0 ('x')|0 bytes|expected 24");
+  b.params[0].value_case = KILN__V1__PARAM__VALUE__NOT_SET;
   b.dims[0][0].size = b.dims[0][1].size = 1ull << 33;
   refused(&b, ST_INVALID_ARGUMENT, "parameter 0 ('x')|more than");
   b.dims[0][0].size = UINT64_MAX;
@@ -249,7 +253,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_values),   cmocka_unit_test(test_symbolic),
       cmocka_unit_test(test_refusals), cmocka_unit_test(test_structure),
-      cmocka_unit_test(test_dtypes),
+      cmocka_unit_test(test_dtypes),   cmocka_unit_test(test_empty_constant),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -378,6 +378,108 @@ static void memory_is_reused(void **state) {
   assert_int_equal(graph.plan.temp_bytes, 3 * 32 * 32 * 4); /* one kept, two in turn */
 }
 
+/* An index of 2^63 and more is outside, not before, its tensor. */
+static void gather_by_u64(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(7));
+  UOp *at = graph_param(&graph, SLOT_INPUT, DT_U64, DIMS(40)); /* some wrap below zero */
+  graph_output(&graph, uop_make(&job, OP_GATHER, DT_VOID, arg_i(0), (UOp *[]){x, at}, 2));
+  graph_plan(&graph);
+  assert_true(plan_equals_graph(&graph, 0));
+}
+
+/* What is gathered from a coordinate is an index that is inside by its meaning, not by the bounds
+ * of the numbers it is computed from: the second load keeps its gate. */
+static void gather_by_gathered(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(17));
+  UOp *at = graph_param(&graph, SLOT_INPUT, DT_U8, DIMS(30));
+  UOp *iota = uop_make(&job, OP_IOTA, DT_I32, arg_both(0, DIMS(16)), NULL, 0);
+  at = uop_make(&job, OP_GATHER, DT_VOID, arg_i(0), (UOp *[]){iota, at}, 2);
+  graph_output(&graph, uop_make(&job, OP_GATHER, DT_VOID, arg_i(0), (UOp *[]){x, at}, 2));
+  expect_calls(&graph, 1);
+  UOpList list = uop_toposort(&job, graph.plan.kernels[0].sink);
+  for (size_t i = 0; i < list.len; i++) {
+    const UOp *u = list.at[i];
+    if (u->op != OP_INDEX || (u->nsrc > 2 && !uop_is_const(u->src[2]))) continue;
+    assert_true(u->src[1]->vmax < shape_numel(u->src[0]->shape));
+  }
+}
+
+/* -- 16-bit floats ----------------------------------------------------------------------------- */
+
+/* No sum or product in a plan rounds at each step, and `products` of them sum products of widened
+ * factors. */
+static void expect_wide(Graph *g, size_t calls, size_t products) {
+  size_t n = 0;
+  graph_plan(g);
+  if (g->plan.ncalls != calls) show_plan(g);
+  assert_int_equal(g->plan.ncalls, calls);
+  for (size_t c = 0; c < g->plan.ncalls; c++) {
+    UOpList list = uop_toposort(g->job, g->plan.kernels[g->plan.calls[c].kernel].sink);
+    for (size_t i = 0; i < list.len; i++) {
+      const UOp *u = list.at[i];
+      if (u->op != OP_REDUCE || u->arg.i == OP_MAX) continue;
+      assert_int_equal(u->dtype, DT_F32);
+      n += u->src[0]->op == OP_MUL && u->src[0]->src[0]->op == OP_CAST;
+    }
+  }
+  assert_int_equal(n, products);
+}
+
+static UOp *half_input(Graph *g, DType dtype, const int64_t *dims, size_t n) {
+  return graph_param(g, SLOT_INPUT, dtype, dims, n);
+}
+
+static void half_sums_are_f32(void **state) {
+  (void)state;
+  UOp *x = half_input(&graph, DT_F16, DIMS(8, 300));
+  UOp *y = half_input(&graph, DT_BF16, DIMS(8, 300));
+  graph_output(&graph, t_reduce(&graph, OP_ADD, x, DIMS(1)));
+  graph_output(&graph, t_reduce(&graph, OP_MUL, y, DIMS(1)));
+  graph_output(&graph, t_reduce(&graph, OP_MAX, x, DIMS(1)));
+  expect_wide(&graph, 3, 0);
+  assert_true(plan_equals_graph(&graph, 1e-2));
+}
+
+static void half_max_stays_half(void **state) {
+  (void)state;
+  UOp *x = half_input(&graph, DT_F16, DIMS(8, 300));
+  graph_output(&graph, t_reduce(&graph, OP_MAX, x, DIMS(1)));
+  graph_plan(&graph);
+  UOpList list = uop_toposort(&job, graph.plan.kernels[0].sink);
+  for (size_t i = 0; i < list.len; i++) assert_int_not_equal(list.at[i]->dtype, DT_F32);
+}
+
+static void half_matmul_is_a_contraction(void **state) {
+  (void)state;
+  UOp *a = half_input(&graph, DT_F16, DIMS(20, 30)), *b = half_input(&graph, DT_F16, DIMS(30, 40));
+  graph_output(&graph, matmul(&graph, a, b));
+  expect_wide(&graph, 1, 1);
+  assert_true(plan_equals_graph(&graph, 1e-2));
+}
+
+/* The product is summed after it was moved about. */
+static void half_product_behind_moves(void **state) {
+  (void)state;
+  UOp *a = half_input(&graph, DT_BF16, DIMS(6, 8)), *b = half_input(&graph, DT_BF16, DIMS(6, 8));
+  UOp *x = t_permute(&graph, uop2(&job, OP_MUL, a, b), DIMS(1, 0));
+  x = t_reshape(&graph, x, DIMS(4, 12));
+  graph_output(&graph, t_reduce(&graph, OP_ADD, x, DIMS(1)));
+  expect_wide(&graph, 1, 1);
+}
+
+static void split_half_sum_stays_wide(void **state) {
+  (void)state;
+  UOp *x = half_input(&graph, DT_F16, DIMS(1 << 17));
+  graph_output(&graph, t_reduce(&graph, OP_ADD, x, DIMS(0)));
+  expect_wide(&graph, 2, 0);
+  for (size_t b = 0; b < graph.plan.nbuffers; b++) {
+    if (graph.plan.buffers[b].kind == PB_TEMP)
+      assert_int_equal(graph.plan.buffers[b].dtype, DT_F32);
+  }
+}
+
 typedef struct Small {
   Graph *g;
   uint64_t memory;
@@ -437,6 +539,13 @@ int main(void) {
       T(chain_is_cut_into_kernels),
       T(work_grows_linearly),
       T(memory_is_reused),
+      T(gather_by_u64),
+      T(gather_by_gathered),
+      T(half_sums_are_f32),
+      T(half_max_stays_half),
+      T(half_matmul_is_a_contraction),
+      T(half_product_behind_moves),
+      T(split_half_sum_stays_wide),
       T(too_large_plans_are_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -180,6 +180,9 @@ static void test_bounds_exact(void **state) {
   expect_bounds(uop_reduce(job, OP_ADD, i, &k, 1), 0, 63);
   expect_bounds(uop_cast(job, uop2(job, OP_SUB, i, c), DT_U8), 0, 255);
   expect_bounds(uop_cast(job, i, DT_I8), 0, 9);
+  UOp *wide = uop_param(job, 1, DT_U64, NULL, 0); /* from 2^63 on it is a negative index */
+  expect_bounds(uop_cast(job, wide, DT_INDEX), INT64_MIN, INT64_MAX);
+  expect_bounds(uop_cast(job, uop2(job, OP_SHR, wide, uop_int(job, DT_U64, 60)), DT_INDEX), 0, 15);
   UOp *p = uop_param(job, 0, DT_INDEX, NULL, 0);
   expect_bounds(uop2(job, OP_ADD, p, i), INT64_MIN, INT64_MAX);
   expect_bounds(uop2(job, OP_MUL, p, uop_index(job, 0)), 0, 0);
