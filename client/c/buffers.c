@@ -1,5 +1,4 @@
 /* Server-side buffers: upload and download in chunks, free, list. */
-#include <stdlib.h>
 
 #include "client/c/internal.h"
 #include "proto/wire.h"

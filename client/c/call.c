@@ -110,7 +110,7 @@ void call_stream(KilnCall *call, ChunkSource source) {
 /* -- receiving
  * ------------------------------------------------------------------------------------- */
 
-void call_release(KilnCall *call) {
+static void release(KilnCall *call) {
   KilnClient *c = call->client;
   if (call->prev)
     call->prev->next = call->next;
@@ -159,7 +159,7 @@ static void on_close(void *ctx, GrpcStream *s, const StatusNote *st) {
   void *answer = err.code ? NULL : call->answer;
   if (answer) call->answer = NULL;
   call->done(call, err.code ? &err : NULL, answer);
-  call_release(call);
+  release(call);
 }
 
 const GrpcHandler client_handler = {

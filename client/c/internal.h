@@ -119,7 +119,6 @@ void call_send(KilnCall *call, const ProtobufCMessage *msg);
 void call_end(KilnCall *call);
 /* Streams a source as chunk messages (field 2 of a request) after what was sent. Takes the fd. */
 void call_stream(KilnCall *call, ChunkSource source);
-void call_release(KilnCall *call);
 
 /* A unary call from request message to answer. */
 KilnCode call_unary(KilnClient *c, const char *path, const ProtobufCMessage *request,

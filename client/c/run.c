@@ -2,7 +2,6 @@
  * protobuf-c's structs. The request is written once, straight into the send queue; output data is
  * copied once, from the receive buffer to its aligned place in the answer. Field numbers are those
  * of kiln.proto: RunRequest, NamedTensor, Tensor, RunResponse. */
-#include <stdlib.h>
 
 #include "client/c/internal.h"
 #include "proto/wire.h"

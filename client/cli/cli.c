@@ -84,7 +84,8 @@ int cli_connect(Cli *cli) {
 /* -- errors
  * ------------------------------------------------------------------------------------------ */
 
-int cli_exit_code(KilnCode code) {
+/* The sysexits code for a gRPC code. */
+static int exit_code(KilnCode code) {
   switch (code) {
   case KILN_OK: return EX_OK;
   case KILN_INVALID_ARGUMENT:
@@ -113,7 +114,7 @@ int cli_fail(const Cli *cli, const KilnError *err) {
     cJSON_AddStringToObject(e, "message", err->message);
     cli_print_json(j);
   }
-  return cli_exit_code(err->code);
+  return exit_code(err->code);
 }
 
 int cli_fail_status(const Cli *cli, Status st) {

@@ -44,8 +44,6 @@ int cli_fail_status(const Cli *cli, Status st);
 int cli_error(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The same with EX_USAGE. */
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* The sysexits code for a gRPC code. */
-int cli_exit_code(KilnCode code);
 
 /* Prints and frees. */
 void cli_print_json(cJSON *j);

@@ -52,7 +52,8 @@ static int compiles(Cli *cli, const Model *m, Report *r, KilnExecutable **out) {
 
 static int latency(Cli *cli, const KilnExecutable *e, const Inputs *in, size_t most, Report *r) {
   int64_t *wall = calloc(most, sizeof *wall), *device = calloc(most, sizeof *device);
-  int rc = wall && device ? EX_OK : cli_error(EX_OSERR, "no memory for %zu runs", most);
+  int rc = EX_OK;
+  if (!wall || !device) cli_error(rc = EX_OSERR, "no memory for %zu runs", most);
   int64_t begin = clock_now_ns();
   size_t n = 0;
   for (size_t i = 0; !rc && n < most; i++) {

@@ -102,13 +102,14 @@ static cJSON *json_output(const KilnTensor *t, const char *path) {
 
 static void print_json(cJSON *compile, const Times *t, const KilnResult *r, const char *dir,
                        char (*paths)[4096]) {
+  size_t p50 = t->n / 2, p99 = t->n * 99 / 100;
   cJSON *j = cJSON_CreateObject(), *run = cJSON_CreateObject();
   cJSON_AddItemToObject(j, "compile", compile);
   cJSON_AddItemToObject(j, "run", run);
   cJSON_AddNumberToObject(run, "runs", (double)t->n);
-  cJSON_AddNumberToObject(run, "wall_p50_ns", (double)t->wall[t->n / 2]);
-  cJSON_AddNumberToObject(run, "wall_p99_ns", (double)t->wall[t->n * 99 / 100]);
-  cJSON_AddNumberToObject(run, "device_p50_ns", (double)t->device[t->n / 2]);
+  cJSON_AddNumberToObject(run, "wall_p50_ns", (double)t->wall[p50]);
+  cJSON_AddNumberToObject(run, "wall_p99_ns", (double)t->wall[p99]);
+  cJSON_AddNumberToObject(run, "device_p50_ns", (double)t->device[p50]);
   cJSON *list = cJSON_AddArrayToObject(j, "outputs");
   for (size_t i = 0; i < r->count; i++)
     cJSON_AddItemToArray(list, json_output(&r->tensors[i], dir ? paths[i] : NULL));
@@ -160,7 +161,7 @@ static int run_compiled(Cli *cli, const RunArgs *args, const KilnExecutable *e,
   int rc = inputs_open(cli, &args->model, e, &in);
   t.wall = calloc(t.n, sizeof *t.wall);
   t.device = calloc(t.n, sizeof *t.device);
-  if (!rc && (!t.wall || !t.device)) rc = cli_error(EX_OSERR, "no memory for %zu runs", t.n);
+  if (!rc && (!t.wall || !t.device)) cli_error(rc = EX_OSERR, "no memory for %zu runs", t.n);
   if (!rc) rc = time_runs(cli, e, &in, &t, &r);
   if (!rc) rc = show(cli, args, e, compile_ns, &t, r);
   kiln_free(r);

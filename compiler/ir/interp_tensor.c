@@ -83,7 +83,7 @@ typedef struct Walk {
 } Walk;
 
 static void walk_start(Walk *w, Ints shape, const int64_t *stride, int64_t offset, int64_t linear) {
-  w->at = offset;
+  *w = (Walk){.at = offset};
   for (uint32_t k = shape.n; k-- > 0;) {
     w->coord[k] = linear % shape.at[k];
     linear /= shape.at[k];

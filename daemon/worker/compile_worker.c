@@ -5,7 +5,6 @@
  * job overruns. Whatever a job allocates lives in the Job's arena and goes with it. */
 #include "daemon/worker/compile_worker.h"
 
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 

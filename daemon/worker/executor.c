@@ -14,7 +14,6 @@
 
 #include "base/clock.h"
 #include "base/map.h"
-#include "daemon/channel/shm.h"
 
 enum { ALIGN = 64, THREADS_MAX = 1 << 16 };
 

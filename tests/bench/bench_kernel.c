@@ -7,9 +7,7 @@
 #include <stdio.h>
 
 #include "base/clock.h"
-#include "base/vec.h"
 #include "compiler/codegen/llvm_emit.h"
-#include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/expand.h"
 #include "compiler/passes/linearize.h"

@@ -6,12 +6,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include <cmocka.h>
 
 #include "compiler/frontend/onnx_graph.h"
-#include "compiler/ir/verify.h"
 #include "onnx/onnx.pb-c.h"
 #include "proto/onnx.h"
 #include "tests/unit/frontend_outcome.h"

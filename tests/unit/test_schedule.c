@@ -8,7 +8,6 @@
 #include <cmocka.h>
 
 #include "compiler/ir/interp.h"
-#include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/expand.h"
 #include "compiler/passes/linearize.h"
