@@ -2,9 +2,10 @@
  *
  *   kiln-eval MODEL [--dim NAME=N]...          the interface of the graph, its size, the time taken
  *   kiln-eval --text MODEL [--dim NAME=N]...   the tensor graph as text
- *   kiln-eval --serve [--compiled]             models from stdin until it ends
+ *   kiln-eval --serve [--compiled [SET]]       models from stdin until it ends
  *
- * --compiled runs the whole compiler and the CPU device instead of the interpreter.
+ * --compiled runs the whole compiler and the CPU device instead of the interpreter; SET is an
+ * instruction set to compile for in place of the host's, "sse2" or "avx2".
  *
  * MODEL is ONNX unless its name ends in .kgraph. Each request of --serve is a list of blobs, a blob
  * being a u64 length and bytes: the model; "NAME=N" lines of dimensions; then a count as decimal
@@ -20,10 +21,12 @@
 #include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
 #include "tests/model/local_run.h"
+#include "tests/model/local_target.h"
 
 enum { MAX_DIM_ARGS = 64 };
 static const size_t JOB_LIMIT = (size_t)8 << 30;
 static Device *device; /* --compiled */
+static Target target;  /* of device */
 
 typedef struct Dims {
   DimBinding at[MAX_DIM_ARGS];
@@ -144,7 +147,7 @@ static Status serve_one(Job *job, Bytes model, const FrontendOptions *o, const I
   Run run = {.g = g, .slots = slots};
   Status st = bind_slots(job, g, model, in, nin, slots);
   if (!st && device)
-    st = local_run(job, g, device, slots);
+    st = local_run(job, g, device, &target, slots);
   else if (!st)
     st = job_run(job, interpret, &run);
   if (!st) st = run.st;
@@ -256,6 +259,12 @@ static int look(const char *path, const Dims *d, bool text) {
   return rc;
 }
 
+static int usage(void) {
+  fprintf(stderr, "usage: kiln-eval [--text] MODEL [--dim NAME=N]...\n"
+                  "       kiln-eval --serve [--compiled [sse2|avx2]]\n");
+  return 64;
+}
+
 int main(int argc, char **argv) {
   Dims d = {0};
   const char *path = NULL;
@@ -265,6 +274,8 @@ int main(int argc, char **argv) {
       Status st =
           i + 1 < argc && !strcmp(argv[i + 1], "--compiled") ? device_cpu_create(0, &device) : NULL;
       if (st) return fprintf(stderr, "%s\n", st->text), 1;
+      if (device) target = local_target(device);
+      if (device && i + 2 < argc && !local_older(&target, argv[i + 2])) return usage();
       while (serve()) {
       }
       return 0;
@@ -277,6 +288,5 @@ int main(int argc, char **argv) {
       path = argv[i];
   }
   if (path) return look(path, &d, text);
-  fprintf(stderr, "usage: kiln-eval [--text] MODEL [--dim NAME=N]... | kiln-eval --serve\n");
-  return 64;
+  return usage();
 }

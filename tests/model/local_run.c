@@ -17,6 +17,20 @@ typedef struct LocalRun {
   Program **programs;
 } LocalRun;
 
+bool local_older(Target *target, const char *name) {
+  static const struct {
+    const char *name, *cpu, *features;
+    uint32_t vector_bytes;
+  } sets[] = {{"sse2", "x86-64", "", 16}, {"avx2", "haswell", "+avx2,+fma,+f16c,+bmi,+bmi2", 32}};
+  for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+    if (strcmp(sets[i].name, name)) continue;
+    target->cpu = sets[i].cpu, target->features = sets[i].features;
+    target->vector_bytes = sets[i].vector_bytes, target->vector_registers = 16;
+    return true;
+  }
+  return false;
+}
+
 static Status load_kernel(LocalRun *r, uint32_t k) {
   KernelObject object;
   const Kernel *kernel = &r->plan.kernels[k];
@@ -73,8 +87,9 @@ static Status place_constants(LocalRun *r) {
   return NULL;
 }
 
-Status local_run(Job *job, const TensorGraph *graph, Device *dev, InterpBuffer *slots) {
-  LocalRun r = {.job = job, .dev = dev, .target = local_target(dev), .slots = slots};
+Status local_run(Job *job, const TensorGraph *graph, Device *dev, const Target *target,
+                 InterpBuffer *slots) {
+  LocalRun r = {.job = job, .dev = dev, .target = *target, .slots = slots};
   TRY(compile_plan(job, graph, &r.target, &r.plan));
   r.temp = malloc((size_t)r.plan.temp_bytes + 64);
   r.programs = calloc(r.plan.nkernels + 1, sizeof *r.programs);

@@ -6,5 +6,9 @@
 #include "compiler/ir/interp.h"
 #include "devices/device.h"
 
+/* Gives the target the instruction set of an older processor: "sse2" or "avx2"; false for another
+ * name. */
+bool local_older(Target *target, const char *name);
 /* Plans, compiles and runs once. slots: per slot of the graph its bytes; outputs are written. */
-Status local_run(Job *job, const TensorGraph *graph, Device *dev, InterpBuffer *slots);
+Status local_run(Job *job, const TensorGraph *graph, Device *dev, const Target *target,
+                 InterpBuffer *slots);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """ONNX's backend node tests, run through Kiln.
 
-    onnx_suite.py [--runner kiln|eval|local] [--eval PATH] [--filter TEXT] [--update] [-v]
+    onnx_suite.py [--runner kiln|eval|local|sse2|avx2] [--eval PATH] [--filter TEXT] [--update] [-v]
 
 Every test of onnx.backend.test.case.node, and the stored ones of the kinds simple, pytorch-operator and
 pytorch-converted, is compiled and run, and its outputs are compared with the
@@ -144,7 +144,8 @@ def make_runner(args):
             name = "kiln"
         except ImportError:
             name = "eval"
-    return KilnRunner() if name == "kiln" else EvalRunner(args.eval, ["--compiled"] if name == "local" else [])
+    options = {"eval": [], "local": ["--compiled"], "sse2": ["--compiled", "sse2"], "avx2": ["--compiled", "avx2"]}
+    return KilnRunner() if name == "kiln" else EvalRunner(args.eval, options[name])
 
 
 def bindings(model, inputs):
@@ -312,7 +313,7 @@ def rounding_only(name, reason):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--runner", choices=["kiln", "eval", "local"])
+    p.add_argument("--runner", choices=["kiln", "eval", "local", "sse2", "avx2"])
     p.add_argument("--eval", default=os.path.join(HERE, "../../build/release/bin/kiln-eval"))
     p.add_argument("--filter", default="")
     p.add_argument("--update", action="store_true")
