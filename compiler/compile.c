@@ -114,7 +114,7 @@ static UOp *schedule_kernel(Job *job, KernelArgs *a) {
 
 static void kernel_steps(Job *job, void *arg) {
   KernelArgs *a = arg;
-  Rewrite rw = {.job = job};
+  Rewrite rw = {.job = job, .no_fma = !llvm_fuses(a->target)};
   check(job, a->kernel, STAGE_RANGED, "kernel");
   a->scheduled = schedule_kernel(job, a);
   check(job, a->scheduled, STAGE_SCHEDULED, "schedule");

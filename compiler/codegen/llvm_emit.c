@@ -305,7 +305,7 @@ static void emitter_open(Emitter *e, LLVMTargetMachineRef machine) {
   e->md_noalias = LLVMGetMDKindIDInContext(e->ctx, "noalias", 7);
   e->md_invariant = LLVMGetMDKindIDInContext(e->ctx, "invariant.load", 14);
   e->md_empty = LLVMMetadataAsValue(e->ctx, LLVMMDNodeInContext2(e->ctx, NULL, 0));
-  e->has_fma = llvm_target_has(e->target, "fma") || !strncmp(e->target->triple, "aarch64", 7);
+  e->has_fma = llvm_fuses(e->target);
   e->has_f16c = llvm_target_has(e->target, "f16c") || !strncmp(e->target->triple, "aarch64", 7);
 }
 
@@ -385,6 +385,11 @@ static Status emit_module(Emitter *e, LLVMTargetMachineRef machine, const char *
   TRY(emit_file(e, e->module, machine, LLVMObjectFile, &out->object));
   out->codegen_ns = clock_now_ns() - t3;
   return NULL;
+}
+
+bool llvm_fuses(const Target *target) {
+  return llvm_target_has(target, "fma") ||
+         (target->triple && !strncmp(target->triple, "aarch64", 7));
 }
 
 Status llvm_emit(const Linear *linear, const char *entry, const Target *target, LlvmOutput *out) {

@@ -23,6 +23,9 @@ typedef struct LlvmOutput {
 Status llvm_emit(const Linear *linear, const char *entry, const Target *target, LlvmOutput *out);
 void llvm_output_deinit(LlvmOutput *out);
 
+/* True when MULACC of floats rounds once on the target. */
+bool llvm_fuses(const Target *target);
+
 /* Bytes of scratch that the LOCAL buffers of a program need; llvm_emit lays them out in the order
  * of their first use, each at a multiple of 64. */
 uint64_t llvm_scratch_bytes(const Linear *linear);

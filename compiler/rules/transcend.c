@@ -10,6 +10,7 @@
  * contracted into a following ADD. */
 #include "compiler/rules/transcend.h"
 
+#include <assert.h>
 #include <float.h>
 #include <math.h>
 
@@ -21,6 +22,7 @@ typedef struct Build {
   DType d, bits; /* a float dtype and the signed integer of its size */
   unsigned lanes;
   bool wide;
+  bool no_fma; /* MULACC rounds twice */
   int mant, bias;
 } Build;
 
@@ -34,13 +36,14 @@ typedef struct Poly {
 /* hi + lo of a constant, by precision. */
 #define SPLIT(b, name) ((b)->wide ? name##_f64 : name##_f32)
 
-static Build build_for(Job *job, DType d, unsigned lanes) {
+static Build build_for(Job *job, DType d, unsigned lanes, bool no_fma) {
   bool wide = d == DT_F64;
   return (Build){.job = job,
                  .d = d,
                  .bits = wide ? DT_I64 : DT_I32,
                  .lanes = lanes,
                  .wide = wide,
+                 .no_fma = no_fma,
                  .mant = wide ? 52 : 23,
                  .bias = wide ? 1023 : 127};
 }
@@ -80,6 +83,32 @@ static UOp *from_bits(const Build *b, UOp *i) {
   return uop_make(b->job, OP_BITCAST, b->d, arg_none(), &i, 1);
 }
 static UOp *shl(const Build *b, UOp *i, int by) { return uop2(b->job, OP_SHL, i, integer(b, by)); }
+
+/* *s + *e = x + y exactly (Knuth). */
+static void two_sum(const Build *b, UOp *x, UOp *y, UOp **s, UOp **e) {
+  UOp *t = add(b, x, y), *v = sub(b, t, x);
+  *e = add(b, sub(b, x, sub(b, t, v)), sub(b, y, v));
+  *s = t;
+}
+
+/* x to the nearest double of 26 bits: what is left has 26 bits too, with its sign. */
+static UOp *head(const Build *b, UOp *x) {
+  UOp *near = add(b, to_bits(b, x), integer(b, 1ll << 26));
+  return from_bits(b, uop2(b->job, OP_AND, near, integer(b, -(1ll << 27))));
+}
+
+/* x*y + z in f64 where the steps before or after cancel: rounded once, or, where MULACC is not, the
+ * product as a sum of two doubles (Dekker) and then z. */
+static UOp *fused(const Build *b, UOp *x, UOp *y, UOp *z) {
+  assert(b->wide);
+  if (!b->no_fma) return fma3(b, x, y, z);
+  UOp *p = prod(b, x, y), *s, *lost;
+  UOp *xh = head(b, x), *xl = sub(b, x, xh), *yh = head(b, y), *yl = sub(b, y, yh);
+  UOp *e = fma3(b, xh, yl, fma3(b, xh, yh, neg(b, p)));
+  e = fma3(b, xl, yl, fma3(b, xl, yh, e));
+  two_sum(b, p, z, &s, &lost);
+  return add(b, s, add(b, lost, e));
+}
 
 /* acc * x^n + c[n-1] * x^(n-1) + ... + c[0], every c times `scale`. */
 static UOp *horner_from(const Build *b, UOp *acc, Poly p, double scale, UOp *x) {
@@ -261,7 +290,7 @@ static UOp *turns_narrow(const Build *b, UOp *a, UOp **q) {
     lo = where(b, big, num(b, turns_f32[k][1]), lo);
   }
   UOp *n = uop1(b->job, OP_ROUND, mul(b, a, hi));
-  UOp *rest = fma3(b, a, lo, fma3(b, a, hi, neg(b, n)));
+  UOp *rest = fma3(b, a, lo, fused(b, a, hi, neg(b, n)));
   *q = mod4(b, n);
   return mul(b, rest, num(b, M_PI_2));
 }
@@ -270,13 +299,6 @@ static UOp *turns_narrow(const Build *b, UOp *a, UOp **q) {
 static UOp *fold4(const Build *b, UOp *x) {
   UOp *fours = uop1(b->job, OP_ROUND, mul(b, x, num(b, 0.25)));
   return fma3(b, fours, num(b, -4), x);
-}
-
-/* *s + *e = x + y exactly (Knuth). */
-static void two_sum(const Build *b, UOp *x, UOp *y, UOp **s, UOp **e) {
-  UOp *t = add(b, x, y), *v = sub(b, t, x);
-  *e = add(b, sub(b, x, sub(b, t, v)), sub(b, y, v));
-  *s = t;
 }
 
 /* The same for f64: four doubles of 2/pi, entries 48 bits apart, products kept with their errors.
@@ -292,7 +314,7 @@ static UOp *turns_wide(const Build *b, UOp *a, UOp **q) {
   a = where(b, huge, mul(b, a, num(b, 0x1p-512)), a);
   for (int j = 0; j < 3; j++) {
     p[j] = prod(b, a, c[j]);
-    e[j] = fma3(b, a, c[j], neg(b, p[j]));
+    e[j] = fused(b, a, c[j], neg(b, p[j]));
   }
   UOp *s1, *t1, *s2, *t2, *s3, *t3, *s4, *t4;
   two_sum(b, fold4(b, p[0]), fold4(b, e[0]), &s1, &t1);
@@ -307,13 +329,13 @@ static UOp *turns_wide(const Build *b, UOp *a, UOp **q) {
   rest = sub(b, rest, again);
   *q = mod4(b, add(b, add(b, n, again), num(b, 16)));
   UOp *r = prod(b, rest, num(b, quarter_turn[0]));
-  UOp *fix = fma3(b, rest, num(b, quarter_turn[0]), neg(b, r));
+  UOp *fix = fused(b, rest, num(b, quarter_turn[0]), neg(b, r));
   fix = fma3(b, rest, num(b, quarter_turn[1]), fma3(b, tail, num(b, quarter_turn[0]), fix));
   return add(b, r, fix);
 }
 
 static UOp *sin_cos(const Build *b, UOp *x, bool cosine) {
-  Build w = build_for(b->job, DT_F64, b->lanes);
+  Build w = build_for(b->job, DT_F64, b->lanes, b->no_fma);
   UOp *q, *a = mag(b, x);
   UOp *r = b->wide ? turns_wide(b, a, &q) : turns_narrow(&w, uop_cast(b->job, a, DT_F64), &q);
   r = uop_cast(b->job, r, b->d);
@@ -353,17 +375,17 @@ static void log2_pair(const Build *b, UOp *a, UOp **hi, UOp **lo) {
   UOp *f, *k = log_reduce(b, a, true, &f);
   UOp *den = add(b, f, num(b, 2)), *den_lo = sub(b, f, sub(b, den, num(b, 2)));
   UOp *s = quot(b, f, den);
-  UOp *s_lo = quot(b, fma3(b, neg(b, s), den_lo, fma3(b, neg(b, s), den, f)), den);
-  UOp *z = prod(b, s, s), *z_lo = fma3(b, add(b, s, s), s_lo, fma3(b, s, s, neg(b, z)));
+  UOp *s_lo = quot(b, fma3(b, neg(b, s), den_lo, fused(b, neg(b, s), den, f)), den);
+  UOp *z = prod(b, s, s), *z_lo = fma3(b, add(b, s, s), s_lo, fused(b, s, s, neg(b, z)));
   UOp *third = num(b, log_odd_f64[0]), *w = prod(b, z, third);
   Poly rest = {log_odd_f64 + 1, LEN(log_odd_f64) - 1};
-  UOp *w_lo = fma3(b, z, third, neg(b, w));
+  UOp *w_lo = fused(b, z, third, neg(b, w));
   w_lo = fma3(b, z_lo, third, w_lo);
   w_lo = fma3(b, mul(b, z, z), horner(b, rest, 1, z), w_lo);
   UOp *g = add(b, num(b, 2), w), *g_lo = add(b, sub(b, w, sub(b, g, num(b, 2))), w_lo);
-  UOp *l = prod(b, s, g), *l_lo = fma3(b, s, g, neg(b, l)); /* log(1 + f) = s * g */
+  UOp *l = prod(b, s, g), *l_lo = fused(b, s, g, neg(b, l)); /* log(1 + f) = s * g */
   l_lo = fma3(b, s, g_lo, fma3(b, s_lo, g, l_lo));
-  UOp *m = prod(b, l, num(b, log2e_f64[0])), *m_lo = fma3(b, l, num(b, log2e_f64[0]), neg(b, m));
+  UOp *m = prod(b, l, num(b, log2e_f64[0])), *m_lo = fused(b, l, num(b, log2e_f64[0]), neg(b, m));
   m_lo = fma3(b, l, num(b, log2e_f64[1]), fma3(b, l_lo, num(b, log2e_f64[0]), m_lo));
   UOp *sum, *lost;
   two_sum(b, k, m, &sum, &lost);
@@ -378,7 +400,7 @@ static UOp *pow_wide(const Build *b, UOp *a, UOp *y) {
   hi = where(b, finite, hi, edge);
   lo = where(b, finite, lo, num(b, 0));
   UOp *t = prod(b, y, hi), *x = clamp_exponent(b, t, 1);
-  UOp *t_lo = fma3(b, y, lo, fma3(b, y, hi, neg(b, t)));
+  UOp *t_lo = fma3(b, y, lo, fused(b, y, hi, neg(b, t)));
   t_lo = where(b, equal(b, t, x), t_lo, num(b, 0));
   UOp *n = round_out(b, x, 1, b->bias - 1, &bits), *r = add(b, sub(b, x, n), t_lo);
   UOp *p = fma3(b, horner(b, POLY(b, exp2_poly), 2, r), r, num(b, 2));
@@ -387,7 +409,7 @@ static UOp *pow_wide(const Build *b, UOp *a, UOp *y) {
 
 /* Signs, and what C's pow says about 0, 1, infinities and NaN. */
 static UOp *pow_any(const Build *b, UOp *x, UOp *y) {
-  Build w = build_for(b->job, DT_F64, b->lanes);
+  Build w = build_for(b->job, DT_F64, b->lanes, b->no_fma);
   UOp *a = mag(b, x), *one = num(b, 1), *zero = num(b, 0), *inf = num(b, INFINITY), *v;
   if (b->wide) {
     v = pow_wide(b, a, y);
@@ -414,14 +436,14 @@ static UOp *pow_any(const Build *b, UOp *x, UOp *y) {
 /* In f64, where a quotient below 2^50 is off by at most 1 and r - q*y is exact: six steps take the
  * largest f32 over the smallest. */
 static UOp *fmod_narrow(const Build *n, UOp *x, UOp *y) {
-  Build w = build_for(n->job, DT_F64, n->lanes);
+  Build w = build_for(n->job, DT_F64, n->lanes, n->no_fma);
   const Build *b = &w;
   UOp *ax = uop_cast(n->job, mag(n, x), DT_F64), *ay = uop_cast(n->job, mag(n, y), DT_F64);
   UOp *inverse = quot(b, num(b, 1), ay), *r = ax, *zero = num(b, 0);
   for (int k = 5; k >= 0; k--) {
     UOp *step = mul(b, ay, num(b, ldexp(1, 50 * k)));
     UOp *q = uop1(b->job, OP_TRUNC, mul(b, r, mul(b, inverse, num(b, ldexp(1, -50 * k)))));
-    r = fma3(b, neg(b, q), step, r);
+    r = fused(b, neg(b, q), step, r);
     r = where(b, less(b, r, zero), add(b, r, step), r);
     r = where(b, less(b, r, step), r, sub(b, r, step));
   }
@@ -454,7 +476,7 @@ UOp *transcend(Rewrite *rw, UOp *n) {
   DType d = (DType)n->dtype;
   if (n->shape.n) return NULL;
   bool narrow = d == DT_F16 || d == DT_BF16;
-  Build b = build_for(rw->job, narrow ? DT_F32 : d, n->lanes);
+  Build b = build_for(rw->job, narrow ? DT_F32 : d, n->lanes, rw->no_fma);
   UOp *x = uop_cast(rw->job, n->src[0], b.d);
   UOp *y = n->nsrc > 1 ? uop_cast(rw->job, n->src[1], b.d) : NULL;
   UOp *v = one_of(&b, (Op)n->op, x, y);

@@ -27,6 +27,8 @@ typedef struct Graph {
   Scalar *value; /* [node][BATCH] */
 } Graph;
 
+static bool no_fma; /* MULACC rounds twice, as on a target without the instruction */
+
 static UOp *input(Job *job, DType d, int64_t slot) {
   UOp *p = uop_param(job, slot, d, (int64_t[]){1}, 1);
   return uop_make(job, OP_INDEX, DT_VOID, arg_none(), (UOp *[]){p, uop_index(job, 0)}, 2);
@@ -37,7 +39,7 @@ static void graph_init(Graph *g, Op op, DType d) {
   job_init(&g->job, (size_t)1 << 30);
   for (int k = 0; k < 2; k++) g->in[k] = input(&g->job, d, k);
   UOp *n = uop_make(&g->job, op, DT_VOID, arg_none(), g->in, (size_t)op_info[op].nsrc);
-  Rewrite rw = {.job = &g->job};
+  Rewrite rw = {.job = &g->job, .no_fma = no_fma};
   g->root = rewrite_graph(&rw, n, rules_decomp);
   g->list = uop_toposort(&g->job, g->root);
   g->value = calloc(g->list.len * BATCH, sizeof *g->value);
@@ -69,7 +71,13 @@ static const Scalar *run(Graph *g) {
     const Scalar *src[3] = {0};
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = values(g, u->src[s]);
     DType from = (DType)u->src[u->nsrc - 1]->dtype;
-    op_eval_many((Op)u->op, (DType)u->dtype, from, src, g->value + k * BATCH, BATCH);
+    Scalar *out = g->value + k * BATCH, product[BATCH];
+    Op op = (Op)u->op;
+    if (op == OP_MULACC && no_fma) {
+      op_eval_many(OP_MUL, (DType)u->dtype, from, src, product, BATCH);
+      src[0] = product, src[1] = src[2], op = OP_ADD;
+    }
+    op_eval_many(op, (DType)u->dtype, from, src, out, BATCH);
   }
   return values(g, g->root);
 }
@@ -308,6 +316,17 @@ static void test_fmod(void **state) {
   check(OP_FMOD, DT_BF16, sweep_pairs(OP_FMOD, DT_BF16, ref_fmod, 20), 0);
 }
 
+static int without_fma(void **state) {
+  (void)state;
+  no_fma = true;
+  return 0;
+}
+static int with_fma(void **state) {
+  (void)state;
+  no_fma = false;
+  return 0;
+}
+
 /* Vectors: the same graph in lanes, and its size. */
 static void test_lanes(void **state) {
   (void)state;
@@ -409,6 +428,10 @@ int main(void) {
       cmocka_unit_test(test_half),
       cmocka_unit_test(test_pow),
       cmocka_unit_test(test_fmod),
+      cmocka_unit_test_setup_teardown(test_f32, without_fma, with_fma),
+      cmocka_unit_test_setup_teardown(test_f64, without_fma, with_fma),
+      cmocka_unit_test_setup_teardown(test_pow, without_fma, with_fma),
+      cmocka_unit_test_setup_teardown(test_fmod, without_fma, with_fma),
       cmocka_unit_test(test_lanes),
       cmocka_unit_test(test_constant_powers),
       cmocka_unit_test(test_contraction),
