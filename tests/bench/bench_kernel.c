@@ -60,7 +60,7 @@ static Program *build(Job *job, Bench *b, int64_t *emit_ns) {
   int64_t t0 = now_ns();
   die(llvm_emit(&b->linear, "kernel", &b->target, &out));
   *emit_ns = now_ns() - t0;
-  if (out.want_text && b->opts != (const char *)"") {
+  if (out.want_text && (!b->opts || *b->opts)) {
     FILE *f = fopen(getenv("BENCH_ASM"), "w");
     if (f) fwrite(out.assembly.ptr, 1, out.assembly.len, f), fclose(f);
   }

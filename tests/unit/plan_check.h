@@ -59,7 +59,8 @@ static inline void graph_init(Graph *g, Job *job) {
 }
 
 /* All inputs first, then outputs, then weights. */
-static inline UOp *graph_param(Graph *g, int kind, DType dtype, const int64_t *dims, size_t n) {
+static inline UOp *graph_param(Graph *g, SlotKind kind, DType dtype, const int64_t *dims,
+                               size_t n) {
   size_t slot = g->tg.nslots++;
   int64_t *copy = n ? arena_copy(&g->job->arena, dims, n * sizeof *dims) : NULL;
   g->slots[slot] = (GraphSlot){.dtype = dtype, .shape = {copy, (uint32_t)n}, .name = STR("p")};
