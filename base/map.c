@@ -127,28 +127,3 @@ bool strmap_put(StrMap *m, Str key, void *value) {
   s->value = value;
   return true;
 }
-
-void *strmap_remove(StrMap *m, Str key) {
-  if (!m->cap) return NULL;
-  size_t mask = m->cap - 1, hole = strmap_slot(m, key, hash_bytes(key.ptr, key.len));
-  if (!m->slots[hole].key) return NULL;
-  void *value = m->slots[hole].value;
-  free(m->slots[hole].key);
-  for (size_t i = (hole + 1) & mask; m->slots[i].key; i = (i + 1) & mask) {
-    size_t home = m->slots[i].hash & mask;
-    if (((i - home) & mask) < ((i - hole) & mask)) continue;
-    m->slots[hole] = m->slots[i];
-    hole = i;
-  }
-  m->slots[hole] = (StrMapSlot){0};
-  m->len--;
-  return value;
-}
-
-bool strmap_next(const StrMap *m, size_t *i, StrMapSlot **slot) {
-  while (*i < m->cap) {
-    StrMapSlot *s = &m->slots[(*i)++];
-    if (s->key) return *slot = s, true;
-  }
-  return false;
-}

@@ -40,12 +40,10 @@ typedef struct StrMap {
 void strmap_deinit(StrMap *m);
 void *strmap_find(const StrMap *m, Str key);
 bool strmap_put(StrMap *m, Str key, void *value);
-void *strmap_remove(StrMap *m, Str key);
 
 /* Iteration: for (size_t i = 0; map_next(&m, &i, &slot);) with slot set to each filled slot. Do not
  * change the map. */
 bool map_next(const Map *m, size_t *i, MapSlot **slot);
-bool strmap_next(const StrMap *m, size_t *i, StrMapSlot **slot);
 
 /* 64-bit mixing (the finaliser of MurmurHash3) and FNV-1a over bytes. */
 uint64_t hash_u64(uint64_t x);

@@ -42,8 +42,8 @@ struct StatusNote {
 };
 typedef StatusNote *Status;
 
-#define FAIL(code, ...) status_new(ST_##code, NULL, __FILE__, __LINE__, __VA_ARGS__)
-#define WRAP(st, ...)   status_new((st)->code, (st), __FILE__, __LINE__, __VA_ARGS__)
+#define FAIL(code, ...) status_made(status_new(ST_##code, NULL, __FILE__, __LINE__, __VA_ARGS__))
+#define WRAP(st, ...)   status_made(status_new((st)->code, (st), __FILE__, __LINE__, __VA_ARGS__))
 #define TRY(expr)                                                                                  \
   do {                                                                                             \
     Status try_ = (expr);                                                                          \
@@ -54,6 +54,12 @@ typedef StatusNote *Status;
  * Takes ownership of inner. */
 Status status_new(StatusCode code, Status inner, const char *file, int line, const char *fmt, ...)
     __attribute__((format(printf, 5, 6), returns_nonnull, warn_unused_result));
+
+/* Tells analysers, which do not follow status_new, that a failure is never NULL. */
+static inline __attribute__((warn_unused_result)) Status status_made(Status st) {
+  if (!st) __builtin_unreachable();
+  return st;
+}
 
 /* ST_OK for NULL. */
 StatusCode status_code(const StatusNote *st);

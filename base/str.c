@@ -5,6 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+int str_hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
 void strbuf_deinit(StrBuf *b) {
   free(b->ptr);
   *b = (StrBuf){0};

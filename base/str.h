@@ -36,6 +36,9 @@ static inline bool str_eq(Str a, Str b) {
 }
 static inline bool str_is(Str a, const char *b) { return str_eq(a, str_from(b)); }
 
+/* The value of a hexadecimal digit; -1 when c is none. */
+int str_hex_digit(char c);
+
 void strbuf_deinit(StrBuf *b);
 /* Makes room for n more bytes; false when memory is out (and b->failed is set). */
 bool strbuf_reserve(StrBuf *b, size_t n);

@@ -1,6 +1,5 @@
 /* The cache for people: listing, and why a compile does not find what it looks for. */
 #include <inttypes.h>
-#include <stdio.h>
 #include <time.h>
 
 #include "base/clock.h"

@@ -122,8 +122,7 @@ static void ring(CpuPool *p, uint32_t n) {
 
 static void wait_round(CpuPool *p) {
   int64_t until = 0;
-  uint32_t left;
-  while ((left = atomic_load_explicit(&p->left, memory_order_acquire)) != 0) {
+  while (atomic_load_explicit(&p->left, memory_order_acquire) != 0) {
     for (int i = 0; i < 64 && atomic_load_explicit(&p->left, memory_order_acquire); i++) {
       cpu_relax();
     }
@@ -131,7 +130,7 @@ static void wait_round(CpuPool *p) {
     if (until == 0) until = now + (p->spin ? WAIT_SPIN_NS : 0);
     if (now < until) continue;
     atomic_store(&p->driver_sleeps, 1);
-    left = atomic_load(&p->left);
+    uint32_t left = atomic_load(&p->left);
     if (left) futex_wait(&p->left, left);
     atomic_store(&p->driver_sleeps, 0);
   }
@@ -152,8 +151,6 @@ void cpu_pool_run(CpuPool *p, CpuTask task, void *ctx, uint32_t n) {
   take_pieces(p, 0);
   wait_round(p);
 }
-
-uint32_t cpu_pool_members(const CpuPool *p) { return p->members; }
 
 Status cpu_pool_create(uint32_t members, bool spin, CpuPool **out) {
   sigset_t all, old;

@@ -13,7 +13,6 @@ typedef void (*CpuTask)(void *ctx, uint32_t worker, uint32_t index);
  * member, so that one may watch for work instead of sleeping at once. */
 Status cpu_pool_create(uint32_t members, bool spin, CpuPool **out);
 void cpu_pool_destroy(CpuPool *pool); /* NULL allowed */
-uint32_t cpu_pool_members(const CpuPool *pool);
 /* Calls task for every index in [0, n), each exactly once, on any member; returns when all have
  * returned, and their writes are visible then. */
 void cpu_pool_run(CpuPool *pool, CpuTask task, void *ctx, uint32_t n);

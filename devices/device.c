@@ -5,7 +5,6 @@
 #include "devices/device.h"
 
 #include <assert.h>
-#include <stdlib.h>
 
 void device_destroy(Device *d) {
   if (d) d->v->destroy(d);

@@ -57,17 +57,10 @@ char *digest_to_hex(const uint8_t *bytes, size_t n, char *out) {
   return out;
 }
 
-static int nibble(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
 bool digest_from_hex(Str hex, uint8_t *out, size_t n) {
   if (hex.len / 2 != n || hex.len % 2) return false;
   for (size_t i = 0; i < n; i++) {
-    int hi = nibble(hex.ptr[2 * i]), lo = nibble(hex.ptr[2 * i + 1]);
+    int hi = str_hex_digit(hex.ptr[2 * i]), lo = str_hex_digit(hex.ptr[2 * i + 1]);
     if (hi < 0 || lo < 0) return false;
     out[i] = (uint8_t)(hi << 4 | lo);
   }

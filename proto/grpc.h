@@ -92,9 +92,6 @@ size_t grpc_session_streams(const GrpcSession *g);
 void grpc_session_drain(GrpcSession *g);
 /* Client: true once the server said that it takes no new calls; open another connection. */
 bool grpc_session_draining(const GrpcSession *g);
-/* Client: asks the peer for a sign of life; grpc_session_pongs counts the answers. */
-void grpc_session_ping(GrpcSession *g);
-uint64_t grpc_session_pongs(const GrpcSession *g);
 
 /* -- streams ----------------------------------------------------------------------------------- */
 
@@ -112,7 +109,6 @@ Status grpc_call_start(GrpcSession *g, const GrpcCall *call, GrpcStream **out);
 
 void grpc_stream_set_ctx(GrpcStream *s, void *ctx);
 void *grpc_stream_ctx(const GrpcStream *s);
-GrpcSession *grpc_stream_session(const GrpcStream *s);
 void grpc_stream_set_max_message(GrpcStream *s, size_t n);
 
 /* Queues a message of n bytes and returns where to write them, before any other call on the

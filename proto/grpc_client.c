@@ -2,7 +2,6 @@
  *
  * The outcome, in order: what we gave the call up with; grpc-status; the HTTP status of somebody
  * who does not speak gRPC; the HTTP/2 error of the reset. */
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "proto/grpc_internal.h"

@@ -7,6 +7,7 @@
  * Out: a queue of segments. The data provider only says how many bytes are ready (NO_COPY); the
  * bytes are moved when nghttp2 is ready to put them behind a frame header: small ones are copied
  * into the output buffer, large ones are referred to and go to the socket from where they are. */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "proto/grpc_internal.h"
@@ -258,6 +259,7 @@ nghttp2_data_provider grpc_frame_provider(GrpcStream *s) {
 static bool take(GrpcStream *s, size_t n) {
   while (n) {
     Segment *seg = s->first;
+    assert(seg); /* n is at most what is queued */
     size_t k = seg->len - seg->at < n ? seg->len - seg->at : n;
     bool ok = !k || (k < REFER_MIN ? grpc_output_copy(s->session, seg->data + seg->at, k)
                                    : grpc_output_refer(s->session, seg, seg->at, k));

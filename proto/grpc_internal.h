@@ -102,7 +102,6 @@ struct GrpcSession {
   size_t nstreams;
   GrpcStream *work;
   size_t buffered; /* undelivered bytes over all streams */
-  uint64_t pongs;
 
   /* output that the socket has not taken */
   StrBuf copy;
@@ -112,8 +111,6 @@ struct GrpcSession {
 };
 
 /* grpc_session.c */
-GrpcSession *grpc_session_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx,
-                                 bool server);
 GrpcStream *grpc_stream_create(GrpcSession *g, int32_t id);
 /* Calls on_close and frees. */
 void grpc_stream_close(GrpcStream *s, const StatusNote *st);

@@ -9,6 +9,7 @@
  * Output is a list of pieces: frame headers and small payloads are copied into one buffer, large
  * payloads stay where they are and are held by reference. Nothing is pulled from nghttp2 while a
  * write's worth is pending, so a slow socket pushes back into the streams' queues. */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "proto/grpc_internal.h"
@@ -220,7 +221,6 @@ void grpc_stream_fail(GrpcStream *s, Status st) {
 
 void grpc_stream_set_ctx(GrpcStream *s, void *ctx) { s->ctx = ctx; }
 void *grpc_stream_ctx(const GrpcStream *s) { return s->ctx; }
-GrpcSession *grpc_stream_session(const GrpcStream *s) { return s->session; }
 void grpc_stream_set_max_message(GrpcStream *s, size_t n) { s->max_message = n; }
 void grpc_stream_pause(GrpcStream *s) { s->paused = true; }
 
@@ -266,7 +266,6 @@ static int on_data(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_t
 }
 
 static void on_pong(GrpcSession *g, const nghttp2_ping *p) {
-  g->pongs++;
   if (!g->server || !g->draining || memcmp(p->opaque_data, drain_ping, sizeof drain_ping) != 0)
     return;
   /* Every stream that the client opened before it saw the first GOAWAY has arrived by now. */
@@ -375,8 +374,8 @@ static int announce(GrpcSession *g) {
                                                (int32_t)c->session_window);
 }
 
-GrpcSession *grpc_session_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx,
-                                 bool server) {
+static GrpcSession *create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx,
+                           bool server) {
   GrpcSession *g = calloc(1, sizeof *g);
   if (!g) return NULL;
   *g = (GrpcSession){.handler = handler, .ctx = ctx, .config = *config, .server = server};
@@ -386,11 +385,11 @@ GrpcSession *grpc_session_create(const GrpcConfig *config, const GrpcHandler *ha
 }
 
 GrpcSession *grpc_server_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx) {
-  return grpc_session_create(config, handler, ctx, true);
+  return create(config, handler, ctx, true);
 }
 
 GrpcSession *grpc_client_create(const GrpcConfig *config, const GrpcHandler *handler, void *ctx) {
-  return grpc_session_create(config, handler, ctx, false);
+  return create(config, handler, ctx, false);
 }
 
 void grpc_session_release(GrpcSession *g) {
@@ -399,6 +398,7 @@ void grpc_session_release(GrpcSession *g) {
   Status gone = g->streams ? FAIL(UNAVAILABLE, "the connection was closed") : NULL;
   while (g->streams) {
     GrpcStream *s = g->streams;
+    assert(s->session == g && !s->prev); /* so that closing it takes it off the list */
     grpc_stream_close(s, s->outcome && !g->server ? s->outcome : gone);
   }
   status_drop(gone);
@@ -432,5 +432,3 @@ void grpc_session_drain(GrpcSession *g) {
 }
 
 bool grpc_session_draining(const GrpcSession *g) { return g->draining; }
-void grpc_session_ping(GrpcSession *g) { nghttp2_submit_ping(g->h2, NGHTTP2_FLAG_NONE, NULL); }
-uint64_t grpc_session_pongs(const GrpcSession *g) { return g->pongs; }

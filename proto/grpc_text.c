@@ -74,19 +74,12 @@ size_t grpc_message_encode(const char *text, char *buf, size_t cap) {
   return out;
 }
 
-static int nibble(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
 size_t grpc_message_decode(Str text, char *buf, size_t cap) {
   size_t out = 0;
   for (size_t i = 0; i < text.len && out + 1 < cap; i++) {
     char c = text.ptr[i];
-    int hi = c == '%' && i + 2 < text.len ? nibble(text.ptr[i + 1]) : -1;
-    int lo = hi >= 0 ? nibble(text.ptr[i + 2]) : -1;
+    int hi = c == '%' && i + 2 < text.len ? str_hex_digit(text.ptr[i + 1]) : -1;
+    int lo = hi >= 0 ? str_hex_digit(text.ptr[i + 2]) : -1;
     if (lo >= 0) {
       c = (char)(hi << 4 | lo);
       i += 2;

@@ -1,12 +1,9 @@
 /* Server-side buffers: upload and download in chunks, free, list. */
-#include <stdlib.h>
 
 #include "client/c/internal.h"
 #include "proto/wire.h"
 
 enum { DATA_ALIGN = 64 };
-
-static char *text(const char *s) { return (char *)(uintptr_t)s; }
 
 /* -- Upload ---------------------------------------------------------------------------------------
  */
@@ -25,7 +22,7 @@ KilnCode kiln_upload(KilnClient *c, const KilnTensor *t, const char *device, Kil
   header.dtype = (Kiln__V1__DType)t->dtype;
   header.n_dims = t->rank;
   header.dims = (uint64_t *)(uintptr_t)t->dims;
-  if (device) header.device = text(device);
+  if (device) header.device = message_text(device);
   Kiln__V1__UploadRequest first = KILN__V1__UPLOAD_REQUEST__INIT;
   first.part_case = KILN__V1__UPLOAD_REQUEST__PART_HEADER;
   first.header = &header;
@@ -50,7 +47,7 @@ KilnCode kiln_upload(KilnClient *c, const KilnTensor *t, const char *device, Kil
 static Status begin_download(KilnCall *call, const Kiln__V1__BufferInfo *info) {
   if (call->answer) return FAIL(INTERNAL, "the server sent two headers");
   KilnResult *result = call->answer = owned_create(sizeof *result);
-  if (!result) return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+  if (!result) return answer_no_memory();
   Arena *a = owned_arena(result);
   KilnTensor *t = arena_alloc(a, sizeof *t);
   uint8_t *data =
@@ -64,7 +61,7 @@ static Status begin_download(KilnCall *call, const Kiln__V1__BufferInfo *info) {
                     .dims = answer_dims(a, info->n_dims, info->dims),
                     .data = data + (-(uintptr_t)data & (DATA_ALIGN - 1)),
                     .bytes = (size_t)info->bytes};
-  if (!t->dims) return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+  if (!t->dims) return answer_no_memory();
   *result = (KilnResult){.count = 1, .tensors = t};
   return NULL;
 }
@@ -114,7 +111,7 @@ static void download_done(KilnCall *call, const KilnError *err, void *answer) {
 KilnCode kiln_download(KilnClient *c, const char *buffer, KilnResult **out, KilnError *err) {
   CallWait w = {.err = err};
   Kiln__V1__DownloadRequest q = KILN__V1__DOWNLOAD_REQUEST__INIT;
-  q.buffer = text(buffer);
+  q.buffer = message_text(buffer);
   const CallSpec spec = {.path = "/kiln.v1.Kiln/Download",
                          .decode = decode_download,
                          .done = download_done,
@@ -156,7 +153,7 @@ static Status decode_list(KilnCall *call, Bytes msg) {
   const Kiln__V1__ListBuffersResponse *m = (const Kiln__V1__ListBuffersResponse *)base;
   Arena *a = owned_arena(call->answer);
   KilnBuffer *list = arena_array(a, m->n_buffers + 1, sizeof *list);
-  if (!list) return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+  if (!list) return answer_no_memory();
   for (size_t i = 0; i < m->n_buffers; i++) {
     const Kiln__V1__BufferInfo *b = m->buffers[i];
     list[i] = (KilnBuffer){.id = b->buffer,

@@ -110,7 +110,7 @@ void call_stream(KilnCall *call, ChunkSource source) {
 /* -- receiving
  * ------------------------------------------------------------------------------------- */
 
-void call_release(KilnCall *call) {
+static void release(KilnCall *call) {
   KilnClient *c = call->client;
   if (call->prev)
     call->prev->next = call->next;
@@ -159,7 +159,7 @@ static void on_close(void *ctx, GrpcStream *s, const StatusNote *st) {
   void *answer = err.code ? NULL : call->answer;
   if (answer) call->answer = NULL;
   call->done(call, err.code ? &err : NULL, answer);
-  call_release(call);
+  release(call);
 }
 
 const GrpcHandler client_handler = {
@@ -180,7 +180,7 @@ Status answer_unpack(KilnCall *call, const ProtobufCMessageDescriptor *desc, Byt
   *out = NULL;
   if (call->answer) return FAIL(INTERNAL, "the server sent more than one answer");
   call->answer = owned_create(size);
-  if (!call->answer) return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+  if (!call->answer) return answer_no_memory();
   Status st = pb_unpack(desc, msg, &limits, owned_arena(call->answer), out);
   return st ? status_new(ST_INTERNAL, st, __FILE__, __LINE__, "the server's answer") : NULL;
 }

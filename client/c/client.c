@@ -5,6 +5,7 @@
  *
  * Everything non-blocking happens in kiln_client_process; the blocking form is a poll(2) around it.
  * Calls may be queued in the session while the connection is being made. */
+#include <assert.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -337,6 +338,7 @@ KilnCode kiln_connect(const char *address, const KilnConnectOptions *options, Ki
   KilnCode code = error_take(client_open(address, options, false, out), err);
   if (code) return code;
   KilnClient *c = *out;
+  assert(c);
   while (!code && c->state != CS_READY) {
     struct pollfd p = {.fd = c->fd, .events = kiln_client_events(c)};
     poll(&p, 1, kiln_client_wait_ms(c));

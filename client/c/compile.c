@@ -53,7 +53,6 @@ static void header_deinit(Header *h) {
 }
 
 /* protobuf-c's structs hold char *, and packing only reads them. */
-static char *text(const char *s) { return (char *)(uintptr_t)s; }
 
 static Status header_init(Header *h, const KilnModel *m, const KilnCompileOptions *o) {
   static const KilnCompileOptions none;
@@ -73,13 +72,13 @@ static Status header_init(Header *h, const KilnModel *m, const KilnCompileOption
   }
   for (size_t i = 0; i < o->ndims; i++) {
     kiln__v1__compile_options__dims_entry__init(&h->entries[i]);
-    h->entries[i].key = text(o->dims[i].name);
+    h->entries[i].key = message_text(o->dims[i].name);
     h->entries[i].value = o->dims[i].size;
     h->list[i] = &h->entries[i];
   }
   h->options.n_dims = o->ndims;
   h->options.dims = h->list;
-  if (o->device) h->options.device = text(o->device);
+  if (o->device) h->options.device = message_text(o->device);
   h->options.no_cache = o->no_cache;
   if ((st = open_source(m, &h->source))) goto fail;
   return NULL;
@@ -146,7 +145,7 @@ static Status decode_compile(KilnCall *call, Bytes msg) {
                         .load_ns = r->load_ns,
                         .total_ns = r->total_ns,
                         .frontend_cpu_ns = r->frontend_cpu_ns};
-  if (!e->inputs || !e->outputs) return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+  if (!e->inputs || !e->outputs) return answer_no_memory();
   return NULL;
 }
 
@@ -157,7 +156,7 @@ static Status compile_begin(KilnClient *c, const KilnModel *model, const KilnCom
   TRY(header_init(&h, model, o));
   Kiln__V1__CompileHeader header = KILN__V1__COMPILE_HEADER__INIT;
   header.format = h.format;
-  header.name = text(h.name);
+  header.name = message_text(h.name);
   header.options = &h.options;
   header.size = h.source.left;
   Kiln__V1__CompileRequest first = KILN__V1__COMPILE_REQUEST__INIT;
@@ -214,10 +213,10 @@ KilnCode kiln_inspect(KilnClient *c, const KilnModel *model, const KilnCompileOp
   if (st) return error_take(st, err);
   Kiln__V1__InspectHeader header = KILN__V1__INSPECT_HEADER__INIT;
   header.format = h.format;
-  header.name = text(h.name);
+  header.name = message_text(h.name);
   header.options = &h.options;
   header.size = h.source.left;
-  header.stage = text(stage);
+  header.stage = message_text(stage);
   header.kernel = kernel;
   Kiln__V1__InspectRequest first = KILN__V1__INSPECT_REQUEST__INIT;
   first.part_case = KILN__V1__INSPECT_REQUEST__PART_HEADER;

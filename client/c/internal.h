@@ -119,7 +119,6 @@ void call_send(KilnCall *call, const ProtobufCMessage *msg);
 void call_end(KilnCall *call);
 /* Streams a source as chunk messages (field 2 of a request) after what was sent. Takes the fd. */
 void call_stream(KilnCall *call, ChunkSource source);
-void call_release(KilnCall *call);
 
 /* A unary call from request message to answer. */
 KilnCode call_unary(KilnClient *c, const char *path, const ProtobufCMessage *request,
@@ -137,6 +136,12 @@ void call_wait_done(KilnCall *call, const KilnError *err, void *answer);
  */
 KilnCode call_wait(KilnClient *c, CallWait *w, Status started, void **out);
 
+/* A text as a field of a request: char *, never written through. */
+static inline char *message_text(const char *s) { return (char *)(uintptr_t)s; }
+
+static inline Status answer_no_memory(void) {
+  return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+}
 /* Makes call->answer, a struct of `size` bytes, and unpacks msg into its arena. */
 Status answer_unpack(KilnCall *call, const ProtobufCMessageDescriptor *desc, Bytes msg, size_t size,
                      ProtobufCMessage **out);

@@ -1,6 +1,5 @@
 /* Answers are one block: an arena, then the public struct, then, inside the arena, everything it
  * points to. kiln_free finds the arena in front of the struct. */
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "client/c/internal.h"

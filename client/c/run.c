@@ -2,7 +2,6 @@
  * protobuf-c's structs. The request is written once, straight into the send queue; output data is
  * copied once, from the receive buffer to its aligned place in the answer. Field numbers are those
  * of kiln.proto: RunRequest, NamedTensor, Tensor, RunResponse. */
-#include <stdlib.h>
 
 #include "client/c/internal.h"
 #include "proto/wire.h"
@@ -157,7 +156,7 @@ static bool read_named(Arena *a, Bytes msg, KilnTensor *out) {
 static Status decode_run(KilnCall *call, Bytes msg) {
   if (call->answer) return FAIL(INTERNAL, "the server sent more than one answer");
   KilnResult *result = call->answer = owned_create(sizeof *result);
-  if (!result) return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+  if (!result) return answer_no_memory();
   Arena *a = owned_arena(result);
   WireReader r = wire_reader(msg);
   WireField f;
@@ -165,7 +164,7 @@ static Status decode_run(KilnCall *call, Bytes msg) {
   while (wire_next(&r, &f)) n += f.id == DONE_OUTPUTS && f.type == WIRE_LEN;
   if (r.error) return FAIL(INTERNAL, "the server's answer: %s", r.error);
   KilnTensor *tensors = arena_array(a, n + 1, sizeof *tensors);
-  if (!tensors) return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer");
+  if (!tensors) return answer_no_memory();
   result->tensors = tensors;
   r = wire_reader(msg);
   while (wire_next(&r, &f)) {

@@ -3,9 +3,6 @@
 #include "client/c/internal.h"
 #include "grpc/health/v1/health.pb-c.h"
 
-static char *text(const char *s) { return (char *)(uintptr_t)s; }
-static Status no_memory(void) { return FAIL(RESOURCE_EXHAUSTED, "no memory for the answer"); }
-
 /* -- server and devices
  * ------------------------------------------------------------------------------ */
 
@@ -42,7 +39,7 @@ static Status decode_devices(KilnCall *call, Bytes msg) {
                     &base));
   const Kiln__V1__ListDevicesResponse *m = (const Kiln__V1__ListDevicesResponse *)base;
   KilnDevice *list = arena_array(owned_arena(call->answer), m->n_devices + 1, sizeof *list);
-  if (!list) return no_memory();
+  if (!list) return answer_no_memory();
   for (size_t i = 0; i < m->n_devices; i++) {
     const Kiln__V1__DeviceInfo *d = m->devices[i];
     list[i] = (KilnDevice){.name = d->name,
@@ -79,7 +76,7 @@ static Status decode_health(KilnCall *call, Bytes msg) {
 
 KilnCode kiln_health(KilnClient *c, const char *service, KilnServing *out, KilnError *err) {
   Grpc__Health__V1__HealthCheckRequest q = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
-  if (service) q.service = text(service);
+  if (service) q.service = message_text(service);
   void *answer;
   KilnCode code =
       call_unary(c, "/grpc.health.v1.Health/Check", &q.base, decode_health, &answer, err);
@@ -95,7 +92,7 @@ static Status decode_released(KilnCall *call, Bytes msg) {
 
 KilnCode kiln_release(KilnClient *c, const char *executable, KilnError *err) {
   Kiln__V1__ReleaseExecutableRequest q = KILN__V1__RELEASE_EXECUTABLE_REQUEST__INIT;
-  q.executable = text(executable);
+  q.executable = message_text(executable);
   void *answer;
   KilnCode code =
       call_unary(c, "/kiln.v1.Kiln/ReleaseExecutable", &q.base, decode_released, &answer, err);
@@ -140,7 +137,7 @@ static Status decode_entries(KilnCall *call, Bytes msg) {
                     &base));
   const Kiln__V1__CacheListResponse *m = (const Kiln__V1__CacheListResponse *)base;
   KilnCacheEntry *list = arena_array(owned_arena(call->answer), m->n_entries + 1, sizeof *list);
-  if (!list) return no_memory();
+  if (!list) return answer_no_memory();
   for (size_t i = 0; i < m->n_entries; i++) {
     const Kiln__V1__CacheEntry *e = m->entries[i];
     list[i] = (KilnCacheEntry){.kind = e->kind,
@@ -174,7 +171,7 @@ static Status decode_why(KilnCall *call, Bytes msg) {
 
 KilnCode kiln_cache_why(KilnClient *c, const char *hash, KilnText **out, KilnError *err) {
   Kiln__V1__CacheWhyRequest q = KILN__V1__CACHE_WHY_REQUEST__INIT;
-  q.hash = text(hash);
+  q.hash = message_text(hash);
   void *answer;
   KilnCode code = call_unary(c, "/kiln.v1.Kiln/CacheWhy", &q.base, decode_why, &answer, err);
   *out = answer;

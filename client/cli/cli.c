@@ -84,7 +84,8 @@ int cli_connect(Cli *cli) {
 /* -- errors
  * ------------------------------------------------------------------------------------------ */
 
-int cli_exit_code(KilnCode code) {
+/* The sysexits code for a gRPC code. */
+static int exit_code(KilnCode code) {
   switch (code) {
   case KILN_OK: return EX_OK;
   case KILN_INVALID_ARGUMENT:
@@ -113,7 +114,7 @@ int cli_fail(const Cli *cli, const KilnError *err) {
     cJSON_AddStringToObject(e, "message", err->message);
     cli_print_json(j);
   }
-  return cli_exit_code(err->code);
+  return exit_code(err->code);
 }
 
 int cli_fail_status(const Cli *cli, Status st) {
@@ -207,3 +208,10 @@ cJSON *cli_json_dims(const uint64_t *dims, size_t rank) {
   for (size_t i = 0; i < rank; i++) cJSON_AddItemToArray(j, cJSON_CreateNumber((double)dims[i]));
   return j;
 }
+
+static int by_size(const void *a, const void *b) {
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return (x > y) - (x < y);
+}
+
+void cli_sort(int64_t *at, size_t n) { qsort(at, n, sizeof *at, by_size); }

@@ -44,8 +44,6 @@ int cli_fail_status(const Cli *cli, Status st);
 int cli_error(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The same with EX_USAGE. */
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* The sysexits code for a gRPC code. */
-int cli_exit_code(KilnCode code);
 
 /* Prints and frees. */
 void cli_print_json(cJSON *j);
@@ -60,4 +58,6 @@ const char *cli_ns(int64_t ns, char buf[CLI_NUMBER]);
 const char *cli_bytes(uint64_t n, char buf[CLI_NUMBER]);
 /* "2x3x224"; "scalar". Cut to cap. */
 const char *cli_dims(const uint64_t *dims, size_t rank, char *buf, size_t cap);
+/* Ascending; times, of which the middle one and the like are then picked. */
+void cli_sort(int64_t *at, size_t n);
 cJSON *cli_json_dims(const uint64_t *dims, size_t rank);

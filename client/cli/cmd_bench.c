@@ -16,11 +16,6 @@ typedef struct Report {
   double per_second;
 } Report;
 
-static int by_size(const void *a, const void *b) {
-  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-  return (x > y) - (x < y);
-}
-
 /* -- compile
  * ------------------------------------------------------------------------------------------- */
 
@@ -57,7 +52,8 @@ static int compiles(Cli *cli, const Model *m, Report *r, KilnExecutable **out) {
 
 static int latency(Cli *cli, const KilnExecutable *e, const Inputs *in, size_t most, Report *r) {
   int64_t *wall = calloc(most, sizeof *wall), *device = calloc(most, sizeof *device);
-  int rc = wall && device ? EX_OK : cli_error(EX_OSERR, "no memory for %zu runs", most);
+  int rc = EX_OK;
+  if (!wall || !device) cli_error(rc = EX_OSERR, "no memory for %zu runs", most);
   int64_t begin = clock_now_ns();
   size_t n = 0;
   for (size_t i = 0; !rc && n < most; i++) {
@@ -72,8 +68,8 @@ static int latency(Cli *cli, const KilnExecutable *e, const Inputs *in, size_t m
     kiln_free(out);
   }
   if (!rc) {
-    qsort(wall, n, sizeof *wall, by_size);
-    qsort(device, n, sizeof *device, by_size);
+    cli_sort(wall, n);
+    cli_sort(device, n);
     r->runs = n;
     r->p50_ns = wall[n / 2];
     r->p99_ns = wall[n * 99 / 100];

@@ -19,11 +19,6 @@ typedef struct Times {
   size_t n;
 } Times;
 
-static int by_size(const void *a, const void *b) {
-  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-  return (x > y) - (x < y);
-}
-
 /* -- output files
  * -------------------------------------------------------------------------------------- */
 
@@ -107,13 +102,14 @@ static cJSON *json_output(const KilnTensor *t, const char *path) {
 
 static void print_json(cJSON *compile, const Times *t, const KilnResult *r, const char *dir,
                        char (*paths)[4096]) {
+  size_t p50 = t->n / 2, p99 = t->n * 99 / 100;
   cJSON *j = cJSON_CreateObject(), *run = cJSON_CreateObject();
   cJSON_AddItemToObject(j, "compile", compile);
   cJSON_AddItemToObject(j, "run", run);
   cJSON_AddNumberToObject(run, "runs", (double)t->n);
-  cJSON_AddNumberToObject(run, "wall_p50_ns", (double)t->wall[t->n / 2]);
-  cJSON_AddNumberToObject(run, "wall_p99_ns", (double)t->wall[t->n * 99 / 100]);
-  cJSON_AddNumberToObject(run, "device_p50_ns", (double)t->device[t->n / 2]);
+  cJSON_AddNumberToObject(run, "wall_p50_ns", (double)t->wall[p50]);
+  cJSON_AddNumberToObject(run, "wall_p99_ns", (double)t->wall[p99]);
+  cJSON_AddNumberToObject(run, "device_p50_ns", (double)t->device[p50]);
   cJSON *list = cJSON_AddArrayToObject(j, "outputs");
   for (size_t i = 0; i < r->count; i++)
     cJSON_AddItemToArray(list, json_output(&r->tensors[i], dir ? paths[i] : NULL));
@@ -137,8 +133,8 @@ static int time_runs(Cli *cli, const KilnExecutable *e, const Inputs *in, Times 
     t->device[i] = (*out)->device_ns;
   }
   cli_progress_end(cli);
-  qsort(t->wall, t->n, sizeof *t->wall, by_size);
-  qsort(t->device, t->n, sizeof *t->device, by_size);
+  cli_sort(t->wall, t->n);
+  cli_sort(t->device, t->n);
   return EX_OK;
 }
 
@@ -165,7 +161,7 @@ static int run_compiled(Cli *cli, const RunArgs *args, const KilnExecutable *e,
   int rc = inputs_open(cli, &args->model, e, &in);
   t.wall = calloc(t.n, sizeof *t.wall);
   t.device = calloc(t.n, sizeof *t.device);
-  if (!rc && (!t.wall || !t.device)) rc = cli_error(EX_OSERR, "no memory for %zu runs", t.n);
+  if (!rc && (!t.wall || !t.device)) cli_error(rc = EX_OSERR, "no memory for %zu runs", t.n);
   if (!rc) rc = time_runs(cli, e, &in, &t, &r);
   if (!rc) rc = show(cli, args, e, compile_ns, &t, r);
   kiln_free(r);

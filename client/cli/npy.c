@@ -245,7 +245,8 @@ Status npy_read(const char *path, Npy *out) {
   return st ? WRAP(st, "%s", path) : NULL;
 }
 
-const char *npy_descr(KilnDType dtype) {
+/* NULL: not a dtype that can be written. */
+static const char *descr_of(KilnDType dtype) {
   for (int i = 0; i < NKINDS; i++)
     if (kinds[i].dtype == dtype) return kinds[i].descr;
   return NULL;
@@ -255,8 +256,7 @@ const char *npy_descr(KilnDType dtype) {
  * needs the four bytes of version 2. */
 static bool make_header(StrBuf *b, const KilnTensor *t) {
   char order = kiln_dtype_size(t->dtype) > 1 ? '<' : '|';
-  strbuf_addf(b, "{'descr': '%c%s', 'fortran_order': False, 'shape': (", order,
-              npy_descr(t->dtype));
+  strbuf_addf(b, "{'descr': '%c%s', 'fortran_order': False, 'shape': (", order, descr_of(t->dtype));
   for (size_t i = 0; i < t->rank; i++)
     strbuf_addf(b, "%llu%s", (unsigned long long)t->dims[i],
                 t->rank == 1      ? ","
@@ -279,7 +279,7 @@ static bool write_parts(FILE *f, const StrBuf *header, bool wide, const KilnTens
 }
 
 Status npy_write(const char *path, const KilnTensor *t) {
-  if (!npy_descr(t->dtype))
+  if (!descr_of(t->dtype))
     return FAIL(INVALID_ARGUMENT, "dtype %s has no .npy form", kiln_dtype_name(t->dtype));
   FILE *f = fopen(path, "wb");
   if (!f) return FAIL(UNAVAILABLE, "%s: %s", path, strerror(errno));

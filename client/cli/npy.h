@@ -24,5 +24,3 @@ void npy_deinit(Npy *a);
 
 /* Writes version 1 (2 when the header is long), replacing the file. */
 Status npy_write(const char *path, const KilnTensor *t);
-/* NULL: not a dtype that can be written. */
-const char *npy_descr(KilnDType dtype);

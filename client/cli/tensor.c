@@ -44,11 +44,11 @@ static uint16_t bfloat_from_double(double v) {
 }
 
 #define ELEMENTS(X)                                                                                \
+  X(KILN_BOOL, uint8_t)                                                                            \
   X(KILN_I8, int8_t)                                                                               \
   X(KILN_I16, int16_t)                                                                             \
   X(KILN_I32, int32_t)                                                                             \
   X(KILN_I64, int64_t)                                                                             \
-  X(KILN_BOOL, uint8_t)                                                                            \
   X(KILN_U8, uint8_t)                                                                              \
   X(KILN_U16, uint16_t)                                                                            \
   X(KILN_U32, uint32_t)                                                                            \

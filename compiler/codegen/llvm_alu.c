@@ -312,8 +312,6 @@ static const AluRow rows[OP__COUNT] = {
     [OP_MULACC] = {alu_mulacc, false, false},
 };
 
-bool llvm_alu_knows(Op op) { return rows[op].fn || op == OP_CAST || op == OP_BITCAST; }
-
 static bool is_small_float(DType d) { return d == DT_F16 || d == DT_BF16; }
 
 static LLVMValueRef alu_run(Emitter *e, const UOp *u, DType dtype, const LLVMValueRef *v,

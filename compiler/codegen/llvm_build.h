@@ -113,8 +113,6 @@ LLVMValueRef llvm_from_f32(Emitter *e, DType dtype, LLVMValueRef v, bool exact);
 /* -- llvm_alu.c -- */
 LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u);
-/* True when some op of the table is emitted for it. */
-bool llvm_alu_knows(Op op);
 
 /* -- llvm_memory.c -- */
 /* Prepares PARAMs and BUFFERs, at the start of the entry block. */

@@ -461,17 +461,12 @@ static void store_scatter(const Access *a, LLVMValueRef v) {
 
 /* Everything but a scalar gate. */
 static void store_open(const Access *a, LLVMValueRef v) {
-  if (a->lanes == 1) {
+  bool scattered = llvm_lanes(a->index) > 1;
+  if (a->lanes == 1 || (!scattered && a->stride == 1 && !a->vector_gate)) {
     store_at(a, v, 0);
-  } else if (llvm_lanes(a->index) > 1) {
-    store_scatter(a, v);
-  } else if (a->stride == 1) {
-    if (a->vector_gate) {
-      store_masked(a, v);
-    } else {
-      store_at(a, v, 0);
-    }
-  } else if (a->vector_gate) {
+  } else if (!scattered && a->stride == 1) {
+    store_masked(a, v);
+  } else if (scattered || a->vector_gate) {
     store_scatter(a, v);
   } else {
     for (unsigned i = 0; i < a->lanes; i++) {

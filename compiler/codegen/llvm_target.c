@@ -28,7 +28,8 @@ static void init_once(void) {
   LLVMInitializeNativeAsmParser();
 }
 
-const char *llvm_target_compiler(void) {
+/* "LLVM 19.1.7". */
+static const char *compiler_text(void) {
   static char text[32];
   unsigned major, minor, patch;
   LLVMGetVersion(&major, &minor, &patch);
@@ -99,7 +100,7 @@ static Status check_names(const Target *target) {
   return NULL;
 }
 
-Status llvm_target_check(const Target *target) {
+static Status check_target(const Target *target) {
   if (!target->triple || !target->cpu || !target->features) {
     return FAIL(INVALID_ARGUMENT, "the target lacks a triple, processor or feature string");
   }
@@ -138,7 +139,7 @@ static void drop_cached(void) {
 Status llvm_target_machine(const Target *target, LLVMTargetMachineRef *out) {
   *out = NULL;
   if (!is_cached(target)) {
-    TRY(llvm_target_check(target));
+    TRY(check_target(target));
     LLVMTargetRef t;
     char *text = NULL;
     drop_cached();
@@ -179,7 +180,7 @@ void llvm_target_host(Target *out) {
                   .triple = triple,
                   .cpu = cpu,
                   .features = features,
-                  .compiler = llvm_target_compiler(),
+                  .compiler = compiler_text(),
                   .threads = 1,
                   .l1_bytes = 32 << 10,
                   .l2_bytes = 1 << 20,

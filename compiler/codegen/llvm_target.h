@@ -11,11 +11,8 @@
 /* Fills kind, triple, cpu, features, compiler, the vector fields and `threads` = 1 with the machine
  * this runs on; cache and memory sizes become typical values. The strings are static. */
 void llvm_target_host(Target *out);
-/* "LLVM 19.1.7". */
-const char *llvm_target_compiler(void);
 /* True when the feature string enables `name` ("fma"). */
 bool llvm_target_has(const Target *target, const char *name);
-/* INVALID_ARGUMENT for a triple, processor or feature that this LLVM does not know. */
-Status llvm_target_check(const Target *target);
-/* A machine for the target, owned by a cache of this process and valid until the next call. */
+/* A machine for the target, owned by a cache of this process and valid until the next call.
+ * INVALID_ARGUMENT for a triple, processor or feature that this LLVM does not know. */
 Status llvm_target_machine(const Target *target, LLVMTargetMachineRef *out);

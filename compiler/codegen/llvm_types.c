@@ -91,7 +91,8 @@ LLVMValueRef llvm_ramp(Emitter *e, LLVMTypeRef element, int64_t from, int64_t st
   LLVMValueRef lane[MAX_LANES];
   assert(lanes <= MAX_LANES);
   for (unsigned i = 0; i < lanes; i++) {
-    lane[i] = LLVMConstInt(element, (unsigned long long)(from + step * i), true);
+    int64_t v = from + step * i;
+    lane[i] = LLVMConstInt(element, (unsigned long long)v, true);
   }
   return LLVMConstVector(lane, lanes);
 }

@@ -93,18 +93,13 @@ static void op_conv(Node *n) {
 }
 
 /* Integer convolution: i32 arithmetic on (x - x_zero) and (w - w_zero). */
-static UOp *centred(Node *n, UOp *x, UOp *zero) {
-  x = build_cast(n->job, x, DT_I32);
-  return zero ? build2(n->job, OP_SUB, x, build_cast(n->job, zero, DT_I32)) : x;
-}
-
 static void op_conv_integer(Node *n) {
   UOp *x = node_u(n, 0), *w = node_u(n, 1), *wz = node_opt(n, 3);
   Spatial s = spatial_attrs(n, x, conv_kernel(n, x, w));
   s.conv.groups = attr_int(n, "group", 1);
   if (wz && wz->shape.n) wz = build_along(n->job, wz, 0, w->shape.n);
-  x = centred(n, x, node_opt(n, 2));
-  node_out(n, 0, build_conv(n->job, x, centred(n, w, wz), NULL, &s.conv));
+  x = node_centred(n, x, node_opt(n, 2));
+  node_out(n, 0, build_conv(n->job, x, node_centred(n, w, wz), NULL, &s.conv));
 }
 
 /* Padding of the transposed convolution: what is cut from the full result. output_shape wins over

@@ -1,6 +1,5 @@
 /* Ops that move elements without changing them: shapes, axes, slices, padding, joins. Targets of
  * Reshape, Slice, Expand and the like must be known at compile time, because shapes are static. */
-#include "compiler/frontend/build_nn.h"
 #include "compiler/frontend/onnx_node.h"
 
 /* 0 copies a dimension (unless allowzero), one -1 is inferred. */

@@ -154,3 +154,8 @@ void node_out(Node *n, size_t k, UOp *u) {
   if (!v->dynamic) val_fold(n->f, v);
   n->out[k] = v;
 }
+
+UOp *node_centred(Node *n, UOp *x, UOp *zero) {
+  x = build_cast(n->job, x, DT_I32);
+  return zero ? build2(n->job, OP_SUB, x, build_cast(n->job, zero, DT_I32)) : x;
+}

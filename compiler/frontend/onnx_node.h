@@ -75,6 +75,9 @@ static inline bool node_wants(const Node *n, size_t k) {
   return k < n->nout && n->proto->output.at[k].len;
 }
 
+/* x - zero in i32; zero NULL: x. */
+UOp *node_centred(Node *n, UOp *x, UOp *zero);
+
 /* -- types ----------------------------------------------------------------------------------- */
 
 /* ONNX's number for an element type; aborts for what Kiln does not have. */

@@ -54,11 +54,6 @@ static void op_quantize(Node *n) {
   node_out(n, 0, quantize(n, ratio, zero, d));
 }
 
-static UOp *centred(Node *n, UOp *x, UOp *zero) {
-  x = build_cast(n->job, x, DT_I32);
-  return zero ? build2(n->job, OP_SUB, x, build_cast(n->job, zero, DT_I32)) : x;
-}
-
 static void op_dequantize(Node *n) {
   UOp *x = node_u(n, 0), *scale = node_u(n, 1), *zero = node_opt(n, 2);
   int64_t axis = attr_int(n, "axis", 1), block = attr_int(n, "block_size", 0);
@@ -66,7 +61,7 @@ static void op_dequantize(Node *n) {
   if (attr_int(n, "output_dtype", 0)) d = onnx_dtype(n->job, attr_int(n, "output_dtype", 0));
   scale = per_axis(n, scale, x, axis, block);
   if (zero) zero = per_axis(n, zero, x, axis, block);
-  UOp *y = build_cast(n->job, centred(n, x, zero), DT_F32);
+  UOp *y = build_cast(n->job, node_centred(n, x, zero), DT_F32);
   y = build2(n->job, OP_MUL, y, build_cast(n->job, scale, DT_F32));
   node_out(n, 0, build_cast(n->job, y, d));
 }
@@ -107,7 +102,7 @@ static void op_qlinear_matmul(Node *n) {
   for (size_t i = 0; i < 8; i++) in[i] = node_u(n, i);
   for (size_t i = 0; i < 8; i++)
     if (i != 0 && i != 3) in[i] = scalar_if_one(n, in[i]);
-  UOp *a = centred(n, in[0], rowwise(n, in[2])), *b = centred(n, in[3], in[5]);
+  UOp *a = node_centred(n, in[0], rowwise(n, in[2])), *b = node_centred(n, in[3], in[5]);
   UOp *scale = build2(n->job, OP_MUL, build_cast(n->job, rowwise(n, in[1]), DT_F32),
                       build_cast(n->job, in[4], DT_F32));
   UOp *y = build_matmul(n->job, a, b);
@@ -123,8 +118,8 @@ static void op_qlinear_conv(Node *n) {
                            shape_text(n->job, w->shape), shape_text(n->job, x->shape)));
   Spatial s = spatial_attrs(n, x, (Ints){w->shape.at + 2, w->shape.n - 2});
   s.conv.groups = attr_int(n, "group", 1);
-  x = centred(n, x, scalar_if_one(n, in[2]));
-  w = centred(n, w, per_axis(n, in[5], in[3], 0, 0));
+  x = node_centred(n, x, scalar_if_one(n, in[2]));
+  w = node_centred(n, w, per_axis(n, in[5], in[3], 0, 0));
   UOp *y = build_conv(n->job, x, w, node_opt(n, 8), &s.conv);
   UOp *ws = scalar_if_one(n, in[4]);
   if (ws->shape.n) ws = build_along(n->job, ws, 1, y->shape.n);

@@ -1,6 +1,5 @@
 /* Reads at positions that are themselves computed between the pixels: GridSample; and what belongs
  * to it: AffineGrid, which makes such positions, and Col2Im, which adds windows back. */
-#include <math.h>
 
 #include "compiler/frontend/onnx_spatial.h"
 

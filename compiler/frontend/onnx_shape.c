@@ -1,7 +1,6 @@
 /* Ops whose result is known at compile time once shapes are: constants, shapes, ranges. */
 #include <math.h>
 
-#include "compiler/frontend/build_nn.h"
 #include "compiler/frontend/onnx_node.h"
 
 static void op_constant(Node *n) {

@@ -9,7 +9,6 @@
 #include "compiler/ir/interp.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
 enum { MAX_DEPTH = 5000 };
 

@@ -83,7 +83,7 @@ typedef struct Walk {
 } Walk;
 
 static void walk_start(Walk *w, Ints shape, const int64_t *stride, int64_t offset, int64_t linear) {
-  w->at = offset;
+  *w = (Walk){.at = offset};
   for (uint32_t k = shape.n; k-- > 0;) {
     w->coord[k] = linear % shape.at[k];
     linear /= shape.at[k];
@@ -288,7 +288,7 @@ static Status reduce(Interp *in, UOp *u) {
   UOp *x = u->src[0];
   DType d = (DType)u->dtype, wide = dtype_is_float(d) ? DT_F64 : d;
   Op op = (Op)u->arg.i;
-  int64_t total = shape_numel(x->shape), kept = shape_numel(u->shape), stride[MAX_DIMS];
+  int64_t total = shape_numel(x->shape), kept = shape_numel(u->shape), stride[MAX_DIMS] = {0};
   TRY(allocate(in, u, &out));
   for (uint32_t k = 0; k < x->shape.n; k++) {
     stride[k] = u->shape.at[k] == x->shape.at[k] ? value_of(in, u)->stride[k] : 0;

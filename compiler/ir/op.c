@@ -22,7 +22,7 @@
 
 const DTypeInfo dtype_info[DT__COUNT] = {
 #define DTYPE(name_, bytes_, class_, bits_)                                                        \
-  [DT_##name_] = {.name = LOWER_##name_, .bytes = bytes_, .bits = bits_, .cls = DC_##class_},
+  [DT_##name_] = {.name = LOWER_##name_, .bytes = (bytes_), .bits = (bits_), .cls = DC_##class_},
 #include "compiler/ir/dtype.def"
 #undef DTYPE
 };
@@ -43,12 +43,12 @@ enum {
 const OpInfo op_info[OP__COUNT] = {
 #define OP(name_, n_, type_, arg_, stages_, flags_, iv_, fv_, doc_)                                \
   [OP_##name_] = {.name = #name_,                                                                  \
-                  .nsrc = n_,                                                                      \
+                  .nsrc = (n_),                                                                    \
                   .type = TR_##type_,                                                              \
                   .arg = ARG_##arg_,                                                               \
-                  .stages = stages_,                                                               \
-                  .flags = flags_,                                                                 \
-                  .doc = doc_},
+                  .stages = (stages_),                                                             \
+                  .flags = (flags_),                                                               \
+                  .doc = (doc_)},
 #include "compiler/ir/ops.def"
 #undef OP
 };

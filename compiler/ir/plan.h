@@ -4,10 +4,12 @@
 
 #include "compiler/ir/uop.h"
 
+typedef enum SlotKind { SLOT_INPUT, SLOT_OUTPUT, SLOT_WEIGHT } SlotKind;
+
 /* The interface of a tensor graph: what its PARAM slots are. Slots are numbered inputs, then
  * outputs, then weights. */
 typedef struct GraphSlot {
-  enum { SLOT_INPUT, SLOT_OUTPUT, SLOT_WEIGHT } kind;
+  SlotKind kind;
   Str name; /* weights: for messages only */
   DType dtype;
   Ints shape;

@@ -137,7 +137,7 @@ static bool get_signed(Reader *r, int64_t *out) {
 }
 
 static bool get_text(Reader *r, Str *out) {
-  uint64_t n;
+  uint64_t n = 0;
   if (!get_count(r, &n)) return false;
   *out = (Str){(const char *)r->at, (size_t)n};
   r->at += n;

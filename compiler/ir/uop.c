@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/map.h"
 #include "compiler/ir/infer.h"
 
 enum { FIRST_TABLE = 1024 };
@@ -64,6 +63,7 @@ static _Noreturn void broken(Op op, const char *why) {
 
 static UOp *fold(Job *job, Op op, DType dtype, unsigned lanes, UOp *const *src, size_t n) {
   if (!(op_info[op].flags & OPF_ALU)) return NULL;
+  assert(n);
   Scalar v[3] = {{0}};
   for (size_t s = 0; s < n; s++) {
     if (src[s]->op != OP_CONST) return NULL;

@@ -202,7 +202,5 @@ typedef struct UOpList {
 UOpList uop_toposort(Job *job, UOp *root);
 /* Replaces from[k] by to[k] under root. One pass; the results are not searched again. */
 UOp *uop_substitute(Job *job, UOp *root, UOp *const *from, UOp *const *to, size_t n);
-/* The RANGEs that `u` depends on and that no REDUCE or END below it closes, sorted by arg.i. A
- * copy; u->open is the same set without one. */
-UOpList uop_open_ranges(Job *job, UOp *u);
+/* Whether `u` depends on the RANGE and no REDUCE or END below it closes it: it is in u->open. */
 bool uop_is_open(const UOp *u, const UOp *range);

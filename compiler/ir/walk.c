@@ -6,11 +6,9 @@
  *
  * Sets of open ranges are interned: neighbours mostly have equal sets, which are then one pointer,
  * and a union is computed only where two different sets meet. */
-#include <assert.h>
 #include <stdlib.h>
 
 #include "base/map.h"
-#include "base/vec.h"
 #include "compiler/ir/infer.h"
 
 /* -- topological order ------------------------------------------------------------------------- */
@@ -34,7 +32,6 @@ static size_t sort(Job *job, UOp *root) {
   uint32_t stamp = new_stamp(job);
   size_t depth = 1, len = 0;
   UOp **stack = (UOp **)job_scratch(job, JOB_SCRATCH_STACK, 1);
-  UOp **list = (UOp **)job_scratch(job, JOB_SCRATCH_LIST, 1);
   stack[0] = root;
   while (depth) {
     UOp *u = stack[--depth];
@@ -47,7 +44,7 @@ static size_t sort(Job *job, UOp *root) {
         if (u->src[s]->stamp != stamp) stack[depth++] = u->src[s];
       }
     } else if (u->place == OPENED) {
-      list = (UOp **)job_scratch(job, JOB_SCRATCH_LIST, len + 1);
+      UOp **list = (UOp **)job_scratch(job, JOB_SCRATCH_LIST, len + 1);
       u->place = (uint32_t)len;
       list[len++] = u;
     }
@@ -166,13 +163,6 @@ const RangeSet *ranges_infer(Job *job, UOp *u) {
   if (u->op == OP_RANGE) return set_union(job, open, intern(job, &u, 1));
   if (u->op == OP_REDUCE || u->op == OP_END) return set_minus(job, open, u->src + 1, u->nsrc - 1);
   return open;
-}
-
-UOpList uop_open_ranges(Job *job, UOp *u) {
-  if (!u->open) return (UOpList){0};
-  size_t n = u->open->n;
-  UOp **at = arena_copy(&job->arena, u->open->at, n * sizeof *at);
-  return (UOpList){.at = at, .len = n, .cap = n};
 }
 
 bool uop_is_open(const UOp *u, const UOp *range) {

@@ -267,6 +267,7 @@ static UOp *decided(Expand *e, UOp *u, UOp *const *src) {
 static const UOp *splat_of(const UOp *u) { return u->op == OP_BROADCAST ? u->src[0] : u; }
 
 static UOp *build_logic(Expand *e, UOp *u, UOp *const *src) {
+  assert(src[1]);
   for (uint32_t s = 0; s < 2; s++) {
     const UOp *c = splat_of(src[s]);
     if (!uop_is_const(c)) continue;
@@ -277,6 +278,7 @@ static UOp *build_logic(Expand *e, UOp *u, UOp *const *src) {
 }
 
 static UOp *make_alu(Expand *e, UOp *u, DType index_dtype, UOp *const *src) {
+  assert(src[0]);
   bool logic = (u->op == OP_AND || u->op == OP_OR) && u->dtype == DT_BOOL;
   if (logic) return build_logic(e, u, src);
   if (op_info[u->op].type == TR_BOOL && u->src[0]->dtype == DT_INDEX) return decided(e, u, src);
@@ -291,7 +293,7 @@ static UOp *make_alu(Expand *e, UOp *u, DType index_dtype, UOp *const *src) {
 static UOp *build_alu(Expand *e, UOp *u) {
   unsigned lanes = lanes_of(e, node_of(e, u)->deps);
   DType id = lanes > 1 ? vector_dtype(u) : DT_INDEX;
-  UOp *src[3];
+  UOp *src[3] = {0};
   bool splat = lanes > 1;
   for (uint32_t s = 0; s < u->nsrc; s++) {
     src[s] = operand(e, u->src[s], lanes, id);

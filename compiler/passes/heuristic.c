@@ -12,7 +12,6 @@
  *   the reduce axis, unrolled into independent accumulators.
  * - Elementwise work: vectors along the axis where most accesses are contiguous.
  * Threads go to the loop that splits best, if each gets enough to do. */
-#include <assert.h>
 
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
@@ -549,6 +548,28 @@ static bool rows_are_better(Sched *s, const Body *b, int v, int64_t lanes) {
   return false;
 }
 
+/* Makes the chosen axis the vector, and several of them where the body has room: rows of a
+ * transpose, or vectors side by side. `many`: how many side by side. How often a body stands then.
+ */
+static int64_t widen_vector(Sched *s, int64_t lanes, int64_t room, int64_t many, bool reduces) {
+  int v = s->vector, t = reduces ? -1 : transposed_axis(s, v);
+  int64_t used = give_vector(s, v, lanes), n = size_of(s, v);
+  if (t >= 0) {
+    /* Innermost: the next tile finds the other half of each cache line in L1. */
+    int64_t rows = size_of(s, t) < 8 ? size_of(s, t) : 8;
+    while (rows > room && rows > 1) rows /= 2;
+    give(s, OPT_UPCAST, t, rows);
+    if (place_of(s, t) != (int)s->k->nloops - 1) give(s, OPT_ORDER, t, s->k->nloops - 1);
+    return rows;
+  }
+  if (room < 2 || n < 2 * used) return 1;
+  int64_t f = n / used < many ? n / used : many;
+  if (f > room) f = room;
+  while (f > 1 && n % (used * f) && n % used == 0) f--;
+  give(s, OPT_UPCAST, v, f);
+  return f > 1 ? f : 1;
+}
+
 static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int64_t lanes) {
   int64_t nodes = value_nodes(s), tile = 1;
   s->vector = best_vector_axis(s, lanes);
@@ -557,24 +578,9 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
   bool under_vector = false;
   for (uint32_t i = 0; i < nbodies; i++) under_vector |= body_depends(&bodies[i], s->vector);
   if (s->vector >= 0) {
-    int v = s->vector, t = nbodies ? -1 : transposed_axis(s, v);
-    int64_t used = give_vector(s, v, lanes), room = MAX_BODY / 4 / nodes, n = size_of(s, v);
     bool column = nbodies == 1 && under_vector && bodies[0].reduce->nsrc == 2;
-    int64_t wide = under_vector && !column ? 2 : 4;
-    if (t >= 0) {
-      /* Innermost: the next tile finds the other half of each cache line in L1. */
-      int64_t rows = size_of(s, t) < 8 ? size_of(s, t) : 8;
-      while (rows > room && rows > 1) rows /= 2;
-      give(s, OPT_UPCAST, t, rows);
-      if (place_of(s, t) != (int)s->k->nloops - 1) give(s, OPT_ORDER, t, s->k->nloops - 1);
-      tile *= rows;
-    } else if (room >= 2 && n >= 2 * used) {
-      int64_t f = n / used < wide ? n / used : wide;
-      if (f > room) f = room;
-      while (f > 1 && n % (used * f) && n % used == 0) f--;
-      give(s, OPT_UPCAST, v, f);
-      tile *= f > 1 ? f : 1;
-    }
+    int64_t many = under_vector && !column ? 2 : 4;
+    tile = widen_vector(s, lanes, MAX_BODY / 4 / nodes, many, nbodies > 0);
   }
   for (uint32_t i = 0; i < nbodies; i++) {
     const Body *b = &bodies[i];

@@ -111,7 +111,7 @@ Pull index_pull(Job *job, const UOp *u, uint32_t s, UOp *const *index) {
     break;
   case OP_WINDOW: through_window(job, u, index, out.index); break;
   case OP_CAT: through_cat(job, u, s, index, &out); break;
-  default: assert(!"not a movement op");
+  default: assert(false && "not a movement op");
   }
   return out;
 }

@@ -17,7 +17,8 @@ static bool before(const UOp *a, const UOp *b) {
   return a->id < b->id;
 }
 
-bool ix_sum_add(IxSum *a, UOp *term, int64_t coef) {
+/* False, and a unchanged, when there is no room or a coefficient overflows. */
+static bool sum_add(IxSum *a, UOp *term, int64_t coef) {
   uint32_t k = 0;
   while (k < a->n && before(a->term[k], term)) k++;
   if (k < a->n && a->term[k] == term) {
@@ -60,7 +61,7 @@ static bool collect(IxSum *a, UOp *u, int64_t coef, int depth) {
       return !v || collect(a, u->src[!s], v, depth - 1);
     }
   }
-  return ix_sum_add(a, u, coef);
+  return sum_add(a, u, coef);
 }
 
 IxSum ix_sum_of(UOp *u) {
@@ -75,7 +76,7 @@ IxSum ix_sum_of(UOp *u) {
 static bool accumulate(IxSum *a, const IxSum *b, int64_t coef) {
   for (uint32_t k = 0; k < b->n; k++) {
     int64_t v;
-    if (__builtin_mul_overflow(b->coef[k], coef, &v) || !ix_sum_add(a, b->term[k], v)) return false;
+    if (__builtin_mul_overflow(b->coef[k], coef, &v) || !sum_add(a, b->term[k], v)) return false;
   }
   int64_t v;
   return !__builtin_mul_overflow(b->constant, coef, &v) &&
@@ -95,8 +96,8 @@ static bool recombine(IxSum *a) {
         continue;
       }
       IxSum b = *a, x = ix_sum_of(mod->src[0]);
-      ix_sum_add(&b, div, -whole);
-      ix_sum_add(&b, mod, -m);
+      sum_add(&b, div, -whole);
+      sum_add(&b, mod, -m);
       if (!accumulate(&b, &x, m)) continue;
       *a = b;
       return true;
@@ -105,7 +106,7 @@ static bool recombine(IxSum *a) {
   return false;
 }
 
-UOp *ix_sum_make(Job *job, const IxSum *from) {
+static UOp *sum_make(Job *job, const IxSum *from) {
   IxSum sum_of = *from, *a = &sum_of;
   UOp *sum = NULL;
   while (recombine(a)) {
@@ -129,13 +130,13 @@ int64_t ix_coef(const IxSum *a, const UOp *term) {
 
 UOp *ix_add(Job *job, UOp *a, UOp *b) {
   IxSum x = ix_sum_of(a), y = ix_sum_of(b);
-  return accumulate(&x, &y, 1) ? ix_sum_make(job, &x) : uop2(job, OP_ADD, a, b);
+  return accumulate(&x, &y, 1) ? sum_make(job, &x) : uop2(job, OP_ADD, a, b);
 }
 
 UOp *ix_scale(Job *job, UOp *x, int64_t mul, int64_t add) {
   if (mul == 1 && add == 0) return x;
   IxSum a = {.constant = add}, b = ix_sum_of(x);
-  if (accumulate(&a, &b, mul)) return ix_sum_make(job, &a);
+  if (accumulate(&a, &b, mul)) return sum_make(job, &a);
   return uop2(job, OP_ADD, uop2(job, OP_MUL, x, uop_index(job, mul)), uop_index(job, add));
 }
 
@@ -155,7 +156,7 @@ static void split(const IxSum *x, int64_t c, IxSum *quotient, IxSum *rest) {
   *quotient = *rest = (IxSum){.n = 0};
   for (uint32_t k = 0; k < x->n; k++) {
     bool exact = x->coef[k] % c == 0;
-    ix_sum_add(exact ? quotient : rest, x->term[k], exact ? x->coef[k] / c : x->coef[k]);
+    sum_add(exact ? quotient : rest, x->term[k], exact ? x->coef[k] / c : x->coef[k]);
   }
   quotient->constant = floor_div(x->constant, c);
   rest->constant = x->constant - c * quotient->constant;
@@ -172,7 +173,7 @@ static UOp *shrunk(Job *job, const IxSum *rest, int64_t g) {
   IxSum a = *rest;
   for (uint32_t k = 0; k < a.n; k++) a.coef[k] /= g;
   a.constant = floor_div(a.constant, g);
-  return ix_sum_make(job, &a);
+  return sum_make(job, &a);
 }
 
 static bool within(const UOp *u, int64_t c) { return u->vmin >= 0 && u->vmax < c; }
@@ -182,10 +183,10 @@ UOp *ix_div(Job *job, UOp *x, int64_t c) {
   if (c == 1) return x;
   IxSum a = ix_sum_of(x), quotient, rest;
   split(&a, c, &quotient, &rest);
-  if (!rest.n) return ix_sum_make(job, &quotient);
+  if (!rest.n) return sum_make(job, &quotient);
   int64_t g = common(&rest, c);
   UOp *r = shrunk(job, &rest, g);
-  if (within(r, c / g)) return ix_sum_make(job, &quotient);
+  if (within(r, c / g)) return sum_make(job, &quotient);
   UOp *q = uop2(job, OP_FLOORDIV, r, uop_index(job, c / g));
   if (r->op == OP_FLOORDIV && r->src[1]->op == OP_CONST && r->src[1]->arg.i > 0) {
     int64_t both;
@@ -193,7 +194,7 @@ UOp *ix_div(Job *job, UOp *x, int64_t c) {
       q = ix_div(job, r->src[0], both);
     }
   }
-  return ix_add(job, ix_sum_make(job, &quotient), q);
+  return ix_add(job, sum_make(job, &quotient), q);
 }
 
 UOp *ix_mod(Job *job, UOp *x, int64_t c) {
@@ -202,7 +203,7 @@ UOp *ix_mod(Job *job, UOp *x, int64_t c) {
   IxSum a = ix_sum_of(x), quotient, rest;
   split(&a, c, &quotient, &rest);
   if (!rest.n) return uop_index(job, rest.constant);
-  UOp *whole = ix_sum_make(job, &rest);
+  UOp *whole = sum_make(job, &rest);
   if (within(whole, c)) return whole;
   int64_t g = common(&rest, c);
   UOp *r = shrunk(job, &rest, g);
@@ -231,7 +232,7 @@ UOp *ix_flat(Job *job, Ints shape, UOp *const *index) {
   for (uint32_t k = shape.n; fits && k-- > 0; stride *= shape.at[k]) {
     fits = collect(&sum, index[k], stride, DEPTH);
   }
-  if (fits) return ix_sum_make(job, &sum);
+  if (fits) return sum_make(job, &sum);
   UOp *flat = uop_index(job, 0);
   for (uint32_t k = 0; k < shape.n; k++) {
     flat = ix_add(job, ix_scale(job, flat, shape.at[k], 0), index[k]);

@@ -17,9 +17,6 @@ typedef struct IxSum {
 } IxSum;
 
 IxSum ix_sum_of(UOp *u);
-/* False, and a unchanged, when there is no room or a coefficient overflows. */
-bool ix_sum_add(IxSum *a, UOp *term, int64_t coef);
-UOp *ix_sum_make(Job *job, const IxSum *a);
 /* The coefficient of a term; 0 when absent. */
 int64_t ix_coef(const IxSum *a, const UOp *term);
 

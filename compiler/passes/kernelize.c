@@ -7,8 +7,6 @@
  */
 #include "compiler/passes/kernelize.h"
 
-#include <assert.h>
-
 #include "base/vec.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/ranges.h"

@@ -14,7 +14,7 @@
 
 #include "compiler/passes/nodemap.h"
 
-enum { ROOT = UINT32_MAX };
+#define ROOT UINT32_MAX /* the home of what lies in no loop */
 
 /* Sources of an item, as a linked list in first-to-last order. */
 typedef struct Edge {
@@ -206,6 +206,7 @@ static void emit_tree(Linearize *l, uint32_t top) {
     Item *it = &l->items[i];
     if (it->state == 0) it->state = 1;
     uint32_t e = it->first;
+    assert(!e || l->edges.at);
     while (e && l->items[l->edges.at[e - 1].to].state == 2) e = l->edges.at[e - 1].next;
     it->first = e;
     if (e) {

@@ -214,6 +214,7 @@ static void add_member(Lower *l, Loop *loop, Op op, UOp *value, const RangeSet *
     find_leaves(l, value, op, &leaves);
   else
     avec_push(&job->arena, &leaves, value);
+  assert(leaves.len);
   for (size_t c = 0; c < loop->chains; c++) {
     int64_t ints[2] = {1, 1};
     unsigned lanes = leaves.at[0]->lanes;

@@ -9,6 +9,8 @@
  * path from the kernel's root to the load says about where the tensor exists. */
 #include "compiler/passes/rangeify.h"
 
+#include <assert.h>
+
 #include "base/vec.h"
 #include "compiler/passes/indexing.h"
 #include "compiler/passes/ix.h"
@@ -91,7 +93,10 @@ static UOp *reduced(Fusion *f, const Tensor *t, const Demand *d) {
 
 static UOp *elementwise(Fusion *f, const Tensor *t, const Demand *d) {
   UOp *src[3] = {0};
-  for (uint32_t s = 0; s < t->u->nsrc; s++) src[s] = d->src[s]->value;
+  for (uint32_t s = 0; s < t->u->nsrc; s++) {
+    assert(d->src[s]); /* only movement reads outside a source */
+    src[s] = d->src[s]->value;
+  }
   return uop_make(f->job, (Op)t->u->op, (DType)t->u->dtype, t->u->arg, src, t->u->nsrc);
 }
 

@@ -8,7 +8,6 @@
 
 #include <assert.h>
 
-#include "base/vec.h"
 #include "compiler/passes/ix.h"
 
 typedef struct Swap {

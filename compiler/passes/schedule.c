@@ -298,6 +298,7 @@ static UOp *main_index(Job *job, UOp *operand) {
     if (u->op != OP_INDEX) continue;
     if (!best || (u->open && (!best->open || u->open->n > best->open->n))) best = u;
   }
+  assert(best); /* what can be staged loads something */
   return best->src[1];
 }
 

@@ -7,8 +7,6 @@
  * the two parts and prove 0 <= b < g by interval bounds. */
 #include "compiler/rules/isum.h"
 
-#include <string.h>
-
 enum { MAX_DEPTH = 48 };
 
 /* -- arithmetic -------------------------------------------------------------------------------- */
@@ -114,7 +112,8 @@ UOp *isum_make(Job *job, const IndexSum *form) {
   return a.c ? uop2(job, OP_ADD, sum, uop_index(job, a.c)) : sum;
 }
 
-bool isum_bounds(const IndexSum *a, int64_t *lo, int64_t *hi) {
+/* Bounds of the sum; false when an end is unknown. */
+static bool sum_bounds(const IndexSum *a, int64_t *lo, int64_t *hi) {
   *lo = *hi = a->c;
   for (uint32_t i = 0; i < a->n; i++) {
     const UOp *x = a->t[i].x;
@@ -129,13 +128,13 @@ bool isum_bounds(const IndexSum *a, int64_t *lo, int64_t *hi) {
 
 static bool within(const IndexSum *a, int64_t from, int64_t below) {
   int64_t lo, hi;
-  return isum_bounds(a, &lo, &hi) && lo >= from && hi < below;
+  return sum_bounds(a, &lo, &hi) && lo >= from && hi < below;
 }
 
 /* True when a // c is one number over all of a. */
 static bool one_period(const IndexSum *a, int64_t c, int64_t *quotient) {
   int64_t lo, hi;
-  if (!isum_bounds(a, &lo, &hi)) return false;
+  if (!sum_bounds(a, &lo, &hi)) return false;
   *quotient = floor_div(lo, c);
   return *quotient == floor_div(hi, c);
 }
@@ -398,7 +397,7 @@ static bool reduce_less(IndexSum *a) {
   IndexSum terms = *a, whole, rest;
   terms.c = 0;
   int64_t f = find_split(&terms, 0, &whole, &rest);
-  if (!f || !rest.n || !isum_bounds(&rest, &lo, &hi)) return unwrap_div(a);
+  if (!f || !rest.n || !sum_bounds(&rest, &lo, &hi)) return unwrap_div(a);
   int64_t q = floor_div(e, f), r = floor_mod(e, f); /* f*whole + rest < f*q + r */
   if (hi < r)
     whole.c = -(q + 1);
@@ -415,7 +414,7 @@ UOp *isum_less(Rewrite *rw, UOp *n) {
   int64_t lo, hi;
   if (!isum_of(n->src[0], &a) || !isum_add(&a, n->src[1], -1)) return NULL;
   for (int k = 0; k < ISUM_MAX; k++) {
-    if (isum_bounds(&a, &lo, &hi)) {
+    if (sum_bounds(&a, &lo, &hi)) {
       if (hi < 0) return rewrite_bool(rw, n, true);
       if (lo >= 0) return rewrite_bool(rw, n, false);
     }
@@ -432,7 +431,7 @@ UOp *isum_equal(Rewrite *rw, UOp *n) {
   int64_t lo, hi;
   if (!isum_of(n->src[0], &a) || !isum_add(&a, n->src[1], -1)) return NULL;
   int64_t g = common_factor(&a, 0);
-  bool apart = (isum_bounds(&a, &lo, &hi) && (lo > 0 || hi < 0)) || (g && a.c % g);
+  bool apart = (sum_bounds(&a, &lo, &hi) && (lo > 0 || hi < 0)) || (g && a.c % g);
   if (apart) return rewrite_bool(rw, n, n->op == OP_CMPNE);
   if (!a.n) return rewrite_bool(rw, n, n->op == OP_CMPEQ);
   if (g > 1) a = divided(&a, g);

@@ -23,8 +23,6 @@ bool isum_of(const UOp *u, IndexSum *out);
 bool isum_add(IndexSum *a, const UOp *u, int64_t k);
 /* The sum in canonical order: terms by structure, the constant last. */
 UOp *isum_make(Job *job, const IndexSum *a);
-/* Bounds of the sum; false when an end is unknown. */
-bool isum_bounds(const IndexSum *a, int64_t *lo, int64_t *hi);
 /* A total order of nodes by structure, not by age as far as that goes. */
 int isum_order(const UOp *a, const UOp *b);
 

@@ -8,15 +8,14 @@
 
 #include <ctype.h>
 #include <limits.h>
-#include <stdlib.h>
 
 #define MAX_LANES   64
 #define MAX_NODES   20000              /* instances an expanded kernel may have */
 #define MAX_STAGE   ((int64_t)1 << 22) /* elements of one staged tile */
 #define MAX_THREADS 256
 
-const OptInfo opt_info[OPT__COUNT] = {
-#define OPT(name_, doc_) [OPT_##name_] = {.name = #name_, .doc = doc_},
+static const char *const opt_name[OPT__COUNT] = {
+#define OPT(name_, doc_) [OPT_##name_] = #name_,
 #include "compiler/search/opts.def"
 #undef OPT
 };
@@ -29,7 +28,7 @@ void opts_push(Job *job, OptList *list, OptKind kind, int axis, int64_t arg) {
 void opts_print(const OptList *list, StrBuf *out) {
   for (size_t i = 0; i < list->len; i++) {
     const Opt *o = &list->at[i];
-    strbuf_addf(out, "%s%s(%d,%d)", i ? " " : "", opt_info[o->kind].name, o->axis, (int)o->arg);
+    strbuf_addf(out, "%s%s(%d,%d)", i ? " " : "", opt_name[o->kind], o->axis, (int)o->arg);
   }
 }
 
@@ -53,7 +52,7 @@ static bool parse_kind(const char **p, const char *end, OptKind *kind) {
   while (s < end && isupper((unsigned char)*s)) s++;
   Str name = {*p, (size_t)(s - *p)};
   for (int k = 0; k < OPT__COUNT; k++)
-    if (str_is(name, opt_info[k].name)) return *kind = (OptKind)k, *p = s, true;
+    if (str_is(name, opt_name[k])) return *kind = (OptKind)k, *p = s, true;
   return false;
 }
 
@@ -164,8 +163,8 @@ typedef struct Planner {
 } Planner;
 
 static Status refuse(const Planner *p, const char *why) {
-  return FAIL(INVALID_ARGUMENT, "%s(%d,%d) is not legal: %s", opt_info[p->opt->kind].name,
-              p->opt->axis, (int)p->opt->arg, why);
+  return FAIL(INVALID_ARGUMENT, "%s(%d,%d) is not legal: %s", opt_name[p->opt->kind], p->opt->axis,
+              (int)p->opt->arg, why);
 }
 
 static Status plan_tile(Planner *p, AxisPlan *a, bool reduce) {

@@ -17,11 +17,6 @@ typedef enum OptKind {
   OPT__COUNT
 } OptKind;
 
-typedef struct OptInfo {
-  const char *name, *doc;
-} OptInfo;
-extern const OptInfo opt_info[OPT__COUNT];
-
 void opts_push(Job *job, OptList *list, OptKind kind, int axis, int64_t arg);
 void opts_print(const OptList *list, StrBuf *out);
 /* INVALID_ARGUMENT says where and what was expected. Legality is another question. */

@@ -11,9 +11,7 @@
  * whichever it is. */
 #include "daemon/server/compile.h"
 
-#include <assert.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -333,6 +331,9 @@ static bool reuse(Compile *c, const ModelData *model, Bytes options) {
 
 static Status begin(Compile *c);
 
+/* Packed FrontendJob of a spec without target and deadline: equal for equal requests. In arena. */
+static Status pack_options(Arena *arena, const CompileSpec *spec, Bytes *out);
+
 static void compare_done(LaneJob *job) {
   Compare *k = (Compare *)job;
   Compile *c = k->compile;
@@ -343,7 +344,7 @@ static void compare_done(LaneJob *job) {
     arena_init(&arena, 0);
     c->compare = NULL;
     CompileSpec spec = {.format = c->message->format, .options = c->message->options};
-    Status st = compile_options_pack(&arena, &spec, &options);
+    Status st = pack_options(&arena, &spec, &options);
     if (st || !equal || !reuse(c, equal, options)) {
       /* what was equal may have joined another one meanwhile, which is then found */
       if (!st) st = equal ? begin(c) : start_frontend(c);
@@ -433,7 +434,7 @@ static Status make_message(Arena *arena, const CompileSpec *spec, Kiln__V1__Fron
   return NULL;
 }
 
-Status compile_options_pack(Arena *arena, const CompileSpec *spec, Bytes *out) {
+static Status pack_options(Arena *arena, const CompileSpec *spec, Bytes *out) {
   Kiln__V1__FrontendJob *m;
   TRY(make_message(arena, spec, &m));
   out->len = kiln__v1__frontend_job__get_packed_size(m);
@@ -450,7 +451,7 @@ static Status begin(Compile *c) {
   bool comparing = false;
   CompileSpec spec = {.format = c->message->format, .options = c->message->options};
   if (!c->no_cache) {
-    TRY(compile_options_pack(&c->arena, &spec, &options));
+    TRY(pack_options(&c->arena, &spec, &options));
     TRY(start_compare(c, options, &comparing));
   }
   return comparing ? NULL : start_frontend(c);

@@ -30,9 +30,6 @@ Status compile_start(Server *s, const CompileSpec *spec, ModelData *model, Compi
 /* The request is no longer interested. */
 void compile_leave(CompileWaiter *w);
 
-/* Packed FrontendJob of a spec without target and deadline: equal for equal requests. In arena. */
-Status compile_options_pack(Arena *arena, const CompileSpec *spec, Bytes *out);
-
 /* -- for build.c and compile.c ------------------------------------------------------------------
  */
 

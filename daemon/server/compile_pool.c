@@ -33,7 +33,6 @@ struct CompilePool {
   CompileSlot *slots;
   JobQueue urgent, normal;
   uint64_t next_id;
-  char last_failure[160];
 };
 
 static void dispatch(CompilePool *p);
@@ -122,7 +121,6 @@ static void on_gone(void *ctx, const char *cause, const char *detail) {
   slot_free_job(slot, SS_EMPTY);
   slot->worker = NULL;
   slot->failures++;
-  snprintf(p->last_failure, sizeof p->last_failure, "%s: %s", cause, detail);
   if (job && busy)
     job->done(job->ctx, NULL,
               FAIL(UNAVAILABLE, "the compile worker ended (cause %s: %s)", cause, detail));
@@ -241,8 +239,6 @@ void compile_pool_transfer(CompileJob *from, CompileJob *to) {
   from->slot = NULL;
   if (to->slot) to->slot->job = to;
 }
-
-const char *compile_pool_last_failure(const CompilePool *p) { return p->last_failure; }
 
 Status compile_pool_create(const CompilePoolSpec *spec, CompilePool **out) {
   CompilePool *p = *out = calloc(1, sizeof *p);

@@ -47,5 +47,3 @@ Status compile_pool_plan(CompilePool *p, CompileJob *job);
 void compile_pool_drop(CompilePool *p, CompileJob *job);
 /* Moves what is held for `from` to `to`, whose done and ctx are set. */
 void compile_pool_transfer(CompileJob *from, CompileJob *to);
-/* The last cause of an unwanted end of a worker, or "". */
-const char *compile_pool_last_failure(const CompilePool *p);

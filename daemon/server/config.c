@@ -58,7 +58,8 @@ static const Setting settings[] = {
 
 enum { NSETTINGS = sizeof settings / sizeof *settings, COMPILE_WORKERS_MAX = 256 };
 
-void config_runtime_dir(char *buf, size_t cap) {
+/* Where the user's own socket lies: $XDG_RUNTIME_DIR/kiln or /tmp/kiln-UID. */
+static void runtime_dir(char *buf, size_t cap) {
   const char *run = getenv("XDG_RUNTIME_DIR");
   if (run && *run == '/')
     snprintf(buf, cap, "%s/kiln", run);
@@ -78,7 +79,7 @@ static void default_cache(char *buf, size_t cap) {
 
 Status config_init(Config *c) {
   char dir[256], listen[512], cache[512];
-  config_runtime_dir(dir, sizeof dir);
+  runtime_dir(dir, sizeof dir);
   snprintf(listen, sizeof listen, "unix:%s/kiln.sock", dir);
   default_cache(cache, sizeof cache);
   *c = (Config){

@@ -43,5 +43,3 @@ Status config_read_text(Config *c, const char *text, const char *name);
 Status config_set(Config *c, const char *section, const char *key, const char *value);
 /* What no single setting shows: an address that needs insecure_tcp, limits that contradict. */
 Status config_check(const Config *c);
-/* The directory under which the user's own socket lies: $XDG_RUNTIME_DIR/kiln or /tmp/kiln-UID. */
-void config_runtime_dir(char *buf, size_t cap);

@@ -5,7 +5,6 @@
  * control. */
 #include "daemon/server/connection.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>

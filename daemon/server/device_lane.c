@@ -4,7 +4,6 @@
  * read too, and only trying again, one at a time, tells which one kills. */
 #include "daemon/server/device_lane.h"
 
-#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -181,18 +181,16 @@ void request_reply(Request *r, const ProtobufCMessage *m) {
 /* -- messages -----------------------------------------------------------------------------------
  */
 
-const void *request_decode_in(Request *r, Arena *arena, Bytes msg) {
+const void *request_decode(Request *r, Bytes msg) {
   ProtobufCMessage *out;
   PbLimits limits = pb_limits_request;
   limits.max_bytes = r->server->config.max_message_bytes;
   limits.max_memory = 2 * limits.max_bytes + pb_limits_request.max_memory;
-  Status st = pb_unpack(r->method->request, msg, &limits, arena, &out);
+  Status st = pb_unpack(r->method->request, msg, &limits, &r->arena, &out);
   if (!st) return out;
   request_finish(r, WRAP(st, "%s", r->method->request->short_name));
   return NULL;
 }
-
-const void *request_decode(Request *r, Bytes msg) { return request_decode_in(r, &r->arena, msg); }
 
 void request_message(Request *r, Bytes msg) {
   if (r->state >= RS_REPLYING) return; /* answered early; the rest is ignored */

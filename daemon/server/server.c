@@ -69,7 +69,8 @@ static void server_close(Server *s) {
   uv_close((uv_handle_t *)&s->sigint, NULL);
 }
 
-void server_stop(Server *s, const char *why) {
+/* Begins a graceful stop. */
+static void stop(Server *s, const char *why) {
   if (s->stopping) return;
   LOG_INFO("stopping", "why=\"%s\" requests=%zu connections=%zu", why, s->nrequests,
            s->nconnections);
@@ -85,7 +86,7 @@ static void on_signal(uv_signal_t *handle, int number) {
   if (s->stopping)
     server_close(s); /* asked twice: now */
   else
-    server_stop(s, number == SIGTERM ? "SIGTERM" : "SIGINT");
+    stop(s, number == SIGTERM ? "SIGTERM" : "SIGINT");
 }
 
 /* -- the loop's own steps -----------------------------------------------------------------------
@@ -119,7 +120,7 @@ static void on_housekeeping(uv_timer_t *timer) {
   }
   uint64_t idle = now - s->idle_since_ms;
   if (idle > IDLE_TRIM_MS) trim(s);
-  if (s->config.idle_exit && idle > s->config.idle_exit * 1000) server_stop(s, "idle");
+  if (s->config.idle_exit && idle > s->config.idle_exit * 1000) stop(s, "idle");
 }
 
 static void target_text(const Kiln__V1__TargetSpec *t, StrBuf *out) {

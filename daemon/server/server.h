@@ -67,7 +67,5 @@ typedef struct Server {
 Status server_create(Config *config, Server **out);
 /* Blocks until stopped by a signal or idleness; frees the server. The exit code. */
 int server_run(Server *s);
-/* Begins a graceful stop. */
-void server_stop(Server *s, const char *why);
 /* NULL and NOT_FOUND for a device that is not configured; "" is the first. */
 Status server_device(const Server *s, const char *name, DeviceLane **out);

@@ -2,7 +2,6 @@
  * idle one that fits is taken. */
 #include "daemon/server/slab.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>

@@ -8,7 +8,6 @@
  * started for whoever asks next. */
 #include "daemon/server/supervisor.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -20,7 +19,6 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "base/map.h"
 
 typedef enum WorkerState { WS_WAITING, WS_ASKED, WS_UP, WS_ENDING, WS_GONE } WorkerState;
 typedef enum TimerUse { TU_NONE, TU_DELAY, TU_DEADLINE } TimerUse;

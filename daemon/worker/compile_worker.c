@@ -5,7 +5,6 @@
  * job overruns. Whatever a job allocates lives in the Job's arena and goes with it. */
 #include "daemon/worker/compile_worker.h"
 
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -77,14 +76,14 @@ static Status hold(CompileWorker *w, Message *m, const Kiln__V1__FrontendJob *jo
 static Status send_frontend(CompileWorker *w, Arena *arena, const StrBuf *canonical,
                             Kiln__V1__FrontendDone *done) {
   Held *h = &w->held;
-  uint8_t hash[DIGEST_BYTES];
+  uint8_t *hash = arena_alloc(arena, DIGEST_BYTES);
   Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
   int fd = -1;
   TRY(convert_interface(arena, &h->graph, done));
-  if (canonical->failed || h->graph.constants.failed)
+  if (!hash || canonical->failed || h->graph.constants.failed)
     return FAIL(RESOURCE_EXHAUSTED, "no memory for the graph");
   digest_sha256(canonical->ptr, canonical->len, hash);
-  done->graph_hash = (ProtobufCBinaryData){sizeof hash, hash};
+  done->graph_hash = (ProtobufCBinaryData){DIGEST_BYTES, hash};
   done->graph = (ProtobufCBinaryData){canonical->len, (uint8_t *)canonical->ptr};
   done->const_bytes = h->graph.constants.len;
   if (done->const_bytes) {

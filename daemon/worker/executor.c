@@ -14,7 +14,6 @@
 
 #include "base/clock.h"
 #include "base/map.h"
-#include "daemon/channel/shm.h"
 
 enum { ALIGN = 64, THREADS_MAX = 1 << 16 };
 
@@ -189,7 +188,8 @@ static Status weight_address(const Loaded *l, const Kiln__V1__LoadExecutable *m,
         w->bytes > size - w->offset)
       return BROKEN("weight %u: bytes %llu at %llu of %llu", p->slot, (unsigned long long)w->bytes,
                     (unsigned long long)w->offset, (unsigned long long)size);
-    *out = (char *)b->host + w->offset + p->offset;
+    /* of 0 bytes: any address */
+    *out = b ? (char *)b->host + w->offset + p->offset : (void *)l->slot_bytes;
     return NULL;
   }
   return BROKEN("weight %u has no source", p->slot);

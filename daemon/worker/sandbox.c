@@ -84,19 +84,22 @@ static const int fatal[] = {
 };
 
 static Status add_rules(scmp_filter_ctx filter) {
+  const struct {
+    int call;
+    struct scmp_arg_cmp only;
+  } narrowed[] = {
+      /* abort() and the sanitizers signal the process itself, and nobody else */
+      {SCMP_SYS(tgkill), {.arg = 0, .op = SCMP_CMP_EQ, .datum_a = (scmp_datum_t)getpid()}},
+      /* fstat() is this call with an empty path; with a path it could at most look at a size */
+      {SCMP_SYS(newfstatat), {.arg = 3, .op = SCMP_CMP_EQ, .datum_a = AT_EMPTY_PATH}},
+  };
   int error = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1); /* all threads, not only this */
   for (size_t i = 0; !error && i < sizeof allowed / sizeof *allowed; i++)
     error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
   for (size_t i = 0; !error && i < sizeof fatal / sizeof *fatal; i++)
     error = seccomp_rule_add(filter, SCMP_ACT_KILL_PROCESS, fatal[i], 0);
-  /* abort() and the sanitizers signal the process itself, and nobody else */
-  if (!error)
-    error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-                             SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
-  /* fstat() is this call with an empty path; with a path in it, it could at most look at a size */
-  if (!error)
-    error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(newfstatat), 1,
-                             SCMP_A3(SCMP_CMP_EQ, AT_EMPTY_PATH));
+  for (size_t i = 0; !error && i < sizeof narrowed / sizeof *narrowed; i++)
+    error = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, narrowed[i].call, 1, &narrowed[i].only);
   if (!error) error = seccomp_load(filter);
   return error ? FAIL(INTERNAL, "seccomp filter: %s", strerror(-error)) : NULL;
 }

@@ -7,15 +7,13 @@
 #include <stdio.h>
 
 #include "base/clock.h"
-#include "base/vec.h"
 #include "compiler/codegen/llvm_emit.h"
-#include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/expand.h"
 #include "compiler/passes/linearize.h"
 #include "compiler/passes/lower.h"
 #include "compiler/passes/schedule.h"
-#include "devices/device.h"
+#include "tests/model/local_target.h"
 #include "tests/unit/zoo.h"
 
 typedef struct Bench {
@@ -62,7 +60,7 @@ static Program *build(Job *job, Bench *b, int64_t *emit_ns) {
   int64_t t0 = now_ns();
   die(llvm_emit(&b->linear, "kernel", &b->target, &out));
   *emit_ns = now_ns() - t0;
-  if (out.want_text && b->opts != (const char *)"") {
+  if (out.want_text && (!b->opts || *b->opts)) {
     FILE *f = fopen(getenv("BENCH_ASM"), "w");
     if (f) fwrite(out.assembly.ptr, 1, out.assembly.len, f), fclose(f);
   }
@@ -250,20 +248,8 @@ int main(int argc, char **argv) {
   Device *device = NULL;
   cpu_time = threads == 1;
   die(device_cpu_create(threads, &device));
-  const DeviceCaps *c = &device->caps;
-  Target target = {.kind = c->kind,
-                   .triple = c->triple,
-                   .cpu = c->cpu,
-                   .features = c->features,
-                   .compiler = c->compiler,
-                   .vector_bytes = c->vector_bytes,
-                   .vector_registers = c->vector_registers,
-                   .threads = c->threads,
-                   .l1_bytes = c->l1_bytes,
-                   .l2_bytes = c->l2_bytes,
-                   .l3_bytes = c->l3_bytes,
-                   .memory_bytes = c->memory_bytes};
-  printf("%s\n", c->description);
+  Target target = local_target(device);
+  printf("%s\n", device->caps.description);
   for (size_t i = 0; i < sizeof mms / sizeof *mms; i++)
     if (strstr(mms[i].label, filter)) bench(device, &target, make_mm, (int)i, mms[i].label, opts);
   for (size_t i = 0; i < sizeof cvs / sizeof *cvs; i++)

@@ -10,11 +10,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/clock.h"
-#include "compiler/compile.h"
-#include "devices/device.h"
+#include "tests/model/local_target.h"
 
 enum { DIMS_MAX = 16 };
 
@@ -78,19 +76,7 @@ static void parse_args(Bench *b, int argc, char **argv) {
 
 static void make_target(Bench *b) {
   must(device_cpu_create(b->threads, &b->dev));
-  const DeviceCaps *c = &b->dev->caps;
-  b->target = (Target){.kind = c->kind,
-                       .triple = c->triple,
-                       .cpu = c->cpu,
-                       .features = c->features,
-                       .compiler = c->compiler,
-                       .vector_bytes = c->vector_bytes,
-                       .vector_registers = c->vector_registers,
-                       .threads = c->threads,
-                       .l1_bytes = c->l1_bytes,
-                       .l2_bytes = c->l2_bytes,
-                       .l3_bytes = c->l3_bytes,
-                       .memory_bytes = c->memory_bytes};
+  b->target = local_target(b->dev);
 }
 
 static void compile_kernels(Bench *b) {

@@ -86,7 +86,8 @@ int main(int argc, char **argv) {
   for (int i = 1; i < argc; i++) {
     char *eq = i + 1 < argc && !strcmp(argv[i], "--dim") ? strchr(argv[i + 1], '=') : NULL;
     if (eq && options.ndims < DIMS_MAX) {
-      Str name = {argv[++i], (size_t)(eq - argv[i])};
+      i++;
+      Str name = {argv[i], (size_t)(eq - argv[i])};
       dims[options.ndims++] = (DimBinding){name, strtoll(eq + 1, NULL, 10)};
       continue;
     }

@@ -6,8 +6,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
-#include "compiler/compile.h"
-#include "devices/device.h"
+#include "tests/model/local_target.h"
 #include "tests/unit/zoo.h"
 
 enum { N = 16384 };
@@ -93,21 +92,9 @@ static void bench(Device *device, const Target *target, size_t k, DType d) {
 int main(int argc, char **argv) {
   Device *device = NULL;
   die(device_cpu_create(1, &device));
-  const DeviceCaps *c = &device->caps;
-  Target target = {.kind = c->kind,
-                   .triple = c->triple,
-                   .cpu = c->cpu,
-                   .features = c->features,
-                   .compiler = c->compiler,
-                   .vector_bytes = c->vector_bytes,
-                   .vector_registers = c->vector_registers,
-                   .threads = c->threads,
-                   .l1_bytes = c->l1_bytes,
-                   .l2_bytes = c->l2_bytes,
-                   .l3_bytes = c->l3_bytes,
-                   .memory_bytes = c->memory_bytes};
+  Target target = local_target(device);
   bool wide = argc > 1 && !strcmp(argv[1], "f64");
-  printf("%s\n", c->description);
+  printf("%s\n", device->caps.description);
   for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
     bench(device, &target, k, wide ? DT_F64 : DT_F32);
   device_destroy(device);

@@ -160,3 +160,18 @@ def test_connect_starts_the_users_own_daemon(tmp_path, monkeypatch):
     import os
     import signal
     os.kill(pid, signal.SIGTERM)
+
+
+def test_stub_lists_every_public_method():
+    import inspect
+    import pathlib
+    import re
+
+    import kiln.graph
+
+    stub = pathlib.Path(kiln.graph.__file__).with_name("graph.pyi").read_text()
+    for cls in (kiln.Graph, kiln.Node):
+        section = stub[stub.index(f"class {cls.__name__}:"):].split("\nclass ")[0]
+        written = set(re.findall(r"def (\w+)\(", section))
+        public = {n for n, f in vars(cls).items() if inspect.isfunction(f) and (not n.startswith("_") or n.startswith("__"))}
+        assert public == written

@@ -17,7 +17,6 @@
 
 #include <cmocka.h>
 
-#include "base/clock.h"
 #include "base/vec.h"
 #include "compiler/codegen/llvm_emit.h"
 #include "devices/device.h"

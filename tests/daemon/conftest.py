@@ -3,6 +3,7 @@
 KILN_BIN names the folder with kilnd and kiln-worker (default build/release/bin)."""
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -233,9 +234,17 @@ def fails(code, *words):
     return Check()
 
 
+def ends_well(d):
+    """Stops a daemon, which exits with 0; no sanitizer has reported anything, in a worker either."""
+    if d.process.returncode is None:
+        assert d.stop() == 0, d.log()
+    reports = [line for line in d.log().splitlines() if re.search("(WARNING|ERROR): [A-Za-z]+Sanitizer|runtime error:", line)]
+    assert not reports, d.log()
+
+
 @pytest.fixture
 def start(tmp_path):
-    """Starts daemons in tmp_path; each is stopped at the end and must exit with 0."""
+    """Starts daemons in tmp_path; each must end well."""
     daemons = []
 
     def begin(**kw):
@@ -247,8 +256,7 @@ def start(tmp_path):
 
     yield begin
     for d in daemons:
-        if d.process.returncode is None:
-            assert d.stop() == 0, d.log()
+        ends_well(d)
 
 
 @pytest.fixture(scope="module")
@@ -256,4 +264,4 @@ def daemon(tmp_path_factory):
     """One daemon for the tests of a module that leave it as they found it."""
     d = Daemon(tmp_path_factory.mktemp("daemon"))
     yield d
-    assert d.stop() == 0, d.log()
+    ends_well(d)

@@ -3,13 +3,14 @@ import os
 import pathlib
 import resource
 import signal
+import socket
 import threading
 import time
 
 import grpc
 import numpy as np
 import pytest
-from conftest import TSAN, add_graph, fails, kiln_pb2, slow_graph
+from conftest import SANITIZED, TSAN, add_graph, fails, kiln_pb2, slow_graph
 
 C = grpc.StatusCode
 
@@ -53,11 +54,15 @@ def test_compile_worker_killed_mid_job(start):
 
 def test_idle_workers_killed(start):
     d = start()
-    for _ in range(3):
-        for pid in d.wait_children("compile"):
+
+    def none_left():
+        for pid in d.children("compile"):
             os.kill(pid, signal.SIGKILL)
-        until(lambda: not d.children("compile"), what="workers end")
-        check_run(d, 16 + _)
+        return not d.children("compile")
+    for n in range(3):
+        d.wait_children("compile")
+        until(none_left, what="workers end")
+        check_run(d, 16 + n)
 
 
 def test_zygote_killed(start):
@@ -434,3 +439,100 @@ def test_parallel_kernels_and_runs(start):
     for t in threads:
         t.join()
     assert not errors, errors[0]
+
+
+# -- memory and time ------------------------------------------------------------------------------
+
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer needs more address space than any limit leaves")
+def test_compile_over_its_memory(start):
+    d = start(config=["[workers]", "compile_memory = 24M"])
+    with pytest.raises(grpc.RpcError) as e:
+        d.compile(slow_graph(3000))
+    assert e.value.code() in (C.RESOURCE_EXHAUSTED, C.UNAVAILABLE), e.value
+    check_run(d)
+
+
+def test_reader_that_does_not_read(start):
+    """Downloads are paced by the reader; a thousand MiB asked for and not read cost a few."""
+    d = start()
+    buffer = d.upload(np.zeros(16 << 20, np.float32))  # 64 MiB
+    before = d.info().resident_bytes
+    calls = [d.stub.Download(kiln_pb2.DownloadRequest(buffer=buffer)) for _ in range(16)]
+    time.sleep(1)
+    grown = d.info().resident_bytes - before
+    assert SANITIZED or grown < 100 << 20, f"{grown >> 20} MiB"
+    for c in calls:
+        c.cancel()
+    d.stub.FreeBuffers(kiln_pb2.FreeBuffersRequest(buffers=[buffer]))
+    check_run(d)
+
+
+def test_names_do_not_forge_log_lines(start):
+    d = start()
+    d.compile(add_graph(16), name='x"\nts=2000 level=error msg="forged"')
+    assert not any(line.startswith("ts=2000") for line in d.log().splitlines())
+    assert 'model="x\\"' in d.log()
+
+
+def test_descriptors_run_out(start):
+    """More connections than descriptors: the server recovers when they close."""
+    d = start(preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
+    check_run(d)
+    sockets = []
+    for _ in range(100):
+        s = socket.socket(socket.AF_UNIX)
+        s.setblocking(False)
+        try:
+            s.connect(str(d.socket))
+        except BlockingIOError:
+            pass
+        sockets.append(s)
+    until(lambda: "accepting stops" in d.log(), what="the log says so")
+    used = sum(int(x) for x in pathlib.Path(f"/proc/{d.process.pid}/stat").read_text().split()[13:15])
+    time.sleep(1)
+    now = sum(int(x) for x in pathlib.Path(f"/proc/{d.process.pid}/stat").read_text().split()[13:15])
+    assert now - used < 50  # ticks of 10 ms: it does not spin
+    for s in sockets:
+        s.close()
+    time.sleep(1.5)
+    check_run(d, 20)
+
+
+def test_hot_device_and_many_requests(start):
+    """Requests of all kinds while workers die: every answer is right or UNAVAILABLE, nothing hangs."""
+    d = start()
+    exe = check_run(d).executable
+    stop, wrong, done = threading.Event(), [], [0]
+
+    def client(i):
+        n = 0
+        while not stop.is_set():
+            n += 1
+            try:
+                if n % 5 == 0:
+                    d.compile(add_graph(20 + (i * 31 + n) % 50), timeout=20)
+                x = np.full(16, n, np.float32)
+                y = d.run(exe, {"x": x, "b": x}, timeout=20)["y"]
+                if y[0] != 2 * n:
+                    wrong.append(y[0])
+                done[0] += 1
+            except grpc.RpcError as e:
+                if e.code() != C.UNAVAILABLE:
+                    wrong.append(e)
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for _ in range(12):
+        time.sleep(0.25)
+        victims = d.children()
+        if victims:
+            os.kill(victims[_ % len(victims)], signal.SIGKILL)
+    time.sleep(0.5)
+    stop.set()
+    for t in threads:
+        t.join(30)
+        assert not t.is_alive()
+    assert not wrong, wrong[:3]
+    assert done[0] > 20
+    d.wait_ready()
+    check_run(d, 19)

@@ -1,7 +1,6 @@
 /* Bytes of a stranger into a server session. The first byte chooses how they are cut, whether the
  * HTTP/2 preface is put in front, and what the handler does; the rest is the wire. */
 #include <assert.h>
-#include <stdlib.h>
 
 #include "proto/grpc.h"
 

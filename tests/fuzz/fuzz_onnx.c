@@ -1,35 +1,9 @@
-/* Any bytes as an ONNX model: a tensor graph that verifies, or an error; never a crash. */
-#include <assert.h>
-#include <stdlib.h>
-
-#include "compiler/frontend/frontend.h"
-#include "compiler/ir/verify.h"
+/* Any bytes as an ONNX model. */
+#include "tests/fuzz/fuzz_frontend.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void verify(Job *job, void *arg) {
-  const TensorGraph *g = arg;
-  Status st = verify_graph(job, g->sink, STAGE_TENSOR, "frontend");
-  assert(!st);
-  for (size_t i = g->ninputs + g->noutputs; i < g->nslots; i++)
-    assert(g->slots[i].bytes ==
-           (uint64_t)shape_numel(g->slots[i].shape) * dtype_info[g->slots[i].dtype].bytes);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  uint8_t *copy = malloc(size + 1); /* so that asan sees the end */
-  const DimBinding dims[] = {{STR("N"), 2}};
-  FrontendOptions options = {.kind = MODEL_ONNX, .dims = dims, .ndims = size & 1};
-  Job job;
-  TensorGraph g;
-  if (!copy) return 0;
-  if (size) memcpy(copy, data, size);
-  job_init(&job, (size_t)256 << 20);
-  Status st = frontend_onnx(&job, (Bytes){copy, size}, &options, &g);
-  if (!st) st = job_run(&job, verify, &g);
-  status_drop(st);
-  strbuf_deinit(&g.constants);
-  job_deinit(&job);
-  free(copy);
+  fuzz_frontend(frontend_onnx, MODEL_ONNX, data, size);
   return 0;
 }

@@ -1,6 +1,5 @@
 /* Every message that a client may send us, from bytes: what pb_unpack accepts must pack again, to
  * something that unpacks to the same bytes. The first byte chooses the message. */
-#include <assert.h>
 #include <stdlib.h>
 
 #include "grpc/health/v1/health.pb-c.h"

@@ -7,8 +7,8 @@ set -u
 cd "$KILN_ROOT" || exit 1
 seconds=${1:-300}
 shift || true
-install_packages clang-14 libclang-rt-14-dev
 mkdir -p build
+install_packages "${BUILD_PACKAGES[@]}" "$(llvm_package)" clang-14 libclang-rt-14-dev || exit 1
 cmake --preset fuzz >build/fuzz-configure.log 2>&1 || { tail -n 20 build/fuzz-configure.log; exit 1; }
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(cd tests/fuzz && ls fuzz_*.c | sed 's/\.c$//')

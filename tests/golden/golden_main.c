@@ -5,7 +5,6 @@
  * behind "---". A failing file prints what was expected and what came. */
 #include <dirent.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "compiler/ir/text.h"

@@ -34,7 +34,7 @@ if [ -n "$cxx" ]; then
 fi
 $cc -std=c90 -Wall -Wextra -Werror -fsyntax-only $(pkg --cflags) "$here/program.c"
 for kind in kiln kiln_static; do
-  "$cmake" -S "$here/project" -B "$work/cmake/$kind" -DKILN_KIND=$kind -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_C_COMPILER="$cc" >/dev/null
+  "$cmake" -G Ninja -S "$here/project" -B "$work/cmake/$kind" -DKILN_KIND=$kind -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_C_COMPILER="$cc" >/dev/null
   "$cmake" --build "$work/cmake/$kind" >/dev/null
   run "$work/cmake/$kind/program"
 done

@@ -21,6 +21,7 @@
 #include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
 #include "tests/model/local_run.h"
+#include "tests/model/local_target.h"
 
 enum { MAX_DIM_ARGS = 64 };
 static const size_t JOB_LIMIT = (size_t)8 << 30;

@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#include "tests/model/local_target.h"
+
 typedef struct LocalRun {
   Job *job;
   Device *dev;
@@ -14,22 +16,6 @@ typedef struct LocalRun {
   void **constants; /* per plan buffer; set for CONST */
   Program **programs;
 } LocalRun;
-
-Target local_target(const Device *dev) {
-  const DeviceCaps *c = &dev->caps;
-  return (Target){.kind = c->kind,
-                  .triple = c->triple,
-                  .cpu = c->cpu,
-                  .features = c->features,
-                  .compiler = c->compiler,
-                  .vector_bytes = c->vector_bytes,
-                  .vector_registers = c->vector_registers,
-                  .threads = c->threads,
-                  .l1_bytes = c->l1_bytes,
-                  .l2_bytes = c->l2_bytes,
-                  .l3_bytes = c->l3_bytes,
-                  .memory_bytes = c->memory_bytes};
-}
 
 bool local_older(Target *target, const char *name) {
   static const struct {

@@ -6,9 +6,7 @@
 #include "compiler/ir/interp.h"
 #include "devices/device.h"
 
-/* What the device says of itself, as the compiler wants it. The strings live as long as dev. */
-Target local_target(const Device *dev);
-/* The same with the instruction set of an older processor: "sse2" or "avx2"; false for another
+/* Gives the target the instruction set of an older processor: "sse2" or "avx2"; false for another
  * name. */
 bool local_older(Target *target, const char *name);
 /* Plans, compiles and runs once. slots: per slot of the graph its bytes; outputs are written. */

@@ -3,12 +3,10 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <stdio.h>
 
 #include <cmocka.h>
 
 #include <math.h>
-#include <stdlib.h>
 
 #include "compiler/ir/interp.h"
 #include "compiler/ir/text.h"

@@ -19,8 +19,12 @@ FUNCTION_HARD, FUNCTION_P90, FILE_HARD = 80, 45, 1200
 
 
 def tracked(*suffixes):
-    out = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [f for f in out.splitlines() if f.endswith(suffixes) and os.path.isfile(os.path.join(ROOT, f))]
+    """The files of the project: all but what is built, or hidden as .git is. An unpacked archive has no git to ask."""
+    found = []
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = sorted(d for d in folders if d != "build" and d != "__pycache__" and not d.startswith("."))
+        found += [os.path.relpath(os.path.join(folder, f), ROOT) for f in sorted(files) if f.endswith(suffixes)]
+    return found
 
 
 def read(name):

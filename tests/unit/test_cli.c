@@ -6,9 +6,7 @@
 
 #include <cmocka.h>
 
-#include <fcntl.h>
 #include <math.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "client/cli/cli.h"

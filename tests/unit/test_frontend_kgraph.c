@@ -3,14 +3,12 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 #include <cmocka.h>
 
-#include "compiler/frontend/frontend.h"
 #include "compiler/ir/interp.h"
 #include "kiln/v1/graph.pb-c.h"
+#include "tests/unit/frontend_outcome.h"
 
 enum { MAX_NODES = 16, MAX_INTS = 8 };
 
@@ -23,8 +21,6 @@ typedef struct Build {
   Kiln__V1__Dim dims[3][4], *dim_list[3][4];
   Kiln__V1__GraphOutput output, *outputs[1];
 } Build;
-
-static char *text(const char *s) { return (char *)(uintptr_t)s; }
 
 static void begin(Build *b) {
   memset(b, 0, sizeof *b);
@@ -86,40 +82,16 @@ static uint32_t constant(Build *b, double v) {
   return id;
 }
 
-typedef struct Outcome {
-  uint8_t *bytes;
-  Job job;
-  TensorGraph graph;
-  Status st;
-} Outcome;
-
 static void convert(Build *b, const DimBinding *dims, size_t ndims, Outcome *o) {
-  *o = (Outcome){0};
-  size_t n = kiln__v1__graph__get_packed_size(&b->graph);
-  o->bytes = malloc(n + 1);
-  kiln__v1__graph__pack(&b->graph, o->bytes);
   FrontendOptions options = {.kind = MODEL_KGRAPH, .dims = dims, .ndims = ndims};
-  job_init(&o->job, 64 << 20);
-  o->st = frontend_kgraph(&o->job, (Bytes){o->bytes, n}, &options, &o->graph);
-}
-
-static void done(Outcome *o) {
-  status_drop(o->st);
-  strbuf_deinit(&o->graph.constants);
-  job_deinit(&o->job);
-  free(o->bytes);
+  Bytes model = outcome_begin(o, &b->graph.base);
+  o->st = frontend_kgraph(&o->job, model, &options, &o->graph);
 }
 
 static void refused(Build *b, StatusCode code, const char *parts) {
   Outcome o;
-  char got[1024], want[256];
   convert(b, NULL, 0, &o);
-  assert_int_equal(status_code(o.st), code);
-  status_text(o.st, got, sizeof got);
-  snprintf(want, sizeof want, "%s", parts);
-  for (char *p = strtok(want, "|"); p; p = strtok(NULL, "|"))
-    if (!strstr(got, p)) fail_msg("\"%s\" does not say \"%s\"", got, p);
-  done(&o);
+  outcome_refused(&o, code, parts);
 }
 
 typedef struct Run {
@@ -159,7 +131,7 @@ static void test_empty_constant(void **state) {
   Run run = {&o, slots};
   assert_null(job_run(&o.job, interpret, &run));
   assert_memory_equal(y, zeros, sizeof zeros);
-  done(&o);
+  outcome_deinit(&o);
 }
 
 static void test_values(void **state) {
@@ -185,7 +157,7 @@ static void test_values(void **state) {
   assert_null(job_run(&o.job, interpret, &run));
   const float want[] = {14, 15, 20, 21};
   assert_memory_equal(y, want, sizeof want);
-  done(&o);
+  outcome_deinit(&o);
 }
 
 static void test_symbolic(void **state) {
@@ -201,7 +173,7 @@ static void test_symbolic(void **state) {
   convert(&b, &n, 1, &o);
   assert_null(o.st);
   assert_int_equal(o.graph.slots[0].shape.at[0], 7);
-  done(&o);
+  outcome_deinit(&o);
 }
 
 /* One op over x [2, 3], refused with a text. */

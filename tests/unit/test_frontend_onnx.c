@@ -6,15 +6,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include <cmocka.h>
 
-#include "compiler/frontend/frontend.h"
 #include "compiler/frontend/onnx_graph.h"
-#include "compiler/ir/verify.h"
 #include "onnx/onnx.pb-c.h"
 #include "proto/onnx.h"
+#include "tests/unit/frontend_outcome.h"
 
 enum { MAX_PARTS = 8 };
 
@@ -34,8 +32,6 @@ typedef struct Build {
   char *names[MAX_PARTS][MAX_PARTS];
   size_t nattrs, ninfos;
 } Build;
-
-static char *text(const char *s) { return (char *)(uintptr_t)s; }
 
 static void begin(Build *b, int64_t opset) {
   memset(b, 0, sizeof *b);
@@ -117,42 +113,17 @@ static void output(Build *b, const char *name) {
   b->outputs[b->graph.n_output++] = &b->infos[k];
 }
 
-/* The frontend's result; the caller checks and calls done. */
-typedef struct Outcome {
-  uint8_t *bytes;
-  Job job;
-  TensorGraph graph;
-  Status st;
-} Outcome;
-
 static void convert(Build *b, const DimBinding *dims, size_t ndims, Outcome *o) {
-  *o = (Outcome){0};
-  size_t n = kiln__onnx__model_proto__get_packed_size(&b->model);
-  o->bytes = malloc(n + 1);
-  kiln__onnx__model_proto__pack(&b->model, o->bytes);
   FrontendOptions options = {.kind = MODEL_ONNX, .dims = dims, .ndims = ndims};
-  job_init(&o->job, 64 << 20);
-  o->st = frontend_onnx(&o->job, (Bytes){o->bytes, n}, &options, &o->graph);
-}
-
-static void done(Outcome *o) {
-  status_drop(o->st);
-  strbuf_deinit(&o->graph.constants);
-  job_deinit(&o->job);
-  free(o->bytes);
+  Bytes model = outcome_begin(o, &b->model.base);
+  o->st = frontend_onnx(&o->job, model, &options, &o->graph);
 }
 
 /* The model is refused with that code, and the message holds every part (separated by |). */
 static void refused(Build *b, StatusCode code, const char *parts) {
   Outcome o;
-  char got[1024], want[256];
   convert(b, NULL, 0, &o);
-  assert_int_equal(status_code(o.st), code);
-  status_text(o.st, got, sizeof got);
-  snprintf(want, sizeof want, "%s", parts);
-  for (char *p = strtok(want, "|"); p; p = strtok(NULL, "|"))
-    if (!strstr(got, p)) fail_msg("\"%s\" does not say \"%s\"", got, p);
-  done(&o);
+  outcome_refused(&o, code, parts);
 }
 
 static const int64_t shape23[] = {2, 3};
@@ -222,7 +193,7 @@ static void test_order(void **state) {
   convert(&b, NULL, 0, &o);
   assert_null(o.st);
   assert_int_equal(o.graph.nslots, 2);
-  done(&o);
+  outcome_deinit(&o);
 }
 
 static void test_dims(void **state) {
@@ -240,10 +211,10 @@ static void test_dims(void **state) {
   convert(&b, &n4, 1, &o);
   assert_null(o.st);
   assert_int_equal(o.graph.slots[1].shape.at[0], 4);
-  done(&o);
+  outcome_deinit(&o);
   convert(&b, (const DimBinding[]){n4, other}, 2, &o);
   assert_int_equal(status_code(o.st), ST_INVALID_ARGUMENT);
-  done(&o);
+  outcome_deinit(&o);
   const int64_t *bad[] = {open, negative, huge};
   const char *say[] = {"--dim x.1=N", "negative", "more than"};
   for (int i = 0; i < 3; i++) {
@@ -256,7 +227,7 @@ static void test_dims(void **state) {
     convert(&b, &x1, 1, &o);
     assert_null(o.st);
     assert_int_equal(o.graph.slots[0].shape.at[1], 9);
-    done(&o);
+    outcome_deinit(&o);
   }
 }
 
@@ -345,7 +316,7 @@ static void test_weights(void **state) {
   assert_int_equal(w->kind, SLOT_WEIGHT);
   assert_true(!w->in_constants && w->bytes == 24 && str_is(w->name, "w"));
   assert_memory_equal(o.bytes + w->offset, six, 24);
-  done(&o);
+  outcome_deinit(&o);
 }
 
 /* Data in the typed fields is decoded into the constants. */
@@ -363,7 +334,7 @@ static void test_typed_data(void **state) {
   const GraphSlot *w = &o.graph.slots[2];
   assert_true(w->in_constants && w->bytes == 24);
   assert_memory_equal(o.graph.constants.ptr + w->offset, data, 24);
-  done(&o);
+  outcome_deinit(&o);
 }
 
 static void test_memory_limit(void **state) {

@@ -2,7 +2,7 @@
  * and what was shared, fused or moved out. That it computes the right thing is test_schedule's. */
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdio.h>
+#include <stddef.h>
 
 #include <cmocka.h>
 

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -116,7 +117,10 @@ static void test_bad(void **state) {
 
 static void test_files(void **state) {
   (void)state;
-  const char *path = "/tmp/kiln-test.npy";
+  char path[] = "/tmp/kiln-npy-XXXXXX";
+  int fd = mkstemp(path);
+  assert_true(fd >= 0);
+  close(fd);
   const uint64_t dims[] = {2, 1, 3};
   const float data[] = {1, 2, 3, 4, 5, 6};
   for (size_t rank = 0; rank < 4; rank += 3) {

@@ -143,8 +143,9 @@ static void test_cpu_limit(void **state) {
   pid_t pid = fork();
   if (!pid) {
     Status st = sandbox_limit_cpu(1);
-    for (volatile unsigned long i = 0; !st; i++)
-      ;
+    if (!st)
+      for (volatile unsigned long i = 0;; i++)
+        ;
     _exit(99);
   }
   int status;

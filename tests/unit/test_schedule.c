@@ -8,7 +8,6 @@
 #include <cmocka.h>
 
 #include "compiler/ir/interp.h"
-#include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/expand.h"
 #include "compiler/passes/linearize.h"
@@ -309,9 +308,10 @@ static void text_round_trip(void **state) {
   (void)state;
   Job job;
   job_init(&job, 0);
-  static const char *const texts[] = {"", "VECTOR(1,16)",
-                                      "ORDER(1,0) VECTOR(1,16) UPCAST(0,8) UNROLL(2,4) THREAD(0,2) "
-                                      "STAGE(-1,0) PADTO(3,64) MERGE(0,1)"};
+  static const char *const texts[] = {
+      "", "VECTOR(1,16)",
+      ("ORDER(1,0) VECTOR(1,16) UPCAST(0,8) UNROLL(2,4) THREAD(0,2) "
+       "STAGE(-1,0) PADTO(3,64) MERGE(0,1)")};
   for (size_t i = 0; i < 3; i++) {
     OptList list;
     StrBuf b = {0};

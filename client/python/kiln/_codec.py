@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -140,3 +140,16 @@ def run_request(executable: str, inputs: Mapping[str, Any], outputs: Any) -> kil
     elif outputs is not None:
         request.outputs.extend(outputs)
     return request
+
+
+def run_outputs(response: kiln_pb2.RunResponse, specs: Sequence[Any], keep: Callable[[str, str, Any], Any]) -> dict[str, Any]:
+    """The outputs by name: arrays, or what keep(buffer id, dtype, shape) makes of those that stayed on the server."""
+    by_name = {s.name: s for s in specs}
+    result: dict[str, Any] = {}
+    for out in response.outputs:
+        if out.WhichOneof("value") == "buffer":
+            spec = by_name[out.name]
+            result[out.name] = keep(out.buffer, spec.dtype, spec.shape)
+        else:
+            result[out.name] = numpy_from_bytes(out.tensor.dtype, out.tensor.dims, out.tensor.data)
+    return result

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any, Mapping, Sequence
 
 import grpc
@@ -55,15 +56,7 @@ class Executable:
         with translated():
             response = await self._client._stub.Run(
                 _codec.run_request(self.executable_id, inputs, outputs), timeout=self._client.timeout)
-        specs = {s.name: s for s in self.outputs}
-        result: dict[str, Any] = {}
-        for out in response.outputs:
-            if out.WhichOneof("value") == "buffer":
-                spec = specs[out.name]
-                result[out.name] = Buffer(self._client, out.buffer, spec.dtype, spec.shape)
-            else:
-                result[out.name] = _codec.numpy_from_bytes(out.tensor.dtype, out.tensor.dims, out.tensor.data)
-        return result
+        return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client))
 
     __call__ = run
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Mapping, Sequence
 
 import grpc
@@ -79,18 +80,7 @@ class Executable:
         request = _codec.run_request(self.executable_id, inputs, outputs)
         with translated():
             response = self._client._stub.Run(request, timeout=self._client.timeout)
-        return self._outputs(response)
-
-    def _outputs(self, response: kiln_pb2.RunResponse) -> dict[str, Any]:
-        specs = {s.name: s for s in self.outputs}
-        result: dict[str, Any] = {}
-        for out in response.outputs:
-            if out.WhichOneof("value") == "buffer":
-                spec = specs[out.name]
-                result[out.name] = Buffer(self._client, out.buffer, spec.dtype, spec.shape)
-            else:
-                result[out.name] = _codec.numpy_from_bytes(out.tensor.dtype, out.tensor.dims, out.tensor.data)
-        return result
+        return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client))
 
     __call__ = run
 
