@@ -19,6 +19,16 @@
 #define LOWER_F32   "f32"
 #define LOWER_F64   "f64"
 #define LOWER_INDEX "index"
+#define LOWER_F8E4M3FN "f8e4m3fn"
+#define LOWER_F8E4M3FNUZ "f8e4m3fnuz"
+#define LOWER_F8E5M2 "f8e5m2"
+#define LOWER_F8E5M2FNUZ "f8e5m2fnuz"
+#define LOWER_F8E8M0 "f8e8m0"
+#define LOWER_F4E2M1 "f4e2m1"
+#define LOWER_I4 "i4"
+#define LOWER_U4 "u4"
+#define LOWER_I2 "i2"
+#define LOWER_U2 "u2"
 
 const DTypeInfo dtype_info[DT__COUNT] = {
 #define DTYPE(name_, bytes_, class_, bits_)                                                        \

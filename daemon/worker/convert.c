@@ -92,6 +92,16 @@ static bool dtype_to_wire(DType dtype, Kiln__V1__DType *out) {
       [DT_U64] = KILN__V1__DTYPE__DTYPE_U64,   [DT_F16] = KILN__V1__DTYPE__DTYPE_F16,
       [DT_BF16] = KILN__V1__DTYPE__DTYPE_BF16, [DT_F32] = KILN__V1__DTYPE__DTYPE_F32,
       [DT_F64] = KILN__V1__DTYPE__DTYPE_F64,
+      [DT_F8E4M3FN] = KILN__V1__DTYPE__DTYPE_F8E4M3FN,
+      [DT_F8E4M3FNUZ] = KILN__V1__DTYPE__DTYPE_F8E4M3FNUZ,
+      [DT_F8E5M2] = KILN__V1__DTYPE__DTYPE_F8E5M2,
+      [DT_F8E5M2FNUZ] = KILN__V1__DTYPE__DTYPE_F8E5M2FNUZ,
+      [DT_F8E8M0] = KILN__V1__DTYPE__DTYPE_F8E8M0,
+      [DT_F4E2M1] = KILN__V1__DTYPE__DTYPE_F4E2M1,
+      [DT_I4] = KILN__V1__DTYPE__DTYPE_I4,
+      [DT_U4] = KILN__V1__DTYPE__DTYPE_U4,
+      [DT_I2] = KILN__V1__DTYPE__DTYPE_I2,
+      [DT_U2] = KILN__V1__DTYPE__DTYPE_U2,
   };
   *out = table[dtype];
   return *out != 0;
