@@ -81,6 +81,10 @@ run_ctest release --test-dir "$KILN_BUILD"
 ctest --test-dir "$KILN_BUILD" -N | grep -q ' unit/'
 note "the unit tests are part of the build" $?
 
+say "the relocatable package"
+tests/install/package.sh "$KILN_ROOT/build/package-test" >build/package-test.log 2>&1
+note "the relocatable package (build/package-test.log)" $?
+
 unset KILN_SERVER
 export KILN_BIN=$KILN_BUILD/bin PYTHONDONTWRITEBYTECODE=1
 # One run per folder: each has a conftest.py of its own.
