@@ -13,8 +13,8 @@
  * MODEL is ONNX unless its name ends in .kgraph. Each request of --serve is a list of blobs, a blob
  * being a u64 length and bytes: the model; "NAME=N" lines of dimensions; then a count as decimal
  * text; then per input its name and data. The answer is "ok", a count, and per output name, dtype,
- * dims as decimal text and data; or the name of a status code and a message. Lengths are
- * little-endian. */
+ * dims as decimal text and data, then a count, and per output that is no tensor its name and its
+ * length or "none"; or the name of a status code and a message. Lengths are little-endian. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -146,6 +146,17 @@ static void answer(const TensorGraph *g, const InterpBuffer *slots, const char *
     write_blob(slots[i].data, slots[i].bytes);
     strbuf_deinit(&dims);
     strbuf_deinit(&name);
+  }
+  size_t n = 0;
+  for (size_t i = 0; i < g->nvalues; i++) n += g->values[i].output;
+  snprintf(text, sizeof text, "%zu", n);
+  write_text(text);
+  for (size_t i = 0; i < g->nvalues; i++) {
+    const GraphValue *v = &g->values[i];
+    if (!v->output) continue;
+    snprintf(text, sizeof text, "%zu", v->length);
+    write_blob(v->name.ptr, v->name.len);
+    write_text(v->none ? "none" : text);
   }
 }
 
