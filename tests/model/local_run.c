@@ -1,5 +1,5 @@
-/* One call after another: kernels are compiled when first needed and freed at the end; temporaries
- * live in one allocation. */
+/* One call after another: kernels are compiled when first needed and freed at the end, or, at an
+ * earlier stage than machine code, interpreted; temporaries live in one allocation. */
 #include "tests/model/local_run.h"
 
 #include <stdlib.h>
@@ -10,6 +10,7 @@ typedef struct LocalRun {
   Job *job;
   Device *dev;
   Target target;
+  RunStage stage;
   Plan plan;
   InterpBuffer *slots;
   char *temp;
@@ -52,8 +53,22 @@ static void *address(const LocalRun *r, uint32_t buffer) {
   return whole + b->offset;
 }
 
+static Status interpret_call(LocalRun *r, const PlanCall *c) {
+  InterpBuffer *args = calloc(c->nargs + 1, sizeof *args);
+  if (!args) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
+  for (uint32_t k = 0; k < c->nargs; k++) {
+    const PlanBuffer *b = &r->plan.buffers[c->args[k]];
+    args[k] = (InterpBuffer){address(r, c->args[k]), (size_t)b->numel * dtype_info[b->dtype].bytes};
+  }
+  Status st =
+      stage_run(r->job, r->plan.kernels[c->kernel].sink, &r->target, r->stage, args, c->nargs);
+  free(args);
+  return st;
+}
+
 static Status run_call(LocalRun *r, const PlanCall *c) {
   Fence fence;
+  if (r->stage != RUN_CODE) return interpret_call(r, c);
   TRY(load_kernel(r, c->kernel));
   void **args = calloc(c->nargs + 1, sizeof *args);
   if (!args) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
@@ -88,8 +103,8 @@ static Status place_constants(LocalRun *r) {
 }
 
 Status local_run(Job *job, const TensorGraph *graph, Device *dev, const Target *target,
-                 InterpBuffer *slots) {
-  LocalRun r = {.job = job, .dev = dev, .target = *target, .slots = slots};
+                 RunStage stage, InterpBuffer *slots) {
+  LocalRun r = {.job = job, .dev = dev, .target = *target, .stage = stage, .slots = slots};
   TRY(compile_plan(job, graph, &r.target, &r.plan));
   r.temp = malloc((size_t)r.plan.temp_bytes + 64);
   r.programs = calloc(r.plan.nkernels + 1, sizeof *r.programs);
