@@ -144,8 +144,7 @@ UOp *build2(Job *job, Op op, UOp *a, UOp *b) {
   check_same(job, op, a, b);
   check_class(job, op, a);
   DType d = uop_dtype(a);
-  if (dtype_is_storage(d))
-    return stored(job, build2(job, op, working(job, a), working(job, b)), d);
+  if (dtype_is_storage(d)) return stored(job, build2(job, op, working(job, a), working(job, b)), d);
   return elementwise(job, op, DT_VOID, (UOp *[]){a, b}, 2);
 }
 
@@ -426,7 +425,8 @@ static UOp *reduce_storage(Job *job, Op op, UOp *x, uint32_t axes, bool keep) {
   DType d = uop_dtype(x);
   const FloatFormat *f = float_format(d);
   int64_t top = 1 << (dtype_info[d].bits - 1);
-  double lo = dtype_is_uint(d) ? 0 : -(double)top, hi = (double)(dtype_is_uint(d) ? 2 * top : top) - 1;
+  double lo = dtype_is_uint(d) ? 0 : -(double)top,
+         hi = (double)(dtype_is_uint(d) ? 2 * top : top) - 1;
   if (f) lo = f->specials == FS_E8M0 ? 0x1p-127 : -f->max, hi = f->max;
   UOp *r = build_reduce(job, op, working(job, x), axes, keep);
   bool infinite = f && f->specials == FS_IEEE;

@@ -1,7 +1,7 @@
 /* What ONNX's Cast means beyond the CAST of the op table.
  *
- * To an 8-bit float it clips to the largest finite value unless `saturate` is 0 (infinities too; NaN
- * stays). To e8m0, a power of two, only the f32's exponent field counts, moved up or not as
+ * To an 8-bit float it clips to the largest finite value unless `saturate` is 0 (infinities too;
+ * NaN stays). To e8m0, a power of two, only the f32's exponent field counts, moved up or not as
  * `round_mode` says; the sign is ignored. To 4 and 2 bits integers wrap, also those that a float
  * was truncated to. */
 #include "compiler/frontend/onnx_node.h"

@@ -2,8 +2,8 @@
  *
  * Integers of every dtype are held in an int64, wrapped: sign- or zero-extended from their width
  * (u64 as its bit pattern). Floats are held in a double that is exactly representable in their
- * dtype. f32 and the smaller floats are computed in double and rounded once more: for + - * / sqrt that
- * equals one rounding, since 53 >= 2 * 24 + 2 (Figueroa). All functions are total. */
+ * dtype. f32 and the smaller floats are computed in double and rounded once more: for + - * / sqrt
+ * that equals one rounding, since 53 >= 2 * 24 + 2 (Figueroa). All functions are total. */
 #include <assert.h>
 #include <math.h>
 
@@ -12,14 +12,10 @@
 /* -- rounding ---------------------------------------------------------------------------------- */
 
 static const FloatFormat formats[DT__COUNT] = {
-    [DT_F16] = {16, 10, -14, 65504, FS_IEEE},
-    [DT_BF16] = {16, 7, -126, 0x1.fep127, FS_IEEE},
-    [DT_F8E4M3FN] = {8, 3, -6, 448, FS_FN},
-    [DT_F8E4M3FNUZ] = {8, 3, -7, 240, FS_FNUZ},
-    [DT_F8E5M2] = {8, 2, -14, 57344, FS_IEEE},
-    [DT_F8E5M2FNUZ] = {8, 2, -15, 57344, FS_FNUZ},
-    [DT_F8E8M0] = {8, 0, -127, 0x1p127, FS_E8M0},
-    [DT_F4E2M1] = {4, 1, 0, 6, FS_NONE},
+    [DT_F16] = {16, 10, -14, 65504, FS_IEEE},     [DT_BF16] = {16, 7, -126, 0x1.fep127, FS_IEEE},
+    [DT_F8E4M3FN] = {8, 3, -6, 448, FS_FN},       [DT_F8E4M3FNUZ] = {8, 3, -7, 240, FS_FNUZ},
+    [DT_F8E5M2] = {8, 2, -14, 57344, FS_IEEE},    [DT_F8E5M2FNUZ] = {8, 2, -15, 57344, FS_FNUZ},
+    [DT_F8E8M0] = {8, 0, -127, 0x1p127, FS_E8M0}, [DT_F4E2M1] = {4, 1, 0, 6, FS_NONE},
 };
 
 const FloatFormat *float_format(DType d) { return formats[d].bits ? &formats[d] : NULL; }

@@ -54,8 +54,8 @@ static UOp *to_f32(const Build *b, UOp *x, const FloatFormat *f) {
   if (f->specials == FS_E8M0) return e8m0_to_f32(b, w);
   uint32_t top = 1u << (f->bits - 1), up = 23u - f->mant;
   UOp *mag = mask(b, w, top - 1), *sign = shl(b, mask(b, w, top), 32u - f->bits);
-  UOp *tiny = op2(b, OP_MUL, cast(b, cast(b, mag, DT_I32), DT_F32),
-                  real(b, ldexp(1, f->emin - f->mant)));
+  UOp *tiny =
+      op2(b, OP_MUL, cast(b, cast(b, mag, DT_I32), DT_F32), real(b, ldexp(1, f->emin - f->mant)));
   /* Biased exponent 1 is emin, in f32 emin + 127. */
   UOp *normal = op2(b, OP_ADD, shl(b, mag, up), word(b, (uint32_t)(f->emin + 126) << 23));
   UOp *r = where(b, below(b, mag, 1u << f->mant), bits_as(b, tiny, DT_U32), normal);

@@ -55,7 +55,7 @@ class Executable:
         """As kiln.Executable.run; Buffers are those of this module."""
         with translated():
             response = await self._client._stub.Run(
-                _codec.run_request(self.executable_id, inputs, outputs), timeout=self._client.timeout)
+                _codec.run_request(self.executable_id, inputs, outputs, self.inputs), timeout=self._client.timeout)
         return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client))
 
     __call__ = run
