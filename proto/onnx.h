@@ -99,10 +99,19 @@ typedef struct OnnxTensorType {
   OnnxShape *shape;
 } OnnxTensorType;
 
-typedef struct OnnxType {
+typedef struct OnnxType OnnxType;
+/* TypeProto.Sequence and TypeProto.Optional: what it holds. */
+typedef struct OnnxHolderType {
   uint64_t seen;
-  OnnxTensorType *tensor_type; /* NULL: a sequence, map, optional or sparse type */
-} OnnxType;
+  OnnxType *elem_type;
+} OnnxHolderType;
+
+struct OnnxType { /* all NULL: a map or sparse type */
+  uint64_t seen;
+  OnnxTensorType *tensor_type;
+  OnnxHolderType *sequence_type;
+  OnnxHolderType *optional_type;
+};
 
 typedef struct OnnxValueInfo {
   uint64_t seen;

@@ -31,6 +31,20 @@ Val *val_from_i64(Front *f, const int64_t *v, size_t n) {
                        arena_copy(&f->job->arena, v, n * sizeof *v));
 }
 
+Val *val_sequence(Front *f, DType dtype, Val *const *items, size_t n) {
+  Val *v = arena_alloc(&f->job->arena, sizeof *v);
+  *v = (Val){.kind = VAL_SEQUENCE, .dtype = dtype, .nitems = n};
+  v->items = arena_copy(&f->job->arena, items, n * sizeof(Val *));
+  for (size_t i = 0; i < n; i++) v->dynamic |= items[i]->dynamic;
+  return v;
+}
+
+Val *val_none(Front *f) {
+  Val *v = arena_alloc(&f->job->arena, sizeof *v);
+  *v = (Val){.kind = VAL_NONE, .dtype = DT_VOID};
+  return v;
+}
+
 Val *front_input(Front *f, Str name, DType dtype, Ints shape) {
   for (size_t i = 0; i < f->inputs.len; i++)
     if (str_eq(f->inputs.at[i]->name, name))
@@ -74,6 +88,16 @@ int64_t front_dim(Front *f, Str input, size_t axis, Str name) {
             FAIL(INVALID_ARGUMENT,
                  "axis %zu of input '" STR_FMT "' has no size and no name: bind it (--dim %s=N)",
                  axis, STR_ARG(input), own));
+}
+
+int64_t front_binding(Front *f, Str name, int64_t absent) {
+  if (!f->dim_used) f->dim_used = arena_alloc(&f->job->arena, f->options->ndims);
+  for (size_t i = 0; i < f->options->ndims; i++) {
+    if (!str_eq(f->options->dims[i].name, name)) continue;
+    f->dim_used[i] = true;
+    return f->options->dims[i].size;
+  }
+  return absent;
 }
 
 void front_dims_used(Front *f) {
@@ -134,6 +158,10 @@ static bool is_uniform(const Val *v, int64_t numel) {
 
 UOp *val_uop(Front *f, Val *v) {
   if (v->u) return v->u;
+  if (v->kind != VAL_TENSOR)
+    job_abort(f->job,
+              FAIL(INVALID_ARGUMENT, "'" STR_FMT "' is %s, expected a tensor", STR_ARG(v->name),
+                   v->kind == VAL_SEQUENCE ? "a sequence" : "an optional without a value"));
   int64_t n = shape_numel(v->shape);
   if (n == 0) {
     v->u = build_splat(f->job, uop_number(f->job, v->dtype, 0), v->shape);
@@ -261,6 +289,8 @@ void front_finish(Front *f, TensorGraph *out) {
     place(f, out, &out->slots[slot], v);
   }
   out->sink = nw ? uop_substitute(job, sink, from, to, nw) : sink;
+  out->values = f->values.at;
+  out->nvalues = f->values.len;
   out->ninputs = nin;
   out->noutputs = nout;
   out->nslots = nin + nout + nw;

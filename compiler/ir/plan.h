@@ -18,10 +18,20 @@ typedef struct GraphSlot {
   uint64_t offset, bytes; /* bytes == numel * item size */
 } GraphSlot;
 
+/* An input or output of the model that is not one tensor: a sequence, whose elements are the slots
+ * NAME[0] to NAME[length - 1], or an optional without a value. */
+typedef struct GraphValue {
+  Str name;
+  bool output, none;
+  size_t length; /* 0 for none */
+} GraphValue;
+
 typedef struct TensorGraph {
   UOp *sink; /* SINK(STORE(PARAM(output slot), value)...) */
   GraphSlot *slots;
   size_t nslots, ninputs, noutputs;
+  GraphValue *values;
+  size_t nvalues;
   StrBuf constants; /* heap-owned bytes made by the frontend (decoded or folded weights) */
 } TensorGraph;
 

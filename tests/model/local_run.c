@@ -1,7 +1,9 @@
-/* One call after another: kernels are compiled when first needed and freed at the end. Every slot
- * and every constant is a buffer of the device, temporaries live in one more. */
+/* One call after another: kernels are compiled when first needed and freed at the end, or, at an
+ * earlier stage than machine code, interpreted. Every slot and every constant is a buffer of the
+ * device, temporaries live in one more. */
 #include "tests/model/local_run.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #include "tests/model/local_target.h"
@@ -10,6 +12,7 @@ typedef struct LocalRun {
   Job *job;
   Device *dev;
   Target target;
+  RunStage stage;
   Plan plan;
   InterpBuffer *slots;
   Buffer **data; /* by slot */
@@ -54,8 +57,25 @@ static LaunchArg place(const LocalRun *r, uint32_t buffer) {
   return (LaunchArg){b->kind == PB_TEMP ? r->temp : r->data[b->slot], (uint64_t)b->offset};
 }
 
+static Status interpret_call(LocalRun *r, const PlanCall *c) {
+  InterpBuffer *args = calloc(c->nargs + 1, sizeof *args);
+  if (!args) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
+  for (uint32_t k = 0; k < c->nargs; k++) {
+    const PlanBuffer *b = &r->plan.buffers[c->args[k]];
+    LaunchArg at = place(r, c->args[k]);
+    assert(at.buffer->host); /* stages are interpreted over a device that shares memory */
+    args[k].data = (char *)at.buffer->host + at.offset;
+    args[k].bytes = (size_t)b->numel * dtype_info[b->dtype].bytes;
+  }
+  Status st =
+      stage_run(r->job, r->plan.kernels[c->kernel].sink, &r->target, r->stage, args, c->nargs);
+  free(args);
+  return st;
+}
+
 static Status run_call(LocalRun *r, const PlanCall *c) {
   Fence fence;
+  if (r->stage != RUN_CODE) return interpret_call(r, c);
   TRY(load_kernel(r, c->kernel));
   LaunchArg *args = calloc(c->nargs + 1, sizeof *args);
   if (!args) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
@@ -123,8 +143,8 @@ static void release(LocalRun *r, size_t nslots) {
 }
 
 Status local_run(Job *job, const TensorGraph *graph, Device *dev, const Target *target,
-                 InterpBuffer *slots) {
-  LocalRun r = {.job = job, .dev = dev, .target = *target, .slots = slots};
+                 RunStage stage, InterpBuffer *slots) {
+  LocalRun r = {.job = job, .dev = dev, .target = *target, .stage = stage, .slots = slots};
   TRY(compile_plan(job, graph, &r.target, &r.plan));
   r.data = calloc(graph->nslots + 1, sizeof *r.data);
   r.programs = calloc(r.plan.nkernels + 1, sizeof *r.programs);
