@@ -28,7 +28,11 @@ Status convert_target(Arena *arena, const Kiln__V1__TargetSpec *spec, Target *ou
                   .l1_bytes = spec->l1_bytes,
                   .l2_bytes = spec->l2_bytes,
                   .l3_bytes = spec->l3_bytes,
-                  .memory_bytes = spec->memory_bytes};
+                  .memory_bytes = spec->memory_bytes,
+                  .max_group = spec->max_group,
+                  .warp = spec->warp,
+                  .local_bytes = spec->local_bytes,
+                  .max_buffers = spec->max_buffers};
   bool ok = out->kind && out->triple && out->cpu && out->features && out->compiler;
   return ok ? NULL : no_memory("the target");
 }
@@ -58,6 +62,10 @@ void convert_caps(const DeviceCaps *caps, Kiln__V1__TargetSpec *out) {
   out->l2_bytes = caps->l2_bytes;
   out->l3_bytes = caps->l3_bytes;
   out->memory_bytes = caps->memory_bytes;
+  out->max_group = caps->max_group;
+  out->warp = caps->warp;
+  out->local_bytes = caps->local_bytes;
+  out->max_buffers = caps->max_buffers;
 }
 
 Status convert_format(Kiln__V1__ModelFormat format, ModelKind *out) {
