@@ -17,6 +17,7 @@ typedef struct Val {
   UOp *u;              /* NULL until val_uop */
   const uint8_t *data; /* NULL: not known at compile time (or not yet computed) */
   bool dynamic;        /* depends on an input */
+  bool state;          /* an input that is updated in place */
   Str name;
 } Val;
 
@@ -38,6 +39,10 @@ typedef struct Front {
     FrontOutput *at;
     size_t len, cap;
   } outputs;
+  struct {
+    UOp **at;
+    size_t len, cap;
+  } updates; /* the last STORE into each state, in the order of the model */
 } Front;
 
 /* Weights have slot numbers from here on until front_finish renumbers them. */
