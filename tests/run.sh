@@ -110,7 +110,7 @@ if [ -n "$long" ]; then
     KILN_BIN=$KILN_ROOT/build/$preset/bin run_pytest $preset tests/daemon
   done
   say "random graphs"
-  KILN_RANDOM_GRAPHS=5000 KILN_RANDOM_SEED=100000 run_pytest random-graphs tests/model/test_random_graphs.py
+  KILN_RANDOM_GRAPHS=50000 KILN_RANDOM_SEED=100000 run_pytest random-graphs tests/model/test_random_graphs.py
   for set in sse2 avx2; do
     "$KILN_VENV/bin/python" tests/model/onnx_suite.py --runner $set >build/onnx-$set.log 2>&1
     note "ONNX node suite for $set: $(tail -n 1 build/onnx-$set.log)" $?

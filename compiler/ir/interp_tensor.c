@@ -260,6 +260,7 @@ static Status gather(Interp *in, UOp *u) {
     if (k > u->arg.i) inner *= data->shape.at[k];
   }
   bool wide = dtype_is_uint((DType)index->dtype);
+  Scalar zero = scalar_wrap((DType)u->dtype, (Scalar){0});
   for (int64_t m = 0; m < many; m++) {
     Scalar at;
     read_chunk(in, index, m, 1, &at);
@@ -271,7 +272,7 @@ static Status gather(Interp *in, UOp *u) {
         if (inside) {
           read_view(d, data->shape, (o * n + at.i) * inner + k, run, row + k);
         } else {
-          memset(row + k, 0, run * sizeof *row);
+          for (size_t e = 0; e < run; e++) row[k + (int64_t)e] = zero;
         }
       }
     }
@@ -338,8 +339,8 @@ static Status load(Interp *in, UOp *u) {
 
 /* -- STORE -------------------------------------------------------------------------------------
  *
- * Of an output: into the slot. Of a view of a state: the STORE's value is the whole state, a copy of
- * the version below the view with the view's elements replaced; SINK writes it to the slot. */
+ * Of an output: into the slot. Of a view of a state: the STORE's value is the whole state, a copy
+ * of the version below the view with the view's elements replaced; SINK writes it to the slot. */
 
 static Status store_output(Interp *in, UOp *u) {
   const UOp *to = u->src[0];

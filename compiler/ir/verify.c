@@ -97,8 +97,8 @@ static const char *check_tensor(const UOp *u) {
     return "a tensor STORE has a PARAM or a view of one, and a value";
   }
   if (u->op == OP_STORE && !view_is_injective(u->src[0])) return "a STORE writes an element twice";
-  if (u->op == OP_AFTER && (u->nsrc != 2 || u->src[1]->op != OP_STORE ||
-                            view_param(u->src[1]->src[0]) != u->src[0])) {
+  if (u->op == OP_AFTER &&
+      (u->nsrc != 2 || u->src[1]->op != OP_STORE || view_param(u->src[1]->src[0]) != u->src[0])) {
     return "a tensor AFTER has a PARAM and a STORE into it";
   }
   if (u->op == OP_REDUCE && u->nsrc != 1) return "a tensor REDUCE has no RANGEs";

@@ -23,8 +23,8 @@
 #include "compiler/passes/indexing.h"
 #include "compiler/passes/ix.h"
 
-#define NEVER  UINT32_MAX
-#define NOBODY UINT32_MAX
+#define NEVER   UINT32_MAX
+#define NOBODY  UINT32_MAX
 #define UNKNOWN (UINT32_MAX - 1)
 
 /* Where a view's elements are, per axis of the state: in [lo, hi], all equal to `rest` modulo

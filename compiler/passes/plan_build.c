@@ -47,7 +47,8 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
 }
 
 static const char *describe(Job *job, const TensorGraph *graph, const PlanBuffer *b) {
-  static const char *const kinds[] = {[PB_INPUT] = "input", "output", "weight", [PB_STATE] = "state"};
+  static const char *const kinds[] = {
+      [PB_INPUT] = "input", "output", "weight", [PB_STATE] = "state"};
   if (b->kind == PB_TEMP || b->kind == PB_CONST) return "a temporary";
   Str name = graph->slots[b->slot].name;
   return arena_printf(&job->arena, "%s '" STR_FMT "'", kinds[b->kind], STR_ARG(name));
