@@ -28,7 +28,11 @@ Status convert_target(Arena *arena, const Kiln__V1__TargetSpec *spec, Target *ou
                   .l1_bytes = spec->l1_bytes,
                   .l2_bytes = spec->l2_bytes,
                   .l3_bytes = spec->l3_bytes,
-                  .memory_bytes = spec->memory_bytes};
+                  .memory_bytes = spec->memory_bytes,
+                  .max_group = spec->max_group,
+                  .warp = spec->warp,
+                  .local_bytes = spec->local_bytes,
+                  .max_buffers = spec->max_buffers};
   bool ok = out->kind && out->triple && out->cpu && out->features && out->compiler;
   return ok ? NULL : no_memory("the target");
 }
@@ -58,6 +62,10 @@ void convert_caps(const DeviceCaps *caps, Kiln__V1__TargetSpec *out) {
   out->l2_bytes = caps->l2_bytes;
   out->l3_bytes = caps->l3_bytes;
   out->memory_bytes = caps->memory_bytes;
+  out->max_group = caps->max_group;
+  out->warp = caps->warp;
+  out->local_bytes = caps->local_bytes;
+  out->max_buffers = caps->max_buffers;
 }
 
 Status convert_format(Kiln__V1__ModelFormat format, ModelKind *out) {
@@ -139,6 +147,26 @@ static Status convert_weight(Arena *arena, const GraphSlot *slot, size_t index,
   return NULL;
 }
 
+/* Sequences and empty optionals, those of the inputs or those of the outputs. */
+static Status convert_values(Arena *arena, const TensorGraph *g, bool output, size_t *n,
+                             Kiln__V1__ValueSpec ***out) {
+  *n = 0;
+  *out = arena_array(arena, g->nvalues + 1, sizeof **out);
+  if (!*out) return no_memory("the interface");
+  for (size_t i = 0; i < g->nvalues; i++) {
+    const GraphValue *v = &g->values[i];
+    if (v->output != output) continue;
+    Kiln__V1__ValueSpec *spec = (*out)[(*n)++] = arena_alloc(arena, sizeof *spec);
+    if (!spec) return no_memory("the interface");
+    kiln__v1__value_spec__init(spec);
+    spec->name = arena_strdup(arena, v->name);
+    if (!spec->name) return no_memory("the interface");
+    spec->none = v->none;
+    spec->length = (uint32_t)v->length;
+  }
+  return NULL;
+}
+
 Status convert_interface(Arena *arena, const TensorGraph *g, Kiln__V1__FrontendDone *out) {
   size_t weights = g->nslots - g->ninputs - g->noutputs;
   out->n_inputs = g->ninputs;
@@ -148,6 +176,8 @@ Status convert_interface(Arena *arena, const TensorGraph *g, Kiln__V1__FrontendD
   out->outputs = arena_array(arena, g->noutputs + 1, sizeof *out->outputs);
   out->weights = arena_array(arena, weights + 1, sizeof *out->weights);
   if (!out->inputs || !out->outputs || !out->weights) return no_memory("the interface");
+  TRY(convert_values(arena, g, false, &out->n_input_values, &out->input_values));
+  TRY(convert_values(arena, g, true, &out->n_output_values, &out->output_values));
   for (size_t i = 0; i < g->ninputs; i++) TRY(convert_spec(arena, &g->slots[i], &out->inputs[i]));
   for (size_t i = 0; i < g->noutputs; i++)
     TRY(convert_spec(arena, &g->slots[g->ninputs + i], &out->outputs[i]));

@@ -150,11 +150,33 @@ def upload_requests(array: Any, device: str) -> Iterator[kiln_pb2.UploadRequest]
         yield kiln_pb2.UploadRequest(chunk=chunk)
 
 
-def run_request(executable: str, inputs: Mapping[str, Any], outputs: Any, specs: Sequence[Any] = ()) -> kiln_pb2.RunRequest:
-    """specs: of the executable's inputs. outputs: None (all, as arrays), "buffers" (all, kept on the server), or a list of names."""
+def element_names(spec: Any) -> list[str]:
+    """The tensors of a sequence."""
+    return [f"{spec.name}[{k}]" for k in range(spec.length)]
+
+
+def tensor_inputs(inputs: Mapping[str, Any], values: Sequence[Any]) -> dict[str, Any]:
+    """The tensors of the inputs; values: the kiln.ValueSpecs of the sequences and empty optionals among them."""
+    result = dict(inputs)
+    for spec in values:
+        if spec.name not in result:
+            continue
+        value = result.pop(spec.name)
+        got = 0 if value is None else len(value)
+        if got != spec.length or (spec.none and value is not None):
+            expected = "None" if spec.none else f"a sequence of {spec.length} tensors"
+            raise Error("INVALID_ARGUMENT", f"input '{spec.name}': expected {expected}, "
+                        f"got {'None' if value is None else f'{got} tensors'}; the model was compiled for that")
+        result.update(zip(element_names(spec), value or ()))
+    return result
+
+
+def run_request(executable: str, inputs: Mapping[str, Any], outputs: Any, specs: Sequence[Any] = (), input_values: Sequence[Any] = (),
+                output_values: Sequence[Any] = ()) -> kiln_pb2.RunRequest:
+    """specs: of the executable's tensor inputs. outputs: None (all, as arrays), "buffers" (all, kept on the server), or a list of names."""
     request = kiln_pb2.RunRequest(executable=executable)
     dtypes = {s.name: s.dtype for s in specs}
-    for name, value in inputs.items():
+    for name, value in tensor_inputs(inputs, input_values).items():
         if hasattr(value, "buffer_id"):
             request.inputs.add(name=name, buffer=value.buffer_id)
         else:
@@ -162,12 +184,15 @@ def run_request(executable: str, inputs: Mapping[str, Any], outputs: Any, specs:
     if outputs == "buffers":
         request.outputs_as_buffers = True
     elif outputs is not None:
-        request.outputs.extend(outputs)
+        lists = {spec.name: element_names(spec) for spec in output_values}
+        request.outputs.extend(tensor for name in outputs for tensor in lists.get(name, [name]))
     return request
 
 
-def run_outputs(response: kiln_pb2.RunResponse, specs: Sequence[Any], keep: Callable[[str, str, Any], Any]) -> dict[str, Any]:
-    """The outputs by name: arrays, or what keep(buffer id, dtype, shape) makes of those that stayed on the server."""
+def run_outputs(response: kiln_pb2.RunResponse, specs: Sequence[Any], keep: Callable[[str, str, Any], Any],
+                values: Sequence[Any] = ()) -> dict[str, Any]:
+    """The outputs by name: arrays, or what keep(buffer id, dtype, shape) makes of those that stayed on the server; lists of them for
+    sequences, None for optionals without a value."""
     by_name = {s.name: s for s in specs}
     result: dict[str, Any] = {}
     for out in response.outputs:
@@ -176,4 +201,8 @@ def run_outputs(response: kiln_pb2.RunResponse, specs: Sequence[Any], keep: Call
             result[out.name] = keep(out.buffer, spec.dtype, spec.shape)
         else:
             result[out.name] = numpy_from_bytes(out.tensor.dtype, out.tensor.dims, out.tensor.data)
+    for spec in values:
+        names = element_names(spec)
+        if all(n in result for n in names):
+            result[spec.name] = None if spec.none else [result.pop(n) for n in names]
     return result
