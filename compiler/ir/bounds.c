@@ -210,6 +210,7 @@ static Interval interval(const UOp *u, Interval all) {
     return dtype_is_uint((DType)u->dtype) && u->arg.i < 0 ? all : (Interval){u->arg.i, u->arg.i};
   case OP_IOTA: return (Interval){0, most(u->shape.at[u->arg.i] - 1, 0)};
   case OP_RANGE: return (Interval){0, most(of(u->src[0]).hi - 1, 0)};
+  case OP_SPECIAL: return (Interval){0, most(of(u->src[0]).hi - 1, 0)};
   case OP_THREAD: return (Interval){0, u->arg.i - 1};
   case OP_RAMP: return (Interval){0, u->lanes - 1};
   case OP_RESHAPE:

@@ -39,7 +39,7 @@ static void print_arg(const UOp *u, StrBuf *out) {
   if (kind == ARG_INTS || u->arg.ints.n) strbuf_adds(out, kind == ARG_INTS ? ";" : "; ");
   if (kind == ARG_INTS && u->arg.ints.n) strbuf_adds(out, " ");
   for (uint32_t k = 0; k < u->arg.ints.n; k++) {
-    if (u->op == OP_RANGE) {
+    if (u->op == OP_RANGE && !k) {
       strbuf_adds(out, axis_type_name[u->arg.ints.at[k]]);
     } else {
       strbuf_addf(out, k ? ", %" PRId64 : "%" PRId64, u->arg.ints.at[k]);
