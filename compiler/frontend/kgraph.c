@@ -511,7 +511,9 @@ static void convert_graph(Job *job, void *arg) {
   w->values = arena_array(&job->arena, n, sizeof *w->values);
   for (size_t i = 0; i < n; i++) convert_node(w, i);
   w->doing = NULL;
-  if (!w->graph.outputs.n) job_abort(job, FAIL(INVALID_ARGUMENT, "the graph has no outputs"));
+  finish_states(w);
+  if (!w->graph.outputs.n && !w->front.updates.len)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "the graph has no outputs and updates no state"));
   for (size_t i = 0; i < w->graph.outputs.n; i++) {
     const GOutput *o = &w->graph.outputs.at[i];
     w->doing = arena_printf(&job->arena, "output %zu ('" STR_FMT "')", i, STR_ARG(o->name));
@@ -522,7 +524,6 @@ static void convert_graph(Job *job, void *arg) {
     shape_check(job, u->shape, MAX_TENSOR / dtype_info[u->dtype].bytes, "output");
     front_output(&w->front, o->name, u);
   }
-  finish_states(w);
   front_finish(&w->front, w->out);
 }
 
