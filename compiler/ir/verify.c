@@ -9,6 +9,7 @@
 #include <inttypes.h>
 
 #include "base/vec.h"
+#include "compiler/ir/dim.h"
 #include "compiler/ir/text.h"
 
 typedef struct Verifier {
@@ -26,20 +27,28 @@ static const char *const stage_name[] = {[STAGE_TENSOR] = "tensor",
 
 /* -- accesses ---------------------------------------------------------------------------------- */
 
+/* What interval bounds cannot show for sizes that are symbolic. Vectors of indices are made of
+ * scalar ones that were proven before the kernel was lowered, or are gated. */
+static bool proven(Job *job, UOp *index, int64_t n, int64_t reach) {
+  if (index->lanes != 1 || (!index->symbolic && dim_is_static(n))) return false;
+  return dim_contains(job, reach < 0 ? -reach : 0, reach > 0 ? dim_sub(job, n, reach) : n, index);
+}
+
 static const char *check_bounds(Verifier *v, const UOp *u, const UOp *buf) {
-  const UOp *index = u->src[1];
+  UOp *index = u->src[1];
   int64_t n = buf->arg.ints.at[0], hi = index->vmax, lo = index->vmin, reach = 0;
   if (buf->lanes == 1 && index->lanes == 1 && u->lanes > 1) {
     reach = (int64_t)(u->lanes - 1) * u->arg.i;
     if (u->arg.i > INT32_MAX || u->arg.i < INT32_MIN) return "the distance of lanes is too large";
   }
-  bool ok =
-      lo >= 0 && hi < n && lo + (reach < 0 ? reach : 0) >= 0 && hi < n - (reach > 0 ? reach : 0);
+  bool ok = dim_is_static(n) && lo >= 0 && hi < n && lo + (reach < 0 ? reach : 0) >= 0 &&
+            hi < n - (reach > 0 ? reach : 0);
   if (ok || u->nsrc > (u->op == OP_STORE ? 3 : 2)) return NULL;
+  if (proven(v->job, index, n, reach)) return NULL;
   return arena_printf(&v->job->arena,
-                      "the index is in [%" PRId64 ", %" PRId64 "]%s, the buffer has %" PRId64
+                      "the index is in [%" PRId64 ", %" PRId64 "]%s, the buffer has %s"
                       " elements, and there is no gate",
-                      lo, hi, reach ? " plus the lanes' reach" : "", n);
+                      lo, hi, reach ? " plus the lanes' reach" : "", dim_text(v->job, n));
 }
 
 static const char *check_access(Verifier *v, const UOp *u) {

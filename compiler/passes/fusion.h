@@ -51,7 +51,7 @@ typedef struct Cost {
 typedef struct Tensor {
   UOp *u;
   uint32_t *src; /* tensor numbers */
-  int64_t numel;
+  int64_t numel; /* expected, when symbolic; 0 only for what is empty for certain */
   Cost cost;
   bool leaf, stored;
   uint8_t nconsumers; /* 2: more */
@@ -101,6 +101,12 @@ typedef struct Hole {
   uint32_t next; /* of the same kernel: 1 + its number, 0 ends */
 } Hole;
 
+/* A BIND of the graph: happens after everything numbered before its tensor, its value in a buffer.
+ */
+typedef struct Bind {
+  uint32_t tensor, var, buffer;
+} Bind;
+
 typedef struct Fusion {
   Job *job;
   const Target *target;
@@ -118,6 +124,10 @@ typedef struct Fusion {
     PlanBuffer *at;
     size_t len, cap;
   } buffers;
+  struct {
+    Bind *at;
+    size_t len, cap;
+  } binds; /* in order of their tensors */
   FoldedConstants constants;
   NodeMap parts; /* of buffers: narrow.c */
 } Fusion;
@@ -125,6 +135,9 @@ typedef struct Fusion {
 /* Decides everything. buffers holds the inputs and outputs before; weights that are read, constants
  * and temporaries are added. Outputs whose PlanBuffer has constant bytes are left alone. */
 void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
+
+/* fusion_order.c: the tensors, sources first. */
+UOpList fusion_order(Job *job, UOp *sink, size_t nvars);
 
 /* fusion_cost.c: the facts and the choices. */
 void fusion_costs(Fusion *f);
