@@ -57,7 +57,7 @@ static void visit(Order *o, UOp *root) {
   }
 }
 
-UOpList fusion_order(Job *job, UOp *sink, size_t nvars) {
+UOpList bind_order(Job *job, UOp *sink, size_t nvars) {
   Order o = {.job = job, .nvars = nvars};
   bool any = false;
   o.binds = arena_array(&job->arena, nvars + 1, sizeof *o.binds);
