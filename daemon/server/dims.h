@@ -6,6 +6,7 @@
 #pragma once
 
 #include "base/arena.h"
+#include "base/status.h"
 #include "kiln/v1/worker.pb-c.h"
 
 typedef struct RunDims {
