@@ -195,7 +195,8 @@ static inline ZooKernel zoo_softmax(Job *job, int64_t rows, int64_t cols, bool p
  * squares. */
 static inline ZooKernel zoo_layernorm(Job *job, int64_t rows, int64_t cols, bool squares) {
   Zoo z = {.job = job};
-  UOp *y = zoo_param(&z, DT_F32, rows * cols), *x = zoo_param(&z, DT_F32, rows * cols);
+  UOp *y = zoo_param(&z, DT_F32, zoo_times(job, rows, cols)),
+      *x = zoo_param(&z, DT_F32, zoo_times(job, rows, cols));
   UOp *r = zoo_range(&z, AX_LOOP, rows), *c = zoo_range(&z, AX_LOOP, cols);
   UOp *k = zoo_range(&z, AX_REDUCE, cols), *k2 = zoo_range(&z, AX_REDUCE, cols);
   UOp *inv = uop_number(job, DT_F32, 1.0 / (double)cols), *row = zoo_mul(&z, r, cols);
