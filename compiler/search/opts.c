@@ -141,6 +141,7 @@ KernelInfo *kernel_info(Job *job, UOp *sink) {
   for (size_t i = 0; i < k->list.len; i++) {
     UOp *u = k->list.at[i];
     if (is_load(u)) k->operands[k->noperands++] = u;
+    k->in_place |= is_load(u) && u->src[0]->arg.i == 0;
   }
   find_stageable(job, k);
   if (sink->nsrc != 1) return k;
@@ -257,14 +258,14 @@ static Status plan_one(Planner *p) {
 }
 
 /* How a tile fits an axis whose size is known only at run time. */
-static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i) {
+static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i, bool in_place) {
   if (a->pad && a->pad % a->tile)
     return FAIL(INVALID_ARGUMENT, "axis %u is padded to a multiple of %d, its tile is %lld", i,
                 (int)a->pad, (long long)a->tile);
-  bool divides = axis->divisor % a->tile == 0;
-  a->padded = a->pad && !divides;
-  a->overlaps = !a->pad && !divides && !axis->reduce && axis->least >= a->tile;
-  a->clamped = !a->pad && !divides && !axis->reduce && !a->overlaps && a->vector == 1;
+  bool divides = axis->divisor % a->tile == 0, once = a->pad || axis->reduce || in_place;
+  a->padded = !divides && (a->pad || (in_place && !axis->reduce));
+  a->overlaps = !divides && !once && axis->least >= a->tile;
+  a->clamped = !divides && !once && !a->overlaps && a->vector == 1;
   a->outer = (a->size + a->tile - 1) / a->tile;
   if (divides || a->padded || a->overlaps || a->clamped) return NULL;
   return FAIL(
@@ -274,14 +275,26 @@ static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i) {
       i, (long long)axis->least, (long long)axis->size, (long long)a->tile);
 }
 
+/* A kernel that reads what it writes computes no element twice: tiles and the shares of threads do
+ * not overlap, but are cut off at the end. */
+static void pad_axis(AxisPlan *a) {
+  int64_t outer = (a->size + a->tile - 1) / a->tile, threads = a->threads ? a->threads : 1;
+  if (a->tile > a->size || threads > outer) return; /* refused below */
+  int64_t unit = a->tile * threads, rest = a->size % unit;
+  if (rest) a->size += unit - rest, a->padded = true;
+  a->outer = a->size / a->tile;
+}
+
 static Status finish_axes(const KernelInfo *k, OptPlan *plan) {
   for (uint32_t i = 0; i < k->naxes; i++) {
     AxisPlan *a = &plan->axes[i];
-    if (!k->axes[i].range || a->tile == 1) continue;
+    if (!k->axes[i].range) continue;
     if (!axis_is_static(&k->axes[i])) {
-      TRY(finish_symbolic(&k->axes[i], a, i));
+      if (a->tile > 1) TRY(finish_symbolic(&k->axes[i], a, i, k->in_place));
       continue;
     }
+    if (k->in_place && !k->axes[i].reduce) pad_axis(a);
+    if (a->tile == 1) continue;
     if (a->tile > a->size)
       return FAIL(INVALID_ARGUMENT, "axis %u of size %lld has a tile of %lld", i,
                   (long long)a->size, (long long)a->tile);
