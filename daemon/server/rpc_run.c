@@ -198,8 +198,6 @@ static Status size_outputs(Request *r, Run *run) {
                   &run->room[i]));
   run->message.n_vars = face->n_vars;
   run->message.vars = run->dims.vars;
-  run->message.n_output_room = run->noutputs;
-  run->message.output_room = run->room;
   return NULL;
 }
 
