@@ -125,6 +125,16 @@ static UOp *schedule_kernel(Job *job, KernelArgs *a) {
   return schedule_apply(job, a->kernel, a->target, &a->applied);
 }
 
+/* A call brings what the ranged kernel names, whatever of it is left: the VARs stand behind it. */
+static void count_args(Job *job, KernelArgs *a) {
+  UOpList list = uop_toposort(job, a->kernel);
+  for (size_t i = 0; i < list.len; i++) {
+    uint32_t n = (uint32_t)list.at[i]->arg.i + 1;
+    if (list.at[i]->op == OP_PARAM && n > a->linear.nargs) a->linear.nargs = n;
+    if (list.at[i]->op == OP_VAR && n > a->linear.nvars) a->linear.nvars = n;
+  }
+}
+
 static void kernel_steps(Job *job, void *arg) {
   KernelArgs *a = arg;
   Rewrite rw = {.job = job, .no_fma = !llvm_fuses(a->target)};
@@ -136,6 +146,7 @@ static void kernel_steps(Job *job, void *arg) {
   a->lowered = rewrite_graph(&rw, u, rules_decomp);
   check(job, a->lowered, STAGE_LOWERED, "lower");
   a->linear = linearize_kernel(job, a->lowered, a->target);
+  count_args(job, a);
 }
 
 static const char *opts_text(Job *job, const OptList *opts) {

@@ -10,6 +10,9 @@ typedef struct InterpBuffer {
   size_t bytes;
 } InterpBuffer;
 
+/* The value of a kernel's VAR: behind the buffers, args[nargs + k] points to that of VAR k, an
+ * int64_t. Whoever interprets a kernel with VARs gives all of them. */
+Status interp_var(const InterpBuffer *args, size_t nargs, const UOp *var, int64_t *out);
 /* Runs a tensor-stage SINK of STOREs: reads PARAM slots, writes the STOREd ones. */
 Status interp_tensor(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots);
 /* The same for a graph with symbolic sizes. vars: the value of each VAR, INTERP_UNBOUND for those

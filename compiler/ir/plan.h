@@ -160,7 +160,7 @@ typedef struct OptList {
 typedef struct Linear {
   UOp **list;
   size_t len;
-  uint32_t nargs;
+  uint32_t nargs, nvars;
   uint32_t threads;       /* thread indices the kernel expects to be called with */
   uint64_t scratch_bytes; /* thread-private buffers, per thread */
   /* Workgroups along x, y, z, and the threads of one; all 1 where there are none. */

@@ -206,8 +206,7 @@ static bool eliminate(Proof *pr, Poly p, const UOp *x, int depth) {
 
 /* Which atom goes first: those whose bounds mention others. What contains another is younger. */
 static int rank(const UOp *x) {
-  if (x->op == OP_VAR || poly_is_unit(x)) return 1;
-  return x->op == OP_RANGE ? 2 : 3;
+  return x->op == OP_VAR || poly_is_unit(x) ? 1 : 2;
 }
 
 static const UOp *next_atom(Poly p) {
