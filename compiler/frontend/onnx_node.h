@@ -52,6 +52,22 @@ Ints node_ints(Node *n, size_t k, const char *what);
 int64_t node_int(Node *n, size_t k, const char *what);
 double node_float(Node *n, size_t k, const char *what);
 
+/* A list of integers that describe sizes. Element i is the dim or (possibly negative) number at[i],
+ * or when value[i] is not NULL a rank-0 i64 that only the run knows. */
+typedef struct NodeSizes {
+  uint32_t n;
+  int64_t *at;
+  UOp **value;
+} NodeSizes;
+NodeSizes node_sizes(Node *n, size_t k, const char *what);
+NodeSizes node_size_list(Node *n, Ints list);
+/* Element i as a rank-0 i64. */
+UOp *node_size_value(Node *n, const NodeSizes *s, uint32_t i);
+/* Element i as a dim: what only the run knows becomes a VAR in [0, max]. */
+int64_t node_size_bound(Node *n, const NodeSizes *s, uint32_t i, int64_t max, const char *what);
+/* "node 'y' (Reshape): what", for what a run reports. */
+const char *node_label(Node *n, const char *what);
+
 /* -- attributes ------------------------------------------------------------------------------ */
 
 /* NULL when absent; aborts when it has another type. */
