@@ -149,6 +149,8 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
                         .threads = a.linear.threads,
                         .scratch_bytes = a.linear.scratch_bytes,
                         .opts = opts_text(job, &a.applied)};
+  memcpy(out->grid, a.linear.grid, sizeof out->grid);
+  memcpy(out->block, a.linear.block, sizeof out->block);
   code.object = (StrBuf){0};
   llvm_output_deinit(&code);
   return NULL;

@@ -37,11 +37,12 @@ bool build_may_equal(int64_t a, int64_t b);
 /* x with size d along the axis, which it has in every run that goes on: the run checks that.
  * build_may_equal is true. */
 UOp *build_fit(Job *job, UOp *x, size_t axis, int64_t d);
-/* Makes every run fail with FAILED_PRECONDITION-like OUT_OF_RANGE unless the rank-0 bool is true;
+/* Makes every run fail with OUT_OF_RANGE unless the rank-0 bool is true;
  * for builders whose result is only right then. Implemented by the frontend at work (front.c). */
 void front_require(Job *job, UOp *condition, const char *otherwise);
 
-/* Elementwise; sources broadcast as in numpy. */
+/* Elementwise; sources broadcast as in numpy. Storage dtypes are computed in build_work and cast
+ * back. */
 UOp *build1(Job *job, Op op, UOp *a);
 UOp *build2(Job *job, Op op, UOp *a, UOp *b);
 UOp *build_where(Job *job, UOp *cond, UOp *a, UOp *b);
@@ -78,7 +79,9 @@ UOp *build_gather(Job *job, UOp *data, UOp *indices, size_t axis);
 
 /* axes: a bit per axis. Plans add and multiply half floats in f32. */
 UOp *build_reduce(Job *job, Op op, UOp *x, uint32_t axes, bool keep);
-/* f16 and bf16 as f32, for what takes several steps and is rounded once at the end. */
+/* The dtype that values of d are computed in: d itself, or f32, i32 or u32 for a storage dtype. */
+DType build_work(DType d);
+/* f16, bf16 and storage floats as f32, storage integers in 32 bits, for what takes several steps and is rounded once at the end. */
 UOp *build_widen(Job *job, UOp *x);
 UOp *build_mean(Job *job, UOp *x, uint32_t axes, bool keep);
 static inline uint32_t axis_bit(size_t axis) { return 1u << axis; }

@@ -191,37 +191,11 @@ void front_dims_used(Front *f) {
 /* -- data ------------------------------------------------------------------------------------ */
 
 int64_t data_int(DType dtype, const uint8_t *data, int64_t k) {
-  const uint8_t *p = data + k * dtype_info[dtype].bytes;
-  uint64_t v = 0;
-  unsigned bytes = dtype_info[dtype].bytes;
-  assert(bytes);
-  memcpy(&v, p, bytes);
-  unsigned shift = 64 - 8 * bytes;
-  if (dtype_is_uint(dtype) || dtype_is_bool(dtype)) return (int64_t)v;
-  return (int64_t)(v << shift) >> shift;
+  return scalar_load(dtype, data + k * dtype_info[dtype].bytes).i;
 }
 
 double data_float(DType dtype, const uint8_t *data, int64_t k) {
-  const uint8_t *p = data + k * dtype_info[dtype].bytes;
-  if (dtype == DT_F64) {
-    double d;
-    memcpy(&d, p, sizeof d);
-    return d;
-  }
-  uint32_t bits = 0;
-  memcpy(&bits, p, dtype_info[dtype].bytes);
-  if (dtype == DT_BF16) bits <<= 16;
-  if (dtype == DT_F16) {
-    uint32_t sign = (bits & 0x8000) << 16, exp = bits >> 10 & 31, frac = bits & 1023;
-    double v = exp ? (double)(frac | 1024) * (double)(1ull << exp) : (double)frac * 2;
-    v /= (double)(1ull << 26);
-    if (exp == 31) v = frac ? (double)__builtin_nan("") : __builtin_inf();
-    /* frac * 2^(exp - 25), with exp 0 counting as 1 */
-    return sign ? -v * 2 : v * 2;
-  }
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return (double)x;
+  return scalar_load(dtype, data + k * dtype_info[dtype].bytes).f;
 }
 
 static Scalar data_scalar(const Val *v, int64_t k) {

@@ -1,12 +1,13 @@
 /* kiln.v1.Graph (proto/kiln/v1/graph.proto) to tensor graph.
  *
  * The message is decoded in place, so a Param's data stays where it is. A node is converted when
- * its turn comes: its sources are earlier ones, by number. The table below says for every op how
- * many sources it has, how many integers, whether it needs a dtype, and which function converts
- * it; docs/graph.md is the reference page for users. */
+ * its turn comes: its sources are earlier ones, by number. proto/graph_ops.def says for every op
+ * how many sources it has, how many integers, and which function here converts it; docs/graph.md
+ * and docs/graph-ops.md are the reference pages for users. */
 #include "compiler/frontend/build_nn.h"
 #include "compiler/frontend/front.h"
 #include "kiln/v1/graph.pb-c.h"
+#include "proto/graph_ops.h"
 #include "proto/view.h"
 
 typedef struct GNode {
@@ -88,7 +89,7 @@ typedef UOp *(*Handler)(Walk *w, const GNode *n, UOp *const *src);
 typedef struct GOp {
   const char *name;
   int8_t nsrc;  /* -1: at least one */
-  int8_t nints; /* -1: any number, -2: one per axis of source 0, -3: two per axis */
+  int8_t nints; /* or G_ANY, ... */
   Op op;        /* the elementwise or reduce op of generic handlers */
   Handler fn;
 } GOp;
@@ -98,13 +99,29 @@ static const GOp *find_op(int64_t op);
 /* -- checks ---------------------------------------------------------------------------------- */
 
 static const DType dtypes[] = {
-    [KILN__V1__DTYPE__DTYPE_BOOL] = DT_BOOL, [KILN__V1__DTYPE__DTYPE_I8] = DT_I8,
-    [KILN__V1__DTYPE__DTYPE_I16] = DT_I16,   [KILN__V1__DTYPE__DTYPE_I32] = DT_I32,
-    [KILN__V1__DTYPE__DTYPE_I64] = DT_I64,   [KILN__V1__DTYPE__DTYPE_U8] = DT_U8,
-    [KILN__V1__DTYPE__DTYPE_U16] = DT_U16,   [KILN__V1__DTYPE__DTYPE_U32] = DT_U32,
-    [KILN__V1__DTYPE__DTYPE_U64] = DT_U64,   [KILN__V1__DTYPE__DTYPE_F16] = DT_F16,
-    [KILN__V1__DTYPE__DTYPE_BF16] = DT_BF16, [KILN__V1__DTYPE__DTYPE_F32] = DT_F32,
+    [KILN__V1__DTYPE__DTYPE_BOOL] = DT_BOOL,
+    [KILN__V1__DTYPE__DTYPE_I8] = DT_I8,
+    [KILN__V1__DTYPE__DTYPE_I16] = DT_I16,
+    [KILN__V1__DTYPE__DTYPE_I32] = DT_I32,
+    [KILN__V1__DTYPE__DTYPE_I64] = DT_I64,
+    [KILN__V1__DTYPE__DTYPE_U8] = DT_U8,
+    [KILN__V1__DTYPE__DTYPE_U16] = DT_U16,
+    [KILN__V1__DTYPE__DTYPE_U32] = DT_U32,
+    [KILN__V1__DTYPE__DTYPE_U64] = DT_U64,
+    [KILN__V1__DTYPE__DTYPE_F16] = DT_F16,
+    [KILN__V1__DTYPE__DTYPE_BF16] = DT_BF16,
+    [KILN__V1__DTYPE__DTYPE_F32] = DT_F32,
     [KILN__V1__DTYPE__DTYPE_F64] = DT_F64,
+    [KILN__V1__DTYPE__DTYPE_F8E4M3FN] = DT_F8E4M3FN,
+    [KILN__V1__DTYPE__DTYPE_F8E4M3FNUZ] = DT_F8E4M3FNUZ,
+    [KILN__V1__DTYPE__DTYPE_F8E5M2] = DT_F8E5M2,
+    [KILN__V1__DTYPE__DTYPE_F8E5M2FNUZ] = DT_F8E5M2FNUZ,
+    [KILN__V1__DTYPE__DTYPE_F8E8M0] = DT_F8E8M0,
+    [KILN__V1__DTYPE__DTYPE_F4E2M1] = DT_F4E2M1,
+    [KILN__V1__DTYPE__DTYPE_I4] = DT_I4,
+    [KILN__V1__DTYPE__DTYPE_U4] = DT_U4,
+    [KILN__V1__DTYPE__DTYPE_I2] = DT_I2,
+    [KILN__V1__DTYPE__DTYPE_U2] = DT_U2,
 };
 
 static DType dtype_of(Walk *w, int64_t d) {
@@ -154,6 +171,11 @@ static UOp *g_iota(Walk *w, const GNode *n, UOp *const *src) {
     job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "needs an axis, dims and a numeric dtype"));
   Ints shape = dims_of(w, n->ints.at + 1, n->ints.n - 1, d);
   return build_iota(w->front.job, d, axis_check(w->front.job, n->ints.at[0], shape.n), shape);
+}
+
+static UOp *g_size(Walk *w, const GNode *n, UOp *const *src) {
+  (void)src;
+  return uop_int(w->front.job, DT_I64, n->ints.at[0]);
 }
 
 static UOp *g_reshape(Walk *w, const GNode *n, UOp *const *src) {
@@ -311,67 +333,11 @@ static UOp *g_matmul(Walk *w, const GNode *n, UOp *const *src) {
   return build_matmul(w->front.job, src[0], src[1]);
 }
 
-enum { ANY = -1, PER_AXIS = -2, TWO_PER_AXIS = -3 };
-
 static const GOp ops[] = {
-    [KILN__V1__GRAPH_OP__PARAM] = {"PARAM", 0, 1, OP_PARAM, g_param},
-    [KILN__V1__GRAPH_OP__CONST] = {"CONST", 0, 0, OP_CONST, g_const},
-    [KILN__V1__GRAPH_OP__IOTA] = {"IOTA", 0, ANY, OP_IOTA, g_iota},
-    [KILN__V1__GRAPH_OP__RESHAPE] = {"RESHAPE", 1, ANY, OP_RESHAPE, g_reshape},
-    [KILN__V1__GRAPH_OP__PERMUTE] = {"PERMUTE", 1, PER_AXIS, OP_PERMUTE, g_permute},
-    [KILN__V1__GRAPH_OP__EXPAND] = {"EXPAND", 1, ANY, OP_EXPAND, g_expand},
-    [KILN__V1__GRAPH_OP__PAD] = {"PAD", 2, TWO_PER_AXIS, OP_PAD, g_pad},
-    [KILN__V1__GRAPH_OP__SHRINK] = {"SHRINK", 1, TWO_PER_AXIS, OP_SHRINK, g_shrink},
-    [KILN__V1__GRAPH_OP__FLIP] = {"FLIP", 1, ANY, OP_FLIP, g_flip},
-    [KILN__V1__GRAPH_OP__WINDOW] = {"WINDOW", 1, 4, OP_WINDOW, g_window},
-    [KILN__V1__GRAPH_OP__CAT] = {"CAT", ANY, 1, OP_CAT, g_cat},
-    [KILN__V1__GRAPH_OP__GATHER] = {"GATHER", 2, 1, OP_GATHER, g_gather},
-    [KILN__V1__GRAPH_OP__REDUCE_SUM] = {"REDUCE_SUM", 1, ANY, OP_ADD, g_reduce},
-    [KILN__V1__GRAPH_OP__REDUCE_PROD] = {"REDUCE_PROD", 1, ANY, OP_MUL, g_reduce},
-    [KILN__V1__GRAPH_OP__REDUCE_MAX] = {"REDUCE_MAX", 1, ANY, OP_MAX, g_reduce},
-    [KILN__V1__GRAPH_OP__REDUCE_MIN] = {"REDUCE_MIN", 1, ANY, OP_MIN, g_reduce},
-    [KILN__V1__GRAPH_OP__CAST] = {"CAST", 1, 0, OP_CAST, g_cast},
-    [KILN__V1__GRAPH_OP__BITCAST] = {"BITCAST", 1, 0, OP_BITCAST, g_bitcast},
-    [KILN__V1__GRAPH_OP__CONTIGUOUS] = {"CONTIGUOUS", 1, 0, OP_CONTIGUOUS, g_contiguous},
-    [KILN__V1__GRAPH_OP__NEG] = {"NEG", 1, 0, OP_NEG, g_unary},
-    [KILN__V1__GRAPH_OP__ABS] = {"ABS", 1, 0, OP_ABS, g_unary},
-    [KILN__V1__GRAPH_OP__RECIP] = {"RECIP", 1, 0, OP_RECIP, g_unary},
-    [KILN__V1__GRAPH_OP__SQRT] = {"SQRT", 1, 0, OP_SQRT, g_unary},
-    [KILN__V1__GRAPH_OP__EXP] = {"EXP", 1, 0, OP_EXP, g_unary},
-    [KILN__V1__GRAPH_OP__EXP2] = {"EXP2", 1, 0, OP_EXP2, g_unary},
-    [KILN__V1__GRAPH_OP__LOG] = {"LOG", 1, 0, OP_LOG, g_unary},
-    [KILN__V1__GRAPH_OP__LOG2] = {"LOG2", 1, 0, OP_LOG2, g_unary},
-    [KILN__V1__GRAPH_OP__SIN] = {"SIN", 1, 0, OP_SIN, g_unary},
-    [KILN__V1__GRAPH_OP__COS] = {"COS", 1, 0, OP_COS, g_unary},
-    [KILN__V1__GRAPH_OP__TANH] = {"TANH", 1, 0, OP_TANH, g_unary},
-    [KILN__V1__GRAPH_OP__ERF] = {"ERF", 1, 0, OP_ERF, g_unary},
-    [KILN__V1__GRAPH_OP__ATAN] = {"ATAN", 1, 0, OP_ATAN, g_unary},
-    [KILN__V1__GRAPH_OP__TRUNC] = {"TRUNC", 1, 0, OP_TRUNC, g_unary},
-    [KILN__V1__GRAPH_OP__FLOOR] = {"FLOOR", 1, 0, OP_FLOOR, g_unary},
-    [KILN__V1__GRAPH_OP__CEIL] = {"CEIL", 1, 0, OP_CEIL, g_unary},
-    [KILN__V1__GRAPH_OP__ROUND] = {"ROUND", 1, 0, OP_ROUND, g_unary},
-    [KILN__V1__GRAPH_OP__NOT] = {"NOT", 1, 0, OP_XOR, g_not},
-    [KILN__V1__GRAPH_OP__ADD] = {"ADD", 2, 0, OP_ADD, g_binary},
-    [KILN__V1__GRAPH_OP__SUB] = {"SUB", 2, 0, OP_SUB, g_binary},
-    [KILN__V1__GRAPH_OP__MUL] = {"MUL", 2, 0, OP_MUL, g_binary},
-    [KILN__V1__GRAPH_OP__DIV] = {"DIV", 2, 0, OP_FDIV, g_div},
-    [KILN__V1__GRAPH_OP__MOD] = {"MOD", 2, 0, OP_IMOD, g_mod},
-    [KILN__V1__GRAPH_OP__FLOORDIV] = {"FLOORDIV", 2, 0, OP_FLOORDIV, g_floor_div},
-    [KILN__V1__GRAPH_OP__FLOORMOD] = {"FLOORMOD", 2, 0, OP_FLOORMOD, g_floor_div},
-    [KILN__V1__GRAPH_OP__MAX] = {"MAX", 2, 0, OP_MAX, g_binary},
-    [KILN__V1__GRAPH_OP__MIN] = {"MIN", 2, 0, OP_MIN, g_binary},
-    [KILN__V1__GRAPH_OP__POW] = {"POW", 2, 0, OP_POW, g_binary},
-    [KILN__V1__GRAPH_OP__AND] = {"AND", 2, 0, OP_AND, g_binary},
-    [KILN__V1__GRAPH_OP__OR] = {"OR", 2, 0, OP_OR, g_binary},
-    [KILN__V1__GRAPH_OP__XOR] = {"XOR", 2, 0, OP_XOR, g_binary},
-    [KILN__V1__GRAPH_OP__SHL] = {"SHL", 2, 0, OP_SHL, g_binary},
-    [KILN__V1__GRAPH_OP__SHR] = {"SHR", 2, 0, OP_SHR, g_binary},
-    [KILN__V1__GRAPH_OP__CMPLT] = {"CMPLT", 2, 0, OP_CMPLT, g_binary},
-    [KILN__V1__GRAPH_OP__CMPLE] = {"CMPLE", 2, 0, OP_CMPLE, g_binary},
-    [KILN__V1__GRAPH_OP__CMPEQ] = {"CMPEQ", 2, 0, OP_CMPEQ, g_binary},
-    [KILN__V1__GRAPH_OP__CMPNE] = {"CMPNE", 2, 0, OP_CMPNE, g_binary},
-    [KILN__V1__GRAPH_OP__WHERE] = {"WHERE", 3, 0, OP_WHERE, g_where},
-    [KILN__V1__GRAPH_OP__MATMUL] = {"MATMUL", 2, 0, OP_MUL, g_matmul},
+#define GRAPH_OP(name_, group_, nsrc_, nints_, dtypes_, result_, ir_, handler_, ints_doc_, doc_)   \
+  [KILN__V1__GRAPH_OP__##name_] = {#name_, nsrc_, nints_, OP_##ir_, g_##handler_},
+#include "proto/graph_ops.def"
+#undef GRAPH_OP
 };
 
 static const GOp *find_op(int64_t op) {
@@ -429,8 +395,8 @@ static void check_counts(Walk *w, const GOp *op, const GNode *n, UOp *const *src
                         op->nsrc < 0 ? "at least " : "", op->nsrc < 0 ? 1 : op->nsrc));
   size_t rank = n->src.n ? src[0]->shape.n : 0, want = n->ints.n;
   if (op->nints >= 0) want = (size_t)op->nints;
-  if (op->nints == PER_AXIS) want = rank;
-  if (op->nints == TWO_PER_AXIS) want = 2 * rank;
+  if (op->nints == G_AXES) want = rank;
+  if (op->nints == G_AXES2) want = 2 * rank;
   if (n->ints.n != want)
     job_abort(job, FAIL(INVALID_ARGUMENT, "%zu integers, expected %zu", n->ints.n, want));
 }

@@ -309,13 +309,14 @@ static bool clamp_known(Job *job, int64_t *at, int64_t d, int64_t back) {
   return true;
 }
 
-static UOp *clamp_late(Node *n, UOp *at, UOp *d, int64_t back) {
+/* back: 1 for negative steps, else 0. */
+static UOp *clamp_late(Node *n, UOp *at, UOp *d, UOp *back) {
   Job *job = n->job;
   UOp *limit = i64(n, (int64_t)1 << 60); /* so that adding the size does not wrap */
   at = two(n, OP_MIN, two(n, OP_MAX, at, build1(job, OP_NEG, limit)), limit);
   at = build_where(job, two(n, OP_CMPLT, at, i64(n, 0)), two(n, OP_ADD, at, d), at);
-  at = two(n, OP_MAX, at, i64(n, -back));
-  return two(n, OP_MIN, at, two(n, OP_SUB, d, i64(n, back)));
+  at = two(n, OP_MAX, at, build1(job, OP_NEG, back));
+  return two(n, OP_MIN, at, two(n, OP_SUB, d, back));
 }
 
 /* A position is known as a dim, or only to the run. */
@@ -325,59 +326,59 @@ typedef struct Position {
 } Position;
 
 /* Elements start, start + step, ... before end, when the run decides. */
-static UOp *slice_late(Node *n, UOp *x, size_t axis, UOp *start, UOp *end, int64_t step) {
+static UOp *slice_late(Node *n, UOp *x, size_t axis, UOp *start, UOp *end, UOp *step) {
   Job *job = n->job;
-  int64_t d = x->shape.at[axis], back = step < 0, width = step < 0 ? -step : step;
-  start = clamp_late(n, start, build_size(job, d), back);
-  end = clamp_late(n, end, build_size(job, d), back);
-  UOp *span = step > 0 ? two(n, OP_SUB, end, start) : two(n, OP_SUB, start, end);
-  span = two(n, OP_MAX, two(n, OP_ADD, span, i64(n, width - 1)), i64(n, 0));
-  UOp *count = two(n, OP_FLOORDIV, span, i64(n, width));
-  int64_t most = dim_high(d) / width + 1, size = 0;
-  if (dim_high(d) < INT64_MAX - width) most = (dim_high(d) + width - 1) / width;
-  size = front_bind(n->f, count, 0, most, node_label(n, "number of elements"));
-  UOp *at = two(n, OP_MUL, build_arange(job, DT_I64, size), i64(n, step));
+  UOp *d = size_of(n, x, axis), *zero = i64(n, 0);
+  UOp *down = two(n, OP_CMPLT, step, zero), *back = build_cast(job, down, DT_I64);
+  start = clamp_late(n, start, d, back);
+  end = clamp_late(n, end, d, back);
+  UOp *span = two(n, OP_SUB, end, start), *width = build1(job, OP_ABS, step);
+  span = build_where(job, down, build1(job, OP_NEG, span), span);
+  span = two(n, OP_ADD, two(n, OP_MAX, span, zero), two(n, OP_SUB, width, i64(n, 1)));
+  UOp *count = two(n, OP_FLOORDIV, span, width);
+  int64_t size = front_bind(n->f, count, 0, dim_high(x->shape.at[axis]),
+                            node_label(n, "number of elements"));
+  UOp *at = two(n, OP_MUL, build_arange(job, DT_I64, size), step);
   return build_gather(job, x, two(n, OP_ADD, at, start), axis);
 }
 
 /* numpy slicing: ends are clamped, negative ones count from the end. */
-static UOp *slice_axis(Node *n, UOp *x, int64_t axis_, Position start, Position end, int64_t step) {
+static UOp *slice_axis(Node *n, UOp *x, int64_t axis_, Position start, Position end,
+                       Position step) {
   Job *job = n->job;
   size_t axis = axis_check(job, axis_, x->shape.n);
-  int64_t d = x->shape.at[axis], back = step < 0, width = step < 0 ? -step : step;
-  if (step == 0) job_abort(job, FAIL(INVALID_ARGUMENT, "step 0"));
-  bool known = !start.value && !end.value;
-  int64_t from = start.at, to = end.at;
+  bool known = !start.value && !end.value && !step.value && dim_is_static(step.at);
+  if (known && step.at == 0) job_abort(job, FAIL(INVALID_ARGUMENT, "step 0"));
+  int64_t d = x->shape.at[axis], from = start.at, to = end.at, back = step.at < 0;
   known = known && clamp_known(job, &from, d, back) && clamp_known(job, &to, d, back);
   if (!known) {
-    if (!start.value) start.value = build_size(job, start.at);
-    if (!end.value) end.value = build_size(job, end.at);
-    return slice_late(n, x, axis, start.value, end.value, step);
+    Position *all[] = {&start, &end, &step};
+    for (size_t i = 0; i < 3; i++)
+      if (!all[i]->value) all[i]->value = build_size(job, all[i]->at);
+    return slice_late(n, x, axis, start.value, end.value, step.value);
   }
-  int64_t span = step > 0 ? dim_sub(job, to, from) : dim_sub(job, from, to);
+  int64_t span = back ? dim_sub(job, from, to) : dim_sub(job, to, from);
   if (dim_low(span) < 0) span = dim_max(job, span, 0);
-  return build_slice(job, x, axis, from, dim_ceildiv(job, span, width), step);
+  int64_t count = dim_ceildiv(job, span, back ? -step.at : step.at);
+  return build_slice(job, x, axis, from, count, step.at);
 }
 
 /* Axes that only the run knows: every axis is sliced by its element of the lists, or not at all. */
 static UOp *slice_any_axes(Node *n, UOp *x, const NodeSizes *starts, const NodeSizes *ends,
-                           const NodeSizes *axes, const Ints steps) {
+                           const NodeSizes *axes, const NodeSizes *steps) {
   Job *job = n->job;
-  UOp *all = i64(n, MAX_NUMEL);
-  for (uint32_t i = 0; i < steps.n; i++)
-    if (steps.at[i] != 1)
-      job_abort(job, FAIL(UNIMPLEMENTED, "steps other than 1 along axes that a run decides"));
+  UOp *rank = i64(n, x->shape.n);
   for (uint32_t a = 0; a < x->shape.n; a++) {
-    UOp *from = i64(n, 0), *to = all;
+    UOp *from = i64(n, 0), *to = i64(n, MAX_NUMEL), *by = i64(n, 1);
     for (uint32_t i = 0; i < starts->n; i++) {
       UOp *v = node_size_value(n, axes, i);
-      v = build_where(job, two(n, OP_CMPLT, v, i64(n, 0)), two(n, OP_ADD, v, i64(n, x->shape.n)),
-                      v);
+      v = build_where(job, two(n, OP_CMPLT, v, i64(n, 0)), two(n, OP_ADD, v, rank), v);
       UOp *here = two(n, OP_CMPEQ, v, i64(n, a));
       from = build_where(job, here, node_size_value(n, starts, i), from);
       to = build_where(job, here, node_size_value(n, ends, i), to);
+      if (steps->n) by = build_where(job, here, node_size_value(n, steps, i), by);
     }
-    x = slice_late(n, x, a, from, to, 1);
+    x = slice_late(n, x, a, from, to, by);
   }
   return x;
 }
@@ -392,20 +393,20 @@ static void op_slice(Node *n) {
   UOp *x = node_u(n, 0);
   bool attrs = n->opset < 10, late = false;
   NodeSizes starts = slice_list(n, attrs, 1, "starts"), ends = slice_list(n, attrs, 2, "ends");
-  NodeSizes axes = slice_list(n, attrs, 3, "axes");
-  Ints steps = {0};
-  if (!attrs && node_has(n, 4)) steps = node_ints(n, 4, "steps");
+  NodeSizes axes = slice_list(n, attrs, 3, "axes"), steps = {0};
+  if (!attrs) steps = slice_list(n, false, 4, "steps");
   if (starts.n != ends.n || (axes.at && axes.n != starts.n) || (steps.at && steps.n != starts.n))
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "starts, ends, axes and steps differ in length"));
   for (uint32_t i = 0; i < axes.n; i++)
     late = late || axes.value[i] || !dim_is_static(axes.at[i]);
   if (late) {
-    node_out(n, 0, slice_any_axes(n, x, &starts, &ends, &axes, steps));
+    node_out(n, 0, slice_any_axes(n, x, &starts, &ends, &axes, &steps));
     return;
   }
   for (uint32_t i = 0; i < starts.n; i++)
     x = slice_axis(n, x, axes.at ? axes.at[i] : i, (Position){starts.at[i], starts.value[i]},
-                   (Position){ends.at[i], ends.value[i]}, steps.at ? steps.at[i] : 1);
+                   (Position){ends.at[i], ends.value[i]},
+                   steps.at ? (Position){steps.at[i], steps.value[i]} : (Position){1, NULL});
   node_out(n, 0, x);
 }
 
@@ -448,98 +449,6 @@ static void op_tile(Node *n) {
   node_out(n, 0, build_reshape(n->job, x, shape_make(out, reps.n)));
 }
 
-/* -- padding --------------------------------------------------------------------------------- */
-
-/* `count` elements beside the border of an axis, as a mode makes them: reflect skips the border
- * element itself, edge repeats it, wrap takes the other end. */
-static UOp *border(Node *n, UOp *x, size_t axis, int64_t count, bool low, Str mode) {
-  int64_t d = x->shape.at[axis], dims[MAX_DIMS];
-  if (str_is(mode, "edge")) {
-    UOp *e = build_slice(n->job, x, axis, low ? 0 : d - 1, 1, 1);
-    for (uint32_t i = 0; i < x->shape.n; i++) dims[i] = i == axis ? count : x->shape.at[i];
-    return build_expand(n->job, e, shape_make(dims, x->shape.n));
-  }
-  if (str_is(mode, "wrap")) return build_slice(n->job, x, axis, low ? d - count : 0, count, 1);
-  return build_slice(n->job, x, axis, low ? count : d - 2, count, -1);
-}
-
-static UOp *pad_mode(Node *n, UOp *x, size_t axis, int64_t lo, int64_t hi, Str mode) {
-  int64_t crop[2 * MAX_DIMS] = {0}, d;
-  crop[2 * axis] = lo < 0 ? lo : 0;
-  crop[2 * axis + 1] = hi < 0 ? hi : 0;
-  x = build_pad(n->job, x, crop, build_num(n->job, x, 0));
-  d = x->shape.at[axis];
-  int64_t room = str_is(mode, "reflect") ? d - 1 : str_is(mode, "wrap") ? d : d ? INT64_MAX : 0;
-  if (lo > room || hi > room || lo > MAX_NUMEL || hi > MAX_NUMEL)
-    job_abort(n->job, FAIL(INVALID_ARGUMENT,
-                           "padding %lld, %lld in mode '" STR_FMT "' of axis %zu of %lld elements",
-                           (long long)lo, (long long)hi, STR_ARG(mode), axis, (long long)d));
-  UOp *parts[3];
-  size_t k = 0;
-  if (lo > 0) parts[k++] = border(n, x, axis, lo, true, mode);
-  parts[k++] = x;
-  if (hi > 0) parts[k++] = border(n, x, axis, hi, false, mode);
-  return build_cat(n->job, parts, k, axis);
-}
-
-/* pads[axis] = {begin, end} from ONNX's begins-then-ends list over `axes` (absent: all). */
-static void pad_list(Node *n, size_t rank, int64_t *pads) {
-  Ints list = n->opset >= 11 ? node_ints(n, 1, "pads") : attr_ints(n, "pads");
-  Ints axes = {0};
-  if (n->opset >= 18 && node_has(n, 3)) axes = node_ints(n, 3, "axes");
-  size_t count = axes.at ? axes.n : rank;
-  if (list.n != 2 * count)
-    job_abort(n->job, FAIL(INVALID_ARGUMENT, "%u pads, expected %zu", list.n, 2 * count));
-  for (size_t i = 0; i < count; i++) {
-    size_t axis = axes.at ? axis_check(n->job, axes.at[i], rank) : i;
-    pads[2 * axis] = list.at[i];
-    pads[2 * axis + 1] = list.at[count + i];
-  }
-}
-
-static void op_pad(Node *n) {
-  UOp *x = node_u(n, 0), *fill = build_num(n->job, x, 0);
-  int64_t pads[2 * MAX_DIMS] = {0};
-  Str mode = attr_str(n, "mode", "constant");
-  pad_list(n, x->shape.n, pads);
-  if (str_is(mode, "constant")) {
-    if (n->opset < 11)
-      fill = build_num(n->job, x, attr_float(n, "value", 0));
-    else if (node_has(n, 2))
-      fill = node_u(n, 2);
-    if (shape_numel(fill->shape) != 1)
-      job_abort(n->job, FAIL(INVALID_ARGUMENT, "constant_value of shape %s, expected a scalar",
-                             shape_text(n->job, fill->shape)));
-    node_out(n, 0, build_pad(n->job, x, pads, build_reshape(n->job, fill, (Ints){0})));
-    return;
-  }
-  if (!str_is(mode, "reflect") && !str_is(mode, "edge") && !str_is(mode, "wrap"))
-    job_abort(n->job, FAIL(INVALID_ARGUMENT, "unknown mode '" STR_FMT "'", STR_ARG(mode)));
-  for (size_t i = 0; i < node_in(n, 0)->shape.n; i++)
-    x = pad_mode(n, x, i, pads[2 * i], pads[2 * i + 1], mode);
-  node_out(n, 0, x);
-}
-
-/* Axis sizes become `shape`: cropped or padded with zeros about the centre. */
-static void op_center_crop_pad(Node *n) {
-  UOp *x = node_u(n, 0);
-  Ints want = node_ints(n, 1, "shape"), axes = attr_ints(n, "axes");
-  int64_t pads[2 * MAX_DIMS] = {0};
-  if (want.n != (axes.at ? axes.n : x->shape.n))
-    job_abort(n->job,
-              FAIL(INVALID_ARGUMENT, "shape %s does not fit the axes", shape_text(n->job, want)));
-  for (uint32_t i = 0; i < want.n; i++) {
-    size_t axis = axis_check(n->job, axes.at ? axes.at[i] : i, x->shape.n);
-    int64_t d = x->shape.at[axis], more = want.at[i] - d;
-    if (want.at[i] < 0 || want.at[i] > MAX_NUMEL)
-      job_abort(n->job, FAIL(INVALID_ARGUMENT, "bad shape %s", shape_text(n->job, want)));
-    int64_t lo = more >= 0 ? more / 2 : -((-more) / 2);
-    pads[2 * axis] = lo;
-    pads[2 * axis + 1] = more - lo;
-  }
-  node_out(n, 0, build_pad(n->job, x, pads, build_num(n->job, x, 0)));
-}
-
 /* -- blocks ---------------------------------------------------------------------------------- */
 
 static int64_t block_size(Node *n, const UOp *x) {
@@ -553,7 +462,10 @@ static int64_t block_size(Node *n, const UOp *x) {
 static void op_depth_to_space(Node *n) {
   UOp *x = node_u(n, 0);
   int64_t b = block_size(n, x), N = x->shape.at[0], C = x->shape.at[1], H = x->shape.at[2],
-          W = x->shape.at[3], c = C / (b * b);
+          W = x->shape.at[3], c;
+  if (!dim_divides(n->job, C, b * b, &c))
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "%s channels in blocks of %lld", dim_text(n->job, C),
+                           (long long)(b * b)));
   if (str_is(attr_str(n, "mode", "DCR"), "DCR")) {
     x = build_reshape_v(n->job, x, 6, N, b, b, c, H, W);
     x = build_permute(n->job, x, (int64_t[]){0, 3, 4, 1, 5, 2}, 6);
@@ -561,7 +473,7 @@ static void op_depth_to_space(Node *n) {
     x = build_reshape_v(n->job, x, 6, N, c, b, b, H, W);
     x = build_permute(n->job, x, (int64_t[]){0, 1, 4, 2, 5, 3}, 6);
   }
-  node_out(n, 0, build_reshape_v(n->job, x, 4, N, c, H * b, W * b));
+  node_out(n, 0, build_reshape_v(n->job, x, 4, N, c, dim_mul(n->job, H, b), dim_mul(n->job, W, b)));
 }
 
 static void op_space_to_depth(Node *n) {
@@ -571,9 +483,10 @@ static void op_space_to_depth(Node *n) {
   bool dcr = str_is(attr_str(n, "mode", "DCR"), "DCR");
   const int64_t *order =
       dcr ? (const int64_t[]){0, 3, 5, 1, 2, 4} : (const int64_t[]){0, 1, 3, 5, 2, 4};
-  x = build_reshape_v(n->job, x, 6, N, C, H / b, b, W / b, b);
+  int64_t h = dim_floordiv(n->job, H, b), w = dim_floordiv(n->job, W, b);
+  x = build_reshape_v(n->job, x, 6, N, C, h, b, w, b);
   x = build_permute(n->job, x, order, 6);
-  node_out(n, 0, build_reshape_v(n->job, x, 4, N, C * b * b, H / b, W / b));
+  node_out(n, 0, build_reshape_v(n->job, x, 4, N, dim_mul(n->job, C, b * b), h, w));
 }
 
 static void op_identity(Node *n) { node_out_val(n, 0, node_val(n, 0)); }
@@ -600,8 +513,6 @@ const OnnxOp onnx_movement_ops[] = {
     {"", "Slice", 1, 1, 5, op_slice},
     {"", "Expand", 8, 2, 2, op_expand},
     {"", "Tile", 6, 2, 2, op_tile},
-    {"", "Pad", 2, 1, 4, op_pad},
-    {"", "CenterCropPad", 18, 2, 2, op_center_crop_pad},
     {"", "DepthToSpace", 1, 1, 1, op_depth_to_space},
     {"", "SpaceToDepth", 1, 1, 1, op_space_to_depth},
     {"", "Identity", 1, 1, 1, op_identity},

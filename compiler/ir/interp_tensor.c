@@ -253,6 +253,7 @@ static Status gather(Interp *in, UOp *u) {
     if (k > u->arg.i) inner *= data->shape.at[k];
   }
   bool wide = dtype_is_uint((DType)index->dtype);
+  Scalar zero = scalar_wrap((DType)u->dtype, (Scalar){0});
   for (int64_t m = 0; m < many; m++) {
     Scalar at;
     read_chunk(in, index, m, 1, &at);
@@ -264,7 +265,7 @@ static Status gather(Interp *in, UOp *u) {
         if (inside) {
           read_view(d, data->shape, (o * n + at.i) * inner + k, run, row + k);
         } else {
-          memset(row + k, 0, run * sizeof *row);
+          for (size_t e = 0; e < run; e++) row[k + (int64_t)e] = zero;
         }
       }
     }

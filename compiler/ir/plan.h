@@ -83,6 +83,10 @@ typedef struct Target {
   const char *kind, *triple, *cpu, *features, *compiler;
   uint32_t vector_bytes, vector_registers, threads;
   uint64_t l1_bytes, l2_bytes, l3_bytes, memory_bytes;
+  uint32_t max_group;   /* threads of one workgroup; 0: the device has none and runs THREADs */
+  uint32_t warp;        /* threads of a workgroup that run in step */
+  uint64_t local_bytes; /* memory that a workgroup shares */
+  uint32_t max_buffers; /* that one kernel may have; 0 = no limit */
 } Target;
 
 /* One scheduling decision; see search/opts.h for the kinds and their legality. */
@@ -103,5 +107,7 @@ typedef struct Linear {
   size_t len;
   uint32_t nargs;
   uint32_t threads;       /* thread indices the kernel expects to be called with */
-  uint64_t scratch_bytes; /* LOCAL buffers, per thread */
+  uint64_t scratch_bytes; /* thread-private buffers, per thread */
+  /* Workgroups along x, y, z, and the threads of one; all 1 where there are none. */
+  uint32_t grid[3], block[3];
 } Linear;

@@ -134,6 +134,7 @@ static void answer_count(size_t n) {
 
 /* prefix: "" or "STAGE:", before the names. */
 static void answer(const TensorGraph *g, const InterpBuffer *slots, const char *prefix) {
+  char text[32];
   for (size_t i = g->ninputs; i < g->ninputs + g->noutputs; i++) {
     const GraphSlot *s = &g->slots[i];
     StrBuf dims = {0}, name = {0};
@@ -147,6 +148,11 @@ static void answer(const TensorGraph *g, const InterpBuffer *slots, const char *
     strbuf_deinit(&dims);
     strbuf_deinit(&name);
   }
+}
+
+/* Outputs that are no tensors. */
+static void answer_values(const TensorGraph *g) {
+  char text[32];
   size_t n = 0;
   for (size_t i = 0; i < g->nvalues; i++) n += g->values[i].output;
   snprintf(text, sizeof text, "%zu", n);
@@ -184,6 +190,7 @@ static Status serve_stages(Job *job, Bytes model, const Input *in, size_t nin,
     snprintf(prefix, sizeof prefix, "%s:", run_stage_names[s]);
     answer(g, slots[s], prefix);
   }
+  answer_values(g);
   return NULL;
 }
 
@@ -198,6 +205,7 @@ static Status serve_one(Job *job, Bytes model, const FrontendOptions *o, const I
              : run_interpreter(job, g, slots));
   answer_count(g->noutputs);
   answer(g, slots, "");
+  answer_values(g);
   return NULL;
 }
 

@@ -313,6 +313,7 @@ class Maker:
             if op in ("max", "min"):
                 f = np.maximum if op == "max" else np.minimum
                 err = np.where(np.isnan(x) | np.isnan(y), ex + ey, np.maximum(ex, ey))
+                err = np.where((x == 0) & (y == 0) & (np.signbit(x) != np.signbit(y)), err + tiny(d), err)  # either zero
                 return V(node, d, f(a.val, b.val), err)
             if op in ("add", "sub"):
                 return self.floats(node, d, x + y if op == "add" else x - y, ex + ey)
@@ -438,6 +439,8 @@ class Maker:
         err = own + np.where(np.isfinite(size), lost, 0)
         finite = np.where(np.isfinite(x), np.abs(x), 0)
         finite = np.sum(finite, axis=at, keepdims=keep) if at else finite
+        minus = (x == 0) & np.signbit(x)
+        err = np.where(np.all(minus, axis=at, keepdims=keep) if at else minus, err + tiny(dtype), err)  # -0, or 0 where a sum starts from it
         err = np.where(finite > FLOATS[work][2] / 8, np.inf, err)  # a step may overflow, even to the other side
         return self.floats(node, dtype, s, err)
 
@@ -450,7 +453,12 @@ class Maker:
         low, high = (-np.inf, np.inf) if v.is_float else (np.iinfo(NUMPY[d]).min, np.iinfo(NUMPY[d]).max)
         empty = low if op == "amax" else high
         val = f(v.val, axis=at, keepdims=keep, initial=empty)
-        return V(node, d, val, np.max(v.err, axis=at, keepdims=keep, initial=0) if v.is_float else None)
+        if not v.is_float:
+            return V(node, d, val)
+        zero, sign = v.val == 0, np.signbit(v.val)
+        both = np.any(zero & sign, axis=at, keepdims=keep) & np.any(zero & ~sign, axis=at, keepdims=keep)
+        err = np.max(v.err, axis=at, keepdims=keep, initial=0)
+        return V(node, d, val, np.where(both & (val == 0), err + tiny(d), err))
 
     # -- what models are made of
 
