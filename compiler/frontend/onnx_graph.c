@@ -37,7 +37,7 @@ const OnnxOp *const onnx_families[] = {
     onnx_norm_ops,        onnx_conv_ops,     onnx_pool_ops,     onnx_shape_ops,
     onnx_quant_ops,       onnx_linear_ops,   onnx_resize_ops,   onnx_recurrent_ops,
     onnx_attention_ops,   onnx_loss_ops,     onnx_signal_ops,   onnx_scatter_ops,
-    onnx_control_ops,     onnx_sample_ops,   onnx_sequence_ops, NULL,
+    onnx_control_ops,     onnx_sample_ops,   onnx_sequence_ops, onnx_pad_ops,     NULL,
 };
 
 static Job *walk_job(OnnxWalk *w) { return w->front.job; }
