@@ -99,9 +99,9 @@ UOp *build_fit(Job *job, UOp *x, size_t axis, int64_t d) {
   int64_t have = x->shape.at[axis];
   if (have == d) return x;
   assert(build_may_equal(have, d));
-  front_require(job, sizes_equal(job, have, d),
-                arena_printf(&job->arena, "sizes %s and %s differ", dim_text(job, have),
-                             dim_text(job, d)));
+  front_require(
+      job, sizes_equal(job, have, d),
+      arena_printf(&job->arena, "sizes %s and %s differ", dim_text(job, have), dim_text(job, d)));
   UOp *c = build_splat_value(x);
   if (!c) return stretch(job, x, axis, d, false);
   int64_t dims[MAX_DIMS];
@@ -411,14 +411,27 @@ UOp *build_flip(Job *job, UOp *x, size_t axis) {
   return uop_make(job, OP_FLIP, DT_VOID, arg_ints(&a, 1), &x, 1);
 }
 
+/* A slice that cannot be proven to lie inside the axis, though it does in every run. */
+static UOp *slice_late(Job *job, UOp *x, size_t axis, int64_t start, int64_t count, int64_t step) {
+  UOp *at = build2(job, OP_MUL, build_arange(job, DT_I64, count), uop_int(job, DT_I64, step));
+  return build_gather(job, x, build2(job, OP_ADD, at, build_size(job, start)), axis);
+}
+
 UOp *build_slice(Job *job, UOp *x, size_t axis, int64_t start, int64_t count, int64_t step) {
-  int64_t be[2 * MAX_DIMS];
+  int64_t be[2 * MAX_DIMS], d = x->shape.at[axis];
+  bool fixed = dim_is_static(start) && dim_is_static(count) && dim_is_static(d);
+  bool whole = step == 1 || step == -1 || dim_low(count) > 0;
   for (size_t i = 0; i < x->shape.n; i++) {
     be[2 * i] = 0;
     be[2 * i + 1] = x->shape.at[i];
   }
   int64_t more = count ? dim_mul(job, dim_sub(job, count, 1), step) : 0;
   int64_t last = dim_add(job, start, more);
+  if (!fixed) {
+    bool in = dim_le(job, 0, step > 0 ? start : last) &&
+              dim_le(job, step > 0 ? last : start, dim_sub(job, d, 1));
+    if (!whole || !in) return slice_late(job, x, axis, start, count, step);
+  }
   be[2 * axis] = count ? (step > 0 ? start : last) : 0;
   be[2 * axis + 1] = count ? dim_add(job, step > 0 ? last : start, 1) : 0;
   x = shrink(job, x, be);
@@ -433,8 +446,9 @@ UOp *build_slice(Job *job, UOp *x, size_t axis, int64_t start, int64_t count, in
  * added is never read. */
 static UOp *at_least(Job *job, UOp *x, size_t axis, int64_t reach) {
   int64_t d = x->shape.at[axis];
-  const char *why = arena_printf(&job->arena, "window of %lld elements over axis %zu of %s elements",
-                                 (long long)reach, axis, dim_text(job, d));
+  const char *why =
+      arena_printf(&job->arena, "window of %lld elements over axis %zu of %s elements",
+                   (long long)reach, axis, dim_text(job, d));
   if (dim_high(d) < reach) job_abort(job, FAIL(INVALID_ARGUMENT, "%s", why));
   front_require(job, build2(job, OP_CMPLE, uop_int(job, DT_I64, reach), build_size(job, d)), why);
   int64_t more = dim_max(job, dim_sub(job, reach, d), 0);

@@ -30,11 +30,15 @@ static Frac elem(Elem *e, UOp *u, const int64_t *at);
 
 static Frac whole(UOp *p) { return (Frac){p, 1}; }
 static UOp *idx(Elem *e, int64_t v) { return uop_index(e->job, v); }
-static UOp *two(Elem *e, Op op, UOp *a, UOp *b) { return front_index(e->job, op, a, b); }
-
-static bool bounded(const UOp *p, int64_t limit) {
-  return p->vmin >= -limit && p->vmax <= limit;
+/* In the one form of sizes; an expression that is too large for that ends the query. */
+static UOp *two(Elem *e, Op op, UOp *a, UOp *b) {
+  UOp *u = uop2(e->job, op, a, b);
+  if (!dim_check(e->job, u)) return dim_uop(e->job, dim_of(e->job, u));
+  e->budget = 0;
+  return idx(e, 0);
 }
+
+static bool bounded(const UOp *p, int64_t limit) { return p->vmin >= -limit && p->vmax <= limit; }
 
 /* A result that the dtype can hold without wrapping or rounding. */
 static Frac checked(DType d, Frac v) {
@@ -143,7 +147,7 @@ static Frac moved(Elem *e, const UOp *u, const int64_t *at) {
     if (u->op == OP_PERMUTE)
       to[arg[i]] = at[i];
     else
-      to[i] = u->op == OP_SHRINK ? at[i] + arg[2 * i]
+      to[i] = u->op == OP_SHRINK                          ? at[i] + arg[2 * i]
               : u->op == OP_EXPAND && x->shape.at[i] == 1 ? 0
                                                           : at[i];
   }
@@ -259,8 +263,7 @@ static Frac alu(Elem *e, UOp *u, const int64_t *at) {
   }
   switch (u->op) {
   case OP_NEG: return (Frac){two(e, OP_SUB, idx(e, 0), v[0].p), v[0].q};
-  case OP_ABS:
-    return (Frac){two(e, OP_MAX, v[0].p, two(e, OP_SUB, idx(e, 0), v[0].p)), v[0].q};
+  case OP_ABS: return (Frac){two(e, OP_MAX, v[0].p, two(e, OP_SUB, idx(e, 0), v[0].p)), v[0].q};
   case OP_FLOOR:
   case OP_CEIL:
   case OP_TRUNC: return round_to(e, u, v[0]);
@@ -338,5 +341,5 @@ UOp *front_elem(Front *f, UOp *u, const int64_t *at) {
   Elem e = {.f = f, .job = f->job, .budget = BUDGET};
   if (dtype_is_float(uop_dtype(u))) return NULL;
   Frac v = elem(&e, u, at);
-  return v.p && v.q == 1 ? v.p : NULL;
+  return v.p && v.q == 1 && e.budget > 0 ? v.p : NULL;
 }

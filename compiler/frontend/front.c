@@ -82,7 +82,7 @@ static const DimBinding *find_binding(Front *f, Str name, const char *own) {
 static int64_t add_var(Front *f, GraphVar v) {
   Job *job = f->job;
   if (v.min < 0 || v.max < v.min || v.max > (int64_t)1 << 40 || v.divisor < 1 ||
-      v.divisor > v.max || v.max / v.divisor * v.divisor < v.min)
+      v.max / v.divisor * v.divisor < v.min)
     job_abort(job, FAIL(INVALID_ARGUMENT,
                         "dimension '" STR_FMT "' is to be a multiple of %lld in [%lld, %lld]",
                         STR_ARG(v.name), (long long)v.divisor, (long long)v.min, (long long)v.max));
@@ -144,11 +144,9 @@ int64_t front_bind(Front *f, UOp *value, int64_t min, int64_t max, const char *w
       return var_dim(f, (size_t)v->arg.i);
   }
   size_t k = f->vars.len;
-  int64_t dim = add_var(f, (GraphVar){.name = str_from(what),
-                                      .min = min,
-                                      .max = max,
-                                      .divisor = 1,
-                                      .source = VAR_BOUND});
+  int64_t dim = add_var(
+      f, (GraphVar){
+             .name = str_from(what), .min = min, .max = max, .divisor = 1, .source = VAR_BOUND});
   const GraphVar *v = &f->vars.at[k];
   FrontBind b = {uop_var(f->job, (int64_t)k, v->min, v->max, v->divisor), value};
   avec_push(&f->job->arena, &f->binds, b);

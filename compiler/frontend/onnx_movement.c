@@ -1,7 +1,7 @@
 /* Ops that move elements without changing them: shapes, axes, slices, padding, joins. Sizes are
- * dims; one that only the run knows (a computed Reshape target, a Slice end from an input) becomes a
- * VAR bound to it, and where the IR's movement ops want proof that a range lies inside an axis, the
- * elements are gathered by position instead. */
+ * dims; one that only the run knows (a computed Reshape target, a Slice end from an input) becomes
+ * a VAR bound to it, and where the IR's movement ops want proof that a range lies inside an axis,
+ * the elements are gathered by position instead. */
 #include "compiler/frontend/onnx_node.h"
 
 static UOp *i64(Node *n, int64_t v) { return uop_int(n->job, DT_I64, v); }
@@ -12,31 +12,31 @@ static UOp *size_of(Node *n, const UOp *x, size_t axis) {
 
 /* -- shapes ---------------------------------------------------------------------------------- */
 
-typedef struct Target {
+typedef struct Shaping {
   NodeSizes want;
-  bool copies; /* 0 means the source's size */
+  bool copies;            /* 0 means the source's size */
   int64_t infer, unknown; /* the axis that takes what is left: of -1, of a run-time size; or -1 */
   int64_t known;          /* product of the others, a dim */
-} Target;
+} Shaping;
 
 /* What a run-time element asks for: its own value, or the source's size for 0. */
-static UOp *asked(Node *n, const Target *t, const UOp *x, uint32_t i) {
+static UOp *asked(Node *n, const Shaping *t, const UOp *x, uint32_t i) {
   UOp *v = t->want.value[i], *zero = i64(n, 0);
   if (!t->copies || i >= x->shape.n) return v;
   return build_where(n->job, two(n, OP_CMPEQ, v, zero), size_of(n, x, i), v);
 }
 
-static void read_known(Node *n, Target *t, const UOp *x) {
+static void read_known(Node *n, Shaping *t, const UOp *x) {
   Job *job = n->job;
   for (uint32_t i = 0; i < t->want.n; i++) {
     int64_t *d = &t->want.at[i];
     if (t->want.value[i]) continue;
     if (*d == 0 && t->copies) {
       if (i >= x->shape.n)
-        job_abort(job, FAIL(INVALID_ARGUMENT,
-                            "shape %s copies dimension %u of a source of shape %s",
-                            shape_text(job, shape_make(t->want.at, t->want.n)), i,
-                            shape_text(job, x->shape)));
+        job_abort(job,
+                  FAIL(INVALID_ARGUMENT, "shape %s copies dimension %u of a source of shape %s",
+                       shape_text(job, shape_make(t->want.at, t->want.n)), i,
+                       shape_text(job, x->shape)));
       *d = x->shape.at[i];
     }
     if (*d == -1 && t->infer < 0) {
@@ -56,9 +56,9 @@ static void read_known(Node *n, Target *t, const UOp *x) {
 
 /* All run-time sizes but the last become VARs; the last is what is left, unless a -1 is. A -1 among
  * run-time sizes counts as what is left too. */
-static void read_unknown(Node *n, Target *t, const UOp *x, int64_t total) {
+static void read_unknown(Node *n, Shaping *t, const UOp *x, int64_t total) {
   Job *job = n->job;
-  int64_t max = dim_high(total) > 0 ? dim_high(total) : 1;
+  int64_t max = dim_high(total);
   for (uint32_t i = 0; i < t->want.n; i++)
     if (t->want.value[i]) t->unknown = i;
   if (t->infer >= 0) t->unknown = -1;
@@ -68,7 +68,8 @@ static void read_unknown(Node *n, Target *t, const UOp *x, int64_t total) {
     UOp *v = asked(n, t, x, i);
     others = two(n, OP_MUL, others, build_where(job, two(n, OP_CMPLT, v, i64(n, 0)), one, v));
   }
-  if (max > FRONT_DIM_MAX && max > (int64_t)1 << 40) max = (int64_t)1 << 40;
+  if (max > (int64_t)1 << 40) max = (int64_t)1 << 40;
+  if (dim_low(total) == 0 && max < FRONT_DIM_MAX) max = FRONT_DIM_MAX; /* of nothing, any */
   for (uint32_t i = 0; i < t->want.n; i++) {
     if (!t->want.value[i]) continue;
     UOp *v = asked(n, t, x, i), *left = two(n, OP_IDIV, whole, others);
@@ -83,10 +84,10 @@ static void read_unknown(Node *n, Target *t, const UOp *x, int64_t total) {
 }
 
 /* The run has to ask for what is left there, or for -1. */
-static void check_left(Node *n, const Target *t, const UOp *x, int64_t left) {
+static void check_left(Node *n, const Shaping *t, const UOp *x, int64_t left) {
   UOp *v = asked(n, t, x, (uint32_t)t->unknown);
-  UOp *ok = two(n, OP_OR, two(n, OP_CMPEQ, v, build_size(n->job, left)),
-                two(n, OP_CMPEQ, v, i64(n, -1)));
+  UOp *ok =
+      two(n, OP_OR, two(n, OP_CMPEQ, v, build_size(n->job, left)), two(n, OP_CMPEQ, v, i64(n, -1)));
   front_require(n->job, ok, node_label(n, "the target has another number of elements"));
 }
 
@@ -94,7 +95,7 @@ static void check_left(Node *n, const Target *t, const UOp *x, int64_t left) {
 static void op_reshape(Node *n) {
   UOp *x = node_u(n, 0);
   Job *job = n->job;
-  Target t = {.copies = attr_int(n, "allowzero", 0) == 0, .infer = -1, .unknown = -1, .known = 1};
+  Shaping t = {.copies = attr_int(n, "allowzero", 0) == 0, .infer = -1, .unknown = -1, .known = 1};
   t.want = n->opset >= 5 ? node_sizes(n, 1, "shape") : node_size_list(n, attr_ints(n, "shape"));
   if (t.want.n > MAX_RANK)
     job_abort(job, FAIL(INVALID_ARGUMENT, "shape of rank %u, at most %d", t.want.n, MAX_RANK));
@@ -336,8 +337,8 @@ static UOp *slice_late(Node *n, UOp *x, size_t axis, UOp *start, UOp *end, UOp *
   span = build_where(job, down, build1(job, OP_NEG, span), span);
   span = two(n, OP_ADD, two(n, OP_MAX, span, zero), two(n, OP_SUB, width, i64(n, 1)));
   UOp *count = two(n, OP_FLOORDIV, span, width);
-  int64_t size = front_bind(n->f, count, 0, dim_high(x->shape.at[axis]),
-                            node_label(n, "number of elements"));
+  int64_t size =
+      front_bind(n->f, count, 0, dim_high(x->shape.at[axis]), node_label(n, "number of elements"));
   UOp *at = two(n, OP_MUL, build_arange(job, DT_I64, size), step);
   return build_gather(job, x, two(n, OP_ADD, at, start), axis);
 }
@@ -397,8 +398,7 @@ static void op_slice(Node *n) {
   if (!attrs) steps = slice_list(n, false, 4, "steps");
   if (starts.n != ends.n || (axes.at && axes.n != starts.n) || (steps.at && steps.n != starts.n))
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "starts, ends, axes and steps differ in length"));
-  for (uint32_t i = 0; i < axes.n; i++)
-    late = late || axes.value[i] || !dim_is_static(axes.at[i]);
+  for (uint32_t i = 0; i < axes.n; i++) late = late || axes.value[i] || !dim_is_static(axes.at[i]);
   if (late) {
     node_out(n, 0, slice_any_axes(n, x, &starts, &ends, &axes, &steps));
     return;
@@ -435,7 +435,8 @@ static void op_tile(Node *n) {
     job_abort(n->job,
               FAIL(INVALID_ARGUMENT, "%u repeats for a tensor of rank %u", reps.n, x->shape.n));
   for (size_t i = 0; i < reps.n; i++) {
-    int64_t d = x->shape.at[i], r = node_size_bound(n, &reps, (uint32_t)i, FRONT_DIM_MAX, "repeats");
+    int64_t d = x->shape.at[i],
+            r = node_size_bound(n, &reps, (uint32_t)i, FRONT_DIM_MAX, "repeats");
     if (dim_low(r) < 0 || dim_low(r) > MAX_NUMEL)
       job_abort(n->job, FAIL(INVALID_ARGUMENT, "bad repeats %s",
                              shape_text(n->job, shape_make(reps.at, reps.n))));

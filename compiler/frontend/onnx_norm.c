@@ -34,7 +34,7 @@ static void op_log_softmax(Node *n) {
 static void op_hardmax(Node *n) {
   UOp *x = node_u(n, 0);
   uint32_t axes = softmax_axes(n, x);
-  int64_t dims[MAX_DIMS], flat = axes_numel(x, axes);
+  int64_t dims[MAX_DIMS], flat = axes_numel(n->job, x, axes);
   uint32_t rank = 0;
   for (uint32_t i = 0; i < x->shape.n; i++)
     if (!(axes & axis_bit(i)) || n->opset >= 13) dims[rank++] = x->shape.at[i];

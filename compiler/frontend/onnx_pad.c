@@ -2,8 +2,8 @@
  * the border element itself, edge repeats it, wrap takes the other end.
  *
  * Where the numbers are known, parts are sliced and joined. Where the run decides them, or where it
- * cannot be proven that a part lies inside the axis, the result is gathered: element o of an axis is
- * element f(o - lo) of the source, with f as the mode says. */
+ * cannot be proven that a part lies inside the axis, the result is gathered: element o of an axis
+ * is element f(o - lo) of the source, with f as the mode says. */
 #include "compiler/frontend/onnx_node.h"
 
 static UOp *i64(Node *n, int64_t v) { return uop_int(n->job, DT_I64, v); }
@@ -63,8 +63,7 @@ static UOp *pad_late(Node *n, UOp *x, size_t axis, UOp *lo, int64_t size, Str mo
   uint32_t r = x->shape.n;
   UOp *d = build_size(job, x->shape.at[axis]);
   UOp *at = two(n, OP_SUB, build_arange(job, DT_I64, size), lo);
-  if (!str_is(mode, "constant"))
-    return build_gather(job, x, source_position(n, at, d, mode), axis);
+  if (!str_is(mode, "constant")) return build_gather(job, x, source_position(n, at, d, mode), axis);
   UOp *in = two(n, OP_AND, two(n, OP_CMPLE, i64(n, 0), at), two(n, OP_CMPLT, at, d));
   int64_t dims[MAX_DIMS];
   for (uint32_t i = 0; i < r; i++) dims[i] = i == axis ? size : 1;
@@ -108,15 +107,13 @@ static Pads read_pads(Node *n, size_t rank) {
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "%u pads, expected %zu", p.list.n, 2 * p.count));
   for (size_t i = 0; i < rank; i++) p.at[i] = axes.at ? SIZE_MAX : i;
   for (uint32_t i = 0; i < axes.n; i++) late = late || axes.value[i] || !dim_is_static(axes.at[i]);
-  for (uint32_t i = 0; !late && i < axes.n; i++)
-    p.at[axis_check(n->job, axes.at[i], rank)] = i;
+  for (uint32_t i = 0; !late && i < axes.n; i++) p.at[axis_check(n->job, axes.at[i], rank)] = i;
   if (late) late_axes(n, &p, &axes, rank);
   return p;
 }
 
 static bool provable(Node *n, int64_t pad, int64_t d) {
-  return dim_low(pad) >= 0 ||
-         (dim_high(pad) <= 0 && dim_le(n->job, dim_sub(n->job, 0, pad), d));
+  return dim_low(pad) >= 0 || (dim_high(pad) <= 0 && dim_le(n->job, dim_sub(n->job, 0, pad), d));
 }
 
 /* One axis whose padding is not a plain number. */

@@ -79,7 +79,8 @@ static UOp *range_count(Node *n, UOp *start, UOp *limit, UOp *delta) {
   UOp *span = build2(job, OP_SUB, limit, start), *zero = uop_int(job, DT_I64, 0);
   UOp *count;
   if (dtype_is_float(uop_dtype(start))) {
-    UOp *ratio = build2(job, OP_FDIV, build_cast(job, span, DT_F64), build_cast(job, delta, DT_F64));
+    UOp *ratio =
+        build2(job, OP_FDIV, build_cast(job, span, DT_F64), build_cast(job, delta, DT_F64));
     count = build_cast(job, build1(job, OP_CEIL, ratio), DT_I64);
   } else { /* ceil(span / delta) = -floor(-span / delta) */
     span = build_cast(job, span, DT_I64);
@@ -154,8 +155,9 @@ static void op_trilu(Node *n) {
   uint32_t r = x->shape.n;
   bool upper = attr_int(n, "upper", 1) != 0;
   if (r < 2 || (k && (dims_numel(n->job, k->shape) != 1 || !dtype_is_int(uop_dtype(k)))))
-    job_abort(n->job, FAIL(INVALID_ARGUMENT, "source of shape %s, k of shape %s",
-                           shape_text(n->job, x->shape), shape_text(n->job, k ? k->shape : (Ints){0})));
+    job_abort(n->job,
+              FAIL(INVALID_ARGUMENT, "source of shape %s, k of shape %s",
+                   shape_text(n->job, x->shape), shape_text(n->job, k ? k->shape : (Ints){0})));
   k = k ? build_cast(n->job, build_reshape(n->job, k, (Ints){0}), DT_I64)
         : uop_int(n->job, DT_I64, 0);
   k = build2(n->job, OP_MAX, k, uop_int(n->job, DT_I64, -MAX_NUMEL));
