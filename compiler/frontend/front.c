@@ -320,22 +320,26 @@ static void place(Front *f, TensorGraph *out, GraphSlot *s, const Val *v) {
 void front_finish(Front *f, TensorGraph *out) {
   Job *job = f->job;
   size_t nin = f->inputs.len, nout = f->outputs.len, nw = 0;
-  UOp **stores = arena_array(&job->arena, nout + f->binds.len, sizeof *stores);
+  size_t nupdates = f->updates.len, nbinds = f->binds.len;
+  UOp **stores = arena_array(&job->arena, nout + nbinds + nupdates, sizeof *stores);
   for (size_t i = 0; i < nout; i++) {
     UOp *u = f->outputs.at[i].u;
     int64_t slot = (int64_t)(nin + i);
     UOp *p = uop_param(job, slot, uop_dtype(u), u->shape.at, u->shape.n);
     stores[i] = uop2(job, OP_STORE, p, u);
   }
-  for (size_t i = 0; i < f->binds.len; i++)
-    stores[nout + i] = uop2(job, OP_BIND, f->binds.at[i].var, f->binds.at[i].value);
-  UOp *sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), stores, nout + f->binds.len);
+  for (size_t i = 0; i < nupdates; i++) stores[nout + i] = f->updates.at[i];
+  for (size_t i = 0; i < nbinds; i++)
+    stores[nout + nupdates + i] = uop2(job, OP_BIND, f->binds.at[i].var, f->binds.at[i].value);
+  UOp *sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), stores, nout + nupdates + nbinds);
   UOpList nodes = uop_toposort(job, sink);
   out->slots = arena_array(&job->arena, nin + nout + f->weights.len, sizeof *out->slots);
   UOp **from = arena_array(&job->arena, f->weights.len, sizeof *from);
   UOp **to = arena_array(&job->arena, f->weights.len, sizeof *to);
-  for (size_t i = 0; i < nin; i++)
+  for (size_t i = 0; i < nin; i++) {
     out->slots[i] = slot_of(f->inputs.at[i]->u, SLOT_INPUT, f->inputs.at[i]->name);
+    out->slots[i].state = f->inputs.at[i]->state;
+  }
   for (size_t i = 0; i < nout; i++)
     out->slots[nin + i] = slot_of(f->outputs.at[i].u, SLOT_OUTPUT, f->outputs.at[i].name);
   for (size_t i = 0; i < nodes.len; i++) {

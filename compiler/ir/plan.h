@@ -13,6 +13,7 @@ typedef struct GraphSlot {
   Str name; /* weights: for messages only */
   DType dtype;
   Ints shape; /* dims over the graph's VARs */
+  bool state; /* an input whose contents a run updates in place */
   /* weights: */
   bool in_constants;      /* data is in Frontend.constants, else in the model's bytes */
   uint64_t offset, bytes; /* bytes == numel * item size */
@@ -25,6 +26,7 @@ typedef struct GraphValue {
   bool output, none;
   size_t length; /* 0 for none */
 } GraphValue;
+
 typedef enum VarSource {
   VAR_INPUT, /* the size of axis `axis` of input slot `slot` */
   VAR_BOUND, /* given a value by a BIND of the graph */
@@ -41,7 +43,9 @@ typedef struct GraphVar {
 } GraphVar;
 
 typedef struct TensorGraph {
-  UOp *sink; /* SINK(STORE(PARAM(output slot), value)..., BIND...) */
+  /* SINK(STORE(PARAM(output slot), value)..., STORE(view of a state, value)..., BIND...), of a
+   * state its last STORE */
+  UOp *sink;
   GraphSlot *slots;
   size_t nslots, ninputs, noutputs;
   GraphValue *values;
@@ -51,16 +55,23 @@ typedef struct TensorGraph {
   StrBuf constants; /* heap-owned bytes made by the frontend (decoded or folded weights) */
 } TensorGraph;
 
-typedef enum PlanBufferKind { PB_INPUT, PB_OUTPUT, PB_WEIGHT, PB_TEMP, PB_CONST } PlanBufferKind;
+typedef enum PlanBufferKind {
+  PB_INPUT,
+  PB_OUTPUT,
+  PB_WEIGHT,
+  PB_TEMP,
+  PB_CONST,
+  PB_STATE
+} PlanBufferKind;
 
 typedef struct PlanBuffer {
   PlanBufferKind kind;
-  int64_t slot; /* INPUT, OUTPUT, WEIGHT: slot of the tensor graph */
+  int64_t slot; /* INPUT, STATE, OUTPUT, WEIGHT: slot of the tensor graph */
   DType dtype;
   int64_t numel; /* a dim over the plan's VARs */
-  /* Bytes from the start of the arena (TEMP) or of the slot's data (INPUT, OUTPUT, WEIGHT). Whole
-   * temporaries start at multiples of 64. Whole temporaries of a plan with VARs have no offset: the
-   * sizes are known when running, and the arena is laid out then. */
+  /* Bytes from the start of the arena (TEMP) or of the slot's data (INPUT, STATE, OUTPUT, WEIGHT).
+   * Whole temporaries start at multiples of 64. Whole temporaries of a plan with VARs have no
+   * offset: the sizes are known when running, and the arena is laid out then. */
   int64_t offset;
   uint32_t first, last; /* TEMP, whole: the steps that use it first and last */
   uint32_t base; /* the whole buffer that this is the end of; its own number when it is whole */
