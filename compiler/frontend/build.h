@@ -40,6 +40,8 @@ UOp *build_fit(Job *job, UOp *x, size_t axis, int64_t d);
 /* Makes every run fail with OUT_OF_RANGE unless the rank-0 bool is true;
  * for builders whose result is only right then. Implemented by the frontend at work (front.c). */
 void front_require(Job *job, UOp *condition, const char *otherwise);
+/* The dim as a number; UNIMPLEMENTED when it is not one. For builders that cannot do without. */
+int64_t front_static(Job *job, int64_t dim, const char *what);
 
 /* Elementwise; sources broadcast as in numpy. Storage dtypes are computed in build_work and cast
  * back. */

@@ -113,8 +113,6 @@ bool front_find_dim(Front *f, Str name, int64_t *dim);
 /* A dim that has the value of a rank-0 integer, computed by the run: a VAR in [min, max] with a
  * BIND. A run whose value is outside fails, naming `what`. */
 int64_t front_bind(Front *f, UOp *value, int64_t min, int64_t max, const char *what);
-/* The dim as a number; UNIMPLEMENTED when it is not one. For builders that cannot do without. */
-int64_t front_static(Job *job, int64_t dim, const char *what);
 /* The number that the options bind a name to; `absent` when they do not. */
 int64_t front_binding(Front *f, Str name, int64_t absent);
 /* Aborts when a binding of the options names no dimension of the inputs. */

@@ -39,7 +39,7 @@ const OnnxOp *const onnx_families[] = {
     onnx_attention_ops,   onnx_loss_ops,     onnx_signal_ops,   onnx_scatter_ops,
     onnx_control_ops,     onnx_sample_ops,   onnx_sequence_ops, onnx_vision_ops,
     onnx_linalg_ops,      onnx_text_ops,     onnx_training_ops,
-    onnx_pad_ops,         NULL,
+    onnx_pad_ops,         onnx_select_ops,   NULL,
 };
 
 static Job *walk_job(OnnxWalk *w) { return w->front.job; }

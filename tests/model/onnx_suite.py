@@ -211,13 +211,17 @@ def freeze(model, inputs, which):
 
 
 def open_sizes(model):
-    """The model with every size of its tensor inputs left to the run."""
+    """The model with the sizes above 1 of its tensor inputs left to the run, equal ones under one name. Vectors of integers keep
+    their length, which tends to be a rank."""
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
     for info in opened.graph.input:
-        if info.type.HasField("tensor_type"):
-            for dim in info.type.tensor_type.shape.dim:
-                dim.Clear()
+        tensor = info.type.tensor_type
+        if not info.type.HasField("tensor_type") or (len(tensor.shape.dim) == 1 and tensor.elem_type in (6, 7, 9)):
+            continue
+        for dim in tensor.shape.dim:
+            if dim.dim_value > 1:
+                dim.dim_param = f"size{dim.dim_value}"
     return opened
 
 
