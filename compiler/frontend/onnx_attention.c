@@ -14,13 +14,8 @@ static _Noreturn void bad_shapes(Node *n, const char *what, const UOp *a, const 
 
 UOp *attention_split(Node *n, UOp *x, int64_t h) {
   if (x->shape.n == 4) return x;
-<<<<<<< HEAD
-  if (x->shape.n != 3 || h < 1 || x->shape.at[2] % h)
-=======
-  int64_t h = attr_need_int(n, attr);
   int64_t size;
   if (x->shape.n != 3 || h < 1 || !dim_divides(n->job, x->shape.at[2], h, &size))
->>>>>>> symfront
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "%lld heads of a source of shape %s", (long long)h,
                            shape_text(n->job, x->shape)));
   int64_t dims[4] = {x->shape.at[0], x->shape.at[1], h, size};
@@ -33,7 +28,8 @@ static UOp *split_heads(Node *n, UOp *x, const char *attr) {
 
 UOp *attention_join(Node *n, UOp *y) {
   y = build_transpose(n->job, y, 1, 2);
-  int64_t dims[3] = {y->shape.at[0], y->shape.at[1], dim_mul(n->job, y->shape.at[2], y->shape.at[3])};
+  int64_t dims[3] = {y->shape.at[0], y->shape.at[1],
+                     dim_mul(n->job, y->shape.at[2], y->shape.at[3])};
   return build_reshape(n->job, y, shape_make(dims, 3));
 }
 
@@ -154,15 +150,9 @@ static void op_attention(Node *n) {
   node_out(n, 2, v);
   int64_t times = heads / kv, nk = k->shape.at[2];
   Mask m = make_mask(n, q, nk, past_k ? past_k->shape.at[2] : 0);
-<<<<<<< HEAD
   k = attention_repeat(n, k, times);
   v = attention_repeat(n, v, times);
-  double scale = attr_float(n, "scale", 1 / sqrt((double)q->shape.at[3]));
-=======
-  k = repeat_heads(n, k, times);
-  v = repeat_heads(n, v, times);
   double scale = attr_float(n, "scale", 1 / sqrt((double)head_size(n, q)));
->>>>>>> symfront
   double softcap = attr_float(n, "softcap", 0);
   UOp *root = build_num(n->job, q, sqrt(scale));
   UOp *kt = build_transpose(n->job, build2(n->job, OP_MUL, k, root), 2, 3);
@@ -255,7 +245,8 @@ static void op_linear_attention(Node *n) {
   UOp *decay = node_opt(n, 4), *beta = node_opt(n, 5);
   DType d = uop_dtype(q);
   if (!hk || hq % hk || q->shape.at[3] != k->shape.at[3]) bad_shapes(n, "heads", q, k);
-  int64_t steps = front_static(job, q->shape.at[2], "the number of steps"), dims[4] = {q->shape.at[0], hk, k->shape.at[3], v->shape.at[3]};
+  int64_t steps = front_static(job, q->shape.at[2], "the number of steps"),
+          dims[4] = {q->shape.at[0], hk, k->shape.at[3], v->shape.at[3]};
   if (steps > MAX_STEPS || !steps)
     job_abort(job, FAIL(INVALID_ARGUMENT, "%lld time steps", (long long)steps));
   if (decay) decay = build_cast(job, gate_heads(n, decay, hk), DT_F32);
@@ -296,7 +287,10 @@ static void op_causal_conv(Node *n) {
   if (keep < 0) bad_shapes(n, "weights", w, x);
   UOp *wide = past ? build_cat(job, (UOp *[]){past, x}, 2, 2)
                    : build_pad_axis(job, x, 2, keep, 0, build_num(job, x, 0));
-  ConvSpec spec = {.spatial = 1, .groups = front_static(job, x->shape.at[1], "the number of channels"), .stride = {1}, .dilation = {1}};
+  ConvSpec spec = {.spatial = 1,
+                   .groups = front_static(job, x->shape.at[1], "the number of channels"),
+                   .stride = {1},
+                   .dilation = {1}};
   UOp *y = build_conv(job, wide, w, node_opt(n, 2), &spec);
   if (str_is(act, "silu") || str_is(act, "swish")) {
     UOp *f = build_cast(job, y, DT_F32);
