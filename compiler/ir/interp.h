@@ -22,7 +22,8 @@ Status interp_tensor(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots);
 Status interp_symbolic(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots, int64_t *vars,
                        size_t nvars);
 /* Runs a ranged or scheduled kernel (axis types are ignored: every RANGE is a loop). Every access
- * is bounds-checked: INTERNAL names a bad one. Of a kernel with VARs: dim_substitute comes first. */
+ * is bounds-checked: INTERNAL names a bad one. Of a kernel with VARs: dim_substitute comes first.
+ */
 Status interp_kernel(Job *job, UOp *sink, InterpBuffer *args, size_t nargs);
 /* Runs a linear program for one thread index. */
 Status interp_linear(Job *job, UOp *const *list, size_t n, InterpBuffer *args, size_t nargs,
