@@ -68,7 +68,8 @@ UOp *build_gather(Job *job, UOp *data, UOp *indices, size_t axis);
 UOp *build_reduce(Job *job, Op op, UOp *x, uint32_t axes, bool keep);
 /* The dtype that values of d are computed in: d itself, or f32, i32 or u32 for a storage dtype. */
 DType build_work(DType d);
-/* f16, bf16 and storage floats as f32, storage integers in 32 bits, for what takes several steps and is rounded once at the end. */
+/* f16, bf16 and storage floats as f32, storage integers in 32 bits, for what takes several steps
+ * and is rounded once at the end. */
 UOp *build_widen(Job *job, UOp *x);
 UOp *build_mean(Job *job, UOp *x, uint32_t axes, bool keep);
 static inline uint32_t axis_bit(size_t axis) { return 1u << axis; }

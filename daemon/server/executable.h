@@ -46,6 +46,8 @@ typedef struct Executable {
   /* Interface and weights, decoded from the compile worker's answer. */
   const Kiln__V1__FrontendDone *face;
   uint64_t *slot_bytes;             /* inputs, then outputs */
+  size_t random;                    /* 1 when the last input is RANDOM_INPUT, which no client sees */
+  uint64_t random_seed, runs;       /* what it is filled with; runs counts */
   uint64_t loaded_in;               /* incarnation of the device worker that has it; 0 = none */
   Bytes options;                    /* packed CompileOptions and format, for finding it again */
   bool registered, private_;        /* private_: compiled with no_cache, never found again */
