@@ -40,7 +40,7 @@ typedef struct Front {
   const FrontendOptions *options;
   bool *dim_used;   /* per options->dims */
   Val *random;      /* the input of random ops; NULL until one is met */
-  uint32_t nrandom; /* uses of it so far */
+  int64_t nrandom; /* uses of it so far */
   struct {
     Val **at;
     size_t len, cap;

@@ -395,37 +395,29 @@ static UOp *g_matmul(Walk *w, const GNode *n, UOp *const *src) {
   return build_matmul(w->front.job, src[0], src[1]);
 }
 
-/* A number of an op that is one word of a counter. */
-static uint32_t word_of(Walk *w, int64_t v) {
-  if (v < 0 || v > UINT32_MAX)
-    job_abort(w->front.job,
-              FAIL(INVALID_ARGUMENT, "%lld, expected a number of 32 bits", (long long)v));
-  return (uint32_t)v;
-}
 static UOp *g_random_key(Walk *w, const GNode *n, UOp *const *src) {
   (void)src;
   if (dtype_of(w, n->dtype) != DT_U32)
     job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "dtype %s, expected u32",
                                  dtype_info[dtype_of(w, n->dtype)].name));
-  return random_key_tensor(w->front.job, random_run_key(&w->front, word_of(w, n->ints.at[0])));
+  return random_run_tensor(&w->front);
 }
 static UOp *g_random_fold(Walk *w, const GNode *n, UOp *const *src) {
+  int64_t v = n->ints.at[0];
+  if (v < 0 || v > UINT32_MAX)
+    job_abort(w->front.job,
+              FAIL(INVALID_ARGUMENT, "%lld, expected a number of 32 bits", (long long)v));
+  return random_fold(w->front.job, random_key_of(w->front.job, src[0], 0), (uint32_t)v);
+}
+static UOp *g_random(Walk *w, const GNode *n, UOp *const *src) {
   Job *job = w->front.job;
-  RandomKey key = random_key_of(job, src[0]);
-  return random_key_tensor(job, random_fold(job, key, word_of(w, n->ints.at[0])));
-}
-static UOp *g_random_bits(Walk *w, const GNode *n, UOp *const *src) {
   DType d = dtype_of(w, n->dtype);
-  Ints shape = dims_of(w, ints_of(n).at, n->ints.n, d);
-  return random_bits(w->front.job, random_key_of(w->front.job, src[0]), shape, d);
-}
-
-static UOp *g_random_floats(Walk *w, const GNode *n, UOp *const *src) {
-  DType d = dtype_of(w, n->dtype);
-  Ints shape = dims_of(w, ints_of(n).at, n->ints.n, d);
-  RandomKey key = random_key_of(w->front.job, src[0]);
+  if (!n->ints.n) job_abort(job, FAIL(INVALID_ARGUMENT, "needs a stream and dims"));
+  RandomKey key = random_key_of(job, src[0], n->ints.at[0]);
+  Ints shape = dims_of(w, n->ints.at + 1, n->ints.n - 1, d);
+  if (n->op == KILN__V1__GRAPH_OP__RANDOM_BITS) return random_bits(job, key, shape, d);
   bool normal = n->op == KILN__V1__GRAPH_OP__RANDOM_NORMAL;
-  return (normal ? random_normal : random_uniform)(w->front.job, key, shape, d);
+  return (normal ? random_normal : random_uniform)(job, key, shape, d);
 }
 
 static const GOp ops[] = {

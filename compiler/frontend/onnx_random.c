@@ -10,7 +10,7 @@
 #include "compiler/frontend/random.h"
 
 static RandomKey key_of(Node *n) {
-  if (!attr_has(n, "seed")) return random_run_key(n->f, n->f->nrandom++);
+  if (!attr_has(n, "seed")) return random_next(n->f);
   if (str_is(n->proto->op_type, "Dropout"))
     return random_fixed_key(n->job, (uint64_t)attr_int(n, "seed", 0));
   float seed = (float)attr_float(n, "seed", 0);

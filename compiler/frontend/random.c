@@ -1,10 +1,9 @@
 /* Threefry 2x32-20 (Salmon, Moraes, Dror and Shaw, 2011) over the op table's integer ops, so that
  * every backend, the interpreter and a folded constant give the same bits.
  *
- * Keys form a tree: the run's key is the block of (seed, run number), a node's key that of (run's
- * key, use), and an element is the block of (node's key, position). The seed and the run number are
- * an input that whoever runs the executable supplies (RANDOM_INPUT), so a run draws fresh numbers
- * unless it is told not to.
+ * An element is the block of the run's key and of the counter (position, stream), a stream being a
+ * use of the key. The run's key is an input that whoever runs the executable makes (RANDOM_INPUT),
+ * so a run draws fresh numbers unless it is told not to.
  *
  * Normal numbers are Box and Muller's, one per block: all 32 bits of the first word go into the
  * radius, so the tail reaches 6.7 sigma. */
@@ -21,7 +20,7 @@ static UOp *rotate(Job *job, UOp *x, uint32_t by) {
                 build2(job, OP_SHR, x, word(job, 32 - by)));
 }
 
-/* x is the counter on entry and the block on return. */
+/* One block: x is the counter on entry and the block on return. */
 static void threefry(Job *job, RandomKey key, UOp *x[2]) {
   static const uint8_t rotations[8] = {13, 15, 26, 6, 17, 29, 16, 24};
   UOp *parity = build2(job, OP_XOR, build2(job, OP_XOR, key.w[0], key.w[1]), word(job, 0x1BD11BDA));
@@ -43,68 +42,70 @@ static UOp *element(Job *job, UOp *x, int64_t k) {
   return build_reshape(job, build_slice(job, x, 0, k, 1, 1), (Ints){0});
 }
 
-RandomKey random_block(Job *job, RandomKey key, UOp *low, UOp *high) {
-  UOp *x[2] = {low, high};
-  threefry(job, key, x);
-  return (RandomKey){{x[0], x[1]}};
-}
-
-RandomKey random_fold(Job *job, RandomKey key, uint32_t n) {
-  return random_block(job, key, word(job, n), word(job, 0));
-}
-
 RandomKey random_fixed_key(Job *job, uint64_t seed) {
-  return (RandomKey){{word(job, (uint32_t)seed), word(job, (uint32_t)(seed >> 32))}};
+  return (RandomKey){.w = {word(job, (uint32_t)seed), word(job, (uint32_t)(seed >> 32))}};
 }
 
-RandomKey random_run_key(Front *f, uint32_t n) {
-  Job *job = f->job;
-  if (!f->random) {
-    const int64_t dims[] = {4}; /* seed, run number: low words first */
-    f->random = front_implicit(f, STR(RANDOM_INPUT), DT_U32, shape_make(dims, 1));
-  }
-  UOp *x = val_uop(f, f->random);
-  RandomKey seed = {{element(job, x, 0), element(job, x, 1)}};
-  RandomKey run = random_block(job, seed, element(job, x, 2), element(job, x, 3));
-  return random_fold(job, run, n);
+UOp *random_run_tensor(Front *f) {
+  const int64_t dims[] = {2};
+  if (!f->random) f->random = front_implicit(f, STR(RANDOM_INPUT), DT_U32, shape_make(dims, 1));
+  return val_uop(f, f->random);
 }
 
-UOp *random_key_tensor(Job *job, RandomKey key) {
-  const int64_t one[] = {1};
-  UOp *w[2];
-  for (int i = 0; i < 2; i++) w[i] = build_reshape(job, key.w[i], shape_make(one, 1));
-  return build_cat(job, w, 2, 0);
+RandomKey random_next(Front *f) {
+  return random_key_of(f->job, random_run_tensor(f), f->nrandom++);
 }
 
-RandomKey random_key_of(Job *job, UOp *t) {
+RandomKey random_key_of(Job *job, UOp *t, int64_t stream) {
   if (uop_dtype(t) != DT_U32 || t->shape.n != 1 || t->shape.at[0] != 2)
     job_abort(job, FAIL(INVALID_ARGUMENT, "key of dtype %s and shape %s, expected u32 [2]",
                         dtype_info[t->dtype].name, shape_text(job, t->shape)));
-  return (RandomKey){{element(job, t, 0), element(job, t, 1)}};
+  if (stream < 0 || stream >= RANDOM_STREAMS)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "stream %lld, expected one below %d", (long long)stream,
+                        (int)RANDOM_STREAMS));
+  return (RandomKey){.w = {element(job, t, 0), element(job, t, 1)}, .stream = (uint32_t)stream};
+}
+
+UOp *random_fold(Job *job, RandomKey key, uint32_t n) {
+  const int64_t one[] = {1};
+  UOp *x[2] = {word(job, n), word(job, key.stream)};
+  threefry(job, key, x);
+  for (int i = 0; i < 2; i++) x[i] = build_reshape(job, x[i], shape_make(one, 1));
+  return build_cat(job, x, 2, 0);
 }
 
 /* -- numbers ----------------------------------------------------------------------------------- */
 
+static const uint32_t SECOND = 1u << 31; /* in a counter: another set of blocks for the same elements */
+
 /* Both words of the blocks, as tensors of that shape. */
-static void words(Job *job, RandomKey key, Ints shape, UOp *x[2]) {
+static void words(Job *job, RandomKey key, Ints shape, uint32_t set, UOp *x[2]) {
   int64_t n = shape_check(job, shape, MAX_NUMEL, "random numbers");
   bool wide = n > UINT32_MAX;
   UOp *at = build_reshape(job, build_arange(job, wide ? DT_U64 : DT_U32, n), shape);
-  UOp *up = wide ? build2(job, OP_SHR, at, uop_int(job, DT_U64, 32)) : word(job, 0);
   x[0] = build_cast(job, at, DT_U32);
-  x[1] = build_cast(job, up, DT_U32);
+  x[1] = word(job, key.stream | set);
+  if (wide) { /* position >> 32, times RANDOM_STREAMS */
+    UOp *up = build2(job, OP_SHR, at, uop_int(job, DT_U64, 32));
+    up = build2(job, OP_SHL, build_cast(job, up, DT_U32), word(job, 20));
+    x[1] = build2(job, OP_OR, up, x[1]);
+  }
   threefry(job, key, x);
+}
+
+static UOp *bits_of(Job *job, UOp *x[2], DType dtype) {
+  if (dtype == DT_U32) return x[0];
+  UOp *high = build2(job, OP_SHL, build_cast(job, x[1], DT_U64), uop_int(job, DT_U64, 32));
+  return build2(job, OP_OR, high, build_cast(job, x[0], DT_U64));
 }
 
 UOp *random_bits(Job *job, RandomKey key, Ints shape, DType dtype) {
   UOp *x[2];
-  words(job, key, shape, x);
-  if (dtype == DT_U32) return x[0];
-  if (dtype != DT_U64)
+  if (dtype != DT_U32 && dtype != DT_U64)
     job_abort(job, FAIL(INVALID_ARGUMENT, "random bits of dtype %s, expected u32 or u64",
                         dtype_info[dtype].name));
-  UOp *high = build2(job, OP_SHL, build_cast(job, x[1], DT_U64), uop_int(job, DT_U64, 32));
-  return build2(job, OP_OR, high, build_cast(job, x[0], DT_U64));
+  words(job, key, shape, 0, x);
+  return bits_of(job, x, dtype);
 }
 
 static int digits_of(Job *job, DType d) {
@@ -137,12 +138,12 @@ UOp *random_normal(Job *job, RandomKey key, Ints shape, DType d) {
   const double turn = 6.283185307179586;
   digits_of(job, d);
   DType work = d == DT_F64 ? DT_F64 : DT_F32;
-  UOp *x[2];
-  if (work == DT_F64) {
-    for (uint32_t i = 0; i < 2; i++)
-      x[i] = random_bits(job, random_fold(job, key, i), shape, DT_U64);
-  } else {
-    words(job, key, shape, x);
+  UOp *x[2], *y[2];
+  words(job, key, shape, 0, x);
+  if (work == DT_F64) { /* 64 bits for either number */
+    words(job, key, shape, SECOND, y);
+    x[0] = bits_of(job, x, DT_U64);
+    x[1] = bits_of(job, y, DT_U64);
   }
   int width = dtype_info[x[0]->dtype].bits;
   UOp *u = build_cast(job, x[0], work); /* (bits + 1/2) / 2^width, in (0, 1] */

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "daemon/server/rpc.h"
+#include "proto/random.h"
 #include "proto/view.h"
 
 enum { INLINE_MAX = 32 << 10, SLAB_ALIGN = 64 };
@@ -161,17 +162,19 @@ static Status bind_input(Request *r, Run *run, const NamedView *in) {
                 : bind_tensor(spec, out->bytes, in->tensor, out);
 }
 
-/* The last input of an executable that draws random numbers: its own seed and the number of the
- * run, or what the request says. */
+/* The last input of an executable that draws random numbers: the key of its own seed and the number
+ * of the run, or of those in the request. */
 static Status bind_random(Request *r, Run *run, const RandomView *view, Kiln__V1__RunInput *out) {
   Executable *e = run->exe;
-  uint64_t *state = arena_array(&r->arena, 2, sizeof *state);
-  if (!state) return FAIL(RESOURCE_EXHAUSTED, "run");
-  state[0] = view ? (uint64_t)view->seed : e->random_seed;
-  state[1] = view ? (uint64_t)view->run : e->runs++;
-  out->bytes = 2 * sizeof *state;
+  uint32_t *key = arena_array(&r->arena, 2, sizeof *key);
+  if (!key) return FAIL(RESOURCE_EXHAUSTED, "run");
+  if (view)
+    random_run_key((uint64_t)view->seed, (uint64_t)view->run, key);
+  else
+    random_run_key(e->random_seed, e->runs++, key);
+  out->bytes = 2 * sizeof *key;
   out->value_case = KILN__V1__RUN_INPUT__VALUE_INLINE;
-  out->inline_ = (ProtobufCBinaryData){out->bytes, (uint8_t *)state};
+  out->inline_ = (ProtobufCBinaryData){out->bytes, (uint8_t *)key};
   return NULL;
 }
 

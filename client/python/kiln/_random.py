@@ -15,32 +15,28 @@ if TYPE_CHECKING:
 class RandomOps:
     """What kiln.Graph draws with.
 
-    key: None for the run's own key, which is another in every run and at every use; an int for a fixed seed; or a Node, u32 [2], from
-    random_key and random_fold. Shapes are ints.
+    key: None for the run's own key, with a stream that no other draw of this graph has; an int for a fixed seed, or a Node, u32 [2],
+    from random_key and random_fold, whose draws of one stream are equal. Shapes are ints.
     """
 
-    _random_uses = 0
+    _streams = 0
 
-    def random_key(self, use: int | None = None) -> "Node":
-        """The run's own key number `use` (by default the next one), u32 [2]."""
-        if use is None:
-            use = self._random_uses
-            self._random_uses += 1
-        return self._node("RANDOM_KEY", [], ints=[use], dtype=graph_pb2.DTYPE_U32, rank=1)
+    def random_key(self) -> "Node":
+        """The run's own key, u32 [2]; for random_fold, as its streams are drawn from already."""
+        return self._node("RANDOM_KEY", [], dtype=graph_pb2.DTYPE_U32, rank=1)
 
     def random_fold(self, key: "Node", n: int) -> "Node":
         """A key that depends on key and n."""
         return self._node("RANDOM_FOLD", [key], ints=[n])
 
-    def _key(self, key: Any) -> "Node":
-        if key is None:
-            return self.random_key()
-        if isinstance(key, int):
-            return self.constant(np.array([key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF], np.uint32))
-        return key
-
     def _draw(self, op: str, shape: Sequence[int], dtype: Any, key: Any) -> "Node":
-        return self._node(op, [self._key(key)], ints=shape, dtype=_codec.dtype_number(dtype), rank=len(shape))
+        stream = 0
+        if key is None:
+            key, stream = self.random_key(), self._streams
+            self._streams += 1
+        elif isinstance(key, int):
+            key = self.constant(np.array([key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF], np.uint32))
+        return self._node(op, [key], ints=[stream, *shape], dtype=_codec.dtype_number(dtype), rank=len(shape))
 
     def random_bits(self, shape: Sequence[int], dtype: Any = "u32", key: Any = None) -> "Node":
         """Random bits, u32 or u64."""
