@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 import numpy as np
 
 from . import _codec
+from ._errors import Error
 from .v1 import graph_pb2
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class RandomOps:
     def randint(self, low: int, high: int, shape: Sequence[int], dtype: Any = "i32", key: Any = None) -> "Node":
         """Integers in [low, high), uniform but for (high - low) / 2**64."""
         if not 0 < high - low < 1 << 64:
-            raise ValueError(f"randint of [{low}, {high}): expected low < high")
+            raise Error("INVALID_ARGUMENT", f"randint of [{low}, {high}): expected 0 < high - low < 2**64")
         span = (high - low + (1 << 63)) % (1 << 64) - (1 << 63)  # its bits as an i64, which is how a CONST carries them
         u = self.mod(self.random_bits(shape, "u64", key), self.const(span, "u64"))
         offset = (low + (1 << 63)) % (1 << 64) - (1 << 63)
