@@ -38,6 +38,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 LIST = os.path.join(HERE, "onnx_not_passing.txt")
 
 
+# Why a difference in numbers is one, by the beginning of the test's name.
+WHY = {
+    "test_dft_inverse": "expected values carry the error of an FFT in f32, 1.9e-7 where the exact value is 0; Kiln's are exact, rounded",
+    "test_attention_4d_causal_fp16": "one step of f16: the reference rounds softmax's exponentials and sums to f16, Kiln computes them in f32",
+}
+
+
 class RunError(Exception):
     """A refusal: `code` is a gRPC status name."""
 
@@ -248,7 +255,8 @@ def compare_value(test, name, have, want):
     a, b = have, want
     if want.dtype.isbuiltin != 1:  # ml_dtypes' are exact in f32
         a, b = have.astype(np.float32), want.astype(np.float32)
-    if not np.allclose(a, b, rtol=test.rtol, atol=test.atol, equal_nan=True):
+    rtol = max(test.rtol, 2**-6) if want.dtype.name == "bfloat16" else test.rtol  # two steps of bf16, as in ONNX's own runner
+    if not np.allclose(a, b, rtol=rtol, atol=test.atol, equal_nan=True):
         with np.errstate(all="ignore"):
             worst = np.nanmax(np.abs(a.astype(np.float64) - b.astype(np.float64)))
         return f"output '{name}' differs by up to {worst:.3g}"
@@ -405,6 +413,9 @@ def main():
                 wrong.append(f"{test.name} passes, but is listed")
             continue
         reason = " ".join(reason.split())[:300]
+        why = next((w for start, w in WHY.items() if test.name.startswith(start)), None)
+        if why and "differs by" in reason:
+            reason += f" ({why})"
         reasons[test.name] = reason
         skipped += reason.startswith("skip:")
         if args.v:
