@@ -81,6 +81,10 @@ run_ctest release --test-dir "$KILN_BUILD"
 ctest --test-dir "$KILN_BUILD" -N | grep -q ' unit/'
 note "the unit tests are part of the build" $?
 
+say "the relocatable package"
+tests/install/package.sh "$KILN_ROOT/build/package-test" >build/package-test.log 2>&1
+note "the relocatable package (build/package-test.log)" $?
+
 unset KILN_SERVER
 export KILN_BIN=$KILN_BUILD/bin PYTHONDONTWRITEBYTECODE=1
 # One run per folder: each has a conftest.py of its own.
@@ -106,7 +110,7 @@ if [ -n "$long" ]; then
     KILN_BIN=$KILN_ROOT/build/$preset/bin run_pytest $preset tests/daemon
   done
   say "random graphs"
-  KILN_RANDOM_GRAPHS=5000 KILN_RANDOM_SEED=100000 run_pytest random-graphs tests/model/test_random_graphs.py
+  KILN_RANDOM_GRAPHS=50000 KILN_RANDOM_SEED=100000 run_pytest random-graphs tests/model/test_random_graphs.py
   for set in sse2 avx2; do
     "$KILN_VENV/bin/python" tests/model/onnx_suite.py --runner $set >build/onnx-$set.log 2>&1
     note "ONNX node suite for $set: $(tail -n 1 build/onnx-$set.log)" $?

@@ -282,7 +282,7 @@ static LLVMValueRef all_lanes(const Access *a) {
 
 /* Memory representation to value, and back. */
 static LLVMValueRef from_memory(const Access *a, LLVMValueRef v) {
-  if (a->dtype != DT_BOOL) return v;
+  if (a->dtype != DT_BOOL) return llvm_canonical(a->e, a->dtype, v);
   return LLVMBuildICmp(a->e->b, LLVMIntNE, v, LLVMConstNull(LLVMTypeOf(v)), "");
 }
 static LLVMValueRef to_memory(const Access *a, LLVMValueRef v) {

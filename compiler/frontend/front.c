@@ -110,37 +110,11 @@ void front_dims_used(Front *f) {
 /* -- data ------------------------------------------------------------------------------------ */
 
 int64_t data_int(DType dtype, const uint8_t *data, int64_t k) {
-  const uint8_t *p = data + k * dtype_info[dtype].bytes;
-  uint64_t v = 0;
-  unsigned bytes = dtype_info[dtype].bytes;
-  assert(bytes);
-  memcpy(&v, p, bytes);
-  unsigned shift = 64 - 8 * bytes;
-  if (dtype_is_uint(dtype) || dtype_is_bool(dtype)) return (int64_t)v;
-  return (int64_t)(v << shift) >> shift;
+  return scalar_load(dtype, data + k * dtype_info[dtype].bytes).i;
 }
 
 double data_float(DType dtype, const uint8_t *data, int64_t k) {
-  const uint8_t *p = data + k * dtype_info[dtype].bytes;
-  if (dtype == DT_F64) {
-    double d;
-    memcpy(&d, p, sizeof d);
-    return d;
-  }
-  uint32_t bits = 0;
-  memcpy(&bits, p, dtype_info[dtype].bytes);
-  if (dtype == DT_BF16) bits <<= 16;
-  if (dtype == DT_F16) {
-    uint32_t sign = (bits & 0x8000) << 16, exp = bits >> 10 & 31, frac = bits & 1023;
-    double v = exp ? (double)(frac | 1024) * (double)(1ull << exp) : (double)frac * 2;
-    v /= (double)(1ull << 26);
-    if (exp == 31) v = frac ? (double)__builtin_nan("") : __builtin_inf();
-    /* frac * 2^(exp - 25), with exp 0 counting as 1 */
-    return sign ? -v * 2 : v * 2;
-  }
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return (double)x;
+  return scalar_load(dtype, data + k * dtype_info[dtype].bytes).f;
 }
 
 static Scalar data_scalar(const Val *v, int64_t k) {
@@ -262,20 +236,24 @@ static void place(Front *f, TensorGraph *out, GraphSlot *s, const Val *v) {
 void front_finish(Front *f, TensorGraph *out) {
   Job *job = f->job;
   size_t nin = f->inputs.len, nout = f->outputs.len, nw = 0;
-  UOp **stores = arena_array(&job->arena, nout, sizeof *stores);
+  size_t nupdates = f->updates.len;
+  UOp **stores = arena_array(&job->arena, nout + nupdates, sizeof *stores);
   for (size_t i = 0; i < nout; i++) {
     UOp *u = f->outputs.at[i].u;
     int64_t slot = (int64_t)(nin + i);
     UOp *p = uop_param(job, slot, uop_dtype(u), u->shape.at, u->shape.n);
     stores[i] = uop2(job, OP_STORE, p, u);
   }
-  UOp *sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), stores, nout);
+  for (size_t i = 0; i < nupdates; i++) stores[nout + i] = f->updates.at[i];
+  UOp *sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), stores, nout + nupdates);
   UOpList nodes = uop_toposort(job, sink);
   out->slots = arena_array(&job->arena, nin + nout + f->weights.len, sizeof *out->slots);
   UOp **from = arena_array(&job->arena, f->weights.len, sizeof *from);
   UOp **to = arena_array(&job->arena, f->weights.len, sizeof *to);
-  for (size_t i = 0; i < nin; i++)
+  for (size_t i = 0; i < nin; i++) {
     out->slots[i] = slot_of(f->inputs.at[i]->u, SLOT_INPUT, f->inputs.at[i]->name);
+    out->slots[i].state = f->inputs.at[i]->state;
+  }
   for (size_t i = 0; i < nout; i++)
     out->slots[nin + i] = slot_of(f->outputs.at[i].u, SLOT_OUTPUT, f->outputs.at[i].name);
   for (size_t i = 0; i < nodes.len; i++) {

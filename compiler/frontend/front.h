@@ -23,6 +23,7 @@ typedef struct Val {
   UOp *u;              /* NULL until val_uop */
   const uint8_t *data; /* NULL: not known at compile time (or not yet computed) */
   bool dynamic;        /* depends on an input */
+  bool state;          /* an input that is updated in place */
   Str name;
   struct Val **items; /* VAL_SEQUENCE */
   size_t nitems;
@@ -46,6 +47,10 @@ typedef struct Front {
     FrontOutput *at;
     size_t len, cap;
   } outputs;
+  struct {
+    UOp **at;
+    size_t len, cap;
+  } updates; /* the last STORE into each state, in the order of the model */
   struct {
     GraphValue *at;
     size_t len, cap;

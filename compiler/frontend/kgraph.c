@@ -1,12 +1,16 @@
 /* kiln.v1.Graph (proto/kiln/v1/graph.proto) to tensor graph.
  *
  * The message is decoded in place, so a Param's data stays where it is. A node is converted when
- * its turn comes: its sources are earlier ones, by number. The table below says for every op how
- * many sources it has, how many integers, whether it needs a dtype, and which function converts
- * it; docs/graph.md is the reference page for users. */
+ * its turn comes: its sources are earlier ones, by number. proto/graph_ops.def says for every op
+ * how many sources it has, how many integers, and which function here converts it; docs/graph.md
+ * and docs/graph-ops.md are the reference pages for users. */
 #include "compiler/frontend/build_nn.h"
+#include <stdlib.h>
+
 #include "compiler/frontend/front.h"
+#include "compiler/ir/view.h"
 #include "kiln/v1/graph.pb-c.h"
+#include "proto/graph_ops.h"
 #include "proto/view.h"
 
 typedef struct GNode {
@@ -28,6 +32,7 @@ typedef struct GParam {
   int64_t dtype;
   VIEW_LIST(GDim) dims;
   Str data;
+  int64_t state;
 } GParam;
 typedef struct GOutput {
   uint64_t seen;
@@ -60,6 +65,7 @@ static const ViewField param_rows[] = {
     VIEW_ROW(GParam, 2, VIEW_INT, false, dtype, NULL),
     VIEW_ROW(GParam, 3, VIEW_MSG, true, dims, &dim_message),
     VIEW_ROW(GParam, 4, VIEW_STR, false, data, NULL),
+    VIEW_ROW(GParam, 5, VIEW_INT, false, state, NULL),
 };
 enum { PARAM_DATA = 1 << 3 };
 static const ViewMessage param_message = VIEW_TABLE(param_rows, GParam, "Param");
@@ -75,10 +81,19 @@ static const ViewField graph_rows[] = {
 };
 static const ViewMessage graph_message = VIEW_TABLE(graph_rows, GGraph, "Graph");
 
+/* A parameter that is updated in place. */
+typedef struct GState {
+  UOp *param, *version; /* before the first, and after the last update so far */
+  UOp *update;          /* the last; NULL: none */
+} GState;
+
 typedef struct Walk {
   Front front;
   GGraph graph;
   Val **params;
+  GState *states; /* by slot */
+  /* By node. A view of a state is kept as a view of its PARAM: it shows the contents at the time
+   * when it is used, not when it was made. */
   UOp **values;
   const char *doing; /* "node 3 (ADD)", for errors */
   TensorGraph *out;
@@ -88,7 +103,7 @@ typedef UOp *(*Handler)(Walk *w, const GNode *n, UOp *const *src);
 typedef struct GOp {
   const char *name;
   int8_t nsrc;  /* -1: at least one */
-  int8_t nints; /* -1: any number, -2: one per axis of source 0, -3: two per axis */
+  int8_t nints; /* or G_ANY, ... */
   Op op;        /* the elementwise or reduce op of generic handlers */
   Handler fn;
 } GOp;
@@ -98,13 +113,29 @@ static const GOp *find_op(int64_t op);
 /* -- checks ---------------------------------------------------------------------------------- */
 
 static const DType dtypes[] = {
-    [KILN__V1__DTYPE__DTYPE_BOOL] = DT_BOOL, [KILN__V1__DTYPE__DTYPE_I8] = DT_I8,
-    [KILN__V1__DTYPE__DTYPE_I16] = DT_I16,   [KILN__V1__DTYPE__DTYPE_I32] = DT_I32,
-    [KILN__V1__DTYPE__DTYPE_I64] = DT_I64,   [KILN__V1__DTYPE__DTYPE_U8] = DT_U8,
-    [KILN__V1__DTYPE__DTYPE_U16] = DT_U16,   [KILN__V1__DTYPE__DTYPE_U32] = DT_U32,
-    [KILN__V1__DTYPE__DTYPE_U64] = DT_U64,   [KILN__V1__DTYPE__DTYPE_F16] = DT_F16,
-    [KILN__V1__DTYPE__DTYPE_BF16] = DT_BF16, [KILN__V1__DTYPE__DTYPE_F32] = DT_F32,
+    [KILN__V1__DTYPE__DTYPE_BOOL] = DT_BOOL,
+    [KILN__V1__DTYPE__DTYPE_I8] = DT_I8,
+    [KILN__V1__DTYPE__DTYPE_I16] = DT_I16,
+    [KILN__V1__DTYPE__DTYPE_I32] = DT_I32,
+    [KILN__V1__DTYPE__DTYPE_I64] = DT_I64,
+    [KILN__V1__DTYPE__DTYPE_U8] = DT_U8,
+    [KILN__V1__DTYPE__DTYPE_U16] = DT_U16,
+    [KILN__V1__DTYPE__DTYPE_U32] = DT_U32,
+    [KILN__V1__DTYPE__DTYPE_U64] = DT_U64,
+    [KILN__V1__DTYPE__DTYPE_F16] = DT_F16,
+    [KILN__V1__DTYPE__DTYPE_BF16] = DT_BF16,
+    [KILN__V1__DTYPE__DTYPE_F32] = DT_F32,
     [KILN__V1__DTYPE__DTYPE_F64] = DT_F64,
+    [KILN__V1__DTYPE__DTYPE_F8E4M3FN] = DT_F8E4M3FN,
+    [KILN__V1__DTYPE__DTYPE_F8E4M3FNUZ] = DT_F8E4M3FNUZ,
+    [KILN__V1__DTYPE__DTYPE_F8E5M2] = DT_F8E5M2,
+    [KILN__V1__DTYPE__DTYPE_F8E5M2FNUZ] = DT_F8E5M2FNUZ,
+    [KILN__V1__DTYPE__DTYPE_F8E8M0] = DT_F8E8M0,
+    [KILN__V1__DTYPE__DTYPE_F4E2M1] = DT_F4E2M1,
+    [KILN__V1__DTYPE__DTYPE_I4] = DT_I4,
+    [KILN__V1__DTYPE__DTYPE_U4] = DT_U4,
+    [KILN__V1__DTYPE__DTYPE_I2] = DT_I2,
+    [KILN__V1__DTYPE__DTYPE_U2] = DT_U2,
 };
 
 static DType dtype_of(Walk *w, int64_t d) {
@@ -128,6 +159,53 @@ static Ints dims_of(Walk *w, const int64_t *at, size_t n, DType d) {
   Ints shape = shape_make(at, n);
   shape_check(w->front.job, shape, MAX_TENSOR / dtype_info[d].bytes, "shape");
   return shape;
+}
+
+/* -- state ----------------------------------------------------------------------------------- */
+
+static GState *state_of(Walk *w, UOp *view) {
+  const UOp *param = view_param(view);
+  if (!param) return NULL;
+  if (param->arg.i >= (int64_t)w->graph.params.n) return NULL; /* a weight */
+  GState *s = &w->states[param->arg.i];
+  return s->param == param ? s : NULL;
+}
+
+/* What u is now: of a view, the contents of the state. */
+static UOp *current(Walk *w, UOp *u) {
+  const GState *s = state_of(w, u);
+  if (!s || !s->update) return u;
+  return uop_substitute(w->front.job, u, (UOp *[]){s->param}, (UOp *[]){s->version}, 1);
+}
+
+static UOp *g_assign(Walk *w, const GNode *n, UOp *const *src) {
+  (void)n;
+  Job *job = w->front.job;
+  GState *s = state_of(w, src[0]);
+  if (!s) job_abort(job, FAIL(INVALID_ARGUMENT, "the target is not a view of a state"));
+  if (!view_is_injective(src[0]))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "the target shows an element twice"));
+  UOp *value = current(w, src[1]);
+  if (uop_dtype(value) != uop_dtype(src[0]))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "the value is %s, the target %s",
+                        dtype_info[value->dtype].name, dtype_info[src[0]->dtype].name));
+  value = build_expand(job, value, src[0]->shape);
+  if (!shape_numel(value->shape)) return src[0];
+  s->update = uop2(job, OP_STORE, current(w, src[0]), value);
+  s->version = uop2(job, OP_AFTER, s->param, s->update);
+  return src[0];
+}
+
+static int by_creation(const void *a, const void *b) {
+  const UOp *x = *(UOp *const *)a, *y = *(UOp *const *)b;
+  return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static void finish_states(Walk *w) {
+  Front *f = &w->front;
+  for (size_t k = 0; k < w->graph.params.n; k++)
+    if (w->states[k].update) avec_push(&f->job->arena, &f->updates, w->states[k].update);
+  if (f->updates.len) qsort(f->updates.at, f->updates.len, sizeof *f->updates.at, by_creation);
 }
 
 /* -- handlers -------------------------------------------------------------------------------- */
@@ -154,6 +232,11 @@ static UOp *g_iota(Walk *w, const GNode *n, UOp *const *src) {
     job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "needs an axis, dims and a numeric dtype"));
   Ints shape = dims_of(w, n->ints.at + 1, n->ints.n - 1, d);
   return build_iota(w->front.job, d, axis_check(w->front.job, n->ints.at[0], shape.n), shape);
+}
+
+static UOp *g_size(Walk *w, const GNode *n, UOp *const *src) {
+  (void)src;
+  return uop_int(w->front.job, DT_I64, n->ints.at[0]);
 }
 
 static UOp *g_reshape(Walk *w, const GNode *n, UOp *const *src) {
@@ -311,67 +394,11 @@ static UOp *g_matmul(Walk *w, const GNode *n, UOp *const *src) {
   return build_matmul(w->front.job, src[0], src[1]);
 }
 
-enum { ANY = -1, PER_AXIS = -2, TWO_PER_AXIS = -3 };
-
 static const GOp ops[] = {
-    [KILN__V1__GRAPH_OP__PARAM] = {"PARAM", 0, 1, OP_PARAM, g_param},
-    [KILN__V1__GRAPH_OP__CONST] = {"CONST", 0, 0, OP_CONST, g_const},
-    [KILN__V1__GRAPH_OP__IOTA] = {"IOTA", 0, ANY, OP_IOTA, g_iota},
-    [KILN__V1__GRAPH_OP__RESHAPE] = {"RESHAPE", 1, ANY, OP_RESHAPE, g_reshape},
-    [KILN__V1__GRAPH_OP__PERMUTE] = {"PERMUTE", 1, PER_AXIS, OP_PERMUTE, g_permute},
-    [KILN__V1__GRAPH_OP__EXPAND] = {"EXPAND", 1, ANY, OP_EXPAND, g_expand},
-    [KILN__V1__GRAPH_OP__PAD] = {"PAD", 2, TWO_PER_AXIS, OP_PAD, g_pad},
-    [KILN__V1__GRAPH_OP__SHRINK] = {"SHRINK", 1, TWO_PER_AXIS, OP_SHRINK, g_shrink},
-    [KILN__V1__GRAPH_OP__FLIP] = {"FLIP", 1, ANY, OP_FLIP, g_flip},
-    [KILN__V1__GRAPH_OP__WINDOW] = {"WINDOW", 1, 4, OP_WINDOW, g_window},
-    [KILN__V1__GRAPH_OP__CAT] = {"CAT", ANY, 1, OP_CAT, g_cat},
-    [KILN__V1__GRAPH_OP__GATHER] = {"GATHER", 2, 1, OP_GATHER, g_gather},
-    [KILN__V1__GRAPH_OP__REDUCE_SUM] = {"REDUCE_SUM", 1, ANY, OP_ADD, g_reduce},
-    [KILN__V1__GRAPH_OP__REDUCE_PROD] = {"REDUCE_PROD", 1, ANY, OP_MUL, g_reduce},
-    [KILN__V1__GRAPH_OP__REDUCE_MAX] = {"REDUCE_MAX", 1, ANY, OP_MAX, g_reduce},
-    [KILN__V1__GRAPH_OP__REDUCE_MIN] = {"REDUCE_MIN", 1, ANY, OP_MIN, g_reduce},
-    [KILN__V1__GRAPH_OP__CAST] = {"CAST", 1, 0, OP_CAST, g_cast},
-    [KILN__V1__GRAPH_OP__BITCAST] = {"BITCAST", 1, 0, OP_BITCAST, g_bitcast},
-    [KILN__V1__GRAPH_OP__CONTIGUOUS] = {"CONTIGUOUS", 1, 0, OP_CONTIGUOUS, g_contiguous},
-    [KILN__V1__GRAPH_OP__NEG] = {"NEG", 1, 0, OP_NEG, g_unary},
-    [KILN__V1__GRAPH_OP__ABS] = {"ABS", 1, 0, OP_ABS, g_unary},
-    [KILN__V1__GRAPH_OP__RECIP] = {"RECIP", 1, 0, OP_RECIP, g_unary},
-    [KILN__V1__GRAPH_OP__SQRT] = {"SQRT", 1, 0, OP_SQRT, g_unary},
-    [KILN__V1__GRAPH_OP__EXP] = {"EXP", 1, 0, OP_EXP, g_unary},
-    [KILN__V1__GRAPH_OP__EXP2] = {"EXP2", 1, 0, OP_EXP2, g_unary},
-    [KILN__V1__GRAPH_OP__LOG] = {"LOG", 1, 0, OP_LOG, g_unary},
-    [KILN__V1__GRAPH_OP__LOG2] = {"LOG2", 1, 0, OP_LOG2, g_unary},
-    [KILN__V1__GRAPH_OP__SIN] = {"SIN", 1, 0, OP_SIN, g_unary},
-    [KILN__V1__GRAPH_OP__COS] = {"COS", 1, 0, OP_COS, g_unary},
-    [KILN__V1__GRAPH_OP__TANH] = {"TANH", 1, 0, OP_TANH, g_unary},
-    [KILN__V1__GRAPH_OP__ERF] = {"ERF", 1, 0, OP_ERF, g_unary},
-    [KILN__V1__GRAPH_OP__ATAN] = {"ATAN", 1, 0, OP_ATAN, g_unary},
-    [KILN__V1__GRAPH_OP__TRUNC] = {"TRUNC", 1, 0, OP_TRUNC, g_unary},
-    [KILN__V1__GRAPH_OP__FLOOR] = {"FLOOR", 1, 0, OP_FLOOR, g_unary},
-    [KILN__V1__GRAPH_OP__CEIL] = {"CEIL", 1, 0, OP_CEIL, g_unary},
-    [KILN__V1__GRAPH_OP__ROUND] = {"ROUND", 1, 0, OP_ROUND, g_unary},
-    [KILN__V1__GRAPH_OP__NOT] = {"NOT", 1, 0, OP_XOR, g_not},
-    [KILN__V1__GRAPH_OP__ADD] = {"ADD", 2, 0, OP_ADD, g_binary},
-    [KILN__V1__GRAPH_OP__SUB] = {"SUB", 2, 0, OP_SUB, g_binary},
-    [KILN__V1__GRAPH_OP__MUL] = {"MUL", 2, 0, OP_MUL, g_binary},
-    [KILN__V1__GRAPH_OP__DIV] = {"DIV", 2, 0, OP_FDIV, g_div},
-    [KILN__V1__GRAPH_OP__MOD] = {"MOD", 2, 0, OP_IMOD, g_mod},
-    [KILN__V1__GRAPH_OP__FLOORDIV] = {"FLOORDIV", 2, 0, OP_FLOORDIV, g_floor_div},
-    [KILN__V1__GRAPH_OP__FLOORMOD] = {"FLOORMOD", 2, 0, OP_FLOORMOD, g_floor_div},
-    [KILN__V1__GRAPH_OP__MAX] = {"MAX", 2, 0, OP_MAX, g_binary},
-    [KILN__V1__GRAPH_OP__MIN] = {"MIN", 2, 0, OP_MIN, g_binary},
-    [KILN__V1__GRAPH_OP__POW] = {"POW", 2, 0, OP_POW, g_binary},
-    [KILN__V1__GRAPH_OP__AND] = {"AND", 2, 0, OP_AND, g_binary},
-    [KILN__V1__GRAPH_OP__OR] = {"OR", 2, 0, OP_OR, g_binary},
-    [KILN__V1__GRAPH_OP__XOR] = {"XOR", 2, 0, OP_XOR, g_binary},
-    [KILN__V1__GRAPH_OP__SHL] = {"SHL", 2, 0, OP_SHL, g_binary},
-    [KILN__V1__GRAPH_OP__SHR] = {"SHR", 2, 0, OP_SHR, g_binary},
-    [KILN__V1__GRAPH_OP__CMPLT] = {"CMPLT", 2, 0, OP_CMPLT, g_binary},
-    [KILN__V1__GRAPH_OP__CMPLE] = {"CMPLE", 2, 0, OP_CMPLE, g_binary},
-    [KILN__V1__GRAPH_OP__CMPEQ] = {"CMPEQ", 2, 0, OP_CMPEQ, g_binary},
-    [KILN__V1__GRAPH_OP__CMPNE] = {"CMPNE", 2, 0, OP_CMPNE, g_binary},
-    [KILN__V1__GRAPH_OP__WHERE] = {"WHERE", 3, 0, OP_WHERE, g_where},
-    [KILN__V1__GRAPH_OP__MATMUL] = {"MATMUL", 2, 0, OP_MUL, g_matmul},
+#define GRAPH_OP(name_, group_, nsrc_, nints_, dtypes_, result_, ir_, handler_, ints_doc_, doc_)   \
+  [KILN__V1__GRAPH_OP__##name_] = {#name_, nsrc_, nints_, OP_##ir_, g_##handler_},
+#include "proto/graph_ops.def"
+#undef GRAPH_OP
 };
 
 static const GOp *find_op(int64_t op) {
@@ -401,6 +428,7 @@ static Val *constant_param(Walk *w, const GParam *p, DType d, Ints shape) {
 static void add_params(Walk *w) {
   Job *job = w->front.job;
   w->params = arena_array(&job->arena, w->graph.params.n, sizeof *w->params);
+  w->states = arena_array(&job->arena, w->graph.params.n, sizeof *w->states);
   for (size_t i = 0; i < w->graph.params.n; i++) {
     const GParam *p = &w->graph.params.at[i];
     int64_t dims[MAX_RANK];
@@ -415,8 +443,15 @@ static void add_params(Walk *w) {
     Ints shape = dims_of(w, dims, p->dims.n, d);
     bool constant = p->seen & PARAM_DATA;
     if (!constant && !p->name.len) job_abort(job, FAIL(INVALID_ARGUMENT, "an input needs a name"));
+    if (constant && p->state)
+      job_abort(job,
+                FAIL(INVALID_ARGUMENT, "a state has no data; its buffer is given to each run"));
     w->params[i] =
         constant ? constant_param(w, p, d, shape) : front_input(&w->front, p->name, d, shape);
+    if (!p->state) continue;
+    w->params[i]->state = true;
+    UOp *param = val_uop(&w->front, w->params[i]);
+    w->states[param->arg.i] = (GState){.param = param, .version = param};
   }
   w->doing = NULL;
   front_dims_used(&w->front);
@@ -429,10 +464,16 @@ static void check_counts(Walk *w, const GOp *op, const GNode *n, UOp *const *src
                         op->nsrc < 0 ? "at least " : "", op->nsrc < 0 ? 1 : op->nsrc));
   size_t rank = n->src.n ? src[0]->shape.n : 0, want = n->ints.n;
   if (op->nints >= 0) want = (size_t)op->nints;
-  if (op->nints == PER_AXIS) want = rank;
-  if (op->nints == TWO_PER_AXIS) want = 2 * rank;
+  if (op->nints == G_AXES) want = rank;
+  if (op->nints == G_AXES2) want = 2 * rank;
   if (n->ints.n != want)
     job_abort(job, FAIL(INVALID_ARGUMENT, "%zu integers, expected %zu", n->ints.n, want));
+}
+
+/* Of source 0, if that is a state. */
+static bool is_view(const GOp *op) {
+  return op_info[op->op].flags & OPF_MOVE && op->op != OP_PAD && op->op != OP_CAT &&
+         op->op != OP_GATHER;
 }
 
 static void convert_node(Walk *w, size_t i) {
@@ -451,6 +492,9 @@ static void convert_node(Walk *w, size_t i) {
     src[k] = w->values[s];
   }
   check_counts(w, op, n, src);
+  /* everything but a view, or the target of an update, reads what the state is now */
+  for (size_t k = 0; k < n->src.n && !is_view(op) && op->fn != g_assign; k++)
+    src[k] = current(w, src[k]);
   UOp *u = op->fn(w, n, src);
   if (u->shape.n > MAX_RANK)
     job_abort(job, FAIL(INVALID_ARGUMENT, "result of rank %u, at most %d", u->shape.n, MAX_RANK));
@@ -474,10 +518,11 @@ static void convert_graph(Job *job, void *arg) {
     if (!o->name.len) job_abort(job, FAIL(INVALID_ARGUMENT, "an output needs a name"));
     if (o->node < 0 || o->node >= (int64_t)n)
       job_abort(job, FAIL(INVALID_ARGUMENT, "node %lld of %zu", (long long)o->node, n));
-    UOp *u = w->values[o->node];
+    UOp *u = current(w, w->values[o->node]);
     shape_check(job, u->shape, MAX_TENSOR / dtype_info[u->dtype].bytes, "output");
     front_output(&w->front, o->name, u);
   }
+  finish_states(w);
   front_finish(&w->front, w->out);
 }
 

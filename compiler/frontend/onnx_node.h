@@ -86,5 +86,7 @@ UOp *node_centred(Node *n, UOp *x, UOp *zero);
 
 /* ONNX's number for an element type; aborts for what Kiln does not have. */
 DType onnx_dtype(Job *job, int64_t data_type);
+/* x as dtype d, as ONNX's Cast with the node's attributes says. */
+UOp *onnx_cast(Node *n, UOp *x, DType d);
 /* Decodes a TensorProto; `what` names it in errors. */
 Val *onnx_tensor(Front *f, const OnnxTensor *t, const char *what);

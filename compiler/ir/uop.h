@@ -35,6 +35,25 @@ static inline bool dtype_is_bool(DType d) { return d == DT_BOOL; }
 static inline bool dtype_is_int(DType d) {
   return dtype_info[d].cls == DC_SINT || dtype_info[d].cls == DC_UINT;
 }
+/* Moved, selected and cast, never computed with: see dtype.def. */
+static inline bool dtype_is_storage(DType d) { return d > DT_INDEX; }
+
+/* How a float dtype below 32 bits is laid out: sign, exponent, `mant` fraction bits. */
+typedef enum FloatSpecials {
+  FS_IEEE, /* exponent all ones: infinity, NaN */
+  FS_FN,   /* all ones: NaN; no infinity */
+  FS_FNUZ, /* the pattern of -0 is the only NaN; no infinity, no -0 */
+  FS_NONE, /* every pattern is a finite number */
+  FS_E8M0, /* powers of two; all ones: NaN; no sign, no zero */
+} FloatSpecials;
+typedef struct FloatFormat {
+  uint8_t bits, mant;
+  int16_t emin; /* exponent of the smallest normal number */
+  double max;
+  FloatSpecials specials;
+} FloatFormat;
+/* NULL for f32, f64 and what is no float. */
+const FloatFormat *float_format(DType d);
 /* False for a name that is not in the table. */
 bool dtype_parse(Str name, DType *out);
 
@@ -110,10 +129,10 @@ struct UOp {
   uint8_t dtype; /* DType */
   uint16_t lanes;
   uint32_t nsrc;
-  uint32_t id; /* creation order: sources have smaller ids */
-  uint32_t hash;
+  uint32_t id;   /* creation order: sources have smaller ids */
+  bool symbolic; /* a VAR is below, or in a dim of the node or of one below */
   Arg arg;
-  Ints shape; /* tensor stage; n == 0 for rank 0 and for later stages */
+  Ints shape; /* dims (dim.h); tensor stage; n == 0 for rank 0 and for later stages */
   int64_t vmin, vmax;
   const RangeSet *open;  /* RANGEs below that no REDUCE or END at or below this node closes */
   uint32_t stamp, place; /* scratch of walk.c: which walk saw the node last, and where */
@@ -168,7 +187,7 @@ static inline bool uop_is_int(const UOp *u, int64_t v) {
 double uop_float_value(const UOp *u);
 /* True for a CONST, of any dtype, that equals v (0.0 and -0.0 differ). */
 bool uop_is_number(const UOp *u, double v);
-int64_t shape_numel(Ints shape); /* 1 for rank 0 */
+int64_t shape_numel(Ints shape); /* 1 for rank 0; the shape is static: see dims_numel */
 bool shape_eq(Ints a, Ints b);
 
 /* -- scalar semantics: the op table's value columns -------------------------------------------- */
@@ -200,6 +219,8 @@ typedef struct UOpList {
 /* All nodes under root, sources first, each once; order is a function of the graph alone.
  * Iterative. */
 UOpList uop_toposort(Job *job, UOp *root);
+/* The same with the expressions of dims, before the nodes that hold them. */
+UOpList uop_toposort_dims(Job *job, UOp *root);
 /* Replaces from[k] by to[k] under root. One pass; the results are not searched again. */
 UOp *uop_substitute(Job *job, UOp *root, UOp *const *from, UOp *const *to, size_t n);
 /* Whether `u` depends on the RANGE and no REDUCE or END below it closes it: it is in u->open. */

@@ -87,14 +87,17 @@ static void split_axis(Apply *a, uint32_t i) {
 
 static UOp *now(Apply *a, UOp *u) { return a->now[nodemap_get(&a->pos, u)]; }
 
-/* The limits of the padded axes that u depends on; NULL when there are none. */
-static UOp *limits(Apply *a, const UOp *u) {
-  UOp *gate = NULL;
-  for (uint32_t i = 0; u->open && i < u->open->n; i++) {
-    UOp *l = a->axes[u->open->at[i]->arg.i].limit;
-    if (l) gate = gate ? uop2(a->job, OP_AND, gate, l) : l;
+/* The limits of the padded axes that an access depends on by its index or by its gate, which was
+ * simplified for values below the limit; NULL when there are none. */
+static UOp *limits(Apply *a, const UOp *index, const UOp *gate) {
+  UOp *all = NULL;
+  for (uint32_t i = 0; i < a->k->naxes; i++) {
+    UOp *l = a->axes[i].limit;
+    const UOp *range = a->k->axes[i].range;
+    if (!l || !(uop_is_open(index, range) || (gate && uop_is_open(gate, range)))) continue;
+    all = all ? uop2(a->job, OP_AND, all, l) : l;
   }
-  return gate;
+  return all;
 }
 
 static UOp *both(Job *job, UOp *a, UOp *b) {
@@ -103,13 +106,15 @@ static UOp *both(Job *job, UOp *a, UOp *b) {
 }
 
 static UOp *rebuild_index(Apply *a, UOp *u) {
-  UOp *gate = both(a->job, u->nsrc > 2 ? now(a, u->src[2]) : NULL, limits(a, u->src[1]));
+  UOp *old = u->nsrc > 2 ? u->src[2] : NULL;
+  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
   UOp *src[3] = {now(a, u->src[0]), now(a, u->src[1]), gate};
   return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
 }
 
 static UOp *rebuild_store(Apply *a, UOp *u) {
-  UOp *gate = both(a->job, u->nsrc > 3 ? now(a, u->src[3]) : NULL, limits(a, u->src[1]));
+  UOp *old = u->nsrc > 3 ? u->src[3] : NULL;
+  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
   UOp *src[4] = {now(a, u->src[0]), now(a, u->src[1]), now(a, u->src[2]), gate};
   return uop_make(a->job, OP_STORE, DT_VOID, u->arg, src, gate ? 4 : 3);
 }

@@ -28,7 +28,11 @@ Status convert_target(Arena *arena, const Kiln__V1__TargetSpec *spec, Target *ou
                   .l1_bytes = spec->l1_bytes,
                   .l2_bytes = spec->l2_bytes,
                   .l3_bytes = spec->l3_bytes,
-                  .memory_bytes = spec->memory_bytes};
+                  .memory_bytes = spec->memory_bytes,
+                  .max_group = spec->max_group,
+                  .warp = spec->warp,
+                  .local_bytes = spec->local_bytes,
+                  .max_buffers = spec->max_buffers};
   bool ok = out->kind && out->triple && out->cpu && out->features && out->compiler;
   return ok ? NULL : no_memory("the target");
 }
@@ -58,6 +62,10 @@ void convert_caps(const DeviceCaps *caps, Kiln__V1__TargetSpec *out) {
   out->l2_bytes = caps->l2_bytes;
   out->l3_bytes = caps->l3_bytes;
   out->memory_bytes = caps->memory_bytes;
+  out->max_group = caps->max_group;
+  out->warp = caps->warp;
+  out->local_bytes = caps->local_bytes;
+  out->max_buffers = caps->max_buffers;
 }
 
 Status convert_format(Kiln__V1__ModelFormat format, ModelKind *out) {
@@ -85,13 +93,29 @@ Status convert_dims(Arena *arena, const Kiln__V1__CompileOptions *options, Front
 
 static bool dtype_to_wire(DType dtype, Kiln__V1__DType *out) {
   static const Kiln__V1__DType table[DT__COUNT] = {
-      [DT_BOOL] = KILN__V1__DTYPE__DTYPE_BOOL, [DT_I8] = KILN__V1__DTYPE__DTYPE_I8,
-      [DT_I16] = KILN__V1__DTYPE__DTYPE_I16,   [DT_I32] = KILN__V1__DTYPE__DTYPE_I32,
-      [DT_I64] = KILN__V1__DTYPE__DTYPE_I64,   [DT_U8] = KILN__V1__DTYPE__DTYPE_U8,
-      [DT_U16] = KILN__V1__DTYPE__DTYPE_U16,   [DT_U32] = KILN__V1__DTYPE__DTYPE_U32,
-      [DT_U64] = KILN__V1__DTYPE__DTYPE_U64,   [DT_F16] = KILN__V1__DTYPE__DTYPE_F16,
-      [DT_BF16] = KILN__V1__DTYPE__DTYPE_BF16, [DT_F32] = KILN__V1__DTYPE__DTYPE_F32,
+      [DT_BOOL] = KILN__V1__DTYPE__DTYPE_BOOL,
+      [DT_I8] = KILN__V1__DTYPE__DTYPE_I8,
+      [DT_I16] = KILN__V1__DTYPE__DTYPE_I16,
+      [DT_I32] = KILN__V1__DTYPE__DTYPE_I32,
+      [DT_I64] = KILN__V1__DTYPE__DTYPE_I64,
+      [DT_U8] = KILN__V1__DTYPE__DTYPE_U8,
+      [DT_U16] = KILN__V1__DTYPE__DTYPE_U16,
+      [DT_U32] = KILN__V1__DTYPE__DTYPE_U32,
+      [DT_U64] = KILN__V1__DTYPE__DTYPE_U64,
+      [DT_F16] = KILN__V1__DTYPE__DTYPE_F16,
+      [DT_BF16] = KILN__V1__DTYPE__DTYPE_BF16,
+      [DT_F32] = KILN__V1__DTYPE__DTYPE_F32,
       [DT_F64] = KILN__V1__DTYPE__DTYPE_F64,
+      [DT_F8E4M3FN] = KILN__V1__DTYPE__DTYPE_F8E4M3FN,
+      [DT_F8E4M3FNUZ] = KILN__V1__DTYPE__DTYPE_F8E4M3FNUZ,
+      [DT_F8E5M2] = KILN__V1__DTYPE__DTYPE_F8E5M2,
+      [DT_F8E5M2FNUZ] = KILN__V1__DTYPE__DTYPE_F8E5M2FNUZ,
+      [DT_F8E8M0] = KILN__V1__DTYPE__DTYPE_F8E8M0,
+      [DT_F4E2M1] = KILN__V1__DTYPE__DTYPE_F4E2M1,
+      [DT_I4] = KILN__V1__DTYPE__DTYPE_I4,
+      [DT_U4] = KILN__V1__DTYPE__DTYPE_U4,
+      [DT_I2] = KILN__V1__DTYPE__DTYPE_I2,
+      [DT_U2] = KILN__V1__DTYPE__DTYPE_U2,
   };
   *out = table[dtype];
   return *out != 0;

@@ -3,9 +3,12 @@
  *   kiln-eval MODEL [--dim NAME=N]...          the interface of the graph, its size, the time taken
  *   kiln-eval --text MODEL [--dim NAME=N]...   the tensor graph as text
  *   kiln-eval --serve [--compiled [SET]]       models from stdin until it ends
+ *   kiln-eval --serve --stages [SET]           the same, every model by every means
  *
  * --compiled runs the whole compiler and the CPU device instead of the interpreter; SET is an
- * instruction set to compile for in place of the host's, "sse2" or "avx2".
+ * instruction set to compile for in place of the host's, "sse2" or "avx2". --stages runs the
+ * interpreter, then the plan with its kernels interpreted after each stage of the compiler, then
+ * the CPU device; the answer has all their outputs, named STAGE:OUTPUT.
  *
  * MODEL is ONNX unless its name ends in .kgraph. Each request of --serve is a list of blobs, a blob
  * being a u64 length and bytes: the model; "NAME=N" lines of dimensions; then a count as decimal
@@ -25,8 +28,9 @@
 
 enum { MAX_DIM_ARGS = 64 };
 static const size_t JOB_LIMIT = (size_t)8 << 30;
-static Device *device; /* --compiled */
+static Device *device; /* --compiled, --stages */
 static Target target;  /* of device */
+static bool every_stage;
 
 typedef struct Dims {
   DimBinding at[MAX_DIM_ARGS];
@@ -121,22 +125,33 @@ static void interpret(Job *job, void *arg) {
   if (!r->st) r->st = interp_tensor(job, r->g->sink, r->slots, r->g->nslots);
 }
 
-static void answer(const TensorGraph *g, const InterpBuffer *slots) {
+static void answer_count(size_t n) {
   char text[32];
   write_text("ok");
-  snprintf(text, sizeof text, "%zu", g->noutputs);
+  snprintf(text, sizeof text, "%zu", n);
   write_text(text);
+}
+
+/* prefix: "" or "STAGE:", before the names. */
+static void answer(const TensorGraph *g, const InterpBuffer *slots, const char *prefix) {
   for (size_t i = g->ninputs; i < g->ninputs + g->noutputs; i++) {
     const GraphSlot *s = &g->slots[i];
-    StrBuf dims = {0};
+    StrBuf dims = {0}, name = {0};
     for (uint32_t k = 0; k < s->shape.n; k++)
       strbuf_addf(&dims, "%lld ", (long long)s->shape.at[k]);
-    write_blob(s->name.ptr, s->name.len);
+    strbuf_addf(&name, "%s" STR_FMT, prefix, STR_ARG(s->name));
+    write_blob(name.ptr, name.len);
     write_text(dtype_info[s->dtype].name);
     write_blob(dims.ptr, dims.len);
     write_blob(slots[i].data, slots[i].bytes);
     strbuf_deinit(&dims);
+    strbuf_deinit(&name);
   }
+}
+
+/* Outputs that are no tensors. */
+static void answer_values(const TensorGraph *g) {
+  char text[32];
   size_t n = 0;
   for (size_t i = 0; i < g->nvalues; i++) n += g->values[i].output;
   snprintf(text, sizeof text, "%zu", n);
@@ -150,21 +165,47 @@ static void answer(const TensorGraph *g, const InterpBuffer *slots) {
   }
 }
 
+static Status run_interpreter(Job *job, const TensorGraph *g, InterpBuffer *slots) {
+  Run run = {.g = g, .slots = slots};
+  TRY(job_run(job, interpret, &run));
+  return run.st;
+}
+
+static Status serve_stages(Job *job, Bytes model, const Input *in, size_t nin,
+                           const TensorGraph *g) {
+  InterpBuffer *slots[RUN__COUNT + 1];
+  for (int s = 0; s <= RUN__COUNT; s++) {
+    slots[s] = arena_array(&job->arena, g->nslots + 1, sizeof **slots);
+    if (!slots[s]) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
+    TRY(bind_slots(job, g, model, in, nin, slots[s]));
+    Status st = s == RUN__COUNT ? run_interpreter(job, g, slots[s])
+                                : local_run(job, g, device, &target, (RunStage)s, slots[s]);
+    if (st) return WRAP(st, "%s", s == RUN__COUNT ? "interpreter" : run_stage_names[s]);
+  }
+  answer_count(g->noutputs * (RUN__COUNT + 1));
+  answer(g, slots[RUN__COUNT], "tensor:");
+  for (int s = 0; s < RUN__COUNT; s++) {
+    char prefix[32];
+    snprintf(prefix, sizeof prefix, "%s:", run_stage_names[s]);
+    answer(g, slots[s], prefix);
+  }
+  answer_values(g);
+  return NULL;
+}
+
 static Status serve_one(Job *job, Bytes model, const FrontendOptions *o, const Input *in,
                         size_t nin, TensorGraph *g) {
   TRY(frontend(job, model, o, g));
-  InterpBuffer *slots = calloc(g->nslots + 1, sizeof *slots);
+  if (every_stage) return serve_stages(job, model, in, nin, g);
+  InterpBuffer *slots = arena_array(&job->arena, g->nslots + 1, sizeof *slots);
   if (!slots) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
-  Run run = {.g = g, .slots = slots};
-  Status st = bind_slots(job, g, model, in, nin, slots);
-  if (!st && device)
-    st = local_run(job, g, device, &target, slots);
-  else if (!st)
-    st = job_run(job, interpret, &run);
-  if (!st) st = run.st;
-  if (!st) answer(g, slots);
-  free(slots);
-  return st;
+  TRY(bind_slots(job, g, model, in, nin, slots));
+  TRY(device ? local_run(job, g, device, &target, RUN_CODE, slots)
+             : run_interpreter(job, g, slots));
+  answer_count(g->noutputs);
+  answer(g, slots, "");
+  answer_values(g);
+  return NULL;
 }
 
 static void fail_answer(Status st) {
@@ -272,8 +313,22 @@ static int look(const char *path, const Dims *d, bool text) {
 
 static int usage(void) {
   fprintf(stderr, "usage: kiln-eval [--text] MODEL [--dim NAME=N]...\n"
-                  "       kiln-eval --serve [--compiled [sse2|avx2]]\n");
+                  "       kiln-eval --serve [--compiled|--stages [sse2|avx2]]\n");
   return 64;
+}
+
+/* argv[at]: what follows --serve. */
+static int serve_all(int argc, char **argv, int at) {
+  every_stage = at < argc && !strcmp(argv[at], "--stages");
+  if (every_stage || (at < argc && !strcmp(argv[at], "--compiled"))) {
+    Status st = device_cpu_create(0, &device);
+    if (st) return fprintf(stderr, "%s\n", st->text), 1;
+    target = local_target(device);
+    if (at + 1 < argc && !local_older(&target, argv[at + 1])) return usage();
+  }
+  while (serve()) {
+  }
+  return 0;
 }
 
 int main(int argc, char **argv) {
@@ -281,16 +336,7 @@ int main(int argc, char **argv) {
   const char *path = NULL;
   bool text = false;
   for (int i = 1; i < argc; i++) {
-    if (!strcmp(argv[i], "--serve")) {
-      Status st =
-          i + 1 < argc && !strcmp(argv[i + 1], "--compiled") ? device_cpu_create(0, &device) : NULL;
-      if (st) return fprintf(stderr, "%s\n", st->text), 1;
-      if (device) target = local_target(device);
-      if (device && i + 2 < argc && !local_older(&target, argv[i + 2])) return usage();
-      while (serve()) {
-      }
-      return 0;
-    }
+    if (!strcmp(argv[i], "--serve")) return serve_all(argc, argv, i + 1);
     if (!strcmp(argv[i], "--text"))
       text = true;
     else if (!strcmp(argv[i], "--dim") && i + 1 < argc)

@@ -50,8 +50,10 @@ class RunError(Exception):
 def numpy_dtype(name):
     import ml_dtypes
 
-    table = {"bool": np.bool_, "f16": np.float16, "f32": np.float32, "f64": np.float64,
-             "bf16": ml_dtypes.bfloat16}
+    table = {"bool": np.bool_, "f16": np.float16, "f32": np.float32, "f64": np.float64, "bf16": ml_dtypes.bfloat16,
+             "f8e4m3fn": ml_dtypes.float8_e4m3fn, "f8e4m3fnuz": ml_dtypes.float8_e4m3fnuz, "f8e5m2": ml_dtypes.float8_e5m2,
+             "f8e5m2fnuz": ml_dtypes.float8_e5m2fnuz, "f8e8m0": ml_dtypes.float8_e8m0fnu, "f4e2m1": ml_dtypes.float4_e2m1fn,
+             "i4": ml_dtypes.int4, "u4": ml_dtypes.uint4, "i2": ml_dtypes.int2, "u2": ml_dtypes.uint2}
     for bits in (8, 16, 32, 64):
         table[f"i{bits}"] = np.dtype(f"int{bits}")
         table[f"u{bits}"] = np.dtype(f"uint{bits}")
@@ -244,7 +246,7 @@ def compare_value(test, name, have, want):
     if have.shape != want.shape:
         return f"output '{name}': shape {have.shape}, expected {want.shape}"
     a, b = have, want
-    if want.dtype.kind not in "biuf":
+    if want.dtype.isbuiltin != 1:  # ml_dtypes' are exact in f32
         a, b = have.astype(np.float32), want.astype(np.float32)
     if not np.allclose(a, b, rtol=test.rtol, atol=test.atol, equal_nan=True):
         with np.errstate(all="ignore"):
@@ -263,12 +265,14 @@ def is_plain(value):
 def run_test(runner, test):
     """None when it passes, else the reason; and whether inputs were frozen."""
     model, frozen = test.model, False
-    for value in (v for ins, outs in test.data_sets for v in list(ins) + list(outs)):
+    decoded = [tuple([numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in values] for values in pair)
+               for pair in test.data_sets]
+    for value in (v for ins, outs in decoded for v in list(ins) + list(outs)):
         if not is_plain(value):
             what = getattr(value, "dtype", None) or type(value).__name__
             return f"skip: a value is not a tensor of a dtype that Kiln has ({what})", False
     initializers = {t.name for t in model.graph.initializer}
-    for ins, outs in test.data_sets:
+    for ins, outs in decoded:
         names = [i.name for i in model.graph.input if i.name not in initializers]
         if len(names) != len(ins):
             return "skip: optional inputs left out", False

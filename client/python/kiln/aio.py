@@ -55,7 +55,7 @@ class Executable:
 
     async def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None) -> dict[str, Any]:
         """As kiln.Executable.run; Buffers are those of this module."""
-        request = _codec.run_request(self.executable_id, inputs, outputs, self.input_values, self.output_values)
+        request = _codec.run_request(self.executable_id, inputs, outputs, self.inputs, self.input_values, self.output_values)
         with translated():
             response = await self._client._stub.Run(request, timeout=self._client.timeout)
         return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client), self.output_values)

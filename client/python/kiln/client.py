@@ -95,7 +95,7 @@ class Executable:
         outputs: None for all as arrays, "buffers" for all as kiln.Buffer kept on the server, or a list of names.
         Raises kiln.Error INVALID_ARGUMENT naming the input with expected and got; UNAVAILABLE when the device died.
         """
-        request = _codec.run_request(self.executable_id, inputs, outputs, self.input_values, self.output_values)
+        request = _codec.run_request(self.executable_id, inputs, outputs, self.inputs, self.input_values, self.output_values)
         with translated():
             response = self._client._stub.Run(request, timeout=self._client.timeout)
         return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client), self.output_values)

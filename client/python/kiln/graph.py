@@ -126,9 +126,9 @@ class Graph:
             param.dims.add(**({"name": d} if isinstance(d, str) else {"size": int(d)}))
         return self._node("PARAM", [], ints=[len(self._proto.params) - 1], result=number, rank=len(shape))
 
-    def constant(self, array: Any) -> Node:
-        """A constant tensor; its bytes travel with the graph."""
-        t = _codec.tensor_from_numpy(array)
+    def constant(self, array: Any, dtype: Any = None) -> Node:
+        """A constant tensor; its bytes travel with the graph. For a dtype that numpy lacks the array may hold the bits."""
+        t = _codec.tensor_from_numpy(array, dtype)
         param = self._proto.params.add(name=f"constant_{len(self._proto.params)}", dtype=t.dtype, data=t.data)
         for d in t.dims:
             param.dims.add(size=d)
@@ -139,8 +139,7 @@ class Graph:
         number = dtype if isinstance(dtype, int) else _codec.dtype_number(dtype)
         key = (number, repr(value))
         if key not in self._consts:
-            is_float = number in (graph_pb2.DTYPE_F16, graph_pb2.DTYPE_BF16, graph_pb2.DTYPE_F32, graph_pb2.DTYPE_F64)
-            field = {"f": float(value)} if is_float else {"i": int(value)}
+            field = {"f": float(value)} if _codec.is_float(number) else {"i": int(value)}
             self._consts[key] = self._node("CONST", [], dtype=number, rank=0, **field)
         return self._consts[key]
 

@@ -1,0 +1,667 @@
+"""Random native graphs, compared with a numpy evaluation of every op.
+
+    random_graphs.py [--seeds FIRST:END] [--jobs N] [--keep FOLDER] [--set sse2|avx2]
+
+runs every graph by the interpreter, by the plan with its kernels interpreted after each stage of the compiler, and as machine code;
+prints counts, and leaves a graph that differs, made as small as possible, in the folder: see test_graphs.py for the format.
+
+A value is evaluated while its node is made, and carries a bound of the error that a correct implementation may have:
+0 as long as every step is exactly representable, then what the roundings before it can amount to. Integers, bools and
+exact floats have to be equal; ops that jump (comparisons, floor, casts to integers, indices) are only made from exact values.
+An element whose bound is infinite (an overflow that a wider accumulator avoids) may be anything.
+"""
+import argparse
+import math
+import multiprocessing
+import os
+import sys
+import time
+
+import ml_dtypes
+import numpy as np
+
+sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+
+import kiln
+import kept_graphs
+import serving
+from onnx_suite import EvalRunner, RunError
+
+MAX_RANK, MAX_ELEMENTS = 5, 1500
+
+FLOATS = {"f16": (10, -14, 65504.0), "bf16": (7, -126, float.fromhex("0x1.fep127")), "f32": (23, -126, float(np.finfo(np.float32).max)),
+          "f64": (52, -1022, float(np.finfo(np.float64).max))}
+NUMPY = {name: np.dtype(name) for name in ("bool",)}
+NUMPY.update({f"{k}{b}": np.dtype(f"{n}{b}") for k, n in (("i", "int"), ("u", "uint")) for b in (8, 16, 32, 64)})
+NUMPY.update({"f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "f64": np.dtype(np.float64),
+              "bf16": np.dtype(ml_dtypes.bfloat16)})
+INTS = [d for d in NUMPY if d[0] in "iu"]
+LONG = np.longdouble
+
+
+def eps(dtype):
+    return 2.0 ** -FLOATS[dtype][0]
+
+
+def tiny(dtype):
+    mant, emin, _ = FLOATS[dtype]
+    return 2.0 ** max(emin - mant, -1070)
+
+
+def rounded(dtype, x):
+    """x, in extended precision, to the nearest value of a float dtype, ties to even."""
+    if dtype == "f64":
+        return x.astype(np.float64)
+    mant, emin, most = FLOATS[dtype]
+    _, e = np.frexp(np.where(np.isfinite(x), x, 1))
+    step = np.ldexp(LONG(1), np.maximum(e - 1, emin) - mant)
+    with np.errstate(all="ignore"):
+        r = np.where(np.isfinite(x), np.rint(x / step) * step, x)
+    r = np.where(np.abs(r) > most, np.copysign(np.inf, x), r)
+    return np.where(x == 0, x, r).astype(np.float64)
+
+
+class V:
+    """A node, its value and the bound of its error (None for integers and bools). Floats are held as float64."""
+
+    def __init__(self, node, dtype, val, err=None):
+        self.node, self.dtype, self.val = node, dtype, np.asarray(val)
+        self.is_float = dtype in FLOATS
+        if self.is_float:
+            err = np.zeros(self.val.shape) if err is None else np.broadcast_to(err, self.val.shape)
+            self.err = np.where(np.isnan(err), np.inf, err)
+        else:
+            assert self.val.dtype == NUMPY[dtype], (self.val.dtype, dtype)
+
+    shape = property(lambda self: self.val.shape)
+    rank = property(lambda self: self.val.ndim)
+    exact = property(lambda self: not self.is_float or not self.err.any())
+
+
+class Maker:
+    """A graph under construction with the values of its nodes."""
+
+    def __init__(self, seed):
+        self.r = np.random.default_rng(seed)
+        self.g, self.nodes, self.feeds, self.log = kiln.Graph(), [], {}, []
+
+    def below(self, n):
+        return int(self.r.integers(n))
+
+    def one_of(self, items):
+        return items[self.below(len(items))]
+
+    def keep(self, v):
+        if v is not None and v.rank <= MAX_RANK and v.val.size <= MAX_ELEMENTS:
+            self.nodes.append(v)
+
+    # -- leaves
+
+    def shape(self):
+        dims = [self.one_of((1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17)) for _ in range(self.below(4))]
+        if dims and not self.below(12):
+            dims[self.below(len(dims))] = self.one_of((0, 1, 1))
+        return tuple(dims) if math.prod(dims) <= MAX_ELEMENTS else tuple(dims[:2])
+
+    def data(self, dtype, shape):
+        """Mostly small multiples of 1/4, of which sums and products are exact; now and then special values."""
+        if dtype == "bool":
+            return self.r.integers(0, 2, shape).astype(np.bool_)
+        if dtype in INTS:
+            info, small = np.iinfo(NUMPY[dtype]), self.below(4)
+            lo, hi = (max(info.min, -8), 9) if small else (info.min, info.max)
+            return self.r.integers(lo, hi, shape, dtype=NUMPY[dtype], endpoint=not small)
+        kind = self.below(8)
+        x = self.r.integers(-16, 17, shape) / 4 if kind else self.r.standard_normal(shape)
+        if kind == 1 and x.size:
+            for special in (np.inf, -np.inf, np.nan, -0.0, FLOATS[dtype][2], tiny(dtype)):
+                x = np.where(self.r.random(shape) < 0.05, special, x)
+        return rounded(dtype, np.asarray(x, LONG))
+
+    def param(self, dtype=None, shape=None):
+        dtype = dtype or self.one_of(["f32"] * 6 + ["f16", "bf16", "f64", "bool"] + INTS)
+        shape = self.shape() if shape is None else shape
+        val = np.asarray(self.data(dtype, shape))
+        array = val.astype(NUMPY[dtype])
+        if self.below(4):
+            name = f"p{len(self.feeds)}"
+            self.feeds[name] = array
+            return V(self.g.param(name, dtype, shape), dtype, val)
+        return V(self.g.constant(array), dtype, val)
+
+    def const(self, dtype, value):
+        val = np.asarray(value, LONG if dtype in FLOATS else NUMPY[dtype])
+        return V(self.g.const(value, dtype), dtype, rounded(dtype, val) if dtype in FLOATS else val)
+
+    def iota(self, _=None):
+        shape, dtype = self.shape() or (3,), self.one_of(["f32", "f16", *INTS])
+        axis = self.below(len(shape))
+        at = np.broadcast_to(np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]), shape)
+        val = at.astype(np.float64) if dtype in FLOATS else at.astype(NUMPY[dtype])
+        return V(self.g.iota(dtype, shape, axis), dtype, val)
+
+    # -- rounding
+
+    def floats(self, node, dtype, x, err, work=None, fresh=True):
+        """The result of arithmetic: x in extended precision, err what its operands bring. work: the dtype of the steps."""
+        with np.errstate(all="ignore"):
+            val = rounded(dtype, x)
+            exact = (val == x) | np.isnan(x) | (np.isinf(x) & (err == 0))
+            own = eps(dtype) * np.abs(val) + tiny(dtype)
+            err = np.where(exact, err, err + own)
+            near = np.abs(x) + err > 0.99 * FLOATS[dtype][2]
+            err = np.where(near & ~((err == 0) & np.isinf(x)) & fresh, np.inf, err)
+            err = np.where(np.isnan(x) & (err > 0), np.inf, err)
+        return V(node, dtype, val, err)
+
+    # -- movement: the value and its error move alike
+
+    def moved(self, node, v, move):
+        return V(node, v.dtype, move(v.val), move(v.err) if v.is_float else None)
+
+    def reshape(self, v):
+        if not v.val.size:
+            return None
+        dims, left = [], v.val.size
+        for _ in range(self.below(MAX_RANK)):
+            fits = [d for d in (1, 2, 3, 4, 5, 6, 7, 8) if left % d == 0]
+            dims.append(self.one_of(fits))
+            left //= dims[-1]
+        if left > 1 or not dims:
+            dims.append(left)
+        order = self.r.permutation(len(dims))
+        dims = [dims[k] for k in order]
+        return self.moved(self.g.reshape(v.node, dims), v, lambda a: a.reshape(dims))
+
+    def permute(self, v):
+        order = [int(k) for k in self.r.permutation(v.rank)]
+        return self.moved(self.g.permute(v.node, order), v, lambda a: a.transpose(order))
+
+    def expand(self, v):
+        dims = [self.one_of((1, 2, 3, 5, 8)) if d == 1 else d for d in v.shape]
+        if self.below(3) == 0:
+            dims = [self.one_of((1, 2, 4)), *dims]
+        if math.prod(dims) > MAX_ELEMENTS or len(dims) > MAX_RANK:
+            return None
+        return self.moved(self.g.expand(v.node, dims), v, lambda a: np.broadcast_to(a, dims))
+
+    def pad(self, v):
+        amounts = [(self.one_of((0, 0, 1, 2)), self.one_of((0, 0, 1, 3))) for _ in range(v.rank)]
+        value = 1 if v.dtype == "bool" else self.one_of((0, 0, 1, 3))
+        node = self.g.pad(v.node, amounts, value)
+        out = V(node, v.dtype, np.pad(v.val, amounts, constant_values=v.val.dtype.type(value)) if v.rank else v.val)
+        if v.is_float and v.rank:
+            out.err = np.pad(v.err, amounts)
+        elif v.is_float:
+            out.err = v.err
+        return out
+
+    def shrink(self, v):
+        bounds = []
+        for d in v.shape:
+            lo = self.below(d + 1) if self.below(2) else 0
+            hi = lo + self.below(d - lo + 1)
+            bounds.append((lo, max(hi, min(lo + 1, d))) if self.below(20) else (lo, hi))
+        at = tuple(slice(lo, hi) for lo, hi in bounds)
+        return self.moved(self.g.shrink(v.node, bounds), v, lambda a: a[at])
+
+    def flip(self, v):
+        axes = [k for k in range(v.rank) if self.below(2)]
+        return self.moved(self.g.flip(v.node, axes), v, lambda a: np.flip(a, axes))
+
+    def window(self, v):
+        axis, size, stride, dilation = self.below(v.rank or 1), self.one_of((1, 2, 3)), self.one_of((1, 1, 2)), self.one_of((1, 1, 2))
+        if not v.rank or v.rank >= MAX_RANK or (size - 1) * dilation >= v.shape[axis]:
+            return None
+        out = (v.shape[axis] - dilation * (size - 1) - 1) // stride + 1
+        at = np.arange(out)[:, None] * stride + np.arange(size)[None, :] * dilation
+        return self.moved(self.g.window(v.node, axis, size, stride, dilation), v, lambda a: np.take(a, at, axis))
+
+    def cat(self, v):
+        if not v.rank:
+            return None
+        axis, parts = self.below(v.rank), [v]
+        for u in self.nodes:
+            same = u.dtype == v.dtype and u.rank == v.rank and all(
+                a == b or k == axis for k, (a, b) in enumerate(zip(u.shape, v.shape)))
+            if same and len(parts) < 4 and self.below(2):
+                parts.insert(self.below(len(parts) + 1), u)
+        node = self.g.cat([p.node for p in parts], axis)
+        return V(node, v.dtype, np.concatenate([p.val for p in parts], axis),
+                 np.concatenate([p.err for p in parts], axis) if v.is_float else None)
+
+    def gather(self, v):
+        indices = [u for u in self.nodes if u.dtype in INTS and u.rank + v.rank - 1 <= 4]
+        if not v.rank:
+            return None
+        if indices and self.below(2):
+            at = self.one_of(indices)
+        else:
+            axis_size = max(v.shape)
+            dtype, shape = self.one_of(INTS), self.one_of(((), (3,), (2, 4), (1,)))
+            val = self.r.integers(-2 if dtype[0] == "i" else 0, axis_size + 2, shape).astype(NUMPY[dtype])
+            at = V(self.g.constant(np.asarray(val)), dtype, np.asarray(val))
+        axis = self.below(v.rank)
+        n, index = v.shape[axis], at.val.astype(object)
+        inside = np.asarray((index >= 0) & (index < n), bool)
+        safe = np.where(inside, index, 0).astype(np.int64)
+        mask = inside.reshape((1,) * axis + at.shape + (1,) * (v.rank - axis - 1))
+
+        def move(a):
+            if not n:
+                return np.zeros(a.shape[:axis] + at.shape + a.shape[axis + 1:], a.dtype)
+            return np.where(mask, np.take(a, safe, axis), a.dtype.type(0))
+
+        return self.moved(self.g.gather(v.node, at.node, axis), v, move)
+
+    def contiguous(self, v):
+        return self.moved(self.g.contiguous(v.node), v, lambda a: a)
+
+    # -- elementwise
+
+    def partner(self, v, dtype=None):
+        """Something that broadcasts with v."""
+        dtype, fits = dtype or v.dtype, []
+        for u in self.nodes:
+            if u.dtype == dtype:
+                try:
+                    if math.prod(np.broadcast_shapes(u.shape, v.shape)) <= MAX_ELEMENTS:
+                        fits.append(u)
+                except ValueError:
+                    pass
+        if fits and self.below(8):
+            return self.one_of(fits)
+        if self.below(2):
+            return self.param(dtype, tuple(d if self.below(3) else 1 for d in v.shape[self.below(v.rank + 1):]))
+        return self.const(dtype, bool(self.below(2)) if dtype == "bool" else self.below(6))
+
+    def binary(self, v):
+        u = self.partner(v)
+        a, b = (v, u) if self.below(2) else (u, v)
+        if v.dtype == "bool":
+            op, f = self.one_of((("and_", np.logical_and), ("or_", np.logical_or), ("xor", np.logical_xor),
+                                 ("max", np.logical_or), ("min", np.logical_and)))
+            return V(getattr(self.g, op)(a.node, b.node), "bool", f(a.val, b.val))
+        return self.float_binary(a, b) if v.is_float else self.int_binary(a, b)
+
+    def int_binary(self, a, b):
+        op = self.one_of(("add", "sub", "mul", "div", "mod", "floordiv", "floormod", "max", "min", "and_", "or_", "xor", "shl", "shr"))
+        dtype, bits = NUMPY[a.dtype], NUMPY[a.dtype].itemsize * 8
+        big_a, big_b = a.val.astype(object), b.val.astype(object)
+
+        def trunc(x, y):
+            return 0 if y == 0 else abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
+
+        table = {
+            "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "max": max, "min": min,
+            "div": trunc, "mod": lambda x, y: 0 if y == 0 else x - y * trunc(x, y),
+            "floordiv": lambda x, y: 0 if y == 0 else x // y, "floormod": lambda x, y: 0 if y == 0 else x % y,
+            "and_": lambda x, y: x & y, "or_": lambda x, y: x | y, "xor": lambda x, y: x ^ y,
+            "shl": lambda x, y: x << y if 0 <= y < bits else 0, "shr": lambda x, y: x >> (y if 0 <= y < bits else bits),
+        }
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        flat = [table[op](int(x), int(y)) for x, y in zip(np.broadcast_to(big_a, shape).ravel(), np.broadcast_to(big_b, shape).ravel())]
+        val = np.array([wrapped(x, dtype) for x in flat], dtype).reshape(shape)
+        return V(getattr(self.g, op)(a.node, b.node), a.dtype, val)
+
+    def float_binary(self, a, b):
+        ops = ["add", "sub", "mul", "add", "mul", "div", "max", "min"]
+        op = self.one_of(ops + (["mod", "floordiv", "floormod", "pow"] if a.exact and b.exact else []))
+        node, d = getattr(self.g, op)(a.node, b.node), a.dtype
+        x, y, ex, ey = a.val.astype(LONG), b.val.astype(LONG), a.err, b.err
+        with np.errstate(all="ignore"):
+            if op in ("max", "min"):
+                f = np.maximum if op == "max" else np.minimum
+                err = np.where(np.isnan(x) | np.isnan(y), ex + ey, np.maximum(ex, ey))
+                err = np.where((x == 0) & (y == 0) & (np.signbit(x) != np.signbit(y)), err + tiny(d), err)  # either zero
+                return V(node, d, f(a.val, b.val), err)
+            if op in ("add", "sub"):
+                return self.floats(node, d, x + y if op == "add" else x - y, ex + ey)
+            if op == "mul":
+                return self.floats(node, d, x * y, span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey)
+            if op == "div":
+                low = np.abs(y) - ey
+                err = np.where(ex + ey == 0, 0, np.where(low > 0, (ex + np.abs(x / y) * ey) / low, np.inf))
+                return self.floats(node, d, x / y, err)
+            if op == "mod":
+                return V(node, d, np.fmod(x, y).astype(np.float64))
+            if op == "pow":
+                z = np.power(x, y)
+                wild = (np.abs(z) > FLOATS[d][2] / 2) & np.isfinite(z)
+                return V(node, d, rounded(d, z), np.where(wild, np.inf, 4 * eps(d) * np.abs(z) + tiny(d)))
+            q = np.floor(rounded(d, x / y).astype(LONG))
+            if op == "floordiv":
+                return V(node, d, q.astype(np.float64))
+            product = self.floats(None, d, y * q, np.zeros(()))
+            return self.floats(node, d, x - product.val, product.err)
+
+    def compare(self, v):
+        u = self.partner(v)
+        if not (v.exact and u.exact):
+            return None
+        op, f = self.one_of((("cmplt", np.less), ("cmple", np.less_equal), ("cmpeq", np.equal), ("cmpne", np.not_equal)))
+        return V(getattr(self.g, op)(v.node, u.node), "bool", f(v.val, u.val))
+
+    def where(self, v):
+        c, u = self.partner(v, "bool"), self.partner(v)
+        try:
+            np.broadcast_shapes(c.shape, v.shape, u.shape)
+        except ValueError:
+            return None
+        node = self.g.where(c.node, v.node, u.node)
+        return V(node, v.dtype, np.where(c.val, v.val, u.val), np.where(c.val, v.err, u.err) if v.is_float else None)
+
+    def unary(self, v):
+        if v.dtype == "bool":
+            return V(self.g.not_(v.node), "bool", ~v.val)
+        op = self.one_of(("neg", "abs", "not_") if not v.is_float else ("neg", "abs", *SMOOTH, *(JUMPS if v.exact else ())))
+        node = getattr(self.g, op)(v.node)
+        if not v.is_float:
+            f = {"neg": lambda x: -x, "abs": abs, "not_": lambda x: ~x}[op]
+            flat = [wrapped(f(int(x)), NUMPY[v.dtype]) for x in v.val.ravel()]
+            return V(node, v.dtype, np.array(flat, NUMPY[v.dtype]).reshape(v.shape))
+        if op in ("neg", "abs"):
+            return V(node, v.dtype, -v.val if op == "neg" else np.abs(v.val), v.err)
+        with np.errstate(all="ignore"):
+            if op in JUMPS:
+                return V(node, v.dtype, JUMPS[op](v.val))
+            x, d = v.val.astype(LONG), v.dtype
+            f = SMOOTH[op]
+            y = f(x)
+            spread = np.maximum(np.abs(f(x + v.err) - y), np.abs(f(x - v.err) - y)) * 2
+            err = np.where(np.isinf(v.err), np.inf, np.where(v.err > 0, spread, 0))
+            if op not in ("sqrt", "recip"):
+                special = np.isnan(y) | np.isinf(y)
+                err = err + np.where(special, 0, 3 * eps(d) * np.abs(y) + tiny(d))
+                if op in ("sin", "cos"):  # beyond what any argument of a model is
+                    err = np.where((np.abs(x) > 1e4) & np.isfinite(x), np.inf, err)
+            return self.floats(node, d, y, err)
+
+    def cast(self, v):
+        to = self.one_of(["f32", "f16", "bf16", "f64", "bool", *INTS])
+        if to not in FLOATS and not v.exact:
+            return None
+        node = self.g.cast(v.node, to)
+        with np.errstate(all="ignore"):
+            if to == "bool":
+                return V(node, to, v.val != 0)
+            if to in FLOATS:
+                x = v.val.astype(LONG)
+                err = v.err if v.is_float else np.zeros(v.shape)
+                out = rounded(to, x)
+                inexact = (out != x) & ~np.isnan(x)
+                return V(node, to, out, np.where(inexact & (err > 0), err + eps(to) * np.abs(out) + tiny(to), err))
+            info = np.iinfo(NUMPY[to])
+            if not v.is_float:
+                val = [wrapped(int(x), NUMPY[to]) for x in v.val.ravel()]
+            else:
+                val = [0 if np.isnan(x) else info.max if x >= info.max else info.min if x <= info.min else int(x) for x in v.val.ravel()]
+            return V(node, to, np.array(val, NUMPY[to]).reshape(v.shape))
+
+    # -- reductions
+
+    def reduce(self, v):
+        axes = [k for k in range(v.rank) if self.below(2)]
+        keep = bool(self.below(2))
+        op = self.one_of(("amax", "amin") if v.dtype == "bool" else ("sum", "sum", "prod", "amax", "amin"))
+        node, at = getattr(v.node, op)(axes, keepdims=keep), tuple(axes)
+        with np.errstate(all="ignore"):
+            if op in ("amax", "amin"):
+                return self.extreme(node, v, op, at, keep)
+            if not v.is_float:
+                f = np.sum if op == "sum" else np.prod
+                return V(node, v.dtype, f(v.val, axis=at, keepdims=keep, dtype=v.val.dtype) if axes else v.val)
+            x, e = v.val.astype(LONG), v.err
+            if op == "sum":
+                return self.summed(node, v.dtype, x, e, at, keep)
+            n = math.prod(v.shape[k] for k in axes)
+            p = np.prod(x, axis=at, keepdims=keep) if axes else x
+            size = np.prod(np.abs(x) + e, axis=at, keepdims=keep) if axes else np.abs(x) + e
+            bits = np.prod(np.where(x == 0, 0.0, odd_part(x)), axis=at, keepdims=keep) if axes else np.zeros(p.shape)
+            plain = np.abs(p) + size < 2.0**100
+            err = np.where((e.max(initial=0) == 0) & (bits < 2.0**20) & plain, 0,
+                           size - np.abs(p) + n * max(eps("f32" if v.dtype != "f64" else "f64"), 0) * size)
+            partial = np.prod(np.maximum(np.abs(x) + e, 1), axis=at, keepdims=keep) if axes else np.abs(x)
+            small = np.prod(np.minimum(np.abs(x), 1), axis=at, keepdims=keep) if axes else np.ones(p.shape)
+            wild = (partial > 1e30) | ((small < 1e-30) & (p != 0)) | (small < 1e-30) & ~np.isfinite(partial)
+            err = np.where(wild, np.inf, err)
+            return self.floats(node, v.dtype, p, err)
+
+    def summed(self, node, dtype, x, e, at, keep):
+        s = np.sum(x, axis=at, keepdims=keep) if at else x
+        size = np.sum(np.abs(x) + e, axis=at, keepdims=keep) if at else np.abs(x)
+        own = np.sum(e, axis=at, keepdims=keep) if at else e
+        n = math.prod(x.shape[k] for k in at) if at else 1
+        work = "f64" if dtype == "f64" else "f32"
+        whole = x * 2.0**12
+        plain = not x.size or bool(np.all(np.isfinite(x) & (whole == np.rint(whole))))
+        lost = np.where(plain & (size < 2.0**11), 0, min(n, 64 + n) * eps(work) * size) if n > 1 else 0
+        err = own + np.where(np.isfinite(size), lost, 0)
+        finite = np.where(np.isfinite(x), np.abs(x), 0)
+        finite = np.sum(finite, axis=at, keepdims=keep) if at else finite
+        minus = (x == 0) & np.signbit(x)
+        err = np.where(np.all(minus, axis=at, keepdims=keep) if at else minus, err + tiny(dtype), err)  # -0, or 0 where a sum starts from it
+        err = np.where(finite > FLOATS[work][2] / 8, np.inf, err)  # a step may overflow, even to the other side
+        return self.floats(node, dtype, s, err)
+
+    def extreme(self, node, v, op, at, keep):
+        if not at:
+            return V(node, v.dtype, v.val, v.err if v.is_float else None)
+        if v.dtype == "bool":
+            return V(node, "bool", (np.any if op == "amax" else np.all)(v.val, axis=at, keepdims=keep))
+        f, d = np.max if op == "amax" else np.min, v.dtype
+        low, high = (-np.inf, np.inf) if v.is_float else (np.iinfo(NUMPY[d]).min, np.iinfo(NUMPY[d]).max)
+        empty = low if op == "amax" else high
+        val = f(v.val, axis=at, keepdims=keep, initial=empty)
+        if not v.is_float:
+            return V(node, d, val)
+        zero, sign = v.val == 0, np.signbit(v.val)
+        both = np.any(zero & sign, axis=at, keepdims=keep) & np.any(zero & ~sign, axis=at, keepdims=keep)
+        err = np.max(v.err, axis=at, keepdims=keep, initial=0)
+        return V(node, d, val, np.where(both & (val == 0), err + tiny(d), err))
+
+    # -- what models are made of
+
+    def matmul(self, v):
+        if v.rank < 1 or v.dtype == "bool":
+            return None
+        k, n = v.shape[-1], self.one_of((1, 2, 5, 8, 17))
+        fits = [u for u in self.nodes if u.dtype == v.dtype and u.rank >= 2 and u.shape[-2] == k and u.rank + v.rank <= 6]
+        u = self.one_of(fits) if fits and self.below(4) else self.param(v.dtype, self.one_of(((k,), (k, n), (k, n))))
+        try:
+            shape = np.matmul(np.empty(v.shape, bool), np.empty(u.shape, bool)).shape
+        except ValueError:
+            return None
+        if math.prod(shape) * k > 20 * MAX_ELEMENTS:
+            return None
+        node = self.g.matmul(v.node, u.node)
+        if not v.is_float:
+            return V(node, v.dtype, np.asarray(np.matmul(v.val, u.val)))
+        a, b = v.val, u.val
+        a = a[None, :] if v.rank == 1 else a
+        b = b[:, None] if u.rank == 1 else b
+        ea, eb = v.err.reshape(a.shape), u.err.reshape(b.shape)
+        with np.errstate(all="ignore"):
+            x, y = a[..., :, None, :].astype(LONG), np.swapaxes(b, -1, -2)[..., None, :, :].astype(LONG)
+            ex, ey = ea[..., :, None, :], np.swapaxes(eb, -1, -2)[..., None, :, :]
+            p = x * y
+            e = span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey
+            out = self.summed(node, v.dtype, p, np.broadcast_to(e, p.shape), (p.ndim - 1,), False)
+        return V(node, v.dtype, out.val.reshape(shape), out.err.reshape(shape))
+
+    def softmax(self, v):
+        if not v.rank or not v.is_float or not v.val.size:
+            return None
+        axis, g = self.below(v.rank), self
+        top = g.extreme(v.node.amax(axis, keepdims=True), v, "amax", (axis,), True)
+        with np.errstate(all="ignore"):
+            diff = self.floats(self.g.sub(v.node, top.node), v.dtype, v.val.astype(LONG) - top.val, v.err + top.err)
+            y = np.exp(diff.val.astype(LONG))
+            e = self.floats(self.g.exp(diff.node), v.dtype, y, np.abs(y) * np.expm1(diff.err) + 3 * eps(v.dtype) * y + tiny(v.dtype))
+            total = self.summed(e.node.sum(axis, keepdims=True), v.dtype, e.val.astype(LONG), e.err, (axis,), True)
+            low = total.val - total.err
+            q = e.val.astype(LONG) / total.val
+            err = np.where(low > 0, (e.err + np.abs(q) * total.err) / low, np.inf)
+            return self.floats(self.g.div(e.node, total.node), v.dtype, q, err)
+
+    def cumulative(self, v):
+        """Sums of prefixes, as a masked product with a triangle."""
+        if not v.rank or v.dtype == "bool" or v.val.size * v.shape[-1] > 8 * MAX_ELEMENTS:
+            return None
+        n = v.shape[-1]
+        if not n:
+            return None
+        i, j = self.g.iota("i32", (n, n), 0), self.g.iota("i32", (n, n), 1)
+        mask = self.g.cast(self.g.cmple(i, j), v.dtype)
+        if not v.is_float:
+            return V(self.g.matmul(v.node, mask), v.dtype, np.asarray(np.cumsum(v.val, axis=-1, dtype=v.val.dtype)))
+        if not np.isfinite(v.val).all():
+            return None
+        node = self.g.matmul(v.node, mask)
+        triangle = np.tril(np.ones((n, n)))
+        x = v.val[..., None, :].astype(LONG) * triangle
+        return self.summed(node, v.dtype, x, np.where(triangle > 0, v.err[..., None, :], 0), (x.ndim - 1,), False)
+
+    MAKERS = ("reshape", "reshape", "permute", "expand", "pad", "shrink", "flip", "window", "cat", "cat", "gather", "contiguous",
+              "binary", "binary", "binary", "compare", "where", "unary", "unary", "cast", "cast", "reduce", "reduce", "matmul",
+              "matmul", "softmax", "cumulative", "iota")
+
+    def grow(self):
+        for _ in range(1 + self.below(3)):
+            self.keep(self.param())
+        for _ in range(3 + self.below(22)):
+            v = self.nodes[-1] if self.below(2) else self.one_of(self.nodes)
+            name = self.one_of(self.MAKERS)
+            made = getattr(self, name)(v)
+            if made is not None:
+                self.log.append(f"{name} of {v.node.index} -> node {made.node.index} {made.dtype}{list(made.shape)}")
+            self.keep(made)
+        outputs = {self.nodes[-1].node.index: self.nodes[-1]}
+        for _ in range(self.below(3)):
+            v = self.one_of(self.nodes)
+            outputs[v.node.index] = v
+        for k, v in enumerate(outputs.values()):
+            self.g.output(f"y{k}", v.node)
+        return {f"y{k}": v for k, v in enumerate(outputs.values())}
+
+
+def wrapped(x, dtype):
+    bits = dtype.itemsize * 8
+    x &= (1 << bits) - 1
+    return x - (1 << bits) if dtype.kind == "i" and x >> (bits - 1) else x
+
+
+def span(size, err):
+    """size * err, where an exact operand contributes nothing however large the other is."""
+    return np.where(err == 0, 0, size * np.where(err == 0, 0, err))
+
+
+def odd_part(x):
+    """The integer that x is times a power of two, as a measure of how many bits a product of such x needs."""
+    m, _ = np.frexp(np.where(np.isfinite(x), x, 0))
+    m = np.abs(m) * 2.0**53
+    for _ in range(53):
+        even = (m != 0) & (np.fmod(m, 2) == 0)
+        m = np.where(even, m / 2, m)
+    return np.maximum(m, 1)
+
+
+def erf(x):
+    return np.vectorize(math.erf, otypes=[np.float64])(x.astype(np.float64)).astype(LONG) if x.size else x
+
+
+JUMPS = {"trunc": np.trunc, "floor": np.floor, "ceil": np.ceil, "round": np.rint}
+SMOOTH = {"recip": lambda x: 1 / x, "sqrt": np.sqrt, "exp": np.exp, "exp2": np.exp2, "log": np.log, "log2": np.log2, "sin": np.sin,
+          "cos": np.cos, "tanh": np.tanh, "erf": erf, "atan": np.arctan}
+
+
+def differences(got, want):
+    """What is wrong with an output; None: nothing."""
+    if got.dtype != NUMPY[want.dtype] or got.shape != want.shape:
+        return f"{got.dtype}{list(got.shape)}, expected {want.dtype}{list(want.shape)}"
+    if not want.is_float:
+        bad = got != want.val
+        have, value, err = got, want.val, np.zeros(want.shape)
+    else:
+        have, value, err = got.astype(np.float64), want.val, want.err
+        with np.errstate(all="ignore"):
+            bad = ~((have == value) | (np.isnan(have) & np.isnan(value)) | (np.abs(have - value) <= err) | np.isinf(err))
+    if not bad.any():
+        return None
+    at = tuple(int(k[0]) for k in np.nonzero(bad)) if bad.ndim else ()
+    return f"{int(bad.sum())} of {bad.size} elements; at {list(at)}: {have[at]!r}, expected {value[at]!r} within {err[at]!r}"
+
+
+
+class Failure(Exception):
+    """A graph whose outputs are not what they should be: (output, its V or None, what is wrong)."""
+
+
+def attempt(runner, m, outputs):
+    """Runs one graph by every stage; raises Failure for the first difference."""
+    try:
+        got = runner.run(b"KGR1" + m.g._to_proto().SerializeToString(), m.feeds, {})
+    except RunError as e:
+        raise Failure(None, None, str(e)) from None
+    for name, array in got.items():
+        want = outputs[name.split(":")[1]]
+        wrong = differences(array, want)
+        if wrong:
+            raise Failure(name, want, wrong)
+
+
+def shard(args):
+    """The seeds of one process: (graphs, elements, elements with a finite bound, failures)."""
+    seeds, options, keep = args
+    runner = EvalRunner(str(serving.BIN / "kiln-eval"), ["--stages", *options])
+    graphs = elements = known = 0
+    failures = []
+    for seed in seeds:
+        m = Maker(seed)
+        outputs = m.grow()
+        graphs += 1
+        try:
+            attempt(runner, m, outputs)
+        except Failure as f:
+            name, want, wrong = f.args
+            text = f"seed {seed}: {name}: {wrong}"
+            print(text, flush=True)
+            failures.append(text + "\n" + "\n".join(m.log))
+            if keep:
+                kept_graphs.keep(os.path.join(keep, f"seed_{seed}.kgraph"), text, m, outputs, runner, differences)
+        for v in outputs.values():
+            elements += v.val.size
+            known += v.val.size if not v.is_float else int(np.isfinite(v.err).sum())
+    runner.close()
+    return graphs, elements, known, failures
+
+
+def run_seeds(first, end, jobs, options=(), keep=None):
+    """shard() over several processes, summed; a stride each, so that they end together."""
+    parts = [(range(first + k, end, jobs), list(options), keep) for k in range(jobs)]
+    if jobs == 1:
+        results = [shard(parts[0])]
+    else:
+        with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+            results = pool.map(shard, parts)
+    return tuple(sum((list(r[k]) if k == 3 else r[k] for r in results), [] if k == 3 else 0) for k in range(4))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--seeds", default="0:1000", help="FIRST:END")
+    p.add_argument("--jobs", type=int, default=os.cpu_count())
+    p.add_argument("--keep", help="a folder for the graphs that fail")
+    p.add_argument("--set", choices=("sse2", "avx2"), help="an older instruction set to compile for")
+    args = p.parse_args()
+    first, end = (int(v) for v in args.seeds.split(":"))
+    start = time.monotonic()
+    graphs, elements, known, failures = run_seeds(first, end, args.jobs, [args.set] if args.set else [], args.keep)
+    seconds = time.monotonic() - start
+    print(f"{graphs} graphs, {len(failures)} differ; {elements} elements, {100 * known / max(elements, 1):.0f} % of them bounded; "
+          f"{graphs / seconds:.1f} graphs/s")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

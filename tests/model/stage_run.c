@@ -1,0 +1,59 @@
+/* The passes of compile_kernel up to a stage, with the verifier after each, and the interpreter for
+ * what they give. Expanding and lowering make vectors, which only a linear program has an
+ * interpreter for, so those two and linearising are judged together. */
+#include "tests/model/stage_run.h"
+
+#include "compiler/codegen/llvm_emit.h"
+#include "compiler/ir/verify.h"
+#include "compiler/passes/expand.h"
+#include "compiler/passes/linearize.h"
+#include "compiler/passes/lower.h"
+#include "compiler/passes/schedule.h"
+#include "compiler/rules/rewrite.h"
+
+const char *const run_stage_names[RUN__COUNT] = {
+    [RUN_RANGED] = "ranged",
+    [RUN_SCHEDULED] = "scheduled",
+    [RUN_LINEAR] = "linear",
+    [RUN_CODE] = "code",
+};
+
+typedef struct Passes {
+  UOp *kernel;
+  const Target *target;
+  RunStage stage;
+  UOp *scheduled;
+  Linear linear;
+} Passes;
+
+static void check(Job *job, UOp *graph, Stage stage, const char *pass) {
+  Status st = verify_graph(job, graph, stage, pass);
+  if (st) job_abort(job, st);
+}
+
+static void steps(Job *job, void *arg) {
+  Passes *p = arg;
+  OptList opts = {0};
+  Rewrite rw = {.job = job, .no_fma = !llvm_fuses(p->target)};
+  check(job, p->kernel, STAGE_RANGED, "kernel");
+  if (p->stage == RUN_RANGED) return;
+  p->scheduled = schedule_heuristic(job, p->kernel, p->target, &opts);
+  check(job, p->scheduled, STAGE_SCHEDULED, "schedule");
+  if (p->stage == RUN_SCHEDULED) return;
+  UOp *u = lower_kernel(job, expand_kernel(job, p->scheduled, p->target), p->target);
+  u = rewrite_graph(&rw, u, rules_decomp);
+  check(job, u, STAGE_LOWERED, "lower");
+  p->linear = linearize_kernel(job, u, p->target);
+}
+
+Status stage_run(Job *job, UOp *kernel, const Target *target, RunStage stage, InterpBuffer *args,
+                 size_t nargs) {
+  Passes p = {.kernel = kernel, .target = target, .stage = stage};
+  TRY(job_run(job, steps, &p));
+  if (stage == RUN_RANGED) return interp_kernel(job, kernel, args, nargs);
+  if (stage == RUN_SCHEDULED) return interp_kernel(job, p.scheduled, args, nargs);
+  Status st = NULL;
+  for (uint32_t t = 0; !st && t < p.linear.threads; t++)
+    st = interp_linear(job, p.linear.list, p.linear.len, args, nargs, t);
+  return st;
+}
