@@ -86,6 +86,8 @@ UOp *node_centred(Node *n, UOp *x, UOp *zero);
 
 /* ONNX's number for an element type; aborts for what Kiln does not have. */
 DType onnx_dtype(Job *job, int64_t data_type);
+/* The same by its name in upper case. */
+DType onnx_dtype_named(Job *job, Str name);
 /* x as dtype d, as ONNX's Cast with the node's attributes says. */
 UOp *onnx_cast(Node *n, UOp *x, DType d);
 /* Decodes a TensorProto; `what` names it in errors. */
