@@ -61,6 +61,8 @@ const OnnxOp *const onnx_families[] = {
     onnx_ms_attention_ops,
     onnx_ml_ops,
     onnx_trees_ops,
+    onnx_pad_ops,
+    onnx_select_ops,
     NULL,
 };
 
@@ -457,7 +459,9 @@ Status frontend_onnx(Job *job, Bytes model, const FrontendOptions *options, Tens
   *out = (TensorGraph){0};
   OnnxWalk walk = {.front = {.job = job, .model = model, .options = options}, .out = out};
   OnnxWalk *w = &walk;
+  job->frontend = &w->front;
   Status st = job_run(job, convert_model, w);
+  job->frontend = NULL;
   if (st) {
     st = name_node(w, st);
     strbuf_deinit(&out->constants);
