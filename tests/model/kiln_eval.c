@@ -4,6 +4,7 @@
  *   kiln-eval --text MODEL [--dim NAME=N]...   the tensor graph as text
  *   kiln-eval --serve [--compiled [SET]]       models from stdin until it ends
  *   kiln-eval --serve --stages [SET]           the same, every model by every means
+ *   kiln-eval --ops                            the ONNX ops: family, domain, name, first version
  *
  * --compiled runs the whole compiler and the CPU device instead of the interpreter; SET is an
  * instruction set to compile for in place of the host's, "sse2" or "avx2". --stages runs the
@@ -21,6 +22,7 @@
 
 #include "base/clock.h"
 #include "compiler/frontend/frontend.h"
+#include "compiler/frontend/onnx_graph.h"
 #include "compiler/ir/interp.h"
 #include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
@@ -420,9 +422,17 @@ static int look(const char *path, const Dims *d, bool text) {
   return rc;
 }
 
+static int list_ops(void) {
+  for (size_t i = 0; onnx_families[i]; i++)
+    for (const OnnxOp *op = onnx_families[i]; op->name; op++)
+      printf("%zu %s %s %d\n", i, op->domain[0] ? op->domain : "ai.onnx", op->name, op->since);
+  return 0;
+}
+
 static int usage(void) {
   fprintf(stderr, "usage: kiln-eval [--text] MODEL [--dim NAME=N]...\n"
-                  "       kiln-eval --serve [--compiled|--stages [sse2|avx2]]\n");
+                  "       kiln-eval --serve [--compiled|--stages [sse2|avx2]]\n"
+                  "       kiln-eval --ops\n");
   return 64;
 }
 
@@ -446,6 +456,7 @@ int main(int argc, char **argv) {
   bool text = false;
   for (int i = 1; i < argc; i++) {
     if (!strcmp(argv[i], "--serve")) return serve_all(argc, argv, i + 1);
+    if (!strcmp(argv[i], "--ops")) return list_ops();
     if (!strcmp(argv[i], "--text"))
       text = true;
     else if (!strcmp(argv[i], "--dim") && i + 1 < argc)
