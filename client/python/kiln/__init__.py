@@ -11,8 +11,9 @@ The asyncio form of everything here is kiln.aio.
 from ._errors import Error
 from ._options import Options
 from .client import Buffer, Client, Executable, TensorSpec, connect
+from ._size import Size
 from .graph import Graph, Node
 from . import aio
 
 __version__ = "0.1.0"
-__all__ = ["Buffer", "Client", "Error", "Executable", "Graph", "Node", "Options", "TensorSpec", "aio", "connect"]
+__all__ = ["Buffer", "Client", "Error", "Executable", "Graph", "Node", "Options", "Size", "TensorSpec", "aio", "connect"]
