@@ -54,12 +54,14 @@ typedef struct CanonicalArgs {
   StrBuf *out;
 } CanonicalArgs;
 
+enum { STATE_KIND = 16 }; /* beside the SlotKinds */
+
 static void canonical_steps(Job *job, void *arg) {
   CanonicalArgs *a = arg;
   put_u64(a->out, a->graph->nslots);
   for (size_t i = 0; i < a->graph->nslots; i++) {
     const GraphSlot *s = &a->graph->slots[i];
-    put_u64(a->out, (uint64_t)s->kind);
+    put_u64(a->out, s->state ? STATE_KIND : (uint64_t)s->kind);
     put_u64(a->out, (uint64_t)s->dtype);
     put_u64(a->out, s->shape.n);
     for (uint32_t d = 0; d < s->shape.n; d++) put_u64(a->out, (uint64_t)s->shape.at[d]);
@@ -149,6 +151,8 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
                         .threads = a.linear.threads,
                         .scratch_bytes = a.linear.scratch_bytes,
                         .opts = opts_text(job, &a.applied)};
+  memcpy(out->grid, a.linear.grid, sizeof out->grid);
+  memcpy(out->block, a.linear.block, sizeof out->block);
   code.object = (StrBuf){0};
   llvm_output_deinit(&code);
   return NULL;
@@ -158,7 +162,7 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
  * --------------------------------------------------------------------------------------- */
 
 static void print_plan(const Plan *plan, StrBuf *out) {
-  static const char *const kinds[] = {"input", "output", "weight", "temp", "const"};
+  static const char *const kinds[] = {"input", "output", "weight", "temp", "const", "state"};
   strbuf_addf(out, "%zu buffers, %zu kernels, %zu calls, %lld bytes of temporaries\n",
               plan->nbuffers, plan->nkernels, plan->ncalls, (long long)plan->temp_bytes);
   for (size_t i = 0; i < plan->nbuffers; i++) {

@@ -49,6 +49,7 @@ static Status check_buffer_alloc(Device *d, size_t size, int fd, Buffer **out) {
   }
   if (!vec_reserve(&c->buffers, c->buffers.len + 1)) return FAIL(RESOURCE_EXHAUSTED, "a buffer");
   Buffer *b;
+  if (fd >= 0 && !c->base.caps.shares_memory) bug("memory for a device that cannot share it");
   TRY(device_buffer_alloc(c->inner, size, fd, &b));
   if (b->size != size || (size && !b->host && b->fd >= 0)) bug("a backend made a wrong buffer");
   b->dev = d;
@@ -99,14 +100,42 @@ static void check_program_free(Device *d, Program *p) {
   device_program_free(c->inner, p);
 }
 
-/* Inside a buffer, or at its end when that is all that is left of it. */
-static bool in_some_buffer(const CheckDevice *c, const void *at) {
-  for (size_t i = 0; i < c->buffers.len; i++) {
-    const Buffer *b = c->buffers.at[i];
-    uintptr_t base = (uintptr_t)b->host, x = (uintptr_t)at;
-    if (b->host && x >= base && x - base <= b->size) return true;
-  }
+static bool is_buffer(const CheckDevice *c, const Buffer *b) {
+  for (size_t i = 0; i < c->buffers.len; i++)
+    if (c->buffers.at[i] == b) return true;
   return false;
+}
+
+static void must_live(const CheckDevice *c, const Buffer *b) {
+  if (!is_buffer(c, b)) bug("a copy to or from a buffer that is freed or of another device");
+}
+
+static Status check_write(Device *d, Buffer *b, uint64_t offset, const void *from, uint64_t bytes) {
+  CheckDevice *c = check_device(d);
+  must_live(c, b);
+  return device_write(c->inner, b, offset, from, bytes);
+}
+
+static Status check_read(Device *d, const Buffer *b, uint64_t offset, void *to, uint64_t bytes) {
+  CheckDevice *c = check_device(d);
+  must_live(c, b);
+  return device_read(c->inner, b, offset, to, bytes);
+}
+
+static Status check_copy(Device *d, Buffer *to, uint64_t to_offset, const Buffer *from,
+                         uint64_t from_offset, uint64_t bytes) {
+  CheckDevice *c = check_device(d);
+  must_live(c, to);
+  must_live(c, from);
+  uint64_t apart = to_offset > from_offset ? to_offset - from_offset : from_offset - to_offset;
+  if (to == from && apart < bytes)
+    return FAIL(INVALID_ARGUMENT, "a copy of %llu bytes onto itself", (unsigned long long)bytes);
+  return device_copy(c->inner, to, to_offset, from, from_offset, bytes);
+}
+
+/* Inside its buffer, or at the end when that is all that is left of it. */
+static bool is_argument(const CheckDevice *c, const LaunchArg *a) {
+  return is_buffer(c, a->buffer) && a->offset <= a->buffer->size;
 }
 
 static Status check_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
@@ -117,7 +146,7 @@ static Status check_submit(Device *d, const Launch *launches, size_t n, Fence *o
       return FAIL(INVALID_ARGUMENT, "launch %zu of %zu: its program is not loaded", i, n);
     }
     for (uint32_t k = 0; k < launches[i].nargs; k++) {
-      if (in_some_buffer(c, launches[i].args[k])) continue;
+      if (is_argument(c, &launches[i].args[k])) continue;
       return FAIL(INVALID_ARGUMENT, "launch %zu of %zu: argument %u is in no buffer of the device",
                   i, n, k);
     }
@@ -143,6 +172,9 @@ static const DeviceVtbl check_vtbl = {
     .buffer_free = check_buffer_free,
     .program_load = check_program_load,
     .program_free = check_program_free,
+    .write = check_write,
+    .read = check_read,
+    .copy = check_copy,
     .submit = check_submit,
     .wait = check_wait,
 };

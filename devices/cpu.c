@@ -23,6 +23,8 @@ typedef struct CpuDevice {
   CpuPool *pool;
   char *scratch; /* one part of scratch_stride bytes per member of the pool */
   size_t scratch_stride;
+  void **addresses; /* the arguments of the launch that runs */
+  size_t addresses_cap;
   Fence last;
 } CpuDevice;
 
@@ -46,6 +48,7 @@ static void cpu_destroy(Device *d) {
   cpu_jit_destroy(c->jit);
   if (c->scratch) munmap(c->scratch, c->scratch_stride * c->base.caps.threads);
   cpu_caps_deinit(&c->strings);
+  free(c->addresses);
   free(c);
 }
 
@@ -99,6 +102,22 @@ static Status reserve_scratch(CpuDevice *c, size_t bytes) {
   return NULL;
 }
 
+static Status reserve_addresses(CpuDevice *c, size_t n) {
+  if (n <= c->addresses_cap) return NULL;
+  void **p = realloc(c->addresses, n * sizeof *p);
+  if (!p) return FAIL(RESOURCE_EXHAUSTED, "memory for %zu kernel arguments", n);
+  c->addresses = p;
+  c->addresses_cap = n;
+  return NULL;
+}
+
+static void find_addresses(CpuDevice *c, const Launch *l) {
+  for (uint32_t i = 0; i < l->nargs; i++)
+    c->addresses[i] = (char *)l->args[i].buffer->host + l->args[i].offset;
+  for (uint32_t i = 0; i < l->nvars; i++)
+    c->addresses[l->nargs + i] = (void *)(uintptr_t)&l->vars[i];
+}
+
 typedef struct Work {
   const CpuDevice *device;
   const Launch *launch;
@@ -108,18 +127,22 @@ static void run_piece(void *ctx, uint32_t worker, uint32_t index) {
   const Work *w = ctx;
   void *scratch =
       w->device->scratch ? w->device->scratch + w->device->scratch_stride * worker : NULL;
-  w->launch->program->entry(w->launch->args, index, scratch);
+  w->launch->program->entry(w->device->addresses, index, scratch);
 }
 
 static Status cpu_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
   CpuDevice *c = cpu_device(d);
-  size_t scratch = 0;
+  size_t scratch = 0, args = 0;
   for (size_t i = 0; i < n; i++) {
+    size_t count = (size_t)launches[i].nargs + launches[i].nvars;
     if (launches[i].program->scratch_bytes > scratch) scratch = launches[i].program->scratch_bytes;
+    if (count > args) args = count;
   }
   TRY(reserve_scratch(c, scratch));
+  TRY(reserve_addresses(c, args));
   for (size_t i = 0; i < n; i++) {
     Work w = {c, &launches[i]};
+    find_addresses(c, &launches[i]);
     cpu_pool_run(c->pool, run_piece, &w, launches[i].program->threads);
   }
   *out = ++c->last;
@@ -139,6 +162,9 @@ static const DeviceVtbl cpu_vtbl = {
     .buffer_free = cpu_buffer_free,
     .program_load = cpu_program_load,
     .program_free = cpu_program_free,
+    .write = host_memory_write,
+    .read = host_memory_read,
+    .copy = host_memory_copy,
     .submit = cpu_submit,
     .wait = cpu_wait,
 };
@@ -149,6 +175,7 @@ Status device_cpu_create(uint32_t threads, Device **out) {
   if (!c) return FAIL(RESOURCE_EXHAUSTED, "memory for a device");
   c->base.v = &cpu_vtbl;
   Status st = cpu_caps_init(threads, &c->strings, &c->base.caps);
+  c->base.caps.shares_memory = true;
   bool spin = cpu_caps_cores() >= c->base.caps.threads;
   if (!st) st = cpu_jit_create(&c->jit);
   if (!st) st = cpu_pool_create(c->base.caps.threads, spin, &c->pool);

@@ -29,6 +29,29 @@ void device_program_free(Device *d, Program *p) {
   if (p) d->v->program_free(d, p);
 }
 
+static Status check_part(const Buffer *b, uint64_t offset, uint64_t bytes) {
+  if (offset <= b->size && bytes <= b->size - offset) return NULL;
+  return FAIL(OUT_OF_RANGE, "%llu bytes at %llu of a buffer of %zu", (unsigned long long)bytes,
+              (unsigned long long)offset, b->size);
+}
+
+Status device_write(Device *d, Buffer *b, uint64_t offset, const void *from, uint64_t bytes) {
+  TRY(check_part(b, offset, bytes));
+  return bytes ? d->v->write(d, b, offset, from, bytes) : NULL;
+}
+
+Status device_read(Device *d, const Buffer *b, uint64_t offset, void *to, uint64_t bytes) {
+  TRY(check_part(b, offset, bytes));
+  return bytes ? d->v->read(d, b, offset, to, bytes) : NULL;
+}
+
+Status device_copy(Device *d, Buffer *to, uint64_t to_offset, const Buffer *from,
+                   uint64_t from_offset, uint64_t bytes) {
+  TRY(check_part(to, to_offset, bytes));
+  TRY(check_part(from, from_offset, bytes));
+  return bytes ? d->v->copy(d, to, to_offset, from, from_offset, bytes) : NULL;
+}
+
 Status device_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
   *out = 0;
   return d->v->submit(d, launches, n, out);

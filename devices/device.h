@@ -21,6 +21,14 @@ typedef struct DeviceCaps {
   const char *compiler;                /* version of the library that links or generates code */
   uint32_t vector_bytes, vector_registers, threads;
   uint64_t l1_bytes, l2_bytes, l3_bytes, memory_bytes, max_buffer_bytes;
+  /* Workgroups: 0 where there are none (the CPU). */
+  uint32_t max_group;   /* threads of one workgroup */
+  uint32_t warp;        /* threads that run in step; 1 when each runs for itself */
+  uint64_t local_bytes; /* memory that a workgroup shares */
+  uint32_t max_buffers; /* per kernel; 0 = no limit */
+  /* Buffers have host addresses and can be made from memfds. Elsewhere fd is always -1 and bytes go
+   * in and out by device_write and device_read. */
+  bool shares_memory;
 } DeviceCaps;
 
 struct Buffer {
@@ -31,18 +39,27 @@ struct Buffer {
 };
 
 typedef struct ProgramSpec {
-  Bytes image; /* relocatable object for the CPU */
+  Bytes image; /* relocatable object (CPU), source (OpenCL) */
   const char *entry;
-  uint32_t threads;       /* thread indices the entry is called with */
-  uint64_t scratch_bytes; /* per thread */
+  uint32_t threads;       /* thread indices the entry is called with (CPU) */
+  uint64_t scratch_bytes; /* per thread (CPU) */
+  uint32_t grid[3];       /* workgroups along x, y, z, where a launch says nothing else */
+  uint32_t block[3];      /* threads of one workgroup along x, y, z */
 } ProgramSpec;
 
+typedef struct LaunchArg {
+  Buffer *buffer;
+  uint64_t offset; /* in bytes; a multiple of the element's size */
+} LaunchArg;
+
 /* One kernel call. The CPU entry's signature is void entry(void *const *args, int64_t thread, void
- * *scratch). */
+ * *scratch); args[nargs + k] points to the value of variable k. */
 typedef struct Launch {
   Program *program;
-  void *const *args; /* host addresses (CPU): buffer base + offset, one per kernel argument */
-  uint32_t nargs;
+  const LaunchArg *args;
+  uint32_t nargs, nvars;
+  const int64_t *vars;  /* values of the kernel's variables */
+  const uint32_t *grid; /* three numbers; NULL: as the program says */
 } Launch;
 
 typedef uint64_t Fence;
@@ -50,16 +67,24 @@ typedef uint64_t Fence;
 typedef struct DeviceVtbl {
   const char *name;
   void (*destroy)(Device *d);
-  /* Zeroed memory. fd >= 0: map that memfd instead (shared, size bytes from offset 0) and own the
-   * descriptor; on failure it stays the caller's. Memory sealed against writing is mapped for
-   * reading. */
+  /* Zeroed memory. fd >= 0 (only where caps.shares_memory): map that memfd instead (shared, size
+   * bytes from offset 0) and own the descriptor; on failure it stays the caller's. Memory sealed
+   * against writing is mapped for reading. */
   Status (*buffer_alloc)(Device *d, size_t size, int fd, Buffer **out);
   void (*buffer_free)(Device *d, Buffer *b);
   Status (*program_load)(Device *d, const ProgramSpec *spec, Program **out);
   void (*program_free)(Device *d, Program *p);
-  /* Queues n launches that run in order, each seeing the writes of those before it. Copies the
-   * array, not what args point to. A device whose kernels run on the caller's processor (cpu) runs
-   * them here, before it returns. */
+  /* Between host memory and a buffer, in order with the launches submitted before; when they
+   * return, `from` may be used again and `to` is filled. */
+  Status (*write)(Device *d, Buffer *b, uint64_t offset, const void *from, uint64_t bytes);
+  Status (*read)(Device *d, const Buffer *b, uint64_t offset, void *to, uint64_t bytes);
+  /* Between two buffers of the device, or two parts of one that do not overlap, in the same order.
+   */
+  Status (*copy)(Device *d, Buffer *to, uint64_t to_offset, const Buffer *from,
+                 uint64_t from_offset, uint64_t bytes);
+  /* Queues n launches that run in order, each seeing the writes of those before it. Nothing that
+   * they point to is used after it returns, save buffers and programs. A device whose kernels run
+   * on the caller's processor (cpu) runs them here, before it returns. */
   Status (*submit)(Device *d, const Launch *launches, size_t n, Fence *out);
   /* DEADLINE_EXCEEDED when the fence has not passed in time. timeout_ns < 0: no limit. */
   Status (*wait)(Device *d, Fence fence, int64_t timeout_ns);
@@ -83,5 +108,10 @@ Status device_buffer_alloc(Device *d, size_t size, int fd, Buffer **out);
 void device_buffer_free(Device *d, Buffer *b); /* NULL allowed */
 Status device_program_load(Device *d, const ProgramSpec *spec, Program **out);
 void device_program_free(Device *d, Program *p); /* NULL allowed */
+/* OUT_OF_RANGE when the bytes lie outside the buffer. */
+Status device_write(Device *d, Buffer *b, uint64_t offset, const void *from, uint64_t bytes);
+Status device_read(Device *d, const Buffer *b, uint64_t offset, void *to, uint64_t bytes);
+Status device_copy(Device *d, Buffer *to, uint64_t to_offset, const Buffer *from,
+                   uint64_t from_offset, uint64_t bytes);
 Status device_submit(Device *d, const Launch *launches, size_t n, Fence *out);
 Status device_wait(Device *d, Fence fence, int64_t timeout_ns);

@@ -81,3 +81,22 @@ void host_memory_free(Buffer *b) {
   close(b->fd);
   free(b);
 }
+
+Status host_memory_write(Device *d, Buffer *b, uint64_t offset, const void *from, uint64_t bytes) {
+  (void)d;
+  memcpy((char *)b->host + offset, from, bytes);
+  return NULL;
+}
+
+Status host_memory_read(Device *d, const Buffer *b, uint64_t offset, void *to, uint64_t bytes) {
+  (void)d;
+  memcpy(to, (const char *)b->host + offset, bytes);
+  return NULL;
+}
+
+Status host_memory_copy(Device *d, Buffer *to, uint64_t to_offset, const Buffer *from,
+                        uint64_t from_offset, uint64_t bytes) {
+  (void)d;
+  memcpy((char *)to->host + to_offset, (const char *)from->host + from_offset, bytes);
+  return NULL;
+}

@@ -56,6 +56,9 @@ static const DeviceVtbl null_vtbl = {
     .buffer_free = null_buffer_free,
     .program_load = null_program_load,
     .program_free = null_program_free,
+    .write = host_memory_write,
+    .read = host_memory_read,
+    .copy = host_memory_copy,
     .submit = null_submit,
     .wait = null_wait,
 };
@@ -78,6 +81,7 @@ Status device_null_create(Device **out) {
                               .l2_bytes = 1 << 20,
                               .l3_bytes = 1 << 20,
                               .memory_bytes = (uint64_t)1 << 40,
-                              .max_buffer_bytes = (uint64_t)1 << 40};
+                              .max_buffer_bytes = (uint64_t)1 << 40,
+                              .shares_memory = true};
   return NULL;
 }

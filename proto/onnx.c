@@ -76,8 +76,24 @@ static const ViewField tensor_type_fields[] = {
 static const ViewMessage tensor_type_message =
     VIEW_TABLE(tensor_type_fields, OnnxTensorType, "TypeProto.Tensor");
 
+static const ViewMessage type_message;
+
+static const ViewField sequence_type_fields[] = {
+    VIEW_ROW(OnnxHolderType, 1, VIEW_MSG, false, elem_type, &type_message),
+};
+static const ViewMessage sequence_type_message =
+    VIEW_TABLE(sequence_type_fields, OnnxHolderType, "TypeProto.Sequence");
+
+static const ViewField optional_type_fields[] = {
+    VIEW_ROW(OnnxHolderType, 1, VIEW_MSG, false, elem_type, &type_message),
+};
+static const ViewMessage optional_type_message =
+    VIEW_TABLE(optional_type_fields, OnnxHolderType, "TypeProto.Optional");
+
 static const ViewField type_fields[] = {
     VIEW_ROW(OnnxType, 1, VIEW_MSG, false, tensor_type, &tensor_type_message),
+    VIEW_ROW(OnnxType, 4, VIEW_MSG, false, sequence_type, &sequence_type_message),
+    VIEW_ROW(OnnxType, 9, VIEW_MSG, false, optional_type, &optional_type_message),
 };
 static const ViewMessage type_message = VIEW_TABLE(type_fields, OnnxType, "TypeProto");
 

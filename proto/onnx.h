@@ -19,7 +19,17 @@ enum OnnxDataType {
   ONNX_DOUBLE = 11,
   ONNX_UINT32 = 12,
   ONNX_UINT64 = 13,
-  ONNX_BFLOAT16 = 16
+  ONNX_BFLOAT16 = 16,
+  ONNX_FLOAT8E4M3FN = 17,
+  ONNX_FLOAT8E4M3FNUZ = 18,
+  ONNX_FLOAT8E5M2 = 19,
+  ONNX_FLOAT8E5M2FNUZ = 20,
+  ONNX_UINT4 = 21,
+  ONNX_INT4 = 22,
+  ONNX_FLOAT4E2M1 = 23,
+  ONNX_FLOAT8E8M0 = 24,
+  ONNX_UINT2 = 25,
+  ONNX_INT2 = 26
 };
 
 enum OnnxAttributeType {
@@ -99,10 +109,19 @@ typedef struct OnnxTensorType {
   OnnxShape *shape;
 } OnnxTensorType;
 
-typedef struct OnnxType {
+typedef struct OnnxType OnnxType;
+/* TypeProto.Sequence and TypeProto.Optional: what it holds. */
+typedef struct OnnxHolderType {
   uint64_t seen;
-  OnnxTensorType *tensor_type; /* NULL: a sequence, map, optional or sparse type */
-} OnnxType;
+  OnnxType *elem_type;
+} OnnxHolderType;
+
+struct OnnxType { /* all NULL: a map or sparse type */
+  uint64_t seen;
+  OnnxTensorType *tensor_type;
+  OnnxHolderType *sequence_type;
+  OnnxHolderType *optional_type;
+};
 
 typedef struct OnnxValueInfo {
   uint64_t seen;

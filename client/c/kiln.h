@@ -130,12 +130,23 @@ typedef enum KilnDType {
   KILN_F16 = 10,
   KILN_BF16 = 11,
   KILN_F32 = 12,
-  KILN_F64 = 13
+  KILN_F64 = 13,
+  /* One element per byte, in its low bits. */
+  KILN_F8E4M3FN = 14,
+  KILN_F8E4M3FNUZ = 15,
+  KILN_F8E5M2 = 16,
+  KILN_F8E5M2FNUZ = 17,
+  KILN_F8E8M0 = 18,
+  KILN_F4E2M1 = 19,
+  KILN_I4 = 20,
+  KILN_U4 = 21,
+  KILN_I2 = 22,
+  KILN_U2 = 23
 } KilnDType;
 
 /* Bytes per element; 0 for what is not a dtype. */
 KILN_API size_t kiln_dtype_size(KilnDType dtype);
-/* "float32", as numpy says it ("bfloat16" for BF16); "?" for what is not a dtype. */
+/* "float32", as numpy and ml_dtypes say it; "?" for what is not a dtype. */
 KILN_API const char *kiln_dtype_name(KilnDType dtype);
 
 /* A tensor in the caller's memory, or one that the server holds. */

@@ -46,11 +46,30 @@ static const struct {
   const char *name;
   size_t size;
 } dtypes[] = {
-    [KILN_DTYPE_NONE] = {"?", 0}, [KILN_BOOL] = {"bool", 1},   [KILN_I8] = {"int8", 1},
-    [KILN_I16] = {"int16", 2},    [KILN_I32] = {"int32", 4},   [KILN_I64] = {"int64", 8},
-    [KILN_U8] = {"uint8", 1},     [KILN_U16] = {"uint16", 2},  [KILN_U32] = {"uint32", 4},
-    [KILN_U64] = {"uint64", 8},   [KILN_F16] = {"float16", 2}, [KILN_BF16] = {"bfloat16", 2},
-    [KILN_F32] = {"float32", 4},  [KILN_F64] = {"float64", 8},
+    [KILN_DTYPE_NONE] = {"?", 0},
+    [KILN_BOOL] = {"bool", 1},
+    [KILN_I8] = {"int8", 1},
+    [KILN_I16] = {"int16", 2},
+    [KILN_I32] = {"int32", 4},
+    [KILN_I64] = {"int64", 8},
+    [KILN_U8] = {"uint8", 1},
+    [KILN_U16] = {"uint16", 2},
+    [KILN_U32] = {"uint32", 4},
+    [KILN_U64] = {"uint64", 8},
+    [KILN_F16] = {"float16", 2},
+    [KILN_BF16] = {"bfloat16", 2},
+    [KILN_F32] = {"float32", 4},
+    [KILN_F64] = {"float64", 8},
+    [KILN_F8E4M3FN] = {"float8_e4m3fn", 1},
+    [KILN_F8E4M3FNUZ] = {"float8_e4m3fnuz", 1},
+    [KILN_F8E5M2] = {"float8_e5m2", 1},
+    [KILN_F8E5M2FNUZ] = {"float8_e5m2fnuz", 1},
+    [KILN_F8E8M0] = {"float8_e8m0fnu", 1},
+    [KILN_F4E2M1] = {"float4_e2m1fn", 1},
+    [KILN_I4] = {"int4", 1},
+    [KILN_U4] = {"uint4", 1},
+    [KILN_I2] = {"int2", 1},
+    [KILN_U2] = {"uint2", 1},
 };
 enum { NDTYPES = sizeof dtypes / sizeof *dtypes };
 

@@ -16,7 +16,8 @@ LLVMTypeRef llvm_type(Emitter *e, DType dtype, unsigned lanes) {
   case DT_F64: t = LLVMDoubleTypeInContext(e->ctx); break;
   case DT_F16:
   case DT_BF16: t = LLVMInt16TypeInContext(e->ctx); break;
-  default: t = LLVMIntTypeInContext(e->ctx, dtype_info[dtype].bits); break;
+  case DT_BOOL: t = LLVMInt1TypeInContext(e->ctx); break;
+  default: t = LLVMIntTypeInContext(e->ctx, 8u * dtype_info[dtype].bytes); break;
   }
   return llvm_widen(e, t, lanes);
 }
@@ -76,8 +77,8 @@ LLVMValueRef llvm_i64(Emitter *e, int64_t v) {
 LLVMValueRef llvm_constant(Emitter *e, const UOp *u) {
   DType dtype = (DType)u->dtype;
   LLVMTypeRef type = llvm_node_type(e, u);
-  if (dtype == DT_F16 || dtype == DT_BF16) {
-    uint16_t bits;
+  if (float_format(dtype)) {
+    uint16_t bits = 0;
     scalar_store(dtype, uop_const_value(u), &bits);
     return llvm_int(e, type, bits);
   }

@@ -115,8 +115,22 @@ static void check_class(Job *job, Op op, const UOp *a) {
               FAIL(INVALID_ARGUMENT, "%s needs %s, got %s", op_info[op].name, want, dtype_name(a)));
 }
 
+DType build_work(DType d) {
+  if (!dtype_is_storage(d)) return d;
+  return dtype_is_float(d) ? DT_F32 : dtype_is_uint(d) ? DT_U32 : DT_I32;
+}
+
+static UOp *working(Job *job, UOp *x) { return build_cast(job, x, build_work(uop_dtype(x))); }
+
+/* The result of an op whose sources had storage dtype d. */
+static UOp *stored(Job *job, UOp *r, DType d) {
+  return uop_dtype(r) == build_work(d) ? build_cast(job, r, d) : r;
+}
+
 UOp *build1(Job *job, Op op, UOp *a) {
   check_class(job, op, a);
+  DType d = uop_dtype(a);
+  if (dtype_is_storage(d)) return stored(job, build1(job, op, working(job, a)), d);
   return elementwise(job, op, DT_VOID, (UOp *[]){a}, 1);
 }
 
@@ -129,6 +143,8 @@ static void check_same(Job *job, Op op, const UOp *a, const UOp *b) {
 UOp *build2(Job *job, Op op, UOp *a, UOp *b) {
   check_same(job, op, a, b);
   check_class(job, op, a);
+  DType d = uop_dtype(a);
+  if (dtype_is_storage(d)) return stored(job, build2(job, op, working(job, a), working(job, b)), d);
   return elementwise(job, op, DT_VOID, (UOp *[]){a, b}, 2);
 }
 
@@ -369,6 +385,7 @@ UOp *build_squeeze(Job *job, UOp *x, size_t axis) {
 
 UOp *build_iota(Job *job, DType dtype, size_t axis, Ints shape) {
   shape_check(job, shape, MAX_NUMEL, "iota");
+  if (dtype_is_storage(dtype)) return build_cast(job, build_iota(job, DT_I64, axis, shape), dtype);
   return uop_make(job, OP_IOTA, dtype, arg_both((int64_t)axis, shape.at, shape.n), NULL, 0);
 }
 
@@ -403,11 +420,27 @@ int64_t axes_numel(const UOp *x, uint32_t axes) {
   return n;
 }
 
+/* In the wider dtype. The maximum or minimum of nothing stays inside the range of d. */
+static UOp *reduce_storage(Job *job, Op op, UOp *x, uint32_t axes, bool keep) {
+  DType d = uop_dtype(x);
+  const FloatFormat *f = float_format(d);
+  int64_t top = 1 << (dtype_info[d].bits - 1);
+  double lo = dtype_is_uint(d) ? 0 : -(double)top,
+         hi = (double)(dtype_is_uint(d) ? 2 * top : top) - 1;
+  if (f) lo = f->specials == FS_E8M0 ? 0x1p-127 : -f->max, hi = f->max;
+  UOp *r = build_reduce(job, op, working(job, x), axes, keep);
+  bool infinite = f && f->specials == FS_IEEE;
+  if (op == OP_MAX && !infinite) r = build2(job, OP_MAX, r, build_num(job, r, lo));
+  if (op == OP_MIN && !infinite) r = build2(job, OP_MIN, r, build_num(job, r, hi));
+  return build_cast(job, r, d);
+}
+
 UOp *build_reduce(Job *job, Op op, UOp *x, uint32_t axes, bool keep) {
   int64_t list[MAX_DIMS], dims[MAX_DIMS];
   size_t n = 0;
   uint32_t rank = 0;
   check_class(job, op, x);
+  if (dtype_is_storage(uop_dtype(x))) return reduce_storage(job, op, x, axes, keep);
   for (uint32_t i = 0; i < x->shape.n; i++) {
     if (!(axes & axis_bit(i)))
       dims[rank++] = x->shape.at[i];
@@ -419,7 +452,8 @@ UOp *build_reduce(Job *job, Op op, UOp *x, uint32_t axes, bool keep) {
 }
 
 UOp *build_widen(Job *job, UOp *x) {
-  return x->dtype == DT_F16 || x->dtype == DT_BF16 ? build_cast(job, x, DT_F32) : x;
+  bool half = x->dtype == DT_F16 || x->dtype == DT_BF16;
+  return half ? build_cast(job, x, DT_F32) : working(job, x);
 }
 
 UOp *build_mean(Job *job, UOp *x, uint32_t axes, bool keep) {

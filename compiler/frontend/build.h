@@ -28,7 +28,8 @@ UOp *build_splat(Job *job, UOp *scalar, Ints shape);
 /* The CONST that every element equals, when the node shows it; else NULL. */
 UOp *build_splat_value(UOp *u);
 
-/* Elementwise; sources broadcast as in numpy. */
+/* Elementwise; sources broadcast as in numpy. Storage dtypes are computed in build_work and cast
+ * back. */
 UOp *build1(Job *job, Op op, UOp *a);
 UOp *build2(Job *job, Op op, UOp *a, UOp *b);
 UOp *build_where(Job *job, UOp *cond, UOp *a, UOp *b);
@@ -65,7 +66,9 @@ UOp *build_gather(Job *job, UOp *data, UOp *indices, size_t axis);
 
 /* axes: a bit per axis. Plans add and multiply half floats in f32. */
 UOp *build_reduce(Job *job, Op op, UOp *x, uint32_t axes, bool keep);
-/* f16 and bf16 as f32, for what takes several steps and is rounded once at the end. */
+/* The dtype that values of d are computed in: d itself, or f32, i32 or u32 for a storage dtype. */
+DType build_work(DType d);
+/* f16, bf16 and storage floats as f32, storage integers in 32 bits, for what takes several steps and is rounded once at the end. */
 UOp *build_widen(Job *job, UOp *x);
 UOp *build_mean(Job *job, UOp *x, uint32_t axes, bool keep);
 static inline uint32_t axis_bit(size_t axis) { return 1u << axis; }

@@ -31,6 +31,20 @@ Val *val_from_i64(Front *f, const int64_t *v, size_t n) {
                        arena_copy(&f->job->arena, v, n * sizeof *v));
 }
 
+Val *val_sequence(Front *f, DType dtype, Val *const *items, size_t n) {
+  Val *v = arena_alloc(&f->job->arena, sizeof *v);
+  *v = (Val){.kind = VAL_SEQUENCE, .dtype = dtype, .nitems = n};
+  v->items = arena_copy(&f->job->arena, items, n * sizeof(Val *));
+  for (size_t i = 0; i < n; i++) v->dynamic |= items[i]->dynamic;
+  return v;
+}
+
+Val *val_none(Front *f) {
+  Val *v = arena_alloc(&f->job->arena, sizeof *v);
+  *v = (Val){.kind = VAL_NONE, .dtype = DT_VOID};
+  return v;
+}
+
 Val *front_input(Front *f, Str name, DType dtype, Ints shape) {
   for (size_t i = 0; i < f->inputs.len; i++)
     if (str_eq(f->inputs.at[i]->name, name))
@@ -76,6 +90,16 @@ int64_t front_dim(Front *f, Str input, size_t axis, Str name) {
                  axis, STR_ARG(input), own));
 }
 
+int64_t front_binding(Front *f, Str name, int64_t absent) {
+  if (!f->dim_used) f->dim_used = arena_alloc(&f->job->arena, f->options->ndims);
+  for (size_t i = 0; i < f->options->ndims; i++) {
+    if (!str_eq(f->options->dims[i].name, name)) continue;
+    f->dim_used[i] = true;
+    return f->options->dims[i].size;
+  }
+  return absent;
+}
+
 void front_dims_used(Front *f) {
   for (size_t i = 0; i < f->options->ndims; i++)
     if (!f->dim_used || !f->dim_used[i])
@@ -86,37 +110,11 @@ void front_dims_used(Front *f) {
 /* -- data ------------------------------------------------------------------------------------ */
 
 int64_t data_int(DType dtype, const uint8_t *data, int64_t k) {
-  const uint8_t *p = data + k * dtype_info[dtype].bytes;
-  uint64_t v = 0;
-  unsigned bytes = dtype_info[dtype].bytes;
-  assert(bytes);
-  memcpy(&v, p, bytes);
-  unsigned shift = 64 - 8 * bytes;
-  if (dtype_is_uint(dtype) || dtype_is_bool(dtype)) return (int64_t)v;
-  return (int64_t)(v << shift) >> shift;
+  return scalar_load(dtype, data + k * dtype_info[dtype].bytes).i;
 }
 
 double data_float(DType dtype, const uint8_t *data, int64_t k) {
-  const uint8_t *p = data + k * dtype_info[dtype].bytes;
-  if (dtype == DT_F64) {
-    double d;
-    memcpy(&d, p, sizeof d);
-    return d;
-  }
-  uint32_t bits = 0;
-  memcpy(&bits, p, dtype_info[dtype].bytes);
-  if (dtype == DT_BF16) bits <<= 16;
-  if (dtype == DT_F16) {
-    uint32_t sign = (bits & 0x8000) << 16, exp = bits >> 10 & 31, frac = bits & 1023;
-    double v = exp ? (double)(frac | 1024) * (double)(1ull << exp) : (double)frac * 2;
-    v /= (double)(1ull << 26);
-    if (exp == 31) v = frac ? (double)__builtin_nan("") : __builtin_inf();
-    /* frac * 2^(exp - 25), with exp 0 counting as 1 */
-    return sign ? -v * 2 : v * 2;
-  }
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return (double)x;
+  return scalar_load(dtype, data + k * dtype_info[dtype].bytes).f;
 }
 
 static Scalar data_scalar(const Val *v, int64_t k) {
@@ -134,6 +132,10 @@ static bool is_uniform(const Val *v, int64_t numel) {
 
 UOp *val_uop(Front *f, Val *v) {
   if (v->u) return v->u;
+  if (v->kind != VAL_TENSOR)
+    job_abort(f->job,
+              FAIL(INVALID_ARGUMENT, "'" STR_FMT "' is %s, expected a tensor", STR_ARG(v->name),
+                   v->kind == VAL_SEQUENCE ? "a sequence" : "an optional without a value"));
   int64_t n = shape_numel(v->shape);
   if (n == 0) {
     v->u = build_splat(f->job, uop_number(f->job, v->dtype, 0), v->shape);
@@ -234,20 +236,24 @@ static void place(Front *f, TensorGraph *out, GraphSlot *s, const Val *v) {
 void front_finish(Front *f, TensorGraph *out) {
   Job *job = f->job;
   size_t nin = f->inputs.len, nout = f->outputs.len, nw = 0;
-  UOp **stores = arena_array(&job->arena, nout, sizeof *stores);
+  size_t nupdates = f->updates.len;
+  UOp **stores = arena_array(&job->arena, nout + nupdates, sizeof *stores);
   for (size_t i = 0; i < nout; i++) {
     UOp *u = f->outputs.at[i].u;
     int64_t slot = (int64_t)(nin + i);
     UOp *p = uop_param(job, slot, uop_dtype(u), u->shape.at, u->shape.n);
     stores[i] = uop2(job, OP_STORE, p, u);
   }
-  UOp *sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), stores, nout);
+  for (size_t i = 0; i < nupdates; i++) stores[nout + i] = f->updates.at[i];
+  UOp *sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), stores, nout + nupdates);
   UOpList nodes = uop_toposort(job, sink);
   out->slots = arena_array(&job->arena, nin + nout + f->weights.len, sizeof *out->slots);
   UOp **from = arena_array(&job->arena, f->weights.len, sizeof *from);
   UOp **to = arena_array(&job->arena, f->weights.len, sizeof *to);
-  for (size_t i = 0; i < nin; i++)
+  for (size_t i = 0; i < nin; i++) {
     out->slots[i] = slot_of(f->inputs.at[i]->u, SLOT_INPUT, f->inputs.at[i]->name);
+    out->slots[i].state = f->inputs.at[i]->state;
+  }
   for (size_t i = 0; i < nout; i++)
     out->slots[nin + i] = slot_of(f->outputs.at[i].u, SLOT_OUTPUT, f->outputs.at[i].name);
   for (size_t i = 0; i < nodes.len; i++) {
@@ -261,6 +267,8 @@ void front_finish(Front *f, TensorGraph *out) {
     place(f, out, &out->slots[slot], v);
   }
   out->sink = nw ? uop_substitute(job, sink, from, to, nw) : sink;
+  out->values = f->values.at;
+  out->nvalues = f->values.len;
   out->ninputs = nin;
   out->noutputs = nout;
   out->nslots = nin + nout + nw;

@@ -3,7 +3,10 @@
  *
  * A Val is a tensor of the model. It has a node, or data (its elements, little-endian, row-major),
  * or both; the node of a Val with data is made when first asked for, as a CONST if one number says
- * it all, else as a weight. So initializers that only describe shapes never become weights. */
+ * it all, else as a weight. So initializers that only describe shapes never become weights.
+ *
+ * A sequence is a Val too: a list of tensors that exists only here, so that its ops cost nothing at
+ * run time; an optional is the value that it holds, or a Val that says it holds none. */
 #pragma once
 
 #include "base/map.h"
@@ -11,13 +14,19 @@
 #include "compiler/frontend/build.h"
 #include "compiler/frontend/frontend.h"
 
+typedef enum ValKind { VAL_TENSOR, VAL_SEQUENCE, VAL_NONE } ValKind;
+
 typedef struct Val {
-  DType dtype;
+  ValKind kind;
+  DType dtype; /* VAL_SEQUENCE: of its elements; VAL_NONE: DT_VOID */
   Ints shape;
   UOp *u;              /* NULL until val_uop */
   const uint8_t *data; /* NULL: not known at compile time (or not yet computed) */
   bool dynamic;        /* depends on an input */
+  bool state;          /* an input that is updated in place */
   Str name;
+  struct Val **items; /* VAL_SEQUENCE */
+  size_t nitems;
 } Val;
 
 typedef struct FrontOutput {
@@ -38,6 +47,14 @@ typedef struct Front {
     FrontOutput *at;
     size_t len, cap;
   } outputs;
+  struct {
+    UOp **at;
+    size_t len, cap;
+  } updates; /* the last STORE into each state, in the order of the model */
+  struct {
+    GraphValue *at;
+    size_t len, cap;
+  } values; /* inputs and outputs that are not one tensor */
 } Front;
 
 /* Weights have slot numbers from here on until front_finish renumbers them. */
@@ -49,6 +66,10 @@ Val *val_from_uop(Front *f, UOp *u, bool dynamic);
 /* data is numel * item size bytes that live as long as the job. */
 Val *val_from_data(Front *f, DType dtype, Ints shape, const void *data);
 Val *val_from_i64(Front *f, const int64_t *v, size_t n);
+/* A sequence of the n tensors; the list is copied. */
+Val *val_sequence(Front *f, DType dtype, Val *const *items, size_t n);
+/* The optional that holds nothing. */
+Val *val_none(Front *f);
 /* Adds an input; aborts on a name that is taken. */
 Val *front_input(Front *f, Str name, DType dtype, Ints shape);
 void front_output(Front *f, Str name, UOp *u);
@@ -65,6 +86,8 @@ double data_float(DType dtype, const uint8_t *data, int64_t k);
 /* The size of a dimension called name (or, when that is empty, "INPUT.AXIS"); aborts with the way
  * to bind it when the options do not. */
 int64_t front_dim(Front *f, Str input, size_t axis, Str name);
+/* The number that the options bind to `name`, which is not a dimension's; `absent` without one. */
+int64_t front_binding(Front *f, Str name, int64_t absent);
 /* Aborts when a binding of the options names no dimension of the inputs. */
 void front_dims_used(Front *f);
 

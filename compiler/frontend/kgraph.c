@@ -5,7 +5,10 @@
  * how many sources it has, how many integers, and which function here converts it; docs/graph.md
  * and docs/graph-ops.md are the reference pages for users. */
 #include "compiler/frontend/build_nn.h"
+#include <stdlib.h>
+
 #include "compiler/frontend/front.h"
+#include "compiler/ir/view.h"
 #include "kiln/v1/graph.pb-c.h"
 #include "proto/graph_ops.h"
 #include "proto/view.h"
@@ -29,6 +32,7 @@ typedef struct GParam {
   int64_t dtype;
   VIEW_LIST(GDim) dims;
   Str data;
+  int64_t state;
 } GParam;
 typedef struct GOutput {
   uint64_t seen;
@@ -61,6 +65,7 @@ static const ViewField param_rows[] = {
     VIEW_ROW(GParam, 2, VIEW_INT, false, dtype, NULL),
     VIEW_ROW(GParam, 3, VIEW_MSG, true, dims, &dim_message),
     VIEW_ROW(GParam, 4, VIEW_STR, false, data, NULL),
+    VIEW_ROW(GParam, 5, VIEW_INT, false, state, NULL),
 };
 enum { PARAM_DATA = 1 << 3 };
 static const ViewMessage param_message = VIEW_TABLE(param_rows, GParam, "Param");
@@ -76,10 +81,19 @@ static const ViewField graph_rows[] = {
 };
 static const ViewMessage graph_message = VIEW_TABLE(graph_rows, GGraph, "Graph");
 
+/* A parameter that is updated in place. */
+typedef struct GState {
+  UOp *param, *version; /* before the first, and after the last update so far */
+  UOp *update;          /* the last; NULL: none */
+} GState;
+
 typedef struct Walk {
   Front front;
   GGraph graph;
   Val **params;
+  GState *states; /* by slot */
+  /* By node. A view of a state is kept as a view of its PARAM: it shows the contents at the time
+   * when it is used, not when it was made. */
   UOp **values;
   const char *doing; /* "node 3 (ADD)", for errors */
   TensorGraph *out;
@@ -99,13 +113,29 @@ static const GOp *find_op(int64_t op);
 /* -- checks ---------------------------------------------------------------------------------- */
 
 static const DType dtypes[] = {
-    [KILN__V1__DTYPE__DTYPE_BOOL] = DT_BOOL, [KILN__V1__DTYPE__DTYPE_I8] = DT_I8,
-    [KILN__V1__DTYPE__DTYPE_I16] = DT_I16,   [KILN__V1__DTYPE__DTYPE_I32] = DT_I32,
-    [KILN__V1__DTYPE__DTYPE_I64] = DT_I64,   [KILN__V1__DTYPE__DTYPE_U8] = DT_U8,
-    [KILN__V1__DTYPE__DTYPE_U16] = DT_U16,   [KILN__V1__DTYPE__DTYPE_U32] = DT_U32,
-    [KILN__V1__DTYPE__DTYPE_U64] = DT_U64,   [KILN__V1__DTYPE__DTYPE_F16] = DT_F16,
-    [KILN__V1__DTYPE__DTYPE_BF16] = DT_BF16, [KILN__V1__DTYPE__DTYPE_F32] = DT_F32,
+    [KILN__V1__DTYPE__DTYPE_BOOL] = DT_BOOL,
+    [KILN__V1__DTYPE__DTYPE_I8] = DT_I8,
+    [KILN__V1__DTYPE__DTYPE_I16] = DT_I16,
+    [KILN__V1__DTYPE__DTYPE_I32] = DT_I32,
+    [KILN__V1__DTYPE__DTYPE_I64] = DT_I64,
+    [KILN__V1__DTYPE__DTYPE_U8] = DT_U8,
+    [KILN__V1__DTYPE__DTYPE_U16] = DT_U16,
+    [KILN__V1__DTYPE__DTYPE_U32] = DT_U32,
+    [KILN__V1__DTYPE__DTYPE_U64] = DT_U64,
+    [KILN__V1__DTYPE__DTYPE_F16] = DT_F16,
+    [KILN__V1__DTYPE__DTYPE_BF16] = DT_BF16,
+    [KILN__V1__DTYPE__DTYPE_F32] = DT_F32,
     [KILN__V1__DTYPE__DTYPE_F64] = DT_F64,
+    [KILN__V1__DTYPE__DTYPE_F8E4M3FN] = DT_F8E4M3FN,
+    [KILN__V1__DTYPE__DTYPE_F8E4M3FNUZ] = DT_F8E4M3FNUZ,
+    [KILN__V1__DTYPE__DTYPE_F8E5M2] = DT_F8E5M2,
+    [KILN__V1__DTYPE__DTYPE_F8E5M2FNUZ] = DT_F8E5M2FNUZ,
+    [KILN__V1__DTYPE__DTYPE_F8E8M0] = DT_F8E8M0,
+    [KILN__V1__DTYPE__DTYPE_F4E2M1] = DT_F4E2M1,
+    [KILN__V1__DTYPE__DTYPE_I4] = DT_I4,
+    [KILN__V1__DTYPE__DTYPE_U4] = DT_U4,
+    [KILN__V1__DTYPE__DTYPE_I2] = DT_I2,
+    [KILN__V1__DTYPE__DTYPE_U2] = DT_U2,
 };
 
 static DType dtype_of(Walk *w, int64_t d) {
@@ -129,6 +159,53 @@ static Ints dims_of(Walk *w, const int64_t *at, size_t n, DType d) {
   Ints shape = shape_make(at, n);
   shape_check(w->front.job, shape, MAX_TENSOR / dtype_info[d].bytes, "shape");
   return shape;
+}
+
+/* -- state ----------------------------------------------------------------------------------- */
+
+static GState *state_of(Walk *w, UOp *view) {
+  const UOp *param = view_param(view);
+  if (!param) return NULL;
+  if (param->arg.i >= (int64_t)w->graph.params.n) return NULL; /* a weight */
+  GState *s = &w->states[param->arg.i];
+  return s->param == param ? s : NULL;
+}
+
+/* What u is now: of a view, the contents of the state. */
+static UOp *current(Walk *w, UOp *u) {
+  const GState *s = state_of(w, u);
+  if (!s || !s->update) return u;
+  return uop_substitute(w->front.job, u, (UOp *[]){s->param}, (UOp *[]){s->version}, 1);
+}
+
+static UOp *g_assign(Walk *w, const GNode *n, UOp *const *src) {
+  (void)n;
+  Job *job = w->front.job;
+  GState *s = state_of(w, src[0]);
+  if (!s) job_abort(job, FAIL(INVALID_ARGUMENT, "the target is not a view of a state"));
+  if (!view_is_injective(src[0]))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "the target shows an element twice"));
+  UOp *value = current(w, src[1]);
+  if (uop_dtype(value) != uop_dtype(src[0]))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "the value is %s, the target %s",
+                        dtype_info[value->dtype].name, dtype_info[src[0]->dtype].name));
+  value = build_expand(job, value, src[0]->shape);
+  if (!shape_numel(value->shape)) return src[0];
+  s->update = uop2(job, OP_STORE, current(w, src[0]), value);
+  s->version = uop2(job, OP_AFTER, s->param, s->update);
+  return src[0];
+}
+
+static int by_creation(const void *a, const void *b) {
+  const UOp *x = *(UOp *const *)a, *y = *(UOp *const *)b;
+  return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static void finish_states(Walk *w) {
+  Front *f = &w->front;
+  for (size_t k = 0; k < w->graph.params.n; k++)
+    if (w->states[k].update) avec_push(&f->job->arena, &f->updates, w->states[k].update);
+  if (f->updates.len) qsort(f->updates.at, f->updates.len, sizeof *f->updates.at, by_creation);
 }
 
 /* -- handlers -------------------------------------------------------------------------------- */
@@ -351,6 +428,7 @@ static Val *constant_param(Walk *w, const GParam *p, DType d, Ints shape) {
 static void add_params(Walk *w) {
   Job *job = w->front.job;
   w->params = arena_array(&job->arena, w->graph.params.n, sizeof *w->params);
+  w->states = arena_array(&job->arena, w->graph.params.n, sizeof *w->states);
   for (size_t i = 0; i < w->graph.params.n; i++) {
     const GParam *p = &w->graph.params.at[i];
     int64_t dims[MAX_RANK];
@@ -365,8 +443,15 @@ static void add_params(Walk *w) {
     Ints shape = dims_of(w, dims, p->dims.n, d);
     bool constant = p->seen & PARAM_DATA;
     if (!constant && !p->name.len) job_abort(job, FAIL(INVALID_ARGUMENT, "an input needs a name"));
+    if (constant && p->state)
+      job_abort(job,
+                FAIL(INVALID_ARGUMENT, "a state has no data; its buffer is given to each run"));
     w->params[i] =
         constant ? constant_param(w, p, d, shape) : front_input(&w->front, p->name, d, shape);
+    if (!p->state) continue;
+    w->params[i]->state = true;
+    UOp *param = val_uop(&w->front, w->params[i]);
+    w->states[param->arg.i] = (GState){.param = param, .version = param};
   }
   w->doing = NULL;
   front_dims_used(&w->front);
@@ -385,6 +470,12 @@ static void check_counts(Walk *w, const GOp *op, const GNode *n, UOp *const *src
     job_abort(job, FAIL(INVALID_ARGUMENT, "%zu integers, expected %zu", n->ints.n, want));
 }
 
+/* Of source 0, if that is a state. */
+static bool is_view(const GOp *op) {
+  return op_info[op->op].flags & OPF_MOVE && op->op != OP_PAD && op->op != OP_CAT &&
+         op->op != OP_GATHER;
+}
+
 static void convert_node(Walk *w, size_t i) {
   Job *job = w->front.job;
   const GNode *n = &w->graph.nodes.at[i];
@@ -401,6 +492,9 @@ static void convert_node(Walk *w, size_t i) {
     src[k] = w->values[s];
   }
   check_counts(w, op, n, src);
+  /* everything but a view, or the target of an update, reads what the state is now */
+  for (size_t k = 0; k < n->src.n && !is_view(op) && op->fn != g_assign; k++)
+    src[k] = current(w, src[k]);
   UOp *u = op->fn(w, n, src);
   if (u->shape.n > MAX_RANK)
     job_abort(job, FAIL(INVALID_ARGUMENT, "result of rank %u, at most %d", u->shape.n, MAX_RANK));
@@ -424,10 +518,11 @@ static void convert_graph(Job *job, void *arg) {
     if (!o->name.len) job_abort(job, FAIL(INVALID_ARGUMENT, "an output needs a name"));
     if (o->node < 0 || o->node >= (int64_t)n)
       job_abort(job, FAIL(INVALID_ARGUMENT, "node %lld of %zu", (long long)o->node, n));
-    UOp *u = w->values[o->node];
+    UOp *u = current(w, w->values[o->node]);
     shape_check(job, u->shape, MAX_TENSOR / dtype_info[u->dtype].bytes, "output");
     front_output(&w->front, o->name, u);
   }
+  finish_states(w);
   front_finish(&w->front, w->out);
 }
 

@@ -23,6 +23,27 @@ static int known_bool(Node *n, Val *v) {
   return data ? data[0] != 0 : -1;
 }
 
+/* a where cond, else b: tensors of one shape, or sequences of such. */
+static Val *choose(Node *n, UOp *cond, Val *a, Val *b) {
+  if (a == b) return a;
+  if (a->kind != b->kind || a->nitems != b->nitems || a->kind == VAL_NONE)
+    job_abort(n->job, FAIL(FAILED_PRECONDITION,
+                           "the condition has to be known at compile time: the branches give a "
+                           "different number of values"));
+  if (a->kind == VAL_SEQUENCE) {
+    Val **items = arena_array(&n->job->arena, a->nitems, sizeof *items);
+    for (size_t i = 0; i < a->nitems; i++) items[i] = choose(n, cond, a->items[i], b->items[i]);
+    return val_sequence(n->f, a->dtype, items, a->nitems);
+  }
+  UOp *x = val_uop(n->f, a), *y = val_uop(n->f, b);
+  if (!shape_eq(x->shape, y->shape))
+    job_abort(n->job, FAIL(FAILED_PRECONDITION,
+                           "the condition has to be known at compile time: the branches have "
+                           "shapes %s and %s",
+                           shape_text(n->job, x->shape), shape_text(n->job, y->shape)));
+  return val_from_uop(n->f, build_where(n->job, cond, x, y), true);
+}
+
 static void op_if(Node *n) {
   const OnnxGraph *branch[2] = {graph_attr(n, "else_branch"), graph_attr(n, "then_branch")};
   Val **out[2], *cond = node_in(n, 0);
@@ -39,14 +60,8 @@ static void op_if(Node *n) {
       node_out_val(n, i, out[known][i]);
       continue;
     }
-    UOp *a = val_uop(n->f, out[1][i]), *b = val_uop(n->f, out[0][i]);
-    if (!shape_eq(a->shape, b->shape))
-      job_abort(n->job, FAIL(FAILED_PRECONDITION,
-                             "the condition has to be known at compile time: the branches have "
-                             "shapes %s and %s",
-                             shape_text(n->job, a->shape), shape_text(n->job, b->shape)));
     UOp *c = build_reshape(n->job, val_uop(n->f, cond), (Ints){0});
-    node_out(n, i, build_where(n->job, c, a, b));
+    node_out_val(n, i, choose(n, c, out[1][i], out[0][i]));
   }
 }
 
@@ -95,7 +110,7 @@ static void op_loop(Node *n) {
   int64_t trips = node_has(n, 0) ? node_int(n, 0, "trip count") : MAX_TRIPS;
   int go = start ? known_bool(n, start) : 1;
   check_carried(n, body, carried + 2, carried + 1, 1 + carried + scans);
-  for (size_t i = 0; i < carried; i++) args[2 + i] = node_in(n, 2 + i);
+  for (size_t i = 0; i < carried; i++) args[2 + i] = node_val(n, 2 + i);
   uint8_t *yes = arena_alloc(&n->job->arena, 1);
   *yes = 1;
   int64_t k = 0;

@@ -344,10 +344,10 @@ static void op_swiglu(Node *n) {
 
 static void op_cast(Node *n) {
   DType d = onnx_dtype(n->job, attr_need_int(n, "to"));
-  node_out(n, 0, build_cast(n->job, node_u(n, 0), d));
+  node_out(n, 0, onnx_cast(n, node_u(n, 0), d));
 }
 static void op_cast_like(Node *n) {
-  node_out(n, 0, build_cast(n->job, node_u(n, 0), node_in(n, 1)->dtype));
+  node_out(n, 0, onnx_cast(n, node_u(n, 0), node_in(n, 1)->dtype));
 }
 static void op_bit_cast(Node *n) {
   UOp *x = node_u(n, 0);

@@ -33,25 +33,12 @@ struct OnnxWalk {
 };
 
 const OnnxOp *const onnx_families[] = {
-    onnx_elementwise_ops,
-    onnx_movement_ops,
-    onnx_index_ops,
-    onnx_reduce_ops,
-    onnx_norm_ops,
-    onnx_conv_ops,
-    onnx_pool_ops,
-    onnx_shape_ops,
-    onnx_quant_ops,
-    onnx_linear_ops,
-    onnx_resize_ops,
-    onnx_recurrent_ops,
-    onnx_attention_ops,
-    onnx_loss_ops,
-    onnx_signal_ops,
-    onnx_scatter_ops,
-    onnx_control_ops,
-    onnx_sample_ops,
-    NULL,
+    onnx_elementwise_ops, onnx_movement_ops, onnx_index_ops,    onnx_reduce_ops,
+    onnx_norm_ops,        onnx_conv_ops,     onnx_pool_ops,     onnx_shape_ops,
+    onnx_quant_ops,       onnx_linear_ops,   onnx_resize_ops,   onnx_recurrent_ops,
+    onnx_attention_ops,   onnx_loss_ops,     onnx_signal_ops,   onnx_scatter_ops,
+    onnx_control_ops,     onnx_sample_ops,   onnx_sequence_ops, onnx_vision_ops,
+    onnx_linalg_ops,      onnx_text_ops,     onnx_training_ops, NULL,
 };
 
 static Job *walk_job(OnnxWalk *w) { return w->front.job; }
@@ -390,31 +377,6 @@ static void call_function(OnnxWalk *w, Node *n, const OnnxFunction *fn) {
 
 /* -- the model ------------------------------------------------------------------------------- */
 
-static void add_input(OnnxWalk *w, const OnnxValueInfo *info) {
-  Job *job = walk_job(w);
-  int64_t dims[MAX_RANK];
-  Str name = info->name;
-  if (!info->type || !info->type->tensor_type)
-    job_abort(job, FAIL(UNIMPLEMENTED, "input '" STR_FMT "' is not a tensor", STR_ARG(name)));
-  const OnnxTensorType *t = info->type->tensor_type;
-  if (!t->shape)
-    job_abort(job, FAIL(INVALID_ARGUMENT,
-                        "input '" STR_FMT "' has no shape: its rank must be known", STR_ARG(name)));
-  if (t->shape->dim.n > MAX_RANK)
-    job_abort(job, FAIL(INVALID_ARGUMENT, "input '" STR_FMT "' has rank %zu, at most %d",
-                        STR_ARG(name), t->shape->dim.n, MAX_RANK));
-  for (size_t i = 0; i < t->shape->dim.n; i++) {
-    const OnnxDim *d = &t->shape->dim.at[i];
-    bool fixed = d->seen & ONNX_DIM_VALUE;
-    dims[i] = fixed ? d->dim_value : front_dim(&w->front, name, i, d->dim_param);
-  }
-  const char *what = arena_printf(&job->arena, "input '" STR_FMT "'", STR_ARG(name));
-  DType dtype = onnx_dtype(job, t->elem_type);
-  Ints shape = shape_make(dims, t->shape->dim.n);
-  shape_check(job, shape, MAX_TENSOR / dtype_info[dtype].bytes, what);
-  define(w, name, front_input(&w->front, name, dtype, shape));
-}
-
 static void check_opsets(OnnxWalk *w) {
   for (size_t i = 0; i < w->model.opset_import.n; i++) {
     const OnnxOpset *o = &w->model.opset_import.at[i];
@@ -443,16 +405,18 @@ static void convert_model(Job *job, void *arg) {
   }
   enter(w, NULL);
   add_initializers(w, g);
-  for (size_t i = 0; i < g->input.n; i++)
-    if (!strmap_find(&w->scope->names, g->input.at[i].name)) add_input(w, &g->input.at[i]);
+  for (size_t i = 0; i < g->input.n; i++) {
+    Str name = g->input.at[i].name;
+    if (strmap_find(&w->scope->names, name)) continue;
+    define(w, name, onnx_input(&w->front, name, g->input.at[i].type));
+  }
   front_dims_used(&w->front);
   if (!g->output.n) job_abort(job, FAIL(INVALID_ARGUMENT, "the model has no outputs"));
   const Str *names = output_names(w, g);
   Val **results = arena_array(&job->arena, g->output.n, sizeof(Val *));
   convert_nodes(w, g->node.at, g->node.n, names, g->output.n);
   collect(w, names, g->output.n, results);
-  for (size_t i = 0; i < g->output.n; i++)
-    front_output(&w->front, names[i], val_uop(&w->front, results[i]));
+  for (size_t i = 0; i < g->output.n; i++) onnx_output(&w->front, names[i], results[i]);
   front_finish(&w->front, w->out);
 }
 

@@ -7,6 +7,11 @@
  * other names come from the graphs around it. results: one Val per output of the subgraph. */
 void onnx_subgraph(Node *n, const OnnxGraph *g, Val **args, size_t nargs, Val **results);
 
-extern const OnnxOp onnx_control_ops[];
+extern const OnnxOp onnx_control_ops[], onnx_sequence_ops[], onnx_vision_ops[],
+    onnx_linalg_ops[], onnx_text_ops[], onnx_training_ops[];
 /* Every family; NULL ends the list. */
 extern const OnnxOp *const onnx_families[];
+
+/* An input or output of the model of any type; an output's name for errors is `name`. */
+Val *onnx_input(Front *f, Str name, const OnnxType *type);
+void onnx_output(Front *f, Str name, Val *v);

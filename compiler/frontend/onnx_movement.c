@@ -324,7 +324,7 @@ static void op_space_to_depth(Node *n) {
   node_out(n, 0, build_reshape_v(n->job, x, 4, N, C * b * b, H / b, W / b));
 }
 
-static void op_identity(Node *n) { node_out_val(n, 0, node_in(n, 0)); }
+static void op_identity(Node *n) { node_out_val(n, 0, node_val(n, 0)); }
 
 /* Inference: the value itself, and a mask of ones. Training mode draws random numbers. */
 static void op_dropout(Node *n) {

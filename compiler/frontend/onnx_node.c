@@ -1,9 +1,18 @@
 /* Access to a node's sources and attributes, with the checks that every handler would repeat. */
 #include "compiler/frontend/onnx_node.h"
 
-Val *node_in(Node *n, size_t k) {
+Val *node_val(Node *n, size_t k) {
   if (!node_has(n, k)) job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu is missing", k));
   return n->in[k];
+}
+
+Val *node_in(Node *n, size_t k) {
+  Val *v = node_val(n, k);
+  if (v->kind != VAL_TENSOR)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu ('" STR_FMT "') is %s, expected a tensor",
+                           k, STR_ARG(n->proto->input.at[k]),
+                           v->kind == VAL_SEQUENCE ? "a sequence" : "an optional without a value"));
+  return v;
 }
 
 UOp *node_u(Node *n, size_t k) { return val_uop(n->f, node_in(n, k)); }

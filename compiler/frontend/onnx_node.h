@@ -40,8 +40,10 @@ extern const OnnxOp onnx_elementwise_ops[], onnx_movement_ops[], onnx_index_ops[
 /* -- sources --------------------------------------------------------------------------------- */
 
 static inline bool node_has(const Node *n, size_t k) { return k < n->nin && n->in[k]; }
-/* The k-th source; aborts when it is absent. */
+/* The k-th source, which has to be a tensor; aborts when it is absent. */
 Val *node_in(Node *n, size_t k);
+/* The k-th source, of any kind. */
+Val *node_val(Node *n, size_t k);
 UOp *node_u(Node *n, size_t k);
 /* The node of the k-th source, or NULL. */
 UOp *node_opt(Node *n, size_t k);
@@ -82,5 +84,7 @@ UOp *node_centred(Node *n, UOp *x, UOp *zero);
 
 /* ONNX's number for an element type; aborts for what Kiln does not have. */
 DType onnx_dtype(Job *job, int64_t data_type);
+/* x as dtype d, as ONNX's Cast with the node's attributes says. */
+UOp *onnx_cast(Node *n, UOp *x, DType d);
 /* Decodes a TensorProto; `what` names it in errors. */
 Val *onnx_tensor(Front *f, const OnnxTensor *t, const char *what);

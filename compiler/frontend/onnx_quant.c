@@ -1,5 +1,6 @@
 /* Quantisation: q = saturate(round(x / scale) + zero), x = (q - zero) * scale. Scales are scalars,
- * vectors along an axis, or (opset 21) blocks along an axis. Integer products are exact in i32. */
+ * vectors along an axis, or (opset 21) blocks along an axis. Integer products are exact in i32. To
+ * small floats it is a cast of x / scale, and the zero point has to be 0. */
 #include "compiler/frontend/onnx_spatial.h"
 
 /* A scale or zero point, in a shape that broadcasts with x. */
@@ -42,6 +43,17 @@ static UOp *quantize(Node *n, UOp *ratio, UOp *zero, DType d) {
   return build_cast(n->job, build2(n->job, OP_MIN, q, build_num(n->job, q, hi)), d);
 }
 
+/* x / scale, in f32 or as the attribute `precision` says, then as f32. */
+static UOp *ratio_of(Node *n, UOp *x, UOp *scale) {
+  int64_t precision = attr_int(n, "precision", 0);
+  DType d = precision ? onnx_dtype(n->job, precision) : DT_F32;
+  if (!dtype_is_float(d) || dtype_is_storage(d))
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "precision %s, expected f16, bf16, f32 or f64",
+                           dtype_info[d].name));
+  UOp *r = build2(n->job, OP_FDIV, build_cast(n->job, x, d), build_cast(n->job, scale, d));
+  return build_cast(n->job, r, DT_F32);
+}
+
 static void op_quantize(Node *n) {
   UOp *x = node_u(n, 0), *zero = node_opt(n, 2);
   int64_t axis = attr_int(n, "axis", 1), block = attr_int(n, "block_size", 0);
@@ -49,9 +61,9 @@ static void op_quantize(Node *n) {
   DType d = zero ? uop_dtype(zero) : DT_U8;
   if (attr_int(n, "output_dtype", 0)) d = onnx_dtype(n->job, attr_int(n, "output_dtype", 0));
   if (zero) zero = per_axis(n, zero, x, axis, block);
-  UOp *ratio =
-      build2(n->job, OP_FDIV, build_cast(n->job, x, DT_F32), build_cast(n->job, scale, DT_F32));
-  node_out(n, 0, quantize(n, ratio, zero, d));
+  UOp *ratio = ratio_of(n, x, scale);
+  bool small = dtype_is_float(d) && dtype_is_storage(d) && d != DT_F8E8M0;
+  node_out(n, 0, small ? onnx_cast(n, ratio, d) : quantize(n, ratio, zero, d));
 }
 
 static void op_dequantize(Node *n) {
@@ -61,7 +73,8 @@ static void op_dequantize(Node *n) {
   if (attr_int(n, "output_dtype", 0)) d = onnx_dtype(n->job, attr_int(n, "output_dtype", 0));
   scale = per_axis(n, scale, x, axis, block);
   if (zero) zero = per_axis(n, zero, x, axis, block);
-  UOp *y = build_cast(n->job, node_centred(n, x, zero), DT_F32);
+  bool small = dtype_is_float(uop_dtype(x));
+  UOp *y = build_cast(n->job, small ? x : node_centred(n, x, zero), DT_F32);
   y = build2(n->job, OP_MUL, y, build_cast(n->job, scale, DT_F32));
   node_out(n, 0, build_cast(n->job, y, d));
 }

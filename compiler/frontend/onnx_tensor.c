@@ -1,5 +1,7 @@
 /* TensorProto to Val. raw_data is used where it lies in the model; the typed fields, which hold
- * small tensors in practice, are narrowed into the job's arena. */
+ * small tensors in practice, are narrowed into the job's arena. Elements of 4 and 2 bits are packed
+ * in the model, the first in the lowest bits of a byte (in int32_data: of the low byte of an
+ * entry), and get a byte each. */
 #include "compiler/frontend/onnx_node.h"
 
 static const struct {
@@ -23,13 +25,18 @@ static const struct {
     [14] = {DT_VOID, "COMPLEX64"},
     [15] = {DT_VOID, "COMPLEX128"},
     [ONNX_BFLOAT16] = {DT_BF16, "BFLOAT16"},
-    [17] = {DT_VOID, "FLOAT8E4M3FN"},
-    [18] = {DT_VOID, "FLOAT8E4M3FNUZ"},
-    [19] = {DT_VOID, "FLOAT8E5M2"},
-    [20] = {DT_VOID, "FLOAT8E5M2FNUZ"},
-    [21] = {DT_VOID, "UINT4"},
-    [22] = {DT_VOID, "INT4"},
-    [23] = {DT_VOID, "FLOAT4E2M1"},
+    [ONNX_FLOAT8E4M3FN] = {DT_F8E4M3FN, "FLOAT8E4M3FN"},
+    [ONNX_FLOAT8E4M3FNUZ] = {DT_F8E4M3FNUZ, "FLOAT8E4M3FNUZ"},
+    [ONNX_FLOAT8E5M2] = {DT_F8E5M2, "FLOAT8E5M2"},
+    [ONNX_FLOAT8E5M2FNUZ] = {DT_F8E5M2FNUZ, "FLOAT8E5M2FNUZ"},
+    [ONNX_UINT4] = {DT_U4, "UINT4"},
+    [ONNX_INT4] = {DT_I4, "INT4"},
+    [ONNX_FLOAT4E2M1] = {DT_F4E2M1, "FLOAT4E2M1"},
+    [ONNX_FLOAT8E8M0] = {DT_F8E8M0, "FLOAT8E8M0"},
+    [ONNX_UINT2] = {DT_U2, "UINT2"},
+    [ONNX_INT2] = {DT_I2, "INT2"},
+    [27] = {DT_VOID, "FLOAT6E2M3"},
+    [28] = {DT_VOID, "FLOAT6E3M2"},
 };
 
 DType onnx_dtype(Job *job, int64_t data_type) {
@@ -75,6 +82,23 @@ static const void *clean_bools(Job *job, const uint8_t *data, size_t n) {
   return out;
 }
 
+/* Bits of an element as ONNX packs it; 0: not packed. */
+static unsigned packed_bits(DType d) {
+  unsigned bits = dtype_info[d].bits;
+  return dtype_is_storage(d) && bits < 8 ? bits : 0;
+}
+
+/* n elements out of their packed bytes, each of them in canonical form. */
+static const void *unpacked(Job *job, DType d, const uint8_t *packed, size_t n) {
+  unsigned bits = packed_bits(d), per = 8 / bits;
+  uint8_t *out = arena_alloc(&job->arena, n);
+  for (size_t i = 0; i < n; i++) {
+    uint8_t v = (uint8_t)(packed[i / per] >> (bits * (i % per)));
+    scalar_store(d, scalar_load(d, &v), &out[i]);
+  }
+  return out;
+}
+
 Val *onnx_tensor(Front *f, const OnnxTensor *t, const char *what) {
   Job *job = f->job;
   Ints shape = {t->dims.at, 0};
@@ -89,14 +113,17 @@ Val *onnx_tensor(Front *f, const OnnxTensor *t, const char *what) {
   DType d = onnx_dtype(job, t->data_type);
   size_t item = dtype_info[d].bytes;
   size_t n = (size_t)shape_check(job, shape, MAX_TENSOR / (int64_t)item, what), got;
+  unsigned bits = packed_bits(d);
+  size_t stored = bits ? n / (8 / bits) + (n % (8 / bits) != 0) : n; /* elements in the model */
   const void *data = t->raw_data.ptr;
   if (onnx_has_raw(t)) {
-    if (t->raw_data.len != n * item)
-      bad_length(job, what, shape, d, t->raw_data.len, n * item, "bytes");
+    if (t->raw_data.len != stored * item)
+      bad_length(job, what, shape, d, t->raw_data.len, stored * item, "bytes");
   } else {
     data = typed_data(job, t, d, &got);
-    if (got != n) bad_length(job, what, shape, d, got, n, "elements");
+    if (got != stored) bad_length(job, what, shape, d, got, stored, "elements");
   }
+  if (bits) data = unpacked(job, d, data, n);
   if (dtype_is_bool(d)) data = clean_bools(job, data, n);
   static const char empty[8] = {0};
   Val *v = val_from_data(f, d, shape, n ? data : empty);

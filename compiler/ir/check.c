@@ -81,6 +81,7 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
 /* ARITH, FLT and INT of `op` against dtype d. */
 static const char *check_class(Op op, DType d) {
   uint32_t flags = op_info[op].flags;
+  if (dtype_is_storage(d) && op != OP_WHERE) return "not defined for a storage dtype";
   if (flags & OPF_ARITH && d == DT_BOOL) return "not defined for bool";
   if (flags & OPF_FLT && !dtype_is_float(d)) return "defined for float dtypes only";
   if (flags & OPF_INT && dtype_is_float(d)) return "not defined for float dtypes";
@@ -107,7 +108,9 @@ static const char *check_leaf(Op op, DType dtype) {
   case OP_RANGE:
   case OP_THREAD:
   case OP_RAMP: return dtype == DT_INDEX ? NULL : "the dtype is not index";
-  case OP_IOTA: return dtype == DT_BOOL ? "a coordinate is not bool" : NULL;
+  case OP_IOTA:
+    if (dtype_is_storage(dtype)) return "not defined for a storage dtype";
+    return dtype == DT_BOOL ? "a coordinate is not bool" : NULL;
   default: return NULL;
   }
 }

@@ -2,33 +2,51 @@
  *
  * Integers of every dtype are held in an int64, wrapped: sign- or zero-extended from their width
  * (u64 as its bit pattern). Floats are held in a double that is exactly representable in their
- * dtype. f32, f16 and bf16 are computed in double and rounded once more: for + - * / sqrt that
- * equals one rounding, since 53 >= 2 * 24 + 2 (Figueroa). All functions are total. */
+ * dtype. f32 and the smaller floats are computed in double and rounded once more: for + - * / sqrt
+ * that equals one rounding, since 53 >= 2 * 24 + 2 (Figueroa). All functions are total. */
+#include <assert.h>
 #include <math.h>
 
 #include "compiler/ir/uop.h"
 
 /* -- rounding ---------------------------------------------------------------------------------- */
 
-/* Nearest value with `mant` fraction bits and minimum exponent emin, ties to even. */
-static double round_float(double x, int mant, int emin, double max) {
-  if (x == 0 || !isfinite(x)) return x;
-  int e = ilogb(x);
-  int shift = mant - (e < emin ? emin : e);
-  double r = scalbn(nearbyint(scalbn(x, shift)), -shift);
-  return fabs(r) > max ? copysign(INFINITY, x) : r;
+static const FloatFormat formats[DT__COUNT] = {
+    [DT_F16] = {16, 10, -14, 65504, FS_IEEE},     [DT_BF16] = {16, 7, -126, 0x1.fep127, FS_IEEE},
+    [DT_F8E4M3FN] = {8, 3, -6, 448, FS_FN},       [DT_F8E4M3FNUZ] = {8, 3, -7, 240, FS_FNUZ},
+    [DT_F8E5M2] = {8, 2, -14, 57344, FS_IEEE},    [DT_F8E5M2FNUZ] = {8, 2, -15, 57344, FS_FNUZ},
+    [DT_F8E8M0] = {8, 0, -127, 0x1p127, FS_E8M0}, [DT_F4E2M1] = {4, 1, 0, 6, FS_NONE},
+};
+
+const FloatFormat *float_format(DType d) { return formats[d].bits ? &formats[d] : NULL; }
+
+/* What a value beyond the largest becomes. */
+static double overflow(const FloatFormat *f, double x) {
+  if (f->specials == FS_NONE) return copysign(f->max, x);
+  return f->specials == FS_IEEE ? copysign(INFINITY, x) : (double)NAN;
 }
 
-enum { F16_MANT = 10, F16_EMIN = -14, BF16_MANT = 7, BF16_EMIN = -126 };
+/* Nearest value of the format, ties to even. */
+static double round_small(const FloatFormat *f, double x) {
+  if (isnan(x)) return f->specials == FS_NONE ? 0 : (double)NAN;
+  if (f->specials == FS_E8M0) {
+    if (x < 0) return (double)NAN;
+    if (x < 0x1p-127) return 0x1p-127; /* zero too: there is none */
+  }
+  if (isinf(x)) return overflow(f, x);
+  if (x == 0) return f->specials == FS_FNUZ ? 0 : x;
+  int e = ilogb(x);
+  int shift = f->mant - (e < f->emin ? f->emin : e);
+  double r = scalbn(nearbyint(scalbn(x, shift)), -shift);
+  if (fabs(r) > f->max) return overflow(f, x);
+  return r == 0 && f->specials == FS_FNUZ ? 0 : r;
+}
 
 static double float_round(DType dtype, double x) {
+  const FloatFormat *f = float_format(dtype);
+  if (f) return round_small(f, x);
   if (isnan(x)) return (double)NAN;
-  switch (dtype) {
-  case DT_F32: return (double)(float)x;
-  case DT_F16: return round_float(x, F16_MANT, F16_EMIN, 65504.0);
-  case DT_BF16: return round_float(x, BF16_MANT, BF16_EMIN, 0x1.fep127);
-  default: return x;
-  }
+  return dtype == DT_F32 ? (double)(float)x : x;
 }
 
 static int64_t int_wrap(DType dtype, int64_t v) {
@@ -47,30 +65,32 @@ Scalar scalar_wrap(DType dtype, Scalar v) {
 /* -- memory ------------------------------------------------------------------------------------ */
 
 /* x is already rounded to the format. */
-static uint16_t float_pack(double x, int mant, int emin) {
-  int ebits = 15 - mant;
-  unsigned sign = signbit(x) ? 0x8000u : 0, emask = ((1u << ebits) - 1) << mant;
-  if (isnan(x)) return (uint16_t)(emask | (1u << (mant - 1)));
-  if (isinf(x)) return (uint16_t)(sign | emask);
-  if (x == 0) return (uint16_t)sign;
+static unsigned float_pack(const FloatFormat *f, double x) {
+  unsigned top = 1u << (f->bits - 1), ones = top - 1;
+  if (f->specials == FS_E8M0) return isnan(x) ? 255 : (unsigned)(ilogb(x) + 127);
+  unsigned sign = signbit(x) ? top : 0, inf = ones >> f->mant << f->mant;
+  if (isnan(x)) {
+    if (f->specials == FS_FNUZ) return top;
+    return f->specials == FS_FN ? ones : inf | 1u << (f->mant - 1);
+  }
+  if (isinf(x)) return sign | inf;
+  if (x == 0) return sign;
   int e = ilogb(x);
-  unsigned frac = (unsigned)scalbn(fabs(x), mant - (e < emin ? emin : e));
-  unsigned biased = e < emin ? 0 : (unsigned)(e - emin + 1);
-  return (uint16_t)(sign | (biased << mant) | (frac & ((1u << mant) - 1)));
+  unsigned frac = (unsigned)scalbn(fabs(x), f->mant - (e < f->emin ? f->emin : e));
+  unsigned biased = e < f->emin ? 0 : (unsigned)(e - f->emin + 1);
+  return sign | (biased << f->mant) | (frac & ((1u << f->mant) - 1));
 }
 
-static double float_unpack(uint16_t bits, int mant, int emin) {
-  unsigned emax = (1u << (15 - mant)) - 1;
-  unsigned e = ((unsigned)bits >> mant) & emax, frac = bits & ((1u << mant) - 1);
-  double v;
-  if (e == emax) {
-    v = frac ? (double)NAN : (double)INFINITY;
-  } else if (e == 0) {
-    v = scalbn(frac, emin - mant);
-  } else {
-    v = scalbn(frac + (1u << mant), (int)e - 1 + emin - mant);
-  }
-  return bits & 0x8000 ? -v : v;
+static double float_unpack(const FloatFormat *f, unsigned bits) {
+  unsigned top = 1u << (f->bits - 1), mag = bits & (top - 1);
+  if (f->specials == FS_E8M0) return bits == 255 ? (double)NAN : scalbn(1, (int)bits - 127);
+  unsigned e = mag >> f->mant, frac = mag & ((1u << f->mant) - 1), emax = (top - 1) >> f->mant;
+  if (f->specials == FS_FNUZ && bits == top) return (double)NAN;
+  if (f->specials == FS_FN && mag == top - 1) return (double)NAN;
+  double v = e ? scalbn(frac + (1u << f->mant), (int)e - 1 + f->emin - f->mant)
+               : scalbn(frac, f->emin - f->mant);
+  if (f->specials == FS_IEEE && e == emax) v = frac ? (double)NAN : (double)INFINITY;
+  return bits & top ? -v : v;
 }
 
 #define LOAD_AS(type_, field_)                                                                     \
@@ -79,6 +99,15 @@ static double float_unpack(uint16_t bits, int mant, int emin) {
     memcpy(&x, at, sizeof x);                                                                      \
     return (Scalar){.field_ = x};                                                                  \
   }
+
+/* The dtypes that C has not; of a storage dtype only its bits count. */
+static Scalar load_small(DType dtype, const void *at) {
+  const FloatFormat *f = float_format(dtype);
+  uint16_t x = 0;
+  memcpy(&x, at, dtype_info[dtype].bytes);
+  if (!f) return (Scalar){.i = int_wrap(dtype, x)};
+  return (Scalar){.f = float_unpack(f, x & ((1u << f->bits) - 1))};
+}
 
 Scalar scalar_load(DType dtype, const void *at) {
   switch (dtype) {
@@ -91,34 +120,24 @@ Scalar scalar_load(DType dtype, const void *at) {
   case DT_U32: LOAD_AS(uint32_t, i)
   case DT_F32: LOAD_AS(float, f)
   case DT_F64: LOAD_AS(double, f)
-  case DT_F16:
-  case DT_BF16: {
-    uint16_t x;
-    memcpy(&x, at, sizeof x);
-    bool half = dtype == DT_F16;
-    return (Scalar){.f = float_unpack(x, half ? F16_MANT : BF16_MANT, half ? F16_EMIN : BF16_EMIN)};
-  }
   case DT_VOID: return (Scalar){0};
-  default: LOAD_AS(int64_t, i)
+  case DT_I64:
+  case DT_U64:
+  case DT_INDEX: LOAD_AS(int64_t, i)
+  default: return load_small(dtype, at);
   }
 }
 
 void scalar_store(DType dtype, Scalar v, void *at) {
-  switch (dtype) {
-  case DT_F32: {
+  const FloatFormat *f = float_format(dtype);
+  if (dtype == DT_F32) {
     float x = (float)v.f;
     memcpy(at, &x, sizeof x);
-    return;
-  }
-  case DT_F16:
-  case DT_BF16: {
-    bool half = dtype == DT_F16;
-    uint16_t x = float_pack(float_round(dtype, v.f), half ? F16_MANT : BF16_MANT,
-                            half ? F16_EMIN : BF16_EMIN);
-    memcpy(at, &x, sizeof x);
-    return;
-  }
-  default: memcpy(at, &v, dtype_info[dtype].bytes);
+  } else if (f) {
+    uint16_t x = (uint16_t)float_pack(f, round_small(f, v.f));
+    memcpy(at, &x, dtype_info[dtype].bytes);
+  } else {
+    memcpy(at, &v, dtype_info[dtype].bytes);
   }
 }
 
@@ -289,6 +308,7 @@ Scalar op_eval(Op op, DType dtype, DType src_dtype, const Scalar *v) {
 }
 
 Scalar reduce_identity(Op op, DType dtype) {
+  assert(!dtype_is_storage(dtype));
   bool flt = dtype_is_float(dtype), u = dtype_is_uint(dtype) || dtype == DT_BOOL;
   uint64_t top = dtype_info[dtype].bits ? (uint64_t)1 << (dtype_info[dtype].bits - 1) : 0;
   switch (op) {

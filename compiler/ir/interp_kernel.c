@@ -87,7 +87,7 @@ static bool inside(Interp *in, const UOp *u, const UOp *buf, int64_t index) {
 static Scalar load(Interp *in, UOp *u) {
   const UOp *buf = storage(u->src[0]);
   eval(in, u->src[0]);
-  if (u->nsrc > 2 && !eval(in, u->src[2]).i) return (Scalar){0};
+  if (u->nsrc > 2 && !eval(in, u->src[2]).i) return scalar_wrap((DType)u->dtype, (Scalar){0});
   int64_t index = eval(in, u->src[1]).i;
   if (in->failure || !inside(in, u, buf, index)) return (Scalar){0};
   if (buf->op == OP_BUFFER) return in->buffers[buf->place][index];

@@ -63,7 +63,7 @@ static Status load(Interp *in, const UOp *u) {
   for (unsigned k = 0; k < u->lanes; k++) {
     Scalar *out = &in->values[u->place][k];
     if (!gated_in(in, u, 2, k)) {
-      *out = u->nsrc > 3 ? lane(in, u->src[3], k) : (Scalar){0};
+      *out = u->nsrc > 3 ? lane(in, u->src[3], k) : scalar_wrap((DType)u->dtype, (Scalar){0});
       continue;
     }
     int64_t at = element(in, u, k);

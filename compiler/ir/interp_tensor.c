@@ -12,6 +12,8 @@
 
 #include <stdlib.h>
 
+#include "compiler/ir/view.h"
+
 enum { CHUNK = 2048, MAX_LAZY = 6, MAX_DIMS = 40 };
 
 typedef struct Storage {
@@ -20,7 +22,8 @@ typedef struct Storage {
 } Storage;
 
 typedef struct Value {
-  bool lazy; /* an ALU node to be computed by its reader */
+  bool lazy;  /* an ALU node to be computed by its reader */
+  bool whole; /* a STORE whose value is a state */
   uint8_t depth;
   uint32_t uses; /* readers still to come */
   UOp *reader;
@@ -46,9 +49,9 @@ static Status no_memory(const UOp *u) {
 
 /* -- storage ----------------------------------------------------------------------------------- */
 
-static Status allocate(Interp *in, UOp *u, Scalar **out) {
+static Status allocate_shape(Interp *in, UOp *u, Ints shape, Scalar **out) {
   Value *v = value_of(in, u);
-  size_t bytes, n = (size_t)shape_numel(u->shape);
+  size_t bytes, n = (size_t)shape_numel(shape);
   if (!size_mul(n ? n : 1, sizeof(Scalar), &bytes)) return no_memory(u);
   v->store = &in->stores[u->place];
   v->store->at = malloc(bytes);
@@ -56,12 +59,16 @@ static Status allocate(Interp *in, UOp *u, Scalar **out) {
   v->store->refs = 1;
   v->offset = 0;
   int64_t step = 1;
-  for (uint32_t k = u->shape.n; k-- > 0;) {
+  for (uint32_t k = shape.n; k-- > 0;) {
     v->stride[k] = step;
-    step *= u->shape.at[k];
+    step *= shape.at[k];
   }
   *out = v->store->at;
   return NULL;
+}
+
+static Status allocate(Interp *in, UOp *u, Scalar **out) {
+  return allocate_shape(in, u, u->shape, out);
 }
 
 static void release(Interp *in, UOp *u) {
@@ -253,6 +260,7 @@ static Status gather(Interp *in, UOp *u) {
     if (k > u->arg.i) inner *= data->shape.at[k];
   }
   bool wide = dtype_is_uint((DType)index->dtype);
+  Scalar zero = scalar_wrap((DType)u->dtype, (Scalar){0});
   for (int64_t m = 0; m < many; m++) {
     Scalar at;
     read_chunk(in, index, m, 1, &at);
@@ -264,7 +272,7 @@ static Status gather(Interp *in, UOp *u) {
         if (inside) {
           read_view(d, data->shape, (o * n + at.i) * inner + k, run, row + k);
         } else {
-          memset(row + k, 0, run * sizeof *row);
+          for (size_t e = 0; e < run; e++) row[k + (int64_t)e] = zero;
         }
       }
     }
@@ -313,11 +321,10 @@ static Status reduce(Interp *in, UOp *u) {
   return NULL;
 }
 
-/* The contents of a slot: u is the PARAM, or an AFTER that orders it behind STOREs. */
+/* The contents of a slot. */
 static Status load(Interp *in, UOp *u) {
   Scalar *out;
-  const UOp *param = u->op == OP_AFTER ? u->src[0] : u;
-  size_t slot = (size_t)param->arg.i, size = dtype_info[u->dtype].bytes;
+  size_t slot = (size_t)u->arg.i, size = dtype_info[u->dtype].bytes;
   size_t n = (size_t)shape_numel(u->shape);
   if (slot >= in->nslots) return FAIL(INTERNAL, "slot %zu of %zu", slot, in->nslots);
   if (in->slots[slot].bytes < n * size) {
@@ -330,12 +337,16 @@ static Status load(Interp *in, UOp *u) {
   return NULL;
 }
 
-static Status store(Interp *in, UOp *u) {
+/* -- STORE -------------------------------------------------------------------------------------
+ *
+ * Of an output: into the slot. Of a view of a state: the STORE's value is the whole state, a copy
+ * of the version below the view with the view's elements replaced; SINK writes it to the slot. */
+
+static Status store_output(Interp *in, UOp *u) {
   const UOp *to = u->src[0];
   Scalar *piece = in->chunks + (size_t)(MAX_LAZY + 1) * 3 * CHUNK;
   size_t size = dtype_info[to->dtype].bytes, slot = (size_t)to->arg.i;
   int64_t total = shape_numel(to->shape);
-  if (to->op != OP_PARAM) return FAIL(INTERNAL, "STORE into %s", op_info[to->op].name);
   char *at = in->slots[slot].data;
   for (int64_t b = 0; b < total; b += CHUNK) {
     size_t n = (size_t)(total - b < CHUNK ? total - b : CHUNK);
@@ -345,6 +356,83 @@ static Status store(Interp *in, UOp *u) {
     }
   }
   return NULL;
+}
+
+/* One op of a view: the coordinates in its source of the element at the coordinates c. */
+static void step_down(const UOp *u, int64_t *c) {
+  const int64_t *arg = u->arg.ints.at;
+  Ints from = u->src[0]->shape;
+  int64_t old[MAX_DIMS], flat = 0;
+  memcpy(old, c, sizeof old);
+  for (uint32_t k = 0; k < u->shape.n; k++) flat = flat * u->shape.at[k] + old[k];
+  for (uint32_t k = from.n; u->op == OP_RESHAPE && k-- > 0; flat /= from.at[k])
+    c[k] = flat % from.at[k];
+  for (uint32_t k = 0; k < from.n; k++) {
+    if (u->op == OP_PERMUTE) c[arg[k]] = old[k];
+    if (u->op == OP_SHRINK) c[k] = old[k] + arg[2 * k];
+    if (u->op == OP_WINDOW && k > arg[0]) c[k] = old[k + 1];
+    if (u->op == OP_WINDOW && k == arg[0]) c[k] = old[k] * arg[2] + old[k + 1] * arg[3];
+  }
+  for (uint32_t k = 0; u->op == OP_FLIP && k < u->arg.ints.n; k++)
+    c[arg[k]] = from.at[arg[k]] - 1 - old[arg[k]];
+}
+
+static int64_t place_in_root(const UOp *view, int64_t linear) {
+  int64_t c[MAX_DIMS] = {0}, flat = 0;
+  for (uint32_t k = view->shape.n; k-- > 0; linear /= view->shape.at[k])
+    c[k] = linear % view->shape.at[k];
+  for (; view_op(view); view = view->src[0]) step_down(view, c);
+  for (uint32_t k = 0; k < view->shape.n; k++) flat = flat * view->shape.at[k] + c[k];
+  return flat;
+}
+
+static Status store_view(Interp *in, UOp *u) {
+  UOp *root = view_root(u->src[0]);
+  Scalar *out, *piece = in->chunks + (size_t)(MAX_LAZY + 1) * 3 * CHUNK;
+  TRY(allocate_shape(in, u, root->shape, &out));
+  read_all(in, root, out, shape_numel(root->shape));
+  int64_t total = shape_numel(u->src[1]->shape);
+  for (int64_t b = 0; b < total; b += CHUNK) {
+    size_t n = (size_t)(total - b < CHUNK ? total - b : CHUNK);
+    read_chunk(in, u->src[1], b, n, piece);
+    for (size_t k = 0; k < n; k++) out[place_in_root(u->src[0], b + (int64_t)k)] = piece[k];
+  }
+  return NULL;
+}
+
+static Status store(Interp *in, UOp *u) {
+  const UOp *param = view_param(u->src[0]);
+  size_t slot = param ? (size_t)param->arg.i : in->nslots;
+  size_t bytes = param ? (size_t)shape_numel(param->shape) * dtype_info[param->dtype].bytes : 0;
+  if (slot >= in->nslots || in->slots[slot].bytes < bytes) {
+    return FAIL(INTERNAL, "STORE into slot %zu of %zu", slot, in->nslots);
+  }
+  return value_of(in, u)->whole ? store_view(in, u) : store_output(in, u);
+}
+
+/* The last versions of the states reach their slots. */
+static Status finish(Interp *in, UOp *sink) {
+  for (uint32_t s = 0; s < sink->nsrc; s++) {
+    UOp *store = sink->src[s];
+    const Value *v = value_of(in, store);
+    if (!v->whole) continue;
+    const UOp *param = view_param(store->src[0]);
+    size_t n = (size_t)shape_numel(param->shape), size = dtype_info[param->dtype].bytes;
+    char *at = in->slots[param->arg.i].data;
+    for (size_t k = 0; k < n; k++) {
+      scalar_store((DType)param->dtype, v->store->at[k], at + k * size);
+    }
+  }
+  return NULL;
+}
+
+/* A state after a STORE. */
+static void after(Interp *in, UOp *u) {
+  Value *v = value_of(in, u), *from = value_of(in, u->src[1]);
+  v->store = from->store;
+  v->store->refs++;
+  v->offset = 0;
+  memcpy(v->stride, from->stride, u->shape.n * sizeof *v->stride);
 }
 
 static Status compute(Interp *in, UOp *u) {
@@ -371,16 +459,13 @@ static Status compute(Interp *in, UOp *u) {
   case OP_GATHER: return gather(in, u);
   case OP_REDUCE: return reduce(in, u);
   case OP_STORE: return store(in, u);
-  case OP_SINK: return NULL;
+  case OP_SINK: return finish(in, u);
   case OP_PERMUTE:
   case OP_EXPAND:
   case OP_SHRINK:
   case OP_FLIP:
   case OP_WINDOW: view(in, u); return NULL;
-  case OP_AFTER:
-    if (u->src[0]->op == OP_PARAM) return load(in, u);
-    view(in, u);
-    return NULL;
+  case OP_AFTER: after(in, u); return NULL;
   default: return FAIL(INTERNAL, "%s is not a tensor-stage op", op_info[u->op].name);
   }
 }
@@ -401,7 +486,10 @@ static void prepare(Interp *in, Job *job) {
   in->chunks = (Scalar *)job_scratch(job, JOB_SCRATCH_PIECES, (size_t)(MAX_LAZY + 2) * 3 * CHUNK);
   for (size_t k = 0; k < n; k++) {
     UOp *u = in->list.at[k];
-    in->values[k].stride = arena_array(&job->arena, u->shape.n + 1, sizeof(int64_t));
+    uint32_t rank = u->op == OP_STORE ? view_root(u->src[0])->shape.n : u->shape.n;
+    in->values[k].stride = arena_array(&job->arena, rank + 1, sizeof(int64_t));
+    in->values[k].whole |= view_is_update(u);
+    if (u->op == OP_AFTER) in->values[u->src[1]->place].whole = true;
     for (uint32_t s = 0; s < u->nsrc; s++) {
       in->values[u->src[s]->place].uses++;
       in->values[u->src[s]->place].reader = u;

@@ -13,26 +13,39 @@ typedef struct GraphSlot {
   Str name; /* weights: for messages only */
   DType dtype;
   Ints shape;
+  bool state; /* an input whose contents a run updates in place */
   /* weights: */
   bool in_constants;      /* data is in Frontend.constants, else in the model's bytes */
   uint64_t offset, bytes; /* bytes == numel * item size */
 } GraphSlot;
 
+/* An input or output of the model that is not one tensor: a sequence, whose elements are the slots
+ * NAME[0] to NAME[length - 1], or an optional without a value. */
+typedef struct GraphValue {
+  Str name;
+  bool output, none;
+  size_t length; /* 0 for none */
+} GraphValue;
+
 typedef struct TensorGraph {
-  UOp *sink; /* SINK(STORE(PARAM(output slot), value)...) */
+  /* SINK(STORE(PARAM(output slot), value)..., STORE(view of a state, value)...), of a state its last
+   * STORE */
+  UOp *sink;
   GraphSlot *slots;
   size_t nslots, ninputs, noutputs;
+  GraphValue *values;
+  size_t nvalues;
   StrBuf constants; /* heap-owned bytes made by the frontend (decoded or folded weights) */
 } TensorGraph;
 
-typedef enum PlanBufferKind { PB_INPUT, PB_OUTPUT, PB_WEIGHT, PB_TEMP, PB_CONST } PlanBufferKind;
+typedef enum PlanBufferKind { PB_INPUT, PB_OUTPUT, PB_WEIGHT, PB_TEMP, PB_CONST, PB_STATE } PlanBufferKind;
 
 typedef struct PlanBuffer {
   PlanBufferKind kind;
-  int64_t slot; /* INPUT, OUTPUT, WEIGHT: slot of the tensor graph */
+  int64_t slot; /* INPUT, STATE, OUTPUT, WEIGHT: slot of the tensor graph */
   DType dtype;
   int64_t numel;
-  /* Bytes from the start of the arena (TEMP) or of the slot's data (INPUT, OUTPUT, WEIGHT). Whole
+  /* Bytes from the start of the arena (TEMP) or of the slot's data (INPUT, STATE, OUTPUT, WEIGHT). Whole
    * temporaries start at multiples of 64. */
   int64_t offset;
   uint32_t base; /* the whole buffer that this is the end of; its own number when it is whole */
@@ -73,6 +86,10 @@ typedef struct Target {
   const char *kind, *triple, *cpu, *features, *compiler;
   uint32_t vector_bytes, vector_registers, threads;
   uint64_t l1_bytes, l2_bytes, l3_bytes, memory_bytes;
+  uint32_t max_group;   /* threads of one workgroup; 0: the device has none and runs THREADs */
+  uint32_t warp;        /* threads of a workgroup that run in step */
+  uint64_t local_bytes; /* memory that a workgroup shares */
+  uint32_t max_buffers; /* that one kernel may have; 0 = no limit */
 } Target;
 
 /* One scheduling decision; see search/opts.h for the kinds and their legality. */
@@ -93,5 +110,7 @@ typedef struct Linear {
   size_t len;
   uint32_t nargs;
   uint32_t threads;       /* thread indices the kernel expects to be called with */
-  uint64_t scratch_bytes; /* LOCAL buffers, per thread */
+  uint64_t scratch_bytes; /* thread-private buffers, per thread */
+  /* Workgroups along x, y, z, and the threads of one; all 1 where there are none. */
+  uint32_t grid[3], block[3];
 } Linear;

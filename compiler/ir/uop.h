@@ -35,6 +35,25 @@ static inline bool dtype_is_bool(DType d) { return d == DT_BOOL; }
 static inline bool dtype_is_int(DType d) {
   return dtype_info[d].cls == DC_SINT || dtype_info[d].cls == DC_UINT;
 }
+/* Moved, selected and cast, never computed with: see dtype.def. */
+static inline bool dtype_is_storage(DType d) { return d > DT_INDEX; }
+
+/* How a float dtype below 32 bits is laid out: sign, exponent, `mant` fraction bits. */
+typedef enum FloatSpecials {
+  FS_IEEE, /* exponent all ones: infinity, NaN */
+  FS_FN,   /* all ones: NaN; no infinity */
+  FS_FNUZ, /* the pattern of -0 is the only NaN; no infinity, no -0 */
+  FS_NONE, /* every pattern is a finite number */
+  FS_E8M0, /* powers of two; all ones: NaN; no sign, no zero */
+} FloatSpecials;
+typedef struct FloatFormat {
+  uint8_t bits, mant;
+  int16_t emin; /* exponent of the smallest normal number */
+  double max;
+  FloatSpecials specials;
+} FloatFormat;
+/* NULL for f32, f64 and what is no float. */
+const FloatFormat *float_format(DType d);
 /* False for a name that is not in the table. */
 bool dtype_parse(Str name, DType *out);
 

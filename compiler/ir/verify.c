@@ -10,6 +10,7 @@
 
 #include "base/vec.h"
 #include "compiler/ir/text.h"
+#include "compiler/ir/view.h"
 
 typedef struct Verifier {
   Job *job;
@@ -92,8 +93,13 @@ static const char *check_lanes(const Verifier *v, const UOp *u) {
 }
 
 static const char *check_tensor(const UOp *u) {
-  if (u->op == OP_STORE && (u->nsrc != 2 || u->src[0]->op != OP_PARAM)) {
-    return "a tensor STORE has a PARAM and a value";
+  if (u->op == OP_STORE && (u->nsrc != 2 || !view_param(u->src[0]))) {
+    return "a tensor STORE has a PARAM or a view of one, and a value";
+  }
+  if (u->op == OP_STORE && !view_is_injective(u->src[0])) return "a STORE writes an element twice";
+  if (u->op == OP_AFTER &&
+      (u->nsrc != 2 || u->src[1]->op != OP_STORE || view_param(u->src[1]->src[0]) != u->src[0])) {
+    return "a tensor AFTER has a PARAM and a STORE into it";
   }
   if (u->op == OP_REDUCE && u->nsrc != 1) return "a tensor REDUCE has no RANGEs";
   for (uint32_t s = 0; u->op == OP_SINK && s < u->nsrc; s++) {

@@ -13,6 +13,7 @@
 #include <assert.h>
 
 #include "base/vec.h"
+#include "compiler/ir/view.h"
 #include "compiler/passes/indexing.h"
 #include "compiler/passes/ix.h"
 
@@ -161,7 +162,7 @@ static Place in_buffer(uint32_t buffer) { return (Place){.buffer = buffer, .cat 
 
 static uint32_t open_kernel(Fusion *f, uint32_t tensor, uint32_t after, Place place) {
   const Tensor *t = &f->tensors[tensor];
-  FusedKernel k = {.tensor = tensor, .after = after, .place = place};
+  FusedKernel k = {.tensor = tensor, .after = after, .place = place, .ready = t->ready};
   Ints shape = t->u->shape;
   k.index = arena_array(&f->job->arena, shape.n + 1, sizeof *k.index);
   for (uint32_t a = 0; a < shape.n; a++) {
@@ -221,8 +222,19 @@ static void fill_slices(Fusion *f, uint32_t tensor) {
 /* -- the walk ------------------------------------------------------------------------------------
  */
 
+/* The kernel that computes an update where it is stored. */
+static void update_kernel(Fusion *f, uint32_t tensor) {
+  const Tensor *t = &f->tensors[tensor];
+  if (!f->tensors[t->src[1]].numel) return;
+  copy_kernel(f, t->src[1], tensor, t->place);
+  FusedKernel *k = &f->kernels.at[f->kernels.len - 1];
+  k->update = t->u;
+  k->ready = t->ready;
+}
+
 static void visit(Fusion *f, uint32_t tensor) {
   Tensor *t = &f->tensors[tensor];
+  if (t->is_update) update_kernel(f, tensor);
   if (!t->numel || t->u->op == OP_STORE || t->u->op == OP_SINK) return;
   fill_slices(f, tensor);
   if (t->leaf) return;
@@ -246,6 +258,8 @@ static void visit(Fusion *f, uint32_t tensor) {
 static void number_tensors(Fusion *f, UOp *sink) {
   UOpList list = uop_toposort(f->job, sink);
   uint32_t *number = arena_array(&f->job->arena, f->job->next_id, sizeof *number);
+  uint32_t *time = arena_array(&f->job->arena, f->job->next_id, sizeof *time);
+  for (uint32_t k = 0; k < f->updates.n; k++) time[f->updates.at[k]->id] = k + 1;
   f->ntensors = (uint32_t)list.len;
   f->tensors = arena_array(&f->job->arena, list.len, sizeof *f->tensors);
   for (uint32_t i = 0; i < list.len; i++) {
@@ -253,20 +267,26 @@ static void number_tensors(Fusion *f, UOp *sink) {
     Tensor *t = &f->tensors[i];
     number[u->id] = i;
     *t = (Tensor){.u = u, .numel = shape_numel(u->shape), .place = {.cat = NO_TENSOR}};
-    t->leaf = u->op == OP_PARAM || u->op == OP_CONST;
+    t->leaf = u->op == OP_PARAM || u->op == OP_CONST || u->op == OP_AFTER;
     t->src = arena_array(&f->job->arena, u->nsrc + 1, sizeof *t->src);
-    for (uint32_t s = 0; s < u->nsrc; s++) t->src[s] = number[u->src[s]->id];
-    if (!strchr(op_info[u->op].stages, 'T') || u->op == OP_AFTER) {
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      t->src[s] = number[u->src[s]->id];
+      if (f->tensors[t->src[s]].ready > t->ready) t->ready = f->tensors[t->src[s]].ready;
+    }
+    if (u->op == OP_STORE && time[u->id]) t->is_update = true, t->ready = time[u->id];
+    if (!strchr(op_info[u->op].stages, 'T')) {
       job_abort(f->job, FAIL(INTERNAL, "%s in a tensor graph", op_info[u->op].name));
     }
   }
 }
 
 /* Inputs and outputs get the first buffers, in slot order; a weight gets one when the graph reads
- * it. */
+ * it. Versions and updates of a state are where the state is. */
 static void place_params(Fusion *f, const TensorGraph *graph) {
   for (uint32_t i = 0; i < f->ntensors; i++) {
     Tensor *t = &f->tensors[i];
+    if (t->u->op == OP_AFTER) t->place = f->tensors[t->src[0]].place;
+    if (t->is_update) t->place = in_buffer((uint32_t)view_param(t->u->src[0])->arg.i);
     if (t->u->op != OP_PARAM) continue;
     size_t slot = (size_t)t->u->arg.i;
     if (slot >= graph->nslots) {
@@ -287,6 +307,7 @@ static void place_outputs(Fusion *f, UOp *sink) {
   assert(root->u == sink);
   for (uint32_t k = 0; k < sink->nsrc; k++) {
     const Tensor *store = &f->tensors[root->src[k]];
+    if (store->is_update) continue;
     Place place = f->tensors[store->src[0]].place;
     uint32_t value = store->src[1];
     if (f->buffers.at[place.buffer].constant.len) continue;
@@ -310,4 +331,12 @@ void fuse(Fusion *f, const TensorGraph *graph, UOp *sink) {
     visit(f, i);
     job_poll(f->job);
   }
+}
+
+int fusion_order(const void *a, const void *b) {
+  const FusedKernel *x = *(FusedKernel *const *)a, *y = *(FusedKernel *const *)b;
+  if (x->ready != y->ready) return x->ready < y->ready ? -1 : 1;
+  if (!x->update != !y->update) return x->update ? -1 : 1;
+  if (x->after != y->after) return x->after < y->after ? -1 : 1;
+  return x < y ? 1 : -1;
 }

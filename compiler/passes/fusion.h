@@ -1,12 +1,14 @@
 /* Which tensors are stored, and what every kernel asks of the others.
  *
- * A Tensor is a node of the tensor graph. It is a leaf (PARAM, CONST), stored (a buffer of its own
+ * A Tensor is a node of the tensor graph. It is a leaf (PARAM, CONST, a version of a
+ * state), stored (a buffer of its own
  * or a slice of a stored CAT, computed by a kernel), or inlined. A Demand is a place where a kernel
  * needs elements of a tensor: the index tuple, in terms of the kernel's ranges, under a gate. The
  * same tensor asked twice with the same tuple is one Demand. A demand of an inlined tensor points
  * to the demands of its sources; a demand of a leaf or a stored tensor is a load. */
 #pragma once
 
+#include "compiler/passes/hazard.h"
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/simplify.h"
 
@@ -53,6 +55,8 @@ typedef struct Tensor {
   uint32_t *src; /* tensor numbers */
   int64_t numel;
   Cost cost;
+  uint32_t ready; /* how many updates have to be done before; of an update, with itself */
+  bool is_update; /* a STORE into a state */
   bool leaf, stored;
   uint8_t nconsumers; /* 2: more */
   Place place;        /* stored, and PARAM */
@@ -71,6 +75,9 @@ typedef struct Access {
 
 typedef struct FusedKernel {
   uint32_t tensor; /* whose value it stores */
+  UOp *update;     /* a STORE into a state, whose value that is; NULL: into the place */
+  UOp *at;         /* of an update: the flat index that is written; filled in by rangeify */
+  uint32_t ready;  /* as of the tensor, or of the update */
   uint32_t after;  /* kernels run in the order of this tensor number, then of creation, backwards */
   Place place;
   UOp **index; /* its output ranges, one per axis; CONST 0 for axes of size 1 */
@@ -120,11 +127,15 @@ typedef struct Fusion {
   } buffers;
   FoldedConstants constants;
   NodeMap parts; /* of buffers: narrow.c */
+  Updates updates;
 } Fusion;
 
 /* Decides everything. buffers holds the inputs and outputs before; weights that are read, constants
  * and temporaries are added. Outputs whose PlanBuffer has constant bytes are left alone. */
 void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
+/* Whether kernel a runs before b, for qsort of pointers: by what has to be updated before, then
+ * everything is written before it is read. */
+int fusion_order(const void *a, const void *b);
 
 /* fusion_cost.c: the facts and the choices. */
 void fusion_costs(Fusion *f);

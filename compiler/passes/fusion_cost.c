@@ -130,7 +130,7 @@ void fusion_costs(Fusion *f) {
   for (uint32_t i = 0; i < f->ntensors; i++) {
     Tensor *t = &f->tensors[i];
     uint32_t flags = op_info[t->u->op].flags;
-    if (t->u->op == OP_PARAM || t->u->op == OP_CONTIGUOUS) {
+    if (t->u->op == OP_PARAM || t->u->op == OP_AFTER || t->u->op == OP_CONTIGUOUS) {
       t->cost = stored_cost(t);
     } else if (t->u->op == OP_REDUCE) {
       t->cost = reduce_cost(f, t);

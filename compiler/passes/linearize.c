@@ -242,6 +242,7 @@ static uint64_t scratch_bytes(const UOpList *out) {
 
 static void count(Linear *out) {
   out->threads = 1;
+  for (int d = 0; d < 3; d++) out->grid[d] = out->block[d] = 1;
   for (size_t i = 0; i < out->len; i++) {
     const UOp *u = out->list[i];
     if (u->op == OP_THREAD) out->threads = (uint32_t)u->arg.i;

@@ -17,7 +17,8 @@
 static void interface_buffers(Fusion *f, const TensorGraph *graph) {
   for (size_t s = 0; s < graph->ninputs + graph->noutputs; s++) {
     const GraphSlot *slot = &graph->slots[s];
-    PlanBuffer b = {.kind = s < graph->ninputs ? PB_INPUT : PB_OUTPUT,
+    PlanBufferKind input = slot->state ? PB_STATE : PB_INPUT;
+    PlanBuffer b = {.kind = s < graph->ninputs ? input : PB_OUTPUT,
                     .slot = (int64_t)s,
                     .dtype = slot->dtype,
                     .numel = shape_numel(slot->shape),
@@ -26,18 +27,10 @@ static void interface_buffers(Fusion *f, const TensorGraph *graph) {
   }
 }
 
-/* Kernels in an order in which everything is written before it is read: that of the tensors they
- * compute, which is depth first from the outputs. */
-static int in_order(const void *a, const void *b) {
-  const FusedKernel *x = *(FusedKernel *const *)a, *y = *(FusedKernel *const *)b;
-  if (x->after != y->after) return x->after < y->after ? -1 : 1;
-  return x < y ? 1 : -1;
-}
-
 static FusedKernel **ordered_kernels(Fusion *f) {
   FusedKernel **order = arena_array(&f->job->arena, f->kernels.len + 1, sizeof(FusedKernel *));
   for (size_t k = 0; k < f->kernels.len; k++) order[k] = &f->kernels.at[k];
-  qsort(order, f->kernels.len, sizeof *order, in_order);
+  qsort(order, f->kernels.len, sizeof *order, fusion_order);
   return order;
 }
 
@@ -54,7 +47,8 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
 }
 
 static const char *describe(Job *job, const TensorGraph *graph, const PlanBuffer *b) {
-  static const char *const kinds[] = {"input", "output", "weight"};
+  static const char *const kinds[] = {
+      [PB_INPUT] = "input", "output", "weight", [PB_STATE] = "state"};
   if (b->kind == PB_TEMP || b->kind == PB_CONST) return "a temporary";
   Str name = graph->slots[b->slot].name;
   return arena_printf(&job->arena, "%s '" STR_FMT "'", kinds[b->kind], STR_ARG(name));
@@ -112,6 +106,8 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   interface_buffers(&f, graph);
   UOp *sink = simplify_graph(job, graph, target, f.buffers.at, &f.constants);
   verify(job, sink, "simplify_graph");
+  sink = hazard_resolve(job, graph, sink, &f.updates);
+  verify(job, sink, "hazard_resolve");
   fuse(&f, graph, sink);
   check_buffers(job, graph, target, &f);
   rangeify_values(&f);

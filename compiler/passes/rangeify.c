@@ -12,6 +12,7 @@
 #include <assert.h>
 
 #include "base/vec.h"
+#include "compiler/ir/view.h"
 #include "compiler/passes/indexing.h"
 #include "compiler/passes/ix.h"
 #include "compiler/passes/narrow.h"
@@ -52,10 +53,25 @@ static void extend(Access *a, const UOp *at, bool gated) {
   if (at->vmax > a->last) a->last = at->vmax;
 }
 
+/* Where a kernel writes. */
+static UOp *locate_result(const Fusion *f, FusedKernel *k, uint32_t *buffer) {
+  UOp **index = k->index, *to = f->tensors[k->tensor].u;
+  if (k->update) {
+    for (to = k->update->src[0]; view_op(to); to = to->src[0])
+      index = index_pull(f->job, to, 0, index).index;
+  }
+  k->at = locate(f, to, k->place, index, buffer);
+  return k->at;
+}
+
 static UOp *load(const Fusion *f, const Tensor *t, const Demand *d) {
   uint32_t buffer;
   FusedKernel *k = &f->kernels.at[d->kernel];
   UOp *at = locate(f, t->u, t->place, d->index, &buffer);
+  if (k->update && k->place.buffer == buffer && k->at == at) {
+    UOp *own[] = {buffer_param(f, buffer, 0), at, d->gate};
+    return uop_make(f->job, OP_INDEX, DT_VOID, arg_none(), own, d->gate ? 3 : 2);
+  }
   size_t n = read_number(f, k, buffer);
   extend(&k->reads.at[n], at, d->gate);
   UOp *src[] = {buffer_param(f, buffer, 1 + (int64_t)n), at, d->gate};
@@ -123,6 +139,9 @@ static UOp *value_of(Fusion *f, const Tensor *t, const Demand *d) {
 }
 
 void rangeify_values(Fusion *f) {
+  uint32_t buffer;
+  for (size_t k = 0; k < f->kernels.len; k++)
+    if (f->kernels.at[k].update) locate_result(f, &f->kernels.at[k], &buffer);
   for (uint32_t i = 0; i < f->ntensors; i++) {
     Tensor *t = &f->tensors[i];
     for (Demand *d = t->demands; d; d = d->next) d->value = value_of(f, t, d);
@@ -167,7 +186,7 @@ UOp *rangeify_kernel(Fusion *f, FusedKernel *k) {
   Access *touched = arena_array(&f->job->arena, nargs, sizeof *touched);
   uint32_t n = 1;
   if (k->reads.len) memcpy(touched + 1, k->reads.at, k->reads.len * sizeof *touched);
-  src[1] = locate(f, t->u, k->place, k->index, &touched[0].buffer);
+  src[1] = locate_result(f, k, &touched[0].buffer);
   touched[0].first = src[1]->vmin, touched[0].last = src[1]->vmax;
   src[0] = buffer_param(f, touched[0].buffer, 0);
   src[2] = k->value->value;

@@ -188,6 +188,11 @@ static Known *known_values(Job *job, const UOpList *list) {
   return known;
 }
 
+static bool is_output(const TensorGraph *graph, const UOp *store) {
+  const UOp *to = store->src[0];
+  return to->op == OP_PARAM && graph->slots[to->arg.i].kind == SLOT_OUTPUT;
+}
+
 /* Replaces values by constants in the graph, and gives outputs without parameters their bytes. */
 static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, PlanBuffer *interface,
                         FoldedConstants *constants) {
@@ -198,7 +203,7 @@ static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, PlanBuffe
   size_t n = 0;
   bool *constant = arena_array(&job->arena, sink->nsrc + 1, sizeof *constant);
   for (uint32_t k = 0; k < sink->nsrc; k++)
-    constant[k] = known[sink->src[k]->src[1]->place].constant;
+    constant[k] = known[sink->src[k]->src[1]->place].constant && is_output(graph, sink->src[k]);
   for (uint32_t k = 0; k < sink->nsrc; k++) {
     UOp *value = sink->src[k]->src[1], *same = uniform(value);
     if (!constant[k] || !shape_numel(value->shape)) continue;

@@ -1,6 +1,7 @@
-/* decomp.rules: its guards in C. The functions are in transcend.c. */
+/* decomp.rules: its guards in C. The functions are in transcend.c and small.c. */
 #include <math.h>
 
+#include "compiler/rules/small.h"
 #include "compiler/rules/transcend.h"
 
 /* f16 and bf16 sums round to 16 bits after each operation. */

@@ -71,17 +71,27 @@ static UOp *divide_exactly(Rewrite *rw, UOp *n, UOp *x, UOp *c) {
  */
 
 static unsigned mantissa_bits(DType d) {
-  return d == DT_F64 ? 53 : d == DT_F32 ? 24 : d == DT_F16 ? 11 : 8;
+  const FloatFormat *f = float_format(d);
+  return f ? f->mant + 1u : d == DT_F64 ? 53 : 24;
+}
+
+/* Small floats all fit f32 and, but for the exponents of e8m0 and bf16, f16. */
+static bool float_lossless(DType from, DType to) {
+  if (dtype_is_storage(to)) return false;
+  if (to == DT_F16) return dtype_is_storage(from) && from != DT_F8E8M0;
+  return dtype_info[from].bits < dtype_info[to].bits;
 }
 
 static bool is_lossless(DType from, DType to) {
-  if (from == to || from == DT_BOOL) return to != DT_VOID;
+  if (from == to) return true;
+  if (from == DT_BOOL) return to != DT_VOID && !(dtype_is_storage(to) && dtype_is_float(to));
   if (to == DT_BOOL) return false;
   unsigned a = dtype_info[from].bits, b = dtype_info[to].bits;
-  if (dtype_is_float(from)) {
-    return dtype_is_float(to) && a < b;
+  if (dtype_is_float(from)) return dtype_is_float(to) && float_lossless(from, to);
+  if (dtype_is_float(to)) {
+    if (dtype_is_storage(to)) return false;
+    return to != DT_F16 ? a <= mantissa_bits(to) : a <= 8;
   }
-  if (dtype_is_float(to)) return to != DT_F16 ? a <= mantissa_bits(to) : a <= 8;
   if (dtype_is_uint(from) == dtype_is_uint(to)) return a <= b;
   return dtype_is_uint(from) && a < b;
 }

@@ -135,6 +135,7 @@ KernelInfo *kernel_info(Job *job, UOp *sink) {
   for (size_t i = 0; i < k->list.len; i++) {
     UOp *u = k->list.at[i];
     if (is_load(u)) k->operands[k->noperands++] = u;
+    k->in_place |= is_load(u) && u->src[0]->arg.i == 0;
   }
   find_stageable(job, k);
   if (sink->nsrc != 1) return k;
@@ -248,10 +249,22 @@ static Status plan_one(Planner *p) {
   return refuse(p, "unknown kind");
 }
 
+/* A kernel that reads what it writes computes no element twice: tiles and the shares of threads do
+ * not overlap, but are cut off at the end. */
+static void pad_axis(AxisPlan *a) {
+  int64_t outer = (a->size + a->tile - 1) / a->tile, threads = a->threads ? a->threads : 1;
+  if (a->tile > a->size || threads > outer) return; /* refused below */
+  int64_t unit = a->tile * threads, rest = a->size % unit;
+  if (rest) a->size += unit - rest, a->padded = true;
+  a->outer = a->size / a->tile;
+}
+
 static Status finish_axes(const KernelInfo *k, OptPlan *plan) {
   for (uint32_t i = 0; i < k->naxes; i++) {
     AxisPlan *a = &plan->axes[i];
-    if (!k->axes[i].range || a->tile == 1) continue;
+    if (!k->axes[i].range) continue;
+    if (k->in_place && !k->axes[i].reduce) pad_axis(a);
+    if (a->tile == 1) continue;
     if (a->tile > a->size)
       return FAIL(INVALID_ARGUMENT, "axis %u of size %lld has a tile of %lld", i,
                   (long long)a->size, (long long)a->tile);

@@ -4,7 +4,7 @@
  * to one tile, innermost first: VECTOR(1,16) UPCAST(1,2) makes tiles of 32 along axis 1, two
  * vectors of 16 wide. An output axis whose size is no multiple of its tile gets overlapping tiles:
  * the last one is moved back and computes some elements twice, which is sound because a kernel
- * never reads what it writes. Reduce axes cannot overlap: their tile divides the size, or PADTO
+ * does not read what it writes; one that does has that axis padded instead. Reduce axes cannot overlap: their tile divides the size, or PADTO
  * comes first. Lists travel between machines as text: "VECTOR(1,16) UPCAST(0,8) THREAD(0,2)". */
 #pragma once
 
@@ -36,6 +36,7 @@ typedef struct KernelAxis {
 typedef struct KernelInfo {
   UOpList list; /* topological */
   UOp *store;   /* NULL unless the kernel has exactly one */
+  bool in_place; /* it reads what it writes */
   UOp **loops;  /* its output ranges, outermost first */
   uint32_t nloops;
   KernelAxis *axes; /* by range id */

@@ -107,6 +107,10 @@ static void answer(CompileWaiter *w, Executable *e, Kiln__V1__CompileReport *rep
   m.inputs = e->face->inputs;
   m.n_outputs = e->face->n_outputs;
   m.outputs = e->face->outputs;
+  m.n_input_values = e->face->n_input_values;
+  m.input_values = e->face->input_values;
+  m.n_output_values = e->face->n_output_values;
+  m.output_values = e->face->output_values;
   m.report = report;
   e->handles++;
   request_reply(w->request, &m.base);

@@ -19,13 +19,29 @@ static const struct {
   const char *name;
   size_t bytes;
 } dtypes[] = {
-    [KILN__V1__DTYPE__DTYPE_BOOL] = {"bool", 1}, [KILN__V1__DTYPE__DTYPE_I8] = {"i8", 1},
-    [KILN__V1__DTYPE__DTYPE_I16] = {"i16", 2},   [KILN__V1__DTYPE__DTYPE_I32] = {"i32", 4},
-    [KILN__V1__DTYPE__DTYPE_I64] = {"i64", 8},   [KILN__V1__DTYPE__DTYPE_U8] = {"u8", 1},
-    [KILN__V1__DTYPE__DTYPE_U16] = {"u16", 2},   [KILN__V1__DTYPE__DTYPE_U32] = {"u32", 4},
-    [KILN__V1__DTYPE__DTYPE_U64] = {"u64", 8},   [KILN__V1__DTYPE__DTYPE_F16] = {"f16", 2},
-    [KILN__V1__DTYPE__DTYPE_BF16] = {"bf16", 2}, [KILN__V1__DTYPE__DTYPE_F32] = {"f32", 4},
+    [KILN__V1__DTYPE__DTYPE_BOOL] = {"bool", 1},
+    [KILN__V1__DTYPE__DTYPE_I8] = {"i8", 1},
+    [KILN__V1__DTYPE__DTYPE_I16] = {"i16", 2},
+    [KILN__V1__DTYPE__DTYPE_I32] = {"i32", 4},
+    [KILN__V1__DTYPE__DTYPE_I64] = {"i64", 8},
+    [KILN__V1__DTYPE__DTYPE_U8] = {"u8", 1},
+    [KILN__V1__DTYPE__DTYPE_U16] = {"u16", 2},
+    [KILN__V1__DTYPE__DTYPE_U32] = {"u32", 4},
+    [KILN__V1__DTYPE__DTYPE_U64] = {"u64", 8},
+    [KILN__V1__DTYPE__DTYPE_F16] = {"f16", 2},
+    [KILN__V1__DTYPE__DTYPE_BF16] = {"bf16", 2},
+    [KILN__V1__DTYPE__DTYPE_F32] = {"f32", 4},
     [KILN__V1__DTYPE__DTYPE_F64] = {"f64", 8},
+    [KILN__V1__DTYPE__DTYPE_F8E4M3FN] = {"f8e4m3fn", 1},
+    [KILN__V1__DTYPE__DTYPE_F8E4M3FNUZ] = {"f8e4m3fnuz", 1},
+    [KILN__V1__DTYPE__DTYPE_F8E5M2] = {"f8e5m2", 1},
+    [KILN__V1__DTYPE__DTYPE_F8E5M2FNUZ] = {"f8e5m2fnuz", 1},
+    [KILN__V1__DTYPE__DTYPE_F8E8M0] = {"f8e8m0", 1},
+    [KILN__V1__DTYPE__DTYPE_F4E2M1] = {"f4e2m1", 1},
+    [KILN__V1__DTYPE__DTYPE_I4] = {"i4", 1},
+    [KILN__V1__DTYPE__DTYPE_U4] = {"u4", 1},
+    [KILN__V1__DTYPE__DTYPE_I2] = {"i2", 1},
+    [KILN__V1__DTYPE__DTYPE_U2] = {"u2", 1},
 };
 
 static bool known_dtype(Kiln__V1__DType d) {

@@ -165,6 +165,8 @@ static Status kernel(CompileWorker *w, const Kiln__V1__Envelope *request) {
     binary.opts = (char *)(uintptr_t)object.opts;
     binary.threads = object.threads;
     binary.scratch_bytes = object.scratch_bytes;
+    binary.grid = object.grid, binary.n_grid = 3;
+    binary.block = object.block, binary.n_block = 3;
     done.binary = &binary;
     done.wall_ns = clock_now_ns() - start;
     env.id = request->id;

@@ -28,7 +28,11 @@ Status convert_target(Arena *arena, const Kiln__V1__TargetSpec *spec, Target *ou
                   .l1_bytes = spec->l1_bytes,
                   .l2_bytes = spec->l2_bytes,
                   .l3_bytes = spec->l3_bytes,
-                  .memory_bytes = spec->memory_bytes};
+                  .memory_bytes = spec->memory_bytes,
+                  .max_group = spec->max_group,
+                  .warp = spec->warp,
+                  .local_bytes = spec->local_bytes,
+                  .max_buffers = spec->max_buffers};
   bool ok = out->kind && out->triple && out->cpu && out->features && out->compiler;
   return ok ? NULL : no_memory("the target");
 }
@@ -58,6 +62,10 @@ void convert_caps(const DeviceCaps *caps, Kiln__V1__TargetSpec *out) {
   out->l2_bytes = caps->l2_bytes;
   out->l3_bytes = caps->l3_bytes;
   out->memory_bytes = caps->memory_bytes;
+  out->max_group = caps->max_group;
+  out->warp = caps->warp;
+  out->local_bytes = caps->local_bytes;
+  out->max_buffers = caps->max_buffers;
 }
 
 Status convert_format(Kiln__V1__ModelFormat format, ModelKind *out) {
@@ -85,13 +93,29 @@ Status convert_dims(Arena *arena, const Kiln__V1__CompileOptions *options, Front
 
 static bool dtype_to_wire(DType dtype, Kiln__V1__DType *out) {
   static const Kiln__V1__DType table[DT__COUNT] = {
-      [DT_BOOL] = KILN__V1__DTYPE__DTYPE_BOOL, [DT_I8] = KILN__V1__DTYPE__DTYPE_I8,
-      [DT_I16] = KILN__V1__DTYPE__DTYPE_I16,   [DT_I32] = KILN__V1__DTYPE__DTYPE_I32,
-      [DT_I64] = KILN__V1__DTYPE__DTYPE_I64,   [DT_U8] = KILN__V1__DTYPE__DTYPE_U8,
-      [DT_U16] = KILN__V1__DTYPE__DTYPE_U16,   [DT_U32] = KILN__V1__DTYPE__DTYPE_U32,
-      [DT_U64] = KILN__V1__DTYPE__DTYPE_U64,   [DT_F16] = KILN__V1__DTYPE__DTYPE_F16,
-      [DT_BF16] = KILN__V1__DTYPE__DTYPE_BF16, [DT_F32] = KILN__V1__DTYPE__DTYPE_F32,
+      [DT_BOOL] = KILN__V1__DTYPE__DTYPE_BOOL,
+      [DT_I8] = KILN__V1__DTYPE__DTYPE_I8,
+      [DT_I16] = KILN__V1__DTYPE__DTYPE_I16,
+      [DT_I32] = KILN__V1__DTYPE__DTYPE_I32,
+      [DT_I64] = KILN__V1__DTYPE__DTYPE_I64,
+      [DT_U8] = KILN__V1__DTYPE__DTYPE_U8,
+      [DT_U16] = KILN__V1__DTYPE__DTYPE_U16,
+      [DT_U32] = KILN__V1__DTYPE__DTYPE_U32,
+      [DT_U64] = KILN__V1__DTYPE__DTYPE_U64,
+      [DT_F16] = KILN__V1__DTYPE__DTYPE_F16,
+      [DT_BF16] = KILN__V1__DTYPE__DTYPE_BF16,
+      [DT_F32] = KILN__V1__DTYPE__DTYPE_F32,
       [DT_F64] = KILN__V1__DTYPE__DTYPE_F64,
+      [DT_F8E4M3FN] = KILN__V1__DTYPE__DTYPE_F8E4M3FN,
+      [DT_F8E4M3FNUZ] = KILN__V1__DTYPE__DTYPE_F8E4M3FNUZ,
+      [DT_F8E5M2] = KILN__V1__DTYPE__DTYPE_F8E5M2,
+      [DT_F8E5M2FNUZ] = KILN__V1__DTYPE__DTYPE_F8E5M2FNUZ,
+      [DT_F8E8M0] = KILN__V1__DTYPE__DTYPE_F8E8M0,
+      [DT_F4E2M1] = KILN__V1__DTYPE__DTYPE_F4E2M1,
+      [DT_I4] = KILN__V1__DTYPE__DTYPE_I4,
+      [DT_U4] = KILN__V1__DTYPE__DTYPE_U4,
+      [DT_I2] = KILN__V1__DTYPE__DTYPE_I2,
+      [DT_U2] = KILN__V1__DTYPE__DTYPE_U2,
   };
   *out = table[dtype];
   return *out != 0;
@@ -123,6 +147,26 @@ static Status convert_weight(Arena *arena, const GraphSlot *slot, size_t index,
   return NULL;
 }
 
+/* Sequences and empty optionals, those of the inputs or those of the outputs. */
+static Status convert_values(Arena *arena, const TensorGraph *g, bool output, size_t *n,
+                             Kiln__V1__ValueSpec ***out) {
+  *n = 0;
+  *out = arena_array(arena, g->nvalues + 1, sizeof **out);
+  if (!*out) return no_memory("the interface");
+  for (size_t i = 0; i < g->nvalues; i++) {
+    const GraphValue *v = &g->values[i];
+    if (v->output != output) continue;
+    Kiln__V1__ValueSpec *spec = (*out)[(*n)++] = arena_alloc(arena, sizeof *spec);
+    if (!spec) return no_memory("the interface");
+    kiln__v1__value_spec__init(spec);
+    spec->name = arena_strdup(arena, v->name);
+    if (!spec->name) return no_memory("the interface");
+    spec->none = v->none;
+    spec->length = (uint32_t)v->length;
+  }
+  return NULL;
+}
+
 Status convert_interface(Arena *arena, const TensorGraph *g, Kiln__V1__FrontendDone *out) {
   size_t weights = g->nslots - g->ninputs - g->noutputs;
   out->n_inputs = g->ninputs;
@@ -132,6 +176,8 @@ Status convert_interface(Arena *arena, const TensorGraph *g, Kiln__V1__FrontendD
   out->outputs = arena_array(arena, g->noutputs + 1, sizeof *out->outputs);
   out->weights = arena_array(arena, weights + 1, sizeof *out->weights);
   if (!out->inputs || !out->outputs || !out->weights) return no_memory("the interface");
+  TRY(convert_values(arena, g, false, &out->n_input_values, &out->input_values));
+  TRY(convert_values(arena, g, true, &out->n_output_values, &out->output_values));
   for (size_t i = 0; i < g->ninputs; i++) TRY(convert_spec(arena, &g->slots[i], &out->inputs[i]));
   for (size_t i = 0; i < g->noutputs; i++)
     TRY(convert_spec(arena, &g->slots[g->ninputs + i], &out->outputs[i]));

@@ -1,19 +1,24 @@
-/* An executable is resolved when it is loaded: every kernel argument gets its host address, and
- * those that change from run to run (inputs, outputs) are listed in `patches` with their slot. A
- * run fills in the slots' addresses, applies the patches and submits the whole plan at once.
+/* An executable is resolved when it is loaded: every kernel argument gets its buffer and offset,
+ * and those that change from run to run (inputs, outputs) are listed in `patches` with their slot.
+ * A run fills in the slots' places, applies the patches and submits the whole plan at once.
  *
  * Temporaries live in one arena shared by all executables. When it grows it moves; each executable
- * remembers the base it was resolved against and is resolved again when that changed.
+ * remembers the buffer it was resolved against and is resolved again when that changed.
  *
  * Small inputs and outputs pass through `staging`, laid out slot after slot at multiples of 64, so
- * that a run allocates nothing. */
+ * that a run allocates nothing. A device that does not share the host's memory has its slabs'
+ * tensors there too, copied in before the run and out after it, and `mirror` is what the host sees
+ * of its inline outputs. */
 #include "daemon/worker/executor.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/map.h"
+#include "daemon/channel/shm.h"
+#include "daemon/worker/device_memory.h"
 
 enum { ALIGN = 64, THREADS_MAX = 1 << 16 };
 
@@ -26,36 +31,48 @@ typedef struct Patch {
 /* An output whose value the compiler knows. */
 typedef struct Fill {
   uint32_t slot;
-  const char *bytes;
+  const char *bytes; /* of the plan's message */
   size_t len;
 } Fill;
+
+/* The tensor of an input or output in the current run. */
+typedef struct SlotPlace {
+  LaunchArg at;
+  char *out; /* where the host wants an output that the device cannot write itself, or NULL */
+} SlotPlace;
 
 typedef struct Loaded {
   Program **programs;
   size_t nprograms;
-  Buffer *model, *constants;
+  Buffer *model, *constants, *known; /* known: the plan's CONST buffers and OUTPUTs' values */
+  WeightPart *weights;               /* by position in the plan's list of weights */
+  size_t nweights;
   Launch *launches;
   size_t nlaunches;
-  void **args; /* of all launches, one after the other */
+  LaunchArg *args; /* of all launches, one after the other */
   size_t nargs;
-  uint64_t *temp_offset; /* parallel to args; UINT64_MAX where it is no temporary */
+  uint32_t *temps; /* arguments that are temporaries */
+  size_t ntemps;
   uint64_t temp_bytes;
-  char *temp_base; /* what the temporaries were resolved against */
+  const Buffer *temp_base; /* what the temporaries were resolved against */
   Patch *patches;
   size_t npatches;
   Fill *fills;
   size_t nfills;
-  char **known; /* by plan buffer: the constant's bytes, or NULL; owned */
-  size_t nknown;
+  uint64_t *known_at; /* by plan buffer: offset in `known`, UINT64_MAX when it has no bytes */
+  char *known_bytes;  /* the host's copy of `known` */
   size_t ninputs, noutputs;
   uint64_t *slot_bytes; /* inputs, then outputs */
-  void **slot_at;       /* addresses of the current run */
+  SlotPlace *slot_at;   /* of the current run */
 } Loaded;
 
 struct Executor {
   Device *dev;
-  Map loaded, buffers, slabs; /* Loaded, Buffer, Buffer */
+  Map loaded, buffers, slabs; /* Loaded, Buffer, SharedMemory */
   Buffer *temp, *staging;
+  char *mirror; /* of staging, for outputs of devices without shared memory */
+  size_t mirror_size;
+  int read_fd;                  /* what executor_buffer_read made last, or -1 */
   ProtobufCBinaryData *outputs; /* of the last RunDone */
   size_t outputs_cap;
 };
@@ -68,6 +85,7 @@ Status executor_create(Device *dev, Executor **out) {
   *out = calloc(1, sizeof **out);
   if (!*out) return FAIL(RESOURCE_EXHAUSTED, "executor");
   (*out)->dev = dev;
+  (*out)->read_fd = -1;
   return NULL;
 }
 
@@ -76,17 +94,25 @@ static void loaded_release(Executor *x, Loaded *l) {
   for (size_t i = 0; i < l->nprograms; i++) device_program_free(x->dev, l->programs[i]);
   device_buffer_free(x->dev, l->model);
   device_buffer_free(x->dev, l->constants);
+  device_buffer_free(x->dev, l->known);
   free(l->programs);
+  free(l->weights);
   free(l->launches);
   free(l->args);
-  free(l->temp_offset);
+  free(l->temps);
   free(l->patches);
-  for (size_t i = 0; i < l->nknown; i++) free(l->known[i]);
-  free(l->known);
+  free(l->known_at);
+  free(l->known_bytes);
   free(l->fills);
   free(l->slot_bytes);
   free(l->slot_at);
   free(l);
+}
+
+static void slab_release(Executor *x, SharedMemory *slab) {
+  if (!slab) return;
+  device_memory_unshare(x->dev, slab);
+  free(slab);
 }
 
 void executor_release(Executor *x) {
@@ -94,21 +120,16 @@ void executor_release(Executor *x) {
   MapSlot *s;
   for (size_t i = 0; map_next(&x->loaded, &i, &s);) loaded_release(x, s->value);
   for (size_t i = 0; map_next(&x->buffers, &i, &s);) device_buffer_free(x->dev, s->value);
-  for (size_t i = 0; map_next(&x->slabs, &i, &s);) device_buffer_free(x->dev, s->value);
+  for (size_t i = 0; map_next(&x->slabs, &i, &s);) slab_release(x, s->value);
   map_deinit(&x->loaded);
   map_deinit(&x->buffers);
   map_deinit(&x->slabs);
   device_buffer_free(x->dev, x->temp);
   device_buffer_free(x->dev, x->staging);
+  if (x->read_fd >= 0) close(x->read_fd);
+  free(x->mirror);
   free(x->outputs);
   free(x);
-}
-
-/* A buffer over fd, whose ownership is taken in any case; -1 = new memory. */
-static Status adopt(Executor *x, uint64_t bytes, int fd, Buffer **out) {
-  Status st = device_buffer_alloc(x->dev, bytes, fd, out);
-  if (st && fd >= 0) close(fd);
-  return st;
 }
 
 /* Makes *b at least `bytes` large; its content is lost when it grows. */
@@ -121,6 +142,16 @@ static Status ensure(Executor *x, Buffer **b, uint64_t bytes) {
 
 /* -- loading ------------------------------------------------------------------------------------
  */
+
+/* Up to three numbers; 1 where there are fewer. */
+static Status set_dims(const uint32_t *from, size_t n, uint32_t *to) {
+  if (n > 3) return BROKEN("%zu dimensions of a launch", n);
+  for (size_t i = 0; i < 3; i++) {
+    to[i] = i < n ? from[i] : 1;
+    if (!to[i]) return BROKEN("a launch of size 0");
+  }
+  return NULL;
+}
 
 static Status load_programs(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m) {
   if (m->n_binaries != m->plan->n_kernels)
@@ -135,93 +166,146 @@ static Status load_programs(Executor *x, Loaded *l, const Kiln__V1__LoadExecutab
                         .entry = b->entry,
                         .threads = b->threads,
                         .scratch_bytes = b->scratch_bytes};
+    TRY(set_dims(b->grid, b->n_grid, spec.grid));
+    TRY(set_dims(b->block, b->n_block, spec.block));
     Status st = device_program_load(x->dev, &spec, &l->programs[l->nprograms]);
     if (st) return WRAP(st, "kernel '%s'", m->plan->kernels[l->nprograms]->name);
   }
   return NULL;
 }
 
-static Status load_data(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m, int *model_fd,
-                        int *const_fd) {
-  int fd = *model_fd;
-  *model_fd = -1;
-  if (m->model_bytes) TRY(adopt(x, m->model_bytes, fd, &l->model));
-  if (!m->model_bytes && fd >= 0) close(fd);
-  fd = *const_fd;
-  *const_fd = -1;
-  if (!m->const_bytes) {
-    if (fd >= 0) close(fd);
-    return NULL;
-  }
-  if (fd < 0) return BROKEN("constants without their memory");
-  return adopt(x, m->const_bytes, fd, &l->constants);
+static void close_fd(int *fd) {
+  if (*fd >= 0) close(*fd);
+  *fd = -1;
 }
 
-static Status load_known(Loaded *l, const Kiln__V1__LoadExecutable *m) {
-  size_t n = m->plan->n_buffers;
-  l->known = calloc(n + 1, sizeof *l->known);
-  l->fills = calloc(n + 1, sizeof *l->fills);
-  if (!l->known || !l->fills) return FAIL(RESOURCE_EXHAUSTED, "constants");
-  for (; l->nknown < n; l->nknown++) {
-    const Kiln__V1__PlanBuffer *b = m->plan->buffers[l->nknown];
+/* The parts of the model (or of the constants) that are weights, in the order of m->weights. */
+static Status load_weights(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m,
+                           bool constants, int *fd) {
+  uint64_t bytes = constants ? m->const_bytes : m->model_bytes;
+  WeightPart *parts = calloc(m->n_weights + 1, sizeof *parts);
+  size_t n = 0;
+  if (!parts) return FAIL(RESOURCE_EXHAUSTED, "weights");
+  Status st = constants && bytes && *fd < 0 ? BROKEN("constants without their memory") : NULL;
+  for (size_t i = 0; !st && i < m->n_weights; i++) {
+    const Kiln__V1__WeightSource *w = m->weights[i];
+    if (!!w->in_constants != constants) continue;
+    if (w->offset > bytes || w->bytes > bytes - w->offset)
+      st = BROKEN("weight %u: %llu bytes at %llu of %llu", w->slot, (unsigned long long)w->bytes,
+                  (unsigned long long)w->offset, (unsigned long long)bytes);
+    parts[n++] = (WeightPart){.offset = w->offset, .bytes = w->bytes};
+  }
+  if (!st && bytes) {
+    int taken = *fd;
+    *fd = -1;
+    st = device_memory_weights(x->dev, bytes, taken, parts, n,
+                               constants ? &l->constants : &l->model);
+  }
+  for (size_t i = 0, k = 0; !st && i < m->n_weights; i++)
+    if (!!m->weights[i]->in_constants == constants) l->weights[i] = parts[k++];
+  free(parts);
+  return st;
+}
+
+static Status load_data(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m, int *model_fd,
+                        int *const_fd) {
+  l->nweights = m->n_weights;
+  l->weights = calloc(l->nweights + 1, sizeof *l->weights);
+  if (!l->weights) return FAIL(RESOURCE_EXHAUSTED, "weights");
+  TRY(load_weights(x, l, m, false, model_fd));
+  TRY(load_weights(x, l, m, true, const_fd));
+  close_fd(model_fd);
+  close_fd(const_fd);
+  return NULL;
+}
+
+static Status known_size(Loaded *l, const Kiln__V1__LoadExecutable *m, uint64_t *out) {
+  uint64_t total = 0;
+  for (size_t i = 0; i < m->plan->n_buffers; i++) {
+    const Kiln__V1__PlanBuffer *b = m->plan->buffers[i];
+    l->known_at[i] = UINT64_MAX;
     if (!b->constant.len) continue;
     bool output = b->kind == KILN__V1__PLAN_BUFFER__KIND__OUTPUT;
     if (output ? b->slot < l->ninputs || b->slot >= l->ninputs + l->noutputs
                : b->constant.len != b->bytes)
-      return BROKEN("constant of buffer %zu", l->nknown);
-    char *bytes = l->known[l->nknown] = aligned_alloc(ALIGN, align_up(b->constant.len));
-    if (!bytes) return FAIL(RESOURCE_EXHAUSTED, "constants");
-    memcpy(bytes, b->constant.data, b->constant.len);
-    if (output) l->fills[l->nfills++] = (Fill){b->slot, bytes, b->constant.len};
+      return BROKEN("constant of buffer %zu", i);
+    l->known_at[i] = total;
+    total += align_up(b->constant.len);
   }
+  *out = total;
   return NULL;
 }
 
-static Status weight_address(const Loaded *l, const Kiln__V1__LoadExecutable *m,
-                             const Kiln__V1__PlanBuffer *p, void **out) {
+static Status load_known(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m) {
+  size_t n = m->plan->n_buffers;
+  uint64_t total;
+  l->known_at = calloc(n + 1, sizeof *l->known_at);
+  l->fills = calloc(n + 1, sizeof *l->fills);
+  if (!l->known_at || !l->fills) return FAIL(RESOURCE_EXHAUSTED, "constants");
+  TRY(known_size(l, m, &total));
+  if (!total) return NULL;
+  l->known_bytes = malloc(total);
+  if (!l->known_bytes) return FAIL(RESOURCE_EXHAUSTED, "constants");
+  for (size_t i = 0; i < n; i++) {
+    const Kiln__V1__PlanBuffer *b = m->plan->buffers[i];
+    if (l->known_at[i] == UINT64_MAX) continue;
+    char *bytes = l->known_bytes + l->known_at[i];
+    memcpy(bytes, b->constant.data, b->constant.len);
+    memset(bytes + b->constant.len, 0, align_up(b->constant.len) - b->constant.len);
+    if (b->kind == KILN__V1__PLAN_BUFFER__KIND__OUTPUT)
+      l->fills[l->nfills++] = (Fill){b->slot, bytes, b->constant.len};
+  }
+  TRY(device_buffer_alloc(x->dev, total, -1, &l->known));
+  return device_write(x->dev, l->known, 0, l->known_bytes, total);
+}
+
+static Status weight_place(const Loaded *l, const Kiln__V1__LoadExecutable *m,
+                           const Kiln__V1__PlanBuffer *p, LaunchArg *out) {
   for (size_t i = 0; i < m->n_weights; i++) {
-    const Kiln__V1__WeightSource *w = m->weights[i];
-    if (w->slot != p->slot) continue;
-    const Buffer *b = w->in_constants ? l->constants : l->model;
-    uint64_t size = b ? b->size : 0;
-    if (p->offset > w->bytes || p->bytes > w->bytes - p->offset || w->offset > size ||
-        w->bytes > size - w->offset)
-      return BROKEN("weight %u: bytes %llu at %llu of %llu", p->slot, (unsigned long long)w->bytes,
-                    (unsigned long long)w->offset, (unsigned long long)size);
-    /* of 0 bytes: any address */
-    *out = b ? (char *)b->host + w->offset + p->offset : (void *)l->slot_bytes;
+    const WeightPart *w = &l->weights[i];
+    if (m->weights[i]->slot != p->slot) continue;
+    if (p->offset > w->bytes || p->bytes > w->bytes - p->offset)
+      return BROKEN("weight %u: bytes %llu at %llu of %llu", p->slot, (unsigned long long)p->bytes,
+                    (unsigned long long)p->offset, (unsigned long long)w->bytes);
+    *out = (LaunchArg){w->at.buffer, w->at.offset + p->offset};
     return NULL;
   }
   return BROKEN("weight %u has no source", p->slot);
 }
 
-/* Resolves one argument: a fixed address, an offset in the temporaries, or a patch. */
-static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, const Kiln__V1__PlanBuffer *b,
-                      size_t arg, bool written, char *known) {
+static Status check_slot(const Loaded *l, const Kiln__V1__PlanBuffer *b, bool written) {
   size_t slots = l->ninputs + l->noutputs;
-  l->temp_offset[arg] = UINT64_MAX;
+  bool input = b->kind == KILN__V1__PLAN_BUFFER__KIND__INPUT;
+  if (b->slot >= slots || (b->slot < l->ninputs) != input)
+    return BROKEN("slot %u of %zu", b->slot, slots);
+  if (b->offset > l->slot_bytes[b->slot] || b->bytes > l->slot_bytes[b->slot] - b->offset)
+    return BROKEN("slot %u is too small", b->slot);
+  return written && input ? BROKEN("a kernel writes input %u", b->slot) : NULL;
+}
+
+/* Resolves one argument: a fixed place, an offset in the temporaries, or a patch. */
+static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, uint32_t buffer, size_t arg,
+                      bool written) {
+  const Kiln__V1__PlanBuffer *b = m->plan->buffers[buffer];
   switch (b->kind) {
   case KILN__V1__PLAN_BUFFER__KIND__INPUT:
   case KILN__V1__PLAN_BUFFER__KIND__OUTPUT:
-    if (b->slot >= slots ||
-        (b->slot < l->ninputs) != (b->kind == KILN__V1__PLAN_BUFFER__KIND__INPUT))
-      return BROKEN("slot %u of %zu", b->slot, slots);
-    if (b->offset > l->slot_bytes[b->slot] || b->bytes > l->slot_bytes[b->slot] - b->offset)
-      return BROKEN("slot %u is too small", b->slot);
-    if (written && b->slot < l->ninputs) return BROKEN("a kernel writes input %u", b->slot);
+    TRY(check_slot(l, b, written));
     l->patches[l->npatches++] = (Patch){(uint32_t)arg, b->slot, b->offset};
     return NULL;
   case KILN__V1__PLAN_BUFFER__KIND__WEIGHT:
     if (written) return BROKEN("a kernel writes weight %u", b->slot);
-    return weight_address(l, m, b, &l->args[arg]);
+    return weight_place(l, m, b, &l->args[arg]);
   case KILN__V1__PLAN_BUFFER__KIND__TEMP:
     if (b->offset > l->temp_bytes || b->bytes > l->temp_bytes - b->offset)
       return BROKEN("temporary outside its arena");
-    l->temp_offset[arg] = b->offset;
+    l->args[arg].offset = b->offset;
+    l->temps[l->ntemps++] = (uint32_t)arg;
     return NULL;
   case KILN__V1__PLAN_BUFFER__KIND__CONST:
-    if (written || !known) return BROKEN("a constant is written or has no bytes");
-    l->args[arg] = known;
+    if (written || l->known_at[buffer] == UINT64_MAX)
+      return BROKEN("a constant is written or has no bytes");
+    l->args[arg] = (LaunchArg){l->known, l->known_at[buffer]};
     return NULL;
   default: return BROKEN("buffer kind %d", (int)b->kind);
   }
@@ -236,8 +320,7 @@ static Status resolve_call(Loaded *l, const Kiln__V1__LoadExecutable *m,
   for (size_t i = 0; i < call->n_args; i++) {
     if (call->args[i] >= m->plan->n_buffers)
       return BROKEN("buffer %u of %zu", call->args[i], m->plan->n_buffers);
-    uint32_t b = call->args[i];
-    TRY(resolve(l, m, m->plan->buffers[b], l->nargs, i == 0, l->known[b]));
+    TRY(resolve(l, m, call->args[i], l->nargs, i == 0));
     l->nargs++;
   }
   return NULL;
@@ -249,9 +332,9 @@ static Status resolve_plan(Loaded *l, const Kiln__V1__LoadExecutable *m) {
   if (total > UINT32_MAX) return BROKEN("%zu kernel arguments", total);
   l->launches = calloc(m->plan->n_calls + 1, sizeof *l->launches);
   l->args = calloc(total + 1, sizeof *l->args);
-  l->temp_offset = calloc(total + 1, sizeof *l->temp_offset);
+  l->temps = calloc(total + 1, sizeof *l->temps);
   l->patches = calloc(total + 1, sizeof *l->patches);
-  if (!l->launches || !l->args || !l->temp_offset || !l->patches)
+  if (!l->launches || !l->args || !l->temps || !l->patches)
     return FAIL(RESOURCE_EXHAUSTED, "plan of %zu calls", m->plan->n_calls);
   for (size_t i = 0; i < m->plan->n_calls; i++) TRY(resolve_call(l, m, m->plan->calls[i]));
   return NULL;
@@ -279,7 +362,7 @@ Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_f
   if (!st) st = load_slots(l, m);
   if (!st) st = load_data(x, l, m, &model_fd, &const_fd);
   if (!st) st = load_programs(x, l, m);
-  if (!st) st = load_known(l, m);
+  if (!st) st = load_known(x, l, m);
   if (!st) st = resolve_plan(l, m);
   if (!st && l->temp_bytes) st = ensure(x, &x->temp, l->temp_bytes);
   if (!st && !map_put(&x->loaded, m->executable, l)) st = FAIL(RESOURCE_EXHAUSTED, "executables");
@@ -297,134 +380,189 @@ void executor_unload(Executor *x, uint64_t executable) {
 /* -- running ------------------------------------------------------------------------------------
  */
 
-static Status take_slab(Executor *x, const Kiln__V1__RunJob *m, int fd, Buffer **out) {
+static Status add_slab(Executor *x, uint64_t id, uint64_t bytes, int fd) {
+  if (!id || !bytes || map_find(&x->slabs, id)) {
+    close(fd);
+    return BROKEN("slab %llu", (unsigned long long)id);
+  }
+  SharedMemory *s = calloc(1, sizeof *s);
+  if (!s) {
+    close(fd);
+    return FAIL(RESOURCE_EXHAUSTED, "slabs");
+  }
+  Status st = device_memory_share(x->dev, bytes, fd, s);
+  if (!st && !map_put(&x->slabs, id, s)) st = FAIL(RESOURCE_EXHAUSTED, "slabs");
+  if (st) slab_release(x, s);
+  return st;
+}
+
+static Status take_slab(Executor *x, const Kiln__V1__RunJob *m, int fd, SharedMemory **out) {
   *out = NULL;
   if (!m->slab && fd < 0) return NULL;
-  if (fd >= 0) {
-    Buffer *b;
-    if (!m->slab || !m->slab_bytes || map_find(&x->slabs, m->slab)) {
-      close(fd);
-      return BROKEN("slab %llu", (unsigned long long)m->slab);
-    }
-    TRY(adopt(x, m->slab_bytes, fd, &b));
-    if (!map_put(&x->slabs, m->slab, b)) {
-      device_buffer_free(x->dev, b);
-      return FAIL(RESOURCE_EXHAUSTED, "slabs");
-    }
-  }
+  if (fd >= 0) TRY(add_slab(x, m->slab, m->slab_bytes, fd));
   *out = map_find(&x->slabs, m->slab);
   return *out ? NULL : BROKEN("unknown slab %llu", (unsigned long long)m->slab);
 }
 
-/* Staging holds inline inputs and inline outputs of this run, each at a multiple of 64. */
+/* Staging holds inline inputs and inline outputs of this run, each at a multiple of 64; without
+ * shared memory all of them. */
 static uint64_t staging_need(const Loaded *l) {
   uint64_t need = 0;
   for (size_t i = 0; i < l->ninputs + l->noutputs; i++) need += align_up(l->slot_bytes[i]) + ALIGN;
   return need;
 }
 
+/* The host's bytes as an argument. */
+static Status stage_input(Executor *x, const void *from, uint64_t bytes, uint64_t *staging,
+                          LaunchArg *out) {
+  *out = (LaunchArg){x->staging, *staging};
+  *staging += align_up(bytes);
+  return device_write(x->dev, out->buffer, out->offset, from, bytes);
+}
+
 static Status bind_input(Executor *x, const Loaded *l, const Kiln__V1__RunInput *in, size_t slot,
-                         const Buffer *slab, char **staging) {
-  const Buffer *b;
+                         const SharedMemory *slab, uint64_t *staging) {
+  LaunchArg *at = &l->slot_at[slot].at;
   if (in->bytes != l->slot_bytes[slot])
     return BROKEN("input %zu has %llu bytes, expected %llu", slot, (unsigned long long)in->bytes,
                   (unsigned long long)l->slot_bytes[slot]);
   switch (in->value_case) {
   case KILN__V1__RUN_INPUT__VALUE_INLINE:
     if (in->inline_.len != in->bytes) return BROKEN("input %zu: inline length", slot);
-    if (in->bytes) memcpy(*staging, in->inline_.data, in->bytes);
-    l->slot_at[slot] = *staging;
-    *staging += align_up(in->bytes);
-    return NULL;
+    return stage_input(x, in->inline_.data, in->bytes, staging, at);
   case KILN__V1__RUN_INPUT__VALUE_OFFSET:
     if (!slab || in->offset > slab->size || in->bytes > slab->size - in->offset)
       return BROKEN("input %zu lies outside the slab", slot);
-    l->slot_at[slot] = (char *)slab->host + in->offset;
+    if (!slab->buffer)
+      return stage_input(x, (char *)slab->host + in->offset, in->bytes, staging, at);
+    *at = (LaunchArg){slab->buffer, in->offset};
     return NULL;
   case KILN__V1__RUN_INPUT__VALUE_BUFFER:
-    b = map_find(&x->buffers, in->buffer);
-    if (!b || b->size < in->bytes) return BROKEN("input %zu: unknown or short buffer", slot);
-    l->slot_at[slot] = b->host;
+    *at = (LaunchArg){map_find(&x->buffers, in->buffer), 0};
+    if (!at->buffer || at->buffer->size < in->bytes)
+      return BROKEN("input %zu: unknown or short buffer", slot);
     return NULL;
   default: return BROKEN("input %zu has no value", slot);
   }
 }
 
 static Status new_buffer(Executor *x, uint64_t id, uint64_t bytes, int fd, Buffer **out) {
-  *out = NULL;
   if (map_find(&x->buffers, id)) {
     if (fd >= 0) close(fd);
     return BROKEN("buffer %llu exists", (unsigned long long)id);
   }
-  TRY(adopt(x, bytes ? bytes : 1, fd, out));
+  TRY(device_memory_adopt(x->dev, bytes ? bytes : 1, fd, out));
   if (map_put(&x->buffers, id, *out)) return NULL;
   device_buffer_free(x->dev, *out);
   *out = NULL;
   return FAIL(RESOURCE_EXHAUSTED, "buffers");
 }
 
-/* Addresses of the wanted outputs; `inline_` is set when they go back in the packet. */
+/* Where output i of the job's list goes, when it is not inline. */
+static Status bind_output(Executor *x, const Kiln__V1__RunJob *m, size_t i, uint64_t bytes,
+                          const SharedMemory *slab, SlotPlace *out) {
+  if (m->n_output_buffers) return new_buffer(x, m->output_buffers[i], bytes, -1, &out->at.buffer);
+  if (!m->n_output_offsets) return NULL;
+  uint64_t at = m->output_offsets[i];
+  if (!slab || at > slab->size || bytes > slab->size - at)
+    return BROKEN("output %u lies outside the slab", m->outputs[i]);
+  if (slab->buffer)
+    out->at = (LaunchArg){slab->buffer, at};
+  else
+    out->out = (char *)slab->host + at;
+  return NULL;
+}
+
 static Status bind_outputs(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
-                           const Buffer *slab, char **staging) {
-  for (size_t i = 0; i < l->noutputs; i++) l->slot_at[l->ninputs + i] = NULL;
+                           const SharedMemory *slab, uint64_t *staging) {
+  for (size_t i = 0; i < l->noutputs; i++) l->slot_at[l->ninputs + i] = (SlotPlace){0};
   for (size_t i = 0; i < m->n_outputs; i++) {
     if (m->outputs[i] >= l->noutputs) return BROKEN("output %u of %zu", m->outputs[i], l->noutputs);
-    size_t slot = l->ninputs + m->outputs[i];
-    uint64_t bytes = l->slot_bytes[slot];
-    if (l->slot_at[slot]) return BROKEN("output %u is wanted twice", m->outputs[i]);
-    if (m->n_output_buffers) {
-      Buffer *b;
-      TRY(new_buffer(x, m->output_buffers[i], bytes, -1, &b));
-      l->slot_at[slot] = b->host;
-    } else if (m->n_output_offsets) {
-      uint64_t at = m->output_offsets[i];
-      if (!slab || at > slab->size || bytes > slab->size - at)
-        return BROKEN("output %u lies outside the slab", m->outputs[i]);
-      l->slot_at[slot] = (char *)slab->host + at;
-    }
+    SlotPlace *p = &l->slot_at[l->ninputs + m->outputs[i]];
+    if (p->at.buffer || p->out) return BROKEN("output %u is wanted twice", m->outputs[i]);
+    TRY(bind_output(x, m, i, l->slot_bytes[l->ninputs + m->outputs[i]], slab, p));
   }
   for (size_t i = l->ninputs; i < l->ninputs + l->noutputs; i++) {
-    if (l->slot_at[i]) continue; /* inline, or not wanted at all */
-    l->slot_at[i] = *staging;
+    SlotPlace *p = &l->slot_at[i];
+    if (p->at.buffer) continue; /* the others: inline, copied to the slab, or not wanted at all */
+    p->at = (LaunchArg){x->staging, *staging};
     *staging += align_up(l->slot_bytes[i]) + ALIGN;
   }
   return NULL;
 }
 
-static Status bind(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m, const Buffer *slab) {
+static Status ensure_mirror(Executor *x) {
+  if (x->staging->host || x->mirror_size >= x->staging->size) return NULL;
+  char *p = realloc(x->mirror, x->staging->size);
+  if (!p) return FAIL(RESOURCE_EXHAUSTED, "staging of %zu bytes", x->staging->size);
+  x->mirror = p;
+  x->mirror_size = x->staging->size;
+  return NULL;
+}
+
+static Status bind(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
+                   const SharedMemory *slab) {
+  uint64_t staging = 0;
   if (m->n_inputs != l->ninputs) return BROKEN("%zu inputs of %zu", m->n_inputs, l->ninputs);
   if ((m->n_output_buffers && m->n_output_buffers != m->n_outputs) ||
       (m->n_output_offsets && m->n_output_offsets != m->n_outputs))
     return BROKEN("outputs and their places differ in number");
   TRY(ensure(x, &x->staging, staging_need(l)));
-  char *staging = x->staging->host;
+  TRY(ensure_mirror(x));
   for (size_t i = 0; i < l->ninputs; i++) TRY(bind_input(x, l, m->inputs[i], i, slab, &staging));
   return bind_outputs(x, l, m, slab, &staging);
 }
 
 static void apply(Executor *x, Loaded *l) {
-  for (size_t i = 0; i < l->npatches; i++)
-    l->args[l->patches[i].arg] = (char *)l->slot_at[l->patches[i].slot] + l->patches[i].offset;
-  if (!l->temp_bytes || l->temp_base == x->temp->host) return;
-  l->temp_base = x->temp->host;
-  for (size_t i = 0; i < l->nargs; i++)
-    if (l->temp_offset[i] != UINT64_MAX) l->args[i] = l->temp_base + l->temp_offset[i];
+  for (size_t i = 0; i < l->npatches; i++) {
+    const Patch *p = &l->patches[i];
+    const LaunchArg *at = &l->slot_at[p->slot].at;
+    l->args[p->arg] = (LaunchArg){at->buffer, at->offset + p->offset};
+  }
+  if (!l->temp_bytes || l->temp_base == x->temp) return;
+  l->temp_base = x->temp;
+  for (size_t i = 0; i < l->ntemps; i++) l->args[l->temps[i]].buffer = x->temp;
 }
 
-/* Writes the outputs that no kernel writes. */
-static void fill(const Loaded *l) {
-  for (size_t i = 0; i < l->nfills; i++) {
-    const Fill *f = &l->fills[i];
-    char *at = l->slot_at[f->slot];
-    for (uint64_t k = 0, left; k < l->slot_bytes[f->slot]; k += f->len) {
-      left = l->slot_bytes[f->slot] - k;
-      memcpy(at + k, f->bytes, left < f->len ? left : f->len);
-    }
+/* Writes an output that no kernel writes: its bytes again and again until it is full. */
+static Status fill_one(Executor *x, const Loaded *l, const Fill *f) {
+  const LaunchArg *at = &l->slot_at[f->slot].at;
+  uint64_t bytes = l->slot_bytes[f->slot];
+  char *whole = at->buffer->host ? (char *)at->buffer->host + at->offset : malloc(bytes + 1);
+  if (!whole) return FAIL(RESOURCE_EXHAUSTED, "an output of %llu bytes", (unsigned long long)bytes);
+  for (uint64_t k = 0, left; k < bytes; k += f->len) {
+    left = bytes - k;
+    memcpy(whole + k, f->bytes, left < f->len ? left : f->len);
   }
+  if (at->buffer->host) return NULL;
+  Status st = device_write(x->dev, at->buffer, at->offset, whole, bytes);
+  free(whole);
+  return st;
+}
+
+static Status fill(Executor *x, const Loaded *l) {
+  for (size_t i = 0; i < l->nfills; i++) TRY(fill_one(x, l, &l->fills[i]));
+  return NULL;
+}
+
+/* An inline output as the host sees it. */
+static Status see_output(Executor *x, const LaunchArg *at, uint64_t bytes, uint8_t **out) {
+  *out = at->buffer->host ? (uint8_t *)at->buffer->host + at->offset
+                          : (uint8_t *)x->mirror + at->offset;
+  return at->buffer->host ? NULL : device_read(x->dev, at->buffer, at->offset, *out, bytes);
+}
+
+static Status copy_outputs(Executor *x, const Loaded *l) {
+  for (size_t i = l->ninputs; i < l->ninputs + l->noutputs; i++) {
+    const SlotPlace *p = &l->slot_at[i];
+    if (p->out) TRY(device_read(x->dev, p->at.buffer, p->at.offset, p->out, l->slot_bytes[i]));
+  }
+  return NULL;
 }
 
 static Status reply(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
                     Kiln__V1__RunDone *out) {
+  TRY(copy_outputs(x, l));
   if (m->n_output_buffers || m->n_output_offsets || !m->n_outputs) return NULL;
   if (x->outputs_cap < m->n_outputs) {
     void *p = realloc(x->outputs, m->n_outputs * sizeof *x->outputs);
@@ -434,7 +572,8 @@ static Status reply(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
   }
   for (size_t i = 0; i < m->n_outputs; i++) {
     size_t slot = l->ninputs + m->outputs[i];
-    x->outputs[i] = (ProtobufCBinaryData){l->slot_bytes[slot], l->slot_at[slot]};
+    x->outputs[i].len = l->slot_bytes[slot];
+    TRY(see_output(x, &l->slot_at[slot].at, l->slot_bytes[slot], &x->outputs[i].data));
   }
   out->n_outputs = m->n_outputs;
   out->outputs = x->outputs;
@@ -446,7 +585,7 @@ static void drop_new_buffers(Executor *x, const Kiln__V1__RunJob *m) {
 }
 
 Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V1__RunDone *out) {
-  Buffer *slab;
+  SharedMemory *slab;
   Fence fence;
   TRY(take_slab(x, m, slab_fd, &slab));
   Loaded *l = map_find(&x->loaded, m->executable);
@@ -454,9 +593,9 @@ Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V
   if (m->deadline_ns && clock_now_ns() > m->deadline_ns)
     return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run started");
   Status st = bind(x, l, m, slab);
+  if (!st) st = fill(x, l);
   if (!st) {
     apply(x, l);
-    fill(l);
     int64_t start = clock_now_ns();
     st = device_submit(x->dev, l->launches, l->nlaunches, &fence);
     if (!st) st = device_wait(x->dev, fence, -1);
@@ -468,7 +607,7 @@ Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V
 }
 
 void executor_slab_free(Executor *x, uint64_t slab) {
-  device_buffer_free(x->dev, map_remove(&x->slabs, slab));
+  slab_release(x, map_remove(&x->slabs, slab));
 }
 
 /* -- buffers ------------------------------------------------------------------------------------
@@ -479,14 +618,24 @@ Status executor_buffer_create(Executor *x, uint64_t id, uint64_t bytes, int fd) 
   return new_buffer(x, id, bytes, fd, &b);
 }
 
+/* A copy of a buffer that is no shared memory, for the one who asked. */
+static Status copy_out(Executor *x, const Buffer *b, int *fd) {
+  void *host;
+  close_fd(&x->read_fd);
+  TRY(shm_create("kiln-buffer", b->size ? b->size : 1, &x->read_fd));
+  TRY(shm_map(x->read_fd, b->size ? b->size : 1, true, &host));
+  Status st = device_read(x->dev, b, 0, host, b->size);
+  munmap(host, b->size ? b->size : 1);
+  *fd = x->read_fd;
+  return st;
+}
+
 Status executor_buffer_read(Executor *x, uint64_t id, uint64_t *bytes, int *fd) {
   const Buffer *b = map_find(&x->buffers, id);
   if (!b) return FAIL(NOT_FOUND, "buffer %llu", (unsigned long long)id);
-  if (b->fd < 0)
-    return FAIL(UNIMPLEMENTED, "buffer %llu is not shared memory", (unsigned long long)id);
   *bytes = b->size;
   *fd = b->fd;
-  return NULL;
+  return b->fd < 0 ? copy_out(x, b, fd) : NULL;
 }
 
 void executor_buffer_free(Executor *x, uint64_t id) {

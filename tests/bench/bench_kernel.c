@@ -79,10 +79,11 @@ static Program *build(Job *job, Bench *b, int64_t *emit_ns) {
 }
 
 static void run(Bench *b, Program *p, Buffer **bufs, int times) {
-  void *args[4];
+  LaunchArg args[4];
   Launch launches[64];
-  for (uint32_t i = 0; i < b->kernel.nargs; i++) args[i] = bufs[i]->host;
-  for (int i = 0; i < times; i++) launches[i] = (Launch){p, args, b->kernel.nargs};
+  for (uint32_t i = 0; i < b->kernel.nargs; i++) args[i] = (LaunchArg){bufs[i], 0};
+  for (int i = 0; i < times; i++)
+    launches[i] = (Launch){.program = p, .args = args, .nargs = b->kernel.nargs};
   Fence f;
   die(device_submit(b->device, launches, (size_t)times, &f));
   die(device_wait(b->device, f, -1));

@@ -87,8 +87,10 @@ static void compile_kernels(Bench *b) {
     int64_t t = clock_now_ns();
     must(compile_kernel(&b->job, b->plan.kernels[i].sink, b->plan.kernels[i].name, &b->target, NULL,
                         &k));
-    ProgramSpec spec = {
-        {(uint8_t *)k.object.ptr, k.object.len}, k.entry, k.threads, k.scratch_bytes};
+    ProgramSpec spec = {.image = {(uint8_t *)k.object.ptr, k.object.len},
+                        .entry = k.entry,
+                        .threads = k.threads,
+                        .scratch_bytes = k.scratch_bytes};
     must(device_program_load(b->dev, &spec, &b->programs[i]));
     b->opts[i] = k.opts;
     if (b->kernels)
@@ -136,9 +138,13 @@ static void place_buffers(Bench *b, Bytes model) {
 }
 
 static int64_t run_call(Bench *b, const PlanCall *c) {
-  void *args[64];
-  for (uint32_t k = 0; k < c->nargs && k < 64; k++) args[k] = b->addresses[c->args[k]];
-  Launch launch = {b->programs[c->kernel], args, c->nargs};
+  Buffer buffers[64];
+  LaunchArg args[64];
+  for (uint32_t k = 0; k < c->nargs && k < 64; k++) {
+    buffers[k] = (Buffer){.size = SIZE_MAX, .host = b->addresses[c->args[k]], .fd = -1};
+    args[k] = (LaunchArg){&buffers[k], 0};
+  }
+  Launch launch = {.program = b->programs[c->kernel], .args = args, .nargs = c->nargs};
   Fence fence;
   int64_t t = clock_now_ns();
   must(device_submit(b->dev, &launch, 1, &fence));

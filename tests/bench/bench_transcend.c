@@ -66,9 +66,10 @@ static void bench(Device *device, const Target *target, size_t k, DType d) {
   int64_t best = INT64_MAX;
   for (int t = 0; t < 50; t++) {
     Fence f;
-    void *args[2] = {out, in};
+    LaunchArg args[2] = {{bufs[0], 0}, {bufs[1], 0}};
     Launch launches[16];
-    for (int l = 0; l < 16; l++) launches[l] = (Launch){program, args, 2};
+    for (int l = 0; l < 16; l++)
+      launches[l] = (Launch){.program = program, .args = args, .nargs = 2};
     int64_t start = clock_cpu_ns();
     die(device_submit(device, launches, 16, &f));
     die(device_wait(device, f, -1));

@@ -164,6 +164,35 @@ static void test_buffers(void **state) {
   assert_null(huge);
 }
 
+/* Bytes in, between buffers, and out again; zero where nothing was written; bounds. */
+static void test_copies(void **state) {
+  Device *d = *state;
+  enum { SIZE = 5000 };
+  static uint8_t in[SIZE], out[SIZE];
+  Buffer *a, *b;
+  check(device_buffer_alloc(d, SIZE, -1, &a));
+  check(device_buffer_alloc(d, SIZE, -1, &b));
+  for (size_t i = 0; i < SIZE; i++) in[i] = (uint8_t)(i * 7 + 1);
+  check(device_write(d, a, 100, in, 1000));
+  check(device_copy(d, b, 3, a, 50, 2000));
+  check(device_copy(d, b, 4000, b, 3, 500));
+  check(device_read(d, b, 0, out, SIZE));
+  for (size_t i = 0; i < SIZE; i++) {
+    size_t k = i >= 4000 && i < 4500 ? i - 4000 + 50 : i + 47; /* in a */
+    bool copied = (i >= 3 && i < 2003) || (i >= 4000 && i < 4500);
+    assert_int_equal(out[i], copied && k >= 100 && k < 1100 ? in[k - 100] : 0);
+  }
+  memset(out, 9, SIZE);
+  check(device_read(d, a, 1099, out, 2));
+  assert_true(out[0] == in[999] && out[1] == 0 && out[2] == 9);
+  check(device_write(d, a, SIZE, in, 0));
+  expect_code(device_write(d, a, SIZE - 1, in, 2), ST_OUT_OF_RANGE);
+  expect_code(device_read(d, a, UINT64_MAX, out, 2), ST_OUT_OF_RANGE);
+  expect_code(device_copy(d, a, 0, b, SIZE - 3, 4), ST_OUT_OF_RANGE);
+  device_buffer_free(d, a);
+  device_buffer_free(d, b);
+}
+
 static int memory_file(size_t size, char fill) {
   char bytes[512];
   int fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -176,6 +205,10 @@ static int memory_file(size_t size, char fill) {
 static void test_import(void **state) {
   Device *d = *state;
   Buffer *b;
+  if (!d->caps.shares_memory) {
+    print_message("skipped: %s does not share memory\n", d->caps.kind);
+    return;
+  }
   int fd = memory_file(200, 7), watch = dup(fd);
   check(device_buffer_alloc(d, 150, fd, &b));
   assert_int_equal(b->size, 150);
@@ -212,14 +245,17 @@ static void test_order(void **state) {
   Buffer *b;
   check(device_buffer_alloc(d, T * 8, -1, &b));
   Launch launches[2 * ROUNDS];
+  LaunchArg arg = {b, 0};
   for (size_t i = 0; i < 2 * ROUNDS; i++) {
-    launches[i] = (Launch){i % 2 ? thrice : twice, &b->host, 1};
+    launches[i] = (Launch){.program = i % 2 ? thrice : twice, .args = &arg, .nargs = 1};
   }
   launch(d, launches, 2 * ROUNDS);
+  int64_t got[T] = {0};
+  check(device_read(d, b, 0, got, sizeof got));
   for (int64_t t = 0; t < T && computes(d); t++) {
     int64_t want = 0;
     for (int i = 0; i < 2 * ROUNDS; i++) want = want * (i % 2 ? 3 : 2) + t + 1;
-    assert_int_equal(((int64_t *)b->host)[t], want);
+    assert_int_equal(got[t], want);
   }
   if (!computes(d)) print_message("skipped: %s computes nothing\n", d->caps.kind);
   device_buffer_free(d, b);
@@ -238,9 +274,11 @@ static void test_threads(void **state) {
     Program *p = affine_program(d, 100, counts[i]);
     Buffer *b;
     check(device_buffer_alloc(d, counts[i] * 8, -1, &b));
-    launch(d, &(Launch){p, &b->host, 1}, 1);
+    launch(d, &(Launch){.program = p, .args = &(LaunchArg){b, 0}, .nargs = 1}, 1);
+    int64_t got[1000];
+    check(device_read(d, b, 0, got, counts[i] * 8));
     for (int64_t t = 0; t < counts[i]; t++) {
-      assert_int_equal(((int64_t *)b->host)[t], t + 1); /* once; twice would give 101 times that */
+      assert_int_equal(got[t], t + 1); /* once; twice would give 101 times that */
     }
     device_buffer_free(d, b);
     device_program_free(d, p);
@@ -255,13 +293,16 @@ static void test_many_launches(void **state) {
   Buffer *b;
   check(device_buffer_alloc(d, T * 8, -1, &b));
   Launch one[50];
-  for (size_t i = 0; i < 50; i++) one[i] = (Launch){p, &b->host, 1};
+  LaunchArg arg = {b, 0};
+  for (size_t i = 0; i < 50; i++) one[i] = (Launch){.program = p, .args = &arg, .nargs = 1};
   for (int i = 0; i < N / 50; i++) {
     launch(d, one, 50);
     if (i % 100 == 99) usleep(500); /* members fall asleep */
   }
+  int64_t got[T] = {0};
+  check(device_read(d, b, 0, got, sizeof got));
   for (int64_t t = 0; t < T && computes(d); t++) {
-    assert_int_equal(((int64_t *)b->host)[t], (t + 1) * N);
+    assert_int_equal(got[t], (t + 1) * N);
   }
   device_buffer_free(d, b);
   device_program_free(d, p);
@@ -280,10 +321,12 @@ static void test_scratch(void **state) {
     Buffer *out, *in;
     check(device_buffer_alloc(d, T * 8, -1, &out));
     check(device_buffer_alloc(d, (size_t)sizes[i] * 8, -1, &in));
-    for (int64_t k = 0; k < sizes[i]; k++) ((int64_t *)in->host)[k] = k;
-    launch(d, &(Launch){p, (void *[]){out->host, in->host}, 2}, 1);
+    for (int64_t k = 0; k < sizes[i]; k++) check(device_write(d, in, (uint64_t)k * 8, &k, 8));
+    launch(d, &(Launch){.program = p, .args = (LaunchArg[]){{out, 0}, {in, 0}}, .nargs = 2}, 1);
+    int64_t got[T] = {0};
+    check(device_read(d, out, 0, got, sizeof got));
     for (int t = 0; t < T; t++) {
-      assert_int_equal(((int64_t *)out->host)[t], sizes[i] * (sizes[i] - 1) / 2);
+      assert_int_equal(got[t], sizes[i] * (sizes[i] - 1) / 2);
     }
     device_buffer_free(d, out);
     device_buffer_free(d, in);
@@ -338,9 +381,9 @@ static void test_missing_entry(void **state) {
   check(device_program_load(d, &spec, &p)); /* and the same name twice at once */
   Program *again;
   check(device_program_load(d, &spec, &again));
-  launch(d, (Launch[]){{p, NULL, 0}, {again, NULL, 0}}, 2);
+  launch(d, (Launch[]){{.program = p}, {.program = again}}, 2);
   device_program_free(d, p);
-  launch(d, &(Launch){again, NULL, 0}, 1);
+  launch(d, &(Launch){.program = again}, 1);
   device_program_free(d, again);
   llvm_output_deinit(&out);
 }
@@ -364,8 +407,14 @@ static void test_reload(void **state) {
     Buffer *b;
     for (int k = 0; k < 3; k++) p[k] = affine_program(d, k + 2, 1);
     check(device_buffer_alloc(d, 8, -1, &b));
-    launch(d, (Launch[]){{p[2], &b->host, 1}, {p[0], &b->host, 1}, {p[1], &b->host, 1}}, 3);
-    if (computes(d)) assert_int_equal(*(int64_t *)b->host, (1 * 2 + 1) * 3 + 1);
+    LaunchArg arg = {b, 0};
+    Launch launches[3] = {
+        {.args = &arg, .nargs = 1}, {.args = &arg, .nargs = 1}, {.args = &arg, .nargs = 1}};
+    launches[0].program = p[2], launches[1].program = p[0], launches[2].program = p[1];
+    launch(d, launches, 3);
+    int64_t got = 0;
+    check(device_read(d, b, 0, &got, sizeof got));
+    if (computes(d)) assert_int_equal(got, (1 * 2 + 1) * 3 + 1);
     device_buffer_free(d, b);
     for (int k = 0; k < 3; k++) device_program_free(d, p[(k + i) % 3]);
   }
@@ -379,14 +428,18 @@ static void test_check_arguments(void **state) {
   Program *p = affine_program(d, 1, 1);
   Buffer *b;
   Fence f;
-  int64_t outside = 0;
   check(device_buffer_alloc(d, 8, -1, &b));
-  void *args[2] = {b->host, &outside};
-  check(device_submit(d, &(Launch){p, args, 1}, 1, &f));
-  expect_code(device_submit(d, &(Launch){p, args, 2}, 1, &f), ST_INVALID_ARGUMENT);
+  Buffer foreign = *b;
+  LaunchArg args[2] = {{b, 0}, {&foreign, 0}}, past = {b, 9};
+  check(device_submit(d, &(Launch){.program = p, .args = args, .nargs = 1}, 1, &f));
+  expect_code(device_submit(d, &(Launch){.program = p, .args = args, .nargs = 2}, 1, &f),
+              ST_INVALID_ARGUMENT);
+  expect_code(device_submit(d, &(Launch){.program = p, .args = &past, .nargs = 1}, 1, &f),
+              ST_INVALID_ARGUMENT);
   Program *gone = p;
   device_program_free(d, p);
-  expect_code(device_submit(d, &(Launch){gone, args, 1}, 1, &f), ST_INVALID_ARGUMENT);
+  expect_code(device_submit(d, &(Launch){.program = gone, .args = args, .nargs = 1}, 1, &f),
+              ST_INVALID_ARGUMENT);
   device_buffer_free(d, b);
 }
 
@@ -477,10 +530,10 @@ int main(void) {
 #define ON(dev, name)                                                                              \
   { #name " on " #dev, name, open_##dev, close_device, NULL }
 #define SUITE(dev)                                                                                 \
-  ON(dev, test_caps), ON(dev, test_buffers), ON(dev, test_import), ON(dev, test_order),            \
-      ON(dev, test_threads), ON(dev, test_many_launches), ON(dev, test_scratch),                   \
-      ON(dev, test_bad_images), ON(dev, test_missing_entry), ON(dev, test_fences),                 \
-      ON(dev, test_reload)
+  ON(dev, test_caps), ON(dev, test_buffers), ON(dev, test_copies), ON(dev, test_import),           \
+      ON(dev, test_order), ON(dev, test_threads), ON(dev, test_many_launches),                     \
+      ON(dev, test_scratch), ON(dev, test_bad_images), ON(dev, test_missing_entry),                \
+      ON(dev, test_fences), ON(dev, test_reload)
   const struct CMUnitTest tests[] = {
       SUITE(null),
       SUITE(check_null),

@@ -13,8 +13,8 @@
  * MODEL is ONNX unless its name ends in .kgraph. Each request of --serve is a list of blobs, a blob
  * being a u64 length and bytes: the model; "NAME=N" lines of dimensions; then a count as decimal
  * text; then per input its name and data. The answer is "ok", a count, and per output name, dtype,
- * dims as decimal text and data; or the name of a status code and a message. Lengths are
- * little-endian. */
+ * dims as decimal text and data, then a count, and per output that is no tensor its name and its
+ * length or "none"; or the name of a status code and a message. Lengths are little-endian. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -134,6 +134,7 @@ static void answer_count(size_t n) {
 
 /* prefix: "" or "STAGE:", before the names. */
 static void answer(const TensorGraph *g, const InterpBuffer *slots, const char *prefix) {
+  char text[32];
   for (size_t i = g->ninputs; i < g->ninputs + g->noutputs; i++) {
     const GraphSlot *s = &g->slots[i];
     StrBuf dims = {0}, name = {0};
@@ -146,6 +147,22 @@ static void answer(const TensorGraph *g, const InterpBuffer *slots, const char *
     write_blob(slots[i].data, slots[i].bytes);
     strbuf_deinit(&dims);
     strbuf_deinit(&name);
+  }
+}
+
+/* Outputs that are no tensors. */
+static void answer_values(const TensorGraph *g) {
+  char text[32];
+  size_t n = 0;
+  for (size_t i = 0; i < g->nvalues; i++) n += g->values[i].output;
+  snprintf(text, sizeof text, "%zu", n);
+  write_text(text);
+  for (size_t i = 0; i < g->nvalues; i++) {
+    const GraphValue *v = &g->values[i];
+    if (!v->output) continue;
+    snprintf(text, sizeof text, "%zu", v->length);
+    write_blob(v->name.ptr, v->name.len);
+    write_text(v->none ? "none" : text);
   }
 }
 
@@ -173,6 +190,7 @@ static Status serve_stages(Job *job, Bytes model, const Input *in, size_t nin,
     snprintf(prefix, sizeof prefix, "%s:", run_stage_names[s]);
     answer(g, slots[s], prefix);
   }
+  answer_values(g);
   return NULL;
 }
 
@@ -187,6 +205,7 @@ static Status serve_one(Job *job, Bytes model, const FrontendOptions *o, const I
              : run_interpreter(job, g, slots));
   answer_count(g->noutputs);
   answer(g, slots, "");
+  answer_values(g);
   return NULL;
 }
 

@@ -19,5 +19,9 @@ static inline Target local_target(const Device *dev) {
                   .l1_bytes = c->l1_bytes,
                   .l2_bytes = c->l2_bytes,
                   .l3_bytes = c->l3_bytes,
-                  .memory_bytes = c->memory_bytes};
+                  .memory_bytes = c->memory_bytes,
+                  .max_group = c->max_group,
+                  .warp = c->warp,
+                  .local_bytes = c->local_bytes,
+                  .max_buffers = c->max_buffers};
 }

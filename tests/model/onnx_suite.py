@@ -16,8 +16,10 @@ exception: differences in 16-bit floats (see rounding_only).
 Frozen inputs: Kiln's shapes are static, and many node tests give a shape, an axis list or the like
 as an input of the graph. Where the compiler says that such a value has to be known at compile time,
 the test is run again with its integer inputs (then, with all inputs) as initializers; the count is
-printed. "skipped" are tests about types that are not tensors of numbers (strings, sequences,
-optionals).
+printed. "skipped" are tests about strings.
+
+Values of a test are arrays, lists of arrays (sequences) and None (an optional without a value), in
+and out, whatever the runner. The eval runner spells them as docs/onnx.md says: tensors NAME[K].
 """
 
 import argparse
@@ -48,8 +50,10 @@ class RunError(Exception):
 def numpy_dtype(name):
     import ml_dtypes
 
-    table = {"bool": np.bool_, "f16": np.float16, "f32": np.float32, "f64": np.float64,
-             "bf16": ml_dtypes.bfloat16}
+    table = {"bool": np.bool_, "f16": np.float16, "f32": np.float32, "f64": np.float64, "bf16": ml_dtypes.bfloat16,
+             "f8e4m3fn": ml_dtypes.float8_e4m3fn, "f8e4m3fnuz": ml_dtypes.float8_e4m3fnuz, "f8e5m2": ml_dtypes.float8_e5m2,
+             "f8e5m2fnuz": ml_dtypes.float8_e5m2fnuz, "f8e8m0": ml_dtypes.float8_e8m0fnu, "f4e2m1": ml_dtypes.float4_e2m1fn,
+             "i4": ml_dtypes.int4, "u4": ml_dtypes.uint4, "i2": ml_dtypes.int2, "u2": ml_dtypes.uint2}
     for bits in (8, 16, 32, 64):
         table[f"i{bits}"] = np.dtype(f"int{bits}")
         table[f"u{bits}"] = np.dtype(f"uint{bits}")
@@ -79,6 +83,7 @@ class EvalRunner:
     def run(self, model, inputs, dims):
         if not self.process:
             self._start()
+        inputs = flat(inputs)
         blobs = [model, "\n".join(f"{k}={v}" for k, v in dims.items()).encode(),
                  str(len(inputs)).encode()]
         for name, array in inputs.items():
@@ -97,6 +102,9 @@ class EvalRunner:
             name, dtype = self._blob().decode(), numpy_dtype(self._blob().decode())
             shape = [int(d) for d in self._blob().split()]
             outputs[name] = np.frombuffer(self._blob(), dtype).reshape(shape)
+        for _ in range(int(self._blob())):
+            name, length = self._blob().decode(), self._blob().decode()
+            outputs[name] = None if length == "none" else [outputs.pop(f"{name}[{k}]") for k in range(int(length))]
         return outputs
 
     def close(self):
@@ -148,16 +156,44 @@ def make_runner(args):
     return KilnRunner() if name == "kiln" else EvalRunner(args.eval, options[name])
 
 
+def flat(inputs):
+    """The tensors of the inputs: the elements of a sequence are NAME[K]."""
+    tensors = {}
+    for name, value in inputs.items():
+        if isinstance(value, list):
+            tensors.update({f"{name}[{k}]": v for k, v in enumerate(value)})
+        elif value is not None:
+            tensors[name] = value
+    return tensors
+
+
+def bind_tensor(name, kind, array, named):
+    dims = {} if kind.HasField("shape") else {f"{name}.rank": array.ndim}
+    known = kind.shape.dim if kind.HasField("shape") else [None] * array.ndim
+    for axis, dim in enumerate(known):
+        if dim is None or not dim.HasField("dim_value"):
+            own = f"{name}.{axis}"
+            dims[dim.dim_param or own if named and dim is not None else own] = array.shape[axis]
+    return dims
+
+
 def bindings(model, inputs):
-    """Sizes for every dimension of the inputs that the model leaves open."""
+    """Sizes for every dimension of the inputs that the model leaves open, and what sequences and optionals need."""
     dims = {}
     for info in model.graph.input:
-        array = inputs.get(info.name)
-        if array is None:
+        if info.name not in inputs:
             continue
-        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
-            if not dim.HasField("dim_value"):
-                dims[dim.dim_param or f"{info.name}.{axis}"] = array.shape[axis]
+        value, kind = inputs[info.name], info.type
+        if kind.HasField("optional_type"):
+            kind = kind.optional_type.elem_type
+        if value is None:
+            dims[f"{info.name}.present"] = 0
+        elif isinstance(value, list):
+            dims[f"{info.name}.length"] = len(value)
+            for k, array in enumerate(value):
+                dims.update(bind_tensor(f"{info.name}[{k}]", kind.sequence_type.elem_type.tensor_type, array, False))
+        else:
+            dims.update(bind_tensor(info.name, kind.tensor_type, value, True))
     return dims
 
 
@@ -167,7 +203,7 @@ def freeze(model, inputs, which):
     frozen.CopyFrom(model)
     rest = {}
     for k, (name, array) in enumerate(inputs.items()):
-        if which(k, array):
+        if isinstance(array, np.ndarray) and which(k, array):
             frozen.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
             for i, info in enumerate(frozen.graph.input):
                 if info.name == name:
@@ -188,23 +224,40 @@ def compare(test, model, got, expected):
     if len(names) != len(expected):
         return "number of outputs"
     for name, want in zip(names, expected):
-        have = got[name]
-        want = np.asarray(want)
-        if have.dtype != want.dtype:
-            return f"output '{name}': dtype {have.dtype}, expected {want.dtype}"
-        if have.shape != want.shape:
-            return f"output '{name}': shape {have.shape}, expected {want.shape}"
-        a, b = have, want
-        if want.dtype.kind not in "biuf":
-            a, b = have.astype(np.float32), want.astype(np.float32)
-        if not np.allclose(a, b, rtol=test.rtol, atol=test.atol, equal_nan=True):
-            with np.errstate(all="ignore"):
-                worst = np.nanmax(np.abs(a.astype(np.float64) - b.astype(np.float64)))
-            return f"output '{name}' differs by up to {worst:.3g}"
+        reason = compare_value(test, name, got[name], want)
+        if reason:
+            return reason
+    return None
+
+
+def compare_value(test, name, have, want):
+    if want is None or have is None:
+        return None if have is want else f"output '{name}': {have}, expected {want}"
+    if isinstance(want, list) != isinstance(have, list):
+        return f"output '{name}': a tensor against a sequence"
+    if isinstance(want, list):
+        if len(have) != len(want):
+            return f"output '{name}': {len(have)} tensors, expected {len(want)}"
+        reasons = (compare_value(test, f"{name}[{k}]", *pair) for k, pair in enumerate(zip(have, want)))
+        return next((r for r in reasons if r), None)
+    want = np.asarray(want)
+    if have.dtype != want.dtype:
+        return f"output '{name}': dtype {have.dtype}, expected {want.dtype}"
+    if have.shape != want.shape:
+        return f"output '{name}': shape {have.shape}, expected {want.shape}"
+    a, b = have, want
+    if want.dtype.isbuiltin != 1:  # ml_dtypes' are exact in f32
+        a, b = have.astype(np.float32), want.astype(np.float32)
+    if not np.allclose(a, b, rtol=test.rtol, atol=test.atol, equal_nan=True):
+        with np.errstate(all="ignore"):
+            worst = np.nanmax(np.abs(a.astype(np.float64) - b.astype(np.float64)))
+        return f"output '{name}' differs by up to {worst:.3g}"
     return None
 
 
 def is_plain(value):
+    if value is None or isinstance(value, list):
+        return all(v is not None and is_plain(v) for v in value or [])
     return isinstance(value, (np.ndarray, np.generic)) and np.asarray(value).dtype.kind in "biufV" \
         and np.asarray(value).dtype.names is None
 
@@ -212,16 +265,18 @@ def is_plain(value):
 def run_test(runner, test):
     """None when it passes, else the reason; and whether inputs were frozen."""
     model, frozen = test.model, False
-    for value in (v for ins, outs in test.data_sets for v in list(ins) + list(outs)):
+    decoded = [tuple([numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in values] for values in pair)
+               for pair in test.data_sets]
+    for value in (v for ins, outs in decoded for v in list(ins) + list(outs)):
         if not is_plain(value):
             what = getattr(value, "dtype", None) or type(value).__name__
             return f"skip: a value is not a tensor of a dtype that Kiln has ({what})", False
     initializers = {t.name for t in model.graph.initializer}
-    for ins, outs in test.data_sets:
+    for ins, outs in decoded:
         names = [i.name for i in model.graph.input if i.name not in initializers]
         if len(names) != len(ins):
             return "skip: optional inputs left out", False
-        inputs = {n: np.asarray(v) for n, v in zip(names, ins)}
+        inputs = {n: v if v is None or isinstance(v, list) else np.asarray(v) for n, v in zip(names, ins)}
         tries = [lambda k, a: False, describes_shapes, lambda k, a: True]
         for level, which in enumerate(tries):
             m, rest = freeze(model, inputs, which)
@@ -265,20 +320,18 @@ class StoredTest:
         self.model = onnx.load(os.path.join(path, "model.onnx"))
         self.data_sets = []
         for folder in sorted(glob.glob(os.path.join(path, "test_data_set_*"))):
-            self.data_sets.append(tuple(self._read(folder, prefix) for prefix in ("input", "output")))
+            graph = self.model.graph
+            self.data_sets.append((self._read(folder, "input", graph.input), self._read(folder, "output", graph.output)))
 
     @staticmethod
-    def _read(folder, prefix):
+    def _read(folder, prefix, infos):
+        readers = {"tensor_type": (onnx.TensorProto, numpy_helper.to_array), "sequence_type": (onnx.SequenceProto, numpy_helper.to_list),
+                   "optional_type": (onnx.OptionalProto, numpy_helper.to_optional)}
         values = []
         for k in range(len(glob.glob(os.path.join(folder, f"{prefix}_*.pb")))):
-            tensor = onnx.TensorProto()
+            message, decode = readers[infos[k].type.WhichOneof("value")]
             with open(os.path.join(folder, f"{prefix}_{k}.pb"), "rb") as f:
-                data = f.read()
-            try:
-                tensor.ParseFromString(data)
-                values.append(numpy_helper.to_array(tensor))
-            except Exception:  # a sequence or an optional
-                values.append(None)
+                values.append(decode(message.FromString(f.read())))
         return values
 
 

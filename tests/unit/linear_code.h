@@ -91,10 +91,22 @@ static inline Status compile(const Code *c, LlvmOutput *out) {
   return llvm_emit(&l, "kernel", &target, out);
 }
 
+/* Memory of the test as a kernel's argument. */
+static inline LaunchArg *host_args(Buffer *buffers, LaunchArg *args, void **at, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    buffers[i] = (Buffer){.dev = device, .size = SIZE_MAX, .host = at[i], .fd = -1};
+    args[i] = (LaunchArg){&buffers[i], 0};
+  }
+  return args;
+}
+
 static inline void run(const Code *c, void **args) {
   LlvmOutput out = {0};
   Program *p;
   Fence f;
+  Buffer buffers[64];
+  LaunchArg list[64];
+  assert_true(c->nargs <= 64);
   check(compile(c, &out));
   Linear l = {.list = c->list.at, .len = c->list.len};
   ProgramSpec spec = {.image = {(uint8_t *)out.object.ptr, out.object.len},
@@ -102,7 +114,10 @@ static inline void run(const Code *c, void **args) {
                       .threads = c->threads ? c->threads : 1,
                       .scratch_bytes = llvm_scratch_bytes(&l)};
   check(device_program_load(device, &spec, &p));
-  check(device_submit(device, &(Launch){p, args, c->nargs}, 1, &f));
+  check(device_submit(
+      device,
+      &(Launch){.program = p, .args = host_args(buffers, list, args, c->nargs), .nargs = c->nargs},
+      1, &f));
   check(device_wait(device, f, -1));
   device_program_free(device, p);
   llvm_output_deinit(&out);

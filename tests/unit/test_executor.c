@@ -34,15 +34,40 @@ static int open_descriptors(void) {
   return n;
 }
 
+/* Without shared memory the same buffers hide their address in front of the struct's eyes. */
+typedef struct Hidden {
+  Buffer base;
+  Buffer *real;
+} Hidden;
+
+static void *memory_of(const Buffer *b) {
+  return b->host ? b->host : ((const Hidden *)b)->real->host;
+}
+
 static Status alloc(Device *d, size_t size, int fd, Buffer **out) {
   Status st = host_memory_alloc(d, size, fd, out);
   live_buffers += !st;
-  return st;
+  if (st || d->caps.shares_memory) return st;
+  Hidden *h = calloc(1, sizeof *h);
+  *h = (Hidden){.base = {.dev = d, .size = size, .fd = -1}, .real = *out};
+  assert_int_equal(fd, -1);
+  *out = &h->base;
+  return NULL;
 }
 static void release(Device *d, Buffer *b) {
-  (void)d;
   live_buffers--;
-  host_memory_free(b);
+  host_memory_free(d->caps.shares_memory ? b : ((Hidden *)b)->real);
+  if (!d->caps.shares_memory) free(b);
+}
+static Status write_buffer(Device *d, Buffer *b, uint64_t offset, const void *from, uint64_t n) {
+  (void)d;
+  memcpy((char *)memory_of(b) + offset, from, n);
+  return NULL;
+}
+static Status read_buffer(Device *d, const Buffer *b, uint64_t offset, void *to, uint64_t n) {
+  (void)d;
+  memcpy(to, (const char *)memory_of(b) + offset, n);
+  return NULL;
 }
 static Status load(Device *d, const ProgramSpec *spec, Program **out) {
   (void)d;
@@ -57,14 +82,17 @@ static void unload(Device *d, Program *p) {
   live_programs--;
   free(p);
 }
+static char *bytes_of(const LaunchArg *a) { return (char *)memory_of(a->buffer) + a->offset; }
+
 static Status submit(Device *d, const Launch *launches, size_t n, Fence *out) {
   (void)d;
   *out = 1;
   for (size_t i = 0; i < n; i++)
     for (size_t k = 0; k < N; k++) {
       float sum = launches[i].program->add;
-      for (uint32_t a = 1; a < launches[i].nargs; a++) sum += ((float *)launches[i].args[a])[k];
-      ((float *)launches[i].args[0])[k] = sum;
+      for (uint32_t a = 1; a < launches[i].nargs; a++)
+        sum += ((float *)bytes_of(&launches[i].args[a]))[k];
+      ((float *)bytes_of(&launches[i].args[0]))[k] = sum;
     }
   return NULL;
 }
@@ -82,6 +110,8 @@ static const DeviceVtbl vtbl = {.name = "test",
                                 .buffer_free = release,
                                 .program_load = load,
                                 .program_free = unload,
+                                .write = write_buffer,
+                                .read = read_buffer,
                                 .submit = submit,
                                 .wait = wait_fence};
 static Device device = {.v = &vtbl, .caps = {.max_buffer_bytes = 1ull << 30}};
@@ -218,7 +248,8 @@ typedef struct Fixture {
   int descriptors;
 } Fixture;
 
-static int setup(void **state) {
+static int setup_on(void **state, bool shares_memory) {
+  device.caps.shares_memory = shares_memory;
   Fixture *f = calloc(1, sizeof *f);
   f->m = malloc(sizeof *f->m);
   f->descriptors = open_descriptors();
@@ -228,6 +259,9 @@ static int setup(void **state) {
   *state = f;
   return 0;
 }
+
+static int setup_shared(void **state) { return setup_on(state, true); }
+static int setup_apart(void **state) { return setup_on(state, false); }
 
 static int teardown(void **state) {
   Fixture *f = *state;
@@ -372,6 +406,14 @@ static void output_as_input(Model *m) { m->buffers[Y].slot = 0; }
 static void short_slot(Model *m) { m->in[0] = BYTES - 1; }
 static void writes_input(Model *m) { m->args[0][0] = X; }
 static void writes_weight(Model *m) { m->args[0][0] = W; }
+static void four_dims(Model *m) {
+  static uint32_t dims[4] = {1, 1, 1, 1};
+  m->binaries[0].grid = dims, m->binaries[0].n_grid = 4;
+}
+static void no_groups(Model *m) {
+  static uint32_t zero;
+  m->binaries[0].block = &zero, m->binaries[0].n_block = 1;
+}
 static void temp_outside(Model *m) { m->buffers[T].offset = 65; }
 static void temp_overflow(Model *m) { m->buffers[T].offset = UINT64_MAX - 8; }
 static void weight_outside(Model *m) { m->weights[0].offset = 4 * sizeof(float); }
@@ -388,6 +430,7 @@ static void test_wrong_loads(void **state) {
       buffer_index,    slot_index,     short_slot,     writes_input,    writes_weight,
       temp_outside,    temp_overflow,  weight_short,   buffer_kind,     weight_outside,
       weight_overflow, weight_missing, model_too_long, input_as_output, output_as_input,
+      four_dims,       no_groups,
   };
   for (size_t i = 0; i < sizeof spoils / sizeof *spoils; i++) {
     make_model(f->m, 1);
@@ -488,13 +531,15 @@ static void test_slab_bounds(void **state) {
   }
 }
 
-#define WITH(test_) cmocka_unit_test_setup_teardown(test_, setup, teardown)
+#define WITH(memory, test_)                                                                        \
+  { #test_ " with memory " #memory, test_, setup_##memory, teardown, NULL }
+#define ALL(memory)                                                                                \
+  WITH(memory, test_inline), WITH(memory, test_some_outputs), WITH(memory, test_slab),             \
+      WITH(memory, test_buffers), WITH(memory, test_two_executables),                              \
+      WITH(memory, test_wrong_loads), WITH(memory, test_wrong_runs),                               \
+      WITH(memory, test_slab_bounds)
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      WITH(test_inline),     WITH(test_some_outputs),    WITH(test_slab),
-      WITH(test_buffers),    WITH(test_two_executables), WITH(test_wrong_loads),
-      WITH(test_wrong_runs), WITH(test_slab_bounds),
-  };
+  const struct CMUnitTest tests[] = {ALL(shared), ALL(apart)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -172,14 +172,19 @@ static void execute(const Random *p) {
   LlvmOutput out = {0};
   Program *program;
   Fence fence;
-  void *args[NARGS];
+  Buffer buffers[NARGS];
+  LaunchArg args[NARGS];
   Linear l = {.list = p->list.at, .len = p->list.len, .nargs = NARGS, .threads = 1};
   check(llvm_emit(&l, "random", &target, &out));
   ProgramSpec spec = {
       .image = {(uint8_t *)out.object.ptr, out.object.len}, .entry = "random", .threads = 1};
   check(device_program_load(device, &spec, &program));
-  for (size_t k = 0; k < NARGS; k++) args[k] = data[k];
-  check(device_submit(device, &(Launch){program, args, NARGS}, 1, &fence));
+  for (size_t k = 0; k < NARGS; k++) {
+    buffers[k] = (Buffer){.dev = device, .size = sizeof data[k], .host = data[k], .fd = -1};
+    args[k] = (LaunchArg){&buffers[k], 0};
+  }
+  check(device_submit(device, &(Launch){.program = program, .args = args, .nargs = NARGS}, 1,
+                      &fence));
   device_program_free(device, program);
   llvm_output_deinit(&out);
 }

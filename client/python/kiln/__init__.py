@@ -10,10 +10,10 @@ The asyncio form of everything here is kiln.aio.
 """
 from ._errors import Error
 from ._options import Options
-from .client import Buffer, Client, Executable, TensorSpec, connect
-from ._size import Size
+from .client import Buffer, Client, Executable, TensorSpec, ValueSpec, connect
 from .graph import Graph, Node
+from ._size import Size
 from . import aio
 
 __version__ = "0.1.0"
-__all__ = ["Buffer", "Client", "Error", "Executable", "Graph", "Node", "Options", "Size", "TensorSpec", "aio", "connect"]
+__all__ = ["Buffer", "Client", "Error", "Executable", "Graph", "Node", "Options", "Size", "TensorSpec", "ValueSpec", "aio", "connect"]

@@ -19,31 +19,40 @@ CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 
-try:  # numpy has no bfloat16 of its own
-    from ml_dtypes import bfloat16 as _bf16
-
-    BF16 = np.dtype(_bf16)
+# Dtypes that numpy lacks: Kiln's name, ml_dtypes' name, and the dtype that stands for the bits without ml_dtypes.
+_EXTRA = {
+    "bf16": ("bfloat16", "<u2"), "f8e4m3fn": ("float8_e4m3fn", "u1"), "f8e4m3fnuz": ("float8_e4m3fnuz", "u1"),
+    "f8e5m2": ("float8_e5m2", "u1"), "f8e5m2fnuz": ("float8_e5m2fnuz", "u1"), "f8e8m0": ("float8_e8m0fnu", "u1"),
+    "f4e2m1": ("float4_e2m1fn", "u1"), "i4": ("int4", "i1"), "u4": ("uint4", "u1"), "i2": ("int2", "i1"), "u2": ("uint2", "u1"),
+}
+try:
+    import ml_dtypes as _ml
 except ImportError:
-    BF16 = None
+    _ml = None
 
 _NUMPY = {
     "bool": np.dtype(np.bool_), "i8": np.dtype(np.int8), "i16": np.dtype("<i2"), "i32": np.dtype("<i4"),
     "i64": np.dtype("<i8"), "u8": np.dtype(np.uint8), "u16": np.dtype("<u2"), "u32": np.dtype("<u4"),
     "u64": np.dtype("<u8"), "f16": np.dtype("<f2"), "f32": np.dtype("<f4"), "f64": np.dtype("<f8"),
 }
-if BF16 is not None:
-    _NUMPY["bf16"] = BF16
-_TO_PROTO = {dt: graph_pb2.DType.Value("DTYPE_" + name.upper()) for name, dt in _NUMPY.items()}
-_FROM_PROTO = {number: dt for dt, number in _TO_PROTO.items()}
+_NUMPY.update({name: np.dtype(getattr(_ml, ml)) for name, (ml, _) in _EXTRA.items() if hasattr(_ml, ml)})
+
+
+def _number(name: str) -> int:
+    return graph_pb2.DType.Value("DTYPE_" + name.upper())
+
+
+_TO_PROTO = {dt: _number(name) for name, dt in _NUMPY.items()}
+_BITS = {_number(name): np.dtype(bits) for name, (_, bits) in _EXTRA.items()}
+_FROM_PROTO = {**_BITS, **{number: dt for dt, number in _TO_PROTO.items()}}
+_NAMES = {name: _number(name) for name in (*_NUMPY, *_EXTRA)} | {ml: _number(name) for name, (ml, _) in _EXTRA.items()}
 
 
 def dtype_number(dtype: Any) -> int:
     """The DType enum value of a numpy dtype, or of a name such as "float32", "f32" or "bfloat16"."""
     if isinstance(dtype, str):
-        if dtype in ("bf16", "bfloat16"):
-            return graph_pb2.DTYPE_BF16
-        if dtype in _NUMPY:
-            dtype = _NUMPY[dtype]
+        if dtype in _NAMES:
+            return _NAMES[dtype]
     dt = np.dtype(dtype).newbyteorder("<")
     if dt not in _TO_PROTO:
         raise Error("INVALID_ARGUMENT", f"dtype {dt} is not one that Kiln knows: {', '.join(sorted(_NUMPY))}")
@@ -51,9 +60,7 @@ def dtype_number(dtype: Any) -> int:
 
 
 def numpy_dtype(number: int) -> np.dtype:
-    """The numpy dtype of a DType enum value; bf16 needs the ml_dtypes package and is uint16 bits without it."""
-    if number == graph_pb2.DTYPE_BF16 and BF16 is None:
-        return np.dtype("<u2")
+    """The numpy dtype of a DType enum value; those that numpy lacks need the ml_dtypes package and are bits without it."""
     return _FROM_PROTO[number]
 
 
@@ -62,10 +69,26 @@ def dtype_name(number: int) -> str:
     return graph_pb2.DType.Name(number)[len("DTYPE_"):].lower()
 
 
-def tensor_from_numpy(array: Any) -> kiln_pb2.Tensor:
-    """A Tensor message with a little-endian row-major copy of the array's bytes."""
-    a = np.asarray(array)
+def is_float(number: int) -> bool:
+    """Whether a DType enum value is a float dtype."""
+    return dtype_name(number)[0] in "fb" and number != graph_pb2.DTYPE_BOOL
+
+
+def _element_dtype(a: np.ndarray, wanted: Any) -> int:
+    """The DType of an array's elements; its bits may stand for a dtype that numpy lacks, when that is wanted."""
     number = dtype_number(a.dtype)
+    if wanted is None or number == (wanted := dtype_number(wanted)):
+        return number
+    return wanted if wanted in _BITS and a.dtype.kind in "iu" and a.dtype.itemsize == _BITS[wanted].itemsize else number
+
+
+def tensor_from_numpy(array: Any, dtype: Any = None) -> kiln_pb2.Tensor:
+    """A Tensor message with a little-endian row-major copy of the array's bytes. Of a dtype that numpy lacks, an array of
+    integers of its size may hold the bits."""
+    a = np.asarray(array)
+    number = _element_dtype(a, dtype)
+    if number in _BITS and a.dtype.kind in "iu" and a.dtype.isbuiltin == 1:
+        a = a.view(numpy_dtype(number)) if a.ndim else a.reshape(1).view(numpy_dtype(number)).reshape(())
     a = np.ascontiguousarray(a, dtype=numpy_dtype(number)).reshape(a.shape)
     return kiln_pb2.Tensor(dtype=number, dims=a.shape, data=a.tobytes())
 
@@ -127,23 +150,49 @@ def upload_requests(array: Any, device: str) -> Iterator[kiln_pb2.UploadRequest]
         yield kiln_pb2.UploadRequest(chunk=chunk)
 
 
-def run_request(executable: str, inputs: Mapping[str, Any], outputs: Any) -> kiln_pb2.RunRequest:
-    """outputs: None (all, as arrays), "buffers" (all, kept on the server), or a list of names."""
+def element_names(spec: Any) -> list[str]:
+    """The tensors of a sequence."""
+    return [f"{spec.name}[{k}]" for k in range(spec.length)]
+
+
+def tensor_inputs(inputs: Mapping[str, Any], values: Sequence[Any]) -> dict[str, Any]:
+    """The tensors of the inputs; values: the kiln.ValueSpecs of the sequences and empty optionals among them."""
+    result = dict(inputs)
+    for spec in values:
+        if spec.name not in result:
+            continue
+        value = result.pop(spec.name)
+        got = 0 if value is None else len(value)
+        if got != spec.length or (spec.none and value is not None):
+            expected = "None" if spec.none else f"a sequence of {spec.length} tensors"
+            raise Error("INVALID_ARGUMENT", f"input '{spec.name}': expected {expected}, "
+                        f"got {'None' if value is None else f'{got} tensors'}; the model was compiled for that")
+        result.update(zip(element_names(spec), value or ()))
+    return result
+
+
+def run_request(executable: str, inputs: Mapping[str, Any], outputs: Any, specs: Sequence[Any] = (), input_values: Sequence[Any] = (),
+                output_values: Sequence[Any] = ()) -> kiln_pb2.RunRequest:
+    """specs: of the executable's tensor inputs. outputs: None (all, as arrays), "buffers" (all, kept on the server), or a list of names."""
     request = kiln_pb2.RunRequest(executable=executable)
-    for name, value in inputs.items():
+    dtypes = {s.name: s.dtype for s in specs}
+    for name, value in tensor_inputs(inputs, input_values).items():
         if hasattr(value, "buffer_id"):
             request.inputs.add(name=name, buffer=value.buffer_id)
         else:
-            request.inputs.add(name=name).tensor.CopyFrom(tensor_from_numpy(value))
+            request.inputs.add(name=name).tensor.CopyFrom(tensor_from_numpy(value, dtypes.get(name)))
     if outputs == "buffers":
         request.outputs_as_buffers = True
     elif outputs is not None:
-        request.outputs.extend(outputs)
+        lists = {spec.name: element_names(spec) for spec in output_values}
+        request.outputs.extend(tensor for name in outputs for tensor in lists.get(name, [name]))
     return request
 
 
-def run_outputs(response: kiln_pb2.RunResponse, specs: Sequence[Any], keep: Callable[[str, str, Any], Any]) -> dict[str, Any]:
-    """The outputs by name: arrays, or what keep(buffer id, dtype, shape) makes of those that stayed on the server."""
+def run_outputs(response: kiln_pb2.RunResponse, specs: Sequence[Any], keep: Callable[[str, str, Any], Any],
+                values: Sequence[Any] = ()) -> dict[str, Any]:
+    """The outputs by name: arrays, or what keep(buffer id, dtype, shape) makes of those that stayed on the server; lists of them for
+    sequences, None for optionals without a value."""
     by_name = {s.name: s for s in specs}
     result: dict[str, Any] = {}
     for out in response.outputs:
@@ -152,4 +201,8 @@ def run_outputs(response: kiln_pb2.RunResponse, specs: Sequence[Any], keep: Call
             result[out.name] = keep(out.buffer, spec.dtype, spec.shape)
         else:
             result[out.name] = numpy_from_bytes(out.tensor.dtype, out.tensor.dims, out.tensor.data)
+    for spec in values:
+        names = element_names(spec)
+        if all(n in result for n in names):
+            result[spec.name] = None if spec.none else [result.pop(n) for n in names]
     return result

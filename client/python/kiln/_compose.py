@@ -24,12 +24,6 @@ def _bad(message: str) -> Error:
     return Error("INVALID_ARGUMENT", message)
 
 
-def _float(dtype: int) -> bool:
-    from .graph import is_float
-
-    return is_float(dtype)
-
-
 def _number(d: Dim, what: str) -> int:
     if isinstance(d, Size):
         raise Error("UNIMPLEMENTED", f"{what} of size {d!r}: only sizes known as numbers")
@@ -331,7 +325,7 @@ class Composed:
             raise _bad("the position of an extreme among no elements")
         best = reduce(x, at, True)
         hit = self.cmpeq(x, best)
-        if _float(x.dtype):
+        if _codec.is_float(x.dtype):
             hit = self.or_(hit, self.isnan(x))
         place = self.iota("i64", x.shape, at)
         return self.reduce_min(self.where(hit, place, (1 << 62)), at, keepdims)
@@ -449,7 +443,7 @@ class Composed:
         a, b = self.unsqueeze(x, -1), self.unsqueeze(x, -2)  # a: whose place; b: all others
         before = self.cmplt(a, b) if descending else self.cmplt(b, a)
         same = self.cmpeq(a, b)
-        if _float(x.dtype):
+        if _codec.is_float(x.dtype):
             before = self.or_(before, self.and_(self.isnan(a), self.not_(self.isnan(b))))
             same = self.or_(same, self.and_(self.isnan(a), self.isnan(b)))
         earlier = self.cmplt(self.iota("i64", (n, n), 1), self.iota("i64", (n, n), 0))
@@ -580,7 +574,7 @@ def _range(dtype: int) -> tuple[Any, Any]:
     name = _codec.dtype_name(dtype)
     if dtype == graph_pb2.DTYPE_BOOL:
         return False, True
-    if _float(dtype):
+    if _codec.is_float(dtype):
         return -math.inf, math.inf
     bits = int(name[1:])
     return (0, (1 << bits) - 1) if name[0] == "u" else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)

@@ -11,7 +11,7 @@ import numpy as np
 from . import _codec, _spawn
 from ._errors import translated
 from ._options import Options
-from .client import TensorSpec
+from .client import TensorSpec, ValueSpec
 from .v1 import kiln_pb2, kiln_pb2_grpc
 
 
@@ -50,13 +50,15 @@ class Executable:
         self.executable_id = response.executable
         self.inputs = [TensorSpec._from(s) for s in response.inputs]
         self.outputs = [TensorSpec._from(s) for s in response.outputs]
+        self.input_values = [ValueSpec._from(s) for s in response.input_values]
+        self.output_values = [ValueSpec._from(s) for s in response.output_values]
 
     async def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None) -> dict[str, Any]:
         """As kiln.Executable.run; Buffers are those of this module."""
+        request = _codec.run_request(self.executable_id, inputs, outputs, self.inputs, self.input_values, self.output_values)
         with translated():
-            response = await self._client._stub.Run(
-                _codec.run_request(self.executable_id, inputs, outputs), timeout=self._client.timeout)
-        return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client))
+            response = await self._client._stub.Run(request, timeout=self._client.timeout)
+        return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client), self.output_values)
 
     __call__ = run
 

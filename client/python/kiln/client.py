@@ -27,6 +27,20 @@ class TensorSpec:
         return TensorSpec(spec.name, _codec.dtype_name(spec.dtype), tuple(spec.dims))
 
 
+@dataclasses.dataclass(frozen=True)
+class ValueSpec:
+    """An input or output that is not one tensor: a sequence of `length` tensors, called NAME[0] to NAME[length - 1] among the executable's
+    tensors, or (none) an optional without a value."""
+
+    name: str
+    length: int
+    none: bool
+
+    @staticmethod
+    def _from(spec: kiln_pb2.ValueSpec) -> "ValueSpec":
+        return ValueSpec(spec.name, spec.length, spec.none)
+
+
 class Buffer:
     """A tensor kept on the server: dtype ("f32"), shape and buffer_id. Freed by free(), or with the server."""
 
@@ -61,6 +75,7 @@ class Executable:
     """A compiled model on the server.
 
     inputs, outputs: lists of TensorSpec in the model's order.
+    input_values, output_values: lists of ValueSpec, the sequences and empty optionals that these tensors belong to.
     """
 
     def __init__(self, client: "Client", response: kiln_pb2.CompileResponse):
@@ -69,18 +84,21 @@ class Executable:
         self.executable_id = response.executable
         self.inputs = [TensorSpec._from(s) for s in response.inputs]
         self.outputs = [TensorSpec._from(s) for s in response.outputs]
+        self.input_values = [ValueSpec._from(s) for s in response.input_values]
+        self.output_values = [ValueSpec._from(s) for s in response.output_values]
 
     def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None) -> dict[str, Any]:
         """Runs once.
 
-        inputs: one numpy array (or kiln.Buffer) per model input, by name; dtype and shape must equal the spec's.
+        inputs: one numpy array (or kiln.Buffer) per model input, by name; dtype and shape must equal the spec's. A sequence is a list
+        of them, an optional without a value is None or left out; the result has the same form.
         outputs: None for all as arrays, "buffers" for all as kiln.Buffer kept on the server, or a list of names.
         Raises kiln.Error INVALID_ARGUMENT naming the input with expected and got; UNAVAILABLE when the device died.
         """
-        request = _codec.run_request(self.executable_id, inputs, outputs)
+        request = _codec.run_request(self.executable_id, inputs, outputs, self.inputs, self.input_values, self.output_values)
         with translated():
             response = self._client._stub.Run(request, timeout=self._client.timeout)
-        return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client))
+        return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client), self.output_values)
 
     __call__ = run
 

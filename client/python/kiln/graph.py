@@ -38,15 +38,10 @@ def _text(shape: Sequence[Dim]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def is_float(dtype: int) -> bool:
-    """Whether a DType number is a float's."""
-    return "F" in graph_pb2.DType.Name(dtype)[len("DTYPE_"):][:2]
-
-
 def _fits(kind: str, dtype: int) -> bool:
     is_bool = dtype == graph_pb2.DTYPE_BOOL
-    return {"FLOAT": is_float(dtype), "NUMERIC": not is_bool, "BITS": not is_float(dtype),
-            "INTEGER": not is_bool and not is_float(dtype)}.get(kind, True)
+    return {"FLOAT": _codec.is_float(dtype), "NUMERIC": not is_bool, "BITS": not _codec.is_float(dtype),
+            "INTEGER": not is_bool and not _codec.is_float(dtype)}.get(kind, True)
 
 
 def broadcast(*shapes: Sequence[Dim]) -> Shape:
@@ -165,8 +160,9 @@ class Graph(Composed):
             raise _bad(f"dim {name!r} has the bounds {self._dims[name]} already")
         return Size.atom("dim", name)  # type: ignore[return-value]
 
-    def param(self, name: str, dtype: Any, shape: Sequence[int | str | Size]) -> Node:
-        """An input. shape: ints, names of dimensions, or what dim() gave."""
+    def param(self, name: str, dtype: Any, shape: Sequence[int | str | Size], state: bool = False) -> Node:
+        """An input. shape: ints, names of dimensions, or what dim() gave. state: assign() may write to it; a run is given a buffer of the server
+        for it (Client.upload), and updates that."""
         number = _codec.dtype_number(dtype)
         dims: list[Dim] = [Size.atom("dim", d) if isinstance(d, str) else d if isinstance(d, Size) else int(d) for d in shape]
         names = []
@@ -175,7 +171,7 @@ class Graph(Composed):
             if isinstance(d, Size) and not plain:
                 raise _bad(f"param {name!r}: a dimension is a number or a name, got {d!r}")
             names.append(d._terms[0][0][0][1] if plain else None)
-        param = self._proto.params.add(name=name, dtype=number)
+        param = self._proto.params.add(name=name, dtype=number, state=state)
         for d, known in zip(dims, names):
             if known is None:
                 param.dims.add(size=d)
@@ -186,9 +182,9 @@ class Graph(Composed):
                 param.dims.add(name=known)
         return self._node("PARAM", [], dims, ints=[len(self._proto.params) - 1], result=number)
 
-    def constant(self, array: Any) -> Node:
-        """A constant tensor of anything numpy takes; its bytes travel with the graph."""
-        t = _codec.tensor_from_numpy(array)
+    def constant(self, array: Any, dtype: Any = None) -> Node:
+        """A constant tensor of anything numpy takes; its bytes travel with the graph. For a dtype that numpy lacks the array may hold the bits."""
+        t = _codec.tensor_from_numpy(array, dtype)
         param = self._proto.params.add(name=f"constant_{len(self._proto.params)}", dtype=t.dtype, data=t.data)
         for d in t.dims:
             param.dims.add(size=d)
@@ -199,7 +195,7 @@ class Graph(Composed):
         number = dtype if isinstance(dtype, int) else _codec.dtype_number(dtype)
         key = (number, repr(value))
         if key not in self._consts:
-            field = {"f": float(value)} if is_float(number) else {"i": _wrap(int(value))}
+            field = {"f": float(value)} if _codec.is_float(number) else {"i": _wrap(int(value))}
             self._consts[key] = self._node("CONST", [], (), dtype=number, **field)
         return self._consts[key]
 
@@ -214,7 +210,7 @@ class Graph(Composed):
 
     def size_of(self, x: Node, max: int = DEFAULT_MAX, min: int = 0) -> Size:
         """An integer scalar that the run computes, as a size. A run in which it is outside [min, max] fails with OUT_OF_RANGE."""
-        if x.rank or is_float(x.dtype) or x.dtype == graph_pb2.DTYPE_BOOL:
+        if x.rank or _codec.is_float(x.dtype) or x.dtype == graph_pb2.DTYPE_BOOL:
             raise _bad(f"size_of {x.dtype_name}{_text(x.shape)}, expected an integer scalar")
         return Size.atom("node", x.index, min, max)  # type: ignore[return-value]
 
@@ -308,7 +304,7 @@ class Graph(Composed):
     def gather(self, x: Node, indices: Node, axis: int = 0) -> Node:
         """x indexed along axis by an integer tensor, whose axes stand in its place; indices outside [0, size) read 0."""
         at = x._axis(axis)
-        if is_float(indices.dtype) or indices.dtype == graph_pb2.DTYPE_BOOL:
+        if _codec.is_float(indices.dtype) or indices.dtype == graph_pb2.DTYPE_BOOL:
             raise _bad(f"indices of {indices.dtype_name}, expected an integer dtype")
         return self._node("GATHER", [x, indices], [*x.shape[:at], *indices.shape, *x.shape[at + 1:]], ints=[at])
 
@@ -368,6 +364,14 @@ class Graph(Composed):
             raise _bad(f"MATMUL of {_text(a.shape)} and {_text(b.shape)}: {k} and {n} elements to sum over")
         shape = [*broadcast(a.shape[:-2], b.shape[:-2]), *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())]
         return self._node("MATMUL", [a, b], shape)
+
+    def assign(self, target: Node, value: Operand) -> Node:
+        """Writes the value, broadcast to the target's shape, into a state, or into reshape, permute, shrink, flip and window of one that show
+        no element twice. Reads of the state that are made later see it, as if everything ran in the order of the calls. Gives the target."""
+        a, b = self._operands("ASSIGN", target, value)
+        if broadcast(a.shape, b.shape) != a.shape:
+            raise _bad(f"ASSIGN of {_text(b.shape)} to {_text(a.shape)}")
+        return self._node("ASSIGN", [a, b], a.shape)
 
 
 def _wrap(value: int) -> int:

@@ -1,0 +1,7 @@
+/* Casts from and to the storage dtypes (f8, f4, 4- and 2-bit integers) as integer arithmetic. */
+#pragma once
+
+#include "compiler/rules/rewrite.h"
+
+/* n: a CAST; NULL when neither side is a storage dtype. */
+UOp *small_cast(Rewrite *rw, UOp *n);
