@@ -141,6 +141,9 @@ static int read_input(const Cli *cli, const char *given, const KilnExecutable *e
   Npy a;
   Status st = npy_read(path, &a);
   if (st) return cli_fail_status(cli, st);
+  /* A file has no name for these: its bytes are their elements. */
+  bool byte = kiln_dtype_size(a.dtype) == 1 && a.dtype != KILN_BOOL;
+  if (byte && exe->inputs[i].dtype >= KILN_F8E4M3FN) a.dtype = exe->inputs[i].dtype;
   if (a.dtype == KILN_BF16 && exe->inputs[i].dtype == KILN_F16) a.dtype = KILN_F16;
   in->owned[i] = a.data;
   memcpy(in->dims[i], a.dims, sizeof a.dims);

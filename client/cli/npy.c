@@ -19,6 +19,11 @@ static const struct {
              {"i8", KILN_I64},  {"u1", KILN_U8},  {"u2", KILN_U16}, {"u4", KILN_U32},
              {"u8", KILN_U64},  {"f2", KILN_F16}, {"f4", KILN_F32}, {"f8", KILN_F64},
              {"V2", KILN_BF16}};
+/* numpy stores the dtypes of ml_dtypes as bytes without a name; who reads them knows which. */
+static const struct {
+  const char *descr;
+  KilnDType dtype;
+} unnamed[] = {{"V1", KILN_U8}, {"f1", KILN_F8E5M2}};
 enum { NKINDS = sizeof kinds / sizeof *kinds };
 
 /* -- the header's dict
@@ -122,6 +127,12 @@ static Status parse_descr(Str d, KilnDType *dtype, bool *swap) {
     if (memcmp(d.ptr + 1, kinds[i].descr, 2) != 0) continue;
     *dtype = kinds[i].dtype;
     *swap = order == '>' && kiln_dtype_size(*dtype) > 1;
+    return NULL;
+  }
+  for (int i = 0; order && i < (int)(sizeof unnamed / sizeof *unnamed); i++) {
+    if (memcmp(d.ptr + 1, unnamed[i].descr, 2) != 0) continue;
+    *dtype = unnamed[i].dtype;
+    *swap = false;
     return NULL;
   }
   return FAIL(INVALID_ARGUMENT, "dtype '" STR_FMT "' is not supported", STR_ARG(d));
@@ -249,7 +260,9 @@ Status npy_read(const char *path, Npy *out) {
 static const char *descr_of(KilnDType dtype) {
   for (int i = 0; i < NKINDS; i++)
     if (kinds[i].dtype == dtype) return kinds[i].descr;
-  return NULL;
+  if (dtype == KILN_I4 || dtype == KILN_I2) return "i1";
+  if (dtype == KILN_U4 || dtype == KILN_U2) return "u1";
+  return kiln_dtype_size(dtype) == 1 ? "V1" : NULL;
 }
 
 /* The dict, padded so that the data is aligned; the last byte is a newline. True when its length

@@ -3,6 +3,7 @@
 #include "client/cli/tensor.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 static double half_to_double(uint16_t h) {
@@ -43,6 +44,52 @@ static uint16_t bfloat_from_double(double v) {
   return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* -- dtypes below 8 bits and 8-bit floats: an element in the low bits of a byte ------------------
+ */
+
+typedef struct SmallFormat {
+  uint8_t bits, mant;
+  int8_t bias;
+  bool fnuz;        /* the pattern of -0 is NaN */
+  uint8_t nan, inf; /* magnitudes from here on; 0: none */
+} SmallFormat;
+
+static const SmallFormat small_floats[] = {
+    [KILN_F8E4M3FN] = {8, 3, 7, false, 0x7f, 0},   [KILN_F8E4M3FNUZ] = {8, 3, 8, true, 0, 0},
+    [KILN_F8E5M2] = {8, 2, 15, false, 0x7d, 0x7c}, [KILN_F8E5M2FNUZ] = {8, 2, 16, true, 0, 0},
+    [KILN_F4E2M1] = {4, 1, 1, false, 0, 0},
+};
+
+static double small_to_double(KilnDType dtype, uint8_t byte) {
+  if (dtype == KILN_U4) return byte & 15;
+  if (dtype == KILN_U2) return byte & 3;
+  if (dtype == KILN_I4) return ((byte & 15) ^ 8) - 8;
+  if (dtype == KILN_I2) return ((byte & 3) ^ 2) - 2;
+  if (dtype == KILN_F8E8M0) return byte == 255 ? NAN : ldexp(1, byte - 127);
+  const SmallFormat *f = &small_floats[dtype];
+  int top = 1 << (f->bits - 1), mag = byte & (top - 1), e = mag >> f->mant;
+  int frac = mag & ((1 << f->mant) - 1);
+  if ((f->fnuz && byte == top) || (f->nan && mag >= f->nan)) return NAN;
+  double v =
+      e ? ldexp(frac + (1 << f->mant), e - f->bias - f->mant) : ldexp(frac, 1 - f->bias - f->mant);
+  if (f->inf && mag == f->inf) v = INFINITY;
+  return byte & top ? -v : v;
+}
+
+/* The nearest element, the smaller code of two. */
+static uint8_t small_from_double(KilnDType dtype, double v) {
+  int best = 0, nan = 0;
+  for (int code = 0; code < 256; code++) {
+    double x = small_to_double(dtype, (uint8_t)code);
+    if (x == v) return (uint8_t)code;
+    if (isnan(x)) nan = code;
+    if (fabs(x - v) < fabs(small_to_double(dtype, (uint8_t)best) - v)) best = code;
+  }
+  return (uint8_t)(isnan(v) ? nan : best);
+}
+
+static bool is_small(KilnDType d) { return d >= KILN_F8E4M3FN && d <= KILN_U2; }
+
 #define ELEMENTS(X)                                                                                \
   X(KILN_BOOL, uint8_t)                                                                            \
   X(KILN_I8, int8_t)                                                                               \
@@ -64,7 +111,7 @@ double tensor_get(KilnDType dtype, const void *data, size_t i) {
 #undef GET
   case KILN_F16: return half_to_double(((const uint16_t *)data)[i]);
   case KILN_BF16: return bfloat_to_double(((const uint16_t *)data)[i]);
-  default: return 0;
+  default: return is_small(dtype) ? small_to_double(dtype, ((const uint8_t *)data)[i]) : 0;
   }
 }
 
@@ -76,7 +123,8 @@ void tensor_set(KilnDType dtype, void *data, size_t i, double v) {
 #undef SET
   case KILN_F16: ((uint16_t *)data)[i] = half_from_double(v); break;
   case KILN_BF16: ((uint16_t *)data)[i] = bfloat_from_double(v); break;
-  default: break;
+  default:
+    if (is_small(dtype)) ((uint8_t *)data)[i] = small_from_double(dtype, v);
   }
 }
 
@@ -110,6 +158,15 @@ static uint64_t next(uint64_t *state) {
 void tensor_fill_random(KilnDType dtype, void *data, size_t count, uint64_t seed) {
   for (size_t i = 0; i < count; i++) {
     uint64_t r = next(&seed) >> 11;
+    if (is_small(dtype)) {
+      uint8_t code = (uint8_t)r; /* any number up to 1; integers of every value */
+      bool wide = dtype < KILN_I4 && !(fabs(small_to_double(dtype, code)) <= 1);
+      ((uint8_t *)data)[i] = wide ? 0
+                                  : (uint8_t)(code & (dtype >= KILN_I2       ? 3
+                                                      : dtype >= KILN_F4E2M1 ? 15
+                                                                             : 255));
+      continue;
+    }
     double v = (double)(r % 10);
     if (dtype == KILN_BOOL) v = (double)(r & 1);
     if (dtype == KILN_F16 || dtype == KILN_BF16 || dtype == KILN_F32 || dtype == KILN_F64)

@@ -103,6 +103,8 @@ LLVMValueRef llvm_intrinsic(Emitter *e, const char *name, LLVMTypeRef *types, si
 LLVMValueRef llvm_intrinsic1(Emitter *e, const char *name, LLVMValueRef *args, unsigned nargs);
 
 /* -- llvm_cast.c -- */
+/* A byte as element of d: of a 4- or 2-bit dtype only its low bits count. */
+LLVMValueRef llvm_canonical(Emitter *e, DType d, LLVMValueRef v);
 LLVMValueRef llvm_cast_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_bitcast_emit(Emitter *e, const UOp *u);
 /* f16 and bf16 to f32, exactly; other dtypes unchanged. */

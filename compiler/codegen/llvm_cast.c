@@ -175,10 +175,22 @@ static LLVMValueRef to_bool(Emitter *e, LLVMValueRef v, DType from) {
   return LLVMBuildICmp(e->b, LLVMIntNE, v, zero, "");
 }
 
+LLVMValueRef llvm_canonical(Emitter *e, DType d, LLVMValueRef v) {
+  unsigned bits = dtype_info[d].bits;
+  if (!dtype_is_storage(d) || bits == 8) return v;
+  LLVMTypeRef type = LLVMTypeOf(v);
+  if (dtype_info[d].cls != DC_SINT)
+    return LLVMBuildAnd(e->b, v, llvm_int(e, type, (1 << bits) - 1), "");
+  LLVMValueRef by = llvm_int(e, type, 8 - bits);
+  return LLVMBuildAShr(e->b, LLVMBuildShl(e->b, v, by, ""), by, "");
+}
+
 LLVMValueRef llvm_cast_emit(Emitter *e, const UOp *u) {
   DType to = (DType)u->dtype, from = (DType)u->src[0]->dtype;
   LLVMValueRef v = llvm_value(e, u->src[0]);
   bool float_from = dtype_is_float(from), float_to = dtype_is_float(to);
+  if (dtype_is_storage(from) || dtype_is_storage(to))
+    return llvm_fail(e, u, "should have been decomposed before code generation");
   if (to == DT_BOOL) return to_bool(e, v, from);
   if (float_from && float_to) return float_to_float(e, v, from, to);
   if (float_to) return int_to_float(e, v, from, to);
@@ -193,5 +205,5 @@ LLVMValueRef llvm_bitcast_emit(Emitter *e, const UOp *u) {
   if (dtype_info[to].bytes != dtype_info[from].bytes) {
     return llvm_fail(e, u, "sizes of its dtypes differ");
   }
-  return LLVMBuildBitCast(e->b, v, llvm_type(e, to, llvm_lanes(v)), "");
+  return llvm_canonical(e, to, LLVMBuildBitCast(e->b, v, llvm_type(e, to, llvm_lanes(v)), ""));
 }

@@ -282,16 +282,7 @@ static LLVMValueRef all_lanes(const Access *a) {
 
 /* Memory representation to value, and back. */
 static LLVMValueRef from_memory(const Access *a, LLVMValueRef v) {
-  LLVMBuilderRef b = a->e->b;
-  unsigned bits = dtype_info[a->dtype].bits;
-  if (dtype_is_storage(a->dtype) && bits < 8) { /* only these bits count */
-    LLVMTypeRef type = LLVMTypeOf(v);
-    if (dtype_info[a->dtype].cls != DC_SINT)
-      return LLVMBuildAnd(b, v, llvm_int(a->e, type, (1 << bits) - 1), "");
-    LLVMValueRef by = llvm_int(a->e, type, 8 - bits);
-    return LLVMBuildAShr(b, LLVMBuildShl(b, v, by, ""), by, "");
-  }
-  if (a->dtype != DT_BOOL) return v;
+  if (a->dtype != DT_BOOL) return llvm_canonical(a->e, a->dtype, v);
   return LLVMBuildICmp(a->e->b, LLVMIntNE, v, LLVMConstNull(LLVMTypeOf(v)), "");
 }
 static LLVMValueRef to_memory(const Access *a, LLVMValueRef v) {

@@ -5,6 +5,7 @@
  * INDEX does not wrap: its ends saturate, and an end equal to INT64_MIN or INT64_MAX is infinite.
  * u64 is held as a bit pattern, so its bounds are known only when they lie in [0, INT64_MAX];
  * INT64_MIN as lower end says that they are not. */
+#include "compiler/ir/dim.h"
 #include "compiler/ir/infer.h"
 
 __extension__ typedef __int128 Wide;
@@ -185,11 +186,14 @@ static Interval alu(const UOp *u, Interval all) {
   }
 }
 
+static Wide of_high(int64_t dim) { return dim_high(dim) == INT64_MAX ? INF : dim_high(dim); }
+
 static Interval reduced(const UOp *u, Interval all) {
   Interval x = of(u->src[0]), count = {1, 1};
   for (uint32_t k = 0; k < u->arg.ints.n; k++) {
-    Wide d = u->src[0]->shape.at[u->arg.ints.at[k]];
-    count.lo = mul(count.lo, d), count.hi = mul(count.hi, d);
+    int64_t d = u->src[0]->shape.at[u->arg.ints.at[k]];
+    count.lo = mul(count.lo, most(dim_low(d), 0));
+    count.hi = mul(count.hi, of_high(d));
   }
   for (uint32_t s = 1; s < u->nsrc; s++) {
     Interval end = of(u->src[s]->src[0]);
@@ -204,11 +208,17 @@ static Interval reduced(const UOp *u, Interval all) {
   }
 }
 
+/* {min, max, divisor}: the least and the greatest multiple. */
+static Interval multiples(const int64_t *v) {
+  return (Interval){(v[0] + v[2] - 1) / v[2] * v[2], v[1] / v[2] * v[2]};
+}
+
 static Interval interval(const UOp *u, Interval all) {
   switch (u->op) {
   case OP_CONST:
     return dtype_is_uint((DType)u->dtype) && u->arg.i < 0 ? all : (Interval){u->arg.i, u->arg.i};
-  case OP_IOTA: return (Interval){0, most(u->shape.at[u->arg.i] - 1, 0)};
+  case OP_IOTA: return (Interval){0, most(of_high(u->shape.at[u->arg.i]) - 1, 0)};
+  case OP_VAR: return multiples(u->arg.ints.at);
   case OP_RANGE: return (Interval){0, most(of(u->src[0]).hi - 1, 0)};
   case OP_THREAD: return (Interval){0, u->arg.i - 1};
   case OP_RAMP: return (Interval){0, u->lanes - 1};

@@ -55,12 +55,24 @@ static bool is_combiner(int64_t op) {
   return op == OP_ADD || op == OP_MUL || op == OP_MAX || op == OP_MIN;
 }
 
+static const char *check_var(Arg arg) {
+  const int64_t limit = (int64_t)1 << 40;
+  if (arg.i < 0 || arg.i > UINT16_MAX) return "the number of the VAR is out of bounds";
+  if (arg.ints.n != 3) return "a VAR has a least and a greatest value and a divisor";
+  int64_t min = arg.ints.at[0], max = arg.ints.at[1], divisor = arg.ints.at[2];
+  if (min < 0 || max < min || max > limit) return "the bounds of the VAR are out of range";
+  if (divisor < 1 || divisor > limit) return "the divisor of the VAR is out of range";
+  if (max / divisor * divisor < min) return "no value of the VAR is a multiple of its divisor";
+  return NULL;
+}
+
 static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   ArgKind kind = op_info[op].arg;
   if (arg.i && (kind == ARG_NONE || kind == ARG_INTS)) return "the op takes no number argument";
   if (arg.ints.n && (kind == ARG_NONE || kind == ARG_I)) return "the op takes no list argument";
   switch (op) {
   case OP_PARAM: return arg.i < 0 ? "the slot is negative" : NULL;
+  case OP_VAR: return check_var(arg);
   case OP_BUFFER:
     if (arg.ints.n != 2) return "a buffer has elements and space";
     if (arg.ints.at[0] < 1 || arg.ints.at[0] > (int64_t)1 << 40) return "bad number of elements";
@@ -105,6 +117,7 @@ static const char *check_alu(Op op, DType dtype, UOp *const *src, size_t n) {
 
 static const char *check_leaf(Op op, DType dtype) {
   switch (op) {
+  case OP_VAR:
   case OP_RANGE:
   case OP_THREAD:
   case OP_RAMP: return dtype == DT_INDEX ? NULL : "the dtype is not index";
@@ -149,6 +162,9 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
     return check_access(op, src, n);
   case OP_INDEX:
   case OP_LOAD: return check_access(op, src, n);
+  case OP_BIND:
+    if (src[0]->op != OP_VAR) return "the first source is no VAR";
+    return src[1]->dtype == DT_I64 ? NULL : "the value's dtype is not i64";
   case OP_END:
     for (size_t s = 1; s < n; s++) {
       if (src[s]->op != OP_RANGE) return "an END source is not a RANGE";

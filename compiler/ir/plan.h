@@ -2,7 +2,7 @@
  * with a memory plan. */
 #pragma once
 
-#include "compiler/ir/uop.h"
+#include "compiler/ir/dim.h"
 
 typedef enum SlotKind { SLOT_INPUT, SLOT_OUTPUT, SLOT_WEIGHT } SlotKind;
 
@@ -12,7 +12,7 @@ typedef struct GraphSlot {
   SlotKind kind;
   Str name; /* weights: for messages only */
   DType dtype;
-  Ints shape;
+  Ints shape; /* dims over the graph's VARs */
   bool state; /* an input whose contents a run updates in place */
   /* weights: */
   bool in_constants;      /* data is in Frontend.constants, else in the model's bytes */
@@ -27,27 +27,53 @@ typedef struct GraphValue {
   size_t length; /* 0 for none */
 } GraphValue;
 
+typedef enum VarSource {
+  VAR_INPUT, /* the size of axis `axis` of input slot `slot` */
+  VAR_BOUND, /* given a value by a BIND of the graph */
+  VAR_LOOP,  /* the number of the iteration */
+} VarSource;
+
+/* What VAR number k of a graph is; the node holds the same bounds. A run whose value is outside of
+ * them, or no multiple of the divisor, fails. */
+typedef struct GraphVar {
+  Str name;
+  int64_t min, max, divisor;
+  VarSource source;
+  uint32_t slot, axis; /* VAR_INPUT */
+} GraphVar;
+
 typedef struct TensorGraph {
-  /* SINK(STORE(PARAM(output slot), value)..., STORE(view of a state, value)...), of a state its last
-   * STORE */
+  /* SINK(STORE(PARAM(output slot), value)..., STORE(view of a state, value)..., BIND...), of a
+   * state its last STORE */
   UOp *sink;
   GraphSlot *slots;
   size_t nslots, ninputs, noutputs;
   GraphValue *values;
   size_t nvalues;
+  GraphVar *vars;
+  size_t nvars;
   StrBuf constants; /* heap-owned bytes made by the frontend (decoded or folded weights) */
 } TensorGraph;
 
-typedef enum PlanBufferKind { PB_INPUT, PB_OUTPUT, PB_WEIGHT, PB_TEMP, PB_CONST, PB_STATE } PlanBufferKind;
+typedef enum PlanBufferKind {
+  PB_INPUT,
+  PB_OUTPUT,
+  PB_WEIGHT,
+  PB_TEMP,
+  PB_CONST,
+  PB_STATE
+} PlanBufferKind;
 
 typedef struct PlanBuffer {
   PlanBufferKind kind;
   int64_t slot; /* INPUT, STATE, OUTPUT, WEIGHT: slot of the tensor graph */
   DType dtype;
-  int64_t numel;
-  /* Bytes from the start of the arena (TEMP) or of the slot's data (INPUT, STATE, OUTPUT, WEIGHT). Whole
-   * temporaries start at multiples of 64. */
+  int64_t numel; /* a dim over the plan's VARs */
+  /* Bytes from the start of the arena (TEMP) or of the slot's data (INPUT, STATE, OUTPUT, WEIGHT).
+   * Whole temporaries start at multiples of 64. Whole temporaries of a plan with VARs have no
+   * offset: the sizes are known when running, and the arena is laid out then. */
   int64_t offset;
+  uint32_t first, last; /* TEMP, whole: the steps that use it first and last */
   uint32_t base; /* the whole buffer that this is the end of; its own number when it is whole */
   /* CONST: its contents. OUTPUT: not empty when the compiler knows the value; then no kernel writes
    * it. The bytes are repeated until the buffer is full. */
@@ -61,6 +87,7 @@ typedef struct Kernel {
   UOp *sink;
   const char *name; /* "r_64_56_56_64_3_3": E elementwise or r reduce, then the range sizes */
   size_t nargs;
+  size_t nvars; /* VARs 0..n-1 */
   int64_t flops, traffic_bytes;
 } Kernel;
 
@@ -68,7 +95,26 @@ typedef struct PlanCall {
   uint32_t kernel;
   uint32_t *args; /* plan buffer indices */
   uint32_t nargs;
+  uint32_t *vars; /* the plan's VAR for each of the kernel's */
+  uint32_t nvars;
 } PlanCall;
+
+typedef enum PlanStepKind {
+  STEP_CALL, /* runs calls[call] */
+  STEP_BIND, /* VAR `var` gets the value of `buffer`, one i64 */
+  STEP_LOOP, /* repeats the steps up to the matching END, VAR `var` counting from 0 */
+  STEP_END,
+} PlanStepKind;
+
+#define NO_BUFFER UINT32_MAX
+
+/* What a run does, in order. A LOOP runs `count` times, or as often as the i64 in `buffer` says
+ * when there is one, and stops before an iteration when the bool in `condition` is false. */
+typedef struct PlanStep {
+  PlanStepKind kind;
+  uint32_t call, var, buffer, condition;
+  int64_t count; /* a dim */
+} PlanStep;
 
 typedef struct Plan {
   PlanBuffer *buffers;
@@ -77,6 +123,10 @@ typedef struct Plan {
   size_t nkernels;
   PlanCall *calls; /* in execution order */
   size_t ncalls;
+  PlanStep *steps; /* all calls, and what stands between them */
+  size_t nsteps;
+  GraphVar *vars; /* those of the graph */
+  size_t nvars;
   int64_t temp_bytes;
 } Plan;
 

@@ -64,6 +64,7 @@ static const char *leaf(Printer *p, const UOp *u) {
   case OP_PARAM: return arena_printf(a, "p%" PRId64, u->arg.i);
   case OP_BUFFER: return arena_printf(a, "b%" PRId64, u->arg.i);
   case OP_RANGE: return arena_printf(a, "i%" PRId64, u->arg.i);
+  case OP_VAR: return arena_printf(a, "n%" PRId64, u->arg.i);
   case OP_THREAD: return "thread";
   case OP_RAMP: return arena_printf(a, "ramp%u", u->lanes);
   default: return NULL;

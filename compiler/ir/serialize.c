@@ -6,7 +6,8 @@
  *   nodes:  varint n, then per node
  *             varint op (place in the names), varint dtype, varint lanes
  *             arg.i     zigzag varint, 8 little-endian bytes for a float CONST; when the op has one
- *             arg.ints  varint n, n zigzag varints; when the op has them
+ *             arg.ints  varint n, n zigzag varints; when the op has them. A dim that is an
+                       expression is the distance back to its node, negated
  *             sources   varint n unless the op's number is fixed, then varint distance back (>= 1)
  *
  * Names make the bytes independent of the order of ops.def. The order of nodes is that of
@@ -15,6 +16,7 @@
 #include "compiler/ir/text.h"
 
 #include "base/vec.h"
+#include "compiler/ir/dim.h"
 
 enum { FORMAT_VERSION = 1 };
 static const char magic[4] = {'K', 'U', 'O', 'P'};
@@ -65,14 +67,17 @@ static void put_node(StrBuf *out, const UOp *u, const Names *ops, const Names *d
   }
   if (kind == ARG_INTS || kind == ARG_BOTH) {
     put(out, u->arg.ints.n);
-    for (uint32_t k = 0; k < u->arg.ints.n; k++) put_signed(out, u->arg.ints.at[k]);
+    for (uint32_t k = 0; k < u->arg.ints.n; k++) {
+      int64_t v = u->arg.ints.at[k];
+      put_signed(out, dim_is_static(v) ? v : (int64_t)dim_node(v)->place - (int64_t)u->place);
+    }
   }
   if (op_info[u->op].nsrc < 0) put(out, u->nsrc);
   for (uint32_t s = 0; s < u->nsrc; s++) put(out, u->place - u->src[s]->place);
 }
 
 void uop_serialize(Job *job, UOp *root, StrBuf *out) {
-  UOpList list = uop_toposort(job, root);
+  UOpList list = uop_toposort_dims(job, root);
   Names ops = {.n = 0}, dtypes = {.n = 0};
   for (size_t k = 0; k < list.len; k++) {
     name(&ops, list.at[k]->op);
@@ -162,7 +167,17 @@ static bool get_names(Reader *r) {
   return true;
 }
 
-static bool get_arg(Reader *r, Op op, DType dtype, Arg *arg) {
+static bool get_dim(Reader *r, size_t node, int64_t *v) {
+  if (*v >= 0) return true;
+  if (*v < -(int64_t)node) return wrong(r, "a size is not an earlier node");
+  UOp *u = r->nodes[(int64_t)node + *v];
+  const char *why = dim_check(r->job, u);
+  if (why) return wrong(r, why);
+  *v = dim_of(r->job, u);
+  return true;
+}
+
+static bool get_arg(Reader *r, size_t node, Op op, DType dtype, Arg *arg) {
   ArgKind kind = op_info[op].arg;
   uint64_t n;
   *arg = arg_none();
@@ -178,7 +193,8 @@ static bool get_arg(Reader *r, Op op, DType dtype, Arg *arg) {
   r->ints.len = 0;
   for (uint64_t k = 0; k < n; k++) {
     int64_t v;
-    if (!get_signed(r, &v)) return false;
+    if (!get_signed(r, &v) || (dim_in_ints(op) && !get_dim(r, node, &v))) return false;
+    if (!dim_is_static(v) && !dim_in_ints(op)) return wrong(r, "a number is out of range");
     avec_push(&r->job->arena, &r->ints, v);
   }
   arg->ints = (Ints){r->ints.at, (uint32_t)n};
@@ -205,7 +221,7 @@ static bool get_node(Reader *r, size_t node) {
   if (lanes < 1 || lanes > UINT16_MAX) return wrong(r, "the number of lanes is out of range");
   Op o = r->ops[op];
   DType d = r->dtypes[dtype];
-  if (!get_arg(r, o, d, &arg) || !get_sources(r, o, node)) return false;
+  if (!get_arg(r, node, o, d, &arg) || !get_sources(r, o, node)) return false;
   const char *why = uop_check(r->job, o, d, (unsigned)lanes, arg, r->src.at, r->src.len);
   if (why) return wrong(r, why);
   UOp *u = uop_make_lanes(r->job, o, d, (unsigned)lanes, arg, r->src.at, r->src.len);

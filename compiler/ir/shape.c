@@ -1,9 +1,16 @@
 /* Shapes of tensor-stage nodes.
  *
  * One function per movement op; each answers NULL and the shape, or the sentence that says what is
- * wrong. Sizes come from models, so every sum and product is checked: a shape's number of elements,
- * counting empty axes as 1, stays below MAX_NUMEL, which is what lets later passes multiply strides
- * without checks. */
+ * wrong. Sizes come from models, so every sum and product is checked: the product of a shape's
+ * static sizes, counting empty axes as 1, stays below MAX_NUMEL, which is what lets later passes
+ * multiply strides without checks.
+ *
+ * Sizes are dims (dim.h). A rule about symbolic ones holds when it is proven for all values of the
+ * VARs: what might be wrong for some is refused. Static sizes are compared and added as numbers,
+ * without the detour. */
+#include <assert.h>
+
+#include "compiler/ir/dim.h"
 #include "compiler/ir/infer.h"
 
 enum { MAX_RANK = 32 };
@@ -11,6 +18,7 @@ static const int64_t MAX_NUMEL = (int64_t)1 << 48;
 
 int64_t shape_numel(Ints shape) {
   int64_t n = 1;
+  assert(shape_is_static(shape));
   for (uint32_t i = 0; i < shape.n; i++) n *= shape.at[i];
   return n;
 }
@@ -23,7 +31,7 @@ bool shape_eq(Ints a, Ints b) {
 static const char *describe(Job *job, Ints s) {
   const char *text = "";
   for (uint32_t i = 0; i < s.n; i++) {
-    text = arena_printf(&job->arena, "%s%s%lld", text, i ? ", " : "", (long long)s.at[i]);
+    text = arena_printf(&job->arena, "%s%s%s", text, i ? ", " : "", dim_text(job, s.at[i]));
   }
   return arena_printf(&job->arena, "[%s]", text);
 }
@@ -33,11 +41,29 @@ static const char *checked(Job *job, Ints s) {
   int64_t n = 1;
   for (uint32_t i = 0; i < s.n; i++) {
     int64_t d = s.at[i];
+    if (!dim_is_static(d)) {
+      if (dim_le(job, 0, d)) continue;
+      return arena_printf(&job->arena, "a size of %s may be negative", describe(job, s));
+    }
     if (d < 0 || d > MAX_NUMEL || __builtin_mul_overflow(n, d ? d : 1, &n) || n > MAX_NUMEL) {
       return arena_printf(&job->arena, "shape %s is not allowed", describe(job, s));
     }
   }
   return NULL;
+}
+
+static bool both_static(int64_t a, int64_t b) { return dim_is_static(a) && dim_is_static(b); }
+
+static int64_t plus(Job *job, int64_t a, int64_t b) {
+  return both_static(a, b) ? a + b : dim_add(job, a, b);
+}
+
+static int64_t minus(Job *job, int64_t a, int64_t b) {
+  return both_static(a, b) ? a - b : dim_sub(job, a, b);
+}
+
+static bool le(Job *job, int64_t a, int64_t b) {
+  return both_static(a, b) ? a <= b : dim_le(job, a, b);
 }
 
 static int64_t *new_shape(Job *job, Ints *out, uint32_t rank) {
@@ -50,7 +76,7 @@ static const char *reshape(Job *job, Ints in, Ints arg, Ints *out) {
   const char *why = checked(job, arg);
   if (why) return why;
   *out = arg;
-  if (shape_numel(in) == shape_numel(arg)) return NULL;
+  if (dims_numel(job, in) == dims_numel(job, arg)) return NULL;
   return arena_printf(&job->arena, "%s has not as many elements as %s", describe(job, arg),
                       describe(job, in));
 }
@@ -84,8 +110,11 @@ static const char *pad(Job *job, Ints in, Ints arg, Ints *out) {
   int64_t *d = new_shape(job, out, in.n);
   for (uint32_t k = 0; k < in.n; k++) {
     int64_t lo = arg.at[2 * k], hi = arg.at[2 * k + 1];
-    if (lo < 0 || hi < 0 || lo > MAX_NUMEL || hi > MAX_NUMEL) return "padding is out of range";
-    d[k] = in.at[k] + lo + hi;
+    if (!le(job, 0, lo) || !le(job, 0, hi) || (dim_is_static(lo) && lo > MAX_NUMEL) ||
+        (dim_is_static(hi) && hi > MAX_NUMEL)) {
+      return "padding is out of range";
+    }
+    d[k] = plus(job, plus(job, in.at[k], lo), hi);
   }
   return checked(job, *out);
 }
@@ -95,11 +124,11 @@ static const char *shrink(Job *job, Ints in, Ints arg, Ints *out) {
   int64_t *d = new_shape(job, out, in.n);
   for (uint32_t k = 0; k < in.n; k++) {
     int64_t begin = arg.at[2 * k], end = arg.at[2 * k + 1];
-    if (begin < 0 || begin > end || end > in.at[k]) {
-      return arena_printf(&job->arena, "[%lld, %lld) is not inside axis %u of size %lld",
-                          (long long)begin, (long long)end, k, (long long)in.at[k]);
+    if (!le(job, 0, begin) || !le(job, begin, end) || !le(job, end, in.at[k])) {
+      return arena_printf(&job->arena, "[%s, %s) is not inside axis %u of size %s",
+                          dim_text(job, begin), dim_text(job, end), k, dim_text(job, in.at[k]));
     }
-    d[k] = end - begin;
+    d[k] = minus(job, end, begin);
   }
   return NULL;
 }
@@ -114,6 +143,12 @@ static const char *axes(Ints in, Ints arg) {
   return NULL;
 }
 
+/* How many times a window that covers `reach` elements after its first fits into n. */
+static int64_t positions(Job *job, int64_t n, int64_t reach, int64_t stride) {
+  if (dim_is_static(n)) return (n - reach - 1) / stride + 1;
+  return dim_add(job, dim_floordiv(job, dim_sub(job, n, reach + 1), stride), 1);
+}
+
 static const char *window(Job *job, Ints in, Ints arg, Ints *out) {
   if (arg.n != 4) return "a window has axis, size, stride, dilation";
   int64_t axis = arg.at[0], size = arg.at[1], stride = arg.at[2], dilation = arg.at[3];
@@ -122,12 +157,14 @@ static const char *window(Job *job, Ints in, Ints arg, Ints *out) {
     return "a window's size, stride and dilation are at least 1";
   }
   int64_t reach;
-  if (__builtin_mul_overflow(size - 1, dilation, &reach) || reach >= in.at[axis]) {
+  if (__builtin_mul_overflow(size - 1, dilation, &reach) || !le(job, reach, MAX_NUMEL) ||
+      !le(job, reach + 1, in.at[axis])) {
     return "the window is larger than its axis";
   }
   int64_t *d = new_shape(job, out, in.n + 1);
   for (uint32_t k = 0, o = 0; k < in.n; k++) {
-    d[o++] = k == axis ? (in.at[k] - reach - 1) / stride + 1 : in.at[k];
+    int64_t n = in.at[k];
+    d[o++] = k == axis ? positions(job, n, reach, stride) : n;
     if (k == axis) d[o++] = size;
   }
   return checked(job, *out);
@@ -146,7 +183,11 @@ static const char *cat(Job *job, int64_t axis, UOp *const *src, size_t nsrc, Int
       return arena_printf(&job->arena, "%s does not join %s along axis %lld", describe(job, in),
                           describe(job, first), (long long)axis);
     }
-    if (__builtin_add_overflow(d[axis], in.at[axis], &d[axis])) return "the result is too large";
+    if (!both_static(d[axis], in.at[axis])) {
+      d[axis] = dim_add(job, d[axis], in.at[axis]);
+    } else if (__builtin_add_overflow(d[axis], in.at[axis], &d[axis])) {
+      return "the result is too large";
+    }
   }
   return checked(job, *out);
 }
@@ -208,6 +249,7 @@ const char *shape_infer(Job *job, Op op, Arg arg, UOp *const *src, size_t nsrc, 
   case OP_STORE:
     return nsrc == 2 && !shape_eq(in, src[1]->shape) ? "the value's shape is not the parameter's"
                                                      : NULL;
+  case OP_BIND: return src[1]->shape.n ? "the value has a rank" : NULL;
   default: return NULL;
   }
 }

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "base/vec.h"
+#include "compiler/ir/dim.h"
 
 /* -- printing ---------------------------------------------------------------------------------- */
 
@@ -41,6 +42,8 @@ static void print_arg(const UOp *u, StrBuf *out) {
   for (uint32_t k = 0; k < u->arg.ints.n; k++) {
     if (u->op == OP_RANGE) {
       strbuf_adds(out, axis_type_name[u->arg.ints.at[k]]);
+    } else if (!dim_is_static(u->arg.ints.at[k])) {
+      strbuf_addf(out, k ? ", %%%u" : "%%%u", dim_node(u->arg.ints.at[k])->place);
     } else {
       strbuf_addf(out, k ? ", %" PRId64 : "%" PRId64, u->arg.ints.at[k]);
     }
@@ -49,7 +52,7 @@ static void print_arg(const UOp *u, StrBuf *out) {
 }
 
 void uop_print(Job *job, UOp *root, StrBuf *out) {
-  UOpList list = uop_toposort(job, root);
+  UOpList list = uop_toposort_dims(job, root);
   for (size_t k = 0; k < list.len; k++) {
     const UOp *u = list.at[k];
     strbuf_addf(out, "%%%zu = %s %s", k, op_info[u->op].name, dtype_info[u->dtype].name);
@@ -183,9 +186,22 @@ static bool parse_number(Parser *p, Op op, DType dtype, int64_t *out) {
   return true;
 }
 
+/* %4: the expression of a node above. */
+static bool parse_dim(Parser *p) {
+  size_t name;
+  if (!parse_name(p, &name)) return false;
+  if (name >= p->names_len || !p->names[name]) return wrong(p, "a size is not defined above");
+  const char *why = dim_check(p->job, p->names[name]);
+  if (why) return wrong(p, why);
+  avec_push(&p->job->arena, &p->ints, dim_of(p->job, p->names[name]));
+  return true;
+}
+
 static bool parse_element(Parser *p, Op op) {
   int64_t v;
   bool large;
+  skip(p);
+  if (dim_in_ints(op) && p->at < p->end && *p->at == '%') return parse_dim(p);
   Str w = word(p);
   if (op == OP_RANGE) {
     for (int k = 0; k < AX__COUNT; k++) {
@@ -195,6 +211,7 @@ static bool parse_element(Parser *p, Op op) {
     }
   }
   if (!parse_int(w, &v, &large) || large) return wrong(p, "expected an integer");
+  if (!dim_is_static(v)) return wrong(p, "the number is out of range");
   avec_push(&p->job->arena, &p->ints, v);
   return true;
 }

@@ -6,6 +6,7 @@
  *   %1 = CONST f32 [0x1p+0]
  *   %2 = ADD f32 (%0, %1)
  *
+ * A size that is an expression (dim.h) is the name of its node: %1 = PARAM f32 [0; %0, 8].
  * `lanes` appears as f32x16; arg.i stands before `;`, arg.ints after it. Float CONSTs are C hex
  * floats, nan or inf. Canonical bytes are the same information in a compact binary form with ids
  * renumbered in topological order: equal graphs give equal bytes, in every process and on every

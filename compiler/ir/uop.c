@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "compiler/ir/dim.h"
 #include "compiler/ir/infer.h"
 
 enum { FIRST_TABLE = 1024 };
@@ -20,7 +21,8 @@ static uint32_t hash_key(Op op, DType dtype, unsigned lanes, Arg arg, UOp *const
   h = (h ^ (uint64_t)arg.i) * 0x9e3779b97f4a7c15u;
   h = (h ^ (h >> 29)) + arg.ints.n;
   for (uint32_t k = 0; k < arg.ints.n; k++) {
-    h = (h ^ (uint64_t)arg.ints.at[k]) * 0xbf58476d1ce4e5b9u;
+    int64_t v = arg.ints.at[k];
+    h = (h ^ (dim_is_static(v) ? (uint64_t)v : ~(uint64_t)dim_node(v)->id)) * 0xbf58476d1ce4e5b9u;
     h ^= h >> 31;
   }
   for (size_t s = 0; s < n; s++) {
@@ -77,15 +79,21 @@ static UOp *fold(Job *job, Op op, DType dtype, unsigned lanes, UOp *const *src, 
   return uop_make_lanes(job, OP_CONST, dtype, lanes, arg_i(bits), NULL, 0);
 }
 
-static UOp *create(Job *job, uint32_t hash, Op op, DType dtype, unsigned lanes, Arg arg,
-                   UOp *const *src, size_t n) {
+static bool is_symbolic(Op op, Arg arg, UOp *const *src, size_t n) {
+  bool any = op == OP_VAR || !shape_is_static(arg.ints);
+  for (size_t s = 0; s < n && !any; s++) any = src[s]->symbolic;
+  return any;
+}
+
+static UOp *create(Job *job, Op op, DType dtype, unsigned lanes, Arg arg, UOp *const *src,
+                   size_t n) {
   UOp *u = arena_alloc(&job->arena, sizeof(UOp) + n * sizeof *src);
   u->op = (uint8_t)op; /* the rest is zero already */
   u->dtype = (uint8_t)dtype;
   u->lanes = (uint16_t)lanes;
   u->nsrc = (uint32_t)n;
   u->id = job->next_id++;
-  u->hash = hash;
+  u->symbolic = is_symbolic(op, arg, src, n);
   u->arg = arg;
   if (arg.ints.n) {
     u->arg.ints.at = arena_copy(&job->arena, arg.ints.at, arg.ints.n * sizeof *arg.ints.at);
@@ -124,7 +132,7 @@ UOp *uop_make_lanes(Job *job, Op op, DType dtype, unsigned lanes, Arg arg, UOp *
   if (why) broken(op, why);
   UOp *folded = fold(job, op, dtype, lanes, src, n);
   if (folded) return folded;
-  UOp *u = create(job, hash, op, dtype, lanes, arg, src, n);
+  UOp *u = create(job, op, dtype, lanes, arg, src, n);
   job->table[at] = (NodeSlot){u, hash};
   job->table_len++;
   return u;

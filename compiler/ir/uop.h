@@ -129,10 +129,10 @@ struct UOp {
   uint8_t dtype; /* DType */
   uint16_t lanes;
   uint32_t nsrc;
-  uint32_t id; /* creation order: sources have smaller ids */
-  uint32_t hash;
+  uint32_t id;   /* creation order: sources have smaller ids */
+  bool symbolic; /* a VAR is below, or in a dim of the node or of one below */
   Arg arg;
-  Ints shape; /* tensor stage; n == 0 for rank 0 and for later stages */
+  Ints shape; /* dims (dim.h); tensor stage; n == 0 for rank 0 and for later stages */
   int64_t vmin, vmax;
   const RangeSet *open;  /* RANGEs below that no REDUCE or END at or below this node closes */
   uint32_t stamp, place; /* scratch of walk.c: which walk saw the node last, and where */
@@ -187,7 +187,7 @@ static inline bool uop_is_int(const UOp *u, int64_t v) {
 double uop_float_value(const UOp *u);
 /* True for a CONST, of any dtype, that equals v (0.0 and -0.0 differ). */
 bool uop_is_number(const UOp *u, double v);
-int64_t shape_numel(Ints shape); /* 1 for rank 0 */
+int64_t shape_numel(Ints shape); /* 1 for rank 0; the shape is static: see dims_numel */
 bool shape_eq(Ints a, Ints b);
 
 /* -- scalar semantics: the op table's value columns -------------------------------------------- */
@@ -219,6 +219,8 @@ typedef struct UOpList {
 /* All nodes under root, sources first, each once; order is a function of the graph alone.
  * Iterative. */
 UOpList uop_toposort(Job *job, UOp *root);
+/* The same with the expressions of dims, before the nodes that hold them. */
+UOpList uop_toposort_dims(Job *job, UOp *root);
 /* Replaces from[k] by to[k] under root. One pass; the results are not searched again. */
 UOp *uop_substitute(Job *job, UOp *root, UOp *const *from, UOp *const *to, size_t n);
 /* Whether `u` depends on the RANGE and no REDUCE or END below it closes it: it is in u->open. */

@@ -103,7 +103,9 @@ static const char *check_tensor(const UOp *u) {
   }
   if (u->op == OP_REDUCE && u->nsrc != 1) return "a tensor REDUCE has no RANGEs";
   for (uint32_t s = 0; u->op == OP_SINK && s < u->nsrc; s++) {
-    if (u->src[s]->op != OP_STORE) return "a tensor SINK holds STOREs";
+    if (u->src[s]->op != OP_STORE && u->src[s]->op != OP_BIND) {
+      return "a tensor SINK holds STOREs and BINDs";
+    }
   }
   return NULL;
 }

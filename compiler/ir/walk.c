@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/map.h"
+#include "compiler/ir/dim.h"
 #include "compiler/ir/infer.h"
 
 /* -- topological order ------------------------------------------------------------------------- */
@@ -28,7 +29,7 @@ static uint32_t new_stamp(Job *job) {
 /* Depth first with an explicit stack. A node is popped twice: first it is opened and its sources go
  * on top, then, when they are done, it is listed. Pushing sources last to first keeps the order of
  * the recursive definition. The list is in the job's scratch. */
-static size_t sort(Job *job, UOp *root) {
+static size_t sort(Job *job, UOp *root, bool with_dims) {
   uint32_t stamp = new_stamp(job);
   size_t depth = 1, len = 0;
   UOp **stack = (UOp **)job_scratch(job, JOB_SCRATCH_STACK, 1);
@@ -40,6 +41,14 @@ static size_t sort(Job *job, UOp *root) {
       u->place = OPENED;
       stack = (UOp **)job_scratch(job, JOB_SCRATCH_STACK, depth + 1 + u->nsrc);
       stack[depth++] = u;
+      bool dims = with_dims && u->symbolic && dim_in_ints((Op)u->op);
+      if (dims) {
+        stack = (UOp **)job_scratch(job, JOB_SCRATCH_STACK, depth + u->nsrc + u->arg.ints.n);
+      }
+      for (uint32_t k = dims ? u->arg.ints.n : 0; k-- > 0;) {
+        int64_t d = u->arg.ints.at[k];
+        if (!dim_is_static(d) && dim_node(d)->stamp != stamp) stack[depth++] = dim_node(d);
+      }
       for (uint32_t s = u->nsrc; s-- > 0;) {
         if (u->src[s]->stamp != stamp) stack[depth++] = u->src[s];
       }
@@ -52,17 +61,20 @@ static size_t sort(Job *job, UOp *root) {
   return len;
 }
 
-UOpList uop_toposort(Job *job, UOp *root) {
-  size_t n = sort(job, root);
+static UOpList kept(Job *job, size_t n) {
   UOpList list = {.len = n, .cap = n};
   list.at = arena_copy(&job->arena, job->scratch[JOB_SCRATCH_LIST].at, n * sizeof *list.at);
   return list;
 }
 
+UOpList uop_toposort(Job *job, UOp *root) { return kept(job, sort(job, root, false)); }
+
+UOpList uop_toposort_dims(Job *job, UOp *root) { return kept(job, sort(job, root, true)); }
+
 /* -- substitution ------------------------------------------------------------------------------ */
 
 UOp *uop_substitute(Job *job, UOp *root, UOp *const *from, UOp *const *to, size_t n) {
-  size_t len = sort(job, root);
+  size_t len = sort(job, root, false);
   uint32_t stamp = job->stamp;
   UOp **list = job->scratch[JOB_SCRATCH_LIST].at;
   UOp **result = (UOp **)job_scratch(job, JOB_SCRATCH_RESULT, len);

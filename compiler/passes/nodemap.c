@@ -1,9 +1,9 @@
-/* Open addressing, linear probing, load at most 1/2. Keys are hashed by their stored hash, which
- * hash-consing made good already. */
+/* Open addressing, linear probing, load at most 1/2. Keys are spread by their ids, which are
+ * consecutive. */
 #include "compiler/passes/nodemap.h"
 
 static void place(NodeMap *m, const UOp *u, uint32_t value) {
-  uint32_t i = (u->hash * 0x9E3779B1u) & (m->cap - 1);
+  uint32_t i = (u->id * 0x9E3779B1u) & (m->cap - 1);
   while (m->keys[i] && m->keys[i] != u) i = (i + 1) & (m->cap - 1);
   if (!m->keys[i]) m->len++;
   m->keys[i] = u;
@@ -24,7 +24,7 @@ void nodemap_number(Job *job, NodeMap *m, const UOpList *list) {
 }
 
 uint32_t nodemap_get(const NodeMap *m, const UOp *u) {
-  uint32_t i = (u->hash * 0x9E3779B1u) & (m->cap - 1);
+  uint32_t i = (u->id * 0x9E3779B1u) & (m->cap - 1);
   while (m->keys[i] && m->keys[i] != u) i = (i + 1) & (m->cap - 1);
   return m->keys[i] ? m->values[i] : NODE_ABSENT;
 }

@@ -134,7 +134,6 @@ static void answer_count(size_t n) {
 
 /* prefix: "" or "STAGE:", before the names. */
 static void answer(const TensorGraph *g, const InterpBuffer *slots, const char *prefix) {
-  char text[32];
   for (size_t i = g->ninputs; i < g->ninputs + g->noutputs; i++) {
     const GraphSlot *s = &g->slots[i];
     StrBuf dims = {0}, name = {0};

@@ -256,6 +256,17 @@ static void test_halves(void **state) {
       else
         assert_int_equal(back, h);
     }
+  for (KilnDType d = KILN_F8E4M3FN; kiln_dtype_size(d); d++)
+    for (unsigned bits = 0; bits < 256; bits++) {
+      uint8_t code = (uint8_t)bits, back;
+      double v = tensor_get(d, &code, 0), again;
+      tensor_set(d, &back, 0, v);
+      again = tensor_get(d, &back, 0);
+      assert_true(isnan(v) ? isnan(again) : again == v);
+    }
+  uint8_t one[] = {0x38, 0x40, 0x3c, 0x40, 127, 2, 1, 1, 1, 1};
+  for (size_t k = 0; k < sizeof one; k++)
+    assert_true(tensor_get((KilnDType)(KILN_F8E4M3FN + k), &one[k], 0) == 1);
   uint16_t h;
   tensor_set(KILN_F16, &h, 0, 1 + 1.0 / 2048); /* a tie goes to even */
   assert_int_equal(h, 0x3c00);

@@ -177,11 +177,11 @@ static void check_cast(Job *job, void *arg) {
 }
 
 static void run_check(DType from, DType to, const Scalar *in, size_t n) {
-  Job *job = job_create((JobLimits){.memory = (size_t)1 << 30});
-  assert_non_null(job);
+  Job job;
+  job_init(&job, (size_t)1 << 30);
   Check c = {from, to, in, n};
-  assert_null(job_run(job, check_cast, &c));
-  job_release(job);
+  assert_null(job_run(&job, check_cast, &c));
+  job_deinit(&job);
 }
 
 static void test_casts_from_storage(void **state) {

@@ -1,0 +1,221 @@
+/* Proofs that a polynomial is not negative.
+ *
+ * A polynomial that is linear in an atom takes its least value at an end of the atom's interval:
+ * p = A * x + B is replaced by its values at the ends, of which the sign of A, where it is proven,
+ * leaves one. What is made of others goes first and is bounded by a relation where there is one
+ * (c * (x / c) lies in (x - c, x], MIN and MAX by their sources); then RANGEs, whose upper end is
+ * an expression over VARs; then VARs, by numbers. Products of several VARs are thereby treated
+ * exactly; of a power all but one factor is bounded first. The search is bounded: giving up answers
+ * false. */
+#include "compiler/ir/poly.h"
+
+enum { MAX_DEPTH = 12, MAX_TRIES = 3000 };
+
+typedef struct Proof {
+  Job *job;
+  int tries;
+} Proof;
+
+static bool proves(Proof *pr, Poly p, int depth);
+
+/* -- intervals --------------------------------------------------------------------------------- */
+
+__extension__ typedef __int128 Wide;
+
+/* Ends of a product; false when an end is unknown or too large. */
+static bool widen(Wide lo, Wide hi, int64_t a, int64_t b, Wide *rlo, Wide *rhi) {
+  const Wide limit = (Wide)1 << 62;
+  if (a == INT64_MIN || b == INT64_MAX || lo < -limit || hi > limit) return false;
+  Wide c[4] = {lo * a, lo * b, hi * a, hi * b};
+  *rlo = *rhi = c[0];
+  for (int k = 1; k < 4; k++) {
+    if (c[k] < *rlo) *rlo = c[k];
+    if (c[k] > *rhi) *rhi = c[k];
+  }
+  return true;
+}
+
+static bool by_interval(Poly p) {
+  const Wide limit = (Wide)1 << 120;
+  Wide sum = 0;
+  for (uint32_t k = 0; k < p.n; k++) {
+    Wide lo = p.at[k].coef, hi = lo;
+    bool rises = lo > 0; /* with every atom: their upper ends do not matter */
+    for (uint32_t a = 0; a < p.at[k].n; a++) rises &= p.at[k].atom[a]->vmin >= 0;
+    for (uint32_t a = 0; a < p.at[k].n; a++) {
+      const UOp *x = p.at[k].atom[a];
+      if (!widen(lo, rises ? lo : hi, x->vmin, rises ? x->vmin : x->vmax, &lo, &hi)) return false;
+    }
+    if ((sum += lo) > limit || sum < -limit) return false;
+  }
+  return sum >= 0;
+}
+
+/* -- one atom ---------------------------------------------------------------------------------- */
+
+/* p or less, with one factor x in every term: of powers the others are replaced by the end of
+ * their interval that makes the term smaller. False when that is not known. */
+static bool linear_in(Job *job, Poly *p, const UOp *x) {
+  Poly out = {0};
+  bool changed = false;
+  for (uint32_t k = 0; k < p->n; k++) {
+    PolyTerm t = p->at[k];
+    uint32_t count = 0, n = 0;
+    bool positive = true;
+    UOp **kept = arena_array(&job->arena, t.n + 1, sizeof *kept);
+    for (uint32_t a = 0; a < t.n; a++) {
+      positive &= t.atom[a]->vmin >= 0;
+      if (t.atom[a] != x || !count++) kept[n++] = t.atom[a];
+    }
+    for (; count > 1; count--) {
+      int64_t end = t.coef > 0 ? x->vmin : x->vmax;
+      bool known = positive && end != INT64_MAX;
+      if (!known || __builtin_mul_overflow(t.coef, end, &t.coef)) return false;
+      changed = true;
+    }
+    t.atom = kept, t.n = n;
+    if (t.coef) out = poly_add(job, out, (Poly){&t, 1}, 1);
+  }
+  if (changed) *p = out;
+  return true;
+}
+
+/* p = factor * x + rest; p is linear in x. */
+static void isolate(Job *job, Poly p, const UOp *x, Poly *factor, Poly *rest) {
+  PolyTerm *f = arena_array(&job->arena, p.n + 1, sizeof *f);
+  PolyTerm *r = arena_array(&job->arena, p.n + 1, sizeof *r);
+  *factor = (Poly){f, 0}, *rest = (Poly){r, 0};
+  for (uint32_t k = 0; k < p.n; k++) {
+    const PolyTerm *t = &p.at[k];
+    uint32_t at = t->n;
+    for (uint32_t a = 0; a < t->n; a++) {
+      if (t->atom[a] == x) at = a;
+    }
+    if (at == t->n) {
+      r[rest->n++] = *t;
+      continue;
+    }
+    PolyTerm *out = &f[factor->n++];
+    *out = (PolyTerm){.coef = t->coef, .n = t->n - 1};
+    out->atom = arena_array(&job->arena, t->n, sizeof *out->atom);
+    for (uint32_t a = 0; a < t->n; a++) {
+      if (a != at) out->atom[a - (a > at)] = t->atom[a];
+    }
+  }
+}
+
+/* factor * value + rest >= 0 */
+static bool at_value(Proof *pr, Poly factor, Poly value, Poly rest, int depth) {
+  return proves(pr, poly_add(pr->job, poly_mul(pr->job, factor, value), rest, 1), depth);
+}
+
+/* x lies between two polynomials, and p is linear in it. */
+static bool between(Proof *pr, Poly factor, Poly rest, Poly lo, Poly hi, int depth) {
+  if (proves(pr, factor, depth)) return at_value(pr, factor, lo, rest, depth);
+  if (proves(pr, poly_add(pr->job, (Poly){0}, factor, -1), depth)) {
+    return at_value(pr, factor, hi, rest, depth);
+  }
+  return at_value(pr, factor, lo, rest, depth) && at_value(pr, factor, hi, rest, depth);
+}
+
+static bool by_numbers(Proof *pr, const UOp *x, Poly factor, Poly rest, int depth) {
+  Job *job = pr->job;
+  bool low = x->vmin != INT64_MIN, high = x->vmax != INT64_MAX;
+  if (low && high) {
+    return between(pr, factor, rest, poly_const(job, x->vmin), poly_const(job, x->vmax), depth);
+  }
+  if (low && proves(pr, factor, depth)) {
+    return at_value(pr, factor, poly_const(job, x->vmin), rest, depth);
+  }
+  if (high && proves(pr, poly_add(job, (Poly){0}, factor, -1), depth)) {
+    return at_value(pr, factor, poly_const(job, x->vmax), rest, depth);
+  }
+  return false;
+}
+
+/* x = y / c, c above 0. With factor = c * k: c * x is at most y, and at least y - c + 1. A constant
+ * c that does not divide the factor is multiplied in. */
+static bool by_quotient(Proof *pr, const UOp *x, Poly factor, Poly rest, int depth) {
+  Job *job = pr->job;
+  Poly y = poly_of(job, x->src[0]), c = poly_of(job, x->src[1]), k, left, none = {0};
+  int64_t value;
+  if (!c.n || !proves(pr, poly_add(job, c, poly_const(job, 1), -1), depth)) return false;
+  poly_split(job, factor, c, &k, &left);
+  if (left.n) {
+    if (!poly_is_const(c, &value)) return false;
+    k = factor;
+    rest = poly_mul(job, rest, c);
+  }
+  if (proves(pr, poly_add(job, none, k, -1), depth)) return at_value(pr, k, y, rest, depth);
+  Poly lower = poly_add(job, poly_add(job, y, c, -1), poly_const(job, 1), 1);
+  return proves(pr, k, depth) && at_value(pr, k, lower, rest, depth);
+}
+
+static bool by_remainder(Proof *pr, const UOp *x, Poly factor, Poly rest, int depth) {
+  Job *job = pr->job;
+  Poly c = poly_of(job, x->src[1]), one = poly_const(job, 1), none = {0};
+  Poly top = poly_add(job, c, one, -1);
+  if (!proves(pr, top, depth)) return false;
+  return between(pr, factor, rest, none, top, depth);
+}
+
+/* x is one of its two sources, and on one side of both. */
+static bool by_choice(Proof *pr, const UOp *x, Poly factor, Poly rest, int depth) {
+  Job *job = pr->job;
+  Poly a = poly_of(job, x->src[0]), b = poly_of(job, x->src[1]);
+  Poly down = x->op == OP_MIN ? poly_add(job, (Poly){0}, factor, -1) : factor;
+  bool first = at_value(pr, factor, a, rest, depth);
+  bool either = proves(pr, down, depth);
+  if (first && either) return true;
+  return (first || either) && at_value(pr, factor, b, rest, depth);
+}
+
+static bool eliminate(Proof *pr, Poly p, const UOp *x, int depth) {
+  Job *job = pr->job;
+  Poly factor, rest;
+  if (!linear_in(job, &p, x)) return false;
+  isolate(job, p, x, &factor, &rest);
+  if (x->op == OP_RANGE) {
+    Poly top = poly_add(job, poly_of(job, x->src[0]), poly_const(job, 1), -1);
+    if (between(pr, factor, rest, (Poly){0}, top, depth)) return true;
+  }
+  if (x->op == OP_FLOORDIV && !poly_is_unit(x) && by_quotient(pr, x, factor, rest, depth))
+    return true;
+  if (x->op == OP_FLOORMOD && by_remainder(pr, x, factor, rest, depth)) return true;
+  if ((x->op == OP_MIN || x->op == OP_MAX) && by_choice(pr, x, factor, rest, depth)) return true;
+  return by_numbers(pr, x, factor, rest, depth);
+}
+
+/* -- the search -------------------------------------------------------------------------------- */
+
+/* Which atom goes first: those whose bounds mention others. What contains another is younger. */
+static int rank(const UOp *x) {
+  if (x->op == OP_VAR || poly_is_unit(x)) return 1;
+  return x->op == OP_RANGE ? 2 : 3;
+}
+
+static const UOp *next_atom(Poly p) {
+  const UOp *best = NULL;
+  for (uint32_t k = 0; k < p.n; k++) {
+    for (uint32_t a = 0; a < p.at[k].n; a++) {
+      const UOp *x = p.at[k].atom[a];
+      if (!best || rank(x) > rank(best) || (rank(x) == rank(best) && x->id > best->id)) {
+        best = x;
+      }
+    }
+  }
+  return best;
+}
+
+static bool proves(Proof *pr, Poly p, int depth) {
+  int64_t value;
+  if (poly_is_const(p, &value)) return value >= 0;
+  if (by_interval(p)) return true;
+  if (depth <= 0 || pr->tries-- <= 0) return false;
+  return eliminate(pr, p, next_atom(p), depth - 1);
+}
+
+bool poly_proves(Job *job, Poly p) {
+  Proof pr = {.job = job, .tries = MAX_TRIES};
+  return proves(&pr, p, MAX_DEPTH);
+}
