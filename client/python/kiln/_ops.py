@@ -75,4 +75,5 @@ OPS = {
     "CMPNE": Op("COMPARE", 2, "ALL", "BOOL", "none", "a != b; true with NaN."),
     "WHERE": Op("OTHER", 3, "COND", "BRANCH", "none", "Source 1 where source 0 is true, else source 2; all three broadcast."),
     "MATMUL": Op("OTHER", 2, "NUMERIC", "SAME", "none", "`numpy.matmul`: [..., M, K] x [..., K, N] = [..., M, N], batch axes broadcast; a source of rank 1 is a row (left) or a column (right) whose axis is dropped from the result; a scalar is refused. f16 and bf16 are accumulated in f32 and rounded once."),
+    "ASSIGN": Op("OTHER", 2, "ALL", "SAME", "none", "Writes the value, source 1, broadcast to the target's shape, into the target, source 0: a state, or RESHAPE, PERMUTE, SHRINK, FLIP and WINDOW of one that show no element twice. The result is the target."),
 }
