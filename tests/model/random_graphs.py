@@ -619,6 +619,8 @@ class Maker:
     def grow(self):
         for _ in range(1 + self.below(3)):
             self.keep(self.param())
+        while not self.nodes:
+            self.keep(self.param())
         for _ in range(3 + self.below(22)):
             v = self.nodes[-1] if self.below(2) else self.one_of(self.nodes)
             name = self.one_of(self.MAKERS)
