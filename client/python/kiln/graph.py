@@ -44,14 +44,14 @@ def _fits(kind: str, dtype: int) -> bool:
             "INTEGER": not is_bool and not _codec.is_float(dtype)}.get(kind, True)
 
 
-def broadcast(*shapes: Sequence[Dim]) -> Shape:
-    """The shape that shapes broadcast to, as in numpy; sizes that only a run knows are left to the server."""
+def _broadcast(op: str, *shapes: Sequence[Dim]) -> Shape:
+    """The shape that the shapes of an op's sources broadcast to, as in numpy; sizes that only a run knows are left to the server."""
     rank, out = max(map(len, shapes), default=0), []
     for k in range(rank):
         dims = {s[k - rank + len(s)] for s in shapes if k - rank + len(s) >= 0}
         numbers = {d for d in dims if isinstance(d, int)} - {1}
         if len(numbers) > 1:
-            raise _bad(f"shapes {' and '.join(map(_text, shapes))} do not broadcast")
+            raise _bad(f"{op}: shapes {' and '.join(map(_text, shapes))} do not broadcast")
         sizes = [d for d in dims if isinstance(d, Size)]
         out.append(numbers.pop() if numbers else sizes[0] if sizes else 1)
     return tuple(out)
@@ -104,7 +104,7 @@ class Graph(Composed):
         self._dims: dict[str, tuple[int, int, int]] = {}
 
     def _to_proto(self) -> graph_pb2.Graph:
-        if not self._proto.outputs:
+        if not self._proto.outputs and all(n.op != graph_pb2.ASSIGN for n in self._proto.nodes):
             raise Error("FAILED_PRECONDITION", "the graph has no output; call output(name, node)")
         return self._proto
 
@@ -145,7 +145,7 @@ class Graph(Composed):
 
     def _elementwise(self, op: str, *operands: Operand) -> Node:
         nodes = self._operands(op, *operands)
-        return self._node(op, nodes, broadcast(*(n.shape for n in nodes)))
+        return self._node(op, nodes, _broadcast(op, *(n.shape for n in nodes)))
 
     # -- leaves
 
@@ -161,8 +161,8 @@ class Graph(Composed):
         return Size.atom("dim", name)  # type: ignore[return-value]
 
     def param(self, name: str, dtype: Any, shape: Sequence[int | str | Size], state: bool = False) -> Node:
-        """An input. shape: ints, names of dimensions, or what dim() gave. state: assign() may write to it; a run is given a buffer of the server
-        for it (Client.upload), and updates that."""
+        """An input. shape: ints, names of dimensions, or what dim() gave. state: one that assign() updates in place; a run is given a
+        kiln.Buffer for it, which keeps what the run left there."""
         number = _codec.dtype_number(dtype)
         dims: list[Dim] = [Size.atom("dim", d) if isinstance(d, str) else d if isinstance(d, Size) else int(d) for d in shape]
         names = []
@@ -245,7 +245,7 @@ class Graph(Composed):
 
     def expand(self, x: Node, dims: Sequence[Dim]) -> Node:
         """Repeats axes of size 1 (and adds leading axes) to shape dims: numpy.broadcast_to."""
-        broadcast(x.shape, dims)
+        _broadcast("EXPAND", x.shape, dims)
         return self._node("EXPAND", [x], dims, ints=list(dims))
 
     def pad(self, x: Node, amounts: Sequence[tuple[Dim, Dim]], value: Operand = 0, mode: str = "constant") -> Node:
@@ -352,7 +352,7 @@ class Graph(Composed):
         if not isinstance(condition, Node) or condition.dtype != graph_pb2.DTYPE_BOOL:
             raise _bad("the condition of WHERE must be a bool node")
         x, y = self._operands("WHERE", a, b)
-        return self._node("WHERE", [condition, x, y], broadcast(condition.shape, x.shape, y.shape))
+        return self._node("WHERE", [condition, x, y], _broadcast("WHERE", condition.shape, x.shape, y.shape))
 
     def matmul(self, a: Node, b: Node) -> Node:
         """numpy.matmul: [..., M, K] x [..., K, N]; batch axes broadcast, a rank-1 operand is a row (left) or a column (right)."""
@@ -362,14 +362,17 @@ class Graph(Composed):
         k, n = a.shape[-1], b.shape[-2] if b.rank > 1 else b.shape[0]
         if isinstance(k, int) and isinstance(n, int) and k != n:
             raise _bad(f"MATMUL of {_text(a.shape)} and {_text(b.shape)}: {k} and {n} elements to sum over")
-        shape = [*broadcast(a.shape[:-2], b.shape[:-2]), *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())]
+        shape = [*_broadcast("MATMUL", a.shape[:-2], b.shape[:-2]), *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())]
         return self._node("MATMUL", [a, b], shape)
 
     def assign(self, target: Node, value: Operand) -> Node:
-        """Writes the value, broadcast to the target's shape, into a state, or into reshape, permute, shrink, flip and window of one that show
-        no element twice. Reads of the state that are made later see it, as if everything ran in the order of the calls. Gives the target."""
+        """Writes value, broadcast to the target's shape, into a state or a view of one: reshape, permute, shrink, flip, window of it.
+
+        Nodes are in program order, and a view shows what the state holds when it is used: what reads one after this reads the
+        new contents. The result is the target.
+        """
         a, b = self._operands("ASSIGN", target, value)
-        if broadcast(a.shape, b.shape) != a.shape:
+        if _broadcast("ASSIGN", a.shape, b.shape) != a.shape:
             raise _bad(f"ASSIGN of {_text(b.shape)} to {_text(a.shape)}")
         return self._node("ASSIGN", [a, b], a.shape)
 

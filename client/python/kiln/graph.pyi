@@ -7,8 +7,6 @@ Operand = Union["Node", int, float, bool]
 Axes = Union[int, Sequence[int], None]
 Shape = tuple[Dim, ...]
 
-def broadcast(*shapes: Sequence[Dim]) -> Shape: ...
-
 class Node:
     graph: Graph
     index: int
