@@ -321,7 +321,8 @@ class Maker:
             if op in ("add", "sub"):
                 return self.floats(node, d, x + y if op == "add" else x - y, ex + ey)
             if op == "mul":
-                return self.floats(node, d, x * y, span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey)
+                err = span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey
+                return self.floats(node, d, x * y, np.where((x * y == 0) & (ex + ey > 0), err + tiny(d), err))  # either zero
             if op == "div":
                 low = np.abs(y) - ey
                 err = np.where(ex + ey == 0, 0, np.where(low > 0, (ex + np.abs(x / y) * ey) / low, np.inf))
@@ -426,6 +427,8 @@ class Maker:
                            size - np.abs(p) + n * max(eps("f32" if v.dtype != "f64" else "f64"), 0) * size)
             partial = np.prod(np.maximum(np.abs(x) + e, 1), axis=at, keepdims=keep) if axes else np.abs(x)
             small = np.prod(np.minimum(np.abs(x), 1), axis=at, keepdims=keep) if axes else np.ones(p.shape)
+            unsure = np.any(e > 0, axis=at, keepdims=keep) if axes else e > 0
+            err = np.where((p == 0) & unsure, err + tiny(v.dtype), err)
             wild = (partial > 1e30) | ((small < 1e-30) & (p != 0)) | (small < 1e-30) & ~np.isfinite(partial)
             err = np.where(wild, np.inf, err)
             return self.floats(node, v.dtype, p, err)
@@ -489,6 +492,7 @@ class Maker:
             ex, ey = ea[..., :, None, :], np.swapaxes(eb, -1, -2)[..., None, :, :]
             p = x * y
             e = span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey
+            e = np.where((p == 0) & (ex + ey > 0), e + tiny(v.dtype), e)
             out = self.summed(node, v.dtype, p, np.broadcast_to(e, p.shape), (p.ndim - 1,), False)
         return V(node, v.dtype, out.val.reshape(shape), out.err.reshape(shape))
 
