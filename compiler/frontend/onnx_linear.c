@@ -100,7 +100,9 @@ static UOp *diagonal(Einsum *e, UOp *x, Labels *l) {
   for (size_t i = 0; i < l->n; i++) {
     for (size_t k = i + 1; k < l->n; k++) {
       if (l->at[k] != l->at[i]) continue;
-      if (x->shape.at[i] != x->shape.at[k]) bad_equation(e->node, "a diagonal that is not square");
+      if (!build_may_equal(x->shape.at[i], x->shape.at[k]))
+        bad_equation(e->node, "a diagonal that is not square");
+      x = build_fit(job, x, k, x->shape.at[i]);
       UOp *a = build_iota(job, DT_I64, i, x->shape), *b = build_iota(job, DT_I64, k, x->shape);
       UOp *on = build2(job, OP_CMPEQ, a, b);
       x = build_where(job, on, x, build_num(job, x, 0));

@@ -8,11 +8,11 @@
 static UOp *per_axis(Node *n, UOp *p, const UOp *x, int64_t axis_, int64_t block) {
   Job *job = n->job;
   uint32_t r = x->shape.n;
-  if (shape_numel(p->shape) == 1 && p->shape.n <= 1) return build_reshape(job, p, (Ints){0});
+  if (dims_numel(job, p->shape) == 1 && p->shape.n <= 1) return build_reshape(job, p, (Ints){0});
   size_t axis = axis_check(job, axis_, r);
   int64_t d = x->shape.at[axis], dims[MAX_DIMS];
   if (p->shape.n == 1 && p->shape.at[0] == d) return build_along(job, p, axis, r);
-  bool blocked = block > 0 && p->shape.n == r && p->shape.at[axis] == (d + block - 1) / block;
+  bool blocked = block > 0 && p->shape.n == r && p->shape.at[axis] == dim_ceildiv(job, d, block);
   for (uint32_t i = 0; blocked && i < r; i++)
     if (i != axis && p->shape.at[i] != x->shape.at[i]) blocked = false;
   if (!blocked || block > MAX_NUMEL)
@@ -21,7 +21,7 @@ static UOp *per_axis(Node *n, UOp *p, const UOp *x, int64_t axis_, int64_t block
   p = build_unsqueeze(job, p, axis + 1);
   for (uint32_t i = 0; i <= r; i++) dims[i] = i == axis + 1 ? block : p->shape.at[i];
   p = build_expand(job, p, shape_make(dims, r + 1));
-  for (uint32_t i = 0; i < r; i++) dims[i] = i == axis ? p->shape.at[axis] * block : x->shape.at[i];
+  for (uint32_t i = 0; i < r; i++) dims[i] = i == axis ? dim_mul(job, p->shape.at[axis], block) : x->shape.at[i];
   p = build_reshape(job, p, shape_make(dims, r));
   return build_slice(job, p, axis, 0, d, 1);
 }
@@ -113,7 +113,7 @@ static UOp *rowwise(Node *n, UOp *p) {
   return rows ? build_unsqueeze(n->job, p, 1) : p;
 }
 static UOp *scalar_if_one(Node *n, UOp *p) {
-  return shape_numel(p->shape) == 1 ? build_reshape(n->job, p, (Ints){0}) : p;
+  return dims_numel(n->job, p->shape) == 1 ? build_reshape(n->job, p, (Ints){0}) : p;
 }
 
 static void op_qlinear_matmul(Node *n) {

@@ -6,7 +6,7 @@
 
 /* strides, dilations, pads, auto_pad, ceil_mode for an input of shape [N, C, spatial...] and that
  * kernel. With ceil_mode, hi grows so that the last partial window is complete; pad_hi keeps what
- * the model asked for. out: output sizes. */
+ * the model asked for. lo, hi, pad_hi and out, the output sizes, are dims. */
 typedef struct Spatial {
   ConvSpec conv;
   int64_t kernel[MAX_SPATIAL], out[MAX_SPATIAL], pad_hi[MAX_SPATIAL];

@@ -395,6 +395,8 @@ static void fill_output(const Run *run, size_t i, const Slab *slab, const Kiln__
   if (run->made) {
     o->named.value_case = KILN__V1__NAMED_TENSOR__VALUE_BUFFER;
     o->named.buffer = (char *)(uintptr_t)id_text("buf", run->message.output_buffers[i], o->id);
+    o->named.dims = symbolic(run) ? done->dims[i]->dims : spec->dims;
+    o->named.n_dims = spec->n_dims;
     return;
   }
   kiln__v1__tensor__init(&o->tensor);

@@ -24,11 +24,11 @@ class RandomOps:
 
     def random_key(self) -> "Node":
         """The run's own key, u32 [2]; for random_fold, as its streams are drawn from already."""
-        return self._node("RANDOM_KEY", [], dtype=graph_pb2.DTYPE_U32, rank=1)
+        return self._node("RANDOM_KEY", [], (2,), dtype=graph_pb2.DTYPE_U32)
 
     def random_fold(self, key: "Node", n: int) -> "Node":
         """A key that depends on key and n."""
-        return self._node("RANDOM_FOLD", [key], ints=[n])
+        return self._node("RANDOM_FOLD", [key], (2,), ints=[n])
 
     def _draw(self, op: str, shape: Sequence[int], dtype: Any, key: Any) -> "Node":
         stream = 0
@@ -37,7 +37,7 @@ class RandomOps:
             self._streams += 1
         elif isinstance(key, int):
             key = self.constant(np.array([key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF], np.uint32))
-        return self._node(op, [key], ints=[stream, *shape], dtype=_codec.dtype_number(dtype), rank=len(shape))
+        return self._node(op, [key], tuple(shape), ints=[stream, *shape], dtype=_codec.dtype_number(dtype))
 
     def random_bits(self, shape: Sequence[int], dtype: Any = "u32", key: Any = None) -> "Node":
         """Random bits, u32 or u64."""

@@ -16,17 +16,22 @@ from .v1 import kiln_pb2, kiln_pb2_grpc
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """An input or output of an executable: name, dtype ("f32") and shape (tuple of ints). state: an input that runs update in
-    place, whose value is a kiln.Buffer."""
+    """An input or output of an executable: name, dtype ("f32") and shape, a tuple of ints and, where each run decides, of names.
+
+    bounds: by such a name its (min, max, multiple). An output's name may be an expression, "2*n + 1", or "?" when it is computed.
+    state: an input that runs update in place, whose value is a kiln.Buffer.
+    """
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
+    bounds: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
     state: bool = False
 
     @staticmethod
     def _from(spec: kiln_pb2.TensorSpec) -> "TensorSpec":
-        return TensorSpec(spec.name, _codec.dtype_name(spec.dtype), tuple(spec.dims), spec.state)
+        bounds = {d.name: (d.min, d.max, max(d.multiple, 1)) for d in spec.shape if d.name}
+        return TensorSpec(spec.name, _codec.dtype_name(spec.dtype), _codec.spec_shape(spec), bounds, spec.state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +98,8 @@ class Executable:
     def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None, seed: int | None = None) -> dict[str, Any]:
         """Runs once.
 
-        inputs: one numpy array (or kiln.Buffer) per model input, by name; dtype and shape must equal the spec's. A sequence is a list
+        inputs: one numpy array (or kiln.Buffer) per model input, by name; dtype and shape must equal the spec's, and
+        where that has a name any size within its bounds, the same one for every dimension of that name. A sequence is a list
         of them, an optional without a value is None or left out; the result has the same form.
         outputs: None for all as arrays, "buffers" for all as kiln.Buffer kept on the server, or a list of names.
         seed: of random ops; runs with equal seeds give equal numbers, on every device. None: fresh numbers, or, when the executable was
