@@ -22,6 +22,7 @@ from . import _codec, _size
 from ._compose import Composed, NodeMethods
 from ._errors import Error
 from ._ops import OPS
+from ._random import RandomOps
 from ._size import Dim, Size
 from .v1 import graph_pb2
 
@@ -94,7 +95,7 @@ class Node(NodeMethods):
         return out
 
 
-class Graph(Composed):
+class Graph(Composed, RandomOps):
     """A graph under construction."""
 
     def __init__(self) -> None:
