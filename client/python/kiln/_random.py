@@ -43,13 +43,15 @@ class RandomOps:
         """Random bits, u32 or u64."""
         return self._draw("RANDOM_BITS", shape, dtype, key)
 
-    def rand(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
+    def random_uniform(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
         """Uniform in [0, 1): f16, bf16, f32 or f64."""
         return self._draw("RANDOM_UNIFORM", shape, dtype, key)
 
-    def randn(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
+    def random_normal(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
         """Standard normal: f16, bf16, f32 or f64."""
         return self._draw("RANDOM_NORMAL", shape, dtype, key)
+
+    rand, randn = random_uniform, random_normal
 
     def randint(self, low: int, high: int, shape: Sequence[int], dtype: Any = "i32", key: Any = None) -> "Node":
         """Integers in [low, high), uniform but for (high - low) / 2**64."""
@@ -62,4 +64,4 @@ class RandomOps:
 
     def bernoulli(self, p: "Node | float", shape: Sequence[int], key: Any = None) -> "Node":
         """Bool: true with probability p, a number or an f32 tensor that broadcasts to shape."""
-        return self.cmplt(self.rand(shape, "f32", key), p)
+        return self.cmplt(self.random_uniform(shape, "f32", key), p)
