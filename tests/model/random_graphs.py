@@ -1,6 +1,6 @@
 """Random native graphs, compared with a numpy evaluation of every op.
 
-    random_graphs.py [--seeds FIRST:END] [--jobs N] [--keep FOLDER] [--set sse2|avx2]
+    random_graphs.py [--seeds FIRST:END] [--jobs N] [--keep FOLDER] [--daemon | --set sse2|avx2]
 
 runs every graph by the interpreter, by the plan with its kernels interpreted after each stage of the compiler, and as machine code;
 prints counts, and leaves a graph that differs, made as small as possible, in the folder: see test_graphs.py for the format.
@@ -686,6 +686,8 @@ class Maker:
               "matmul", "softmax", "cumulative", "iota", "sort", "extreme_place", "take_along", "scatter", "conv")
 
     def grow(self):
+        for d in self.named:  # every name is one of a parameter's
+            self.keep(self.param(None, (d,)))
         for _ in range(1 + self.below(3)):
             self.keep(self.param())
         while not self.nodes:
@@ -754,6 +756,37 @@ def differences(got, want):
 
 
 
+class DaemonRunner:
+    """A kilnd of its own: what EvalRunner gives, under the name "daemon:OUTPUT". A graph stays compiled until another comes, so that
+    one executable serves all sizes."""
+
+    def __init__(self):
+        self.server = serving.Server()
+        self.client = kiln.connect(self.server.target)
+        self.model = self.exe = None
+
+    def run(self, model, feeds, dims):
+        try:
+            if model != self.model:
+                self.drop()
+                g = kiln.Graph()
+                g._proto.ParseFromString(model[4:])
+                self.exe, self.model = self.client.compile(g), model
+            return {f"daemon:{name}": value for name, value in self.exe(feeds).items()}
+        except kiln.Error as e:
+            raise RunError(e.code, e.message) from None
+
+    def drop(self):
+        if self.exe:
+            self.exe.release()
+        self.model = self.exe = None
+
+    def close(self):
+        self.drop()
+        self.client.close()
+        self.server.stop()
+
+
 class Failure(Exception):
     """A graph whose outputs are not what they should be: (output, its V or None, what is wrong)."""
 
@@ -774,7 +807,7 @@ def attempt(runner, m, outputs):
 def shard(args):
     """The seeds of one process: (graphs, elements, elements with a finite bound, graphs run at a second set of sizes, failures)."""
     seeds, options, keep = args
-    runner = EvalRunner(str(serving.BIN / "kiln-eval"), ["--stages", *options])
+    runner = DaemonRunner() if options == ["daemon"] else EvalRunner(str(serving.BIN / "kiln-eval"), ["--stages", *options])
     graphs = elements = known = resized = 0
     failures = []
     for seed in seeds:
@@ -819,11 +852,12 @@ def main():
     p.add_argument("--seeds", default="0:1000", help="FIRST:END")
     p.add_argument("--jobs", type=int, default=os.cpu_count())
     p.add_argument("--keep", help="a folder for the graphs that fail")
+    p.add_argument("--daemon", action="store_true", help="through a daemon, one executable for all sizes, instead of by every stage")
     p.add_argument("--set", choices=("sse2", "avx2"), help="an older instruction set to compile for")
     args = p.parse_args()
     first, end = (int(v) for v in args.seeds.split(":"))
     start = time.monotonic()
-    graphs, elements, known, resized, failures = run_seeds(first, end, args.jobs, [args.set] if args.set else [], args.keep)
+    graphs, elements, known, resized, failures = run_seeds(first, end, args.jobs, ["daemon"] if args.daemon else [args.set] if args.set else [], args.keep)
     seconds = time.monotonic() - start
     print(f"{graphs} graphs ({resized} at two sets of sizes), {len(failures)} differ; {elements} elements, {100 * known / max(elements, 1):.0f} % of them bounded; "
           f"{graphs / seconds:.1f} graphs/s")
