@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "daemon/server/device_lane.h"
+#include "proto/random.h"
 
 /* -- tensors ------------------------------------------------------------------------------------
  */
@@ -71,6 +72,24 @@ const char *wire_tensor_text(Kiln__V1__DType dtype, const uint64_t *dims, size_t
   for (size_t i = 0; i < ndims && n > 0 && (size_t)n < cap; i++)
     n += snprintf(buf + n, cap - (size_t)n, i ? ",%" PRIu64 : "%" PRIu64, dims[i]);
   if (n > 0 && (size_t)n < cap) snprintf(buf + n, cap - (size_t)n, "]");
+  return buf;
+}
+
+const char *wire_spec_text(const Kiln__V1__TensorSpec *spec, char *buf, size_t cap) {
+  if (!spec->n_shape) return wire_tensor_text(spec->dtype, spec->dims, spec->n_dims, buf, cap);
+  StrBuf b = {0};
+  strbuf_addf(&b, "%s[", known_dtype(spec->dtype) ? dtypes[spec->dtype].name : "unknown");
+  for (size_t i = 0; i < spec->n_shape; i++) {
+    const Kiln__V1__Dim *d = spec->shape[i];
+    strbuf_adds(&b, i ? "," : "");
+    if (*d->name)
+      strbuf_adds(&b, d->name);
+    else
+      strbuf_addf(&b, "%" PRIu64, d->size);
+  }
+  strbuf_adds(&b, "]");
+  snprintf(buf, cap, "%s", b.ptr && !b.failed ? b.ptr : "?");
+  strbuf_deinit(&b);
   return buf;
 }
 
@@ -140,7 +159,8 @@ void artifact_release(Artifact *a) {
 Status executable_create(Executable **out) {
   Executable *e = *out = calloc(1, sizeof *e);
   if (!e) return FAIL(RESOURCE_EXHAUSTED, "executable");
-  *e = (Executable){.refs = 1, .id = id_make(), .const_fd = -1, .name = ""};
+  *e = (Executable){
+      .refs = 1, .id = id_make(), .const_fd = -1, .name = "", .random_seed = id_make()};
   arena_init(&e->arena, 0);
   return NULL;
 }
@@ -162,6 +182,10 @@ void executable_release(Executable *e) {
 
 static Status spec_bytes(const Kiln__V1__TensorSpec *s, uint64_t max, uint64_t *out) {
   char text[160];
+  if (s->n_shape) {
+    if (!wire_tensor_bytes(s->dtype, s->dims, s->n_dims, out)) *out = INT64_MAX;
+    return NULL;
+  }
   wire_tensor_text(s->dtype, s->dims, s->n_dims, text, sizeof text);
   if (!wire_tensor_bytes(s->dtype, s->dims, s->n_dims, out))
     return FAIL(INVALID_ARGUMENT, "'%s': %s is too large", s->name, text);
@@ -175,6 +199,7 @@ Status executable_sizes(Executable *e, uint64_t max_tensor_bytes) {
   size_t nin = e->face->n_inputs, nout = e->face->n_outputs;
   e->slot_bytes = arena_array(&e->arena, nin + nout + 1, sizeof *e->slot_bytes);
   if (!e->slot_bytes) return FAIL(RESOURCE_EXHAUSTED, "executable");
+  e->random = nin && !strcmp(e->face->inputs[nin - 1]->name, RANDOM_INPUT);
   for (size_t i = 0; i < nin; i++)
     TRY(spec_bytes(e->face->inputs[i], max_tensor_bytes, &e->slot_bytes[i]));
   for (size_t i = 0; i < nout; i++)
