@@ -1,5 +1,5 @@
-/* Targets. X86 and AArch64 are what the CPU device can be, NVPTX what CUDA devices take; LLVM itself
- * may know more.
+/* Targets. X86 and AArch64 are what the CPU device can be, NVPTX what CUDA devices take; LLVM
+ * itself may know more.
  *
  * One TargetMachine is kept: making one costs milliseconds, and a worker compiles for one target
  * almost always. Processes that compile are single-threaded (see llvm_emit.h). */
@@ -77,8 +77,8 @@ static const char *const known_cpus[] = {
     "znver4",         "znver5",         "neoverse-n1", "neoverse-v1",    "neoverse-v2",
 };
 
-/* What NVPTX of LLVM 17 to 20 takes; it ignores names that it does not know, and then generates code
- * for the oldest GPU. */
+/* What NVPTX of LLVM 17 to 20 takes; it ignores names that it does not know, and then generates
+ * code for the oldest GPU. */
 static const char *const known_gpus[] = {"sm_75", "sm_80", "sm_86", "sm_87",
                                          "sm_89", "sm_90", "sm_90a"};
 static const char *const known_ptx[] = {"+ptx78", "+ptx80", "+ptx81", "+ptx82",
