@@ -37,7 +37,7 @@ class RandomOps:
             self._streams += 1
         elif isinstance(key, int):
             key = self.constant(np.array([key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF], np.uint32))
-        return self._node(op, [key], tuple(shape), ints=[stream, *shape], dtype=_codec.dtype_number(dtype))
+        return self._node(op, [key], shape, ints=[stream, *shape], dtype=_codec.dtype_number(dtype))
 
     def random_bits(self, shape: Sequence[int], dtype: Any = "u32", key: Any = None) -> "Node":
         """Random bits, u32 or u64."""
@@ -51,7 +51,13 @@ class RandomOps:
         """Standard normal: f16, bf16, f32 or f64."""
         return self._draw("RANDOM_NORMAL", shape, dtype, key)
 
-    rand, randn = random_uniform, random_normal
+    def rand(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
+        """random_uniform() under numpy's name."""
+        return self.random_uniform(shape, dtype, key)
+
+    def randn(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
+        """random_normal() under numpy's name."""
+        return self.random_normal(shape, dtype, key)
 
     def randint(self, low: int, high: int, shape: Sequence[int], dtype: Any = "i32", key: Any = None) -> "Node":
         """Integers in [low, high), uniform but for (high - low) / 2**64."""
@@ -64,4 +70,4 @@ class RandomOps:
 
     def bernoulli(self, p: "Node | float", shape: Sequence[int], key: Any = None) -> "Node":
         """Bool: true with probability p, a number or an f32 tensor that broadcasts to shape."""
-        return self.cmplt(self.random_uniform(shape, "f32", key), p)
+        return self.cmplt(self.rand(shape, "f32", key), p)
