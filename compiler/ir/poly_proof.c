@@ -9,7 +9,7 @@
  * false. */
 #include "compiler/ir/poly.h"
 
-enum { MAX_DEPTH = 12, MAX_TRIES = 3000 };
+enum { MAX_DEPTH = 16, MAX_TRIES = 3000, FEW_TRIES = 30 };
 
 typedef struct Proof {
   Job *job;
@@ -175,21 +175,40 @@ static bool by_remainder(Proof *pr, const UOp *x, Poly factor, Poly rest, int de
   return between(pr, factor, rest, (Poly){0}, poly_add(job, c, poly_const(job, 1), -1), depth);
 }
 
-/* x is one of its two sources, and on one side of both. */
+/* The same with a budget of its own, so that a dead end does not use up all. */
+static bool tried(Proof *pr, Poly factor, Poly value, Poly rest, int depth, int tries) {
+  int left = pr->tries;
+  if (left > tries) pr->tries = tries;
+  int given = pr->tries;
+  bool proven = at_value(pr, factor, value, rest, depth);
+  pr->job->overflow = false;
+  pr->tries = left - (given - pr->tries);
+  return proven;
+}
+
+/* x is one of its two sources, and on one side of both: one of them is enough, whichever is easy.
+ */
 static bool by_choice(Proof *pr, const UOp *x, Poly factor, Poly rest, int depth) {
   Job *job = pr->job;
   Poly a = poly_of(job, x->src[0]), b = poly_of(job, x->src[1]);
   Poly down = x->op == OP_MIN ? poly_add(job, (Poly){0}, factor, -1) : factor;
-  bool first = at_value(pr, factor, a, rest, depth);
-  bool either = proves(pr, down, depth);
-  if (first && either) return true;
-  return (first || either) && at_value(pr, factor, b, rest, depth);
+  if (!proves(pr, down, depth)) {
+    return at_value(pr, factor, a, rest, depth) && at_value(pr, factor, b, rest, depth);
+  }
+  static const int budgets[] = {FEW_TRIES, MAX_TRIES};
+  for (int k = 0; k < 2; k++) {
+    if (tried(pr, factor, a, rest, depth, budgets[k]) ||
+        tried(pr, factor, b, rest, depth, budgets[k])) {
+      return true;
+    }
+  }
+  return false;
 }
 
 static bool eliminate(Proof *pr, Poly p, const UOp *x, int depth) {
   Job *job = pr->job;
   Poly factor, rest;
-  if (!linear_in(job, &p, x)) return false;
+  if (!linear_in(job, &p, x) || job->overflow) return false;
   isolate(job, p, x, &factor, &rest);
   if (x->op == OP_RANGE) {
     Poly top = poly_add(job, poly_of(job, x->src[0]), poly_const(job, 1), -1);
@@ -199,6 +218,7 @@ static bool eliminate(Proof *pr, Poly p, const UOp *x, int depth) {
     return true;
   if (x->op == OP_FLOORMOD && by_remainder(pr, x, factor, rest, depth)) return true;
   if ((x->op == OP_MIN || x->op == OP_MAX) && by_choice(pr, x, factor, rest, depth)) return true;
+  job->overflow = false; /* the factors are as they were */
   return by_numbers(pr, x, factor, rest, depth);
 }
 
@@ -222,6 +242,7 @@ static const UOp *next_atom(Poly p) {
 
 static bool proves(Proof *pr, Poly p, int depth) {
   int64_t value;
+  if (pr->job->overflow) return false; /* p is not what was to be proven */
   if (poly_is_const(p, &value)) return value >= 0;
   if (by_interval(p)) return true;
   if (depth <= 0 || pr->tries-- <= 0) return false;
@@ -230,5 +251,9 @@ static bool proves(Proof *pr, Poly p, int depth) {
 
 bool poly_proves(Job *job, Poly p) {
   Proof pr = {.job = job, .tries = MAX_TRIES};
-  return proves(&pr, p, MAX_DEPTH);
+  bool outer = job->proving;
+  job->proving = true, job->overflow = false;
+  bool proven = proves(&pr, p, MAX_DEPTH);
+  job->proving = outer, job->overflow = false;
+  return proven;
 }
