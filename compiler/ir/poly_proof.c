@@ -195,6 +195,10 @@ static bool by_choice(Proof *pr, const UOp *x, Poly factor, Poly rest, int depth
   if (!proves(pr, down, depth)) {
     return at_value(pr, factor, a, rest, depth) && at_value(pr, factor, b, rest, depth);
   }
+  if (b.n < a.n) { /* the simpler one first: it may do */
+    Poly t = a;
+    a = b, b = t;
+  }
   static const int budgets[] = {FEW_TRIES, MAX_TRIES};
   for (int k = 0; k < 2; k++) {
     if (tried(pr, factor, a, rest, depth, budgets[k]) ||

@@ -13,6 +13,7 @@
  * - Elementwise work: vectors along the axis where most accesses are contiguous.
  * Threads go to the loop that splits best, if each gets enough to do. */
 
+#include "compiler/ir/verify.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/schedule.h"
@@ -633,7 +634,7 @@ static void give_threads(Sched *s) {
   OptPlan plan;
   OptList rest = *s->opts;
   while (rest.len && rest.at->kind == OPT_MERGE) rest.at++, rest.len--;
-  Status st = opts_plan(s->job, s->k, &rest, &plan);
+  Status st = opts_plan(s->job, s->k, s->target, &rest, &plan);
   if (st) {
     status_drop(st);
     return;
@@ -744,9 +745,17 @@ UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *ap
     pad_symbolic(&s);
     give_threads(&s);
     /* What the rules of thumb put together need not be legal; scalar loops always are. */
-    Status st = opts_check(job, kernel, applied);
+    Status st = opts_check(job, kernel, target, applied);
     if (st) *applied = (OptList){0};
     status_drop(st);
   }
+  UOp *scheduled = schedule_apply(job, kernel, target, applied);
+  if (!kernel->symbolic || !applied->len) return scheduled;
+  /* So is what the accesses of a symbolic kernel are proven for: the search for a proof gives up
+   * somewhere. */
+  Status st = verify_graph(job, scheduled, STAGE_SCHEDULED, "schedule");
+  if (!st) return scheduled;
+  status_drop(st);
+  *applied = (OptList){0};
   return schedule_apply(job, kernel, target, applied);
 }

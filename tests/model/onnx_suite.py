@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """ONNX's backend node tests, run through Kiln.
 
-    onnx_suite.py [--runner kiln|eval|local|sse2|avx2] [--eval PATH] [--filter TEXT] [--update] [-v]
+    onnx_suite.py [--runner kiln|eval|local|sse2|avx2] [--eval PATH] [--filter TEXT] [--open] [--update] [-v]
 
 Every test of onnx.backend.test.case.node, and the stored ones of the kinds simple, pytorch-operator and
 pytorch-converted, is compiled and run, and its outputs are compared with the
@@ -13,8 +13,9 @@ onnx_not_passing.txt beside this file lists the tests that do not pass and why. 
 listed test passes or an unlisted one does not, so the list is always true; --update rewrites it. One
 exception: differences in 16-bit floats (see rounding_only).
 
-Frozen inputs: Kiln's shapes are static, and many node tests give a shape, an axis list or the like
-as an input of the graph. Where the compiler says that such a value has to be known at compile time,
+--open leaves every size of the inputs to the run, whatever the test says.
+
+Frozen inputs: where the compiler says that a value which the test gives as an input has to be known at compile time,
 the test is run again with its integer inputs (then, with all inputs) as initializers; the count is
 printed. "skipped" are tests about strings.
 
@@ -36,6 +37,13 @@ from onnx import numpy_helper
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LIST = os.path.join(HERE, "onnx_not_passing.txt")
+
+
+# Why a difference in numbers is one, by the beginning of the test's name.
+WHY = {
+    "test_dft_inverse": "expected values carry the error of an FFT in f32, 1.9e-7 where the exact value is 0; Kiln's are exact, rounded",
+    "test_attention_4d_causal_fp16": "one step of f16: the reference rounds softmax's exponentials and sums to f16, Kiln computes them in f32",
+}
 
 
 class RunError(Exception):
@@ -84,8 +92,9 @@ class EvalRunner:
         if not self.process:
             self._start()
         inputs = flat(inputs)
-        blobs = [model, "\n".join(f"{k}={v}" for k, v in dims.items()).encode(),
-                 str(len(inputs)).encode()]
+        lines = [f"{k}={v}" for k, v in dims.items()]
+        lines += [f"@{k}=" + " ".join(map(str, v.shape)) for k, v in inputs.items()]
+        blobs = [model, "\n".join(lines).encode(), str(len(inputs)).encode()]
         for name, array in inputs.items():
             blobs += [name.encode(), np.ascontiguousarray(array).tobytes()]
         try:
@@ -167,18 +176,12 @@ def flat(inputs):
     return tensors
 
 
-def bind_tensor(name, kind, array, named):
-    dims = {} if kind.HasField("shape") else {f"{name}.rank": array.ndim}
-    known = kind.shape.dim if kind.HasField("shape") else [None] * array.ndim
-    for axis, dim in enumerate(known):
-        if dim is None or not dim.HasField("dim_value"):
-            own = f"{name}.{axis}"
-            dims[dim.dim_param or own if named and dim is not None else own] = array.shape[axis]
-    return dims
+def bind_tensor(name, kind, array):
+    return {} if kind.HasField("shape") else {f"{name}.rank": array.ndim}
 
 
 def bindings(model, inputs):
-    """Sizes for every dimension of the inputs that the model leaves open, and what sequences and optionals need."""
+    """The ranks that the model leaves open, and what sequences and optionals need. Sizes are left to the run."""
     dims = {}
     for info in model.graph.input:
         if info.name not in inputs:
@@ -191,9 +194,9 @@ def bindings(model, inputs):
         elif isinstance(value, list):
             dims[f"{info.name}.length"] = len(value)
             for k, array in enumerate(value):
-                dims.update(bind_tensor(f"{info.name}[{k}]", kind.sequence_type.elem_type.tensor_type, array, False))
+                dims.update(bind_tensor(f"{info.name}[{k}]", kind.sequence_type.elem_type.tensor_type, array))
         else:
-            dims.update(bind_tensor(info.name, kind.tensor_type, value, True))
+            dims.update(bind_tensor(info.name, kind.tensor_type, value))
     return dims
 
 
@@ -212,6 +215,21 @@ def freeze(model, inputs, which):
         else:
             rest[name] = array
     return frozen, rest
+
+
+def open_sizes(model):
+    """The model with the sizes above 1 of its tensor inputs left to the run, equal ones under one name. Vectors of integers keep
+    their length, which tends to be a rank."""
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    for info in opened.graph.input:
+        tensor = info.type.tensor_type
+        if not info.type.HasField("tensor_type") or (len(tensor.shape.dim) == 1 and tensor.elem_type in (6, 7, 9)):
+            continue
+        for dim in tensor.shape.dim:
+            if dim.dim_value > 1:
+                dim.dim_param = f"size{dim.dim_value}"
+    return opened
 
 
 def describes_shapes(k, array):
@@ -248,11 +266,26 @@ def compare_value(test, name, have, want):
     a, b = have, want
     if want.dtype.isbuiltin != 1:  # ml_dtypes' are exact in f32
         a, b = have.astype(np.float32), want.astype(np.float32)
-    if not np.allclose(a, b, rtol=test.rtol, atol=test.atol, equal_nan=True):
+    rtol = max(test.rtol, 2**-6) if want.dtype.name == "bfloat16" else test.rtol  # two steps of bf16, as in ONNX's own runner
+    if not np.allclose(a, b, rtol=rtol, atol=test.atol, equal_nan=True):
         with np.errstate(all="ignore"):
             worst = np.nanmax(np.abs(a.astype(np.float64) - b.astype(np.float64)))
         return f"output '{name}' differs by up to {worst:.3g}"
     return None
+
+
+def check_random(test, inputs, got):
+    """What a random node's result is bound to be, as its numbers are others than numpy's; None for other tests."""
+    node = test.model.graph.node[-1]
+    if test.name.startswith("test_bernoulli"):
+        return all(set(np.unique(v)) <= {0, 1} for v in got.values())
+    if not test.name.startswith("test_training_dropout") or "zero_ratio" in test.name:
+        return None
+    ratio = float(inputs[node.input[1]]) if node.input[1] else 0.5
+    x, y = inputs[node.input[0]], got[node.output[0]]
+    kept = y != 0
+    same_mask = all(np.array_equal(got[name], kept) for name in node.output[1:])
+    return same_mask and 0 < kept.mean() < 1 and np.allclose(y[kept], x[kept] / (1 - ratio), rtol=1e-5)
 
 
 def is_plain(value):
@@ -262,27 +295,27 @@ def is_plain(value):
         and np.asarray(value).dtype.names is None
 
 
-def run_test(runner, test):
-    """None when it passes, else the reason; and whether inputs were frozen."""
-    model, frozen = test.model, False
+def run_test(runner, test, opened=False):
+    """None when it passes, else the reason; and why inputs were frozen, if they were."""
+    model, frozen = open_sizes(test.model) if opened else test.model, None
     decoded = [tuple([numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in values] for values in pair)
                for pair in test.data_sets]
     for value in (v for ins, outs in decoded for v in list(ins) + list(outs)):
         if not is_plain(value):
             what = getattr(value, "dtype", None) or type(value).__name__
-            return f"skip: a value is not a tensor of a dtype that Kiln has ({what})", False
+            return f"skip: a value is not a tensor of a dtype that Kiln has ({what})", None
     initializers = {t.name for t in model.graph.initializer}
     for ins, outs in decoded:
         names = [i.name for i in model.graph.input if i.name not in initializers]
         if len(names) != len(ins):
-            return "skip: optional inputs left out", False
+            return "skip: optional inputs left out", None
         inputs = {n: v if v is None or isinstance(v, list) else np.asarray(v) for n, v in zip(names, ins)}
         tries = [lambda k, a: False, describes_shapes, lambda k, a: True]
         for level, which in enumerate(tries):
             m, rest = freeze(model, inputs, which)
             try:
                 got = runner.run(m.SerializeToString(), rest, bindings(m, rest))
-                frozen = frozen or level > 0
+                frozen = error if level > 0 else frozen
                 break
             except RunError as e:
                 error = f"{e.code}: {e.message}"
@@ -290,6 +323,12 @@ def run_test(runner, test):
                     return error, frozen
         else:
             return error, frozen
+        random = check_random(test, inputs, got)
+        if random is not None:  # the numbers are free, dtypes and shapes are not
+            right = random and all(got[o.name].dtype == w.dtype and got[o.name].shape == w.shape for o, w in zip(model.graph.output, outs))
+            if not right:
+                return "not what the random op may give", frozen
+            continue
         reason = compare(test, model, got, outs)
         if reason:
             return reason, frozen
@@ -369,6 +408,7 @@ def main():
     p.add_argument("--runner", choices=["kiln", "eval", "local", "sse2", "avx2"])
     p.add_argument("--eval", default=os.path.join(HERE, "../../build/release/bin/kiln-eval"))
     p.add_argument("--filter", default="")
+    p.add_argument("--open", action="store_true")
     p.add_argument("--update", action="store_true")
     p.add_argument("-v", action="store_true")
     args = p.parse_args()
@@ -376,15 +416,20 @@ def main():
     reasons, passed, skipped, frozen_count, wrong = {}, 0, 0, 0, []
     tests, node_passed = load_tests(args.filter), 0
     for test in tests:
-        reason, frozen = run_test(runner, test)
+        reason, frozen = run_test(runner, test, args.open)
+        if args.v and frozen:
+            print(f"{test.name}: with frozen inputs: {' '.join(frozen.split())[:200]}")
         if reason is None:
             passed += 1
             node_passed += "/" not in test.name
-            frozen_count += frozen
+            frozen_count += frozen is not None
             if test.name in listed and not rounding_only(test.name, listed[test.name]):
                 wrong.append(f"{test.name} passes, but is listed")
             continue
         reason = " ".join(reason.split())[:300]
+        why = next((w for start, w in WHY.items() if test.name.startswith(start)), None)
+        if why and "differs by" in reason:
+            reason += f" ({why})"
         reasons[test.name] = reason
         skipped += reason.startswith("skip:")
         if args.v:
