@@ -27,7 +27,7 @@ Status interp_symbolic(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots, 
 Status interp_vars(Job *job, const TensorGraph *graph, int64_t *values, const InterpBuffer *slots,
                    UOp **out);
 /* Runs a ranged or scheduled kernel (axis types are ignored: every RANGE is a loop). Every access
- * is bounds-checked: INTERNAL names a bad one. Of a kernel with VARs: dim_substitute comes first. */
+ * is bounds-checked: INTERNAL names a bad one. */
 Status interp_kernel(Job *job, UOp *sink, InterpBuffer *args, size_t nargs);
 /* Runs a linear program for one thread index. */
 Status interp_linear(Job *job, UOp *const *list, size_t n, InterpBuffer *args, size_t nargs,

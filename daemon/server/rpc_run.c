@@ -112,6 +112,10 @@ static Status bind_tensor(Run *run, size_t i, const TensorView *t, Kiln__V1__Run
   const Kiln__V1__TensorSpec *spec = run->exe->face->inputs[i];
   const uint64_t *dims = (const uint64_t *)t->dims.at;
   Kiln__V1__DType dtype = t->dtype > 0 && t->dtype < 1000 ? (Kiln__V1__DType)t->dtype : 0;
+  if (spec->state)
+    return FAIL(INVALID_ARGUMENT,
+                "input '%s' is a state, which runs update: expected a buffer, got a tensor",
+                spec->name);
   TRY(check_type(run, i, dtype, dims, t->dims.n, &out->bytes));
   if (t->data.len != out->bytes)
     return FAIL(INVALID_ARGUMENT, "input '%s': expected %" PRIu64 " bytes of data, got %zu",
@@ -132,8 +136,17 @@ static Status bind_buffer(Request *r, Run *run, size_t i, Str name, Kiln__V1__Ru
   if (b->device != run->exe->device)
     return FAIL(INVALID_ARGUMENT, "input '%s': buffer '%s' is on %s, the executable on %s",
                 spec->name, id, device_lane_name(b->device), device_lane_name(run->exe->device));
-  if (!job->buffers) job->buffers = calloc(run->exe->face->n_inputs, sizeof *job->buffers);
-  if (!job->buffers) return FAIL(RESOURCE_EXHAUSTED, "run");
+  size_t n = run->exe->face->n_inputs;
+  if (!job->buffers) job->buffers = calloc(n, sizeof *job->buffers);
+  if (!job->updated) job->updated = calloc(n, sizeof *job->updated);
+  if (!job->buffers || !job->updated) return FAIL(RESOURCE_EXHAUSTED, "run");
+  for (size_t k = 0; k < job->nbuffers; k++)
+    if (job->buffers[k] == b && (spec->state || job->updated[k]))
+      return FAIL(INVALID_ARGUMENT,
+                  "input '%s': buffer '%s' is given twice, and the run updates it", spec->name, id);
+  job->updated[job->nbuffers] = spec->state;
+  job->updates |= spec->state;
+  b->updated |= spec->state;
   job->buffers[job->nbuffers++] = device_buffer_retain(b);
   out->value_case = KILN__V1__RUN_INPUT__VALUE_BUFFER;
   out->buffer = b->id;

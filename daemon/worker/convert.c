@@ -138,6 +138,7 @@ static Status convert_spec(Arena *arena, const TensorGraph *g, const GraphSlot *
   spec->name = arena_strdup(arena, slot->name);
   if (!spec->name) return no_memory("the interface");
   TRY(convert_shape(arena, g, slot->shape, spec));
+  spec->state = slot->state;
   if (!dtype_to_wire(slot->dtype, &spec->dtype))
     return FAIL(INTERNAL, "'%s' has a dtype that is not stored", spec->name);
   return NULL;
@@ -247,6 +248,7 @@ static Status convert_buffer(Arena *arena, const Plan *plan, size_t i, Kiln__V1_
       [PB_WEIGHT] = KILN__V1__PLAN_BUFFER__KIND__WEIGHT,
       [PB_TEMP] = KILN__V1__PLAN_BUFFER__KIND__TEMP,
       [PB_CONST] = KILN__V1__PLAN_BUFFER__KIND__CONST,
+      [PB_STATE] = KILN__V1__PLAN_BUFFER__KIND__STATE,
   };
   const PlanBuffer *b = &plan->buffers[i];
   size_t bytes, item = dtype_info[b->dtype].bytes;

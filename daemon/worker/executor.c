@@ -49,6 +49,7 @@ static void loaded_release(Executor *x, Loaded *l) {
   free(l->known_bytes);
   free(l->fills);
   free(l->slot_bytes);
+  free(l->written);
   free(l->slot_at);
   free(l);
 }
@@ -221,14 +222,16 @@ static Status weight_place(const Loaded *l, const Kiln__V1__LoadExecutable *m,
 
 static Status check_slot(const Loaded *l, const Kiln__V1__PlanBuffer *b, bool written) {
   size_t slots = l->ninputs + l->noutputs;
-  bool input = b->kind == KILN__V1__PLAN_BUFFER__KIND__INPUT;
+  bool input = b->kind != KILN__V1__PLAN_BUFFER__KIND__OUTPUT;
   if (b->slot >= slots || (b->slot < l->ninputs) != input)
     return BROKEN("slot %u of %zu", b->slot, slots);
   bool sized = b->size || b->place; /* checked by plan_sizes.c in each run */
   if (!sized &&
       (b->offset > l->slot_bytes[b->slot] || b->bytes > l->slot_bytes[b->slot] - b->offset))
     return BROKEN("slot %u is too small", b->slot);
-  return written && input ? BROKEN("a kernel writes input %u", b->slot) : NULL;
+  bool state = b->kind == KILN__V1__PLAN_BUFFER__KIND__STATE;
+  l->written[b->slot] |= state && written;
+  return written && input && !state ? BROKEN("a kernel writes input %u", b->slot) : NULL;
 }
 
 /* Resolves one argument: a fixed place, an offset in the temporaries, or a patch. */
@@ -238,6 +241,7 @@ static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, uint32_t buf
   const Kiln__V1__PlanBuffer *b = m->plan->buffers[buffer];
   switch (b->kind) {
   case KILN__V1__PLAN_BUFFER__KIND__INPUT:
+  case KILN__V1__PLAN_BUFFER__KIND__STATE:
   case KILN__V1__PLAN_BUFFER__KIND__OUTPUT:
     TRY(check_slot(l, b, written));
     l->patches[l->npatches++] = (Patch){(uint32_t)arg, b->slot, buffer, b->offset};
@@ -338,8 +342,9 @@ static Status load_slots(Loaded *l, const Kiln__V1__LoadExecutable *m) {
   l->noutputs = m->n_output_bytes;
   size_t n = l->ninputs + l->noutputs;
   l->slot_bytes = calloc(n + 1, sizeof *l->slot_bytes);
+  l->written = calloc(n + 1, sizeof *l->written);
   l->slot_at = calloc(n + 1, sizeof *l->slot_at);
-  if (!l->slot_bytes || !l->slot_at) return FAIL(RESOURCE_EXHAUSTED, "slots");
+  if (!l->slot_bytes || !l->written || !l->slot_at) return FAIL(RESOURCE_EXHAUSTED, "slots");
   for (size_t i = 0; i < n; i++)
     l->slot_bytes[i] = i < l->ninputs ? m->input_bytes[i] : m->output_bytes[i - l->ninputs];
   l->temp_bytes = m->plan->temp_bytes;
@@ -429,6 +434,8 @@ static Status stage_input(Executor *x, const void *from, uint64_t bytes, uint64_
 static Status bind_input(Executor *x, const Loaded *l, const Kiln__V1__RunInput *in, size_t slot,
                          const SharedMemory *slab, uint64_t *staging) {
   LaunchArg *at = &l->slot_at[slot].at;
+  if (l->written[slot] && in->value_case != KILN__V1__RUN_INPUT__VALUE_BUFFER)
+    return BROKEN("state %zu is given as a tensor", slot);
   if (in->bytes != l->slot_bytes[slot])
     return BROKEN("input %zu has %llu bytes, expected %llu", slot, (unsigned long long)in->bytes,
                   (unsigned long long)l->slot_bytes[slot]);

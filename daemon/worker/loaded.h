@@ -68,6 +68,7 @@ typedef struct Loaded {
   char *known_bytes;  /* the host's copy of `known` */
   size_t ninputs, noutputs;
   uint64_t *slot_bytes; /* inputs, then outputs; of plans with VARs in the current run */
+  bool *written;        /* by slot: inputs that the kernels update */
   SlotPlace *slot_at;   /* of the current run */
 } Loaded;
 

@@ -19,17 +19,19 @@ class TensorSpec:
     """An input or output of an executable: name, dtype ("f32") and shape, a tuple of ints and, where each run decides, of names.
 
     bounds: by such a name its (min, max, multiple). An output's name may be an expression, "2*n + 1", or "?" when it is computed.
+    state: an input that runs update in place, whose value is a kiln.Buffer.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     bounds: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
+    state: bool = False
 
     @staticmethod
     def _from(spec: kiln_pb2.TensorSpec) -> "TensorSpec":
         bounds = {d.name: (d.min, d.max, max(d.multiple, 1)) for d in spec.shape if d.name}
-        return TensorSpec(spec.name, _codec.dtype_name(spec.dtype), _codec.spec_shape(spec), bounds)
+        return TensorSpec(spec.name, _codec.dtype_name(spec.dtype), _codec.spec_shape(spec), bounds, spec.state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,10 @@ class Executable:
         return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client), self.output_values)
 
     __call__ = run
+
+    def state(self) -> dict[str, Buffer]:
+        """A new buffer of zeros for every state of the model, by name: what the first run's inputs are updated with."""
+        return {s.name: self._client.upload(_codec.zeros(s.dtype, s.shape), self._report.device) for s in self.inputs if s.state}
 
     def report(self) -> dict[str, Any]:
         """What the compile did: graph_hash, kernels, unique_kernels, kernels_compiled, plan_cached, sizes in bytes, times in ns."""
