@@ -23,7 +23,7 @@ typedef struct GNode {
 } GNode;
 typedef struct GDim {
   uint64_t seen;
-  int64_t size;
+  int64_t size, min, max, multiple;
   Str name;
 } GDim;
 typedef struct GParam {
@@ -58,6 +58,9 @@ static const ViewMessage node_message = VIEW_TABLE(node_rows, GNode, "Node");
 static const ViewField dim_rows[] = {
     VIEW_ROW(GDim, 1, VIEW_INT, false, size, NULL),
     VIEW_ROW(GDim, 2, VIEW_STR, false, name, NULL),
+    VIEW_ROW(GDim, 3, VIEW_INT, false, min, NULL),
+    VIEW_ROW(GDim, 4, VIEW_INT, false, max, NULL),
+    VIEW_ROW(GDim, 5, VIEW_INT, false, multiple, NULL),
 };
 static const ViewMessage dim_message = VIEW_TABLE(dim_rows, GDim, "Dim");
 static const ViewField param_rows[] = {
@@ -418,6 +421,20 @@ static Val *constant_param(Walk *w, const GParam *p, DType d, Ints shape) {
   return v;
 }
 
+/* The bounds that the graph gives a dimension, narrowed to multiples. */
+static DimRange bounds_of(Job *job, const GDim *d) {
+  int64_t multiple = d->multiple ? d->multiple : 1;
+  if (!d->max && !d->min) return (DimRange){.multiple = multiple};
+  int64_t min = multiple > 0 && d->min >= 0 && d->min <= d->max && d->max <= INT32_MAX
+                    ? (d->min + multiple - 1) / multiple * multiple
+                    : INT64_MAX;
+  if (min <= d->max) return (DimRange){min, d->max / multiple * multiple, multiple};
+  job_abort(job, FAIL(INVALID_ARGUMENT,
+                      "dimension '" STR_FMT "': no multiple of %lld lies in [%lld, %lld], or they "
+                      "are no bounds",
+                      STR_ARG(d->name), (long long)multiple, (long long)d->min, (long long)d->max));
+}
+
 static void add_params(Walk *w) {
   Job *job = w->front.job;
   w->params = arena_array(&job->arena, w->graph.params.n, sizeof *w->params);
@@ -431,8 +448,8 @@ static void add_params(Walk *w) {
       job_abort(job, FAIL(INVALID_ARGUMENT, "rank %zu, at most %d", p->dims.n, MAX_RANK));
     for (size_t k = 0; k < p->dims.n; k++) {
       const GDim *dim = &p->dims.at[k];
-      dims[k] =
-          dim->name.len ? front_dim(&w->front, p->name, k, dim->name, (DimRange){0}) : dim->size;
+      dims[k] = dim->name.len ? front_dim(&w->front, p->name, k, dim->name, bounds_of(job, dim))
+                              : dim->size;
     }
     Ints shape = dims_of(w, dims, p->dims.n, d);
     bool constant = p->seen & PARAM_DATA;
