@@ -209,9 +209,7 @@ static bool eliminate(Proof *pr, Poly p, const UOp *x, int depth) {
 /* -- the search -------------------------------------------------------------------------------- */
 
 /* Which atom goes first: those whose bounds mention others. What contains another is younger. */
-static int rank(const UOp *x) {
-  return x->op == OP_VAR || poly_is_unit(x) ? 1 : 2;
-}
+static int rank(const UOp *x) { return x->op == OP_VAR || poly_is_unit(x) ? 1 : 2; }
 
 static const UOp *next_atom(Poly p) {
   const UOp *best = NULL;

@@ -199,9 +199,11 @@ def tensor_inputs(inputs: Mapping[str, Any], values: Sequence[Any]) -> dict[str,
 
 
 def run_request(executable: str, inputs: Mapping[str, Any], outputs: Any, specs: Sequence[Any] = (), input_values: Sequence[Any] = (),
-                output_values: Sequence[Any] = ()) -> kiln_pb2.RunRequest:
-    """specs: of the executable's tensor inputs. outputs: None (all, as arrays), "buffers" (all, kept on the server), or a list of names."""
+                output_values: Sequence[Any] = (), random: tuple[int, int] | None = None) -> kiln_pb2.RunRequest:
+    """specs: of the executable's tensor inputs. random: seed and run number, None for fresh numbers. outputs: None (all, as arrays), "buffers" (all, kept on the server), or a list of names."""
     request = kiln_pb2.RunRequest(executable=executable)
+    if random is not None:
+        request.random.seed, request.random.run = (int(v) & (1 << 64) - 1 for v in random)
     dtypes = {s.name: s.dtype for s in specs}
     for name, value in tensor_inputs(inputs, input_values).items():
         if hasattr(value, "buffer_id"):
