@@ -61,6 +61,7 @@ const OnnxOp *const onnx_families[] = {
     onnx_ms_attention_ops,
     onnx_ml_ops,
     onnx_trees_ops,
+    onnx_nms_ops,
     onnx_pad_ops,
     onnx_select_ops,
     NULL,
