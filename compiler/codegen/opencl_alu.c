@@ -126,16 +126,14 @@ static const char *comparison(Cl *c, const UOp *u, const char *a, const char *b)
                    : u->op == OP_CMPEQ ? "=="
                                        : "!=";
   if (u->lanes == 1) return cl_text(c, "((uchar)(%s %s %s))", a, op, b);
-  return cl_text(c, "convert_%s((%s %s %s) & 1)", cl_type(c, DT_BOOL, u->lanes), a, op, b);
+  return cl_text(c, "convert_%s(-(%s %s %s))", cl_type(c, DT_BOOL, u->lanes), a, op, b);
 }
 
 static const char *choice(Cl *c, const UOp *u, DType d) {
   const char *a = cl_operand(c, u->src[1], d, u->lanes), *b = cl_operand(c, u->src[2], d, u->lanes);
   const char *cond = cl_value(c, u->src[0]);
-  const char *t = cl_type(c, d, u->lanes);
   if (u->src[0]->lanes == 1) return cl_text(c, "(%s ? %s : %s)", cond, a, b);
   const char *mask = cl_type(c, cl_signed(d), u->lanes);
-  (void)t;
   return cl_text(c, "((convert_%s(%s) != (%s)(0)) ? %s : %s)", mask, cond, mask, a, b);
 }
 
@@ -252,7 +250,7 @@ static const char *to_bool(Cl *c, DType from, unsigned lanes, const char *v) {
   const char *t = cl_type(c, from, lanes);
   if (is_small_float(from)) v = cl_text(c, "(%s & (%s)(0x7fff))", v, t); /* all but the sign */
   if (lanes == 1) return cl_text(c, "((uchar)(%s != 0))", v);
-  return cl_text(c, "convert_%s((%s != (%s)(0)) & 1)", cl_type(c, DT_BOOL, lanes), v, t);
+  return cl_text(c, "convert_%s(-(%s != (%s)(0)))", cl_type(c, DT_BOOL, lanes), v, t);
 }
 
 const char *cl_cast(Cl *c, const UOp *u) {

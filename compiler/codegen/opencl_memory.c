@@ -87,7 +87,7 @@ static const char *normal_bool(Cl *c, const Access *a, const char *v) {
   if (a->dtype != DT_BOOL) return v;
   const char *t = cl_type(c, DT_BOOL, a->lanes);
   if (a->lanes == 1) return cl_text(c, "(uchar)(%s != 0)", v);
-  return cl_text(c, "convert_%s((%s != (%s)(0)) & 1)", t, v, t);
+  return cl_text(c, "convert_%s(-(%s != (%s)(0)))", t, v, t);
 }
 
 const char *cl_load(Cl *c, const UOp *u) {

@@ -14,6 +14,7 @@
  * Threads go to the loop that splits best, if each gets enough to do. */
 
 #include "compiler/passes/collapse.h"
+#include "compiler/passes/heuristic_gpu.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/schedule.h"
 
@@ -695,8 +696,12 @@ UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *ap
   *applied = (OptList){0};
   analyse(&s, kernel);
   if (s.k->store && s.k->naxes <= INT8_MAX) { /* an Opt names no more */
-    choose(&s, kernel);
-    give_threads(&s);
+    if (target->max_group) {
+      heuristic_gpu(job, kernel, target, applied);
+    } else {
+      choose(&s, kernel);
+      give_threads(&s);
+    }
     /* What the rules of thumb put together need not be legal; scalar loops always are. */
     Status st = opts_check(job, kernel, target, applied);
     if (st) *applied = (OptList){0};
