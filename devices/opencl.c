@@ -313,7 +313,7 @@ Status device_opencl_create(uint32_t index, Device **out) {
   if (!st) st = open_context(o);
   if (st) {
     opencl_destroy(&o->base);
-    return WRAP(st, "device 'opencl:%u'", index);
+    return st;
   }
   *out = &o->base;
   return NULL;

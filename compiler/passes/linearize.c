@@ -251,6 +251,7 @@ static void count(Linear *out) {
     if (u->op == OP_SPECIAL && u->arg.i < 3) out->grid[u->arg.i] = u->src[0];
     if (u->op == OP_SPECIAL && u->arg.i >= 3) out->block[u->arg.i - 3] = (uint32_t)u->src[0]->arg.i;
     if (u->op == OP_PARAM && u->arg.i >= out->nargs) out->nargs = (uint32_t)u->arg.i + 1;
+    if (u->op == OP_VAR && u->arg.i >= out->nvars) out->nvars = (uint32_t)u->arg.i + 1;
   }
 }
 

@@ -12,6 +12,11 @@
  * has as many threads as an earlier one shares its dimension when no reduction runs inside both
  * axes: the threads that share the rows of a softmax's sum share its columns too.
  *
+ * The size of an axis may be known only at run time, between two bounds. A tile then divides it
+ * (because the size's divisor says so), overlaps (because the least size holds a tile), is padded
+ * (PADTO to a multiple of the tile), or, where it is a tile of single output elements, is clamped:
+ * what lies beyond the end computes the last element again.
+ *
  * Lists travel between machines as text: "VECTOR(1,16) UPCAST(0,8) THREAD(0,2)". */
 #pragma once
 
@@ -35,16 +40,19 @@ Status opts_parse(Job *job, Str text, OptList *out);
 enum { KERNEL_MAX_AXES = 1 << 16 };
 
 typedef struct KernelAxis {
-  UOp *range; /* NULL: no range has this id */
-  int64_t size;
+  UOp *range;             /* NULL: no range has this id */
+  int64_t size;           /* the largest */
+  int64_t least, divisor; /* the smallest; a number that divides every size */
   bool reduce;
 } KernelAxis;
 
+static inline bool axis_is_static(const KernelAxis *a) { return a->least == a->size; }
+
 typedef struct KernelInfo {
-  UOpList list; /* topological */
-  UOp *store;   /* NULL unless the kernel has exactly one */
+  UOpList list;  /* topological */
+  UOp *store;    /* NULL unless the kernel has exactly one */
   bool in_place; /* it reads what it writes */
-  UOp **loops;  /* its output ranges, outermost first */
+  UOp **loops;   /* its output ranges, outermost first */
   uint32_t nloops;
   KernelAxis *axes; /* by range id */
   uint32_t naxes;
@@ -64,9 +72,9 @@ bool kernel_depends(const UOp *u, uint32_t axis);
 #define OPT_MAX_INNER 4
 
 typedef struct AxisPlan {
-  int64_t size;   /* padded */
+  int64_t size;   /* padded; the largest */
   int64_t tile;   /* vector * inner... */
-  int64_t outer;  /* iterations left for the loop */
+  int64_t outer;  /* iterations left for the loop, at most */
   int32_t vector; /* lanes, 1 = not vectorised */
   int32_t inner[OPT_MAX_INNER];
   uint32_t ninner;
@@ -74,7 +82,8 @@ typedef struct AxisPlan {
   int32_t lanes;   /* threads of the workgroup that share the axis, 0 = it is not shared */
   int dim;         /* of the workgroup: where they are */
   bool top;        /* each takes steps that follow each other (GROUPTOP) */
-  bool padded;
+  int32_t pad;     /* PADTO of an axis whose size is not known; 0 = none */
+  bool padded, overlaps, clamped;
 } AxisPlan;
 
 typedef struct StagePlan {
