@@ -253,10 +253,23 @@ static const char *to_bool(Cl *c, DType from, unsigned lanes, const char *v) {
   return cl_text(c, "convert_%s(-(%s != (%s)(0)))", cl_type(c, DT_BOOL, lanes), v, t);
 }
 
+const char *cl_canonical(Cl *c, DType d, unsigned lanes, const char *v) {
+  unsigned bits = dtype_info[d].bits;
+  if (d == DT_BOOL) return to_bool(c, DT_U8, lanes, v);
+  if (!dtype_is_storage(d) || bits == 8) return v;
+  const char *t = cl_type(c, DT_U8, lanes), *s = cl_type(c, DT_I8, lanes);
+  if (dtype_info[d].cls != DC_SINT)
+    return cl_text(c, "((%s)(%s & (%s)(%u)))", t, v, t, (1u << bits) - 1);
+  return cl_text(c, "as_%s((%s)(as_%s((%s)(%s << (%s)(%u))) >> (%s)(%u)))", t, s, s, t, v, t,
+                 8 - bits, s, 8 - bits);
+}
+
 const char *cl_cast(Cl *c, const UOp *u) {
   DType to = cl_dtype(u), from = cl_dtype(u->src[0]);
   const char *v = cl_operand(c, u->src[0], from, u->lanes);
   bool float_from = dtype_is_float(from), float_to = dtype_is_float(to);
+  if (dtype_is_storage(from) || dtype_is_storage(to))
+    return cl_fail(c, u, "should have been decomposed before code generation");
   if (to == DT_BOOL) return to_bool(c, from, u->lanes, v);
   if (float_from && float_to) return float_to_float(c, from, to, u->lanes, v);
   if (float_to) return int_to_float(c, from, to, u->lanes, v);

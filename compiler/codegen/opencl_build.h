@@ -49,6 +49,8 @@ const char *cl_helper(Cl *c, const char *name, DType d, unsigned lanes);
 const char *cl_alu(Cl *c, const UOp *u);
 const char *cl_binary(Cl *c, Op op, DType d, unsigned lanes, const char *a, const char *b);
 const char *cl_cast(Cl *c, const UOp *u);
+/* A byte as element of d: a bool is 0 or 1, of a 4- or 2-bit dtype only the low bits count. */
+const char *cl_canonical(Cl *c, DType d, unsigned lanes, const char *v);
 const char *cl_to_f32(Cl *c, DType d, unsigned lanes, const char *v);
 
 const char *cl_load(Cl *c, const UOp *u);

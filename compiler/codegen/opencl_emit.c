@@ -201,7 +201,8 @@ static const char *bitcast(Cl *c, const UOp *u) {
   DType to = cl_dtype(u), from = cl_dtype(u->src[0]);
   if (dtype_info[to].bytes != dtype_info[from].bytes)
     return cl_fail(c, u, "has dtypes of different sizes");
-  return cl_text(c, "as_%s(%s)", cl_type(c, to, u->lanes), cl_value(c, u->src[0]));
+  const char *v = cl_text(c, "as_%s(%s)", cl_type(c, to, u->lanes), cl_value(c, u->src[0]));
+  return cl_canonical(c, to, u->lanes, v);
 }
 
 static uint32_t new_number(Cl *c, const UOp *u) {
@@ -276,17 +277,6 @@ static bool begin(Cl *c) {
   return c->number != NULL;
 }
 
-static uint32_t count_vars(const Linear *l) {
-  uint32_t n = 0;
-  for (size_t i = 0; i < l->len; i++) {
-    const UOp *u = l->list[i];
-    if (u->op == OP_VAR && u->arg.i >= n) n = (uint32_t)u->arg.i + 1;
-    for (uint32_t s = 0; s < u->nsrc; s++)
-      if (u->src[s]->op == OP_VAR && u->src[s]->arg.i >= n) n = (uint32_t)u->src[s]->arg.i + 1;
-  }
-  return n;
-}
-
 static void signature(Cl *c, const char *entry, StrBuf *out) {
   const Linear *l = c->linear;
   const uint32_t *b = l->block;
@@ -296,8 +286,8 @@ static void signature(Cl *c, const char *entry, StrBuf *out) {
   strbuf_addf(out, "__kernel void %s(", entry);
   for (uint32_t i = 0; i < l->nargs; i++)
     strbuf_addf(out, "%s__global uchar *a%u, ulong o%u", i ? ", " : "", i, i);
-  uint32_t vars = count_vars(l);
-  for (uint32_t i = 0; i < vars; i++) strbuf_addf(out, "%slong n%u", i || l->nargs ? ", " : "", i);
+  for (uint32_t i = 0; i < l->nvars; i++)
+    strbuf_addf(out, "%slong n%u", i || l->nargs ? ", " : "", i);
   strbuf_adds(out, ") {\n");
 }
 

@@ -83,20 +83,13 @@ static const char *load_open(Cl *c, const Access *a, const char *alt) {
   return v;
 }
 
-static const char *normal_bool(Cl *c, const Access *a, const char *v) {
-  if (a->dtype != DT_BOOL) return v;
-  const char *t = cl_type(c, DT_BOOL, a->lanes);
-  if (a->lanes == 1) return cl_text(c, "(uchar)(%s != 0)", v);
-  return cl_text(c, "convert_%s(-(%s != (%s)(0)))", t, v, t);
-}
-
 const char *cl_load(Cl *c, const UOp *u) {
   const UOp *buf = storage(u->src[0]);
   if (is_register(buf)) return whole_element(c, u, buf);
   Access a = access_of(c, u, u->lanes, 2);
   const char *zero = cl_text(c, "(%s)(0)", cl_type(c, a.dtype, a.lanes));
   const char *alt = u->nsrc > 3 ? cl_operand(c, u->src[3], a.dtype, a.lanes) : zero;
-  const char *v = normal_bool(c, &a, load_open(c, &a, alt));
+  const char *v = cl_canonical(c, a.dtype, a.lanes, load_open(c, &a, alt));
   /* the type: a narrow scalar is widened by ?: */
   if (a.gate && a.gate_lanes == 1) v = cl_text(c, "%s ? %s : %s", a.gate, v, alt);
   return v;
