@@ -9,9 +9,9 @@
  * --compiled runs the whole compiler and the CPU device instead of the interpreter; SET is an
  * instruction set to compile for in place of the host's, "sse2" or "avx2", or "opencl" for the
  * first OpenCL device; with --stages also "gpu", a device with workgroups that exists only as a
- * target: its code is not run. --stages runs the
- * interpreter, then the plan with its kernels interpreted after each stage of the compiler, then
- * the CPU device; the answer has all their outputs, named STAGE:OUTPUT.
+ * target: its code is not run. "buffers8" is the CPU with at most 8 buffers per kernel. --stages
+ * runs the interpreter, then the plan with its kernels interpreted after each stage of the
+ * compiler, then the CPU device; the answer has all their outputs, named STAGE:OUTPUT.
  *
  * MODEL is ONNX unless its name ends in .kgraph. Each request of --serve is a list of blobs, a blob
  * being a u64 length and bytes: the model; "NAME=N" lines of dimensions, and "@INPUT=N N..." lines
@@ -453,7 +453,7 @@ static int list_ops(void) {
 
 static int usage(void) {
   fprintf(stderr, "usage: kiln-eval [--text] MODEL [--dim NAME=N]...\n"
-                  "       kiln-eval --serve [--compiled|--stages [sse2|avx2|opencl|gpu]]\n"
+                  "       kiln-eval --serve [--compiled|--stages [sse2|avx2|opencl|gpu|buffers8]]\n"
                   "       kiln-eval --ops\n");
   return 64;
 }
@@ -467,7 +467,9 @@ static int serve_all(int argc, char **argv, int at) {
     if (!st) st = device_open(strcmp(set, "opencl") ? "cpu:0" : "opencl:0", &device);
     if (st) return fprintf(stderr, "%s\n", st->text), 1;
     target = local_target(device);
-    if (every_stage && !strcmp(set, "gpu"))
+    if (!strcmp(set, "buffers8"))
+      target.max_buffers = 8;
+    else if (every_stage && !strcmp(set, "gpu"))
       target = gpu_target, stages = RUN_CODE;
     else if (*set && strcmp(set, "opencl") && !local_older(&target, set))
       return usage();
