@@ -7,6 +7,7 @@
 #include <inttypes.h>
 
 #include "base/vec.h"
+#include "compiler/ir/dim.h"
 
 typedef struct Interp {
   InterpBuffer *args;
@@ -19,6 +20,17 @@ typedef struct Interp {
 
 static Scalar lane(const Interp *in, const UOp *u, unsigned k) {
   return in->values[u->place][u->lanes == 1 ? 0 : k];
+}
+
+Status interp_var(const InterpBuffer *args, size_t nargs, const UOp *var, int64_t *out) {
+  const InterpBuffer *value = &args[nargs + (size_t)var->arg.i];
+  *out = 0;
+  if (value->bytes != sizeof *out)
+    return FAIL(INTERNAL, "VAR %" PRId64 " has no value", var->arg.i);
+  memcpy(out, value->data, sizeof *out);
+  if (*out >= var->vmin && *out <= var->vmax) return NULL;
+  return FAIL(INTERNAL, "VAR %" PRId64 " is %" PRId64 ", outside of [%" PRId64 ", %" PRId64 "]",
+              var->arg.i, *out, var->vmin, var->vmax);
 }
 
 static const UOp *storage(const UOp *buf) {
@@ -48,7 +60,7 @@ static Status check(const Interp *in, const UOp *u, int64_t at) {
     n = buf->arg.ints.at[0] * buf->lanes;
   } else if (buf->op == OP_PARAM && (size_t)buf->arg.i < in->nargs) {
     n = (int64_t)(in->args[buf->arg.i].bytes / dtype_info[buf->dtype].bytes);
-    if (shape_numel(buf->shape) < n) n = shape_numel(buf->shape);
+    if (dim_high(buf->arg.ints.at[0]) < n) n = dim_high(buf->arg.ints.at[0]);
   } else {
     return FAIL(INTERNAL, "%s accesses %s %" PRId64 ", which the kernel does not have",
                 op_info[u->op].name, op_info[buf->op].name, buf->arg.i);
@@ -114,6 +126,7 @@ static Status compute(Interp *in, const UOp *u) {
     for (unsigned k = 0; k < u->lanes; k++) out[k] = uop_const_value(u);
     return NULL;
   case OP_THREAD: out->i = in->thread; return NULL;
+  case OP_VAR: return interp_var(in->args, in->nargs, u, &out->i);
   case OP_RAMP:
     for (unsigned k = 0; k < u->lanes; k++) out[k].i = k;
     return NULL;

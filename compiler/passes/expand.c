@@ -424,6 +424,7 @@ static UOp *build(Expand *e, UOp *u) {
   switch (u->op) {
   case OP_CONST:
   case OP_PARAM:
+  case OP_VAR:
   case OP_BUFFER: return u;
   case OP_RANGE: return is_expanded(uop_axis(u)) ? NULL : build_range(e, u);
   case OP_INDEX: return build_load(e, u);

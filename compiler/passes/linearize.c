@@ -247,6 +247,7 @@ static void count(Linear *out) {
     const UOp *u = out->list[i];
     if (u->op == OP_THREAD) out->threads = (uint32_t)u->arg.i;
     if (u->op == OP_PARAM && u->arg.i >= out->nargs) out->nargs = (uint32_t)u->arg.i + 1;
+    if (u->op == OP_VAR && u->arg.i >= out->nvars) out->nvars = (uint32_t)u->arg.i + 1;
   }
 }
 

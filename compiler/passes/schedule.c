@@ -3,6 +3,8 @@
  * An axis of size S with tile n = vector * inner factors becomes outer*n + inner parts, where the
  * base is MIN(outer*n, S-n) when n does not divide S: overlapping tiles. A threaded loop of m
  * iterations over T threads becomes MIN(thread*c, m-c) + step with c = ceil(m/T), the same idea.
+ * Where S is known only at run time, sizes are expressions: tiles overlap when S is never less than
+ * n, else output tiles of single elements are clamped to S-1, and a thread's loop ends early.
  * Padded axes gate every access that depends on them, and give reductions their identity.
  *
  * STAGE replaces INDEX(PARAM, index, gate) by INDEX(AFTER(BUFFER, copy), position): the ranges
@@ -14,6 +16,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "compiler/ir/dim.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
 
@@ -45,6 +48,30 @@ static UOp *tile_base(Job *job, UOp *outer, int64_t tile, int64_t size) {
   return size % tile ? uop2(job, OP_MIN, base, uop_index(job, size - tile)) : base;
 }
 
+/* The same for an axis whose number of iterations is the expression n. */
+static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
+  Job *job = a->job;
+  if (!p->threads) {
+    x->loop = uop_range(job, a->next_id++, reduce ? AX_REDUCE : AX_LOOP, n);
+    return x->loop;
+  }
+  UOp *chunk = dim_uop(job, dim_ceildiv(job, dim_of(job, n), p->threads));
+  x->thread = new_range(a, AX_THREAD, p->threads);
+  UOp *first = uop2(job, OP_MUL, x->thread, chunk);
+  UOp *left = uop2(job, OP_MIN, chunk, uop2(job, OP_SUB, n, first)); /* may be none */
+  x->loop = uop_range(job, a->next_id++, AX_LOOP, left);
+  return index_add(job, first, x->loop);
+}
+
+static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelAxis *old) {
+  Job *job = a->job;
+  UOp *end = old->range->src[0];
+  UOp *n = dim_uop(job, dim_ceildiv(job, dim_of(job, end), p->tile));
+  UOp *base = index_mul(job, split_symbolic(a, x, p, n, old->reduce), p->tile);
+  if (!p->overlaps) return base;
+  return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
+}
+
 static UOp *split_outer(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce) {
   Job *job = a->job;
   int64_t n = p->outer;
@@ -67,7 +94,8 @@ static void split_axis(Apply *a, uint32_t i) {
   const AxisPlan *p = &a->plan->axes[i];
   const KernelAxis *old = &a->k->axes[i];
   NewAxis *x = &a->axes[i];
-  UOp *v = tile_base(job, split_outer(a, x, p, old->reduce), p->tile, p->size);
+  UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, x, p, old->reduce), p->tile, p->size)
+                               : symbolic_base(a, x, p, old);
   int64_t step = p->tile;
   for (uint32_t k = p->ninner; k-- > 0;) {
     step /= p->inner[k];
@@ -79,8 +107,10 @@ static void split_axis(Apply *a, uint32_t i) {
     x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
     v = index_add(job, v, x->inner[x->ninner++]);
   }
+  UOp *end = old->range->src[0];
+  if (p->clamped) v = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
-  if (p->padded) x->limit = uop2(job, OP_CMPLT, v, uop_index(job, old->size));
+  if (p->padded) x->limit = uop2(job, OP_CMPLT, v, end);
 }
 
 /* -- rebuilding the kernel --------------------------------------------------------------------- */
@@ -201,14 +231,16 @@ typedef struct Staging {
   int64_t elements;
 } Staging;
 
-static int64_t range_size(const UOp *r) { return r->src[0]->arg.i; }
+/* The largest: buffers are laid out for it. */
+static int64_t range_size(const UOp *r) { return r->src[0]->vmax; }
 
 /* Called outermost dimension first. */
 static void add_dim(Staging *s, UOp *index, UOp *r) {
   if (!r || !uop_is_open(index, r)) return;
   AxisType t = uop_axis(r), copy = t == AX_VECTOR ? AX_VECTOR : AX_LOOP;
   if (t == AX_UPCAST) copy = AX_UPCAST;
-  s->dims[s->n++] = (StageDim){.range = r, .copy = new_range(s->a, copy, range_size(r))};
+  UOp *fresh = uop_range(s->a->job, s->a->next_id++, copy, r->src[0]);
+  s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
 }
 
 /* Does the loop over `axis` lie inside the loop over `level`? */

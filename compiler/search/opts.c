@@ -3,6 +3,7 @@
 #include "compiler/search/opts.h"
 
 #include "base/vec.h"
+#include "compiler/ir/dim.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/nodemap.h"
 
@@ -97,7 +98,12 @@ static void find_axes(Job *job, KernelInfo *k) {
     UOp *u = k->list.at[i];
     if (u->op != OP_RANGE) continue;
     bool reduce = uop_axis(u) == AX_REDUCE;
-    k->axes[u->arg.i] = (KernelAxis){.range = u, .size = u->src[0]->arg.i, .reduce = reduce};
+    int64_t end = dim_of(job, u->src[0]);
+    k->axes[u->arg.i] = (KernelAxis){.range = u,
+                                     .size = dim_high(end),
+                                     .least = dim_low(end),
+                                     .divisor = dim_divisor(job, end),
+                                     .reduce = reduce};
   }
 }
 
@@ -189,9 +195,11 @@ static Status plan_tile(Planner *p, AxisPlan *a, bool reduce) {
 
 static Status plan_pad(Planner *p, AxisPlan *a) {
   if (p->opt->arg < 2) return refuse(p, "the factor must be at least 2");
-  if (a->tile > 1 || a->padded) return refuse(p, "PADTO must come before tiles, once");
+  if (a->tile > 1 || a->padded || a->pad) return refuse(p, "PADTO must come before tiles, once");
   int64_t rest = a->size % p->opt->arg;
-  a->padded = rest != 0;
+  bool known = axis_is_static(&p->k->axes[p->opt->axis]);
+  a->padded = known && rest != 0;
+  if (!known) a->pad = p->opt->arg;
   if (rest) a->size += p->opt->arg - rest;
   return NULL;
 }
@@ -249,6 +257,24 @@ static Status plan_one(Planner *p) {
   return refuse(p, "unknown kind");
 }
 
+/* How a tile fits an axis whose size is known only at run time. */
+static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i, bool in_place) {
+  if (a->pad && a->pad % a->tile)
+    return FAIL(INVALID_ARGUMENT, "axis %u is padded to a multiple of %d, its tile is %lld", i,
+                (int)a->pad, (long long)a->tile);
+  bool divides = axis->divisor % a->tile == 0, once = a->pad || axis->reduce || in_place;
+  a->padded = !divides && (a->pad || (in_place && !axis->reduce));
+  a->overlaps = !divides && !once && axis->least >= a->tile;
+  a->clamped = !divides && !once && !a->overlaps && a->vector == 1;
+  a->outer = (a->size + a->tile - 1) / a->tile;
+  if (divides || a->padded || a->overlaps || a->clamped) return NULL;
+  return FAIL(
+      INVALID_ARGUMENT,
+      "axis %u has a size in [%lld, %lld] that need not be a multiple of its tile %lld; use "
+      "PADTO first",
+      i, (long long)axis->least, (long long)axis->size, (long long)a->tile);
+}
+
 /* A kernel that reads what it writes computes no element twice: tiles and the shares of threads do
  * not overlap, but are cut off at the end. */
 static void pad_axis(AxisPlan *a) {
@@ -263,6 +289,10 @@ static Status finish_axes(const KernelInfo *k, OptPlan *plan) {
   for (uint32_t i = 0; i < k->naxes; i++) {
     AxisPlan *a = &plan->axes[i];
     if (!k->axes[i].range) continue;
+    if (!axis_is_static(&k->axes[i])) {
+      if (a->tile > 1) TRY(finish_symbolic(&k->axes[i], a, i, k->in_place));
+      continue;
+    }
     if (k->in_place && !k->axes[i].reduce) pad_axis(a);
     if (a->tile == 1) continue;
     if (a->tile > a->size)

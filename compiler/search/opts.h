@@ -4,8 +4,14 @@
  * to one tile, innermost first: VECTOR(1,16) UPCAST(1,2) makes tiles of 32 along axis 1, two
  * vectors of 16 wide. An output axis whose size is no multiple of its tile gets overlapping tiles:
  * the last one is moved back and computes some elements twice, which is sound because a kernel
- * does not read what it writes; one that does has that axis padded instead. Reduce axes cannot overlap: their tile divides the size, or PADTO
- * comes first. Lists travel between machines as text: "VECTOR(1,16) UPCAST(0,8) THREAD(0,2)". */
+ * does not read what it writes; one that does has that axis padded instead. Reduce axes cannot
+ * overlap: their tile divides the size, or PADTO comes first. Lists travel between machines as text:
+ * "VECTOR(1,16) UPCAST(0,8) THREAD(0,2)".
+ *
+ * The size of an axis may be known only at run time, between two bounds. A tile then divides it
+ * (because the size's divisor says so), overlaps (because the least size holds a tile), is padded
+ * (PADTO to a multiple of the tile), or, where it is a tile of single output elements, is clamped:
+ * what lies beyond the end computes the last element again. */
 #pragma once
 
 #include "compiler/ir/plan.h"
@@ -28,10 +34,13 @@ Status opts_parse(Job *job, Str text, OptList *out);
 enum { KERNEL_MAX_AXES = 1 << 16 };
 
 typedef struct KernelAxis {
-  UOp *range; /* NULL: no range has this id */
-  int64_t size;
+  UOp *range;             /* NULL: no range has this id */
+  int64_t size;           /* the largest */
+  int64_t least, divisor; /* the smallest; a number that divides every size */
   bool reduce;
 } KernelAxis;
+
+static inline bool axis_is_static(const KernelAxis *a) { return a->least == a->size; }
 
 typedef struct KernelInfo {
   UOpList list; /* topological */
@@ -57,14 +66,15 @@ bool kernel_depends(const UOp *u, uint32_t axis);
 #define OPT_MAX_INNER 4
 
 typedef struct AxisPlan {
-  int64_t size;   /* padded */
+  int64_t size;   /* padded; the largest */
   int64_t tile;   /* vector * inner... */
-  int64_t outer;  /* iterations left for the loop */
+  int64_t outer;  /* iterations left for the loop, at most */
   int32_t vector; /* lanes, 1 = not vectorised */
   int32_t inner[OPT_MAX_INNER];
   uint32_t ninner;
   int32_t threads; /* 0 = not threaded */
-  bool padded;
+  int32_t pad;     /* PADTO of an axis whose size is not known; 0 = none */
+  bool padded, overlaps, clamped;
 } AxisPlan;
 
 typedef struct StagePlan {

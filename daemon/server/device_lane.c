@@ -143,6 +143,8 @@ static Status send_load(DeviceLane *l, DeviceJob *job) {
   load.input_bytes = e->slot_bytes;
   load.n_output_bytes = e->face->n_outputs;
   load.output_bytes = e->slot_bytes + e->face->n_inputs;
+  load.n_shapes = e->face->n_shapes;
+  load.shapes = e->face->shapes;
   job->env.body_case = KILN__V1__ENVELOPE__BODY_LOAD;
   job->env.load = &load;
   e->model->seen = true;

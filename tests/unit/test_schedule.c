@@ -34,10 +34,16 @@ typedef struct Run {
   bool heuristic;
   Linear linear;
   OptList applied;
+  int64_t vars[2]; /* values of the kernel's VARs */
 } Run;
 
-static void fill(const UOp *p, void *data) {
+static int64_t elements(const Run *r, const UOp *p) {
   int64_t n = p->arg.ints.at[0];
+  return dim_is_static(n) ? n : dim_eval(dim_node(n), r->vars, 2);
+}
+
+static void fill(const Run *r, const UOp *p, void *data) {
+  int64_t n = elements(r, p);
   for (int64_t i = 0; i < n; i++) {
     if (p->dtype == DT_F32)
       ((float *)data)[i] = (float)random_below(2001) / 1000.f - 1.f;
@@ -75,7 +81,7 @@ static void must(const Run *r, Status st) {
 
 static void compare(const Run *r, const void *want, const void *got) {
   const UOp *p = r->k.params[0];
-  for (int64_t i = 0; i < p->arg.ints.at[0]; i++) {
+  for (int64_t i = 0; i < elements(r, p); i++) {
     char text[200];
     if (p->dtype == DT_F32) {
       double a = (double)((const float *)want)[i], b = (double)((const float *)got)[i];
@@ -91,15 +97,16 @@ static void compare(const Run *r, const void *want, const void *got) {
   }
 }
 
-/* Compiles and runs one schedule and checks its output. */
-static void check(Job *job, Run *r) {
-  InterpBuffer bufs[4];
-  must(r, job_run(job, compile, r));
+/* Runs a compiled schedule and checks its output. */
+static void check_run(Job *job, Run *r) {
+  InterpBuffer bufs[6];
+  for (uint32_t v = 0; v < 2; v++)
+    bufs[r->k.nargs + v] = (InterpBuffer){&r->vars[v], sizeof r->vars[v]};
   for (uint32_t a = 0; a < r->k.nargs; a++) {
-    bufs[a].bytes = (size_t)r->k.params[a]->arg.ints.at[0] * 4;
+    bufs[a].bytes = (size_t)elements(r, r->k.params[a]) * 4;
     bufs[a].data = calloc(1, bufs[a].bytes);
     assert_non_null(bufs[a].data);
-    if (a) fill(r->k.params[a], bufs[a].data);
+    if (a) fill(r, r->k.params[a], bufs[a].data);
   }
   void *want = calloc(1, bufs[0].bytes), *got = bufs[0].data;
   assert_non_null(want);
@@ -112,6 +119,12 @@ static void check(Job *job, Run *r) {
   free(want);
   free(got);
   for (uint32_t a = 1; a < r->k.nargs; a++) free(bufs[a].data);
+}
+
+/* Compiles and runs one schedule and checks its output. */
+static void check(Job *job, Run *r) {
+  must(r, job_run(job, compile, r));
+  check_run(job, r);
 }
 
 static const ZooConv convs[] = {
@@ -380,11 +393,107 @@ static void illegal_opts(void **state) {
   }
 }
 
+/* -- sizes that are known when running ----------------------------------------------------------
+ */
+
+enum { NSYMBOLIC = 17 };
+static ZooKernel symbolic_kernel(Job *job, int i) {
+  int64_t n = dim_of(job, uop_var(job, 0, 1, 40, 1)), m = dim_of(job, uop_var(job, 1, 8, 48, 8));
+  switch (i) {
+  case 0: return zoo_matmul(job, DT_F32, n, 40, 24, false);
+  case 1: return zoo_matmul(job, DT_F32, n, n, 12, true);
+  case 2: return zoo_matmul(job, DT_F32, n, 32, n, false);
+  case 3: return zoo_matmul(job, DT_F32, m, n, 8, false);
+  case 4: return zoo_matmul(job, DT_F32, n, m, m, false);
+  case 5: return zoo_elementwise(job, n);
+  case 6: return zoo_elementwise(job, zoo_times(job, n, m));
+  case 7: return zoo_transpose(job, n, m);
+  case 8: return zoo_softmax(job, 3, n, false);
+  case 9: return zoo_softmax(job, n, m, true);
+  case 10: return zoo_sum(job, DT_F32, OP_ADD, n, m, 0);
+  case 11: return zoo_sum(job, DT_I32, OP_MAX, n, 20, 1);
+  case 12: return zoo_sum(job, DT_I32, OP_ADD, n, m, 2);
+  case 13: return zoo_gather(job, n, 11, 24);
+  case 14: return zoo_nested(job, n, m, 5);
+  case 15: return zoo_prologue(job, n, 40, 12);
+  default: return zoo_matmul(job, DT_I32, 8, n, dim_add(job, n, m), false);
+  }
+}
+
+static void check_sizes(Job *job, Run *r) {
+  static const int64_t sizes[][2] = {{1, 8}, {2, 48}, {7, 16}, {16, 32}, {17, 24}, {40, 40}};
+  must(r, job_run(job, compile, r));
+  for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+    memcpy(r->vars, sizes[k], sizeof r->vars);
+    check_run(job, r);
+  }
+}
+
+static void symbolic_heuristic(void **state) {
+  (void)state;
+  for (uint32_t bytes = 64; bytes >= 16; bytes /= 2) {
+    target.vector_bytes = bytes;
+    target.vector_registers = bytes == 64 ? 32 : 16;
+    for (int i = 0; i < NSYMBOLIC; i++) {
+      Job job;
+      job_init(&job, 0);
+      Run r = {.k = symbolic_kernel(&job, i), .heuristic = true};
+      random_state = (uint64_t)i;
+      check_sizes(&job, &r);
+      if (!r.applied.len) explain(&r, "no opts");
+      assert_true(r.applied.len > 0);
+      job_deinit(&job);
+    }
+  }
+  target.vector_bytes = 64, target.vector_registers = 32;
+}
+
+static void symbolic_chosen(void **state) {
+  (void)state;
+  static const Case some[] = {
+      {0, "UPCAST(0,4) VECTOR(1,8) THREAD(0,3)"},
+      {0, "PADTO(0,16) VECTOR(0,16) UPCAST(1,4)"},
+      {0, "VECTOR(1,8) UPCAST(0,7) ORDER(0,1) STAGE(1,1) THREAD(1,2)"},
+      {1, "PADTO(1,16) VECTOR(1,8) UPCAST(1,2) UPCAST(0,3) ORDER(0,1) STAGE(1,1) THREAD(1,2)"},
+      {2, "PADTO(2,8) VECTOR(2,8) UPCAST(1,4)"},
+      {2, "PADTO(2,6) UNROLL(2,6) VECTOR(1,16) STAGE(1,1)"},
+      {3, "UPCAST(0,8) THREAD(0,4)"}, /* no clamp: 8 divides */
+      {4, "VECTOR(1,8) UNROLL(2,4) UPCAST(0,2)"},
+      {4, "VECTOR(1,8) UPCAST(0,3) STAGE(-1,1)"},
+      {5, "PADTO(0,32) VECTOR(0,16) UPCAST(0,2) THREAD(0,2)"},
+      {9, "VECTOR(2,8) VECTOR(1,8) THREAD(0,3)"},
+      {12, "PADTO(0,4) UNROLL(0,4) VECTOR(1,8)"},
+  };
+  for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+    Job job;
+    job_init(&job, 0);
+    Run r = {.k = symbolic_kernel(&job, some[i].kernel)};
+    random_state = i;
+    must(&r, opts_parse(&job, str_from(some[i].opts), &r.opts));
+    check_sizes(&job, &r);
+    job_deinit(&job);
+  }
+}
+
+static void symbolic_random(void **state) {
+  (void)state;
+  for (int round = 0; round < 200; round++) {
+    Job job;
+    job_init(&job, 0);
+    Run r = {.k = symbolic_kernel(&job, round % NSYMBOLIC)};
+    random_state = (uint64_t)round * 77 + 5;
+    r.opts = random_opts(&job, kernel_info(&job, r.k.sink));
+    check_sizes(&job, &r);
+    job_deinit(&job);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(text_round_trip),  cmocka_unit_test(illegal_opts),
-      cmocka_unit_test(chosen_schedules), cmocka_unit_test(heuristic_schedules),
-      cmocka_unit_test(random_schedules),
+      cmocka_unit_test(text_round_trip),    cmocka_unit_test(illegal_opts),
+      cmocka_unit_test(chosen_schedules),   cmocka_unit_test(heuristic_schedules),
+      cmocka_unit_test(random_schedules),   cmocka_unit_test(symbolic_chosen),
+      cmocka_unit_test(symbolic_heuristic), cmocka_unit_test(symbolic_random),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
