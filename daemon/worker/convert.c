@@ -169,7 +169,7 @@ static Status convert_values(Arena *arena, const TensorGraph *g, bool output, si
 }
 
 Status convert_interface(Arena *arena, const TensorGraph *g, Kiln__V1__FrontendDone *out) {
-  size_t weights = g->nslots - g->ninputs - g->noutputs;
+  size_t weights = g->nslots - g->ninputs - g->noutputs - g->nlocals;
   out->n_inputs = g->ninputs;
   out->n_outputs = g->noutputs;
   out->n_weights = weights;
