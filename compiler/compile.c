@@ -173,8 +173,11 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
                         .threads = a.linear.threads,
                         .scratch_bytes = a.linear.scratch_bytes,
                         .opts = opts_text(job, &a.applied)};
-  memcpy(out->grid, a.linear.grid, sizeof out->grid);
-  memcpy(out->block, a.linear.block, sizeof out->block);
+  for (int d = 0; d < 3; d++) {
+    const UOp *n = a.linear.grid[d];
+    out->grid[d] = n ? (uint32_t)n->arg.i : 1;
+    out->block[d] = a.linear.block[d];
+  }
   code.object = (StrBuf){0};
   llvm_output_deinit(&code);
   return NULL;

@@ -12,9 +12,12 @@
 
 typedef enum ModelKind { MODEL_ONNX, MODEL_KGRAPH } ModelKind;
 
+/* What a request says about a named dimension: that it is a number, or (max above 0) in which
+ * bounds every run chooses it. */
 typedef struct DimBinding {
   Str name;
   int64_t size;
+  int64_t min, max, multiple;
 } DimBinding;
 
 typedef struct FrontendOptions {

@@ -2,38 +2,32 @@
  * splat shortcuts are the only simplification: the rules do the rest. */
 #include "compiler/frontend/build.h"
 
+#include <assert.h>
 #include <stdarg.h>
-#include <stdio.h>
 
 const char *shape_text(Job *job, Ints shape) {
-  char *text = arena_array(&job->arena, (size_t)shape.n + 1, 24);
-  size_t at = 0;
-  text[at++] = '[';
+  const char *text = "[";
   for (uint32_t i = 0; i < shape.n; i++)
-    at += (size_t)snprintf(text + at, 23, "%s%lld", i ? ", " : "", (long long)shape.at[i]);
-  text[at] = ']';
-  return text;
+    text = arena_printf(&job->arena, "%s%s%s", text, i ? ", " : "", dim_text(job, shape.at[i]));
+  return arena_printf(&job->arena, "%s]", text);
 }
 
 int64_t shape_check(Job *job, Ints shape, int64_t max, const char *what) {
-  int64_t n = 1;
-  bool zero = false;
-  for (uint32_t i = 0; i < shape.n; i++) {
-    if (shape.at[i] < 0)
-      job_abort(job, FAIL(INVALID_ARGUMENT, "%s: dimension %u is negative in shape %s", what, i,
-                          shape_text(job, shape)));
-    if (shape.at[i] == 0) zero = true;
-  }
+  int64_t n = 1; /* elements when every symbolic dimension is at its lower bound, or 1 */
+  for (uint32_t i = 0; i < shape.n; i++)
+    if (dim_low(shape.at[i]) < 0)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "%s: dimension %u %s negative in shape %s", what, i,
+                          dim_is_static(shape.at[i]) ? "is" : "may be", shape_text(job, shape)));
   if (shape.n > MAX_DIMS)
     job_abort(job, FAIL(INVALID_ARGUMENT, "%s: rank %u, at most %d", what, shape.n, MAX_DIMS));
   for (uint32_t i = 0; i < shape.n; i++) {
-    int64_t d = shape.at[i] ? shape.at[i] : 1;
+    int64_t d = dim_low(shape.at[i]) ? dim_low(shape.at[i]) : 1;
     if (n > max / d)
       job_abort(job, FAIL(INVALID_ARGUMENT, "%s: shape %s has more than %lld elements", what,
                           shape_text(job, shape), (long long)max));
     n *= d;
   }
-  return zero ? 0 : n;
+  return dims_numel(job, shape);
 }
 
 size_t axis_check(Job *job, int64_t axis, size_t rank) {
@@ -68,15 +62,88 @@ UOp *build_splat(Job *job, UOp *scalar, Ints shape) {
 
 /* -- elementwise ----------------------------------------------------------------------------- */
 
+/* -- sizes that a run decides ---------------------------------------------------------------- */
+
+UOp *build_size(Job *job, int64_t d) {
+  if (dim_is_static(d)) return uop_int(job, DT_I64, d);
+  return uop_cast(job, dim_uop(job, d), DT_I64);
+}
+
+UOp *build_size_num(Job *job, const UOp *like, int64_t d) {
+  if (dim_is_static(d)) return build_num(job, like, (double)d);
+  return uop_cast(job, build_size(job, d), uop_dtype(like));
+}
+
+/* Elements 0, 1, ... d - 1 of an axis; the last one again where x has fewer. Only for an axis that
+ * has d elements or 1, which the run checks. */
+static UOp *stretch(Job *job, UOp *x, size_t axis, int64_t d, bool repeat) {
+  UOp *at = build_arange(job, DT_I64, d);
+  if (repeat) {
+    UOp *last = build2(job, OP_SUB, build_size(job, x->shape.at[axis]), uop_int(job, DT_I64, 1));
+    at = build2(job, OP_MIN, at, last);
+  }
+  return build_gather(job, x, at, axis);
+}
+
+static UOp *sizes_equal(Job *job, int64_t a, int64_t b) {
+  return build2(job, OP_CMPEQ, build_size(job, a), build_size(job, b));
+}
+
+bool build_may_equal(int64_t a, int64_t b) {
+  if (a == b) return true;
+  if (dim_is_static(a) && dim_is_static(b)) return false;
+  return dim_low(a) <= dim_high(b) && dim_low(b) <= dim_high(a);
+}
+
+UOp *build_fit(Job *job, UOp *x, size_t axis, int64_t d) {
+  int64_t have = x->shape.at[axis];
+  if (have == d) return x;
+  assert(build_may_equal(have, d));
+  front_require(
+      job, sizes_equal(job, have, d),
+      arena_printf(&job->arena, "sizes %s and %s differ", dim_text(job, have), dim_text(job, d)));
+  UOp *c = build_splat_value(x);
+  if (!c) return stretch(job, x, axis, d, false);
+  int64_t dims[MAX_DIMS];
+  for (uint32_t i = 0; i < x->shape.n; i++) dims[i] = i == axis ? d : x->shape.at[i];
+  return build_splat(job, c, shape_make(dims, x->shape.n));
+}
+
+/* The size that axes of sizes a and b broadcast to, at least one of them symbolic, when each may be
+ * 1 in some runs. */
+static int64_t meet(Job *job, int64_t a, int64_t b) {
+  if (dim_is_static(a) && a > 1) return a;
+  if (dim_is_static(b) && b > 1) return b;
+  if (dim_low(a) > 1) return a;
+  if (dim_low(b) > 1) return b;
+  int64_t more = dim_max(job, a, b);
+  if (dim_low(a) > 0 && dim_low(b) > 0) return more;
+  return dim_mul(job, more, dim_min(job, dim_min(job, a, b), 1));
+}
+
+/* Broadcasts one axis that a run finds to have d elements, or 1. */
+static UOp *stretch_axis(Job *job, UOp *x, size_t axis, int64_t d) {
+  int64_t have = x->shape.at[axis];
+  UOp *one = sizes_equal(job, have, 1), *ok = sizes_equal(job, have, d);
+  bool may_be_one = dim_low(have) <= 1;
+  if (may_be_one) ok = build2(job, OP_OR, ok, one);
+  front_require(job, ok,
+                arena_printf(&job->arena, "an axis of size %s does not broadcast to %s",
+                             dim_text(job, have), dim_text(job, d)));
+  return build_splat_value(x) ? x : stretch(job, x, axis, d, may_be_one);
+}
+
 Ints build_broadcast(Job *job, Ints a, Ints b, int64_t *dims) {
   uint32_t n = a.n > b.n ? a.n : b.n;
   for (uint32_t i = 0; i < n; i++) {
     int64_t da = i < n - a.n ? 1 : a.at[i - (n - a.n)];
     int64_t db = i < n - b.n ? 1 : b.at[i - (n - b.n)];
-    if (da != db && da != 1 && db != 1)
+    bool may = build_may_equal(da, db) || (dim_low(da) <= 1 && dim_high(da) >= 1) ||
+               (dim_low(db) <= 1 && dim_high(db) >= 1);
+    if (!may)
       job_abort(job, FAIL(INVALID_ARGUMENT, "shapes %s and %s do not broadcast", shape_text(job, a),
                           shape_text(job, b)));
-    dims[i] = da == 1 ? db : da;
+    dims[i] = da == 1 || da == db ? db : db == 1 ? da : meet(job, da, db);
   }
   Ints shape = {dims, n};
   shape_check(job, shape, MAX_NUMEL, "result of broadcasting");
@@ -173,10 +240,29 @@ UOp *build_not(Job *job, UOp *a) {
 
 /* -- movement -------------------------------------------------------------------------------- */
 
+/* To a shape that has as many elements only in the runs that may go on: element by element from
+ * the flattened source. */
+static UOp *reshape_late(Job *job, UOp *x, Ints shape) {
+  int64_t flat = dims_numel(job, x->shape), stride = 1;
+  front_require(job, sizes_equal(job, flat, dims_numel(job, shape)),
+                arena_printf(&job->arena, "cannot reshape %s to %s", shape_text(job, x->shape),
+                             shape_text(job, shape)));
+  UOp *c = build_splat_value(x), *at = NULL;
+  if (c) return build_splat(job, c, shape);
+  for (size_t i = shape.n; i-- > 0;) {
+    UOp *k = build2(job, OP_MUL, build_iota(job, DT_I64, i, shape), build_size(job, stride));
+    at = at ? build2(job, OP_ADD, at, k) : k;
+    stride = dim_mul(job, stride, shape.at[i]);
+  }
+  if (!at) at = uop_int(job, DT_I64, 0);
+  return build_gather(job, build_reshape(job, x, shape_make(&flat, 1)), at, 0);
+}
+
 UOp *build_reshape(Job *job, UOp *x, Ints shape) {
   if (shape_eq(x->shape, shape)) return x;
-  int64_t n = shape_check(job, shape, MAX_NUMEL, "reshape");
-  if (n != shape_numel(x->shape))
+  int64_t n = shape_check(job, shape, MAX_NUMEL, "reshape"), have = dims_numel(job, x->shape);
+  if (n != have && build_may_equal(n, have)) return reshape_late(job, x, shape);
+  if (n != have)
     job_abort(job, FAIL(INVALID_ARGUMENT, "cannot reshape %s to %s", shape_text(job, x->shape),
                         shape_text(job, shape)));
   UOp *c = build_splat_value(x);
@@ -231,16 +317,26 @@ UOp *build_expand(Job *job, UOp *x, Ints shape) {
   uint32_t lead = fits ? shape.n - x->shape.n : 0;
   for (uint32_t i = 0; fits && i < shape.n; i++) {
     dims[i] = i < lead ? 1 : x->shape.at[i - lead];
-    if (dims[i] != 1 && dims[i] != shape.at[i]) fits = false;
+    if (dims[i] == 1 || dims[i] == shape.at[i]) continue;
+    bool one = dim_low(dims[i]) <= 1 && dim_high(dims[i]) >= 1;
+    fits = !dim_is_static(dims[i]) || !dim_is_static(shape.at[i]);
+    fits = fits && (one || build_may_equal(dims[i], shape.at[i]));
   }
   if (!fits)
     job_abort(job, FAIL(INVALID_ARGUMENT, "cannot expand %s to %s", shape_text(job, x->shape),
                         shape_text(job, shape)));
-  if (c) return build_splat(job, c, shape);
   shape_check(job, shape, MAX_NUMEL, "expand");
-  x = build_reshape(job, x, shape_make(dims, shape.n));
-  if (shape_eq(x->shape, shape)) return x;
-  return uop_make(job, OP_EXPAND, DT_VOID, arg_ints(shape.at, shape.n), &x, 1);
+  UOp *y = build_reshape(job, x, shape_make(dims, shape.n));
+  for (uint32_t i = 0; i < shape.n; i++)
+    if (dims[i] != 1 && dims[i] != shape.at[i]) y = stretch_axis(job, y, i, shape.at[i]);
+  if (c) return build_splat(job, c, shape);
+  if (shape_eq(y->shape, shape)) return y;
+  return uop_make(job, OP_EXPAND, DT_VOID, arg_ints(shape.at, shape.n), &y, 1);
+}
+
+/* begin <= end <= size for every value of the symbols. */
+static bool inside(Job *job, int64_t begin, int64_t end, int64_t size) {
+  return dim_le(job, 0, begin) && dim_le(job, begin, end) && dim_le(job, end, size);
 }
 
 static UOp *shrink(Job *job, UOp *x, const int64_t *begin_end) {
@@ -248,16 +344,30 @@ static UOp *shrink(Job *job, UOp *x, const int64_t *begin_end) {
   bool whole = true;
   for (size_t i = 0; i < x->shape.n; i++) {
     int64_t b = begin_end[2 * i], e = begin_end[2 * i + 1];
-    if (b < 0 || e < b || e > x->shape.at[i])
-      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%lld, %lld) of axis %zu in shape %s",
-                          (long long)b, (long long)e, i, shape_text(job, x->shape)));
-    dims[i] = e - b;
+    if (!inside(job, b, e, x->shape.at[i]))
+      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%s, %s) of axis %zu in shape %s",
+                          dim_text(job, b), dim_text(job, e), i, shape_text(job, x->shape)));
+    dims[i] = dim_sub(job, e, b);
     if (dims[i] != x->shape.at[i]) whole = false;
   }
   if (whole) return x;
   UOp *c = build_splat_value(x);
   if (c) return build_splat(job, c, shape_make(dims, x->shape.n));
   return uop_make(job, OP_SHRINK, DT_VOID, arg_ints(begin_end, 2 * (size_t)x->shape.n), &x, 1);
+}
+
+/* A padding that may be negative in some runs and positive in others is out of reach. */
+static void check_padding(Job *job, int64_t pad, int64_t size, size_t axis, Ints shape) {
+  bool adds = dim_low(pad) >= 0 && dim_low(pad) <= MAX_NUMEL;
+  bool cuts = dim_high(pad) <= 0 && dim_le(job, dim_sub(job, 0, pad), size);
+  if (adds || cuts) return;
+  if (dim_is_static(pad) || dim_high(pad) <= 0)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "padding %s of axis %zu in shape %s", dim_text(job, pad),
+                        axis, shape_text(job, shape)));
+  job_abort(job, FAIL(UNIMPLEMENTED,
+                      "padding %s of axis %zu in shape %s: adding in some runs and cropping in "
+                      "others is not supported",
+                      dim_text(job, pad), axis, shape_text(job, shape)));
 }
 
 UOp *build_pad(Job *job, UOp *x, const int64_t *pads, UOp *fill) {
@@ -267,17 +377,18 @@ UOp *build_pad(Job *job, UOp *x, const int64_t *pads, UOp *fill) {
   check_same(job, OP_PAD, x, fill);
   for (size_t i = 0; i < n; i++) {
     int64_t lo = pads[2 * i], hi = pads[2 * i + 1], d = x->shape.at[i];
-    if (lo < -d || hi < -d || lo > MAX_NUMEL || hi > MAX_NUMEL)
-      job_abort(job, FAIL(INVALID_ARGUMENT, "padding %lld, %lld of axis %zu in shape %s",
-                          (long long)lo, (long long)hi, i, shape_text(job, x->shape)));
-    crop[2 * i] = lo < 0 ? -lo : 0;
-    crop[2 * i + 1] = hi < 0 ? d + hi : d;
-    grow[2 * i] = lo > 0 ? lo : 0;
-    grow[2 * i + 1] = hi > 0 ? hi : 0;
-    if (lo > 0 || hi > 0) any = true;
+    check_padding(job, lo, d, i, x->shape);
+    check_padding(job, hi, d, i, x->shape);
+    bool more_lo = dim_high(lo) > 0, more_hi = dim_high(hi) > 0;
+    crop[2 * i] = more_lo ? 0 : dim_sub(job, 0, lo);
+    crop[2 * i + 1] = more_hi ? d : dim_add(job, d, hi);
+    grow[2 * i] = more_lo ? lo : 0;
+    grow[2 * i + 1] = more_hi ? hi : 0;
+    if (more_lo || more_hi) any = true;
   }
   x = shrink(job, x, crop);
-  for (size_t i = 0; i < n; i++) dims[i] = x->shape.at[i] + grow[2 * i] + grow[2 * i + 1];
+  for (size_t i = 0; i < n; i++)
+    dims[i] = dim_add(job, x->shape.at[i], dim_add(job, grow[2 * i], grow[2 * i + 1]));
   shape_check(job, shape_make(dims, n), MAX_NUMEL, "pad");
   if (!any) return x;
   UOp *f = build_splat_value(fill);
@@ -300,21 +411,48 @@ UOp *build_flip(Job *job, UOp *x, size_t axis) {
   return uop_make(job, OP_FLIP, DT_VOID, arg_ints(&a, 1), &x, 1);
 }
 
+/* A slice that cannot be proven to lie inside the axis, though it does in every run. */
+static UOp *slice_late(Job *job, UOp *x, size_t axis, int64_t start, int64_t count, int64_t step) {
+  UOp *at = build2(job, OP_MUL, build_arange(job, DT_I64, count), uop_int(job, DT_I64, step));
+  return build_gather(job, x, build2(job, OP_ADD, at, build_size(job, start)), axis);
+}
+
 UOp *build_slice(Job *job, UOp *x, size_t axis, int64_t start, int64_t count, int64_t step) {
-  int64_t be[2 * MAX_DIMS];
+  int64_t be[2 * MAX_DIMS], d = x->shape.at[axis];
+  bool fixed = dim_is_static(start) && dim_is_static(count) && dim_is_static(d);
+  bool whole = step == 1 || step == -1 || dim_low(count) > 0;
   for (size_t i = 0; i < x->shape.n; i++) {
     be[2 * i] = 0;
     be[2 * i + 1] = x->shape.at[i];
   }
-  int64_t last = count ? start + (count - 1) * step : start;
+  int64_t more = count ? dim_mul(job, dim_sub(job, count, 1), step) : 0;
+  int64_t last = dim_add(job, start, more);
+  if (!fixed) {
+    bool in = dim_le(job, 0, step > 0 ? start : last) &&
+              dim_le(job, step > 0 ? last : start, dim_sub(job, d, 1));
+    if (!whole || !in) return slice_late(job, x, axis, start, count, step);
+  }
   be[2 * axis] = count ? (step > 0 ? start : last) : 0;
-  be[2 * axis + 1] = count ? (step > 0 ? last : start) + 1 : 0;
+  be[2 * axis + 1] = count ? dim_add(job, step > 0 ? last : start, 1) : 0;
   x = shrink(job, x, be);
-  if (count <= 1) return x;
+  if (dim_is_static(count) && count <= 1) return x;
   if (step < 0) x = build_flip(job, x, axis);
   int64_t stride = step < 0 ? -step : step;
   if (stride == 1) return x;
   return build_squeeze(job, build_window(job, x, axis, 1, stride, 1), axis + 1);
+}
+
+/* x with at least `reach` elements along the axis: the run fails when it has fewer, so what is
+ * added is never read. */
+static UOp *at_least(Job *job, UOp *x, size_t axis, int64_t reach) {
+  int64_t d = x->shape.at[axis];
+  const char *why =
+      arena_printf(&job->arena, "window of %lld elements over axis %zu of %s elements",
+                   (long long)reach, axis, dim_text(job, d));
+  if (dim_high(d) < reach) job_abort(job, FAIL(INVALID_ARGUMENT, "%s", why));
+  front_require(job, build2(job, OP_CMPLE, uop_int(job, DT_I64, reach), build_size(job, d)), why);
+  int64_t more = dim_max(job, dim_sub(job, reach, d), 0);
+  return build_pad_axis(job, x, axis, 0, more, build_num(job, x, 0));
 }
 
 UOp *build_window(Job *job, UOp *x, size_t axis, int64_t size, int64_t stride, int64_t dilation) {
@@ -324,12 +462,14 @@ UOp *build_window(Job *job, UOp *x, size_t axis, int64_t size, int64_t stride, i
                         "window of size %lld, stride %lld, dilation %lld: all must be positive",
                         (long long)size, (long long)stride, (long long)dilation));
   int64_t d = x->shape.at[axis], reach = dilation * (size - 1) + 1;
-  if (d < reach)
-    job_abort(job, FAIL(INVALID_ARGUMENT, "window of %lld elements over axis %zu of %lld elements",
-                        (long long)reach, axis, (long long)d));
+  if (!dim_le(job, reach, d)) {
+    x = at_least(job, x, axis, reach);
+    d = x->shape.at[axis];
+  }
   uint32_t n = 0;
   for (uint32_t i = 0; i < x->shape.n; i++) {
-    dims[n++] = i == axis ? (d - reach) / stride + 1 : x->shape.at[i];
+    dims[n++] = i == axis ? dim_add(job, dim_floordiv(job, dim_sub(job, d, reach), stride), 1)
+                          : x->shape.at[i];
     if (i == axis) dims[n++] = size;
     if (n + 1 >= MAX_DIMS) job_abort(job, FAIL(INVALID_ARGUMENT, "too many axes"));
   }
@@ -339,6 +479,21 @@ UOp *build_window(Job *job, UOp *x, size_t axis, int64_t size, int64_t stride, i
   return uop_make(job, OP_WINDOW, DT_VOID, arg_ints(args, 4), &x, 1);
 }
 
+/* xs[i] made to fit xs[0] in all axes but one. */
+static UOp *cat_source(Job *job, UOp *const *xs, size_t i, size_t axis) {
+  UOp *x = xs[i];
+  check_same(job, OP_CAT, xs[0], x);
+  bool same = x->shape.n == xs[0]->shape.n;
+  for (uint32_t d = 0; same && d < x->shape.n; d++)
+    if (d != axis && !build_may_equal(x->shape.at[d], xs[0]->shape.at[d])) same = false;
+  if (!same)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "shapes %s and %s cannot be joined along axis %zu",
+                        shape_text(job, xs[0]->shape), shape_text(job, x->shape), axis));
+  for (uint32_t d = 0; d < x->shape.n; d++)
+    if (d != axis) x = build_fit(job, x, d, xs[0]->shape.at[d]);
+  return x;
+}
+
 UOp *build_cat(Job *job, UOp *const *xs, size_t n, size_t axis) {
   UOp **src = arena_array(&job->arena, n, sizeof *src);
   int64_t dims[MAX_DIMS], sum = 0;
@@ -346,16 +501,11 @@ UOp *build_cat(Job *job, UOp *const *xs, size_t n, size_t axis) {
   bool splat = true;
   UOp *c = build_splat_value(xs[0]);
   for (size_t i = 0; i < n; i++) {
-    check_same(job, OP_CAT, xs[0], xs[i]);
-    bool same = xs[i]->shape.n == xs[0]->shape.n;
-    for (uint32_t d = 0; same && d < xs[0]->shape.n; d++)
-      if (d != axis && xs[i]->shape.at[d] != xs[0]->shape.at[d]) same = false;
-    if (!same || sum > MAX_NUMEL)
-      job_abort(job, FAIL(INVALID_ARGUMENT, "shapes %s and %s cannot be joined along axis %zu",
-                          shape_text(job, xs[0]->shape), shape_text(job, xs[i]->shape), axis));
-    sum += xs[i]->shape.at[axis];
-    if (!c || build_splat_value(xs[i]) != c) splat = false;
-    if (xs[i]->shape.at[axis]) src[k++] = xs[i];
+    UOp *x = cat_source(job, xs, i, axis);
+    if (dim_low(sum) > MAX_NUMEL) job_abort(job, FAIL(INVALID_ARGUMENT, "the result is too large"));
+    sum = dim_add(job, sum, x->shape.at[axis]);
+    if (!c || build_splat_value(x) != c) splat = false;
+    if (x->shape.at[axis]) src[k++] = x;
   }
   for (uint32_t d = 0; d < xs[0]->shape.n; d++) dims[d] = d == axis ? sum : xs[0]->shape.at[d];
   shape_check(job, shape_make(dims, xs[0]->shape.n), MAX_NUMEL, "concatenation");
@@ -413,10 +563,10 @@ UOp *build_gather(Job *job, UOp *data, UOp *indices, size_t axis) {
 
 uint32_t axes_all(const UOp *x) { return x->shape.n >= 32 ? UINT32_MAX : (1u << x->shape.n) - 1; }
 
-int64_t axes_numel(const UOp *x, uint32_t axes) {
+int64_t axes_numel(Job *job, const UOp *x, uint32_t axes) {
   int64_t n = 1;
   for (uint32_t i = 0; i < x->shape.n; i++)
-    if (axes & axis_bit(i)) n *= x->shape.at[i];
+    if (axes & axis_bit(i)) n = dim_mul(job, n, x->shape.at[i]);
   return n;
 }
 
@@ -457,7 +607,7 @@ UOp *build_widen(Job *job, UOp *x) {
 }
 
 UOp *build_mean(Job *job, UOp *x, uint32_t axes, bool keep) {
-  int64_t n = axes_numel(x, axes);
+  int64_t n = axes_numel(job, x, axes);
   UOp *sum = build_reduce(job, OP_ADD, build_widen(job, x), axes, keep);
-  return build_cast(job, build_div(job, sum, build_num(job, sum, (double)n)), uop_dtype(x));
+  return build_cast(job, build_div(job, sum, build_size_num(job, sum, n)), uop_dtype(x));
 }

@@ -6,7 +6,7 @@
  * here keep splats splats, so constants reach the simplifier as constants. */
 #pragma once
 
-#include "compiler/ir/uop.h"
+#include "compiler/ir/dim.h"
 
 enum { MAX_DIMS = 32 };                      /* of any node */
 enum { MAX_RANK = 16 };                      /* of a tensor that a model names */
@@ -17,7 +17,8 @@ static inline Ints shape_make(const int64_t *dims, size_t n) { return (Ints){dim
 static inline DType uop_dtype(const UOp *u) { return (DType)u->dtype; }
 /* "[2, 3]" in the job's arena. */
 const char *shape_text(Job *job, Ints shape);
-/* Aborts on a negative dimension or when the product is over max. */
+/* The number of elements, a dim. Aborts on a dimension that may be negative, or when the product is
+ * over max for all values of the symbols. */
 int64_t shape_check(Job *job, Ints shape, int64_t max, const char *what);
 /* axis in [-rank, rank) to [0, rank); aborts otherwise. */
 size_t axis_check(Job *job, int64_t axis, size_t rank);
@@ -27,6 +28,20 @@ UOp *build_num(Job *job, const UOp *like, double v);
 UOp *build_splat(Job *job, UOp *scalar, Ints shape);
 /* The CONST that every element equals, when the node shows it; else NULL. */
 UOp *build_splat_value(UOp *u);
+
+/* A dim as a rank-0 i64, and as a number with the dtype of `like`. */
+UOp *build_size(Job *job, int64_t d);
+UOp *build_size_num(Job *job, const UOp *like, int64_t d);
+/* False when two sizes differ in every run. */
+bool build_may_equal(int64_t a, int64_t b);
+/* x with size d along the axis, which it has in every run that goes on: the run checks that.
+ * build_may_equal is true. */
+UOp *build_fit(Job *job, UOp *x, size_t axis, int64_t d);
+/* Makes every run fail with OUT_OF_RANGE unless the rank-0 bool is true;
+ * for builders whose result is only right then. Implemented by the frontend at work (front.c). */
+void front_require(Job *job, UOp *condition, const char *otherwise);
+/* The dim as a number; UNIMPLEMENTED when it is not one. For builders that cannot do without. */
+int64_t front_static(Job *job, int64_t dim, const char *what);
 
 /* Elementwise; sources broadcast as in numpy. Storage dtypes are computed in build_work and cast
  * back. */
@@ -68,10 +83,11 @@ UOp *build_gather(Job *job, UOp *data, UOp *indices, size_t axis);
 UOp *build_reduce(Job *job, Op op, UOp *x, uint32_t axes, bool keep);
 /* The dtype that values of d are computed in: d itself, or f32, i32 or u32 for a storage dtype. */
 DType build_work(DType d);
-/* f16, bf16 and storage floats as f32, storage integers in 32 bits, for what takes several steps and is rounded once at the end. */
+/* f16, bf16 and storage floats as f32, storage integers in 32 bits, for what takes several steps
+ * and is rounded once at the end. */
 UOp *build_widen(Job *job, UOp *x);
 UOp *build_mean(Job *job, UOp *x, uint32_t axes, bool keep);
 static inline uint32_t axis_bit(size_t axis) { return 1u << axis; }
 uint32_t axes_all(const UOp *x);
 /* Elements under the axes. */
-int64_t axes_numel(const UOp *x, uint32_t axes);
+int64_t axes_numel(Job *job, const UOp *x, uint32_t axes);

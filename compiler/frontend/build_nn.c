@@ -20,10 +20,11 @@ UOp *build_matmul(Job *job, UOp *a, UOp *b) {
     job_abort(job, FAIL(INVALID_ARGUMENT, "matrix product with a scalar: shapes %s and %s",
                         shape_text(job, sa), shape_text(job, sb)));
   int64_t ka = sa.at[sa.n - 1], kb = sb.at[vec_b ? 0 : sb.n - 2];
-  if (ka != kb)
-    job_abort(job,
-              FAIL(INVALID_ARGUMENT, "matrix product of shapes %s and %s: %lld and %lld differ",
-                   shape_text(job, sa), shape_text(job, sb), (long long)ka, (long long)kb));
+  if (!build_may_equal(ka, kb))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "matrix product of shapes %s and %s: %s and %s differ",
+                        shape_text(job, sa), shape_text(job, sb), dim_text(job, ka),
+                        dim_text(job, kb)));
+  b = build_fit(job, b, vec_b ? 0 : sb.n - 2, ka);
   if (vec_a) a = build_unsqueeze(job, a, 0);
   if (vec_b) b = build_unsqueeze(job, b, 1);
   size_t ra = a->shape.n, rb = b->shape.n, rank = ra > rb ? ra : rb;
@@ -55,36 +56,40 @@ UOp *build_windows(Job *job, UOp *x, const ConvSpec *spec, const int64_t *kernel
   return build_permute(job, x, order, first + 2 * n);
 }
 
-static void check_conv(Job *job, const UOp *x, const UOp *w, const ConvSpec *spec, size_t in_axis) {
+/* x with the number of channels that the weights say. Weights have a fixed shape, and so have
+ * channels; batch and spatial sizes are free. */
+static UOp *check_conv(Job *job, UOp *x, const UOp *w, const ConvSpec *spec, size_t in_axis) {
   check_contraction(job, x, w);
   int64_t g = spec->groups;
   bool ok = x->shape.n == spec->spatial + 2 && w->shape.n == x->shape.n && g >= 1;
-  int64_t c = ok ? x->shape.at[1] : 0, wc = ok ? w->shape.at[in_axis] : 0;
-  int64_t m = ok ? w->shape.at[0] : 0;
-  if (ok && in_axis == 1) ok = c % g == 0 && c / g == wc && m % g == 0;
-  if (ok && in_axis == 0) ok = c == wc && c % g == 0;
-  if (!ok)
+  for (uint32_t i = 0; i < w->shape.n; i++)
+    front_static(job, w->shape.at[i], "a dimension of the weights");
+  int64_t want = ok ? w->shape.at[in_axis] : 0, m = ok ? w->shape.at[0] : 0;
+  if (ok && in_axis == 1) ok = m % g == 0 && !__builtin_mul_overflow(want, g, &want);
+  if (ok && in_axis == 0) ok = want % g == 0;
+  if (!ok || !build_may_equal(x->shape.at[1], want))
     job_abort(job, FAIL(INVALID_ARGUMENT,
                         "convolution of %s with weights %s in %lld groups: channels do not match",
                         shape_text(job, x->shape), shape_text(job, w->shape), (long long)g));
+  return build_fit(job, x, 1, want);
 }
 
 UOp *build_along(Job *job, UOp *vector, size_t axis, size_t rank) {
   int64_t dims[MAX_DIMS];
-  for (size_t i = 0; i < rank; i++) dims[i] = i == axis ? shape_numel(vector->shape) : 1;
+  for (size_t i = 0; i < rank; i++) dims[i] = i == axis ? dims_numel(job, vector->shape) : 1;
   return build_reshape(job, vector, shape_make(dims, rank));
 }
 
 static UOp *add_bias(Job *job, UOp *y, UOp *bias) {
   if (!bias) return y;
-  if (bias->shape.n != 1 || bias->shape.at[0] != y->shape.at[1])
-    job_abort(job, FAIL(INVALID_ARGUMENT, "bias of shape %s, expected [%lld]",
-                        shape_text(job, bias->shape), (long long)y->shape.at[1]));
+  if (bias->shape.n != 1 || !build_may_equal(bias->shape.at[0], y->shape.at[1]))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "bias of shape %s, expected [%s]",
+                        shape_text(job, bias->shape), dim_text(job, y->shape.at[1])));
   return build2(job, OP_ADD, y, build_along(job, bias, 1, y->shape.n));
 }
 
 UOp *build_conv(Job *job, UOp *x, UOp *w, UOp *bias, const ConvSpec *spec) {
-  check_conv(job, x, w, spec, 1);
+  x = check_conv(job, x, w, spec, 1);
   DType d = uop_dtype(x);
   size_t n = spec->spatial;
   int64_t g = spec->groups, mg = w->shape.at[0] / g, cg = w->shape.at[1];
@@ -125,13 +130,14 @@ static UOp *spread(Job *job, UOp *x, size_t axis, int64_t stride) {
   x = build_unsqueeze(job, x, axis + 1);
   x = build_pad_axis(job, x, axis + 1, 0, stride - 1, build_num(job, x, 0));
   for (uint32_t i = 0, o = 0; i < x->shape.n; i++)
-    if (i != axis + 1) dims[o++] = i == axis ? d * stride : x->shape.at[i];
+    if (i != axis + 1) dims[o++] = i == axis ? dim_mul(job, d, stride) : x->shape.at[i];
   x = build_reshape(job, x, shape_make(dims, x->shape.n - 1));
-  return build_slice(job, x, axis, 0, (d - 1) * stride + 1, 1);
+  int64_t size = dim_add(job, dim_mul(job, dim_sub(job, d, 1), stride), 1);
+  return build_slice(job, x, axis, 0, dim_low(size) < 0 ? dim_max(job, size, 0) : size, 1);
 }
 
 UOp *build_conv_transpose(Job *job, UOp *x, UOp *w, UOp *bias, const ConvSpec *spec) {
-  check_conv(job, x, w, spec, 0);
+  x = check_conv(job, x, w, spec, 0);
   size_t n = spec->spatial, rank = n + 2;
   int64_t g = spec->groups, c = w->shape.at[0], mg = w->shape.at[1];
   int64_t dims[MAX_DIMS] = {g, c / g, mg};
@@ -144,8 +150,8 @@ UOp *build_conv_transpose(Job *job, UOp *x, UOp *w, UOp *bias, const ConvSpec *s
     x = spread(job, x, 2 + i, spec->stride[i]);
     w = build_flip(job, w, 2 + i);
     flat.stride[i] = 1;
-    flat.lo[i] = reach - spec->lo[i];
-    flat.hi[i] = reach - spec->hi[i];
+    flat.lo[i] = dim_sub(job, reach, spec->lo[i]);
+    flat.hi[i] = dim_sub(job, reach, spec->hi[i]);
     dims[3 + i] = k;
   }
   w = build_reshape(job, w, shape_make(dims, rank + 1));
@@ -194,10 +200,10 @@ UOp *build_sigmoid(Job *job, UOp *x) {
 UOp *build_argmax(Job *job, UOp *x, size_t axis, Op op, bool last) {
   uint32_t bit = axis_bit(axis);
   int64_t n = x->shape.at[axis];
+  UOp *none = last ? uop_int(job, DT_I64, -1) : build_size(job, n);
   if (dtype_is_bool(uop_dtype(x))) x = build_cast(job, x, DT_U8);
   UOp *best = build_reduce(job, op, x, bit, true);
   UOp *hit = build2(job, OP_CMPEQ, x, best);
   UOp *at = build_iota(job, DT_I64, axis, x->shape);
-  UOp *miss = uop_int(job, DT_I64, last ? -1 : n);
-  return build_reduce(job, last ? OP_MAX : OP_MIN, build_where(job, hit, at, miss), bit, true);
+  return build_reduce(job, last ? OP_MAX : OP_MIN, build_where(job, hit, at, none), bit, true);
 }

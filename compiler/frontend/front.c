@@ -66,28 +66,107 @@ void front_output(Front *f, Str name, UOp *u) {
   avec_push(&f->job->arena, &f->outputs, o);
 }
 
-int64_t front_dim(Front *f, Str input, size_t axis, Str name) {
-  Job *job = f->job;
-  const char *own = arena_printf(&job->arena, STR_FMT ".%zu", STR_ARG(input), axis);
-  if (!f->dim_used) f->dim_used = arena_alloc(&job->arena, f->options->ndims);
+/* -- sizes ----------------------------------------------------------------------------------- */
+
+static const DimBinding *find_binding(Front *f, Str name, const char *own) {
+  if (!f->dim_used) f->dim_used = arena_alloc(&f->job->arena, f->options->ndims);
   for (size_t i = 0; i < f->options->ndims; i++) {
     const DimBinding *b = &f->options->dims[i];
     if (!(name.len && str_eq(b->name, name)) && !str_is(b->name, own)) continue;
+    f->dim_used[i] = true;
+    return b;
+  }
+  return NULL;
+}
+
+static int64_t add_var(Front *f, GraphVar v) {
+  Job *job = f->job;
+  if (v.min < 0 || v.max < v.min || v.max > (int64_t)1 << 40 || v.divisor < 1 ||
+      v.max / v.divisor * v.divisor < v.min)
+    job_abort(job, FAIL(INVALID_ARGUMENT,
+                        "dimension '" STR_FMT "' is to be a multiple of %lld in [%lld, %lld]",
+                        STR_ARG(v.name), (long long)v.divisor, (long long)v.min, (long long)v.max));
+  if (f->vars.len > UINT16_MAX)
+    job_abort(job, FAIL(RESOURCE_EXHAUSTED, "more than %d sizes are left to the run", UINT16_MAX));
+  UOp *u = uop_var(job, (int64_t)f->vars.len, v.min, v.max, v.divisor);
+  avec_push(&job->arena, &f->vars, v);
+  return dim_of(job, u);
+}
+
+static int64_t var_dim(Front *f, size_t k) {
+  const GraphVar *v = &f->vars.at[k];
+  return dim_of(f->job, uop_var(f->job, (int64_t)k, v->min, v->max, v->divisor));
+}
+
+bool front_find_dim(Front *f, Str name, int64_t *dim) {
+  for (size_t k = 0; k < f->vars.len; k++) {
+    if (f->vars.at[k].source != VAR_INPUT || !str_eq(f->vars.at[k].name, name)) continue;
+    *dim = var_dim(f, k);
+    return true;
+  }
+  const DimBinding *b = find_binding(f, name, "");
+  if (!b || b->max > 0) return false;
+  *dim = b->size;
+  return true;
+}
+
+int64_t front_dim(Front *f, Str input, size_t axis, Str name, DimRange own) {
+  Job *job = f->job;
+  const char *plain = arena_printf(&job->arena, STR_FMT ".%zu", STR_ARG(input), axis);
+  const DimBinding *b = find_binding(f, name, plain);
+  if (b && b->max == 0) {
     if (b->size < 0)
       job_abort(job, FAIL(INVALID_ARGUMENT, "dimension '" STR_FMT "' is bound to %lld",
                           STR_ARG(b->name), (long long)b->size));
-    f->dim_used[i] = true;
     return b->size;
   }
-  if (name.len)
-    job_abort(job, FAIL(INVALID_ARGUMENT,
-                        "axis %zu of input '" STR_FMT "' is the symbolic dimension '" STR_FMT
-                        "', which has no value: bind it (--dim " STR_FMT "=N)",
-                        axis, STR_ARG(input), STR_ARG(name), STR_ARG(name)));
-  job_abort(job,
-            FAIL(INVALID_ARGUMENT,
-                 "axis %zu of input '" STR_FMT "' has no size and no name: bind it (--dim %s=N)",
-                 axis, STR_ARG(input), own));
+  if (!name.len) name = str_from(plain);
+  for (size_t k = 0; k < f->vars.len; k++)
+    if (str_eq(f->vars.at[k].name, name)) return var_dim(f, k);
+  if (b) own = (DimRange){b->min, b->max, b->multiple};
+  if (own.max == 0) own = (DimRange){1, FRONT_DIM_MAX, own.multiple};
+  if (own.multiple == 0) own.multiple = 1;
+  return add_var(f, (GraphVar){.name = name,
+                               .min = own.min,
+                               .max = own.max,
+                               .divisor = own.multiple,
+                               .source = VAR_INPUT,
+                               .slot = (uint32_t)f->inputs.len,
+                               .axis = (uint32_t)axis});
+}
+
+int64_t front_bind(Front *f, UOp *value, int64_t min, int64_t max, const char *what) {
+  value = build_cast(f->job, value, DT_I64);
+  if (value->shape.n) value = build_reshape(f->job, value, (Ints){0});
+  for (size_t k = 0; k < f->binds.len; k++) {
+    const UOp *v = f->binds.at[k].var;
+    if (f->binds.at[k].value == value && v->vmin >= min && v->vmax <= max)
+      return var_dim(f, (size_t)v->arg.i);
+  }
+  size_t k = f->vars.len;
+  int64_t dim = add_var(
+      f, (GraphVar){
+             .name = str_from(what), .min = min, .max = max, .divisor = 1, .source = VAR_BOUND});
+  const GraphVar *v = &f->vars.at[k];
+  FrontBind b = {uop_var(f->job, (int64_t)k, v->min, v->max, v->divisor), value};
+  avec_push(&f->job->arena, &f->binds, b);
+  return dim;
+}
+
+void front_require(Job *job, UOp *condition, const char *otherwise) {
+  Front *f = job->frontend;
+  if (uop_is_const(condition)) {
+    if (!condition->arg.i) job_abort(job, FAIL(INVALID_ARGUMENT, "%s", otherwise));
+    return;
+  }
+  UOp *bad = build_where(job, condition, uop_int(job, DT_I64, 0), uop_int(job, DT_I64, 2));
+  front_bind(f, bad, 0, 1, otherwise);
+}
+
+int64_t front_static(Job *job, int64_t dim, const char *what) {
+  if (dim_is_static(dim)) return dim;
+  job_abort(job, FAIL(UNIMPLEMENTED, "%s is %s, which a run decides: it has to be a number here",
+                      what, dim_text(job, dim)));
 }
 
 int64_t front_binding(Front *f, Str name, int64_t absent) {
@@ -149,13 +228,18 @@ UOp *val_uop(Front *f, Val *v) {
   return v->u;
 }
 
+const Val *front_weight(const Front *f, const UOp *u) {
+  if (u->op != OP_PARAM || u->arg.i < FRONT_WEIGHTS) return NULL;
+  return f->weights.at[u->arg.i - FRONT_WEIGHTS];
+}
+
 /* -- folding --------------------------------------------------------------------------------- */
 
 static bool foldable(const UOpList *nodes) {
   int64_t work = 0;
   for (size_t i = 0; i < nodes->len; i++) {
     const UOp *u = nodes->at[i];
-    if (u->op == OP_PARAM && u->arg.i < FRONT_WEIGHTS) return false;
+    if ((u->op == OP_PARAM && u->arg.i < FRONT_WEIGHTS) || u->symbolic) return false;
     int64_t n = shape_numel(u->shape);
     if (n > FOLD_WORK || (work += n) > FOLD_WORK) return false;
   }
@@ -202,7 +286,7 @@ const uint8_t *val_data(Front *f, Val *v) {
 }
 
 void val_fold(Front *f, Val *v) {
-  if (v->data || v->dynamic || build_splat_value(v->u)) return;
+  if (v->data || v->dynamic || v->u->symbolic || build_splat_value(v->u)) return;
   if (shape_numel(v->shape) > FRONT_FOLD || !val_data(f, v)) return;
   v->u = NULL;
 }
@@ -236,8 +320,8 @@ static void place(Front *f, TensorGraph *out, GraphSlot *s, const Val *v) {
 void front_finish(Front *f, TensorGraph *out) {
   Job *job = f->job;
   size_t nin = f->inputs.len, nout = f->outputs.len, nw = 0;
-  size_t nupdates = f->updates.len;
-  UOp **stores = arena_array(&job->arena, nout + nupdates, sizeof *stores);
+  size_t nupdates = f->updates.len, nbinds = f->binds.len;
+  UOp **stores = arena_array(&job->arena, nout + nbinds + nupdates, sizeof *stores);
   for (size_t i = 0; i < nout; i++) {
     UOp *u = f->outputs.at[i].u;
     int64_t slot = (int64_t)(nin + i);
@@ -245,7 +329,9 @@ void front_finish(Front *f, TensorGraph *out) {
     stores[i] = uop2(job, OP_STORE, p, u);
   }
   for (size_t i = 0; i < nupdates; i++) stores[nout + i] = f->updates.at[i];
-  UOp *sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), stores, nout + nupdates);
+  for (size_t i = 0; i < nbinds; i++)
+    stores[nout + nupdates + i] = uop2(job, OP_BIND, f->binds.at[i].var, f->binds.at[i].value);
+  UOp *sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), stores, nout + nupdates + nbinds);
   UOpList nodes = uop_toposort(job, sink);
   out->slots = arena_array(&job->arena, nin + nout + f->weights.len, sizeof *out->slots);
   UOp **from = arena_array(&job->arena, f->weights.len, sizeof *from);
@@ -267,6 +353,8 @@ void front_finish(Front *f, TensorGraph *out) {
     place(f, out, &out->slots[slot], v);
   }
   out->sink = nw ? uop_substitute(job, sink, from, to, nw) : sink;
+  out->vars = f->vars.at;
+  out->nvars = f->vars.len;
   out->values = f->values.at;
   out->nvalues = f->values.len;
   out->ninputs = nin;

@@ -34,11 +34,24 @@ typedef struct FrontOutput {
   UOp *u;
 } FrontOutput;
 
+/* A VAR that the run computes. */
+typedef struct FrontBind {
+  UOp *var, *value;
+} FrontBind;
+
 typedef struct Front {
   Job *job;
   Bytes model;
   const FrontendOptions *options;
   bool *dim_used; /* per options->dims */
+  struct {
+    GraphVar *at;
+    size_t len, cap;
+  } vars;
+  struct {
+    FrontBind *at;
+    size_t len, cap;
+  } binds;
   struct {
     Val **at;
     size_t len, cap;
@@ -75,6 +88,8 @@ Val *front_input(Front *f, Str name, DType dtype, Ints shape);
 void front_output(Front *f, Str name, UOp *u);
 
 UOp *val_uop(Front *f, Val *v);
+/* The weight that a PARAM stands for; NULL for other nodes. */
+const Val *front_weight(const Front *f, const UOp *u);
 /* The elements, computing them if that is possible and cheap; NULL when they depend on an input. */
 const uint8_t *val_data(Front *f, Val *v);
 /* A small value none of whose sources is dynamic becomes data now. */
@@ -83,10 +98,22 @@ void val_fold(Front *f, Val *v);
 int64_t data_int(DType dtype, const uint8_t *data, int64_t k);
 double data_float(DType dtype, const uint8_t *data, int64_t k);
 
-/* The size of a dimension called name (or, when that is empty, "INPUT.AXIS"); aborts with the way
- * to bind it when the options do not. */
-int64_t front_dim(Front *f, Str input, size_t axis, Str name);
-/* The number that the options bind to `name`, which is not a dimension's; `absent` without one. */
+/* Sizes that a model may leave open; a run with more fails, and has to be compiled with bounds. */
+enum { FRONT_DIM_MAX = 65536 };
+
+/* The bounds that the model itself gives a dimension; max 0: none. */
+typedef struct DimRange {
+  int64_t min, max, multiple;
+} DimRange;
+/* The size of axis `axis` of the input that front_input adds next, called name or, when that is
+ * empty, "INPUT.AXIS": a number if the options bind it to one, else a VAR, one per name. */
+int64_t front_dim(Front *f, Str input, size_t axis, Str name, DimRange own);
+/* The dim that a name stands for; false when no input so far has it. */
+bool front_find_dim(Front *f, Str name, int64_t *dim);
+/* A dim that has the value of a rank-0 integer, computed by the run: a VAR in [min, max] with a
+ * BIND. A run whose value is outside fails, naming `what`. */
+int64_t front_bind(Front *f, UOp *value, int64_t min, int64_t max, const char *what);
+/* The number that the options bind a name to; `absent` when they do not. */
 int64_t front_binding(Front *f, Str name, int64_t absent);
 /* Aborts when a binding of the options names no dimension of the inputs. */
 void front_dims_used(Front *f);

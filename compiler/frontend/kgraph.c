@@ -431,7 +431,8 @@ static void add_params(Walk *w) {
       job_abort(job, FAIL(INVALID_ARGUMENT, "rank %zu, at most %d", p->dims.n, MAX_RANK));
     for (size_t k = 0; k < p->dims.n; k++) {
       const GDim *dim = &p->dims.at[k];
-      dims[k] = dim->name.len ? front_dim(&w->front, p->name, k, dim->name) : dim->size;
+      dims[k] =
+          dim->name.len ? front_dim(&w->front, p->name, k, dim->name, (DimRange){0}) : dim->size;
     }
     Ints shape = dims_of(w, dims, p->dims.n, d);
     bool constant = p->seen & PARAM_DATA;
@@ -531,7 +532,9 @@ static void convert_graph(Job *job, void *arg) {
 Status frontend_kgraph(Job *job, Bytes model, const FrontendOptions *options, TensorGraph *out) {
   *out = (TensorGraph){0};
   Walk w = {.front = {.job = job, .model = model, .options = options}, .out = out};
+  job->frontend = &w.front;
   Status st = job_run(job, convert_graph, &w);
+  job->frontend = NULL;
   if (!st) return NULL;
   strbuf_deinit(&out->constants);
   return w.doing ? WRAP(st, "%s", w.doing) : st;

@@ -33,12 +33,35 @@ struct OnnxWalk {
 };
 
 const OnnxOp *const onnx_families[] = {
-    onnx_elementwise_ops, onnx_movement_ops, onnx_index_ops,    onnx_reduce_ops,
-    onnx_norm_ops,        onnx_conv_ops,     onnx_pool_ops,     onnx_shape_ops,
-    onnx_quant_ops,       onnx_linear_ops,   onnx_resize_ops,   onnx_recurrent_ops,
-    onnx_attention_ops,   onnx_loss_ops,     onnx_signal_ops,   onnx_scatter_ops,
-    onnx_control_ops,     onnx_sample_ops,   onnx_sequence_ops, onnx_vision_ops,
-    onnx_linalg_ops,      onnx_text_ops,     onnx_training_ops, NULL,
+    onnx_elementwise_ops,
+    onnx_movement_ops,
+    onnx_index_ops,
+    onnx_reduce_ops,
+    onnx_norm_ops,
+    onnx_conv_ops,
+    onnx_pool_ops,
+    onnx_shape_ops,
+    onnx_quant_ops,
+    onnx_linear_ops,
+    onnx_resize_ops,
+    onnx_recurrent_ops,
+    onnx_attention_ops,
+    onnx_loss_ops,
+    onnx_signal_ops,
+    onnx_scatter_ops,
+    onnx_control_ops,
+    onnx_sample_ops,
+    onnx_sequence_ops,
+    onnx_vision_ops,
+    onnx_linalg_ops,
+    onnx_text_ops,
+    onnx_training_ops,
+    onnx_microsoft_ops,
+    onnx_ms_quant_ops,
+    onnx_ms_attention_ops,
+    onnx_pad_ops,
+    onnx_select_ops,
+    NULL,
 };
 
 static Job *walk_job(OnnxWalk *w) { return w->front.job; }
@@ -434,7 +457,9 @@ Status frontend_onnx(Job *job, Bytes model, const FrontendOptions *options, Tens
   *out = (TensorGraph){0};
   OnnxWalk walk = {.front = {.job = job, .model = model, .options = options}, .out = out};
   OnnxWalk *w = &walk;
+  job->frontend = &w->front;
   Status st = job_run(job, convert_model, w);
+  job->frontend = NULL;
   if (st) {
     st = name_node(w, st);
     strbuf_deinit(&out->constants);

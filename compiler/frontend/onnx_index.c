@@ -1,28 +1,31 @@
 /* Reads at computed positions. Negative indices count from the end; an index outside reads 0 (the
  * IR's GATHER is total), and one that is known at compile time is refused instead. */
 #include "compiler/frontend/build_nn.h"
+#include "compiler/frontend/elem.h"
 #include "compiler/frontend/onnx_node.h"
 
 /* Indices into an axis of n elements, with negative ones wrapped. */
 static UOp *wrap(Node *n, UOp *idx, int64_t size) {
+  if (dtype_is_uint(uop_dtype(idx))) return idx;
   UOp *neg = build2(n->job, OP_CMPLT, idx, build_num(n->job, idx, 0));
-  UOp *up = build2(n->job, OP_ADD, idx, uop_int(n->job, uop_dtype(idx), size));
-  return dtype_is_uint(uop_dtype(idx)) ? idx : build_where(n->job, neg, up, idx);
+  UOp *up = build2(n->job, OP_ADD, idx, build_cast(n->job, build_size(n->job, size), uop_dtype(idx)));
+  return build_where(n->job, neg, up, idx);
 }
 
-/* Index values that are cheap to know, checked against the axis; NULL when they are not known. */
+/* Index values that are cheap to know, checked against the axis; NULL when they are not known. A
+ * negative one stays as it is when only the run knows the size. */
 static const int64_t *known_indices(Node *n, Val *v, int64_t size, bool negative) {
+  if (v->dynamic || !shape_is_static(v->shape) || !dtype_is_int(v->dtype)) return NULL;
   int64_t count = shape_numel(v->shape);
-  if (v->dynamic || count > FRONT_FOLD || !dtype_is_int(v->dtype)) return NULL;
-  const uint8_t *data = val_data(n->f, v);
+  const uint8_t *data = count > FRONT_FOLD ? NULL : val_data(n->f, v);
   if (!data) return NULL;
   int64_t *list = arena_array(&n->job->arena, (size_t)count + 1, sizeof *list);
   for (int64_t i = 0; i < count; i++) {
-    int64_t k = data_int(v->dtype, data, i);
-    if (k >= size || k < (negative ? -size : 0))
-      job_abort(n->job, FAIL(INVALID_ARGUMENT, "index %lld is outside an axis of %lld elements",
-                             (long long)k, (long long)size));
-    list[i] = k < 0 ? k + size : k;
+    int64_t k = data_int(v->dtype, data, i), high = dim_high(size);
+    if (k >= high || k < (negative ? -high : 0))
+      job_abort(n->job, FAIL(INVALID_ARGUMENT, "index %lld is outside an axis of %s elements",
+                             (long long)k, dim_text(n->job, size)));
+    list[i] = k < 0 && dim_is_static(size) ? k + size : k;
   }
   return list;
 }
@@ -34,11 +37,13 @@ static UOp *gather_slice(Node *n, UOp *x, size_t axis, const int64_t *list, Ints
   if (count < 1) return NULL;
   for (int64_t i = 1; i < count; i++)
     if (list[i] != list[0] + i) return NULL;
+  int64_t d = x->shape.at[axis], from = list[0] < 0 ? dim_add(n->job, d, list[0]) : list[0];
+  if (!dim_le(n->job, 0, from) || !dim_le(n->job, dim_add(n->job, from, count), d)) return NULL;
   for (uint32_t i = 0; i < x->shape.n; i++) {
     if (i != axis) dims[r++] = x->shape.at[i];
     for (uint32_t k = 0; i == axis && k < shape.n; k++) dims[r++] = shape.at[k];
   }
-  x = build_slice(n->job, x, axis, list[0], count, 1);
+  x = build_slice(n->job, x, axis, from, count, 1);
   return build_reshape(n->job, x, shape_make(dims, r));
 }
 
@@ -57,7 +62,9 @@ static void op_gather(Node *n) {
       return;
     }
     idx = val_from_data(n->f, DT_I64, idx->shape, list);
-    node_out(n, 0, build_gather(n->job, x, val_uop(n->f, idx), axis));
+    UOp *at = val_uop(n->f, idx);
+    if (!dim_is_static(size)) at = wrap(n, at, size);
+    node_out(n, 0, build_gather(n->job, x, at, axis));
     return;
   }
   node_out(n, 0, build_gather(n->job, x, wrap(n, val_uop(n->f, idx), size), axis));
@@ -73,14 +80,14 @@ static void op_gather_elements(Node *n) {
                            shape_text(n->job, x->shape)));
   int64_t stride = 1;
   for (size_t i = x->shape.n; i-- > 0;) {
-    if (i != axis && idx->shape.at[i] > x->shape.at[i])
+    if (i != axis && dim_low(idx->shape.at[i]) > dim_high(x->shape.at[i]))
       job_abort(n->job, FAIL(INVALID_ARGUMENT, "indices of shape %s for data of shape %s",
                              shape_text(n->job, idx->shape), shape_text(n->job, x->shape)));
     UOp *c = i == axis ? build_cast(n->job, wrap(n, idx, x->shape.at[i]), DT_I64)
                        : build_iota(n->job, DT_I64, i, idx->shape);
-    c = build2(n->job, OP_MUL, c, uop_int(n->job, DT_I64, stride));
+    c = build2(n->job, OP_MUL, c, build_size(n->job, stride));
     flat = flat ? build2(n->job, OP_ADD, flat, c) : c;
-    stride *= x->shape.at[i];
+    stride = dim_mul(n->job, stride, x->shape.at[i]);
   }
   x = build_reshape(n->job, x, shape_make(&stride, 1));
   node_out(n, 0, build_gather(n->job, x, flat, 0));
@@ -92,15 +99,16 @@ static void op_gather_nd(Node *n) {
   int64_t batch = attr_int(n, "batch_dims", 0);
   uint32_t r = x->shape.n, q = idx->shape.n;
   bool ok = r && q && dtype_is_int(uop_dtype(idx)) && batch >= 0 && batch < q && batch < r;
-  int64_t k = ok ? idx->shape.at[q - 1] : 0;
-  for (int64_t i = 0; ok && i < batch; i++) ok = x->shape.at[i] == idx->shape.at[i];
+  int64_t k = ok ? front_static(n->job, idx->shape.at[q - 1], "the last axis of the indices") : 0;
+  for (int64_t i = 0; ok && i < batch; i++) ok = build_may_equal(x->shape.at[i], idx->shape.at[i]);
   if (!ok || k < 1 || k > r - batch || q - 1 + r - batch - k > MAX_RANK)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "indices of shape %s (%s) for data of shape %s",
                            shape_text(n->job, idx->shape), dtype_info[idx->dtype].name,
                            shape_text(n->job, x->shape)));
+  for (int64_t i = 0; i < batch; i++) x = build_fit(n->job, x, (size_t)i, idx->shape.at[i]);
   int64_t dims[MAX_DIMS], stride = 1, rows = 1, rest = 1;
   Ints head = {idx->shape.at, q - 1};
-  for (int64_t i = batch + k; i < r; i++) rest *= x->shape.at[i];
+  for (int64_t i = batch + k; i < r; i++) rest = dim_mul(n->job, rest, x->shape.at[i]);
   for (int64_t i = batch + k; i-- > 0;) {
     UOp *c;
     if (i >= batch) {
@@ -110,9 +118,9 @@ static void op_gather_nd(Node *n) {
     } else {
       c = build_iota(n->job, DT_I64, (size_t)i, head);
     }
-    c = build2(n->job, OP_MUL, c, uop_int(n->job, DT_I64, stride));
+    c = build2(n->job, OP_MUL, c, build_size(n->job, stride));
     flat = flat ? build2(n->job, OP_ADD, flat, c) : c;
-    stride *= x->shape.at[i];
+    stride = dim_mul(n->job, stride, x->shape.at[i]);
   }
   rows = stride;
   x = build_reshape_v(n->job, x, 2, rows, rest);
@@ -126,11 +134,24 @@ static void op_gather_nd(Node *n) {
 /* off everywhere but on at the index; an index outside [-depth, depth) sets nothing. */
 static void op_one_hot(Node *n) {
   UOp *idx = node_u(n, 0), *values = node_u(n, 2);
-  int64_t depth = (int64_t)node_float(n, 1, "depth");
+  Val *v = node_in(n, 1);
+  int64_t depth;
   size_t axis = axis_check(n->job, attr_int(n, "axis", -1), (size_t)idx->shape.n + 1);
-  if (depth < 0 || depth > INT32_MAX || values->shape.n != 1 || values->shape.at[0] != 2)
-    job_abort(n->job, FAIL(INVALID_ARGUMENT, "depth %lld, values of shape %s, expected [2]",
-                           (long long)depth, shape_text(n->job, values->shape)));
+  if (dims_numel(n->job, v->shape) != 1 || values->shape.n != 1 ||
+      !build_may_equal(values->shape.at[0], 2))
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "depth of shape %s, values of shape %s, expected [2]",
+                           shape_text(n->job, v->shape), shape_text(n->job, values->shape)));
+  if (val_data(n->f, v)) {
+    depth = (int64_t)node_float(n, 1, "depth");
+  } else {
+    UOp *d = build_cast(n->job, build_reshape(n->job, node_u(n, 1), (Ints){0}), DT_I64);
+    UOp *known = front_elem(n->f, d, NULL);
+    depth = known ? dim_of(n->job, known)
+                  : front_bind(n->f, d, 0, FRONT_DIM_MAX, node_label(n, "depth"));
+  }
+  if (dim_low(depth) < 0 || dim_low(depth) > INT32_MAX)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "depth %s", dim_text(n->job, depth)));
+  values = build_fit(n->job, values, 0, 2);
   idx = build_unsqueeze(n->job, wrap(n, build_cast(n->job, idx, DT_I64), depth), axis);
   UOp *at = build_along(n->job, build_arange(n->job, DT_I64, depth), axis, idx->shape.n);
   UOp *off = build_reshape(n->job, build_slice(n->job, values, 0, 0, 1, 1), (Ints){0});
@@ -144,9 +165,10 @@ static void op_reverse_sequence(Node *n) {
   size_t batch = axis_check(n->job, attr_int(n, "batch_axis", 1), x->shape.n);
   size_t time = axis_check(n->job, attr_int(n, "time_axis", 0), x->shape.n);
   if (x->shape.n < 2 || batch == time || lens->shape.n != 1 ||
-      lens->shape.at[0] != x->shape.at[batch] || !dtype_is_int(uop_dtype(lens)))
+      !build_may_equal(lens->shape.at[0], x->shape.at[batch]) || !dtype_is_int(uop_dtype(lens)))
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "lengths of shape %s for data of shape %s",
                            shape_text(n->job, lens->shape), shape_text(n->job, x->shape)));
+  lens = build_fit(n->job, lens, 0, x->shape.at[batch]);
   lens = build_along(n->job, build_cast(n->job, lens, DT_I64), batch, x->shape.n);
   UOp *t = build_iota(n->job, DT_I64, time, x->shape), *one = uop_int(n->job, DT_I64, 1);
   UOp *back = build2(n->job, OP_SUB, build2(n->job, OP_SUB, lens, one), t), *flat = NULL;
@@ -154,61 +176,11 @@ static void op_reverse_sequence(Node *n) {
   int64_t stride = 1;
   for (size_t i = x->shape.n; i-- > 0;) {
     UOp *c = i == time ? from : build_iota(n->job, DT_I64, i, x->shape);
-    c = build2(n->job, OP_MUL, c, uop_int(n->job, DT_I64, stride));
+    c = build2(n->job, OP_MUL, c, build_size(n->job, stride));
     flat = flat ? build2(n->job, OP_ADD, flat, c) : c;
-    stride *= x->shape.at[i];
+    stride = dim_mul(n->job, stride, x->shape.at[i]);
   }
   node_out(n, 0, build_gather(n->job, build_reshape(n->job, x, shape_make(&stride, 1)), flat, 0));
-}
-
-/* Rows where a condition known at compile time is true. */
-static void op_compress(Node *n) {
-  UOp *x = node_u(n, 0);
-  Ints cond = node_ints(n, 1, "condition");
-  size_t axis = 0;
-  if (attr_has(n, "axis")) {
-    axis = axis_check(n->job, attr_int(n, "axis", 0), x->shape.n);
-  } else {
-    int64_t flat = shape_numel(x->shape);
-    x = build_reshape(n->job, x, shape_make(&flat, 1));
-  }
-  int64_t *list = arena_array(&n->job->arena, cond.n + 1u, sizeof *list);
-  size_t count = 0;
-  for (uint32_t i = 0; i < cond.n; i++) {
-    if (!cond.at[i]) continue;
-    if (i >= x->shape.at[axis])
-      job_abort(n->job, FAIL(INVALID_ARGUMENT, "condition of %u elements for an axis of %lld",
-                             cond.n, (long long)x->shape.at[axis]));
-    list[count++] = i;
-  }
-  UOp *idx = val_uop(n->f, val_from_i64(n->f, list, count));
-  node_out(n, 0, build_gather(n->job, x, idx, axis));
-}
-
-/* Positions of the elements that are not 0, when the source is known at compile time. */
-static void op_non_zero(Node *n) {
-  Val *v = node_in(n, 0);
-  const uint8_t *data = val_data(n->f, v);
-  int64_t total = shape_numel(v->shape), count = 0;
-  uint32_t r = v->shape.n ? v->shape.n : 1;
-  if (!data)
-    job_abort(n->job, FAIL(FAILED_PRECONDITION,
-                           "source 0 ('" STR_FMT
-                           "') has to be known at compile time: it decides the result's shape",
-                           STR_ARG(n->proto->input.at[0])));
-  int64_t *hits = arena_array(&n->job->arena, (size_t)total + 1, sizeof *hits);
-  for (int64_t i = 0; i < total; i++) {
-    bool on = dtype_is_float(v->dtype) ? data_float(v->dtype, data, i) != 0
-                                       : data_int(v->dtype, data, i) != 0;
-    if (on) hits[count++] = i;
-  }
-  int64_t *out = arena_array(&n->job->arena, (size_t)(count * r) + 1, sizeof *out), stride = 1;
-  for (uint32_t a = r; a-- > 0;) {
-    int64_t d = v->shape.n ? v->shape.at[a] : 1;
-    for (int64_t i = 0; i < count; i++) out[a * count + i] = hits[i] / stride % d;
-    stride *= d;
-  }
-  node_out_val(n, 0, val_from_data(n->f, DT_I64, shape_make((int64_t[]){r, count}, 2), out));
 }
 
 const OnnxOp onnx_index_ops[] = {
@@ -217,7 +189,5 @@ const OnnxOp onnx_index_ops[] = {
     {"", "GatherND", 11, 2, 2, op_gather_nd},
     {"", "OneHot", 9, 3, 3, op_one_hot},
     {"", "ReverseSequence", 10, 2, 2, op_reverse_sequence},
-    {"", "Compress", 9, 2, 2, op_compress},
-    {"", "NonZero", 9, 1, 1, op_non_zero},
     {0},
 };

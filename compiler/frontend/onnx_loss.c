@@ -10,12 +10,17 @@ static void loss(Node *n, UOp *x) {
   Str reduction = attr_str(n, "reduction", "mean");
   uint32_t r = x->shape.n;
   bool ok = r >= 2 && target->shape.n == r - 1 && dtype_is_int(uop_dtype(target));
-  for (uint32_t i = 0; ok && i < r - 1; i++) ok = target->shape.at[i] == x->shape.at[i ? i + 1 : 0];
-  if (ok && weight) ok = weight->shape.n == 1 && weight->shape.at[0] == x->shape.at[1];
+  for (uint32_t i = 0; ok && i < r - 1; i++)
+    ok = build_may_equal(target->shape.at[i], x->shape.at[i ? i + 1 : 0]);
+  if (ok && weight)
+    ok = weight->shape.n == 1 && build_may_equal(weight->shape.at[0], x->shape.at[1]);
   if (!ok)
     job_abort(job, FAIL(INVALID_ARGUMENT, "target of shape %s (%s) for scores of shape %s",
                         shape_text(job, target->shape), dtype_info[target->dtype].name,
                         shape_text(job, x->shape)));
+  for (uint32_t i = 0; i < r - 1; i++)
+    target = build_fit(job, target, i, x->shape.at[i ? i + 1 : 0]);
+  if (weight) weight = build_fit(job, weight, 0, x->shape.at[1]);
   target = build_unsqueeze(job, build_cast(job, target, DT_I64), 1);
   UOp *hit = build2(job, OP_CMPEQ, target, build_iota(job, DT_I64, 1, x->shape));
   if (attr_has(n, "ignore_index")) {

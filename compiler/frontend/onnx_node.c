@@ -1,6 +1,8 @@
 /* Access to a node's sources and attributes, with the checks that every handler would repeat. */
 #include "compiler/frontend/onnx_node.h"
 
+#include "compiler/frontend/elem.h"
+
 Val *node_val(Node *n, size_t k) {
   if (!node_has(n, k)) job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu is missing", k));
   return n->in[k];
@@ -30,19 +32,76 @@ static const uint8_t *known(Node *n, size_t k, const char *what) {
   return data;
 }
 
-Ints node_ints(Node *n, size_t k, const char *what) {
+/* A number that no arithmetic on sizes can take for a handle, or overflow. */
+static int64_t tame(int64_t v) {
+  const int64_t limit = (int64_t)1 << 60;
+  return v < -limit ? -limit : v > limit ? limit : v;
+}
+
+static int64_t list_length(Node *n, size_t k, const char *what) {
   Val *v = node_in(n, k);
   if (dtype_is_float(v->dtype) || v->shape.n > 1)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu (%s) is %s of shape %s, expected integers",
                            k, what, dtype_info[v->dtype].name, shape_text(n->job, v->shape)));
-  int64_t len = shape_numel(v->shape);
+  int64_t len = front_static(n->job, dims_numel(n->job, v->shape), "the number of integers");
   if (len > FRONT_FOLD)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu (%s) has %lld elements, at most %d", k,
                            what, (long long)len, FRONT_FOLD));
-  const uint8_t *data = known(n, k, what);
-  int64_t *list = arena_array(&n->job->arena, (size_t)len + 1, sizeof *list);
-  for (int64_t i = 0; i < len; i++) list[i] = data_int(v->dtype, data, i);
-  return shape_make(list, (size_t)len);
+  return len;
+}
+
+NodeSizes node_sizes(Node *n, size_t k, const char *what) {
+  int64_t len = list_length(n, k, what);
+  Val *v = node_in(n, k);
+  NodeSizes s = {.n = (uint32_t)len};
+  const uint8_t *data = val_data(n->f, v);
+  s.at = arena_array(&n->job->arena, (size_t)len + 1, sizeof *s.at);
+  s.value = arena_array(&n->job->arena, (size_t)len + 1, sizeof(UOp *));
+  for (int64_t i = 0; i < len; i++) {
+    UOp *x = data ? NULL : front_elem(n->f, val_uop(n->f, v), &i);
+    if (data) {
+      s.at[i] = tame(data_int(v->dtype, data, i));
+    } else if (x) {
+      s.at[i] = dim_of(n->job, x);
+      if (dim_is_static(s.at[i])) s.at[i] = tame(s.at[i]);
+    } else {
+      x = v->u;
+      if (x->shape.n) x = build_squeeze(n->job, build_slice(n->job, x, 0, i, 1, 1), 0);
+      s.value[i] = build_cast(n->job, x, DT_I64);
+    }
+  }
+  return s;
+}
+
+NodeSizes node_size_list(Node *n, Ints list) {
+  NodeSizes s = {.n = list.n};
+  s.at = arena_array(&n->job->arena, (size_t)list.n + 1, sizeof *s.at);
+  s.value = arena_array(&n->job->arena, (size_t)list.n + 1, sizeof(UOp *));
+  for (uint32_t i = 0; i < list.n; i++) s.at[i] = list.at[i];
+  return s;
+}
+
+UOp *node_size_value(Node *n, const NodeSizes *s, uint32_t i) {
+  return s->value[i] ? s->value[i] : build_size(n->job, s->at[i]);
+}
+
+int64_t node_size_bound(Node *n, const NodeSizes *s, uint32_t i, int64_t max, const char *what) {
+  if (!s->value[i]) return s->at[i];
+  return front_bind(n->f, s->value[i], 0, max, node_label(n, what));
+}
+
+const char *node_label(Node *n, const char *what) {
+  Str name = n->proto->name;
+  if (!name.len && n->proto->output.n) name = n->proto->output.at[0];
+  return arena_printf(&n->job->arena, "node '" STR_FMT "' (" STR_FMT "): %s", STR_ARG(name),
+                      STR_ARG(n->proto->op_type), what);
+}
+
+Ints node_ints(Node *n, size_t k, const char *what) {
+  NodeSizes s = node_sizes(n, k, what);
+  for (uint32_t i = 0; i < s.n; i++)
+    if (s.value[i] || !dim_is_static(s.at[i])) known(n, k, what);
+  return shape_make(s.at, s.n);
 }
 
 int64_t node_int(Node *n, size_t k, const char *what) {
@@ -55,12 +114,11 @@ int64_t node_int(Node *n, size_t k, const char *what) {
 
 double node_float(Node *n, size_t k, const char *what) {
   Val *v = node_in(n, k);
-  if (shape_numel(v->shape) != 1)
+  if (dims_numel(n->job, v->shape) != 1)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu (%s) has shape %s, expected one element",
                            k, what, shape_text(n->job, v->shape)));
-  const uint8_t *data = known(n, k, what);
-  if (dtype_is_float(v->dtype)) return data_float(v->dtype, data, 0);
-  return (double)data_int(v->dtype, data, 0);
+  if (!dtype_is_float(v->dtype)) return (double)node_int(n, k, what);
+  return data_float(v->dtype, known(n, k, what), 0);
 }
 
 /* -- attributes ------------------------------------------------------------------------------ */
@@ -94,7 +152,7 @@ bool attr_has(Node *n, const char *name) {
 
 int64_t attr_int(Node *n, const char *name, int64_t absent) {
   const OnnxAttribute *a = attr_find(n, name, ONNX_ATTR_INT);
-  return a ? a->i : absent;
+  return a ? tame(a->i) : absent;
 }
 
 double attr_float(Node *n, const char *name, double absent) {
@@ -112,8 +170,9 @@ Ints attr_ints(Node *n, const char *name) {
   if (!a) return (Ints){0};
   if (a->ints.n > FRONT_FOLD)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "attribute '%s' has %zu elements", name, a->ints.n));
-  static const int64_t none[1] = {0};
-  return shape_make(a->ints.n ? a->ints.at : none, a->ints.n);
+  int64_t *list = arena_array(&n->job->arena, a->ints.n + 1, sizeof *list);
+  for (size_t i = 0; i < a->ints.n; i++) list[i] = tame(a->ints.at[i]);
+  return shape_make(list, a->ints.n);
 }
 
 int64_t attr_need_int(Node *n, const char *name) {
@@ -159,7 +218,7 @@ void node_out(Node *n, size_t k, UOp *u) {
               FAIL(INVALID_ARGUMENT, "result of rank %u, at most %d", u->shape.n, MAX_RANK));
   int64_t item = dtype_info[u->dtype].bytes;
   shape_check(n->job, u->shape, MAX_TENSOR / item, "result");
-  Val *v = val_from_uop(n->f, u, any_dynamic(n));
+  Val *v = val_from_uop(n->f, u, any_dynamic(n) || u->symbolic);
   if (!v->dynamic) val_fold(n->f, v);
   n->out[k] = v;
 }

@@ -35,7 +35,8 @@ typedef struct OnnxOp {
 extern const OnnxOp onnx_elementwise_ops[], onnx_movement_ops[], onnx_index_ops[],
     onnx_reduce_ops[], onnx_norm_ops[], onnx_conv_ops[], onnx_pool_ops[], onnx_shape_ops[],
     onnx_quant_ops[], onnx_linear_ops[], onnx_resize_ops[], onnx_recurrent_ops[],
-    onnx_attention_ops[], onnx_loss_ops[], onnx_signal_ops[], onnx_scatter_ops[], onnx_sample_ops[];
+    onnx_attention_ops[], onnx_loss_ops[], onnx_signal_ops[], onnx_scatter_ops[], onnx_sample_ops[],
+    onnx_pad_ops[], onnx_select_ops[];
 
 /* -- sources --------------------------------------------------------------------------------- */
 
@@ -51,6 +52,22 @@ UOp *node_opt(Node *n, size_t k);
 Ints node_ints(Node *n, size_t k, const char *what);
 int64_t node_int(Node *n, size_t k, const char *what);
 double node_float(Node *n, size_t k, const char *what);
+
+/* A list of integers that describe sizes. Element i is the dim or (possibly negative) number at[i],
+ * or when value[i] is not NULL a rank-0 i64 that only the run knows. */
+typedef struct NodeSizes {
+  uint32_t n;
+  int64_t *at;
+  UOp **value;
+} NodeSizes;
+NodeSizes node_sizes(Node *n, size_t k, const char *what);
+NodeSizes node_size_list(Node *n, Ints list);
+/* Element i as a rank-0 i64. */
+UOp *node_size_value(Node *n, const NodeSizes *s, uint32_t i);
+/* Element i as a dim: what only the run knows becomes a VAR in [0, max]. */
+int64_t node_size_bound(Node *n, const NodeSizes *s, uint32_t i, int64_t max, const char *what);
+/* "node 'y' (Reshape): what", for what a run reports. */
+const char *node_label(Node *n, const char *what);
 
 /* -- attributes ------------------------------------------------------------------------------ */
 
@@ -77,6 +94,8 @@ static inline bool node_wants(const Node *n, size_t k) {
   return k < n->nout && n->proto->output.at[k].len;
 }
 
+/* The result of a node with the sources and attributes of Gemm. */
+UOp *linear_gemm(Node *n);
 /* x - zero in i32; zero NULL: x. */
 UOp *node_centred(Node *n, UOp *x, UOp *zero);
 

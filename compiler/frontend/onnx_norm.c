@@ -3,9 +3,9 @@
 #include "compiler/frontend/onnx_node.h"
 
 static UOp *per_channel(Node *n, UOp *v, const UOp *x) {
-  if (shape_numel(v->shape) != x->shape.at[1])
-    job_abort(n->job, FAIL(INVALID_ARGUMENT, "per-channel source of shape %s for %lld channels",
-                           shape_text(n->job, v->shape), (long long)x->shape.at[1]));
+  if (!build_may_equal(dims_numel(n->job, v->shape), x->shape.at[1]))
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "per-channel source of shape %s for %s channels",
+                           shape_text(n->job, v->shape), dim_text(n->job, x->shape.at[1])));
   return build_along(n->job, v, 1, x->shape.n);
 }
 
@@ -34,7 +34,7 @@ static void op_log_softmax(Node *n) {
 static void op_hardmax(Node *n) {
   UOp *x = node_u(n, 0);
   uint32_t axes = softmax_axes(n, x);
-  int64_t dims[MAX_DIMS], flat = axes_numel(x, axes);
+  int64_t dims[MAX_DIMS], flat = axes_numel(n->job, x, axes);
   uint32_t rank = 0;
   for (uint32_t i = 0; i < x->shape.n; i++)
     if (!(axes & axis_bit(i)) || n->opset >= 13) dims[rank++] = x->shape.at[i];
@@ -112,13 +112,12 @@ static void op_group_norm(Node *n) {
   UOp *x = node_u(n, 0), *scale = node_u(n, 1), *bias = node_u(n, 2);
   need_rank(n, x, 2);
   double eps = attr_float(n, "epsilon", (double)1e-5f);
-  int64_t g = attr_need_int(n, "num_groups"), c = x->shape.at[1];
+  int64_t g = attr_need_int(n, "num_groups"), c = front_static(n->job, x->shape.at[1], "channels");
   if (g < 1 || c % g)
     job_abort(n->job,
               FAIL(INVALID_ARGUMENT, "%lld channels in %lld groups", (long long)c, (long long)g));
-  int64_t dims[3] = {x->shape.at[0], g, c ? shape_numel(x->shape) : 0};
-  int64_t outer = dims[0] * g;
-  dims[2] = outer ? dims[2] / outer : 0;
+  int64_t dims[3] = {x->shape.at[0], g, c / g};
+  for (uint32_t i = 2; i < x->shape.n; i++) dims[2] = dim_mul(n->job, dims[2], x->shape.at[i]);
   UOp *y = build_reshape(n->job, build_cast(n->job, x, stash(n, x)), shape_make(dims, 3));
   y = build_normalize(n->job, y, axis_bit(2), eps, NULL, NULL);
   if (n->opset < 21) {
@@ -196,7 +195,8 @@ const OnnxOp onnx_norm_ops[] = {
     {"", "BatchNormalization", 6, 5, 5, op_batch_norm},
     {"", "InstanceNormalization", 6, 3, 3, op_instance_norm},
     {"", "GroupNormalization", 18, 3, 3, op_group_norm},
-    {"", "LayerNormalization", 17, 2, 3, op_layer_norm},
+    {"", "LayerNormalization", 1, 2, 3, op_layer_norm}, /* before 17 as ONNX Runtime has it */
+    {"com.microsoft", "LayerNormalization", 1, 2, 3, op_layer_norm},
     {"", "RMSNormalization", 23, 2, 2, op_rms_norm},
     {"", "LRN", 1, 1, 1, op_lrn},
     {"", "MeanVarianceNormalization", 9, 1, 1, op_mvn},

@@ -34,9 +34,9 @@ static UOp *flat_positions(Node *n, const UOp *x, bool column_major) {
     uint32_t axis = rank - 1 - i;
     if (column_major && i < rank - 2) axis = 2 + i;
     UOp *c = build_iota(n->job, DT_I64, axis, shape_make(dims, rank));
-    c = build2(n->job, OP_MUL, c, uop_int(n->job, DT_I64, stride));
+    c = build2(n->job, OP_MUL, c, build_size(n->job, stride));
     at = at ? build2(n->job, OP_ADD, at, c) : c;
-    stride *= dims[axis];
+    stride = dim_mul(n->job, stride, dims[axis]);
   }
   return at;
 }
@@ -55,10 +55,36 @@ static void op_max_pool(Node *n) {
   node_out(n, 1, build_reduce(n->job, OP_MIN, build_where(n->job, best, at, far), axes, false));
 }
 
+/* ceil(span / step), 0 for a negative span */
+static UOp *steps_in(Node *n, UOp *span, int64_t step) {
+  UOp *up = build2(n->job, OP_ADD, span, uop_int(n->job, DT_I64, step - 1));
+  UOp *steps = build2(n->job, OP_FLOORDIV, up, uop_int(n->job, DT_I64, step));
+  return build2(n->job, OP_MAX, steps, uop_int(n->job, DT_I64, 0));
+}
+
+/* window_counts when sizes are symbolic. */
+static UOp *counts_late(Node *n, const Spatial *s, size_t i, int64_t d, bool include, DType type) {
+  Job *job = n->job;
+  const ConvSpec *c = &s->conv;
+  UOp *lo = build_size(job, include ? dim_sub(job, 0, c->lo[i]) : 0);
+  UOp *hi = build_size(job, include ? dim_add(job, d, s->pad_hi[i]) : d);
+  UOp *first = build_arange(job, DT_I64, s->out[i]);
+  first = build2(job, OP_MUL, first, uop_int(job, DT_I64, c->stride[i]));
+  first = build2(job, OP_SUB, first, build_size(job, c->lo[i]));
+  UOp *below = steps_in(n, build2(job, OP_SUB, lo, first), c->dilation[i]);
+  UOp *within = steps_in(n, build2(job, OP_SUB, hi, first), c->dilation[i]);
+  within = build2(job, OP_MIN, within, uop_int(job, DT_I64, s->kernel[i]));
+  UOp *count = build2(job, OP_SUB, within, below);
+  count = build2(job, OP_MAX, count, uop_int(job, DT_I64, 0));
+  return build_cast(job, build_along(job, count, 2 + i, 2 + c->spatial), type);
+}
+
 /* How many elements of each window along spatial axis i count. */
 static UOp *window_counts(Node *n, const Spatial *s, size_t i, int64_t d, bool include,
                           DType type) {
   const ConvSpec *c = &s->conv;
+  bool fixed = dim_is_static(d) && dim_is_static(s->out[i]) && dim_is_static(c->lo[i]);
+  if (!fixed || !dim_is_static(s->pad_hi[i])) return counts_late(n, s, i, d, include, type);
   float *counts = arena_array(&n->job->arena, (size_t)s->out[i], sizeof *counts);
   for (int64_t o = 0; o < s->out[i]; o++) {
     int64_t first = o * c->stride[i] - c->lo[i], step = c->dilation[i];
@@ -73,8 +99,8 @@ static UOp *window_counts(Node *n, const Spatial *s, size_t i, int64_t d, bool i
   return build_cast(n->job, build_along(n->job, v, 2 + i, 2 + c->spatial), type);
 }
 
-static void op_average_pool(Node *n) {
-  UOp *given = node_u(n, 0), *x = build_widen(n->job, given), *count = NULL;
+UOp *spatial_average_pool(Node *n, UOp *given) {
+  UOp *x = build_widen(n->job, given), *count = NULL;
   Spatial s = spatial_attrs(n, x, pool_kernel(n));
   bool include = attr_int(n, "count_include_pad", 0) != 0;
   UOp *w = build_windows(n->job, x, &s.conv, s.kernel, build_num(n->job, x, 0));
@@ -83,8 +109,10 @@ static void op_average_pool(Node *n) {
     UOp *c = window_counts(n, &s, i, x->shape.at[2 + i], include, uop_dtype(x));
     count = count ? build2(n->job, OP_MUL, count, c) : c;
   }
-  node_out(n, 0, build_cast(n->job, build_div(n->job, sum, count), uop_dtype(given)));
+  return build_cast(n->job, build_div(n->job, sum, count), uop_dtype(given));
 }
+
+static void op_average_pool(Node *n) { node_out(n, 0, spatial_average_pool(n, node_u(n, 0))); }
 
 /* (sum |x|^p)^(1/p), of half floats in f32 */
 static UOp *p_norm(Node *n, UOp *x, uint32_t axes, double p, bool keep) {

@@ -86,39 +86,6 @@ static void arg_extreme(Node *n, Op op) {
 static void op_arg_max(Node *n) { arg_extreme(n, OP_MAX); }
 static void op_arg_min(Node *n) { arg_extreme(n, OP_MIN); }
 
-/* -- order ----------------------------------------------------------------------------------- */
-
-/* The k first in order along an axis. Every element's rank is the number of elements before it
- * (equal ones: those at lower positions), counted by comparing all pairs; then the element of each
- * rank is picked by a masked sum. Quadratic in the axis, and as parallel as a matrix product. */
-static void op_top_k(Node *n) {
-  UOp *x = node_u(n, 0);
-  size_t r = x->shape.n, axis = axis_check(n->job, attr_int(n, "axis", -1), r);
-  int64_t d = x->shape.at[axis], dims[MAX_DIMS];
-  int64_t k = n->opset >= 10 ? node_int(n, 1, "k") : attr_need_int(n, "k");
-  bool largest = attr_int(n, "largest", 1) != 0;
-  if (k < 0 || k > d)
-    job_abort(n->job,
-              FAIL(INVALID_ARGUMENT, "k = %lld of an axis of %lld", (long long)k, (long long)d));
-  UOp *a = build_unsqueeze(n->job, x, axis + 1); /* [.., i, 1, ..] */
-  UOp *b = build_unsqueeze(n->job, x, axis);     /* [.., 1, j, ..] */
-  Ints wide = build_broadcast(n->job, a->shape, b->shape, dims);
-  UOp *i = build_iota(n->job, DT_I64, axis, wide), *j = build_iota(n->job, DT_I64, axis + 1, wide);
-  UOp *before = largest ? build2(n->job, OP_CMPLT, a, b) : build2(n->job, OP_CMPLT, b, a);
-  UOp *tie = build2(n->job, OP_AND, build2(n->job, OP_CMPEQ, a, b), build2(n->job, OP_CMPLT, j, i));
-  before = build2(n->job, OP_OR, before, tie);
-  UOp *rank = build_reduce(n->job, OP_ADD, build_cast(n->job, before, DT_I64), axis_bit(axis + 1),
-                           true); /* [.., i, 1, ..] */
-  dims[axis + 1] = k;
-  UOp *place = build_iota(n->job, DT_I64, axis + 1, shape_make(dims, r + 1));
-  UOp *hit = build2(n->job, OP_CMPEQ, rank, place); /* [.., i, k, ..] */
-  UOp *value = build_where(n->job, hit, a, build_num(n->job, x, 0));
-  UOp *index = build_iota(n->job, DT_I64, axis, shape_make(dims, r + 1));
-  index = build_where(n->job, hit, index, uop_int(n->job, DT_I64, 0));
-  node_out(n, 0, build_reduce(n->job, OP_ADD, value, axis_bit(axis), false));
-  node_out(n, 1, build_reduce(n->job, OP_ADD, index, axis_bit(axis), false));
-}
-
 /* -- prefix sums and products ---------------------------------------------------------------- */
 
 static void cumulate(Node *n, Op op) {
@@ -145,6 +112,6 @@ const OnnxOp onnx_reduce_ops[] = {
     {"", "ReduceL2", 1, 1, 2, op_l2},          {"", "ReduceSumSquare", 1, 1, 2, op_sum_square},
     {"", "ReduceLogSum", 1, 1, 2, op_log_sum}, {"", "ReduceLogSumExp", 1, 1, 2, op_log_sum_exp},
     {"", "ArgMax", 1, 1, 1, op_arg_max},       {"", "ArgMin", 1, 1, 1, op_arg_min},
-    {"", "TopK", 1, 1, 2, op_top_k},           {"", "CumSum", 11, 2, 2, op_cum_sum},
+    {"", "CumSum", 11, 2, 2, op_cum_sum},
     {"", "CumProd", 26, 2, 2, op_cum_prod},    {0},
 };

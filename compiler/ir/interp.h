@@ -3,7 +3,7 @@
  * Buffers are raw little-endian arrays of the dtypes of the PARAMs, indexed by slot. */
 #pragma once
 
-#include "compiler/ir/uop.h"
+#include "compiler/ir/plan.h"
 
 typedef struct InterpBuffer {
   void *data;
@@ -21,9 +21,18 @@ Status interp_tensor(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots);
 #define INTERP_UNBOUND INT64_MIN
 Status interp_symbolic(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots, int64_t *vars,
                        size_t nvars);
+/* A graph with VARs as one without: values[k] is given for every VAR_INPUT, and filled in for what
+ * BINDs compute from the slots. OUT_OF_RANGE when one leaves its bounds. *out is the sink with
+ * numbers in place of VARs. Call in job_run. */
+Status interp_vars(Job *job, const TensorGraph *graph, int64_t *values, const InterpBuffer *slots,
+                   UOp **out);
 /* Runs a ranged or scheduled kernel (axis types are ignored: every RANGE is a loop). Every access
- * is bounds-checked: INTERNAL names a bad one. Of a kernel with VARs: dim_substitute comes first. */
+ * is bounds-checked: INTERNAL names a bad one. */
 Status interp_kernel(Job *job, UOp *sink, InterpBuffer *args, size_t nargs);
 /* Runs a linear program for one thread index. */
 Status interp_linear(Job *job, UOp *const *list, size_t n, InterpBuffer *args, size_t nargs,
                      int64_t thread);
+/* Runs a whole launch: every thread index, or every workgroup. The threads of a workgroup run one
+ * after the other from BARRIER to BARRIER; INTERNAL when they do not meet at the same one, or when
+ * two touch one element of the workgroup's memory between BARRIERs and one of them writes it. */
+Status interp_launch(Job *job, const Linear *linear, InterpBuffer *args, size_t nargs);

@@ -164,6 +164,7 @@ typedef struct Linear {
   uint32_t nargs, nvars;
   uint32_t threads;       /* thread indices the kernel expects to be called with */
   uint64_t scratch_bytes; /* thread-private buffers, per thread */
-  /* Workgroups along x, y, z, and the threads of one; all 1 where there are none. */
-  uint32_t grid[3], block[3];
+  uint64_t shared_bytes;  /* buffers of the workgroup */
+  UOp *grid[3];           /* workgroups along x, y, z: INDEX expressions; NULL = 1 */
+  uint32_t block[3];      /* threads of a workgroup along x, y, z */
 } Linear;

@@ -633,7 +633,7 @@ static void give_threads(Sched *s) {
   OptPlan plan;
   OptList rest = *s->opts;
   while (rest.len && rest.at->kind == OPT_MERGE) rest.at++, rest.len--;
-  Status st = opts_plan(s->job, s->k, &rest, &plan);
+  Status st = opts_plan(s->job, s->k, s->target, &rest, &plan);
   if (st) {
     status_drop(st);
     return;
@@ -744,7 +744,7 @@ UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *ap
     pad_symbolic(&s);
     give_threads(&s);
     /* What the rules of thumb put together need not be legal; scalar loops always are. */
-    Status st = opts_check(job, kernel, applied);
+    Status st = opts_check(job, kernel, target, applied);
     if (st) *applied = (OptList){0};
     status_drop(st);
   }

@@ -84,7 +84,7 @@ Status convert_dims(Arena *arena, const Kiln__V1__CompileOptions *options, Front
     const Kiln__V1__CompileOptions__DimsEntry *d = options->dims[i];
     if (d->value > INT64_MAX)
       return FAIL(INVALID_ARGUMENT, "dimension '%s' = %" PRIu64 " is too large", d->key, d->value);
-    dims[i] = (DimBinding){str_from(d->key), (int64_t)d->value};
+    dims[i] = (DimBinding){.name = str_from(d->key), .size = (int64_t)d->value};
   }
   out->dims = dims;
   out->ndims = n;

@@ -91,11 +91,11 @@ Status loaded_ensure(Executor *x, Buffer **b, uint64_t bytes) {
  */
 
 /* Up to three numbers; 1 where there are fewer. */
-static Status set_dims(const uint32_t *from, size_t n, uint32_t *to) {
+static Status set_dims(const uint32_t *from, size_t n, uint32_t least, uint32_t *to) {
   if (n > 3) return BROKEN("%zu dimensions of a launch", n);
   for (size_t i = 0; i < 3; i++) {
     to[i] = i < n ? from[i] : 1;
-    if (!to[i]) return BROKEN("a launch of size 0");
+    if (to[i] < least) return BROKEN("a workgroup of size 0");
   }
   return NULL;
 }
@@ -113,8 +113,8 @@ static Status load_programs(Executor *x, Loaded *l, const Kiln__V1__LoadExecutab
                         .entry = b->entry,
                         .threads = b->threads,
                         .scratch_bytes = b->scratch_bytes};
-    TRY(set_dims(b->grid, b->n_grid, spec.grid));
-    TRY(set_dims(b->block, b->n_block, spec.block));
+    TRY(set_dims(b->grid, b->n_grid, 0, spec.grid));
+    TRY(set_dims(b->block, b->n_block, 1, spec.block));
     Status st = device_program_load(x->dev, &spec, &l->programs[l->nprograms]);
     if (st) return WRAP(st, "kernel '%s'", m->plan->kernels[l->nprograms]->name);
   }

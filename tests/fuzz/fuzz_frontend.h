@@ -22,7 +22,7 @@ static inline void verify(Job *job, void *arg) {
 static inline void fuzz_frontend(FuzzFrontend frontend, ModelKind kind, const uint8_t *data,
                                  size_t size) {
   uint8_t *copy = malloc(size + 1); /* so that asan sees the end */
-  const DimBinding dims[] = {{STR("N"), 2}};
+  const DimBinding dims[] = {{.name = STR("N"), .size = 2}};
   FrontendOptions options = {.kind = kind, .dims = dims, .ndims = size & 1};
   Job job;
   TensorGraph g;

@@ -11,10 +11,11 @@
  * the CPU device; the answer has all their outputs, named STAGE:OUTPUT.
  *
  * MODEL is ONNX unless its name ends in .kgraph. Each request of --serve is a list of blobs, a blob
- * being a u64 length and bytes: the model; "NAME=N" lines of dimensions; then a count as decimal
- * text; then per input its name and data. The answer is "ok", a count, and per output name, dtype,
- * dims as decimal text and data, then a count, and per output that is no tensor its name and its
- * length or "none"; or the name of a status code and a message. Lengths are little-endian. */
+ * being a u64 length and bytes: the model; "NAME=N" lines of dimensions, and "@INPUT=N N..." lines
+ * with the shapes of inputs that the graph leaves open; then a count as decimal text; then per
+ * input its name and data. The answer is "ok", a count, and per output name, dtype, dims as decimal
+ * text and data, then a count, and per output that is no tensor its name and its length or "none";
+ * or the name of a status code and a message. Lengths are little-endian. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -32,19 +33,44 @@ static Device *device; /* --compiled, --stages */
 static Target target;  /* of device */
 static bool every_stage;
 
+/* The shape of an input in this run: "@NAME=2 3". */
+typedef struct ShapeArg {
+  Str name;
+  Ints shape;
+  int64_t dims[16];
+} ShapeArg;
+
 typedef struct Dims {
   DimBinding at[MAX_DIM_ARGS];
   size_t n;
+  ShapeArg shapes[MAX_DIM_ARGS];
+  size_t nshapes;
 } Dims;
+
+static bool add_shape(Dims *d, Str name, const char *text) {
+  ShapeArg *a = &d->shapes[d->nshapes];
+  if (d->nshapes == MAX_DIM_ARGS) return false;
+  *a = (ShapeArg){.name = name, .shape = {a->dims, 0}};
+  for (char *end; a->shape.n < 16; text = end) {
+    int64_t v = strtoll(text, &end, 10);
+    if (end == text) break;
+    a->dims[a->shape.n++] = v;
+  }
+  d->nshapes++;
+  return true;
+}
 
 static bool add_dim(Dims *d, Str text) {
   const char *eq = memchr(text.ptr, '=', text.len);
   if (!eq || d->n == MAX_DIM_ARGS) return false;
+  if (text.ptr[0] == '@')
+    return add_shape(d, (Str){text.ptr + 1, (size_t)(eq - text.ptr) - 1}, eq + 1);
   char number[24] = {0};
   size_t len = text.len - (size_t)(eq + 1 - text.ptr);
   if (len >= sizeof number) return false;
   memcpy(number, eq + 1, len);
-  d->at[d->n++] = (DimBinding){{text.ptr, (size_t)(eq - text.ptr)}, strtoll(number, NULL, 10)};
+  d->at[d->n++] =
+      (DimBinding){.name = {text.ptr, (size_t)(eq - text.ptr)}, .size = strtoll(number, NULL, 10)};
   return true;
 }
 
@@ -92,6 +118,7 @@ static Status bind_slots(Job *job, const TensorGraph *g, Bytes model, const Inpu
   for (size_t i = 0; i < g->nslots; i++) {
     const GraphSlot *s = &g->slots[i];
     const void *data = NULL;
+    if (s->kind == SLOT_OUTPUT && !g->noutputs) continue;
     size_t bytes = slot_bytes(s);
     if (s->kind == SLOT_WEIGHT)
       data =
@@ -112,6 +139,81 @@ static Status bind_slots(Job *job, const TensorGraph *g, Bytes model, const Inpu
   }
   return NULL;
 }
+
+/* -- sizes that the run decides --------------------------------------------------------------- */
+
+static Status read_vars(TensorGraph *g, const Dims *d, int64_t *values) {
+  for (size_t k = 0; k < g->nvars; k++) {
+    const GraphVar *v = &g->vars[k];
+    if (v->source != VAR_INPUT) continue;
+    values[k] = -1;
+    for (size_t i = 0; i < d->nshapes; i++)
+      if (str_eq(d->shapes[i].name, g->slots[v->slot].name) && v->axis < d->shapes[i].shape.n)
+        values[k] = d->shapes[i].dims[v->axis];
+    if (values[k] < 0)
+      return FAIL(INVALID_ARGUMENT, "no shape for input '" STR_FMT "'",
+                  STR_ARG(g->slots[v->slot].name));
+  }
+  return NULL;
+}
+
+static void resolve_shape(Job *job, GraphSlot *s, const int64_t *values, size_t n) {
+  int64_t *dims = arena_array(&job->arena, s->shape.n + 1u, sizeof *dims);
+  for (uint32_t i = 0; i < s->shape.n; i++) {
+    int64_t v = s->shape.at[i];
+    dims[i] = dim_is_static(v) ? v : dim_eval(dim_node(v), values, n);
+  }
+  s->shape.at = dims;
+}
+
+typedef struct Resolve {
+  TensorGraph *g;
+  Bytes model;
+  const Input *in;
+  size_t nin;
+  const Dims *dims;
+  Status st;
+} Resolve;
+
+static Status resolve_steps(Job *job, Resolve *r) {
+  TensorGraph *g = r->g, interface = *g;
+  int64_t *values = arena_array(&job->arena, g->nvars, sizeof *values);
+  InterpBuffer *slots = arena_array(&job->arena, g->nslots + 1, sizeof *slots);
+  TRY(read_vars(g, r->dims, values));
+  for (size_t i = 0; i < g->ninputs; i++) resolve_shape(job, &g->slots[i], values, g->nvars);
+  for (size_t i = 0; i < r->dims->nshapes; i++)
+    for (size_t k = 0; k < g->ninputs; k++)
+      if (str_eq(g->slots[k].name, r->dims->shapes[i].name) &&
+          !shape_eq(g->slots[k].shape, r->dims->shapes[i].shape))
+        return FAIL(INVALID_ARGUMENT, "input '" STR_FMT "' has another shape than the model allows",
+                    STR_ARG(g->slots[k].name));
+  interface.noutputs = 0; /* outputs have no size yet */
+  TRY(bind_slots(job, &interface, r->model, r->in, r->nin, slots));
+  UOp *sink;
+  TRY(interp_vars(job, g, values, slots, &sink));
+  g->sink = sink;
+  for (size_t i = 0; i < g->noutputs; i++)
+    resolve_shape(job, &g->slots[g->ninputs + i], values, g->nvars);
+  g->nvars = 0;
+  return NULL;
+}
+
+static void resolve_job(Job *job, void *arg) {
+  Resolve *r = arg;
+  r->st = verify_graph(job, r->g->sink, STAGE_TENSOR, "frontend");
+  if (!r->st) r->st = resolve_steps(job, r);
+}
+
+/* Gives VARs the values of this run: the graph becomes static. */
+static Status resolve(Job *job, TensorGraph *g, Bytes model, const Input *in, size_t nin,
+                      const Dims *dims) {
+  Resolve r = {g, model, in, nin, dims, NULL};
+  if (!g->nvars) return NULL;
+  TRY(job_run(job, resolve_job, &r));
+  return r.st;
+}
+
+/* -- answering -------------------------------------------------------------------------------- */
 
 typedef struct Run {
   const TensorGraph *g;
@@ -194,8 +296,9 @@ static Status serve_stages(Job *job, Bytes model, const Input *in, size_t nin,
 }
 
 static Status serve_one(Job *job, Bytes model, const FrontendOptions *o, const Input *in,
-                        size_t nin, TensorGraph *g) {
+                        size_t nin, const Dims *dims, TensorGraph *g) {
   TRY(frontend(job, model, o, g));
+  TRY(resolve(job, g, model, in, nin, dims));
   if (every_stage) return serve_stages(job, model, in, nin, g);
   InterpBuffer *slots = arena_array(&job->arena, g->nslots + 1, sizeof *slots);
   if (!slots) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
@@ -233,7 +336,7 @@ static bool serve(void) {
   TensorGraph g = {0};
   Job job;
   job_init(&job, JOB_LIMIT);
-  Status st = serve_one(&job, bytes, &o, in, nin, &g);
+  Status st = serve_one(&job, bytes, &o, in, nin, &d, &g);
   if (st) fail_answer(st);
   fflush(stdout);
   strbuf_deinit(&g.constants);
@@ -257,13 +360,13 @@ static Blob read_file(const char *path) {
   return b;
 }
 
-static void print_interface(const TensorGraph *g) {
+static void print_interface(Job *job, const TensorGraph *g) {
   static const char *const kinds[] = {"input", "output", "weight"};
   for (size_t i = 0; i < g->nslots; i++) {
     const GraphSlot *s = &g->slots[i];
     printf("%s " STR_FMT " %s [", kinds[s->kind], STR_ARG(s->name), dtype_info[s->dtype].name);
     for (uint32_t k = 0; k < s->shape.n; k++)
-      printf("%s%lld", k ? ", " : "", (long long)s->shape.at[k]);
+      printf("%s%s", k ? ", " : "", dim_text(job, s->shape.at[k]));
     printf("]\n");
   }
 }
@@ -295,7 +398,7 @@ static int look(const char *path, const Dims *d, bool text) {
   double ms = (double)(clock_now_ns() - start) / 1e6;
   int rc = st != NULL;
   if (!st) {
-    if (!text) print_interface(&g);
+    if (!text) print_interface(&job, &g);
     st = job_run(&job, text ? print_text : count_nodes, &g);
   }
   if (!st && !text) printf("%.3f ms, %zu bytes of arena\n", ms, job.arena.used);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """ONNX's backend node tests, run through Kiln.
 
-    onnx_suite.py [--runner kiln|eval|local|sse2|avx2] [--eval PATH] [--filter TEXT] [--update] [-v]
+    onnx_suite.py [--runner kiln|eval|local|sse2|avx2] [--eval PATH] [--filter TEXT] [--open] [--update] [-v]
 
 Every test of onnx.backend.test.case.node, and the stored ones of the kinds simple, pytorch-operator and
 pytorch-converted, is compiled and run, and its outputs are compared with the
@@ -13,8 +13,9 @@ onnx_not_passing.txt beside this file lists the tests that do not pass and why. 
 listed test passes or an unlisted one does not, so the list is always true; --update rewrites it. One
 exception: differences in 16-bit floats (see rounding_only).
 
-Frozen inputs: Kiln's shapes are static, and many node tests give a shape, an axis list or the like
-as an input of the graph. Where the compiler says that such a value has to be known at compile time,
+--open leaves every size of the inputs to the run, whatever the test says.
+
+Frozen inputs: where the compiler says that a value which the test gives as an input has to be known at compile time,
 the test is run again with its integer inputs (then, with all inputs) as initializers; the count is
 printed. "skipped" are tests about strings.
 
@@ -84,8 +85,9 @@ class EvalRunner:
         if not self.process:
             self._start()
         inputs = flat(inputs)
-        blobs = [model, "\n".join(f"{k}={v}" for k, v in dims.items()).encode(),
-                 str(len(inputs)).encode()]
+        lines = [f"{k}={v}" for k, v in dims.items()]
+        lines += [f"@{k}=" + " ".join(map(str, v.shape)) for k, v in inputs.items()]
+        blobs = [model, "\n".join(lines).encode(), str(len(inputs)).encode()]
         for name, array in inputs.items():
             blobs += [name.encode(), np.ascontiguousarray(array).tobytes()]
         try:
@@ -167,18 +169,12 @@ def flat(inputs):
     return tensors
 
 
-def bind_tensor(name, kind, array, named):
-    dims = {} if kind.HasField("shape") else {f"{name}.rank": array.ndim}
-    known = kind.shape.dim if kind.HasField("shape") else [None] * array.ndim
-    for axis, dim in enumerate(known):
-        if dim is None or not dim.HasField("dim_value"):
-            own = f"{name}.{axis}"
-            dims[dim.dim_param or own if named and dim is not None else own] = array.shape[axis]
-    return dims
+def bind_tensor(name, kind, array):
+    return {} if kind.HasField("shape") else {f"{name}.rank": array.ndim}
 
 
 def bindings(model, inputs):
-    """Sizes for every dimension of the inputs that the model leaves open, and what sequences and optionals need."""
+    """The ranks that the model leaves open, and what sequences and optionals need. Sizes are left to the run."""
     dims = {}
     for info in model.graph.input:
         if info.name not in inputs:
@@ -191,9 +187,9 @@ def bindings(model, inputs):
         elif isinstance(value, list):
             dims[f"{info.name}.length"] = len(value)
             for k, array in enumerate(value):
-                dims.update(bind_tensor(f"{info.name}[{k}]", kind.sequence_type.elem_type.tensor_type, array, False))
+                dims.update(bind_tensor(f"{info.name}[{k}]", kind.sequence_type.elem_type.tensor_type, array))
         else:
-            dims.update(bind_tensor(info.name, kind.tensor_type, value, True))
+            dims.update(bind_tensor(info.name, kind.tensor_type, value))
     return dims
 
 
@@ -212,6 +208,21 @@ def freeze(model, inputs, which):
         else:
             rest[name] = array
     return frozen, rest
+
+
+def open_sizes(model):
+    """The model with the sizes above 1 of its tensor inputs left to the run, equal ones under one name. Vectors of integers keep
+    their length, which tends to be a rank."""
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    for info in opened.graph.input:
+        tensor = info.type.tensor_type
+        if not info.type.HasField("tensor_type") or (len(tensor.shape.dim) == 1 and tensor.elem_type in (6, 7, 9)):
+            continue
+        for dim in tensor.shape.dim:
+            if dim.dim_value > 1:
+                dim.dim_param = f"size{dim.dim_value}"
+    return opened
 
 
 def describes_shapes(k, array):
@@ -262,27 +273,27 @@ def is_plain(value):
         and np.asarray(value).dtype.names is None
 
 
-def run_test(runner, test):
-    """None when it passes, else the reason; and whether inputs were frozen."""
-    model, frozen = test.model, False
+def run_test(runner, test, opened=False):
+    """None when it passes, else the reason; and why inputs were frozen, if they were."""
+    model, frozen = open_sizes(test.model) if opened else test.model, None
     decoded = [tuple([numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in values] for values in pair)
                for pair in test.data_sets]
     for value in (v for ins, outs in decoded for v in list(ins) + list(outs)):
         if not is_plain(value):
             what = getattr(value, "dtype", None) or type(value).__name__
-            return f"skip: a value is not a tensor of a dtype that Kiln has ({what})", False
+            return f"skip: a value is not a tensor of a dtype that Kiln has ({what})", None
     initializers = {t.name for t in model.graph.initializer}
     for ins, outs in decoded:
         names = [i.name for i in model.graph.input if i.name not in initializers]
         if len(names) != len(ins):
-            return "skip: optional inputs left out", False
+            return "skip: optional inputs left out", None
         inputs = {n: v if v is None or isinstance(v, list) else np.asarray(v) for n, v in zip(names, ins)}
         tries = [lambda k, a: False, describes_shapes, lambda k, a: True]
         for level, which in enumerate(tries):
             m, rest = freeze(model, inputs, which)
             try:
                 got = runner.run(m.SerializeToString(), rest, bindings(m, rest))
-                frozen = frozen or level > 0
+                frozen = error if level > 0 else frozen
                 break
             except RunError as e:
                 error = f"{e.code}: {e.message}"
@@ -369,6 +380,7 @@ def main():
     p.add_argument("--runner", choices=["kiln", "eval", "local", "sse2", "avx2"])
     p.add_argument("--eval", default=os.path.join(HERE, "../../build/release/bin/kiln-eval"))
     p.add_argument("--filter", default="")
+    p.add_argument("--open", action="store_true")
     p.add_argument("--update", action="store_true")
     p.add_argument("-v", action="store_true")
     args = p.parse_args()
@@ -376,11 +388,13 @@ def main():
     reasons, passed, skipped, frozen_count, wrong = {}, 0, 0, 0, []
     tests, node_passed = load_tests(args.filter), 0
     for test in tests:
-        reason, frozen = run_test(runner, test)
+        reason, frozen = run_test(runner, test, args.open)
+        if args.v and frozen:
+            print(f"{test.name}: with frozen inputs: {' '.join(frozen.split())[:200]}")
         if reason is None:
             passed += 1
             node_passed += "/" not in test.name
-            frozen_count += frozen
+            frozen_count += frozen is not None
             if test.name in listed and not rounding_only(test.name, listed[test.name]):
                 wrong.append(f"{test.name} passes, but is listed")
             continue

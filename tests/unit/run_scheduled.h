@@ -33,7 +33,7 @@ static OptList random_opts(Job *job, UOp *kernel, uint32_t *seed) {
     int64_t arg = sizes[next_random(seed) % 5];
     if (kind == OPT_STAGE || kind == OPT_MERGE || kind == OPT_ORDER) arg = next_random(seed) % 4;
     opts_push(job, &list, kind, axis, arg);
-    Status st = opts_check(job, kernel, &list);
+    Status st = opts_check(job, kernel, &wide, &list);
     if (st) list.len--;
     status_drop(st);
   }

@@ -164,12 +164,16 @@ static void test_symbolic(void **state) {
   (void)state;
   Build b;
   Outcome o;
-  const DimBinding n = {STR("n"), 7};
+  const DimBinding n = {.name = STR("n"), .size = 7};
   begin(&b);
   uint32_t x = param(&b, "x", KILN__V1__DTYPE__DTYPE_F32, 2, d23);
   b.dims[0][0].name = text("n");
   node(&b, KILN__V1__GRAPH_OP__EXP2, (int)x, -1, -1);
-  refused(&b, ST_INVALID_ARGUMENT, "'n'|--dim n=N");
+  convert(&b, NULL, 0, &o);
+  assert_null(o.st);
+  assert_int_equal(o.graph.nvars, 1);
+  assert_int_equal(dim_high(o.graph.slots[1].shape.at[0]), 65536);
+  outcome_deinit(&o);
   convert(&b, &n, 1, &o);
   assert_null(o.st);
   assert_int_equal(o.graph.slots[0].shape.at[0], 7);
