@@ -76,6 +76,7 @@ typedef struct PlanBuffer {
    * known. */
   int64_t offset;
   uint32_t first, last; /* TEMP, whole: the steps that use it first and last */
+  bool carried;         /* TEMP: keeps its contents from one iteration of a loop to the next */
   uint32_t base; /* the whole buffer that this is the end of; its own number when it is whole */
   /* CONST: its contents. OUTPUT: not empty when the compiler knows the value; then no kernel writes
    * it. The bytes are repeated until the buffer is full. */
