@@ -16,7 +16,8 @@ typedef enum Coords {
   TF_CROP_AND_RESIZE,
   TF_HALF_PIXEL_FOR_NN
 } Coords;
-typedef enum Nearest { PREFER_FLOOR, PREFER_CEIL, FLOOR, CEIL } Nearest;
+/* SIMPLE: up when the axis shrinks, else down; opset 10 and before. */
+typedef enum Nearest { PREFER_FLOOR, PREFER_CEIL, FLOOR, CEIL, SIMPLE } Nearest;
 
 typedef struct Resize {
   Node *n;
@@ -75,11 +76,12 @@ static double tap_weight(const Resize *r, const Axis *a, double distance) {
   return w > 0 ? w : 0;
 }
 
-static int64_t nearest_of(const Resize *r, double x) {
+static int64_t nearest_of(const Resize *r, double x, double scale) {
   double low = floor(x), ratio = x - low;
-  if (r->nearest == FLOOR) return (int64_t)low;
-  if (r->nearest == CEIL) return (int64_t)ceil(x);
-  if (r->nearest == PREFER_CEIL) return (int64_t)(ratio < 0.5 ? low : low + 1);
+  Nearest how = r->nearest != SIMPLE ? r->nearest : scale < 1 ? CEIL : FLOOR;
+  if (how == FLOOR) return (int64_t)low;
+  if (how == CEIL) return (int64_t)ceil(x);
+  if (how == PREFER_CEIL) return (int64_t)(ratio < 0.5 ? low : low + 1);
   return (int64_t)(ratio <= 0.5 ? low : low + 1);
 }
 
@@ -89,7 +91,7 @@ static int64_t clamp(int64_t v, int64_t n) { return v < 0 ? 0 : v >= n ? n - 1 :
 static void fill_taps(const Resize *r, const Axis *a, double x, int64_t first, int64_t taps,
                       int64_t *index, float *weight) {
   if (r->mode == NEAREST) {
-    index[0] = clamp(nearest_of(r, x), a->in);
+    index[0] = clamp(nearest_of(r, x, a->scale), a->in);
     weight[0] = 1;
     return;
   }
@@ -196,9 +198,7 @@ static void check_count(Node *n, const char *what, size_t got, size_t want) {
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "%zu %s, expected %zu", got, what, want));
 }
 
-static void from_scales(Node *n, size_t k, Axis *axes, size_t count) {
-  size_t len;
-  const float *scales = known_floats(n, k, &len);
+static void set_scales(Node *n, const float *scales, size_t len, Axis *axes, size_t count) {
   check_count(n, "scales", len, count);
   for (size_t i = 0; i < count; i++) {
     axes[i].scale = (double)scales[i];
@@ -208,6 +208,12 @@ static void from_scales(Node *n, size_t k, Axis *axes, size_t count) {
                              (long long)axes[i].in));
     axes[i].out = (int64_t)out;
   }
+}
+
+static void from_scales(Node *n, size_t k, Axis *axes, size_t count) {
+  size_t len;
+  const float *scales = known_floats(n, k, &len);
+  set_scales(n, scales, len, axes, count);
 }
 
 static void from_sizes(Node *n, size_t k, Axis *axes, size_t count) {
@@ -249,6 +255,7 @@ static int choose(Node *n, const char *attr, const char *const *list) {
 }
 
 static const char *const modes[] = {"nearest", "linear", "cubic", NULL};
+static const char *const modes_1[] = {"nearest", "bilinear", NULL};
 static const char *const coords[] = {
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel",   "align_corners",
     "asymmetric", "tf_crop_and_resize",   "tf_half_pixel_for_nn", NULL};
@@ -288,21 +295,36 @@ static void op_resize(Node *n) {
   run(&r, x, axes, count);
 }
 
-/* Upsample, and Resize of opset 10: asymmetric coordinates, nearest rounds down. */
+/* Upsample's scales: a source from opset 9 on, an attribute in 7, one per spatial axis in 1. */
+static void upsample_scales(Node *n, Axis *axes, size_t count) {
+  const OnnxAttribute *a = n->opset < 9 ? attr_find(n, "scales", ONNX_ATTR_FLOATS) : NULL;
+  float four[4] = {1, 1, (float)attr_float(n, "height_scale", 1),
+                   (float)attr_float(n, "width_scale", 1)};
+  if (n->opset < 7)
+    set_scales(n, four, 4, axes, count);
+  else if (n->opset < 9)
+    set_scales(n, a ? a->floats.at : NULL, a ? a->floats.n : 0, axes, count);
+  else
+    from_scales(n, 1, axes, count);
+}
+
+/* Upsample, and Resize of opset 10: asymmetric coordinates. */
 static void op_upsample(Node *n) {
   UOp *x = node_u(n, 0);
   Axis axes[MAX_RANK];
-  Resize r = {
-      .n = n, .mode = (Mode)choose(n, "mode", modes), .coords = ASYMMETRIC, .nearest = FLOOR};
+  Resize r = {.n = n,
+              .mode = (Mode)choose(n, "mode", n->opset < 7 ? modes_1 : modes),
+              .coords = ASYMMETRIC,
+              .nearest = SIMPLE};
   for (uint32_t i = 0; i < x->shape.n; i++)
     axes[i] = (Axis){.axis = i, .in = x->shape.at[i], .roi_hi = 1};
-  from_scales(n, 1, axes, x->shape.n);
+  upsample_scales(n, axes, x->shape.n);
   run(&r, x, axes, x->shape.n);
 }
 
 const OnnxOp onnx_resize_ops[] = {
     {"", "Resize", 10, 2, 2, op_upsample},
     {"", "Resize", 11, 1, 4, op_resize},
-    {"", "Upsample", 9, 2, 2, op_upsample},
+    {"", "Upsample", 1, 1, 2, op_upsample},
     {0},
 };

@@ -1,5 +1,5 @@
-/* Every node has the set of loops around it, as bits; an innermost one is then the member that has
- * all others around itself. */
+/* Every node has the set of loops whose VARs it depends on, as bits; the innermost of them is the
+ * one that it stands in. */
 #include "compiler/ir/loops.h"
 
 #include "base/vec.h"
@@ -98,12 +98,6 @@ static void join_var(void *ctx, const UOp *var) {
   if (bind) join(s, s->bits + (bind - 1) * s->words);
 }
 
-static uint32_t count(const Sets *s, const uint64_t *bits) {
-  uint32_t n = 0;
-  for (size_t w = 0; w < s->words; w++) n += (uint32_t)__builtin_popcountll(bits[w]);
-  return n;
-}
-
 static void find_sets(Sets *s, const UOpList *list, const uint32_t *number) {
   Loops *l = s->loops;
   for (size_t i = 0; i < list->len; i++) {
@@ -118,21 +112,29 @@ static void find_sets(Sets *s, const UOpList *list, const uint32_t *number) {
     if (u->op != OP_LOOP) continue;
     uint32_t own = l->var_loop[u->src[0]->arg.i] - 1;
     s->now[own / 64] &= ~((uint64_t)1 << own % 64);
-    l->at[own].depth = 1 + count(s, s->now);
   }
+}
+
+static bool is_around(const Loops *l, uint32_t outer, uint32_t inner) {
+  while (inner && inner != outer) inner = l->at[inner - 1].parent;
+  return inner == outer;
 }
 
 /* The loop in the set that is inside of all others of it. */
 static uint32_t innermost(Job *job, const Sets *s, const uint64_t *bits) {
-  uint32_t n = count(s, bits);
-  for (size_t w = 0; n && w < s->words; w++) {
-    for (uint64_t left = bits[w]; left; left &= left - 1) {
-      uint32_t k = (uint32_t)(w * 64) + (uint32_t)__builtin_ctzll(left);
-      if (s->loops->at[k].depth == n) return k + 1;
+  const Loops *l = s->loops;
+  uint32_t best = 0;
+  for (int pass = 0; pass < 2; pass++) {
+    for (size_t w = 0; w < s->words; w++) {
+      for (uint64_t left = bits[w]; left; left &= left - 1) {
+        uint32_t k = (uint32_t)(w * 64) + (uint32_t)__builtin_ctzll(left) + 1;
+        if (pass && !is_around(l, k, best))
+          job_abort(job, FAIL(INTERNAL, "a value belongs to loops that are not nested"));
+        if (!best || l->at[k - 1].depth > l->at[best - 1].depth) best = k;
+      }
     }
   }
-  if (n) job_abort(job, FAIL(INTERNAL, "a value belongs to loops that are not nested"));
-  return 0;
+  return best;
 }
 
 void loops_find(Job *job, const UOpList *list, const uint32_t *number, size_t nvars, Loops *out) {
@@ -151,14 +153,18 @@ void loops_find(Job *job, const UOpList *list, const uint32_t *number, size_t nv
   Sets s = {.loops = out, .words = (out->n + 63) / 64};
   s.bits = arena_array(&job->arena, list->len * s.words, sizeof *s.bits);
   find_sets(&s, list, number);
-  for (size_t i = 0; i < list->len; i++) {
+  for (size_t i = list->len; i-- > 0;) { /* outer loops first */
     UOp *u = list->at[i];
-    out->region[i] = innermost(job, &s, s.bits + i * s.words);
     if (u->op != OP_LOOP) continue;
     LoopInfo *loop = &out->at[out->var_loop[u->src[0]->arg.i] - 1];
     loop->node = u;
-    loop->parent = out->region[i];
-    for (uint32_t k = 3; k < u->nsrc; k++)
+    loop->parent = innermost(job, &s, s.bits + i * s.words);
+    loop->depth = 1 + (loop->parent ? out->at[loop->parent - 1].depth : 0);
+  }
+  for (size_t i = 0; i < list->len; i++) {
+    const UOp *u = list->at[i];
+    out->region[i] = innermost(job, &s, s.bits + i * s.words);
+    for (uint32_t k = 3; u->op == OP_LOOP && k < u->nsrc; k++)
       if (!view_in_body(u, k)) out->region[number[u->src[k]->id]] = out->region[i];
   }
 }

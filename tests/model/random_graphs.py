@@ -27,7 +27,7 @@ import kept_graphs
 import serving
 from onnx_suite import EvalRunner, RunError
 
-MAX_RANK, MAX_ELEMENTS = 5, 1500
+MAX_RANK, MAX_ELEMENTS, MAX_LARGE = 5, 1500, 12000
 
 FLOATS = {"f16": (10, -14, 65504.0), "bf16": (7, -126, float.fromhex("0x1.fep127")), "f32": (23, -126, float(np.finfo(np.float32).max)),
           "f64": (52, -1022, float(np.finfo(np.float64).max))}
@@ -83,6 +83,8 @@ class Maker:
 
     def __init__(self, seed):
         self.r = np.random.default_rng(seed)
+        self.large = seed % 16 == 15
+        self.most = MAX_LARGE if self.large else MAX_ELEMENTS
         self.g, self.nodes, self.feeds, self.log = kiln.Graph(), [], {}, []
 
     def below(self, n):
@@ -92,16 +94,17 @@ class Maker:
         return items[self.below(len(items))]
 
     def keep(self, v):
-        if v is not None and v.rank <= MAX_RANK and v.val.size <= MAX_ELEMENTS:
+        if v is not None and v.rank <= MAX_RANK and v.val.size <= self.most:
             self.nodes.append(v)
 
     # -- leaves
 
     def shape(self):
-        dims = [self.one_of((1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17)) for _ in range(self.below(4))]
+        sizes = (1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17)
+        dims = [self.one_of(sizes + (31, 32, 33, 64, 100, 257) * 2 if self.large else sizes) for _ in range(self.below(4))]
         if dims and not self.below(12):
             dims[self.below(len(dims))] = self.one_of((0, 1, 1))
-        return tuple(dims) if math.prod(dims) <= MAX_ELEMENTS else tuple(dims[:2])
+        return tuple(dims) if math.prod(dims) <= self.most else tuple(dims[:2])
 
     def data(self, dtype, shape):
         """Mostly small multiples of 1/4, of which sums and products are exact; now and then special values."""
@@ -181,7 +184,7 @@ class Maker:
         dims = [self.one_of((1, 2, 3, 5, 8)) if d == 1 else d for d in v.shape]
         if self.below(3) == 0:
             dims = [self.one_of((1, 2, 4)), *dims]
-        if math.prod(dims) > MAX_ELEMENTS or len(dims) > MAX_RANK:
+        if math.prod(dims) > self.most or len(dims) > MAX_RANK:
             return None
         return self.moved(self.g.expand(v.node, dims), v, lambda a: np.broadcast_to(a, dims))
 
@@ -265,7 +268,7 @@ class Maker:
         for u in self.nodes:
             if u.dtype == dtype:
                 try:
-                    if math.prod(np.broadcast_shapes(u.shape, v.shape)) <= MAX_ELEMENTS:
+                    if math.prod(np.broadcast_shapes(u.shape, v.shape)) <= self.most:
                         fits.append(u)
                 except ValueError:
                     pass
@@ -318,7 +321,8 @@ class Maker:
             if op in ("add", "sub"):
                 return self.floats(node, d, x + y if op == "add" else x - y, ex + ey)
             if op == "mul":
-                return self.floats(node, d, x * y, span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey)
+                err = span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey
+                return self.floats(node, d, x * y, np.where((x * y == 0) & (ex + ey > 0), err + tiny(d), err))  # either zero
             if op == "div":
                 low = np.abs(y) - ey
                 err = np.where(ex + ey == 0, 0, np.where(low > 0, (ex + np.abs(x / y) * ey) / low, np.inf))
@@ -423,6 +427,8 @@ class Maker:
                            size - np.abs(p) + n * max(eps("f32" if v.dtype != "f64" else "f64"), 0) * size)
             partial = np.prod(np.maximum(np.abs(x) + e, 1), axis=at, keepdims=keep) if axes else np.abs(x)
             small = np.prod(np.minimum(np.abs(x), 1), axis=at, keepdims=keep) if axes else np.ones(p.shape)
+            unsure = np.any(e > 0, axis=at, keepdims=keep) if axes else e > 0
+            err = np.where((p == 0) & unsure, err + tiny(v.dtype), err)
             wild = (partial > 1e30) | ((small < 1e-30) & (p != 0)) | (small < 1e-30) & ~np.isfinite(partial)
             err = np.where(wild, np.inf, err)
             return self.floats(node, v.dtype, p, err)
@@ -472,7 +478,7 @@ class Maker:
             shape = np.matmul(np.empty(v.shape, bool), np.empty(u.shape, bool)).shape
         except ValueError:
             return None
-        if math.prod(shape) * k > 20 * MAX_ELEMENTS:
+        if math.prod(shape) * k > 20 * self.most:
             return None
         node = self.g.matmul(v.node, u.node)
         if not v.is_float:
@@ -486,6 +492,7 @@ class Maker:
             ex, ey = ea[..., :, None, :], np.swapaxes(eb, -1, -2)[..., None, :, :]
             p = x * y
             e = span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey
+            e = np.where((p == 0) & (ex + ey > 0), e + tiny(v.dtype), e)
             out = self.summed(node, v.dtype, p, np.broadcast_to(e, p.shape), (p.ndim - 1,), False)
         return V(node, v.dtype, out.val.reshape(shape), out.err.reshape(shape))
 
@@ -506,7 +513,7 @@ class Maker:
 
     def cumulative(self, v):
         """Sums of prefixes, as a masked product with a triangle."""
-        if not v.rank or v.dtype == "bool" or v.val.size * v.shape[-1] > 8 * MAX_ELEMENTS:
+        if not v.rank or v.dtype == "bool" or v.val.size * v.shape[-1] > 8 * self.most:
             return None
         n = v.shape[-1]
         if not n:
@@ -522,12 +529,101 @@ class Maker:
         x = v.val[..., None, :].astype(LONG) * triangle
         return self.summed(node, v.dtype, x, np.where(triangle > 0, v.err[..., None, :], 0), (x.ndim - 1,), False)
 
+    # -- compositions of the Python builder, on exact values
+
+    def sort(self, v):
+        if not v.rank or not v.exact:
+            return None
+        axis = self.below(v.rank)
+        n, down = v.shape[axis], bool(self.below(2))
+        if n > 12 or v.val.size * n * n > 20 * self.most:
+            return None
+        x = v.val.astype(np.float64 if v.is_float else object)
+        if v.is_float:
+            order = np.argsort(-x if down else x, axis, kind="stable")
+        else:
+            keys = np.moveaxis(x, axis, -1)
+            order = np.array([sorted(range(n), key=lambda k: (-int(row[k]) if down else int(row[k]))) for row in keys.reshape(-1, n)] if n else [],
+                             np.int64).reshape(keys.shape)
+            order = np.moveaxis(order, -1, axis)
+        if self.below(2):
+            return V(self.g.argsort(v.node, axis, down), "i64", order.astype(np.int64))
+        return V(self.g.sort(v.node, axis, down), v.dtype, np.take_along_axis(v.val, order, axis))
+
+    def extreme_place(self, v):
+        if not v.rank or not v.exact or not v.val.size:
+            return None
+        axis, keep = self.below(v.rank), bool(self.below(2))
+        if self.below(2):
+            return V(self.g.argmax(v.node, axis, keep), "i64", np.argmax(v.val, axis, keepdims=keep).astype(np.int64))
+        return V(self.g.argmin(v.node, axis, keep), "i64", np.argmin(v.val, axis, keepdims=keep).astype(np.int64))
+
+    def take_along(self, v):
+        if not v.rank or not v.val.size:
+            return None
+        axis = self.below(v.rank)
+        n, shape = v.shape[axis], list(v.shape)
+        shape[axis] = self.one_of((1, 2, 5))
+        if math.prod(shape) * n > 4 * self.most:
+            return None
+        at = self.r.integers(-n, n, shape)
+        return self.moved(self.g.take_along_axis(v.node, self.g.constant(at), axis), v, lambda a: np.take_along_axis(a, at, axis))
+
+    def scatter(self, v):
+        if not v.rank or not v.exact or v.dtype == "bool":
+            return None
+        axis, count = self.below(v.rank), 1 + self.below(4)
+        shape = (*v.shape[:axis], count, *v.shape[axis + 1:])
+        if math.prod(shape) * v.shape[axis] > 8 * self.most:
+            return None
+        how = self.one_of(("set", "max", "min") if v.is_float else ("set", "add", "mul", "max", "min"))
+        at = self.r.integers(0, v.shape[axis] + 2, count).astype(NUMPY[self.one_of(("i32", "i64", "u8"))])
+        u = self.param(v.dtype, shape)
+        out = np.moveaxis(v.val.copy(), axis, 0)
+        f = {"set": lambda a, b: b, "add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}[how]
+        with np.errstate(all="ignore"):
+            for k, row in zip(at, np.moveaxis(u.val, axis, 0)):
+                if k < len(out):
+                    out[int(k)] = f(out[int(k)], row)
+        out = np.moveaxis(out, 0, axis)
+        zero = (out == 0) & (how != "set") if v.is_float else None
+        node = self.g.scatter(v.node, self.g.constant(at), u.node, axis, how)
+        return V(node, v.dtype, out, np.where(zero, tiny(v.dtype), 0) if v.is_float else None)
+
+    def conv(self, _=None):
+        """Of small multiples of 1/4, whose sums are exact in f32."""
+        groups, stride, dilation, pad = self.one_of((1, 1, 2)), self.one_of((1, 2)), self.one_of((1, 1, 2)), self.below(2)
+        c, m = groups * self.one_of((1, 3, 4)), groups * self.one_of((1, 4, 5))
+        h, w, kh, kw = 5 + self.below(5), 5 + self.below(5), 1 + self.below(3), 1 + self.below(2)
+        dtype = self.one_of(("f32", "f32", "f16", "i32"))
+        draw = lambda shape: self.r.integers(-8, 9, shape) / (1 if dtype == "i32" else 4)  # noqa: E731
+        x, k = draw((1 + self.below(2), c, h, w)), draw((m, c // groups, kh, kw))
+        nodes = [self.g.constant(a.astype(NUMPY[dtype])) for a in (x, k)]
+        name = f"p{len(self.feeds)}"
+        self.feeds[name] = x.astype(NUMPY[dtype])
+        nodes[0] = self.g.param(name, dtype, x.shape)
+        node = self.g.conv2d(nodes[0], nodes[1], None, stride, pad, dilation, groups)
+        x = np.pad(x, [(0, 0), (0, 0), (pad, pad), (pad, pad)])
+        oh, ow = node.shape[2], node.shape[3]
+        y = np.zeros(node.shape)
+        for f in range(m):
+            base = f // (m // groups) * (c // groups)
+            for i in range(kh):
+                for j in range(kw):
+                    part = x[:, base:base + c // groups, i * dilation:, j * dilation:][:, :, ::stride, ::stride][:, :, :oh, :ow]
+                    y[:, f] += np.einsum("nchw,c->nhw", part, k[f, :, i, j])
+        if dtype == "i32":
+            return V(node, dtype, y.astype(np.int32))
+        return self.floats(node, dtype, y.astype(LONG), np.where(y == 0, tiny(dtype), 0))
+
     MAKERS = ("reshape", "reshape", "permute", "expand", "pad", "shrink", "flip", "window", "cat", "cat", "gather", "contiguous",
               "binary", "binary", "binary", "compare", "where", "unary", "unary", "cast", "cast", "reduce", "reduce", "matmul",
-              "matmul", "softmax", "cumulative", "iota")
+              "matmul", "softmax", "cumulative", "iota", "sort", "extreme_place", "take_along", "scatter", "conv")
 
     def grow(self):
         for _ in range(1 + self.below(3)):
+            self.keep(self.param())
+        while not self.nodes:
             self.keep(self.param())
         for _ in range(3 + self.below(22)):
             v = self.nodes[-1] if self.below(2) else self.one_of(self.nodes)
