@@ -236,6 +236,8 @@ typedef struct KilnRunOptions {
   const char *const *outputs; /* names of the wanted ones; none = all, in the model's order */
   size_t noutputs;
   int outputs_as_buffers; /* leave the outputs on the server */
+  int seeded;             /* random ops draw the numbers of seed and run, not fresh ones */
+  uint64_t seed, run;     /* any; equal pairs give equal numbers on every device */
 } KilnRunOptions;
 
 typedef struct KilnResult {
