@@ -321,6 +321,16 @@ void onnx_subgraph(Node *n, const OnnxGraph *g, Val **args, size_t nargs, Val **
   leave(w, outer);
 }
 
+OnnxPlace onnx_place(const Node *n) {
+  return (OnnxPlace){n->walk->scope, (unsigned)n->walk->depth};
+}
+
+void onnx_return(Node *n, OnnxPlace place) {
+  n->walk->scope = place.scope;
+  n->walk->depth = place.depth;
+  n->walk->current = n->proto;
+}
+
 /* -- functions ------------------------------------------------------------------------------- */
 
 static const OnnxAttribute *find_attribute(const OnnxAttribute *at, size_t n, Str name) {

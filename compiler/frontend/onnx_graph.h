@@ -7,6 +7,14 @@
  * other names come from the graphs around it. results: one Val per output of the subgraph. */
 void onnx_subgraph(Node *n, const OnnxGraph *g, Val **args, size_t nargs, Val **results);
 
+/* Where the walk is, for a handler that goes on after a subgraph was given up half-way. */
+typedef struct OnnxPlace {
+  void *scope;
+  unsigned depth;
+} OnnxPlace;
+OnnxPlace onnx_place(const Node *n);
+void onnx_return(Node *n, OnnxPlace place);
+
 /* Every family; NULL ends the list. */
 extern const OnnxOp *const onnx_families[];
 

@@ -45,6 +45,17 @@ Status job_run(Job *job, JobFn fn, void *arg) {
   return st;
 }
 
+Status job_try(Job *job, JobFn fn, void *arg) {
+  jmp_buf out, *outer = job->out;
+  assert(outer && "job_try is for the inside of job_run");
+  job->out = &out;
+  if (!setjmp(out)) fn(job, arg);
+  job->out = outer;
+  Status st = job->failure;
+  job->failure = NULL;
+  return st;
+}
+
 _Noreturn void job_abort(Job *job, Status st) {
   assert(st && "an abort has a reason");
   if (!job->out) {

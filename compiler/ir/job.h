@@ -57,6 +57,9 @@ typedef void (*JobFn)(Job *job, void *arg);
 /* Runs fn; NULL if it returned, else the Status that job_abort was given (or RESOURCE_EXHAUSTED
  * when the arena was full). Nodes made so far stay valid. Not reentrant for one job. */
 Status job_run(Job *job, JobFn fn, void *arg) __attribute__((warn_unused_result));
+/* The same inside of job_run: what fn aborts with comes back, and the job goes on. fn must leave
+ * nothing half-done outside of the arena. */
+Status job_try(Job *job, JobFn fn, void *arg) __attribute__((warn_unused_result));
 /* Room for n pointers, contents kept; the pointer is valid until the next call with the same k. */
 void **job_scratch(Job *job, int k, size_t n);
 /* Takes ownership of st. Outside of job_run it ends the program. */
