@@ -451,6 +451,9 @@ static const GOp *find_op(int64_t op) {
 
 static Val *constant_param(Walk *w, const GParam *p, DType d, Ints shape) {
   Job *job = w->front.job;
+  if (!shape_is_static(shape))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "a constant of shape %s: its dimensions are numbers",
+                        shape_text(job, shape)));
   size_t bytes = (size_t)shape_numel(shape) * dtype_info[d].bytes;
   if (p->data.len != bytes)
     job_abort(job, FAIL(INVALID_ARGUMENT, "%zu bytes of data for %s of shape %s, expected %zu",
