@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "compiler/frontend/front.h"
+#include "compiler/frontend/kgraph_size.h"
 #include "compiler/frontend/random.h"
 #include "compiler/ir/view.h"
 #include "kiln/v1/graph.pb-c.h"
@@ -21,11 +22,13 @@ typedef struct GNode {
   VIEW_LIST(int64_t) ints;
   double f;
   int64_t i;
+  VIEW_LIST(int64_t) sizes;
 } GNode;
 typedef struct GDim {
   uint64_t seen;
   int64_t size;
   Str name;
+  int64_t min, max, multiple;
 } GDim;
 typedef struct GParam {
   uint64_t seen; /* PARAM_DATA */
@@ -45,6 +48,7 @@ typedef struct GGraph {
   VIEW_LIST(GNode) nodes;
   VIEW_LIST(GParam) params;
   VIEW_LIST(GOutput) outputs;
+  VIEW_LIST(GSize) sizes;
 } GGraph;
 
 static const ViewField node_rows[] = {
@@ -54,11 +58,15 @@ static const ViewField node_rows[] = {
     VIEW_ROW(GNode, 4, VIEW_SINT, true, ints, NULL),
     VIEW_ROW(GNode, 5, VIEW_DOUBLE, false, f, NULL),
     VIEW_ROW(GNode, 6, VIEW_SINT, false, i, NULL),
+    VIEW_ROW(GNode, 7, VIEW_INT, true, sizes, NULL),
 };
 static const ViewMessage node_message = VIEW_TABLE(node_rows, GNode, "Node");
 static const ViewField dim_rows[] = {
     VIEW_ROW(GDim, 1, VIEW_INT, false, size, NULL),
     VIEW_ROW(GDim, 2, VIEW_STR, false, name, NULL),
+    VIEW_ROW(GDim, 3, VIEW_INT, false, min, NULL),
+    VIEW_ROW(GDim, 4, VIEW_INT, false, max, NULL),
+    VIEW_ROW(GDim, 5, VIEW_INT, false, multiple, NULL),
 };
 static const ViewMessage dim_message = VIEW_TABLE(dim_rows, GDim, "Dim");
 static const ViewField param_rows[] = {
@@ -79,6 +87,7 @@ static const ViewField graph_rows[] = {
     VIEW_ROW(GGraph, 1, VIEW_MSG, true, nodes, &node_message),
     VIEW_ROW(GGraph, 2, VIEW_MSG, true, params, &param_message),
     VIEW_ROW(GGraph, 3, VIEW_MSG, true, outputs, &output_message),
+    VIEW_ROW(GGraph, 4, VIEW_MSG, true, sizes, &kgraph_size_message),
 };
 static const ViewMessage graph_message = VIEW_TABLE(graph_rows, GGraph, "Graph");
 
@@ -94,6 +103,8 @@ typedef struct Walk {
   Val **params;
   GState *states; /* by slot */
   UOp **values;   /* by node */
+  size_t nvalues; /* of the nodes so far */
+  GraphSizes sizes;
   /* By node: the state that it is a view of, else NULL. Its value is a view of the PARAM then, and
    * shows the contents at the time when it is used, not when it was made. */
   GState **shows;
@@ -230,26 +241,36 @@ static UOp *g_iota(Walk *w, const GNode *n, UOp *const *src) {
 
 static UOp *g_size(Walk *w, const GNode *n, UOp *const *src) {
   (void)src;
-  return uop_int(w->front.job, DT_I64, n->ints.at[0]);
+  return build_size(w->front.job, n->ints.at[0]);
+}
+
+/* What a -1 stands for: `total` elements over those of the other dims. */
+static int64_t inferred(Job *job, const UOp *x, const GNode *n, int64_t known) {
+  int64_t rest, total = dims_numel(job, x->shape);
+  if (!dim_divides(job, total, known, &rest))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "cannot reshape %s to %s", shape_text(job, x->shape),
+                        shape_text(job, ints_of(n))));
+  return rest;
 }
 
 static UOp *g_reshape(Walk *w, const GNode *n, UOp *const *src) {
   Job *job = w->front.job;
-  int64_t dims[MAX_RANK], known = 1, infer = -1, total = shape_numel(src[0]->shape);
+  int64_t dims[MAX_RANK], other[MAX_RANK], infer = -1;
+  size_t nother = 0;
   if (n->ints.n > MAX_RANK)
     job_abort(job, FAIL(INVALID_ARGUMENT, "rank %zu, at most %d", n->ints.n, MAX_RANK));
   for (size_t i = 0; i < n->ints.n; i++) {
     dims[i] = n->ints.at[i];
     if (dims[i] == -1 && infer < 0)
       infer = (int64_t)i;
-    else if (dims[i] < 0 || __builtin_mul_overflow(known, dims[i], &known))
+    else if (dim_is_static(dims[i]) && dims[i] < 0)
       job_abort(job, FAIL(INVALID_ARGUMENT, "bad shape %s", shape_text(job, ints_of(n))));
+    else
+      other[nother++] = dims[i];
   }
   if (infer >= 0) {
-    if (!known || total % known)
-      job_abort(job, FAIL(INVALID_ARGUMENT, "cannot reshape %s to %s",
-                          shape_text(job, src[0]->shape), shape_text(job, ints_of(n))));
-    dims[infer] = total / known;
+    int64_t known = shape_check(job, shape_make(other, nother), MAX_NUMEL, "reshape");
+    dims[infer] = inferred(job, src[0], n, known);
   }
   return build_reshape(job, src[0], shape_make(dims, n->ints.n));
 }
@@ -265,9 +286,10 @@ static UOp *g_expand(Walk *w, const GNode *n, UOp *const *src) {
 
 static UOp *g_pad(Walk *w, const GNode *n, UOp *const *src) {
   for (size_t i = 0; i < n->ints.n; i++)
-    if (n->ints.at[i] < 0)
-      job_abort(w->front.job,
-                FAIL(INVALID_ARGUMENT, "negative padding %lld", (long long)n->ints.at[i]));
+    if (dim_low(n->ints.at[i]) < 0)
+      job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "padding %s, which %s negative",
+                                   dim_text(w->front.job, n->ints.at[i]),
+                                   dim_is_static(n->ints.at[i]) ? "is" : "may be"));
   if (src[1]->shape.n)
     job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "fill value of shape %s, expected a scalar",
                                  shape_text(w->front.job, src[1]->shape)));
@@ -279,10 +301,10 @@ static UOp *g_shrink(Walk *w, const GNode *n, UOp *const *src) {
   UOp *x = src[0];
   for (size_t i = 0; i < src[0]->shape.n; i++) {
     int64_t b = n->ints.at[2 * i], e = n->ints.at[2 * i + 1], d = src[0]->shape.at[i];
-    if (b < 0 || e < b || e > d)
-      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%lld, %lld) of axis %zu with %lld elements",
-                          (long long)b, (long long)e, i, (long long)d));
-    x = build_slice(job, x, i, b, e - b, 1);
+    if (!dim_le(job, 0, b) || !dim_le(job, b, e) || !dim_le(job, e, d))
+      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%s, %s) of axis %zu with %s elements",
+                          dim_text(job, b), dim_text(job, e), i, dim_text(job, d)));
+    x = build_slice(job, x, i, b, dim_sub(job, e, b), 1);
   }
   return x;
 }
@@ -444,6 +466,21 @@ static Val *constant_param(Walk *w, const GParam *p, DType d, Ints shape) {
   return v;
 }
 
+static int64_t param_dim(Walk *w, const GParam *p, size_t axis) {
+  const GDim *d = &p->dims.at[axis];
+  Job *job = w->front.job;
+  const DimRange own = {d->min, d->max, d->multiple};
+  if (!d->name.len && !dim_is_static(d->size))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "dimension %zu is %lld", axis, (long long)d->size));
+  if (!d->name.len) return d->size;
+  if (d->min < 0 || d->max < d->min || d->max > MAX_NUMEL || d->multiple < 0 ||
+      d->multiple > MAX_NUMEL)
+    job_abort(job,
+              FAIL(INVALID_ARGUMENT, "dimension '" STR_FMT "' in [%lld, %lld], a multiple of %lld",
+                   STR_ARG(d->name), (long long)d->min, (long long)d->max, (long long)d->multiple));
+  return front_dim(&w->front, p->name, axis, d->name, own);
+}
+
 static void add_params(Walk *w) {
   Job *job = w->front.job;
   w->params = arena_array(&job->arena, w->graph.params.n, sizeof *w->params);
@@ -455,11 +492,7 @@ static void add_params(Walk *w) {
     DType d = dtype_of(w, p->dtype);
     if (p->dims.n > MAX_RANK)
       job_abort(job, FAIL(INVALID_ARGUMENT, "rank %zu, at most %d", p->dims.n, MAX_RANK));
-    for (size_t k = 0; k < p->dims.n; k++) {
-      const GDim *dim = &p->dims.at[k];
-      dims[k] =
-          dim->name.len ? front_dim(&w->front, p->name, k, dim->name, (DimRange){0}) : dim->size;
-    }
+    for (size_t k = 0; k < p->dims.n; k++) dims[k] = param_dim(w, p, k);
     Ints shape = dims_of(w, dims, p->dims.n, d);
     bool constant = p->seen & PARAM_DATA;
     if (!constant && !p->name.len) job_abort(job, FAIL(INVALID_ARGUMENT, "an input needs a name"));
@@ -503,9 +536,33 @@ static GState *state_at(Walk *w, const UOp *param) {
   return s->param == param ? s : NULL;
 }
 
+static UOp *value_for_size(void *ctx, int64_t node) {
+  Walk *w = ctx;
+  if (node < 0 || node >= (int64_t)w->nvalues)
+    job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "a size by node %lld, expected an earlier one",
+                                 (long long)node));
+  return current(w, node);
+}
+
+/* The integers with the sizes that stand for some of them. An integer of the message has to be a
+ * number: as a dim, one far below 0 would be an address. */
+static void resolve_ints(Walk *w, const GOp *op, GNode *n) {
+  Job *job = w->front.job;
+  bool takes = op->op == OP_RESHAPE || op->op == OP_EXPAND || op->op == OP_PAD ||
+               op->op == OP_SHRINK || op->op == OP_IOTA || op->fn == g_size;
+  if (n->sizes.n && (!takes || n->sizes.n != n->ints.n))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "%zu sizes for %zu integers%s", n->sizes.n, n->ints.n,
+                        takes ? "" : " of an op that takes none"));
+  for (size_t k = 0; k < n->ints.n; k++)
+    if (!dim_is_static(n->ints.at[k]))
+      job_abort(job, FAIL(INVALID_ARGUMENT, "integer %zu is %lld", k, (long long)n->ints.at[k]));
+  for (size_t k = 0; k < n->sizes.n; k++)
+    if (n->sizes.at[k]) n->ints.at[k] = kgraph_size(&w->sizes, n->sizes.at[k] - 1);
+}
+
 static void convert_node(Walk *w, size_t i) {
   Job *job = w->front.job;
-  const GNode *n = &w->graph.nodes.at[i];
+  GNode *n = &w->graph.nodes.at[i];
   const GOp *op = find_op(n->op);
   w->doing = arena_printf(&job->arena, "node %zu (%s)", i, op ? op->name : "?");
   job_poll(job);
@@ -520,6 +577,8 @@ static void convert_node(Walk *w, size_t i) {
     src[k] = is_view(op) || op->fn == g_assign ? w->values[s] : current(w, s);
   }
   check_counts(w, op, n, src);
+  w->nvalues = i;
+  resolve_ints(w, op, n);
   UOp *u = op->fn(w, n, src);
   if (is_view(op) || op->fn == g_assign) w->shows[i] = w->shows[n->src.at[0]];
   if (op->fn == g_param) w->shows[i] = state_at(w, u);
@@ -537,6 +596,14 @@ static void convert_graph(Job *job, void *arg) {
   add_params(w);
   w->values = arena_array(&job->arena, n, sizeof *w->values);
   w->shows = arena_array(&job->arena, n, sizeof *w->shows);
+  size_t nsizes = w->graph.sizes.n;
+  w->sizes = (GraphSizes){.front = &w->front,
+                          .at = w->graph.sizes.at,
+                          .n = nsizes,
+                          .dims = arena_array(&job->arena, nsizes, sizeof(int64_t)),
+                          .known = arena_alloc(&job->arena, nsizes + 1),
+                          .node_value = value_for_size,
+                          .ctx = w};
   for (size_t i = 0; i < n; i++) convert_node(w, i);
   w->doing = NULL;
   finish_states(w);
