@@ -289,6 +289,11 @@ UOp *dim_substitute(Job *job, UOp *root, UOp *const *to, size_t nvars) {
       result[k] = expression(&s, u);
       continue;
     }
+    bool choice = (u->op == OP_MIN || u->op == OP_MAX) && u->dtype == DT_INDEX;
+    if (choice && src[1]->op != OP_CONST && uop_order(src[0], src[1]) > 0) {
+      UOp *first = src[0]; /* as the dims have it */
+      src[0] = src[1], src[1] = first;
+    }
     Arg arg = u->arg;
     if (dim_in_ints((Op)u->op)) arg.ints = dims(&s, arg.ints);
     result[k] = uop_make_lanes(job, (Op)u->op, (DType)u->dtype, u->lanes, arg, src, u->nsrc);
