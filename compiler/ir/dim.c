@@ -196,7 +196,7 @@ static int64_t eval(const UOp *u, const int64_t *vars, size_t nvars, bool typica
       assert((size_t)u->arg.i < nvars);
       return vars[u->arg.i];
     }
-    enum { TYPICAL = 128 };
+    enum { TYPICAL = 32 };
     int64_t v = TYPICAL - TYPICAL % u->arg.ints.at[2];
     return v < u->vmin ? u->vmin : v > u->vmax ? u->vmax : v;
   }
