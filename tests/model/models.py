@@ -144,6 +144,20 @@ def bert_base(layers: int = 12, width: int = 768, tokens: int = 128, vocab: int 
 
 
 @functools.lru_cache(maxsize=None)
+def bert_symbolic(layers: int = 12, width: int = 768, most: int = 512, vocab: int = 1000) -> bytes:
+    """bert_base with any number of tokens up to `most`, the dimension "n": token ids [1, n] i64 to hidden states [1, n, width]."""
+    b = _Builder(1)
+    tokens = b.op("Slice", b.op("Shape", "ids"), b.const(np.array([1], np.int64)), b.const(np.array([2], np.int64)))
+    words = b.op("Gather", b.weight(vocab, width), "ids")
+    places = b.op("Slice", b.weight(most, width), b.const(np.array([0], np.int64)), tokens, b.const(np.array([0], np.int64)))
+    x = b.norm(b.op("Add", words, places), width)
+    for _ in range(layers):
+        x = b.norm(b.op("Add", x, b.attention(x, -1, width, 12, None)), width)
+        x = b.norm(b.op("Add", x, b.linear(b.gelu_erf(b.linear(x, width, 4 * width)), 4 * width, width)), width)
+    return b.model([helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "n"])], x, [1, "n", width])
+
+
+@functools.lru_cache(maxsize=None)
 def gpt2(layers: int = 12, width: int = 768, tokens: int = 128, vocab: int = 1000) -> bytes:
     """A GPT-2-small-sized decoder stack with a causal mask: token ids [1, tokens] i64 to hidden states."""
     b = _Builder(2)
