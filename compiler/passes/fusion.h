@@ -32,6 +32,7 @@ struct Demand {
 /* Where a value is written: a plan buffer, or part `part` of the CAT tensor `cat`. */
 typedef struct Place {
   uint32_t buffer, cat, part; /* cat == NO_TENSOR: buffer */
+  uint32_t dead;              /* bits by axis: those that the buffer does not have */
 } Place;
 
 typedef struct Slice {
@@ -57,6 +58,7 @@ typedef struct Tensor {
   Cost cost;
   uint32_t ready; /* how many updates have to be done before; of an update, with itself */
   bool is_update; /* a STORE into a state */
+  uint32_t dead;  /* bits by axis: those along which it does not vary */
   bool leaf, stored;
   uint8_t nconsumers; /* 2: more */
   Place place;        /* stored, and PARAM */
@@ -153,6 +155,11 @@ int fusion_order(const void *a, const void *b);
 UOp **bind_nodes(Job *job, const UOp *sink, size_t nvars);
 void bind_vars(const UOp *u, bool *used, size_t nvars);
 UOpList bind_order(Job *job, UOp *sink, size_t nvars);
+
+/* dead_axes.c: of u, given those of its sources. */
+uint32_t dead_axes(Job *job, const UOp *u, const uint32_t *below);
+/* The shape of what is stored of u. */
+Ints fusion_stored_shape(const Fusion *f, const UOp *u, uint32_t dead);
 
 /* fusion_cost.c: the facts and the choices. */
 void fusion_costs(Fusion *f);
