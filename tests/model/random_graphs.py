@@ -814,6 +814,8 @@ def shard(args):
         m = Maker(seed)
         outputs = m.grow()
         graphs += 1
+        if graphs % 5000 == 0:
+            print(f"{graphs} graphs so far, {len(failures)} differ", flush=True)
         try:
             attempt(runner, m, outputs)
             other = Maker(seed, 1)
