@@ -45,7 +45,7 @@ static int64_t least_of(const Proof *pr, const UOp *x) {
   for (uint32_t k = 0; k < pr->nabove && x->vmin == 0; k++) {
     if (pr->above_0[k] == var) return 1;
   }
-  return x->vmin;
+  return x->size && x->vmin < 0 ? 0 : x->vmin;
 }
 
 static bool by_interval(const Proof *pr, Poly p) {
@@ -54,7 +54,7 @@ static bool by_interval(const Proof *pr, Poly p) {
   for (uint32_t k = 0; k < p.n; k++) {
     Wide lo = p.at[k].coef, hi = lo;
     bool rises = lo > 0; /* with every atom: their upper ends do not matter */
-    for (uint32_t a = 0; a < p.at[k].n; a++) rises &= p.at[k].atom[a]->vmin >= 0;
+    for (uint32_t a = 0; a < p.at[k].n; a++) rises &= least_of(pr, p.at[k].atom[a]) >= 0;
     for (uint32_t a = 0; a < p.at[k].n; a++) {
       const UOp *x = p.at[k].atom[a];
       int64_t least = least_of(pr, x), most = rises ? least : x->vmax;
