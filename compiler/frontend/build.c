@@ -358,7 +358,7 @@ static UOp *shrink(Job *job, UOp *x, const int64_t *begin_end) {
 
 /* A padding that may be negative in some runs and positive in others is out of reach. */
 static void check_padding(Job *job, int64_t pad, int64_t size, size_t axis, Ints shape) {
-  bool adds = dim_low(pad) >= 0 && dim_low(pad) <= MAX_NUMEL;
+  bool adds = dim_le(job, 0, pad) && dim_low(pad) <= MAX_NUMEL;
   bool cuts = dim_high(pad) <= 0 && dim_le(job, dim_sub(job, 0, pad), size);
   if (adds || cuts) return;
   if (dim_is_static(pad) || dim_high(pad) <= 0)

@@ -154,3 +154,24 @@ def test_batch_normalization_is_test(client):
     v = np.abs(v)
     want = norm(X, *(t[:, None, None] for t in (m, v, s, b)))
     compare(client, "BatchNormalization", {"x": X, "s": s, "b": b, "m": m, "v": v}, ["y"], imports=6, is_test=1, want=[want])
+
+
+@pytest.mark.parametrize("reverse", [0, 1])
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("shape,axis", [((3, 200, 2), 1), ((5000,), 0), ((2, 129), 1), ((70000,), 0)])
+def test_long_cumulative_sums(client, shape, axis, reverse, exclusive):
+    x = np.random.default_rng(1).integers(-9, 9, shape).astype(np.int64)
+    for array in (x, x.astype(np.float32)):
+        inputs = {"x": array, "a": np.array(axis, np.int64)}
+        compare(client, "CumSum", inputs, ["y"], constants=["a"], imports=14, reverse=reverse, exclusive=exclusive)
+
+
+def test_long_cumulative_sum_of_any_size(client):
+    import onnx
+
+    graph = onnx.helper.make_graph([onnx.helper.make_node("CumSum", ["x", "a"], ["y"])], "g", [onnx.helper.make_tensor_value_info("x", 1, ["n", 3])],
+                                   [onnx.helper.make_tensor_value_info("y", 1, ["n", 3])], [onnx.numpy_helper.from_array(np.array(0), "a")])
+    exe = client.compile(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    for n in (1, 31, 32, 33, 1000, 65536):
+        x = np.random.default_rng(n).integers(-9, 9, (n, 3)).astype(np.float32)
+        np.testing.assert_array_equal(exe({"x": x})["y"], np.cumsum(x, 0))
