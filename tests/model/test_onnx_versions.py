@@ -175,3 +175,23 @@ def test_long_cumulative_sum_of_any_size(client):
     for n in (1, 31, 32, 33, 1000, 65536):
         x = np.random.default_rng(n).integers(-9, 9, (n, 3)).astype(np.float32)
         np.testing.assert_array_equal(exe({"x": x})["y"], np.cumsum(x, 0))
+
+
+@pytest.mark.parametrize("shape,axis", [((3000,), 0), ((4, 3000), 1), ((2000, 3), 0), ((3, 1500, 2), 1)])
+def test_scatter_of_many_updates(client, shape, axis):
+    r = np.random.default_rng(2)
+    index = r.integers(-shape[axis], shape[axis], shape)
+    unique = np.argsort(r.random(shape), axis)  # the other side leaves open which of several updates wins
+    compare(client, "ScatterElements", {"x": f32(*shape), "i": unique, "u": f32(*shape, seed=1)}, ["y"], imports=18, axis=axis)
+    want, updates = f32(*shape), f32(*shape, seed=1)
+    for at in np.ndindex(*shape):
+        to = list(at)
+        to[axis] = index[at]
+        want[tuple(to)] = updates[at]
+    compare(client, "ScatterElements", {"x": f32(*shape), "i": index, "u": updates}, ["y"], imports=18, axis=axis, want=[want])
+
+
+def test_scatter_nd_of_many_rows(client):
+    r = np.random.default_rng(2)
+    index = np.stack([r.permutation(60)[:, None].repeat(50, 1).ravel(), np.tile(r.permutation(50), 60)], 1)[:2000]
+    compare(client, "ScatterND", {"x": f32(60, 50, 4), "i": index, "u": f32(2000, 4)}, ["y"], imports=18)
