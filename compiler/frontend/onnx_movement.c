@@ -248,8 +248,7 @@ static void op_concat(Node *n) {
   node_out(n, 0, build_cat(n->job, xs, n->nin, axis_check(n->job, axis, xs[0]->shape.n)));
 }
 
-/* The sizes of the parts, which add up to the axis in every run that goes on. */
-static void split_sizes(Node *n, const NodeSizes *sizes, int64_t d) {
+void node_part_sizes(Node *n, const NodeSizes *sizes, int64_t d) {
   Job *job = n->job;
   int64_t sum = 0;
   for (uint32_t i = 0; i < sizes->n; i++) {
@@ -281,7 +280,7 @@ static void op_split(Node *n) {
   if (parts < (int64_t)n->nout || (sizes.at && sizes.n != n->nout) || parts < 1)
     job_abort(job, FAIL(INVALID_ARGUMENT, "%zu outputs, but the split has %lld parts", n->nout,
                         (long long)(sizes.at ? (int64_t)sizes.n : parts)));
-  if (sizes.at) split_sizes(n, &sizes, d);
+  if (sizes.at) node_part_sizes(n, &sizes, d);
   int64_t chunk = dim_ceildiv(job, d, parts);
   for (size_t i = 0; i < n->nout; i++) {
     int64_t size = sizes.at ? sizes.at[i] : dim_min(job, chunk, dim_sub(job, d, at));
