@@ -32,6 +32,8 @@ typedef struct Gpu {
 } Gpu;
 
 static int64_t size_of(const Gpu *g, int axis) { return g->k->axes[axis].size; }
+/* A number that divides every size the axis may have. */
+static int64_t divisor_of(const Gpu *g, int axis) { return g->k->axes[axis].divisor; }
 
 static bool try_opt(Gpu *g, OptKind kind, int axis, int64_t arg) {
   OptPlan plan;
@@ -120,7 +122,7 @@ static void give_vector(Gpu *g, int axis) {
   int64_t lanes = TILE;
   bool all = walk(g, g->k->store, axis) == 1;
   for (uint32_t l = 0; l < g->k->noperands; l++) all &= walk(g, g->k->operands[l], axis) != 2;
-  if (all && size_of(g, axis) % lanes == 0) try_opt(g, OPT_VECTOR, axis, lanes);
+  if (all && divisor_of(g, axis) % lanes == 0) try_opt(g, OPT_VECTOR, axis, lanes);
 }
 
 /* -- reductions -------------------------------------------------------------------------------- */
@@ -157,7 +159,8 @@ static Reduction *find_reductions(Gpu *g, uint32_t *n) {
 static int64_t results_of(const Gpu *g, const Reduction *r) {
   int64_t n = 1;
   for (uint32_t i = 0; i < g->k->nloops; i++)
-    if (depends(r->reduce->src[0], (int)g->k->loops[i]->arg.i)) n *= g->k->loops[i]->src[0]->arg.i;
+    if (depends(r->reduce->src[0], (int)g->k->loops[i]->arg.i))
+      n *= size_of(g, (int)g->k->loops[i]->arg.i);
   return n;
 }
 
@@ -167,7 +170,7 @@ static bool share_row(Gpu *g, const Reduction *r, int64_t threads) {
   if (n < LONG_ROW || threads < 2) return false;
   while (threads > n) threads /= 2;
   size_t before = g->opts->len;
-  if (n % threads && !try_opt(g, OPT_PADTO, r->row, threads)) return false;
+  if (divisor_of(g, r->row) % threads && !try_opt(g, OPT_PADTO, r->row, threads)) return false;
   if (try_opt(g, OPT_GROUP, r->row, threads)) return true;
   g->opts->len = before;
   return false;
@@ -175,7 +178,9 @@ static bool share_row(Gpu *g, const Reduction *r, int64_t threads) {
 
 static void unroll(Gpu *g, const Reduction *r) {
   for (int64_t n = TILE; n > 1; n /= 2)
-    if (left_on(g, r->row) % n == 0 && try_opt(g, OPT_UNROLL, r->row, n)) return;
+    if (divisor_of(g, r->row) % n == 0 && left_on(g, r->row) % n == 0 &&
+        try_opt(g, OPT_UNROLL, r->row, n))
+      return;
 }
 
 static void schedule_rows(Gpu *g, const Reduction *all, uint32_t n, int v) {

@@ -49,19 +49,44 @@ static UOp *tile_base(Job *job, UOp *outer, int64_t tile, int64_t size) {
   return size % tile ? uop2(job, OP_MIN, base, uop_index(job, size - tile)) : base;
 }
 
-/* The same for an axis whose number of iterations is the expression n. Workgroups share it as
- * threads do: how many there are is said before n is known. */
-static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
-  enum { MAX_GROUPS = 1024 };
+static UOp *new_lane(Apply *a, const AxisPlan *p, bool reduce) {
+  AxisType type = reduce ? AX_GROUP : AX_LOCAL;
+  return uop_thread_range(a->job, a->next_id++, type, p->dim, uop_index(a->job, p->lanes));
+}
+
+/* n iterations dealt out to the threads of workgroups; the last ones may be beyond the end, and do
+ * the last iteration again unless a gate is on them. */
+static UOp *split_symbolic_groups(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n) {
   Job *job = a->job;
-  bool groups = !reduce && a->plan->groups && p->outer > 1;
-  int64_t parts = groups ? (p->outer < MAX_GROUPS ? p->outer : MAX_GROUPS) : p->threads;
-  if (!parts) {
+  int64_t lanes = p->lanes ? p->lanes : 1;
+  UOp *groups = dim_uop(job, dim_ceildiv(job, dim_of(job, n), lanes));
+  x->thread = uop_range(job, a->next_id++, AX_GLOBAL, groups);
+  if (!p->lanes) return x->thread;
+  x->lane = new_lane(a, p, false);
+  UOp *at = index_add(job, index_mul(job, x->thread, lanes), x->lane);
+  return p->lanes_clamp ? uop2(job, OP_MIN, at, uop2(job, OP_SUB, n, uop_index(job, 1))) : at;
+}
+
+static UOp *split_symbolic_group(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n) {
+  Job *job = a->job;
+  UOp *steps = dim_uop(job, dim_ceildiv(job, dim_of(job, n), p->lanes));
+  x->lane = new_lane(a, p, true);
+  x->loop = uop_range(job, a->next_id++, AX_REDUCE, steps);
+  if (p->top) return index_add(job, uop2(job, OP_MUL, x->lane, steps), x->loop);
+  return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
+}
+
+/* The same for an axis whose number of iterations is the expression n. */
+static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
+  Job *job = a->job;
+  if (reduce && p->lanes) return split_symbolic_group(a, x, p, n);
+  if (!reduce && a->plan->groups) return split_symbolic_groups(a, x, p, n);
+  if (!p->threads) {
     x->loop = uop_range(job, a->next_id++, reduce ? AX_REDUCE : AX_LOOP, n);
     return x->loop;
   }
-  UOp *chunk = dim_uop(job, dim_ceildiv(job, dim_of(job, n), parts));
-  x->thread = new_range(a, groups ? AX_GLOBAL : AX_THREAD, parts);
+  UOp *chunk = dim_uop(job, dim_ceildiv(job, dim_of(job, n), p->threads));
+  x->thread = new_range(a, AX_THREAD, p->threads);
   UOp *first = uop2(job, OP_MUL, x->thread, chunk);
   UOp *left = uop2(job, OP_MIN, chunk, uop2(job, OP_SUB, n, first)); /* may be none */
   x->loop = uop_range(job, a->next_id++, AX_LOOP, left);
@@ -75,11 +100,6 @@ static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelA
   UOp *base = index_mul(job, split_symbolic(a, x, p, n, old->reduce), p->tile);
   if (!p->overlaps) return base;
   return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
-}
-
-static UOp *new_lane(Apply *a, const AxisPlan *p, bool reduce) {
-  AxisType type = reduce ? AX_GROUP : AX_LOCAL;
-  return uop_thread_range(a->job, a->next_id++, type, p->dim, uop_index(a->job, p->lanes));
 }
 
 /* An output axis on a device with workgroups: the threads of one take steps that follow each other,
@@ -426,22 +446,29 @@ static int64_t count_elements(const UOp *effect) {
   return n;
 }
 
-/* One effect over the index of a thread: its ranges are digits of the index. */
+/* One effect over the index of a thread: its ranges are digits of the index, as if every size were
+ * the largest; what is beyond the true size computes the last element again. */
 static UOp *spread_one(Job *job, UOp *effect, UOp *at, UOp *const *ranges, uint32_t nranges) {
   uint32_t n = effect->op == OP_END ? effect->nsrc - 1 : 0;
   UOp *store = effect->op == OP_END ? effect->src[0] : effect;
   UOp **to = arena_array(&job->arena, n + 1u, sizeof *to);
   UOp **src = arena_array(&job->arena, nranges + 1u, sizeof *src);
+  UOp *inside = NULL;
   int64_t stride = 1;
   for (uint32_t s = n; s-- > 0;) {
     int64_t size = range_size(effect->src[s + 1]);
     UOp *digit = stride > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, stride)) : at;
     to[s] = uop2(job, OP_FLOORMOD, digit, uop_index(job, size));
+    UOp *end = effect->src[s + 1]->src[0];
+    if (!uop_is_const(end)) {
+      inside = both(job, inside, uop2(job, OP_CMPLT, to[s], end));
+      to[s] = uop2(job, OP_MIN, to[s], uop2(job, OP_SUB, end, uop_index(job, 1)));
+    }
     stride *= size;
   }
   store = uop_substitute(job, store, effect->src + 1, to, n);
   UOp *gate = uop2(job, OP_CMPLT, at, uop_index(job, stride));
-  gate = both(job, gate, store->nsrc > 3 ? store->src[3] : NULL);
+  gate = both(job, both(job, gate, inside), store->nsrc > 3 ? store->src[3] : NULL);
   UOp *parts[4] = {store->src[0], store->src[1], store->src[2], gate};
   src[0] = uop_make(job, OP_STORE, DT_VOID, store->arg, parts, 4);
   for (uint32_t r = 0; r < nranges; r++) src[r + 1] = ranges[r];

@@ -268,8 +268,6 @@ static Status plan_lanes(Planner *p, AxisPlan *a, bool reduce) {
     return refuse(p, reduce ? "a reduce axis is grouped, not local"
                             : "an output axis is local, not grouped");
   if (a->lanes) return refuse(p, "the axis is shared by threads already");
-  if (!axis_is_static(&p->k->axes[p->opt->axis]))
-    return refuse(p, "the size of the axis is known only at run time");
   if (p->opt->arg < 2) return refuse(p, "the number of threads must be at least 2");
   int dim = 0;
   while (dim < plan->ndims && !can_share(p, (uint32_t)p->opt->axis, dim)) dim++;
@@ -321,14 +319,19 @@ static Status plan_one(Planner *p) {
 
 /* How a tile fits an axis whose size is known only at run time. */
 static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i, bool in_place) {
-  if (a->pad && a->pad % a->tile)
+  int64_t all = a->tile * (a->lanes ? a->lanes : 1), unit = axis->reduce ? all : a->tile;
+  if (a->pad && a->pad % unit)
     return FAIL(INVALID_ARGUMENT, "axis %u is padded to a multiple of %d, its tile is %lld", i,
-                (int)a->pad, (long long)a->tile);
-  bool divides = axis->divisor % a->tile == 0, once = a->pad || axis->reduce || in_place;
+                (int)a->pad, (long long)unit);
+  bool divides = axis->divisor % unit == 0, once = a->pad || axis->reduce || in_place;
   a->padded = !divides && (a->pad || (in_place && !axis->reduce));
   a->overlaps = !divides && !once && axis->least >= a->tile;
   a->clamped = !divides && !once && !a->overlaps && a->vector == 1;
   a->outer = (a->size + a->tile - 1) / a->tile;
+  if (!axis->reduce && axis->divisor % all) { /* threads beyond the end */
+    a->padded |= in_place;
+    a->lanes_clamp = a->lanes && !in_place;
+  }
   if (divides || a->padded || a->overlaps || a->clamped) return NULL;
   return FAIL(
       INVALID_ARGUMENT,
@@ -343,7 +346,8 @@ static Status check_lanes(const KernelInfo *k, const OptPlan *plan, uint32_t i) 
   if (a->threads > a->outer || a->lanes > a->outer)
     return FAIL(INVALID_ARGUMENT, "axis %u has %lld iterations for %d threads", i,
                 (long long)a->outer, a->threads > a->outer ? a->threads : a->lanes);
-  if (a->lanes && k->axes[i].reduce && a->outer % a->lanes)
+  bool known = axis_is_static(&k->axes[i]);
+  if (known && a->lanes && k->axes[i].reduce && a->outer % a->lanes)
     return FAIL(INVALID_ARGUMENT,
                 "axis %u has %lld iterations, no multiple of %d threads; use PADTO first", i,
                 (long long)a->outer, a->lanes);
@@ -366,7 +370,7 @@ static Status finish_axes(const KernelInfo *k, OptPlan *plan) {
     AxisPlan *a = &plan->axes[i];
     if (!k->axes[i].range) continue;
     if (!axis_is_static(&k->axes[i])) {
-      if (a->tile > 1) TRY(finish_symbolic(&k->axes[i], a, i, k->in_place));
+      if (a->tile > 1 || a->lanes) TRY(finish_symbolic(&k->axes[i], a, i, k->in_place));
       continue;
     }
     if (k->in_place && !k->axes[i].reduce) pad_axis(a);
