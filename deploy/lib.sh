@@ -59,6 +59,14 @@ build_kiln() {
   ninja -C "$KILN_BUILD" "$@" >"$logs/build.log" 2>&1 || { tail -n 60 "$logs/build.log"; return 1; }
 }
 
+# python_files PACKAGE...: packages whose files are read but that are never imported: without what they depend on.
+python_files() {
+  local stamp=$KILN_VENV/files.stamp want
+  want=$(printf '%s\n' "$@")
+  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && return 0
+  "$KILN_VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$@" || return 1
+  printf '%s\n' "$want" >"$stamp"
+}
 # python_env STAMP PACKAGE...: a virtual environment with the packages and the kiln client; redone when the list, the client or the protos change.
 python_env() {
   local stamp=$KILN_VENV/$1.stamp want

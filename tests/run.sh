@@ -72,6 +72,9 @@ python_env tests numpy onnx==1.23.2 onnxruntime grpcio grpcio-tools grpcio-refle
   setuptools wheel ||
   { note "preparing the Python environment" 1; finish; }
 
+python_files silero-vad==6.2.3 faster-whisper==1.2.1 basic-pitch==0.4.0 nudenet==3.4.2 rapidocr-onnxruntime==1.4.4 ||
+  { note "installing the packages that ship models" 1; finish; }
+
 say "build"
 build_kiln || { note "build" 1; finish; }
 note "build" 0

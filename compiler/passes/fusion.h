@@ -55,7 +55,7 @@ typedef struct Tensor {
   uint32_t *src; /* tensor numbers */
   int64_t numel; /* expected, when symbolic; 0 only for what is empty for certain */
   Cost cost;
-  uint32_t ready; /* how many updates have to be done before; of an update, with itself */
+  uint32_t ready; /* how many events have to happen before; of an event, with itself */
   bool is_update; /* a STORE into a state */
   bool leaf, stored;
   uint8_t nconsumers; /* 2: more */
@@ -109,12 +109,6 @@ typedef struct Hole {
   uint32_t next; /* of the same kernel: 1 + its number, 0 ends */
 } Hole;
 
-/* A BIND of the graph: happens after everything that is ready before, or then and numbered before
- * its tensor; its value is in a buffer. */
-typedef struct Bind {
-  uint32_t tensor, ready, var, buffer;
-} Bind;
-
 typedef struct Fusion {
   Job *job;
   const Target *target;
@@ -132,27 +126,19 @@ typedef struct Fusion {
     PlanBuffer *at;
     size_t len, cap;
   } buffers;
-  struct {
-    Bind *at;
-    size_t len, cap;
-  } binds; /* in that order */
   FoldedConstants constants;
   NodeMap parts; /* of buffers: narrow.c */
-  Updates updates;
+  Events events;
+  uint32_t *looked_at; /* by event: the buffer of a BIND's or LOOP's scalar, else NO_BUFFER */
+  uint32_t *condition; /* by event: of a LOOP, or NO_BUFFER */
 } Fusion;
 
 /* Decides everything. buffers holds the inputs and outputs before; weights that are read, constants
  * and temporaries are added. Outputs whose PlanBuffer has constant bytes are left alone. */
 void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
-/* Whether kernel a runs before b, for qsort of pointers: by what has to be updated before, then
+/* Whether kernel a runs before b, for qsort of pointers: by what has to happen before, then
  * everything is written before it is read. */
 int fusion_order(const void *a, const void *b);
-
-/* bind_order.c: the tensors, sources first; the BIND of each VAR, or NULL; and which VARs a node
- * itself mentions, in its sizes or as a source. */
-UOp **bind_nodes(Job *job, const UOp *sink, size_t nvars);
-void bind_vars(const UOp *u, bool *used, size_t nvars);
-UOpList bind_order(Job *job, UOp *sink, size_t nvars);
 
 /* fusion_cost.c: the facts and the choices. */
 void fusion_costs(Fusion *f);
