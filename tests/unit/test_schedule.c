@@ -296,6 +296,17 @@ static const Case gpu_cases[] = {
     {17, "MERGE(2,3) LOCAL(2,16) GROUP(5,3)"},
     {21, "LOCAL(2,20) GROUP(4,3)"},
     {22, "LOCAL(1,16) GROUP(2,12)"},
+    {0, "LOCAL(1,8) LOCAL(0,4) STAGE(-1,0)"},
+    {0, "LOCAL(1,8) LOCAL(0,4) UNROLL(2,4) STAGE(2,0) STAGE(2,1)"},
+    {0, "UPCAST(1,4) UPCAST(0,3) LOCAL(1,10) LOCAL(0,4) UNROLL(2,8) STAGE(2,0) STAGE(2,1)"},
+    {0, "VECTOR(1,4) LOCAL(1,10) LOCAL(0,3) STAGE(2,0) STAGE(2,1) UNROLL(2,6)"},
+    {0, "LOCAL(1,8) GROUP(2,4) STAGE(2,1)"},
+    {1, "UPCAST(1,4) PADTO(2,8) UNROLL(2,8) LOCAL(1,9) LOCAL(0,4) STAGE(2,0) STAGE(2,1)"},
+    {2, "STAGE(-1,0) STAGE(-1,1)"}, /* one thread */
+    {16, "LOCAL(2,8) UPCAST(1,2) STAGE(3,0)"},
+    {16, "LOCAL(2,8) UNROLL(5,3) STAGE(4,0) STAGE(3,1)"},
+    {17, "MERGE(2,3) LOCAL(2,16) LOCAL(1,5) STAGE(4,1)"},
+    {22, "LOCAL(1,8) LOCAL(0,4) UNROLL(2,4) STAGE(2,0) STAGE(2,3)"},
 };
 
 static void run_case(const Case *c) {
@@ -570,7 +581,7 @@ static void illegal_on_gpu(void **state) {
   (void)state;
   static const Illegal bad[] = {
       {0, "THREAD(0,2)", "not threads"},
-      {0, "STAGE(1,1)", "buffers of their own"},
+      {0, "STAGE(1,1)", "must be a reduce axis"},
       {0, "LOCAL(2,4)", "grouped, not local"},
       {0, "GROUP(0,4)", "local, not grouped"},
       {0, "LOCAL(1,1)", "at least 2"},
