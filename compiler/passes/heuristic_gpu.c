@@ -3,7 +3,8 @@
  * Threads side by side should touch elements side by side, and there should be many of them:
  * - Elementwise work: vectors and then threads along the axis where most accesses are contiguous.
  * - Sums of products over two operands that share no output axis: a register tile of both, a
- *   workgroup of threads along both.
+ *   workgroup of threads along both, and where threads run in step, so that the workgroup's memory
+ *   is worth its barriers, both operands copied there for several steps at a time.
  * - Reductions along rows, and those with few results: the threads of a workgroup share a row
  *   (GROUP). What the kernel does with the row afterwards is done by the same threads, which is how
  *   a softmax reads its row from the workgroup's results and not from another kernel's.
@@ -226,6 +227,18 @@ static void give_tile(Gpu *g, int axis) {
     if (size_of(g, axis) >= 2 * n && try_opt(g, OPT_UPCAST, axis, n)) return;
 }
 
+/* Both factors, for as many steps as are written out; all or nothing. */
+static void stage_factors(Gpu *g, const Reduction *r, const UOp *product) {
+  size_t before = g->opts->len;
+  for (uint32_t s = 0; s < 2; s++)
+    for (uint32_t i = 0; i < g->k->nstageable; i++) {
+      if (g->k->stageable[i] != product->src[s]) continue;
+      if (try_opt(g, OPT_STAGE, r->row, i)) break;
+      g->opts->len = before;
+      return;
+    }
+}
+
 static bool schedule_contraction(Gpu *g, const Reduction *r, int v) {
   const UOp *product = through_casts(r->reduce->src[0]);
   if (r->reduce->arg.i != OP_ADD || product->op != OP_MUL || v < 0 || !depends(product, v))
@@ -238,6 +251,7 @@ static bool schedule_contraction(Gpu *g, const Reduction *r, int v) {
   give_local(g, v, 16);
   give_local(g, m, most_threads(g) / 16);
   if (g->threads < FEW_THREADS) fill_group(g, -1);
+  if (g->target->warp > 1) stage_factors(g, r, product);
   return true;
 }
 
