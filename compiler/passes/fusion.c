@@ -39,6 +39,7 @@ static Demand *ask(Fusion *f, uint32_t tensor, uint32_t kernel, UOp **index, UOp
     d->loops |= loops;
     return d;
   }
+  fusion_count(f, t, kernel);
   Demand *d = arena_alloc(&f->job->arena, sizeof *d);
   *d = (Demand){.tensor = tensor,
                 .kernel = kernel,
@@ -249,8 +250,9 @@ static void visit(Fusion *f, uint32_t tensor) {
   if (t->leaf) return;
   if (!t->stored && !t->is_output) {
     if (!t->demands) return;
-    t->stored = fusion_stores(f, t);
+    t->stored = fusion_stores(f, t) || !fusion_fits(f, t);
     if (!t->stored) {
+      fusion_uncount(f, t);
       for (Demand *d = t->demands; d; d = d->next) pass_on(f, d);
       return;
     }

@@ -89,6 +89,7 @@ typedef struct FusedKernel {
   } size;      /* of each range */
   double work; /* of what is inlined so far */
   uint32_t nops, nreduces;
+  uint32_t loads; /* tensors that it may have to load, at most; fusion_limit.c */
   uint32_t holes; /* the first: 1 + its number */
   struct {
     Access *at;
@@ -144,4 +145,10 @@ void fusion_costs(Fusion *f);
 /* Of one op, for all evaluations of a demand that was passed on. */
 double fusion_work(const Fusion *f, const Demand *d);
 bool fusion_stores(const Fusion *f, const Tensor *t);
+/* fusion_limit.c: kernel k asks for elements of a tensor, before the demand is added. */
+void fusion_count(Fusion *f, const Tensor *t, uint32_t kernel);
+/* Whether every kernel that asks for the tensor may ask for its sources instead. */
+bool fusion_fits(const Fusion *f, const Tensor *t);
+/* The tensor is inlined: nobody loads it. */
+void fusion_uncount(Fusion *f, const Tensor *t);
 uint64_t fusion_ranges(const Fusion *f, UOp *const *index, size_t n);

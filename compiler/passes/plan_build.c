@@ -133,6 +133,13 @@ static void check_memory(Job *job, const TensorGraph *graph, const Target *targe
                       dim_text(job, largest->numel), dtype_info[largest->dtype].name, most));
 }
 
+static void check_limit(Job *job, const Target *target, const Plan *plan) {
+  for (size_t k = 0; target->max_buffers && k < plan->nkernels; k++)
+    if (plan->kernels[k].nargs > target->max_buffers)
+      job_abort(job, FAIL(INTERNAL, "kernel %s has %zu buffers, the device allows %u",
+                          plan->kernels[k].name, plan->kernels[k].nargs, target->max_buffers));
+}
+
 static void verify(Job *job, UOp *sink, const char *after) {
   Status st = verify_graph(job, sink, STAGE_TENSOR, after);
   if (st) job_abort(job, st);
@@ -159,5 +166,6 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   out->vars = graph->vars;
   out->nvars = graph->nvars;
   memplan(job, out);
+  check_limit(job, target, out);
   check_memory(job, graph, target, out);
 }

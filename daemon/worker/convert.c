@@ -136,9 +136,9 @@ static Status convert_spec(Arena *arena, const TensorGraph *g, const GraphSlot *
   if (!spec) return no_memory("the interface");
   kiln__v1__tensor_spec__init(spec);
   spec->name = arena_strdup(arena, slot->name);
-  spec->state = slot->state;
   if (!spec->name) return no_memory("the interface");
   TRY(convert_shape(arena, g, slot->shape, spec));
+  spec->state = slot->state;
   if (!dtype_to_wire(slot->dtype, &spec->dtype))
     return FAIL(INTERNAL, "'%s' has a dtype that is not stored", spec->name);
   return NULL;

@@ -84,9 +84,6 @@ static inline InterpBuffer sized_buffer(SizedRun *r, uint32_t b) {
     InterpBuffer slot = r->slots[pb->slot];
     assert_true(slot.bytes >= out.bytes + (size_t)pb->offset);
     out.data = (char *)slot.data + pb->offset;
-    for (size_t k = 0; pb->constant.len && k < out.bytes; k++) {
-      ((char *)out.data)[k] = (char)pb->constant.ptr[k % pb->constant.len];
-    }
   }
   return out;
 }
@@ -149,6 +146,12 @@ static inline uint32_t sized_step(SizedRun *r, uint32_t n) {
 static inline void sized_steps(SizedRun *r) {
   const Plan *p = &r->s->g.plan;
   r->own = calloc(p->nbuffers + 1, sizeof *r->own);
+  for (uint32_t b = 0; b < p->nbuffers; b++) {
+    Bytes known = p->buffers[b].constant;
+    if (p->buffers[b].kind != PB_OUTPUT || !known.len) continue;
+    InterpBuffer out = sized_buffer(r, b);
+    for (size_t k = 0; k < out.bytes; k++) ((char *)out.data)[k] = (char)known.ptr[k % known.len];
+  }
   for (uint32_t n = 0, next; n < p->nsteps; n = next) {
     next = sized_step(r, n);
     if (next > n + 1) n = next - 1; /* a loop without iterations */
