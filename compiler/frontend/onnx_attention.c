@@ -27,7 +27,8 @@ static UOp *split_heads(Node *n, UOp *x, const char *attr) {
 
 static UOp *join_heads(Node *n, UOp *y) {
   y = build_transpose(n->job, y, 1, 2);
-  int64_t dims[3] = {y->shape.at[0], y->shape.at[1], dim_mul(n->job, y->shape.at[2], y->shape.at[3])};
+  int64_t dims[3] = {y->shape.at[0], y->shape.at[1],
+                     dim_mul(n->job, y->shape.at[2], y->shape.at[3])};
   return build_reshape(n->job, y, shape_make(dims, 3));
 }
 
@@ -239,7 +240,8 @@ static void op_linear_attention(Node *n) {
   UOp *decay = node_opt(n, 4), *beta = node_opt(n, 5);
   DType d = uop_dtype(q);
   if (!hk || hq % hk || q->shape.at[3] != k->shape.at[3]) bad_shapes(n, "heads", q, k);
-  int64_t steps = front_static(job, q->shape.at[2], "the number of steps"), dims[4] = {q->shape.at[0], hk, k->shape.at[3], v->shape.at[3]};
+  int64_t steps = front_static(job, q->shape.at[2], "the number of steps"),
+          dims[4] = {q->shape.at[0], hk, k->shape.at[3], v->shape.at[3]};
   if (steps > MAX_STEPS || !steps)
     job_abort(job, FAIL(INVALID_ARGUMENT, "%lld time steps", (long long)steps));
   if (decay) decay = build_cast(job, gate_heads(n, decay, hk), DT_F32);
@@ -280,7 +282,10 @@ static void op_causal_conv(Node *n) {
   if (keep < 0) bad_shapes(n, "weights", w, x);
   UOp *wide = past ? build_cat(job, (UOp *[]){past, x}, 2, 2)
                    : build_pad_axis(job, x, 2, keep, 0, build_num(job, x, 0));
-  ConvSpec spec = {.spatial = 1, .groups = front_static(job, x->shape.at[1], "the number of channels"), .stride = {1}, .dilation = {1}};
+  ConvSpec spec = {.spatial = 1,
+                   .groups = front_static(job, x->shape.at[1], "the number of channels"),
+                   .stride = {1},
+                   .dilation = {1}};
   UOp *y = build_conv(job, wide, w, node_opt(n, 2), &spec);
   if (str_is(act, "silu") || str_is(act, "swish")) {
     UOp *f = build_cast(job, y, DT_F32);

@@ -33,13 +33,19 @@ struct OnnxWalk {
 };
 
 const OnnxOp *const onnx_families[] = {
-    onnx_elementwise_ops, onnx_movement_ops, onnx_index_ops,    onnx_reduce_ops,
-    onnx_norm_ops,        onnx_conv_ops,     onnx_pool_ops,     onnx_shape_ops,
-    onnx_quant_ops,       onnx_linear_ops,   onnx_resize_ops,   onnx_recurrent_ops,
-    onnx_attention_ops,   onnx_loss_ops,     onnx_signal_ops,   onnx_scatter_ops,
-    onnx_control_ops,     onnx_sample_ops,   onnx_sequence_ops, onnx_vision_ops,
-    onnx_linalg_ops,      onnx_text_ops,     onnx_training_ops,
-    onnx_pad_ops,         onnx_select_ops,   NULL,
+    onnx_elementwise_ops, onnx_movement_ops,
+    onnx_index_ops,       onnx_reduce_ops,
+    onnx_norm_ops,        onnx_conv_ops,
+    onnx_pool_ops,        onnx_shape_ops,
+    onnx_quant_ops,       onnx_linear_ops,
+    onnx_resize_ops,      onnx_recurrent_ops,
+    onnx_attention_ops,   onnx_loss_ops,
+    onnx_signal_ops,      onnx_scatter_ops,
+    onnx_control_ops,     onnx_sample_ops,
+    onnx_sequence_ops,    onnx_vision_ops,
+    onnx_linalg_ops,      onnx_text_ops,
+    onnx_training_ops,    onnx_pad_ops,
+    onnx_select_ops,      NULL,
 };
 
 static Job *walk_job(OnnxWalk *w) { return w->front.job; }
