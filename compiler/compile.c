@@ -64,7 +64,18 @@ static void canonical_steps(Job *job, void *arg) {
     put_u64(a->out, s->state ? STATE_KIND : (uint64_t)s->kind);
     put_u64(a->out, (uint64_t)s->dtype);
     put_u64(a->out, s->shape.n);
-    for (uint32_t d = 0; d < s->shape.n; d++) put_u64(a->out, (uint64_t)s->shape.at[d]);
+    for (uint32_t d = 0; d < s->shape.n; d++) {
+      if (dim_is_static(s->shape.at[d])) {
+        put_u64(a->out, (uint64_t)s->shape.at[d]);
+      } else {
+        uop_serialize(job, dim_node(s->shape.at[d]), a->out);
+      }
+    }
+  }
+  for (size_t i = 0; i < a->graph->nvars; i++) {
+    const GraphVar *v = &a->graph->vars[i];
+    const int64_t facts[] = {v->min, v->max, v->divisor, v->source, v->slot, v->axis};
+    for (size_t k = 0; k < sizeof facts / sizeof *facts; k++) put_u64(a->out, (uint64_t)facts[k]);
   }
   uop_serialize(job, a->graph->sink, a->out);
 }
@@ -114,6 +125,16 @@ static UOp *schedule_kernel(Job *job, KernelArgs *a) {
   return schedule_apply(job, a->kernel, a->target, &a->applied);
 }
 
+/* A call brings what the ranged kernel names, whatever of it is left: the VARs stand behind it. */
+static void count_args(Job *job, KernelArgs *a) {
+  UOpList list = uop_toposort(job, a->kernel);
+  for (size_t i = 0; i < list.len; i++) {
+    uint32_t n = (uint32_t)list.at[i]->arg.i + 1;
+    if (list.at[i]->op == OP_PARAM && n > a->linear.nargs) a->linear.nargs = n;
+    if (list.at[i]->op == OP_VAR && n > a->linear.nvars) a->linear.nvars = n;
+  }
+}
+
 static void kernel_steps(Job *job, void *arg) {
   KernelArgs *a = arg;
   Rewrite rw = {.job = job, .no_fma = !llvm_fuses(a->target)};
@@ -125,6 +146,7 @@ static void kernel_steps(Job *job, void *arg) {
   a->lowered = rewrite_graph(&rw, u, rules_decomp);
   check(job, a->lowered, STAGE_LOWERED, "lower");
   a->linear = linearize_kernel(job, a->lowered, a->target);
+  count_args(job, a);
 }
 
 static const char *opts_text(Job *job, const OptList *opts) {
@@ -151,8 +173,11 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
                         .threads = a.linear.threads,
                         .scratch_bytes = a.linear.scratch_bytes,
                         .opts = opts_text(job, &a.applied)};
-  memcpy(out->grid, a.linear.grid, sizeof out->grid);
-  memcpy(out->block, a.linear.block, sizeof out->block);
+  for (int d = 0; d < 3; d++) {
+    const UOp *n = a.linear.grid[d];
+    out->grid[d] = n ? (uint32_t)n->arg.i : 1;
+    out->block[d] = a.linear.block[d];
+  }
   code.object = (StrBuf){0};
   llvm_output_deinit(&code);
   return NULL;
@@ -161,14 +186,14 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
 /* -- looking at a stage
  * --------------------------------------------------------------------------------------- */
 
-static void print_plan(const Plan *plan, StrBuf *out) {
+static void print_plan(Job *job, const Plan *plan, StrBuf *out) {
   static const char *const kinds[] = {"input", "output", "weight", "temp", "const", "state"};
   strbuf_addf(out, "%zu buffers, %zu kernels, %zu calls, %lld bytes of temporaries\n",
               plan->nbuffers, plan->nkernels, plan->ncalls, (long long)plan->temp_bytes);
   for (size_t i = 0; i < plan->nbuffers; i++) {
     const PlanBuffer *b = &plan->buffers[i];
-    strbuf_addf(out, "b%zu = %s %s[%lld]", i, kinds[b->kind], dtype_info[b->dtype].name,
-                (long long)b->numel);
+    strbuf_addf(out, "b%zu = %s %s[%s]", i, kinds[b->kind], dtype_info[b->dtype].name,
+                dim_text(job, b->numel));
     if (b->kind == PB_TEMP)
       strbuf_addf(out, " at %lld\n", (long long)b->offset);
     else
@@ -262,7 +287,7 @@ Status compile_inspect(Job *job, const TensorGraph *graph, const Target *target,
         "stage '%.40s' is unknown; stages are tensor ranged kernels scheduled lowered linear code",
         stage);
   TRY(compile_plan(job, graph, target, &plan));
-  if (!known) return print_plan(&plan, out), NULL;
+  if (!known) return print_plan(job, &plan, out), NULL;
   if (kernel >= (int)plan.nkernels)
     return FAIL(OUT_OF_RANGE, "kernel %d does not exist; the model has kernels 0 to %d", kernel,
                 (int)plan.nkernels - 1);

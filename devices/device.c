@@ -63,21 +63,42 @@ Status device_wait(Device *d, Fence fence, int64_t timeout_ns) {
 
 typedef struct DeviceKind {
   const char *prefix;
-  Status (*create)(Device **out);
+  Status (*create)(uint32_t ordinal, Device **out);
 } DeviceKind;
 
-static Status create_cpu(Device **out) { return device_cpu_create(0, out); }
+/* There is one CPU, and one null device. */
+static Status create_cpu(uint32_t ordinal, Device **out) {
+  if (ordinal) return FAIL(UNAVAILABLE, "this machine has only cpu:0");
+  return device_cpu_create(0, out);
+}
 
-static const DeviceKind kinds[] = {{"cpu:", create_cpu}, {"null:", device_null_create}};
+static Status create_null(uint32_t ordinal, Device **out) {
+  if (ordinal) return FAIL(UNAVAILABLE, "this machine has only null:0");
+  return device_null_create(out);
+}
+
+static const DeviceKind kinds[] = {
+    {"cpu:", create_cpu}, {"cuda:", device_cuda_create}, {"null:", create_null}};
+
+static bool parse_ordinal(const char *text, uint32_t *out) {
+  uint32_t n = 0;
+  if (!*text || strlen(text) > 3 || (text[0] == '0' && text[1])) return false;
+  for (; *text; text++) {
+    if (*text < '0' || *text > '9') return false;
+    n = n * 10 + (uint32_t)(*text - '0');
+  }
+  *out = n;
+  return true;
+}
 
 Status device_open(const char *name, Device **out) {
+  uint32_t ordinal;
   *out = NULL;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
     size_t n = strlen(kinds[i].prefix);
-    if (strncmp(name, kinds[i].prefix, n) != 0) continue;
-    if (strcmp(name + n, "0") == 0) return kinds[i].create(out);
-    return FAIL(UNAVAILABLE, "device '%s': this machine has only %s0", name, kinds[i].prefix);
+    if (strncmp(name, kinds[i].prefix, n) != 0 || !parse_ordinal(name + n, &ordinal)) continue;
+    Status st = kinds[i].create(ordinal, out);
+    return st ? WRAP(st, "device '%s'", name) : NULL;
   }
-  return FAIL(UNAVAILABLE, "device '%s': not a kind of device that this build has (cpu:0, null:0)",
-              name);
+  return FAIL(UNAVAILABLE, "device '%s': devices are named cpu:0, cuda:N, null:0", name);
 }

@@ -39,7 +39,7 @@ struct Buffer {
 };
 
 typedef struct ProgramSpec {
-  Bytes image; /* relocatable object (CPU), source (OpenCL) */
+  Bytes image; /* relocatable object (CPU), source (OpenCL), PTX or a cubin (CUDA) */
   const char *entry;
   uint32_t threads;       /* thread indices the entry is called with (CPU) */
   uint64_t scratch_bytes; /* per thread (CPU) */
@@ -97,6 +97,8 @@ struct Device {
 
 Status device_cpu_create(uint32_t threads, Device **out); /* threads 0 = one per core */
 Status device_null_create(Device **out);                  /* accepts everything, runs nothing */
+/* UNAVAILABLE with the reason when there is no driver or no such GPU. */
+Status device_cuda_create(uint32_t ordinal, Device **out);
 /* A decorator that checks sizes, lifetimes, double frees and the calling thread, then forwards.
  * Owns inner. */
 Status device_check_create(Device *inner, Device **out);

@@ -56,6 +56,7 @@ typedef struct Emitter {
   LLVMValueRef *values; /* by id - first_id */
   uint32_t first_id, nids;
   ParamBuffer *params; /* linear->nargs */
+  LLVMValueRef *vars;  /* linear->nvars */
   LocalBuffer *locals;
   size_t nlocals;
   RegSlot *slots;

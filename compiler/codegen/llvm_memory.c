@@ -12,6 +12,7 @@
 
 #include "compiler/codegen/llvm_build.h"
 #include "compiler/codegen/llvm_emit.h"
+#include "compiler/ir/dim.h"
 
 /* One access, resolved. */
 typedef struct Access {
@@ -19,8 +20,8 @@ typedef struct Access {
   const UOp *u;
   DType dtype;
   unsigned lanes, align;
-  int64_t stride, elements;
-  LLVMTypeRef element; /* in memory */
+  int64_t stride, elements; /* at least so many */
+  LLVMTypeRef element;      /* in memory */
   LLVMValueRef base, scopes, noalias;
   bool constant; /* memory that the kernel never writes */
   LLVMValueRef index, gate;
@@ -131,6 +132,29 @@ static void make_scopes(Emitter *e) {
   }
 }
 
+/* Entry k of the argument array: a buffer's address. */
+static LLVMValueRef load_argument(Emitter *e, uint32_t k) {
+  LLVMTypeRef ptr = LLVMPointerTypeInContext(e->ctx, 0);
+  LLVMValueRef at = llvm_i64(e, k);
+  LLVMValueRef slot = LLVMBuildInBoundsGEP2(e->b, ptr, e->args, &at, 1, "");
+  LLVMValueRef v = LLVMBuildLoad2(e->b, ptr, slot, "arg");
+  LLVMSetMetadata(v, e->md_invariant, e->md_empty);
+  return v;
+}
+
+/* Behind the buffers stand the addresses of the VARs' values. */
+static void load_vars(Emitter *e) {
+  e->vars = arena_array(&e->arena, e->linear->nvars + 1u, sizeof(LLVMValueRef));
+  for (size_t i = 0; e->vars && i < e->linear->len; i++) {
+    const UOp *u = e->linear->list[i];
+    if (u->op != OP_VAR || e->vars[u->arg.i]) continue;
+    LLVMValueRef at = load_argument(e, e->linear->nargs + (uint32_t)u->arg.i);
+    LLVMValueRef v = LLVMBuildLoad2(e->b, LLVMInt64TypeInContext(e->ctx), at, "var");
+    LLVMSetMetadata(v, e->md_invariant, e->md_empty);
+    e->vars[u->arg.i] = v;
+  }
+}
+
 void llvm_memory_begin(Emitter *e) {
   uint64_t offset = 0;
   size_t accesses = 0;
@@ -156,14 +180,9 @@ void llvm_memory_begin(Emitter *e) {
              (unsigned long long)offset, (unsigned long long)e->linear->scratch_bytes);
   }
   e->slots = arena_array(&e->arena, e->nslots + 1, sizeof(RegSlot));
-  LLVMTypeRef ptr = LLVMPointerTypeInContext(e->ctx, 0);
-  for (uint32_t k = 0; k < e->linear->nargs; k++) {
-    if (!e->params[k].node) continue;
-    LLVMValueRef at = llvm_i64(e, k);
-    LLVMValueRef slot = LLVMBuildInBoundsGEP2(e->b, ptr, e->args, &at, 1, "");
-    e->params[k].base = LLVMBuildLoad2(e->b, ptr, slot, "arg");
-    LLVMSetMetadata(e->params[k].base, e->md_invariant, e->md_empty);
-  }
+  for (uint32_t k = 0; k < e->linear->nargs; k++)
+    if (e->params[k].node) e->params[k].base = load_argument(e, k);
+  load_vars(e);
   make_scopes(e);
 }
 
@@ -220,7 +239,7 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
               .lanes = lanes,
               .align = 1,
               .stride = u->arg.i,
-              .elements = buffer->arg.ints.at[0]};
+              .elements = dim_low(buffer->arg.ints.at[0])};
   a.element = llvm_memory_type(e, a.dtype, 1);
   if (buffer->op == OP_PARAM) {
     const ParamBuffer *p = &e->params[buffer->arg.i];

@@ -92,9 +92,10 @@ typedef struct Walk {
   GGraph graph;
   Val **params;
   GState *states; /* by slot */
-  /* By node. A view of a state is kept as a view of its PARAM: it shows the contents at the time
-   * when it is used, not when it was made. */
-  UOp **values;
+  UOp **values;   /* by node */
+  /* By node: the state that it is a view of, else NULL. Its value is a view of the PARAM then, and
+   * shows the contents at the time when it is used, not when it was made. */
+  GState **shows;
   const char *doing; /* "node 3 (ADD)", for errors */
   TensorGraph *out;
 } Walk;
@@ -163,35 +164,27 @@ static Ints dims_of(Walk *w, const int64_t *at, size_t n, DType d) {
 
 /* -- state ----------------------------------------------------------------------------------- */
 
-static GState *state_of(Walk *w, UOp *view) {
-  const UOp *param = view_param(view);
-  if (!param) return NULL;
-  if (param->arg.i >= (int64_t)w->graph.params.n) return NULL; /* a weight */
-  GState *s = &w->states[param->arg.i];
-  return s->param == param ? s : NULL;
-}
-
-/* What u is now: of a view, the contents of the state. */
-static UOp *current(Walk *w, UOp *u) {
-  const GState *s = state_of(w, u);
+/* A node's value, now. */
+static UOp *current(Walk *w, int64_t node) {
+  const GState *s = w->shows[node];
+  UOp *u = w->values[node];
   if (!s || !s->update) return u;
   return uop_substitute(w->front.job, u, (UOp *[]){s->param}, (UOp *[]){s->version}, 1);
 }
 
 static UOp *g_assign(Walk *w, const GNode *n, UOp *const *src) {
-  (void)n;
   Job *job = w->front.job;
-  GState *s = state_of(w, src[0]);
+  GState *s = w->shows[n->src.at[0]];
   if (!s) job_abort(job, FAIL(INVALID_ARGUMENT, "the target is not a view of a state"));
   if (!view_is_injective(src[0]))
     job_abort(job, FAIL(INVALID_ARGUMENT, "the target shows an element twice"));
-  UOp *value = current(w, src[1]);
+  UOp *value = current(w, n->src.at[1]);
   if (uop_dtype(value) != uop_dtype(src[0]))
     job_abort(job, FAIL(INVALID_ARGUMENT, "the value is %s, the target %s",
                         dtype_info[value->dtype].name, dtype_info[src[0]->dtype].name));
   value = build_expand(job, value, src[0]->shape);
   if (!shape_numel(value->shape)) return src[0];
-  s->update = uop2(job, OP_STORE, current(w, src[0]), value);
+  s->update = uop2(job, OP_STORE, current(w, n->src.at[0]), value);
   s->version = uop2(job, OP_AFTER, s->param, s->update);
   return src[0];
 }
@@ -477,6 +470,13 @@ static bool is_view(const GOp *op) {
          op->op != OP_GATHER;
 }
 
+static GState *state_at(Walk *w, const UOp *param) {
+  if (param->op != OP_PARAM || param->arg.i >= (int64_t)w->graph.params.n)
+    return NULL; /* constant */
+  GState *s = &w->states[param->arg.i];
+  return s->param == param ? s : NULL;
+}
+
 static void convert_node(Walk *w, size_t i) {
   Job *job = w->front.job;
   const GNode *n = &w->graph.nodes.at[i];
@@ -490,13 +490,13 @@ static void convert_node(Walk *w, size_t i) {
     if (s < 0 || s >= (int64_t)i)
       job_abort(job, FAIL(INVALID_ARGUMENT, "source %zu is node %lld, expected an earlier node", k,
                           (long long)s));
-    src[k] = w->values[s];
+    /* everything but a view, or the target of an update, reads what a state is now */
+    src[k] = is_view(op) || op->fn == g_assign ? w->values[s] : current(w, s);
   }
   check_counts(w, op, n, src);
-  /* everything but a view, or the target of an update, reads what the state is now */
-  for (size_t k = 0; k < n->src.n && !is_view(op) && op->fn != g_assign; k++)
-    src[k] = current(w, src[k]);
   UOp *u = op->fn(w, n, src);
+  if (is_view(op) || op->fn == g_assign) w->shows[i] = w->shows[n->src.at[0]];
+  if (op->fn == g_param) w->shows[i] = state_at(w, u);
   if (u->shape.n > MAX_RANK)
     job_abort(job, FAIL(INVALID_ARGUMENT, "result of rank %u, at most %d", u->shape.n, MAX_RANK));
   w->values[i] = u;
@@ -510,20 +510,22 @@ static void convert_graph(Job *job, void *arg) {
   size_t n = w->graph.nodes.n;
   add_params(w);
   w->values = arena_array(&job->arena, n, sizeof *w->values);
+  w->shows = arena_array(&job->arena, n, sizeof *w->shows);
   for (size_t i = 0; i < n; i++) convert_node(w, i);
   w->doing = NULL;
-  if (!w->graph.outputs.n) job_abort(job, FAIL(INVALID_ARGUMENT, "the graph has no outputs"));
+  finish_states(w);
+  if (!w->graph.outputs.n && !w->front.updates.len)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "the graph has no outputs and updates no state"));
   for (size_t i = 0; i < w->graph.outputs.n; i++) {
     const GOutput *o = &w->graph.outputs.at[i];
     w->doing = arena_printf(&job->arena, "output %zu ('" STR_FMT "')", i, STR_ARG(o->name));
     if (!o->name.len) job_abort(job, FAIL(INVALID_ARGUMENT, "an output needs a name"));
     if (o->node < 0 || o->node >= (int64_t)n)
       job_abort(job, FAIL(INVALID_ARGUMENT, "node %lld of %zu", (long long)o->node, n));
-    UOp *u = current(w, w->values[o->node]);
+    UOp *u = current(w, o->node);
     shape_check(job, u->shape, MAX_TENSOR / dtype_info[u->dtype].bytes, "output");
     front_output(&w->front, o->name, u);
   }
-  finish_states(w);
   front_finish(&w->front, w->out);
 }
 

@@ -3,8 +3,7 @@
  * source) become one additive bias. A row that may attend nothing gives 0, not NaN. */
 #include <math.h>
 
-#include "compiler/frontend/build_nn.h"
-#include "compiler/frontend/onnx_node.h"
+#include "compiler/frontend/onnx_attention.h"
 
 static UOp *i64(Node *n, int64_t v) { return uop_int(n->job, DT_I64, v); }
 
@@ -13,10 +12,8 @@ static _Noreturn void bad_shapes(Node *n, const char *what, const UOp *a, const 
                          shape_text(n->job, a->shape), shape_text(n->job, b->shape)));
 }
 
-/* [B, S, H * D] to [B, H, S, D]; a source of rank 4 already is. */
-static UOp *split_heads(Node *n, UOp *x, const char *attr) {
+UOp *attention_split(Node *n, UOp *x, int64_t h) {
   if (x->shape.n == 4) return x;
-  int64_t h = attr_need_int(n, attr);
   int64_t size;
   if (x->shape.n != 3 || h < 1 || !dim_divides(n->job, x->shape.at[2], h, &size))
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "%lld heads of a source of shape %s", (long long)h,
@@ -25,15 +22,18 @@ static UOp *split_heads(Node *n, UOp *x, const char *attr) {
   return build_transpose(n->job, build_reshape(n->job, x, shape_make(dims, 4)), 1, 2);
 }
 
-static UOp *join_heads(Node *n, UOp *y) {
+static UOp *split_heads(Node *n, UOp *x, const char *attr) {
+  return x->shape.n == 4 ? x : attention_split(n, x, attr_need_int(n, attr));
+}
+
+UOp *attention_join(Node *n, UOp *y) {
   y = build_transpose(n->job, y, 1, 2);
   int64_t dims[3] = {y->shape.at[0], y->shape.at[1],
                      dim_mul(n->job, y->shape.at[2], y->shape.at[3])};
   return build_reshape(n->job, y, shape_make(dims, 3));
 }
 
-/* Each head `times` times in a row. */
-static UOp *repeat_heads(Node *n, UOp *x, int64_t times) {
+UOp *attention_repeat(Node *n, UOp *x, int64_t times) {
   if (times == 1) return x;
   int64_t d[5] = {x->shape.at[0], x->shape.at[1], times, x->shape.at[2], x->shape.at[3]};
   x = build_expand(n->job, build_unsqueeze(n->job, x, 2), shape_make(d, 5));
@@ -150,8 +150,8 @@ static void op_attention(Node *n) {
   node_out(n, 2, v);
   int64_t times = heads / kv, nk = k->shape.at[2];
   Mask m = make_mask(n, q, nk, past_k ? past_k->shape.at[2] : 0);
-  k = repeat_heads(n, k, times);
-  v = repeat_heads(n, v, times);
+  k = attention_repeat(n, k, times);
+  v = attention_repeat(n, v, times);
   double scale = attr_float(n, "scale", 1 / sqrt((double)head_size(n, q)));
   double softcap = attr_float(n, "softcap", 0);
   UOp *root = build_num(n->job, q, sqrt(scale));
@@ -167,7 +167,7 @@ static void op_attention(Node *n) {
   int64_t mode = attr_int(n, "qk_matmul_output_mode", 0);
   node_out(n, 3, mode == 3 ? p : mode == 2 ? biased : scores);
   UOp *y = build_matmul(n->job, p, v);
-  node_out(n, 0, flat ? join_heads(n, y) : y);
+  node_out(n, 0, flat ? attention_join(n, y) : y);
 }
 
 /* -- rotary embedding ------------------------------------------------------------------------ */
@@ -183,19 +183,8 @@ static UOp *at_positions(Node *n, UOp *cache, UOp *ids, const UOp *x, int64_t ha
   return build_unsqueeze(n->job, cache, 1); /* [B, 1, S, half] */
 }
 
-static void op_rotary(Node *n) {
-  UOp *x = node_u(n, 0), *ids = node_opt(n, 3);
-  bool flat = x->shape.n == 3, interleaved = attr_int(n, "interleaved", 0) != 0;
-  x = split_heads(n, x, "num_heads");
-  if (x->shape.n != 4) bad_shapes(n, "heads", x, x);
-  int64_t size = head_size(n, x), dim = attr_int(n, "rotary_embedding_dim", 0);
-  if (!dim) dim = size;
-  if (dim < 2 || dim > size || dim % 2)
-    job_abort(n->job, FAIL(INVALID_ARGUMENT, "rotary_embedding_dim %lld of heads of %lld",
-                           (long long)dim, (long long)size));
-  int64_t half = dim / 2;
-  UOp *c = at_positions(n, node_u(n, 1), ids, x, half);
-  UOp *s = at_positions(n, node_u(n, 2), ids, x, half);
+UOp *attention_rotate(Node *n, UOp *x, UOp *c, UOp *s, bool interleaved) {
+  int64_t half = c->shape.at[3], dim = 2 * half, size = x->shape.at[3];
   UOp *a = build_slice(n->job, x, 3, 0, half, interleaved ? 2 : 1);
   UOp *b = build_slice(n->job, x, 3, interleaved ? 1 : half, half, interleaved ? 2 : 1);
   UOp *re = build2(n->job, OP_SUB, build2(n->job, OP_MUL, c, a), build2(n->job, OP_MUL, s, b));
@@ -209,9 +198,25 @@ static void op_rotary(Node *n) {
   } else {
     y = build_cat(n->job, parts, 2, 3);
   }
-  if (dim < size)
-    y = build_cat(n->job, (UOp *[]){y, build_slice(n->job, x, 3, dim, size - dim, 1)}, 2, 3);
-  node_out(n, 0, flat ? join_heads(n, y) : y);
+  if (dim == size) return y;
+  return build_cat(n->job, (UOp *[]){y, build_slice(n->job, x, 3, dim, size - dim, 1)}, 2, 3);
+}
+
+static void op_rotary(Node *n) {
+  UOp *x = node_u(n, 0), *ids = node_opt(n, 3);
+  bool flat = x->shape.n == 3, interleaved = attr_int(n, "interleaved", 0) != 0;
+  x = split_heads(n, x, "num_heads");
+  if (x->shape.n != 4) bad_shapes(n, "heads", x, x);
+  int64_t size = head_size(n, x), dim = attr_int(n, "rotary_embedding_dim", 0);
+  if (!dim) dim = size;
+  if (dim < 2 || dim > size || dim % 2)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "rotary_embedding_dim %lld of heads of %lld",
+                           (long long)dim, (long long)size));
+  int64_t half = dim / 2;
+  UOp *c = at_positions(n, node_u(n, 1), ids, x, half);
+  UOp *s = at_positions(n, node_u(n, 2), ids, x, half);
+  UOp *y = attention_rotate(n, x, c, s, interleaved);
+  node_out(n, 0, flat ? attention_join(n, y) : y);
 }
 
 /* -- linear attention ------------------------------------------------------------------------ */
@@ -263,12 +268,12 @@ static void op_linear_attention(Node *n) {
       vt = build2(job, OP_MUL, step_of(n, beta, t), build2(job, OP_SUB, vt, known));
     }
     state = build2(job, OP_ADD, state, build2(job, OP_MUL, kt, vt));
-    UOp *read = repeat_heads(n, state, hq / hk);
+    UOp *read = attention_repeat(n, state, hq / hk);
     ys[t] = build_matmul(job, step_of(n, q, t), read);
   }
   UOp *y = build_cat(job, ys, (size_t)steps, 2);
   y = build2(job, OP_MUL, y, build_num(job, y, scale));
-  node_out(n, 0, build_cast(job, join_heads(n, y), d));
+  node_out(n, 0, build_cast(job, attention_join(n, y), d));
   node_out(n, 1, build_cast(job, state, past ? uop_dtype(past) : d));
 }
 

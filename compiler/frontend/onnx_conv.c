@@ -103,11 +103,14 @@ static Ints conv_kernel(Node *n, const UOp *x, const UOp *w) {
   return kernel;
 }
 
-static void op_conv(Node *n) {
-  UOp *x = node_u(n, 0), *w = node_u(n, 1);
+UOp *spatial_conv(Node *n, UOp *x, UOp *w, UOp *bias) {
   Spatial s = spatial_attrs(n, x, conv_kernel(n, x, w));
   s.conv.groups = attr_int(n, "group", 1);
-  node_out(n, 0, build_conv(n->job, x, w, node_opt(n, 2), &s.conv));
+  return build_conv(n->job, x, w, bias, &s.conv);
+}
+
+static void op_conv(Node *n) {
+  node_out(n, 0, spatial_conv(n, node_u(n, 0), node_u(n, 1), node_opt(n, 2)));
 }
 
 /* Integer convolution: i32 arithmetic on (x - x_zero) and (w - w_zero). */

@@ -5,7 +5,7 @@
 static void op_matmul(Node *n) { node_out(n, 0, build_matmul(n->job, node_u(n, 0), node_u(n, 1))); }
 
 /* alpha * A' B' + beta * C. Factors of 1 leave no trace. */
-static void op_gemm(Node *n) {
+UOp *linear_gemm(Node *n) {
   UOp *a = node_u(n, 0), *b = node_u(n, 1), *c = node_opt(n, 2);
   double alpha = attr_float(n, "alpha", 1), beta = attr_float(n, "beta", 1);
   if (a->shape.n != 2 || b->shape.n != 2)
@@ -19,8 +19,10 @@ static void op_gemm(Node *n) {
     if (beta != 1) c = build2(n->job, OP_MUL, c, build_num(n->job, c, beta));
     y = build2(n->job, OP_ADD, y, build_expand(n->job, c, y->shape));
   }
-  node_out(n, 0, y);
+  return y;
 }
+
+static void op_gemm(Node *n) { node_out(n, 0, linear_gemm(n)); }
 
 /* Zero points: a scalar, or one per row of A / column of B. */
 static UOp *centred(Node *n, UOp *x, UOp *zero, bool rows) {

@@ -100,6 +100,8 @@ static inline bool node_wants(const Node *n, size_t k) {
   return k < n->nout && n->proto->output.at[k].len;
 }
 
+/* The result of a node with the sources and attributes of Gemm. */
+UOp *linear_gemm(Node *n);
 /* x - zero in i32; zero NULL: x. */
 UOp *node_centred(Node *n, UOp *x, UOp *zero);
 

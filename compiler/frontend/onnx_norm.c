@@ -195,7 +195,8 @@ const OnnxOp onnx_norm_ops[] = {
     {"", "BatchNormalization", 6, 5, 5, op_batch_norm},
     {"", "InstanceNormalization", 6, 3, 3, op_instance_norm},
     {"", "GroupNormalization", 18, 3, 3, op_group_norm},
-    {"", "LayerNormalization", 17, 2, 3, op_layer_norm},
+    {"", "LayerNormalization", 1, 2, 3, op_layer_norm}, /* before 17 as ONNX Runtime has it */
+    {"com.microsoft", "LayerNormalization", 1, 2, 3, op_layer_norm},
     {"", "RMSNormalization", 23, 2, 2, op_rms_norm},
     {"", "LRN", 1, 1, 1, op_lrn},
     {"", "MeanVarianceNormalization", 9, 1, 1, op_mvn},

@@ -99,8 +99,8 @@ static UOp *window_counts(Node *n, const Spatial *s, size_t i, int64_t d, bool i
   return build_cast(n->job, build_along(n->job, v, 2 + i, 2 + c->spatial), type);
 }
 
-static void op_average_pool(Node *n) {
-  UOp *given = node_u(n, 0), *x = build_widen(n->job, given), *count = NULL;
+UOp *spatial_average_pool(Node *n, UOp *given) {
+  UOp *x = build_widen(n->job, given), *count = NULL;
   Spatial s = spatial_attrs(n, x, pool_kernel(n));
   bool include = attr_int(n, "count_include_pad", 0) != 0;
   UOp *w = build_windows(n->job, x, &s.conv, s.kernel, build_num(n->job, x, 0));
@@ -109,8 +109,10 @@ static void op_average_pool(Node *n) {
     UOp *c = window_counts(n, &s, i, x->shape.at[2 + i], include, uop_dtype(x));
     count = count ? build2(n->job, OP_MUL, count, c) : c;
   }
-  node_out(n, 0, build_cast(n->job, build_div(n->job, sum, count), uop_dtype(given)));
+  return build_cast(n->job, build_div(n->job, sum, count), uop_dtype(given));
 }
+
+static void op_average_pool(Node *n) { node_out(n, 0, spatial_average_pool(n, node_u(n, 0))); }
 
 /* (sum |x|^p)^(1/p), of half floats in f32 */
 static UOp *p_norm(Node *n, UOp *x, uint32_t axes, double p, bool keep) {

@@ -1,6 +1,7 @@
 /* Quantisation: q = saturate(round(x / scale) + zero), x = (q - zero) * scale. Scales are scalars,
  * vectors along an axis, or (opset 21) blocks along an axis. Integer products are exact in i32. To
  * small floats it is a cast of x / scale, and the zero point has to be 0. */
+#include "compiler/frontend/onnx_quant.h"
 #include "compiler/frontend/onnx_spatial.h"
 
 /* A scale or zero point, in a shape that broadcasts with x. */
@@ -34,8 +35,7 @@ static void limits(Node *n, DType d, double *lo, double *hi) {
   *hi = dtype_is_uint(d) ? (double)((1 << bits) - 1) : (double)((1 << (bits - 1)) - 1);
 }
 
-/* x / scale, already f32 or wider, rounded to even, moved by zero, saturated to d. */
-static UOp *quantize(Node *n, UOp *ratio, UOp *zero, DType d) {
+UOp *quant_round(Node *n, UOp *ratio, UOp *zero, DType d) {
   double lo, hi;
   limits(n, d, &lo, &hi);
   UOp *q = build1(n->job, OP_ROUND, ratio);
@@ -55,7 +55,7 @@ static UOp *ratio_of(Node *n, UOp *x, UOp *scale) {
   return build_cast(n->job, r, DT_F32);
 }
 
-static void op_quantize(Node *n) {
+void quant_quantize_linear(Node *n) {
   UOp *x = node_u(n, 0), *zero = node_opt(n, 2);
   int64_t axis = attr_int(n, "axis", 1), block = attr_int(n, "block_size", 0);
   UOp *scale = per_axis(n, node_u(n, 1), x, axis, block);
@@ -64,10 +64,10 @@ static void op_quantize(Node *n) {
   if (zero) zero = per_axis(n, zero, x, axis, block);
   UOp *ratio = ratio_of(n, x, scale);
   bool small = dtype_is_float(d) && dtype_is_storage(d) && d != DT_F8E8M0;
-  node_out(n, 0, small ? onnx_cast(n, ratio, d) : quantize(n, ratio, zero, d));
+  node_out(n, 0, small ? onnx_cast(n, ratio, d) : quant_round(n, ratio, zero, d));
 }
 
-static void op_dequantize(Node *n) {
+void quant_dequantize_linear(Node *n) {
   UOp *x = node_u(n, 0), *scale = node_u(n, 1), *zero = node_opt(n, 2);
   int64_t axis = attr_int(n, "axis", 1), block = attr_int(n, "block_size", 0);
   DType d = uop_dtype(scale);
@@ -80,17 +80,23 @@ static void op_dequantize(Node *n) {
   node_out(n, 0, build_cast(n->job, y, d));
 }
 
-/* Scale and zero point from the range of x, which always includes 0. */
-static void op_dynamic_quantize(Node *n) {
-  UOp *x = node_u(n, 0), *zero = build_num(n->job, x, 0), *full = build_num(n->job, x, 255);
+UOp *quant_dynamic(Node *n, UOp *x, UOp **scale_out, UOp **point_out) {
+  UOp *zero = build_num(n->job, x, 0), *full = build_num(n->job, x, 255);
   UOp *hi = build2(n->job, OP_MAX, build_reduce(n->job, OP_MAX, x, axes_all(x), false), zero);
   UOp *lo = build2(n->job, OP_MIN, build_reduce(n->job, OP_MIN, x, axes_all(x), false), zero);
   UOp *scale = build2(n->job, OP_FDIV, build2(n->job, OP_SUB, hi, lo), full);
   UOp *flat = build2(n->job, OP_CMPEQ, scale, zero);
   UOp *safe = build_where(n->job, flat, build_num(n->job, x, 1), scale);
   UOp *at = build2(n->job, OP_FDIV, build1(n->job, OP_NEG, lo), safe);
-  UOp *point = quantize(n, at, NULL, DT_U8);
-  node_out(n, 0, quantize(n, build2(n->job, OP_FDIV, x, safe), point, DT_U8));
+  UOp *point = quant_round(n, at, NULL, DT_U8);
+  *scale_out = scale;
+  *point_out = point;
+  return quant_round(n, build2(n->job, OP_FDIV, x, safe), point, DT_U8);
+}
+
+static void op_dynamic_quantize(Node *n) {
+  UOp *scale, *point, *y = quant_dynamic(n, node_u(n, 0), &scale, &point);
+  node_out(n, 0, y);
   node_out(n, 1, scale);
   node_out(n, 2, point);
 }
@@ -99,7 +105,7 @@ static void op_dynamic_quantize(Node *n) {
 static UOp *requantize(Node *n, UOp *y, UOp *scale, UOp *scale_y, UOp *zero_y) {
   UOp *k = build2(n->job, OP_FDIV, scale, build_cast(n->job, scale_y, DT_F32));
   UOp *f = build2(n->job, OP_MUL, build_cast(n->job, y, DT_F32), k);
-  return quantize(n, f, zero_y, uop_dtype(zero_y));
+  return quant_round(n, f, zero_y, uop_dtype(zero_y));
 }
 
 /* Rows of A and columns of B may have their own scale and zero point. */
@@ -123,10 +129,10 @@ static void op_qlinear_matmul(Node *n) {
   node_out(n, 0, requantize(n, y, scale, rowwise(n, in[6]), rowwise(n, in[7])));
 }
 
-static void op_qlinear_conv(Node *n) {
+UOp *quant_conv(Node *n, UOp *x) {
   UOp *in[8];
   for (size_t i = 0; i < 8; i++) in[i] = node_u(n, i);
-  UOp *x = in[0], *w = in[3];
+  UOp *w = in[3];
   if (w->shape.n != x->shape.n || w->shape.n < 3)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "weights of shape %s for a source of shape %s",
                            shape_text(n->job, w->shape), shape_text(n->job, x->shape)));
@@ -138,12 +144,14 @@ static void op_qlinear_conv(Node *n) {
   UOp *ws = scalar_if_one(n, in[4]);
   if (ws->shape.n) ws = build_along(n->job, ws, 1, y->shape.n);
   UOp *scale = build2(n->job, OP_MUL, scalar_if_one(n, in[1]), ws);
-  node_out(n, 0, requantize(n, y, scale, scalar_if_one(n, in[6]), scalar_if_one(n, in[7])));
+  return requantize(n, y, scale, scalar_if_one(n, in[6]), scalar_if_one(n, in[7]));
 }
 
+static void op_qlinear_conv(Node *n) { node_out(n, 0, quant_conv(n, node_u(n, 0))); }
+
 const OnnxOp onnx_quant_ops[] = {
-    {"", "QuantizeLinear", 10, 2, 3, op_quantize},
-    {"", "DequantizeLinear", 10, 2, 3, op_dequantize},
+    {"", "QuantizeLinear", 10, 2, 3, quant_quantize_linear},
+    {"", "DequantizeLinear", 10, 2, 3, quant_dequantize_linear},
     {"", "DynamicQuantizeLinear", 11, 1, 1, op_dynamic_quantize},
     {"", "QLinearMatMul", 10, 8, 8, op_qlinear_matmul},
     {"", "QLinearConv", 10, 8, 9, op_qlinear_conv},

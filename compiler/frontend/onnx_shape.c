@@ -170,8 +170,13 @@ static void op_trilu(Node *n) {
 }
 
 const OnnxOp onnx_shape_ops[] = {
-    {"", "Constant", 1, 0, 0, op_constant}, {"", "ConstantOfShape", 9, 1, 1, op_constant_of_shape},
-    {"", "Shape", 1, 1, 1, op_shape},       {"", "Size", 1, 1, 1, op_size},
-    {"", "Range", 11, 3, 3, op_range},      {"", "EyeLike", 9, 1, 1, op_eye_like},
-    {"", "Trilu", 14, 1, 2, op_trilu},      {0},
+    {"", "Constant", 1, 0, 0, op_constant},
+    {"", "ConstantOfShape", 9, 1, 1, op_constant_of_shape},
+    {"", "Shape", 1, 1, 1, op_shape},
+    {"", "Size", 1, 1, 1, op_size},
+    {"", "Range", 11, 3, 3, op_range},
+    {"", "EyeLike", 9, 1, 1, op_eye_like},
+    {"", "Trilu", 14, 1, 2, op_trilu},
+    {"com.microsoft", "Trilu", 1, 1, 2, op_trilu},
+    {0},
 };

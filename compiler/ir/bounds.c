@@ -220,6 +220,7 @@ static Interval interval(const UOp *u, Interval all) {
   case OP_IOTA: return (Interval){0, most(of_high(u->shape.at[u->arg.i]) - 1, 0)};
   case OP_VAR: return multiples(u->arg.ints.at);
   case OP_RANGE: return (Interval){0, most(of(u->src[0]).hi - 1, 0)};
+  case OP_SPECIAL: return (Interval){0, most(of(u->src[0]).hi - 1, 0)};
   case OP_THREAD: return (Interval){0, u->arg.i - 1};
   case OP_RAMP: return (Interval){0, u->lanes - 1};
   case OP_RESHAPE:

@@ -22,6 +22,7 @@ unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
   case OP_HREDUCE:
   case OP_RANGE:
   case OP_END:
+  case OP_BARRIER:
   case OP_SINK: return 1;
   case OP_REDUCE:
   case OP_AFTER: return nsrc ? src[0]->lanes : 1;
@@ -33,8 +34,9 @@ unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
 
 static const struct {
   uint8_t op, min, max; /* max 0: any number */
-} variadic[] = {{OP_CAT, 1, 0},   {OP_REDUCE, 1, 0}, {OP_INDEX, 2, 3}, {OP_LOAD, 2, 4},
-                {OP_STORE, 2, 4}, {OP_END, 1, 0},    {OP_AFTER, 1, 0}, {OP_SINK, 0, 0}};
+} variadic[] = {{OP_CAT, 1, 0},   {OP_REDUCE, 1, 0}, {OP_INDEX, 2, 3},
+                {OP_LOAD, 2, 4},  {OP_STORE, 2, 4},  {OP_END, 1, 0},
+                {OP_AFTER, 1, 0}, {OP_SINK, 0, 0},   {OP_BARRIER, 1, 0}};
 
 static const char *check_arity(Job *job, Op op, size_t n) {
   int want = op_info[op].nsrc;
@@ -76,12 +78,18 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   case OP_BUFFER:
     if (arg.ints.n != 2) return "a buffer has elements and space";
     if (arg.ints.at[0] < 1 || arg.ints.at[0] > (int64_t)1 << 40) return "bad number of elements";
-    return arg.ints.at[1] == 0 || arg.ints.at[1] == 1 ? NULL : "the space is neither 0 nor 1";
-  case OP_RANGE:
-    if (arg.ints.n != 1 || arg.ints.at[0] < 0 || arg.ints.at[0] >= AX__COUNT) {
+    return arg.ints.at[1] >= 0 && arg.ints.at[1] <= 2 ? NULL : "the space is not 0, 1 or 2";
+  case OP_RANGE: {
+    if (arg.ints.n < 1 || arg.ints.at[0] < 0 || arg.ints.at[0] >= AX__COUNT) {
       return "a range has one axis type";
     }
+    /* along which dimension of the workgroup threads are counted */
+    bool thread = arg.ints.at[0] == AX_LOCAL || arg.ints.at[0] == AX_GROUP;
+    if (arg.ints.n != (thread ? 2 : 1)) return "a range has no or one dimension of threads";
+    if (thread && (arg.ints.at[1] < 0 || arg.ints.at[1] > 2)) return "there are three dimensions";
     return arg.i < 0 || arg.i > UINT32_MAX ? "the range id is out of bounds" : NULL;
+  }
+  case OP_SPECIAL: return arg.i < 0 || arg.i > 5 ? "there are six special indices" : NULL;
   case OP_THREAD: return arg.i < 1 ? "the number of threads is below 1" : NULL;
   case OP_RAMP: return lanes < 1 ? "a ramp has lanes" : NULL;
   case OP_REDUCE:
@@ -119,6 +127,7 @@ static const char *check_leaf(Op op, DType dtype) {
   switch (op) {
   case OP_VAR:
   case OP_RANGE:
+  case OP_SPECIAL:
   case OP_THREAD:
   case OP_RAMP: return dtype == DT_INDEX ? NULL : "the dtype is not index";
   case OP_IOTA:
@@ -156,6 +165,7 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
     }
     return check_class((Op)arg.i, (DType)src[0]->dtype);
   case OP_HREDUCE: return check_class((Op)arg.i, (DType)src[0]->dtype);
+  case OP_SPECIAL:
   case OP_RANGE: return src[0]->dtype == DT_INDEX ? NULL : "the end's dtype is not index";
   case OP_STORE:
     if (n == 2) return src[0]->dtype == src[1]->dtype ? NULL : "the value has another dtype";
@@ -176,7 +186,7 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
 
 /* Which sources may have no value. */
 static const char *check_void(Op op, UOp *const *src, size_t n) {
-  size_t first = op == OP_AFTER ? 1 : op == OP_END || op == OP_SINK ? n : 0;
+  size_t first = op == OP_AFTER ? 1 : op == OP_END || op == OP_SINK || op == OP_BARRIER ? n : 0;
   for (size_t s = 0; s < n; s++) {
     if (src[s]->dtype == DT_VOID && (op == OP_AFTER ? s < first : first == 0)) {
       return "a source has no value";

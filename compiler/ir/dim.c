@@ -86,15 +86,23 @@ UOp *uop_var(Job *job, int64_t number, int64_t min, int64_t max, int64_t divisor
 
 /* -- arithmetic -------------------------------------------------------------------------------- */
 
+static bool both_static(int64_t a, int64_t b) { return dim_is_static(a) && dim_is_static(b); }
+
 int64_t dim_add(Job *job, int64_t a, int64_t b) {
+  int64_t r;
+  if (both_static(a, b) && !__builtin_add_overflow(a, b, &r) && dim_is_static(r)) return r;
   return of_poly(job, poly_add(job, poly_of_dim(job, a), poly_of_dim(job, b), 1));
 }
 
 int64_t dim_sub(Job *job, int64_t a, int64_t b) {
+  int64_t r;
+  if (both_static(a, b) && !__builtin_sub_overflow(a, b, &r) && dim_is_static(r)) return r;
   return of_poly(job, poly_add(job, poly_of_dim(job, a), poly_of_dim(job, b), -1));
 }
 
 int64_t dim_mul(Job *job, int64_t a, int64_t b) {
+  int64_t r;
+  if (both_static(a, b) && !__builtin_mul_overflow(a, b, &r) && dim_is_static(r)) return r;
   return of_poly(job, poly_mul(job, poly_of_dim(job, a), poly_of_dim(job, b)));
 }
 
@@ -108,7 +116,7 @@ int64_t dim_ceildiv(Job *job, int64_t a, int64_t b) {
 }
 
 static int64_t chosen(Job *job, Op op, int64_t a, int64_t b) {
-  if (dim_is_static(a) && dim_is_static(b)) return (op == OP_MIN) == (a < b) ? a : b;
+  if (both_static(a, b)) return (op == OP_MIN) == (a < b) ? a : b;
   return dim_of(job, uop2(job, op, dim_uop(job, a), dim_uop(job, b)));
 }
 
@@ -117,7 +125,7 @@ int64_t dim_max(Job *job, int64_t a, int64_t b) { return chosen(job, OP_MAX, a, 
 
 bool dim_divides(Job *job, int64_t a, int64_t b, int64_t *quotient) {
   Poly q, rest;
-  if (!dim_le(job, 1, b)) return false;
+  if (b == 0) return false;
   poly_split(job, poly_of_dim(job, a), poly_of_dim(job, b), &q, &rest);
   if (rest.n) return false;
   *quotient = of_poly(job, q);
@@ -135,9 +143,18 @@ int64_t dim_divisor(Job *job, int64_t d) {
 }
 
 bool dim_le(Job *job, int64_t a, int64_t b) {
-  if (dim_is_static(a) && dim_is_static(b)) return a <= b;
+  if (both_static(a, b)) return a <= b;
   if (a == b || dim_high(a) <= dim_low(b)) return true;
   return poly_proves(job, poly_add(job, poly_of_dim(job, b), poly_of_dim(job, a), -1));
+}
+
+bool dim_contains(Job *job, int64_t from, int64_t to, UOp *u) {
+  if (dim_is_static(from) && dim_is_static(to) && u->vmin >= from && u->vmax < to) return true;
+  if (!u->symbolic && dim_is_static(from) && dim_is_static(to)) return false;
+  Poly x = poly_of(job, u), low = poly_add(job, x, poly_of_dim(job, from), -1);
+  Poly high = poly_add(job, poly_of_dim(job, to), x, -1);
+  return (u->vmin >= dim_high(from) || poly_proves(job, low)) &&
+         poly_proves(job, poly_add(job, high, poly_const(job, 1), -1));
 }
 
 int64_t dims_numel(Job *job, Ints shape) {
@@ -146,8 +163,7 @@ int64_t dims_numel(Job *job, Ints shape) {
     if (shape.at[k] == 0) return 0;
   }
   for (uint32_t k = 0; k < shape.n; k++) {
-    n = dim_is_static(n) && dim_is_static(shape.at[k]) ? n * shape.at[k]
-                                                       : dim_mul(job, n, shape.at[k]);
+    n = dim_mul(job, n, shape.at[k]);
   }
   return n;
 }
@@ -174,19 +190,20 @@ int64_t dim_eval(const UOp *u, const int64_t *vars, size_t nvars) {
   return eval(u, vars, nvars, false);
 }
 
-int64_t dim_typical(int64_t d) {
-  if (dim_is_static(d)) return d;
-  const UOp *u = dim_node(d);
+int64_t dim_typical_of(const UOp *u) {
   int64_t v = eval(u, NULL, 0, true);
   return v < u->vmin ? u->vmin : v > u->vmax ? u->vmax : v;
 }
+
+int64_t dim_typical(int64_t d) { return dim_is_static(d) ? d : dim_typical_of(dim_node(d)); }
 
 int64_t dims_typical(Ints shape) {
   int64_t n = 1;
   for (uint32_t k = 0; k < shape.n; k++) {
     int64_t d = dim_typical(shape.at[k]);
-    if (!d) return 0;
-    if (__builtin_mul_overflow(n, d, &n)) n = INT64_MAX;
+    if (shape.at[k] == 0) return 0;
+    if (d < 1) d = 1; /* no size that is 0 only sometimes makes a tensor empty */
+    if (__builtin_mul_overflow(n, d, &n) || n > INT64_MAX / 16) n = INT64_MAX / 16;
   }
   return n;
 }

@@ -36,7 +36,7 @@ int64_t dim_floordiv(Job *job, int64_t a, int64_t b);
 int64_t dim_ceildiv(Job *job, int64_t a, int64_t b);
 int64_t dim_min(Job *job, int64_t a, int64_t b);
 int64_t dim_max(Job *job, int64_t a, int64_t b);
-/* The quotient when b divides a whatever the VARs are; false otherwise, or when b may be 0. */
+/* Whether a is b times the quotient whatever the VARs are; b is not 0 for certain. */
 bool dim_divides(Job *job, int64_t a, int64_t b, int64_t *quotient);
 
 /* Bounds, and a number >= 1 that divides it (the number itself when it is static and not 0). */
@@ -45,12 +45,16 @@ int64_t dim_high(int64_t d);
 int64_t dim_divisor(Job *job, int64_t d);
 /* a <= b for all values of the VARs, proven. */
 bool dim_le(Job *job, int64_t a, int64_t b);
+/* from <= u and u < to for all values of VARs and RANGEs, proven. u: INDEX, scalar. */
+bool dim_contains(Job *job, int64_t from, int64_t to, UOp *u);
 /* What the dim is expected to be: a number within its bounds, for costs. */
 int64_t dim_typical(int64_t d);
+int64_t dim_typical_of(const UOp *u); /* of an expression */
 
 /* Product of the dims; 1 for rank 0. shape_numel (uop.h) is the same for static shapes. */
 int64_t dims_numel(Job *job, Ints shape);
-int64_t dims_typical(Ints shape); /* of the product; saturates */
+int64_t
+dims_typical(Ints shape); /* of the product; saturates; 0 only when a size is 0 for certain */
 /* For messages: "4", "2*n0 + 1". In the arena. */
 const char *dim_text(Job *job, int64_t d);
 

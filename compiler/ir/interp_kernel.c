@@ -10,6 +10,8 @@
 
 #include <inttypes.h>
 
+#include "compiler/ir/dim.h"
+
 enum { MAX_DEPTH = 5000 };
 
 typedef struct Interp {
@@ -72,7 +74,7 @@ static bool inside(Interp *in, const UOp *u, const UOp *buf, int64_t index) {
     n = buf->arg.ints.at[0];
   } else if (buf->op == OP_PARAM && (size_t)buf->arg.i < in->nargs) {
     n = (int64_t)(in->args[buf->arg.i].bytes / dtype_info[buf->dtype].bytes);
-    if (shape_numel(buf->shape) < n) n = shape_numel(buf->shape);
+    if (dim_high(buf->arg.ints.at[0]) < n) n = dim_high(buf->arg.ints.at[0]);
   } else {
     failed(in, FAIL(INTERNAL, "%s accesses %s %" PRId64 ", which the kernel does not have",
                     op_info[u->op].name, op_info[buf->op].name, buf->arg.i));
@@ -138,6 +140,11 @@ static Scalar compute(Interp *in, UOp *u) {
   case OP_CONST: return uop_const_value(u);
   case OP_PARAM:
   case OP_BUFFER: return (Scalar){0};
+  case OP_VAR: {
+    Scalar v = {0};
+    Status st = interp_var(in->args, in->nargs, u, &v.i);
+    return st ? failed(in, st) : v;
+  }
   case OP_RANGE:
     return failed(in, FAIL(INTERNAL, "RANGE %" PRId64 " is used outside of its loop", u->arg.i));
   case OP_INDEX: return load(in, u);

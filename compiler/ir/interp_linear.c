@@ -1,4 +1,5 @@
-/* The reference for linear programs: one pass of a program counter over the list.
+/* The reference for linear programs: one pass of a program counter over the list; for a workgroup,
+ * one counter per thread, each of which runs until it waits at a BARRIER.
  *
  * Every node has a place and `lanes` Scalars there; RANGE and END move the counter. Nodes that are
  * used but not listed (constants and the like) are placed behind the list and computed first. */
@@ -7,11 +8,24 @@
 #include <inttypes.h>
 
 #include "base/vec.h"
+#include "compiler/ir/dim.h"
+#include "compiler/ir/plan.h"
+
+/* Who touched an element of the workgroup's memory last; phases count from 1. */
+typedef struct Cell {
+  uint32_t written, writer, read, reader; /* phase, thread, phase, thread or MANY */
+} Cell;
+#define MANY UINT32_MAX
 
 typedef struct Interp {
   InterpBuffer *args;
   size_t nargs;
   int64_t thread;
+  int64_t special[6];
+  uint32_t me, phase; /* in the workgroup */
+  size_t pc;
+  bool waits;       /* at a BARRIER, which is before pc */
+  Cell **cells;     /* by place: of the workgroup's BUFFERs; shared by its threads */
   Scalar **values;  /* by place */
   Scalar **buffers; /* by place: storage of BUFFERs */
   uint32_t *closes; /* by place: END of a RANGE and RANGE of an END */
@@ -19,6 +33,17 @@ typedef struct Interp {
 
 static Scalar lane(const Interp *in, const UOp *u, unsigned k) {
   return in->values[u->place][u->lanes == 1 ? 0 : k];
+}
+
+Status interp_var(const InterpBuffer *args, size_t nargs, const UOp *var, int64_t *out) {
+  const InterpBuffer *value = &args[nargs + (size_t)var->arg.i];
+  *out = 0;
+  if (value->bytes != sizeof *out)
+    return FAIL(INTERNAL, "VAR %" PRId64 " has no value", var->arg.i);
+  memcpy(out, value->data, sizeof *out);
+  if (*out >= var->vmin && *out <= var->vmax) return NULL;
+  return FAIL(INTERNAL, "VAR %" PRId64 " is %" PRId64 ", outside of [%" PRId64 ", %" PRId64 "]",
+              var->arg.i, *out, var->vmin, var->vmax);
 }
 
 static const UOp *storage(const UOp *buf) {
@@ -48,7 +73,7 @@ static Status check(const Interp *in, const UOp *u, int64_t at) {
     n = buf->arg.ints.at[0] * buf->lanes;
   } else if (buf->op == OP_PARAM && (size_t)buf->arg.i < in->nargs) {
     n = (int64_t)(in->args[buf->arg.i].bytes / dtype_info[buf->dtype].bytes);
-    if (shape_numel(buf->shape) < n) n = shape_numel(buf->shape);
+    if (dim_high(buf->arg.ints.at[0]) < n) n = dim_high(buf->arg.ints.at[0]);
   } else {
     return FAIL(INTERNAL, "%s accesses %s %" PRId64 ", which the kernel does not have",
                 op_info[u->op].name, op_info[buf->op].name, buf->arg.i);
@@ -56,6 +81,27 @@ static Status check(const Interp *in, const UOp *u, int64_t at) {
   if (at >= 0 && at < n) return NULL;
   return FAIL(INTERNAL, "%s of %s %" PRId64 ": element %" PRId64 " of %" PRId64,
               op_info[u->op].name, op_info[buf->op].name, buf->arg.i, at, n);
+}
+
+static bool is_shared(const UOp *buf) { return buf->op == OP_BUFFER && buf->arg.ints.at[1] == 2; }
+
+static Status touch(Interp *in, const UOp *u, const UOp *buf, int64_t at, bool write) {
+  if (!is_shared(buf) || !in->phase) return NULL;
+  Cell *c = &in->cells[buf->place][at];
+  bool race = c->written == in->phase && c->writer != in->me;
+  race |= write && c->read == in->phase && c->reader != in->me;
+  if (race)
+    return FAIL(INTERNAL,
+                "%s of element %" PRId64 " of the workgroup's BUFFER %" PRId64
+                " by two threads without a BARRIER between them",
+                op_info[u->op].name, at, buf->arg.i);
+  if (write) {
+    c->written = in->phase, c->writer = in->me;
+  } else {
+    c->reader = c->read == in->phase && c->reader != in->me ? MANY : in->me;
+    c->read = in->phase;
+  }
+  return NULL;
 }
 
 static Status load(Interp *in, const UOp *u) {
@@ -68,6 +114,7 @@ static Status load(Interp *in, const UOp *u) {
     }
     int64_t at = element(in, u, k);
     TRY(check(in, u, at));
+    TRY(touch(in, u, buf, at, false));
     if (buf->op == OP_BUFFER) {
       *out = in->buffers[buf->place][at];
     } else {
@@ -84,6 +131,7 @@ static Status store(Interp *in, const UOp *u) {
     if (!gated_in(in, u, 3, k)) continue;
     int64_t at = element(in, u, k);
     TRY(check(in, u, at));
+    TRY(touch(in, u, buf, at, true));
     if (buf->op == OP_BUFFER) {
       in->buffers[buf->place][at] = lane(in, u->src[2], k);
     } else {
@@ -114,6 +162,8 @@ static Status compute(Interp *in, const UOp *u) {
     for (unsigned k = 0; k < u->lanes; k++) out[k] = uop_const_value(u);
     return NULL;
   case OP_THREAD: out->i = in->thread; return NULL;
+  case OP_SPECIAL: out->i = in->special[u->arg.i]; return NULL;
+  case OP_VAR: return interp_var(in->args, in->nargs, u, &out->i);
   case OP_RAMP:
     for (unsigned k = 0; k < u->lanes; k++) out[k].i = k;
     return NULL;
@@ -145,6 +195,26 @@ static Status compute(Interp *in, const UOp *u) {
 
 /* -- the program ------------------------------------------------------------------------------- */
 
+/* Storage for the values and buffers of one thread; the workgroup's buffers are those of `first`,
+ * unless this is the first. */
+static void allocate(Interp *in, Job *job, const UOpList *all, const Interp *first) {
+  in->values = arena_array(&job->arena, all->len, sizeof *in->values);
+  in->buffers = arena_array(&job->arena, all->len, sizeof *in->buffers);
+  if (!first) in->cells = arena_array(&job->arena, all->len, sizeof *in->cells);
+  for (size_t k = 0; k < all->len; k++) {
+    const UOp *u = all->at[k];
+    in->values[k] = arena_array(&job->arena, u->lanes, sizeof(Scalar));
+    if (u->op != OP_BUFFER) continue;
+    size_t size = (size_t)u->arg.ints.at[0] * u->lanes;
+    if (first && is_shared(u)) {
+      in->buffers[k] = first->buffers[k];
+      continue;
+    }
+    in->buffers[k] = arena_array(&job->arena, size, sizeof(Scalar));
+    if (is_shared(u)) in->cells[k] = arena_array(&job->arena, size, sizeof(Cell));
+  }
+}
+
 static Status place(Interp *in, Job *job, UOp *const *list, size_t n, UOpList *all) {
   for (size_t k = 0; k < n; k++) {
     for (uint32_t s = 0; s < list[k]->nsrc; s++) list[k]->src[s]->place = UINT32_MAX;
@@ -163,17 +233,8 @@ static Status place(Interp *in, Job *job, UOp *const *list, size_t n, UOpList *a
       avec_push(&job->arena, all, x);
     }
   }
-  in->values = arena_array(&job->arena, all->len, sizeof *in->values);
-  in->buffers = arena_array(&job->arena, all->len, sizeof *in->buffers);
   in->closes = arena_array(&job->arena, all->len, sizeof *in->closes);
-  for (size_t k = 0; k < all->len; k++) {
-    const UOp *u = all->at[k];
-    in->values[k] = arena_array(&job->arena, u->lanes, sizeof(Scalar));
-    if (u->op == OP_BUFFER) {
-      size_t size = (size_t)u->arg.ints.at[0] * u->lanes;
-      in->buffers[k] = arena_array(&job->arena, size, sizeof(Scalar));
-    }
-  }
+  allocate(in, job, all, NULL);
   return NULL;
 }
 
@@ -199,18 +260,37 @@ static Status match_loops(Interp *in, Job *job, UOp *const *list, size_t n) {
   return open.len ? FAIL(INTERNAL, "%zu RANGEs are not closed", open.len) : NULL;
 }
 
-static Status step(Interp *in, UOp *const *list, size_t *pc) {
-  const UOp *u = list[*pc];
+static Status step(Interp *in, UOp *const *list) {
+  const UOp *u = list[in->pc];
   if (u->op == OP_RANGE) {
-    in->values[*pc]->i = 0;
-    if (lane(in, u->src[0], 0).i <= 0) *pc = in->closes[*pc];
+    in->values[in->pc]->i = 0;
+    if (lane(in, u->src[0], 0).i <= 0) in->pc = in->closes[in->pc];
   } else if (u->op == OP_END) {
-    size_t start = in->closes[*pc];
-    if (++in->values[start]->i < lane(in, list[start]->src[0], 0).i) *pc = start;
+    size_t start = in->closes[in->pc];
+    if (++in->values[start]->i < lane(in, list[start]->src[0], 0).i) in->pc = start;
+  } else if (u->op == OP_BARRIER) {
+    in->waits = true;
   } else {
     TRY(compute(in, u));
   }
-  ++*pc;
+  ++in->pc;
+  return NULL;
+}
+
+/* To the next BARRIER, or to the end. */
+static Status run(Interp *in, UOp *const *list, size_t n) {
+  in->waits = false;
+  while (in->pc < n && !in->waits) TRY(step(in, list));
+  return NULL;
+}
+
+static Status prepare(Interp *in, Job *job, UOp *const *list, size_t n, UOpList *all) {
+  TRY(place(in, job, list, n, all));
+  return match_loops(in, job, list, n);
+}
+
+static Status compute_leaves(Interp *in, const UOpList *all, size_t n) {
+  for (size_t k = n; k < all->len; k++) TRY(compute(in, all->at[k]));
   return NULL;
 }
 
@@ -218,9 +298,85 @@ Status interp_linear(Job *job, UOp *const *list, size_t n, InterpBuffer *args, s
                      int64_t thread) {
   Interp in = {.args = args, .nargs = nargs, .thread = thread};
   UOpList all = {0};
-  TRY(place(&in, job, list, n, &all));
-  TRY(match_loops(&in, job, list, n));
-  for (size_t k = n; k < all.len; k++) TRY(compute(&in, all.at[k]));
-  for (size_t pc = 0; pc < n;) TRY(step(&in, list, &pc));
+  TRY(prepare(&in, job, list, n, &all));
+  TRY(compute_leaves(&in, &all, n));
+  while (in.pc < n) TRY(run(&in, list, n));
+  return NULL;
+}
+
+/* -- workgroups -------------------------------------------------------------------------------- */
+
+typedef struct Workgroup {
+  const Linear *l;
+  UOpList all;
+  Interp *threads;
+  uint32_t n, phase;
+} Workgroup;
+
+static Status make_threads(Workgroup *w, Job *job, InterpBuffer *args, size_t nargs) {
+  const uint32_t *b = w->l->block;
+  w->n = b[0] * b[1] * b[2];
+  w->threads = arena_array(&job->arena, w->n, sizeof *w->threads);
+  for (uint32_t t = 0; t < w->n; t++) {
+    Interp *in = &w->threads[t];
+    *in = (Interp){.args = args, .nargs = nargs, .me = t};
+    if (t) {
+      in->closes = w->threads->closes;
+      in->cells = w->threads->cells;
+      allocate(in, job, &w->all, w->threads);
+    } else {
+      TRY(prepare(in, job, w->l->list, w->l->len, &w->all));
+    }
+    in->special[3] = t % b[0], in->special[4] = t / b[0] % b[1], in->special[5] = t / b[0] / b[1];
+  }
+  return NULL;
+}
+
+static Status run_group(Workgroup *w, const int64_t *at) {
+  for (uint32_t t = 0; t < w->n; t++) {
+    Interp *in = &w->threads[t];
+    memcpy(in->special, at, 3 * sizeof *at);
+    in->pc = 0;
+    TRY(compute_leaves(in, &w->all, w->l->len));
+  }
+  do {
+    w->phase++;
+    for (uint32_t t = 0; t < w->n; t++) {
+      Interp *in = &w->threads[t];
+      in->phase = w->phase;
+      TRY(run(in, w->l->list, w->l->len));
+      if (in->pc != w->threads->pc || in->waits != w->threads->waits)
+        return FAIL(INTERNAL, "thread %u waits at another BARRIER than thread 0", t);
+    }
+  } while (w->threads->waits);
+  return NULL;
+}
+
+/* The sizes of the grid, which are constant or computed from what is. */
+static Status grid_size(Workgroup *w, int d, int64_t *out) {
+  const UOp *n = w->l->grid[d];
+  *out = 1;
+  if (!n) return NULL;
+  if (n->place >= w->all.len || w->all.at[n->place] != n)
+    return FAIL(INTERNAL, "the size of the grid is not part of the program");
+  TRY(compute(w->threads, n));
+  *out = lane(w->threads, n, 0).i;
+  return NULL;
+}
+
+Status interp_launch(Job *job, const Linear *l, InterpBuffer *args, size_t nargs) {
+  if (l->threads > 1) {
+    for (uint32_t t = 0; t < l->threads; t++)
+      TRY(interp_linear(job, l->list, l->len, args, nargs, t));
+    return NULL;
+  }
+  Workgroup w = {.l = l};
+  int64_t size[3], at[3];
+  TRY(make_threads(&w, job, args, nargs));
+  TRY(compute_leaves(w.threads, &w.all, l->len));
+  for (int d = 0; d < 3; d++) TRY(grid_size(&w, d, &size[d]));
+  for (at[2] = 0; at[2] < size[2]; at[2]++)
+    for (at[1] = 0; at[1] < size[1]; at[1]++)
+      for (at[0] = 0; at[0] < size[0]; at[0]++) TRY(run_group(&w, at));
   return NULL;
 }

@@ -490,6 +490,7 @@ static void prepare(Interp *in, Job *job) {
     in->values[k].stride = arena_array(&job->arena, rank + 1, sizeof(int64_t));
     in->values[k].whole |= view_is_update(u);
     if (u->op == OP_AFTER) in->values[u->src[1]->place].whole = true;
+    if (u->op == OP_STORE) in->values[view_root(u->src[0])->place].uses++; /* store_view reads it */
     for (uint32_t s = 0; s < u->nsrc; s++) {
       in->values[u->src[s]->place].uses++;
       in->values[u->src[s]->place].reader = u;
@@ -519,6 +520,7 @@ Status interp_tensor(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots) {
     if (in.values[k].lazy) continue;
     st = compute(&in, u);
     for (uint32_t s = 0; s < u->nsrc && !st; s++) release(&in, u->src[s]);
+    if (u->op == OP_STORE && !st) release(&in, view_root(u->src[0]));
   }
   for (size_t k = 0; k < in.list.len; k++) free(in.stores[k].at);
   return st;

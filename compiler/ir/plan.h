@@ -70,8 +70,9 @@ typedef struct PlanBuffer {
   DType dtype;
   int64_t numel; /* a dim over the plan's VARs */
   /* Bytes from the start of the arena (TEMP) or of the slot's data (INPUT, STATE, OUTPUT, WEIGHT).
-   * Whole temporaries start at multiples of 64. Whole temporaries of a plan with VARs have no
-   * offset: the sizes are known when running, and the arena is laid out then. */
+   * Whole temporaries start at multiples of 64. In a plan with a temporary of symbolic size whole
+   * ones have offset 0 and parts theirs in the whole: the arena is laid out when the sizes are
+   * known. */
   int64_t offset;
   uint32_t first, last; /* TEMP, whole: the steps that use it first and last */
   uint32_t base; /* the whole buffer that this is the end of; its own number when it is whole */
@@ -85,7 +86,8 @@ typedef struct PlanBuffer {
  * in order outermost first by id; reduce ranges are AX_REDUCE. Range ids are 0..n-1. */
 typedef struct Kernel {
   UOp *sink;
-  const char *name; /* "r_64_56_56_64_3_3": E elementwise or r reduce, then the range sizes */
+  const char
+      *name; /* "r_64_56_56_64_3_3": E elementwise or r reduce, then the range sizes (n0: VAR 0) */
   size_t nargs;
   size_t nvars; /* VARs 0..n-1 */
   int64_t flops, traffic_bytes;
@@ -127,7 +129,7 @@ typedef struct Plan {
   size_t nsteps;
   GraphVar *vars; /* those of the graph */
   size_t nvars;
-  int64_t temp_bytes;
+  int64_t temp_bytes; /* with symbolic temporaries: what the sizes expected would take */
 } Plan;
 
 /* What code is generated for; mirrors TargetSpec of worker.proto. Strings are NUL-terminated and
@@ -158,9 +160,10 @@ typedef struct OptList {
 typedef struct Linear {
   UOp **list;
   size_t len;
-  uint32_t nargs;
+  uint32_t nargs, nvars;
   uint32_t threads;       /* thread indices the kernel expects to be called with */
   uint64_t scratch_bytes; /* thread-private buffers, per thread */
-  /* Workgroups along x, y, z, and the threads of one; all 1 where there are none. */
-  uint32_t grid[3], block[3];
+  uint64_t shared_bytes;  /* buffers of the workgroup */
+  UOp *grid[3];           /* workgroups along x, y, z: INDEX expressions; NULL = 1 */
+  uint32_t block[3];      /* threads of a workgroup along x, y, z */
 } Linear;

@@ -31,6 +31,8 @@ Poly poly_add(Job *job, Poly a, Poly b, int64_t k);
 Poly poly_mul(Job *job, Poly a, Poly b);
 /* a = c * quotient + rest, where rest is what no term of c's kind divides. c is not 0. */
 void poly_split(Job *job, Poly a, Poly c, Poly *quotient, Poly *rest);
+/* factor where p = factor * x + what does not mention x; empty when x occurs in a power. */
+Poly poly_factor(Job *job, Poly p, const UOp *x);
 /* A number that divides it for all values of the atoms; 0 for the zero polynomial. */
 int64_t poly_divisor(Poly p);
 bool poly_is_const(Poly p, int64_t *value);
@@ -49,3 +51,17 @@ static inline bool poly_is_unit(const UOp *u) {
 
 /* A total order of nodes by structure; by age below some depth. */
 int uop_order(const UOp *a, const UOp *b);
+
+/* -- index arithmetic on nodes with symbolic sizes (poly_node.c) --------------------------------
+ */
+
+/* u as a sum in canonical form; quotients and remainders that belong together are joined. */
+UOp *poly_node_sum(Job *job, UOp *u);
+/* floor(x / c) and its remainder, c a size: above 0 wherever the code runs. What is proven to be
+ * exact or to lie in [0, c) leaves no division behind. */
+UOp *poly_node_div(Job *job, UOp *x, UOp *c);
+UOp *poly_node_mod(Job *job, UOp *x, UOp *c);
+/* x op y, op CMPLT, CMPEQ or CMPNE: a CONST where that is proven, else without negative terms. */
+UOp *poly_node_compare(Job *job, Op op, UOp *x, UOp *y);
+/* a <= b - 1 for all values. */
+bool poly_node_less(Job *job, UOp *a, UOp *b);

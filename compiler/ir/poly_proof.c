@@ -133,13 +133,30 @@ static bool by_numbers(Proof *pr, const UOp *x, Poly factor, Poly rest, int dept
   return false;
 }
 
+/* A quotient is looked at where it is computed: when the loops run whose size c divides. */
+static bool is_above_0(Proof *pr, Poly y, Poly c, int depth) {
+  Job *job = pr->job;
+  if (!c.n) return false;
+  if (proves(pr, poly_add(job, c, poly_const(job, 1), -1), depth)) return true;
+  if (!proves(pr, c, depth)) return false;
+  for (uint32_t k = 0; k < y.n; k++) {
+    for (uint32_t a = 0; a < y.at[k].n; a++) {
+      Poly many, rest;
+      if (y.at[k].atom[a]->op != OP_RANGE) continue;
+      poly_split(job, poly_of(job, y.at[k].atom[a]->src[0]), c, &many, &rest);
+      if (!rest.n) return true;
+    }
+  }
+  return false;
+}
+
 /* x = y / c, c above 0. With factor = c * k: c * x is at most y, and at least y - c + 1. A constant
  * c that does not divide the factor is multiplied in. */
 static bool by_quotient(Proof *pr, const UOp *x, Poly factor, Poly rest, int depth) {
   Job *job = pr->job;
   Poly y = poly_of(job, x->src[0]), c = poly_of(job, x->src[1]), k, left, none = {0};
   int64_t value;
-  if (!c.n || !proves(pr, poly_add(job, c, poly_const(job, 1), -1), depth)) return false;
+  if (!is_above_0(pr, y, c, depth)) return false;
   poly_split(job, factor, c, &k, &left);
   if (left.n) {
     if (!poly_is_const(c, &value)) return false;
@@ -153,10 +170,9 @@ static bool by_quotient(Proof *pr, const UOp *x, Poly factor, Poly rest, int dep
 
 static bool by_remainder(Proof *pr, const UOp *x, Poly factor, Poly rest, int depth) {
   Job *job = pr->job;
-  Poly c = poly_of(job, x->src[1]), one = poly_const(job, 1), none = {0};
-  Poly top = poly_add(job, c, one, -1);
-  if (!proves(pr, top, depth)) return false;
-  return between(pr, factor, rest, none, top, depth);
+  Poly y = poly_of(job, x->src[0]), c = poly_of(job, x->src[1]);
+  if (!is_above_0(pr, y, c, depth)) return false;
+  return between(pr, factor, rest, (Poly){0}, poly_add(job, c, poly_const(job, 1), -1), depth);
 }
 
 /* x is one of its two sources, and on one side of both. */
@@ -190,8 +206,7 @@ static bool eliminate(Proof *pr, Poly p, const UOp *x, int depth) {
 
 /* Which atom goes first: those whose bounds mention others. What contains another is younger. */
 static int rank(const UOp *x) {
-  if (x->op == OP_VAR || poly_is_unit(x)) return 1;
-  return x->op == OP_RANGE ? 2 : 3;
+  return x->op == OP_VAR || poly_is_unit(x) ? 1 : 2;
 }
 
 static const UOp *next_atom(Poly p) {

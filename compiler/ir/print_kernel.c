@@ -66,6 +66,8 @@ static const char *leaf(Printer *p, const UOp *u) {
   case OP_RANGE: return arena_printf(a, "i%" PRId64, u->arg.i);
   case OP_VAR: return arena_printf(a, "n%" PRId64, u->arg.i);
   case OP_THREAD: return "thread";
+  case OP_SPECIAL:
+    return arena_printf(a, "%s.%c", u->arg.i < 3 ? "group" : "local", "xyz"[u->arg.i % 3]);
   case OP_RAMP: return arena_printf(a, "ramp%u", u->lanes);
   default: return NULL;
   }
@@ -196,6 +198,7 @@ static void effect(Printer *p, UOp *u, int depth) {
   if (p->names[u->place] || depth > MAX_DEPTH) return;
   size_t opened = 0, frame = home(p, u);
   switch (u->op) {
+  case OP_BARRIER:
   case OP_SINK:
     for (uint32_t s = 0; s < u->nsrc; s++) effect(p, u->src[s], depth + 1);
     break;

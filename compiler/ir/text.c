@@ -40,7 +40,7 @@ static void print_arg(const UOp *u, StrBuf *out) {
   if (kind == ARG_INTS || u->arg.ints.n) strbuf_adds(out, kind == ARG_INTS ? ";" : "; ");
   if (kind == ARG_INTS && u->arg.ints.n) strbuf_adds(out, " ");
   for (uint32_t k = 0; k < u->arg.ints.n; k++) {
-    if (u->op == OP_RANGE) {
+    if (u->op == OP_RANGE && !k) {
       strbuf_adds(out, axis_type_name[u->arg.ints.at[k]]);
     } else if (!dim_is_static(u->arg.ints.at[k])) {
       strbuf_addf(out, k ? ", %%%u" : "%%%u", dim_node(u->arg.ints.at[k])->place);

@@ -191,6 +191,11 @@ UOp *uop_range(Job *job, int64_t id, AxisType type, UOp *end) {
   return uop_make(job, OP_RANGE, DT_INDEX, arg_both(id, &axis, 1), &end, 1);
 }
 
+UOp *uop_thread_range(Job *job, int64_t id, AxisType type, int dim, UOp *end) {
+  int64_t ints[2] = {type, dim};
+  return uop_make(job, OP_RANGE, DT_INDEX, arg_both(id, ints, 2), &end, 1);
+}
+
 UOp *uop_reduce(Job *job, Op op, UOp *x, UOp *const *ranges, size_t n) {
   if (!n) return x;
   UOp **src = arena_array(&job->arena, n + 1, sizeof *src);

@@ -96,10 +96,10 @@ typedef enum AxisType {
   AX_VECTOR, /* axis whose values sit in the lanes of a vector; output or reduce axis */
   AX_REDUCE, /* reduce axis, sequential */
   AX_UNROLL, /* reduce axis, fully expanded */
-  AX_GLOBAL, /* the rest belongs to GPUs */
-  AX_LOCAL,
+  AX_GLOBAL, /* output axis split over workgroups; the rest belongs to GPUs too */
+  AX_LOCAL,  /* output axis split over the threads of a workgroup */
   AX_WARP,
-  AX_GROUP,
+  AX_GROUP, /* reduce axis split over the threads of a workgroup */
   AX_DEVICE,
   AX__COUNT
 } AxisType;
@@ -174,6 +174,8 @@ UOp *uop3(Job *job, Op op, UOp *a, UOp *b, UOp *c);
 UOp *uop_cast(Job *job, UOp *a, DType dtype); /* a itself when the dtype is already right */
 UOp *uop_param(Job *job, int64_t slot, DType dtype, const int64_t *dims, size_t ndim);
 UOp *uop_range(Job *job, int64_t id, AxisType type, UOp *end);
+/* AX_LOCAL or AX_GROUP, along dimension dim (0 to 2) of the workgroup. */
+UOp *uop_thread_range(Job *job, int64_t id, AxisType type, int dim, UOp *end);
 UOp *uop_reduce(Job *job, Op op, UOp *x, UOp *const *ranges,
                 size_t n); /* ranged form; x itself when n == 0 */
 

@@ -9,6 +9,8 @@
 #include <inttypes.h>
 
 #include "base/vec.h"
+#include "compiler/ir/dim.h"
+#include "compiler/ir/poly.h"
 #include "compiler/ir/text.h"
 #include "compiler/ir/view.h"
 
@@ -27,8 +29,39 @@ static const char *const stage_name[] = {[STAGE_TENSOR] = "tensor",
 
 /* -- accesses ---------------------------------------------------------------------------------- */
 
+/* Any lane of a vector of index arithmetic as a scalar, with a RANGE for the lane's number; NULL
+ * for what is computed otherwise. The arithmetic does not wrap: expand.c chose its width by bounds.
+ */
+static UOp *any_lane(Job *job, UOp *u, int depth) {
+  enum { LANE_ID = 1 << 20 };
+  if (!depth) return NULL;
+  if (u->op == OP_RAMP) return uop_range(job, LANE_ID, AX_LOOP, uop_index(job, u->lanes));
+  if (u->op == OP_CONST && u->dtype != DT_BOOL) return uop_index(job, u->arg.i);
+  if (u->op == OP_BROADCAST || (u->op == OP_CAST && dtype_is_int((DType)u->src[0]->dtype)))
+    return any_lane(job, u->src[0], depth - 1);
+  if (u->dtype == DT_INDEX && u->lanes == 1) return u;
+  bool known = u->op == OP_ADD || u->op == OP_SUB || u->op == OP_MUL || u->op == OP_MIN ||
+               u->op == OP_MAX || u->op == OP_FLOORDIV || u->op == OP_FLOORMOD;
+  UOp *a = known ? any_lane(job, u->src[0], depth - 1) : NULL;
+  UOp *b = known ? any_lane(job, u->src[1], depth - 1) : NULL;
+  return a && b ? uop2(job, (Op)u->op, a, b) : NULL;
+}
+
+/* Of a size or an index that is an expression over VARs: 0 <= index + reach < n in all lanes. */
+static bool proven_inside(Job *job, UOp *index, int64_t reach, int64_t n) {
+  enum { MAX_DEPTH = 24 };
+  if (index->lanes > 1 && index->vmin >= 0 && index->vmax < dim_low(n)) return true;
+  if (index->lanes > 1) index = any_lane(job, index, MAX_DEPTH);
+  if (!index) return false;
+  Poly i = poly_of(job, index);
+  Poly first = poly_add(job, i, poly_const(job, reach < 0 ? reach : 0), 1);
+  Poly last = poly_add(job, i, poly_const(job, reach > 0 ? reach : 0), 1);
+  Poly room = poly_add(job, poly_of(job, dim_uop(job, n)), poly_const(job, 1), -1);
+  return poly_proves(job, first) && poly_proves(job, poly_add(job, room, last, -1));
+}
+
 static const char *check_bounds(Verifier *v, const UOp *u, const UOp *buf) {
-  const UOp *index = u->src[1];
+  UOp *index = u->src[1];
   int64_t n = buf->arg.ints.at[0], hi = index->vmax, lo = index->vmin, reach = 0;
   if (buf->lanes == 1 && index->lanes == 1 && u->lanes > 1) {
     reach = (int64_t)(u->lanes - 1) * u->arg.i;
@@ -36,7 +69,13 @@ static const char *check_bounds(Verifier *v, const UOp *u, const UOp *buf) {
   }
   bool ok =
       lo >= 0 && hi < n && lo + (reach < 0 ? reach : 0) >= 0 && hi < n - (reach > 0 ? reach : 0);
-  if (ok || u->nsrc > (u->op == OP_STORE ? 3 : 2)) return NULL;
+  if ((ok && dim_is_static(n)) || u->nsrc > (u->op == OP_STORE ? 3 : 2)) return NULL;
+  if (proven_inside(v->job, index, reach, n)) return NULL;
+  if (!dim_is_static(n))
+    return arena_printf(&v->job->arena,
+                        "the index in [%" PRId64 ", %" PRId64 "]%s is not proven to lie inside of "
+                        "the buffer of %s elements, and there is no gate",
+                        lo, hi, reach ? " plus the lanes' reach" : "", dim_text(v->job, n));
   return arena_printf(&v->job->arena,
                       "the index is in [%" PRId64 ", %" PRId64 "]%s, the buffer has %" PRId64
                       " elements, and there is no gate",

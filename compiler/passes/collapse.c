@@ -45,8 +45,8 @@ static bool always_adjacent(const Collapse *c, const UOp *a, const UOp *b) {
 }
 
 static bool one_walk(Collapse *c, UOp *a, UOp *b) {
-  if (uop_axis(a) != uop_axis(b) || (uop_axis(a) != AX_LOOP && uop_axis(a) != AX_REDUCE))
-    return false;
+  AxisType t = uop_axis(a);
+  if (t != uop_axis(b) || (t != AX_LOOP && t != AX_REDUCE && t != AX_GLOBAL)) return false;
   if (!uop_is_const(a->src[0]) || !uop_is_const(b->src[0]) || !always_adjacent(c, a, b))
     return false;
   for (size_t i = 0; i < c->roots.len; i++) {

@@ -13,6 +13,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "compiler/passes/expand_groups.h"
 #include "compiler/passes/linsum.h"
 
 enum { MAX_EXPANDED = 64, DEPTH_INNER = 1 << 20 };
@@ -40,6 +41,7 @@ typedef struct Expand {
   uint64_t vectors; /* bits of VECTOR axes */
   uint32_t coord[MAX_EXPANDED];
   LinSumMap sums;
+  Groups groups;
 } Expand;
 
 static Node *node_of(Expand *e, const UOp *u) { return &e->nodes[nodemap_get(&e->pos, u)]; }
@@ -352,7 +354,12 @@ static UOp *build_store(Expand *e, UOp *u) {
   Access a;
   if (!access_of(e, u, 3, &a)) return NULL;
   if (lanes > 1 && a.index->lanes == 1 && !a.step) a.index = broadcast(e, a.index, lanes);
-  UOp *value = operand(e, u->src[2], lanes, DT_INDEX);
+  UOp *value = operand(e, u->src[2], lanes, DT_INDEX), *writer = NULL;
+  const UOp *to = u->src[0];
+  while (to->op == OP_AFTER) to = to->src[0];
+  if (to->op == OP_PARAM) writer = groups_one_writer(&e->groups);
+  if (writer && a.gate) writer = broadcast(e, writer, a.gate->lanes);
+  if (writer) a.gate = a.gate ? uop2(e->job, OP_AND, a.gate, writer) : writer;
   UOp *src[4] = {instance(e, u->src[0]), a.index, value, a.gate};
   return uop_make_lanes(e->job, OP_STORE, DT_VOID, lanes, arg_i(a.step), src, a.gate ? 4 : 3);
 }
@@ -362,7 +369,8 @@ static uint32_t kept_ranges(Expand *e, UOp *u, UOp **out) {
   uint32_t n = 0;
   for (uint32_t s = 1; s < u->nsrc; s++) {
     AxisType t = uop_axis(u->src[s]);
-    if (!is_expanded(t) && t != AX_THREAD) out[n++] = instance(e, u->src[s]);
+    bool loop = t == AX_LOOP || t == AX_REDUCE;
+    if (loop) out[n++] = instance(e, u->src[s]);
   }
   return n;
 }
@@ -389,8 +397,11 @@ static UOp *build_reduce(Expand *e, UOp *u) {
     tree = tree ? uop2(e->job, (Op)u->arg.i, tree, leaf) : leaf;
   } while (next_coord(e, closed));
   UOp *r = uop_reduce(e->job, (Op)u->arg.i, tree, kept, kept_ranges(e, u, kept));
-  if (lanes == 1) return r;
-  return uop_make(e->job, OP_HREDUCE, DT_VOID, arg_i(u->arg.i), &r, 1);
+  if (lanes > 1) r = uop_make(e->job, OP_HREDUCE, DT_VOID, arg_i(u->arg.i), &r, 1);
+  for (uint32_t s = 1; s < u->nsrc; s++)
+    if (uop_axis(u->src[s]) == AX_GROUP)
+      r = groups_combine(&e->groups, (Op)u->arg.i, r, (int)u->src[s]->arg.ints.at[1]);
+  return r;
 }
 
 static UOp *group(Expand *e, UOp **effects, uint32_t n) {
@@ -417,6 +428,8 @@ static UOp *build_range(Expand *e, UOp *u) {
   UOp *end = operand(e, u->src[0], 1, DT_INDEX);
   if (uop_axis(u) == AX_THREAD)
     return uop_make(e->job, OP_THREAD, DT_INDEX, arg_i(end->arg.i), NULL, 0);
+  if (uop_axis(u) == AX_GLOBAL || uop_axis(u) == AX_LOCAL || uop_axis(u) == AX_GROUP)
+    return groups_index(&e->groups, u);
   return end == u->src[0] ? u : uop_range(e->job, u->arg.i, uop_axis(u), end);
 }
 
@@ -424,6 +437,7 @@ static UOp *build(Expand *e, UOp *u) {
   switch (u->op) {
   case OP_CONST:
   case OP_PARAM:
+  case OP_VAR:
   case OP_BUFFER: return u;
   case OP_RANGE: return is_expanded(uop_axis(u)) ? NULL : build_range(e, u);
   case OP_INDEX: return build_load(e, u);
@@ -447,6 +461,7 @@ UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
   nodemap_number(job, &e->pos, &e->list);
   e->nodes = arena_array(&job->arena, e->list.len, sizeof *e->nodes);
   linsum_init(job, &e->sums);
+  groups_init(job, &e->list, &e->groups);
   find_axes(e);
   for (size_t i = 0; i < e->list.len; i++) {
     find_deps(e, i);

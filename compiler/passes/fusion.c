@@ -52,9 +52,9 @@ static UOp *new_range(Fusion *f, FusedKernel *k, AxisType type, int64_t size) {
   if (n == FUSED_RANGES) {
     job_abort(f->job, FAIL(UNIMPLEMENTED, "a kernel would need more than %d loops", FUSED_RANGES));
   }
-  avec_push(&f->job->arena, &k->size, size);
+  avec_push(&f->job->arena, &k->size, dims_typical((Ints){&size, 1}));
   *(type == AX_LOOP ? &k->out : &k->reduce) |= (uint64_t)1 << n;
-  return uop_range(f->job, (int64_t)n, type, uop_index(f->job, size));
+  return uop_range(f->job, (int64_t)n, type, dim_uop(f->job, size));
 }
 
 /* -- passing a demand on to the sources of an inlined or computed tensor -------------------------
@@ -105,7 +105,7 @@ static void ask_gathered(Fusion *f, Demand *d) {
   FusedKernel *k = &f->kernels.at[d->kernel];
   int64_t id = FIRST_HOLE + (int64_t)f->holes.len;
   Hole hole = {.owner = d, .ranges = fusion_ranges(f, where, rank), .next = k->holes};
-  hole.index = uop_range(job, id, AX_LOOP, uop_index(job, size));
+  hole.index = uop_range(job, id, AX_LOOP, dim_uop(job, size));
   hole.gate = uop_param(job, id, DT_BOOL, NULL, 0);
   avec_push(&job->arena, &f->holes, hole);
   k->holes = (uint32_t)f->holes.len;
@@ -152,7 +152,7 @@ static uint32_t new_buffer(Fusion *f, PlanBufferKind kind, int64_t slot, const U
   PlanBuffer b = {.kind = kind,
                   .slot = slot,
                   .dtype = (DType)u->dtype,
-                  .numel = shape_numel(u->shape),
+                  .numel = dims_numel(f->job, u->shape),
                   .base = (uint32_t)f->buffers.len};
   avec_push(&f->job->arena, &f->buffers, b);
   return (uint32_t)f->buffers.len - 1;
@@ -204,13 +204,22 @@ static void store_cat(Fusion *f, uint32_t tensor) {
   }
 }
 
+/* How many BINDs come before a tensor. */
+static size_t binds_before(const Fusion *f, uint32_t tensor) {
+  size_t n = 0;
+  while (n < f->binds.len && f->binds.at[n].tensor < tensor) n++;
+  return n;
+}
+
 /* A tensor that is part of stored CATs: the first slice becomes its place if it has none yet, the
- * others get copies. */
+ * others get copies. So does a slice whose place is known only after a BIND that is still to come.
+ */
 static void fill_slices(Fusion *f, uint32_t tensor) {
   Tensor *t = &f->tensors[tensor];
   for (Slice *s = t->slices; s; s = s->next) {
     Place place = {.cat = s->cat, .part = s->part};
-    if (t->leaf || t->is_output || t->stored) {
+    bool early = binds_before(f, tensor) != binds_before(f, s->cat);
+    if (t->leaf || t->is_output || t->stored || early) {
       copy_kernel(f, tensor, s->cat, place);
     } else {
       t->place = place;
@@ -235,7 +244,9 @@ static void update_kernel(Fusion *f, uint32_t tensor) {
 static void visit(Fusion *f, uint32_t tensor) {
   Tensor *t = &f->tensors[tensor];
   if (t->is_update) update_kernel(f, tensor);
-  if (!t->numel || t->u->op == OP_STORE || t->u->op == OP_SINK) return;
+  if (!t->numel || t->u->op == OP_STORE || t->u->op == OP_SINK || t->u->op == OP_BIND) {
+    return;
+  }
   fill_slices(f, tensor);
   if (t->leaf) return;
   if (!t->stored && !t->is_output) {
@@ -255,8 +266,8 @@ static void visit(Fusion *f, uint32_t tensor) {
   }
 }
 
-static void number_tensors(Fusion *f, UOp *sink) {
-  UOpList list = uop_toposort(f->job, sink);
+static void number_tensors(Fusion *f, const TensorGraph *graph, UOp *sink) {
+  UOpList list = bind_order(f->job, sink, graph->nvars);
   uint32_t *number = arena_array(&f->job->arena, f->job->next_id, sizeof *number);
   uint32_t *time = arena_array(&f->job->arena, f->job->next_id, sizeof *time);
   for (uint32_t k = 0; k < f->updates.n; k++) time[f->updates.at[k]->id] = k + 1;
@@ -266,8 +277,8 @@ static void number_tensors(Fusion *f, UOp *sink) {
     UOp *u = list.at[i];
     Tensor *t = &f->tensors[i];
     number[u->id] = i;
-    *t = (Tensor){.u = u, .numel = shape_numel(u->shape), .place = {.cat = NO_TENSOR}};
-    t->leaf = u->op == OP_PARAM || u->op == OP_CONST || u->op == OP_AFTER;
+    *t = (Tensor){.u = u, .numel = dims_typical(u->shape), .place = {.cat = NO_TENSOR}};
+    t->leaf = u->op == OP_PARAM || u->op == OP_CONST || u->op == OP_AFTER || u->op == OP_VAR;
     t->src = arena_array(&f->job->arena, u->nsrc + 1, sizeof *t->src);
     for (uint32_t s = 0; s < u->nsrc; s++) {
       t->src[s] = number[u->src[s]->id];
@@ -300,6 +311,23 @@ static void place_params(Fusion *f, const TensorGraph *graph) {
   }
 }
 
+/* The value of a VAR is computed into a buffer of its own, or is one already. */
+static void place_binds(Fusion *f) {
+  for (uint32_t i = 0; i < f->ntensors; i++) {
+    const Tensor *bind = &f->tensors[i];
+    if (bind->u->op != OP_BIND) continue;
+    Tensor *t = &f->tensors[bind->src[1]];
+    if (t->u->op != OP_PARAM && !t->is_output) {
+      Place place = in_buffer(new_buffer(f, PB_TEMP, 0, t->u));
+      if (t->leaf) copy_kernel(f, bind->src[1], bind->src[1], place);
+      if (!t->leaf) t->is_output = true;
+      t->place = place;
+    }
+    Bind b = {.tensor = i, .var = (uint32_t)bind->u->src[0]->arg.i, .buffer = t->place.buffer};
+    avec_push(&f->job->arena, &f->binds, b);
+  }
+}
+
 /* An output is computed into its buffer; one that is a parameter, or that another output has taken
  * already, is copied. A RESHAPE changes no byte and is looked through. */
 static void place_outputs(Fusion *f, UOp *sink) {
@@ -307,7 +335,7 @@ static void place_outputs(Fusion *f, UOp *sink) {
   assert(root->u == sink);
   for (uint32_t k = 0; k < sink->nsrc; k++) {
     const Tensor *store = &f->tensors[root->src[k]];
-    if (store->is_update) continue;
+    if (store->is_update || store->u->op != OP_STORE) continue;
     Place place = f->tensors[store->src[0]].place;
     uint32_t value = store->src[1];
     if (f->buffers.at[place.buffer].constant.len) continue;
@@ -323,10 +351,11 @@ static void place_outputs(Fusion *f, UOp *sink) {
 }
 
 void fuse(Fusion *f, const TensorGraph *graph, UOp *sink) {
-  number_tensors(f, sink);
+  number_tensors(f, graph, sink);
   place_params(f, graph);
   fusion_costs(f);
   place_outputs(f, sink);
+  place_binds(f);
   for (uint32_t i = f->ntensors; i-- > 0;) {
     visit(f, i);
     job_poll(f->job);

@@ -53,7 +53,7 @@ typedef struct Cost {
 typedef struct Tensor {
   UOp *u;
   uint32_t *src; /* tensor numbers */
-  int64_t numel;
+  int64_t numel; /* expected, when symbolic; 0 only for what is empty for certain */
   Cost cost;
   uint32_t ready; /* how many updates have to be done before; of an update, with itself */
   bool is_update; /* a STORE into a state */
@@ -108,6 +108,12 @@ typedef struct Hole {
   uint32_t next; /* of the same kernel: 1 + its number, 0 ends */
 } Hole;
 
+/* A BIND of the graph: happens after everything numbered before its tensor, its value in a buffer.
+ */
+typedef struct Bind {
+  uint32_t tensor, var, buffer;
+} Bind;
+
 typedef struct Fusion {
   Job *job;
   const Target *target;
@@ -125,6 +131,10 @@ typedef struct Fusion {
     PlanBuffer *at;
     size_t len, cap;
   } buffers;
+  struct {
+    Bind *at;
+    size_t len, cap;
+  } binds; /* in order of their tensors */
   FoldedConstants constants;
   NodeMap parts; /* of buffers: narrow.c */
   Updates updates;
@@ -136,6 +146,9 @@ void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
 /* Whether kernel a runs before b, for qsort of pointers: by what has to be updated before, then
  * everything is written before it is read. */
 int fusion_order(const void *a, const void *b);
+
+/* bind_order.c: the tensors, sources first. */
+UOpList bind_order(Job *job, UOp *sink, size_t nvars);
 
 /* fusion_cost.c: the facts and the choices. */
 void fusion_costs(Fusion *f);

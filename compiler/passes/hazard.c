@@ -362,7 +362,7 @@ static void resolve(Hazards *h, uint32_t i) {
 static bool has_updates(const TensorGraph *graph, const UOp *sink) {
   for (uint32_t s = 0; s < sink->nsrc; s++) {
     UOp *p = view_param(sink->src[s]->src[0]);
-    if (graph->slots[p->arg.i].state) return true;
+    if (p && graph->slots[p->arg.i].state) return true;
   }
   return false;
 }

@@ -23,6 +23,7 @@ enum {
   MIN_THREAD_WORK = 1 << 18, /* scalar operations that make a thread worth waking */
   MAX_BODY = 1500,           /* instances in an expanded kernel */
   MAX_UNROLLED_TILE = 160,   /* multiply-adds in one loop body */
+  FAR_STEP = 1 << 10,        /* stands for a step that is known only at run time */
 };
 
 typedef struct Sched {
@@ -37,6 +38,15 @@ typedef struct Sched {
 } Sched;
 
 static int64_t size_of(const Sched *s, int axis) { return s->k->axes[axis].size; }
+
+static bool is_static(const Sched *s, int axis) { return axis_is_static(&s->k->axes[axis]); }
+/* Iterations of a range, at most. */
+static int64_t most_of(const UOp *range) { return range->src[0]->vmax; }
+
+static int64_t times(int64_t a, int64_t b) {
+  int64_t r;
+  return __builtin_mul_overflow(a, b, &r) ? INT64_MAX : r;
+}
 
 static void give(Sched *s, OptKind kind, int axis, int64_t n) {
   if (kind == OPT_VECTOR || kind == OPT_UPCAST || kind == OPT_UNROLL) {
@@ -54,6 +64,12 @@ static int64_t step_in(Sched *s, UOp *index, int axis, int64_t lanes);
 static int64_t step_in_atom(Sched *s, UOp *atom, int axis, int64_t lanes) {
   if (!kernel_depends(atom, (uint32_t)axis)) return 0;
   if (atom->op == OP_RANGE) return 1;
+  if (atom->op == OP_MUL) { /* by something that is known only at run time: far apart */
+    bool first = kernel_depends(atom->src[0], (uint32_t)axis);
+    if (kernel_depends(atom->src[first], (uint32_t)axis)) return NONLINEAR;
+    int64_t inner = step_in(s, atom->src[!first], axis, lanes);
+    return inner == NONLINEAR ? NONLINEAR : inner * FAR_STEP;
+  }
   bool div = atom->op == OP_FLOORDIV;
   if ((!div && atom->op != OP_FLOORMOD) || !uop_is_const(atom->src[1])) return NONLINEAR;
   int64_t c = atom->src[1]->arg.i, inner = step_in(s, atom->src[0], axis, lanes);
@@ -155,7 +171,7 @@ static Body body_of(Sched *s, UOp *reduce) {
     for (uint32_t k = 0; k < u->nsrc; k++) reached[nodemap_get(&pos, u->src[k])] = true;
   }
   const RangeSet *open = reduce->src[0]->open;
-  for (uint32_t i = 0; open && i < open->n; i++) b.work *= open->at[i]->src[0]->arg.i;
+  for (uint32_t i = 0; open && i < open->n; i++) b.work = times(b.work, most_of(open->at[i]));
   return b;
 }
 
@@ -210,7 +226,7 @@ static int64_t give_vector(Sched *s, int axis, int64_t lanes) {
   int64_t n = size_of(s, axis);
   bool reduce = s->k->axes[axis].reduce;
   if (n < lanes) lanes = power_above(n);
-  if (n < lanes || (reduce && n % lanes)) give(s, OPT_PADTO, axis, lanes);
+  if (is_static(s, axis) && (n < lanes || (reduce && n % lanes))) give(s, OPT_PADTO, axis, lanes);
   give(s, OPT_VECTOR, axis, lanes);
   return lanes;
 }
@@ -335,8 +351,8 @@ static bool stage_panels(Sched *s, const Contraction *c) {
     int64_t elements = c->nv * c->lanes;
     for (uint32_t r = 1; r < c->body->reduce->nsrc; r++)
       if (uop_is_open(panel, c->body->reduce->src[r]))
-        elements *= c->body->reduce->src[r]->src[0]->arg.i;
-    bool fits = (uint64_t)elements * dtype_info[panel->dtype].bytes <= s->target->l2_bytes;
+        elements = times(elements, most_of(c->body->reduce->src[r]));
+    bool fits = (uint64_t)elements <= s->target->l2_bytes / dtype_info[panel->dtype].bytes;
     bool again = false;
     for (size_t i = 0; i < s->opts->len; i++)
       again |= s->opts->at[i].kind == OPT_STAGE && s->opts->at[i].arg == stage_number(s, panel);
@@ -351,14 +367,15 @@ static void unroll_short(Sched *s, const Body *b, int64_t fma, int64_t most) {
   for (uint32_t r = b->reduce->nsrc; r-- > 1;) {
     int a = (int)b->reduce->src[r]->arg.i;
     int64_t n = size_of(s, a);
-    if (s->tile[a] > 1 || n > most || fma * n > MAX_UNROLLED_TILE) continue;
+    if (!is_static(s, a) || s->tile[a] > 1 || n > most || fma * n > MAX_UNROLLED_TILE) continue;
     give(s, OPT_UNROLL, a, n);
     fma *= n;
   }
 }
 
-/* A factor of n, at most `most`. */
-static int64_t divisor_below(int64_t n, int64_t most) {
+/* A factor of the axis' size, at most `most`. */
+static int64_t divisor_below(const Sched *s, int axis, int64_t most) {
+  int64_t n = is_static(s, axis) ? size_of(s, axis) : s->k->axes[axis].divisor;
   for (int64_t d = most; d > 1; d--)
     if (n % d == 0) return d;
   return 1;
@@ -366,7 +383,7 @@ static int64_t divisor_below(int64_t n, int64_t most) {
 
 static int64_t reduce_extent(const Body *b) {
   int64_t n = 1;
-  for (uint32_t r = 1; r < b->reduce->nsrc; r++) n *= b->reduce->src[r]->src[0]->arg.i;
+  for (uint32_t r = 1; r < b->reduce->nsrc; r++) n = times(n, most_of(b->reduce->src[r]));
   return n;
 }
 
@@ -412,7 +429,7 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   if (!stage_panels(s, &c)) unroll_short(s, b, c.nv * c.mr, 7);
   if (c.nv * c.mr < 8) {
     int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
-    if (s->tile[a] == 1) give(s, OPT_UNROLL, a, divisor_below(size_of(s, a), 8 / (c.nv * c.mr)));
+    if (s->tile[a] == 1) give(s, OPT_UNROLL, a, divisor_below(s, a, 8 / (c.nv * c.mr)));
   }
   return true;
 }
@@ -477,7 +494,7 @@ static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t roo
   }
   if (k < 0) {
     int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
-    if (s->tile[a] == 1 && room >= 4) give(s, OPT_UNROLL, a, divisor_below(size_of(s, a), 8));
+    if (s->tile[a] == 1 && room >= 4) give(s, OPT_UNROLL, a, divisor_below(s, a, 8));
     return;
   }
   s->reduce_vector[k] = true;
@@ -487,7 +504,7 @@ static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t roo
   unroll = power_below(unroll);
   while (unroll > 1 && (n < lanes * unroll || (n % lanes == 0 && n % (lanes * unroll))))
     unroll /= 2;
-  if (n % lanes == 0) {
+  if (n % lanes == 0 || !is_static(s, k)) {
     give(s, OPT_VECTOR, k, lanes);
   } else {
     give(s, OPT_PADTO, k, lanes * unroll);
@@ -503,7 +520,7 @@ static void unroll_under_vector(Sched *s, const Body *b, int64_t lanes, int64_t 
   int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
   if (s->tile[a] > 1) return;
   int64_t want = 4 < room ? 4 : room;
-  give(s, OPT_UNROLL, a, divisor_below(size_of(s, a), want));
+  give(s, OPT_UNROLL, a, divisor_below(s, a, want));
 }
 
 /* How many steps along the axis share something of a window: its loads, where the axis moves the
@@ -601,7 +618,7 @@ static double total_work(const Sched *s) {
   for (size_t i = 0; i < s->k->list.len; i++) {
     const UOp *u = s->k->list.at[i];
     double n = (double)op_weight(u);
-    for (uint32_t r = 0; u->open && r < u->open->n; r++) n *= (double)u->open->at[r]->src[0]->arg.i;
+    for (uint32_t r = 0; u->open && r < u->open->n; r++) n *= (double)most_of(u->open->at[r]);
     work += n;
   }
   return work;
@@ -616,7 +633,7 @@ static void give_threads(Sched *s) {
   OptPlan plan;
   OptList rest = *s->opts;
   while (rest.len && rest.at->kind == OPT_MERGE) rest.at++, rest.len--;
-  Status st = opts_plan(s->job, s->k, &rest, &plan);
+  Status st = opts_plan(s->job, s->k, s->target, &rest, &plan);
   if (st) {
     status_drop(st);
     return;
@@ -644,6 +661,7 @@ static bool merge_rows(Sched *s, const Body *b) {
   int at = place_of(s, v), m = row_axis(s, b, v);
   int outer = at > 0 ? (int)s->k->loops[at - 1]->arg.i : -1;
   if (m < 0 || outer < 0 || m == outer || size_of(s, outer) < 2) return false;
+  if (!is_static(s, outer) || !is_static(s, v)) return false;
   if (step_in(s, s->k->store->src[1], outer, 1) != size_of(s, v)) return false;
   for (uint32_t l = 0; l < b->n; l++)
     if (depends_on(b->loads[l], outer) && !depends_on(b->loads[l], v)) return false;
@@ -677,6 +695,33 @@ static Body *find_bodies(Sched *s, uint32_t *n, uint32_t *main) {
   return bodies;
 }
 
+static bool is_tile(const Opt *o) {
+  return o->kind == OPT_VECTOR || o->kind == OPT_UPCAST || o->kind == OPT_UNROLL;
+}
+
+/* Tiles that a size known only at run time need not be a multiple of are padded, where neither
+ * overlapping nor clamping can do (opts.h). */
+static void pad_symbolic(Sched *s) {
+  OptList list = *s->opts;
+  *s->opts = (OptList){0};
+  for (size_t i = 0; i < list.len; i++) {
+    const Opt *o = &list.at[i];
+    bool first = is_tile(o) && !is_static(s, o->axis), vector = false;
+    for (size_t k = 0; k < list.len; k++) {
+      if (list.at[k].axis != o->axis || !is_tile(&list.at[k])) continue;
+      first = first && k >= i;
+      vector |= list.at[k].kind == OPT_VECTOR;
+    }
+    if (first) {
+      const KernelAxis *a = &s->k->axes[o->axis];
+      int64_t tile = s->tile[o->axis];
+      bool needs = a->reduce || (vector && a->least < tile);
+      if (needs && a->divisor % tile) opts_push(s->job, s->opts, OPT_PADTO, o->axis, tile);
+    }
+    opts_push(s->job, s->opts, (OptKind)o->kind, o->axis, o->arg);
+  }
+}
+
 static void choose(Sched *s, UOp *kernel) {
   uint32_t n, main;
   Body *bodies = find_bodies(s, &n, &main);
@@ -696,9 +741,10 @@ UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *ap
   analyse(&s, kernel);
   if (s.k->store && s.k->naxes <= INT8_MAX) { /* an Opt names no more */
     choose(&s, kernel);
+    pad_symbolic(&s);
     give_threads(&s);
     /* What the rules of thumb put together need not be legal; scalar loops always are. */
-    Status st = opts_check(job, kernel, applied);
+    Status st = opts_check(job, kernel, target, applied);
     if (st) *applied = (OptList){0};
     status_drop(st);
   }

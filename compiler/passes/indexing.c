@@ -3,36 +3,51 @@
  * RESHAPE is the only op that is not axis by axis. Both shapes are cut into the shortest groups of
  * axes with equal products; inside a group the index is flattened and taken apart again, and a
  * group of one axis on both sides passes unchanged. Most reshapes of real models therefore produce
- * no division at all. */
+ * no division at all. Symbolic sizes are cut the same way: what divides is the smaller. */
 #include "compiler/passes/indexing.h"
 
 #include <assert.h>
 
+#include "compiler/ir/poly.h"
 #include "compiler/passes/ix.h"
 
 typedef struct Group {
   uint32_t to, to_end, from, from_end; /* axes of the result, axes of the source */
 } Group;
 
-static bool next_group(Ints to, Ints from, Group *g) {
+static Poly poly_of_dim(Job *job, int64_t d) { return poly_of(job, dim_uop(job, d)); }
+
+/* Whether a is to be multiplied by its next axis, or else b; both when they cannot be compared. */
+static void smaller(Job *job, int64_t a, int64_t b, bool *grow_a, bool *grow_b) {
+  Poly quotient, rest;
+  *grow_a = a < b, *grow_b = !*grow_a;
+  if (dim_is_static(a) && dim_is_static(b)) return;
+  poly_split(job, poly_of_dim(job, b), poly_of_dim(job, a), &quotient, &rest);
+  *grow_a = !rest.n, *grow_b = false;
+  if (*grow_a) return;
+  poly_split(job, poly_of_dim(job, a), poly_of_dim(job, b), &quotient, &rest);
+  *grow_b = true, *grow_a = rest.n;
+}
+
+static bool next_group(Job *job, Ints to, Ints from, Group *g) {
   g->to = g->to_end, g->from = g->from_end;
   if (g->to == to.n && g->from == from.n) return false;
   int64_t a = g->to_end < to.n ? to.at[g->to_end++] : 1;
   int64_t b = g->from_end < from.n ? from.at[g->from_end++] : 1;
   while (a != b) {
-    if (a < b) {
-      assert(g->to_end < to.n);
-      a *= to.at[g->to_end++];
-    } else {
-      assert(g->from_end < from.n);
-      b *= from.at[g->from_end++];
-    }
+    bool grow_a, grow_b;
+    smaller(job, a, b, &grow_a, &grow_b);
+    grow_a &= g->to_end < to.n, grow_b &= g->from_end < from.n;
+    if (!grow_a && !grow_b) grow_a = g->to_end < to.n, grow_b = !grow_a;
+    assert(g->to_end < to.n || g->from_end < from.n);
+    if (grow_a) a = dims_numel(job, (Ints){(int64_t[]){a, to.at[g->to_end++]}, 2});
+    if (grow_b) b = dims_numel(job, (Ints){(int64_t[]){b, from.at[g->from_end++]}, 2});
   }
   return true;
 }
 
 static void through_reshape(Job *job, Ints to, Ints from, UOp *const *index, UOp **out) {
-  for (Group g = {0}; next_group(to, from, &g);) {
+  for (Group g = {0}; next_group(job, to, from, &g);) {
     Ints part = {to.at + g.to, g.to_end - g.to};
     UOp *flat = ix_flat(job, part, index + g.to);
     for (uint32_t k = g.from_end; k-- > g.from;) {
@@ -46,7 +61,7 @@ static void through_reshape(Job *job, Ints to, Ints from, UOp *const *index, UOp
 static void through_pad(Job *job, const UOp *u, UOp *const *index, Pull *out) {
   Ints in = u->src[0]->shape;
   for (uint32_t k = 0; k < in.n; k++) {
-    out->index[k] = ix_scale(job, index[k], 1, -u->arg.ints.at[2 * k]);
+    out->index[k] = ix_scale(job, index[k], 1, dim_sub(job, 0, u->arg.ints.at[2 * k]));
     out->inside = ix_and(job, out->inside, ix_inside(job, out->index[k], 0, in.at[k]));
   }
 }
@@ -64,22 +79,22 @@ static void through_window(Job *job, const UOp *u, UOp *const *index, UOp **out)
   }
 }
 
-static int64_t part_begin(const UOp *cat, uint32_t s) {
+static int64_t part_begin(Job *job, const UOp *cat, uint32_t s) {
   int64_t begin = 0;
-  for (uint32_t k = 0; k < s; k++) begin += cat->src[k]->shape.at[cat->arg.i];
+  for (uint32_t k = 0; k < s; k++) begin = dim_add(job, begin, cat->src[k]->shape.at[cat->arg.i]);
   return begin;
 }
 
 static void through_cat(Job *job, const UOp *u, uint32_t s, UOp *const *index, Pull *out) {
   int64_t axis = u->arg.i, size = u->src[s]->shape.at[axis];
   memcpy(out->index, index, u->shape.n * sizeof *index);
-  out->index[axis] = ix_scale(job, index[axis], 1, -part_begin(u, s));
+  out->index[axis] = ix_scale(job, index[axis], 1, dim_sub(job, 0, part_begin(job, u, s)));
   out->inside = ix_inside(job, out->index[axis], 0, size);
 }
 
 UOp **index_of_part(Job *job, const UOp *cat, uint32_t s, UOp *const *index) {
   UOp **out = arena_copy(&job->arena, index, cat->shape.n * sizeof *index);
-  out[cat->arg.i] = ix_scale(job, out[cat->arg.i], 1, part_begin(cat, s));
+  out[cat->arg.i] = ix_scale(job, out[cat->arg.i], 1, part_begin(job, cat, s));
   return out;
 }
 
@@ -106,7 +121,7 @@ Pull index_pull(Job *job, const UOp *u, uint32_t s, UOp *const *index) {
     for (uint32_t k = 0; k < from.n; k++) out.index[k] = index[k];
     for (uint32_t k = 0; k < arg.n; k++) {
       int64_t axis = arg.at[k];
-      out.index[axis] = ix_scale(job, index[axis], -1, from.at[axis] - 1);
+      out.index[axis] = ix_scale(job, index[axis], -1, dim_sub(job, from.at[axis], 1));
     }
     break;
   case OP_WINDOW: through_window(job, u, index, out.index); break;

@@ -8,6 +8,8 @@
 
 #include <assert.h>
 
+#include "compiler/ir/poly.h"
+
 static bool is_range(const UOp *u) { return u->op == OP_RANGE; }
 
 /* Ranges by id, then everything else by age; both are functions of the graph. */
@@ -128,13 +130,25 @@ int64_t ix_coef(const IxSum *a, const UOp *term) {
   return 0;
 }
 
+/* A polynomial that came out without VARs is an ordinary sum again. */
+static UOp *settled(Job *job, UOp *u) {
+  if (u->symbolic) return u;
+  IxSum a = ix_sum_of(u);
+  return sum_make(job, &a);
+}
+
 UOp *ix_add(Job *job, UOp *a, UOp *b) {
+  if (a->symbolic || b->symbolic) return settled(job, poly_node_sum(job, uop2(job, OP_ADD, a, b)));
   IxSum x = ix_sum_of(a), y = ix_sum_of(b);
   return accumulate(&x, &y, 1) ? sum_make(job, &x) : uop2(job, OP_ADD, a, b);
 }
 
 UOp *ix_scale(Job *job, UOp *x, int64_t mul, int64_t add) {
   if (mul == 1 && add == 0) return x;
+  if (x->symbolic || !dim_is_static(mul) || !dim_is_static(add)) {
+    UOp *product = uop2(job, OP_MUL, x, dim_uop(job, mul));
+    return settled(job, poly_node_sum(job, uop2(job, OP_ADD, product, dim_uop(job, add))));
+  }
   IxSum a = {.constant = add}, b = ix_sum_of(x);
   if (accumulate(&a, &b, mul)) return sum_make(job, &a);
   return uop2(job, OP_ADD, uop2(job, OP_MUL, x, uop_index(job, mul)), uop_index(job, add));
@@ -179,6 +193,9 @@ static UOp *shrunk(Job *job, const IxSum *rest, int64_t g) {
 static bool within(const UOp *u, int64_t c) { return u->vmin >= 0 && u->vmax < c; }
 
 UOp *ix_div(Job *job, UOp *x, int64_t c) {
+  if (x->symbolic || !dim_is_static(c)) {
+    return settled(job, poly_node_div(job, x, dim_uop(job, c)));
+  }
   assert(c > 0);
   if (c == 1) return x;
   IxSum a = ix_sum_of(x), quotient, rest;
@@ -198,6 +215,9 @@ UOp *ix_div(Job *job, UOp *x, int64_t c) {
 }
 
 UOp *ix_mod(Job *job, UOp *x, int64_t c) {
+  if (x->symbolic || !dim_is_static(c)) {
+    return settled(job, poly_node_mod(job, x, dim_uop(job, c)));
+  }
   assert(c > 0);
   if (c == 1) return uop_index(job, 0);
   IxSum a = ix_sum_of(x), quotient, rest;
@@ -213,6 +233,13 @@ UOp *ix_mod(Job *job, UOp *x, int64_t c) {
 
 UOp *ix_inside(Job *job, UOp *x, int64_t lo, int64_t hi) {
   UOp *low = NULL, *high = NULL;
+  if (x->symbolic || !dim_is_static(lo) || !dim_is_static(hi)) {
+    UOp *from = dim_uop(job, lo), *to = dim_uop(job, hi);
+    UOp *above = ix_add(job, x, uop_index(job, 1));
+    if (!poly_node_less(job, from, above)) low = uop2(job, OP_CMPLE, from, x);
+    if (!poly_node_less(job, x, to)) high = uop2(job, OP_CMPLT, x, to);
+    return ix_and(job, low, high);
+  }
   if (x->vmin < lo) low = uop2(job, OP_CMPLE, uop_index(job, lo), x);
   if (x->vmax >= hi) high = uop2(job, OP_CMPLT, x, uop_index(job, hi));
   return ix_and(job, low, high);
@@ -228,7 +255,8 @@ UOp *ix_flat(Job *job, Ints shape, UOp *const *index) {
   enum { DEPTH = 2 * IX_TERMS };
   IxSum sum = {.n = 0};
   int64_t stride = 1;
-  bool fits = true;
+  bool fits = shape_is_static(shape);
+  for (uint32_t k = 0; k < shape.n; k++) fits &= !index[k]->symbolic;
   for (uint32_t k = shape.n; fits && k-- > 0; stride *= shape.at[k]) {
     fits = collect(&sum, index[k], stride, DEPTH);
   }

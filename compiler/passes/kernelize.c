@@ -12,11 +12,34 @@
 #include "compiler/passes/ranges.h"
 #include "compiler/rules/rewrite.h"
 
-/* What became of a raw graph: the kernel, and which of the raw graph's arguments it still has. */
+/* What became of a raw graph: the kernel, and which of the raw graph's arguments and VARs it still
+ * has. */
 typedef struct Finished {
-  uint32_t kernel, nargs;
+  uint32_t kernel, nargs, nvars;
   uint32_t *keep; /* their positions among the raw graph's arguments */
+  uint32_t *vars; /* the plan's number of each VAR */
 } Finished;
+
+/* VARs in order of appearance, renumbered 0, 1, ...; *vars gets what they were. */
+static UOp *number_vars(Job *job, UOp *sink, uint32_t **vars, uint32_t *n) {
+  *vars = NULL, *n = 0;
+  if (!sink->symbolic) return sink;
+  UOpList list = uop_toposort_dims(job, sink);
+  int64_t most = -1;
+  for (size_t i = 0; i < list.len; i++) {
+    if (list.at[i]->op == OP_VAR && list.at[i]->arg.i > most) most = list.at[i]->arg.i;
+  }
+  UOp **to = arena_array(&job->arena, (size_t)most + 1, sizeof *to);
+  *vars = arena_array(&job->arena, (size_t)most + 1, sizeof **vars);
+  for (size_t i = 0; i < list.len; i++) {
+    const UOp *u = list.at[i];
+    if (u->op != OP_VAR) continue;
+    const int64_t *v = u->arg.ints.at;
+    (*vars)[*n] = (uint32_t)u->arg.i;
+    to[u->arg.i] = uop_var(job, (*n)++, v[0], v[1], v[2]);
+  }
+  return dim_substitute(job, sink, to, (size_t)most + 1);
+}
 
 /* PARAMs other than 0 in order of appearance, renumbered 1, 2, ...; *old gets what they were. */
 static UOp *number_params(Job *job, UOp *sink, int64_t **old, uint32_t *n) {
@@ -52,7 +75,7 @@ static int64_t iterations(const UOp *u) {
   int64_t n = 1;
   for (uint32_t k = 0; u->open && k < u->open->n; k++) {
     const UOp *end = u->open->at[k]->src[0];
-    if (__builtin_mul_overflow(n, end->vmax, &n)) return INT64_MAX;
+    if (__builtin_mul_overflow(n, dim_typical_of(end), &n)) return INT64_MAX;
   }
   return n;
 }
@@ -74,7 +97,8 @@ static void measure(Job *job, const UOpList *list, Kernel *k) {
     const UOp *u = list->at[i];
     if (counts_as_flop(u)) k->flops = sum(k->flops, iterations(u->op == OP_REDUCE ? u->src[0] : u));
     if (u->op != OP_INDEX && u->op != OP_STORE) continue;
-    int64_t n = iterations(u), numel = u->src[0]->arg.ints.at[0], *most = &bytes[u->src[0]->arg.i];
+    int64_t n = iterations(u), numel = dim_typical(u->src[0]->arg.ints.at[0]),
+            *most = &bytes[u->src[0]->arg.i];
     n = (n < numel ? n : numel) * dtype_info[u->src[0]->dtype].bytes;
     if (n > *most) *most = n;
   }
@@ -91,7 +115,14 @@ static const char *name_of(Job *job, const UOpList *list) {
       const UOp *u = list->at[i];
       if (u->op != (pass ? OP_REDUCE : OP_END)) continue;
       for (uint32_t s = 1; s < u->nsrc; s++) {
-        strbuf_addf(&b, "_%lld", (long long)u->src[s]->vmax + 1);
+        const UOp *end = u->src[s]->src[0];
+        if (end->op == OP_VAR) {
+          strbuf_addf(&b, "_n%lld", (long long)end->arg.i);
+        } else if (end->symbolic) {
+          strbuf_adds(&b, "_x");
+        } else {
+          strbuf_addf(&b, "_%lld", (long long)u->src[s]->vmax + 1);
+        }
       }
     }
   }
@@ -109,13 +140,13 @@ void kernelize_init(Kernelizer *kz, Job *job) {
   nodemap_init(job, &kz->by_sink, 64);
 }
 
-static uint32_t add_kernel(Kernelizer *kz, UOp *sink, uint32_t nargs) {
+static uint32_t add_kernel(Kernelizer *kz, UOp *sink, uint32_t nargs, uint32_t nvars) {
   uint32_t known = nodemap_get(&kz->by_sink, sink);
   if (known != NODE_ABSENT) return known;
   Status st = verify_graph(kz->job, sink, STAGE_RANGED, "kernelize");
   if (st) job_abort(kz->job, st);
   UOpList list = uop_toposort(kz->job, sink);
-  Kernel k = {.sink = sink, .nargs = nargs};
+  Kernel k = {.sink = sink, .nargs = nargs, .nvars = nvars};
   k.name = name_of(kz->job, &list);
   measure(kz->job, &list, &k);
   uint32_t number = (uint32_t)kz->kernels.len;
@@ -129,10 +160,11 @@ static Finished *finish(Kernelizer *kz, UOp *raw) {
   int64_t *old;
   uint32_t n;
   UOp *sink = number_params(kz->job, simplify(kz->job, raw), &old, &n);
+  sink = number_vars(kz->job, sink, &done->vars, &done->nvars);
   done->nargs = n;
   done->keep = arena_array(&kz->job->arena, n + 1, sizeof *done->keep);
   for (uint32_t k = 0; k < n; k++) done->keep[k] = (uint32_t)old[k];
-  done->kernel = add_kernel(kz, sink, n + 1);
+  done->kernel = add_kernel(kz, sink, n + 1, done->nvars);
   return done;
 }
 
@@ -145,7 +177,8 @@ PlanCall kernelize(Kernelizer *kz, UOp *raw, const uint32_t *buffers) {
     nodemap_put(kz->job, &kz->by_raw, raw, known);
   }
   const Finished *done = kz->finished.at[known];
-  PlanCall call = {.kernel = done->kernel, .nargs = done->nargs + 1};
+  PlanCall call = {.kernel = done->kernel, .nargs = done->nargs + 1, .nvars = done->nvars};
+  call.vars = done->vars;
   call.args = arena_array(&kz->job->arena, call.nargs, sizeof *call.args);
   call.args[0] = buffers[0];
   for (uint32_t k = 0; k < done->nargs; k++) call.args[k + 1] = buffers[done->keep[k]];

@@ -19,5 +19,6 @@ typedef struct Kernelizer {
 
 void kernelize_init(Kernelizer *kz, Job *job);
 
-/* PARAM k of raw is plan buffer buffers[k]; 0 is written. */
+/* PARAM k of raw is plan buffer buffers[k]; 0 is written. Its VARs are those of the plan; the
+ * kernel's are numbered anew, so that equal kernels over other VARs meet. */
 PlanCall kernelize(Kernelizer *kz, UOp *raw, const uint32_t *buffers);

@@ -230,28 +230,32 @@ static void emit_body(Linearize *l, uint32_t home) {
     }
 }
 
-static uint64_t scratch_bytes(const UOpList *out) {
+/* Bytes of the buffers in a space of memory, each at a multiple of 64. */
+static uint64_t buffer_bytes(const UOpList *out, int64_t space) {
   uint64_t bytes = 0;
   for (size_t i = 0; i < out->len; i++) {
     const UOp *u = out->at[i];
-    if (u->op != OP_BUFFER || u->arg.ints.at[1] != 0) continue;
-    bytes += ((uint64_t)u->arg.ints.at[0] * dtype_info[u->dtype].bytes + 63) & ~(uint64_t)63;
+    if (u->op != OP_BUFFER || u->arg.ints.at[1] != space) continue;
+    uint64_t elements = (uint64_t)u->arg.ints.at[0] * u->lanes;
+    bytes += (elements * dtype_info[u->dtype].bytes + 63) & ~(uint64_t)63;
   }
   return bytes;
 }
 
 static void count(Linear *out) {
   out->threads = 1;
-  for (int d = 0; d < 3; d++) out->grid[d] = out->block[d] = 1;
+  for (int d = 0; d < 3; d++) out->block[d] = 1;
   for (size_t i = 0; i < out->len; i++) {
     const UOp *u = out->list[i];
     if (u->op == OP_THREAD) out->threads = (uint32_t)u->arg.i;
+    if (u->op == OP_SPECIAL && u->arg.i < 3) out->grid[u->arg.i] = u->src[0];
+    if (u->op == OP_SPECIAL && u->arg.i >= 3) out->block[u->arg.i - 3] = (uint32_t)u->src[0]->arg.i;
     if (u->op == OP_PARAM && u->arg.i >= out->nargs) out->nargs = (uint32_t)u->arg.i + 1;
+    if (u->op == OP_VAR && u->arg.i >= out->nvars) out->nvars = (uint32_t)u->arg.i + 1;
   }
 }
 
 Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
-  (void)target;
   Linearize l = {.job = job, .list = uop_toposort(job, kernel)};
   nodemap_number(job, &l.pos, &l.list);
   l.items = arena_array(&job->arena, l.list.len, sizeof *l.items);
@@ -263,7 +267,13 @@ Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
   find_edges(&l);
   fill_bodies(&l);
   emit_body(&l, ROOT);
-  Linear out = {.list = l.out.at, .len = l.out.len, .scratch_bytes = scratch_bytes(&l.out)};
+  Linear out = {.list = l.out.at, .len = l.out.len, .scratch_bytes = buffer_bytes(&l.out, 0)};
   count(&out);
+  out.shared_bytes = buffer_bytes(&l.out, 2);
+  if (out.shared_bytes > target->local_bytes)
+    job_abort(job,
+              FAIL(INVALID_ARGUMENT,
+                   "the schedule needs %llu bytes of workgroup memory, the device has %llu",
+                   (unsigned long long)out.shared_bytes, (unsigned long long)target->local_bytes));
   return out;
 }

@@ -17,6 +17,7 @@
 
 #include "base/vec.h"
 
+#include "compiler/passes/barriers.h"
 #include "compiler/passes/nodemap.h"
 
 enum { WANTED_CHAINS = 8 };
@@ -335,5 +336,5 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
       if (l.level[i] == level && !has_loops(l.list.at[i])) l.now[i] = rebuild(&l, l.list.at[i]);
     job_poll(job);
   }
-  return strip_marks(job, l.now[l.list.len - 1]);
+  return barriers_insert(job, strip_marks(job, l.now[l.list.len - 1]));
 }

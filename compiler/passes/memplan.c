@@ -3,8 +3,12 @@
  * Greedy: one buffer after the other, each at the best-fitting gap between the buffers that are
  * placed already and alive at the same time, or above them all. Which order is best depends on the
  * graph: largest first, longest-lived first and in order of time are tried, and the smallest arena
- * wins. Every call keeps a list of what is placed and alive there, so the cost is the lifetimes'
- * lengths times how much is alive. */
+ * wins. Every step keeps a list of what is placed and alive there, so the cost is the lifetimes'
+ * lengths times how much is alive.
+ *
+ * When a size is symbolic the offsets are of no use: the executor places the buffers from the true
+ * sizes. The plan then has the lifetimes, and temp_bytes says what the sizes expected would take.
+ */
 #include "compiler/passes/memplan.h"
 
 #include <stdlib.h>
@@ -24,8 +28,14 @@ typedef struct Alive {
 } Alive;
 
 static int64_t aligned_bytes(const PlanBuffer *b) {
-  int64_t bytes = b->numel * dtype_info[b->dtype].bytes;
+  int64_t bytes = dims_typical((Ints){&b->numel, 1}) * dtype_info[b->dtype].bytes;
   return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+static void use(const Plan *plan, Life *life, uint32_t buffer, uint32_t step) {
+  Life *l = &life[plan->buffers[buffer].base];
+  if (l->first == UINT32_MAX) l->first = step;
+  l->last = step;
 }
 
 static Life *lifetimes(Job *job, const Plan *plan) {
@@ -34,12 +44,12 @@ static Life *lifetimes(Job *job, const Plan *plan) {
     life[b] = (Life){.buffer = b, .first = UINT32_MAX};
     life[b].bytes = aligned_bytes(&plan->buffers[b]);
   }
-  for (uint32_t c = 0; c < plan->ncalls; c++) {
-    for (uint32_t a = 0; a < plan->calls[c].nargs; a++) {
-      Life *l = &life[plan->buffers[plan->calls[c].args[a]].base];
-      if (l->first == UINT32_MAX) l->first = c;
-      l->last = c;
-    }
+  for (uint32_t s = 0; s < plan->nsteps; s++) {
+    const PlanStep *step = &plan->steps[s];
+    if (step->kind == STEP_BIND) use(plan, life, step->buffer, s);
+    if (step->kind != STEP_CALL) continue;
+    const PlanCall *call = &plan->calls[step->call];
+    for (uint32_t a = 0; a < call->nargs; a++) use(plan, life, call->args[a], s);
   }
   return life;
 }
@@ -81,7 +91,7 @@ static int64_t best_gap(Life *const *neighbours, size_t n, int64_t bytes) {
 
 typedef struct Attempt {
   Job *job;
-  Alive *alive; /* per call: what is placed */
+  Alive *alive; /* per step: what is placed */
   Alive neighbours;
   uint32_t *seen, stamp; /* per buffer: whose neighbour it was found to be last */
 } Attempt;
@@ -105,9 +115,9 @@ static void place(Attempt *at, Life *l) {
 }
 
 /* The size of the arena. */
-static int64_t place_all(Attempt *at, size_t ncalls, Life **order, size_t n) {
+static int64_t place_all(Attempt *at, size_t nsteps, Life **order, size_t n) {
   int64_t bytes = 0;
-  for (size_t c = 0; c < ncalls; c++) at->alive[c].len = 0;
+  for (size_t c = 0; c < nsteps; c++) at->alive[c].len = 0;
   for (size_t k = 0; k < n; k++) {
     place(at, order[k]);
     int64_t end = order[k]->offset + order[k]->bytes;
@@ -122,20 +132,27 @@ void memplan(Job *job, Plan *plan) {
                                                               earlier_first};
   Life *life = lifetimes(job, plan), **order;
   Attempt at = {.job = job};
+  bool fixed = true;
   size_t n = 0;
-  at.alive = arena_array(&job->arena, plan->ncalls + 1, sizeof *at.alive);
+  at.alive = arena_array(&job->arena, plan->nsteps + 1, sizeof *at.alive);
   at.seen = arena_array(&job->arena, plan->nbuffers + 1, sizeof *at.seen);
   order = arena_array(&job->arena, plan->nbuffers + 1, sizeof(Life *));
   for (uint32_t b = 0; b < plan->nbuffers; b++) {
-    if (plan->buffers[b].kind == PB_TEMP && life[b].first != UINT32_MAX) order[n++] = &life[b];
+    PlanBuffer *whole = &plan->buffers[b];
+    if (whole->kind != PB_TEMP || life[b].first == UINT32_MAX) continue;
+    whole->first = life[b].first, whole->last = life[b].last;
+    fixed &= dim_is_static(whole->numel);
+    order[n++] = &life[b];
   }
   plan->temp_bytes = n ? INT64_MAX : 0;
   for (size_t k = 0; n && k < sizeof orders / sizeof *orders; k++) {
     qsort(order, n, sizeof *order, orders[k]);
-    int64_t bytes = place_all(&at, plan->ncalls, order, n);
+    int64_t bytes = place_all(&at, plan->nsteps, order, n);
     if (bytes >= plan->temp_bytes) continue;
     plan->temp_bytes = bytes;
-    for (size_t b = 0; b < n; b++) plan->buffers[order[b]->buffer].offset = order[b]->offset;
+    for (size_t b = 0; fixed && b < n; b++) {
+      plan->buffers[order[b]->buffer].offset = order[b]->offset;
+    }
   }
   for (size_t b = 0; b < plan->nbuffers; b++) {
     PlanBuffer *part = &plan->buffers[b];

@@ -4,7 +4,7 @@
  * The constant part of the addresses moves from the kernel to its arguments: the plan gets a buffer
  * that starts where the kernel's accesses do. Layers that differ only in the slice they work on are
  * then one kernel. A gated access may compute an address outside its buffer, so a PARAM with one is
- * left alone. */
+ * left alone; so is a buffer of symbolic size. */
 #include "compiler/passes/narrow.h"
 
 #include "base/vec.h"
@@ -27,7 +27,8 @@ static uint32_t end_of(Fusion *f, uint32_t buffer, int64_t begin) {
 }
 
 static bool whole(const Fusion *f, const Access *a) {
-  int64_t last = f->buffers.at[a->buffer].numel - 1;
+  int64_t numel = f->buffers.at[a->buffer].numel, last = numel - 1;
+  if (!dim_is_static(numel)) return true;
   return a->gated || a->first < 0 || a->last > last || (a->first == 0 && a->last == last);
 }
 

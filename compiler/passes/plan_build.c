@@ -21,7 +21,7 @@ static void interface_buffers(Fusion *f, const TensorGraph *graph) {
     PlanBuffer b = {.kind = s < graph->ninputs ? input : PB_OUTPUT,
                     .slot = (int64_t)s,
                     .dtype = slot->dtype,
-                    .numel = shape_numel(slot->shape),
+                    .numel = dims_numel(f->job, slot->shape),
                     .base = (uint32_t)s};
     avec_push(&f->job->arena, &f->buffers, b);
   }
@@ -34,14 +34,31 @@ static FusedKernel **ordered_kernels(Fusion *f) {
   return order;
 }
 
+/* Every BIND stands behind the kernels of what was numbered before it. */
+static void add_binds(const Fusion *f, uint32_t *next, uint32_t before, Plan *out) {
+  for (; *next < f->binds.len && f->binds.at[*next].tensor < before; ++*next) {
+    const Bind *b = &f->binds.at[*next];
+    out->steps[out->nsteps++] =
+        (PlanStep){.kind = STEP_BIND, .var = b->var, .buffer = b->buffer, .condition = NO_BUFFER};
+  }
+}
+
 static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
   FusedKernel **order = ordered_kernels(f);
+  uint32_t bind = 0;
   out->calls = arena_array(&f->job->arena, f->kernels.len + 1, sizeof *out->calls);
+  out->steps = arena_array(&f->job->arena, f->kernels.len + f->binds.len + 1, sizeof *out->steps);
   for (size_t k = 0; k < f->kernels.len; k++) {
     UOp *raw = rangeify_kernel(f, order[k]);
+    add_binds(f, &bind, order[k]->after, out);
+    out->steps[out->nsteps++] = (PlanStep){.kind = STEP_CALL,
+                                           .call = (uint32_t)out->ncalls,
+                                           .buffer = NO_BUFFER,
+                                           .condition = NO_BUFFER};
     out->calls[out->ncalls++] = kernelize(kz, raw, order[k]->buffers);
     job_poll(f->job);
   }
+  add_binds(f, &bind, f->ntensors + 1, out);
   out->kernels = kz->kernels.at;
   out->nkernels = kz->kernels.len;
 }
@@ -54,7 +71,12 @@ static const char *describe(Job *job, const TensorGraph *graph, const PlanBuffer
   return arena_printf(&job->arena, "%s '" STR_FMT "'", kinds[b->kind], STR_ARG(name));
 }
 
-static int64_t bytes_of(const PlanBuffer *b) { return b->numel * dtype_info[b->dtype].bytes; }
+/* The least it takes: the true sizes are checked when running. */
+static int64_t bytes_of(const PlanBuffer *b) {
+  int64_t bytes, least = dim_low(b->numel);
+  if (least < 0) return 0;
+  return __builtin_mul_overflow(least, dtype_info[b->dtype].bytes, &bytes) ? INT64_MAX : bytes;
+}
 
 /* Before offsets are summed up: no single buffer is beyond reason. */
 static void check_buffers(Job *job, const TensorGraph *graph, const Target *target,
@@ -63,9 +85,9 @@ static void check_buffers(Job *job, const TensorGraph *graph, const Target *targ
     const PlanBuffer *buffer = &f->buffers.at[b];
     if ((uint64_t)bytes_of(buffer) <= target->memory_bytes) continue;
     job_abort(job, FAIL(RESOURCE_EXHAUSTED,
-                        "%s of %" PRId64 " %s takes %" PRId64 " bytes, the device has %" PRIu64,
-                        describe(job, graph, buffer), buffer->numel, dtype_info[buffer->dtype].name,
-                        bytes_of(buffer), target->memory_bytes));
+                        "%s of %s %s takes %" PRId64 " bytes, the device has %" PRIu64,
+                        describe(job, graph, buffer), dim_text(job, buffer->numel),
+                        dtype_info[buffer->dtype].name, bytes_of(buffer), target->memory_bytes));
   }
 }
 
@@ -74,6 +96,10 @@ static void check_memory(Job *job, const TensorGraph *graph, const Target *targe
   const PlanBuffer *largest = NULL;
   int64_t total = plan->temp_bytes, most = 0;
   bool over = false;
+  for (size_t b = 0; b < plan->nbuffers; b++) {
+    bool expected = plan->buffers[b].kind == PB_TEMP && !dim_is_static(plan->buffers[b].numel);
+    if (expected) total = 0; /* how much the temporaries take depends on the run */
+  }
   for (size_t b = 0; b < plan->nbuffers; b++) {
     int64_t bytes = bytes_of(&plan->buffers[b]);
     bool whole = plan->buffers[b].base == b;
@@ -86,9 +112,9 @@ static void check_memory(Job *job, const TensorGraph *graph, const Target *targe
   job_abort(job, FAIL(RESOURCE_EXHAUSTED,
                       "the model needs %" PRId64 " bytes of device memory (%" PRId64
                       " for temporaries), the device has %" PRIu64 "; the largest buffer, %s of "
-                      "%" PRId64 " %s, takes %" PRId64,
+                      "%s %s, takes %" PRId64,
                       total, plan->temp_bytes, target->memory_bytes, describe(job, graph, largest),
-                      largest->numel, dtype_info[largest->dtype].name, most));
+                      dim_text(job, largest->numel), dtype_info[largest->dtype].name, most));
 }
 
 static void verify(Job *job, UOp *sink, const char *after) {
@@ -114,6 +140,8 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   make_kernels(&f, &kz, out);
   out->buffers = f.buffers.at;
   out->nbuffers = f.buffers.len;
+  out->vars = graph->vars;
+  out->nvars = graph->nvars;
   memplan(job, out);
   check_memory(job, graph, target, out);
 }

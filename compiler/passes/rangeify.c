@@ -119,7 +119,7 @@ static UOp *elementwise(Fusion *f, const Tensor *t, const Demand *d) {
 static UOp *value_of(Fusion *f, const Tensor *t, const Demand *d) {
   Job *job = f->job;
   UOp *u = t->u;
-  if (u->op == OP_CONST) return u;
+  if (u->op == OP_CONST || u->op == OP_VAR) return u;
   if (!d->src) return load(f, t, d);
   UOp *first = u->nsrc && d->src[0] ? d->src[0]->value : NULL;
   switch (u->op) {
@@ -167,8 +167,9 @@ static UOp *fill_holes(const Fusion *f, UOp *sink, const FusedKernel *k) {
   for (uint32_t h = k->holes; h; h = f->holes.at[h - 1].next) {
     const Hole *hole = &f->holes.at[h - 1];
     UOp *at = uop_cast(job, hole->owner->src[1]->value, DT_INDEX);
-    UOp *last = uop_index(job, hole->index->vmax);
-    UOp *low = uop2(job, OP_CMPLE, uop_index(job, 0), at), *high = uop2(job, OP_CMPLE, at, last);
+    UOp *size = hole->index->src[0], *low = uop2(job, OP_CMPLE, uop_index(job, 0), at);
+    UOp *high = size->symbolic ? uop2(job, OP_CMPLT, at, size)
+                               : uop2(job, OP_CMPLE, at, uop_index(job, hole->index->vmax));
     from[n] = hole->index, to[n++] = at;
     from[n] = hole->gate, to[n++] = uop2(job, OP_AND, low, high);
   }

@@ -8,6 +8,7 @@
 
 #include <assert.h>
 
+#include "compiler/ir/poly.h"
 #include "compiler/passes/ix.h"
 
 typedef struct Swap {
@@ -51,6 +52,10 @@ static UOp *rebuilt(Job *job, UOp *u, UOp **src) {
     if (u->op == OP_FLOORMOD && constant && src[1]->arg.i > 0) {
       return ix_mod(job, src[0], src[1]->arg.i);
     }
+    bool symbolic = src[0]->symbolic || src[1]->symbolic;
+    if (symbolic && u->op == OP_MUL) return poly_node_sum(job, uop2(job, OP_MUL, src[0], src[1]));
+    if (symbolic && u->op == OP_FLOORDIV) return poly_node_div(job, src[0], src[1]);
+    if (symbolic && u->op == OP_FLOORMOD) return poly_node_mod(job, src[0], src[1]);
   }
   return uop_with_src(job, u, src);
 }
@@ -119,24 +124,37 @@ static Loops loops_of(const UOpList *list) {
   return l;
 }
 
-static int64_t size_of(const UOp *range) { return range->src[0]->arg.i; }
+/* A dim. */
+static int64_t size_of(Job *job, const UOp *range) {
+  return range->src[0]->op == OP_CONST ? range->src[0]->arg.i : dim_of(job, range->src[0]);
+}
 
 static bool fixed_size(const UOp *range) { return range->src[0]->op == OP_CONST; }
 
 static UOp *like(Job *job, const UOp *range, int64_t id, int64_t size) {
-  return uop_range(job, id, uop_axis(range), uop_index(job, size));
+  return uop_range(job, id, uop_axis(range), dim_uop(job, size));
 }
 
 /* -- split ------------------------------------------------------------------------------------- */
 
+/* c is not 1, not the range's size, and divides it. */
+static bool cuts(Job *job, const UOp *r, UOp *c, int64_t *times) {
+  if (c->op == OP_CONST && fixed_size(r)) {
+    int64_t n = c->arg.i, size = size_of(job, r);
+    if (n <= 1 || n >= size || size % n) return false;
+    *times = size / n;
+    return true;
+  }
+  if (dim_check(job, c) || (c->op == OP_CONST && c->arg.i <= 1)) return false;
+  return dim_divides(job, size_of(job, r), dim_of(job, c), times) && *times != 1;
+}
+
 /* A node range / c or range % c, with c a proper divisor of the range's size. */
-static UOp *splittable(const UOpList *list) {
+static UOp *splittable(Job *job, const UOpList *list, int64_t *times) {
   for (size_t i = 0; i < list->len; i++) {
     UOp *u = list->at[i];
     if (u->op != OP_FLOORDIV && u->op != OP_FLOORMOD) continue;
-    const UOp *r = u->src[0], *c = u->src[1];
-    if (r->op != OP_RANGE || c->op != OP_CONST || !fixed_size(r)) continue;
-    if (c->arg.i > 1 && c->arg.i < size_of(r) && size_of(r) % c->arg.i == 0) return u;
+    if (u->src[0]->op == OP_RANGE && cuts(job, u->src[0], u->src[1], times)) return u;
   }
   return NULL;
 }
@@ -144,12 +162,13 @@ static UOp *splittable(const UOpList *list) {
 UOp *ranges_split(Job *job, UOp *sink) {
   for (;;) {
     UOpList list = uop_toposort(job, sink);
-    const UOp *u = splittable(&list);
+    int64_t times = 0;
+    const UOp *u = splittable(job, &list, &times);
     Loops l = loops_of(&list);
     if (!u || l.n + 2 > MAX_RANGES) return sink;
     UOp *r = u->src[0];
-    int64_t c = u->src[1]->arg.i;
-    UOp *hi = like(job, r, l.next_id, size_of(r) / c), *lo = like(job, r, l.next_id + 1, c);
+    int64_t c = u->src[1]->op == OP_CONST ? u->src[1]->arg.i : dim_of(job, u->src[1]);
+    UOp *hi = like(job, r, l.next_id, times), *lo = like(job, r, l.next_id + 1, c);
     Swap w = {.from = r, .value = ix_add(job, ix_scale(job, hi, c, 0), lo), .n = 2};
     w.ranges[0] = hi, w.ranges[1] = lo;
     sink = apply(job, sink, &w, 1);
@@ -160,35 +179,63 @@ UOp *ranges_split(Job *job, UOp *sink) {
 
 typedef enum Use { USE_NONE, USE_ONE, USE_APART } Use; /* neither; a * size + b; otherwise */
 
-static Use use_of(UOp *e, const UOp *a, const UOp *b, int depth) {
+static Use symbolic_use(Job *job, UOp *e, const UOp *a, const UOp *b, int depth);
+
+static Use use_of(Job *job, UOp *e, const UOp *a, const UOp *b, int depth) {
   if (!uop_is_open(e, a) && !uop_is_open(e, b)) return USE_NONE;
+  if (e->symbolic || !fixed_size(b)) return symbolic_use(job, e, a, b, depth);
   IxSum x = ix_sum_of(e);
-  if (ix_coef(&x, a) != size_of(b) * ix_coef(&x, b)) return USE_APART;
+  if (ix_coef(&x, a) != size_of(job, b) * ix_coef(&x, b)) return USE_APART;
   for (uint32_t k = 0; k < x.n; k++) {
     UOp *t = x.term[k];
     if (t == a || t == b || (!uop_is_open(t, a) && !uop_is_open(t, b))) continue;
     bool divided = (t->op == OP_FLOORDIV || t->op == OP_FLOORMOD) && t->src[1]->op == OP_CONST;
     bool loaded = t->op == OP_CAST; /* the loads below are looked at for themselves */
     if (!depth || !(divided || loaded)) return USE_APART;
-    if (divided && use_of(t->src[0], a, b, depth - 1) == USE_APART) return USE_APART;
+    if (divided && use_of(job, t->src[0], a, b, depth - 1) == USE_APART) return USE_APART;
+  }
+  return USE_ONE;
+}
+
+/* The same with polynomials for coefficients. */
+static Use symbolic_use(Job *job, UOp *e, const UOp *a, const UOp *b, int depth) {
+  Poly p = poly_of(job, e), size = poly_of(job, b->src[0]);
+  Poly ca = poly_factor(job, p, a), cb = poly_factor(job, p, b);
+  if (!poly_eq(ca, poly_mul(job, cb, size))) return USE_APART;
+  for (uint32_t k = 0; k < p.n; k++) {
+    bool self = false;
+    for (uint32_t n = 0; n < p.at[k].n; n++) self |= p.at[k].atom[n] == a || p.at[k].atom[n] == b;
+    for (uint32_t n = 0; n < p.at[k].n; n++) {
+      UOp *t = p.at[k].atom[n];
+      if (t == a || t == b || (!uop_is_open(t, a) && !uop_is_open(t, b))) continue;
+      bool divided = t->op == OP_FLOORDIV || t->op == OP_FLOORMOD;
+      if (self || !depth || !(divided || t->op == OP_CAST)) return USE_APART;
+      if (divided && (uop_is_open(t->src[1], a) || uop_is_open(t->src[1], b) ||
+                      use_of(job, t->src[0], a, b, depth - 1) == USE_APART)) {
+        return USE_APART;
+      }
+    }
   }
   return USE_ONE;
 }
 
 /* Merging must keep every address a sum. A gate may come to need a quotient and a remainder, which
- * pays for innermost loops that are too short or too uneven for vectors. */
-static bool should_merge(const UOpList *list, const UOp *a, const UOp *b, bool innermost) {
+ * pays for innermost loops that are too short or too uneven for vectors. An innermost loop of a
+ * known, even size stays apart from one of unknown size. */
+static bool should_merge(Job *job, const UOpList *list, const UOp *a, const UOp *b,
+                         bool innermost) {
   enum { DEPTH = 8, SHORT = 32, EVEN = 16, LONG = 512 };
-  if (!fixed_size(a) || !fixed_size(b)) return false;
-  int64_t size = size_of(b);
-  bool gates = innermost && (size < SHORT || (size % EVEN && size < LONG));
+  bool fixed = fixed_size(a) && fixed_size(b);
+  int64_t size = fixed_size(b) ? size_of(job, b) : 0;
+  if (!fixed && size && (size % EVEN == 0 || size >= SHORT)) return false;
+  bool gates = fixed && innermost && (size < SHORT || (size % EVEN && size < LONG));
   for (size_t i = 0; i < list->len; i++) {
     const UOp *u = list->at[i];
     if (u->dtype == DT_INDEX && u->op != OP_INDEX) continue;
     if (u->op == OP_END || u->op == OP_REDUCE) continue;
     for (uint32_t s = 0; s < u->nsrc; s++) {
       UOp *e = u->src[s];
-      if (e->dtype != DT_INDEX || e->op == OP_PARAM || use_of(e, a, b, DEPTH) != USE_APART)
+      if (e->dtype != DT_INDEX || e->op == OP_PARAM || use_of(job, e, a, b, DEPTH) != USE_APART)
         continue;
       bool compared = u->op == OP_CMPLT || u->op == OP_CMPLE || u->op == OP_CMPEQ;
       if (!compared || !gates) return false;
@@ -214,16 +261,17 @@ UOp *ranges_merge(Job *job, UOp *sink) {
     while (k > 1) {
       k--;
       if (l.group[k - 1] == l.group[k] && same_scope(&list, l.at[k - 1], l.at[k]) &&
-          should_merge(&list, l.at[k - 1], l.at[k], k + 1 == l.nout)) {
+          should_merge(job, &list, l.at[k - 1], l.at[k], k + 1 == l.nout)) {
         break;
       }
       if (k == 1) return sink;
     }
     if (l.n < 2) return sink;
     UOp *a = l.at[k - 1], *b = l.at[k];
-    UOp *m = like(job, a, l.next_id, size_of(a) * size_of(b));
-    Swap w[2] = {{.from = a, .value = ix_div(job, m, size_of(b)), .ranges = {m}, .n = 1},
-                 {.from = b, .value = ix_mod(job, m, size_of(b))}};
+    int64_t size = size_of(job, b);
+    UOp *m = like(job, a, l.next_id, dim_mul(job, size_of(job, a), size));
+    Swap w[2] = {{.from = a, .value = ix_div(job, m, size), .ranges = {m}, .n = 1},
+                 {.from = b, .value = ix_mod(job, m, size)}};
     sink = apply(job, sink, w, 2);
   }
 }
@@ -284,7 +332,7 @@ UOp *ranges_number(Job *job, UOp *sink) {
   int64_t id = 0;
   for (uint32_t k = 0; k < l.n; k++) {
     UOp *r = l.at[k];
-    if (fixed_size(r) && size_of(r) == 1) {
+    if (fixed_size(r) && size_of(job, r) == 1) {
       swaps[n++] = (Swap){.from = r, .value = uop_index(job, 0)};
     } else {
       UOp *to = uop_range(job, id++, uop_axis(r), r->src[0]);

@@ -3,6 +3,8 @@
  * An axis of size S with tile n = vector * inner factors becomes outer*n + inner parts, where the
  * base is MIN(outer*n, S-n) when n does not divide S: overlapping tiles. A threaded loop of m
  * iterations over T threads becomes MIN(thread*c, m-c) + step with c = ceil(m/T), the same idea.
+ * Where S is known only at run time, sizes are expressions: tiles overlap when S is never less than
+ * n, else output tiles of single elements are clamped to S-1, and a thread's loop ends early.
  * Padded axes gate every access that depends on them, and give reductions their identity.
  *
  * STAGE replaces INDEX(PARAM, index, gate) by INDEX(AFTER(BUFFER, copy), position): the ranges
@@ -14,12 +16,14 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "compiler/ir/dim.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
 
 typedef struct NewAxis {
   UOp *value;                    /* the old range as an expression */
-  UOp *thread, *loop;            /* NULL when there is none */
+  UOp *thread, *loop;            /* NULL when there is none; thread: or the workgroup */
+  UOp *lane;                     /* thread of the workgroup, or NULL */
   UOp *inner[OPT_MAX_INNER + 1]; /* outermost first; the vector, if any, last */
   uint32_t ninner;
   UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
@@ -45,9 +49,65 @@ static UOp *tile_base(Job *job, UOp *outer, int64_t tile, int64_t size) {
   return size % tile ? uop2(job, OP_MIN, base, uop_index(job, size - tile)) : base;
 }
 
+static UOp *new_lane(Apply *a, const AxisPlan *p, bool reduce) {
+  AxisType type = reduce ? AX_GROUP : AX_LOCAL;
+  return uop_thread_range(a->job, a->next_id++, type, p->dim, uop_index(a->job, p->lanes));
+}
+
+/* An output axis on a device with workgroups: the threads of one take steps that follow each other,
+ * so that they touch memory together. */
+static UOp *split_groups(Apply *a, NewAxis *x, const AxisPlan *p) {
+  Job *job = a->job;
+  int64_t n = p->outer, lanes = p->lanes ? p->lanes : 1, groups = (n + lanes - 1) / lanes;
+  UOp *first = uop_index(job, 0);
+  if (groups != 1) { /* 0: nothing runs */
+    x->thread = new_range(a, AX_GLOBAL, groups);
+    first = tile_base(job, x->thread, lanes, n);
+  }
+  if (!p->lanes) return first;
+  x->lane = new_lane(a, p, false);
+  return index_add(job, first, x->lane);
+}
+
+static UOp *split_group(Apply *a, NewAxis *x, const AxisPlan *p) {
+  Job *job = a->job;
+  int64_t steps = p->outer / p->lanes;
+  x->lane = new_lane(a, p, true);
+  if (steps == 1) return x->lane;
+  x->loop = new_range(a, AX_REDUCE, steps);
+  if (p->top) return index_add(job, index_mul(job, x->lane, steps), x->loop);
+  return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
+}
+
+/* The same for an axis whose number of iterations is the expression n. */
+static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
+  Job *job = a->job;
+  if (!p->threads) {
+    x->loop = uop_range(job, a->next_id++, reduce ? AX_REDUCE : AX_LOOP, n);
+    return x->loop;
+  }
+  UOp *chunk = dim_uop(job, dim_ceildiv(job, dim_of(job, n), p->threads));
+  x->thread = new_range(a, AX_THREAD, p->threads);
+  UOp *first = uop2(job, OP_MUL, x->thread, chunk);
+  UOp *left = uop2(job, OP_MIN, chunk, uop2(job, OP_SUB, n, first)); /* may be none */
+  x->loop = uop_range(job, a->next_id++, AX_LOOP, left);
+  return index_add(job, first, x->loop);
+}
+
+static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelAxis *old) {
+  Job *job = a->job;
+  UOp *end = old->range->src[0];
+  UOp *n = dim_uop(job, dim_ceildiv(job, dim_of(job, end), p->tile));
+  UOp *base = index_mul(job, split_symbolic(a, x, p, n, old->reduce), p->tile);
+  if (!p->overlaps) return base;
+  return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
+}
+
 static UOp *split_outer(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce) {
   Job *job = a->job;
   int64_t n = p->outer;
+  if (reduce && p->lanes) return split_group(a, x, p);
+  if (!reduce && a->plan->groups) return split_groups(a, x, p);
   if (p->threads) {
     int64_t chunk = (n + p->threads - 1) / p->threads;
     x->thread = new_range(a, AX_THREAD, p->threads);
@@ -67,7 +127,8 @@ static void split_axis(Apply *a, uint32_t i) {
   const AxisPlan *p = &a->plan->axes[i];
   const KernelAxis *old = &a->k->axes[i];
   NewAxis *x = &a->axes[i];
-  UOp *v = tile_base(job, split_outer(a, x, p, old->reduce), p->tile, p->size);
+  UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, x, p, old->reduce), p->tile, p->size)
+                               : symbolic_base(a, x, p, old);
   int64_t step = p->tile;
   for (uint32_t k = p->ninner; k-- > 0;) {
     step /= p->inner[k];
@@ -79,8 +140,10 @@ static void split_axis(Apply *a, uint32_t i) {
     x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
     v = index_add(job, v, x->inner[x->ninner++]);
   }
+  UOp *end = old->range->src[0];
+  if (p->clamped) v = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
-  if (p->padded) x->limit = uop2(job, OP_CMPLT, v, uop_index(job, old->size));
+  if (p->padded) x->limit = uop2(job, OP_CMPLT, v, end);
 }
 
 /* -- rebuilding the kernel --------------------------------------------------------------------- */
@@ -131,6 +194,7 @@ static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
       for (uint32_t s = 1; s < u->nsrc; s++) closes |= u->src[s] == a->k->axes[axis].range;
       if (!closes) continue;
       if (!expanded && x->thread) out[n++] = x->thread;
+      if (!expanded && x->lane) out[n++] = x->lane;
       if (!expanded && x->loop) out[n++] = x->loop;
       for (uint32_t k = 0; expanded && k < x->ninner; k++) out[n++] = x->inner[k];
     }
@@ -201,14 +265,16 @@ typedef struct Staging {
   int64_t elements;
 } Staging;
 
-static int64_t range_size(const UOp *r) { return r->src[0]->arg.i; }
+/* The largest: buffers are laid out for it. */
+static int64_t range_size(const UOp *r) { return r->src[0]->vmax; }
 
 /* Called outermost dimension first. */
 static void add_dim(Staging *s, UOp *index, UOp *r) {
   if (!r || !uop_is_open(index, r)) return;
   AxisType t = uop_axis(r), copy = t == AX_VECTOR ? AX_VECTOR : AX_LOOP;
   if (t == AX_UPCAST) copy = AX_UPCAST;
-  s->dims[s->n++] = (StageDim){.range = r, .copy = new_range(s->a, copy, range_size(r))};
+  UOp *fresh = uop_range(s->a->job, s->a->next_id++, copy, r->src[0]);
+  s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
 }
 
 /* Does the loop over `axis` lie inside the loop over `level`? */
@@ -344,15 +410,68 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   return collapse_loops(job, linsum_simplify(job, a.now[k->list.len - 1]));
 }
 
+/* -- kernels with several stores on workgroups --------------------------------------------------
+ */
+
+enum { SPREAD_THREADS = 64 };
+
+static int64_t count_elements(const UOp *effect) {
+  int64_t n = 1;
+  for (uint32_t s = 1; effect->op == OP_END && s < effect->nsrc; s++)
+    n *= range_size(effect->src[s]);
+  return n;
+}
+
+/* One effect over the index of a thread: its ranges are digits of the index. */
+static UOp *spread_one(Job *job, UOp *effect, UOp *at, UOp *const *ranges, uint32_t nranges) {
+  uint32_t n = effect->op == OP_END ? effect->nsrc - 1 : 0;
+  UOp *store = effect->op == OP_END ? effect->src[0] : effect;
+  UOp **to = arena_array(&job->arena, n + 1u, sizeof *to);
+  UOp **src = arena_array(&job->arena, nranges + 1u, sizeof *src);
+  int64_t stride = 1;
+  for (uint32_t s = n; s-- > 0;) {
+    int64_t size = range_size(effect->src[s + 1]);
+    UOp *digit = stride > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, stride)) : at;
+    to[s] = uop2(job, OP_FLOORMOD, digit, uop_index(job, size));
+    stride *= size;
+  }
+  store = uop_substitute(job, store, effect->src + 1, to, n);
+  UOp *gate = uop2(job, OP_CMPLT, at, uop_index(job, stride));
+  gate = both(job, gate, store->nsrc > 3 ? store->src[3] : NULL);
+  UOp *parts[4] = {store->src[0], store->src[1], store->src[2], gate};
+  src[0] = uop_make(job, OP_STORE, DT_VOID, store->arg, parts, 4);
+  for (uint32_t r = 0; r < nranges; r++) src[r + 1] = ranges[r];
+  return uop_make(job, OP_END, DT_VOID, arg_none(), src, nranges + 1u);
+}
+
+/* One thread per element of the largest store; opts do not apply. */
+static UOp *spread_stores(Job *job, UOp *sink, const KernelInfo *k, const Target *target) {
+  int64_t most = 1;
+  UOp **effects = arena_array(&job->arena, sink->nsrc + 1u, sizeof *effects), *ranges[2];
+  for (uint32_t s = 0; s < sink->nsrc; s++) {
+    int64_t n = count_elements(sink->src[s]);
+    if (n > most) most = n;
+  }
+  int64_t lanes = target->max_group < SPREAD_THREADS ? target->max_group : SPREAD_THREADS;
+  int64_t groups = (most + lanes - 1) / lanes;
+  ranges[0] = uop_range(job, k->naxes, AX_GLOBAL, uop_index(job, groups));
+  ranges[1] = uop_thread_range(job, k->naxes + 1, AX_LOCAL, 0, uop_index(job, lanes));
+  UOp *at = index_add(job, index_mul(job, ranges[0], lanes), ranges[1]);
+  uint32_t n = 0;
+  for (uint32_t s = 0; s < sink->nsrc; s++)
+    if (count_elements(sink->src[s])) effects[n++] = spread_one(job, sink->src[s], at, ranges, 2);
+  sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), effects, n);
+  return linsum_simplify(job, sink);
+}
+
 UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *opts) {
-  (void)target;
   OptPlan plan;
   OptList rest;
   Status st = opts_merge(job, kernel, opts, &kernel, &rest);
   if (st) job_abort(job, st);
   const KernelInfo *k = kernel_info(job, kernel);
-  st = opts_plan(job, k, &rest, &plan);
+  st = opts_plan(job, k, target, &rest, &plan);
   if (st) job_abort(job, st);
-  if (!k->store) return kernel;
+  if (!k->store) return plan.groups ? spread_stores(job, kernel, k, target) : kernel;
   return apply(job, k, &plan);
 }

@@ -105,9 +105,9 @@ static UOp *split_reduce(Job *job, UOp *u, UOp *x, const Target *target) {
 }
 
 static bool is_long(const UOp *u, const Target *target) {
+  if (u->op != OP_REDUCE || u->symbolic) return false;
   int64_t n = shape_numel(u->shape);
-  return u->op == OP_REDUCE && n > 0 && n < (int64_t)target->threads &&
-         shape_numel(u->src[0]->shape) / n >= SPLIT_SIZE;
+  return n > 0 && n < (int64_t)target->threads && shape_numel(u->src[0]->shape) / n >= SPLIT_SIZE;
 }
 
 /* -- values that are known --------------------------------------------------------------------- */
@@ -161,7 +161,7 @@ static UOp *constant_node(Job *job, const TensorGraph *graph, UOp *u, Bytes b,
 }
 
 typedef struct Known {
-  bool constant; /* no PARAM below */
+  bool constant; /* no PARAM and no VAR below */
   bool reduces;  /* a REDUCE below */
   bool wanted;   /* folded: it holds a reduction, and something else uses it */
 } Known;
@@ -171,7 +171,7 @@ static Known *known_values(Job *job, const UOpList *list) {
   Known *known = arena_array(&job->arena, list->len, sizeof *known);
   for (size_t i = 0; i < list->len; i++) {
     const UOp *u = list->at[i];
-    known[i].constant = u->op != OP_PARAM;
+    known[i].constant = u->op != OP_PARAM && !u->symbolic;
     known[i].reduces = u->op == OP_REDUCE;
     for (uint32_t s = 0; s < u->nsrc; s++) {
       const Known *k = &known[u->src[s]->place];
@@ -202,11 +202,15 @@ static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, PlanBuffe
   UOp **to = arena_array(&job->arena, list.len, sizeof *to);
   size_t n = 0;
   bool *constant = arena_array(&job->arena, sink->nsrc + 1, sizeof *constant);
-  for (uint32_t k = 0; k < sink->nsrc; k++)
-    constant[k] = known[sink->src[k]->src[1]->place].constant && is_output(graph, sink->src[k]);
   for (uint32_t k = 0; k < sink->nsrc; k++) {
+    bool store = sink->src[k]->op == OP_STORE;
+    bool same = store && known[sink->src[k]->src[1]->place].constant;
+    constant[k] = same && is_output(graph, sink->src[k]);
+  }
+  for (uint32_t k = 0; k < sink->nsrc; k++) {
+    if (!constant[k]) continue;
     UOp *value = sink->src[k]->src[1], *same = uniform(value);
-    if (!constant[k] || !shape_numel(value->shape)) continue;
+    if (!shape_numel(value->shape)) continue;
     Bytes b = evaluate(job, same ? same : value);
     if (!b.len) continue;
     interface[sink->src[k]->src[0]->arg.i].constant = shortest(b, dtype_info[value->dtype].bytes);

@@ -7,6 +7,8 @@
  * the two parts and prove 0 <= b < g by interval bounds. */
 #include "compiler/rules/isum.h"
 
+#include "compiler/ir/poly.h"
+
 enum { MAX_DEPTH = 48 };
 
 /* -- arithmetic -------------------------------------------------------------------------------- */
@@ -226,8 +228,15 @@ static bool recombine_term(Job *job, IndexSum *a, uint32_t i) {
   return false;
 }
 
+/* Scalars only: shapes do not mix with polynomials. */
+static bool is_symbolic(const UOp *n) { return n->symbolic && n->lanes == 1 && !n->shape.n; }
+
 UOp *isum_sum(Rewrite *rw, UOp *n) {
   IndexSum a;
+  if (is_symbolic(n)) {
+    UOp *sum = poly_node_sum(rw->job, n);
+    return sum == n ? NULL : sum;
+  }
   if (!isum_of(n, &a)) return NULL;
   for (uint32_t i = 0; i < a.n;) {
     IndexSum next = a;
@@ -282,6 +291,7 @@ static UOp *div_nested(Job *job, const IndexSum *a, int64_t c) {
 
 UOp *isum_div(Rewrite *rw, UOp *n) {
   Job *job = rw->job;
+  if (is_symbolic(n)) return isum_symbolic_div(rw, n);
   int64_t c = n->src[1]->arg.i, q;
   IndexSum a, whole, rest;
   if (!sane(c) || !isum_of(n->src[0], &a)) return NULL;
@@ -299,6 +309,18 @@ UOp *isum_div(Rewrite *rw, UOp *n) {
   g = find_split(&a, c, &whole, &rest);
   if (g) return div_by(job, &whole, c / g);
   return div_nested(job, &a, c);
+}
+
+UOp *isum_symbolic_div(Rewrite *rw, UOp *n) {
+  if (!is_symbolic(n) || poly_is_unit(n)) return NULL;
+  UOp *to = poly_node_div(rw->job, n->src[0], n->src[1]);
+  return to == n ? NULL : to;
+}
+
+UOp *isum_symbolic_mod(Rewrite *rw, UOp *n) {
+  if (!is_symbolic(n)) return NULL;
+  UOp *to = poly_node_mod(rw->job, n->src[0], n->src[1]);
+  return to == n ? NULL : to;
 }
 
 /* y % m under % c: the same as y when c divides m. True if something changed. */
@@ -319,6 +341,7 @@ static bool drop_inner_mods(IndexSum *a, int64_t c) {
 
 UOp *isum_mod(Rewrite *rw, UOp *n) {
   Job *job = rw->job;
+  if (is_symbolic(n)) return isum_symbolic_mod(rw, n);
   int64_t c = n->src[1]->arg.i, q;
   IndexSum a, whole, rest;
   if (!sane(c) || !isum_of(n->src[0], &a)) return NULL;
@@ -409,9 +432,16 @@ static bool reduce_less(IndexSum *a) {
   return true;
 }
 
+static UOp *symbolic_compare(Rewrite *rw, UOp *n) {
+  if (n->src[0]->lanes != 1 || n->src[1]->lanes != 1 || n->shape.n) return NULL;
+  UOp *to = poly_node_compare(rw->job, (Op)n->op, n->src[0], n->src[1]);
+  return to == n ? NULL : to;
+}
+
 UOp *isum_less(Rewrite *rw, UOp *n) {
   IndexSum a;
   int64_t lo, hi;
+  if (n->symbolic) return symbolic_compare(rw, n);
   if (!isum_of(n->src[0], &a) || !isum_add(&a, n->src[1], -1)) return NULL;
   for (int k = 0; k < ISUM_MAX; k++) {
     if (sum_bounds(&a, &lo, &hi)) {
@@ -428,6 +458,7 @@ UOp *isum_less(Rewrite *rw, UOp *n) {
 
 UOp *isum_equal(Rewrite *rw, UOp *n) {
   IndexSum a;
+  if (n->symbolic) return symbolic_compare(rw, n);
   int64_t lo, hi;
   if (!isum_of(n->src[0], &a) || !isum_add(&a, n->src[1], -1)) return NULL;
   int64_t g = common_factor(&a, 0);

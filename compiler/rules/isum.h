@@ -30,5 +30,8 @@ int isum_order(const UOp *a, const UOp *b);
 UOp *isum_sum(Rewrite *rw, UOp *n); /* n: ADD, SUB, NEG or MUL */
 UOp *isum_div(Rewrite *rw, UOp *n); /* n: FLOORDIV by a CONST above 0 */
 UOp *isum_mod(Rewrite *rw, UOp *n); /* n: FLOORMOD by a CONST above 0 */
+/* The same where a size is symbolic; c is above 0 where the code runs. */
+UOp *isum_symbolic_div(Rewrite *rw, UOp *n);
+UOp *isum_symbolic_mod(Rewrite *rw, UOp *n);
 UOp *isum_less(Rewrite *rw, UOp *n);
 UOp *isum_equal(Rewrite *rw, UOp *n); /* n: CMPEQ or CMPNE */

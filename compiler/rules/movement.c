@@ -3,6 +3,7 @@
  * A splat is a rank-0 value in every element of a tensor, however it was moved about. Its canonical
  * form is EXPAND(RESHAPE(value)); as an operand beside one of the full shape it is the value
  * itself, since rank-0 operands broadcast. */
+#include "compiler/ir/dim.h"
 #include "compiler/rules/closed_form.h"
 
 static int64_t *new_ints(Rewrite *rw, size_t n) {
@@ -51,20 +52,22 @@ static UOp *merge_permutes(Rewrite *rw, UOp *n, UOp *x) {
 static UOp *merge_pads(Rewrite *rw, UOp *n, UOp *x, UOp *v) {
   Ints outer = n->arg.ints, inner = n->src[0]->arg.ints;
   int64_t *pads = new_ints(rw, outer.n);
-  for (uint32_t k = 0; k < outer.n; k++) pads[k] = outer.at[k] + inner.at[k];
+  for (uint32_t k = 0; k < outer.n; k++) pads[k] = dim_add(rw->job, outer.at[k], inner.at[k]);
   return with_ints(rw, OP_PAD, (UOp *[]){x, v}, 2, pads, outer.n);
 }
 
 static UOp *merge_shrinks(Rewrite *rw, UOp *n, UOp *x) {
   Ints outer = n->arg.ints, inner = n->src[0]->arg.ints;
   int64_t *ends = new_ints(rw, outer.n);
-  for (uint32_t k = 0; k < outer.n; k++) ends[k] = outer.at[k] + inner.at[k & ~1u];
+  for (uint32_t k = 0; k < outer.n; k++) {
+    ends[k] = dim_add(rw->job, outer.at[k], inner.at[k & ~1u]);
+  }
   return with_ints(rw, OP_SHRINK, &x, 1, ends, outer.n);
 }
 
 static bool flips(const UOp *flip, int64_t axis) {
   for (uint32_t k = 0; k < flip->arg.ints.n; k++)
-    if (flip->arg.ints.at[k] == axis) return flip->shape.at[axis] > 1;
+    if (flip->arg.ints.at[k] == axis) return dim_high(flip->shape.at[axis]) > 1;
   return false;
 }
 
@@ -148,10 +151,26 @@ static UOp *merge_reduces(Rewrite *rw, UOp *n, UOp *x) {
   return reduce_over(rw, (Op)n->arg.i, x, axes, count);
 }
 
+/* The same of as many elements as a size says: a sum is a product with it, rounded once. */
+static UOp *reduce_symbolic_splat(Rewrite *rw, UOp *n, UOp *v, Ints shape) {
+  Job *job = rw->job;
+  DType d = (DType)n->dtype;
+  int64_t *dims = new_ints(rw, n->arg.ints.n);
+  for (uint32_t k = 0; k < n->arg.ints.n; k++) dims[k] = shape.at[n->arg.ints.at[k]];
+  int64_t count = dims_numel(job, (Ints){dims, n->arg.ints.n});
+  if (!dim_le(job, 1, count) || n->arg.i == OP_MUL) return NULL;
+  if (n->arg.i == OP_ADD) {
+    if (d == DT_F16 || d == DT_BF16) return NULL;
+    v = uop2(job, OP_MUL, v, uop_cast(job, dim_uop(job, count), d));
+  }
+  return rewrite_broadcast(rw, v, n->shape);
+}
+
 static UOp *reduce_splat(Rewrite *rw, UOp *n, UOp *x) {
   UOp *v = splat_of(x);
   int64_t count = 1;
   if (!v || !x->shape.n) return NULL;
+  if (x->symbolic) return reduce_symbolic_splat(rw, n, v, x->shape);
   for (uint32_t k = 0; k < n->arg.ints.n; k++)
     if (__builtin_mul_overflow(count, x->shape.at[n->arg.ints.at[k]], &count)) return NULL;
   UOp *to = closed_form_repeat(rw, (Op)n->arg.i, v, count);

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "compiler/ir/dim.h"
 #include "compiler/rules/closed_form.h"
 #include "compiler/rules/isum.h"
 
@@ -33,10 +34,15 @@ static bool both_above_0(const UOp *a, const UOp *b) {
   return bits >= 63 || v < (int64_t)1 << bits;
 }
 
-/* The bounds of a scalar index prove that it is an element of the buffer. */
-static bool is_inside(const UOp *buffer, const UOp *index) {
+/* It is proven that a scalar index is an element of the buffer. */
+static bool is_inside(Rewrite *rw, const UOp *buffer, UOp *index) {
   while (buffer->op == OP_AFTER) buffer = buffer->src[0];
-  return buffer->arg.ints.n && index->vmin >= 0 && index->vmax < buffer->arg.ints.at[0];
+  if (!buffer->arg.ints.n) return false;
+  int64_t n = buffer->arg.ints.at[0];
+  if (index->lanes == 1 && (index->symbolic || !dim_is_static(n))) {
+    return dim_contains(rw->job, 0, n, index);
+  }
+  return dim_is_static(n) && index->vmin >= 0 && index->vmax < n;
 }
 
 /* A cast of an index that changes no value. */
@@ -53,6 +59,7 @@ static bool same_values(const UOp *cast) {
 static bool in_order(const UOp *n, const UOp *a, const UOp *b) {
   if (n->dtype != DT_INDEX && n->dtype != DT_BOOL) return false;
   if (n->shape.n || a->op == OP_CONST || b->op == OP_CONST) return false;
+  if (n->symbolic && n->dtype == DT_INDEX && n->op == OP_MUL) return false; /* isum_sum's */
   return isum_order(a, b) < 0;
 }
 

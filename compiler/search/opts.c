@@ -3,6 +3,7 @@
 #include "compiler/search/opts.h"
 
 #include "base/vec.h"
+#include "compiler/ir/dim.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/nodemap.h"
 
@@ -97,7 +98,12 @@ static void find_axes(Job *job, KernelInfo *k) {
     UOp *u = k->list.at[i];
     if (u->op != OP_RANGE) continue;
     bool reduce = uop_axis(u) == AX_REDUCE;
-    k->axes[u->arg.i] = (KernelAxis){.range = u, .size = u->src[0]->arg.i, .reduce = reduce};
+    int64_t end = dim_of(job, u->src[0]);
+    k->axes[u->arg.i] = (KernelAxis){.range = u,
+                                     .size = dim_high(end),
+                                     .least = dim_low(end),
+                                     .divisor = dim_divisor(job, end),
+                                     .reduce = reduce};
   }
 }
 
@@ -159,6 +165,7 @@ bool kernel_depends(const UOp *u, uint32_t axis) {
 
 typedef struct Planner {
   const KernelInfo *k;
+  const Target *target;
   OptPlan *plan;
   const Opt *opt;
 } Planner;
@@ -189,9 +196,11 @@ static Status plan_tile(Planner *p, AxisPlan *a, bool reduce) {
 
 static Status plan_pad(Planner *p, AxisPlan *a) {
   if (p->opt->arg < 2) return refuse(p, "the factor must be at least 2");
-  if (a->tile > 1 || a->padded) return refuse(p, "PADTO must come before tiles, once");
+  if (a->tile > 1 || a->padded || a->pad) return refuse(p, "PADTO must come before tiles, once");
   int64_t rest = a->size % p->opt->arg;
-  a->padded = rest != 0;
+  bool known = axis_is_static(&p->k->axes[p->opt->axis]);
+  a->padded = known && rest != 0;
+  if (!known) a->pad = p->opt->arg;
   if (rest) a->size += p->opt->arg - rest;
   return NULL;
 }
@@ -208,6 +217,7 @@ static Status plan_order(Planner *p, bool reduce) {
 }
 
 static Status plan_stage(Planner *p) {
+  if (p->plan->groups) return refuse(p, "threads of a workgroup have no buffers of their own");
   if (p->opt->arg < 0 || (uint32_t)p->opt->arg >= p->k->nstageable)
     return refuse(p, "the kernel has fewer operands");
   for (uint32_t i = 0; i < p->plan->nstages; i++)
@@ -220,6 +230,7 @@ static Status plan_stage(Planner *p) {
 
 static Status plan_thread(Planner *p, AxisPlan *a, bool reduce) {
   if (reduce) return refuse(p, "only output axes can be threaded");
+  if (p->plan->groups) return refuse(p, "the device runs workgroups, not threads");
   if (p->opt->arg < 2 || p->opt->arg > MAX_THREADS) return refuse(p, "threads must be 2 to 256");
   for (uint32_t i = 0; i < p->k->naxes; i++)
     if (p->plan->axes[i].threads) return refuse(p, "an axis is already threaded");
@@ -227,10 +238,63 @@ static Status plan_thread(Planner *p, AxisPlan *a, bool reduce) {
   return NULL;
 }
 
+/* A reduction inside both axes: their threads cannot be the same ones. */
+static bool both_open(const KernelInfo *k, uint32_t a, uint32_t b) {
+  for (size_t i = 0; i < k->list.len; i++) {
+    const UOp *u = k->list.at[i];
+    if (u->op == OP_REDUCE && kernel_depends(u->src[0], a) && kernel_depends(u->src[0], b))
+      return true;
+  }
+  return false;
+}
+
+static bool can_share(const Planner *p, uint32_t axis, int dim) {
+  if (p->plan->block[dim] != p->opt->arg) return false;
+  for (uint32_t i = 0; i < p->k->naxes; i++) {
+    const AxisPlan *a = &p->plan->axes[i];
+    if (!a->lanes || a->dim != dim) continue;
+    if (!p->k->axes[i].reduce && !p->k->axes[axis].reduce) return false;
+    if (both_open(p->k, i, axis)) return false;
+  }
+  return true;
+}
+
+/* LOCAL, GROUP, GROUPTOP: which dimension of the workgroup they use. */
+static Status plan_lanes(Planner *p, AxisPlan *a, bool reduce) {
+  OptPlan *plan = p->plan;
+  if (!plan->groups) return refuse(p, "the device has no workgroups");
+  if (plan->nolocals) return refuse(p, "NOLOCALS forbids it");
+  if ((p->opt->kind == OPT_LOCAL) == reduce)
+    return refuse(p, reduce ? "a reduce axis is grouped, not local"
+                            : "an output axis is local, not grouped");
+  if (a->lanes) return refuse(p, "the axis is shared by threads already");
+  if (p->opt->arg < 2) return refuse(p, "the number of threads must be at least 2");
+  int dim = 0;
+  while (dim < plan->ndims && !can_share(p, (uint32_t)p->opt->axis, dim)) dim++;
+  if (dim == 3) return refuse(p, "a workgroup has three dimensions");
+  int64_t threads = (int64_t)plan->block[0] * plan->block[1] * plan->block[2];
+  if (dim == plan->ndims && threads * p->opt->arg > p->target->max_group)
+    return refuse(p, "the workgroup would have more threads than the device allows");
+  if (dim == plan->ndims) plan->block[plan->ndims++] = p->opt->arg;
+  a->lanes = p->opt->arg;
+  a->dim = dim;
+  a->top = p->opt->kind == OPT_GROUPTOP;
+  return NULL;
+}
+
+static Status plan_nolocals(Planner *p) {
+  if (p->opt->axis || p->opt->arg) return refuse(p, "it has no axis and no argument");
+  if (!p->plan->groups) return refuse(p, "the device has no workgroups");
+  if (p->plan->ndims) return refuse(p, "the list has threads of a workgroup already");
+  p->plan->nolocals = true;
+  return NULL;
+}
+
 static Status plan_one(Planner *p) {
   int axis = p->opt->axis;
   if (p->opt->kind >= OPT__COUNT) return FAIL(INVALID_ARGUMENT, "unknown opt kind");
   if (p->opt->kind == OPT_STAGE && axis == -1) return plan_stage(p);
+  if (p->opt->kind == OPT_NOLOCALS) return plan_nolocals(p);
   if (axis < 0 || (uint32_t)axis >= p->k->naxes || !p->k->axes[axis].range)
     return refuse(p, "the kernel has no such axis");
   AxisPlan *a = &p->plan->axes[axis];
@@ -240,6 +304,10 @@ static Status plan_one(Planner *p) {
   case OPT_UPCAST:
   case OPT_UNROLL: return plan_tile(p, a, reduce);
   case OPT_THREAD: return plan_thread(p, a, reduce);
+  case OPT_LOCAL:
+  case OPT_GROUP:
+  case OPT_GROUPTOP: return plan_lanes(p, a, reduce);
+  case OPT_NOLOCALS:
   case OPT_ORDER: return plan_order(p, reduce);
   case OPT_PADTO: return plan_pad(p, a);
   case OPT_MERGE: return refuse(p, "MERGE must come first");
@@ -249,10 +317,42 @@ static Status plan_one(Planner *p) {
   return refuse(p, "unknown kind");
 }
 
+/* Threads, of the device or of a workgroup, have iterations to do. */
+static Status check_lanes(const KernelInfo *k, const OptPlan *plan, uint32_t i) {
+  const AxisPlan *a = &plan->axes[i];
+  if (a->threads > a->outer || a->lanes > a->outer)
+    return FAIL(INVALID_ARGUMENT, "axis %u has %lld iterations for %d threads", i,
+                (long long)a->outer, a->threads > a->outer ? a->threads : a->lanes);
+  if (a->lanes && k->axes[i].reduce && a->outer % a->lanes)
+    return FAIL(INVALID_ARGUMENT,
+                "axis %u has %lld iterations, no multiple of %d threads; use PADTO first", i,
+                (long long)a->outer, a->lanes);
+  return NULL;
+}
+
+/* How a tile fits an axis whose size is known only at run time. */
+static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i, bool in_place) {
+  if (a->pad && a->pad % a->tile)
+    return FAIL(INVALID_ARGUMENT, "axis %u is padded to a multiple of %d, its tile is %lld", i,
+                (int)a->pad, (long long)a->tile);
+  bool divides = axis->divisor % a->tile == 0, once = a->pad || axis->reduce || in_place;
+  a->padded = !divides && (a->pad || (in_place && !axis->reduce));
+  a->overlaps = !divides && !once && axis->least >= a->tile;
+  a->clamped = !divides && !once && !a->overlaps && a->vector == 1;
+  a->outer = (a->size + a->tile - 1) / a->tile;
+  if (divides || a->padded || a->overlaps || a->clamped) return NULL;
+  return FAIL(
+      INVALID_ARGUMENT,
+      "axis %u has a size in [%lld, %lld] that need not be a multiple of its tile %lld; use "
+      "PADTO first",
+      i, (long long)axis->least, (long long)axis->size, (long long)a->tile);
+}
+
 /* A kernel that reads what it writes computes no element twice: tiles and the shares of threads do
  * not overlap, but are cut off at the end. */
 static void pad_axis(AxisPlan *a) {
   int64_t outer = (a->size + a->tile - 1) / a->tile, threads = a->threads ? a->threads : 1;
+  if (a->lanes) threads = a->lanes;
   if (a->tile > a->size || threads > outer) return; /* refused below */
   int64_t unit = a->tile * threads, rest = a->size % unit;
   if (rest) a->size += unit - rest, a->padded = true;
@@ -263,6 +363,10 @@ static Status finish_axes(const KernelInfo *k, OptPlan *plan) {
   for (uint32_t i = 0; i < k->naxes; i++) {
     AxisPlan *a = &plan->axes[i];
     if (!k->axes[i].range) continue;
+    if (!axis_is_static(&k->axes[i])) {
+      if (a->tile > 1) TRY(finish_symbolic(&k->axes[i], a, i, k->in_place));
+      continue;
+    }
     if (k->in_place && !k->axes[i].reduce) pad_axis(a);
     if (a->tile == 1) continue;
     if (a->tile > a->size)
@@ -275,10 +379,7 @@ static Status finish_axes(const KernelInfo *k, OptPlan *plan) {
                   (long long)a->size, (long long)a->tile);
     a->outer = (a->size + a->tile - 1) / a->tile;
   }
-  for (uint32_t i = 0; i < k->naxes; i++)
-    if (plan->axes[i].threads > plan->axes[i].outer)
-      return FAIL(INVALID_ARGUMENT, "axis %u has %lld iterations for %d threads", i,
-                  (long long)plan->axes[i].outer, plan->axes[i].threads);
+  for (uint32_t i = 0; i < k->naxes; i++) TRY(check_lanes(k, plan, i));
   return NULL;
 }
 
@@ -328,8 +429,9 @@ static Status check_stages(const KernelInfo *k, const OptPlan *plan) {
   return NULL;
 }
 
-Status opts_plan(Job *job, const KernelInfo *k, const OptList *list, OptPlan *out) {
-  *out = (OptPlan){0};
+Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
+                 OptPlan *out) {
+  *out = (OptPlan){.groups = target->max_group > 0, .block = {1, 1, 1}};
   out->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *out->axes);
   out->order = arena_array(&job->arena, k->naxes + 1u, sizeof *out->order);
   out->stages = arena_array(&job->arena, list->len + 1, sizeof *out->stages);
@@ -344,7 +446,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const OptList *list, OptPlan *ou
   for (uint32_t i = 0; i < k->naxes; i++)
     if (k->axes[i].range && k->axes[i].reduce) out->order[out->nout + out->nred++] = i;
   for (size_t i = 0; i < list->len; i++) {
-    Planner p = {.k = k, .plan = out, .opt = &list->at[i]};
+    Planner p = {.k = k, .target = target, .plan = out, .opt = &list->at[i]};
     TRY(plan_one(&p));
     /* PADTO changes the size that later opts see. */
     AxisPlan *a = p.opt->axis >= 0 ? &out->axes[p.opt->axis] : NULL;
@@ -372,9 +474,9 @@ Status opts_merge(Job *job, UOp *kernel, const OptList *list, UOp **merged, OptL
   return NULL;
 }
 
-Status opts_check(Job *job, UOp *kernel, const OptList *list) {
+Status opts_check(Job *job, UOp *kernel, const Target *target, const OptList *list) {
   OptPlan plan;
   OptList rest;
   TRY(opts_merge(job, kernel, list, &kernel, &rest));
-  return opts_plan(job, kernel_info(job, kernel), &rest, &plan);
+  return opts_plan(job, kernel_info(job, kernel), target, &rest, &plan);
 }

@@ -4,8 +4,20 @@
  * to one tile, innermost first: VECTOR(1,16) UPCAST(1,2) makes tiles of 32 along axis 1, two
  * vectors of 16 wide. An output axis whose size is no multiple of its tile gets overlapping tiles:
  * the last one is moved back and computes some elements twice, which is sound because a kernel
- * does not read what it writes; one that does has that axis padded instead. Reduce axes cannot overlap: their tile divides the size, or PADTO
- * comes first. Lists travel between machines as text: "VECTOR(1,16) UPCAST(0,8) THREAD(0,2)". */
+ * does not read what it writes; one that does has that axis padded instead. Reduce axes cannot
+ * overlap: their tile divides the size, or PADTO comes first.
+ *
+ * On a device with workgroups every output loop runs over workgroups, and LOCAL, GROUP and GROUPTOP
+ * make the threads of one. The first of them in a list is the fastest varying dimension; one that
+ * has as many threads as an earlier one shares its dimension when no reduction runs inside both
+ * axes: the threads that share the rows of a softmax's sum share its columns too.
+ *
+ * The size of an axis may be known only at run time, between two bounds. A tile then divides it
+ * (because the size's divisor says so), overlaps (because the least size holds a tile), is padded
+ * (PADTO to a multiple of the tile), or, where it is a tile of single output elements, is clamped:
+ * what lies beyond the end computes the last element again.
+ *
+ * Lists travel between machines as text: "VECTOR(1,16) UPCAST(0,8) THREAD(0,2)". */
 #pragma once
 
 #include "compiler/ir/plan.h"
@@ -28,16 +40,19 @@ Status opts_parse(Job *job, Str text, OptList *out);
 enum { KERNEL_MAX_AXES = 1 << 16 };
 
 typedef struct KernelAxis {
-  UOp *range; /* NULL: no range has this id */
-  int64_t size;
+  UOp *range;             /* NULL: no range has this id */
+  int64_t size;           /* the largest */
+  int64_t least, divisor; /* the smallest; a number that divides every size */
   bool reduce;
 } KernelAxis;
 
+static inline bool axis_is_static(const KernelAxis *a) { return a->least == a->size; }
+
 typedef struct KernelInfo {
-  UOpList list; /* topological */
-  UOp *store;   /* NULL unless the kernel has exactly one */
+  UOpList list;  /* topological */
+  UOp *store;    /* NULL unless the kernel has exactly one */
   bool in_place; /* it reads what it writes */
-  UOp **loops;  /* its output ranges, outermost first */
+  UOp **loops;   /* its output ranges, outermost first */
   uint32_t nloops;
   KernelAxis *axes; /* by range id */
   uint32_t naxes;
@@ -57,14 +72,18 @@ bool kernel_depends(const UOp *u, uint32_t axis);
 #define OPT_MAX_INNER 4
 
 typedef struct AxisPlan {
-  int64_t size;   /* padded */
+  int64_t size;   /* padded; the largest */
   int64_t tile;   /* vector * inner... */
-  int64_t outer;  /* iterations left for the loop */
+  int64_t outer;  /* iterations left for the loop, at most */
   int32_t vector; /* lanes, 1 = not vectorised */
   int32_t inner[OPT_MAX_INNER];
   uint32_t ninner;
   int32_t threads; /* 0 = not threaded */
-  bool padded;
+  int32_t lanes;   /* threads of the workgroup that share the axis, 0 = it is not shared */
+  int dim;         /* of the workgroup: where they are */
+  bool top;        /* each takes steps that follow each other (GROUPTOP) */
+  int32_t pad;     /* PADTO of an axis whose size is not known; 0 = none */
+  bool padded, overlaps, clamped;
 } AxisPlan;
 
 typedef struct StagePlan {
@@ -78,10 +97,16 @@ typedef struct OptPlan {
   uint32_t nout, nred;
   StagePlan *stages;
   uint32_t nstages;
+  bool groups; /* the target has workgroups: output loops run over them */
+  bool nolocals;
+  int32_t block[3]; /* threads of a workgroup; the first ndims are in use, the others are 1 */
+  int ndims;
 } OptPlan;
 
 /* The kernel with the MERGEs at the head of the list done, and the rest of the list. */
 Status opts_merge(Job *job, UOp *kernel, const OptList *list, UOp **merged, OptList *rest);
-/* INVALID_ARGUMENT with the reason when a list (without MERGEs) is not legal for the kernel. */
-Status opts_plan(Job *job, const KernelInfo *k, const OptList *list, OptPlan *out);
-Status opts_check(Job *job, UOp *kernel, const OptList *list);
+/* INVALID_ARGUMENT with the reason when a list (without MERGEs) is not legal for the kernel on the
+ * target. */
+Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
+                 OptPlan *out);
+Status opts_check(Job *job, UOp *kernel, const Target *target, const OptList *list);

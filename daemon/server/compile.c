@@ -10,6 +10,7 @@
  * At any time at most one of compare, job, build and load is outstanding, and compile_free cancels
  * whichever it is. */
 #include "daemon/server/compile.h"
+#include "daemon/server/dims.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -236,6 +237,7 @@ static Status take_face(Compile *c, Message *m) {
   free(packed);
   if (st) return st;
   e->face = (const Kiln__V1__FrontendDone *)copy;
+  TRY(dims_check(e->face));
   return executable_sizes(e, c->server->config.max_tensor_bytes);
 }
 
@@ -405,37 +407,16 @@ static Status start_compare(Compile *c, Bytes options, bool *out) {
 /* -- start --------------------------------------------------------------------------------------
  */
 
-static int by_name(const void *a, const void *b) {
-  const Kiln__V1__CompileOptions__DimsEntry *const *x = a, *const *y = b;
-  return strcmp((*x)->key, (*y)->key);
-}
-
-/* The message of a spec, its dims sorted, in arena. */
+/* The message of a spec, its dims in canonical form, in arena. */
 static Status make_message(Arena *arena, const CompileSpec *spec, Kiln__V1__FrontendJob **out) {
   Kiln__V1__FrontendJob *m = *out = arena_alloc(arena, sizeof *m);
   Kiln__V1__CompileOptions *o = arena_alloc(arena, sizeof *o);
-  size_t n = spec->options ? spec->options->n_dims : 0;
   if (!m || !o) return FAIL(RESOURCE_EXHAUSTED, "compile");
   kiln__v1__frontend_job__init(m);
   kiln__v1__compile_options__init(o);
   m->format = spec->format;
   m->options = o;
-  o->n_dims = n;
-  o->dims = arena_array(arena, n + 1, sizeof *o->dims);
-  if (!o->dims) return FAIL(RESOURCE_EXHAUSTED, "compile");
-  for (size_t i = 0; i < n; i++) {
-    Kiln__V1__CompileOptions__DimsEntry *d = o->dims[i] = arena_alloc(arena, sizeof *d);
-    if (!d) return FAIL(RESOURCE_EXHAUSTED, "compile");
-    kiln__v1__compile_options__dims_entry__init(d);
-    d->key = arena_strdup(arena, str_from(spec->options->dims[i]->key));
-    d->value = spec->options->dims[i]->value;
-    if (!d->key) return FAIL(RESOURCE_EXHAUSTED, "compile");
-  }
-  qsort(o->dims, n, sizeof *o->dims, by_name);
-  for (size_t i = 1; i < n; i++)
-    if (!strcmp(o->dims[i]->key, o->dims[i - 1]->key))
-      return FAIL(INVALID_ARGUMENT, "dimension '%s' is given twice", o->dims[i]->key);
-  return NULL;
+  return dims_options(arena, spec->options, o);
 }
 
 static Status pack_options(Arena *arena, const CompileSpec *spec, Bytes *out) {

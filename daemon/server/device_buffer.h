@@ -1,7 +1,8 @@
 /* Tensors that clients keep on a device, by id.
  *
  * An uploaded one has its bytes in a memfd that kilnd keeps, so a new device worker gets it again.
- * One that a run produced lives in the device worker only and is lost with it. */
+ * One that a run produced lives in the device worker only and is lost with it, and so is one that a
+ * run was updating when the worker died: nobody knows how far it came. */
 #pragma once
 
 #include "base/map.h"
@@ -22,6 +23,8 @@ typedef struct DeviceBuffer {
   uint64_t bytes;
   int fd;               /* of the upload; -1 = made by a run */
   uint64_t incarnation; /* of the device worker that has it; 0 = none yet */
+  bool updated;         /* by runs: fd may not have its contents */
+  bool lost;            /* its contents are unknown */
 } DeviceBuffer;
 
 typedef struct BufferTable {

@@ -73,6 +73,7 @@ static void job_free(DeviceLane *l, DeviceJob *job) {
   executable_release(job->exe);
   for (size_t i = 0; i < job->nbuffers; i++) device_buffer_release(job->buffers[i]);
   free(job->buffers);
+  free(job->updated);
   free(job);
 }
 
@@ -142,6 +143,8 @@ static Status send_load(DeviceLane *l, DeviceJob *job) {
   load.input_bytes = e->slot_bytes;
   load.n_output_bytes = e->face->n_outputs;
   load.output_bytes = e->slot_bytes + e->face->n_inputs;
+  load.n_shapes = e->face->n_shapes;
+  load.shapes = e->face->shapes;
   job->env.body_case = KILN__V1__ENVELOPE__BODY_LOAD;
   job->env.load = &load;
   e->model->seen = true;
@@ -166,9 +169,13 @@ static Status need_executable(DeviceLane *l, Executable *e) {
 
 static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
   char id[ID_TEXT];
+  if (b->lost)
+    return FAIL(DATA_LOSS, "buffer '%s' was being updated by a run when device %s failed",
+                id_text("buf", b->id, id), l->spec.name);
   if (b->incarnation == l->incarnation) return NULL;
-  if (b->fd < 0)
-    return FAIL(DATA_LOSS, "buffer '%s' was made by a run and lost when device %s restarted (%s)",
+  bool shared = l->target && !strcmp(l->target->kind, "cpu");
+  if (b->fd < 0 || (b->updated && !shared))
+    return FAIL(DATA_LOSS, "buffer '%s' was made or updated by a run and lost when device %s restarted (%s)",
                 id_text("buf", b->id, id), l->spec.name, l->last_failure);
   DeviceJob *create = device_job_create();
   Kiln__V1__BufferCreate m = KILN__V1__BUFFER_CREATE__INIT;
@@ -322,8 +329,14 @@ static void on_message(void *ctx, Message *m) {
 }
 
 static Status lost(const DeviceLane *l, const DeviceJob *job) {
-  return FAIL(UNAVAILABLE, "device %s failed (cause %s)%s", l->spec.name, l->last_failure,
-              job->tried ? ", also when tried again" : "");
+  const char *more = job->tried     ? ", also when tried again"
+                     : job->updates ? "; the contents of the states of this run are lost"
+                                    : "";
+  return FAIL(UNAVAILABLE, "device %s failed (cause %s)%s", l->spec.name, l->last_failure, more);
+}
+
+static void lose_buffers(DeviceJob *job) {
+  for (size_t i = 0; i < job->nbuffers; i++) job->buffers[i]->lost |= job->updated[i];
 }
 
 /* Jobs in flight: those worth a second try go to the head of the queue, the rest is answered.
@@ -338,9 +351,10 @@ static void requeue(DeviceLane *l, bool suspect) {
     bool own = job->env.body_case == KILN__V1__ENVELOPE__BODY_BUFFER_CREATE ||
                (job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD && job->done == on_loaded);
     job->in_flight = false;
+    if (job->updates) lose_buffers(job);
     if (own || !job->done) {
       job_free(l, job); /* made by the lane, or cancelled */
-    } else if (job->tried || suspect) {
+    } else if (job->tried || suspect || job->updates) {
       job_finish(l, job, NULL, lost(l, job));
     } else {
       job->tried = true;

@@ -3,7 +3,8 @@
  * The lane loads executables and re-creates buffers by itself before the first job that needs them
  * in the life of a worker process ("incarnation"), so nobody else has to know that a worker died. A
  * job that was in flight then is sent once more, alone; if that one dies with its worker too, it is
- * answered UNAVAILABLE with the cause. */
+ * answered UNAVAILABLE with the cause. A job that updates buffers is not sent again, and what it
+ * might have written is lost. */
 #pragma once
 
 #include "daemon/server/device_buffer.h"
@@ -22,6 +23,8 @@ struct DeviceJob {
   Executable *exe;        /* loaded first; the job's own reference */
   DeviceBuffer **buffers; /* created first; the job's own references; malloc'd */
   size_t nbuffers;
+  bool *updated; /* by buffer: it writes that; malloc'd */
+  bool updates;  /* it writes some: never sent twice */
   Slab *slab; /* of a run; goes back to the pool after done */
   /* m is the answer, valid during the call, or NULL and st says why not (takes st). */
   void (*done)(void *ctx, DeviceJob *job, Message *m, Status st);

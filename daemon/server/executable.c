@@ -74,6 +74,24 @@ const char *wire_tensor_text(Kiln__V1__DType dtype, const uint64_t *dims, size_t
   return buf;
 }
 
+const char *wire_spec_text(const Kiln__V1__TensorSpec *spec, char *buf, size_t cap) {
+  if (!spec->n_shape) return wire_tensor_text(spec->dtype, spec->dims, spec->n_dims, buf, cap);
+  StrBuf b = {0};
+  strbuf_addf(&b, "%s[", known_dtype(spec->dtype) ? dtypes[spec->dtype].name : "unknown");
+  for (size_t i = 0; i < spec->n_shape; i++) {
+    const Kiln__V1__Dim *d = spec->shape[i];
+    strbuf_adds(&b, i ? "," : "");
+    if (*d->name)
+      strbuf_adds(&b, d->name);
+    else
+      strbuf_addf(&b, "%" PRIu64, d->size);
+  }
+  strbuf_adds(&b, "]");
+  snprintf(buf, cap, "%s", b.ptr && !b.failed ? b.ptr : "?");
+  strbuf_deinit(&b);
+  return buf;
+}
+
 /* -- ids ----------------------------------------------------------------------------------------
  */
 
@@ -162,6 +180,10 @@ void executable_release(Executable *e) {
 
 static Status spec_bytes(const Kiln__V1__TensorSpec *s, uint64_t max, uint64_t *out) {
   char text[160];
+  if (s->n_shape) {
+    if (!wire_tensor_bytes(s->dtype, s->dims, s->n_dims, out)) *out = INT64_MAX;
+    return NULL;
+  }
   wire_tensor_text(s->dtype, s->dims, s->n_dims, text, sizeof text);
   if (!wire_tensor_bytes(s->dtype, s->dims, s->n_dims, out))
     return FAIL(INVALID_ARGUMENT, "'%s': %s is too large", s->name, text);

@@ -45,7 +45,7 @@ typedef struct Executable {
   int const_fd; /* -1 = none */
   /* Interface and weights, decoded from the compile worker's answer. */
   const Kiln__V1__FrontendDone *face;
-  uint64_t *slot_bytes;             /* inputs, then outputs */
+  uint64_t *slot_bytes;             /* inputs, then outputs; at most, where a run decides */
   uint64_t loaded_in;               /* incarnation of the device worker that has it; 0 = none */
   Bytes options;                    /* packed CompileOptions and format, for finding it again */
   bool registered, private_;        /* private_: compiled with no_cache, never found again */
@@ -63,12 +63,15 @@ void artifact_release(Artifact *a); /* NULL allowed */
 Status executable_create(Executable **out);
 Executable *executable_retain(Executable *e);
 void executable_release(Executable *e); /* NULL allowed */
-/* Fills slot_bytes from face. INVALID_ARGUMENT when a size overflows or passes the limit. */
+/* Fills slot_bytes from face. INVALID_ARGUMENT when a size overflows or passes the limit; of
+ * tensors whose size a run decides it is the largest, and the limit is the run's. */
 Status executable_sizes(Executable *e, uint64_t max_tensor_bytes);
 /* The bytes of a dtype; 0 for an unknown one. */
 size_t wire_dtype_bytes(Kiln__V1__DType dtype);
 /* product(dims) * item size; false on overflow or unknown dtype. */
 bool wire_tensor_bytes(Kiln__V1__DType dtype, const uint64_t *dims, size_t ndims, uint64_t *out);
+/* "f32[1,3,224,224]", "f32[n,768]" */
+const char *wire_spec_text(const Kiln__V1__TensorSpec *spec, char *buf, size_t cap);
 /* "f32[1,3,224,224]" */
 const char *wire_tensor_text(Kiln__V1__DType dtype, const uint64_t *dims, size_t ndims, char *buf,
                              size_t cap);

@@ -220,7 +220,7 @@ static void download_message(Request *r, Bytes msg) {
   }
   r->work = d;
   *d = (Download){.buffer = device_buffer_retain(b), .fd = -1};
-  int fd = b->fd >= 0 ? fcntl(b->fd, F_DUPFD_CLOEXEC, 0) : -1;
+  int fd = b->fd >= 0 && !b->updated ? fcntl(b->fd, F_DUPFD_CLOEXEC, 0) : -1;
   if (fd >= 0)
     download_begin(r, fd);
   else if ((st = ask_device(r, d)))

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "daemon/server/dims.h"
 #include "daemon/server/rpc.h"
 #include "proto/view.h"
 
@@ -60,8 +61,12 @@ typedef struct Run {
   uint64_t *offsets;   /* in the slab */
   DeviceBuffer **made; /* outputs kept as buffers */
   size_t noutputs, nmade;
+  RunDims dims;   /* of executables whose sizes a run decides */
+  uint64_t *room; /* by position: bytes of the wanted outputs, then at most */
   int64_t handed_ns;
 } Run;
+
+static bool symbolic(const Run *run) { return run->exe->face->n_shapes > 0; }
 
 /* -- inputs -------------------------------------------------------------------------------------
  */
@@ -79,52 +84,69 @@ static Status wrong_type(const Kiln__V1__TensorSpec *spec, Kiln__V1__DType dtype
                          const uint64_t *dims, size_t ndims) {
   char expected[200], got[200];
   return FAIL(INVALID_ARGUMENT, "input '%s': expected %s, got %s", spec->name,
-              wire_tensor_text(spec->dtype, spec->dims, spec->n_dims, expected, sizeof expected),
+              wire_spec_text(spec, expected, sizeof expected),
               wire_tensor_text(dtype, dims, ndims, got, sizeof got));
 }
 
 static Status missing(const Kiln__V1__TensorSpec *spec) {
   char expected[200];
   return FAIL(INVALID_ARGUMENT, "input '%s' is missing; expected %s", spec->name,
-              wire_tensor_text(spec->dtype, spec->dims, spec->n_dims, expected, sizeof expected));
+              wire_spec_text(spec, expected, sizeof expected));
 }
 
 /* A name from outside, for a message. */
 static int shown(Str s) { return (int)(s.len < NAME_SHOWN ? s.len : NAME_SHOWN); }
 
-static bool same_type(const Kiln__V1__TensorSpec *spec, Kiln__V1__DType dtype, const uint64_t *dims,
-                      size_t ndims) {
-  return spec->dtype == dtype && spec->n_dims == ndims &&
-         (!ndims || !memcmp(spec->dims, dims, ndims * sizeof *dims));
+/* Compares the type of input i with what came, and says how many bytes it has. */
+static Status check_type(Run *run, size_t i, Kiln__V1__DType dtype, const uint64_t *dims,
+                         size_t ndims, uint64_t *bytes) {
+  const Kiln__V1__TensorSpec *spec = run->exe->face->inputs[i];
+  *bytes = run->exe->slot_bytes[i];
+  if (spec->dtype != dtype || spec->n_dims != ndims) return wrong_type(spec, dtype, dims, ndims);
+  if (symbolic(run)) return dims_bind(run->exe->face, &run->dims, i, dims, bytes);
+  if (!ndims || !memcmp(spec->dims, dims, ndims * sizeof *dims)) return NULL;
+  return wrong_type(spec, dtype, dims, ndims);
 }
 
-static Status bind_tensor(const Kiln__V1__TensorSpec *spec, uint64_t bytes, const TensorView *t,
-                          Kiln__V1__RunInput *out) {
+static Status bind_tensor(Run *run, size_t i, const TensorView *t, Kiln__V1__RunInput *out) {
+  const Kiln__V1__TensorSpec *spec = run->exe->face->inputs[i];
   const uint64_t *dims = (const uint64_t *)t->dims.at;
   Kiln__V1__DType dtype = t->dtype > 0 && t->dtype < 1000 ? (Kiln__V1__DType)t->dtype : 0;
-  if (!same_type(spec, dtype, dims, t->dims.n)) return wrong_type(spec, dtype, dims, t->dims.n);
-  if (t->data.len != bytes)
+  if (spec->state)
+    return FAIL(INVALID_ARGUMENT,
+                "input '%s' is a state, which runs update: expected a buffer, got a tensor",
+                spec->name);
+  TRY(check_type(run, i, dtype, dims, t->dims.n, &out->bytes));
+  if (t->data.len != out->bytes)
     return FAIL(INVALID_ARGUMENT, "input '%s': expected %" PRIu64 " bytes of data, got %zu",
-                spec->name, bytes, t->data.len);
+                spec->name, out->bytes, t->data.len);
   out->value_case = KILN__V1__RUN_INPUT__VALUE_INLINE;
   out->inline_ = (ProtobufCBinaryData){t->data.len, (uint8_t *)(uintptr_t)t->data.ptr};
   return NULL;
 }
 
-static Status bind_buffer(Request *r, Run *run, const Kiln__V1__TensorSpec *spec, Str name,
-                          Kiln__V1__RunInput *out) {
+static Status bind_buffer(Request *r, Run *run, size_t i, Str name, Kiln__V1__RunInput *out) {
+  const Kiln__V1__TensorSpec *spec = run->exe->face->inputs[i];
   DeviceBuffer *b;
   DeviceJob *job = run->job;
   const char *id = arena_strdup(&r->arena, name);
   if (!id) return FAIL(RESOURCE_EXHAUSTED, "run");
   TRY(buffer_table_find(&r->server->buffers, id, &b));
-  if (!same_type(spec, b->dtype, b->dims, b->ndims))
-    return wrong_type(spec, b->dtype, b->dims, b->ndims);
+  TRY(check_type(run, i, b->dtype, b->dims, b->ndims, &out->bytes));
   if (b->device != run->exe->device)
     return FAIL(INVALID_ARGUMENT, "input '%s': buffer '%s' is on %s, the executable on %s",
                 spec->name, id, device_lane_name(b->device), device_lane_name(run->exe->device));
-  if (!job->buffers) job->buffers = calloc(run->exe->face->n_inputs, sizeof *job->buffers);
-  if (!job->buffers) return FAIL(RESOURCE_EXHAUSTED, "run");
+  size_t n = run->exe->face->n_inputs;
+  if (!job->buffers) job->buffers = calloc(n, sizeof *job->buffers);
+  if (!job->updated) job->updated = calloc(n, sizeof *job->updated);
+  if (!job->buffers || !job->updated) return FAIL(RESOURCE_EXHAUSTED, "run");
+  for (size_t k = 0; k < job->nbuffers; k++)
+    if (job->buffers[k] == b && (spec->state || job->updated[k]))
+      return FAIL(INVALID_ARGUMENT,
+                  "input '%s': buffer '%s' is given twice, and the run updates it", spec->name, id);
+  job->updated[job->nbuffers] = spec->state;
+  job->updates |= spec->state;
+  b->updated |= spec->state;
   job->buffers[job->nbuffers++] = device_buffer_retain(b);
   out->value_case = KILN__V1__RUN_INPUT__VALUE_BUFFER;
   out->buffer = b->id;
@@ -146,9 +168,7 @@ static Status bind_input(Request *r, Run *run, const NamedView *in) {
   if (!in->tensor && !buffer) return FAIL(INVALID_ARGUMENT, "input '%s' has no value", spec->name);
   if (in->tensor && buffer)
     return FAIL(INVALID_ARGUMENT, "input '%s' has a tensor and a buffer", spec->name);
-  out->bytes = e->slot_bytes[i];
-  return buffer ? bind_buffer(r, run, spec, in->buffer, out)
-                : bind_tensor(spec, out->bytes, in->tensor, out);
+  return buffer ? bind_buffer(r, run, i, in->buffer, out) : bind_tensor(run, i, in->tensor, out);
 }
 
 static Status bind_inputs(Request *r, Run *run, const RunView *view) {
@@ -158,6 +178,7 @@ static Status bind_inputs(Request *r, Run *run, const RunView *view) {
   run->message.inputs = arena_array(&r->arena, n + 1, sizeof *run->message.inputs);
   if (!inputs || !run->message.inputs) return FAIL(RESOURCE_EXHAUSTED, "run");
   run->message.n_inputs = n;
+  if (symbolic(run)) TRY(dims_begin(&r->arena, e->face, &run->dims));
   for (size_t i = 0; i < n; i++) {
     kiln__v1__run_input__init(&inputs[i]);
     run->message.inputs[i] = &inputs[i];
@@ -180,6 +201,19 @@ static Status find_output(Request *r, const Run *run, Str name, uint32_t *out) {
               name.ptr, name_list(&r->arena, face->outputs, face->n_outputs));
 }
 
+/* What the inputs say about the sizes of the outputs. */
+static Status size_outputs(Request *r, Run *run) {
+  const Kiln__V1__FrontendDone *face = run->exe->face;
+  run->room = arena_array(&r->arena, run->noutputs + 1, sizeof *run->room);
+  if (!run->room) return FAIL(RESOURCE_EXHAUSTED, "run");
+  for (size_t i = 0; i < run->noutputs; i++)
+    TRY(dims_room(face, &run->dims, run->outputs[i], r->server->config.max_tensor_bytes,
+                  &run->room[i]));
+  run->message.n_vars = face->n_vars;
+  run->message.vars = run->dims.vars;
+  return NULL;
+}
+
 static Status bind_outputs(Request *r, Run *run, const RunView *view) {
   size_t all = run->exe->face->n_outputs, wanted = view->outputs.n;
   run->noutputs = wanted ? wanted : all;
@@ -195,11 +229,13 @@ static Status bind_outputs(Request *r, Run *run, const RunView *view) {
   }
   run->message.outputs = run->outputs;
   run->message.n_outputs = run->noutputs;
-  return NULL;
+  return symbolic(run) ? size_outputs(r, run) : NULL;
 }
 
+/* At most, before a run that decides it. */
 static uint64_t output_bytes(const Run *run, size_t i) {
-  return run->exe->slot_bytes[run->exe->face->n_inputs + run->outputs[i]];
+  return run->room ? run->room[i]
+                   : run->exe->slot_bytes[run->exe->face->n_inputs + run->outputs[i]];
 }
 
 /* Buffers for the outputs; they join the table when the run has succeeded. */
@@ -289,6 +325,25 @@ static Status check_answer(const Run *run, const Kiln__V1__RunDone *done) {
   return NULL;
 }
 
+/* The true sizes replace the room. */
+static Status take_dims(Run *run, const Kiln__V1__RunDone *done) {
+  if (!symbolic(run)) return NULL;
+  if (done->n_dims != run->noutputs) return FAIL(INTERNAL, "the outputs' sizes are missing");
+  for (size_t i = 0; i < run->noutputs; i++) {
+    const Kiln__V1__TensorSpec *spec = run->exe->face->outputs[run->outputs[i]];
+    uint64_t bytes;
+    if (done->dims[i]->n_dims != spec->n_dims ||
+        !wire_tensor_bytes(spec->dtype, done->dims[i]->dims, spec->n_dims, &bytes) ||
+        bytes > run->room[i])
+      return FAIL(INTERNAL, "output %zu is larger than its room", i);
+    run->room[i] = bytes;
+    if (!run->made || !spec->n_dims) continue;
+    memcpy(run->made[i]->dims, done->dims[i]->dims, spec->n_dims * sizeof *spec->dims);
+    run->made[i]->bytes = bytes;
+  }
+  return NULL;
+}
+
 static Status keep_buffers(Request *r, Run *run) {
   for (size_t i = 0; i < run->nmade; i++) {
     run->made[i]->incarnation = device_lane_incarnation(run->exe->device);
@@ -316,7 +371,7 @@ static void fill_output(const Run *run, size_t i, const Slab *slab, const Kiln__
   }
   kiln__v1__tensor__init(&o->tensor);
   o->tensor.dtype = spec->dtype;
-  o->tensor.dims = spec->dims;
+  o->tensor.dims = symbolic(run) ? done->dims[i]->dims : spec->dims;
   o->tensor.n_dims = spec->n_dims;
   if (run->offsets)
     o->tensor.data =
@@ -334,6 +389,7 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   Output *outputs = arena_array(&r->arena, run->noutputs + 1, sizeof *outputs);
   Kiln__V1__NamedTensor **list = arena_array(&r->arena, run->noutputs + 1, sizeof *list);
   if (!st && (!outputs || !list)) st = FAIL(RESOURCE_EXHAUSTED, "run");
+  if (!st) st = take_dims(run, m->env->run_done);
   if (!st) st = check_answer(run, m->env->run_done);
   if (!st && run->made) st = keep_buffers(r, run);
   if (st) {

@@ -126,6 +126,7 @@ static Status convert_spec(Arena *arena, const GraphSlot *slot, Kiln__V1__Tensor
   if (!spec) return no_memory("the interface");
   kiln__v1__tensor_spec__init(spec);
   spec->name = arena_strdup(arena, slot->name);
+  spec->state = slot->state;
   spec->n_dims = slot->shape.n;
   spec->dims = arena_array(arena, spec->n_dims + 1, sizeof *spec->dims);
   if (!spec->name || !spec->dims) return no_memory("the interface");
@@ -196,6 +197,7 @@ static Status convert_buffer(Arena *arena, const PlanBuffer *b, Kiln__V1__PlanBu
       [PB_WEIGHT] = KILN__V1__PLAN_BUFFER__KIND__WEIGHT,
       [PB_TEMP] = KILN__V1__PLAN_BUFFER__KIND__TEMP,
       [PB_CONST] = KILN__V1__PLAN_BUFFER__KIND__CONST,
+      [PB_STATE] = KILN__V1__PLAN_BUFFER__KIND__STATE,
   };
   size_t bytes;
   Kiln__V1__PlanBuffer *p = *out = arena_alloc(arena, sizeof *p);

@@ -1,9 +1,11 @@
 /* An executable is resolved when it is loaded: every kernel argument gets its buffer and offset,
  * and those that change from run to run (inputs, outputs) are listed in `patches` with their slot.
- * A run fills in the slots' places, applies the patches and submits the whole plan at once.
+ * A run fills in the slots' places, applies the patches and walks the plan's steps: calls are
+ * gathered and submitted together, up to a step that needs to see what they computed.
  *
- * Temporaries live in one arena shared by all executables. When it grows it moves; each executable
- * remembers the buffer it was resolved against and is resolved again when that changed.
+ * Temporaries live in arenas shared by all executables, one per phase (plan_sizes.h); a plan
+ * without VARs has one phase. When an arena grows it moves; each executable remembers the buffer it
+ * was resolved against and is resolved again when that, or the sizes, changed.
  *
  * Small inputs and outputs pass through `staging`, laid out slot after slot at multiples of 64, so
  * that a run allocates nothing. A device that does not share the host's memory has its slabs'
@@ -16,70 +18,8 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/map.h"
 #include "daemon/channel/shm.h"
-#include "daemon/worker/device_memory.h"
-
-enum { ALIGN = 64, THREADS_MAX = 1 << 16 };
-
-/* Where an argument that changes between runs is written. */
-typedef struct Patch {
-  uint32_t arg, slot;
-  uint64_t offset; /* in the slot's data */
-} Patch;
-
-/* An output whose value the compiler knows. */
-typedef struct Fill {
-  uint32_t slot;
-  const char *bytes; /* of the plan's message */
-  size_t len;
-} Fill;
-
-/* The tensor of an input or output in the current run. */
-typedef struct SlotPlace {
-  LaunchArg at;
-  char *out; /* where the host wants an output that the device cannot write itself, or NULL */
-} SlotPlace;
-
-typedef struct Loaded {
-  Program **programs;
-  size_t nprograms;
-  Buffer *model, *constants, *known; /* known: the plan's CONST buffers and OUTPUTs' values */
-  WeightPart *weights;               /* by position in the plan's list of weights */
-  size_t nweights;
-  Launch *launches;
-  size_t nlaunches;
-  LaunchArg *args; /* of all launches, one after the other */
-  size_t nargs;
-  uint32_t *temps; /* arguments that are temporaries */
-  size_t ntemps;
-  uint64_t temp_bytes;
-  const Buffer *temp_base; /* what the temporaries were resolved against */
-  Patch *patches;
-  size_t npatches;
-  Fill *fills;
-  size_t nfills;
-  uint64_t *known_at; /* by plan buffer: offset in `known`, UINT64_MAX when it has no bytes */
-  char *known_bytes;  /* the host's copy of `known` */
-  size_t ninputs, noutputs;
-  uint64_t *slot_bytes; /* inputs, then outputs */
-  SlotPlace *slot_at;   /* of the current run */
-} Loaded;
-
-struct Executor {
-  Device *dev;
-  Map loaded, buffers, slabs; /* Loaded, Buffer, SharedMemory */
-  Buffer *temp, *staging;
-  char *mirror; /* of staging, for outputs of devices without shared memory */
-  size_t mirror_size;
-  int read_fd;                  /* what executor_buffer_read made last, or -1 */
-  ProtobufCBinaryData *outputs; /* of the last RunDone */
-  size_t outputs_cap;
-};
-
-#define BROKEN(...) FAIL(INTERNAL, __VA_ARGS__)
-
-static uint64_t align_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIGN - 1); }
+#include "daemon/worker/loaded.h"
 
 Status executor_create(Device *dev, Executor **out) {
   *out = calloc(1, sizeof **out);
@@ -100,11 +40,16 @@ static void loaded_release(Executor *x, Loaded *l) {
   free(l->launches);
   free(l->args);
   free(l->temps);
+  free(l->steps);
+  free(l->values);
+  free(l->value_vars);
+  plan_sizes_release(l->sizes);
   free(l->patches);
   free(l->known_at);
   free(l->known_bytes);
   free(l->fills);
   free(l->slot_bytes);
+  free(l->written);
   free(l->slot_at);
   free(l);
 }
@@ -124,16 +69,18 @@ void executor_release(Executor *x) {
   map_deinit(&x->loaded);
   map_deinit(&x->buffers);
   map_deinit(&x->slabs);
-  device_buffer_free(x->dev, x->temp);
+  for (size_t i = 0; i < x->ntemps; i++) device_buffer_free(x->dev, x->temps[i]);
+  free(x->temps);
   device_buffer_free(x->dev, x->staging);
   if (x->read_fd >= 0) close(x->read_fd);
   free(x->mirror);
   free(x->outputs);
+  free(x->dims);
   free(x);
 }
 
 /* Makes *b at least `bytes` large; its content is lost when it grows. */
-static Status ensure(Executor *x, Buffer **b, uint64_t bytes) {
+Status loaded_ensure(Executor *x, Buffer **b, uint64_t bytes) {
   if (*b && (*b)->size >= bytes) return NULL;
   device_buffer_free(x->dev, *b);
   *b = NULL;
@@ -144,11 +91,11 @@ static Status ensure(Executor *x, Buffer **b, uint64_t bytes) {
  */
 
 /* Up to three numbers; 1 where there are fewer. */
-static Status set_dims(const uint32_t *from, size_t n, uint32_t *to) {
+static Status set_dims(const uint32_t *from, size_t n, uint32_t least, uint32_t *to) {
   if (n > 3) return BROKEN("%zu dimensions of a launch", n);
   for (size_t i = 0; i < 3; i++) {
     to[i] = i < n ? from[i] : 1;
-    if (!to[i]) return BROKEN("a launch of size 0");
+    if (to[i] < least) return BROKEN("a workgroup of size 0");
   }
   return NULL;
 }
@@ -166,8 +113,8 @@ static Status load_programs(Executor *x, Loaded *l, const Kiln__V1__LoadExecutab
                         .entry = b->entry,
                         .threads = b->threads,
                         .scratch_bytes = b->scratch_bytes};
-    TRY(set_dims(b->grid, b->n_grid, spec.grid));
-    TRY(set_dims(b->block, b->n_block, spec.block));
+    TRY(set_dims(b->grid, b->n_grid, 0, spec.grid));
+    TRY(set_dims(b->block, b->n_block, 1, spec.block));
     Status st = device_program_load(x->dev, &spec, &l->programs[l->nprograms]);
     if (st) return WRAP(st, "kernel '%s'", m->plan->kernels[l->nprograms]->name);
   }
@@ -275,32 +222,38 @@ static Status weight_place(const Loaded *l, const Kiln__V1__LoadExecutable *m,
 
 static Status check_slot(const Loaded *l, const Kiln__V1__PlanBuffer *b, bool written) {
   size_t slots = l->ninputs + l->noutputs;
-  bool input = b->kind == KILN__V1__PLAN_BUFFER__KIND__INPUT;
+  bool input = b->kind != KILN__V1__PLAN_BUFFER__KIND__OUTPUT;
   if (b->slot >= slots || (b->slot < l->ninputs) != input)
     return BROKEN("slot %u of %zu", b->slot, slots);
-  if (b->offset > l->slot_bytes[b->slot] || b->bytes > l->slot_bytes[b->slot] - b->offset)
+  bool sized = b->size || b->place; /* checked by plan_sizes.c in each run */
+  if (!sized &&
+      (b->offset > l->slot_bytes[b->slot] || b->bytes > l->slot_bytes[b->slot] - b->offset))
     return BROKEN("slot %u is too small", b->slot);
-  return written && input ? BROKEN("a kernel writes input %u", b->slot) : NULL;
+  bool state = b->kind == KILN__V1__PLAN_BUFFER__KIND__STATE;
+  l->written[b->slot] |= state && written;
+  return written && input && !state ? BROKEN("a kernel writes input %u", b->slot) : NULL;
 }
 
 /* Resolves one argument: a fixed place, an offset in the temporaries, or a patch. */
 static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, uint32_t buffer, size_t arg,
                       bool written) {
+  if (buffer >= m->plan->n_buffers) return BROKEN("buffer %u of %zu", buffer, m->plan->n_buffers);
   const Kiln__V1__PlanBuffer *b = m->plan->buffers[buffer];
   switch (b->kind) {
   case KILN__V1__PLAN_BUFFER__KIND__INPUT:
+  case KILN__V1__PLAN_BUFFER__KIND__STATE:
   case KILN__V1__PLAN_BUFFER__KIND__OUTPUT:
     TRY(check_slot(l, b, written));
-    l->patches[l->npatches++] = (Patch){(uint32_t)arg, b->slot, b->offset};
+    l->patches[l->npatches++] = (Patch){(uint32_t)arg, b->slot, buffer, b->offset};
     return NULL;
   case KILN__V1__PLAN_BUFFER__KIND__WEIGHT:
     if (written) return BROKEN("a kernel writes weight %u", b->slot);
     return weight_place(l, m, b, &l->args[arg]);
   case KILN__V1__PLAN_BUFFER__KIND__TEMP:
-    if (b->offset > l->temp_bytes || b->bytes > l->temp_bytes - b->offset)
+    if (!l->sizes && (b->offset > l->temp_bytes || b->bytes > l->temp_bytes - b->offset))
       return BROKEN("temporary outside its arena");
     l->args[arg].offset = b->offset;
-    l->temps[l->ntemps++] = (uint32_t)arg;
+    l->temps[l->ntemps++] = (TempArg){(uint32_t)arg, buffer};
     return NULL;
   case KILN__V1__PLAN_BUFFER__KIND__CONST:
     if (written || l->known_at[buffer] == UINT64_MAX)
@@ -316,28 +269,72 @@ static Status resolve_call(Loaded *l, const Kiln__V1__LoadExecutable *m,
   if (call->kernel >= l->nprograms) return BROKEN("kernel %u of %zu", call->kernel, l->nprograms);
   l->launches[l->nlaunches++] = (Launch){.program = l->programs[call->kernel],
                                          .args = l->args + l->nargs,
-                                         .nargs = (uint32_t)call->n_args};
+                                         .nargs = (uint32_t)call->n_args,
+                                         .nvars = (uint32_t)call->n_vars,
+                                         .vars = l->values + l->nvalues};
   for (size_t i = 0; i < call->n_args; i++) {
-    if (call->args[i] >= m->plan->n_buffers)
-      return BROKEN("buffer %u of %zu", call->args[i], m->plan->n_buffers);
     TRY(resolve(l, m, call->args[i], l->nargs, i == 0));
     l->nargs++;
+  }
+  for (size_t i = 0; i < call->n_vars; i++) {
+    if (call->vars[i] >= m->plan->n_vars)
+      return BROKEN("VAR %u of %zu", call->vars[i], m->plan->n_vars);
+    l->value_vars[l->nvalues++] = call->vars[i];
+  }
+  return NULL;
+}
+
+/* A BIND's scalar is one more argument, behind those of the calls. */
+static Status resolve_bind(Loaded *l, const Kiln__V1__LoadExecutable *m, Step *s) {
+  if (s->var >= m->plan->n_vars ||
+      m->plan->vars[s->var]->source != KILN__V1__PLAN_VAR__SOURCE__BOUND)
+    return BROKEN("a BIND of VAR %u", s->var);
+  TRY(resolve(l, m, s->buffer, l->nargs, false));
+  if (m->plan->buffers[s->buffer]->bytes != sizeof(int64_t) || m->plan->buffers[s->buffer]->size)
+    return BROKEN("a BIND to a buffer that is no i64");
+  s->call = (uint32_t)l->nargs++;
+  return NULL;
+}
+
+static Status resolve_steps(Loaded *l, const Kiln__V1__LoadExecutable *m) {
+  size_t n = m->plan->n_steps;
+  l->nsteps = n ? n : l->nlaunches;
+  l->steps = calloc(l->nsteps + 1, sizeof *l->steps);
+  if (!l->steps) return FAIL(RESOURCE_EXHAUSTED, "plan of %zu steps", l->nsteps);
+  for (size_t i = 0; i < l->nsteps; i++) {
+    Step *s = &l->steps[i];
+    *s = (Step){.kind = KILN__V1__PLAN_STEP__KIND__CALL, .call = (uint32_t)i};
+    if (!n) continue;
+    const Kiln__V1__PlanStep *p = m->plan->steps[i];
+    *s = (Step){p->kind, p->call, p->var, p->buffer};
+    switch (s->kind) {
+    case KILN__V1__PLAN_STEP__KIND__CALL:
+      if (s->call >= l->nlaunches) return BROKEN("call %u of %zu", s->call, l->nlaunches);
+      break;
+    case KILN__V1__PLAN_STEP__KIND__BIND: TRY(resolve_bind(l, m, s)); break;
+    default: return BROKEN("step kind %d", (int)s->kind);
+    }
   }
   return NULL;
 }
 
 static Status resolve_plan(Loaded *l, const Kiln__V1__LoadExecutable *m) {
-  size_t total = 0;
-  for (size_t i = 0; i < m->plan->n_calls; i++) total += m->plan->calls[i]->n_args;
+  size_t total = m->plan->n_steps, values = 0;
+  for (size_t i = 0; i < m->plan->n_calls; i++) {
+    total += m->plan->calls[i]->n_args;
+    values += m->plan->calls[i]->n_vars;
+  }
   if (total > UINT32_MAX) return BROKEN("%zu kernel arguments", total);
+  l->values = calloc(values + 1, sizeof *l->values);
+  l->value_vars = calloc(values + 1, sizeof *l->value_vars);
   l->launches = calloc(m->plan->n_calls + 1, sizeof *l->launches);
   l->args = calloc(total + 1, sizeof *l->args);
   l->temps = calloc(total + 1, sizeof *l->temps);
   l->patches = calloc(total + 1, sizeof *l->patches);
-  if (!l->launches || !l->args || !l->temps || !l->patches)
+  if (!l->launches || !l->args || !l->temps || !l->patches || !l->values || !l->value_vars)
     return FAIL(RESOURCE_EXHAUSTED, "plan of %zu calls", m->plan->n_calls);
   for (size_t i = 0; i < m->plan->n_calls; i++) TRY(resolve_call(l, m, m->plan->calls[i]));
-  return NULL;
+  return resolve_steps(l, m);
 }
 
 static Status load_slots(Loaded *l, const Kiln__V1__LoadExecutable *m) {
@@ -345,12 +342,25 @@ static Status load_slots(Loaded *l, const Kiln__V1__LoadExecutable *m) {
   l->noutputs = m->n_output_bytes;
   size_t n = l->ninputs + l->noutputs;
   l->slot_bytes = calloc(n + 1, sizeof *l->slot_bytes);
+  l->written = calloc(n + 1, sizeof *l->written);
   l->slot_at = calloc(n + 1, sizeof *l->slot_at);
-  if (!l->slot_bytes || !l->slot_at) return FAIL(RESOURCE_EXHAUSTED, "slots");
+  if (!l->slot_bytes || !l->written || !l->slot_at) return FAIL(RESOURCE_EXHAUSTED, "slots");
   for (size_t i = 0; i < n; i++)
     l->slot_bytes[i] = i < l->ninputs ? m->input_bytes[i] : m->output_bytes[i - l->ninputs];
   l->temp_bytes = m->plan->temp_bytes;
   return NULL;
+}
+
+/* An arena for every phase; those of a plan without VARs are as large as they will be. */
+static Status ensure_arenas(Executor *x, const Loaded *l) {
+  size_t n = l->sizes ? l->sizes->nphases : 1;
+  if (x->ntemps < n) {
+    Buffer **p = realloc(x->temps, n * sizeof *p);
+    if (!p) return FAIL(RESOURCE_EXHAUSTED, "arenas");
+    x->temps = p;
+    while (x->ntemps < n) x->temps[x->ntemps++] = NULL;
+  }
+  return !l->sizes && l->temp_bytes ? loaded_ensure(x, &x->temps[0], l->temp_bytes) : NULL;
 }
 
 Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_fd, int const_fd) {
@@ -363,8 +373,9 @@ Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_f
   if (!st) st = load_data(x, l, m, &model_fd, &const_fd);
   if (!st) st = load_programs(x, l, m);
   if (!st) st = load_known(x, l, m);
+  if (!st) st = plan_sizes_create(m, &l->sizes);
   if (!st) st = resolve_plan(l, m);
-  if (!st && l->temp_bytes) st = ensure(x, &x->temp, l->temp_bytes);
+  if (!st) st = ensure_arenas(x, l);
   if (!st && !map_put(&x->loaded, m->executable, l)) st = FAIL(RESOURCE_EXHAUSTED, "executables");
   if (!st) return NULL;
   if (model_fd >= 0) close(model_fd);
@@ -423,6 +434,8 @@ static Status stage_input(Executor *x, const void *from, uint64_t bytes, uint64_
 static Status bind_input(Executor *x, const Loaded *l, const Kiln__V1__RunInput *in, size_t slot,
                          const SharedMemory *slab, uint64_t *staging) {
   LaunchArg *at = &l->slot_at[slot].at;
+  if (l->written[slot] && in->value_case != KILN__V1__RUN_INPUT__VALUE_BUFFER)
+    return BROKEN("state %zu is given as a tensor", slot);
   if (in->bytes != l->slot_bytes[slot])
     return BROKEN("input %zu has %llu bytes, expected %llu", slot, (unsigned long long)in->bytes,
                   (unsigned long long)l->slot_bytes[slot]);
@@ -507,7 +520,7 @@ static Status bind(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
   if ((m->n_output_buffers && m->n_output_buffers != m->n_outputs) ||
       (m->n_output_offsets && m->n_output_offsets != m->n_outputs))
     return BROKEN("outputs and their places differ in number");
-  TRY(ensure(x, &x->staging, staging_need(l)));
+  TRY(loaded_ensure(x, &x->staging, staging_need(l)));
   TRY(ensure_mirror(x));
   for (size_t i = 0; i < l->ninputs; i++) TRY(bind_input(x, l, m->inputs[i], i, slab, &staging));
   return bind_outputs(x, l, m, slab, &staging);
@@ -517,11 +530,12 @@ static void apply(Executor *x, Loaded *l) {
   for (size_t i = 0; i < l->npatches; i++) {
     const Patch *p = &l->patches[i];
     const LaunchArg *at = &l->slot_at[p->slot].at;
-    l->args[p->arg] = (LaunchArg){at->buffer, at->offset + p->offset};
+    uint64_t offset = l->sizes ? l->sizes->buffers[p->buffer].offset : p->offset;
+    l->args[p->arg] = (LaunchArg){at->buffer, at->offset + offset};
   }
-  if (!l->temp_bytes || l->temp_base == x->temp) return;
-  l->temp_base = x->temp;
-  for (size_t i = 0; i < l->ntemps; i++) l->args[l->temps[i]].buffer = x->temp;
+  if (l->sizes || !l->temp_bytes || l->temp_base == x->temps[0]) return;
+  l->temp_base = x->temps[0];
+  for (size_t i = 0; i < l->ntemps; i++) l->args[l->temps[i].arg].buffer = x->temps[0];
 }
 
 /* Writes an output that no kernel writes: its bytes again and again until it is full. */
@@ -586,21 +600,21 @@ static void drop_new_buffers(Executor *x, const Kiln__V1__RunJob *m) {
 
 Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V1__RunDone *out) {
   SharedMemory *slab;
-  Fence fence;
   TRY(take_slab(x, m, slab_fd, &slab));
   Loaded *l = map_find(&x->loaded, m->executable);
   if (!l) return BROKEN("unknown executable %llu", (unsigned long long)m->executable);
   if (m->deadline_ns && clock_now_ns() > m->deadline_ns)
     return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run started");
+  TRY(steps_begin(x, l, m));
   Status st = bind(x, l, m, slab);
   if (!st) st = fill(x, l);
   if (!st) {
     apply(x, l);
     int64_t start = clock_now_ns();
-    st = device_submit(x->dev, l->launches, l->nlaunches, &fence);
-    if (!st) st = device_wait(x->dev, fence, -1);
+    st = steps_run(x, l);
     out->device_ns = clock_now_ns() - start;
   }
+  if (!st) st = steps_end(x, l, m, out);
   if (!st) st = reply(x, l, m, out);
   if (st) drop_new_buffers(x, m);
   return st;

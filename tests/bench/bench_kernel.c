@@ -26,6 +26,15 @@ typedef struct Bench {
   int64_t passes_ns;
 } Bench;
 
+/* VAR 0 is the number of tokens of the transformer's kernels, in [1, 512]; they are timed at this.
+ */
+static const int64_t tokens = 128;
+
+static int64_t elements(const UOp *p) {
+  int64_t n = p->arg.ints.at[0];
+  return dim_is_static(n) ? n : dim_eval(dim_node(n), &tokens, 1);
+}
+
 /* One thread is measured in CPU time: the machine may be shared. */
 static bool cpu_time;
 static int64_t now_ns(void) { return cpu_time ? clock_cpu_ns() : clock_now_ns(); }
@@ -83,7 +92,11 @@ static void run(Bench *b, Program *p, Buffer **bufs, int times) {
   Launch launches[64];
   for (uint32_t i = 0; i < b->kernel.nargs; i++) args[i] = (LaunchArg){bufs[i], 0};
   for (int i = 0; i < times; i++)
-    launches[i] = (Launch){.program = p, .args = args, .nargs = b->kernel.nargs};
+    launches[i] = (Launch){.program = p,
+                           .args = args,
+                           .nargs = b->kernel.nargs,
+                           .nvars = b->linear.nvars,
+                           .vars = &tokens};
   Fence f;
   die(device_submit(b->device, launches, (size_t)times, &f));
   die(device_wait(b->device, f, -1));
@@ -111,7 +124,7 @@ static double time_it(Bench *b, Program *p, Buffer **bufs) {
 
 static void fill(const UOp *p, float *data) {
   uint32_t s = 12345;
-  for (int64_t i = 0; i < p->arg.ints.at[0]; i++) {
+  for (int64_t i = 0, n = elements(p); i < n; i++) {
     s = s * 1664525u + 1013904223u;
     if (p->dtype == DT_F32)
       data[i] = (float)(s >> 8) / 16777216.f - .5f;
@@ -122,7 +135,7 @@ static void fill(const UOp *p, float *data) {
 
 static double worst(const UOp *p, const float *a, const float *b) {
   double w = 0;
-  for (int64_t i = 0; i < p->arg.ints.at[0]; i++) {
+  for (int64_t i = 0, n = elements(p); i < n; i++) {
     double d = fabs((double)a[i] - (double)b[i]) / (1e-3 + fabs((double)b[i]));
     if (!(d <= w)) w = d;
   }
@@ -140,11 +153,11 @@ static void bench(Device *device, const Target *target, ZooKernel (*make)(Job *,
   Buffer *bufs[4];
   Program *p = build(&job, &tuned, &emit_ns), *q = build(&job, &plain, &plain_ns);
   for (uint32_t a = 0; a < tuned.kernel.nargs; a++) {
-    size_t bytes = (size_t)tuned.kernel.params[a]->arg.ints.at[0] * 4;
+    size_t bytes = (size_t)elements(tuned.kernel.params[a]) * 4;
     die(device_buffer_alloc(device, bytes, -1, &bufs[a]));
     fill(tuned.kernel.params[a], bufs[a]->host);
   }
-  size_t bytes = (size_t)tuned.kernel.params[0]->arg.ints.at[0] * 4;
+  size_t bytes = (size_t)elements(tuned.kernel.params[0]) * 4;
   float *want = malloc(bytes);
   if (!want) exit(1);
   run(&plain, q, bufs, 1);
@@ -243,6 +256,23 @@ static ZooKernel make_other(Job *job, int i) {
   }
 }
 
+static const char *const symbolic[] = {
+    "sym_mm_n_768_768", "sym_mm_n_3072_768", "sym_mm_n_768_3072", "sym_qk_n_n_64",
+    "sym_pv_n_64_n",    "sym_softmax_n",     "sym_layernorm_768", "sym_relu_add"};
+static ZooKernel make_symbolic(Job *job, int i) {
+  int64_t n = dim_of(job, uop_var(job, 0, 1, 512, 1));
+  switch (i) {
+  case 0: return zoo_matmul(job, DT_F32, n, 768, 768, false);
+  case 1: return zoo_matmul(job, DT_F32, n, 3072, 768, false);
+  case 2: return zoo_matmul(job, DT_F32, n, 768, 3072, false);
+  case 3: return zoo_matmul(job, DT_F32, n, n, 64, true);
+  case 4: return zoo_matmul(job, DT_F32, n, 64, n, false);
+  case 5: return zoo_softmax(job, dim_mul(job, 12, n), n, true);
+  case 6: return zoo_layernorm(job, n, 768, false);
+  default: return zoo_elementwise(job, dim_mul(job, n, 3072));
+  }
+}
+
 int main(int argc, char **argv) {
   uint32_t threads = argc > 1 ? (uint32_t)atoi(argv[1]) : 1;
   const char *filter = argc > 2 ? argv[2] : "", *opts = argc > 3 ? argv[3] : NULL;
@@ -257,6 +287,9 @@ int main(int argc, char **argv) {
     if (strstr(cvs[i].label, filter)) bench(device, &target, make_cv, (int)i, cvs[i].label, opts);
   for (size_t i = 0; i < sizeof others / sizeof *others; i++)
     if (strstr(others[i], filter)) bench(device, &target, make_other, (int)i, others[i], opts);
+  for (size_t i = 0; i < sizeof symbolic / sizeof *symbolic; i++)
+    if (strstr(symbolic[i], filter))
+      bench(device, &target, make_symbolic, (int)i, symbolic[i], opts);
   device_destroy(device);
   return 0;
 }

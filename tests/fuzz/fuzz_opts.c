@@ -53,7 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   job_init(&job, (size_t)256 << 20);
   Input in = {.kernel = pick_kernel(&job, data[0])};
   Status st = opts_parse(&job, (Str){(const char *)data + 1, size - 1}, &in.opts);
-  if (!st) st = opts_check(&job, in.kernel, &in.opts);
+  if (!st) st = opts_check(&job, in.kernel, &target, &in.opts);
   if (!st) {
     st = job_run(&job, passes, &in);
     if (st && status_code(st) != ST_RESOURCE_EXHAUSTED) abort();

@@ -52,8 +52,5 @@ Status stage_run(Job *job, UOp *kernel, const Target *target, RunStage stage, In
   TRY(job_run(job, steps, &p));
   if (stage == RUN_RANGED) return interp_kernel(job, kernel, args, nargs);
   if (stage == RUN_SCHEDULED) return interp_kernel(job, p.scheduled, args, nargs);
-  Status st = NULL;
-  for (uint32_t t = 0; !st && t < p.linear.threads; t++)
-    st = interp_linear(job, p.linear.list, p.linear.len, args, nargs, t);
-  return st;
+  return interp_launch(job, &p.linear, args, nargs);
 }

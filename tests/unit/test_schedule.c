@@ -15,12 +15,23 @@
 #include "compiler/passes/schedule.h"
 #include "tests/unit/zoo.h"
 
-static Target target = {.kind = "cpu",
-                        .vector_bytes = 64,
-                        .vector_registers = 32,
-                        .threads = 2,
-                        .l1_bytes = 48 << 10,
-                        .l2_bytes = 2 << 20};
+static const Target gpu = {.kind = "opencl",
+                           .vector_bytes = 16,
+                           .vector_registers = 64,
+                           .threads = 1,
+                           .max_group = 256,
+                           .warp = 32,
+                           .local_bytes = 48 << 10};
+
+static const Target cpu = {.kind = "cpu",
+                           .vector_bytes = 64,
+                           .vector_registers = 32,
+                           .threads = 2,
+                           .l1_bytes = 48 << 10,
+                           .l2_bytes = 2 << 20};
+static Target target;
+static int use_cpu(void **state) { return (void)state, target = cpu, 0; }
+static int use_gpu(void **state) { return (void)state, target = gpu, 0; }
 
 static uint64_t random_state;
 static uint32_t random_below(uint32_t n) {
@@ -34,10 +45,16 @@ typedef struct Run {
   bool heuristic;
   Linear linear;
   OptList applied;
+  int64_t vars[2]; /* values of the kernel's VARs */
 } Run;
 
-static void fill(const UOp *p, void *data) {
+static int64_t elements(const Run *r, const UOp *p) {
   int64_t n = p->arg.ints.at[0];
+  return dim_is_static(n) ? n : dim_eval(dim_node(n), r->vars, 2);
+}
+
+static void fill(const Run *r, const UOp *p, void *data) {
+  int64_t n = elements(r, p);
   for (int64_t i = 0; i < n; i++) {
     if (p->dtype == DT_F32)
       ((float *)data)[i] = (float)random_below(2001) / 1000.f - 1.f;
@@ -75,7 +92,7 @@ static void must(const Run *r, Status st) {
 
 static void compare(const Run *r, const void *want, const void *got) {
   const UOp *p = r->k.params[0];
-  for (int64_t i = 0; i < p->arg.ints.at[0]; i++) {
+  for (int64_t i = 0; i < elements(r, p); i++) {
     char text[200];
     if (p->dtype == DT_F32) {
       double a = (double)((const float *)want)[i], b = (double)((const float *)got)[i];
@@ -91,27 +108,33 @@ static void compare(const Run *r, const void *want, const void *got) {
   }
 }
 
-/* Compiles and runs one schedule and checks its output. */
-static void check(Job *job, Run *r) {
-  InterpBuffer bufs[4];
-  must(r, job_run(job, compile, r));
+/* Runs a compiled schedule and checks its output. */
+static void check_run(Job *job, Run *r) {
+  InterpBuffer bufs[6];
+  for (uint32_t v = 0; v < 2; v++)
+    bufs[r->k.nargs + v] = (InterpBuffer){&r->vars[v], sizeof r->vars[v]};
   for (uint32_t a = 0; a < r->k.nargs; a++) {
-    bufs[a].bytes = (size_t)r->k.params[a]->arg.ints.at[0] * 4;
+    bufs[a].bytes = (size_t)elements(r, r->k.params[a]) * 4;
     bufs[a].data = calloc(1, bufs[a].bytes);
     assert_non_null(bufs[a].data);
-    if (a) fill(r->k.params[a], bufs[a].data);
+    if (a) fill(r, r->k.params[a], bufs[a].data);
   }
   void *want = calloc(1, bufs[0].bytes), *got = bufs[0].data;
   assert_non_null(want);
   memset(got, 0xAB, bufs[0].bytes);
-  for (uint32_t t = 0; t < r->linear.threads; t++)
-    must(r, interp_linear(job, r->linear.list, r->linear.len, bufs, r->k.nargs, t));
+  must(r, interp_launch(job, &r->linear, bufs, r->k.nargs));
   bufs[0].data = want;
   must(r, interp_kernel(job, r->k.sink, bufs, r->k.nargs));
   compare(r, want, got);
   free(want);
   free(got);
   for (uint32_t a = 1; a < r->k.nargs; a++) free(bufs[a].data);
+}
+
+/* Compiles and runs one schedule and checks its output. */
+static void check(Job *job, Run *r) {
+  must(r, job_run(job, compile, r));
+  check_run(job, r);
 }
 
 static const ZooConv convs[] = {
@@ -239,17 +262,65 @@ static const Case cases[] = {
     {21, "VECTOR(2,16) UPCAST(1,4) UNROLL(3,3) UNROLL(4,3)"},
 };
 
+static const Case gpu_cases[] = {
+    {0, ""},
+    {0, "NOLOCALS(0,0) UPCAST(0,4)"},
+    {0, "LOCAL(1,8) LOCAL(0,4)"},
+    {0, "LOCAL(1,16) LOCAL(0,8) UNROLL(2,4)"}, /* neither divides */
+    {0, "VECTOR(1,4) UPCAST(0,3) LOCAL(1,5) LOCAL(0,2) UNROLL(2,4)"},
+    {0, "LOCAL(1,8) GROUP(2,4)"},
+    {0, "GROUPTOP(2,8) LOCAL(1,8) UPCAST(0,4)"},
+    {0, "VECTOR(2,4) GROUP(2,6) LOCAL(1,4)"},
+    {1, "PADTO(2,16) GROUP(2,16) LOCAL(0,3)"},
+    {1, "VECTOR(1,4) UPCAST(0,2) PADTO(2,32) GROUP(2,32)"},
+    {2, "GROUP(2,16) VECTOR(1,4)"},
+    {3, "VECTOR(0,4) LOCAL(0,16)"},
+    {3, "PADTO(0,64) LOCAL(0,64)"},
+    {4, "LOCAL(1,8) LOCAL(0,8)"},
+    {5, "PADTO(2,32) GROUP(2,32) LOCAL(1,32)"}, /* the sum's threads write the row */
+    {6, "GROUP(2,32) LOCAL(1,32)"},
+    {6, "GROUP(2,16) LOCAL(0,2) LOCAL(1,16)"},
+    {7, "GROUP(2,8) GROUP(3,8) LOCAL(1,8)"},
+    {7, "VECTOR(2,4) GROUP(2,10) GROUPTOP(3,10) LOCAL(1,10)"},
+    {8, "PADTO(2,64) GROUP(2,64) PADTO(3,64) GROUP(3,64)"},
+    {9, "PADTO(1,128) GROUP(1,128)"},
+    {9, "PADTO(1,128) VECTOR(1,4) GROUP(1,32) UPCAST(0,5)"},
+    {10, "GROUP(0,25) LOCAL(1,10)"},
+    {11, "GROUP(0,10) PADTO(1,64) GROUP(1,16)"},
+    {12, "LOCAL(1,16)"},
+    {13, "GROUP(1,3) GROUP(2,4)"},
+    {13, "LOCAL(0,2) GROUP(2,4)"},
+    {13, "GROUPTOP(2,12) LOCAL(0,3)"},
+    {14, "PADTO(2,32) GROUP(2,32)"},
+    {16, "LOCAL(2,8) GROUP(3,3) UPCAST(1,2)"},
+    {17, "MERGE(2,3) LOCAL(2,16) GROUP(5,3)"},
+    {21, "LOCAL(2,20) GROUP(4,3)"},
+    {22, "LOCAL(1,16) GROUP(2,12)"},
+};
+
+static void run_case(const Case *c) {
+  Job job;
+  job_init(&job, 0);
+  Run r = {.k = kernel(&job, c->kernel)};
+  Status st = opts_parse(&job, str_from(c->opts), &r.opts);
+  must(&r, st);
+  check(&job, &r);
+  job_deinit(&job);
+}
+
 static void chosen_schedules(void **state) {
   (void)state;
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    Job job;
-    job_init(&job, 0);
-    Run r = {.k = kernel(&job, cases[i].kernel)};
     random_state = i;
-    Status st = opts_parse(&job, str_from(cases[i].opts), &r.opts);
-    must(&r, st);
-    check(&job, &r);
-    job_deinit(&job);
+    run_case(&cases[i]);
+  }
+}
+
+static void chosen_on_gpu(void **state) {
+  (void)state;
+  for (size_t i = 0; i < sizeof gpu_cases / sizeof *gpu_cases; i++) {
+    random_state = i;
+    run_case(&gpu_cases[i]);
   }
 }
 
@@ -273,6 +344,20 @@ static void heuristic_schedules(void **state) {
   target.vector_bytes = 64, target.vector_registers = 32;
 }
 
+static void heuristic_on_gpu(void **state) {
+  (void)state;
+  for (int i = 0; i < NKERNELS; i++) {
+    Job job;
+    job_init(&job, 0);
+    Run r = {.k = kernel(&job, i), .heuristic = true};
+    random_state = (uint64_t)i;
+    check(&job, &r);
+    if (i != 15 && !r.applied.len) explain(&r, "no opts");
+    if (i != 15) assert_true(r.applied.len > 0);
+    job_deinit(&job);
+  }
+}
+
 static OptList random_opts(Job *job, const KernelInfo *k) {
   static const int sizes[] = {2, 3, 4, 5, 7, 8, 16, 32};
   OptList list = {0};
@@ -284,7 +369,7 @@ static OptList random_opts(Job *job, const KernelInfo *k) {
     if (kind == OPT_ORDER) arg = random_below(3);
     opts_push(job, &list, kind, axis, arg);
     OptPlan plan;
-    Status st = opts_plan(job, k, &list, &plan);
+    Status st = opts_plan(job, k, &target, &list, &plan);
     if (st) list.len--;
     status_drop(st);
   }
@@ -332,12 +417,34 @@ static void text_round_trip(void **state) {
   job_deinit(&job);
 }
 
+typedef struct Illegal {
+  int kernel;
+  const char *opts, *why;
+} Illegal;
+
+static void expect_illegal(const Illegal *bad, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    Job job;
+    job_init(&job, 0);
+    OptList list;
+    ZooKernel k = kernel(&job, bad[i].kernel);
+    assert_null(opts_parse(&job, str_from(bad[i].opts), &list));
+    Status st = opts_check(&job, k.sink, &target, &list);
+    char text[300] = "";
+    if (st) status_text(st, text, sizeof text);
+    if (!strstr(text, bad[i].why)) {
+      print_message("%s: expected '%s', got '%s'\n", bad[i].opts, bad[i].why, text);
+      fail();
+    }
+    assert_int_equal(status_code(st), ST_INVALID_ARGUMENT);
+    status_drop(st);
+    job_deinit(&job);
+  }
+}
+
 static void illegal_opts(void **state) {
   (void)state;
-  static const struct {
-    int kernel;
-    const char *opts, *why;
-  } bad[] = {
+  static const Illegal bad[] = {
       {0, "VECTOR(7,16)", "no such axis"},
       {0, "VECTOR(-1,16)", "no such axis"},
       {0, "VECTOR(1,12)", "power of two"},
@@ -361,30 +468,134 @@ static void illegal_opts(void **state) {
       {0, "VECTOR(1,16) MERGE(0,1)", "must come first"},
       {4, "UPCAST(0,20) UPCAST(1,33) UPCAST(1,2)", "tile of 66"},
   };
-  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+  expect_illegal(bad, sizeof bad / sizeof *bad);
+}
+
+static void illegal_on_gpu(void **state) {
+  (void)state;
+  static const Illegal bad[] = {
+      {0, "THREAD(0,2)", "not threads"},
+      {0, "STAGE(1,1)", "buffers of their own"},
+      {0, "LOCAL(2,4)", "grouped, not local"},
+      {0, "GROUP(0,4)", "local, not grouped"},
+      {0, "LOCAL(1,1)", "at least 2"},
+      {0, "LOCAL(1,4) LOCAL(1,2)", "already"},
+      {0, "LOCAL(1,32) LOCAL(0,12)", "more threads than the device allows"},
+      {0, "UPCAST(1,8) LOCAL(1,8)", "iterations for 8"},
+      {0, "GROUP(2,16)", "PADTO"},
+      {0, "UNROLL(2,4) GROUP(2,4)", "no multiple of 4"},
+      {0, "NOLOCALS(0,0) LOCAL(0,2)", "NOLOCALS"},
+      {0, "LOCAL(0,2) NOLOCALS(0,0)", "already"},
+      {0, "NOLOCALS(1,0)", "no axis"},
+      {17, "LOCAL(1,5) LOCAL(2,6) LOCAL(3,2) GROUP(4,2)", "three dimensions"},
+  };
+  expect_illegal(bad, sizeof bad / sizeof *bad);
+}
+
+/* -- sizes that are known when running ----------------------------------------------------------
+ */
+
+enum { NSYMBOLIC = 17 };
+static ZooKernel symbolic_kernel(Job *job, int i) {
+  int64_t n = dim_of(job, uop_var(job, 0, 1, 40, 1)), m = dim_of(job, uop_var(job, 1, 8, 48, 8));
+  switch (i) {
+  case 0: return zoo_matmul(job, DT_F32, n, 40, 24, false);
+  case 1: return zoo_matmul(job, DT_F32, n, n, 12, true);
+  case 2: return zoo_matmul(job, DT_F32, n, 32, n, false);
+  case 3: return zoo_matmul(job, DT_F32, m, n, 8, false);
+  case 4: return zoo_matmul(job, DT_F32, n, m, m, false);
+  case 5: return zoo_elementwise(job, n);
+  case 6: return zoo_elementwise(job, zoo_times(job, n, m));
+  case 7: return zoo_transpose(job, n, m);
+  case 8: return zoo_softmax(job, 3, n, false);
+  case 9: return zoo_softmax(job, n, m, true);
+  case 10: return zoo_sum(job, DT_F32, OP_ADD, n, m, 0);
+  case 11: return zoo_sum(job, DT_I32, OP_MAX, n, 20, 1);
+  case 12: return zoo_sum(job, DT_I32, OP_ADD, n, m, 2);
+  case 13: return zoo_gather(job, n, 11, 24);
+  case 14: return zoo_nested(job, n, m, 5);
+  case 15: return zoo_prologue(job, n, 40, 12);
+  default: return zoo_matmul(job, DT_I32, 8, n, dim_add(job, n, m), false);
+  }
+}
+
+static void check_sizes(Job *job, Run *r) {
+  static const int64_t sizes[][2] = {{1, 8}, {2, 48}, {7, 16}, {16, 32}, {17, 24}, {40, 40}};
+  must(r, job_run(job, compile, r));
+  for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+    memcpy(r->vars, sizes[k], sizeof r->vars);
+    check_run(job, r);
+  }
+}
+
+static void symbolic_heuristic(void **state) {
+  (void)state;
+  for (uint32_t bytes = 64; bytes >= 16; bytes /= 2) {
+    target.vector_bytes = bytes;
+    target.vector_registers = bytes == 64 ? 32 : 16;
+    for (int i = 0; i < NSYMBOLIC; i++) {
+      Job job;
+      job_init(&job, 0);
+      Run r = {.k = symbolic_kernel(&job, i), .heuristic = true};
+      random_state = (uint64_t)i;
+      check_sizes(&job, &r);
+      if (!r.applied.len) explain(&r, "no opts");
+      assert_true(r.applied.len > 0);
+      job_deinit(&job);
+    }
+  }
+  target.vector_bytes = 64, target.vector_registers = 32;
+}
+
+static void symbolic_chosen(void **state) {
+  (void)state;
+  static const Case some[] = {
+      {0, "UPCAST(0,4) VECTOR(1,8) THREAD(0,3)"},
+      {0, "PADTO(0,16) VECTOR(0,16) UPCAST(1,4)"},
+      {0, "VECTOR(1,8) UPCAST(0,7) ORDER(0,1) STAGE(1,1) THREAD(1,2)"},
+      {1, "PADTO(1,16) VECTOR(1,8) UPCAST(1,2) UPCAST(0,3) ORDER(0,1) STAGE(1,1) THREAD(1,2)"},
+      {2, "PADTO(2,8) VECTOR(2,8) UPCAST(1,4)"},
+      {2, "PADTO(2,6) UNROLL(2,6) VECTOR(1,16) STAGE(1,1)"},
+      {3, "UPCAST(0,8) THREAD(0,4)"}, /* no clamp: 8 divides */
+      {4, "VECTOR(1,8) UNROLL(2,4) UPCAST(0,2)"},
+      {4, "VECTOR(1,8) UPCAST(0,3) STAGE(-1,1)"},
+      {5, "PADTO(0,32) VECTOR(0,16) UPCAST(0,2) THREAD(0,2)"},
+      {9, "VECTOR(2,8) VECTOR(1,8) THREAD(0,3)"},
+      {12, "PADTO(0,4) UNROLL(0,4) VECTOR(1,8)"},
+  };
+  for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
     Job job;
     job_init(&job, 0);
-    OptList list;
-    ZooKernel k = kernel(&job, bad[i].kernel);
-    assert_null(opts_parse(&job, str_from(bad[i].opts), &list));
-    Status st = opts_check(&job, k.sink, &list);
-    char text[300] = "";
-    if (st) status_text(st, text, sizeof text);
-    if (!strstr(text, bad[i].why)) {
-      print_message("%s: expected '%s', got '%s'\n", bad[i].opts, bad[i].why, text);
-      fail();
-    }
-    assert_int_equal(status_code(st), ST_INVALID_ARGUMENT);
-    status_drop(st);
+    Run r = {.k = symbolic_kernel(&job, some[i].kernel)};
+    random_state = i;
+    must(&r, opts_parse(&job, str_from(some[i].opts), &r.opts));
+    check_sizes(&job, &r);
     job_deinit(&job);
   }
 }
 
+static void symbolic_random(void **state) {
+  (void)state;
+  for (int round = 0; round < 200; round++) {
+    Job job;
+    job_init(&job, 0);
+    Run r = {.k = symbolic_kernel(&job, round % NSYMBOLIC)};
+    random_state = (uint64_t)round * 77 + 5;
+    r.opts = random_opts(&job, kernel_info(&job, r.k.sink));
+    check_sizes(&job, &r);
+    job_deinit(&job);
+  }
+}
+
+#define ON(device_, test_)                                                                         \
+  { #test_ " on " #device_, test_, use_##device_, NULL, NULL }
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(text_round_trip),  cmocka_unit_test(illegal_opts),
-      cmocka_unit_test(chosen_schedules), cmocka_unit_test(heuristic_schedules),
-      cmocka_unit_test(random_schedules),
+      ON(cpu, text_round_trip),     ON(cpu, illegal_opts),       ON(cpu, chosen_schedules),
+      ON(cpu, heuristic_schedules), ON(cpu, random_schedules),   ON(gpu, illegal_on_gpu),
+      ON(gpu, chosen_on_gpu),       ON(gpu, heuristic_on_gpu),   ON(gpu, random_schedules),
+      ON(cpu, symbolic_chosen),     ON(cpu, symbolic_heuristic), ON(cpu, symbolic_random),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,10 @@
-/* Ranged kernels built by hand, for tests of the scheduling passes and for the kernel bench. */
+/* Ranged kernels built by hand, for tests of the scheduling passes and for the kernel bench. Sizes
+ * are dims: those of the kernels that have no windows may be expressions over VARs. */
 #pragma once
 
 #include <stdlib.h>
 
+#include "compiler/ir/dim.h"
 #include "compiler/ir/plan.h"
 
 typedef struct ZooKernel {
@@ -20,13 +22,14 @@ typedef struct Zoo {
   uint32_t n;
 } Zoo;
 
+static inline int64_t zoo_times(Job *job, int64_t a, int64_t b) { return dim_mul(job, a, b); }
 static inline UOp *zoo_param(Zoo *z, DType d, int64_t n) {
-  z->k.bytes += n * dtype_info[d].bytes;
+  z->k.bytes += dim_high(n) * dtype_info[d].bytes;
   return z->k.params[z->k.nargs] = uop_param(z->job, z->k.nargs, d, &n, 1),
          z->k.params[z->k.nargs++];
 }
 static inline UOp *zoo_range(Zoo *z, AxisType t, int64_t n) {
-  return z->ranges[z->n] = uop_range(z->job, z->n, t, uop_index(z->job, n)), z->ranges[z->n++];
+  return z->ranges[z->n] = uop_range(z->job, z->n, t, dim_uop(z->job, n)), z->ranges[z->n++];
 }
 static inline UOp *zoo_add(Zoo *z, UOp *a, UOp *b) {
   if (uop_is_int(a, 0) && a->dtype == DT_INDEX) return b;
@@ -34,7 +37,7 @@ static inline UOp *zoo_add(Zoo *z, UOp *a, UOp *b) {
   return uop2(z->job, OP_ADD, a, b);
 }
 static inline UOp *zoo_mul(Zoo *z, UOp *a, int64_t k) {
-  return k == 1 ? a : uop2(z->job, OP_MUL, a, uop_index(z->job, k));
+  return k == 1 ? a : uop2(z->job, OP_MUL, a, dim_uop(z->job, k));
 }
 static inline UOp *zoo_int(Zoo *z, int64_t v) { return uop_index(z->job, v); }
 static inline UOp *zoo_load(Zoo *z, UOp *p, UOp *i, UOp *gate) {
@@ -57,7 +60,8 @@ static inline ZooKernel zoo_done(Zoo *z, const char *name, UOp *index, UOp *valu
 /* C[m,n] = relu(sum_k A[m,k] B[k,n] + bias[n]); tb: B is [n,k]. */
 static inline ZooKernel zoo_matmul(Job *job, DType d, int64_t M, int64_t N, int64_t K, bool tb) {
   Zoo z = {.job = job};
-  UOp *c = zoo_param(&z, d, M * N), *a = zoo_param(&z, d, M * K), *b = zoo_param(&z, d, K * N);
+  UOp *c = zoo_param(&z, d, zoo_times(job, M, N)), *a = zoo_param(&z, d, zoo_times(job, M, K)),
+      *b = zoo_param(&z, d, zoo_times(job, K, N));
   UOp *bias = zoo_param(&z, d, N);
   (void)c;
   UOp *m = zoo_range(&z, AX_LOOP, M), *n = zoo_range(&z, AX_LOOP, N),
@@ -67,15 +71,16 @@ static inline ZooKernel zoo_matmul(Job *job, DType d, int64_t M, int64_t N, int6
   UOp *p = uop2(job, OP_MUL, zoo_load(&z, a, ai, NULL), zoo_load(&z, b, bi, NULL));
   UOp *v = uop2(job, OP_ADD, uop_reduce(job, OP_ADD, p, &k, 1), zoo_load(&z, bias, n, NULL));
   v = uop2(job, OP_MAX, v, uop_number(job, d, 0));
-  z.k.flops = 2 * M * N * K;
+  z.k.flops = 2 * dim_high(M) * dim_high(N) * dim_high(K);
   return zoo_done(&z, "matmul", zoo_add(&z, zoo_mul(&z, m, N), n), v);
 }
 
 /* C[m,n] = sum_k A[m,k] relu(B[k,n] * s[k]): a factor that is worth packing as computed. */
 static inline ZooKernel zoo_prologue(Job *job, int64_t M, int64_t N, int64_t K) {
   Zoo z = {.job = job};
-  UOp *c = zoo_param(&z, DT_F32, M * N), *a = zoo_param(&z, DT_F32, M * K);
-  UOp *b = zoo_param(&z, DT_F32, K * N), *scale = zoo_param(&z, DT_F32, K);
+  UOp *c = zoo_param(&z, DT_F32, zoo_times(job, M, N)),
+      *a = zoo_param(&z, DT_F32, zoo_times(job, M, K));
+  UOp *b = zoo_param(&z, DT_F32, zoo_times(job, K, N)), *scale = zoo_param(&z, DT_F32, K);
   (void)c;
   UOp *m = zoo_range(&z, AX_LOOP, M), *n = zoo_range(&z, AX_LOOP, N);
   UOp *k = zoo_range(&z, AX_REDUCE, K);
@@ -83,7 +88,7 @@ static inline ZooKernel zoo_prologue(Job *job, int64_t M, int64_t N, int64_t K) 
   x = uop2(job, OP_MUL, x, zoo_load(&z, scale, k, NULL));
   x = uop2(job, OP_MAX, x, uop_number(job, DT_F32, 0));
   UOp *p = uop2(job, OP_MUL, zoo_load(&z, a, zoo_add(&z, zoo_mul(&z, m, K), k), NULL), x);
-  z.k.flops = 2 * M * N * K;
+  z.k.flops = 2 * dim_high(M) * dim_high(N) * dim_high(K);
   return zoo_done(&z, "prologue", zoo_add(&z, zoo_mul(&z, m, N), n),
                   uop_reduce(job, OP_ADD, p, &k, 1));
 }
@@ -156,7 +161,8 @@ static inline ZooKernel zoo_elementwise(Job *job, int64_t n) {
 
 static inline ZooKernel zoo_transpose(Job *job, int64_t n, int64_t m) {
   Zoo z = {.job = job};
-  UOp *y = zoo_param(&z, DT_F32, n * m), *a = zoo_param(&z, DT_F32, n * m);
+  UOp *y = zoo_param(&z, DT_F32, zoo_times(job, n, m)),
+      *a = zoo_param(&z, DT_F32, zoo_times(job, n, m));
   UOp *i = zoo_range(&z, AX_LOOP, n), *j = zoo_range(&z, AX_LOOP, m);
   (void)y;
   UOp *v = zoo_load(&z, a, zoo_add(&z, zoo_mul(&z, j, n), i), NULL);
@@ -167,7 +173,8 @@ static inline ZooKernel zoo_transpose(Job *job, int64_t n, int64_t m) {
  * alone. */
 static inline ZooKernel zoo_softmax(Job *job, int64_t rows, int64_t cols, bool plain) {
   Zoo z = {.job = job};
-  UOp *y = zoo_param(&z, DT_F32, rows * cols), *x = zoo_param(&z, DT_F32, rows * cols);
+  UOp *y = zoo_param(&z, DT_F32, zoo_times(job, rows, cols)),
+      *x = zoo_param(&z, DT_F32, zoo_times(job, rows, cols));
   UOp *r = zoo_range(&z, AX_LOOP, rows), *c = zoo_range(&z, AX_LOOP, cols);
   UOp *k = zoo_range(&z, AX_REDUCE, cols);
   (void)y;
@@ -188,7 +195,8 @@ static inline ZooKernel zoo_softmax(Job *job, int64_t rows, int64_t cols, bool p
  * squares. */
 static inline ZooKernel zoo_layernorm(Job *job, int64_t rows, int64_t cols, bool squares) {
   Zoo z = {.job = job};
-  UOp *y = zoo_param(&z, DT_F32, rows * cols), *x = zoo_param(&z, DT_F32, rows * cols);
+  UOp *y = zoo_param(&z, DT_F32, zoo_times(job, rows, cols)),
+      *x = zoo_param(&z, DT_F32, zoo_times(job, rows, cols));
   UOp *r = zoo_range(&z, AX_LOOP, rows), *c = zoo_range(&z, AX_LOOP, cols);
   UOp *k = zoo_range(&z, AX_REDUCE, cols), *k2 = zoo_range(&z, AX_REDUCE, cols);
   UOp *inv = uop_number(job, DT_F32, 1.0 / (double)cols), *row = zoo_mul(&z, r, cols);
@@ -211,7 +219,7 @@ static inline ZooKernel zoo_sum(Job *job, DType d, Op op, int64_t rows, int64_t 
                      which == 0   ? rows
                      : which == 1 ? cols
                                   : 1),
-      *x = zoo_param(&z, d, rows * cols);
+      *x = zoo_param(&z, d, zoo_times(job, rows, cols));
   UOp *r = zoo_range(&z, which == 0 ? AX_LOOP : AX_REDUCE, rows);
   UOp *c = zoo_range(&z, which == 1 ? AX_LOOP : AX_REDUCE, cols);
   (void)y;
@@ -224,8 +232,8 @@ static inline ZooKernel zoo_sum(Job *job, DType d, Op op, int64_t rows, int64_t 
 /* y[i, j] = table[ids[i], j], 0 for ids outside. */
 static inline ZooKernel zoo_gather(Job *job, int64_t n, int64_t rows, int64_t cols) {
   Zoo z = {.job = job};
-  UOp *y = zoo_param(&z, DT_F32, n * cols), *t = zoo_param(&z, DT_F32, rows * cols),
-      *ids = zoo_param(&z, DT_I32, n);
+  UOp *y = zoo_param(&z, DT_F32, zoo_times(job, n, cols)),
+      *t = zoo_param(&z, DT_F32, zoo_times(job, rows, cols)), *ids = zoo_param(&z, DT_I32, n);
   UOp *i = zoo_range(&z, AX_LOOP, n), *j = zoo_range(&z, AX_LOOP, cols);
   (void)y;
   UOp *id = uop_cast(job, zoo_load(&z, ids, i, NULL), DT_INDEX);
@@ -236,8 +244,8 @@ static inline ZooKernel zoo_gather(Job *job, int64_t n, int64_t rows, int64_t co
 /* A reduction within a reduction: y[i] = sum_j x[i,j] * sum_k w[j,k]. */
 static inline ZooKernel zoo_nested(Job *job, int64_t I, int64_t J, int64_t K) {
   Zoo z = {.job = job};
-  UOp *y = zoo_param(&z, DT_F32, I), *x = zoo_param(&z, DT_F32, I * J),
-      *w = zoo_param(&z, DT_F32, J * K);
+  UOp *y = zoo_param(&z, DT_F32, I), *x = zoo_param(&z, DT_F32, zoo_times(job, I, J)),
+      *w = zoo_param(&z, DT_F32, zoo_times(job, J, K));
   UOp *i = zoo_range(&z, AX_LOOP, I), *j = zoo_range(&z, AX_REDUCE, J),
       *k = zoo_range(&z, AX_REDUCE, K);
   (void)y;

@@ -93,6 +93,11 @@ def tensor_from_numpy(array: Any, dtype: Any = None) -> kiln_pb2.Tensor:
     return kiln_pb2.Tensor(dtype=number, dims=a.shape, data=a.tobytes())
 
 
+def zeros(dtype: str, shape: Sequence[int]) -> np.ndarray:
+    """Zeros of a dtype by Kiln's name."""
+    return np.zeros(tuple(shape), numpy_dtype(dtype_number(dtype)))
+
+
 def numpy_from_bytes(dtype: int, dims: Sequence[int], data: bytes) -> np.ndarray:
     """A writable array with its own memory."""
     return np.frombuffer(data, dtype=numpy_dtype(dtype)).reshape(tuple(dims)).copy()

@@ -62,6 +62,10 @@ class Executable:
 
     __call__ = run
 
+    async def state(self) -> dict[str, Buffer]:
+        """As kiln.Executable.state."""
+        return {s.name: await self._client.upload(_codec.zeros(s.dtype, s.shape), self._report.device) for s in self.inputs if s.state}
+
     def report(self) -> dict[str, Any]:
         """As kiln.Executable.report."""
         return {f.name: getattr(self._report, f.name) for f in self._report.DESCRIPTOR.fields}

@@ -16,15 +16,17 @@ from .v1 import kiln_pb2, kiln_pb2_grpc
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """An input or output of an executable: name, dtype ("f32") and shape (tuple of ints)."""
+    """An input or output of an executable: name, dtype ("f32") and shape (tuple of ints). state: an input that runs update in
+    place, whose value is a kiln.Buffer."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    state: bool = False
 
     @staticmethod
     def _from(spec: kiln_pb2.TensorSpec) -> "TensorSpec":
-        return TensorSpec(spec.name, _codec.dtype_name(spec.dtype), tuple(spec.dims))
+        return TensorSpec(spec.name, _codec.dtype_name(spec.dtype), tuple(spec.dims), spec.state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,10 @@ class Executable:
         return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client), self.output_values)
 
     __call__ = run
+
+    def state(self) -> dict[str, Buffer]:
+        """A new buffer of zeros for every state of the model, by name: what the first run's inputs are updated with."""
+        return {s.name: self._client.upload(_codec.zeros(s.dtype, s.shape), self._report.device) for s in self.inputs if s.state}
 
     def report(self) -> dict[str, Any]:
         """What the compile did: graph_hash, kernels, unique_kernels, kernels_compiled, plan_cached, sizes in bytes, times in ns."""

@@ -100,7 +100,7 @@ class Graph:
         self._consts: dict[tuple[int, Any], Node] = {}
 
     def _to_proto(self) -> graph_pb2.Graph:
-        if not self._proto.outputs:
+        if not self._proto.outputs and all(n.op != graph_pb2.ASSIGN for n in self._proto.nodes):
             raise Error("FAILED_PRECONDITION", "the graph has no output; call output(name, node)")
         return self._proto
 
@@ -118,13 +118,23 @@ class Graph:
             raise Error("INVALID_ARGUMENT", "at least one operand must be a node of the graph")
         return tuple(v if isinstance(v, Node) else self.const(v, like.dtype) for v in (a, b))  # type: ignore[return-value]
 
-    def param(self, name: str, dtype: Any, shape: Sequence[int | str]) -> Node:
-        """An input. shape: ints, or names of symbolic dimensions."""
+    def param(self, name: str, dtype: Any, shape: Sequence[int | str], state: bool = False) -> Node:
+        """An input. shape: ints, or names of symbolic dimensions. state: one that assign() updates in place; a run is given a
+        kiln.Buffer for it, which keeps what the run left there."""
         number = _codec.dtype_number(dtype)
-        param = self._proto.params.add(name=name, dtype=number)
+        param = self._proto.params.add(name=name, dtype=number, state=state)
         for d in shape:
             param.dims.add(**({"name": d} if isinstance(d, str) else {"size": int(d)}))
         return self._node("PARAM", [], ints=[len(self._proto.params) - 1], result=number, rank=len(shape))
+
+    def assign(self, target: Node, value: Operand) -> Node:
+        """Writes value, broadcast to the target's shape, into a state or a view of one: reshape, permute, shrink, flip, window of it.
+
+        Nodes are in program order, and a view shows what the state holds when it is used: what reads one after this reads the
+        new contents. The result is the target.
+        """
+        target, value = self._pair(target, value)
+        return self._node("ASSIGN", [target, value], rank=target.rank)
 
     def constant(self, array: Any, dtype: Any = None) -> Node:
         """A constant tensor; its bytes travel with the graph. For a dtype that numpy lacks the array may hold the bits."""

@@ -1,0 +1,56 @@
+/* An AFTER of a buffer of the workgroup says that what follows reads what the effects wrote, in
+ * whichever thread: the effects get a BARRIER. A loop whose body writes such a buffer writes it
+ * again in the next iteration, when a slower thread may still read it: its body ends with a
+ * BARRIER too. Outside of loops a buffer is written once, so nothing else can go wrong.
+ *
+ * Every thread runs the same statements (loops have the same bounds in all of them, accesses are
+ * gated one by one), so all arrive at each BARRIER. */
+#include "compiler/passes/barriers.h"
+
+#include "compiler/passes/nodemap.h"
+
+static const UOp *storage(const UOp *u) {
+  while (u->op == OP_AFTER) u = u->src[0];
+  return u;
+}
+
+static bool is_shared(const UOp *u) {
+  const UOp *b = storage(u);
+  return b->op == OP_BUFFER && b->arg.ints.at[1] == 2;
+}
+
+/* Wrapped in a BARRIER, unless it is one. */
+static UOp *fenced(Job *job, UOp *const *effects, size_t n) {
+  if (n == 1 && effects[0]->op == OP_BARRIER) return effects[0];
+  return uop_make(job, OP_BARRIER, DT_VOID, arg_none(), effects, n);
+}
+
+/* Whether a node under the END that lies in its loop stores to the workgroup's memory. */
+static bool writes_shared(const UOpList *list, const UOp *range) {
+  for (size_t i = 0; i < list->len; i++) {
+    const UOp *u = list->at[i];
+    if (u->op == OP_STORE && is_shared(u->src[0]) && uop_is_open(u, range)) return true;
+  }
+  return false;
+}
+
+UOp *barriers_insert(Job *job, UOp *kernel) {
+  UOpList list = uop_toposort(job, kernel);
+  bool any = false;
+  for (size_t i = 0; i < list.len; i++) any |= list.at[i]->op == OP_BUFFER && is_shared(list.at[i]);
+  if (!any) return kernel;
+  NodeMap pos;
+  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
+  nodemap_number(job, &pos, &list);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
+    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
+    if (u->op == OP_AFTER && is_shared(u)) {
+      now[i] = uop2(job, OP_AFTER, src[0], fenced(job, src + 1, u->nsrc - 1));
+      continue;
+    }
+    if (u->op == OP_END && writes_shared(&list, u->src[1])) src[0] = fenced(job, src, 1);
+    now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+  }
+  return now[list.len - 1];
+}

@@ -1,0 +1,23 @@
+/* Workgroups: what becomes of the ranges that are not loops. */
+#pragma once
+
+#include "compiler/ir/plan.h"
+
+/* Where the GLOBAL, LOCAL and GROUP ranges of a kernel are in its launch. */
+typedef struct Groups {
+  Job *job;
+  UOp **global; /* the GLOBAL ranges, innermost first */
+  uint32_t nglobal;
+  bool flat;        /* all of them along x */
+  int64_t block[3]; /* threads of a workgroup */
+  bool covered[3];  /* some LOCAL range runs there */
+  int64_t next_range, next_buffer;
+} Groups;
+
+void groups_init(Job *job, const UOpList *kernel, Groups *out);
+/* The value of a GLOBAL, LOCAL or GROUP range in the thread that executes. */
+UOp *groups_index(const Groups *g, const UOp *range);
+/* True in one of the threads that compute the same outputs; NULL when there is only one. */
+UOp *groups_one_writer(const Groups *g);
+/* `part` of all threads along dimension dim combined by op, in each of them. */
+UOp *groups_combine(Groups *g, Op op, UOp *part, int dim);

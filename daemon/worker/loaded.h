@@ -1,0 +1,103 @@
+/* What the executor's files share: an executable that is loaded. Private to daemon/worker. */
+#pragma once
+
+#include "base/map.h"
+#include "daemon/worker/device_memory.h"
+#include "daemon/worker/executor.h"
+#include "daemon/worker/plan_sizes.h"
+
+enum { ALIGN = 64, THREADS_MAX = 1 << 16 };
+
+/* Where an argument that changes between runs is written. */
+typedef struct Patch {
+  uint32_t arg, slot, buffer;
+  uint64_t offset; /* in the slot's data */
+} Patch;
+
+/* An argument that is a temporary. */
+typedef struct TempArg {
+  uint32_t arg, buffer;
+} TempArg;
+
+/* An output whose value the compiler knows. */
+typedef struct Fill {
+  uint32_t slot;
+  const char *bytes; /* of the plan's message */
+  size_t len;
+} Fill;
+
+/* The tensor of an input or output in the current run. */
+typedef struct SlotPlace {
+  LaunchArg at;
+  char *out; /* where the host wants an output that the device cannot write itself, or NULL */
+} SlotPlace;
+
+/* One step of a plan. */
+typedef struct Step {
+  Kiln__V1__PlanStep__Kind kind;
+  uint32_t call; /* CALL: among the launches; BIND: the scalar, among the arguments */
+  uint32_t var;  /* BIND */
+  uint32_t buffer;
+} Step;
+
+typedef struct Loaded {
+  Program **programs;
+  size_t nprograms;
+  Buffer *model, *constants, *known; /* known: the plan's CONST buffers and OUTPUTs' values */
+  WeightPart *weights;               /* by position in the plan's list of weights */
+  size_t nweights;
+  Launch *launches;
+  size_t nlaunches;
+  LaunchArg *args; /* of all launches, one after the other */
+  size_t nargs;
+  TempArg *temps; /* arguments that are temporaries */
+  size_t ntemps;
+  uint64_t temp_bytes;
+  const Buffer *temp_base; /* what the temporaries were resolved against */
+  Step *steps;
+  size_t nsteps;
+  PlanSizes *sizes;     /* NULL without VARs */
+  int64_t *values;      /* of the launches' VARs, one launch after the other */
+  uint32_t *value_vars; /* parallel to values: VAR of the plan */
+  size_t nvalues;
+  Patch *patches;
+  size_t npatches;
+  Fill *fills;
+  size_t nfills;
+  uint64_t *known_at; /* by plan buffer: offset in `known`, UINT64_MAX when it has no bytes */
+  char *known_bytes;  /* the host's copy of `known` */
+  size_t ninputs, noutputs;
+  uint64_t *slot_bytes; /* inputs, then outputs; of plans with VARs in the current run */
+  bool *written;        /* by slot: inputs that the kernels update */
+  SlotPlace *slot_at;   /* of the current run */
+} Loaded;
+
+struct Executor {
+  Device *dev;
+  Map loaded, buffers, slabs; /* Loaded, Buffer, SharedMemory */
+  Buffer **temps;             /* by phase */
+  size_t ntemps;
+  Buffer *staging;
+  char *mirror; /* of staging, for outputs of devices without shared memory */
+  size_t mirror_size;
+  int read_fd;                  /* what executor_buffer_read made last, or -1 */
+  ProtobufCBinaryData *outputs; /* of the last RunDone */
+  size_t outputs_cap;
+  Kiln__V1__TensorDims **dims; /* of the last RunDone */
+  size_t dims_cap;
+};
+
+#define BROKEN(...) FAIL(INTERNAL, __VA_ARGS__)
+
+static inline uint64_t align_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIGN - 1); }
+
+/* Makes *b at least `bytes` large; its content is lost when it grows. */
+Status loaded_ensure(Executor *x, Buffer **b, uint64_t bytes);
+
+/* -- steps.c -- */
+/* Sizes of a run, from its inputs' VARs. */
+Status steps_begin(Executor *x, Loaded *l, const Kiln__V1__RunJob *m);
+/* Runs the plan; the slots have their places. */
+Status steps_run(Executor *x, Loaded *l);
+/* What the run says about sizes: in slot_bytes and in out. */
+Status steps_end(Executor *x, Loaded *l, const Kiln__V1__RunJob *m, Kiln__V1__RunDone *out);

@@ -1,0 +1,128 @@
+/* A small machine over a plan's steps.
+ *
+ * Its state is the next step and the calls that are gathered but not yet submitted: launches
+ * [from, to), always neighbours. A step that needs to see what was computed submits them and waits.
+ * Sizes become known on the way: those that follow from the inputs before the first step, the
+ * others at the BIND they wait for; each time the arguments that depend on them are written. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/worker/loaded.h"
+
+/* Temporaries whose sizes are known now. */
+static Status apply_phase(Executor *x, Loaded *l, uint32_t phase) {
+  const PlanSizes *s = l->sizes;
+  TRY(loaded_ensure(x, &x->temps[phase], s->arena_bytes[phase]));
+  for (size_t i = 0; i < l->ntemps; i++) {
+    const BufferSize *b = &s->buffers[l->temps[i].buffer];
+    if (b->phase == phase) l->args[l->temps[i].arg] = (LaunchArg){x->temps[phase], b->offset};
+  }
+  for (size_t i = 0; i < l->nvalues; i++) l->values[i] = s->vars[l->value_vars[i]];
+  return NULL;
+}
+
+Status steps_begin(Executor *x, Loaded *l, const Kiln__V1__RunJob *m) {
+  bool changed;
+  if (!l->sizes) return NULL;
+  TRY(plan_sizes_begin(l->sizes, m->vars, m->n_vars, &changed));
+  if (changed)
+    memcpy(l->slot_bytes, l->sizes->slot_bytes, (l->ninputs + l->noutputs) * sizeof *l->slot_bytes);
+  if (!changed && l->temp_base == x->temps[0]) return NULL;
+  TRY(apply_phase(x, l, 0));
+  l->temp_base = x->temps[0];
+  return NULL;
+}
+
+typedef struct Machine {
+  Executor *x;
+  Loaded *l;
+  size_t pc;
+  uint32_t from, to;
+  Fence fence;
+  bool submitted;
+} Machine;
+
+static Status machine_flush(Machine *m) {
+  if (m->from == m->to) return NULL;
+  TRY(device_submit(m->x->dev, m->l->launches + m->from, m->to - m->from, &m->fence));
+  m->from = m->to;
+  m->submitted = true;
+  return NULL;
+}
+
+/* Everything so far has happened. */
+static Status machine_wait(Machine *m) {
+  TRY(machine_flush(m));
+  return m->submitted ? device_wait(m->x->dev, m->fence, -1) : NULL;
+}
+
+static Status step_call(Machine *m, uint32_t call) {
+  if (m->from != m->to && call != m->to) TRY(machine_flush(m));
+  if (m->from == m->to) m->from = call;
+  m->to = call + 1;
+  return NULL;
+}
+
+static Status step_bind(Machine *m, const Step *s) {
+  const LaunchArg *at = &m->l->args[s->call];
+  int64_t value;
+  TRY(machine_wait(m));
+  TRY(device_read(m->x->dev, at->buffer, at->offset, &value, sizeof value));
+  TRY(plan_sizes_bind(m->l->sizes, s->var, value));
+  return apply_phase(m->x, m->l, plan_sizes_phase(m->l->sizes, s->var));
+}
+
+Status steps_run(Executor *x, Loaded *l) {
+  Machine m = {.x = x, .l = l};
+  while (m.pc < l->nsteps) {
+    const Step *s = &l->steps[m.pc++];
+    switch (s->kind) {
+    case KILN__V1__PLAN_STEP__KIND__CALL: TRY(step_call(&m, s->call)); break;
+    case KILN__V1__PLAN_STEP__KIND__BIND: TRY(step_bind(&m, s)); break;
+    default: return BROKEN("step kind %d", (int)s->kind);
+    }
+  }
+  return machine_wait(&m);
+}
+
+/* Buffers that were made as large as they might have to be get their true size. */
+static Status shrink_buffers(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m) {
+  for (size_t i = 0; i < m->n_output_buffers; i++) {
+    size_t slot = l->ninputs + m->outputs[i];
+    uint64_t bytes = l->slot_bytes[slot] ? l->slot_bytes[slot] : 1;
+    Buffer *old = l->slot_at[slot].at.buffer, *exact;
+    if (old->size == bytes) continue;
+    TRY(device_buffer_alloc(x->dev, bytes, -1, &exact));
+    Status st = device_copy(x->dev, exact, 0, old, 0, l->slot_bytes[slot]);
+    if (!st) {
+      map_remove(&x->buffers, m->output_buffers[i]);
+      if (!map_put(&x->buffers, m->output_buffers[i], exact))
+        st = FAIL(RESOURCE_EXHAUSTED, "buffers");
+      device_buffer_free(x->dev, old);
+      l->slot_at[slot].at.buffer = st ? NULL : exact;
+    }
+    if (st) {
+      device_buffer_free(x->dev, exact);
+      return st;
+    }
+  }
+  return NULL;
+}
+
+Status steps_end(Executor *x, Loaded *l, const Kiln__V1__RunJob *m, Kiln__V1__RunDone *out) {
+  PlanSizes *s = l->sizes;
+  if (!s) return NULL;
+  TRY(plan_sizes_end(s));
+  memcpy(l->slot_bytes, s->slot_bytes, (l->ninputs + l->noutputs) * sizeof *l->slot_bytes);
+  TRY(shrink_buffers(x, l, m));
+  if (x->dims_cap < m->n_outputs) {
+    void *p = realloc(x->dims, m->n_outputs * sizeof *x->dims);
+    if (!p) return FAIL(RESOURCE_EXHAUSTED, "outputs");
+    x->dims = p;
+    x->dims_cap = m->n_outputs;
+  }
+  for (size_t i = 0; i < m->n_outputs; i++) x->dims[i] = s->dims_list[m->outputs[i]];
+  out->n_dims = m->n_outputs;
+  out->dims = x->dims;
+  return NULL;
+}

@@ -1,0 +1,402 @@
+/* NVIDIA GPUs through the CUDA driver.
+ *
+ * One context and one stream per device: launches, copies and fills are queued in order, so a
+ * program that runs in order on the CPU device runs in order here. Host memory goes through two
+ * pinned buffers that are filled and sent by turns, because the driver copies pageable memory at a
+ * fraction of the bus.
+ *
+ * Allocating and freeing waits for the GPU, so freed memory is kept by size for the next buffer;
+ * every buffer starts zeroed, and nobody sees what another left behind. An error of the context
+ * (a kernel that faulted) is final: every later call answers UNAVAILABLE, and the process that owns
+ * the device is expected to end. */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/vec.h"
+#include "devices/cuda_api.h"
+#include "devices/device.h"
+
+enum { FENCES = 64, STAGING = 4 << 20, ALIGN = 512, KEPT_MAX = 256, LOG_BYTES = 4096 };
+
+typedef struct CudaBuffer {
+  Buffer base; /* first */
+  CuPointer at;
+  size_t room; /* size, rounded up */
+} CudaBuffer;
+
+typedef struct Kept {
+  CuPointer at;
+  size_t room;
+} Kept;
+
+typedef struct CudaDevice {
+  Device base; /* first */
+  const CudaApi *api;
+  CuDevice ordinal;
+  CuContext context;
+  CuStream stream;
+  CuEvent done[FENCES]; /* of fence n: n % FENCES */
+  Fence last;
+  void *staging[2];
+  CuEvent sent[2]; /* staging may be filled again */
+  VEC(Kept) kept;
+  VEC(uint64_t) values; /* of the launch being queued */
+  VEC(void *) params;
+  char description[160], compiler[64], cpu[16], features[16];
+} CudaDevice;
+
+struct Program {
+  CuModule module;
+  CuFunction function;
+  uint32_t grid[3], block[3];
+};
+
+static const DeviceVtbl cuda_vtbl;
+
+static CudaDevice *cuda_device(Device *d) {
+  assert(d->v == &cuda_vtbl);
+  return (CudaDevice *)d;
+}
+static CudaBuffer *cuda_buffer(const Buffer *b) {
+  return (CudaBuffer *)(uintptr_t)b; /* base is first */
+}
+
+#define CALL(c, what, call) TRY(cuda_status((c)->api, (c)->api->call, what))
+
+/* -- memory
+ * ---------------------------------------------------------------------------------------------- */
+
+static void release_kept(CudaDevice *c) {
+  for (size_t i = 0; i < c->kept.len; i++) c->api->memory_free(c->kept.at[i].at);
+  c->kept.len = 0;
+}
+
+static bool take_kept(CudaDevice *c, size_t room, CuPointer *out) {
+  for (size_t i = c->kept.len; i-- > 0;) {
+    if (c->kept.at[i].room != room) continue;
+    *out = c->kept.at[i].at;
+    c->kept.at[i] = c->kept.at[--c->kept.len];
+    return true;
+  }
+  return false;
+}
+
+static Status find_memory(CudaDevice *c, size_t room, CuPointer *out) {
+  if (take_kept(c, room, out)) return NULL;
+  CuResult r = c->api->memory_alloc(out, room);
+  if (r == CU_OUT_OF_MEMORY && c->kept.len) {
+    release_kept(c);
+    r = c->api->memory_alloc(out, room);
+  }
+  if (!r) return NULL;
+  return WRAP(cuda_status(c->api, r, "allocating device memory"), "a buffer of %zu bytes", room);
+}
+
+static Status cuda_buffer_alloc(Device *d, size_t size, int fd, Buffer **out) {
+  CudaDevice *c = cuda_device(d);
+  assert(fd < 0);
+  CudaBuffer *b = calloc(1, sizeof *b);
+  if (!b) return FAIL(RESOURCE_EXHAUSTED, "memory for a buffer");
+  b->base = (Buffer){.dev = d, .size = size, .fd = -1};
+  b->room = (size + ALIGN - 1) / ALIGN * ALIGN;
+  if (!b->room) b->room = ALIGN;
+  Status st = find_memory(c, b->room, &b->at);
+  if (!st) {
+    st = cuda_status(c->api, c->api->memory_fill(b->at, 0, b->room, c->stream), "clearing memory");
+    if (st) c->api->memory_free(b->at);
+  }
+  if (st) {
+    free(b);
+    return st;
+  }
+  *out = &b->base;
+  return NULL;
+}
+
+static void cuda_buffer_free(Device *d, Buffer *buffer) {
+  CudaDevice *c = cuda_device(d);
+  CudaBuffer *b = cuda_buffer(buffer);
+  /* Work queued before still uses the memory, and work queued later comes after it. */
+  if (c->kept.len >= KEPT_MAX || !vec_push(&c->kept, ((Kept){b->at, b->room})))
+    c->api->memory_free(b->at);
+  free(b);
+}
+
+/* -- copies
+ * ---------------------------------------------------------------------------------------------- */
+
+static Status wait_event(CudaDevice *c, CuEvent event, int64_t timeout_ns) {
+  int64_t end = clock_now_ns() + timeout_ns, spin = clock_now_ns() + 200000;
+  for (;;) {
+    CuResult r = c->api->event_query(event);
+    if (r != CU_NOT_READY) return cuda_status(c->api, r, "running kernels");
+    int64_t now = clock_now_ns();
+    if (timeout_ns >= 0 && now >= end)
+      return FAIL(DEADLINE_EXCEEDED, "the device did not finish in time");
+    if (now > spin) nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+  }
+}
+
+static Status cuda_write(Device *d, Buffer *b, uint64_t offset, const void *from, uint64_t bytes) {
+  CudaDevice *c = cuda_device(d);
+  for (uint64_t at = 0; at < bytes; at += STAGING) {
+    unsigned k = at / STAGING % 2;
+    size_t n = bytes - at < STAGING ? (size_t)(bytes - at) : STAGING;
+    TRY(wait_event(c, c->sent[k], -1));
+    memcpy(c->staging[k], (const char *)from + at, n);
+    CALL(c, "copying to the device",
+         to_device(cuda_buffer(b)->at + offset + at, c->staging[k], n, c->stream));
+    CALL(c, "copying to the device", event_record(c->sent[k], c->stream));
+  }
+  return NULL;
+}
+
+static Status receive(CudaDevice *c, const CudaBuffer *b, uint64_t at, unsigned k, size_t n) {
+  CALL(c, "copying from the device", to_host(c->staging[k], b->at + at, n, c->stream));
+  CALL(c, "copying from the device", event_record(c->sent[k], c->stream));
+  return NULL;
+}
+
+/* The next part is on its way while one is copied out. */
+static Status cuda_read(Device *d, const Buffer *b, uint64_t offset, void *to, uint64_t bytes) {
+  CudaDevice *c = cuda_device(d);
+  size_t n = bytes < STAGING ? (size_t)bytes : STAGING;
+  TRY(wait_event(c, c->sent[0], -1));
+  TRY(receive(c, cuda_buffer(b), offset, 0, n));
+  for (uint64_t at = 0; at < bytes; at += STAGING) {
+    unsigned k = at / STAGING % 2;
+    uint64_t next = at + n;
+    size_t more = bytes - next < STAGING ? (size_t)(bytes - next) : STAGING;
+    if (more) {
+      TRY(wait_event(c, c->sent[!k], -1));
+      TRY(receive(c, cuda_buffer(b), offset + next, !k, more));
+    }
+    TRY(wait_event(c, c->sent[k], -1));
+    memcpy((char *)to + at, c->staging[k], n);
+    n = more;
+  }
+  return NULL;
+}
+
+static Status cuda_copy(Device *d, Buffer *to, uint64_t to_offset, const Buffer *from,
+                        uint64_t from_offset, uint64_t bytes) {
+  CudaDevice *c = cuda_device(d);
+  CALL(c, "copying on the device",
+       on_device(cuda_buffer(to)->at + to_offset, cuda_buffer(from)->at + from_offset, bytes,
+                 c->stream));
+  return NULL;
+}
+
+/* -- programs
+ * -------------------------------------------------------------------------------------------- */
+
+/* PTX is text and ends with a zero; a cubin is an ELF file and says itself where it ends. */
+static Status load_module(CudaDevice *c, const ProgramSpec *spec, CuModule *out) {
+  char log[LOG_BYTES] = "";
+  int options[2] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_BYTES};
+  void *values[2] = {log, (void *)(uintptr_t)sizeof log};
+  char *image = malloc(spec->image.len + 1);
+  if (!image) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
+  memcpy(image, spec->image.ptr, spec->image.len);
+  image[spec->image.len] = 0;
+  CuResult r = c->api->module_load(out, image, 2, options, values);
+  free(image);
+  log[sizeof log - 1] = 0;
+  Status st = cuda_status(c->api, r, "loading code");
+  return st && *log ? WRAP(st, "%s", log) : st;
+}
+
+static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **out) {
+  CudaDevice *c = cuda_device(d);
+  uint64_t threads = (uint64_t)spec->block[0] * spec->block[1] * spec->block[2];
+  if (!threads || threads > d->caps.max_group)
+    return FAIL(INVALID_ARGUMENT, "program '%s' wants workgroups of %" PRIu64 " threads",
+                spec->entry, threads);
+  Program *p = calloc(1, sizeof *p);
+  if (!p) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
+  memcpy(p->grid, spec->grid, sizeof p->grid);
+  memcpy(p->block, spec->block, sizeof p->block);
+  Status st = load_module(c, spec, &p->module);
+  if (!st)
+    st = cuda_status(c->api, c->api->module_function(&p->function, p->module, spec->entry),
+                     "finding the entry");
+  if (st) {
+    if (p->module) c->api->module_unload(p->module);
+    free(p);
+    return WRAP(st, "program '%s'", spec->entry);
+  }
+  *out = p;
+  return NULL;
+}
+
+static void cuda_program_free(Device *d, Program *p) {
+  CudaDevice *c = cuda_device(d);
+  c->api->stream_wait(c->stream);
+  c->api->module_unload(p->module);
+  free(p);
+}
+
+/* -- launches
+ * -------------------------------------------------------------------------------------------- */
+
+static Status queue_launch(CudaDevice *c, const Launch *l) {
+  size_t n = (size_t)l->nargs + l->nvars;
+  if (!vec_reserve(&c->values, n) || !vec_reserve(&c->params, n))
+    return FAIL(RESOURCE_EXHAUSTED, "arguments of a launch");
+  for (uint32_t k = 0; k < l->nargs; k++)
+    c->values.at[k] = cuda_buffer(l->args[k].buffer)->at + l->args[k].offset;
+  for (uint32_t k = 0; k < l->nvars; k++) c->values.at[l->nargs + k] = (uint64_t)l->vars[k];
+  for (size_t k = 0; k < n; k++) c->params.at[k] = &c->values.at[k];
+  const Program *p = l->program;
+  const uint32_t *grid = l->grid ? l->grid : p->grid, *block = p->block;
+  if (!grid[0] || !grid[1] || !grid[2]) return NULL; /* nothing to do */
+  CALL(c, "launching a kernel",
+       launch(p->function, grid[0], grid[1], grid[2], block[0], block[1], block[2], 0, c->stream,
+              c->params.at, NULL));
+  return NULL;
+}
+
+static Status cuda_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
+  CudaDevice *c = cuda_device(d);
+  for (size_t i = 0; i < n; i++) TRY(queue_launch(c, &launches[i]));
+  Fence fence = c->last + 1;
+  CALL(c, "queueing a fence", event_record(c->done[fence % FENCES], c->stream));
+  *out = c->last = fence;
+  return NULL;
+}
+
+/* The event of an old fence may belong to a newer one by now, which passes later: safe. */
+static Status cuda_wait(Device *d, Fence fence, int64_t timeout_ns) {
+  CudaDevice *c = cuda_device(d);
+  if (fence > c->last)
+    return FAIL(INVALID_ARGUMENT, "fence %" PRIu64 " was never submitted", fence);
+  return fence ? wait_event(c, c->done[fence % FENCES], timeout_ns) : NULL;
+}
+
+/* -- the device
+ * ------------------------------------------------------------------------------------------ */
+
+static void cuda_destroy(Device *d) {
+  CudaDevice *c = cuda_device(d);
+  const CudaApi *api = c->api;
+  if (c->stream) api->stream_wait(c->stream);
+  release_kept(c);
+  for (int k = 0; k < FENCES; k++) {
+    if (c->done[k]) api->event_destroy(c->done[k]);
+  }
+  for (int k = 0; k < 2; k++) {
+    if (c->sent[k]) api->event_destroy(c->sent[k]);
+    if (c->staging[k]) api->host_free(c->staging[k]);
+  }
+  if (c->stream) api->stream_destroy(c->stream);
+  if (c->context) api->context_release(c->ordinal);
+  vec_deinit(&c->kept);
+  vec_deinit(&c->values);
+  vec_deinit(&c->params);
+  free(c);
+}
+
+static int attribute(const CudaDevice *c, int which) {
+  int value = 0;
+  return c->api->device_attribute(&value, which, c->ordinal) ? 0 : value;
+}
+
+/* The newest PTX that both the driver and the code generator know; PTX 8.n came with CUDA 12.n. */
+static int ptx_version(int driver) {
+  if (driver < 12000) return 78;
+  int minor = driver >= 13000 ? 5 : driver % 1000 / 10;
+  return 80 + (minor < 5 ? minor : 5);
+}
+
+static Status describe(CudaDevice *c) {
+  char name[96] = "";
+  size_t memory = 0;
+  int driver = 0;
+  CALL(c, "reading the name of the device", device_name(name, sizeof name, c->ordinal));
+  CALL(c, "reading the size of the device", device_memory(&memory, c->ordinal));
+  CALL(c, "reading the driver's version", driver_version(&driver));
+  int major = attribute(c, CU_ATTR_CC_MAJOR), minor = attribute(c, CU_ATTR_CC_MINOR);
+  if (major * 10 + minor < 75)
+    return FAIL(UNAVAILABLE, "%s has compute capability %d.%d; 7.5 is the least", name, major,
+                minor);
+  int sms = attribute(c, CU_ATTR_SM_COUNT), sm = major * 10 + minor;
+  snprintf(c->description, sizeof c->description, "%s, %d SMs, %zu GiB, CUDA %d.%d", name, sms,
+           memory >> 30, driver / 1000, driver % 1000 / 10);
+  snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
+  /* Code for newer GPUs than the generator knows is PTX for the newest it does. */
+  snprintf(c->cpu, sizeof c->cpu, "sm_%d%s", sm > 90 ? 90 : sm, sm == 90 ? "a" : "");
+  snprintf(c->features, sizeof c->features, "+ptx%d", ptx_version(driver));
+  c->base.caps = (DeviceCaps){.kind = "cuda",
+                              .description = c->description,
+                              .triple = "nvptx64-nvidia-cuda",
+                              .cpu = c->cpu,
+                              .features = c->features,
+                              .compiler = c->compiler,
+                              .vector_bytes = 16,
+                              .vector_registers = 64,
+                              .threads = (uint32_t)sms,
+                              .l1_bytes = (uint64_t)attribute(c, CU_ATTR_SHARED_OPTIN),
+                              .l2_bytes = (uint64_t)attribute(c, CU_ATTR_L2_BYTES),
+                              .l3_bytes = (uint64_t)attribute(c, CU_ATTR_L2_BYTES),
+                              .memory_bytes = memory,
+                              .max_buffer_bytes = memory,
+                              .max_group = (uint32_t)attribute(c, CU_ATTR_MAX_THREADS),
+                              .warp = (uint32_t)attribute(c, CU_ATTR_WARP),
+                              .local_bytes = (uint64_t)attribute(c, CU_ATTR_SHARED_PER_BLOCK)};
+  return NULL;
+}
+
+static Status start(CudaDevice *c) {
+  CALL(c, "making a context", context_retain(&c->context, c->ordinal));
+  CALL(c, "making a context", context_set(c->context));
+  CALL(c, "making a stream", stream_create(&c->stream, CU_STREAM_NON_BLOCKING));
+  for (int k = 0; k < FENCES; k++)
+    CALL(c, "making an event", event_create(&c->done[k], CU_EVENT_NO_TIMING));
+  for (int k = 0; k < 2; k++) {
+    CALL(c, "making an event", event_create(&c->sent[k], CU_EVENT_NO_TIMING));
+    CALL(c, "pinning memory", host_alloc(&c->staging[k], STAGING, 0));
+  }
+  return describe(c);
+}
+
+static const DeviceVtbl cuda_vtbl = {
+    .name = "cuda",
+    .destroy = cuda_destroy,
+    .buffer_alloc = cuda_buffer_alloc,
+    .buffer_free = cuda_buffer_free,
+    .program_load = cuda_program_load,
+    .program_free = cuda_program_free,
+    .write = cuda_write,
+    .read = cuda_read,
+    .copy = cuda_copy,
+    .submit = cuda_submit,
+    .wait = cuda_wait,
+};
+
+Status device_cuda_create(uint32_t ordinal, Device **out) {
+  const CudaApi *api;
+  int n = 0;
+  CuDevice handle;
+  *out = NULL;
+  TRY(cuda_api(&api));
+  TRY(cuda_status(api, api->device_count(&n), "counting devices"));
+  if (n < 0 || ordinal >= (uint32_t)n)
+    return FAIL(UNAVAILABLE, "this machine has %d CUDA devices", n);
+  TRY(cuda_status(api, api->device_get(&handle, (int)ordinal), "opening the device"));
+  CudaDevice *c = calloc(1, sizeof *c);
+  if (!c) return FAIL(RESOURCE_EXHAUSTED, "memory for a device");
+  c->base.v = &cuda_vtbl;
+  c->api = api;
+  c->ordinal = handle;
+  Status st = start(c);
+  if (st) {
+    cuda_destroy(&c->base);
+    return st;
+  }
+  *out = &c->base;
+  return NULL;
+}

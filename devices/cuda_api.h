@@ -1,0 +1,90 @@
+/* The part of the CUDA driver's interface that the CUDA device uses, declared here so that building
+ * needs nothing of CUDA's, and found in libcuda when a device is opened. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef int CuResult; /* 0: success */
+typedef int CuDevice;
+typedef uint64_t CuPointer;
+typedef struct CuContext_ *CuContext;
+typedef struct CuModule_ *CuModule;
+typedef struct CuFunction_ *CuFunction;
+typedef struct CuStream_ *CuStream;
+typedef struct CuEvent_ *CuEvent;
+
+/* Values of the driver's enumerations. */
+enum {
+  CU_OUT_OF_MEMORY = 2,
+  CU_NO_DEVICE = 100,
+  CU_NOT_READY = 600,
+  /* attributes of devices */
+  CU_ATTR_SHARED_PER_BLOCK = 8,
+  CU_ATTR_WARP = 10,
+  CU_ATTR_MAX_THREADS = 1,
+  CU_ATTR_SM_COUNT = 16,
+  CU_ATTR_L2_BYTES = 38,
+  CU_ATTR_CC_MAJOR = 75,
+  CU_ATTR_CC_MINOR = 76,
+  CU_ATTR_REGISTERS = 12,
+  CU_ATTR_SHARED_OPTIN = 97,
+  /* options of the JIT */
+  CU_JIT_ERROR_LOG = 5,
+  CU_JIT_ERROR_LOG_BYTES = 6,
+  /* flags */
+  CU_EVENT_NO_TIMING = 2,
+  CU_STREAM_NON_BLOCKING = 1,
+};
+
+/*   name as here, symbol, parameters; every one returns a CuResult */
+#define CUDA_SYMBOLS(X)                                                                            \
+  X(init, "cuInit", (unsigned flags))                                                              \
+  X(driver_version, "cuDriverGetVersion", (int *version))                                          \
+  X(error_name, "cuGetErrorName", (CuResult r, const char **text))                                 \
+  X(error_text, "cuGetErrorString", (CuResult r, const char **text))                               \
+  X(device_count, "cuDeviceGetCount", (int *n))                                                    \
+  X(device_get, "cuDeviceGet", (CuDevice * d, int ordinal))                                        \
+  X(device_name, "cuDeviceGetName", (char *text, int bytes, CuDevice d))                           \
+  X(device_attribute, "cuDeviceGetAttribute", (int *value, int attribute, CuDevice d))             \
+  X(device_memory, "cuDeviceTotalMem_v2", (size_t * bytes, CuDevice d))                            \
+  X(context_retain, "cuDevicePrimaryCtxRetain", (CuContext * c, CuDevice d))                       \
+  X(context_release, "cuDevicePrimaryCtxRelease_v2", (CuDevice d))                                 \
+  X(context_set, "cuCtxSetCurrent", (CuContext c))                                                 \
+  X(stream_create, "cuStreamCreate", (CuStream * s, unsigned flags))                               \
+  X(stream_destroy, "cuStreamDestroy_v2", (CuStream s))                                            \
+  X(stream_wait, "cuStreamSynchronize", (CuStream s))                                              \
+  X(event_create, "cuEventCreate", (CuEvent * e, unsigned flags))                                  \
+  X(event_destroy, "cuEventDestroy_v2", (CuEvent e))                                               \
+  X(event_record, "cuEventRecord", (CuEvent e, CuStream s))                                        \
+  X(event_query, "cuEventQuery", (CuEvent e))                                                      \
+  X(memory_alloc, "cuMemAlloc_v2", (CuPointer * p, size_t bytes))                                  \
+  X(memory_free, "cuMemFree_v2", (CuPointer p))                                                    \
+  X(memory_fill, "cuMemsetD8Async", (CuPointer p, unsigned char v, size_t bytes, CuStream s))      \
+  X(host_alloc, "cuMemHostAlloc", (void **p, size_t bytes, unsigned flags))                        \
+  X(host_free, "cuMemFreeHost", (void *p))                                                         \
+  X(to_device, "cuMemcpyHtoDAsync_v2", (CuPointer to, const void *from, size_t n, CuStream s))     \
+  X(to_host, "cuMemcpyDtoHAsync_v2", (void *to, CuPointer from, size_t n, CuStream s))             \
+  X(on_device, "cuMemcpyDtoDAsync_v2", (CuPointer to, CuPointer from, size_t n, CuStream s))       \
+  X(module_load, "cuModuleLoadDataEx",                                                             \
+    (CuModule * m, const void *image, unsigned n, const int *options, void **values))              \
+  X(module_unload, "cuModuleUnload", (CuModule m))                                                 \
+  X(module_function, "cuModuleGetFunction", (CuFunction * f, CuModule m, const char *name))        \
+  X(launch, "cuLaunchKernel",                                                                      \
+    (CuFunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,   \
+     unsigned shared, CuStream s, void **params, void **extra))
+
+typedef struct CudaApi {
+#define X(name, symbol, params) CuResult(*name) params;
+  CUDA_SYMBOLS(X)
+#undef X
+} CudaApi;
+
+/* The driver's functions, loaded and initialised once per process; UNAVAILABLE with the reason when
+ * the machine has no driver, or one that lacks a symbol, or no GPU. */
+Status cuda_api(const CudaApi **out);
+/* NULL for success, else what failed, with the driver's name for it: RESOURCE_EXHAUSTED when memory
+ * ran out, else UNAVAILABLE, because a context that failed once does nothing more. */
+Status cuda_status(const CudaApi *api, CuResult r, const char *what);
