@@ -358,7 +358,7 @@ static UOp *shrink(Job *job, UOp *x, const int64_t *begin_end) {
 
 /* A padding that may be negative in some runs and positive in others is out of reach. */
 static void check_padding(Job *job, int64_t pad, int64_t size, size_t axis, Ints shape) {
-  bool adds = dim_low(pad) >= 0 && dim_low(pad) <= MAX_NUMEL;
+  bool adds = dim_le(job, 0, pad) && dim_low(pad) <= MAX_NUMEL;
   bool cuts = dim_high(pad) <= 0 && dim_le(job, dim_sub(job, 0, pad), size);
   if (adds || cuts) return;
   if (dim_is_static(pad) || dim_high(pad) <= 0)
@@ -379,7 +379,7 @@ UOp *build_pad(Job *job, UOp *x, const int64_t *pads, UOp *fill) {
     int64_t lo = pads[2 * i], hi = pads[2 * i + 1], d = x->shape.at[i];
     check_padding(job, lo, d, i, x->shape);
     check_padding(job, hi, d, i, x->shape);
-    bool more_lo = dim_high(lo) > 0, more_hi = dim_high(hi) > 0;
+    bool more_lo = dim_le(job, 0, lo) && lo, more_hi = dim_le(job, 0, hi) && hi;
     crop[2 * i] = more_lo ? 0 : dim_sub(job, 0, lo);
     crop[2 * i + 1] = more_hi ? d : dim_add(job, d, hi);
     grow[2 * i] = more_lo ? lo : 0;
@@ -428,8 +428,8 @@ UOp *build_slice(Job *job, UOp *x, size_t axis, int64_t start, int64_t count, in
   int64_t more = count ? dim_mul(job, dim_sub(job, count, 1), step) : 0;
   int64_t last = dim_add(job, start, more);
   if (!fixed) {
-    bool in = dim_le(job, 0, step > 0 ? start : last) &&
-              dim_le(job, step > 0 ? last : start, dim_sub(job, d, 1));
+    int64_t low = step > 0 ? start : last, high = dim_add(job, step > 0 ? last : start, 1);
+    bool in = inside(job, low, high, d);
     if (!whole || !in) return slice_late(job, x, axis, start, count, step);
   }
   be[2 * axis] = count ? (step > 0 ? start : last) : 0;
