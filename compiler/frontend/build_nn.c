@@ -204,6 +204,8 @@ UOp *build_argmax(Job *job, UOp *x, size_t axis, Op op, bool last) {
   if (dtype_is_bool(uop_dtype(x))) x = build_cast(job, x, DT_U8);
   UOp *best = build_reduce(job, op, x, bit, true);
   UOp *hit = build2(job, OP_CMPEQ, x, best);
+  if (dtype_is_float(uop_dtype(x))) /* a NaN is both the largest and the smallest */
+    hit = build2(job, OP_OR, hit, build2(job, OP_CMPNE, x, x));
   UOp *at = build_iota(job, DT_I64, axis, x->shape);
   return build_reduce(job, last ? OP_MAX : OP_MIN, build_where(job, hit, at, none), bit, true);
 }

@@ -9,6 +9,7 @@
 #include <assert.h>
 
 #include "compiler/ir/interp.h"
+#include "proto/random.h"
 
 static const int64_t FOLD_WORK = 4 << 20; /* elements of all nodes of a folded subgraph */
 
@@ -46,10 +47,16 @@ Val *val_none(Front *f) {
 }
 
 Val *front_input(Front *f, Str name, DType dtype, Ints shape) {
+  if (str_is(name, RANDOM_INPUT))
+    job_abort(f->job, FAIL(INVALID_ARGUMENT, "the name '%s' is reserved", RANDOM_INPUT));
   for (size_t i = 0; i < f->inputs.len; i++)
     if (str_eq(f->inputs.at[i]->name, name))
       job_abort(f->job,
                 FAIL(INVALID_ARGUMENT, "two inputs are named '" STR_FMT "'", STR_ARG(name)));
+  return front_implicit(f, name, dtype, shape);
+}
+
+Val *front_implicit(Front *f, Str name, DType dtype, Ints shape) {
   UOp *u = uop_param(f->job, (int64_t)f->inputs.len, dtype, shape.at, shape.n);
   Val *v = val_from_uop(f, u, true);
   v->name = name;

@@ -43,7 +43,9 @@ typedef struct Front {
   Job *job;
   Bytes model;
   const FrontendOptions *options;
-  bool *dim_used; /* per options->dims */
+  bool *dim_used;   /* per options->dims */
+  Val *random;      /* the input of random ops; NULL until one is met */
+  int64_t nrandom; /* uses of it so far */
   struct {
     GraphVar *at;
     size_t len, cap;
@@ -85,6 +87,8 @@ Val *val_sequence(Front *f, DType dtype, Val *const *items, size_t n);
 Val *val_none(Front *f);
 /* Adds an input; aborts on a name that is taken. */
 Val *front_input(Front *f, Str name, DType dtype, Ints shape);
+/* An input that no client sees; its name is none that front_input takes. */
+Val *front_implicit(Front *f, Str name, DType dtype, Ints shape);
 void front_output(Front *f, Str name, UOp *u);
 
 UOp *val_uop(Front *f, Val *v);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "compiler/frontend/front.h"
+#include "compiler/frontend/random.h"
 #include "compiler/ir/view.h"
 #include "kiln/v1/graph.pb-c.h"
 #include "proto/graph_ops.h"
@@ -385,6 +386,31 @@ static UOp *g_where(Walk *w, const GNode *n, UOp *const *src) {
 static UOp *g_matmul(Walk *w, const GNode *n, UOp *const *src) {
   (void)n;
   return build_matmul(w->front.job, src[0], src[1]);
+}
+
+static UOp *g_random_key(Walk *w, const GNode *n, UOp *const *src) {
+  (void)src;
+  if (dtype_of(w, n->dtype) != DT_U32)
+    job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "dtype %s, expected u32",
+                                 dtype_info[dtype_of(w, n->dtype)].name));
+  return random_run_tensor(&w->front);
+}
+static UOp *g_random_fold(Walk *w, const GNode *n, UOp *const *src) {
+  int64_t v = n->ints.at[0];
+  if (v < 0 || v > UINT32_MAX)
+    job_abort(w->front.job,
+              FAIL(INVALID_ARGUMENT, "%lld, expected a number of 32 bits", (long long)v));
+  return random_fold(w->front.job, random_key_of(w->front.job, src[0], 0), (uint32_t)v);
+}
+static UOp *g_random(Walk *w, const GNode *n, UOp *const *src) {
+  Job *job = w->front.job;
+  DType d = dtype_of(w, n->dtype);
+  if (!n->ints.n) job_abort(job, FAIL(INVALID_ARGUMENT, "needs a stream and dims"));
+  RandomKey key = random_key_of(job, src[0], n->ints.at[0]);
+  Ints shape = dims_of(w, n->ints.at + 1, n->ints.n - 1, d);
+  if (n->op == KILN__V1__GRAPH_OP__RANDOM_BITS) return random_bits(job, key, shape, d);
+  bool normal = n->op == KILN__V1__GRAPH_OP__RANDOM_NORMAL;
+  return (normal ? random_normal : random_uniform)(job, key, shape, d);
 }
 
 static const GOp ops[] = {

@@ -343,7 +343,8 @@ static void op_swiglu(Node *n) {
 /* -- casts ----------------------------------------------------------------------------------- */
 
 static void op_cast(Node *n) {
-  DType d = onnx_dtype(n->job, attr_need_int(n, "to"));
+  DType d = n->opset < 6 ? onnx_dtype_named(n->job, attr_str(n, "to", ""))
+                         : onnx_dtype(n->job, attr_need_int(n, "to"));
   node_out(n, 0, onnx_cast(n, node_u(n, 0), d));
 }
 static void op_cast_like(Node *n) {
@@ -414,10 +415,10 @@ const OnnxOp onnx_elementwise_ops[] = {
     {"", "Greater", 1, 2, 2, op_greater},
     {"", "GreaterOrEqual", 12, 2, 2, op_greater_equal},
     {"", "Equal", 1, 2, 2, op_equal},
-    {"", "Max", 6, 1, 255, op_max},
-    {"", "Min", 6, 1, 255, op_min},
-    {"", "Sum", 6, 1, 255, op_sum},
-    {"", "Mean", 6, 1, 255, op_mean},
+    {"", "Max", 1, 1, 255, op_max},
+    {"", "Min", 1, 1, 255, op_min},
+    {"", "Sum", 1, 1, 255, op_sum},
+    {"", "Mean", 1, 1, 255, op_mean},
     {"", "Where", 9, 3, 3, op_where},
     {"", "Relu", 1, 1, 1, op_relu},
     {"", "LeakyRelu", 1, 1, 1, op_leaky_relu},
@@ -435,9 +436,9 @@ const OnnxOp onnx_elementwise_ops[] = {
     {"", "Mish", 18, 1, 1, op_mish},
     {"", "Gelu", 20, 1, 1, op_gelu},
     {"", "Shrink", 9, 1, 1, op_shrink},
-    {"", "Clip", 6, 1, 3, op_clip},
+    {"", "Clip", 1, 1, 3, op_clip},
     {"", "SwiGLU", 27, 2, 2, op_swiglu},
-    {"", "Cast", 6, 1, 1, op_cast},
+    {"", "Cast", 1, 1, 1, op_cast},
     {"", "CastLike", 15, 2, 2, op_cast_like},
     {"", "BitCast", 26, 1, 1, op_bit_cast},
     {0},

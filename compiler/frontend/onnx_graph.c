@@ -33,34 +33,9 @@ struct OnnxWalk {
 };
 
 const OnnxOp *const onnx_families[] = {
-    onnx_elementwise_ops,
-    onnx_movement_ops,
-    onnx_index_ops,
-    onnx_reduce_ops,
-    onnx_norm_ops,
-    onnx_conv_ops,
-    onnx_pool_ops,
-    onnx_shape_ops,
-    onnx_quant_ops,
-    onnx_linear_ops,
-    onnx_resize_ops,
-    onnx_recurrent_ops,
-    onnx_attention_ops,
-    onnx_loss_ops,
-    onnx_signal_ops,
-    onnx_scatter_ops,
-    onnx_control_ops,
-    onnx_sample_ops,
-    onnx_sequence_ops,
-    onnx_vision_ops,
-    onnx_linalg_ops,
-    onnx_text_ops,
-    onnx_training_ops,
-    onnx_microsoft_ops,
-    onnx_ms_quant_ops,
-    onnx_ms_attention_ops,
-    onnx_pad_ops,
-    onnx_select_ops,
+#define FAMILY(name) onnx_##name##_ops,
+#include "compiler/frontend/onnx_families.def"
+#undef FAMILY
     NULL,
 };
 
@@ -158,8 +133,9 @@ static void check_arity(OnnxWalk *w, const OnnxOp *op, const OnnxNode *p) {
 
 /* Their handlers calculate with sizes as numbers. */
 static const OnnxOp *const fixed_families[] = {
-    onnx_vision_ops, onnx_linalg_ops,       onnx_text_ops,   onnx_training_ops,  onnx_ms_quant_ops,
-    onnx_sample_ops, onnx_ms_attention_ops, onnx_signal_ops, onnx_microsoft_ops, NULL,
+    onnx_vision_ops,   onnx_linalg_ops, onnx_text_ops,         onnx_training_ops,
+    onnx_ms_quant_ops, onnx_sample_ops, onnx_ms_attention_ops, onnx_signal_ops,
+    onnx_ml_ops,       onnx_trees_ops,  onnx_microsoft_ops,    NULL,
 };
 
 static void check_sizes(OnnxWalk *w, const OnnxOp *op, const Node *n) {

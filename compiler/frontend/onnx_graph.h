@@ -7,9 +7,6 @@
  * other names come from the graphs around it. results: one Val per output of the subgraph. */
 void onnx_subgraph(Node *n, const OnnxGraph *g, Val **args, size_t nargs, Val **results);
 
-extern const OnnxOp onnx_control_ops[], onnx_sequence_ops[], onnx_vision_ops[], onnx_linalg_ops[],
-    onnx_text_ops[], onnx_training_ops[], onnx_microsoft_ops[], onnx_ms_quant_ops[],
-    onnx_ms_attention_ops[];
 /* Every family; NULL ends the list. */
 extern const OnnxOp *const onnx_families[];
 

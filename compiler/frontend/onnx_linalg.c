@@ -24,7 +24,7 @@ static UOp *pivot(Node *n, UOp *a, int64_t k, UOp **swapped) {
   UOp *best = build_argmax(job, un(n, OP_ABS, c), 1, OP_MAX, false); /* [B, 1, 1] */
   UOp *p = add(n, best, i64(n, k));
   UOp *row = build_iota(job, DT_I64, 1, (Ints){(int64_t[]){batch, rows, 1}, 3});
-  UOp *from = select(n, equal(n, row, p), i64(n, k), select(n, equal(n, row, i64(n, k)), p, row));
+  UOp *from = choose(n, equal(n, row, p), i64(n, k), choose(n, equal(n, row, i64(n, k)), p, row));
   UOp *image = build_iota(job, DT_I64, 0, (Ints){(int64_t[]){batch, rows, 1}, 3});
   from = add(n, mul(n, image, i64(n, rows)), from);
   UOp *flat = build_reshape_v(job, a, 2, batch * rows, a->shape.at[2]);
@@ -42,11 +42,11 @@ static void op_det(Node *n) {
     UOp *swapped;
     a = pivot(n, a, 0, &swapped);
     UOp *row = build_slice(job, a, 1, 0, 1, 1), *head = build_slice(job, row, 2, 0, 1, 1);
-    det = mul(n, select(n, swapped, un(n, OP_NEG, det), det), head);
+    det = mul(n, choose(n, swapped, un(n, OP_NEG, det), det), head);
     int64_t rest = size - k - 1;
     if (!rest) break;
     UOp *zero = equal(n, head, num(n, head, 0));
-    UOp *safe = select(n, zero, num(n, head, 1), head);
+    UOp *safe = choose(n, zero, num(n, head, 1), head);
     UOp *below = build_slice(job, a, 1, 1, rest, 1);
     UOp *factor = quot(n, build_slice(job, below, 2, 0, 1, 1), safe);
     a = sub(n, below, mul(n, factor, row));
@@ -63,7 +63,7 @@ static void op_inverse(Node *n) {
   int64_t batch = a->shape.at[0], size = a->shape.at[1];
   Ints shape = a->shape;
   UOp *on = equal(n, build_iota(job, DT_I64, 1, shape), build_iota(job, DT_I64, 2, shape));
-  UOp *unit = select(n, on, num(n, a, 1), num(n, a, 0));
+  UOp *unit = choose(n, on, num(n, a, 1), num(n, a, 0));
   a = build_cat(job, (UOp *[]){a, unit}, 2, 2);
   for (int64_t k = 0; k < size && batch; k++) {
     a = pivot(n, a, k, &swapped);
@@ -71,7 +71,7 @@ static void op_inverse(Node *n) {
     row = quot(n, row, build_slice(job, row, 2, k, 1, 1));
     UOp *factor = build_slice(job, a, 2, k, 1, 1);
     UOp *mine = equal(n, build_iota(job, DT_I64, 1, a->shape), i64(n, k));
-    a = select(n, mine, row, sub(n, a, mul(n, factor, row)));
+    a = choose(n, mine, row, sub(n, a, mul(n, factor, row)));
   }
   a = build_slice(job, a, 2, size, size, 1);
   node_out(n, 0, cast(n, build_reshape(job, a, x->shape), uop_dtype(x)));

@@ -22,7 +22,7 @@ static inline UOp *either(Node *n, UOp *a, UOp *b) { return two(n, OP_OR, a, b);
 static inline UOp *scaled(Node *n, UOp *a, double k) { return mul(n, a, num(n, a, k)); }
 static inline UOp *plus(Node *n, UOp *a, double k) { return add(n, a, num(n, a, k)); }
 static inline UOp *cast(Node *n, UOp *a, DType d) { return build_cast(n->job, a, d); }
-static inline UOp *select(Node *n, UOp *c, UOp *a, UOp *b) { return build_where(n->job, c, a, b); }
+static inline UOp *choose(Node *n, UOp *c, UOp *a, UOp *b) { return build_where(n->job, c, a, b); }
 
 /* Element k of the last axis, which goes away. */
 static inline UOp *column(Node *n, UOp *x, int64_t k) {

@@ -53,7 +53,7 @@ static UOp *activate(Node *n, UOp *x, Str name, double a, double b) {
   if (str_is(name, "Relu")) return larger(n, x, num(n, x, 0));
   if (str_is(name, "Tanh")) return un(n, OP_TANH, x);
   if (str_is(name, "Sigmoid")) return build_sigmoid(n->job, x);
-  if (str_is(name, "LeakyRelu")) return select(n, less(n, x, num(n, x, 0)), scaled(n, x, a), x);
+  if (str_is(name, "LeakyRelu")) return choose(n, less(n, x, num(n, x, 0)), scaled(n, x, a), x);
   if (str_is(name, "Clip")) return clamp(n, x, a, b);
   if (str_is(name, "HardSigmoid")) return clamp(n, plus(n, scaled(n, x, a), b), 0, 1);
   if (str_is(name, "HardSwish"))

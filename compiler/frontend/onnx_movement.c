@@ -458,16 +458,6 @@ static void op_space_to_depth(Node *n) {
 static void op_identity(Node *n) { node_out_val(n, 0, node_val(n, 0)); }
 
 /* Inference: the value itself, and a mask of ones. Training mode draws random numbers. */
-static void op_dropout(Node *n) {
-  UOp *x = node_u(n, 0);
-  if (n->opset >= 12 && node_has(n, 2) && node_int(n, 2, "training_mode") &&
-      !(node_has(n, 1) && node_float(n, 1, "ratio") == 0))
-    job_abort(n->job, FAIL(UNIMPLEMENTED, "training mode is not supported"));
-  node_out_val(n, 0, n->in[0]);
-  DType mask = n->opset >= 10 ? DT_BOOL : uop_dtype(x);
-  if (node_wants(n, 1)) node_out(n, 1, build_splat(n->job, uop_number(n->job, mask, 1), x->shape));
-}
-
 const OnnxOp onnx_movement_ops[] = {
     {"", "Reshape", 1, 1, 2, op_reshape},
     {"", "Flatten", 1, 1, 1, op_flatten},
@@ -482,6 +472,5 @@ const OnnxOp onnx_movement_ops[] = {
     {"", "DepthToSpace", 1, 1, 1, op_depth_to_space},
     {"", "SpaceToDepth", 1, 1, 1, op_space_to_depth},
     {"", "Identity", 1, 1, 1, op_identity},
-    {"", "Dropout", 7, 1, 3, op_dropout},
     {0},
 };

@@ -31,7 +31,7 @@ static UOp *attend(Node *n, const Heads *h) {
   UOp *s = scaled(n, build_matmul(job, cast(n, h->q, work), kt), h->scale);
   if (h->softcap > 0) s = scaled(n, un(n, OP_TANH, scaled(n, s, 1 / h->softcap)), h->softcap);
   if (h->bias) s = add(n, s, cast(n, h->bias, work));
-  if (h->allowed) s = select(n, h->allowed, s, num(n, s, -(double)INFINITY));
+  if (h->allowed) s = choose(n, h->allowed, s, num(n, s, -(double)INFINITY));
   UOp *p = probabilities(n, h, s);
   return cast(n, build_matmul(job, p, cast(n, h->v, work)), d);
 }
@@ -85,7 +85,7 @@ static UOp *mask_bias(Node *n, UOp *mask, const UOp *q, const UOp *k) {
   }
   UOp *zero = uop_float(job, uop_dtype(q), 0);
   double filter = attr_float(n, "mask_filter_value", -10000);
-  return select(n, keep, zero, uop_float(job, uop_dtype(q), filter));
+  return choose(n, keep, zero, uop_float(job, uop_dtype(q), filter));
 }
 
 static UOp *after(Node *n, UOp *past, UOp *x) {
@@ -264,11 +264,11 @@ static UOp *updated_cache(Node *n, const Group *g, UOp *past, UOp *x, int64_t le
   Ints wide = {(int64_t[]){b, heads, length}, 3};
   UOp *j = build_iota(job, DT_I64, 2, wide), *before = build_along(job, g->before, 0, 3);
   UOp *fresh = sub(n, j, before), *at = plus(n, fresh, (double)room);
-  at = select(n, less(n, j, before), j, at);
+  at = choose(n, less(n, j, before), j, at);
   UOp *head = add(n, mul(n, build_iota(job, DT_I64, 0, wide), i64(n, heads)),
                   build_iota(job, DT_I64, 1, wide));
   at = add(n, mul(n, head, i64(n, rows)), at);
-  at = select(n, less(n, fresh, i64(n, g->tokens)), at, i64(n, -1));
+  at = choose(n, less(n, fresh, i64(n, g->tokens)), at, i64(n, -1));
   all = build_reshape_v(job, all, 2, b * heads * rows, x->shape.at[3]);
   return build_gather(job, all, at, 0);
 }

@@ -40,7 +40,7 @@ static void op_leaky_relu(Node *n) {
   UOp *x = dequantized(n, 0);
   UOp *low = scaled(n, x, attr_float(n, "alpha", (double)0.01f));
   node_out(n, 0,
-           quantized(n, select(n, less(n, x, num(n, x, 0)), low, x), 3, node_in(n, 0)->dtype));
+           quantized(n, choose(n, less(n, x, num(n, x, 0)), low, x), 3, node_in(n, 0)->dtype));
 }
 
 /* From opset 13 on along one axis, before over all axes from `axis` on. */
@@ -53,7 +53,7 @@ static void op_softmax(Node *n) {
 }
 
 static void op_where(Node *n) { /* condition, x, scale, zero, y, scale, zero, scale, zero */
-  UOp *y = select(n, node_u(n, 0), dequantized(n, 1), dequantized(n, 4));
+  UOp *y = choose(n, node_u(n, 0), dequantized(n, 1), dequantized(n, 4));
   node_out(n, 0, quantized(n, y, 7, node_in(n, 1)->dtype));
 }
 

@@ -32,11 +32,9 @@ typedef struct OnnxOp {
 } OnnxOp;
 
 /* The families, each ended by an entry without a name. */
-extern const OnnxOp onnx_elementwise_ops[], onnx_movement_ops[], onnx_index_ops[],
-    onnx_reduce_ops[], onnx_norm_ops[], onnx_conv_ops[], onnx_pool_ops[], onnx_shape_ops[],
-    onnx_quant_ops[], onnx_linear_ops[], onnx_resize_ops[], onnx_recurrent_ops[],
-    onnx_attention_ops[], onnx_loss_ops[], onnx_signal_ops[], onnx_scatter_ops[], onnx_sample_ops[],
-    onnx_pad_ops[], onnx_select_ops[];
+#define FAMILY(name) extern const OnnxOp onnx_##name##_ops[];
+#include "compiler/frontend/onnx_families.def"
+#undef FAMILY
 
 /* -- sources --------------------------------------------------------------------------------- */
 
@@ -109,6 +107,8 @@ UOp *node_centred(Node *n, UOp *x, UOp *zero);
 
 /* ONNX's number for an element type; aborts for what Kiln does not have. */
 DType onnx_dtype(Job *job, int64_t data_type);
+/* The same by its name in upper case. */
+DType onnx_dtype_named(Job *job, Str name);
 /* x as dtype d, as ONNX's Cast with the node's attributes says. */
 UOp *onnx_cast(Node *n, UOp *x, DType d);
 /* Decodes a TensorProto; `what` names it in errors. */

@@ -53,15 +53,38 @@ static UOp *blend(Node *n, UOp *old, UOp *now, double momentum) {
                 build2(n->job, OP_MUL, now, build_num(n->job, now, 1 - momentum)));
 }
 
-/* Training mode: mean and variance of this batch; outputs 1 and 2 are the running ones. */
-static void batch_statistics(Node *n, UOp *x, UOp **mean, UOp **var) {
-  uint32_t axes = axes_all(x) & ~axis_bit(1);
+/* An attribute from opset 14 on. Before, a node in training mode is one with more than one output,
+ * unless (before 7) is_test says that it is not. */
+static bool trains(Node *n) {
+  if (n->opset >= 14) return attr_int(n, "training_mode", 0) != 0;
+  bool more = false;
+  for (size_t k = 1; k < n->nout; k++) more |= node_wants(n, k);
+  return more && !(n->opset < 7 && attr_int(n, "is_test", 0));
+}
+
+/* Source k, one number per element of x but for the axes that statistics are taken over: per
+ * channel, or per activation (opset < 9, spatial = 0). */
+static UOp *per_feature(Node *n, size_t k, const UOp *x, uint32_t axes) {
+  UOp *v = node_u(n, k);
+  if (axes != axis_bit(0) || x->shape.n < 3) return per_channel(n, v, x);
+  if (v->shape.n != x->shape.n - 1)
+    job_abort(n->job,
+              FAIL(INVALID_ARGUMENT, "per-activation source of shape %s for data of shape %s",
+                   shape_text(n->job, v->shape), shape_text(n->job, x->shape)));
+  return build_unsqueeze(n->job, v, 0);
+}
+
+/* Training mode: mean and variance of this batch; outputs 1 and 2 are the running ones, 3 and 4
+ * (before opset 14) those of the batch. */
+static void batch_statistics(Node *n, UOp *x, uint32_t axes, UOp **mean, UOp **var) {
   double momentum = attr_float(n, "momentum", (double)0.9f);
   *mean = build_mean(n->job, x, axes, true);
   UOp *c = build2(n->job, OP_SUB, x, *mean);
   *var = build_mean(n->job, build2(n->job, OP_MUL, c, c), axes, true);
   node_out(n, 1, blend(n, node_u(n, 3), *mean, momentum));
   node_out(n, 2, blend(n, node_u(n, 4), *var, momentum));
+  if (node_wants(n, 3)) node_out(n, 3, build_reshape(n->job, *mean, node_in(n, 3)->shape));
+  if (node_wants(n, 4)) node_out(n, 4, build_reshape(n->job, *var, node_in(n, 4)->shape));
 }
 
 /* Inference form: y = (x - mean) * (scale / sqrt(var + epsilon)) + bias. Folding scale and
@@ -71,11 +94,11 @@ static void op_batch_norm(Node *n) {
   need_rank(n, x, 2);
   double eps = attr_float(n, "epsilon", (double)1e-5f);
   DType d = uop_dtype(x);
-  UOp *scale = per_channel(n, node_u(n, 1), x), *bias = per_channel(n, node_u(n, 2), x);
-  UOp *mean = per_channel(n, node_u(n, 3), x), *var = per_channel(n, node_u(n, 4), x);
-  if (!attr_int(n, "spatial", 1))
-    job_abort(n->job, FAIL(UNIMPLEMENTED, "spatial=0 is not supported"));
-  if (attr_int(n, "training_mode", 0)) batch_statistics(n, x, &mean, &var);
+  uint32_t axes = axes_all(x) & ~axis_bit(1);
+  if (n->opset < 9 && !attr_int(n, "spatial", 1)) axes = axis_bit(0);
+  UOp *scale = per_feature(n, 1, x, axes), *bias = per_feature(n, 2, x, axes);
+  UOp *mean = per_feature(n, 3, x, axes), *var = per_feature(n, 4, x, axes);
+  if (trains(n)) batch_statistics(n, x, axes, &mean, &var);
   UOp *dev = build1(n->job, OP_SQRT, build2(n->job, OP_ADD, var, build_num(n->job, var, eps)));
   UOp *k = build2(n->job, OP_FDIV, build_cast(n->job, scale, uop_dtype(dev)), dev);
   UOp *y = build2(n->job, OP_SUB, build_cast(n->job, x, uop_dtype(mean)), mean);
@@ -192,8 +215,8 @@ const OnnxOp onnx_norm_ops[] = {
     {"", "Softmax", 1, 1, 1, op_softmax},
     {"", "LogSoftmax", 1, 1, 1, op_log_softmax},
     {"", "Hardmax", 1, 1, 1, op_hardmax},
-    {"", "BatchNormalization", 6, 5, 5, op_batch_norm},
-    {"", "InstanceNormalization", 6, 3, 3, op_instance_norm},
+    {"", "BatchNormalization", 1, 5, 5, op_batch_norm},
+    {"", "InstanceNormalization", 1, 3, 3, op_instance_norm},
     {"", "GroupNormalization", 18, 3, 3, op_group_norm},
     {"", "LayerNormalization", 1, 2, 3, op_layer_norm}, /* before 17 as ONNX Runtime has it */
     {"com.microsoft", "LayerNormalization", 1, 2, 3, op_layer_norm},

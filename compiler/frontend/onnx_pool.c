@@ -130,6 +130,8 @@ static UOp *p_norm(Node *n, UOp *x, uint32_t axes, double p, bool keep) {
 
 /* p was a float in opset 1. */
 static double norm_p(Node *n) {
+  const char *op = n->opset < 2 ? "LpNormalization" : NULL; /* which had an integer already */
+  if (op && !str_is(n->proto->op_type, op)) return attr_float(n, "p", 2);
   int64_t p = attr_int(n, "p", 2);
   if (p < 1) job_abort(n->job, FAIL(INVALID_ARGUMENT, "p = %lld", (long long)p));
   return (double)p;
@@ -176,10 +178,10 @@ static void op_lp_normalization(Node *n) {
 const OnnxOp onnx_pool_ops[] = {
     {"", "MaxPool", 1, 1, 1, op_max_pool},
     {"", "AveragePool", 1, 1, 1, op_average_pool},
-    {"", "LpPool", 2, 1, 1, op_lp_pool},
+    {"", "LpPool", 1, 1, 1, op_lp_pool},
     {"", "GlobalAveragePool", 1, 1, 1, op_global_average_pool},
     {"", "GlobalMaxPool", 1, 1, 1, op_global_max_pool},
-    {"", "GlobalLpPool", 2, 1, 1, op_global_lp_pool},
+    {"", "GlobalLpPool", 1, 1, 1, op_global_lp_pool},
     {"", "LpNormalization", 1, 1, 1, op_lp_normalization},
     {0},
 };

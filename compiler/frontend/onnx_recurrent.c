@@ -221,8 +221,8 @@ static void op_gru(Node *n) { recurrent(n, 3, 2, gru_step, false); }
 static void op_lstm(Node *n) { recurrent(n, 4, 3, lstm_step, true); }
 
 const OnnxOp onnx_recurrent_ops[] = {
-    {"", "RNN", 7, 3, 6, op_rnn},
-    {"", "GRU", 7, 3, 6, op_gru},
-    {"", "LSTM", 7, 3, 8, op_lstm},
+    {"", "RNN", 1, 3, 6, op_rnn},
+    {"", "GRU", 1, 3, 6, op_gru},
+    {"", "LSTM", 1, 3, 8, op_lstm},
     {0},
 };

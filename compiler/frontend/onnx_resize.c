@@ -19,7 +19,8 @@ typedef enum Coords {
   TF_CROP_AND_RESIZE,
   TF_HALF_PIXEL_FOR_NN
 } Coords;
-typedef enum Nearest { PREFER_FLOOR, PREFER_CEIL, FLOOR, CEIL } Nearest;
+/* SIMPLE: up when the axis shrinks, else down; opset 10 and before. */
+typedef enum Nearest { PREFER_FLOOR, PREFER_CEIL, FLOOR, CEIL, SIMPLE } Nearest;
 
 typedef struct Resize {
   Node *n;
@@ -81,11 +82,12 @@ static double tap_weight(const Resize *r, const Axis *a, double distance) {
   return w > 0 ? w : 0;
 }
 
-static int64_t nearest_of(const Resize *r, double x) {
+static int64_t nearest_of(const Resize *r, double x, double scale) {
   double low = floor(x), ratio = x - low;
-  if (r->nearest == FLOOR) return (int64_t)low;
-  if (r->nearest == CEIL) return (int64_t)ceil(x);
-  if (r->nearest == PREFER_CEIL) return (int64_t)(ratio < 0.5 ? low : low + 1);
+  Nearest how = r->nearest != SIMPLE ? r->nearest : scale < 1 ? CEIL : FLOOR;
+  if (how == FLOOR) return (int64_t)low;
+  if (how == CEIL) return (int64_t)ceil(x);
+  if (how == PREFER_CEIL) return (int64_t)(ratio < 0.5 ? low : low + 1);
   return (int64_t)(ratio <= 0.5 ? low : low + 1);
 }
 
@@ -95,7 +97,7 @@ static int64_t clamp(int64_t v, int64_t n) { return v < 0 ? 0 : v >= n ? n - 1 :
 static void fill_taps(const Resize *r, const Axis *a, double x, int64_t first, int64_t taps,
                       int64_t *index, float *weight) {
   if (r->mode == NEAREST) {
-    index[0] = clamp(nearest_of(r, x), a->in);
+    index[0] = clamp(nearest_of(r, x, a->scale), a->in);
     weight[0] = 1;
     return;
   }
@@ -188,10 +190,14 @@ static UOp *late_weight(const Resize *r, UOp *distance, UOp *shrink) {
   return two(n, OP_MAX, two(n, OP_SUB, f64(n, 1), x), f64(n, 0));
 }
 
-static UOp *late_nearest(const Resize *r, UOp *x) {
+static UOp *late_nearest(const Resize *r, UOp *x, UOp *scale) {
   Node *n = r->n;
   Job *job = n->job;
   UOp *low = build1(job, OP_FLOOR, x), *half = f64(n, 0.5);
+  if (r->nearest == SIMPLE) {
+    UOp *shrinks = two(n, OP_CMPLT, scale, f64(n, 1));
+    return build_where(job, shrinks, build1(job, OP_CEIL, x), low);
+  }
   if (r->nearest == FLOOR) return low;
   if (r->nearest == CEIL) return build1(job, OP_CEIL, x);
   UOp *stay =
@@ -253,9 +259,9 @@ static UOp *late_filter(const Resize *r, UOp *x, const Axis *a, UOp *source) {
 static UOp *late_axis(const Resize *r, UOp *x, const Axis *a) {
   Node *n = r->n;
   Job *job = n->job;
-  UOp *source = late_source(r, a, a->late ? a->late : f64(n, a->scale)), *y;
+  UOp *scale = a->late ? a->late : f64(n, a->scale), *source = late_source(r, a, scale), *y;
   if (r->mode == NEAREST)
-    y = build_gather(job, x, late_clamp(n, late_nearest(r, source), a->in), a->axis);
+    y = build_gather(job, x, late_clamp(n, late_nearest(r, source, scale), a->in), a->axis);
   else
     y = late_filter(r, x, a, source);
   if (r->coords != TF_CROP_AND_RESIZE) return y;
@@ -357,8 +363,7 @@ static int64_t late_size(Node *n, UOp *size) {
   return front_bind(n->f, size, 0, FRONT_DIM_MAX, node_label(n, "resized size"));
 }
 
-static void from_scales(Node *n, size_t k, Axis *axes, size_t count) {
-  Floats scales = read_floats(n, k);
+static void set_scales(Node *n, Floats scales, Axis *axes, size_t count) {
   check_count(n, "scales", scales.n, count);
   for (size_t i = 0; i < count; i++) {
     Axis *a = &axes[i];
@@ -379,6 +384,14 @@ static void from_scales(Node *n, size_t k, Axis *axes, size_t count) {
                              dim_text(n->job, a->in)));
     a->out = (int64_t)out;
   }
+}
+
+static Floats known_floats(Node *n, const float *at, size_t count) {
+  Floats f = {.n = count};
+  f.at = arena_array(&n->job->arena, count + 1, sizeof *f.at);
+  f.value = arena_array(&n->job->arena, count + 1, sizeof(UOp *));
+  for (size_t i = 0; i < count; i++) f.at[i] = (double)at[i];
+  return f;
 }
 
 /* keep_aspect_ratio_policy: one scale for all axes, the smallest or the largest of theirs. */
@@ -443,6 +456,7 @@ static int choose(Node *n, const char *attr, const char *const *list) {
 }
 
 static const char *const modes[] = {"nearest", "linear", "cubic", NULL};
+static const char *const modes_1[] = {"nearest", "bilinear", NULL};
 static const char *const coords[] = {
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel",   "align_corners",
     "asymmetric", "tf_crop_and_resize",   "tf_half_pixel_for_nn", NULL};
@@ -481,25 +495,37 @@ static void op_resize(Node *n) {
   if (sized)
     from_sizes(n, 3, axes, count);
   else
-    from_scales(n, 2, axes, count);
+    set_scales(n, read_floats(n, 2), axes, count);
   run(&r, x, axes, count);
 }
 
-/* Upsample, and Resize of opset 10: asymmetric coordinates, nearest rounds down. */
+/* Upsample's scales: a source from opset 9 on, an attribute in 7, one per spatial axis in 1. */
+static Floats upsample_scales(Node *n) {
+  const OnnxAttribute *a = n->opset < 9 ? attr_find(n, "scales", ONNX_ATTR_FLOATS) : NULL;
+  float four[4] = {1, 1, (float)attr_float(n, "height_scale", 1),
+                   (float)attr_float(n, "width_scale", 1)};
+  if (n->opset < 7) return known_floats(n, four, 4);
+  if (n->opset < 9) return known_floats(n, a ? a->floats.at : NULL, a ? a->floats.n : 0);
+  return read_floats(n, 1);
+}
+
+/* Upsample, and Resize of opset 10: asymmetric coordinates. */
 static void op_upsample(Node *n) {
   UOp *x = node_u(n, 0);
   Axis axes[MAX_RANK];
-  Resize r = {
-      .n = n, .mode = (Mode)choose(n, "mode", modes), .coords = ASYMMETRIC, .nearest = FLOOR};
+  Resize r = {.n = n,
+              .mode = (Mode)choose(n, "mode", n->opset < 7 ? modes_1 : modes),
+              .coords = ASYMMETRIC,
+              .nearest = SIMPLE};
   for (uint32_t i = 0; i < x->shape.n; i++)
     axes[i] = (Axis){.axis = i, .in = x->shape.at[i], .roi_hi = 1};
-  from_scales(n, 1, axes, x->shape.n);
+  set_scales(n, upsample_scales(n), axes, x->shape.n);
   run(&r, x, axes, x->shape.n);
 }
 
 const OnnxOp onnx_resize_ops[] = {
     {"", "Resize", 10, 2, 2, op_upsample},
     {"", "Resize", 11, 1, 4, op_resize},
-    {"", "Upsample", 9, 2, 2, op_upsample},
+    {"", "Upsample", 1, 1, 2, op_upsample},
     {0},
 };

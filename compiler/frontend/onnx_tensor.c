@@ -50,6 +50,13 @@ DType onnx_dtype(Job *job, int64_t data_type) {
   return onnx_types[data_type].dtype;
 }
 
+DType onnx_dtype_named(Job *job, Str name) {
+  for (size_t i = 1; i < sizeof onnx_types / sizeof *onnx_types; i++)
+    if (str_is(name, onnx_types[i].name)) return onnx_dtype(job, (int64_t)i);
+  job_abort(job, FAIL(INVALID_ARGUMENT, "element type '" STR_FMT "' is not one of ONNX's",
+                      STR_ARG(name)));
+}
+
 static void bad_length(Job *job, const char *what, Ints shape, DType d, size_t got, size_t want,
                        const char *unit) {
   job_abort(job, FAIL(INVALID_ARGUMENT, "%s: %zu %s of data for %s of shape %s, expected %zu", what,

@@ -50,7 +50,7 @@ static void adam(Update *u) {
   UOp *b = un(n, OP_SQRT, sub(n, one, two(n, OP_POW, num(n, t, beta), t)));
   UOp *a = sub(n, one, two(n, OP_POW, num(n, t, alpha), t));
   UOp *later = less(n, num(n, t, 0), t);
-  UOp *bias = quot(n, select(n, later, b, one), select(n, later, a, one));
+  UOp *bias = quot(n, choose(n, later, b, one), choose(n, later, a, one));
   UOp *rate = mul(n, u->rate, cast(n, bias, uop_dtype(u->x)));
   u->x = sub(n, u->x, mul(n, rate, quot(n, v, root)));
   double post = attr_float(n, "norm_coefficient_post", 0);
@@ -67,7 +67,7 @@ static void momentum(Update *u) {
   if (!nesterov && !str_is(mode, "standard"))
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "unknown mode '" STR_FMT "'", STR_ARG(mode)));
   UOp *later = less(n, num(n, u->count, 0), u->count);
-  UOp *part = select(n, later, num(n, u->x, beta), num(n, u->x, 1));
+  UOp *part = choose(n, later, num(n, u->x, beta), num(n, u->x, 1));
   UOp *v = add(n, scaled(n, u->state[0], alpha), mul(n, part, u->g));
   UOp *step = nesterov ? add(n, u->g, scaled(n, v, alpha)) : v;
   u->x = sub(n, u->x, mul(n, u->rate, step));

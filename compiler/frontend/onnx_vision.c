@@ -29,7 +29,7 @@ static UOp *samples_of(Node *n, const Bins *b, int64_t fixed, UOp **there, UOp *
   if (fixed <= 0) { /* skip what lies before -1 */
     first = un(n, OP_FLOOR, quot(n, sub(n, num(n, base, -1.5), base), step));
     UOp *usable = both(n, less(n, num(n, step, 0), step), less(n, num(n, first, 0), first));
-    first = select(n, usable, first, num(n, first, 0));
+    first = choose(n, usable, first, num(n, first, 0));
     k = add(n, k, first);
   }
   *there = less(n, k, samples);
@@ -57,9 +57,9 @@ static UOp *hat(Node *n, UOp *x, UOp *there, int64_t pixels, int tap) {
   UOp *at_high = equal(n, y, build_unsqueeze(job, plus(n, low, 1), r));
   UOp *zero = num(n, x, 0), *w_low = build_unsqueeze(job, sub(n, num(n, x, 1), t), r);
   UOp *w_high = build_unsqueeze(job, t, r), *w = zero;
-  if (tap != 0) w = select(n, at_high, w_high, w);
-  if (tap != 1) w = select(n, at_low, w_low, w);
-  return select(n, build_unsqueeze(job, in, r), w, zero);
+  if (tap != 0) w = choose(n, at_high, w_high, w);
+  if (tap != 1) w = choose(n, at_low, w_low, w);
+  return choose(n, build_unsqueeze(job, in, r), w, zero);
 }
 
 /* Row weights of every bin, [R, bins, pixels]: the sum over its samples. */
@@ -95,12 +95,12 @@ static UOp *largest_tap(Node *n, UOp *maps, const Bins *by, const Bins *bx, int6
     v = build_reshape_v(job, v, 6, r, c, p, s, q, t);
     UOp *ok = both(n, build_reshape_v(job, there_y, 6, r, (int64_t)1, p, s, (int64_t)1, (int64_t)1),
                    build_reshape_v(job, there_x, 6, r, (int64_t)1, (int64_t)1, (int64_t)1, q, t));
-    v = select(n, ok, v, num(n, v, -(double)INFINITY));
+    v = choose(n, ok, v, num(n, v, -(double)INFINITY));
     v = build_reduce(job, OP_MAX, v, axis_bit(3) | axis_bit(5), false);
     best = best ? larger(n, best, v) : v;
   }
   UOp *none = equal(n, best, num(n, best, -(double)INFINITY));
-  return select(n, none, num(n, best, 0), best);
+  return choose(n, none, num(n, best, 0), best);
 }
 
 static Bins roi_bins(Node *n, UOp *rois, int64_t at, int64_t bins, int64_t pixels, bool half,
@@ -155,7 +155,7 @@ static void op_roi_align(Node *n) {
 /* Nearest, halves away from zero. */
 static UOp *round_away(Node *n, UOp *x) {
   UOp *up = un(n, OP_FLOOR, plus(n, un(n, OP_ABS, x), 0.5));
-  return select(n, less(n, x, num(n, x, 0)), un(n, OP_NEG, up), up);
+  return choose(n, less(n, x, num(n, x, 0)), un(n, OP_NEG, up), up);
 }
 
 /* Whether pixel i belongs to bin p of region r: [R, bins, pixels]. */
@@ -188,12 +188,12 @@ static void op_max_roi_pool(Node *n) {
   UOp *cols = bin_mask(n, rois, 1, pooled.at[1], x->shape.at[3], scale);
   UOp *maps = build_gather(job, x, batch, 0); /* [R, C, Y, X] */
   rows = build_unsqueeze(job, build_unsqueeze(job, rows, 1), 4);
-  UOp *y = select(n, rows, build_unsqueeze(job, maps, 2), none); /* [R, C, P, Y, X] */
+  UOp *y = choose(n, rows, build_unsqueeze(job, maps, 2), none); /* [R, C, P, Y, X] */
   y = build_reduce(job, OP_MAX, y, axis_bit(3), false);
   cols = build_unsqueeze(job, build_unsqueeze(job, cols, 1), 1);
-  y = select(n, cols, build_unsqueeze(job, y, 3), none); /* [R, C, P, Q, X] */
+  y = choose(n, cols, build_unsqueeze(job, y, 3), none); /* [R, C, P, Q, X] */
   y = build_reduce(job, OP_MAX, y, axis_bit(4), false);
-  node_out(n, 0, select(n, equal(n, y, none), num(n, y, 0), y));
+  node_out(n, 0, choose(n, equal(n, y, none), num(n, y, 0), y));
 }
 
 /* -- DeformConv ------------------------------------------------------------------------------ */
@@ -212,7 +212,7 @@ static UOp *corner(const Deform *f, UOp *y, UOp *x, UOp *weight) {
   UOp *in = both(n, both(n, upto(n, num(n, y, 0), y), less(n, y, num(n, y, (double)f->h))),
                  both(n, upto(n, num(n, x, 0), x), less(n, x, num(n, x, (double)f->w))));
   UOp *at = add(n, mul(n, cast(n, y, DT_I64), i64(n, f->w)), cast(n, x, DT_I64));
-  at = select(n, in, add(n, at, f->base), i64(n, -1));
+  at = choose(n, in, add(n, at, f->base), i64(n, -1));
   UOp *v = build_gather(n->job, f->pixels, at, 0);
   return mul(n, v, build_unsqueeze(n->job, weight, weight->shape.n));
 }

@@ -15,19 +15,19 @@ typedef struct InterpBuffer {
 Status interp_var(const InterpBuffer *args, size_t nargs, const UOp *var, int64_t *out);
 /* Runs a tensor-stage SINK of STOREs: reads PARAM slots, writes the STOREd ones. */
 Status interp_tensor(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots);
-/* A graph with VARs as one without: values[k] is given for every VAR_INPUT, and filled in for what
- * BINDs compute from the slots. OUT_OF_RANGE when one leaves its bounds. *out is the sink with
- * numbers in place of VARs. Call in job_run. */
-Status interp_vars(Job *job, const TensorGraph *graph, int64_t *values, const InterpBuffer *slots,
-                   UOp **out);
 /* The same for a graph with symbolic sizes. vars: the value of each VAR, INTERP_UNBOUND for those
  * that the graph binds, which are filled in. OUT_OF_RANGE when one is outside of its bounds. Slots
  * that are written have room for what the values make of their shapes. */
 #define INTERP_UNBOUND INT64_MIN
 Status interp_symbolic(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots, int64_t *vars,
                        size_t nvars);
+/* A graph with VARs as one without: values[k] is given for every VAR_INPUT, and filled in for what
+ * BINDs compute from the slots. OUT_OF_RANGE when one leaves its bounds. *out is the sink with
+ * numbers in place of VARs. Call in job_run. */
+Status interp_vars(Job *job, const TensorGraph *graph, int64_t *values, const InterpBuffer *slots,
+                   UOp **out);
 /* Runs a ranged or scheduled kernel (axis types are ignored: every RANGE is a loop). Every access
- * is bounds-checked: INTERNAL names a bad one. Of a kernel with VARs: dim_substitute comes first. */
+ * is bounds-checked: INTERNAL names a bad one. */
 Status interp_kernel(Job *job, UOp *sink, InterpBuffer *args, size_t nargs);
 /* Runs a linear program for one thread index. */
 Status interp_linear(Job *job, UOp *const *list, size_t n, InterpBuffer *args, size_t nargs,

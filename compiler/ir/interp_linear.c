@@ -162,8 +162,8 @@ static Status compute(Interp *in, const UOp *u) {
     for (unsigned k = 0; k < u->lanes; k++) out[k] = uop_const_value(u);
     return NULL;
   case OP_THREAD: out->i = in->thread; return NULL;
-  case OP_SPECIAL: out->i = in->special[u->arg.i]; return NULL;
   case OP_VAR: return interp_var(in->args, in->nargs, u, &out->i);
+  case OP_SPECIAL: out->i = in->special[u->arg.i]; return NULL;
   case OP_RAMP:
     for (unsigned k = 0; k < u->lanes; k++) out[k].i = k;
     return NULL;

@@ -199,8 +199,12 @@ static bool by_choice(Proof *pr, const UOp *x, Poly factor, Poly rest, int depth
   Job *job = pr->job;
   Poly a = poly_of(job, x->src[0]), b = poly_of(job, x->src[1]);
   Poly down = x->op == OP_MIN ? poly_add(job, (Poly){0}, factor, -1) : factor;
-  bool first = at_value(pr, factor, a, rest, depth);
   bool either = proves(pr, down, depth);
+  if (b.n < a.n) { /* the simpler one first: it may do */
+    Poly t = a;
+    a = b, b = t;
+  }
+  bool first = at_value(pr, factor, a, rest, depth);
   if (first && either) return true;
   return (first || either) && at_value(pr, factor, b, rest, depth);
 }

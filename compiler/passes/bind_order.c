@@ -10,6 +10,7 @@ enum { NEW, OPEN, DONE };
 typedef struct Order {
   Job *job;
   UOp **binds; /* by VAR */
+  bool *used;  /* by VAR, of the node being looked at */
   size_t nvars;
   uint8_t *state; /* by id */
   UOpList stack, list;
@@ -19,20 +20,39 @@ static void need(Order *o, UOp *u) {
   if (o->state[u->id] != DONE) avec_push(&o->job->arena, &o->stack, u);
 }
 
-static void need_vars(Order *o, const UOp *expression) {
-  for (uint32_t s = 0; s < expression->nsrc; s++) need_vars(o, expression->src[s]);
-  if (expression->op != OP_VAR || (size_t)expression->arg.i >= o->nvars) return;
-  if (o->binds[expression->arg.i]) need(o, o->binds[expression->arg.i]);
+static void vars_of(const UOp *expression, bool *used, size_t nvars) {
+  for (uint32_t s = 0; s < expression->nsrc; s++) vars_of(expression->src[s], used, nvars);
+  if (expression->op == OP_VAR && (size_t)expression->arg.i < nvars) used[expression->arg.i] = true;
+}
+
+void bind_vars(const UOp *u, bool *used, size_t nvars) {
+  bool dims = u->symbolic && dim_in_ints((Op)u->op);
+  for (uint32_t s = 0; s < u->nsrc; s++) {
+    if (u->src[s]->op == OP_VAR) vars_of(u->src[s], used, nvars);
+  }
+  for (uint32_t k = 0; dims && k < u->arg.ints.n; k++) {
+    if (!dim_is_static(u->arg.ints.at[k])) vars_of(dim_node(u->arg.ints.at[k]), used, nvars);
+  }
+}
+
+UOp **bind_nodes(Job *job, const UOp *sink, size_t nvars) {
+  UOp **binds = arena_array(&job->arena, nvars + 1, sizeof *binds);
+  for (uint32_t k = 0; k < sink->nsrc; k++) {
+    UOp *bind = sink->src[k];
+    if (bind->op == OP_BIND && (size_t)bind->src[0]->arg.i < nvars) {
+      binds[bind->src[0]->arg.i] = bind;
+    }
+  }
+  return binds;
 }
 
 static void need_all(Order *o, UOp *u) {
-  bool dims = u->symbolic && dim_in_ints((Op)u->op);
-  for (uint32_t s = u->nsrc; s-- > 0;) {
-    need(o, u->src[s]);
-    if (u->src[s]->op == OP_VAR && u->op != OP_BIND) need_vars(o, u->src[s]);
-  }
-  for (uint32_t k = dims ? u->arg.ints.n : 0; k-- > 0;) {
-    if (!dim_is_static(u->arg.ints.at[k])) need_vars(o, dim_node(u->arg.ints.at[k]));
+  for (uint32_t s = u->nsrc; s-- > 0;) need(o, u->src[s]);
+  if (!u->symbolic || u->op == OP_BIND) return;
+  memset(o->used, 0, o->nvars * sizeof *o->used);
+  bind_vars(u, o->used, o->nvars);
+  for (size_t v = o->nvars; v-- > 0;) {
+    if (o->used[v] && o->binds[v]) need(o, o->binds[v]);
   }
 }
 
@@ -60,14 +80,10 @@ static void visit(Order *o, UOp *root) {
 UOpList bind_order(Job *job, UOp *sink, size_t nvars) {
   Order o = {.job = job, .nvars = nvars};
   bool any = false;
-  o.binds = arena_array(&job->arena, nvars + 1, sizeof *o.binds);
-  for (uint32_t k = 0; k < sink->nsrc; k++) {
-    UOp *bind = sink->src[k];
-    if (bind->op != OP_BIND) continue;
-    any = true;
-    if ((size_t)bind->src[0]->arg.i < nvars) o.binds[bind->src[0]->arg.i] = bind;
-  }
+  o.binds = bind_nodes(job, sink, nvars);
+  for (size_t v = 0; v < nvars; v++) any |= o.binds[v] != NULL;
   if (!any) return uop_toposort(job, sink);
+  o.used = arena_array(&job->arena, nvars + 1, sizeof *o.used);
   o.state = arena_array(&job->arena, job->next_id, sizeof *o.state);
   visit(&o, sink);
   return o.list;

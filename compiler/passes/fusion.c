@@ -11,6 +11,7 @@
 #include "compiler/passes/fusion.h"
 
 #include <assert.h>
+#include <stdlib.h>
 
 #include "base/vec.h"
 #include "compiler/ir/view.h"
@@ -207,7 +208,11 @@ static void store_cat(Fusion *f, uint32_t tensor) {
 /* How many BINDs come before a tensor. */
 static size_t binds_before(const Fusion *f, uint32_t tensor) {
   size_t n = 0;
-  while (n < f->binds.len && f->binds.at[n].tensor < tensor) n++;
+  uint32_t ready = f->tensors[tensor].ready;
+  while (n < f->binds.len && (f->binds.at[n].ready < ready ||
+                              (f->binds.at[n].ready == ready && f->binds.at[n].tensor < tensor))) {
+    n++;
+  }
   return n;
 }
 
@@ -266,11 +271,31 @@ static void visit(Fusion *f, uint32_t tensor) {
   }
 }
 
+/* When the last of the VARs that u itself mentions is bound. */
+static uint32_t bound_at(const Fusion *f, UOp *const *binds, size_t nvars, const uint32_t *number,
+                         const UOp *u) {
+  bool *used = arena_array(&f->job->arena, nvars + 1, sizeof *used);
+  uint32_t ready = 0;
+  bind_vars(u, used, nvars);
+  for (size_t v = 0; v < nvars; v++) {
+    if (!used[v] || !binds[v] || u->op == OP_BIND) continue;
+    uint32_t r = f->tensors[number[binds[v]->id]].ready;
+    if (r > ready) ready = r;
+  }
+  return ready;
+}
+
+static _Noreturn void update_too_early(const Fusion *f) {
+  job_abort(f->job, FAIL(UNIMPLEMENTED, "a state is updated with a size that another update of the "
+                                        "run decides, and the two cannot be put in order"));
+}
+
 static void number_tensors(Fusion *f, const TensorGraph *graph, UOp *sink) {
   UOpList list = bind_order(f->job, sink, graph->nvars);
   uint32_t *number = arena_array(&f->job->arena, f->job->next_id, sizeof *number);
   uint32_t *time = arena_array(&f->job->arena, f->job->next_id, sizeof *time);
   for (uint32_t k = 0; k < f->updates.n; k++) time[f->updates.at[k]->id] = k + 1;
+  UOp **binds = bind_nodes(f->job, sink, graph->nvars);
   f->ntensors = (uint32_t)list.len;
   f->tensors = arena_array(&f->job->arena, list.len, sizeof *f->tensors);
   for (uint32_t i = 0; i < list.len; i++) {
@@ -284,7 +309,12 @@ static void number_tensors(Fusion *f, const TensorGraph *graph, UOp *sink) {
       t->src[s] = number[u->src[s]->id];
       if (f->tensors[t->src[s]].ready > t->ready) t->ready = f->tensors[t->src[s]].ready;
     }
-    if (u->op == OP_STORE && time[u->id]) t->is_update = true, t->ready = time[u->id];
+    uint32_t bound = u->symbolic ? bound_at(f, binds, graph->nvars, number, u) : 0;
+    if (bound > t->ready) t->ready = bound;
+    if (u->op == OP_STORE && time[u->id]) {
+      if (bound >= time[u->id]) update_too_early(f);
+      t->is_update = true, t->ready = time[u->id];
+    }
     if (!strchr(op_info[u->op].stages, 'T')) {
       job_abort(f->job, FAIL(INTERNAL, "%s in a tensor graph", op_info[u->op].name));
     }
@@ -311,6 +341,12 @@ static void place_params(Fusion *f, const TensorGraph *graph) {
   }
 }
 
+static int earlier_bind(const void *a, const void *b) {
+  const Bind *x = a, *y = b;
+  if (x->ready != y->ready) return x->ready < y->ready ? -1 : 1;
+  return x->tensor < y->tensor ? -1 : 1;
+}
+
 /* The value of a VAR is computed into a buffer of its own, or is one already. */
 static void place_binds(Fusion *f) {
   for (uint32_t i = 0; i < f->ntensors; i++) {
@@ -323,9 +359,11 @@ static void place_binds(Fusion *f) {
       if (!t->leaf) t->is_output = true;
       t->place = place;
     }
-    Bind b = {.tensor = i, .var = (uint32_t)bind->u->src[0]->arg.i, .buffer = t->place.buffer};
+    Bind b = {.tensor = i, .ready = bind->ready, .buffer = t->place.buffer};
+    b.var = (uint32_t)bind->u->src[0]->arg.i;
     avec_push(&f->job->arena, &f->binds, b);
   }
+  if (f->binds.len) qsort(f->binds.at, f->binds.len, sizeof *f->binds.at, earlier_bind);
 }
 
 /* An output is computed into its buffer; one that is a parameter, or that another output has taken

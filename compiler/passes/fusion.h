@@ -108,10 +108,10 @@ typedef struct Hole {
   uint32_t next; /* of the same kernel: 1 + its number, 0 ends */
 } Hole;
 
-/* A BIND of the graph: happens after everything numbered before its tensor, its value in a buffer.
- */
+/* A BIND of the graph: happens after everything that is ready before, or then and numbered before
+ * its tensor; its value is in a buffer. */
 typedef struct Bind {
-  uint32_t tensor, var, buffer;
+  uint32_t tensor, ready, var, buffer;
 } Bind;
 
 typedef struct Fusion {
@@ -134,7 +134,7 @@ typedef struct Fusion {
   struct {
     Bind *at;
     size_t len, cap;
-  } binds; /* in order of their tensors */
+  } binds; /* in that order */
   FoldedConstants constants;
   NodeMap parts; /* of buffers: narrow.c */
   Updates updates;
@@ -147,7 +147,10 @@ void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
  * everything is written before it is read. */
 int fusion_order(const void *a, const void *b);
 
-/* bind_order.c: the tensors, sources first. */
+/* bind_order.c: the tensors, sources first; the BIND of each VAR, or NULL; and which VARs a node
+ * itself mentions, in its sizes or as a source. */
+UOp **bind_nodes(Job *job, const UOp *sink, size_t nvars);
+void bind_vars(const UOp *u, bool *used, size_t nvars);
 UOpList bind_order(Job *job, UOp *sink, size_t nvars);
 
 /* fusion_cost.c: the facts and the choices. */

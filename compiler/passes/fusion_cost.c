@@ -115,6 +115,41 @@ static Cost movement_cost(const Fusion *f, const Tensor *t) {
   return c;
 }
 
+/* What elementwise ops that lead to each other cost together, each counted once: a bound for the
+ * sum over paths, which doubles wherever a value is used twice (ciphers, hashes). */
+typedef struct Region {
+  uint32_t parent;
+  double flops, bytes;
+} Region;
+
+static uint32_t region_of(Region *r, uint32_t i) {
+  while (r[i].parent != i) i = r[i].parent = r[r[i].parent].parent;
+  return i;
+}
+
+static void join_region(const Fusion *f, Region *r, uint32_t i) {
+  enum { TWICE = 16 }; /* counted more often than that, it is taken for once */
+  const Tensor *t = &f->tensors[i];
+  Cost *c = &f->tensors[i].cost;
+  r[i] = (Region){.parent = i, .flops = op_flops((Op)t->u->op)};
+  for (uint32_t s = 0; s < t->u->nsrc; s++) {
+    const Tensor *from = &f->tensors[t->src[s]];
+    uint32_t at = region_of(r, i), other = t->src[s];
+    if (op_info[from->u->op].flags & OPF_ALU) {
+      other = region_of(r, other);
+      if (other == at) continue;
+      r[other].parent = at;
+      r[at].flops += r[other].flops;
+      r[at].bytes += r[other].bytes;
+    } else {
+      r[at].flops += from->cost.flops;
+      r[at].bytes += from->cost.bytes;
+    }
+  }
+  if (c->flops > TWICE * r[i].flops) c->flops = r[i].flops;
+  if (c->bytes > TWICE * r[i].bytes) c->bytes = r[i].bytes;
+}
+
 static void count_consumers(Fusion *f) {
   for (uint32_t i = 0; i < f->ntensors; i++) {
     const Tensor *t = &f->tensors[i];
@@ -126,6 +161,7 @@ static void count_consumers(Fusion *f) {
 }
 
 void fusion_costs(Fusion *f) {
+  Region *regions = arena_array(&f->job->arena, f->ntensors, sizeof *regions);
   count_consumers(f);
   for (uint32_t i = 0; i < f->ntensors; i++) {
     Tensor *t = &f->tensors[i];
@@ -139,6 +175,7 @@ void fusion_costs(Fusion *f) {
     } else if (flags & OPF_ALU) {
       t->cost = below(f, t);
       t->cost.flops += op_flops((Op)t->u->op);
+      join_region(f, regions, i);
     } else if (t->u->op == OP_IOTA) {
       t->cost.flops = 1;
     }

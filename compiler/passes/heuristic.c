@@ -13,6 +13,7 @@
  * - Elementwise work: vectors along the axis where most accesses are contiguous.
  * Threads go to the loop that splits best, if each gets enough to do. */
 
+#include "compiler/ir/verify.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/schedule.h"
@@ -748,5 +749,13 @@ UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *ap
     if (st) *applied = (OptList){0};
     status_drop(st);
   }
+  UOp *scheduled = schedule_apply(job, kernel, target, applied);
+  if (!kernel->symbolic || !applied->len) return scheduled;
+  /* So is what the accesses of a symbolic kernel are proven for: the search for a proof gives up
+   * somewhere. */
+  Status st = verify_graph(job, scheduled, STAGE_SCHEDULED, "schedule");
+  if (!st) return scheduled;
+  status_drop(st);
+  *applied = (OptList){0};
   return schedule_apply(job, kernel, target, applied);
 }

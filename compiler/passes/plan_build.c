@@ -34,10 +34,11 @@ static FusedKernel **ordered_kernels(Fusion *f) {
   return order;
 }
 
-/* Every BIND stands behind the kernels of what was numbered before it. */
-static void add_binds(const Fusion *f, uint32_t *next, uint32_t before, Plan *out) {
-  for (; *next < f->binds.len && f->binds.at[*next].tensor < before; ++*next) {
+/* The BINDs that come before kernel k; all that are left when k is NULL. */
+static void add_binds(const Fusion *f, uint32_t *next, const FusedKernel *k, Plan *out) {
+  for (; *next < f->binds.len; ++*next) {
     const Bind *b = &f->binds.at[*next];
+    if (k && (b->ready > k->ready || (b->ready == k->ready && b->tensor > k->after))) return;
     out->steps[out->nsteps++] =
         (PlanStep){.kind = STEP_BIND, .var = b->var, .buffer = b->buffer, .condition = NO_BUFFER};
   }
@@ -50,7 +51,7 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
   out->steps = arena_array(&f->job->arena, f->kernels.len + f->binds.len + 1, sizeof *out->steps);
   for (size_t k = 0; k < f->kernels.len; k++) {
     UOp *raw = rangeify_kernel(f, order[k]);
-    add_binds(f, &bind, order[k]->after, out);
+    add_binds(f, &bind, order[k], out);
     out->steps[out->nsteps++] = (PlanStep){.kind = STEP_CALL,
                                            .call = (uint32_t)out->ncalls,
                                            .buffer = NO_BUFFER,
@@ -58,7 +59,7 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
     out->calls[out->ncalls++] = kernelize(kz, raw, order[k]->buffers);
     job_poll(f->job);
   }
-  add_binds(f, &bind, f->ntensors + 1, out);
+  add_binds(f, &bind, NULL, out);
   out->kernels = kz->kernels.at;
   out->nkernels = kz->kernels.len;
 }

@@ -49,6 +49,34 @@ static UOp *tile_base(Job *job, UOp *outer, int64_t tile, int64_t size) {
   return size % tile ? uop2(job, OP_MIN, base, uop_index(job, size - tile)) : base;
 }
 
+/* The same for an axis whose number of iterations is the expression n. Workgroups share it as
+ * threads do: how many there are is said before n is known. */
+static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
+  enum { MAX_GROUPS = 1024 };
+  Job *job = a->job;
+  bool groups = !reduce && a->plan->groups && p->outer > 1;
+  int64_t parts = groups ? (p->outer < MAX_GROUPS ? p->outer : MAX_GROUPS) : p->threads;
+  if (!parts) {
+    x->loop = uop_range(job, a->next_id++, reduce ? AX_REDUCE : AX_LOOP, n);
+    return x->loop;
+  }
+  UOp *chunk = dim_uop(job, dim_ceildiv(job, dim_of(job, n), parts));
+  x->thread = new_range(a, groups ? AX_GLOBAL : AX_THREAD, parts);
+  UOp *first = uop2(job, OP_MUL, x->thread, chunk);
+  UOp *left = uop2(job, OP_MIN, chunk, uop2(job, OP_SUB, n, first)); /* may be none */
+  x->loop = uop_range(job, a->next_id++, AX_LOOP, left);
+  return index_add(job, first, x->loop);
+}
+
+static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelAxis *old) {
+  Job *job = a->job;
+  UOp *end = old->range->src[0];
+  UOp *n = dim_uop(job, dim_ceildiv(job, dim_of(job, end), p->tile));
+  UOp *base = index_mul(job, split_symbolic(a, x, p, n, old->reduce), p->tile);
+  if (!p->overlaps) return base;
+  return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
+}
+
 static UOp *new_lane(Apply *a, const AxisPlan *p, bool reduce) {
   AxisType type = reduce ? AX_GROUP : AX_LOCAL;
   return uop_thread_range(a->job, a->next_id++, type, p->dim, uop_index(a->job, p->lanes));
@@ -77,30 +105,6 @@ static UOp *split_group(Apply *a, NewAxis *x, const AxisPlan *p) {
   x->loop = new_range(a, AX_REDUCE, steps);
   if (p->top) return index_add(job, index_mul(job, x->lane, steps), x->loop);
   return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
-}
-
-/* The same for an axis whose number of iterations is the expression n. */
-static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
-  Job *job = a->job;
-  if (!p->threads) {
-    x->loop = uop_range(job, a->next_id++, reduce ? AX_REDUCE : AX_LOOP, n);
-    return x->loop;
-  }
-  UOp *chunk = dim_uop(job, dim_ceildiv(job, dim_of(job, n), p->threads));
-  x->thread = new_range(a, AX_THREAD, p->threads);
-  UOp *first = uop2(job, OP_MUL, x->thread, chunk);
-  UOp *left = uop2(job, OP_MIN, chunk, uop2(job, OP_SUB, n, first)); /* may be none */
-  x->loop = uop_range(job, a->next_id++, AX_LOOP, left);
-  return index_add(job, first, x->loop);
-}
-
-static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelAxis *old) {
-  Job *job = a->job;
-  UOp *end = old->range->src[0];
-  UOp *n = dim_uop(job, dim_ceildiv(job, dim_of(job, end), p->tile));
-  UOp *base = index_mul(job, split_symbolic(a, x, p, n, old->reduce), p->tile);
-  if (!p->overlaps) return base;
-  return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
 }
 
 static UOp *split_outer(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce) {

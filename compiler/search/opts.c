@@ -268,6 +268,8 @@ static Status plan_lanes(Planner *p, AxisPlan *a, bool reduce) {
     return refuse(p, reduce ? "a reduce axis is grouped, not local"
                             : "an output axis is local, not grouped");
   if (a->lanes) return refuse(p, "the axis is shared by threads already");
+  if (!axis_is_static(&p->k->axes[p->opt->axis]))
+    return refuse(p, "the size of the axis is known only at run time");
   if (p->opt->arg < 2) return refuse(p, "the number of threads must be at least 2");
   int dim = 0;
   while (dim < plan->ndims && !can_share(p, (uint32_t)p->opt->axis, dim)) dim++;
@@ -317,19 +319,6 @@ static Status plan_one(Planner *p) {
   return refuse(p, "unknown kind");
 }
 
-/* Threads, of the device or of a workgroup, have iterations to do. */
-static Status check_lanes(const KernelInfo *k, const OptPlan *plan, uint32_t i) {
-  const AxisPlan *a = &plan->axes[i];
-  if (a->threads > a->outer || a->lanes > a->outer)
-    return FAIL(INVALID_ARGUMENT, "axis %u has %lld iterations for %d threads", i,
-                (long long)a->outer, a->threads > a->outer ? a->threads : a->lanes);
-  if (a->lanes && k->axes[i].reduce && a->outer % a->lanes)
-    return FAIL(INVALID_ARGUMENT,
-                "axis %u has %lld iterations, no multiple of %d threads; use PADTO first", i,
-                (long long)a->outer, a->lanes);
-  return NULL;
-}
-
 /* How a tile fits an axis whose size is known only at run time. */
 static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i, bool in_place) {
   if (a->pad && a->pad % a->tile)
@@ -346,6 +335,19 @@ static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i, b
       "axis %u has a size in [%lld, %lld] that need not be a multiple of its tile %lld; use "
       "PADTO first",
       i, (long long)axis->least, (long long)axis->size, (long long)a->tile);
+}
+
+/* Threads, of the device or of a workgroup, have iterations to do. */
+static Status check_lanes(const KernelInfo *k, const OptPlan *plan, uint32_t i) {
+  const AxisPlan *a = &plan->axes[i];
+  if (a->threads > a->outer || a->lanes > a->outer)
+    return FAIL(INVALID_ARGUMENT, "axis %u has %lld iterations for %d threads", i,
+                (long long)a->outer, a->threads > a->outer ? a->threads : a->lanes);
+  if (a->lanes && k->axes[i].reduce && a->outer % a->lanes)
+    return FAIL(INVALID_ARGUMENT,
+                "axis %u has %lld iterations, no multiple of %d threads; use PADTO first", i,
+                (long long)a->outer, a->lanes);
+  return NULL;
 }
 
 /* A kernel that reads what it writes computes no element twice: tiles and the shares of threads do

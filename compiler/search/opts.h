@@ -7,15 +7,15 @@
  * does not read what it writes; one that does has that axis padded instead. Reduce axes cannot
  * overlap: their tile divides the size, or PADTO comes first.
  *
- * On a device with workgroups every output loop runs over workgroups, and LOCAL, GROUP and GROUPTOP
- * make the threads of one. The first of them in a list is the fastest varying dimension; one that
- * has as many threads as an earlier one shares its dimension when no reduction runs inside both
- * axes: the threads that share the rows of a softmax's sum share its columns too.
- *
  * The size of an axis may be known only at run time, between two bounds. A tile then divides it
  * (because the size's divisor says so), overlaps (because the least size holds a tile), is padded
  * (PADTO to a multiple of the tile), or, where it is a tile of single output elements, is clamped:
  * what lies beyond the end computes the last element again.
+ *
+ * On a device with workgroups every output loop runs over workgroups, and LOCAL, GROUP and GROUPTOP
+ * make the threads of one. The first of them in a list is the fastest varying dimension; one that
+ * has as many threads as an earlier one shares its dimension when no reduction runs inside both
+ * axes: the threads that share the rows of a softmax's sum share its columns too.
  *
  * Lists travel between machines as text: "VECTOR(1,16) UPCAST(0,8) THREAD(0,2)". */
 #pragma once
@@ -79,10 +79,10 @@ typedef struct AxisPlan {
   int32_t inner[OPT_MAX_INNER];
   uint32_t ninner;
   int32_t threads; /* 0 = not threaded */
+  int32_t pad;     /* PADTO of an axis whose size is not known; 0 = none */
   int32_t lanes;   /* threads of the workgroup that share the axis, 0 = it is not shared */
   int dim;         /* of the workgroup: where they are */
   bool top;        /* each takes steps that follow each other (GROUPTOP) */
-  int32_t pad;     /* PADTO of an axis whose size is not known; 0 = none */
   bool padded, overlaps, clamped;
 } AxisPlan;
 

@@ -4,7 +4,7 @@
 
 #include <inttypes.h>
 
-enum { STACK = 32, CODE_MAX = 4096 };
+enum { STACK = 128, CODE_MAX = 8192 };
 
 enum { SP_CONST, SP_VAR, SP_ADD, SP_SUB, SP_MUL, SP_FLOORDIV, SP_FLOORMOD, SP_MIN, SP_MAX };
 

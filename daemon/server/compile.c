@@ -104,7 +104,7 @@ static void answer(CompileWaiter *w, Executable *e, Kiln__V1__CompileReport *rep
   char id[ID_TEXT];
   Kiln__V1__CompileResponse m = KILN__V1__COMPILE_RESPONSE__INIT;
   m.executable = (char *)(uintptr_t)id_text("exe", e->id, id);
-  m.n_inputs = e->face->n_inputs;
+  m.n_inputs = e->face->n_inputs - e->random;
   m.inputs = e->face->inputs;
   m.n_outputs = e->face->n_outputs;
   m.outputs = e->face->outputs;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "daemon/server/device_lane.h"
+#include "proto/random.h"
 
 /* -- tensors ------------------------------------------------------------------------------------
  */
@@ -158,7 +159,8 @@ void artifact_release(Artifact *a) {
 Status executable_create(Executable **out) {
   Executable *e = *out = calloc(1, sizeof *e);
   if (!e) return FAIL(RESOURCE_EXHAUSTED, "executable");
-  *e = (Executable){.refs = 1, .id = id_make(), .const_fd = -1, .name = ""};
+  *e = (Executable){
+      .refs = 1, .id = id_make(), .const_fd = -1, .name = "", .random_seed = id_make()};
   arena_init(&e->arena, 0);
   return NULL;
 }
@@ -197,6 +199,7 @@ Status executable_sizes(Executable *e, uint64_t max_tensor_bytes) {
   size_t nin = e->face->n_inputs, nout = e->face->n_outputs;
   e->slot_bytes = arena_array(&e->arena, nin + nout + 1, sizeof *e->slot_bytes);
   if (!e->slot_bytes) return FAIL(RESOURCE_EXHAUSTED, "executable");
+  e->random = nin && !strcmp(e->face->inputs[nin - 1]->name, RANDOM_INPUT);
   for (size_t i = 0; i < nin; i++)
     TRY(spec_bytes(e->face->inputs[i], max_tensor_bytes, &e->slot_bytes[i]));
   for (size_t i = 0; i < nout; i++)

@@ -45,10 +45,12 @@ typedef struct Executable {
   int const_fd; /* -1 = none */
   /* Interface and weights, decoded from the compile worker's answer. */
   const Kiln__V1__FrontendDone *face;
-  uint64_t *slot_bytes;             /* inputs, then outputs; at most, where a run decides */
-  uint64_t loaded_in;               /* incarnation of the device worker that has it; 0 = none */
-  Bytes options;                    /* packed CompileOptions and format, for finding it again */
-  bool registered, private_;        /* private_: compiled with no_cache, never found again */
+  uint64_t *slot_bytes;       /* inputs, then outputs; at most, where a run decides */
+  size_t random;              /* 1 when the last input is RANDOM_INPUT, which no client sees */
+  uint64_t random_seed, runs; /* what it is filled with; runs counts */
+  uint64_t loaded_in;         /* incarnation of the device worker that has it; 0 = none */
+  Bytes options;              /* packed CompileOptions and format, for finding it again */
+  bool registered, private_;  /* private_: compiled with no_cache, never found again */
   struct Executable *newer, *older; /* by last use */
 } Executable;
 

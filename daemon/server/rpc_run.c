@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "daemon/server/dims.h"
 #include "daemon/server/rpc.h"
+#include "proto/random.h"
 #include "proto/view.h"
 
 enum { INLINE_MAX = 32 << 10, SLAB_ALIGN = 64 };
@@ -27,12 +28,18 @@ typedef struct NamedView {
   const TensorView *tensor;
 } NamedView;
 
+typedef struct RandomView {
+  uint64_t seen;
+  int64_t seed, run;
+} RandomView;
+
 typedef struct RunView {
   uint64_t seen;
   Str executable;
   VIEW_LIST(NamedView) inputs;
   VIEW_LIST(Str) outputs;
   int64_t as_buffers;
+  const RandomView *random;
 } RunView;
 
 static const ViewField tensor_rows[] = {VIEW_ROW(TensorView, 1, VIEW_INT, false, dtype, NULL),
@@ -44,10 +51,14 @@ static const ViewField named_rows[] = {
     VIEW_ROW(NamedView, 2, VIEW_MSG, false, tensor, &tensor_view),
     VIEW_ROW(NamedView, 3, VIEW_STR, false, buffer, NULL)};
 static const ViewMessage named_view = VIEW_TABLE(named_rows, NamedView, "NamedTensor");
+static const ViewField random_rows[] = {VIEW_ROW(RandomView, 1, VIEW_INT, false, seed, NULL),
+                                        VIEW_ROW(RandomView, 2, VIEW_INT, false, run, NULL)};
+static const ViewMessage random_view = VIEW_TABLE(random_rows, RandomView, "RandomState");
 static const ViewField run_rows[] = {VIEW_ROW(RunView, 1, VIEW_STR, false, executable, NULL),
                                      VIEW_ROW(RunView, 2, VIEW_MSG, true, inputs, &named_view),
                                      VIEW_ROW(RunView, 3, VIEW_STR, true, outputs, NULL),
-                                     VIEW_ROW(RunView, 4, VIEW_INT, false, as_buffers, NULL)};
+                                     VIEW_ROW(RunView, 4, VIEW_INT, false, as_buffers, NULL),
+                                     VIEW_ROW(RunView, 5, VIEW_MSG, false, random, &random_view)};
 static const ViewMessage run_view = VIEW_TABLE(run_rows, RunView, "RunRequest");
 static const ViewLimits run_limits = {.depth = 4, .elements = 100000};
 enum { NAMED_BUFFER_SEEN = 1 << 2, NAME_SHOWN = 200 };
@@ -155,7 +166,7 @@ static Status bind_buffer(Request *r, Run *run, size_t i, Str name, Kiln__V1__Ru
 
 static Status bind_input(Request *r, Run *run, const NamedView *in) {
   const Executable *e = run->exe;
-  size_t n = e->face->n_inputs, i = 0;
+  size_t n = e->face->n_inputs - e->random, i = 0;
   while (i < n && !str_is(in->name, e->face->inputs[i]->name)) i++;
   if (i == n)
     return FAIL(INVALID_ARGUMENT, "there is no input '%.*s'; the inputs are %s", shown(in->name),
@@ -171,6 +182,22 @@ static Status bind_input(Request *r, Run *run, const NamedView *in) {
   return buffer ? bind_buffer(r, run, i, in->buffer, out) : bind_tensor(run, i, in->tensor, out);
 }
 
+/* The last input of an executable that draws random numbers: the key of its own seed and the number
+ * of the run, or of those in the request. */
+static Status bind_random(Request *r, Run *run, const RandomView *view, Kiln__V1__RunInput *out) {
+  Executable *e = run->exe;
+  uint32_t *key = arena_array(&r->arena, 2, sizeof *key);
+  if (!key) return FAIL(RESOURCE_EXHAUSTED, "run");
+  if (view)
+    random_run_key((uint64_t)view->seed, (uint64_t)view->run, key);
+  else
+    random_run_key(e->random_seed, e->runs++, key);
+  out->bytes = 2 * sizeof *key;
+  out->value_case = KILN__V1__RUN_INPUT__VALUE_INLINE;
+  out->inline_ = (ProtobufCBinaryData){out->bytes, (uint8_t *)key};
+  return NULL;
+}
+
 static Status bind_inputs(Request *r, Run *run, const RunView *view) {
   const Executable *e = run->exe;
   size_t n = e->face->n_inputs;
@@ -184,6 +211,7 @@ static Status bind_inputs(Request *r, Run *run, const RunView *view) {
     run->message.inputs[i] = &inputs[i];
   }
   for (size_t i = 0; i < view->inputs.n; i++) TRY(bind_input(r, run, &view->inputs.at[i]));
+  if (run->exe->random) TRY(bind_random(r, run, view->random, &inputs[n - 1]));
   for (size_t i = 0; i < n; i++)
     if (inputs[i].value_case == KILN__V1__RUN_INPUT__VALUE__NOT_SET)
       return missing(e->face->inputs[i]);
@@ -367,6 +395,8 @@ static void fill_output(const Run *run, size_t i, const Slab *slab, const Kiln__
   if (run->made) {
     o->named.value_case = KILN__V1__NAMED_TENSOR__VALUE_BUFFER;
     o->named.buffer = (char *)(uintptr_t)id_text("buf", run->message.output_buffers[i], o->id);
+    o->named.dims = symbolic(run) ? done->dims[i]->dims : spec->dims;
+    o->named.n_dims = spec->n_dims;
     return;
   }
   kiln__v1__tensor__init(&o->tensor);

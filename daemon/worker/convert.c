@@ -77,8 +77,8 @@ Status convert_format(Kiln__V1__ModelFormat format, ModelKind *out) {
 }
 
 Status convert_dims(Arena *arena, const Kiln__V1__CompileOptions *options, FrontendOptions *out) {
-  size_t n = options ? options->n_dims : 0;
-  DimBinding *dims = arena_array(arena, n + 1, sizeof *dims);
+  size_t n = options ? options->n_dims : 0, nranges = options ? options->n_ranges : 0;
+  DimBinding *dims = arena_array(arena, n + nranges + 1, sizeof *dims);
   if (!dims) return no_memory("dimension bindings");
   for (size_t i = 0; i < n; i++) {
     const Kiln__V1__CompileOptions__DimsEntry *d = options->dims[i];
@@ -86,8 +86,17 @@ Status convert_dims(Arena *arena, const Kiln__V1__CompileOptions *options, Front
       return FAIL(INVALID_ARGUMENT, "dimension '%s' = %" PRIu64 " is too large", d->key, d->value);
     dims[i] = (DimBinding){.name = str_from(d->key), .size = (int64_t)d->value};
   }
+  for (size_t i = 0; i < nranges; i++) {
+    const Kiln__V1__Dim *d = options->ranges[i];
+    if (!d->max || d->min > d->max || d->max > INT32_MAX || d->multiple > d->max)
+      return FAIL(INVALID_ARGUMENT, "dimension '%s': bounds", d->name);
+    dims[n + i] = (DimBinding){.name = str_from(d->name),
+                               .min = (int64_t)d->min,
+                               .max = (int64_t)d->max,
+                               .multiple = d->multiple ? (int64_t)d->multiple : 1};
+  }
   out->dims = dims;
-  out->ndims = n;
+  out->ndims = n + nranges;
   return NULL;
 }
 
@@ -121,16 +130,15 @@ static bool dtype_to_wire(DType dtype, Kiln__V1__DType *out) {
   return *out != 0;
 }
 
-static Status convert_spec(Arena *arena, const GraphSlot *slot, Kiln__V1__TensorSpec **out) {
+static Status convert_spec(Arena *arena, const TensorGraph *g, const GraphSlot *slot,
+                           Kiln__V1__TensorSpec **out) {
   Kiln__V1__TensorSpec *spec = *out = arena_alloc(arena, sizeof *spec);
   if (!spec) return no_memory("the interface");
   kiln__v1__tensor_spec__init(spec);
   spec->name = arena_strdup(arena, slot->name);
   spec->state = slot->state;
-  spec->n_dims = slot->shape.n;
-  spec->dims = arena_array(arena, spec->n_dims + 1, sizeof *spec->dims);
-  if (!spec->name || !spec->dims) return no_memory("the interface");
-  for (size_t i = 0; i < spec->n_dims; i++) spec->dims[i] = (uint64_t)slot->shape.at[i];
+  if (!spec->name) return no_memory("the interface");
+  TRY(convert_shape(arena, g, slot->shape, spec));
   if (!dtype_to_wire(slot->dtype, &spec->dtype))
     return FAIL(INTERNAL, "'%s' has a dtype that is not stored", spec->name);
   return NULL;
@@ -179,9 +187,11 @@ Status convert_interface(Arena *arena, const TensorGraph *g, Kiln__V1__FrontendD
   if (!out->inputs || !out->outputs || !out->weights) return no_memory("the interface");
   TRY(convert_values(arena, g, false, &out->n_input_values, &out->input_values));
   TRY(convert_values(arena, g, true, &out->n_output_values, &out->output_values));
-  for (size_t i = 0; i < g->ninputs; i++) TRY(convert_spec(arena, &g->slots[i], &out->inputs[i]));
+  for (size_t i = 0; i < g->ninputs; i++)
+    TRY(convert_spec(arena, g, &g->slots[i], &out->inputs[i]));
   for (size_t i = 0; i < g->noutputs; i++)
-    TRY(convert_spec(arena, &g->slots[g->ninputs + i], &out->outputs[i]));
+    TRY(convert_spec(arena, g, &g->slots[g->ninputs + i], &out->outputs[i]));
+  TRY(convert_slots(arena, g, out));
   for (size_t i = 0, first = g->ninputs + g->noutputs; i < weights; i++)
     TRY(convert_weight(arena, &g->slots[first + i], first + i, &out->weights[i]));
   return NULL;
@@ -190,7 +200,48 @@ Status convert_interface(Arena *arena, const TensorGraph *g, Kiln__V1__FrontendD
 /* -- plans --------------------------------------------------------------------------------------
  */
 
-static Status convert_buffer(Arena *arena, const PlanBuffer *b, Kiln__V1__PlanBuffer **out) {
+/* Where a buffer is. The arena of a plan with VARs is laid out when it runs, from the lifetimes. */
+static Status convert_place(Arena *arena, const Plan *plan, size_t i, Kiln__V1__PlanBuffer *p) {
+  const PlanBuffer *b = &plan->buffers[i];
+  if (b->kind == PB_CONST) return NULL;
+  if (!dim_is_static(b->offset)) return convert_size(arena, b->offset, 1, &p->place);
+  p->offset = (uint64_t)b->offset;
+  if (b->kind != PB_TEMP || !plan->nvars) return NULL;
+  bool unused = b->first == UINT32_MAX;
+  p->whole = b->base;
+  p->first = unused ? 0 : b->first;
+  p->last = unused ? 0 : b->last;
+  p->offset = (uint64_t)(b->offset - plan->buffers[b->base].offset);
+  return NULL;
+}
+
+static Status convert_step(Arena *arena, const PlanStep *s, Kiln__V1__PlanStep **out) {
+  Kiln__V1__PlanStep *p = *out = arena_alloc(arena, sizeof *p);
+  if (!p) return no_memory("the plan");
+  kiln__v1__plan_step__init(p);
+  p->call = s->call;
+  p->var = s->var;
+  p->buffer = s->buffer;
+  switch (s->kind) {
+  case STEP_CALL: p->kind = KILN__V1__PLAN_STEP__KIND__CALL; return NULL;
+  case STEP_BIND: p->kind = KILN__V1__PLAN_STEP__KIND__BIND; return NULL;
+  default: return FAIL(INTERNAL, "a plan with a step of kind %d", (int)s->kind);
+  }
+}
+
+/* A plan without VARs is its calls, in order. */
+static Status convert_steps(Arena *arena, const Plan *plan, Kiln__V1__Plan *p) {
+  if (!plan->nvars) return NULL;
+  p->n_vars = plan->nvars;
+  TRY(convert_vars(arena, plan->vars, plan->nvars, &p->vars));
+  p->steps = arena_array(arena, plan->nsteps + 1, sizeof *p->steps);
+  if (!p->steps) return no_memory("the plan");
+  p->n_steps = plan->nsteps;
+  for (size_t i = 0; i < plan->nsteps; i++) TRY(convert_step(arena, &plan->steps[i], &p->steps[i]));
+  return NULL;
+}
+
+static Status convert_buffer(Arena *arena, const Plan *plan, size_t i, Kiln__V1__PlanBuffer **out) {
   static const Kiln__V1__PlanBuffer__Kind kinds[] = {
       [PB_INPUT] = KILN__V1__PLAN_BUFFER__KIND__INPUT,
       [PB_OUTPUT] = KILN__V1__PLAN_BUFFER__KIND__OUTPUT,
@@ -199,16 +250,22 @@ static Status convert_buffer(Arena *arena, const PlanBuffer *b, Kiln__V1__PlanBu
       [PB_CONST] = KILN__V1__PLAN_BUFFER__KIND__CONST,
       [PB_STATE] = KILN__V1__PLAN_BUFFER__KIND__STATE,
   };
-  size_t bytes;
+  const PlanBuffer *b = &plan->buffers[i];
+  size_t bytes, item = dtype_info[b->dtype].bytes;
   Kiln__V1__PlanBuffer *p = *out = arena_alloc(arena, sizeof *p);
   if (!p) return no_memory("the plan");
   kiln__v1__plan_buffer__init(p);
-  if (b->numel < 0 || !size_mul((size_t)b->numel, dtype_info[b->dtype].bytes, &bytes))
-    return FAIL(RESOURCE_EXHAUSTED, "a buffer of %" PRId64 " elements", b->numel);
+  int64_t most = dim_high(b->numel);
+  if (most < 0 || !size_mul((size_t)most, item, &bytes)) {
+    if (dim_is_static(b->numel))
+      return FAIL(RESOURCE_EXHAUSTED, "a buffer of %" PRId64 " elements", b->numel);
+    bytes = INT64_MAX;
+  }
   p->kind = kinds[b->kind];
   p->slot = b->kind == PB_TEMP ? 0 : (uint32_t)b->slot;
-  p->offset = b->kind == PB_CONST ? 0 : (uint64_t)b->offset;
   p->bytes = bytes;
+  if (!dim_is_static(b->numel)) TRY(convert_size(arena, b->numel, item, &p->size));
+  TRY(convert_place(arena, plan, i, p));
   if (!b->constant.len) return NULL;
   p->constant.data = arena_copy(arena, b->constant.ptr, b->constant.len);
   p->constant.len = b->constant.len;
@@ -252,7 +309,9 @@ static Status convert_call(Arena *arena, const PlanCall *c, Kiln__V1__PlanCall *
   p->kernel = c->kernel;
   p->n_args = c->nargs;
   p->args = arena_copy(arena, c->args, c->nargs * sizeof *c->args);
-  return p->args ? NULL : no_memory("the plan");
+  p->n_vars = c->nvars;
+  if (c->nvars) p->vars = arena_copy(arena, c->vars, c->nvars * sizeof *c->vars);
+  return p->args && (p->vars || !c->nvars) ? NULL : no_memory("the plan");
 }
 
 Status convert_plan(Arena *arena, Job *job, const Plan *plan, Kiln__V1__Plan **out) {
@@ -267,10 +326,10 @@ Status convert_plan(Arena *arena, Job *job, const Plan *plan, Kiln__V1__Plan **o
   p->kernels = arena_array(arena, plan->nkernels + 1, sizeof *p->kernels);
   p->calls = arena_array(arena, plan->ncalls + 1, sizeof *p->calls);
   if (!p->buffers || !p->kernels || !p->calls) return no_memory("the plan");
-  for (size_t i = 0; i < plan->nbuffers; i++)
-    TRY(convert_buffer(arena, &plan->buffers[i], &p->buffers[i]));
+  for (size_t i = 0; i < plan->nbuffers; i++) TRY(convert_buffer(arena, plan, i, &p->buffers[i]));
   for (size_t i = 0; i < plan->nkernels; i++)
     TRY(convert_kernel(arena, job, &plan->kernels[i], &p->kernels[i]));
   for (size_t i = 0; i < plan->ncalls; i++) TRY(convert_call(arena, &plan->calls[i], &p->calls[i]));
+  TRY(convert_steps(arena, plan, p));
   return NULL;
 }

@@ -64,7 +64,8 @@ static void parse_args(Bench *b, int argc, char **argv) {
     else if (str_is(a, "--dim") && i + 1 < argc && b->ndims < DIMS_MAX) {
       char *eq = strchr(argv[++i], '=');
       if (!eq) die(FAIL(INVALID_ARGUMENT, "--dim wants NAME=N"));
-      b->dims[b->ndims++] = (DimBinding){{argv[i], (size_t)(eq - argv[i])}, atoll(eq + 1)};
+      b->dims[b->ndims++] =
+          (DimBinding){.name = {argv[i], (size_t)(eq - argv[i])}, .size = atoll(eq + 1)};
     } else
       b->path = argv[i];
   }

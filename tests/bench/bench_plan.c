@@ -88,7 +88,7 @@ int main(int argc, char **argv) {
     if (eq && options.ndims < DIMS_MAX) {
       i++;
       Str name = {argv[i], (size_t)(eq - argv[i])};
-      dims[options.ndims++] = (DimBinding){name, strtoll(eq + 1, NULL, 10)};
+      dims[options.ndims++] = (DimBinding){.name = name, .size = strtoll(eq + 1, NULL, 10)};
       continue;
     }
     Job job;

@@ -41,6 +41,7 @@ static const char *const groups[][3] = {
     {"COMPARE", "Comparisons",
      "Both have one dtype; shapes broadcast as in numpy; the result is bool."},
     {"OTHER", "Others", ""},
+    {"RANDOM", "Random numbers", ""},
 };
 static const char *const dtypes[][2] = {
     {"ALL", "all"},

@@ -4,6 +4,7 @@
  *   kiln-eval --text MODEL [--dim NAME=N]...   the tensor graph as text
  *   kiln-eval --serve [--compiled [SET]]       models from stdin until it ends
  *   kiln-eval --serve --stages [SET]           the same, every model by every means
+ *   kiln-eval --ops                            the ONNX ops: family, domain, name, first version
  *
  * --compiled runs the whole compiler and the CPU device instead of the interpreter; SET is an
  * instruction set to compile for in place of the host's, "sse2" or "avx2". --stages runs the
@@ -21,9 +22,11 @@
 
 #include "base/clock.h"
 #include "compiler/frontend/frontend.h"
+#include "compiler/frontend/onnx_graph.h"
 #include "compiler/ir/interp.h"
 #include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
+#include "proto/random.h"
 #include "tests/model/local_run.h"
 #include "tests/model/local_target.h"
 
@@ -129,6 +132,11 @@ static Status bind_slots(Job *job, const TensorGraph *g, Bytes model, const Inpu
         return FAIL(INVALID_ARGUMENT, "input '" STR_FMT "' has %zu bytes, expected %zu",
                     STR_ARG(s->name), in[k].data.len, bytes);
       data = in[k].data.ptr;
+    }
+    uint32_t key[2];
+    if (s->kind == SLOT_INPUT && !data && str_is(s->name, RANDOM_INPUT)) {
+      random_run_key(0, 0, key);
+      data = key;
     }
     if (s->kind == SLOT_INPUT && !data)
       return FAIL(INVALID_ARGUMENT, "input '" STR_FMT "' is missing", STR_ARG(s->name));
@@ -414,9 +422,17 @@ static int look(const char *path, const Dims *d, bool text) {
   return rc;
 }
 
+static int list_ops(void) {
+  for (size_t i = 0; onnx_families[i]; i++)
+    for (const OnnxOp *op = onnx_families[i]; op->name; op++)
+      printf("%zu %s %s %d\n", i, op->domain[0] ? op->domain : "ai.onnx", op->name, op->since);
+  return 0;
+}
+
 static int usage(void) {
   fprintf(stderr, "usage: kiln-eval [--text] MODEL [--dim NAME=N]...\n"
-                  "       kiln-eval --serve [--compiled|--stages [sse2|avx2]]\n");
+                  "       kiln-eval --serve [--compiled|--stages [sse2|avx2]]\n"
+                  "       kiln-eval --ops\n");
   return 64;
 }
 
@@ -440,6 +456,7 @@ int main(int argc, char **argv) {
   bool text = false;
   for (int i = 1; i < argc; i++) {
     if (!strcmp(argv[i], "--serve")) return serve_all(argc, argv, i + 1);
+    if (!strcmp(argv[i], "--ops")) return list_ops();
     if (!strcmp(argv[i], "--text"))
       text = true;
     else if (!strcmp(argv[i], "--dim") && i + 1 < argc)

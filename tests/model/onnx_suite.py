@@ -39,6 +39,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 LIST = os.path.join(HERE, "onnx_not_passing.txt")
 
 
+# Why a difference in numbers is one, by the beginning of the test's name.
+WHY = {
+    "test_dft_inverse": "expected values carry the error of an FFT in f32, 1.9e-7 where the exact value is 0; Kiln's are exact, rounded",
+    "test_attention_4d_causal_fp16": "one step of f16: the reference rounds softmax's exponentials and sums to f16, Kiln computes them in f32",
+}
+
+
 class RunError(Exception):
     """A refusal: `code` is a gRPC status name."""
 
@@ -259,11 +266,26 @@ def compare_value(test, name, have, want):
     a, b = have, want
     if want.dtype.isbuiltin != 1:  # ml_dtypes' are exact in f32
         a, b = have.astype(np.float32), want.astype(np.float32)
-    if not np.allclose(a, b, rtol=test.rtol, atol=test.atol, equal_nan=True):
+    rtol = max(test.rtol, 2**-6) if want.dtype.name == "bfloat16" else test.rtol  # two steps of bf16, as in ONNX's own runner
+    if not np.allclose(a, b, rtol=rtol, atol=test.atol, equal_nan=True):
         with np.errstate(all="ignore"):
             worst = np.nanmax(np.abs(a.astype(np.float64) - b.astype(np.float64)))
         return f"output '{name}' differs by up to {worst:.3g}"
     return None
+
+
+def check_random(test, inputs, got):
+    """What a random node's result is bound to be, as its numbers are others than numpy's; None for other tests."""
+    node = test.model.graph.node[-1]
+    if test.name.startswith("test_bernoulli"):
+        return all(set(np.unique(v)) <= {0, 1} for v in got.values())
+    if not test.name.startswith("test_training_dropout") or "zero_ratio" in test.name:
+        return None
+    ratio = float(inputs[node.input[1]]) if node.input[1] else 0.5
+    x, y = inputs[node.input[0]], got[node.output[0]]
+    kept = y != 0
+    same_mask = all(np.array_equal(got[name], kept) for name in node.output[1:])
+    return same_mask and 0 < kept.mean() < 1 and np.allclose(y[kept], x[kept] / (1 - ratio), rtol=1e-5)
 
 
 def is_plain(value):
@@ -301,6 +323,12 @@ def run_test(runner, test, opened=False):
                     return error, frozen
         else:
             return error, frozen
+        random = check_random(test, inputs, got)
+        if random is not None:  # the numbers are free, dtypes and shapes are not
+            right = random and all(got[o.name].dtype == w.dtype and got[o.name].shape == w.shape for o, w in zip(model.graph.output, outs))
+            if not right:
+                return "not what the random op may give", frozen
+            continue
         reason = compare(test, model, got, outs)
         if reason:
             return reason, frozen
@@ -399,6 +427,9 @@ def main():
                 wrong.append(f"{test.name} passes, but is listed")
             continue
         reason = " ".join(reason.split())[:300]
+        why = next((w for start, w in WHY.items() if test.name.startswith(start)), None)
+        if why and "differs by" in reason:
+            reason += f" ({why})"
         reasons[test.name] = reason
         skipped += reason.startswith("skip:")
         if args.v:

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "compiler/ir/dim.h"
 #include "compiler/ir/text.h"
 #include "tests/rules/gen.h"
 
@@ -143,6 +144,108 @@ static void test_deep_index(void **state) {
   }
 }
 
+/* -- symbolic sizes ---------------------------------------------------------------------------- */
+
+enum { NSIZES = 3, NRANGES = 4 };
+
+typedef struct Sizes {
+  UOp *var[NSIZES], *range[NRANGES];
+  int64_t vars[NSIZES], at[NRANGES];
+} Sizes;
+
+static int64_t value_at(const Sizes *s, const UOp *u) {
+  if (u->op == OP_CONST) return u->arg.i;
+  if (u->op == OP_VAR) return s->vars[u->arg.i];
+  if (u->op == OP_RANGE) return s->at[u->arg.i];
+  Scalar v[3] = {{0}};
+  for (uint32_t k = 0; k < u->nsrc; k++) v[k].i = value_at(s, u->src[k]);
+  return op_eval((Op)u->op, (DType)u->dtype, DT_INDEX, v).i;
+}
+
+static void make_sizes(Job *job, Sizes *s) {
+  s->var[0] = uop_var(job, 0, 1, 9, 1), s->var[1] = uop_var(job, 1, 2, 70, 1);
+  s->var[2] = uop_var(job, 2, 4, 64, 4);
+  UOp *both = uop2(job, OP_MUL, s->var[0], s->var[1]);
+  UOp *ends[NRANGES] = {s->var[0], s->var[1], both, uop_index(job, 5)};
+  for (int k = 0; k < NRANGES; k++) s->range[k] = uop_range(job, k, AX_LOOP, ends[k]);
+}
+
+static void move_point(Gen *g, Sizes *s) {
+  s->vars[0] = 1 + (int64_t)gen_random(g, 9), s->vars[1] = 2 + (int64_t)gen_random(g, 69);
+  s->vars[2] = 4 + 4 * (int64_t)gen_random(g, 16);
+  for (int k = 0; k < NRANGES; k++) {
+    s->at[k] = (int64_t)gen_random(g, (uint64_t)value_at(s, s->range[k]->src[0]));
+  }
+}
+
+static UOp *random_size(Gen *g, const Sizes *s) {
+  UOp *n = s->var[gen_random(g, NSIZES)];
+  if (gen_random(g, 2)) n = uop2(g->job, OP_MUL, n, uop_index(g->job, 1 + (int)gen_random(g, 8)));
+  return gen_random(g, 4) ? n : uop2(g->job, OP_MUL, n, s->var[gen_random(g, NSIZES)]);
+}
+
+static UOp *symbolic_index(Gen *g, const Sizes *s, int depth) {
+  Job *job = g->job;
+  if (!depth) {
+    UOp *c = uop_index(job, (int64_t)gen_random(g, 9) - 3);
+    return gen_random(g, 6) ? s->range[gen_random(g, NRANGES)] : c;
+  }
+  UOp *a = symbolic_index(g, s, depth - 1);
+  switch (gen_random(g, 8)) {
+  case 0: return uop2(job, OP_FLOORDIV, a, random_size(g, s));
+  case 1: return uop2(job, OP_FLOORMOD, a, random_size(g, s));
+  case 2: return uop2(job, OP_FLOORDIV, a, uop_index(job, 1 + (int)gen_random(g, 8)));
+  case 3: return uop2(job, OP_FLOORMOD, a, uop_index(job, 1 + (int)gen_random(g, 8)));
+  case 4: return uop2(job, OP_MUL, a, random_size(g, s));
+  case 5: return uop2(job, OP_SUB, a, symbolic_index(g, s, depth - 1));
+  default: return uop2(job, OP_ADD, a, symbolic_index(g, s, depth - 1));
+  }
+}
+
+static bool agree_at(Gen *g, Sizes *s, UOp *from, UOp *to) {
+  for (int k = 0; k < 3 * POINTS; k++) {
+    move_point(g, s);
+    if (value_at(s, from) == value_at(s, to)) continue;
+    print_error("n = %lld %lld %lld: %lld became %lld\n", (long long)s->vars[0],
+                (long long)s->vars[1], (long long)s->vars[2], (long long)value_at(s, from),
+                (long long)value_at(s, to));
+    return false;
+  }
+  return true;
+}
+
+static void symbolic_steps(Job *job, void *arg) {
+  Sweep *sweep = arg;
+  Gen g = {.job = job, .rng = sweep->seed};
+  Rewrite rw = {.job = job};
+  Sizes s;
+  make_sizes(job, &s);
+  for (int k = 0; k < DEEP && !sweep->failed; k++) {
+    UOp *from = symbolic_index(&g, &s, 1 + (int)gen_random(&g, 4));
+    static const Op compare[] = {OP_CMPLT, OP_CMPLE, OP_CMPEQ, OP_CMPNE};
+    if (gen_random(&g, 3) == 0) {
+      from = uop2(job, compare[gen_random(&g, 4)], from, symbolic_index(&g, &s, 2));
+    }
+    UOp *to = rewrite_graph(&rw, from, rules_symbolic);
+    UOp *again = rewrite_graph(&rw, to, rules_symbolic);
+    bool same = agree_at(&g, &s, from, to);
+    if (same && again == to) continue;
+    sweep->failed++;
+    show(job, from, "from");
+    show(job, to, "once");
+    if (again != to) show(job, again, "twice");
+  }
+}
+
+static void test_symbolic_sizes(void **state) {
+  (void)state;
+  for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+    Sweep s = {.seed = seed};
+    run_job(symbolic_steps, &s);
+    assert_int_equal(s.failed, 0);
+  }
+}
+
 static void test_every_rule_fires(void **state) {
   (void)state;
   int silent = 0;
@@ -159,6 +262,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_values),
       cmocka_unit_test(test_deep_index),
+      cmocka_unit_test(test_symbolic_sizes),
       cmocka_unit_test(test_every_rule_fires),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

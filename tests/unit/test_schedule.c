@@ -471,27 +471,6 @@ static void illegal_opts(void **state) {
   expect_illegal(bad, sizeof bad / sizeof *bad);
 }
 
-static void illegal_on_gpu(void **state) {
-  (void)state;
-  static const Illegal bad[] = {
-      {0, "THREAD(0,2)", "not threads"},
-      {0, "STAGE(1,1)", "buffers of their own"},
-      {0, "LOCAL(2,4)", "grouped, not local"},
-      {0, "GROUP(0,4)", "local, not grouped"},
-      {0, "LOCAL(1,1)", "at least 2"},
-      {0, "LOCAL(1,4) LOCAL(1,2)", "already"},
-      {0, "LOCAL(1,32) LOCAL(0,12)", "more threads than the device allows"},
-      {0, "UPCAST(1,8) LOCAL(1,8)", "iterations for 8"},
-      {0, "GROUP(2,16)", "PADTO"},
-      {0, "UNROLL(2,4) GROUP(2,4)", "no multiple of 4"},
-      {0, "NOLOCALS(0,0) LOCAL(0,2)", "NOLOCALS"},
-      {0, "LOCAL(0,2) NOLOCALS(0,0)", "already"},
-      {0, "NOLOCALS(1,0)", "no axis"},
-      {17, "LOCAL(1,5) LOCAL(2,6) LOCAL(3,2) GROUP(4,2)", "three dimensions"},
-  };
-  expect_illegal(bad, sizeof bad / sizeof *bad);
-}
-
 /* -- sizes that are known when running ----------------------------------------------------------
  */
 
@@ -587,6 +566,27 @@ static void symbolic_random(void **state) {
   }
 }
 
+static void illegal_on_gpu(void **state) {
+  (void)state;
+  static const Illegal bad[] = {
+      {0, "THREAD(0,2)", "not threads"},
+      {0, "STAGE(1,1)", "buffers of their own"},
+      {0, "LOCAL(2,4)", "grouped, not local"},
+      {0, "GROUP(0,4)", "local, not grouped"},
+      {0, "LOCAL(1,1)", "at least 2"},
+      {0, "LOCAL(1,4) LOCAL(1,2)", "already"},
+      {0, "LOCAL(1,32) LOCAL(0,12)", "more threads than the device allows"},
+      {0, "UPCAST(1,8) LOCAL(1,8)", "iterations for 8"},
+      {0, "GROUP(2,16)", "PADTO"},
+      {0, "UNROLL(2,4) GROUP(2,4)", "no multiple of 4"},
+      {0, "NOLOCALS(0,0) LOCAL(0,2)", "NOLOCALS"},
+      {0, "LOCAL(0,2) NOLOCALS(0,0)", "already"},
+      {0, "NOLOCALS(1,0)", "no axis"},
+      {17, "LOCAL(1,5) LOCAL(2,6) LOCAL(3,2) GROUP(4,2)", "three dimensions"},
+  };
+  expect_illegal(bad, sizeof bad / sizeof *bad);
+}
+
 #define ON(device_, test_)                                                                         \
   { #test_ " on " #device_, test_, use_##device_, NULL, NULL }
 
@@ -596,6 +596,7 @@ int main(void) {
       ON(cpu, heuristic_schedules), ON(cpu, random_schedules),   ON(gpu, illegal_on_gpu),
       ON(gpu, chosen_on_gpu),       ON(gpu, heuristic_on_gpu),   ON(gpu, random_schedules),
       ON(cpu, symbolic_chosen),     ON(cpu, symbolic_heuristic), ON(cpu, symbolic_random),
+      ON(gpu, symbolic_heuristic),  ON(gpu, symbolic_random),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -34,9 +34,9 @@ static void test_check(void **state) {
   accepted(PROGRAM(0, 1, 0, 2, 9), 0, false);
   accepted(PROGRAM(0, 1, 0, 2, -1), 0, false);
   accepted((Kiln__V1__SizeProgram){.n_code = 0}, 0, false);
-  int64_t deep[200];
-  for (int i = 0; i < 100; i++) deep[2 * i] = 0, deep[2 * i + 1] = 1;
-  accepted((Kiln__V1__SizeProgram){.n_code = 200, .code = deep}, 0, false);
+  int64_t deep[400];
+  for (int i = 0; i < 200; i++) deep[2 * i] = 0, deep[2 * i + 1] = 1;
+  accepted((Kiln__V1__SizeProgram){.n_code = 400, .code = deep}, 0, false);
 }
 
 static int64_t value(Kiln__V1__SizeProgram p, const int64_t *vars) {

@@ -9,10 +9,10 @@ Errors are kiln.Error; its `code` is the name of a gRPC status ("INVALID_ARGUMEN
 The asyncio form of everything here is kiln.aio.
 """
 from ._errors import Error
-from ._options import Options
+from ._options import Dim, Options
 from .client import Buffer, Client, Executable, TensorSpec, ValueSpec, connect
 from .graph import Graph, Node
 from . import aio
 
 __version__ = "0.1.0"
-__all__ = ["Buffer", "Client", "Error", "Executable", "Graph", "Node", "Options", "TensorSpec", "ValueSpec", "aio", "connect"]
+__all__ = ["Buffer", "Client", "Dim", "Error", "Executable", "Graph", "Node", "Options", "TensorSpec", "ValueSpec", "aio", "connect"]

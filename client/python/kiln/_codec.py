@@ -1,13 +1,14 @@
 """numpy arrays and requests as messages; shared by the blocking and the asyncio client."""
 from __future__ import annotations
 
+import operator
 import os
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ._errors import Error
-from ._options import Options
+from ._options import Dim, Options
 from .v1 import graph_pb2, kiln_pb2
 
 CHUNK_BYTES = 1 << 20
@@ -126,10 +127,31 @@ def _chunks(data: Any) -> Iterator[bytes]:
         yield bytes(view[at:at + CHUNK_BYTES])
 
 
+def compile_options(options: Options) -> kiln_pb2.CompileOptions:
+    """Options as a message: numbers and ranges of dimensions."""
+    message = kiln_pb2.CompileOptions(device=options.device, no_cache=options.no_cache)
+    for name, value in options.dims.items():
+        if isinstance(value, (tuple, list)) and len(value) == 2:
+            value = Dim(int(value[0]), int(value[1]))
+        try:
+            if isinstance(value, Dim):
+                message.ranges.add(name=name, min=value.min, max=value.max, multiple=value.multiple)
+            else:
+                message.dims[name] = int(operator.index(value))
+        except (TypeError, ValueError) as e:
+            raise Error("INVALID_ARGUMENT", f"dimension '{name}': expected a number, (min, max) or kiln.Dim, got {value!r}") from e
+    return message
+
+
+def spec_shape(spec: kiln_pb2.TensorSpec) -> tuple[Any, ...]:
+    """Sizes, and names of those that a run decides."""
+    return tuple(d.name or d.size for d in spec.shape) if spec.shape else tuple(spec.dims)
+
+
 def compile_requests(model: Any, options: Options) -> Iterator[kiln_pb2.CompileRequest]:
     """The messages of a Compile call: one header, then chunks."""
     fmt, name, data = model_parts(model)
-    opts = kiln_pb2.CompileOptions(dims=dict(options.dims), device=options.device, no_cache=options.no_cache)
+    opts = compile_options(options)
     yield kiln_pb2.CompileRequest(header=kiln_pb2.CompileHeader(format=fmt, name=name, options=opts, size=len(data)))
     for chunk in _chunks(data):
         yield kiln_pb2.CompileRequest(chunk=chunk)
@@ -138,7 +160,7 @@ def compile_requests(model: Any, options: Options) -> Iterator[kiln_pb2.CompileR
 def inspect_requests(model: Any, options: Options, stage: str, kernel: int) -> Iterator[kiln_pb2.InspectRequest]:
     """The messages of an Inspect call."""
     fmt, name, data = model_parts(model)
-    opts = kiln_pb2.CompileOptions(dims=dict(options.dims), device=options.device)
+    opts = compile_options(options)
     yield kiln_pb2.InspectRequest(header=kiln_pb2.InspectHeader(
         format=fmt, name=name, options=opts, size=len(data), stage=stage, kernel=kernel))
     for chunk in _chunks(data):
@@ -177,9 +199,11 @@ def tensor_inputs(inputs: Mapping[str, Any], values: Sequence[Any]) -> dict[str,
 
 
 def run_request(executable: str, inputs: Mapping[str, Any], outputs: Any, specs: Sequence[Any] = (), input_values: Sequence[Any] = (),
-                output_values: Sequence[Any] = ()) -> kiln_pb2.RunRequest:
-    """specs: of the executable's tensor inputs. outputs: None (all, as arrays), "buffers" (all, kept on the server), or a list of names."""
+                output_values: Sequence[Any] = (), random: tuple[int, int] | None = None) -> kiln_pb2.RunRequest:
+    """specs: of the executable's tensor inputs. random: seed and run number, None for fresh numbers. outputs: None (all, as arrays), "buffers" (all, kept on the server), or a list of names."""
     request = kiln_pb2.RunRequest(executable=executable)
+    if random is not None:
+        request.random.seed, request.random.run = (int(v) & (1 << 64) - 1 for v in random)
     dtypes = {s.name: s.dtype for s in specs}
     for name, value in tensor_inputs(inputs, input_values).items():
         if hasattr(value, "buffer_id"):
@@ -203,7 +227,7 @@ def run_outputs(response: kiln_pb2.RunResponse, specs: Sequence[Any], keep: Call
     for out in response.outputs:
         if out.WhichOneof("value") == "buffer":
             spec = by_name[out.name]
-            result[out.name] = keep(out.buffer, spec.dtype, spec.shape)
+            result[out.name] = keep(out.buffer, spec.dtype, tuple(out.dims))
         else:
             result[out.name] = numpy_from_bytes(out.tensor.dtype, out.tensor.dims, out.tensor.data)
     for spec in values:

@@ -76,4 +76,9 @@ OPS = {
     "WHERE": Op("OTHER", 3, "COND", "BRANCH", "none", "Source 1 where source 0 is true, else source 2; all three broadcast."),
     "MATMUL": Op("OTHER", 2, "NUMERIC", "SAME", "none", "`numpy.matmul`: [..., M, K] x [..., K, N] = [..., M, N], batch axes broadcast; a source of rank 1 is a row (left) or a column (right) whose axis is dropped from the result; a scalar is refused. f16 and bf16 are accumulated in f32 and rounded once."),
     "ASSIGN": Op("OTHER", 2, "ALL", "SAME", "none", "Writes the value, source 1, broadcast to the target's shape, into the target, source 0: a state, or RESHAPE, PERMUTE, SHRINK, FLIP and WINDOW of one that show no element twice. The result is the target."),
+    "RANDOM_KEY": Op("RANDOM", 0, "NONE", "GIVEN", "none", "The run's own key, u32 [2]: another in every run of an executable, the same for the same seed and run number. The dtype is u32."),
+    "RANDOM_FOLD": Op("RANDOM", 1, "INTEGER", "SAME", "n", "A key of its own, u32 [2]: the block of the key, u32 [2], and counter n, at most 2^32 - 1."),
+    "RANDOM_BITS": Op("RANDOM", 1, "INTEGER", "GIVEN", "stream, dims...", "32 or 64 random bits per element, as the dtype u32 or u64 says: the first word, or both with the first one low, of the block of the key, u32 [2], and the counter (k, stream) of element k in row-major order. The stream is below 2^20; with one key, equal streams give equal numbers."),
+    "RANDOM_UNIFORM": Op("RANDOM", 1, "INTEGER", "GIVEN", "stream, dims...", "Numbers of the dtype f16, bf16, f32 or f64, uniform in [0, 1): the upper bits of RANDOM_BITS as a fraction of 11, 8, 24 or 53 bits."),
+    "RANDOM_NORMAL": Op("RANDOM", 1, "INTEGER", "GIVEN", "stream, dims...", "Numbers of the dtype f16, bf16, f32 or f64 with the standard normal distribution."),
 }

@@ -44,7 +44,7 @@ class Buffer:
 class Executable:
     """A compiled model on the server; inputs and outputs are lists of kiln.TensorSpec."""
 
-    def __init__(self, client: "Client", response: kiln_pb2.CompileResponse):
+    def __init__(self, client: "Client", response: kiln_pb2.CompileResponse, options: Options = Options()):
         self._client = client
         self._report = response.report
         self.executable_id = response.executable
@@ -52,13 +52,21 @@ class Executable:
         self.outputs = [TensorSpec._from(s) for s in response.outputs]
         self.input_values = [ValueSpec._from(s) for s in response.input_values]
         self.output_values = [ValueSpec._from(s) for s in response.output_values]
+        self._seed, self._runs = options.seed, 0
 
-    async def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None) -> dict[str, Any]:
+    async def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None, seed: int | None = None) -> dict[str, Any]:
         """As kiln.Executable.run; Buffers are those of this module."""
-        request = _codec.run_request(self.executable_id, inputs, outputs, self.inputs, self.input_values, self.output_values)
+        request = _codec.run_request(self.executable_id, inputs, outputs, self.inputs, self.input_values, self.output_values,
+                                     self._random(seed))
         with translated():
             response = await self._client._stub.Run(request, timeout=self._client.timeout)
         return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client), self.output_values)
+
+    def _random(self, seed: int | None) -> tuple[int, int] | None:
+        if seed is not None or self._seed is None:
+            return None if seed is None else (seed, 0)
+        self._runs += 1
+        return self._seed, self._runs - 1
 
     __call__ = run
 
@@ -84,7 +92,7 @@ class Client:
         """As kiln.Client.compile."""
         with translated():
             response = await self._stub.Compile(_codec.compile_requests(model, options or Options()), timeout=self.timeout)
-        return Executable(self, response)
+        return Executable(self, response, options or Options())
 
     async def upload(self, array: Any, device: str = "") -> Buffer:
         """As kiln.Client.upload."""

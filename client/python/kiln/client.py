@@ -16,17 +16,22 @@ from .v1 import kiln_pb2, kiln_pb2_grpc
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """An input or output of an executable: name, dtype ("f32") and shape (tuple of ints). state: an input that runs update in
-    place, whose value is a kiln.Buffer."""
+    """An input or output of an executable: name, dtype ("f32") and shape, a tuple of ints and, where each run decides, of names.
+
+    bounds: by such a name its (min, max, multiple). An output's name may be an expression, "2*n + 1", or "?" when it is computed.
+    state: an input that runs update in place, whose value is a kiln.Buffer.
+    """
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
+    bounds: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
     state: bool = False
 
     @staticmethod
     def _from(spec: kiln_pb2.TensorSpec) -> "TensorSpec":
-        return TensorSpec(spec.name, _codec.dtype_name(spec.dtype), tuple(spec.dims), spec.state)
+        bounds = {d.name: (d.min, d.max, max(d.multiple, 1)) for d in spec.shape if d.name}
+        return TensorSpec(spec.name, _codec.dtype_name(spec.dtype), _codec.spec_shape(spec), bounds, spec.state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Executable:
     input_values, output_values: lists of ValueSpec, the sequences and empty optionals that these tensors belong to.
     """
 
-    def __init__(self, client: "Client", response: kiln_pb2.CompileResponse):
+    def __init__(self, client: "Client", response: kiln_pb2.CompileResponse, options: Options = Options()):
         self._client = client
         self._report = response.report
         self.executable_id = response.executable
@@ -88,19 +93,30 @@ class Executable:
         self.outputs = [TensorSpec._from(s) for s in response.outputs]
         self.input_values = [ValueSpec._from(s) for s in response.input_values]
         self.output_values = [ValueSpec._from(s) for s in response.output_values]
+        self._seed, self._runs = options.seed, 0
 
-    def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None) -> dict[str, Any]:
+    def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None, seed: int | None = None) -> dict[str, Any]:
         """Runs once.
 
-        inputs: one numpy array (or kiln.Buffer) per model input, by name; dtype and shape must equal the spec's. A sequence is a list
+        inputs: one numpy array (or kiln.Buffer) per model input, by name; dtype and shape must equal the spec's, and
+        where that has a name any size within its bounds, the same one for every dimension of that name. A sequence is a list
         of them, an optional without a value is None or left out; the result has the same form.
         outputs: None for all as arrays, "buffers" for all as kiln.Buffer kept on the server, or a list of names.
+        seed: of random ops; runs with equal seeds give equal numbers, on every device. None: fresh numbers, or, when the executable was
+        compiled with Options(seed=...), those of its next run.
         Raises kiln.Error INVALID_ARGUMENT naming the input with expected and got; UNAVAILABLE when the device died.
         """
-        request = _codec.run_request(self.executable_id, inputs, outputs, self.inputs, self.input_values, self.output_values)
+        request = _codec.run_request(self.executable_id, inputs, outputs, self.inputs, self.input_values, self.output_values,
+                                     self._random(seed))
         with translated():
             response = self._client._stub.Run(request, timeout=self._client.timeout)
         return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client), self.output_values)
+
+    def _random(self, seed: int | None) -> tuple[int, int] | None:
+        if seed is not None or self._seed is None:
+            return None if seed is None else (seed, 0)
+        self._runs += 1
+        return self._seed, self._runs - 1
 
     __call__ = run
 
@@ -135,7 +151,7 @@ class Client:
         """
         with translated():
             response = self._stub.Compile(_codec.compile_requests(model, options or Options()), timeout=self.timeout)
-        return Executable(self, response)
+        return Executable(self, response, options or Options())
 
     def inspect(self, model: Any, stage: str = "kernels", kernel: int = -1, options: Options | None = None) -> str:
         """The text of one compiler stage: tensor ranged kernels scheduled lowered linear code. kernel -1: all."""

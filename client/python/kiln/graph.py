@@ -16,6 +16,7 @@ import numpy as np
 
 from . import _codec
 from ._errors import Error
+from ._random import RandomOps
 from .v1 import graph_pb2
 
 Operand = Union["Node", int, float, bool]
@@ -92,7 +93,7 @@ class Node:
     def __xor__(self, o: Operand) -> "Node": return self.graph.xor(self, o)
 
 
-class Graph:
+class Graph(RandomOps):
     """A graph under construction."""
 
     def __init__(self) -> None:

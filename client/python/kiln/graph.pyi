@@ -1,6 +1,8 @@
 """Types of kiln.graph; the elementwise ops are made by a loop there, so they are spelled out here."""
 from typing import Any, Sequence, Union
 
+from ._random import RandomOps
+
 Operand = Union["Node", int, float, bool]
 
 class Node:
@@ -37,7 +39,7 @@ class Node:
     def reshape(self, *dims: int) -> "Node": ...
     def sum(self, axis: Any = None, keepdims: bool = False) -> "Node": ...
 
-class Graph:
+class Graph(RandomOps):
     def __init__(self) -> None: ...
     def abs(self, x: Node) -> Node: ...
     def add(self, a: Operand, b: Operand) -> Node: ...
