@@ -4,10 +4,10 @@
  * its turn comes: its sources are earlier ones, by number. proto/graph_ops.def says for every op
  * how many sources it has, how many integers, and which function here converts it; docs/graph.md
  * and docs/graph-ops.md are the reference pages for users. */
-#include "compiler/frontend/build_nn.h"
 #include <stdlib.h>
 
-#include "compiler/frontend/front.h"
+#include "compiler/frontend/build_nn.h"
+#include "compiler/frontend/kgraph_size.h"
 #include "compiler/frontend/random.h"
 #include "compiler/ir/view.h"
 #include "kiln/v1/graph.pb-c.h"
@@ -21,11 +21,13 @@ typedef struct GNode {
   VIEW_LIST(int64_t) ints;
   double f;
   int64_t i;
+  VIEW_LIST(int64_t) sizes;
 } GNode;
 typedef struct GDim {
   uint64_t seen;
   int64_t size;
   Str name;
+  int64_t min, max, multiple;
 } GDim;
 typedef struct GParam {
   uint64_t seen; /* PARAM_DATA */
@@ -45,6 +47,7 @@ typedef struct GGraph {
   VIEW_LIST(GNode) nodes;
   VIEW_LIST(GParam) params;
   VIEW_LIST(GOutput) outputs;
+  VIEW_LIST(GSize) sizes;
 } GGraph;
 
 static const ViewField node_rows[] = {
@@ -54,11 +57,15 @@ static const ViewField node_rows[] = {
     VIEW_ROW(GNode, 4, VIEW_SINT, true, ints, NULL),
     VIEW_ROW(GNode, 5, VIEW_DOUBLE, false, f, NULL),
     VIEW_ROW(GNode, 6, VIEW_SINT, false, i, NULL),
+    VIEW_ROW(GNode, 7, VIEW_INT, true, sizes, NULL),
 };
 static const ViewMessage node_message = VIEW_TABLE(node_rows, GNode, "Node");
 static const ViewField dim_rows[] = {
     VIEW_ROW(GDim, 1, VIEW_INT, false, size, NULL),
     VIEW_ROW(GDim, 2, VIEW_STR, false, name, NULL),
+    VIEW_ROW(GDim, 3, VIEW_INT, false, min, NULL),
+    VIEW_ROW(GDim, 4, VIEW_INT, false, max, NULL),
+    VIEW_ROW(GDim, 5, VIEW_INT, false, multiple, NULL),
 };
 static const ViewMessage dim_message = VIEW_TABLE(dim_rows, GDim, "Dim");
 static const ViewField param_rows[] = {
@@ -79,6 +86,7 @@ static const ViewField graph_rows[] = {
     VIEW_ROW(GGraph, 1, VIEW_MSG, true, nodes, &node_message),
     VIEW_ROW(GGraph, 2, VIEW_MSG, true, params, &param_message),
     VIEW_ROW(GGraph, 3, VIEW_MSG, true, outputs, &output_message),
+    VIEW_ROW(GGraph, 4, VIEW_MSG, true, sizes, &size_message),
 };
 static const ViewMessage graph_message = VIEW_TABLE(graph_rows, GGraph, "Graph");
 
@@ -93,7 +101,8 @@ typedef struct Walk {
   GGraph graph;
   Val **params;
   GState *states; /* by slot */
-  UOp **values;   /* by node */
+  Sizes sizes;
+  UOp **values; /* by node */
   /* By node: the state that it is a view of, else NULL. Its value is a view of the PARAM then, and
    * shows the contents at the time when it is used, not when it was made. */
   GState **shows;
@@ -230,26 +239,29 @@ static UOp *g_iota(Walk *w, const GNode *n, UOp *const *src) {
 
 static UOp *g_size(Walk *w, const GNode *n, UOp *const *src) {
   (void)src;
-  return uop_int(w->front.job, DT_I64, n->ints.at[0]);
+  return build_size(w->front.job, n->ints.at[0]);
 }
 
 static UOp *g_reshape(Walk *w, const GNode *n, UOp *const *src) {
   Job *job = w->front.job;
-  int64_t dims[MAX_RANK], known = 1, infer = -1, total = shape_numel(src[0]->shape);
+  int64_t dims[MAX_RANK], known = 1, infer = -1, left;
   if (n->ints.n > MAX_RANK)
     job_abort(job, FAIL(INVALID_ARGUMENT, "rank %zu, at most %d", n->ints.n, MAX_RANK));
   for (size_t i = 0; i < n->ints.n; i++) {
     dims[i] = n->ints.at[i];
-    if (dims[i] == -1 && infer < 0)
+    if (dims[i] == -1 && infer < 0) {
       infer = (int64_t)i;
-    else if (dims[i] < 0 || __builtin_mul_overflow(known, dims[i], &known))
+      continue;
+    }
+    if (!dim_le(job, 0, dims[i]) || dim_low(known) > MAX_NUMEL)
       job_abort(job, FAIL(INVALID_ARGUMENT, "bad shape %s", shape_text(job, ints_of(n))));
+    known = dim_mul(job, known, dims[i]);
   }
   if (infer >= 0) {
-    if (!known || total % known)
+    if (!dim_divides(job, dims_numel(job, src[0]->shape), known, &left))
       job_abort(job, FAIL(INVALID_ARGUMENT, "cannot reshape %s to %s",
                           shape_text(job, src[0]->shape), shape_text(job, ints_of(n))));
-    dims[infer] = total / known;
+    dims[infer] = left;
   }
   return build_reshape(job, src[0], shape_make(dims, n->ints.n));
 }
@@ -265,9 +277,9 @@ static UOp *g_expand(Walk *w, const GNode *n, UOp *const *src) {
 
 static UOp *g_pad(Walk *w, const GNode *n, UOp *const *src) {
   for (size_t i = 0; i < n->ints.n; i++)
-    if (n->ints.at[i] < 0)
-      job_abort(w->front.job,
-                FAIL(INVALID_ARGUMENT, "negative padding %lld", (long long)n->ints.at[i]));
+    if (!dim_le(w->front.job, 0, n->ints.at[i]))
+      job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "negative padding %s",
+                                   dim_text(w->front.job, n->ints.at[i])));
   if (src[1]->shape.n)
     job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "fill value of shape %s, expected a scalar",
                                  shape_text(w->front.job, src[1]->shape)));
@@ -279,10 +291,10 @@ static UOp *g_shrink(Walk *w, const GNode *n, UOp *const *src) {
   UOp *x = src[0];
   for (size_t i = 0; i < src[0]->shape.n; i++) {
     int64_t b = n->ints.at[2 * i], e = n->ints.at[2 * i + 1], d = src[0]->shape.at[i];
-    if (b < 0 || e < b || e > d)
-      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%lld, %lld) of axis %zu with %lld elements",
-                          (long long)b, (long long)e, i, (long long)d));
-    x = build_slice(job, x, i, b, e - b, 1);
+    if (!dim_le(job, 0, b) || !dim_le(job, b, e) || !dim_le(job, e, d))
+      job_abort(job, FAIL(INVALID_ARGUMENT, "range [%s, %s) of axis %zu with %s elements",
+                          dim_text(job, b), dim_text(job, e), i, dim_text(job, d)));
+    x = build_slice(job, x, i, b, dim_sub(job, e, b), 1);
   }
   return x;
 }
@@ -457,8 +469,13 @@ static void add_params(Walk *w) {
       job_abort(job, FAIL(INVALID_ARGUMENT, "rank %zu, at most %d", p->dims.n, MAX_RANK));
     for (size_t k = 0; k < p->dims.n; k++) {
       const GDim *dim = &p->dims.at[k];
-      dims[k] =
-          dim->name.len ? front_dim(&w->front, p->name, k, dim->name, (DimRange){0}) : dim->size;
+      DimRange range = {dim->min, dim->max, dim->multiple};
+      if (dim->size < 0 || dim->min < 0 || dim->max < 0 || dim->multiple < 0)
+        job_abort(job, FAIL(INVALID_ARGUMENT, "dimension %zu is negative", k));
+      if (range.max == 0 && range.min > 0)
+        job_abort(job, FAIL(INVALID_ARGUMENT, "dimension %zu has the bounds [%lld, 0]", k,
+                            (long long)range.min));
+      dims[k] = dim->name.len ? front_dim(&w->front, p->name, k, dim->name, range) : dim->size;
     }
     Ints shape = dims_of(w, dims, p->dims.n, d);
     bool constant = p->seen & PARAM_DATA;
@@ -488,6 +505,44 @@ static void check_counts(Walk *w, const GOp *op, const GNode *n, UOp *const *src
   if (op->nints == G_AXES2) want = 2 * rank;
   if (n->ints.n != want)
     job_abort(job, FAIL(INVALID_ARGUMENT, "%zu integers, expected %zu", n->ints.n, want));
+}
+
+static UOp *size_node(void *arg, int64_t node) { return current(arg, node); }
+
+static bool takes_sizes(const GNode *n) {
+  switch (n->op) {
+  case KILN__V1__GRAPH_OP__RESHAPE:
+  case KILN__V1__GRAPH_OP__EXPAND:
+  case KILN__V1__GRAPH_OP__PAD:
+  case KILN__V1__GRAPH_OP__SHRINK:
+  case KILN__V1__GRAPH_OP__IOTA:
+  case KILN__V1__GRAPH_OP__SIZE: return true;
+  default: return false;
+  }
+}
+
+/* The node with computed sizes in its ints. Numbers stay far from what a handle looks like. */
+static GNode with_sizes(Walk *w, const GNode *given, size_t i) {
+  Job *job = w->front.job;
+  GNode n = *given;
+  const int64_t limit = (int64_t)1 << 60;
+  for (size_t k = 0; k < n.ints.n; k++)
+    if (n.ints.at[k] < -limit || n.ints.at[k] > limit)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "integer %zu is %lld", k, (long long)n.ints.at[k]));
+  if (!n.sizes.n) return n;
+  if (!takes_sizes(given)) job_abort(job, FAIL(INVALID_ARGUMENT, "the op takes no computed sizes"));
+  if (n.sizes.n != n.ints.n)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "%zu sizes for %zu integers", n.sizes.n, n.ints.n));
+  n.ints.at = arena_array(&job->arena, n.ints.n, sizeof *n.ints.at);
+  for (size_t k = 0; k < n.ints.n; k++) {
+    int64_t s = given->sizes.at[k];
+    if (s && given->ints.at[k])
+      job_abort(job, FAIL(INVALID_ARGUMENT, "integer %zu is both %lld and a computed size", k,
+                          (long long)given->ints.at[k]));
+    n.ints.at[k] = s ? sizes_get(&w->sizes, s, i) : given->ints.at[k];
+  }
+  if (n.op == KILN__V1__GRAPH_OP__IOTA) front_static(job, n.ints.at[0], "the axis");
+  return n;
 }
 
 /* Of source 0, if that is a state. */
@@ -520,7 +575,8 @@ static void convert_node(Walk *w, size_t i) {
     src[k] = is_view(op) || op->fn == g_assign ? w->values[s] : current(w, s);
   }
   check_counts(w, op, n, src);
-  UOp *u = op->fn(w, n, src);
+  GNode sized = with_sizes(w, n, i);
+  UOp *u = op->fn(w, &sized, src);
   if (is_view(op) || op->fn == g_assign) w->shows[i] = w->shows[n->src.at[0]];
   if (op->fn == g_param) w->shows[i] = state_at(w, u);
   if (u->shape.n > MAX_RANK)
@@ -535,6 +591,7 @@ static void convert_graph(Job *job, void *arg) {
   if (st) job_abort(job, WRAP(st, "not a valid kiln.v1.Graph"));
   size_t n = w->graph.nodes.n;
   add_params(w);
+  sizes_init(&w->sizes, &w->front, w->graph.sizes.at, w->graph.sizes.n, size_node, w);
   w->values = arena_array(&job->arena, n, sizeof *w->values);
   w->shows = arena_array(&job->arena, n, sizeof *w->shows);
   for (size_t i = 0; i < n; i++) convert_node(w, i);
