@@ -236,6 +236,8 @@ typedef struct KilnRunOptions {
   const char *const *outputs; /* names of the wanted ones; none = all, in the model's order */
   size_t noutputs;
   int outputs_as_buffers; /* leave the outputs on the server */
+  int seeded;             /* random ops draw the numbers of seed and run, not fresh ones */
+  uint64_t seed, run;     /* any; equal pairs give equal numbers on every device */
 } KilnRunOptions;
 
 typedef struct KilnResult {
@@ -351,6 +353,176 @@ KILN_API KilnCode kiln_cache_list(KilnClient *client, uint32_t limit, KilnCacheE
 /* hash: of a graph or a kernel, or a unique prefix of one. */
 KILN_API KilnCode kiln_cache_why(KilnClient *client, const char *hash, KilnText **out,
                                  KilnError *err);
+
+/* -- building a graph ----------------------------------------------------------------------------
+ *
+ *   KilnGraph *g;
+ *   KilnGraphDim dims[2] = {{0}, {0}};
+ *   int64_t axis = 1;
+ *   dims[0].size = 4, dims[1].name = "n";
+ *   if (kiln_graph_create(&g, &err)) ...
+ *   KilnNode x = kiln_graph_param(g, "x", KILN_F32, 2, dims, 0);
+ *   kiln_graph_output(g, "y", kiln_graph_reduce(g, KILN_OP_REDUCE_SUM,
+ *                     kiln_graph_op1(g, KILN_OP_EXP2, x), 1, &axis, 0));
+ *   if (kiln_graph_finish(g, &model, &err)) ...
+ *   kiln_compile(client, &model, NULL, &exe, &err);
+ *   kiln_graph_free(g);
+ *
+ * What each op computes is in docs/graph-ops.md, how a graph is put together in docs/graph.md.
+ * Functions that make a node give its number, or KILN_NO_NODE after a mistake. The graph remembers
+ * the first mistake, everything after it does nothing, and kiln_graph_finish reports it, so calls
+ * can be nested. Numbers of sources and integers are checked here, shapes and dtypes by the server.
+ */
+
+typedef struct KilnGraph KilnGraph;
+typedef int64_t KilnNode;
+typedef int64_t KilnSize; /* of kiln_graph_size_*; 0 = none */
+#define KILN_NO_NODE         ((KilnNode)-1)
+#define KILN_GRAPH_MAX_NODES 4194304
+#define KILN_GRAPH_MAX_INTS  64 /* of one node */
+
+typedef enum KilnOp {
+  KILN_OP_PARAM = 1,
+  KILN_OP_CONST = 2,
+  KILN_OP_IOTA = 3,
+  KILN_OP_SIZE = 4,
+  KILN_OP_RESHAPE = 10,
+  KILN_OP_PERMUTE = 11,
+  KILN_OP_EXPAND = 12,
+  KILN_OP_PAD = 13,
+  KILN_OP_SHRINK = 14,
+  KILN_OP_FLIP = 15,
+  KILN_OP_WINDOW = 16,
+  KILN_OP_CAT = 17,
+  KILN_OP_GATHER = 18,
+  KILN_OP_REDUCE_SUM = 20,
+  KILN_OP_REDUCE_PROD = 21,
+  KILN_OP_REDUCE_MAX = 22,
+  KILN_OP_REDUCE_MIN = 23,
+  KILN_OP_CAST = 30,
+  KILN_OP_BITCAST = 31,
+  KILN_OP_CONTIGUOUS = 32,
+  KILN_OP_NEG = 40,
+  KILN_OP_ABS = 41,
+  KILN_OP_RECIP = 42,
+  KILN_OP_SQRT = 43,
+  KILN_OP_EXP = 44,
+  KILN_OP_EXP2 = 45,
+  KILN_OP_LOG = 46,
+  KILN_OP_LOG2 = 47,
+  KILN_OP_SIN = 48,
+  KILN_OP_COS = 49,
+  KILN_OP_TANH = 50,
+  KILN_OP_ERF = 51,
+  KILN_OP_ATAN = 52,
+  KILN_OP_TRUNC = 53,
+  KILN_OP_FLOOR = 54,
+  KILN_OP_CEIL = 55,
+  KILN_OP_ROUND = 56,
+  KILN_OP_NOT = 57,
+  KILN_OP_ADD = 70,
+  KILN_OP_SUB = 71,
+  KILN_OP_MUL = 72,
+  KILN_OP_DIV = 73,
+  KILN_OP_MOD = 74,
+  KILN_OP_FLOORDIV = 75,
+  KILN_OP_FLOORMOD = 76,
+  KILN_OP_MAX = 77,
+  KILN_OP_MIN = 78,
+  KILN_OP_POW = 79,
+  KILN_OP_AND = 80,
+  KILN_OP_OR = 81,
+  KILN_OP_XOR = 82,
+  KILN_OP_SHL = 83,
+  KILN_OP_SHR = 84,
+  KILN_OP_CMPLT = 85,
+  KILN_OP_CMPLE = 86,
+  KILN_OP_CMPEQ = 87,
+  KILN_OP_CMPNE = 88,
+  KILN_OP_WHERE = 90,
+  KILN_OP_MATMUL = 91,
+  KILN_OP_ASSIGN = 92,
+  KILN_OP_RANDOM_KEY = 93,
+  KILN_OP_RANDOM_FOLD = 94,
+  KILN_OP_RANDOM_BITS = 95,
+  KILN_OP_RANDOM_UNIFORM = 96,
+  KILN_OP_RANDOM_NORMAL = 97
+} KilnOp;
+
+typedef enum KilnSizeOp {
+  KILN_SIZE_ADD = 4,
+  KILN_SIZE_SUB = 5,
+  KILN_SIZE_MUL = 6,
+  KILN_SIZE_FLOORDIV = 7, /* rounded down */
+  KILN_SIZE_MOD = 8,      /* what FLOORDIV leaves */
+  KILN_SIZE_MIN = 9,
+  KILN_SIZE_MAX = 10
+} KilnSizeOp;
+
+/* A dimension of a parameter. */
+typedef struct KilnGraphDim {
+  uint64_t size;     /* when name is NULL */
+  const char *name;  /* a dimension whose size each run decides; one name is one size */
+  uint64_t min, max; /* with name; both 0 = [1, 65536] */
+  uint64_t multiple; /* with name: of which the size is a multiple; 0 = 1 */
+} KilnGraphDim;
+
+/* Any node. */
+typedef struct KilnNodeSpec {
+  KilnOp op;
+  KilnDType dtype; /* CONST, IOTA, CAST, BITCAST */
+  const KilnNode *src;
+  size_t nsrc;
+  const int64_t *ints;
+  const KilnSize *sizes; /* NULL, or nints of them: one that is not 0 stands for the int */
+  size_t nints;
+  double f;  /* CONST of a float dtype */
+  int64_t i; /* CONST of another; REDUCE_*: 0 = keep the axes, 1 = drop them */
+} KilnNodeSpec;
+
+KILN_API KilnCode kiln_graph_create(KilnGraph **out, KilnError *err);
+/* NULL is allowed. */
+KILN_API void kiln_graph_free(KilnGraph *g);
+KILN_API KilnNode kiln_graph_node(KilnGraph *g, const KilnNodeSpec *spec);
+/* state: KILN_OP_ASSIGN may write to it, and a run is given a buffer for it. */
+KILN_API KilnNode kiln_graph_param(KilnGraph *g, const char *name, KilnDType dtype, size_t rank,
+                                   const KilnGraphDim *dims, int state);
+/* A copy of the tensor's data; its name and buffer are not looked at. */
+KILN_API KilnNode kiln_graph_constant(KilnGraph *g, const KilnTensor *tensor);
+KILN_API KilnNode kiln_graph_float(KilnGraph *g, KilnDType dtype, double value);
+KILN_API KilnNode kiln_graph_int(KilnGraph *g, KilnDType dtype, int64_t value);
+KILN_API KilnNode kiln_graph_iota(KilnGraph *g, KilnDType dtype, size_t axis, size_t rank,
+                                  const int64_t *dims);
+/* Elementwise, and CONTIGUOUS; with two sources also MATMUL and ASSIGN. */
+KILN_API KilnNode kiln_graph_op1(KilnGraph *g, KilnOp op, KilnNode x);
+KILN_API KilnNode kiln_graph_op2(KilnGraph *g, KilnOp op, KilnNode a, KilnNode b);
+KILN_API KilnNode kiln_graph_where(KilnGraph *g, KilnNode condition, KilnNode a, KilnNode b);
+KILN_API KilnNode kiln_graph_cast(KilnGraph *g, KilnNode x, KilnDType dtype);
+KILN_API KilnNode kiln_graph_bitcast(KilnGraph *g, KilnNode x, KilnDType dtype);
+KILN_API KilnNode kiln_graph_reshape(KilnGraph *g, KilnNode x, size_t n, const int64_t *dims);
+KILN_API KilnNode kiln_graph_expand(KilnGraph *g, KilnNode x, size_t n, const int64_t *dims);
+KILN_API KilnNode kiln_graph_permute(KilnGraph *g, KilnNode x, size_t n, const int64_t *order);
+KILN_API KilnNode kiln_graph_flip(KilnGraph *g, KilnNode x, size_t n, const int64_t *axes);
+/* Two numbers per axis: before and after; begin and end. */
+KILN_API KilnNode kiln_graph_pad(KilnGraph *g, KilnNode x, size_t rank, const int64_t *amounts,
+                                 KilnNode fill);
+KILN_API KilnNode kiln_graph_shrink(KilnGraph *g, KilnNode x, size_t rank, const int64_t *bounds);
+KILN_API KilnNode kiln_graph_window(KilnGraph *g, KilnNode x, int64_t axis, int64_t size,
+                                    int64_t stride, int64_t dilation);
+KILN_API KilnNode kiln_graph_cat(KilnGraph *g, size_t n, const KilnNode *src, int64_t axis);
+KILN_API KilnNode kiln_graph_gather(KilnGraph *g, KilnNode x, KilnNode indices, int64_t axis);
+/* op: KILN_OP_REDUCE_... */
+KILN_API KilnNode kiln_graph_reduce(KilnGraph *g, KilnOp op, KilnNode x, size_t n,
+                                    const int64_t *axes, int keep);
+/* Sizes that a run decides, for KilnNodeSpec.sizes: a named dimension of a parameter, a number, two
+ * sizes combined, and the value of an integer scalar (outside [min, max] the run fails). */
+KILN_API KilnSize kiln_graph_size_dim(KilnGraph *g, const char *name);
+KILN_API KilnSize kiln_graph_size_const(KilnGraph *g, int64_t value);
+KILN_API KilnSize kiln_graph_size_op(KilnGraph *g, KilnSizeOp op, KilnSize a, KilnSize b);
+KILN_API KilnSize kiln_graph_size_node(KilnGraph *g, KilnNode node, uint64_t min, uint64_t max);
+KILN_API void kiln_graph_output(KilnGraph *g, const char *name, KilnNode node);
+/* The graph as a model to compile; its bytes are the graph's, until it grows or is freed. */
+KILN_API KilnCode kiln_graph_finish(KilnGraph *g, KilnModel *out, KilnError *err);
 
 /* -- in an event loop ----------------------------------------------------------------------------
  */

@@ -7,7 +7,8 @@
 #include "proto/wire.h"
 
 enum { DATA_ALIGN = 64 };
-enum { RUN_EXECUTABLE = 1, RUN_INPUTS = 2, RUN_OUTPUTS = 3, RUN_AS_BUFFERS = 4 };
+enum { RUN_EXECUTABLE = 1, RUN_INPUTS = 2, RUN_OUTPUTS = 3, RUN_AS_BUFFERS = 4, RUN_RANDOM = 5 };
+enum { RANDOM_SEED = 1, RANDOM_RUN = 2 };
 enum { NAMED_NAME = 1, NAMED_TENSOR = 2, NAMED_BUFFER = 3 };
 enum { TENSOR_DTYPE = 1, TENSOR_DIMS = 2, TENSOR_DATA = 3 };
 enum { DONE_OUTPUTS = 1, DONE_DEVICE_NS = 2, DONE_QUEUE_NS = 3 };
@@ -72,6 +73,18 @@ static uint8_t *put_named(uint8_t *at, const KilnTensor *t) {
   return put_bytes(at, TENSOR_DATA, t->data, t->bytes);
 }
 
+static size_t random_size(const KilnRunOptions *o) {
+  return 2 + varint_size(o->seed) + varint_size(o->run);
+}
+
+static uint8_t *put_random(uint8_t *at, const KilnRunOptions *o) {
+  at = put_head(at, RUN_RANDOM, random_size(o));
+  *at++ = RANDOM_SEED << 3 | WIRE_VARINT;
+  at = put_varint(at, o->seed);
+  *at++ = RANDOM_RUN << 3 | WIRE_VARINT;
+  return put_varint(at, o->run);
+}
+
 static Status check_inputs(const KilnTensor *t, size_t n) {
   for (size_t i = 0; i < n; i++) {
     if (!t[i].name) return FAIL(INVALID_ARGUMENT, "input %zu has no name", i);
@@ -88,6 +101,7 @@ static Status check_inputs(const KilnTensor *t, size_t n) {
 static void send_run(KilnCall *call, const char *executable, const KilnTensor *inputs,
                      size_t ninputs, const KilnRunOptions *o) {
   size_t size = field_size(strlen(executable)) + (o->outputs_as_buffers ? 2 : 0);
+  if (o->seeded) size += field_size(random_size(o));
   for (size_t i = 0; i < ninputs; i++) size += field_size(named_size(&inputs[i]));
   for (size_t i = 0; i < o->noutputs; i++) size += field_size(strlen(o->outputs[i]));
   uint8_t *at = grpc_send_begin(call->stream, size);
@@ -95,6 +109,7 @@ static void send_run(KilnCall *call, const char *executable, const KilnTensor *i
   at = put_text(at, RUN_EXECUTABLE, executable);
   for (size_t i = 0; i < ninputs; i++) at = put_named(at, &inputs[i]);
   for (size_t i = 0; i < o->noutputs; i++) at = put_text(at, RUN_OUTPUTS, o->outputs[i]);
+  if (o->seeded) at = put_random(at, o);
   if (!o->outputs_as_buffers) return;
   *at++ = RUN_AS_BUFFERS << 3 | WIRE_VARINT;
   *at = 1;

@@ -122,14 +122,16 @@ static void print_json(cJSON *compile, const Times *t, const KilnResult *r, cons
 /* Runs n times; *out is the last result. */
 static int time_runs(Cli *cli, const KilnExecutable *e, const Inputs *in, Times *t,
                      KilnResult **out) {
+  KilnRunOptions options = {.seeded = in->seeded, .seed = in->seed};
   *out = NULL;
   for (size_t i = 0; i < t->n; i++) {
     kiln_free(*out);
     if (t->n > 1) cli_progress(cli, "run %zu of %zu", i + 1, t->n);
     int64_t start = clock_now_ns();
-    if (kiln_run(cli->client, e->id, in->tensors, in->count, NULL, out, &cli->err))
+    if (kiln_run(cli->client, e->id, in->tensors, in->count, &options, out, &cli->err))
       return cli_fail(cli, &cli->err);
     t->wall[i] = clock_now_ns() - start;
+    options.run++;
     t->device[i] = (*out)->device_ns;
   }
   cli_progress_end(cli);

@@ -186,6 +186,8 @@ int inputs_open(const Cli *cli, const ModelArgs *args, const KilnExecutable *exe
   in->count = n;
   if (args->random && !args_count(args->random, &seed))
     return cli_usage("--random '%s': expected a number", args->random);
+  in->seeded = args->random != NULL;
+  in->seed = seed;
   for (size_t i = 0; i < args->inputs.len; i++) {
     int rc = read_input(cli, args->inputs.at[i], exe, in);
     if (rc) return rc;

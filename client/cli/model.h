@@ -21,7 +21,7 @@ typedef struct ModelArgs {
    "an input; just FILE.npy for a model with one"},                                                \
   {                                                                                                \
     "--random", "SEED", OPT_TEXT, &(m).random,                                                     \
-        "make up the other inputs: floats in [-1, 1), integers 0..9"                               \
+        "make up the other inputs: floats in [-1, 1), integers 0..9; and what random ops draw"     \
   }
 
 /* A model ready to be sent: a text graph is already encoded. */
@@ -43,6 +43,8 @@ typedef struct Inputs {
   size_t count;
   void **owned;         /* data, parallel to tensors */
   uint64_t (*dims)[32]; /* parallel to tensors */
+  bool seeded;          /* --random: random ops draw the numbers of `seed`, run after run */
+  uint64_t seed;
 } Inputs;
 
 /* One tensor per input of the executable, from files and random numbers. */

@@ -4,9 +4,10 @@
  * its turn comes: its sources are earlier ones, by number. proto/graph_ops.def says for every op
  * how many sources it has, how many integers, and which function here converts it; docs/graph.md
  * and docs/graph-ops.md are the reference pages for users. */
+#include "compiler/frontend/build_nn.h"
 #include <stdlib.h>
 
-#include "compiler/frontend/build_nn.h"
+#include "compiler/frontend/front.h"
 #include "compiler/frontend/kgraph_size.h"
 #include "compiler/frontend/random.h"
 #include "compiler/ir/view.h"
@@ -86,7 +87,7 @@ static const ViewField graph_rows[] = {
     VIEW_ROW(GGraph, 1, VIEW_MSG, true, nodes, &node_message),
     VIEW_ROW(GGraph, 2, VIEW_MSG, true, params, &param_message),
     VIEW_ROW(GGraph, 3, VIEW_MSG, true, outputs, &output_message),
-    VIEW_ROW(GGraph, 4, VIEW_MSG, true, sizes, &size_message),
+    VIEW_ROW(GGraph, 4, VIEW_MSG, true, sizes, &kgraph_size_message),
 };
 static const ViewMessage graph_message = VIEW_TABLE(graph_rows, GGraph, "Graph");
 
@@ -101,8 +102,9 @@ typedef struct Walk {
   GGraph graph;
   Val **params;
   GState *states; /* by slot */
-  Sizes sizes;
-  UOp **values; /* by node */
+  UOp **values;   /* by node */
+  size_t nvalues; /* of the nodes so far */
+  GraphSizes sizes;
   /* By node: the state that it is a view of, else NULL. Its value is a view of the PARAM then, and
    * shows the contents at the time when it is used, not when it was made. */
   GState **shows;
@@ -242,26 +244,33 @@ static UOp *g_size(Walk *w, const GNode *n, UOp *const *src) {
   return build_size(w->front.job, n->ints.at[0]);
 }
 
+/* What a -1 stands for: `total` elements over those of the other dims. */
+static int64_t inferred(Job *job, const UOp *x, const GNode *n, int64_t known) {
+  int64_t rest, total = dims_numel(job, x->shape);
+  if (!dim_divides(job, total, known, &rest))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "cannot reshape %s to %s", shape_text(job, x->shape),
+                        shape_text(job, ints_of(n))));
+  return rest;
+}
+
 static UOp *g_reshape(Walk *w, const GNode *n, UOp *const *src) {
   Job *job = w->front.job;
-  int64_t dims[MAX_RANK], known = 1, infer = -1, left;
+  int64_t dims[MAX_RANK], other[MAX_RANK], infer = -1;
+  size_t nother = 0;
   if (n->ints.n > MAX_RANK)
     job_abort(job, FAIL(INVALID_ARGUMENT, "rank %zu, at most %d", n->ints.n, MAX_RANK));
   for (size_t i = 0; i < n->ints.n; i++) {
     dims[i] = n->ints.at[i];
-    if (dims[i] == -1 && infer < 0) {
+    if (dims[i] == -1 && infer < 0)
       infer = (int64_t)i;
-      continue;
-    }
-    if (!dim_le(job, 0, dims[i]) || dim_low(known) > MAX_NUMEL)
+    else if (dim_is_static(dims[i]) && dims[i] < 0)
       job_abort(job, FAIL(INVALID_ARGUMENT, "bad shape %s", shape_text(job, ints_of(n))));
-    known = dim_mul(job, known, dims[i]);
+    else
+      other[nother++] = dims[i];
   }
   if (infer >= 0) {
-    if (!dim_divides(job, dims_numel(job, src[0]->shape), known, &left))
-      job_abort(job, FAIL(INVALID_ARGUMENT, "cannot reshape %s to %s",
-                          shape_text(job, src[0]->shape), shape_text(job, ints_of(n))));
-    dims[infer] = left;
+    int64_t known = shape_check(job, shape_make(other, nother), MAX_NUMEL, "reshape");
+    dims[infer] = inferred(job, src[0], n, known);
   }
   return build_reshape(job, src[0], shape_make(dims, n->ints.n));
 }
@@ -277,9 +286,10 @@ static UOp *g_expand(Walk *w, const GNode *n, UOp *const *src) {
 
 static UOp *g_pad(Walk *w, const GNode *n, UOp *const *src) {
   for (size_t i = 0; i < n->ints.n; i++)
-    if (!dim_le(w->front.job, 0, n->ints.at[i]))
-      job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "negative padding %s",
-                                   dim_text(w->front.job, n->ints.at[i])));
+    if (dim_low(n->ints.at[i]) < 0)
+      job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "padding %s, which %s negative",
+                                   dim_text(w->front.job, n->ints.at[i]),
+                                   dim_is_static(n->ints.at[i]) ? "is" : "may be"));
   if (src[1]->shape.n)
     job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "fill value of shape %s, expected a scalar",
                                  shape_text(w->front.job, src[1]->shape)));
@@ -456,6 +466,21 @@ static Val *constant_param(Walk *w, const GParam *p, DType d, Ints shape) {
   return v;
 }
 
+static int64_t param_dim(Walk *w, const GParam *p, size_t axis) {
+  const GDim *d = &p->dims.at[axis];
+  Job *job = w->front.job;
+  const DimRange own = {d->min, d->max, d->multiple};
+  if (!d->name.len && !dim_is_static(d->size))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "dimension %zu is %lld", axis, (long long)d->size));
+  if (!d->name.len) return d->size;
+  if (d->min < 0 || d->max < d->min || d->max > MAX_NUMEL || d->multiple < 0 ||
+      d->multiple > MAX_NUMEL)
+    job_abort(job,
+              FAIL(INVALID_ARGUMENT, "dimension '" STR_FMT "' in [%lld, %lld], a multiple of %lld",
+                   STR_ARG(d->name), (long long)d->min, (long long)d->max, (long long)d->multiple));
+  return front_dim(&w->front, p->name, axis, d->name, own);
+}
+
 static void add_params(Walk *w) {
   Job *job = w->front.job;
   w->params = arena_array(&job->arena, w->graph.params.n, sizeof *w->params);
@@ -467,16 +492,7 @@ static void add_params(Walk *w) {
     DType d = dtype_of(w, p->dtype);
     if (p->dims.n > MAX_RANK)
       job_abort(job, FAIL(INVALID_ARGUMENT, "rank %zu, at most %d", p->dims.n, MAX_RANK));
-    for (size_t k = 0; k < p->dims.n; k++) {
-      const GDim *dim = &p->dims.at[k];
-      DimRange range = {dim->min, dim->max, dim->multiple};
-      if (dim->size < 0 || dim->min < 0 || dim->max < 0 || dim->multiple < 0)
-        job_abort(job, FAIL(INVALID_ARGUMENT, "dimension %zu is negative", k));
-      if (range.max == 0 && range.min > 0)
-        job_abort(job, FAIL(INVALID_ARGUMENT, "dimension %zu has the bounds [%lld, 0]", k,
-                            (long long)range.min));
-      dims[k] = dim->name.len ? front_dim(&w->front, p->name, k, dim->name, range) : dim->size;
-    }
+    for (size_t k = 0; k < p->dims.n; k++) dims[k] = param_dim(w, p, k);
     Ints shape = dims_of(w, dims, p->dims.n, d);
     bool constant = p->seen & PARAM_DATA;
     if (!constant && !p->name.len) job_abort(job, FAIL(INVALID_ARGUMENT, "an input needs a name"));
@@ -507,44 +523,6 @@ static void check_counts(Walk *w, const GOp *op, const GNode *n, UOp *const *src
     job_abort(job, FAIL(INVALID_ARGUMENT, "%zu integers, expected %zu", n->ints.n, want));
 }
 
-static UOp *size_node(void *arg, int64_t node) { return current(arg, node); }
-
-static bool takes_sizes(const GNode *n) {
-  switch (n->op) {
-  case KILN__V1__GRAPH_OP__RESHAPE:
-  case KILN__V1__GRAPH_OP__EXPAND:
-  case KILN__V1__GRAPH_OP__PAD:
-  case KILN__V1__GRAPH_OP__SHRINK:
-  case KILN__V1__GRAPH_OP__IOTA:
-  case KILN__V1__GRAPH_OP__SIZE: return true;
-  default: return false;
-  }
-}
-
-/* The node with computed sizes in its ints. Numbers stay far from what a handle looks like. */
-static GNode with_sizes(Walk *w, const GNode *given, size_t i) {
-  Job *job = w->front.job;
-  GNode n = *given;
-  const int64_t limit = (int64_t)1 << 60;
-  for (size_t k = 0; k < n.ints.n; k++)
-    if (n.ints.at[k] < -limit || n.ints.at[k] > limit)
-      job_abort(job, FAIL(INVALID_ARGUMENT, "integer %zu is %lld", k, (long long)n.ints.at[k]));
-  if (!n.sizes.n) return n;
-  if (!takes_sizes(given)) job_abort(job, FAIL(INVALID_ARGUMENT, "the op takes no computed sizes"));
-  if (n.sizes.n != n.ints.n)
-    job_abort(job, FAIL(INVALID_ARGUMENT, "%zu sizes for %zu integers", n.sizes.n, n.ints.n));
-  n.ints.at = arena_array(&job->arena, n.ints.n, sizeof *n.ints.at);
-  for (size_t k = 0; k < n.ints.n; k++) {
-    int64_t s = given->sizes.at[k];
-    if (s && given->ints.at[k])
-      job_abort(job, FAIL(INVALID_ARGUMENT, "integer %zu is both %lld and a computed size", k,
-                          (long long)given->ints.at[k]));
-    n.ints.at[k] = s ? sizes_get(&w->sizes, s, i) : given->ints.at[k];
-  }
-  if (n.op == KILN__V1__GRAPH_OP__IOTA) front_static(job, n.ints.at[0], "the axis");
-  return n;
-}
-
 /* Of source 0, if that is a state. */
 static bool is_view(const GOp *op) {
   return op_info[op->op].flags & OPF_MOVE && op->op != OP_PAD && op->op != OP_CAT &&
@@ -558,9 +536,33 @@ static GState *state_at(Walk *w, const UOp *param) {
   return s->param == param ? s : NULL;
 }
 
+static UOp *value_for_size(void *ctx, int64_t node) {
+  Walk *w = ctx;
+  if (node < 0 || node >= (int64_t)w->nvalues)
+    job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "a size by node %lld, expected an earlier one",
+                                 (long long)node));
+  return current(w, node);
+}
+
+/* The integers with the sizes that stand for some of them. An integer of the message has to be a
+ * number: as a dim, one far below 0 would be an address. */
+static void resolve_ints(Walk *w, const GOp *op, GNode *n) {
+  Job *job = w->front.job;
+  bool takes = op->op == OP_RESHAPE || op->op == OP_EXPAND || op->op == OP_PAD ||
+               op->op == OP_SHRINK || op->op == OP_IOTA || op->fn == g_size;
+  if (n->sizes.n && (!takes || n->sizes.n != n->ints.n))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "%zu sizes for %zu integers%s", n->sizes.n, n->ints.n,
+                        takes ? "" : " of an op that takes none"));
+  for (size_t k = 0; k < n->ints.n; k++)
+    if (!dim_is_static(n->ints.at[k]))
+      job_abort(job, FAIL(INVALID_ARGUMENT, "integer %zu is %lld", k, (long long)n->ints.at[k]));
+  for (size_t k = 0; k < n->sizes.n; k++)
+    if (n->sizes.at[k]) n->ints.at[k] = kgraph_size(&w->sizes, n->sizes.at[k] - 1);
+}
+
 static void convert_node(Walk *w, size_t i) {
   Job *job = w->front.job;
-  const GNode *n = &w->graph.nodes.at[i];
+  GNode *n = &w->graph.nodes.at[i];
   const GOp *op = find_op(n->op);
   w->doing = arena_printf(&job->arena, "node %zu (%s)", i, op ? op->name : "?");
   job_poll(job);
@@ -575,8 +577,9 @@ static void convert_node(Walk *w, size_t i) {
     src[k] = is_view(op) || op->fn == g_assign ? w->values[s] : current(w, s);
   }
   check_counts(w, op, n, src);
-  GNode sized = with_sizes(w, n, i);
-  UOp *u = op->fn(w, &sized, src);
+  w->nvalues = i;
+  resolve_ints(w, op, n);
+  UOp *u = op->fn(w, n, src);
   if (is_view(op) || op->fn == g_assign) w->shows[i] = w->shows[n->src.at[0]];
   if (op->fn == g_param) w->shows[i] = state_at(w, u);
   if (u->shape.n > MAX_RANK)
@@ -591,9 +594,16 @@ static void convert_graph(Job *job, void *arg) {
   if (st) job_abort(job, WRAP(st, "not a valid kiln.v1.Graph"));
   size_t n = w->graph.nodes.n;
   add_params(w);
-  sizes_init(&w->sizes, &w->front, w->graph.sizes.at, w->graph.sizes.n, size_node, w);
   w->values = arena_array(&job->arena, n, sizeof *w->values);
   w->shows = arena_array(&job->arena, n, sizeof *w->shows);
+  size_t nsizes = w->graph.sizes.n;
+  w->sizes = (GraphSizes){.front = &w->front,
+                          .at = w->graph.sizes.at,
+                          .n = nsizes,
+                          .dims = arena_array(&job->arena, nsizes, sizeof(int64_t)),
+                          .known = arena_alloc(&job->arena, nsizes + 1),
+                          .node_value = value_for_size,
+                          .ctx = w};
   for (size_t i = 0; i < n; i++) convert_node(w, i);
   w->doing = NULL;
   finish_states(w);

@@ -1,9 +1,9 @@
-/* A size is computed when a node first uses it, with the sizes that it is made of: those are marked
- * from the back of the list, and computed from its front, so that depth costs no stack. A size that
- * is the value of a node becomes a VAR with a BIND, unless the value is an expression itself. */
+/* Entries of Graph.sizes to dims. A source is an earlier entry, so an explicit stack that goes from
+ * an entry to its first unknown source ends. Every value stays within 2^48 for all sizes within
+ * their bounds, which is what the arithmetic of dims needs. */
 #include "compiler/frontend/kgraph_size.h"
 
-#include "compiler/frontend/elem.h"
+#include "base/vec.h"
 #include "kiln/v1/graph.pb-c.h"
 
 static const ViewField size_rows[] = {
@@ -15,112 +15,120 @@ static const ViewField size_rows[] = {
     VIEW_ROW(GSize, 6, VIEW_INT, false, min, NULL),
     VIEW_ROW(GSize, 7, VIEW_INT, false, max, NULL),
 };
-const ViewMessage size_message = VIEW_TABLE(size_rows, GSize, "Size");
+const ViewMessage kgraph_size_message = VIEW_TABLE(size_rows, GSize, "Size");
 
-static const int64_t LIMIT = (int64_t)1 << 40;
-
-void sizes_init(Sizes *s, Front *front, const GSize *at, size_t n, SizeNodeFn node, void *arg) {
-  Arena *arena = &front->job->arena;
-  *s = (Sizes){.front = front, .at = at, .n = n, .node = node, .arg = arg};
-  s->state = arena_alloc(arena, n + 1);
-  s->dim = arena_array(arena, n + 1, sizeof *s->dim);
+static _Noreturn void bad(GraphSizes *s, size_t k, const char *what) {
+  job_abort(s->front->job, FAIL(INVALID_ARGUMENT, "size %zu: %s", k, what));
 }
 
-static int64_t node_size(Sizes *s, size_t k, size_t user) {
-  Job *job = s->front->job;
-  const GSize *g = &s->at[k];
-  int64_t min = g->min, max = g->max || g->min ? g->max : FRONT_DIM_MAX;
-  if (g->node < 0 || g->node >= (int64_t)user)
-    job_abort(job, FAIL(INVALID_ARGUMENT, "size %zu is node %lld, expected an earlier node", k,
-                        (long long)g->node));
-  UOp *u = s->node(s->arg, g->node);
-  if (u->shape.n || !dtype_is_int(uop_dtype(u)))
-    job_abort(job, FAIL(INVALID_ARGUMENT,
-                        "size %zu is node %lld, %s of shape %s, expected an integer scalar", k,
-                        (long long)g->node, dtype_info[u->dtype].name, shape_text(job, u->shape)));
-  if (min < 0 || max < min || max > LIMIT)
-    job_abort(job, FAIL(INVALID_ARGUMENT, "size %zu has the bounds [%lld, %lld]", k, (long long)min,
-                        (long long)max));
-  u = build_cast(job, u, DT_I64);
-  UOp *known = front_elem(s->front, u, NULL);
-  if (known && known->vmin >= min && known->vmax <= max) return dim_of(job, known);
-  const char *what =
-      arena_printf(&job->arena, "size %zu, the value of node %lld", k, (long long)g->node);
-  return front_bind(s->front, u, min, max, what);
+static bool two_sources(int64_t op) {
+  return op >= KILN__V1__SIZE_OP__SIZE_ADD && op <= KILN__V1__SIZE_OP__SIZE_MAX;
 }
 
-static int64_t quotient(Sizes *s, size_t k, int64_t a, int64_t b) {
-  Job *job = s->front->job;
-  if (!dim_le(job, 1, b))
-    job_abort(job, FAIL(INVALID_ARGUMENT, "size %zu divides by %s, which may be less than 1", k,
-                        dim_text(job, b)));
-  return dim_floordiv(job, a, b);
+static uint64_t magnitude(int64_t d) {
+  int64_t low = dim_low(d), high = dim_high(d);
+  uint64_t below = low < 0 ? 0 - (uint64_t)low : 0, above = high > 0 ? (uint64_t)high : 0;
+  return below > above ? below : above;
 }
 
-static int64_t compute(Sizes *s, size_t k, size_t user) {
+static bool product_fits(int64_t a, int64_t b) {
+  uint64_t most;
+  return !__builtin_mul_overflow(magnitude(a), magnitude(b), &most) && most <= (uint64_t)MAX_NUMEL;
+}
+
+static int64_t combined(GraphSizes *s, size_t k, int64_t a, int64_t b) {
   Job *job = s->front->job;
-  const GSize *g = &s->at[k];
-  int64_t a = g->src.n ? s->dim[g->src.at[0]] : 0, b = g->src.n ? s->dim[g->src.at[1]] : 0, d;
-  switch (g->op) {
-  case KILN__V1__SIZE_OP__SIZE_CONST:
-    if (g->value < -LIMIT || g->value > LIMIT)
-      job_abort(job, FAIL(INVALID_ARGUMENT, "size %zu is %lld", k, (long long)g->value));
-    return g->value;
-  case KILN__V1__SIZE_OP__SIZE_DIM:
-    if (front_find_dim(s->front, g->name, &d)) return d;
-    job_abort(job, FAIL(INVALID_ARGUMENT,
-                        "size %zu is the dimension '" STR_FMT "', which no parameter has", k,
-                        STR_ARG(g->name)));
-  case KILN__V1__SIZE_OP__SIZE_NODE: return node_size(s, k, user);
+  int64_t op = s->at[k].op;
+  bool divides = op == KILN__V1__SIZE_OP__SIZE_FLOORDIV || op == KILN__V1__SIZE_OP__SIZE_MOD;
+  if (divides && !dim_le(job, 1, b))
+    bad(s, k, arena_printf(&job->arena, "the divisor %s may be less than 1", dim_text(job, b)));
+  if (op == KILN__V1__SIZE_OP__SIZE_MUL && !product_fits(a, b))
+    bad(s, k, "a product that may be over 2^48");
+  switch (op) {
   case KILN__V1__SIZE_OP__SIZE_ADD: return dim_add(job, a, b);
   case KILN__V1__SIZE_OP__SIZE_SUB: return dim_sub(job, a, b);
   case KILN__V1__SIZE_OP__SIZE_MUL: return dim_mul(job, a, b);
-  case KILN__V1__SIZE_OP__SIZE_FLOORDIV: return quotient(s, k, a, b);
-  case KILN__V1__SIZE_OP__SIZE_MOD: return dim_sub(job, a, dim_mul(job, quotient(s, k, a, b), b));
+  case KILN__V1__SIZE_OP__SIZE_FLOORDIV: return dim_floordiv(job, a, b);
+  case KILN__V1__SIZE_OP__SIZE_MOD:
+    return dim_sub(job, a, dim_mul(job, b, dim_floordiv(job, a, b)));
   case KILN__V1__SIZE_OP__SIZE_MIN: return dim_min(job, a, b);
-  case KILN__V1__SIZE_OP__SIZE_MAX: return dim_max(job, a, b);
-  default:
-    job_abort(job, FAIL(UNIMPLEMENTED, "size %zu: op %lld is not known", k, (long long)g->op));
+  default: return dim_max(job, a, b);
   }
 }
 
-/* The sizes that size k is made of are checked and wanted too. */
-static void mark(Sizes *s, size_t k) {
-  Job *job = s->front->job;
-  const GSize *g = &s->at[k];
-  size_t want = g->op >= KILN__V1__SIZE_OP__SIZE_ADD ? 2 : 0;
-  if (g->src.n != want)
-    job_abort(job,
-              FAIL(INVALID_ARGUMENT, "size %zu has %zu sources, expected %zu", k, g->src.n, want));
-  for (size_t i = 0; i < want; i++) {
-    int64_t from = g->src.at[i];
-    if (from < 0 || from >= (int64_t)k)
-      job_abort(job,
-                FAIL(INVALID_ARGUMENT, "size %zu is made of size %lld, expected an earlier one", k,
-                     (long long)from));
-    if (!s->state[from]) s->state[from] = 1;
-  }
+static int64_t computed(GraphSizes *s, size_t k) {
+  const GSize *z = &s->at[k];
+  UOp *u = s->node_value(s->ctx, z->node);
+  bool bounds = z->min || z->max;
+  if (u->shape.n || !dtype_is_int(uop_dtype(u)))
+    bad(s, k,
+        arena_printf(&s->front->job->arena, "node %lld is %s%s, expected an integer scalar",
+                     (long long)z->node, dtype_info[u->dtype].name,
+                     shape_text(s->front->job, u->shape)));
+  if (z->min < 0 || z->max < z->min || z->max > MAX_NUMEL) bad(s, k, "bad bounds");
+  const char *what =
+      arena_printf(&s->front->job->arena, "the value of node %lld", (long long)z->node);
+  return front_bind(s->front, u, bounds ? z->min : 0, bounds ? z->max : FRONT_DIM_MAX, what);
 }
 
-int64_t sizes_get(Sizes *s, int64_t k, size_t user) {
+/* An entry whose sources are known. */
+static int64_t convert(GraphSizes *s, size_t k) {
+  const GSize *z = &s->at[k];
   Job *job = s->front->job;
-  if (k < 1 || k > (int64_t)s->n)
-    job_abort(job, FAIL(INVALID_ARGUMENT, "size %lld of %zu", (long long)k - 1, s->n));
-  size_t root = (size_t)k - 1, first = root;
-  if (s->state[root] == 2) return s->dim[root];
-  s->state[root] = 1;
-  for (size_t i = root + 1; i-- > 0;) {
-    if (i % 4096 == 0) job_poll(job);
-    if (s->state[i] != 1) continue;
-    mark(s, i);
-    first = i;
+  int64_t d = 0;
+  if (z->op == KILN__V1__SIZE_OP__SIZE_CONST) {
+    d = z->value;
+    if (!dim_is_static(d)) d = INT64_MAX; /* refused below */
+  } else if (z->op == KILN__V1__SIZE_OP__SIZE_DIM) {
+    if (!front_find_dim(s->front, z->name, &d))
+      bad(s, k,
+          arena_printf(&job->arena, "no parameter has a dimension '" STR_FMT "'",
+                       STR_ARG(z->name)));
+  } else if (z->op == KILN__V1__SIZE_OP__SIZE_NODE) {
+    d = computed(s, k);
+  } else if (two_sources(z->op)) {
+    d = combined(s, k, s->dims[z->src.at[0]], s->dims[z->src.at[1]]);
+  } else {
+    bad(s, k, "an unknown op");
   }
-  for (size_t i = first; i <= root; i++) {
-    if (s->state[i] != 1) continue;
-    s->dim[i] = compute(s, i, user);
-    const char *why = dim_check(job, dim_uop(job, s->dim[i]));
-    if (why) job_abort(job, FAIL(RESOURCE_EXHAUSTED, "size %zu: %s", i, why));
-    s->state[i] = 2;
+  if (magnitude(d) > (uint64_t)MAX_NUMEL) bad(s, k, "a number that may be over 2^48");
+  const char *why = dim_is_static(d) ? NULL : dim_check(job, dim_node(d));
+  if (why) bad(s, k, why);
+  return d;
+}
+
+/* An unknown source of entry k, else k itself. */
+static size_t unknown_source(GraphSizes *s, size_t k) {
+  const GSize *z = &s->at[k];
+  if (!two_sources(z->op)) return k;
+  if (z->src.n != 2) bad(s, k, "expected two sources");
+  for (size_t i = 0; i < 2; i++) {
+    int64_t from = z->src.at[i];
+    if (from < 0 || from >= (int64_t)k) bad(s, k, "a source that is not an earlier size");
+    if (!s->known[from]) return (size_t)from;
   }
-  return s->dim[root];
+  return k;
+}
+
+int64_t kgraph_size(GraphSizes *s, int64_t want) {
+  Job *job = s->front->job;
+  struct {
+    size_t *at;
+    size_t len, cap;
+  } stack = {0};
+  if (want < 0 || want >= (int64_t)s->n)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "size %lld of %zu", (long long)want, s->n));
+  avec_push(&job->arena, &stack, (size_t)want);
+  while (stack.len) {
+    size_t k = stack.at[stack.len - 1], from = s->known[k] ? k : unknown_source(s, k);
+    if (from != k) {
+      avec_push(&job->arena, &stack, from);
+      continue;
+    }
+    if (!s->known[k]) s->dims[k] = convert(s, k);
+    s->known[k] = true;
+    stack.len--;
+    job_poll(job);
+  }
+  return s->dims[want];
 }

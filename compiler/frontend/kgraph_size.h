@@ -1,4 +1,6 @@
-/* Graph.sizes: integer expressions over named dimensions and over values that a run computes. */
+/* Graph.sizes of a native graph: integer expressions over named dimensions and over integers that
+ * the run computes, as dims. An entry is converted when a node first uses it, since it may read
+ * the value of a node that stands before that one. */
 #pragma once
 
 #include "compiler/frontend/front.h"
@@ -12,21 +14,18 @@ typedef struct GSize {
   Str name;
   int64_t node, min, max;
 } GSize;
-extern const ViewMessage size_message;
+extern const ViewMessage kgraph_size_message;
 
-typedef UOp *(*SizeNodeFn)(void *arg, int64_t node);
-typedef struct Sizes {
+typedef struct GraphSizes {
   Front *front;
   const GSize *at;
   size_t n;
-  uint8_t *state; /* per size: 0 new, 1 wanted, 2 done */
-  int64_t *dim;
-  SizeNodeFn node;
-  void *arg;
-} Sizes;
+  int64_t *dims; /* by entry */
+  bool *known;
+  /* The value of a node; aborts the job when there is none yet. */
+  UOp *(*node_value)(void *ctx, int64_t node);
+  void *ctx;
+} GraphSizes;
 
-/* node(arg, k): the value of node k. */
-void sizes_init(Sizes *s, Front *front, const GSize *at, size_t n, SizeNodeFn node, void *arg);
-/* The k-th size (from 1, as Node.sizes counts) for the node number `user`. A dim, or a number that
- * may be negative. */
-int64_t sizes_get(Sizes *s, int64_t k, size_t user);
+/* Entry k; INVALID_ARGUMENT names an entry that is wrong. */
+int64_t kgraph_size(GraphSizes *s, int64_t k);

@@ -1,6 +1,6 @@
 """Random native graphs, compared with a numpy evaluation of every op.
 
-    random_graphs.py [--seeds FIRST:END] [--jobs N] [--keep FOLDER] [--set sse2|avx2]
+    random_graphs.py [--seeds FIRST:END] [--jobs N] [--keep FOLDER] [--daemon | --set sse2|avx2]
 
 runs every graph by the interpreter, by the plan with its kernels interpreted after each stage of the compiler, and as machine code;
 prints counts, and leaves a graph that differs, made as small as possible, in the folder: see test_graphs.py for the format.
@@ -25,9 +25,10 @@ sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.dirname(os.p
 import kiln
 import kept_graphs
 import serving
+from kiln import _size
 from onnx_suite import EvalRunner, RunError
 
-MAX_RANK, MAX_ELEMENTS = 5, 1500
+MAX_RANK, MAX_ELEMENTS, MAX_LARGE = 5, 1500, 12000
 
 FLOATS = {"f16": (10, -14, 65504.0), "bf16": (7, -126, float.fromhex("0x1.fep127")), "f32": (23, -126, float(np.finfo(np.float32).max)),
           "f64": (52, -1022, float(np.finfo(np.float64).max))}
@@ -75,15 +76,26 @@ class V:
 
     shape = property(lambda self: self.val.shape)
     rank = property(lambda self: self.val.ndim)
+    dims = property(lambda self: self.node.shape)  # with the sizes that only a run knows
+    static = property(lambda self: all(isinstance(d, int) for d in self.node.shape))
     exact = property(lambda self: not self.is_float or not self.err.any())
 
 
 class Maker:
     """A graph under construction with the values of its nodes."""
 
-    def __init__(self, seed):
-        self.r = np.random.default_rng(seed)
+    def __init__(self, seed, sizes=0):
+        """sizes: another number draws other values and other sizes of the named dimensions, for the same graph if nothing depends on them."""
+        self.r, self.values = np.random.default_rng(seed), np.random.default_rng((seed, sizes))
+        self.large = seed % 16 == 15
+        self.most = MAX_LARGE if self.large else MAX_ELEMENTS
         self.g, self.nodes, self.feeds, self.log = kiln.Graph(), [], {}, []
+        self.named, self.lows = {}, {}  # Size -> its value in this run, and the least it may be
+        for name in ("n", "m")[:1 + self.below(2)] if seed % 5 == 4 else ():
+            low, multiple = self.one_of(((1, 1), (1, 1), (2, 1), (4, 1), (4, 4), (2, 2)))
+            d = self.g.dim(name, low, self.one_of((20, 64, 65536)), multiple)
+            self.named[d] = low + multiple * int(self.values.integers((20 - low) // multiple + 1))
+            self.lows[d] = low
 
     def below(self, n):
         return int(self.r.integers(n))
@@ -91,39 +103,69 @@ class Maker:
     def one_of(self, items):
         return items[self.below(len(items))]
 
+    def fits(self, *dims):
+        """Whether shapes broadcast for every size, and to a shape small enough in this run."""
+        rank, out = max(map(len, dims)), []
+        for k in range(rank):
+            at = {d[k - rank + len(d)] for d in dims if k - rank + len(d) >= 0} - {1}
+            if len(at) > 1:
+                return False
+            out.append(self.number(at.pop()) if at else 1)
+        return math.prod(out) <= self.most
+
+    def number(self, d):
+        """A dimension's value in this run."""
+        if isinstance(d, int):
+            return d
+        total = 0
+        for atoms, c in d._terms:
+            for a in atoms:
+                if a[0] == "dim":
+                    c *= next(v for k, v in self.named.items() if k._terms[0][0][0] == a)
+                else:
+                    x, y = (self.number(_size.of_terms(t)) for t in a[1:])
+                    c *= {"SIZE_FLOORDIV": lambda: x // y, "SIZE_MOD": lambda: x % y, "SIZE_MIN": lambda: min(x, y), "SIZE_MAX": lambda: max(x, y)}[a[0]]()
+            total += c
+        return total
+
+    def numbers(self, dims):
+        return tuple(self.number(d) for d in dims)
+
     def keep(self, v):
-        if v is not None and v.rank <= MAX_RANK and v.val.size <= MAX_ELEMENTS:
+        if v is not None and v.rank <= MAX_RANK and v.val.size <= self.most:
             self.nodes.append(v)
 
     # -- leaves
 
     def shape(self):
-        dims = [self.one_of((1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17)) for _ in range(self.below(4))]
+        sizes = (1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17)
+        dims = [self.one_of(sizes + (31, 32, 33, 64, 100, 257) * 2 if self.large else sizes) for _ in range(self.below(4))]
         if dims and not self.below(12):
             dims[self.below(len(dims))] = self.one_of((0, 1, 1))
-        return tuple(dims) if math.prod(dims) <= MAX_ELEMENTS else tuple(dims[:2])
+        dims = [self.one_of(list(self.named)) if self.named and self.below(2) else d for d in dims]
+        return tuple(dims) if math.prod(self.numbers(dims)) <= self.most else tuple(dims[:2])
 
     def data(self, dtype, shape):
         """Mostly small multiples of 1/4, of which sums and products are exact; now and then special values."""
         if dtype == "bool":
-            return self.r.integers(0, 2, shape).astype(np.bool_)
+            return self.values.integers(0, 2, shape).astype(np.bool_)
         if dtype in INTS:
             info, small = np.iinfo(NUMPY[dtype]), self.below(4)
             lo, hi = (max(info.min, -8), 9) if small else (info.min, info.max)
-            return self.r.integers(lo, hi, shape, dtype=NUMPY[dtype], endpoint=not small)
+            return self.values.integers(lo, hi, shape, dtype=NUMPY[dtype], endpoint=not small)
         kind = self.below(8)
-        x = self.r.integers(-16, 17, shape) / 4 if kind else self.r.standard_normal(shape)
+        x = self.values.integers(-16, 17, shape) / 4 if kind else self.values.standard_normal(shape)
         if kind == 1 and x.size:
             for special in (np.inf, -np.inf, np.nan, -0.0, FLOATS[dtype][2], tiny(dtype)):
-                x = np.where(self.r.random(shape) < 0.05, special, x)
+                x = np.where(self.values.random(shape) < 0.05, special, x)
         return rounded(dtype, np.asarray(x, LONG))
 
     def param(self, dtype=None, shape=None):
         dtype = dtype or self.one_of(["f32"] * 6 + ["f16", "bf16", "f64", "bool"] + INTS)
         shape = self.shape() if shape is None else shape
-        val = np.asarray(self.data(dtype, shape))
+        val = np.asarray(self.data(dtype, self.numbers(shape)))
         array = val.astype(NUMPY[dtype])
-        if self.below(4):
+        if self.below(4) or not all(isinstance(d, int) for d in shape):
             name = f"p{len(self.feeds)}"
             self.feeds[name] = array
             return V(self.g.param(name, dtype, shape), dtype, val)
@@ -134,11 +176,11 @@ class Maker:
         return V(self.g.const(value, dtype), dtype, rounded(dtype, val) if dtype in FLOATS else val)
 
     def iota(self, _=None):
-        shape, dtype = self.shape() or (3,), self.one_of(["f32", "f16", *INTS])
-        axis = self.below(len(shape))
+        dims, dtype = self.shape() or (3,), self.one_of(["f32", "f16", *INTS])
+        axis, shape = self.below(len(dims)), self.numbers(dims)
         at = np.broadcast_to(np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]), shape)
         val = at.astype(np.float64) if dtype in FLOATS else at.astype(NUMPY[dtype])
-        return V(self.g.iota(dtype, shape, axis), dtype, val)
+        return V(self.g.iota(dtype, dims, axis), dtype, val)
 
     # -- rounding
 
@@ -160,6 +202,8 @@ class Maker:
         return V(node, v.dtype, move(v.val), move(v.err) if v.is_float else None)
 
     def reshape(self, v):
+        if not v.static:
+            return self.regroup(v)
         if not v.val.size:
             return None
         dims, left = [], v.val.size
@@ -173,17 +217,34 @@ class Maker:
         dims = [dims[k] for k in order]
         return self.moved(self.g.reshape(v.node, dims), v, lambda a: a.reshape(dims))
 
+    def regroup(self, v):
+        """Neighbouring axes joined, axes of size 1 added, an axis split where that is certain to go."""
+        dims, k = list(v.dims), self.below(v.rank + 1)
+        kind = self.below(3)
+        if kind == 0 and k + 1 < v.rank:
+            dims[k:k + 2] = [dims[k] * dims[k + 1]]
+        elif kind == 1 and k < v.rank:
+            part = self.one_of((2, 3, 4))
+            if _size.of_terms(_size.terms_of(dims[k] % part)) == 0:
+                dims[k:k + 1] = self.one_of(([dims[k] // part, part], [part, dims[k] // part]))
+        else:
+            dims.insert(k, 1)
+        shape = self.numbers(dims)
+        return self.moved(self.g.reshape(v.node, dims), v, lambda a: a.reshape(shape))
+
     def permute(self, v):
         order = [int(k) for k in self.r.permutation(v.rank)]
         return self.moved(self.g.permute(v.node, order), v, lambda a: a.transpose(order))
 
     def expand(self, v):
-        dims = [self.one_of((1, 2, 3, 5, 8)) if d == 1 else d for d in v.shape]
+        sizes = (1, 2, 3, 5, 8, *self.named)
+        dims = [self.one_of(sizes) if d == 1 else d for d in v.dims]
         if self.below(3) == 0:
-            dims = [self.one_of((1, 2, 4)), *dims]
-        if math.prod(dims) > MAX_ELEMENTS or len(dims) > MAX_RANK:
+            dims = [self.one_of((1, 2, 4, *self.named)), *dims]
+        shape = self.numbers(dims)
+        if math.prod(shape) > self.most or len(dims) > MAX_RANK:
             return None
-        return self.moved(self.g.expand(v.node, dims), v, lambda a: np.broadcast_to(a, dims))
+        return self.moved(self.g.expand(v.node, dims), v, lambda a: np.broadcast_to(a, shape))
 
     def pad(self, v):
         amounts = [(self.one_of((0, 0, 1, 2)), self.one_of((0, 0, 1, 3))) for _ in range(v.rank)]
@@ -198,11 +259,16 @@ class Maker:
 
     def shrink(self, v):
         bounds = []
-        for d in v.shape:
+        for d in v.dims:
+            if not isinstance(d, int):
+                low = self.lows.get(d, 0)
+                lo = self.below(low + 1)
+                bounds.append((lo, d - self.below(low - lo + 1)))
+                continue
             lo = self.below(d + 1) if self.below(2) else 0
             hi = lo + self.below(d - lo + 1)
             bounds.append((lo, max(hi, min(lo + 1, d))) if self.below(20) else (lo, hi))
-        at = tuple(slice(lo, hi) for lo, hi in bounds)
+        at = tuple(slice(lo, self.number(hi)) for lo, hi in bounds)
         return self.moved(self.g.shrink(v.node, bounds), v, lambda a: a[at])
 
     def flip(self, v):
@@ -211,7 +277,10 @@ class Maker:
 
     def window(self, v):
         axis, size, stride, dilation = self.below(v.rank or 1), self.one_of((1, 2, 3)), self.one_of((1, 1, 2)), self.one_of((1, 1, 2))
-        if not v.rank or v.rank >= MAX_RANK or (size - 1) * dilation >= v.shape[axis]:
+        if not v.rank or v.rank >= MAX_RANK:
+            return None
+        least = v.dims[axis] if isinstance(v.dims[axis], int) else self.lows.get(v.dims[axis], 0)
+        if (size - 1) * dilation >= least:
             return None
         out = (v.shape[axis] - dilation * (size - 1) - 1) // stride + 1
         at = np.arange(out)[:, None] * stride + np.arange(size)[None, :] * dilation
@@ -223,7 +292,7 @@ class Maker:
         axis, parts = self.below(v.rank), [v]
         for u in self.nodes:
             same = u.dtype == v.dtype and u.rank == v.rank and all(
-                a == b or k == axis for k, (a, b) in enumerate(zip(u.shape, v.shape)))
+                a == b or k == axis for k, (a, b) in enumerate(zip(u.dims, v.dims)))
             if same and len(parts) < 4 and self.below(2):
                 parts.insert(self.below(len(parts) + 1), u)
         node = self.g.cat([p.node for p in parts], axis)
@@ -237,7 +306,7 @@ class Maker:
         if indices and self.below(2):
             at = self.one_of(indices)
         else:
-            axis_size = max(v.shape)
+            axis_size = max(v.shape) if v.static else 6
             dtype, shape = self.one_of(INTS), self.one_of(((), (3,), (2, 4), (1,)))
             val = self.r.integers(-2 if dtype[0] == "i" else 0, axis_size + 2, shape).astype(NUMPY[dtype])
             at = V(self.g.constant(np.asarray(val)), dtype, np.asarray(val))
@@ -263,17 +332,17 @@ class Maker:
         """Something that broadcasts with v."""
         dtype, fits = dtype or v.dtype, []
         for u in self.nodes:
-            if u.dtype == dtype:
-                try:
-                    if math.prod(np.broadcast_shapes(u.shape, v.shape)) <= MAX_ELEMENTS:
-                        fits.append(u)
-                except ValueError:
-                    pass
+            if u.dtype == dtype and self.fits(u.dims, v.dims):
+                fits.append(u)
         if fits and self.below(8):
             return self.one_of(fits)
         if self.below(2):
-            return self.param(dtype, tuple(d if self.below(3) else 1 for d in v.shape[self.below(v.rank + 1):]))
+            return self.param(dtype, tuple(self.plain(d) if self.below(3) else 1 for d in v.dims[self.below(v.rank + 1):]))
         return self.const(dtype, bool(self.below(2)) if dtype == "bool" else self.below(6))
+
+    def plain(self, d):
+        """What a parameter may have as a dimension."""
+        return d if isinstance(d, int) or d in self.named else 1
 
     def binary(self, v):
         u = self.partner(v)
@@ -318,7 +387,8 @@ class Maker:
             if op in ("add", "sub"):
                 return self.floats(node, d, x + y if op == "add" else x - y, ex + ey)
             if op == "mul":
-                return self.floats(node, d, x * y, span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey)
+                err = span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey
+                return self.floats(node, d, x * y, np.where((x * y == 0) & (ex + ey > 0), err + tiny(d), err))  # either zero
             if op == "div":
                 low = np.abs(y) - ey
                 err = np.where(ex + ey == 0, 0, np.where(low > 0, (ex + np.abs(x / y) * ey) / low, np.inf))
@@ -344,9 +414,7 @@ class Maker:
 
     def where(self, v):
         c, u = self.partner(v, "bool"), self.partner(v)
-        try:
-            np.broadcast_shapes(c.shape, v.shape, u.shape)
-        except ValueError:
+        if not self.fits(c.dims, v.dims, u.dims):
             return None
         node = self.g.where(c.node, v.node, u.node)
         return V(node, v.dtype, np.where(c.val, v.val, u.val), np.where(c.val, v.err, u.err) if v.is_float else None)
@@ -423,6 +491,8 @@ class Maker:
                            size - np.abs(p) + n * max(eps("f32" if v.dtype != "f64" else "f64"), 0) * size)
             partial = np.prod(np.maximum(np.abs(x) + e, 1), axis=at, keepdims=keep) if axes else np.abs(x)
             small = np.prod(np.minimum(np.abs(x), 1), axis=at, keepdims=keep) if axes else np.ones(p.shape)
+            unsure = np.any(e > 0, axis=at, keepdims=keep) if axes else e > 0
+            err = np.where((p == 0) & unsure, err + tiny(v.dtype), err)
             wild = (partial > 1e30) | ((small < 1e-30) & (p != 0)) | (small < 1e-30) & ~np.isfinite(partial)
             err = np.where(wild, np.inf, err)
             return self.floats(node, v.dtype, p, err)
@@ -465,14 +535,15 @@ class Maker:
     def matmul(self, v):
         if v.rank < 1 or v.dtype == "bool":
             return None
-        k, n = v.shape[-1], self.one_of((1, 2, 5, 8, 17))
-        fits = [u for u in self.nodes if u.dtype == v.dtype and u.rank >= 2 and u.shape[-2] == k and u.rank + v.rank <= 6]
-        u = self.one_of(fits) if fits and self.below(4) else self.param(v.dtype, self.one_of(((k,), (k, n), (k, n))))
-        try:
-            shape = np.matmul(np.empty(v.shape, bool), np.empty(u.shape, bool)).shape
-        except ValueError:
+        k, n = v.dims[-1], self.one_of((1, 2, 5, 8, 17, *self.named))
+        fits = [u for u in self.nodes if u.dtype == v.dtype and u.rank >= 2 and u.dims[-2] == k and u.rank + v.rank <= 6]
+        if not fits and self.plain(k) != k:
             return None
-        if math.prod(shape) * k > 20 * MAX_ELEMENTS:
+        u = self.one_of(fits) if fits and (self.below(4) or self.plain(k) != k) else self.param(v.dtype, self.one_of(((k,), (k, n), (k, n))))
+        if not self.fits(v.dims[:-2], u.dims[:-2]):
+            return None
+        shape = np.matmul(np.empty(v.shape, bool), np.empty(u.shape, bool)).shape
+        if math.prod(shape) * self.number(k) > 20 * self.most:
             return None
         node = self.g.matmul(v.node, u.node)
         if not v.is_float:
@@ -486,6 +557,7 @@ class Maker:
             ex, ey = ea[..., :, None, :], np.swapaxes(eb, -1, -2)[..., None, :, :]
             p = x * y
             e = span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey
+            e = np.where((p == 0) & (ex + ey > 0), e + tiny(v.dtype), e)
             out = self.summed(node, v.dtype, p, np.broadcast_to(e, p.shape), (p.ndim - 1,), False)
         return V(node, v.dtype, out.val.reshape(shape), out.err.reshape(shape))
 
@@ -506,12 +578,12 @@ class Maker:
 
     def cumulative(self, v):
         """Sums of prefixes, as a masked product with a triangle."""
-        if not v.rank or v.dtype == "bool" or v.val.size * v.shape[-1] > 8 * MAX_ELEMENTS:
+        if not v.rank or v.dtype == "bool" or v.val.size * v.shape[-1] > 8 * self.most:
             return None
         n = v.shape[-1]
         if not n:
             return None
-        i, j = self.g.iota("i32", (n, n), 0), self.g.iota("i32", (n, n), 1)
+        i, j = (self.g.iota("i32", (v.dims[-1],) * 2, k) for k in range(2))
         mask = self.g.cast(self.g.cmple(i, j), v.dtype)
         if not v.is_float:
             return V(self.g.matmul(v.node, mask), v.dtype, np.asarray(np.cumsum(v.val, axis=-1, dtype=v.val.dtype)))
@@ -522,12 +594,103 @@ class Maker:
         x = v.val[..., None, :].astype(LONG) * triangle
         return self.summed(node, v.dtype, x, np.where(triangle > 0, v.err[..., None, :], 0), (x.ndim - 1,), False)
 
+    # -- compositions of the Python builder, on exact values
+
+    def sort(self, v):
+        if not v.rank or not v.exact:
+            return None
+        axis = self.below(v.rank)
+        n, down = v.shape[axis], bool(self.below(2))
+        if n > 20 or v.val.size * n * n > 20 * self.most:
+            return None
+        x = v.val.astype(np.float64 if v.is_float else object)
+        if v.is_float:
+            order = np.argsort(-x if down else x, axis, kind="stable")
+        else:
+            keys = np.moveaxis(x, axis, -1)
+            order = np.array([sorted(range(n), key=lambda k: (-int(row[k]) if down else int(row[k]))) for row in keys.reshape(-1, n)] if n else [],
+                             np.int64).reshape(keys.shape)
+            order = np.moveaxis(order, -1, axis)
+        if self.below(2):
+            return V(self.g.argsort(v.node, axis, down), "i64", order.astype(np.int64))
+        return V(self.g.sort(v.node, axis, down), v.dtype, np.take_along_axis(v.val, order, axis))
+
+    def extreme_place(self, v):
+        if not v.rank or not v.exact or not v.val.size:
+            return None
+        axis, keep = self.below(v.rank), bool(self.below(2))
+        if self.below(2):
+            return V(self.g.argmax(v.node, axis, keep), "i64", np.argmax(v.val, axis, keepdims=keep).astype(np.int64))
+        return V(self.g.argmin(v.node, axis, keep), "i64", np.argmin(v.val, axis, keepdims=keep).astype(np.int64))
+
+    def take_along(self, v):
+        if not v.rank or not v.val.size or not v.static:
+            return None
+        axis = self.below(v.rank)
+        n, shape = v.shape[axis], list(v.shape)
+        shape[axis] = self.one_of((1, 2, 5))
+        if math.prod(shape) * n > 4 * self.most:
+            return None
+        at = self.r.integers(-n, n, shape)
+        return self.moved(self.g.take_along_axis(v.node, self.g.constant(at), axis), v, lambda a: np.take_along_axis(a, at, axis))
+
+    def scatter(self, v):
+        if not v.rank or not v.exact or v.dtype == "bool":
+            return None
+        axis, count = self.below(v.rank), 1 + self.below(4)
+        shape = (*v.dims[:axis], count, *v.dims[axis + 1:])
+        if math.prod(self.numbers(shape)) * v.shape[axis] > 8 * self.most or any(self.plain(d) != d for d in shape):
+            return None
+        how = self.one_of(("set", "max", "min") if v.is_float else ("set", "add", "mul", "max", "min"))
+        at = self.r.integers(0, (v.shape[axis] if v.static else 4) + 2, count).astype(NUMPY[self.one_of(("i32", "i64", "u8"))])
+        u = self.param(v.dtype, shape)
+        out = np.moveaxis(v.val.copy(), axis, 0)
+        f = {"set": lambda a, b: b, "add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}[how]
+        with np.errstate(all="ignore"):
+            for k, row in zip(at, np.moveaxis(u.val, axis, 0)):
+                if k < len(out):
+                    out[int(k)] = f(out[int(k)], row)
+        out = np.moveaxis(out, 0, axis)
+        zero = (out == 0) & (how != "set") if v.is_float else None
+        node = self.g.scatter(v.node, self.g.constant(at), u.node, axis, how)
+        return V(node, v.dtype, out, np.where(zero, tiny(v.dtype), 0) if v.is_float else None)
+
+    def conv(self, _=None):
+        """Of small multiples of 1/4, whose sums are exact in f32."""
+        groups, stride, dilation, pad = self.one_of((1, 1, 2)), self.one_of((1, 2)), self.one_of((1, 1, 2)), self.below(2)
+        c, m = groups * self.one_of((1, 3, 4)), groups * self.one_of((1, 4, 5))
+        h, w, kh, kw = 5 + self.below(5), 5 + self.below(5), 1 + self.below(3), 1 + self.below(2)
+        dtype = self.one_of(("f32", "f32", "f16", "i32"))
+        draw = lambda shape: self.r.integers(-8, 9, shape) / (1 if dtype == "i32" else 4)  # noqa: E731
+        x, k = draw((1 + self.below(2), c, h, w)), draw((m, c // groups, kh, kw))
+        nodes = [self.g.constant(a.astype(NUMPY[dtype])) for a in (x, k)]
+        name = f"p{len(self.feeds)}"
+        self.feeds[name] = x.astype(NUMPY[dtype])
+        nodes[0] = self.g.param(name, dtype, x.shape)
+        node = self.g.conv2d(nodes[0], nodes[1], None, stride, pad, dilation, groups)
+        x = np.pad(x, [(0, 0), (0, 0), (pad, pad), (pad, pad)])
+        oh, ow = node.shape[2], node.shape[3]
+        y = np.zeros(node.shape)
+        for f in range(m):
+            base = f // (m // groups) * (c // groups)
+            for i in range(kh):
+                for j in range(kw):
+                    part = x[:, base:base + c // groups, i * dilation:, j * dilation:][:, :, ::stride, ::stride][:, :, :oh, :ow]
+                    y[:, f] += np.einsum("nchw,c->nhw", part, k[f, :, i, j])
+        if dtype == "i32":
+            return V(node, dtype, y.astype(np.int32))
+        return self.floats(node, dtype, y.astype(LONG), np.where(y == 0, tiny(dtype), 0))
+
     MAKERS = ("reshape", "reshape", "permute", "expand", "pad", "shrink", "flip", "window", "cat", "cat", "gather", "contiguous",
               "binary", "binary", "binary", "compare", "where", "unary", "unary", "cast", "cast", "reduce", "reduce", "matmul",
-              "matmul", "softmax", "cumulative", "iota")
+              "matmul", "softmax", "cumulative", "iota", "sort", "extreme_place", "take_along", "scatter", "conv")
 
     def grow(self):
+        for d in self.named:  # every name is one of a parameter's
+            self.keep(self.param(None, (d,)))
         for _ in range(1 + self.below(3)):
+            self.keep(self.param())
+        while not self.nodes:
             self.keep(self.param())
         for _ in range(3 + self.below(22)):
             v = self.nodes[-1] if self.below(2) else self.one_of(self.nodes)
@@ -593,6 +756,37 @@ def differences(got, want):
 
 
 
+class DaemonRunner:
+    """A kilnd of its own: what EvalRunner gives, under the name "daemon:OUTPUT". A graph stays compiled until another comes, so that
+    one executable serves all sizes."""
+
+    def __init__(self):
+        self.server = serving.Server()
+        self.client = kiln.connect(self.server.target)
+        self.model = self.exe = None
+
+    def run(self, model, feeds, dims):
+        try:
+            if model != self.model:
+                self.drop()
+                g = kiln.Graph()
+                g._proto.ParseFromString(model[4:])
+                self.exe, self.model = self.client.compile(g), model
+            return {f"daemon:{name}": value for name, value in self.exe(feeds).items()}
+        except kiln.Error as e:
+            raise RunError(e.code, e.message) from None
+
+    def drop(self):
+        if self.exe:
+            self.exe.release()
+        self.model = self.exe = None
+
+    def close(self):
+        self.drop()
+        self.client.close()
+        self.server.stop()
+
+
 class Failure(Exception):
     """A graph whose outputs are not what they should be: (output, its V or None, what is wrong)."""
 
@@ -611,10 +805,10 @@ def attempt(runner, m, outputs):
 
 
 def shard(args):
-    """The seeds of one process: (graphs, elements, elements with a finite bound, failures)."""
+    """The seeds of one process: (graphs, elements, elements with a finite bound, graphs run at a second set of sizes, failures)."""
     seeds, options, keep = args
-    runner = EvalRunner(str(serving.BIN / "kiln-eval"), ["--stages", *options])
-    graphs = elements = known = 0
+    runner = DaemonRunner() if options == ["daemon"] else EvalRunner(str(serving.BIN / "kiln-eval"), ["--stages", *options])
+    graphs = elements = known = resized = 0
     failures = []
     for seed in seeds:
         m = Maker(seed)
@@ -622,6 +816,12 @@ def shard(args):
         graphs += 1
         try:
             attempt(runner, m, outputs)
+            other = Maker(seed, 1)
+            again = other.grow() if m.named else None
+            if again and other.g.serialize() == m.g.serialize():  # the same graph at other sizes
+                resized += 1
+                m, outputs = other, again
+                attempt(runner, m, outputs)
         except Failure as f:
             name, want, wrong = f.args
             text = f"seed {seed}: {name}: {wrong}"
@@ -633,7 +833,7 @@ def shard(args):
             elements += v.val.size
             known += v.val.size if not v.is_float else int(np.isfinite(v.err).sum())
     runner.close()
-    return graphs, elements, known, failures
+    return graphs, elements, known, resized, failures
 
 
 def run_seeds(first, end, jobs, options=(), keep=None):
@@ -644,7 +844,7 @@ def run_seeds(first, end, jobs, options=(), keep=None):
     else:
         with multiprocessing.get_context("spawn").Pool(jobs) as pool:
             results = pool.map(shard, parts)
-    return tuple(sum((list(r[k]) if k == 3 else r[k] for r in results), [] if k == 3 else 0) for k in range(4))
+    return tuple(sum((r[k] for r in results), [] if k == 4 else 0) for k in range(5))
 
 
 def main():
@@ -652,13 +852,14 @@ def main():
     p.add_argument("--seeds", default="0:1000", help="FIRST:END")
     p.add_argument("--jobs", type=int, default=os.cpu_count())
     p.add_argument("--keep", help="a folder for the graphs that fail")
+    p.add_argument("--daemon", action="store_true", help="through a daemon, one executable for all sizes, instead of by every stage")
     p.add_argument("--set", choices=("sse2", "avx2"), help="an older instruction set to compile for")
     args = p.parse_args()
     first, end = (int(v) for v in args.seeds.split(":"))
     start = time.monotonic()
-    graphs, elements, known, failures = run_seeds(first, end, args.jobs, [args.set] if args.set else [], args.keep)
+    graphs, elements, known, resized, failures = run_seeds(first, end, args.jobs, ["daemon"] if args.daemon else [args.set] if args.set else [], args.keep)
     seconds = time.monotonic() - start
-    print(f"{graphs} graphs, {len(failures)} differ; {elements} elements, {100 * known / max(elements, 1):.0f} % of them bounded; "
+    print(f"{graphs} graphs ({resized} at two sets of sizes), {len(failures)} differ; {elements} elements, {100 * known / max(elements, 1):.0f} % of them bounded; "
           f"{graphs / seconds:.1f} graphs/s")
     return 1 if failures else 0
 

@@ -62,6 +62,7 @@ static void fake_run(FakeServer *f, GrpcStream *s, Bytes msg) {
   r.outputs = q->inputs;
   r.device_ns = 7;
   r.queue_ns = q->outputs_as_buffers ? 1 : (int64_t)q->n_outputs;
+  if (q->random) r.device_ns = (int64_t)(q->random->seed + q->random->run);
   if (!strcmp(q->executable, "die"))
     f->die = true;
   else if (!strcmp(q->executable, "missing"))

@@ -155,6 +155,12 @@ static void test_run(void **state) {
   assert_int_equal(r->tensors[3].dims[1], 300);
   assert_int_equal(r->tensors[3].bytes, 0);
   kiln_free(r);
+  const KilnRunOptions seeded = {
+      .outputs_as_buffers = 1, .seeded = 1, .seed = UINT64_C(1) << 62, .run = 300};
+  OK(kiln_run(c, "exe", in, 1, &seeded, &r, &err));
+  assert_true(r->device_ns == (INT64_C(1) << 62) + 300);
+  assert_int_equal(r->queue_ns, 1);
+  kiln_free(r);
   assert_int_equal(kiln_run(c, "missing", in, 1, NULL, &r, &err), KILN_NOT_FOUND);
   assert_string_equal(err.message, "no executable 'missing'");
   const KilnTensor bad = {.name = "x", .dtype = (KilnDType)99};

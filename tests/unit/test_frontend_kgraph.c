@@ -279,13 +279,13 @@ static void test_sizes(void **state) {
   refused(&b, ST_INVALID_ARGUMENT, "size 2|less than 1");
   build_sized(&b);
   b.sizes[3].node = 5;
-  refused(&b, ST_INVALID_ARGUMENT, "size 3|earlier node");
+  refused(&b, ST_INVALID_ARGUMENT, "EXPAND|earlier one");
   build_sized(&b);
   b.sizes[2].op = KILN__V1__SIZE_OP__SIZE_MUL;
   refused(&b, ST_INVALID_ARGUMENT, "SHRINK|range [0, n0*2)");
   build_sized(&b);
   b.nodes[5].sizes = b.node_sizes[5], b.nodes[5].n_sizes = 1, b.node_sizes[5][0] = 1;
-  refused(&b, ST_INVALID_ARGUMENT, "CAT|no computed sizes");
+  refused(&b, ST_INVALID_ARGUMENT, "CAT|takes none");
 }
 
 /* One op over x [2, 3], refused with a text. */

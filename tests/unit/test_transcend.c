@@ -414,6 +414,20 @@ static void test_contraction(void **state) {
   job_deinit(&job);
 }
 
+/* Machine code has no conversions of the storage dtypes: test_small.c has their values. */
+static void test_storage_casts(void **state) {
+  (void)state;
+  Job job;
+  job_init(&job, (size_t)1 << 28);
+  Rewrite rw = {.job = &job};
+  UOp *from = uop_cast(&job, input(&job, DT_F8E4M3FN, 0), DT_F32);
+  UOp *to = rewrite_graph(&rw, uop_cast(&job, input(&job, DT_F32, 1), DT_F8E4M3FN), rules_decomp);
+  assert_int_equal(to->dtype, DT_F8E4M3FN);
+  assert_true(to->op != OP_CAST);
+  assert_true(rewrite_graph(&rw, from, rules_decomp)->op != OP_CAST);
+  job_deinit(&job);
+}
+
 static void test_every_rule_fires(void **state) {
   (void)state;
   for (const RuleInfo *r = rules_decomp_info; r->file; r++) {
@@ -435,6 +449,7 @@ int main(void) {
       cmocka_unit_test(test_lanes),
       cmocka_unit_test(test_constant_powers),
       cmocka_unit_test(test_contraction),
+      cmocka_unit_test(test_storage_casts),
       cmocka_unit_test(test_every_rule_fires),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,11 +24,11 @@ class RandomOps:
 
     def random_key(self) -> "Node":
         """The run's own key, u32 [2]; for random_fold, as its streams are drawn from already."""
-        return self._node("RANDOM_KEY", [], dtype=graph_pb2.DTYPE_U32, rank=1)
+        return self._node("RANDOM_KEY", [], (2,), dtype=graph_pb2.DTYPE_U32)
 
     def random_fold(self, key: "Node", n: int) -> "Node":
         """A key that depends on key and n."""
-        return self._node("RANDOM_FOLD", [key], ints=[n])
+        return self._node("RANDOM_FOLD", [key], (2,), ints=[n])
 
     def _draw(self, op: str, shape: Sequence[int], dtype: Any, key: Any) -> "Node":
         stream = 0
@@ -37,19 +37,27 @@ class RandomOps:
             self._streams += 1
         elif isinstance(key, int):
             key = self.constant(np.array([key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF], np.uint32))
-        return self._node(op, [key], ints=[stream, *shape], dtype=_codec.dtype_number(dtype), rank=len(shape))
+        return self._node(op, [key], shape, ints=[stream, *shape], dtype=_codec.dtype_number(dtype))
 
     def random_bits(self, shape: Sequence[int], dtype: Any = "u32", key: Any = None) -> "Node":
         """Random bits, u32 or u64."""
         return self._draw("RANDOM_BITS", shape, dtype, key)
 
-    def rand(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
+    def random_uniform(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
         """Uniform in [0, 1): f16, bf16, f32 or f64."""
         return self._draw("RANDOM_UNIFORM", shape, dtype, key)
 
-    def randn(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
+    def random_normal(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
         """Standard normal: f16, bf16, f32 or f64."""
         return self._draw("RANDOM_NORMAL", shape, dtype, key)
+
+    def rand(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
+        """random_uniform() under numpy's name."""
+        return self.random_uniform(shape, dtype, key)
+
+    def randn(self, shape: Sequence[int], dtype: Any = "f32", key: Any = None) -> "Node":
+        """random_normal() under numpy's name."""
+        return self.random_normal(shape, dtype, key)
 
     def randint(self, low: int, high: int, shape: Sequence[int], dtype: Any = "i32", key: Any = None) -> "Node":
         """Integers in [low, high), uniform but for (high - low) / 2**64."""
