@@ -145,6 +145,7 @@ int64_t front_dim(Front *f, Str input, size_t axis, Str name, DimRange own) {
 int64_t front_bind(Front *f, UOp *value, int64_t min, int64_t max, const char *what) {
   value = build_cast(f->job, value, DT_I64);
   if (value->shape.n) value = build_reshape(f->job, value, (Ints){0});
+  if (f->guard) value = build_where(f->job, f->guard, value, uop_int(f->job, DT_I64, min));
   for (size_t k = 0; k < f->binds.len; k++) {
     const UOp *v = f->binds.at[k].var;
     if (f->binds.at[k].value == value && v->vmin >= min && v->vmax <= max)
@@ -162,7 +163,7 @@ int64_t front_bind(Front *f, UOp *value, int64_t min, int64_t max, const char *w
 
 void front_require(Job *job, UOp *condition, const char *otherwise) {
   Front *f = job->frontend;
-  if (uop_is_const(condition)) {
+  if (uop_is_const(condition) && (condition->arg.i || !f->guard)) {
     if (!condition->arg.i) job_abort(job, FAIL(INVALID_ARGUMENT, "%s", otherwise));
     return;
   }

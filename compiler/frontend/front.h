@@ -43,8 +43,8 @@ typedef struct Front {
   Job *job;
   Bytes model;
   const FrontendOptions *options;
-  bool *dim_used;   /* per options->dims */
-  Val *random;      /* the input of random ops; NULL until one is met */
+  bool *dim_used;  /* per options->dims */
+  Val *random;     /* the input of random ops; NULL until one is met */
   int64_t nrandom; /* uses of it so far */
   struct {
     GraphVar *at;
@@ -54,6 +54,7 @@ typedef struct Front {
     FrontBind *at;
     size_t len, cap;
   } binds;
+  UOp *guard; /* what is being built counts only where this rank-0 bool is true; NULL: always */
   struct {
     Val **at;
     size_t len, cap;
