@@ -38,6 +38,7 @@ Status job_run(Job *job, JobFn fn, void *arg) {
   assert(!job->out && "job_run is not reentrant for one job");
   jmp_buf out;
   job->out = &out;
+  job->proving = false;
   if (!setjmp(out)) fn(job, arg);
   job->out = NULL;
   Status st = job->failure;

@@ -45,6 +45,7 @@ typedef struct Job {
                                   */
   int64_t deadline_ns;           /* CLOCK_MONOTONIC; 0 = none */
   uint64_t steps, step_limit;    /* rewrite steps; 0 = no limit */
+  bool proving, overflow;        /* poly.c: in a proof an overflow is noted, and no failure */
   void *frontend;                /* the Front at work, see front.c */
   Status failure;
   jmp_buf *out;

@@ -84,9 +84,6 @@ static inline InterpBuffer sized_buffer(SizedRun *r, uint32_t b) {
     InterpBuffer slot = r->slots[pb->slot];
     assert_true(slot.bytes >= out.bytes + (size_t)pb->offset);
     out.data = (char *)slot.data + pb->offset;
-    for (size_t k = 0; pb->constant.len && k < out.bytes; k++) {
-      ((char *)out.data)[k] = (char)pb->constant.ptr[k % pb->constant.len];
-    }
   }
   return out;
 }
@@ -108,6 +105,12 @@ static inline void sized_call(SizedRun *r, const PlanCall *call) {
 static inline void sized_steps(SizedRun *r) {
   const Plan *p = &r->s->g.plan;
   r->own = calloc(p->nbuffers + 1, sizeof *r->own);
+  for (uint32_t b = 0; b < p->nbuffers; b++) {
+    Bytes known = p->buffers[b].constant;
+    if (p->buffers[b].kind != PB_OUTPUT || !known.len) continue;
+    InterpBuffer out = sized_buffer(r, b);
+    for (size_t k = 0; k < out.bytes; k++) ((char *)out.data)[k] = (char)known.ptr[k % known.len];
+  }
   for (uint32_t n = 0; n < p->nsteps; n++) {
     const PlanStep *step = &p->steps[n];
     if (step->kind == STEP_CALL) {
