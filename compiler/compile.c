@@ -186,6 +186,14 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
 /* -- looking at a stage
  * --------------------------------------------------------------------------------------- */
 
+static void print_call(const Plan *plan, uint32_t i, StrBuf *out) {
+  const PlanCall *c = &plan->calls[i];
+  strbuf_addf(out, "call %u: kernel %u %s(", i, c->kernel, plan->kernels[c->kernel].name);
+  for (uint32_t k = 0; k < c->nargs; k++) strbuf_addf(out, "%sb%u", k ? ", " : "", c->args[k]);
+  for (uint32_t k = 0; k < c->nvars; k++) strbuf_addf(out, ", n%u", c->vars[k]);
+  strbuf_adds(out, ")\n");
+}
+
 static void print_plan(Job *job, const Plan *plan, StrBuf *out) {
   static const char *const kinds[] = {"input", "output", "weight", "temp", "const", "state"};
   strbuf_addf(out, "%zu buffers, %zu kernels, %zu calls, %lld bytes of temporaries\n",
@@ -199,11 +207,10 @@ static void print_plan(Job *job, const Plan *plan, StrBuf *out) {
     else
       strbuf_addf(out, " slot %lld\n", (long long)b->slot);
   }
-  for (size_t i = 0; i < plan->ncalls; i++) {
-    const PlanCall *c = &plan->calls[i];
-    strbuf_addf(out, "call %zu: kernel %u %s(", i, c->kernel, plan->kernels[c->kernel].name);
-    for (uint32_t k = 0; k < c->nargs; k++) strbuf_addf(out, "%sb%u", k ? ", " : "", c->args[k]);
-    strbuf_adds(out, ")\n");
+  for (size_t i = 0; i < plan->nsteps; i++) {
+    const PlanStep *p = &plan->steps[i];
+    if (p->kind == STEP_BIND) strbuf_addf(out, "bind n%u = b%u\n", p->var, p->buffer);
+    if (p->kind == STEP_CALL) print_call(plan, p->call, out);
   }
 }
 
