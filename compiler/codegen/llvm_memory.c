@@ -90,6 +90,10 @@ static void note_buffer(Emitter *e, const UOp *buffer, uint64_t *offset) {
     e->nslots += (size_t)buffer->arg.ints.at[0];
     return;
   }
+  if (e->gpu) {
+    l->base = llvm_gpu_buffer(e, buffer);
+    return;
+  }
   LLVMTypeRef i8 = LLVMInt8TypeInContext(e->ctx);
   LLVMValueRef at = llvm_i64(e, (int64_t)*offset);
   l->base = LLVMBuildInBoundsGEP2(e->b, i8, e->scratch, &at, 1, "local");
@@ -135,6 +139,7 @@ static void make_scopes(Emitter *e) {
 
 /* Entry k of the argument array: a buffer's address. */
 static LLVMValueRef load_argument(Emitter *e, uint32_t k) {
+  if (e->gpu) return llvm_gpu_argument(e, k);
   LLVMTypeRef ptr = LLVMPointerTypeInContext(e->ctx, 0);
   LLVMValueRef at = llvm_i64(e, k);
   LLVMValueRef slot = LLVMBuildInBoundsGEP2(e->b, ptr, e->args, &at, 1, "");
@@ -145,6 +150,7 @@ static LLVMValueRef load_argument(Emitter *e, uint32_t k) {
 
 /* Behind the buffers stand the addresses of the VARs' values. */
 static void load_vars(Emitter *e) {
+  if (e->gpu) return; /* they are parameters */
   e->vars = arena_array(&e->arena, e->linear->nvars + 1u, sizeof(LLVMValueRef));
   for (size_t i = 0; e->vars && i < e->linear->len; i++) {
     const UOp *u = e->linear->list[i];
@@ -243,6 +249,7 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
               .elements = dim_low(buffer->arg.ints.at[0]),
               .empty = dim_high(buffer->arg.ints.at[0]) < 1};
   a.element = llvm_memory_type(e, a.dtype, 1);
+  if (e->gpu) a.align = dtype_info[a.dtype].bytes; /* a GPU takes unaligned data byte by byte */
   if (buffer->op == OP_PARAM) {
     const ParamBuffer *p = &e->params[buffer->arg.i];
     a.base = p->base, a.scopes = p->scopes, a.noalias = p->noalias;

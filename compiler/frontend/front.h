@@ -43,8 +43,9 @@ typedef struct Front {
   Job *job;
   Bytes model;
   const FrontendOptions *options;
-  bool *dim_used;   /* per options->dims */
-  Val *random;      /* the input of random ops; NULL until one is met */
+  bool *dim_used;  /* per options->dims */
+  UOp *guard;      /* bool, rank 0: front_require holds only where this does; NULL: always */
+  Val *random;     /* the input of random ops; NULL until one is met */
   int64_t nrandom; /* uses of it so far */
   struct {
     GraphVar *at;

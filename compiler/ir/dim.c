@@ -88,10 +88,24 @@ UOp *uop_var(Job *job, int64_t number, int64_t min, int64_t max, int64_t divisor
 
 static bool both_static(int64_t a, int64_t b) { return dim_is_static(a) && dim_is_static(b); }
 
+static bool is_size(int64_t d) {
+  return dim_is_static(d) ? d >= 0 : dim_node(d)->size || dim_node(d)->vmin >= 0;
+}
+
+void dim_mark_size(int64_t d) {
+  if (!dim_is_static(d)) dim_node(d)->size = true;
+}
+
+static int64_t marked(int64_t d, bool size) {
+  if (size) dim_mark_size(d);
+  return d;
+}
+
 int64_t dim_add(Job *job, int64_t a, int64_t b) {
   int64_t r;
   if (both_static(a, b) && !__builtin_add_overflow(a, b, &r) && dim_is_static(r)) return r;
-  return of_poly(job, poly_add(job, poly_of_dim(job, a), poly_of_dim(job, b), 1));
+  r = of_poly(job, poly_add(job, poly_of_dim(job, a), poly_of_dim(job, b), 1));
+  return marked(r, is_size(a) && is_size(b));
 }
 
 int64_t dim_sub(Job *job, int64_t a, int64_t b) {
@@ -103,12 +117,14 @@ int64_t dim_sub(Job *job, int64_t a, int64_t b) {
 int64_t dim_mul(Job *job, int64_t a, int64_t b) {
   int64_t r;
   if (both_static(a, b) && !__builtin_mul_overflow(a, b, &r) && dim_is_static(r)) return r;
-  return of_poly(job, poly_mul(job, poly_of_dim(job, a), poly_of_dim(job, b)));
+  r = of_poly(job, poly_mul(job, poly_of_dim(job, a), poly_of_dim(job, b)));
+  return marked(r, is_size(a) && is_size(b));
 }
 
 int64_t dim_floordiv(Job *job, int64_t a, int64_t b) {
   assert(dim_le(job, 1, b));
-  return of_poly(job, poly_floordiv(job, poly_of_dim(job, a), poly_of_dim(job, b)));
+  int64_t r = of_poly(job, poly_floordiv(job, poly_of_dim(job, a), poly_of_dim(job, b)));
+  return marked(r, is_size(a));
 }
 
 int64_t dim_ceildiv(Job *job, int64_t a, int64_t b) {
@@ -117,7 +133,8 @@ int64_t dim_ceildiv(Job *job, int64_t a, int64_t b) {
 
 static int64_t chosen(Job *job, Op op, int64_t a, int64_t b) {
   if (both_static(a, b)) return (op == OP_MIN) == (a < b) ? a : b;
-  return dim_of(job, uop2(job, op, dim_uop(job, a), dim_uop(job, b)));
+  int64_t r = dim_of(job, uop2(job, op, dim_uop(job, a), dim_uop(job, b)));
+  return marked(r, op == OP_MIN ? is_size(a) && is_size(b) : is_size(a) || is_size(b));
 }
 
 int64_t dim_min(Job *job, int64_t a, int64_t b) { return chosen(job, OP_MIN, a, b); }
@@ -128,7 +145,7 @@ bool dim_divides(Job *job, int64_t a, int64_t b, int64_t *quotient) {
   if (b == 0) return false;
   poly_split(job, poly_of_dim(job, a), poly_of_dim(job, b), &q, &rest);
   if (rest.n) return false;
-  *quotient = of_poly(job, q);
+  *quotient = marked(of_poly(job, q), is_size(a) && is_size(b));
   return true;
 }
 
@@ -144,8 +161,10 @@ int64_t dim_divisor(Job *job, int64_t d) {
 
 bool dim_le(Job *job, int64_t a, int64_t b) {
   if (both_static(a, b)) return a <= b;
-  if (a == b || dim_high(a) <= dim_low(b)) return true;
-  return poly_proves(job, poly_add(job, poly_of_dim(job, b), poly_of_dim(job, a), -1));
+  if (a == b || dim_high(a) <= dim_low(b) || (a == 0 && is_size(b))) return true;
+  bool proven = poly_proves(job, poly_add(job, poly_of_dim(job, b), poly_of_dim(job, a), -1));
+  if (proven && a == 0) dim_mark_size(b);
+  return proven;
 }
 
 bool dim_contains(Job *job, int64_t from, int64_t to, UOp *u) {

@@ -39,6 +39,10 @@ int64_t dim_max(Job *job, int64_t a, int64_t b);
 /* Whether a is b times the quotient whatever the VARs are; b is not 0 for certain. */
 bool dim_divides(Job *job, int64_t a, int64_t b, int64_t *quotient);
 
+/* It is known that the dim is not negative where code runs: products of what expands to something
+ * that is hard to prove are marked by who knows. dim_le(0, d) is then true. */
+void dim_mark_size(int64_t d);
+
 /* Bounds, and a number >= 1 that divides it (the number itself when it is static and not 0). */
 int64_t dim_low(int64_t d);
 int64_t dim_high(int64_t d);

@@ -38,10 +38,25 @@ Status job_run(Job *job, JobFn fn, void *arg) {
   assert(!job->out && "job_run is not reentrant for one job");
   jmp_buf out;
   job->out = &out;
+  job->proving = false;
   if (!setjmp(out)) fn(job, arg);
   job->out = NULL;
   Status st = job->failure;
   job->failure = NULL;
+  return st;
+}
+
+Status job_try(Job *job, JobFn fn, void *arg) {
+  jmp_buf *outer = job->out, inner;
+  assert(outer && "job_try is part of a job_run");
+  job->out = &inner;
+  if (!setjmp(inner)) fn(job, arg);
+  job->out = outer;
+  Status st = job->failure;
+  job->failure = NULL;
+  if (st && st->code != ST_INVALID_ARGUMENT && st->code != ST_UNIMPLEMENTED &&
+      st->code != ST_FAILED_PRECONDITION)
+    job_abort(job, st);
   return st;
 }
 

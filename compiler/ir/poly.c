@@ -11,7 +11,9 @@
 
 enum { MAX_TERMS = 512, MAX_ATOMS = 32, MAX_DEPTH = 64, MAX_STEPS = 4096 };
 
-static _Noreturn void too_large(Job *job) {
+static void too_large(Job *job) {
+  job->overflow = true;
+  if (job->proving) return;
   job_abort(job, FAIL(RESOURCE_EXHAUSTED, "a size expression is too large"));
 }
 
@@ -55,14 +57,16 @@ static int order_terms_at(const void *a, const void *b) { return order_terms(a, 
 
 static int64_t times(Job *job, int64_t a, int64_t b) {
   int64_t r;
-  if (__builtin_mul_overflow(a, b, &r) || r == INT64_MIN) too_large(job);
-  return r;
+  if (!__builtin_mul_overflow(a, b, &r) && r != INT64_MIN) return r;
+  too_large(job);
+  return 0;
 }
 
 static int64_t plus(Job *job, int64_t a, int64_t b) {
   int64_t r;
-  if (__builtin_add_overflow(a, b, &r) || r == INT64_MIN) too_large(job);
-  return r;
+  if (!__builtin_add_overflow(a, b, &r) && r != INT64_MIN) return r;
+  too_large(job);
+  return 0;
 }
 
 /* Sorts, adds equal products up and drops zeros, in place. */
@@ -117,7 +121,10 @@ static PolyTerm term_mul(Job *job, const PolyTerm *a, const PolyTerm *b) {
 }
 
 Poly poly_mul(Job *job, Poly a, Poly b) {
-  if ((uint64_t)a.n * b.n > (uint64_t)MAX_TERMS * 8) too_large(job);
+  if ((uint64_t)a.n * b.n > (uint64_t)MAX_TERMS * 8) {
+    too_large(job);
+    return (Poly){0};
+  }
   PolyTerm *t = arena_array(&job->arena, (size_t)a.n * b.n + 1, sizeof *t);
   uint32_t n = 0;
   for (uint32_t i = 0; i < a.n; i++) {

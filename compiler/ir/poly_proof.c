@@ -6,14 +6,19 @@
  * (c * (x / c) lies in (x - c, x], MIN and MAX by their sources); then RANGEs, whose upper end is
  * an expression over VARs; then VARs, by numbers. Products of several VARs are thereby treated
  * exactly; of a power all but one factor is bounded first. The search is bounded: giving up answers
- * false. */
+ * false.
+ *
+ * What is proven is used where code runs: a RANGE of p says that its size is not 0. */
+#include "compiler/ir/dim.h"
 #include "compiler/ir/poly.h"
 
-enum { MAX_DEPTH = 12, MAX_TRIES = 3000 };
+enum { MAX_DEPTH = 16, MAX_TRIES = 3000, FEW_TRIES = 30, MAX_ABOVE = 8 };
 
 typedef struct Proof {
   Job *job;
   int tries;
+  const UOp *above_0[MAX_ABOVE]; /* VARs that are not 0 where the RANGEs of p run */
+  uint32_t nabove;
 } Proof;
 
 static bool proves(Proof *pr, Poly p, int depth);
@@ -35,7 +40,15 @@ static bool widen(Wide lo, Wide hi, int64_t a, int64_t b, Wide *rlo, Wide *rhi) 
   return true;
 }
 
-static bool by_interval(Poly p) {
+static int64_t least_of(const Proof *pr, const UOp *x) {
+  const UOp *var = poly_is_unit(x) ? x->src[0] : x;
+  for (uint32_t k = 0; k < pr->nabove && x->vmin == 0; k++) {
+    if (pr->above_0[k] == var) return 1;
+  }
+  return x->vmin;
+}
+
+static bool by_interval(const Proof *pr, Poly p) {
   const Wide limit = (Wide)1 << 120;
   Wide sum = 0;
   for (uint32_t k = 0; k < p.n; k++) {
@@ -44,7 +57,8 @@ static bool by_interval(Poly p) {
     for (uint32_t a = 0; a < p.at[k].n; a++) rises &= p.at[k].atom[a]->vmin >= 0;
     for (uint32_t a = 0; a < p.at[k].n; a++) {
       const UOp *x = p.at[k].atom[a];
-      if (!widen(lo, rises ? lo : hi, x->vmin, rises ? x->vmin : x->vmax, &lo, &hi)) return false;
+      int64_t least = least_of(pr, x), most = rises ? least : x->vmax;
+      if (!widen(lo, rises ? lo : hi, least, most, &lo, &hi)) return false;
     }
     if ((sum += lo) > limit || sum < -limit) return false;
   }
@@ -120,12 +134,13 @@ static bool between(Proof *pr, Poly factor, Poly rest, Poly lo, Poly hi, int dep
 
 static bool by_numbers(Proof *pr, const UOp *x, Poly factor, Poly rest, int depth) {
   Job *job = pr->job;
-  bool low = x->vmin != INT64_MIN, high = x->vmax != INT64_MAX;
+  int64_t least = least_of(pr, x);
+  bool low = least != INT64_MIN, high = x->vmax != INT64_MAX;
   if (low && high) {
-    return between(pr, factor, rest, poly_const(job, x->vmin), poly_const(job, x->vmax), depth);
+    return between(pr, factor, rest, poly_const(job, least), poly_const(job, x->vmax), depth);
   }
   if (low && proves(pr, factor, depth)) {
-    return at_value(pr, factor, poly_const(job, x->vmin), rest, depth);
+    return at_value(pr, factor, poly_const(job, least), rest, depth);
   }
   if (high && proves(pr, poly_add(job, (Poly){0}, factor, -1), depth)) {
     return at_value(pr, factor, poly_const(job, x->vmax), rest, depth);
@@ -175,25 +190,44 @@ static bool by_remainder(Proof *pr, const UOp *x, Poly factor, Poly rest, int de
   return between(pr, factor, rest, (Poly){0}, poly_add(job, c, poly_const(job, 1), -1), depth);
 }
 
-/* x is one of its two sources, and on one side of both. */
+/* The same with a budget of its own, so that a dead end does not use up all. */
+static bool tried(Proof *pr, Poly factor, Poly value, Poly rest, int depth, int tries) {
+  int left = pr->tries;
+  if (left > tries) pr->tries = tries;
+  int given = pr->tries;
+  bool proven = at_value(pr, factor, value, rest, depth);
+  pr->job->overflow = false;
+  pr->tries = left - (given - pr->tries);
+  return proven;
+}
+
+/* x is one of its two sources, and on one side of both: one of them is enough, whichever is easy.
+ */
 static bool by_choice(Proof *pr, const UOp *x, Poly factor, Poly rest, int depth) {
   Job *job = pr->job;
   Poly a = poly_of(job, x->src[0]), b = poly_of(job, x->src[1]);
   Poly down = x->op == OP_MIN ? poly_add(job, (Poly){0}, factor, -1) : factor;
-  bool either = proves(pr, down, depth);
+  if (!proves(pr, down, depth)) {
+    return at_value(pr, factor, a, rest, depth) && at_value(pr, factor, b, rest, depth);
+  }
   if (b.n < a.n) { /* the simpler one first: it may do */
     Poly t = a;
     a = b, b = t;
   }
-  bool first = at_value(pr, factor, a, rest, depth);
-  if (first && either) return true;
-  return (first || either) && at_value(pr, factor, b, rest, depth);
+  static const int budgets[] = {FEW_TRIES, MAX_TRIES};
+  for (int k = 0; k < 2; k++) {
+    if (tried(pr, factor, a, rest, depth, budgets[k]) ||
+        tried(pr, factor, b, rest, depth, budgets[k])) {
+      return true;
+    }
+  }
+  return false;
 }
 
 static bool eliminate(Proof *pr, Poly p, const UOp *x, int depth) {
   Job *job = pr->job;
   Poly factor, rest;
-  if (!linear_in(job, &p, x)) return false;
+  if (!linear_in(job, &p, x) || job->overflow) return false;
   isolate(job, p, x, &factor, &rest);
   if (x->op == OP_RANGE) {
     Poly top = poly_add(job, poly_of(job, x->src[0]), poly_const(job, 1), -1);
@@ -203,6 +237,7 @@ static bool eliminate(Proof *pr, Poly p, const UOp *x, int depth) {
     return true;
   if (x->op == OP_FLOORMOD && by_remainder(pr, x, factor, rest, depth)) return true;
   if ((x->op == OP_MIN || x->op == OP_MAX) && by_choice(pr, x, factor, rest, depth)) return true;
+  job->overflow = false; /* the factors are as they were */
   return by_numbers(pr, x, factor, rest, depth);
 }
 
@@ -226,13 +261,56 @@ static const UOp *next_atom(Poly p) {
 
 static bool proves(Proof *pr, Poly p, int depth) {
   int64_t value;
+  if (pr->job->overflow) return false; /* p is not what was to be proven */
   if (poly_is_const(p, &value)) return value >= 0;
-  if (by_interval(p)) return true;
+  if (by_interval(pr, p)) return true;
   if (depth <= 0 || pr->tries-- <= 0) return false;
   return eliminate(pr, p, next_atom(p), depth - 1);
 }
 
+/* -- loops that run ---------------------------------------------------------------------------- */
+
+/* u with 0 for the VAR. */
+static UOp *without(Job *job, UOp *u, const UOp *var) {
+  UOp *src[3];
+  if (u == var) return uop_index(job, 0);
+  if (!u->nsrc || u->nsrc > 3 || !u->symbolic) return u;
+  for (uint32_t k = 0; k < u->nsrc; k++) src[k] = without(job, u->src[k], var);
+  return uop_with_src(job, u, src);
+}
+
+static void note_vars(Proof *pr, UOp *size, UOp *at) {
+  for (uint32_t s = 0; s < at->nsrc; s++) note_vars(pr, size, at->src[s]);
+  if (at->op != OP_VAR || at->vmin != 0 || pr->nabove == MAX_ABOVE) return;
+  for (uint32_t k = 0; k < pr->nabove; k++) {
+    if (pr->above_0[k] == at) return;
+  }
+  Poly none = poly_of(pr->job, without(pr->job, size, at));
+  if (proves(pr, poly_add(pr->job, (Poly){0}, none, -1), MAX_DEPTH / 2)) {
+    pr->above_0[pr->nabove++] = at;
+  }
+}
+
+/* A VAR that may be 0 is not where a RANGE runs whose size would be 0 with it. */
+static void note_loops(Proof *pr, const UOp *x) {
+  if (x->op == OP_RANGE && x->src[0]->symbolic && !dim_check(pr->job, x->src[0])) {
+    note_vars(pr, x->src[0], x->src[0]);
+  }
+  for (uint32_t s = 0; s < x->nsrc && x->op != OP_RANGE && pr->tries > 0; s++) {
+    if (x->src[s]->dtype != DT_INDEX || !x->src[s]->open) continue;
+    pr->tries--;
+    note_loops(pr, x->src[s]);
+  }
+}
+
 bool poly_proves(Job *job, Poly p) {
   Proof pr = {.job = job, .tries = MAX_TRIES};
-  return proves(&pr, p, MAX_DEPTH);
+  bool outer = job->proving;
+  job->proving = true, job->overflow = false;
+  for (uint32_t k = 0; k < p.n; k++) {
+    for (uint32_t a = 0; a < p.at[k].n; a++) note_loops(&pr, p.at[k].atom[a]);
+  }
+  bool proven = proves(&pr, p, MAX_DEPTH);
+  job->proving = outer, job->overflow = false;
+  return proven;
 }

@@ -36,13 +36,15 @@ static const char *describe(Job *job, Ints s) {
   return arena_printf(&job->arena, "[%s]", text);
 }
 
-static const char *checked(Job *job, Ints s) {
+/* A symbolic size that is written into a graph is proven not to be negative; one that is read back,
+ * as that of a parameter, was. A run refuses a negative one in any case. */
+static const char *checked_as(Job *job, Ints s, bool trusted) {
   if (s.n > MAX_RANK) return arena_printf(&job->arena, "rank %u is above %d", s.n, MAX_RANK);
   int64_t n = 1;
   for (uint32_t i = 0; i < s.n; i++) {
     int64_t d = s.at[i];
     if (!dim_is_static(d)) {
-      if (dim_le(job, 0, d)) continue;
+      if (trusted ? dim_high(d) >= 0 : dim_le(job, 0, d)) continue;
       return arena_printf(&job->arena, "a size of %s may be negative", describe(job, s));
     }
     if (d < 0 || d > MAX_NUMEL || __builtin_mul_overflow(n, d ? d : 1, &n) || n > MAX_NUMEL) {
@@ -51,6 +53,8 @@ static const char *checked(Job *job, Ints s) {
   }
   return NULL;
 }
+
+static const char *checked(Job *job, Ints s) { return checked_as(job, s, false); }
 
 static bool both_static(int64_t a, int64_t b) { return dim_is_static(a) && dim_is_static(b); }
 
@@ -129,6 +133,7 @@ static const char *shrink(Job *job, Ints in, Ints arg, Ints *out) {
                           dim_text(job, begin), dim_text(job, end), k, dim_text(job, in.at[k]));
     }
     d[k] = minus(job, end, begin);
+    dim_mark_size(d[k]);
   }
   return NULL;
 }
@@ -229,7 +234,7 @@ const char *shape_infer(Job *job, Op op, Arg arg, UOp *const *src, size_t nsrc, 
   if (op_info[op].flags & OPF_ALU) return alu(job, src, nsrc, out);
   Ints in = nsrc ? src[0]->shape : (Ints){0};
   switch (op) {
-  case OP_PARAM: *out = arg.ints; return checked(job, arg.ints);
+  case OP_PARAM: *out = arg.ints; return checked_as(job, arg.ints, true);
   case OP_IOTA:
     *out = arg.ints;
     if (arg.i < 0 || arg.i >= arg.ints.n) return "the axis is out of range";
@@ -249,6 +254,8 @@ const char *shape_infer(Job *job, Op op, Arg arg, UOp *const *src, size_t nsrc, 
   case OP_STORE:
     return nsrc == 2 && !shape_eq(in, src[1]->shape) ? "the value's shape is not the parameter's"
                                                      : NULL;
+  case OP_LOOP:
+    return src[1]->shape.n || src[2]->shape.n ? "the count or condition has a rank" : NULL;
   case OP_BIND: return src[1]->shape.n ? "the value has a rank" : NULL;
   default: return NULL;
   }

@@ -117,6 +117,14 @@ static Arg canonical_const(DType dtype, Arg arg) {
   return arg_i(bits);
 }
 
+static void insert(Job *job, UOp *u, uint32_t hash) {
+  if ((job->table_len + 1) * 2 > job->table_cap) table_grow(job);
+  size_t mask = job->table_cap - 1, at = hash & mask;
+  while (job->table[at].node) at = (at + 1) & mask;
+  job->table[at] = (NodeSlot){u, hash};
+  job->table_len++;
+}
+
 UOp *uop_make_lanes(Job *job, Op op, DType dtype, unsigned lanes, Arg arg, UOp *const *src,
                     size_t n) {
   dtype = dtype_infer(op, dtype, src, n);
@@ -133,8 +141,7 @@ UOp *uop_make_lanes(Job *job, Op op, DType dtype, unsigned lanes, Arg arg, UOp *
   UOp *folded = fold(job, op, dtype, lanes, src, n);
   if (folded) return folded;
   UOp *u = create(job, op, dtype, lanes, arg, src, n);
-  job->table[at] = (NodeSlot){u, hash};
-  job->table_len++;
+  insert(job, u, hash); /* symbolic shapes have made nodes of their own: the slot may be taken */
   return u;
 }
 

@@ -131,6 +131,7 @@ struct UOp {
   uint32_t nsrc;
   uint32_t id;   /* creation order: sources have smaller ids */
   bool symbolic; /* a VAR is below, or in a dim of the node or of one below */
+  bool size;     /* of a dim's expression: known not to be negative (dim.c) */
   Arg arg;
   Ints shape; /* dims (dim.h); tensor stage; n == 0 for rank 0 and for later stages */
   int64_t vmin, vmax;

@@ -305,6 +305,35 @@ static UOp *drop_unused(Rewrite *rw, UOp *n) {
   return closed_form_repeat(rw, (Op)n->arg.i, over(rw, n, x, keep, nkeep), count);
 }
 
+/* x as often as a size says, of which only loops know that it is not 0. NULL: keep the loop. */
+static UOp *repeat_symbolic(Rewrite *rw, Op op, UOp *x, UOp *count) {
+  Job *job = rw->job;
+  DType d = (DType)x->dtype, wide = d == DT_F16 || d == DT_BF16 ? DT_F32 : d;
+  UOp *many = x;
+  if (op == OP_MUL || !dtype_info[d].bytes) return NULL;
+  if (op == OP_ADD) {
+    many = uop2(job, OP_MUL, uop_cast(job, x, wide), uop_cast(job, count, wide));
+    many = uop_cast(job, many, d);
+  }
+  if (count->vmin > 0 || (op == OP_ADD && !dtype_is_float(d))) return many;
+  UOp *none = uop_scalar(job, d, reduce_identity(op, d));
+  return uop3(job, OP_WHERE, uop2(job, OP_CMPLT, uop_index(job, 0), count), many, none);
+}
+
+/* Of the ranges with symbolic sizes, one that the value does not use. */
+static UOp *drop_unused_symbolic(Rewrite *rw, UOp *n) {
+  UOp *x = n->src[0];
+  for (uint32_t k = 1; k < n->nsrc; k++) {
+    if (!n->src[k]->src[0]->symbolic || uop_is_open(x, n->src[k])) continue;
+    UOp **keep = arena_array(&rw->job->arena, n->nsrc, sizeof *keep);
+    size_t nkeep = 0;
+    for (uint32_t j = 1; j < n->nsrc; j++)
+      if (j != k) keep[nkeep++] = n->src[j];
+    return repeat_symbolic(rw, (Op)n->arg.i, over(rw, n, x, keep, nkeep), n->src[k]->src[0]);
+  }
+  return NULL;
+}
+
 static bool free_of_ranges(const UOp *x, const UOp *n) {
   for (uint32_t k = 1; k < n->nsrc; k++)
     if (uop_is_open(x, n->src[k])) return false;
@@ -330,6 +359,7 @@ UOp *closed_form_reduce(Rewrite *rw, UOp *n) {
   UOp *to;
   if (n->nsrc < 2 || n->lanes > 1) return NULL;
   if ((to = merge_nested(rw, n)) || (to = drop_unused(rw, n))) return to;
+  if (n->symbolic && (to = drop_unused_symbolic(rw, n))) return to;
   if (n->arg.i != OP_ADD) return NULL;
   if ((to = move_out(rw, n))) return to;
   for (uint32_t k = 1; k < n->nsrc; k++) {

@@ -277,7 +277,7 @@ static void test_hostile(void **state) {
   expect_parse_error(job, "%0 = VAR i64 [0; 1, 4, 1]", "not index");
   expect_parse_error(job,
                      "%0 = VAR index [0; 0, 4, 1]\n%1 = CONST index [1]\n"
-                     "%2 = SUB index (%0, %1)\n%3 = PARAM f32 [0; %2]",
+                     "%2 = SUB index (%0, %1)\n%3 = IOTA f32 [0; %2]",
                      "may be negative");
 }
 
