@@ -8,7 +8,7 @@
  * produces. */
 #include "compiler/compile.h"
 
-#include "compiler/codegen/llvm_emit.h"
+#include "compiler/codegen/codegen.h"
 #include "compiler/frontend/frontend.h"
 #include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
@@ -137,7 +137,7 @@ static void count_args(Job *job, KernelArgs *a) {
 
 static void kernel_steps(Job *job, void *arg) {
   KernelArgs *a = arg;
-  Rewrite rw = {.job = job, .no_fma = !llvm_fuses(a->target)};
+  Rewrite rw = {.job = job, .no_fma = !codegen_fuses(a->target)};
   check(job, a->kernel, STAGE_RANGED, "kernel");
   a->scheduled = schedule_kernel(job, a);
   check(job, a->scheduled, STAGE_SCHEDULED, "schedule");
@@ -160,12 +160,12 @@ static const char *opts_text(Job *job, const OptList *opts) {
 Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *target,
                       const char *opts, KernelObject *out) {
   KernelArgs a = {.kernel = kernel, .target = target, .opts = opts};
-  LlvmOutput code = {0};
+  CodegenOutput code = {0};
   *out = (KernelObject){0};
   Status st = job_run(job, kernel_steps, &a);
-  if (!st) st = llvm_emit(&a.linear, name, target, &code);
+  if (!st) st = codegen_emit(&a.linear, name, target, &code);
   if (st) {
-    llvm_output_deinit(&code);
+    codegen_deinit(&code);
     return WRAP(st, "kernel %s", name);
   }
   *out = (KernelObject){.object = code.object,
@@ -179,7 +179,7 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
     out->block[d] = a.linear.block[d];
   }
   code.object = (StrBuf){0};
-  llvm_output_deinit(&code);
+  codegen_deinit(&code);
   return NULL;
 }
 
@@ -251,15 +251,11 @@ static void inspect_ranged_steps(Job *job, void *arg) {
 }
 
 static Status inspect_code(Job *job, InspectArgs *a, const Target *target) {
-  LlvmOutput code = {.want_text = true};
+  CodegenOutput code = {.want_text = true};
   TRY(job_run(job, inspect_graph_steps, a));
-  Status st = llvm_emit(&a->kernel.linear, a->k->name, target, &code);
-  if (!st) {
-    strbuf_add(a->out, code.ir.ptr, code.ir.len);
-    strbuf_adds(a->out, "\n");
-    strbuf_add(a->out, code.assembly.ptr, code.assembly.len);
-  }
-  llvm_output_deinit(&code);
+  Status st = codegen_emit(&a->kernel.linear, a->k->name, target, &code);
+  if (!st) strbuf_add(a->out, code.text.ptr, code.text.len);
+  codegen_deinit(&code);
   return st;
 }
 

@@ -47,6 +47,9 @@ llvm_package() {
 BUILD_PACKAGES=(gcc libc6-dev cmake ninja-build pkg-config libuv1-dev libnghttp2-dev libprotobuf-c-dev protobuf-c-compiler
   protobuf-compiler libsqlite3-dev libssl-dev libzstd-dev libseccomp-dev libinih-dev libcjson-dev python3 python3-venv)
 
+# An OpenCL device without a GPU, for the tests.
+OPENCL_PACKAGES=(ocl-icd-libopencl1 pocl-opencl-icd)
+
 # build_kiln TARGET...: configures, which finds what was installed since the last time, then builds what changed.
 build_kiln() {
   local logs=$KILN_ROOT/build
@@ -56,6 +59,14 @@ build_kiln() {
   ninja -C "$KILN_BUILD" "$@" >"$logs/build.log" 2>&1 || { tail -n 60 "$logs/build.log"; return 1; }
 }
 
+# python_files PACKAGE...: packages whose files are read but that are never imported: without what they depend on.
+python_files() {
+  local stamp=$KILN_VENV/files.stamp want
+  want=$(printf '%s\n' "$@")
+  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && return 0
+  "$KILN_VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$@" || return 1
+  printf '%s\n' "$want" >"$stamp"
+}
 # python_env STAMP PACKAGE...: a virtual environment with the packages and the kiln client; redone when the list, the client or the protos change.
 python_env() {
   local stamp=$KILN_VENV/$1.stamp want

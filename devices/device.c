@@ -77,8 +77,10 @@ static Status create_null(uint32_t ordinal, Device **out) {
   return device_null_create(out);
 }
 
-static const DeviceKind kinds[] = {
-    {"cpu:", create_cpu}, {"cuda:", device_cuda_create}, {"null:", create_null}};
+static const DeviceKind kinds[] = {{"cpu:", create_cpu},
+                                   {"cuda:", device_cuda_create},
+                                   {"null:", create_null},
+                                   {"opencl:", device_opencl_create}};
 
 static bool parse_ordinal(const char *text, uint32_t *out) {
   uint32_t n = 0;
@@ -100,5 +102,5 @@ Status device_open(const char *name, Device **out) {
     Status st = kinds[i].create(ordinal, out);
     return st ? WRAP(st, "device '%s'", name) : NULL;
   }
-  return FAIL(UNAVAILABLE, "device '%s': devices are named cpu:0, cuda:N, null:0", name);
+  return FAIL(UNAVAILABLE, "device '%s': devices are named cpu:0, cuda:N, opencl:N, null:0", name);
 }

@@ -102,7 +102,9 @@ Status device_cuda_create(uint32_t ordinal, Device **out);
 /* A decorator that checks sizes, lifetimes, double frees and the calling thread, then forwards.
  * Owns inner. */
 Status device_check_create(Device *inner, Device **out);
-/* "cpu:0", "null:0"; UNAVAILABLE with the reason when the machine has none. */
+/* The index-th of all OpenCL devices of the machine, platform by platform. */
+Status device_opencl_create(uint32_t index, Device **out);
+/* "cpu:0", "null:0", "opencl:1"; UNAVAILABLE with the reason when the machine has none. */
 Status device_open(const char *name, Device **out);
 
 void device_destroy(Device *d); /* NULL allowed */

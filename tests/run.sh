@@ -66,11 +66,14 @@ run_pytest() {
 }
 
 say "packages"
-install_packages "${BUILD_PACKAGES[@]}" "$(llvm_package)" libcmocka-dev g++ clang-format-14 || { note "installing packages" 1; finish; }
+install_packages "${BUILD_PACKAGES[@]}" "$(llvm_package)" libcmocka-dev g++ clang-format-14 "${OPENCL_PACKAGES[@]}" || { note "installing packages" 1; finish; }
 # Two versions are fixed: tests/model/onnx_not_passing.txt lists the tests of one onnx, and magika ships a model.
 python_env tests numpy onnx==1.23.2 onnxruntime grpcio grpcio-tools grpcio-reflection grpcio-health-checking protobuf pytest magika==1.0.3 \
   setuptools wheel ||
   { note "preparing the Python environment" 1; finish; }
+
+python_files silero-vad==6.2.3 faster-whisper==1.2.1 basic-pitch==0.4.0 nudenet==3.4.2 rapidocr-onnxruntime==1.4.4 ||
+  { note "installing the packages that ship models" 1; finish; }
 
 say "build"
 build_kiln || { note "build" 1; finish; }
@@ -97,6 +100,10 @@ say "ONNX backend tests (one test here: those that fail are exactly the ones tha
 "$KILN_VENV/bin/python" tests/model/onnx_suite.py >build/onnx.log 2>&1
 note "ONNX node suite: $(tail -n 1 build/onnx.log)" $?
 tail -n 3 build/onnx.log
+# PoCL takes about a tenth of a second for each kernel: a sample here, all of them with --long.
+"$KILN_VENV/bin/python" tests/model/onnx_suite.py --runner opencl --every "$([ -n "$long" ] && echo 1 || echo 40)" >build/onnx-opencl.log 2>&1
+note "ONNX node suite on OpenCL: $(tail -n 1 build/onnx-opencl.log)" $?
+tail -n 1 build/onnx-opencl.log
 say "Models"
 run_pytest models tests/model
 
@@ -110,7 +117,7 @@ if [ -n "$long" ]; then
     KILN_BIN=$KILN_ROOT/build/$preset/bin run_pytest $preset tests/daemon
   done
   say "random graphs"
-  KILN_RANDOM_GRAPHS=50000 KILN_RANDOM_SEED=100000 run_pytest random-graphs tests/model/test_random_graphs.py
+  KILN_RANDOM_GRAPHS=50000 KILN_RANDOM_OPENCL=2000 KILN_RANDOM_SEED=100000 run_pytest random-graphs tests/model/test_random_graphs.py
   for set in sse2 avx2; do
     "$KILN_VENV/bin/python" tests/model/onnx_suite.py --runner $set >build/onnx-$set.log 2>&1
     note "ONNX node suite for $set: $(tail -n 1 build/onnx-$set.log)" $?

@@ -12,6 +12,7 @@
 typedef struct Header {
   Kiln__V1__CompileOptions options;
   Kiln__V1__CompileOptions__DimsEntry *entries, **list;
+  Kiln__V1__Dim *ranges, **range_list;
   Kiln__V1__ModelFormat format;
   const char *name;
   ChunkSource source;
@@ -48,6 +49,8 @@ static Status open_source(const KilnModel *m, ChunkSource *out) {
 static void header_deinit(Header *h) {
   free(h->entries);
   free(h->list);
+  free(h->ranges);
+  free(h->range_list);
   if (h->source.fd >= 0) close(h->source.fd);
   *h = (Header){.source.fd = -1};
 }
@@ -65,19 +68,29 @@ static Status header_init(Header *h, const KilnModel *m, const KilnCompileOption
                 .source.fd = -1};
   h->entries = calloc(o->ndims + 1, sizeof *h->entries);
   h->list = calloc(o->ndims + 1, sizeof *h->list);
+  h->ranges = calloc(o->ndims + 1, sizeof *h->ranges);
+  h->range_list = calloc(o->ndims + 1, sizeof *h->range_list);
   Status st = NULL;
-  if (!h->entries || !h->list) {
+  if (!h->entries || !h->list || !h->ranges || !h->range_list) {
     st = FAIL(RESOURCE_EXHAUSTED, "no memory for %zu dimensions", o->ndims);
     goto fail;
   }
   for (size_t i = 0; i < o->ndims; i++) {
+    const KilnDim *d = &o->dims[i];
     kiln__v1__compile_options__dims_entry__init(&h->entries[i]);
-    h->entries[i].key = message_text(o->dims[i].name);
-    h->entries[i].value = o->dims[i].size;
-    h->list[i] = &h->entries[i];
+    kiln__v1__dim__init(&h->ranges[i]);
+    h->entries[i].key = h->ranges[i].name = message_text(d->name);
+    h->entries[i].value = d->size;
+    h->ranges[i].min = d->min;
+    h->ranges[i].max = d->max;
+    h->ranges[i].multiple = d->multiple;
+    if (d->max)
+      h->range_list[h->options.n_ranges++] = &h->ranges[i];
+    else
+      h->list[h->options.n_dims++] = &h->entries[i];
   }
-  h->options.n_dims = o->ndims;
   h->options.dims = h->list;
+  h->options.ranges = h->range_list;
   if (o->device) h->options.device = message_text(o->device);
   h->options.no_cache = o->no_cache;
   if ((st = open_source(m, &h->source))) goto fail;
@@ -100,6 +113,20 @@ static Status start(KilnClient *c, Header *h, const CallSpec *spec, const Protob
 /* -- Compile --------------------------------------------------------------------------------------
  */
 
+/* False when memory is out. */
+static bool spec_shape(Arena *a, const Kiln__V1__TensorSpec *s, const KilnDim **out) {
+  *out = NULL;
+  if (s->n_shape != s->n_dims || !s->n_dims) return true;
+  KilnDim *d = arena_array(a, s->n_shape, sizeof *d);
+  for (size_t k = 0; d && k < s->n_shape; k++) {
+    const Kiln__V1__Dim *m = s->shape[k];
+    d[k] = (KilnDim){.name = m->name, .size = m->size, .min = m->min, .max = m->max};
+    d[k].multiple = m->multiple ? m->multiple : 1;
+  }
+  *out = d;
+  return d != NULL;
+}
+
 static const KilnTensorSpec *specs(Arena *a, size_t n, Kiln__V1__TensorSpec *const *from) {
   KilnTensorSpec *out = arena_array(a, n + 1, sizeof *out);
   for (size_t i = 0; out && i < n; i++) {
@@ -109,7 +136,7 @@ static const KilnTensorSpec *specs(Arena *a, size_t n, Kiln__V1__TensorSpec *con
                               .rank = s->n_dims,
                               .dims = answer_dims(a, s->n_dims, s->dims),
                               .bytes = kiln_dtype_size((KilnDType)s->dtype)};
-    if (!out[i].dims) return NULL;
+    if (!out[i].dims || !spec_shape(a, s, &out[i].shape)) return NULL;
     for (size_t k = 0; k < s->n_dims; k++)
       if (!size_mul(out[i].bytes, s->dims[k], &out[i].bytes)) out[i].bytes = SIZE_MAX;
   }

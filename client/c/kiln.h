@@ -158,15 +158,26 @@ typedef struct KilnTensor {
   const void *data;   /* little-endian, row-major, densely packed */
   size_t bytes;       /* exactly product(dims) * kiln_dtype_size(dtype) */
   const char *buffer; /* when set: the id of a server-side buffer; the fields above but name are
-                         then ignored (as input) or zero (as output) */
+                         then ignored (as input), or zero but for rank and dims (as output) */
 } KilnTensor;
+
+/* A dimension: a number, or (max above 0) a name whose size each run decides, in [min, max] and a
+ * multiple of `multiple`. All fields but those that matter are 0. */
+typedef struct KilnDim {
+  const char *name; /* "x.0" for an unnamed one: input x, axis 0 */
+  uint64_t size;
+  uint64_t min, max, multiple; /* multiple: 0 is 1 */
+} KilnDim;
 
 typedef struct KilnTensorSpec {
   const char *name;
   KilnDType dtype;
   size_t rank;
-  const uint64_t *dims;
-  size_t bytes;
+  const uint64_t *dims; /* the largest, where a run decides */
+  size_t bytes;         /* at most, then */
+  /* Per dimension; NULL when all are numbers. The name of an output's may be an expression, "2*n +
+   * 1", or "?" when the run computes it from data. */
+  const KilnDim *shape;
 } KilnTensorSpec;
 
 /* -- compiling -----------------------------------------------------------------------------------
@@ -186,13 +197,8 @@ typedef struct KilnModel {
   KilnFormat format;
 } KilnModel;
 
-typedef struct KilnDim {
-  const char *name; /* of a symbolic dimension; "x.0" for an unnamed one: input x, axis 0 */
-  uint64_t size;
-} KilnDim;
-
 typedef struct KilnCompileOptions {
-  const KilnDim *dims;
+  const KilnDim *dims; /* what named dimensions may be; others: as the model says, or [1, 65536] */
   size_t ndims;
   const char *device; /* NULL = the server's choice */
   int no_cache;       /* neither read nor write the server's cache */

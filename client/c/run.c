@@ -9,7 +9,7 @@
 enum { DATA_ALIGN = 64 };
 enum { RUN_EXECUTABLE = 1, RUN_INPUTS = 2, RUN_OUTPUTS = 3, RUN_AS_BUFFERS = 4, RUN_RANDOM = 5 };
 enum { RANDOM_SEED = 1, RANDOM_RUN = 2 };
-enum { NAMED_NAME = 1, NAMED_TENSOR = 2, NAMED_BUFFER = 3 };
+enum { NAMED_NAME = 1, NAMED_TENSOR = 2, NAMED_BUFFER = 3, NAMED_DIMS = 4 };
 enum { TENSOR_DTYPE = 1, TENSOR_DIMS = 2, TENSOR_DATA = 3 };
 enum { DONE_OUTPUTS = 1, DONE_DEVICE_NS = 2, DONE_QUEUE_NS = 3 };
 
@@ -163,6 +163,7 @@ static bool read_named(Arena *a, Bytes msg, KilnTensor *out) {
     if (f.type != WIRE_LEN) continue;
     if (f.id == NAMED_NAME) ok = (out->name = copy_text(a, f.bytes)) != NULL;
     if (f.id == NAMED_TENSOR) ok = read_tensor(a, f.bytes, out);
+    if (f.id == NAMED_DIMS) ok = copy_dims(a, f.bytes, out);
     if (f.id == NAMED_BUFFER) ok = (out->buffer = copy_text(a, f.bytes)) != NULL;
   }
   return ok && !r.error;

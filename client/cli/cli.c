@@ -203,6 +203,32 @@ const char *cli_dims(const uint64_t *dims, size_t rank, char *buf, size_t cap) {
   return buf;
 }
 
+const char *cli_shape(const KilnTensorSpec *s, char *buf, size_t cap) {
+  if (!s->shape) return cli_dims(s->dims, s->rank, buf, cap);
+  size_t n = 0;
+  for (size_t i = 0; i < s->rank && n < cap; i++) {
+    const KilnDim *d = &s->shape[i];
+    const char *sep = i ? "x" : "";
+    if (!*d->name)
+      n += (size_t)snprintf(buf + n, cap - n, "%s%llu", sep, (unsigned long long)d->size);
+    else
+      n += (size_t)snprintf(buf + n, cap - n, "%s%s[%llu..%llu]", sep, d->name,
+                            (unsigned long long)d->min, (unsigned long long)d->max);
+  }
+  return buf;
+}
+
+cJSON *cli_json_shape(const KilnTensorSpec *s) {
+  if (!s->shape) return cli_json_dims(s->dims, s->rank);
+  cJSON *j = cJSON_CreateArray();
+  for (size_t i = 0; i < s->rank; i++) {
+    const KilnDim *d = &s->shape[i];
+    cJSON_AddItemToArray(j, *d->name ? cJSON_CreateString(d->name)
+                                     : cJSON_CreateNumber((double)d->size));
+  }
+  return j;
+}
+
 cJSON *cli_json_dims(const uint64_t *dims, size_t rank) {
   cJSON *j = cJSON_CreateArray();
   for (size_t i = 0; i < rank; i++) cJSON_AddItemToArray(j, cJSON_CreateNumber((double)dims[i]));

@@ -58,6 +58,9 @@ const char *cli_ns(int64_t ns, char buf[CLI_NUMBER]);
 const char *cli_bytes(uint64_t n, char buf[CLI_NUMBER]);
 /* "2x3x224"; "scalar". Cut to cap. */
 const char *cli_dims(const uint64_t *dims, size_t rank, char *buf, size_t cap);
+/* "1xn[1..512]x768" */
+const char *cli_shape(const KilnTensorSpec *spec, char *buf, size_t cap);
+cJSON *cli_json_shape(const KilnTensorSpec *spec);
 /* Ascending; times, of which the middle one and the like are then picked. */
 void cli_sort(int64_t *at, size_t n);
 cJSON *cli_json_dims(const uint64_t *dims, size_t rank);

@@ -17,7 +17,7 @@ static void print_text(const char *path, const KilnExecutable *e, int64_t wall) 
     bool in = i < e->ninputs;
     const KilnTensorSpec *s = in ? &e->inputs[i] : &e->outputs[i - e->ninputs];
     printf("  %-7s %s  %s %s\n", in ? "input" : "output", s->name, kiln_dtype_name(s->dtype),
-           cli_dims(s->dims, s->rank, dims, sizeof dims));
+           cli_shape(s, dims, sizeof dims));
   }
   printf("  graph   %s\n", e->graph_hash);
 }
@@ -28,7 +28,7 @@ static cJSON *json_specs(const KilnTensorSpec *specs, size_t n) {
     cJSON *s = cJSON_CreateObject();
     cJSON_AddStringToObject(s, "name", specs[i].name);
     cJSON_AddStringToObject(s, "dtype", kiln_dtype_name(specs[i].dtype));
-    cJSON_AddItemToObject(s, "shape", cli_json_dims(specs[i].dims, specs[i].rank));
+    cJSON_AddItemToObject(s, "shape", cli_json_shape(&specs[i]));
     cJSON_AddItemToArray(list, s);
   }
   return list;

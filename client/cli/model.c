@@ -14,6 +14,26 @@
 /* -- the model
  * --------------------------------------------------------------------------------------- */
 
+/* A whole number up to `end`. */
+static bool count_to(const char *from, const char *end, uint64_t *out) {
+  char text[32];
+  size_t n = (size_t)(end - from);
+  if (n >= sizeof text) return false;
+  memcpy(text, from, n);
+  text[n] = 0;
+  return args_count(text, out);
+}
+
+/* "128", "1..512", "8..512/8" */
+static bool parse_dim(const char *value, KilnDim *out) {
+  const char *dots = strstr(value, ".."), *slash = strchr(value, '/');
+  if (!dots) return args_count(value, &out->size);
+  const char *end = slash ? slash : value + strlen(value);
+  if (dots + 2 > end || !count_to(value, dots, &out->min) || !count_to(dots + 2, end, &out->max))
+    return false;
+  return out->max && (!slash || args_count(slash + 1, &out->multiple));
+}
+
 static int parse_dims(const ModelArgs *args, Model *out) {
   size_t n = args->dims.len;
   out->dims = calloc(n + 1, sizeof *out->dims);
@@ -22,8 +42,9 @@ static int parse_dims(const ModelArgs *args, Model *out) {
   for (size_t i = 0; i < n; i++) {
     Str name;
     const char *value;
-    if (!args_split(args->dims.at[i], &name, &value) || !args_count(value, &out->dims[i].size))
-      return cli_usage("--dim '%s': expected NAME=N", args->dims.at[i]);
+    if (!args_split(args->dims.at[i], &name, &value) || !parse_dim(value, &out->dims[i]))
+      return cli_usage("--dim '%s': expected NAME=N, NAME=MIN..MAX or NAME=MIN..MAX/MULTIPLE",
+                       args->dims.at[i]);
     out->dims[i].name = out->dim_names[i] = strndup(name.ptr, name.len);
     if (!out->dims[i].name) return cli_error(EX_OSERR, "no memory for a name");
   }
@@ -156,21 +177,39 @@ static int read_input(const Cli *cli, const char *given, const KilnExecutable *e
   return EX_OK;
 }
 
-static int make_up(const KilnTensorSpec *spec, uint64_t seed, size_t i, Inputs *in) {
-  void *data = spec->bytes < SIZE_MAX ? malloc(spec->bytes + 1) : NULL;
-  if (!data)
-    return cli_error(EX_OSERR, "no memory for input '%s' (%zu bytes)", spec->name, spec->bytes);
-  size_t item = kiln_dtype_size(spec->dtype);
+/* The size of a named dimension that the run is free to choose: that of an input read from a file,
+ * else a small one. */
+static uint64_t choose_size(const KilnExecutable *exe, const Inputs *in, const KilnDim *d) {
+  enum { SMALL = 8 };
+  for (size_t i = 0; i < exe->ninputs; i++)
+    for (size_t k = 0; in->owned[i] && exe->inputs[i].shape && k < exe->inputs[i].rank; k++)
+      if (!strcmp(exe->inputs[i].shape[k].name, d->name) && k < in->tensors[i].rank)
+        return in->tensors[i].dims[k];
+  uint64_t n = (SMALL + d->multiple - 1) / d->multiple * d->multiple;
+  return n < d->min ? d->min : n > d->max ? d->max : n;
+}
+
+static int make_up(const KilnExecutable *exe, uint64_t seed, size_t i, Inputs *in) {
+  const KilnTensorSpec *spec = &exe->inputs[i];
+  size_t item = kiln_dtype_size(spec->dtype), bytes = item;
+  bool fits = spec->rank <= sizeof in->dims[i] / sizeof in->dims[i][0];
+  for (size_t k = 0; fits && k < spec->rank; k++) {
+    bool named = spec->shape && *spec->shape[k].name;
+    in->dims[i][k] = named ? choose_size(exe, in, &spec->shape[k]) : spec->dims[k];
+    fits = size_mul(bytes, in->dims[i][k], &bytes);
+  }
+  void *data = fits && bytes < SIZE_MAX ? malloc(bytes + 1) : NULL;
+  if (!data) return cli_error(EX_OSERR, "no memory for input '%s'", spec->name);
   if (item)
-    tensor_fill_random(spec->dtype, data, spec->bytes / item,
+    tensor_fill_random(spec->dtype, data, bytes / item,
                        hash_u64(seed) ^ hash_bytes(spec->name, strlen(spec->name)));
   in->owned[i] = data;
   in->tensors[i] = (KilnTensor){.name = spec->name,
                                 .dtype = spec->dtype,
                                 .rank = spec->rank,
-                                .dims = spec->dims,
+                                .dims = in->dims[i],
                                 .data = data,
-                                .bytes = spec->bytes};
+                                .bytes = bytes};
   return EX_OK;
 }
 
@@ -197,9 +236,9 @@ int inputs_open(const Cli *cli, const ModelArgs *args, const KilnExecutable *exe
     if (in->owned[i]) continue;
     if (!args->random)
       return cli_usage("input '%s' (%s %s) is missing: give --input %s=FILE.npy, or --random SEED",
-                       s->name, kiln_dtype_name(s->dtype),
-                       cli_dims(s->dims, s->rank, dims, sizeof dims), s->name);
-    int rc = make_up(s, seed, i, in);
+                       s->name, kiln_dtype_name(s->dtype), cli_shape(s, dims, sizeof dims),
+                       s->name);
+    int rc = make_up(exe, seed, i, in);
     if (rc) return rc;
   }
   return EX_OK;

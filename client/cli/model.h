@@ -11,8 +11,8 @@ typedef struct ModelArgs {
 
 /* Rows of an option table. */
 #define MODEL_OPTS(m)                                                                              \
-  {"--dim", "NAME=N", OPT_LIST, &(m).dims,                                                         \
-   "value of a symbolic dimension (\"x.0=1\": of an axis)"},                                       \
+  {"--dim", "NAME=N|MIN..MAX", OPT_LIST, &(m).dims,                                                \
+   "fixes a named dimension, or bounds it (\"x.0=1\": of an axis; 8..512/8: a multiple of 8)"},    \
       {"--device", "NAME", OPT_TEXT, &(m).device, "the device to compile for, e.g. cpu:0"}, {      \
     "--no-cache", NULL, OPT_FLAG, &(m).no_cache, "neither read nor write the server's cache"       \
   }

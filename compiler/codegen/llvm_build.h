@@ -65,7 +65,7 @@ typedef struct Emitter {
   size_t nloops;
   unsigned md_scope, md_noalias, md_invariant;
   LLVMValueRef md_empty;
-  bool has_fma, has_f16c, named;
+  bool has_fma, has_f16c, named, gpu;
   Arena arena;
   unsigned diagnostics; /* errors that LLVM reported */
   char diagnostic[512]; /* the first of them */
@@ -127,6 +127,15 @@ LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u);
 bool llvm_load_rows(Emitter *e, const UOp *u, unsigned m, LLVMValueRef *row);
 /* The slot that an access to a REG buffer names, or NULL when it is not one. */
 RegSlot *llvm_reg_slot(Emitter *e, const UOp *access);
+
+/* -- llvm_gpu.c -- */
+/* The function, its kernel annotations and VARs. */
+void llvm_gpu_function(Emitter *e, const char *entry);
+/* Pointers to buffer argument k and to a BUFFER that is memory. */
+LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k);
+LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer);
+LLVMValueRef llvm_gpu_special(Emitter *e, const UOp *u);
+LLVMValueRef llvm_gpu_barrier(Emitter *e, const UOp *u);
 
 /* -- llvm_tile.c -- */
 /* If list[at] == u begins a tile of strided loads, emits and records them all. */

@@ -138,7 +138,8 @@ static LLVMValueRef float_to_float(Emitter *e, LLVMValueRef v, DType from, DType
 
 static LLVMValueRef int_to_float(Emitter *e, LLVMValueRef v, DType from, DType to) {
   LLVMOpcode op = dtype_is_uint(from) || from == DT_BOOL ? LLVMUIToFP : LLVMSIToFP;
-  /* Up to 16 bits an integer fits f32; beyond that it takes f64 to be rounded once. */
+  /* Up to 16 bits an integer fits f32; beyond that it takes f64 to be rounded once. Of 64 bits it
+   * has been made to fit f64 before (rules/small.c). */
   bool small = to == DT_F16 || to == DT_BF16;
   DType via = !small ? to : dtype_info[from].bits <= 16 ? DT_F32 : DT_F64;
   LLVMValueRef f = LLVMBuildCast(e->b, op, v, llvm_type(e, via, llvm_lanes(v)), "");

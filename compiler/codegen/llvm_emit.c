@@ -171,11 +171,14 @@ static LLVMValueRef emit_nothing(Emitter *e, const UOp *u) {
 typedef LLVMValueRef (*EmitFn)(Emitter *e, const UOp *u);
 
 static const EmitFn emit_table[OP__COUNT] = {
-    [OP_CONST] = emit_nothing,  [OP_PARAM] = emit_nothing,        [OP_BUFFER] = emit_nothing,
-    [OP_THREAD] = emit_nothing, [OP_RAMP] = emit_nothing,         [OP_AFTER] = emit_nothing,
-    [OP_VAR] = emit_nothing,    [OP_SINK] = emit_nothing,         [OP_BROADCAST] = emit_broadcast,
-    [OP_LOAD] = llvm_load_emit, [OP_STORE] = llvm_store_emit,     [OP_HREDUCE] = llvm_hreduce_emit,
-    [OP_CAST] = llvm_cast_emit, [OP_BITCAST] = llvm_bitcast_emit,
+    [OP_CONST] = emit_nothing,       [OP_PARAM] = emit_nothing,
+    [OP_BUFFER] = emit_nothing,      [OP_THREAD] = emit_nothing,
+    [OP_RAMP] = emit_nothing,        [OP_AFTER] = emit_nothing,
+    [OP_VAR] = emit_nothing,         [OP_SINK] = emit_nothing,
+    [OP_BROADCAST] = emit_broadcast, [OP_LOAD] = llvm_load_emit,
+    [OP_STORE] = llvm_store_emit,    [OP_HREDUCE] = llvm_hreduce_emit,
+    [OP_CAST] = llvm_cast_emit,      [OP_BITCAST] = llvm_bitcast_emit,
+    [OP_SPECIAL] = llvm_gpu_special, [OP_BARRIER] = llvm_gpu_barrier,
 };
 
 static void name_value(const UOp *u, LLVMValueRef v) {
@@ -198,7 +201,8 @@ static void emit_node(Emitter *e, const UOp *u, size_t at) {
     emit_end(e, u);
     return;
   }
-  if (u->op == OP_LOAD && (e->values[u->id - e->first_id] || llvm_tile_load(e, u, at))) return;
+  if (u->op == OP_LOAD && e->values[u->id - e->first_id]) return;
+  if (u->op == OP_LOAD && !e->gpu && llvm_tile_load(e, u, at)) return;
   EmitFn fn = emit_table[u->op];
   if (!fn && (op_info[u->op].flags & OPF_ALU)) fn = llvm_alu_emit;
   if (!fn) {
@@ -222,7 +226,7 @@ static void add_attribute(Emitter *e, const char *key, const char *value) {
   LLVMAddAttributeAtIndex(e->fn, (LLVMAttributeIndex)LLVMAttributeFunctionIndex, a);
 }
 
-static void make_function(Emitter *e, const char *entry) {
+static void make_cpu_function(Emitter *e, const char *entry) {
   LLVMTypeRef ptr = LLVMPointerTypeInContext(e->ctx, 0);
   LLVMTypeRef params[3] = {ptr, LLVMInt64TypeInContext(e->ctx), ptr};
   LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->ctx), params, 3, false);
@@ -233,16 +237,24 @@ static void make_function(Emitter *e, const char *entry) {
     *at[k] = LLVMGetParam(e->fn, k);
     LLVMSetValueName2(*at[k], names[k], strlen(names[k]));
   }
-  unsigned nounwind = LLVMGetEnumAttributeKindForName("nounwind", 8);
-  LLVMAddAttributeAtIndex(e->fn, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
-                          LLVMCreateEnumAttribute(e->ctx, nounwind, 0));
-  add_attribute(e, "target-cpu", e->target->cpu);
-  add_attribute(e, "target-features", e->target->features);
   if (e->target->vector_bytes >= 64) {
     /* Several processors' tuning splits 512-bit vectors unless told otherwise. */
     add_attribute(e, "prefer-vector-width", "512");
     add_attribute(e, "min-legal-vector-width", "512");
   }
+}
+
+static void make_function(Emitter *e, const char *entry) {
+  if (e->gpu)
+    llvm_gpu_function(e, entry);
+  else
+    make_cpu_function(e, entry);
+  if (e->failure) return;
+  unsigned nounwind = LLVMGetEnumAttributeKindForName("nounwind", 8);
+  LLVMAddAttributeAtIndex(e->fn, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
+                          LLVMCreateEnumAttribute(e->ctx, nounwind, 0));
+  add_attribute(e, "target-cpu", e->target->cpu);
+  add_attribute(e, "target-features", e->target->features);
   LLVMPositionBuilderAtEnd(e->b, LLVMAppendBasicBlockInContext(e->ctx, e->fn, "entry"));
 }
 
@@ -265,7 +277,7 @@ static bool emitter_begin(Emitter *e) {
 static Status emit_function(Emitter *e, const char *entry) {
   if (!emitter_begin(e)) return FAIL(RESOURCE_EXHAUSTED, "code generation ran out of memory");
   make_function(e, entry);
-  llvm_memory_begin(e);
+  if (!e->failure) llvm_memory_begin(e);
   if (!e->failure && !e->slots)
     return FAIL(RESOURCE_EXHAUSTED, "code generation ran out of memory");
   for (size_t i = 0; i < e->linear->len && !e->failure; i++) emit_node(e, e->linear->list[i], i);
@@ -306,8 +318,10 @@ static void emitter_open(Emitter *e, LLVMTargetMachineRef machine) {
   e->md_noalias = LLVMGetMDKindIDInContext(e->ctx, "noalias", 7);
   e->md_invariant = LLVMGetMDKindIDInContext(e->ctx, "invariant.load", 14);
   e->md_empty = LLVMMetadataAsValue(e->ctx, LLVMMDNodeInContext2(e->ctx, NULL, 0));
+  e->gpu = llvm_target_is_ptx(e->target);
   e->has_fma = llvm_fuses(e->target);
-  e->has_f16c = llvm_target_has(e->target, "f16c") || !strncmp(e->target->triple, "aarch64", 7);
+  e->has_f16c =
+      e->gpu || llvm_target_has(e->target, "f16c") || !strncmp(e->target->triple, "aarch64", 7);
 }
 
 static void emitter_close(Emitter *e) {
@@ -383,13 +397,14 @@ static Status emit_module(Emitter *e, LLVMTargetMachineRef machine, const char *
   out->passes_ns = t2 - t1;
   if (out->want_text) TRY(emit_texts(e, machine, entry, out));
   int64_t t3 = clock_now_ns();
-  TRY(emit_file(e, e->module, machine, LLVMObjectFile, &out->object));
+  LLVMCodeGenFileType kind = e->gpu ? LLVMAssemblyFile : LLVMObjectFile; /* PTX is text */
+  TRY(emit_file(e, e->module, machine, kind, &out->object));
   out->codegen_ns = clock_now_ns() - t3;
   return NULL;
 }
 
 bool llvm_fuses(const Target *target) {
-  return llvm_target_has(target, "fma") ||
+  return llvm_target_has(target, "fma") || llvm_target_is_ptx(target) ||
          (target->triple && !strncmp(target->triple, "aarch64", 7));
 }
 

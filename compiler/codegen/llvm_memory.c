@@ -21,6 +21,7 @@ typedef struct Access {
   DType dtype;
   unsigned lanes, align;
   int64_t stride, elements; /* at least so many */
+  bool empty;               /* none at all */
   LLVMTypeRef element;      /* in memory */
   LLVMValueRef base, scopes, noalias;
   bool constant; /* memory that the kernel never writes */
@@ -89,6 +90,10 @@ static void note_buffer(Emitter *e, const UOp *buffer, uint64_t *offset) {
     e->nslots += (size_t)buffer->arg.ints.at[0];
     return;
   }
+  if (e->gpu) {
+    l->base = llvm_gpu_buffer(e, buffer);
+    return;
+  }
   LLVMTypeRef i8 = LLVMInt8TypeInContext(e->ctx);
   LLVMValueRef at = llvm_i64(e, (int64_t)*offset);
   l->base = LLVMBuildInBoundsGEP2(e->b, i8, e->scratch, &at, 1, "local");
@@ -134,6 +139,7 @@ static void make_scopes(Emitter *e) {
 
 /* Entry k of the argument array: a buffer's address. */
 static LLVMValueRef load_argument(Emitter *e, uint32_t k) {
+  if (e->gpu) return llvm_gpu_argument(e, k);
   LLVMTypeRef ptr = LLVMPointerTypeInContext(e->ctx, 0);
   LLVMValueRef at = llvm_i64(e, k);
   LLVMValueRef slot = LLVMBuildInBoundsGEP2(e->b, ptr, e->args, &at, 1, "");
@@ -144,6 +150,7 @@ static LLVMValueRef load_argument(Emitter *e, uint32_t k) {
 
 /* Behind the buffers stand the addresses of the VARs' values. */
 static void load_vars(Emitter *e) {
+  if (e->gpu) return; /* they are parameters */
   e->vars = arena_array(&e->arena, e->linear->nvars + 1u, sizeof(LLVMValueRef));
   for (size_t i = 0; e->vars && i < e->linear->len; i++) {
     const UOp *u = e->linear->list[i];
@@ -239,8 +246,10 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
               .lanes = lanes,
               .align = 1,
               .stride = u->arg.i,
-              .elements = dim_low(buffer->arg.ints.at[0])};
+              .elements = dim_low(buffer->arg.ints.at[0]),
+              .empty = dim_high(buffer->arg.ints.at[0]) < 1};
   a.element = llvm_memory_type(e, a.dtype, 1);
+  if (e->gpu) a.align = dtype_info[a.dtype].bytes; /* a GPU takes unaligned data byte by byte */
   if (buffer->op == OP_PARAM) {
     const ParamBuffer *p = &e->params[buffer->arg.i];
     a.base = p->base, a.scopes = p->scopes, a.noalias = p->noalias;
@@ -414,10 +423,20 @@ static LLVMValueRef load_ungated(const Access *a, LLVMValueRef index) {
   return from_memory(a, load_strided(a, index));
 }
 
+/* One element of a buffer that may have none: where the gate is false, the argument array is read. */
+static LLVMValueRef load_perhaps(const Access *a, LLVMValueRef alternative) {
+  Emitter *e = a->e;
+  LLVMValueRef at = LLVMBuildSelect(e->b, a->gate, address(a, a->index, 0), e->args, "");
+  LLVMValueRef v = LLVMBuildLoad2(e->b, a->element, at, "");
+  LLVMSetAlignment(v, 1);
+  annotate(a, v);
+  return LLVMBuildSelect(e->b, a->gate, from_memory(a, v), alternative, "");
+}
+
 static LLVMValueRef load_gated(const Access *a, LLVMValueRef alternative) {
   LLVMBuilderRef b = a->e->b;
   bool scattered = llvm_lanes(a->index) > 1;
-  if (a->elements < 1) return alternative;
+  if (a->empty) return alternative;
   if (a->vector_gate && !scattered && a->stride == 1) return load_masked(a, alternative);
   int64_t safe = harmless_index(a);
   LLVMValueRef index = a->index;
@@ -425,7 +444,7 @@ static LLVMValueRef load_gated(const Access *a, LLVMValueRef alternative) {
     LLVMValueRef mask = llvm_splat(a->e, a->gate, a->lanes), other = to_memory(a, alternative);
     return from_memory(a, load_gather(a, lane_indices(a), mask, other));
   }
-  if (safe < 0) safe = 0;
+  if (safe < 0) return load_perhaps(a, alternative);
   index = LLVMBuildSelect(b, a->gate, index, llvm_int(a->e, LLVMTypeOf(index), safe), "");
   return LLVMBuildSelect(b, a->gate, load_ungated(a, index), alternative, "");
 }

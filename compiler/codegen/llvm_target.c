@@ -1,4 +1,5 @@
-/* Targets. X86 and AArch64 are what the CPU device can be; LLVM itself may know more.
+/* Targets. X86 and AArch64 are what the CPU device can be, NVPTX what CUDA devices take; LLVM
+ * itself may know more.
  *
  * One TargetMachine is kept: making one costs milliseconds, and a worker compiles for one target
  * almost always. Processes that compile are single-threaded (see llvm_emit.h). */
@@ -26,6 +27,10 @@ static void init_once(void) {
   LLVMInitializeNativeTarget();
   LLVMInitializeNativeAsmPrinter();
   LLVMInitializeNativeAsmParser();
+  LLVMInitializeNVPTXTargetInfo();
+  LLVMInitializeNVPTXTarget();
+  LLVMInitializeNVPTXTargetMC();
+  LLVMInitializeNVPTXAsmPrinter();
 }
 
 /* "LLVM 19.1.7". */
@@ -35,6 +40,10 @@ static const char *compiler_text(void) {
   LLVMGetVersion(&major, &minor, &patch);
   snprintf(text, sizeof text, "LLVM %u.%u.%u", major, minor, patch);
   return text;
+}
+
+bool llvm_target_is_ptx(const Target *target) {
+  return target->triple && !strncmp(target->triple, "nvptx64", 7);
 }
 
 bool llvm_target_has(const Target *target, const char *name) {
@@ -67,6 +76,24 @@ static const char *const known_cpus[] = {
     "icelake-server", "sapphirerapids", "znver1",      "znver2",         "znver3",
     "znver4",         "znver5",         "neoverse-n1", "neoverse-v1",    "neoverse-v2",
 };
+
+/* What NVPTX of LLVM 17 to 20 takes; it ignores names that it does not know, and then generates
+ * code for the oldest GPU. */
+static const char *const known_gpus[] = {"sm_75", "sm_80", "sm_86", "sm_87",
+                                         "sm_89", "sm_90", "sm_90a"};
+static const char *const known_ptx[] = {"+ptx78", "+ptx80", "+ptx81", "+ptx82",
+                                        "+ptx83", "+ptx84", "+ptx85"};
+
+static Status check_gpu(const Target *target) {
+  bool cpu = false, ptx = false;
+  for (size_t i = 0; i < sizeof known_gpus / sizeof *known_gpus; i++)
+    cpu |= !strcmp(target->cpu, known_gpus[i]);
+  for (size_t i = 0; i < sizeof known_ptx / sizeof *known_ptx; i++)
+    ptx |= !strcmp(target->features, known_ptx[i]);
+  if (!cpu) return FAIL(INVALID_ARGUMENT, "target GPU '%s' is unknown", target->cpu);
+  if (!ptx) return FAIL(INVALID_ARGUMENT, "target feature '%s' is unknown", target->features);
+  return NULL;
+}
 
 static bool is_known_cpu(const char *cpu) {
   for (size_t i = 0; i < sizeof known_cpus / sizeof *known_cpus; i++) {
@@ -115,7 +142,7 @@ static Status check_target(const Target *target) {
     LLVMDisposeMessage(text);
     return st;
   }
-  return check_names(target);
+  return llvm_target_is_ptx(target) ? check_gpu(target) : check_names(target);
 }
 
 static struct {

@@ -11,6 +11,8 @@
 /* Fills kind, triple, cpu, features, compiler, the vector fields and `threads` = 1 with the machine
  * this runs on; cache and memory sizes become typical values. The strings are static. */
 void llvm_target_host(Target *out);
+/* True for NVIDIA GPUs. */
+bool llvm_target_is_ptx(const Target *target);
 /* True when the feature string enables `name` ("fma"). */
 bool llvm_target_has(const Target *target, const char *name);
 /* A machine for the target, owned by a cache of this process and valid until the next call.

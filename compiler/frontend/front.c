@@ -163,7 +163,8 @@ int64_t front_bind(Front *f, UOp *value, int64_t min, int64_t max, const char *w
 
 void front_require(Job *job, UOp *condition, const char *otherwise) {
   Front *f = job->frontend;
-  if (uop_is_const(condition) && (condition->arg.i || !f->guard)) {
+  if (f->guard) condition = build2(job, OP_OR, condition, build_not(job, f->guard));
+  if (uop_is_const(condition)) {
     if (!condition->arg.i) job_abort(job, FAIL(INVALID_ARGUMENT, "%s", otherwise));
     return;
   }

@@ -85,35 +85,48 @@ static Val *choose(Node *n, UOp *cond, Val *a, Val *b) {
   return a;
 }
 
-/* What a branch demands of the run counts only where it is taken. */
-static void convert_branch(Node *n, const OnnxGraph *g, Val *cond, int taken, Val **out) {
-  UOp *outer = n->f->guard;
-  if (cond) {
-    UOp *c = build_reshape(n->job, val_uop(n->f, cond), (Ints){0});
-    if (!taken) c = build_not(n->job, c);
-    n->f->guard = outer ? build2(n->job, OP_AND, outer, c) : c;
+/* Both branches of a condition that the run decides; bool c. A branch that cannot be compiled, say
+ * because it is meant for other sizes, may not be taken: the result is the other one's, or -1. */
+static int convert_both(Node *n, const OnnxGraph *const *branch, UOp *c, Val ***out) {
+  Status st[2];
+  for (int k = 0; k < 2; k++)
+    st[k] = onnx_try_subgraph(n, branch[k], k ? c : build_not(n->job, c), out[k]);
+  if (!st[0] && !st[1]) return -1;
+  if (st[0] && st[1]) {
+    status_drop(st[0]);
+    job_abort(n->job, st[1]);
   }
-  onnx_subgraph(n, g, NULL, 0, out);
-  n->f->guard = outer;
+  int good = st[0] ? 1 : 0;
+  char why[512];
+  status_text(st[!good], why, sizeof why);
+  const char *label = node_label(n, good ? "the condition is false" : "the condition is true");
+  label = arena_printf(&n->job->arena, "%s, but that branch cannot run: %s", label, why);
+  status_drop(st[!good]);
+  front_require(n->job, good ? c : build_not(n->job, c), label);
+  return good;
 }
 
 static void op_if(Node *n) {
   const OnnxGraph *branch[2] = {graph_attr(n, "else_branch"), graph_attr(n, "then_branch")};
   Val **out[2], *cond = node_in(n, 0);
   int known = known_bool(n, cond);
+  UOp *c = NULL;
   for (int k = 0; k < 2; k++) {
     if (branch[k]->output.n != n->nout)
       job_abort(n->job, FAIL(INVALID_ARGUMENT, "a branch has %zu outputs, expected %zu",
                              branch[k]->output.n, n->nout));
     out[k] = arena_array(&n->job->arena, n->nout, sizeof(Val *));
-    if (known < 0 || known == k) convert_branch(n, branch[k], known < 0 ? cond : NULL, k, out[k]);
+    if (known == k) onnx_subgraph(n, branch[k], NULL, 0, out[k]);
+  }
+  if (known < 0) {
+    c = build_reshape(n->job, val_uop(n->f, cond), (Ints){0});
+    known = convert_both(n, branch, c, out);
   }
   for (size_t i = 0; i < n->nout; i++) {
     if (known >= 0) {
       node_out_val(n, i, out[known][i]);
       continue;
     }
-    UOp *c = build_reshape(n->job, val_uop(n->f, cond), (Ints){0});
     node_out_val(n, i, choose(n, c, out[1][i], out[0][i]));
   }
 }

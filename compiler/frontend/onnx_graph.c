@@ -170,6 +170,7 @@ static Node make_node(OnnxWalk *w, const OnnxNode *p, int64_t opset) {
 }
 
 static void call_function(OnnxWalk *w, Node *n, const OnnxFunction *fn);
+static Status name_node(OnnxWalk *w, Status st);
 
 static void convert_node(OnnxWalk *w, const OnnxNode *p) {
   w->current = p;
@@ -341,6 +342,36 @@ void onnx_subgraph(Node *n, const OnnxGraph *g, Val **args, size_t nargs, Val **
   convert_nodes(w, g->node.at, g->node.n, names, g->output.n);
   collect(w, names, g->output.n, results);
   leave(w, outer);
+}
+
+typedef struct Attempt {
+  Node *n;
+  const OnnxGraph *g;
+  Val **results;
+} Attempt;
+
+static void attempt(Job *job, void *arg) {
+  (void)job;
+  Attempt *a = arg;
+  onnx_subgraph(a->n, a->g, NULL, 0, a->results);
+}
+
+Status onnx_try_subgraph(Node *n, const OnnxGraph *g, UOp *guard, Val **results) {
+  OnnxWalk *w = n->walk;
+  Front *f = &w->front;
+  OnnxWalk before = *w;
+  if (before.front.guard) guard = build2(n->job, OP_AND, before.front.guard, guard);
+  f->guard = guard;
+  Attempt a = {n, g, results};
+  Status st = job_try(n->job, attempt, &a);
+  f->guard = before.front.guard;
+  if (!st) return NULL;
+  st = name_node(w, st);
+  w->scope = before.scope, w->depth = before.depth, w->current = before.current;
+  w->opsets = before.opsets, w->nopsets = before.nopsets;
+  f->binds.len = before.front.binds.len;
+  f->updates.len = before.front.updates.len;
+  return st;
 }
 
 /* -- functions ------------------------------------------------------------------------------- */

@@ -7,6 +7,10 @@
  * other names come from the graphs around it. results: one Val per output of the subgraph. */
 void onnx_subgraph(Node *n, const OnnxGraph *g, Val **args, size_t nargs, Val **results);
 
+/* The same for a subgraph that may not be needed: what is wrong with it, or NULL. What it requires
+ * of a run is required where `guard` is true. */
+Status onnx_try_subgraph(Node *n, const OnnxGraph *g, UOp *guard, Val **results);
+
 /* Every family; NULL ends the list. */
 extern const OnnxOp *const onnx_families[];
 

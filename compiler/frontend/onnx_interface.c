@@ -44,12 +44,15 @@ static Val *tensor_input(Front *f, Str name, const OnnxTensorType *t, bool named
                         STR_ARG(name), rank, MAX_RANK));
   for (size_t i = 0; i < rank; i++) {
     const OnnxDim *d = t->shape ? &t->shape->dim.at[i] : &open;
-    bool fixed = d->seen & ONNX_DIM_VALUE;
+    /* Some exporters write -1 for a dimension that is open. */
+    bool fixed = (d->seen & ONNX_DIM_VALUE) && d->dim_value != -1;
     if (fixed && d->dim_value < 0)
       job_abort(job, FAIL(INVALID_ARGUMENT, "input '" STR_FMT "': dimension %zu is negative",
                           STR_ARG(name), i));
+    /* "?" is what other exporters call every open dimension. */
+    bool own = !named || str_is(d->dim_param, "?");
     dims[i] =
-        fixed ? d->dim_value : front_dim(f, name, i, named ? d->dim_param : STR(""), (DimRange){0});
+        fixed ? d->dim_value : front_dim(f, name, i, own ? STR("") : d->dim_param, (DimRange){0});
   }
   const char *what = arena_printf(&job->arena, "input '" STR_FMT "'", STR_ARG(name));
   DType dtype = onnx_dtype(job, t->elem_type);

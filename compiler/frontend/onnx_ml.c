@@ -176,8 +176,8 @@ static Val *label_list(Node *n, const char *what) {
   return v ? v : ints_val(n, name);
 }
 
-/* Every element is compared with every key; the first that is equal gives the value. NaN equals
- * NaN. */
+/* Every element is compared with every key; the first that is equal gives the value. From version 4
+ * on NaN equals NaN. */
 static void op_label_encoder(Node *n) {
   Job *job = n->job;
   ml_no_strings(n, "classes_strings");
@@ -193,7 +193,7 @@ static void op_label_encoder(Node *n) {
       other ? build_reshape(job, val_uop(n->f, other), (Ints){0}) : uop_number(job, d, usual);
   UOp *k = cast(n, val_uop(n->f, keys), uop_dtype(x)), *v = val_uop(n->f, values);
   UOp *wide = build_unsqueeze(job, x, x->shape.n), *hit = equal(n, wide, k);
-  if (dtype_is_float(uop_dtype(x)))
+  if (n->opset >= 4 && dtype_is_float(uop_dtype(x)))
     hit = either(n, hit, both(n, two(n, OP_CMPNE, wide, wide), two(n, OP_CMPNE, k, k)));
   int64_t count = keys->shape.at[0];
   UOp *at = build_arange(job, DT_I64, count);
@@ -236,13 +236,15 @@ static void op_linear_classifier(Node *n) {
   UOp *s = linear_scores(n, x, rows);
   int how = ml_post_attr(n);
   if (rows == 1 && labels->shape.at[0] == 2) {
-    /* of one score, the sign decides; a logistic one is a probability, and 1/2 the border */
+    /* Of one score the sign decides. The other class gets what is left to 1, as ONNX Runtime has
+     * it, or the negative where a softmax follows. */
     UOp *yes = less(n, num(n, s, 0), s);
     label = build_squeeze(job, cast(n, yes, DT_I64), 1);
-    UOp *p = ml_post(n, s, how == ML_LOGISTIC ? how : ML_NONE);
-    UOp *rest = how == ML_LOGISTIC ? sub(n, num(n, p, 1), p) : un(n, OP_NEG, p);
+    bool soft = how == ML_SOFTMAX || how == ML_SOFTMAX_ZERO;
+    UOp *p = soft ? s : ml_post(n, s, how);
+    UOp *rest = soft ? un(n, OP_NEG, p) : sub(n, num(n, p, 1), p);
     s = build_cat(job, (UOp *[]){rest, p}, 2, 1);
-    if (how != ML_LOGISTIC) s = ml_post(n, s, how);
+    if (soft) s = ml_post(n, s, how);
   } else {
     if (labels->shape.at[0] != rows)
       job_abort(job, FAIL(INVALID_ARGUMENT, "%lld labels of %lld classes",

@@ -238,9 +238,9 @@ static void op_split(Node *n) {
   size_t axis = axis_check(job, attr_int(n, "axis", 0), x->shape.n);
   int64_t d = x->shape.at[axis], at = 0, parts = (int64_t)n->nout;
   NodeSizes sizes = {0};
-  if (n->opset < 13)
-    sizes = attr_has(n, "split") ? node_size_list(n, attr_ints(n, "split")) : sizes;
-  else if (node_has(n, 1))
+  if (n->opset < 13 && attr_has(n, "split"))
+    sizes = node_size_list(n, attr_ints(n, "split"));
+  else if (node_has(n, 1)) /* opset 1 had both forms */
     sizes = node_sizes(n, 1, "split");
   if (attr_has(n, "num_outputs")) parts = attr_int(n, "num_outputs", 0);
   if (parts < (int64_t)n->nout || (sizes.at && sizes.n != n->nout) || parts < 1)
@@ -392,9 +392,17 @@ static void op_expand(Node *n) {
   node_out(n, 0, build_expand(n->job, x, build_broadcast(n->job, x->shape, shape, dims)));
 }
 
+/* Before opset 6: how often, and along which axis. */
+static NodeSizes tile_one_axis(Node *n, size_t rank) {
+  int64_t *reps = arena_array(&n->job->arena, rank + 1, sizeof *reps);
+  size_t axis = axis_check(n->job, node_int(n, 2, "axis"), rank);
+  for (size_t i = 0; i < rank; i++) reps[i] = i == axis ? node_int(n, 1, "tiles") : 1;
+  return node_size_list(n, shape_make(reps, rank));
+}
+
 static void op_tile(Node *n) {
   UOp *x = node_u(n, 0);
-  NodeSizes reps = node_sizes(n, 1, "repeats");
+  NodeSizes reps = n->opset < 6 ? tile_one_axis(n, x->shape.n) : node_sizes(n, 1, "repeats");
   int64_t wide[2 * MAX_RANK], dims[2 * MAX_RANK], out[MAX_RANK];
   if (reps.n != x->shape.n)
     job_abort(n->job,
@@ -465,10 +473,10 @@ const OnnxOp onnx_movement_ops[] = {
     {"", "Squeeze", 1, 1, 2, op_squeeze},
     {"", "Unsqueeze", 1, 1, 2, op_unsqueeze},
     {"", "Concat", 1, 1, 255, op_concat},
-    {"", "Split", 2, 1, 2, op_split},
+    {"", "Split", 1, 1, 2, op_split},
     {"", "Slice", 1, 1, 5, op_slice},
     {"", "Expand", 8, 2, 2, op_expand},
-    {"", "Tile", 6, 2, 2, op_tile},
+    {"", "Tile", 1, 2, 3, op_tile},
     {"", "DepthToSpace", 1, 1, 1, op_depth_to_space},
     {"", "SpaceToDepth", 1, 1, 1, op_space_to_depth},
     {"", "Identity", 1, 1, 1, op_identity},

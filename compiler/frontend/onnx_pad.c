@@ -100,7 +100,7 @@ static Pads read_pads(Node *n, size_t rank) {
   Pads p = {.count = rank};
   NodeSizes axes = {0};
   bool late = false;
-  p.list = n->opset >= 11 ? node_sizes(n, 1, "pads") : node_size_list(n, attr_ints(n, "pads"));
+  p.list = n->opset >= 11 ? node_sizes(n, 1, "pads") : node_size_list(n, attr_ints(n, n->opset < 2 ? "paddings" : "pads"));
   if (n->opset >= 18 && node_has(n, 3)) axes = node_sizes(n, 3, "axes");
   if (axes.at) p.count = axes.n;
   if (p.list.n != 2 * p.count)
@@ -218,7 +218,7 @@ static void op_center_crop_pad(Node *n) {
 }
 
 const OnnxOp onnx_pad_ops[] = {
-    {"", "Pad", 2, 1, 4, op_pad},
+    {"", "Pad", 1, 1, 4, op_pad},
     {"", "CenterCropPad", 18, 2, 2, op_center_crop_pad},
     {0},
 };

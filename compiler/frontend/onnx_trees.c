@@ -418,17 +418,6 @@ static void op_tree_regressor(Node *n) {
   node_out(n, 0, cast(n, ml_post(n, y, ml_post_attr(n)), DT_F32));
 }
 
-/* Two classes of which the trees weigh one only: the other's score is what is left. */
-static UOp *two_classes(Node *n, UOp *s, bool positive, int how, UOp **label) {
-  Job *job = n->job;
-  UOp *border = num(n, s, positive ? 0.5 : 0);
-  *label = build_squeeze(job, cast(n, less(n, border, s), DT_I64), 1);
-  UOp *p = how == ML_LOGISTIC ? build_sigmoid(job, s) : s;
-  UOp *rest = positive || how == ML_LOGISTIC ? sub(n, num(n, p, 1), p) : un(n, OP_NEG, p);
-  UOp *all = build_cat(job, (UOp *[]){rest, p}, 2, 1);
-  return how == ML_LOGISTIC ? all : ml_post(n, all, how);
-}
-
 static void op_tree_classifier(Node *n) {
   Job *job = n->job;
   Trees t = {.dtype = DT_F32};
@@ -447,18 +436,14 @@ static void op_tree_classifier(Node *n) {
   read_old_weights(n, &t, keys, "class", SUM);
   UOp *s = forest(n, &t, x, SUM), *base = base_values(n, labels.n, t.dtype);
   int how = ml_post_attr(n);
-  if (one) {
-    s = build_slice(job, s, 1, ids.n ? ids.at[0] : 0, 1, 1);
-    if (base) {
-      int64_t count = base->shape.at[0];
-      s = add(n, s, build_slice(job, base, 0, count - 1, 1, 1));
-    }
-    s = two_classes(n, s, positive, how, &label);
+  if (base) s = add(n, s, base);
+  if (one) { /* of two classes the trees weigh one: its own score decides */
+    UOp *border = num(n, s, positive ? 0.5 : 0);
+    label = cast(n, less(n, border, column(n, s, 1)), DT_I64);
   } else {
-    if (base) s = add(n, s, base);
     label = build_squeeze(job, build_argmax(job, s, 1, OP_MAX, false), 1);
-    s = ml_post(n, s, how);
   }
+  s = ml_post(n, s, how);
   UOp *names = val_uop(n->f, val_from_i64(n->f, labels.at, labels.n));
   node_out(n, 0, build_gather(job, names, label, 0));
   node_out(n, 1, cast(n, s, DT_F32));

@@ -11,6 +11,7 @@
 
 #include <math.h>
 
+#include "compiler/ir/dim.h"
 #include "proto/random.h"
 
 static UOp *word(Job *job, uint32_t v) { return uop_int(job, DT_U32, v); }
@@ -81,7 +82,7 @@ static const uint32_t SECOND = 1u << 31; /* in a counter: another set of blocks 
 /* Both words of the blocks, as tensors of that shape. */
 static void words(Job *job, RandomKey key, Ints shape, uint32_t set, UOp *x[2]) {
   int64_t n = shape_check(job, shape, MAX_NUMEL, "random numbers");
-  bool wide = n > UINT32_MAX;
+  bool wide = dim_high(n) > UINT32_MAX;
   UOp *at = build_reshape(job, build_arange(job, wide ? DT_U64 : DT_U32, n), shape);
   x[0] = build_cast(job, at, DT_U32);
   x[1] = word(job, key.stream | set);

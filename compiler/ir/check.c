@@ -34,9 +34,9 @@ unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
 
 static const struct {
   uint8_t op, min, max; /* max 0: any number */
-} variadic[] = {{OP_CAT, 1, 0},   {OP_REDUCE, 1, 0}, {OP_INDEX, 2, 3},
-                {OP_LOAD, 2, 4},  {OP_STORE, 2, 4},  {OP_END, 1, 0},
-                {OP_AFTER, 1, 0}, {OP_SINK, 0, 0},   {OP_BARRIER, 1, 0}};
+} variadic[] = {{OP_CAT, 1, 0},   {OP_REDUCE, 1, 0}, {OP_INDEX, 2, 3}, {OP_LOAD, 2, 4},
+                {OP_STORE, 2, 4}, {OP_END, 1, 0},    {OP_AFTER, 1, 0}, {OP_LOOP, 3, 0},
+                {OP_SINK, 0, 0},  {OP_BARRIER, 1, 0}};
 
 static const char *check_arity(Job *job, Op op, size_t n) {
   int want = op_info[op].nsrc;
@@ -175,6 +175,10 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
   case OP_BIND:
     if (src[0]->op != OP_VAR) return "the first source is no VAR";
     return src[1]->dtype == DT_I64 ? NULL : "the value's dtype is not i64";
+  case OP_LOOP:
+    if (src[0]->op != OP_VAR) return "the first source is no VAR";
+    if (src[1]->dtype != DT_I64) return "the count's dtype is not i64";
+    return src[2]->dtype == DT_BOOL ? NULL : "the condition is not bool";
   case OP_END:
     for (size_t s = 1; s < n; s++) {
       if (src[s]->op != OP_RANGE) return "an END source is not a RANGE";
@@ -186,9 +190,12 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
 
 /* Which sources may have no value. */
 static const char *check_void(Op op, UOp *const *src, size_t n) {
-  size_t first = op == OP_AFTER ? 1 : op == OP_END || op == OP_SINK || op == OP_BARRIER ? n : 0;
+  size_t first = n; /* that many have one */
+  if (op == OP_END || op == OP_SINK || op == OP_BARRIER) first = 0;
+  if (op == OP_AFTER) first = 1;
+  if (op == OP_LOOP) first = 3;
   for (size_t s = 0; s < n; s++) {
-    if (src[s]->dtype == DT_VOID && (op == OP_AFTER ? s < first : first == 0)) {
+    if (src[s]->dtype == DT_VOID && s < first) {
       return "a source has no value";
     }
   }

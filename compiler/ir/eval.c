@@ -244,10 +244,14 @@ static int64_t float_to_int(DType dtype, double x) {
   return x < -above ? int_wrap(dtype, (int64_t)((uint64_t)1 << (bits - 1))) : (int64_t)x;
 }
 
+/* To a float below f32 by way of a double that is rounded to odd: what lies below its 53 bits is
+ * one sticky bit, so the second rounding gives what one would have given. */
 static double int_to_float(DType dtype, DType from, int64_t v) {
   bool u = dtype_is_uint(from);
   if (dtype == DT_F32) return (double)(u ? (float)(uint64_t)v : (float)v);
-  return float_round(dtype, u ? (double)(uint64_t)v : (double)v);
+  uint64_t mag = u || v >= 0 ? (uint64_t)v : -(uint64_t)v;
+  if (dtype != DT_F64 && mag >> 53) mag = (mag & ~(uint64_t)0xfff) | (mag & 0xfff ? 0x800 : 0);
+  return float_round(dtype, u || v >= 0 ? (double)mag : -(double)mag);
 }
 
 static Scalar eval_cast(DType dtype, DType from, Scalar v) {

@@ -426,8 +426,12 @@ static Status finish(Interp *in, UOp *sink) {
   return NULL;
 }
 
-/* A state after a STORE. */
+/* A state after a STORE; with anything else, the value as it is. */
 static void after(Interp *in, UOp *u) {
+  if (u->src[1]->op != OP_STORE) {
+    view(in, u);
+    return;
+  }
   Value *v = value_of(in, u), *from = value_of(in, u->src[1]);
   v->store = from->store;
   v->store->refs++;
@@ -489,7 +493,7 @@ static void prepare(Interp *in, Job *job) {
     uint32_t rank = u->op == OP_STORE ? view_root(u->src[0])->shape.n : u->shape.n;
     in->values[k].stride = arena_array(&job->arena, rank + 1, sizeof(int64_t));
     in->values[k].whole |= view_is_update(u);
-    if (u->op == OP_AFTER) in->values[u->src[1]->place].whole = true;
+    if (u->op == OP_AFTER && u->src[1]->op == OP_STORE) in->values[u->src[1]->place].whole = true;
     if (u->op == OP_STORE) in->values[view_root(u->src[0])->place].uses++; /* store_view reads it */
     for (uint32_t s = 0; s < u->nsrc; s++) {
       in->values[u->src[s]->place].uses++;

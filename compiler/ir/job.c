@@ -46,6 +46,20 @@ Status job_run(Job *job, JobFn fn, void *arg) {
   return st;
 }
 
+Status job_try(Job *job, JobFn fn, void *arg) {
+  jmp_buf *outer = job->out, inner;
+  assert(outer && "job_try is part of a job_run");
+  job->out = &inner;
+  if (!setjmp(inner)) fn(job, arg);
+  job->out = outer;
+  Status st = job->failure;
+  job->failure = NULL;
+  if (st && st->code != ST_INVALID_ARGUMENT && st->code != ST_UNIMPLEMENTED &&
+      st->code != ST_FAILED_PRECONDITION)
+    job_abort(job, st);
+  return st;
+}
+
 _Noreturn void job_abort(Job *job, Status st) {
   assert(st && "an abort has a reason");
   if (!job->out) {

@@ -4,16 +4,17 @@
 
 #include "compiler/ir/dim.h"
 
-typedef enum SlotKind { SLOT_INPUT, SLOT_OUTPUT, SLOT_WEIGHT } SlotKind;
+/* LOCAL: what a loop carries from one iteration to the next, a state of the run. */
+typedef enum SlotKind { SLOT_INPUT, SLOT_OUTPUT, SLOT_WEIGHT, SLOT_LOCAL } SlotKind;
 
 /* The interface of a tensor graph: what its PARAM slots are. Slots are numbered inputs, then
- * outputs, then weights. */
+ * outputs, then weights, then locals. */
 typedef struct GraphSlot {
   SlotKind kind;
   Str name; /* weights: for messages only */
   DType dtype;
   Ints shape; /* dims over the graph's VARs */
-  bool state; /* an input whose contents a run updates in place */
+  bool state; /* an input whose contents a run updates in place, or a local */
   /* weights: */
   bool in_constants;      /* data is in Frontend.constants, else in the model's bytes */
   uint64_t offset, bytes; /* bytes == numel * item size */
@@ -47,7 +48,7 @@ typedef struct TensorGraph {
    * state its last STORE */
   UOp *sink;
   GraphSlot *slots;
-  size_t nslots, ninputs, noutputs;
+  size_t nslots, ninputs, noutputs, nlocals;
   GraphValue *values;
   size_t nvalues;
   GraphVar *vars;
@@ -75,6 +76,7 @@ typedef struct PlanBuffer {
    * known. */
   int64_t offset;
   uint32_t first, last; /* TEMP, whole: the steps that use it first and last */
+  bool carried;         /* TEMP: keeps its contents from one iteration of a loop to the next */
   uint32_t base; /* the whole buffer that this is the end of; its own number when it is whole */
   /* CONST: its contents. OUTPUT: not empty when the compiler knows the value; then no kernel writes
    * it. The bytes are repeated until the buffer is full. */

@@ -254,6 +254,8 @@ const char *shape_infer(Job *job, Op op, Arg arg, UOp *const *src, size_t nsrc, 
   case OP_STORE:
     return nsrc == 2 && !shape_eq(in, src[1]->shape) ? "the value's shape is not the parameter's"
                                                      : NULL;
+  case OP_LOOP:
+    return src[1]->shape.n || src[2]->shape.n ? "the count or condition has a rank" : NULL;
   case OP_BIND: return src[1]->shape.n ? "the value has a rank" : NULL;
   default: return NULL;
   }

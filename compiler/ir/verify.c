@@ -131,14 +131,24 @@ static const char *check_lanes(const Verifier *v, const UOp *u) {
   return NULL;
 }
 
+static bool after_fits(const UOp *u) {
+  UOp *effect = u->src[1];
+  if (effect->op == OP_VAR) return true;
+  if (u->src[0]->op != OP_PARAM) return false;
+  if (effect->op == OP_STORE) return view_param(effect->src[0]) == u->src[0];
+  return effect->op == OP_LOOP && view_loop_updates(effect, u->src[0]);
+}
+
 static const char *check_tensor(const UOp *u) {
   if (u->op == OP_STORE && (u->nsrc != 2 || !view_param(u->src[0]))) {
     return "a tensor STORE has a PARAM or a view of one, and a value";
   }
   if (u->op == OP_STORE && !view_is_injective(u->src[0])) return "a STORE writes an element twice";
-  if (u->op == OP_AFTER &&
-      (u->nsrc != 2 || u->src[1]->op != OP_STORE || view_param(u->src[1]->src[0]) != u->src[0])) {
-    return "a tensor AFTER has a PARAM and a STORE into it";
+  if (u->op == OP_AFTER && u->nsrc != 2) return "a tensor AFTER has a value and an effect";
+  if (u->op == OP_AFTER && !after_fits(u)) return "a tensor AFTER's effect is not on its PARAM";
+  for (uint32_t s = 3; u->op == OP_LOOP && s < u->nsrc; s++) {
+    Op op = (Op)u->src[s]->op;
+    if (op != OP_STORE && op != OP_BIND && op != OP_AFTER) return "a LOOP holds STOREs and BINDs";
   }
   if (u->op == OP_REDUCE && u->nsrc != 1) return "a tensor REDUCE has no RANGEs";
   for (uint32_t s = 0; u->op == OP_SINK && s < u->nsrc; s++) {

@@ -41,3 +41,23 @@ bool view_is_update(const UOp *store) {
   const UOp *to = store->src[0];
   return store->op == OP_STORE && (view_op(to) || to->op == OP_AFTER);
 }
+
+bool view_loop_updates(const UOp *loop, const UOp *param) {
+  for (uint32_t s = 3; s < loop->nsrc; s++) {
+    UOp *effect = loop->src[s];
+    UOp *view = effect->op == OP_STORE ? effect->src[0] : effect;
+    if (effect->op != OP_BIND && view_param(view) == param) return true;
+  }
+  return false;
+}
+
+bool view_in_body(const UOp *loop, uint32_t s) {
+  const UOp *effect = loop->src[s];
+  if (effect->op == OP_BIND) return true;
+  while (effect->op == OP_STORE) {
+    const UOp *root = view_root(effect->src[0]);
+    if (root->op != OP_AFTER) return false;
+    effect = root->src[1];
+  }
+  return effect->op == OP_VAR;
+}

@@ -11,12 +11,15 @@
 #include "compiler/passes/fusion.h"
 
 #include <assert.h>
-#include <stdlib.h>
 
 #include "base/vec.h"
+#include "compiler/ir/loops.h"
 #include "compiler/ir/view.h"
 #include "compiler/passes/indexing.h"
 #include "compiler/passes/ix.h"
+
+/* The contents of a PARAM at some time, in its buffer. */
+static bool is_version(const UOp *u) { return u->op == OP_AFTER && u->src[0]->op == OP_PARAM; }
 
 /* -- demands ----------------------------------------------------------------------------------- */
 
@@ -36,6 +39,7 @@ static Demand *ask(Fusion *f, uint32_t tensor, uint32_t kernel, UOp **index, UOp
     d->loops |= loops;
     return d;
   }
+  fusion_count(f, t, kernel);
   Demand *d = arena_alloc(&f->job->arena, sizeof *d);
   *d = (Demand){.tensor = tensor,
                 .kernel = kernel,
@@ -128,6 +132,7 @@ static void pass_on(Fusion *f, Demand *d) {
   switch (u->op) {
   case OP_REDUCE: ask_reduced(f, d); break;
   case OP_GATHER: ask_gathered(f, d); break;
+  case OP_AFTER: ask_same(f, d, 0); break;
   case OP_PAD:
     ask_pulled(f, d, 0);
     d->src[1] = ask(f, t->src[1], d->kernel, d->index, d->gate, 0);
@@ -205,25 +210,16 @@ static void store_cat(Fusion *f, uint32_t tensor) {
   }
 }
 
-/* How many BINDs come before a tensor. */
-static size_t binds_before(const Fusion *f, uint32_t tensor) {
-  size_t n = 0;
-  uint32_t ready = f->tensors[tensor].ready;
-  while (n < f->binds.len && (f->binds.at[n].ready < ready ||
-                              (f->binds.at[n].ready == ready && f->binds.at[n].tensor < tensor))) {
-    n++;
-  }
-  return n;
-}
-
 /* A tensor that is part of stored CATs: the first slice becomes its place if it has none yet, the
- * others get copies. So does a slice whose place is known only after a BIND that is still to come.
+ * others get copies. So does a slice whose place may be known only after an event that is still to
+ * come.
  */
 static void fill_slices(Fusion *f, uint32_t tensor) {
   Tensor *t = &f->tensors[tensor];
   for (Slice *s = t->slices; s; s = s->next) {
     Place place = {.cat = s->cat, .part = s->part};
-    bool early = binds_before(f, tensor) != binds_before(f, s->cat);
+    const Tensor *cat = &f->tensors[s->cat];
+    bool early = cat->u->symbolic && t->ready < cat->ready;
     if (t->leaf || t->is_output || t->stored || early) {
       copy_kernel(f, tensor, s->cat, place);
     } else {
@@ -249,15 +245,14 @@ static void update_kernel(Fusion *f, uint32_t tensor) {
 static void visit(Fusion *f, uint32_t tensor) {
   Tensor *t = &f->tensors[tensor];
   if (t->is_update) update_kernel(f, tensor);
-  if (!t->numel || t->u->op == OP_STORE || t->u->op == OP_SINK || t->u->op == OP_BIND) {
-    return;
-  }
+  if (!t->numel || t->u->dtype == DT_VOID) return;
   fill_slices(f, tensor);
   if (t->leaf) return;
   if (!t->stored && !t->is_output) {
     if (!t->demands) return;
-    t->stored = fusion_stores(f, t);
+    t->stored = fusion_stores(f, t) || !fusion_fits(f, t);
     if (!t->stored) {
+      fusion_uncount(f, t);
       for (Demand *d = t->demands; d; d = d->next) pass_on(f, d);
       return;
     }
@@ -271,54 +266,56 @@ static void visit(Fusion *f, uint32_t tensor) {
   }
 }
 
-/* When the last of the VARs that u itself mentions is bound. */
-static uint32_t bound_at(const Fusion *f, UOp *const *binds, size_t nvars, const uint32_t *number,
-                         const UOp *u) {
-  bool *used = arena_array(&f->job->arena, nvars + 1, sizeof *used);
-  uint32_t ready = 0;
-  bind_vars(u, used, nvars);
-  for (size_t v = 0; v < nvars; v++) {
-    if (!used[v] || !binds[v] || u->op == OP_BIND) continue;
-    uint32_t r = f->tensors[number[binds[v]->id]].ready;
-    if (r > ready) ready = r;
-  }
-  return ready;
+typedef struct Mentions {
+  const Events *events;
+  uint32_t ready;
+} Mentions;
+
+static void mention(void *ctx, const UOp *var) {
+  Mentions *m = ctx;
+  uint32_t ready = m->events->var_ready[var->arg.i];
+  if (ready > m->ready) m->ready = ready;
 }
 
-static _Noreturn void update_too_early(const Fusion *f) {
-  job_abort(f->job, FAIL(UNIMPLEMENTED, "a state is updated with a size that another update of the "
-                                        "run decides, and the two cannot be put in order"));
+/* By node id: when an event has happened. */
+static uint32_t *event_times(const Fusion *f) {
+  uint32_t *time = arena_array(&f->job->arena, f->job->next_id, sizeof *time);
+  for (uint32_t k = 0; k < f->events.n; k++) time[f->events.at[k].node->id] = k + 1;
+  return time;
 }
 
 static void number_tensors(Fusion *f, const TensorGraph *graph, UOp *sink) {
-  UOpList list = bind_order(f->job, sink, graph->nvars);
+  UOpList list = loops_order(f->job, sink, graph->nvars);
   uint32_t *number = arena_array(&f->job->arena, f->job->next_id, sizeof *number);
-  uint32_t *time = arena_array(&f->job->arena, f->job->next_id, sizeof *time);
-  for (uint32_t k = 0; k < f->updates.n; k++) time[f->updates.at[k]->id] = k + 1;
-  UOp **binds = bind_nodes(f->job, sink, graph->nvars);
+  const uint32_t *time = event_times(f);
   f->ntensors = (uint32_t)list.len;
   f->tensors = arena_array(&f->job->arena, list.len, sizeof *f->tensors);
   for (uint32_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i];
     Tensor *t = &f->tensors[i];
+    Mentions m = {.events = &f->events};
     number[u->id] = i;
     *t = (Tensor){.u = u, .numel = dims_typical(u->shape), .place = {.cat = NO_TENSOR}};
-    t->leaf = u->op == OP_PARAM || u->op == OP_CONST || u->op == OP_AFTER || u->op == OP_VAR;
+    t->leaf = u->op == OP_PARAM || u->op == OP_CONST || u->op == OP_VAR || is_version(u);
     t->src = arena_array(&f->job->arena, u->nsrc + 1, sizeof *t->src);
     for (uint32_t s = 0; s < u->nsrc; s++) {
       t->src[s] = number[u->src[s]->id];
-      if (f->tensors[t->src[s]].ready > t->ready) t->ready = f->tensors[t->src[s]].ready;
+      if (f->tensors[t->src[s]].ready > m.ready) m.ready = f->tensors[t->src[s]].ready;
     }
-    uint32_t bound = u->symbolic ? bound_at(f, binds, graph->nvars, number, u) : 0;
-    if (bound > t->ready) t->ready = bound;
-    if (u->op == OP_STORE && time[u->id]) {
-      if (bound >= time[u->id]) update_too_early(f);
-      t->is_update = true, t->ready = time[u->id];
-    }
+    if (u->op == OP_VAR) mention(&m, u);
+    loops_vars(u, mention, &m);
+    t->ready = time[u->id] ? time[u->id] : m.ready;
+    t->is_update = u->op == OP_STORE && time[u->id];
     if (!strchr(op_info[u->op].stages, 'T')) {
       job_abort(f->job, FAIL(INTERNAL, "%s in a tensor graph", op_info[u->op].name));
     }
   }
+}
+
+/* The buffer that a view is of. */
+static Place place_of_root(const Fusion *f, uint32_t view) {
+  while (view_op(f->tensors[view].u)) view = f->tensors[view].src[0];
+  return f->tensors[view].place;
 }
 
 /* Inputs and outputs get the first buffers, in slot order; a weight gets one when the graph reads
@@ -327,7 +324,7 @@ static void place_params(Fusion *f, const TensorGraph *graph) {
   for (uint32_t i = 0; i < f->ntensors; i++) {
     Tensor *t = &f->tensors[i];
     if (t->u->op == OP_AFTER) t->place = f->tensors[t->src[0]].place;
-    if (t->is_update) t->place = in_buffer((uint32_t)view_param(t->u->src[0])->arg.i);
+    if (t->is_update) t->place = place_of_root(f, t->src[0]);
     if (t->u->op != OP_PARAM) continue;
     size_t slot = (size_t)t->u->arg.i;
     if (slot >= graph->nslots) {
@@ -335,35 +332,40 @@ static void place_params(Fusion *f, const TensorGraph *graph) {
       f->buffers.at[t->place.buffer].constant = f->constants.at[slot - graph->nslots];
     } else if (slot < graph->ninputs + graph->noutputs) {
       t->place = in_buffer((uint32_t)slot);
+    } else if (graph->slots[slot].kind == SLOT_LOCAL) {
+      t->place = in_buffer(new_buffer(f, PB_TEMP, 0, t->u));
+      f->buffers.at[t->place.buffer].carried = true;
     } else {
       t->place = in_buffer(new_buffer(f, PB_WEIGHT, t->u->arg.i, t->u));
     }
   }
 }
 
-static int earlier_bind(const void *a, const void *b) {
-  const Bind *x = a, *y = b;
-  if (x->ready != y->ready) return x->ready < y->ready ? -1 : 1;
-  return x->tensor < y->tensor ? -1 : 1;
+/* A scalar that a step looks at is computed into a buffer of its own, or is one already. */
+static uint32_t place_scalar(Fusion *f, uint32_t tensor) {
+  Tensor *t = &f->tensors[tensor];
+  if (t->u->op == OP_PARAM || t->is_output) return t->place.buffer;
+  Place place = in_buffer(new_buffer(f, PB_TEMP, 0, t->u));
+  if (t->leaf) copy_kernel(f, tensor, tensor, place);
+  if (!t->leaf) t->is_output = true, t->place = place;
+  return place.buffer;
 }
 
-/* The value of a VAR is computed into a buffer of its own, or is one already. */
-static void place_binds(Fusion *f) {
+static void place_events(Fusion *f) {
+  size_t n = f->events.n;
+  const uint32_t *time = event_times(f);
+  f->looked_at = arena_array(&f->job->arena, n + 1, sizeof *f->looked_at);
+  f->condition = arena_array(&f->job->arena, n + 1, sizeof *f->condition);
+  for (size_t k = 0; k < n; k++) f->looked_at[k] = f->condition[k] = NO_BUFFER;
   for (uint32_t i = 0; i < f->ntensors; i++) {
-    const Tensor *bind = &f->tensors[i];
-    if (bind->u->op != OP_BIND) continue;
-    Tensor *t = &f->tensors[bind->src[1]];
-    if (t->u->op != OP_PARAM && !t->is_output) {
-      Place place = in_buffer(new_buffer(f, PB_TEMP, 0, t->u));
-      if (t->leaf) copy_kernel(f, bind->src[1], bind->src[1], place);
-      if (!t->leaf) t->is_output = true;
-      t->place = place;
-    }
-    Bind b = {.tensor = i, .ready = bind->ready, .buffer = t->place.buffer};
-    b.var = (uint32_t)bind->u->src[0]->arg.i;
-    avec_push(&f->job->arena, &f->binds, b);
+    const Tensor *t = &f->tensors[i];
+    if (t->u->op != OP_BIND && t->u->op != OP_LOOP) continue;
+    uint32_t k = time[t->u->id] - 1; /* of a LOOP, its end */
+    if (t->u->op == OP_BIND || t->u->src[1]->op != OP_CONST)
+      f->looked_at[k] = place_scalar(f, t->src[1]);
+    if (t->u->op == OP_LOOP && t->u->src[2]->op != OP_CONST)
+      f->condition[k] = f->tensors[t->src[2]].place.buffer;
   }
-  if (f->binds.len) qsort(f->binds.at, f->binds.len, sizeof *f->binds.at, earlier_bind);
 }
 
 /* An output is computed into its buffer; one that is a parameter, or that another output has taken
@@ -393,7 +395,7 @@ void fuse(Fusion *f, const TensorGraph *graph, UOp *sink) {
   place_params(f, graph);
   fusion_costs(f);
   place_outputs(f, sink);
-  place_binds(f);
+  place_events(f);
   for (uint32_t i = f->ntensors; i-- > 0;) {
     visit(f, i);
     job_poll(f->job);

@@ -55,7 +55,7 @@ typedef struct Tensor {
   uint32_t *src; /* tensor numbers */
   int64_t numel; /* expected, when symbolic; 0 only for what is empty for certain */
   Cost cost;
-  uint32_t ready; /* how many updates have to be done before; of an update, with itself */
+  uint32_t ready; /* how many events have to happen before; of an event, with itself */
   bool is_update; /* a STORE into a state */
   bool leaf, stored;
   uint8_t nconsumers; /* 2: more */
@@ -89,6 +89,7 @@ typedef struct FusedKernel {
   } size;      /* of each range */
   double work; /* of what is inlined so far */
   uint32_t nops, nreduces;
+  uint32_t loads; /* tensors that it may have to load, at most; fusion_limit.c */
   uint32_t holes; /* the first: 1 + its number */
   struct {
     Access *at;
@@ -108,12 +109,6 @@ typedef struct Hole {
   uint32_t next; /* of the same kernel: 1 + its number, 0 ends */
 } Hole;
 
-/* A BIND of the graph: happens after everything that is ready before, or then and numbered before
- * its tensor; its value is in a buffer. */
-typedef struct Bind {
-  uint32_t tensor, ready, var, buffer;
-} Bind;
-
 typedef struct Fusion {
   Job *job;
   const Target *target;
@@ -131,31 +126,29 @@ typedef struct Fusion {
     PlanBuffer *at;
     size_t len, cap;
   } buffers;
-  struct {
-    Bind *at;
-    size_t len, cap;
-  } binds; /* in that order */
   FoldedConstants constants;
   NodeMap parts; /* of buffers: narrow.c */
-  Updates updates;
+  Events events;
+  uint32_t *looked_at; /* by event: the buffer of a BIND's or LOOP's scalar, else NO_BUFFER */
+  uint32_t *condition; /* by event: of a LOOP, or NO_BUFFER */
 } Fusion;
 
 /* Decides everything. buffers holds the inputs and outputs before; weights that are read, constants
  * and temporaries are added. Outputs whose PlanBuffer has constant bytes are left alone. */
 void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
-/* Whether kernel a runs before b, for qsort of pointers: by what has to be updated before, then
+/* Whether kernel a runs before b, for qsort of pointers: by what has to happen before, then
  * everything is written before it is read. */
 int fusion_order(const void *a, const void *b);
-
-/* bind_order.c: the tensors, sources first; the BIND of each VAR, or NULL; and which VARs a node
- * itself mentions, in its sizes or as a source. */
-UOp **bind_nodes(Job *job, const UOp *sink, size_t nvars);
-void bind_vars(const UOp *u, bool *used, size_t nvars);
-UOpList bind_order(Job *job, UOp *sink, size_t nvars);
 
 /* fusion_cost.c: the facts and the choices. */
 void fusion_costs(Fusion *f);
 /* Of one op, for all evaluations of a demand that was passed on. */
 double fusion_work(const Fusion *f, const Demand *d);
 bool fusion_stores(const Fusion *f, const Tensor *t);
+/* fusion_limit.c: kernel k asks for elements of a tensor, before the demand is added. */
+void fusion_count(Fusion *f, const Tensor *t, uint32_t kernel);
+/* Whether every kernel that asks for the tensor may ask for its sources instead. */
+bool fusion_fits(const Fusion *f, const Tensor *t);
+/* The tensor is inlined: nobody loads it. */
+void fusion_uncount(Fusion *f, const Tensor *t);
 uint64_t fusion_ranges(const Fusion *f, UOp *const *index, size_t n);

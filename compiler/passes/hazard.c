@@ -1,12 +1,15 @@
-/* Versions of states share one buffer, so a version is there from the STORE that makes it to the
- * next one that overlaps what is read of it.
+/* What changes between steps of a run happens as events in one linear order: updates of states,
+ * BINDs of sizes, the beginning and the end of a LOOP, whose body's events stand in between. The
+ * k-th event happens at time k. The order is that of dependencies, and among those one in which
+ * readers of an old version of a state come before the update that ends it, where there is such an
+ * order.
  *
- * The updates get a linear order: that of their dependencies, and among those one in which readers
- * of an old version come before the update that ends it, where there is such an order. The k-th
- * update happens at time k. Every value is ready at the time of the last update below it, and what
- * it reads expires at the time of the first update that overwrites some of it. A value whose
- * operand expires before it is ready needs that operand stored: CONTIGUOUS, computed when the
- * operand itself is ready, which is early enough by induction.
+ * Versions of a state share one buffer, so a version is there from the STORE that makes it to the
+ * next one that overlaps what is read of it. Every value is ready at the time of the last event
+ * below it, and what it reads expires at the time of the first event that overwrites some of it. A
+ * value whose operand expires before it is ready needs that operand stored: CONTIGUOUS, computed
+ * when the operand itself is ready, which is early enough by induction. So is what a loop's body
+ * needs of what is computed before the loop.
  *
  * An update's own kernel reads and writes at the same time. That is right where it reads exactly
  * the element that it writes: the same view, under elementwise ops only. Otherwise its value, or
@@ -19,6 +22,7 @@
 #include <assert.h>
 
 #include "base/vec.h"
+#include "compiler/ir/loops.h"
 #include "compiler/ir/view.h"
 #include "compiler/passes/indexing.h"
 #include "compiler/passes/ix.h"
@@ -33,42 +37,53 @@ typedef struct Span {
   int64_t lo, hi, step, rest;
 } Span;
 
-/* The items that update a state, in version order. */
+/* Something that an item does to a state. Of one state and region they are in version order. */
+typedef struct Touch {
+  uint32_t item, region;
+  Span *spans; /* NULL: everywhere */
+} Touch;
+
 typedef struct State {
-  uint32_t *at;
+  Touch *at;
   size_t len, cap;
 } State;
 
-/* A STORE under the SINK or under an AFTER. */
+typedef struct Numbers {
+  uint32_t *at;
+  size_t len, cap;
+} Numbers;
+
+/* A STORE into a state or an output, a BIND or a LOOP. */
 typedef struct Item {
-  UOp *store;
-  State *state;     /* NULL: an output */
-  uint32_t version; /* of the state below its view */
-  Span *spans;
-  uint32_t time;
+  UOp *node;
+  uint32_t region, body;            /* where it stands; of a LOOP, what it repeats */
+  bool is_event;                    /* all but outputs */
+  uint32_t time, end;               /* end: of a LOOP */
+  uint32_t seen;                    /* by which walk */
   uint32_t after_left, before_left; /* items that must, or should, come first and have not yet */
-  struct {
-    uint32_t *at;
-    size_t len, cap;
-  } then, then_if; /* items that wait for this one */
+  Numbers then, then_if;            /* items that wait for this one */
 } Item;
 
 typedef struct Hazards {
   Job *job;
   const TensorGraph *graph;
+  Events *events;
   UOpList list;
   uint32_t *number; /* by node id: place in the list */
-  State *states;    /* by slot */
+  Loops loops;
+  State *states; /* by slot */
   struct {
     Item *at;
     size_t len, cap;
   } items;
-  uint32_t *item;   /* by place: of STOREs */
+  Numbers *regions; /* by region: its items */
+  uint32_t *item;   /* by place: of STOREs, BINDs and LOOPs */
   uint32_t *end;    /* by place: see ended_by */
   uint32_t *ready;  /* by place */
   uint32_t *expiry; /* by place: of what a kernel that computes the value reads */
   uint32_t *stamp;  /* by place: which walk saw it */
-  uint32_t walks;
+  bool *has_data;   /* by place: not only constants below */
+  uint32_t walks, walker;
   UOp **now; /* by place: the rewritten node */
   struct {
     UOp **at;
@@ -77,6 +92,14 @@ typedef struct Hazards {
 } Hazards;
 
 static uint32_t place_of(const Hazards *h, const UOp *u) { return h->number[u->id]; }
+
+static Item *item_of(const Hazards *h, const UOp *u) {
+  return &h->items.at[h->item[place_of(h, u)]];
+}
+
+static uint32_t depth_of(const Hazards *h, uint32_t region) {
+  return region ? h->loops.at[region - 1].depth : 0;
+}
 
 /* -- views ------------------------------------------------------------------------------------- */
 
@@ -91,9 +114,16 @@ static bool is_read(const Hazards *h, UOp *u) {
   return (view_op(u) || u->op == OP_PARAM || u->op == OP_AFTER) && state_of(h, u);
 }
 
-static uint32_t version_of(const Hazards *h, UOp *view) {
+/* Where the version below a view is: its region, and behind how many touches of the state. */
+static uint32_t version_of(const Hazards *h, UOp *view, size_t *from) {
   const UOp *root = view_root(view);
-  return root->op == OP_AFTER ? h->items.at[h->item[place_of(h, root->src[1])]].version + 1 : 0;
+  const State *state = state_of(h, view);
+  *from = 0;
+  if (root->op != OP_AFTER) return 0;
+  if (root->src[1]->op == OP_VAR) return h->loops.var_loop[root->src[1]->arg.i];
+  uint32_t item = h->item[place_of(h, root->src[1])];
+  while (state->at[*from].item != item) ++*from;
+  return state->at[(*from)++].region;
 }
 
 static int64_t gcd(int64_t a, int64_t b) {
@@ -115,7 +145,7 @@ static Span *spans_of(const Hazards *h, UOp *view) {
   Job *job = h->job;
   UOp **index = arena_array(&job->arena, view->shape.n + 1, sizeof *index);
   for (uint32_t k = 0; k < view->shape.n; k++) {
-    UOp *n = uop_index(job, view->shape.at[k]);
+    UOp *n = dim_uop(job, view->shape.at[k]);
     index[k] = view->shape.at[k] == 1 ? uop_index(job, 0) : uop_range(job, k, AX_LOOP, n);
   }
   for (; view_op(view); view = view->src[0]) index = index_pull(job, view, 0, index).index;
@@ -136,11 +166,16 @@ static bool overlap(const Span *a, const Span *b, uint32_t n) {
 
 static uint32_t find_end(const Hazards *h, UOp *read) {
   const State *state = state_of(h, read);
-  uint32_t first = version_of(h, read), rank = view_root(read)->shape.n;
-  if (first >= state->len || !shape_numel(read->shape)) return NOBODY;
-  Span *spans = spans_of(h, read);
-  for (uint32_t k = first; k < state->len; k++) {
-    if (overlap(spans, h->items.at[state->at[k]].spans, rank + 1)) return state->at[k];
+  uint32_t rank = view_root(read)->shape.n;
+  size_t k;
+  uint32_t region = version_of(h, read, &k);
+  Span *spans = NULL;
+  for (; k < state->len; k++) {
+    const Touch *t = &state->at[k];
+    if (t->region != region) continue;
+    if (!t->spans) return t->item;
+    if (!spans) spans = spans_of(h, read);
+    if (overlap(spans, t->spans, rank + 1)) return t->item;
   }
   return NOBODY;
 }
@@ -148,101 +183,156 @@ static uint32_t find_end(const Hazards *h, UOp *read) {
 /* The item that first overwrites some of what is read; NOBODY. */
 static uint32_t ended_by(const Hazards *h, UOp *read) {
   uint32_t *known = &h->end[place_of(h, read)];
-  if (*known == UNKNOWN) *known = find_end(h, read);
+  if (*known == UNKNOWN) *known = dims_typical(read->shape) ? find_end(h, read) : NOBODY;
   return *known;
 }
 
 /* -- items ------------------------------------------------------------------------------------- */
 
+static void touch(Hazards *h, UOp *view, uint32_t item, uint32_t region, Span *spans) {
+  State *state = state_of(h, view);
+  Touch t = {.item = item, .region = region, .spans = spans};
+  if (state->len && state->at[state->len - 1].item == item) return;
+  avec_push(&h->job->arena, state, t);
+}
+
+static void touch_all(Hazards *h, const UOp *loop, uint32_t item) {
+  for (uint32_t s = 3; s < loop->nsrc; s++) {
+    UOp *effect = loop->src[s];
+    if (effect->op == OP_BIND) continue;
+    UOp *view = effect->op == OP_STORE ? effect->src[0] : effect;
+    touch(h, view, item, h->items.at[item].region, NULL);
+  }
+}
+
 static void collect(Hazards *h) {
   Job *job = h->job;
   for (size_t i = 0; i < h->list.len; i++) {
     UOp *u = h->list.at[i];
-    if (u->op != OP_STORE) continue;
-    Item item = {.store = u, .state = state_of(h, u->src[0])};
-    h->item[i] = (uint32_t)h->items.len;
-    if (item.state) {
-      item.version = (uint32_t)item.state->len;
-      item.spans = spans_of(h, u->src[0]);
-      avec_push(&job->arena, item.state, h->item[i]);
-    }
+    if (u->op != OP_STORE && u->op != OP_BIND && u->op != OP_LOOP) continue;
+    uint32_t number = h->item[i] = (uint32_t)h->items.len;
+    bool update = u->op == OP_STORE && state_of(h, u->src[0]);
+    Item item = {.node = u, .region = h->loops.region[i], .is_event = update || u->op != OP_STORE};
+    if (u->op == OP_LOOP) item.body = h->loops.var_loop[u->src[0]->arg.i];
     avec_push(&job->arena, &h->items, item);
+    avec_push(&job->arena, &h->regions[item.region], number);
+    if (update) touch(h, u->src[0], number, item.region, spans_of(h, u->src[0]));
+    if (u->op == OP_LOOP) touch_all(h, u, number);
   }
 }
 
-/* Calls for what item `i` reads without another update in between. */
-static void reads_of(Hazards *h, uint32_t i, void (*fn)(Hazards *, uint32_t, UOp *)) {
-  Job *job = h->job;
+static void push(Hazards *h, UOp *u) { avec_push(&h->job->arena, &h->stack, u); }
+
+/* What an item depends on: the effects of a LOOP are items of their own. */
+static void push_sources(Hazards *h, const UOp *u);
+
+/* The item that is being walked depends on another: it waits for one of its own region, and looks
+ * through one inside of the loop that it is. */
+static void depend(Hazards *h, const UOp *on) {
+  Item *self = &h->items.at[h->walker], *other = item_of(h, on);
+  if (self == other || other->seen == h->walks) return;
+  other->seen = h->walks;
+  if (other->region == self->region) {
+    avec_push(&h->job->arena, &other->then, h->walker);
+    self->after_left++;
+  } else if (depth_of(h, other->region) > depth_of(h, self->region)) {
+    push_sources(h, on);
+  }
+}
+
+static void depend_on_var(void *ctx, const UOp *var) {
+  Hazards *h = ctx;
+  uint32_t bind = h->loops.var_bind[var->arg.i];
+  if (bind) depend(h, h->list.at[bind - 1]);
+}
+
+static void push_sources(Hazards *h, const UOp *u) {
+  if (u->op == OP_STORE) {
+    push(h, u->src[0]);
+    push(h, u->src[1]);
+  } else if (u->op == OP_BIND) {
+    push(h, u->src[1]);
+  } else {
+    push(h, u->src[1]);
+    push(h, u->src[2]);
+    for (uint32_t s = 3; s < u->nsrc; s++) {
+      if (u->src[s]->op == OP_AFTER) push(h, u->src[s]);
+      if (u->src[s]->op != OP_AFTER) depend(h, u->src[s]);
+    }
+  }
+}
+
+/* The item reads what another of its region ends: better before that. */
+static void walk_read(Hazards *h, UOp *read) {
+  size_t from;
+  uint32_t region = version_of(h, read, &from), end = ended_by(h, read);
+  const UOp *root = view_root(read);
+  for (const UOp *u = read; view_op(u); u = u->src[0]) loops_vars(u, depend_on_var, h);
+  if (root->op == OP_AFTER && root->src[1]->op != OP_VAR) depend(h, root->src[1]);
+  bool own = region == h->items.at[h->walker].region;
+  if (!own || end == NOBODY || end == h->walker) return;
+  avec_push(&h->job->arena, &h->items.at[h->walker].then_if, end);
+  h->items.at[end].before_left++;
+}
+
+static void walk_item(Hazards *h, uint32_t i) {
   h->walks++;
+  h->walker = i;
   h->stack.len = 0;
-  avec_push(&job->arena, &h->stack, h->items.at[i].store->src[1]);
+  push_sources(h, h->items.at[i].node);
   while (h->stack.len) {
     UOp *u = h->stack.at[--h->stack.len];
     uint32_t at = place_of(h, u);
     if (h->stamp[at] == h->walks) continue;
     h->stamp[at] = h->walks;
     if (is_read(h, u)) {
-      fn(h, i, u);
+      walk_read(h, u);
       continue;
     }
-    for (uint32_t s = 0; s < u->nsrc; s++) avec_push(&job->arena, &h->stack, u->src[s]);
+    loops_vars(u, depend_on_var, h);
+    for (uint32_t s = 0; s < u->nsrc; s++) push(h, u->src[s]);
   }
 }
 
-static void wait_for(Hazards *h, uint32_t i, uint32_t first) {
-  avec_push(&h->job->arena, &h->items.at[first].then, i);
-  h->items.at[i].after_left++;
-}
-
-static void note_version(Hazards *h, uint32_t i, UOp *read) {
-  const UOp *root = view_root(read);
-  if (root->op == OP_AFTER) wait_for(h, i, h->item[place_of(h, root->src[1])]);
-}
-
-/* Item i reads what another ends: better before it. */
-static void note_reader(Hazards *h, uint32_t i, UOp *read) {
-  uint32_t end = ended_by(h, read);
-  if (end == NOBODY || end == i) return;
-  avec_push(&h->job->arena, &h->items.at[i].then_if, end);
-  h->items.at[end].before_left++;
-}
-
-static void emit(Hazards *h, uint32_t i) {
-  Item *item = &h->items.at[i];
-  for (size_t k = 0; k < item->then.len; k++) h->items.at[item->then.at[k]].after_left--;
-  for (size_t k = 0; k < item->then_if.len; k++) h->items.at[item->then_if.at[k]].before_left--;
-  item->after_left = NEVER; /* done */
-}
+/* -- order ------------------------------------------------------------------------------------- */
 
 /* Of the items that can be next the first that ends nothing that is still to be read; if there is
  * none, one that ends the least. */
-static uint32_t choose(const Hazards *h, size_t from) {
+static uint32_t choose(const Hazards *h, const Numbers *items, size_t from) {
   uint32_t best = NOBODY;
-  for (size_t i = from; i < h->items.len; i++) {
-    const Item *item = &h->items.at[i];
+  for (size_t k = from; k < items->len; k++) {
+    const Item *item = &h->items.at[items->at[k]];
     if (item->after_left) continue;
-    if (!item->before_left) return (uint32_t)i;
-    if (best == NOBODY || item->before_left < h->items.at[best].before_left) best = (uint32_t)i;
+    if (!item->before_left) return items->at[k];
+    if (best == NOBODY || item->before_left < h->items.at[best].before_left) best = items->at[k];
   }
   return best;
 }
 
-static void order_items(Hazards *h, Updates *out) {
+static uint32_t happens(Hazards *h, EventKind kind, UOp *node) {
+  Event e = {.kind = kind, .node = node};
+  h->events->at[h->events->n++] = e;
+  return h->events->n;
+}
+
+static void order_region(Hazards *h, uint32_t region) {
+  const Numbers *items = &h->regions[region];
   size_t from = 0;
-  out->at = arena_array(&h->job->arena, h->items.len + 1, sizeof *out->at);
-  for (uint32_t i = 0; i < h->items.len; i++) {
-    reads_of(h, i, note_version);
-    reads_of(h, i, note_reader);
-    const Item *item = &h->items.at[i];
-    if (item->version) wait_for(h, i, item->state->at[item->version - 1]);
-    job_poll(h->job);
-  }
-  for (size_t n = 0; n < h->items.len; n++) {
-    uint32_t i = choose(h, from);
+  for (size_t n = 0; n < items->len; n++) {
+    uint32_t i = choose(h, items, from);
     assert(i != NOBODY); /* the graph has no cycle */
-    emit(h, i);
-    if (h->items.at[i].state) h->items.at[i].time = ++out->n;
-    while (from < h->items.len && h->items.at[from].after_left == NEVER) from++;
+    Item *item = &h->items.at[i];
+    for (size_t k = 0; k < item->then.len; k++) h->items.at[item->then.at[k]].after_left--;
+    for (size_t k = 0; k < item->then_if.len; k++) h->items.at[item->then_if.at[k]].before_left--;
+    item->after_left = NEVER; /* done */
+    while (from < items->len && h->items.at[items->at[from]].after_left == NEVER) from++;
+    bool loop = item->node->op == OP_LOOP;
+    EventKind kind = loop ? EVENT_LOOP : item->node->op == OP_BIND ? EVENT_BIND : EVENT_UPDATE;
+    if (item->is_event) item->time = item->end = happens(h, kind, item->node);
+    if (loop) {
+      order_region(h, item->body); /* as deep as loops are nested */
+      item->end = happens(h, EVENT_END, item->node);
+    }
     job_poll(h->job);
   }
 }
@@ -263,7 +353,7 @@ static UOp *stored(Job *job, UOp *u) {
   for (uint32_t k = 0; k < LOOKED_AT && view_op(x); k++) {
     chain[k] = x;
     x = x->src[0];
-    if (shape_numel(x->shape) < shape_numel(least->shape)) least = x, n = k + 1;
+    if (dims_typical(x->shape) < dims_typical(least->shape)) least = x, n = k + 1;
   }
   UOp *y = uop1(job, OP_CONTIGUOUS, least);
   while (n--) y = uop_with_src(job, chain[n], &y);
@@ -286,14 +376,14 @@ static Unaligned unaligned(Hazards *h, const Item *item) {
   Unaligned out = {0};
   h->walks++;
   h->stack.len = 0;
-  avec_push(&job->arena, &h->stack, item->store->src[1]);
+  avec_push(&job->arena, &h->stack, item->node->src[1]);
   while (h->stack.len) {
     UOp *u = h->stack.at[--h->stack.len];
     uint32_t at = place_of(h, u);
     if (h->stamp[at] == h->walks || expiry_of(h, u) > item->time) continue;
     h->stamp[at] = h->walks;
-    bool same_shape = shape_eq(u->shape, item->store->src[1]->shape);
-    if (is_read(h, u) && view_same(u, item->store->src[0])) continue;
+    bool same_shape = shape_eq(u->shape, item->node->src[1]->shape);
+    if (is_read(h, u) && view_same(u, item->node->src[0])) continue;
     if (op_info[u->op].flags & OPF_ALU && same_shape) {
       for (uint32_t s = 0; s < u->nsrc; s++)
         if (!is_kept(h, u->src[s], u)) avec_push(&job->arena, &h->stack, u->src[s]);
@@ -305,15 +395,15 @@ static Unaligned unaligned(Hazards *h, const Item *item) {
 }
 
 static int64_t stored_numel(const UOp *u) {
-  int64_t n = shape_numel(u->shape);
+  int64_t n = dims_typical(u->shape);
   for (; view_op(u); u = u->src[0])
-    if (shape_numel(u->src[0]->shape) < n) n = shape_numel(u->src[0]->shape);
+    if (dims_typical(u->src[0]->shape) < n) n = dims_typical(u->src[0]->shape);
   return n;
 }
 
 static UOp *updated_value(Hazards *h, const Item *item) {
   Job *job = h->job;
-  UOp *value = item->store->src[1], *now = h->now[place_of(h, value)];
+  UOp *value = item->node->src[1], *now = h->now[place_of(h, value)];
   uint32_t expiry = expiry_of(h, value);
   if (expiry > item->time) return now;
   if (expiry < item->time) return stored(job, now);
@@ -331,66 +421,129 @@ static UOp *updated_value(Hazards *h, const Item *item) {
   return uop_substitute(job, now, from, to, u.len);
 }
 
-static void resolve(Hazards *h, uint32_t i) {
-  UOp *u = h->list.at[i], **src = arena_array(&h->job->arena, u->nsrc + 1, sizeof *src);
-  uint32_t ready = 0, expiry = NEVER;
-  const Item *item = u->op == OP_STORE ? &h->items.at[h->item[i]] : NULL;
+/* When what the node mentions itself is known. */
+typedef struct Mentions {
+  const Hazards *h;
+  uint32_t ready;
+} Mentions;
+
+static void mention(void *ctx, const UOp *var) {
+  Mentions *m = ctx;
+  uint32_t ready = m->h->events->var_ready[var->arg.i];
+  if (ready > m->ready) m->ready = ready;
+}
+
+static uint32_t ready_of(const Hazards *h, UOp *u) {
+  Mentions m = {.h = h};
   for (uint32_t s = 0; s < u->nsrc; s++) {
     uint32_t r = h->ready[place_of(h, u->src[s])];
-    if (r > ready) ready = r;
+    if (r > m.ready) m.ready = r;
   }
-  if (item && item->state) ready = item->time;
-  bool computes = !is_read(h, u) && u->op != OP_STORE && u->op != OP_SINK;
-  bool same = true;
+  if (u->op == OP_VAR) mention(&m, u);
+  loops_vars(u, mention, &m);
+  bool event = u->op == OP_STORE || u->op == OP_BIND || u->op == OP_LOOP;
+  return event && item_of(h, u)->is_event ? item_of(h, u)->end : m.ready;
+}
+
+/* A value from outside of the loop that would be computed again in every iteration. */
+static bool is_invariant(const Hazards *h, UOp *from, uint32_t reader) {
+  uint32_t at = place_of(h, from);
+  bool outside = depth_of(h, h->loops.region[at]) < depth_of(h, h->loops.region[reader]);
+  bool kept = from->op == OP_CONST || from->op == OP_PARAM || from->op == OP_CONTIGUOUS ||
+              from->op == OP_VAR || from->dtype == DT_VOID || from->dtype == DT_INDEX;
+  UOp *root = view_root(from);
+  return outside && !kept && root->op != OP_PARAM && root->op != OP_AFTER && h->has_data[at];
+}
+
+/* What BIND and LOOP look at has to be in a buffer of its own. */
+static bool is_looked_at(const Hazards *h, const UOp *u, uint32_t s) {
+  return (u->op == OP_BIND || u->op == OP_LOOP) && s == 1 && is_read(h, u->src[s]);
+}
+
+static void resolve(Hazards *h, uint32_t i) {
+  UOp *u = h->list.at[i], **src = arena_array(&h->job->arena, u->nsrc + 1, sizeof *src);
+  uint32_t ready = ready_of(h, u), expiry = NEVER;
+  const Item *item = u->op == OP_STORE ? item_of(h, u) : NULL;
+  bool computes = !is_read(h, u) && u->dtype != DT_VOID, same = true;
+  bool data = u->op == OP_PARAM || u->op == OP_AFTER || u->op == OP_VAR;
   for (uint32_t s = 0; s < u->nsrc; s++) {
     UOp *from = u->src[s];
+    data |= h->has_data[place_of(h, from)];
     src[s] = h->now[place_of(h, from)];
     uint32_t e = computes ? expiry_of(h, from) : NEVER;
-    if (e <= ready) {
-      src[s] = stored(h->job, src[s]);
+    bool update = item && item->is_event && s == 1;
+    if (update) src[s] = updated_value(h, item);
+    bool again = (computes || u->op == OP_STORE) && is_invariant(h, from, i);
+    if (e <= ready || again || is_looked_at(h, u, s)) {
+      if (src[s]->op != OP_CONTIGUOUS) src[s] = stored(h->job, src[s]);
     } else if (e < expiry && u->op != OP_CONTIGUOUS) {
       expiry = e;
     }
-    if (item && item->state && s == 1) src[s] = updated_value(h, item);
     same &= src[s] == from;
   }
+  h->has_data[i] = data;
   h->ready[i] = ready;
   h->expiry[i] = expiry;
   h->now[i] = same ? u : uop_with_src(h->job, u, src);
 }
 
-static bool has_updates(const TensorGraph *graph, const UOp *sink) {
+/* -- driver ------------------------------------------------------------------------------------ */
+
+static bool has_events(const TensorGraph *graph, const UOp *sink) {
   for (uint32_t s = 0; s < sink->nsrc; s++) {
+    if (sink->src[s]->op == OP_BIND) return true;
     UOp *p = view_param(sink->src[s]->src[0]);
-    if (p && graph->slots[p->arg.i].state) return true;
+    if (graph->slots[p->arg.i].state) return true;
   }
-  return false;
+  return graph->nlocals > 0;
 }
 
-UOp *hazard_resolve(Job *job, const TensorGraph *graph, UOp *sink, Updates *out) {
-  *out = (Updates){0};
-  if (!has_updates(graph, sink)) return sink;
-  Hazards h = {.job = job, .graph = graph};
-  h.list = uop_toposort(job, sink);
+static void allocate(Hazards *h, size_t n) {
+  Arena *arena = &h->job->arena;
+  h->states = arena_array(arena, h->graph->nslots, sizeof *h->states);
+  h->item = arena_array(arena, n, sizeof *h->item);
+  h->end = arena_array(arena, n, sizeof *h->end);
+  h->ready = arena_array(arena, n, sizeof *h->ready);
+  h->expiry = arena_array(arena, n, sizeof *h->expiry);
+  h->stamp = arena_array(arena, n, sizeof *h->stamp);
+  h->has_data = arena_array(arena, n, sizeof *h->has_data);
+  h->now = arena_array(arena, n, sizeof(UOp *));
+  for (size_t i = 0; i < n; i++) h->end[i] = UNKNOWN;
+}
+
+static void find_events(Hazards *h) {
+  Arena *arena = &h->job->arena;
+  h->regions = arena_array(arena, h->loops.n + 1, sizeof *h->regions);
+  collect(h);
+  h->events->at = arena_array(arena, 2 * h->items.len + 1, sizeof *h->events->at);
+  for (uint32_t i = 0; i < h->items.len; i++) {
+    walk_item(h, i);
+    job_poll(h->job);
+  }
+  order_region(h, 0);
+  for (size_t i = 0; i < h->items.len; i++) {
+    const Item *item = &h->items.at[i];
+    bool gives = item->node->op == OP_BIND || item->node->op == OP_LOOP;
+    if (gives) h->events->var_ready[item->node->src[0]->arg.i] = item->time;
+  }
+}
+
+UOp *hazard_resolve(Job *job, const TensorGraph *graph, UOp *sink, Events *out) {
+  *out = (Events){0};
+  out->var_ready = arena_array(&job->arena, graph->nvars + 1, sizeof *out->var_ready);
+  if (!has_events(graph, sink)) return sink;
+  Hazards h = {.job = job, .graph = graph, .events = out};
+  h.list = loops_order(job, sink, graph->nvars);
   size_t n = h.list.len;
   h.number = arena_array(&job->arena, job->next_id, sizeof *h.number);
-  h.states = arena_array(&job->arena, graph->nslots, sizeof *h.states);
-  h.item = arena_array(&job->arena, n, sizeof *h.item);
-  h.end = arena_array(&job->arena, n, sizeof *h.end);
-  h.ready = arena_array(&job->arena, n, sizeof *h.ready);
-  h.expiry = arena_array(&job->arena, n, sizeof *h.expiry);
-  h.stamp = arena_array(&job->arena, n, sizeof *h.stamp);
-  h.now = arena_array(&job->arena, n, sizeof(UOp *));
-  for (uint32_t i = 0; i < n; i++) h.number[h.list.at[i]->id] = i, h.end[i] = UNKNOWN;
-  collect(&h);
-  order_items(&h, out);
+  for (uint32_t i = 0; i < n; i++) h.number[h.list.at[i]->id] = i;
+  loops_find(job, &h.list, h.number, graph->nvars, &h.loops);
+  allocate(&h, n);
+  find_events(&h);
   for (uint32_t i = 0; i < n; i++) {
     resolve(&h, i);
     if (i % 256 == 0) job_poll(job);
   }
-  for (size_t k = 0; k < h.items.len; k++) {
-    const Item *item = &h.items.at[k];
-    if (item->state) out->at[item->time - 1] = h.now[place_of(&h, item->store)];
-  }
+  for (uint32_t k = 0; k < out->n; k++) out->at[k].node = h.now[place_of(&h, out->at[k].node)];
   return h.now[n - 1];
 }

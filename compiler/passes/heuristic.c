@@ -15,6 +15,7 @@
 
 #include "compiler/ir/verify.h"
 #include "compiler/passes/collapse.h"
+#include "compiler/passes/heuristic_gpu.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/schedule.h"
 
@@ -741,9 +742,13 @@ UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *ap
   *applied = (OptList){0};
   analyse(&s, kernel);
   if (s.k->store && s.k->naxes <= INT8_MAX) { /* an Opt names no more */
-    choose(&s, kernel);
-    pad_symbolic(&s);
-    give_threads(&s);
+    if (target->max_group) {
+      heuristic_gpu(job, kernel, target, applied);
+    } else {
+      choose(&s, kernel);
+      pad_symbolic(&s);
+      give_threads(&s);
+    }
     /* What the rules of thumb put together need not be legal; scalar loops always are. */
     Status st = opts_check(job, kernel, target, applied);
     if (st) *applied = (OptList){0};

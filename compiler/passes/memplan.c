@@ -38,6 +38,23 @@ static void use(const Plan *plan, Life *life, uint32_t buffer, uint32_t step) {
   l->last = step;
 }
 
+/* What was there before a loop and is used in it is used again in the next iteration; what is
+ * carried is there from the first to the last. Inner loops end first. */
+static void through_loops(Job *job, const Plan *plan, Life *life) {
+  uint32_t *open = arena_array(&job->arena, plan->nsteps + 1, sizeof *open), depth = 0;
+  for (uint32_t s = 0; s < plan->nsteps; s++) {
+    if (plan->steps[s].kind == STEP_LOOP) open[depth++] = s;
+    if (plan->steps[s].kind != STEP_END) continue;
+    uint32_t first = open[--depth];
+    for (uint32_t b = 0; b < plan->nbuffers; b++) {
+      Life *l = &life[b];
+      if (l->first == UINT32_MAX || l->last < first || l->first > s) continue;
+      if (plan->buffers[b].carried && l->first > first) l->first = first;
+      if (l->first < first || plan->buffers[b].carried) l->last = l->last > s ? l->last : s;
+    }
+  }
+}
+
 static Life *lifetimes(Job *job, const Plan *plan) {
   Life *life = arena_array(&job->arena, plan->nbuffers + 1, sizeof *life);
   for (uint32_t b = 0; b < plan->nbuffers; b++) {
@@ -46,11 +63,13 @@ static Life *lifetimes(Job *job, const Plan *plan) {
   }
   for (uint32_t s = 0; s < plan->nsteps; s++) {
     const PlanStep *step = &plan->steps[s];
-    if (step->kind == STEP_BIND) use(plan, life, step->buffer, s);
+    if (step->buffer != NO_BUFFER) use(plan, life, step->buffer, s);
+    if (step->condition != NO_BUFFER) use(plan, life, step->condition, s);
     if (step->kind != STEP_CALL) continue;
     const PlanCall *call = &plan->calls[step->call];
     for (uint32_t a = 0; a < call->nargs; a++) use(plan, life, call->args[a], s);
   }
+  through_loops(job, plan, life);
   return life;
 }
 

@@ -34,32 +34,47 @@ static FusedKernel **ordered_kernels(Fusion *f) {
   return order;
 }
 
-/* The BINDs that come before kernel k; all that are left when k is NULL. */
-static void add_binds(const Fusion *f, uint32_t *next, const FusedKernel *k, Plan *out) {
-  for (; *next < f->binds.len; ++*next) {
-    const Bind *b = &f->binds.at[*next];
-    if (k && (b->ready > k->ready || (b->ready == k->ready && b->tensor > k->after))) return;
-    out->steps[out->nsteps++] =
-        (PlanStep){.kind = STEP_BIND, .var = b->var, .buffer = b->buffer, .condition = NO_BUFFER};
-  }
+static PlanStep *add_step(Plan *out, PlanStepKind kind) {
+  PlanStep *s = &out->steps[out->nsteps++];
+  *s = (PlanStep){.kind = kind, .buffer = NO_BUFFER, .condition = NO_BUFFER};
+  return s;
+}
+
+/* What an event needs besides kernels. The buffers of a LOOP are noted at its end. */
+static void add_event(const Fusion *f, uint32_t k, Plan *out) {
+  const Event *e = &f->events.at[k];
+  if (e->kind == EVENT_UPDATE) return; /* a kernel, the first of its time */
+  uint32_t end = k;
+  while (e->kind == EVENT_LOOP &&
+         (f->events.at[end].kind != EVENT_END || f->events.at[end].node != e->node))
+    end++;
+  PlanStepKind kind = e->kind == EVENT_BIND   ? STEP_BIND
+                      : e->kind == EVENT_LOOP ? STEP_LOOP
+                                              : STEP_END;
+  PlanStep *s = add_step(out, kind);
+  if (kind == STEP_END) return;
+  s->var = (uint32_t)e->node->src[0]->arg.i;
+  s->buffer = f->looked_at[end];
+  s->condition = f->condition[end];
+  if (kind != STEP_LOOP || s->buffer != NO_BUFFER) return;
+  s->count = uop_is_int(e->node->src[2], 0) ? 0 : e->node->src[1]->arg.i;
+  if (s->count < 0) s->count = 0;
 }
 
 static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
   FusedKernel **order = ordered_kernels(f);
-  uint32_t bind = 0;
-  out->calls = arena_array(&f->job->arena, f->kernels.len + 1, sizeof *out->calls);
-  out->steps = arena_array(&f->job->arena, f->kernels.len + f->binds.len + 1, sizeof *out->steps);
-  for (size_t k = 0; k < f->kernels.len; k++) {
-    UOp *raw = rangeify_kernel(f, order[k]);
-    add_binds(f, &bind, order[k], out);
-    out->steps[out->nsteps++] = (PlanStep){.kind = STEP_CALL,
-                                           .call = (uint32_t)out->ncalls,
-                                           .buffer = NO_BUFFER,
-                                           .condition = NO_BUFFER};
-    out->calls[out->ncalls++] = kernelize(kz, raw, order[k]->buffers);
-    job_poll(f->job);
+  size_t k = 0, n = f->kernels.len;
+  out->calls = arena_array(&f->job->arena, n + 1, sizeof *out->calls);
+  out->steps = arena_array(&f->job->arena, n + f->events.n + 1, sizeof *out->steps);
+  for (uint32_t time = 0; time <= f->events.n; time++) {
+    if (time) add_event(f, time - 1, out);
+    for (; k < n && order[k]->ready == time; k++) {
+      UOp *raw = rangeify_kernel(f, order[k]);
+      add_step(out, STEP_CALL)->call = (uint32_t)out->ncalls;
+      out->calls[out->ncalls++] = kernelize(kz, raw, order[k]->buffers);
+      job_poll(f->job);
+    }
   }
-  add_binds(f, &bind, NULL, out);
   out->kernels = kz->kernels.at;
   out->nkernels = kz->kernels.len;
 }
@@ -118,6 +133,13 @@ static void check_memory(Job *job, const TensorGraph *graph, const Target *targe
                       dim_text(job, largest->numel), dtype_info[largest->dtype].name, most));
 }
 
+static void check_limit(Job *job, const Target *target, const Plan *plan) {
+  for (size_t k = 0; target->max_buffers && k < plan->nkernels; k++)
+    if (plan->kernels[k].nargs > target->max_buffers)
+      job_abort(job, FAIL(INTERNAL, "kernel %s has %zu buffers, the device allows %u",
+                          plan->kernels[k].name, plan->kernels[k].nargs, target->max_buffers));
+}
+
 static void verify(Job *job, UOp *sink, const char *after) {
   Status st = verify_graph(job, sink, STAGE_TENSOR, after);
   if (st) job_abort(job, st);
@@ -133,7 +155,7 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   interface_buffers(&f, graph);
   UOp *sink = simplify_graph(job, graph, target, f.buffers.at, &f.constants);
   verify(job, sink, "simplify_graph");
-  sink = hazard_resolve(job, graph, sink, &f.updates);
+  sink = hazard_resolve(job, graph, sink, &f.events);
   verify(job, sink, "hazard_resolve");
   fuse(&f, graph, sink);
   check_buffers(job, graph, target, &f);
@@ -144,5 +166,6 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   out->vars = graph->vars;
   out->nvars = graph->nvars;
   memplan(job, out);
+  check_limit(job, target, out);
   check_memory(job, graph, target, out);
 }

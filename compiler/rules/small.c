@@ -7,7 +7,8 @@
  * rounds. No subnormal f32 is computed with, so a target that flushes them gives the same.
  *
  * What is wider than f32 is first rounded to odd (Boldo and Melquiond), so that rounding it again
- * gives what one rounding would have given. Integers saturate through 8 bits. */
+ * gives what one rounding would have given; so are 64-bit integers on their way to bf16 (f16 ends
+ * long before f64's digits do). Integers saturate through 8 bits. */
 #include "compiler/rules/small.h"
 
 #include <math.h>
@@ -129,6 +130,26 @@ static UOp *round_to_odd(const Build *b, UOp *x) {
   return bits_as(b, op2(b, OP_OR, u, cast(b, lossy, DT_U32)), DT_F32);
 }
 
+/* A 64-bit integer as one that f64 holds: where it takes more than 53 bits the lower ones become a
+ * sticky bit. */
+static UOp *sticky(const Build *b, UOp *x) {
+  DType d = (DType)x->dtype;
+  if (dtype_is_float(d) || dtype_info[d].bits != 64) return x;
+  x = cast(b, x, d == DT_U64 ? DT_U64 : DT_I64);
+  d = (DType)x->dtype;
+  UOp *low = lanes_of(b, uop_int(b->job, d, 0xfff)), *zero = lanes_of(b, uop_int(b->job, d, 0));
+  UOp *some = op2(b, OP_CMPNE, op2(b, OP_AND, x, low), zero);
+  UOp *bit = where(b, some, lanes_of(b, uop_int(b->job, d, 0x800)), zero);
+  UOp *odd = op2(b, OP_OR, op2(b, OP_AND, x, lanes_of(b, uop_int(b->job, d, ~0xfff))), bit);
+  int64_t top = (int64_t)1 << 53;
+  UOp *held = op2(b, OP_CMPLT, x, lanes_of(b, uop_int(b->job, d, top)));
+  if (d == DT_I64) {
+    UOp *above_low = op2(b, OP_CMPLT, lanes_of(b, uop_int(b->job, d, -top)), x);
+    held = op2(b, OP_AND, held, above_low);
+  }
+  return where(b, held, x, odd);
+}
+
 /* -- integers ---------------------------------------------------------------------------------- */
 
 static UOp *small_int(const Build *b, UOp *x, DType d) {
@@ -153,7 +174,10 @@ UOp *small_cast(Rewrite *rw, UOp *n) {
   UOp *x = n->src[0];
   DType to = (DType)n->dtype, from = (DType)x->dtype;
   Build b = {.job = rw->job, .lanes = n->lanes};
-  if (n->shape.n || (!dtype_is_storage(from) && !dtype_is_storage(to))) return NULL;
+  if (n->shape.n) return NULL;
+  if (to == DT_BF16 && !dtype_is_float(from) && dtype_info[from].bits == 64)
+    return cast(&b, cast(&b, sticky(&b, x), DT_F64), to);
+  if (!dtype_is_storage(from) && !dtype_is_storage(to)) return NULL;
   if (dtype_is_storage(from)) {
     const FloatFormat *f = float_format(from);
     if (f) return cast(&b, to_f32(&b, x, f), to);
@@ -161,6 +185,6 @@ UOp *small_cast(Rewrite *rw, UOp *n) {
   }
   if (!dtype_is_float(to)) return small_int(&b, x, to);
   bool wide = from == DT_F64 || (!dtype_is_float(from) && dtype_info[from].bits > 16);
-  UOp *f32 = wide ? round_to_odd(&b, cast(&b, x, DT_F64)) : cast(&b, x, DT_F32);
+  UOp *f32 = wide ? round_to_odd(&b, cast(&b, sticky(&b, x), DT_F64)) : cast(&b, x, DT_F32);
   return from_f32(&b, f32, to);
 }

@@ -136,9 +136,9 @@ static Status convert_spec(Arena *arena, const TensorGraph *g, const GraphSlot *
   if (!spec) return no_memory("the interface");
   kiln__v1__tensor_spec__init(spec);
   spec->name = arena_strdup(arena, slot->name);
-  spec->state = slot->state;
   if (!spec->name) return no_memory("the interface");
   TRY(convert_shape(arena, g, slot->shape, spec));
+  spec->state = slot->state;
   if (!dtype_to_wire(slot->dtype, &spec->dtype))
     return FAIL(INTERNAL, "'%s' has a dtype that is not stored", spec->name);
   return NULL;
@@ -177,7 +177,7 @@ static Status convert_values(Arena *arena, const TensorGraph *g, bool output, si
 }
 
 Status convert_interface(Arena *arena, const TensorGraph *g, Kiln__V1__FrontendDone *out) {
-  size_t weights = g->nslots - g->ninputs - g->noutputs;
+  size_t weights = g->nslots - g->ninputs - g->noutputs - g->nlocals;
   out->n_inputs = g->ninputs;
   out->n_outputs = g->noutputs;
   out->n_weights = weights;
@@ -221,10 +221,18 @@ static Status convert_step(Arena *arena, const PlanStep *s, Kiln__V1__PlanStep *
   kiln__v1__plan_step__init(p);
   p->call = s->call;
   p->var = s->var;
-  p->buffer = s->buffer;
+  p->buffer = s->buffer == NO_BUFFER ? 0 : s->buffer;
   switch (s->kind) {
   case STEP_CALL: p->kind = KILN__V1__PLAN_STEP__KIND__CALL; return NULL;
   case STEP_BIND: p->kind = KILN__V1__PLAN_STEP__KIND__BIND; return NULL;
+  case STEP_END: p->kind = KILN__V1__PLAN_STEP__KIND__END; return NULL;
+  case STEP_LOOP:
+    p->kind = KILN__V1__PLAN_STEP__KIND__LOOP;
+    p->buffer = 0;
+    p->counter = s->buffer == NO_BUFFER ? 0 : s->buffer + 1;
+    p->condition = s->condition == NO_BUFFER ? 0 : s->condition + 1;
+    p->count = s->count;
+    return NULL;
   default: return FAIL(INTERNAL, "a plan with a step of kind %d", (int)s->kind);
   }
 }

@@ -115,7 +115,7 @@ int device_worker_main(int socket, const char *device, WorkerLimits limits) {
   if (!st) st = device_open(device, &w.dev);
   if (!st) st = executor_create(w.dev, &w.executor);
   if (!st) st = sandbox_limit_memory(limits.memory_bytes);
-  if (!st) st = sandbox_enter();
+  if (!st) st = w.dev->caps.shares_memory ? sandbox_enter() : sandbox_enter_driver();
   if (st && w.channel.fd >= 0) status_drop(channel_send_error(&w.channel, 0, st, "device_lost"));
   if (!st) st = serve(&w);
   int code = status_code(st) == ST_UNAVAILABLE && w.executor ? 0 : 1;

@@ -296,6 +296,50 @@ static Status resolve_bind(Loaded *l, const Kiln__V1__LoadExecutable *m, Step *s
   return NULL;
 }
 
+/* A scalar that a LOOP looks at, as one more argument. */
+static Status resolve_scalar(Loaded *l, const Kiln__V1__LoadExecutable *m, uint32_t buffer,
+                             size_t bytes, uint32_t *out) {
+  if (buffer >= m->plan->n_buffers) return BROKEN("buffer %u", buffer);
+  const Kiln__V1__PlanBuffer *b = m->plan->buffers[buffer];
+  if (b->bytes != bytes || b->size) return BROKEN("a LOOP looks at a buffer that is no scalar");
+  TRY(resolve(l, m, buffer, l->nargs, false));
+  *out = (uint32_t)l->nargs++;
+  return NULL;
+}
+
+static Status resolve_loop(Loaded *l, const Kiln__V1__LoadExecutable *m,
+                           const Kiln__V1__PlanStep *p, Step *s) {
+  if (p->var >= m->plan->n_vars ||
+      m->plan->vars[p->var]->source != KILN__V1__PLAN_VAR__SOURCE__LOOP)
+    return BROKEN("a LOOP of VAR %u", p->var);
+  s->most = m->plan->vars[p->var]->max;
+  s->given = p->count;
+  s->counted = p->counter != 0;
+  s->conditional = p->condition != 0;
+  if (s->counted) TRY(resolve_scalar(l, m, p->counter - 1, sizeof(int64_t), &s->call));
+  if (s->conditional) TRY(resolve_scalar(l, m, p->condition - 1, 1, &s->condition));
+  return NULL;
+}
+
+/* Every LOOP knows its END and every END its LOOP. */
+static Status match_loops(Loaded *l) {
+  uint32_t *open = calloc(l->nsteps + 1, sizeof *open), depth = 0;
+  bool ok = open;
+  if (!open) return FAIL(RESOURCE_EXHAUSTED, "plan of %zu steps", l->nsteps);
+  for (uint32_t i = 0; ok && i < l->nsteps; i++) {
+    Step *s = &l->steps[i];
+    if (s->kind == KILN__V1__PLAN_STEP__KIND__LOOP) open[depth++] = i;
+    if (s->kind != KILN__V1__PLAN_STEP__KIND__END) continue;
+    ok = depth > 0;
+    if (!ok) break;
+    s->other = open[--depth];
+    l->steps[s->other].other = i;
+    s->var = l->steps[s->other].var;
+  }
+  free(open);
+  return ok && !depth ? NULL : BROKEN("LOOP steps do not match END steps");
+}
+
 static Status resolve_steps(Loaded *l, const Kiln__V1__LoadExecutable *m) {
   size_t n = m->plan->n_steps;
   l->nsteps = n ? n : l->nlaunches;
@@ -306,20 +350,22 @@ static Status resolve_steps(Loaded *l, const Kiln__V1__LoadExecutable *m) {
     *s = (Step){.kind = KILN__V1__PLAN_STEP__KIND__CALL, .call = (uint32_t)i};
     if (!n) continue;
     const Kiln__V1__PlanStep *p = m->plan->steps[i];
-    *s = (Step){p->kind, p->call, p->var, p->buffer};
+    *s = (Step){.kind = p->kind, .call = p->call, .var = p->var, .buffer = p->buffer};
     switch (s->kind) {
     case KILN__V1__PLAN_STEP__KIND__CALL:
       if (s->call >= l->nlaunches) return BROKEN("call %u of %zu", s->call, l->nlaunches);
       break;
     case KILN__V1__PLAN_STEP__KIND__BIND: TRY(resolve_bind(l, m, s)); break;
+    case KILN__V1__PLAN_STEP__KIND__LOOP: TRY(resolve_loop(l, m, p, s)); break;
+    case KILN__V1__PLAN_STEP__KIND__END: break;
     default: return BROKEN("step kind %d", (int)s->kind);
     }
   }
-  return NULL;
+  return match_loops(l);
 }
 
 static Status resolve_plan(Loaded *l, const Kiln__V1__LoadExecutable *m) {
-  size_t total = m->plan->n_steps, values = 0;
+  size_t total = 2 * m->plan->n_steps, values = 0;
   for (size_t i = 0; i < m->plan->n_calls; i++) {
     total += m->plan->calls[i]->n_args;
     values += m->plan->calls[i]->n_vars;
@@ -611,7 +657,7 @@ Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V
   if (!st) {
     apply(x, l);
     int64_t start = clock_now_ns();
-    st = steps_run(x, l);
+    st = steps_run(x, l, m->deadline_ns);
     out->device_ns = clock_now_ns() - start;
   }
   if (!st) st = steps_end(x, l, m, out);

@@ -35,9 +35,15 @@ typedef struct SlotPlace {
 /* One step of a plan. */
 typedef struct Step {
   Kiln__V1__PlanStep__Kind kind;
-  uint32_t call; /* CALL: among the launches; BIND: the scalar, among the arguments */
-  uint32_t var;  /* BIND */
+  uint32_t call; /* CALL: among the launches; BIND, LOOP: the scalar, among the arguments */
+  uint32_t var;  /* BIND, LOOP */
   uint32_t buffer;
+  uint32_t other;     /* LOOP: its END; END: its LOOP */
+  uint32_t condition; /* LOOP: among the arguments */
+  bool counted, conditional;
+  int64_t count; /* LOOP: of the current run */
+  int64_t given; /* LOOP: by the plan */
+  int64_t most;  /* LOOP: what its VAR allows */
 } Step;
 
 typedef struct Loaded {
@@ -98,6 +104,7 @@ Status loaded_ensure(Executor *x, Buffer **b, uint64_t bytes);
 /* Sizes of a run, from its inputs' VARs. */
 Status steps_begin(Executor *x, Loaded *l, const Kiln__V1__RunJob *m);
 /* Runs the plan; the slots have their places. */
-Status steps_run(Executor *x, Loaded *l);
+/* deadline_ns: looked at before every iteration of a loop; 0 = none. */
+Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns);
 /* What the run says about sizes: in slot_bytes and in out. */
 Status steps_end(Executor *x, Loaded *l, const Kiln__V1__RunJob *m, Kiln__V1__RunDone *out);

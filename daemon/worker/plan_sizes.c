@@ -104,6 +104,8 @@ static Status check_steps(const PlanSizes *s) {
       TRY(check_use(s, step->buffer, i));
       continue;
     }
+    if (step->counter) TRY(check_use(s, step->counter - 1, i));
+    if (step->condition) TRY(check_use(s, step->condition - 1, i));
     if (step->kind != KILN__V1__PLAN_STEP__KIND__CALL) continue;
     if (step->call >= p->n_calls) return BROKEN("call %u of %zu", step->call, p->n_calls);
     const Kiln__V1__PlanCall *call = p->calls[step->call];

@@ -1,6 +1,10 @@
 /* An allow-list. Everything that is not on it fails with EPERM rather than killing, because libc
  * and LLVM probe for things they can do without (a processor's file in /proc, a terminal's size).
- * Calls that only an exploit makes here kill the process, so that an attempt is seen. */
+ * Calls that only an exploit makes here kill the process, so that an attempt is seen.
+ *
+ * A vendor's driver opens devices, keeps caches of compiled kernels in files, starts threads and
+ * may run a compiler as a process; no list of what it needs would hold for the next driver. A
+ * process that drives one is only denied the network and what kills here. */
 #include "daemon/worker/sandbox.h"
 
 #include <errno.h>
@@ -83,6 +87,22 @@ static const int fatal[] = {
     SCMP_SYS(keyctl),
 };
 
+/* What a driver does not need. */
+static const int denied[] = {
+    SCMP_SYS(connect), SCMP_SYS(bind), SCMP_SYS(listen), SCMP_SYS(accept), SCMP_SYS(accept4),
+};
+
+static Status add_driver_rules(scmp_filter_ctx filter) {
+  int error = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
+  for (size_t i = 0; !error && i < sizeof fatal / sizeof *fatal; i++)
+    if (fatal[i] != SCMP_SYS(execve) && fatal[i] != SCMP_SYS(execveat))
+      error = seccomp_rule_add(filter, SCMP_ACT_KILL_PROCESS, fatal[i], 0);
+  for (size_t i = 0; !error && i < sizeof denied / sizeof *denied; i++)
+    error = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), denied[i], 0);
+  if (!error) error = seccomp_load(filter);
+  return error ? FAIL(INTERNAL, "seccomp filter: %s", strerror(-error)) : NULL;
+}
+
 static Status add_rules(scmp_filter_ctx filter) {
   const struct {
     int call;
@@ -104,13 +124,16 @@ static Status add_rules(scmp_filter_ctx filter) {
   return error ? FAIL(INTERNAL, "seccomp filter: %s", strerror(-error)) : NULL;
 }
 
-Status sandbox_enter(void) {
-  scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
+static Status enter(uint32_t otherwise, Status (*add)(scmp_filter_ctx filter)) {
+  scmp_filter_ctx filter = seccomp_init(otherwise);
   if (!filter) return FAIL(RESOURCE_EXHAUSTED, "seccomp filter");
-  Status st = add_rules(filter);
+  Status st = add(filter);
   seccomp_release(filter);
   return st;
 }
+
+Status sandbox_enter(void) { return enter(SCMP_ACT_ERRNO(EPERM), add_rules); }
+Status sandbox_enter_driver(void) { return enter(SCMP_ACT_ALLOW, add_driver_rules); }
 
 Status sandbox_limit_memory(unsigned long long bytes) {
   unsigned long long pages = 0;

@@ -8,6 +8,9 @@
  * starts a program; such calls fail with EPERM, the worst of them kill the process. Threads must
  * exist already. */
 Status sandbox_enter(void);
+/* For a process that drives a device through a vendor's library, which opens files and may start a
+ * compiler: no network, and what kills above (but for starting programs) kills here. */
+Status sandbox_enter_driver(void);
 /* Caps the address space at its present size plus `bytes`. 0 = no cap. */
 Status sandbox_limit_memory(unsigned long long bytes);
 /* From now on `seconds` more of CPU time, then SIGXCPU ends the process. 0 = no cap. */

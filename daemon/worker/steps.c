@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "daemon/worker/loaded.h"
 
 /* Temporaries whose sizes are known now. */
@@ -40,6 +41,7 @@ typedef struct Machine {
   uint32_t from, to;
   Fence fence;
   bool submitted;
+  int64_t deadline_ns;
 } Machine;
 
 static Status machine_flush(Machine *m) {
@@ -72,13 +74,59 @@ static Status step_bind(Machine *m, const Step *s) {
   return apply_phase(m->x, m->l, plan_sizes_phase(m->l->sizes, s->var));
 }
 
-Status steps_run(Executor *x, Loaded *l) {
-  Machine m = {.x = x, .l = l};
+/* -- loops --------------------------------------------------------------------------------------
+ */
+
+static Status read_scalar(Machine *m, uint32_t arg, void *out, size_t bytes) {
+  const LaunchArg *at = &m->l->args[arg];
+  TRY(machine_wait(m));
+  return device_read(m->x->dev, at->buffer, at->offset, out, bytes);
+}
+
+/* Begins iteration `k` of the loop at step `at`, or goes on behind it. An endless loop is bounded
+ * by what its VAR may be, and by the deadline of the run. */
+static Status iterate(Machine *m, uint32_t at, int64_t k) {
+  Loaded *l = m->l;
+  const Step *s = &l->steps[at];
+  bool go = k < s->count;
+  if (m->deadline_ns && clock_now_ns() > m->deadline_ns)
+    return FAIL(DEADLINE_EXCEEDED, "the deadline passed before iteration %lld of a loop",
+                (long long)k);
+  if (go && s->conditional) {
+    uint8_t condition;
+    TRY(read_scalar(m, s->condition, &condition, sizeof condition));
+    go = condition != 0;
+  }
+  m->pc = go ? at + 1 : s->other + 1;
+  if (!go) return NULL;
+  if (k > s->most)
+    return FAIL(OUT_OF_RANGE, "a loop goes on after the %lld iterations that it may have",
+                (long long)s->most + 1);
+  TRY(machine_flush(m)); /* with the number of the iteration before */
+  l->sizes->vars[s->var] = k;
+  for (size_t i = 0; i < l->nvalues; i++)
+    if (l->value_vars[i] == s->var) l->values[i] = k;
+  return NULL;
+}
+
+static Status step_loop(Machine *m, uint32_t at) {
+  Step *s = &m->l->steps[at];
+  s->count = s->given;
+  if (s->counted) TRY(read_scalar(m, s->call, &s->count, sizeof s->count));
+  return iterate(m, at, 0);
+}
+
+Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns) {
+  Machine m = {.x = x, .l = l, .deadline_ns = deadline_ns};
   while (m.pc < l->nsteps) {
     const Step *s = &l->steps[m.pc++];
     switch (s->kind) {
     case KILN__V1__PLAN_STEP__KIND__CALL: TRY(step_call(&m, s->call)); break;
     case KILN__V1__PLAN_STEP__KIND__BIND: TRY(step_bind(&m, s)); break;
+    case KILN__V1__PLAN_STEP__KIND__LOOP: TRY(step_loop(&m, (uint32_t)m.pc - 1)); break;
+    case KILN__V1__PLAN_STEP__KIND__END:
+      TRY(iterate(&m, s->other, l->sizes->vars[s->var] + 1));
+      break;
     default: return BROKEN("step kind %d", (int)s->kind);
     }
   }

@@ -18,8 +18,15 @@
 #include <cmocka.h>
 
 #include "base/vec.h"
+#include "compiler/codegen/codegen.h"
 #include "compiler/codegen/llvm_emit.h"
 #include "devices/device.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { SANITIZED = 1 };
+#else
+enum { SANITIZED = 0 };
+#endif
 
 static void check(Status st) {
   if (!st) return;
@@ -59,25 +66,38 @@ static UOp *thread_index(int64_t threads) {
 }
 static UOp *param(int64_t slot, int64_t n) { return uop_param(&job, slot, DT_I64, &n, 1); }
 
-/* Compiles `list` for the device and loads it; *scratch gets what it needs. */
-static Program *load_list(Device *d, uint32_t nargs, uint32_t threads) {
-  Target t = {.kind = d->caps.kind,
-              .triple = d->caps.triple,
-              .cpu = d->caps.cpu,
-              .features = d->caps.features,
-              .vector_bytes = d->caps.vector_bytes};
-  Linear l = {.list = list.at, .len = list.len, .nargs = nargs, .threads = threads};
-  LlvmOutput out = {0};
+static Target target_of(const Device *d) {
+  return (Target){.kind = d->caps.kind,
+                  .triple = d->caps.triple,
+                  .cpu = d->caps.cpu,
+                  .features = d->caps.features,
+                  .vector_bytes = d->caps.vector_bytes};
+}
+
+static bool has_groups(const Device *d) { return d->caps.max_group > 0; }
+
+static Program *load_linear(Device *d, Linear *l) {
+  Target t = target_of(d);
+  CodegenOutput out = {0};
   Program *p = NULL;
-  l.scratch_bytes = llvm_scratch_bytes(&l);
-  if (computes(d)) check(llvm_emit(&l, "entry", &t, &out));
+  if (!has_groups(d)) l->scratch_bytes = llvm_scratch_bytes(l);
+  if (computes(d)) check(codegen_emit(l, "entry", &t, &out));
   ProgramSpec spec = {.image = {(uint8_t *)out.object.ptr, out.object.len},
                       .entry = "entry",
-                      .threads = threads,
-                      .scratch_bytes = l.scratch_bytes};
+                      .threads = l->threads,
+                      .scratch_bytes = l->scratch_bytes,
+                      .grid = {1, 1, 1}};
+  memcpy(spec.block, l->block, sizeof spec.block);
   check(device_program_load(d, &spec, &p));
-  llvm_output_deinit(&out);
+  codegen_deinit(&out);
   return p;
+}
+
+/* Compiles `list` for the device and loads it. */
+static Program *load_list(Device *d, uint32_t nargs, uint32_t threads) {
+  Linear l = {
+      .list = list.at, .len = list.len, .nargs = nargs, .threads = threads, .block = {1, 1, 1}};
+  return load_linear(d, &l);
 }
 
 /* a0[thread] = a0[thread] * scale + thread + 1: shows how often and in which order it ran. */
@@ -118,6 +138,59 @@ static Program *scratch_program(Device *d, int64_t n, uint32_t threads) {
   UOp *after = uop_make(&job, OP_AFTER, DT_VOID, arg_none(), (UOp *[]){acc, done}, 2);
   store(param(0, threads), thread_index(threads), load(after, zero));
   Program *p = load_list(d, 2, threads);
+  job_deinit(&job);
+  return p;
+}
+
+/* a0[thread] = n0 - n1: variables behind the buffers, in their order. */
+static Program *var_program(Device *d, uint32_t threads) {
+  job_init(&job, 0);
+  list = (UOpList){0};
+  int64_t bounds[3] = {0, (int64_t)1 << 30, 1};
+  UOp *n[2], *v[2];
+  for (int k = 0; k < 2; k++) {
+    n[k] = op(OP_VAR, DT_INDEX, 1, arg_both(k, bounds, 3), NULL, 0);
+    v[k] = op(OP_CAST, DT_I64, 1, arg_none(), &n[k], 1);
+  }
+  store(param(0, threads), thread_index(threads), op(OP_SUB, DT_VOID, 1, arg_none(), v, 2));
+  Linear l = {.list = list.at,
+              .len = list.len,
+              .nargs = 1,
+              .nvars = 2,
+              .threads = threads,
+              .block = {1, 1, 1}};
+  Program *p = load_linear(d, &l);
+  job_deinit(&job);
+  return p;
+}
+
+/* In every workgroup, a0 = a1 turned around, through the memory of the workgroup: thread (x, y, z)
+ * leaves its element there and takes that of the last thread but so many. */
+static Program *turn_program(Device *d, const uint32_t *block, int64_t groups) {
+  job_init(&job, 0);
+  list = (UOpList){0};
+  int64_t threads = (int64_t)block[0] * block[1] * block[2], shared[2] = {threads, 2};
+  UOp *at = uop_index(&job, 0), *ends[4], *index[4];
+  for (int k = 0; k < 4; k++) {
+    ends[k] = uop_index(&job, k < 3 ? block[k] : groups);
+    index[k] = uop_make(&job, OP_SPECIAL, DT_INDEX, arg_i(k < 3 ? 3 + k : 0), &ends[k], 1);
+  }
+  for (int k = 3; k-- > 0;) {
+    at = op(OP_MUL, DT_VOID, 1, arg_none(), (UOp *[]){at, ends[k]}, 2);
+    at = op(OP_ADD, DT_VOID, 1, arg_none(), (UOp *[]){at, index[k]}, 2);
+  }
+  UOp *buf = uop_make(&job, OP_BUFFER, DT_I64, arg_both(0, shared, 2), NULL, 0);
+  UOp *base = op(OP_MUL, DT_VOID, 1, arg_none(), (UOp *[]){index[3], uop_index(&job, threads)}, 2);
+  UOp *mine = op(OP_ADD, DT_VOID, 1, arg_none(), (UOp *[]){base, at}, 2);
+  store(buf, at, load(param(1, threads * groups), mine));
+  UOp *barrier = op(OP_BARRIER, DT_VOID, 1, arg_none(), &list.at[list.len - 1], 1);
+  UOp *after = uop_make(&job, OP_AFTER, DT_VOID, arg_none(), (UOp *[]){buf, barrier}, 2);
+  UOp *last = uop_index(&job, threads - 1);
+  UOp *other = op(OP_SUB, DT_VOID, 1, arg_none(), (UOp *[]){last, at}, 2);
+  store(param(0, threads * groups), mine, load(after, other));
+  Linear l = {.list = list.at, .len = list.len, .nargs = 2, .threads = 1};
+  memcpy(l.block, block, sizeof l.block);
+  Program *p = load_linear(d, &l);
   job_deinit(&job);
   return p;
 }
@@ -315,8 +388,9 @@ static void test_scratch(void **state) {
     return;
   }
   enum { T = 8 };
-  static const int64_t sizes[] = {16, 5000, 400000, 100};
-  for (size_t i = 0; i < 4; i++) {
+  static const int64_t sizes[] = {16, 100, 5000, 400000, 100};
+  size_t n = has_groups(d) ? 2 : 5; /* where private memory is a handful of registers */
+  for (size_t i = 0; i < n; i++) {
     Program *p = scratch_program(d, sizes[i], T);
     Buffer *out, *in;
     check(device_buffer_alloc(d, T * 8, -1, &out));
@@ -330,6 +404,75 @@ static void test_scratch(void **state) {
     }
     device_buffer_free(d, out);
     device_buffer_free(d, in);
+    device_program_free(d, p);
+  }
+}
+
+static void test_vars(void **state) {
+  Device *d = *state;
+  enum { T = 3 };
+  if (!computes(d)) {
+    print_message("skipped: %s computes nothing\n", d->caps.kind);
+    return;
+  }
+  static const int64_t vars[][2] = {{7, 2}, {1000000007, 5}, {0, 1}};
+  Program *p = var_program(d, T);
+  Buffer *b;
+  check(device_buffer_alloc(d, T * 8, -1, &b));
+  for (size_t i = 0; i < 3; i++) {
+    int64_t got[T];
+    LaunchArg arg = {b, 0};
+    launch(d, &(Launch){.program = p, .args = &arg, .nargs = 1, .nvars = 2, .vars = vars[i]}, 1);
+    check(device_read(d, b, 0, got, sizeof got));
+    for (int t = 0; t < T; t++) assert_int_equal(got[t], vars[i][0] - vars[i][1]);
+  }
+  device_buffer_free(d, b);
+  device_program_free(d, p);
+}
+
+/* Arguments inside of buffers, at offsets that no device would choose. */
+static void test_offsets(void **state) {
+  Device *d = *state;
+  enum { T = 4, N = 100 };
+  Program *p = affine_program(d, 1, T);
+  Buffer *b;
+  int64_t got[N];
+  check(device_buffer_alloc(d, sizeof got, -1, &b));
+  for (uint64_t at = 0; at + T <= N; at += 9)
+    launch(d, &(Launch){.program = p, .args = &(LaunchArg){b, at * 8}, .nargs = 1}, 1);
+  check(device_read(d, b, 0, got, sizeof got));
+  for (int64_t i = 0; i < N && computes(d); i++)
+    assert_int_equal(got[i], i % 9 < T && i - i % 9 + T <= N ? i % 9 + 1 : 0);
+  device_buffer_free(d, b);
+  device_program_free(d, p);
+}
+
+static void test_workgroups(void **state) {
+  Device *d = *state;
+  if (!has_groups(d)) {
+    print_message("skipped: %s has no workgroups\n", d->caps.kind);
+    return;
+  }
+  static const uint32_t blocks[][3] = {{1, 1, 1}, {7, 1, 1}, {16, 4, 1}, {4, 3, 2}, {256, 1, 1}};
+  assert_true(d->caps.max_group >= 256 && d->caps.local_bytes >= 4096 && d->caps.warp >= 1);
+  for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) {
+    enum { GROUPS = 9 };
+    int64_t in[256 * GROUPS], out[256 * GROUPS];
+    int64_t threads = (int64_t)blocks[i][0] * blocks[i][1] * blocks[i][2];
+    size_t bytes = (size_t)threads * GROUPS * 8;
+    Program *p = turn_program(d, blocks[i], GROUPS);
+    Buffer *b[2];
+    for (int64_t k = 0; k < threads * GROUPS; k++) in[k] = k * k + 3;
+    for (int k = 0; k < 2; k++) check(device_buffer_alloc(d, bytes, -1, &b[k]));
+    check(device_write(d, b[1], 0, in, bytes));
+    LaunchArg args[2] = {{b[0], 0}, {b[1], 0}};
+    uint32_t grid[3] = {GROUPS, 1, 1}, none[3] = {0, 1, 1};
+    launch(d, &(Launch){.program = p, .args = args, .nargs = 2, .grid = none}, 1);
+    launch(d, &(Launch){.program = p, .args = args, .nargs = 2, .grid = grid}, 1);
+    check(device_read(d, b[0], 0, out, bytes));
+    for (int64_t k = 0; k < threads * GROUPS; k++)
+      assert_int_equal(out[k], in[k - k % threads + threads - 1 - k % threads]);
+    for (int k = 0; k < 2; k++) device_buffer_free(d, b[k]);
     device_program_free(d, p);
   }
 }
@@ -362,16 +505,15 @@ static void test_missing_entry(void **state) {
     print_message("skipped: %s takes any image\n", d->caps.kind);
     return;
   }
-  Target t = {.kind = "cpu",
-              .triple = d->caps.triple,
-              .cpu = d->caps.cpu,
-              .features = d->caps.features,
-              .vector_bytes = 16};
-  LlvmOutput out = {0};
+  Target t = target_of(d);
+  CodegenOutput out = {0};
   Program *p;
-  check(llvm_emit(&(Linear){0}, "one", &t, &out));
-  ProgramSpec spec = {
-      .image = {(uint8_t *)out.object.ptr, out.object.len}, .entry = "two", .threads = 1};
+  check(codegen_emit(&(Linear){.threads = 1}, "one", &t, &out));
+  ProgramSpec spec = {.image = {(uint8_t *)out.object.ptr, out.object.len},
+                      .entry = "two",
+                      .threads = 1,
+                      .grid = {1, 1, 1},
+                      .block = {1, 1, 1}};
   expect_code(device_program_load(d, &spec, &p), ST_INVALID_ARGUMENT);
   /* A truncated object. */
   spec.entry = "one";
@@ -385,7 +527,7 @@ static void test_missing_entry(void **state) {
   device_program_free(d, p);
   launch(d, &(Launch){.program = again}, 1);
   device_program_free(d, again);
-  llvm_output_deinit(&out);
+  codegen_deinit(&out);
 }
 
 static void test_fences(void **state) {
@@ -394,7 +536,7 @@ static void test_fences(void **state) {
   check(device_submit(d, NULL, 0, &first));
   check(device_submit(d, NULL, 0, &second));
   assert_true(second > first);
-  check(device_wait(d, first, 0));
+  check(device_wait(d, first, 1000000000));
   check(device_wait(d, second, -1));
   expect_code(device_wait(d, second + 10, 0), ST_INVALID_ARGUMENT);
 }
@@ -402,7 +544,8 @@ static void test_fences(void **state) {
 /* Load and unload often enough that a leak of code memory would end the process. */
 static void test_reload(void **state) {
   Device *d = *state;
-  for (int i = 0; i < 60; i++) {
+  int rounds = has_groups(d) ? 4 : 60; /* drivers compile slowly */
+  for (int i = 0; i < rounds; i++) {
     Program *p[3];
     Buffer *b;
     for (int k = 0; k < 3; k++) p[k] = affine_program(d, k + 2, 1);
@@ -501,6 +644,7 @@ static void test_open(void **state) {
   device_destroy(d);
   expect_code(device_open("null:1", &d), ST_UNAVAILABLE);
   expect_code(device_open("cpu:7", &d), ST_UNAVAILABLE);
+  expect_code(device_open("opencl:200", &d), ST_UNAVAILABLE);
   expect_code(device_open("toaster:0", &d), ST_UNAVAILABLE);
   expect_code(device_open("", &d), ST_UNAVAILABLE);
   device_destroy(NULL);
@@ -521,6 +665,12 @@ static int open_check_cpu(void **state) {
   Device *d;
   return device_cpu_create(0, &d) || device_check_create(d, (Device **)state) ? -1 : 0;
 }
+/* The first device of the machine that some driver offers. */
+static int open_opencl(void **state) { return device_opencl_create(0, (Device **)state) ? -1 : 0; }
+static int open_check_opencl(void **state) {
+  Device *d;
+  return device_opencl_create(0, &d) || device_check_create(d, (Device **)state) ? -1 : 0;
+}
 static int close_device(void **state) {
   device_destroy(*state);
   return 0;
@@ -532,8 +682,9 @@ int main(void) {
 #define SUITE(dev)                                                                                 \
   ON(dev, test_caps), ON(dev, test_buffers), ON(dev, test_copies), ON(dev, test_import),           \
       ON(dev, test_order), ON(dev, test_threads), ON(dev, test_many_launches),                     \
-      ON(dev, test_scratch), ON(dev, test_bad_images), ON(dev, test_missing_entry),                \
-      ON(dev, test_fences), ON(dev, test_reload)
+      ON(dev, test_scratch), ON(dev, test_vars), ON(dev, test_offsets), ON(dev, test_workgroups),  \
+      ON(dev, test_bad_images), ON(dev, test_missing_entry), ON(dev, test_fences),                 \
+      ON(dev, test_reload)
   const struct CMUnitTest tests[] = {
       SUITE(null),
       SUITE(check_null),
@@ -545,5 +696,25 @@ int main(void) {
       cmocka_unit_test(test_check_bugs),
       cmocka_unit_test(test_open),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  const struct CMUnitTest on_opencl[] = {
+      SUITE(opencl),
+      SUITE(check_opencl),
+      ON(check_opencl, test_check_arguments),
+  };
+  int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  Device *d;
+  if (SANITIZED) {
+    printf("skipped: opencl:0: drivers are not built with sanitizers\n");
+    return failed;
+  }
+  Status st = device_opencl_create(0, &d);
+  if (!st) {
+    device_destroy(d);
+    return failed + cmocka_run_group_tests(on_opencl, NULL, NULL);
+  }
+  char text[300];
+  status_text(st, text, sizeof text);
+  printf("skipped: opencl:0: %s\n", text);
+  status_drop(st);
+  return failed;
 }

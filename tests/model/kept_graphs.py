@@ -81,16 +81,20 @@ def pruned(graph, feeds):
             new.ints[0] = params[node.ints[0]]
     for o in graph.outputs:
         out.outputs.add(name=o.name, node=place[o.node])
+    out.sizes.extend(graph.sizes)
     return out, {p.name: feeds[p.name] for p in out.params if p.name in feeds}
 
 
-def cut(graph, feeds, at, dtype, value):
-    """Node `at` becomes an input of that value."""
+def cut(graph, feeds, at, dtype, value, dims):
+    """Node `at` becomes an input of that value; dims: numbers, or names of dimensions that the graph has."""
     new, name = graph_pb2.Graph(), f"c{at}"
     new.CopyFrom(graph)
     param = new.params.add(name=name, dtype=dtype)
-    for d in value.shape:
-        param.dims.add(size=d)
+    for d in dims:
+        if isinstance(d, str):
+            param.dims.add().CopyFrom(next(old for p in graph.params for old in p.dims if old.name == d))
+        else:
+            param.dims.add(size=d)
     new.nodes[at].Clear()
     new.nodes[at].op = graph_pb2.PARAM
     new.nodes[at].ints.append(len(new.params) - 1)
@@ -98,7 +102,7 @@ def cut(graph, feeds, at, dtype, value):
 
 
 def smaller(graph, feeds, values, fails):
-    """values: node -> (dtype number, array). Nodes become inputs for as long as fails(graph, feeds) holds."""
+    """values: node -> (dtype number, array, dims). Nodes become inputs for as long as fails(graph, feeds) holds."""
     for at in sorted(values, reverse=True):
         node = graph.nodes[at]
         if node.op in (graph_pb2.PARAM, graph_pb2.CONST) or any(o.node == at for o in graph.outputs):
@@ -115,7 +119,9 @@ def keep(path, why, maker, outputs, runner, differences):
 
     graph = maker.g._to_proto()
     by_node = {v.node.index: v for v in maker.nodes}
-    typed = {k: (v.node.dtype, np.asarray(v.val).astype(dtype_of(v))) for k, v in by_node.items()}
+    names = {d: d._terms[0][0][0][1] for d in maker.named}
+    typed = {k: (v.node.dtype, np.asarray(v.val).astype(dtype_of(v)), [names.get(d, d) for d in v.dims])
+             for k, v in by_node.items() if all(isinstance(d, int) or d in names for d in v.dims)}
 
     def wrong(g, feeds):
         try:

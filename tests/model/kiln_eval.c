@@ -7,9 +7,11 @@
  *   kiln-eval --ops                            the ONNX ops: family, domain, name, first version
  *
  * --compiled runs the whole compiler and the CPU device instead of the interpreter; SET is an
- * instruction set to compile for in place of the host's, "sse2" or "avx2". --stages runs the
- * interpreter, then the plan with its kernels interpreted after each stage of the compiler, then
- * the CPU device; the answer has all their outputs, named STAGE:OUTPUT.
+ * instruction set to compile for in place of the host's, "sse2" or "avx2", or "opencl" for the
+ * first OpenCL device; with --stages also "gpu", a device with workgroups that exists only as a
+ * target: its code is not run. "buffers8" is the CPU with at most 8 buffers per kernel. --stages
+ * runs the interpreter, then the plan with its kernels interpreted after each stage of the
+ * compiler, then the CPU device; the answer has all their outputs, named STAGE:OUTPUT.
  *
  * MODEL is ONNX unless its name ends in .kgraph. Each request of --serve is a list of blobs, a blob
  * being a u64 length and bytes: the model; "NAME=N" lines of dimensions, and "@INPUT=N N..." lines
@@ -33,7 +35,26 @@
 enum { MAX_DIM_ARGS = 64 };
 static const size_t JOB_LIMIT = (size_t)8 << 30;
 static Device *device; /* --compiled, --stages */
+static Device *memory; /* --stages: where stages are interpreted */
 static Target target;  /* of device */
+static int stages = RUN__COUNT;
+
+/* A device with workgroups for tests that run its code in the interpreter. */
+static const Target gpu_target = {.kind = "opencl",
+                                  .triple = "",
+                                  .cpu = "",
+                                  .features = "fp64 fma crdiv",
+                                  .compiler = "",
+                                  .vector_bytes = 16,
+                                  .vector_registers = 64,
+                                  .threads = 1,
+                                  .l1_bytes = 16 << 10,
+                                  .l2_bytes = 1 << 20,
+                                  .l3_bytes = 1 << 20,
+                                  .memory_bytes = (uint64_t)8 << 30,
+                                  .max_group = 256,
+                                  .warp = 32,
+                                  .local_bytes = 48 << 10};
 static bool every_stage;
 
 /* The shape of an input in this run: "@NAME=2 3". */
@@ -284,17 +305,18 @@ static Status run_interpreter(Job *job, const TensorGraph *g, InterpBuffer *slot
 static Status serve_stages(Job *job, Bytes model, const Input *in, size_t nin,
                            const TensorGraph *g) {
   InterpBuffer *slots[RUN__COUNT + 1];
-  for (int s = 0; s <= RUN__COUNT; s++) {
+  for (int s = 0; s <= stages; s++) {
+    Device *dev = s == RUN_CODE ? device : memory;
     slots[s] = arena_array(&job->arena, g->nslots + 1, sizeof **slots);
     if (!slots[s]) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
     TRY(bind_slots(job, g, model, in, nin, slots[s]));
-    Status st = s == RUN__COUNT ? run_interpreter(job, g, slots[s])
-                                : local_run(job, g, device, &target, (RunStage)s, slots[s]);
-    if (st) return WRAP(st, "%s", s == RUN__COUNT ? "interpreter" : run_stage_names[s]);
+    Status st = s == stages ? run_interpreter(job, g, slots[s])
+                            : local_run(job, g, dev, &target, (RunStage)s, slots[s]);
+    if (st) return WRAP(st, "%s", s == stages ? "interpreter" : run_stage_names[s]);
   }
-  answer_count(g->noutputs * (RUN__COUNT + 1));
-  answer(g, slots[RUN__COUNT], "tensor:");
-  for (int s = 0; s < RUN__COUNT; s++) {
+  answer_count(g->noutputs * ((size_t)stages + 1));
+  answer(g, slots[stages], "tensor:");
+  for (int s = 0; s < stages; s++) {
     char prefix[32];
     snprintf(prefix, sizeof prefix, "%s:", run_stage_names[s]);
     answer(g, slots[s], prefix);
@@ -431,7 +453,7 @@ static int list_ops(void) {
 
 static int usage(void) {
   fprintf(stderr, "usage: kiln-eval [--text] MODEL [--dim NAME=N]...\n"
-                  "       kiln-eval --serve [--compiled|--stages [sse2|avx2]]\n"
+                  "       kiln-eval --serve [--compiled|--stages [sse2|avx2|opencl|gpu|buffers8]]\n"
                   "       kiln-eval --ops\n");
   return 64;
 }
@@ -440,10 +462,17 @@ static int usage(void) {
 static int serve_all(int argc, char **argv, int at) {
   every_stage = at < argc && !strcmp(argv[at], "--stages");
   if (every_stage || (at < argc && !strcmp(argv[at], "--compiled"))) {
-    Status st = device_cpu_create(0, &device);
+    const char *set = at + 1 < argc ? argv[at + 1] : "";
+    Status st = device_null_create(&memory);
+    if (!st) st = device_open(strcmp(set, "opencl") ? "cpu:0" : "opencl:0", &device);
     if (st) return fprintf(stderr, "%s\n", st->text), 1;
     target = local_target(device);
-    if (at + 1 < argc && !local_older(&target, argv[at + 1])) return usage();
+    if (!strcmp(set, "buffers8"))
+      target.max_buffers = 8;
+    else if (every_stage && !strcmp(set, "gpu"))
+      target = gpu_target, stages = RUN_CODE;
+    else if (*set && strcmp(set, "opencl") && !local_older(&target, set))
+      return usage();
   }
   while (serve()) {
   }

@@ -5,6 +5,7 @@ dense(name)            the same with random weights as initializers, so that not
 bert_base(), gpt2()    transformer stacks with random weights, written with onnx.helper
 bert_dynamic()         a BERT with named batch and sequence dimensions and a mask, its shapes computed as exporters do
 magika()               the file-type model inside the magika package
+trained(name)          a trained model inside another package (TRAINED), with an input for it
 """
 from __future__ import annotations
 
@@ -145,6 +146,20 @@ def bert_base(layers: int = 12, width: int = 768, tokens: int = 128, vocab: int 
 
 
 @functools.lru_cache(maxsize=None)
+def bert_symbolic(layers: int = 12, width: int = 768, most: int = 512, vocab: int = 1000) -> bytes:
+    """bert_base with any number of tokens up to `most`, the dimension "n": token ids [1, n] i64 to hidden states [1, n, width]."""
+    b = _Builder(1)
+    tokens = b.op("Slice", b.op("Shape", "ids"), b.const(np.array([1], np.int64)), b.const(np.array([2], np.int64)))
+    words = b.op("Gather", b.weight(vocab, width), "ids")
+    places = b.op("Slice", b.weight(most, width), b.const(np.array([0], np.int64)), tokens, b.const(np.array([0], np.int64)))
+    x = b.norm(b.op("Add", words, places), width)
+    for _ in range(layers):
+        x = b.norm(b.op("Add", x, b.attention(x, -1, width, 12, None)), width)
+        x = b.norm(b.op("Add", x, b.linear(b.gelu_erf(b.linear(x, width, 4 * width)), 4 * width, width)), width)
+    return b.model([helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "n"])], x, [1, "n", width])
+
+
+@functools.lru_cache(maxsize=None)
 def gpt2(layers: int = 12, width: int = 768, tokens: int = 128, vocab: int = 1000) -> bytes:
     """A GPT-2-small-sized decoder stack with a causal mask: token ids [1, tokens] i64 to hidden states."""
     b = _Builder(2)
@@ -219,6 +234,42 @@ def matmul(n: int) -> bytes:
                               [helper.make_tensor_value_info("A", TensorProto.FLOAT, [n, n])],
                               [helper.make_tensor_value_info("C", TensorProto.FLOAT, [n, n])], [b])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def _noise(*shape: int, scale: float = 0.3) -> np.ndarray:
+    return (np.random.default_rng(sum(shape)).standard_normal(shape) * scale).astype(np.float32)
+
+
+_RATE, _SILERO_STATE = np.array(16000, np.int64), (2, 1, 128)
+# name: (package, file in it, inputs). The packages are installed without what they depend on; nothing of them is imported.
+TRAINED = {
+    "silero op16": ("silero_vad", "data/silero_vad.onnx", {"input": (1, 576), "state": _SILERO_STATE, "sr": _RATE}),
+    "silero op16 8 kHz": ("silero_vad", "data/silero_vad.onnx", {"input": (1, 288), "state": _SILERO_STATE, "sr": np.array(8000, np.int64)}),
+    "silero op15": ("silero_vad", "data/silero_vad_16k_op15.onnx", {"input": (1, 576), "state": _SILERO_STATE, "sr": _RATE}),
+    "silero op18": ("silero_vad", "data/silero_vad_op18_ifless.onnx", {"input": (1, 576), "state": _SILERO_STATE, "sr": _RATE}),
+    "silero half": ("silero_vad", "data/silero_vad_half.onnx", {"input": (1, 576), "state": _SILERO_STATE}),
+    "silero sequence": ("silero_vad", "data/silero_vad_16k_sequence.onnx", {"input": (7, 576), "h": (1, 1, 128), "c": (1, 1, 128)}),
+    "silero openvino": ("silero_vad", "data/silero_vad_openvino_16k.onnx", {"input": (1, 576), "state": _SILERO_STATE}),
+    "silero of whisper": ("faster_whisper", "assets/silero_vad_v6.onnx", {"input": (5, 576), "h": (1, 1, 128), "c": (1, 1, 128)}),
+    "basic pitch": ("basic_pitch", "saved_models/icassp_2022/nmp.onnx", {"serving_default_input_2:0": (1, 43844, 1)}),
+    "nudenet": ("nudenet", "320n.onnx", {"images": (1, 3, 320, 320)}),
+    "ocr detection": ("rapidocr_onnxruntime", "models/ch_PP-OCRv4_det_infer.onnx", {"x": (1, 3, 96, 160)}),
+    "ocr recognition": ("rapidocr_onnxruntime", "models/ch_PP-OCRv4_rec_infer.onnx", {"x": (1, 3, 48, 96)}),
+    "ocr direction": ("rapidocr_onnxruntime", "models/ch_ppocr_mobile_v2.0_cls_infer.onnx", {"x": (2, 3, 48, 192)}),
+}
+
+
+def trained(name: str) -> tuple[bytes, dict, dict]:
+    """(the model, inputs, sizes of its open dimensions)."""
+    package, file, shapes = TRAINED[name]
+    path = pathlib.Path(importlib.util.find_spec(package).origin).parent / file
+    inputs = {k: v if isinstance(v, np.ndarray) else _noise(*v) for k, v in shapes.items()}
+    dims = {}
+    for info in onnx.load(path, load_external_data=False).graph.input:
+        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value") or dim.dim_value < 0:
+                dims[dim.dim_param.strip("?") or f"{info.name}.{axis}"] = inputs[info.name].shape[axis]
+    return path.read_bytes(), inputs, dims
 
 
 def chain(n: int) -> bytes:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 SKIP = None  # an optional input left out
 
 
-def model(op, inputs, outputs, domain="", imports=17, constants=(), types=None, **attrs):
+def model(op, inputs, outputs, domain="", domain_version=1, imports=17, constants=(), types=None, **attrs):
     """The serialized model. inputs: name to array, or SKIP; constants: those of them that become initializers. Output types are unknown
     unless `types` (name to (TensorProto type, rank)) gives them: onnxruntime finds them out."""
     given = {k: v for k, v in inputs.items() if v is not SKIP}
@@ -27,7 +27,7 @@ def model(op, inputs, outputs, domain="", imports=17, constants=(), types=None, 
     graph = helper.make_graph([node], "one", infos, outs, inits)
     opsets = [helper.make_opsetid("", imports)]
     if domain:
-        opsets.append(helper.make_opsetid(domain, 1))
+        opsets.append(helper.make_opsetid(domain, domain_version))
     return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
 
 

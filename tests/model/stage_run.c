@@ -3,7 +3,7 @@
  * interpreter for, so those two and linearising are judged together. */
 #include "tests/model/stage_run.h"
 
-#include "compiler/codegen/llvm_emit.h"
+#include "compiler/codegen/codegen.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/expand.h"
 #include "compiler/passes/linearize.h"
@@ -34,7 +34,7 @@ static void check(Job *job, UOp *graph, Stage stage, const char *pass) {
 static void steps(Job *job, void *arg) {
   Passes *p = arg;
   OptList opts = {0};
-  Rewrite rw = {.job = job, .no_fma = !llvm_fuses(p->target)};
+  Rewrite rw = {.job = job, .no_fma = !codegen_fuses(p->target)};
   check(job, p->kernel, STAGE_RANGED, "kernel");
   if (p->stage == RUN_RANGED) return;
   p->scheduled = schedule_heuristic(job, p->kernel, p->target, &opts);

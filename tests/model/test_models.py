@@ -106,3 +106,41 @@ def test_sum_of_arange_is_a_constant(client):
     exe = client.compile(g)
     assert exe.report()["kernels"] == 0
     assert exe({})["y"] == 49995000
+
+
+@pytest.mark.parametrize("name", models.TRAINED)
+def test_trained_model_equals_onnxruntime(client, name):
+    import kiln
+
+    model, inputs, dims = models.trained(name)
+    got, want = client.compile(model, kiln.Options(dims=dims))(inputs), reference(model, inputs)
+    assert set(got) == set(want)
+    for output, value in want.items():
+        np.testing.assert_allclose(got[output], value, rtol=1e-3, atol=1e-4, err_msg=output)
+
+
+@pytest.mark.parametrize("name", ["silero op15", "silero op16", "silero op18", "silero half"])
+def test_silero_keeps_its_state_over_chunks(client, name):
+    import kiln
+
+    model, inputs, dims = models.trained(name)
+    exe = client.compile(model, kiln.Options(dims=dims))
+    rng = np.random.default_rng(3)
+    ours = theirs = np.zeros(inputs["state"].shape, np.float32)
+    for _ in range(8):
+        inputs["input"] = (rng.standard_normal(inputs["input"].shape) * 0.2).astype(np.float32)
+        got, want = exe({**inputs, "state": ours}), reference(model, {**inputs, "state": theirs})
+        np.testing.assert_allclose(got["output"], want["output"], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(got["stateN"], want["stateN"], rtol=1e-3, atol=1e-4)
+        ours, theirs = got["stateN"], want["stateN"]
+
+
+def test_silero_refuses_a_rate_that_its_chunk_is_not_for(client):
+    """16 kHz chunks have 576 samples, which the 8 kHz branch of the model cannot take: a run that asks for it fails and says why."""
+    import kiln
+
+    model, inputs, dims = models.trained("silero op16")
+    exe = client.compile(model, kiln.Options(dims=dims))
+    with pytest.raises(kiln.Error) as error:
+        exe({**inputs, "sr": np.array(8000, np.int64)})
+    assert error.value.code == "OUT_OF_RANGE" and "branch" in str(error.value)

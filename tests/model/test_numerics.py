@@ -206,6 +206,32 @@ def test_sums_of_16_bit_floats_are_accumulated_in_f32(client):
     assert client.compile(g).run({"x": x})["s"][0] == 4096  # in f16 it would stop at 2048
 
 
+@pytest.mark.parametrize("target", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("source", ["int64", "uint64", "int32"])
+def test_integers_to_floats_are_rounded_once(client, source, target):
+    """Beside every midpoint of neighbours, by exact integer arithmetic."""
+    info, dt = np.iinfo(source), np.dtype(getattr(ml_dtypes, target, None) or target)
+    digits = {"float16": 11, "bfloat16": 8, "float32": 24}[target]
+    x = []
+    for e in range(digits + 1, info.bits - (info.min < 0)):
+        step = 1 << (e - digits)  # between neighbours at 2^e
+        for k in (0, 1, 2, 3):
+            middle = (1 << e) + k * step * 2 + step
+            x += [s * v for v in (middle - 1, middle, middle + 1) for s in ((1, -1) if info.min < 0 else (1,)) if v <= info.max]
+    x = np.array(x, source)
+
+    def rounded(v):
+        m, s = abs(int(v)), -1 if v < 0 else 1
+        shift = max(m.bit_length() - digits, 0)
+        q, r = m >> shift, m & ((1 << shift) - 1)
+        q += 2 * r > 1 << shift or (2 * r == 1 << shift and q & 1 == 1) if shift else 0
+        return s * float(q << shift)
+
+    with np.errstate(over="ignore"):
+        want = np.array([rounded(v) for v in x]).astype(dt)  # exact, or too large
+    assert_identical(elementwise(client, lambda g, p: g.cast(p, target), x), want, x)
+
+
 # -- conversion to integers --------------------------------------------------------------------------
 
 

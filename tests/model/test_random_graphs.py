@@ -1,13 +1,16 @@
 """Random native graphs (random_graphs.py): every stage of the compiler in one process, and some of them through the daemon.
 
-    KILN_RANDOM_GRAPHS=5000 KILN_RANDOM_SEED=1 pytest tests/model/test_random_graphs.py
+    KILN_RANDOM_GRAPHS=5000 KILN_RANDOM_OPENCL=2000 KILN_RANDOM_SEED=1 pytest tests/model/test_random_graphs.py
 """
 import os
+import subprocess
 
 import kiln
+import pytest
 import random_graphs
 
 COUNT = int(os.environ.get("KILN_RANDOM_GRAPHS", "300"))
+OPENCL = int(os.environ.get("KILN_RANDOM_OPENCL", "20"))
 SEED = int(os.environ.get("KILN_RANDOM_SEED", "20240"))
 
 
@@ -17,6 +20,27 @@ def test_every_stage_gives_what_numpy_gives():
     assert graphs == COUNT
     assert not failures, f"{len(failures)} of {COUNT} graphs\n" + "\n\n".join(failures[:5])
     assert known > 0.8 * elements  # or the bounds say nothing
+
+
+def expect_none(failures, count):
+    assert not failures, f"{len(failures)} of {count} graphs\n" + "\n\n".join(failures[:5])
+
+
+def test_code_for_workgroups_gives_what_numpy_gives():
+    """Local memory and barriers without a device: the linear programs in the interpreter."""
+    graphs, _, _, failures = random_graphs.run_seeds(SEED, SEED + (COUNT + 1) // 2, 1, ["gpu"])
+    assert graphs == (COUNT + 1) // 2
+    expect_none(failures, graphs)
+
+
+def test_opencl_gives_what_numpy_gives():
+    probe = subprocess.run([str(random_graphs.serving.BIN / "kiln-eval"), "--serve", "--compiled", "opencl"],
+                           stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(probe.stderr.strip())
+    graphs, _, _, failures = random_graphs.run_seeds(SEED, SEED + OPENCL, 1, ["opencl"])
+    assert graphs == OPENCL
+    expect_none(failures, graphs)
 
 
 def test_the_daemon_gives_what_numpy_gives(client):

@@ -34,6 +34,7 @@ typedef struct FakeCall {
   Digest *digest;
   uint64_t announced, got, dim;
   char dim_name[32];
+  Kiln__V1__Dim range; /* max 0: none */
   uint64_t buffer_bytes;
 } FakeCall;
 
@@ -84,6 +85,12 @@ static void fake_part(FakeCall *c, Bytes msg) {
     if (o && o->n_dims) {
       c->dim = o->dims[0]->value;
       snprintf(c->dim_name, sizeof c->dim_name, "%s", o->dims[0]->key);
+    }
+    if (o && o->n_ranges) {
+      c->range = (Kiln__V1__Dim){.min = o->ranges[0]->min, .max = o->ranges[0]->max};
+      c->range.multiple = o->ranges[0]->multiple;
+      c->dim = c->range.max;
+      snprintf(c->dim_name, sizeof c->dim_name, "%s", o->ranges[0]->name);
     }
   } else if (q && q->part_case == KILN__V1__COMPILE_REQUEST__PART_CHUNK) {
     digest_add(c->digest, q->chunk.data, q->chunk.len);
@@ -140,6 +147,17 @@ static void fake_compiled(FakeCall *c, GrpcStream *s) {
   in.dtype = KILN__V1__DTYPE__DTYPE_F32;
   in.n_dims = 2;
   in.dims = dims;
+  Kiln__V1__Dim named[2] = {KILN__V1__DIM__INIT, KILN__V1__DIM__INIT},
+                *shape[2] = {named, named + 1};
+  if (c->range.max) {
+    named[0].size = 2;
+    named[1].name = c->dim_name;
+    named[1].min = c->range.min;
+    named[1].max = c->range.max;
+    named[1].multiple = c->range.multiple;
+    in.n_shape = 2;
+    in.shape = shape;
+  }
   r.n_inputs = r.n_outputs = 1;
   r.inputs = r.outputs = list;
   snprintf(size, sizeof size, "exe%llu", (unsigned long long)c->announced);

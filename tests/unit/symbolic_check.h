@@ -101,6 +101,47 @@ static inline void sized_call(SizedRun *r, const PlanCall *call) {
   free(args);
 }
 
+static inline uint32_t matching_end(const Plan *p, uint32_t loop) {
+  uint32_t depth = 0;
+  for (uint32_t n = loop;; n++) {
+    depth += p->steps[n].kind == STEP_LOOP;
+    if (p->steps[n].kind == STEP_END && !--depth) return n;
+  }
+}
+
+static inline bool goes_on(SizedRun *r, const PlanStep *loop, int64_t iteration) {
+  int64_t count = at_values(loop->count, r->vars);
+  if (loop->buffer != NO_BUFFER)
+    memcpy(&count, sized_buffer(r, loop->buffer).data, sizeof count);
+  if (iteration >= count) return false;
+  return loop->condition == NO_BUFFER || *(uint8_t *)sized_buffer(r, loop->condition).data;
+}
+
+/* The step that comes after step n. */
+static inline uint32_t sized_step(SizedRun *r, uint32_t n) {
+  enum { DEEPEST = 8 };
+  static uint32_t loops[DEEPEST];
+  static uint32_t depth;
+  const Plan *p = &r->s->g.plan;
+  const PlanStep *step = &p->steps[n];
+  if (n == 0) depth = 0;
+  if (step->kind == STEP_CALL) sized_call(r, &p->calls[step->call]);
+  if (step->kind == STEP_BIND)
+    memcpy(&r->vars[step->var], sized_buffer(r, step->buffer).data, sizeof(int64_t));
+  if (step->kind == STEP_LOOP) {
+    r->vars[step->var] = 0;
+    assert_true(depth < DEEPEST);
+    if (!goes_on(r, step, 0)) return matching_end(p, n) + 1;
+    loops[depth++] = n;
+  }
+  if (step->kind == STEP_END) {
+    const PlanStep *loop = &p->steps[loops[depth - 1]];
+    if (goes_on(r, loop, ++r->vars[loop->var])) return loops[depth - 1] + 1;
+    depth--;
+  }
+  return n + 1;
+}
+
 /* Temporaries are gone after the step that uses them last. */
 static inline void sized_steps(SizedRun *r) {
   const Plan *p = &r->s->g.plan;
@@ -111,19 +152,14 @@ static inline void sized_steps(SizedRun *r) {
     InterpBuffer out = sized_buffer(r, b);
     for (size_t k = 0; k < out.bytes; k++) ((char *)out.data)[k] = (char)known.ptr[k % known.len];
   }
-  for (uint32_t n = 0; n < p->nsteps; n++) {
-    const PlanStep *step = &p->steps[n];
-    if (step->kind == STEP_CALL) {
-      sized_call(r, &p->calls[step->call]);
-    } else {
-      assert_int_equal(step->kind, STEP_BIND);
-      memcpy(&r->vars[step->var], sized_buffer(r, step->buffer).data, sizeof(int64_t));
-    }
+  for (uint32_t n = 0, next; n < p->nsteps; n = next) {
+    next = sized_step(r, n);
+    if (next > n + 1) n = next - 1; /* a loop without iterations */
     for (size_t b = 0; b < p->nbuffers; b++) {
       const PlanBuffer *pb = &p->buffers[b];
       if (pb->kind != PB_TEMP || pb->base != b || !r->own[b]) continue;
       assert_true(pb->first <= n);
-      if (pb->last > n) continue;
+      if (pb->last > n || next <= n) continue;
       free(r->own[b]);
       r->own[b] = NULL;
     }
@@ -149,12 +185,14 @@ static inline bool sized_equals(Sized *s, const int64_t *given, double tolerance
   bool ok = true;
   size_t n = g->tg.nslots;
   for (size_t k = 0; k < MAX_VARS; k++) {
-    bool bound = k < g->tg.nvars && s->vars[k].source == VAR_BOUND;
+    bool bound = k < g->tg.nvars && s->vars[k].source != VAR_INPUT;
     vars[k] = bound ? INTERP_UNBOUND : given[k];
     run.vars[k] = bound ? 0 : given[k];
   }
   for (size_t k = 0; k < n; k++) {
     bool output = g->slots[k].kind == SLOT_OUTPUT;
+    if (g->slots[k].kind == SLOT_LOCAL) want[k] = got[k] = (InterpBuffer){NULL, 0};
+    if (g->slots[k].kind == SLOT_LOCAL) continue;
     want[k] = new_data(g->slots[k].dtype, output ? 1 : numel_at(g->slots[k].shape, given));
     if (!output) randomise(want[k], g->slots[k].dtype, &g->seed);
     if (output) want[k] = with_room(want[k]);
@@ -162,7 +200,8 @@ static inline bool sized_equals(Sized *s, const int64_t *given, double tolerance
   }
   check_status(interp_symbolic(g->job, g->tg.sink, want, n, vars, g->tg.nvars));
   sized_steps(&run);
-  for (size_t k = 0; k < g->tg.nvars; k++) assert_int_equal(vars[k], run.vars[k]);
+  for (size_t k = 0; k < g->tg.nvars; k++)
+    if (s->vars[k].source != VAR_LOOP) assert_int_equal(vars[k], run.vars[k]);
   for (size_t k = 0; k < n; k++) {
     DType dtype = g->slots[k].dtype;
     int64_t numel = g->slots[k].kind == SLOT_OUTPUT ? numel_at(g->slots[k].shape, vars) : 0;

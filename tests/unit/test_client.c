@@ -78,6 +78,33 @@ static void expect_hash(const KilnExecutable *e, const void *bytes, size_t n) {
   assert_string_equal(e->graph_hash, digest_to_hex(hash, sizeof hash, hex));
 }
 
+/* Bounds of a dimension go out, names and bounds come back. */
+static void test_bounds(void **state) {
+  (void)state;
+  KilnClient *c = client();
+  KilnError err;
+  KilnExecutable *e;
+  const KilnDim dim = {.name = "n", .min = 8, .max = 512, .multiple = 8};
+  const KilnCompileOptions options = {.dims = &dim, .ndims = 1};
+  const KilnModel model = {.bytes = "m", .size = 1};
+  OK(kiln_compile(c, &model, &options, &e, &err));
+  const KilnTensorSpec *x = &e->inputs[0];
+  assert_int_equal(x->dims[1], 512);
+  assert_int_equal(x->bytes, 2 * 512 * 4);
+  assert_non_null(x->shape);
+  assert_string_equal(x->shape[0].name, "");
+  assert_int_equal(x->shape[0].size, 2);
+  assert_string_equal(x->shape[1].name, "n");
+  assert_int_equal(x->shape[1].min, 8);
+  assert_int_equal(x->shape[1].max, 512);
+  assert_int_equal(x->shape[1].multiple, 8);
+  kiln_free(e);
+  OK(kiln_compile(c, &model, NULL, &e, &err));
+  assert_null(e->inputs[0].shape);
+  kiln_free(e);
+  kiln_close(c);
+}
+
 /* A model of several chunks, from memory and from a file. */
 static void test_compile(void **state) {
   (void)state;
@@ -89,7 +116,7 @@ static void test_compile(void **state) {
   char path[100];
   uint8_t *bytes = malloc(SIZE);
   for (size_t i = 0; i < SIZE; i++) bytes[i] = (uint8_t)(i * 31 >> 7);
-  const KilnDim dim = {"batch", 17};
+  const KilnDim dim = {.name = "batch", .size = 17};
   const KilnCompileOptions options = {.dims = &dim, .ndims = 1};
   KilnModel model = {.bytes = bytes, .size = SIZE};
   OK(kiln_compile(c, &model, &options, &e, &err));
@@ -354,10 +381,15 @@ static void test_spawn(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_questions), cmocka_unit_test(test_compile),
-      cmocka_unit_test(test_run),       cmocka_unit_test(test_buffers),
-      cmocka_unit_test(test_callbacks), cmocka_unit_test(test_deadline_and_loss),
-      cmocka_unit_test(test_addresses), cmocka_unit_test(test_spawn),
+      cmocka_unit_test(test_questions),
+      cmocka_unit_test(test_compile),
+      cmocka_unit_test(test_bounds),
+      cmocka_unit_test(test_run),
+      cmocka_unit_test(test_buffers),
+      cmocka_unit_test(test_callbacks),
+      cmocka_unit_test(test_deadline_and_loss),
+      cmocka_unit_test(test_addresses),
+      cmocka_unit_test(test_spawn),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -14,7 +14,9 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <netinet/in.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -32,12 +34,14 @@ enum { SANITIZED = 0 };
 
 /* Runs body in a child inside the sandbox; returns the wait status. body's value is the exit code.
  */
+static Status (*enter)(void) = sandbox_enter;
+
 static int in_sandbox(int (*body)(void)) {
   fflush(NULL);
   pid_t pid = fork();
   if (!pid) {
     signal(SIGABRT, SIG_DFL);
-    Status st = sandbox_enter();
+    Status st = enter();
     _exit(st ? 99 : body());
   }
   int status;
@@ -138,6 +142,34 @@ static void test_threads(void **state) {
   assert_int_equal(status, 0);
 }
 
+static int run_program(void) {
+  int status;
+  pid_t pid = fork();
+  if (!pid) _exit(execl("/bin/true", "true", (char *)NULL));
+  return waitpid(pid, &status, 0) != pid || status;
+}
+static int use_files(void) {
+  int fd = open("/etc/passwd", O_RDONLY);
+  return fd < 0 || close(fd);
+}
+static int connect_out(void) {
+  struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = 80};
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  return denied(connect(fd, (struct sockaddr *)&to, sizeof to));
+}
+static int trace(void) { return (int)ptrace(PTRACE_TRACEME, 0, NULL, NULL); }
+
+static void test_driver(void **state) {
+  (void)state;
+  enter = sandbox_enter_driver;
+  expect_exit(use_files, 0);
+  expect_exit(run_program, 0);
+  expect_exit(connect_out, 0);
+  int status = in_sandbox(trace);
+  assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
+  enter = sandbox_enter;
+}
+
 static void test_cpu_limit(void **state) {
   (void)state;
   pid_t pid = fork();
@@ -173,6 +205,7 @@ int main(void) {
       cmocka_unit_test(test_denied),    cmocka_unit_test(test_killed),
       cmocka_unit_test(test_allowed),   cmocka_unit_test(test_threads),
       cmocka_unit_test(test_cpu_limit), cmocka_unit_test(test_memory_limit),
+      cmocka_unit_test(test_driver),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

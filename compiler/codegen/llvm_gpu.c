@@ -1,0 +1,90 @@
+/* What is different in the code of a GPU kernel: how it is entered and told who runs it, and where
+ * its buffers live.
+ *
+ * The function's parameters are the buffers, as pointers to global memory, then the values of the
+ * VARs. Inside, all pointers are generic: LLVM finds the address spaces back from the casts at
+ * their roots, and no other file of the emitter needs to know of them. Nothing comes from scratch
+ * memory: a thread's own buffers are stack slots, those of the workgroup are globals. */
+#include <assert.h>
+#include <stdio.h>
+
+#include "compiler/codegen/llvm_build.h"
+
+enum { GENERIC = 0, GLOBAL = 1, SHARED = 3, PTX_KERNEL = 71, SPACE_SHARED = 2 };
+
+static LLVMTypeRef pointer(const Emitter *e, unsigned space) {
+  return LLVMPointerTypeInContext(e->ctx, space);
+}
+
+/* {fn, "name", value} of !nvvm.annotations. */
+static void annotate_kernel(Emitter *e, const char *name, uint32_t value) {
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
+  LLVMMetadataRef part[3] = {LLVMValueAsMetadata(e->fn),
+                             LLVMMDStringInContext2(e->ctx, name, strlen(name)),
+                             LLVMValueAsMetadata(LLVMConstInt(i32, value, false))};
+  LLVMMetadataRef node = LLVMMDNodeInContext2(e->ctx, part, 3);
+  LLVMAddNamedMetadataOperand(e->module, "nvvm.annotations", LLVMMetadataAsValue(e->ctx, node));
+}
+
+void llvm_gpu_function(Emitter *e, const char *entry) {
+  static const char *const most[3] = {"maxntidx", "maxntidy", "maxntidz"};
+  uint32_t nargs = e->linear->nargs, n = nargs + e->linear->nvars;
+  LLVMTypeRef *types = arena_array(&e->arena, n + 1, sizeof *types);
+  e->vars = arena_array(&e->arena, e->linear->nvars + 1u, sizeof(LLVMValueRef));
+  if (!types || !e->vars) {
+    e->failure = FAIL(RESOURCE_EXHAUSTED, "code generation ran out of memory");
+    return;
+  }
+  for (uint32_t k = 0; k < n; k++)
+    types[k] = k < nargs ? pointer(e, GLOBAL) : LLVMInt64TypeInContext(e->ctx);
+  LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->ctx), types, n, false);
+  e->fn = LLVMAddFunction(e->module, entry, type);
+  LLVMSetFunctionCallConv(e->fn, PTX_KERNEL);
+  annotate_kernel(e, "kernel", 1);
+  for (int d = 0; d < 3; d++) annotate_kernel(e, most[d], e->linear->block[d]);
+  for (uint32_t k = nargs; k < n; k++) e->vars[k - nargs] = LLVMGetParam(e->fn, k);
+}
+
+LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k) {
+  return LLVMBuildAddrSpaceCast(e->b, LLVMGetParam(e->fn, k), pointer(e, GENERIC), "arg");
+}
+
+LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer) {
+  uint64_t n = (uint64_t)buffer->arg.ints.at[0];
+  LLVMTypeRef element = llvm_memory_type(e, (DType)buffer->dtype, 1);
+  LLVMTypeRef type = LLVMArrayType2(element, n * buffer->lanes);
+  if (buffer->arg.ints.at[1] != SPACE_SHARED) {
+    LLVMValueRef at = LLVMBuildAlloca(e->b, type, "local");
+    LLVMSetAlignment(at, 16);
+    return at;
+  }
+  char name[32];
+  snprintf(name, sizeof name, "shared%lld", (long long)buffer->arg.i);
+  LLVMValueRef at = LLVMAddGlobalInAddressSpace(e->module, type, name, SHARED);
+  LLVMSetLinkage(at, LLVMInternalLinkage);
+  LLVMSetInitializer(at, LLVMGetUndef(type));
+  LLVMSetAlignment(at, 16);
+  return LLVMConstAddrSpaceCast(at, pointer(e, GENERIC));
+}
+
+static LLVMValueRef call0(Emitter *e, const char *name) {
+  return llvm_intrinsic(e, name, NULL, 0, NULL, 0);
+}
+
+/* The hardware's registers are 32 bits wide. */
+LLVMValueRef llvm_gpu_special(Emitter *e, const UOp *u) {
+  static const char *const names[6] = {
+      "llvm.nvvm.read.ptx.sreg.ctaid.x", "llvm.nvvm.read.ptx.sreg.ctaid.y",
+      "llvm.nvvm.read.ptx.sreg.ctaid.z", "llvm.nvvm.read.ptx.sreg.tid.x",
+      "llvm.nvvm.read.ptx.sreg.tid.y",   "llvm.nvvm.read.ptx.sreg.tid.z"};
+  return LLVMBuildZExt(e->b, call0(e, names[u->arg.i]), LLVMInt64TypeInContext(e->ctx), "");
+}
+
+LLVMValueRef llvm_gpu_barrier(Emitter *e, const UOp *u) {
+  static const char old[] = "llvm.nvvm.barrier0"; /* until LLVM 20 */
+  (void)u;
+  if (LLVMLookupIntrinsicID(old, sizeof old - 1)) return call0(e, old), NULL;
+  LLVMValueRef id = LLVMConstInt(LLVMInt32TypeInContext(e->ctx), 0, false);
+  llvm_intrinsic(e, "llvm.nvvm.barrier.cta.sync.aligned.all", NULL, 0, &id, 1);
+  return NULL;
+}

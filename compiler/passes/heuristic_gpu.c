@@ -1,0 +1,265 @@
+/* The schedule of a kernel nobody has tuned, on a device with workgroups.
+ *
+ * Threads side by side should touch elements side by side, and there should be many of them:
+ * - Elementwise work: vectors and then threads along the axis where most accesses are contiguous.
+ * - Sums of products over two operands that share no output axis: a register tile of both, a
+ *   workgroup of threads along both.
+ * - Reductions along rows, and those with few results: the threads of a workgroup share a row
+ *   (GROUP). What the kernel does with the row afterwards is done by the same threads, which is how
+ *   a softmax reads its row from the workgroup's results and not from another kernel's.
+ * - Other reductions: threads along the results.
+ * Every opt is tried: one that is not legal together with those before it is left out. */
+#include "compiler/passes/heuristic_gpu.h"
+
+#include "compiler/passes/linsum.h"
+#include "compiler/search/opts.h"
+
+enum {
+  GROUP_THREADS = 256, /* threads of a workgroup, unless the device has fewer */
+  FEW_THREADS = 64,    /* a workgroup should not be smaller */
+  FEW_RESULTS = 4096,  /* results that do not fill a device by themselves */
+  LONG_ROW = 32,       /* elements worth sharing between threads */
+  TILE = 4,            /* rows and columns of a register tile */
+};
+
+typedef struct Gpu {
+  Job *job;
+  const Target *target;
+  const KernelInfo *k;
+  OptList *opts;
+  LinSumMap sums;
+  int64_t threads; /* given so far */
+} Gpu;
+
+static int64_t size_of(const Gpu *g, int axis) { return g->k->axes[axis].size; }
+
+static bool try_opt(Gpu *g, OptKind kind, int axis, int64_t arg) {
+  OptPlan plan;
+  opts_push(g->job, g->opts, kind, axis, arg);
+  Status st = opts_plan(g->job, g->k, g->target, g->opts, &plan);
+  if (st) {
+    g->opts->len--;
+    status_drop(st);
+    return false;
+  }
+  g->threads = (int64_t)plan.block[0] * plan.block[1] * plan.block[2];
+  return true;
+}
+
+static int64_t power_below(int64_t n) {
+  int64_t p = 1;
+  while (2 * p <= n) p *= 2;
+  return p;
+}
+
+static int64_t most_threads(const Gpu *g) {
+  int64_t most = power_below(g->target->max_group);
+  return most < GROUP_THREADS ? most : GROUP_THREADS;
+}
+
+/* -- how memory is walked ---------------------------------------------------------------------- */
+
+static bool depends(const UOp *u, int axis) {
+  return axis >= 0 && kernel_depends(u, (uint32_t)axis);
+}
+
+/* 1: contiguous, 0: the same element, 2: anything else. */
+static int walk(Gpu *g, const UOp *access, int axis) {
+  UOp *index = access->src[1];
+  if (!depends(index, axis)) return 0;
+  int64_t c = linsum_coeff(linsum_of(&g->sums, index), g->k->axes[axis].range);
+  return c == 1 ? 1 : 2;
+}
+
+/* The output axis along which threads are best laid out, or -1. */
+static int lane_axis(Gpu *g) {
+  int best = -1, most = 0;
+  for (uint32_t i = 0; i < g->k->nloops; i++) {
+    static const int store_score[] = {-2, 3, -2}, load_score[] = {1, 2, -1};
+    int a = (int)g->k->loops[i]->arg.i;
+    int score = store_score[walk(g, g->k->store, a)] * (int)(g->k->noperands + 1);
+    for (uint32_t l = 0; l < g->k->noperands; l++)
+      score += load_score[walk(g, g->k->operands[l], a)];
+    if (size_of(g, a) < 2) continue;
+    if (best < 0 || score > most) best = a, most = score;
+  }
+  return best;
+}
+
+/* -- threads ----------------------------------------------------------------------------------- */
+
+/* Iterations that the axis has left, under the tiles given so far. */
+static int64_t left_on(const Gpu *g, int axis) {
+  int64_t n = size_of(g, axis);
+  for (size_t i = 0; i < g->opts->len; i++) {
+    const Opt *o = &g->opts->at[i];
+    bool tile = o->kind == OPT_VECTOR || o->kind == OPT_UPCAST || o->kind == OPT_UNROLL;
+    if (o->axis == axis && tile) n /= o->arg;
+  }
+  return n;
+}
+
+static void give_local(Gpu *g, int axis, int64_t want) {
+  int64_t n = power_below(left_on(g, axis));
+  if (n > want) n = want;
+  if (n >= 2) try_opt(g, OPT_LOCAL, axis, n);
+}
+
+/* More axes until a workgroup is large enough; innermost first. */
+static void fill_group(Gpu *g, int first) {
+  int64_t want = most_threads(g);
+  if (first >= 0) give_local(g, first, want);
+  for (uint32_t i = g->k->nloops; i-- > 0 && g->threads < FEW_THREADS;) {
+    int a = (int)g->k->loops[i]->arg.i;
+    if (a != first) give_local(g, a, want / g->threads);
+  }
+}
+
+/* Vectors where every access along the axis is contiguous or the same element. */
+static void give_vector(Gpu *g, int axis) {
+  int64_t lanes = TILE;
+  bool all = walk(g, g->k->store, axis) == 1;
+  for (uint32_t l = 0; l < g->k->noperands; l++) all &= walk(g, g->k->operands[l], axis) != 2;
+  if (all && size_of(g, axis) % lanes == 0) try_opt(g, OPT_VECTOR, axis, lanes);
+}
+
+/* -- reductions -------------------------------------------------------------------------------- */
+
+typedef struct Reduction {
+  UOp *reduce;
+  int row;      /* the axis of it that most loads walk contiguously, or the longest */
+  bool is_row;  /* loads are contiguous along it */
+  int64_t size; /* elements that make one result */
+} Reduction;
+
+static Reduction reduction_of(Gpu *g, UOp *reduce) {
+  Reduction r = {.reduce = reduce, .row = -1, .size = 1};
+  int most = -1;
+  for (uint32_t s = 1; s < reduce->nsrc; s++) {
+    int a = (int)reduce->src[s]->arg.i, score = 0;
+    r.size *= size_of(g, a);
+    for (uint32_t l = 0; l < g->k->noperands; l++) score += walk(g, g->k->operands[l], a) == 1;
+    bool better = score > most || (score == most && size_of(g, a) > size_of(g, r.row));
+    if (r.row < 0 || better) r.row = a, most = score;
+  }
+  r.is_row = most > 0;
+  return r;
+}
+
+static Reduction *find_reductions(Gpu *g, uint32_t *n) {
+  Reduction *all = arena_array(&g->job->arena, g->k->list.len + 1, sizeof *all);
+  *n = 0;
+  for (size_t i = 0; i < g->k->list.len; i++)
+    if (g->k->list.at[i]->op == OP_REDUCE) all[(*n)++] = reduction_of(g, g->k->list.at[i]);
+  return all;
+}
+
+static int64_t results_of(const Gpu *g, const Reduction *r) {
+  int64_t n = 1;
+  for (uint32_t i = 0; i < g->k->nloops; i++)
+    if (depends(r->reduce->src[0], (int)g->k->loops[i]->arg.i)) n *= g->k->loops[i]->src[0]->arg.i;
+  return n;
+}
+
+/* Threads that share the row; false when it is too short for that. */
+static bool share_row(Gpu *g, const Reduction *r, int64_t threads) {
+  int64_t n = size_of(g, r->row);
+  if (n < LONG_ROW || threads < 2) return false;
+  while (threads > n) threads /= 2;
+  size_t before = g->opts->len;
+  if (n % threads && !try_opt(g, OPT_PADTO, r->row, threads)) return false;
+  if (try_opt(g, OPT_GROUP, r->row, threads)) return true;
+  g->opts->len = before;
+  return false;
+}
+
+static void unroll(Gpu *g, const Reduction *r) {
+  for (int64_t n = TILE; n > 1; n /= 2)
+    if (left_on(g, r->row) % n == 0 && try_opt(g, OPT_UNROLL, r->row, n)) return;
+}
+
+static void schedule_rows(Gpu *g, const Reduction *all, uint32_t n, int v) {
+  int64_t threads = most_threads(g);
+  for (uint32_t i = 0; i < n; i++) share_row(g, &all[i], threads);
+  if (v >= 0 && size_of(g, v) >= g->threads) try_opt(g, OPT_LOCAL, v, g->threads);
+}
+
+static void schedule_columns(Gpu *g, const Reduction *all, uint32_t n, int v) {
+  int64_t results = results_of(g, &all[0]), most = most_threads(g);
+  for (uint32_t i = 0; i < n; i++) unroll(g, &all[i]);
+  if (results < FEW_RESULTS && all[0].size >= LONG_ROW && v >= 0) {
+    give_local(g, v, FEW_THREADS / 2);
+    share_row(g, &all[0], most / g->threads);
+  }
+  fill_group(g, g->threads > 1 ? -1 : v);
+}
+
+/* -- contractions ------------------------------------------------------------------------------ */
+
+static const UOp *through_casts(const UOp *u) {
+  while (u->op == OP_CAST) u = u->src[0];
+  return u;
+}
+
+/* The largest output axis on which the operands that depend on v do not depend. */
+static int row_axis(const Gpu *g, const UOp *product, int v) {
+  int best = -1;
+  for (uint32_t i = 0; i < g->k->nloops; i++) {
+    int a = (int)g->k->loops[i]->arg.i;
+    bool clash = false, any = false;
+    for (uint32_t s = 0; s < 2; s++) {
+      clash |= depends(product->src[s], a) && depends(product->src[s], v);
+      any |= depends(product->src[s], a);
+    }
+    if (a != v && any && !clash && (best < 0 || size_of(g, a) > size_of(g, best))) best = a;
+  }
+  return best;
+}
+
+static void give_tile(Gpu *g, int axis) {
+  for (int64_t n = TILE; n > 1; n /= 2)
+    if (size_of(g, axis) >= 2 * n && try_opt(g, OPT_UPCAST, axis, n)) return;
+}
+
+static bool schedule_contraction(Gpu *g, const Reduction *r, int v) {
+  const UOp *product = through_casts(r->reduce->src[0]);
+  if (r->reduce->arg.i != OP_ADD || product->op != OP_MUL || v < 0 || !depends(product, v))
+    return false;
+  int m = row_axis(g, product, v);
+  if (m < 0 || size_of(g, m) < TILE || size_of(g, v) < TILE) return false;
+  give_tile(g, v);
+  give_tile(g, m);
+  unroll(g, r);
+  give_local(g, v, 16);
+  give_local(g, m, most_threads(g) / 16);
+  if (g->threads < FEW_THREADS) fill_group(g, -1);
+  return true;
+}
+
+/* -- the pass ---------------------------------------------------------------------------------- */
+
+void heuristic_gpu(Job *job, UOp *kernel, const Target *target, OptList *opts) {
+  Gpu g = {.job = job, .target = target, .k = kernel_info(job, kernel), .opts = opts, .threads = 1};
+  uint32_t n, main = 0;
+  if (!g.k->store) return;
+  linsum_init(job, &g.sums);
+  for (size_t i = 0; i < g.k->list.len; i++)
+    if (g.k->list.at[i]->dtype == DT_INDEX) linsum_of(&g.sums, g.k->list.at[i]);
+  Reduction *all = find_reductions(&g, &n);
+  int v = lane_axis(&g);
+  for (uint32_t i = 0; i < n; i++)
+    if (all[i].size * results_of(&g, &all[i]) > all[main].size * results_of(&g, &all[main]))
+      main = i;
+  if (!n) {
+    if (v >= 0) give_vector(&g, v);
+    fill_group(&g, v);
+    return;
+  }
+  if (schedule_contraction(&g, &all[main], v)) return;
+  bool strided = v < 0 || !depends(all[main].reduce->src[0], v);
+  if (all[main].is_row || strided)
+    schedule_rows(&g, all, n, v);
+  else
+    schedule_columns(&g, all, n, v);
+  if (g.threads < FEW_THREADS) fill_group(&g, v);
+}

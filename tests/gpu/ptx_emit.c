@@ -1,0 +1,98 @@
+/* Every kernel of models as PTX, for a GPU that need not be there.
+ *
+ *   ptx_emit CPU FEATURES OUT MODEL...      ptx_emit sm_90a +ptx83 build/ptx model.onnx
+ *
+ * Writes OUT/MODEL-N.ptx per kernel; what cannot be compiled is named and makes the exit status 1.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compiler/compile.h"
+
+static int failures;
+
+static void report(const char *what, Status st) {
+  char text[2048];
+  status_text(st, text, sizeof text);
+  status_drop(st);
+  fprintf(stderr, "%s: %s\n", what, text);
+  failures++;
+}
+
+static bool read_file(const char *path, StrBuf *out) {
+  FILE *f = fopen(path, "rb");
+  char part[65536];
+  size_t n;
+  while (f && (n = fread(part, 1, sizeof part, f))) strbuf_add(out, part, n);
+  bool ok = f && !ferror(f) && !out->failed;
+  if (f) fclose(f);
+  return ok;
+}
+
+static void write_kernel(const char *folder, const char *model, size_t k, const StrBuf *ptx) {
+  char path[4096];
+  const char *name = strrchr(model, '/') ? strrchr(model, '/') + 1 : model;
+  snprintf(path, sizeof path, "%s/%s-%zu.ptx", folder, name, k);
+  FILE *f = fopen(path, "wb");
+  bool ok = f && fwrite(ptx->ptr, 1, ptx->len, f) == ptx->len;
+  if (f) ok &= !fclose(f);
+  if (!ok) report(path, FAIL(UNAVAILABLE, "cannot be written"));
+}
+
+static Status emit_model(Job *job, const char *path, Bytes model, const Target *target,
+                         const char *folder) {
+  const char *dot = strrchr(path, '.');
+  FrontendOptions o = {.kind = dot && !strcmp(dot, ".onnx") ? MODEL_ONNX : MODEL_KGRAPH};
+  TensorGraph graph;
+  Plan plan;
+  Status st = compile_frontend(job, model, &o, &graph);
+  if (!st) st = compile_plan(job, &graph, target, &plan);
+  for (size_t k = 0; !st && k < plan.nkernels; k++) {
+    KernelObject object;
+    Status bad =
+        compile_kernel(job, plan.kernels[k].sink, plan.kernels[k].name, target, NULL, &object);
+    if (bad)
+      report(path, bad);
+    else
+      write_kernel(folder, path, k, &object.object);
+    strbuf_deinit(&object.object);
+  }
+  strbuf_deinit(&graph.constants);
+  return st;
+}
+
+int main(int argc, char **argv) {
+  if (argc < 5) {
+    fprintf(stderr, "usage: %s CPU FEATURES OUT MODEL...\n", argv[0]);
+    return 64;
+  }
+  Target target = {.kind = "cuda",
+                   .triple = "nvptx64-nvidia-cuda",
+                   .cpu = argv[1],
+                   .features = argv[2],
+                   .compiler = "",
+                   .vector_bytes = 16,
+                   .vector_registers = 64,
+                   .threads = 132,
+                   .l1_bytes = 227 << 10,
+                   .l2_bytes = 50 << 20,
+                   .l3_bytes = 50 << 20,
+                   .memory_bytes = (uint64_t)80 << 30,
+                   .max_group = 1024,
+                   .warp = 32,
+                   .local_bytes = 48 << 10};
+  for (int i = 4; i < argc; i++) {
+    StrBuf model = {0};
+    Job job;
+    job_init(&job, (size_t)4 << 30);
+    Status st = read_file(argv[i], &model) ? NULL : FAIL(NOT_FOUND, "cannot be read");
+    if (!st)
+      st = emit_model(&job, argv[i], (Bytes){(uint8_t *)model.ptr, model.len}, &target, argv[3]);
+    if (st) report(argv[i], st);
+    strbuf_deinit(&model);
+    job_deinit(&job);
+  }
+  return failures > 0;
+}
