@@ -370,8 +370,19 @@ Status onnx_try_subgraph(Node *n, const OnnxGraph *g, UOp *guard, Val **results)
   w->scope = before.scope, w->depth = before.depth, w->current = before.current;
   w->opsets = before.opsets, w->nopsets = before.nopsets;
   f->binds.len = before.front.binds.len;
+  f->vars.len = before.front.vars.len;
   f->updates.len = before.front.updates.len;
   return st;
+}
+
+OnnxPlace onnx_place(const Node *n) {
+  return (OnnxPlace){n->walk->scope, (unsigned)n->walk->depth};
+}
+
+void onnx_return(Node *n, OnnxPlace place) {
+  n->walk->scope = place.scope;
+  n->walk->depth = place.depth;
+  n->walk->current = n->proto;
 }
 
 /* -- functions ------------------------------------------------------------------------------- */
