@@ -174,10 +174,11 @@ static uint32_t new_buffer(Fusion *f, PlanBufferKind kind, int64_t slot, const U
 static Place in_buffer(uint32_t buffer) { return (Place){.buffer = buffer, .cat = NO_TENSOR}; }
 
 /* A stored tensor's own buffer, without the axes along which it does not vary. */
-static Place own_place(Fusion *f, const Tensor *t) {
+static Place own_place(Fusion *f, const Tensor *t, const char *why) {
   Place place = in_buffer(new_buffer(f, PB_TEMP, 0, t->u));
   Ints shape = fusion_stored_shape(f, t->u, t->dead);
   f->buffers.at[place.buffer].numel = dims_numel(f->job, shape);
+  f->buffers.at[place.buffer].why = why;
   place.dead = t->dead;
   return place;
 }
@@ -271,13 +272,15 @@ static void visit(Fusion *f, uint32_t tensor) {
   if (t->leaf) return;
   if (!t->stored && !t->is_output) {
     if (!t->demands) return;
-    t->stored = fusion_stores(f, t) || !fusion_fits(f, t);
+    const char *why = fusion_stores(f, t);
+    if (!why && !fusion_fits(f, t)) why = "its reader has as many buffers as a kernel may";
+    t->stored = why != NULL;
     if (!t->stored) {
       fusion_uncount(f, t);
       for (Demand *d = t->demands; d; d = d->next) pass_on(f, d);
       return;
     }
-    t->place = own_place(f, t);
+    t->place = own_place(f, t, why);
   }
   t->stored = true;
   if (t->u->op == OP_CAT) {

@@ -151,7 +151,8 @@ Ints fusion_stored_shape(const Fusion *f, const UOp *u, uint32_t dead);
 void fusion_costs(Fusion *f);
 /* Of one op, for all evaluations of a demand that was passed on. */
 double fusion_work(const Fusion *f, const Demand *d);
-bool fusion_stores(const Fusion *f, const Tensor *t);
+/* Why a tensor is stored; NULL when it is not. */
+const char *fusion_stores(const Fusion *f, const Tensor *t);
 /* fusion_limit.c: kernel k asks for elements of a tensor, before the demand is added. */
 void fusion_count(Fusion *f, const Tensor *t, uint32_t kernel);
 /* Whether every kernel that asks for the tensor may ask for its sources instead. */
