@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """docs/support.md: which graph op runs on which dtype, on which device, by trying.
 
-    support_table.py [--update] [--eval PATH]
+    support_table.py [--update] [--eval PATH] [--opencl]
+
+--opencl: the server has the first OpenCL device too, which takes minutes.
 
 Every op of the graph format is asked of the frontend with every dtype; what it takes is computed by the reference interpreter, then
 by every device of a server, and compared. Prints the table, or rewrites docs/support.md. test_support.py compares; the section of a
@@ -11,6 +13,7 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 
 import numpy as np
 
@@ -241,10 +244,14 @@ def read_page():
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--update", action="store_true")
+    p.add_argument("--opencl", action="store_true")
     p.add_argument("--eval", default=os.path.join(serving.BIN, "kiln-eval"))
     args = p.parse_args()
     runner = onnx_suite.EvalRunner(args.eval, [])
-    with serving.Server() as server, kiln.connect(server.target) as client:
+    config = tempfile.NamedTemporaryFile("w", suffix=".ini")
+    config.write("[workers]\ndevice = cpu:0\n" + ("device = opencl:0\n" if args.opencl else ""))
+    config.flush()
+    with serving.Server("--config", config.name) as server, kiln.connect(server.target) as client:
         text = page(tables(client, runner), sections(read_page()))
     runner.close()
     if args.update:
