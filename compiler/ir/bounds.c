@@ -188,6 +188,13 @@ static Interval alu(const UOp *u, Interval all) {
 
 static Wide of_high(int64_t dim) { return dim_high(dim) == INT64_MAX ? INF : dim_high(dim); }
 
+static Interval lanes_combined(const UOp *u, Interval all) {
+  Interval x = of(u->src[0]);
+  Wide n = u->src[0]->lanes;
+  if (u->arg.i == OP_ADD) return (Interval){mul(x.lo, n), mul(x.hi, n)};
+  return u->arg.i == OP_MUL ? all : x;
+}
+
 static Interval reduced(const UOp *u, Interval all) {
   Interval x = of(u->src[0]), count = {1, 1};
   for (uint32_t k = 0; k < u->arg.ints.n; k++) {
@@ -239,6 +246,7 @@ static Interval interval(const UOp *u, Interval all) {
     return r;
   }
   case OP_AFTER: return of(u->src[0]);
+  case OP_HREDUCE: return lanes_combined(u, all);
   case OP_REDUCE: return reduced(u, all);
   default: return op_info[u->op].flags & OPF_ALU ? alu(u, all) : all;
   }

@@ -31,6 +31,7 @@ typedef struct Lower {
   bool *shared; /* by position: several loops run over this RANGE */
   UOp **owner;  /* by position: a REDUCE over this RANGE */
   int64_t next_range, next_buffer;
+  bool gathers; /* some index is made of data */
 } Lower;
 
 typedef struct Group {
@@ -247,6 +248,21 @@ static size_t min_leaves(Lower *l, const Group *g, UOp *const *values) {
   return least;
 }
 
+static UOp *splat(Job *job, const UOp *like, int64_t v) {
+  UOp *c = uop_int(job, (DType)like->dtype, v);
+  if (like->lanes == 1) return c;
+  return uop_make_lanes(job, OP_BROADCAST, DT_VOID, like->lanes, arg_none(), &c, 1);
+}
+
+/* What is known about an integer reduction is not known about an accumulator. An index that is made
+ * of one was proven with that knowledge, so it is put back. */
+static UOp *within_bounds(Job *job, const UOp *reduce, UOp *r) {
+  if (!dtype_is_int((DType)r->dtype) || reduce->vmin == INT64_MIN) return r;
+  if (r->vmin < reduce->vmin) r = uop2(job, OP_MAX, r, splat(job, r, reduce->vmin));
+  if (r->vmax > reduce->vmax) r = uop2(job, OP_MIN, r, splat(job, r, reduce->vmax));
+  return r;
+}
+
 static void lower_group(Lower *l, const Group *g) {
   Job *job = l->job;
   Loop loop = {0};
@@ -268,7 +284,7 @@ static void lower_group(Lower *l, const Group *g) {
       UOp *part = load_reg(job, uop2(job, OP_AFTER, buffer, done), buffer->lanes);
       r = r ? uop2(job, (Op)g->of.at[m]->arg.i, r, part) : part;
     }
-    l->now[position(l, g->of.at[m])] = r;
+    l->now[position(l, g->of.at[m])] = l->gathers ? within_bounds(job, g->of.at[m], r) : r;
   }
 }
 
@@ -328,6 +344,10 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
   l.level = arena_array(&job->arena, l.list.len, sizeof *l.level);
   l.shared = arena_array(&job->arena, l.list.len, sizeof *l.shared);
   l.owner = arena_array(&job->arena, l.list.len, sizeof *l.owner);
+  for (size_t i = 0; i < l.list.len; i++) {
+    const UOp *u = l.list.at[i];
+    l.gathers |= u->op == OP_CAST && u->dtype == DT_INDEX && u->src[0]->dtype != DT_INDEX;
+  }
   uint32_t levels = find_levels(&l);
   for (uint32_t level = 0; level <= levels; level++) {
     Groups g = level ? find_groups(&l, level) : (Groups){0};
