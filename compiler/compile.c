@@ -10,6 +10,7 @@
 
 #include "compiler/codegen/codegen.h"
 #include "compiler/frontend/frontend.h"
+#include "compiler/ir/dim.h"
 #include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/expand.h"
@@ -115,6 +116,7 @@ typedef struct KernelArgs {
   const char *opts;
   UOp *scheduled, *lowered;
   Linear linear;
+  int64_t grid[3]; /* dims */
   OptList applied;
 } KernelArgs;
 
@@ -146,6 +148,7 @@ static void kernel_steps(Job *job, void *arg) {
   a->lowered = rewrite_graph(&rw, u, rules_decomp);
   check(job, a->lowered, STAGE_LOWERED, "lower");
   a->linear = linearize_kernel(job, a->lowered, a->target);
+  for (int d = 0; d < 3; d++) a->grid[d] = a->linear.grid[d] ? dim_of(job, a->linear.grid[d]) : 1;
   count_args(job, a);
 }
 
@@ -173,11 +176,8 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
                         .threads = a.linear.threads,
                         .scratch_bytes = a.linear.scratch_bytes,
                         .opts = opts_text(job, &a.applied)};
-  for (int d = 0; d < 3; d++) {
-    const UOp *n = a.linear.grid[d];
-    out->grid[d] = n ? (uint32_t)n->arg.i : 1;
-    out->block[d] = a.linear.block[d];
-  }
+  memcpy(out->grid, a.grid, sizeof out->grid);
+  memcpy(out->block, a.linear.block, sizeof out->block);
   code.object = (StrBuf){0};
   codegen_deinit(&code);
   return NULL;

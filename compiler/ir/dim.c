@@ -300,3 +300,8 @@ UOp *dim_substitute(Job *job, UOp *root, UOp *const *to, size_t nvars) {
   }
   return result[list.len - 1];
 }
+
+void dim_vars(const UOp *expression, void (*fn)(void *ctx, const UOp *var), void *ctx) {
+  if (expression->op == OP_VAR) fn(ctx, expression);
+  for (uint32_t s = 0; s < expression->nsrc; s++) dim_vars(expression->src[s], fn, ctx);
+}

@@ -23,6 +23,9 @@ typedef struct Proof {
 
 static bool proves(Proof *pr, Poly p, int depth);
 
+/* Lies in [0, src0). */
+static bool counts(const UOp *u) { return u->op == OP_RANGE || u->op == OP_SPECIAL; }
+
 /* -- intervals --------------------------------------------------------------------------------- */
 
 __extension__ typedef __int128 Wide;
@@ -157,7 +160,7 @@ static bool is_above_0(Proof *pr, Poly y, Poly c, int depth) {
   for (uint32_t k = 0; k < y.n; k++) {
     for (uint32_t a = 0; a < y.at[k].n; a++) {
       Poly many, rest;
-      if (y.at[k].atom[a]->op != OP_RANGE) continue;
+      if (!counts(y.at[k].atom[a])) continue;
       poly_split(job, poly_of(job, y.at[k].atom[a]->src[0]), c, &many, &rest);
       if (!rest.n) return true;
     }
@@ -229,7 +232,7 @@ static bool eliminate(Proof *pr, Poly p, const UOp *x, int depth) {
   Poly factor, rest;
   if (!linear_in(job, &p, x) || job->overflow) return false;
   isolate(job, p, x, &factor, &rest);
-  if (x->op == OP_RANGE) {
+  if (counts(x)) {
     Poly top = poly_add(job, poly_of(job, x->src[0]), poly_const(job, 1), -1);
     if (between(pr, factor, rest, (Poly){0}, top, depth)) return true;
   }
