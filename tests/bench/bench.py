@@ -1,6 +1,6 @@
 """The benchmark table of the README: Kiln beside ONNX Runtime on this machine, in one run.
 
-usage: bench.py [--quick] [--only NAME[,NAME...]]     names: compile restart models matmul latency cache idle memory chain
+usage: bench.py [--quick] [--only NAME[,NAME...]]     names: compile restart models matmul latency cache idle memory chain symbolic
 
 Medians throughout. Ratios are ONNX Runtime's time over Kiln's: above 1, Kiln is faster. Both sides get the same number of threads and
 the same inputs, and take turns; a pause between the turns lets the other side's threads stop spinning. Model weights are random
@@ -272,13 +272,36 @@ def bench_chain(quick: bool) -> None:
         f"{times[1000] / times[100]:.1f}x, {times[10000] / times[1000]:.1f}x", ", ".join(f"{t:.1f} ms" for t in times.values()))
 
 
+def bench_symbolic(quick: bool) -> None:
+    model, rounds = models.bert_symbolic(), 9 if quick else 31
+    with serving.Server() as server, kiln.connect(server.target) as client:
+        any_size = client.compile(model, kiln.Options(dims={"n": (1, 512)}))
+        kernels = client.cache_stats().kernels
+        for n in (128, 384):
+            feeds, times = {"ids": models.token_ids(n)}, {"symbolic": [], "fixed": []}
+            fixed = client.compile(model, kiln.Options(dims={"n": n}, no_cache=True))
+            for round in range(rounds + 1):  # run by run in turns: the machine may be shared
+                for what, exe in (("symbolic", any_size), ("fixed", fixed)):
+                    start = time.perf_counter()
+                    exe(feeds)
+                    if round:
+                        times[what].append((time.perf_counter() - start) * 1e3)
+            fixed.release()
+            s, f = (statistics.median(t) for t in times.values())
+            row(f"BERT-base, {n} tokens, sequence length symbolic in [1, 512]", "1.3x the fixed-shape time", f"{s / f:.2f}x", f"{s:.1f} ms, fixed {f:.1f} ms")
+        for n in range(1, 513, 11):
+            any_size({"ids": models.token_ids(n)})
+        row("kernels compiled for 47 more sequence lengths", "0", str(client.cache_stats().kernels - kernels), "")
+
+
 def machine() -> str:
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     return f"{cpu}, {THREADS} cores, {platform.system()} {platform.release()}, ONNX Runtime {onnxruntime.__version__}, {time.strftime('%Y-%m-%d')}"
 
 
 BENCHES = {"compile": bench_compile, "restart": bench_restart, "models": bench_models, "matmul": bench_matmul, "latency": bench_latency,
-           "cache": bench_cache, "idle": bench_idle, "memory": bench_memory, "chain": bench_chain}
+           "cache": bench_cache, "idle": bench_idle, "memory": bench_memory, "chain": bench_chain,
+           "symbolic": bench_symbolic}
 
 
 def main() -> None:
