@@ -220,13 +220,19 @@ static Interval multiples(const int64_t *v) {
   return (Interval){(v[0] + v[2] - 1) / v[2] * v[2], v[1] / v[2] * v[2]};
 }
 
+/* A loop that runs once or not at all is no constant: whether it runs would be forgotten. */
+static Interval loop(Interval end) {
+  bool open = end.lo < 1 && end.lo != end.hi;
+  return (Interval){0, most(end.hi - 1, open)};
+}
+
 static Interval interval(const UOp *u, Interval all) {
   switch (u->op) {
   case OP_CONST:
     return dtype_is_uint((DType)u->dtype) && u->arg.i < 0 ? all : (Interval){u->arg.i, u->arg.i};
   case OP_IOTA: return (Interval){0, most(of_high(u->shape.at[u->arg.i]) - 1, 0)};
   case OP_VAR: return multiples(u->arg.ints.at);
-  case OP_RANGE: return (Interval){0, most(of(u->src[0]).hi - 1, 0)};
+  case OP_RANGE: return loop(of(u->src[0]));
   case OP_SPECIAL: return (Interval){0, most(of(u->src[0]).hi - 1, 0)};
   case OP_THREAD: return (Interval){0, u->arg.i - 1};
   case OP_RAMP: return (Interval){0, u->lanes - 1};
