@@ -18,7 +18,7 @@ static const OnnxGraph *graph_attr(Node *n, const char *name) {
 
 /* 1, 0, or -1 when it depends on an input. */
 static int known_bool(Node *n, Val *v) {
-  if (v->dtype != DT_BOOL || shape_numel(v->shape) != 1)
+  if (v->dtype != DT_BOOL || dims_numel(n->job, v->shape) != 1)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "condition is %s of shape %s, expected a bool",
                            dtype_info[v->dtype].name, shape_text(n->job, v->shape)));
   const uint8_t *data = val_data(n->f, v);

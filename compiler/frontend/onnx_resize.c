@@ -178,7 +178,7 @@ static UOp *resize_axis(const Resize *r, UOp *x, const Axis *a) {
 static const float *known_floats(Node *n, size_t k, size_t *count) {
   Val *v = node_in(n, k);
   const uint8_t *data = val_data(n->f, v);
-  int64_t len = shape_numel(v->shape);
+  int64_t len = dims_numel(n->job, v->shape);
   if (!data)
     job_abort(n->job, FAIL(FAILED_PRECONDITION,
                            "source %zu ('" STR_FMT

@@ -69,7 +69,7 @@ static void op_erase(Node *n) {
 
 /* Elements of one shape, picked by a position that depends on an input. */
 static bool gather_item(Node *n, const Val *s, Val *at) {
-  if (!at->dynamic || !s->nitems || !dtype_is_int(at->dtype) || shape_numel(at->shape) != 1)
+  if (!at->dynamic || !s->nitems || !dtype_is_int(at->dtype) || dims_numel(n->job, at->shape) != 1)
     return false;
   UOp **items = arena_array(&n->job->arena, s->nitems, sizeof *items);
   for (size_t i = 0; i < s->nitems; i++) {
