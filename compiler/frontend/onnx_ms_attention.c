@@ -227,6 +227,7 @@ static void op_rotary(Node *n) {
     bad_shape(n, "cache", cos);
   if (attr_int(n, "is_packed_batching", 0))
     job_abort(n->job, FAIL(UNIMPLEMENTED, "is_packed_batching is not supported"));
+  if (!flat && x->shape.n != 4) bad_shape(n, "data", x);
   if (flat) x = attention_split(n, x, heads > 0 ? heads : x->shape.at[2] / (2 * cos->shape.at[1]));
   int64_t tokens = x->shape.at[2];
   if (dims_numel(n->job, ids->shape) == 1 && ids->shape.n <= 1) {
