@@ -16,9 +16,11 @@ for arg in "$@"; do
   esac
 done
 
+# The wheel's generated code runs with this grpcio and protobuf and later ones, so they are not the newest.
+KILN_VENV=$KILN_ROOT/build/package-venv
 install_packages "${BUILD_PACKAGES[@]}" "$(llvm_package)" patchelf xz-utils
 build_kiln kilnd kiln-worker kiln kiln_shared kiln_static_lib
-python_env package setuptools wheel grpcio-tools
+python_env package setuptools wheel grpcio-tools==1.76.0
 version=$(sed -n 's/^project(kiln VERSION \([0-9.]*\).*/\1/p' "$KILN_ROOT/CMakeLists.txt")
 name=kiln-$version-linux-$(uname -m)
 root=$out/$name

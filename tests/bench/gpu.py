@@ -65,7 +65,7 @@ CASES = {
     "layernorm f32 16384x4096": rows(16384, 4096, lambda g, x: g.layernorm(x), lambda x: torch.nn.functional.layer_norm(x, (4096,))),
     "sum all f32 16384x4096": rows(16384, 4096, lambda g, x: x.sum(), lambda x: x.sum()),
     "sum over rows f32 16384x4096": rows(16384, 4096, lambda g, x: x.sum(axis=0), lambda x: x.sum(0)),
-    "transpose f32 16384x4096": rows(16384, 4096, lambda g, x: x.permute(1, 0).contiguous(), lambda x: x.t().contiguous()),
+    "transpose f32 16384x4096": rows(16384, 4096, lambda g, x: g.contiguous(x.permute(1, 0)), lambda x: x.t().contiguous()),
     "add f32 16384x4096": rows(16384, 4096, lambda g, x: x + x * 0.5, lambda x: torch.add(x, x, alpha=0.5)),
 }
 NUMPY = {"f32": np.float32, "f16": np.float16}
