@@ -121,7 +121,7 @@ static void op_split(Node *n) {
   UOp *x = node_u(n, 0);
   size_t axis = axis_check(n->job, attr_int(n, "axis", 0), x->shape.n);
   bool drop;
-  Ints sizes = part_sizes(n, x->shape.at[axis], &drop);
+  Ints sizes = part_sizes(n, front_static(n->job, x->shape.at[axis], "the split axis"), &drop);
   Val **items = arena_array(&n->job->arena, sizes.n, sizeof *items);
   int64_t at = 0;
   for (uint32_t i = 0; i < sizes.n; at = dim_add(n->job, at, sizes.at[i++])) {
