@@ -131,12 +131,8 @@ static void check_arity(OnnxWalk *w, const OnnxOp *op, const OnnxNode *p) {
               FAIL(INVALID_ARGUMENT, "%zu sources, expected %u to %u", n, op->min_in, op->max_in));
 }
 
-/* Their handlers calculate with sizes as numbers. */
-static const OnnxOp *const fixed_families[] = {
-    onnx_vision_ops,   onnx_linalg_ops, onnx_text_ops,         onnx_training_ops,
-    onnx_ms_quant_ops, onnx_sample_ops, onnx_ms_attention_ops, onnx_signal_ops,
-    onnx_ml_ops,       onnx_trees_ops,  onnx_microsoft_ops,    NULL,
-};
+/* Their handlers calculate with sizes as numbers; other handlers that do say so themselves. */
+static const OnnxOp *const fixed_families[] = {onnx_sample_ops, onnx_signal_ops, NULL};
 
 static void check_sizes(OnnxWalk *w, const OnnxOp *op, const Node *n) {
   Job *job = walk_job(w);

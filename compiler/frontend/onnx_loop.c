@@ -64,7 +64,12 @@ static void begin(Build *b) {
   b->var = front_loop_var(b->f, most < 1 ? 1 : most);
   for (size_t i = 0; i < r->ncarried; i++) {
     if (r->carried[i]->kind != VAL_TENSOR)
-      job_abort(b->job, FAIL(UNIMPLEMENTED, "carried value %zu is no tensor", i));
+      job_abort(
+          b->job,
+          FAIL(
+              FAILED_PRECONDITION,
+              "carried value %zu is no tensor: the number of trips has to be known at compile time",
+              i));
     b->now[i] = carry(b, val_uop(b->f, r->carried[i]));
   }
 }
@@ -113,7 +118,10 @@ static void convert(Build *b) {
   b->f->iterations.len--;
   for (size_t i = 0; i < results; i++)
     if (b->results[i]->kind != VAL_TENSOR)
-      job_abort(b->job, FAIL(UNIMPLEMENTED, "result %zu of the body is no tensor", i));
+      job_abort(b->job, FAIL(FAILED_PRECONDITION,
+                             "result %zu of the body is no tensor: the number of trips has to be "
+                             "known at compile time",
+                             i));
 }
 
 /* -- after it -------------------------------------------------------------------------------- */
