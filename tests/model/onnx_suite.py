@@ -9,9 +9,10 @@ expected ones (rtol and atol of the test, 1e-3 and 1e-7 by default, as in ONNX's
 
     N passed (of them N node tests, N with frozen inputs), N failed, N skipped
 
-onnx_not_passing.txt beside this file lists the tests that do not pass and why. --every N runs each N-th test: a driver that takes a tenth of a second for a kernel is slow.
+The runner opencl is the runner kiln with a daemon that has the first OpenCL device alone. --every N runs each N-th test: a driver
+may take a tenth of a second for each kernel.
 
-The run fails when a
+onnx_not_passing.txt beside this file lists the tests that do not pass and why. The run fails when a
 listed test passes or an unlisted one does not, so the list is always true; --update rewrites it. One
 exception: differences in 16-bit floats (see rounding_only).
 
