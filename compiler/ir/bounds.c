@@ -151,8 +151,16 @@ static Interval converted(const UOp *u, Interval a, Interval all) {
   return a;
 }
 
+/* A 4- or 2-bit integer is kept in a byte, as the same number where the signs agree. */
+static bool is_stored_int(const UOp *u) {
+  DType d = (DType)u->dtype, from = (DType)u->src[0]->dtype;
+  return dtype_is_int(from) && dtype_is_int(d) && dtype_is_uint(from) == dtype_is_uint(d) &&
+         dtype_info[from].bits < 8 * dtype_info[from].bytes;
+}
+
 static Interval alu(const UOp *u, Interval all) {
   size_t n = u->nsrc;
+  if (u->op == OP_BITCAST && is_stored_int(u)) return of(u->src[0]);
   if (u->op == OP_CAST) return converted(u, of(u->src[0]), all);
   if (u->op == OP_BITCAST || dtype_is_float((DType)u->src[n - 1]->dtype)) return all;
   Interval a = of(u->src[0]), b = n > 1 ? of(u->src[1]) : a, c = n > 2 ? of(u->src[2]) : a;
@@ -188,6 +196,13 @@ static Interval alu(const UOp *u, Interval all) {
 
 static Wide of_high(int64_t dim) { return dim_high(dim) == INT64_MAX ? INF : dim_high(dim); }
 
+static Interval lanes_combined(const UOp *u, Interval all) {
+  Interval x = of(u->src[0]);
+  Wide n = u->src[0]->lanes;
+  if (u->arg.i == OP_ADD) return (Interval){mul(x.lo, n), mul(x.hi, n)};
+  return u->arg.i == OP_MUL ? all : x;
+}
+
 static Interval reduced(const UOp *u, Interval all) {
   Interval x = of(u->src[0]), count = {1, 1};
   for (uint32_t k = 0; k < u->arg.ints.n; k++) {
@@ -213,13 +228,19 @@ static Interval multiples(const int64_t *v) {
   return (Interval){(v[0] + v[2] - 1) / v[2] * v[2], v[1] / v[2] * v[2]};
 }
 
+/* A loop that runs once or not at all is no constant: whether it runs would be forgotten. */
+static Interval loop(Interval end) {
+  bool open = end.lo < 1 && end.lo != end.hi;
+  return (Interval){0, most(end.hi - 1, open)};
+}
+
 static Interval interval(const UOp *u, Interval all) {
   switch (u->op) {
   case OP_CONST:
     return dtype_is_uint((DType)u->dtype) && u->arg.i < 0 ? all : (Interval){u->arg.i, u->arg.i};
   case OP_IOTA: return (Interval){0, most(of_high(u->shape.at[u->arg.i]) - 1, 0)};
   case OP_VAR: return multiples(u->arg.ints.at);
-  case OP_RANGE: return (Interval){0, most(of(u->src[0]).hi - 1, 0)};
+  case OP_RANGE: return loop(of(u->src[0]));
   case OP_SPECIAL: return (Interval){0, most(of(u->src[0]).hi - 1, 0)};
   case OP_THREAD: return (Interval){0, u->arg.i - 1};
   case OP_RAMP: return (Interval){0, u->lanes - 1};
@@ -239,6 +260,7 @@ static Interval interval(const UOp *u, Interval all) {
     return r;
   }
   case OP_AFTER: return of(u->src[0]);
+  case OP_HREDUCE: return lanes_combined(u, all);
   case OP_REDUCE: return reduced(u, all);
   default: return op_info[u->op].flags & OPF_ALU ? alu(u, all) : all;
   }

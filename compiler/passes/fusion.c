@@ -188,9 +188,20 @@ static uint32_t dead_in(const Fusion *f, Place place) {
   return place.dead;
 }
 
+/* Where in a CAT of symbolic size a part is may be known later than the part. */
+static uint32_t ready_to_write(const Fusion *f, const Tensor *t, Place place) {
+  uint32_t ready = t->ready;
+  for (; place.cat != NO_TENSOR; place = f->tensors[place.cat].place) {
+    const Tensor *cat = &f->tensors[place.cat];
+    if (cat->u->symbolic && cat->ready > ready) ready = cat->ready;
+  }
+  return ready;
+}
+
 static uint32_t open_kernel(Fusion *f, uint32_t tensor, uint32_t after, Place place) {
   const Tensor *t = &f->tensors[tensor];
-  FusedKernel k = {.tensor = tensor, .after = after, .place = place, .ready = t->ready};
+  FusedKernel k = {.tensor = tensor, .after = after, .place = place};
+  k.ready = ready_to_write(f, t, place);
   Ints shape = fusion_stored_shape(f, t->u, dead_in(f, place));
   k.index = arena_array(&f->job->arena, shape.n + 1, sizeof *k.index);
   for (uint32_t a = 0; a < shape.n; a++) {
