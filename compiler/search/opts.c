@@ -329,9 +329,10 @@ static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i, b
   a->overlaps = !divides && !once && axis->least >= a->tile;
   a->clamped = !divides && !once && !a->overlaps && a->vector == 1;
   a->outer = (a->size + a->tile - 1) / a->tile;
-  if (!axis->reduce && axis->divisor % all) { /* threads beyond the end */
-    a->padded |= in_place;
-    a->lanes_clamp = a->lanes && !in_place;
+  if (!axis->reduce && axis->divisor % all) { /* threads beyond the end; there may be no last one */
+    bool gate = in_place || axis->least < 1;
+    a->padded |= gate;
+    a->lanes_clamp = a->lanes && !gate;
   }
   if (divides || a->padded || a->overlaps || a->clamped) return NULL;
   return FAIL(
@@ -449,8 +450,9 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
         return FAIL(INVALID_ARGUMENT, "STAGE(%d,%u) would copy more than %lld elements",
                     plan->stages[s].level, plan->stages[s].operand, (long long)MAX_STAGE);
       if (!size)
-        return FAIL(INVALID_ARGUMENT, "STAGE(%d,%u) would copy a number of elements that is known "
-                                      "only at run time",
+        return FAIL(INVALID_ARGUMENT,
+                    "STAGE(%d,%u) would copy a number of elements that is known "
+                    "only at run time",
                     plan->stages[s].level, plan->stages[s].operand);
     }
     shared += size * dtype_info[u->dtype].bytes;

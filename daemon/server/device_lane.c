@@ -174,7 +174,8 @@ static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
                 id_text("buf", b->id, id), l->spec.name);
   if (b->incarnation == l->incarnation) return NULL;
   bool shared = l->target && !strcmp(l->target->kind, "cpu");
-  if (b->fd < 0 || (b->updated && !shared))
+  bool newer = b->updated && b->incarnation && !shared; /* on the device that is gone */
+  if (b->fd < 0 || newer)
     return FAIL(DATA_LOSS, "buffer '%s' was made or updated by a run and lost when device %s restarted (%s)",
                 id_text("buf", b->id, id), l->spec.name, l->last_failure);
   DeviceJob *create = device_job_create();

@@ -9,9 +9,10 @@ expected ones (rtol and atol of the test, 1e-3 and 1e-7 by default, as in ONNX's
 
     N passed (of them N node tests, N with frozen inputs), N failed, N skipped
 
-onnx_not_passing.txt beside this file lists the tests that do not pass and why. --every N runs each N-th test: a driver that takes a tenth of a second for a kernel is slow.
+The runner opencl is the runner kiln with a daemon that has the first OpenCL device alone. --every N runs each N-th test: a driver
+may take a tenth of a second for each kernel.
 
-The run fails when a
+onnx_not_passing.txt beside this file lists the tests that do not pass and why. The run fails when a
 listed test passes or an unlisted one does not, so the list is always true; --update rewrites it. One
 exception: differences in 16-bit floats (see rounding_only).
 
@@ -31,6 +32,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import warnings
 
 import numpy as np
@@ -125,15 +127,19 @@ class EvalRunner:
 
 
 class KilnRunner:
-    """The Python package, through a daemon: KILN_SERVER, or one started for the run."""
+    """The Python package, through a daemon: KILN_SERVER, or one started for the run (with that device)."""
 
-    def __init__(self):
+    def __init__(self, device=None):
         sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         import kiln
         import serving
 
         self.kiln = kiln
-        self.server = None if os.environ.get("KILN_SERVER") else serving.Server()
+        with tempfile.NamedTemporaryFile("w", suffix=".ini") as config:
+            config.write(f"[workers]\ndevice = {device}\n" if device else "")
+            config.flush()
+            own = device or not os.environ.get("KILN_SERVER")
+            self.server = serving.Server("--config", config.name) if own else None
         self.client = kiln.connect(self.server.target if self.server else None)
 
     def run(self, model, inputs, dims):
@@ -164,8 +170,10 @@ def make_runner(args):
         except ImportError:
             name = "eval"
     options = {"eval": [], "local": ["--compiled"], "sse2": ["--compiled", "sse2"], "avx2": ["--compiled", "avx2"],
-               "opencl": ["--compiled", "opencl"], "cuda": ["--compiled", "cuda"]}
-    return KilnRunner() if name == "kiln" else EvalRunner(args.eval, options[name])
+               "cuda": ["--compiled", "cuda"]}
+    if name in ("kiln", "opencl"):
+        return KilnRunner("opencl:0" if name == "opencl" else None)
+    return EvalRunner(args.eval, options[name])
 
 
 def flat(inputs):
