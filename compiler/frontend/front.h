@@ -34,6 +34,12 @@ typedef struct FrontOutput {
   UOp *u;
 } FrontOutput;
 
+/* A named dimension whose bounds leave one size. */
+typedef struct FrontDim {
+  Str name;
+  int64_t size;
+} FrontDim;
+
 /* A VAR that the run computes. */
 typedef struct FrontBind {
   UOp *var, *value;
@@ -44,7 +50,6 @@ typedef struct Front {
   Bytes model;
   const FrontendOptions *options;
   bool *dim_used;  /* per options->dims */
-  UOp *guard;      /* bool, rank 0: front_require holds only where this does; NULL: always */
   Val *random;     /* the input of random ops; NULL until one is met */
   int64_t nrandom; /* uses of it so far */
   struct {
@@ -52,9 +57,14 @@ typedef struct Front {
     size_t len, cap;
   } vars;
   struct {
+    FrontDim *at;
+    size_t len, cap;
+  } fixed;
+  struct {
     FrontBind *at;
     size_t len, cap;
   } binds;
+  UOp *guard; /* what is being built counts only where this rank-0 bool is true; NULL: always */
   struct {
     Val **at;
     size_t len, cap;

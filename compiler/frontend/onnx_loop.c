@@ -64,7 +64,10 @@ static void begin(Build *b) {
   b->var = front_loop_var(b->f, most < 1 ? 1 : most);
   for (size_t i = 0; i < r->ncarried; i++) {
     if (r->carried[i]->kind != VAL_TENSOR)
-      job_abort(b->job, FAIL(UNIMPLEMENTED, "carried value %zu is no tensor", i));
+      job_abort(b->job, FAIL(FAILED_PRECONDITION,
+                             "the number of iterations has to be known at compile time: carried "
+                             "value %zu is a sequence",
+                             i));
     b->now[i] = carry(b, val_uop(b->f, r->carried[i]));
   }
 }

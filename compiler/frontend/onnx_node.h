@@ -64,6 +64,8 @@ NodeSizes node_size_list(Node *n, Ints list);
 UOp *node_size_value(Node *n, const NodeSizes *s, uint32_t i);
 /* Element i as a dim: what only the run knows becomes a VAR in [0, max]. */
 int64_t node_size_bound(Node *n, const NodeSizes *s, uint32_t i, int64_t max, const char *what);
+/* Makes dims of the sizes of an axis's parts; they add up to d in every run that goes on. */
+void node_part_sizes(Node *n, const NodeSizes *sizes, int64_t d);
 /* "node 'y' (Reshape): what", for what a run reports. */
 const char *node_label(Node *n, const char *what);
 
@@ -82,6 +84,12 @@ int64_t attr_need_int(Node *n, const char *name);
 /* Axis list as bits, from the k-th source (opset >= since) or the attribute `axes`. `*given` is
  * false when there is none. */
 uint32_t node_axes(Node *n, size_t k, int64_t since, size_t rank, bool *given);
+
+/* When only the run knows some of the axes: a rank-0 bool per axis of a tensor of that rank, and
+ * how many are listed; NULL when node_axes says which they are. */
+UOp **node_late_axes(Node *n, size_t k, int64_t since, size_t rank, uint32_t *count);
+/* The sizes, in order, of the axes of x that are not among `count` late ones, as bound VARs. */
+void node_sizes_of_others(Node *n, const UOp *x, UOp *const *on, uint32_t count, int64_t *dims);
 
 /* -- results --------------------------------------------------------------------------------- */
 

@@ -15,6 +15,7 @@
 
 #include "compiler/passes/expand_groups.h"
 #include "compiler/passes/linsum.h"
+#include "compiler/passes/lower.h"
 
 enum { MAX_EXPANDED = 64, DEPTH_INNER = 1 << 20 };
 
@@ -28,6 +29,7 @@ typedef struct Node {
   uint32_t n;     /* instances */
   uint32_t depth; /* of the innermost loop it depends on */
   bool needed;
+  bool indexes; /* some index is computed from it */
   UOp **at;
 } Node;
 
@@ -101,6 +103,16 @@ static void find_depths(Expand *e) {
       uint32_t d = node_of(e, e->list.at[i]->src[s])->depth;
       if (d > n->depth) n->depth = d;
     }
+  }
+}
+
+static void find_indexes(Expand *e) {
+  for (size_t i = e->list.len; i-- > 0;) {
+    UOp *u = e->list.at[i];
+    bool access = u->op == OP_INDEX || u->op == OP_STORE;
+    if (access) node_of(e, u->src[1])->indexes = true;
+    for (uint32_t s = 0; !access && e->nodes[i].indexes && s < u->nsrc; s++)
+      node_of(e, u->src[s])->indexes = true;
   }
 }
 
@@ -401,7 +413,7 @@ static UOp *build_reduce(Expand *e, UOp *u) {
   for (uint32_t s = 1; s < u->nsrc; s++)
     if (uop_axis(u->src[s]) == AX_GROUP)
       r = groups_combine(&e->groups, (Op)u->arg.i, r, (int)u->src[s]->arg.ints.at[1]);
-  return r;
+  return node_of(e, u)->indexes ? lower_bounded(e->job, u, r) : r;
 }
 
 static UOp *group(Expand *e, UOp **effects, uint32_t n) {
@@ -468,6 +480,7 @@ UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
     if (e->list.at[i]->dtype == DT_INDEX) linsum_of(&e->sums, e->list.at[i]);
   }
   find_depths(e);
+  find_indexes(e);
   find_needed(e);
   for (size_t i = 0; i < e->list.len; i++) {
     Node *n = &e->nodes[i];

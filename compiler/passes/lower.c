@@ -28,8 +28,9 @@ typedef struct Lower {
   NodeMap pos;
   UOp **now;
   uint32_t *level;
-  bool *shared; /* by position: several loops run over this RANGE */
-  UOp **owner;  /* by position: a REDUCE over this RANGE */
+  bool *shared;  /* by position: several loops run over this RANGE */
+  bool *indexes; /* by position: some index is computed from it */
+  UOp **owner;   /* by position: a REDUCE over this RANGE */
   int64_t next_range, next_buffer;
 } Lower;
 
@@ -193,13 +194,56 @@ static void pick_ranges(Lower *l, const Group *g, Loop *loop) {
   }
 }
 
+/* Loops inside of a renamed one become loops of their own: the other nest keeps them. */
+static void rename_inner(Lower *l, Loop *loop, UOp *values) {
+  UOpList list = uop_toposort(l->job, values);
+  size_t outer = loop->nrename, room = outer;
+  for (size_t i = 0; i < list.len; i++) room += list.at[i]->op == OP_END;
+  UOp **from = arena_array(&l->job->arena, room, sizeof *from);
+  UOp **to = arena_array(&l->job->arena, room, sizeof *to);
+  memcpy(from, loop->from, outer * sizeof *from);
+  memcpy(to, loop->to, outer * sizeof *to);
+  loop->from = from, loop->to = to;
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    bool inside = false;
+    for (size_t j = 0; u->op == OP_END && j < outer; j++) inside |= uop_is_open(u, loop->from[j]);
+    if (!inside) continue;
+    UOp *r = u->src[1];
+    loop->from[loop->nrename] = r;
+    loop->to[loop->nrename++] = uop_range(l->job, l->next_range++, uop_axis(r), r->src[0]);
+  }
+}
+
 /* All values of the group in one walk: a SINK holds them while ranges are renamed. */
-static UOp *const *renamed_values(Lower *l, const Group *g, const Loop *loop) {
+static UOp *const *renamed_values(Lower *l, const Group *g, Loop *loop) {
   UOp **values = arena_array(&l->job->arena, g->of.len, sizeof *values);
   for (size_t m = 0; m < g->of.len; m++) values[m] = now(l, g->of.at[m]->src[0]);
   if (!loop->nrename) return values;
   UOp *all = uop_make(l->job, OP_SINK, DT_VOID, arg_none(), values, g->of.len);
+  rename_inner(l, loop, all);
   return uop_substitute(l->job, all, loop->from, loop->to, loop->nrename)->src;
+}
+
+static void find_indexes(Lower *l) {
+  for (size_t i = l->list.len; i-- > 0;) {
+    UOp *u = l->list.at[i];
+    bool access = u->op == OP_INDEX || u->op == OP_LOAD || u->op == OP_STORE;
+    if (access) l->indexes[position(l, u->src[1])] = true;
+    for (uint32_t s = 0; !access && l->indexes[i] && s < u->nsrc; s++)
+      l->indexes[position(l, u->src[s])] = true;
+  }
+}
+
+UOp *lower_bounded(Job *job, const UOp *u, UOp *r) {
+  DType d = (DType)u->dtype;
+  if (!dtype_is_int(d)) return r;
+  UOp *ends[2] = {uop_int(job, d, u->vmax), uop_int(job, d, u->vmin)};
+  for (int k = 0; k < 2 && r->lanes > 1; k++)
+    ends[k] = uop_make_lanes(job, OP_BROADCAST, DT_VOID, r->lanes, arg_none(), &ends[k], 1);
+  if (u->vmax < INT64_MAX && u->vmax < r->vmax) r = uop2(job, OP_MIN, r, ends[0]);
+  if (u->vmin > INT64_MIN && u->vmin > r->vmin) r = uop2(job, OP_MAX, r, ends[1]);
+  return r;
 }
 
 static size_t chains_for(const Group *g, size_t nleaves) {
@@ -268,7 +312,8 @@ static void lower_group(Lower *l, const Group *g) {
       UOp *part = load_reg(job, uop2(job, OP_AFTER, buffer, done), buffer->lanes);
       r = r ? uop2(job, (Op)g->of.at[m]->arg.i, r, part) : part;
     }
-    l->now[position(l, g->of.at[m])] = r;
+    uint32_t at = position(l, g->of.at[m]);
+    l->now[at] = l->indexes[at] ? lower_bounded(job, g->of.at[m], r) : r;
   }
 }
 
@@ -328,6 +373,8 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
   l.level = arena_array(&job->arena, l.list.len, sizeof *l.level);
   l.shared = arena_array(&job->arena, l.list.len, sizeof *l.shared);
   l.owner = arena_array(&job->arena, l.list.len, sizeof *l.owner);
+  l.indexes = arena_alloc(&job->arena, l.list.len);
+  find_indexes(&l);
   uint32_t levels = find_levels(&l);
   for (uint32_t level = 0; level <= levels; level++) {
     Groups g = level ? find_groups(&l, level) : (Groups){0};
