@@ -134,6 +134,7 @@ static const KilnTensorSpec *specs(Arena *a, size_t n, Kiln__V1__TensorSpec *con
     out[i] = (KilnTensorSpec){.name = s->name,
                               .dtype = (KilnDType)s->dtype,
                               .rank = s->n_dims,
+                              .state = s->state,
                               .dims = answer_dims(a, s->n_dims, s->dims),
                               .bytes = kiln_dtype_size((KilnDType)s->dtype)};
     if (!out[i].dims || !spec_shape(a, s, &out[i].shape)) return NULL;

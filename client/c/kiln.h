@@ -178,6 +178,7 @@ typedef struct KilnTensorSpec {
   /* Per dimension; NULL when all are numbers. The name of an output's may be an expression, "2*n +
    * 1", or "?" when the run computes it from data. */
   const KilnDim *shape;
+  int state; /* an input that every run updates in place: its value is a buffer */
 } KilnTensorSpec;
 
 /* -- compiling -----------------------------------------------------------------------------------

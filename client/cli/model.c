@@ -213,14 +213,28 @@ static int make_up(const KilnExecutable *exe, uint64_t seed, size_t i, Inputs *i
   return EX_OK;
 }
 
-int inputs_open(const Cli *cli, const ModelArgs *args, const KilnExecutable *exe, Inputs *in) {
+/* A state's tensor becomes a buffer, which all runs update. */
+static int upload_states(Cli *cli, const KilnExecutable *exe, Inputs *in) {
+  in->client = cli->client;
+  for (size_t i = 0; i < in->count; i++) {
+    KilnTensor *t = &in->tensors[i];
+    if (!exe->inputs[i].state) continue;
+    if (kiln_upload(cli->client, t, exe->device, &in->buffers[i], &cli->err))
+      return cli_fail(cli, &cli->err);
+    t->buffer = in->buffers[i]->id;
+  }
+  return EX_OK;
+}
+
+int inputs_open(Cli *cli, const ModelArgs *args, const KilnExecutable *exe, Inputs *in) {
   size_t n = exe->ninputs;
   uint64_t seed = 0;
   char dims[128];
   *in = (Inputs){.tensors = calloc(n + 1, sizeof *in->tensors),
                  .owned = calloc(n + 1, sizeof *in->owned),
-                 .dims = calloc(n + 1, sizeof *in->dims)};
-  if (!in->tensors || !in->owned || !in->dims)
+                 .dims = calloc(n + 1, sizeof *in->dims),
+                 .buffers = calloc(n + 1, sizeof(KilnBuffer *))};
+  if (!in->tensors || !in->owned || !in->dims || !in->buffers)
     return cli_error(EX_OSERR, "no memory for %zu inputs", n);
   in->count = n;
   if (args->random && !args_count(args->random, &seed))
@@ -241,10 +255,16 @@ int inputs_open(const Cli *cli, const ModelArgs *args, const KilnExecutable *exe
     int rc = make_up(exe, seed, i, in);
     if (rc) return rc;
   }
-  return EX_OK;
+  return upload_states(cli, exe, in);
 }
 
 void inputs_close(Inputs *in) {
+  for (size_t i = 0; in->buffers && i < in->count; i++) {
+    if (!in->buffers[i]) continue;
+    kiln_free_buffers(in->client, &in->buffers[i]->id, 1, NULL);
+    kiln_free(in->buffers[i]);
+  }
+  free(in->buffers);
   for (size_t i = 0; in->owned && i < in->count; i++) free(in->owned[i]);
   free(in->owned);
   free(in->dims);

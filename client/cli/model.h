@@ -45,10 +45,13 @@ typedef struct Inputs {
   uint64_t (*dims)[32]; /* parallel to tensors */
   bool seeded;          /* --random: random ops draw the numbers of `seed`, run after run */
   uint64_t seed;
+  KilnClient *client;   /* that the buffers below are with */
+  KilnBuffer **buffers; /* parallel to tensors: of states, NULL for others */
 } Inputs;
 
-/* One tensor per input of the executable, from files and random numbers. */
-int inputs_open(const Cli *cli, const ModelArgs *args, const KilnExecutable *exe, Inputs *out);
+/* One tensor per input of the executable, from files and random numbers; those of states are in
+ * buffers of the server, until inputs_close. */
+int inputs_open(Cli *cli, const ModelArgs *args, const KilnExecutable *exe, Inputs *out);
 void inputs_close(Inputs *in);
 
 /* How an executable came to be: a line of text, or an object. */

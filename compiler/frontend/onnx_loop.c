@@ -64,12 +64,10 @@ static void begin(Build *b) {
   b->var = front_loop_var(b->f, most < 1 ? 1 : most);
   for (size_t i = 0; i < r->ncarried; i++) {
     if (r->carried[i]->kind != VAL_TENSOR)
-      job_abort(
-          b->job,
-          FAIL(
-              FAILED_PRECONDITION,
-              "carried value %zu is no tensor: the number of trips has to be known at compile time",
-              i));
+      job_abort(b->job, FAIL(FAILED_PRECONDITION,
+                             "the number of iterations has to be known at compile time: carried "
+                             "value %zu is a sequence",
+                             i));
     b->now[i] = carry(b, val_uop(b->f, r->carried[i]));
   }
 }
@@ -80,21 +78,18 @@ static Val *truth(Build *b) {
   return val_from_data(b->f, DT_BOOL, (Ints){0}, yes);
 }
 
-/* The element of an axis of n elements that an iteration is about. */
-static int64_t place(Build *b, int64_t n, bool back) {
-  Job *job = b->job;
-  int64_t k = dim_of(job, b->var), last = dim_sub(job, n, 1);
+int64_t loop_place(Job *job, UOp *var, int64_t n, bool back) {
+  int64_t k = dim_of(job, var), last = dim_sub(job, n, 1);
   if (!dim_le(job, k, last)) k = dim_min(job, k, last);
   return back ? dim_sub(job, last, k) : k;
 }
 
-/* One element of an axis, as a view that keeps the axis. */
-static UOp *element(Build *b, UOp *x, size_t axis, int64_t at) {
+UOp *loop_element(Job *job, UOp *x, size_t axis, int64_t at) {
   int64_t arg[2 * MAX_DIMS];
   for (uint32_t k = 0; k < x->shape.n; k++) arg[2 * k] = 0, arg[2 * k + 1] = x->shape.at[k];
   arg[2 * axis] = at;
-  arg[2 * axis + 1] = dim_add(b->job, at, 1);
-  return uop_make(b->job, OP_SHRINK, DT_VOID, arg_ints(arg, 2 * x->shape.n), &x, 1);
+  arg[2 * axis + 1] = dim_add(job, at, 1);
+  return uop_make(job, OP_SHRINK, DT_VOID, arg_ints(arg, 2 * x->shape.n), &x, 1);
 }
 
 static void convert(Build *b) {
@@ -108,7 +103,8 @@ static void convert(Build *b) {
   for (size_t i = 0; i < r->ncarried; i++) args[n++] = val_from_uop(b->f, b->now[i], true);
   for (size_t i = 0; i < r->nscanned; i++) {
     UOp *x = r->scanned[i];
-    x = element(b, x, r->axes[i], place(b, x->shape.at[r->axes[i]], r->back[i]));
+    int64_t at = loop_place(b->job, b->var, x->shape.at[r->axes[i]], r->back[i]);
+    x = loop_element(b->job, x, r->axes[i], at);
     args[n++] = val_from_uop(b->f, build_squeeze(b->job, x, r->axes[i]), true);
   }
   size_t results = r->ncarried + r->ncollected + !r->is_scan;
@@ -160,8 +156,8 @@ static void update_collected(Build *b) {
     if (x->shape.n) memcpy(dims + 1, x->shape.at, x->shape.n * sizeof *dims);
     UOp *all = front_local(b->f, uop_dtype(x), shape_make(dims, x->shape.n + 1));
     b->rest[i] = uop2(b->job, OP_AFTER, all, b->var);
-    int64_t at = place(b, b->rows, r->out_back[i]);
-    update(b, element(b, b->rest[i], 0, at), build_unsqueeze(b->job, x, 0));
+    int64_t at = loop_place(b->job, b->var, b->rows, r->out_back[i]);
+    update(b, loop_element(b->job, b->rest[i], 0, at), build_unsqueeze(b->job, x, 0));
   }
 }
 
@@ -187,6 +183,7 @@ static UOp *make_loop(Build *b) {
   UOp **src = arena_array(arena, 3 + b->n + nbinds, sizeof *src);
   src[0] = b->var;
   src[1] = b->r->count ? b->r->count : i64(b, INT32_MAX);
+  if (b->f->guard) src[1] = build_where(b->job, b->f->guard, src[1], i64(b, 0)); /* not taken */
   src[2] = b->go ? b->go : uop_int(b->job, DT_BOOL, 1);
   memcpy(src + 3, b->effects, b->n * sizeof *src);
   size_t n = 3 + b->n + front_take_binds(b->f, b->mark, b->var, src + 3 + b->n);

@@ -28,3 +28,9 @@ typedef struct Repeat {
 /* Fills r->out. UNIMPLEMENTED or FAILED_PRECONDITION, with nothing left behind, when the body does
  * not repeat: what it carries changes its shape, or is no tensor. */
 Status onnx_repeat(Repeat *r);
+
+/* The element of an axis of n elements that iteration `var` is about, as a position; the last one
+ * where the iteration is not proven to be inside. */
+int64_t loop_place(Job *job, UOp *var, int64_t n, bool back);
+/* One element of an axis, as a view that keeps the axis. */
+UOp *loop_element(Job *job, UOp *x, size_t axis, int64_t at);

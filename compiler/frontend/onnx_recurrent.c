@@ -1,13 +1,14 @@
-/* RNN, GRU and LSTM, unrolled over time. The products with W of all steps are one matrix product;
- * what remains in each step is the product with R and the gates. With sequence_lens a step beyond a
- * row's length leaves that row's state and gives 0. */
+/* RNN, GRU and LSTM, unrolled over time or, when the steps are many or only the run knows how many,
+ * as a loop whose locals are the states and the results of all steps. The products with W of all
+ * steps are one matrix product; what remains in each step is the product with R and the gates. With
+ * sequence_lens a step beyond a row's length leaves that row's state and gives 0. */
 #include <assert.h>
 #include <math.h>
 
 #include "compiler/frontend/build_nn.h"
-#include "compiler/frontend/onnx_node.h"
+#include "compiler/frontend/onnx_loop.h"
 
-enum { MAX_STEPS = 1 << 12, MAX_ACTS = 3 };
+enum { UNROLLED = 64, MAX_ACTS = 3 };
 
 typedef struct Act {
   Str name;
@@ -21,7 +22,8 @@ typedef void (*Step)(Rnn *r, UOp *xw);
 struct Rnn {
   Node *n;
   Job *job;
-  int64_t gates, nacts, hidden, steps, batch, dirs;
+  int64_t gates, nacts, hidden, dirs;
+  int64_t steps, batch; /* dims */
   UOp *x, *lens;
   Step step;
   /* of the direction at hand: */
@@ -132,22 +134,14 @@ static UOp *initial(Rnn *r, size_t k, bool batch_first) {
   return s ? s : build_splat(r->job, build_num(r->job, r->x, 0), shape_make(dims, 3));
 }
 
-/* Runs one direction; ys[t] is [batch, hidden]. */
-static void run_direction(Rnn *r, bool reverse, UOp **ys) {
-  Job *job = r->job;
-  UOp *xw = add(r, build_matmul(job, r->x, build_transpose(job, r->w, 0, 1)), r->wb);
-  for (int64_t k = 0; k < r->steps; k++) {
-    int64_t t = reverse ? r->steps - 1 - k : k;
-    UOp *h = r->h, *c = r->c;
-    job_poll(job);
-    r->step(r, build_squeeze(job, build_slice(job, xw, 0, t, 1, 1), 0));
-    ys[t] = r->h;
-    if (!r->lens) continue;
-    UOp *on = build2(job, OP_CMPLT, uop_int(job, DT_I64, t), r->lens);
-    ys[t] = build_where(job, on, r->h, build_num(job, r->h, 0));
-    r->h = build_where(job, on, r->h, h);
-    if (c) r->c = build_where(job, on, r->c, c);
-  }
+/* After a step: a row beyond its length keeps its state and gives 0. */
+static UOp *masked(Rnn *r, UOp *t, UOp *h, UOp *c) {
+  if (!r->lens) return r->h;
+  UOp *on = build2(r->job, OP_CMPLT, t, r->lens);
+  UOp *y = build_where(r->job, on, r->h, build_num(r->job, r->h, 0));
+  r->h = build_where(r->job, on, r->h, h);
+  if (c) r->c = build_where(r->job, on, r->c, c);
+  return y;
 }
 
 static UOp *stack(Rnn *r, UOp **xs, int64_t n, size_t axis) {
@@ -155,14 +149,63 @@ static UOp *stack(Rnn *r, UOp **xs, int64_t n, size_t axis) {
   return build_cat(r->job, xs, (size_t)n, axis);
 }
 
+/* Both run one direction: xw [steps, batch, gates * hidden] to [steps, batch, hidden]. */
+static UOp *run_unrolled(Rnn *r, UOp *xw, bool reverse) {
+  Job *job = r->job;
+  UOp **ys = arena_array(&job->arena, (size_t)r->steps, sizeof *ys);
+  for (int64_t k = 0; k < r->steps; k++) {
+    int64_t t = reverse ? r->steps - 1 - k : k;
+    UOp *h = r->h, *c = r->c;
+    job_poll(job);
+    r->step(r, build_squeeze(job, build_slice(job, xw, 0, t, 1, 1), 0));
+    ys[t] = masked(r, uop_int(job, DT_I64, t), h, c);
+  }
+  return stack(r, ys, r->steps, 0);
+}
+
+static UOp *run_looped(Rnn *r, UOp *xw, bool reverse) {
+  Job *job = r->job;
+  Front *f = r->n->f;
+  UOp *src[8], *before[2] = {r->h, r->c}, *now[2] = {NULL, NULL};
+  size_t n = 0;
+  src[n++] = front_loop_var(f, dim_high(r->steps));
+  src[n++] = build_size(job, r->steps);
+  src[n++] = uop_int(job, DT_BOOL, 1);
+  for (int k = 0; k < 2 && before[k]; k++) {
+    UOp *local = front_local(f, uop_dtype(before[k]), before[k]->shape);
+    src[n++] = uop2(job, OP_STORE, local, before[k]);
+    now[k] = uop2(job, OP_AFTER, local, src[0]);
+  }
+  r->h = now[0], r->c = now[1];
+  int64_t t = loop_place(job, src[0], r->steps, reverse);
+  r->step(r, build_squeeze(job, loop_element(job, xw, 0, t), 0));
+  UOp *y = masked(r, build_size(job, t), now[0], now[1]);
+  const int64_t dims[3] = {r->steps, r->batch, r->hidden};
+  UOp *all = front_local(f, uop_dtype(y), shape_make(dims, 3));
+  UOp *row = loop_element(job, uop2(job, OP_AFTER, all, src[0]), 0, t);
+  src[n++] = uop2(job, OP_STORE, row, build_unsqueeze(job, y, 0));
+  src[n++] = uop2(job, OP_STORE, now[0], r->h);
+  if (now[1]) src[n++] = uop2(job, OP_STORE, now[1], r->c);
+  UOp *loop = uop_make(job, OP_LOOP, DT_VOID, arg_none(), src, n);
+  r->h = uop2(job, OP_AFTER, now[0]->src[0], loop);
+  if (now[1]) r->c = uop2(job, OP_AFTER, now[1]->src[0], loop);
+  return uop2(job, OP_AFTER, all, loop);
+}
+
+static UOp *run_direction(Rnn *r, bool reverse) {
+  UOp *xw = add(r, build_matmul(r->job, r->x, build_transpose(r->job, r->w, 0, 1)), r->wb);
+  bool few = dim_is_static(r->steps) && r->steps <= UNROLLED;
+  return few ? run_unrolled(r, xw, reverse) : run_looped(r, xw, reverse);
+}
+
 static void check_sources(Rnn *r, UOp **w, UOp **rec, UOp **b) {
   int64_t gh = r->gates * r->hidden;
   *w = need_shape(r, "W", *w, (const int64_t[]){r->dirs, gh, r->x->shape.at[2]}, 3);
   *rec = need_shape(r, "R", *rec, (const int64_t[]){r->dirs, gh, r->hidden}, 3);
   *b = need_shape(r, "B", *b, (const int64_t[]){r->dirs, 2 * gh}, 2);
-  if (r->steps > MAX_STEPS || r->steps < 1)
-    job_abort(r->job, FAIL(UNIMPLEMENTED, "%lld time steps, from 1 to %d are supported",
-                           (long long)r->steps, MAX_STEPS));
+  if (dim_low(r->steps) < 1)
+    job_abort(r->job, FAIL(UNIMPLEMENTED, "%s time steps, expected at least 1",
+                           dim_text(r->job, r->steps)));
 }
 
 static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cell) {
@@ -180,7 +223,7 @@ static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cel
   if (first) x = build_transpose(job, x, 0, 1);
   Rnn r = {.n = n, .job = job, .gates = gates, .nacts = nacts, .step = step, .x = x};
   r.hidden = front_static(job, rec->shape.at[2], "the size of the state");
-  r.steps = front_static(job, x->shape.at[0], "the number of steps");
+  r.steps = x->shape.at[0];
   r.batch = x->shape.at[1];
   r.dirs = both ? 2 : 1;
   check_sources(&r, &w, &rec, &b);
@@ -189,7 +232,7 @@ static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cel
   p = need_shape(&r, "P", p, (const int64_t[]){r.dirs, 3 * r.hidden}, 2);
   lens = need_shape(&r, "sequence_lens", lens, &r.batch, 1);
   if (lens) r.lens = build_unsqueeze(job, build_cast(job, lens, DT_I64), 1);
-  UOp *ys[2], *hs[2], *cs[2], **list = arena_array(&job->arena, (size_t)r.steps, sizeof *list);
+  UOp *ys[2], *hs[2], *cs[2];
   for (int64_t d = 0; d < r.dirs; d++) {
     int64_t gh = gates * r.hidden;
     UOp *bias = of_dir(&r, b, d);
@@ -200,8 +243,7 @@ static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cel
     r.p = of_dir(&r, p, d);
     r.h = of_dir(&r, h0, d), r.c = of_dir(&r, c0, d);
     read_activations(&r, d);
-    run_direction(&r, back || d == 1, list);
-    ys[d] = stack(&r, list, r.steps, 0);
+    ys[d] = run_direction(&r, back || d == 1);
     hs[d] = r.h, cs[d] = r.c;
   }
   UOp *y = stack(&r, ys, r.dirs, 1), *h = stack(&r, hs, r.dirs, 0);

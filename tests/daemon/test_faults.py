@@ -172,6 +172,45 @@ def test_device_killed_mid_run(start):
     assert d.devices()[0].restarts == 1
 
 
+def counter_graph():
+    """x += 1"""
+    from conftest import Graph
+    g = Graph()
+    x = g.param("x", (16,))
+    g.g.params[0].state = True
+    now = g.node("ADD", x, g.const(1.0))
+    g.node("ASSIGN", x, now)
+    g.output("y", x)
+    return g.bytes()
+
+
+def test_device_killed_while_a_state_is_updated(start):
+    """Nobody knows how far the run came: it is not sent again, and the buffer is lost; others keep what runs left there."""
+    d = start()
+    exe = d.compile(counter_graph()).executable
+    safe, lost = d.upload(ones()), d.upload(ones())
+    assert d.run(exe, {"x": safe})["y"][0] == 2
+    device = d.children("device")[0]
+    stopped([device])
+    errors = []
+
+    def update():
+        try:
+            d.run(exe, {"x": lost})
+        except grpc.RpcError as e:
+            errors.append(e)
+    call = threading.Thread(target=update)
+    call.start()
+    time.sleep(0.3)
+    os.kill(device, signal.SIGKILL)
+    call.join(20)
+    assert errors and errors[0].code() == C.UNAVAILABLE and "states" in errors[0].details()
+    d.wait_ready()
+    with fails(C.DATA_LOSS, lost, "updated"):
+        d.run(exe, {"x": lost})
+    assert d.run(exe, {"x": safe})["y"][0] == 3
+
+
 def test_device_killed_twice_mid_run(start):
     d = start()
     exe = check_run(d).executable

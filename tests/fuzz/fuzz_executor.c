@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "daemon/channel/shm.h"
 #include "daemon/worker/executor.h"
 #include "proto/limits.h"
@@ -20,7 +21,7 @@ static int memory(void) {
   return fd;
 }
 
-static Status apply(Executor *x, const Kiln__V1__Envelope *m) {
+static Status apply(Executor *x, Kiln__V1__Envelope *m) {
   Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
   uint64_t bytes;
   int fd;
@@ -29,6 +30,7 @@ static Status apply(Executor *x, const Kiln__V1__Envelope *m) {
     return executor_load(x, m->load, memory(), m->load->const_bytes ? memory() : -1);
   case KILN__V1__ENVELOPE__BODY_RUN:
     if (m->run->n_output_buffers > 100) return NULL; /* memory is real here */
+    m->run->deadline_ns = clock_now_ns() + 50000000; /* what ends a loop of 2^40 iterations */
     return executor_run(x, m->run, m->run->slab_bytes ? memory() : -1, &done);
   case KILN__V1__ENVELOPE__BODY_UNLOAD: return executor_unload(x, m->unload->executable), NULL;
   case KILN__V1__ENVELOPE__BODY_BUFFER_CREATE:
@@ -49,7 +51,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   Executor *x;
   Status st = device_null_create(&device);
   if (st) return status_drop(st), 0;
-  device->caps.shares_memory = size % 2; /* else bytes are copied */
+  device->caps.shares_memory = size % 2;   /* else bytes are copied */
   device->caps.max_buffer_bytes = 1 << 20; /* sizes that a message claims are not allocated for */
   st = executor_create(device, &x);
   while (!st && size >= 2) {

@@ -14,7 +14,7 @@ static inline void verify(Job *job, void *arg) {
   const TensorGraph *g = arg;
   Status st = verify_graph(job, g->sink, STAGE_TENSOR, "frontend");
   assert(!st);
-  for (size_t i = g->ninputs + g->noutputs; i < g->nslots; i++)
+  for (size_t i = g->ninputs + g->noutputs; i < g->nslots - g->nlocals; i++)
     assert(g->slots[i].bytes ==
            (uint64_t)shape_numel(g->slots[i].shape) * dtype_info[g->slots[i].dtype].bytes);
 }

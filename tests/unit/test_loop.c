@@ -31,7 +31,6 @@ static UOp *make_loop(Machine *m, UOp *var, UOp *count, UOp *cond, UOp *const *e
   return uop_make(m->s.g.job, OP_LOOP, DT_VOID, arg_none(), src, n + 3);
 }
 
-
 /* Slots: inputs, outputs, locals; outputs are made before locals with the value set later. */
 typedef struct Reserved {
   UOp *param;
@@ -95,8 +94,8 @@ static void fibonacci(Machine *m) {
   UOp *a0 = node(m, OP_AFTER, a, var), *b0 = node(m, OP_AFTER, b, var);
   int64_t k = dim_of(m->s.g.job, var), k1 = dim_add(m->s.g.job, k, 1);
   UOp *row = t_int(&m->s.g, OP_SHRINK, node(m, OP_AFTER, all, var), DIMS(k, k1, 0, 1));
-  UOp *effects[] = {node(m, OP_STORE, a, x), node(m, OP_STORE, b, x),
-                    node(m, OP_STORE, a0, b0), node(m, OP_STORE, b0, node(m, OP_ADD, a0, b0)),
+  UOp *effects[] = {node(m, OP_STORE, a, x), node(m, OP_STORE, b, x), node(m, OP_STORE, a0, b0),
+                    node(m, OP_STORE, b0, node(m, OP_ADD, a0, b0)),
                     node(m, OP_STORE, row, t_reshape(&m->s.g, a0, DIMS(1, 1)))};
   UOp *loop = make_loop(m, var, i64(m, N), NULL, effects, 5);
   set(m, y, node(m, OP_AFTER, all, loop));
@@ -191,8 +190,7 @@ static void branch(Machine *m) {
   UOp *b = uop1(m->s.g.job, OP_NEG, node(m, OP_AFTER, x, w));
   UOp *then[] = {node(m, OP_STORE, node(m, OP_AFTER, r, v), a)};
   UOp *first = make_loop(m, v, yes, NULL, then, 1);
-  UOp *otherwise[] = {node(m, OP_AFTER, r, first),
-                      node(m, OP_STORE, node(m, OP_AFTER, r, w), b)};
+  UOp *otherwise[] = {node(m, OP_AFTER, r, first), node(m, OP_STORE, node(m, OP_AFTER, r, w), b)};
   UOp *second = make_loop(m, w, no, NULL, otherwise, 2);
   set(m, y, node(m, OP_AFTER, r, second));
   expect(m, 5, NULL); /* two counts, two branches, the output */

@@ -49,7 +49,8 @@ static void finish(Machine *m) {
   graph_plan(g);
 }
 
-/* -- the interpreter, the plan, and kernels run one by one -------------------------------------- */
+/* -- the interpreter, the plan, and kernels run one by one --------------------------------------
+ */
 
 static void run_both(Machine *m, InterpBuffer *want, InterpBuffer *got) {
   Graph *g = &m->g;
@@ -234,12 +235,10 @@ static void appended(Machine *m) {
 
 static void by_hand(void **state) {
   (void)state;
-  static const Program all[] = {increment,     write_slice,  increment_slice,
-                                transpose,     shift,        move_halves,
-                                even_from_odd, output_before, old_and_new,
-                                old_part,      swap,         rotate_without_copy,
-                                spread_row,    permuted_shard, diamond,
-                                appended};
+  static const Program all[] = {
+      increment,     write_slice,    increment_slice, transpose, shift, move_halves,
+      even_from_odd, output_before,  old_and_new,     old_part,  swap,  rotate_without_copy,
+      spread_row,    permuted_shard, diamond,         appended};
   for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
     printf("program %zu\n", k);
     with_machine(all[k]);
@@ -384,8 +383,7 @@ static View random_view(Random *r) {
 
 static UOp *view_now(Random *r, const View *v) {
   UOp *u = r->m.version[v->state];
-  for (size_t k = 0; k < v->n; k++)
-    u = uop_make(r->m.g.job, v->op[k], DT_VOID, v->arg[k], &u, 1);
+  for (size_t k = 0; k < v->n; k++) u = uop_make(r->m.g.job, v->op[k], DT_VOID, v->arg[k], &u, 1);
   return u;
 }
 
