@@ -58,8 +58,9 @@ typedef void (*JobFn)(Job *job, void *arg);
 /* Runs fn; NULL if it returned, else the Status that job_abort was given (or RESOURCE_EXHAUSTED
  * when the arena was full). Nodes made so far stay valid. Not reentrant for one job. */
 Status job_run(Job *job, JobFn fn, void *arg) __attribute__((warn_unused_result));
-/* The same inside of job_run, for a part that the job can do without. What the job is out of (memory,
- * time, steps) ends the whole job still. The caller undoes what fn left in shared structures. */
+/* The same inside of job_run, for a part that the job can do without. What the job is out of
+ * (memory, time, steps) ends the whole job still. The caller undoes what fn left in shared
+ * structures. */
 Status job_try(Job *job, JobFn fn, void *arg) __attribute__((warn_unused_result));
 /* Room for n pointers, contents kept; the pointer is valid until the next call with the same k. */
 void **job_scratch(Job *job, int k, size_t n);

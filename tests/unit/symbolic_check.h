@@ -111,8 +111,7 @@ static inline uint32_t matching_end(const Plan *p, uint32_t loop) {
 
 static inline bool goes_on(SizedRun *r, const PlanStep *loop, int64_t iteration) {
   int64_t count = at_values(loop->count, r->vars);
-  if (loop->buffer != NO_BUFFER)
-    memcpy(&count, sized_buffer(r, loop->buffer).data, sizeof count);
+  if (loop->buffer != NO_BUFFER) memcpy(&count, sized_buffer(r, loop->buffer).data, sizeof count);
   if (iteration >= count) return false;
   return loop->condition == NO_BUFFER || *(uint8_t *)sized_buffer(r, loop->condition).data;
 }
