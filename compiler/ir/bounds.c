@@ -151,8 +151,16 @@ static Interval converted(const UOp *u, Interval a, Interval all) {
   return a;
 }
 
+/* A 4- or 2-bit integer is kept in a byte, as the same number where the signs agree. */
+static bool is_stored_int(const UOp *u) {
+  DType d = (DType)u->dtype, from = (DType)u->src[0]->dtype;
+  return dtype_is_int(from) && dtype_is_int(d) && dtype_is_uint(from) == dtype_is_uint(d) &&
+         dtype_info[from].bits < 8 * dtype_info[from].bytes;
+}
+
 static Interval alu(const UOp *u, Interval all) {
   size_t n = u->nsrc;
+  if (u->op == OP_BITCAST && is_stored_int(u)) return of(u->src[0]);
   if (u->op == OP_CAST) return converted(u, of(u->src[0]), all);
   if (u->op == OP_BITCAST || dtype_is_float((DType)u->src[n - 1]->dtype)) return all;
   Interval a = of(u->src[0]), b = n > 1 ? of(u->src[1]) : a, c = n > 2 ? of(u->src[2]) : a;

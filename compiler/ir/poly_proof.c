@@ -325,6 +325,33 @@ static void note_loops(Proof *pr, const UOp *x) {
   }
 }
 
+/* -- by the lower ends --------------------------------------------------------------------------
+ */
+
+/* With every atom written as its least value plus what is above it, no coefficient is negative:
+ * what the search misses of (n - 1) * (n - 2), whose bounds are those of no single n. */
+static bool by_lower_ends(Job *job, Poly p) {
+  enum { MAX_TERMS = 24, MAX_DEGREE = 6 };
+  Poly sum = {0};
+  if (p.n > MAX_TERMS) return false;
+  for (uint32_t k = 0; k < p.n; k++) {
+    Poly product = poly_const(job, p.at[k].coef);
+    if (p.at[k].n > MAX_DEGREE) return false;
+    for (uint32_t a = 0; a < p.at[k].n; a++) {
+      UOp *x = p.at[k].atom[a];
+      if (x->vmin < 0) return false;
+      PolyTerm *above = arena_array(&job->arena, 1, sizeof *above);
+      *above = (PolyTerm){.coef = 1, .n = 1, .atom = &p.at[k].atom[a]};
+      Poly atom = poly_add(job, (Poly){above, 1}, poly_const(job, x->vmin), 1);
+      product = poly_mul(job, product, atom);
+    }
+    sum = poly_add(job, sum, product, 1);
+  }
+  for (uint32_t k = 0; k < sum.n; k++)
+    if (sum.at[k].coef < 0) return false;
+  return !job->overflow;
+}
+
 bool poly_proves(Job *job, Poly p) {
   Proof pr = {.job = job, .tries = MAX_TRIES};
   bool outer = job->proving;
@@ -333,6 +360,8 @@ bool poly_proves(Job *job, Poly p) {
     for (uint32_t a = 0; a < p.at[k].n; a++) note_loops(&pr, p.at[k].atom[a]);
   }
   bool proven = proves(&pr, p, MAX_DEPTH);
+  job->overflow = false;
+  proven = proven || by_lower_ends(job, p);
   job->proving = outer, job->overflow = false;
   return proven;
 }

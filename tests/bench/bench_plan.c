@@ -1,6 +1,6 @@
 /* What the middle of the compiler makes of models: kernel counts, time, memory.
  *
- *   bench_plan [--dim NAME=N]... MODEL.onnx...
+ *   bench_plan [--dim NAME=N]... MODEL...          .kgraph: a serialized native graph, else ONNX
  *
  * CPU times are of the frontend and of the plan. `peak` is the arena of temporaries, `live` the
  * largest sum of temporaries alive at one call, which no plan in this order can be below. */
@@ -83,7 +83,7 @@ static Status bench(Job *job, Bytes model, const FrontendOptions *options, const
 
 int main(int argc, char **argv) {
   DimBinding dims[DIMS_MAX];
-  FrontendOptions options = {.kind = MODEL_ONNX, .dims = dims};
+  FrontendOptions options = {.dims = dims};
   int failed = 0;
   for (int i = 1; i < argc; i++) {
     char *eq = i + 1 < argc && !strcmp(argv[i], "--dim") ? strchr(argv[i + 1], '=') : NULL;
@@ -96,6 +96,9 @@ int main(int argc, char **argv) {
     Job job;
     job_init(&job, 0);
     Bytes model = read_file(argv[i]);
+    size_t len = strlen(argv[i]);
+    bool kgraph = len > 7 && !strcmp(argv[i] + len - 7, ".kgraph");
+    options.kind = kgraph ? MODEL_KGRAPH : MODEL_ONNX;
     Status st = bench(&job, model, &options, argv[i]);
     if (st) {
       char text[1000];

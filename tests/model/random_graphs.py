@@ -887,7 +887,7 @@ def main():
     p.add_argument("--jobs", type=int, default=os.cpu_count())
     p.add_argument("--keep", help="a folder for the graphs that fail")
     p.add_argument("--daemon", action="store_true", help="through a daemon, one executable for all sizes, instead of by every stage")
-    p.add_argument("--set", choices=("sse2", "avx2", "opencl", "gpu", "buffers8"), help="an older instruction set to compile for, or another device")
+    p.add_argument("--set", choices=("sse2", "avx2", "opencl", "cuda", "gpu", "buffers8"), help="an older instruction set to compile for, or another device")
     args = p.parse_args()
     first, end = (int(v) for v in args.seeds.split(":"))
     start = time.monotonic()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """docs/support.md: which graph op runs on which dtype, on which device, by trying.
 
-    support_table.py [--update] [--eval PATH]
+    support_table.py [--update] [--new] [--eval PATH]
 
 Every op of the graph format is asked of the frontend with every dtype; what it takes is computed by the reference interpreter, then
 by every device, and compared. Prints the table, or rewrites docs/support.md. test_support.py compares; the section of a device that
@@ -100,6 +100,8 @@ class Builder:
             return [self.node(op, [x], dtype=("i" if d[0] == "u" else "u") + str(8 * size))]
         if op == "WHERE":
             return [self.node(op, [self.cond, x, y])]
+        if op == "ARGSORT":
+            return [self.node(op, [x], [1]), self.node(op, [x], [0], i=1)]
         if op == "MATMUL":
             return [self.node(op, [x, self.z])]
         if op == "RANDOM_KEY":
@@ -150,12 +152,17 @@ def ops():
     return [op for op in _ops.OPS if op not in NOT_BY_DTYPE]
 
 
-def references(runner):
+def missing(cells):
+    """Ops of which a page's section says nothing."""
+    return [op for op in ops() if any((op, d) not in cells for d in DTYPES)]
+
+
+def references(runner, names):
     """Per dtype: the values of the ops that are defined on it, by op."""
     known = {}
     for dtype in DTYPES:
         known[dtype] = {}
-        for op in ops():
+        for op in names:
             b = Builder(dtype)
             b.output(op, b.add(op))
             got = interpret(runner, b)
@@ -214,10 +221,10 @@ where it does not, nothing where the op is not defined on the dtype. For `CAST` 
 """
 
 
-def measure(path, dtypes):
-    """The cells of the devices that are there, by title. path: of kiln-eval; dtypes: those to try, by title."""
-    interpreter = onnx_suite.EvalRunner(path, [])
-    known = references(interpreter)
+def measure(path, dtypes, names=None):
+    """The cells of the devices that are there, by title. path: of kiln-eval; dtypes: those to try, by title; names: the ops, of all."""
+    interpreter, names = onnx_suite.EvalRunner(path, []), ops() if names is None else names
+    known = references(interpreter, names)
     interpreter.close()
     made = {}
     for title, options in DEVICES.items():
@@ -226,7 +233,7 @@ def measure(path, dtypes):
         runner, made[title] = onnx_suite.EvalRunner(path, ["--compiled", *options]), {}
         for d in dtypes.get(title, DTYPES):
             good = works(runner, d, known[d])
-            made[title].update({(op, d): "" if op not in known[d] else "yes" if op in good else "NO" for op in ops()})
+            made[title].update({(op, d): "" if op not in known[d] else "yes" if op in good else "NO" for op in names})
         runner.close()
     return made
 
@@ -245,9 +252,13 @@ def read_page():
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--update", action="store_true")
+    p.add_argument("--new", action="store_true", help="try only the ops that the page does not have yet")
     p.add_argument("--eval", default=os.path.join(serving.BIN, "kiln-eval"))
     args = p.parse_args()
-    text = page({**cells_of(read_page()), **measure(args.eval, {})})
+    old = cells_of(read_page())
+    names = sorted({op for cells in old.values() for op in missing(cells)}) if args.new else None
+    made = measure(args.eval, {}, names)
+    text = page({title: {**old.get(title, {}), **made.get(title, {})} for title in DEVICES if title in old or title in made})
     if args.update:
         with open(PAGE, "w") as f:
             f.write(text)
