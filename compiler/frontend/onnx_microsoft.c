@@ -35,7 +35,7 @@ static void op_quick_gelu(Node *n) {
   node_out(n, 0, cast(n, mul(n, w, gate), uop_dtype(x)));
 }
 static void op_bias_split_gelu(Node *n) {
-  need_static(n);
+  need_static(n, 0);
   UOp *x = add(n, node_u(n, 0), node_u(n, 1));
   size_t last = x->shape.n ? x->shape.n - 1u : 0;
   if (!x->shape.n || x->shape.at[last] % 2) bad_shape(n, "data", x);
@@ -120,7 +120,7 @@ static void op_embed_layer_norm(Node *n) {
   if (ids->shape.n != 2) bad_shape(n, "input_ids", ids);
   Ints shape = ids->shape;
   UOp *sum = build_gather(job, node_u(n, 2), ids, 0);
-  if (at && shape_numel(at->shape) != shape.at[1] && !shape_eq(at->shape, shape))
+  if (at && dims_numel(job, at->shape) != shape.at[1] && !shape_eq(at->shape, shape))
     bad_shape(n, "position_ids", at);
   if (!at) at = build_iota(job, DT_I64, 1, (Ints){(int64_t[]){1, shape.at[1]}, 2});
   sum = add(n, sum, build_gather(job, node_u(n, 3), at, 0));
@@ -211,7 +211,7 @@ static void op_nhwc_conv(Node *n) {
 }
 
 static void op_nhwc_max_pool(Node *n) {
-  need_static(n);
+  need_static(n, 0);
   UOp *x = channels(n, node_u(n, 0), true);
   Spatial s = spatial_attrs(n, x, attr_ints(n, "kernel_shape"));
   DType d = uop_dtype(x);

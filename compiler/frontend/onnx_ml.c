@@ -69,16 +69,16 @@ int ml_post_attr(Node *n) {
 UOp *ml_rows(Node *n, UOp *x) {
   if (x->shape.n == 1) x = build_unsqueeze(n->job, x, 0);
   if (x->shape.n != 2) bad_shape(n, "features", x);
+  front_static(n->job, x->shape.at[1], "the number of features");
   return dtype_is_float(uop_dtype(x)) ? x : cast(n, x, DT_F32);
 }
 
 /* -- features -------------------------------------------------------------------------------- */
 
 static void op_array_feature_extractor(Node *n) {
-  need_static(n);
   UOp *x = node_u(n, 0), *at = node_u(n, 1);
   if (!x->shape.n) bad_shape(n, "data", x);
-  int64_t count = shape_numel(at->shape);
+  int64_t count = dims_numel(n->job, at->shape);
   at = build_reshape(n->job, at, shape_make(&count, 1));
   if (x->shape.n == 1) x = build_unsqueeze(n->job, x, 0);
   node_out(n, 0, build_gather(n->job, x, at, (size_t)x->shape.n - 1));
@@ -133,7 +133,6 @@ static void op_imputer(Node *n) {
 
 /* Sources side by side, each cut or filled with zeros to its inputdimensions. */
 static void op_feature_vectorizer(Node *n) {
-  need_static(n);
   Ints widths = attr_ints(n, "inputdimensions");
   UOp **parts = arena_array(&n->job->arena, n->nin, sizeof *parts);
   if (widths.n && widths.n != n->nin)
@@ -142,7 +141,7 @@ static void op_feature_vectorizer(Node *n) {
     UOp *x = cast(n, node_u(n, i), DT_F32);
     if (x->shape.n == 1) x = build_unsqueeze(n->job, x, 1);
     if (x->shape.n != 2) bad_shape(n, "features", x);
-    int64_t more = widths.n ? widths.at[i] - x->shape.at[1] : 0;
+    int64_t more = widths.n ? dim_sub(n->job, widths.at[i], x->shape.at[1]) : 0;
     parts[i] = build_pad_axis(n->job, x, 1, 0, more, num(n, x, 0));
   }
   node_out(n, 0, build_cat(n->job, parts, n->nin, 1));
@@ -227,7 +226,6 @@ static void op_linear_regressor(Node *n) {
 }
 
 static void op_linear_classifier(Node *n) {
-  need_static(n);
   Job *job = n->job;
   UOp *x = ml_rows(n, node_u(n, 0)), *label;
   ml_no_strings(n, "classlabels_strings");

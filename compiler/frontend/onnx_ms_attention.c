@@ -36,6 +36,20 @@ static UOp *attend(Node *n, const Heads *h) {
   return cast(n, build_matmul(job, p, cast(n, h->v, work)), d);
 }
 
+/* Heads that fit each other: [B, H, S, D], [B, H, T, D], [B, H, T, E] of one float dtype. */
+static void check_heads(Node *n, const Heads *h) {
+  DType d = uop_dtype(h->q);
+  bool ok = dtype_is_float(d) && uop_dtype(h->k) == d && uop_dtype(h->v) == d;
+  ok = ok && h->q->shape.n == 4 && h->k->shape.n == 4 && h->v->shape.n == 4;
+  if (!ok)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT,
+                           "query, key and value are %s of shape %s, %s of shape "
+                           "%s and %s of shape %s",
+                           dtype_info[d].name, shape_text(n->job, h->q->shape),
+                           dtype_info[h->k->dtype].name, shape_text(n->job, h->k->shape),
+                           dtype_info[h->v->dtype].name, shape_text(n->job, h->v->shape)));
+}
+
 static double default_scale(Node *n, const UOp *q) {
   double scale = attr_float(n, "scale", 0);
   return scale != 0 ? scale : 1 / sqrt((double)q->shape.at[3]);
@@ -110,6 +124,8 @@ static void op_attention(Node *n) {
   if (sizes[0] < 1 || sizes[0] != sizes[1] || sizes[2] < 1 ||
       sizes[0] + sizes[1] + sizes[2] != w->shape.at[1])
     bad_shape(n, "weights", w);
+  if (bias && (bias->shape.n != 1 || bias->shape.at[0] != w->shape.at[1]))
+    bad_shape(n, "bias", bias);
   UOp *qkv[3];
   for (int i = 0; i < 3; at += sizes[i++]) {
     qkv[i] = build_matmul(job, x, build_slice(job, w, 1, at, sizes[i], 1));
@@ -124,6 +140,7 @@ static void op_attention(Node *n) {
     }
   }
   Heads h = {.q = qkv[0], .k = qkv[1], .v = qkv[2], .scale = default_scale(n, qkv[0])};
+  check_heads(n, &h);
   if (node_has(n, 3)) h.bias = mask_bias(n, node_u(n, 3), h.q, h.k);
   plus_bias(n, &h, node_opt(n, 5));
   if (attr_int(n, "unidirectional", 0)) h.allowed = causal(n, h.q, h.k);
@@ -164,6 +181,7 @@ static void op_multi_head(Node *n) {
   } else {
     bad_shape(n, "query without key and value", q);
   }
+  check_heads(n, &h);
   int64_t width = heads * h.q->shape.at[3];
   if (bias && (bias->shape.n != 1 || bias->shape.at[0] != 2 * width + heads * h.v->shape.at[3]))
     bad_shape(n, "bias", bias);
@@ -209,9 +227,10 @@ static void op_rotary(Node *n) {
     bad_shape(n, "cache", cos);
   if (attr_int(n, "is_packed_batching", 0))
     job_abort(n->job, FAIL(UNIMPLEMENTED, "is_packed_batching is not supported"));
+  if (!flat && x->shape.n != 4) bad_shape(n, "data", x);
   if (flat) x = attention_split(n, x, heads > 0 ? heads : x->shape.at[2] / (2 * cos->shape.at[1]));
   int64_t tokens = x->shape.at[2];
-  if (shape_numel(ids->shape) == 1 && ids->shape.n <= 1) {
+  if (dims_numel(n->job, ids->shape) == 1 && ids->shape.n <= 1) {
     ids = add(n, build_reshape_v(n->job, cast(n, ids, DT_I64), 2, (int64_t)1, (int64_t)1),
               build_along(n->job, build_arange(n->job, DT_I64, tokens), 1, 2));
   } else if (ids->shape.n != 2 || ids->shape.at[1] != tokens) {
@@ -250,6 +269,7 @@ static void group_sources(Node *n, Group *g) {
   g->h.q = attention_split(n, q, g->nq);
   g->h.k = attention_split(n, k, g->nkv);
   g->h.v = attention_split(n, v, g->nkv);
+  check_heads(n, &g->h);
   g->batch = q->shape.at[0], g->tokens = q->shape.at[1];
 }
 
@@ -294,6 +314,7 @@ static void group_masks(Node *n, Group *g, int64_t length) {
     g->h.bias = build_pad_axis(n->job, bias, 3, 0, more, num(n, bias, 0));
   }
   DType work = uop_dtype(build_widen(n->job, g->h.q));
+  if (sink && (sink->shape.n != 1 || sink->shape.at[0] != g->nq)) bad_shape(n, "head_sink", sink);
   if (sink) g->h.sink = build_along(n->job, cast(n, sink, work), 1, 4);
   if (!sink && attr_int(n, "smooth_softmax", 0) > 0) g->h.sink = uop_float(n->job, work, 0);
 }

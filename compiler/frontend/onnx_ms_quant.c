@@ -8,7 +8,7 @@
 #include "compiler/frontend/onnx_spatial.h"
 
 static UOp *scalar_of(Node *n, UOp *p) {
-  return shape_numel(p->shape) == 1 ? build_reshape(n->job, p, (Ints){0}) : p;
+  return dims_numel(n->job, p->shape) == 1 ? build_reshape(n->job, p, (Ints){0}) : p;
 }
 
 /* (source k - source k + 2) * source k + 1 */
@@ -217,7 +217,7 @@ static UOp *zero_points(Node *n, UOp *zero, const Blocks *b) {
 }
 
 static void op_matmul_nbits(Node *n) {
-  need_static(n);
+  need_static(n, 1);
   Job *job = n->job;
   UOp *a = node_u(n, 0), *w = node_u(n, 1), *scale = node_u(n, 2), *zero = node_opt(n, 3);
   UOp *groups = node_opt(n, 4), *bias = node_opt(n, 5);

@@ -17,7 +17,7 @@ typedef struct Nms {
 
 static UOp *scalar_source(Node *n, size_t k) {
   UOp *u = node_opt(n, k);
-  if (u && shape_numel(u->shape) != 1) bad_shape(n, "threshold", u);
+  if (u && dims_numel(n->job, u->shape) != 1) bad_shape(n, "threshold", u);
   return u ? build_reshape(n->job, u, (Ints){0}) : NULL;
 }
 

@@ -98,7 +98,7 @@ static void check_grid(Node *n, const UOp *x, const UOp *grid) {
   uint32_t r = x->shape.n;
   bool ok = r >= 3 && r <= 5 && grid->shape.n == r && grid->shape.at[r - 1] == r - 2 &&
             grid->shape.at[0] == x->shape.at[0] && dtype_is_float(uop_dtype(grid));
-  if (!ok || !shape_numel(x->shape))
+  if (!ok || dims_numel(n->job, x->shape) == 0)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "grid of shape %s for an image of shape %s",
                            shape_text(n->job, grid->shape), shape_text(n->job, x->shape)));
 }

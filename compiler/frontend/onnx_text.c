@@ -68,7 +68,6 @@ static UOp *arrange(Node *n, UOp *counts, const Pool *p, int64_t first, int64_t 
 }
 
 static void op_tfidf(Node *n) {
-  need_static(n);
   Job *job = n->job;
   Pool p = read_pool(n);
   UOp *x = node_u(n, 0), *y = NULL, *parts[MAX_GRAM];
@@ -83,6 +82,7 @@ static void op_tfidf(Node *n) {
     job_abort(job, FAIL(INVALID_ARGUMENT, "n-grams of %lld to %lld items, %lld skips",
                         (long long)lo, (long long)hi, (long long)skips));
   if (flat) x = build_unsqueeze(job, x, 0);
+  front_static(job, x->shape.at[1], "the length of a row");
   x = cast(n, x, DT_I64);
   for (int64_t len = 1; len <= hi && len <= (int64_t)p.starts.n; len++) {
     bool last = len == (int64_t)p.starts.n;

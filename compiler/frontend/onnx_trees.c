@@ -148,7 +148,7 @@ static UOp *leaves(Node *n, const Trees *t, UOp *x) {
   UOp *yes = table_i64(n, t, offsetof(TreeNode, yes)),
       *no = table_i64(n, t, offsetof(TreeNode, no));
   UOp *value = thresholds(n, t, uop_dtype(x)), *row = build_iota(job, DT_I64, 0, shape);
-  UOp *flat = build_reshape_v(job, x, 1, rows * features);
+  UOp *flat = build_reshape_v(job, x, 1, dim_mul(job, rows, features));
   bool nan = false;
   for (size_t i = 0; i < t->nodes.len; i++) nan |= t->nodes.at[i].missing != 0;
   for (int64_t d = depth_of(n, t); d > 0; d--) {
@@ -269,7 +269,6 @@ static void read_nodes(Node *n, Trees *t, int64_t leafs) {
 }
 
 static void op_tree_ensemble(Node *n) {
-  need_static(n);
   Trees t = {.targets = attr_int(n, "n_targets", 1)};
   Ints target = attr_ints(n, "leaf_targetids"), roots = attr_ints(n, "tree_roots");
   Val *weights = table_attr(n, "leaf_weights", target.n);
@@ -404,7 +403,6 @@ static UOp *base_values(Node *n, int64_t targets, DType d) {
 }
 
 static void op_tree_regressor(Node *n) {
-  need_static(n);
   static const char *const names[] = {"AVERAGE", "SUM", "MIN", "MAX"};
   Trees t = {.targets = attr_int(n, "n_targets", 1), .dtype = DT_F32};
   Str agg = attr_str(n, "aggregate_function", "SUM");
@@ -421,7 +419,6 @@ static void op_tree_regressor(Node *n) {
 }
 
 static void op_tree_classifier(Node *n) {
-  need_static(n);
   Job *job = n->job;
   Trees t = {.dtype = DT_F32};
   ml_no_strings(n, "classlabels_strings");

@@ -118,8 +118,12 @@ static Bins roi_bins(Node *n, UOp *rois, int64_t at, int64_t bins, int64_t pixel
   return b;
 }
 
+static void need_pixels(Node *n, const UOp *x) {
+  for (uint32_t i = 2; i < 4; i++)
+    front_static(n->job, x->shape.at[i], "a size of the feature map");
+}
+
 static void op_roi_align(Node *n) {
-  need_static(n);
   UOp *x = node_u(n, 0), *rois = node_u(n, 1), *batch = node_u(n, 2);
   int64_t h = attr_int(n, "output_height", 1), w = attr_int(n, "output_width", 1);
   int64_t fixed = attr_int(n, "sampling_ratio", 0);
@@ -127,7 +131,7 @@ static void op_roi_align(Node *n) {
   Str how = attr_str(n, "coordinate_transformation_mode", usual), mode = attr_str(n, "mode", "avg");
   bool half = str_is(how, "half_pixel"), max = str_is(mode, "max");
   if (x->shape.n != 4 || rois->shape.n != 2 || rois->shape.at[1] != 4 || batch->shape.n != 1 ||
-      batch->shape.at[0] != rois->shape.at[0] || !dtype_is_float(uop_dtype(x)))
+      !build_may_equal(batch->shape.at[0], rois->shape.at[0]) || !dtype_is_float(uop_dtype(x)))
     bad_shape(n, "regions", rois);
   if (h < 1 || w < 1 || h > INT32_MAX || w > INT32_MAX || fixed < 0 || fixed > 1 << 12 ||
       (!half && !str_is(how, "output_half_pixel")) || (!max && !str_is(mode, "avg")) ||
@@ -137,6 +141,8 @@ static void op_roi_align(Node *n) {
                    "%lld x %lld bins, sampling_ratio %lld, mode '" STR_FMT
                    "', coordinates '" STR_FMT "'",
                    (long long)h, (long long)w, (long long)fixed, STR_ARG(mode), STR_ARG(how)));
+  need_pixels(n, x);
+  batch = build_fit(n->job, batch, 0, rois->shape.at[0]);
   DType d = uop_dtype(x), work = d == DT_F64 ? DT_F64 : DT_F32;
   rois = cast(n, rois, work);
   Bins by = roi_bins(n, rois, 1, h, x->shape.at[2], half, fixed);
@@ -175,7 +181,6 @@ static UOp *bin_mask(Node *n, UOp *rois, int64_t at, int64_t bins, int64_t pixel
 }
 
 static void op_max_roi_pool(Node *n) {
-  need_static(n);
   Job *job = n->job;
   UOp *x = node_u(n, 0), *rois = node_u(n, 1);
   Ints pooled = attr_ints(n, "pooled_shape");
@@ -184,6 +189,7 @@ static void op_max_roi_pool(Node *n) {
     bad_shape(n, "regions", rois);
   if (pooled.n != 2 || pooled.at[0] < 1 || pooled.at[1] < 1)
     job_abort(job, FAIL(INVALID_ARGUMENT, "pooled_shape %s", shape_text(job, pooled)));
+  need_pixels(n, x);
   UOp *batch = cast(n, column(n, rois, 0), DT_I64), *none = num(n, x, -(double)INFINITY);
   rois = cast(n, rois, DT_F32);
   UOp *rows = bin_mask(n, rois, 2, pooled.at[0], x->shape.at[2], scale);
@@ -268,7 +274,7 @@ static UOp *deformed_columns(Node *n, UOp *x, UOp *offset, UOp *mask, const Spat
 }
 
 static void op_deform_conv(Node *n) {
-  need_static(n);
+  need_static(n, 0);
   Job *job = n->job;
   UOp *x = node_u(n, 0), *w = node_u(n, 1), *offset = node_u(n, 2), *bias = node_opt(n, 3);
   UOp *mask = node_opt(n, 4);
