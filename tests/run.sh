@@ -118,6 +118,9 @@ if [ -n "$long" ]; then
   done
   say "random graphs"
   KILN_RANDOM_GRAPHS=50000 KILN_RANDOM_OPENCL=2000 KILN_RANDOM_SEED=100000 run_pytest random-graphs tests/model/test_random_graphs.py
+  "$KILN_BUILD"/tests/test_plan_symbolic_random 100000 1000000 >build/symbolic.log 2>&1 &&
+    "$KILN_BUILD"/tests/test_schedule_symbolic 20000 1000000 >>build/symbolic.log 2>&1
+  note "random graphs with symbolic sizes" $?
   for set in sse2 avx2; do
     "$KILN_VENV/bin/python" tests/model/onnx_suite.py --runner $set >build/onnx-$set.log 2>&1
     note "ONNX node suite for $set: $(tail -n 1 build/onnx-$set.log)" $?

@@ -8,7 +8,7 @@
 
 #include "compiler/ir/poly.h"
 
-enum { MAX_NODES = 400, MAX_DEPTH = 60 };
+enum { MAX_NODES = 2000, MAX_DEPTH = 600 };
 
 /* -- handles ----------------------------------------------------------------------------------- */
 
@@ -20,20 +20,6 @@ UOp *dim_node(int64_t d) {
 }
 
 UOp *dim_uop(Job *job, int64_t d) { return dim_is_static(d) ? uop_index(job, d) : dim_node(d); }
-
-static int64_t of_poly(Job *job, Poly p) {
-  UOp *u = poly_make(job, p);
-  if (u->op == OP_CONST) return u->arg.i;
-  int64_t d = (int64_t)((uint64_t)(uintptr_t)u + (uint64_t)INT64_MIN);
-  assert(!dim_is_static(d));
-  return d;
-}
-
-static Poly poly_of_dim(Job *job, int64_t d) {
-  return dim_is_static(d) ? poly_const(job, d) : poly_of(job, dim_node(d));
-}
-
-int64_t dim_of(Job *job, UOp *u) { return of_poly(job, poly_of_size(job, u)); }
 
 static bool is_size_op(Op op) {
   switch (op) {
@@ -59,6 +45,23 @@ static const char *check_at(const UOp *u, int depth, int *nodes) {
   for (uint32_t s = 0; s < u->nsrc && !why; s++) why = check_at(u->src[s], depth - 1, nodes);
   return why;
 }
+
+static int64_t of_poly(Job *job, Poly p) {
+  UOp *u = poly_make(job, p);
+  int nodes = MAX_NODES;
+  if (u->op == OP_CONST) return u->arg.i;
+  const char *why = check_at(u, MAX_DEPTH, &nodes);
+  if (why) job_abort(job, FAIL(RESOURCE_EXHAUSTED, "%s", why));
+  int64_t d = (int64_t)((uint64_t)(uintptr_t)u + (uint64_t)INT64_MIN);
+  assert(!dim_is_static(d));
+  return d;
+}
+
+static Poly poly_of_dim(Job *job, int64_t d) {
+  return dim_is_static(d) ? poly_const(job, d) : poly_of(job, dim_node(d));
+}
+
+int64_t dim_of(Job *job, UOp *u) { return of_poly(job, poly_of_size(job, u)); }
 
 const char *dim_check(Job *job, UOp *u) {
   (void)job;

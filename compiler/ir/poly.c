@@ -9,7 +9,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum { MAX_TERMS = 512, MAX_ATOMS = 32, MAX_DEPTH = 64, MAX_STEPS = 4096 };
+enum { MAX_TERMS = 256, MAX_ATOMS = 32, MAX_DEPTH = 600, MAX_STEPS = 4096, COMPARED = 64 };
 
 static void too_large(Job *job) {
   job->overflow = true;
@@ -39,7 +39,7 @@ static int order_at(const UOp *a, const UOp *b, int depth) {
   return compare(a->id, b->id);
 }
 
-int uop_order(const UOp *a, const UOp *b) { return order_at(a, b, MAX_DEPTH); }
+int uop_order(const UOp *a, const UOp *b) { return order_at(a, b, COMPARED); }
 
 /* Longer products first, so that the constant is the last. */
 static int order_terms(const PolyTerm *a, const PolyTerm *b) {

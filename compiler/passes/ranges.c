@@ -311,6 +311,10 @@ UOp *ranges_order(Job *job, UOp *sink) {
     }
   }
   batch_loops(job, &list, &l, key);
+  if (!l.nout && sink->src[0]->op != OP_END) { /* its loops all turned out to run once */
+    UOp *body = uop1(job, OP_END, sink->src[0]);
+    return uop_with_src(job, sink, &body);
+  }
   UOp *end = sink->src[0], **src = arena_array(&job->arena, end->nsrc, sizeof *src);
   assert(end->op == OP_END && end->nsrc == l.nout + 1);
   src[0] = end->src[0];
