@@ -15,7 +15,7 @@ const char *shape_text(Job *job, Ints shape) {
 int64_t shape_check(Job *job, Ints shape, int64_t max, const char *what) {
   int64_t n = 1; /* elements when every symbolic dimension is at its lower bound, or 1 */
   for (uint32_t i = 0; i < shape.n; i++)
-    if (dim_low(shape.at[i]) < 0 && !dim_le(job, 0, shape.at[i]))
+    if (!dim_le(job, 0, shape.at[i]))
       job_abort(job, FAIL(INVALID_ARGUMENT, "%s: dimension %u %s negative in shape %s", what, i,
                           dim_is_static(shape.at[i]) ? "is" : "may be", shape_text(job, shape)));
   if (shape.n > MAX_DIMS)

@@ -152,33 +152,18 @@ static void op_arg_min(Node *n) { arg_extreme(n, OP_MIN); }
 
 /* -- prefix sums and products ---------------------------------------------------------------- */
 
-static UOp *cumulate_fixed(Node *n, Op op, UOp *x, size_t axis, bool exclusive, bool reverse) {
-  int64_t d = x->shape.at[axis], e = exclusive ? 1 : 0;
-  if (!d) return x;
-  UOp *none = build_num(n->job, x, op == OP_MUL ? 1 : 0);
-  x = build_pad_axis(n->job, x, axis, reverse ? -e : d - 1 + e, reverse ? d - 1 + e : -e, none);
-  x = build_window(n->job, x, axis, d, 1, 1);
-  return build_reduce(n->job, op, x, axis_bit(axis + 1), false);
-}
-
 static UOp *cumulate_axis(Node *n, Op op, UOp *x, size_t axis) {
-  Job *job = n->job;
-  bool exclusive = attr_int(n, "exclusive", 0) != 0, reverse = attr_int(n, "reverse", 0) != 0;
-  int64_t d = x->shape.at[axis];
-  if (dim_is_static(d)) return cumulate_fixed(n, op, x, axis, exclusive, reverse);
-  size_t last = x->shape.n - 1;
-  UOp *y = build_transpose(job, x, axis, last), *none = build_num(job, x, op == OP_MUL ? 1 : 0);
-  if (reverse) y = build_flip(job, y, last);
-  if (exclusive) y = build_slice(job, build_pad_axis(job, y, last, 1, 0, none), last, 0, d, 1);
-  y = build_prefix(job, op, y);
-  if (reverse) y = build_flip(job, y, last);
-  return build_transpose(job, y, axis, last);
+  bool reverse = attr_int(n, "reverse", 0) != 0;
+  if (!x->shape.at[axis]) return x;
+  if (reverse) x = build_flip(n->job, x, axis);
+  x = build_scan(n->job, op, x, axis);
+  if (attr_int(n, "exclusive", 0)) x = build_shift(n->job, op, x, axis);
+  return reverse ? build_flip(n->job, x, axis) : x;
 }
 
 /* Along an axis that only the run knows: every axis is tried. */
-static UOp *cumulate_late(Node *n, Op op, UOp *x) {
+static UOp *cumulate_late(Node *n, Op op, UOp *x, UOp *axis) {
   Job *job = n->job;
-  UOp *axis = build_cast(job, build_reshape(job, node_u(n, 1), (Ints){0}), DT_I64);
   UOp *negative = build2(job, OP_CMPLT, axis, uop_int(job, DT_I64, 0)), *y = x;
   UOp *up = build2(job, OP_ADD, axis, uop_int(job, DT_I64, x->shape.n));
   axis = build_where(job, negative, up, axis);
@@ -190,13 +175,13 @@ static UOp *cumulate_late(Node *n, Op op, UOp *x) {
 }
 
 static void cumulate(Node *n, Op op) {
-  UOp *x = node_u(n, 0);
+  UOp *given = node_u(n, 0), *x = build_widen(n->job, given);
   NodeSizes axis = node_sizes(n, 1, "axis");
   if (axis.n != 1) job_abort(n->job, FAIL(INVALID_ARGUMENT, "%u axes, expected 1", axis.n));
-  if (axis.value[0] || !dim_is_static(axis.at[0]))
-    node_out(n, 0, cumulate_late(n, op, x));
-  else
-    node_out(n, 0, cumulate_axis(n, op, x, axis_check(n->job, axis.at[0], x->shape.n)));
+  bool late = axis.value[0] || !dim_is_static(axis.at[0]);
+  x = late ? cumulate_late(n, op, x, node_size_value(n, &axis, 0))
+           : cumulate_axis(n, op, x, axis_check(n->job, axis.at[0], x->shape.n));
+  node_out(n, 0, build_cast(n->job, x, uop_dtype(given)));
 }
 static void op_cum_sum(Node *n) { cumulate(n, OP_ADD); }
 static void op_cum_prod(Node *n) { cumulate(n, OP_MUL); }

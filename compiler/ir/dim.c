@@ -196,7 +196,7 @@ static int64_t eval(const UOp *u, const int64_t *vars, size_t nvars, bool typica
       assert((size_t)u->arg.i < nvars);
       return vars[u->arg.i];
     }
-    enum { TYPICAL = 128 };
+    enum { TYPICAL = 32 };
     int64_t v = TYPICAL - TYPICAL % u->arg.ints.at[2];
     return v < u->vmin ? u->vmin : v > u->vmax ? u->vmax : v;
   }
@@ -299,4 +299,9 @@ UOp *dim_substitute(Job *job, UOp *root, UOp *const *to, size_t nvars) {
     result[k] = uop_make_lanes(job, (Op)u->op, (DType)u->dtype, u->lanes, arg, src, u->nsrc);
   }
   return result[list.len - 1];
+}
+
+void dim_vars(const UOp *expression, void (*fn)(void *ctx, const UOp *var), void *ctx) {
+  if (expression->op == OP_VAR) fn(ctx, expression);
+  for (uint32_t s = 0; s < expression->nsrc; s++) dim_vars(expression->src[s], fn, ctx);
 }

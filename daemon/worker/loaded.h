@@ -46,6 +46,8 @@ typedef struct Step {
   int64_t most;  /* LOOP: what its VAR allows */
 } Step;
 
+typedef struct LaunchGrids LaunchGrids;
+
 typedef struct Loaded {
   Program **programs;
   size_t nprograms;
@@ -54,7 +56,8 @@ typedef struct Loaded {
   size_t nweights;
   Launch *launches;
   size_t nlaunches;
-  LaunchArg *args; /* of all launches, one after the other */
+  LaunchGrids *grids; /* NULL: all are known */
+  LaunchArg *args;    /* of all launches, one after the other */
   size_t nargs;
   TempArg *temps; /* arguments that are temporaries */
   size_t ntemps;
@@ -99,6 +102,13 @@ static inline uint64_t align_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_
 
 /* Makes *b at least `bytes` large; its content is lost when it grows. */
 Status loaded_ensure(Executor *x, Buffer **b, uint64_t bytes);
+
+/* -- launch_grid.c -- */
+/* *out is NULL when no grid of the executable depends on a VAR. Its calls have been checked. */
+Status launch_grids_create(const Kiln__V1__LoadExecutable *m, LaunchGrids **out);
+void launch_grids_release(LaunchGrids *g); /* NULL allowed */
+/* Computes the grid of one launch from the values of its VARs. */
+Status launch_grids_set(LaunchGrids *g, Launch *launches, uint32_t call);
 
 /* -- steps.c -- */
 /* Sizes of a run, from its inputs' VARs. */
