@@ -7,8 +7,10 @@
 /* x as i64 in the same order; equal exactly where x is equal, with -0 equal to 0, and NaN equal to
  * NaN and above everything. */
 UOp *build_sort_key(Job *job, UOp *x);
-/* ADD or MUL of elements 0..i of the last axis. */
-UOp *build_prefix(Job *job, Op op, UOp *x);
+/* ADD or MUL of elements 0..i along an axis. */
+UOp *build_scan(Job *job, Op op, UOp *x, size_t axis);
+/* The same elements one place later; the first is what adds or multiplies to nothing. */
+UOp *build_shift(Job *job, Op op, UOp *x, size_t axis);
 /* How many elements of an ascending i64 vector are at most `value` (or, strict, below it), for
  * every element of value. */
 UOp *build_count_below(Job *job, UOp *ascending, UOp *value, bool strict);

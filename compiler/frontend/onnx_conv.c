@@ -29,19 +29,19 @@ static void same_pads(Job *job, Spatial *s, size_t i, int64_t d, bool upper) {
   c->hi[i] = dim_sub(job, total, c->lo[i]);
 }
 
-/* With ceil, one more window that starts inside the input or its low padding, when there is one: hi
- * grows to make it whole. extra: how much, 0 in the runs that have no such window. */
+/* With ceil, as many windows as cover the axis, but none that starts beyond the input and its low
+ * padding; hi grows to make the last one whole. */
 static void ceil_window(Job *job, Spatial *s, size_t i, int64_t d, int64_t span) {
   ConvSpec *c = &s->conv;
-  int64_t stride = c->stride[i],
-          rest = dim_sub(job, span, dim_mul(job, dim_floordiv(job, span, stride), stride));
-  int64_t start = dim_mul(job, s->out[i], stride), room = dim_add(job, d, c->lo[i]);
-  if (dim_high(rest) <= 0 || dim_le(job, room, start)) return;
-  int64_t more = dim_min(job, rest, 1);
-  if (!dim_le(job, dim_add(job, start, 1), room)) /* 1 where start < room */
-    more = dim_mul(job, more, dim_max(job, dim_min(job, dim_sub(job, room, start), 1), 0));
-  c->hi[i] = dim_add(job, c->hi[i], dim_mul(job, more, dim_sub(job, stride, rest)));
-  s->out[i] = dim_add(job, s->out[i], more);
+  int64_t stride = c->stride[i], reach = c->dilation[i] * (s->kernel[i] - 1) + 1;
+  int64_t room = dim_add(job, d, c->lo[i]), last = dim_ceildiv(job, span, stride);
+  int64_t limit = dim_floordiv(job, dim_sub(job, room, 1), stride);
+  if (!dim_le(job, last, limit)) last = dim_min(job, last, limit);
+  int64_t whole = dim_floordiv(job, span, stride);
+  if (!dim_le(job, whole, last)) last = dim_max(job, whole, last);
+  s->out[i] = dim_add(job, last, 1);
+  int64_t more = dim_sub(job, dim_add(job, dim_mul(job, last, stride), reach), room);
+  c->hi[i] = dim_le(job, c->hi[i], more) ? more : dim_max(job, more, c->hi[i]);
 }
 
 /* Whole windows. An axis that is too short in some runs makes those fail. */

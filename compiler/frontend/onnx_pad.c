@@ -100,7 +100,8 @@ static Pads read_pads(Node *n, size_t rank) {
   Pads p = {.count = rank};
   NodeSizes axes = {0};
   bool late = false;
-  p.list = n->opset >= 11 ? node_sizes(n, 1, "pads") : node_size_list(n, attr_ints(n, n->opset < 2 ? "paddings" : "pads"));
+  p.list = n->opset >= 11 ? node_sizes(n, 1, "pads")
+                          : node_size_list(n, attr_ints(n, n->opset < 2 ? "paddings" : "pads"));
   if (n->opset >= 18 && node_has(n, 3)) axes = node_sizes(n, 3, "axes");
   if (axes.at) p.count = axes.n;
   if (p.list.n != 2 * p.count)

@@ -9,7 +9,6 @@
 
 #include <cmocka.h>
 
-#include "compiler/frontend/onnx_graph.h"
 #include "onnx/onnx.pb-c.h"
 #include "proto/onnx.h"
 #include "tests/unit/frontend_outcome.h"
