@@ -199,15 +199,6 @@ Status dims_bind(const Kiln__V1__FrontendDone *face, RunDims *d, size_t i, const
   return NULL;
 }
 
-static bool decided_by_run(const Kiln__V1__FrontendDone *face, const Kiln__V1__SlotShape *shape) {
-  for (size_t k = 0; k < shape->n_dims; k++)
-    for (size_t v = 0; v < face->n_vars; v++)
-      if (face->vars[v]->source != KILN__V1__PLAN_VAR__SOURCE__INPUT &&
-          size_program_uses(shape->dims[k], v))
-        return true;
-  return false;
-}
-
 Status dims_room(const Kiln__V1__FrontendDone *face, const RunDims *d, size_t i, uint64_t max,
                  uint64_t *bytes) {
   const Kiln__V1__SlotShape *shape = face->shapes[face->n_inputs + i];
@@ -230,7 +221,6 @@ Status dims_room(const Kiln__V1__FrontendDone *face, const RunDims *d, size_t i,
   free(ranges);
   *bytes = empty ? 0 : total;
   if ((fits || empty) && *bytes <= max) return NULL;
-  if (decided_by_run(face, shape)) return *bytes = max, NULL; /* the worker checks the true size */
   return FAIL(RESOURCE_EXHAUSTED,
               "output '%s' may have %s%" PRIu64 " bytes for these inputs, this server allows "
               "%" PRIu64,

@@ -239,7 +239,6 @@ static Status size_outputs(Request *r, Run *run) {
                   &run->room[i]));
   run->message.n_vars = face->n_vars;
   run->message.vars = run->dims.vars;
-  run->message.output_max = r->server->config.max_tensor_bytes;
   return NULL;
 }
 

@@ -465,15 +465,9 @@ static Status take_slab(Executor *x, const Kiln__V1__RunJob *m, int fd, SharedMe
 
 /* Staging holds inline inputs and inline outputs of this run, each at a multiple of 64; without
  * shared memory all of them. */
-static uint64_t staging_need(const Loaded *l, const Kiln__V1__RunJob *m, const SharedMemory *slab) {
+static uint64_t staging_need(const Loaded *l) {
   uint64_t need = 0;
-  bool elsewhere = m->n_output_buffers || (m->n_output_offsets && slab && slab->buffer);
-  for (size_t i = 0; i < l->ninputs + l->noutputs; i++) {
-    bool placed = false;
-    for (size_t k = 0; elsewhere && k < m->n_outputs; k++)
-      placed = placed || l->ninputs + m->outputs[k] == i;
-    if (!placed) need += align_up(l->slot_bytes[i]) + ALIGN;
-  }
+  for (size_t i = 0; i < l->ninputs + l->noutputs; i++) need += align_up(l->slot_bytes[i]) + ALIGN;
   return need;
 }
 
@@ -574,7 +568,7 @@ static Status bind(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
   if ((m->n_output_buffers && m->n_output_buffers != m->n_outputs) ||
       (m->n_output_offsets && m->n_output_offsets != m->n_outputs))
     return BROKEN("outputs and their places differ in number");
-  TRY(loaded_ensure(x, &x->staging, staging_need(l, m, slab)));
+  TRY(loaded_ensure(x, &x->staging, staging_need(l)));
   TRY(ensure_mirror(x));
   for (size_t i = 0; i < l->ninputs; i++) TRY(bind_input(x, l, m->inputs[i], i, slab, &staging));
   return bind_outputs(x, l, m, slab, &staging);

@@ -238,41 +238,19 @@ static Status evaluate(const PlanSizes *s, const Kiln__V1__SizeProgram *p, uint6
   return ok ? NULL : FAIL(RESOURCE_EXHAUSTED, "a size of the run overflows or is negative");
 }
 
-static bool is_exact_shape(const PlanSizes *s, const Kiln__V1__SlotShape *shape) {
-  for (size_t k = 0; k < shape->n_dims; k++)
-    if (!is_exact(s, shape->dims[k])) return false;
-  return true;
-}
-
-/* Bytes of a slot. While the run has not decided the size of an output, its room: at most
- * output_max. */
 static Status slot_size(PlanSizes *s, size_t slot, uint64_t *dims) {
   const Kiln__V1__SlotShape *shape = s->m->shapes[slot];
   size_t total = shape->item_bytes;
-  bool empty = false, fits = true, capped = slot >= s->m->n_input_bytes && s->output_max;
-  bool room = capped && !is_exact_shape(s, shape);
+  bool empty = false, fits = true;
   for (size_t k = 0; k < shape->n_dims; k++) {
-    uint64_t d = 0;
-    Status st = evaluate(s, shape->dims[k], &d);
-    if (st && !room) return st;
-    if (st) { /* its bounds overflow */
-      fits = false;
-      status_drop(st);
-      continue;
-    }
+    uint64_t d;
+    TRY(evaluate(s, shape->dims[k], &d));
     if (dims) dims[k] = d;
     empty = empty || !d;
     fits = fits && (!d || size_mul(total, d, &total));
   }
-  if (!empty && room && (!fits || total > s->output_max)) {
-    s->slot_bytes[slot] = s->output_max;
-    return NULL;
-  }
   if (!empty && (!fits || total > INT64_MAX))
     return FAIL(RESOURCE_EXHAUSTED, "a tensor of the run is too large");
-  if (!empty && capped && total > s->output_max)
-    return FAIL(RESOURCE_EXHAUSTED, "output %zu has %zu bytes, this server allows %" PRIu64,
-                slot - s->m->n_input_bytes, total, s->output_max);
   s->slot_bytes[slot] = empty ? 0 : total;
   return NULL;
 }
@@ -284,12 +262,7 @@ static bool on_slot(const Kiln__V1__PlanBuffer *b) { return !is_temp(b) && !is_f
 static Status size_buffer(PlanSizes *s, size_t i) {
   const Kiln__V1__PlanBuffer *b = s->m->plan->buffers[i];
   BufferSize *size = &s->buffers[i];
-  if (b->size) {
-    Status st = evaluate(s, b->size, &size->bytes);
-    if (st && (is_exact(s, b->size) || !on_slot(b))) return st;
-    if (st) size->bytes = UINT64_MAX; /* all the room there is, see below */
-    status_drop(st);
-  }
+  if (b->size) TRY(evaluate(s, b->size, &size->bytes));
   uint64_t at = b->offset, room = UINT64_MAX;
   if (b->place) TRY(evaluate(s, b->place, &at));
   if (on_slot(b)) {
@@ -351,12 +324,9 @@ static Status check_value(const PlanSizes *s, size_t v, int64_t value, StatusCod
   return NULL;
 }
 
-Status plan_sizes_begin(PlanSizes *s, const int64_t *vars, size_t n, uint64_t output_max,
-                        bool *changed) {
+Status plan_sizes_begin(PlanSizes *s, const int64_t *vars, size_t n, bool *changed) {
   const Kiln__V1__Plan *p = s->m->plan;
   *changed = true;
-  s->laid_out = s->laid_out && s->output_max == output_max;
-  s->output_max = output_max;
   if (n != s->nvars) return BROKEN("%zu values for %zu VARs", n, s->nvars);
   for (size_t v = 0; v < n; v++) {
     bool input = p->vars[v]->source == KILN__V1__PLAN_VAR__SOURCE__INPUT;
@@ -375,28 +345,10 @@ Status plan_sizes_begin(PlanSizes *s, const int64_t *vars, size_t n, uint64_t ou
   return NULL;
 }
 
-/* Outputs whose size is known with this VAR fit the room that they were given: nothing has written
- * them yet. */
-static Status check_room(PlanSizes *s, size_t var) {
-  for (size_t i = s->m->n_input_bytes; i < s->m->n_shapes; i++) {
-    const Kiln__V1__SlotShape *shape = s->m->shapes[i];
-    uint64_t room = s->slot_bytes[i];
-    bool uses = false;
-    for (size_t k = 0; k < shape->n_dims; k++)
-      uses = uses || size_program_uses(shape->dims[k], var);
-    if (!uses || !is_exact_shape(s, shape)) continue;
-    TRY(slot_size(s, i, NULL));
-    if (s->slot_bytes[i] > room) return BROKEN("output %zu is larger than its room", i);
-    s->slot_bytes[i] = room;
-  }
-  return NULL;
-}
-
 Status plan_sizes_bind(PlanSizes *s, uint32_t var, int64_t value) {
   TRY(check_value(s, var, value, ST_OUT_OF_RANGE));
   s->vars[var] = value;
   s->known[var] = true;
-  TRY(check_room(s, var));
   return lay_out(s, plan_sizes_phase(s, var));
 }
 

@@ -25,7 +25,6 @@ typedef struct PlanSizes {
   BufferSize *buffers;   /* by plan buffer */
   uint64_t *slot_bytes;  /* inputs, then outputs: now, or at most while that is not known */
   bool laid_out;         /* phase 0, for vars */
-  uint64_t output_max;
   Kiln__V1__TensorDims *dims, **dims_list; /* by output, of the run that ended last */
 } PlanSizes;
 
@@ -33,12 +32,9 @@ typedef struct PlanSizes {
  * wrong. */
 Status plan_sizes_create(const Kiln__V1__LoadExecutable *m, PlanSizes **out);
 void plan_sizes_release(PlanSizes *s); /* NULL allowed */
-/* Takes the inputs' VARs of a run; *changed: slot_bytes and phase 0 are other than in the last.
- * output_max: the most room for an output whose size the run computes; 0: as its bounds say. */
-Status plan_sizes_begin(PlanSizes *s, const int64_t *vars, size_t n, uint64_t output_max,
-                        bool *changed);
-/* OUT_OF_RANGE when the value is outside of the VAR's bounds; RESOURCE_EXHAUSTED when it makes an
- * output larger than its room. */
+/* Takes the inputs' VARs of a run; *changed: slot_bytes and phase 0 are other than in the last. */
+Status plan_sizes_begin(PlanSizes *s, const int64_t *vars, size_t n, bool *changed);
+/* OUT_OF_RANGE when the value is outside of the VAR's bounds. */
 Status plan_sizes_bind(PlanSizes *s, uint32_t var, int64_t value);
 /* The phase that the BIND of var opens; 0 when the plan has none. */
 uint32_t plan_sizes_phase(const PlanSizes *s, uint32_t var);

@@ -25,7 +25,7 @@ static Status apply_phase(Executor *x, Loaded *l, uint32_t phase) {
 Status steps_begin(Executor *x, Loaded *l, const Kiln__V1__RunJob *m) {
   bool changed;
   if (!l->sizes) return NULL;
-  TRY(plan_sizes_begin(l->sizes, m->vars, m->n_vars, m->output_max, &changed));
+  TRY(plan_sizes_begin(l->sizes, m->vars, m->n_vars, &changed));
   if (changed)
     memcpy(l->slot_bytes, l->sizes->slot_bytes, (l->ninputs + l->noutputs) * sizeof *l->slot_bytes);
   if (!changed && l->temp_base == x->temps[0]) return NULL;

@@ -179,7 +179,7 @@ static void test_run(void **unused) {
   assert_int_equal(s->nphases, 2);
   for (int run = 0; run < 3; run++) {
     vars[0] = 20 + run;
-    assert_null(plan_sizes_begin(s, vars, 2, 0, &changed));
+    assert_null(plan_sizes_begin(s, vars, 2, &changed));
     assert_true(changed);
     assert_int_equal(s->slot_bytes[0], 4 * vars[0]);
     assert_int_equal(s->slot_bytes[1], 4 * (vars[0] + 100)); /* at most */
@@ -212,11 +212,11 @@ static void test_values_outside(void **unused) {
   int64_t vars[2] = {20, 0};
   make(&m);
   assert_null(plan_sizes_create(&m.load, &s));
-  fails(plan_sizes_begin(s, vars, 1, 0, &changed), ST_INTERNAL, "1 values");
+  fails(plan_sizes_begin(s, vars, 1, &changed), ST_INTERNAL, "1 values");
   vars[0] = 101;
-  fails(plan_sizes_begin(s, vars, 2, 0, &changed), ST_INTERNAL, "'n' is 101");
+  fails(plan_sizes_begin(s, vars, 2, &changed), ST_INTERNAL, "'n' is 101");
   vars[0] = 20;
-  assert_null(plan_sizes_begin(s, vars, 2, 0, &changed));
+  assert_null(plan_sizes_begin(s, vars, 2, &changed));
   assert_true(changed);
   fails(plan_sizes_bind(s, 1, 0), ST_OUT_OF_RANGE, "'m' is 0, outside of its bounds [1, 100]");
   fails(plan_sizes_bind(s, 1, INT64_MIN), ST_OUT_OF_RANGE, "'m'");
@@ -263,7 +263,7 @@ static void test_slots_too_small(void **unused) {
   make(&m);
   m.four_n = program(code_5n, 5); /* of the buffers; the slot has 4 n bytes */
   assert_null(plan_sizes_create(&m.load, &s));
-  fails(plan_sizes_begin(s, vars, 2, 0, &changed), ST_INTERNAL, "100 bytes at 0 of 80");
+  fails(plan_sizes_begin(s, vars, 2, &changed), ST_INTERNAL, "100 bytes at 0 of 80");
   plan_sizes_release(s);
 }
 
