@@ -49,37 +49,61 @@ static UOp *tile_base(Job *job, UOp *outer, int64_t tile, int64_t size) {
   return size % tile ? uop2(job, OP_MIN, base, uop_index(job, size - tile)) : base;
 }
 
-/* The same for an axis whose number of iterations is the expression n. Workgroups share it as
- * threads do: how many there are is said before n is known. */
+/* The same for an axis whose number of iterations is the expression n. */
 static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
-  enum { MAX_GROUPS = 1024 };
   Job *job = a->job;
-  bool groups = !reduce && a->plan->groups && p->outer > 1;
-  int64_t parts = groups ? (p->outer < MAX_GROUPS ? p->outer : MAX_GROUPS) : p->threads;
-  if (!parts) {
+  if (!p->threads) {
     x->loop = uop_range(job, a->next_id++, reduce ? AX_REDUCE : AX_LOOP, n);
     return x->loop;
   }
-  UOp *chunk = dim_uop(job, dim_ceildiv(job, dim_of(job, n), parts));
-  x->thread = new_range(a, groups ? AX_GLOBAL : AX_THREAD, parts);
+  UOp *chunk = dim_uop(job, dim_ceildiv(job, dim_of(job, n), p->threads));
+  x->thread = new_range(a, AX_THREAD, p->threads);
   UOp *first = uop2(job, OP_MUL, x->thread, chunk);
   UOp *left = uop2(job, OP_MIN, chunk, uop2(job, OP_SUB, n, first)); /* may be none */
   x->loop = uop_range(job, a->next_id++, AX_LOOP, left);
   return index_add(job, first, x->loop);
 }
 
+static UOp *new_lane(Apply *a, const AxisPlan *p, bool reduce) {
+  AxisType type = reduce ? AX_GROUP : AX_LOCAL;
+  return uop_thread_range(a->job, a->next_id++, type, p->dim, uop_index(a->job, p->lanes));
+}
+
+/* Threads that share a symbolic axis: all run as often as the last one needs, and gates leave out
+ * what lies beyond the end (AxisPlan.padded). How many workgroups there are is said before n is
+ * known. */
+static UOp *share_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
+  enum { MAX_GROUPS = 1024 };
+  Job *job = a->job;
+  int64_t lanes = p->lanes ? p->lanes : 1, groups = (p->outer + lanes - 1) / lanes;
+  if (reduce) groups = 1;
+  if (groups > MAX_GROUPS) groups = MAX_GROUPS;
+  UOp *steps = dim_uop(job, dim_ceildiv(job, dim_of(job, n), groups * lanes));
+  UOp *v = uop_index(job, 0);
+  if (p->outer > groups * lanes) {
+    x->loop = uop_range(job, a->next_id++, reduce ? AX_REDUCE : AX_LOOP, steps);
+    v = index_mul(job, x->loop, groups);
+  }
+  if (groups > 1) {
+    x->thread = new_range(a, AX_GLOBAL, groups);
+    v = index_add(job, v, x->thread);
+  }
+  if (!p->lanes) return v;
+  x->lane = new_lane(a, p, reduce);
+  if (p->top && x->loop) return index_add(job, uop2(job, OP_MUL, x->lane, steps), x->loop);
+  return index_add(job, index_mul(job, v, lanes), x->lane);
+}
+
 static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelAxis *old) {
   Job *job = a->job;
   UOp *end = old->range->src[0];
   UOp *n = dim_uop(job, dim_ceildiv(job, dim_of(job, end), p->tile));
-  UOp *base = index_mul(job, split_symbolic(a, x, p, n, old->reduce), p->tile);
+  bool shared = p->lanes || (a->plan->groups && !old->reduce);
+  UOp *outer =
+      shared ? share_symbolic(a, x, p, n, old->reduce) : split_symbolic(a, x, p, n, old->reduce);
+  UOp *base = index_mul(job, outer, p->tile);
   if (!p->overlaps) return base;
   return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
-}
-
-static UOp *new_lane(Apply *a, const AxisPlan *p, bool reduce) {
-  AxisType type = reduce ? AX_GROUP : AX_LOCAL;
-  return uop_thread_range(a->job, a->next_id++, type, p->dim, uop_index(a->job, p->lanes));
 }
 
 /* An output axis on a device with workgroups: the threads of one take steps that follow each other,
