@@ -21,9 +21,9 @@ UOp *build_matmul(Job *job, UOp *a, UOp *b) {
                         shape_text(job, sa), shape_text(job, sb)));
   int64_t ka = sa.at[sa.n - 1], kb = sb.at[vec_b ? 0 : sb.n - 2];
   if (!build_may_equal(ka, kb))
-    job_abort(job, FAIL(INVALID_ARGUMENT, "matrix product of shapes %s and %s: %s and %s differ",
-                        shape_text(job, sa), shape_text(job, sb), dim_text(job, ka),
-                        dim_text(job, kb)));
+    job_abort(job,
+              FAIL(INVALID_ARGUMENT, "matrix product of shapes %s and %s: %s and %s differ",
+                   shape_text(job, sa), shape_text(job, sb), dim_text(job, ka), dim_text(job, kb)));
   b = build_fit(job, b, vec_b ? 0 : sb.n - 2, ka);
   if (vec_a) a = build_unsqueeze(job, a, 0);
   if (vec_b) b = build_unsqueeze(job, b, 1);

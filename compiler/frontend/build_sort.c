@@ -1,5 +1,6 @@
-/* Prefix sums go by blocks: within blocks of BLOCK elements as a windowed sum, then over the blocks'
- * totals, recursively. The k-th chosen element is found by binary search in the prefix sums.
+/* Prefix sums go by blocks: within blocks of BLOCK elements as a windowed sum, then over the
+ * blocks' totals, recursively. The k-th chosen element is found by binary search in the prefix
+ * sums.
  *
  * Sorting is merging: runs of 1, 2, 4, ... elements, and every element of a merged run finds its
  * source by searching along its diagonal of the two runs (merge path), so that a level is one

@@ -194,6 +194,78 @@ void front_dims_used(Front *f) {
                              STR_ARG(f->options->dims[i].name)));
 }
 
+/* -- loops ----------------------------------------------------------------------------------- */
+
+UOp *front_local(Front *f, DType dtype, Ints shape) {
+  int64_t slot = FRONT_LOCALS + (int64_t)f->locals.len;
+  UOp *u = uop_param(f->job, slot, dtype, shape.at, shape.n);
+  avec_push(&f->job->arena, &f->locals, u);
+  return u;
+}
+
+UOp *front_loop_var(Front *f, int64_t most) {
+  size_t k = f->vars.len;
+  add_var(f,
+          (GraphVar){.name = STR("iteration"), .max = most - 1, .divisor = 1, .source = VAR_LOOP});
+  return uop_var(f->job, (int64_t)k, 0, most - 1, 1);
+}
+
+FrontMark front_mark(const Front *f) {
+  return (FrontMark){f->vars.len, f->binds.len, f->locals.len, f->nrandom};
+}
+
+void front_rewind(Front *f, FrontMark m) {
+  f->vars.len = m.vars;
+  f->binds.len = m.binds;
+  f->locals.len = m.locals;
+  f->nrandom = m.nrandom;
+}
+
+typedef struct Since {
+  size_t first;
+  const bool *dependent; /* by VAR; NULL: all made since */
+  bool any;
+} Since;
+
+static void look(void *ctx, const UOp *var) {
+  Since *s = ctx;
+  bool made = (size_t)var->arg.i >= s->first;
+  s->any |= made && (!s->dependent || s->dependent[var->arg.i]);
+}
+
+static bool depends_on(Front *f, UOp *u, Since s) {
+  UOpList list = uop_toposort_dims(f->job, u);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_VAR) look(&s, list.at[i]);
+  return s.any;
+}
+
+size_t front_take_binds(Front *f, FrontMark m, const UOp *var, UOp **out) {
+  bool *dependent = arena_array(&f->job->arena, f->vars.len + 1, sizeof *dependent);
+  size_t n = 0, kept = m.binds;
+  dependent[var->arg.i] = true;
+  for (size_t k = m.binds; k < f->binds.len; k++) { /* a BIND depends on earlier ones only */
+    FrontBind b = f->binds.at[k];
+    Since s = {.first = m.vars, .dependent = dependent};
+    if (depends_on(f, b.value, s)) {
+      dependent[b.var->arg.i] = true;
+      out[n++] = uop2(f->job, OP_BIND, b.var, b.value);
+    } else {
+      f->binds.at[kept++] = b;
+    }
+  }
+  f->binds.len = kept;
+  return n;
+}
+
+bool front_shape_since(Front *f, FrontMark m, Ints shape) {
+  for (uint32_t k = 0; k < shape.n; k++) {
+    Since s = {.first = m.vars};
+    if (!dim_is_static(shape.at[k]) && depends_on(f, dim_node(shape.at[k]), s)) return true;
+  }
+  return false;
+}
+
 /* -- data ------------------------------------------------------------------------------------ */
 
 int64_t data_int(DType dtype, const uint8_t *data, int64_t k) {
@@ -237,17 +309,17 @@ UOp *val_uop(Front *f, Val *v) {
 }
 
 const Val *front_weight(const Front *f, const UOp *u) {
-  if (u->op != OP_PARAM || u->arg.i < FRONT_WEIGHTS) return NULL;
+  if (u->op != OP_PARAM || u->arg.i < FRONT_WEIGHTS || u->arg.i >= FRONT_LOCALS) return NULL;
   return f->weights.at[u->arg.i - FRONT_WEIGHTS];
 }
 
 /* -- folding --------------------------------------------------------------------------------- */
 
-static bool foldable(const UOpList *nodes) {
+static bool foldable(const Front *f, const UOpList *nodes) {
   int64_t work = 0;
   for (size_t i = 0; i < nodes->len; i++) {
     const UOp *u = nodes->at[i];
-    if ((u->op == OP_PARAM && u->arg.i < FRONT_WEIGHTS) || u->symbolic) return false;
+    if (u->symbolic || (u->op == OP_PARAM && !front_weight(f, u))) return false;
     int64_t n = shape_numel(u->shape);
     if (n > FOLD_WORK || (work += n) > FOLD_WORK) return false;
   }
@@ -276,7 +348,7 @@ static UOp *compact(Front *f, UOp *root, const UOpList *nodes, InterpBuffer *slo
 static const uint8_t *evaluate(Front *f, const Val *v) {
   Job *job = f->job;
   UOpList nodes = uop_toposort(job, v->u);
-  if (!foldable(&nodes)) return NULL;
+  if (!foldable(f, &nodes)) return NULL;
   size_t n, bytes = (size_t)shape_numel(v->shape) * dtype_info[v->dtype].bytes;
   InterpBuffer *slots = arena_array(&job->arena, nodes.len + 1, sizeof *slots);
   UOp *value = compact(f, v->u, &nodes, slots, &n);
@@ -301,10 +373,8 @@ void val_fold(Front *f, Val *v) {
 
 /* -- the finished graph ---------------------------------------------------------------------- */
 
-static GraphSlot slot_of(const UOp *u, int kind, Str name) {
-  GraphSlot s = {.name = name, .dtype = uop_dtype(u), .shape = u->shape};
-  s.kind = kind == SLOT_INPUT ? SLOT_INPUT : kind == SLOT_OUTPUT ? SLOT_OUTPUT : SLOT_WEIGHT;
-  return s;
+static GraphSlot slot_of(const UOp *u, SlotKind kind, Str name) {
+  return (GraphSlot){.kind = kind, .name = name, .dtype = uop_dtype(u), .shape = u->shape};
 }
 
 /* Weight bytes inside the model stay there; others are appended to the constants, 64-aligned. */
@@ -325,6 +395,21 @@ static void place(Front *f, TensorGraph *out, GraphSlot *s, const Val *v) {
     job_abort(f->job, FAIL(RESOURCE_EXHAUSTED, "out of memory for %zu bytes of constants", bytes));
 }
 
+/* Locals get the slots behind all others. Returns how many there are. */
+static size_t number_locals(Front *f, const UOpList *nodes, TensorGraph *out, size_t slot,
+                            UOp **from, UOp **to) {
+  size_t n = 0;
+  for (size_t i = 0; i < nodes->len; i++) {
+    UOp *u = nodes->at[i];
+    if (u->op != OP_PARAM || u->arg.i < FRONT_LOCALS) continue;
+    from[n] = u;
+    to[n] = uop_param(f->job, (int64_t)(slot + n), uop_dtype(u), u->shape.at, u->shape.n);
+    out->slots[slot + n] = slot_of(u, SLOT_LOCAL, STR("local"));
+    out->slots[slot + n++].state = true;
+  }
+  return n;
+}
+
 void front_finish(Front *f, TensorGraph *out) {
   Job *job = f->job;
   size_t nin = f->inputs.len, nout = f->outputs.len, nw = 0;
@@ -341,9 +426,10 @@ void front_finish(Front *f, TensorGraph *out) {
     stores[nout + nupdates + i] = uop2(job, OP_BIND, f->binds.at[i].var, f->binds.at[i].value);
   UOp *sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), stores, nout + nupdates + nbinds);
   UOpList nodes = uop_toposort(job, sink);
-  out->slots = arena_array(&job->arena, nin + nout + f->weights.len, sizeof *out->slots);
-  UOp **from = arena_array(&job->arena, f->weights.len, sizeof *from);
-  UOp **to = arena_array(&job->arena, f->weights.len, sizeof *to);
+  size_t most = f->weights.len + f->locals.len;
+  out->slots = arena_array(&job->arena, nin + nout + most, sizeof *out->slots);
+  UOp **from = arena_array(&job->arena, most, sizeof *from);
+  UOp **to = arena_array(&job->arena, most, sizeof *to);
   for (size_t i = 0; i < nin; i++) {
     out->slots[i] = slot_of(f->inputs.at[i]->u, SLOT_INPUT, f->inputs.at[i]->name);
     out->slots[i].state = f->inputs.at[i]->state;
@@ -352,7 +438,7 @@ void front_finish(Front *f, TensorGraph *out) {
     out->slots[nin + i] = slot_of(f->outputs.at[i].u, SLOT_OUTPUT, f->outputs.at[i].name);
   for (size_t i = 0; i < nodes.len; i++) {
     UOp *u = nodes.at[i];
-    if (u->op != OP_PARAM || u->arg.i < FRONT_WEIGHTS) continue;
+    if (!front_weight(f, u)) continue;
     const Val *v = f->weights.at[u->arg.i - FRONT_WEIGHTS];
     size_t slot = nin + nout + nw;
     from[nw] = u;
@@ -360,12 +446,14 @@ void front_finish(Front *f, TensorGraph *out) {
     out->slots[slot] = slot_of(u, SLOT_WEIGHT, v->name);
     place(f, out, &out->slots[slot], v);
   }
-  out->sink = nw ? uop_substitute(job, sink, from, to, nw) : sink;
+  out->nlocals = number_locals(f, &nodes, out, nin + nout + nw, from + nw, to + nw);
+  size_t renamed = nw + out->nlocals;
+  out->sink = renamed ? uop_substitute(job, sink, from, to, renamed) : sink;
   out->vars = f->vars.at;
   out->nvars = f->vars.len;
   out->values = f->values.at;
   out->nvalues = f->values.len;
   out->ninputs = nin;
   out->noutputs = nout;
-  out->nslots = nin + nout + nw;
+  out->nslots = nin + nout + renamed;
 }

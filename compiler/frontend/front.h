@@ -66,6 +66,10 @@ typedef struct Front {
   struct {
     UOp **at;
     size_t len, cap;
+  } locals; /* PARAMs */
+  struct {
+    UOp **at;
+    size_t len, cap;
   } updates; /* the last STORE into each state, in the order of the model */
   struct {
     GraphValue *at;
@@ -73,8 +77,9 @@ typedef struct Front {
   } values; /* inputs and outputs that are not one tensor */
 } Front;
 
-/* Weights have slot numbers from here on until front_finish renumbers them. */
-enum { FRONT_WEIGHTS = 1 << 24 };
+/* Weights, and locals of loops, have slot numbers from here on until front_finish renumbers them.
+ */
+enum { FRONT_WEIGHTS = 1 << 24, FRONT_LOCALS = 1 << 25 };
 /* Values of up to this many elements are computed at compile time when all sources are known. */
 enum { FRONT_FOLD = 1 << 16 };
 
@@ -118,6 +123,24 @@ bool front_find_dim(Front *f, Str name, int64_t *dim);
 /* A dim that has the value of a rank-0 integer, computed by the run: a VAR in [min, max] with a
  * BIND. A run whose value is outside fails, naming `what`. */
 int64_t front_bind(Front *f, UOp *value, int64_t min, int64_t max, const char *what);
+/* What a loop carries: a PARAM that nobody else has. Its shape says how much room it has. */
+UOp *front_local(Front *f, DType dtype, Ints shape);
+/* The VAR of a loop of at most that many iterations. */
+UOp *front_loop_var(Front *f, int64_t most);
+/* A loop's body begins; front_loop_end says that it is built. The BINDs in between that depend on
+ * the iteration are appended to the LOOP's effects. */
+typedef struct FrontMark {
+  size_t vars, binds, locals;
+  int64_t nrandom;
+} FrontMark;
+FrontMark front_mark(const Front *f);
+/* As if nothing had been made since. */
+void front_rewind(Front *f, FrontMark m);
+/* Takes the BINDs made since that depend on var; returns how many are in out (room for all). */
+size_t front_take_binds(Front *f, FrontMark m, const UOp *var, UOp **out);
+/* Whether a dim of the shape is one of a VAR made since. */
+bool front_shape_since(Front *f, FrontMark m, Ints shape);
+
 /* The number that the options bind a name to; `absent` when they do not. */
 int64_t front_binding(Front *f, Str name, int64_t absent);
 /* Aborts when a binding of the options names no dimension of the inputs. */

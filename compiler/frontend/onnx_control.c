@@ -1,12 +1,14 @@
 /* Ops with graphs inside. If: the branch that a known condition chooses, or both and a select.
- * Loop and Scan: unrolled, so the number of trips must be known at compile time. FlexAttention:
- * attention with the model's own functions of scores and probabilities. */
+ * Loop and Scan: a loop of the run, or when there are few iterations, sequences or carried values
+ * whose shapes change, one copy of the body per iteration. FlexAttention: attention with the
+ * model's own functions of scores and probabilities. */
 #include <math.h>
 
 #include "compiler/frontend/build_nn.h"
 #include "compiler/frontend/onnx_graph.h"
+#include "compiler/frontend/onnx_loop.h"
 
-enum { MAX_TRIPS = 1 << 12, MAX_CARRIED = 64 };
+enum { MAX_TRIPS = 1 << 12, FEW_TRIPS = 8, MAX_CARRIED = 64 };
 
 static const OnnxGraph *graph_attr(Node *n, const char *name) {
   const OnnxAttribute *a = attr_find(n, name, ONNX_ATTR_GRAPH);
@@ -126,82 +128,235 @@ static void keep(Node *n, Collected *c, UOp *u, int64_t trips) {
   c->at[c->n++] = u;
 }
 
+/* What Loop and Scan are made of when every iteration is a copy of the body. */
+typedef struct Unrolled {
+  Val *args[MAX_CARRIED], *results[MAX_CARRIED];
+  Collected all[MAX_CARRIED];
+} Unrolled;
+
+/* The iterations of a Loop one after the other; false when a condition in between depends on an
+ * input, and nothing is defined then. */
+static bool unroll_loop(Node *n, const OnnxGraph *body, int64_t trips, size_t carried,
+                        size_t scans) {
+  Unrolled *u = arena_alloc(&n->job->arena, sizeof *u);
+  int go = node_has(n, 1) ? known_bool(n, node_in(n, 1)) : 1;
+  FrontMark mark = front_mark(n->f);
+  for (size_t i = 0; i < carried; i++) u->args[2 + i] = node_val(n, 2 + i);
+  uint8_t *yes = arena_alloc(&n->job->arena, 1);
+  *yes = 1;
+  int64_t most = trips < MAX_TRIPS ? trips : MAX_TRIPS;
+  for (int64_t k = 0; k < trips && go; k++) {
+    if (k == MAX_TRIPS)
+      job_abort(n->job, FAIL(UNIMPLEMENTED, "a loop of more than %d trips", MAX_TRIPS));
+    if (go < 0) return front_rewind(n->f, mark), false;
+    u->args[0] = scalar_i64(n, k);
+    u->args[1] = val_from_data(n->f, DT_BOOL, (Ints){0}, yes);
+    onnx_subgraph(n, body, u->args, carried + 2, u->results);
+    for (size_t i = 0; i < carried; i++) u->args[2 + i] = u->results[1 + i];
+    for (size_t i = 0; i < scans; i++)
+      keep(n, &u->all[i], val_uop(n->f, u->results[1 + carried + i]), most);
+    go = known_bool(n, u->results[0]);
+  }
+  for (size_t i = 0; i < scans; i++)
+    if (!u->all[i].n && node_wants(n, carried + i)) return front_rewind(n->f, mark), false;
+  for (size_t i = 0; i < carried && i < n->nout; i++) node_out_val(n, i, u->args[2 + i]);
+  for (size_t i = 0; i < scans; i++)
+    if (node_wants(n, carried + i)) node_out(n, carried + i, join(n, &u->all[i], 0, false));
+  return true;
+}
+
+static bool any_sequence(Node *n, size_t first) {
+  for (size_t i = first; i < n->nin; i++)
+    if (n->in[i] && n->in[i]->kind != VAL_TENSOR) return true;
+  return false;
+}
+
+static void leave_results(Node *n, const Repeat *r) {
+  for (size_t i = 0; i < n->nout; i++)
+    if (node_wants(n, i)) node_out_val(n, i, r->out[i]);
+}
+
+/* Room for the lists of a Repeat. */
+static void repeat_lists(Node *n, Repeat *r) {
+  Arena *arena = &n->job->arena;
+  r->carried = arena_array(arena, r->ncarried + 1, sizeof *r->carried);
+  r->scanned = arena_array(arena, r->nscanned + 1, sizeof *r->scanned);
+  r->axes = arena_array(arena, r->nscanned + 1, sizeof *r->axes);
+  r->back = arena_array(arena, r->nscanned + 1, sizeof *r->back);
+  r->out_axes = arena_array(arena, r->ncollected + 1, sizeof *r->out_axes);
+  r->out_back = arena_array(arena, r->ncollected + 1, sizeof *r->out_back);
+  r->out = arena_array(arena, r->ncarried + r->ncollected + 1, sizeof *r->out);
+}
+
+/* How often at most: known, or counted by the run. */
+static void loop_count(Node *n, Repeat *r) {
+  r->trips = -1;
+  if (!node_has(n, 0)) return;
+  Val *m = node_in(n, 0);
+  if (shape_numel(m->shape) != 1 || !dtype_is_int(m->dtype))
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "trip count is %s of shape %s, expected one integer",
+                           dtype_info[m->dtype].name, shape_text(n->job, m->shape)));
+  const uint8_t *data = val_data(n->f, m);
+  r->count = build_cast(n->job, build_reshape(n->job, val_uop(n->f, m), (Ints){0}), DT_I64);
+  if (data) {
+    r->trips = data_int(m->dtype, data, 0);
+    if (r->trips < 0) r->trips = 0;
+  } else if (r->ncollected) {
+    UOp *least = uop_int(n->job, DT_I64, 0);
+    r->length = front_bind(n->f, build2(n->job, OP_MAX, r->count, least), 0, FRONT_DIM_MAX,
+                           node_label(n, "trip count"));
+  }
+}
+
 static void op_loop(Node *n) {
   const OnnxGraph *body = graph_attr(n, "body");
   size_t carried = n->nin > 2 ? n->nin - 2 : 0,
          scans = n->nout - (carried < n->nout ? carried : n->nout);
-  Val *args[MAX_CARRIED], *results[MAX_CARRIED], *start = node_has(n, 1) ? node_in(n, 1) : NULL;
-  Collected all[MAX_CARRIED] = {{0}};
-  int64_t trips = node_has(n, 0) ? node_int(n, 0, "trip count") : MAX_TRIPS;
-  int go = start ? known_bool(n, start) : 1;
+  Repeat r = {.n = n, .body = body, .ncarried = carried, .ncollected = scans};
   check_carried(n, body, carried + 2, carried + 1, 1 + carried + scans);
-  for (size_t i = 0; i < carried; i++) args[2 + i] = node_val(n, 2 + i);
-  uint8_t *yes = arena_alloc(&n->job->arena, 1);
-  *yes = 1;
-  int64_t k = 0;
-  for (; k < trips && go; k++) {
-    if (k == MAX_TRIPS)
-      job_abort(n->job, FAIL(UNIMPLEMENTED, "a loop of more than %d trips", MAX_TRIPS));
-    if (go < 0)
-      job_abort(n->job, FAIL(FAILED_PRECONDITION,
-                             "the loop's condition has to be known at compile time, but depends "
-                             "on an input"));
-    args[0] = scalar_i64(n, k);
-    args[1] = val_from_data(n->f, DT_BOOL, (Ints){0}, yes);
-    onnx_subgraph(n, body, args, carried + 2, results);
-    for (size_t i = 0; i < carried; i++) args[2 + i] = results[1 + i];
-    for (size_t i = 0; i < scans; i++)
-      keep(n, &all[i], val_uop(n->f, results[1 + carried + i]),
-           trips < MAX_TRIPS ? trips : MAX_TRIPS);
-    go = known_bool(n, results[0]);
+  int go = node_has(n, 1) ? known_bool(n, node_in(n, 1)) : 1;
+  loop_count(n, &r);
+  if (go == 0) r.trips = 0;
+  bool known = r.trips >= 0 || (!node_has(n, 0) && go >= 0), sequences = any_sequence(n, 2);
+  int64_t most = r.trips >= 0 ? r.trips : MAX_TRIPS;
+  bool few = r.trips >= 0 && r.trips <= FEW_TRIPS && go >= 0;
+  if ((few || (sequences && known)) && unroll_loop(n, body, most, carried, scans)) return;
+  repeat_lists(n, &r);
+  for (size_t i = 0; i < carried; i++) r.carried[i] = node_val(n, 2 + i);
+  r.start = node_has(n, 1) ? node_in(n, 1) : NULL;
+  Status st = onnx_repeat(&r);
+  if (st && known && !few && !sequences && unroll_loop(n, body, most, carried, scans)) {
+    status_drop(st);
+    return;
   }
-  for (size_t i = 0; i < carried && i < n->nout; i++) node_out_val(n, i, args[2 + i]);
-  for (size_t i = 0; i < scans; i++)
-    if (node_wants(n, carried + i)) node_out(n, carried + i, join(n, &all[i], 0, false));
+  if (st) job_abort(n->job, st);
+  leave_results(n, &r);
 }
+
+/* -- Scan ------------------------------------------------------------------------------------ */
 
 static int64_t nth(Ints list, size_t i) { return i < list.n ? list.at[i] : 0; }
 
-/* Opset 8 had a batch axis and lengths; from 9 on the scanned axis is chosen per source. */
+static void unroll_scan(const Repeat *r) {
+  Node *n = r->n;
+  Unrolled *u = arena_alloc(&n->job->arena, sizeof *u);
+  for (size_t i = 0; i < r->ncarried; i++) u->args[i] = r->carried[i];
+  for (int64_t k = 0; k < r->trips; k++) {
+    for (size_t i = 0; i < r->nscanned; i++) {
+      UOp *x =
+          build_slice(n->job, r->scanned[i], r->axes[i], r->back[i] ? r->trips - 1 - k : k, 1, 1);
+      u->args[r->ncarried + i] = val_from_uop(n->f, build_squeeze(n->job, x, r->axes[i]), true);
+    }
+    onnx_subgraph(n, r->body, u->args, r->ncarried + r->nscanned, u->results);
+    for (size_t i = 0; i < r->ncarried; i++) u->args[i] = u->results[i];
+    for (size_t i = 0; i < r->ncollected; i++)
+      keep(n, &u->all[i], val_uop(n->f, u->results[r->ncarried + i]), r->trips);
+  }
+  for (size_t i = 0; i < r->ncarried; i++) r->out[i] = u->args[i];
+  for (size_t i = 0; i < r->ncollected; i++)
+    r->out[r->ncarried + i] =
+        val_from_uop(n->f, join(n, &u->all[i], r->out_axes[i], r->out_back[i]), true);
+}
+
+/* The number of iterations is the length of what is scanned. */
+static void scan_length(Repeat *r) {
+  Job *job = r->n->job;
+  for (size_t i = 0; i < r->nscanned; i++) {
+    int64_t d = r->scanned[i]->shape.at[r->axes[i]];
+    if (i && d != r->length)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "scan inputs of lengths %s and %s",
+                          dim_text(job, r->length), dim_text(job, d)));
+    r->length = d;
+  }
+  r->trips = dim_is_static(r->length) ? r->length : -1;
+  r->count = uop_cast(job, dim_uop(job, r->length), DT_I64);
+}
+
+static void scan(Repeat *r) {
+  Job *job = r->n->job;
+  check_carried(r->n, r->body, r->ncarried + r->nscanned, r->ncarried, r->ncarried + r->ncollected);
+  scan_length(r);
+  if (r->trips > 0 && r->trips <= FEW_TRIPS) {
+    unroll_scan(r);
+    return;
+  }
+  Status st = onnx_repeat(r);
+  if (st && r->trips > 0 && r->trips <= MAX_TRIPS) {
+    status_drop(st);
+    unroll_scan(r);
+  } else if (st) {
+    job_abort(job, st);
+  }
+}
+
+static void scan_counts(Node *n, size_t sources, Repeat *r) {
+  int64_t m = attr_need_int(n, "num_scan_inputs");
+  if (m < 1 || m > (int64_t)sources || sources > MAX_CARRIED)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "%lld scan inputs of %zu", (long long)m, sources));
+  *r = (Repeat){.n = n, .body = graph_attr(n, "body"), .is_scan = true, .nscanned = (size_t)m};
+  r->ncarried = sources - (size_t)m;
+  r->ncollected = n->nout - (r->ncarried < n->nout ? r->ncarried : n->nout);
+  repeat_lists(n, r);
+}
+
 static void op_scan(Node *n) {
-  const OnnxGraph *body = graph_attr(n, "body");
-  int64_t m = attr_need_int(n, "num_scan_inputs"), trips = -1;
+  Repeat r;
   Ints in_axes = attr_ints(n, "scan_input_axes"), in_back = attr_ints(n, "scan_input_directions");
   Ints out_axes = attr_ints(n, "scan_output_axes"),
        out_back = attr_ints(n, "scan_output_directions");
-  if (m < 1 || m > (int64_t)n->nin || n->nin > MAX_CARRIED)
-    job_abort(n->job, FAIL(INVALID_ARGUMENT, "%lld scan inputs of %zu", (long long)m, n->nin));
-  size_t states = n->nin - (size_t)m, scans = n->nout - (states < n->nout ? states : n->nout);
-  Val *args[MAX_CARRIED], *results[MAX_CARRIED];
-  Collected all[MAX_CARRIED] = {{0}};
-  size_t axes[MAX_CARRIED];
-  check_carried(n, body, n->nin, states, states + scans);
-  for (size_t i = 0; i < states; i++) args[i] = node_in(n, i);
-  for (size_t i = 0; i < (size_t)m; i++) {
-    UOp *x = node_u(n, states + i);
-    axes[i] = axis_check(n->job, nth(in_axes, i), x->shape.n);
-    int64_t d = x->shape.at[axes[i]];
-    if (trips >= 0 && d != trips)
-      job_abort(n->job, FAIL(INVALID_ARGUMENT, "scan inputs of lengths %lld and %lld",
-                             (long long)trips, (long long)d));
-    trips = d;
+  scan_counts(n, n->nin, &r);
+  for (size_t i = 0; i < r.ncarried; i++) r.carried[i] = node_in(n, i);
+  for (size_t i = 0; i < r.nscanned; i++) {
+    r.scanned[i] = node_u(n, r.ncarried + i);
+    r.axes[i] = axis_check(n->job, nth(in_axes, i), r.scanned[i]->shape.n);
+    r.back[i] = nth(in_back, i) != 0;
   }
-  if (trips > MAX_TRIPS)
-    job_abort(n->job, FAIL(UNIMPLEMENTED, "a scan of more than %d trips", MAX_TRIPS));
-  for (int64_t k = 0; k < trips; k++) {
-    for (size_t i = 0; i < (size_t)m; i++) {
-      int64_t at = nth(in_back, i) ? trips - 1 - k : k;
-      UOp *x = build_slice(n->job, node_u(n, states + i), axes[i], at, 1, 1);
-      args[states + i] = val_from_uop(n->f, build_squeeze(n->job, x, axes[i]), true);
+  for (size_t i = 0; i < r.ncollected; i++) {
+    r.out_axes[i] = nth(out_axes, i);
+    r.out_back[i] = nth(out_back, i) != 0;
+  }
+  scan(&r);
+  leave_results(n, &r);
+}
+
+/* Element b of the batch axis. */
+static UOp *batch_element(Node *n, UOp *x, int64_t b) {
+  return build_squeeze(n->job, build_slice(n->job, x, 0, b, 1, 1), 0);
+}
+
+/* Of opset 8: a batch axis in front of everything, one scan per element of it. */
+static void op_scan_8(Node *n) {
+  Repeat r;
+  Ints back = attr_ints(n, "directions");
+  if (node_has(n, 0))
+    job_abort(n->job, FAIL(UNIMPLEMENTED, "sequence_lens of Scan before opset 9"));
+  scan_counts(n, n->nin - 1, &r);
+  UOp *first = node_u(n, 1);
+  if (!first->shape.n || !dim_is_static(first->shape.at[0]) || !first->shape.at[0])
+    job_abort(n->job, FAIL(UNIMPLEMENTED, "the batch of Scan has shape %s",
+                           shape_text(n->job, first->shape)));
+  int64_t batch = first->shape.at[0];
+  Collected *all = arena_array(&n->job->arena, n->nout + 1, sizeof *all);
+  for (int64_t b = 0; b < batch; b++) {
+    for (size_t i = 1; i < n->nin; i++) {
+      UOp *x = node_u(n, i);
+      if (!x->shape.n || x->shape.at[0] != batch)
+        job_abort(n->job,
+                  FAIL(INVALID_ARGUMENT, "source %zu has shape %s, expected a batch of %lld", i,
+                       shape_text(n->job, x->shape), (long long)batch));
+      x = batch_element(n, x, b);
+      size_t k = i - 1 - r.ncarried;
+      if (i <= r.ncarried) r.carried[i - 1] = val_from_uop(n->f, x, true);
+      if (i <= r.ncarried) continue;
+      r.scanned[k] = x;
+      r.axes[k] = axis_check(n->job, 0, x->shape.n);
+      r.back[k] = nth(back, k) != 0;
     }
-    onnx_subgraph(n, body, args, n->nin, results);
-    for (size_t i = 0; i < states; i++) args[i] = results[i];
-    for (size_t i = 0; i < scans; i++) keep(n, &all[i], val_uop(n->f, results[states + i]), trips);
+    scan(&r);
+    for (size_t i = 0; i < n->nout; i++) keep(n, &all[i], val_uop(n->f, r.out[i]), batch);
   }
-  for (size_t i = 0; i < states && i < n->nout; i++) node_out_val(n, i, args[i]);
-  for (size_t i = 0; i < scans; i++)
-    if (node_wants(n, states + i))
-      node_out(n, states + i, join(n, &all[i], nth(out_axes, i), nth(out_back, i) != 0));
+  for (size_t i = 0; i < n->nout; i++)
+    if (node_wants(n, i)) node_out(n, i, join(n, &all[i], 0, false));
 }
 
 /* -- FlexAttention --------------------------------------------------------------------------- */
@@ -250,6 +405,7 @@ static void op_flex_attention(Node *n) {
 const OnnxOp onnx_control_ops[] = {
     {"", "If", 1, 1, 1, op_if},
     {"", "Loop", 1, 2, 255, op_loop},
+    {"", "Scan", 8, 2, 255, op_scan_8},
     {"", "Scan", 9, 1, 255, op_scan},
     {"ai.onnx.preview", "FlexAttention", 1, 3, 3, op_flex_attention},
     {0},

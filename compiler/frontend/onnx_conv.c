@@ -33,7 +33,8 @@ static void same_pads(Job *job, Spatial *s, size_t i, int64_t d, bool upper) {
  * grows to make it whole. extra: how much, 0 in the runs that have no such window. */
 static void ceil_window(Job *job, Spatial *s, size_t i, int64_t d, int64_t span) {
   ConvSpec *c = &s->conv;
-  int64_t stride = c->stride[i], rest = dim_sub(job, span, dim_mul(job, dim_floordiv(job, span, stride), stride));
+  int64_t stride = c->stride[i],
+          rest = dim_sub(job, span, dim_mul(job, dim_floordiv(job, span, stride), stride));
   int64_t start = dim_mul(job, s->out[i], stride), room = dim_add(job, d, c->lo[i]);
   if (dim_high(rest) <= 0 || dim_le(job, room, start)) return;
   int64_t more = dim_min(job, rest, 1);
@@ -136,7 +137,8 @@ static void transpose_pads(Node *n, const UOp *x, ConvSpec *c, const int64_t *ke
   bool upper = str_is(auto_pad, "SAME_UPPER"), lower = str_is(auto_pad, "SAME_LOWER");
   for (size_t i = 0; i < k; i++) {
     int64_t d = x->shape.at[2 + i];
-    int64_t reach = c->dilation[i] * (front_static(job, kernel[i], "the size of the kernel") - 1) + 1;
+    int64_t reach =
+        c->dilation[i] * (front_static(job, kernel[i], "the size of the kernel") - 1) + 1;
     int64_t full = dim_add(job, dim_mul(job, dim_sub(job, d, 1), c->stride[i]), reach);
     c->lo[i] = pads[i];
     c->hi[i] = pads[k + i] - extra[i];

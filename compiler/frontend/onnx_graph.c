@@ -352,6 +352,16 @@ Status onnx_try_subgraph(Node *n, const OnnxGraph *g, UOp *guard, Val **results)
   return st;
 }
 
+OnnxPlace onnx_place(const Node *n) {
+  return (OnnxPlace){n->walk->scope, (unsigned)n->walk->depth};
+}
+
+void onnx_return(Node *n, OnnxPlace place) {
+  n->walk->scope = place.scope;
+  n->walk->depth = place.depth;
+  n->walk->current = n->proto;
+}
+
 /* -- functions ------------------------------------------------------------------------------- */
 
 static const OnnxAttribute *find_attribute(const OnnxAttribute *at, size_t n, Str name) {

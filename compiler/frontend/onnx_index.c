@@ -8,7 +8,8 @@
 static UOp *wrap(Node *n, UOp *idx, int64_t size) {
   if (dtype_is_uint(uop_dtype(idx))) return idx;
   UOp *neg = build2(n->job, OP_CMPLT, idx, build_num(n->job, idx, 0));
-  UOp *up = build2(n->job, OP_ADD, idx, build_cast(n->job, build_size(n->job, size), uop_dtype(idx)));
+  UOp *up =
+      build2(n->job, OP_ADD, idx, build_cast(n->job, build_size(n->job, size), uop_dtype(idx)));
   return build_where(n->job, neg, up, idx);
 }
 

@@ -21,7 +21,8 @@ static UOp *per_axis(Node *n, UOp *p, const UOp *x, int64_t axis_, int64_t block
   p = build_unsqueeze(job, p, axis + 1);
   for (uint32_t i = 0; i <= r; i++) dims[i] = i == axis + 1 ? block : p->shape.at[i];
   p = build_expand(job, p, shape_make(dims, r + 1));
-  for (uint32_t i = 0; i < r; i++) dims[i] = i == axis ? dim_mul(job, p->shape.at[axis], block) : x->shape.at[i];
+  for (uint32_t i = 0; i < r; i++)
+    dims[i] = i == axis ? dim_mul(job, p->shape.at[axis], block) : x->shape.at[i];
   p = build_reshape(job, p, shape_make(dims, r));
   return build_slice(job, p, axis, 0, d, 1);
 }

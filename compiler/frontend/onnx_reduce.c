@@ -106,12 +106,19 @@ static void op_cum_sum(Node *n) { cumulate(n, OP_ADD); }
 static void op_cum_prod(Node *n) { cumulate(n, OP_MUL); }
 
 const OnnxOp onnx_reduce_ops[] = {
-    {"", "ReduceSum", 1, 1, 2, op_sum},        {"", "ReduceProd", 1, 1, 2, op_prod},
-    {"", "ReduceMax", 1, 1, 2, op_max},        {"", "ReduceMin", 1, 1, 2, op_min},
-    {"", "ReduceMean", 1, 1, 2, op_mean},      {"", "ReduceL1", 1, 1, 2, op_l1},
-    {"", "ReduceL2", 1, 1, 2, op_l2},          {"", "ReduceSumSquare", 1, 1, 2, op_sum_square},
-    {"", "ReduceLogSum", 1, 1, 2, op_log_sum}, {"", "ReduceLogSumExp", 1, 1, 2, op_log_sum_exp},
-    {"", "ArgMax", 1, 1, 1, op_arg_max},       {"", "ArgMin", 1, 1, 1, op_arg_min},
+    {"", "ReduceSum", 1, 1, 2, op_sum},
+    {"", "ReduceProd", 1, 1, 2, op_prod},
+    {"", "ReduceMax", 1, 1, 2, op_max},
+    {"", "ReduceMin", 1, 1, 2, op_min},
+    {"", "ReduceMean", 1, 1, 2, op_mean},
+    {"", "ReduceL1", 1, 1, 2, op_l1},
+    {"", "ReduceL2", 1, 1, 2, op_l2},
+    {"", "ReduceSumSquare", 1, 1, 2, op_sum_square},
+    {"", "ReduceLogSum", 1, 1, 2, op_log_sum},
+    {"", "ReduceLogSumExp", 1, 1, 2, op_log_sum_exp},
+    {"", "ArgMax", 1, 1, 1, op_arg_max},
+    {"", "ArgMin", 1, 1, 1, op_arg_min},
     {"", "CumSum", 11, 2, 2, op_cum_sum},
-    {"", "CumProd", 26, 2, 2, op_cum_prod},    {0},
+    {"", "CumProd", 26, 2, 2, op_cum_prod},
+    {0},
 };

@@ -1,4 +1,5 @@
-/* Ops whose result is as long as their data says: NonZero, Compress, Unique, TopK with a computed k.
+/* Ops whose result is as long as their data says: NonZero, Compress, Unique, TopK with a computed
+ * k.
  *
  * The size is computed first and bound to a VAR; then every element of the result finds its source:
  * the k-th chosen one by searching the prefix sums of the choice, or through a sort. What is known
@@ -119,7 +120,8 @@ static UOp *slice_keys(Node *n, UOp *x) {
   UOp *weight = two(n, OP_SUB, build_size(job, rest), build_arange(job, DT_I64, rest));
   weight = build_along(job, two(n, OP_MUL, weight, i64(n, 2)), 2, 3);
   UOp *below = build_cast(job, build2(job, OP_CMPLT, a, b), DT_I64);
-  UOp *found = build_where(job, build2(job, OP_CMPNE, a, b), two(n, OP_ADD, weight, below), i64(n, 0));
+  UOp *found =
+      build_where(job, build2(job, OP_CMPNE, a, b), two(n, OP_ADD, weight, below), i64(n, 0));
   found = build_reduce(job, OP_MAX, found, axis_bit(2), false);
   found = two(n, OP_AND, two(n, OP_MAX, found, i64(n, 0)), i64(n, 1));
   return build_reduce(job, OP_ADD, found, axis_bit(1), false);
@@ -143,7 +145,8 @@ static Groups group(Node *n, UOp *keys) {
   fresh = two(n, OP_OR, fresh, two(n, OP_CMPEQ, at, zero));
   fresh = build_cast(job, fresh, DT_I64);
   UOp *sum = build_reduce(job, OP_ADD, fresh, axis_bit(0), false);
-  int64_t low = dim_low(d) > 0, count = front_bind(n->f, sum, low, dim_high(d), node_label(n, "number of values"));
+  int64_t low = dim_low(d) > 0,
+          count = front_bind(n->f, sum, low, dim_high(d), node_label(n, "number of values"));
   UOp *prefix = build_prefix_sum(job, fresh);
   UOp *start = uop1(job, OP_CONTIGUOUS, build_positions(job, prefix, count));
   UOp *next = two(n, OP_ADD, build_arange(job, DT_I64, count), one);
@@ -193,8 +196,8 @@ static void op_unique(Node *n) {
 enum { ALL_PAIRS = 1024 }; /* the axis up to which comparing all pairs is cheap */
 
 /* Every element's rank is the number of elements before it (equal ones: those at lower positions),
- * counted by comparing all pairs; then the element of each rank is picked by a masked sum. Quadratic
- * in the axis, and as parallel as a matrix product. */
+ * counted by comparing all pairs; then the element of each rank is picked by a masked sum.
+ * Quadratic in the axis, and as parallel as a matrix product. */
 static void top_k_pairs(Node *n, UOp *x, size_t axis, int64_t k, bool largest) {
   size_t r = x->shape.n;
   int64_t dims[MAX_DIMS];

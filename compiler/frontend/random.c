@@ -77,7 +77,8 @@ UOp *random_fold(Job *job, RandomKey key, uint32_t n) {
 
 /* -- numbers ----------------------------------------------------------------------------------- */
 
-static const uint32_t SECOND = 1u << 31; /* in a counter: another set of blocks for the same elements */
+static const uint32_t SECOND =
+    1u << 31; /* in a counter: another set of blocks for the same elements */
 
 /* Both words of the blocks, as tensors of that shape. */
 static void words(Job *job, RandomKey key, Ints shape, uint32_t set, UOp *x[2]) {

@@ -1,0 +1,30 @@
+/* Loop and Scan as loops of the run. */
+#pragma once
+
+#include "compiler/frontend/onnx_graph.h"
+
+/* A body with what goes in: formal inputs are the iteration number and the condition (Loop only),
+ * the carried values, one element along an axis of what is scanned. */
+typedef struct Repeat {
+  Node *n;
+  const OnnxGraph *body;
+  bool is_scan;
+  Val **carried; /* before the first iteration */
+  size_t ncarried;
+  UOp **scanned;
+  size_t *axes; /* of scanned */
+  bool *back;   /* from the last element on */
+  size_t nscanned;
+  Val *start;     /* Loop: the condition before; NULL: true */
+  UOp *count;     /* how often at most, a rank-0 i64; NULL: as long as the condition says */
+  int64_t trips;  /* the same, when it is known; else -1 */
+  int64_t length; /* the same as a dim, when trips is -1 and results are collected */
+  size_t ncollected;
+  int64_t *out_axes; /* of what is collected, in the result */
+  bool *out_back;
+  Val **out; /* carried, then collected */
+} Repeat;
+
+/* Fills r->out. UNIMPLEMENTED or FAILED_PRECONDITION, with nothing left behind, when the body does
+ * not repeat: what it carries changes its shape, or is no tensor. */
+Status onnx_repeat(Repeat *r);
