@@ -7,10 +7,10 @@
  *   kiln-eval --ops                            the ONNX ops: family, domain, name, first version
  *
  * --compiled runs the whole compiler and the CPU device instead of the interpreter; SET is an
- * instruction set to compile for in place of the host's, "sse2" or "avx2", or "opencl" for the
- * first OpenCL device; with --stages also "gpu", a device with workgroups that exists only as a
- * target: its code is not run. "buffers8" is the CPU with at most 8 buffers per kernel. --stages
- * runs the interpreter, then the plan with its kernels interpreted after each stage of the
+ * instruction set to compile for in place of the host's, "sse2" or "avx2", or "opencl" or "cuda"
+ * for the first device of that kind; with --stages also "gpu", a device with workgroups that exists only
+ * as a target: its code is not run. "buffers8" is the CPU with at most 8 buffers per kernel.
+ * --stages runs the interpreter, then the plan with its kernels interpreted after each stage of the
  * compiler, then the CPU device; the answer has all their outputs, named STAGE:OUTPUT.
  *
  * MODEL is ONNX unless its name ends in .kgraph. Each request of --serve is a list of blobs, a blob
@@ -452,9 +452,10 @@ static int list_ops(void) {
 }
 
 static int usage(void) {
-  fprintf(stderr, "usage: kiln-eval [--text] MODEL [--dim NAME=N]...\n"
-                  "       kiln-eval --serve [--compiled|--stages [sse2|avx2|opencl|gpu|buffers8]]\n"
-                  "       kiln-eval --ops\n");
+  fprintf(stderr,
+          "usage: kiln-eval [--text] MODEL [--dim NAME=N]...\n"
+          "       kiln-eval --serve [--compiled|--stages [sse2|avx2|opencl|cuda|gpu|buffers8]]\n"
+          "       kiln-eval --ops\n");
   return 64;
 }
 
@@ -464,14 +465,17 @@ static int serve_all(int argc, char **argv, int at) {
   if (every_stage || (at < argc && !strcmp(argv[at], "--compiled"))) {
     const char *set = at + 1 < argc ? argv[at + 1] : "";
     Status st = device_null_create(&memory);
-    if (!st) st = device_open(strcmp(set, "opencl") ? "cpu:0" : "opencl:0", &device);
+    bool driver = !strcmp(set, "opencl") || !strcmp(set, "cuda");
+    char name[16];
+    snprintf(name, sizeof name, "%s:0", driver ? set : "cpu");
+    if (!st) st = device_open(name, &device);
     if (st) return fprintf(stderr, "%s\n", st->text), 1;
     target = local_target(device);
     if (!strcmp(set, "buffers8"))
       target.max_buffers = 8;
     else if (every_stage && !strcmp(set, "gpu"))
       target = gpu_target, stages = RUN_CODE;
-    else if (*set && strcmp(set, "opencl") && !local_older(&target, set))
+    else if (*set && !driver && !local_older(&target, set))
       return usage();
   }
   while (serve()) {

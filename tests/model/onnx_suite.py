@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """ONNX's backend node tests, run through Kiln.
 
-    onnx_suite.py [--runner kiln|eval|local|sse2|avx2|opencl] [--eval PATH] [--filter TEXT] [--every N] [--open] [--update] [-v]
+    onnx_suite.py [--runner kiln|eval|local|sse2|avx2|opencl|cuda] [--eval PATH] [--filter TEXT] [--every N] [--open] [--update] [-v]
 
 Every test of onnx.backend.test.case.node, and the stored ones of the kinds simple, pytorch-operator and
 pytorch-converted, is compiled and run, and its outputs are compared with the
@@ -164,7 +164,7 @@ def make_runner(args):
         except ImportError:
             name = "eval"
     options = {"eval": [], "local": ["--compiled"], "sse2": ["--compiled", "sse2"], "avx2": ["--compiled", "avx2"],
-               "opencl": ["--compiled", "opencl"]}
+               "opencl": ["--compiled", "opencl"], "cuda": ["--compiled", "cuda"]}
     return KilnRunner() if name == "kiln" else EvalRunner(args.eval, options[name])
 
 
@@ -408,7 +408,7 @@ def rounding_only(name, reason):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--runner", choices=["kiln", "eval", "local", "sse2", "avx2", "opencl"])
+    p.add_argument("--runner", choices=["kiln", "eval", "local", "sse2", "avx2", "opencl", "cuda"])
     p.add_argument("--eval", default=os.path.join(HERE, "../../build/release/bin/kiln-eval"))
     p.add_argument("--filter", default="")
     p.add_argument("--every", type=int, default=1, metavar="N")
