@@ -175,7 +175,8 @@ static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
   if (b->incarnation == l->incarnation) return NULL;
   bool shared = l->target && !strcmp(l->target->kind, "cpu");
   if (b->fd < 0 || (b->updated && !shared))
-    return FAIL(DATA_LOSS, "buffer '%s' was made or updated by a run and lost when device %s restarted (%s)",
+    return FAIL(DATA_LOSS,
+                "buffer '%s' was made or updated by a run and lost when device %s restarted (%s)",
                 id_text("buf", b->id, id), l->spec.name, l->last_failure);
   DeviceJob *create = device_job_create();
   Kiln__V1__BufferCreate m = KILN__V1__BUFFER_CREATE__INIT;

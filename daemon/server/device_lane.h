@@ -25,7 +25,7 @@ struct DeviceJob {
   size_t nbuffers;
   bool *updated; /* by buffer: it writes that; malloc'd */
   bool updates;  /* it writes some: never sent twice */
-  Slab *slab; /* of a run; goes back to the pool after done */
+  Slab *slab;    /* of a run; goes back to the pool after done */
   /* m is the answer, valid during the call, or NULL and st says why not (takes st). */
   void (*done)(void *ctx, DeviceJob *job, Message *m, Status st);
   void *ctx;

@@ -226,6 +226,25 @@ def test_computed_size_outside_of_its_bounds(daemon):
     np.testing.assert_array_equal(daemon.run(exe, {"x": np.int64(4)})["o"], 3 * np.arange(4))
 
 
+def test_outputs_whose_bounds_are_far_above_their_size(daemon):
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"]), helper.make_node("Neg", ["x"], ["z"])]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"]),
+                                           helper.make_tensor_value_info("shape", TensorProto.INT64, [3])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None, None]),
+                               helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n"])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    exe = daemon.compile(model, fmt=1).executable
+    for n, shape in ((24, (2, 3, 4)), (60000, (1, 60000, 1)), (40000, (200, 2, 100)), (6, (1, 1, 6))):
+        x = rand(n)
+        r = daemon.run(exe, {"x": x, "shape": np.array(shape, np.int64)})
+        np.testing.assert_array_equal(r["y"], x.reshape(shape))
+        np.testing.assert_array_equal(r["z"], -x)
+        np.testing.assert_array_equal(daemon.run(exe, {"x": x, "shape": np.array(shape, np.int64)}, outputs=["y"])["y"], x.reshape(shape))
+        kept = daemon.run(exe, {"x": x, "shape": np.array(shape, np.int64)}, buffers=True)
+        np.testing.assert_array_equal(daemon.download(kept["y"]), x.reshape(shape))
+        daemon.stub.FreeBuffers(kiln_pb2.FreeBuffersRequest(buffers=list(kept.values())))
+
+
 def test_a_new_device_worker_knows_the_sizes(start):
     d = start()
     exe = d.compile(product(), ranges=[span("n", 1, 64)]).executable
