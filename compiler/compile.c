@@ -10,6 +10,7 @@
 
 #include "compiler/codegen/codegen.h"
 #include "compiler/frontend/frontend.h"
+#include "compiler/ir/dim.h"
 #include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/expand.h"
@@ -115,6 +116,7 @@ typedef struct KernelArgs {
   const char *opts;
   UOp *scheduled, *lowered;
   Linear linear;
+  int64_t grid[3]; /* dims */
   OptList applied;
 } KernelArgs;
 
@@ -146,6 +148,7 @@ static void kernel_steps(Job *job, void *arg) {
   a->lowered = rewrite_graph(&rw, u, rules_decomp);
   check(job, a->lowered, STAGE_LOWERED, "lower");
   a->linear = linearize_kernel(job, a->lowered, a->target);
+  for (int d = 0; d < 3; d++) a->grid[d] = a->linear.grid[d] ? dim_of(job, a->linear.grid[d]) : 1;
   count_args(job, a);
 }
 
@@ -173,11 +176,8 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
                         .threads = a.linear.threads,
                         .scratch_bytes = a.linear.scratch_bytes,
                         .opts = opts_text(job, &a.applied)};
-  for (int d = 0; d < 3; d++) {
-    const UOp *n = a.linear.grid[d];
-    out->grid[d] = n ? (uint32_t)n->arg.i : 1;
-    out->block[d] = a.linear.block[d];
-  }
+  memcpy(out->grid, a.grid, sizeof out->grid);
+  memcpy(out->block, a.linear.block, sizeof out->block);
   code.object = (StrBuf){0};
   codegen_deinit(&code);
   return NULL;
@@ -186,25 +186,54 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
 /* -- looking at a stage
  * --------------------------------------------------------------------------------------- */
 
-static void print_plan(Job *job, const Plan *plan, StrBuf *out) {
+static void print_buffer(Job *job, const Plan *plan, size_t i, StrBuf *out) {
   static const char *const kinds[] = {"input", "output", "weight", "temp", "const", "state"};
-  strbuf_addf(out, "%zu buffers, %zu kernels, %zu calls, %lld bytes of temporaries\n",
-              plan->nbuffers, plan->nkernels, plan->ncalls, (long long)plan->temp_bytes);
-  for (size_t i = 0; i < plan->nbuffers; i++) {
-    const PlanBuffer *b = &plan->buffers[i];
-    strbuf_addf(out, "b%zu = %s %s[%s]", i, kinds[b->kind], dtype_info[b->dtype].name,
-                dim_text(job, b->numel));
-    if (b->kind == PB_TEMP)
-      strbuf_addf(out, " at %lld\n", (long long)b->offset);
-    else
-      strbuf_addf(out, " slot %lld\n", (long long)b->slot);
+  const PlanBuffer *b = &plan->buffers[i];
+  strbuf_addf(out, "b%zu = %s %s[%s]", i, kinds[b->kind], dtype_info[b->dtype].name,
+              dim_text(job, b->numel));
+  if (b->kind != PB_TEMP) {
+    strbuf_addf(out, " slot %lld\n", (long long)b->slot);
+  } else if (b->base != i) {
+    strbuf_addf(out, " at %lld: a part of b%u\n", (long long)b->offset, b->base);
+  } else {
+    strbuf_addf(out, " at %lld, steps %u to %u: %s\n", (long long)b->offset, b->first, b->last,
+                b->why ? b->why : "what the run itself looks at");
   }
-  for (size_t i = 0; i < plan->ncalls; i++) {
-    const PlanCall *c = &plan->calls[i];
-    strbuf_addf(out, "call %zu: kernel %u %s(", i, c->kernel, plan->kernels[c->kernel].name);
+}
+
+static void print_step(const Plan *plan, size_t i, StrBuf *out) {
+  const PlanStep *s = &plan->steps[i];
+  if (s->kind == STEP_CALL) {
+    const PlanCall *c = &plan->calls[s->call];
+    strbuf_addf(out, "call %u: kernel %u %s(", s->call, c->kernel, plan->kernels[c->kernel].name);
     for (uint32_t k = 0; k < c->nargs; k++) strbuf_addf(out, "%sb%u", k ? ", " : "", c->args[k]);
+    for (uint32_t k = 0; k < c->nvars; k++) strbuf_addf(out, ", n%u", c->vars[k]);
     strbuf_adds(out, ")\n");
+  } else if (s->kind == STEP_BIND) {
+    strbuf_addf(out, "bind n%u = b%u\n", s->var, s->buffer);
+  } else if (s->kind == STEP_END) {
+    strbuf_adds(out, "end\n");
+  } else {
+    strbuf_addf(out, "loop n%u", s->var);
+    if (s->buffer != NO_BUFFER) strbuf_addf(out, ", b%u times", s->buffer);
+    if (s->buffer == NO_BUFFER) strbuf_addf(out, ", %lld times", (long long)s->count);
+    if (s->condition != NO_BUFFER) strbuf_addf(out, ", while b%u", s->condition);
+    strbuf_adds(out, "\n");
   }
+}
+
+static void print_plan(Job *job, const Plan *plan, StrBuf *out) {
+  strbuf_addf(out, "%zu buffers, %zu kernels, %zu calls, %lld bytes of temporaries, %lld in all\n",
+              plan->nbuffers, plan->nkernels, plan->ncalls, (long long)plan->temp_bytes,
+              (long long)plan->peak_bytes);
+  for (size_t i = 0; i < plan->nvars; i++) {
+    const GraphVar *v = &plan->vars[i];
+    strbuf_addf(out, "n%zu = " STR_FMT " in [%lld, %lld]", i, STR_ARG(v->name), (long long)v->min,
+                (long long)v->max);
+    strbuf_addf(out, v->divisor > 1 ? ", a multiple of %lld\n" : "\n", (long long)v->divisor);
+  }
+  for (size_t i = 0; i < plan->nbuffers; i++) print_buffer(job, plan, i, out);
+  for (size_t i = 0; i < plan->nsteps; i++) print_step(plan, i, out);
 }
 
 static void print_linear(const Linear *linear, StrBuf *out) {

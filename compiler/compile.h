@@ -37,8 +37,9 @@ typedef struct KernelObject {
   const char *entry;
   uint32_t threads;
   uint64_t scratch_bytes;
-  uint32_t grid[3], block[3]; /* workgroups and the threads of one, along x, y, z */
-  const char *opts;           /* the schedule that was applied, as text */
+  int64_t grid[3];   /* workgroups along x, y, z: dims over the kernel's VARs */
+  uint32_t block[3]; /* threads of one */
+  const char *opts;  /* the schedule that was applied, as text */
 } KernelObject;
 /* `opts` as printed by opts_print; NULL or empty = heuristic. */
 Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *target,

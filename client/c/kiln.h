@@ -452,7 +452,8 @@ typedef enum KilnOp {
   KILN_OP_RANDOM_FOLD = 94,
   KILN_OP_RANDOM_BITS = 95,
   KILN_OP_RANDOM_UNIFORM = 96,
-  KILN_OP_RANDOM_NORMAL = 97
+  KILN_OP_RANDOM_NORMAL = 97,
+  KILN_OP_ARGSORT = 110
 } KilnOp;
 
 typedef enum KilnSizeOp {

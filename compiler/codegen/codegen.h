@@ -1,5 +1,5 @@
-/* Code for a linear program, by the target's kind: machine code through LLVM for "cpu", OpenCL C for
- * "opencl". */
+/* Code for a linear program, by the target's kind: machine code through LLVM for "cpu", OpenCL C
+ * for "opencl". */
 #pragma once
 
 #include "compiler/ir/plan.h"

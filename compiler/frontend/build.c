@@ -15,13 +15,13 @@ const char *shape_text(Job *job, Ints shape) {
 int64_t shape_check(Job *job, Ints shape, int64_t max, const char *what) {
   int64_t n = 1; /* elements when every symbolic dimension is at its lower bound, or 1 */
   for (uint32_t i = 0; i < shape.n; i++)
-    if (dim_low(shape.at[i]) < 0)
+    if (!dim_le(job, 0, shape.at[i]))
       job_abort(job, FAIL(INVALID_ARGUMENT, "%s: dimension %u %s negative in shape %s", what, i,
                           dim_is_static(shape.at[i]) ? "is" : "may be", shape_text(job, shape)));
   if (shape.n > MAX_DIMS)
     job_abort(job, FAIL(INVALID_ARGUMENT, "%s: rank %u, at most %d", what, shape.n, MAX_DIMS));
   for (uint32_t i = 0; i < shape.n; i++) {
-    int64_t d = dim_low(shape.at[i]) ? dim_low(shape.at[i]) : 1;
+    int64_t d = dim_low(shape.at[i]) > 0 ? dim_low(shape.at[i]) : 1;
     if (n > max / d)
       job_abort(job, FAIL(INVALID_ARGUMENT, "%s: shape %s has more than %lld elements", what,
                           shape_text(job, shape), (long long)max));
@@ -358,7 +358,7 @@ static UOp *shrink(Job *job, UOp *x, const int64_t *begin_end) {
 
 /* A padding that may be negative in some runs and positive in others is out of reach. */
 static void check_padding(Job *job, int64_t pad, int64_t size, size_t axis, Ints shape) {
-  bool adds = dim_low(pad) >= 0 && dim_low(pad) <= MAX_NUMEL;
+  bool adds = dim_le(job, 0, pad) && dim_low(pad) <= MAX_NUMEL;
   bool cuts = dim_high(pad) <= 0 && dim_le(job, dim_sub(job, 0, pad), size);
   if (adds || cuts) return;
   if (dim_is_static(pad) || dim_high(pad) <= 0)

@@ -105,7 +105,14 @@ static int64_t var_dim(Front *f, size_t k) {
   return dim_of(f->job, uop_var(f->job, (int64_t)k, v->min, v->max, v->divisor));
 }
 
+static bool fixed_dim(const Front *f, Str name, int64_t *dim) {
+  for (size_t k = 0; k < f->fixed.len; k++)
+    if (str_eq(f->fixed.at[k].name, name)) return *dim = f->fixed.at[k].size, true;
+  return false;
+}
+
 bool front_find_dim(Front *f, Str name, int64_t *dim) {
+  if (fixed_dim(f, name, dim)) return true;
   for (size_t k = 0; k < f->vars.len; k++) {
     if (f->vars.at[k].source != VAR_INPUT || !str_eq(f->vars.at[k].name, name)) continue;
     *dim = var_dim(f, k);
@@ -128,11 +135,19 @@ int64_t front_dim(Front *f, Str input, size_t axis, Str name, DimRange own) {
     return b->size;
   }
   if (!name.len) name = str_from(plain);
+  int64_t fixed;
+  if (fixed_dim(f, name, &fixed)) return fixed;
   for (size_t k = 0; k < f->vars.len; k++)
     if (str_eq(f->vars.at[k].name, name)) return var_dim(f, k);
   if (b) own = (DimRange){b->min, b->max, b->multiple};
   if (own.max == 0) own = (DimRange){1, FRONT_DIM_MAX, own.multiple};
   if (own.multiple == 0) own.multiple = 1;
+  int64_t size = own.multiple > 0 ? own.max / own.multiple * own.multiple : 0;
+  if (size >= own.min && size - own.multiple < own.min) { /* there is no other */
+    FrontDim only = {name, size};
+    avec_push(&job->arena, &f->fixed, only);
+    return size;
+  }
   return add_var(f, (GraphVar){.name = name,
                                .min = own.min,
                                .max = own.max,

@@ -34,6 +34,12 @@ typedef struct FrontOutput {
   UOp *u;
 } FrontOutput;
 
+/* A named dimension whose bounds leave one size. */
+typedef struct FrontDim {
+  Str name;
+  int64_t size;
+} FrontDim;
+
 /* A VAR that the run computes. */
 typedef struct FrontBind {
   UOp *var, *value;
@@ -51,6 +57,10 @@ typedef struct Front {
     GraphVar *at;
     size_t len, cap;
   } vars;
+  struct {
+    FrontDim *at;
+    size_t len, cap;
+  } fixed;
   struct {
     FrontBind *at;
     size_t len, cap;

@@ -7,6 +7,7 @@
 #include "compiler/frontend/build_nn.h"
 #include <stdlib.h>
 
+#include "compiler/frontend/build_sort.h"
 #include "compiler/frontend/front.h"
 #include "compiler/frontend/kgraph_size.h"
 #include "compiler/frontend/random.h"
@@ -286,7 +287,7 @@ static UOp *g_expand(Walk *w, const GNode *n, UOp *const *src) {
 
 static UOp *g_pad(Walk *w, const GNode *n, UOp *const *src) {
   for (size_t i = 0; i < n->ints.n; i++)
-    if (dim_low(n->ints.at[i]) < 0)
+    if (!dim_le(w->front.job, 0, n->ints.at[i]))
       job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "padding %s, which %s negative",
                                    dim_text(w->front.job, n->ints.at[i]),
                                    dim_is_static(n->ints.at[i]) ? "is" : "may be"));
@@ -410,6 +411,44 @@ static UOp *g_matmul(Walk *w, const GNode *n, UOp *const *src) {
   return build_matmul(w->front.job, src[0], src[1]);
 }
 
+/* build_sort for short rows: an element's place is the number of those before it. */
+static UOp *sort_short(Job *job, UOp *keys) {
+  int64_t rows = keys->shape.at[0], n = keys->shape.at[1], cube[3] = {rows, n, n};
+  Ints wide = shape_make(cube, 3);
+  UOp *i = build_iota(job, DT_I64, 1, wide), *j = build_iota(job, DT_I64, 2, wide);
+  UOp *mine = build_unsqueeze(job, keys, 2), *other = build_unsqueeze(job, keys, 1);
+  UOp *same = build2(job, OP_AND, build2(job, OP_CMPEQ, other, mine), build2(job, OP_CMPLT, j, i));
+  UOp *before = build2(job, OP_OR, build2(job, OP_CMPLT, other, mine), same);
+  UOp *place = build_reduce(job, OP_ADD, build_cast(job, before, DT_I64), axis_bit(2), false);
+  UOp *hit = build2(job, OP_CMPEQ, build_unsqueeze(job, place, 1), i);
+  UOp *at = build_where(job, hit, j, uop_int(job, DT_I64, 0));
+  return build_reduce(job, OP_ADD, at, axis_bit(2), false);
+}
+
+/* [..., n, ...] as rows of n, sorted, and back. */
+enum { SHORT_ROW = 128 };
+static UOp *g_argsort(Walk *w, const GNode *n, UOp *const *src) {
+  Job *job = w->front.job;
+  size_t axis = axis_of(w, n->ints.at[0], src[0]), last = src[0]->shape.n - 1;
+  int64_t order[MAX_RANK], back[MAX_RANK];
+  if (n->i < 0 || n->i > 1)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "i is %lld, expected 0 (ascending) or 1 (descending)",
+                        (long long)n->i));
+  for (size_t k = 0; k <= last; k++) order[k] = (int64_t)(k < axis ? k : k == last ? axis : k + 1);
+  for (size_t k = 0; k <= last; k++) back[order[k]] = (int64_t)k;
+  UOp *x = build_permute(job, src[0], order, last + 1), *keys = build_sort_key(job, x);
+  if (n->i) {
+    keys = build2(job, OP_XOR, keys, uop_int(job, DT_I64, -1));
+    if (dtype_is_float(uop_dtype(x)))
+      keys = build_where(job, build2(job, OP_CMPNE, x, x), uop_int(job, DT_I64, INT64_MAX), keys);
+  }
+  int64_t size = x->shape.at[last], rows = dims_numel(job, shape_make(x->shape.at, last));
+  keys = build_reshape_v(job, keys, 2, rows, size);
+  bool few = dim_is_static(size) && size <= SHORT_ROW;
+  UOp *at = few ? sort_short(job, keys) : build_sort(job, uop1(job, OP_CONTIGUOUS, keys));
+  return build_permute(job, build_reshape(job, at, x->shape), back, last + 1);
+}
+
 static UOp *g_random_key(Walk *w, const GNode *n, UOp *const *src) {
   (void)src;
   if (dtype_of(w, n->dtype) != DT_U32)
@@ -451,6 +490,9 @@ static const GOp *find_op(int64_t op) {
 
 static Val *constant_param(Walk *w, const GParam *p, DType d, Ints shape) {
   Job *job = w->front.job;
+  if (!shape_is_static(shape))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "a constant of shape %s: its dimensions are numbers",
+                        shape_text(job, shape)));
   size_t bytes = (size_t)shape_numel(shape) * dtype_info[d].bytes;
   if (p->data.len != bytes)
     job_abort(job, FAIL(INVALID_ARGUMENT, "%zu bytes of data for %s of shape %s, expected %zu",

@@ -184,6 +184,13 @@ typedef struct Deps {
   size_t len, cap;
 } Deps;
 
+/* A subgraph's own name for an argument hides a name from outside. */
+static bool is_formal(const OnnxGraph *g, Str name) {
+  for (size_t i = 0; i < g->input.n; i++)
+    if (str_eq(g->input.at[i].name, name)) return true;
+  return false;
+}
+
 static void add_deps(OnnxWalk *w, const OnnxNode *p, Deps *deps, unsigned depth) {
   Arena *arena = &walk_job(w)->arena;
   if (depth > CALL_DEPTH)
@@ -192,8 +199,12 @@ static void add_deps(OnnxWalk *w, const OnnxNode *p, Deps *deps, unsigned depth)
   for (size_t i = 0; i < p->attribute.n; i++) {
     const OnnxGraph *g = p->attribute.at[i].g;
     if (!g) continue;
+    size_t before = deps->len, kept = before;
     for (size_t k = 0; k < g->node.n; k++) add_deps(w, &g->node.at[k], deps, depth + 1);
     for (size_t k = 0; k < g->output.n; k++) avec_push(arena, deps, g->output.at[k].name);
+    for (size_t k = before; k < deps->len; k++)
+      if (!is_formal(g, deps->at[k])) deps->at[kept++] = deps->at[k];
+    deps->len = kept;
   }
 }
 

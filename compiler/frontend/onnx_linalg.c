@@ -34,6 +34,7 @@ static UOp *pivot(Node *n, UOp *a, int64_t k, UOp **swapped) {
 }
 
 static void op_det(Node *n) {
+  need_static(n);
   Job *job = n->job;
   UOp *x = node_u(n, 0), *a = square(n, x), *det = num(n, a, 1);
   int64_t batch = a->shape.at[0], size = a->shape.at[1];
@@ -58,6 +59,7 @@ static void op_det(Node *n) {
 
 /* Gauss-Jordan on [A | 1]. A singular matrix gives infinities or NaN. */
 static void op_inverse(Node *n) {
+  need_static(n);
   Job *job = n->job;
   UOp *x = node_u(n, 0), *a = square(n, x), *swapped;
   int64_t batch = a->shape.at[0], size = a->shape.at[1];

@@ -30,6 +30,13 @@ static inline UOp *column(Node *n, UOp *x, int64_t k) {
   return build_squeeze(n->job, build_slice(n->job, x, last, k, 1, 1), last);
 }
 
+/* For handlers that calculate with sizes: aborts when a source has one that a run decides. */
+static inline void need_static(Node *n) {
+  for (size_t k = 0; k < n->nin; k++)
+    for (uint32_t i = 0; n->in[k] && i < n->in[k]->shape.n; i++)
+      front_static(n->job, n->in[k]->shape.at[i], "a dimension of a source");
+}
+
 _Noreturn static inline void bad_shape(Node *n, const char *what, const UOp *x) {
   job_abort(n->job, FAIL(INVALID_ARGUMENT, "%s of shape %s", what, shape_text(n->job, x->shape)));
 }

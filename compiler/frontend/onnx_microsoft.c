@@ -35,6 +35,7 @@ static void op_quick_gelu(Node *n) {
   node_out(n, 0, cast(n, mul(n, w, gate), uop_dtype(x)));
 }
 static void op_bias_split_gelu(Node *n) {
+  need_static(n);
   UOp *x = add(n, node_u(n, 0), node_u(n, 1));
   size_t last = x->shape.n ? x->shape.n - 1u : 0;
   if (!x->shape.n || x->shape.at[last] % 2) bad_shape(n, "data", x);
@@ -210,6 +211,7 @@ static void op_nhwc_conv(Node *n) {
 }
 
 static void op_nhwc_max_pool(Node *n) {
+  need_static(n);
   UOp *x = channels(n, node_u(n, 0), true);
   Spatial s = spatial_attrs(n, x, attr_ints(n, "kernel_shape"));
   DType d = uop_dtype(x);

@@ -75,6 +75,7 @@ UOp *ml_rows(Node *n, UOp *x) {
 /* -- features -------------------------------------------------------------------------------- */
 
 static void op_array_feature_extractor(Node *n) {
+  need_static(n);
   UOp *x = node_u(n, 0), *at = node_u(n, 1);
   if (!x->shape.n) bad_shape(n, "data", x);
   int64_t count = shape_numel(at->shape);
@@ -132,6 +133,7 @@ static void op_imputer(Node *n) {
 
 /* Sources side by side, each cut or filled with zeros to its inputdimensions. */
 static void op_feature_vectorizer(Node *n) {
+  need_static(n);
   Ints widths = attr_ints(n, "inputdimensions");
   UOp **parts = arena_array(&n->job->arena, n->nin, sizeof *parts);
   if (widths.n && widths.n != n->nin)
@@ -225,6 +227,7 @@ static void op_linear_regressor(Node *n) {
 }
 
 static void op_linear_classifier(Node *n) {
+  need_static(n);
   Job *job = n->job;
   UOp *x = ml_rows(n, node_u(n, 0)), *label;
   ml_no_strings(n, "classlabels_strings");

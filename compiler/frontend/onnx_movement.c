@@ -248,8 +248,7 @@ static void op_concat(Node *n) {
   node_out(n, 0, build_cat(n->job, xs, n->nin, axis_check(n->job, axis, xs[0]->shape.n)));
 }
 
-/* The sizes of the parts, which add up to the axis in every run that goes on. */
-static void split_sizes(Node *n, const NodeSizes *sizes, int64_t d) {
+void node_part_sizes(Node *n, const NodeSizes *sizes, int64_t d) {
   Job *job = n->job;
   int64_t sum = 0;
   for (uint32_t i = 0; i < sizes->n; i++) {
@@ -281,7 +280,7 @@ static void op_split(Node *n) {
   if (parts < (int64_t)n->nout || (sizes.at && sizes.n != n->nout) || parts < 1)
     job_abort(job, FAIL(INVALID_ARGUMENT, "%zu outputs, but the split has %lld parts", n->nout,
                         (long long)(sizes.at ? (int64_t)sizes.n : parts)));
-  if (sizes.at) split_sizes(n, &sizes, d);
+  if (sizes.at) node_part_sizes(n, &sizes, d);
   int64_t chunk = dim_ceildiv(job, d, parts);
   for (size_t i = 0; i < n->nout; i++) {
     int64_t size = sizes.at ? sizes.at[i] : dim_min(job, chunk, dim_sub(job, d, at));
@@ -343,6 +342,28 @@ static UOp *slice_late(Node *n, UOp *x, size_t axis, UOp *start, UOp *end, UOp *
   return build_gather(job, x, two(n, OP_ADD, at, start), axis);
 }
 
+static void note_loop(void *ctx, const UOp *var) {
+  Node *n = ((void **)ctx)[0];
+  bool *any = ((void **)ctx)[1];
+  *any |= n->f->vars.at[var->arg.i].source == VAR_LOOP;
+}
+
+/* In the body of a loop x[k:k+c] has c elements in every iteration, or the run fails: the shapes
+ * of a loop do not change. NULL: it is no such slice. */
+static UOp *slice_in_loop(Node *n, UOp *x, size_t axis, int64_t from, int64_t to, int64_t span) {
+  Job *job = n->job;
+  int64_t width = dim_sub(job, to, from), d = x->shape.at[axis];
+  bool loop = false;
+  void *ctx[] = {n, &loop};
+  if (dim_is_static(span) || !dim_is_static(width) || width < 1 || !dim_le(job, width, d))
+    return NULL;
+  dim_vars(dim_node(span), note_loop, ctx);
+  if (!loop) return NULL;
+  front_bind(n->f, build_size(job, span), width, width,
+             node_label(n, "number of elements in an iteration"));
+  return build_slice(job, x, axis, dim_min(job, from, dim_sub(job, d, width)), width, 1);
+}
+
 /* numpy slicing: ends are clamped, negative ones count from the end. */
 static UOp *slice_axis(Node *n, UOp *x, int64_t axis_, Position start, Position end,
                        Position step) {
@@ -360,6 +381,8 @@ static UOp *slice_axis(Node *n, UOp *x, int64_t axis_, Position start, Position 
   }
   int64_t span = back ? dim_sub(job, from, to) : dim_sub(job, to, from);
   if (dim_low(span) < 0) span = dim_max(job, span, 0);
+  UOp *fixed = step.at == 1 ? slice_in_loop(n, x, axis, start.at, end.at, span) : NULL;
+  if (fixed) return fixed;
   int64_t count = dim_ceildiv(job, span, back ? -step.at : step.at);
   return build_slice(job, x, axis, from, count, step.at);
 }

@@ -48,7 +48,8 @@ static UOp *range4(Node *n, size_t axis, int64_t count) {
 /* Query i may attend keys up to past + i. */
 static UOp *causal(Node *n, const UOp *q, const UOp *k) {
   int64_t nq = q->shape.at[2], nk = k->shape.at[2];
-  return upto(n, range4(n, 3, nk), plus(n, range4(n, 2, nq), (double)(nk - nq)));
+  UOp *past = build_size(n->job, dim_sub(n->job, nk, nq));
+  return upto(n, range4(n, 3, nk), add(n, range4(n, 2, nq), past));
 }
 
 static void plus_bias(Node *n, Heads *h, UOp *bias) {
@@ -65,10 +66,11 @@ static UOp *mask_bias(Node *n, UOp *mask, const UOp *q, const UOp *k) {
   UOp *keep = NULL, *key = range4(n, 3, nk);
   int64_t len = r ? mask->shape.at[0] : 0;
   mask = cast(n, mask, DT_I64);
-  if (r == 1 && (len == batch || len == 2 * batch || len == 3 * batch + 2)) {
+  int64_t twice = dim_mul(job, 2, batch), thrice = dim_add(job, dim_mul(job, 3, batch), 2);
+  if (r == 1 && (len == batch || len == twice || len == thrice)) {
     UOp *end = build_along(job, build_slice(job, mask, 0, 0, batch, 1), 0, 4);
     keep = less(n, key, end);
-    if (len == 2 * batch) {
+    if (len == twice) {
       UOp *start = build_along(job, build_slice(job, mask, 0, batch, batch, 1), 0, 4);
       keep = both(n, keep, upto(n, start, key));
     }
@@ -76,12 +78,12 @@ static UOp *mask_bias(Node *n, UOp *mask, const UOp *q, const UOp *k) {
     keep = less(n, i64(n, 0), build_reshape_v(job, mask, 4, len, (int64_t)1, (int64_t)1, nk));
   } else if (r == 3 && mask->shape.at[1] == nq && mask->shape.at[2] == nk) {
     keep = less(n, i64(n, 0), build_unsqueeze(job, mask, 1));
-  } else if (r == 4 && mask->shape.at[2] >= nk && mask->shape.at[3] >= nk) {
-    mask = build_slice(job, build_slice(job, mask, 2, nk - nq, nq, 1), 3, 0, nk, 1);
+  } else if (r == 4 && dim_le(job, nk, mask->shape.at[2]) && dim_le(job, nk, mask->shape.at[3])) {
+    mask = build_slice(job, build_slice(job, mask, 2, dim_sub(job, nk, nq), nq, 1), 3, 0, nk, 1);
     keep = less(n, i64(n, 0), mask);
   } else {
-    job_abort(job, FAIL(INVALID_ARGUMENT, "mask of shape %s for %lld queries and %lld keys",
-                        shape_text(job, mask->shape), (long long)nq, (long long)nk));
+    job_abort(job, FAIL(INVALID_ARGUMENT, "mask of shape %s for %s queries and %s keys",
+                        shape_text(job, mask->shape), dim_text(job, nq), dim_text(job, nk)));
   }
   UOp *zero = uop_float(job, uop_dtype(q), 0);
   double filter = attr_float(n, "mask_filter_value", -10000);
@@ -260,16 +262,17 @@ static UOp *updated_cache(Node *n, const Group *g, UOp *past, UOp *x, int64_t le
                past->shape.at[3] != x->shape.at[3]))
     bad_shape(n, "past", past);
   UOp *all = after(n, past, x);
-  int64_t rows = room + g->tokens;
+  int64_t rows = dim_add(job, room, g->tokens);
   Ints wide = {(int64_t[]){b, heads, length}, 3};
   UOp *j = build_iota(job, DT_I64, 2, wide), *before = build_along(job, g->before, 0, 3);
-  UOp *fresh = sub(n, j, before), *at = plus(n, fresh, (double)room);
+  UOp *fresh = sub(n, j, before), *at = add(n, fresh, build_size(job, room));
   at = choose(n, less(n, j, before), j, at);
-  UOp *head = add(n, mul(n, build_iota(job, DT_I64, 0, wide), i64(n, heads)),
+  UOp *head = add(n, mul(n, build_iota(job, DT_I64, 0, wide), build_size(job, heads)),
                   build_iota(job, DT_I64, 1, wide));
-  at = add(n, mul(n, head, i64(n, rows)), at);
-  at = choose(n, less(n, fresh, i64(n, g->tokens)), at, i64(n, -1));
-  all = build_reshape_v(job, all, 2, b * heads * rows, x->shape.at[3]);
+  at = add(n, mul(n, head, build_size(job, rows)), at);
+  at = choose(n, less(n, fresh, build_size(job, g->tokens)), at, i64(n, -1));
+  int64_t all_rows = dim_mul(job, dim_mul(job, b, heads), rows);
+  all = build_reshape_v(job, all, 2, all_rows, x->shape.at[3]);
   return build_gather(job, all, at, 0);
 }
 
@@ -278,16 +281,17 @@ static void group_masks(Node *n, Group *g, int64_t length) {
   UOp *at = add(n, range4(n, 2, g->tokens), before);
   int64_t window = attr_int(n, "local_window_size", -1);
   if (!attr_int(n, "causal", 1))
-    g->h.allowed = less(n, key, plus(n, before, (double)g->tokens));
+    g->h.allowed = less(n, key, add(n, before, build_size(n->job, g->tokens)));
   else
     g->h.allowed = upto(n, key, at);
-  if (window > 0 && window < length)
+  if (window > 0 && !dim_le(n->job, length, window))
     g->h.allowed = both(n, g->h.allowed, less(n, plus(n, at, -(double)window), key));
   UOp *bias = node_opt(n, 10), *sink = node_opt(n, 11);
   if (bias) {
     int64_t have = bias->shape.n == 4 ? bias->shape.at[3] : 0;
-    if (!have || have > length) bad_shape(n, "attention_bias", bias);
-    g->h.bias = build_pad_axis(n->job, bias, 3, 0, length - have, num(n, bias, 0));
+    if (!have || !dim_le(n->job, have, length)) bad_shape(n, "attention_bias", bias);
+    int64_t more = dim_sub(n->job, length, have);
+    g->h.bias = build_pad_axis(n->job, bias, 3, 0, more, num(n, bias, 0));
   }
   DType work = uop_dtype(build_widen(n->job, g->h.q));
   if (sink) g->h.sink = build_along(n->job, cast(n, sink, work), 1, 4);
@@ -311,16 +315,19 @@ static void op_group_query(Node *n) {
   UOp *past_k = node_opt(n, 3), *past_v = node_opt(n, 4), *lens = node_u(n, 5);
   group_refuse(n);
   group_sources(n, &g);
-  g.total = node_int(n, 6, "total_sequence_length");
-  int64_t room = past_k ? past_k->shape.n == 4 ? past_k->shape.at[2] : 0 : 0;
-  int64_t length = room > g.total ? room : g.total;
-  if (shape_numel(lens->shape) != g.batch || g.total < 1 || length > INT32_MAX)
-    job_abort(job, FAIL(INVALID_ARGUMENT, "seqlens_k of shape %s, total_sequence_length %lld",
-                        shape_text(job, lens->shape), (long long)g.total));
+  NodeSizes total = node_sizes(n, 6, "total_sequence_length");
+  if (total.n != 1) bad_shape(n, "total_sequence_length", node_u(n, 6));
+  g.total = node_size_bound(n, &total, 0, FRONT_DIM_MAX, "total_sequence_length");
+  int64_t room = past_k && past_k->shape.n == 4 ? past_k->shape.at[2] : 0;
+  int64_t length = dim_max(job, room, g.total);
+  if (dims_numel(job, lens->shape) != g.batch || dim_high(length) < 1)
+    job_abort(job, FAIL(INVALID_ARGUMENT, "seqlens_k of shape %s, total_sequence_length %s",
+                        shape_text(job, lens->shape), dim_text(job, g.total)));
   lens = cast(n, build_reshape(job, lens, shape_make(&g.batch, 1)), DT_I64);
   /* A prompt starts at 0 also when it is padded on the right. */
-  g.before = g.tokens == g.total ? build_splat(job, i64(n, 0), shape_make(&g.batch, 1))
-                                 : plus(n, lens, (double)(1 - g.tokens));
+  UOp *tokens = build_size(job, g.tokens), *prompt = equal(n, tokens, build_size(job, g.total));
+  g.before = choose(n, prompt, i64(n, 0), sub(n, plus(n, lens, 1), tokens));
+  g.before = build_expand(job, g.before, shape_make(&g.batch, 1));
   if (attr_int(n, "do_rotary", 0)) {
     UOp *cos = node_u(n, 7), *sin = node_u(n, 8), *ids = node_opt(n, 9);
     bool interleaved = attr_int(n, "rotary_interleaved", 0) != 0;

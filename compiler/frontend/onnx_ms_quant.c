@@ -217,6 +217,7 @@ static UOp *zero_points(Node *n, UOp *zero, const Blocks *b) {
 }
 
 static void op_matmul_nbits(Node *n) {
+  need_static(n);
   Job *job = n->job;
   UOp *a = node_u(n, 0), *w = node_u(n, 1), *scale = node_u(n, 2), *zero = node_opt(n, 3);
   UOp *groups = node_opt(n, 4), *bias = node_opt(n, 5);

@@ -64,6 +64,8 @@ NodeSizes node_size_list(Node *n, Ints list);
 UOp *node_size_value(Node *n, const NodeSizes *s, uint32_t i);
 /* Element i as a dim: what only the run knows becomes a VAR in [0, max]. */
 int64_t node_size_bound(Node *n, const NodeSizes *s, uint32_t i, int64_t max, const char *what);
+/* Makes dims of the sizes of an axis's parts; they add up to d in every run that goes on. */
+void node_part_sizes(Node *n, const NodeSizes *sizes, int64_t d);
 /* "node 'y' (Reshape): what", for what a run reports. */
 const char *node_label(Node *n, const char *what);
 

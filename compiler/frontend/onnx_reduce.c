@@ -88,19 +88,70 @@ static void op_arg_min(Node *n) { arg_extreme(n, OP_MIN); }
 
 /* -- prefix sums and products ---------------------------------------------------------------- */
 
-static void cumulate(Node *n, Op op) {
-  UOp *x = node_u(n, 0);
-  size_t axis = axis_check(n->job, node_int(n, 1, "axis"), x->shape.n);
-  bool exclusive = attr_int(n, "exclusive", 0) != 0, reverse = attr_int(n, "reverse", 0) != 0;
-  int64_t d = x->shape.at[axis], e = exclusive ? 1 : 0;
-  if (!d) {
-    node_out(n, 0, x);
-    return;
+enum { SCAN_SHORT = 128, SCAN_BLOCK = 32 };
+
+/* The identity of + or *, of x's dtype. */
+static UOp *neutral(Job *job, const UOp *x, Op op) {
+  return build_num(job, x, op == OP_MUL ? 1 : 0);
+}
+
+/* Every prefix on its own: quadratic, in one kernel. */
+static UOp *scan_short(Job *job, Op op, UOp *x, size_t axis) {
+  int64_t d = x->shape.at[axis], dims[MAX_DIMS];
+  if (dim_is_static(d)) {
+    x = build_pad_axis(job, x, axis, d - 1, 0, neutral(job, x, op));
+    return build_reduce(job, op, build_window(job, x, axis, d, 1, 1), axis_bit(axis + 1), false);
   }
-  UOp *none = build_num(n->job, x, op == OP_MUL ? 1 : 0);
-  x = build_pad_axis(n->job, x, axis, reverse ? -e : d - 1 + e, reverse ? d - 1 + e : -e, none);
-  x = build_window(n->job, x, axis, d, 1, 1);
-  node_out(n, 0, build_reduce(n->job, op, x, axis_bit(axis + 1), false));
+  UOp *from = build_unsqueeze(job, x, axis); /* [.., 1, j, ..] */
+  for (uint32_t i = 0; i < from->shape.n; i++) dims[i] = i == axis ? d : 1;
+  dims[axis + 1] = d;
+  Ints wide = shape_make(dims, from->shape.n);
+  UOp *upto = build2(job, OP_CMPLE, build_iota(job, DT_I64, axis + 1, wide),
+                     build_iota(job, DT_I64, axis, wide));
+  from = build_where(job, upto, from, neutral(job, x, op));
+  return build_reduce(job, op, from, axis_bit(axis + 1), false);
+}
+
+/* Moved up by one along the axis. */
+static UOp *exclusive(Job *job, Op op, UOp *x, size_t axis) {
+  UOp *wide = build_pad_axis(job, x, axis, 1, 0, neutral(job, x, op));
+  return build_slice(job, wide, axis, 0, x->shape.at[axis], 1);
+}
+
+/* Inclusive scan. A long axis is cut into blocks: each is scanned, the blocks' totals are scanned
+ * the same way, and each block gets what comes before it. */
+static UOp *scan(Job *job, Op op, UOp *x, size_t axis) {
+  int64_t d = x->shape.at[axis], dims[MAX_DIMS];
+  if (dim_high(d) <= SCAN_SHORT) return scan_short(job, op, x, axis);
+  int64_t blocks = dim_ceildiv(job, d, SCAN_BLOCK), whole = dim_mul(job, blocks, SCAN_BLOCK);
+  uint32_t r = x->shape.n + 1;
+  int64_t more = dim_sub(job, whole, d);
+  if (!dim_is_static(more)) dim_mark_size(more);
+  UOp *wide = build_pad_axis(job, x, axis, 0, more, neutral(job, x, op));
+  for (uint32_t i = 0; i < r; i++)
+    dims[i] = i < axis ? x->shape.at[i] : i > axis ? x->shape.at[i - 1] : blocks;
+  dims[axis + 1] = SCAN_BLOCK;
+  UOp *inner = build_reshape(job, wide, shape_make(dims, r));
+  inner = uop1(job, OP_CONTIGUOUS, scan_short(job, op, inner, axis + 1));
+  UOp *total = build_slice(job, inner, axis + 1, SCAN_BLOCK - 1, 1, 1);
+  total = scan(job, op, build_squeeze(job, total, axis + 1), axis);
+  total = build_unsqueeze(job, exclusive(job, op, total, axis), axis + 1);
+  UOp *y = build2(job, op, inner, uop1(job, OP_CONTIGUOUS, total));
+  for (uint32_t i = 0; i + 1 < r; i++) dims[i] = i == axis ? whole : x->shape.at[i];
+  return build_slice(job, build_reshape(job, y, shape_make(dims, r - 1)), axis, 0, d, 1);
+}
+
+static void cumulate(Node *n, Op op) {
+  UOp *given = node_u(n, 0), *x = build_widen(n->job, given);
+  size_t axis = axis_check(n->job, node_int(n, 1, "axis"), x->shape.n);
+  bool reverse = attr_int(n, "reverse", 0) != 0;
+  if (x->shape.at[axis]) {
+    if (reverse) x = build_flip(n->job, x, axis);
+    x = scan(n->job, op, x, axis);
+    if (attr_int(n, "exclusive", 0)) x = exclusive(n->job, op, x, axis);
+    if (reverse) x = build_flip(n->job, x, axis);
+  }
+  node_out(n, 0, build_cast(n->job, x, uop_dtype(given)));
 }
 static void op_cum_sum(Node *n) { cumulate(n, OP_ADD); }
 static void op_cum_prod(Node *n) { cumulate(n, OP_MUL); }

@@ -1,8 +1,50 @@
 /* Writes at computed positions, as the functional form that a compiler without scatter wants:
- * every element of the result asks which updates name it. Work is the size of the axis times the
- * number of updates along it. The last of several updates of one element wins; with a reduction all
- * of them are combined. */
+ * every element of the result asks which updates name it. The last of several updates of one
+ * element wins; with a reduction all of them are combined.
+ *
+ * Work is the size of the axis times the number of updates along it, in one kernel. Where that is
+ * much, and nothing is combined, the updates are sorted by what they name, and every element
+ * searches for its own. */
+#include "compiler/frontend/build_sort.h"
 #include "compiler/frontend/onnx_spatial.h"
+
+static const int64_t SORT_UPDATES = 64, SORT_WORK = 4 << 20;
+
+static bool worth_sorting(const UOp *data, const UOp *idx, const UOp *upd) {
+  for (uint32_t i = 0; i < 3; i++)
+    if (!dim_is_static(data->shape.at[i]) || !dim_is_static(upd->shape.at[i])) return false;
+  bool fits = idx->shape.at[0] == upd->shape.at[0] &&
+              (idx->shape.at[2] == 1 || idx->shape.at[2] == upd->shape.at[2]);
+  int64_t updates = upd->shape.at[1];
+  return fits && updates > SORT_UPDATES && shape_numel(data->shape) > SORT_WORK / updates;
+}
+
+/* As scatter without a reduction; idx is [A, U, B] or [A, U, 1]. */
+static UOp *scatter_sorted(Node *n, UOp *data, UOp *idx, UOp *upd) {
+  Job *job = n->job;
+  int64_t A = data->shape.at[0], N = data->shape.at[1], B = data->shape.at[2];
+  int64_t u = upd->shape.at[1], b = idx->shape.at[2], count = A * u * b, slots = A * N * b;
+  UOp *size = uop_int(job, DT_I64, N), *zero = uop_int(job, DT_I64, 0);
+  UOp *key = build2(job, OP_MUL, build_iota(job, DT_I64, 0, idx->shape), size);
+  key = build2(job, OP_MUL, build2(job, OP_ADD, key, idx), uop_int(job, DT_I64, b));
+  key = build2(job, OP_ADD, key, build_iota(job, DT_I64, 2, idx->shape));
+  UOp *in = build2(job, OP_AND, build2(job, OP_CMPLE, zero, idx), build2(job, OP_CMPLT, idx, size));
+  key = build_where(job, in, key, uop_int(job, DT_I64, slots));
+  key = uop1(job, OP_CONTIGUOUS, build_reshape(job, key, shape_make(&count, 1)));
+  UOp *order = build_squeeze(job, build_sort(job, build_unsqueeze(job, key, 0)), 0);
+  UOp *sorted = uop1(job, OP_CONTIGUOUS, build_gather(job, key, order, 0));
+  UOp *slot = build_arange(job, DT_I64, slots);
+  UOp *at =
+      build2(job, OP_SUB, build_count_below(job, sorted, slot, false), uop_int(job, DT_I64, 1));
+  at = uop1(job, OP_CONTIGUOUS, at);
+  /* below the first update there is position -1, where a gather reads 0 */
+  UOp *mine = build2(job, OP_CMPEQ, build_gather(job, sorted, at, 0), slot);
+  UOp *hit = build2(job, OP_AND, mine, build2(job, OP_CMPLE, zero, at));
+  UOp *rows = build_reshape_v(job, upd, 2, count, B / b);
+  UOp *value = build_gather(job, rows, build_gather(job, order, at, 0), 0);
+  hit = build_reshape_v(job, hit, 3, A, N, b);
+  return build_where(job, hit, build_reshape(job, value, data->shape), data);
+}
 
 /* data [A, N, B], idx and upd [A, U, B]; idx in [0, N), anything else writes nothing. */
 static UOp *scatter(Node *n, UOp *data, UOp *idx, UOp *upd, Str reduction) {
@@ -18,6 +60,8 @@ static UOp *scatter(Node *n, UOp *data, UOp *idx, UOp *upd, Str reduction) {
         scatter(n, build_cast(job, data, DT_U8), idx, build_cast(job, upd, DT_U8), reduction);
     return build_cast(job, wide, DT_BOOL);
   }
+  if (str_is(reduction, "none") && worth_sorting(data, idx, upd))
+    return scatter_sorted(n, data, idx, upd);
   Ints wide = shape_make(dims, 4);
   UOp *i = build_iota(job, DT_I64, 1, wide), *u = build_iota(job, DT_I64, 2, wide);
   UOp *hit = build2(job, OP_CMPEQ, build_unsqueeze(job, idx, 1), i);

@@ -95,23 +95,18 @@ static void op_length(Node *n) { put_scalar(n, DT_I64, (int64_t)sequence(n, 0)->
 
 /* The sizes of the parts: a list, or one size for all but a shorter last one. */
 static Ints part_sizes(Node *n, int64_t d, bool *drop) {
-  int64_t each = 1, sum = 0;
+  int64_t each = 1;
   *drop = false;
   if (!node_has(n, 1)) {
     *drop = !attr_int(n, "keepdims", 1);
   } else if (node_in(n, 1)->shape.n) {
-    Ints list = node_ints(n, 1, "split");
-    for (uint32_t i = 0; i < list.n; i++) {
-      if (list.at[i] < 0 || list.at[i] > d - sum) sum = d + 1;
-      if (sum <= d) sum += list.at[i];
-    }
-    if (sum != d)
-      job_abort(n->job, FAIL(INVALID_ARGUMENT, "parts %s of an axis of %lld",
-                             shape_text(n->job, list), (long long)d));
-    return list;
+    NodeSizes sizes = node_sizes(n, 1, "split");
+    node_part_sizes(n, &sizes, d);
+    return shape_make(sizes.at, sizes.n);
   } else {
     each = node_int(n, 1, "split");
   }
+  d = front_static(n->job, d, "the axis that is split");
   if (each < 1 || d > MAX_ITEMS * each)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "parts of %lld of an axis of %lld", (long long)each,
                            (long long)d));
@@ -129,7 +124,7 @@ static void op_split(Node *n) {
   Ints sizes = part_sizes(n, x->shape.at[axis], &drop);
   Val **items = arena_array(&n->job->arena, sizes.n, sizeof *items);
   int64_t at = 0;
-  for (uint32_t i = 0; i < sizes.n; at += sizes.at[i++]) {
+  for (uint32_t i = 0; i < sizes.n; at = dim_add(n->job, at, sizes.at[i++])) {
     UOp *part = build_slice(n->job, x, axis, at, sizes.at[i], 1);
     items[i] =
         val_from_uop(n->f, drop ? build_squeeze(n->job, part, axis) : part, n->in[0]->dynamic);

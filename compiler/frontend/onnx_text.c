@@ -68,6 +68,7 @@ static UOp *arrange(Node *n, UOp *counts, const Pool *p, int64_t first, int64_t 
 }
 
 static void op_tfidf(Node *n) {
+  need_static(n);
   Job *job = n->job;
   Pool p = read_pool(n);
   UOp *x = node_u(n, 0), *y = NULL, *parts[MAX_GRAM];

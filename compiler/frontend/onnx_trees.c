@@ -269,6 +269,7 @@ static void read_nodes(Node *n, Trees *t, int64_t leafs) {
 }
 
 static void op_tree_ensemble(Node *n) {
+  need_static(n);
   Trees t = {.targets = attr_int(n, "n_targets", 1)};
   Ints target = attr_ints(n, "leaf_targetids"), roots = attr_ints(n, "tree_roots");
   Val *weights = table_attr(n, "leaf_weights", target.n);
@@ -403,6 +404,7 @@ static UOp *base_values(Node *n, int64_t targets, DType d) {
 }
 
 static void op_tree_regressor(Node *n) {
+  need_static(n);
   static const char *const names[] = {"AVERAGE", "SUM", "MIN", "MAX"};
   Trees t = {.targets = attr_int(n, "n_targets", 1), .dtype = DT_F32};
   Str agg = attr_str(n, "aggregate_function", "SUM");
@@ -419,6 +421,7 @@ static void op_tree_regressor(Node *n) {
 }
 
 static void op_tree_classifier(Node *n) {
+  need_static(n);
   Job *job = n->job;
   Trees t = {.dtype = DT_F32};
   ml_no_strings(n, "classlabels_strings");

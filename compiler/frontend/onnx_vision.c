@@ -119,6 +119,7 @@ static Bins roi_bins(Node *n, UOp *rois, int64_t at, int64_t bins, int64_t pixel
 }
 
 static void op_roi_align(Node *n) {
+  need_static(n);
   UOp *x = node_u(n, 0), *rois = node_u(n, 1), *batch = node_u(n, 2);
   int64_t h = attr_int(n, "output_height", 1), w = attr_int(n, "output_width", 1);
   int64_t fixed = attr_int(n, "sampling_ratio", 0);
@@ -174,6 +175,7 @@ static UOp *bin_mask(Node *n, UOp *rois, int64_t at, int64_t bins, int64_t pixel
 }
 
 static void op_max_roi_pool(Node *n) {
+  need_static(n);
   Job *job = n->job;
   UOp *x = node_u(n, 0), *rois = node_u(n, 1);
   Ints pooled = attr_ints(n, "pooled_shape");
@@ -266,6 +268,7 @@ static UOp *deformed_columns(Node *n, UOp *x, UOp *offset, UOp *mask, const Spat
 }
 
 static void op_deform_conv(Node *n) {
+  need_static(n);
   Job *job = n->job;
   UOp *x = node_u(n, 0), *w = node_u(n, 1), *offset = node_u(n, 2), *bias = node_opt(n, 3);
   UOp *mask = node_opt(n, 4);

@@ -196,7 +196,7 @@ static int64_t eval(const UOp *u, const int64_t *vars, size_t nvars, bool typica
       assert((size_t)u->arg.i < nvars);
       return vars[u->arg.i];
     }
-    enum { TYPICAL = 128 };
+    enum { TYPICAL = 32 };
     int64_t v = TYPICAL - TYPICAL % u->arg.ints.at[2];
     return v < u->vmin ? u->vmin : v > u->vmax ? u->vmax : v;
   }
@@ -289,9 +289,19 @@ UOp *dim_substitute(Job *job, UOp *root, UOp *const *to, size_t nvars) {
       result[k] = expression(&s, u);
       continue;
     }
+    bool choice = (u->op == OP_MIN || u->op == OP_MAX) && u->dtype == DT_INDEX;
+    if (choice && src[1]->op != OP_CONST && uop_order(src[0], src[1]) > 0) {
+      UOp *first = src[0]; /* as the dims have it */
+      src[0] = src[1], src[1] = first;
+    }
     Arg arg = u->arg;
     if (dim_in_ints((Op)u->op)) arg.ints = dims(&s, arg.ints);
     result[k] = uop_make_lanes(job, (Op)u->op, (DType)u->dtype, u->lanes, arg, src, u->nsrc);
   }
   return result[list.len - 1];
+}
+
+void dim_vars(const UOp *expression, void (*fn)(void *ctx, const UOp *var), void *ctx) {
+  if (expression->op == OP_VAR) fn(ctx, expression);
+  for (uint32_t s = 0; s < expression->nsrc; s++) dim_vars(expression->src[s], fn, ctx);
 }

@@ -66,4 +66,6 @@ const char *dim_text(Job *job, int64_t d);
 int64_t dim_eval(const UOp *u, const int64_t *vars, size_t nvars);
 /* The graph with VAR k replaced by to[k] (an INDEX expression over VARs) in nodes and in dims. */
 UOp *dim_substitute(Job *job, UOp *root, UOp *const *to, size_t nvars);
+/* Calls for every VAR of an expression. */
+void dim_vars(const UOp *expression, void (*fn)(void *ctx, const UOp *var), void *ctx);
 UOp *uop_var(Job *job, int64_t number, int64_t min, int64_t max, int64_t divisor);

@@ -352,6 +352,12 @@ static Status run_group(Workgroup *w, const int64_t *at) {
   return NULL;
 }
 
+/* A size and what it is computed from: a few nodes. */
+static Status compute_size(Interp *in, const UOp *u) {
+  for (uint32_t s = 0; s < u->nsrc; s++) TRY(compute_size(in, u->src[s]));
+  return compute(in, u);
+}
+
 /* The sizes of the grid, which are constant or computed from what is. */
 static Status grid_size(Workgroup *w, int d, int64_t *out) {
   const UOp *n = w->l->grid[d];
@@ -359,7 +365,7 @@ static Status grid_size(Workgroup *w, int d, int64_t *out) {
   if (!n) return NULL;
   if (n->place >= w->all.len || w->all.at[n->place] != n)
     return FAIL(INTERNAL, "the size of the grid is not part of the program");
-  TRY(compute(w->threads, n));
+  TRY(compute_size(w->threads, n));
   *out = lane(w->threads, n, 0).i;
   return NULL;
 }

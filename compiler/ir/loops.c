@@ -7,17 +7,12 @@
 
 /* -- order ------------------------------------------------------------------------------------- */
 
-static void vars_below(const UOp *expression, void (*fn)(void *, const UOp *), void *ctx) {
-  if (expression->op == OP_VAR) fn(ctx, expression);
-  for (uint32_t s = 0; s < expression->nsrc; s++) vars_below(expression->src[s], fn, ctx);
-}
-
 void loops_vars(const UOp *u, void (*fn)(void *ctx, const UOp *var), void *ctx) {
   bool dims = u->symbolic && dim_in_ints((Op)u->op);
   for (uint32_t s = u->op == OP_BIND || u->op == OP_LOOP; s < u->nsrc; s++)
-    if (u->src[s]->dtype == DT_INDEX) vars_below(u->src[s], fn, ctx);
+    if (u->src[s]->dtype == DT_INDEX) dim_vars(u->src[s], fn, ctx);
   for (uint32_t k = 0; dims && k < u->arg.ints.n; k++)
-    if (!dim_is_static(u->arg.ints.at[k])) vars_below(dim_node(u->arg.ints.at[k]), fn, ctx);
+    if (!dim_is_static(u->arg.ints.at[k])) dim_vars(dim_node(u->arg.ints.at[k]), fn, ctx);
 }
 
 enum { NEW, OPEN, DONE };

@@ -76,6 +76,7 @@ typedef struct PlanBuffer {
    * known. */
   int64_t offset;
   uint32_t first, last; /* TEMP, whole: the steps that use it first and last */
+  const char *why;      /* TEMP: what it is there for */
   bool carried;         /* TEMP: keeps its contents from one iteration of a loop to the next */
   uint32_t base; /* the whole buffer that this is the end of; its own number when it is whole */
   /* CONST: its contents. OUTPUT: not empty when the compiler knows the value; then no kernel writes
@@ -131,6 +132,7 @@ typedef struct Plan {
   size_t nsteps;
   GraphVar *vars; /* those of the graph */
   size_t nvars;
+  int64_t peak_bytes; /* of all buffers, temporaries in their arena */
   int64_t temp_bytes; /* with symbolic temporaries: what the sizes expected would take */
 } Plan;
 

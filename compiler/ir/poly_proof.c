@@ -23,6 +23,9 @@ typedef struct Proof {
 
 static bool proves(Proof *pr, Poly p, int depth);
 
+/* Lies in [0, src0). */
+static bool counts(const UOp *u) { return u->op == OP_RANGE || u->op == OP_SPECIAL; }
+
 /* -- intervals --------------------------------------------------------------------------------- */
 
 __extension__ typedef __int128 Wide;
@@ -45,7 +48,7 @@ static int64_t least_of(const Proof *pr, const UOp *x) {
   for (uint32_t k = 0; k < pr->nabove && x->vmin == 0; k++) {
     if (pr->above_0[k] == var) return 1;
   }
-  return x->vmin;
+  return x->size && x->vmin < 0 ? 0 : x->vmin;
 }
 
 static bool by_interval(const Proof *pr, Poly p) {
@@ -54,7 +57,7 @@ static bool by_interval(const Proof *pr, Poly p) {
   for (uint32_t k = 0; k < p.n; k++) {
     Wide lo = p.at[k].coef, hi = lo;
     bool rises = lo > 0; /* with every atom: their upper ends do not matter */
-    for (uint32_t a = 0; a < p.at[k].n; a++) rises &= p.at[k].atom[a]->vmin >= 0;
+    for (uint32_t a = 0; a < p.at[k].n; a++) rises &= least_of(pr, p.at[k].atom[a]) >= 0;
     for (uint32_t a = 0; a < p.at[k].n; a++) {
       const UOp *x = p.at[k].atom[a];
       int64_t least = least_of(pr, x), most = rises ? least : x->vmax;
@@ -157,7 +160,7 @@ static bool is_above_0(Proof *pr, Poly y, Poly c, int depth) {
   for (uint32_t k = 0; k < y.n; k++) {
     for (uint32_t a = 0; a < y.at[k].n; a++) {
       Poly many, rest;
-      if (y.at[k].atom[a]->op != OP_RANGE) continue;
+      if (!counts(y.at[k].atom[a])) continue;
       poly_split(job, poly_of(job, y.at[k].atom[a]->src[0]), c, &many, &rest);
       if (!rest.n) return true;
     }
@@ -229,7 +232,7 @@ static bool eliminate(Proof *pr, Poly p, const UOp *x, int depth) {
   Poly factor, rest;
   if (!linear_in(job, &p, x) || job->overflow) return false;
   isolate(job, p, x, &factor, &rest);
-  if (x->op == OP_RANGE) {
+  if (counts(x)) {
     Poly top = poly_add(job, poly_of(job, x->src[0]), poly_const(job, 1), -1);
     if (between(pr, factor, rest, (Poly){0}, top, depth)) return true;
   }

@@ -92,6 +92,7 @@ static UOp *merge(Job *job, const UOpList *list, const UOp *a, const UOp *b, UOp
 
 static UOp *range_over_both(Job *job, int64_t id, const UOp *a, const UOp *b) {
   int64_t n;
+  if (!uop_is_const(a->src[0]) || !uop_is_const(b->src[0])) return NULL;
   if (__builtin_mul_overflow(a->src[0]->arg.i, b->src[0]->arg.i, &n)) return NULL;
   return uop_range(job, id, uop_axis(b), uop_index(job, n));
 }

@@ -28,6 +28,7 @@ typedef struct Node {
   uint32_t n;     /* instances */
   uint32_t depth; /* of the innermost loop it depends on */
   bool needed;
+  bool indexes; /* some index is computed from it */
   UOp **at;
 } Node;
 
@@ -101,6 +102,16 @@ static void find_depths(Expand *e) {
       uint32_t d = node_of(e, e->list.at[i]->src[s])->depth;
       if (d > n->depth) n->depth = d;
     }
+  }
+}
+
+static void find_indexes(Expand *e) {
+  for (size_t i = e->list.len; i-- > 0;) {
+    UOp *u = e->list.at[i];
+    bool access = u->op == OP_INDEX || u->op == OP_STORE;
+    if (access) node_of(e, u->src[1])->indexes = true;
+    for (uint32_t s = 0; !access && e->nodes[i].indexes && s < u->nsrc; s++)
+      node_of(e, u->src[s])->indexes = true;
   }
 }
 
@@ -384,6 +395,19 @@ static uint64_t closed_axes(Expand *e, UOp *u) {
   return closed;
 }
 
+/* What is known of an integer REDUCE is lost with it: an index that was proven to lie inside of its
+ * buffer by these bounds keeps them this way. */
+static UOp *bounded(Expand *e, const UOp *u, UOp *r) {
+  Job *job = e->job;
+  DType d = (DType)u->dtype;
+  if (!dtype_is_int(d) || !node_of(e, u)->indexes) return r;
+  if (u->vmax < INT64_MAX && u->vmax < r->vmax)
+    r = uop2(job, OP_MIN, r, broadcast(e, uop_int(job, d, u->vmax), r->lanes));
+  if (u->vmin > INT64_MIN && u->vmin > r->vmin)
+    r = uop2(job, OP_MAX, r, broadcast(e, uop_int(job, d, u->vmin), r->lanes));
+  return r;
+}
+
 /* The REDUCE of one coordinate: the tree of its unrolled values, over what stays a loop. */
 static UOp *build_reduce(Expand *e, UOp *u) {
   uint64_t closed = closed_axes(e, u);
@@ -401,7 +425,7 @@ static UOp *build_reduce(Expand *e, UOp *u) {
   for (uint32_t s = 1; s < u->nsrc; s++)
     if (uop_axis(u->src[s]) == AX_GROUP)
       r = groups_combine(&e->groups, (Op)u->arg.i, r, (int)u->src[s]->arg.ints.at[1]);
-  return r;
+  return bounded(e, u, r);
 }
 
 static UOp *group(Expand *e, UOp **effects, uint32_t n) {
@@ -468,6 +492,7 @@ UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
     if (e->list.at[i]->dtype == DT_INDEX) linsum_of(&e->sums, e->list.at[i]);
   }
   find_depths(e);
+  find_indexes(e);
   find_needed(e);
   for (size_t i = 0; i < e->list.len; i++) {
     Node *n = &e->nodes[i];

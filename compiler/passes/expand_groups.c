@@ -29,6 +29,18 @@ static void find_globals(Groups *g, const UOpList *kernel) {
   }
 }
 
+/* Dimensions along which threads write elements of their own. */
+static void find_covered(Groups *g, const UOpList *kernel) {
+  for (size_t i = 0; i < kernel->len; i++) {
+    const UOp *u = kernel->at[i], *to = u->op == OP_END ? u->src[0] : u;
+    if (u->op != OP_END || to->op != OP_STORE) continue;
+    to = to->src[0];
+    while (to->op == OP_AFTER) to = to->src[0];
+    for (uint32_t s = 1; to->op == OP_PARAM && s < u->nsrc; s++)
+      if (uop_axis(u->src[s]) == AX_LOCAL) g->covered[u->src[s]->arg.ints.at[1]] = true;
+  }
+}
+
 static int64_t range_max(const UOp *r) { return r->src[0]->vmax; }
 
 void groups_init(Job *job, const UOpList *kernel, Groups *out) {
@@ -43,8 +55,8 @@ void groups_init(Job *job, const UOpList *kernel, Groups *out) {
     if (uop_axis(u) != AX_LOCAL && uop_axis(u) != AX_GROUP) continue;
     assert(uop_is_const(u->src[0]));
     out->block[u->arg.ints.at[1]] = u->src[0]->arg.i;
-    out->covered[u->arg.ints.at[1]] |= uop_axis(u) == AX_LOCAL;
   }
+  find_covered(out, kernel);
   out->global = arena_array(&job->arena, ranges + 1, sizeof *out->global);
   find_globals(out, kernel);
   out->flat = out->nglobal > 3;

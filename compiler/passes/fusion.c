@@ -154,6 +154,13 @@ static void pass_on(Fusion *f, Demand *d) {
 /* -- kernels and places --------------------------------------------------------------------------
  */
 
+Ints fusion_stored_shape(const Fusion *f, const UOp *u, uint32_t dead) {
+  if (!dead) return u->shape;
+  int64_t *dims = arena_array(&f->job->arena, u->shape.n, sizeof *dims);
+  for (uint32_t k = 0; k < u->shape.n; k++) dims[k] = dead >> k & 1 ? 1 : u->shape.at[k];
+  return (Ints){dims, u->shape.n};
+}
+
 static uint32_t new_buffer(Fusion *f, PlanBufferKind kind, int64_t slot, const UOp *u) {
   PlanBuffer b = {.kind = kind,
                   .slot = slot,
@@ -166,10 +173,25 @@ static uint32_t new_buffer(Fusion *f, PlanBufferKind kind, int64_t slot, const U
 
 static Place in_buffer(uint32_t buffer) { return (Place){.buffer = buffer, .cat = NO_TENSOR}; }
 
+/* A stored tensor's own buffer, without the axes along which it does not vary. */
+static Place own_place(Fusion *f, const Tensor *t, const char *why) {
+  Place place = in_buffer(new_buffer(f, PB_TEMP, 0, t->u));
+  Ints shape = fusion_stored_shape(f, t->u, t->dead);
+  f->buffers.at[place.buffer].numel = dims_numel(f->job, shape);
+  f->buffers.at[place.buffer].why = why;
+  place.dead = t->dead;
+  return place;
+}
+
+static uint32_t dead_in(const Fusion *f, Place place) {
+  while (place.cat != NO_TENSOR) place = f->tensors[place.cat].place;
+  return place.dead;
+}
+
 static uint32_t open_kernel(Fusion *f, uint32_t tensor, uint32_t after, Place place) {
   const Tensor *t = &f->tensors[tensor];
   FusedKernel k = {.tensor = tensor, .after = after, .place = place, .ready = t->ready};
-  Ints shape = t->u->shape;
+  Ints shape = fusion_stored_shape(f, t->u, dead_in(f, place));
   k.index = arena_array(&f->job->arena, shape.n + 1, sizeof *k.index);
   for (uint32_t a = 0; a < shape.n; a++) {
     bool one = shape.at[a] == 1;
@@ -250,13 +272,15 @@ static void visit(Fusion *f, uint32_t tensor) {
   if (t->leaf) return;
   if (!t->stored && !t->is_output) {
     if (!t->demands) return;
-    t->stored = fusion_stores(f, t) || !fusion_fits(f, t);
+    const char *why = fusion_stores(f, t);
+    if (!why && !fusion_fits(f, t)) why = "its reader has as many buffers as a kernel may";
+    t->stored = why != NULL;
     if (!t->stored) {
       fusion_uncount(f, t);
       for (Demand *d = t->demands; d; d = d->next) pass_on(f, d);
       return;
     }
-    t->place = in_buffer(new_buffer(f, PB_TEMP, 0, t->u));
+    t->place = own_place(f, t, why);
   }
   t->stored = true;
   if (t->u->op == OP_CAT) {
@@ -302,6 +326,9 @@ static void number_tensors(Fusion *f, const TensorGraph *graph, UOp *sink) {
       t->src[s] = number[u->src[s]->id];
       if (f->tensors[t->src[s]].ready > m.ready) m.ready = f->tensors[t->src[s]].ready;
     }
+    uint32_t *below = arena_array(&f->job->arena, u->nsrc + 1, sizeof *below);
+    for (uint32_t s = 0; s < u->nsrc; s++) below[s] = f->tensors[t->src[s]].dead;
+    t->dead = dead_axes(f->job, u, below);
     if (u->op == OP_VAR) mention(&m, u);
     loops_vars(u, mention, &m);
     t->ready = time[u->id] ? time[u->id] : m.ready;

@@ -32,6 +32,7 @@ struct Demand {
 /* Where a value is written: a plan buffer, or part `part` of the CAT tensor `cat`. */
 typedef struct Place {
   uint32_t buffer, cat, part; /* cat == NO_TENSOR: buffer */
+  uint32_t dead;              /* bits by axis: those that the buffer does not have */
 } Place;
 
 typedef struct Slice {
@@ -57,6 +58,7 @@ typedef struct Tensor {
   Cost cost;
   uint32_t ready; /* how many events have to happen before; of an event, with itself */
   bool is_update; /* a STORE into a state */
+  uint32_t dead;  /* bits by axis: those along which it does not vary */
   bool leaf, stored;
   uint8_t nconsumers; /* 2: more */
   Place place;        /* stored, and PARAM */
@@ -140,11 +142,17 @@ void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
  * everything is written before it is read. */
 int fusion_order(const void *a, const void *b);
 
+/* dead_axes.c: of u, given those of its sources. */
+uint32_t dead_axes(Job *job, const UOp *u, const uint32_t *below);
+/* The shape of what is stored of u. */
+Ints fusion_stored_shape(const Fusion *f, const UOp *u, uint32_t dead);
+
 /* fusion_cost.c: the facts and the choices. */
 void fusion_costs(Fusion *f);
 /* Of one op, for all evaluations of a demand that was passed on. */
 double fusion_work(const Fusion *f, const Demand *d);
-bool fusion_stores(const Fusion *f, const Tensor *t);
+/* Why a tensor is stored; NULL when it is not. */
+const char *fusion_stores(const Fusion *f, const Tensor *t);
 /* fusion_limit.c: kernel k asks for elements of a tensor, before the demand is added. */
 void fusion_count(Fusion *f, const Tensor *t, uint32_t kernel);
 /* Whether every kernel that asks for the tensor may ask for its sources instead. */

@@ -235,16 +235,18 @@ double fusion_work(const Fusion *f, const Demand *d) {
 
 /* -- the choices ------------------------------------------------------------------------------- */
 
-static bool elementwise_stores(const Fusion *f, const Tensor *t) {
+static const char *const CONTRACTED = "a contraction is computed once, by a kernel of its own";
+
+static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
   const Cost *c = &t->cost;
   double n = (double)t->numel, again = 0, kernels = 0;
   uint32_t last = UINT32_MAX;
-  if (t->ndemands > MAX_DEMANDS) return true;
+  if (t->ndemands > MAX_DEMANDS) return "it is read in many places";
   for (const Demand *d = t->demands; d; d = d->next) {
     const FusedKernel *k = &f->kernels.at[d->kernel];
-    if (k->nops >= MAX_OPS) return true;
+    if (k->nops >= MAX_OPS) return "its reader has as many operations as a kernel may";
     double times = evaluations(f, t, d);
-    if (c->contracts && (t->ndemands > 1 || times > n)) return true;
+    if (c->contracts && (t->ndemands > 1 || times > n)) return CONTRACTED;
     bool operand = k->contraction && times > n;
     if (operand && c->flops < 2) times = fmax(n, times / TILE_REUSE);
     if (times * c->flops >= FREE_SHARE * k->work) {
@@ -254,15 +256,17 @@ static bool elementwise_stores(const Fusion *f, const Tensor *t) {
     last = d->kernel;
   }
   double read = n * c->bytes * BYTE, item = n * item_bytes(t) * BYTE;
-  return again + kernels * read > n * c->flops + read + item * (1 + kernels) + LAUNCH;
+  bool store = again + kernels * read > n * c->flops + read + item * (1 + kernels) + LAUNCH;
+  return store ? "reading it is cheaper than computing it again" : NULL;
 }
 
 /* Parts are computed where they belong, unless all are cheap enough to be chosen among. */
-static bool cat_stores(const Fusion *f, const Tensor *t) {
-  if (t->ndemands > 2 || t->u->nsrc > MAX_PARTS) return true;
+static const char *cat_stores(const Fusion *f, const Tensor *t) {
+  static const char *const why = "its parts are computed where they belong";
+  if (t->ndemands > 2 || t->u->nsrc > MAX_PARTS) return why;
   for (uint32_t s = 0; s < t->u->nsrc; s++) {
     const Tensor *from = &f->tensors[t->src[s]];
-    if (from->cost.has_reduce || from->cost.flops > MAX_PARTS) return true;
+    if (from->cost.has_reduce || from->cost.flops > MAX_PARTS) return why;
   }
   return elementwise_stores(f, t);
 }
@@ -277,18 +281,24 @@ static bool can_hoist(const FusedKernel *k, uint64_t ranges) {
 }
 
 /* Of reduction `of`, asked for as `t`: itself, or its elements in another order. */
-static bool reduce_stores(const Fusion *f, const Tensor *t, const Tensor *of) {
-  if (t->ndemands != 1 || t->demands->gate) return true;
+static const char *reduce_stores(const Fusion *f, const Tensor *t, const Tensor *of) {
+  if (t->ndemands != 1) return "a reduction with several readers";
+  if (t->demands->gate) return "a reduction that is read in part of a kernel";
   const Demand *d = t->demands;
   const FusedKernel *k = &f->kernels.at[d->kernel];
   uint64_t ranges = fusion_ranges(f, d->index, t->u->shape.n);
-  if (ranges & k->reduce || k->contraction || has_hole(d, t->u->shape.n)) return true;
-  if (k->size.len + of->u->arg.ints.n > FUSED_RANGES) return true;
+  if (ranges & k->reduce || k->contraction || has_hole(d, t->u->shape.n)) {
+    return "a reduction under another";
+  }
+  if (k->size.len + of->u->arg.ints.n > FUSED_RANGES) return "its reader has many loops";
   double outputs = iterations(k, ranges), all = (double)f->tensors[of->src[0]].numel;
-  if (outputs > (double)t->numel) return true;
-  if (of->cost.contraction) return k->nreduces || ranges != k->out;
-  if (k->nreduces == FUSED_REDUCES || !can_hoist(k, ranges)) return true;
-  return ranges != k->out && outputs < f->target->threads && all >= SPLIT_SIZE;
+  if (outputs > (double)t->numel) return "a reduction whose elements are used several times";
+  if (of->cost.contraction) return k->nreduces || ranges != k->out ? CONTRACTED : NULL;
+  if (k->nreduces == FUSED_REDUCES || !can_hoist(k, ranges)) {
+    return "a reduction whose loops do not fit around those of others";
+  }
+  bool alone = ranges != k->out && outputs < f->target->threads && all >= SPLIT_SIZE;
+  return alone ? "a long reduction to few elements" : NULL;
 }
 
 static uint32_t rank(const Tensor *t) {
@@ -300,26 +310,26 @@ static uint32_t rank(const Tensor *t) {
 /* If what is under a chain of RESHAPEs and PERMUTEs is to be stored and nobody else reads it, it is
  * stored in the chain's order, so that readers find merged axes. Not when that would give the
  * writer more axes, or take its innermost one apart. */
-static bool reordered_stores(const Fusion *f, const Tensor *t) {
+static const char *reordered_stores(const Fusion *f, const Tensor *t) {
   const Tensor *x = t;
   bool moved = false;
   while (x->u->op == OP_RESHAPE || x->u->op == OP_PERMUTE) {
     uint32_t n = x->u->shape.n;
-    if (x != t && x->nconsumers != 1) return false;
-    if (x->u->op == OP_PERMUTE && x->u->arg.ints.at[n - 1] != n - 1) return false;
+    if (x != t && x->nconsumers != 1) return NULL;
+    if (x->u->op == OP_PERMUTE && x->u->arg.ints.at[n - 1] != n - 1) return NULL;
     moved |= x->u->op == OP_PERMUTE;
     x = &f->tensors[x->src[0]];
   }
-  if (!moved || x->nconsumers != 1 || rank(t) > rank(x)) return false;
+  if (!moved || x->nconsumers != 1 || rank(t) > rank(x)) return NULL;
   if (x->u->op == OP_REDUCE) return reduce_stores(f, t, x);
-  return op_info[x->u->op].flags & OPF_ALU && elementwise_stores(f, t);
+  return op_info[x->u->op].flags & OPF_ALU ? elementwise_stores(f, t) : NULL;
 }
 
-bool fusion_stores(const Fusion *f, const Tensor *t) {
+const char *fusion_stores(const Fusion *f, const Tensor *t) {
   uint32_t flags = op_info[t->u->op].flags;
-  if (t->u->op == OP_CONTIGUOUS) return true;
+  if (t->u->op == OP_CONTIGUOUS) return "the graph asks for it";
   if (t->u->op == OP_REDUCE) return reduce_stores(f, t, t);
   if (t->u->op == OP_CAT) return cat_stores(f, t);
   if (t->u->op == OP_RESHAPE || t->u->op == OP_PERMUTE) return reordered_stores(f, t);
-  return (flags & OPF_ALU || t->u->op == OP_GATHER) && elementwise_stores(f, t);
+  return flags & OPF_ALU || t->u->op == OP_GATHER ? elementwise_stores(f, t) : NULL;
 }

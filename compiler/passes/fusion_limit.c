@@ -2,9 +2,10 @@
  *
  * Every kernel counts the tensors that it has asked for and that may end as buffers: each one it
  * loads, and each one nobody has decided about yet, which becomes at most one load when it is
- * stored. To inline a tensor is to ask for its sources instead; where that would be too many for one
- * of the kernels, the tensor is stored. So the count never passes the limit, whatever is decided
- * later. What a kernel computes first is one op, with few sources; a CAT of many has no kernel.
+ * stored. To inline a tensor is to ask for its sources instead; where that would be too many for
+ * one of the kernels, the tensor is stored. So the count never passes the limit, whatever is
+ * decided later. What a kernel computes first is one op, with few sources; a CAT of many has no
+ * kernel.
  *
  * Counting looks at the last few demands of a tensor only, and may count one twice: the limit then
  * bites early. */

@@ -3,7 +3,8 @@
  * Threads side by side should touch elements side by side, and there should be many of them:
  * - Elementwise work: vectors and then threads along the axis where most accesses are contiguous.
  * - Sums of products over two operands that share no output axis: a register tile of both, a
- *   workgroup of threads along both.
+ *   workgroup of threads along both, and where threads run in step, so that the workgroup's memory
+ *   is worth its barriers, both operands copied there for several steps at a time.
  * - Reductions along rows, and those with few results: the threads of a workgroup share a row
  *   (GROUP). What the kernel does with the row afterwards is done by the same threads, which is how
  *   a softmax reads its row from the workgroup's results and not from another kernel's.
@@ -32,6 +33,8 @@ typedef struct Gpu {
 } Gpu;
 
 static int64_t size_of(const Gpu *g, int axis) { return g->k->axes[axis].size; }
+/* A number that divides every size the axis may have. */
+static int64_t divisor_of(const Gpu *g, int axis) { return g->k->axes[axis].divisor; }
 
 static bool try_opt(Gpu *g, OptKind kind, int axis, int64_t arg) {
   OptPlan plan;
@@ -120,7 +123,7 @@ static void give_vector(Gpu *g, int axis) {
   int64_t lanes = TILE;
   bool all = walk(g, g->k->store, axis) == 1;
   for (uint32_t l = 0; l < g->k->noperands; l++) all &= walk(g, g->k->operands[l], axis) != 2;
-  if (all && size_of(g, axis) % lanes == 0) try_opt(g, OPT_VECTOR, axis, lanes);
+  if (all && divisor_of(g, axis) % lanes == 0) try_opt(g, OPT_VECTOR, axis, lanes);
 }
 
 /* -- reductions -------------------------------------------------------------------------------- */
@@ -157,7 +160,8 @@ static Reduction *find_reductions(Gpu *g, uint32_t *n) {
 static int64_t results_of(const Gpu *g, const Reduction *r) {
   int64_t n = 1;
   for (uint32_t i = 0; i < g->k->nloops; i++)
-    if (depends(r->reduce->src[0], (int)g->k->loops[i]->arg.i)) n *= g->k->loops[i]->src[0]->arg.i;
+    if (depends(r->reduce->src[0], (int)g->k->loops[i]->arg.i))
+      n *= size_of(g, (int)g->k->loops[i]->arg.i);
   return n;
 }
 
@@ -167,7 +171,7 @@ static bool share_row(Gpu *g, const Reduction *r, int64_t threads) {
   if (n < LONG_ROW || threads < 2) return false;
   while (threads > n) threads /= 2;
   size_t before = g->opts->len;
-  if (n % threads && !try_opt(g, OPT_PADTO, r->row, threads)) return false;
+  if (divisor_of(g, r->row) % threads && !try_opt(g, OPT_PADTO, r->row, threads)) return false;
   if (try_opt(g, OPT_GROUP, r->row, threads)) return true;
   g->opts->len = before;
   return false;
@@ -175,7 +179,9 @@ static bool share_row(Gpu *g, const Reduction *r, int64_t threads) {
 
 static void unroll(Gpu *g, const Reduction *r) {
   for (int64_t n = TILE; n > 1; n /= 2)
-    if (left_on(g, r->row) % n == 0 && try_opt(g, OPT_UNROLL, r->row, n)) return;
+    if (divisor_of(g, r->row) % n == 0 && left_on(g, r->row) % n == 0 &&
+        try_opt(g, OPT_UNROLL, r->row, n))
+      return;
 }
 
 static void schedule_rows(Gpu *g, const Reduction *all, uint32_t n, int v) {
@@ -221,6 +227,18 @@ static void give_tile(Gpu *g, int axis) {
     if (size_of(g, axis) >= 2 * n && try_opt(g, OPT_UPCAST, axis, n)) return;
 }
 
+/* Both factors, for as many steps as are written out; all or nothing. */
+static void stage_factors(Gpu *g, const Reduction *r, const UOp *product) {
+  size_t before = g->opts->len;
+  for (uint32_t s = 0; s < 2; s++)
+    for (uint32_t i = 0; i < g->k->nstageable; i++) {
+      if (g->k->stageable[i] != product->src[s]) continue;
+      if (try_opt(g, OPT_STAGE, r->row, i)) break;
+      g->opts->len = before;
+      return;
+    }
+}
+
 static bool schedule_contraction(Gpu *g, const Reduction *r, int v) {
   const UOp *product = through_casts(r->reduce->src[0]);
   if (r->reduce->arg.i != OP_ADD || product->op != OP_MUL || v < 0 || !depends(product, v))
@@ -233,6 +251,7 @@ static bool schedule_contraction(Gpu *g, const Reduction *r, int v) {
   give_local(g, v, 16);
   give_local(g, m, most_threads(g) / 16);
   if (g->threads < FEW_THREADS) fill_group(g, -1);
+  if (g->target->warp > 1) stage_factors(g, r, product);
   return true;
 }
 

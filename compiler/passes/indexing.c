@@ -11,10 +11,6 @@
 #include "compiler/ir/poly.h"
 #include "compiler/passes/ix.h"
 
-typedef struct Group {
-  uint32_t to, to_end, from, from_end; /* axes of the result, axes of the source */
-} Group;
-
 static Poly poly_of_dim(Job *job, int64_t d) { return poly_of(job, dim_uop(job, d)); }
 
 /* Whether a is to be multiplied by its next axis, or else b; both when they cannot be compared. */
@@ -29,7 +25,7 @@ static void smaller(Job *job, int64_t a, int64_t b, bool *grow_a, bool *grow_b) 
   *grow_b = true, *grow_a = rest.n;
 }
 
-static bool next_group(Job *job, Ints to, Ints from, Group *g) {
+bool index_next_group(Job *job, Ints to, Ints from, IndexGroup *g) {
   g->to = g->to_end, g->from = g->from_end;
   if (g->to == to.n && g->from == from.n) return false;
   int64_t a = g->to_end < to.n ? to.at[g->to_end++] : 1;
@@ -47,7 +43,7 @@ static bool next_group(Job *job, Ints to, Ints from, Group *g) {
 }
 
 static void through_reshape(Job *job, Ints to, Ints from, UOp *const *index, UOp **out) {
-  for (Group g = {0}; next_group(job, to, from, &g);) {
+  for (IndexGroup g = {0}; index_next_group(job, to, from, &g);) {
     Ints part = {to.at + g.to, g.to_end - g.to};
     UOp *flat = ix_flat(job, part, index + g.to);
     for (uint32_t k = g.from_end; k-- > g.from;) {

@@ -15,3 +15,9 @@ typedef struct Pull {
 Pull index_pull(Job *job, const UOp *u, uint32_t s, UOp *const *index);
 /* The index into part s of a CAT, as an index into the CAT. */
 UOp **index_of_part(Job *job, const UOp *cat, uint32_t s, UOp *const *index);
+
+/* The shortest groups of axes with equal products, one after the other; {0} starts. */
+typedef struct IndexGroup {
+  uint32_t to, to_end, from, from_end; /* axes of the result, axes of the source */
+} IndexGroup;
+bool index_next_group(Job *job, Ints to, Ints from, IndexGroup *g);

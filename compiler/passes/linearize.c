@@ -272,7 +272,7 @@ Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
   out.shared_bytes = buffer_bytes(&l.out, 2);
   if (out.shared_bytes > target->local_bytes)
     job_abort(job,
-              FAIL(INVALID_ARGUMENT,
+              FAIL(RESOURCE_EXHAUSTED,
                    "the schedule needs %llu bytes of workgroup memory, the device has %llu",
                    (unsigned long long)out.shared_bytes, (unsigned long long)target->local_bytes));
   return out;

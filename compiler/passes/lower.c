@@ -193,12 +193,34 @@ static void pick_ranges(Lower *l, const Group *g, Loop *loop) {
   }
 }
 
+/* Loops inside of a renamed one become loops of their own: the other nest keeps them. */
+static void rename_inner(Lower *l, Loop *loop, UOp *values) {
+  UOpList list = uop_toposort(l->job, values);
+  size_t outer = loop->nrename, room = outer;
+  for (size_t i = 0; i < list.len; i++) room += list.at[i]->op == OP_END;
+  UOp **from = arena_array(&l->job->arena, room, sizeof *from);
+  UOp **to = arena_array(&l->job->arena, room, sizeof *to);
+  memcpy(from, loop->from, outer * sizeof *from);
+  memcpy(to, loop->to, outer * sizeof *to);
+  loop->from = from, loop->to = to;
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    bool inside = false;
+    for (size_t j = 0; u->op == OP_END && j < outer; j++) inside |= uop_is_open(u, loop->from[j]);
+    if (!inside) continue;
+    UOp *r = u->src[1];
+    loop->from[loop->nrename] = r;
+    loop->to[loop->nrename++] = uop_range(l->job, l->next_range++, uop_axis(r), r->src[0]);
+  }
+}
+
 /* All values of the group in one walk: a SINK holds them while ranges are renamed. */
-static UOp *const *renamed_values(Lower *l, const Group *g, const Loop *loop) {
+static UOp *const *renamed_values(Lower *l, const Group *g, Loop *loop) {
   UOp **values = arena_array(&l->job->arena, g->of.len, sizeof *values);
   for (size_t m = 0; m < g->of.len; m++) values[m] = now(l, g->of.at[m]->src[0]);
   if (!loop->nrename) return values;
   UOp *all = uop_make(l->job, OP_SINK, DT_VOID, arg_none(), values, g->of.len);
+  rename_inner(l, loop, all);
   return uop_substitute(l->job, all, loop->from, loop->to, loop->nrename)->src;
 }
 

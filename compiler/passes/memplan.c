@@ -146,6 +146,16 @@ static int64_t place_all(Attempt *at, size_t nsteps, Life **order, size_t n) {
   return bytes;
 }
 
+static int64_t all_bytes(const Plan *plan) {
+  int64_t total = plan->temp_bytes;
+  for (size_t b = 0; b < plan->nbuffers; b++) {
+    const PlanBuffer *whole = &plan->buffers[b];
+    if (whole->kind == PB_TEMP || whole->base != b) continue;
+    if (__builtin_add_overflow(total, aligned_bytes(whole), &total)) return INT64_MAX;
+  }
+  return total;
+}
+
 void memplan(Job *job, Plan *plan) {
   static int (*const orders[])(const void *, const void *) = {larger_first, longer_first,
                                                               earlier_first};
@@ -177,4 +187,5 @@ void memplan(Job *job, Plan *plan) {
     PlanBuffer *part = &plan->buffers[b];
     if (part->kind == PB_TEMP && part->base != b) part->offset += plan->buffers[part->base].offset;
   }
+  plan->peak_bytes = all_bytes(plan);
 }

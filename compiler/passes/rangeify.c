@@ -27,7 +27,12 @@ static UOp *locate(const Fusion *f, const UOp *u, Place place, UOp *const *index
     place = cat->place;
   }
   *buffer = place.buffer;
-  return ix_flat(f->job, u->shape, index);
+  if (!place.dead) return ix_flat(f->job, u->shape, index);
+  UOp **kept = arena_copy(&f->job->arena, index, u->shape.n * sizeof *index);
+  for (uint32_t k = 0; k < u->shape.n; k++) {
+    if (place.dead >> k & 1) kept[k] = uop_index(f->job, 0);
+  }
+  return ix_flat(f->job, fusion_stored_shape(f, u, place.dead), kept);
 }
 
 static UOp *buffer_param(const Fusion *f, uint32_t buffer, int64_t position) {

@@ -9,8 +9,9 @@
  *
  * STAGE replaces INDEX(PARAM, index, gate) by INDEX(AFTER(BUFFER, copy), position): the ranges
  * inside the chosen loop are renamed for the copy, whose loops run along the source's memory, and
- * the buffer is laid out in the order of use. The result is still an ordinary ranged kernel that
- * the interpreter can run. */
+ * the buffer is laid out in the order of use. On workgroups the buffer is the workgroup's: it holds
+ * what all threads use, and they copy it together, neighbours the neighbouring elements. The result
+ * is still an ordinary ranged kernel that the interpreter can run. */
 #include "compiler/passes/schedule.h"
 
 #include <assert.h>
@@ -49,9 +50,38 @@ static UOp *tile_base(Job *job, UOp *outer, int64_t tile, int64_t size) {
   return size % tile ? uop2(job, OP_MIN, base, uop_index(job, size - tile)) : base;
 }
 
+static UOp *new_lane(Apply *a, const AxisPlan *p, bool reduce) {
+  AxisType type = reduce ? AX_GROUP : AX_LOCAL;
+  return uop_thread_range(a->job, a->next_id++, type, p->dim, uop_index(a->job, p->lanes));
+}
+
+/* n iterations dealt out to the threads of workgroups; the last ones may be beyond the end, and do
+ * the last iteration again unless a gate is on them. */
+static UOp *split_symbolic_groups(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n) {
+  Job *job = a->job;
+  int64_t lanes = p->lanes ? p->lanes : 1;
+  UOp *groups = dim_uop(job, dim_ceildiv(job, dim_of(job, n), lanes));
+  x->thread = uop_range(job, a->next_id++, AX_GLOBAL, groups);
+  if (!p->lanes) return x->thread;
+  x->lane = new_lane(a, p, false);
+  UOp *at = index_add(job, index_mul(job, x->thread, lanes), x->lane);
+  return p->lanes_clamp ? uop2(job, OP_MIN, at, uop2(job, OP_SUB, n, uop_index(job, 1))) : at;
+}
+
+static UOp *split_symbolic_group(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n) {
+  Job *job = a->job;
+  UOp *steps = dim_uop(job, dim_ceildiv(job, dim_of(job, n), p->lanes));
+  x->lane = new_lane(a, p, true);
+  x->loop = uop_range(job, a->next_id++, AX_REDUCE, steps);
+  if (p->top) return index_add(job, uop2(job, OP_MUL, x->lane, steps), x->loop);
+  return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
+}
+
 /* The same for an axis whose number of iterations is the expression n. */
 static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
   Job *job = a->job;
+  if (reduce && p->lanes) return split_symbolic_group(a, x, p, n);
+  if (!reduce && a->plan->groups) return split_symbolic_groups(a, x, p, n);
   if (!p->threads) {
     x->loop = uop_range(job, a->next_id++, reduce ? AX_REDUCE : AX_LOOP, n);
     return x->loop;
@@ -64,44 +94,11 @@ static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool
   return index_add(job, first, x->loop);
 }
 
-static UOp *new_lane(Apply *a, const AxisPlan *p, bool reduce) {
-  AxisType type = reduce ? AX_GROUP : AX_LOCAL;
-  return uop_thread_range(a->job, a->next_id++, type, p->dim, uop_index(a->job, p->lanes));
-}
-
-/* Threads that share a symbolic axis: all run as often as the last one needs, and gates leave out
- * what lies beyond the end (AxisPlan.padded). How many workgroups there are is said before n is
- * known. */
-static UOp *share_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
-  enum { MAX_GROUPS = 1024 };
-  Job *job = a->job;
-  int64_t lanes = p->lanes ? p->lanes : 1, groups = (p->outer + lanes - 1) / lanes;
-  if (reduce) groups = 1;
-  if (groups > MAX_GROUPS) groups = MAX_GROUPS;
-  UOp *steps = dim_uop(job, dim_ceildiv(job, dim_of(job, n), groups * lanes));
-  UOp *v = uop_index(job, 0);
-  if (p->outer > groups * lanes) {
-    x->loop = uop_range(job, a->next_id++, reduce ? AX_REDUCE : AX_LOOP, steps);
-    v = index_mul(job, x->loop, groups);
-  }
-  if (groups > 1) {
-    x->thread = new_range(a, AX_GLOBAL, groups);
-    v = index_add(job, v, x->thread);
-  }
-  if (!p->lanes) return v;
-  x->lane = new_lane(a, p, reduce);
-  if (p->top && x->loop) return index_add(job, uop2(job, OP_MUL, x->lane, steps), x->loop);
-  return index_add(job, index_mul(job, v, lanes), x->lane);
-}
-
 static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelAxis *old) {
   Job *job = a->job;
   UOp *end = old->range->src[0];
   UOp *n = dim_uop(job, dim_ceildiv(job, dim_of(job, end), p->tile));
-  bool shared = p->lanes || (a->plan->groups && !old->reduce);
-  UOp *outer =
-      shared ? share_symbolic(a, x, p, n, old->reduce) : split_symbolic(a, x, p, n, old->reduce);
-  UOp *base = index_mul(job, outer, p->tile);
+  UOp *base = index_mul(job, split_symbolic(a, x, p, n, old->reduce), p->tile);
   if (!p->overlaps) return base;
   return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
 }
@@ -343,6 +340,32 @@ static void collect_dims(Staging *s, UOp *index, int level) {
   }
 }
 
+static void add_shared_dim(Staging *s, UOp *index, UOp *r) {
+  if (r && uop_is_open(index, r)) s->dims[s->n++] = (StageDim){.range = r};
+}
+
+/* What a workgroup uses inside of the reduce loop `level`, or of all: the reduce axes outermost. */
+static void collect_shared(Staging *s, UOp *index, int level) {
+  const OptPlan *plan = s->a->plan;
+  bool inside = level < 0;
+  for (uint32_t i = 0; i < plan->nred; i++) {
+    uint32_t axis = plan->order[plan->nout + i];
+    if (inside) add_shared_dim(s, index, s->a->axes[axis].loop);
+    inside |= axis == (uint32_t)level;
+  }
+  for (uint32_t i = 0; i < plan->nout + plan->nred; i++) {
+    uint32_t at = (i + plan->nout) % (plan->nout + plan->nred); /* reduce axes first */
+    NewAxis *x = &s->a->axes[plan->order[at]];
+    add_shared_dim(s, index, x->lane);
+    for (uint32_t k = 0; k < x->ninner; k++) add_shared_dim(s, index, x->inner[k]);
+  }
+  s->elements = 1;
+  for (uint32_t d = s->n; d-- > 0;) {
+    s->dims[d].stride = s->elements;
+    s->elements *= range_size(s->dims[d].range);
+  }
+}
+
 static int64_t magnitude(int64_t v) { return v < 0 ? -v : v; }
 
 static int by_step(const void *x, const void *y) {
@@ -358,8 +381,8 @@ static UOp *position(Staging *s, bool copy) {
   return linsum_build(s->a->job, t, s->n, 0);
 }
 
-/* The loops of the copy, along the source: widest stride outermost, then what is expanded. */
-static UOp *close_copy(Staging *s, UOp *store, UOp *index) {
+/* Sorts the dimensions along the source: widest stride first. */
+static void sort_dims(Staging *s, UOp *index) {
   Job *job = s->a->job;
   LinSumMap m;
   linsum_init(job, &m);
@@ -372,6 +395,12 @@ static UOp *close_copy(Staging *s, UOp *store, UOp *index) {
     s->dims[d].step = c ? magnitude(c) : INT64_MAX;
   }
   qsort(s->dims, s->n, sizeof *s->dims, by_step);
+}
+
+/* The loops of the copy, along the source, then what is expanded. */
+static UOp *close_copy(Staging *s, UOp *store, UOp *index) {
+  Job *job = s->a->job;
+  sort_dims(s, index);
   UOp **src = arena_array(&job->arena, s->n + 1u, sizeof *src);
   uint32_t n = 0;
   src[n++] = store;
@@ -401,10 +430,60 @@ static UOp *main_index(Job *job, UOp *operand) {
   return best->src[1];
 }
 
+/* A loop over shares of a workgroup's threads: the element that one of them copies, and its ranges.
+ */
+static UOp *shared_element(Staging *s, UOp **ranges, uint32_t *n) {
+  Apply *a = s->a;
+  Job *job = a->job;
+  const int32_t *block = a->plan->block;
+  int64_t threads = (int64_t)block[0] * block[1] * block[2];
+  int64_t rounds = (s->elements + threads - 1) / threads;
+  UOp *at = uop_index(job, 0);
+  *n = 0;
+  if (rounds > 1) at = ranges[(*n)++] = new_range(a, AX_LOOP, rounds);
+  for (int d = 3; d-- > 0;) {
+    if (block[d] == 1) continue;
+    UOp *lane = uop_thread_range(job, a->next_id++, AX_LOCAL, d, uop_index(job, block[d]));
+    at = index_add(job, index_mul(job, at, block[d]), lane);
+    ranges[(*n)++] = lane;
+  }
+  return at;
+}
+
+/* The same in the workgroup's memory. */
+static UOp *stage_shared(Apply *a, UOp *operand, int level) {
+  Job *job = a->job;
+  Staging s = {.a = a};
+  UOp *src[5], *ranges[4];
+  uint32_t nranges;
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *s.dims);
+  collect_shared(&s, operand, level);
+  UOp *read = position(&s, false), *at = shared_element(&s, ranges, &nranges);
+  int64_t ints[2] = {s.elements, 2}, below = 1;
+  src[0] =
+      uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
+  sort_dims(&s, main_index(job, operand));
+  for (uint32_t d = s.n; d-- > 0;) {
+    UOp *digit = below > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, below)) : at;
+    s.dims[d].copy = uop2(job, OP_FLOORMOD, digit, uop_index(job, range_size(s.dims[d].range)));
+    below *= range_size(s.dims[d].range);
+  }
+  src[1] = position(&s, true);
+  src[2] = renamed(&s, operand);
+  src[3] = uop2(job, OP_CMPLT, at, uop_index(job, s.elements));
+  bool all = at->vmax < s.elements;
+  UOp *copy = uop_make(job, OP_STORE, DT_VOID, arg_i(0), src, all ? 3 : 4);
+  UOp *end[5] = {copy};
+  memcpy(end + 1, ranges, nranges * sizeof *end);
+  if (nranges) copy = uop_make(job, OP_END, DT_VOID, arg_none(), end, nranges + 1);
+  return uop2(job, OP_INDEX, uop2(job, OP_AFTER, src[0], copy), read);
+}
+
 /* The staged form of an operand (already rebuilt over the new ranges). */
 static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
+  if (a->plan->groups) return stage_shared(a, operand, level);
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
   collect_dims(&s, operand, level);
   UOp *write = position(&s, true), *read = position(&s, false);
@@ -450,22 +529,29 @@ static int64_t count_elements(const UOp *effect) {
   return n;
 }
 
-/* One effect over the index of a thread: its ranges are digits of the index. */
+/* One effect over the index of a thread: its ranges are digits of the index, as if every size were
+ * the largest; what is beyond the true size computes the last element again. */
 static UOp *spread_one(Job *job, UOp *effect, UOp *at, UOp *const *ranges, uint32_t nranges) {
   uint32_t n = effect->op == OP_END ? effect->nsrc - 1 : 0;
   UOp *store = effect->op == OP_END ? effect->src[0] : effect;
   UOp **to = arena_array(&job->arena, n + 1u, sizeof *to);
   UOp **src = arena_array(&job->arena, nranges + 1u, sizeof *src);
+  UOp *inside = NULL;
   int64_t stride = 1;
   for (uint32_t s = n; s-- > 0;) {
     int64_t size = range_size(effect->src[s + 1]);
     UOp *digit = stride > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, stride)) : at;
     to[s] = uop2(job, OP_FLOORMOD, digit, uop_index(job, size));
+    UOp *end = effect->src[s + 1]->src[0];
+    if (!uop_is_const(end)) {
+      inside = both(job, inside, uop2(job, OP_CMPLT, to[s], end));
+      to[s] = uop2(job, OP_MIN, to[s], uop2(job, OP_SUB, end, uop_index(job, 1)));
+    }
     stride *= size;
   }
   store = uop_substitute(job, store, effect->src + 1, to, n);
   UOp *gate = uop2(job, OP_CMPLT, at, uop_index(job, stride));
-  gate = both(job, gate, store->nsrc > 3 ? store->src[3] : NULL);
+  gate = both(job, both(job, gate, inside), store->nsrc > 3 ? store->src[3] : NULL);
   UOp *parts[4] = {store->src[0], store->src[1], store->src[2], gate};
   src[0] = uop_make(job, OP_STORE, DT_VOID, store->arg, parts, 4);
   for (uint32_t r = 0; r < nranges; r++) src[r + 1] = ranges[r];

@@ -217,7 +217,6 @@ static Status plan_order(Planner *p, bool reduce) {
 }
 
 static Status plan_stage(Planner *p) {
-  if (p->plan->groups) return refuse(p, "threads of a workgroup have no buffers of their own");
   if (p->opt->arg < 0 || (uint32_t)p->opt->arg >= p->k->nstageable)
     return refuse(p, "the kernel has fewer operands");
   for (uint32_t i = 0; i < p->plan->nstages; i++)
@@ -311,23 +310,29 @@ static Status plan_one(Planner *p) {
   case OPT_ORDER: return plan_order(p, reduce);
   case OPT_PADTO: return plan_pad(p, a);
   case OPT_MERGE: return refuse(p, "MERGE must come first");
-  case OPT_STAGE: return reduce ? refuse(p, "the loop must be an output axis") : plan_stage(p);
+  case OPT_STAGE:
+    if (reduce == p->plan->groups) return plan_stage(p);
+    return refuse(p, reduce ? "the loop must be an output axis" : "the loop must be a reduce axis");
   case OPT__COUNT: break;
   }
   return refuse(p, "unknown kind");
 }
 
-/* How a tile fits an axis whose size is known only at run time. gated: what lies beyond the end is
- * left out anyway. */
-static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i, bool gated) {
-  if (a->pad && a->pad % a->tile)
+/* How a tile fits an axis whose size is known only at run time. */
+static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i, bool in_place) {
+  int64_t all = a->tile * (a->lanes ? a->lanes : 1), unit = axis->reduce ? all : a->tile;
+  if (a->pad && a->pad % unit)
     return FAIL(INVALID_ARGUMENT, "axis %u is padded to a multiple of %d, its tile is %lld", i,
-                (int)a->pad, (long long)a->tile);
-  bool divides = axis->divisor % a->tile == 0, once = a->pad || axis->reduce || gated;
-  a->padded = !divides && (a->pad || gated);
+                (int)a->pad, (long long)unit);
+  bool divides = axis->divisor % unit == 0, once = a->pad || axis->reduce || in_place;
+  a->padded = !divides && (a->pad || (in_place && !axis->reduce));
   a->overlaps = !divides && !once && axis->least >= a->tile;
   a->clamped = !divides && !once && !a->overlaps && a->vector == 1;
   a->outer = (a->size + a->tile - 1) / a->tile;
+  if (!axis->reduce && axis->divisor % all) { /* threads beyond the end */
+    a->padded |= in_place;
+    a->lanes_clamp = a->lanes && !in_place;
+  }
   if (divides || a->padded || a->overlaps || a->clamped) return NULL;
   return FAIL(
       INVALID_ARGUMENT,
@@ -342,7 +347,8 @@ static Status check_lanes(const KernelInfo *k, const OptPlan *plan, uint32_t i) 
   if (a->threads > a->outer || a->lanes > a->outer)
     return FAIL(INVALID_ARGUMENT, "axis %u has %lld iterations for %d threads", i,
                 (long long)a->outer, a->threads > a->outer ? a->threads : a->lanes);
-  if (a->lanes && k->axes[i].reduce && axis_is_static(&k->axes[i]) && a->outer % a->lanes)
+  bool known = axis_is_static(&k->axes[i]);
+  if (known && a->lanes && k->axes[i].reduce && a->outer % a->lanes)
     return FAIL(INVALID_ARGUMENT,
                 "axis %u has %lld iterations, no multiple of %d threads; use PADTO first", i,
                 (long long)a->outer, a->lanes);
@@ -365,11 +371,7 @@ static Status finish_axes(const KernelInfo *k, OptPlan *plan) {
     AxisPlan *a = &plan->axes[i];
     if (!k->axes[i].range) continue;
     if (!axis_is_static(&k->axes[i])) {
-      /* Workgroups, and threads that share an axis, are as many as the largest size needs. */
-      bool shared = a->lanes || (plan->groups && !k->axes[i].reduce);
-      bool once = k->in_place && !k->axes[i].reduce;
-      if (a->tile > 1) TRY(finish_symbolic(&k->axes[i], a, i, shared || once));
-      if (shared) a->padded = true;
+      if (a->tile > 1 || a->lanes) TRY(finish_symbolic(&k->axes[i], a, i, k->in_place));
       continue;
     }
     if (k->in_place && !k->axes[i].reduce) pad_axis(a);
@@ -409,8 +411,23 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
 }
 
 /* Extent of the axis inside the loop `level`: what a tile staged there covers. */
+/* The same of what a workgroup uses; 0 when a run decides. */
+static int64_t shared_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
+  const AxisPlan *a = &plan->axes[axis];
+  int64_t own = a->tile * (a->lanes ? a->lanes : 1);
+  if (!k->axes[axis].reduce) return own;
+  bool inside = level < 0;
+  for (uint32_t i = plan->nout; i < plan->nout + plan->nred; i++) {
+    if (plan->order[i] == axis) break;
+    inside |= plan->order[i] == (uint32_t)level;
+  }
+  if (!inside || axis == (uint32_t)level) return own;
+  return axis_is_static(&k->axes[axis]) ? a->size : 0;
+}
+
 static int64_t staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
   const AxisPlan *a = &plan->axes[axis];
+  if (plan->groups) return shared_extent(k, plan, axis, level);
   if (level < 0 || k->axes[axis].reduce) return a->size;
   for (uint32_t i = 0; i < plan->nout; i++) {
     if (plan->order[i] == axis) return a->tile;
@@ -419,9 +436,11 @@ static int64_t staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t 
   return a->size;
 }
 
-static Status check_stages(const KernelInfo *k, const OptPlan *plan) {
+static Status check_stages(const KernelInfo *k, const Target *target, const OptPlan *plan) {
+  int64_t shared = 0;
   for (uint32_t s = 0; s < plan->nstages; s++) {
-    const RangeSet *open = k->stageable[plan->stages[s].operand]->open;
+    const UOp *u = k->stageable[plan->stages[s].operand];
+    const RangeSet *open = u->open;
     int64_t size = 1;
     for (uint32_t j = 0; open && j < open->n; j++) {
       uint32_t a = (uint32_t)open->at[j]->arg.i;
@@ -429,7 +448,15 @@ static Status check_stages(const KernelInfo *k, const OptPlan *plan) {
       if (size > MAX_STAGE)
         return FAIL(INVALID_ARGUMENT, "STAGE(%d,%u) would copy more than %lld elements",
                     plan->stages[s].level, plan->stages[s].operand, (long long)MAX_STAGE);
+      if (!size)
+        return FAIL(INVALID_ARGUMENT, "STAGE(%d,%u) would copy a number of elements that is known "
+                                      "only at run time",
+                    plan->stages[s].level, plan->stages[s].operand);
     }
+    shared += size * dtype_info[u->dtype].bytes;
+    if (plan->groups && (uint64_t)shared > target->local_bytes)
+      return FAIL(INVALID_ARGUMENT, "what is staged takes more than the workgroup's %llu bytes",
+                  (unsigned long long)target->local_bytes);
   }
   return NULL;
 }
@@ -459,7 +486,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   }
   TRY(finish_axes(k, out));
   TRY(check_nodes(k, out));
-  return check_stages(k, out);
+  return check_stages(k, target, out);
 }
 
 Status opts_merge(Job *job, UOp *kernel, const OptList *list, UOp **merged, OptList *rest) {

@@ -84,6 +84,7 @@ typedef struct AxisPlan {
   int dim;         /* of the workgroup: where they are */
   bool top;        /* each takes steps that follow each other (GROUPTOP) */
   bool padded, overlaps, clamped;
+  bool lanes_clamp; /* threads beyond the end do the last iteration again */
 } AxisPlan;
 
 typedef struct StagePlan {

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "compiler/compile.h"
+#include "compiler/ir/dim.h"
 #include "compiler/ir/text.h"
 #include "daemon/channel/channel.h"
 #include "daemon/worker/convert.h"
@@ -148,11 +149,37 @@ static Status compile(Job *job, Arena *strings, const Kiln__V1__KernelJob *m, Ke
   return compile_kernel(job, sink, m->name, &target, m->opts, out);
 }
 
+typedef struct LaunchSize {
+  uint32_t grid[3];
+  Kiln__V1__SizeProgram *sizes[3];
+} LaunchSize;
+
+/* How many workgroups: numbers, or programs when one of them depends on a VAR. */
+static Status set_launch(Arena *arena, KernelObject *object, LaunchSize *launch,
+                         Kiln__V1__KernelBinary *out) {
+  bool numbers = true;
+  for (int d = 0; d < 3; d++) {
+    int64_t n = object->grid[d];
+    numbers = numbers && dim_is_static(n);
+    if (dim_is_static(n) && n > UINT32_MAX)
+      return FAIL(RESOURCE_EXHAUSTED, "a launch of %lld workgroups", (long long)n);
+    launch->grid[d] = dim_is_static(n) ? (uint32_t)n : 0;
+    TRY(convert_size(arena, n, 1, &launch->sizes[d]));
+  }
+  if (numbers)
+    out->grid = launch->grid, out->n_grid = 3;
+  else
+    out->grid_size = launch->sizes, out->n_grid_size = 3;
+  out->block = object->block, out->n_block = 3;
+  return NULL;
+}
+
 static Status kernel(CompileWorker *w, const Kiln__V1__Envelope *request) {
   int64_t start = clock_now_ns();
   Job job;
   Arena strings;
   KernelObject object = {0};
+  LaunchSize launch;
   Kiln__V1__KernelBinary binary = KILN__V1__KERNEL_BINARY__INIT;
   Kiln__V1__KernelDone done = KILN__V1__KERNEL_DONE__INIT;
   Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
@@ -165,8 +192,9 @@ static Status kernel(CompileWorker *w, const Kiln__V1__Envelope *request) {
     binary.opts = (char *)(uintptr_t)object.opts;
     binary.threads = object.threads;
     binary.scratch_bytes = object.scratch_bytes;
-    binary.grid = object.grid, binary.n_grid = 3;
-    binary.block = object.block, binary.n_block = 3;
+    st = set_launch(&strings, &object, &launch, &binary);
+  }
+  if (!st) {
     done.binary = &binary;
     done.wall_ns = clock_now_ns() - start;
     env.id = request->id;

@@ -44,6 +44,7 @@ static void loaded_release(Executor *x, Loaded *l) {
   free(l->values);
   free(l->value_vars);
   plan_sizes_release(l->sizes);
+  launch_grids_release(l->grids);
   free(l->patches);
   free(l->known_at);
   free(l->known_bytes);
@@ -391,6 +392,7 @@ static Status resolve_plan(Loaded *l, const Kiln__V1__LoadExecutable *m) {
   if (!l->launches || !l->args || !l->temps || !l->patches || !l->values || !l->value_vars)
     return FAIL(RESOURCE_EXHAUSTED, "plan of %zu calls", m->plan->n_calls);
   for (size_t i = 0; i < m->plan->n_calls; i++) TRY(resolve_call(l, m, m->plan->calls[i]));
+  TRY(launch_grids_create(m, &l->grids));
   return resolve_steps(l, m);
 }
 

@@ -46,6 +46,8 @@ typedef struct Step {
   int64_t most;  /* LOOP: what its VAR allows */
 } Step;
 
+typedef struct LaunchGrids LaunchGrids;
+
 typedef struct Loaded {
   Program **programs;
   size_t nprograms;
@@ -54,7 +56,8 @@ typedef struct Loaded {
   size_t nweights;
   Launch *launches;
   size_t nlaunches;
-  LaunchArg *args; /* of all launches, one after the other */
+  LaunchGrids *grids; /* NULL: all are known */
+  LaunchArg *args;    /* of all launches, one after the other */
   size_t nargs;
   TempArg *temps; /* arguments that are temporaries */
   size_t ntemps;
@@ -111,6 +114,13 @@ static inline bool loaded_is_open(const Loaded *l, size_t slot) {
 Status loaded_fill(Executor *x, const Loaded *l, size_t slot);
 /* Writes the arguments that are on the slot; (size_t)-1: on any. */
 void loaded_apply(Loaded *l, size_t slot);
+
+/* -- launch_grid.c -- */
+/* *out is NULL when no grid of the executable depends on a VAR. Its calls have been checked. */
+Status launch_grids_create(const Kiln__V1__LoadExecutable *m, LaunchGrids **out);
+void launch_grids_release(LaunchGrids *g); /* NULL allowed */
+/* Computes the grid of one launch from the values of its VARs. */
+Status launch_grids_set(LaunchGrids *g, Launch *launches, uint32_t call);
 
 /* -- steps.c -- */
 /* Sizes of a run, from its inputs' VARs. */

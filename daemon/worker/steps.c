@@ -87,6 +87,7 @@ static Status machine_wait(Machine *m) {
 }
 
 static Status step_call(Machine *m, uint32_t call) {
+  TRY(launch_grids_set(m->l->grids, m->l->launches, call));
   if (m->from != m->to && call != m->to) TRY(machine_flush(m));
   if (m->from == m->to) m->from = call;
   m->to = call + 1;

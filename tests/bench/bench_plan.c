@@ -24,7 +24,9 @@ static Bytes read_file(const char *path) {
   return (Bytes){data, (size_t)n};
 }
 
-static int64_t bytes_of(const PlanBuffer *b) { return b->numel * dtype_info[b->dtype].bytes; }
+static int64_t bytes_of(const PlanBuffer *b) {
+  return dim_typical(b->numel) * dtype_info[b->dtype].bytes;
+}
 
 static int64_t most_alive(const Plan *p) {
   size_t *last = calloc(p->nbuffers + 1, sizeof *last);

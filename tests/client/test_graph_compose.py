@@ -168,6 +168,40 @@ def test_order(client, dtype, descending):
     np.testing.assert_array_equal(got[3], order[:, :4])
 
 
+def test_long_axes(client):
+    x = R.integers(-50, 50, (3, 700)).astype(np.float32)
+    x[1, ::7], x[2, ::9] = np.nan, -0.0
+    for descending in (False, True):
+        order = np.argsort(-x if descending else x, -1, kind="stable")
+        got = run(client, lambda g, n: [g.argsort(n, -1, descending), g.sort(n.T, 0, descending), g.topk(n, 5, -1, descending)[0]], x)
+        np.testing.assert_array_equal(got[0], order)
+        np.testing.assert_array_equal(got[1].T, np.take_along_axis(x, order, -1))
+        np.testing.assert_array_equal(got[2], np.take_along_axis(x, order[:, :5], -1))
+    v = R.integers(-3, 4, (2, 3000)).astype(np.float32)
+    got = run(client, lambda g, n: [g.cumsum(n, 1), g.cumsum(n, 1, reverse=True), g.cumsum(n.cast("i16"), 1), g.cumprod(g.sign(n * 2 + 1), 1)], v)
+    np.testing.assert_array_equal(got[0], v.cumsum(1))
+    np.testing.assert_array_equal(got[1], v[:, ::-1].cumsum(1)[:, ::-1])
+    np.testing.assert_array_equal(got[2], v.astype(np.int16).cumsum(1, dtype=np.int16))
+    np.testing.assert_array_equal(got[3], np.sign(v * 2 + 1).cumprod(1))
+
+
+def test_order_at_every_size(client):
+    g = kiln.Graph()
+    n = g.dim("n", 1, 3000)
+    x = g.param("x", "i32", (2, n))
+    for name, node in (("sort", g.sort(x)), ("sum", g.cumsum(x, 1)), ("place", x.argmax(1)), ("mean", x.cast("f32").mean(1))):
+        g.output(name, node)
+    exe = client.compile(g)
+    for size in (1, 2, 31, 33, 64, 1000, 3000):
+        a = R.integers(-90, 90, (2, size)).astype(np.int32)
+        got = exe({"x": a})
+        np.testing.assert_array_equal(got["sort"], np.sort(a))
+        np.testing.assert_array_equal(got["sum"], a.cumsum(1, dtype=np.int32))
+        np.testing.assert_array_equal(got["place"], a.argmax(1))
+        np.testing.assert_allclose(got["mean"], a.mean(1), rtol=1e-5)
+    exe.release()
+
+
 def test_argmax_takes_the_first_nan(client):
     x = np.array([[1, np.nan, 3, np.nan], [2, 2, 1, 0]], np.float32)
     got = run(client, lambda g, n: [n.argmax(1), n.argmin(1)], x)

@@ -44,7 +44,7 @@ static Status load_kernel(LocalRun *r, uint32_t k) {
                       .entry = object.entry,
                       .threads = object.threads,
                       .scratch_bytes = object.scratch_bytes};
-  memcpy(spec.grid, object.grid, sizeof spec.grid);
+  for (int d = 0; d < 3; d++) spec.grid[d] = (uint32_t)object.grid[d];
   memcpy(spec.block, object.block, sizeof spec.block);
   Status st = device_program_load(r->dev, &spec, &r->programs[k]);
   strbuf_deinit(&object.object);

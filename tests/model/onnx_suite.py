@@ -180,11 +180,14 @@ def flat(inputs):
 
 
 def bind_tensor(name, kind, array):
-    return {} if kind.HasField("shape") else {f"{name}.rank": array.ndim}
+    if not kind.HasField("shape"):
+        return {f"{name}.rank": array.ndim}
+    sizes = [axis for axis, dim in enumerate(kind.shape.dim) if not dim.HasField("dim_value")]
+    return {f"{name}.{axis}": 0 for axis in sizes if array.shape[axis] == 0}  # without a binding a size is at least 1
 
 
 def bindings(model, inputs):
-    """The ranks that the model leaves open, and what sequences and optionals need. Sizes are left to the run."""
+    """The ranks that the model leaves open, sizes of 0, and what sequences and optionals need. Other sizes are left to the run."""
     dims = {}
     for info in model.graph.input:
         if info.name not in inputs:

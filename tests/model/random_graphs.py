@@ -37,6 +37,9 @@ NUMPY.update({f"{k}{b}": np.dtype(f"{n}{b}") for k, n in (("i", "int"), ("u", "u
 NUMPY.update({"f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "f64": np.dtype(np.float64),
               "bf16": np.dtype(ml_dtypes.bfloat16)})
 INTS = [d for d in NUMPY if d[0] in "iu"]
+SMALL_FLOATS = {"f8e4m3fn": ml_dtypes.float8_e4m3fn, "f8e4m3fnuz": ml_dtypes.float8_e4m3fnuz, "f8e5m2": ml_dtypes.float8_e5m2,
+                "f8e5m2fnuz": ml_dtypes.float8_e5m2fnuz, "f4e2m1": ml_dtypes.float4_e2m1fn}
+SMALL_INTS = ["i4", "u4", "i2", "u2"]
 LONG = np.longdouble
 
 
@@ -594,6 +597,34 @@ class Maker:
         x = v.val[..., None, :].astype(LONG) * triangle
         return self.summed(node, v.dtype, x, np.where(triangle > 0, v.err[..., None, :], 0), (x.ndim - 1,), False)
 
+    # -- storage dtypes, on exact values
+
+    def small(self, v):
+        """Cast to an 8-, 4- or 2-bit dtype, moved about and computed with, and cast back."""
+        if v.dtype in ("bool", "f64") or not v.exact:
+            return None
+        name = self.one_of(list(SMALL_FLOATS) if v.is_float else SMALL_INTS)
+        with np.errstate(all="ignore"):
+            if v.is_float:
+                work = np.float32
+                fit = lambda x: np.where(np.isnan(x) & (name == "f4e2m1"), 0, x).astype(SMALL_FLOATS[name])  # noqa: E731
+            else:
+                work, bits = object, int(name[1])
+                sign = 1 << (bits - 1) if name[0] == "i" else 0
+                fit = lambda x: np.asarray(((x.astype(object) + sign) & ((1 << bits) - 1)) - sign, object)  # noqa: E731
+            node, x = self.g.cast(v.node, name), fit(v.val.astype(work))
+            if v.rank and self.below(2):
+                axis = self.below(v.rank)
+                node, x = self.g.flip(node, [axis]), np.flip(x, axis)
+            if self.below(2):
+                op = self.one_of(("add", "sub", "mul"))
+                f = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[op]
+                node, x = getattr(self.g, op)(node, node), fit(np.asarray(f(x.astype(work), x.astype(work))))
+            if self.below(2):
+                node = self.g.contiguous(node)
+            to = "f32" if v.is_float else "i32"
+            return V(self.g.cast(node, to), to, np.asarray(x.astype(np.float64 if v.is_float else np.int32)))
+
     # -- compositions of the Python builder, on exact values
 
     def sort(self, v):
@@ -601,7 +632,7 @@ class Maker:
             return None
         axis = self.below(v.rank)
         n, down = v.shape[axis], bool(self.below(2))
-        if n > 20 or v.val.size * n * n > 20 * self.most:
+        if v.val.size > self.most // 4:
             return None
         x = v.val.astype(np.float64 if v.is_float else object)
         if v.is_float:
@@ -683,7 +714,8 @@ class Maker:
 
     MAKERS = ("reshape", "reshape", "permute", "expand", "pad", "shrink", "flip", "window", "cat", "cat", "gather", "contiguous",
               "binary", "binary", "binary", "compare", "where", "unary", "unary", "cast", "cast", "reduce", "reduce", "matmul",
-              "matmul", "softmax", "cumulative", "iota", "sort", "extreme_place", "take_along", "scatter", "conv")
+              "matmul", "softmax", "cumulative", "iota", "sort", "extreme_place", "take_along", "scatter", "conv",
+              "small")
 
     def grow(self):
         for d in self.named:  # every name is one of a parameter's
@@ -814,6 +846,8 @@ def shard(args):
         m = Maker(seed)
         outputs = m.grow()
         graphs += 1
+        if graphs % 5000 == 0:
+            print(f"{graphs} graphs so far, {len(failures)} differ", flush=True)
         try:
             attempt(runner, m, outputs)
             other = Maker(seed, 1)

@@ -154,3 +154,44 @@ def test_batch_normalization_is_test(client):
     v = np.abs(v)
     want = norm(X, *(t[:, None, None] for t in (m, v, s, b)))
     compare(client, "BatchNormalization", {"x": X, "s": s, "b": b, "m": m, "v": v}, ["y"], imports=6, is_test=1, want=[want])
+
+
+@pytest.mark.parametrize("reverse", [0, 1])
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("shape,axis", [((3, 200, 2), 1), ((5000,), 0), ((2, 129), 1), ((70000,), 0)])
+def test_long_cumulative_sums(client, shape, axis, reverse, exclusive):
+    x = np.random.default_rng(1).integers(-9, 9, shape).astype(np.int64)
+    for array in (x, x.astype(np.float32)):
+        inputs = {"x": array, "a": np.array(axis, np.int64)}
+        compare(client, "CumSum", inputs, ["y"], constants=["a"], imports=14, reverse=reverse, exclusive=exclusive)
+
+
+def test_long_cumulative_sum_of_any_size(client):
+    import onnx
+
+    graph = onnx.helper.make_graph([onnx.helper.make_node("CumSum", ["x", "a"], ["y"])], "g", [onnx.helper.make_tensor_value_info("x", 1, ["n", 3])],
+                                   [onnx.helper.make_tensor_value_info("y", 1, ["n", 3])], [onnx.numpy_helper.from_array(np.array(0), "a")])
+    exe = client.compile(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    for n in (1, 31, 32, 33, 1000, 65536):
+        x = np.random.default_rng(n).integers(-9, 9, (n, 3)).astype(np.float32)
+        np.testing.assert_array_equal(exe({"x": x})["y"], np.cumsum(x, 0))
+
+
+@pytest.mark.parametrize("shape,axis", [((3000,), 0), ((4, 3000), 1), ((2000, 3), 0), ((3, 1500, 2), 1)])
+def test_scatter_of_many_updates(client, shape, axis):
+    r = np.random.default_rng(2)
+    index = r.integers(-shape[axis], shape[axis], shape)
+    unique = np.argsort(r.random(shape), axis)  # the other side leaves open which of several updates wins
+    compare(client, "ScatterElements", {"x": f32(*shape), "i": unique, "u": f32(*shape, seed=1)}, ["y"], imports=18, axis=axis)
+    want, updates = f32(*shape), f32(*shape, seed=1)
+    for at in np.ndindex(*shape):
+        to = list(at)
+        to[axis] = index[at]
+        want[tuple(to)] = updates[at]
+    compare(client, "ScatterElements", {"x": f32(*shape), "i": index, "u": updates}, ["y"], imports=18, axis=axis, want=[want])
+
+
+def test_scatter_nd_of_many_rows(client):
+    r = np.random.default_rng(2)
+    index = np.stack([r.permutation(60)[:, None].repeat(50, 1).ravel(), np.tile(r.permutation(50), 60)], 1)[:2000]
+    compare(client, "ScatterND", {"x": f32(60, 50, 4), "i": index, "u": f32(2000, 4)}, ["y"], imports=18)

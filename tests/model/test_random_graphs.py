@@ -28,7 +28,7 @@ def expect_none(failures, count):
 
 def test_code_for_workgroups_gives_what_numpy_gives():
     """Local memory and barriers without a device: the linear programs in the interpreter."""
-    graphs, _, _, failures = random_graphs.run_seeds(SEED, SEED + (COUNT + 1) // 2, 1, ["gpu"])
+    graphs, _, _, _, failures = random_graphs.run_seeds(SEED, SEED + (COUNT + 1) // 2, 1, ["gpu"])
     assert graphs == (COUNT + 1) // 2
     expect_none(failures, graphs)
 
@@ -38,7 +38,7 @@ def test_opencl_gives_what_numpy_gives():
                            stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if probe.returncode:
         pytest.skip(probe.stderr.strip())
-    graphs, _, _, failures = random_graphs.run_seeds(SEED, SEED + OPENCL, 1, ["opencl"])
+    graphs, _, _, _, failures = random_graphs.run_seeds(SEED, SEED + OPENCL, 1, ["opencl"])
     assert graphs == OPENCL
     expect_none(failures, graphs)
 

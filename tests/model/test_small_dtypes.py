@@ -152,3 +152,96 @@ def test_bits_stand_for_values_without_ml_dtypes(client):
     x = g.param("x", "f8e5m2", (3,))
     g.output("y", g.cast(x + g.constant(np.array([0x3C, 0x3C, 0x3C], np.uint8), "f8e5m2"), "f32"))
     np.testing.assert_array_equal(run(client, g, x=np.array([0, 0x3C, 0xBC], np.uint8))["y"], [1, 2, 0])
+
+
+# -- ONNX ----------------------------------------------------------------------------------------
+
+ONNX_TYPES = {"float8_e4m3fn": 17, "float8_e4m3fnuz": 18, "float8_e5m2": 19, "float8_e5m2fnuz": 20, "uint4": 21, "int4": 22,
+              "float4_e2m1fn": 23, "float8_e8m0fnu": 24, "uint2": 25, "int2": 26}
+
+
+def cast_of_initializer(tensor):
+    """A model that casts one initializer to float."""
+    from onnx import helper
+
+    y = helper.make_tensor_value_info("y", 1, list(tensor.dims))
+    node = helper.make_node("Cast", [tensor.name], ["y"], to=1)
+    graph = helper.make_graph([node], "g", [], [y], [tensor])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)]).SerializeToString()
+
+
+@pytest.mark.parametrize("form", ["raw", "typed"])
+@pytest.mark.parametrize("name", FLOATS + INTS)
+def test_onnx_data_is_unpacked(client, name, form):
+    """Counts that leave a packed byte half full."""
+    import onnx
+    from onnx import numpy_helper
+
+    for n in (1, 3, 4, 7, 33):
+        x = np.resize(codes(name), n)
+        raw = numpy_helper.from_array(x, "x")
+        assert raw.data_type == ONNX_TYPES[name]
+        if form == "typed":
+            t = onnx.TensorProto(name="x", data_type=raw.data_type, dims=[n], int32_data=list(raw.raw_data))
+        else:
+            t = raw
+        got = client.compile(cast_of_initializer(t)).run({})["y"]
+        assert_same(x, got, x.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["int4", "uint2", "float8_e5m2", "float4_e2m1fn"])
+def test_onnx_data_of_another_length_is_refused(client, name):
+    import onnx
+    from onnx import numpy_helper
+
+    right = numpy_helper.from_array(np.resize(codes(name), 9), "x").raw_data
+    for data in (right[:-1], right + b"\0", b""):
+        for form in ({"raw_data": data}, {"int32_data": list(data)}):
+            t = onnx.TensorProto(name="x", data_type=ONNX_TYPES[name], dims=[9], **form)
+            with pytest.raises(kiln.Error, match="expected") as e:
+                client.compile(cast_of_initializer(t))
+            assert e.value.code == "INVALID_ARGUMENT"
+
+
+def one_node(op, feeds, out_type, shape, **attributes):
+    from onnx import helper
+
+    infos = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()]
+    node = helper.make_node(op, list(feeds), ["y"], **attributes)
+    graph = helper.make_graph([node], "g", infos, [helper.make_tensor_value_info("y", out_type, shape)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)])
+
+
+def by_kiln_and_reference(client, model, feeds):
+    from onnx.reference import ReferenceEvaluator
+
+    return client.compile(model.SerializeToString()).run(feeds)["y"], ReferenceEvaluator(model).run(None, feeds)[0]
+
+
+@pytest.mark.parametrize("axis,block", [(1, 0), (1, 4), (0, 2), (0, 3)])
+@pytest.mark.parametrize("name", FLOATS[:4] + FLOATS[5:] + INTS)
+def test_onnx_quantize_and_dequantize(client, name, axis, block):
+    """Per axis and blocked, against onnx's reference."""
+    rng = np.random.default_rng(5)
+    x = (rng.standard_normal((6, 8)) * 4).astype(np.float32)
+    shape = tuple(d // block if k == axis else d for k, d in enumerate(x.shape)) if block else (x.shape[axis],)
+    scale = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    zero = np.zeros(shape, dtype(name)) if name in FLOATS else rng.integers(0, 2, shape).astype(dtype(name))
+    feeds = {"x": x, "s": scale, "z": zero}
+    got, want = by_kiln_and_reference(client, one_node("QuantizeLinear", feeds, ONNX_TYPES[name], [6, 8], axis=axis, block_size=block), feeds)
+    assert_same(x.ravel(), got.ravel(), want.ravel())
+    feeds = {"x": got, "s": scale, "z": zero}
+    got, want = by_kiln_and_reference(client, one_node("DequantizeLinear", feeds, 1, [6, 8], axis=axis, block_size=block), feeds)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["up", "down", "nearest"])
+@pytest.mark.parametrize("saturate", [0, 1])
+def test_onnx_cast_to_e8m0(client, mode, saturate):
+    from onnx.numpy_helper import to_float8e8m0
+
+    x = np.array([0.0, -0.0, 1, 1.25, 1.5, 1.75, 2, 3, 2.0**-127, 1.5 * 2.0**-127, 2.0**-149, 1.9 * 2.0**127, 2.0**127, -3, np.inf, np.nan], np.float32)
+    model = one_node("Cast", {"x": x}, 24, [16], to=24, round_mode=mode, saturate=saturate)
+    got = client.compile(model.SerializeToString()).run({"x": x})["y"]
+    want = to_float8e8m0(x, bool(saturate), mode)
+    np.testing.assert_array_equal(got.view(np.uint8), want.view(np.uint8))

@@ -174,6 +174,31 @@ static void test_mean(void **state) { /* of as many as there are; no loop for th
   expect_equal_at(&s, AT(50));
 }
 
+/* What is stored under a broadcast is stored without it. */
+static void test_dead_axes(void **state) {
+  Sized s;
+  sized_init(&s, *state);
+  Job *job = *state;
+  int64_t n = sized_var(&s, VAR_INPUT, 1, 64, 1), m = sized_var(&s, VAR_INPUT, 1, 64, 1);
+  UOp *x = graph_input(&s.g, DIMS(n, 1, 5)), *y = graph_input(&s.g, DIMS(n, m, 5));
+  UOp *wide = uop1(job, OP_SIN, t_expand(&s.g, x, DIMS(n, m, 5)));
+  UOp *turned = t_permute(&s.g, uop1(job, OP_CONTIGUOUS, wide), DIMS(1, 0, 2));
+  UOp *both[] = {turned, t_permute(&s.g, y, DIMS(1, 0, 2))};
+  graph_output(&s.g, uop2(job, OP_ADD, both[0], both[1]));
+  graph_output(&s.g, uop_make(job, OP_CAT, DT_VOID, arg_i(1), both, 2));
+  sized_finish(&s);
+  graph_plan(&s.g);
+  size_t temporaries = 0;
+  for (size_t b = 0; b < s.g.plan.nbuffers; b++) {
+    if (s.g.plan.buffers[b].kind != PB_TEMP) continue;
+    temporaries++;
+    assert_true(s.g.plan.buffers[b].numel == dim_mul(job, n, 5));
+  }
+  assert_int_equal(temporaries, 1);
+  expect_equal_at(&s, AT(1, 1));
+  expect_equal_at(&s, AT(7, 3));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_elementwise, setup, teardown),
@@ -182,6 +207,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_dedup, setup, teardown),
       cmocka_unit_test_setup_teardown(test_cat_pad_shrink, setup, teardown),
       cmocka_unit_test_setup_teardown(test_bind, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_dead_axes, setup, teardown),
       cmocka_unit_test_setup_teardown(test_mean, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

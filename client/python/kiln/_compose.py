@@ -331,20 +331,38 @@ class Composed:
         return self.reduce_min(self.where(hit, place, (1 << 62)), at, keepdims)
 
     def cumsum(self: "Graph", x: "Node", axis: int, reverse: bool = False) -> "Node":
-        """The sums of prefixes along axis; reverse: of suffixes. The work grows with the square of the axis."""
+        """The sums of prefixes along axis; reverse: of suffixes."""
         return self._prefixes(self._wide(x), axis, reverse, 0, self.reduce_sum, x)
 
     def cumprod(self: "Graph", x: "Node", axis: int, reverse: bool = False) -> "Node":
-        """The products of prefixes along axis; reverse: of suffixes. The work grows with the square of the axis."""
+        """The products of prefixes along axis; reverse: of suffixes."""
         return self._prefixes(self._wide(x), axis, reverse, 1, self.reduce_prod, x)
 
     def _prefixes(self: "Graph", w: "Node", axis: int, reverse: bool, nothing: int, reduce: Callable[..., "Node"], x: "Node") -> "Node":
-        at, n = w._axis(axis), w.shape[w._axis(axis)]
+        at = w._axis(axis)
         w = self.moveaxis(w, at, -1)
-        rows = self.expand(self.unsqueeze(w, -2), [*w.shape, n])
-        i, j = self.iota("i64", (n, n), 0), self.iota("i64", (n, n), 1)
-        keep = self.cmple(i, j) if reverse else self.cmple(j, i)
-        return self._like(self.moveaxis(reduce(self.where(keep, rows, nothing), -1), -1, at), x)
+        w = self.flip(w, -1) if reverse else w
+        y = self._running(w, nothing, reduce, self.add if nothing == 0 else self.mul, 3)
+        y = self.flip(y, -1) if reverse else y
+        return self._like(self.moveaxis(y, -1, at), x)
+
+    def _running(self: "Graph", w: "Node", nothing: int, reduce: Callable[..., "Node"], combine: Callable[..., "Node"], depth: int) -> "Node":
+        """Prefixes along the last axis: within blocks, and, for the blocks before, of their totals in the same way."""
+        n, block = w.shape[-1], 32
+        if depth == 0 or (isinstance(n, int) and n <= 2 * block):
+            rows = self.expand(self.unsqueeze(w, -2), [*w.shape, n])
+            keep = self.cmple(self.iota("i64", (n, n), 1), self.iota("i64", (n, n), 0))
+            return reduce(self.where(keep, rows, nothing), -1)
+        count = (n + block - 1) // block
+        w = self.pad(w, [(0, 0)] * (w.rank - 1) + [(0, count * block - n)], nothing)
+        inner = self.contiguous(self._running(self.reshape(w, [*w.shape[:-1], count, block]), nothing, reduce, combine, depth))
+        whole = (0, count)
+        totals = self.reshape(self.shrink(inner, [(0, d) for d in inner.shape[:-1]] + [(block - 1, block)]), inner.shape[:-1])
+        before = self.contiguous(self._running(totals, nothing, reduce, combine, depth - 1))
+        before = self.pad(before, [(0, 0)] * (before.rank - 1) + [(1, 0)], nothing)
+        before = self.shrink(before, [(0, d) for d in before.shape[:-1]] + [whole])
+        y = self.reshape(combine(inner, self.unsqueeze(before, -1)), [*inner.shape[:-2], count * block])
+        return self.shrink(y, [(0, d) for d in y.shape[:-1]] + [(0, n)])
 
     # -- normalisation
 
@@ -391,16 +409,19 @@ class Composed:
         return self.gather(x, self.where(self.cmplt(wide, 0), wide + last, wide), axis)
 
     def take_along_axis(self: "Graph", x: "Node", indices: "Node", axis: int) -> "Node":
-        """numpy.take_along_axis: indices has x's rank, and x's size or 1 on the other axes. The work grows with x's axis."""
+        """numpy.take_along_axis: indices has x's rank, and x's size or 1 on the other axes; outside of [-size, size) reads 0."""
         at = x._axis(axis)
         if indices.rank != x.rank:
             raise _bad(f"indices of rank {indices.rank} for data of rank {x.rank}")
-        n, wide = x.shape[at], self.unsqueeze(self.cast(indices, "i64"), at + 1)
+        x, wide = self.moveaxis(x, at, -1), self.moveaxis(self.cast(indices, "i64"), at, -1)
+        n, k, rows = x.shape[-1], wide.shape[-1], _size.product(x.shape[:-1])
+        shape = [*x.shape[:-1], k]
         last = self.size(n) if isinstance(n, Size) else n
-        wide = self.where(self.cmplt(wide, 0), wide + last, wide)
-        data = self.unsqueeze(x, at)
-        place = self.iota("i64", [*[1] * (at + 1), n, *[1] * (x.rank - at - 1)], at + 1)
-        return self._picked(self.cmpeq(wide, place), data, at + 1)
+        place = self.reshape(self.expand(wide, shape), [rows, k])
+        place = self.where(self.cmplt(place, 0), place + last, place)
+        inside = self.and_(self.cmple(0, place), self.cmplt(place, last))
+        flat = self.where(inside, self.iota("i64", (rows, k), 0) * last + place, -1)
+        return self.moveaxis(self.reshape(self.gather(self.reshape(x, [rows * n]), flat), shape), -1, at)
 
     def _picked(self: "Graph", hit: "Node", data: "Node", axis: int) -> "Node":
         """The one element along axis where hit is true; 0 without one."""
@@ -437,46 +458,18 @@ class Composed:
 
     # -- order
 
-    def _ranks(self: "Graph", x: "Node", axis: int, descending: bool) -> "Node":
-        """The place of every element of the last axis in the sorted order; equal elements keep their order, NaN goes last."""
-        n = x.shape[-1]
-        a, b = self.unsqueeze(x, -1), self.unsqueeze(x, -2)  # a: whose place; b: all others
-        before = self.cmplt(a, b) if descending else self.cmplt(b, a)
-        same = self.cmpeq(a, b)
-        if _codec.is_float(x.dtype):
-            before = self.or_(before, self.and_(self.isnan(a), self.not_(self.isnan(b))))
-            same = self.or_(same, self.and_(self.isnan(a), self.isnan(b)))
-        earlier = self.cmplt(self.iota("i64", (n, n), 1), self.iota("i64", (n, n), 0))
-        return self.reduce_sum(self.cast(self.or_(before, self.and_(same, earlier)), "i64"), -1)
-
-    def _ordered(self: "Graph", x: "Node", axis: int, k: Dim | None, descending: bool, want: str) -> tuple["Node | None", "Node | None"]:
-        at = x._axis(axis)
-        last = self.moveaxis(x, at, -1)
-        n = last.shape[-1]
-        ranks = self.unsqueeze(self._ranks(last, -1, descending), -2)  # [..., 1, n]
-        hit = self.cmpeq(ranks, self.iota("i64", (n if k is None else k, n), 0))
-        values = indices = None
-        if "v" in want:
-            values = self.moveaxis(self._picked(hit, self.unsqueeze(last, -2), -1), -1, at)
-        if "i" in want:
-            indices = self.reduce_sum(self.where(hit, self.iota("i64", (n,)), 0), -1)
-            indices = self.moveaxis(indices, -1, at)
-        return values, indices
-
     def sort(self: "Graph", x: "Node", axis: int = -1, descending: bool = False) -> "Node":
-        """Sorted along axis, NaN last. The work grows with the square of the axis."""
-        return self._ordered(x, axis, None, descending, "v")[0]  # type: ignore[return-value]
-
-    def argsort(self: "Graph", x: "Node", axis: int = -1, descending: bool = False) -> "Node":
-        """The positions that sort x along axis, as i64; stable, NaN last. The work grows with the square of the axis."""
-        return self._ordered(x, axis, None, descending, "i")[1]  # type: ignore[return-value]
+        """Sorted along axis; equal elements keep their order, NaN goes last."""
+        return self.take_along_axis(x, self.argsort(x, axis, descending), axis)
 
     def topk(self: "Graph", x: "Node", k: Dim, axis: int = -1, largest: bool = True) -> tuple["Node", "Node"]:
-        """The k largest (or smallest) elements along axis in order, and their positions as i64. The work grows with the square of the axis."""
-        n = x.shape[x._axis(axis)]
+        """The k largest (or smallest) elements along axis in order, and their positions as i64; NaN goes last."""
+        at = x._axis(axis)
+        n = x.shape[at]
         if isinstance(k, int) and isinstance(n, int) and not 0 <= k <= n:
             raise _bad(f"the {k} largest of {n} elements")
-        return self._ordered(x, axis, k, largest, "vi")  # type: ignore[return-value]
+        order = self.shrink(self.argsort(x, at, largest), [(0, k if a == at else d) for a, d in enumerate(x.shape)])
+        return self.take_along_axis(x, order, at), order
 
     # -- contractions
 

@@ -75,6 +75,7 @@ OPS = {
     "CMPNE": Op("COMPARE", 2, "ALL", "BOOL", "none", "a != b; true with NaN."),
     "WHERE": Op("OTHER", 3, "COND", "BRANCH", "none", "Source 1 where source 0 is true, else source 2; all three broadcast."),
     "MATMUL": Op("OTHER", 2, "NUMERIC", "SAME", "none", "`numpy.matmul`: [..., M, K] x [..., K, N] = [..., M, N], batch axes broadcast; a source of rank 1 is a row (left) or a column (right) whose axis is dropped from the result; a scalar is refused. f16 and bf16 are accumulated in f32 and rounded once."),
+    "ARGSORT": Op("OTHER", 1, "ALL", "I64", "axis", "The positions that sort the axis: ascending for `i` = 0, descending for `i` = 1; equal elements, -0 and 0 among them, keep their order, NaN goes last. The work is n log n."),
     "ASSIGN": Op("OTHER", 2, "ALL", "SAME", "none", "Writes the value, source 1, broadcast to the target's shape, into the target, source 0: a state, or RESHAPE, PERMUTE, SHRINK, FLIP and WINDOW of one that show no element twice. The result is the target."),
     "RANDOM_KEY": Op("RANDOM", 0, "NONE", "GIVEN", "none", "The run's own key, u32 [2]: another in every run of an executable, the same for the same seed and run number. The dtype is u32."),
     "RANDOM_FOLD": Op("RANDOM", 1, "INTEGER", "SAME", "n", "A key of its own, u32 [2]: the block of the key, u32 [2], and counter n, at most 2^32 - 1."),

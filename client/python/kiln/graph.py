@@ -366,6 +366,10 @@ class Graph(Composed, RandomOps):
         shape = [*_broadcast("MATMUL", a.shape[:-2], b.shape[:-2]), *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())]
         return self._node("MATMUL", [a, b], shape)
 
+    def argsort(self, x: Node, axis: int = -1, descending: bool = False) -> Node:
+        """The positions that sort x along axis, as i64; equal elements keep their order, NaN goes last."""
+        return self._node("ARGSORT", [x], x.shape, ints=[x._axis(axis)], i=int(descending))
+
     def assign(self, target: Node, value: Operand) -> Node:
         """Writes value, broadcast to the target's shape, into a state or a view of one: reshape, permute, shrink, flip, window of it.
 
