@@ -423,7 +423,8 @@ static LLVMValueRef load_ungated(const Access *a, LLVMValueRef index) {
   return from_memory(a, load_strided(a, index));
 }
 
-/* One element of a buffer that may have none: where the gate is false, the argument array is read. */
+/* One element of a buffer that may have none: where the gate is false, the argument array is read.
+ */
 static LLVMValueRef load_perhaps(const Access *a, LLVMValueRef alternative) {
   Emitter *e = a->e;
   LLVMValueRef at = LLVMBuildSelect(e->b, a->gate, address(a, a->index, 0), e->args, "");

@@ -449,8 +449,9 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
         return FAIL(INVALID_ARGUMENT, "STAGE(%d,%u) would copy more than %lld elements",
                     plan->stages[s].level, plan->stages[s].operand, (long long)MAX_STAGE);
       if (!size)
-        return FAIL(INVALID_ARGUMENT, "STAGE(%d,%u) would copy a number of elements that is known "
-                                      "only at run time",
+        return FAIL(INVALID_ARGUMENT,
+                    "STAGE(%d,%u) would copy a number of elements that is known "
+                    "only at run time",
                     plan->stages[s].level, plan->stages[s].operand);
     }
     shared += size * dtype_info[u->dtype].bytes;
