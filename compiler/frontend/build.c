@@ -379,7 +379,7 @@ UOp *build_pad(Job *job, UOp *x, const int64_t *pads, UOp *fill) {
     int64_t lo = pads[2 * i], hi = pads[2 * i + 1], d = x->shape.at[i];
     check_padding(job, lo, d, i, x->shape);
     check_padding(job, hi, d, i, x->shape);
-    bool more_lo = dim_high(lo) > 0, more_hi = dim_high(hi) > 0;
+    bool more_lo = dim_le(job, 0, lo) && lo, more_hi = dim_le(job, 0, hi) && hi;
     crop[2 * i] = more_lo ? 0 : dim_sub(job, 0, lo);
     crop[2 * i + 1] = more_hi ? d : dim_add(job, d, hi);
     grow[2 * i] = more_lo ? lo : 0;
@@ -428,8 +428,8 @@ UOp *build_slice(Job *job, UOp *x, size_t axis, int64_t start, int64_t count, in
   int64_t more = count ? dim_mul(job, dim_sub(job, count, 1), step) : 0;
   int64_t last = dim_add(job, start, more);
   if (!fixed) {
-    bool in = dim_le(job, 0, step > 0 ? start : last) &&
-              dim_le(job, step > 0 ? last : start, dim_sub(job, d, 1));
+    int64_t low = step > 0 ? start : last, high = dim_add(job, step > 0 ? last : start, 1);
+    bool in = inside(job, low, high, d);
     if (!whole || !in) return slice_late(job, x, axis, start, count, step);
   }
   be[2 * axis] = count ? (step > 0 ? start : last) : 0;
@@ -451,8 +451,11 @@ static UOp *at_least(Job *job, UOp *x, size_t axis, int64_t reach) {
                    (long long)reach, axis, dim_text(job, d));
   if (dim_high(d) < reach) job_abort(job, FAIL(INVALID_ARGUMENT, "%s", why));
   front_require(job, build2(job, OP_CMPLE, uop_int(job, DT_I64, reach), build_size(job, d)), why);
-  int64_t more = dim_max(job, dim_sub(job, reach, d), 0);
-  return build_pad_axis(job, x, axis, 0, more, build_num(job, x, 0));
+  UOp *at = build_arange(job, DT_I64, dim_max(job, d, reach)), *c = build_splat_value(x);
+  if (!c) return build_gather(job, x, at, axis);
+  int64_t dims[MAX_DIMS];
+  for (uint32_t i = 0; i < x->shape.n; i++) dims[i] = i == axis ? at->shape.at[0] : x->shape.at[i];
+  return build_splat(job, c, shape_make(dims, x->shape.n));
 }
 
 UOp *build_window(Job *job, UOp *x, size_t axis, int64_t size, int64_t stride, int64_t dilation) {

@@ -1,6 +1,6 @@
-/* Prefix sums go by blocks: within blocks of BLOCK elements as a windowed sum, then over the
- * blocks' totals, recursively. The k-th chosen element is found by binary search in the prefix
- * sums.
+/* Prefix sums (and products) go by blocks: within blocks of BLOCK elements as a windowed sum, then
+ * over the blocks' totals, recursively. The k-th chosen element is found by binary search in the
+ * prefix sums.
  *
  * Sorting is merging: runs of 1, 2, 4, ... elements, and every element of a merged run finds its
  * source by searching along its diagonal of the two runs (merge path), so that a level is one
@@ -40,29 +40,37 @@ UOp *build_sort_key(Job *job, UOp *x) {
 
 /* -- prefix sums ------------------------------------------------------------------------------- */
 
-/* Along the last axis, quadratic in it. */
-static UOp *windowed_sums(Job *job, UOp *x) {
+static UOp *neutral(Job *job, Op op, const UOp *x) { return build_num(job, x, op == OP_MUL); }
+
+/* Quadratic in the axis. */
+static UOp *windowed(Job *job, Op op, UOp *x) {
   size_t axis = x->shape.n - 1;
   int64_t n = x->shape.at[axis];
-  x = build_pad_axis(job, x, axis, n - 1, 0, i64(job, 0));
-  return build_reduce(job, OP_ADD, build_window(job, x, axis, n, 1, 1), axis_bit(axis + 1), false);
+  x = build_pad_axis(job, x, axis, n - 1, 0, neutral(job, op, x));
+  return build_reduce(job, op, build_window(job, x, axis, n, 1, 1), axis_bit(axis + 1), false);
 }
 
-UOp *build_prefix_sum(Job *job, UOp *x) {
-  int64_t n = x->shape.at[0];
+UOp *build_prefix(Job *job, Op op, UOp *x) {
+  size_t axis = x->shape.n - 1;
+  int64_t n = x->shape.at[axis], dims[MAX_DIMS];
   if (n == 0) return x;
-  if (dim_is_static(n) && n <= SMALL) return windowed_sums(job, x);
+  if (dim_is_static(n) && n <= SMALL) return windowed(job, op, x);
   int64_t blocks = dim_ceildiv(job, n, BLOCK), padded = dim_mul(job, blocks, BLOCK);
-  x = build_pad_axis(job, x, 0, 0, dim_sub(job, padded, n), i64(job, 0));
-  x = build_reshape_v(job, x, 2, blocks, (int64_t)BLOCK);
-  UOp *within = stored(job, windowed_sums(job, x));
-  UOp *total = build_squeeze(job, build_slice(job, within, 1, BLOCK - 1, 1, 1), 1);
-  if (dim_high(blocks) > 1) {
-    UOp *before = build2(job, OP_SUB, build_prefix_sum(job, total), total);
-    within = build2(job, OP_ADD, within, build_unsqueeze(job, before, 1));
+  x = build_pad_axis(job, x, axis, 0, dim_sub(job, padded, n), neutral(job, op, x));
+  for (size_t i = 0; i < axis; i++) dims[i] = x->shape.at[i];
+  dims[axis] = blocks, dims[axis + 1] = BLOCK;
+  x = build_reshape(job, x, shape_make(dims, axis + 2));
+  UOp *within = stored(job, windowed(job, op, x));
+  UOp *total = build_squeeze(job, build_slice(job, within, axis + 1, BLOCK - 1, 1, 1), axis + 1);
+  if (dim_high(blocks) > 1) { /* what the blocks before a block add up to */
+    UOp *before =
+        build_pad_axis(job, build_prefix(job, op, total), axis, 1, 0, neutral(job, op, x));
+    before = build_slice(job, before, axis, 0, blocks, 1);
+    within = build2(job, op, within, build_unsqueeze(job, before, axis + 1));
   }
-  UOp *sums = build_reshape(job, within, shape_make(&padded, 1));
-  return stored(job, build_slice(job, sums, 0, 0, n, 1));
+  dims[axis] = padded;
+  UOp *sums = build_reshape(job, within, shape_make(dims, axis + 1));
+  return stored(job, build_slice(job, sums, axis, 0, n, 1));
 }
 
 /* -- searching --------------------------------------------------------------------------------- */

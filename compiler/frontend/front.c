@@ -160,6 +160,7 @@ int64_t front_dim(Front *f, Str input, size_t axis, Str name, DimRange own) {
 int64_t front_bind(Front *f, UOp *value, int64_t min, int64_t max, const char *what) {
   value = build_cast(f->job, value, DT_I64);
   if (value->shape.n) value = build_reshape(f->job, value, (Ints){0});
+  if (f->guard) value = build_where(f->job, f->guard, value, uop_int(f->job, DT_I64, min));
   for (size_t k = 0; k < f->binds.len; k++) {
     const UOp *v = f->binds.at[k].var;
     if (f->binds.at[k].value == value && v->vmin >= min && v->vmax <= max)

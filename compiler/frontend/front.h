@@ -50,7 +50,6 @@ typedef struct Front {
   Bytes model;
   const FrontendOptions *options;
   bool *dim_used;  /* per options->dims */
-  UOp *guard;      /* bool, rank 0: front_require holds only where this does; NULL: always */
   Val *random;     /* the input of random ops; NULL until one is met */
   int64_t nrandom; /* uses of it so far */
   struct {
@@ -65,6 +64,7 @@ typedef struct Front {
     FrontBind *at;
     size_t len, cap;
   } binds;
+  UOp *guard; /* what is being built counts only where this rank-0 bool is true; NULL: always */
   struct {
     Val **at;
     size_t len, cap;

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "compiler/frontend/build_nn.h"
+#include "compiler/frontend/elem.h"
 #include "compiler/frontend/onnx_graph.h"
 #include "compiler/frontend/onnx_loop.h"
 
@@ -18,11 +19,44 @@ static const OnnxGraph *graph_attr(Node *n, const char *name) {
 
 /* 1, 0, or -1 when it depends on an input. */
 static int known_bool(Node *n, Val *v) {
-  if (v->dtype != DT_BOOL || shape_numel(v->shape) != 1)
+  if (v->dtype != DT_BOOL || dims_numel(n->job, v->shape) != 1)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "condition is %s of shape %s, expected a bool",
                            dtype_info[v->dtype].name, shape_text(n->job, v->shape)));
   const uint8_t *data = val_data(n->f, v);
-  return data ? data[0] != 0 : -1;
+  if (data) return data[0] != 0;
+  static const int64_t origin[MAX_DIMS];
+  UOp *sizes = front_elem(n->f, val_uop(n->f, v), origin);
+  return sizes && uop_is_const(sizes) ? sizes->arg.i != 0 : -1;
+}
+
+/* Whether a value depends on nothing but sizes of inputs. */
+static bool of_sizes(Node *n, UOp *u) {
+  UOpList list = uop_toposort(n->job, u);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_PARAM && list.at[i]->arg.i < FRONT_WEIGHTS) return false;
+  return true;
+}
+
+/* x with size d along an axis, whatever it had: cut, or filled up with zeros. */
+static UOp *resized(Node *n, UOp *x, size_t axis, int64_t d) {
+  if (x->shape.at[axis] == d) return x;
+  return build_gather(n->job, x, build_arange(n->job, DT_I64, d), axis);
+}
+
+/* a where cond, else b, of one rank: the run decides the sizes too. */
+static UOp *choose_sizes(Node *n, UOp *cond, UOp *a, UOp *b) {
+  Job *job = n->job;
+  for (uint32_t i = 0; i < a->shape.n; i++) {
+    int64_t da = a->shape.at[i], db = b->shape.at[i];
+    if (da == db) continue;
+    int64_t low = dim_low(da) < dim_low(db) ? dim_low(da) : dim_low(db);
+    int64_t high = dim_high(da) > dim_high(db) ? dim_high(da) : dim_high(db);
+    UOp *size = build_where(job, cond, build_size(job, da), build_size(job, db));
+    int64_t d = front_bind(n->f, size, low < 0 ? 0 : low, high, node_label(n, "size"));
+    a = resized(n, a, i, d);
+    b = resized(n, b, i, d);
+  }
+  return build_where(job, cond, a, b);
 }
 
 /* a where cond, else b: tensors of one shape, or sequences of such. */
@@ -38,12 +72,19 @@ static Val *choose(Node *n, UOp *cond, Val *a, Val *b) {
     return val_sequence(n->f, a->dtype, items, a->nitems);
   }
   UOp *x = val_uop(n->f, a), *y = val_uop(n->f, b);
-  if (!shape_eq(x->shape, y->shape))
+  if (x->dtype != y->dtype)
+    job_abort(n->job, FAIL(INVALID_ARGUMENT, "the branches give %s and %s",
+                           dtype_info[x->dtype].name, dtype_info[y->dtype].name));
+  if (x->shape.n == y->shape.n) return val_from_uop(n->f, choose_sizes(n, cond, x, y), true);
+  /* A tensor has one rank: a condition about sizes, which is how exporters write "squeeze if the
+   * axis is 1", is taken to hold, and the run checks it. */
+  if (!of_sizes(n, cond))
     job_abort(n->job, FAIL(FAILED_PRECONDITION,
                            "the condition has to be known at compile time: the branches have "
                            "shapes %s and %s",
                            shape_text(n->job, x->shape), shape_text(n->job, y->shape)));
-  return val_from_uop(n->f, build_where(n->job, cond, x, y), true);
+  front_require(n->job, cond, node_label(n, "the sizes choose the branch of another rank"));
+  return a;
 }
 
 /* Both branches of a condition that the run decides; bool c. A branch that cannot be compiled, say

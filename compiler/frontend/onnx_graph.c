@@ -131,6 +131,27 @@ static void check_arity(OnnxWalk *w, const OnnxOp *op, const OnnxNode *p) {
               FAIL(INVALID_ARGUMENT, "%zu sources, expected %u to %u", n, op->min_in, op->max_in));
 }
 
+/* Their handlers calculate with sizes as numbers. */
+static const OnnxOp *const fixed_families[] = {
+    onnx_vision_ops,   onnx_linalg_ops, onnx_text_ops,         onnx_training_ops,
+    onnx_ms_quant_ops, onnx_sample_ops, onnx_ms_attention_ops, onnx_signal_ops,
+    onnx_ml_ops,       onnx_trees_ops,  onnx_microsoft_ops,    NULL,
+};
+
+static void check_sizes(OnnxWalk *w, const OnnxOp *op, const Node *n) {
+  Job *job = walk_job(w);
+  const Val *open = NULL;
+  for (size_t i = 0; i < n->nin; i++)
+    if (n->in[i] && !shape_is_static(n->in[i]->shape)) open = n->in[i];
+  for (size_t i = 0; open && fixed_families[i]; i++)
+    for (const OnnxOp *o = fixed_families[i]; o->name; o++)
+      if (o == op)
+        job_abort(job, FAIL(UNIMPLEMENTED,
+                            "source '" STR_FMT "' has shape %s, which a run decides: this op needs "
+                            "numbers",
+                            STR_ARG(open->name), shape_text(job, open->shape)));
+}
+
 static Node make_node(OnnxWalk *w, const OnnxNode *p, int64_t opset) {
   Job *job = walk_job(w);
   Node n = {.f = &w->front, .job = job, .proto = p, .opset = opset, .walk = w};
@@ -163,6 +184,7 @@ static void convert_node(OnnxWalk *w, const OnnxNode *p) {
   const OnnxOp *op = fn ? NULL : find_op(w, p, opset);
   if (op) check_arity(w, op, p);
   Node n = make_node(w, p, opset);
+  if (op) check_sizes(w, op, &n);
   if (fn)
     call_function(w, &n, fn);
   else
@@ -359,6 +381,7 @@ Status onnx_try_subgraph(Node *n, const OnnxGraph *g, UOp *guard, Val **results)
   w->scope = before.scope, w->depth = before.depth, w->current = before.current;
   w->opsets = before.opsets, w->nopsets = before.nopsets;
   f->binds.len = before.front.binds.len;
+  f->vars.len = before.front.vars.len;
   f->updates.len = before.front.updates.len;
   return st;
 }

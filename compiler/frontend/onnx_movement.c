@@ -139,53 +139,18 @@ static void op_transpose(Node *n) {
   node_out(n, 0, build_permute(n->job, x, order, x->shape.n));
 }
 
-/* Axes that only the run knows, as a bool per axis of a tensor of that rank; NULL when `given` says
- * which they are. */
-static UOp **late_axes(Node *n, size_t k, size_t rank, uint32_t *count) {
-  NodeSizes list = {0};
-  bool late = false;
-  if (n->opset < 13 || !node_has(n, k)) return NULL;
-  list = node_sizes(n, k, "axes");
-  for (uint32_t i = 0; i < list.n; i++) late = late || list.value[i];
-  *count = list.n;
-  if (!late) return NULL;
-  UOp **on = arena_array(&n->job->arena, rank + 1, sizeof *on), *r = i64(n, (int64_t)rank);
-  for (size_t a = 0; a < rank; a++) {
-    on[a] = uop_int(n->job, DT_BOOL, 0);
-    for (uint32_t i = 0; i < list.n; i++) {
-      UOp *v = node_size_value(n, &list, i);
-      v = build_where(n->job, two(n, OP_CMPLT, v, i64(n, 0)), two(n, OP_ADD, v, r), v);
-      on[a] = two(n, OP_OR, on[a], two(n, OP_CMPEQ, v, i64(n, (int64_t)a)));
-    }
-  }
-  return on;
-}
-
-/* x without `count` axes of size 1 that the run chooses: sizes in order, of the axes that stay. */
+/* x without `count` axes of size 1 that the run chooses. */
 static UOp *squeeze_late(Node *n, UOp *x, UOp *const *on, uint32_t count) {
-  Job *job = n->job;
-  int64_t dims[MAX_DIMS], r = x->shape.n, high = 1;
-  for (int64_t i = 0; i < r; i++)
-    if (dim_high(x->shape.at[i]) > high) high = dim_high(x->shape.at[i]);
-  if (count > r) job_abort(job, FAIL(INVALID_ARGUMENT, "%u axes of %lld", count, (long long)r));
-  for (int64_t o = 0; o < r - count; o++) {
-    UOp *size = i64(n, 0), *before = i64(n, 0);
-    for (int64_t a = 0; a < r; a++) {
-      UOp *stays = build_not(job, on[a]);
-      UOp *here = two(n, OP_AND, stays, two(n, OP_CMPEQ, before, i64(n, o)));
-      size = build_where(job, here, size_of(n, x, (size_t)a), size);
-      before = two(n, OP_ADD, before, build_cast(job, stays, DT_I64));
-    }
-    dims[o] = front_bind(n->f, size, 0, high, node_label(n, "size"));
-  }
-  return build_reshape(job, x, shape_make(dims, (size_t)r - count));
+  int64_t dims[MAX_DIMS];
+  node_sizes_of_others(n, x, on, count, dims);
+  return build_reshape(n->job, x, shape_make(dims, x->shape.n - count));
 }
 
 static void op_squeeze(Node *n) {
   UOp *x = node_u(n, 0);
   bool given;
   uint32_t count;
-  UOp **late = late_axes(n, 1, x->shape.n, &count);
+  UOp **late = node_late_axes(n, 1, 13, x->shape.n, &count);
   if (late) {
     node_out(n, 0, squeeze_late(n, x, late, count));
     return;
@@ -230,7 +195,7 @@ static void op_unsqueeze(Node *n) {
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "too many axes"));
   bool given;
   uint32_t count;
-  UOp **late = late_axes(n, 1, rank, &count);
+  UOp **late = node_late_axes(n, 1, 13, rank, &count);
   if (late) {
     node_out(n, 0, unsqueeze_late(n, x, late, rank));
     return;

@@ -126,7 +126,7 @@ static void op_nms(Node *n) {
   take_boxes(&m, uop1(job, OP_CONTIGUOUS, key), limit, &box, &on);
   on = uop1(job, OP_CONTIGUOUS, build_reshape_v(job, on, 1, total));
   int64_t count = count_of(n, on, total);
-  UOp *at = build_positions(job, build_prefix_sum(job, on), count), *rows[3];
+  UOp *at = build_positions(job, build_prefix(job, OP_ADD, on), count), *rows[3];
   rows[0] = two(n, OP_FLOORDIV, at, i64(n, m.classes * m.taken));
   rows[1] = two(n, OP_FLOORMOD, two(n, OP_FLOORDIV, at, i64(n, m.taken)), i64(n, m.classes));
   rows[2] = build_gather(job, build_reshape_v(job, box, 1, total), at, 0);

@@ -199,6 +199,47 @@ uint32_t node_axes(Node *n, size_t k, int64_t since, size_t rank, bool *given) {
   return bits;
 }
 
+UOp **node_late_axes(Node *n, size_t k, int64_t since, size_t rank, uint32_t *count) {
+  Job *job = n->job;
+  bool late = false;
+  if (n->opset < since || !node_has(n, k)) return NULL;
+  NodeSizes list = node_sizes(n, k, "axes");
+  for (uint32_t i = 0; i < list.n; i++) late = late || list.value[i];
+  *count = list.n;
+  if (!late) return NULL;
+  UOp **on = arena_array(&job->arena, rank + 1, sizeof *on);
+  UOp *r = uop_int(job, DT_I64, (int64_t)rank), *zero = uop_int(job, DT_I64, 0);
+  for (size_t a = 0; a < rank; a++) {
+    on[a] = uop_int(job, DT_BOOL, 0);
+    for (uint32_t i = 0; i < list.n; i++) {
+      UOp *v = node_size_value(n, &list, i);
+      v = build_where(job, build2(job, OP_CMPLT, v, zero), build2(job, OP_ADD, v, r), v);
+      UOp *here = build2(job, OP_CMPEQ, v, uop_int(job, DT_I64, (int64_t)a));
+      on[a] = build2(job, OP_OR, on[a], here);
+    }
+  }
+  return on;
+}
+
+void node_sizes_of_others(Node *n, const UOp *x, UOp *const *on, uint32_t count, int64_t *dims) {
+  Job *job = n->job;
+  int64_t r = x->shape.n, high = 1;
+  for (int64_t i = 0; i < r; i++)
+    if (dim_high(x->shape.at[i]) > high) high = dim_high(x->shape.at[i]);
+  if (count > r) job_abort(job, FAIL(INVALID_ARGUMENT, "%u axes of %lld", count, (long long)r));
+  for (int64_t o = 0; o < r - count; o++) {
+    UOp *size = uop_int(job, DT_I64, 0), *before = size;
+    for (int64_t a = 0; a < r; a++) {
+      UOp *stays = build_not(job, on[a]);
+      UOp *turn = build2(job, OP_CMPEQ, before, uop_int(job, DT_I64, o));
+      UOp *here = build2(job, OP_AND, stays, turn);
+      size = build_where(job, here, build_size(job, x->shape.at[a]), size);
+      before = build2(job, OP_ADD, before, build_cast(job, stays, DT_I64));
+    }
+    dims[o] = front_bind(n->f, size, 0, high, node_label(n, "size"));
+  }
+}
+
 /* -- results --------------------------------------------------------------------------------- */
 
 static bool any_dynamic(const Node *n) {

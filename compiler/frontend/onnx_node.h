@@ -85,6 +85,12 @@ int64_t attr_need_int(Node *n, const char *name);
  * false when there is none. */
 uint32_t node_axes(Node *n, size_t k, int64_t since, size_t rank, bool *given);
 
+/* When only the run knows some of the axes: a rank-0 bool per axis of a tensor of that rank, and
+ * how many are listed; NULL when node_axes says which they are. */
+UOp **node_late_axes(Node *n, size_t k, int64_t since, size_t rank, uint32_t *count);
+/* The sizes, in order, of the axes of x that are not among `count` late ones, as bound VARs. */
+void node_sizes_of_others(Node *n, const UOp *x, UOp *const *on, uint32_t count, int64_t *dims);
+
 /* -- results --------------------------------------------------------------------------------- */
 
 void node_out(Node *n, size_t k, UOp *u);

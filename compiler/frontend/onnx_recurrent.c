@@ -111,11 +111,16 @@ static UOp *of_dir(Rnn *r, UOp *x, int64_t dir) {
   return build_squeeze(r->job, build_slice(r->job, x, 0, dir, 1, 1), 0);
 }
 
-static void need_shape(Rnn *r, const char *what, const UOp *x, const int64_t *dims, size_t n) {
+/* x, which may be NULL, with that shape. */
+static UOp *need_shape(Rnn *r, const char *what, UOp *x, const int64_t *dims, size_t n) {
   Ints want = shape_make(dims, n);
-  if (x && !shape_eq(x->shape, want))
+  bool ok = !x || x->shape.n == n;
+  for (size_t i = 0; x && ok && i < n; i++) ok = build_may_equal(x->shape.at[i], dims[i]);
+  if (!ok)
     job_abort(r->job, FAIL(INVALID_ARGUMENT, "%s of shape %s, expected %s", what,
                            shape_text(r->job, x->shape), shape_text(r->job, want)));
+  for (size_t i = 0; x && i < n; i++) x = build_fit(r->job, x, i, dims[i]);
+  return x;
 }
 
 /* The state of `axis0` rows, or zeros: [dirs, batch, hidden] in the model's layout. */
@@ -123,7 +128,7 @@ static UOp *initial(Rnn *r, size_t k, bool batch_first) {
   UOp *s = node_opt(r->n, k);
   const int64_t dims[3] = {r->dirs, r->batch, r->hidden};
   if (s && batch_first && s->shape.n == 3) s = build_transpose(r->job, s, 0, 1);
-  need_shape(r, "initial state", s, dims, 3);
+  s = need_shape(r, "initial state", s, dims, 3);
   return s ? s : build_splat(r->job, build_num(r->job, r->x, 0), shape_make(dims, 3));
 }
 
@@ -150,11 +155,11 @@ static UOp *stack(Rnn *r, UOp **xs, int64_t n, size_t axis) {
   return build_cat(r->job, xs, (size_t)n, axis);
 }
 
-static void check_sources(Rnn *r, const UOp *w, const UOp *rec, const UOp *b) {
+static void check_sources(Rnn *r, UOp **w, UOp **rec, UOp **b) {
   int64_t gh = r->gates * r->hidden;
-  need_shape(r, "W", w, (const int64_t[]){r->dirs, gh, r->x->shape.at[2]}, 3);
-  need_shape(r, "R", rec, (const int64_t[]){r->dirs, gh, r->hidden}, 3);
-  need_shape(r, "B", b, (const int64_t[]){r->dirs, 2 * gh}, 2);
+  *w = need_shape(r, "W", *w, (const int64_t[]){r->dirs, gh, r->x->shape.at[2]}, 3);
+  *rec = need_shape(r, "R", *rec, (const int64_t[]){r->dirs, gh, r->hidden}, 3);
+  *b = need_shape(r, "B", *b, (const int64_t[]){r->dirs, 2 * gh}, 2);
   if (r->steps > MAX_STEPS || r->steps < 1)
     job_abort(r->job, FAIL(UNIMPLEMENTED, "%lld time steps, from 1 to %d are supported",
                            (long long)r->steps, MAX_STEPS));
@@ -174,13 +179,15 @@ static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cel
     job_abort(job, FAIL(INVALID_ARGUMENT, "direction '" STR_FMT "'", STR_ARG(direction)));
   if (first) x = build_transpose(job, x, 0, 1);
   Rnn r = {.n = n, .job = job, .gates = gates, .nacts = nacts, .step = step, .x = x};
-  r.hidden = rec->shape.at[2], r.steps = x->shape.at[0], r.batch = x->shape.at[1];
+  r.hidden = front_static(job, rec->shape.at[2], "the size of the state");
+  r.steps = front_static(job, x->shape.at[0], "the number of steps");
+  r.batch = x->shape.at[1];
   r.dirs = both ? 2 : 1;
-  check_sources(&r, w, rec, b);
+  check_sources(&r, &w, &rec, &b);
   UOp *h0 = initial(&r, 5, first), *c0 = cell ? initial(&r, 6, first) : NULL;
   UOp *p = cell ? node_opt(n, 7) : NULL, *lens = node_opt(n, 4);
-  need_shape(&r, "P", p, (const int64_t[]){r.dirs, 3 * r.hidden}, 2);
-  need_shape(&r, "sequence_lens", lens, &r.batch, 1);
+  p = need_shape(&r, "P", p, (const int64_t[]){r.dirs, 3 * r.hidden}, 2);
+  lens = need_shape(&r, "sequence_lens", lens, &r.batch, 1);
   if (lens) r.lens = build_unsqueeze(job, build_cast(job, lens, DT_I64), 1);
   UOp *ys[2], *hs[2], *cs[2], **list = arena_array(&job->arena, (size_t)r.steps, sizeof *list);
   for (int64_t d = 0; d < r.dirs; d++) {

@@ -1,9 +1,12 @@
-/* Resize, axis by axis. Interpolation is separable, so each axis is a filter whose taps (positions
- * and weights per output element) are computed here and become two small constants: a GATHER, a
- * product, a sum over the taps. Nearest by whole factors is pure movement. */
+/* Resize, axis by axis. Interpolation is separable, so each axis is a filter with taps (positions
+ * and weights per output element): a GATHER, a product, a sum over the taps. When sizes and scales
+ * are known, the taps are computed here and become two small constants, and nearest by whole
+ * factors is pure movement. Otherwise the run computes them, by the same formulas: the functions
+ * whose names begin with late_. */
 #include <math.h>
 
 #include "compiler/frontend/build_nn.h"
+#include "compiler/frontend/elem.h"
 #include "compiler/frontend/onnx_node.h"
 
 typedef enum Mode { NEAREST, LINEAR, CUBIC } Mode;
@@ -30,10 +33,13 @@ typedef struct Resize {
 
 enum { MAX_TAPS = 1 << 22 }; /* of an axis */
 
+/* in and out are dims. late: the scale, and where only the run knows it the region, as rank-0 f64.
+ */
 typedef struct Axis {
   size_t axis;
   int64_t in, out;
   double scale, roi_lo, roi_hi;
+  UOp *late, *late_lo, *late_hi;
 } Axis;
 
 /* Where output element o lies in the source. */
@@ -111,7 +117,7 @@ static void fill_taps(const Resize *r, const Axis *a, double x, int64_t first, i
 
 /* x along an axis at known positions; by slices or repetition where the pattern allows. */
 static UOp *pick(Node *n, UOp *x, size_t axis, const int64_t *index, int64_t count) {
-  int64_t d = x->shape.at[axis], dims[MAX_DIMS];
+  int64_t d = x->shape.at[axis], dims[MAX_DIMS]; /* a number */
   bool repeat = d && count % d == 0, step = count <= d && count > 0 && d % count == 0;
   for (int64_t i = 0; i < count; i++) {
     if (repeat && index[i] != i / (count / d)) repeat = false;
@@ -130,9 +136,149 @@ static UOp *pick(Node *n, UOp *x, size_t axis, const int64_t *index, int64_t cou
   return build_reshape(n->job, x, shape_make(dims, x->shape.n - 1));
 }
 
+/* -- when the run decides sizes or scales ----------------------------------------------------- */
+
+static UOp *f64(Node *n, double v) { return uop_float(n->job, DT_F64, v); }
+static UOp *two(Node *n, Op op, UOp *a, UOp *b) { return build2(n->job, op, a, b); }
+static UOp *size_f64(Node *n, int64_t d) {
+  return build_cast(n->job, build_size(n->job, d), DT_F64);
+}
+
+/* source_of for all output elements. */
+static UOp *late_source(const Resize *r, const Axis *a, UOp *scale) {
+  Node *n = r->n;
+  Job *job = n->job;
+  UOp *x = build_cast(job, build_arange(job, DT_I64, a->out), DT_F64), *one = f64(n, 1);
+  UOp *in = size_f64(n, a->in), *width = two(n, OP_MUL, scale, in), *half = f64(n, 0.5);
+  UOp *single = two(n, OP_CMPEQ, width, one), *reach = two(n, OP_SUB, in, one);
+  UOp *span = two(n, OP_SUB, width, one);
+  if (r->coords == ALIGN_CORNERS) {
+    UOp *at = two(n, OP_FDIV, two(n, OP_MUL, x, reach), span);
+    return build_where(job, single, f64(n, 0), at);
+  }
+  if (r->coords == ASYMMETRIC) return two(n, OP_FDIV, x, scale);
+  if (r->coords == TF_HALF_PIXEL_FOR_NN) return two(n, OP_FDIV, two(n, OP_ADD, x, half), scale);
+  if (r->coords == TF_CROP_AND_RESIZE) {
+    UOp *part = two(n, OP_MUL, two(n, OP_SUB, a->late_hi, a->late_lo), reach);
+    UOp *at = two(n, OP_FDIV, two(n, OP_MUL, x, part), span);
+    at = build_where(job, single, two(n, OP_MUL, part, half), at);
+    return two(n, OP_ADD, at, two(n, OP_MUL, a->late_lo, reach));
+  }
+  UOp *at = two(n, OP_SUB, two(n, OP_FDIV, two(n, OP_ADD, x, half), scale), half);
+  if (r->coords == PYTORCH_HALF_PIXEL) return build_where(job, single, f64(n, -0.5), at);
+  if (r->coords != HALF_PIXEL_SYMMETRIC) return at;
+  UOp *share = two(n, OP_SUB, one, two(n, OP_FDIV, size_f64(n, a->out), width));
+  return two(n, OP_ADD, two(n, OP_MUL, two(n, OP_MUL, in, half), share), at);
+}
+
+static UOp *late_cubic(Node *n, double a, UOp *x) {
+  Job *job = n->job;
+  UOp *one = f64(n, 1);
+  UOp *near = two(n, OP_SUB, two(n, OP_MUL, f64(n, a + 2), x), f64(n, a + 3));
+  near = two(n, OP_ADD, two(n, OP_MUL, two(n, OP_MUL, near, x), x), one);
+  UOp *far = two(n, OP_SUB, two(n, OP_MUL, f64(n, a), x), f64(n, 5 * a));
+  far = two(n, OP_ADD, two(n, OP_MUL, far, x), f64(n, 8 * a));
+  far = two(n, OP_SUB, two(n, OP_MUL, far, x), f64(n, 4 * a));
+  far = build_where(job, two(n, OP_CMPLT, x, f64(n, 2)), far, f64(n, 0));
+  return build_where(job, two(n, OP_CMPLE, x, one), near, far);
+}
+
+static UOp *late_weight(const Resize *r, UOp *distance, UOp *shrink) {
+  Node *n = r->n;
+  UOp *x = two(n, OP_MUL, build1(n->job, OP_ABS, distance), shrink);
+  if (r->mode == CUBIC) return late_cubic(n, r->cubic_a, x);
+  return two(n, OP_MAX, two(n, OP_SUB, f64(n, 1), x), f64(n, 0));
+}
+
+static UOp *late_nearest(const Resize *r, UOp *x, UOp *scale) {
+  Node *n = r->n;
+  Job *job = n->job;
+  UOp *low = build1(job, OP_FLOOR, x), *half = f64(n, 0.5);
+  if (r->nearest == SIMPLE) {
+    UOp *shrinks = two(n, OP_CMPLT, scale, f64(n, 1));
+    return build_where(job, shrinks, build1(job, OP_CEIL, x), low);
+  }
+  if (r->nearest == FLOOR) return low;
+  if (r->nearest == CEIL) return build1(job, OP_CEIL, x);
+  UOp *stay =
+      build2(job, r->nearest == PREFER_CEIL ? OP_CMPLT : OP_CMPLE, two(n, OP_SUB, x, low), half);
+  return build_where(job, stay, low, two(n, OP_ADD, low, f64(n, 1)));
+}
+
+static UOp *late_clamp(Node *n, UOp *at, int64_t in) {
+  UOp *last = two(n, OP_SUB, size_f64(n, in), f64(n, 1));
+  at = two(n, OP_MIN, two(n, OP_MAX, at, f64(n, 0)), last);
+  return build_cast(n->job, at, DT_I64);
+}
+
+/* tap_count when the scale is late too: the number of taps is bound to a VAR. */
+static int64_t late_tap_count(const Resize *r, const Axis *a, UOp **first, UOp **shrink) {
+  Node *n = r->n;
+  int64_t from, taps;
+  bool wide = r->antialias && a->late;
+  *shrink = f64(n, r->antialias && a->scale < 1 ? a->scale : 1);
+  if (!wide) {
+    taps = tap_count(r, a, &from);
+    *first = f64(n, (double)from);
+    return taps;
+  }
+  *shrink = two(n, OP_MIN, a->late, f64(n, 1));
+  UOp *reach = two(n, OP_FDIV, f64(n, r->mode == CUBIC ? -2 : -1), *shrink);
+  *first = two(n, OP_ADD, build1(n->job, OP_FLOOR, reach), f64(n, 1));
+  UOp *count = two(n, OP_SUB, f64(n, 2), two(n, OP_MUL, *first, f64(n, 2)));
+  return front_bind(n->f, count, 0, FRONT_DIM_MAX, node_label(n, "number of taps"));
+}
+
+/* Sum over the taps of an axis around x, [out]. */
+static UOp *late_filter(const Resize *r, UOp *x, const Axis *a, UOp *source) {
+  Node *n = r->n;
+  Job *job = n->job;
+  UOp *first, *shrink;
+  int64_t taps = late_tap_count(r, a, &first, &shrink), dims[MAX_DIMS];
+  Ints wide = {(int64_t[]){a->out, taps}, 2};
+  UOp *tap = build_cast(job, build_iota(job, DT_I64, 1, wide), DT_F64);
+  source = build_unsqueeze(job, source, 1);
+  UOp *at = two(n, OP_ADD, build1(job, OP_FLOOR, source), two(n, OP_ADD, tap, first));
+  UOp *w = late_weight(r, two(n, OP_SUB, at, source), shrink);
+  if (r->exclude_outside) {
+    UOp *in =
+        two(n, OP_AND, two(n, OP_CMPLE, f64(n, 0), at), two(n, OP_CMPLT, at, size_f64(n, a->in)));
+    w = build_where(job, in, w, f64(n, 0));
+  }
+  UOp *sum = build_reduce(job, OP_ADD, w, axis_bit(1), true),
+      *none = two(n, OP_CMPEQ, sum, f64(n, 0));
+  w = build_where(job, none, f64(n, 0), two(n, OP_FDIV, w, sum));
+  UOp *y = build_cast(job, build_gather(job, x, late_clamp(n, at, a->in), a->axis), DT_F32);
+  for (uint32_t i = 0; i < y->shape.n; i++)
+    dims[i] = i == a->axis ? a->out : i == a->axis + 1 ? taps : 1;
+  y = two(n, OP_MUL, y,
+          build_reshape(job, build_cast(job, w, DT_F32), shape_make(dims, y->shape.n)));
+  return build_cast(job, build_reduce(job, OP_ADD, y, axis_bit(a->axis + 1), false), uop_dtype(x));
+}
+
+static UOp *late_axis(const Resize *r, UOp *x, const Axis *a) {
+  Node *n = r->n;
+  Job *job = n->job;
+  UOp *scale = a->late ? a->late : f64(n, a->scale), *source = late_source(r, a, scale), *y;
+  if (r->mode == NEAREST)
+    y = build_gather(job, x, late_clamp(n, late_nearest(r, source, scale), a->in), a->axis);
+  else
+    y = late_filter(r, x, a, source);
+  if (r->coords != TF_CROP_AND_RESIZE) return y;
+  UOp *last = two(n, OP_SUB, size_f64(n, a->in), f64(n, 1));
+  UOp *out = two(n, OP_OR, two(n, OP_CMPLT, source, f64(n, 0)), two(n, OP_CMPLT, last, source));
+  out = build_along(job, out, a->axis, y->shape.n);
+  return build_where(job, out, build_num(job, y, r->extrapolation), y);
+}
+
+/* -- one axis --------------------------------------------------------------------------------- */
+
 static UOp *resize_axis(const Resize *r, UOp *x, const Axis *a) {
   Node *n = r->n;
   Job *job = n->job;
+  bool fixed = dim_is_static(a->in) && dim_is_static(a->out) && !a->late;
+  if (!fixed || (a->late_lo && !(uop_is_const(a->late_lo) && uop_is_const(a->late_hi))))
+    return late_axis(r, x, a);
   if (!(a->scale > 1e-6 && a->scale < 1e9))
     job_abort(job, FAIL(INVALID_ARGUMENT, "scale %g of axis %zu", a->scale, a->axis));
   int64_t first, taps = tap_count(r, a, &first);
@@ -175,22 +321,33 @@ static UOp *resize_axis(const Resize *r, UOp *x, const Axis *a) {
 
 /* -- sizes ----------------------------------------------------------------------------------- */
 
-static const float *known_floats(Node *n, size_t k, size_t *count) {
+/* A list of floats: numbers, or where value[i] is not NULL rank-0 f64 that only the run knows. */
+typedef struct Floats {
+  size_t n;
+  double *at;
+  UOp **value;
+} Floats;
+
+static Floats read_floats(Node *n, size_t k) {
   Val *v = node_in(n, k);
   const uint8_t *data = val_data(n->f, v);
-  int64_t len = shape_numel(v->shape);
-  if (!data)
-    job_abort(n->job, FAIL(FAILED_PRECONDITION,
-                           "source %zu ('" STR_FMT
-                           "') has to be known at compile time, but depends on an input",
-                           k, STR_ARG(n->proto->input.at[k])));
-  if (!dtype_is_float(v->dtype) || len > 4 * (int64_t)MAX_RANK)
+  int64_t len = front_static(n->job, dims_numel(n->job, v->shape), "the number of floats");
+  if (!dtype_is_float(v->dtype) || len > 4 * (int64_t)MAX_RANK || v->shape.n > 1)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "source %zu: %s of shape %s", k,
                            dtype_info[v->dtype].name, shape_text(n->job, v->shape)));
-  float *out = arena_array(&n->job->arena, (size_t)len + 1, sizeof *out);
-  for (int64_t i = 0; i < len; i++) out[i] = (float)data_float(v->dtype, data, i);
-  *count = (size_t)len;
-  return out;
+  Floats f = {.n = (size_t)len};
+  f.at = arena_array(&n->job->arena, f.n + 1, sizeof *f.at);
+  f.value = arena_array(&n->job->arena, f.n + 1, sizeof(UOp *));
+  for (int64_t i = 0; i < len; i++) {
+    if (data) {
+      f.at[i] = (double)(float)data_float(v->dtype, data, i);
+      continue;
+    }
+    UOp *u = node_u(n, k);
+    if (u->shape.n) u = build_squeeze(n->job, build_slice(n->job, u, 0, i, 1, 1), 0);
+    f.value[i] = build_cast(n->job, u, DT_F64);
+  }
+  return f;
 }
 
 static void check_count(Node *n, const char *what, size_t got, size_t want) {
@@ -198,50 +355,94 @@ static void check_count(Node *n, const char *what, size_t got, size_t want) {
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "%zu %s, expected %zu", got, what, want));
 }
 
-static void set_scales(Node *n, const float *scales, size_t len, Axis *axes, size_t count) {
-  check_count(n, "scales", len, count);
+/* A rank-0 f64 that is a whole number, as a dim. */
+static int64_t late_size(Node *n, UOp *size) {
+  size = build_cast(n->job, size, DT_I64);
+  UOp *known = front_elem(n->f, size, NULL);
+  if (known) return dim_of(n->job, known);
+  return front_bind(n->f, size, 0, FRONT_DIM_MAX, node_label(n, "resized size"));
+}
+
+static void set_scales(Node *n, Floats scales, Axis *axes, size_t count) {
+  check_count(n, "scales", scales.n, count);
   for (size_t i = 0; i < count; i++) {
-    axes[i].scale = (double)scales[i];
-    double out = floor((double)axes[i].in * axes[i].scale);
-    if (!(axes[i].scale > 0) || out > (double)INT32_MAX)
-      job_abort(n->job, FAIL(INVALID_ARGUMENT, "scale %g of %lld elements", axes[i].scale,
-                             (long long)axes[i].in));
-    axes[i].out = (int64_t)out;
+    Axis *a = &axes[i];
+    a->scale = scales.at[i];
+    a->late = scales.value[i];
+    if (!a->late && a->scale == 1) {
+      a->out = a->in;
+      continue;
+    }
+    if (a->late || !dim_is_static(a->in)) {
+      UOp *scale = a->late ? a->late : f64(n, a->scale);
+      a->out = late_size(n, build1(n->job, OP_FLOOR, two(n, OP_MUL, size_f64(n, a->in), scale)));
+      if (a->late || a->scale > 0) continue;
+    }
+    double out = floor((double)dim_low(a->in) * a->scale);
+    if (!(a->scale > 0) || out > (double)INT32_MAX)
+      job_abort(n->job, FAIL(INVALID_ARGUMENT, "scale %g of %s elements", a->scale,
+                             dim_text(n->job, a->in)));
+    a->out = (int64_t)out;
   }
 }
 
-static void from_scales(Node *n, size_t k, Axis *axes, size_t count) {
-  size_t len;
-  const float *scales = known_floats(n, k, &len);
-  set_scales(n, scales, len, axes, count);
+static Floats known_floats(Node *n, const float *at, size_t count) {
+  Floats f = {.n = count};
+  f.at = arena_array(&n->job->arena, count + 1, sizeof *f.at);
+  f.value = arena_array(&n->job->arena, count + 1, sizeof(UOp *));
+  for (size_t i = 0; i < count; i++) f.at[i] = (double)at[i];
+  return f;
+}
+
+/* keep_aspect_ratio_policy: one scale for all axes, the smallest or the largest of theirs. */
+static void common_scale(Node *n, Axis *axes, size_t count, bool larger, bool fixed) {
+  double common = 0;
+  UOp *late = NULL;
+  for (size_t i = 0; i < count; i++) {
+    double s = axes[i].scale;
+    if (i == 0 || (larger ? s > common : s < common)) common = s;
+    UOp *l = fixed ? NULL : axes[i].late;
+    late = l && late ? two(n, larger ? OP_MAX : OP_MIN, late, l) : l;
+  }
+  for (size_t i = 0; i < count; i++) {
+    Axis *a = &axes[i];
+    a->scale = common;
+    a->late = late;
+    if (fixed) a->out = (int64_t)floor(common * (double)a->in + 0.5);
+    if (fixed) continue;
+    UOp *out = two(n, OP_ADD, two(n, OP_MUL, late, size_f64(n, a->in)), f64(n, 0.5));
+    a->out = late_size(n, build1(n->job, OP_FLOOR, out));
+  }
 }
 
 static void from_sizes(Node *n, size_t k, Axis *axes, size_t count) {
-  Ints sizes = node_ints(n, k, "sizes");
+  NodeSizes sizes = node_sizes(n, k, "sizes");
   Str policy = attr_str(n, "keep_aspect_ratio_policy", "stretch");
+  bool all_fixed = true;
   check_count(n, "sizes", sizes.n, count);
-  double common = 0;
-  for (size_t i = 0; i < count; i++) {
-    if (sizes.at[i] < 0 || sizes.at[i] > INT32_MAX || !axes[i].in)
-      job_abort(n->job, FAIL(INVALID_ARGUMENT, "size %lld of %lld elements", (long long)sizes.at[i],
-                             (long long)axes[i].in));
-    double s = (double)sizes.at[i] / (double)axes[i].in;
-    bool larger = str_is(policy, "not_smaller");
-    if (i == 0 || (larger ? s > common : s < common)) common = s;
-    axes[i].out = sizes.at[i];
-    axes[i].scale = s;
+  for (uint32_t i = 0; i < count; i++) {
+    Axis *a = &axes[i];
+    a->out = node_size_bound(n, &sizes, i, FRONT_DIM_MAX, "sizes");
+    if (dim_low(a->out) < 0 || dim_low(a->out) > INT32_MAX || !a->in)
+      job_abort(n->job, FAIL(INVALID_ARGUMENT, "size %s of %s elements", dim_text(n->job, a->out),
+                             dim_text(n->job, a->in)));
+    bool fixed = dim_is_static(a->in) && dim_is_static(a->out);
+    all_fixed = all_fixed && fixed;
+    a->scale = a->in == a->out ? 1 : fixed ? (double)a->out / (double)a->in : 0;
+    if (!fixed && a->in != a->out)
+      a->late = two(n, OP_FDIV, size_f64(n, a->out), size_f64(n, a->in));
   }
   if (str_is(policy, "stretch")) return;
-  for (size_t i = 0; i < count; i++) {
-    axes[i].scale = common;
-    axes[i].out = (int64_t)floor(common * (double)axes[i].in + 0.5);
-  }
+  for (size_t i = 0; i < count; i++)
+    if (!all_fixed && !axes[i].late) axes[i].late = f64(n, axes[i].scale);
+  common_scale(n, axes, count, str_is(policy, "not_smaller"), all_fixed);
 }
 
 static void run(Resize *r, UOp *x, const Axis *axes, size_t count) {
   for (size_t i = 0; i < count; i++)
-    if (axes[i].out != axes[i].in || axes[i].scale != 1 || axes[i].roi_lo != 0 ||
-        axes[i].roi_hi != 1)
+    if (axes[i].out != axes[i].in || axes[i].late || axes[i].scale != 1 ||
+        (axes[i].late_lo && !uop_is_number(axes[i].late_lo, 0)) ||
+        (axes[i].late_hi && !uop_is_number(axes[i].late_hi, 1)))
       x = resize_axis(r, x, &axes[i]);
   node_out(r->n, 0, x);
 }
@@ -266,7 +467,7 @@ static void op_resize(Node *n) {
   UOp *x = node_u(n, 0);
   Axis axes[MAX_RANK];
   Ints list = attr_ints(n, "axes");
-  size_t count = list.at ? list.n : x->shape.n, nroi = 0;
+  size_t count = list.at ? list.n : x->shape.n;
   Resize r = {.n = n,
               .mode = (Mode)choose(n, "mode", modes),
               .coords = (Coords)choose(n, "coordinate_transformation_mode", coords),
@@ -276,36 +477,36 @@ static void op_resize(Node *n) {
               .antialias = attr_int(n, "antialias", 0) != 0,
               .exclude_outside = attr_int(n, "exclude_outside", 0) != 0};
   if (count > MAX_RANK) job_abort(n->job, FAIL(INVALID_ARGUMENT, "%zu axes", count));
-  const float *roi = NULL;
-  if (node_has(n, 1) && r.coords == TF_CROP_AND_RESIZE) roi = known_floats(n, 1, &nroi);
-  if (roi) check_count(n, "roi elements", nroi, 2 * count);
+  Floats roi = {0};
+  if (node_has(n, 1) && r.coords == TF_CROP_AND_RESIZE) roi = read_floats(n, 1);
+  if (roi.at) check_count(n, "roi elements", roi.n, 2 * count);
   for (size_t i = 0; i < count; i++) {
     size_t axis = axis_check(n->job, list.at ? list.at[i] : (int64_t)i, x->shape.n);
     axes[i] = (Axis){.axis = axis, .in = x->shape.at[axis], .roi_hi = 1};
-    if (roi) {
-      axes[i].roi_lo = (double)roi[i];
-      axes[i].roi_hi = (double)roi[count + i];
+    if (r.coords == TF_CROP_AND_RESIZE) {
+      axes[i].roi_lo = roi.at ? roi.at[i] : 0;
+      axes[i].roi_hi = roi.at ? roi.at[count + i] : 1;
+      axes[i].late_lo = roi.at && roi.value[i] ? roi.value[i] : f64(n, axes[i].roi_lo);
+      axes[i].late_hi =
+          roi.at && roi.value[count + i] ? roi.value[count + i] : f64(n, axes[i].roi_hi);
     }
   }
   bool sized = node_has(n, 3);
   if (sized)
     from_sizes(n, 3, axes, count);
   else
-    from_scales(n, 2, axes, count);
+    set_scales(n, read_floats(n, 2), axes, count);
   run(&r, x, axes, count);
 }
 
 /* Upsample's scales: a source from opset 9 on, an attribute in 7, one per spatial axis in 1. */
-static void upsample_scales(Node *n, Axis *axes, size_t count) {
+static Floats upsample_scales(Node *n) {
   const OnnxAttribute *a = n->opset < 9 ? attr_find(n, "scales", ONNX_ATTR_FLOATS) : NULL;
   float four[4] = {1, 1, (float)attr_float(n, "height_scale", 1),
                    (float)attr_float(n, "width_scale", 1)};
-  if (n->opset < 7)
-    set_scales(n, four, 4, axes, count);
-  else if (n->opset < 9)
-    set_scales(n, a ? a->floats.at : NULL, a ? a->floats.n : 0, axes, count);
-  else
-    from_scales(n, 1, axes, count);
+  if (n->opset < 7) return known_floats(n, four, 4);
+  if (n->opset < 9) return known_floats(n, a ? a->floats.at : NULL, a ? a->floats.n : 0);
+  return read_floats(n, 1);
 }
 
 /* Upsample, and Resize of opset 10: asymmetric coordinates. */
@@ -318,7 +519,7 @@ static void op_upsample(Node *n) {
               .nearest = SIMPLE};
   for (uint32_t i = 0; i < x->shape.n; i++)
     axes[i] = (Axis){.axis = i, .in = x->shape.at[i], .roi_hi = 1};
-  upsample_scales(n, axes, x->shape.n);
+  set_scales(n, upsample_scales(n), axes, x->shape.n);
   run(&r, x, axes, x->shape.n);
 }
 

@@ -195,22 +195,31 @@ static void op_affine_grid(Node *n) {
   node_out(n, 0, build_reshape(n->job, g, shape_make(dims, r + 2)));
 }
 
-/* Axes (k, o) of x become one of `size` elements: element p sums x[k, o] with o*stride + k*dilation
- * - lo == p. */
+/* Axes (k, o) of x become one of `size` elements, the last: element p sums over k the x[k, o] with
+ * o*stride + k*dilation - lo == p, which is one or none. */
 static UOp *add_windows(Node *n, UOp *x, size_t k, size_t o, int64_t size, const int64_t *rule) {
   Job *job = n->job;
-  int64_t dims[MAX_DIMS];
-  uint32_t r = x->shape.n;
-  for (uint32_t i = 0; i < r; i++) dims[i] = x->shape.at[i];
-  dims[r] = size;
-  Ints wide = shape_make(dims, r + 1);
-  UOp *ik = build_iota(job, DT_I64, k, wide), *io = build_iota(job, DT_I64, o, wide);
-  UOp *at = two(n, OP_ADD, two(n, OP_MUL, io, uop_int(job, DT_I64, rule[0])),
-                two(n, OP_MUL, ik, uop_int(job, DT_I64, rule[1])));
-  at = two(n, OP_SUB, at, uop_int(job, DT_I64, rule[2]));
-  UOp *hit = two(n, OP_CMPEQ, at, build_iota(job, DT_I64, r, wide));
-  UOp *v = build_where(job, hit, build_unsqueeze(job, x, r), num(n, x, 0));
-  return build_reduce(job, OP_ADD, v, axis_bit(k) | axis_bit(o), false);
+  int64_t order[MAX_DIMS], dims[MAX_DIMS], K = x->shape.at[k], O = x->shape.at[o];
+  uint32_t r = 0;
+  for (uint32_t i = 0; i < x->shape.n; i++)
+    if (i != k && i != o) order[r++] = i;
+  order[r] = (int64_t)k, order[r + 1] = (int64_t)o;
+  for (uint32_t i = 0; i < r; i++) dims[i] = x->shape.at[order[i]];
+  dims[r] = K * O;
+  x = build_permute(job, x, order, x->shape.n);
+  x = build_reshape(job, x, shape_make(dims, r + 1));
+  Ints wide = {(int64_t[]){K, size}, 2};
+  UOp *kernel = build_iota(job, DT_I64, 0, wide), *p = build_iota(job, DT_I64, 1, wide);
+  UOp *far = two(n, OP_ADD, p, uop_int(job, DT_I64, rule[2]));
+  far = two(n, OP_SUB, far, two(n, OP_MUL, kernel, uop_int(job, DT_I64, rule[1])));
+  UOp *stride = uop_int(job, DT_I64, rule[0]), *zero = uop_int(job, DT_I64, 0);
+  UOp *at = two(n, OP_FLOORDIV, far, stride);
+  UOp *on = two(n, OP_CMPEQ, two(n, OP_FLOORMOD, far, stride), zero);
+  on = two(n, OP_AND, on, two(n, OP_CMPLE, zero, at));
+  on = two(n, OP_AND, on, two(n, OP_CMPLT, at, uop_int(job, DT_I64, O)));
+  at = two(n, OP_ADD, at, two(n, OP_MUL, kernel, uop_int(job, DT_I64, O)));
+  at = build_where(job, on, at, uop_int(job, DT_I64, -1));
+  return build_reduce(job, OP_ADD, build_gather(job, x, at, r), axis_bit(r), false);
 }
 
 static void op_col2im(Node *n) {

@@ -91,7 +91,7 @@ static UOp *scatter(Node *n, UOp *data, UOp *idx, UOp *upd, Str reduction) {
 
 static UOp *wrap(Node *n, UOp *idx, int64_t size) {
   idx = build_cast(n->job, idx, DT_I64);
-  UOp *up = build2(n->job, OP_ADD, idx, uop_int(n->job, DT_I64, size));
+  UOp *up = build2(n->job, OP_ADD, idx, build_size(n->job, size));
   return build_where(n->job, build2(n->job, OP_CMPLT, idx, uop_int(n->job, DT_I64, 0)), up, idx);
 }
 
@@ -99,7 +99,7 @@ static UOp *wrap(Node *n, UOp *idx, int64_t size) {
 static UOp *around(Node *n, UOp *x, size_t axis) {
   int64_t dims[3] = {1, x->shape.at[axis], 1};
   for (uint32_t i = 0; i < x->shape.n; i++)
-    if (i != axis) dims[i < axis ? 0 : 2] *= x->shape.at[i];
+    if (i != axis) dims[i < axis ? 0 : 2] = dim_mul(n->job, dims[i < axis ? 0 : 2], x->shape.at[i]);
   return build_reshape(n->job, x, shape_make(dims, 3));
 }
 
@@ -107,12 +107,19 @@ static void op_scatter_elements(Node *n) {
   UOp *x = node_u(n, 0), *idx = node_u(n, 1), *upd = node_u(n, 2);
   size_t axis = axis_check(n->job, attr_int(n, "axis", 0), x->shape.n);
   int64_t pads[2 * MAX_DIMS] = {0};
-  bool ok = idx->shape.n == x->shape.n && shape_eq(idx->shape, upd->shape) &&
-            dtype_is_int(uop_dtype(idx));
+  bool ok =
+      idx->shape.n == x->shape.n && idx->shape.n == upd->shape.n && dtype_is_int(uop_dtype(idx));
   for (uint32_t i = 0; ok && i < x->shape.n; i++) {
+    ok = build_may_equal(idx->shape.at[i], upd->shape.at[i]);
+    if (!ok) break;
+    upd = build_fit(n->job, upd, i, idx->shape.at[i]);
     if (i == axis) continue;
-    pads[2 * i + 1] = x->shape.at[i] - idx->shape.at[i];
-    ok = pads[2 * i + 1] >= 0;
+    pads[2 * i + 1] = dim_sub(n->job, x->shape.at[i], idx->shape.at[i]);
+    ok = dim_high(pads[2 * i + 1]) >= 0;
+    if (!ok || dim_low(pads[2 * i + 1]) >= 0) continue;
+    idx = build_fit(n->job, idx, i, x->shape.at[i]); /* may be longer: taken to be equal */
+    upd = build_fit(n->job, upd, i, x->shape.at[i]);
+    pads[2 * i + 1] = 0;
   }
   if (!ok)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "indices %s and updates %s for data of shape %s",
@@ -128,23 +135,27 @@ static void op_scatter_elements(Node *n) {
 static void op_scatter_nd(Node *n) {
   UOp *x = node_u(n, 0), *idx = node_u(n, 1), *upd = node_u(n, 2), *flat = NULL;
   uint32_t r = x->shape.n, q = idx->shape.n;
-  int64_t k = q ? idx->shape.at[q - 1] : 0, rows = 1, rest = 1, count = 1;
+  int64_t k = q ? front_static(n->job, idx->shape.at[q - 1], "the last axis of the indices") : 0;
+  int64_t rows = 1, rest = 1, count = 1;
   bool ok = q && k >= 1 && k <= r && dtype_is_int(uop_dtype(idx)) &&
             upd->shape.n == q - 1 + r - (uint32_t)k;
   for (uint32_t i = 0; ok && i < upd->shape.n; i++)
-    ok =
-        upd->shape.at[i] == (i < q - 1 ? idx->shape.at[i] : x->shape.at[(uint32_t)k + i - (q - 1)]);
+    ok = build_may_equal(upd->shape.at[i],
+                         i < q - 1 ? idx->shape.at[i] : x->shape.at[(uint32_t)k + i - (q - 1)]);
   if (!ok)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "indices %s and updates %s for data of shape %s",
                            shape_text(n->job, idx->shape), shape_text(n->job, upd->shape),
                            shape_text(n->job, x->shape)));
-  for (uint32_t i = (uint32_t)k; i < r; i++) rest *= x->shape.at[i];
-  for (uint32_t i = 0; i < q - 1; i++) count *= idx->shape.at[i];
+  for (uint32_t i = 0; i < upd->shape.n; i++)
+    upd = build_fit(n->job, upd, i,
+                    i < q - 1 ? idx->shape.at[i] : x->shape.at[(uint32_t)k + i - (q - 1)]);
+  for (uint32_t i = (uint32_t)k; i < r; i++) rest = dim_mul(n->job, rest, x->shape.at[i]);
+  for (uint32_t i = 0; i < q - 1; i++) count = dim_mul(n->job, count, idx->shape.at[i]);
   for (int64_t i = k; i-- > 0;) {
     UOp *c = build_squeeze(n->job, build_slice(n->job, idx, q - 1, i, 1, 1), q - 1);
-    c = build2(n->job, OP_MUL, wrap(n, c, x->shape.at[i]), uop_int(n->job, DT_I64, rows));
+    c = build2(n->job, OP_MUL, wrap(n, c, x->shape.at[i]), build_size(n->job, rows));
     flat = flat ? build2(n->job, OP_ADD, flat, c) : c;
-    rows *= x->shape.at[i];
+    rows = dim_mul(n->job, rows, x->shape.at[i]);
   }
   UOp *at = build_reshape_v(n->job, flat, 3, (int64_t)1, count, (int64_t)1);
   UOp *data = build_reshape_v(n->job, x, 3, (int64_t)1, rows, rest);
@@ -158,19 +169,27 @@ static void op_tensor_scatter(Node *n) {
   UOp *x = node_u(n, 0), *upd = node_u(n, 1), *start = node_opt(n, 2);
   size_t axis = axis_check(n->job, attr_int(n, "axis", -2), x->shape.n);
   bool circular = str_is(attr_str(n, "mode", "linear"), "circular");
-  bool ok = axis > 0 && upd->shape.n == x->shape.n &&
-            (!start || (start->shape.n == 1 && start->shape.at[0] == x->shape.at[0]));
-  for (uint32_t i = 0; ok && i < x->shape.n; i++)
-    ok = i == axis ? upd->shape.at[i] <= x->shape.at[i] : upd->shape.at[i] == x->shape.at[i];
+  bool ok =
+      axis > 0 && upd->shape.n == x->shape.n &&
+      (!start || (start->shape.n == 1 && build_may_equal(start->shape.at[0], x->shape.at[0])));
+  for (uint32_t i = 0; ok && i < x->shape.n; i++) {
+    if (i == axis) {
+      ok = dim_low(upd->shape.at[i]) <= dim_high(x->shape.at[i]);
+      continue;
+    }
+    ok = build_may_equal(upd->shape.at[i], x->shape.at[i]);
+    if (ok) upd = build_fit(n->job, upd, i, x->shape.at[i]);
+  }
   if (!ok)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "update of shape %s for a cache of shape %s",
                            shape_text(n->job, upd->shape), shape_text(n->job, x->shape)));
   UOp *at = build_iota(n->job, DT_I64, axis, upd->shape);
   if (start) {
-    start = build_along(n->job, build_cast(n->job, start, DT_I64), 0, x->shape.n);
+    start = build_fit(n->job, build_cast(n->job, start, DT_I64), 0, x->shape.at[0]);
+    start = build_along(n->job, start, 0, x->shape.n);
     at = build2(n->job, OP_ADD, at, start);
   }
-  if (circular) at = build2(n->job, OP_FLOORMOD, at, uop_int(n->job, DT_I64, x->shape.at[axis]));
+  if (circular) at = build2(n->job, OP_FLOORMOD, at, build_size(n->job, x->shape.at[axis]));
   UOp *y = scatter(n, around(n, x, axis), around(n, at, axis), around(n, upd, axis), STR("none"));
   node_out(n, 0, build_reshape(n->job, y, x->shape));
 }
@@ -178,36 +197,49 @@ static void op_tensor_scatter(Node *n) {
 /* The values go back to the positions that MaxPool reported; the rest is 0. */
 static void op_max_unpool(Node *n) {
   UOp *x = node_u(n, 0), *idx = node_u(n, 1);
-  Ints kernel = attr_ints(n, "kernel_shape"), want = {0};
+  Job *job = n->job;
+  Ints kernel = attr_ints(n, "kernel_shape");
+  NodeSizes want = {0};
   int64_t stride[MAX_SPATIAL], pads[2 * MAX_SPATIAL], dims[MAX_DIMS], total = 1;
   if (kernel.n < 1 || kernel.n > MAX_SPATIAL || x->shape.n != kernel.n + 2 ||
-      !shape_eq(x->shape, idx->shape) || !dtype_is_int(uop_dtype(idx)))
+      x->shape.n != idx->shape.n || !dtype_is_int(uop_dtype(idx)))
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "values %s, positions %s, kernel %s",
                            shape_text(n->job, x->shape), shape_text(n->job, idx->shape),
                            shape_text(n->job, kernel)));
   spatial_ints(n, "strides", kernel.n, 1, 1, stride);
   spatial_ints(n, "pads", 2 * (size_t)kernel.n, 0, 0, pads);
   dims[0] = x->shape.at[0], dims[1] = x->shape.at[1];
-  for (uint32_t i = 0; i < kernel.n; i++)
-    dims[2 + i] =
-        (x->shape.at[2 + i] - 1) * stride[i] + kernel.at[i] - pads[i] - pads[kernel.n + i];
+  for (uint32_t i = 0; i < x->shape.n; i++) {
+    if (!build_may_equal(idx->shape.at[i], x->shape.at[i]))
+      job_abort(job, FAIL(INVALID_ARGUMENT, "values %s, positions %s", shape_text(job, x->shape),
+                          shape_text(job, idx->shape)));
+    idx = build_fit(job, idx, i, x->shape.at[i]);
+  }
+  for (uint32_t i = 0; i < kernel.n; i++) {
+    int64_t starts = dim_mul(job, dim_sub(job, x->shape.at[2 + i], 1), stride[i]);
+    dims[2 + i] = dim_add(job, starts, kernel.at[i] - pads[i] - pads[kernel.n + i]);
+  }
   Ints inner = shape_make(dims, x->shape.n);
   total = shape_check(n->job, inner, MAX_NUMEL, "result");
-  int64_t count = shape_numel(x->shape);
+  int64_t count = dims_numel(job, x->shape);
   UOp *zero = build_splat(n->job, build_num(n->job, x, 0), shape_make((int64_t[]){1, total, 1}, 3));
   idx = build_reshape_v(n->job, build_cast(n->job, idx, DT_I64), 3, (int64_t)1, count, (int64_t)1);
   x = build_reshape_v(n->job, x, 3, (int64_t)1, count, (int64_t)1);
   UOp *y = build_reshape(n->job, scatter(n, zero, idx, x, STR("none")), inner);
-  int64_t more[2 * MAX_DIMS] = {0};
-  if (node_has(n, 2)) want = node_ints(n, 2, "output_shape");
+  if (node_has(n, 2)) want = node_sizes(n, 2, "output_shape");
   if (want.at && want.n != inner.n)
-    job_abort(n->job, FAIL(INVALID_ARGUMENT, "output_shape %s", shape_text(n->job, want)));
-  for (uint32_t i = 0; want.at && i < want.n; i++) {
-    if (want.at[i] < 0 || want.at[i] > MAX_NUMEL)
-      job_abort(n->job, FAIL(INVALID_ARGUMENT, "output_shape %s", shape_text(n->job, want)));
-    more[2 * i + 1] = want.at[i] - inner.at[i];
+    job_abort(job, FAIL(INVALID_ARGUMENT, "output_shape of %u sizes for %u axes", want.n, inner.n));
+  for (uint32_t i = 0; i < want.n; i++) { /* cut, or filled up with zeros */
+    int64_t size = node_size_bound(n, &want, i, FRONT_DIM_MAX, "output_shape");
+    if (dim_low(size) < 0 || dim_low(size) > MAX_NUMEL)
+      job_abort(job, FAIL(INVALID_ARGUMENT, "output_shape %s", dim_text(job, size)));
+    bool fixed = dim_is_static(size) && dim_is_static(inner.at[i]);
+    if (fixed)
+      y = build_pad_axis(job, y, i, 0, size - inner.at[i], build_num(job, y, 0));
+    else if (size != inner.at[i])
+      y = build_gather(job, y, build_arange(job, DT_I64, size), i);
   }
-  node_out(n, 0, build_pad(n->job, y, more, build_num(n->job, y, 0)));
+  node_out(n, 0, y);
 }
 
 const OnnxOp onnx_scatter_ops[] = {

@@ -20,7 +20,7 @@ static UOp *flat(Node *n, UOp *x) {
 static UOp *chosen(Node *n, UOp *on, int64_t max) {
   UOp *sum = build_reduce(n->job, OP_ADD, on, axis_bit(0), false);
   int64_t count = front_bind(n->f, sum, 0, max, node_label(n, "number of elements"));
-  return build_positions(n->job, build_prefix_sum(n->job, on), count);
+  return build_positions(n->job, build_prefix(n->job, OP_ADD, on), count);
 }
 
 /* -- NonZero ----------------------------------------------------------------------------------- */
@@ -147,7 +147,7 @@ static Groups group(Node *n, UOp *keys) {
   UOp *sum = build_reduce(job, OP_ADD, fresh, axis_bit(0), false);
   int64_t low = dim_low(d) > 0,
           count = front_bind(n->f, sum, low, dim_high(d), node_label(n, "number of values"));
-  UOp *prefix = build_prefix_sum(job, fresh);
+  UOp *prefix = build_prefix(job, OP_ADD, fresh);
   UOp *start = uop1(job, OP_CONTIGUOUS, build_positions(job, prefix, count));
   UOp *next = two(n, OP_ADD, build_arange(job, DT_I64, count), one);
   UOp *end = build_where(job, two(n, OP_CMPLT, next, build_size(job, count)),
@@ -166,7 +166,7 @@ static Groups by_occurrence(Node *n, const Groups *g) {
   UOp *mine = build_gather(job, first, inverse, 0);
   UOp *at = build_iota(job, DT_I64, 0, inverse->shape);
   UOp *on = build_cast(job, two(n, OP_CMPEQ, mine, at), DT_I64);
-  UOp *prefix = build_prefix_sum(job, on);
+  UOp *prefix = build_prefix(job, OP_ADD, on);
   UOp *list = build_positions(job, prefix, first->shape.at[0]);
   UOp *old = build_gather(job, inverse, list, 0);
   return (Groups){.first = list,

@@ -69,7 +69,7 @@ static void op_erase(Node *n) {
 
 /* Elements of one shape, picked by a position that depends on an input. */
 static bool gather_item(Node *n, const Val *s, Val *at) {
-  if (!at->dynamic || !s->nitems || !dtype_is_int(at->dtype) || shape_numel(at->shape) != 1)
+  if (!at->dynamic || !s->nitems || !dtype_is_int(at->dtype) || dims_numel(n->job, at->shape) != 1)
     return false;
   UOp **items = arena_array(&n->job->arena, s->nitems, sizeof *items);
   for (size_t i = 0; i < s->nitems; i++) {
@@ -121,7 +121,7 @@ static void op_split(Node *n) {
   UOp *x = node_u(n, 0);
   size_t axis = axis_check(n->job, attr_int(n, "axis", 0), x->shape.n);
   bool drop;
-  Ints sizes = part_sizes(n, x->shape.at[axis], &drop);
+  Ints sizes = part_sizes(n, front_static(n->job, x->shape.at[axis], "the split axis"), &drop);
   Val **items = arena_array(&n->job->arena, sizes.n, sizeof *items);
   int64_t at = 0;
   for (uint32_t i = 0; i < sizes.n; at = dim_add(n->job, at, sizes.at[i++])) {

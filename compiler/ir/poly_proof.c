@@ -121,8 +121,27 @@ static void isolate(Job *job, Poly p, const UOp *x, Poly *factor, Poly *rest) {
   }
 }
 
+/* Whether factor * value + rest stays within 64 bits and a reasonable size; a proof gives up where
+ * arithmetic on sizes would end the job. */
+static bool small_enough(Poly factor, Poly value, Poly rest) {
+  const int64_t limit = (int64_t)1 << 61;
+  int64_t most = 0;
+  if ((uint64_t)factor.n * value.n + rest.n > 256) return false;
+  for (uint32_t k = 0; k < rest.n; k++)
+    if (rest.at[k].coef > limit || rest.at[k].coef < -limit) return false;
+  for (uint32_t i = 0; i < factor.n; i++) {
+    for (uint32_t j = 0; j < value.n; j++) {
+      int64_t c;
+      if (__builtin_mul_overflow(factor.at[i].coef, value.at[j].coef, &c)) return false;
+      if (c == INT64_MIN || __builtin_add_overflow(most, c < 0 ? -c : c, &most)) return false;
+    }
+  }
+  return most <= limit;
+}
+
 /* factor * value + rest >= 0 */
 static bool at_value(Proof *pr, Poly factor, Poly value, Poly rest, int depth) {
+  if (!small_enough(factor, value, rest)) return false;
   return proves(pr, poly_add(pr->job, poly_mul(pr->job, factor, value), rest, 1), depth);
 }
 

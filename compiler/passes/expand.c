@@ -15,6 +15,7 @@
 
 #include "compiler/passes/expand_groups.h"
 #include "compiler/passes/linsum.h"
+#include "compiler/passes/lower.h"
 
 enum { MAX_EXPANDED = 64, DEPTH_INNER = 1 << 20 };
 
@@ -395,19 +396,6 @@ static uint64_t closed_axes(Expand *e, UOp *u) {
   return closed;
 }
 
-/* What is known of an integer REDUCE is lost with it: an index that was proven to lie inside of its
- * buffer by these bounds keeps them this way. */
-static UOp *bounded(Expand *e, const UOp *u, UOp *r) {
-  Job *job = e->job;
-  DType d = (DType)u->dtype;
-  if (!dtype_is_int(d) || !node_of(e, u)->indexes) return r;
-  if (u->vmax < INT64_MAX && u->vmax < r->vmax)
-    r = uop2(job, OP_MIN, r, broadcast(e, uop_int(job, d, u->vmax), r->lanes));
-  if (u->vmin > INT64_MIN && u->vmin > r->vmin)
-    r = uop2(job, OP_MAX, r, broadcast(e, uop_int(job, d, u->vmin), r->lanes));
-  return r;
-}
-
 /* The REDUCE of one coordinate: the tree of its unrolled values, over what stays a loop. */
 static UOp *build_reduce(Expand *e, UOp *u) {
   uint64_t closed = closed_axes(e, u);
@@ -425,7 +413,7 @@ static UOp *build_reduce(Expand *e, UOp *u) {
   for (uint32_t s = 1; s < u->nsrc; s++)
     if (uop_axis(u->src[s]) == AX_GROUP)
       r = groups_combine(&e->groups, (Op)u->arg.i, r, (int)u->src[s]->arg.ints.at[1]);
-  return bounded(e, u, r);
+  return node_of(e, u)->indexes ? lower_bounded(e->job, u, r) : r;
 }
 
 static UOp *group(Expand *e, UOp **effects, uint32_t n) {

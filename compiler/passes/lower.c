@@ -28,8 +28,9 @@ typedef struct Lower {
   NodeMap pos;
   UOp **now;
   uint32_t *level;
-  bool *shared; /* by position: several loops run over this RANGE */
-  UOp **owner;  /* by position: a REDUCE over this RANGE */
+  bool *shared;  /* by position: several loops run over this RANGE */
+  bool *indexes; /* by position: some index is computed from it */
+  UOp **owner;   /* by position: a REDUCE over this RANGE */
   int64_t next_range, next_buffer;
 } Lower;
 
@@ -224,6 +225,27 @@ static UOp *const *renamed_values(Lower *l, const Group *g, Loop *loop) {
   return uop_substitute(l->job, all, loop->from, loop->to, loop->nrename)->src;
 }
 
+static void find_indexes(Lower *l) {
+  for (size_t i = l->list.len; i-- > 0;) {
+    UOp *u = l->list.at[i];
+    bool access = u->op == OP_INDEX || u->op == OP_LOAD || u->op == OP_STORE;
+    if (access) l->indexes[position(l, u->src[1])] = true;
+    for (uint32_t s = 0; !access && l->indexes[i] && s < u->nsrc; s++)
+      l->indexes[position(l, u->src[s])] = true;
+  }
+}
+
+UOp *lower_bounded(Job *job, const UOp *u, UOp *r) {
+  DType d = (DType)u->dtype;
+  if (!dtype_is_int(d)) return r;
+  UOp *ends[2] = {uop_int(job, d, u->vmax), uop_int(job, d, u->vmin)};
+  for (int k = 0; k < 2 && r->lanes > 1; k++)
+    ends[k] = uop_make_lanes(job, OP_BROADCAST, DT_VOID, r->lanes, arg_none(), &ends[k], 1);
+  if (u->vmax < INT64_MAX && u->vmax < r->vmax) r = uop2(job, OP_MIN, r, ends[0]);
+  if (u->vmin > INT64_MIN && u->vmin > r->vmin) r = uop2(job, OP_MAX, r, ends[1]);
+  return r;
+}
+
 static size_t chains_for(const Group *g, size_t nleaves) {
   size_t chains = 1;
   while (chains * 2 <= nleaves && chains * 2 * g->of.len <= WANTED_CHAINS) chains *= 2;
@@ -290,7 +312,8 @@ static void lower_group(Lower *l, const Group *g) {
       UOp *part = load_reg(job, uop2(job, OP_AFTER, buffer, done), buffer->lanes);
       r = r ? uop2(job, (Op)g->of.at[m]->arg.i, r, part) : part;
     }
-    l->now[position(l, g->of.at[m])] = r;
+    uint32_t at = position(l, g->of.at[m]);
+    l->now[at] = l->indexes[at] ? lower_bounded(job, g->of.at[m], r) : r;
   }
 }
 
@@ -350,6 +373,8 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
   l.level = arena_array(&job->arena, l.list.len, sizeof *l.level);
   l.shared = arena_array(&job->arena, l.list.len, sizeof *l.shared);
   l.owner = arena_array(&job->arena, l.list.len, sizeof *l.owner);
+  l.indexes = arena_alloc(&job->arena, l.list.len);
+  find_indexes(&l);
   uint32_t levels = find_levels(&l);
   for (uint32_t level = 0; level <= levels; level++) {
     Groups g = level ? find_groups(&l, level) : (Groups){0};

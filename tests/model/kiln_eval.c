@@ -142,7 +142,7 @@ static Status bind_slots(Job *job, const TensorGraph *g, Bytes model, const Inpu
   for (size_t i = 0; i < g->nslots; i++) {
     const GraphSlot *s = &g->slots[i];
     const void *data = NULL;
-    if (s->kind == SLOT_OUTPUT && !g->noutputs) continue;
+    if (s->kind == SLOT_LOCAL || (s->kind == SLOT_OUTPUT && !g->noutputs)) continue;
     size_t bytes = slot_bytes(s);
     if (s->kind == SLOT_WEIGHT)
       data =
@@ -195,8 +195,40 @@ static void resolve_shape(Job *job, GraphSlot *s, const int64_t *values, size_t 
   s->shape.at = dims;
 }
 
+static bool has_loops(const TensorGraph *g) {
+  for (size_t k = 0; k < g->nvars; k++)
+    if (g->vars[k].source == VAR_LOOP) return true;
+  return false;
+}
+
+/* Room for an output whose size is not known yet. */
+static InterpBuffer output_room(Job *job, const GraphSlot *s) {
+  const size_t most = (size_t)16 << 20;
+  size_t bytes = dtype_info[s->dtype].bytes;
+  for (uint32_t k = 0; k < s->shape.n; k++) {
+    int64_t d = dim_high(s->shape.at[k]);
+    if (__builtin_mul_overflow(bytes, (size_t)d, &bytes) || bytes > most) bytes = most;
+  }
+  return (InterpBuffer){arena_alloc(&job->arena, bytes + 1), bytes};
+}
+
+/* A graph with loops: sizes become known on the way. */
+static Status interpret_loops(Job *job, TensorGraph *g, int64_t *values, InterpBuffer *slots) {
+  for (size_t k = 0; k < g->nvars; k++)
+    if (g->vars[k].source != VAR_INPUT) values[k] = INTERP_UNBOUND;
+  for (size_t i = 0; i < g->noutputs; i++)
+    slots[g->ninputs + i] = output_room(job, &g->slots[g->ninputs + i]);
+  TRY(interp_symbolic(job, g->sink, slots, g->nslots, values, g->nvars));
+  for (size_t i = 0; i < g->noutputs; i++) {
+    resolve_shape(job, &g->slots[g->ninputs + i], values, g->nvars);
+    slots[g->ninputs + i].bytes = slot_bytes(&g->slots[g->ninputs + i]);
+  }
+  return NULL;
+}
+
 typedef struct Resolve {
   TensorGraph *g;
+  InterpBuffer *results; /* the slots, after interpret_loops */
   Bytes model;
   const Input *in;
   size_t nin;
@@ -218,6 +250,12 @@ static Status resolve_steps(Job *job, Resolve *r) {
                     STR_ARG(g->slots[k].name));
   interface.noutputs = 0; /* outputs have no size yet */
   TRY(bind_slots(job, &interface, r->model, r->in, r->nin, slots));
+  if (has_loops(g)) {
+    if (device) return FAIL(UNIMPLEMENTED, "loops are run by the interpreter and the daemon alone");
+    TRY(interpret_loops(job, g, values, slots));
+    r->results = slots;
+    return NULL;
+  }
   UOp *sink;
   TRY(interp_vars(job, g, values, slots, &sink));
   g->sink = sink;
@@ -233,12 +271,15 @@ static void resolve_job(Job *job, void *arg) {
   if (!r->st) r->st = resolve_steps(job, r);
 }
 
-/* Gives VARs the values of this run: the graph becomes static. */
+/* Gives VARs the values of this run: the graph becomes static. One with loops is run: *results are
+ * the buffers then, else NULL. */
 static Status resolve(Job *job, TensorGraph *g, Bytes model, const Input *in, size_t nin,
-                      const Dims *dims) {
-  Resolve r = {g, model, in, nin, dims, NULL};
+                      const Dims *dims, InterpBuffer **results) {
+  Resolve r = {g, NULL, model, in, nin, dims, NULL};
+  *results = NULL;
   if (!g->nvars) return NULL;
   TRY(job_run(job, resolve_job, &r));
+  *results = r.results;
   return r.st;
 }
 
@@ -327,14 +368,17 @@ static Status serve_stages(Job *job, Bytes model, const Input *in, size_t nin,
 
 static Status serve_one(Job *job, Bytes model, const FrontendOptions *o, const Input *in,
                         size_t nin, const Dims *dims, TensorGraph *g) {
+  InterpBuffer *slots;
   TRY(frontend(job, model, o, g));
-  TRY(resolve(job, g, model, in, nin, dims));
+  TRY(resolve(job, g, model, in, nin, dims, &slots));
   if (every_stage) return serve_stages(job, model, in, nin, g);
-  InterpBuffer *slots = arena_array(&job->arena, g->nslots + 1, sizeof *slots);
-  if (!slots) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
-  TRY(bind_slots(job, g, model, in, nin, slots));
-  TRY(device ? local_run(job, g, device, &target, RUN_CODE, slots)
-             : run_interpreter(job, g, slots));
+  if (!slots) {
+    slots = arena_array(&job->arena, g->nslots + 1, sizeof *slots);
+    if (!slots) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
+    TRY(bind_slots(job, g, model, in, nin, slots));
+    TRY(device ? local_run(job, g, device, &target, RUN_CODE, slots)
+               : run_interpreter(job, g, slots));
+  }
   answer_count(g->noutputs);
   answer(g, slots, "");
   answer_values(g);

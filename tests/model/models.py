@@ -3,6 +3,7 @@
 light(name)            the network graphs of the onnx package, as shipped: weights are ConstantOfShape nodes
 dense(name)            the same with random weights as initializers, so that nothing can be folded away
 bert_base(), gpt2()    transformer stacks with random weights, written with onnx.helper
+bert_dynamic()         a BERT with named batch and sequence dimensions and a mask, its shapes computed as exporters do
 magika()               the file-type model inside the magika package
 trained(name)          a trained model inside another package (TRAINED), with an input for it
 """
@@ -168,6 +169,50 @@ def gpt2(layers: int = 12, width: int = 768, tokens: int = 128, vocab: int = 100
         x = b.op("Add", x, b.attention(b.norm(x, width), tokens, width, 12, mask))
         x = b.op("Add", x, b.linear(b.gelu_tanh(b.linear(b.norm(x, width), width, 4 * width)), 4 * width, width))
     return b.model([helper.make_tensor_value_info("ids", TensorProto.INT64, [1, tokens])], b.norm(x, width), [1, tokens, width])
+
+
+class _Exported(_Builder):
+    """Shapes as torch's exporter computes them: Shape, Gather, Unsqueeze, Concat, Reshape."""
+
+    def size(self, x: str, axis: int) -> str:
+        return self.op("Gather", self.op("Shape", x), self.const(np.int64(axis)), axis=0)
+
+    def sizes(self, *parts) -> str:
+        zero = self.const(np.array([0], np.int64))
+        rows = [self.op("Unsqueeze", p, zero) if isinstance(p, str) else self.const(np.array([p], np.int64)) for p in parts]
+        return self.op("Concat", *rows, axis=0)
+
+    def exported_heads(self, x: str, heads: int, width: int, perm) -> str:
+        shape = self.sizes(self.size(x, 0), self.size(x, 1), heads, width // heads)
+        return self.op("Transpose", self.op("Reshape", x, shape), perm=perm)
+
+    def exported_attention(self, x: str, width: int, heads: int, mask: str) -> str:
+        q, k, v = (self.linear(x, width, width) for _ in range(3))
+        q = self.exported_heads(q, heads, width, [0, 2, 1, 3])
+        k = self.exported_heads(k, heads, width, [0, 2, 3, 1])
+        v = self.exported_heads(v, heads, width, [0, 2, 1, 3])
+        scores = self.op("Div", self.op("MatMul", q, k), self.const(np.float32((width // heads) ** 0.5)))
+        y = self.op("MatMul", self.op("Softmax", self.op("Add", scores, mask), axis=-1), v)
+        y = self.op("Transpose", y, perm=[0, 2, 1, 3])
+        return self.linear(self.op("Reshape", y, self.sizes(self.size(y, 0), self.size(y, 1), width)), width, width)
+
+
+@functools.lru_cache(maxsize=None)
+def bert_dynamic(layers: int = 12, width: int = 768, heads: int = 12, vocab: int = 1000, longest: int = 512) -> bytes:
+    """ids and mask, i64 [batch, sequence], to hidden states [batch, sequence, width]; sequences of up to `longest` tokens."""
+    b = _Exported(4)
+    zero, one = b.const(np.array([0], np.int64)), b.const(np.array([1], np.int64))
+    length = b.op("Unsqueeze", b.size("ids", 1), zero)
+    positions = b.op("Slice", b.const(np.arange(longest, dtype=np.int64)[None]), zero, length, one)
+    x = b.op("Add", b.op("Gather", b.weight(vocab, width), "ids"), b.op("Gather", b.weight(longest, width), positions))
+    x = b.norm(x, width)
+    m = b.op("Cast", b.op("Unsqueeze", "mask", b.const(np.array([1, 2], np.int64))), to=TensorProto.FLOAT)
+    m = b.op("Mul", b.op("Sub", b.const(np.float32(1)), m), b.const(np.float32(-1e4)))
+    for _ in range(layers):
+        x = b.norm(b.op("Add", x, b.exported_attention(x, width, heads, m)), width)
+        x = b.norm(b.op("Add", x, b.linear(b.gelu_erf(b.linear(x, width, 4 * width)), 4 * width, width)), width)
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in ("ids", "mask")]
+    return b.model(inputs, x, ["batch", "sequence", width])
 
 
 def token_ids(tokens: int = 128, vocab: int = 1000) -> np.ndarray:

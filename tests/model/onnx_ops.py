@@ -28,7 +28,6 @@ REFUSED = {
     ("ai.onnx", "StringConcat"): STRINGS,
     ("ai.onnx", "StringNormalizer"): STRINGS,
     ("ai.onnx", "StringSplit"): STRINGS,
-    ("ai.onnx", "Scan", 8): "has a batch axis and lengths of its own; models of opset 9 and later do not",
     ("ai.onnx.ml", "CastMap"): MAPS,
     ("ai.onnx.ml", "CategoryMapper"): STRINGS,
     ("ai.onnx.ml", "DictVectorizer"): MAPS,

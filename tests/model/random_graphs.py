@@ -1,6 +1,6 @@
 """Random native graphs, compared with a numpy evaluation of every op.
 
-    random_graphs.py [--seeds FIRST:END] [--jobs N] [--keep FOLDER] [--daemon | --set sse2|avx2]
+    random_graphs.py [--seeds FIRST:END] [--jobs N] [--keep FOLDER] [--daemon | --set sse2|avx2|opencl|cuda|gpu|buffers8]
 
 runs every graph by the interpreter, by the plan with its kernels interpreted after each stage of the compiler, and as machine code;
 prints counts, and leaves a graph that differs, made as small as possible, in the folder: see test_graphs.py for the format.

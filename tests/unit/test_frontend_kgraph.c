@@ -20,6 +20,8 @@ typedef struct Build {
   Kiln__V1__Param params[3], *param_list[3];
   Kiln__V1__Dim dims[3][4], *dim_list[3][4];
   Kiln__V1__GraphOutput output, *outputs[1];
+  Kiln__V1__Size sizes[8], *size_list[8];
+  uint32_t size_src[8][2], node_sizes[MAX_NODES][MAX_INTS];
 } Build;
 
 static void begin(Build *b) {
@@ -180,6 +182,112 @@ static void test_symbolic(void **state) {
   outcome_deinit(&o);
 }
 
+static uint32_t size(Build *b, Kiln__V1__SizeOp op, int left, int right) {
+  size_t k = b->graph.n_sizes++;
+  Kiln__V1__Size *s = &b->sizes[k];
+  kiln__v1__size__init(s);
+  s->op = op;
+  s->src = b->size_src[k];
+  if (left >= 0) {
+    b->size_src[k][0] = (uint32_t)left, b->size_src[k][1] = (uint32_t)right;
+    s->n_src = 2;
+  }
+  b->size_list[k] = s;
+  b->graph.sizes = b->size_list;
+  return (uint32_t)k;
+}
+
+/* The k-th int of the last node is that size. */
+static void use_size(Build *b, size_t k, uint32_t id) {
+  size_t n = b->graph.n_nodes - 1;
+  b->nodes[n].sizes = b->node_sizes[n];
+  b->nodes[n].n_sizes = b->nodes[n].n_ints;
+  b->node_sizes[n][k] = id + 1;
+  b->ints[n][k] = 0;
+}
+
+/* x [n] shrunk to its first n // 2 elements, then as many 7s as x's sum says behind it. */
+static void build_sized(Build *b) {
+  begin(b);
+  uint32_t x = param(b, "x", KILN__V1__DTYPE__DTYPE_I64, 1, d23);
+  b->dims[0][0].name = text("n"), b->dims[0][0].min = 2, b->dims[0][0].max = 10;
+  uint32_t n = size(b, KILN__V1__SIZE_OP__SIZE_DIM, -1, -1);
+  b->sizes[n].name = text("n");
+  uint32_t two = size(b, KILN__V1__SIZE_OP__SIZE_CONST, -1, -1);
+  b->sizes[two].value = 2;
+  uint32_t half = size(b, KILN__V1__SIZE_OP__SIZE_FLOORDIV, (int)n, (int)two);
+  uint32_t part = node(b, KILN__V1__GRAPH_OP__SHRINK, (int)x, -1, -1);
+  ints(b, 2, 0, 0);
+  use_size(b, 1, half);
+  uint32_t sum = node(b, KILN__V1__GRAPH_OP__REDUCE_SUM, (int)x, -1, -1);
+  ints(b, 1, 0);
+  b->nodes[sum].i = 1;
+  uint32_t count = size(b, KILN__V1__SIZE_OP__SIZE_NODE, -1, -1);
+  b->sizes[count].node = sum, b->sizes[count].max = 9;
+  uint32_t seven = node(b, KILN__V1__GRAPH_OP__CONST, -1, -1, -1);
+  b->nodes[seven].dtype = KILN__V1__DTYPE__DTYPE_I64, b->nodes[seven].i = 7;
+  uint32_t wide = node(b, KILN__V1__GRAPH_OP__EXPAND, (int)seven, -1, -1);
+  ints(b, 1, 0);
+  use_size(b, 0, count);
+  node(b, KILN__V1__GRAPH_OP__CAT, (int)part, (int)wide, -1);
+  ints(b, 1, 0);
+}
+
+typedef struct SizedRun {
+  Outcome *o;
+  InterpBuffer slots[2];
+  int64_t n;
+} SizedRun;
+
+static void run_sized(Job *job, void *arg) {
+  SizedRun *r = arg;
+  int64_t values[2] = {r->n};
+  UOp *sink;
+  Status st = interp_vars(job, &r->o->graph, values, r->slots, &sink);
+  if (!st) st = interp_tensor(job, sink, r->slots, 2);
+  if (st) job_abort(job, st);
+}
+
+static void test_sizes(void **state) {
+  (void)state;
+  Build b;
+  Outcome o;
+  int64_t x[] = {1, 0, 1, 0, 0}, y[8] = {0};
+  const int64_t want[] = {1, 0, 7, 7};
+  build_sized(&b);
+  convert(&b, NULL, 0, &o);
+  assert_null(o.st);
+  assert_int_equal(o.graph.nvars, 2);
+  assert_int_equal(o.graph.vars[0].max, 10);
+  assert_int_equal(o.graph.vars[1].source, VAR_BOUND);
+  SizedRun run = {&o, {{x, sizeof x}, {y, sizeof y}}, 5};
+  assert_null(job_run(&o.job, run_sized, &run));
+  assert_memory_equal(y, want, sizeof want);
+  x[4] = 9; /* the sum is outside of its bounds */
+  Status st = job_run(&o.job, run_sized, &run);
+  assert_int_equal(status_code(st), ST_OUT_OF_RANGE);
+  status_drop(st);
+  outcome_deinit(&o);
+  build_sized(&b);
+  b.node_sizes[1][1] = 9;
+  refused(&b, ST_INVALID_ARGUMENT, "node 1 (SHRINK)|size 8 of 4");
+  build_sized(&b);
+  b.sizes[0].name = text("m");
+  refused(&b, ST_INVALID_ARGUMENT, "size 0|'m'");
+  build_sized(&b);
+  b.sizes[1].value = 0;
+  refused(&b, ST_INVALID_ARGUMENT, "size 2|less than 1");
+  build_sized(&b);
+  b.sizes[3].node = 5;
+  refused(&b, ST_INVALID_ARGUMENT, "EXPAND|earlier one");
+  build_sized(&b);
+  b.sizes[2].op = KILN__V1__SIZE_OP__SIZE_MUL;
+  refused(&b, ST_INVALID_ARGUMENT, "SHRINK|range [0, n0*2)");
+  build_sized(&b);
+  b.nodes[5].sizes = b.node_sizes[5], b.nodes[5].n_sizes = 1, b.node_sizes[5][0] = 1;
+  refused(&b, ST_INVALID_ARGUMENT, "CAT|takes none");
+}
+
 /* One op over x [2, 3], refused with a text. */
 static void bad_op(Kiln__V1__GraphOp op, size_t nints, int i0, int i1, const char *parts) {
   Build b;
@@ -253,9 +361,10 @@ static void test_dtypes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_values),   cmocka_unit_test(test_symbolic),
-      cmocka_unit_test(test_refusals), cmocka_unit_test(test_structure),
-      cmocka_unit_test(test_dtypes),   cmocka_unit_test(test_empty_constant),
+      cmocka_unit_test(test_values),         cmocka_unit_test(test_symbolic),
+      cmocka_unit_test(test_sizes),          cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_structure),      cmocka_unit_test(test_dtypes),
+      cmocka_unit_test(test_empty_constant),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
