@@ -49,6 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   Executor *x;
   Status st = device_null_create(&device);
   if (st) return status_drop(st), 0;
+  device->caps.shares_memory = size % 2; /* else bytes are copied */
   device->caps.max_buffer_bytes = 1 << 20; /* sizes that a message claims are not allocated for */
   st = executor_create(device, &x);
   while (!st && size >= 2) {
