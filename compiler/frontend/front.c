@@ -227,13 +227,14 @@ UOp *front_loop_var(Front *f, int64_t most) {
 }
 
 FrontMark front_mark(const Front *f) {
-  return (FrontMark){f->vars.len, f->binds.len, f->locals.len, f->nrandom};
+  return (FrontMark){f->vars.len, f->binds.len, f->locals.len, f->iterations.len, f->nrandom};
 }
 
 void front_rewind(Front *f, FrontMark m) {
   f->vars.len = m.vars;
   f->binds.len = m.binds;
   f->locals.len = m.locals;
+  f->iterations.len = m.iterations;
   f->nrandom = m.nrandom;
 }
 

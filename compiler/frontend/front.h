@@ -53,6 +53,10 @@ typedef struct Front {
   Val *random;     /* the input of random ops; NULL until one is met */
   int64_t nrandom; /* uses of it so far */
   struct {
+    UOp **at;
+    size_t len, cap;
+  } iterations; /* the VARs of the loops whose bodies are being made */
+  struct {
     GraphVar *at;
     size_t len, cap;
   } vars;
@@ -141,6 +145,7 @@ UOp *front_loop_var(Front *f, int64_t most);
  * the iteration are appended to the LOOP's effects. */
 typedef struct FrontMark {
   size_t vars, binds, locals;
+  size_t iterations;
   int64_t nrandom;
 } FrontMark;
 FrontMark front_mark(const Front *f);

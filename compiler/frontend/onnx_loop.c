@@ -108,12 +108,12 @@ static void convert(Build *b) {
   }
   size_t results = r->ncarried + r->ncollected + !r->is_scan;
   b->results = arena_array(&b->job->arena, results + 1, sizeof *b->results);
+  avec_push(&b->job->arena, &b->f->iterations, b->var);
   onnx_subgraph(r->n, r->body, args, n, b->results);
+  b->f->iterations.len--;
   for (size_t i = 0; i < results; i++)
     if (b->results[i]->kind != VAL_TENSOR)
       job_abort(b->job, FAIL(UNIMPLEMENTED, "result %zu of the body is no tensor", i));
-  if (b->f->nrandom != b->mark.nrandom)
-    job_abort(b->job, FAIL(UNIMPLEMENTED, "random numbers in the body of a loop"));
 }
 
 /* -- after it -------------------------------------------------------------------------------- */

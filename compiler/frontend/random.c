@@ -14,6 +14,11 @@
 #include "compiler/ir/dim.h"
 #include "proto/random.h"
 
+/* The second word of a counter: the stream, from bit 20 on the upper part of the position, and what
+ * it is for: the elements' numbers, another set of them, or keys of iterations. */
+static const int64_t MOST = (int64_t)1 << 42;
+static const uint32_t SECOND = 1u << 31, LOOPS = 1u << 30;
+
 static UOp *word(Job *job, uint32_t v) { return uop_int(job, DT_U32, v); }
 
 static UOp *rotate(Job *job, UOp *x, uint32_t by) {
@@ -53,8 +58,17 @@ UOp *random_run_tensor(Front *f) {
   return val_uop(f, f->random);
 }
 
+/* In a loop every iteration has a key of its own. */
 RandomKey random_next(Front *f) {
-  return random_key_of(f->job, random_run_tensor(f), f->nrandom++);
+  RandomKey key = random_key_of(f->job, random_run_tensor(f), f->nrandom++);
+  for (size_t i = 0; i < f->iterations.len; i++) {
+    UOp *number = uop_cast(f->job, f->iterations.at[i], DT_I64);
+    UOp *x[2] = {build_cast(f->job, number, DT_U32), word(f->job, LOOPS | (uint32_t)i)};
+    threefry(f->job, key, x);
+    key.w[0] = x[0];
+    key.w[1] = x[1];
+  }
+  return key;
 }
 
 RandomKey random_key_of(Job *job, UOp *t, int64_t stream) {
@@ -77,12 +91,9 @@ UOp *random_fold(Job *job, RandomKey key, uint32_t n) {
 
 /* -- numbers ----------------------------------------------------------------------------------- */
 
-static const uint32_t SECOND =
-    1u << 31; /* in a counter: another set of blocks for the same elements */
-
 /* Both words of the blocks, as tensors of that shape. */
 static void words(Job *job, RandomKey key, Ints shape, uint32_t set, UOp *x[2]) {
-  int64_t n = shape_check(job, shape, MAX_NUMEL, "random numbers");
+  int64_t n = shape_check(job, shape, MOST, "random numbers");
   bool wide = dim_high(n) > UINT32_MAX;
   UOp *at = build_reshape(job, build_arange(job, wide ? DT_U64 : DT_U32, n), shape);
   x[0] = build_cast(job, at, DT_U32);

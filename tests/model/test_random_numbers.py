@@ -206,3 +206,29 @@ def test_onnx_dropout_in_training(client, opset):
         off = exe.run(feeds | {"t": np.array(False)}, seed=6)
         np.testing.assert_array_equal(off["y"], x)
         assert off["m"].all()
+
+
+def loop_model():
+    """y[i] = a draw of iteration i; the number of iterations is an input."""
+    body = helper.make_graph(
+        [helper.make_node("RandomUniform", [], ["u"], shape=[4]), helper.make_node("Identity", ["c"], ["c2"]),
+         helper.make_node("Add", ["s", "u"], ["s2"])], "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+         helper.make_tensor_value_info("s", F, [4])],
+        [helper.make_tensor_value_info("c2", TensorProto.BOOL, []), helper.make_tensor_value_info("s2", F, [4]),
+         helper.make_tensor_value_info("u", F, [4])])
+    node = helper.make_node("Loop", ["n", "", "s0"], ["s", "y"], body=body)
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("n", TensorProto.INT64, []), helper.make_tensor_value_info("s0", F, [4])],
+                              [helper.make_tensor_value_info("s", F, [4]), helper.make_tensor_value_info("y", F, [None, 4])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+
+
+def test_iterations_of_a_loop_draw_other_numbers(client):
+    exe = client.compile(loop_model().SerializeToString())
+    feeds = {"n": np.array(20, np.int64), "s0": np.zeros(4, np.float32)}
+    a, b, c = exe.run(feeds, seed=3), exe.run(feeds, seed=3), exe.run(feeds, seed=4)
+    assert a["y"].shape == (20, 4) and len(np.unique(a["y"])) == 80
+    np.testing.assert_allclose(a["s"], a["y"].sum(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(a["y"], b["y"])
+    assert not np.isin(a["y"], c["y"]).any()
+    np.testing.assert_array_equal(exe.run(feeds | {"n": np.array(5, np.int64)}, seed=3)["y"], a["y"][:5])
