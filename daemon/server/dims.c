@@ -199,30 +199,30 @@ Status dims_bind(const Kiln__V1__FrontendDone *face, RunDims *d, size_t i, const
   return NULL;
 }
 
+bool dims_open(const Kiln__V1__FrontendDone *face, size_t i) {
+  const Kiln__V1__SlotShape *shape = face->shapes[face->n_inputs + i];
+  for (size_t v = 0; v < face->n_vars; v++) {
+    if (face->vars[v]->source == KILN__V1__PLAN_VAR__SOURCE__INPUT) continue;
+    for (size_t k = 0; k < shape->n_dims; k++)
+      if (size_program_uses(shape->dims[k], v)) return true;
+  }
+  return false;
+}
+
 Status dims_room(const Kiln__V1__FrontendDone *face, const RunDims *d, size_t i, uint64_t max,
                  uint64_t *bytes) {
   const Kiln__V1__SlotShape *shape = face->shapes[face->n_inputs + i];
   size_t total = shape->item_bytes;
   bool empty = false, fits = true;
-  SizeRange *ranges = calloc(face->n_vars + 1, sizeof *ranges);
-  if (!ranges) return FAIL(RESOURCE_EXHAUSTED, "run");
-  for (size_t v = 0; v < face->n_vars; v++) {
-    const Kiln__V1__PlanVar *var = face->vars[v];
-    bool input = var->source == KILN__V1__PLAN_VAR__SOURCE__INPUT;
-    ranges[v] = input ? (SizeRange){d->vars[v], d->vars[v]} : (SizeRange){var->min, var->max};
+  for (size_t k = 0; k < shape->n_dims && fits; k++) {
+    int64_t size;
+    fits = size_program_eval(shape->dims[k], d->vars, &size);
+    empty = empty || (fits && !size);
+    fits = fits && (!size || size_mul(total, (size_t)size, &total));
   }
-  for (size_t k = 0; k < shape->n_dims; k++) {
-    SizeRange r;
-    fits = fits && size_program_range(shape->dims[k], ranges, &r);
-    if (!fits) break;
-    empty = empty || !r.high;
-    fits = !r.high || size_mul(total, (size_t)r.high, &total);
-  }
-  free(ranges);
   *bytes = empty ? 0 : total;
   if ((fits || empty) && *bytes <= max) return NULL;
   return FAIL(RESOURCE_EXHAUSTED,
-              "output '%s' may have %s%" PRIu64 " bytes for these inputs, this server allows "
-              "%" PRIu64,
+              "output '%s' has %s%" PRIu64 " bytes for these inputs, this server allows %" PRIu64,
               face->outputs[i]->name, fits ? "" : "more than ", fits ? *bytes : max, max);
 }

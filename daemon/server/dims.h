@@ -26,7 +26,9 @@ Status dims_begin(Arena *arena, const Kiln__V1__FrontendDone *face, RunDims *out
  * rank. INVALID_ARGUMENT names input and dimension. */
 Status dims_bind(const Kiln__V1__FrontendDone *face, RunDims *d, size_t i, const uint64_t *dims,
                  uint64_t *bytes);
-/* Bytes that output i has, or, where the run decides, has at most; RESOURCE_EXHAUSTED when they
- * pass the limit. All inputs are bound. */
+/* Whether VARs that the run computes decide the size of output i. */
+bool dims_open(const Kiln__V1__FrontendDone *face, size_t i);
+/* Bytes of output i, which is not open; RESOURCE_EXHAUSTED when they pass the limit. All inputs are
+ * bound. */
 Status dims_room(const Kiln__V1__FrontendDone *face, const RunDims *d, size_t i, uint64_t max,
                  uint64_t *bytes);

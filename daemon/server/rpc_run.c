@@ -5,8 +5,11 @@
  * the device worker reads them. Nothing keeps a view of those bytes after `start`. */
 #include <inttypes.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/clock.h"
+#include "daemon/channel/shm.h"
 #include "daemon/server/dims.h"
 #include "daemon/server/rpc.h"
 #include "proto/random.h"
@@ -73,7 +76,10 @@ typedef struct Run {
   DeviceBuffer **made; /* outputs kept as buffers */
   size_t noutputs, nmade;
   RunDims dims;   /* of executables whose sizes a run decides */
-  uint64_t *room; /* by position: bytes of the wanted outputs, then at most */
+  uint64_t *room; /* by position: bytes of the wanted outputs, 0 for open ones until it has run */
+  bool *open;     /* by position: the run decides the size */
+  size_t nopen;
+  uint8_t *memory; /* of open outputs, mapped while the answer is made */
   int64_t handed_ns;
 } Run;
 
@@ -233,10 +239,15 @@ static Status find_output(Request *r, const Run *run, Str name, uint32_t *out) {
 static Status size_outputs(Request *r, Run *run) {
   const Kiln__V1__FrontendDone *face = run->exe->face;
   run->room = arena_array(&r->arena, run->noutputs + 1, sizeof *run->room);
-  if (!run->room) return FAIL(RESOURCE_EXHAUSTED, "run");
-  for (size_t i = 0; i < run->noutputs; i++)
-    TRY(dims_room(face, &run->dims, run->outputs[i], r->server->config.max_tensor_bytes,
-                  &run->room[i]));
+  run->open = arena_array(&r->arena, run->noutputs + 1, sizeof *run->open);
+  if (!run->room || !run->open) return FAIL(RESOURCE_EXHAUSTED, "run");
+  for (size_t i = 0; i < run->noutputs; i++) {
+    run->open[i] = dims_open(face, run->outputs[i]);
+    run->nopen += run->open[i];
+    if (!run->open[i])
+      TRY(dims_room(face, &run->dims, run->outputs[i], r->server->config.max_tensor_bytes,
+                    &run->room[i]));
+  }
   run->message.n_vars = face->n_vars;
   run->message.vars = run->dims.vars;
   return NULL;
@@ -343,18 +354,47 @@ static Status place(Request *r, Run *run) {
 /* -- answer -------------------------------------------------------------------------------------
  */
 
+/* An open output lies in the memory that came with the answer, or inline. */
+static Status check_open(const Run *run, const Kiln__V1__RunDone *done, size_t i) {
+  uint64_t bytes = run->room[i], at = done->n_places ? done->places[i] : 0;
+  if (!done->n_places && done->outputs[i].len == bytes) return NULL;
+  if (done->n_places && at <= done->memory_bytes && bytes <= done->memory_bytes - at) return NULL;
+  return FAIL(INTERNAL, "output %zu has a wrong place", i);
+}
+
 static Status check_answer(const Run *run, const Kiln__V1__RunDone *done) {
-  bool inline_ = !run->offsets && !run->made;
-  if (done->n_outputs != (inline_ ? run->noutputs : 0))
+  bool inline_ = !run->made && (!run->offsets || run->nopen);
+  if (done->n_outputs != (inline_ ? run->noutputs : 0) ||
+      (done->n_places && done->n_places != run->noutputs))
     return FAIL(INTERNAL, "outputs are missing");
-  for (size_t i = 0; i < done->n_outputs; i++)
-    if (done->outputs[i].len != output_bytes(run, i))
+  for (size_t i = 0; i < done->n_outputs; i++) {
+    if (run->nopen && run->open[i]) {
+      TRY(check_open(run, done, i));
+      continue;
+    }
+    if (done->outputs[i].len != (run->offsets ? 0 : output_bytes(run, i)))
       return FAIL(INTERNAL, "output %zu has a wrong size", i);
+  }
   return NULL;
 }
 
-/* The true sizes replace the room. */
-static Status take_dims(Run *run, const Kiln__V1__RunDone *done) {
+/* The memory that came with the answer, when some did. */
+static Status map_memory(Run *run, Message *m) {
+  const Kiln__V1__RunDone *done = m->env->run_done;
+  void *at = NULL;
+  if (!done->n_places) return NULL;
+  int fd = message_take_fd(m, 0);
+  if (fd < 0) return FAIL(INTERNAL, "outputs without their memory");
+  Status st = shm_check(fd, done->memory_bytes);
+  if (!st) st = shm_map(fd, done->memory_bytes, false, &at);
+  run->memory = at;
+  close(fd);
+  return st;
+}
+
+/* The true sizes. */
+static Status take_dims(Request *r, Run *run, const Kiln__V1__RunDone *done) {
+  uint64_t total = 0, max = r->server->config.max_tensor_bytes;
   if (!symbolic(run)) return NULL;
   if (done->n_dims != run->noutputs) return FAIL(INTERNAL, "the outputs' sizes are missing");
   for (size_t i = 0; i < run->noutputs; i++) {
@@ -362,14 +402,19 @@ static Status take_dims(Run *run, const Kiln__V1__RunDone *done) {
     uint64_t bytes;
     if (done->dims[i]->n_dims != spec->n_dims ||
         !wire_tensor_bytes(spec->dtype, done->dims[i]->dims, spec->n_dims, &bytes) ||
-        bytes > run->room[i])
-      return FAIL(INTERNAL, "output %zu is larger than its room", i);
+        (!run->open[i] && bytes != run->room[i]))
+      return FAIL(INTERNAL, "output %zu has a wrong size", i);
+    if (bytes > max)
+      return FAIL(RESOURCE_EXHAUSTED,
+                  "output '%s' came to %" PRIu64 " bytes, this server allows %" PRIu64, spec->name,
+                  bytes, max);
     run->room[i] = bytes;
+    total += bytes;
     if (!run->made || !spec->n_dims) continue;
     memcpy(run->made[i]->dims, done->dims[i]->dims, spec->n_dims * sizeof *spec->dims);
     run->made[i]->bytes = bytes;
   }
-  return NULL;
+  return run->made ? buffer_table_check(&r->server->buffers, total) : NULL;
 }
 
 static Status keep_buffers(Request *r, Run *run) {
@@ -403,7 +448,10 @@ static void fill_output(const Run *run, size_t i, const Slab *slab, const Kiln__
   o->tensor.dtype = spec->dtype;
   o->tensor.dims = symbolic(run) ? done->dims[i]->dims : spec->dims;
   o->tensor.n_dims = spec->n_dims;
-  if (run->offsets)
+  bool open = run->nopen && run->open[i];
+  if (open && done->n_places)
+    o->tensor.data = (ProtobufCBinaryData){output_bytes(run, i), run->memory + done->places[i]};
+  else if (run->offsets && !open)
     o->tensor.data =
         (ProtobufCBinaryData){output_bytes(run, i), (uint8_t *)slab->at + run->offsets[i]};
   else
@@ -419,8 +467,9 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   Output *outputs = arena_array(&r->arena, run->noutputs + 1, sizeof *outputs);
   Kiln__V1__NamedTensor **list = arena_array(&r->arena, run->noutputs + 1, sizeof *list);
   if (!st && (!outputs || !list)) st = FAIL(RESOURCE_EXHAUSTED, "run");
-  if (!st) st = take_dims(run, m->env->run_done);
+  if (!st) st = take_dims(r, run, m->env->run_done);
   if (!st) st = check_answer(run, m->env->run_done);
+  if (!st) st = map_memory(run, m);
   if (!st && run->made) st = keep_buffers(r, run);
   if (st) {
     request_finish(r, st);
@@ -435,6 +484,13 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   response.n_outputs = run->noutputs;
   response.device_ns = m->env->run_done->device_ns;
   response.queue_ns = run->handed_ns - r->received_ns;
+  if (run->memory) {
+    uint8_t *memory = run->memory;
+    size_t bytes = m->env->run_done->memory_bytes;
+    request_reply(r, &response.base);
+    munmap(memory, bytes);
+    return;
+  }
   request_reply(r, &response.base);
 }
 

@@ -53,7 +53,8 @@ static Status run(DeviceWorker *w, Message *m) {
   env.id = m->env->id;
   env.body_case = KILN__V1__ENVELOPE__BODY_RUN_DONE;
   env.run_done = &done;
-  return channel_send(&w->channel, &env, NULL, 0);
+  int fd = executor_output_fd(w->executor);
+  return channel_send(&w->channel, &env, &fd, fd >= 0);
 }
 
 static Status buffer_create(DeviceWorker *w, Message *m) {

@@ -25,7 +25,7 @@ Status executor_create(Device *dev, Executor **out) {
   *out = calloc(1, sizeof **out);
   if (!*out) return FAIL(RESOURCE_EXHAUSTED, "executor");
   (*out)->dev = dev;
-  (*out)->read_fd = -1;
+  (*out)->read_fd = (*out)->open_fd = -1;
   return NULL;
 }
 
@@ -55,6 +55,14 @@ static void loaded_release(Executor *x, Loaded *l) {
   free(l);
 }
 
+/* What the run before left behind. */
+static void drop_open(Executor *x) {
+  for (size_t i = 0; i < x->nopen; i++) device_buffer_free(x->dev, x->open[i]);
+  x->nopen = 0;
+  if (x->open_fd >= 0) close(x->open_fd);
+  x->open_fd = -1;
+}
+
 static void slab_release(Executor *x, SharedMemory *slab) {
   if (!slab) return;
   device_memory_unshare(x->dev, slab);
@@ -76,6 +84,9 @@ void executor_release(Executor *x) {
   if (x->read_fd >= 0) close(x->read_fd);
   free(x->mirror);
   free(x->outputs);
+  drop_open(x);
+  free(x->open);
+  free(x->places);
   free(x->dims);
   free(x);
 }
@@ -541,11 +552,13 @@ static Status bind_outputs(Executor *x, const Loaded *l, const Kiln__V1__RunJob 
     if (m->outputs[i] >= l->noutputs) return BROKEN("output %u of %zu", m->outputs[i], l->noutputs);
     SlotPlace *p = &l->slot_at[l->ninputs + m->outputs[i]];
     if (p->at.buffer || p->out) return BROKEN("output %u is wanted twice", m->outputs[i]);
+    if (loaded_is_open(l, l->ninputs + m->outputs[i])) continue;
     TRY(bind_output(x, m, i, l->slot_bytes[l->ninputs + m->outputs[i]], slab, p));
   }
   for (size_t i = l->ninputs; i < l->ninputs + l->noutputs; i++) {
     SlotPlace *p = &l->slot_at[i];
-    if (p->at.buffer) continue; /* the others: inline, copied to the slab, or not wanted at all */
+    if (p->at.buffer || loaded_is_open(l, i)) continue;
+    /* the others: inline, copied to the slab, or not wanted at all */
     p->at = (LaunchArg){x->staging, *staging};
     *staging += align_up(l->slot_bytes[i]) + ALIGN;
   }
@@ -574,13 +587,18 @@ static Status bind(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
   return bind_outputs(x, l, m, slab, &staging);
 }
 
-static void apply(Executor *x, Loaded *l) {
+void loaded_apply(Loaded *l, size_t slot) {
   for (size_t i = 0; i < l->npatches; i++) {
     const Patch *p = &l->patches[i];
+    if (slot != (size_t)-1 && p->slot != slot) continue;
     const LaunchArg *at = &l->slot_at[p->slot].at;
     uint64_t offset = l->sizes ? l->sizes->buffers[p->buffer].offset : p->offset;
     l->args[p->arg] = (LaunchArg){at->buffer, at->offset + offset};
   }
+}
+
+static void apply(Executor *x, Loaded *l) {
+  loaded_apply(l, (size_t)-1);
   if (l->sizes || !l->temp_bytes || l->temp_base == x->temps[0]) return;
   l->temp_base = x->temps[0];
   for (size_t i = 0; i < l->ntemps; i++) l->args[l->temps[i].arg].buffer = x->temps[0];
@@ -602,8 +620,15 @@ static Status fill_one(Executor *x, const Loaded *l, const Fill *f) {
   return st;
 }
 
+Status loaded_fill(Executor *x, const Loaded *l, size_t slot) {
+  for (size_t i = 0; i < l->nfills; i++)
+    if (l->fills[i].slot == slot) TRY(fill_one(x, l, &l->fills[i]));
+  return NULL;
+}
+
 static Status fill(Executor *x, const Loaded *l) {
-  for (size_t i = 0; i < l->nfills; i++) TRY(fill_one(x, l, &l->fills[i]));
+  for (size_t i = 0; i < l->nfills; i++)
+    if (!loaded_is_open(l, l->fills[i].slot)) TRY(fill_one(x, l, &l->fills[i]));
   return NULL;
 }
 
@@ -617,15 +642,18 @@ static Status see_output(Executor *x, const LaunchArg *at, uint64_t bytes, uint8
 static Status copy_outputs(Executor *x, const Loaded *l) {
   for (size_t i = l->ninputs; i < l->ninputs + l->noutputs; i++) {
     const SlotPlace *p = &l->slot_at[i];
-    if (p->out) TRY(device_read(x->dev, p->at.buffer, p->at.offset, p->out, l->slot_bytes[i]));
+    if (p->out && p->at.buffer)
+      TRY(device_read(x->dev, p->at.buffer, p->at.offset, p->out, l->slot_bytes[i]));
   }
   return NULL;
 }
 
 static Status reply(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
                     Kiln__V1__RunDone *out) {
+  size_t open = 0;
+  for (size_t i = 0; i < m->n_outputs; i++) open += loaded_is_open(l, l->ninputs + m->outputs[i]);
   TRY(copy_outputs(x, l));
-  if (m->n_output_buffers || m->n_output_offsets || !m->n_outputs) return NULL;
+  if (m->n_output_buffers || (m->n_output_offsets && !open) || !m->n_outputs) return NULL;
   if (x->outputs_cap < m->n_outputs) {
     void *p = realloc(x->outputs, m->n_outputs * sizeof *x->outputs);
     if (!p) return FAIL(RESOURCE_EXHAUSTED, "outputs");
@@ -634,6 +662,8 @@ static Status reply(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
   }
   for (size_t i = 0; i < m->n_outputs; i++) {
     size_t slot = l->ninputs + m->outputs[i];
+    x->outputs[i] = (ProtobufCBinaryData){0};
+    if (loaded_is_open(l, slot) ? out->n_places > 0 : m->n_output_offsets > 0) continue;
     x->outputs[i].len = l->slot_bytes[slot];
     TRY(see_output(x, &l->slot_at[slot].at, l->slot_bytes[slot], &x->outputs[i].data));
   }
@@ -648,6 +678,7 @@ static void drop_new_buffers(Executor *x, const Kiln__V1__RunJob *m) {
 
 Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V1__RunDone *out) {
   SharedMemory *slab;
+  drop_open(x);
   TRY(take_slab(x, m, slab_fd, &slab));
   Loaded *l = map_find(&x->loaded, m->executable);
   if (!l) return BROKEN("unknown executable %llu", (unsigned long long)m->executable);
@@ -667,6 +698,8 @@ Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V
   if (st) drop_new_buffers(x, m);
   return st;
 }
+
+int executor_output_fd(const Executor *x) { return x->open_fd; }
 
 void executor_slab_free(Executor *x, uint64_t slab) {
   slab_release(x, map_remove(&x->slabs, slab));

@@ -23,6 +23,8 @@ void executor_unload(Executor *x, uint64_t executable);
 /* slab_fd is -1 when the job brings no slab; owned by the executor. out's outputs point into the
  * executor's memory and stay valid until its next call. */
 Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V1__RunDone *out);
+/* The memory that comes with out, or -1; the executor's, until its next call. */
+int executor_output_fd(const Executor *x);
 void executor_slab_free(Executor *x, uint64_t slab);
 
 /* Takes ownership of fd. */

@@ -92,6 +92,10 @@ struct Executor {
   int read_fd;                  /* what executor_buffer_read made last, or -1 */
   ProtobufCBinaryData *outputs; /* of the last RunDone */
   size_t outputs_cap;
+  Buffer **open; /* of the last run's open outputs, by output; NULL where there is none */
+  size_t nopen;
+  int open_fd; /* of the last RunDone, or -1 */
+  uint64_t *places;
   Kiln__V1__TensorDims **dims; /* of the last RunDone */
   size_t dims_cap;
 };
@@ -102,6 +106,14 @@ static inline uint64_t align_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_
 
 /* Makes *b at least `bytes` large; its content is lost when it grows. */
 Status loaded_ensure(Executor *x, Buffer **b, uint64_t bytes);
+
+static inline bool loaded_is_open(const Loaded *l, size_t slot) {
+  return l->sizes && l->sizes->slot_phase[slot] > 0;
+}
+/* Fills an output whose value the compiler knows; nothing for others. */
+Status loaded_fill(Executor *x, const Loaded *l, size_t slot);
+/* Writes the arguments that are on the slot; (size_t)-1: on any. */
+void loaded_apply(Loaded *l, size_t slot);
 
 /* -- launch_grid.c -- */
 /* *out is NULL when no grid of the executable depends on a VAR. Its calls have been checked. */

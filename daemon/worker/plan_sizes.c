@@ -119,7 +119,11 @@ static Status check_shapes(const PlanSizes *s, size_t nslots) {
   for (size_t i = 0; i < nslots; i++) {
     const Kiln__V1__SlotShape *shape = s->m->shapes[i];
     if (!shape->item_bytes) return BROKEN("slot %zu has elements of no bytes", i);
-    for (size_t k = 0; k < shape->n_dims; k++) TRY(size_program_check(shape->dims[k], s->nvars));
+    for (size_t k = 0; k < shape->n_dims; k++) {
+      TRY(size_program_check(shape->dims[k], s->nvars));
+      TRY(phase_of(s, shape->dims[k], &s->slot_phase[i]));
+    }
+    if (s->slot_phase[i] && i < s->m->n_input_bytes) return BROKEN("input %zu is computed", i);
   }
   return NULL;
 }
@@ -135,10 +139,11 @@ static Status allocate(PlanSizes *s, size_t nslots, size_t noutputs) {
   s->arena_bytes = calloc(s->nphases, sizeof *s->arena_bytes);
   s->buffers = calloc(p->n_buffers + 1, sizeof *s->buffers);
   s->slot_bytes = calloc(nslots + 1, sizeof *s->slot_bytes);
+  s->slot_phase = calloc(nslots + 1, sizeof *s->slot_phase);
   s->dims = calloc(noutputs + 1, sizeof *s->dims);
   s->dims_list = calloc(noutputs + 1, sizeof *s->dims_list);
-  if (!s->vars || !s->known || !s->arena_bytes || !s->buffers || !s->slot_bytes || !s->dims ||
-      !s->dims_list)
+  if (!s->vars || !s->known || !s->arena_bytes || !s->buffers || !s->slot_bytes || !s->slot_phase ||
+      !s->dims || !s->dims_list)
     return FAIL(RESOURCE_EXHAUSTED, "sizes of a plan");
   return NULL;
 }
@@ -190,6 +195,7 @@ void plan_sizes_release(PlanSizes *s) {
   free(s->arena_bytes);
   free(s->buffers);
   free(s->slot_bytes);
+  free(s->slot_phase);
   free(s->dims);
   free(s->dims_list);
   free(s);
@@ -289,6 +295,19 @@ static Status size_buffer(PlanSizes *s, size_t i) {
   return NULL;
 }
 
+static bool is_open(const PlanSizes *s, uint32_t slot) {
+  return slot < s->m->n_shapes && s->slot_phase[slot] > 0;
+}
+
+Status plan_sizes_open(PlanSizes *s, size_t slot) {
+  TRY(slot_size(s, slot, NULL));
+  for (size_t i = 0; i < s->m->plan->n_buffers; i++) {
+    const Kiln__V1__PlanBuffer *b = s->m->plan->buffers[i];
+    if (on_slot(b) && b->slot == slot) TRY(size_buffer(s, i));
+  }
+  return NULL;
+}
+
 static Status lay_out(PlanSizes *s, uint32_t phase) {
   const Kiln__V1__Plan *p = s->m->plan;
   ArenaItem **items = calloc(p->n_buffers + 1, sizeof *items);
@@ -304,7 +323,8 @@ static Status lay_out(PlanSizes *s, uint32_t phase) {
   for (size_t i = 0; !st && i < p->n_buffers; i++) {
     bool temp = is_temp(p->buffers[i]), whole = temp && p->buffers[i]->whole == i;
     if (whole && s->buffers[i].phase == phase) s->buffers[i].offset = s->buffers[i].item.offset;
-    if ((temp && !whole && s->buffers[i].phase == phase) || (!temp && phase == 0))
+    bool slot = on_slot(p->buffers[i]), open = slot && is_open(s, p->buffers[i]->slot);
+    if ((temp && !whole && s->buffers[i].phase == phase) || (!temp && phase == 0 && !open))
       st = size_buffer(s, i);
   }
   free(items);
@@ -339,7 +359,10 @@ Status plan_sizes_begin(PlanSizes *s, const int64_t *vars, size_t n, bool *chang
   if (s->nphases > 1) s->laid_out = false; /* outputs have the true sizes of the run before */
   *changed = !s->laid_out;
   if (s->laid_out) return NULL;
-  for (size_t i = 0; i < s->m->n_shapes; i++) TRY(slot_size(s, i, NULL));
+  for (size_t i = 0; i < s->m->n_shapes; i++) {
+    s->slot_bytes[i] = 0;
+    if (!is_open(s, (uint32_t)i)) TRY(slot_size(s, i, NULL));
+  }
   TRY(lay_out(s, 0));
   s->laid_out = true;
   return NULL;

@@ -21,10 +21,11 @@ typedef struct PlanSizes {
   int64_t *vars; /* values now */
   bool *known;   /* by VAR: it has a value in this run */
   uint32_t nphases;
-  uint64_t *arena_bytes; /* by phase */
-  BufferSize *buffers;   /* by plan buffer */
-  uint64_t *slot_bytes;  /* inputs, then outputs: now, or at most while that is not known */
-  bool laid_out;         /* phase 0, for vars */
+  uint64_t *arena_bytes;                   /* by phase */
+  BufferSize *buffers;                     /* by plan buffer */
+  uint64_t *slot_bytes;                    /* inputs, then outputs; 0 while that is not known */
+  uint32_t *slot_phase;                    /* from which on it is known; above 0 for open outputs */
+  bool laid_out;                           /* phase 0, for vars */
   Kiln__V1__TensorDims *dims, **dims_list; /* by output, of the run that ended last */
 } PlanSizes;
 
@@ -36,7 +37,9 @@ void plan_sizes_release(PlanSizes *s); /* NULL allowed */
 Status plan_sizes_begin(PlanSizes *s, const int64_t *vars, size_t n, bool *changed);
 /* OUT_OF_RANGE when the value is outside of the VAR's bounds. */
 Status plan_sizes_bind(PlanSizes *s, uint32_t var, int64_t value);
+/* The size of an open output, whose phase has come, and of the buffers in it. */
+Status plan_sizes_open(PlanSizes *s, size_t slot);
 /* The phase that the BIND of var opens; 0 when the plan has none. */
 uint32_t plan_sizes_phase(const PlanSizes *s, uint32_t var);
-/* The outputs' true sizes, in slot_bytes and dims. */
+/* The outputs' sizes, in slot_bytes and dims. */
 Status plan_sizes_end(PlanSizes *s);

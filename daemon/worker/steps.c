@@ -6,8 +6,10 @@
  * others at the BIND they wait for; each time the arguments that depend on them are written. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/clock.h"
+#include "daemon/channel/shm.h"
 #include "daemon/worker/loaded.h"
 
 /* Temporaries whose sizes are known now. */
@@ -22,9 +24,35 @@ static Status apply_phase(Executor *x, Loaded *l, uint32_t phase) {
   return NULL;
 }
 
+/* Buffers for the open outputs whose sizes are known now. */
+static Status make_open(Executor *x, Loaded *l, uint32_t phase) {
+  for (size_t i = 0; i < l->noutputs; i++) {
+    size_t slot = l->ninputs + i;
+    if (l->sizes->slot_phase[slot] != phase) continue;
+    TRY(plan_sizes_open(l->sizes, slot));
+    uint64_t bytes = l->slot_bytes[slot] = l->sizes->slot_bytes[slot];
+    device_buffer_free(x->dev, x->open[i]);
+    x->open[i] = NULL;
+    TRY(device_buffer_alloc(x->dev, bytes ? bytes : 1, -1, &x->open[i]));
+    l->slot_at[slot].at = (LaunchArg){x->open[i], 0};
+    loaded_apply(l, slot);
+    TRY(loaded_fill(x, l, slot));
+  }
+  return NULL;
+}
+
+static Status reserve_open(Executor *x, size_t n) {
+  Buffer **p = realloc(x->open, (n + 1) * sizeof *p);
+  if (!p) return FAIL(RESOURCE_EXHAUSTED, "outputs");
+  x->open = p;
+  while (x->nopen < n) x->open[x->nopen++] = NULL;
+  return NULL;
+}
+
 Status steps_begin(Executor *x, Loaded *l, const Kiln__V1__RunJob *m) {
   bool changed;
   if (!l->sizes) return NULL;
+  TRY(reserve_open(x, l->noutputs));
   TRY(plan_sizes_begin(l->sizes, m->vars, m->n_vars, &changed));
   if (changed)
     memcpy(l->slot_bytes, l->sizes->slot_bytes, (l->ninputs + l->noutputs) * sizeof *l->slot_bytes);
@@ -72,7 +100,9 @@ static Status step_bind(Machine *m, const Step *s) {
   TRY(machine_wait(m));
   TRY(device_read(m->x->dev, at->buffer, at->offset, &value, sizeof value));
   TRY(plan_sizes_bind(m->l->sizes, s->var, value));
-  return apply_phase(m->x, m->l, plan_sizes_phase(m->l->sizes, s->var));
+  uint32_t phase = plan_sizes_phase(m->l->sizes, s->var);
+  TRY(apply_phase(m->x, m->l, phase));
+  return make_open(m->x, m->l, phase);
 }
 
 /* -- loops --------------------------------------------------------------------------------------
@@ -134,28 +164,57 @@ Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns) {
   return machine_wait(&m);
 }
 
-/* Buffers that were made as large as they might have to be get their true size. */
-static Status shrink_buffers(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m) {
+/* -- open outputs -------------------------------------------------------------------------------
+ *
+ * Each gets a buffer of its own when its size is known. At the end the buffer is kept for the
+ * client, or its bytes go with the reply: inline, or in memory made for them. */
+
+enum { OPEN_INLINE = 32 << 10 };
+
+static Status keep_open(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m) {
   for (size_t i = 0; i < m->n_output_buffers; i++) {
-    size_t slot = l->ninputs + m->outputs[i];
-    uint64_t bytes = l->slot_bytes[slot] ? l->slot_bytes[slot] : 1;
-    Buffer *old = l->slot_at[slot].at.buffer, *exact;
-    if (old->size == bytes) continue;
-    TRY(device_buffer_alloc(x->dev, bytes, -1, &exact));
-    Status st = device_copy(x->dev, exact, 0, old, 0, l->slot_bytes[slot]);
-    if (!st) {
-      map_remove(&x->buffers, m->output_buffers[i]);
-      if (!map_put(&x->buffers, m->output_buffers[i], exact))
-        st = FAIL(RESOURCE_EXHAUSTED, "buffers");
-      device_buffer_free(x->dev, old);
-      l->slot_at[slot].at.buffer = st ? NULL : exact;
-    }
-    if (st) {
-      device_buffer_free(x->dev, exact);
-      return st;
-    }
+    Buffer **b = &x->open[m->outputs[i]];
+    if (!loaded_is_open(l, l->ninputs + m->outputs[i])) continue;
+    if (!*b || map_find(&x->buffers, m->output_buffers[i])) return BROKEN("an output twice");
+    if (!map_put(&x->buffers, m->output_buffers[i], *b)) return FAIL(RESOURCE_EXHAUSTED, "buffers");
+    *b = NULL;
   }
   return NULL;
+}
+
+static Status copy_open(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m, char *to) {
+  for (size_t i = 0; i < m->n_outputs; i++) {
+    size_t slot = l->ninputs + m->outputs[i];
+    if (!loaded_is_open(l, slot) || !l->slot_bytes[slot]) continue;
+    const LaunchArg *at = &l->slot_at[slot].at;
+    TRY(device_read(x->dev, at->buffer, at->offset, to + x->places[i], l->slot_bytes[slot]));
+  }
+  return NULL;
+}
+
+/* Memory for the open outputs of the reply, unless they are small. */
+static Status send_open(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
+                        Kiln__V1__RunDone *out) {
+  uint64_t total = 0;
+  void *host;
+  for (size_t i = 0; i < m->n_outputs; i++) {
+    size_t slot = l->ninputs + m->outputs[i];
+    x->places[i] = 0;
+    if (!loaded_is_open(l, slot)) continue;
+    x->places[i] = total;
+    total += align_up(l->slot_bytes[slot]);
+    if (total > INT64_MAX) return FAIL(RESOURCE_EXHAUSTED, "outputs");
+  }
+  if (total <= OPEN_INLINE && x->dev->caps.shares_memory) return NULL;
+  if (!total) return NULL;
+  TRY(shm_create("kiln-outputs", total, &x->open_fd));
+  TRY(shm_map(x->open_fd, total, true, &host));
+  Status st = copy_open(x, l, m, host);
+  munmap(host, total);
+  out->places = x->places;
+  out->n_places = m->n_outputs;
+  out->memory_bytes = total;
+  return st;
 }
 
 Status steps_end(Executor *x, Loaded *l, const Kiln__V1__RunJob *m, Kiln__V1__RunDone *out) {
@@ -163,13 +222,16 @@ Status steps_end(Executor *x, Loaded *l, const Kiln__V1__RunJob *m, Kiln__V1__Ru
   if (!s) return NULL;
   TRY(plan_sizes_end(s));
   memcpy(l->slot_bytes, s->slot_bytes, (l->ninputs + l->noutputs) * sizeof *l->slot_bytes);
-  TRY(shrink_buffers(x, l, m));
+  TRY(keep_open(x, l, m));
   if (x->dims_cap < m->n_outputs) {
     void *p = realloc(x->dims, m->n_outputs * sizeof *x->dims);
-    if (!p) return FAIL(RESOURCE_EXHAUSTED, "outputs");
-    x->dims = p;
+    if (p) x->dims = p;
+    void *q = realloc(x->places, m->n_outputs * sizeof *x->places);
+    if (q) x->places = q;
+    if (!p || !q) return FAIL(RESOURCE_EXHAUSTED, "outputs");
     x->dims_cap = m->n_outputs;
   }
+  if (!m->n_output_buffers) TRY(send_open(x, l, m, out));
   for (size_t i = 0; i < m->n_outputs; i++) x->dims[i] = s->dims_list[m->outputs[i]];
   out->n_dims = m->n_outputs;
   out->dims = x->dims;

@@ -219,11 +219,56 @@ def test_sizes_that_the_run_computes(daemon):
         daemon.stub.FreeBuffers(kiln_pb2.FreeBuffersRequest(buffers=[kept]))
 
 
+def counted(low, high):
+    """o = 0, 3, 6, ... of as many elements as x has ones."""
+    g = Graph()
+    count = g.node("REDUCE_SUM", named(g, "x", ["n"], "int64"), ints=[0], i=1)
+    g.g.sizes.add(op=graph_pb2.SIZE_NODE, node=count, min=low, max=high)
+    o = g.node("IOTA", dtype=5, ints=[0, 0], sizes=[0, 1])
+    g.output("o", g.node("MUL", o, g.node("CAST", g.const(3), dtype=5)))
+    return g.bytes()
+
+
+def ones(n, of):
+    return (np.arange(of) < n).astype(np.int64)
+
+
+def test_computed_sizes_of_the_native_graph(daemon):
+    exe = daemon.compile(counted(1, 20000), ranges=[span("n", 1, 20000)])
+    assert exe.outputs[0].shape[0].name == "?" and exe.outputs[0].shape[0].max == 20000
+    for n, of in ((1, 1), (5, 9), (20000, 20000), (3, 20000)):
+        np.testing.assert_array_equal(daemon.run(exe.executable, {"x": ones(n, of)})["o"], 3 * np.arange(n))
+
+
 def test_computed_size_outside_of_its_bounds(daemon):
     exe = daemon.compile(ranged(), fmt=1).executable
     with fails(C.OUT_OF_RANGE, "70000", "[0, 65536]"):
         daemon.run(exe, {"x": np.int64(70000)})
     np.testing.assert_array_equal(daemon.run(exe, {"x": np.int64(4)})["o"], 3 * np.arange(4))
+    exe = daemon.compile(counted(1, 10), ranges=[span("n", 1, 100)]).executable
+    for n in (0, 11):
+        with fails(C.OUT_OF_RANGE, str(n), "[1, 10]"):
+            daemon.run(exe, {"x": ones(n, 50)})
+    np.testing.assert_array_equal(daemon.run(exe, {"x": ones(10, 10)})["o"], 3 * np.arange(10))
+
+
+def test_outputs_whose_bounds_are_far_above_their_size(daemon):
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"]), helper.make_node("Neg", ["x"], ["z"])]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"]),
+                                           helper.make_tensor_value_info("shape", TensorProto.INT64, [3])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None, None]),
+                               helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n"])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    exe = daemon.compile(model, fmt=1).executable
+    for n, shape in ((24, (2, 3, 4)), (60000, (1, 60000, 1)), (40000, (200, 2, 100)), (6, (1, 1, 6))):
+        x = rand(n)
+        r = daemon.run(exe, {"x": x, "shape": np.array(shape, np.int64)})
+        np.testing.assert_array_equal(r["y"], x.reshape(shape))
+        np.testing.assert_array_equal(r["z"], -x)
+        np.testing.assert_array_equal(daemon.run(exe, {"x": x, "shape": np.array(shape, np.int64)}, outputs=["y"])["y"], x.reshape(shape))
+        kept = daemon.run(exe, {"x": x, "shape": np.array(shape, np.int64)}, buffers=True)
+        np.testing.assert_array_equal(daemon.download(kept["y"]), x.reshape(shape))
+        daemon.stub.FreeBuffers(kiln_pb2.FreeBuffersRequest(buffers=list(kept.values())))
 
 
 def test_a_new_device_worker_knows_the_sizes(start):

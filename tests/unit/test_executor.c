@@ -531,13 +531,151 @@ static void test_slab_bounds(void **state) {
   }
 }
 
+/* -- outputs whose size the run decides ----------------------------------------------------------
+ */
+
+typedef struct Open {
+  Kiln__V1__PlanVar var, *vars[1];
+  Kiln__V1__PlanStep step[4], *steps[4];
+  Kiln__V1__SizeProgram size, rest, sixteen, *rest_dim[1], *sixteen_dim[1];
+  Kiln__V1__SlotShape shape[3], *shapes[3];
+} Open;
+
+/* The first call leaves 16 in every word of T, which the BIND takes for 16 + (16 << 32); the
+ * outputs have the rest of that by 32 elements. */
+static void make_open(Model *m, Open *o) {
+  static int64_t rest[] = {1, 0, 0, 32, 6}, size[] = {1, 0, 0, 32, 6, 0, 4, 4}, sixteen[] = {0, N};
+  static const char *const bits16 = "2.2420775429197073e-44";
+  *o = (Open){0};
+  kiln__v1__plan_var__init(&o->var);
+  o->var.name = (char *)(uintptr_t) "count";
+  o->var.max = INT64_MAX / 4;
+  o->var.source = KILN__V1__PLAN_VAR__SOURCE__BOUND;
+  o->vars[0] = &o->var;
+  kiln__v1__size_program__init(&o->size);
+  o->rest = o->sixteen = o->size;
+  o->size.code = size, o->size.n_code = 8;
+  o->rest.code = rest, o->rest.n_code = 5;
+  o->sixteen.code = sixteen, o->sixteen.n_code = 2;
+  o->rest_dim[0] = &o->rest, o->sixteen_dim[0] = &o->sixteen;
+  for (int i = 0; i < 3; i++) {
+    kiln__v1__slot_shape__init(&o->shape[i]);
+    o->shape[i].dims = i ? o->rest_dim : o->sixteen_dim;
+    o->shape[i].n_dims = 1;
+    o->shape[i].item_bytes = 4;
+    o->shapes[i] = &o->shape[i];
+  }
+  for (int i = 0; i < 4; i++) {
+    kiln__v1__plan_step__init(&o->step[i]);
+    o->step[i].call = i > 1 ? (uint32_t)i - 1 : 0;
+    o->steps[i] = &o->step[i];
+  }
+  o->step[1].kind = KILN__V1__PLAN_STEP__KIND__BIND;
+  o->step[1].buffer = T;
+  set_call(m, 0, bits16, (uint32_t[]){T}, 1);
+  m->buffers[T].bytes = sizeof(int64_t);
+  m->buffers[T].whole = T, m->buffers[T].offset = 0;
+  m->buffers[T].last = 3;
+  m->buffers[Y].size = m->buffers[Z].size = &o->size;
+  m->plan.vars = o->vars, m->plan.n_vars = 1;
+  m->plan.steps = o->steps, m->plan.n_steps = 4;
+  m->load.shapes = o->shapes, m->load.n_shapes = 3;
+}
+
+static void check_open(const float *y, const float *z, float x) {
+  for (int i = 0; i < N; i++) {
+    assert_float_equal(y[i], x + (float)i + 10, 1e-6);
+    assert_float_equal(z[i], 100, 1e-6);
+  }
+}
+
+/* Inline, or in memory that comes with the reply where the host cannot see the device's. */
+static void test_open(void **state) {
+  Fixture *f = *state;
+  Open o;
+  make_open(f->m, &o);
+  assert_null(load_model(f->x, f->m));
+  for (int round = 0; round < 3; round++) {
+    Job j;
+    Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+    int64_t vars[1] = {0};
+    make_job(&j, 1, (float)round);
+    j.run.vars = vars, j.run.n_vars = 1;
+    assert_null(executor_run(f->x, &j.run, -1, &done));
+    assert_int_equal(done.n_dims, 2);
+    assert_int_equal(done.dims[1]->dims[0], N);
+    assert_int_equal(done.n_outputs, 2);
+    int fd = executor_output_fd(f->x);
+    if (device.caps.shares_memory) {
+      assert_int_equal(fd, -1);
+      check_open((float *)done.outputs[0].data, (float *)done.outputs[1].data, (float)round);
+      continue;
+    }
+    char *memory;
+    assert_int_equal(done.n_places, 2);
+    assert_null(shm_map(fd, done.memory_bytes, false, (void **)&memory));
+    check_open((float *)(memory + done.places[0]), (float *)(memory + done.places[1]),
+               (float)round);
+    munmap(memory, done.memory_bytes);
+  }
+}
+
+static void test_open_buffers(void **state) {
+  Fixture *f = *state;
+  Open o;
+  Job j;
+  Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+  int64_t vars[1] = {0};
+  uint64_t bytes;
+  int fd;
+  make_open(f->m, &o);
+  assert_null(load_model(f->x, f->m));
+  make_job(&j, 1, 3);
+  j.run.vars = vars, j.run.n_vars = 1;
+  j.buffers[0] = 70, j.buffers[1] = 71;
+  j.run.output_buffers = j.buffers, j.run.n_output_buffers = 2;
+  assert_null(executor_run(f->x, &j.run, -1, &done));
+  assert_int_equal(done.n_outputs, 0);
+  for (int i = 0; i < 2; i++) {
+    assert_null(executor_buffer_read(f->x, j.buffers[i], &bytes, &fd));
+    assert_int_equal(bytes, BYTES);
+  }
+  Status st = executor_run(f->x, &j.run, -1, &done); /* the buffers exist */
+  assert_int_equal(status_code(st), ST_INTERNAL);
+  status_drop(st);
+  o.var.max = 15; /* the plan keeps a copy: nothing changes */
+  j.run.n_output_buffers = 0;
+  assert_null(executor_run(f->x, &j.run, -1, &done));
+}
+
+static void test_bound_outside(void **state) {
+  Fixture *f = *state;
+  Open o;
+  Job j;
+  Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+  int64_t vars[1] = {0};
+  make_open(f->m, &o);
+  o.var.max = 1000;
+  assert_null(load_model(f->x, f->m));
+  make_job(&j, 1, 3);
+  j.run.vars = vars, j.run.n_vars = 1;
+  Status st = executor_run(f->x, &j.run, -1, &done);
+  assert_int_equal(status_code(st), ST_OUT_OF_RANGE);
+  status_drop(st);
+  j.run.n_vars = 0;
+  st = executor_run(f->x, &j.run, -1, &done);
+  assert_int_equal(status_code(st), ST_INTERNAL);
+  status_drop(st);
+}
+
 #define WITH(memory, test_)                                                                        \
   { #test_ " with memory " #memory, test_, setup_##memory, teardown, NULL }
 #define ALL(memory)                                                                                \
   WITH(memory, test_inline), WITH(memory, test_some_outputs), WITH(memory, test_slab),             \
       WITH(memory, test_buffers), WITH(memory, test_two_executables),                              \
       WITH(memory, test_wrong_loads), WITH(memory, test_wrong_runs),                               \
-      WITH(memory, test_slab_bounds)
+      WITH(memory, test_slab_bounds), WITH(memory, test_open), WITH(memory, test_open_buffers),    \
+      WITH(memory, test_bound_outside)
 
 int main(void) {
   const struct CMUnitTest tests[] = {ALL(shared), ALL(apart)};

@@ -182,11 +182,14 @@ static void test_run(void **unused) {
     assert_null(plan_sizes_begin(s, vars, 2, &changed));
     assert_true(changed);
     assert_int_equal(s->slot_bytes[0], 4 * vars[0]);
-    assert_int_equal(s->slot_bytes[1], 4 * (vars[0] + 100)); /* at most */
-    assert_int_equal(s->arena_bytes[0], 64 + 128);           /* both are alive at step 0 */
+    assert_int_equal(s->slot_bytes[1], 0); /* not known */
+    assert_int_equal(s->slot_phase[1], 1);
+    assert_int_equal(s->arena_bytes[0], 64 + 128); /* both are alive at step 0 */
     assert_int_equal(s->buffers[3].phase, 1);
     assert_null(plan_sizes_bind(s, 1, 50));
     assert_int_equal(s->arena_bytes[1], 256);
+    assert_null(plan_sizes_open(s, 1));
+    assert_int_equal(s->slot_bytes[1], 4 * (vars[0] + 50));
     assert_null(plan_sizes_end(s));
     assert_int_equal(s->slot_bytes[1], 4 * (vars[0] + 50));
     assert_int_equal(s->dims[0].dims[0], vars[0] + 50);

@@ -1,6 +1,7 @@
 """numpy arrays and requests as messages; shared by the blocking and the asyncio client."""
 from __future__ import annotations
 
+import itertools
 import operator
 import os
 from typing import Any, Callable, Iterator, Mapping, Sequence
@@ -132,7 +133,7 @@ def compile_options(options: Options) -> kiln_pb2.CompileOptions:
     message = kiln_pb2.CompileOptions(device=options.device, no_cache=options.no_cache)
     for name, value in options.dims.items():
         if isinstance(value, (tuple, list)) and len(value) == 2:
-            value = Dim(int(value[0]), int(value[1]))
+            value = Dim(value[0], value[1])
         try:
             if isinstance(value, Dim):
                 message.ranges.add(name=name, min=value.min, max=value.max, multiple=value.multiple)
@@ -149,22 +150,17 @@ def spec_shape(spec: kiln_pb2.TensorSpec) -> tuple[Any, ...]:
 
 
 def compile_requests(model: Any, options: Options) -> Iterator[kiln_pb2.CompileRequest]:
-    """The messages of a Compile call: one header, then chunks."""
+    """The messages of a Compile call: one header, then chunks. What is wrong with the arguments is raised here, not on the way."""
     fmt, name, data = model_parts(model)
-    opts = compile_options(options)
-    yield kiln_pb2.CompileRequest(header=kiln_pb2.CompileHeader(format=fmt, name=name, options=opts, size=len(data)))
-    for chunk in _chunks(data):
-        yield kiln_pb2.CompileRequest(chunk=chunk)
+    header = kiln_pb2.CompileHeader(format=fmt, name=name, options=compile_options(options), size=len(data))
+    return itertools.chain([kiln_pb2.CompileRequest(header=header)], (kiln_pb2.CompileRequest(chunk=c) for c in _chunks(data)))
 
 
 def inspect_requests(model: Any, options: Options, stage: str, kernel: int) -> Iterator[kiln_pb2.InspectRequest]:
     """The messages of an Inspect call."""
     fmt, name, data = model_parts(model)
-    opts = compile_options(options)
-    yield kiln_pb2.InspectRequest(header=kiln_pb2.InspectHeader(
-        format=fmt, name=name, options=opts, size=len(data), stage=stage, kernel=kernel))
-    for chunk in _chunks(data):
-        yield kiln_pb2.InspectRequest(chunk=chunk)
+    header = kiln_pb2.InspectHeader(format=fmt, name=name, options=compile_options(options), size=len(data), stage=stage, kernel=kernel)
+    return itertools.chain([kiln_pb2.InspectRequest(header=header)], (kiln_pb2.InspectRequest(chunk=c) for c in _chunks(data)))
 
 
 def upload_requests(array: Any, device: str) -> Iterator[kiln_pb2.UploadRequest]:
