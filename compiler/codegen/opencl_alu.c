@@ -240,9 +240,19 @@ static const char *int_to_float(Cl *c, DType from, DType to, unsigned lanes, con
   return float_to_float(c, via, to, lanes, v);
 }
 
+/* Drivers differ in what a saturating conversion makes of NaN, and of what no 64-bit integer holds.
+ */
 static const char *float_to_int(Cl *c, DType from, DType to, unsigned lanes, const char *v) {
+  bool wide = from == DT_F64;
+  const char *f = cl_type(c, wide ? DT_F64 : DT_F32, lanes), *t = cl_type(c, to, lanes);
   v = cl_to_f32(c, from, lanes, v);
-  return cl_text(c, "convert_%s_sat(%s)", cl_type(c, to, lanes), v);
+  v = cl_text(c, "((%s != %s) ? (%s)(0) : %s)", v, v, f, v);
+  const char *r = cl_text(c, "convert_%s_sat(%s)", t, v);
+  if (dtype_info[to].bits < 64) return r;
+  bool uns = dtype_is_uint(to);
+  return cl_text(c, "select(%s, (%s)(%s), convert_%s(%s >= (%s)(0x1p%d%s)))", r, t,
+                 uns ? "ULONG_MAX" : "LONG_MAX", cl_type(c, DT_I64, lanes), v, f, uns ? 64 : 63,
+                 wide ? "" : "f");
 }
 
 static const char *to_bool(Cl *c, DType from, unsigned lanes, const char *v) {
