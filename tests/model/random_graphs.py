@@ -96,7 +96,7 @@ class Maker:
         self.named, self.lows = {}, {}  # Size -> its value in this run, and the least it may be
         for name in ("n", "m")[:1 + self.below(2)] if seed % 5 == 4 else ():
             low, multiple = self.one_of(((1, 1), (1, 1), (2, 1), (4, 1), (4, 4), (2, 2)))
-            d = self.g.dim(name, low, self.one_of((20, 64, 65536)), multiple)
+            d = self.g.dim(name, low, self.one_of((20, 64, 2048)), multiple)
             self.named[d] = low + multiple * int(self.values.integers((20 - low) // multiple + 1))
             self.lows[d] = low
 
