@@ -227,13 +227,19 @@ UOp *front_loop_var(Front *f, int64_t most) {
 }
 
 FrontMark front_mark(const Front *f) {
-  return (FrontMark){f->vars.len, f->binds.len, f->locals.len, f->iterations.len, f->nrandom};
+  return (FrontMark){.vars = f->vars.len,
+                     .binds = f->binds.len,
+                     .locals = f->locals.len,
+                     .updates = f->updates.len,
+                     .iterations = f->iterations.len,
+                     .nrandom = f->nrandom};
 }
 
 void front_rewind(Front *f, FrontMark m) {
   f->vars.len = m.vars;
   f->binds.len = m.binds;
   f->locals.len = m.locals;
+  f->updates.len = m.updates;
   f->iterations.len = m.iterations;
   f->nrandom = m.nrandom;
 }

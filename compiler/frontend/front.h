@@ -144,7 +144,7 @@ UOp *front_loop_var(Front *f, int64_t most);
 /* A loop's body begins; front_loop_end says that it is built. The BINDs in between that depend on
  * the iteration are appended to the LOOP's effects. */
 typedef struct FrontMark {
-  size_t vars, binds, locals;
+  size_t vars, binds, locals, updates;
   size_t iterations;
   int64_t nrandom;
 } FrontMark;

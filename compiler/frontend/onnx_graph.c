@@ -364,32 +364,36 @@ static void attempt(Job *job, void *arg) {
 }
 
 Status onnx_try_subgraph(Node *n, const OnnxGraph *g, UOp *guard, Val **results) {
-  OnnxWalk *w = n->walk;
-  Front *f = &w->front;
-  OnnxWalk before = *w;
-  if (before.front.guard) guard = build2(n->job, OP_AND, before.front.guard, guard);
-  f->guard = guard;
+  UOp *outer = n->f->guard;
+  OnnxPlace place = onnx_place(n);
+  n->f->guard = outer ? build2(n->job, OP_AND, outer, guard) : guard;
   Attempt a = {n, g, results};
   Status st = job_try(n->job, attempt, &a);
-  f->guard = before.front.guard;
+  n->f->guard = outer;
   if (!st) return NULL;
-  st = name_node(w, st);
-  w->scope = before.scope, w->depth = before.depth, w->current = before.current;
-  w->opsets = before.opsets, w->nopsets = before.nopsets;
-  f->binds.len = before.front.binds.len;
-  f->vars.len = before.front.vars.len;
-  f->updates.len = before.front.updates.len;
+  st = name_node(n->walk, st); /* the node that failed */
+  onnx_return(n, place);
   return st;
 }
 
 OnnxPlace onnx_place(const Node *n) {
-  return (OnnxPlace){n->walk->scope, (unsigned)n->walk->depth};
+  const OnnxWalk *w = n->walk;
+  return (OnnxPlace){.made = front_mark(&w->front),
+                     .scope = w->scope,
+                     .current = w->current,
+                     .opsets = w->opsets,
+                     .nopsets = w->nopsets,
+                     .depth = w->depth};
 }
 
 void onnx_return(Node *n, OnnxPlace place) {
-  n->walk->scope = place.scope;
-  n->walk->depth = place.depth;
-  n->walk->current = n->proto;
+  OnnxWalk *w = n->walk;
+  front_rewind(&w->front, place.made);
+  w->scope = place.scope;
+  w->current = place.current;
+  w->opsets = place.opsets;
+  w->nopsets = place.nopsets;
+  w->depth = place.depth;
 }
 
 /* -- functions ------------------------------------------------------------------------------- */

@@ -11,9 +11,14 @@ void onnx_subgraph(Node *n, const OnnxGraph *g, Val **args, size_t nargs, Val **
  * of a run is required where `guard` is true. */
 Status onnx_try_subgraph(Node *n, const OnnxGraph *g, UOp *guard, Val **results);
 
-/* Where the walk is, for a handler that goes on after a subgraph was given up half-way. */
+/* Where the walk is and what it has made, for a handler that goes on after a subgraph was given up
+ * half-way. */
 typedef struct OnnxPlace {
+  FrontMark made;
   void *scope;
+  const OnnxNode *current;
+  const OnnxOpset *opsets;
+  size_t nopsets;
   unsigned depth;
 } OnnxPlace;
 OnnxPlace onnx_place(const Node *n);

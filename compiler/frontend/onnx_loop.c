@@ -237,16 +237,11 @@ static void build(Job *job, void *arg) {
 Status onnx_repeat(Repeat *r) {
   Arena *arena = &r->n->job->arena;
   Build b = {.r = r, .f = r->n->f, .job = r->n->job, .mark = front_mark(r->n->f)};
-  OnnxPlace place_ = onnx_place(r->n);
+  OnnxPlace start = onnx_place(r->n);
   b.effects = arena_array(arena, MAX_EFFECTS, sizeof *b.effects);
   b.now = arena_array(arena, r->ncarried + 1, sizeof *b.now);
   b.rest = arena_array(arena, r->ncollected + 1, sizeof *b.rest);
   Status st = job_try(b.job, build, &b);
-  if (!st) return NULL;
-  onnx_return(r->n, place_);
-  front_rewind(b.f, b.mark);
-  StatusCode code = status_code(st);
-  if (code != ST_UNIMPLEMENTED && code != ST_FAILED_PRECONDITION && code != ST_INVALID_ARGUMENT)
-    job_abort(b.job, st);
+  if (st) onnx_return(r->n, start);
   return st;
 }

@@ -21,11 +21,10 @@ Status interp_tensor(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots);
 #define INTERP_UNBOUND INT64_MIN
 Status interp_symbolic(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots, int64_t *vars,
                        size_t nvars);
-/* A graph with VARs as one without: values[k] is given for every VAR_INPUT, and filled in for what
- * BINDs compute from the slots. OUT_OF_RANGE when one leaves its bounds. *out is the sink with
- * numbers in place of VARs. Call in job_run. */
-Status interp_vars(Job *job, const TensorGraph *graph, int64_t *values, const InterpBuffer *slots,
-                   UOp **out);
+/* The first half of it, for a graph without LOOPs: *out is the sink with numbers in place of VARs.
+ * Only what BINDs need is computed, and no slot is written. Call in job_run. */
+Status interp_settle(Job *job, UOp *sink, const InterpBuffer *slots, size_t nslots, int64_t *vars,
+                     size_t nvars, UOp **out);
 /* Runs a ranged or scheduled kernel (axis types are ignored: every RANGE is a loop). Every access
  * is bounds-checked: INTERNAL names a bad one. */
 Status interp_kernel(Job *job, UOp *sink, InterpBuffer *args, size_t nargs);

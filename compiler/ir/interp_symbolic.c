@@ -175,7 +175,8 @@ static Status settle(Symbolic *s, UOp **sink, bool *out) {
   return NULL;
 }
 
-static Status run(Symbolic *s, UOp *sink) {
+/* Settles everything; *out is the static graph that remains. */
+static Status settle_all(Symbolic *s, UOp *sink, UOp **out) {
   for (bool done = false; !done;) TRY(settle(s, &sink, &done));
   UOp **stores = arena_array(&s->job->arena, sink->nsrc + 1, sizeof(UOp *));
   size_t n = 0;
@@ -184,7 +185,14 @@ static Status run(Symbolic *s, UOp *sink) {
   }
   sink = uop_make(s->job, OP_SINK, DT_VOID, arg_none(), stores, n);
   if (!is_settled(s, sink)) return FAIL(INVALID_ARGUMENT, "a size has no value");
-  return interp_tensor(s->job, dim_substitute(s->job, sink, s->to, s->nvars), s->slots, s->nslots);
+  *out = dim_substitute(s->job, sink, s->to, s->nvars);
+  return NULL;
+}
+
+static Status run(Symbolic *s, UOp *sink) {
+  UOp *rest;
+  TRY(settle_all(s, sink, &rest));
+  return interp_tensor(s->job, rest, s->slots, s->nslots);
 }
 
 /* The VARs of inputs are in `to` from the start, checked against their bounds. */
@@ -197,12 +205,26 @@ static Status check_given(Symbolic *s, UOp *sink) {
   return NULL;
 }
 
+static Status begin(Job *job, UOp *sink, const InterpBuffer *slots, size_t nslots, int64_t *vars,
+                    size_t nvars, Symbolic *s) {
+  *s = (Symbolic){.job = job, .nslots = nslots, .vars = vars, .nvars = nvars};
+  s->slots = arena_array(&job->arena, nslots + 1, sizeof *s->slots);
+  if (nslots) memcpy(s->slots, slots, nslots * sizeof *slots);
+  s->to = arena_array(&job->arena, nvars + 1, sizeof(UOp *));
+  return check_given(s, sink);
+}
+
 Status interp_symbolic(Job *job, UOp *sink, InterpBuffer *slots, size_t nslots, int64_t *vars,
                        size_t nvars) {
-  Symbolic s = {.job = job, .nslots = nslots, .vars = vars, .nvars = nvars};
-  s.slots = arena_array(&job->arena, nslots + 1, sizeof *s.slots);
-  if (nslots) memcpy(s.slots, slots, nslots * sizeof *slots);
-  s.to = arena_array(&job->arena, nvars + 1, sizeof(UOp *));
-  TRY(check_given(&s, sink));
+  Symbolic s;
+  TRY(begin(job, sink, slots, nslots, vars, nvars, &s));
   return run(&s, sink);
+}
+
+Status interp_settle(Job *job, UOp *sink, const InterpBuffer *slots, size_t nslots, int64_t *vars,
+                     size_t nvars, UOp **out) {
+  Symbolic s;
+  *out = NULL;
+  TRY(begin(job, sink, slots, nslots, vars, nvars, &s));
+  return settle_all(&s, sink, out);
 }

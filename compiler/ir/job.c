@@ -48,10 +48,12 @@ Status job_run(Job *job, JobFn fn, void *arg) {
 
 Status job_try(Job *job, JobFn fn, void *arg) {
   jmp_buf *outer = job->out, inner;
+  bool proving = job->proving;
   assert(outer && "job_try is part of a job_run");
   job->out = &inner;
   if (!setjmp(inner)) fn(job, arg);
   job->out = outer;
+  job->proving = proving;
   Status st = job->failure;
   job->failure = NULL;
   if (st && st->code != ST_INVALID_ARGUMENT && st->code != ST_UNIMPLEMENTED &&

@@ -174,14 +174,18 @@ static Status bind_slots(Job *job, const TensorGraph *g, Bytes model, const Inpu
 static Status read_vars(TensorGraph *g, const Dims *d, int64_t *values) {
   for (size_t k = 0; k < g->nvars; k++) {
     const GraphVar *v = &g->vars[k];
+    values[k] = v->source == VAR_INPUT ? -1 : INTERP_UNBOUND;
     if (v->source != VAR_INPUT) continue;
-    values[k] = -1;
     for (size_t i = 0; i < d->nshapes; i++)
       if (str_eq(d->shapes[i].name, g->slots[v->slot].name) && v->axis < d->shapes[i].shape.n)
         values[k] = d->shapes[i].dims[v->axis];
     if (values[k] < 0)
       return FAIL(INVALID_ARGUMENT, "no shape for input '" STR_FMT "'",
                   STR_ARG(g->slots[v->slot].name));
+    if (values[k] < v->min || values[k] > v->max || values[k] % v->divisor)
+      return FAIL(OUT_OF_RANGE, STR_FMT " is %lld, expected a multiple of %lld in [%lld, %lld]",
+                  STR_ARG(v->name), (long long)values[k], (long long)v->divisor, (long long)v->min,
+                  (long long)v->max);
   }
   return NULL;
 }
@@ -214,8 +218,6 @@ static InterpBuffer output_room(Job *job, const GraphSlot *s) {
 
 /* A graph with loops: sizes become known on the way. */
 static Status interpret_loops(Job *job, TensorGraph *g, int64_t *values, InterpBuffer *slots) {
-  for (size_t k = 0; k < g->nvars; k++)
-    if (g->vars[k].source != VAR_INPUT) values[k] = INTERP_UNBOUND;
   for (size_t i = 0; i < g->noutputs; i++)
     slots[g->ninputs + i] = output_room(job, &g->slots[g->ninputs + i]);
   TRY(interp_symbolic(job, g->sink, slots, g->nslots, values, g->nvars));
@@ -257,7 +259,7 @@ static Status resolve_steps(Job *job, Resolve *r) {
     return NULL;
   }
   UOp *sink;
-  TRY(interp_vars(job, g, values, slots, &sink));
+  TRY(interp_settle(job, g->sink, slots, g->nslots, values, g->nvars, &sink));
   g->sink = sink;
   for (size_t i = 0; i < g->noutputs; i++)
     resolve_shape(job, &g->slots[g->ninputs + i], values, g->nvars);

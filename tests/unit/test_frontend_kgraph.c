@@ -241,9 +241,10 @@ typedef struct SizedRun {
 
 static void run_sized(Job *job, void *arg) {
   SizedRun *r = arg;
-  int64_t values[2] = {r->n};
+  int64_t values[2] = {r->n, INTERP_UNBOUND};
+  const TensorGraph *g = &r->o->graph;
   UOp *sink;
-  Status st = interp_vars(job, &r->o->graph, values, r->slots, &sink);
+  Status st = interp_settle(job, g->sink, r->slots, g->nslots, values, g->nvars, &sink);
   if (!st) st = interp_tensor(job, sink, r->slots, 2);
   if (st) job_abort(job, st);
 }
