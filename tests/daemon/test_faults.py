@@ -10,7 +10,7 @@ import time
 import grpc
 import numpy as np
 import pytest
-from conftest import SANITIZED, TSAN, add_graph, fails, kiln_pb2, slow_graph, tensor
+from conftest import SANITIZED, TSAN, Graph, add_graph, fails, kiln_pb2, slow_graph, tensor
 
 C = grpc.StatusCode
 
@@ -151,6 +151,22 @@ def test_device_killed_between_runs(start):
             d.run(exe, {"x": made, "b": ones()})
     assert "signal 9" in d.devices()[0].last_failure
     np.testing.assert_array_equal(d.download(buffer), ones())
+
+
+def test_what_is_kept_is_made_again(start):
+    """A product of weights is computed when the executable is loaded, also by the worker that takes a dead one's place."""
+    d, g = start(), Graph()
+    rng = np.random.default_rng(0)
+    x, w, v = rng.random((32, 64), np.float32), rng.random((64, 64), np.float32), rng.random((64, 64), np.float32)
+    product = g.node("MATMUL", g.param("w", [64, 64], data=w), g.param("v", [64, 64], data=v))
+    g.output("y", g.node("MATMUL", g.param("x", [32, 64]), product))
+    r = d.compile(g.bytes())
+    assert r.report.kept_bytes == 64 * 64 * 4
+    np.testing.assert_allclose(d.run(r.executable, {"x": x})["y"], x @ (w @ v), rtol=1e-4)
+    os.kill(d.children("device")[0], signal.SIGKILL)
+    d.wait_ready()
+    until(lambda: d.devices()[0].restarts == 1)
+    np.testing.assert_allclose(d.run(r.executable, {"x": x})["y"], x @ (w @ v), rtol=1e-4)
 
 
 def test_device_killed_mid_run(start):

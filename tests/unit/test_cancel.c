@@ -1,10 +1,13 @@
 /* The board of cancelled runs: a post is seen by the other side, which cannot write, and hides no
  * other run that may be under way. */
-#include <cmocka.h>
-#include <errno.h>
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
 #include <sys/mman.h>
 #include <unistd.h>
 

@@ -26,7 +26,7 @@ struct Program {
   float add; /* out = sum of the others + add */
 };
 
-static int live_programs, live_buffers;
+static int live_programs, live_buffers, submitted;
 
 static int open_descriptors(void) {
   int n = 0;
@@ -87,6 +87,7 @@ static char *bytes_of(const LaunchArg *a) { return (char *)memory_of(a->buffer) 
 static Status submit(Device *d, const Launch *launches, size_t n, Fence *out) {
   (void)d;
   *out = 1;
+  submitted += (int)n;
   for (size_t i = 0; i < n; i++)
     for (size_t k = 0; k < N; k++) {
       float sum = launches[i].program->add;
@@ -287,6 +288,60 @@ static void test_inline(void **state) {
     assert_int_equal(done.n_outputs, 2);
     check_y((float *)done.outputs[0].data, (float)round);
     check_z((float *)done.outputs[1].data, (float)round);
+  }
+}
+
+/* The same model, whose first call is now K + 1 into what is kept: done when loading. */
+static void keep(Model *m) {
+  m->buffers[T].kind = KILN__V1__PLAN_BUFFER__KIND__KEPT;
+  m->plan.kept_bytes = 64 + BYTES;
+  m->plan.temp_bytes = 0;
+  m->calls[0].once = 1;
+  m->args[0][1] = K;
+}
+
+static void test_once(void **state) {
+  Fixture *f = *state;
+  keep(f->m);
+  submitted = 0;
+  assert_null(load_model(f->x, f->m));
+  assert_int_equal(submitted, 1);
+  for (int round = 1; round < 4; round++) {
+    Job j;
+    Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+    make_job(&j, 1, (float)round);
+    assert_null(executor_run(f->x, 1, &j.run, -1, &done));
+    assert_int_equal(submitted, 1 + 2 * round);
+    const float *y = (float *)done.outputs[0].data, *z = (float *)done.outputs[1].data;
+    for (int i = 0; i < N; i++) {
+      float kept = (float)i + 0.5f + 1;
+      assert_float_equal(y[i], kept + (float)round + (float)i + 10, 1e-6);
+      assert_float_equal(z[i], kept + 100, 1e-6);
+    }
+  }
+}
+
+static void once_later(Model *m) { m->calls[0].once = 0, m->calls[1].once = 1; }
+static void once_reads_input(Model *m) { m->args[0][1] = X; }
+static void once_writes_output(Model *m) { m->args[0][0] = Y; }
+static void run_writes_kept(Model *m) { m->args[1][0] = T; }
+static void kept_outside(Model *m) { m->plan.kept_bytes = BYTES; }
+static void kept_overflow(Model *m) { m->buffers[T].offset = UINT64_MAX - 8; }
+static void once_index(Model *m) { m->args[0][2] = 6; }
+
+static void test_wrong_once(void **state) {
+  Fixture *f = *state;
+  static void (*const spoils[])(Model *) = {once_later,      once_reads_input, once_writes_output,
+                                            run_writes_kept, kept_outside,     kept_overflow,
+                                            once_index};
+  for (size_t i = 0; i < sizeof spoils / sizeof *spoils; i++) {
+    make_model(f->m, 1);
+    keep(f->m);
+    spoils[i](f->m);
+    Status st = load_model(f->x, f->m);
+    if (!st) fail_msg("spoiled load %zu was taken", i);
+    status_drop(st);
+    assert_int_equal(live_programs, 0);
   }
 }
 
@@ -671,11 +726,11 @@ static void test_bound_outside(void **state) {
 #define WITH(memory, test_)                                                                        \
   { #test_ " with memory " #memory, test_, setup_##memory, teardown, NULL }
 #define ALL(memory)                                                                                \
-  WITH(memory, test_inline), WITH(memory, test_some_outputs), WITH(memory, test_slab),             \
-      WITH(memory, test_buffers), WITH(memory, test_two_executables),                              \
-      WITH(memory, test_wrong_loads), WITH(memory, test_wrong_runs),                               \
-      WITH(memory, test_slab_bounds), WITH(memory, test_open), WITH(memory, test_open_buffers),    \
-      WITH(memory, test_bound_outside)
+  WITH(memory, test_inline), WITH(memory, test_once), WITH(memory, test_wrong_once),               \
+      WITH(memory, test_some_outputs), WITH(memory, test_slab), WITH(memory, test_buffers),        \
+      WITH(memory, test_two_executables), WITH(memory, test_wrong_loads),                          \
+      WITH(memory, test_wrong_runs), WITH(memory, test_slab_bounds), WITH(memory, test_open),      \
+      WITH(memory, test_open_buffers), WITH(memory, test_bound_outside)
 
 int main(void) {
   const struct CMUnitTest tests[] = {ALL(shared), ALL(apart)};
