@@ -137,7 +137,7 @@ static void fill(const UOp *p, float *data) {
 static double worst(const UOp *p, const float *a, const float *b) {
   double w = 0;
   for (int64_t i = 0, n = elements(p); i < n; i++) {
-    double d = fabs((double)a[i] - (double)b[i]) / (1e-3 + fabs((double)b[i]));
+    double d = fabs((double)a[i] - (double)b[i]) / (1e-2 + fabs((double)b[i]));
     if (!(d <= w)) w = d;
   }
   return w;
