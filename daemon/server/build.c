@@ -132,10 +132,16 @@ static Status fill_artifact(Build *b, Artifact *a) {
   a->graph.len = b->graph.len;
   a->graph.ptr = arena_copy(&a->arena, b->graph.ptr, b->graph.len);
   a->binaries = arena_array(&a->arena, n + 1, sizeof *a->binaries);
-  if (!a->graph.ptr || !a->binaries) return FAIL(RESOURCE_EXHAUSTED, "executable");
-  for (size_t i = 0; i < n; i++)
+  a->kernel_graphs = arena_array(&a->arena, n + 1, sizeof *a->kernel_graphs);
+  if (!a->graph.ptr || !a->binaries || !a->kernel_graphs)
+    return FAIL(RESOURCE_EXHAUSTED, "executable");
+  for (size_t i = 0; i < n; i++) {
+    const ProtobufCBinaryData *graph = &b->plan->kernels[i]->graph;
+    a->kernel_graphs[i] = (Bytes){arena_copy(&a->arena, graph->data, graph->len), graph->len};
+    if (!a->kernel_graphs[i].ptr) return FAIL(RESOURCE_EXHAUSTED, "executable");
     TRY(unpack(&kiln__v1__kernel_binary__descriptor, b->kernels[i].blob, &a->arena,
                &a->binaries[i]));
+  }
   return slim_plan(b, a);
 }
 
