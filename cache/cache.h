@@ -6,13 +6,15 @@
  * when the size limit is reached. Losing the file loses time and nothing else.
  *
  * Synchronous; one thread at a time. An error from any call but cache_open leaves the Cache usable:
- * the caller serves without that answer. The file is written by one process. */
+ * the caller serves without that answer. Several processes may use one file: SQLite's locks order
+ * their writes, and a write counts anew what others have changed. Schedule records, which are what
+ * a tuner learned, are in schedule.h. */
 #pragma once
 
 #include "base/status.h"
 #include "base/str.h"
 
-enum { CACHE_HASH_BYTES = 32, CACHE_SCHEMA = 1 };
+enum { CACHE_HASH_BYTES = 32, CACHE_SCHEMA = 2 };
 
 typedef struct Cache Cache;
 
@@ -50,6 +52,7 @@ Status cache_put_target(Cache *c, const uint8_t *target, Str text);
 
 typedef struct CacheStats {
   uint64_t plans, kernels, bytes, max_bytes;
+  uint64_t schedules, schedule_bytes;                      /* the bytes are part of `bytes` */
   uint64_t hits, misses, evictions, corrupt, write_errors; /* since cache_open */
   uint32_t schema;
 } CacheStats;
