@@ -180,6 +180,7 @@ static Status compute(Interp *in, const UOp *u) {
     for (unsigned k = 0; k < u->lanes; k++) out[k] = lane(in, u->src[0], k);
     return NULL;
   case OP_LOAD: return load(in, u);
+  case OP_PREFETCH: return NULL;
   case OP_STORE: return store(in, u);
   case OP_PARAM:
   case OP_BUFFER:
