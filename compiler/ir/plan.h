@@ -117,6 +117,9 @@ typedef enum PlanStepKind {
 } PlanStepKind;
 
 #define NO_BUFFER UINT32_MAX
+/* Every argument of a kernel for a device with workgroups starts at a multiple of so many bytes.
+ * Buffers, temporaries, weights and staged tensors do; see passes/narrow.c for parts of them. */
+enum { BUFFER_ALIGN = 64 };
 
 /* What a run does, in order. A LOOP runs `count` times, or as often as the i64 in `buffer` says
  * when there is one, and stops before an iteration when the bool in `condition` is false. */

@@ -79,6 +79,7 @@ void executor_release(Executor *x) {
   for (size_t i = 0; map_next(&x->loaded, &i, &s);) loaded_release(x, s->value);
   for (size_t i = 0; map_next(&x->buffers, &i, &s);) device_buffer_free(x->dev, s->value);
   for (size_t i = 0; map_next(&x->slabs, &i, &s);) slab_release(x, s->value);
+  cancel_board_close(x->cancelled);
   map_deinit(&x->loaded);
   map_deinit(&x->buffers);
   map_deinit(&x->slabs);
@@ -737,7 +738,14 @@ static void drop_new_buffers(Executor *x, const Kiln__V1__RunJob *m) {
   for (size_t i = 0; i < m->n_output_buffers; i++) executor_buffer_free(x, m->output_buffers[i]);
 }
 
-Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V1__RunDone *out) {
+Status executor_watch(Executor *x, int board_fd) {
+  cancel_board_close(x->cancelled);
+  x->cancelled = NULL;
+  return cancel_board_open(board_fd, &x->cancelled);
+}
+
+Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int slab_fd,
+                    Kiln__V1__RunDone *out) {
   SharedMemory *slab;
   drop_open(x);
   TRY(take_slab(x, m, slab_fd, &slab));
@@ -745,13 +753,14 @@ Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V
   if (!l) return BROKEN("unknown executable %llu", (unsigned long long)m->executable);
   if (m->deadline_ns && clock_now_ns() > m->deadline_ns)
     return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run started");
+  if (cancel_is_posted(x->cancelled, number)) return FAIL(CANCELLED, "before the run started");
   TRY(steps_begin(x, l, m));
   Status st = bind(x, l, m, slab);
   if (!st) st = fill(x, l);
   if (!st) {
     apply(x, l);
     int64_t start = clock_now_ns();
-    st = steps_run(x, l, m->deadline_ns);
+    st = steps_run(x, l, m->deadline_ns, number);
     out->device_ns = clock_now_ns() - start;
   }
   if (!st) st = steps_end(x, l, m, out);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/map.h"
+#include "daemon/channel/cancel.h"
 #include "daemon/worker/device_memory.h"
 #include "daemon/worker/executor.h"
 #include "daemon/worker/plan_sizes.h"
@@ -101,6 +102,7 @@ struct Executor {
   uint64_t *places;
   Kiln__V1__TensorDims **dims; /* of the last RunDone */
   size_t dims_cap;
+  const CancelBoard *cancelled; /* NULL: nobody cancels */
 };
 
 #define BROKEN(...) FAIL(INTERNAL, __VA_ARGS__)
@@ -132,6 +134,6 @@ Status steps_begin(Executor *x, Loaded *l, const Kiln__V1__RunJob *m);
 Status steps_once(Executor *x, Loaded *l);
 /* Runs the plan; the slots have their places. */
 /* deadline_ns: looked at before every iteration of a loop; 0 = none. */
-Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns);
+Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number);
 /* What the run says about sizes: in slot_bytes and in out. */
 Status steps_end(Executor *x, Loaded *l, const Kiln__V1__RunJob *m, Kiln__V1__RunDone *out);

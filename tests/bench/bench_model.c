@@ -1,10 +1,11 @@
 /* Compiles a model in this process and times it kernel by kernel, without the daemon: what a person
  * who tunes schedules wants to see.
  *
- *   bench_model MODEL.onnx [--dim NAME=N]... [--repeat N] [--kernels] [--threads N]
+ *   bench_model MODEL.onnx [--dim NAME=N]... [--repeat N] [--kernels] [--turns] [--threads N]
  *
  * Inputs are random. The table has, per call: time, share, GFLOP/s and GB/s from the plan's
- * estimates, the schedule. */
+ * estimates, the schedule. With --turns each line of the standard input is a number of runs, and is
+ * answered by a line with the nanoseconds of each: a script takes turns with a peer. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,7 @@ typedef struct Bench {
   DimBinding dims[DIMS_MAX];
   size_t ndims;
   int repeat;
-  bool kernels;
+  bool kernels, turns;
   uint32_t threads;
   Job job;
   TensorGraph graph;
@@ -57,6 +58,8 @@ static void parse_args(Bench *b, int argc, char **argv) {
     Str a = str_from(argv[i]);
     if (str_is(a, "--kernels"))
       b->kernels = true;
+    else if (str_is(a, "--turns"))
+      b->turns = true;
     else if (str_is(a, "--repeat") && i + 1 < argc)
       b->repeat = atoi(argv[++i]);
     else if (str_is(a, "--threads") && i + 1 < argc)
@@ -70,9 +73,9 @@ static void parse_args(Bench *b, int argc, char **argv) {
       b->path = argv[i];
   }
   if (!b->path)
-    die(FAIL(
-        INVALID_ARGUMENT,
-        "usage: bench_model MODEL.onnx [--dim NAME=N] [--repeat N] [--threads N] [--kernels]"));
+    die(FAIL(INVALID_ARGUMENT,
+             "usage: bench_model MODEL.onnx [--dim NAME=N] [--repeat N] [--threads N] [--kernels] "
+             "[--turns]"));
 }
 
 static void make_target(Bench *b) {
@@ -182,6 +185,21 @@ static void time_calls(Bench *b) {
   free(total);
 }
 
+static void take_turns(Bench *b) {
+  char line[32];
+  printf("ready\n");
+  fflush(stdout);
+  while (fgets(line, sizeof line, stdin)) {
+    for (int n = atoi(line); n > 0; n--) {
+      int64_t ns = 0;
+      for (size_t i = 0; i < b->plan.ncalls; i++) ns += run_call(b, &b->plan.calls[i]);
+      printf("%lld ", (long long)ns);
+    }
+    printf("\n");
+    fflush(stdout);
+  }
+}
+
 int main(int argc, char **argv) {
   Bench b = {0};
   parse_args(&b, argc, argv);
@@ -205,6 +223,9 @@ int main(int argc, char **argv) {
          (double)b.plan.kept_bytes / 1e6, (double)b.job.arena.used / 1e6);
   if (getenv("PLAN_ONLY")) return 0;
   place_buffers(&b, model);
-  time_calls(&b);
+  if (b.turns)
+    take_turns(&b);
+  else
+    time_calls(&b);
   return 0;
 }
