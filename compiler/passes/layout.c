@@ -13,7 +13,7 @@
 
 #include <assert.h>
 
-#include "compiler/passes/conv.h"
+#include "compiler/passes/winograd.h"
 #include "compiler/rules/rewrite.h"
 
 enum { MAX_RANK = 12, FEW_CHANNELS = 4, FEW_PIXELS = 16 };
@@ -118,8 +118,8 @@ static UOp *between_zeros(Job *job, UOp *x, uint32_t axis, int64_t lo, int64_t h
   return n > 1 ? uop_make(job, OP_CAT, DT_VOID, arg_i(axis), parts, n) : x;
 }
 
-/* [n, cb, p, i, q, k, ci]: what each output pixel (p, q) reads at offset (i, k). */
-static UOp *windows(Job *job, UOp *x, const Conv *c) {
+/* x with the zeros around it that the windows reach, and nothing that they do not. */
+static UOp *with_halo(Job *job, UOp *x, const Conv *c) {
   for (uint32_t d = 0; d < 2; d++) {
     x = between_zeros(job, x, 2 + d, c->lo[d], c->hi[d]);
     int64_t bounds[2 * 5], need;
@@ -128,6 +128,12 @@ static UOp *windows(Job *job, UOp *x, const Conv *c) {
     bounds[2 * (2 + d) + 1] = need;
     if (need < x->shape.at[2 + d]) x = moved(job, OP_SHRINK, x, bounds, 10);
   }
+  return x;
+}
+
+/* [n, cb, p, i, q, k, ci]: what each output pixel (p, q) reads at offset (i, k). */
+static UOp *windows(Job *job, UOp *x, const Conv *c) {
+  x = with_halo(job, x, c);
   for (uint32_t d = 0; d < 2; d++)
     x = moved(job, OP_WINDOW, x, DIMS(2 + 2 * d, c->kernel[d], c->stride[d], c->dilation[d]));
   return x;
@@ -153,6 +159,9 @@ static UOp *source_in_blocks(Layout *l, const Conv *c, const Blocked *x, int64_t
 static UOp *dense(Layout *l, const Conv *c, const Blocked *from, int64_t bi, int64_t bo) {
   Job *job = l->job;
   bool few = bi <= FEW_CHANNELS;
+  int64_t tile = few ? 0 : winograd_tile(l->target, c);
+  if (tile)
+    return winograd_conv(job, c, with_halo(job, source_in_blocks(l, c, from, bi), c), tile, bi, bo);
   if (few) bi = 1;
   int64_t cb = c->channels / bi, kb = c->filters / bo, kh = c->kernel[0], kw = c->kernel[1];
   UOp *x = windows(job, source_in_blocks(l, c, from, few ? c->channels : bi), c);
