@@ -148,24 +148,19 @@ static UOp *summed(Job *job, UOp *x, UOp *w, Ints space, uint32_t first) {
   return reshape(job, y, space.at, first);
 }
 
-/* Channels that are no multiple of a vector stay as they are: they are one block. */
 static UOp *source_in_blocks(Layout *l, const Conv *c, const Blocked *x, int64_t block) {
-  if (block == c->channels && block <= FEW_CHANNELS)
-    return reshape(l->job, c->x, DIMS(c->batch, c->channels, c->in[0], c->in[1], 1));
   if (x->value && x->block == block && shape_eq(x->shape, c->x->shape)) return x->value;
   return to_blocks(l->job, c->x, block);
 }
 
+/* bi is 1 for a few channels that are no multiple of a vector: they stay as they are. */
 static UOp *dense(Layout *l, const Conv *c, const Blocked *from, int64_t bi, int64_t bo) {
   Job *job = l->job;
-  bool few = bi <= FEW_CHANNELS;
-  int64_t tile = few ? 0 : winograd_tile(l->target, c);
-  if (tile)
-    return winograd_conv(job, c, with_halo(job, source_in_blocks(l, c, from, bi), c), tile, bi, bo);
-  if (few) bi = 1;
   int64_t cb = c->channels / bi, kb = c->filters / bo, kh = c->kernel[0], kw = c->kernel[1];
-  UOp *x = windows(job, source_in_blocks(l, c, from, few ? c->channels : bi), c);
-  x = moved(job, OP_PERMUTE, x, DIMS(0, 2, 4, 1, 3, 5, 6));
+  UOp *x = source_in_blocks(l, c, from, bi);
+  int64_t tile = bi == 1 ? 0 : winograd_tile(l->target, c);
+  if (tile) return winograd_conv(job, c, with_halo(job, x, c), tile, bi, bo);
+  x = moved(job, OP_PERMUTE, windows(job, x, c), DIMS(0, 2, 4, 1, 3, 5, 6));
   x = reshape(job, x, DIMS(c->batch, 1, c->out[0], c->out[1], 1, cb, kh, kw, bi));
   UOp *w = reshape(job, c->w, DIMS(kb, bo, cb, bi, kh, kw));
   w = uop1(job, OP_CONTIGUOUS, moved(job, OP_PERMUTE, w, DIMS(0, 2, 4, 5, 3, 1)));
@@ -197,7 +192,7 @@ static bool convolution(Layout *l, UOp *u, Blocked *out) {
   int64_t bo = block_of(l->target, c.filters), bi = block_of(l->target, c.channels);
   bool each = c.groups == c.channels && c.groups == c.filters;
   if (!bo || c.batch * c.out[0] * c.out[1] < FEW_PIXELS) return false;
-  if (!bi && c.channels <= FEW_CHANNELS) bi = c.channels;
+  if (!bi && c.channels <= FEW_CHANNELS) bi = 1;
   if (!bi || (c.groups > 1 && !each)) return false;
   const Blocked *from = form_of(l, c.x);
   c.x = l->plain[c.x->place];
