@@ -251,7 +251,7 @@ int main(int argc, char **argv) {
   job_init(&b.job, (size_t)4 << 30);
   Bytes model = map_file(b.path);
   make_target(&b);
-  FrontendOptions options = {MODEL_ONNX, b.dims, b.ndims};
+  FrontendOptions options = {.kind = MODEL_ONNX, .dims = b.dims, .ndims = b.ndims};
   size_t len = strlen(b.path);
   if (len > 7 && str_is(str_from(b.path + len - 7), ".kgraph")) options.kind = MODEL_KGRAPH;
   int64_t t0 = clock_now_ns();
