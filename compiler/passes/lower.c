@@ -135,6 +135,10 @@ static bool is_unrolled(const UOp *tree, Op op) {
 static bool fuses(DType d) { return d == DT_F32 || d == DT_F64; }
 
 static UOp *accumulate(Job *job, Op op, UOp *acc, UOp *value) {
+  if (op == OP_ADD && value->op == OP_MMA && value->nsrc == 2) {
+    UOp *src[3] = {value->src[0], value->src[1], acc};
+    return uop_make_lanes(job, OP_MMA, (DType)value->dtype, value->lanes, value->arg, src, 3);
+  }
   if (op == OP_ADD && value->op == OP_MUL && fuses((DType)value->dtype))
     return uop3(job, OP_MULACC, value->src[0], value->src[1], acc);
   return uop2(job, op, acc, value);
@@ -381,7 +385,8 @@ static UOp *strip_marks(Job *job, UOp *root) {
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = to[nodemap_get(&pos, u->src[s])];
-    bool sum = u->op == OP_ADD && fuses((DType)u->dtype) && u->src[1]->op == OP_REDUCE;
+    bool sum = u->op == OP_ADD && u->src[1]->op == OP_REDUCE &&
+               (fuses((DType)u->dtype) || u->src[1]->src[0]->op == OP_MMA);
     if (u->op == OP_REDUCE)
       to[i] = src[0];
     else if (sum)
