@@ -90,7 +90,7 @@ Machine search_machine(const Target *t) {
   m.l1 = t->l1_bytes ? (double)t->l1_bytes : 32 << 10;
   m.l2 = t->l2_bytes ? (double)t->l2_bytes : 1 << 20;
   m.l3 = (double)t->l3_bytes;
-  m.l2_cycle = 32, m.l3_cycle = 11, m.dram_cycle = 5;
+  m.l2_cycle = 32, m.l3_cycle = 12, m.dram_cycle = 5;
   m.dram_ns = smaller(m.cores, 4) * 5 * m.ghz;
   return m;
 }
@@ -219,6 +219,11 @@ static double registers_of(const Loops *l, uint64_t axes, uint32_t bytes) {
   return larger(width, 1);
 }
 
+static double lanes_of(const Loops *l, uint64_t axes) {
+  uint64_t v = axes & l->vectors;
+  return v ? l->lanes[__builtin_ctzll(v)] : 1;
+}
+
 typedef struct Units {
   double alu, load, store, other, stall;
 } Units;
@@ -229,13 +234,17 @@ static double cycles_of(const Units *u, bool wide) {
   return larger(larger(front, alu), larger(larger(u->load / 2, u->store), u->stall));
 }
 
-/* The StagePlan that the access is copied by, or NULL. */
-static const StagePlan *stage_of(const Loops *l, const Access *a) {
+/* The StagePlan by whose copy the values are computed, or NULL. */
+static const StagePlan *stage_of_group(const Loops *l, const Group *g) {
   for (uint32_t i = 0; i < l->plan->nstages; i++) {
     uint32_t o = l->plan->stages[i].operand;
-    if (o < 64 && a->under >> o & 1) return &l->plan->stages[i];
+    if (o < 64 && g->under >> o & 1) return &l->plan->stages[i];
   }
   return NULL;
+}
+
+static const StagePlan *stage_of(const Loops *l, const Access *a) {
+  return stage_of_group(l, &l->m->groups[a->group]);
 }
 
 static int64_t step_along(const Access *a, uint32_t axis) {
@@ -259,6 +268,8 @@ static double load_cost(const Loops *l, const Access *a, bool staged) {
   }
   if (step == 0) return 1;
   if (step == 2 || step == -1) return 3 * width;
+  for (uint32_t i = 0; i < a->nsteps && step != STEP_FAR; i++) /* rows that are transposed */
+    if (a->steps[i].step == 1 && l->tile[a->steps[i].axis] >= 4) return lanes * 0.45;
   return lanes * (step == STEP_FAR ? 2 : 0.9);
 }
 
@@ -312,8 +323,7 @@ static double staged_elements(const Loops *l, uint64_t axes, int level, uint64_t
     uint32_t a = (uint32_t)__builtin_ctzll(axes);
     bool in = level < 0 || l->m->reduce & bit(a) || l->place[a] > l->place[level];
     n *= l->tile[a] * (in ? l->trips[a] : 1);
-    *inside |= bit(a) & -(uint64_t)1;
-    if (!in) *inside &= ~bit(a);
+    if (in) *inside |= bit(a);
   }
   return n;
 }
@@ -327,8 +337,7 @@ static double rounds_to(const Loops *l, int level) {
 static void add_stage(const Loops *l, const Access *a, const StagePlan *s, Units *u) {
   uint64_t inside;
   double n = staged_elements(l, a->mask, s->level, &inside) * rounds_to(l, s->level);
-  uint64_t v = a->mask & l->vectors;
-  double lanes = v ? l->lanes[__builtin_ctzll(v)] : 1;
+  double lanes = lanes_of(l, a->mask);
   double per_element = load_cost(l, a, false) / lanes;
   u->load += n * per_element;
   u->store += n / lanes;
@@ -419,12 +428,13 @@ static void add_level(const Loops *l, int phase, const Nest *nest, const Level *
     if (used <= 0.8 * level->bytes) break;
   }
   if (depth == 0) return; /* stays there from one run to the next */
-  extents_at(l, nest, depth, extent);
+  /* One pass of the next loop finds again what two neighbouring steps share. */
+  extents_at(l, nest, --depth, extent);
   for (uint32_t i = 0; i < l->m->naccess; i++) {
     const Access *a = &l->m->access[i];
     if (!in_phase(l, a, phase)) continue;
     double lines = lines_at(l, a, extent, &axes, &pressure);
-    *level->lines += reloads(l, nest, depth, lines, axes) * (a->store ? 2 : 1);
+    *level->lines += reloads(l, nest, depth, lines, axes) * (a->store ? 1.3 : 1);
   }
 }
 
@@ -463,8 +473,8 @@ static double traffic_cycles(const Loops *l, const Machine *c) {
     for (uint32_t i = 0; i < l->m->naccess; i++) add_copies(l, &l->m->access[i], &levels[level]);
   }
   double crowd = larger(1, share / 4);
-  return t.into_l1 * LINE / c->l2_cycle + t.into_l2 * LINE / c->l3_cycle +
-         t.into_l3 * LINE / c->dram_cycle * crowd;
+  double l1 = t.into_l1 * LINE / c->l2_cycle, l2 = t.into_l2 * LINE / c->l3_cycle;
+  return 0.2 * l1 + larger(l1, larger(l2, t.into_l3 * LINE / c->dram_cycle * crowd));
 }
 
 /* -- all of it --------------------------------------------------------------------------------- */
@@ -480,8 +490,14 @@ static double compute_cycles(const Loops *l) {
     for (uint32_t i = 0; i < m->ngroups; i++) {
       const Group *g = &m->groups[i];
       if (g->phase != phase) continue;
-      double rounds = rounds_of(l, g);
-      u.alu += g->work * rounds * copies_of(l, g->open) * registers_of(l, g->open, g->bytes);
+      double rounds = rounds_of(l, g), n = rounds * copies_of(l, g->open);
+      const StagePlan *s = stage_of_group(l, g);
+      uint64_t inside;
+      if (s)
+        n = staged_elements(l, g->open, s->level, &inside) * rounds_to(l, s->level) /
+            lanes_of(l, g->open);
+      u.alu += g->work * n * registers_of(l, g->open, g->bytes);
+      if (s) continue;
       if (rounds > most) most = rounds, body = g;
     }
     for (uint32_t i = 0; i < m->naccess; i++)
@@ -497,13 +513,29 @@ static double compute_cycles(const Loops *l) {
   return cycles;
 }
 
+double search_body(const Model *m, const OptPlan *plan) {
+  Loops l;
+  double n = 0;
+  find_loops(&l, m, plan);
+  for (uint32_t i = 0; i < m->ngroups; i++) {
+    const Group *g = &m->groups[i];
+    n += g->work * copies_of(&l, g->open) * registers_of(&l, g->open, g->bytes);
+  }
+  for (uint32_t i = 0; i < m->naccess; i++) {
+    uint64_t open = m->groups[m->access[i].group].open;
+    n += copies_of(&l, open) * registers_of(&l, open, m->access[i].bytes);
+  }
+  return n;
+}
+
 double search_predict(const Model *m, const OptPlan *plan) {
   if (m->target->max_group) return search_predict_gpu(m, plan);
   Machine c = search_machine(m->target);
   Loops l;
   find_loops(&l, m, plan);
   double compute = compute_cycles(&l), memory = traffic_cycles(&l, &c);
-  double cycles = sqrt(compute * compute + memory * memory);
+  double most = larger(compute, memory), least = smaller(compute, memory);
+  double cycles = most + 0.25 * least;
   double wake = l.threads > 1 ? 400 : 0;
   return cycles / c.ghz + c.launch_ns + wake;
 }

@@ -31,7 +31,9 @@ static const Target gpu = {.kind = "cuda",
 
 static void must(Status st) {
   char text[1000];
-  if (st) fail_msg("%s", status_text(st, text, sizeof text));
+  if (!st) return;
+  status_text(st, text, sizeof text);
+  fail_msg("%s", text);
 }
 
 static UOp *conv(Job *job, int64_t c, int64_t h, int64_t oc, int64_t k) {
