@@ -25,7 +25,7 @@ typedef struct NewAxis {
   UOp *value;                    /* the old range as an expression */
   UOp *thread, *loop;            /* NULL when there is none; thread: or the workgroup */
   UOp *lane;                     /* thread of the workgroup, or NULL */
-  UOp *inner[OPT_MAX_INNER + 1]; /* outermost first; the vector, if any, last */
+  UOp *inner[OPT_MAX_INNER + 2]; /* outermost first: the SPREAD, tiles, the vector */
   uint32_t ninner;
   UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
 } NewAxis;
@@ -103,11 +103,20 @@ static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelA
   return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
 }
 
+/* What comes before it, a number of rounds, then the round of a SPREAD. */
+static UOp *spread(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce, UOp *rounds) {
+  if (p->spread == 1) return rounds;
+  UOp *r = new_range(a, reduce ? AX_UNROLL : AX_UPCAST, p->spread);
+  x->inner[x->ninner++] = r;
+  return rounds ? index_add(a->job, index_mul(a->job, rounds, p->spread), r) : r;
+}
+
 /* An output axis on a device with workgroups: the threads of one take steps that follow each other,
  * so that they touch memory together. */
 static UOp *split_groups(Apply *a, NewAxis *x, const AxisPlan *p) {
   Job *job = a->job;
-  int64_t n = p->outer, lanes = p->lanes ? p->lanes : 1, groups = (n + lanes - 1) / lanes;
+  int64_t n = p->outer, lanes = (int64_t)p->spread * (p->lanes ? p->lanes : 1);
+  int64_t groups = (n + lanes - 1) / lanes;
   UOp *first = uop_index(job, 0);
   if (groups != 1) { /* 0: nothing runs */
     x->thread = new_range(a, AX_GLOBAL, groups);
@@ -115,17 +124,20 @@ static UOp *split_groups(Apply *a, NewAxis *x, const AxisPlan *p) {
   }
   if (!p->lanes) return first;
   x->lane = new_lane(a, p, false);
+  UOp *round = spread(a, x, p, false, NULL);
+  if (round) first = index_add(job, first, index_mul(job, round, p->lanes));
   return index_add(job, first, x->lane);
 }
 
 static UOp *split_group(Apply *a, NewAxis *x, const AxisPlan *p) {
   Job *job = a->job;
-  int64_t steps = p->outer / p->lanes;
+  int64_t steps = p->outer / p->lanes, loops = steps / p->spread;
   x->lane = new_lane(a, p, true);
-  if (steps == 1) return x->lane;
-  x->loop = new_range(a, AX_REDUCE, steps);
-  if (p->top) return index_add(job, index_mul(job, x->lane, steps), x->loop);
-  return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
+  if (loops != 1) x->loop = new_range(a, AX_REDUCE, loops);
+  UOp *round = spread(a, x, p, true, x->loop);
+  if (!round) return x->lane;
+  if (p->top) return index_add(job, index_mul(job, x->lane, steps), round);
+  return index_add(job, index_mul(job, round, p->lanes), x->lane);
 }
 
 static UOp *split_outer(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce) {
@@ -154,6 +166,7 @@ static void split_axis(Apply *a, uint32_t i) {
   NewAxis *x = &a->axes[i];
   UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, x, p, old->reduce), p->tile, p->size)
                                : symbolic_base(a, x, p, old);
+  UOp *end = old->range->src[0];
   int64_t step = p->tile;
   for (uint32_t k = p->ninner; k-- > 0;) {
     step /= p->inner[k];
@@ -161,14 +174,14 @@ static void split_axis(Apply *a, uint32_t i) {
     x->inner[x->ninner++] = r;
     v = index_add(job, v, index_mul(job, r, step));
   }
+  UOp *whole = old->divisor % p->vector ? NULL : v; /* a vector that is inside as a whole */
   if (p->vector > 1) {
     x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
     v = index_add(job, v, x->inner[x->ninner++]);
   }
-  UOp *end = old->range->src[0];
   if (p->clamped) v = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
-  if (p->padded) x->limit = uop2(job, OP_CMPLT, v, end);
+  if (p->padded) x->limit = uop2(job, OP_CMPLT, whole ? whole : v, end);
 }
 
 /* -- rebuilding the kernel --------------------------------------------------------------------- */
@@ -238,7 +251,7 @@ static bool gated_product(const UOp *value, int64_t op, const UOp *limit_range) 
 static UOp *rebuild_reduce(Apply *a, UOp *u) {
   Job *job = a->job;
   UOp *value = now(a, u->src[0]), *limit = NULL;
-  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   for (uint32_t s = 1; s < u->nsrc; s++) {
     UOp *l = a->axes[u->src[s]->arg.i].limit;
     if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
@@ -253,7 +266,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
 
 static UOp *rebuild_end(Apply *a, UOp *u) {
   UOp **src =
-      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   src[0] = now(a, u->src[0]);
   uint32_t n = list_ranges(a, u, false, src + 1);
   return uop_make(a->job, OP_END, DT_VOID, arg_none(), src, n + 1);
@@ -456,7 +469,7 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   Staging s = {.a = a};
   UOp *src[5], *ranges[4];
   uint32_t nranges;
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
   collect_shared(&s, operand, level);
   UOp *read = position(&s, false), *at = shared_element(&s, ranges, &nranges);
   int64_t ints[2] = {s.elements, 2}, below = 1;
@@ -484,7 +497,7 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
   if (a->plan->groups) return stage_shared(a, operand, level);
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
   collect_dims(&s, operand, level);
   UOp *write = position(&s, true), *read = position(&s, false);
   int64_t ints[2] = {s.elements, 0};
