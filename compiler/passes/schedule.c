@@ -7,6 +7,10 @@
  * n, else output tiles of single elements are clamped to S-1, and a thread's loop ends early.
  * Padded axes gate every access that depends on them, and give reductions their identity.
  *
+ * CARRY takes one loop out of a REDUCE and puts it around output loops: a nest of its own runs over
+ * it and over renamed output ranges and adds what is left of the REDUCE to a buffer; the kernel
+ * reads the buffer where the REDUCE stood.
+ *
  * STAGE replaces INDEX(PARAM, index, gate) by INDEX(AFTER(BUFFER, copy), position): the ranges
  * inside the chosen loop are renamed for the copy, whose loops run along the source's memory, and
  * the buffer is laid out in the order of use. On workgroups the buffer is the workgroup's: it holds
@@ -20,6 +24,7 @@
 #include "compiler/ir/dim.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
+#include "compiler/passes/schedule_matrix.h"
 
 typedef struct NewAxis {
   UOp *value;                    /* the old range as an expression */
@@ -27,6 +32,7 @@ typedef struct NewAxis {
   UOp *lane;                     /* thread of the workgroup, or NULL */
   UOp *inner[OPT_MAX_INNER + 2]; /* outermost first: the SPREAD, tiles, the vector */
   uint32_t ninner;
+  UOp *place; /* in the tile of a matrix instruction, or NULL */
   UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
 } NewAxis;
 
@@ -35,6 +41,7 @@ typedef struct Apply {
   const KernelInfo *k;
   const OptPlan *plan;
   NewAxis *axes;
+  MatrixTile tile;
   int64_t next_id;
   NodeMap pos;
   UOp **now; /* by position in k->list */
@@ -140,8 +147,11 @@ static UOp *split_group(Apply *a, NewAxis *x, const AxisPlan *p) {
   return index_add(job, index_mul(job, round, p->lanes), x->lane);
 }
 
-static UOp *split_outer(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce) {
+static UOp *split_outer(Apply *a, uint32_t axis) {
   Job *job = a->job;
+  NewAxis *x = &a->axes[axis];
+  const AxisPlan *p = &a->plan->axes[axis];
+  bool reduce = a->k->axes[axis].reduce;
   int64_t n = p->outer;
   if (reduce && p->lanes) return split_group(a, x, p);
   if (!reduce && a->plan->groups) return split_groups(a, x, p);
@@ -155,16 +165,17 @@ static UOp *split_outer(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce) {
     return index_add(job, first, x->loop);
   }
   if (n == 1) return uop_index(job, 0);
-  x->loop = new_range(a, reduce ? AX_REDUCE : AX_LOOP, n);
+  bool carried = (int)axis == a->plan->carry;
+  x->loop = new_range(a, reduce && !carried ? AX_REDUCE : AX_LOOP, n);
   return x->loop;
 }
 
-static void split_axis(Apply *a, uint32_t i) {
+static void place_axis(Apply *a, uint32_t i) {
   Job *job = a->job;
   const AxisPlan *p = &a->plan->axes[i];
   const KernelAxis *old = &a->k->axes[i];
   NewAxis *x = &a->axes[i];
-  UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, x, p, old->reduce), p->tile, p->size)
+  UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, i), p->tile, p->size)
                                : symbolic_base(a, x, p, old);
   UOp *end = old->range->src[0];
   int64_t step = p->tile;
@@ -174,116 +185,19 @@ static void split_axis(Apply *a, uint32_t i) {
     x->inner[x->ninner++] = r;
     v = index_add(job, v, index_mul(job, r, step));
   }
-  UOp *whole = old->divisor % p->vector ? NULL : v; /* a vector that is inside as a whole */
+  UOp *whole = NULL; /* a vector that is inside or outside as a whole */
+  if (p->vector > 1 && old->divisor % p->vector == 0) whole = v;
   if (p->vector > 1) {
     x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
     v = index_add(job, v, x->inner[x->ninner++]);
   }
+  if (p->matrix > 1) {
+    x->place = new_range(a, AX_UPCAST, p->matrix);
+    v = index_add(job, v, x->place);
+  }
   if (p->clamped) v = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
   if (p->padded) x->limit = uop2(job, OP_CMPLT, whole ? whole : v, end);
-}
-
-/* -- rebuilding the kernel --------------------------------------------------------------------- */
-
-static UOp *now(Apply *a, UOp *u) { return a->now[nodemap_get(&a->pos, u)]; }
-
-/* The limits of the padded axes that an access depends on by its index or by its gate, which was
- * simplified for values below the limit; NULL when there are none. */
-static UOp *limits(Apply *a, const UOp *index, const UOp *gate) {
-  UOp *all = NULL;
-  for (uint32_t i = 0; i < a->k->naxes; i++) {
-    UOp *l = a->axes[i].limit;
-    const UOp *range = a->k->axes[i].range;
-    if (!l || !(uop_is_open(index, range) || (gate && uop_is_open(gate, range)))) continue;
-    all = all ? uop2(a->job, OP_AND, all, l) : l;
-  }
-  return all;
-}
-
-static UOp *both(Job *job, UOp *a, UOp *b) {
-  if (!a) return b;
-  return b ? uop2(job, OP_AND, a, b) : a;
-}
-
-static UOp *rebuild_index(Apply *a, UOp *u) {
-  UOp *old = u->nsrc > 2 ? u->src[2] : NULL;
-  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
-  UOp *src[3] = {now(a, u->src[0]), now(a, u->src[1]), gate};
-  return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
-}
-
-static UOp *rebuild_store(Apply *a, UOp *u) {
-  UOp *old = u->nsrc > 3 ? u->src[3] : NULL;
-  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
-  UOp *src[4] = {now(a, u->src[0]), now(a, u->src[1]), now(a, u->src[2]), gate};
-  return uop_make(a->job, OP_STORE, DT_VOID, u->arg, src, gate ? 4 : 3);
-}
-
-/* Ranges of REDUCE or END in plan order: loops first, then what will be expanded. */
-static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
-  uint32_t n = 0, first = reduce ? a->plan->nout : 0;
-  uint32_t count = reduce ? a->plan->nred : a->plan->nout;
-  for (int expanded = 0; expanded < 2; expanded++)
-    for (uint32_t i = 0; i < count; i++) {
-      uint32_t axis = a->plan->order[first + i];
-      const NewAxis *x = &a->axes[axis];
-      bool closes = false;
-      for (uint32_t s = 1; s < u->nsrc; s++) closes |= u->src[s] == a->k->axes[axis].range;
-      if (!closes) continue;
-      if (!expanded && x->thread) out[n++] = x->thread;
-      if (!expanded && x->lane) out[n++] = x->lane;
-      if (!expanded && x->loop) out[n++] = x->loop;
-      for (uint32_t k = 0; expanded && k < x->ninner; k++) out[n++] = x->inner[k];
-    }
-  return n;
-}
-
-/* A product of two gated loads is already 0 beyond the limit. */
-static bool gated_product(const UOp *value, int64_t op, const UOp *limit_range) {
-  if (op != OP_ADD || value->op != OP_MUL) return false;
-  for (uint32_t s = 0; s < 2; s++)
-    if (value->src[s]->op != OP_INDEX || !uop_is_open(value->src[s]->src[1], limit_range))
-      return false;
-  return true;
-}
-
-static UOp *rebuild_reduce(Apply *a, UOp *u) {
-  Job *job = a->job;
-  UOp *value = now(a, u->src[0]), *limit = NULL;
-  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
-  for (uint32_t s = 1; s < u->nsrc; s++) {
-    UOp *l = a->axes[u->src[s]->arg.i].limit;
-    if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
-  }
-  if (limit) {
-    DType d = (DType)value->dtype;
-    UOp *identity = uop_scalar(job, d, reduce_identity((Op)u->arg.i, d));
-    value = uop3(job, OP_WHERE, limit, value, identity);
-  }
-  return uop_reduce(job, (Op)u->arg.i, value, src, list_ranges(a, u, true, src));
-}
-
-static UOp *rebuild_end(Apply *a, UOp *u) {
-  UOp **src =
-      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
-  src[0] = now(a, u->src[0]);
-  uint32_t n = list_ranges(a, u, false, src + 1);
-  return uop_make(a->job, OP_END, DT_VOID, arg_none(), src, n + 1);
-}
-
-static UOp *rebuild(Apply *a, UOp *u) {
-  switch (u->op) {
-  case OP_RANGE: return a->axes[u->arg.i].value;
-  case OP_INDEX: return rebuild_index(a, u);
-  case OP_STORE: return rebuild_store(a, u);
-  case OP_REDUCE: return rebuild_reduce(a, u);
-  case OP_END: return rebuild_end(a, u);
-  default: break;
-  }
-  UOp **src = arena_array(&a->job->arena, u->nsrc + 1u, sizeof *src);
-  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now(a, u->src[s]);
-  return u->nsrc ? uop_with_src(a->job, u, src) : u;
 }
 
 /* -- staging ----------------------------------------------------------------------------------- */
@@ -315,26 +229,16 @@ static void add_dim(Staging *s, UOp *index, UOp *r) {
   s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
 }
 
-/* Does the loop over `axis` lie inside the loop over `level`? */
-static bool loop_inside(const OptPlan *plan, uint32_t axis, int level) {
-  if (level < 0) return true;
-  bool seen = false;
-  for (uint32_t i = 0; i < plan->nout; i++) {
-    if (plan->order[i] == axis) return seen;
-    seen |= plan->order[i] == (uint32_t)level;
-  }
-  return true;
-}
-
 static void collect_dims(Staging *s, UOp *index, int level) {
   const OptPlan *plan = s->a->plan;
   for (uint32_t i = 0; i < plan->nout; i++) {
     NewAxis *x = &s->a->axes[plan->order[i]];
-    if (loop_inside(plan, plan->order[i], level)) add_dim(s, index, x->loop);
+    if (opts_inside(plan, plan->order[i], level)) add_dim(s, index, x->loop);
   }
   for (uint32_t i = 0; i < plan->nred; i++) {
-    NewAxis *x = &s->a->axes[plan->order[plan->nout + i]];
-    add_dim(s, index, x->loop);
+    uint32_t axis = plan->order[plan->nout + i];
+    NewAxis *x = &s->a->axes[axis];
+    if (opts_inside(plan, axis, level)) add_dim(s, index, x->loop);
     for (uint32_t k = 0; k < x->ninner; k++)
       if (uop_axis(x->inner[k]) != AX_VECTOR) add_dim(s, index, x->inner[k]);
   }
@@ -371,7 +275,11 @@ static void collect_shared(Staging *s, UOp *index, int level) {
     NewAxis *x = &s->a->axes[plan->order[at]];
     add_shared_dim(s, index, x->lane);
     for (uint32_t k = 0; k < x->ninner; k++) add_shared_dim(s, index, x->inner[k]);
+    add_shared_dim(s, index, x->place);
   }
+}
+
+static void lay_out_in_order(Staging *s) {
   s->elements = 1;
   for (uint32_t d = s->n; d-- > 0;) {
     s->dims[d].stride = s->elements;
@@ -443,14 +351,41 @@ static UOp *main_index(Job *job, UOp *operand) {
   return best->src[1];
 }
 
-/* A loop over shares of a workgroup's threads: the element that one of them copies, and its ranges.
- */
-static UOp *shared_element(Staging *s, UOp **ranges, uint32_t *n) {
+/* Elements next to each other in the source, from the first of the innermost dimensions on. */
+static int64_t contiguous_run(const Staging *s, uint32_t *first) {
+  int64_t run = 1;
+  uint32_t d = s->n;
+  for (; d > 0 && s->dims[d - 1].step == run; d--) run *= range_size(s->dims[d - 1].range);
+  *first = d;
+  return run;
+}
+
+/* Rows as they lie in the source (the dimensions are sorted), each 16 bytes longer than it need be:
+ * eight rows then begin in different banks, which is what loads of tiles want. */
+static void lay_out_as_source(Staging *s, int64_t unit) {
+  uint32_t first;
+  int64_t run = contiguous_run(s, &first), rows = 1;
+  int64_t pitch = run % unit || !first ? run : run + unit;
+  for (uint32_t d = s->n; d-- > 0;) {
+    int64_t n = range_size(s->dims[d].range);
+    if (d >= first) {
+      s->dims[d].stride = s->dims[d].step;
+    } else {
+      s->dims[d].stride = rows * pitch;
+      rows *= n;
+    }
+  }
+  s->elements = rows * pitch;
+}
+
+/* A loop over shares of a workgroup's threads: the chunk of elements that one of them copies, and
+ * its ranges. */
+static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) {
   Apply *a = s->a;
   Job *job = a->job;
   const int32_t *block = a->plan->block;
   int64_t threads = (int64_t)block[0] * block[1] * block[2];
-  int64_t rounds = (s->elements + threads - 1) / threads;
+  int64_t rounds = (chunks + threads - 1) / threads;
   UOp *at = uop_index(job, 0);
   *n = 0;
   if (rounds > 1) at = ranges[(*n)++] = new_range(a, AX_LOOP, rounds);
@@ -463,30 +398,75 @@ static UOp *shared_element(Staging *s, UOp **ranges, uint32_t *n) {
   return at;
 }
 
+/* Elements that one thread copies at a time: 16 bytes where the source has them side by side and
+ * all of them or none are inside. */
+static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all) {
+  uint32_t first;
+  int64_t unit = 16 / dtype_info[operand->dtype].bytes;
+  if (!s->a->tile.info || operand->op != OP_INDEX) return 1;
+  if (contiguous_run(s, &first) % unit || all % unit) return 1;
+  for (uint32_t d = first; operand->nsrc > 2 && d < s->n; d++)
+    if (uop_is_open(operand->src[2], s->dims[d].range)) return 1;
+  return unit;
+}
+
+/* The place for this iteration of a loop whose copies run ahead. */
+static UOp *slot_base(Staging *s, int level, int64_t *slots) {
+  const OptPlan *plan = s->a->plan;
+  UOp *loop = level >= 0 ? s->a->axes[level].loop : NULL;
+  *slots = 1;
+  if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
+  *slots = plan->slots;
+  UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, plan->slots));
+  return index_mul(s->a->job, slot, s->elements);
+}
+
+/* Every dimension as a digit of the number of the element. */
+static void split_element(Staging *s, UOp *at) {
+  Job *job = s->a->job;
+  int64_t below = 1;
+  for (uint32_t d = s->n; d-- > 0;) {
+    UOp *digit = below > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, below)) : at;
+    s->dims[d].copy = uop2(job, OP_FLOORMOD, digit, uop_index(job, range_size(s->dims[d].range)));
+    below *= range_size(s->dims[d].range);
+  }
+}
+
+/* Loops over the dimensions; sorted along the source and laid out. Returns their elements. */
+static int64_t shared_layout(Staging *s, UOp *operand, int level) {
+  int64_t all = 1;
+  collect_shared(s, operand, level);
+  if (!s->a->tile.info) lay_out_in_order(s);
+  sort_dims(s, main_index(s->a->job, operand));
+  if (s->a->tile.info) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
+  for (uint32_t d = 0; d < s->n; d++) all *= range_size(s->dims[d].range);
+  return all;
+}
+
 /* The same in the workgroup's memory. */
 static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
-  UOp *src[5], *ranges[4];
+  UOp *src[5], *ranges[6];
   uint32_t nranges;
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
-  collect_shared(&s, operand, level);
-  UOp *read = position(&s, false), *at = shared_element(&s, ranges, &nranges);
-  int64_t ints[2] = {s.elements, 2}, below = 1;
-  src[0] =
-      uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
-  sort_dims(&s, main_index(job, operand));
-  for (uint32_t d = s.n; d-- > 0;) {
-    UOp *digit = below > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, below)) : at;
-    s.dims[d].copy = uop2(job, OP_FLOORMOD, digit, uop_index(job, range_size(s.dims[d].range)));
-    below *= range_size(s.dims[d].range);
+  int64_t all = shared_layout(&s, operand, level), slots, unit = chunk_elements(&s, operand, all);
+  UOp *base = slot_base(&s, level, &slots), *read = index_add(job, base, position(&s, false));
+  UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
+  if (unit > 1) {
+    ranges[nranges] = new_range(a, AX_VECTOR, unit);
+    at = index_add(job, at, ranges[nranges++]);
   }
-  src[1] = position(&s, true);
+  int64_t ints[3] = {s.elements * slots, 2, slots};
+  src[0] = uop_make(job, OP_BUFFER, (DType)operand->dtype,
+                    arg_both(a->next_id++, ints, slots > 1 ? 3 : 2), NULL, 0);
+  split_element(&s, at);
+  src[1] = index_add(job, base, position(&s, true));
   src[2] = renamed(&s, operand);
-  src[3] = uop2(job, OP_CMPLT, at, uop_index(job, s.elements));
-  bool all = at->vmax < s.elements;
-  UOp *copy = uop_make(job, OP_STORE, DT_VOID, arg_i(0), src, all ? 3 : 4);
-  UOp *end[5] = {copy};
+  src[3] = uop2(job, OP_CMPLT, chunk, uop_index(job, all / unit));
+  bool whole = chunk->vmax < all / unit;
+  UOp *copy = uop_make(job, OP_STORE, DT_VOID, arg_i(0), src, whole ? 3 : 4);
+  UOp *end[7] = {copy};
   memcpy(end + 1, ranges, nranges * sizeof *end);
   if (nranges) copy = uop_make(job, OP_END, DT_VOID, arg_none(), end, nranges + 1);
   return uop2(job, OP_INDEX, uop2(job, OP_AFTER, src[0], copy), read);
@@ -510,7 +490,175 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   return uop2(job, OP_INDEX, after, read);
 }
 
+/* -- carrying sums between the steps of an outer loop ------------------------------------------ */
+
+/* The REDUCE `rest` lacks the loop that is carried. */
+static UOp *carry_sums(Apply *a, UOp *rest, Op op) {
+  Job *job = a->job;
+  const OptPlan *plan = a->plan;
+  Staging s = {.a = a};
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
+  collect_dims(&s, rest, plan->carry);
+  UOp *write = position(&s, true), *read = position(&s, false);
+  UOp *step = a->axes[plan->carry].loop, *again = uop2(job, OP_CMPLT, uop_index(job, 0), step);
+  int64_t ints[2] = {s.elements, 0};
+  DType d = (DType)rest->dtype;
+  UOp *buffer = uop_make(job, OP_BUFFER, d, arg_both(a->next_id++, ints, 2), NULL, 0);
+  UOp *before = uop_make(job, OP_INDEX, DT_VOID, arg_none(), (UOp *[]){buffer, write, again}, 3);
+  if (op != OP_ADD)
+    before = uop3(job, OP_WHERE, again, before, uop_scalar(job, d, reduce_identity(op, d)));
+  UOp *sum = uop2(job, op, before, renamed(&s, rest));
+  UOp *store = uop_make(job, OP_STORE, DT_VOID, arg_i(0), (UOp *[]){buffer, write, sum}, 3);
+  UOp **src = arena_array(&job->arena, s.n + 2u, sizeof *src);
+  uint32_t n = 0;
+  src[n++] = store;
+  src[n++] = step;
+  for (int expanded = 0; expanded < 2; expanded++)
+    for (uint32_t k = 0; k < s.n; k++)
+      if ((uop_axis(s.dims[k].copy) != AX_LOOP) == expanded) src[n++] = s.dims[k].copy;
+  UOp *end = uop_make(job, OP_END, DT_VOID, arg_none(), src, n);
+  return uop2(job, OP_INDEX, uop2(job, OP_AFTER, buffer, end), read);
+}
+
+/* -- rebuilding the kernel --------------------------------------------------------------------- */
+
+static UOp *now(Apply *a, UOp *u) { return a->now[nodemap_get(&a->pos, u)]; }
+
+/* The limits of the padded axes that an access depends on by its index or by its gate, which was
+ * simplified for values below the limit; NULL when there are none. */
+static UOp *limits(Apply *a, const UOp *index, const UOp *gate) {
+  UOp *all = NULL;
+  for (uint32_t i = 0; i < a->k->naxes; i++) {
+    UOp *l = a->axes[i].limit;
+    const UOp *range = a->k->axes[i].range;
+    if (!l || !(uop_is_open(index, range) || (gate && uop_is_open(gate, range)))) continue;
+    all = all ? uop2(a->job, OP_AND, all, l) : l;
+  }
+  return all;
+}
+
+static UOp *both(Job *job, UOp *a, UOp *b) {
+  if (!a) return b;
+  return b ? uop2(job, OP_AND, a, b) : a;
+}
+
+static UOp *rebuild_index(Apply *a, UOp *u) {
+  UOp *old = u->nsrc > 2 ? u->src[2] : NULL;
+  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
+  UOp *src[3] = {now(a, u->src[0]), now(a, u->src[1]), gate};
+  return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
+}
+
+static UOp *rebuild_store(Apply *a, UOp *u) {
+  UOp *old = u->nsrc > 3 ? u->src[3] : NULL;
+  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
+  UOp *src[4] = {now(a, u->src[0]), now(a, u->src[1]), now(a, u->src[2]), gate};
+  return uop_make(a->job, OP_STORE, DT_VOID, u->arg, src, gate ? 4 : 3);
+}
+
+/* Ranges of REDUCE or END in plan order: loops first, then what will be expanded. */
+static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
+  uint32_t n = 0, first = reduce ? a->plan->nout : 0;
+  uint32_t count = reduce ? a->plan->nred : a->plan->nout;
+  for (int expanded = 0; expanded < 2; expanded++)
+    for (uint32_t i = 0; i < count; i++) {
+      uint32_t axis = a->plan->order[first + i];
+      const NewAxis *x = &a->axes[axis];
+      bool closes = false;
+      for (uint32_t s = 1; s < u->nsrc; s++) closes |= u->src[s] == a->k->axes[axis].range;
+      if (!closes) continue;
+      if (!expanded && x->thread) out[n++] = x->thread;
+      if (!expanded && x->lane) out[n++] = x->lane;
+      if (!expanded && x->loop && (int)axis != a->plan->carry) out[n++] = x->loop;
+      for (uint32_t k = 0; expanded && k < x->ninner; k++) out[n++] = x->inner[k];
+    }
+  return n;
+}
+
+/* A product of two gated loads is already 0 beyond the limit. */
+static bool gated_product(const UOp *value, int64_t op, const UOp *limit_range) {
+  if (op != OP_ADD || value->op != OP_MUL) return false;
+  for (uint32_t s = 0; s < 2; s++)
+    if (value->src[s]->op != OP_INDEX || !uop_is_open(value->src[s]->src[1], limit_range))
+      return false;
+  return true;
+}
+
+/* 0 beyond the limits of padded reduce axes, which gates of loads may see to already. */
+static UOp *limited_factor(Apply *a, UOp *reduce, UOp *factor) {
+  UOp *x = now(a, factor), *limit = NULL;
+  for (uint32_t s = 1; s < reduce->nsrc; s++) {
+    UOp *l = a->axes[reduce->src[s]->arg.i].limit;
+    bool gated = factor->op == OP_INDEX && uop_is_open(factor->src[1], reduce->src[s]);
+    if (l && !gated) limit = both(a->job, limit, l);
+  }
+  if (!limit) return x;
+  return uop3(a->job, OP_WHERE, limit, x, uop_scalar(a->job, (DType)x->dtype, (Scalar){0}));
+}
+
+static UOp *rebuild_product(Apply *a, UOp *u) {
+  const MatrixPlan *m = &a->plan->matrix;
+  UOp **src =
+      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
+  UOp *f[2];
+  for (int s = 0; s < 2; s++) f[s] = limited_factor(a, u, m->factor[s]);
+  UOp *mma = matrix_tile_product(a->job, &a->tile, f[0], f[1]);
+  return uop_reduce(a->job, OP_ADD, mma, src, list_ranges(a, u, true, src));
+}
+
+static UOp *rebuild_reduce(Apply *a, UOp *u) {
+  Job *job = a->job;
+  if (u == a->plan->matrix.reduce) return rebuild_product(a, u);
+  UOp *value = now(a, u->src[0]), *limit = NULL;
+  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
+  for (uint32_t s = 1; s < u->nsrc; s++) {
+    UOp *l = a->axes[u->src[s]->arg.i].limit;
+    if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
+  }
+  if (limit) {
+    DType d = (DType)value->dtype;
+    UOp *identity = uop_scalar(job, d, reduce_identity((Op)u->arg.i, d));
+    value = uop3(job, OP_WHERE, limit, value, identity);
+  }
+  uint32_t n = list_ranges(a, u, true, src);
+  UOp *r = n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value;
+  bool carried = false;
+  for (uint32_t s = 1; s < u->nsrc; s++) carried |= (int)u->src[s]->arg.i == a->plan->carry;
+  return carried ? carry_sums(a, r, (Op)u->arg.i) : r;
+}
+
+static UOp *rebuild_end(Apply *a, UOp *u) {
+  uint32_t matrix = a->tile.info ? matrix_shared_ranges(a->tile.info) : 0;
+  size_t room = 2 + matrix + (size_t)a->k->naxes * (OPT_MAX_INNER + 5);
+  UOp **src = arena_array(&a->job->arena, room, sizeof *src);
+  src[0] = now(a, u->src[0]);
+  uint32_t n = list_ranges(a, u, false, src + 1);
+  for (uint32_t i = 0; i < matrix; i++) src[++n] = a->tile.ranges[i];
+  return uop_make(a->job, OP_END, DT_VOID, arg_none(), src, n + 1);
+}
+
+static UOp *rebuild(Apply *a, UOp *u) {
+  switch (u->op) {
+  case OP_RANGE: return a->axes[u->arg.i].value;
+  case OP_INDEX: return rebuild_index(a, u);
+  case OP_STORE: return rebuild_store(a, u);
+  case OP_REDUCE: return rebuild_reduce(a, u);
+  case OP_END: return rebuild_end(a, u);
+  default: break;
+  }
+  UOp **src = arena_array(&a->job->arena, u->nsrc + 1u, sizeof *src);
+  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now(a, u->src[s]);
+  return u->nsrc ? uop_with_src(a->job, u, src) : u;
+}
+
 /* -- the pass ---------------------------------------------------------------------------------- */
+
+static void begin_tile(Apply *a, const MatrixPlan *m) {
+  a->tile = (MatrixTile){.info = m->info, .id = m->id};
+  const uint32_t axis[3] = {m->m, m->n, m->k};
+  for (int i = 0; i < 3; i++) a->tile.place[i] = a->axes[axis[i]].place;
+  matrix_tile_begin(a->job, &a->tile, &a->next_id);
+}
 
 static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   Apply a = {.job = job, .k = k, .plan = plan, .next_id = k->naxes};
@@ -518,7 +666,8 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   a.now = arena_array(&job->arena, k->list.len, sizeof *a.now);
   nodemap_number(job, &a.pos, &k->list);
   for (uint32_t i = 0; i < k->naxes; i++)
-    if (k->axes[i].range) split_axis(&a, i);
+    if (k->axes[i].range) place_axis(&a, i);
+  if (plan->matrix.info) begin_tile(&a, &plan->matrix);
   for (size_t i = 0; i < k->list.len; i++) {
     UOp *u = k->list.at[i];
     a.now[i] = rebuild(&a, u);
@@ -527,7 +676,9 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
         a.now[i] = stage_operand(&a, a.now[i], plan->stages[s].level);
     job_poll(job);
   }
-  return collapse_loops(job, linsum_simplify(job, a.now[k->list.len - 1]));
+  UOp *sink = a.now[k->list.len - 1];
+  if (plan->matrix.info) sink = matrix_tile_end(job, &a.tile, sink);
+  return collapse_loops(job, linsum_simplify(job, sink));
 }
 
 /* -- kernels with several stores on workgroups --------------------------------------------------
