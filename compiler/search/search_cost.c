@@ -284,35 +284,46 @@ static void add_access(const Loops *l, const Access *a, Units *u) {
   if (a->gated && !staged) u->other += 3 * n;
 }
 
-/* Accumulators: their chains, and what does not fit the registers. */
-static void add_reduction(const Loops *l, const Reduction *r, const Group *g, Units *u) {
+/* Accumulators: their chains, and what does not fit the registers beside the vectors that each step
+ * loads. */
+static void add_reduction(const Loops *l, int phase, const Group *g, Units *u) {
+  const Reduction *r = &l->m->reductions[phase - 1];
+  double operands = 1;
+  for (uint32_t i = 0; i < l->m->naccess; i++) {
+    const Access *a = &l->m->access[i];
+    if (l->m->groups[a->group].phase == phase && a->mask & l->vectors)
+      operands = larger(operands, copies_of(l, a->mask & r->out));
+  }
+  if (operands >= copies_of(l, r->out)) operands = 1; /* each is used once, and then dead */
   double rounds = rounds_of(l, g), acc = copies_of(l, r->out), steps = copies_of(l, r->red);
   double width = registers_of(l, r->out | r->red, r->bytes);
   double chains = larger(acc, smaller(acc * steps, WANTED_CHAINS));
   u->stall += rounds * FMA_LATENCY * acc * steps / chains;
-  double live = chains * width + smaller(acc, 4) + 1;
+  double live = chains * width + operands * width + 1;
   double spilled = live - l->m->target->vector_registers;
   if (l->m->target->vector_registers && spilled > 0)
-    u->load += rounds * spilled, u->store += rounds * spilled;
+    u->load += 3 * rounds * steps * spilled, u->store += 2 * rounds * steps * spilled;
 }
 
-/* Iterations of all loops, and of entering them. */
-static double loop_overhead(const Loops *l, const Group *g) {
+/* Instructions that count iterations, and cycles for leaving loops. */
+static void add_loop(const Loops *l, uint32_t axis, double *rounds, Units *u, double *left) {
+  double trips = l->trips[axis];
+  if (trips <= 1) return;
+  *left += *rounds * (trips > 24 ? 12 : 2); /* short ones are predicted */
+  *rounds *= trips;
+  u->other += 3 * *rounds;
+}
+
+static double add_loops(const Loops *l, const Group *g, Units *u) {
   uint64_t reduce = l->m->reduce;
   int out = deepest(l, g->nest & ~reduce), red = deepest(l, g->open & reduce);
-  double n = 1, sum = 0;
-  for (int i = 0; i <= out; i++) {
-    double trips = l->trips[l->plan->order[i]];
-    sum += trips > 1 ? n * (trips * 1.5 + 6) : 0;
-    n *= trips;
-  }
+  double rounds = 1, left = 0;
+  for (int i = 0; i <= out; i++) add_loop(l, l->plan->order[i], &rounds, u, &left);
   for (int i = 0; i <= red; i++) {
     uint32_t axis = l->plan->order[l->plan->nout + (uint32_t)i];
-    if (!(g->nest & bit(axis))) continue;
-    sum += l->trips[axis] > 1 ? n * (l->trips[axis] * 1.5 + 6) : 0;
-    n *= l->trips[axis];
+    if (g->nest & bit(axis)) add_loop(l, axis, &rounds, u, &left);
   }
-  return sum;
+  return left;
 }
 
 /* The extents of a staged tile, as opts.c counts them. */
@@ -506,9 +517,9 @@ static double compute_cycles(const Loops *l) {
       const StagePlan *s = stage_of(l, &m->access[i]);
       if (s && in_phase(l, &m->access[i], phase)) add_stage(l, &m->access[i], s, &u);
     }
-    if (phase && body) add_reduction(l, &m->reductions[phase - 1], body, &u);
+    if (phase && body) add_reduction(l, phase, body, &u);
+    if (body) cycles += add_loops(l, body, &u);
     cycles += cycles_of(&u, wide);
-    if (body) cycles += 0.5 * loop_overhead(l, body);
   }
   return cycles;
 }

@@ -14,7 +14,7 @@
 #include "compiler/search/internal.h"
 
 enum {
-  BODY_MAX = 1500,     /* instructions of an expanded body: compiling more takes too long */
+  BODY_MAX = 1000,     /* instructions of an expanded body: compiling more takes too long */
   WORK_LIMIT = 400000, /* nodes that legality checks may look at */
   LANES_MAX = 64,
   REPAIRS = 40, /* attempts to save one opt of a hint */

@@ -214,8 +214,8 @@ static void take(Bench *b, Program *p, const char *opts, double ns) {
   b->best_opts = strdup(opts);
 }
 
-/* Times are in units of the incumbent's, which is timed in turns with the candidate: a machine that
- * slows down slows both. */
+/* Times are in units of the heuristic's, which is timed in turns with the candidate: a machine that
+ * slows down slows both, and luck does not add up. */
 static void try_candidate(Bench *b, const char *opts, int64_t predicted) {
   int again;
   Program *p = build(b, opts, &again);
@@ -230,8 +230,8 @@ static void try_candidate(Bench *b, const char *opts, int64_t predicted) {
   memset(b->buffers[0]->host, 0xff, output_bytes(b));
   run(b, p, 1);
   bool right = is_right(b);
-  double other, ns = time_beside(b, p, b->best, 9, &other);
-  ns *= b->best_ns / other;
+  double other, ns = time_beside(b, p, b->heuristic, 9, &other);
+  ns *= b->heuristic_ns / other;
   note(b, opts, ns, right ? EV_MEASURED : EV_WRONG_RESULT);
   if (!right) printf("  WRONG %s %s\n", b->label, opts);
   if (b->o->verbose)
