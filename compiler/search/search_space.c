@@ -230,7 +230,8 @@ bool search_space_point(Space *s, const Opt *at, size_t len, Point *out) {
   memcpy(out->at + out->len, rest, n * sizeof *rest);
   out->len += n;
   out->key = key_of(out);
-  out->predicted = search_predict(v->model, &plan);
+  /* Of schedules that are alike the shorter one. */
+  out->predicted = search_predict(v->model, &plan) * (1 + 0.003 * out->len);
   return true;
 }
 
@@ -288,8 +289,9 @@ static int32_t block_below(Space *s, const Opt *head, size_t n, const Opt *o) {
   struct SpaceVariant *v = variant_of(s, head, n);
   if (!v || o->axis < 0 || (uint32_t)o->axis >= v->model->info->naxes) return 0;
   int64_t size = v->model->info->axes[o->axis].size;
-  for (int32_t b = o->arg; b > o->arg / 4 && b > 1; b--)
-    if (b < size && size % b == 0) return b;
+  int64_t most = o->arg < size ? o->arg : size - 1, tries = 4096;
+  for (int64_t b = most; b > most / 4 && b > 1 && tries-- > 0; b--)
+    if (size % b == 0) return (int32_t)b;
   return 0;
 }
 
@@ -301,7 +303,7 @@ static void add_repaired(Space *s, Opt *list, size_t *len, Opt o, int32_t tile) 
       ++*len;
       return;
     }
-    if (is_tile(&o) && tries == 0) {
+    if (is_tile(&o) && o.kind != OPT_UPCAST && tries == 0) {
       Opt padded[LIST_MAX];
       size_t n = *len + 1;
       memcpy(padded, list, n * sizeof *list);
@@ -461,8 +463,11 @@ static void blocks(Steps *t, int axis) {
   static const int32_t sizes[] = {48, 64, 96, 128, 192, 256, 384, 512, 768, 1024};
   const KernelAxis *a = &t->m->info->axes[axis];
   if (!axis_is_static(a) || a->size < 96 || t->m->info->naxes >= MODEL_AXES - 1) return;
-  for (size_t i = 0; i < t->from->len; i++)
-    if (t->from->at[i].kind == OPT_CARRY && a->reduce) return;
+  for (size_t i = 0; i < t->from->len; i++) {
+    const Opt *o = &t->from->at[i];
+    if (o->kind == OPT_CARRY && a->reduce) return;
+    if (o->kind == OPT_SPLIT && (o->axis == axis || (int)t->m->info->naxes - 1 == axis)) return;
+  }
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
     int32_t b = sizes[i];
     if (b * 2 > a->size || a->size % b) continue;
