@@ -68,6 +68,7 @@ typedef struct Emitter {
   unsigned md_scope, md_noalias, md_invariant;
   LLVMValueRef md_empty;
   bool has_fma, has_f16c, named, gpu;
+  bool waits; /* the kernel starts before the one before it ends, and waits for it */
   Arena arena;
   unsigned diagnostics; /* errors that LLVM reported */
   char diagnostic[512]; /* the first of them */
@@ -134,6 +135,8 @@ RegSlot *llvm_reg_slot(Emitter *e, const UOp *access);
 /* -- llvm_gpu.c -- */
 /* The function, its kernel annotations and VARs. */
 void llvm_gpu_function(Emitter *e, const char *entry);
+/* What comes before everything else. */
+void llvm_gpu_begin(Emitter *e);
 /* Pointers to buffer argument k and to a BUFFER that is memory. */
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k);
 LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer);

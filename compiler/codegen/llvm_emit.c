@@ -265,6 +265,7 @@ static void make_function(Emitter *e, const char *entry) {
   add_attribute(e, "target-cpu", e->target->cpu);
   add_attribute(e, "target-features", e->target->features);
   LLVMPositionBuilderAtEnd(e->b, LLVMAppendBasicBlockInContext(e->ctx, e->fn, "entry"));
+  if (e->gpu) llvm_gpu_begin(e);
 }
 
 static bool emitter_begin(Emitter *e) {
