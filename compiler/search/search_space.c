@@ -52,6 +52,7 @@ static const SpaceRow rows[] = {
     {OPT_STAGE, ON_REDUCE, BOTH, OPERANDS}, {OPT_PADTO, ON_ANY, BOTH, PADS},
     {OPT_SPLIT, ON_ANY, CPU, BLOCKS},       {OPT_CARRY, ON_REDUCE, CPU, PLACES},
     {OPT_TC, ON_OUT, GPU, MATRIX},          {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
+    {OPT_SPREAD, ON_ANY, GPU, FACTORS},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
@@ -66,7 +67,7 @@ static bool is_lanes(const Opt *o) {
 
 /* The head, what comes before tiles, the axes, what is said once, threads of workgroups, then,
  * after the ORDERs, which are made anew, STAGE. */
-enum { C_HEAD, C_FIRST, C_AXES, C_ONCE, C_LANES, C_STAGE };
+enum { C_HEAD, C_FIRST, C_AXES, C_ONCE, C_LANES, C_SPREAD, C_STAGE };
 static int class_of(const Opt *o) {
   switch ((OptKind)o->kind) {
   case OPT_MERGE:
@@ -76,6 +77,7 @@ static int class_of(const Opt *o) {
   case OPT_THREAD:
   case OPT_CARRY:
   case OPT_PIPELINE: return C_ONCE;
+  case OPT_SPREAD: return C_SPREAD;
   case OPT_STAGE: return C_STAGE;
   default: return is_lanes(o) ? C_LANES : C_AXES;
   }
@@ -91,6 +93,7 @@ static bool goes_before(const Opt *a, const Opt *b) {
   if (x != y) return x < y;
   if (x == C_AXES) return a->axis != b->axis ? a->axis < b->axis : on_axis(a) < on_axis(b);
   if (x == C_ONCE) return a->kind < b->kind;
+  if (x == C_SPREAD) return a->axis < b->axis;
   if (x == C_STAGE) return a->arg != b->arg ? a->arg < b->arg : a->axis < b->axis;
   return false;
 }
@@ -123,6 +126,12 @@ static bool push_orders(const OptPlan *plan, const uint32_t *loops, Opt *out, ui
 static bool joins(const Opt *a, const Opt *b) {
   return a->kind == b->kind && a->axis == b->axis && a->arg < 4096 && b->arg < 4096 &&
          (a->kind == OPT_UPCAST || a->kind == OPT_UNROLL);
+}
+
+/* Kinds that may be sorted as class_of says. A list with others is asked for its legality again. */
+static bool is_sortable(const Opt *o) {
+  if (is_tile(o) || is_lanes(o)) return true;
+  return o->kind == OPT_PADTO || o->kind == OPT_ORDER || class_of(o) != C_AXES;
 }
 
 /* Without the head. */
@@ -226,6 +235,11 @@ bool search_space_point(Space *s, const Opt *at, size_t len, Point *out) {
   uint32_t n = 0;
   Opt rest[LIST_MAX];
   if (!normal_form(&plan, v->loops, copy, len - nhead, rest, &n)) return false;
+  bool trusted = true;
+  for (uint32_t i = 0; i < n; i++) trusted &= is_sortable(&rest[i]);
+  OptPlan again;
+  if (!trusted && !plan_of(s, v->model, rest, n, &again)) /* as it was given, then */
+    memcpy(rest, copy, (len - nhead) * sizeof *copy), n = (uint32_t)(len - nhead);
   if (out->len + n > LIST_MAX) return false;
   memcpy(out->at + out->len, rest, n * sizeof *rest);
   out->len += n;
