@@ -292,7 +292,8 @@ static Status take_turns(Race *race) {
   for (size_t round = 0; round < 3; round++) {
     uint32_t to = rounds_within(race, reps[round]);
     race->t->progress(race->t->ctx, KILN__V1__TIMING_PROGRESS__WHAT__INCUMBENT, 0, 120000);
-    for (uint32_t k = round ? reps[round - 1] : 0; k < to && running(race); k++) {
+    bool alone = !race->n && !round; /* nothing to compare with: the incumbent's time is asked for */
+    for (uint32_t k = round ? reps[round - 1] : 0; k < to && (running(race) || alone); k++) {
       if (over(race)) return NULL;
       TRY(one_turn(race));
     }
@@ -356,7 +357,7 @@ Status timing_job(Timing *t, const Kiln__V1__TimingJob *job, Arena *arena,
                   Kiln__V1__TimingDone *out) {
   Race race = {.t = t, .job = job, .arena = arena, .n = job->n_candidates};
   TRY(timing_facts_check(job->facts));
-  if (!job->incumbent || !job->untuned || race.n > CANDIDATES_MAX)
+  if (!job->incumbent || (race.n && !job->untuned) || race.n > CANDIDATES_MAX)
     return FAIL(INTERNAL, "a timing job of %zu candidates", race.n);
   if (job->budget_ns > 0) race.deadline_ns = clock_now_ns() + job->budget_ns;
   race.candidates = calloc(race.n + 1, sizeof *race.candidates);
