@@ -32,9 +32,10 @@ static const char *const texts[Q__COUNT] = {
     [Q_DROP_BLOB] = "DELETE FROM blobs WHERE id=?1",
     [Q_OLDEST] = "SELECT id, bytes FROM entries ORDER BY used, id LIMIT ?1",
     [Q_COUNT] = "SELECT kind, count(*), sum(bytes) FROM entries GROUP BY kind",
-    [Q_LIST] = "SELECT kind, hash, target, bytes, created, used, uses, note FROM entries"
+    [Q_LIST] = "SELECT kind, hash, target, bytes, created, used, uses, note, (SELECT count(*) FROM"
+               " schedules s WHERE s.kernel=hash AND s.target=entries.target) FROM entries"
                " ORDER BY used DESC, id DESC LIMIT ?1",
-    [Q_PREFIX] = "SELECT kind, hash, target, bytes, created, used, uses, note FROM entries"
+    [Q_PREFIX] = "SELECT kind, hash, target, bytes, created, used, uses, note, 0 FROM entries"
                  " WHERE hash>=?1 AND hash<=?2 ORDER BY hash, kind, target LIMIT 100",
     [Q_ADD_TARGET] = "INSERT OR REPLACE INTO targets(target, text) VALUES(?1, ?2)",
     [Q_TARGET] = "SELECT text FROM targets WHERE target=?1",
@@ -48,12 +49,15 @@ static const char *const texts[Q__COUNT] = {
     [Q_SCHEDULE_DROP] = "DELETE FROM schedules WHERE id=?1 RETURNING bytes",
     [Q_SCHEDULE_TRIM_BEST] = "DELETE FROM schedules WHERE id IN (SELECT id FROM schedules"
                              " WHERE kernel=?1 AND target=?2 AND cause=0"
-                             " ORDER BY verified DESC, median LIMIT -1 OFFSET ?3) RETURNING bytes",
+                             " ORDER BY verified DESC, imported, median LIMIT -1 OFFSET ?3)"
+                             " RETURNING bytes",
     [Q_SCHEDULE_TRIM_FAILED] = "DELETE FROM schedules WHERE id IN (SELECT id FROM schedules"
                                " WHERE kernel=?1 AND target=?2 AND cause<>0"
-                               " ORDER BY measured DESC LIMIT -1 OFFSET ?3) RETURNING bytes",
+                               " ORDER BY imported, measured DESC LIMIT -1 OFFSET ?3)"
+                               " RETURNING bytes",
     [Q_SCHEDULE_OLDEST] = "DELETE FROM schedules WHERE id IN (SELECT id FROM schedules"
-                          " ORDER BY verified, measured LIMIT ?1) RETURNING bytes",
+                          " ORDER BY verified, imported DESC, measured LIMIT ?1)"
+                          " RETURNING bytes",
     [Q_SCHEDULES] = SCHEDULE_ROW " WHERE kernel=?1 AND (?2 IS NULL OR target=?2) ORDER BY cause<>0,"
                                  " verified DESC, CASE cause WHEN 0 THEN median ELSE -measured END",
     [Q_SCHEDULE_BEST] = SCHEDULE_ROW " WHERE kernel=?1 AND target=?2 AND cause=0 AND verified=1"
@@ -62,6 +66,19 @@ static const char *const texts[Q__COUNT] = {
                                        " ORDER BY target, median LIMIT 1000",
     [Q_SCHEDULE_CLASS] = SCHEDULE_ROW " WHERE class=?1 AND cause=0 AND kernel<>?2"
                                       " ORDER BY kernel, target, verified DESC, median LIMIT 20000",
+    [Q_SCHEDULE_PREFIX] = SCHEDULE_ROW " WHERE kernel>=?1 AND kernel<=?2 ORDER BY kernel, target,"
+                                       " cause<>0, verified DESC,"
+                                       " CASE cause WHEN 0 THEN median ELSE -measured END",
+    [Q_HASHES] = "SELECT hash FROM entries WHERE hash>=?1 AND hash<=?2"
+                 " UNION SELECT kernel FROM schedules WHERE kernel>=?1 AND kernel<=?2 LIMIT 2",
+    [Q_ENTRY_IDS] = "SELECT id, bytes FROM entries WHERE id>?1 ORDER BY id LIMIT ?2",
+    [Q_ENTRIES_OF] = "SELECT id, bytes FROM entries WHERE hash=?1",
+    [Q_ENTRIES_UNUSED] = "SELECT id, bytes FROM entries WHERE used<?1",
+    [Q_ENTRIES_OF_TARGET] = "SELECT id, bytes FROM entries WHERE target>=?1 AND target<=?2",
+    [Q_SCHEDULES_DROP_OF] = "DELETE FROM schedules WHERE kernel=?1 RETURNING bytes",
+    [Q_SCHEDULES_DROP_OLD] = "DELETE FROM schedules WHERE measured<?1 RETURNING bytes",
+    [Q_SCHEDULES_DROP_TARGET] =
+        "DELETE FROM schedules WHERE target>=?1 AND target<=?2 RETURNING bytes",
     [Q_BEGIN] = "BEGIN IMMEDIATE",
     [Q_COMMIT] = "COMMIT",
     [Q_ROLLBACK] = "ROLLBACK",
@@ -182,7 +199,7 @@ Status cache_finish(Cache *c, Status st, const CacheStats *before) {
   return NULL;
 }
 
-static Status drop(Cache *c, int64_t id, uint64_t bytes) {
+Status cache_drop(Cache *c, int64_t id, uint64_t bytes) {
   sqlite3_bind_int64(cache_query(c, Q_DROP_ENTRY), 1, id);
   TRY(cache_run(c, Q_DROP_ENTRY, "removing a cache entry"));
   sqlite3_bind_int64(cache_query(c, Q_DROP_BLOB), 1, id);
@@ -226,8 +243,7 @@ static Status lookup(Cache *c, CacheKind kind, const CacheKey *key, int64_t *id,
   return st;
 }
 
-/* Reads and checks a record. DATA_LOSS: the entry is no good. */
-static Status read_blob(Cache *c, int64_t id, StrBuf *out, size_t *canonical_len) {
+Status cache_read_blob(Cache *c, int64_t id, StrBuf *out, size_t *canonical_len) {
   sqlite3_stmt *q = cache_query(c, Q_BLOB);
   sqlite3_bind_int64(q, 1, id);
   int rc = sqlite3_step(q);
@@ -247,7 +263,7 @@ static Status drop_corrupt(Cache *c, int64_t id, uint64_t bytes, Status why) {
   c->stats.corrupt++;
   TRY(cache_begin(c));
   CacheStats before = c->stats;
-  return cache_finish(c, drop(c, id, bytes), &before);
+  return cache_finish(c, cache_drop(c, id, bytes), &before);
 }
 
 static Status touch(Cache *c, int64_t id) {
@@ -266,7 +282,7 @@ Status cache_find(Cache *c, CacheKind kind, const CacheKey *key, bool *found, St
     c->stats.misses++;
     return NULL;
   }
-  Status st = read_blob(c, id, &record, &canonical);
+  Status st = cache_read_blob(c, id, &record, &canonical);
   if (st) {
     c->stats.misses++;
     strbuf_deinit(&record);
@@ -288,8 +304,8 @@ Status cache_find(Cache *c, CacheKind kind, const CacheKey *key, bool *found, St
 
 /* -- storing ----------------------------------------------------------------------------------- */
 
-static Status evict(Cache *c, uint64_t incoming, uint64_t *evicted) {
-  while (c->stats.max_bytes && c->stats.bytes && c->stats.bytes + incoming > c->stats.max_bytes) {
+Status cache_evict(Cache *c, uint64_t limit, uint64_t incoming, uint64_t *evicted) {
+  while (limit && c->stats.bytes && c->stats.bytes + incoming > limit) {
     struct {
       int64_t id;
       uint64_t bytes;
@@ -305,8 +321,8 @@ static Status evict(Cache *c, uint64_t incoming, uint64_t *evicted) {
     sqlite3_reset(q);
     TRY(sqlite_status(c->db, rc, "choosing cache entries to evict"));
     if (!n) return NULL;
-    for (size_t k = 0; k < n && c->stats.bytes + incoming > c->stats.max_bytes; k++) {
-      TRY(drop(c, old[k].id, old[k].bytes));
+    for (size_t k = 0; k < n && c->stats.bytes + incoming > limit; k++) {
+      TRY(cache_drop(c, old[k].id, old[k].bytes));
       ++*evicted;
     }
   }
@@ -325,8 +341,8 @@ static Status put_record(Cache *c, const CacheRecord *r, uint64_t *evicted) {
               cache_kind_name[r->kind], blob.len, (unsigned long long)c->stats.max_bytes);
     goto done;
   }
-  if ((st = lookup(c, r->kind, &r->key, &id, &old)) || (id && (st = drop(c, id, old))) ||
-      (st = evict(c, bytes, evicted))) {
+  if ((st = lookup(c, r->kind, &r->key, &id, &old)) || (id && (st = cache_drop(c, id, old))) ||
+      (st = cache_evict(c, c->stats.max_bytes, bytes, evicted))) {
     goto done;
   }
   sqlite3_stmt *q = cache_query(c, Q_ADD_ENTRY);
@@ -358,7 +374,7 @@ Status cache_put_tuned(Cache *c, const CacheRecord *records, size_t n, const Sch
   st = write_touches(c);
   if (!st && m) st = schedules_put(c, schedules, m);
   for (size_t k = 0; k < n && !st; k++) st = put_record(c, &records[k], &evicted);
-  if (!st) st = evict(c, 0, &evicted); /* what the schedules need */
+  if (!st) st = cache_evict(c, c->stats.max_bytes, 0, &evicted); /* what the schedules need */
   st = cache_finish(c, st, &before);
   if (!st) c->stats.evictions += evicted;
   return st;

@@ -36,6 +36,15 @@ typedef enum Query {
   Q_SCHEDULE_BEST,
   Q_SCHEDULE_OTHERS,
   Q_SCHEDULE_CLASS,
+  Q_SCHEDULE_PREFIX,
+  Q_HASHES,
+  Q_ENTRY_IDS,
+  Q_ENTRIES_OF,
+  Q_ENTRIES_UNUSED,
+  Q_ENTRIES_OF_TARGET,
+  Q_SCHEDULES_DROP_OF,
+  Q_SCHEDULES_DROP_OLD,
+  Q_SCHEDULES_DROP_TARGET,
   Q_BEGIN,
   Q_COMMIT,
   Q_ROLLBACK,
@@ -86,9 +95,28 @@ Status cache_begin(Cache *c);
 Status cache_finish(Cache *c, Status st, const CacheStats *before);
 /* Writes the uses that were remembered, in a transaction of their own. */
 Status cache_flush(Cache *c);
+/* Within a transaction: removes an entry of that size. */
+Status cache_drop(Cache *c, int64_t id, uint64_t bytes);
+/* Within a transaction: removes the least recently used until the limit holds (0: none). */
+Status cache_evict(Cache *c, uint64_t limit, uint64_t incoming, uint64_t *evicted);
+/* Reads and checks a record. DATA_LOSS: the entry is no good. */
+Status cache_read_blob(Cache *c, int64_t id, StrBuf *out, size_t *canonical_len);
+/* The smallest and largest hash that begin with these hex digits; fewer than `least` are
+ * INVALID_ARGUMENT. */
+Status cache_prefix(Str prefix, size_t least, uint8_t *lo, uint8_t *hi);
+/* Binds ?1 and ?2. */
+void cache_bind_range(sqlite3_stmt *q, const uint8_t *lo, const uint8_t *hi);
+
 /* Within a transaction: stores schedules and keeps their bounds. */
 Status schedules_put(Cache *c, const Schedule *schedules, size_t n);
+/* Steps a DELETE of schedules that returns the bytes of each; counts them into *rows. */
+Status schedules_delete(Cache *c, sqlite3_stmt *q, uint64_t *rows);
+/* Within a transaction: removes those of least use until all take at most `limit`. */
+Status schedules_trim(Cache *c, uint64_t limit, uint64_t *rows);
 /* Shows the rows of a SCHEDULE_ROW query whose values are bound; drops those that are no good. */
 Status schedules_visit(Cache *c, Query which, ScheduleVisit visit, void *ctx);
 /* Adds them to c->stats, whose bytes hold those of the entries. */
 Status schedules_count(Cache *c);
+
+/* The records of an exported file, as candidates; views of the file and of the arena. */
+Status transfer_read(Bytes file, Arena *arena, Schedule **out, uint64_t *count);

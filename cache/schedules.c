@@ -6,9 +6,9 @@
  * an error of the question.
  *
  * Bounds: SCHEDULE_KEEP_BEST and SCHEDULE_KEEP_FAILED records per kernel and target, and a quarter
- * of the cache's size limit for all of them; what has not been verified goes first, the oldest
- * first. Binaries are cheap to make again and measurements are not, so what schedules take is taken
- * from the room of the former. */
+ * of the cache's size limit for all of them; what has not been verified goes first, what was
+ * imported before what was measured here, the oldest first. Binaries are cheap to make again and
+ * measurements are not, so what schedules take is taken from the room of the former. */
 #include "cache/schedule.h"
 
 #include <math.h>
@@ -35,8 +35,7 @@ Status schedules_count(Cache *c) {
 
 /* -- storing ----------------------------------------------------------------------------------- */
 
-/* Steps a DELETE that returns the bytes of each row. */
-static Status delete_rows(Cache *c, sqlite3_stmt *q, uint64_t *rows) {
+Status schedules_delete(Cache *c, sqlite3_stmt *q, uint64_t *rows) {
   int rc;
   while ((rc = sqlite3_step(q)) == SQLITE_ROW) {
     uint64_t bytes = (uint64_t)sqlite3_column_int64(q, 0);
@@ -114,7 +113,7 @@ static Status put_one(Cache *c, const Schedule *given) {
   if (old.verified && !s.imported && s.cause == SC_MEASURED) s.verified = true;
   if (old.id) {
     sqlite3_bind_int64(cache_query(c, Q_SCHEDULE_DROP), 1, old.id);
-    TRY(delete_rows(c, c->queries[Q_SCHEDULE_DROP], NULL));
+    TRY(schedules_delete(c, c->queries[Q_SCHEDULE_DROP], NULL));
   }
   return insert(c, &s);
 }
@@ -126,18 +125,19 @@ static Status trim(Cache *c, const Schedule *s) {
     sqlite3_stmt *q = cache_query(c, queries[i]);
     bind_pair(q, s->kernel, s->target);
     sqlite3_bind_int(q, 3, keep[i]);
-    TRY(delete_rows(c, q, NULL));
+    TRY(schedules_delete(c, q, NULL));
   }
   return NULL;
 }
 
-static Status trim_all(Cache *c) {
-  uint64_t max = c->stats.max_bytes / SHARE, rows = 1;
-  while (max && rows && c->stats.schedule_bytes > max) {
+Status schedules_trim(Cache *c, uint64_t limit, uint64_t *rows) {
+  uint64_t n = 1;
+  while (n && c->stats.schedule_bytes > limit) {
     sqlite3_stmt *q = cache_query(c, Q_SCHEDULE_OLDEST);
     sqlite3_bind_int(q, 1, TRIM_STEP);
-    rows = 0;
-    TRY(delete_rows(c, q, &rows));
+    n = 0;
+    TRY(schedules_delete(c, q, &n));
+    if (rows) *rows += n;
   }
   return NULL;
 }
@@ -153,7 +153,7 @@ Status schedules_put(Cache *c, const Schedule *schedules, size_t n) {
     bool last = k + 1 == n || !same_kernel(&schedules[k], &schedules[k + 1]);
     if (last) TRY(trim(c, &schedules[k]));
   }
-  return trim_all(c);
+  return c->stats.max_bytes ? schedules_trim(c, c->stats.max_bytes / SHARE, NULL) : NULL;
 }
 
 /* -- reading ----------------------------------------------------------------------------------- */
@@ -185,7 +185,7 @@ static Status drop_bad(Cache *c, const int64_t *ids, size_t n) {
   Status st = NULL;
   for (size_t i = 0; i < n && !st; i++) {
     sqlite3_bind_int64(cache_query(c, Q_SCHEDULE_DROP), 1, ids[i]);
-    st = delete_rows(c, c->queries[Q_SCHEDULE_DROP], NULL);
+    st = schedules_delete(c, c->queries[Q_SCHEDULE_DROP], NULL);
   }
   return cache_finish(c, st, &before);
 }

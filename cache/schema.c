@@ -36,7 +36,7 @@ static const char *const migrations[CACHE_SCHEMA] = {
     "  bytes INTEGER NOT NULL, record BLOB NOT NULL);"
     "CREATE UNIQUE INDEX schedules_key ON schedules(kernel, target, opts);"
     "CREATE INDEX schedules_class ON schedules(class, cause);"
-    "CREATE INDEX schedules_age ON schedules(verified, measured);",
+    "CREATE INDEX schedules_age ON schedules(verified, imported DESC, measured);",
 };
 
 Status sqlite_status(sqlite3 *db, int rc, const char *doing) {

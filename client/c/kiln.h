@@ -218,6 +218,7 @@ typedef struct KilnExecutable {
   uint32_t kernels_compiled; /* the rest came from the cache */
   uint64_t weight_bytes;
   uint64_t temp_bytes; /* peak of the planned intermediate memory */
+  uint64_t kept_bytes; /* made of the weights when loading, and resident beside them */
   int64_t frontend_ns, kernels_ns, codegen_ns, cache_ns, load_ns, total_ns, frontend_cpu_ns;
 } KilnExecutable;
 

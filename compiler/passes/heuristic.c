@@ -634,7 +634,7 @@ static void give_threads(Sched *s) {
   if (T < 2) return;
   OptPlan plan;
   OptList rest = *s->opts;
-  while (rest.len && rest.at->kind == OPT_MERGE) rest.at++, rest.len--;
+  while (rest.len && opt_is_head(rest.at)) rest.at++, rest.len--;
   Status st = opts_plan(s->job, s->k, s->target, &rest, &plan);
   if (st) {
     status_drop(st);

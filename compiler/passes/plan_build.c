@@ -71,7 +71,9 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
     for (; k < n && order[k]->ready == time; k++) {
       UOp *raw = rangeify_kernel(f, order[k]);
       add_step(out, STEP_CALL)->call = (uint32_t)out->ncalls;
-      out->calls[out->ncalls++] = kernelize(kz, raw, order[k]->buffers);
+      out->calls[out->ncalls] = kernelize(kz, raw, order[k]->buffers);
+      out->calls[out->ncalls++].once = order[k]->once;
+      out->nonce += order[k]->once;
       job_poll(f->job);
     }
   }
@@ -82,7 +84,7 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
 static const char *describe(Job *job, const TensorGraph *graph, const PlanBuffer *b) {
   static const char *const kinds[] = {
       [PB_INPUT] = "input", "output", "weight", [PB_STATE] = "state"};
-  if (b->kind == PB_TEMP || b->kind == PB_CONST) return "a temporary";
+  if (b->kind == PB_TEMP || b->kind == PB_CONST || b->kind == PB_KEPT) return "a temporary";
   Str name = graph->slots[b->slot].name;
   return arena_printf(&job->arena, "%s '" STR_FMT "'", kinds[b->kind], STR_ARG(name));
 }

@@ -7,6 +7,10 @@
  * n, else output tiles of single elements are clamped to S-1, and a thread's loop ends early.
  * Padded axes gate every access that depends on them, and give reductions their identity.
  *
+ * CARRY takes one loop out of a REDUCE and puts it around output loops: a nest of its own runs over
+ * it and over renamed output ranges and adds what is left of the REDUCE to a buffer; the kernel
+ * reads the buffer where the REDUCE stood.
+ *
  * STAGE replaces INDEX(PARAM, index, gate) by INDEX(AFTER(BUFFER, copy), position): the ranges
  * inside the chosen loop are renamed for the copy, whose loops run along the source's memory, and
  * the buffer is laid out in the order of use. On workgroups the buffer is the workgroup's: it holds
@@ -128,8 +132,11 @@ static UOp *split_group(Apply *a, NewAxis *x, const AxisPlan *p) {
   return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
 }
 
-static UOp *split_outer(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce) {
+static UOp *split_outer(Apply *a, uint32_t axis) {
   Job *job = a->job;
+  NewAxis *x = &a->axes[axis];
+  const AxisPlan *p = &a->plan->axes[axis];
+  bool reduce = a->k->axes[axis].reduce;
   int64_t n = p->outer;
   if (reduce && p->lanes) return split_group(a, x, p);
   if (!reduce && a->plan->groups) return split_groups(a, x, p);
@@ -143,16 +150,17 @@ static UOp *split_outer(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce) {
     return index_add(job, first, x->loop);
   }
   if (n == 1) return uop_index(job, 0);
-  x->loop = new_range(a, reduce ? AX_REDUCE : AX_LOOP, n);
+  bool carried = (int)axis == a->plan->carry;
+  x->loop = new_range(a, reduce && !carried ? AX_REDUCE : AX_LOOP, n);
   return x->loop;
 }
 
-static void split_axis(Apply *a, uint32_t i) {
+static void place_axis(Apply *a, uint32_t i) {
   Job *job = a->job;
   const AxisPlan *p = &a->plan->axes[i];
   const KernelAxis *old = &a->k->axes[i];
   NewAxis *x = &a->axes[i];
-  UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, x, p, old->reduce), p->tile, p->size)
+  UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, i), p->tile, p->size)
                                : symbolic_base(a, x, p, old);
   int64_t step = p->tile;
   for (uint32_t k = p->ninner; k-- > 0;) {
@@ -169,108 +177,6 @@ static void split_axis(Apply *a, uint32_t i) {
   if (p->clamped) v = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
   if (p->padded) x->limit = uop2(job, OP_CMPLT, v, end);
-}
-
-/* -- rebuilding the kernel --------------------------------------------------------------------- */
-
-static UOp *now(Apply *a, UOp *u) { return a->now[nodemap_get(&a->pos, u)]; }
-
-/* The limits of the padded axes that an access depends on by its index or by its gate, which was
- * simplified for values below the limit; NULL when there are none. */
-static UOp *limits(Apply *a, const UOp *index, const UOp *gate) {
-  UOp *all = NULL;
-  for (uint32_t i = 0; i < a->k->naxes; i++) {
-    UOp *l = a->axes[i].limit;
-    const UOp *range = a->k->axes[i].range;
-    if (!l || !(uop_is_open(index, range) || (gate && uop_is_open(gate, range)))) continue;
-    all = all ? uop2(a->job, OP_AND, all, l) : l;
-  }
-  return all;
-}
-
-static UOp *both(Job *job, UOp *a, UOp *b) {
-  if (!a) return b;
-  return b ? uop2(job, OP_AND, a, b) : a;
-}
-
-static UOp *rebuild_index(Apply *a, UOp *u) {
-  UOp *old = u->nsrc > 2 ? u->src[2] : NULL;
-  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
-  UOp *src[3] = {now(a, u->src[0]), now(a, u->src[1]), gate};
-  return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
-}
-
-static UOp *rebuild_store(Apply *a, UOp *u) {
-  UOp *old = u->nsrc > 3 ? u->src[3] : NULL;
-  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
-  UOp *src[4] = {now(a, u->src[0]), now(a, u->src[1]), now(a, u->src[2]), gate};
-  return uop_make(a->job, OP_STORE, DT_VOID, u->arg, src, gate ? 4 : 3);
-}
-
-/* Ranges of REDUCE or END in plan order: loops first, then what will be expanded. */
-static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
-  uint32_t n = 0, first = reduce ? a->plan->nout : 0;
-  uint32_t count = reduce ? a->plan->nred : a->plan->nout;
-  for (int expanded = 0; expanded < 2; expanded++)
-    for (uint32_t i = 0; i < count; i++) {
-      uint32_t axis = a->plan->order[first + i];
-      const NewAxis *x = &a->axes[axis];
-      bool closes = false;
-      for (uint32_t s = 1; s < u->nsrc; s++) closes |= u->src[s] == a->k->axes[axis].range;
-      if (!closes) continue;
-      if (!expanded && x->thread) out[n++] = x->thread;
-      if (!expanded && x->lane) out[n++] = x->lane;
-      if (!expanded && x->loop) out[n++] = x->loop;
-      for (uint32_t k = 0; expanded && k < x->ninner; k++) out[n++] = x->inner[k];
-    }
-  return n;
-}
-
-/* A product of two gated loads is already 0 beyond the limit. */
-static bool gated_product(const UOp *value, int64_t op, const UOp *limit_range) {
-  if (op != OP_ADD || value->op != OP_MUL) return false;
-  for (uint32_t s = 0; s < 2; s++)
-    if (value->src[s]->op != OP_INDEX || !uop_is_open(value->src[s]->src[1], limit_range))
-      return false;
-  return true;
-}
-
-static UOp *rebuild_reduce(Apply *a, UOp *u) {
-  Job *job = a->job;
-  UOp *value = now(a, u->src[0]), *limit = NULL;
-  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
-  for (uint32_t s = 1; s < u->nsrc; s++) {
-    UOp *l = a->axes[u->src[s]->arg.i].limit;
-    if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
-  }
-  if (limit) {
-    DType d = (DType)value->dtype;
-    UOp *identity = uop_scalar(job, d, reduce_identity((Op)u->arg.i, d));
-    value = uop3(job, OP_WHERE, limit, value, identity);
-  }
-  return uop_reduce(job, (Op)u->arg.i, value, src, list_ranges(a, u, true, src));
-}
-
-static UOp *rebuild_end(Apply *a, UOp *u) {
-  UOp **src =
-      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
-  src[0] = now(a, u->src[0]);
-  uint32_t n = list_ranges(a, u, false, src + 1);
-  return uop_make(a->job, OP_END, DT_VOID, arg_none(), src, n + 1);
-}
-
-static UOp *rebuild(Apply *a, UOp *u) {
-  switch (u->op) {
-  case OP_RANGE: return a->axes[u->arg.i].value;
-  case OP_INDEX: return rebuild_index(a, u);
-  case OP_STORE: return rebuild_store(a, u);
-  case OP_REDUCE: return rebuild_reduce(a, u);
-  case OP_END: return rebuild_end(a, u);
-  default: break;
-  }
-  UOp **src = arena_array(&a->job->arena, u->nsrc + 1u, sizeof *src);
-  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now(a, u->src[s]);
-  return u->nsrc ? uop_with_src(a->job, u, src) : u;
 }
 
 /* -- staging ----------------------------------------------------------------------------------- */
@@ -302,26 +208,16 @@ static void add_dim(Staging *s, UOp *index, UOp *r) {
   s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
 }
 
-/* Does the loop over `axis` lie inside the loop over `level`? */
-static bool loop_inside(const OptPlan *plan, uint32_t axis, int level) {
-  if (level < 0) return true;
-  bool seen = false;
-  for (uint32_t i = 0; i < plan->nout; i++) {
-    if (plan->order[i] == axis) return seen;
-    seen |= plan->order[i] == (uint32_t)level;
-  }
-  return true;
-}
-
 static void collect_dims(Staging *s, UOp *index, int level) {
   const OptPlan *plan = s->a->plan;
   for (uint32_t i = 0; i < plan->nout; i++) {
     NewAxis *x = &s->a->axes[plan->order[i]];
-    if (loop_inside(plan, plan->order[i], level)) add_dim(s, index, x->loop);
+    if (opts_inside(plan, plan->order[i], level)) add_dim(s, index, x->loop);
   }
   for (uint32_t i = 0; i < plan->nred; i++) {
-    NewAxis *x = &s->a->axes[plan->order[plan->nout + i]];
-    add_dim(s, index, x->loop);
+    uint32_t axis = plan->order[plan->nout + i];
+    NewAxis *x = &s->a->axes[axis];
+    if (opts_inside(plan, axis, level)) add_dim(s, index, x->loop);
     for (uint32_t k = 0; k < x->ninner; k++)
       if (uop_axis(x->inner[k]) != AX_VECTOR) add_dim(s, index, x->inner[k]);
   }
@@ -497,6 +393,142 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   return uop2(job, OP_INDEX, after, read);
 }
 
+/* -- carrying sums between the steps of an outer loop ------------------------------------------ */
+
+/* The REDUCE `rest` lacks the loop that is carried. */
+static UOp *carry_sums(Apply *a, UOp *rest, Op op) {
+  Job *job = a->job;
+  const OptPlan *plan = a->plan;
+  Staging s = {.a = a};
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
+  collect_dims(&s, rest, plan->carry);
+  UOp *write = position(&s, true), *read = position(&s, false);
+  UOp *step = a->axes[plan->carry].loop, *again = uop2(job, OP_CMPLT, uop_index(job, 0), step);
+  int64_t ints[2] = {s.elements, 0};
+  DType d = (DType)rest->dtype;
+  UOp *buffer = uop_make(job, OP_BUFFER, d, arg_both(a->next_id++, ints, 2), NULL, 0);
+  UOp *before = uop_make(job, OP_INDEX, DT_VOID, arg_none(), (UOp *[]){buffer, write, again}, 3);
+  if (op != OP_ADD)
+    before = uop3(job, OP_WHERE, again, before, uop_scalar(job, d, reduce_identity(op, d)));
+  UOp *sum = uop2(job, op, before, renamed(&s, rest));
+  UOp *store = uop_make(job, OP_STORE, DT_VOID, arg_i(0), (UOp *[]){buffer, write, sum}, 3);
+  UOp **src = arena_array(&job->arena, s.n + 2u, sizeof *src);
+  uint32_t n = 0;
+  src[n++] = store;
+  src[n++] = step;
+  for (int expanded = 0; expanded < 2; expanded++)
+    for (uint32_t k = 0; k < s.n; k++)
+      if ((uop_axis(s.dims[k].copy) != AX_LOOP) == expanded) src[n++] = s.dims[k].copy;
+  UOp *end = uop_make(job, OP_END, DT_VOID, arg_none(), src, n);
+  return uop2(job, OP_INDEX, uop2(job, OP_AFTER, buffer, end), read);
+}
+
+/* -- rebuilding the kernel --------------------------------------------------------------------- */
+
+static UOp *now(Apply *a, UOp *u) { return a->now[nodemap_get(&a->pos, u)]; }
+
+/* The limits of the padded axes that an access depends on by its index or by its gate, which was
+ * simplified for values below the limit; NULL when there are none. */
+static UOp *limits(Apply *a, const UOp *index, const UOp *gate) {
+  UOp *all = NULL;
+  for (uint32_t i = 0; i < a->k->naxes; i++) {
+    UOp *l = a->axes[i].limit;
+    const UOp *range = a->k->axes[i].range;
+    if (!l || !(uop_is_open(index, range) || (gate && uop_is_open(gate, range)))) continue;
+    all = all ? uop2(a->job, OP_AND, all, l) : l;
+  }
+  return all;
+}
+
+static UOp *both(Job *job, UOp *a, UOp *b) {
+  if (!a) return b;
+  return b ? uop2(job, OP_AND, a, b) : a;
+}
+
+static UOp *rebuild_index(Apply *a, UOp *u) {
+  UOp *old = u->nsrc > 2 ? u->src[2] : NULL;
+  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
+  UOp *src[3] = {now(a, u->src[0]), now(a, u->src[1]), gate};
+  return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
+}
+
+static UOp *rebuild_store(Apply *a, UOp *u) {
+  UOp *old = u->nsrc > 3 ? u->src[3] : NULL;
+  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
+  UOp *src[4] = {now(a, u->src[0]), now(a, u->src[1]), now(a, u->src[2]), gate};
+  return uop_make(a->job, OP_STORE, DT_VOID, u->arg, src, gate ? 4 : 3);
+}
+
+/* Ranges of REDUCE or END in plan order: loops first, then what will be expanded. */
+static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
+  uint32_t n = 0, first = reduce ? a->plan->nout : 0;
+  uint32_t count = reduce ? a->plan->nred : a->plan->nout;
+  for (int expanded = 0; expanded < 2; expanded++)
+    for (uint32_t i = 0; i < count; i++) {
+      uint32_t axis = a->plan->order[first + i];
+      const NewAxis *x = &a->axes[axis];
+      bool closes = false;
+      for (uint32_t s = 1; s < u->nsrc; s++) closes |= u->src[s] == a->k->axes[axis].range;
+      if (!closes) continue;
+      if (!expanded && x->thread) out[n++] = x->thread;
+      if (!expanded && x->lane) out[n++] = x->lane;
+      if (!expanded && x->loop && (int)axis != a->plan->carry) out[n++] = x->loop;
+      for (uint32_t k = 0; expanded && k < x->ninner; k++) out[n++] = x->inner[k];
+    }
+  return n;
+}
+
+/* A product of two gated loads is already 0 beyond the limit. */
+static bool gated_product(const UOp *value, int64_t op, const UOp *limit_range) {
+  if (op != OP_ADD || value->op != OP_MUL) return false;
+  for (uint32_t s = 0; s < 2; s++)
+    if (value->src[s]->op != OP_INDEX || !uop_is_open(value->src[s]->src[1], limit_range))
+      return false;
+  return true;
+}
+
+static UOp *rebuild_reduce(Apply *a, UOp *u) {
+  Job *job = a->job;
+  UOp *value = now(a, u->src[0]), *limit = NULL;
+  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  for (uint32_t s = 1; s < u->nsrc; s++) {
+    UOp *l = a->axes[u->src[s]->arg.i].limit;
+    if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
+  }
+  if (limit) {
+    DType d = (DType)value->dtype;
+    UOp *identity = uop_scalar(job, d, reduce_identity((Op)u->arg.i, d));
+    value = uop3(job, OP_WHERE, limit, value, identity);
+  }
+  uint32_t n = list_ranges(a, u, true, src);
+  UOp *r = n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value;
+  bool carried = false;
+  for (uint32_t s = 1; s < u->nsrc; s++) carried |= (int)u->src[s]->arg.i == a->plan->carry;
+  return carried ? carry_sums(a, r, (Op)u->arg.i) : r;
+}
+
+static UOp *rebuild_end(Apply *a, UOp *u) {
+  UOp **src =
+      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  src[0] = now(a, u->src[0]);
+  uint32_t n = list_ranges(a, u, false, src + 1);
+  return uop_make(a->job, OP_END, DT_VOID, arg_none(), src, n + 1);
+}
+
+static UOp *rebuild(Apply *a, UOp *u) {
+  switch (u->op) {
+  case OP_RANGE: return a->axes[u->arg.i].value;
+  case OP_INDEX: return rebuild_index(a, u);
+  case OP_STORE: return rebuild_store(a, u);
+  case OP_REDUCE: return rebuild_reduce(a, u);
+  case OP_END: return rebuild_end(a, u);
+  default: break;
+  }
+  UOp **src = arena_array(&a->job->arena, u->nsrc + 1u, sizeof *src);
+  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now(a, u->src[s]);
+  return u->nsrc ? uop_with_src(a->job, u, src) : u;
+}
+
 /* -- the pass ---------------------------------------------------------------------------------- */
 
 static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
@@ -505,7 +537,7 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   a.now = arena_array(&job->arena, k->list.len, sizeof *a.now);
   nodemap_number(job, &a.pos, &k->list);
   for (uint32_t i = 0; i < k->naxes; i++)
-    if (k->axes[i].range) split_axis(&a, i);
+    if (k->axes[i].range) place_axis(&a, i);
   for (size_t i = 0; i < k->list.len; i++) {
     UOp *u = k->list.at[i];
     a.now[i] = rebuild(&a, u);

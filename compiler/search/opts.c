@@ -216,6 +216,18 @@ static Status plan_order(Planner *p, bool reduce) {
   return NULL;
 }
 
+static Status plan_carry(Planner *p, bool reduce) {
+  OptPlan *plan = p->plan;
+  if (plan->groups) return refuse(p, "the device runs workgroups");
+  if (!reduce) return refuse(p, "the axis must be a reduce axis");
+  if (plan->carry >= 0) return refuse(p, "an axis is carried already");
+  if ((uint32_t)p->opt->arg >= plan->nout) return refuse(p, "there are fewer output loops");
+  if (!axis_is_static(&p->k->axes[p->opt->axis])) return refuse(p, "a run decides its size");
+  plan->carry = p->opt->axis;
+  plan->carry_at = (uint32_t)p->opt->arg;
+  return NULL;
+}
+
 static Status plan_stage(Planner *p) {
   if (p->opt->arg < 0 || (uint32_t)p->opt->arg >= p->k->nstageable)
     return refuse(p, "the kernel has fewer operands");
@@ -309,10 +321,12 @@ static Status plan_one(Planner *p) {
   case OPT_NOLOCALS:
   case OPT_ORDER: return plan_order(p, reduce);
   case OPT_PADTO: return plan_pad(p, a);
-  case OPT_MERGE: return refuse(p, "MERGE must come first");
+  case OPT_CARRY: return plan_carry(p, reduce);
+  case OPT_MERGE:
+  case OPT_SPLIT: return refuse(p, "it must come first");
   case OPT_STAGE:
-    if (reduce == p->plan->groups) return plan_stage(p);
-    return refuse(p, reduce ? "the loop must be an output axis" : "the loop must be a reduce axis");
+    if (reduce || !p->plan->groups) return plan_stage(p); /* check_stages: that of a CARRY? */
+    return refuse(p, "the loop must be a reduce axis");
   case OPT__COUNT: break;
   }
   return refuse(p, "unknown kind");
@@ -411,8 +425,23 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
   return NULL;
 }
 
-/* Extent of the axis inside the loop `level`: what a tile staged there covers. */
-/* The same of what a workgroup uses; 0 when a run decides. */
+/* -- what a tile covers inside the loop `level` -------------------------------------------------
+ */
+
+/* Where the loop over an axis stands among the output loops; what stays in a REDUCE is inside of
+ * all. */
+static uint32_t place_in_nest(const OptPlan *plan, uint32_t axis) {
+  if ((int)axis == plan->carry) return 2 * plan->carry_at;
+  for (uint32_t i = 0; i < plan->nout; i++)
+    if (plan->order[i] == axis) return 2 * i + 1;
+  return UINT32_MAX;
+}
+
+bool opts_inside(const OptPlan *plan, uint32_t axis, int level) {
+  return level < 0 || place_in_nest(plan, axis) > place_in_nest(plan, (uint32_t)level);
+}
+
+/* Of what a workgroup uses; 0 when a run decides. */
 static int64_t shared_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
   const AxisPlan *a = &plan->axes[axis];
   int64_t own = a->tile * (a->lanes ? a->lanes : 1);
@@ -429,18 +458,55 @@ static int64_t shared_extent(const KernelInfo *k, const OptPlan *plan, uint32_t 
 static int64_t staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
   const AxisPlan *a = &plan->axes[axis];
   if (plan->groups) return shared_extent(k, plan, axis, level);
-  if (level < 0 || k->axes[axis].reduce) return a->size;
-  for (uint32_t i = 0; i < plan->nout; i++) {
-    if (plan->order[i] == axis) return a->tile;
-    if (plan->order[i] == (uint32_t)level) return a->outer * a->tile;
+  if (level < 0) return a->size;
+  if (k->axes[axis].reduce && (int)axis != plan->carry) return a->size;
+  return opts_inside(plan, axis, level) ? a->outer * a->tile : a->tile;
+}
+
+static const UOp *reduce_over(const KernelInfo *k, uint32_t axis, uint32_t *n) {
+  const UOp *found = NULL;
+  *n = 0;
+  for (size_t i = 0; i < k->list.len; i++) {
+    const UOp *u = k->list.at[i];
+    for (uint32_t s = 1; u->op == OP_REDUCE && s < u->nsrc; s++)
+      if (u->src[s]->arg.i == axis) found = u, ++*n;
   }
-  return a->size;
+  return found;
+}
+
+/* One sum, of the whole kernel, is carried: of all that lies inside of the loop. */
+static Status check_carry(const KernelInfo *k, const OptPlan *plan) {
+  if (plan->carry < 0) return NULL;
+  uint32_t n, axis = (uint32_t)plan->carry;
+  const UOp *u = reduce_over(k, axis, &n);
+  int64_t size = 1;
+  if (n != 1 || u->dtype == DT_INDEX)
+    return FAIL(INVALID_ARGUMENT,
+                "CARRY: axis %u belongs to %u reductions, expected one of numbers", axis, n);
+  if (k->in_place) return FAIL(INVALID_ARGUMENT, "CARRY: the kernel reads what it writes");
+  if (plan->axes[axis].outer < 2) return FAIL(INVALID_ARGUMENT, "CARRY: axis %u has no loop", axis);
+  for (uint32_t j = 0; u->open && j < u->open->n; j++) {
+    uint32_t a = (uint32_t)u->open->at[j]->arg.i;
+    const AxisPlan *p = &plan->axes[a];
+    if (k->axes[a].reduce)
+      return FAIL(INVALID_ARGUMENT, "CARRY: the reduction over axis %u lies in another", axis);
+    size *= opts_inside(plan, a, (int)axis) ? p->outer * p->tile : p->tile;
+    if (size > MAX_STAGE)
+      return FAIL(INVALID_ARGUMENT, "CARRY(%u,%u) would keep more than %lld sums", axis,
+                  plan->carry_at, (long long)MAX_STAGE);
+  }
+  return NULL;
 }
 
 static Status check_stages(const KernelInfo *k, const Target *target, const OptPlan *plan) {
   int64_t shared = 0;
   for (uint32_t s = 0; s < plan->nstages; s++) {
     const UOp *u = k->stageable[plan->stages[s].operand];
+    int level = plan->stages[s].level;
+    if (!plan->groups && level >= 0 && k->axes[level].reduce && level != plan->carry)
+      return FAIL(INVALID_ARGUMENT,
+                  "STAGE(%d,%u) is not legal: the loop must be an output axis, or carried", level,
+                  plan->stages[s].operand);
     const RangeSet *open = u->open;
     int64_t size = 1;
     for (uint32_t j = 0; open && j < open->n; j++) {
@@ -463,9 +529,21 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
   return NULL;
 }
 
+/* Reduce axes as the REDUCEs list them. */
+static void order_reductions(const KernelInfo *k, OptPlan *out) {
+  for (size_t i = 0; i < k->list.len; i++) {
+    const UOp *u = k->list.at[i];
+    for (uint32_t s = 1; u->op == OP_REDUCE && s < u->nsrc; s++) {
+      uint32_t at = 0, axis = (uint32_t)u->src[s]->arg.i;
+      while (at < out->nred && out->order[out->nout + at] != axis) at++;
+      if (at == out->nred) out->order[out->nout + out->nred++] = axis;
+    }
+  }
+}
+
 Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
                  OptPlan *out) {
-  *out = (OptPlan){.groups = target->max_group > 0, .block = {1, 1, 1}};
+  *out = (OptPlan){.groups = target->max_group > 0, .block = {1, 1, 1}, .carry = -1};
   out->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *out->axes);
   out->order = arena_array(&job->arena, k->naxes + 1u, sizeof *out->order);
   out->stages = arena_array(&job->arena, list->len + 1, sizeof *out->stages);
@@ -477,8 +555,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   }
   if (!k->store) return NULL;
   for (uint32_t i = 0; i < k->nloops; i++) out->order[out->nout++] = (uint32_t)k->loops[i]->arg.i;
-  for (uint32_t i = 0; i < k->naxes; i++)
-    if (k->axes[i].range && k->axes[i].reduce) out->order[out->nout + out->nred++] = i;
+  order_reductions(k, out);
   for (size_t i = 0; i < list->len; i++) {
     Planner p = {.k = k, .target = target, .plan = out, .opt = &list->at[i]};
     TRY(plan_one(&p));
@@ -488,21 +565,44 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   }
   TRY(finish_axes(k, out));
   TRY(check_nodes(k, out));
+  TRY(check_carry(k, out));
   return check_stages(k, target, out);
+}
+
+static Status merge_one(Job *job, const Opt *o, UOp **kernel) {
+  UOp *next = merge_axes(job, *kernel, o->axis, o->arg);
+  if (!next)
+    return FAIL(INVALID_ARGUMENT,
+                "MERGE(%d,%d) is not legal: no loop over axis %d has one over "
+                "axis %d right inside",
+                o->axis, (int)o->arg, o->axis, (int)o->arg);
+  *kernel = next;
+  return NULL;
+}
+
+static Status split_one(Job *job, const Opt *o, UOp **kernel) {
+  const KernelInfo *k = kernel_info(job, *kernel);
+  Planner p = {.k = k, .opt = o};
+  if (o->axis < 0 || (uint32_t)o->axis >= k->naxes || !k->axes[o->axis].range)
+    return refuse(&p, "the kernel has no such axis");
+  const KernelAxis *a = &k->axes[o->axis];
+  if (k->naxes > INT8_MAX) return refuse(&p, "the kernel has too many axes");
+  if (!axis_is_static(a)) return refuse(&p, "a run decides the size of the axis");
+  if (o->arg < 1 || o->arg >= a->size) return refuse(&p, "a block is smaller than the axis");
+  if (a->size % o->arg && (a->reduce || k->in_place))
+    return refuse(&p, "the size must be a multiple of the block");
+  *kernel = split_axis(job, *kernel, o->axis, o->arg, k->naxes);
+  return NULL;
 }
 
 Status opts_merge(Job *job, UOp *kernel, const OptList *list, UOp **merged, OptList *rest) {
   *merged = kernel;
   *rest = *list;
-  while (rest->len && rest->at[0].kind == OPT_MERGE) {
-    const Opt o = rest->at[0];
-    UOp *next = merge_axes(job, *merged, o.axis, o.arg);
-    if (!next)
-      return FAIL(INVALID_ARGUMENT,
-                  "MERGE(%d,%d) is not legal: no loop over axis %d has one over "
-                  "axis %d right inside",
-                  o.axis, (int)o.arg, o.axis, (int)o.arg);
-    *merged = next;
+  while (rest->len && opt_is_head(rest->at)) {
+    if (rest->at->kind == OPT_MERGE)
+      TRY(merge_one(job, rest->at, merged));
+    else
+      TRY(split_one(job, rest->at, merged));
     rest->at++, rest->len--, rest->cap--;
   }
   return NULL;

@@ -12,6 +12,10 @@
  * (PADTO to a multiple of the tile), or, where it is a tile of single output elements, is clamped:
  * what lies beyond the end computes the last element again.
  *
+ * SPLIT and CARRY block a contraction: SPLIT(2,256) CARRY(3,1) sums 256 steps of axis 2 for all
+ * that lies inside of the output loop at position 1, then the next 256; what STAGE copies inside of
+ * the loop over axis 3 is then 256 steps deep and stays in a cache.
+ *
  * On a device with workgroups every output loop runs over workgroups, and LOCAL, GROUP and GROUPTOP
  * make the threads of one. The first of them in a list is the fastest varying dimension; one that
  * has as many threads as an earlier one shares its dimension when no reduction runs inside both
@@ -102,12 +106,20 @@ typedef struct OptPlan {
   bool nolocals;
   int32_t block[3]; /* threads of a workgroup; the first ndims are in use, the others are 1 */
   int ndims;
+  int carry;         /* the reduce axis whose loop runs among the output loops, or -1 */
+  uint32_t carry_at; /* right outside of the output loop at this position */
 } OptPlan;
 
-/* The kernel with the MERGEs at the head of the list done, and the rest of the list. */
+/* MERGE and SPLIT make another kernel; they come first. */
+static inline bool opt_is_head(const Opt *o) {
+  return o->kind == OPT_MERGE || o->kind == OPT_SPLIT;
+}
+/* The kernel with the head of the list done, and the rest of the list. */
 Status opts_merge(Job *job, UOp *kernel, const OptList *list, UOp **merged, OptList *rest);
-/* INVALID_ARGUMENT with the reason when a list (without MERGEs) is not legal for the kernel on the
- * target. */
+/* Does the loop over `axis` lie inside the loop over `level` (-1: around all)? */
+bool opts_inside(const OptPlan *plan, uint32_t axis, int level);
+/* INVALID_ARGUMENT with the reason when a list (without its head) is not legal for the kernel on
+ * the target. */
 Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
                  OptPlan *out);
 Status opts_check(Job *job, UOp *kernel, const Target *target, const OptList *list);

@@ -467,7 +467,7 @@ static void test_killed_writer(void **state) {
     Cache *c = opened(f->path, 0);
     for (int k = 0;; k++) {
       char opts[16];
-      snprintf(opts, sizeof opts, "O%d", k % 100);
+      snprintf(opts, sizeof opts, "O%d", k % 50);
       put(c, winner((uint64_t)k % 50, opts, 5 + k));
       if (k == 20 && write(pipes[1], "", 1) != 1) _exit(1);
     }
@@ -481,7 +481,7 @@ static void test_killed_writer(void **state) {
   close(pipes[1]);
   Cache *c = opened(f->path, 0);
   CacheStats s = stats(c);
-  assert_true(s.schedules >= 20 && s.corrupt == 0);
+  assert_true(s.schedules >= 20 && s.schedules <= 50 && s.corrupt == 0);
   expect_best(c, 3, "O3 ");
   uint64_t shown = 0;
   StrBuf out = {0};
