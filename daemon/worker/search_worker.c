@@ -9,7 +9,7 @@
 #include "compiler/ir/text.h"
 #include "compiler/search/opts.h"
 #include "daemon/worker/convert.h"
-#include "daemon/worker/search_standin.h"
+#include "compiler/search/search.h"
 #include "proto/digest.h"
 
 typedef struct Search {
