@@ -277,8 +277,7 @@ Status compile_pool_create(const CompilePoolSpec *spec, CompilePool **out) {
 
 bool compile_pool_busy(const CompilePool *p) {
   bool busy = p->urgent.first || p->normal.first;
-  for (unsigned i = 0; i < p->spec.workers; i++)
-    busy |= p->slots[i].job && !p->slots[i].job->idle;
+  for (unsigned i = 0; i < p->spec.workers; i++) busy |= p->slots[i].job && !p->slots[i].job->idle;
   return busy;
 }
 

@@ -16,8 +16,8 @@ struct CompileJob {
   Kiln__V1__Envelope env; /* id is set by the pool */
   int fd;                 /* sent along; -1 = none; stays the owner's */
   bool hold;
-  bool urgent; /* finishes something begun: goes before new models and is never refused */
-  bool idle;   /* nobody waits for it: goes behind everything else */
+  bool urgent;       /* finishes something begun: goes before new models and is never refused */
+  bool idle;         /* nobody waits for it: goes behind everything else */
   uint32_t seconds;  /* it may take; 0: as the pool says */
   const char *cause; /* when it failed because its worker ended: why; else NULL */
   /* m is the answer and valid during the call, or NULL and st says why not (takes st). The answer's

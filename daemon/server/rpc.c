@@ -15,6 +15,8 @@ static const Method *const methods[] = {
     &rpc_cache_stats,
     &rpc_cache_list,
     &rpc_cache_why,
+    &rpc_tune,
+    &rpc_events,
     &rpc_health_check,
     &rpc_health_watch,
     &rpc_reflection_v1,

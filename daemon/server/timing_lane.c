@@ -60,9 +60,7 @@ static void on_message(void *ctx, Message *m) {
   switch (m->env->body_case) {
   case KILN__V1__ENVELOPE__BODY_TIMING_PROGRESS: on_progress(l, m->env->timing_progress); return;
   case KILN__V1__ENVELOPE__BODY_TIMING_DONE: end.done = m->env->timing_done; break;
-  case KILN__V1__ENVELOPE__BODY_ERROR:
-    end.st = FAIL(INTERNAL, "%s", m->env->error->message);
-    break;
+  case KILN__V1__ENVELOPE__BODY_ERROR: end.st = FAIL(INTERNAL, "%s", m->env->error->message); break;
   default: worker_kill(l->worker, "crash", "it answered something else"); return;
   }
   worker_set_deadline(l->worker, 0, "");

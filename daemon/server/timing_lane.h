@@ -1,7 +1,7 @@
 /* A device's timing worker, as kilnd sees it: one job at a time, in a process that may die of it.
  *
- * The process starts with the first job and is kept for the next one; one that ends is replaced when
- * there is a job again. */
+ * The process starts with the first job and is kept for the next one; one that ends is replaced
+ * when there is a job again. */
 #pragma once
 
 #include "daemon/server/supervisor.h"
@@ -9,9 +9,9 @@
 typedef struct TimingLane TimingLane;
 
 typedef struct TimingEnd {
-  const Kiln__V1__TimingDone *done; /* NULL: it failed; valid during the call */
-  Status st;                        /* the worker refused the job (taken), or NULL */
-  const char *cause, *detail;       /* the worker ended: why; NULL otherwise */
+  const Kiln__V1__TimingDone *done;    /* NULL: it failed; valid during the call */
+  Status st;                           /* the worker refused the job (taken), or NULL */
+  const char *cause, *detail;          /* the worker ended: why; NULL otherwise */
   Kiln__V1__TimingProgress__What what; /* that ran then */
   uint32_t candidate;
 } TimingEnd;

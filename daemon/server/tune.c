@@ -1,10 +1,9 @@
 /* Which kernel is worked on next, and when a search ends.
  *
  * First every kernel is looked at and timed as it is; then rounds go to the kernel where most is to
- * be gained: its calls, times what it takes beyond what the target could do, halved with every round
- * that found nothing better. A search ends when the budget is spent or the search proposes nothing
- * for any kernel. */
-#include <assert.h>
+ * be gained: its calls, times what it takes beyond what the target could do, halved with every
+ * round that found nothing better. A search ends when the budget is spent or the search proposes
+ * nothing for any kernel. */
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -13,6 +12,20 @@
 #include "daemon/server/tune_internal.h"
 
 enum { FAILURES_MAX = 3, FRUITLESS_MAX = 40 };
+
+Status tune_copy(Arena *arena, const ProtobufCMessage *m, void *out) {
+  static const PbLimits limits = {
+      .max_bytes = 256u << 20, .max_depth = 8, .max_elements = 1u << 20, .max_memory = 256u << 20};
+  size_t n = protobuf_c_message_get_packed_size(m);
+  uint8_t *packed = malloc(n + 1);
+  ProtobufCMessage *copy;
+  if (!packed) return FAIL(RESOURCE_EXHAUSTED, "a message of %zu bytes", n);
+  protobuf_c_message_pack(m, packed);
+  Status st = pb_unpack(m->descriptor, (Bytes){packed, n}, &limits, arena, &copy);
+  free(packed);
+  *(ProtobufCMessage **)out = copy;
+  return st;
+}
 
 /* -- ending -------------------------------------------------------------------------------------
  */
@@ -215,9 +228,7 @@ void tune_when_free(Tune *t, const char *step, void (*resume)(Tune *t)) {
   t->step = step;
   t->resume = resume;
   t->waiting = true; /* the tuner's tick goes on, so that no callback is inside of another */
-  uv_timer_t *tick = &t->server->tuner->tick;
-  if (!uv_is_active((uv_handle_t *)tick) || uv_timer_get_due_in(tick) > 0)
-    uv_timer_start(tick, tick->timer_cb, 0, 0);
+  tuner_wake(t->server->tuner);
 }
 
 /* -- starting -----------------------------------------------------------------------------------
@@ -237,7 +248,7 @@ static Status make_kernels(Tune *t) {
   for (size_t i = 0; i < a->plan->n_calls; i++) {
     uint32_t kernel = a->plan->calls[i]->kernel;
     if (kernel >= t->nkernels) return FAIL(INTERNAL, "call %zu of kernel %u", i, kernel);
-    t->kernels[kernel].calls++;
+    if (!a->plan->calls[i]->once) t->kernels[kernel].calls++;
   }
   for (size_t i = 0; i < t->nkernels; i++) t->kernels[i].finished = !t->kernels[i].calls;
   return NULL;

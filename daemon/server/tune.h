@@ -31,9 +31,7 @@ void tune_cancel(Tune *t);
  */
 
 Status tuner_create(Server *s, Tuner **out);
-/* Searches must have been cancelled by those who started them; those in the background end here. */
+/* Searches that clients asked for must have been cancelled. */
 void tuner_release(Tuner *t); /* NULL allowed */
-/* Frees what has a handle; closed(ctx) follows. */
-void tuner_close(Tuner *t, void (*closed)(void *ctx), void *ctx);
 /* Once a second: background searches begin here. */
 void tuner_housekeeping(Tuner *t);

@@ -4,6 +4,7 @@
 #include "base/vec.h"
 #include "daemon/server/timing_lane.h"
 #include "daemon/server/tune.h"
+#include "proto/limits.h"
 
 enum { TUNE_BATCH = 12, TUNE_MAX = 16 };
 
@@ -12,13 +13,13 @@ typedef struct TuneKernel {
   uint32_t calls; /* of a run */
   const Kiln__V1__PlanKernel *plan;
   Bytes graph;
-  Kiln__V1__KernelFacts *facts; /* NULL: not asked yet */
-  bool looked;                  /* what is known has been read */
+  Kiln__V1__KernelFacts *facts;           /* NULL: not asked yet */
+  bool looked;                            /* what is known has been read */
   VEC(Kiln__V1__TuneEvidence *) evidence; /* in the order of measuring; in the tune's arena */
   VEC(char *) hints;
-  VEC(uint64_t) digests;         /* of code that has been timed */
+  VEC(uint64_t) digests;           /* of code that has been timed */
   Kiln__V1__KernelBinary *untuned; /* NULL: not compiled yet */
-  int64_t first_ns, best_ns;     /* 0: not measured */
+  int64_t first_ns, best_ns;       /* 0: not measured */
   unsigned tried, rounds, fruitless, failures;
   bool replaced, finished;
 } TuneKernel;
@@ -45,6 +46,7 @@ struct Tune {
   uint32_t tried, measured, replaced;
   uint32_t failures[SC__COUNT];
   bool waiting; /* for the tuner to let it go on */
+  int64_t waiting_since_ns;
   void (*resume)(Tune *t);
   /* the round under way: at most one of these is outstanding */
   TuneKernel *at;
@@ -68,16 +70,15 @@ struct Tuner {
   uv_timer_t tick;
   Tune *tunes;
   size_t ntunes;
-  Tune *turn; /* works on a round; the others wait */
-  CompilePool *pool; /* of background searches */
+  Tune *turn;                            /* works on a round; the others wait */
+  CompilePool *pool;                     /* of background searches */
   TimingLane *lanes[CONFIG_LIST_MAX][2]; /* by device; [1]: in the background */
   /* background */
   Tune *background;
   Executable *background_exe; /* retained */
   int64_t hour_began_ns, hour_used_ns;
   int64_t not_before_ns; /* the share of the processor is kept by pauses */
-  void (*closed)(void *ctx);
-  void *closed_ctx;
+  unsigned idle_seconds;
 };
 
 /* -- tune.c -- */
@@ -87,6 +88,9 @@ void tune_next(Tune *t);
 void tune_when_free(Tune *t, const char *step, void (*resume)(Tune *t));
 void tune_report(Tune *t);
 bool tune_over(const Tune *t);
+
+/* The message, in the arena. */
+Status tune_copy(Arena *arena, const ProtobufCMessage *m, void *out);
 
 /* -- tune_look.c -- */
 void tune_ask_facts(Tune *t, TuneKernel *k);
@@ -116,6 +120,9 @@ void tune_replace(Server *s, const Executable *of, const TuneKernel *k,
                   const Kiln__V1__KernelBinary *binary, int64_t before_ns, int64_t after_ns);
 
 /* -- tuner.c -- */
+/* Looks who may go on. */
+void tuner_wake(Tuner *t);
+/* Both NULL without memory. */
 CompilePool *tuner_pool(Tuner *t, bool background);
 TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background);
 /* The search may begin a step now: it is its turn, nobody else needs the machine. */

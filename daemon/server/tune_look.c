@@ -1,5 +1,5 @@
-/* What is there to know about a kernel before it is worked on: its facts, from a compile worker, and
- * its evidence, from the store. */
+/* What is there to know about a kernel before it is worked on: its facts, from a compile worker,
+ * and its evidence, from the store. */
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -70,16 +70,8 @@ static void give_up(TuneKernel *k, Status st) {
 }
 
 static Status take_facts(Tune *t, TuneKernel *k, const Kiln__V1__KernelFacts *facts) {
-  static const PbLimits limits = {
-      .max_bytes = 64u << 20, .max_depth = 8, .max_elements = 1u << 20, .max_memory = 64u << 20};
   if (!facts) return FAIL(INTERNAL, "an answer without facts");
-  size_t n = kiln__v1__kernel_facts__get_packed_size(facts);
-  uint8_t *packed = arena_alloc(&t->arena, n + 1);
-  ProtobufCMessage *m;
-  if (!packed) return FAIL(RESOURCE_EXHAUSTED, "facts of a kernel");
-  kiln__v1__kernel_facts__pack(facts, packed);
-  TRY(pb_unpack(&kiln__v1__kernel_facts__descriptor, (Bytes){packed, n}, &limits, &t->arena, &m));
-  k->facts = (Kiln__V1__KernelFacts *)m;
+  TRY(tune_copy(&t->arena, &facts->base, &k->facts));
   if (k->facts->class_hash.len && k->facts->class_hash.len != DIGEST_BYTES)
     return FAIL(INTERNAL, "the class of a kernel");
   return NULL;

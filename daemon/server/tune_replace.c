@@ -1,8 +1,8 @@
 /* A faster kernel takes the place of another, in all executables of the device that have it.
  *
- * The artifact has the new code at once, so that a device worker that starts again loads it; one that
- * is running gets it by a message of its own, which stands in the queue between two runs. If the
- * device refuses it, the artifact gets the old code back. */
+ * The artifact has the new code at once, so that a device worker that starts again loads it; one
+ * that is running gets it by a message of its own, which stands in the queue between two runs. If
+ * the device refuses it, the artifact gets the old code back. */
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -57,21 +57,6 @@ static void send_to_device(Executable *e, uint32_t kernel, Kiln__V1__KernelBinar
   status_drop(st);
 }
 
-/* The binary, in the artifact's arena. */
-static Kiln__V1__KernelBinary *adopt(Artifact *a, const Kiln__V1__KernelBinary *binary) {
-  static const PbLimits limits = {
-      .max_bytes = 256u << 20, .max_depth = 8, .max_elements = 1u << 20, .max_memory = 256u << 20};
-  size_t n = kiln__v1__kernel_binary__get_packed_size(binary);
-  uint8_t *packed = malloc(n + 1);
-  ProtobufCMessage *m = NULL;
-  if (!packed) return NULL;
-  kiln__v1__kernel_binary__pack(binary, packed);
-  status_drop(pb_unpack(&kiln__v1__kernel_binary__descriptor, (Bytes){packed, n}, &limits,
-                        &a->arena, &m));
-  free(packed);
-  return (Kiln__V1__KernelBinary *)m;
-}
-
 enum { NAMED_MAX = 64 };
 
 typedef struct Named {
@@ -86,8 +71,10 @@ static void replace_in(Executable *e, uint32_t kernel, const Kiln__V1__KernelBin
   bool same = before->object.len == binary->object.len && !strcmp(before->opts, binary->opts) &&
               !memcmp(before->object.data, binary->object.data, binary->object.len);
   if (!same) { /* else another executable with the same artifact has brought it */
-    Kiln__V1__KernelBinary *after = adopt(a, binary);
-    if (!after) return;
+    Kiln__V1__KernelBinary *after;
+    Status st = tune_copy(&a->arena, &binary->base, &after);
+    status_drop(st); /* without memory it keeps what it has */
+    if (st) return;
     a->binaries[kernel] = after;
   }
   if (e->loaded_in && e->loaded_in == device_lane_incarnation(e->device))

@@ -1,14 +1,16 @@
 /* One round of one kernel: propose, compile, time.
  *
  * Everything of a round lives in its arena. Code that was timed before, under other opts, is not
- * timed again: different schedules often give the same code, which the digest of the object shows. A
- * candidate that ends the timing worker is recorded with the cause and the others are timed again
+ * timed again: different schedules often give the same code, which the digest of the object shows.
+ * A candidate that ends the timing worker is recorded with the cause and the others are timed again
  * without it; when it is not known which one it was, the batch is halved until it is. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/server/tune_internal.h"
 
-enum { COMPILE_SECONDS = 30 };
+/* Code that takes longer to compile than this is no better; of the untuned kernel and in the
+ * background, on busy processors, it may take longer. */
+enum { COMPILE_SECONDS = 2, COMPILE_SECONDS_MAX = 30 };
 #define TIMING_NS 8000000000ll /* of one job */
 
 static void compile_next(Tune *t);
@@ -52,17 +54,8 @@ static void round_failed(Tune *t, const char *what, Status st) {
 
 static Status copy_binary(Arena *arena, const Kiln__V1__KernelBinary *binary,
                           Kiln__V1__KernelBinary **out) {
-  static const PbLimits limits = {
-      .max_bytes = 256u << 20, .max_depth = 8, .max_elements = 1u << 20, .max_memory = 256u << 20};
-  if (!binary) return FAIL(INTERNAL, "a kernel's answer without code");
-  size_t n = kiln__v1__kernel_binary__get_packed_size(binary);
-  uint8_t *packed = arena_alloc(arena, n + 1);
-  ProtobufCMessage *m;
-  if (!packed) return FAIL(RESOURCE_EXHAUSTED, "a kernel's code");
-  kiln__v1__kernel_binary__pack(binary, packed);
-  TRY(pb_unpack(&kiln__v1__kernel_binary__descriptor, (Bytes){packed, n}, &limits, arena, &m));
-  *out = (Kiln__V1__KernelBinary *)m;
-  return NULL;
+  return binary ? tune_copy(arena, &binary->base, out)
+                : FAIL(INTERNAL, "a kernel's answer without code");
 }
 
 /* Whether this code has been timed; from now on it has. */
@@ -131,7 +124,13 @@ static void on_compiled(void *ctx, Message *m, Status st) {
   if (!st && untuned) t->at->untuned = c->binary;
   if (st && !untuned) not_compiled(t, c, st);
   status_drop(st);
-  if (!--t->pending) all_compiled(t);
+  t->pending--;
+  if (t->pending && tune_over(t)) {
+    tune_round_cancel(t);
+    tune_next(t);
+  } else if (!t->pending) {
+    all_compiled(t);
+  }
 }
 
 static Status submit(Tune *t, TuneCandidate *c) {
@@ -144,12 +143,12 @@ static Status submit(Tune *t, TuneCandidate *c) {
   c->job.env.kernel = &c->message;
   c->job.fd = -1;
   c->job.idle = true;
-  c->job.seconds = COMPILE_SECONDS;
+  bool patient = t->spec.background || c->message.opts == k->facts->untuned;
+  c->job.seconds = patient ? COMPILE_SECONDS_MAX : COMPILE_SECONDS;
   c->job.done = on_compiled;
   c->job.ctx = c;
   c->tune = t;
-  Status st =
-      compile_pool_submit(tuner_pool(t->server->tuner, t->spec.background), &c->job);
+  Status st = compile_pool_submit(tuner_pool(t->server->tuner, t->spec.background), &c->job);
   c->active = !st;
   return st;
 }

@@ -8,8 +8,8 @@
 #include "compiler/ir/dim.h"
 #include "compiler/ir/text.h"
 #include "compiler/search/opts.h"
-#include "daemon/worker/convert.h"
 #include "compiler/search/search.h"
+#include "daemon/worker/convert.h"
 #include "proto/digest.h"
 
 typedef struct Search {

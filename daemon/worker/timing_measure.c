@@ -292,7 +292,8 @@ static Status take_turns(Race *race) {
   for (size_t round = 0; round < 3; round++) {
     uint32_t to = rounds_within(race, reps[round]);
     race->t->progress(race->t->ctx, KILN__V1__TIMING_PROGRESS__WHAT__INCUMBENT, 0, 120000);
-    bool alone = !race->n && !round; /* nothing to compare with: the incumbent's time is asked for */
+    bool alone =
+        !race->n && !round; /* nothing to compare with: the incumbent's time is asked for */
     for (uint32_t k = round ? reps[round - 1] : 0; k < to && (running(race) || alone); k++) {
       if (over(race)) return NULL;
       TRY(one_turn(race));
