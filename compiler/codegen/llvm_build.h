@@ -120,6 +120,7 @@ LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u);
 
 /* -- llvm_memory.c -- */
+LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u);
 /* Prepares PARAMs and BUFFERs, at the start of the entry block. */
 void llvm_memory_begin(Emitter *e);
 LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u);

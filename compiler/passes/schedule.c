@@ -24,6 +24,7 @@
 #include "compiler/ir/dim.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
+#include "compiler/passes/schedule_matrix.h"
 
 typedef struct NewAxis {
   UOp *value;                    /* the old range as an expression */
@@ -31,6 +32,7 @@ typedef struct NewAxis {
   UOp *lane;                     /* thread of the workgroup, or NULL */
   UOp *inner[OPT_MAX_INNER + 1]; /* outermost first; the vector, if any, last */
   uint32_t ninner;
+  UOp *place; /* in the tile of a matrix instruction, or NULL */
   UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
 } NewAxis;
 
@@ -39,6 +41,7 @@ typedef struct Apply {
   const KernelInfo *k;
   const OptPlan *plan;
   NewAxis *axes;
+  MatrixTile tile;
   int64_t next_id;
   NodeMap pos;
   UOp **now; /* by position in k->list */
@@ -173,6 +176,10 @@ static void place_axis(Apply *a, uint32_t i) {
     x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
     v = index_add(job, v, x->inner[x->ninner++]);
   }
+  if (p->matrix > 1) {
+    x->place = new_range(a, AX_UPCAST, p->matrix);
+    v = index_add(job, v, x->place);
+  }
   UOp *end = old->range->src[0];
   if (p->clamped) v = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
@@ -254,7 +261,11 @@ static void collect_shared(Staging *s, UOp *index, int level) {
     NewAxis *x = &s->a->axes[plan->order[at]];
     add_shared_dim(s, index, x->lane);
     for (uint32_t k = 0; k < x->ninner; k++) add_shared_dim(s, index, x->inner[k]);
+    add_shared_dim(s, index, x->place);
   }
+}
+
+static void lay_out_in_order(Staging *s) {
   s->elements = 1;
   for (uint32_t d = s->n; d-- > 0;) {
     s->dims[d].stride = s->elements;
@@ -326,14 +337,41 @@ static UOp *main_index(Job *job, UOp *operand) {
   return best->src[1];
 }
 
-/* A loop over shares of a workgroup's threads: the element that one of them copies, and its ranges.
- */
-static UOp *shared_element(Staging *s, UOp **ranges, uint32_t *n) {
+/* Elements next to each other in the source, from the first of the innermost dimensions on. */
+static int64_t contiguous_run(const Staging *s, uint32_t *first) {
+  int64_t run = 1;
+  uint32_t d = s->n;
+  for (; d > 0 && s->dims[d - 1].step == run; d--) run *= range_size(s->dims[d - 1].range);
+  *first = d;
+  return run;
+}
+
+/* Rows as they lie in the source (the dimensions are sorted), each 16 bytes longer than it need be:
+ * eight rows then begin in different banks, which is what loads of tiles want. */
+static void lay_out_as_source(Staging *s, int64_t unit) {
+  uint32_t first;
+  int64_t run = contiguous_run(s, &first), rows = 1;
+  int64_t pitch = run % unit || !first ? run : run + unit;
+  for (uint32_t d = s->n; d-- > 0;) {
+    int64_t n = range_size(s->dims[d].range);
+    if (d >= first) {
+      s->dims[d].stride = s->dims[d].step;
+    } else {
+      s->dims[d].stride = rows * pitch;
+      rows *= n;
+    }
+  }
+  s->elements = rows * pitch;
+}
+
+/* A loop over shares of a workgroup's threads: the chunk of elements that one of them copies, and
+ * its ranges. */
+static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) {
   Apply *a = s->a;
   Job *job = a->job;
   const int32_t *block = a->plan->block;
   int64_t threads = (int64_t)block[0] * block[1] * block[2];
-  int64_t rounds = (s->elements + threads - 1) / threads;
+  int64_t rounds = (chunks + threads - 1) / threads;
   UOp *at = uop_index(job, 0);
   *n = 0;
   if (rounds > 1) at = ranges[(*n)++] = new_range(a, AX_LOOP, rounds);
@@ -346,30 +384,75 @@ static UOp *shared_element(Staging *s, UOp **ranges, uint32_t *n) {
   return at;
 }
 
+/* Elements that one thread copies at a time: 16 bytes where the source has them side by side and
+ * all of them or none are inside. */
+static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all) {
+  uint32_t first;
+  int64_t unit = 16 / dtype_info[operand->dtype].bytes;
+  if (!s->a->tile.info || operand->op != OP_INDEX) return 1;
+  if (contiguous_run(s, &first) % unit || all % unit) return 1;
+  for (uint32_t d = first; operand->nsrc > 2 && d < s->n; d++)
+    if (uop_is_open(operand->src[2], s->dims[d].range)) return 1;
+  return unit;
+}
+
+/* The place for this iteration of a loop whose copies run ahead. */
+static UOp *slot_base(Staging *s, int level, int64_t *slots) {
+  const OptPlan *plan = s->a->plan;
+  UOp *loop = level >= 0 ? s->a->axes[level].loop : NULL;
+  *slots = 1;
+  if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
+  *slots = plan->slots;
+  UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, plan->slots));
+  return index_mul(s->a->job, slot, s->elements);
+}
+
+/* Every dimension as a digit of the number of the element. */
+static void split_element(Staging *s, UOp *at) {
+  Job *job = s->a->job;
+  int64_t below = 1;
+  for (uint32_t d = s->n; d-- > 0;) {
+    UOp *digit = below > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, below)) : at;
+    s->dims[d].copy = uop2(job, OP_FLOORMOD, digit, uop_index(job, range_size(s->dims[d].range)));
+    below *= range_size(s->dims[d].range);
+  }
+}
+
+/* Loops over the dimensions; sorted along the source and laid out. Returns their elements. */
+static int64_t shared_layout(Staging *s, UOp *operand, int level) {
+  int64_t all = 1;
+  collect_shared(s, operand, level);
+  if (!s->a->tile.info) lay_out_in_order(s);
+  sort_dims(s, main_index(s->a->job, operand));
+  if (s->a->tile.info) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
+  for (uint32_t d = 0; d < s->n; d++) all *= range_size(s->dims[d].range);
+  return all;
+}
+
 /* The same in the workgroup's memory. */
 static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
-  UOp *src[5], *ranges[4];
+  UOp *src[5], *ranges[6];
   uint32_t nranges;
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *s.dims);
-  collect_shared(&s, operand, level);
-  UOp *read = position(&s, false), *at = shared_element(&s, ranges, &nranges);
-  int64_t ints[2] = {s.elements, 2}, below = 1;
-  src[0] =
-      uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
-  sort_dims(&s, main_index(job, operand));
-  for (uint32_t d = s.n; d-- > 0;) {
-    UOp *digit = below > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, below)) : at;
-    s.dims[d].copy = uop2(job, OP_FLOORMOD, digit, uop_index(job, range_size(s.dims[d].range)));
-    below *= range_size(s.dims[d].range);
+  int64_t all = shared_layout(&s, operand, level), slots, unit = chunk_elements(&s, operand, all);
+  UOp *base = slot_base(&s, level, &slots), *read = index_add(job, base, position(&s, false));
+  UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
+  if (unit > 1) {
+    ranges[nranges] = new_range(a, AX_VECTOR, unit);
+    at = index_add(job, at, ranges[nranges++]);
   }
-  src[1] = position(&s, true);
+  int64_t ints[3] = {s.elements * slots, 2, slots};
+  src[0] = uop_make(job, OP_BUFFER, (DType)operand->dtype,
+                    arg_both(a->next_id++, ints, slots > 1 ? 3 : 2), NULL, 0);
+  split_element(&s, at);
+  src[1] = index_add(job, base, position(&s, true));
   src[2] = renamed(&s, operand);
-  src[3] = uop2(job, OP_CMPLT, at, uop_index(job, s.elements));
-  bool all = at->vmax < s.elements;
-  UOp *copy = uop_make(job, OP_STORE, DT_VOID, arg_i(0), src, all ? 3 : 4);
-  UOp *end[5] = {copy};
+  src[3] = uop2(job, OP_CMPLT, chunk, uop_index(job, all / unit));
+  bool whole = chunk->vmax < all / unit;
+  UOp *copy = uop_make(job, OP_STORE, DT_VOID, arg_i(0), src, whole ? 3 : 4);
+  UOp *end[7] = {copy};
   memcpy(end + 1, ranges, nranges * sizeof *end);
   if (nranges) copy = uop_make(job, OP_END, DT_VOID, arg_none(), end, nranges + 1);
   return uop2(job, OP_INDEX, uop2(job, OP_AFTER, src[0], copy), read);
@@ -487,8 +570,31 @@ static bool gated_product(const UOp *value, int64_t op, const UOp *limit_range) 
   return true;
 }
 
+/* 0 beyond the limits of padded reduce axes, which gates of loads may see to already. */
+static UOp *limited_factor(Apply *a, UOp *reduce, UOp *factor) {
+  UOp *x = now(a, factor), *limit = NULL;
+  for (uint32_t s = 1; s < reduce->nsrc; s++) {
+    UOp *l = a->axes[reduce->src[s]->arg.i].limit;
+    bool gated = factor->op == OP_INDEX && uop_is_open(factor->src[1], reduce->src[s]);
+    if (l && !gated) limit = both(a->job, limit, l);
+  }
+  if (!limit) return x;
+  return uop3(a->job, OP_WHERE, limit, x, uop_scalar(a->job, (DType)x->dtype, (Scalar){0}));
+}
+
+static UOp *rebuild_product(Apply *a, UOp *u) {
+  const MatrixPlan *m = &a->plan->matrix;
+  UOp **src =
+      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  UOp *f[2];
+  for (int s = 0; s < 2; s++) f[s] = limited_factor(a, u, m->factor[s]);
+  UOp *mma = matrix_tile_product(a->job, &a->tile, f[0], f[1]);
+  return uop_reduce(a->job, OP_ADD, mma, src, list_ranges(a, u, true, src));
+}
+
 static UOp *rebuild_reduce(Apply *a, UOp *u) {
   Job *job = a->job;
+  if (u == a->plan->matrix.reduce) return rebuild_product(a, u);
   UOp *value = now(a, u->src[0]), *limit = NULL;
   UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
   for (uint32_t s = 1; s < u->nsrc; s++) {
@@ -508,10 +614,12 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
 }
 
 static UOp *rebuild_end(Apply *a, UOp *u) {
-  UOp **src =
-      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  uint32_t matrix = a->tile.info ? matrix_shared_ranges(a->tile.info) : 0;
+  size_t room = 2 + matrix + (size_t)a->k->naxes * (OPT_MAX_INNER + 3);
+  UOp **src = arena_array(&a->job->arena, room, sizeof *src);
   src[0] = now(a, u->src[0]);
   uint32_t n = list_ranges(a, u, false, src + 1);
+  for (uint32_t i = 0; i < matrix; i++) src[++n] = a->tile.ranges[i];
   return uop_make(a->job, OP_END, DT_VOID, arg_none(), src, n + 1);
 }
 
@@ -531,6 +639,13 @@ static UOp *rebuild(Apply *a, UOp *u) {
 
 /* -- the pass ---------------------------------------------------------------------------------- */
 
+static void begin_tile(Apply *a, const MatrixPlan *m) {
+  a->tile = (MatrixTile){.info = m->info, .id = m->id};
+  const uint32_t axis[3] = {m->m, m->n, m->k};
+  for (int i = 0; i < 3; i++) a->tile.place[i] = a->axes[axis[i]].place;
+  matrix_tile_begin(a->job, &a->tile, &a->next_id);
+}
+
 static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   Apply a = {.job = job, .k = k, .plan = plan, .next_id = k->naxes};
   a.axes = arena_array(&job->arena, k->naxes + 1u, sizeof *a.axes);
@@ -538,6 +653,7 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   nodemap_number(job, &a.pos, &k->list);
   for (uint32_t i = 0; i < k->naxes; i++)
     if (k->axes[i].range) place_axis(&a, i);
+  if (plan->matrix.info) begin_tile(&a, &plan->matrix);
   for (size_t i = 0; i < k->list.len; i++) {
     UOp *u = k->list.at[i];
     a.now[i] = rebuild(&a, u);
@@ -546,7 +662,9 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
         a.now[i] = stage_operand(&a, a.now[i], plan->stages[s].level);
     job_poll(job);
   }
-  return collapse_loops(job, linsum_simplify(job, a.now[k->list.len - 1]));
+  UOp *sink = a.now[k->list.len - 1];
+  if (plan->matrix.info) sink = matrix_tile_end(job, &a.tile, sink);
+  return collapse_loops(job, linsum_simplify(job, sink));
 }
 
 /* -- kernels with several stores on workgroups --------------------------------------------------

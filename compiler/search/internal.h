@@ -10,8 +10,7 @@
 enum { MODEL_AXES = 64, MODEL_ACCESSES = 96, MODEL_GROUPS = 256 };
 #define STEP_FAR INT64_MAX /* the access jumps about along that axis */
 
-/* -- a kernel as the cost model sees it ----------------------------------------------------------
- */
+/* -- a kernel as the cost model sees it -------------------------------------------------------- */
 
 /* A load of an operand, or the store. */
 typedef struct Access {
@@ -27,15 +26,14 @@ typedef struct Access {
     uint8_t axis;
     int64_t step; /* in elements */
   } steps[MODEL_AXES];
-  uint64_t under; /* the stageable values that it is part of, as far as they have a bit */
 } Access;
 
 /* Values that are computed equally often. */
 typedef struct Group {
-  uint64_t open; /* axes they depend on */
-  uint64_t
-      nest;  /* axes of the loops around them: theirs, and those of the reductions they are in */
-  int phase; /* 0: outside of reductions, else 1 + the number of the reduction */
+  uint64_t open;  /* axes they depend on */
+  uint64_t nest;  /* axes of the loops around them: theirs, and of the reductions they are in */
+  uint64_t under; /* the stageable values that all their uses are in */
+  int phase;      /* 0: outside of reductions, else 1 + the number of the reduction */
   uint32_t bytes;
   double work; /* instructions of one evaluation of all of them */
 } Group;
@@ -61,6 +59,7 @@ typedef struct Model {
   double size[MODEL_AXES]; /* expected */
   uint64_t reduce;         /* axes that are reduced */
   bool f64;
+  uint32_t least_bytes; /* of an element that is loaded or stored */
 } Model;
 
 /* NULL when the kernel is beyond what the model takes. */
@@ -79,6 +78,8 @@ typedef struct Machine {
 
 Machine search_machine(const Target *target);
 void search_bounds(const Model *m, SearchCost *out); /* all but predicted_ns */
+/* Instructions of the body that a plan expands. */
+double search_body(const Model *m, const OptPlan *plan);
 /* Nanoseconds that a legal plan is expected to take. */
 double search_predict(const Model *m, const OptPlan *plan);
 double search_predict_gpu(const Model *m, const OptPlan *plan);

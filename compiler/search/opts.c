@@ -14,6 +14,7 @@
 #define MAX_NODES   20000              /* instances an expanded kernel may have */
 #define MAX_STAGE   ((int64_t)1 << 22) /* elements of one staged tile */
 #define MAX_THREADS 256
+#define MAX_SLOTS   8
 
 static const char *const opt_name[OPT__COUNT] = {
 #define OPT(name_, doc_) [OPT_##name_] = #name_,
@@ -124,8 +125,11 @@ static void find_stageable(Job *job, KernelInfo *k) {
     if (u->op == OP_REDUCE) has[i] |= REDUCTION;
     const UOp *product = u->op == OP_REDUCE && u->arg.i == OP_ADD ? u->src[0] : NULL;
     while (product && product->op == OP_CAST) product = product->src[0];
-    for (uint32_t s = 0; product && product->op == OP_MUL && s < 2; s++)
-      has[nodemap_get(&pos, product->src[s])] |= FACTOR;
+    for (uint32_t s = 0; product && product->op == OP_MUL && s < 2; s++) {
+      const UOp *f = product->src[s];
+      has[nodemap_get(&pos, f)] |= FACTOR;
+      if (f->op == OP_CAST) has[nodemap_get(&pos, f->src[0])] |= FACTOR;
+    }
   }
   k->stageable = arena_array(&job->arena, k->list.len, sizeof *k->stageable);
   for (size_t i = 0; i < k->list.len; i++)
@@ -260,6 +264,7 @@ static bool both_open(const KernelInfo *k, uint32_t a, uint32_t b) {
 }
 
 static bool can_share(const Planner *p, uint32_t axis, int dim) {
+  if (p->plan->matrix.info && !dim) return false; /* the warps of a matrix instruction */
   if (p->plan->block[dim] != p->opt->arg) return false;
   for (uint32_t i = 0; i < p->k->naxes; i++) {
     const AxisPlan *a = &p->plan->axes[i];
@@ -301,7 +306,90 @@ static Status plan_nolocals(Planner *p) {
   return NULL;
 }
 
-static Status plan_one(Planner *p) {
+/* The only REDUCE over the range, when it sums products in that dtype. */
+static UOp *products_over(const KernelInfo *k, const UOp *range, DType d) {
+  UOp *found = NULL;
+  for (size_t i = 0; i < k->list.len; i++) {
+    UOp *u = k->list.at[i];
+    for (uint32_t s = 1; u->op == OP_REDUCE && s < u->nsrc; s++) {
+      if (u->src[s] != range) continue;
+      if (found) return NULL;
+      found = u;
+    }
+  }
+  bool fits = found && found->arg.i == OP_ADD && found->dtype == d && found->src[0]->op == OP_MUL;
+  return fits ? found : NULL;
+}
+
+/* The factor before it was cast to the dtype of the sum; NULL when it has another dtype, or when
+ * there are reductions in it. */
+static UOp *matrix_factor(Job *job, UOp *u, DType d) {
+  UOp *x = u->op == OP_CAST ? u->src[0] : u;
+  if (x->dtype != d) return NULL;
+  UOpList list = uop_toposort(job, x);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_REDUCE) return NULL;
+  return x;
+}
+
+static bool matrix_factors(Job *job, MatrixPlan *t) {
+  for (int swap = 0; swap < 2; swap++) {
+    UOp *a = t->reduce->src[0]->src[swap], *b = t->reduce->src[0]->src[!swap];
+    if (!kernel_depends(a, t->m) || kernel_depends(a, t->n) || kernel_depends(b, t->m)) continue;
+    if (!kernel_depends(b, t->n) || !kernel_depends(a, t->k) || !kernel_depends(b, t->k)) continue;
+    t->factor[0] = matrix_factor(job, a, t->info->dtype[MATRIX_A]);
+    t->factor[1] = matrix_factor(job, b, t->info->dtype[MATRIX_B]);
+    return t->factor[0] && t->factor[1];
+  }
+  return false;
+}
+
+static Status plan_matrix(Job *job, Planner *p) {
+  OptPlan *plan = p->plan;
+  MatrixPlan t = {.id = p->opt->arg % 256,
+                  .m = (uint32_t)p->opt->axis,
+                  .n = (uint32_t)(p->opt->arg / 256 % 128),
+                  .k = (uint32_t)(p->opt->arg / 32768)};
+  t.info = matrix_info(t.id);
+  if (plan->matrix.info) return refuse(p, "the list has a TC already");
+  if (!t.info || !matrix_on(t.info, p->target))
+    return refuse(p, "the target lacks the instruction");
+  if (!plan->groups) return refuse(p, "the device has no warps");
+  if (plan->nolocals || plan->ndims) return refuse(p, "it must come before LOCAL and GROUP");
+  uint32_t axis[3] = {t.m, t.n, t.k};
+  unsigned size[3] = {t.info->m, t.info->n, t.info->k};
+  for (int i = 0; i < 3; i++) {
+    if (axis[i] >= p->k->naxes || !p->k->axes[axis[i]].range || axis[i] == axis[(i + 1) % 3])
+      return refuse(p, "the kernel has no such axes");
+    if (p->k->axes[axis[i]].reduce != (i == 2)) return refuse(p, "two output and a reduce axis");
+    if (plan->axes[axis[i]].tile > 1) return refuse(p, "it must come before other tiles");
+  }
+  t.reduce = products_over(p->k, p->k->axes[t.k].range, t.info->dtype[MATRIX_C]);
+  if (!t.reduce || !matrix_factors(job, &t))
+    return refuse(p, "the reduce axis does not sum products of the instruction's dtypes, one "
+                     "factor over each output axis");
+  for (int i = 0; i < 3; i++) {
+    AxisPlan *a = &plan->axes[axis[i]];
+    a->matrix = (int32_t)size[i];
+    a->tile *= a->matrix;
+  }
+  plan->block[plan->ndims++] = (int32_t)t.info->threads;
+  plan->matrix = t;
+  return NULL;
+}
+
+static Status plan_pipeline(Planner *p, bool reduce) {
+  if (!p->plan->groups || !reduce)
+    return refuse(p, "the loop must be one over a reduce axis on a "
+                     "device with workgroups");
+  if (p->plan->slots) return refuse(p, "the list has a PIPELINE already");
+  if (p->opt->arg < 2 || p->opt->arg > MAX_SLOTS) return refuse(p, "there are 2 to 8 places");
+  p->plan->pipeline = p->opt->axis;
+  p->plan->slots = p->opt->arg;
+  return NULL;
+}
+
+static Status plan_one(Job *job, Planner *p) {
   int axis = p->opt->axis;
   if (p->opt->kind >= OPT__COUNT) return FAIL(INVALID_ARGUMENT, "unknown opt kind");
   if (p->opt->kind == OPT_STAGE && axis == -1) return plan_stage(p);
@@ -321,6 +409,8 @@ static Status plan_one(Planner *p) {
   case OPT_NOLOCALS:
   case OPT_ORDER: return plan_order(p, reduce);
   case OPT_PADTO: return plan_pad(p, a);
+  case OPT_TC: return plan_matrix(job, p);
+  case OPT_PIPELINE: return plan_pipeline(p, reduce);
   case OPT_CARRY: return plan_carry(p, reduce);
   case OPT_MERGE:
   case OPT_SPLIT: return refuse(p, "it must come first");
@@ -415,13 +505,22 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
     for (uint32_t j = 0; open && j < open->n && copies <= MAX_NODES; j++) {
       const AxisPlan *a = &plan->axes[open->at[j]->arg.i];
       vectors += a->vector > 1;
-      copies *= a->tile / a->vector;
+      copies *= a->tile / a->vector / (a->matrix > 1 ? a->matrix / 2 : 1);
     }
     if (vectors > 1) return FAIL(INVALID_ARGUMENT, "a value would depend on two VECTOR axes");
     nodes += copies;
     if (nodes > MAX_NODES)
       return FAIL(INVALID_ARGUMENT, "the expanded kernel would have more than %d nodes", MAX_NODES);
   }
+  return NULL;
+}
+
+/* Matrix instructions make vectors of their own. */
+static Status check_matrix(const KernelInfo *k, const OptPlan *plan) {
+  if (plan->matrix.info && plan->carry >= 0) return FAIL(INVALID_ARGUMENT, "a CARRY beside a TC");
+  for (uint32_t i = 0; plan->matrix.info && i < k->naxes; i++)
+    if (plan->axes[i].vector > 1)
+      return FAIL(INVALID_ARGUMENT, "axis %u has a VECTOR beside a TC", i);
   return NULL;
 }
 
@@ -521,7 +620,8 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
                     "only at run time",
                     plan->stages[s].level, plan->stages[s].operand);
     }
-    shared += size * dtype_info[u->dtype].bytes;
+    bool ahead = plan->slots && plan->stages[s].level == plan->pipeline;
+    shared += size * dtype_info[u->dtype].bytes * (ahead ? plan->slots : 1);
     if (plan->groups && (uint64_t)shared > target->local_bytes)
       return FAIL(INVALID_ARGUMENT, "what is staged takes more than the workgroup's %llu bytes",
                   (unsigned long long)target->local_bytes);
@@ -543,7 +643,8 @@ static void order_reductions(const KernelInfo *k, OptPlan *out) {
 
 Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
                  OptPlan *out) {
-  *out = (OptPlan){.groups = target->max_group > 0, .block = {1, 1, 1}, .carry = -1};
+  *out =
+      (OptPlan){.groups = target->max_group > 0, .block = {1, 1, 1}, .carry = -1, .pipeline = -1};
   out->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *out->axes);
   out->order = arena_array(&job->arena, k->naxes + 1u, sizeof *out->order);
   out->stages = arena_array(&job->arena, list->len + 1, sizeof *out->stages);
@@ -551,19 +652,20 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
     return FAIL(INVALID_ARGUMENT, "a kernel with several stores takes no opts");
   for (uint32_t i = 0; i < k->naxes; i++) {
     int64_t n = k->axes[i].size;
-    out->axes[i] = (AxisPlan){.size = n, .tile = 1, .outer = n, .vector = 1};
+    out->axes[i] = (AxisPlan){.size = n, .tile = 1, .outer = n, .vector = 1, .matrix = 1};
   }
   if (!k->store) return NULL;
   for (uint32_t i = 0; i < k->nloops; i++) out->order[out->nout++] = (uint32_t)k->loops[i]->arg.i;
   order_reductions(k, out);
   for (size_t i = 0; i < list->len; i++) {
     Planner p = {.k = k, .target = target, .plan = out, .opt = &list->at[i]};
-    TRY(plan_one(&p));
+    TRY(plan_one(job, &p));
     /* PADTO changes the size that later opts see. */
     AxisPlan *a = p.opt->axis >= 0 ? &out->axes[p.opt->axis] : NULL;
     if (a && a->tile == 1) a->outer = a->size;
   }
   TRY(finish_axes(k, out));
+  TRY(check_matrix(k, out));
   TRY(check_nodes(k, out));
   TRY(check_carry(k, out));
   return check_stages(k, target, out);

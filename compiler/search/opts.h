@@ -24,7 +24,7 @@
  * Lists travel between machines as text: "VECTOR(1,16) UPCAST(0,8) THREAD(0,2)". */
 #pragma once
 
-#include "compiler/ir/plan.h"
+#include "compiler/ir/matrix.h"
 
 typedef enum OptKind {
 #define OPT(name_, doc_) OPT_##name_,
@@ -33,6 +33,10 @@ typedef enum OptKind {
   OPT__COUNT
 } OptKind;
 
+/* The argument of TC. */
+static inline int64_t opt_tc_arg(int64_t id, uint32_t n, uint32_t k) {
+  return id + 256 * (int64_t)n + 32768 * (int64_t)k;
+}
 void opts_push(Job *job, OptList *list, OptKind kind, int axis, int64_t arg);
 void opts_print(const OptList *list, StrBuf *out);
 /* INVALID_ARGUMENT says where and what was expected. Legality is another question. */
@@ -77,8 +81,9 @@ bool kernel_depends(const UOp *u, uint32_t axis);
 
 typedef struct AxisPlan {
   int64_t size;   /* padded; the largest */
-  int64_t tile;   /* vector * inner... */
+  int64_t tile;   /* matrix * vector * inner... */
   int64_t outer;  /* iterations left for the loop, at most */
+  int32_t matrix; /* elements that a matrix instruction takes, 1 = none does */
   int32_t vector; /* lanes, 1 = not vectorised */
   int32_t inner[OPT_MAX_INNER];
   uint32_t ninner;
@@ -96,13 +101,25 @@ typedef struct StagePlan {
   int level;        /* axis id of the loop in which the copy is made, -1: before all loops */
 } StagePlan;
 
+/* The sum that matrix instructions compute. */
+typedef struct MatrixPlan {
+  const MatrixInfo *info; /* NULL: none does */
+  int64_t id;
+  uint32_t m, n, k; /* axes */
+  UOp *reduce;      /* REDUCE(ADD, MUL(...)) */
+  UOp *factor[2];   /* A and B, in the instruction's dtypes */
+} MatrixPlan;
+
 typedef struct OptPlan {
   AxisPlan *axes;
   uint32_t *order; /* output axes, outermost first, then reduce axes, outermost first */
   uint32_t nout, nred;
   StagePlan *stages;
   uint32_t nstages;
-  bool groups; /* the target has workgroups: output loops run over them */
+  MatrixPlan matrix;
+  int pipeline;  /* the reduce axis over whose loop copies run ahead; -1: none */
+  int32_t slots; /* places that they go to by turns */
+  bool groups;   /* the target has workgroups: output loops run over them */
   bool nolocals;
   int32_t block[3]; /* threads of a workgroup; the first ndims are in use, the others are 1 */
   int ndims;

@@ -77,7 +77,7 @@ static double sectors_of(const Grid *g, const Access *a, double warp) {
 static const StagePlan *stage_of(const Grid *g, const Access *a) {
   for (uint32_t i = 0; i < g->plan->nstages; i++) {
     uint32_t o = g->plan->stages[i].operand;
-    if (o < 64 && a->under >> o & 1) return &g->plan->stages[i];
+    if (o < 64 && g->m->groups[a->group].under >> o & 1) return &g->plan->stages[i];
   }
   return NULL;
 }

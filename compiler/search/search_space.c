@@ -14,6 +14,7 @@
 #include "compiler/search/internal.h"
 
 enum {
+  BODY_MAX = 1000,     /* instructions of an expanded body: compiling more takes too long */
   WORK_LIMIT = 400000, /* nodes that legality checks may look at */
   LANES_MAX = 64,
   REPAIRS = 40, /* attempts to save one opt of a hint */
@@ -204,6 +205,7 @@ bool search_space_point(Space *s, const Opt *at, size_t len, Point *out) {
   if (!v) return false;
   memcpy(copy, at + nmerges, (len - nmerges) * sizeof *at);
   if (!plan_of(s, v->model, copy, len - nmerges, &plan)) return false;
+  if (len > nmerges && search_body(v->model, &plan) > BODY_MAX) return false;
   *out = (Point){.len = 0};
   for (uint32_t i = 0; i < nmerges; i++) out->at[out->len++] = v->merges[i];
   uint32_t n = 0;
@@ -405,9 +407,16 @@ static void places(Steps *t, const SpaceRow *row, int axis) {
   }
 }
 
+/* One register of the smallest elements. */
+static int32_t most_lanes(const Steps *t) {
+  uint32_t lanes = t->s->target->vector_bytes / t->m->least_bytes;
+  if (t->s->target->max_group) lanes = 16 / t->m->least_bytes;
+  return lanes > LANES_MAX ? LANES_MAX : (int32_t)lanes;
+}
+
 static void choices(Steps *t, const SpaceRow *row, int axis) {
   switch ((Choice)row->choice) {
-  case LANES: powers(t, row, axis, 2, t->s->target->max_group ? 8 : LANES_MAX); break;
+  case LANES: powers(t, row, axis, 2, most_lanes(t)); break;
   case FACTORS: factors(t, row, axis); break;
   case THREADS: threads(t, row, axis); break;
   case PLACES: places(t, row, axis); break;
