@@ -57,11 +57,13 @@ void tune_cancel(Tune *t) {
 /* -- sums ---------------------------------------------------------------------------------------
  */
 
+int64_t tune_first_ns(const TuneKernel *k) { return (int64_t)((double)k->best_ns * k->faster); }
+
 static int64_t model_ns(const Tune *t, bool best) {
   int64_t sum = 0;
   for (size_t i = 0; i < t->nkernels; i++) {
     const TuneKernel *k = &t->kernels[i];
-    int64_t ns, of = best ? k->best_ns : k->first_ns;
+    int64_t ns, of = best ? k->best_ns : tune_first_ns(k);
     if (!__builtin_mul_overflow(of, (int64_t)k->calls, &ns)) sum += ns;
   }
   return sum;
@@ -77,7 +79,7 @@ static void fill_kernel(const Tune *t, const TuneKernel *k, Kiln__V1__TunedKerne
   kiln__v1__tuned_kernel__init(m);
   m->kernel = k->plan->name;
   m->calls = k->calls;
-  m->first_ns = k->first_ns;
+  m->first_ns = tune_first_ns(k);
   m->best_ns = k->best_ns;
   m->roofline_ns = k->facts ? k->facts->roofline_ns : 0;
   m->tried = k->tried;
@@ -169,7 +171,7 @@ void tune_report(Tune *t) {
   if (k) {
     m.kernel = k->plan->name;
     m.tried = k->tried;
-    m.first_ns = k->first_ns;
+    m.first_ns = tune_first_ns(k);
     m.best_ns = k->best_ns;
     m.opts = t->spec.exe->artifact->binaries[k->index]->opts;
   }
@@ -242,6 +244,7 @@ static Status make_kernels(Tune *t) {
   for (size_t i = 0; i < t->nkernels; i++) {
     TuneKernel *k = &t->kernels[i];
     k->index = (uint32_t)i;
+    k->faster = 1;
     k->plan = a->plan->kernels[i];
     k->graph = a->kernel_graphs[i];
   }

@@ -19,7 +19,8 @@ typedef struct TuneKernel {
   VEC(char *) hints;
   VEC(uint64_t) digests;           /* of code that has been timed */
   Kiln__V1__KernelBinary *untuned; /* NULL: not compiled yet */
-  int64_t first_ns, best_ns;       /* 0: not measured */
+  int64_t best_ns;                 /* as it is; 0: not measured */
+  double faster;                   /* than when the search began, as measured side by side */
   unsigned tried, rounds, fruitless, failures;
   bool replaced, finished;
 } TuneKernel;
@@ -87,6 +88,9 @@ void tune_next(Tune *t);
 /* Goes on with resume as soon as nobody is disturbed. */
 void tune_when_free(Tune *t, const char *step, void (*resume)(Tune *t));
 void tune_report(Tune *t);
+/* What the kernel took when the search began. The machine may have been in another mood then, so it
+ * is what it takes now and how much faster that is. */
+int64_t tune_first_ns(const TuneKernel *k);
 bool tune_over(const Tune *t);
 
 /* The message, in the arena. */

@@ -62,9 +62,9 @@ static void take_incumbent(Tune *t, TuneKernel *k, const Kiln__V1__TimingResult 
     LOG_ERROR("the kernel in use differs from the untuned one", "kernel=%s opts=\"%s\" why=\"%s\"",
               k->plan->name, now->opts, r->message);
   if (!e->reps || e->median_ns <= 0) return;
+  bool known = k->best_ns != 0;
   k->best_ns = e->median_ns;
-  if (k->first_ns) return;
-  k->first_ns = e->median_ns;
+  if (known) return;
   Kiln__V1__TuneEvidence *mine = tune_add_evidence(t, k, now->opts, NULL);
   if (!mine) return;
   mine->median_ns = e->median_ns;
@@ -85,6 +85,7 @@ static void take_winner(Tune *t, TuneKernel *k, const Kiln__V1__KernelBinary *b,
                         const Kiln__V1__TimingResult *r, StoreRecord *record) {
   int64_t before = k->best_ns;
   k->best_ns = r->evidence->median_ns;
+  if (before > r->gain_ns) k->faster *= (double)before / (double)(before - r->gain_ns);
   t->replaced += !k->replaced;
   k->replaced = true;
   k->fruitless = 0;
