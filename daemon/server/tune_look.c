@@ -86,6 +86,8 @@ static void on_facts(void *ctx, Message *m, Status st) {
 }
 
 void tune_ask_facts(Tune *t, TuneKernel *k) {
+  t->at = k;
+  tune_report(t);
   Status st = tune_search(t, k, 0, on_facts);
   if (!st) return;
   give_up(k, st);
