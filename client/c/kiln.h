@@ -246,6 +246,7 @@ typedef struct KilnRunOptions {
   int outputs_as_buffers; /* leave the outputs on the server */
   int seeded;             /* random ops draw the numbers of seed and run, not fresh ones */
   uint64_t seed, run;     /* any; equal pairs give equal numbers on every device */
+  int profile;            /* time every call of a kernel; each is waited for */
 } KilnRunOptions;
 
 typedef struct KilnResult {
@@ -253,11 +254,56 @@ typedef struct KilnResult {
   const KilnTensor *tensors; /* data is aligned to 64 bytes */
   int64_t device_ns;         /* first kernel start to last kernel end */
   int64_t queue_ns;          /* received to handed to the device */
+  /* With KilnRunOptions.profile, by call (KilnKernel.calls): what all its executions took, and how
+   * many these were. */
+  size_t ncalls;
+  const int64_t *call_ns;
+  const uint32_t *call_runs;
 } KilnResult;
 
 KILN_API KilnCode kiln_run(KilnClient *client, const char *executable, const KilnTensor *inputs,
                            size_t ninputs, const KilnRunOptions *options, KilnResult **out,
                            KilnError *err);
+
+/* -- explaining ----------------------------------------------------------------------------------
+ */
+
+/* A schedule that was tried for a kernel. */
+typedef struct KilnTried {
+  const char *opts, *cause; /* "measured" "compile_error" "timeout" "oom" "crash" "wrong_result" */
+  int64_t median_ns, mad_ns;
+  uint32_t reps;
+  int64_t peer_ns; /* what was in use then, in the same measurement; 0 = none */
+  int64_t measured_unix_ns;
+  const char *host;
+  int verified, imported;
+} KilnTried;
+
+typedef struct KilnKernel {
+  const char *name, *hash, *shape;
+  size_t ncalls;
+  const uint32_t *calls; /* positions in KilnResult.call_ns */
+  uint32_t once;         /* how many of them are done once, when the executable is loaded */
+  uint64_t flops, bytes_read, bytes_written; /* of one call */
+  int64_t roofline_ns;                       /* no schedule is faster; 0 = not known */
+  int64_t predicted_ns; /* by the analytic model, for the schedule in use; 0 = it cannot say */
+  const char *opts;     /* the schedule in use */
+  const char *source;   /* "heuristic", "class", "tuned" */
+  size_t ntried;
+  const KilnTried *tried;    /* the best first */
+  uint32_t measured, failed; /* records in all */
+} KilnKernel;
+
+typedef struct KilnExplanation {
+  const char *device;
+  uint32_t calls;
+  size_t count;
+  const KilnKernel *kernels;
+} KilnExplanation;
+/* What the kernels of an executable do, how they are scheduled, and at most `tried` records of each
+ * of what was tried. How long they take says a run with KilnRunOptions.profile. */
+KILN_API KilnCode kiln_explain(KilnClient *client, const char *executable, uint32_t tried,
+                               KilnExplanation **out, KilnError *err);
 
 /* -- server-side buffers -------------------------------------------------------------------------
  */
