@@ -52,8 +52,7 @@ static void axis_feature(float *f, const Opt *o, uint32_t axis) {
   }
 }
 
-void search_features(Space *s, const Point *p, Features *out) {
-  (void)s;
+void search_features(const Point *p, Features *out) {
   *out = (Features){.predicted = (float)log(p->predicted > 1 ? p->predicted : 1)};
   for (uint32_t i = 0; i < p->len; i++) {
     const Opt *o = &p->at[i];
