@@ -54,7 +54,7 @@ typedef struct Bench {
   double found_ns[TRIED_MAX]; /* the best so far, after each timing */
   size_t ntried, ntimed;
   Map objects; /* hash of machine code -> index + 1 into tried */
-  double propose_ns, compile_ns;
+  double propose_ns, compile_ns, last_compile_ns;
   size_t rounds;
 } Bench;
 
@@ -195,7 +195,8 @@ static Program *build(Bench *b, const char *opts, int *again) {
   Program *p = NULL;
   if (*again < 0) die(device_program_load(b->device, &spec, &p));
   strbuf_deinit(&k.object);
-  b->compile_ns += (double)(clock_now_ns() - t);
+  b->last_compile_ns = (double)(clock_now_ns() - t);
+  b->compile_ns += b->last_compile_ns;
   return p;
 }
 
@@ -235,8 +236,8 @@ static void try_candidate(Bench *b, const char *opts, int64_t predicted) {
   note(b, opts, ns, right ? EV_MEASURED : EV_WRONG_RESULT);
   if (!right) printf("  WRONG %s %s\n", b->label, opts);
   if (b->o->verbose)
-    printf("  %4zu %10.1f us predicted %10.1f  %s%s\n", b->ntried, ns / 1e3,
-           (double)predicted / 1e3, opts, ns < b->best_ns ? "  *" : "");
+    printf("  %4zu %10.1f us predicted %10.1f compiled in %5.0f ms  %s%s\n", b->ntried, ns / 1e3,
+           (double)predicted / 1e3, b->last_compile_ns / 1e6, opts, ns < b->best_ns ? "  *" : "");
   if (right && ns < b->best_ns)
     take(b, p, opts, ns);
   else
