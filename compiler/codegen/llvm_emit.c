@@ -188,6 +188,8 @@ static const EmitFn emit_table[OP__COUNT] = {
     [OP_SPECIAL] = llvm_gpu_special,
     [OP_BARRIER] = llvm_gpu_barrier,
     [OP_PREFETCH] = llvm_prefetch_emit,
+    [OP_SHUFFLE] = llvm_x86_shuffle,
+    [OP_MMA] = llvm_x86_mma,
 };
 
 static void name_value(const UOp *u, LLVMValueRef v) {
@@ -265,6 +267,7 @@ static void make_function(Emitter *e, const char *entry) {
   add_attribute(e, "target-cpu", e->target->cpu);
   add_attribute(e, "target-features", e->target->features);
   LLVMPositionBuilderAtEnd(e->b, LLVMAppendBasicBlockInContext(e->ctx, e->fn, "entry"));
+  if (e->gpu) llvm_gpu_begin(e);
 }
 
 static bool emitter_begin(Emitter *e) {

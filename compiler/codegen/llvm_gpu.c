@@ -45,6 +45,24 @@ void llvm_gpu_function(Emitter *e, const char *entry) {
   for (uint32_t k = nargs; k < n; k++) e->vars[k - nargs] = LLVMGetParam(e->fn, k);
 }
 
+static void emit_asm(Emitter *e, const char *text) {
+  static const char clobbers[] = "~{memory}";
+  LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->ctx), NULL, 0, false);
+  LLVMValueRef code = LLVMGetInlineAsm(type, text, strlen(text), clobbers, sizeof clobbers - 1,
+                                       true, false, LLVMInlineAsmDialectATT, false);
+  LLVMBuildCall2(e->b, type, code, NULL, 0, "");
+}
+
+/* From compute capability 9.0 on a kernel may start while the one before it ends: it lets the next
+ * one do so too, and touches no memory before the one before it is done. What that wrote is no
+ * constant then, so no load may be moved before the wait. */
+void llvm_gpu_begin(Emitter *e) {
+  e->waits = !strncmp(e->target->cpu, "sm_9", 4);
+  if (!e->waits) return;
+  emit_asm(e, "griddepcontrol.launch_dependents;");
+  emit_asm(e, "griddepcontrol.wait;");
+}
+
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k) {
   return LLVMBuildAddrSpaceCast(e->b, LLVMGetParam(e->fn, k), pointer(e, GENERIC), "arg");
 }

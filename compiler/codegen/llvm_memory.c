@@ -259,7 +259,7 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
   if (buffer->op == OP_PARAM) {
     const ParamBuffer *p = &e->params[buffer->arg.i];
     a.base = p->base, a.scopes = p->scopes, a.noalias = p->noalias;
-    a.constant = !p->written;
+    a.constant = !p->written && !e->waits;
   } else {
     const LocalBuffer *l = find_local(e, buffer);
     a.base = l->base, a.scopes = l->scopes, a.noalias = l->noalias;

@@ -30,7 +30,7 @@ typedef struct NewAxis {
   UOp *value;                    /* the old range as an expression */
   UOp *thread, *loop;            /* NULL when there is none; thread: or the workgroup */
   UOp *lane;                     /* thread of the workgroup, or NULL */
-  UOp *inner[OPT_MAX_INNER + 1]; /* outermost first; the vector, if any, last */
+  UOp *inner[OPT_MAX_INNER + 2]; /* outermost first: the SPREAD, tiles, the vector */
   uint32_t ninner;
   UOp *place; /* in the tile of a matrix instruction, or NULL */
   UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
@@ -110,11 +110,20 @@ static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelA
   return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
 }
 
+/* What comes before it, a number of rounds, then the round of a SPREAD. */
+static UOp *spread(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce, UOp *rounds) {
+  if (p->spread == 1) return rounds;
+  UOp *r = new_range(a, reduce ? AX_UNROLL : AX_UPCAST, p->spread);
+  x->inner[x->ninner++] = r;
+  return rounds ? index_add(a->job, index_mul(a->job, rounds, p->spread), r) : r;
+}
+
 /* An output axis on a device with workgroups: the threads of one take steps that follow each other,
  * so that they touch memory together. */
 static UOp *split_groups(Apply *a, NewAxis *x, const AxisPlan *p) {
   Job *job = a->job;
-  int64_t n = p->outer, lanes = p->lanes ? p->lanes : 1, groups = (n + lanes - 1) / lanes;
+  int64_t n = p->outer, lanes = (int64_t)p->spread * (p->lanes ? p->lanes : 1);
+  int64_t groups = (n + lanes - 1) / lanes;
   UOp *first = uop_index(job, 0);
   if (groups != 1) { /* 0: nothing runs */
     x->thread = new_range(a, AX_GLOBAL, groups);
@@ -122,17 +131,20 @@ static UOp *split_groups(Apply *a, NewAxis *x, const AxisPlan *p) {
   }
   if (!p->lanes) return first;
   x->lane = new_lane(a, p, false);
+  UOp *round = spread(a, x, p, false, NULL);
+  if (round) first = index_add(job, first, index_mul(job, round, p->lanes));
   return index_add(job, first, x->lane);
 }
 
 static UOp *split_group(Apply *a, NewAxis *x, const AxisPlan *p) {
   Job *job = a->job;
-  int64_t steps = p->outer / p->lanes;
+  int64_t steps = p->outer / p->lanes, loops = steps / p->spread;
   x->lane = new_lane(a, p, true);
-  if (steps == 1) return x->lane;
-  x->loop = new_range(a, AX_REDUCE, steps);
-  if (p->top) return index_add(job, index_mul(job, x->lane, steps), x->loop);
-  return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
+  if (loops != 1) x->loop = new_range(a, AX_REDUCE, loops);
+  UOp *round = spread(a, x, p, true, x->loop);
+  if (!round) return x->lane;
+  if (p->top) return index_add(job, index_mul(job, x->lane, steps), round);
+  return index_add(job, index_mul(job, round, p->lanes), x->lane);
 }
 
 static UOp *split_outer(Apply *a, uint32_t axis) {
@@ -165,6 +177,7 @@ static void place_axis(Apply *a, uint32_t i) {
   NewAxis *x = &a->axes[i];
   UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, i), p->tile, p->size)
                                : symbolic_base(a, x, p, old);
+  UOp *end = old->range->src[0];
   int64_t step = p->tile;
   for (uint32_t k = p->ninner; k-- > 0;) {
     step /= p->inner[k];
@@ -172,6 +185,8 @@ static void place_axis(Apply *a, uint32_t i) {
     x->inner[x->ninner++] = r;
     v = index_add(job, v, index_mul(job, r, step));
   }
+  UOp *whole = NULL; /* a vector that is inside or outside as a whole */
+  if (p->vector > 1 && old->divisor % p->vector == 0) whole = v;
   if (p->vector > 1) {
     x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
     v = index_add(job, v, x->inner[x->ninner++]);
@@ -180,10 +195,9 @@ static void place_axis(Apply *a, uint32_t i) {
     x->place = new_range(a, AX_UPCAST, p->matrix);
     v = index_add(job, v, x->place);
   }
-  UOp *end = old->range->src[0];
   if (p->clamped) v = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
-  if (p->padded) x->limit = uop2(job, OP_CMPLT, v, end);
+  if (p->padded) x->limit = uop2(job, OP_CMPLT, whole ? whole : v, end);
 }
 
 /* -- staging ----------------------------------------------------------------------------------- */
@@ -215,6 +229,56 @@ static void add_dim(Staging *s, UOp *index, UOp *r) {
   s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
 }
 
+static void lay_out_in_order(Staging *s) {
+  s->elements = 1;
+  for (uint32_t d = s->n; d-- > 0;) {
+    s->dims[d].stride = s->elements;
+    s->elements *= range_size(s->dims[d].range);
+  }
+}
+
+/* The index of the load that depends on most ranges: the copy runs along its memory. */
+static UOp *main_index(Job *job, UOp *operand) {
+  UOpList list = uop_toposort(job, operand);
+  UOp *best = NULL;
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    if (u->op != OP_INDEX) continue;
+    if (!best || (u->open && (!best->open || u->open->n > best->open->n))) best = u;
+  }
+  assert(best); /* what can be staged loads something */
+  return best->src[1];
+}
+
+static int64_t step_along(Job *job, UOp *index, const UOp *range) {
+  LinSumMap m;
+  linsum_init(job, &m);
+  UOpList topo = uop_toposort(job, index);
+  const LinSum *sum = NULL;
+  for (size_t i = 0; i < topo.len; i++)
+    if (topo.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, topo.at[i]);
+  return sum ? linsum_coeff(sum, range) : 0;
+}
+
+/* What a matrix instruction of one thread takes, as it takes it: its columns, and innermost its
+ * steps. The copy has lanes along one of them that lies contiguous in the source. What is carried
+ * depends on the digits of the product instead. */
+static void collect_places(Staging *s, UOp *u) {
+  const MatrixTile *t = &s->a->tile;
+  if (!t->info) return;
+  bool lanes = false;
+  for (int i = 1; i < 3; i++) {
+    UOp *r = t->place[i];
+    if (!r || !uop_is_open(u, r)) continue;
+    bool along = !lanes && step_along(s->a->job, main_index(s->a->job, u), r) == 1;
+    lanes |= along;
+    AxisType type = along ? AX_VECTOR : AX_UPCAST;
+    UOp *fresh = uop_range(s->a->job, s->a->next_id++, type, r->src[0]);
+    s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
+  }
+  for (uint32_t k = 0; k < matrix_shared_ranges(t->info); k++) add_dim(s, u, t->ranges[k]);
+}
+
 static void collect_dims(Staging *s, UOp *index, int level) {
   const OptPlan *plan = s->a->plan;
   for (uint32_t i = 0; i < plan->nout; i++) {
@@ -236,11 +300,8 @@ static void collect_dims(Staging *s, UOp *index, int level) {
         if (v == vector && (v || i < plan->nout)) add_dim(s, index, x->inner[k]);
       }
     }
-  s->elements = 1;
-  for (uint32_t d = s->n; d-- > 0;) {
-    s->dims[d].stride = s->elements;
-    s->elements *= range_size(s->dims[d].range);
-  }
+  collect_places(s, index);
+  lay_out_in_order(s);
 }
 
 static void add_shared_dim(Staging *s, UOp *index, UOp *r) {
@@ -262,14 +323,6 @@ static void collect_shared(Staging *s, UOp *index, int level) {
     add_shared_dim(s, index, x->lane);
     for (uint32_t k = 0; k < x->ninner; k++) add_shared_dim(s, index, x->inner[k]);
     add_shared_dim(s, index, x->place);
-  }
-}
-
-static void lay_out_in_order(Staging *s) {
-  s->elements = 1;
-  for (uint32_t d = s->n; d-- > 0;) {
-    s->dims[d].stride = s->elements;
-    s->elements *= range_size(s->dims[d].range);
   }
 }
 
@@ -322,19 +375,6 @@ static UOp *renamed(Staging *s, UOp *u) {
   UOp **to = arena_array(&s->a->job->arena, s->n + 1u, sizeof *to);
   for (uint32_t d = 0; d < s->n; d++) from[d] = s->dims[d].range, to[d] = s->dims[d].copy;
   return uop_substitute(s->a->job, u, from, to, s->n);
-}
-
-/* The index of the load that depends on most ranges: the copy runs along its memory. */
-static UOp *main_index(Job *job, UOp *operand) {
-  UOpList list = uop_toposort(job, operand);
-  UOp *best = NULL;
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i];
-    if (u->op != OP_INDEX) continue;
-    if (!best || (u->open && (!best->open || u->open->n > best->open->n))) best = u;
-  }
-  assert(best); /* what can be staged loads something */
-  return best->src[1];
 }
 
 /* Elements next to each other in the source, from the first of the innermost dimensions on. */
@@ -435,7 +475,7 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   Staging s = {.a = a};
   UOp *src[5], *ranges[6];
   uint32_t nranges;
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
   int64_t all = shared_layout(&s, operand, level), slots, unit = chunk_elements(&s, operand, all);
   UOp *base = slot_base(&s, level, &slots), *read = index_add(job, base, position(&s, false));
   UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
@@ -463,7 +503,7 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
   if (a->plan->groups) return stage_shared(a, operand, level);
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
   collect_dims(&s, operand, level);
   UOp *write = position(&s, true), *read = position(&s, false);
   int64_t ints[2] = {s.elements, 0};
@@ -478,12 +518,18 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
 
 /* -- carrying sums between the steps of an outer loop ------------------------------------------ */
 
+static bool is_carried(const Apply *a, const UOp *reduce) {
+  for (uint32_t s = 1; s < reduce->nsrc; s++)
+    if ((int)reduce->src[s]->arg.i == a->plan->carry) return true;
+  return false;
+}
+
 /* The REDUCE `rest` lacks the loop that is carried. */
 static UOp *carry_sums(Apply *a, UOp *rest, Op op) {
   Job *job = a->job;
   const OptPlan *plan = a->plan;
   Staging s = {.a = a};
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
   collect_dims(&s, rest, plan->carry);
   UOp *write = position(&s, true), *read = position(&s, false);
   UOp *step = a->axes[plan->carry].loop, *again = uop2(job, OP_CMPLT, uop_index(job, 0), step);
@@ -585,18 +631,20 @@ static UOp *limited_factor(Apply *a, UOp *reduce, UOp *factor) {
 static UOp *rebuild_product(Apply *a, UOp *u) {
   const MatrixPlan *m = &a->plan->matrix;
   UOp **src =
-      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   UOp *f[2];
   for (int s = 0; s < 2; s++) f[s] = limited_factor(a, u, m->factor[s]);
   UOp *mma = matrix_tile_product(a->job, &a->tile, f[0], f[1]);
-  return uop_reduce(a->job, OP_ADD, mma, src, list_ranges(a, u, true, src));
+  uint32_t n = list_ranges(a, u, true, src);
+  UOp *r = n ? uop_reduce(a->job, OP_ADD, mma, src, n) : mma;
+  return is_carried(a, u) ? carry_sums(a, r, OP_ADD) : r;
 }
 
 static UOp *rebuild_reduce(Apply *a, UOp *u) {
   Job *job = a->job;
   if (u == a->plan->matrix.reduce) return rebuild_product(a, u);
   UOp *value = now(a, u->src[0]), *limit = NULL;
-  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   for (uint32_t s = 1; s < u->nsrc; s++) {
     UOp *l = a->axes[u->src[s]->arg.i].limit;
     if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
@@ -608,14 +656,12 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
   }
   uint32_t n = list_ranges(a, u, true, src);
   UOp *r = n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value;
-  bool carried = false;
-  for (uint32_t s = 1; s < u->nsrc; s++) carried |= (int)u->src[s]->arg.i == a->plan->carry;
-  return carried ? carry_sums(a, r, (Op)u->arg.i) : r;
+  return is_carried(a, u) ? carry_sums(a, r, (Op)u->arg.i) : r;
 }
 
 static UOp *rebuild_end(Apply *a, UOp *u) {
   uint32_t matrix = a->tile.info ? matrix_shared_ranges(a->tile.info) : 0;
-  size_t room = 2 + matrix + (size_t)a->k->naxes * (OPT_MAX_INNER + 3);
+  size_t room = 2 + matrix + (size_t)a->k->naxes * (OPT_MAX_INNER + 5);
   UOp **src = arena_array(&a->job->arena, room, sizeof *src);
   src[0] = now(a, u->src[0]);
   uint32_t n = list_ranges(a, u, false, src + 1);
@@ -642,7 +688,7 @@ static UOp *rebuild(Apply *a, UOp *u) {
 static void begin_tile(Apply *a, const MatrixPlan *m) {
   a->tile = (MatrixTile){.info = m->info, .id = m->id};
   const uint32_t axis[3] = {m->m, m->n, m->k};
-  for (int i = 0; i < 3; i++) a->tile.place[i] = a->axes[axis[i]].place;
+  for (int i = m->info->m == 1; i < 3; i++) a->tile.place[i] = a->axes[axis[i]].place;
   matrix_tile_begin(a->job, &a->tile, &a->next_id);
 }
 

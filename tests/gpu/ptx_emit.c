@@ -2,7 +2,8 @@
  *
  *   ptx_emit CPU FEATURES OUT MODEL...      ptx_emit sm_90a +ptx83 build/ptx model.onnx
  *
- * Writes OUT/MODEL-N.ptx per kernel; what cannot be compiled is named and makes the exit status 1.
+ * Writes OUT/MODEL-N.ptx per kernel and prints its name and schedule; what cannot be compiled is
+ * named and makes the exit status 1.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -53,10 +54,12 @@ static Status emit_model(Job *job, const char *path, Bytes model, const Target *
     KernelObject object;
     Status bad =
         compile_kernel(job, plan.kernels[k].sink, plan.kernels[k].name, target, NULL, &object);
-    if (bad)
+    if (bad) {
       report(path, bad);
-    else
+    } else {
       write_kernel(folder, path, k, &object.object);
+      printf("%s-%zu %s %s\n", path, k, plan.kernels[k].name, object.opts);
+    }
     strbuf_deinit(&object.object);
   }
   strbuf_deinit(&graph.constants);
