@@ -2,10 +2,12 @@
  * who tunes schedules wants to see.
  *
  *   bench_model MODEL.onnx [--dim NAME=N]... [--repeat N] [--kernels] [--turns] [--threads N]
+ * [--opts OPTS]
  *
  * Inputs are random. The table has, per call: time, share, GFLOP/s and GB/s from the plan's
- * estimates, the schedule. With --turns each line of the standard input is a number of runs, and is
- * answered by a line with the nanoseconds of each: a script takes turns with a peer. */
+ * estimates, the schedule. --opts schedules all kernels. With --turns each line of the standard
+ * input is a number of runs, and is answered by a line with the nanoseconds of each: a script takes
+ * turns with a peer. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +25,7 @@ typedef struct Bench {
   size_t ndims;
   int repeat;
   bool kernels, turns;
+  const char *schedule;
   uint32_t threads;
   Job job;
   TensorGraph graph;
@@ -64,6 +67,8 @@ static void parse_args(Bench *b, int argc, char **argv) {
       b->repeat = atoi(argv[++i]);
     else if (str_is(a, "--threads") && i + 1 < argc)
       b->threads = (uint32_t)atoi(argv[++i]);
+    else if (str_is(a, "--opts") && i + 1 < argc)
+      b->schedule = argv[++i];
     else if (str_is(a, "--dim") && i + 1 < argc && b->ndims < DIMS_MAX) {
       char *eq = strchr(argv[++i], '=');
       if (!eq) die(FAIL(INVALID_ARGUMENT, "--dim wants NAME=N"));
@@ -75,7 +80,7 @@ static void parse_args(Bench *b, int argc, char **argv) {
   if (!b->path)
     die(FAIL(INVALID_ARGUMENT,
              "usage: bench_model MODEL.onnx [--dim NAME=N] [--repeat N] [--threads N] [--kernels] "
-             "[--turns]"));
+             "[--turns] [--opts OPTS]"));
 }
 
 static void make_target(Bench *b) {
@@ -89,8 +94,8 @@ static void compile_kernels(Bench *b) {
   for (size_t i = 0; i < b->plan.nkernels; i++) {
     KernelObject k;
     int64_t t = clock_now_ns();
-    must(compile_kernel(&b->job, b->plan.kernels[i].sink, b->plan.kernels[i].name, &b->target, NULL,
-                        &k));
+    must(compile_kernel(&b->job, b->plan.kernels[i].sink, b->plan.kernels[i].name, &b->target,
+                        b->schedule, &k));
     ProgramSpec spec = {.image = {(uint8_t *)k.object.ptr, k.object.len},
                         .entry = k.entry,
                         .threads = k.threads,
