@@ -576,6 +576,24 @@ static int64_t widen_vector(Sched *s, int64_t lanes, int64_t room, int64_t many,
   return f > 1 ? f : 1;
 }
 
+/* Output axes by which one of a few values is chosen are written out, so that nothing but the value
+ * chosen is computed, and values share what they can. True when there are any. */
+static bool write_out_choices(Sched *s) {
+  enum { SHORT = 8, MOST = 64 };
+  int64_t all = 1;
+  for (size_t i = 0; i < s->k->list.len; i++) {
+    const UOp *u = s->k->list.at[i];
+    if (u->op != OP_WHERE || !u->src[0]->open || u->src[0]->open->n != 1) continue;
+    int a = (int)u->src[0]->open->at[0]->arg.i;
+    int64_t n = size_of(s, a);
+    bool fits = is_static(s, a) && n <= SHORT && n * all <= MOST;
+    if (place_of(s, a) < 0 || a == s->vector || s->tile[a] > 1 || !fits) continue;
+    give(s, OPT_UPCAST, a, n);
+    all *= n;
+  }
+  return all > 1;
+}
+
 static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int64_t lanes) {
   int64_t nodes = value_nodes(s), tile = 1;
   s->vector = best_vector_axis(s, lanes);
@@ -583,7 +601,9 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
     if (rows_are_better(s, &bodies[i], s->vector, lanes)) s->vector = -1;
   bool under_vector = false;
   for (uint32_t i = 0; i < nbodies; i++) under_vector |= body_depends(&bodies[i], s->vector);
-  if (s->vector >= 0) {
+  if (write_out_choices(s)) {
+    if (s->vector >= 0) give_vector(s, s->vector, lanes);
+  } else if (s->vector >= 0) {
     bool column = nbodies == 1 && under_vector && bodies[0].reduce->nsrc == 2;
     int64_t many = under_vector && !column ? 2 : 4;
     tile = widen_vector(s, lanes, MAX_BODY / 4 / nodes, many, nbodies > 0);

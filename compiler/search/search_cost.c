@@ -293,7 +293,7 @@ static double load_cost(const Loops *l, const Access *a, bool staged) {
   if (step == 0) return 1;
   if (step == 2 || step == -1) return 3 * width;
   for (uint32_t i = 0; i < a->nsteps && step != STEP_FAR; i++) /* rows that are transposed */
-    if (a->steps[i].step == 1 && l->tile[a->steps[i].axis] >= 4) return lanes * 0.45;
+    if (a->steps[i].step == 1 && l->tile[a->steps[i].axis] >= 4) return lanes * 0.6;
   return lanes * (step == STEP_FAR ? 2 : 0.9);
 }
 
@@ -574,8 +574,10 @@ double search_body(const Model *m, const OptPlan *plan) {
     n += g->work * copies_of(&l, g->open) * registers_of(&l, g->open, g->bytes);
   }
   for (uint32_t i = 0; i < m->naccess; i++) {
-    uint64_t open = m->groups[m->access[i].group].open;
-    n += copies_of(&l, open) * registers_of(&l, open, m->access[i].bytes);
+    const Access *a = &m->access[i];
+    double copies = copies_of(&l, m->groups[a->group].open);
+    n += copies * load_cost(&l, a, false); /* staged: in the copy */
+    if (stage_of(&l, a)) n += copies * load_cost(&l, a, true);
   }
   return n;
 }

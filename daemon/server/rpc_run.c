@@ -527,6 +527,7 @@ static Status start(Request *r, Run *run, const RunView *view) {
   run->job->done = on_run;
   run->job->ctx = r;
   run->handed_ns = clock_now_ns();
+  if (!run->exe->used++) run->exe->first_used_ns = run->handed_ns;
   request_move(r, RS_RUNNING);
   Status st = device_lane_submit(run->exe->device, run->job);
   if (st) run->job = NULL; /* freed by the lane */
