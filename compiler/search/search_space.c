@@ -51,7 +51,7 @@ static const SpaceRow rows[] = {
     {OPT_ORDER, ON_ANY, CPU, PLACES},       {OPT_STAGE, ON_OUT, CPU, OPERANDS},
     {OPT_STAGE, ON_REDUCE, BOTH, OPERANDS}, {OPT_PADTO, ON_ANY, BOTH, PADS},
     {OPT_SPLIT, ON_ANY, CPU, BLOCKS},       {OPT_CARRY, ON_REDUCE, CPU, PLACES},
-    {OPT_TC, ON_OUT, GPU, MATRIX},          {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
+    {OPT_TC, ON_OUT, BOTH, MATRIX},         {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
     {OPT_SPREAD, ON_ANY, GPU, FACTORS},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
