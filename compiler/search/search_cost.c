@@ -317,7 +317,7 @@ static double load_cost(const Loops *l, const Access *a, bool staged) {
   if (step == 2 || step == -1) return 3 * width;
   for (uint32_t i = 0; i < a->nsteps && step != STEP_FAR; i++) /* rows that are transposed */
     if (a->steps[i].step == 1 && l->tile[a->steps[i].axis] >= 4) return lanes * 0.6;
-  return lanes * (step == STEP_FAR ? 2 : 0.9);
+  return lanes * 2;
 }
 
 static void add_access(const Loops *l, const Access *a, Units *u) {
