@@ -58,6 +58,16 @@ static void give(Sched *s, OptKind kind, int axis, int64_t n) {
   opts_push(s->job, s->opts, kind, axis, n);
 }
 
+/* What was given so far; false when it is not legal. The kernel is the merged one. */
+static bool plan_given(const Sched *s, OptPlan *plan) {
+  OptList rest = *s->opts;
+  while (rest.len && rest.at->kind == OPT_MERGE) rest.at++, rest.len--;
+  Status st = opts_plan(s->job, s->k, s->target, &rest, plan);
+  bool legal = !st;
+  status_drop(st);
+  return legal;
+}
+
 /* -- steps ------------------------------------------------------------------------------------- */
 
 static int64_t step_in(Sched *s, UOp *index, int axis, int64_t lanes);
@@ -613,6 +623,49 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
   }
 }
 
+/* -- keeping ----------------------------------------------------------------------------------- */
+
+/* Instructions behind a value, down to its loads and to results of reductions outside of its rows.
+ */
+static int64_t kept_weight(Sched *s, UOp *value) {
+  UOpList list = uop_toposort(s->job, value);
+  int64_t n = 0;
+  for (size_t i = 0; i < list.len; i++) {
+    const UOp *u = list.at[i];
+    if (u->open == value->open || u == value) n += op_weight(u);
+  }
+  return n;
+}
+
+/* The innermost loop that a value depends on, rows aside. */
+static int keep_level(const Sched *s, const Kept *k) {
+  int level = -1;
+  const RangeSet *open = k->at[0]->open;
+  for (uint32_t i = 0; i < s->k->nloops; i++) {
+    const UOp *loop = s->k->loops[i];
+    bool row = false;
+    for (uint32_t m = 0; m < k->n * k->nrow; m++) row |= k->row[m] == loop;
+    for (uint32_t o = 0; o < open->n && !row; o++)
+      if (open->at[o] == loop) level = (int)loop->arg.i;
+  }
+  return level;
+}
+
+/* What costs more than reading it back from the nearest cache is computed once. */
+static void keep_values(Sched *s) {
+  enum { WORTH = 8 };
+  for (uint32_t n = 0; n < s->k->nkept; n++) {
+    const Kept *k = &s->k->kept[n];
+    int64_t bytes = dtype_info[k->at[0]->dtype].bytes;
+    if (kept_weight(s, k->at[0]) < WORTH) continue;
+    for (uint32_t r = 0; r < k->nrow; r++) bytes = times(bytes, size_of(s, (int)k->row[r]->arg.i));
+    if ((uint64_t)bytes > s->target->l2_bytes / 2) continue;
+    give(s, OPT_KEEP, keep_level(s, k), n);
+    OptPlan plan;
+    if (!plan_given(s, &plan)) s->opts->len--;
+  }
+}
+
 /* -- threads ----------------------------------------------------------------------------------- */
 
 static double total_work(const Sched *s) {
@@ -633,13 +686,7 @@ static void give_threads(Sched *s) {
   if ((double)T * MIN_THREAD_WORK > work) T = (int64_t)(work / MIN_THREAD_WORK);
   if (T < 2) return;
   OptPlan plan;
-  OptList rest = *s->opts;
-  while (rest.len && rest.at->kind == OPT_MERGE) rest.at++, rest.len--;
-  Status st = opts_plan(s->job, s->k, s->target, &rest, &plan);
-  if (st) {
-    status_drop(st);
-    return;
-  }
+  if (!plan_given(s, &plan)) return;
   int best = -1;
   double most = 0;
   for (uint32_t i = 0; i < plan.nout; i++) {
@@ -747,6 +794,7 @@ UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *ap
     } else {
       choose(&s, kernel);
       pad_symbolic(&s);
+      keep_values(&s);
       give_threads(&s);
     }
     /* What the rules of thumb put together need not be legal; scalar loops always are. */

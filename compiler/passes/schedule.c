@@ -11,7 +11,11 @@
  * inside the chosen loop are renamed for the copy, whose loops run along the source's memory, and
  * the buffer is laid out in the order of use. On workgroups the buffer is the workgroup's: it holds
  * what all threads use, and they copy it together, neighbours the neighbouring elements. The result
- * is still an ordinary ranged kernel that the interpreter can run. */
+ * is still an ordinary ranged kernel that the interpreter can run.
+ *
+ * KEEP does the same with a value that several reductions need: computed once, in loops like those
+ * of one of its members, and laid out along the row by the number of the element, so that another
+ * member may walk it in other steps. */
 #include "compiler/passes/schedule.h"
 
 #include <assert.h>
@@ -30,6 +34,16 @@ typedef struct NewAxis {
   UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
 } NewAxis;
 
+typedef struct StageDim StageDim;
+
+/* Where a kept value is. */
+typedef struct KeptBuffer {
+  UOp *filled;    /* the buffer, after it was computed; NULL until then */
+  StageDim *dims; /* that all members share */
+  uint32_t n;
+  int64_t *stride; /* of each row */
+} KeptBuffer;
+
 typedef struct Apply {
   Job *job;
   const KernelInfo *k;
@@ -37,7 +51,8 @@ typedef struct Apply {
   NewAxis *axes;
   int64_t next_id;
   NodeMap pos;
-  UOp **now; /* by position in k->list */
+  UOp **now;        /* by position in k->list */
+  KeptBuffer *kept; /* by KEEP */
 } Apply;
 
 static UOp *new_range(Apply *a, AxisType type, int64_t n) {
@@ -276,18 +291,20 @@ static UOp *rebuild(Apply *a, UOp *u) {
 /* -- staging ----------------------------------------------------------------------------------- */
 
 /* One dimension of a staged tile. */
-typedef struct StageDim {
+struct StageDim {
   UOp *range;     /* in the kernel */
   UOp *copy;      /* in the copy loop */
   int64_t stride; /* in the buffer */
   int64_t step;   /* in the source; INT64_MAX when not linear */
-} StageDim;
+  bool bound;     /* while renaming: what is looked at has closed it */
+};
 
 typedef struct Staging {
   Apply *a;
   StageDim *dims;
   uint32_t n;
   int64_t elements;
+  bool unrolled; /* unrolled steps are computed together in the copy too */
 } Staging;
 
 /* The largest: buffers are laid out for it. */
@@ -297,27 +314,16 @@ static int64_t range_size(const UOp *r) { return r->src[0]->vmax; }
 static void add_dim(Staging *s, UOp *index, UOp *r) {
   if (!r || !uop_is_open(index, r)) return;
   AxisType t = uop_axis(r), copy = t == AX_VECTOR ? AX_VECTOR : AX_LOOP;
-  if (t == AX_UPCAST) copy = AX_UPCAST;
+  if (t == AX_UPCAST || (t == AX_UNROLL && s->unrolled)) copy = AX_UPCAST;
   UOp *fresh = uop_range(s->a->job, s->a->next_id++, copy, r->src[0]);
   s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
-}
-
-/* Does the loop over `axis` lie inside the loop over `level`? */
-static bool loop_inside(const OptPlan *plan, uint32_t axis, int level) {
-  if (level < 0) return true;
-  bool seen = false;
-  for (uint32_t i = 0; i < plan->nout; i++) {
-    if (plan->order[i] == axis) return seen;
-    seen |= plan->order[i] == (uint32_t)level;
-  }
-  return true;
 }
 
 static void collect_dims(Staging *s, UOp *index, int level) {
   const OptPlan *plan = s->a->plan;
   for (uint32_t i = 0; i < plan->nout; i++) {
     NewAxis *x = &s->a->axes[plan->order[i]];
-    if (loop_inside(plan, plan->order[i], level)) add_dim(s, index, x->loop);
+    if (opts_loop_inside(plan, plan->order[i], level)) add_dim(s, index, x->loop);
   }
   for (uint32_t i = 0; i < plan->nred; i++) {
     NewAxis *x = &s->a->axes[plan->order[plan->nout + i]];
@@ -410,11 +416,50 @@ static UOp *close_copy(Staging *s, UOp *store, UOp *index) {
   return n == 1 ? store : uop_make(job, OP_END, DT_VOID, arg_none(), src, n);
 }
 
+static UOp *copy_of(const Staging *s, const UOp *range) {
+  for (uint32_t d = 0; d < s->n; d++)
+    if (s->dims[d].range == range && !s->dims[d].bound) return s->dims[d].copy;
+  return NULL;
+}
+
+static bool is_copied(const Staging *s, const UOp *u) {
+  for (uint32_t d = 0; d < s->n; d++)
+    if (!s->dims[d].bound && uop_is_open(u, s->dims[d].range)) return true;
+  return false;
+}
+
+/* Marks ranges of the copy that the reduction u closes; false when there are none. */
+static bool bind(Staging *s, const UOp *u, bool bound) {
+  bool any = false;
+  for (uint32_t d = 0; u->op == OP_REDUCE && d < s->n; d++)
+    for (uint32_t r = 1; r < u->nsrc; r++)
+      if (u->src[r] == s->dims[d].range && s->dims[d].bound != bound)
+        s->dims[d].bound = bound, any = true;
+  return any;
+}
+
+/* u over the ranges of the copy. A reduction below may close a range of that name, which is another
+ * one. */
 static UOp *renamed(Staging *s, UOp *u) {
-  UOp **from = arena_array(&s->a->job->arena, s->n + 1u, sizeof *from);
-  UOp **to = arena_array(&s->a->job->arena, s->n + 1u, sizeof *to);
-  for (uint32_t d = 0; d < s->n; d++) from[d] = s->dims[d].range, to[d] = s->dims[d].copy;
-  return uop_substitute(s->a->job, u, from, to, s->n);
+  Job *job = s->a->job;
+  UOpList list = uop_toposort(job, u);
+  NodeMap pos;
+  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
+  nodemap_number(job, &pos, &list);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *x = now[i] = list.at[i], **src;
+    if (x->op == OP_RANGE && copy_of(s, x)) now[i] = copy_of(s, x);
+    if (!x->nsrc || x->op == OP_RANGE || !is_copied(s, x)) continue;
+    if (bind(s, x, true)) {
+      now[i] = renamed(s, x);
+      bind(s, x, false);
+      continue;
+    }
+    src = arena_array(&job->arena, x->nsrc, sizeof *src);
+    for (uint32_t k = 0; k < x->nsrc; k++) src[k] = now[nodemap_get(&pos, x->src[k])];
+    now[i] = uop_with_src(job, x, src);
+  }
+  return now[list.len - 1];
 }
 
 /* The index of the load that depends on most ranges: the copy runs along its memory. */
@@ -497,21 +542,139 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   return uop2(job, OP_INDEX, after, read);
 }
 
+/* -- keeping -----------------------------------------------------------------------------------
+ */
+
+/* Is it a part of one of member m's rows? */
+static bool is_part_of_row(const Apply *a, const Kept *kept, uint32_t m, const UOp *range) {
+  for (uint32_t r = 0; r < kept->nrow; r++) {
+    const NewAxis *x = &a->axes[kept->row[m * kept->nrow + r]->arg.i];
+    if (range == x->loop) return true;
+    for (uint32_t k = 0; k < x->ninner; k++)
+      if (range == x->inner[k]) return true;
+  }
+  return false;
+}
+
+static int64_t row_size(const Apply *a, const Kept *kept, uint32_t r) {
+  int64_t last = 0;
+  for (uint32_t m = 0; m < kept->n; m++) {
+    const UOp *at = a->axes[kept->row[m * kept->nrow + r]->arg.i].value;
+    if (at->vmax > last) last = at->vmax;
+  }
+  return last + 1;
+}
+
+/* Strides: lanes that members share are innermost, else the rows are. Parts of rows get none: where
+ * a member is along its row is a number, however its axis is split. */
+static void lay_out(Staging *s, KeptBuffer *b, const Kept *kept, uint32_t m) {
+  int64_t shared = 1, rows = 1;
+  bool lanes = false;
+  b->dims = s->dims, b->n = s->n;
+  b->stride = arena_array(&s->a->job->arena, kept->nrow + 1u, sizeof *b->stride);
+  for (uint32_t d = s->n; d-- > 0;) {
+    StageDim *x = &s->dims[d];
+    x->stride = 0;
+    if (is_part_of_row(s->a, kept, m, x->range)) continue;
+    lanes |= uop_axis(x->range) == AX_VECTOR;
+    x->stride = shared, shared *= range_size(x->range);
+  }
+  for (uint32_t r = kept->nrow; r-- > 0;) b->stride[r] = rows, rows *= row_size(s->a, kept, r);
+  for (uint32_t r = 0; lanes && r < kept->nrow; r++) b->stride[r] *= shared;
+  for (uint32_t d = 0; !lanes && d < s->n; d++) s->dims[d].stride *= rows;
+  s->elements = shared * rows;
+}
+
+static UOp *kept_position(const Apply *a, const KeptBuffer *b, const Kept *kept, uint32_t m) {
+  UOp *at = uop_index(a->job, 0);
+  for (uint32_t d = 0; d < b->n; d++)
+    if (b->dims[d].stride)
+      at = index_add(a->job, at, index_mul(a->job, b->dims[d].range, b->dims[d].stride));
+  for (uint32_t r = 0; r < kept->nrow; r++) {
+    UOp *along = a->axes[kept->row[m * kept->nrow + r]->arg.i].value;
+    at = index_add(a->job, at, index_mul(a->job, along, b->stride[r]));
+  }
+  return at;
+}
+
+/* Computes the value, in loops like member m's, into a buffer. */
+static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
+  Job *job = a->job;
+  const KeepPlan *plan = &a->plan->keeps[keep];
+  const Kept *kept = &a->k->kept[plan->value];
+  KeptBuffer *b = &a->kept[keep];
+  Staging s = {.a = a, .unrolled = true};
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
+  collect_dims(&s, value, plan->level);
+  lay_out(&s, b, kept, m);
+  int64_t ints[2] = {s.elements, 0};
+  UOp *buffer =
+      uop_make(job, OP_BUFFER, (DType)value->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
+  UOp *parts[3] = {buffer, renamed(&s, kept_position(a, b, kept, m)), renamed(&s, value)};
+  UOp **src = arena_array(&job->arena, s.n + 1u, sizeof *src);
+  uint32_t n = 0;
+  src[n++] = uop_make(job, OP_STORE, DT_VOID, arg_i(0), parts, 3);
+  for (int expanded = 0; expanded < 2; expanded++)
+    for (uint32_t d = 0; d < s.n; d++)
+      if ((uop_axis(s.dims[d].copy) != AX_LOOP) == expanded) src[n++] = s.dims[d].copy;
+  UOp *fill = n == 1 ? src[0] : uop_make(job, OP_END, DT_VOID, arg_none(), src, n);
+  b->filled = uop2(job, OP_AFTER, buffer, fill);
+}
+
+static void step(Apply *a, size_t i);
+
+/* The member whose loops the computation gets: one along reduce axes, whose tiles do not overlap.
+ */
+static uint32_t model_of(const Apply *a, const Kept *kept) {
+  for (uint32_t m = 0; m < kept->n; m++) {
+    bool reduces = true;
+    for (uint32_t r = 0; r < kept->nrow; r++)
+      reduces &= a->k->axes[kept->row[m * kept->nrow + r]->arg.i].reduce;
+    if (reduces) return m;
+  }
+  return 0;
+}
+
+/* Member u of a kept value: the element of the buffer. */
+static UOp *keep_value(Apply *a, uint32_t keep, UOp *u, UOp *value) {
+  const Kept *kept = &a->k->kept[a->plan->keeps[keep].value];
+  uint32_t m = kept_member(kept, u), model = model_of(a, kept);
+  if (m == model) fill_kept(a, keep, m, value);
+  if (!a->kept[keep].filled) {
+    UOpList below = uop_toposort(a->job, kept->at[model]);
+    for (size_t i = 0; i < below.len; i++) {
+      uint32_t at = nodemap_get(&a->pos, below.at[i]);
+      if (!a->now[at]) step(a, at);
+    }
+  }
+  UOp *at = kept_position(a, &a->kept[keep], kept, m);
+  return uop2(a->job, OP_INDEX, a->kept[keep].filled, at);
+}
 /* -- the pass ---------------------------------------------------------------------------------- */
+
+/* Rebuilds one node and puts what is staged or kept of it in its place. */
+static void step(Apply *a, size_t i) {
+  UOp *u = a->k->list.at[i];
+  UOp *v = rebuild(a, u);
+  for (uint32_t s = 0; s < a->plan->nstages; s++)
+    if (a->k->stageable[a->plan->stages[s].operand] == u)
+      v = stage_operand(a, v, a->plan->stages[s].level);
+  for (uint32_t n = 0; n < a->plan->nkeeps; n++)
+    if (kept_member(&a->k->kept[a->plan->keeps[n].value], u) != NODE_ABSENT)
+      v = keep_value(a, n, u, v);
+  a->now[i] = v;
+}
 
 static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   Apply a = {.job = job, .k = k, .plan = plan, .next_id = k->naxes};
   a.axes = arena_array(&job->arena, k->naxes + 1u, sizeof *a.axes);
   a.now = arena_array(&job->arena, k->list.len, sizeof *a.now);
+  a.kept = arena_array(&job->arena, plan->nkeeps + 1u, sizeof *a.kept);
   nodemap_number(job, &a.pos, &k->list);
   for (uint32_t i = 0; i < k->naxes; i++)
     if (k->axes[i].range) split_axis(&a, i);
   for (size_t i = 0; i < k->list.len; i++) {
-    UOp *u = k->list.at[i];
-    a.now[i] = rebuild(&a, u);
-    for (uint32_t s = 0; s < plan->nstages; s++)
-      if (k->stageable[plan->stages[s].operand] == u)
-        a.now[i] = stage_operand(&a, a.now[i], plan->stages[s].level);
+    if (!a.now[i]) step(&a, i);
     job_poll(job);
   }
   return collapse_loops(job, linsum_simplify(job, a.now[k->list.len - 1]));

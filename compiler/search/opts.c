@@ -144,6 +144,7 @@ KernelInfo *kernel_info(Job *job, UOp *sink) {
     k->in_place |= is_load(u) && u->src[0]->arg.i == 0;
   }
   find_stageable(job, k);
+  k->kept = kept_find(job, &k->list, &k->nkept);
   if (sink->nsrc != 1) return k;
   UOp *u = sink->src[0];
   if (u->op == OP_END) {
@@ -227,6 +228,17 @@ static Status plan_stage(Planner *p) {
   return NULL;
 }
 
+static Status plan_keep(Planner *p) {
+  OptPlan *plan = p->plan;
+  if (p->opt->arg < 0 || (uint32_t)p->opt->arg >= p->k->nkept)
+    return refuse(p, "the kernel has fewer values worth keeping");
+  for (uint32_t i = 0; i < plan->nkeeps; i++)
+    if (plan->keeps[i].value == (uint32_t)p->opt->arg)
+      return refuse(p, "the value is kept already");
+  plan->keeps[plan->nkeeps++] = (KeepPlan){(uint32_t)p->opt->arg, p->opt->axis};
+  return NULL;
+}
+
 static Status plan_thread(Planner *p, AxisPlan *a, bool reduce) {
   if (reduce) return refuse(p, "only output axes can be threaded");
   if (p->plan->groups) return refuse(p, "the device runs workgroups, not threads");
@@ -293,6 +305,7 @@ static Status plan_one(Planner *p) {
   int axis = p->opt->axis;
   if (p->opt->kind >= OPT__COUNT) return FAIL(INVALID_ARGUMENT, "unknown opt kind");
   if (p->opt->kind == OPT_STAGE && axis == -1) return plan_stage(p);
+  if (p->opt->kind == OPT_KEEP && axis == -1) return plan_keep(p);
   if (p->opt->kind == OPT_NOLOCALS) return plan_nolocals(p);
   if (axis < 0 || (uint32_t)axis >= p->k->naxes || !p->k->axes[axis].range)
     return refuse(p, "the kernel has no such axis");
@@ -313,6 +326,7 @@ static Status plan_one(Planner *p) {
   case OPT_STAGE:
     if (reduce == p->plan->groups) return plan_stage(p);
     return refuse(p, reduce ? "the loop must be an output axis" : "the loop must be a reduce axis");
+  case OPT_KEEP: return reduce ? refuse(p, "the loop must be an output axis") : plan_keep(p);
   case OPT__COUNT: break;
   }
   return refuse(p, "unknown kind");
@@ -463,12 +477,78 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
   return NULL;
 }
 
+bool opts_loop_inside(const OptPlan *plan, uint32_t axis, int level) {
+  bool seen = level < 0;
+  for (uint32_t i = 0; i < plan->nout; i++) {
+    if (plan->order[i] == axis) return seen;
+    seen |= plan->order[i] == (uint32_t)level;
+  }
+  return true;
+}
+
+static bool is_row(const Kept *k, const UOp *range) {
+  for (uint32_t r = 0; r < k->nrow; r++)
+    if (k->row[r] == range) return true;
+  return false;
+}
+
+/* Elements along a row: as many as the member that goes furthest may touch. */
+static int64_t row_extent(const OptPlan *plan, const Kept *kept, uint32_t r) {
+  int64_t most = 0;
+  for (uint32_t m = 0; m < kept->n; m++) {
+    int64_t size = plan->axes[kept->row[m * kept->nrow + r]->arg.i].size;
+    if (size > most) most = size;
+  }
+  return most;
+}
+
+/* A member's row lies in the loop at whose level it is kept. */
+static Status check_rows(const KernelInfo *k, const OptPlan *plan, const KeepPlan *keep) {
+  const Kept *kept = &k->kept[keep->value];
+  for (uint32_t r = 0; r < kept->n * kept->nrow; r++) {
+    uint32_t a = (uint32_t)kept->row[r]->arg.i;
+    bool inside = keep->level != (int)a && opts_loop_inside(plan, a, keep->level);
+    if (!k->axes[a].reduce && !inside)
+      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): the row along axis %u is not inside of that loop",
+                  keep->level, keep->value, a);
+    if (plan->groups)
+      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): not for workgroups", keep->level, keep->value);
+  }
+  return NULL;
+}
+
+static bool grows_to(int64_t *size, int64_t times) {
+  return !__builtin_mul_overflow(*size, times, size) && *size <= MAX_STAGE;
+}
+
+static Status check_keeps(const KernelInfo *k, const OptPlan *plan) {
+  for (uint32_t i = 0; i < plan->nkeeps; i++) {
+    const KeepPlan *keep = &plan->keeps[i];
+    const Kept *kept = &k->kept[keep->value];
+    const RangeSet *open = kept->at[0]->open;
+    int64_t size = 1;
+    bool fits = true;
+    TRY(check_rows(k, plan, keep));
+    for (uint32_t r = 0; r < kept->nrow; r++)
+      fits = fits && grows_to(&size, row_extent(plan, kept, r));
+    for (uint32_t j = 0; j < open->n; j++)
+      if (!is_row(kept, open->at[j]))
+        fits = fits &&
+               grows_to(&size, staged_extent(k, plan, (uint32_t)open->at[j]->arg.i, keep->level));
+    if (!fits)
+      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u) would keep more than %lld elements", keep->level,
+                  keep->value, (long long)MAX_STAGE);
+  }
+  return NULL;
+}
+
 Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
                  OptPlan *out) {
   *out = (OptPlan){.groups = target->max_group > 0, .block = {1, 1, 1}};
   out->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *out->axes);
   out->order = arena_array(&job->arena, k->naxes + 1u, sizeof *out->order);
   out->stages = arena_array(&job->arena, list->len + 1, sizeof *out->stages);
+  out->keeps = arena_array(&job->arena, list->len + 1, sizeof *out->keeps);
   if (!k->store && list->len)
     return FAIL(INVALID_ARGUMENT, "a kernel with several stores takes no opts");
   for (uint32_t i = 0; i < k->naxes; i++) {
@@ -488,6 +568,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   }
   TRY(finish_axes(k, out));
   TRY(check_nodes(k, out));
+  TRY(check_keeps(k, out));
   return check_stages(k, target, out);
 }
 

@@ -21,6 +21,7 @@
 #pragma once
 
 #include "compiler/ir/plan.h"
+#include "compiler/search/kept.h"
 
 typedef enum OptKind {
 #define OPT(name_, doc_) OPT_##name_,
@@ -60,6 +61,8 @@ typedef struct KernelInfo {
   uint32_t noperands;
   UOp **stageable; /* operands, and factors computed from them, in topological order */
   uint32_t nstageable;
+  Kept *kept; /* what KEEP may name */
+  uint32_t nkept;
 } KernelInfo;
 
 KernelInfo *kernel_info(Job *job, UOp *sink);
@@ -92,12 +95,19 @@ typedef struct StagePlan {
   int level;        /* axis id of the loop in which the copy is made, -1: before all loops */
 } StagePlan;
 
+typedef struct KeepPlan {
+  uint32_t value; /* among the kept */
+  int level;      /* as of a StagePlan */
+} KeepPlan;
+
 typedef struct OptPlan {
   AxisPlan *axes;
   uint32_t *order; /* output axes, outermost first, then reduce axes, outermost first */
   uint32_t nout, nred;
   StagePlan *stages;
   uint32_t nstages;
+  KeepPlan *keeps;
+  uint32_t nkeeps;
   bool groups; /* the target has workgroups: output loops run over them */
   bool nolocals;
   int32_t block[3]; /* threads of a workgroup; the first ndims are in use, the others are 1 */
@@ -110,4 +120,6 @@ Status opts_merge(Job *job, UOp *kernel, const OptList *list, UOp **merged, OptL
  * target. */
 Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
                  OptPlan *out);
+/* Whether the loop over output axis `axis` is inside the one over `level`. */
+bool opts_loop_inside(const OptPlan *plan, uint32_t axis, int level);
 Status opts_check(Job *job, UOp *kernel, const Target *target, const OptList *list);

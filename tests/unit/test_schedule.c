@@ -294,6 +294,14 @@ static const Case cases[] = {
     {4, "VECTOR(0,16) UPCAST(1,4) THREAD(1,2)"},
     {5, "PADTO(2,16) VECTOR(2,16) UNROLL(2,3) VECTOR(1,16) THREAD(0,2)"},
     {6, "VECTOR(2,16) UNROLL(2,2) VECTOR(1,16) UPCAST(1,2)"},
+    {5, "KEEP(0,0)"},
+    {5, "KEEP(0,1)"},
+    {5, "KEEP(0,0) KEEP(0,1) UPCAST(0,2)"},
+    {5, "KEEP(-1,1) VECTOR(0,2)"},
+    {5, "PADTO(2,16) VECTOR(2,16) UNROLL(2,3) VECTOR(1,16) KEEP(0,1) THREAD(0,2)"},
+    {5, "UNROLL(2,37) VECTOR(1,8) UPCAST(1,2) KEEP(0,1)"},
+    {5, "PADTO(2,40) UNROLL(2,4) PADTO(1,16) VECTOR(1,16) UPCAST(0,3) KEEP(0,0) KEEP(0,1)"},
+    {5, "VECTOR(0,2) UNROLL(2,37) UPCAST(1,3) KEEP(0,1)"},
     {7, "VECTOR(2,8) VECTOR(3,8) UNROLL(3,5) VECTOR(1,8)"},
     {8, "VECTOR(1,16) UNROLL(2,3) UNROLL(3,3)"},
     {8, "PADTO(2,16) VECTOR(2,16) PADTO(3,16) VECTOR(3,16) VECTOR(1,16)"},
@@ -454,6 +462,7 @@ static OptList random_opts(Job *job, const KernelInfo *k) {
     int axis = (int)random_below(k->naxes + 1) - 1;
     int64_t arg = sizes[random_below(8)];
     if (kind == OPT_STAGE) arg = random_below(k->noperands + 1);
+    if (kind == OPT_KEEP) arg = random_below(k->nkept + 1);
     if (kind == OPT_ORDER) arg = random_below(3);
     opts_push(job, &list, kind, axis, arg);
     OptPlan plan;

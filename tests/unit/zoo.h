@@ -188,7 +188,9 @@ static inline ZooKernel zoo_softmax(Job *job, int64_t rows, int64_t cols, bool p
   else
     ek = uop2(job, OP_SUB, ek, uop_number(job, DT_F32, 1));
   UOp *sum = uop_reduce(job, OP_ADD, ek, &k, 1);
-  return zoo_done(&z, "softmax", zoo_add(&z, row, c), uop2(job, OP_FDIV, ec, sum));
+  UOp *share =
+      plain ? uop2(job, OP_FDIV, ec, sum) : uop2(job, OP_MUL, ec, uop1(job, OP_RECIP, sum));
+  return zoo_done(&z, "softmax", zoo_add(&z, row, c), share);
 }
 
 /* y = (x - mean) / sqrt(var + eps), with the variance as mean of squared differences or (fused) of
