@@ -623,16 +623,20 @@ static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
 
 static void step(Apply *a, size_t i);
 
-/* The member whose loops the computation gets: one along reduce axes, whose tiles do not overlap.
- */
+/* The member whose loops the computation gets: one along reduce axes, whose tiles do not overlap,
+ * and of these the one with the largest. */
 static uint32_t model_of(const Apply *a, const Kept *kept) {
+  uint32_t best = 0;
+  int64_t most = 0;
   for (uint32_t m = 0; m < kept->n; m++) {
-    bool reduces = true;
-    for (uint32_t r = 0; r < kept->nrow; r++)
-      reduces &= a->k->axes[kept->row[m * kept->nrow + r]->arg.i].reduce;
-    if (reduces) return m;
+    int64_t tile = 1;
+    for (uint32_t r = 0; r < kept->nrow; r++) {
+      int64_t axis = kept->row[m * kept->nrow + r]->arg.i;
+      tile = a->k->axes[axis].reduce ? tile * a->plan->axes[axis].tile : 0;
+    }
+    if (tile > most) best = m, most = tile;
   }
-  return 0;
+  return best;
 }
 
 /* Member u of a kept value: the element of the buffer. */
