@@ -12,12 +12,16 @@
 #include "base/clock.h"
 #include "cache/internal.h"
 
-enum { ROW_BYTES = 256 /* of index and table pages per record */, EVICT_STEP = 32 };
+enum { EVICT_STEP = 32 };
 
 const char *const cache_kind_name[CACHE_KIND__COUNT] = {
     [CACHE_PLAN] = "plan", [CACHE_KERNEL] = "kernel"};
 
+#define SCHEDULE_ROW                                                                               \
+  "SELECT id, record, kernel, target, opts, cause, verified, imported FROM schedules"
+
 static const char *const texts[Q__COUNT] = {
+    /* long: table */
     [Q_FIND] = "SELECT id, bytes FROM entries WHERE hash=?1 AND target=?2 AND kind=?3",
     [Q_BLOB] = "SELECT record FROM blobs WHERE id=?1",
     [Q_TOUCH] = "UPDATE entries SET used=max(used, ?2), uses=uses+1 WHERE id=?1",
@@ -28,12 +32,53 @@ static const char *const texts[Q__COUNT] = {
     [Q_DROP_BLOB] = "DELETE FROM blobs WHERE id=?1",
     [Q_OLDEST] = "SELECT id, bytes FROM entries ORDER BY used, id LIMIT ?1",
     [Q_COUNT] = "SELECT kind, count(*), sum(bytes) FROM entries GROUP BY kind",
-    [Q_LIST] = "SELECT kind, hash, target, bytes, created, used, uses, note FROM entries"
+    [Q_LIST] = "SELECT kind, hash, target, bytes, created, used, uses, note, (SELECT count(*) FROM"
+               " schedules s WHERE s.kernel=hash AND s.target=entries.target) FROM entries"
                " ORDER BY used DESC, id DESC LIMIT ?1",
-    [Q_PREFIX] = "SELECT kind, hash, target, bytes, created, used, uses, note FROM entries"
+    [Q_PREFIX] = "SELECT kind, hash, target, bytes, created, used, uses, note, 0 FROM entries"
                  " WHERE hash>=?1 AND hash<=?2 ORDER BY hash, kind, target LIMIT 100",
     [Q_ADD_TARGET] = "INSERT OR REPLACE INTO targets(target, text) VALUES(?1, ?2)",
     [Q_TARGET] = "SELECT text FROM targets WHERE target=?1",
+    [Q_VERSION] = "PRAGMA data_version",
+    [Q_SCHEDULE_SUM] = "SELECT count(*), sum(bytes) FROM schedules",
+    [Q_SCHEDULE_FIND] = "SELECT id, cause, verified, imported FROM schedules"
+                        " WHERE kernel=?1 AND target=?2 AND opts=?3",
+    [Q_SCHEDULE_ADD] =
+        "INSERT INTO schedules(kernel, target, opts, class, cause, verified, imported, median,"
+        " measured, bytes, record) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    [Q_SCHEDULE_DROP] = "DELETE FROM schedules WHERE id=?1 RETURNING bytes",
+    [Q_SCHEDULE_TRIM_BEST] = "DELETE FROM schedules WHERE id IN (SELECT id FROM schedules"
+                             " WHERE kernel=?1 AND target=?2 AND cause=0"
+                             " ORDER BY verified DESC, imported, median LIMIT -1 OFFSET ?3)"
+                             " RETURNING bytes",
+    [Q_SCHEDULE_TRIM_FAILED] = "DELETE FROM schedules WHERE id IN (SELECT id FROM schedules"
+                               " WHERE kernel=?1 AND target=?2 AND cause<>0"
+                               " ORDER BY imported, measured DESC LIMIT -1 OFFSET ?3)"
+                               " RETURNING bytes",
+    [Q_SCHEDULE_OLDEST] = "DELETE FROM schedules WHERE id IN (SELECT id FROM schedules"
+                          " ORDER BY verified, imported DESC, measured LIMIT ?1)"
+                          " RETURNING bytes",
+    [Q_SCHEDULES] = SCHEDULE_ROW " WHERE kernel=?1 AND (?2 IS NULL OR target=?2) ORDER BY cause<>0,"
+                                 " verified DESC, CASE cause WHEN 0 THEN median ELSE -measured END",
+    [Q_SCHEDULE_BEST] = SCHEDULE_ROW " WHERE kernel=?1 AND target=?2 AND cause=0 AND verified=1"
+                                     " ORDER BY median, id",
+    [Q_SCHEDULE_OTHERS] = SCHEDULE_ROW " WHERE kernel=?1 AND target<>?2 AND cause=0"
+                                       " ORDER BY target, median LIMIT 1000",
+    [Q_SCHEDULE_CLASS] = SCHEDULE_ROW " WHERE class=?1 AND cause=0 AND kernel<>?2"
+                                      " ORDER BY kernel, target, verified DESC, median LIMIT 20000",
+    [Q_SCHEDULE_PREFIX] = SCHEDULE_ROW " WHERE kernel>=?1 AND kernel<=?2 ORDER BY kernel, target,"
+                                       " cause<>0, verified DESC,"
+                                       " CASE cause WHEN 0 THEN median ELSE -measured END",
+    [Q_HASHES] = "SELECT hash FROM entries WHERE hash>=?1 AND hash<=?2"
+                 " UNION SELECT kernel FROM schedules WHERE kernel>=?1 AND kernel<=?2 LIMIT 2",
+    [Q_ENTRY_IDS] = "SELECT id, bytes FROM entries WHERE id>?1 ORDER BY id LIMIT ?2",
+    [Q_ENTRIES_OF] = "SELECT id, bytes FROM entries WHERE hash=?1",
+    [Q_ENTRIES_UNUSED] = "SELECT id, bytes FROM entries WHERE used<?1",
+    [Q_ENTRIES_OF_TARGET] = "SELECT id, bytes FROM entries WHERE target>=?1 AND target<=?2",
+    [Q_SCHEDULES_DROP_OF] = "DELETE FROM schedules WHERE kernel=?1 RETURNING bytes",
+    [Q_SCHEDULES_DROP_OLD] = "DELETE FROM schedules WHERE measured<?1 RETURNING bytes",
+    [Q_SCHEDULES_DROP_TARGET] =
+        "DELETE FROM schedules WHERE target>=?1 AND target<=?2 RETURNING bytes",
     [Q_BEGIN] = "BEGIN IMMEDIATE",
     [Q_COMMIT] = "COMMIT",
     [Q_ROLLBACK] = "ROLLBACK",
@@ -45,8 +90,7 @@ sqlite3_stmt *cache_query(Cache *c, Query q) {
   return c->queries[q];
 }
 
-/* Runs a statement that returns no row. */
-static Status run(Cache *c, Query q, const char *doing) {
+Status cache_run(Cache *c, Query q, const char *doing) {
   int rc = sqlite3_step(c->queries[q]);
   Status st = sqlite_status(c->db, rc, doing);
   sqlite3_reset(c->queries[q]);
@@ -76,7 +120,7 @@ static Status count(Cache *c) {
   c->stats.plans = n[CACHE_PLAN];
   c->stats.kernels = n[CACHE_KERNEL];
   c->stats.bytes = bytes;
-  return NULL;
+  return schedules_count(c);
 }
 
 Status cache_open(const char *path, uint64_t max_bytes, Cache **out) {
@@ -117,23 +161,37 @@ void cache_close(Cache *c) {
 
 /* -- transactions ------------------------------------------------------------------------------ */
 
-static Status begin(Cache *c) {
-  cache_query(c, Q_BEGIN);
-  return run(c, Q_BEGIN, "beginning a cache write");
+/* Another process may have written: what is counted here is then out of date. */
+static Status refresh(Cache *c) {
+  sqlite3_stmt *q = cache_query(c, Q_VERSION);
+  int rc = sqlite3_step(q);
+  int64_t version = rc == SQLITE_ROW ? sqlite3_column_int64(q, 0) : c->data_version;
+  Status st = sqlite_status(c->db, rc, "reading the version of the cache file");
+  sqlite3_reset(q);
+  if (st || version == c->data_version) return st;
+  c->data_version = version;
+  return count(c);
 }
 
-/* Ends the transaction: commits, or with an error rolls back and passes it on. */
-static Status finish(Cache *c, Status st, uint64_t bytes) {
+Status cache_begin(Cache *c) {
+  cache_query(c, Q_BEGIN);
+  TRY(cache_run(c, Q_BEGIN, "beginning a cache write"));
+  Status st = refresh(c);
+  CacheStats same = c->stats;
+  return st ? cache_finish(c, st, &same) : NULL;
+}
+
+Status cache_finish(Cache *c, Status st, const CacheStats *before) {
   if (!st) {
     cache_query(c, Q_COMMIT);
-    st = run(c, Q_COMMIT, "committing a cache write");
+    st = cache_run(c, Q_COMMIT, "committing a cache write");
   }
   if (st) {
+    c->stats = *before;
     c->stats.write_errors++;
-    c->stats.bytes = bytes;
     if (!sqlite3_get_autocommit(c->db)) {
       cache_query(c, Q_ROLLBACK);
-      status_drop(run(c, Q_ROLLBACK, "rolling back"));
+      status_drop(cache_run(c, Q_ROLLBACK, "rolling back"));
     }
     return st;
   }
@@ -141,11 +199,11 @@ static Status finish(Cache *c, Status st, uint64_t bytes) {
   return NULL;
 }
 
-static Status drop(Cache *c, int64_t id, uint64_t bytes) {
+Status cache_drop(Cache *c, int64_t id, uint64_t bytes) {
   sqlite3_bind_int64(cache_query(c, Q_DROP_ENTRY), 1, id);
-  TRY(run(c, Q_DROP_ENTRY, "removing a cache entry"));
+  TRY(cache_run(c, Q_DROP_ENTRY, "removing a cache entry"));
   sqlite3_bind_int64(cache_query(c, Q_DROP_BLOB), 1, id);
-  TRY(run(c, Q_DROP_BLOB, "removing a cache entry"));
+  TRY(cache_run(c, Q_DROP_BLOB, "removing a cache entry"));
   c->stats.bytes -= bytes < c->stats.bytes ? bytes : c->stats.bytes;
   return NULL;
 }
@@ -156,7 +214,7 @@ static Status write_touches(Cache *c) {
     sqlite3_stmt *q = cache_query(c, Q_TOUCH);
     sqlite3_bind_int64(q, 1, c->touches[k].id);
     sqlite3_bind_int64(q, 2, c->touches[k].at_ns);
-    st = run(c, Q_TOUCH, "noting a use");
+    st = cache_run(c, Q_TOUCH, "noting a use");
   }
   c->ntouches = 0; /* also on error: a lost use is no reason to try for ever */
   return st;
@@ -164,8 +222,9 @@ static Status write_touches(Cache *c) {
 
 Status cache_flush(Cache *c) {
   if (!c->ntouches) return NULL;
-  TRY(begin(c));
-  return finish(c, write_touches(c), c->stats.bytes);
+  TRY(cache_begin(c));
+  CacheStats before = c->stats;
+  return cache_finish(c, write_touches(c), &before);
 }
 
 /* -- finding ----------------------------------------------------------------------------------- */
@@ -184,8 +243,7 @@ static Status lookup(Cache *c, CacheKind kind, const CacheKey *key, int64_t *id,
   return st;
 }
 
-/* Reads and checks a record. DATA_LOSS: the entry is no good. */
-static Status read_blob(Cache *c, int64_t id, StrBuf *out, size_t *canonical_len) {
+Status cache_read_blob(Cache *c, int64_t id, StrBuf *out, size_t *canonical_len) {
   sqlite3_stmt *q = cache_query(c, Q_BLOB);
   sqlite3_bind_int64(q, 1, id);
   int rc = sqlite3_step(q);
@@ -200,12 +258,12 @@ static Status read_blob(Cache *c, int64_t id, StrBuf *out, size_t *canonical_len
 }
 
 static Status drop_corrupt(Cache *c, int64_t id, uint64_t bytes, Status why) {
-  uint64_t before = c->stats.bytes;
   if (status_code(why) != ST_DATA_LOSS) return why;
   status_drop(why);
   c->stats.corrupt++;
-  TRY(begin(c));
-  return finish(c, drop(c, id, bytes), before);
+  TRY(cache_begin(c));
+  CacheStats before = c->stats;
+  return cache_finish(c, cache_drop(c, id, bytes), &before);
 }
 
 static Status touch(Cache *c, int64_t id) {
@@ -224,7 +282,7 @@ Status cache_find(Cache *c, CacheKind kind, const CacheKey *key, bool *found, St
     c->stats.misses++;
     return NULL;
   }
-  Status st = read_blob(c, id, &record, &canonical);
+  Status st = cache_read_blob(c, id, &record, &canonical);
   if (st) {
     c->stats.misses++;
     strbuf_deinit(&record);
@@ -246,8 +304,8 @@ Status cache_find(Cache *c, CacheKind kind, const CacheKey *key, bool *found, St
 
 /* -- storing ----------------------------------------------------------------------------------- */
 
-static Status evict(Cache *c, uint64_t incoming, uint64_t *evicted) {
-  while (c->stats.max_bytes && c->stats.bytes && c->stats.bytes + incoming > c->stats.max_bytes) {
+Status cache_evict(Cache *c, uint64_t limit, uint64_t incoming, uint64_t *evicted) {
+  while (limit && c->stats.bytes && c->stats.bytes + incoming > limit) {
     struct {
       int64_t id;
       uint64_t bytes;
@@ -263,8 +321,8 @@ static Status evict(Cache *c, uint64_t incoming, uint64_t *evicted) {
     sqlite3_reset(q);
     TRY(sqlite_status(c->db, rc, "choosing cache entries to evict"));
     if (!n) return NULL;
-    for (size_t k = 0; k < n && c->stats.bytes + incoming > c->stats.max_bytes; k++) {
-      TRY(drop(c, old[k].id, old[k].bytes));
+    for (size_t k = 0; k < n && c->stats.bytes + incoming > limit; k++) {
+      TRY(cache_drop(c, old[k].id, old[k].bytes));
       ++*evicted;
     }
   }
@@ -278,13 +336,13 @@ static Status put_record(Cache *c, const CacheRecord *r, uint64_t *evicted) {
   Status st = record_encode(&c->codec, r->key.canonical, r->value, &blob);
   if (st) goto done;
   bytes = blob.len + ROW_BYTES;
-  if (c->stats.max_bytes && bytes > c->stats.max_bytes) {
+  if (c->stats.max_bytes && bytes + c->stats.schedule_bytes > c->stats.max_bytes) {
     st = FAIL(RESOURCE_EXHAUSTED, "a %s of %zu bytes does not fit into a cache of %llu",
               cache_kind_name[r->kind], blob.len, (unsigned long long)c->stats.max_bytes);
     goto done;
   }
-  if ((st = lookup(c, r->kind, &r->key, &id, &old)) || (id && (st = drop(c, id, old))) ||
-      (st = evict(c, bytes, evicted))) {
+  if ((st = lookup(c, r->kind, &r->key, &id, &old)) || (id && (st = cache_drop(c, id, old))) ||
+      (st = cache_evict(c, c->stats.max_bytes, bytes, evicted))) {
     goto done;
   }
   sqlite3_stmt *q = cache_query(c, Q_ADD_ENTRY);
@@ -292,11 +350,11 @@ static Status put_record(Cache *c, const CacheRecord *r, uint64_t *evicted) {
   sqlite3_bind_int64(q, 4, (int64_t)bytes);
   sqlite3_bind_int64(q, 5, now);
   sqlite3_bind_text(q, 6, r->note ? r->note : "", -1, SQLITE_STATIC);
-  if ((st = run(c, Q_ADD_ENTRY, "storing a cache entry"))) goto done;
+  if ((st = cache_run(c, Q_ADD_ENTRY, "storing a cache entry"))) goto done;
   q = cache_query(c, Q_ADD_BLOB);
   sqlite3_bind_int64(q, 1, sqlite3_last_insert_rowid(c->db));
   sqlite3_bind_blob64(q, 2, blob.ptr, blob.len, SQLITE_STATIC);
-  st = run(c, Q_ADD_BLOB, "storing a cache entry");
+  st = cache_run(c, Q_ADD_BLOB, "storing a cache entry");
   sqlite3_clear_bindings(q);
   c->stats.bytes += bytes;
 done:
@@ -304,26 +362,35 @@ done:
   return st;
 }
 
-Status cache_put(Cache *c, const CacheRecord *records, size_t n) {
-  uint64_t before = c->stats.bytes, evicted = 0;
-  Status st = begin(c);
+Status cache_put_tuned(Cache *c, const CacheRecord *records, size_t n, const Schedule *schedules,
+                       size_t m) {
+  uint64_t evicted = 0;
+  Status st = cache_begin(c);
   if (st) {
     c->stats.write_errors++;
     return st;
   }
+  CacheStats before = c->stats;
   st = write_touches(c);
+  if (!st && m) st = schedules_put(c, schedules, m);
   for (size_t k = 0; k < n && !st; k++) st = put_record(c, &records[k], &evicted);
-  st = finish(c, st, before);
+  if (!st) st = cache_evict(c, c->stats.max_bytes, 0, &evicted); /* what the schedules need */
+  st = cache_finish(c, st, &before);
   if (!st) c->stats.evictions += evicted;
   return st;
 }
 
+Status cache_put(Cache *c, const CacheRecord *records, size_t n) {
+  return cache_put_tuned(c, records, n, NULL, 0);
+}
+
 Status cache_put_target(Cache *c, const uint8_t *target, Str text) {
-  TRY(begin(c));
+  TRY(cache_begin(c));
+  CacheStats before = c->stats;
   sqlite3_stmt *q = cache_query(c, Q_ADD_TARGET);
   sqlite3_bind_blob(q, 1, target, CACHE_HASH_BYTES, SQLITE_STATIC);
   sqlite3_bind_text64(q, 2, text.ptr, text.len, SQLITE_STATIC, SQLITE_UTF8);
-  return finish(c, run(c, Q_ADD_TARGET, "noting a target"), c->stats.bytes);
+  return cache_finish(c, cache_run(c, Q_ADD_TARGET, "noting a target"), &before);
 }
 
 Status cache_stats(Cache *c, CacheStats *out) {

@@ -4,6 +4,8 @@
  *             stay in few pages
  *   blobs     the records (record.c), by entry id
  *   targets   what fingerprints stand for, for people
+ *   schedules what was learned about schedules (schedule.c): the sealed record, and the columns
+ * that it is found and ordered by, which must agree with it
  *
  * WAL with synchronous NORMAL: a crash may lose the last commits but tears nothing. Automatic
  * checkpoints are off (checkpoint.c does them), and nothing is mapped. user_version counts
@@ -27,6 +29,14 @@ static const char *const migrations[CACHE_SCHEMA] = {
     "CREATE INDEX entries_used ON entries(used);"
     "CREATE TABLE blobs(id INTEGER PRIMARY KEY, record BLOB NOT NULL);"
     "CREATE TABLE targets(target BLOB PRIMARY KEY, text TEXT NOT NULL);",
+
+    "CREATE TABLE schedules(id INTEGER PRIMARY KEY, kernel BLOB NOT NULL, target BLOB NOT NULL,"
+    "  class BLOB, opts TEXT NOT NULL, cause INTEGER NOT NULL, verified INTEGER NOT NULL,"
+    "  imported INTEGER NOT NULL, median INTEGER NOT NULL, measured INTEGER NOT NULL,"
+    "  bytes INTEGER NOT NULL, record BLOB NOT NULL);"
+    "CREATE UNIQUE INDEX schedules_key ON schedules(kernel, target, opts);"
+    "CREATE INDEX schedules_class ON schedules(class, cause);"
+    "CREATE INDEX schedules_age ON schedules(verified, imported DESC, measured);",
 };
 
 Status sqlite_status(sqlite3 *db, int rc, const char *doing) {
@@ -162,10 +172,12 @@ static Status check_owner(sqlite3 *db, const char *path, int64_t *version) {
   return NULL;
 }
 
-static Status migrate(sqlite3 *db, int64_t version) {
+static Status migrate(sqlite3 *db) {
   char set[96];
-  Status st = NULL;
+  int64_t version;
   TRY(run(db, "BEGIN IMMEDIATE", "migrating the cache"));
+  /* another process may have been here between our first look and the lock */
+  Status st = number(db, "PRAGMA user_version", &version);
   for (int64_t v = version; v < CACHE_SCHEMA && !st; v++) {
     st = run(db, migrations[v], "migrating the cache");
   }
@@ -186,7 +198,7 @@ Status schema_open(const char *path, sqlite3 **out) {
       (st = run(*out, "PRAGMA journal_mode=WAL", "configuring the cache file"))) {
     goto fail;
   }
-  if (version < CACHE_SCHEMA && (st = migrate(*out, version))) goto fail;
+  if (version < CACHE_SCHEMA && (st = migrate(*out))) goto fail;
   return NULL;
 fail:
   sqlite3_close(*out);

@@ -19,6 +19,7 @@ static bool read_entry(sqlite3_stmt *q, CacheEntry *e) {
   e->created_ns = sqlite3_column_int64(q, 4);
   e->used_ns = sqlite3_column_int64(q, 5);
   e->uses = (uint64_t)sqlite3_column_int64(q, 6);
+  e->schedules = (uint64_t)sqlite3_column_int64(q, 8);
   const unsigned char *note = sqlite3_column_text(q, 7);
   e->note = note ? (const char *)note : "";
   return e->kind < CACHE_KIND__COUNT;
@@ -40,21 +41,25 @@ Status cache_list(Cache *c, uint32_t limit, CacheVisit visit, void *ctx) {
 
 /* -- why --------------------------------------------------------------------------------------- */
 
-/* The smallest and largest hash that begin with the digits. */
-static Status parse_prefix(Str prefix, uint8_t *lo, uint8_t *hi) {
+Status cache_prefix(Str prefix, size_t least, uint8_t *lo, uint8_t *hi) {
   char hex[2 * CACHE_HASH_BYTES];
-  if (prefix.len < MIN_PREFIX || prefix.len > sizeof hex) {
-    return FAIL(INVALID_ARGUMENT, "a hash has %d to %zu hex digits, got %zu", MIN_PREFIX,
-                sizeof hex, prefix.len);
+  if (prefix.len < least || prefix.len > sizeof hex) {
+    return FAIL(INVALID_ARGUMENT, "a hash has %zu to %zu hex digits, got %zu", least, sizeof hex,
+                prefix.len);
   }
   for (int k = 0; k < 2; k++) {
     memset(hex, k ? 'f' : '0', sizeof hex);
-    memcpy(hex, prefix.ptr, prefix.len);
+    if (prefix.len) memcpy(hex, prefix.ptr, prefix.len);
     if (!digest_from_hex((Str){hex, sizeof hex}, k ? hi : lo, CACHE_HASH_BYTES)) {
       return FAIL(INVALID_ARGUMENT, "'" STR_FMT "' is not hexadecimal", STR_ARG(prefix));
     }
   }
   return NULL;
+}
+
+void cache_bind_range(sqlite3_stmt *q, const uint8_t *lo, const uint8_t *hi) {
+  sqlite3_bind_blob(q, 1, lo, CACHE_HASH_BYTES, SQLITE_STATIC);
+  sqlite3_bind_blob(q, 2, hi, CACHE_HASH_BYTES, SQLITE_STATIC);
 }
 
 static const char *short_hex(const uint8_t *hash, char buf[2 * CACHE_HASH_BYTES + 1]) {
@@ -161,18 +166,82 @@ static Status describe(Cache *c, const CacheEntry *e, const uint8_t *target, Str
   return compare_target(c, e, target, out);
 }
 
+/* -- schedules of a kernel --------------------------------------------------------------------- */
+
+/* The best and the newest failures in full, the others as a number. */
+enum { SHOWN_BEST = 8, SHOWN_FAILED = 4 };
+
+typedef struct Shown {
+  StrBuf *out;
+  uint8_t kernel[CACHE_HASH_BYTES], target[CACHE_HASH_BYTES];
+  uint64_t all, best, failed, hidden;
+  const uint8_t *today; /* NULL: none in particular */
+} Shown;
+
+static void end_kernel(Shown *w) {
+  if (w->hidden) strbuf_addf(w->out, "    and %" PRIu64 " more\n", w->hidden);
+  w->best = w->failed = w->hidden = 0;
+}
+
+static void begin_kernel(Shown *w, const Schedule *s) {
+  char hex[2 * CACHE_HASH_BYTES + 1];
+  end_kernel(w);
+  memcpy(w->kernel, s->kernel, CACHE_HASH_BYTES);
+  memcpy(w->target, s->target, CACHE_HASH_BYTES);
+  digest_to_hex(s->kernel, CACHE_HASH_BYTES, hex);
+  strbuf_addf(w->out, "schedules of kernel %s %s\n", hex, s->name);
+  strbuf_addf(w->out, "    target %s", short_hex(s->target, hex));
+  if (w->today && memcmp(w->today, s->target, CACHE_HASH_BYTES) != 0)
+    strbuf_adds(w->out, ", not this server's: only hints for the tuner");
+  strbuf_adds(w->out, "\n");
+}
+
+static bool show_schedule(void *ctx, const Schedule *s) {
+  Shown *w = ctx;
+  bool same = w->all++ && !memcmp(w->kernel, s->kernel, CACHE_HASH_BYTES) &&
+              !memcmp(w->target, s->target, CACHE_HASH_BYTES);
+  if (!same) begin_kernel(w, s);
+  bool failed = s->cause != SC_MEASURED;
+  if (failed ? w->failed++ >= SHOWN_FAILED : w->best++ >= SHOWN_BEST) {
+    w->hidden++;
+    return true;
+  }
+  if (failed) {
+    strbuf_addf(w->out, "    %-13s ", schedule_cause_name[s->cause]);
+  } else {
+    strbuf_addf(w->out, "    %10.3f us ", (double)s->median_ns / 1e3);
+    strbuf_addf(w->out, "+- %.3f, %" PRIu32 " times, ", (double)s->mad_ns / 1e3, s->reps);
+    if (s->peer_ns) strbuf_addf(w->out, "beside %.3f, ", (double)s->peer_ns / 1e3);
+    strbuf_adds(w->out, s->verified ? "verified " : "not verified ");
+  }
+  if (s->imported) strbuf_adds(w->out, "imported ");
+  strbuf_addf(w->out, "by %s ", *s->host ? s->host : "?");
+  ago(w->out, s->measured_at);
+  strbuf_addf(w->out, ": %s\n", *s->opts ? s->opts : "(no opts)");
+  return true;
+}
+
+static Status why_schedules(Cache *c, const uint8_t *lo, const uint8_t *hi, const uint8_t *today,
+                            StrBuf *out, bool *any) {
+  Shown w = {.out = out, .today = today};
+  cache_bind_range(cache_query(c, Q_SCHEDULE_PREFIX), lo, hi);
+  TRY(schedules_visit(c, Q_SCHEDULE_PREFIX, show_schedule, &w));
+  end_kernel(&w);
+  *any = w.all > 0;
+  return NULL;
+}
+
 Status cache_why(Cache *c, Str prefix, const uint8_t *target, StrBuf *out) {
   uint8_t lo[CACHE_HASH_BYTES], hi[CACHE_HASH_BYTES], first[CACHE_HASH_BYTES] = {0};
   size_t n = 0;
-  bool several = false;
+  bool several = false, known;
   Status st = NULL;
   int rc = SQLITE_DONE;
   CacheEntry e;
-  TRY(parse_prefix(prefix, lo, hi));
+  TRY(cache_prefix(prefix, MIN_PREFIX, lo, hi));
   TRY(cache_flush(c));
   sqlite3_stmt *q = cache_query(c, Q_PREFIX);
-  sqlite3_bind_blob(q, 1, lo, sizeof lo, SQLITE_STATIC);
-  sqlite3_bind_blob(q, 2, hi, sizeof hi, SQLITE_STATIC);
+  cache_bind_range(q, lo, hi);
   while (!st && (rc = sqlite3_step(q)) == SQLITE_ROW) {
     if (!read_entry(q, &e)) continue;
     if (!n++) memcpy(first, e.hash, sizeof first);
@@ -181,8 +250,9 @@ Status cache_why(Cache *c, Str prefix, const uint8_t *target, StrBuf *out) {
   }
   if (!st) st = sqlite_status(c->db, rc, "looking up a hash");
   sqlite3_clear_bindings(cache_query(c, Q_PREFIX));
+  if (!st) st = why_schedules(c, lo, hi, target, out, &known);
   if (st) return st;
-  if (!n) {
+  if (!n && !known) {
     strbuf_addf(out,
                 "nothing is stored under " STR_FMT ": it was never compiled with this cache, was "
                 "compiled with no_cache, or was evicted (%" PRIu64 " evictions since start). Any "

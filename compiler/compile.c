@@ -187,11 +187,14 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
  * --------------------------------------------------------------------------------------- */
 
 static void print_buffer(Job *job, const Plan *plan, size_t i, StrBuf *out) {
-  static const char *const kinds[] = {"input", "output", "weight", "temp", "const", "state"};
+  static const char *const kinds[] = {"input", "output", "weight", "temp",
+                                      "const", "state",  "kept"};
   const PlanBuffer *b = &plan->buffers[i];
   strbuf_addf(out, "b%zu = %s %s[%s]", i, kinds[b->kind], dtype_info[b->dtype].name,
               dim_text(job, b->numel));
-  if (b->kind != PB_TEMP) {
+  if (b->kind == PB_KEPT && b->base == i) {
+    strbuf_addf(out, " at %lld, once: %s\n", (long long)b->offset, b->why);
+  } else if (b->kind != PB_TEMP && b->kind != PB_KEPT) {
     strbuf_addf(out, " slot %lld\n", (long long)b->slot);
   } else if (b->base != i) {
     strbuf_addf(out, " at %lld: a part of b%u\n", (long long)b->offset, b->base);
@@ -205,7 +208,8 @@ static void print_step(const Plan *plan, size_t i, StrBuf *out) {
   const PlanStep *s = &plan->steps[i];
   if (s->kind == STEP_CALL) {
     const PlanCall *c = &plan->calls[s->call];
-    strbuf_addf(out, "call %u: kernel %u %s(", s->call, c->kernel, plan->kernels[c->kernel].name);
+    strbuf_addf(out, "%scall %u: kernel %u %s(", c->once ? "once " : "", s->call, c->kernel,
+                plan->kernels[c->kernel].name);
     for (uint32_t k = 0; k < c->nargs; k++) strbuf_addf(out, "%sb%u", k ? ", " : "", c->args[k]);
     for (uint32_t k = 0; k < c->nvars; k++) strbuf_addf(out, ", n%u", c->vars[k]);
     strbuf_adds(out, ")\n");
@@ -223,9 +227,11 @@ static void print_step(const Plan *plan, size_t i, StrBuf *out) {
 }
 
 static void print_plan(Job *job, const Plan *plan, StrBuf *out) {
-  strbuf_addf(out, "%zu buffers, %zu kernels, %zu calls, %lld bytes of temporaries, %lld in all\n",
+  strbuf_addf(out,
+              "%zu buffers, %zu kernels, %zu calls, %lld bytes of temporaries, %lld kept, %lld in "
+              "all\n",
               plan->nbuffers, plan->nkernels, plan->ncalls, (long long)plan->temp_bytes,
-              (long long)plan->peak_bytes);
+              (long long)plan->kept_bytes, (long long)plan->peak_bytes);
   for (size_t i = 0; i < plan->nvars; i++) {
     const GraphVar *v = &plan->vars[i];
     strbuf_addf(out, "n%zu = " STR_FMT " in [%lld, %lld]", i, STR_ARG(v->name), (long long)v->min,

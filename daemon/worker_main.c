@@ -1,5 +1,5 @@
 /* kiln-worker: started by kilnd as `kiln-worker zygote` with its socket as descriptor 3. The other
- * roles (compile, device) are forked from the zygote and never started by hand. */
+ * roles (compile, device, timing) are forked from the zygote and never started by hand. */
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>

@@ -166,6 +166,7 @@ static Status decode_compile(KilnCall *call, Bytes msg) {
                         .kernels_compiled = r->kernels_compiled,
                         .weight_bytes = r->weight_bytes,
                         .temp_bytes = r->temp_bytes,
+                        .kept_bytes = r->kept_bytes,
                         .frontend_ns = r->frontend_ns,
                         .kernels_ns = r->kernels_ns,
                         .codegen_ns = r->codegen_ns,

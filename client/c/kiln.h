@@ -218,6 +218,7 @@ typedef struct KilnExecutable {
   uint32_t kernels_compiled; /* the rest came from the cache */
   uint64_t weight_bytes;
   uint64_t temp_bytes; /* peak of the planned intermediate memory */
+  uint64_t kept_bytes; /* made of the weights when loading, and resident beside them */
   int64_t frontend_ns, kernels_ns, codegen_ns, cache_ns, load_ns, total_ns, frontend_cpu_ns;
 } KilnExecutable;
 
@@ -337,6 +338,7 @@ typedef struct KilnCacheStats {
   uint64_t hits, misses, evictions, corrupt; /* since the server started */
   uint64_t merged;                           /* identical compiles that joined one in flight */
   uint32_t schema;
+  uint64_t schedules, schedule_bytes; /* records of schedules that were tried; part of bytes */
 } KilnCacheStats;
 
 typedef struct KilnCacheEntry {
@@ -346,6 +348,7 @@ typedef struct KilnCacheEntry {
   int64_t created_unix_ns, used_unix_ns;
   const char *target; /* fingerprint, hex */
   const char *note;   /* kernel name, or the first model name seen */
+  uint64_t schedules; /* of a kernel: records of schedules that were tried on the target */
 } KilnCacheEntry;
 
 typedef struct KilnCacheEntries {
@@ -360,6 +363,47 @@ KILN_API KilnCode kiln_cache_list(KilnClient *client, uint32_t limit, KilnCacheE
 /* hash: of a graph or a kernel, or a unique prefix of one. */
 KILN_API KilnCode kiln_cache_why(KilnClient *client, const char *hash, KilnText **out,
                                  KilnError *err);
+
+typedef struct KilnCacheFile {
+  const void *data;
+  size_t bytes;
+  uint64_t records;
+} KilnCacheFile;
+/* The server's schedule records as a file for another server. kernel: the start of a kernel's hash;
+ * NULL = all. */
+KILN_API KilnCode kiln_cache_export(KilnClient *client, const char *kernel, KilnCacheFile **out,
+                                    KilnError *err);
+
+typedef struct KilnCacheImport {
+  uint64_t records; /* in the file */
+  uint64_t stored;  /* the others were known, or are beyond what is kept per kernel */
+} KilnCacheImport;
+/* Takes all of a file or none. The server verifies what it brings before using it. */
+KILN_API KilnCode kiln_cache_import(KilnClient *client, const void *data, size_t bytes,
+                                    KilnCacheImport **out, KilnError *err);
+
+typedef struct KilnCacheCheck {
+  uint64_t entries, schedules; /* whole ones */
+  uint64_t corrupt;            /* damaged ones, which were removed */
+  uint64_t newer;              /* records of a newer version, left alone */
+  const char *problems;        /* of the file itself, a line each; "" = none */
+} KilnCacheCheck;
+/* Reads everything that is stored. */
+KILN_API KilnCode kiln_cache_verify(KilnClient *client, KilnCacheCheck **out, KilnError *err);
+
+typedef struct KilnCachePrune {
+  const char *target; /* first, all whose target fingerprint begins so; NULL = nothing */
+  int64_t older_ns;   /* then what was not used or measured for so long; 0 = nothing */
+  uint64_t bytes;     /* then the least useful until at most this much is left; 0 = nothing */
+} KilnCachePrune;
+typedef struct KilnCacheRemoved {
+  uint64_t entries, schedules, bytes;
+} KilnCacheRemoved;
+KILN_API KilnCode kiln_cache_prune(KilnClient *client, const KilnCachePrune *what,
+                                   KilnCacheRemoved **out, KilnError *err);
+/* All that is stored under one hash, of a graph or a kernel, or a unique prefix of one. */
+KILN_API KilnCode kiln_cache_remove(KilnClient *client, const char *hash, KilnCacheRemoved **out,
+                                    KilnError *err);
 
 /* -- building a graph ----------------------------------------------------------------------------
  *

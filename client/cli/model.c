@@ -89,14 +89,15 @@ void model_args_deinit(ModelArgs *args) {
 }
 
 void model_print_report(const char *path, const KilnExecutable *e, int64_t wall_ns) {
-  char a[CLI_NUMBER], b[CLI_NUMBER], c[CLI_NUMBER];
+  char a[CLI_NUMBER], b[CLI_NUMBER], c[CLI_NUMBER], d[CLI_NUMBER];
   printf("%s: %u kernels (%u different) on %s, compiled in %s\n", path, e->kernels,
          e->unique_kernels, e->device, cli_ns(wall_ns, a));
-  printf("  %s, %u kernels compiled, %u from the cache; weights %s, temporaries %s\n",
+  printf("  %s, %u kernels compiled, %u from the cache; weights %s, made of them %s, "
+         "temporaries %s\n",
          e->plan_cached ? "plan from the cache" : "new plan", e->kernels_compiled,
          e->unique_kernels -
              (e->kernels_compiled < e->unique_kernels ? e->kernels_compiled : e->unique_kernels),
-         cli_bytes(e->weight_bytes, b), cli_bytes(e->temp_bytes, c));
+         cli_bytes(e->weight_bytes, b), cli_bytes(e->kept_bytes, d), cli_bytes(e->temp_bytes, c));
 }
 
 cJSON *model_json_report(const char *path, const KilnExecutable *e, int64_t wall_ns) {
@@ -109,6 +110,7 @@ cJSON *model_json_report(const char *path, const KilnExecutable *e, int64_t wall
       {"kernels_compiled", e->kernels_compiled},
       {"weight_bytes", (double)e->weight_bytes},
       {"temp_bytes", (double)e->temp_bytes},
+      {"kept_bytes", (double)e->kept_bytes},
       {"frontend_ns", (double)e->frontend_ns},
       {"frontend_cpu_ns", (double)e->frontend_cpu_ns},
       {"kernels_ns", (double)e->kernels_ns},

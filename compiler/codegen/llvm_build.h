@@ -55,6 +55,8 @@ typedef struct Emitter {
   LLVMValueRef fn, args, thread, scratch;
   LLVMValueRef *values; /* by id - first_id */
   uint32_t first_id, nids;
+  uint8_t
+      *twos; /* GPU: by id - first_id, 1 + how many times 2 divides an index; 0: not known yet */
   ParamBuffer *params; /* linear->nargs */
   LLVMValueRef *vars;  /* linear->nvars */
   LocalBuffer *locals;
@@ -118,6 +120,7 @@ LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u);
 
 /* -- llvm_memory.c -- */
+LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u);
 /* Prepares PARAMs and BUFFERs, at the start of the entry block. */
 void llvm_memory_begin(Emitter *e);
 LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u);
@@ -134,6 +137,8 @@ void llvm_gpu_function(Emitter *e, const char *entry);
 /* Pointers to buffer argument k and to a BUFFER that is memory. */
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k);
 LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer);
+/* A power of two, in elements: the address of the buffer's element `index` is a multiple of it. */
+unsigned llvm_gpu_unit(Emitter *e, const UOp *index, const UOp *buffer);
 LLVMValueRef llvm_gpu_special(Emitter *e, const UOp *u);
 LLVMValueRef llvm_gpu_barrier(Emitter *e, const UOp *u);
 

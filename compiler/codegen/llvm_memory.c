@@ -19,7 +19,9 @@ typedef struct Access {
   Emitter *e;
   const UOp *u;
   DType dtype;
-  unsigned lanes, align;
+  unsigned lanes, align; /* of an element, in bytes */
+  unsigned unit;         /* elements: the index is a multiple of them, counted from memory that is
+                            aligned to as many */
   int64_t stride, elements; /* at least so many */
   bool empty;               /* none at all */
   LLVMTypeRef element;      /* in memory */
@@ -245,11 +247,15 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
               .dtype = (DType)buffer->dtype,
               .lanes = lanes,
               .align = 1,
+              .unit = 1,
               .stride = u->arg.i,
               .elements = dim_low(buffer->arg.ints.at[0]),
               .empty = dim_high(buffer->arg.ints.at[0]) < 1};
   a.element = llvm_memory_type(e, a.dtype, 1);
-  if (e->gpu) a.align = dtype_info[a.dtype].bytes; /* a GPU takes unaligned data byte by byte */
+  if (e->gpu) { /* which takes unaligned data byte by byte */
+    a.align = dtype_info[a.dtype].bytes;
+    a.unit = llvm_gpu_unit(e, u->src[1], buffer);
+  }
   if (buffer->op == OP_PARAM) {
     const ParamBuffer *p = &e->params[buffer->arg.i];
     a.base = p->base, a.scopes = p->scopes, a.noalias = p->noalias;
@@ -318,13 +324,20 @@ static LLVMValueRef to_memory(const Access *a, LLVMValueRef v) {
   return LLVMBuildZExt(a->e->b, v, llvm_memory_type(a->e, DT_BOOL, llvm_lanes(v)), "");
 }
 
+/* In bytes, of what lies `by` elements after the index. */
+static unsigned alignment(const Access *a, int64_t by) {
+  unsigned unit = a->unit;
+  while (by % unit) unit /= 2;
+  return unit * a->align;
+}
+
 /* -- LOAD
  * -------------------------------------------------------------------------------------------------
  */
 
 static LLVMValueRef load_at(const Access *a, LLVMTypeRef type, LLVMValueRef index, int64_t by) {
   LLVMValueRef v = LLVMBuildLoad2(a->e->b, type, address(a, index, by), "");
-  LLVMSetAlignment(v, a->align);
+  LLVMSetAlignment(v, alignment(a, by));
   annotate(a, v);
   if (a->constant) LLVMSetMetadata(v, a->e->md_invariant, a->e->md_empty);
   return v;
@@ -399,8 +412,8 @@ static LLVMValueRef load_masked(const Access *a, LLVMValueRef alternative) {
   LLVMTypeRef vec = LLVMVectorType(a->element, a->lanes);
   LLVMTypeRef types[2] = {vec, LLVMPointerTypeInContext(e->ctx, 0)};
   LLVMValueRef args[4] = {address(a, a->index, 0),
-                          LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false), a->gate,
-                          to_memory(a, alternative)};
+                          LLVMConstInt(LLVMInt32TypeInContext(e->ctx), alignment(a, 0), false),
+                          a->gate, to_memory(a, alternative)};
   LLVMValueRef v = llvm_intrinsic(e, "llvm.masked.load", types, 2, args, 4);
   annotate(a, v);
   return from_memory(a, v);
@@ -477,7 +490,7 @@ LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u) {
 
 static void store_at(const Access *a, LLVMValueRef v, int64_t by) {
   LLVMValueRef st = LLVMBuildStore(a->e->b, v, address(a, a->index, by));
-  LLVMSetAlignment(st, a->align);
+  LLVMSetAlignment(st, alignment(a, by));
   annotate(a, st);
 }
 
@@ -485,7 +498,8 @@ static void store_masked(const Access *a, LLVMValueRef v) {
   Emitter *e = a->e;
   LLVMTypeRef types[2] = {LLVMTypeOf(v), LLVMPointerTypeInContext(e->ctx, 0)};
   LLVMValueRef args[4] = {v, address(a, a->index, 0),
-                          LLVMConstInt(LLVMInt32TypeInContext(e->ctx), a->align, false), a->gate};
+                          LLVMConstInt(LLVMInt32TypeInContext(e->ctx), alignment(a, 0), false),
+                          a->gate};
   annotate(a, llvm_intrinsic(e, "llvm.masked.store", types, 2, args, 4));
 }
 
@@ -535,5 +549,17 @@ LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u) {
   store_open(&a, v);
   LLVMBuildBr(e->b, next);
   LLVMPositionBuilderAtEnd(e->b, next);
+  return NULL;
+}
+
+/* Not a memory access: any address will do. */
+LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u) {
+  Access a = resolve(e, u, 1, NULL);
+  LLVMValueRef to = address(&a, a.index, 0);
+  LLVMTypeRef type = LLVMTypeOf(to), i32 = LLVMInt32TypeInContext(e->ctx);
+  enum { WRITE = 1, CLOSE = 3, DATA = 1 };
+  LLVMValueRef args[4] = {to, LLVMConstInt(i32, WRITE, false), LLVMConstInt(i32, CLOSE, false),
+                          LLVMConstInt(i32, DATA, false)};
+  llvm_intrinsic(e, "llvm.prefetch", &type, 1, args, 4);
   return NULL;
 }

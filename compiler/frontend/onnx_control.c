@@ -91,8 +91,14 @@ static Val *choose(Node *n, UOp *cond, Val *a, Val *b) {
  * because it is meant for other sizes, may not be taken: the result is the other one's, or -1. */
 static int convert_both(Node *n, const OnnxGraph *const *branch, UOp *c, Val ***out) {
   Status st[2];
-  for (int k = 0; k < 2; k++)
-    st[k] = onnx_try_subgraph(n, branch[k], k ? c : build_not(n->job, c), out[k]);
+  UOp *taken[2] = {build_not(n->job, c), c};
+  FrontMark made[2];
+  uint32_t mark = n->job->next_id;
+  for (int k = 0; k < 2; k++) {
+    made[k] = front_mark(n->f);
+    st[k] = onnx_try_subgraph(n, branch[k], taken[k], out[k]);
+    if (!st[k]) onnx_branch_skip(n, made[k], mark, taken[k], out[k]);
+  }
   if (!st[0] && !st[1]) return -1;
   if (st[0] && st[1]) {
     status_drop(st[0]);

@@ -29,6 +29,11 @@ typedef struct Repeat {
  * not repeat: what it carries changes its shape, or is no tensor. */
 Status onnx_repeat(Repeat *r);
 
+/* The results of a branch that is taken when the bool `taken` is true, converted since `made` and
+ * node number `mark` (job->next_id): where it costs something, results that are computed only then,
+ * and hold nothing otherwise. */
+void onnx_branch_skip(Node *n, FrontMark made, uint32_t mark, UOp *taken, Val **results);
+
 /* The element of an axis of n elements that iteration `var` is about, as a position; the last one
  * where the iteration is not proven to be inside. */
 int64_t loop_place(Job *job, UOp *var, int64_t n, bool back);

@@ -2,6 +2,7 @@
  *
  * uop_make asserts that uop_check is silent; decoders of text and bytes report what it says. */
 #include "compiler/ir/infer.h"
+#include "compiler/ir/matrix.h"
 
 enum { MAX_LANES = 1024, MAX_SOURCES = 1 << 20 };
 
@@ -23,6 +24,7 @@ unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
   case OP_RANGE:
   case OP_END:
   case OP_BARRIER:
+  case OP_PREFETCH:
   case OP_SINK: return 1;
   case OP_REDUCE:
   case OP_AFTER: return nsrc ? src[0]->lanes : 1;
@@ -34,9 +36,9 @@ unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
 
 static const struct {
   uint8_t op, min, max; /* max 0: any number */
-} variadic[] = {{OP_CAT, 1, 0},   {OP_REDUCE, 1, 0}, {OP_INDEX, 2, 3}, {OP_LOAD, 2, 4},
-                {OP_STORE, 2, 4}, {OP_END, 1, 0},    {OP_AFTER, 1, 0}, {OP_LOOP, 3, 0},
-                {OP_SINK, 0, 0},  {OP_BARRIER, 1, 0}};
+} variadic[] = {{OP_CAT, 1, 0},   {OP_REDUCE, 1, 0},  {OP_INDEX, 2, 3}, {OP_LOAD, 2, 4},
+                {OP_STORE, 2, 4}, {OP_END, 1, 0},     {OP_AFTER, 1, 0}, {OP_LOOP, 3, 0},
+                {OP_SINK, 0, 0},  {OP_BARRIER, 1, 0}, {OP_MMA, 2, 0},   {OP_SHUFFLE, 1, 0}};
 
 static const char *check_arity(Job *job, Op op, size_t n) {
   int want = op_info[op].nsrc;
@@ -76,7 +78,8 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   case OP_PARAM: return arg.i < 0 ? "the slot is negative" : NULL;
   case OP_VAR: return check_var(arg);
   case OP_BUFFER:
-    if (arg.ints.n != 2) return "a buffer has elements and space";
+    if (arg.ints.n != 2 && arg.ints.n != 3) return "a buffer has elements and space";
+    if (arg.ints.n == 3 && (arg.ints.at[1] != 2 || arg.ints.at[2] < 2)) return "bad slots";
     if (arg.ints.at[0] < 1 || arg.ints.at[0] > (int64_t)1 << 40) return "bad number of elements";
     return arg.ints.at[1] >= 0 && arg.ints.at[1] <= 2 ? NULL : "the space is not 0, 1 or 2";
   case OP_RANGE: {
@@ -84,13 +87,22 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
       return "a range has one axis type";
     }
     /* along which dimension of the workgroup threads are counted */
-    bool thread = arg.ints.at[0] == AX_LOCAL || arg.ints.at[0] == AX_GROUP;
-    if (arg.ints.n != (thread ? 2 : 1)) return "a range has no or one dimension of threads";
+    bool warp = arg.ints.at[0] == AX_WARP;
+    bool thread = warp || arg.ints.at[0] == AX_LOCAL || arg.ints.at[0] == AX_GROUP;
+    if (arg.ints.n != (warp ? 3u : thread ? 2u : 1u)) {
+      return "a range has no or one dimension of threads, in a warp a step too";
+    }
+    if (warp && (arg.ints.at[2] < 1 || arg.ints.at[2] > 1024)) return "bad step of threads";
     if (thread && (arg.ints.at[1] < 0 || arg.ints.at[1] > 2)) return "there are three dimensions";
     return arg.i < 0 || arg.i > UINT32_MAX ? "the range id is out of bounds" : NULL;
   }
   case OP_SPECIAL: return arg.i < 0 || arg.i > 5 ? "there are six special indices" : NULL;
   case OP_THREAD: return arg.i < 1 ? "the number of threads is below 1" : NULL;
+  case OP_MMA: return matrix_info(arg.i) ? NULL : "there is no such matrix instruction";
+  case OP_LDMATRIX:
+    if (arg.i != 0 && arg.i != 1) return "the argument is not 0 or 1";
+    return lanes == 2 || lanes == 4 || lanes == 8 ? NULL : "1, 2 or 4 tiles are read";
+  case OP_SHUFFLE: return arg.ints.n == lanes ? NULL : "a SHUFFLE names the source of each lane";
   case OP_RAMP: return lanes < 1 ? "a ramp has lanes" : NULL;
   case OP_REDUCE:
   case OP_HREDUCE: return is_combiner(arg.i) ? NULL : "the op argument is not ADD, MUL, MAX or MIN";
@@ -149,6 +161,35 @@ static const char *check_access(Op op, UOp *const *src, size_t n) {
   return NULL;
 }
 
+static const char *check_matrix(DType dtype, unsigned lanes, Arg arg, UOp *const *src, size_t n) {
+  const MatrixInfo *info = matrix_info(arg.i);
+  unsigned wide = n <= 3, digits = matrix_range_count(info);
+  if (dtype != info->dtype[MATRIX_C]) return "the dtype is not that of the matrix instruction";
+  if (n > 3 && n != 2 + digits) return "a matrix instruction has other digits";
+  for (size_t s = 0; s < n && (s < 2 || wide); s++) {
+    if (src[s]->dtype != info->dtype[s]) return "a source has another dtype than the instruction";
+    if (src[s]->lanes != (wide ? info->layout[s].registers : 1)) return "a source has other lanes";
+  }
+  if (lanes != (wide ? info->layout[MATRIX_C].registers : 1)) return "the lanes are not those of C";
+  for (size_t s = 2; s < n && !wide; s++) {
+    bool fits = src[s]->op == OP_RANGE &&
+                uop_is_int(src[s]->src[0], matrix_range_size(info, (unsigned)s - 2));
+    if (!fits) return "a source is not the RANGE of a digit";
+  }
+  return NULL;
+}
+
+static const char *check_shuffle(Arg arg, UOp *const *src, size_t n) {
+  int64_t lanes = 0;
+  for (size_t s = 0; s < n; s++) {
+    if (src[s]->dtype != src[0]->dtype) return "the sources differ in dtype";
+    lanes += src[s]->lanes;
+  }
+  for (uint32_t k = 0; k < arg.ints.n; k++)
+    if (arg.ints.at[k] < 0 || arg.ints.at[k] >= lanes) return "there is no such lane";
+  return NULL;
+}
+
 static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
   switch (op) {
   case OP_PAD: return src[1]->dtype == src[0]->dtype ? NULL : "the fill value has another dtype";
@@ -164,12 +205,17 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
       if (src[s]->op != OP_RANGE) return "a reduce source is not a RANGE";
     }
     return check_class((Op)arg.i, (DType)src[0]->dtype);
+  case OP_SHUFFLE: return check_shuffle(arg, src, n);
+  case OP_LDMATRIX:
+    if (src[1]->dtype != DT_INDEX || src[1]->lanes != 1) return "the index is no scalar INDEX";
+    return dtype_info[src[0]->dtype].bytes == 2 ? NULL : "the elements do not have 16 bits";
   case OP_HREDUCE: return check_class((Op)arg.i, (DType)src[0]->dtype);
   case OP_SPECIAL:
   case OP_RANGE: return src[0]->dtype == DT_INDEX ? NULL : "the end's dtype is not index";
   case OP_STORE:
     if (n == 2) return src[0]->dtype == src[1]->dtype ? NULL : "the value has another dtype";
     return check_access(op, src, n);
+  case OP_PREFETCH:
   case OP_INDEX:
   case OP_LOAD: return check_access(op, src, n);
   case OP_BIND:
@@ -225,6 +271,7 @@ const char *check_rules(Job *job, Op op, DType dtype, unsigned lanes, Arg arg, U
   }
   if (dtype == DT_VOID && op_info[op].type != TR_VOID) return "no dtype given";
   if (op_info[op].flags & OPF_ALU) return check_alu(op, dtype, src, n);
+  if (op == OP_MMA) return check_matrix(dtype, lanes, arg, src, n);
   why = op_info[op].type == TR_LEAF ? check_leaf(op, dtype) : NULL;
   return why ? why : check_rest(op, arg, src, n);
 }

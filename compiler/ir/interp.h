@@ -32,6 +32,7 @@ Status interp_kernel(Job *job, UOp *sink, InterpBuffer *args, size_t nargs);
 Status interp_linear(Job *job, UOp *const *list, size_t n, InterpBuffer *args, size_t nargs,
                      int64_t thread);
 /* Runs a whole launch: every thread index, or every workgroup. The threads of a workgroup run one
- * after the other from BARRIER to BARRIER; INTERNAL when they do not meet at the same one, or when
- * two touch one element of the workgroup's memory between BARRIERs and one of them writes it. */
+ * after the other from BARRIER to BARRIER, or to what a warp does together; INTERNAL when they do
+ * not meet at the same one, or when two touch one element of the workgroup's memory between
+ * BARRIERs and one of them writes it. */
 Status interp_launch(Job *job, const Linear *linear, InterpBuffer *args, size_t nargs);

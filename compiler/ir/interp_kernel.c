@@ -11,6 +11,7 @@
 #include <inttypes.h>
 
 #include "compiler/ir/dim.h"
+#include "compiler/ir/matrix.h"
 
 enum { MAX_DEPTH = 5000 };
 
@@ -125,6 +126,54 @@ static void reduce_step(Interp *in, void *ctx) {
   r->acc = op_eval((Op)r->u->arg.i, wide, wide, (Scalar[]){r->acc, eval(in, r->u->src[0])});
 }
 
+/* Sets RANGEs to the digits that say where an operand's element (x, y) lies. */
+static void place_element(Interp *in, UOp *u, const MatrixInfo *info, MatrixOperand o, unsigned x,
+                          unsigned y) {
+  unsigned thread, reg;
+  matrix_find(&info->layout[o], info, x, y, &thread, &reg);
+  for (const char *c = "qpabc"; *c; c++) {
+    int at = matrix_range_at(info, o, *c);
+    if (at < 0) continue;
+    UOp *r = u->src[2 + at];
+    in->values[r->place].i = matrix_digit(&info->layout[o], info, *c, thread, reg);
+    in->ticks[r->place] = ++in->now;
+  }
+}
+
+static unsigned range_value(const Interp *in, const UOp *u, int at) {
+  return at < 0 ? 0 : (unsigned)in->values[u->src[2 + at]->place].i;
+}
+
+/* One element of the product; which one, the RANGEs of the thread's digits and of C's say. */
+static Scalar matrix_product(Interp *in, UOp *u) {
+  const MatrixInfo *info = matrix_info(u->arg.i);
+  const MatrixLayout *l = &info->layout[MATRIX_C];
+  DType d = info->dtype[MATRIX_C], wide = dtype_is_float(d) ? DT_F64 : d;
+  unsigned thread = 0, reg = 0, weight = 1, at[2];
+  Scalar acc = {0};
+  for (const char *c = "qp"; *c; c++, weight *= matrix_lane_size(info, 'q'))
+    thread += range_value(in, u, matrix_range_at(info, MATRIX_C, *c)) * weight;
+  weight = 1;
+  for (char c = 'a'; c <= 'c'; c++) {
+    int k = matrix_range_at(info, MATRIX_C, c);
+    reg += range_value(in, u, k) * weight;
+    if (k >= 0) weight *= matrix_range_size(info, (unsigned)k);
+  }
+  matrix_element(l, info, thread, reg, at);
+  for (unsigned k = 0; k < info->k; k++) {
+    Scalar v[2];
+    place_element(in, u, info, MATRIX_A, at[0], k);
+    v[0] = eval(in, u->src[0]);
+    place_element(in, u, info, MATRIX_B, at[1], k);
+    v[1] = eval(in, u->src[1]);
+    for (int s = 0; s < 2; s++) v[s] = op_eval(OP_CAST, wide, info->dtype[s], &v[s]);
+    v[0] = op_eval(OP_MUL, wide, wide, v);
+    acc = op_eval(OP_ADD, wide, wide, (Scalar[]){acc, v[0]});
+  }
+  place_element(in, u, info, MATRIX_C, at[0], at[1]);
+  return scalar_wrap(d, acc);
+}
+
 static void end_step(Interp *in, void *ctx) { eval(in, ctx); }
 
 static Scalar alu(Interp *in, UOp *u) {
@@ -154,6 +203,7 @@ static Scalar compute(Interp *in, UOp *u) {
     loop(in, u->src + 1, u->nsrc - 1, reduce_step, &r);
     return scalar_wrap(d, r.acc);
   }
+  case OP_MMA: return matrix_product(in, u);
   case OP_END: loop(in, u->src + 1, u->nsrc - 1, end_step, u->src[0]); return (Scalar){0};
   case OP_AFTER:
     for (uint32_t s = u->nsrc; s-- > 1;) {

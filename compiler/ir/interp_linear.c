@@ -9,6 +9,7 @@
 
 #include "base/vec.h"
 #include "compiler/ir/dim.h"
+#include "compiler/ir/matrix.h"
 #include "compiler/ir/plan.h"
 
 /* Who touched an element of the workgroup's memory last; phases count from 1. */
@@ -24,7 +25,7 @@ typedef struct Interp {
   int64_t special[6];
   uint32_t me, phase; /* in the workgroup */
   size_t pc;
-  bool waits;       /* at a BARRIER, which is before pc */
+  bool waits;       /* at the node before pc, which all threads do together */
   Cell **cells;     /* by place: of the workgroup's BUFFERs; shared by its threads */
   Scalar **values;  /* by place */
   Scalar **buffers; /* by place: storage of BUFFERs */
@@ -154,6 +155,14 @@ static void alu(Interp *in, const UOp *u) {
   }
 }
 
+static void shuffle(Interp *in, const UOp *u) {
+  for (unsigned k = 0; k < u->lanes; k++) {
+    uint32_t at = (uint32_t)u->arg.ints.at[k], s = 0;
+    for (; at >= u->src[s]->lanes; s++) at -= u->src[s]->lanes;
+    in->values[u->place][k] = lane(in, u->src[s], at);
+  }
+}
+
 static Status compute(Interp *in, const UOp *u) {
   Scalar *out = in->values[u->place];
   DType d = (DType)u->dtype;
@@ -179,7 +188,9 @@ static Status compute(Interp *in, const UOp *u) {
   case OP_AFTER:
     for (unsigned k = 0; k < u->lanes; k++) out[k] = lane(in, u->src[0], k);
     return NULL;
+  case OP_SHUFFLE: shuffle(in, u); return NULL;
   case OP_LOAD: return load(in, u);
+  case OP_PREFETCH: return NULL;
   case OP_STORE: return store(in, u);
   case OP_PARAM:
   case OP_BUFFER:
@@ -260,6 +271,10 @@ static Status match_loops(Interp *in, Job *job, UOp *const *list, size_t n) {
   return open.len ? FAIL(INTERNAL, "%zu RANGEs are not closed", open.len) : NULL;
 }
 
+static bool is_collective(const UOp *u) {
+  return u->op == OP_BARRIER || u->op == OP_MMA || u->op == OP_LDMATRIX;
+}
+
 static Status step(Interp *in, UOp *const *list) {
   const UOp *u = list[in->pc];
   if (u->op == OP_RANGE) {
@@ -268,7 +283,7 @@ static Status step(Interp *in, UOp *const *list) {
   } else if (u->op == OP_END) {
     size_t start = in->closes[in->pc];
     if (++in->values[start]->i < lane(in, list[start]->src[0], 0).i) in->pc = start;
-  } else if (u->op == OP_BARRIER) {
+  } else if (is_collective(u)) {
     in->waits = true;
   } else {
     TRY(compute(in, u));
@@ -277,7 +292,7 @@ static Status step(Interp *in, UOp *const *list) {
   return NULL;
 }
 
-/* To the next BARRIER, or to the end. */
+/* To the next node that threads do together, or to the end. */
 static Status run(Interp *in, UOp *const *list, size_t n) {
   in->waits = false;
   while (in->pc < n && !in->waits) TRY(step(in, list));
@@ -332,6 +347,65 @@ static Status make_threads(Workgroup *w, Job *job, InterpBuffer *args, size_t na
   return NULL;
 }
 
+/* Element (x, y) of an operand, in whichever thread of the warp holds it. */
+static Scalar matrix_value(const Interp *warp, const UOp *u, const MatrixInfo *info,
+                           MatrixOperand o, unsigned x, unsigned y) {
+  unsigned thread, reg;
+  matrix_find(&info->layout[o], info, x, y, &thread, &reg);
+  DType d = info->dtype[o], wide = dtype_is_float(d) ? DT_F64 : info->dtype[MATRIX_C];
+  return op_eval(OP_CAST, wide, d, &warp[thread].values[u->src[o]->place][reg]);
+}
+
+static void multiply(Interp *warp, const UOp *u) {
+  const MatrixInfo *info = matrix_info(u->arg.i);
+  const MatrixLayout *l = &info->layout[MATRIX_C];
+  DType d = info->dtype[MATRIX_C], wide = dtype_is_float(d) ? DT_F64 : d;
+  for (unsigned t = 0; t < info->threads; t++)
+    for (unsigned reg = 0; reg < l->registers; reg++) {
+      unsigned at[2];
+      matrix_element(l, info, t, reg, at);
+      Scalar acc = {0};
+      if (u->nsrc > 2) acc = lane(&warp[t], u->src[2], reg);
+      for (unsigned k = 0; k < info->k; k++) {
+        Scalar v[2] = {matrix_value(warp, u, info, MATRIX_A, at[0], k),
+                       matrix_value(warp, u, info, MATRIX_B, at[1], k)};
+        v[0] = op_eval(OP_MUL, wide, wide, v);
+        acc = op_eval(OP_ADD, wide, wide, (Scalar[]){acc, v[0]});
+      }
+      warp[t].values[u->place][reg] = scalar_wrap(d, acc);
+    }
+}
+
+/* Rows of the tiles, from the places that the threads name. */
+static Status load_tiles(Interp *warp, const UOp *u) {
+  const UOp *buf = storage(u->src[0]);
+  for (unsigned t = 0; t < 32; t++)
+    for (unsigned k = 0; k < u->lanes; k++) {
+      unsigned row = t / 4, column = t % 4 * 2 + k % 2, swap = row;
+      if (u->arg.i) row = column, column = swap;
+      const Interp *named = &warp[8 * (k / 2) + row];
+      int64_t at = lane(named, u->src[1], 0).i + column;
+      TRY(check(&warp[t], u, at));
+      TRY(touch(&warp[t], u, buf, at, false));
+      warp[t].values[u->place][k] = warp->buffers[buf->place][at];
+    }
+  return NULL;
+}
+
+/* Without one thread's results in the way of another: all of them have come here. */
+static Status run_collective(Workgroup *w) {
+  const UOp *u = w->l->list[w->threads->pc - 1];
+  uint32_t warp = u->op == OP_MMA ? matrix_info(u->arg.i)->threads : 32;
+  if (u->op == OP_BARRIER) return NULL;
+  if (w->n % warp) return FAIL(INTERNAL, "a workgroup of %u threads has a part of a warp", w->n);
+  for (uint32_t t = 0; t < w->n; t += warp)
+    if (u->op == OP_MMA)
+      multiply(&w->threads[t], u);
+    else
+      TRY(load_tiles(&w->threads[t], u));
+  return NULL;
+}
+
 static Status run_group(Workgroup *w, const int64_t *at) {
   for (uint32_t t = 0; t < w->n; t++) {
     Interp *in = &w->threads[t];
@@ -339,15 +413,18 @@ static Status run_group(Workgroup *w, const int64_t *at) {
     in->pc = 0;
     TRY(compute_leaves(in, &w->all, w->l->len));
   }
+  bool met = true; /* at a BARRIER */
   do {
-    w->phase++;
+    w->phase += met;
     for (uint32_t t = 0; t < w->n; t++) {
       Interp *in = &w->threads[t];
       in->phase = w->phase;
       TRY(run(in, w->l->list, w->l->len));
       if (in->pc != w->threads->pc || in->waits != w->threads->waits)
-        return FAIL(INTERNAL, "thread %u waits at another BARRIER than thread 0", t);
+        return FAIL(INTERNAL, "thread %u waits at another node than thread 0", t);
     }
+    met = w->threads->waits && w->l->list[w->threads->pc - 1]->op == OP_BARRIER;
+    if (w->threads->waits) TRY(run_collective(w));
   } while (w->threads->waits);
   return NULL;
 }

@@ -62,7 +62,8 @@ typedef enum PlanBufferKind {
   PB_WEIGHT,
   PB_TEMP,
   PB_CONST,
-  PB_STATE
+  PB_STATE,
+  PB_KEPT /* written by once calls, read by every run */
 } PlanBufferKind;
 
 typedef struct PlanBuffer {
@@ -70,13 +71,14 @@ typedef struct PlanBuffer {
   int64_t slot; /* INPUT, STATE, OUTPUT, WEIGHT: slot of the tensor graph */
   DType dtype;
   int64_t numel; /* a dim over the plan's VARs */
-  /* Bytes from the start of the arena (TEMP) or of the slot's data (INPUT, STATE, OUTPUT, WEIGHT).
-   * Whole temporaries start at multiples of 64. In a plan with a temporary of symbolic size whole
-   * ones have offset 0 and parts theirs in the whole: the arena is laid out when the sizes are
-   * known. */
+  /* Bytes from the start of the arena (TEMP), of what is kept (KEPT) or of the slot's data (INPUT,
+   * STATE, OUTPUT, WEIGHT). Whole temporaries start at multiples of 64. In a plan with a temporary
+   * of symbolic size whole ones have offset 0 and parts theirs in the whole: the arena is laid out
+   * when the sizes are known. */
   int64_t offset;
   uint32_t first, last; /* TEMP, whole: the steps that use it first and last */
-  const char *why;      /* TEMP: what it is there for */
+  const char *why;      /* TEMP, KEPT: what it is there for */
+  bool once;            /* KEPT, TEMP: written by once calls */
   bool carried;         /* TEMP: keeps its contents from one iteration of a loop to the next */
   uint32_t base; /* the whole buffer that this is the end of; its own number when it is whole */
   /* CONST: its contents. OUTPUT: not empty when the compiler knows the value; then no kernel writes
@@ -102,6 +104,9 @@ typedef struct PlanCall {
   uint32_t nargs;
   uint32_t *vars; /* the plan's VAR for each of the kernel's */
   uint32_t nvars;
+  /* Depends on weights and constants alone: done when the executable is loaded and never again.
+   * Such calls come first; they write KEPTs, and TEMPs that none but they read. */
+  bool once;
 } PlanCall;
 
 typedef enum PlanStepKind {
@@ -112,6 +117,9 @@ typedef enum PlanStepKind {
 } PlanStepKind;
 
 #define NO_BUFFER UINT32_MAX
+/* Every argument of a kernel for a device with workgroups starts at a multiple of so many bytes.
+ * Buffers, temporaries, weights and staged tensors do; see passes/narrow.c for parts of them. */
+enum { BUFFER_ALIGN = 64 };
 
 /* What a run does, in order. A LOOP runs `count` times, or as often as the i64 in `buffer` says
  * when there is one, and stops before an iteration when the bool in `condition` is false. */
@@ -130,8 +138,10 @@ typedef struct Plan {
   size_t ncalls;
   PlanStep *steps; /* all calls, and what stands between them */
   size_t nsteps;
+  size_t nonce;   /* the first `nonce` calls, and steps, are done when loading */
   GraphVar *vars; /* those of the graph */
   size_t nvars;
+  int64_t kept_bytes; /* of all that is KEPT */
   int64_t peak_bytes; /* of all buffers, temporaries in their arena */
   int64_t temp_bytes; /* with symbolic temporaries: what the sizes expected would take */
 } Plan;

@@ -203,6 +203,11 @@ UOp *uop_thread_range(Job *job, int64_t id, AxisType type, int dim, UOp *end) {
   return uop_make(job, OP_RANGE, DT_INDEX, arg_both(id, ints, 2), &end, 1);
 }
 
+UOp *uop_warp_range(Job *job, int64_t id, int64_t step, UOp *end) {
+  int64_t ints[3] = {AX_WARP, 0, step};
+  return uop_make(job, OP_RANGE, DT_INDEX, arg_both(id, ints, 3), &end, 1);
+}
+
 UOp *uop_reduce(Job *job, Op op, UOp *x, UOp *const *ranges, size_t n) {
   if (!n) return x;
   UOp **src = arena_array(&job->arena, n + 1, sizeof *src);

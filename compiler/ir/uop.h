@@ -98,8 +98,8 @@ typedef enum AxisType {
   AX_UNROLL, /* reduce axis, fully expanded */
   AX_GLOBAL, /* output axis split over workgroups; the rest belongs to GPUs too */
   AX_LOCAL,  /* output axis split over the threads of a workgroup */
-  AX_WARP,
-  AX_GROUP, /* reduce axis split over the threads of a workgroup */
+  AX_WARP,   /* a digit of the number of the thread in its warp, for matrix instructions */
+  AX_GROUP,  /* reduce axis split over the threads of a workgroup */
   AX_DEVICE,
   AX__COUNT
 } AxisType;
@@ -177,6 +177,8 @@ UOp *uop_param(Job *job, int64_t slot, DType dtype, const int64_t *dims, size_t 
 UOp *uop_range(Job *job, int64_t id, AxisType type, UOp *end);
 /* AX_LOCAL or AX_GROUP, along dimension dim (0 to 2) of the workgroup. */
 UOp *uop_thread_range(Job *job, int64_t id, AxisType type, int dim, UOp *end);
+/* AX_WARP: the digit of the thread's number, along dimension 0, that counts in steps of `step`. */
+UOp *uop_warp_range(Job *job, int64_t id, int64_t step, UOp *end);
 UOp *uop_reduce(Job *job, Op op, UOp *x, UOp *const *ranges,
                 size_t n); /* ranged form; x itself when n == 0 */
 

@@ -11,6 +11,7 @@
 #include "base/map.h"
 #include "compiler/ir/dim.h"
 #include "compiler/ir/infer.h"
+#include "compiler/ir/matrix.h"
 
 /* -- topological order ------------------------------------------------------------------------- */
 
@@ -174,6 +175,10 @@ const RangeSet *ranges_infer(Job *job, UOp *u) {
   for (uint32_t s = 0; s < u->nsrc; s++) open = set_union(job, open, u->src[s]->open);
   if (u->op == OP_RANGE) return set_union(job, open, intern(job, &u, 1));
   if (u->op == OP_REDUCE || u->op == OP_END) return set_minus(job, open, u->src + 1, u->nsrc - 1);
+  if (u->op == OP_MMA && u->nsrc > 3) {
+    unsigned shared = 2 + matrix_shared_ranges(matrix_info(u->arg.i));
+    return set_minus(job, open, u->src + shared, u->nsrc - shared);
+  }
   return open;
 }
 

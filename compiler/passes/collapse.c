@@ -1,6 +1,8 @@
 /* Two loops are one when no index can tell: in every sum in which either occurs, a's coefficient is
  * n times b's. Sums that matter are those that something other than a sum uses. Then a is replaced
- * by 0 and b by a range over both. */
+ * by 0 and b by a range over both.
+ *
+ * merge_axes and split_axis do what an opt asks for: two loops become one, or one becomes two. */
 #include "compiler/passes/collapse.h"
 
 #include "base/vec.h"
@@ -110,6 +112,33 @@ UOp *merge_axes(Job *job, UOp *kernel, int64_t ia, int64_t ib) {
   if (!both) return NULL;
   UOp *n = b->src[0], *outer = uop2(job, OP_FLOORDIV, both, n);
   return merge(job, &c.list, a, b, both, outer, uop2(job, OP_FLOORMOD, both, n));
+}
+
+UOp *split_axis(Job *job, UOp *kernel, int64_t a, int64_t n, int64_t id) {
+  UOpList list = uop_toposort(job, kernel);
+  NodeMap pos;
+  UOp **now = arena_array(&job->arena, list.len, sizeof *now), *outer = NULL, *inner = NULL;
+  nodemap_number(job, &pos, &list);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 2u, sizeof *src);
+    if (u->op == OP_RANGE && u->arg.i == a) {
+      int64_t size = u->src[0]->arg.i, blocks = (size + n - 1) / n;
+      outer = uop_range(job, id, uop_axis(u), uop_index(job, blocks));
+      inner = uop_range(job, a, uop_axis(u), uop_index(job, n));
+      UOp *first = index_mul(job, outer, n);
+      if (size % n) first = uop2(job, OP_MIN, first, uop_index(job, size - n));
+      now[i] = index_add(job, first, inner);
+      continue;
+    }
+    uint32_t k = 0;
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      bool split = has_ranges(u) && s && u->src[s]->arg.i == a;
+      if (split) src[k++] = outer;
+      src[k++] = split ? inner : now[nodemap_get(&pos, u->src[s])];
+    }
+    now[i] = k ? uop_make_lanes(job, (Op)u->op, (DType)u->dtype, u->lanes, u->arg, src, k) : u;
+  }
+  return linsum_simplify(job, now[list.len - 1]);
 }
 
 UOp *collapse_loops(Job *job, UOp *kernel) {

@@ -11,3 +11,7 @@ UOp *collapse_loops(Job *job, UOp *kernel);
  * as one of both their steps, named a: the old variables become its quotient and remainder. NULL
  * when there are no such loops. */
 UOp *merge_axes(Job *job, UOp *kernel, int64_t a, int64_t b);
+
+/* The kernel with the loop over range id a run in blocks of n steps: a loop over blocks, with a new
+ * id, around a shorter one over a. The last block is moved back when n does not divide the size. */
+UOp *split_axis(Job *job, UOp *kernel, int64_t a, int64_t n, int64_t id);

@@ -13,6 +13,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "compiler/ir/matrix.h"
 #include "compiler/passes/expand_groups.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/lower.h"
@@ -31,6 +32,7 @@ typedef struct Node {
   bool needed;
   bool indexes; /* some index is computed from it */
   UOp **at;
+  UOp **product; /* of a REDUCE of an MMA: all elements that the thread has */
 } Node;
 
 typedef struct Expand {
@@ -396,23 +398,119 @@ static uint64_t closed_axes(Expand *e, UOp *u) {
   return closed;
 }
 
-/* The REDUCE of one coordinate: the tree of its unrolled values, over what stays a loop. */
-static UOp *build_reduce(Expand *e, UOp *u) {
+/* -- matrix instructions ----------------------------------------------------------------------- */
+
+static UOp *shuffle(Expand *e, UOp *const *src, size_t n, const int64_t *lanes, unsigned count) {
+  return uop_make_lanes(e->job, OP_SHUFFLE, DT_VOID, count, arg_ints(lanes, count), src, n);
+}
+
+/* Sets the coordinates of an operand's digits to those of its element `reg`. */
+static void go_to_element(Expand *e, UOp *mma, MatrixOperand o, unsigned reg) {
+  const MatrixInfo *info = matrix_info(mma->arg.i);
+  for (char c = 'a'; c <= 'c'; c++) {
+    int at = matrix_range_at(info, o, c);
+    if (at < 0) continue;
+    int axis = axis_of(e, mma->src[2 + at]);
+    e->coord[axis] = matrix_digit(&info->layout[o], info, c, 0, reg);
+    if (e->vectors >> axis & 1) e->coord[axis] = 0;
+  }
+}
+
+/* The number of C's element that the coordinates name; of its first one in a vector. */
+static unsigned element_here(const Expand *e, const UOp *mma) {
+  const MatrixInfo *info = matrix_info(mma->arg.i);
+  unsigned reg = 0, weight = 1;
+  for (char c = 'a'; c <= 'c'; c++) {
+    int at = matrix_range_at(info, MATRIX_C, c);
+    if (at < 0) continue;
+    int axis = axis_of(e, mma->src[2 + at]);
+    if (!(e->vectors >> axis & 1)) reg += weight * e->coord[axis];
+    weight *= e->axes[axis].size;
+  }
+  return reg;
+}
+
+/* Elements of an operand that are one instance: they follow each other. */
+static unsigned vector_elements(const Expand *e, const UOp *mma, MatrixOperand o) {
+  int at = matrix_range_at(matrix_info(mma->arg.i), o, 'a');
+  int axis = at < 0 ? -1 : axis_of(e, mma->src[2 + at]);
+  return axis >= 0 && e->vectors >> axis & 1 ? e->axes[axis].size : 1;
+}
+
+/* A factor as the instruction takes it: the thread's elements, in order. */
+static UOp *factor_vector(Expand *e, UOp *mma, MatrixOperand o) {
+  unsigned n = matrix_info(mma->arg.i)->layout[o].registers, wide = vector_elements(e, mma, o);
+  UOp **part = arena_array(&e->job->arena, n, sizeof *part);
+  int64_t *lanes = arena_array(&e->job->arena, n, sizeof *lanes);
+  for (unsigned r = 0; r < n; r += wide) {
+    go_to_element(e, mma, o, r);
+    part[r / wide] = operand(e, mma->src[o], wide, DT_INDEX);
+  }
+  go_to_element(e, mma, o, 0);
+  for (unsigned r = 0; r < n; r++) lanes[r] = r;
+  return n == wide ? part[0] : shuffle(e, part, n / wide, lanes, n);
+}
+
+static UOp *product_vector(Expand *e, UOp *mma) {
+  UOp *src[2] = {factor_vector(e, mma, MATRIX_A), factor_vector(e, mma, MATRIX_B)};
+  const MatrixInfo *info = matrix_info(mma->arg.i);
+  return uop_make_lanes(e->job, OP_MMA, info->dtype[MATRIX_C], info->layout[MATRIX_C].registers,
+                        arg_i(mma->arg.i), src, 2);
+}
+
+/* Of all elements of the product those of this instance. */
+static UOp *product_part(Expand *e, UOp *mma, UOp *product) {
+  unsigned wide = vector_elements(e, mma, MATRIX_C), first = element_here(e, mma);
+  int64_t *lanes = arena_array(&e->job->arena, wide, sizeof *lanes);
+  for (unsigned k = 0; k < wide; k++) lanes[k] = first + k;
+  return shuffle(e, &product, 1, lanes, wide);
+}
+
+static bool is_product(const UOp *u) { return u->op == OP_MMA && u->nsrc > 3; }
+
+/* The tree of the unrolled values at the current coordinates, over what stays a loop, and the
+ * threads that share it; lanes: of `u`'s value. */
+static UOp *reduced(Expand *e, UOp *u, unsigned lanes) {
   uint64_t closed = closed_axes(e, u);
-  unsigned lanes = lanes_of(e, closed);
-  unsigned width = lanes > 1 ? lanes : lanes_of(e, node_of(e, u)->deps);
   UOp *tree = NULL, **kept = arena_array(&e->job->arena, u->nsrc, sizeof *kept);
   do {
-    UOp *v = operand(e, u->src[0], width, DT_INDEX);
+    UOp *v = is_product(u->src[0]) ? product_vector(e, u->src[0])
+                                   : operand(e, u->src[0], lanes, DT_INDEX);
     UOp *leaf =
         closed & ~e->vectors ? uop_make(e->job, OP_REDUCE, DT_VOID, arg_i(u->arg.i), &v, 1) : v;
     tree = tree ? uop2(e->job, (Op)u->arg.i, tree, leaf) : leaf;
   } while (next_coord(e, closed));
-  UOp *r = uop_reduce(e->job, (Op)u->arg.i, tree, kept, kept_ranges(e, u, kept));
-  if (lanes > 1) r = uop_make(e->job, OP_HREDUCE, DT_VOID, arg_i(u->arg.i), &r, 1);
+  return uop_reduce(e->job, (Op)u->arg.i, tree, kept, kept_ranges(e, u, kept));
+}
+
+static UOp *combine_groups(Expand *e, UOp *u, UOp *r) {
   for (uint32_t s = 1; s < u->nsrc; s++)
     if (uop_axis(u->src[s]) == AX_GROUP)
       r = groups_combine(&e->groups, (Op)u->arg.i, r, (int)u->src[s]->arg.ints.at[1]);
+  return r;
+}
+
+/* The sum of all elements that the thread has is made once, with the first of them. */
+static UOp *build_products(Expand *e, UOp *u) {
+  Node *n = node_of(e, u);
+  UOp *mma = u->src[0];
+  if (!n->product) n->product = arena_array(&e->job->arena, n->n, sizeof *n->product);
+  uint32_t coord[MAX_EXPANDED];
+  memcpy(coord, e->coord, sizeof coord);
+  go_to_element(e, mma, MATRIX_C, 0);
+  UOp **all = &n->product[slot_of(e, n->deps)];
+  if (!*all) *all = combine_groups(e, u, reduced(e, u, 1));
+  memcpy(e->coord, coord, sizeof coord);
+  return product_part(e, mma, *all);
+}
+
+static UOp *build_reduce(Expand *e, UOp *u) {
+  if (is_product(u->src[0])) return build_products(e, u);
+  unsigned lanes = lanes_of(e, closed_axes(e, u));
+  unsigned width = lanes > 1 ? lanes : lanes_of(e, node_of(e, u)->deps);
+  UOp *r = reduced(e, u, width);
+  if (lanes > 1) r = uop_make(e->job, OP_HREDUCE, DT_VOID, arg_i(u->arg.i), &r, 1);
+  r = combine_groups(e, u, r);
   return node_of(e, u)->indexes ? lower_bounded(e->job, u, r) : r;
 }
 
@@ -440,7 +538,8 @@ static UOp *build_range(Expand *e, UOp *u) {
   UOp *end = operand(e, u->src[0], 1, DT_INDEX);
   if (uop_axis(u) == AX_THREAD)
     return uop_make(e->job, OP_THREAD, DT_INDEX, arg_i(end->arg.i), NULL, 0);
-  if (uop_axis(u) == AX_GLOBAL || uop_axis(u) == AX_LOCAL || uop_axis(u) == AX_GROUP)
+  AxisType t = uop_axis(u);
+  if (t == AX_GLOBAL || t == AX_LOCAL || t == AX_WARP || t == AX_GROUP)
     return groups_index(&e->groups, u);
   return end == u->src[0] ? u : uop_range(e->job, u->arg.i, uop_axis(u), end);
 }
@@ -455,6 +554,7 @@ static UOp *build(Expand *e, UOp *u) {
   case OP_INDEX: return build_load(e, u);
   case OP_STORE: return build_store(e, u);
   case OP_REDUCE: return build_reduce(e, u);
+  case OP_MMA: return product_part(e, u, product_vector(e, u));
   case OP_END: return build_end(e, u);
   case OP_AFTER:
   case OP_SINK: {

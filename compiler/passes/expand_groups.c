@@ -37,7 +37,8 @@ static void find_covered(Groups *g, const UOpList *kernel) {
     to = to->src[0];
     while (to->op == OP_AFTER) to = to->src[0];
     for (uint32_t s = 1; to->op == OP_PARAM && s < u->nsrc; s++)
-      if (uop_axis(u->src[s]) == AX_LOCAL) g->covered[u->src[s]->arg.ints.at[1]] = true;
+      if (uop_axis(u->src[s]) == AX_LOCAL || uop_axis(u->src[s]) == AX_WARP)
+        g->covered[u->src[s]->arg.ints.at[1]] = true;
   }
 }
 
@@ -52,9 +53,11 @@ void groups_init(Job *job, const UOpList *kernel, Groups *out) {
     if (u->op != OP_RANGE) continue;
     ranges++;
     if (u->arg.i >= out->next_range) out->next_range = u->arg.i + 1;
-    if (uop_axis(u) != AX_LOCAL && uop_axis(u) != AX_GROUP) continue;
+    AxisType t = uop_axis(u);
+    if (t != AX_LOCAL && t != AX_GROUP && t != AX_WARP) continue;
     assert(uop_is_const(u->src[0]));
-    out->block[u->arg.ints.at[1]] = u->src[0]->arg.i;
+    int64_t threads = u->src[0]->arg.i * (t == AX_WARP ? u->arg.ints.at[2] : 1);
+    if (threads > out->block[u->arg.ints.at[1]]) out->block[u->arg.ints.at[1]] = threads;
   }
   find_covered(out, kernel);
   out->global = arena_array(&job->arena, ranges + 1, sizeof *out->global);
@@ -84,7 +87,17 @@ static UOp *digit(const Groups *g, uint32_t k) {
   return k + 1 < g->nglobal ? uop2(job, OP_FLOORMOD, at, g->global[k]->src[0]) : at;
 }
 
+/* A digit of the thread's number. */
+static UOp *warp_digit(const Groups *g, const UOp *range) {
+  int64_t step = range->arg.ints.at[2], size = range->src[0]->arg.i;
+  UOp *at = lane(g, 0);
+  if (step > 1) at = uop2(g->job, OP_FLOORDIV, at, uop_index(g->job, step));
+  if (step * size == g->block[0]) return at;
+  return uop2(g->job, OP_FLOORMOD, at, uop_index(g->job, size));
+}
+
 UOp *groups_index(const Groups *g, const UOp *range) {
+  if (uop_axis(range) == AX_WARP) return warp_digit(g, range);
   if (uop_axis(range) != AX_GLOBAL) return lane(g, (int)range->arg.ints.at[1]);
   uint32_t k = 0;
   while (g->global[k] != range) k++;

@@ -15,7 +15,7 @@ typedef struct Groups {
 } Groups;
 
 void groups_init(Job *job, const UOpList *kernel, Groups *out);
-/* The value of a GLOBAL, LOCAL or GROUP range in the thread that executes. */
+/* The value of a GLOBAL, LOCAL, WARP or GROUP range in the thread that executes. */
 UOp *groups_index(const Groups *g, const UOp *range);
 /* True in one of the threads that compute the same outputs; NULL when there is only one. */
 UOp *groups_one_writer(const Groups *g);

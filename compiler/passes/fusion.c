@@ -174,19 +174,28 @@ static uint32_t new_buffer(Fusion *f, PlanBufferKind kind, int64_t slot, const U
 
 static Place in_buffer(uint32_t buffer) { return (Place){.buffer = buffer, .cat = NO_TENSOR}; }
 
+/* What is fixed is computed when the executable is loaded, and kept if a run reads it. In a plan
+ * with VARs the arena of temporaries is not laid out before a run, so all of it is. */
+static bool is_kept(const Fusion *f, const Tensor *t) {
+  bool kept = f->symbolic;
+  for (const Demand *d = t->demands; d; d = d->next) kept |= !f->kernels.at[d->kernel].once;
+  return t->fixed && kept;
+}
+
 /* A stored tensor's own buffer, without the axes along which it does not vary. */
 static Place own_place(Fusion *f, const Tensor *t, const char *why) {
-  Place place = in_buffer(new_buffer(f, PB_TEMP, 0, t->u));
+  Place place = in_buffer(new_buffer(f, is_kept(f, t) ? PB_KEPT : PB_TEMP, 0, t->u));
   Ints shape = fusion_stored_shape(f, t->u, t->dead);
   f->buffers.at[place.buffer].numel = dims_numel(f->job, shape);
   f->buffers.at[place.buffer].why = why;
+  f->buffers.at[place.buffer].once = t->fixed;
   place.dead = t->dead;
   return place;
 }
 
-static uint32_t dead_in(const Fusion *f, Place place) {
+static Place root_place(const Fusion *f, Place place) {
   while (place.cat != NO_TENSOR) place = f->tensors[place.cat].place;
-  return place.dead;
+  return place;
 }
 
 /* Where in a CAT of symbolic size a part is may be known later than the part. */
@@ -202,8 +211,9 @@ static uint32_t ready_to_write(const Fusion *f, const Tensor *t, Place place) {
 static uint32_t open_kernel(Fusion *f, uint32_t tensor, uint32_t after, Place place) {
   const Tensor *t = &f->tensors[tensor];
   FusedKernel k = {.tensor = tensor, .after = after, .place = place};
+  k.once = t->fixed && f->buffers.at[root_place(f, place).buffer].once;
   k.ready = ready_to_write(f, t, place);
-  Ints shape = fusion_stored_shape(f, t->u, dead_in(f, place));
+  Ints shape = fusion_stored_shape(f, t->u, root_place(f, place).dead);
   k.index = arena_array(&f->job->arena, shape.n + 1, sizeof *k.index);
   for (uint32_t a = 0; a < shape.n; a++) {
     bool one = shape.at[a] == 1;
@@ -246,7 +256,7 @@ static void store_cat(Fusion *f, uint32_t tensor) {
 
 /* A tensor that is part of stored CATs: the first slice becomes its place if it has none yet, the
  * others get copies. So does a slice whose place may be known only after an event that is still to
- * come.
+ * come, and that of a fixed tensor where every run writes the whole.
  */
 static void fill_slices(Fusion *f, uint32_t tensor) {
   Tensor *t = &f->tensors[tensor];
@@ -254,7 +264,8 @@ static void fill_slices(Fusion *f, uint32_t tensor) {
     Place place = {.cat = s->cat, .part = s->part};
     const Tensor *cat = &f->tensors[s->cat];
     bool early = cat->u->symbolic && t->ready < cat->ready;
-    if (t->leaf || t->is_output || t->stored || early) {
+    bool apart = t->fixed != cat->fixed;
+    if (t->leaf || t->is_output || t->stored || early || apart) {
       copy_kernel(f, tensor, s->cat, place);
     } else {
       t->place = place;
@@ -320,6 +331,16 @@ static uint32_t *event_times(const Fusion *f) {
   return time;
 }
 
+/* What a tensor is by itself; those of its sources come on top. */
+static void fix_by_itself(const TensorGraph *graph, Tensor *t) {
+  const UOp *u = t->u;
+  t->fixed = u->dtype != DT_VOID && u->op != OP_VAR && !u->symbolic;
+  if (u->op != OP_PARAM) return;
+  size_t slot = (size_t)u->arg.i;
+  t->fixed &= slot >= graph->nslots || graph->slots[slot].kind == SLOT_WEIGHT;
+  t->weighs = t->fixed;
+}
+
 static void number_tensors(Fusion *f, const TensorGraph *graph, UOp *sink) {
   UOpList list = loops_order(f->job, sink, graph->nvars);
   uint32_t *number = arena_array(&f->job->arena, f->job->next_id, sizeof *number);
@@ -334,10 +355,15 @@ static void number_tensors(Fusion *f, const TensorGraph *graph, UOp *sink) {
     *t = (Tensor){.u = u, .numel = dims_typical(u->shape), .place = {.cat = NO_TENSOR}};
     t->leaf = u->op == OP_PARAM || u->op == OP_CONST || u->op == OP_VAR || is_version(u);
     t->src = arena_array(&f->job->arena, u->nsrc + 1, sizeof *t->src);
+    fix_by_itself(graph, t);
     for (uint32_t s = 0; s < u->nsrc; s++) {
       t->src[s] = number[u->src[s]->id];
-      if (f->tensors[t->src[s]].ready > m.ready) m.ready = f->tensors[t->src[s]].ready;
+      const Tensor *from = &f->tensors[t->src[s]];
+      if (from->ready > m.ready) m.ready = from->ready;
+      t->fixed &= from->fixed;
+      t->weighs |= from->weighs;
     }
+    t->weighs &= t->fixed;
     uint32_t *below = arena_array(&f->job->arena, u->nsrc + 1, sizeof *below);
     for (uint32_t s = 0; s < u->nsrc; s++) below[s] = f->tensors[t->src[s]].dead;
     t->dead = dead_axes(f->job, u, below);
@@ -385,8 +411,9 @@ static uint32_t place_scalar(Fusion *f, uint32_t tensor) {
   Tensor *t = &f->tensors[tensor];
   if (t->u->op == OP_PARAM || t->is_output) return t->place.buffer;
   Place place = in_buffer(new_buffer(f, PB_TEMP, 0, t->u));
-  if (t->leaf) copy_kernel(f, tensor, tensor, place);
-  if (!t->leaf) t->is_output = true, t->place = place;
+  bool copied = t->leaf || t->fixed;
+  if (copied) copy_kernel(f, tensor, tensor, place);
+  if (!copied) t->is_output = true, t->place = place;
   return place.buffer;
 }
 
@@ -407,8 +434,8 @@ static void place_events(Fusion *f) {
   }
 }
 
-/* An output is computed into its buffer; one that is a parameter, or that another output has taken
- * already, is copied. A RESHAPE changes no byte and is looked through. */
+/* An output is computed into its buffer; one that is a parameter or fixed, or that another output
+ * has taken already, is copied. A RESHAPE changes no byte and is looked through. */
 static void place_outputs(Fusion *f, UOp *sink) {
   const Tensor *root = &f->tensors[f->ntensors - 1];
   assert(root->u == sink);
@@ -420,7 +447,7 @@ static void place_outputs(Fusion *f, UOp *sink) {
     if (f->buffers.at[place.buffer].constant.len) continue;
     while (f->tensors[value].u->op == OP_RESHAPE) value = f->tensors[value].src[0];
     Tensor *t = &f->tensors[value];
-    if (t->leaf || t->is_output) {
+    if (t->leaf || t->is_output || t->fixed) {
       copy_kernel(f, value, f->ntensors, place);
     } else if (t->numel) {
       t->is_output = true;
@@ -430,6 +457,7 @@ static void place_outputs(Fusion *f, UOp *sink) {
 }
 
 void fuse(Fusion *f, const TensorGraph *graph, UOp *sink) {
+  f->symbolic = graph->nvars > 0;
   number_tensors(f, graph, sink);
   place_params(f, graph);
   fusion_costs(f);
@@ -444,6 +472,7 @@ void fuse(Fusion *f, const TensorGraph *graph, UOp *sink) {
 
 int fusion_order(const void *a, const void *b) {
   const FusedKernel *x = *(FusedKernel *const *)a, *y = *(FusedKernel *const *)b;
+  if (x->once != y->once) return x->once ? -1 : 1;
   if (x->ready != y->ready) return x->ready < y->ready ? -1 : 1;
   if (!x->update != !y->update) return x->update ? -1 : 1;
   if (x->after != y->after) return x->after < y->after ? -1 : 1;

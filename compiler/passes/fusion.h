@@ -58,6 +58,8 @@ typedef struct Tensor {
   Cost cost;
   uint32_t ready; /* how many events have to happen before; of an event, with itself */
   bool is_update; /* a STORE into a state */
+  bool fixed;     /* depends on weights and constants alone: the same in every run */
+  bool weighs;    /* fixed, and on a weight */
   uint32_t dead;  /* bits by axis: those along which it does not vary */
   bool leaf, stored;
   bool row;           /* of a chain of contractions that one kernel computes; fusion_rows.c */
@@ -80,6 +82,7 @@ typedef struct FusedKernel {
   uint32_t tensor; /* whose value it stores */
   UOp *update;     /* a STORE into a state, whose value that is; NULL: into the place */
   UOp *at;         /* of an update: the flat index that is written; filled in by rangeify */
+  bool once;       /* of a fixed tensor, into a place that no run writes */
   uint32_t ready;  /* as of the tensor, or of the update */
   uint32_t after;  /* kernels run in the order of this tensor number, then of creation, backwards */
   Place place;
@@ -132,6 +135,7 @@ typedef struct Fusion {
   FoldedConstants constants;
   NodeMap parts; /* of buffers: narrow.c */
   Events events;
+  bool symbolic;       /* the graph has VARs */
   uint32_t *looked_at; /* by event: the buffer of a BIND's or LOOP's scalar, else NO_BUFFER */
   uint32_t *condition; /* by event: of a LOOP, or NO_BUFFER */
 } Fusion;
@@ -139,7 +143,7 @@ typedef struct Fusion {
 /* Decides everything. buffers holds the inputs and outputs before; weights that are read, constants
  * and temporaries are added. Outputs whose PlanBuffer has constant bytes are left alone. */
 void fuse(Fusion *f, const TensorGraph *graph, UOp *sink);
-/* Whether kernel a runs before b, for qsort of pointers: by what has to happen before, then
+/* Whether kernel a runs before b, for qsort of pointers: once, by what has to happen before, then
  * everything is written before it is read. */
 int fusion_order(const void *a, const void *b);
 

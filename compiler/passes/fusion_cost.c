@@ -5,11 +5,15 @@
  * reading it back. Three things are not a matter of degree. A contraction (matmul, convolution) is
  * evaluated once per element, by a kernel that does nothing else but an elementwise epilogue of the
  * same index space. A reduction is inlined under a broadcast only if its loops can be outermost. A
- * kernel has a bounded number of operations, so that plans grow linearly with graphs. */
+ * kernel has a bounded number of operations, so that plans grow linearly with graphs.
+ *
+ * What depends on weights alone costs nothing to compute: that is done once, when the executable is
+ * loaded. But it stays resident, beside the weights that it is made of. */
 #include <math.h>
 
 #include "compiler/passes/fusion.h"
 
+static const double KEEP = 4;             /* a byte that stays resident for good */
 static const double BYTE = 2;             /* moving a byte to or from memory */
 static const double LAUNCH = 50e3;        /* starting a kernel */
 static const double TILE_REUSE = 8;       /* loads that a register tile of a contraction saves */
@@ -260,6 +264,19 @@ static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
   return store ? "reading it is cheaper than computing it again" : NULL;
 }
 
+/* A fixed value that is inlined today: what runs save by reading it instead, against the memory. */
+static const char *fixed_stores(const Fusion *f, const Tensor *t) {
+  const Cost *c = &t->cost;
+  double n = (double)t->numel, item = n * item_bytes(t), saved = 0;
+  if (!t->weighs || c->flops < 2) return NULL;
+  for (const Demand *d = t->demands; d; d = d->next) {
+    const FusedKernel *k = &f->kernels.at[d->kernel];
+    double work = evaluations(f, t, d) * c->flops;
+    if (!k->once && work >= FREE_SHARE * k->work) saved += work + (n * c->bytes - item) * BYTE;
+  }
+  return saved > item * KEEP + LAUNCH ? "the same in every run" : NULL;
+}
+
 /* Parts are computed where they belong, unless all are cheap enough to be chosen among. */
 static const char *cat_stores(const Fusion *f, const Tensor *t) {
   static const char *const why = "its parts are computed where they belong";
@@ -325,7 +342,7 @@ static const char *reordered_stores(const Fusion *f, const Tensor *t) {
   return op_info[x->u->op].flags & OPF_ALU ? elementwise_stores(f, t) : NULL;
 }
 
-const char *fusion_stores(const Fusion *f, const Tensor *t) {
+static const char *stores(const Fusion *f, const Tensor *t) {
   uint32_t flags = op_info[t->u->op].flags;
   if (t->u->op == OP_CONTIGUOUS) return "the graph asks for it";
   if (t->row) return NULL;
@@ -333,4 +350,10 @@ const char *fusion_stores(const Fusion *f, const Tensor *t) {
   if (t->u->op == OP_CAT) return cat_stores(f, t);
   if (t->u->op == OP_RESHAPE || t->u->op == OP_PERMUTE) return reordered_stores(f, t);
   return flags & OPF_ALU || t->u->op == OP_GATHER ? elementwise_stores(f, t) : NULL;
+}
+
+const char *fusion_stores(const Fusion *f, const Tensor *t) {
+  const char *why = stores(f, t);
+  bool computed = op_info[t->u->op].flags & OPF_ALU || t->u->op == OP_REDUCE;
+  return why || !t->fixed || !computed ? why : fixed_stores(f, t);
 }

@@ -9,6 +9,9 @@
  * A product that is accumulated becomes MULACC. Elementwise code is not contracted: x and the
  * maximum of x, computed in two places, must be the same numbers.
  *
+ * Before a long loop of a CPU the lines are fetched that will be written with its results: a row of
+ * a register tile is a line of its own, and nothing else would ask for it before it is stored to.
+ *
  * Where few accumulators are alive, the unrolled steps of one REDUCE are spread over several
  * independent chains, because an addition takes about four cycles and two can start in each. */
 #include "compiler/passes/lower.h"
@@ -20,7 +23,7 @@
 #include "compiler/passes/barriers.h"
 #include "compiler/passes/nodemap.h"
 
-enum { WANTED_CHAINS = 8 };
+enum { WANTED_CHAINS = 8, LONG_LOOP = 32, MAX_PREFETCHES = 64 };
 
 typedef struct Lower {
   Job *job;
@@ -32,6 +35,7 @@ typedef struct Lower {
   bool *indexes; /* by position: some index is computed from it */
   UOp **owner;   /* by position: a REDUCE over this RANGE */
   int64_t next_range, next_buffer;
+  bool prefetches;
 } Lower;
 
 typedef struct Group {
@@ -131,6 +135,10 @@ static bool is_unrolled(const UOp *tree, Op op) {
 static bool fuses(DType d) { return d == DT_F32 || d == DT_F64; }
 
 static UOp *accumulate(Job *job, Op op, UOp *acc, UOp *value) {
+  if (op == OP_ADD && value->op == OP_MMA && value->nsrc == 2) {
+    UOp *src[3] = {value->src[0], value->src[1], acc};
+    return uop_make_lanes(job, OP_MMA, (DType)value->dtype, value->lanes, value->arg, src, 3);
+  }
   if (op == OP_ADD && value->op == OP_MUL && fuses((DType)value->dtype))
     return uop3(job, OP_MULACC, value->src[0], value->src[1], acc);
   return uop2(job, op, acc, value);
@@ -246,13 +254,31 @@ UOp *lower_bounded(Job *job, const UOp *u, UOp *r) {
   return r;
 }
 
+/* The places that STOREs in the same loops write as soon as the loop has run. */
+static UOp **find_prefetches(Lower *l, const Group *g, const Loop *loop, size_t *n) {
+  UOp **out = arena_array(&l->job->arena, MAX_PREFETCHES, sizeof *out);
+  int64_t steps = 1;
+  for (uint32_t k = 0; k < loop->nranges && steps < LONG_LOOP; k++)
+    steps *= loop->ranges[k]->src[0]->vmin;
+  *n = 0;
+  for (size_t i = 0; l->prefetches && steps >= LONG_LOOP && i < l->list.len; i++) {
+    const UOp *u = l->list.at[i];
+    bool param = u->op == OP_STORE && u->src[0]->op == OP_PARAM;
+    if (!param || u->open != g->open || l->level[position(l, u->src[1])]) continue;
+    if (*n == MAX_PREFETCHES || u->src[1]->lanes > 1 || !l->level[i]) continue;
+    out[(*n)++] = uop2(l->job, OP_PREFETCH, u->src[0], now(l, u->src[1]));
+  }
+  return out;
+}
+
 static size_t chains_for(const Group *g, size_t nleaves) {
   size_t chains = 1;
   while (chains * 2 <= nleaves && chains * 2 * g->of.len <= WANTED_CHAINS) chains *= 2;
   return chains;
 }
 
-static void add_member(Lower *l, Loop *loop, Op op, UOp *value, const RangeSet *open) {
+static void add_member(Lower *l, Loop *loop, Op op, UOp *value, UOp *const *before,
+                       size_t nbefore) {
   Job *job = l->job;
   Leaves leaves = {0};
   if (is_unrolled(value, op))
@@ -265,7 +291,7 @@ static void add_member(Lower *l, Loop *loop, Op op, UOp *value, const RangeSet *
     unsigned lanes = leaves.at[0]->lanes;
     UOp *buffer = uop_make_lanes(job, OP_BUFFER, (DType)value->dtype, lanes,
                                  arg_both(l->next_buffer++, ints, 2), NULL, 0);
-    UOp *fresh = after(job, buffer, open ? open->at : NULL, open ? open->n : 0);
+    UOp *fresh = after(job, buffer, before, nbefore);
     UOp *init = store_reg(job, fresh, identity(job, op, leaves.at[0]));
     UOp **deps = arena_array(&job->arena, loop->nranges + 1u, sizeof *deps);
     deps[0] = init;
@@ -299,8 +325,13 @@ static void lower_group(Lower *l, const Group *g) {
   loop.chains = chains_for(g, min_leaves(l, g, values));
   loop.buffers = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
   loop.updates = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
-  for (size_t m = 0; m < g->of.len; m++)
-    add_member(l, &loop, (Op)g->of.at[m]->arg.i, values[m], g->open);
+  size_t nopen = g->open ? g->open->n : 0, nfirst;
+  UOp **first = find_prefetches(l, g, &loop, &nfirst);
+  UOp **before = arena_array(&job->arena, nopen + nfirst + 1, sizeof *before);
+  for (size_t k = 0; k < nopen; k++) before[k] = g->open->at[k];
+  memcpy(before + nopen, first, nfirst * sizeof *first);
+  for (size_t m = 0; m < g->of.len; m++) /* the first member waits for all of them */
+    add_member(l, &loop, (Op)g->of.at[m]->arg.i, values[m], before, nopen + (m ? 0 : nfirst));
   UOp *done = loop.nchains == 1
                   ? loop.updates[0]
                   : uop_make(job, OP_SINK, DT_VOID, arg_none(), loop.updates, loop.nchains);
@@ -354,7 +385,8 @@ static UOp *strip_marks(Job *job, UOp *root) {
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = to[nodemap_get(&pos, u->src[s])];
-    bool sum = u->op == OP_ADD && fuses((DType)u->dtype) && u->src[1]->op == OP_REDUCE;
+    bool sum = u->op == OP_ADD && u->src[1]->op == OP_REDUCE &&
+               (fuses((DType)u->dtype) || u->src[1]->src[0]->op == OP_MMA);
     if (u->op == OP_REDUCE)
       to[i] = src[0];
     else if (sum)
@@ -366,8 +398,7 @@ static UOp *strip_marks(Job *job, UOp *root) {
 }
 
 UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
-  (void)target;
-  Lower l = {.job = job, .list = uop_toposort(job, kernel)};
+  Lower l = {.job = job, .list = uop_toposort(job, kernel), .prefetches = target->max_group == 0};
   nodemap_number(job, &l.pos, &l.list);
   l.now = arena_array(&job->arena, l.list.len, sizeof *l.now);
   l.level = arena_array(&job->arena, l.list.len, sizeof *l.level);

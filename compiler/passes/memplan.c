@@ -6,6 +6,8 @@
  * wins. Every step keeps a list of what is placed and alive there, so the cost is the lifetimes'
  * lengths times how much is alive.
  *
+ * What is kept lies one after the other in memory of its own.
+ *
  * When a size is symbolic the offsets are of no use: the executor places the buffers from the true
  * sizes. The plan then has the lifetimes, and temp_bytes says what the sizes expected would take.
  */
@@ -146,6 +148,21 @@ static int64_t place_all(Attempt *at, size_t nsteps, Life **order, size_t n) {
   return bytes;
 }
 
+/* One after the other: none ever makes room. */
+static void place_kept(Job *job, Plan *plan) {
+  for (size_t b = 0; b < plan->nbuffers; b++) {
+    PlanBuffer *x = &plan->buffers[b];
+    if (x->kind != PB_KEPT) continue;
+    if (x->base == b) {
+      x->offset = plan->kept_bytes;
+      if (__builtin_add_overflow(plan->kept_bytes, aligned_bytes(x), &plan->kept_bytes))
+        job_abort(job, FAIL(RESOURCE_EXHAUSTED, "more is kept than memory can hold"));
+    } else {
+      x->offset += plan->buffers[x->base].offset;
+    }
+  }
+}
+
 static int64_t all_bytes(const Plan *plan) {
   int64_t total = plan->temp_bytes;
   for (size_t b = 0; b < plan->nbuffers; b++) {
@@ -187,5 +204,6 @@ void memplan(Job *job, Plan *plan) {
     PlanBuffer *part = &plan->buffers[b];
     if (part->kind == PB_TEMP && part->base != b) part->offset += plan->buffers[part->base].offset;
   }
+  place_kept(job, plan);
   plan->peak_bytes = all_bytes(plan);
 }

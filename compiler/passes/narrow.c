@@ -4,7 +4,10 @@
  * The constant part of the addresses moves from the kernel to its arguments: the plan gets a buffer
  * that starts where the kernel's accesses do. Layers that differ only in the slice they work on are
  * then one kernel. A gated access may compute an address outside its buffer, so a PARAM with one is
- * left alone; so is a buffer of symbolic size. */
+ * left alone; so is a buffer of symbolic size.
+ *
+ * On devices with workgroups every argument of a kernel starts at a multiple of BUFFER_ALIGN bytes,
+ * so that code may load vectors: what is less than that stays in the kernel. */
 #include "compiler/passes/narrow.h"
 
 #include "base/vec.h"
@@ -26,16 +29,23 @@ static uint32_t end_of(Fusion *f, uint32_t buffer, int64_t begin) {
   return known;
 }
 
+/* Where the argument starts. */
+static int64_t begin_of(const Fusion *f, const Access *a) {
+  int64_t item = dtype_info[f->buffers.at[a->buffer].dtype].bytes;
+  return f->target->max_group ? a->first - a->first % (BUFFER_ALIGN / item) : a->first;
+}
+
 static bool whole(const Fusion *f, const Access *a) {
   int64_t numel = f->buffers.at[a->buffer].numel, last = numel - 1;
   if (!dim_is_static(numel)) return true;
   return a->gated || a->first < 0 || a->last > last || (a->first == 0 && a->last == last);
 }
 
-static UOp *narrowed(Job *job, const UOp *u, UOp **src, const Access *e) {
-  int64_t numel = e->last - e->first + 1;
+static UOp *narrowed(const Fusion *f, const UOp *u, UOp **src, const Access *e) {
+  Job *job = f->job;
+  int64_t begin = begin_of(f, e), numel = e->last - begin + 1;
   src[0] = uop_param(job, src[0]->arg.i, (DType)src[0]->dtype, &numel, 1);
-  src[1] = ix_scale(job, src[1], 1, -e->first);
+  src[1] = ix_scale(job, src[1], 1, -begin);
   return uop_make(job, (Op)u->op, (DType)u->dtype, u->arg, src, u->nsrc);
 }
 
@@ -54,7 +64,7 @@ static UOp *rebuild(Fusion *f, UOp *sink, const Access *touched) {
     const Access *a = NULL;
     if (u->op == OP_INDEX || u->op == OP_STORE) a = &touched[u->src[0]->arg.i];
     if (a && !whole(f, a)) {
-      result[i] = narrowed(job, u, src, a);
+      result[i] = narrowed(f, u, src, a);
     } else {
       result[i] = same ? u : uop_with_src(job, u, src);
     }
@@ -68,7 +78,7 @@ UOp *narrow_params(Fusion *f, UOp *sink, const Access *touched, size_t n, uint32
     const Access *a = &touched[k];
     bool all = whole(f, a);
     any |= !all;
-    buffers[k] = all || !a->first ? a->buffer : end_of(f, a->buffer, a->first);
+    buffers[k] = all || !begin_of(f, a) ? a->buffer : end_of(f, a->buffer, begin_of(f, a));
   }
   return any ? rebuild(f, sink, touched) : sink;
 }

@@ -10,6 +10,7 @@
 #include "base/vec.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/kernelize.h"
+#include "compiler/passes/layout.h"
 #include "compiler/passes/memplan.h"
 #include "compiler/passes/rangeify.h"
 #include "compiler/passes/simplify.h"
@@ -71,7 +72,9 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
     for (; k < n && order[k]->ready == time; k++) {
       UOp *raw = rangeify_kernel(f, order[k]);
       add_step(out, STEP_CALL)->call = (uint32_t)out->ncalls;
-      out->calls[out->ncalls++] = kernelize(kz, raw, order[k]->buffers);
+      out->calls[out->ncalls] = kernelize(kz, raw, order[k]->buffers);
+      out->calls[out->ncalls++].once = order[k]->once;
+      out->nonce += order[k]->once;
       job_poll(f->job);
     }
   }
@@ -82,7 +85,7 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
 static const char *describe(Job *job, const TensorGraph *graph, const PlanBuffer *b) {
   static const char *const kinds[] = {
       [PB_INPUT] = "input", "output", "weight", [PB_STATE] = "state"};
-  if (b->kind == PB_TEMP || b->kind == PB_CONST) return "a temporary";
+  if (b->kind == PB_TEMP || b->kind == PB_CONST || b->kind == PB_KEPT) return "a temporary";
   Str name = graph->slots[b->slot].name;
   return arena_printf(&job->arena, "%s '" STR_FMT "'", kinds[b->kind], STR_ARG(name));
 }
@@ -155,6 +158,8 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   interface_buffers(&f, graph);
   UOp *sink = simplify_graph(job, graph, target, f.buffers.at, &f.constants);
   verify(job, sink, "simplify_graph");
+  sink = layout_channels(job, graph, target, sink);
+  verify(job, sink, "layout_channels");
   sink = hazard_resolve(job, graph, sink, &f.events);
   verify(job, sink, "hazard_resolve");
   fuse(&f, graph, sink);

@@ -7,16 +7,16 @@
  * n, else output tiles of single elements are clamped to S-1, and a thread's loop ends early.
  * Padded axes gate every access that depends on them, and give reductions their identity.
  *
+ * CARRY takes one loop out of a REDUCE and puts it around output loops: a nest of its own runs over
+ * it and over renamed output ranges and adds what is left of the REDUCE to a buffer; the kernel
+ * reads the buffer where the REDUCE stood.
+ *
  * STAGE replaces INDEX(PARAM, index, gate) by INDEX(AFTER(BUFFER, copy), position): the ranges
  * inside the chosen loop are renamed for the copy, whose loops run along the source's memory, and
  * the buffer is laid out in the order of use. On workgroups the buffer is the workgroup's: it holds
  * what all threads use, and they copy it together, neighbours the neighbouring elements. The result
- * is still an ordinary ranged kernel that the interpreter can run.
- *
- * KEEP does the same with a value that several reductions need: computed once, in loops like those
- * of one of its members, and laid out along the row by the number of the element, so that another
- * member may walk it in other steps. */
-#include "compiler/passes/schedule.h"
+ * is still an ordinary ranged kernel that the interpreter can run. */
+#include "compiler/passes/schedule_parts.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -24,36 +24,6 @@
 #include "compiler/ir/dim.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
-
-typedef struct NewAxis {
-  UOp *value;                    /* the old range as an expression */
-  UOp *thread, *loop;            /* NULL when there is none; thread: or the workgroup */
-  UOp *lane;                     /* thread of the workgroup, or NULL */
-  UOp *inner[OPT_MAX_INNER + 1]; /* outermost first; the vector, if any, last */
-  uint32_t ninner;
-  UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
-} NewAxis;
-
-typedef struct StageDim StageDim;
-
-/* Where a kept value is. */
-typedef struct KeptBuffer {
-  UOp *filled;    /* the buffer, after it was computed; NULL until then */
-  StageDim *dims; /* that all members share */
-  uint32_t n;
-  int64_t *stride; /* of each row */
-} KeptBuffer;
-
-typedef struct Apply {
-  Job *job;
-  const KernelInfo *k;
-  const OptPlan *plan;
-  NewAxis *axes;
-  int64_t next_id;
-  NodeMap pos;
-  UOp **now;        /* by position in k->list */
-  KeptBuffer *kept; /* by KEEP */
-} Apply;
 
 static UOp *new_range(Apply *a, AxisType type, int64_t n) {
   return uop_range(a->job, a->next_id++, type, uop_index(a->job, n));
@@ -143,8 +113,11 @@ static UOp *split_group(Apply *a, NewAxis *x, const AxisPlan *p) {
   return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
 }
 
-static UOp *split_outer(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce) {
+static UOp *split_outer(Apply *a, uint32_t axis) {
   Job *job = a->job;
+  NewAxis *x = &a->axes[axis];
+  const AxisPlan *p = &a->plan->axes[axis];
+  bool reduce = a->k->axes[axis].reduce;
   int64_t n = p->outer;
   if (reduce && p->lanes) return split_group(a, x, p);
   if (!reduce && a->plan->groups) return split_groups(a, x, p);
@@ -158,16 +131,17 @@ static UOp *split_outer(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce) {
     return index_add(job, first, x->loop);
   }
   if (n == 1) return uop_index(job, 0);
-  x->loop = new_range(a, reduce ? AX_REDUCE : AX_LOOP, n);
+  bool carried = (int)axis == a->plan->carry;
+  x->loop = new_range(a, reduce && !carried ? AX_REDUCE : AX_LOOP, n);
   return x->loop;
 }
 
-static void split_axis(Apply *a, uint32_t i) {
+static void place_axis(Apply *a, uint32_t i) {
   Job *job = a->job;
   const AxisPlan *p = &a->plan->axes[i];
   const KernelAxis *old = &a->k->axes[i];
   NewAxis *x = &a->axes[i];
-  UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, x, p, old->reduce), p->tile, p->size)
+  UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, i), p->tile, p->size)
                                : symbolic_base(a, x, p, old);
   int64_t step = p->tile;
   for (uint32_t k = p->ninner; k-- > 0;) {
@@ -180,135 +154,17 @@ static void split_axis(Apply *a, uint32_t i) {
     x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
     v = index_add(job, v, x->inner[x->ninner++]);
   }
+  if (p->matrix > 1) {
+    x->place = new_range(a, AX_UPCAST, p->matrix);
+    v = index_add(job, v, x->place);
+  }
   UOp *end = old->range->src[0];
   if (p->clamped) v = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
   if (p->padded) x->limit = uop2(job, OP_CMPLT, v, end);
 }
 
-/* -- rebuilding the kernel --------------------------------------------------------------------- */
-
-static UOp *now(Apply *a, UOp *u) { return a->now[nodemap_get(&a->pos, u)]; }
-
-/* The limits of the padded axes that an access depends on by its index or by its gate, which was
- * simplified for values below the limit; NULL when there are none. */
-static UOp *limits(Apply *a, const UOp *index, const UOp *gate) {
-  UOp *all = NULL;
-  for (uint32_t i = 0; i < a->k->naxes; i++) {
-    UOp *l = a->axes[i].limit;
-    const UOp *range = a->k->axes[i].range;
-    if (!l || !(uop_is_open(index, range) || (gate && uop_is_open(gate, range)))) continue;
-    all = all ? uop2(a->job, OP_AND, all, l) : l;
-  }
-  return all;
-}
-
-static UOp *both(Job *job, UOp *a, UOp *b) {
-  if (!a) return b;
-  return b ? uop2(job, OP_AND, a, b) : a;
-}
-
-static UOp *rebuild_index(Apply *a, UOp *u) {
-  UOp *old = u->nsrc > 2 ? u->src[2] : NULL;
-  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
-  UOp *src[3] = {now(a, u->src[0]), now(a, u->src[1]), gate};
-  return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
-}
-
-static UOp *rebuild_store(Apply *a, UOp *u) {
-  UOp *old = u->nsrc > 3 ? u->src[3] : NULL;
-  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
-  UOp *src[4] = {now(a, u->src[0]), now(a, u->src[1]), now(a, u->src[2]), gate};
-  return uop_make(a->job, OP_STORE, DT_VOID, u->arg, src, gate ? 4 : 3);
-}
-
-/* Ranges of REDUCE or END in plan order: loops first, then what will be expanded. */
-static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
-  uint32_t n = 0, first = reduce ? a->plan->nout : 0;
-  uint32_t count = reduce ? a->plan->nred : a->plan->nout;
-  for (int expanded = 0; expanded < 2; expanded++)
-    for (uint32_t i = 0; i < count; i++) {
-      uint32_t axis = a->plan->order[first + i];
-      const NewAxis *x = &a->axes[axis];
-      bool closes = false;
-      for (uint32_t s = 1; s < u->nsrc; s++) closes |= u->src[s] == a->k->axes[axis].range;
-      if (!closes) continue;
-      if (!expanded && x->thread) out[n++] = x->thread;
-      if (!expanded && x->lane) out[n++] = x->lane;
-      if (!expanded && x->loop) out[n++] = x->loop;
-      for (uint32_t k = 0; expanded && k < x->ninner; k++) out[n++] = x->inner[k];
-    }
-  return n;
-}
-
-/* A product of two gated loads is already 0 beyond the limit. */
-static bool gated_product(const UOp *value, int64_t op, const UOp *limit_range) {
-  if (op != OP_ADD || value->op != OP_MUL) return false;
-  for (uint32_t s = 0; s < 2; s++)
-    if (value->src[s]->op != OP_INDEX || !uop_is_open(value->src[s]->src[1], limit_range))
-      return false;
-  return true;
-}
-
-static UOp *rebuild_reduce(Apply *a, UOp *u) {
-  Job *job = a->job;
-  UOp *value = now(a, u->src[0]), *limit = NULL;
-  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
-  for (uint32_t s = 1; s < u->nsrc; s++) {
-    UOp *l = a->axes[u->src[s]->arg.i].limit;
-    if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
-  }
-  if (limit) {
-    DType d = (DType)value->dtype;
-    UOp *identity = uop_scalar(job, d, reduce_identity((Op)u->arg.i, d));
-    value = uop3(job, OP_WHERE, limit, value, identity);
-  }
-  return uop_reduce(job, (Op)u->arg.i, value, src, list_ranges(a, u, true, src));
-}
-
-static UOp *rebuild_end(Apply *a, UOp *u) {
-  UOp **src =
-      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
-  src[0] = now(a, u->src[0]);
-  uint32_t n = list_ranges(a, u, false, src + 1);
-  return uop_make(a->job, OP_END, DT_VOID, arg_none(), src, n + 1);
-}
-
-static UOp *rebuild(Apply *a, UOp *u) {
-  switch (u->op) {
-  case OP_RANGE: return a->axes[u->arg.i].value;
-  case OP_INDEX: return rebuild_index(a, u);
-  case OP_STORE: return rebuild_store(a, u);
-  case OP_REDUCE: return rebuild_reduce(a, u);
-  case OP_END: return rebuild_end(a, u);
-  default: break;
-  }
-  UOp **src = arena_array(&a->job->arena, u->nsrc + 1u, sizeof *src);
-  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now(a, u->src[s]);
-  return u->nsrc ? uop_with_src(a->job, u, src) : u;
-}
-
 /* -- staging ----------------------------------------------------------------------------------- */
-
-/* One dimension of a staged tile. */
-struct StageDim {
-  UOp *range;     /* in the kernel */
-  UOp *copy;      /* in the copy loop */
-  int64_t stride; /* in the buffer */
-  int64_t step;   /* in the source; INT64_MAX when not linear */
-  bool bound;     /* while renaming: what is looked at has closed it */
-};
-
-typedef struct Staging {
-  Apply *a;
-  StageDim *dims;
-  uint32_t n;
-  int64_t elements;
-  bool unrolled; /* unrolled steps are computed together in the copy too */
-} Staging;
-
-/* The largest: buffers are laid out for it. */
-static int64_t range_size(const UOp *r) { return r->src[0]->vmax; }
 
 /* Called outermost dimension first. */
 static void add_dim(Staging *s, UOp *index, UOp *r) {
@@ -319,24 +175,25 @@ static void add_dim(Staging *s, UOp *index, UOp *r) {
   s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
 }
 
-static void collect_dims(Staging *s, UOp *index, int level) {
+void schedule_collect(Staging *s, UOp *value, int level) {
   const OptPlan *plan = s->a->plan;
   for (uint32_t i = 0; i < plan->nout; i++) {
     NewAxis *x = &s->a->axes[plan->order[i]];
-    if (opts_loop_inside(plan, plan->order[i], level)) add_dim(s, index, x->loop);
+    if (opts_inside(plan, plan->order[i], level)) add_dim(s, value, x->loop);
   }
   for (uint32_t i = 0; i < plan->nred; i++) {
-    NewAxis *x = &s->a->axes[plan->order[plan->nout + i]];
-    add_dim(s, index, x->loop);
+    uint32_t axis = plan->order[plan->nout + i];
+    NewAxis *x = &s->a->axes[axis];
+    if (opts_inside(plan, axis, level)) add_dim(s, value, x->loop);
     for (uint32_t k = 0; k < x->ninner; k++)
-      if (uop_axis(x->inner[k]) != AX_VECTOR) add_dim(s, index, x->inner[k]);
+      if (uop_axis(x->inner[k]) != AX_VECTOR) add_dim(s, value, x->inner[k]);
   }
   for (int vector = 0; vector < 2; vector++)
     for (uint32_t i = 0; i < plan->nout + plan->nred; i++) {
       NewAxis *x = &s->a->axes[plan->order[i]];
       for (uint32_t k = 0; k < x->ninner; k++) {
         bool v = uop_axis(x->inner[k]) == AX_VECTOR;
-        if (v == vector && (v || i < plan->nout)) add_dim(s, index, x->inner[k]);
+        if (v == vector && (v || i < plan->nout)) add_dim(s, value, x->inner[k]);
       }
     }
   s->elements = 1;
@@ -364,7 +221,11 @@ static void collect_shared(Staging *s, UOp *index, int level) {
     NewAxis *x = &s->a->axes[plan->order[at]];
     add_shared_dim(s, index, x->lane);
     for (uint32_t k = 0; k < x->ninner; k++) add_shared_dim(s, index, x->inner[k]);
+    add_shared_dim(s, index, x->place);
   }
+}
+
+static void lay_out_in_order(Staging *s) {
   s->elements = 1;
   for (uint32_t d = s->n; d-- > 0;) {
     s->dims[d].stride = s->elements;
@@ -438,9 +299,7 @@ static bool bind(Staging *s, const UOp *u, bool bound) {
   return any;
 }
 
-/* u over the ranges of the copy. A reduction below may close a range of that name, which is another
- * one. */
-static UOp *renamed(Staging *s, UOp *u) {
+UOp *schedule_renamed(Staging *s, UOp *u) {
   Job *job = s->a->job;
   UOpList list = uop_toposort(job, u);
   NodeMap pos;
@@ -451,7 +310,7 @@ static UOp *renamed(Staging *s, UOp *u) {
     if (x->op == OP_RANGE && copy_of(s, x)) now[i] = copy_of(s, x);
     if (!x->nsrc || x->op == OP_RANGE || !is_copied(s, x)) continue;
     if (bind(s, x, true)) {
-      now[i] = renamed(s, x);
+      now[i] = schedule_renamed(s, x);
       bind(s, x, false);
       continue;
     }
@@ -475,14 +334,41 @@ static UOp *main_index(Job *job, UOp *operand) {
   return best->src[1];
 }
 
-/* A loop over shares of a workgroup's threads: the element that one of them copies, and its ranges.
- */
-static UOp *shared_element(Staging *s, UOp **ranges, uint32_t *n) {
+/* Elements next to each other in the source, from the first of the innermost dimensions on. */
+static int64_t contiguous_run(const Staging *s, uint32_t *first) {
+  int64_t run = 1;
+  uint32_t d = s->n;
+  for (; d > 0 && s->dims[d - 1].step == run; d--) run *= range_size(s->dims[d - 1].range);
+  *first = d;
+  return run;
+}
+
+/* Rows as they lie in the source (the dimensions are sorted), each 16 bytes longer than it need be:
+ * eight rows then begin in different banks, which is what loads of tiles want. */
+static void lay_out_as_source(Staging *s, int64_t unit) {
+  uint32_t first;
+  int64_t run = contiguous_run(s, &first), rows = 1;
+  int64_t pitch = run % unit || !first ? run : run + unit;
+  for (uint32_t d = s->n; d-- > 0;) {
+    int64_t n = range_size(s->dims[d].range);
+    if (d >= first) {
+      s->dims[d].stride = s->dims[d].step;
+    } else {
+      s->dims[d].stride = rows * pitch;
+      rows *= n;
+    }
+  }
+  s->elements = rows * pitch;
+}
+
+/* A loop over shares of a workgroup's threads: the chunk of elements that one of them copies, and
+ * its ranges. */
+static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) {
   Apply *a = s->a;
   Job *job = a->job;
   const int32_t *block = a->plan->block;
   int64_t threads = (int64_t)block[0] * block[1] * block[2];
-  int64_t rounds = (s->elements + threads - 1) / threads;
+  int64_t rounds = (chunks + threads - 1) / threads;
   UOp *at = uop_index(job, 0);
   *n = 0;
   if (rounds > 1) at = ranges[(*n)++] = new_range(a, AX_LOOP, rounds);
@@ -495,30 +381,75 @@ static UOp *shared_element(Staging *s, UOp **ranges, uint32_t *n) {
   return at;
 }
 
+/* Elements that one thread copies at a time: 16 bytes where the source has them side by side and
+ * all of them or none are inside. */
+static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all) {
+  uint32_t first;
+  int64_t unit = 16 / dtype_info[operand->dtype].bytes;
+  if (!s->a->tile.info || operand->op != OP_INDEX) return 1;
+  if (contiguous_run(s, &first) % unit || all % unit) return 1;
+  for (uint32_t d = first; operand->nsrc > 2 && d < s->n; d++)
+    if (uop_is_open(operand->src[2], s->dims[d].range)) return 1;
+  return unit;
+}
+
+/* The place for this iteration of a loop whose copies run ahead. */
+static UOp *slot_base(Staging *s, int level, int64_t *slots) {
+  const OptPlan *plan = s->a->plan;
+  UOp *loop = level >= 0 ? s->a->axes[level].loop : NULL;
+  *slots = 1;
+  if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
+  *slots = plan->slots;
+  UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, plan->slots));
+  return index_mul(s->a->job, slot, s->elements);
+}
+
+/* Every dimension as a digit of the number of the element. */
+static void split_element(Staging *s, UOp *at) {
+  Job *job = s->a->job;
+  int64_t below = 1;
+  for (uint32_t d = s->n; d-- > 0;) {
+    UOp *digit = below > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, below)) : at;
+    s->dims[d].copy = uop2(job, OP_FLOORMOD, digit, uop_index(job, range_size(s->dims[d].range)));
+    below *= range_size(s->dims[d].range);
+  }
+}
+
+/* Loops over the dimensions; sorted along the source and laid out. Returns their elements. */
+static int64_t shared_layout(Staging *s, UOp *operand, int level) {
+  int64_t all = 1;
+  collect_shared(s, operand, level);
+  if (!s->a->tile.info) lay_out_in_order(s);
+  sort_dims(s, main_index(s->a->job, operand));
+  if (s->a->tile.info) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
+  for (uint32_t d = 0; d < s->n; d++) all *= range_size(s->dims[d].range);
+  return all;
+}
+
 /* The same in the workgroup's memory. */
 static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
-  UOp *src[5], *ranges[4];
+  UOp *src[5], *ranges[6];
   uint32_t nranges;
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *s.dims);
-  collect_shared(&s, operand, level);
-  UOp *read = position(&s, false), *at = shared_element(&s, ranges, &nranges);
-  int64_t ints[2] = {s.elements, 2}, below = 1;
-  src[0] =
-      uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
-  sort_dims(&s, main_index(job, operand));
-  for (uint32_t d = s.n; d-- > 0;) {
-    UOp *digit = below > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, below)) : at;
-    s.dims[d].copy = uop2(job, OP_FLOORMOD, digit, uop_index(job, range_size(s.dims[d].range)));
-    below *= range_size(s.dims[d].range);
+  int64_t all = shared_layout(&s, operand, level), slots, unit = chunk_elements(&s, operand, all);
+  UOp *base = slot_base(&s, level, &slots), *read = index_add(job, base, position(&s, false));
+  UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
+  if (unit > 1) {
+    ranges[nranges] = new_range(a, AX_VECTOR, unit);
+    at = index_add(job, at, ranges[nranges++]);
   }
-  src[1] = position(&s, true);
-  src[2] = renamed(&s, operand);
-  src[3] = uop2(job, OP_CMPLT, at, uop_index(job, s.elements));
-  bool all = at->vmax < s.elements;
-  UOp *copy = uop_make(job, OP_STORE, DT_VOID, arg_i(0), src, all ? 3 : 4);
-  UOp *end[5] = {copy};
+  int64_t ints[3] = {s.elements * slots, 2, slots};
+  src[0] = uop_make(job, OP_BUFFER, (DType)operand->dtype,
+                    arg_both(a->next_id++, ints, slots > 1 ? 3 : 2), NULL, 0);
+  split_element(&s, at);
+  src[1] = index_add(job, base, position(&s, true));
+  src[2] = schedule_renamed(&s, operand);
+  src[3] = uop2(job, OP_CMPLT, chunk, uop_index(job, all / unit));
+  bool whole = chunk->vmax < all / unit;
+  UOp *copy = uop_make(job, OP_STORE, DT_VOID, arg_i(0), src, whole ? 3 : 4);
+  UOp *end[7] = {copy};
   memcpy(end + 1, ranges, nranges * sizeof *end);
   if (nranges) copy = uop_make(job, OP_END, DT_VOID, arg_none(), end, nranges + 1);
   return uop2(job, OP_INDEX, uop2(job, OP_AFTER, src[0], copy), read);
@@ -530,134 +461,189 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   Staging s = {.a = a};
   if (a->plan->groups) return stage_shared(a, operand, level);
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
-  collect_dims(&s, operand, level);
+  schedule_collect(&s, operand, level);
   UOp *write = position(&s, true), *read = position(&s, false);
   int64_t ints[2] = {s.elements, 0};
   UOp *buffer =
       uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
-  UOp *store =
-      uop_make(job, OP_STORE, DT_VOID, arg_i(0), (UOp *[]){buffer, write, renamed(&s, operand)}, 3);
+  UOp *store = uop_make(job, OP_STORE, DT_VOID, arg_i(0),
+                        (UOp *[]){buffer, write, schedule_renamed(&s, operand)}, 3);
   UOp *copy = close_copy(&s, store, main_index(job, operand));
   UOp *after = uop2(job, OP_AFTER, buffer, copy);
   return uop2(job, OP_INDEX, after, read);
 }
 
-/* -- keeping -----------------------------------------------------------------------------------
- */
+/* -- carrying sums between the steps of an outer loop ------------------------------------------ */
 
-/* Is it a part of one of member m's rows? */
-static bool is_part_of_row(const Apply *a, const Kept *kept, uint32_t m, const UOp *range) {
-  for (uint32_t r = 0; r < kept->nrow; r++) {
-    const NewAxis *x = &a->axes[kept->row[m * kept->nrow + r]->arg.i];
-    if (range == x->loop) return true;
-    for (uint32_t k = 0; k < x->ninner; k++)
-      if (range == x->inner[k]) return true;
-  }
-  return false;
-}
-
-static int64_t row_size(const Apply *a, const Kept *kept, uint32_t r) {
-  int64_t last = 0;
-  for (uint32_t m = 0; m < kept->n; m++) {
-    const UOp *at = a->axes[kept->row[m * kept->nrow + r]->arg.i].value;
-    if (at->vmax > last) last = at->vmax;
-  }
-  return last + 1;
-}
-
-/* Strides: lanes that members share are innermost, else the rows are. Parts of rows get none: where
- * a member is along its row is a number, however its axis is split. */
-static void lay_out(Staging *s, KeptBuffer *b, const Kept *kept, uint32_t m) {
-  int64_t shared = 1, rows = 1;
-  bool lanes = false;
-  b->dims = s->dims, b->n = s->n;
-  b->stride = arena_array(&s->a->job->arena, kept->nrow + 1u, sizeof *b->stride);
-  for (uint32_t d = s->n; d-- > 0;) {
-    StageDim *x = &s->dims[d];
-    x->stride = 0;
-    if (is_part_of_row(s->a, kept, m, x->range)) continue;
-    lanes |= uop_axis(x->range) == AX_VECTOR;
-    x->stride = shared, shared *= range_size(x->range);
-  }
-  for (uint32_t r = kept->nrow; r-- > 0;) b->stride[r] = rows, rows *= row_size(s->a, kept, r);
-  for (uint32_t r = 0; lanes && r < kept->nrow; r++) b->stride[r] *= shared;
-  for (uint32_t d = 0; !lanes && d < s->n; d++) s->dims[d].stride *= rows;
-  s->elements = shared * rows;
-}
-
-static UOp *kept_position(const Apply *a, const KeptBuffer *b, const Kept *kept, uint32_t m) {
-  UOp *at = uop_index(a->job, 0);
-  for (uint32_t d = 0; d < b->n; d++)
-    if (b->dims[d].stride)
-      at = index_add(a->job, at, index_mul(a->job, b->dims[d].range, b->dims[d].stride));
-  for (uint32_t r = 0; r < kept->nrow; r++) {
-    UOp *along = a->axes[kept->row[m * kept->nrow + r]->arg.i].value;
-    at = index_add(a->job, at, index_mul(a->job, along, b->stride[r]));
-  }
-  return at;
-}
-
-/* Computes the value, in loops like member m's, into a buffer. */
-static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
+/* The REDUCE `rest` lacks the loop that is carried. */
+static UOp *carry_sums(Apply *a, UOp *rest, Op op) {
   Job *job = a->job;
-  const KeepPlan *plan = &a->plan->keeps[keep];
-  const Kept *kept = &a->k->kept[plan->value];
-  KeptBuffer *b = &a->kept[keep];
-  Staging s = {.a = a, .unrolled = true};
+  const OptPlan *plan = a->plan;
+  Staging s = {.a = a};
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
-  collect_dims(&s, value, plan->level);
-  lay_out(&s, b, kept, m);
+  schedule_collect(&s, rest, plan->carry);
+  UOp *write = position(&s, true), *read = position(&s, false);
+  UOp *step = a->axes[plan->carry].loop, *again = uop2(job, OP_CMPLT, uop_index(job, 0), step);
   int64_t ints[2] = {s.elements, 0};
-  UOp *buffer =
-      uop_make(job, OP_BUFFER, (DType)value->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
-  UOp *parts[3] = {buffer, renamed(&s, kept_position(a, b, kept, m)), renamed(&s, value)};
-  UOp **src = arena_array(&job->arena, s.n + 1u, sizeof *src);
+  DType d = (DType)rest->dtype;
+  UOp *buffer = uop_make(job, OP_BUFFER, d, arg_both(a->next_id++, ints, 2), NULL, 0);
+  UOp *before = uop_make(job, OP_INDEX, DT_VOID, arg_none(), (UOp *[]){buffer, write, again}, 3);
+  if (op != OP_ADD)
+    before = uop3(job, OP_WHERE, again, before, uop_scalar(job, d, reduce_identity(op, d)));
+  UOp *sum = uop2(job, op, before, schedule_renamed(&s, rest));
+  UOp *store = uop_make(job, OP_STORE, DT_VOID, arg_i(0), (UOp *[]){buffer, write, sum}, 3);
+  UOp **src = arena_array(&job->arena, s.n + 2u, sizeof *src);
   uint32_t n = 0;
-  src[n++] = uop_make(job, OP_STORE, DT_VOID, arg_i(0), parts, 3);
+  src[n++] = store;
+  src[n++] = step;
   for (int expanded = 0; expanded < 2; expanded++)
-    for (uint32_t d = 0; d < s.n; d++)
-      if ((uop_axis(s.dims[d].copy) != AX_LOOP) == expanded) src[n++] = s.dims[d].copy;
-  UOp *fill = n == 1 ? src[0] : uop_make(job, OP_END, DT_VOID, arg_none(), src, n);
-  b->filled = uop2(job, OP_AFTER, buffer, fill);
+    for (uint32_t k = 0; k < s.n; k++)
+      if ((uop_axis(s.dims[k].copy) != AX_LOOP) == expanded) src[n++] = s.dims[k].copy;
+  UOp *end = uop_make(job, OP_END, DT_VOID, arg_none(), src, n);
+  return uop2(job, OP_INDEX, uop2(job, OP_AFTER, buffer, end), read);
 }
 
-static void step(Apply *a, size_t i);
+/* -- rebuilding the kernel --------------------------------------------------------------------- */
 
-/* The member whose loops the computation gets: one along reduce axes, whose tiles do not overlap,
- * and of these the one with the largest. */
-static uint32_t model_of(const Apply *a, const Kept *kept) {
-  uint32_t best = 0;
-  int64_t most = 0;
-  for (uint32_t m = 0; m < kept->n; m++) {
-    int64_t tile = 1;
-    for (uint32_t r = 0; r < kept->nrow; r++) {
-      int64_t axis = kept->row[m * kept->nrow + r]->arg.i;
-      tile = a->k->axes[axis].reduce ? tile * a->plan->axes[axis].tile : 0;
-    }
-    if (tile > most) best = m, most = tile;
+static UOp *now(Apply *a, UOp *u) { return a->now[nodemap_get(&a->pos, u)]; }
+
+/* The limits of the padded axes that an access depends on by its index or by its gate, which was
+ * simplified for values below the limit; NULL when there are none. */
+static UOp *limits(Apply *a, const UOp *index, const UOp *gate) {
+  UOp *all = NULL;
+  for (uint32_t i = 0; i < a->k->naxes; i++) {
+    UOp *l = a->axes[i].limit;
+    const UOp *range = a->k->axes[i].range;
+    if (!l || !(uop_is_open(index, range) || (gate && uop_is_open(gate, range)))) continue;
+    all = all ? uop2(a->job, OP_AND, all, l) : l;
   }
-  return best;
+  return all;
 }
 
-/* Member u of a kept value: the element of the buffer. */
-static UOp *keep_value(Apply *a, uint32_t keep, UOp *u, UOp *value) {
-  const Kept *kept = &a->k->kept[a->plan->keeps[keep].value];
-  uint32_t m = kept_member(kept, u), model = model_of(a, kept);
-  if (m == model) fill_kept(a, keep, m, value);
-  if (!a->kept[keep].filled) {
-    UOpList below = uop_toposort(a->job, kept->at[model]);
-    for (size_t i = 0; i < below.len; i++) {
-      uint32_t at = nodemap_get(&a->pos, below.at[i]);
-      if (!a->now[at]) step(a, at);
-    }
-  }
-  UOp *at = kept_position(a, &a->kept[keep], kept, m);
-  return uop2(a->job, OP_INDEX, a->kept[keep].filled, at);
+static UOp *both(Job *job, UOp *a, UOp *b) {
+  if (!a) return b;
+  return b ? uop2(job, OP_AND, a, b) : a;
 }
+
+static UOp *rebuild_index(Apply *a, UOp *u) {
+  UOp *old = u->nsrc > 2 ? u->src[2] : NULL;
+  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
+  UOp *src[3] = {now(a, u->src[0]), now(a, u->src[1]), gate};
+  return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
+}
+
+static UOp *rebuild_store(Apply *a, UOp *u) {
+  UOp *old = u->nsrc > 3 ? u->src[3] : NULL;
+  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
+  UOp *src[4] = {now(a, u->src[0]), now(a, u->src[1]), now(a, u->src[2]), gate};
+  return uop_make(a->job, OP_STORE, DT_VOID, u->arg, src, gate ? 4 : 3);
+}
+
+/* Ranges of REDUCE or END in plan order: loops first, then what will be expanded. */
+static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
+  uint32_t n = 0, first = reduce ? a->plan->nout : 0;
+  uint32_t count = reduce ? a->plan->nred : a->plan->nout;
+  for (int expanded = 0; expanded < 2; expanded++)
+    for (uint32_t i = 0; i < count; i++) {
+      uint32_t axis = a->plan->order[first + i];
+      const NewAxis *x = &a->axes[axis];
+      bool closes = false;
+      for (uint32_t s = 1; s < u->nsrc; s++) closes |= u->src[s] == a->k->axes[axis].range;
+      if (!closes) continue;
+      if (!expanded && x->thread) out[n++] = x->thread;
+      if (!expanded && x->lane) out[n++] = x->lane;
+      if (!expanded && x->loop && (int)axis != a->plan->carry) out[n++] = x->loop;
+      for (uint32_t k = 0; expanded && k < x->ninner; k++) out[n++] = x->inner[k];
+    }
+  return n;
+}
+
+/* A product of two gated loads is already 0 beyond the limit. */
+static bool gated_product(const UOp *value, int64_t op, const UOp *limit_range) {
+  if (op != OP_ADD || value->op != OP_MUL) return false;
+  for (uint32_t s = 0; s < 2; s++)
+    if (value->src[s]->op != OP_INDEX || !uop_is_open(value->src[s]->src[1], limit_range))
+      return false;
+  return true;
+}
+
+/* 0 beyond the limits of padded reduce axes, which gates of loads may see to already. */
+static UOp *limited_factor(Apply *a, UOp *reduce, UOp *factor) {
+  UOp *x = now(a, factor), *limit = NULL;
+  for (uint32_t s = 1; s < reduce->nsrc; s++) {
+    UOp *l = a->axes[reduce->src[s]->arg.i].limit;
+    bool gated = factor->op == OP_INDEX && uop_is_open(factor->src[1], reduce->src[s]);
+    if (l && !gated) limit = both(a->job, limit, l);
+  }
+  if (!limit) return x;
+  return uop3(a->job, OP_WHERE, limit, x, uop_scalar(a->job, (DType)x->dtype, (Scalar){0}));
+}
+
+static UOp *rebuild_product(Apply *a, UOp *u) {
+  const MatrixPlan *m = &a->plan->matrix;
+  UOp **src =
+      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  UOp *f[2];
+  for (int s = 0; s < 2; s++) f[s] = limited_factor(a, u, m->factor[s]);
+  UOp *mma = matrix_tile_product(a->job, &a->tile, f[0], f[1]);
+  return uop_reduce(a->job, OP_ADD, mma, src, list_ranges(a, u, true, src));
+}
+
+static UOp *rebuild_reduce(Apply *a, UOp *u) {
+  Job *job = a->job;
+  if (u == a->plan->matrix.reduce) return rebuild_product(a, u);
+  UOp *value = now(a, u->src[0]), *limit = NULL;
+  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  for (uint32_t s = 1; s < u->nsrc; s++) {
+    UOp *l = a->axes[u->src[s]->arg.i].limit;
+    if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
+  }
+  if (limit) {
+    DType d = (DType)value->dtype;
+    UOp *identity = uop_scalar(job, d, reduce_identity((Op)u->arg.i, d));
+    value = uop3(job, OP_WHERE, limit, value, identity);
+  }
+  uint32_t n = list_ranges(a, u, true, src);
+  UOp *r = n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value;
+  bool carried = false;
+  for (uint32_t s = 1; s < u->nsrc; s++) carried |= (int)u->src[s]->arg.i == a->plan->carry;
+  return carried ? carry_sums(a, r, (Op)u->arg.i) : r;
+}
+
+static UOp *rebuild_end(Apply *a, UOp *u) {
+  uint32_t matrix = a->tile.info ? matrix_shared_ranges(a->tile.info) : 0;
+  size_t room = 2 + matrix + (size_t)a->k->naxes * (OPT_MAX_INNER + 3);
+  UOp **src = arena_array(&a->job->arena, room, sizeof *src);
+  src[0] = now(a, u->src[0]);
+  uint32_t n = list_ranges(a, u, false, src + 1);
+  for (uint32_t i = 0; i < matrix; i++) src[++n] = a->tile.ranges[i];
+  return uop_make(a->job, OP_END, DT_VOID, arg_none(), src, n + 1);
+}
+
+static UOp *rebuild(Apply *a, UOp *u) {
+  switch (u->op) {
+  case OP_RANGE: return a->axes[u->arg.i].value;
+  case OP_INDEX: return rebuild_index(a, u);
+  case OP_STORE: return rebuild_store(a, u);
+  case OP_REDUCE: return rebuild_reduce(a, u);
+  case OP_END: return rebuild_end(a, u);
+  default: break;
+  }
+  UOp **src = arena_array(&a->job->arena, u->nsrc + 1u, sizeof *src);
+  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now(a, u->src[s]);
+  return u->nsrc ? uop_with_src(a->job, u, src) : u;
+}
+
 /* -- the pass ---------------------------------------------------------------------------------- */
 
-/* Rebuilds one node and puts what is staged or kept of it in its place. */
-static void step(Apply *a, size_t i) {
+static void begin_tile(Apply *a, const MatrixPlan *m) {
+  a->tile = (MatrixTile){.info = m->info, .id = m->id};
+  const uint32_t axis[3] = {m->m, m->n, m->k};
+  for (int i = 0; i < 3; i++) a->tile.place[i] = a->axes[axis[i]].place;
+  matrix_tile_begin(a->job, &a->tile, &a->next_id);
+}
+
+void schedule_step(Apply *a, size_t i) {
   UOp *u = a->k->list.at[i];
   UOp *v = rebuild(a, u);
   for (uint32_t s = 0; s < a->plan->nstages; s++)
@@ -665,7 +651,7 @@ static void step(Apply *a, size_t i) {
       v = stage_operand(a, v, a->plan->stages[s].level);
   for (uint32_t n = 0; n < a->plan->nkeeps; n++)
     if (kept_member(&a->k->kept[a->plan->keeps[n].value], u) != NODE_ABSENT)
-      v = keep_value(a, n, u, v);
+      v = schedule_keep_value(a, n, u, v);
   a->now[i] = v;
 }
 
@@ -676,90 +662,15 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   a.kept = arena_array(&job->arena, plan->nkeeps + 1u, sizeof *a.kept);
   nodemap_number(job, &a.pos, &k->list);
   for (uint32_t i = 0; i < k->naxes; i++)
-    if (k->axes[i].range) split_axis(&a, i);
+    if (k->axes[i].range) place_axis(&a, i);
+  if (plan->matrix.info) begin_tile(&a, &plan->matrix);
   for (size_t i = 0; i < k->list.len; i++) {
-    if (!a.now[i]) step(&a, i);
+    if (!a.now[i]) schedule_step(&a, i);
     job_poll(job);
   }
-  return collapse_loops(job, linsum_simplify(job, a.now[k->list.len - 1]));
-}
-
-/* -- kernels with several stores on workgroups --------------------------------------------------
- */
-
-enum { SPREAD_THREADS = 64 };
-
-static int64_t count_elements(const UOp *effect) {
-  int64_t n = 1;
-  for (uint32_t s = 1; effect->op == OP_END && s < effect->nsrc; s++)
-    n *= range_size(effect->src[s]);
-  return n;
-}
-
-/* Every load behind one more gate. */
-static UOp *gate_loads(Job *job, UOp *root, UOp *gate) {
-  UOpList list = uop_toposort(job, root);
-  NodeMap pos;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
-  nodemap_number(job, &pos, &list);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 2u, sizeof *src);
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
-    if (u->op == OP_INDEX) {
-      src[2] = both(job, u->nsrc > 2 ? src[2] : NULL, gate);
-      now[i] = uop_make(job, OP_INDEX, DT_VOID, arg_none(), src, 3);
-    } else {
-      now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
-    }
-  }
-  return now[list.len - 1];
-}
-
-/* One effect over the index of a thread: its ranges are digits of the index, as if every size were
- * the largest; what is beyond the true size is gated off. */
-static UOp *spread_one(Job *job, UOp *effect, UOp *at, UOp *const *ranges, uint32_t nranges) {
-  uint32_t n = effect->op == OP_END ? effect->nsrc - 1 : 0;
-  UOp *store = effect->op == OP_END ? effect->src[0] : effect;
-  UOp **to = arena_array(&job->arena, n + 1u, sizeof *to);
-  UOp **src = arena_array(&job->arena, nranges + 1u, sizeof *src);
-  UOp *inside = NULL;
-  int64_t stride = 1;
-  for (uint32_t s = n; s-- > 0;) {
-    int64_t size = range_size(effect->src[s + 1]);
-    UOp *digit = stride > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, stride)) : at;
-    to[s] = uop2(job, OP_FLOORMOD, digit, uop_index(job, size));
-    UOp *end = effect->src[s + 1]->src[0];
-    if (!uop_is_const(end)) inside = both(job, inside, uop2(job, OP_CMPLT, to[s], end));
-    stride *= size;
-  }
-  store = uop_substitute(job, store, effect->src + 1, to, n);
-  if (inside) store = gate_loads(job, store, inside);
-  UOp *gate = uop2(job, OP_CMPLT, at, uop_index(job, stride));
-  gate = both(job, both(job, gate, inside), store->nsrc > 3 ? store->src[3] : NULL);
-  UOp *parts[4] = {store->src[0], store->src[1], store->src[2], gate};
-  src[0] = uop_make(job, OP_STORE, DT_VOID, store->arg, parts, 4);
-  for (uint32_t r = 0; r < nranges; r++) src[r + 1] = ranges[r];
-  return uop_make(job, OP_END, DT_VOID, arg_none(), src, nranges + 1u);
-}
-
-/* One thread per element of the largest store; opts do not apply. */
-static UOp *spread_stores(Job *job, UOp *sink, const KernelInfo *k, const Target *target) {
-  int64_t most = 1;
-  UOp **effects = arena_array(&job->arena, sink->nsrc + 1u, sizeof *effects), *ranges[2];
-  for (uint32_t s = 0; s < sink->nsrc; s++) {
-    int64_t n = count_elements(sink->src[s]);
-    if (n > most) most = n;
-  }
-  int64_t lanes = target->max_group < SPREAD_THREADS ? target->max_group : SPREAD_THREADS;
-  int64_t groups = (most + lanes - 1) / lanes;
-  ranges[0] = uop_range(job, k->naxes, AX_GLOBAL, uop_index(job, groups));
-  ranges[1] = uop_thread_range(job, k->naxes + 1, AX_LOCAL, 0, uop_index(job, lanes));
-  UOp *at = index_add(job, index_mul(job, ranges[0], lanes), ranges[1]);
-  uint32_t n = 0;
-  for (uint32_t s = 0; s < sink->nsrc; s++)
-    if (count_elements(sink->src[s])) effects[n++] = spread_one(job, sink->src[s], at, ranges, 2);
-  sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), effects, n);
-  return linsum_simplify(job, sink);
+  UOp *sink = a.now[k->list.len - 1];
+  if (plan->matrix.info) sink = matrix_tile_end(job, &a.tile, sink);
+  return collapse_loops(job, linsum_simplify(job, sink));
 }
 
 UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *opts) {
@@ -770,6 +681,6 @@ UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *
   const KernelInfo *k = kernel_info(job, kernel);
   st = opts_plan(job, k, target, &rest, &plan);
   if (st) job_abort(job, st);
-  if (!k->store) return plan.groups ? spread_stores(job, kernel, k, target) : kernel;
+  if (!k->store) return plan.groups ? schedule_spread_stores(job, kernel, k, target) : kernel;
   return apply(job, k, &plan);
 }

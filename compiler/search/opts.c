@@ -14,6 +14,7 @@
 #define MAX_NODES   20000              /* instances an expanded kernel may have */
 #define MAX_STAGE   ((int64_t)1 << 22) /* elements of one staged tile */
 #define MAX_THREADS 256
+#define MAX_SLOTS   8
 
 static const char *const opt_name[OPT__COUNT] = {
 #define OPT(name_, doc_) [OPT_##name_] = #name_,
@@ -124,8 +125,11 @@ static void find_stageable(Job *job, KernelInfo *k) {
     if (u->op == OP_REDUCE) has[i] |= REDUCTION;
     const UOp *product = u->op == OP_REDUCE && u->arg.i == OP_ADD ? u->src[0] : NULL;
     while (product && product->op == OP_CAST) product = product->src[0];
-    for (uint32_t s = 0; product && product->op == OP_MUL && s < 2; s++)
-      has[nodemap_get(&pos, product->src[s])] |= FACTOR;
+    for (uint32_t s = 0; product && product->op == OP_MUL && s < 2; s++) {
+      const UOp *f = product->src[s];
+      has[nodemap_get(&pos, f)] |= FACTOR;
+      if (f->op == OP_CAST) has[nodemap_get(&pos, f->src[0])] |= FACTOR;
+    }
   }
   k->stageable = arena_array(&job->arena, k->list.len, sizeof *k->stageable);
   for (size_t i = 0; i < k->list.len; i++)
@@ -217,6 +221,18 @@ static Status plan_order(Planner *p, bool reduce) {
   return NULL;
 }
 
+static Status plan_carry(Planner *p, bool reduce) {
+  OptPlan *plan = p->plan;
+  if (plan->groups) return refuse(p, "the device runs workgroups");
+  if (!reduce) return refuse(p, "the axis must be a reduce axis");
+  if (plan->carry >= 0) return refuse(p, "an axis is carried already");
+  if ((uint32_t)p->opt->arg >= plan->nout) return refuse(p, "there are fewer output loops");
+  if (!axis_is_static(&p->k->axes[p->opt->axis])) return refuse(p, "a run decides its size");
+  plan->carry = p->opt->axis;
+  plan->carry_at = (uint32_t)p->opt->arg;
+  return NULL;
+}
+
 static Status plan_stage(Planner *p) {
   if (p->opt->arg < 0 || (uint32_t)p->opt->arg >= p->k->nstageable)
     return refuse(p, "the kernel has fewer operands");
@@ -260,6 +276,7 @@ static bool both_open(const KernelInfo *k, uint32_t a, uint32_t b) {
 }
 
 static bool can_share(const Planner *p, uint32_t axis, int dim) {
+  if (p->plan->matrix.info && !dim) return false; /* the warps of a matrix instruction */
   if (p->plan->block[dim] != p->opt->arg) return false;
   for (uint32_t i = 0; i < p->k->naxes; i++) {
     const AxisPlan *a = &p->plan->axes[i];
@@ -301,7 +318,90 @@ static Status plan_nolocals(Planner *p) {
   return NULL;
 }
 
-static Status plan_one(Planner *p) {
+/* The only REDUCE over the range, when it sums products in that dtype. */
+static UOp *products_over(const KernelInfo *k, const UOp *range, DType d) {
+  UOp *found = NULL;
+  for (size_t i = 0; i < k->list.len; i++) {
+    UOp *u = k->list.at[i];
+    for (uint32_t s = 1; u->op == OP_REDUCE && s < u->nsrc; s++) {
+      if (u->src[s] != range) continue;
+      if (found) return NULL;
+      found = u;
+    }
+  }
+  bool fits = found && found->arg.i == OP_ADD && found->dtype == d && found->src[0]->op == OP_MUL;
+  return fits ? found : NULL;
+}
+
+/* The factor before it was cast to the dtype of the sum; NULL when it has another dtype, or when
+ * there are reductions in it. */
+static UOp *matrix_factor(Job *job, UOp *u, DType d) {
+  UOp *x = u->op == OP_CAST ? u->src[0] : u;
+  if (x->dtype != d) return NULL;
+  UOpList list = uop_toposort(job, x);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_REDUCE) return NULL;
+  return x;
+}
+
+static bool matrix_factors(Job *job, MatrixPlan *t) {
+  for (int swap = 0; swap < 2; swap++) {
+    UOp *a = t->reduce->src[0]->src[swap], *b = t->reduce->src[0]->src[!swap];
+    if (!kernel_depends(a, t->m) || kernel_depends(a, t->n) || kernel_depends(b, t->m)) continue;
+    if (!kernel_depends(b, t->n) || !kernel_depends(a, t->k) || !kernel_depends(b, t->k)) continue;
+    t->factor[0] = matrix_factor(job, a, t->info->dtype[MATRIX_A]);
+    t->factor[1] = matrix_factor(job, b, t->info->dtype[MATRIX_B]);
+    return t->factor[0] && t->factor[1];
+  }
+  return false;
+}
+
+static Status plan_matrix(Job *job, Planner *p) {
+  OptPlan *plan = p->plan;
+  MatrixPlan t = {.id = p->opt->arg % 256,
+                  .m = (uint32_t)p->opt->axis,
+                  .n = (uint32_t)(p->opt->arg / 256 % 128),
+                  .k = (uint32_t)(p->opt->arg / 32768)};
+  t.info = matrix_info(t.id);
+  if (plan->matrix.info) return refuse(p, "the list has a TC already");
+  if (!t.info || !matrix_on(t.info, p->target))
+    return refuse(p, "the target lacks the instruction");
+  if (!plan->groups) return refuse(p, "the device has no warps");
+  if (plan->nolocals || plan->ndims) return refuse(p, "it must come before LOCAL and GROUP");
+  uint32_t axis[3] = {t.m, t.n, t.k};
+  unsigned size[3] = {t.info->m, t.info->n, t.info->k};
+  for (int i = 0; i < 3; i++) {
+    if (axis[i] >= p->k->naxes || !p->k->axes[axis[i]].range || axis[i] == axis[(i + 1) % 3])
+      return refuse(p, "the kernel has no such axes");
+    if (p->k->axes[axis[i]].reduce != (i == 2)) return refuse(p, "two output and a reduce axis");
+    if (plan->axes[axis[i]].tile > 1) return refuse(p, "it must come before other tiles");
+  }
+  t.reduce = products_over(p->k, p->k->axes[t.k].range, t.info->dtype[MATRIX_C]);
+  if (!t.reduce || !matrix_factors(job, &t))
+    return refuse(p, "the reduce axis does not sum products of the instruction's dtypes, one "
+                     "factor over each output axis");
+  for (int i = 0; i < 3; i++) {
+    AxisPlan *a = &plan->axes[axis[i]];
+    a->matrix = (int32_t)size[i];
+    a->tile *= a->matrix;
+  }
+  plan->block[plan->ndims++] = (int32_t)t.info->threads;
+  plan->matrix = t;
+  return NULL;
+}
+
+static Status plan_pipeline(Planner *p, bool reduce) {
+  if (!p->plan->groups || !reduce)
+    return refuse(p, "the loop must be one over a reduce axis on a "
+                     "device with workgroups");
+  if (p->plan->slots) return refuse(p, "the list has a PIPELINE already");
+  if (p->opt->arg < 2 || p->opt->arg > MAX_SLOTS) return refuse(p, "there are 2 to 8 places");
+  p->plan->pipeline = p->opt->axis;
+  p->plan->slots = p->opt->arg;
+  return NULL;
+}
+
+static Status plan_one(Job *job, Planner *p) {
   int axis = p->opt->axis;
   if (p->opt->kind >= OPT__COUNT) return FAIL(INVALID_ARGUMENT, "unknown opt kind");
   if (p->opt->kind == OPT_STAGE && axis == -1) return plan_stage(p);
@@ -322,10 +422,14 @@ static Status plan_one(Planner *p) {
   case OPT_NOLOCALS:
   case OPT_ORDER: return plan_order(p, reduce);
   case OPT_PADTO: return plan_pad(p, a);
-  case OPT_MERGE: return refuse(p, "MERGE must come first");
+  case OPT_TC: return plan_matrix(job, p);
+  case OPT_PIPELINE: return plan_pipeline(p, reduce);
+  case OPT_CARRY: return plan_carry(p, reduce);
+  case OPT_MERGE:
+  case OPT_SPLIT: return refuse(p, "it must come first");
   case OPT_STAGE:
-    if (reduce == p->plan->groups) return plan_stage(p);
-    return refuse(p, reduce ? "the loop must be an output axis" : "the loop must be a reduce axis");
+    if (reduce || !p->plan->groups) return plan_stage(p); /* check_stages: that of a CARRY? */
+    return refuse(p, "the loop must be a reduce axis");
   case OPT_KEEP: return reduce ? refuse(p, "the loop must be an output axis") : plan_keep(p);
   case OPT__COUNT: break;
   }
@@ -415,7 +519,7 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
     for (uint32_t j = 0; open && j < open->n && copies <= MAX_NODES; j++) {
       const AxisPlan *a = &plan->axes[open->at[j]->arg.i];
       vectors += a->vector > 1;
-      copies *= a->tile / a->vector;
+      copies *= a->tile / a->vector / (a->matrix > 1 ? a->matrix / 2 : 1);
     }
     if (vectors > 1) return FAIL(INVALID_ARGUMENT, "a value would depend on two VECTOR axes");
     nodes += copies;
@@ -425,8 +529,32 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
   return NULL;
 }
 
-/* Extent of the axis inside the loop `level`: what a tile staged there covers. */
-/* The same of what a workgroup uses; 0 when a run decides. */
+/* Matrix instructions make vectors of their own. */
+static Status check_matrix(const KernelInfo *k, const OptPlan *plan) {
+  if (plan->matrix.info && plan->carry >= 0) return FAIL(INVALID_ARGUMENT, "a CARRY beside a TC");
+  for (uint32_t i = 0; plan->matrix.info && i < k->naxes; i++)
+    if (plan->axes[i].vector > 1)
+      return FAIL(INVALID_ARGUMENT, "axis %u has a VECTOR beside a TC", i);
+  return NULL;
+}
+
+/* -- what a tile covers inside the loop `level` -------------------------------------------------
+ */
+
+/* Where the loop over an axis stands among the output loops; what stays in a REDUCE is inside of
+ * all. */
+static uint32_t place_in_nest(const OptPlan *plan, uint32_t axis) {
+  if ((int)axis == plan->carry) return 2 * plan->carry_at;
+  for (uint32_t i = 0; i < plan->nout; i++)
+    if (plan->order[i] == axis) return 2 * i + 1;
+  return UINT32_MAX;
+}
+
+bool opts_inside(const OptPlan *plan, uint32_t axis, int level) {
+  return level < 0 || place_in_nest(plan, axis) > place_in_nest(plan, (uint32_t)level);
+}
+
+/* Of what a workgroup uses; 0 when a run decides. */
 static int64_t shared_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
   const AxisPlan *a = &plan->axes[axis];
   int64_t own = a->tile * (a->lanes ? a->lanes : 1);
@@ -443,18 +571,55 @@ static int64_t shared_extent(const KernelInfo *k, const OptPlan *plan, uint32_t 
 static int64_t staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
   const AxisPlan *a = &plan->axes[axis];
   if (plan->groups) return shared_extent(k, plan, axis, level);
-  if (level < 0 || k->axes[axis].reduce) return a->size;
-  for (uint32_t i = 0; i < plan->nout; i++) {
-    if (plan->order[i] == axis) return a->tile;
-    if (plan->order[i] == (uint32_t)level) return a->outer * a->tile;
+  if (level < 0) return a->size;
+  if (k->axes[axis].reduce && (int)axis != plan->carry) return a->size;
+  return opts_inside(plan, axis, level) ? a->outer * a->tile : a->tile;
+}
+
+static const UOp *reduce_over(const KernelInfo *k, uint32_t axis, uint32_t *n) {
+  const UOp *found = NULL;
+  *n = 0;
+  for (size_t i = 0; i < k->list.len; i++) {
+    const UOp *u = k->list.at[i];
+    for (uint32_t s = 1; u->op == OP_REDUCE && s < u->nsrc; s++)
+      if (u->src[s]->arg.i == axis) found = u, ++*n;
   }
-  return a->size;
+  return found;
+}
+
+/* One sum, of the whole kernel, is carried: of all that lies inside of the loop. */
+static Status check_carry(const KernelInfo *k, const OptPlan *plan) {
+  if (plan->carry < 0) return NULL;
+  uint32_t n, axis = (uint32_t)plan->carry;
+  const UOp *u = reduce_over(k, axis, &n);
+  int64_t size = 1;
+  if (n != 1 || u->dtype == DT_INDEX)
+    return FAIL(INVALID_ARGUMENT,
+                "CARRY: axis %u belongs to %u reductions, expected one of numbers", axis, n);
+  if (k->in_place) return FAIL(INVALID_ARGUMENT, "CARRY: the kernel reads what it writes");
+  if (plan->axes[axis].outer < 2) return FAIL(INVALID_ARGUMENT, "CARRY: axis %u has no loop", axis);
+  for (uint32_t j = 0; u->open && j < u->open->n; j++) {
+    uint32_t a = (uint32_t)u->open->at[j]->arg.i;
+    const AxisPlan *p = &plan->axes[a];
+    if (k->axes[a].reduce)
+      return FAIL(INVALID_ARGUMENT, "CARRY: the reduction over axis %u lies in another", axis);
+    size *= opts_inside(plan, a, (int)axis) ? p->outer * p->tile : p->tile;
+    if (size > MAX_STAGE)
+      return FAIL(INVALID_ARGUMENT, "CARRY(%u,%u) would keep more than %lld sums", axis,
+                  plan->carry_at, (long long)MAX_STAGE);
+  }
+  return NULL;
 }
 
 static Status check_stages(const KernelInfo *k, const Target *target, const OptPlan *plan) {
   int64_t shared = 0;
   for (uint32_t s = 0; s < plan->nstages; s++) {
     const UOp *u = k->stageable[plan->stages[s].operand];
+    int level = plan->stages[s].level;
+    if (!plan->groups && level >= 0 && k->axes[level].reduce && level != plan->carry)
+      return FAIL(INVALID_ARGUMENT,
+                  "STAGE(%d,%u) is not legal: the loop must be an output axis, or carried", level,
+                  plan->stages[s].operand);
     const RangeSet *open = u->open;
     int64_t size = 1;
     for (uint32_t j = 0; open && j < open->n; j++) {
@@ -469,21 +634,13 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
                     "only at run time",
                     plan->stages[s].level, plan->stages[s].operand);
     }
-    shared += size * dtype_info[u->dtype].bytes;
+    bool ahead = plan->slots && plan->stages[s].level == plan->pipeline;
+    shared += size * dtype_info[u->dtype].bytes * (ahead ? plan->slots : 1);
     if (plan->groups && (uint64_t)shared > target->local_bytes)
       return FAIL(INVALID_ARGUMENT, "what is staged takes more than the workgroup's %llu bytes",
                   (unsigned long long)target->local_bytes);
   }
   return NULL;
-}
-
-bool opts_loop_inside(const OptPlan *plan, uint32_t axis, int level) {
-  bool seen = level < 0;
-  for (uint32_t i = 0; i < plan->nout; i++) {
-    if (plan->order[i] == axis) return seen;
-    seen |= plan->order[i] == (uint32_t)level;
-  }
-  return true;
 }
 
 static bool is_row(const Kept *k, const UOp *range) {
@@ -507,7 +664,7 @@ static Status check_rows(const KernelInfo *k, const OptPlan *plan, const KeepPla
   const Kept *kept = &k->kept[keep->value];
   for (uint32_t r = 0; r < kept->n * kept->nrow; r++) {
     uint32_t a = (uint32_t)kept->row[r]->arg.i;
-    bool inside = keep->level != (int)a && opts_loop_inside(plan, a, keep->level);
+    bool inside = keep->level != (int)a && opts_inside(plan, a, keep->level);
     if (!k->axes[a].reduce && !inside)
       return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): the row along axis %u is not inside of that loop",
                   keep->level, keep->value, a);
@@ -529,6 +686,9 @@ static Status check_keeps(const KernelInfo *k, const OptPlan *plan) {
     int64_t size = 1;
     bool fits = true;
     TRY(check_rows(k, plan, keep));
+    if (plan->carry >= 0)
+      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): not in a list with CARRY", keep->level,
+                  keep->value);
     for (uint32_t r = 0; r < kept->nrow; r++)
       fits = fits && grows_to(&size, row_extent(plan, kept, r));
     for (uint32_t j = 0; j < open->n; j++)
@@ -542,9 +702,22 @@ static Status check_keeps(const KernelInfo *k, const OptPlan *plan) {
   return NULL;
 }
 
+/* Reduce axes as the REDUCEs list them. */
+static void order_reductions(const KernelInfo *k, OptPlan *out) {
+  for (size_t i = 0; i < k->list.len; i++) {
+    const UOp *u = k->list.at[i];
+    for (uint32_t s = 1; u->op == OP_REDUCE && s < u->nsrc; s++) {
+      uint32_t at = 0, axis = (uint32_t)u->src[s]->arg.i;
+      while (at < out->nred && out->order[out->nout + at] != axis) at++;
+      if (at == out->nred) out->order[out->nout + out->nred++] = axis;
+    }
+  }
+}
+
 Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
                  OptPlan *out) {
-  *out = (OptPlan){.groups = target->max_group > 0, .block = {1, 1, 1}};
+  *out =
+      (OptPlan){.groups = target->max_group > 0, .block = {1, 1, 1}, .carry = -1, .pipeline = -1};
   out->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *out->axes);
   out->order = arena_array(&job->arena, k->naxes + 1u, sizeof *out->order);
   out->stages = arena_array(&job->arena, list->len + 1, sizeof *out->stages);
@@ -553,37 +726,60 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
     return FAIL(INVALID_ARGUMENT, "a kernel with several stores takes no opts");
   for (uint32_t i = 0; i < k->naxes; i++) {
     int64_t n = k->axes[i].size;
-    out->axes[i] = (AxisPlan){.size = n, .tile = 1, .outer = n, .vector = 1};
+    out->axes[i] = (AxisPlan){.size = n, .tile = 1, .outer = n, .vector = 1, .matrix = 1};
   }
   if (!k->store) return NULL;
   for (uint32_t i = 0; i < k->nloops; i++) out->order[out->nout++] = (uint32_t)k->loops[i]->arg.i;
-  for (uint32_t i = 0; i < k->naxes; i++)
-    if (k->axes[i].range && k->axes[i].reduce) out->order[out->nout + out->nred++] = i;
+  order_reductions(k, out);
   for (size_t i = 0; i < list->len; i++) {
     Planner p = {.k = k, .target = target, .plan = out, .opt = &list->at[i]};
-    TRY(plan_one(&p));
+    TRY(plan_one(job, &p));
     /* PADTO changes the size that later opts see. */
     AxisPlan *a = p.opt->axis >= 0 ? &out->axes[p.opt->axis] : NULL;
     if (a && a->tile == 1) a->outer = a->size;
   }
   TRY(finish_axes(k, out));
+  TRY(check_matrix(k, out));
   TRY(check_nodes(k, out));
   TRY(check_keeps(k, out));
+  TRY(check_carry(k, out));
   return check_stages(k, target, out);
+}
+
+static Status merge_one(Job *job, const Opt *o, UOp **kernel) {
+  UOp *next = merge_axes(job, *kernel, o->axis, o->arg);
+  if (!next)
+    return FAIL(INVALID_ARGUMENT,
+                "MERGE(%d,%d) is not legal: no loop over axis %d has one over "
+                "axis %d right inside",
+                o->axis, (int)o->arg, o->axis, (int)o->arg);
+  *kernel = next;
+  return NULL;
+}
+
+static Status split_one(Job *job, const Opt *o, UOp **kernel) {
+  const KernelInfo *k = kernel_info(job, *kernel);
+  Planner p = {.k = k, .opt = o};
+  if (o->axis < 0 || (uint32_t)o->axis >= k->naxes || !k->axes[o->axis].range)
+    return refuse(&p, "the kernel has no such axis");
+  const KernelAxis *a = &k->axes[o->axis];
+  if (k->naxes > INT8_MAX) return refuse(&p, "the kernel has too many axes");
+  if (!axis_is_static(a)) return refuse(&p, "a run decides the size of the axis");
+  if (o->arg < 1 || o->arg >= a->size) return refuse(&p, "a block is smaller than the axis");
+  if (a->size % o->arg && (a->reduce || k->in_place))
+    return refuse(&p, "the size must be a multiple of the block");
+  *kernel = split_axis(job, *kernel, o->axis, o->arg, k->naxes);
+  return NULL;
 }
 
 Status opts_merge(Job *job, UOp *kernel, const OptList *list, UOp **merged, OptList *rest) {
   *merged = kernel;
   *rest = *list;
-  while (rest->len && rest->at[0].kind == OPT_MERGE) {
-    const Opt o = rest->at[0];
-    UOp *next = merge_axes(job, *merged, o.axis, o.arg);
-    if (!next)
-      return FAIL(INVALID_ARGUMENT,
-                  "MERGE(%d,%d) is not legal: no loop over axis %d has one over "
-                  "axis %d right inside",
-                  o.axis, (int)o.arg, o.axis, (int)o.arg);
-    *merged = next;
+  while (rest->len && opt_is_head(rest->at)) {
+    if (rest->at->kind == OPT_MERGE)
+      TRY(merge_one(job, rest->at, merged));
+    else
+      TRY(split_one(job, rest->at, merged));
     rest->at++, rest->len--, rest->cap--;
   }
   return NULL;

@@ -12,6 +12,10 @@
  * (PADTO to a multiple of the tile), or, where it is a tile of single output elements, is clamped:
  * what lies beyond the end computes the last element again.
  *
+ * SPLIT and CARRY block a contraction: SPLIT(2,256) CARRY(3,1) sums 256 steps of axis 2 for all
+ * that lies inside of the output loop at position 1, then the next 256; what STAGE copies inside of
+ * the loop over axis 3 is then 256 steps deep and stays in a cache.
+ *
  * On a device with workgroups every output loop runs over workgroups, and LOCAL, GROUP and GROUPTOP
  * make the threads of one. The first of them in a list is the fastest varying dimension; one that
  * has as many threads as an earlier one shares its dimension when no reduction runs inside both
@@ -20,7 +24,7 @@
  * Lists travel between machines as text: "VECTOR(1,16) UPCAST(0,8) THREAD(0,2)". */
 #pragma once
 
-#include "compiler/ir/plan.h"
+#include "compiler/ir/matrix.h"
 #include "compiler/search/kept.h"
 
 typedef enum OptKind {
@@ -30,6 +34,10 @@ typedef enum OptKind {
   OPT__COUNT
 } OptKind;
 
+/* The argument of TC. */
+static inline int64_t opt_tc_arg(int64_t id, uint32_t n, uint32_t k) {
+  return id + 256 * (int64_t)n + 32768 * (int64_t)k;
+}
 void opts_push(Job *job, OptList *list, OptKind kind, int axis, int64_t arg);
 void opts_print(const OptList *list, StrBuf *out);
 /* INVALID_ARGUMENT says where and what was expected. Legality is another question. */
@@ -76,8 +84,9 @@ bool kernel_depends(const UOp *u, uint32_t axis);
 
 typedef struct AxisPlan {
   int64_t size;   /* padded; the largest */
-  int64_t tile;   /* vector * inner... */
+  int64_t tile;   /* matrix * vector * inner... */
   int64_t outer;  /* iterations left for the loop, at most */
+  int32_t matrix; /* elements that a matrix instruction takes, 1 = none does */
   int32_t vector; /* lanes, 1 = not vectorised */
   int32_t inner[OPT_MAX_INNER];
   uint32_t ninner;
@@ -100,6 +109,15 @@ typedef struct KeepPlan {
   int level;      /* as of a StagePlan */
 } KeepPlan;
 
+/* The sum that matrix instructions compute. */
+typedef struct MatrixPlan {
+  const MatrixInfo *info; /* NULL: none does */
+  int64_t id;
+  uint32_t m, n, k; /* axes */
+  UOp *reduce;      /* REDUCE(ADD, MUL(...)) */
+  UOp *factor[2];   /* A and B, in the instruction's dtypes */
+} MatrixPlan;
+
 typedef struct OptPlan {
   AxisPlan *axes;
   uint32_t *order; /* output axes, outermost first, then reduce axes, outermost first */
@@ -108,18 +126,27 @@ typedef struct OptPlan {
   uint32_t nstages;
   KeepPlan *keeps;
   uint32_t nkeeps;
-  bool groups; /* the target has workgroups: output loops run over them */
+  MatrixPlan matrix;
+  int pipeline;  /* the reduce axis over whose loop copies run ahead; -1: none */
+  int32_t slots; /* places that they go to by turns */
+  bool groups;   /* the target has workgroups: output loops run over them */
   bool nolocals;
   int32_t block[3]; /* threads of a workgroup; the first ndims are in use, the others are 1 */
   int ndims;
+  int carry;         /* the reduce axis whose loop runs among the output loops, or -1 */
+  uint32_t carry_at; /* right outside of the output loop at this position */
 } OptPlan;
 
-/* The kernel with the MERGEs at the head of the list done, and the rest of the list. */
+/* MERGE and SPLIT make another kernel; they come first. */
+static inline bool opt_is_head(const Opt *o) {
+  return o->kind == OPT_MERGE || o->kind == OPT_SPLIT;
+}
+/* The kernel with the head of the list done, and the rest of the list. */
 Status opts_merge(Job *job, UOp *kernel, const OptList *list, UOp **merged, OptList *rest);
-/* INVALID_ARGUMENT with the reason when a list (without MERGEs) is not legal for the kernel on the
- * target. */
+/* Does the loop over `axis` lie inside the loop over `level` (-1: around all)? */
+bool opts_inside(const OptPlan *plan, uint32_t axis, int level);
+/* INVALID_ARGUMENT with the reason when a list (without its head) is not legal for the kernel on
+ * the target. */
 Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
                  OptPlan *out);
-/* Whether the loop over output axis `axis` is inside the one over `level`. */
-bool opts_loop_inside(const OptPlan *plan, uint32_t axis, int level);
 Status opts_check(Job *job, UOp *kernel, const Target *target, const OptList *list);

@@ -2,7 +2,8 @@
  *
  *   look the plan up        hit: the compile worker is let go; miss: it makes the plan
  *   look the kernels up     all of the plan in one batch
- *   compile what is missing spread over the idle compile workers
+ *   compile what is missing spread over the idle compile workers, with the opts of the best
+ *                           record that serves, else by the heuristic
  *   store                   plan and new kernels in one transaction; nobody waits for it
  *
  * Packed messages are what the cache stores, so the same bytes are kept for storing and unpacked
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "daemon/server/compile.h"
 
 /* One kernel of the plan on its way. */
@@ -18,9 +20,10 @@ typedef struct BuildKernel {
   Build *build;
   CompileJob job;
   Kiln__V1__KernelJob message;
-  bool active; /* job is with the pool */
-  Bytes blob;  /* packed KernelBinary, in the build's arena */
-  bool made;   /* not from the cache */
+  bool active;      /* job is with the pool */
+  Bytes blob;       /* packed KernelBinary, in the build's arena */
+  const char *opts; /* of the record that it is compiled with; NULL = heuristic */
+  bool made;        /* not from the cache */
 } BuildKernel;
 
 struct Build {
@@ -129,10 +132,16 @@ static Status fill_artifact(Build *b, Artifact *a) {
   a->graph.len = b->graph.len;
   a->graph.ptr = arena_copy(&a->arena, b->graph.ptr, b->graph.len);
   a->binaries = arena_array(&a->arena, n + 1, sizeof *a->binaries);
-  if (!a->graph.ptr || !a->binaries) return FAIL(RESOURCE_EXHAUSTED, "executable");
-  for (size_t i = 0; i < n; i++)
+  a->kernel_graphs = arena_array(&a->arena, n + 1, sizeof *a->kernel_graphs);
+  if (!a->graph.ptr || !a->binaries || !a->kernel_graphs)
+    return FAIL(RESOURCE_EXHAUSTED, "executable");
+  for (size_t i = 0; i < n; i++) {
+    const ProtobufCBinaryData *graph = &b->plan->kernels[i]->graph;
+    a->kernel_graphs[i] = (Bytes){arena_copy(&a->arena, graph->data, graph->len), graph->len};
+    if (!a->kernel_graphs[i].ptr) return FAIL(RESOURCE_EXHAUSTED, "executable");
     TRY(unpack(&kiln__v1__kernel_binary__descriptor, b->kernels[i].blob, &a->arena,
                &a->binaries[i]));
+  }
   return slim_plan(b, a);
 }
 
@@ -170,10 +179,42 @@ static void build_complete(Build *b) {
 /* -- kernels ------------------------------------------------------------------------------------
  */
 
+static Status submit_kernel(Build *b, size_t i);
+
+/* What a compile that failed says about its schedule; false: nothing, the worker died or was
+ * stopped. */
+static bool cause_of(StatusCode code, ScheduleCause *out) {
+  *out = code == ST_RESOURCE_EXHAUSTED ? SC_OOM : SC_COMPILE_ERROR;
+  return code == ST_RESOURCE_EXHAUSTED || code == ST_INVALID_ARGUMENT || code == ST_INTERNAL ||
+         code == ST_UNIMPLEMENTED || code == ST_OUT_OF_RANGE;
+}
+
+/* A record led to no code: what it says is remembered, and the heuristic is asked instead. Takes
+ * st. */
+static Status compile_without_record(BuildKernel *k, Status st) {
+  Build *b = k->build;
+  size_t i = (size_t)(k - b->kernels);
+  const Kiln__V1__PlanKernel *p = b->plan->kernels[i];
+  Schedule bad = {.kernel = p->hash.data,
+                  .target = b->fingerprint,
+                  .opts = k->opts,
+                  .name = p->name,
+                  .compiler = b->target->compiler};
+  char text[512], opts[256];
+  status_text(st, text, sizeof text);
+  LOG_WARN("a schedule record does not compile; the heuristic takes over",
+           "kernel=%s opts=%s error=\"%s\"", p->name, log_quote(opts, sizeof opts, k->opts), text);
+  if (cause_of(status_code(st), &bad.cause)) store_put_tuned(b->server->store, NULL, 0, &bad, 1);
+  status_drop(st);
+  k->opts = NULL;
+  return submit_kernel(b, i);
+}
+
 static void on_kernel(void *ctx, Message *m, Status st) {
   BuildKernel *k = ctx;
   Build *b = k->build;
   k->active = false;
+  if (st && k->opts && !(st = compile_without_record(k, st))) return;
   if (!st && !m->env->kernel_done->binary) st = FAIL(INTERNAL, "a kernel's answer without code");
   if (!st) {
     const Kiln__V1__KernelBinary *binary = m->env->kernel_done->binary;
@@ -199,6 +240,7 @@ static Status submit_kernel(Build *b, size_t i) {
   k->message.graph = p->graph;
   k->message.name = p->name;
   k->message.target = (Kiln__V1__TargetSpec *)(uintptr_t)b->target;
+  if (k->opts) k->message.opts = (char *)(uintptr_t)k->opts;
   kiln__v1__envelope__init(&k->job.env);
   k->job.env.body_case = KILN__V1__ENVELOPE__BODY_KERNEL;
   k->job.env.kernel = &k->message;
@@ -232,15 +274,38 @@ static void compile_missing(Build *b) {
   }
 }
 
-static void on_kernels_found(void *ctx, const Bytes *values, size_t n) {
+/* A list without opts is spelt with a space where "" asks for the heuristic. */
+static bool same_opts(const char *a, const char *b) {
+  while (*a == ' ') a++;
+  while (*b == ' ') b++;
+  return !strcmp(a, b);
+}
+
+/* Whether the blob was compiled with these opts. */
+static bool has_opts(Bytes blob, const char *opts) {
+  Arena arena;
+  Kiln__V1__KernelBinary *binary;
+  arena_init(&arena, 0);
+  Status st = unpack(&kiln__v1__kernel_binary__descriptor, blob, &arena, &binary);
+  bool same = !st && same_opts(binary->opts, opts);
+  status_drop(st);
+  arena_deinit(&arena);
+  return same;
+}
+
+static void on_kernels_found(void *ctx, const StoreKernel *found, size_t n) {
   Build *b = ctx;
   b->lookup = NULL;
   step(b, &b->report.cache_ns);
   assert(n == b->plan->n_kernels);
   for (size_t i = 0; i < n; i++) {
-    if (!values[i].ptr) continue;
-    b->kernels[i].blob.len = values[i].len;
-    b->kernels[i].blob.ptr = arena_copy(&b->arena, values[i].ptr, values[i].len);
+    BuildKernel *k = &b->kernels[i];
+    Bytes blob = found[i].binary;
+    const char *opts = found[i].opts;
+    if (opts) k->opts = arena_strdup(&b->arena, str_from(*opts ? opts : " "));
+    if (!blob.ptr || (k->opts && !has_opts(blob, k->opts))) continue;
+    k->blob.len = blob.len;
+    k->blob.ptr = arena_copy(&b->arena, blob.ptr, blob.len);
   }
   compile_missing(b);
 }

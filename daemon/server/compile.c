@@ -124,6 +124,7 @@ static void report_executable(Kiln__V1__CompileReport *r, Arena *arena, const Ex
   r->kernels = (uint32_t)e->artifact->plan->n_calls;
   r->unique_kernels = (uint32_t)e->artifact->plan->n_kernels;
   r->temp_bytes = e->artifact->plan->temp_bytes;
+  r->kept_bytes = e->artifact->plan->kept_bytes;
   r->weight_bytes = 0;
   for (size_t i = 0; i < e->face->n_weights; i++) r->weight_bytes += e->face->weights[i]->bytes;
   r->device = (char *)(uintptr_t)device_lane_name(e->device);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "daemon/channel/cancel.h"
 #include "proto/limits.h"
 
 enum { IN_FLIGHT_MAX = 16, PATIENCE = 3 };
@@ -29,7 +30,9 @@ struct DeviceLane {
   uint64_t next_id;
   DeviceQueue flight, waiting;
   SlabPool slabs;
-  Arena arena; /* of target and description */
+  CancelBoard *cancelled;
+  int cancelled_fd; /* of the same, for workers */
+  Arena arena;      /* of target and description */
   Kiln__V1__TargetSpec *target;
   char *description;
   uint8_t fingerprint[DIGEST_BYTES];
@@ -87,7 +90,10 @@ static void job_finish(DeviceLane *l, DeviceJob *job, Message *m, Status st) {
 
 void device_lane_cancel(DeviceLane *l, DeviceJob *job) {
   job->done = NULL;
-  if (job->in_flight) return; /* freed with its answer */
+  if (job->in_flight) { /* freed with its answer */
+    cancel_post(l->cancelled, job->env.id);
+    return;
+  }
   if (job->submitted) {
     DeviceJob **at = &l->waiting.first;
     while (*at != job) at = &(*at)->next;
@@ -253,7 +259,8 @@ static void on_ready(void *ctx) {
   env.body_case = KILN__V1__ENVELOPE__BODY_HELLO;
   env.hello = &hello;
   l->state = LS_GREETING;
-  status_drop(worker_send(l->worker, &env, NULL, 0)); /* if it is gone, on_gone follows */
+  /* if it is gone, on_gone follows */
+  status_drop(worker_send(l->worker, &env, &l->cancelled_fd, 1));
 }
 
 /* Copies the target out of the message and hashes it. */
@@ -446,6 +453,12 @@ static void forget_slab(void *ctx, const Slab *s) {
 Status device_lane_create(const DeviceLaneSpec *spec, DeviceLane **out) {
   DeviceLane *l = *out = calloc(1, sizeof *l);
   if (!l) return FAIL(RESOURCE_EXHAUSTED, "device");
+  Status st = cancel_board_create(&l->cancelled, &l->cancelled_fd);
+  if (st) {
+    free(l);
+    *out = NULL;
+    return st;
+  }
   l->spec = *spec;
   queue_init(&l->flight);
   queue_init(&l->waiting);
@@ -464,6 +477,8 @@ void device_lane_release(DeviceLane *l) {
   for (DeviceJob *job; (job = queue_pop(&l->waiting));) job_free(l, job);
   slab_trim(&l->slabs, 0);
   arena_deinit(&l->arena);
+  cancel_board_close(l->cancelled);
+  close(l->cancelled_fd);
   free(l);
 }
 

@@ -31,6 +31,7 @@ typedef struct Artifact {
   Bytes graph;                       /* canonical bytes */
   Kiln__V1__Plan *plan;              /* kernels without their graphs */
   Kiln__V1__KernelBinary **binaries; /* parallel to plan->kernels */
+  Bytes *kernel_graphs;              /* the same: canonical bytes, for explaining and tuning */
 } Artifact;
 
 typedef struct Executable {

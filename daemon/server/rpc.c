@@ -2,23 +2,17 @@
 #include "daemon/server/rpc.h"
 
 static const Method *const methods[] = {
-    &rpc_run,
-    &rpc_compile,
-    &rpc_inspect,
-    &rpc_release,
-    &rpc_upload,
-    &rpc_download,
-    &rpc_free_buffers,
-    &rpc_list_buffers,
-    &rpc_server_info,
-    &rpc_devices,
-    &rpc_cache_stats,
-    &rpc_cache_list,
-    &rpc_cache_why,
-    &rpc_health_check,
-    &rpc_health_watch,
-    &rpc_reflection_v1,
-    &rpc_reflection_v1alpha,
+    &rpc_run,           &rpc_compile,
+    &rpc_inspect,       &rpc_release,
+    &rpc_upload,        &rpc_download,
+    &rpc_free_buffers,  &rpc_list_buffers,
+    &rpc_server_info,   &rpc_devices,
+    &rpc_cache_stats,   &rpc_cache_list,
+    &rpc_cache_why,     &rpc_cache_verify,
+    &rpc_cache_prune,   &rpc_cache_remove,
+    &rpc_cache_export,  &rpc_cache_import,
+    &rpc_health_check,  &rpc_health_watch,
+    &rpc_reflection_v1, &rpc_reflection_v1alpha,
 };
 
 const Method *method_find(Str path) {

@@ -1,66 +1,29 @@
 /* A StoreJob is a lane job with an arena of its own, which holds copies of all that it refers to:
  * nothing on the loop is read by the lane's thread. The Cache handle is touched by that thread
  * only; what the loop may know of it (path, error) is set by `done` functions. */
-#include "daemon/server/store.h"
-#include "base/arena.h"
-#include "proto/digest.h"
+#include "daemon/server/store_job.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
-#include "base/arena.h"
 #include "base/log.h"
-#include "cache/cache.h"
+#include "proto/digest.h"
 
 _Static_assert((int)CACHE_HASH_BYTES == (int)DIGEST_BYTES, "keys are SHA-256");
 
-struct Store {
-  Lane *lane;
-  Cache *cache; /* the lane's */
-  uint64_t max_bytes;
-  char *path;
-  bool open;       /* as far as the loop knows */
-  char error[512]; /* the loop's */
-  void (*closed)(void *ctx);
-  void *closed_ctx;
-};
-
-struct StoreJob {
-  LaneJob job; /* first member */
-  Store *store;
-  Arena arena;
-  atomic_bool forgotten; /* read by the lane, which then stops early */
-  Status st;
-  /* lookups and writes */
-  CacheRecord *records;
-  size_t n;
-  StrBuf *values;
-  Bytes *found_values;
-  StoreFound found;
-  /* questions */
-  uint64_t merged;
-  uint32_t limit;
-  const char *hash;
-  uint8_t target[DIGEST_BYTES];
-  bool has_target;
-  StrBuf text;
-  Kiln__V1__CacheStatsResponse stats;
-  Kiln__V1__CacheListResponse list;
-  size_t list_cap;
-  StoreAnswer answer;
-  void *ctx;
-};
-
-static void job_free(StoreJob *j) {
+void store_job_free(StoreJob *j) {
   for (size_t i = 0; j->values && i < j->n; i++) strbuf_deinit(&j->values[i]);
   strbuf_deinit(&j->text);
+  strbuf_deinit(&j->check.problems);
+  vec_deinit(&j->tried);
+  vec_deinit(&j->hints);
   status_drop(j->st);
   arena_deinit(&j->arena);
   free(j);
 }
 
-static StoreJob *job_create(Store *s, void (*run)(LaneJob *, void *), void (*done)(LaneJob *)) {
+StoreJob *store_job_create(Store *s, void (*run)(LaneJob *, void *), void (*done)(LaneJob *)) {
   StoreJob *j = calloc(1, sizeof *j);
   if (!j) return NULL;
   j->job = (LaneJob){.run = run, .done = done};
@@ -90,7 +53,7 @@ static void open_done(LaneJob *job) {
   } else {
     LOG_INFO("cache open", "path=%s", s->path);
   }
-  job_free(j);
+  store_job_free(j);
 }
 
 static void lane_end(void *state) {
@@ -104,6 +67,7 @@ Status store_create(const StoreSpec *spec, Store **out) {
   if (!s) return FAIL(RESOURCE_EXHAUSTED, "store");
   LaneSpec lane = {.name = "kiln-cache", .state = s, .end = lane_end};
   s->max_bytes = spec->max_bytes;
+  if (gethostname(s->host, sizeof s->host - 1)) snprintf(s->host, sizeof s->host, "unknown");
   s->path = strdup(spec->path ? spec->path : "");
   Status st =
       s->path ? lane_create(spec->loop, &lane, &s->lane) : FAIL(RESOURCE_EXHAUSTED, "store");
@@ -113,7 +77,7 @@ Status store_create(const StoreSpec *spec, Store **out) {
     *out = NULL;
     return st;
   }
-  StoreJob *j = spec->path ? job_create(s, open_run, open_done) : NULL;
+  StoreJob *j = spec->path ? store_job_create(s, open_run, open_done) : NULL;
   if (j)
     lane_submit(s->lane, &j->job);
   else
@@ -142,7 +106,7 @@ const char *store_error(const Store *s) { return s->error; }
 /* -- records ------------------------------------------------------------------------------------
  */
 
-static bool copy_key(StoreJob *j, const StoreKey *key, CacheRecord *out) {
+bool store_copy_key(StoreJob *j, const StoreKey *key, CacheRecord *out) {
   out->key.hash = arena_copy(&j->arena, key->hash, DIGEST_BYTES);
   out->key.target = arena_copy(&j->arena, key->target, DIGEST_BYTES);
   out->key.canonical.ptr = arena_copy(&j->arena, key->canonical.ptr, key->canonical.len);
@@ -151,9 +115,8 @@ static bool copy_key(StoreJob *j, const StoreKey *key, CacheRecord *out) {
   return out->key.hash && out->key.target && out->key.canonical.ptr && out->note;
 }
 
-static void find_run(LaneJob *job, void *state) {
-  StoreJob *j = (StoreJob *)job;
-  Store *s = state;
+void store_find_values(StoreJob *j) {
+  Store *s = j->store;
   for (size_t i = 0; s->cache && i < j->n && !j->forgotten; i++) {
     bool found;
     const CacheRecord *r = &j->records[i];
@@ -167,44 +130,51 @@ static void find_run(LaneJob *job, void *state) {
   }
 }
 
-static void find_done(LaneJob *job) {
-  StoreJob *j = (StoreJob *)job;
+static void find_run(LaneJob *job, void *state) {
+  (void)state;
+  store_find_values((StoreJob *)job);
+}
+
+void store_log_lookup(const StoreJob *j) {
   char text[512];
   status_text(j->st, text, sizeof text);
   if (j->st) LOG_WARN("cache lookup failed", "error=\"%s\"", text);
-  if (!j->forgotten) j->found(j->ctx, j->found_values, j->n);
-  job_free(j);
 }
 
-static StoreJob *get(Store *s, CacheKind kind, const StoreKey *keys, size_t n, StoreFound found,
-                     void *ctx) {
-  StoreJob *j = job_create(s, find_run, find_done);
+static void find_done(LaneJob *job) {
+  StoreJob *j = (StoreJob *)job;
+  store_log_lookup(j);
+  if (!j->forgotten) j->found(j->ctx, j->found_values, j->n);
+  store_job_free(j);
+}
+
+StoreJob *store_lookup(Store *s, CacheKind kind, const StoreKey *keys, size_t n,
+                       void (*done)(LaneJob *)) {
+  StoreJob *j = store_job_create(s, kind == CACHE_KERNEL ? store_kernels_run : find_run, done);
   if (!j) return NULL;
-  j->found = found;
-  j->ctx = ctx;
   j->records = arena_array(&j->arena, n + 1, sizeof *j->records);
   j->found_values = arena_array(&j->arena, n + 1, sizeof *j->found_values);
   j->values = arena_array(&j->arena, n + 1, sizeof *j->values);
   bool ok = j->records && j->found_values && j->values;
   for (size_t i = 0; ok && i < n; i++) {
     j->records[i].kind = kind;
-    ok = copy_key(j, &keys[i], &j->records[i]);
+    ok = store_copy_key(j, &keys[i], &j->records[i]);
   }
   if (!ok) {
-    job_free(j);
+    store_job_free(j);
     return NULL;
   }
   j->n = n;
-  lane_submit(s->lane, &j->job);
   return j;
 }
 
 StoreJob *store_get_plan(Store *s, const StoreKey *key, StoreFound found, void *ctx) {
-  return get(s, CACHE_PLAN, key, 1, found, ctx);
-}
-
-StoreJob *store_get_kernels(Store *s, const StoreKey *keys, size_t n, StoreFound found, void *ctx) {
-  return get(s, CACHE_KERNEL, keys, n, found, ctx);
+  StoreJob *j = store_lookup(s, CACHE_PLAN, key, 1, find_done);
+  if (!j) return NULL;
+  j->found = found;
+  j->ctx = ctx;
+  lane_submit(s->lane, &j->job);
+  return j;
 }
 
 static void put_run(LaneJob *job, void *state) {
@@ -213,7 +183,7 @@ static void put_run(LaneJob *job, void *state) {
   if (s->cache) j->st = cache_put(s->cache, j->records, j->n);
 }
 
-static void put_done(LaneJob *job) {
+void store_put_done(LaneJob *job) {
   StoreJob *j = (StoreJob *)job;
   Store *s = j->store;
   if (j->st) {
@@ -224,28 +194,28 @@ static void put_done(LaneJob *job) {
   } else if (s->open) {
     s->error[0] = 0;
   }
-  job_free(j);
+  store_job_free(j);
 }
 
-static bool copy_record(StoreJob *j, CacheKind kind, const StoreRecord *r) {
+bool store_copy_record(StoreJob *j, CacheKind kind, const StoreRecord *r) {
   CacheRecord *out = &j->records[j->n];
   out->kind = kind;
   out->value = (Bytes){arena_copy(&j->arena, r->value.ptr, r->value.len), r->value.len};
   j->n++;
-  return copy_key(j, &r->key, out) && out->value.ptr;
+  return store_copy_key(j, &r->key, out) && out->value.ptr;
 }
 
 void store_put(Store *s, const StoreRecord *plan, const StoreRecord *kernels, size_t n) {
-  StoreJob *j = job_create(s, put_run, put_done);
+  StoreJob *j = store_job_create(s, put_run, store_put_done);
   if (!j) return;
   j->records = arena_array(&j->arena, n + 2, sizeof *j->records);
   bool ok = j->records != NULL;
-  for (size_t i = 0; ok && i < n; i++) ok = copy_record(j, CACHE_KERNEL, &kernels[i]);
-  if (ok && plan) ok = copy_record(j, CACHE_PLAN, plan);
+  for (size_t i = 0; ok && i < n; i++) ok = store_copy_record(j, CACHE_KERNEL, &kernels[i]);
+  if (ok && plan) ok = store_copy_record(j, CACHE_PLAN, plan);
   if (ok)
     lane_submit(s->lane, &j->job);
   else
-    job_free(j); /* without memory nothing is remembered */
+    store_job_free(j); /* without memory nothing is remembered */
 }
 
 static void target_run(LaneJob *job, void *state) {
@@ -255,7 +225,7 @@ static void target_run(LaneJob *job, void *state) {
 }
 
 void store_put_target(Store *s, const uint8_t *target, Str text) {
-  StoreJob *j = job_create(s, target_run, put_done);
+  StoreJob *j = store_job_create(s, target_run, store_put_done);
   if (!j) return;
   memcpy(j->target, target, DIGEST_BYTES);
   strbuf_add(&j->text, text.ptr, text.len);
@@ -265,28 +235,28 @@ void store_put_target(Store *s, const uint8_t *target, Str text) {
 /* -- questions ----------------------------------------------------------------------------------
  */
 
-static StoreJob *ask(Store *s, void (*run)(LaneJob *, void *), void (*done)(LaneJob *),
-                     StoreAnswer answer, void *ctx) {
-  StoreJob *j = job_create(s, run, done);
+StoreJob *store_ask(Store *s, void (*run)(LaneJob *, void *), void (*done)(LaneJob *),
+                    StoreAnswer answer, void *ctx) {
+  StoreJob *j = store_job_create(s, run, done);
   if (!j) return NULL;
   j->answer = answer;
   j->ctx = ctx;
   return j;
 }
 
-static Status no_cache(const Store *s) {
+Status store_no_cache(const Store *s) {
   return FAIL(FAILED_PRECONDITION, "this server has no cache: %s", s->error);
 }
 
 /* Ends a question with m, or with the job's status. */
-static void answered(StoreJob *j, const ProtobufCMessage *m) {
+void store_answered(StoreJob *j, const ProtobufCMessage *m) {
   Status st = j->st;
   j->st = NULL;
   if (j->forgotten)
     status_drop(st);
   else
     j->answer(j->ctx, st ? NULL : m, st);
-  job_free(j);
+  store_job_free(j);
 }
 
 static void stats_run(LaneJob *job, void *state) {
@@ -304,6 +274,8 @@ static void stats_run(LaneJob *job, void *state) {
   j->stats.evictions = stats.evictions;
   j->stats.corrupt = stats.corrupt;
   j->stats.schema = stats.schema;
+  j->stats.schedules = stats.schedules;
+  j->stats.schedule_bytes = stats.schedule_bytes;
 }
 
 static void stats_done(LaneJob *job) {
@@ -311,11 +283,11 @@ static void stats_done(LaneJob *job) {
   j->stats.path = (char *)(uintptr_t)store_path(j->store);
   j->stats.error = j->store->error;
   j->stats.merged = j->merged;
-  answered(j, &j->stats.base);
+  store_answered(j, &j->stats.base);
 }
 
 StoreJob *store_stats(Store *s, uint64_t merged, StoreAnswer answer, void *ctx) {
-  StoreJob *j = ask(s, stats_run, stats_done, answer, ctx);
+  StoreJob *j = store_ask(s, stats_run, stats_done, answer, ctx);
   if (!j) return NULL;
   j->merged = merged;
   lane_submit(s->lane, &j->job);
@@ -338,6 +310,7 @@ static void visit(void *ctx, const CacheEntry *entry) {
   e->note = arena_strdup(&j->arena, str_from(entry->note));
   e->bytes = entry->bytes;
   e->uses = entry->uses;
+  e->schedules = entry->schedules;
   e->created_unix_ns = entry->created_ns;
   e->used_unix_ns = entry->used_ns;
   if (e->hash && e->target && e->note) j->list.entries[j->list.n_entries++] = e;
@@ -359,12 +332,12 @@ static void list_run(LaneJob *job, void *state) {
 
 static void list_done(LaneJob *job) {
   StoreJob *j = (StoreJob *)job;
-  if (!j->st && !j->store->open) j->st = no_cache(j->store);
-  answered(j, &j->list.base);
+  if (!j->st && !j->store->open) j->st = store_no_cache(j->store);
+  store_answered(j, &j->list.base);
 }
 
 StoreJob *store_list(Store *s, uint32_t limit, StoreAnswer answer, void *ctx) {
-  StoreJob *j = ask(s, list_run, list_done, answer, ctx);
+  StoreJob *j = store_ask(s, list_run, list_done, answer, ctx);
   if (!j) return NULL;
   j->limit = limit;
   lane_submit(s->lane, &j->job);
@@ -381,18 +354,18 @@ static void why_run(LaneJob *job, void *state) {
 static void why_done(LaneJob *job) {
   StoreJob *j = (StoreJob *)job;
   Kiln__V1__CacheWhyResponse m = KILN__V1__CACHE_WHY_RESPONSE__INIT;
-  if (!j->st && !j->store->open) j->st = no_cache(j->store);
+  if (!j->st && !j->store->open) j->st = store_no_cache(j->store);
   if (j->text.ptr) m.text = j->text.ptr;
-  answered(j, &m.base);
+  store_answered(j, &m.base);
 }
 
 StoreJob *store_why(Store *s, const char *hash, const uint8_t *target, StoreAnswer answer,
                     void *ctx) {
-  StoreJob *j = ask(s, why_run, why_done, answer, ctx);
+  StoreJob *j = store_ask(s, why_run, why_done, answer, ctx);
   if (!j) return NULL;
   j->hash = arena_strdup(&j->arena, str_from(hash));
   if (!j->hash) {
-    job_free(j);
+    store_job_free(j);
     return NULL;
   }
   j->has_target = target != NULL;

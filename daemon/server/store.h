@@ -3,6 +3,7 @@
  * without it, and says why. */
 #pragma once
 
+#include "cache/schedule.h"
 #include "daemon/server/lane.h"
 #include "kiln/v1/kiln.pb-c.h"
 #include "proto/digest.h"
@@ -38,11 +39,37 @@ void store_close(Store *s, void (*closed)(void *ctx), void *ctx);
 typedef void (*StoreFound)(void *ctx, const Bytes *values, size_t n);
 /* The keys are copied. NULL without memory. */
 StoreJob *store_get_plan(Store *s, const StoreKey *key, StoreFound found, void *ctx);
-StoreJob *store_get_kernels(Store *s, const StoreKey *keys, size_t n, StoreFound found, void *ctx);
+/* All of one target. */
+typedef struct StoreKernel {
+  Bytes binary;     /* packed KernelBinary; ptr is NULL when there is none */
+  const char *opts; /* of the best record that serves; NULL = none */
+} StoreKernel;
+typedef void (*StoreKernels)(void *ctx, const StoreKernel *found, size_t n);
+StoreJob *store_get_kernels(Store *s, const StoreKey *keys, size_t n, StoreKernels found,
+                            void *ctx);
 /* No callback follows. */
 void store_forget(StoreJob *job);
 /* Copies everything; plan may be NULL. How it went shows in store_error and the log. */
 void store_put(Store *s, const StoreRecord *plan, const StoreRecord *kernels, size_t n);
+
+/* What is known about one kernel's schedules; valid during the call. */
+typedef struct StoreEvidence {
+  const Schedule
+      *tried; /* on the target: those that serve first, then the fastest, then failures */
+  size_t ntried;
+  const Schedule *hints; /* winners of the nearest sizes of the class, and of other targets */
+  size_t nhints;
+} StoreEvidence;
+typedef void (*StoreEvidenceFound)(void *ctx, const StoreEvidence *e);
+/* near->kernel and near->target are what is asked about; near->class_hash NULL: no hints. Copied.
+ */
+StoreJob *store_get_evidence(Store *s, const ScheduleNear *near, StoreEvidenceFound found,
+                             void *ctx);
+/* Evidence, and with it the binaries of kernels that have a new winner (their KernelBinary.opts is
+ * the winner's text), in one transaction. Copies everything. `host` and `measured_at` may be left
+ * out: they are filled in. */
+void store_put_tuned(Store *s, const StoreRecord *kernels, size_t n, const Schedule *schedules,
+                     size_t m);
 
 /* What people ask; the message is valid during the call, or NULL and st (taken) says why not. */
 typedef void (*StoreAnswer)(void *ctx, const ProtobufCMessage *m, Status st);
@@ -51,6 +78,16 @@ StoreJob *store_list(Store *s, uint32_t limit, StoreAnswer answer, void *ctx);
 /* target: today's fingerprint. */
 StoreJob *store_why(Store *s, const char *hash, const uint8_t *target, StoreAnswer answer,
                     void *ctx);
+
+StoreJob *store_verify(Store *s, StoreAnswer answer, void *ctx);
+StoreJob *store_prune(Store *s, const Kiln__V1__CachePruneRequest *m, StoreAnswer answer,
+                      void *ctx);
+StoreJob *store_remove(Store *s, const char *hash, StoreAnswer answer, void *ctx);
+/* Takes over file. */
+StoreJob *store_import(Store *s, StrBuf *file, StoreAnswer answer, void *ctx);
+/* The file is the callback's to take; st (taken) when there is none. */
+typedef void (*StoreFile)(void *ctx, StrBuf *file, uint64_t records, Status st);
+StoreJob *store_export(Store *s, const char *kernel, StoreFile file, void *ctx);
 
 /* Remembers what a fingerprint stands for: lines "name=value". */
 void store_put_target(Store *s, const uint8_t *target, Str text);

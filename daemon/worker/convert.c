@@ -257,6 +257,7 @@ static Status convert_buffer(Arena *arena, const Plan *plan, size_t i, Kiln__V1_
       [PB_TEMP] = KILN__V1__PLAN_BUFFER__KIND__TEMP,
       [PB_CONST] = KILN__V1__PLAN_BUFFER__KIND__CONST,
       [PB_STATE] = KILN__V1__PLAN_BUFFER__KIND__STATE,
+      [PB_KEPT] = KILN__V1__PLAN_BUFFER__KIND__KEPT,
   };
   const PlanBuffer *b = &plan->buffers[i];
   size_t bytes, item = dtype_info[b->dtype].bytes;
@@ -270,7 +271,7 @@ static Status convert_buffer(Arena *arena, const Plan *plan, size_t i, Kiln__V1_
     bytes = INT64_MAX;
   }
   p->kind = kinds[b->kind];
-  p->slot = b->kind == PB_TEMP ? 0 : (uint32_t)b->slot;
+  p->slot = b->kind == PB_TEMP || b->kind == PB_KEPT ? 0 : (uint32_t)b->slot;
   p->bytes = bytes;
   if (!dim_is_static(b->numel)) TRY(convert_size(arena, b->numel, item, &p->size));
   TRY(convert_place(arena, plan, i, p));
@@ -317,6 +318,7 @@ static Status convert_call(Arena *arena, const PlanCall *c, Kiln__V1__PlanCall *
   p->kernel = c->kernel;
   p->n_args = c->nargs;
   p->args = arena_copy(arena, c->args, c->nargs * sizeof *c->args);
+  p->once = c->once;
   p->n_vars = c->nvars;
   if (c->nvars) p->vars = arena_copy(arena, c->vars, c->nvars * sizeof *c->vars);
   return p->args && (p->vars || !c->nvars) ? NULL : no_memory("the plan");
@@ -327,6 +329,7 @@ Status convert_plan(Arena *arena, Job *job, const Plan *plan, Kiln__V1__Plan **o
   if (!p) return no_memory("the plan");
   kiln__v1__plan__init(p);
   p->temp_bytes = (uint64_t)plan->temp_bytes;
+  p->kept_bytes = (uint64_t)plan->kept_bytes;
   p->n_buffers = plan->nbuffers;
   p->n_kernels = plan->nkernels;
   p->n_calls = plan->ncalls;

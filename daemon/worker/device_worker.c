@@ -17,14 +17,15 @@ typedef struct DeviceWorker {
   Executor *executor;
 } DeviceWorker;
 
-static Status hello(DeviceWorker *w, uint64_t id) {
+static Status hello(DeviceWorker *w, Message *m) {
   Kiln__V1__TargetSpec target;
   Kiln__V1__DeviceHelloReply reply = KILN__V1__DEVICE_HELLO_REPLY__INIT;
   Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
+  TRY(executor_watch(w->executor, message_take_fd(m, 0)));
   convert_caps(&w->dev->caps, &target);
   reply.target = &target;
   reply.description = (char *)(uintptr_t)w->dev->caps.description;
-  env.id = id;
+  env.id = m->env->id;
   env.body_case = KILN__V1__ENVELOPE__BODY_HELLO_REPLY;
   env.hello_reply = &reply;
   return channel_send(&w->channel, &env, NULL, 0);
@@ -48,7 +49,7 @@ static Status load(DeviceWorker *w, Message *m) {
 static Status run(DeviceWorker *w, Message *m) {
   Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
   Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
-  Status st = executor_run(w->executor, m->env->run, message_take_fd(m, 0), &done);
+  Status st = executor_run(w->executor, m->env->id, m->env->run, message_take_fd(m, 0), &done);
   if (st) return st;
   env.id = m->env->id;
   env.body_case = KILN__V1__ENVELOPE__BODY_RUN_DONE;
@@ -81,7 +82,7 @@ static Status buffer_read(DeviceWorker *w, const Message *m) {
 
 static Status dispatch(DeviceWorker *w, Message *m) {
   switch (m->env->body_case) {
-  case KILN__V1__ENVELOPE__BODY_HELLO: return hello(w, m->env->id);
+  case KILN__V1__ENVELOPE__BODY_HELLO: return hello(w, m);
   case KILN__V1__ENVELOPE__BODY_LOAD: return load(w, m);
   case KILN__V1__ENVELOPE__BODY_RUN: return run(w, m);
   case KILN__V1__ENVELOPE__BODY_BUFFER_CREATE: return buffer_create(w, m);

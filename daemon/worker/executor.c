@@ -3,6 +3,9 @@
  * A run fills in the slots' places, applies the patches and walks the plan's steps: calls are
  * gathered and submitted together, up to a step that needs to see what they computed.
  *
+ * Calls that depend on weights alone are done when the executable is loaded; what they computed
+ * stays in `kept`, and is computed again when another worker loads the executable.
+ *
  * Temporaries live in arenas shared by all executables, one per phase (plan_sizes.h); a plan
  * without VARs has one phase. When an arena grows it moves; each executable remembers the buffer it
  * was resolved against and is resolved again when that, or the sizes, changed.
@@ -35,6 +38,7 @@ static void loaded_release(Executor *x, Loaded *l) {
   device_buffer_free(x->dev, l->model);
   device_buffer_free(x->dev, l->constants);
   device_buffer_free(x->dev, l->known);
+  device_buffer_free(x->dev, l->kept);
   free(l->programs);
   free(l->weights);
   free(l->launches);
@@ -75,6 +79,7 @@ void executor_release(Executor *x) {
   for (size_t i = 0; map_next(&x->loaded, &i, &s);) loaded_release(x, s->value);
   for (size_t i = 0; map_next(&x->buffers, &i, &s);) device_buffer_free(x->dev, s->value);
   for (size_t i = 0; map_next(&x->slabs, &i, &s);) slab_release(x, s->value);
+  cancel_board_close(x->cancelled);
   map_deinit(&x->loaded);
   map_deinit(&x->buffers);
   map_deinit(&x->slabs);
@@ -246,6 +251,26 @@ static Status check_slot(const Loaded *l, const Kiln__V1__PlanBuffer *b, bool wr
   return written && input && !state ? BROKEN("a kernel writes input %u", b->slot) : NULL;
 }
 
+/* What a once call may touch: nothing that differs from run to run. */
+static Status check_once(const Loaded *l, const Kiln__V1__PlanBuffer *b) {
+  switch (b->kind) {
+  case KILN__V1__PLAN_BUFFER__KIND__WEIGHT:
+  case KILN__V1__PLAN_BUFFER__KIND__CONST:
+  case KILN__V1__PLAN_BUFFER__KIND__KEPT: return NULL;
+  case KILN__V1__PLAN_BUFFER__KIND__TEMP:
+    return l->sizes ? BROKEN("a once call uses an arena that is laid out by runs") : NULL;
+  default: return BROKEN("a once call uses a buffer of kind %d", (int)b->kind);
+  }
+}
+
+static Status kept_place(const Loaded *l, const Kiln__V1__PlanBuffer *b, LaunchArg *out) {
+  if (b->offset > l->kept_bytes || b->bytes > l->kept_bytes - b->offset)
+    return BROKEN("%llu bytes at %llu of %llu that are kept", (unsigned long long)b->bytes,
+                  (unsigned long long)b->offset, (unsigned long long)l->kept_bytes);
+  *out = (LaunchArg){l->kept, b->offset};
+  return NULL;
+}
+
 /* Resolves one argument: a fixed place, an offset in the temporaries, or a patch. */
 static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, uint32_t buffer, size_t arg,
                       bool written) {
@@ -272,13 +297,32 @@ static Status resolve(Loaded *l, const Kiln__V1__LoadExecutable *m, uint32_t buf
       return BROKEN("a constant is written or has no bytes");
     l->args[arg] = (LaunchArg){l->known, l->known_at[buffer]};
     return NULL;
+  case KILN__V1__PLAN_BUFFER__KIND__KEPT: return kept_place(l, b, &l->args[arg]);
   default: return BROKEN("buffer kind %d", (int)b->kind);
   }
+}
+
+/* Once calls are the first, and nobody else writes what is kept. */
+static Status check_call(const Loaded *l, const Kiln__V1__LoadExecutable *m,
+                         const Kiln__V1__PlanCall *call) {
+  if (call->once && (l->nonce != l->nlaunches || call->n_vars))
+    return BROKEN("call %zu is done once, but not first", l->nlaunches);
+  for (size_t i = 0; i < call->n_args; i++) {
+    if (call->args[i] >= m->plan->n_buffers)
+      return BROKEN("buffer %u of %zu", call->args[i], m->plan->n_buffers);
+    const Kiln__V1__PlanBuffer *b = m->plan->buffers[call->args[i]];
+    if (call->once) TRY(check_once(l, b));
+    if (!call->once && !i && b->kind == KILN__V1__PLAN_BUFFER__KIND__KEPT)
+      return BROKEN("call %zu writes what is kept", l->nlaunches);
+  }
+  return NULL;
 }
 
 static Status resolve_call(Loaded *l, const Kiln__V1__LoadExecutable *m,
                            const Kiln__V1__PlanCall *call) {
   if (call->kernel >= l->nprograms) return BROKEN("kernel %u of %zu", call->kernel, l->nprograms);
+  TRY(check_call(l, m, call));
+  l->nonce += call->once != 0;
   l->launches[l->nlaunches++] = (Launch){.program = l->programs[call->kernel],
                                          .args = l->args + l->nargs,
                                          .nargs = (uint32_t)call->n_args,
@@ -366,6 +410,8 @@ static Status resolve_steps(Loaded *l, const Kiln__V1__LoadExecutable *m) {
     switch (s->kind) {
     case KILN__V1__PLAN_STEP__KIND__CALL:
       if (s->call >= l->nlaunches) return BROKEN("call %u of %zu", s->call, l->nlaunches);
+      if ((s->call < l->nonce || i < l->nonce) && s->call != i)
+        return BROKEN("step %zu is call %u, which is done once", i, s->call);
       break;
     case KILN__V1__PLAN_STEP__KIND__BIND: TRY(resolve_bind(l, m, s)); break;
     case KILN__V1__PLAN_STEP__KIND__LOOP: TRY(resolve_loop(l, m, p, s)); break;
@@ -373,6 +419,9 @@ static Status resolve_steps(Loaded *l, const Kiln__V1__LoadExecutable *m) {
     default: return BROKEN("step kind %d", (int)s->kind);
     }
   }
+  for (size_t i = 0; i < l->nonce; i++)
+    if (i >= l->nsteps || l->steps[i].kind != KILN__V1__PLAN_STEP__KIND__CALL)
+      return BROKEN("%zu calls are done once, but are not the first steps", l->nonce);
   return match_loops(l);
 }
 
@@ -407,6 +456,7 @@ static Status load_slots(Loaded *l, const Kiln__V1__LoadExecutable *m) {
   for (size_t i = 0; i < n; i++)
     l->slot_bytes[i] = i < l->ninputs ? m->input_bytes[i] : m->output_bytes[i - l->ninputs];
   l->temp_bytes = m->plan->temp_bytes;
+  l->kept_bytes = m->plan->kept_bytes;
   return NULL;
 }
 
@@ -422,6 +472,18 @@ static Status ensure_arenas(Executor *x, const Loaded *l) {
   return !l->sizes && l->temp_bytes ? loaded_ensure(x, &x->temps[0], l->temp_bytes) : NULL;
 }
 
+static void apply_temps(const Executor *x, Loaded *l) {
+  if (l->sizes || !l->temp_bytes || l->temp_base == x->temps[0]) return;
+  l->temp_base = x->temps[0];
+  for (size_t i = 0; i < l->ntemps; i++) l->args[l->temps[i].arg].buffer = x->temps[0];
+}
+
+/* What is kept, computed from the weights. */
+static Status load_kept(Executor *x, Loaded *l) {
+  apply_temps(x, l);
+  return steps_once(x, l);
+}
+
 Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_fd, int const_fd) {
   Status st = NULL;
   Loaded *l = calloc(1, sizeof *l);
@@ -432,9 +494,11 @@ Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_f
   if (!st) st = load_data(x, l, m, &model_fd, &const_fd);
   if (!st) st = load_programs(x, l, m);
   if (!st) st = load_known(x, l, m);
+  if (!st && l->kept_bytes) st = device_buffer_alloc(x->dev, l->kept_bytes, -1, &l->kept);
   if (!st) st = plan_sizes_create(m, &l->sizes);
   if (!st) st = resolve_plan(l, m);
   if (!st) st = ensure_arenas(x, l);
+  if (!st) st = load_kept(x, l);
   if (!st && !map_put(&x->loaded, m->executable, l)) st = FAIL(RESOURCE_EXHAUSTED, "executables");
   if (!st) return NULL;
   if (model_fd >= 0) close(model_fd);
@@ -599,9 +663,7 @@ void loaded_apply(Loaded *l, size_t slot) {
 
 static void apply(Executor *x, Loaded *l) {
   loaded_apply(l, (size_t)-1);
-  if (l->sizes || !l->temp_bytes || l->temp_base == x->temps[0]) return;
-  l->temp_base = x->temps[0];
-  for (size_t i = 0; i < l->ntemps; i++) l->args[l->temps[i].arg].buffer = x->temps[0];
+  apply_temps(x, l);
 }
 
 /* Writes an output that no kernel writes: its bytes again and again until it is full. */
@@ -676,7 +738,14 @@ static void drop_new_buffers(Executor *x, const Kiln__V1__RunJob *m) {
   for (size_t i = 0; i < m->n_output_buffers; i++) executor_buffer_free(x, m->output_buffers[i]);
 }
 
-Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V1__RunDone *out) {
+Status executor_watch(Executor *x, int board_fd) {
+  cancel_board_close(x->cancelled);
+  x->cancelled = NULL;
+  return cancel_board_open(board_fd, &x->cancelled);
+}
+
+Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int slab_fd,
+                    Kiln__V1__RunDone *out) {
   SharedMemory *slab;
   drop_open(x);
   TRY(take_slab(x, m, slab_fd, &slab));
@@ -684,13 +753,14 @@ Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V
   if (!l) return BROKEN("unknown executable %llu", (unsigned long long)m->executable);
   if (m->deadline_ns && clock_now_ns() > m->deadline_ns)
     return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run started");
+  if (cancel_is_posted(x->cancelled, number)) return FAIL(CANCELLED, "before the run started");
   TRY(steps_begin(x, l, m));
   Status st = bind(x, l, m, slab);
   if (!st) st = fill(x, l);
   if (!st) {
     apply(x, l);
     int64_t start = clock_now_ns();
-    st = steps_run(x, l, m->deadline_ns);
+    st = steps_run(x, l, m->deadline_ns, number);
     out->device_ns = clock_now_ns() - start;
   }
   if (!st) st = steps_end(x, l, m, out);

@@ -20,9 +20,14 @@ void executor_release(Executor *x); /* NULL allowed */
 Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_fd, int const_fd);
 void executor_unload(Executor *x, uint64_t executable);
 
+/* Runs posted on the board of this descriptor, which the executor owns from now on, end as soon as
+ * they can, with CANCELLED. */
+Status executor_watch(Executor *x, int board_fd);
+
 /* slab_fd is -1 when the job brings no slab; owned by the executor. out's outputs point into the
- * executor's memory and stay valid until its next call. */
-Status executor_run(Executor *x, const Kiln__V1__RunJob *m, int slab_fd, Kiln__V1__RunDone *out);
+ * executor's memory and stay valid until its next call. number: of the job, for the board. */
+Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int slab_fd,
+                    Kiln__V1__RunDone *out);
 /* The memory that comes with out, or -1; the executor's, until its next call. */
 int executor_output_fd(const Executor *x);
 void executor_slab_free(Executor *x, uint64_t slab);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/map.h"
+#include "daemon/channel/cancel.h"
 #include "daemon/worker/device_memory.h"
 #include "daemon/worker/executor.h"
 #include "daemon/worker/plan_sizes.h"
@@ -52,10 +53,13 @@ typedef struct Loaded {
   Program **programs;
   size_t nprograms;
   Buffer *model, *constants, *known; /* known: the plan's CONST buffers and OUTPUTs' values */
-  WeightPart *weights;               /* by position in the plan's list of weights */
+  Buffer *kept;                      /* the plan's KEPT buffers */
+  uint64_t kept_bytes;
+  WeightPart *weights; /* by position in the plan's list of weights */
   size_t nweights;
   Launch *launches;
   size_t nlaunches;
+  size_t nonce;       /* the first of them, done when loading */
   LaunchGrids *grids; /* NULL: all are known */
   LaunchArg *args;    /* of all launches, one after the other */
   size_t nargs;
@@ -98,6 +102,7 @@ struct Executor {
   uint64_t *places;
   Kiln__V1__TensorDims **dims; /* of the last RunDone */
   size_t dims_cap;
+  const CancelBoard *cancelled; /* NULL: nobody cancels */
 };
 
 #define BROKEN(...) FAIL(INTERNAL, __VA_ARGS__)
@@ -125,8 +130,10 @@ Status launch_grids_set(LaunchGrids *g, Launch *launches, uint32_t call);
 /* -- steps.c -- */
 /* Sizes of a run, from its inputs' VARs. */
 Status steps_begin(Executor *x, Loaded *l, const Kiln__V1__RunJob *m);
+/* What is done when loading. */
+Status steps_once(Executor *x, Loaded *l);
 /* Runs the plan; the slots have their places. */
 /* deadline_ns: looked at before every iteration of a loop; 0 = none. */
-Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns);
+Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number);
 /* What the run says about sizes: in slot_bytes and in out. */
 Status steps_end(Executor *x, Loaded *l, const Kiln__V1__RunJob *m, Kiln__V1__RunDone *out);

@@ -17,6 +17,7 @@ static bool is_temp(const Kiln__V1__PlanBuffer *b) {
 
 static bool is_fixed(const Kiln__V1__PlanBuffer *b) {
   return b->kind == KILN__V1__PLAN_BUFFER__KIND__WEIGHT ||
+         b->kind == KILN__V1__PLAN_BUFFER__KIND__KEPT ||
          b->kind == KILN__V1__PLAN_BUFFER__KIND__CONST;
 }
 

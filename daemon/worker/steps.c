@@ -70,6 +70,7 @@ typedef struct Machine {
   Fence fence;
   bool submitted;
   int64_t deadline_ns;
+  uint64_t number; /* of the job */
 } Machine;
 
 static Status machine_flush(Machine *m) {
@@ -115,7 +116,7 @@ static Status read_scalar(Machine *m, uint32_t arg, void *out, size_t bytes) {
 }
 
 /* Begins iteration `k` of the loop at step `at`, or goes on behind it. An endless loop is bounded
- * by what its VAR may be, and by the deadline of the run. */
+ * by what its VAR may be, by the deadline of the run, and by the client's patience. */
 static Status iterate(Machine *m, uint32_t at, int64_t k) {
   Loaded *l = m->l;
   const Step *s = &l->steps[at];
@@ -123,6 +124,8 @@ static Status iterate(Machine *m, uint32_t at, int64_t k) {
   if (m->deadline_ns && clock_now_ns() > m->deadline_ns)
     return FAIL(DEADLINE_EXCEEDED, "the deadline passed before iteration %lld of a loop",
                 (long long)k);
+  if (cancel_is_posted(m->x->cancelled, m->number))
+    return FAIL(CANCELLED, "before iteration %lld of a loop", (long long)k);
   if (go && s->conditional) {
     uint8_t condition;
     TRY(read_scalar(m, s->condition, &condition, sizeof condition));
@@ -147,8 +150,15 @@ static Status step_loop(Machine *m, uint32_t at) {
   return iterate(m, at, 0);
 }
 
-Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns) {
-  Machine m = {.x = x, .l = l, .deadline_ns = deadline_ns};
+Status steps_once(Executor *x, Loaded *l) {
+  Fence fence;
+  if (!l->nonce) return NULL;
+  TRY(device_submit(x->dev, l->launches, (uint32_t)l->nonce, &fence));
+  return device_wait(x->dev, fence, -1);
+}
+
+Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number) {
+  Machine m = {.x = x, .l = l, .pc = l->nonce, .deadline_ns = deadline_ns, .number = number};
   while (m.pc < l->nsteps) {
     const Step *s = &l->steps[m.pc++];
     switch (s->kind) {

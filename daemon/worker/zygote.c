@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 #include "daemon/channel/channel.h"
 #include "daemon/worker/compile_worker.h"
 #include "daemon/worker/device_worker.h"
+#include "daemon/worker/timing_worker.h"
 #include "proto/digest.h"
 
 typedef struct Zygote {
@@ -54,25 +56,44 @@ static void warm_up(void) {
   status_drop(st);
 }
 
+static int compile_main(int socket, const char *device, WorkerLimits limits) {
+  (void)device;
+  return compile_worker_main(socket, limits);
+}
+
+typedef struct Role {
+  const char *name, *process;
+  int (*main)(int socket, const char *device, WorkerLimits limits);
+} Role;
+
+static const Role *find_role(const char *name) {
+  static const Role roles[] = {{"compile", "kiln-compile", compile_main},
+                               {"device", "kiln-device", device_worker_main},
+                               {"timing", "kiln-timing", timing_worker_main}};
+  for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+    if (!strcmp(roles[i].name, name)) return &roles[i];
+  return NULL;
+}
+
 static _Noreturn void child(Zygote *z, const Kiln__V1__SpawnWorker *m, int socket, pid_t parent) {
   WorkerLimits limits = {.memory_bytes = m->memory_bytes, .cpu_seconds = m->cpu_seconds};
   char device[64];
-  bool compile = !strcmp(m->role, "compile");
+  const Role *role = find_role(m->role);
   snprintf(device, sizeof device, "%s", m->device);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(1);
-  prctl(PR_SET_NAME, compile ? "kiln-compile" : "kiln-device");
+  prctl(PR_SET_NAME, role->process);
+  if (m->background) sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0});
   sigprocmask(SIG_SETMASK, &z->normal_mask, NULL);
   close(z->children);
   channel_deinit(&z->channel); /* frees m */
-  _exit(compile ? compile_worker_main(socket, limits) : device_worker_main(socket, device, limits));
+  _exit(role->main(socket, device, limits));
 }
 
 static Status spawn(Zygote *z, const Kiln__V1__Envelope *request) {
   const Kiln__V1__SpawnWorker *m = request->spawn;
   int pair[2];
-  if (strcmp(m->role, "compile") && strcmp(m->role, "device"))
-    return FAIL(INTERNAL, "unknown role '%s'", m->role);
+  if (!find_role(m->role)) return FAIL(INTERNAL, "unknown role '%s'", m->role);
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
     return FAIL(UNAVAILABLE, "socketpair: %s", strerror(errno));
   pid_t self = getpid(), pid = fork();

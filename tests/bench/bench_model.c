@@ -1,10 +1,11 @@
 /* Compiles a model in this process and times it kernel by kernel, without the daemon: what a person
  * who tunes schedules wants to see.
  *
- *   bench_model MODEL.onnx [--dim NAME=N]... [--repeat N] [--kernels] [--threads N]
+ *   bench_model MODEL.onnx [--dim NAME=N]... [--repeat N] [--kernels] [--turns] [--threads N]
  *
  * Inputs are random. The table has, per call: time, share, GFLOP/s and GB/s from the plan's
- * estimates, the schedule. */
+ * estimates, the schedule. With --turns each line of the standard input is a number of runs, and is
+ * answered by a line with the nanoseconds of each: a script takes turns with a peer. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,7 @@ typedef struct Bench {
   DimBinding dims[DIMS_MAX];
   size_t ndims;
   int repeat;
-  bool kernels;
+  bool kernels, turns;
   uint32_t threads;
   Job job;
   TensorGraph graph;
@@ -57,6 +58,8 @@ static void parse_args(Bench *b, int argc, char **argv) {
     Str a = str_from(argv[i]);
     if (str_is(a, "--kernels"))
       b->kernels = true;
+    else if (str_is(a, "--turns"))
+      b->turns = true;
     else if (str_is(a, "--repeat") && i + 1 < argc)
       b->repeat = atoi(argv[++i]);
     else if (str_is(a, "--threads") && i + 1 < argc)
@@ -70,9 +73,9 @@ static void parse_args(Bench *b, int argc, char **argv) {
       b->path = argv[i];
   }
   if (!b->path)
-    die(FAIL(
-        INVALID_ARGUMENT,
-        "usage: bench_model MODEL.onnx [--dim NAME=N] [--repeat N] [--threads N] [--kernels]"));
+    die(FAIL(INVALID_ARGUMENT,
+             "usage: bench_model MODEL.onnx [--dim NAME=N] [--repeat N] [--threads N] [--kernels] "
+             "[--turns]"));
 }
 
 static void make_target(Bench *b) {
@@ -115,12 +118,13 @@ static void fill_random(void *p, DType dtype, int64_t n) {
 
 static void place_buffers(Bench *b, Bytes model) {
   char *temp = aligned_alloc(4096, ((size_t)b->plan.temp_bytes + 8191) & ~(size_t)4095);
+  char *kept = aligned_alloc(4096, ((size_t)b->plan.kept_bytes + 8191) & ~(size_t)4095);
   b->addresses = calloc(b->plan.nbuffers + 1, sizeof *b->addresses);
   for (size_t i = 0; i < b->plan.nbuffers; i++) {
     const PlanBuffer *p = &b->plan.buffers[i];
     size_t bytes = (size_t)p->numel * dtype_info[p->dtype].bytes;
-    if (p->kind == PB_TEMP) {
-      b->addresses[i] = temp + p->offset;
+    if (p->kind == PB_TEMP || p->kind == PB_KEPT) {
+      b->addresses[i] = (p->kind == PB_TEMP ? temp : kept) + p->offset;
       continue;
     }
     const GraphSlot *s = &b->graph.slots[p->slot];
@@ -160,12 +164,14 @@ static int compare(const void *a, const void *b) {
 
 static void time_calls(Bench *b) {
   size_t n = b->plan.ncalls, reps = (size_t)b->repeat;
+  for (size_t i = 0; i < b->plan.nonce; i++) run_call(b, &b->plan.calls[i]);
   int64_t *t = calloc(n * reps + 1, sizeof *t), *total = calloc(reps + 1, sizeof *total);
   for (size_t r = 0; r < reps; r++)
-    for (size_t i = 0; i < n; i++) total[r] += t[i * reps + r] = run_call(b, &b->plan.calls[i]);
+    for (size_t i = b->plan.nonce; i < n; i++)
+      total[r] += t[i * reps + r] = run_call(b, &b->plan.calls[i]);
   qsort(total, reps, sizeof *total, compare);
   double sum = (double)total[reps / 2];
-  for (size_t i = 0; i < n && b->kernels; i++) {
+  for (size_t i = b->plan.nonce; i < n && b->kernels; i++) {
     const PlanCall *c = &b->plan.calls[i];
     const Kernel *k = &b->plan.kernels[c->kernel];
     qsort(t + i * reps, reps, sizeof *t, compare);
@@ -177,6 +183,21 @@ static void time_calls(Bench *b) {
   printf("run: median %.3f ms, min %.3f ms (sum of kernels)\n", sum / 1e6, (double)total[0] / 1e6);
   free(t);
   free(total);
+}
+
+static void take_turns(Bench *b) {
+  char line[32];
+  printf("ready\n");
+  fflush(stdout);
+  while (fgets(line, sizeof line, stdin)) {
+    for (int n = atoi(line); n > 0; n--) {
+      int64_t ns = 0;
+      for (size_t i = 0; i < b->plan.ncalls; i++) ns += run_call(b, &b->plan.calls[i]);
+      printf("%lld ", (long long)ns);
+    }
+    printf("\n");
+    fflush(stdout);
+  }
 }
 
 int main(int argc, char **argv) {
@@ -195,13 +216,16 @@ int main(int argc, char **argv) {
   int64_t t2 = clock_now_ns();
   if (!getenv("PLAN_ONLY")) compile_kernels(&b);
   int64_t t3 = clock_now_ns();
-  printf("%s: frontend %.1f ms, plan %.1f ms, codegen %.1f ms; %zu calls, %zu kernels, temp %.2f "
-         "MB, job %.1f MB\n",
+  printf("%s: frontend %.1f ms, plan %.1f ms, codegen %.1f ms; %zu calls (%zu once), %zu kernels, "
+         "temp %.2f MB, kept %.2f MB, job %.1f MB\n",
          b.path, (double)(t1 - t0) / 1e6, (double)(t2 - t1) / 1e6, (double)(t3 - t2) / 1e6,
-         b.plan.ncalls, b.plan.nkernels, (double)b.plan.temp_bytes / 1e6,
-         (double)b.job.arena.used / 1e6);
+         b.plan.ncalls, b.plan.nonce, b.plan.nkernels, (double)b.plan.temp_bytes / 1e6,
+         (double)b.plan.kept_bytes / 1e6, (double)b.job.arena.used / 1e6);
   if (getenv("PLAN_ONLY")) return 0;
   place_buffers(&b, model);
-  time_calls(&b);
+  if (b.turns)
+    take_turns(&b);
+  else
+    time_calls(&b);
   return 0;
 }

@@ -10,7 +10,7 @@ import time
 import grpc
 import numpy as np
 import pytest
-from conftest import SANITIZED, TSAN, add_graph, fails, kiln_pb2, slow_graph
+from conftest import SANITIZED, TSAN, Graph, add_graph, fails, kiln_pb2, slow_graph, tensor
 
 C = grpc.StatusCode
 
@@ -153,6 +153,22 @@ def test_device_killed_between_runs(start):
     np.testing.assert_array_equal(d.download(buffer), ones())
 
 
+def test_what_is_kept_is_made_again(start):
+    """A product of weights is computed when the executable is loaded, also by the worker that takes a dead one's place."""
+    d, g = start(), Graph()
+    rng = np.random.default_rng(0)
+    x, w, v = rng.random((32, 64), np.float32), rng.random((64, 64), np.float32), rng.random((64, 64), np.float32)
+    product = g.node("MATMUL", g.param("w", [64, 64], data=w), g.param("v", [64, 64], data=v))
+    g.output("y", g.node("MATMUL", g.param("x", [32, 64]), product))
+    r = d.compile(g.bytes())
+    assert r.report.kept_bytes == 64 * 64 * 4
+    np.testing.assert_allclose(d.run(r.executable, {"x": x})["y"], x @ (w @ v), rtol=1e-4)
+    os.kill(d.children("device")[0], signal.SIGKILL)
+    d.wait_ready()
+    until(lambda: d.devices()[0].restarts == 1)
+    np.testing.assert_allclose(d.run(r.executable, {"x": x})["y"], x @ (w @ v), rtol=1e-4)
+
+
 def test_device_killed_mid_run(start):
     """Runs in flight are tried again once and succeed."""
     d = start()
@@ -277,6 +293,39 @@ def test_client_gone_mid_run(start):
         c.cancel()
     os.kill(device[0], signal.SIGCONT)
     assert d.run(exe, {"x": ones(), "b": ones()})["y"][0] == 2
+
+
+def endless_loop():
+    """Counts for as long as it may."""
+    from onnx import TensorProto, helper
+    F, I, B = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+    value = helper.make_tensor_value_info
+    body = helper.make_graph([helper.make_node("Add", ["a", "x"], ["b"]), helper.make_node("Identity", ["go"], ["again"])], "body",
+                             [value("k", I, []), value("go", B, []), value("a", F, [16])], [value("again", B, []), value("b", F, [16])])
+    graph = helper.make_graph([helper.make_node("Loop", ["n", "c", "x"], ["y"], body=body)], "g",
+                              [value("x", F, [16]), value("n", I, []), value("c", B, [])], [value("y", F, [16])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def test_client_gone_in_a_loop(start):
+    """The loop would go on for longer than the device worker may."""
+    d = start()
+    exe = d.compile(endless_loop(), fmt=1).executable
+    inputs = {"x": ones(), "n": np.array(3), "c": np.array(True)}
+    assert d.run(exe, inputs)["y"][0] == 4
+    device = d.children("device")
+    inputs["n"] = np.array(2**31 - 1)
+    thread = threading.Thread(target=lambda: pytest.raises(grpc.RpcError, d.run, exe, inputs, timeout=1))
+    named = [kiln_pb2.NamedTensor(name=k, tensor=tensor(v)) for k, v in inputs.items()]
+    call = d.stub.Run.future(kiln_pb2.RunRequest(executable=exe, inputs=named))
+    time.sleep(0.3)
+    assert not call.done()
+    call.cancel()
+    check_run(d)
+    thread.start()
+    thread.join()
+    check_run(d)
+    assert d.children("device") == device  # nobody had to be killed
 
 
 def test_health_follows_the_device(start):

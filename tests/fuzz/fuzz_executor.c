@@ -31,7 +31,7 @@ static Status apply(Executor *x, Kiln__V1__Envelope *m) {
   case KILN__V1__ENVELOPE__BODY_RUN:
     if (m->run->n_output_buffers > 100) return NULL; /* memory is real here */
     m->run->deadline_ns = clock_now_ns() + 50000000; /* what ends a loop of 2^40 iterations */
-    return executor_run(x, m->run, m->run->slab_bytes ? memory() : -1, &done);
+    return executor_run(x, 1, m->run, m->run->slab_bytes ? memory() : -1, &done);
   case KILN__V1__ENVELOPE__BODY_UNLOAD: return executor_unload(x, m->unload->executable), NULL;
   case KILN__V1__ENVELOPE__BODY_BUFFER_CREATE:
     return executor_buffer_create(x, m->buffer_create->buffer, m->buffer_create->bytes, memory());

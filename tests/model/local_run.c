@@ -16,7 +16,7 @@ typedef struct LocalRun {
   Plan plan;
   InterpBuffer *slots;
   Buffer **data; /* by slot */
-  Buffer *temp;
+  Buffer *temp, *kept;
   Buffer **constants; /* by plan buffer; set for CONST */
   Program **programs;
 } LocalRun;
@@ -54,6 +54,7 @@ static Status load_kernel(LocalRun *r, uint32_t k) {
 static LaunchArg place(const LocalRun *r, uint32_t buffer) {
   const PlanBuffer *b = &r->plan.buffers[buffer];
   if (b->kind == PB_CONST) return (LaunchArg){r->constants[buffer], 0};
+  if (b->kind == PB_KEPT) return (LaunchArg){r->kept, (uint64_t)b->offset};
   return (LaunchArg){b->kind == PB_TEMP ? r->temp : r->data[b->slot], (uint64_t)b->offset};
 }
 
@@ -120,6 +121,7 @@ static Status place_slots(LocalRun *r, const TensorGraph *graph) {
     if (r->slots[i].bytes)
       TRY(device_write(r->dev, r->data[i], 0, r->slots[i].data, r->slots[i].bytes));
   }
+  TRY(device_buffer_alloc(r->dev, (size_t)r->plan.kept_bytes, -1, &r->kept));
   return device_buffer_alloc(r->dev, (size_t)r->plan.temp_bytes, -1, &r->temp);
 }
 
@@ -137,6 +139,7 @@ static void release(LocalRun *r, size_t nslots) {
   for (size_t i = 0; r->constants && i < r->plan.nbuffers; i++)
     device_buffer_free(r->dev, r->constants[i]);
   device_buffer_free(r->dev, r->temp);
+  device_buffer_free(r->dev, r->kept);
   free(r->programs);
   free(r->constants);
   free(r->data);

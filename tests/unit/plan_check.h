@@ -150,19 +150,26 @@ static inline void check_status(Status st) {
   fail_msg("%s", text);
 }
 
+/* Nothing that differs from run to run. */
+static inline void check_once(const PlanBuffer *b) {
+  assert_true(b->kind == PB_WEIGHT || b->kind == PB_CONST || b->once);
+}
+
 static inline void run_plan(Graph *g, InterpBuffer *slots) {
   const Plan *p = &g->plan;
   InterpBuffer *buffers = calloc(p->nbuffers + 1, sizeof *buffers), *args;
   char *temp = malloc((size_t)p->temp_bytes + 1);
+  char *kept = malloc((size_t)p->kept_bytes + 1);
   memset(temp, 0x55, (size_t)p->temp_bytes);
+  memset(kept, 0x55, (size_t)p->kept_bytes);
   for (size_t b = 0; b < p->nbuffers; b++) {
     const PlanBuffer *pb = &p->buffers[b];
-    if (pb->kind == PB_TEMP || pb->kind == PB_CONST) {
-      buffers[b].bytes = (size_t)pb->numel * dtype_info[pb->dtype].bytes;
-      buffers[b].data =
-          pb->kind == PB_TEMP ? temp + pb->offset : (char *)(uintptr_t)pb->constant.ptr;
+    buffers[b].bytes = (size_t)pb->numel * dtype_info[pb->dtype].bytes;
+    if (pb->kind == PB_TEMP || pb->kind == PB_KEPT) {
+      buffers[b].data = (pb->kind == PB_TEMP ? temp : kept) + pb->offset;
+    } else if (pb->kind == PB_CONST) {
+      buffers[b].data = (char *)(uintptr_t)pb->constant.ptr;
     } else {
-      buffers[b].bytes = (size_t)pb->numel * dtype_info[pb->dtype].bytes;
       buffers[b].data = (char *)slots[pb->slot].data + pb->offset;
       for (size_t k = 0; pb->constant.len && k < buffers[b].bytes; k++) {
         ((char *)buffers[b].data)[k] = (char)pb->constant.ptr[k % pb->constant.len];
@@ -171,6 +178,9 @@ static inline void run_plan(Graph *g, InterpBuffer *slots) {
   }
   for (size_t c = 0; c < p->ncalls; c++) {
     const PlanCall *call = &p->calls[c];
+    assert_int_equal(call->once, c < p->nonce);
+    for (uint32_t a = 0; call->once && a < call->nargs; a++) check_once(&p->buffers[call->args[a]]);
+    if (!call->once) assert_int_not_equal(p->buffers[call->args[0]].kind, PB_KEPT);
     args = calloc(call->nargs, sizeof *args);
     for (uint32_t a = 0; a < call->nargs; a++) args[a] = buffers[call->args[a]];
     assert_int_equal(call->nargs, p->kernels[call->kernel].nargs);
@@ -179,6 +189,7 @@ static inline void run_plan(Graph *g, InterpBuffer *slots) {
   }
   free(buffers);
   free(temp);
+  free(kept);
 }
 
 static inline bool near_enough(double a, double b, double tolerance) {

@@ -31,7 +31,8 @@ static OptList random_opts(Job *job, UOp *kernel, uint32_t *seed) {
     int axis = (int)(next_random(seed) % (k->naxes + 1)) - 1;
     OptKind kind = (OptKind)(next_random(seed) % OPT__COUNT);
     int64_t arg = sizes[next_random(seed) % 5];
-    if (kind == OPT_STAGE || kind == OPT_MERGE || kind == OPT_ORDER) arg = next_random(seed) % 4;
+    bool place = kind == OPT_MERGE || kind == OPT_ORDER || kind == OPT_CARRY;
+    if (kind == OPT_STAGE || place) arg = next_random(seed) % 4;
     opts_push(job, &list, kind, axis, arg);
     Status st = opts_check(job, kernel, &wide, &list);
     if (st) list.len--;

@@ -72,7 +72,7 @@ static inline InterpBuffer sized_buffer(SizedRun *r, uint32_t b) {
   InterpBuffer out = {.bytes = (size_t)at_values(pb->numel, r->vars) * item};
   if (pb->kind == PB_CONST) {
     out.data = (char *)(uintptr_t)pb->constant.ptr;
-  } else if (pb->kind == PB_TEMP) {
+  } else if (pb->kind == PB_TEMP || pb->kind == PB_KEPT) {
     const PlanBuffer *whole = &p->buffers[pb->base];
     size_t bytes = (size_t)at_values(whole->numel, r->vars) * item;
     if (!r->own[pb->base]) {

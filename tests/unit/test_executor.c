@@ -26,7 +26,7 @@ struct Program {
   float add; /* out = sum of the others + add */
 };
 
-static int live_programs, live_buffers;
+static int live_programs, live_buffers, submitted;
 
 static int open_descriptors(void) {
   int n = 0;
@@ -87,6 +87,7 @@ static char *bytes_of(const LaunchArg *a) { return (char *)memory_of(a->buffer) 
 static Status submit(Device *d, const Launch *launches, size_t n, Fence *out) {
   (void)d;
   *out = 1;
+  submitted += (int)n;
   for (size_t i = 0; i < n; i++)
     for (size_t k = 0; k < N; k++) {
       float sum = launches[i].program->add;
@@ -282,11 +283,65 @@ static void test_inline(void **state) {
     Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
     make_job(&j, 1, (float)round);
     int before = live_buffers;
-    assert_null(executor_run(f->x, &j.run, -1, &done));
+    assert_null(executor_run(f->x, 1, &j.run, -1, &done));
     if (round) assert_int_equal(live_buffers, before); /* a run allocates nothing */
     assert_int_equal(done.n_outputs, 2);
     check_y((float *)done.outputs[0].data, (float)round);
     check_z((float *)done.outputs[1].data, (float)round);
+  }
+}
+
+/* The same model, whose first call is now K + 1 into what is kept: done when loading. */
+static void keep(Model *m) {
+  m->buffers[T].kind = KILN__V1__PLAN_BUFFER__KIND__KEPT;
+  m->plan.kept_bytes = 64 + BYTES;
+  m->plan.temp_bytes = 0;
+  m->calls[0].once = 1;
+  m->args[0][1] = K;
+}
+
+static void test_once(void **state) {
+  Fixture *f = *state;
+  keep(f->m);
+  submitted = 0;
+  assert_null(load_model(f->x, f->m));
+  assert_int_equal(submitted, 1);
+  for (int round = 1; round < 4; round++) {
+    Job j;
+    Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+    make_job(&j, 1, (float)round);
+    assert_null(executor_run(f->x, 1, &j.run, -1, &done));
+    assert_int_equal(submitted, 1 + 2 * round);
+    const float *y = (float *)done.outputs[0].data, *z = (float *)done.outputs[1].data;
+    for (int i = 0; i < N; i++) {
+      float kept = (float)i + 0.5f + 1;
+      assert_float_equal(y[i], kept + (float)round + (float)i + 10, 1e-6);
+      assert_float_equal(z[i], kept + 100, 1e-6);
+    }
+  }
+}
+
+static void once_later(Model *m) { m->calls[0].once = 0, m->calls[1].once = 1; }
+static void once_reads_input(Model *m) { m->args[0][1] = X; }
+static void once_writes_output(Model *m) { m->args[0][0] = Y; }
+static void run_writes_kept(Model *m) { m->args[1][0] = T; }
+static void kept_outside(Model *m) { m->plan.kept_bytes = BYTES; }
+static void kept_overflow(Model *m) { m->buffers[T].offset = UINT64_MAX - 8; }
+static void once_index(Model *m) { m->args[0][2] = 6; }
+
+static void test_wrong_once(void **state) {
+  Fixture *f = *state;
+  static void (*const spoils[])(Model *) = {once_later,      once_reads_input, once_writes_output,
+                                            run_writes_kept, kept_outside,     kept_overflow,
+                                            once_index};
+  for (size_t i = 0; i < sizeof spoils / sizeof *spoils; i++) {
+    make_model(f->m, 1);
+    keep(f->m);
+    spoils[i](f->m);
+    Status st = load_model(f->x, f->m);
+    if (!st) fail_msg("spoiled load %zu was taken", i);
+    status_drop(st);
+    assert_int_equal(live_programs, 0);
   }
 }
 
@@ -298,7 +353,7 @@ static void test_some_outputs(void **state) {
   make_job(&j, 1, 2);
   j.outputs[0] = 1;
   j.run.n_outputs = 1;
-  assert_null(executor_run(f->x, &j.run, -1, &done));
+  assert_null(executor_run(f->x, 1, &j.run, -1, &done));
   assert_int_equal(done.n_outputs, 1);
   check_z((float *)done.outputs[0].data, 2);
 }
@@ -322,7 +377,7 @@ static void test_slab(void **state) {
     j.run.output_offsets = j.offsets, j.run.n_output_offsets = 2;
     j.run.slab = 77;
     j.run.slab_bytes = round ? 0 : 4096; /* brought once */
-    assert_null(executor_run(f->x, &j.run, round ? -1 : fd, &done));
+    assert_null(executor_run(f->x, 1, &j.run, round ? -1 : fd, &done));
     assert_int_equal(done.n_outputs, 0);
     check_y((float *)(slab + 1024), (float)round);
     check_z((float *)(slab + 4096 - BYTES), (float)round);
@@ -348,12 +403,12 @@ static void test_buffers(void **state) {
   j.input.buffer = 5;
   j.buffers[0] = 6, j.buffers[1] = 7;
   j.run.output_buffers = j.buffers, j.run.n_output_buffers = 2;
-  assert_null(executor_run(f->x, &j.run, -1, &done));
+  assert_null(executor_run(f->x, 1, &j.run, -1, &done));
   assert_null(executor_buffer_read(f->x, 6, &bytes, &fd));
   assert_true(bytes >= BYTES);
   assert_null(shm_read(fd, 0, got, BYTES));
   check_y(got, 3);
-  Status st = executor_run(f->x, &j.run, -1, &done); /* the ids are taken */
+  Status st = executor_run(f->x, 1, &j.run, -1, &done); /* the ids are taken */
   assert_int_equal(status_code(st), ST_INTERNAL);
   status_drop(st);
   executor_buffer_free(f->x, 7);
@@ -376,7 +431,7 @@ static void test_two_executables(void **state) {
     Job j;
     Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
     make_job(&j, id, (float)i);
-    assert_null(executor_run(f->x, &j.run, -1, &done));
+    assert_null(executor_run(f->x, 1, &j.run, -1, &done));
     check_y((float *)done.outputs[0].data, (float)i);
   }
   executor_unload(f->x, 1);
@@ -384,7 +439,7 @@ static void test_two_executables(void **state) {
   Job j;
   Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
   make_job(&j, 1, 0);
-  Status st = executor_run(f->x, &j.run, -1, &done);
+  Status st = executor_run(f->x, 1, &j.run, -1, &done);
   assert_int_equal(status_code(st), ST_INTERNAL);
   status_drop(st);
   free(big);
@@ -499,12 +554,12 @@ static void test_wrong_runs(void **state) {
     Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
     make_job(&j, 1, 1);
     spoils[i](&j);
-    Status st = executor_run(f->x, &j.run, -1, &done);
+    Status st = executor_run(f->x, 1, &j.run, -1, &done);
     if (!st) fail_msg("spoiled run %zu was taken", i);
     status_drop(st);
     make_job(&j, 1, 1);
     done = (Kiln__V1__RunDone)KILN__V1__RUN_DONE__INIT;
-    assert_null(executor_run(f->x, &j.run, -1, &done));
+    assert_null(executor_run(f->x, 1, &j.run, -1, &done));
     check_y((float *)done.outputs[0].data, 1);
   }
 }
@@ -525,7 +580,7 @@ static void test_slab_bounds(void **state) {
     j.run.output_offsets = j.offsets, j.run.n_output_offsets = 2;
     j.input.value_case = KILN__V1__RUN_INPUT__VALUE_OFFSET;
     *(i % 2 ? &j.input.offset : &j.offsets[1]) = bad[i / 2];
-    Status st = executor_run(f->x, &j.run, i ? -1 : fd, &done);
+    Status st = executor_run(f->x, 1, &j.run, i ? -1 : fd, &done);
     assert_int_equal(status_code(st), ST_INTERNAL);
     status_drop(st);
   }
@@ -601,7 +656,7 @@ static void test_open(void **state) {
     int64_t vars[1] = {0};
     make_job(&j, 1, (float)round);
     j.run.vars = vars, j.run.n_vars = 1;
-    assert_null(executor_run(f->x, &j.run, -1, &done));
+    assert_null(executor_run(f->x, 1, &j.run, -1, &done));
     assert_int_equal(done.n_dims, 2);
     assert_int_equal(done.dims[1]->dims[0], N);
     assert_int_equal(done.n_outputs, 2);
@@ -634,18 +689,18 @@ static void test_open_buffers(void **state) {
   j.run.vars = vars, j.run.n_vars = 1;
   j.buffers[0] = 70, j.buffers[1] = 71;
   j.run.output_buffers = j.buffers, j.run.n_output_buffers = 2;
-  assert_null(executor_run(f->x, &j.run, -1, &done));
+  assert_null(executor_run(f->x, 1, &j.run, -1, &done));
   assert_int_equal(done.n_outputs, 0);
   for (int i = 0; i < 2; i++) {
     assert_null(executor_buffer_read(f->x, j.buffers[i], &bytes, &fd));
     assert_int_equal(bytes, BYTES);
   }
-  Status st = executor_run(f->x, &j.run, -1, &done); /* the buffers exist */
+  Status st = executor_run(f->x, 1, &j.run, -1, &done); /* the buffers exist */
   assert_int_equal(status_code(st), ST_INTERNAL);
   status_drop(st);
   o.var.max = 15; /* the plan keeps a copy: nothing changes */
   j.run.n_output_buffers = 0;
-  assert_null(executor_run(f->x, &j.run, -1, &done));
+  assert_null(executor_run(f->x, 1, &j.run, -1, &done));
 }
 
 static void test_bound_outside(void **state) {
@@ -659,11 +714,11 @@ static void test_bound_outside(void **state) {
   assert_null(load_model(f->x, f->m));
   make_job(&j, 1, 3);
   j.run.vars = vars, j.run.n_vars = 1;
-  Status st = executor_run(f->x, &j.run, -1, &done);
+  Status st = executor_run(f->x, 1, &j.run, -1, &done);
   assert_int_equal(status_code(st), ST_OUT_OF_RANGE);
   status_drop(st);
   j.run.n_vars = 0;
-  st = executor_run(f->x, &j.run, -1, &done);
+  st = executor_run(f->x, 1, &j.run, -1, &done);
   assert_int_equal(status_code(st), ST_INTERNAL);
   status_drop(st);
 }
@@ -671,11 +726,11 @@ static void test_bound_outside(void **state) {
 #define WITH(memory, test_)                                                                        \
   { #test_ " with memory " #memory, test_, setup_##memory, teardown, NULL }
 #define ALL(memory)                                                                                \
-  WITH(memory, test_inline), WITH(memory, test_some_outputs), WITH(memory, test_slab),             \
-      WITH(memory, test_buffers), WITH(memory, test_two_executables),                              \
-      WITH(memory, test_wrong_loads), WITH(memory, test_wrong_runs),                               \
-      WITH(memory, test_slab_bounds), WITH(memory, test_open), WITH(memory, test_open_buffers),    \
-      WITH(memory, test_bound_outside)
+  WITH(memory, test_inline), WITH(memory, test_once), WITH(memory, test_wrong_once),               \
+      WITH(memory, test_some_outputs), WITH(memory, test_slab), WITH(memory, test_buffers),        \
+      WITH(memory, test_two_executables), WITH(memory, test_wrong_loads),                          \
+      WITH(memory, test_wrong_runs), WITH(memory, test_slab_bounds), WITH(memory, test_open),      \
+      WITH(memory, test_open_buffers), WITH(memory, test_bound_outside)
 
 int main(void) {
   const struct CMUnitTest tests[] = {ALL(shared), ALL(apart)};

@@ -535,6 +535,83 @@ static void too_large_plans_are_refused(void **state) {
   expect_refused(&graph, 40001, "the largest buffer, input 'pixels' of 10000 f32, takes 40000");
 }
 
+/* -- what is done once ------------------------------------------------------------------------- */
+
+/* One output of that shape, and weights behind it. */
+static UOp *output_first(int64_t rows, int64_t cols) {
+  return graph_param(&graph, SLOT_OUTPUT, DT_F32, DIMS(rows, cols));
+}
+static UOp *weight(const int64_t *dims, size_t n) {
+  return graph_param(&graph, SLOT_WEIGHT, DT_F32, dims, n);
+}
+static void store_output(UOp *out, UOp *value) {
+  graph.stores[0] = uop2(&job, OP_STORE, out, value);
+  graph.tg.sink = uop_make(&job, OP_SINK, DT_VOID, arg_none(), graph.stores, 1);
+}
+
+static const PlanBuffer *kept_buffer(size_t *n) {
+  const PlanBuffer *kept = NULL;
+  *n = 0;
+  for (size_t b = 0; b < graph.plan.nbuffers; b++) {
+    if (graph.plan.buffers[b].kind != PB_KEPT) continue;
+    kept = &graph.plan.buffers[b];
+    ++*n;
+  }
+  return kept;
+}
+
+/* A weight that is centred and scaled before a matmul of many rows; its mean is one kernel more,
+ * whose result nobody needs afterwards. */
+static void prepared_weights_are_kept(void **state) {
+  (void)state;
+  size_t n;
+  UOp *x = graph_input(&graph, DIMS(64, 96)), *out = output_first(64, 96);
+  UOp *w = weight(DIMS(96, 96)), *s = weight(DIMS(96));
+  UOp *centred = uop2(&job, OP_SUB, w, mean(&graph, w, 0));
+  UOp *scaled = uop2(&job, OP_MUL, uop1(&job, OP_EXP, centred), row(&graph, s, w));
+  store_output(out, matmul(&graph, x, scaled));
+  graph_plan(&graph);
+  const PlanBuffer *kept = kept_buffer(&n);
+  assert_int_equal(n, 1);
+  assert_int_equal(kept->numel, 96 * 96);
+  assert_int_equal(graph.plan.kept_bytes, 96 * 96 * 4);
+  assert_int_equal(graph.plan.ncalls, graph.plan.nonce + 1);
+  check_temporaries(&graph.plan);
+  assert_true(plan_equals_graph(&graph, 1e-4));
+}
+
+static void cheap_weights_are_not_kept(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(1, 96)), *out = output_first(1, 96);
+  UOp *w = weight(DIMS(96, 96)), *s = weight(DIMS(96));
+  UOp *scaled = uop2(&job, OP_MUL, uop2(&job, OP_ADD, w, t_f32(&graph, 1)), row(&graph, s, w));
+  store_output(out, matmul(&graph, x, scaled));
+  expect_calls(&graph, 1);
+  assert_int_equal(graph.plan.nonce, 0);
+}
+
+/* An output that depends on weights alone is written by every run, from what is kept. */
+static void fixed_outputs_are_copied(void **state) {
+  (void)state;
+  UOp *out = output_first(32, 32), *w = weight(DIMS(32, 32));
+  UOp *packed = uop1(&job, OP_CONTIGUOUS, t_permute(&graph, w, DIMS(1, 0)));
+  store_output(out, packed);
+  expect_calls(&graph, 2);
+  assert_int_equal(graph.plan.nonce, 1);
+}
+
+/* A fixed part of a CAT that is not. */
+static void fixed_slices_are_copied(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(8, 32)), *out = output_first(24, 32), *w = weight(DIMS(16, 32));
+  UOp *y = matmul(&graph, x, weight(DIMS(32, 32)));
+  UOp *parts[] = {y, uop1(&job, OP_CONTIGUOUS, uop1(&job, OP_EXP, w))};
+  store_output(out, uop_make(&job, OP_CAT, DT_VOID, arg_i(0), parts, 2));
+  graph_plan(&graph);
+  assert_int_equal(graph.plan.nonce, 1);
+  assert_true(plan_equals_graph(&graph, 1e-4));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
 #define T(name_) cmocka_unit_test_setup_teardown(name_, setup, teardown)
@@ -573,6 +650,10 @@ int main(void) {
       T(half_product_behind_moves),
       T(split_half_sum_stays_wide),
       T(too_large_plans_are_refused),
+      T(prepared_weights_are_kept),
+      T(cheap_weights_are_not_kept),
+      T(fixed_outputs_are_copied),
+      T(fixed_slices_are_copied),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -327,6 +327,17 @@ static const Case cases[] = {
     {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,3)"},
     {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,1) STAGE(1,3)"},
     {22, "UPCAST(0,4) STAGE(-1,3) STAGE(0,0)"},
+    {0, "UNROLL(2,4) VECTOR(1,16) UPCAST(0,3) CARRY(2,0)"},
+    {0, "SPLIT(2,8) VECTOR(1,8) UPCAST(0,5) CARRY(3,1) STAGE(3,0) STAGE(3,1) THREAD(0,2)"},
+    {0, "SPLIT(1,16) SPLIT(2,12) VECTOR(1,16) UPCAST(0,5) ORDER(3,0) CARRY(4,1) STAGE(4,1)"},
+    {0, "SPLIT(1,24) SPLIT(2,6) VECTOR(1,16) UPCAST(0,8) ORDER(3,0) ORDER(1,1) CARRY(4,1)"},
+    {0, "SPLIT(0,5) SPLIT(1,24) SPLIT(2,6) VECTOR(1,8) UPCAST(0,2) ORDER(4,0) CARRY(5,1) "
+        "STAGE(5,1) STAGE(3,0) THREAD(3,2)"},
+    {1, "CARRY(2,0)"},
+    {1, "PADTO(2,16) UNROLL(2,4) VECTOR(1,16) CARRY(2,1) STAGE(2,1)"},
+    {2, "SPLIT(2,8) CARRY(3,0) VECTOR(1,16) STAGE(-1,0)"},
+    {10, "SPLIT(0,10) VECTOR(1,16) CARRY(2,0)"}, /* a maximum */
+    {17, "CARRY(4,2) VECTOR(3,4) STAGE(4,0)"},
     {20, "VECTOR(1,16) UPCAST(0,3)"},
     {21, "VECTOR(2,16) UPCAST(1,4) UNROLL(3,3) UNROLL(4,3)"},
 };
@@ -454,33 +465,42 @@ static void heuristic_on_gpu(void **state) {
   }
 }
 
-static OptList random_opts(Job *job, const KernelInfo *k) {
+static void try_opt(Job *job, UOp *sink, OptList *list, OptKind kind, int axis, int64_t arg) {
+  opts_push(job, list, kind, axis, arg);
+  Status st = opts_check(job, sink, &target, list);
+  if (st) list->len--;
+  status_drop(st);
+}
+
+static OptList random_opts(Job *job, UOp *sink) {
   static const int sizes[] = {2, 3, 4, 5, 7, 8, 16, 32};
   OptList list = {0};
-  for (uint32_t n = random_below(7); n-- > 0;) {
+  const KernelInfo *k = kernel_info(job, sink);
+  uint32_t naxes = k->naxes;
+  /* Not every proof about sizes that a run decides survives a SPLIT. */
+  for (uint32_t n = sink->symbolic ? 0 : random_below(4); n-- > 0;)
+    try_opt(job, sink, &list, OPT_SPLIT, (int)random_below(naxes), 2 + random_below(15));
+  naxes += (uint32_t)list.len;
+  for (uint32_t n = random_below(8); n-- > 0;) {
     OptKind kind = (OptKind)random_below(OPT__COUNT);
-    int axis = (int)random_below(k->naxes + 1) - 1;
+    int axis = (int)random_below(naxes + 1) - 1;
     int64_t arg = sizes[random_below(8)];
     if (kind == OPT_STAGE) arg = random_below(k->noperands + 1);
     if (kind == OPT_KEEP) arg = random_below(k->nkept + 1);
-    if (kind == OPT_ORDER) arg = random_below(3);
-    opts_push(job, &list, kind, axis, arg);
-    OptPlan plan;
-    Status st = opts_plan(job, k, &target, &list, &plan);
-    if (st) list.len--;
-    status_drop(st);
+    if (kind == OPT_ORDER || kind == OPT_CARRY) arg = random_below(3);
+    try_opt(job, sink, &list, kind, axis, arg);
   }
   return list;
 }
 
 static void random_schedules(void **state) {
   (void)state;
-  for (int round = 0; round < 400; round++) {
+  for (int round = 0; round < 800; round++) {
     Job job;
     job_init(&job, 0);
     Run r = {.k = kernel(&job, round % NKERNELS)};
     random_state = (uint64_t)round * 77 + 5;
-    r.opts = random_opts(&job, kernel_info(&job, r.k.sink));
+    r.opts = random_opts(&job, r.k.sink);
     check(&job, &r);
     job_deinit(&job);
   }
@@ -559,6 +579,16 @@ static void illegal_opts(void **state) {
       {0, "STAGE(1,3)", "fewer operands"},
       {0, "STAGE(1,1) STAGE(0,1)", "already staged"},
       {0, "STAGE(2,1)", "must be an output"},
+      {0, "VECTOR(1,8) SPLIT(0,4)", "must come first"},
+      {0, "SPLIT(2,5)", "multiple of the block"},
+      {0, "SPLIT(0,12)", "smaller than the axis"},
+      {0, "SPLIT(7,4)", "no such axis"},
+      {0, "CARRY(0,0)", "must be a reduce axis"},
+      {0, "CARRY(2,2)", "fewer output loops"},
+      {0, "CARRY(2,0) CARRY(2,1)", "carried already"},
+      {0, "UNROLL(2,24) CARRY(2,0)", "has no loop"},
+      {6, "CARRY(2,0)", "belongs to 2"},
+      {13, "CARRY(2,0)", "lies in another"},
       {0, "VECTOR(1,16) PADTO(1,64)", "before tiles"},
       {0, "MERGE(1,0)", "right inside"},
       {0, "MERGE(0,2)", "right inside"},
@@ -657,7 +687,7 @@ static void symbolic_random(void **state) {
     job_init(&job, 0);
     Run r = {.k = symbolic_kernel(&job, round % NSYMBOLIC)};
     random_state = (uint64_t)round * 77 + 5;
-    r.opts = random_opts(&job, kernel_info(&job, r.k.sink));
+    r.opts = random_opts(&job, r.k.sink);
     check_sizes(&job, &r);
     job_deinit(&job);
   }

@@ -1,0 +1,179 @@
+/* The digits of matrix.def, read once into weights.
+ *
+ * A coordinate is the sum of its digits times their weights, the number of a thread q + size(q) * p
+ * and that of its element a + size(a) * (b + size(b) * c). Both directions are a few divisions. */
+#include "compiler/ir/matrix.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+typedef struct Row {
+  const char *name, *feature, *code;
+  unsigned threads, m, n, k;
+  DType dtype[3];
+  const char *coord[3][2];
+} Row;
+
+static const Row rows[MX__COUNT] = {
+#define MATRIX(name_, feature_, code_, threads_, m_, n_, k_, a_, b_, c_, am_, ak_, bn_, bk_, cm_,  \
+               cn_)                                                                                \
+  [MX_##name_] = {#name_,                                                                          \
+                  feature_,                                                                        \
+                  code_,                                                                           \
+                  threads_,                                                                        \
+                  m_,                                                                              \
+                  n_,                                                                              \
+                  k_,                                                                              \
+                  {DT_##a_, DT_##b_, DT_##c_},                                                     \
+                  {{am_, ak_}, {bn_, bk_}, {cm_, cn_}}},
+#include "compiler/codegen/matrix.def"
+#undef MATRIX
+};
+
+static void read_coord(MatrixLayout *l, const char *text, bool second) {
+  unsigned weight = 1;
+  while (*text) {
+    char *end;
+    MatrixDigit d = {.of = *text, .weight = (uint16_t)weight, .second = second};
+    d.size = (uint16_t)strtoul(text + 1, &end, 10);
+    assert(d.size > 1 && l->n < MATRIX_DIGITS && strchr("qpabc", d.of));
+    weight *= d.size;
+    l->digit[l->n++] = d;
+    if (d.of <= 'c') l->registers *= d.size;
+    text = end;
+  }
+}
+
+const MatrixInfo *matrix_info(int64_t id) {
+  static MatrixInfo known[MX__COUNT];
+  if (id < 0 || id >= MX__COUNT) return NULL;
+  MatrixInfo *info = &known[id];
+  const Row *r = &rows[id];
+  if (info->name) return info;
+  MatrixInfo fresh = {.feature = r->feature,
+                      .code = r->code,
+                      .threads = r->threads,
+                      .m = r->m,
+                      .n = r->n,
+                      .k = r->k};
+  for (int o = 0; o < 3; o++) {
+    fresh.dtype[o] = r->dtype[o];
+    fresh.layout[o].registers = 1;
+    for (int c = 0; c < 2; c++) read_coord(&fresh.layout[o], r->coord[o][c], c);
+  }
+  fresh.name = r->name;
+  *info = fresh;
+  return info;
+}
+
+/* "sm_90a" is 90. */
+static long gpu_number(const char *cpu) {
+  return cpu && !strncmp(cpu, "sm_", 3) ? strtol(cpu + 3, NULL, 10) : 0;
+}
+
+static bool has_feature(const char *list, const char *name) {
+  size_t n = strlen(name);
+  for (const char *at = list; at && *at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
+    if (*at == '+' && !strncmp(at + 1, name, n) && (at[n + 1] == ',' || !at[n + 1])) return true;
+  return false;
+}
+
+bool matrix_on(const MatrixInfo *info, const Target *target) {
+  long need = gpu_number(info->feature);
+  if (!need) return !target->max_group && has_feature(target->features, info->feature);
+  return target->warp == info->threads && gpu_number(target->cpu) >= need;
+}
+
+static unsigned digit_size(const MatrixLayout *l, char digit) {
+  for (unsigned i = 0; i < l->n; i++)
+    if (l->digit[i].of == digit) return l->digit[i].size;
+  return 1;
+}
+
+unsigned matrix_lane_size(const MatrixInfo *info, char digit) {
+  unsigned size = 1;
+  for (int o = 0; o < 3 && size == 1; o++) size = digit_size(&info->layout[o], digit);
+  return size;
+}
+
+unsigned matrix_digit(const MatrixLayout *l, const MatrixInfo *info, char digit, unsigned thread,
+                      unsigned reg) {
+  if (digit == 'q') return thread % matrix_lane_size(info, 'q');
+  if (digit == 'p') return thread / matrix_lane_size(info, 'q') % matrix_lane_size(info, 'p');
+  for (char c = 'a'; c < digit; c++) reg /= digit_size(l, c);
+  return reg % digit_size(l, digit);
+}
+
+void matrix_element(const MatrixLayout *l, const MatrixInfo *info, unsigned thread, unsigned reg,
+                    unsigned coord[2]) {
+  coord[0] = coord[1] = 0;
+  for (unsigned i = 0; i < l->n; i++) {
+    const MatrixDigit *d = &l->digit[i];
+    coord[d->second] += d->weight * matrix_digit(l, info, d->of, thread, reg);
+  }
+}
+
+void matrix_find(const MatrixLayout *l, const MatrixInfo *info, unsigned x, unsigned y,
+                 unsigned *thread, unsigned *reg) {
+  *thread = *reg = 0;
+  for (unsigned i = 0; i < l->n; i++) {
+    const MatrixDigit *d = &l->digit[i];
+    unsigned value = (d->second ? y : x) / d->weight % d->size, weight = 1;
+    if (d->of == 'q' || d->of == 'p') {
+      *thread += value * (d->of == 'p' ? matrix_lane_size(info, 'q') : 1);
+      continue;
+    }
+    for (char c = 'a'; c < d->of; c++) weight *= digit_size(l, c);
+    *reg += value * weight;
+  }
+}
+
+/* -- the RANGEs of an MMA --------------------------------------------------------------------- */
+
+static const MatrixOperand range_order[3] = {MATRIX_C, MATRIX_A, MATRIX_B};
+
+static bool has_digit(const MatrixLayout *l, char digit) {
+  for (unsigned i = 0; i < l->n; i++)
+    if (l->digit[i].of == digit) return true;
+  return false;
+}
+
+static unsigned lane_ranges(const MatrixInfo *info) {
+  return (matrix_lane_size(info, 'q') > 1 ? 1u : 0u) + (matrix_lane_size(info, 'p') > 1 ? 1u : 0u);
+}
+
+static unsigned own_ranges(const MatrixLayout *l) {
+  unsigned n = 0;
+  for (char c = 'a'; c <= 'c'; c++) n += has_digit(l, c) ? 1u : 0u;
+  return n;
+}
+
+unsigned matrix_shared_ranges(const MatrixInfo *info) {
+  return lane_ranges(info) + own_ranges(&info->layout[MATRIX_C]);
+}
+
+unsigned matrix_range_count(const MatrixInfo *info) {
+  return matrix_shared_ranges(info) + own_ranges(&info->layout[MATRIX_A]) +
+         own_ranges(&info->layout[MATRIX_B]);
+}
+
+int matrix_range_at(const MatrixInfo *info, MatrixOperand o, char digit) {
+  unsigned at = lane_ranges(info);
+  if (digit == 'q' || digit == 'p') {
+    if (matrix_lane_size(info, digit) == 1) return -1;
+    return digit == 'p' && matrix_lane_size(info, 'q') > 1 ? 1 : 0;
+  }
+  for (unsigned k = 0; range_order[k] != o; k++) at += own_ranges(&info->layout[range_order[k]]);
+  for (char c = 'a'; c < digit; c++) at += has_digit(&info->layout[o], c) ? 1u : 0u;
+  return has_digit(&info->layout[o], digit) ? (int)at : -1;
+}
+
+unsigned matrix_range_size(const MatrixInfo *info, unsigned at) {
+  for (const char *c = "qp"; *c; c++)
+    if (matrix_range_at(info, MATRIX_C, *c) == (int)at) return matrix_lane_size(info, *c);
+  for (int o = 0; o < 3; o++)
+    for (char c = 'a'; c <= 'c'; c++)
+      if (matrix_range_at(info, (MatrixOperand)o, c) == (int)at)
+        return digit_size(&info->layout[o], c);
+  return 0;
+}

@@ -1,0 +1,63 @@
+/* Matrix instructions: the table of codegen/matrix.def, and where its elements lie. */
+#pragma once
+
+#include "compiler/ir/plan.h"
+
+typedef enum MatrixId {
+#define MATRIX(name_, feature_, code_, threads_, m_, n_, k_, a_, b_, c_, am_, ak_, bn_, bk_, cm_,  \
+               cn_)                                                                                \
+  MX_##name_,
+#include "compiler/codegen/matrix.def"
+#undef MATRIX
+  MX__COUNT
+} MatrixId;
+
+enum { MATRIX_DIGITS = 6, MATRIX_LANE_DIGITS = 2, MATRIX_REG_DIGITS = 3 };
+
+/* One digit of a coordinate: q, p of the thread's number or a, b, c of the element's. */
+typedef struct MatrixDigit {
+  char of;
+  uint16_t size;
+  uint16_t weight; /* in the coordinate */
+  bool second;     /* the coordinate is the operand's second one */
+} MatrixDigit;
+
+/* How an operand lies in the registers of the threads. Its coordinates are (m, k), (n, k), (m, n).
+ */
+typedef struct MatrixLayout {
+  MatrixDigit digit[MATRIX_DIGITS];
+  unsigned n;
+  unsigned registers; /* elements of a thread */
+} MatrixLayout;
+
+typedef enum MatrixOperand { MATRIX_A, MATRIX_B, MATRIX_C } MatrixOperand;
+
+typedef struct MatrixInfo {
+  const char *name, *feature, *code;
+  unsigned threads;
+  unsigned m, n, k;
+  DType dtype[3];
+  MatrixLayout layout[3]; /* by MatrixOperand */
+} MatrixInfo;
+
+/* NULL when there is none of that number. */
+const MatrixInfo *matrix_info(int64_t id);
+bool matrix_on(const MatrixInfo *info, const Target *target);
+/* The size of a digit of the thread's number; 1 when it has none. */
+unsigned matrix_lane_size(const MatrixInfo *info, char digit);
+/* The RANGEs behind an MMA's factors in the scheduled stage: one per digit, in the order q, p, then
+ * a, b, c of C, of A and of B. How many; of them q, p and C's; the size of each. */
+unsigned matrix_range_count(const MatrixInfo *info);
+unsigned matrix_shared_ranges(const MatrixInfo *info);
+unsigned matrix_range_size(const MatrixInfo *info, unsigned at);
+/* Which of them is a digit of an operand; -1 when it has no such digit. */
+int matrix_range_at(const MatrixInfo *info, MatrixOperand o, char digit);
+/* The coordinates of a thread's element. */
+void matrix_element(const MatrixLayout *l, const MatrixInfo *info, unsigned thread, unsigned reg,
+                    unsigned coord[2]);
+/* The first thread and element that hold (x, y). */
+void matrix_find(const MatrixLayout *l, const MatrixInfo *info, unsigned x, unsigned y,
+                 unsigned *thread, unsigned *reg);
+/* Value of a digit ("q", "p", "a"...) in the number of a thread or of an element. */
+unsigned matrix_digit(const MatrixLayout *l, const MatrixInfo *info, char digit, unsigned thread,
+                      unsigned reg);

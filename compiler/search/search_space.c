@@ -1,0 +1,652 @@
+/* The space of schedules: lists of opts, one step from each other.
+ *
+ * What a step may be is a table: for each kind of opt, the axes that it goes with and the arguments
+ * that are worth trying. A new kind of opt is a row. Whether a list is legal is asked of opts.c,
+ * and no graph is built. Every list is brought into a normal form, in which equal schedules mostly
+ * have equal lists: opts of one axis stand together, in their order, which matters; those of
+ * different axes are sorted; moves of loops are replayed in one order; threads of a workgroup
+ * stay in theirs, which decides their dimensions.
+ *
+ * The work is bounded by counting the nodes that legality checks walk over: a kernel built to make
+ * the search explode is searched less. */
+#include "base/map.h"
+#include "compiler/passes/schedule.h"
+#include "compiler/search/internal.h"
+
+enum {
+  BODY_MAX = 1000,     /* instructions of an expanded body: compiling more takes too long */
+  WORK_LIMIT = 400000, /* nodes that legality checks may look at */
+  LANES_MAX = 64,
+  REPAIRS = 40, /* attempts to save one opt of a hint */
+};
+
+/* -- the table --------------------------------------------------------------------------------- */
+
+typedef enum Where { ON_OUT = 1, ON_REDUCE = 2, ON_ANY = 3, ON_NONE = 4 } Where;
+typedef enum Device { CPU = 1, GPU = 2, BOTH = 3 } Device;
+typedef enum Choice {
+  LANES,    /* powers of two up to a few vectors */
+  FACTORS,  /* small numbers, and divisors of the size */
+  THREADS,  /* as many as the device has, or half */
+  PLACES,   /* positions among the loops */
+  OPERANDS, /* what can be copied */
+  PADS,     /* powers of two that do not divide the size */
+  GROUPS,   /* threads of a workgroup */
+  NOTHING,
+} Choice;
+
+typedef struct SpaceRow {
+  uint8_t kind, where, device, choice;
+} SpaceRow;
+
+/* MERGE is not here: it makes another kernel, see search_space_init. */
+static const SpaceRow rows[] = {
+    {OPT_VECTOR, ON_ANY, BOTH, LANES},      {OPT_UPCAST, ON_OUT, BOTH, FACTORS},
+    {OPT_UNROLL, ON_REDUCE, BOTH, FACTORS}, {OPT_THREAD, ON_OUT, CPU, THREADS},
+    {OPT_LOCAL, ON_OUT, GPU, GROUPS},       {OPT_GROUP, ON_REDUCE, GPU, GROUPS},
+    {OPT_GROUPTOP, ON_REDUCE, GPU, GROUPS}, {OPT_NOLOCALS, ON_NONE, GPU, NOTHING},
+    {OPT_ORDER, ON_ANY, CPU, PLACES},       {OPT_STAGE, ON_OUT, CPU, OPERANDS},
+    {OPT_STAGE, ON_REDUCE, GPU, OPERANDS},  {OPT_PADTO, ON_ANY, BOTH, PADS},
+};
+enum { ROWS = sizeof rows / sizeof *rows };
+
+/* -- normal form ------------------------------------------------------------------------------- */
+
+static bool is_tile(const Opt *o) {
+  return o->kind == OPT_VECTOR || o->kind == OPT_UPCAST || o->kind == OPT_UNROLL;
+}
+static bool is_lanes(const Opt *o) {
+  return o->kind == OPT_LOCAL || o->kind == OPT_GROUP || o->kind == OPT_GROUPTOP;
+}
+
+/* MERGE, then the axes, then THREADs, then threads of workgroups, then STAGE; ORDER is made anew
+ * before STAGE. */
+static int class_of(const Opt *o) {
+  if (o->kind == OPT_MERGE) return 0;
+  if (o->kind == OPT_NOLOCALS) return 1;
+  if (o->kind == OPT_STAGE) return 5;
+  if (o->kind == OPT_THREAD) return 3;
+  return is_lanes(o) ? 4 : 2;
+}
+
+/* On one axis: padding first, and the vector is innermost wherever it stands. */
+static int on_axis(const Opt *o) {
+  return o->kind == OPT_PADTO ? 0 : o->kind == OPT_VECTOR ? 1 : 2;
+}
+
+static bool goes_before(const Opt *a, const Opt *b) {
+  int x = class_of(a), y = class_of(b);
+  if (x != y) return x < y;
+  if (x == 2) return a->axis != b->axis ? a->axis < b->axis : on_axis(a) < on_axis(b);
+  if (x == 5) return a->arg != b->arg ? a->arg < b->arg : a->axis < b->axis;
+  return false;
+}
+
+static bool push(Opt *out, uint32_t *n, Opt o) {
+  if (*n == LIST_MAX) return false;
+  out[(*n)++] = o;
+  return true;
+}
+
+/* Moves that bring the loops into the order of the plan; fewest by going from the inside. */
+static bool push_orders(const OptPlan *plan, const KernelInfo *k, Opt *out, uint32_t *n) {
+  uint32_t now[MODEL_AXES], all = plan->nout + plan->nred;
+  if (all > MODEL_AXES) return false;
+  uint32_t nout = 0;
+  for (uint32_t i = 0; i < k->nloops; i++) now[nout++] = (uint32_t)k->loops[i]->arg.i;
+  for (uint32_t i = 0, r = nout; i < k->naxes; i++)
+    if (k->axes[i].range && k->axes[i].reduce) now[r++] = i;
+  for (int reduce = 0; reduce < 2; reduce++) {
+    uint32_t first = reduce ? plan->nout : 0, len = reduce ? plan->nred : plan->nout;
+    for (uint32_t to = len; to-- > 0;) {
+      uint32_t axis = plan->order[first + to], at = to;
+      while (now[first + at] != axis) at--;
+      if (at == to) continue;
+      for (; at < to; at++) now[first + at] = now[first + at + 1];
+      now[first + to] = axis;
+      if (!push(out, n, (Opt){OPT_ORDER, (int8_t)axis, (int32_t)to})) return false;
+    }
+  }
+  return true;
+}
+
+/* Two tiles that are one. */
+static bool joins(const Opt *a, const Opt *b) {
+  return a->kind == b->kind && a->axis == b->axis && a->arg < 4096 && b->arg < 4096 &&
+         (a->kind == OPT_UPCAST || a->kind == OPT_UNROLL);
+}
+
+/* Without the MERGEs. */
+static bool normal_form(const OptPlan *plan, const KernelInfo *k, const Opt *at, size_t len,
+                        Opt *out, uint32_t *n) {
+  Opt sorted[LIST_MAX];
+  uint32_t count = 0, i = 0;
+  for (size_t x = 0; x < len; x++) {
+    if (at[x].kind == OPT_ORDER) continue;
+    if (!push(sorted, &count, at[x])) return false;
+    for (uint32_t p = count - 1; p > 0 && goes_before(&sorted[p], &sorted[p - 1]); p--) {
+      Opt t = sorted[p];
+      sorted[p] = sorted[p - 1], sorted[p - 1] = t;
+    }
+  }
+  for (; i < count && class_of(&sorted[i]) < 5; i++) {
+    if (*n && joins(&out[*n - 1], &sorted[i]))
+      out[*n - 1].arg *= sorted[i].arg;
+    else if (!push(out, n, sorted[i]))
+      return false;
+  }
+  if (!push_orders(plan, k, out, n)) return false;
+  for (; i < count; i++)
+    if (!push(out, n, sorted[i])) return false;
+  return true;
+}
+
+static uint64_t key_of(const Point *p) {
+  uint64_t h = p->len;
+  for (uint32_t i = 0; i < p->len; i++)
+    h = hash_u64(h * 31 + ((uint64_t)p->at[i].kind << 48) +
+                 ((uint64_t)(uint8_t)p->at[i].axis << 32) + (uint32_t)p->at[i].arg);
+  return h;
+}
+
+/* -- points ------------------------------------------------------------------------------------ */
+
+static size_t count_merges(const Opt *at, size_t len) {
+  size_t n = 0;
+  while (n < len && at[n].kind == OPT_MERGE) n++;
+  return n;
+}
+
+static struct SpaceVariant *find_variant(Space *s, const Opt *at, size_t nmerges) {
+  for (uint32_t i = 0; i < s->nvariants; i++) {
+    struct SpaceVariant *v = &s->variants[i];
+    bool same = v->nmerges == nmerges;
+    for (size_t k = 0; same && k < nmerges; k++)
+      same = v->merges[k].axis == at[k].axis && v->merges[k].arg == at[k].arg;
+    if (same) return v;
+  }
+  return NULL;
+}
+
+/* NULL when the merges are not legal, or there are too many variants. */
+static struct SpaceVariant *variant_of(Space *s, const Opt *at, size_t nmerges) {
+  struct SpaceVariant *v = find_variant(s, at, nmerges);
+  if (v) return v->model ? v : NULL;
+  if (s->nvariants == sizeof s->variants / sizeof *s->variants) return NULL;
+  if (nmerges > sizeof v->merges / sizeof *v->merges) return NULL;
+  v = &s->variants[s->nvariants++];
+  *v = (struct SpaceVariant){.nmerges = (uint32_t)nmerges};
+  memcpy(v->merges, at, nmerges * sizeof *at);
+  OptList list = {v->merges, nmerges, nmerges}, rest;
+  UOp *merged;
+  Status st = opts_merge(s->job, s->kernel, &list, &merged, &rest);
+  if (st) {
+    status_drop(st);
+    return NULL;
+  }
+  v->model = search_model(s->job, merged, s->target);
+  return v->model ? v : NULL;
+}
+
+static bool plan_of(Space *s, const Model *m, Opt *at, size_t len, OptPlan *plan) {
+  OptList list = {at, len, len};
+  s->work += m->info->list.len + 10 * len + 40;
+  Status st = opts_plan(s->job, m->info, s->target, &list, plan);
+  if (!st) return true;
+  status_drop(st);
+  return false;
+}
+
+bool search_space_point(Space *s, const Opt *at, size_t len, Point *out) {
+  size_t nmerges = count_merges(at, len);
+  struct SpaceVariant *v = len <= LIST_MAX ? variant_of(s, at, nmerges) : NULL;
+  OptPlan plan;
+  Opt copy[LIST_MAX];
+  if (!v) return false;
+  memcpy(copy, at + nmerges, (len - nmerges) * sizeof *at);
+  if (!plan_of(s, v->model, copy, len - nmerges, &plan)) return false;
+  if (len > nmerges && search_body(v->model, &plan) > BODY_MAX) return false;
+  *out = (Point){.len = 0};
+  for (uint32_t i = 0; i < nmerges; i++) out->at[out->len++] = v->merges[i];
+  uint32_t n = 0;
+  Opt rest[LIST_MAX];
+  if (!normal_form(&plan, v->model->info, copy, len - nmerges, rest, &n)) return false;
+  if (out->len + n > LIST_MAX) return false;
+  memcpy(out->at + out->len, rest, n * sizeof *rest);
+  out->len += n;
+  out->key = key_of(out);
+  out->predicted = search_predict(v->model, &plan);
+  return true;
+}
+
+const Model *search_space_model(Space *s, const Point *p) {
+  struct SpaceVariant *v = variant_of(s, p->at, count_merges(p->at, p->len));
+  return v ? v->model : NULL;
+}
+
+bool search_space_spent(const Space *s) { return s->work > s->work_limit; }
+
+void search_space_init(Space *s, Job *job, UOp *kernel, const Target *target) {
+  *s = (Space){.job = job, .kernel = kernel, .target = target, .work_limit = WORK_LIMIT};
+}
+
+/* -- lists of other sizes ---------------------------------------------------------------------- */
+
+static bool legal(Space *s, const Opt *at, size_t len) {
+  Point p;
+  return len <= LIST_MAX && !search_space_spent(s) && search_space_point(s, at, len, &p);
+}
+
+/* A smaller argument of the kind; 0: there is none. */
+static int32_t less(const Opt *o) {
+  if (o->kind == OPT_VECTOR || is_lanes(o)) return o->arg / 2;
+  if (o->kind == OPT_PADTO || o->kind == OPT_STAGE || o->kind == OPT_MERGE) return 0;
+  if (o->arg > 16) return o->arg / 2;
+  return o->arg - 1;
+}
+
+/* Puts o at place `at`, with everything behind it kept. */
+static void insert(Opt *list, size_t *len, size_t at, Opt o) {
+  memmove(list + at + 1, list + at, (*len - at) * sizeof *list);
+  list[at] = o;
+  ++*len;
+}
+
+/* The tile that the opts of the whole hint make of an axis: what it has to be padded to. */
+static int32_t tile_in(const Opt *at, size_t len, int axis) {
+  int64_t tile = 1;
+  for (size_t i = 0; i < len; i++)
+    if (at[i].axis == axis && (is_tile(&at[i]) || is_lanes(&at[i])) && tile < 4096)
+      tile *= at[i].arg;
+  return (int32_t)tile;
+}
+
+static size_t first_on_axis(const Opt *list, size_t len, int axis) {
+  for (size_t i = 0; i < len; i++)
+    if (list[i].axis == axis && class_of(&list[i]) == 2) return i;
+  return len;
+}
+
+/* Adds o to the list as it is, with the axis padded, or with a smaller argument. */
+static void add_repaired(Space *s, Opt *list, size_t *len, Opt o, int32_t tile) {
+  for (int tries = 0; tries < REPAIRS && *len + 2 < LIST_MAX; tries++) {
+    list[*len] = o;
+    if (legal(s, list, *len + 1)) {
+      ++*len;
+      return;
+    }
+    if (is_tile(&o) && tries == 0) {
+      Opt padded[LIST_MAX];
+      size_t n = *len + 1;
+      memcpy(padded, list, n * sizeof *list);
+      size_t at = first_on_axis(padded, n, o.axis);
+      if (padded[at].kind != OPT_PADTO) {
+        insert(padded, &n, at, (Opt){OPT_PADTO, o.axis, tile});
+        if (legal(s, padded, n)) {
+          memcpy(list, padded, n * sizeof *list);
+          *len = n;
+          return;
+        }
+      }
+    }
+    if (o.kind == OPT_PADTO) return;
+    o.arg = less(&o);
+    if (o.arg < (o.kind == OPT_ORDER ? 0 : 2)) return;
+  }
+}
+
+bool search_space_repair(Space *s, const Opt *at, size_t len, Point *out) {
+  Opt list[LIST_MAX + 2];
+  size_t n = 0;
+  if (search_space_point(s, at, len < LIST_MAX ? len : LIST_MAX, out) && len <= LIST_MAX)
+    return true;
+  for (size_t i = 0; i < len && i < LIST_MAX; i++) {
+    Opt o = at[i];
+    if (o.kind == OPT_THREAD && o.arg > (int32_t)s->target->threads)
+      o.arg = (int32_t)s->target->threads;
+    add_repaired(s, list, &n, o, tile_in(at, len < LIST_MAX ? len : LIST_MAX, o.axis));
+  }
+  return search_space_point(s, list, n, out);
+}
+
+/* -- steps ------------------------------------------------------------------------------------- */
+
+typedef struct Steps {
+  Space *s;
+  const Point *from;
+  const Model *m;
+  SpaceFn fn;
+  void *ctx;
+} Steps;
+
+static void offer(Steps *t, const Opt *at, size_t len) {
+  Point p;
+  if (!search_space_spent(t->s) && search_space_point(t->s, at, len, &p) && p.key != t->from->key)
+    t->fn(t->ctx, &p);
+}
+
+/* The list without its first opt of that kind and axis (and operand). *at: where it stood. */
+static size_t without(const Point *p, const SpaceRow *row, int axis, int32_t arg, Opt *out,
+                      size_t *at) {
+  size_t n = 0;
+  bool found = false;
+  *at = SIZE_MAX;
+  for (uint32_t i = 0; i < p->len; i++) {
+    const Opt *o = &p->at[i];
+    bool same = o->kind == row->kind && o->axis == axis;
+    if (row->choice == THREADS) same = o->kind == row->kind;
+    if (row->choice == OPERANDS) same = o->kind == row->kind && o->arg == arg;
+    if (same && !found) {
+      found = true, *at = n;
+      continue;
+    }
+    out[n++] = *o;
+  }
+  if (*at == SIZE_MAX) *at = row->kind == OPT_PADTO ? count_merges(out, n) : n;
+  return n;
+}
+
+/* The list with (kind, axis, arg) in place of what it has of that kind there; without when arg is
+ * negative. */
+static void step_to(Steps *t, const SpaceRow *row, int axis, int32_t arg, bool drop) {
+  Opt list[LIST_MAX + 1];
+  size_t at, n = without(t->from, row, axis, arg, list, &at);
+  if (drop && n == t->from->len) return;
+  if (!drop) insert(list, &n, at, (Opt){row->kind, (int8_t)axis, arg});
+  if (n <= LIST_MAX) offer(t, list, n);
+}
+
+static int64_t size_of(const Steps *t, int axis) {
+  const KernelAxis *a = &t->m->info->axes[axis];
+  return axis_is_static(a) ? a->size : a->divisor;
+}
+
+static void factors(Steps *t, const SpaceRow *row, int axis) {
+  static const int32_t small[] = {2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 24, 32};
+  for (size_t i = 0; i < sizeof small / sizeof *small; i++)
+    if (small[i] <= t->m->info->axes[axis].size) step_to(t, row, axis, small[i], false);
+  int64_t size = size_of(t, axis);
+  if (size > 32 && size <= 49) step_to(t, row, axis, (int32_t)size, false);
+}
+
+static void powers(Steps *t, const SpaceRow *row, int axis, int32_t from, int32_t to) {
+  for (int32_t n = from; n <= to; n *= 2) {
+    bool divides = size_of(t, axis) % n == 0;
+    if (row->choice == PADS && divides) continue;
+    if (n / 2 >= t->m->info->axes[axis].size) break;
+    step_to(t, row, axis, n, false);
+  }
+}
+
+static void threads(Steps *t, const SpaceRow *row, int axis) {
+  int32_t all = (int32_t)t->s->target->threads;
+  if (all < 2) return;
+  step_to(t, row, axis, all, false);
+  if (all > 3) step_to(t, row, axis, all / 2, false);
+}
+
+static void operands(Steps *t, const SpaceRow *row, int axis) {
+  for (uint32_t i = 0; i < t->m->info->nstageable && i < 16; i++) {
+    step_to(t, row, axis, (int32_t)i, false);
+    if (axis == 0 && row->device == CPU) step_to(t, row, -1, (int32_t)i, false);
+  }
+}
+
+static void places(Steps *t, const SpaceRow *row, int axis) {
+  bool reduce = t->m->info->axes[axis].reduce;
+  uint32_t loops = t->m->info->nloops;
+  if (reduce)
+    for (uint32_t i = loops = 0; i < t->m->info->naxes; i++)
+      loops += t->m->info->axes[i].range && t->m->info->axes[i].reduce;
+  /* A move is made after those that the list has. */
+  for (uint32_t to = 0; to < loops && to < 8; to++) {
+    Opt list[LIST_MAX + 1];
+    size_t n = t->from->len;
+    memcpy(list, t->from->at, n * sizeof *list);
+    if (n < LIST_MAX) list[n++] = (Opt){row->kind, (int8_t)axis, (int32_t)to}, offer(t, list, n);
+  }
+}
+
+/* One register of the smallest elements. */
+static int32_t most_lanes(const Steps *t) {
+  uint32_t lanes = t->s->target->vector_bytes / t->m->least_bytes;
+  if (t->s->target->max_group) lanes = 16 / t->m->least_bytes;
+  return lanes > LANES_MAX ? LANES_MAX : (int32_t)lanes;
+}
+
+static void choices(Steps *t, const SpaceRow *row, int axis) {
+  switch ((Choice)row->choice) {
+  case LANES: powers(t, row, axis, 2, most_lanes(t)); break;
+  case FACTORS: factors(t, row, axis); break;
+  case THREADS: threads(t, row, axis); break;
+  case PLACES: places(t, row, axis); break;
+  case OPERANDS: operands(t, row, axis); break;
+  case PADS: powers(t, row, axis, 4, 64); break;
+  case GROUPS: powers(t, row, axis, 2, (int32_t)t->s->target->max_group); break;
+  case NOTHING: step_to(t, row, 0, 0, false); break;
+  }
+}
+
+static void row_steps(Steps *t, const SpaceRow *row) {
+  if (!(row->device & (t->s->target->max_group ? GPU : CPU))) return;
+  if (row->where == ON_NONE) {
+    choices(t, row, 0);
+    return;
+  }
+  for (uint32_t axis = 0; axis < t->m->info->naxes && axis <= INT8_MAX; axis++) {
+    const KernelAxis *a = &t->m->info->axes[axis];
+    if (!a->range || a->size < 2) continue;
+    if (row->where & (a->reduce ? ON_REDUCE : ON_OUT)) choices(t, row, (int)axis);
+  }
+}
+
+/* Pairs of factors: what one gives up the other takes. */
+static void pair_steps(Steps *t) {
+  for (uint32_t i = 0; i < t->from->len; i++)
+    for (uint32_t k = 0; k < t->from->len; k++) {
+      const Opt *a = &t->from->at[i], *b = &t->from->at[k];
+      bool tiles = is_tile(a) && is_tile(b), lanes = is_lanes(a) && is_lanes(b);
+      if (i == k || !(tiles || lanes) || a->kind == OPT_VECTOR || b->kind == OPT_VECTOR) continue;
+      Opt list[LIST_MAX];
+      memcpy(list, t->from->at, t->from->len * sizeof *list);
+      list[i].arg *= 2, list[k].arg /= 2;
+      if (list[k].arg >= 2) offer(t, list, t->from->len);
+      list[i].arg = a->arg + 1, list[k].arg = b->arg - 1;
+      if (list[k].arg >= 2 && tiles) offer(t, list, t->from->len);
+    }
+}
+
+static void drop_steps(Steps *t) {
+  for (uint32_t i = 0; i < t->from->len; i++) {
+    Opt list[LIST_MAX];
+    if (t->from->at[i].kind == OPT_MERGE) continue;
+    memcpy(list, t->from->at, i * sizeof *list);
+    memcpy(list + i, t->from->at + i + 1, (t->from->len - i - 1) * sizeof *list);
+    offer(t, list, t->from->len - 1);
+  }
+}
+
+void search_space_near(Space *s, const Point *p, SpaceFn fn, void *ctx) {
+  Steps t = {s, p, search_space_model(s, p), fn, ctx};
+  if (!t.m) return;
+  for (uint32_t r = 0; r < ROWS; r++) row_steps(&t, &rows[r]);
+  pair_steps(&t);
+  drop_steps(&t);
+}
+
+/* -- where to start ---------------------------------------------------------------------------- */
+
+typedef struct Seeds {
+  Space *s;
+  const Model *m;
+  SpaceFn fn;
+  void *ctx;
+  Opt list[LIST_MAX + 4];
+  size_t len;
+  uint64_t until; /* work after which no more are made */
+} Seeds;
+
+static void add(Seeds *d, OptKind kind, int axis, int64_t arg) {
+  if (d->len < LIST_MAX) d->list[d->len++] = (Opt){(uint8_t)kind, (int8_t)axis, (int32_t)arg};
+}
+
+static bool seed(Seeds *d) {
+  Point p;
+  if (d->s->work > d->until || !search_space_point(d->s, d->list, d->len, &p)) return false;
+  d->fn(d->ctx, &p);
+  return true;
+}
+
+/* The list, and the same on all threads along the outermost loop that has enough to do. */
+static void seed_threads(Seeds *d) {
+  int32_t threads = (int32_t)d->s->target->threads;
+  size_t len = d->len;
+  if (!seed(d) || threads < 2 || d->s->target->max_group) return;
+  for (uint32_t i = 0; i < d->m->info->nloops && i < 4; i++) {
+    add(d, OPT_THREAD, (int)d->m->info->loops[i]->arg.i, threads);
+    bool done = seed(d);
+    d->len = len;
+    if (done) return;
+  }
+}
+
+static void pad(Seeds *d, int axis, int64_t tile) {
+  const KernelAxis *a = &d->m->info->axes[axis];
+  bool rest = axis_is_static(a) ? a->size % tile && (a->reduce || a->size < tile) : true;
+  if (rest && a->divisor % tile) add(d, OPT_PADTO, axis, tile);
+}
+
+/* The accesses that the vector axis moves and the row axis does not are copied per panel. */
+static void stage_panels(Seeds *d, int v, int m) {
+  for (uint32_t i = 0; i < d->m->naccess; i++) {
+    const Access *a = &d->m->access[i];
+    if (a->store || !(a->mask >> v & 1) || a->mask >> m & 1 || !(a->mask & d->m->reduce)) continue;
+    for (uint32_t s = 0; s < d->m->info->nstageable; s++)
+      if (d->m->info->stageable[s] == a->node) add(d, OPT_STAGE, v, s);
+  }
+}
+
+static void seed_tile(Seeds *d, int v, int32_t lanes, int nv, int m, int mr) {
+  int last = (int)d->m->info->nloops - 1;
+  size_t start = d->len;
+  pad(d, v, lanes);
+  add(d, OPT_VECTOR, v, lanes);
+  if (nv > 1) add(d, OPT_UPCAST, v, nv);
+  if (m >= 0 && mr > 1) add(d, OPT_UPCAST, m, mr);
+  seed_threads(d);
+  if (m >= 0 && mr > 1) {
+    add(d, OPT_ORDER, v, last);
+    add(d, OPT_ORDER, m, last);
+    seed_threads(d);
+    size_t plain = d->len;
+    stage_panels(d, v, m);
+    if (d->len > plain) seed_threads(d);
+  }
+  d->len = start;
+}
+
+static int32_t native_lanes(const Seeds *d) {
+  uint32_t bytes = dtype_info[d->m->info->store->src[2]->dtype].bytes;
+  uint32_t lanes = d->s->target->vector_bytes / (bytes ? bytes : 4);
+  return lanes < 2 ? 2 : lanes > LANES_MAX ? LANES_MAX : (int32_t)lanes;
+}
+
+static void seed_tiles(Seeds *d, int v) {
+  static const int widths[] = {1, 2, 3, 4, 6}, heights[] = {2, 3, 4, 5, 6, 7, 8, 10, 12, 14};
+  int32_t lanes = native_lanes(d);
+  int64_t size = d->m->info->axes[v].size;
+  while (lanes > 2 && lanes / 2 >= size) lanes /= 2;
+  for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
+    if (widths[w] > 1 && widths[w] * lanes > size) break;
+    seed_tile(d, v, lanes, widths[w], -1, 1);
+    for (uint32_t i = 0; i < d->m->info->nloops; i++) {
+      int m = (int)d->m->info->loops[i]->arg.i;
+      for (size_t h = 0; m != v && h < sizeof heights / sizeof *heights; h++)
+        if (heights[h] <= d->m->info->axes[m].size)
+          seed_tile(d, v, lanes, widths[w], m, heights[h]);
+    }
+  }
+}
+
+/* Lanes along a reduce axis. */
+static void seed_dots(Seeds *d, int k) {
+  int32_t lanes = native_lanes(d);
+  size_t start = d->len;
+  int last = d->m->info->nloops ? (int)d->m->info->loops[d->m->info->nloops - 1]->arg.i : -1;
+  for (int unroll = 1; unroll <= 8; unroll *= 2)
+    for (int rows_ = 1; rows_ <= 8; rows_ *= 2) {
+      d->len = start;
+      if (rows_ > 1 && last < 0) continue;
+      pad(d, k, (int64_t)lanes * unroll);
+      add(d, OPT_VECTOR, k, lanes);
+      if (unroll > 1) add(d, OPT_UNROLL, k, unroll);
+      if (rows_ > 1) add(d, OPT_UPCAST, last, rows_);
+      seed_threads(d);
+    }
+  d->len = start;
+}
+
+/* Is something contiguous along the axis? */
+static bool has_unit_step(const Model *m, uint32_t axis) {
+  for (uint32_t i = 0; i < m->naccess; i++)
+    for (uint32_t k = 0; k < m->access[i].nsteps; k++)
+      if (m->access[i].steps[k].axis == axis && m->access[i].steps[k].step == 1) return true;
+  return false;
+}
+
+static void seed_groups(Seeds *d) {
+  size_t start = d->len;
+  for (uint32_t i = 0; i < d->m->info->nloops; i++)
+    for (int64_t n = 32; n <= d->s->target->max_group && n <= 512; n *= 2) {
+      d->len = start;
+      add(d, OPT_LOCAL, (int)d->m->info->loops[i]->arg.i, n);
+      seed(d);
+    }
+  for (uint32_t axis = 0; axis < d->m->info->naxes; axis++)
+    for (int64_t n = 32; n <= d->s->target->max_group && d->m->reduce >> axis & 1; n *= 2) {
+      d->len = start;
+      pad(d, (int)axis, n);
+      add(d, OPT_GROUP, (int)axis, n);
+      seed(d);
+    }
+  d->len = start;
+}
+
+static void seed_variant(Seeds *d) {
+  seed_threads(d);
+  if (d->s->target->max_group) {
+    seed_groups(d);
+    return;
+  }
+  for (uint32_t axis = 0; axis < d->m->info->naxes && axis <= INT8_MAX; axis++) {
+    const KernelAxis *a = &d->m->info->axes[axis];
+    if (!a->range || a->size < 2 || !has_unit_step(d->m, axis)) continue;
+    if (a->reduce)
+      seed_dots(d, (int)axis);
+    else
+      seed_tiles(d, (int)axis);
+  }
+}
+
+static void start_from(Space *s, const Opt *merges, size_t n, uint64_t until, SpaceFn fn,
+                       void *ctx) {
+  struct SpaceVariant *v = variant_of(s, merges, n);
+  if (!v) return;
+  Seeds *d = arena_alloc(&s->job->arena, sizeof *d);
+  *d = (Seeds){.s = s, .m = v->model, .fn = fn, .ctx = ctx, .until = until};
+  memcpy(d->list, merges, n * sizeof *merges);
+  d->len = n;
+  seed_variant(d);
+}
+
+void search_space_seeds(Space *s, SpaceFn fn, void *ctx) {
+  uint64_t share = s->work_limit / 4;
+  start_from(s, NULL, 0, s->work + share, fn, ctx);
+  struct SpaceVariant *plain = variant_of(s, NULL, 0);
+  if (!plain) return;
+  const KernelInfo *k = plain->model->info;
+  for (uint32_t i = k->nloops; i-- > 1;) {
+    Opt merge = {OPT_MERGE, (int8_t)k->loops[i - 1]->arg.i, (int32_t)k->loops[i]->arg.i};
+    if (k->loops[i - 1]->arg.i <= INT8_MAX) start_from(s, &merge, 1, s->work + share / 2, fn, ctx);
+  }
+}

@@ -1,0 +1,371 @@
+/* One timing job: a race that the incumbent runs in.
+ *
+ *   first run    each candidate once: what is wrong (beside the incumbent's result on random data)
+ * or takes over 1.5 times the incumbent goes no further 3, 10, 30    everybody left is timed so
+ * often in all, taking turns with the incumbent; then the slower ones leave, a quarter stays
+ *   comparison   the fastest whose paired gain is beyond noise is compared with the untuned kernel;
+ *                when that fails, the next one
+ *
+ * Turns make the machine's moods hit all alike, so a gain is judged by the differences to the
+ * incumbent's time of the same turn: their median must exceed twice their MAD. A short kernel is
+ * run several times per turn. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "daemon/worker/timing.h"
+
+enum {
+  REPS_MAX = 30,
+  CANDIDATES_MAX = 256,
+  BATCH_NS = 100000,
+  BATCH_MAX = 64,
+  ROUND_NS = 1500000000, /* of one candidate's turns in one round */
+  HANG_MS = 3000,        /* beyond what the incumbent takes */
+  SEED = 11
+};
+
+typedef struct Runner {
+  TimingProgram program;
+  int64_t ns[REPS_MAX], gain[REPS_MAX];
+  uint32_t reps;
+  int64_t median;
+  bool out; /* of the race */
+  Kiln__V1__TimingResult *result;
+} Runner;
+
+typedef struct Race {
+  Timing *t;
+  const Kiln__V1__TimingJob *job;
+  Arena *arena;
+  TimingArgs args;
+  int64_t *vars;
+  Runner incumbent, *candidates;
+  size_t n;
+  uint32_t batch;
+  uint32_t limit_ms;
+  int64_t deadline_ns;
+  void *expected; /* the incumbent's result on random data */
+} Race;
+
+static int by_value(const void *a, const void *b) {
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return x < y ? -1 : x > y;
+}
+
+static int64_t median(const int64_t *values, size_t n) {
+  int64_t sorted[REPS_MAX];
+  if (!n) return 0;
+  memcpy(sorted, values, n * sizeof *values);
+  qsort(sorted, n, sizeof *sorted, by_value);
+  return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+}
+
+static int64_t deviation(const int64_t *values, size_t n, int64_t middle) {
+  int64_t apart[REPS_MAX];
+  for (size_t i = 0; i < n; i++) apart[i] = llabs(values[i] - middle);
+  return median(apart, n);
+}
+
+/* -- results ------------------------------------------------------------------------------------
+ */
+
+static Status make_result(Arena *arena, const Kiln__V1__KernelBinary *b,
+                          Kiln__V1__TimingResult **out) {
+  Kiln__V1__TimingResult *r = *out = arena_alloc(arena, sizeof *r);
+  Kiln__V1__TuneEvidence *e = arena_alloc(arena, sizeof *e);
+  if (!r || !e) return FAIL(RESOURCE_EXHAUSTED, "results");
+  kiln__v1__timing_result__init(r);
+  kiln__v1__tune_evidence__init(e);
+  e->opts = b->opts;
+  r->evidence = e;
+  return NULL;
+}
+
+static void disqualify(Race *race, Runner *r, const char *cause, const char *why) {
+  r->out = true;
+  r->result->evidence->cause = (char *)(uintptr_t)cause;
+  char *text = arena_strdup(race->arena, str_from(why));
+  if (text) r->result->message = text;
+}
+
+/* Takes st. */
+static void disqualify_for(Race *race, Runner *r, const char *cause, Status st) {
+  char text[400];
+  status_text(st, text, sizeof text);
+  disqualify(race, r, status_code(st) == ST_RESOURCE_EXHAUSTED ? "oom" : cause, text);
+  status_drop(st);
+}
+
+static void fill_result(Runner *r) {
+  Kiln__V1__TuneEvidence *e = r->result->evidence;
+  e->reps = r->reps;
+  e->median_ns = r->median = median(r->ns, r->reps);
+  e->mad_ns = deviation(r->ns, r->reps, r->median);
+  r->result->gain_ns = median(r->gain, r->reps);
+  r->result->noise_ns = 2 * deviation(r->gain, r->reps, r->result->gain_ns);
+}
+
+/* -- first runs ---------------------------------------------------------------------------------
+ */
+
+static int64_t middle_of(const Kiln__V1__KernelVar *v) {
+  int64_t least = v->min > 1 ? v->min : 1;
+  int64_t x = (int64_t)sqrt((double)least * (double)v->max);
+  if (v->multiple > 1) x -= x % (int64_t)v->multiple;
+  return x < v->min ? v->min : x > v->max ? v->max : x;
+}
+
+static Status choose_sizes(Race *race) {
+  const Kiln__V1__KernelFacts *f = race->job->facts;
+  race->vars = arena_array(race->arena, f->n_vars + 1, sizeof *race->vars);
+  if (!race->vars) return FAIL(RESOURCE_EXHAUSTED, "sizes");
+  if (race->job->n_vars && race->job->n_vars != f->n_vars)
+    return FAIL(INTERNAL, "%zu sizes for %zu variables", race->job->n_vars, f->n_vars);
+  for (size_t i = 0; i < f->n_vars; i++) {
+    int64_t v = race->job->n_vars ? race->job->vars[i] : middle_of(f->vars[i]);
+    if (v < f->vars[i]->min || v > f->vars[i]->max)
+      return FAIL(INTERNAL, "size %lld is outside of its bounds", (long long)v);
+    race->vars[i] = v;
+  }
+  return NULL;
+}
+
+static Status load(Race *race, const Kiln__V1__KernelBinary *b, Runner *r) {
+  return timing_program_load(race->t->dev, b, race->vars, race->job->facts->n_vars, &r->program);
+}
+
+/* Runs it alone twice: the first time faults pages in. *ns is the better one. */
+static Status first_run(Race *race, Runner *r, int64_t *ns) {
+  int64_t again;
+  race->args.next = 0;
+  TRY(timing_args_restore(&race->args, TP_RANDOM, SEED));
+  TRY(timing_run(&race->args, &r->program, 1, ns));
+  race->args.next = 0;
+  TRY(timing_args_restore(&race->args, TP_RANDOM, SEED));
+  TRY(timing_run(&race->args, &r->program, 1, &again));
+  if (again < *ns) *ns = again;
+  return NULL;
+}
+
+static Status run_incumbent(Race *race) {
+  const void *result;
+  int64_t ns;
+  race->t->progress(race->t->ctx, KILN__V1__TIMING_PROGRESS__WHAT__INCUMBENT, 0, 30000);
+  TRY(load(race, race->job->incumbent, &race->incumbent));
+  TRY(first_run(race, &race->incumbent, &ns));
+  TRY(timing_args_result(&race->args, &result));
+  uint64_t bytes = timing_args_result_bytes(&race->args);
+  race->expected = malloc(bytes + 1);
+  if (!race->expected) return FAIL(RESOURCE_EXHAUSTED, "results");
+  memcpy(race->expected, result, bytes);
+  race->incumbent.median = ns > 0 ? ns : 1;
+  race->batch = (uint32_t)(BATCH_NS / race->incumbent.median);
+  race->batch = race->batch < 1 ? 1 : race->batch > BATCH_MAX ? BATCH_MAX : race->batch;
+  int64_t ms = ns / 1000000;
+  race->limit_ms = HANG_MS + (ms < 1000 ? (uint32_t)ms * 20 : 20000);
+  return NULL;
+}
+
+static bool as_expected(Race *race, char *why, size_t cap) {
+  const Kiln__V1__KernelFacts *f = race->job->facts;
+  TimingCompare c = {.dtype = (DType)f->args[0]->dtype,
+                     .reduces = (DType)f->reduces,
+                     .terms = f->terms,
+                     .pattern = TP_RANDOM};
+  const void *got;
+  Status st = timing_args_result(&race->args, &got);
+  if (!st) return timing_same(&c, race->expected, got, race->args.elements[0], why, cap);
+  status_text(st, why, cap);
+  status_drop(st);
+  return false;
+}
+
+/* The incumbent may be what is wrong: only the untuned kernel says. */
+static void check_wrong(Race *race, Runner *r, const char *beside) {
+  bool same;
+  char why[300] = "";
+  uint32_t i = (uint32_t)(r - race->candidates);
+  Status st =
+      timing_check(race->t, race->job, race->vars, i, race->limit_ms, &same, why, sizeof why);
+  if (st)
+    disqualify_for(race, r, "crash", st);
+  else if (!same)
+    disqualify(race, r, "wrong_result", why);
+  else
+    disqualify(race, &race->incumbent, "wrong_result", beside);
+}
+
+static void run_candidate(Race *race, Runner *r) {
+  char why[300];
+  int64_t ns;
+  uint32_t i = (uint32_t)(r - race->candidates);
+  race->t->progress(race->t->ctx, KILN__V1__TIMING_PROGRESS__WHAT__CANDIDATE, i, race->limit_ms);
+  Status st = load(race, race->job->candidates[i], r);
+  if (st) {
+    disqualify_for(race, r, "compile_error", st);
+    return;
+  }
+  st = first_run(race, r, &ns);
+  if (st) {
+    disqualify_for(race, r, "crash", st);
+    return;
+  }
+  if (!as_expected(race, why, sizeof why)) {
+    check_wrong(race, r, why);
+    if (r->out) return;
+  }
+  if (ns <= race->incumbent.median * 3 / 2) return;
+  r->out = true; /* too slow to go on; what was seen is evidence all the same */
+  r->ns[0] = ns;
+  r->gain[0] = race->incumbent.median - ns;
+  r->reps = 1;
+}
+
+static bool over(const Race *race) {
+  return race->deadline_ns && clock_now_ns() > race->deadline_ns;
+}
+
+/* A budget that ends early leaves some that never ran. */
+static void run_candidates(Race *race) {
+  for (size_t i = 0; i < race->n; i++) {
+    if (over(race))
+      race->candidates[i].out = true;
+    else
+      run_candidate(race, &race->candidates[i]);
+  }
+}
+
+/* -- turns --------------------------------------------------------------------------------------
+ */
+
+static uint32_t rounds_within(const Race *race, uint32_t reps) {
+  int64_t turn = race->incumbent.median * race->batch;
+  int64_t most = ROUND_NS / (turn > 0 ? turn : 1);
+  if (most < 3) most = 3;
+  return reps < most ? reps : (uint32_t)most;
+}
+
+static Status one_turn(Race *race) {
+  int64_t base, ns;
+  Runner *inc = &race->incumbent;
+  TRY(timing_args_restore(&race->args, TP_RANDOM, SEED));
+  TRY(timing_run(&race->args, &inc->program, race->batch, &base));
+  if (inc->reps < REPS_MAX) inc->ns[inc->reps++] = base;
+  for (size_t i = 0; i < race->n; i++) {
+    Runner *r = &race->candidates[i];
+    if (r->out || r->reps == REPS_MAX) continue;
+    TRY(timing_args_restore(&race->args, TP_RANDOM, SEED));
+    TRY(timing_run(&race->args, &r->program, race->batch, &ns));
+    r->ns[r->reps] = ns;
+    r->gain[r->reps++] = base - ns;
+  }
+  return NULL;
+}
+
+static size_t running(const Race *race) {
+  size_t n = 0;
+  for (size_t i = 0; i < race->n; i++) n += !race->candidates[i].out;
+  return n;
+}
+
+/* Only the `keep` fastest stay, and of those only what is not slower than the incumbent. */
+static void drop_slow(Race *race, size_t keep) {
+  for (size_t i = 0; i < race->n; i++) {
+    Runner *r = &race->candidates[i];
+    r->median = median(r->ns, r->reps);
+    if (!r->out && median(r->gain, r->reps) <= 0) r->out = true;
+  }
+  while (running(race) > keep) {
+    Runner *slowest = NULL;
+    for (size_t i = 0; i < race->n; i++) {
+      Runner *r = &race->candidates[i];
+      if (!r->out && (!slowest || r->median > slowest->median)) slowest = r;
+    }
+    slowest->out = true;
+  }
+}
+
+static Status take_turns(Race *race) {
+  static const uint32_t reps[] = {3, 10, REPS_MAX};
+  for (size_t round = 0; round < 3; round++) {
+    uint32_t to = rounds_within(race, reps[round]);
+    race->t->progress(race->t->ctx, KILN__V1__TIMING_PROGRESS__WHAT__INCUMBENT, 0, 120000);
+    for (uint32_t k = round ? reps[round - 1] : 0; k < to && running(race); k++) {
+      if (over(race)) return NULL;
+      TRY(one_turn(race));
+    }
+    if (round < 2) drop_slow(race, round ? 2 : running(race) / 4 + 2);
+  }
+  return NULL;
+}
+
+/* The fastest that is better beyond noise and right. */
+static void find_winner(Race *race, Kiln__V1__TimingDone *out) {
+  char why[300];
+  bool same;
+  for (;;) {
+    Runner *best = NULL;
+    for (size_t i = 0; i < race->n; i++) {
+      Runner *r = &race->candidates[i];
+      const Kiln__V1__TimingResult *t = r->result;
+      bool better =
+          !*t->evidence->cause && r->reps >= 3 && t->gain_ns > 0 && t->gain_ns > t->noise_ns;
+      if (better && (!best || r->median < best->median)) best = r;
+    }
+    if (!best) return;
+    uint32_t i = (uint32_t)(best - race->candidates);
+    Status st =
+        timing_check(race->t, race->job, race->vars, i, race->limit_ms, &same, why, sizeof why);
+    if (!st && same) {
+      best->result->compared = true;
+      out->winner = i + 1;
+      return;
+    }
+    if (st)
+      disqualify_for(race, best, "crash", st);
+    else
+      disqualify(race, best, "wrong_result", why);
+  }
+}
+
+static Status race_run(Race *race, Kiln__V1__TimingDone *out) {
+  TRY(choose_sizes(race));
+  TRY(make_result(race->arena, race->job->incumbent, &race->incumbent.result));
+  for (size_t i = 0; i < race->n; i++)
+    TRY(make_result(race->arena, race->job->candidates[i], &race->candidates[i].result));
+  TRY(timing_args_init(race->t->dev, race->job->facts, race->vars, race->job->working_set,
+                       &race->args));
+  TRY(timing_args_fill(&race->args, TP_RANDOM, SEED));
+  TRY(run_incumbent(race));
+  run_candidates(race);
+  TRY(take_turns(race));
+  fill_result(&race->incumbent);
+  for (size_t i = 0; i < race->n; i++) fill_result(&race->candidates[i]);
+  find_winner(race, out);
+  out->incumbent = race->incumbent.result;
+  out->candidates = arena_array(race->arena, race->n + 1, sizeof *out->candidates);
+  if (!out->candidates) return FAIL(RESOURCE_EXHAUSTED, "results");
+  for (size_t i = 0; i < race->n; i++)
+    out->candidates[out->n_candidates++] = race->candidates[i].result;
+  return NULL;
+}
+
+Status timing_job(Timing *t, const Kiln__V1__TimingJob *job, Arena *arena,
+                  Kiln__V1__TimingDone *out) {
+  Race race = {.t = t, .job = job, .arena = arena, .n = job->n_candidates};
+  TRY(timing_facts_check(job->facts));
+  if (!job->incumbent || !job->untuned || race.n > CANDIDATES_MAX)
+    return FAIL(INTERNAL, "a timing job of %zu candidates", race.n);
+  if (job->budget_ns > 0) race.deadline_ns = clock_now_ns() + job->budget_ns;
+  race.candidates = calloc(race.n + 1, sizeof *race.candidates);
+  if (!race.candidates) return FAIL(RESOURCE_EXHAUSTED, "candidates");
+  Status st = race_run(&race, out);
+  for (size_t i = 0; i < race.n; i++) timing_program_free(t->dev, &race.candidates[i].program);
+  timing_program_free(t->dev, &race.incumbent.program);
+  if (race.args.dev) timing_args_deinit(&race.args);
+  free(race.candidates);
+  free(race.expected);
+  return st;
+}
