@@ -130,6 +130,10 @@ static UOp *split_outer(Apply *a, uint32_t axis) {
     x->loop = new_range(a, AX_LOOP, chunk);
     return index_add(job, first, x->loop);
   }
+  if (p->block) {
+    if (p->block == p->tile) return uop_index(job, 0);
+    return x->loop = new_range(a, AX_REDUCE, p->block / p->tile);
+  }
   if (n == 1) return uop_index(job, 0);
   bool carried = (int)axis == a->plan->carry;
   x->loop = new_range(a, reduce && !carried ? AX_REDUCE : AX_LOOP, n);
@@ -141,8 +145,9 @@ static void place_axis(Apply *a, uint32_t i) {
   const AxisPlan *p = &a->plan->axes[i];
   const KernelAxis *old = &a->k->axes[i];
   NewAxis *x = &a->axes[i];
-  UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, i), p->tile, p->size)
-                               : symbolic_base(a, x, p, old);
+  UOp *v = p->block              ? index_mul(job, split_outer(a, i), p->tile)
+           : axis_is_static(old) ? tile_base(job, split_outer(a, i), p->tile, p->size)
+                                 : symbolic_base(a, x, p, old);
   int64_t step = p->tile;
   for (uint32_t k = p->ninner; k-- > 0;) {
     step /= p->inner[k];
@@ -159,7 +164,9 @@ static void place_axis(Apply *a, uint32_t i) {
     v = index_add(job, v, x->place);
   }
   UOp *end = old->range->src[0];
-  if (p->clamped) v = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
+  x->along = v;
+  if (p->block) v = index_add(job, index_mul(job, a->block, p->block), v);
+  if (p->clamped) v = x->along = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
   if (p->padded) x->limit = uop2(job, OP_CMPLT, v, end);
 }
@@ -241,7 +248,7 @@ static int by_step(const void *x, const void *y) {
   return a->range->arg.i < b->range->arg.i ? -1 : 1;
 }
 
-static UOp *position(Staging *s, bool copy) {
+UOp *schedule_position(Staging *s, bool copy) {
   LinTerm *t = arena_array(&s->a->job->arena, s->n + 1u, sizeof *t);
   for (uint32_t d = 0; d < s->n; d++)
     t[d] = (LinTerm){copy ? s->dims[d].copy : s->dims[d].range, s->dims[d].stride};
@@ -434,7 +441,8 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   uint32_t nranges;
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *s.dims);
   int64_t all = shared_layout(&s, operand, level), slots, unit = chunk_elements(&s, operand, all);
-  UOp *base = slot_base(&s, level, &slots), *read = index_add(job, base, position(&s, false));
+  UOp *base = slot_base(&s, level, &slots),
+      *read = index_add(job, base, schedule_position(&s, false));
   UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
   if (unit > 1) {
     ranges[nranges] = new_range(a, AX_VECTOR, unit);
@@ -444,7 +452,7 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   src[0] = uop_make(job, OP_BUFFER, (DType)operand->dtype,
                     arg_both(a->next_id++, ints, slots > 1 ? 3 : 2), NULL, 0);
   split_element(&s, at);
-  src[1] = index_add(job, base, position(&s, true));
+  src[1] = index_add(job, base, schedule_position(&s, true));
   src[2] = schedule_renamed(&s, operand);
   src[3] = uop2(job, OP_CMPLT, chunk, uop_index(job, all / unit));
   bool whole = chunk->vmax < all / unit;
@@ -462,7 +470,7 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   if (a->plan->groups) return stage_shared(a, operand, level);
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
   schedule_collect(&s, operand, level);
-  UOp *write = position(&s, true), *read = position(&s, false);
+  UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   int64_t ints[2] = {s.elements, 0};
   UOp *buffer =
       uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
@@ -482,7 +490,7 @@ static UOp *carry_sums(Apply *a, UOp *rest, Op op) {
   Staging s = {.a = a};
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
   schedule_collect(&s, rest, plan->carry);
-  UOp *write = position(&s, true), *read = position(&s, false);
+  UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   UOp *step = a->axes[plan->carry].loop, *again = uop2(job, OP_CMPLT, uop_index(job, 0), step);
   int64_t ints[2] = {s.elements, 0};
   DType d = (DType)rest->dtype;
@@ -605,6 +613,8 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
   }
   uint32_t n = list_ranges(a, u, true, src);
   UOp *r = n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value;
+  uint32_t link = repair_link(&a->plan->repair, u);
+  if (link != NODE_ABSENT) return schedule_repair_block(a, link, r);
   bool carried = false;
   for (uint32_t s = 1; s < u->nsrc; s++) carried |= (int)u->src[s]->arg.i == a->plan->carry;
   return carried ? carry_sums(a, r, (Op)u->arg.i) : r;
@@ -655,15 +665,27 @@ void schedule_step(Apply *a, size_t i) {
   a->now[i] = v;
 }
 
+/* The loop over the blocks of a REPAIR. */
+static UOp *new_blocks(Apply *a) {
+  Job *job = a->job;
+  uint32_t axis = a->plan->repair.at[0].axis;
+  UOp *end = a->k->axes[axis].range->src[0];
+  UOp *blocks = dim_uop(job, dim_ceildiv(job, dim_of(job, end), a->plan->axes[axis].block));
+  return uop_range(job, a->next_id++, AX_LOOP, blocks);
+}
+
 static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   Apply a = {.job = job, .k = k, .plan = plan, .next_id = k->naxes};
   a.axes = arena_array(&job->arena, k->naxes + 1u, sizeof *a.axes);
   a.now = arena_array(&job->arena, k->list.len, sizeof *a.now);
   a.kept = arena_array(&job->arena, plan->nkeeps + 1u, sizeof *a.kept);
+  a.repaired = arena_array(&job->arena, plan->repair.n + 1u, sizeof *a.repaired);
   nodemap_number(job, &a.pos, &k->list);
+  if (plan->repair.n) a.block = new_blocks(&a);
   for (uint32_t i = 0; i < k->naxes; i++)
     if (k->axes[i].range) place_axis(&a, i);
   if (plan->matrix.info) begin_tile(&a, &plan->matrix);
+  if (plan->repair.n) schedule_repair(&a);
   for (size_t i = 0; i < k->list.len; i++) {
     if (!a.now[i]) schedule_step(&a, i);
     job_poll(job);

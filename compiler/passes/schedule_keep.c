@@ -21,7 +21,7 @@ static bool is_part_of_row(const Apply *a, const Kept *kept, uint32_t m, const U
 static int64_t row_size(const Apply *a, const Kept *kept, uint32_t r) {
   int64_t last = 0;
   for (uint32_t m = 0; m < kept->n; m++) {
-    const UOp *at = a->axes[kept->row[m * kept->nrow + r]->arg.i].value;
+    const UOp *at = a->axes[kept->row[m * kept->nrow + r]->arg.i].along;
     if (at->vmax > last) last = at->vmax;
   }
   return last + 1;
@@ -53,7 +53,7 @@ static UOp *kept_position(const Apply *a, const KeptBuffer *b, const Kept *kept,
     if (b->dims[d].stride)
       at = index_add(a->job, at, index_mul(a->job, b->dims[d].range, b->dims[d].stride));
   for (uint32_t r = 0; r < kept->nrow; r++) {
-    UOp *along = a->axes[kept->row[m * kept->nrow + r]->arg.i].value;
+    UOp *along = a->axes[kept->row[m * kept->nrow + r]->arg.i].along;
     at = index_add(a->job, at, index_mul(a->job, along, b->stride[r]));
   }
   return at;

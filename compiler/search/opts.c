@@ -11,8 +11,7 @@
 #include <limits.h>
 
 #define MAX_LANES   64
-#define MAX_NODES   20000              /* instances an expanded kernel may have */
-#define MAX_STAGE   ((int64_t)1 << 22) /* elements of one staged tile */
+#define MAX_NODES   20000 /* instances an expanded kernel may have */
 #define MAX_THREADS 256
 #define MAX_SLOTS   8
 
@@ -255,6 +254,19 @@ static Status plan_keep(Planner *p) {
   return NULL;
 }
 
+static Status plan_repair(Job *job, Planner *p, bool reduce) {
+  const KernelInfo *k = p->k;
+  RepairChain *chain = &p->plan->repair;
+  if (!reduce) return refuse(p, "the row must run along a reduce axis");
+  if (chain->n) return refuse(p, "a row is repaired already");
+  if (p->plan->groups) return refuse(p, "not for workgroups");
+  if (p->opt->arg < 1) return refuse(p, "a block has at least one step");
+  Status st = repair_find(job, &k->list, k->kept, k->nkept, (uint32_t)p->opt->axis, chain);
+  if (st) return WRAP(st, "REPAIR(%d,%d) is not legal", p->opt->axis, (int)p->opt->arg);
+  for (uint32_t l = 0; l < chain->n; l++) p->plan->axes[chain->at[l].axis].block = p->opt->arg;
+  return NULL;
+}
+
 static Status plan_thread(Planner *p, AxisPlan *a, bool reduce) {
   if (reduce) return refuse(p, "only output axes can be threaded");
   if (p->plan->groups) return refuse(p, "the device runs workgroups, not threads");
@@ -430,6 +442,7 @@ static Status plan_one(Job *job, Planner *p) {
   case OPT_STAGE:
     if (reduce || !p->plan->groups) return plan_stage(p); /* check_stages: that of a CARRY? */
     return refuse(p, "the loop must be a reduce axis");
+  case OPT_REPAIR: return plan_repair(job, p, reduce);
   case OPT_KEEP: return reduce ? refuse(p, "the loop must be an output axis") : plan_keep(p);
   case OPT__COUNT: break;
   }
@@ -439,6 +452,7 @@ static Status plan_one(Job *job, Planner *p) {
 /* How a tile fits an axis whose size is known only at run time. */
 static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i, bool in_place) {
   int64_t all = a->tile * (a->lanes ? a->lanes : 1), unit = axis->reduce ? all : a->tile;
+  if (a->block) unit = a->block;
   if (a->pad && a->pad % unit)
     return FAIL(INVALID_ARGUMENT, "axis %u is padded to a multiple of %d, its tile is %lld", i,
                 (int)a->pad, (long long)unit);
@@ -490,7 +504,7 @@ static Status finish_axes(const KernelInfo *k, OptPlan *plan) {
     AxisPlan *a = &plan->axes[i];
     if (!k->axes[i].range) continue;
     if (!axis_is_static(&k->axes[i])) {
-      if (a->tile > 1 || a->lanes) TRY(finish_symbolic(&k->axes[i], a, i, k->in_place));
+      if (a->tile > 1 || a->lanes || a->block) TRY(finish_symbolic(&k->axes[i], a, i, k->in_place));
       continue;
     }
     if (k->in_place && !k->axes[i].reduce) pad_axis(a);
@@ -568,7 +582,7 @@ static int64_t shared_extent(const KernelInfo *k, const OptPlan *plan, uint32_t 
   return axis_is_static(&k->axes[axis]) ? a->size : 0;
 }
 
-static int64_t staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
+int64_t opts_staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
   const AxisPlan *a = &plan->axes[axis];
   if (plan->groups) return shared_extent(k, plan, axis, level);
   if (level < 0) return a->size;
@@ -604,9 +618,9 @@ static Status check_carry(const KernelInfo *k, const OptPlan *plan) {
     if (k->axes[a].reduce)
       return FAIL(INVALID_ARGUMENT, "CARRY: the reduction over axis %u lies in another", axis);
     size *= opts_inside(plan, a, (int)axis) ? p->outer * p->tile : p->tile;
-    if (size > MAX_STAGE)
+    if (size > OPT_MAX_STAGE)
       return FAIL(INVALID_ARGUMENT, "CARRY(%u,%u) would keep more than %lld sums", axis,
-                  plan->carry_at, (long long)MAX_STAGE);
+                  plan->carry_at, (long long)OPT_MAX_STAGE);
   }
   return NULL;
 }
@@ -624,10 +638,10 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
     int64_t size = 1;
     for (uint32_t j = 0; open && j < open->n; j++) {
       uint32_t a = (uint32_t)open->at[j]->arg.i;
-      size *= staged_extent(k, plan, a, plan->stages[s].level);
-      if (size > MAX_STAGE)
+      size *= opts_staged_extent(k, plan, a, plan->stages[s].level);
+      if (size > OPT_MAX_STAGE)
         return FAIL(INVALID_ARGUMENT, "STAGE(%d,%u) would copy more than %lld elements",
-                    plan->stages[s].level, plan->stages[s].operand, (long long)MAX_STAGE);
+                    plan->stages[s].level, plan->stages[s].operand, (long long)OPT_MAX_STAGE);
       if (!size)
         return FAIL(INVALID_ARGUMENT,
                     "STAGE(%d,%u) would copy a number of elements that is known "
@@ -639,65 +653,6 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
     if (plan->groups && (uint64_t)shared > target->local_bytes)
       return FAIL(INVALID_ARGUMENT, "what is staged takes more than the workgroup's %llu bytes",
                   (unsigned long long)target->local_bytes);
-  }
-  return NULL;
-}
-
-static bool is_row(const Kept *k, const UOp *range) {
-  for (uint32_t r = 0; r < k->nrow; r++)
-    if (k->row[r] == range) return true;
-  return false;
-}
-
-/* Elements along a row: as many as the member that goes furthest may touch. */
-static int64_t row_extent(const OptPlan *plan, const Kept *kept, uint32_t r) {
-  int64_t most = 0;
-  for (uint32_t m = 0; m < kept->n; m++) {
-    int64_t size = plan->axes[kept->row[m * kept->nrow + r]->arg.i].size;
-    if (size > most) most = size;
-  }
-  return most;
-}
-
-/* A member's row lies in the loop at whose level it is kept. */
-static Status check_rows(const KernelInfo *k, const OptPlan *plan, const KeepPlan *keep) {
-  const Kept *kept = &k->kept[keep->value];
-  for (uint32_t r = 0; r < kept->n * kept->nrow; r++) {
-    uint32_t a = (uint32_t)kept->row[r]->arg.i;
-    bool inside = keep->level != (int)a && opts_inside(plan, a, keep->level);
-    if (!k->axes[a].reduce && !inside)
-      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): the row along axis %u is not inside of that loop",
-                  keep->level, keep->value, a);
-    if (plan->groups)
-      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): not for workgroups", keep->level, keep->value);
-  }
-  return NULL;
-}
-
-static bool grows_to(int64_t *size, int64_t times) {
-  return !__builtin_mul_overflow(*size, times, size) && *size <= MAX_STAGE;
-}
-
-static Status check_keeps(const KernelInfo *k, const OptPlan *plan) {
-  for (uint32_t i = 0; i < plan->nkeeps; i++) {
-    const KeepPlan *keep = &plan->keeps[i];
-    const Kept *kept = &k->kept[keep->value];
-    const RangeSet *open = kept->at[0]->open;
-    int64_t size = 1;
-    bool fits = true;
-    TRY(check_rows(k, plan, keep));
-    if (plan->carry >= 0)
-      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): not in a list with CARRY", keep->level,
-                  keep->value);
-    for (uint32_t r = 0; r < kept->nrow; r++)
-      fits = fits && grows_to(&size, row_extent(plan, kept, r));
-    for (uint32_t j = 0; j < open->n; j++)
-      if (!is_row(kept, open->at[j]))
-        fits = fits &&
-               grows_to(&size, staged_extent(k, plan, (uint32_t)open->at[j]->arg.i, keep->level));
-    if (!fits)
-      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u) would keep more than %lld elements", keep->level,
-                  keep->value, (long long)MAX_STAGE);
   }
   return NULL;
 }
@@ -741,7 +696,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   TRY(finish_axes(k, out));
   TRY(check_matrix(k, out));
   TRY(check_nodes(k, out));
-  TRY(check_keeps(k, out));
+  TRY(opts_rows_check(k, out));
   TRY(check_carry(k, out));
   return check_stages(k, target, out);
 }

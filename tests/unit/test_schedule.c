@@ -243,7 +243,7 @@ static const ZooConv convs[] = {
      .depthwise = true},
 };
 
-enum { NKERNELS = 23 };
+enum { NKERNELS = 25 };
 static ZooKernel kernel(Job *job, int i) {
   switch (i) {
   case 0: return zoo_matmul(job, DT_F32, 12, 40, 24, false);
@@ -263,6 +263,8 @@ static ZooKernel kernel(Job *job, int i) {
   case 14: return zoo_matmul(job, DT_F32, 1, 30, 64, true);
   case 15: return zoo_elementwise(job, 1);
   case 22: return zoo_prologue(job, 20, 40, 12);
+  case 23: return zoo_attention(job, 20, 24, 6, 10, false);
+  case 24: return zoo_attention(job, 19, 23, 5, 8, true);
   default: return zoo_conv(job, convs[i - 16]);
   }
 }
@@ -325,6 +327,19 @@ static const Case cases[] = {
     {17, "MERGE(0,1) MERGE(0,2) MERGE(0,3) VECTOR(0,8) UNROLL(5,3)"},
     {16, "MERGE(3,4) MERGE(3,5) UNROLL(3,9) VECTOR(2,8)"},
     {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,3)"},
+    {23, "KEEP(0,0)"},
+    {23, "KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
+    {23, "VECTOR(0,16) UPCAST(1,5) UNROLL(2,4) UNROLL(4,2) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
+    {23, "REPAIR(2,8)"},
+    {23, "REPAIR(6,1) UPCAST(0,3)"},
+    {23, "REPAIR(4,6) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
+    {23, "VECTOR(0,8) UPCAST(0,2) UPCAST(1,5) UNROLL(2,4) UNROLL(4,8) REPAIR(2,8) KEEP(0,0) "
+         "KEEP(0,1) KEEP(0,2) THREAD(0,2)"},
+    {23, "VECTOR(2,8) VECTOR(4,4) VECTOR(1,2) REPAIR(2,8) KEEP(0,0) KEEP(0,1)"},
+    {23, "VECTOR(6,8) UNROLL(2,3) UPCAST(1,2) REPAIR(2,24) KEEP(0,1)"},
+    {24, "PADTO(2,8) PADTO(4,8) PADTO(6,8) REPAIR(2,8)"},
+    {24, "PADTO(2,6) PADTO(4,6) PADTO(6,6) VECTOR(0,16) UNROLL(2,2) UNROLL(4,3) UPCAST(1,8) "
+         "REPAIR(2,6) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
     {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,1) STAGE(1,3)"},
     {22, "UPCAST(0,4) STAGE(-1,3) STAGE(0,0)"},
     {0, "UNROLL(2,4) VECTOR(1,16) UPCAST(0,3) CARRY(2,0)"},
@@ -486,6 +501,7 @@ static OptList random_opts(Job *job, UOp *sink) {
     int axis = (int)random_below(naxes + 1) - 1;
     int64_t arg = sizes[random_below(8)];
     if (kind == OPT_STAGE) arg = random_below(k->noperands + 1);
+    if (kind == OPT_REPAIR && random_below(2)) arg = 1 + random_below(30);
     if (kind == OPT_KEEP) arg = random_below(k->nkept + 1);
     if (kind == OPT_ORDER || kind == OPT_CARRY) arg = random_below(3);
     try_opt(job, sink, &list, kind, axis, arg);
