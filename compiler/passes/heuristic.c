@@ -478,6 +478,23 @@ static void stage_lanes(Sched *s, const Body *bodies, uint32_t n, int axis) {
     }
 }
 
+/* The reduce axes that run along kept rows, in unrolled steps; rows that these do not divide are
+ * padded. A row that would fill much of the cache is taken in blocks. */
+static void tile_rows(Sched *s, const Body *bodies, uint32_t n) {
+  enum { LONG_ROW = 2048, BLOCK = 128, STEPS = 8 };
+  int row = -1;
+  for (uint32_t b = 0; b < n; b++) {
+    if (!runs_along_rows(s, &bodies[b])) continue;
+    int j = (int)bodies[b].reduce->src[bodies[b].reduce->nsrc - 1]->arg.i;
+    int64_t size = size_of(s, j), unit = is_static(s, j) && size >= LONG_ROW ? BLOCK : STEPS;
+    if (s->tile[j] > 1) continue;
+    if (is_static(s, j) && size > STEPS && size % unit) give(s, OPT_PADTO, j, unit);
+    give(s, OPT_UNROLL, j, size < STEPS ? size : sums_products(&bodies[b]) ? 2 : STEPS);
+    if (unit == BLOCK) row = j;
+  }
+  if (row >= 0) give(s, OPT_REPAIR, row, BLOCK);
+}
+
 /* Lanes are rows: each has its own maximum and sum, so that no reduction crosses lanes, and both
  * contractions read their other operand one element at a time, for all lanes. */
 static bool schedule_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes) {
@@ -493,12 +510,7 @@ static bool schedule_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lan
     give(s, OPT_UPCAST, d, divisor_below(s, d, 8));
     break;
   }
-  for (uint32_t b = 0; b < n; b++) {
-    if (!runs_along_rows(s, &bodies[b])) continue;
-    int j = (int)bodies[b].reduce->src[bodies[b].reduce->nsrc - 1]->arg.i;
-    int64_t most = sums_products(&bodies[b]) ? 2 : 8;
-    if (s->tile[j] == 1) give(s, OPT_UNROLL, j, divisor_below(s, j, most));
-  }
+  tile_rows(s, bodies, n);
   stage_lanes(s, bodies, n, i);
   return true;
 }
