@@ -243,8 +243,10 @@ typedef struct Contraction {
   int64_t matrix; /* TC's argument, -1: no matrix instruction */
 } Contraction;
 
-/* The row axis: the largest output axis on which no vector operand depends. */
+/* The row axis: an output axis on which no vector operand depends. The innermost that has rows
+ * enough, since rows that are far apart share sets of the cache; else the largest. */
 static int row_axis(const Sched *s, const Body *b, int v) {
+  enum { ENOUGH = 7 };
   int best = -1;
   for (uint32_t i = 0; i < s->k->nloops; i++) {
     int a = (int)s->k->loops[i]->arg.i;
@@ -253,7 +255,8 @@ static int row_axis(const Sched *s, const Body *b, int v) {
       any |= depends_on(b->loads[l], a);
       clash |= depends_on(b->loads[l], v) && depends_on(b->loads[l], a);
     }
-    if (a != v && any && !clash && (best < 0 || size_of(s, a) > size_of(s, best))) best = a;
+    if (a == v || !any || clash) continue;
+    if (best < 0 || size_of(s, a) >= ENOUGH || size_of(s, a) >= size_of(s, best)) best = a;
   }
   return best;
 }
@@ -294,6 +297,30 @@ static void order_panels(Sched *s, const Contraction *c) {
   if (v != last - 1) give(s, OPT_ORDER, c->v, last - 1);
 }
 
+/* Bytes that all loads of the body that depend on the axis, but not on the other, are of. */
+static double bytes_along(const Body *b, int axis, int other) {
+  double bytes = 0;
+  for (uint32_t l = 0; l < b->n; l++) {
+    const UOp *of = b->loads[l]->src[0];
+    if (depends_on(b->loads[l], axis) && !depends_on(b->loads[l], other))
+      bytes += (double)dim_typical(of->arg.ints.at[0]) * dtype_info[of->dtype].bytes;
+  }
+  return bytes;
+}
+
+/* Of two outer loops, images and blocks of filters, say, each goes through all of the other's
+ * operand again and again, unless that stays in the cache: the one comes first that moves less. */
+static void order_outer(Sched *s, const Contraction *c) {
+  double cache = (double)s->target->l2_bytes;
+  if (s->k->nloops < 4) return;
+  int a = (int)s->k->loops[0]->arg.i, b = (int)s->k->loops[1]->arg.i;
+  double of_a = bytes_along(c->body, a, b), of_b = bytes_along(c->body, b, a);
+  if (a == c->m || b == c->m || a == c->v || b == c->v || !of_a || !of_b) return;
+  double first = of_a + (of_b > cache ? of_b * (double)size_of(s, a) : of_b);
+  double second = of_b + (of_a > cache ? of_a * (double)size_of(s, b) : of_a);
+  if (second < 0.7 * first) give(s, OPT_ORDER, b, 0);
+}
+
 static bool reaches(Sched *s, UOp *from, const UOp *to) {
   UOpList list = uop_toposort(s->job, from);
   for (size_t i = 0; i < list.len; i++)
@@ -315,6 +342,27 @@ static UOp *panel_of(Sched *s, const Contraction *c, UOp *load) {
   return load;
 }
 
+/* A factor of the axis' size, at most `most`. */
+static int64_t divisor_below(const Sched *s, int axis, int64_t most) {
+  int64_t n = is_static(s, axis) ? size_of(s, axis) : s->k->axes[axis].divisor;
+  for (int64_t d = most; d > 1; d--)
+    if (n % d == 0) return d;
+  return 1;
+}
+
+/* Laid out as a panel already: the tile's columns, then the reduce axes from the innermost out. */
+static bool is_panel(Sched *s, const Contraction *c, const UOp *load) {
+  int64_t step = size_of(s, c->v);
+  if (load->nsrc > 2 || step > c->nv * c->lanes || step_in(s, load->src[1], c->v, 1) != 1)
+    return false;
+  for (uint32_t r = c->body->reduce->nsrc; r-- > 1;) {
+    int a = (int)c->body->reduce->src[r]->arg.i;
+    if (step_in(s, load->src[1], a, 1) != step) return false;
+    step = times(step, size_of(s, a));
+  }
+  return true;
+}
+
 /* True when every vector operand is packed now. */
 static bool stage_panels(Sched *s, const Contraction *c) {
   int64_t rows = heuristic_tiles(size_of(s, c->m), c->mr);
@@ -324,6 +372,11 @@ static bool stage_panels(Sched *s, const Contraction *c) {
     UOp *load = c->body->loads[l];
     if (rows < 2 || !depends_on(load, c->v)) continue;
     UOp *panel = panel_of(s, c, load);
+    if (panel == load && is_panel(s, c, load)) {
+      int a = (int)c->body->reduce->src[c->body->reduce->nsrc - 1]->arg.i;
+      if (s->tile[a] == 1 && a != s->carried) give(s, OPT_UNROLL, a, divisor_below(s, a, 4));
+      continue;
+    }
     int64_t elements = c->nv * c->lanes;
     for (uint32_t r = 1; r < c->body->reduce->nsrc; r++)
       if (c->body->reduce->src[r]->arg.i != s->carried &&
@@ -349,14 +402,6 @@ static void unroll_short(Sched *s, const Body *b, int64_t fma, int64_t most) {
     give(s, OPT_UNROLL, a, n);
     fma *= n;
   }
-}
-
-/* A factor of the axis' size, at most `most`. */
-static int64_t divisor_below(const Sched *s, int axis, int64_t most) {
-  int64_t n = is_static(s, axis) ? size_of(s, axis) : s->k->axes[axis].divisor;
-  for (int64_t d = most; d > 1; d--)
-    if (n % d == 0) return d;
-  return 1;
 }
 
 static int64_t reduce_extent(const Body *b) {
@@ -433,6 +478,7 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   give(s, OPT_UPCAST, c.v, c.nv);
   give(s, OPT_UPCAST, c.m, c.mr);
   order_panels(s, &c);
+  order_outer(s, &c);
   /* Loops over a packed panel collapse into one; others are written out while they are short. */
   if (!stage_panels(s, &c)) unroll_short(s, b, c.nv * c.mr, 7);
   if (s->carried >= 0) give(s, OPT_CARRY, s->carried, 0);
