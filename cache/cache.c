@@ -70,8 +70,12 @@ static const char *const texts[Q__COUNT] = {
                                      " ORDER BY measured DESC, id DESC",
     [Q_SCHEDULE_OTHERS] = SCHEDULE_ROW " WHERE kernel=?1 AND target<>?2 AND cause=0"
                                        " ORDER BY target, " SCHEDULE_ORDER " LIMIT 1000",
-    [Q_SCHEDULE_CLASS] = SCHEDULE_ROW " WHERE class=?1 AND cause=0 AND kernel<>?2"
-                                      " ORDER BY kernel, target, " SCHEDULE_ORDER " LIMIT 20000",
+    [Q_SCHEDULE_CLASS] = /* of each kernel and target the first; found in the index alone */
+    "SELECT s.id, record, kernel, target, opts, cause, verified, imported FROM schedules s JOIN"
+    " (SELECT id, row_number() OVER (PARTITION BY kernel, target ORDER BY verified DESC,"
+    " CASE verified WHEN 0 THEN median ELSE -measured END, id DESC) AS place FROM schedules"
+    " WHERE class=?1 AND cause=0 AND kernel<>?2) f ON s.id=f.id WHERE f.place=1"
+    " ORDER BY kernel, target LIMIT 20000",
     [Q_SCHEDULE_PREFIX] = SCHEDULE_ROW " WHERE kernel>=?1 AND kernel<=?2"
                                        " ORDER BY kernel, target, " SCHEDULE_ORDER,
     [Q_HASHES] = "SELECT hash FROM entries WHERE hash>=?1 AND hash<=?2"
