@@ -579,10 +579,52 @@ static UOp *both(Job *job, UOp *a, UOp *b) {
   return b ? uop2(job, OP_AND, a, b) : a;
 }
 
+static bool closes(const UOp *reduce, uint32_t axis) {
+  for (uint32_t s = 1; s < reduce->nsrc; s++)
+    if (reduce->src[s]->arg.i == axis) return true;
+  return false;
+}
+
+/* A factor of sums over other axes alone: it does not matter what it is beyond the limit of this
+ * one, for whose sum has yet to come and leaves out what lies there. */
+static bool only_inner_factor(const Apply *a, const UOp *load, uint32_t axis) {
+  for (size_t i = 0; i < a->k->list.len; i++) {
+    const UOp *u = a->k->list.at[i], *product = u->op == OP_REDUCE ? u->src[0] : NULL;
+    bool uses = false, factor = false;
+    for (uint32_t s = 0; s < u->nsrc; s++) uses |= u->src[s] == load;
+    if (uses && u->op != OP_MUL) return false;
+    for (uint32_t s = 0; product && s < product->nsrc; s++) factor |= product->src[s] == load;
+    if (factor && (product->op != OP_MUL || u->arg.i != OP_ADD || closes(u, axis))) return false;
+  }
+  return true;
+}
+
+/* Loads of single elements beyond the limit of a padded reduce axis load the last one again where
+ * that does no harm: an index costs less than a gate. */
+static UOp *clamped_index(Apply *a, const UOp *u, UOp **gate) {
+  UOp *index = now(a, u->src[1]), *rest = NULL, *old = u->nsrc > 2 ? u->src[2] : NULL;
+  for (uint32_t i = 0; i < a->k->naxes; i++) {
+    const UOp *range = a->k->axes[i].range;
+    UOp *l = a->axes[i].limit, *v = a->axes[i].value;
+    bool gates = old && uop_is_open(old, range);
+    if (!l || !(uop_is_open(u->src[1], range) || gates)) continue;
+    bool scalar = a->k->axes[i].reduce && a->plan->axes[i].vector == 1 && !a->plan->groups;
+    if (gates || !scalar || !only_inner_factor(a, u, i)) {
+      rest = both(a->job, rest, l);
+      continue;
+    }
+    UOp *last = uop2(a->job, OP_SUB, range->src[0], uop_index(a->job, 1));
+    UOp *end = uop2(a->job, OP_MIN, v, last);
+    index = uop_substitute(a->job, index, &v, &end, 1);
+  }
+  *gate = both(a->job, old ? now(a, old) : NULL, rest);
+  return index;
+}
+
 static UOp *rebuild_index(Apply *a, UOp *u) {
-  UOp *old = u->nsrc > 2 ? u->src[2] : NULL;
-  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
-  UOp *src[3] = {now(a, u->src[0]), now(a, u->src[1]), gate};
+  UOp *gate;
+  UOp *src[3] = {now(a, u->src[0]), clamped_index(a, u, &gate), NULL};
+  src[2] = gate;
   return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
 }
 
@@ -612,12 +654,26 @@ static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
   return n;
 }
 
-/* A product of two gated loads is already 0 beyond the limit. */
-static bool gated_product(const UOp *value, int64_t op, const UOp *limit_range) {
+/* A kept value whose rows all end at the same place: beyond, 0 was kept. */
+static bool is_kept_evenly(const Apply *a, const UOp *u) {
+  for (uint32_t n = 0; n < a->plan->nkeeps; n++) {
+    const Kept *k = &a->k->kept[a->plan->keeps[n].value];
+    bool even = kept_member(k, u) != NODE_ABSENT;
+    for (uint32_t r = 0; even && r < k->n * k->nrow; r++)
+      even = a->plan->axes[k->row[r]->arg.i].size == a->plan->axes[k->row[r % k->nrow]->arg.i].size;
+    if (even) return true;
+  }
+  return false;
+}
+
+/* A product of two gated loads, or of what was kept, is already 0 beyond the limit. */
+static bool gated_product(const Apply *a, const UOp *value, int64_t op, const UOp *limit_range) {
   if (op != OP_ADD || value->op != OP_MUL) return false;
-  for (uint32_t s = 0; s < 2; s++)
-    if (value->src[s]->op != OP_INDEX || !uop_is_open(value->src[s]->src[1], limit_range))
-      return false;
+  for (uint32_t s = 0; s < 2; s++) {
+    const UOp *factor = value->src[s];
+    bool load = factor->op == OP_INDEX && uop_is_open(factor->src[1], limit_range);
+    if (!load && !(is_kept_evenly(a, factor) && uop_is_open(factor, limit_range))) return false;
+  }
   return true;
 }
 
@@ -652,7 +708,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
   UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   for (uint32_t s = 1; s < u->nsrc; s++) {
     UOp *l = a->axes[u->src[s]->arg.i].limit;
-    if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
+    if (l && !gated_product(a, u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
   }
   if (limit) {
     DType d = (DType)value->dtype;

@@ -59,6 +59,17 @@ static UOp *kept_position(const Apply *a, const KeptBuffer *b, const Kept *kept,
   return at;
 }
 
+/* 0 beyond the limits of padded reduce axes. */
+static UOp *limited(Apply *a, const UOp *member, UOp *value) {
+  UOp *zero = uop_scalar(a->job, (DType)value->dtype, (Scalar){0}), *all = NULL;
+  for (uint32_t i = 0; i < a->k->naxes; i++) {
+    UOp *limit = a->axes[i].limit;
+    if (!limit || !a->k->axes[i].reduce || !kernel_depends(member, i)) continue;
+    all = all ? uop2(a->job, OP_AND, all, limit) : limit;
+  }
+  return all ? uop3(a->job, OP_WHERE, all, value, zero) : value;
+}
+
 /* Computes the value, in loops like member m's, into a buffer. */
 static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
   Job *job = a->job;
@@ -72,6 +83,7 @@ static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
   int64_t ints[2] = {s.elements, 0};
   UOp *buffer =
       uop_make(job, OP_BUFFER, (DType)value->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
+  value = limited(a, kept->at[m], value);
   UOp *parts[3] = {buffer, schedule_renamed(&s, kept_position(a, b, kept, m)),
                    schedule_renamed(&s, value)};
   UOp **src = arena_array(&job->arena, s.n + 1u, sizeof *src);
