@@ -9,8 +9,9 @@
 enum { TUNE_BATCH = 12, TUNE_MAX = 16 };
 
 typedef struct TuneKernel {
-  uint32_t index; /* in the plan */
-  uint32_t calls; /* of a run */
+  uint32_t index;                 /* in the plan */
+  uint32_t calls;                 /* of a run */
+  const Kiln__V1__PlanCall *call; /* the first of them */
   const Kiln__V1__PlanKernel *plan;
   Bytes graph;
   Kiln__V1__KernelFacts *facts;           /* NULL: not asked yet */
