@@ -260,6 +260,11 @@ double fusion_work(const Fusion *f, const Demand *d) {
 
 static const char *const CONTRACTED = "a contraction is computed once, by a kernel of its own";
 
+static bool is_wider_byte(const Fusion *f, const Tensor *t) {
+  if (t->u->op != OP_CAST || !dtype_is_int((DType)t->u->dtype)) return false;
+  return dtype_info[f->tensors[t->src[0]].u->dtype].bytes == 1;
+}
+
 static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
   const Cost *c = &t->cost;
   double n = (double)t->numel, again = 0, kernels = 0;
@@ -271,6 +276,7 @@ static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
     double times = evaluations(f, t, d);
     if (c->contracts && (t->ndemands > 1 || times > n)) return CONTRACTED;
     bool operand = k->contraction && times > n;
+    if (operand && is_wider_byte(f, t)) times = n; /* matrix instructions take the bytes */
     if (operand && c->flops < 2) times = fmax(n, times / TILE_REUSE);
     if (times * c->flops >= FREE_SHARE * k->work) {
       again += times * c->flops;

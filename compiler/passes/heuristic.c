@@ -109,17 +109,6 @@ static int kernel_lanes(const Sched *s) {
   return lanes > most ? most : lanes < 1 ? 1 : lanes;
 }
 
-static int64_t power_below(int64_t n) {
-  int64_t p = 1;
-  while (2 * p <= n) p *= 2;
-  return p;
-}
-static int64_t power_above(int64_t n) {
-  int64_t p = 1;
-  while (p < n) p *= 2;
-  return p;
-}
-
 /* -- reductions -------------------------------------------------------------------------------- */
 
 /* Instructions behind one node: transcendentals are polynomials. */
@@ -241,6 +230,7 @@ typedef struct Contraction {
   int64_t lanes;
   int64_t nv, mr; /* vectors and rows of the register tile */
   int64_t depth;  /* product of the reduce extents */
+  int64_t matrix; /* TC's argument, -1: no matrix instruction */
 } Contraction;
 
 /* The row axis: the largest output axis on which no vector operand depends. */
@@ -304,6 +294,7 @@ static bool reaches(Sched *s, UOp *from, const UOp *to) {
 /* What to pack for a load: the factor it is part of, so that what is computed from it is computed
  * once per panel, unless that varies along the rows. */
 static UOp *panel_of(Sched *s, const Contraction *c, UOp *load) {
+  if (c->matrix >= 0) return load; /* which the instruction takes as it is */
   const UOp *product = through_casts(c->body->reduce->src[0]);
   for (uint32_t k = 0; k < 2; k++) {
     UOp *factor = product->src[k];
@@ -317,6 +308,7 @@ static UOp *panel_of(Sched *s, const Contraction *c, UOp *load) {
 /* True when every vector operand is packed now. */
 static bool stage_panels(Sched *s, const Contraction *c) {
   int64_t rows = heuristic_tiles(size_of(s, c->m), c->mr);
+  if (c->matrix >= 0) rows = 2; /* its columns are packed for it */
   bool all = rows >= 2;
   for (uint32_t l = 0; l < c->body->n; l++) {
     UOp *load = c->body->loads[l];
@@ -386,6 +378,20 @@ static bool schedule_dots(Sched *s, const Body *b, int64_t lanes) {
   return true;
 }
 
+static int64_t find_matrix(Sched *s, const Body *b, int v, int64_t lanes) {
+  uint32_t k = (uint32_t)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
+  return heuristic_matrix(s->job, s->k, s->target, (uint32_t)v, k, lanes);
+}
+
+static void give_matrix(Sched *s, int v, int64_t arg) {
+  const MatrixInfo *info = matrix_info(arg % 256);
+  int k = (int)(arg / 32768);
+  if (size_of(s, k) % info->k) give(s, OPT_PADTO, k, info->k);
+  give(s, OPT_TC, v, arg);
+  s->tile[v] *= info->n;
+  s->tile[k] *= info->k;
+}
+
 /* One row times a matrix, block by block. */
 static bool schedule_row(Sched *s, const Contraction *c) {
   int64_t used = give_vector(s, c->v, c->lanes);
@@ -401,7 +407,8 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   c.m = row_axis(s, b, c.v);
   int64_t N = size_of(s, c.v), M = c.m >= 0 ? size_of(s, c.m) : 1;
   bool direct = contiguous_along(s, b, c.v, lanes);
-  if (M < 8 && !direct && schedule_dots(s, b, lanes)) return true;
+  c.matrix = M > 1 && c.m >= 0 ? find_matrix(s, b, c.v, lanes) : -1;
+  if (c.matrix < 0 && M < 8 && !direct && schedule_dots(s, b, lanes)) return true;
   if (c.m < 0 || M == 1) return s->carried >= 0 && schedule_row(s, &c);
   if (N < lanes) c.lanes = power_above(N);
   s->vector = c.v;
@@ -409,7 +416,10 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
       &(TileShape){
           .columns = N, .rows = M, .lanes = c.lanes, .epilogue = value_nodes(s) - b->weight},
       s->target, &c.nv, &c.mr);
-  give_vector(s, c.v, c.lanes);
+  if (c.matrix >= 0)
+    give_matrix(s, c.v, c.matrix);
+  else
+    give_vector(s, c.v, c.lanes);
   give(s, OPT_UPCAST, c.v, c.nv);
   give(s, OPT_UPCAST, c.m, c.mr);
   order_panels(s, &c);
@@ -747,7 +757,8 @@ static bool block_contraction(Sched *s, UOp *kernel, const Body *b) {
                       .depth = size_of(s, k),
                       .tile_rows = TILE_ROWS,
                       .sum_bytes = dtype_info[b->reduce->dtype].bytes,
-                      .direct = contiguous_along(s, b, v, 1)};
+                      .direct = contiguous_along(s, b, v, 1),
+                      .packs = m >= 0 && find_matrix(s, b, v, kernel_lanes(s)) >= 0};
   for (uint32_t l = 0; l < b->n; l++)
     if (depends_on(b->loads[l], v)) shape.bytes = dtype_info[b->loads[l]->dtype].bytes;
   Block block = heuristic_block(&shape, s->target);

@@ -130,6 +130,27 @@ static void count_bytes(const Model *m, double *read, double *written) {
   }
 }
 
+static bool loads_dtype(const Model *m, DType d) {
+  for (uint32_t i = 0; i < m->naccess; i++)
+    if (!m->access[i].store && m->access[i].node->dtype == d) return true;
+  return false;
+}
+
+/* How much faster than f32 multiplications the target's matrix instructions for the operands are.
+ */
+static double matrix_gain(const Model *m) {
+  double gain = 1;
+  for (int64_t id = 0; m->nreductions && id < MX__COUNT; id++) {
+    const MatrixInfo *info = matrix_info(id);
+    if (!matrix_on(info, m->target) || !loads_dtype(m, info->dtype[MATRIX_A]) ||
+        !loads_dtype(m, info->dtype[MATRIX_B]))
+      continue;
+    gain = larger(gain,
+                  info->threads > 1 ? 16.0 / dtype_info[info->dtype[MATRIX_A]].bytes * 2 : info->k);
+  }
+  return gain;
+}
+
 void search_bounds(const Model *m, SearchCost *out) {
   double flops = 0, read, written;
   for (size_t i = 0; i < m->info->list.len; i++) {
@@ -147,7 +168,8 @@ void search_bounds(const Model *m, SearchCost *out) {
   } else if (bytes <= c.l2) {
     per_ns *= 2;
   }
-  double ns = larger(flops / (c.flops_ns * c.cores * (m->f64 ? 0.5 : 1)), bytes / per_ns);
+  double rate = c.flops_ns * c.cores * (m->f64 ? 0.5 : matrix_gain(m));
+  double ns = larger(flops / rate, bytes / per_ns);
   *out = (SearchCost){whole(flops), whole(read), whole(written), whole(ns) + 1, 0};
 }
 
@@ -198,8 +220,9 @@ static void find_loops(Loops *l, const Model *m, const OptPlan *plan) {
     l->trips[i] = larger(steps, 1);
     l->tile[i] = (double)a->tile;
     l->lanes[i] = a->vector;
-    l->copies[i] = (double)(a->tile / a->vector);
-    if (a->vector > 1) l->vectors |= bit(i);
+    l->copies[i] = (double)(a->tile / a->vector / a->matrix);
+    if (a->matrix > 1 && !m->info->axes[i].reduce) l->lanes[i] = a->matrix;
+    if (l->lanes[i] > 1) l->vectors |= bit(i);
   }
   find_order(l);
 }
@@ -294,7 +317,7 @@ static double load_cost(const Loops *l, const Access *a, bool staged) {
   if (step == 2 || step == -1) return 3 * width;
   for (uint32_t i = 0; i < a->nsteps && step != STEP_FAR; i++) /* rows that are transposed */
     if (a->steps[i].step == 1 && l->tile[a->steps[i].axis] >= 4) return lanes * 0.6;
-  return lanes * (step == STEP_FAR ? 2 : 0.9);
+  return lanes * 2;
 }
 
 static void add_access(const Loops *l, const Access *a, Units *u) {

@@ -51,7 +51,7 @@ static const SpaceRow rows[] = {
     {OPT_ORDER, ON_ANY, CPU, PLACES},       {OPT_STAGE, ON_OUT, CPU, OPERANDS},
     {OPT_STAGE, ON_REDUCE, BOTH, OPERANDS}, {OPT_PADTO, ON_ANY, BOTH, PADS},
     {OPT_SPLIT, ON_ANY, CPU, BLOCKS},       {OPT_CARRY, ON_REDUCE, CPU, PLACES},
-    {OPT_TC, ON_OUT, GPU, MATRIX},          {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
+    {OPT_TC, ON_OUT, BOTH, MATRIX},         {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
     {OPT_SPREAD, ON_ANY, GPU, FACTORS},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
@@ -684,22 +684,29 @@ static void seed_tiles(Seeds *d, int v) {
   }
 }
 
-/* Lanes along a reduce axis. */
-static void seed_dots(Seeds *d, int k) {
+/* Lanes along a reduce axis, for several results at a time along an output axis (-1: none). */
+static void seed_rows(Seeds *d, int k, int m) {
+  static const int rows_[] = {1, 2, 4, 8, 12, 16};
   int32_t lanes = native_lanes(d);
   size_t start = d->len;
-  int last = d->m->info->nloops ? (int)d->m->info->loops[d->m->info->nloops - 1]->arg.i : -1;
-  for (int unroll = 1; unroll <= 8; unroll *= 2)
-    for (int rows_ = 1; rows_ <= 8; rows_ *= 2) {
+  for (size_t r = 0; r < sizeof rows_ / sizeof *rows_; r++)
+    for (int unroll = 1; unroll <= 4; unroll *= 2) {
       d->len = start;
-      if (rows_ > 1 && last < 0) continue;
+      if (r && (m < 0 || rows_[r] > d->m->info->axes[m].size)) break;
+      if (!r && m >= 0) break;
       pad(d, k, (int64_t)lanes * unroll);
       add(d, OPT_VECTOR, k, lanes);
       if (unroll > 1) add(d, OPT_UNROLL, k, unroll);
-      if (rows_ > 1) add(d, OPT_UPCAST, last, rows_);
+      if (r) add(d, OPT_UPCAST, m, rows_[r]);
       seed_threads(d);
     }
   d->len = start;
+}
+
+static void seed_dots(Seeds *d, int k) {
+  seed_rows(d, k, -1);
+  for (uint32_t i = 0; i < d->m->info->nloops && i < 4; i++)
+    seed_rows(d, k, (int)d->m->info->loops[i]->arg.i);
 }
 
 /* Is something contiguous along the axis? */

@@ -232,13 +232,21 @@ static void time_calls(Bench *b) {
 
 static void take_turns(Bench *b) {
   char line[32];
+  for (size_t i = b->plan.nonce; i < b->plan.ncalls && b->kernels; i++) {
+    const PlanCall *c = &b->plan.calls[i];
+    printf("call %s %u %s\n", b->plan.kernels[c->kernel].name, c->nargs, b->opts[c->kernel]);
+  }
   printf("ready\n");
   fflush(stdout);
   while (fgets(line, sizeof line, stdin)) {
     for (int n = atoi(line); n > 0; n--) {
       int64_t ns = 0;
-      for (size_t i = b->plan.nonce; i < b->plan.ncalls; i++) ns += run_call(b, &b->plan.calls[i]);
-      printf("%lld ", (long long)ns);
+      for (size_t i = b->plan.nonce; i < b->plan.ncalls; i++) {
+        int64_t one = run_call(b, &b->plan.calls[i]);
+        ns += one;
+        if (b->kernels) printf("%lld ", (long long)one);
+      }
+      if (!b->kernels) printf("%lld ", (long long)ns);
     }
     printf("\n");
     fflush(stdout);
