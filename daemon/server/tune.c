@@ -40,6 +40,7 @@ static void tune_free(Tune *t) {
   tuner->ntunes--;
   for (size_t i = 0; t->kernels && i < t->nkernels; i++) {
     vec_deinit(&t->kernels[i].evidence);
+    vec_deinit(&t->kernels[i].champions);
     vec_deinit(&t->kernels[i].hints);
     vec_deinit(&t->kernels[i].digests);
   }
