@@ -130,6 +130,18 @@ bool llvm_load_rows(Emitter *e, const UOp *u, unsigned m, LLVMValueRef *row);
 /* The slot that an access to a REG buffer names, or NULL when it is not one. */
 RegSlot *llvm_reg_slot(Emitter *e, const UOp *access);
 
+/* Where the element at src[at + 1] of buffer src[at] is, but for `shift` elements. */
+LLVMValueRef llvm_element_address(Emitter *e, const UOp *u, uint32_t at, int64_t *shift);
+LLVMValueRef llvm_copy_emit(Emitter *e, const UOp *u);
+
+/* -- llvm_matrix.c -- */
+LLVMValueRef llvm_shuffle_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_mma_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_ldmatrix_emit(Emitter *e, const UOp *u);
+void llvm_copy_async(Emitter *e, LLVMValueRef to, LLVMValueRef from, LLVMValueRef gate);
+LLVMValueRef llvm_commit_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_wait_emit(Emitter *e, const UOp *u);
+
 /* -- llvm_gpu.c -- */
 /* The function, its kernel annotations and VARs. */
 void llvm_gpu_function(Emitter *e, const char *entry);

@@ -171,14 +171,28 @@ static LLVMValueRef emit_nothing(Emitter *e, const UOp *u) {
 typedef LLVMValueRef (*EmitFn)(Emitter *e, const UOp *u);
 
 static const EmitFn emit_table[OP__COUNT] = {
-    [OP_CONST] = emit_nothing,       [OP_PARAM] = emit_nothing,
-    [OP_BUFFER] = emit_nothing,      [OP_THREAD] = emit_nothing,
-    [OP_RAMP] = emit_nothing,        [OP_AFTER] = emit_nothing,
-    [OP_VAR] = emit_nothing,         [OP_SINK] = emit_nothing,
-    [OP_BROADCAST] = emit_broadcast, [OP_LOAD] = llvm_load_emit,
-    [OP_STORE] = llvm_store_emit,    [OP_HREDUCE] = llvm_hreduce_emit,
-    [OP_CAST] = llvm_cast_emit,      [OP_BITCAST] = llvm_bitcast_emit,
-    [OP_SPECIAL] = llvm_gpu_special, [OP_BARRIER] = llvm_gpu_barrier,
+    [OP_CONST] = emit_nothing,
+    [OP_PARAM] = emit_nothing,
+    [OP_BUFFER] = emit_nothing,
+    [OP_THREAD] = emit_nothing,
+    [OP_RAMP] = emit_nothing,
+    [OP_AFTER] = emit_nothing,
+    [OP_VAR] = emit_nothing,
+    [OP_SINK] = emit_nothing,
+    [OP_BROADCAST] = emit_broadcast,
+    [OP_LOAD] = llvm_load_emit,
+    [OP_STORE] = llvm_store_emit,
+    [OP_HREDUCE] = llvm_hreduce_emit,
+    [OP_CAST] = llvm_cast_emit,
+    [OP_BITCAST] = llvm_bitcast_emit,
+    [OP_SPECIAL] = llvm_gpu_special,
+    [OP_BARRIER] = llvm_gpu_barrier,
+    [OP_SHUFFLE] = llvm_shuffle_emit,
+    [OP_MMA] = llvm_mma_emit,
+    [OP_LDMATRIX] = llvm_ldmatrix_emit,
+    [OP_COPY] = llvm_copy_emit,
+    [OP_COMMIT] = llvm_commit_emit,
+    [OP_WAIT] = llvm_wait_emit,
 };
 
 static void name_value(const UOp *u, LLVMValueRef v) {

@@ -8,6 +8,7 @@
 #include "compiler/passes/barriers.h"
 
 #include "compiler/passes/nodemap.h"
+#include "compiler/passes/pipeline.h"
 
 static const UOp *storage(const UOp *u) {
   while (u->op == OP_AFTER) u = u->src[0];
@@ -34,6 +35,13 @@ static bool writes_shared(const UOpList *list, const UOp *range) {
   return false;
 }
 
+/* Loops whose copies run ahead wait for each other at their beginning; loops around them at their
+ * end, because the first copies are before the inner loop. */
+static bool ends_fenced(const UOpList *list, const UOp *range) {
+  if (pipeline_is_loop(list, range)) return false;
+  return writes_shared(list, range) || pipeline_inside(list, range);
+}
+
 UOp *barriers_insert(Job *job, UOp *kernel) {
   UOpList list = uop_toposort(job, kernel);
   bool any = false;
@@ -45,11 +53,12 @@ UOp *barriers_insert(Job *job, UOp *kernel) {
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
-    if (u->op == OP_AFTER && is_shared(u)) {
+    bool ahead = u->op == OP_AFTER && is_shared(u) && storage(u)->arg.ints.n == 3;
+    if (u->op == OP_AFTER && is_shared(u) && !ahead) {
       now[i] = uop2(job, OP_AFTER, src[0], fenced(job, src + 1, u->nsrc - 1));
       continue;
     }
-    if (u->op == OP_END && writes_shared(&list, u->src[1])) src[0] = fenced(job, src, 1);
+    if (u->op == OP_END && ends_fenced(&list, u->src[1])) src[0] = fenced(job, src, 1);
     now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
   }
   return now[list.len - 1];

@@ -396,14 +396,17 @@ static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all)
   return unit;
 }
 
-/* The place for this iteration of a loop whose copies run ahead. */
+/* The place for this iteration of a loop whose copies run ahead; there are fewer places than
+ * iterations. */
 static UOp *slot_base(Staging *s, int level, int64_t *slots) {
   const OptPlan *plan = s->a->plan;
   UOp *loop = level >= 0 ? s->a->axes[level].loop : NULL;
   *slots = 1;
   if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
-  *slots = plan->slots;
-  UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, plan->slots));
+  int64_t most = range_size(loop) - 1;
+  if (most < 2) return uop_index(s->a->job, 0);
+  *slots = plan->slots < most ? plan->slots : most;
+  UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, *slots));
   return index_mul(s->a->job, slot, s->elements);
 }
 
