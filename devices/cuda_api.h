@@ -15,6 +15,30 @@ typedef struct CuModule_ *CuModule;
 typedef struct CuFunction_ *CuFunction;
 typedef struct CuStream_ *CuStream;
 typedef struct CuEvent_ *CuEvent;
+typedef struct CuGraph_ *CuGraph;
+typedef struct CuGraphExec_ *CuGraphExec;
+typedef struct CuGraphNode_ *CuGraphNode;
+
+/* The driver's structures, under our names. */
+typedef struct CuLaunchAttribute {
+  int id;
+  char pad[4];
+  union {
+    char room[64];
+    int number;
+  } value;
+} CuLaunchAttribute;
+typedef struct CuLaunchConfig {
+  unsigned grid[3], block[3], shared_bytes;
+  CuStream stream;
+  CuLaunchAttribute *attributes;
+  unsigned nattributes;
+} CuLaunchConfig;
+typedef struct CuKernelNode {
+  CuFunction function;
+  unsigned grid[3], block[3], shared_bytes;
+  void **params, **extra;
+} CuKernelNode;
 
 /* Values of the driver's enumerations. */
 enum {
@@ -22,7 +46,6 @@ enum {
   CU_NO_DEVICE = 100,
   CU_NOT_READY = 600,
   /* attributes of devices */
-  CU_ATTR_SHARED_PER_BLOCK = 8,
   CU_ATTR_WARP = 10,
   CU_ATTR_MAX_THREADS = 1,
   CU_ATTR_SM_COUNT = 16,
@@ -31,12 +54,16 @@ enum {
   CU_ATTR_CC_MINOR = 76,
   CU_ATTR_REGISTERS = 12,
   CU_ATTR_SHARED_OPTIN = 97,
+  /* attributes of functions */
+  CU_FUNCTION_MAX_SHARED = 8,
   /* options of the JIT */
   CU_JIT_ERROR_LOG = 5,
   CU_JIT_ERROR_LOG_BYTES = 6,
   /* flags */
   CU_EVENT_NO_TIMING = 2,
   CU_STREAM_NON_BLOCKING = 1,
+  CU_CAPTURE_THREAD_LOCAL = 1,
+  CU_LAUNCH_PROGRAMMATIC = 6,
 };
 
 /*   name as here, symbol, parameters; every one returns a CuResult */
@@ -72,9 +99,21 @@ enum {
     (CuModule * m, const void *image, unsigned n, const int *options, void **values))              \
   X(module_unload, "cuModuleUnload", (CuModule m))                                                 \
   X(module_function, "cuModuleGetFunction", (CuFunction * f, CuModule m, const char *name))        \
-  X(launch, "cuLaunchKernel",                                                                      \
-    (CuFunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,   \
-     unsigned shared, CuStream s, void **params, void **extra))
+  X(launch, "cuLaunchKernelEx",                                                                    \
+    (const CuLaunchConfig *c, CuFunction f, void **params, void **extra))                          \
+  X(function_set, "cuFuncSetAttribute", (CuFunction f, int attribute, int value))                  \
+  X(context_device, "cuCtxGetDevice", (CuDevice * d))                                              \
+  X(capture_begin, "cuStreamBeginCapture_v2", (CuStream s, int mode))                              \
+  X(capture_info, "cuStreamGetCaptureInfo_v2",                                                     \
+    (CuStream s, int *status, uint64_t *id, CuGraph *g, const CuGraphNode **waits, size_t *n))     \
+  X(capture_end, "cuStreamEndCapture", (CuStream s, CuGraph * g))                                  \
+  X(graph_instantiate, "cuGraphInstantiateWithFlags",                                              \
+    (CuGraphExec * x, CuGraph g, uint64_t flags))                                                  \
+  X(graph_set_kernel, "cuGraphExecKernelNodeSetParams",                                            \
+    (CuGraphExec x, CuGraphNode n, const CuKernelNode *kernel))                                    \
+  X(graph_launch, "cuGraphLaunch", (CuGraphExec x, CuStream s))                                    \
+  X(graph_exec_destroy, "cuGraphExecDestroy", (CuGraphExec x))                                     \
+  X(graph_destroy, "cuGraphDestroy", (CuGraph g))
 
 typedef struct CudaApi {
 #define X(name, symbol, params) CuResult(*name) params;

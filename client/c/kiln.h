@@ -246,6 +246,7 @@ typedef struct KilnRunOptions {
   int outputs_as_buffers; /* leave the outputs on the server */
   int seeded;             /* random ops draw the numbers of seed and run, not fresh ones */
   uint64_t seed, run;     /* any; equal pairs give equal numbers on every device */
+  int profile;            /* time every call of a kernel; each is waited for */
 } KilnRunOptions;
 
 typedef struct KilnResult {
@@ -253,11 +254,56 @@ typedef struct KilnResult {
   const KilnTensor *tensors; /* data is aligned to 64 bytes */
   int64_t device_ns;         /* first kernel start to last kernel end */
   int64_t queue_ns;          /* received to handed to the device */
+  /* With KilnRunOptions.profile, by call (KilnKernel.calls): what all its executions took, and how
+   * many these were. */
+  size_t ncalls;
+  const int64_t *call_ns;
+  const uint32_t *call_runs;
 } KilnResult;
 
 KILN_API KilnCode kiln_run(KilnClient *client, const char *executable, const KilnTensor *inputs,
                            size_t ninputs, const KilnRunOptions *options, KilnResult **out,
                            KilnError *err);
+
+/* -- explaining ----------------------------------------------------------------------------------
+ */
+
+/* A schedule that was tried for a kernel. */
+typedef struct KilnTried {
+  const char *opts, *cause; /* "measured" "compile_error" "timeout" "oom" "crash" "wrong_result" */
+  int64_t median_ns, mad_ns;
+  uint32_t reps;
+  int64_t peer_ns; /* what was in use then, in the same measurement; 0 = none */
+  int64_t measured_unix_ns;
+  const char *host;
+  int verified, imported;
+} KilnTried;
+
+typedef struct KilnKernel {
+  const char *name, *hash, *shape;
+  size_t ncalls;
+  const uint32_t *calls; /* positions in KilnResult.call_ns */
+  uint32_t once;         /* how many of them are done once, when the executable is loaded */
+  uint64_t flops, bytes_read, bytes_written; /* of one call */
+  int64_t roofline_ns;                       /* no schedule is faster; 0 = not known */
+  int64_t predicted_ns; /* by the analytic model, for the schedule in use; 0 = it cannot say */
+  const char *opts;     /* the schedule in use */
+  const char *source;   /* "heuristic", "class", "tuned" */
+  size_t ntried;
+  const KilnTried *tried;    /* the best first */
+  uint32_t measured, failed; /* records in all */
+} KilnKernel;
+
+typedef struct KilnExplanation {
+  const char *device;
+  uint32_t calls;
+  size_t count;
+  const KilnKernel *kernels;
+} KilnExplanation;
+/* What the kernels of an executable do, how they are scheduled, and at most `tried` records of each
+ * of what was tried. How long they take says a run with KilnRunOptions.profile. */
+KILN_API KilnCode kiln_explain(KilnClient *client, const char *executable, uint32_t tried,
+                               KilnExplanation **out, KilnError *err);
 
 /* -- server-side buffers -------------------------------------------------------------------------
  */
@@ -338,6 +384,7 @@ typedef struct KilnCacheStats {
   uint64_t hits, misses, evictions, corrupt; /* since the server started */
   uint64_t merged;                           /* identical compiles that joined one in flight */
   uint32_t schema;
+  uint64_t schedules, schedule_bytes; /* records of schedules that were tried; part of bytes */
 } KilnCacheStats;
 
 typedef struct KilnCacheEntry {
@@ -347,6 +394,7 @@ typedef struct KilnCacheEntry {
   int64_t created_unix_ns, used_unix_ns;
   const char *target; /* fingerprint, hex */
   const char *note;   /* kernel name, or the first model name seen */
+  uint64_t schedules; /* of a kernel: records of schedules that were tried on the target */
 } KilnCacheEntry;
 
 typedef struct KilnCacheEntries {
@@ -361,6 +409,47 @@ KILN_API KilnCode kiln_cache_list(KilnClient *client, uint32_t limit, KilnCacheE
 /* hash: of a graph or a kernel, or a unique prefix of one. */
 KILN_API KilnCode kiln_cache_why(KilnClient *client, const char *hash, KilnText **out,
                                  KilnError *err);
+
+typedef struct KilnCacheFile {
+  const void *data;
+  size_t bytes;
+  uint64_t records;
+} KilnCacheFile;
+/* The server's schedule records as a file for another server. kernel: the start of a kernel's hash;
+ * NULL = all. */
+KILN_API KilnCode kiln_cache_export(KilnClient *client, const char *kernel, KilnCacheFile **out,
+                                    KilnError *err);
+
+typedef struct KilnCacheImport {
+  uint64_t records; /* in the file */
+  uint64_t stored;  /* the others were known, or are beyond what is kept per kernel */
+} KilnCacheImport;
+/* Takes all of a file or none. The server verifies what it brings before using it. */
+KILN_API KilnCode kiln_cache_import(KilnClient *client, const void *data, size_t bytes,
+                                    KilnCacheImport **out, KilnError *err);
+
+typedef struct KilnCacheCheck {
+  uint64_t entries, schedules; /* whole ones */
+  uint64_t corrupt;            /* damaged ones, which were removed */
+  uint64_t newer;              /* records of a newer version, left alone */
+  const char *problems;        /* of the file itself, a line each; "" = none */
+} KilnCacheCheck;
+/* Reads everything that is stored. */
+KILN_API KilnCode kiln_cache_verify(KilnClient *client, KilnCacheCheck **out, KilnError *err);
+
+typedef struct KilnCachePrune {
+  const char *target; /* first, all whose target fingerprint begins so; NULL = nothing */
+  int64_t older_ns;   /* then what was not used or measured for so long; 0 = nothing */
+  uint64_t bytes;     /* then the least useful until at most this much is left; 0 = nothing */
+} KilnCachePrune;
+typedef struct KilnCacheRemoved {
+  uint64_t entries, schedules, bytes;
+} KilnCacheRemoved;
+KILN_API KilnCode kiln_cache_prune(KilnClient *client, const KilnCachePrune *what,
+                                   KilnCacheRemoved **out, KilnError *err);
+/* All that is stored under one hash, of a graph or a kernel, or a unique prefix of one. */
+KILN_API KilnCode kiln_cache_remove(KilnClient *client, const char *hash, KilnCacheRemoved **out,
+                                    KilnError *err);
 
 /* -- building a graph ----------------------------------------------------------------------------
  *

@@ -119,7 +119,9 @@ static Status decode_stats(KilnCall *call, Bytes msg) {
                                                      .evictions = m->evictions,
                                                      .corrupt = m->corrupt,
                                                      .merged = m->merged,
-                                                     .schema = m->schema};
+                                                     .schema = m->schema,
+                                                     .schedules = m->schedules,
+                                                     .schedule_bytes = m->schedule_bytes};
   return NULL;
 }
 
@@ -147,7 +149,8 @@ static Status decode_entries(KilnCall *call, Bytes msg) {
                                .created_unix_ns = e->created_unix_ns,
                                .used_unix_ns = e->used_unix_ns,
                                .target = e->target,
-                               .note = e->note};
+                               .note = e->note,
+                               .schedules = e->schedules};
   }
   *(KilnCacheEntries *)call->answer = (KilnCacheEntries){.count = m->n_entries, .entries = list};
   return NULL;

@@ -24,6 +24,7 @@ int cmd_cache(Cli *cli, int argc, char **argv);
 int cmd_compile(Cli *cli, int argc, char **argv);
 int cmd_devices(Cli *cli, int argc, char **argv);
 int cmd_doctor(Cli *cli, int argc, char **argv);
+int cmd_explain(Cli *cli, int argc, char **argv);
 int cmd_graph(Cli *cli, int argc, char **argv);
 int cmd_health(Cli *cli, int argc, char **argv);
 int cmd_run(Cli *cli, int argc, char **argv);

@@ -68,7 +68,9 @@ typedef struct Emitter {
   unsigned md_scope, md_noalias, md_invariant;
   LLVMValueRef md_empty;
   bool has_fma, has_f16c, named, gpu;
+  bool waits; /* the kernel starts before the one before it ends, and waits for it */
   Arena arena;
+  uint64_t given;       /* bytes of the launch's memory that buffers have taken */
   unsigned diagnostics; /* errors that LLVM reported */
   char diagnostic[512]; /* the first of them */
   Status failure;       /* the first failure; emission goes on with poison until the node ends */
@@ -120,6 +122,7 @@ LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u);
 
 /* -- llvm_memory.c -- */
+LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u);
 /* Prepares PARAMs and BUFFERs, at the start of the entry block. */
 void llvm_memory_begin(Emitter *e);
 LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u);
@@ -145,6 +148,8 @@ LLVMValueRef llvm_wait_emit(Emitter *e, const UOp *u);
 /* -- llvm_gpu.c -- */
 /* The function, its kernel annotations and VARs. */
 void llvm_gpu_function(Emitter *e, const char *entry);
+/* What comes before everything else. */
+void llvm_gpu_begin(Emitter *e);
 /* Pointers to buffer argument k and to a BUFFER that is memory. */
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k);
 LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer);

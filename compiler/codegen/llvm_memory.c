@@ -267,7 +267,7 @@ static Access resolve_at(Emitter *e, const UOp *u, uint32_t at, unsigned lanes, 
   if (buffer->op == OP_PARAM) {
     const ParamBuffer *p = &e->params[buffer->arg.i];
     a.base = p->base, a.scopes = p->scopes, a.noalias = p->noalias;
-    a.constant = !p->written;
+    a.constant = !p->written && !e->waits;
   } else {
     const LocalBuffer *l = find_local(e, buffer);
     a.base = l->base, a.scopes = l->scopes, a.noalias = l->noalias;
@@ -588,5 +588,17 @@ LLVMValueRef llvm_copy_emit(Emitter *e, const UOp *u) {
   LLVMValueRef none = LLVMConstNull(llvm_type(e, from.dtype, lanes));
   LLVMValueRef v = gate ? load_gated(&from, none) : load_ungated(&from, from.index);
   store_open(&to, to_memory(&to, v));
+  return NULL;
+}
+
+/* Not a memory access: any address will do. */
+LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u) {
+  Access a = resolve(e, u, 1, NULL);
+  LLVMValueRef to = address(&a, a.index, 0);
+  LLVMTypeRef type = LLVMTypeOf(to), i32 = LLVMInt32TypeInContext(e->ctx);
+  enum { WRITE = 1, CLOSE = 3, DATA = 1 };
+  LLVMValueRef args[4] = {to, LLVMConstInt(i32, WRITE, false), LLVMConstInt(i32, CLOSE, false),
+                          LLVMConstInt(i32, DATA, false)};
+  llvm_intrinsic(e, "llvm.prefetch", &type, 1, args, 4);
   return NULL;
 }

@@ -27,6 +27,7 @@ unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
   case OP_COPY:
   case OP_COMMIT:
   case OP_WAIT:
+  case OP_PREFETCH:
   case OP_SINK: return 1;
   case OP_REDUCE:
   case OP_AFTER: return nsrc ? src[0]->lanes : 1;
@@ -226,6 +227,7 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
   case OP_STORE:
     if (n == 2) return src[0]->dtype == src[1]->dtype ? NULL : "the value has another dtype";
     return check_access(op, src, n);
+  case OP_PREFETCH:
   case OP_INDEX:
   case OP_LOAD: return check_access(op, src, n);
   case OP_BIND:

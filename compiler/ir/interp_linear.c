@@ -239,6 +239,7 @@ static Status compute(Interp *in, const UOp *u) {
     return NULL;
   case OP_SHUFFLE: shuffle(in, u); return NULL;
   case OP_LOAD: return load(in, u);
+  case OP_PREFETCH: return NULL;
   case OP_STORE: return store(in, u);
   case OP_COPY: return copy_elements(in, u);
   case OP_COMMIT: in->groups++; return NULL;

@@ -198,6 +198,7 @@ static void effect(Printer *p, UOp *u, int depth) {
   if (p->names[u->place] || depth > MAX_DEPTH) return;
   size_t opened = 0, frame = home(p, u);
   switch (u->op) {
+  case OP_PREFETCH: break;
   case OP_BARRIER:
   case OP_SINK:
     for (uint32_t s = 0; s < u->nsrc; s++) effect(p, u->src[s], depth + 1);

@@ -9,6 +9,9 @@
  * A product that is accumulated becomes MULACC. Elementwise code is not contracted: x and the
  * maximum of x, computed in two places, must be the same numbers.
  *
+ * Before a long loop of a CPU the lines are fetched that will be written with its results: a row of
+ * a register tile is a line of its own, and nothing else would ask for it before it is stored to.
+ *
  * Where few accumulators are alive, the unrolled steps of one REDUCE are spread over several
  * independent chains, because an addition takes about four cycles and two can start in each. */
 #include "compiler/passes/lower.h"
@@ -21,7 +24,7 @@
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/pipeline.h"
 
-enum { WANTED_CHAINS = 8 };
+enum { WANTED_CHAINS = 8, LONG_LOOP = 32, MAX_PREFETCHES = 64 };
 
 typedef struct Lower {
   Job *job;
@@ -33,6 +36,7 @@ typedef struct Lower {
   bool *indexes; /* by position: some index is computed from it */
   UOp **owner;   /* by position: a REDUCE over this RANGE */
   int64_t next_range, next_buffer;
+  bool prefetches;
 } Lower;
 
 typedef struct Group {
@@ -251,13 +255,31 @@ UOp *lower_bounded(Job *job, const UOp *u, UOp *r) {
   return r;
 }
 
+/* The places that STOREs in the same loops write as soon as the loop has run. */
+static UOp **find_prefetches(Lower *l, const Group *g, const Loop *loop, size_t *n) {
+  UOp **out = arena_array(&l->job->arena, MAX_PREFETCHES, sizeof *out);
+  int64_t steps = 1;
+  for (uint32_t k = 0; k < loop->nranges && steps < LONG_LOOP; k++)
+    steps *= loop->ranges[k]->src[0]->vmin;
+  *n = 0;
+  for (size_t i = 0; l->prefetches && steps >= LONG_LOOP && i < l->list.len; i++) {
+    const UOp *u = l->list.at[i];
+    bool param = u->op == OP_STORE && u->src[0]->op == OP_PARAM;
+    if (!param || u->open != g->open || l->level[position(l, u->src[1])]) continue;
+    if (*n == MAX_PREFETCHES || u->src[1]->lanes > 1 || !l->level[i]) continue;
+    out[(*n)++] = uop2(l->job, OP_PREFETCH, u->src[0], now(l, u->src[1]));
+  }
+  return out;
+}
+
 static size_t chains_for(const Group *g, size_t nleaves) {
   size_t chains = 1;
   while (chains * 2 <= nleaves && chains * 2 * g->of.len <= WANTED_CHAINS) chains *= 2;
   return chains;
 }
 
-static void add_member(Lower *l, Loop *loop, Op op, UOp *value, const RangeSet *open) {
+static void add_member(Lower *l, Loop *loop, Op op, UOp *value, UOp *const *before,
+                       size_t nbefore) {
   Job *job = l->job;
   Leaves leaves = {0};
   if (is_unrolled(value, op))
@@ -270,7 +292,7 @@ static void add_member(Lower *l, Loop *loop, Op op, UOp *value, const RangeSet *
     unsigned lanes = leaves.at[0]->lanes;
     UOp *buffer = uop_make_lanes(job, OP_BUFFER, (DType)value->dtype, lanes,
                                  arg_both(l->next_buffer++, ints, 2), NULL, 0);
-    UOp *fresh = after(job, buffer, open ? open->at : NULL, open ? open->n : 0);
+    UOp *fresh = after(job, buffer, before, nbefore);
     UOp *init = store_reg(job, fresh, identity(job, op, leaves.at[0]));
     UOp **deps = arena_array(&job->arena, loop->nranges + 1u, sizeof *deps);
     deps[0] = init;
@@ -304,8 +326,13 @@ static void lower_group(Lower *l, const Group *g) {
   loop.chains = chains_for(g, min_leaves(l, g, values));
   loop.buffers = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
   loop.updates = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
-  for (size_t m = 0; m < g->of.len; m++)
-    add_member(l, &loop, (Op)g->of.at[m]->arg.i, values[m], g->open);
+  size_t nopen = g->open ? g->open->n : 0, nfirst;
+  UOp **first = find_prefetches(l, g, &loop, &nfirst);
+  UOp **before = arena_array(&job->arena, nopen + nfirst + 1, sizeof *before);
+  for (size_t k = 0; k < nopen; k++) before[k] = g->open->at[k];
+  memcpy(before + nopen, first, nfirst * sizeof *first);
+  for (size_t m = 0; m < g->of.len; m++) /* the first member waits for all of them */
+    add_member(l, &loop, (Op)g->of.at[m]->arg.i, values[m], before, nopen + (m ? 0 : nfirst));
   UOp *done = loop.nchains == 1
                   ? loop.updates[0]
                   : uop_make(job, OP_SINK, DT_VOID, arg_none(), loop.updates, loop.nchains);
@@ -372,8 +399,7 @@ static UOp *strip_marks(Job *job, UOp *root) {
 }
 
 UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
-  (void)target;
-  Lower l = {.job = job, .list = uop_toposort(job, kernel)};
+  Lower l = {.job = job, .list = uop_toposort(job, kernel), .prefetches = target->max_group == 0};
   nodemap_number(job, &l.pos, &l.list);
   l.now = arena_array(&job->arena, l.list.len, sizeof *l.now);
   l.level = arena_array(&job->arena, l.list.len, sizeof *l.level);

@@ -30,7 +30,7 @@ typedef struct NewAxis {
   UOp *value;                    /* the old range as an expression */
   UOp *thread, *loop;            /* NULL when there is none; thread: or the workgroup */
   UOp *lane;                     /* thread of the workgroup, or NULL */
-  UOp *inner[OPT_MAX_INNER + 1]; /* outermost first; the vector, if any, last */
+  UOp *inner[OPT_MAX_INNER + 2]; /* outermost first: the SPREAD, tiles, the vector */
   uint32_t ninner;
   UOp *place; /* in the tile of a matrix instruction, or NULL */
   UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
@@ -110,11 +110,20 @@ static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelA
   return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
 }
 
+/* What comes before it, a number of rounds, then the round of a SPREAD. */
+static UOp *spread(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce, UOp *rounds) {
+  if (p->spread == 1) return rounds;
+  UOp *r = new_range(a, reduce ? AX_UNROLL : AX_UPCAST, p->spread);
+  x->inner[x->ninner++] = r;
+  return rounds ? index_add(a->job, index_mul(a->job, rounds, p->spread), r) : r;
+}
+
 /* An output axis on a device with workgroups: the threads of one take steps that follow each other,
  * so that they touch memory together. */
 static UOp *split_groups(Apply *a, NewAxis *x, const AxisPlan *p) {
   Job *job = a->job;
-  int64_t n = p->outer, lanes = p->lanes ? p->lanes : 1, groups = (n + lanes - 1) / lanes;
+  int64_t n = p->outer, lanes = (int64_t)p->spread * (p->lanes ? p->lanes : 1);
+  int64_t groups = (n + lanes - 1) / lanes;
   UOp *first = uop_index(job, 0);
   if (groups != 1) { /* 0: nothing runs */
     x->thread = new_range(a, AX_GLOBAL, groups);
@@ -122,17 +131,20 @@ static UOp *split_groups(Apply *a, NewAxis *x, const AxisPlan *p) {
   }
   if (!p->lanes) return first;
   x->lane = new_lane(a, p, false);
+  UOp *round = spread(a, x, p, false, NULL);
+  if (round) first = index_add(job, first, index_mul(job, round, p->lanes));
   return index_add(job, first, x->lane);
 }
 
 static UOp *split_group(Apply *a, NewAxis *x, const AxisPlan *p) {
   Job *job = a->job;
-  int64_t steps = p->outer / p->lanes;
+  int64_t steps = p->outer / p->lanes, loops = steps / p->spread;
   x->lane = new_lane(a, p, true);
-  if (steps == 1) return x->lane;
-  x->loop = new_range(a, AX_REDUCE, steps);
-  if (p->top) return index_add(job, index_mul(job, x->lane, steps), x->loop);
-  return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
+  if (loops != 1) x->loop = new_range(a, AX_REDUCE, loops);
+  UOp *round = spread(a, x, p, true, x->loop);
+  if (!round) return x->lane;
+  if (p->top) return index_add(job, index_mul(job, x->lane, steps), round);
+  return index_add(job, index_mul(job, round, p->lanes), x->lane);
 }
 
 static UOp *split_outer(Apply *a, uint32_t axis) {
@@ -165,6 +177,7 @@ static void place_axis(Apply *a, uint32_t i) {
   NewAxis *x = &a->axes[i];
   UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, i), p->tile, p->size)
                                : symbolic_base(a, x, p, old);
+  UOp *end = old->range->src[0];
   int64_t step = p->tile;
   for (uint32_t k = p->ninner; k-- > 0;) {
     step /= p->inner[k];
@@ -172,6 +185,8 @@ static void place_axis(Apply *a, uint32_t i) {
     x->inner[x->ninner++] = r;
     v = index_add(job, v, index_mul(job, r, step));
   }
+  UOp *whole = NULL; /* a vector that is inside or outside as a whole */
+  if (p->vector > 1 && old->divisor % p->vector == 0) whole = v;
   if (p->vector > 1) {
     x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
     v = index_add(job, v, x->inner[x->ninner++]);
@@ -180,10 +195,9 @@ static void place_axis(Apply *a, uint32_t i) {
     x->place = new_range(a, AX_UPCAST, p->matrix);
     v = index_add(job, v, x->place);
   }
-  UOp *end = old->range->src[0];
   if (p->clamped) v = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
-  if (p->padded) x->limit = uop2(job, OP_CMPLT, v, end);
+  if (p->padded) x->limit = uop2(job, OP_CMPLT, whole ? whole : v, end);
 }
 
 /* -- staging ----------------------------------------------------------------------------------- */
@@ -438,7 +452,7 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   Staging s = {.a = a};
   UOp *src[5], *ranges[6];
   uint32_t nranges;
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
   int64_t all = shared_layout(&s, operand, level), slots, unit = chunk_elements(&s, operand, all);
   UOp *base = slot_base(&s, level, &slots), *read = index_add(job, base, position(&s, false));
   UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
@@ -466,7 +480,7 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
   if (a->plan->groups) return stage_shared(a, operand, level);
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
   collect_dims(&s, operand, level);
   UOp *write = position(&s, true), *read = position(&s, false);
   int64_t ints[2] = {s.elements, 0};
@@ -486,7 +500,7 @@ static UOp *carry_sums(Apply *a, UOp *rest, Op op) {
   Job *job = a->job;
   const OptPlan *plan = a->plan;
   Staging s = {.a = a};
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
   collect_dims(&s, rest, plan->carry);
   UOp *write = position(&s, true), *read = position(&s, false);
   UOp *step = a->axes[plan->carry].loop, *again = uop2(job, OP_CMPLT, uop_index(job, 0), step);
@@ -588,7 +602,7 @@ static UOp *limited_factor(Apply *a, UOp *reduce, UOp *factor) {
 static UOp *rebuild_product(Apply *a, UOp *u) {
   const MatrixPlan *m = &a->plan->matrix;
   UOp **src =
-      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   UOp *f[2];
   for (int s = 0; s < 2; s++) f[s] = limited_factor(a, u, m->factor[s]);
   UOp *mma = matrix_tile_product(a->job, &a->tile, f[0], f[1]);
@@ -599,7 +613,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
   Job *job = a->job;
   if (u == a->plan->matrix.reduce) return rebuild_product(a, u);
   UOp *value = now(a, u->src[0]), *limit = NULL;
-  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   for (uint32_t s = 1; s < u->nsrc; s++) {
     UOp *l = a->axes[u->src[s]->arg.i].limit;
     if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
@@ -618,7 +632,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
 
 static UOp *rebuild_end(Apply *a, UOp *u) {
   uint32_t matrix = a->tile.info ? matrix_shared_ranges(a->tile.info) : 0;
-  size_t room = 2 + matrix + (size_t)a->k->naxes * (OPT_MAX_INNER + 3);
+  size_t room = 2 + matrix + (size_t)a->k->naxes * (OPT_MAX_INNER + 5);
   UOp **src = arena_array(&a->job->arena, room, sizeof *src);
   src[0] = now(a, u->src[0]);
   uint32_t n = list_ranges(a, u, false, src + 1);

@@ -10,8 +10,7 @@
 enum { MODEL_AXES = 64, MODEL_ACCESSES = 96, MODEL_GROUPS = 256 };
 #define STEP_FAR INT64_MAX /* the access jumps about along that axis */
 
-/* -- a kernel as the cost model sees it ----------------------------------------------------------
- */
+/* -- a kernel as the cost model sees it -------------------------------------------------------- */
 
 /* A load of an operand, or the store. */
 typedef struct Access {
@@ -27,15 +26,14 @@ typedef struct Access {
     uint8_t axis;
     int64_t step; /* in elements */
   } steps[MODEL_AXES];
-  uint64_t under; /* the stageable values that it is part of, as far as they have a bit */
 } Access;
 
 /* Values that are computed equally often. */
 typedef struct Group {
-  uint64_t open; /* axes they depend on */
-  uint64_t
-      nest;  /* axes of the loops around them: theirs, and those of the reductions they are in */
-  int phase; /* 0: outside of reductions, else 1 + the number of the reduction */
+  uint64_t open;  /* axes they depend on */
+  uint64_t nest;  /* axes of the loops around them: theirs, and of the reductions they are in */
+  uint64_t under; /* the stageable values that all their uses are in */
+  int phase;      /* 0: outside of reductions, else 1 + the number of the reduction */
   uint32_t bytes;
   double work; /* instructions of one evaluation of all of them */
 } Group;
@@ -46,12 +44,11 @@ typedef struct Reduction {
   uint32_t bytes;
 } Reduction;
 
-/* One kernel, after the MERGEs of a list. */
+/* One kernel, after the head of a list. */
 typedef struct Model {
   const Target *target;
   UOp *kernel;
   KernelInfo *info;
-  const OptList *merges;
   Access *access;
   uint32_t naccess;
   Group *groups;
@@ -61,6 +58,7 @@ typedef struct Model {
   double size[MODEL_AXES]; /* expected */
   uint64_t reduce;         /* axes that are reduced */
   bool f64;
+  uint32_t least_bytes; /* of an element that is loaded or stored */
 } Model;
 
 /* NULL when the kernel is beyond what the model takes. */
@@ -79,6 +77,8 @@ typedef struct Machine {
 
 Machine search_machine(const Target *target);
 void search_bounds(const Model *m, SearchCost *out); /* all but predicted_ns */
+/* Instructions of the body that a plan expands. */
+double search_body(const Model *m, const OptPlan *plan);
 /* Nanoseconds that a legal plan is expected to take. */
 double search_predict(const Model *m, const OptPlan *plan);
 double search_predict_gpu(const Model *m, const OptPlan *plan);
@@ -91,7 +91,7 @@ Footprint search_footprint(const Access *a, const double *extent);
 
 /* -- lists of opts ----------------------------------------------------------------------------- */
 
-enum { LIST_MAX = 40 };
+enum { LIST_MAX = 40, HEAD_MAX = 8, VARIANTS = 64 };
 
 /* A list in its normal form, with what is known of it. */
 typedef struct Point {
@@ -106,11 +106,13 @@ typedef struct Space {
   UOp *kernel;
   const Target *target;
   struct SpaceVariant {
-    Opt merges[8];
-    uint32_t nmerges;
-    Model *model;
-  } variants[12];
+    Opt head[HEAD_MAX];
+    uint32_t nhead;
+    Model *model;    /* NULL: the head is not legal, or the kernel too large */
+    uint32_t *loops; /* output axes, then reduce axes, in the order that they have without ORDER */
+  } variants[VARIANTS];
   uint32_t nvariants;
+  size_t nodes;              /* of the kernel */
   uint64_t work, work_limit; /* nodes visited by legality checks */
 } Space;
 

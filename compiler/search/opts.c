@@ -298,6 +298,16 @@ static Status plan_lanes(Planner *p, AxisPlan *a, bool reduce) {
   return NULL;
 }
 
+static Status plan_spread(Planner *p, AxisPlan *a) {
+  if (!a->lanes) return refuse(p, "threads of the workgroup must share the axis first");
+  if (p->opt->arg < 2) return refuse(p, "the factor must be at least 2");
+  if (a->spread > 1) return refuse(p, "the axis already has a SPREAD");
+  if (!axis_is_static(&p->k->axes[p->opt->axis]))
+    return refuse(p, "the size of the axis is known only at run time");
+  a->spread = p->opt->arg;
+  return NULL;
+}
+
 static Status plan_nolocals(Planner *p) {
   if (p->opt->axis || p->opt->arg) return refuse(p, "it has no axis and no argument");
   if (!p->plan->groups) return refuse(p, "the device has no workgroups");
@@ -406,6 +416,7 @@ static Status plan_one(Job *job, Planner *p) {
   case OPT_LOCAL:
   case OPT_GROUP:
   case OPT_GROUPTOP: return plan_lanes(p, a, reduce);
+  case OPT_SPREAD: return plan_spread(p, a);
   case OPT_NOLOCALS:
   case OPT_ORDER: return plan_order(p, reduce);
   case OPT_PADTO: return plan_pad(p, a);
@@ -457,6 +468,11 @@ static Status check_lanes(const KernelInfo *k, const OptPlan *plan, uint32_t i) 
     return FAIL(INVALID_ARGUMENT,
                 "axis %u has %lld iterations, no multiple of %d threads; use PADTO first", i,
                 (long long)a->outer, a->lanes);
+  if (a->spread > 1 && a->outer % ((int64_t)a->lanes * a->spread))
+    return FAIL(INVALID_ARGUMENT,
+                "axis %u has %lld iterations, no multiple of %d threads that do %d each; use PADTO "
+                "first",
+                i, (long long)a->outer, a->lanes, a->spread);
   return NULL;
 }
 
@@ -464,7 +480,7 @@ static Status check_lanes(const KernelInfo *k, const OptPlan *plan, uint32_t i) 
  * not overlap, but are cut off at the end. */
 static void pad_axis(AxisPlan *a) {
   int64_t outer = (a->size + a->tile - 1) / a->tile, threads = a->threads ? a->threads : 1;
-  if (a->lanes) threads = a->lanes;
+  if (a->lanes) threads = (int64_t)a->lanes * a->spread;
   if (a->tile > a->size || threads > outer) return; /* refused below */
   int64_t unit = a->tile * threads, rest = a->size % unit;
   if (rest) a->size += unit - rest, a->padded = true;
@@ -505,7 +521,7 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
     for (uint32_t j = 0; open && j < open->n && copies <= MAX_NODES; j++) {
       const AxisPlan *a = &plan->axes[open->at[j]->arg.i];
       vectors += a->vector > 1;
-      copies *= a->tile / a->vector / (a->matrix > 1 ? a->matrix / 2 : 1);
+      copies *= a->tile / a->vector * a->spread / (a->matrix > 1 ? a->matrix / 2 : 1);
     }
     if (vectors > 1) return FAIL(INVALID_ARGUMENT, "a value would depend on two VECTOR axes");
     nodes += copies;
@@ -543,7 +559,7 @@ bool opts_inside(const OptPlan *plan, uint32_t axis, int level) {
 /* Of what a workgroup uses; 0 when a run decides. */
 static int64_t shared_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
   const AxisPlan *a = &plan->axes[axis];
-  int64_t own = a->tile * (a->lanes ? a->lanes : 1);
+  int64_t own = a->tile * (a->lanes ? a->lanes : 1) * a->spread;
   if (!k->axes[axis].reduce) return own;
   bool inside = level < 0;
   for (uint32_t i = plan->nout; i < plan->nout + plan->nred; i++) {
@@ -665,7 +681,8 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
     return FAIL(INVALID_ARGUMENT, "a kernel with several stores takes no opts");
   for (uint32_t i = 0; i < k->naxes; i++) {
     int64_t n = k->axes[i].size;
-    out->axes[i] = (AxisPlan){.size = n, .tile = 1, .outer = n, .vector = 1, .matrix = 1};
+    out->axes[i] =
+        (AxisPlan){.size = n, .tile = 1, .outer = n, .vector = 1, .spread = 1, .matrix = 1};
   }
   if (!k->store) return NULL;
   for (uint32_t i = 0; i < k->nloops; i++) out->order[out->nout++] = (uint32_t)k->loops[i]->arg.i;

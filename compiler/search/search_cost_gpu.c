@@ -44,7 +44,7 @@ static double evaluations(const Grid *g, uint64_t open, uint64_t nest, bool vect
   bool inside = (open & g->m->reduce) != 0;
   for (uint32_t i = 0; i < g->m->info->naxes; i++) {
     const AxisPlan *a = &g->plan->axes[i];
-    if (open & bit(i)) n *= (double)(a->tile / (vectors ? 1 : a->vector));
+    if (open & bit(i)) n *= (double)(a->tile / (vectors ? 1 : a->vector) / a->matrix);
     if (inside && nest & g->m->reduce & bit(i)) n *= g->trips[i];
   }
   return n;
@@ -77,7 +77,7 @@ static double sectors_of(const Grid *g, const Access *a, double warp) {
 static const StagePlan *stage_of(const Grid *g, const Access *a) {
   for (uint32_t i = 0; i < g->plan->nstages; i++) {
     uint32_t o = g->plan->stages[i].operand;
-    if (o < 64 && a->under >> o & 1) return &g->plan->stages[i];
+    if (o < 64 && g->m->groups[a->group].under >> o & 1) return &g->plan->stages[i];
   }
   return NULL;
 }

@@ -88,15 +88,15 @@ static double instructions(const UOp *u) {
   return weight[u->op] ? weight[u->op] : 1;
 }
 
-static Group *group_of(Builder *b, uint64_t open, int phase, uint32_t bytes) {
+static Group *group_of(Builder *b, uint64_t open, uint64_t under, int phase, uint32_t bytes) {
   Model *m = b->m;
   for (uint32_t i = 0; i < m->ngroups; i++) {
     Group *g = &m->groups[i];
-    if (g->open == open && g->phase == phase && g->bytes == bytes) return g;
+    if (g->open == open && g->under == under && g->phase == phase && g->bytes == bytes) return g;
   }
   if (m->ngroups == MODEL_GROUPS) return &m->groups[MODEL_GROUPS - 1];
   Group *g = &m->groups[m->ngroups++];
-  *g = (Group){.open = open, .nest = open, .phase = phase, .bytes = bytes};
+  *g = (Group){.open = open, .nest = open, .under = under, .phase = phase, .bytes = bytes};
   if (phase) g->nest |= m->reductions[phase - 1].out | m->reductions[phase - 1].red;
   for (uint32_t axis = 0; axis < m->info->naxes; axis++)
     if (g->nest & m->reduce & bit(axis)) g->nest |= b->closers[axis];
@@ -130,6 +130,8 @@ static void find_reductions(Builder *b) {
 static void find_places(Builder *b) {
   const KernelInfo *k = b->m->info;
   uint32_t reduction = b->m->nreductions;
+  memset(b->under, 0xff, k->list.len * sizeof *b->under);
+  b->under[k->list.len - 1] = 0;
   for (size_t i = k->list.len; i-- > 0;) {
     const UOp *u = k->list.at[i];
     uint32_t phase = b->phase[i];
@@ -138,7 +140,7 @@ static void find_places(Builder *b) {
       if (k->stageable[s] == u) b->under[i] |= (uint64_t)1 << s;
     for (uint32_t s = 0; s < u->nsrc; s++) {
       uint32_t at = nodemap_get(&b->pos, u->src[s]);
-      b->under[at] |= b->under[i];
+      b->under[at] &= b->under[i];
       if (mask_of(u->src[s]) & b->m->reduce && !b->phase[at]) b->phase[at] = phase;
     }
   }
@@ -158,8 +160,7 @@ static void add_access(Builder *b, size_t i, Group *g) {
                 .numel = (double)dim_typical(u->src[0]->arg.ints.at[0]),
                 .store = u->op == OP_STORE,
                 .gated = u->nsrc > (u->op == OP_STORE ? 3u : 2u),
-                .group = (uint32_t)(g - m->groups),
-                .under = b->under[i]};
+                .group = (uint32_t)(g - m->groups)};
   a->mask = mask_of(u->src[1]);
   if (a->gated) a->mask |= mask_of(u->src[u->nsrc - 1]);
   find_steps(b, a);
@@ -178,30 +179,35 @@ static void add_node(Builder *b, size_t i) {
   double work = instructions(u);
   if (reduces) work = is_product(u) ? 0 : u->arg.i == OP_ADD || u->arg.i == OP_MUL ? 1 : 2;
   if (!is_access(u) && work == 0) return;
-  Group *g = group_of(b, open, (int)phase, bytes);
+  Group *g = group_of(b, open, b->under[i], (int)phase, bytes);
   g->work += work;
   m->f64 |= u->dtype == DT_F64 && work > 0;
+  if (is_access(u) && bytes < m->least_bytes) m->least_bytes = bytes;
   if (is_access(u)) add_access(b, i, g);
 }
 
-static bool fits(const KernelInfo *k) {
+static bool fits(const KernelInfo *k, uint32_t *all) {
   uint32_t accesses = 0, reductions = 0;
   if (!k->store || k->naxes > MODEL_AXES) return false;
   for (size_t i = 0; i < k->list.len; i++) {
     accesses += is_access(k->list.at[i]);
     reductions += k->list.at[i]->op == OP_REDUCE;
   }
+  *all = accesses;
   return accesses <= MODEL_ACCESSES && reductions <= MODEL_GROUPS;
 }
 
 Model *search_model(Job *job, UOp *kernel, const Target *target) {
   KernelInfo *k = kernel_info(job, kernel);
-  if (!fits(k)) return NULL;
+  uint32_t accesses;
+  if (!fits(k, &accesses)) return NULL;
   Model *m = arena_alloc(&job->arena, sizeof *m);
-  *m = (Model){.target = target, .kernel = kernel, .info = k};
-  m->access = arena_array(&job->arena, MODEL_ACCESSES, sizeof *m->access);
-  m->groups = arena_array(&job->arena, MODEL_GROUPS, sizeof *m->groups);
-  m->reductions = arena_array(&job->arena, MODEL_GROUPS, sizeof *m->reductions);
+  *m = (Model){.target = target, .kernel = kernel, .info = k, .least_bytes = 8};
+  m->access = arena_array(&job->arena, accesses, sizeof *m->access);
+  m->groups = arena_array(&job->arena, k->list.len < MODEL_GROUPS ? k->list.len : MODEL_GROUPS,
+                          sizeof *m->groups);
+  m->reductions = arena_array(&job->arena, k->list.len < MODEL_GROUPS ? k->list.len : MODEL_GROUPS,
+                              sizeof *m->reductions);
   Builder *b = arena_alloc(&job->arena, sizeof *b);
   *b = (Builder){.job = job, .m = m};
   b->under = arena_array(&job->arena, k->list.len, sizeof *b->under);

@@ -36,6 +36,8 @@ typedef struct Proposer {
   size_t ntried;
   uint64_t *seen; /* open addressing; keys of what was tried, chosen or is in the pool */
   size_t seen_cap, nseen;
+  bool untuned; /* the heuristic's list is known */
+  Point heuristic;
   Point *pool;
   bool *near; /* by place in the pool: next to a measured one */
   bool near_now;
@@ -137,11 +139,11 @@ static void put_hints(Proposer *p) {
 
 static void put_heuristic(Proposer *p) {
   OptList list;
-  Point point;
   if (p->nout == p->in->want) return;
   schedule_heuristic(p->job, p->in->kernel, p->in->target, &list);
-  if (!search_space_point(&p->space, list.at, list.len, &point)) return;
-  if (remember(p, point.key)) put(p, &point, point.predicted);
+  p->untuned =
+      list.len <= LIST_MAX && search_space_point(&p->space, list.at, list.len, &p->heuristic);
+  if (p->untuned && remember(p, p->heuristic.key)) put(p, &p->heuristic, p->heuristic.predicted);
 }
 
 /* -- the pool ---------------------------------------------------------------------------------- */
@@ -175,6 +177,7 @@ static void fill_pool(Proposer *p, const Tried **measured, size_t nmeasured) {
   p->near_now = true;
   for (size_t i = 0; i < nmeasured && i < BEAM; i++)
     search_space_near(&p->space, &measured[i]->point, pool_add, p);
+  if (!nmeasured && p->untuned) search_space_near(&p->space, &p->heuristic, pool_add, p);
   p->near_now = false;
   search_space_seeds(&p->space, pool_add, p);
   while (!search_space_spent(&p->space) && p->npool < POOL) {

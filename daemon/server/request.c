@@ -17,7 +17,7 @@ static const struct {
     [RS_READING] = {"reading",
                     B(ADMITTED) | B(CACHE) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE)},
     [RS_ADMITTED] = {"admitted", B(COMPILING) | B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE)},
-    [RS_CACHE] = {"cache", B(COMPILING) | B(RUNNING) | B(REPLYING) | B(DONE)},
+    [RS_CACHE] = {"cache", B(COMPILING) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE)},
     [RS_COMPILING] = {"compiling", B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE)},
     [RS_RUNNING] = {"running", B(STREAMING) | B(REPLYING) | B(DONE)},
     [RS_STREAMING] = {"streaming", B(REPLYING) | B(DONE)},

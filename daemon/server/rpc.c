@@ -3,6 +3,7 @@
 
 static const Method *const methods[] = {
     &rpc_run,
+    &rpc_explain,
     &rpc_compile,
     &rpc_inspect,
     &rpc_release,
@@ -15,6 +16,11 @@ static const Method *const methods[] = {
     &rpc_cache_stats,
     &rpc_cache_list,
     &rpc_cache_why,
+    &rpc_cache_verify,
+    &rpc_cache_prune,
+    &rpc_cache_remove,
+    &rpc_cache_export,
+    &rpc_cache_import,
     &rpc_health_check,
     &rpc_health_watch,
     &rpc_reflection_v1,

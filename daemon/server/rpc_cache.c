@@ -1,5 +1,14 @@
-/* CacheStats, CacheList, CacheWhy: a question to the cache lane each, its answer sent on. */
+/* The calls about the cache: a question to the cache lane each, its answer sent on. Export sends
+ * the file that the lane made in chunks, as fast as the client reads; import gathers one, whose
+ * size is bounded, and hands it over whole. */
+#include <inttypes.h>
+
+#include "cache/cache.h"
+#include "daemon/server/connection.h"
 #include "daemon/server/rpc.h"
+#include "daemon/server/upload.h"
+
+enum { CHUNK = 1 << 20, QUEUED_MAX = 2 << 20 };
 
 static void on_answer(void *ctx, const ProtobufCMessage *m, Status st) {
   Request *r = ctx;
@@ -52,3 +61,181 @@ const Method rpc_cache_why = {.path = "/kiln.v1.Kiln/CacheWhy",
                               .request = &kiln__v1__cache_why_request__descriptor,
                               .message = why_message,
                               .release = cache_release};
+
+/* -- upkeep -------------------------------------------------------------------------------------
+ */
+
+static void verify_message(Request *r, Bytes msg) {
+  if (request_decode(r, msg)) await(r, store_verify(r->server->store, on_answer, r));
+}
+
+static void prune_message(Request *r, Bytes msg) {
+  const Kiln__V1__CachePruneRequest *m = request_decode(r, msg);
+  if (!m) return;
+  if (m->older_ns < 0 || (!m->older_ns && !m->bytes && !*m->target))
+    request_finish(r, FAIL(INVALID_ARGUMENT,
+                           "nothing to prune by: expected an age of at least 1 ns, a size or a "
+                           "target"));
+  else
+    await(r, store_prune(r->server->store, m, on_answer, r));
+}
+
+static void remove_message(Request *r, Bytes msg) {
+  const Kiln__V1__CacheRemoveRequest *m = request_decode(r, msg);
+  if (m) await(r, store_remove(r->server->store, m->hash, on_answer, r));
+}
+
+const Method rpc_cache_verify = {.path = "/kiln.v1.Kiln/CacheVerify",
+                                 .request = &kiln__v1__cache_verify_request__descriptor,
+                                 .message = verify_message,
+                                 .release = cache_release};
+const Method rpc_cache_prune = {.path = "/kiln.v1.Kiln/CachePrune",
+                                .request = &kiln__v1__cache_prune_request__descriptor,
+                                .message = prune_message,
+                                .release = cache_release};
+const Method rpc_cache_remove = {.path = "/kiln.v1.Kiln/CacheRemove",
+                                 .request = &kiln__v1__cache_remove_request__descriptor,
+                                 .message = remove_message,
+                                 .release = cache_release};
+
+/* -- export and import --------------------------------------------------------------------------
+ */
+
+/* A file on its way out or in. In the request's arena; the bytes are on the heap. */
+typedef struct Transfer {
+  StoreJob *job; /* NULL when none is outstanding */
+  StrBuf file;
+  uint64_t announced; /* import */
+  bool header;
+  size_t at; /* export: what has been sent */
+} Transfer;
+
+static void transfer_release(Request *r) {
+  Transfer *t = r->work;
+  if (!t) return;
+  if (t->job) store_forget(t->job);
+  strbuf_deinit(&t->file);
+}
+
+static void export_pump(Request *r) {
+  Transfer *t = r->work;
+  if (t->job) return;
+  while (t->at < t->file.len) {
+    if (grpc_stream_queued(r->stream) > QUEUED_MAX) return; /* on_drain goes on */
+    size_t left = t->file.len - t->at, n = left < CHUNK ? left : CHUNK;
+    Kiln__V1__CacheExportResponse m = KILN__V1__CACHE_EXPORT_RESPONSE__INIT;
+    m.part_case = KILN__V1__CACHE_EXPORT_RESPONSE__PART_CHUNK;
+    m.chunk = (ProtobufCBinaryData){n, (uint8_t *)t->file.ptr + t->at};
+    request_send(r, &m.base);
+    t->at += n;
+  }
+  request_finish(r, NULL);
+}
+
+static void on_file(void *ctx, StrBuf *file, uint64_t records, Status st) {
+  Request *r = ctx;
+  Transfer *t = r->work;
+  t->job = NULL;
+  if (st) {
+    request_finish(r, st);
+    return;
+  }
+  t->file = *file;
+  *file = (StrBuf){0};
+  Kiln__V1__CacheExportResponse m = KILN__V1__CACHE_EXPORT_RESPONSE__INIT;
+  m.part_case = KILN__V1__CACHE_EXPORT_RESPONSE__PART_RECORDS;
+  m.records = records;
+  request_move(r, RS_STREAMING);
+  request_send(r, &m.base);
+  export_pump(r);
+}
+
+static void transfer_await(Request *r, Transfer *t, StoreJob *job) {
+  t->job = job;
+  if (job)
+    request_move(r, RS_CACHE);
+  else
+    request_finish(r, FAIL(RESOURCE_EXHAUSTED, "asking the cache"));
+}
+
+static void export_message(Request *r, Bytes msg) {
+  const Kiln__V1__CacheExportRequest *m = request_decode(r, msg);
+  if (!m) return;
+  Transfer *t = r->work = arena_alloc(&r->arena, sizeof *t);
+  if (t)
+    transfer_await(r, t, store_export(r->server->store, m->kernel, on_file, r));
+  else
+    request_finish(r, FAIL(RESOURCE_EXHAUSTED, "export"));
+}
+
+const Method rpc_cache_export = {.path = "/kiln.v1.Kiln/CacheExport",
+                                 .request = &kiln__v1__cache_export_request__descriptor,
+                                 .message = export_message,
+                                 .drain = export_pump,
+                                 .release = transfer_release};
+
+static Status import_header(Transfer *t, const Kiln__V1__CacheImportRequest *m) {
+  if (m->part_case != KILN__V1__CACHE_IMPORT_REQUEST__PART_HEADER)
+    return FAIL(INVALID_ARGUMENT, "a message with neither header nor chunk");
+  if (t->header) return FAIL(INVALID_ARGUMENT, "a second header");
+  if (m->header->size > CACHE_EXPORT_MAX)
+    return FAIL(RESOURCE_EXHAUSTED, "the file has %" PRIu64 " bytes, at most %d are taken",
+                m->header->size, CACHE_EXPORT_MAX);
+  t->header = true;
+  t->announced = m->header->size;
+  return NULL;
+}
+
+static Status import_chunk(Transfer *t, Bytes chunk) {
+  if (!t->header) return FAIL(INVALID_ARGUMENT, "a chunk came before the header");
+  if (chunk.len > t->announced - t->file.len)
+    return FAIL(INVALID_ARGUMENT, "the header announced %" PRIu64 " bytes, got at least %zu",
+                t->announced, t->file.len + chunk.len);
+  strbuf_add(&t->file, chunk.ptr, chunk.len);
+  return t->file.failed ? FAIL(RESOURCE_EXHAUSTED, "import") : NULL;
+}
+
+static void import_message(Request *r, Bytes msg) {
+  Transfer *t = r->work;
+  Bytes chunk;
+  Status st = NULL;
+  if (!t) t = r->work = arena_alloc(&r->arena, sizeof *t);
+  if (!t) {
+    st = FAIL(RESOURCE_EXHAUSTED, "import");
+  } else if (upload_chunk(msg, &chunk)) {
+    st = import_chunk(t, chunk);
+  } else {
+    const Kiln__V1__CacheImportRequest *m = request_decode(r, msg);
+    if (!m) return; /* failed already */
+    st = import_header(t, m);
+  }
+  if (st) request_finish(r, st);
+}
+
+static void on_imported(void *ctx, const ProtobufCMessage *m, Status st) {
+  Request *r = ctx;
+  Transfer *t = r->work;
+  t->job = NULL;
+  if (m)
+    request_reply(r, m);
+  else
+    request_finish(r, st);
+}
+
+static void import_end(Request *r) {
+  Transfer *t = r->work;
+  if (!t || !t->header)
+    request_finish(r, FAIL(INVALID_ARGUMENT, "the call ended without a header"));
+  else if (t->file.len != t->announced)
+    request_finish(r, FAIL(INVALID_ARGUMENT, "the header announced %" PRIu64 " bytes, got %zu",
+                           t->announced, t->file.len));
+  else
+    transfer_await(r, t, store_import(r->server->store, &t->file, on_imported, r));
+}
+
+const Method rpc_cache_import = {.path = "/kiln.v1.Kiln/CacheImport",
+                                 .request = &kiln__v1__cache_import_request__descriptor,
+                                 .many = true,
+                                 .message = import_message,
+                                 .end = import_end,
+                                 .release = transfer_release};

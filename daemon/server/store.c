@@ -15,6 +15,7 @@ _Static_assert((int)CACHE_HASH_BYTES == (int)DIGEST_BYTES, "keys are SHA-256");
 void store_job_free(StoreJob *j) {
   for (size_t i = 0; j->values && i < j->n; i++) strbuf_deinit(&j->values[i]);
   strbuf_deinit(&j->text);
+  strbuf_deinit(&j->check.problems);
   vec_deinit(&j->tried);
   vec_deinit(&j->hints);
   status_drop(j->st);
@@ -273,6 +274,8 @@ static void stats_run(LaneJob *job, void *state) {
   j->stats.evictions = stats.evictions;
   j->stats.corrupt = stats.corrupt;
   j->stats.schema = stats.schema;
+  j->stats.schedules = stats.schedules;
+  j->stats.schedule_bytes = stats.schedule_bytes;
 }
 
 static void stats_done(LaneJob *job) {
@@ -307,6 +310,7 @@ static void visit(void *ctx, const CacheEntry *entry) {
   e->note = arena_strdup(&j->arena, str_from(entry->note));
   e->bytes = entry->bytes;
   e->uses = entry->uses;
+  e->schedules = entry->schedules;
   e->created_unix_ns = entry->created_ns;
   e->used_unix_ns = entry->used_ns;
   if (e->hash && e->target && e->note) j->list.entries[j->list.n_entries++] = e;

@@ -79,6 +79,16 @@ StoreJob *store_list(Store *s, uint32_t limit, StoreAnswer answer, void *ctx);
 StoreJob *store_why(Store *s, const char *hash, const uint8_t *target, StoreAnswer answer,
                     void *ctx);
 
+StoreJob *store_verify(Store *s, StoreAnswer answer, void *ctx);
+StoreJob *store_prune(Store *s, const Kiln__V1__CachePruneRequest *m, StoreAnswer answer,
+                      void *ctx);
+StoreJob *store_remove(Store *s, const char *hash, StoreAnswer answer, void *ctx);
+/* Takes over file. */
+StoreJob *store_import(Store *s, StrBuf *file, StoreAnswer answer, void *ctx);
+/* The file is the callback's to take; st (taken) when there is none. */
+typedef void (*StoreFile)(void *ctx, StrBuf *file, uint64_t records, Status st);
+StoreJob *store_export(Store *s, const char *kernel, StoreFile file, void *ctx);
+
 /* Remembers what a fingerprint stands for: lines "name=value". */
 void store_put_target(Store *s, const uint8_t *target, Str text);
 

@@ -53,6 +53,13 @@ struct StoreJob {
   Kiln__V1__CacheListResponse list;
   size_t list_cap;
   StoreAnswer answer;
+  /* upkeep */
+  CachePrune prune;
+  CacheRemoved removed;
+  CacheCheck check;
+  CacheImported imported;
+  uint64_t nrecords;
+  StoreFile file;
   void *ctx;
 };
 

@@ -93,6 +93,8 @@ void executor_release(Executor *x) {
   free(x->open);
   free(x->places);
   free(x->dims);
+  free(x->profile.ns);
+  free(x->profile.runs);
   free(x);
 }
 
@@ -744,6 +746,26 @@ Status executor_watch(Executor *x, int board_fd) {
   return cancel_board_open(board_fd, &x->cancelled);
 }
 
+/* Room for the times of n calls, all zero. */
+static Status profile_begin(CallTimes *p, size_t n) {
+  if (p->cap < n) {
+    void *ns = realloc(p->ns, n * sizeof *p->ns);
+    if (ns) p->ns = ns;
+    void *runs = realloc(p->runs, n * sizeof *p->runs);
+    if (runs) p->runs = runs;
+    if (!ns || !runs) return FAIL(RESOURCE_EXHAUSTED, "times of %zu calls", n);
+    p->cap = n;
+  }
+  for (size_t i = 0; i < n; i++) p->ns[i] = 0, p->runs[i] = 0;
+  return NULL;
+}
+
+static void profile_end(const Executor *x, const Loaded *l, Kiln__V1__RunDone *out) {
+  out->call_ns = x->profile.ns;
+  out->call_runs = x->profile.runs;
+  out->n_call_ns = out->n_call_runs = l->nlaunches;
+}
+
 Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int slab_fd,
                     Kiln__V1__RunDone *out) {
   SharedMemory *slab;
@@ -754,6 +776,8 @@ Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int
   if (m->deadline_ns && clock_now_ns() > m->deadline_ns)
     return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run started");
   if (cancel_is_posted(x->cancelled, number)) return FAIL(CANCELLED, "before the run started");
+  x->profile.on = m->profile;
+  if (m->profile) TRY(profile_begin(&x->profile, l->nlaunches));
   TRY(steps_begin(x, l, m));
   Status st = bind(x, l, m, slab);
   if (!st) st = fill(x, l);
@@ -762,7 +786,9 @@ Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int
     int64_t start = clock_now_ns();
     st = steps_run(x, l, m->deadline_ns, number);
     out->device_ns = clock_now_ns() - start;
+    x->profile.on = false;
   }
+  if (!st && m->profile) profile_end(x, l, out);
   if (!st) st = steps_end(x, l, m, out);
   if (!st) st = reply(x, l, m, out);
   if (st) drop_new_buffers(x, m);

@@ -85,6 +85,14 @@ typedef struct Loaded {
   SlotPlace *slot_at;   /* of the current run */
 } Loaded;
 
+/* What the calls of one run took; of a run that is not profiled ns is not looked at. */
+typedef struct CallTimes {
+  bool on;
+  int64_t *ns; /* by call */
+  uint32_t *runs;
+  size_t cap;
+} CallTimes;
+
 struct Executor {
   Device *dev;
   Map loaded, buffers, slabs; /* Loaded, Buffer, SharedMemory */
@@ -103,6 +111,7 @@ struct Executor {
   Kiln__V1__TensorDims **dims; /* of the last RunDone */
   size_t dims_cap;
   const CancelBoard *cancelled; /* NULL: nobody cancels */
+  CallTimes profile;
 };
 
 #define BROKEN(...) FAIL(INTERNAL, __VA_ARGS__)

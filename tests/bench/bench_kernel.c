@@ -2,7 +2,8 @@
  * them, without a model around. `bench_kernel [THREADS] [FILTER] [OPTS]`; with OPTS the matching
  * kernels are scheduled by that text instead of the heuristic, and BENCH_ASM=file writes assembly.
  * A FILTER "mm:M,N,K" or "mm:M,N,K,tb" is that matmul instead of the list. Every kernel is checked
- * against its unscheduled form first. */
+ * against its unscheduled form first,
+ * unless BENCH_UNCHECKED is set. Several OPTS are timed one after the other. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -161,7 +162,8 @@ static void bench(Device *device, const Target *target, ZooKernel (*make)(Job *,
   size_t bytes = (size_t)elements(tuned.kernel.params[0]) * 4;
   float *want = malloc(bytes);
   if (!want) exit(1);
-  run(&plain, q, bufs, 1);
+  bool unchecked = getenv("BENCH_UNCHECKED") != NULL;
+  if (!unchecked) run(&plain, q, bufs, 1);
   memcpy(want, bufs[0]->host, bytes);
   memset(bufs[0]->host, 0xff, bytes);
   double ns = time_it(&tuned, p, bufs);
@@ -172,7 +174,10 @@ static void bench(Device *device, const Target *target, ZooKernel (*make)(Job *,
       "%-26s %9.1f us %7.1f GF/s %6.1f GB/s  passes %5.2f ms llvm %5.1f ms %5zu nodes t%u %s %s\n",
       label, ns / 1e3, (double)tuned.kernel.flops / ns, (double)tuned.kernel.bytes / ns,
       (double)tuned.passes_ns / 1e6, (double)emit_ns / 1e6, tuned.linear.len, tuned.linear.threads,
-      bad < 1e-2 ? "ok" : "WRONG", text.ptr ? text.ptr : "");
+      unchecked    ? "-"
+      : bad < 1e-2 ? "ok"
+                   : "WRONG",
+      text.ptr ? text.ptr : "");
   fflush(stdout);
   strbuf_deinit(&text);
   free(want);
@@ -293,7 +298,8 @@ int main(int argc, char **argv) {
   die(device_cpu_create(threads, &device));
   Target target = local_target(device);
   printf("%s\n", device->caps.description);
-  if (parse_mm(filter)) bench(device, &target, make_mm, -1, "mm", opts);
+  for (int i = 3; parse_mm(filter) && (i == 3 || i < argc); i++)
+    bench(device, &target, make_mm, -1, "mm", i < argc ? argv[i] : NULL);
   for (size_t i = 0; i < sizeof mms / sizeof *mms; i++)
     if (strstr(mms[i].label, filter)) bench(device, &target, make_mm, (int)i, mms[i].label, opts);
   for (size_t i = 0; i < sizeof cvs / sizeof *cvs; i++)

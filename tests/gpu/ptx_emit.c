@@ -1,8 +1,10 @@
 /* Every kernel of models as PTX, for a GPU that need not be there.
  *
- *   ptx_emit CPU FEATURES OUT MODEL...      ptx_emit sm_90a +ptx83 build/ptx model.onnx
+ *   ptx_emit CPU FEATURES OUT [--opts TEXT] MODEL...      ptx_emit sm_90a +ptx83 build/ptx
+ * model.onnx
  *
- * Writes OUT/MODEL-N.ptx per kernel; what cannot be compiled is named and makes the exit status 1.
+ * Writes OUT/MODEL-N.ptx per kernel and prints its name and schedule; what cannot be compiled is
+ * named and makes the exit status 1.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -12,6 +14,7 @@
 #include "compiler/compile.h"
 
 static int failures;
+static const char *opts; /* NULL: the heuristic's */
 
 static void report(const char *what, Status st) {
   char text[2048];
@@ -52,11 +55,13 @@ static Status emit_model(Job *job, const char *path, Bytes model, const Target *
   for (size_t k = 0; !st && k < plan.nkernels; k++) {
     KernelObject object;
     Status bad =
-        compile_kernel(job, plan.kernels[k].sink, plan.kernels[k].name, target, NULL, &object);
-    if (bad)
+        compile_kernel(job, plan.kernels[k].sink, plan.kernels[k].name, target, opts, &object);
+    if (bad) {
       report(path, bad);
-    else
+    } else {
       write_kernel(folder, path, k, &object.object);
+      printf("%s-%zu %s %s\n", path, k, plan.kernels[k].name, object.opts);
+    }
     strbuf_deinit(&object.object);
   }
   strbuf_deinit(&graph.constants);
@@ -82,8 +87,12 @@ int main(int argc, char **argv) {
                    .memory_bytes = (uint64_t)80 << 30,
                    .max_group = 1024,
                    .warp = 32,
-                   .local_bytes = 48 << 10};
+                   .local_bytes = 227 << 10};
   for (int i = 4; i < argc; i++) {
+    if (!strcmp(argv[i], "--opts") && i + 2 < argc) {
+      opts = argv[++i];
+      continue;
+    }
     StrBuf model = {0};
     Job job;
     job_init(&job, (size_t)4 << 30);

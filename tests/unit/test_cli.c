@@ -175,7 +175,14 @@ static void test_usage(void **state) {
       {{"run", "a", "--no-cache=1"}, "takes no value"},
       {{"graph", "a", "--stage", "x"}, "--stage 'x'"},
       {{"cache", "why"}, "needs a hash"},
-      {{"cache", "eat"}, "expected stats, ls or why"},
+      {{"cache", "eat"}, "expected stats, ls, why, verify, prune, rm, export or import"},
+      {{"cache", "prune"}, "needs --older, --bytes or --target"},
+      {{"cache", "prune", "--older=7y"}, "expected a time"},
+      {{"cache", "prune", "--bytes=-1"}, "expected a size"},
+      {{"cache", "prune", "--bytes=99999999999G"}, "expected a size"},
+      {{"cache", "export"}, "needs a file"},
+      {{"cache", "rm"}, "needs a hash"},
+      {{"cache", "verify", "x"}, "takes no argument"},
       {{"compile", model, "--dim", "n"}, "expected NAME=N"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -31,7 +31,9 @@ static const Target gpu = {.kind = "cuda",
 
 static void must(Status st) {
   char text[1000];
-  if (st) fail_msg("%s", status_text(st, text, sizeof text));
+  if (!st) return;
+  status_text(st, text, sizeof text);
+  fail_msg("%s", text);
 }
 
 static UOp *conv(Job *job, int64_t c, int64_t h, int64_t oc, int64_t k) {
@@ -174,12 +176,14 @@ static void check_legal(const Search *s, const char *opts) {
   strbuf_deinit(&text);
 }
 
-/* A time for every schedule: `slow` of the prediction, and bumps that it knows nothing of. */
+/* A time for every schedule: 1.7 of the prediction, and things that it knows nothing of: six rows
+ * are best, and copies are slow. */
 static int64_t made_up_ns(const Search *s, const char *opts) {
   SearchCost c;
   must(search_cost(s->job, s->kernel, s->target, opts, &c));
-  double ns = 1.7 * (double)c.predicted_ns;
-  if (!strstr(opts, "UPCAST(0,6)")) ns *= 1.5;
+  const char *tile = strstr(opts, "UPCAST(0,");
+  double rows = tile ? atof(tile + 9) : 1;
+  double ns = 1.7 * (double)c.predicted_ns * (1 + 0.3 * fabs(log2(rows / 6)));
   if (strstr(opts, "STAGE")) ns *= 1.1;
   return (int64_t)ns + 1;
 }
@@ -257,9 +261,11 @@ static void search_finds_what_the_model_does_not_know(void **state) {
   Search s = {
       .job = &job, .kernel = zoo_matmul(&job, DT_F32, 252, 768, 512, false).sink, .target = &cpu};
   int64_t best = run_search(&s, 8, 256);
-  SearchCost heuristic;
-  must(search_cost(&job, s.kernel, &cpu, NULL, &heuristic));
-  assert_true((double)best < 1.7 * (double)heuristic.predicted_ns * 1.1);
+  SearchCost c;
+  must(search_cost(&job, s.kernel, &cpu, NULL, &c));
+  /* A little over what the best predicted one would take with six rows and no copies. */
+  double reach = 1.7 * (double)c.predicted_ns * 1.06;
+  if ((double)best > reach) fail_msg("best %g, within reach %g", (double)best, reach);
   assert_true(s.ntried < 200); /* it ended by itself */
   job_deinit(&job);
 }

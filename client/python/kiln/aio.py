@@ -11,7 +11,7 @@ import numpy as np
 from . import _codec, _spawn
 from ._errors import translated
 from ._options import Options
-from .client import TensorSpec, ValueSpec
+from .client import KernelReport, TensorSpec, ValueSpec
 from .v1 import kiln_pb2, kiln_pb2_grpc
 
 
@@ -73,6 +73,19 @@ class Executable:
     async def state(self) -> dict[str, Buffer]:
         """As kiln.Executable.state."""
         return {s.name: await self._client.upload(_codec.zeros(s.dtype, s.shape), self._report.device) for s in self.inputs if s.state}
+
+    async def explain(self, inputs: Mapping[str, Any] | None = None, runs: int = 10, tried: int = 3) -> list[KernelReport]:
+        """As kiln.Executable.explain."""
+        profiles = []
+        for _ in range(runs if inputs is not None else 0):
+            request = _codec.run_request(self.executable_id, inputs, None, self.inputs, self.input_values, self.output_values, self._random(None))
+            request.profile = True
+            with translated():
+                profiles.append((await self._client._stub.Run(request, timeout=self._client.timeout)).profile)
+        with translated():
+            response = await self._client._stub.Explain(kiln_pb2.ExplainRequest(executable=self.executable_id, tried=tried),
+                                                        timeout=self._client.timeout)
+        return _codec.kernel_reports(response, profiles, KernelReport)
 
     def report(self) -> dict[str, Any]:
         """As kiln.Executable.report."""

@@ -48,6 +48,35 @@ class ValueSpec:
         return ValueSpec(spec.name, spec.length, spec.none)
 
 
+@dataclasses.dataclass(frozen=True)
+class KernelReport:
+    """One kernel of an executable.
+
+    calls: how often the plan calls it, of which once when it is loaded. executions, ns: of all calls in a run, when one was timed, else 0.
+    flops, bytes_read, bytes_written, roofline_ns, predicted_ns: of one call; times are 0 where they are not known.
+    opts: the schedule in use; source: "heuristic", "class" or "tuned". tried: records of schedules, the best first.
+    measured, failed: how many records there are.
+    """
+
+    name: str
+    hash: str
+    shape: str
+    calls: int
+    once: int
+    executions: int
+    ns: int
+    flops: int
+    bytes_read: int
+    bytes_written: int
+    roofline_ns: int
+    predicted_ns: int
+    opts: str
+    source: str
+    tried: tuple[kiln_pb2.TriedSchedule, ...]
+    measured: int
+    failed: int
+
+
 class Buffer:
     """A tensor kept on the server: dtype ("f32"), shape and buffer_id. Freed by free(), or with the server."""
 
@@ -128,6 +157,21 @@ class Executable:
         """What the compile did: graph_hash, kernels, unique_kernels, kernels_compiled, plan_cached, sizes in bytes, times in ns."""
         return {f.name: getattr(self._report, f.name) for f in self._report.DESCRIPTOR.fields}
 
+    def explain(self, inputs: Mapping[str, Any] | None = None, runs: int = 10, tried: int = 3) -> list[KernelReport]:
+        """What each kernel does, how it is scheduled and what was tried; with inputs also how long it takes, those that take most first.
+
+        inputs: as for run(); they are run `runs` times, with every call of a kernel timed on its own. tried: how many records per kernel.
+        """
+        profiles = []
+        for _ in range(runs if inputs is not None else 0):
+            request = _codec.run_request(self.executable_id, inputs, None, self.inputs, self.input_values, self.output_values, self._random(None))
+            request.profile = True
+            with translated():
+                profiles.append(self._client._stub.Run(request, timeout=self._client.timeout).profile)
+        with translated():
+            response = self._client._stub.Explain(kiln_pb2.ExplainRequest(executable=self.executable_id, tried=tried), timeout=self._client.timeout)
+        return _codec.kernel_reports(response, profiles, KernelReport)
+
     def release(self) -> None:
         """Forgets the executable on the server; its cache entries stay."""
         with translated():
@@ -186,6 +230,20 @@ class Client:
         """Counts and sizes of the server's cache."""
         with translated():
             return self._stub.CacheStats(kiln_pb2.CacheStatsRequest(), timeout=self.timeout)
+
+    def cache_export(self, kernel: str = "") -> bytes:
+        """The server's schedule records as a file for another server. kernel: the start of a kernel's hash, empty for all."""
+        with translated():
+            parts = self._stub.CacheExport(kiln_pb2.CacheExportRequest(kernel=kernel), timeout=self.timeout)
+            return b"".join(p.chunk for p in parts)
+
+    def cache_import(self, file: bytes) -> kiln_pb2.CacheImportResponse:
+        """Takes such a file, all of it or nothing. The server verifies what it brings before using it.
+
+        Raises kiln.Error INVALID_ARGUMENT saying where the file is damaged, FAILED_PRECONDITION when it is of a newer version.
+        """
+        with translated():
+            return self._stub.CacheImport(_codec.import_requests(file), timeout=self.timeout)
 
     def close(self) -> None:
         """Closes the connection."""
