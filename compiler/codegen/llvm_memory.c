@@ -581,7 +581,7 @@ LLVMValueRef llvm_copy_emit(Emitter *e, const UOp *u) {
   const UOp *gate = u->nsrc > 4 ? u->src[4] : NULL;
   Access to = resolve_at(e, u, 0, lanes, 1, NULL), from = resolve_at(e, u, 2, lanes, 1, gate);
   bool whole = lanes * to.align == 16 && alignment(&to, 0) >= 16 && alignment(&from, 0) >= 16;
-  if (e->gpu && whole && from.constant) {
+  if (e->gpu && whole) {
     llvm_copy_async(e, address(&to, to.index, 0), address(&from, from.index, 0), from.gate);
     return NULL;
   }

@@ -26,6 +26,17 @@ static UOp *fenced(Job *job, UOp *const *effects, size_t n) {
   return uop_make(job, OP_BARRIER, DT_VOID, arg_none(), effects, n);
 }
 
+/* Whether a node that lies in the loop reads the workgroup's memory; if none does, no thread can be
+ * too early in writing it again. */
+static bool reads_shared(const UOpList *list, const UOp *range) {
+  for (size_t i = 0; i < list->len; i++) {
+    const UOp *u = list->at[i];
+    bool read = u->op == OP_LOAD || u->op == OP_LDMATRIX;
+    if (read && is_shared(u->src[0]) && uop_is_open(u, range)) return true;
+  }
+  return false;
+}
+
 /* Whether a node under the END that lies in its loop stores to the workgroup's memory. */
 static bool writes_shared(const UOpList *list, const UOp *range) {
   for (size_t i = 0; i < list->len; i++) {
@@ -39,7 +50,8 @@ static bool writes_shared(const UOpList *list, const UOp *range) {
  * end, because the first copies are before the inner loop. */
 static bool ends_fenced(const UOpList *list, const UOp *range) {
   if (pipeline_is_loop(list, range)) return false;
-  return writes_shared(list, range) || pipeline_inside(list, range);
+  bool again = writes_shared(list, range) && reads_shared(list, range);
+  return again || pipeline_inside(list, range);
 }
 
 UOp *barriers_insert(Job *job, UOp *kernel) {

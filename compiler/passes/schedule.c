@@ -378,6 +378,8 @@ static void lay_out_as_source(Staging *s, int64_t unit) {
   s->elements = rows * pitch;
 }
 
+enum { MAX_ROUNDS = 16 };
+
 /* A loop over shares of a workgroup's threads: the chunk of elements that one of them copies, and
  * its ranges. */
 static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) {
@@ -388,7 +390,8 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
   int64_t rounds = (chunks + threads - 1) / threads;
   UOp *at = uop_index(job, 0);
   *n = 0;
-  if (rounds > 1) at = ranges[(*n)++] = new_range(a, AX_LOOP, rounds);
+  bool few = a->tile.info && rounds <= MAX_ROUNDS; /* all on their way together */
+  if (rounds > 1) at = ranges[(*n)++] = new_range(a, few ? AX_UPCAST : AX_LOOP, rounds);
   for (int d = 3; d-- > 0;) {
     if (block[d] == 1) continue;
     UOp *lane = uop_thread_range(job, a->next_id++, AX_LOCAL, d, uop_index(job, block[d]));
