@@ -145,6 +145,10 @@ void llvm_copy_async(Emitter *e, LLVMValueRef to, LLVMValueRef from, LLVMValueRe
 LLVMValueRef llvm_commit_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_wait_emit(Emitter *e, const UOp *u);
 
+/* -- llvm_x86.c -- */
+LLVMValueRef llvm_x86_shuffle(Emitter *e, const UOp *u);
+LLVMValueRef llvm_x86_mma(Emitter *e, const UOp *u);
+
 /* -- llvm_gpu.c -- */
 /* The function, its kernel annotations and VARs. */
 void llvm_gpu_function(Emitter *e, const char *entry);

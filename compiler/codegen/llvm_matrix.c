@@ -15,6 +15,7 @@ enum { SHARED_SPACE = 3, MAX_REGISTERS = 16 };
  */
 
 LLVMValueRef llvm_shuffle_emit(Emitter *e, const UOp *u) {
+  if (!e->gpu) return llvm_x86_shuffle(e, u);
   LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx), type = llvm_node_type(e, u);
   LLVMValueRef out = u->lanes > 1 ? LLVMGetPoison(type) : NULL;
   for (unsigned k = 0; k < u->lanes; k++) {
@@ -103,7 +104,7 @@ LLVMValueRef llvm_mma_emit(Emitter *e, const UOp *u) {
   LLVMValueRef args[3 * MAX_REGISTERS], c = LLVMConstNull(type);
   StrBuf text = {0}, operands = {0};
   unsigned counts[3], n = 0, at = 0;
-  if (!e->gpu) return llvm_fail(e, u, "is an instruction of another target");
+  if (!e->gpu) return llvm_x86_mma(e, u);
   for (unsigned s = 0; s < 2; s++)
     n += counts[s] = registers_of(e, llvm_value(e, u->src[s]), i32, args + n);
   if (u->nsrc > 2) c = llvm_value(e, u->src[2]);
