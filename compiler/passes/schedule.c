@@ -427,6 +427,33 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
   return at;
 }
 
+/* Whether the gate has one answer for every `unit` elements of the innermost dimensions: it
+ * compares sums of which all other parts are multiples of the unit with such multiples. */
+static bool gate_by_chunks(const Staging *s, UOp *gate, uint32_t first, int64_t unit) {
+  Job *job = s->a->job;
+  LinSumMap m;
+  bool own = false;
+  for (uint32_t d = first; d < s->n; d++) own |= uop_is_open(gate, s->dims[d].range);
+  if (!own) return true;
+  if (gate->op == OP_AND)
+    return gate_by_chunks(s, gate->src[0], first, unit) &&
+           gate_by_chunks(s, gate->src[1], first, unit);
+  if (gate->op != OP_CMPLT || !uop_is_const(gate->src[1]) || gate->src[1]->arg.i % unit)
+    return false;
+  UOpList list = uop_toposort(job, gate->src[0]);
+  const LinSum *sum = NULL;
+  linsum_init(job, &m);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, list.at[i]);
+  for (uint32_t i = 0; i < sum->n; i++) {
+    bool found = false;
+    for (uint32_t d = first; d < s->n; d++)
+      found |= sum->at[i].atom == s->dims[d].range && sum->at[i].coeff == s->dims[d].step;
+    if (!found && sum->at[i].coeff % unit) return false;
+  }
+  return sum->konst % unit == 0;
+}
+
 /* Elements that one thread copies at a time: 16 bytes where the source has them side by side and
  * all of them or none are inside. */
 static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all) {
@@ -434,8 +461,7 @@ static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all)
   int64_t unit = 16 / dtype_info[operand->dtype].bytes;
   if (!s->a->tile.info || operand->op != OP_INDEX) return 1;
   if (contiguous_run(s, &first) % unit || all % unit) return 1;
-  for (uint32_t d = first; operand->nsrc > 2 && d < s->n; d++)
-    if (uop_is_open(operand->src[2], s->dims[d].range)) return 1;
+  if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], first, unit)) return 1;
   return unit;
 }
 

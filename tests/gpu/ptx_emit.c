@@ -60,7 +60,10 @@ static Status emit_model(Job *job, const char *path, Bytes model, const Target *
       report(path, bad);
     } else {
       write_kernel(folder, path, k, &object.object);
-      printf("%s-%zu %s %s\n", path, k, plan.kernels[k].name, object.opts);
+      printf("%s-%zu %s grid %lld,%lld,%lld block %u,%u,%u shared %llu: %s\n", path, k,
+             plan.kernels[k].name, (long long)object.grid[0], (long long)object.grid[1],
+             (long long)object.grid[2], object.block[0], object.block[1], object.block[2],
+             (unsigned long long)object.scratch_bytes, object.opts);
     }
     strbuf_deinit(&object.object);
   }
@@ -70,7 +73,7 @@ static Status emit_model(Job *job, const char *path, Bytes model, const Target *
 
 int main(int argc, char **argv) {
   if (argc < 5) {
-    fprintf(stderr, "usage: %s CPU FEATURES OUT MODEL...\n", argv[0]);
+    fprintf(stderr, "usage: %s CPU FEATURES OUT [--opts TEXT] MODEL...\n", argv[0]);
     return 64;
   }
   Target target = {.kind = "cuda",

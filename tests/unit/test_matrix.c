@@ -261,8 +261,8 @@ static void try_opt(Job *job, Run *r, OptKind kind, int axis, int64_t arg) {
 
 static Shape random_shape(const MatrixInfo *info) {
   Shape s = {.a = info->dtype[MATRIX_A], .b = info->dtype[MATRIX_B], .c = info->dtype[MATRIX_C]};
-  s.m = 1 + random_below(48);
-  s.n = 1 + random_below(32);
+  s.m = 16 + random_below(40);
+  s.n = 16 + random_below(24);
   s.k = info->k * (1 + random_below(3));
   if (random_below(3) == 0) s.k += random_below(info->k);
   s.ta = random_below(2), s.tb = random_below(2);
