@@ -377,6 +377,10 @@ static UOp *renamed(Staging *s, UOp *u) {
   return uop_substitute(s->a->job, u, from, to, s->n);
 }
 
+/* Copies for matrix instructions, and those that run ahead, keep the order of the source, so that
+ * they need no registers and go 16 bytes at a time. */
+static bool by_chunks(const Apply *a) { return a->tile.info || a->plan->slots; }
+
 /* Elements next to each other in the source, from the first of the innermost dimensions on. */
 static int64_t contiguous_run(const Staging *s, uint32_t *first) {
   int64_t run = 1;
@@ -416,7 +420,7 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
   int64_t rounds = (chunks + threads - 1) / threads;
   UOp *at = uop_index(job, 0);
   *n = 0;
-  bool few = a->tile.info && rounds <= MAX_ROUNDS; /* all on their way together */
+  bool few = by_chunks(a) && rounds <= MAX_ROUNDS; /* all on their way together */
   if (rounds > 1) at = ranges[(*n)++] = new_range(a, few ? AX_UPCAST : AX_LOOP, rounds);
   for (int d = 3; d-- > 0;) {
     if (block[d] == 1) continue;
@@ -459,7 +463,7 @@ static bool gate_by_chunks(const Staging *s, UOp *gate, uint32_t first, int64_t 
 static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all) {
   uint32_t first;
   int64_t unit = 16 / dtype_info[operand->dtype].bytes;
-  if (!s->a->tile.info || operand->op != OP_INDEX) return 1;
+  if (!by_chunks(s->a) || operand->op != OP_INDEX) return 1;
   if (contiguous_run(s, &first) % unit || all % unit) return 1;
   if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], first, unit)) return 1;
   return unit;
@@ -494,9 +498,9 @@ static void split_element(Staging *s, UOp *at) {
 static int64_t shared_layout(Staging *s, UOp *operand, int level) {
   int64_t all = 1;
   collect_shared(s, operand, level);
-  if (!s->a->tile.info) lay_out_in_order(s);
+  if (!by_chunks(s->a)) lay_out_in_order(s);
   sort_dims(s, main_index(s->a->job, operand));
-  if (s->a->tile.info) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
+  if (by_chunks(s->a)) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
   for (uint32_t d = 0; d < s->n; d++) all *= range_size(s->dims[d].range);
   return all;
 }

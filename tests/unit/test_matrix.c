@@ -222,11 +222,29 @@ static const Case cases[] = {
      0},
 };
 
+/* Copies ahead without matrix instructions. */
+static const Case plain_cases[] = {
+    {{DT_F32, DT_F32, DT_F32, 32, 32, 64, 0, 0, 0},
+     "UPCAST(0,4) VECTOR(1,4) UPCAST(1,2) UNROLL(2,4) LOCAL(1,4) LOCAL(0,4) STAGE(2,0) STAGE(2,1) "
+     "PIPELINE(2,3)",
+     -1,
+     0},
+    {{DT_F32, DT_F32, DT_F32, 33, 20, 60, 1, 1, 0},
+     "UPCAST(0,2) UPCAST(1,2) UNROLL(2,4) LOCAL(1,4) LOCAL(0,4) STAGE(2,0) STAGE(2,1) "
+     "PIPELINE(2,4)",
+     -1,
+     0},
+    {{DT_F32, DT_F32, DT_F32, 16, 20, 72, 0, 1, 1},
+     "UPCAST(0,2) UNROLL(2,2) LOCAL(1,4) GROUP(2,4) STAGE(2,0) STAGE(2,2) PIPELINE(2,2)",
+     -1,
+     0},
+};
+
 static void parse_into(Job *job, Run *r, const Case *c) {
   OptList rest;
   int64_t tc = TC(c->id, c->swap ? 0 : 1, 2);
   must(r, opts_parse(job, str_from(c->opts), &rest));
-  opts_push(job, &r->opts, OPT_TC, c->swap, tc);
+  if (c->id >= 0) opts_push(job, &r->opts, OPT_TC, c->swap, tc);
   for (size_t i = 0; i < rest.len; i++)
     opts_push(job, &r->opts, (OptKind)rest.at[i].kind, rest.at[i].axis, rest.at[i].arg);
 }
@@ -338,9 +356,23 @@ static void illegal(void **state) {
   job_deinit(&job);
 }
 
+static void copies_ahead(void **state) {
+  (void)state;
+  for (size_t i = 0; i < sizeof plain_cases / sizeof *plain_cases; i++) {
+    Job job;
+    job_init(&job, 0);
+    Run r = {.k = contraction(&job, &plain_cases[i].shape)};
+    parse_into(&job, &r, &plain_cases[i]);
+    must(&r, job_run(&job, compile, &r));
+    check_run(&job, &r);
+    job_deinit(&job);
+  }
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(elements_once), cmocka_unit_test(targets),
-                                     cmocka_unit_test(chosen), cmocka_unit_test(random_schedules),
-                                     cmocka_unit_test(illegal)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(elements_once), cmocka_unit_test(targets),
+      cmocka_unit_test(chosen),        cmocka_unit_test(random_schedules),
+      cmocka_unit_test(copies_ahead),  cmocka_unit_test(illegal)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
