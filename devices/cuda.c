@@ -55,6 +55,7 @@ struct Program {
   CuFunction function;
   bool dependent; /* waits for the kernel before it by itself */
   uint32_t grid[3], block[3];
+  uint32_t shared_bytes; /* of a workgroup, when a kernel may not declare so many */
 };
 
 static const DeviceVtbl cuda_vtbl;
@@ -218,8 +219,12 @@ static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **ou
   if (!threads || threads > d->caps.max_group)
     return FAIL(INVALID_ARGUMENT, "program '%s' wants workgroups of %" PRIu64 " threads",
                 spec->entry, threads);
+  if (spec->scratch_bytes > d->caps.local_bytes)
+    return FAIL(INVALID_ARGUMENT, "program '%s' wants %" PRIu64 " bytes for a workgroup",
+                spec->entry, spec->scratch_bytes);
   Program *p = calloc(1, sizeof *p);
   if (!p) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
+  p->shared_bytes = (uint32_t)spec->scratch_bytes;
   memcpy(p->grid, spec->grid, sizeof p->grid);
   memcpy(p->block, spec->block, sizeof p->block);
   static const char wait[] = "griddepcontrol.wait"; /* PTX is text */
@@ -228,6 +233,10 @@ static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **ou
   if (!st)
     st = cuda_status(c->api, c->api->module_function(&p->function, p->module, spec->entry),
                      "finding the entry");
+  if (!st && p->shared_bytes)
+    st = cuda_status(
+        c->api, c->api->function_set(p->function, CU_FUNCTION_MAX_SHARED, (int)p->shared_bytes),
+        "giving the kernel memory of workgroups");
   if (st) {
     if (p->module) c->api->module_unload(p->module);
     free(p);
@@ -253,6 +262,7 @@ static Status add_launch(CudaDevice *c, const Launch *l) {
   const uint32_t *grid = l->grid ? l->grid : p->grid;
   CudaLaunch x = {.function = p->function,
                   .dependent = p->dependent,
+                  .shared_bytes = p->shared_bytes,
                   .first = (uint32_t)c->values.len,
                   .values = l->nargs + l->nvars};
   memcpy(x.grid, grid, sizeof x.grid);
@@ -357,7 +367,7 @@ static Status describe(CudaDevice *c) {
                               .max_buffer_bytes = memory,
                               .max_group = (uint32_t)attribute(c, CU_ATTR_MAX_THREADS),
                               .warp = (uint32_t)attribute(c, CU_ATTR_WARP),
-                              .local_bytes = (uint64_t)attribute(c, CU_ATTR_SHARED_PER_BLOCK)};
+                              .local_bytes = (uint64_t)attribute(c, CU_ATTR_SHARED_OPTIN)};
   return NULL;
 }
 

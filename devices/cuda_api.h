@@ -46,7 +46,6 @@ enum {
   CU_NO_DEVICE = 100,
   CU_NOT_READY = 600,
   /* attributes of devices */
-  CU_ATTR_SHARED_PER_BLOCK = 8,
   CU_ATTR_WARP = 10,
   CU_ATTR_MAX_THREADS = 1,
   CU_ATTR_SM_COUNT = 16,
@@ -55,6 +54,8 @@ enum {
   CU_ATTR_CC_MINOR = 76,
   CU_ATTR_REGISTERS = 12,
   CU_ATTR_SHARED_OPTIN = 97,
+  /* attributes of functions */
+  CU_FUNCTION_MAX_SHARED = 8,
   /* options of the JIT */
   CU_JIT_ERROR_LOG = 5,
   CU_JIT_ERROR_LOG_BYTES = 6,
@@ -100,6 +101,7 @@ enum {
   X(module_function, "cuModuleGetFunction", (CuFunction * f, CuModule m, const char *name))        \
   X(launch, "cuLaunchKernelEx",                                                                    \
     (const CuLaunchConfig *c, CuFunction f, void **params, void **extra))                          \
+  X(function_set, "cuFuncSetAttribute", (CuFunction f, int attribute, int value))                  \
   X(context_device, "cuCtxGetDevice", (CuDevice * d))                                              \
   X(capture_begin, "cuStreamBeginCapture_v2", (CuStream s, int mode))                              \
   X(capture_info, "cuStreamGetCaptureInfo_v2",                                                     \

@@ -110,6 +110,7 @@ static Status queue_one(CudaGraphs *g, const CudaLaunches *l, size_t i) {
   CuLaunchAttribute early = {.id = CU_LAUNCH_PROGRAMMATIC, .value.number = 1};
   CuLaunchConfig config = {.grid = {x->grid[0], x->grid[1], x->grid[2]},
                            .block = {x->block[0], x->block[1], x->block[2]},
+                           .shared_bytes = x->shared_bytes,
                            .stream = g->stream,
                            .attributes = &early,
                            .nattributes = starts_early(g, x)};
@@ -210,6 +211,7 @@ static Status change_one(CudaGraphs *g, Graph *x, const CudaLaunches *l, size_t 
   CuKernelNode node = {.function = now->function,
                        .grid = {now->grid[0], now->grid[1], now->grid[2]},
                        .block = {now->block[0], now->block[1], now->block[2]},
+                       .shared_bytes = now->shared_bytes,
                        .params = g->params.at};
   TRY(cuda_status(g->api, g->api->graph_set_kernel(x->exec, x->nodes[i], &node),
                   "changing a graph"));

@@ -9,7 +9,7 @@
 /* One kernel launch as the driver sees it. */
 typedef struct CudaLaunch {
   CuFunction function;
-  unsigned grid[3], block[3];
+  unsigned grid[3], block[3], shared_bytes;
   bool dependent;         /* it waits for the kernel before it by itself (griddepcontrol.wait) */
   uint32_t first, values; /* its arguments among those of all launches */
 } CudaLaunch;

@@ -41,10 +41,11 @@ struct Buffer {
 typedef struct ProgramSpec {
   Bytes image; /* relocatable object (CPU), source (OpenCL), PTX or a cubin (CUDA) */
   const char *entry;
-  uint32_t threads;       /* thread indices the entry is called with (CPU) */
-  uint64_t scratch_bytes; /* per thread (CPU) */
-  uint32_t grid[3];       /* workgroups along x, y, z, where a launch says nothing else */
-  uint32_t block[3];      /* threads of one workgroup along x, y, z */
+  uint32_t threads; /* thread indices the entry is called with (CPU) */
+  uint64_t
+      scratch_bytes; /* per thread (CPU); per workgroup, beside what the code declares (CUDA) */
+  uint32_t grid[3];  /* workgroups along x, y, z, where a launch says nothing else */
+  uint32_t block[3]; /* threads of one workgroup along x, y, z */
 } ProgramSpec;
 
 typedef struct LaunchArg {

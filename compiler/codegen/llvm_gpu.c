@@ -67,6 +67,20 @@ LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k) {
   return LLVMBuildAddrSpaceCast(e->b, LLVMGetParam(e->fn, k), pointer(e, GENERIC), "arg");
 }
 
+/* Buffers of the workgroup follow each other in the memory that the launch brings. */
+static LLVMValueRef given_buffer(Emitter *e, uint64_t bytes) {
+  LLVMTypeRef i8 = LLVMInt8TypeInContext(e->ctx), any = LLVMArrayType2(i8, 0);
+  LLVMValueRef all = LLVMGetNamedGlobal(e->module, "given");
+  if (!all) {
+    all = LLVMAddGlobalInAddressSpace(e->module, any, "given", SHARED);
+    LLVMSetLinkage(all, LLVMExternalLinkage);
+    LLVMSetAlignment(all, 1024);
+  }
+  LLVMValueRef at = LLVMConstInt(LLVMInt64TypeInContext(e->ctx), e->given, false);
+  e->given += (bytes + 63) / 64 * 64;
+  return LLVMConstAddrSpaceCast(LLVMConstGEP2(i8, all, &at, 1), pointer(e, GENERIC));
+}
+
 LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer) {
   uint64_t n = (uint64_t)buffer->arg.ints.at[0];
   LLVMTypeRef element = llvm_memory_type(e, (DType)buffer->dtype, 1);
@@ -76,6 +90,8 @@ LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer) {
     LLVMSetAlignment(at, 16);
     return at;
   }
+  if (e->linear->shared_given)
+    return given_buffer(e, n * buffer->lanes * dtype_info[buffer->dtype].bytes);
   char name[32];
   snprintf(name, sizeof name, "shared%lld", (long long)buffer->arg.i);
   LLVMValueRef at = LLVMAddGlobalInAddressSpace(e->module, type, name, SHARED);

@@ -47,7 +47,9 @@ static LocalBuffer *find_local(Emitter *e, const UOp *buffer) {
 /* -- storage
  * ---------------------------------------------------------------------------------------------- */
 
-static bool is_access(const UOp *u) { return u->op == OP_LOAD || u->op == OP_STORE; }
+static bool is_access(const UOp *u) {
+  return u->op == OP_LOAD || u->op == OP_STORE || u->op == OP_LDMATRIX || u->op == OP_COPY;
+}
 static bool is_reg(const UOp *buffer) { return buffer->arg.ints.at[1] == 1; }
 
 static uint64_t local_bytes(const UOp *buffer) {
@@ -164,24 +166,28 @@ static void load_vars(Emitter *e) {
   }
 }
 
+static void note_storage(Emitter *e, const UOp *u, const UOp *buffer, uint64_t *offset) {
+  if (buffer->op == OP_PARAM) {
+    note_param(e, u, buffer);
+  } else if (buffer->op == OP_BUFFER) {
+    note_buffer(e, buffer, offset);
+  } else {
+    llvm_fail(e, u, "accesses something that is no buffer");
+  }
+}
+
 void llvm_memory_begin(Emitter *e) {
   uint64_t offset = 0;
   size_t accesses = 0;
   for (size_t i = 0; i < e->linear->len; i++) accesses += is_access(e->linear->list[i]);
-  e->locals = arena_array(&e->arena, accesses + 1, sizeof(LocalBuffer));
+  e->locals = arena_array(&e->arena, 2 * accesses + 1, sizeof(LocalBuffer));
   e->params = arena_array(&e->arena, (size_t)e->linear->nargs + 1, sizeof(ParamBuffer));
   if (!e->locals || !e->params) return;
   for (size_t i = 0; i < e->linear->len; i++) {
     const UOp *u = e->linear->list[i];
     if (!is_access(u)) continue;
-    const UOp *buffer = buffer_of(u->src[0]);
-    if (buffer->op == OP_PARAM) {
-      note_param(e, u, buffer);
-    } else if (buffer->op == OP_BUFFER) {
-      note_buffer(e, buffer, &offset);
-    } else {
-      llvm_fail(e, u, "accesses something that is no buffer");
-    }
+    note_storage(e, u, buffer_of(u->src[0]), &offset);
+    if (u->op == OP_COPY) note_storage(e, u, buffer_of(u->src[2]), &offset);
   }
   if (offset > e->linear->scratch_bytes && !e->failure) {
     e->failure =
@@ -240,21 +246,23 @@ static void reg_store(Emitter *e, const UOp *u, RegSlot *slot) {
 /* -- addresses
  * ---------------------------------------------------------------------------------------------- */
 
-static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate) {
-  const UOp *buffer = buffer_of(u->src[0]);
+/* The access to src[at + 1] of buffer src[at]. */
+static Access resolve_at(Emitter *e, const UOp *u, uint32_t at, unsigned lanes, int64_t stride,
+                         const UOp *gate) {
+  const UOp *buffer = buffer_of(u->src[at]);
   Access a = {.e = e,
               .u = u,
               .dtype = (DType)buffer->dtype,
               .lanes = lanes,
               .align = 1,
               .unit = 1,
-              .stride = u->arg.i,
+              .stride = stride,
               .elements = dim_low(buffer->arg.ints.at[0]),
               .empty = dim_high(buffer->arg.ints.at[0]) < 1};
   a.element = llvm_memory_type(e, a.dtype, 1);
   if (e->gpu) { /* which takes unaligned data byte by byte */
     a.align = dtype_info[a.dtype].bytes;
-    a.unit = llvm_gpu_unit(e, u->src[1], buffer);
+    a.unit = llvm_gpu_unit(e, u->src[at + 1], buffer);
   }
   if (buffer->op == OP_PARAM) {
     const ParamBuffer *p = &e->params[buffer->arg.i];
@@ -265,7 +273,7 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
     a.base = l->base, a.scopes = l->scopes, a.noalias = l->noalias;
     a.align = dtype_info[a.dtype].bytes;
   }
-  const UOp *index = u->src[1];
+  const UOp *index = u->src[at + 1];
   /* The constant goes into the instruction's displacement, and neighbours share the rest. */
   while (!gate && index->lanes == 1 && index->op == OP_ADD && uop_is_const(index->src[1])) {
     int64_t shift;
@@ -279,6 +287,10 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
     a.vector_gate = llvm_lanes(a.gate) > 1;
   }
   return a;
+}
+
+static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate) {
+  return resolve_at(e, u, 0, lanes, u->arg.i, gate);
 }
 
 static void annotate(const Access *a, LLVMValueRef access) {
@@ -549,6 +561,33 @@ LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u) {
   store_open(&a, v);
   LLVMBuildBr(e->b, next);
   LLVMPositionBuilderAtEnd(e->b, next);
+  return NULL;
+}
+
+/* -- COPY
+ * -------------------------------------------------------------------------------------------------
+ */
+
+LLVMValueRef llvm_element_address(Emitter *e, const UOp *u, uint32_t at, int64_t *shift) {
+  Access a = resolve_at(e, u, at, 1, 0, NULL);
+  *shift = a.shift;
+  a.shift = 0;
+  return address(&a, a.index, 0);
+}
+
+/* What cannot be copied 16 bytes at a time is copied at once: nobody looks before the WAIT. */
+LLVMValueRef llvm_copy_emit(Emitter *e, const UOp *u) {
+  unsigned lanes = (unsigned)u->arg.i;
+  const UOp *gate = u->nsrc > 4 ? u->src[4] : NULL;
+  Access to = resolve_at(e, u, 0, lanes, 1, NULL), from = resolve_at(e, u, 2, lanes, 1, gate);
+  bool whole = lanes * to.align == 16 && alignment(&to, 0) >= 16 && alignment(&from, 0) >= 16;
+  if (e->gpu && whole) {
+    llvm_copy_async(e, address(&to, to.index, 0), address(&from, from.index, 0), from.gate);
+    return NULL;
+  }
+  LLVMValueRef none = LLVMConstNull(llvm_type(e, from.dtype, lanes));
+  LLVMValueRef v = gate ? load_gated(&from, none) : load_ungated(&from, from.index);
+  store_open(&to, to_memory(&to, v));
   return NULL;
 }
 

@@ -74,6 +74,8 @@ static UOp *lane(const Groups *g, int dim) {
   return special(g, 3 + dim, uop_index(g->job, g->block[dim]));
 }
 
+UOp *groups_thread(const Groups *g, int dim) { return lane(g, dim); }
+
 /* x counts through all GLOBAL ranges, the innermost fastest. */
 static UOp *digit(const Groups *g, uint32_t k) {
   Job *job = g->job;
