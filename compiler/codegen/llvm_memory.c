@@ -252,6 +252,7 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
               .elements = dim_low(buffer->arg.ints.at[0]),
               .empty = dim_high(buffer->arg.ints.at[0]) < 1};
   a.element = llvm_memory_type(e, a.dtype, 1);
+  bool of_vectors = buffer->op == OP_BUFFER && buffer->lanes > 1;
   if (e->gpu) { /* which takes unaligned data byte by byte */
     a.align = dtype_info[a.dtype].bytes;
     a.unit = llvm_gpu_unit(e, u->src[1], buffer);
@@ -274,6 +275,13 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
     index = index->src[0];
   }
   a.index = llvm_value(e, index);
+  if (of_vectors) { /* the index counts them */
+    a.index = LLVMBuildMul(e->b, a.index, llvm_i64(e, buffer->lanes), "");
+    a.shift *= buffer->lanes;
+    a.elements *= buffer->lanes;
+    a.unit *= buffer->lanes;
+    a.stride = 1;
+  }
   if (gate) {
     a.gate = llvm_value(e, gate);
     a.vector_gate = llvm_lanes(a.gate) > 1;

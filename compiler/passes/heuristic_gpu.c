@@ -223,6 +223,7 @@ static RowPlan plan_row(const Gpu *g, int64_t n, int64_t rows, int64_t lanes, bo
   most = kept ? g->target->max_group : g->target->max_group / 2;
   while (2 * threads <= most && n > threads * ROW_KEPT) threads *= 2;
   while (threads > units) threads /= 2;
+  if (units % threads && units % (threads / 2) == 0) threads /= 2;
   RowPlan p = {.lanes = lanes, .threads = threads, .spread = ceil_div(units, threads)};
   int64_t share = kept ? ROW_MOST : ROW_KEPT;
   if (p.spread * lanes > share) p.spread = share / lanes;
