@@ -444,10 +444,28 @@ static LLVMValueRef load_ungated(const Access *a, LLVMValueRef index) {
   return from_memory(a, load_strided(a, index));
 }
 
+/* The same without memory that may always be read: behind a branch. */
+static LLVMValueRef load_behind(const Access *a, LLVMValueRef alternative) {
+  Emitter *e = a->e;
+  LLVMBasicBlockRef from[2] = {LLVMGetInsertBlock(e->b),
+                               LLVMAppendBasicBlockInContext(e->ctx, e->fn, "load")};
+  LLVMBasicBlockRef next = LLVMAppendBasicBlockInContext(e->ctx, e->fn, "next");
+  LLVMBuildCondBr(e->b, a->gate, from[1], next);
+  LLVMPositionBuilderAtEnd(e->b, from[1]);
+  LLVMValueRef v[2] = {alternative, from_memory(a, load_at(a, a->element, a->index, 0))};
+  from[1] = LLVMGetInsertBlock(e->b);
+  LLVMBuildBr(e->b, next);
+  LLVMPositionBuilderAtEnd(e->b, next);
+  LLVMValueRef phi = LLVMBuildPhi(e->b, LLVMTypeOf(alternative), "");
+  LLVMAddIncoming(phi, v, from, 2);
+  return phi;
+}
+
 /* One element of a buffer that may have none: where the gate is false, the argument array is read.
  */
 static LLVMValueRef load_perhaps(const Access *a, LLVMValueRef alternative) {
   Emitter *e = a->e;
+  if (e->gpu) return load_behind(a, alternative);
   LLVMValueRef at = LLVMBuildSelect(e->b, a->gate, address(a, a->index, 0), e->args, "");
   LLVMValueRef v = LLVMBuildLoad2(e->b, a->element, at, "");
   LLVMSetAlignment(v, 1);
