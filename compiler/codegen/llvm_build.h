@@ -132,6 +132,10 @@ bool llvm_load_rows(Emitter *e, const UOp *u, unsigned m, LLVMValueRef *row);
 /* The slot that an access to a REG buffer names, or NULL when it is not one. */
 RegSlot *llvm_reg_slot(Emitter *e, const UOp *access);
 
+/* -- llvm_x86.c -- */
+LLVMValueRef llvm_x86_shuffle(Emitter *e, const UOp *u);
+LLVMValueRef llvm_x86_mma(Emitter *e, const UOp *u);
+
 /* -- llvm_gpu.c -- */
 /* The function, its kernel annotations and VARs. */
 void llvm_gpu_function(Emitter *e, const char *entry);

@@ -188,6 +188,8 @@ static const EmitFn emit_table[OP__COUNT] = {
     [OP_SPECIAL] = llvm_gpu_special,
     [OP_BARRIER] = llvm_gpu_barrier,
     [OP_PREFETCH] = llvm_prefetch_emit,
+    [OP_SHUFFLE] = llvm_x86_shuffle,
+    [OP_MMA] = llvm_x86_mma,
 };
 
 static void name_value(const UOp *u, LLVMValueRef v) {

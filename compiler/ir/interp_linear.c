@@ -271,8 +271,38 @@ static Status match_loops(Interp *in, Job *job, UOp *const *list, size_t n) {
   return open.len ? FAIL(INTERNAL, "%zu RANGEs are not closed", open.len) : NULL;
 }
 
+/* Element (x, y) of an operand, in whichever thread of the warp holds it. */
+static Scalar matrix_value(const Interp *warp, const UOp *u, const MatrixInfo *info,
+                           MatrixOperand o, unsigned x, unsigned y) {
+  unsigned thread, reg;
+  matrix_find(&info->layout[o], info, x, y, &thread, &reg);
+  DType d = info->dtype[o], wide = dtype_is_float(d) ? DT_F64 : info->dtype[MATRIX_C];
+  return op_eval(OP_CAST, wide, d, &warp[thread].values[u->src[o]->place][reg]);
+}
+
+static void multiply(Interp *warp, const UOp *u) {
+  const MatrixInfo *info = matrix_info(u->arg.i);
+  const MatrixLayout *l = &info->layout[MATRIX_C];
+  DType d = info->dtype[MATRIX_C], wide = dtype_is_float(d) ? DT_F64 : d;
+  for (unsigned t = 0; t < info->threads; t++)
+    for (unsigned reg = 0; reg < l->registers; reg++) {
+      unsigned at[2];
+      matrix_element(l, info, t, reg, at);
+      Scalar acc = {0};
+      if (u->nsrc > 2) acc = lane(&warp[t], u->src[2], reg);
+      for (unsigned k = 0; k < info->k; k++) {
+        Scalar v[2] = {matrix_value(warp, u, info, MATRIX_A, at[0], k),
+                       matrix_value(warp, u, info, MATRIX_B, at[1], k)};
+        v[0] = op_eval(OP_MUL, wide, wide, v);
+        acc = op_eval(OP_ADD, wide, wide, (Scalar[]){acc, v[0]});
+      }
+      warp[t].values[u->place][reg] = scalar_wrap(d, acc);
+    }
+}
+
 static bool is_collective(const UOp *u) {
-  return u->op == OP_BARRIER || u->op == OP_MMA || u->op == OP_LDMATRIX;
+  bool warps = u->op == OP_MMA && matrix_info(u->arg.i)->threads > 1;
+  return u->op == OP_BARRIER || warps || u->op == OP_LDMATRIX;
 }
 
 static Status step(Interp *in, UOp *const *list) {
@@ -285,6 +315,8 @@ static Status step(Interp *in, UOp *const *list) {
     if (++in->values[start]->i < lane(in, list[start]->src[0], 0).i) in->pc = start;
   } else if (is_collective(u)) {
     in->waits = true;
+  } else if (u->op == OP_MMA) {
+    multiply(in, u);
   } else {
     TRY(compute(in, u));
   }
@@ -345,35 +377,6 @@ static Status make_threads(Workgroup *w, Job *job, InterpBuffer *args, size_t na
     in->special[3] = t % b[0], in->special[4] = t / b[0] % b[1], in->special[5] = t / b[0] / b[1];
   }
   return NULL;
-}
-
-/* Element (x, y) of an operand, in whichever thread of the warp holds it. */
-static Scalar matrix_value(const Interp *warp, const UOp *u, const MatrixInfo *info,
-                           MatrixOperand o, unsigned x, unsigned y) {
-  unsigned thread, reg;
-  matrix_find(&info->layout[o], info, x, y, &thread, &reg);
-  DType d = info->dtype[o], wide = dtype_is_float(d) ? DT_F64 : info->dtype[MATRIX_C];
-  return op_eval(OP_CAST, wide, d, &warp[thread].values[u->src[o]->place][reg]);
-}
-
-static void multiply(Interp *warp, const UOp *u) {
-  const MatrixInfo *info = matrix_info(u->arg.i);
-  const MatrixLayout *l = &info->layout[MATRIX_C];
-  DType d = info->dtype[MATRIX_C], wide = dtype_is_float(d) ? DT_F64 : d;
-  for (unsigned t = 0; t < info->threads; t++)
-    for (unsigned reg = 0; reg < l->registers; reg++) {
-      unsigned at[2];
-      matrix_element(l, info, t, reg, at);
-      Scalar acc = {0};
-      if (u->nsrc > 2) acc = lane(&warp[t], u->src[2], reg);
-      for (unsigned k = 0; k < info->k; k++) {
-        Scalar v[2] = {matrix_value(warp, u, info, MATRIX_A, at[0], k),
-                       matrix_value(warp, u, info, MATRIX_B, at[1], k)};
-        v[0] = op_eval(OP_MUL, wide, wide, v);
-        acc = op_eval(OP_ADD, wide, wide, (Scalar[]){acc, v[0]});
-      }
-      warp[t].values[u->place][reg] = scalar_wrap(d, acc);
-    }
 }
 
 /* Rows of the tiles, from the places that the threads name. */

@@ -401,6 +401,9 @@ static uint64_t closed_axes(Expand *e, UOp *u) {
 /* -- matrix instructions ----------------------------------------------------------------------- */
 
 static UOp *shuffle(Expand *e, UOp *const *src, size_t n, const int64_t *lanes, unsigned count) {
+  bool same = n == 1 && src[0]->lanes == count;
+  for (unsigned k = 0; k < count; k++) same = same && lanes[k] == k;
+  if (same) return src[0];
   return uop_make_lanes(e->job, OP_SHUFFLE, DT_VOID, count, arg_ints(lanes, count), src, n);
 }
 
@@ -437,6 +440,27 @@ static unsigned vector_elements(const Expand *e, const UOp *mma, MatrixOperand o
   return axis >= 0 && e->vectors >> axis & 1 ? e->axes[axis].size : 1;
 }
 
+/* An index without its constant. */
+static UOp *index_base(UOp *index, int64_t *konst) {
+  bool sum = index->op == OP_ADD && uop_is_const(index->src[1]);
+  *konst = sum ? index->src[1]->arg.i : uop_is_const(index) ? index->arg.i : 0;
+  return sum ? index->src[0] : uop_is_const(index) ? NULL : index;
+}
+
+/* Loads that follow each other in memory are one. */
+static UOp *one_load(Expand *e, UOp *const *part, unsigned n) {
+  int64_t first, at;
+  UOp *base = index_base(part[0]->src[1], &first);
+  unsigned lanes = part[0]->lanes;
+  for (unsigned k = 0; k < n; k++) {
+    const UOp *u = part[k];
+    if (u->op != OP_LOAD || u->nsrc > 2 || u->src[0] != part[0]->src[0]) return NULL;
+    if (u->arg.i != 1 || u->lanes != lanes || index_base(u->src[1], &at) != base) return NULL;
+    if (u->src[1]->lanes > 1 || at != first + (int64_t)k * lanes) return NULL;
+  }
+  return uop_make_lanes(e->job, OP_LOAD, DT_VOID, n * lanes, arg_i(1), part[0]->src, 2);
+}
+
 /* A factor as the instruction takes it: the thread's elements, in order. */
 static UOp *factor_vector(Expand *e, UOp *mma, MatrixOperand o) {
   unsigned n = matrix_info(mma->arg.i)->layout[o].registers, wide = vector_elements(e, mma, o);
@@ -448,6 +472,8 @@ static UOp *factor_vector(Expand *e, UOp *mma, MatrixOperand o) {
   }
   go_to_element(e, mma, o, 0);
   for (unsigned r = 0; r < n; r++) lanes[r] = r;
+  UOp *load = n > wide && part[0]->op == OP_LOAD ? one_load(e, part, n / wide) : NULL;
+  if (load) return load;
   return n == wide ? part[0] : shuffle(e, part, n / wide, lanes, n);
 }
 
@@ -519,6 +545,37 @@ static UOp *group(Expand *e, UOp **effects, uint32_t n) {
   return uop_make(e->job, OP_SINK, DT_VOID, arg_none(), effects, n);
 }
 
+/* Vectors stored `step` elements apart whose places are each other's gaps are one vector. */
+static UOp *weave(Expand *e, UOp *const *stores, unsigned step) {
+  int64_t first, at, lane[64];
+  UOp *base = index_base(stores[0]->src[1], &first), *value[8];
+  unsigned lanes = stores[0]->lanes;
+  for (unsigned k = 0; k < step; k++) {
+    const UOp *u = stores[k];
+    bool fits = u->op == OP_STORE && u->nsrc == 3 && u->src[0] == stores[0]->src[0] &&
+                u->lanes == lanes && u->arg.i == step && u->src[2]->lanes == lanes &&
+                u->src[1]->lanes == 1;
+    if (!fits || index_base(u->src[1], &at) != base || at != first + k) return NULL;
+    value[k] = u->src[2];
+  }
+  for (unsigned k = 0; k < lanes * step; k++) lane[k] = k % step * lanes + k / step;
+  UOp *src[3] = {stores[0]->src[0], stores[0]->src[1], shuffle(e, value, step, lane, lanes * step)};
+  return uop_make_lanes(e->job, OP_STORE, DT_VOID, lanes * step, arg_i(1), src, 3);
+}
+
+static uint32_t weave_stores(Expand *e, UOp **effects, uint32_t n) {
+  uint32_t out = 0;
+  for (uint32_t i = 0; i < n;) {
+    const UOp *u = effects[i];
+    int64_t step = u->op == OP_STORE && u->lanes > 1 ? u->arg.i : 0;
+    bool may = (step == 2 || step == 4 || step == 8) && u->lanes * step <= 64 && i + step <= n;
+    UOp *whole = may ? weave(e, effects + i, (unsigned)step) : NULL;
+    effects[out++] = whole ? whole : effects[i];
+    i += whole ? (uint32_t)step : 1;
+  }
+  return out;
+}
+
 /* Effects of all coordinates that u closes, in the loops that stay. */
 static UOp *build_end(Expand *e, UOp *u) {
   uint64_t closed = closed_axes(e, u);
@@ -529,6 +586,7 @@ static UOp *build_end(Expand *e, UOp *u) {
   assert(!(inner->deps & ~closed));
   for (uint32_t i = 0; i < inner->n; i++)
     if (inner->at[i]) effects[n++] = inner->at[i];
+  n = weave_stores(e, effects, n);
   src[0] = group(e, effects, n);
   uint32_t loops = kept_ranges(e, u, src + 1);
   return loops ? uop_make(e->job, OP_END, DT_VOID, arg_none(), src, loops + 1) : src[0];

@@ -15,6 +15,7 @@
 
 #include "compiler/ir/verify.h"
 #include "compiler/passes/collapse.h"
+#include "compiler/passes/heuristic_block.h"
 #include "compiler/passes/heuristic_gpu.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/schedule.h"
@@ -23,7 +24,6 @@
 
 enum {
   MIN_THREAD_WORK = 1 << 18, /* scalar operations that make a thread worth waking */
-  MAX_BODY = 1500,           /* instances in an expanded kernel */
   MAX_UNROLLED_TILE = 160,   /* multiply-adds in one loop body */
   FAR_STEP = 1 << 10,        /* stands for a step that is known only at run time */
 };
@@ -37,6 +37,7 @@ typedef struct Sched {
   int vector;          /* output axis in lanes, -1: none */
   int64_t *tile;       /* by axis: product of factors given so far */
   bool *reduce_vector; /* by axis */
+  int carried;         /* reduce axis whose loop is around all others, -1: none */
 } Sched;
 
 static int64_t size_of(const Sched *s, int axis) { return s->k->axes[axis].size; }
@@ -107,18 +108,6 @@ static int kernel_lanes(const Sched *s) {
   int most = (int)s->target->vector_bytes / 4;
   return lanes > most ? most : lanes < 1 ? 1 : lanes;
 }
-
-static int64_t power_below(int64_t n) {
-  int64_t p = 1;
-  while (2 * p <= n) p *= 2;
-  return p;
-}
-static int64_t power_above(int64_t n) {
-  int64_t p = 1;
-  while (p < n) p *= 2;
-  return p;
-}
-static int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
 
 /* -- reductions -------------------------------------------------------------------------------- */
 
@@ -241,35 +230,8 @@ typedef struct Contraction {
   int64_t lanes;
   int64_t nv, mr; /* vectors and rows of the register tile */
   int64_t depth;  /* product of the reduce extents */
+  int64_t matrix; /* TC's argument, -1: no matrix instruction */
 } Contraction;
-
-static double tile_cost(const Contraction *c, int64_t N, int64_t M, int64_t nv, int64_t mr) {
-  double width = (double)(nv * c->lanes);
-  double done = (double)tiles(N, nv * c->lanes) * width * (double)(tiles(M, mr) * mr);
-  double fma = (double)(nv * mr), loads = (double)(nv + mr);
-  double rate = loads > fma ? loads / fma : 1;
-  if (fma < 8) rate *= 8 / fma;                 /* latency of the accumulators */
-  if (fma < 16) rate *= 1 + 0.01 * (16 - fma);  /* loop overhead */
-  if (fma > 16) rate *= 1 + 0.002 * (fma - 16); /* code to compile */
-  return done * rate;
-}
-
-/* The register tile with the least work, waste and stalls included. */
-static void choose_tile(const Sched *s, Contraction *c, int64_t epilogue) {
-  int64_t N = size_of(s, c->v), M = c->m >= 0 ? size_of(s, c->m) : 1;
-  int64_t registers = s->target->vector_registers ? (int64_t)s->target->vector_registers : 16;
-  double best = -1;
-  c->nv = c->mr = 1;
-  for (int64_t nv = 1; nv <= 8; nv++) {
-    if (nv > 1 && nv * c->lanes > N) break;
-    for (int64_t mr = 1; mr <= M && mr <= 14; mr++) {
-      if (nv * mr > 4 && nv * mr * epilogue > 2 * MAX_BODY) break;
-      if (nv * mr + nv + 1 > registers || nv * mr > registers * 3 / 4 + 4) break;
-      double cost = tile_cost(c, N, M, nv, mr);
-      if (best < 0 || cost < best) best = cost, c->nv = nv, c->mr = mr;
-    }
-  }
-}
 
 /* The row axis: the largest output axis on which no vector operand depends. */
 static int row_axis(const Sched *s, const Body *b, int v) {
@@ -332,6 +294,7 @@ static bool reaches(Sched *s, UOp *from, const UOp *to) {
 /* What to pack for a load: the factor it is part of, so that what is computed from it is computed
  * once per panel, unless that varies along the rows. */
 static UOp *panel_of(Sched *s, const Contraction *c, UOp *load) {
+  if (c->matrix >= 0) return load; /* which the instruction takes as it is */
   const UOp *product = through_casts(c->body->reduce->src[0]);
   for (uint32_t k = 0; k < 2; k++) {
     UOp *factor = product->src[k];
@@ -344,7 +307,8 @@ static UOp *panel_of(Sched *s, const Contraction *c, UOp *load) {
 
 /* True when every vector operand is packed now. */
 static bool stage_panels(Sched *s, const Contraction *c) {
-  int64_t rows = tiles(size_of(s, c->m), c->mr);
+  int64_t rows = heuristic_tiles(size_of(s, c->m), c->mr);
+  if (c->matrix >= 0) rows = 2; /* its columns are packed for it */
   bool all = rows >= 2;
   for (uint32_t l = 0; l < c->body->n; l++) {
     UOp *load = c->body->loads[l];
@@ -352,7 +316,8 @@ static bool stage_panels(Sched *s, const Contraction *c) {
     UOp *panel = panel_of(s, c, load);
     int64_t elements = c->nv * c->lanes;
     for (uint32_t r = 1; r < c->body->reduce->nsrc; r++)
-      if (uop_is_open(panel, c->body->reduce->src[r]))
+      if (c->body->reduce->src[r]->arg.i != s->carried &&
+          uop_is_open(panel, c->body->reduce->src[r]))
         elements = times(elements, most_of(c->body->reduce->src[r]));
     bool fits = (uint64_t)elements <= s->target->l2_bytes / dtype_info[panel->dtype].bytes;
     bool again = false;
@@ -369,7 +334,8 @@ static void unroll_short(Sched *s, const Body *b, int64_t fma, int64_t most) {
   for (uint32_t r = b->reduce->nsrc; r-- > 1;) {
     int a = (int)b->reduce->src[r]->arg.i;
     int64_t n = size_of(s, a);
-    if (!is_static(s, a) || s->tile[a] > 1 || n > most || fma * n > MAX_UNROLLED_TILE) continue;
+    bool loop = a == s->carried || !is_static(s, a);
+    if (loop || s->tile[a] > 1 || n > most || fma * n > MAX_UNROLLED_TILE) continue;
     give(s, OPT_UNROLL, a, n);
     fma *= n;
   }
@@ -412,23 +378,54 @@ static bool schedule_dots(Sched *s, const Body *b, int64_t lanes) {
   return true;
 }
 
+static int64_t find_matrix(Sched *s, const Body *b, int v, int64_t lanes) {
+  uint32_t k = (uint32_t)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
+  return heuristic_matrix(s->job, s->k, s->target, (uint32_t)v, k, lanes);
+}
+
+static void give_matrix(Sched *s, int v, int64_t arg) {
+  const MatrixInfo *info = matrix_info(arg % 256);
+  int k = (int)(arg / 32768);
+  if (size_of(s, k) % info->k) give(s, OPT_PADTO, k, info->k);
+  give(s, OPT_TC, v, arg);
+  s->tile[v] *= info->n;
+  s->tile[k] *= info->k;
+}
+
+/* One row times a matrix, block by block. */
+static bool schedule_row(Sched *s, const Contraction *c) {
+  int64_t used = give_vector(s, c->v, c->lanes);
+  s->vector = c->v;
+  if (size_of(s, c->v) >= 2 * used) give(s, OPT_UPCAST, c->v, 2);
+  give(s, OPT_CARRY, s->carried, 0);
+  return true;
+}
+
 static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   Contraction c = {.body = b, .v = store_axis(s), .lanes = lanes, .depth = reduce_extent(b)};
   if (!sums_products(b) || c.v < 0 || !body_depends(b, c.v) || b->n < 2) return false;
   c.m = row_axis(s, b, c.v);
   int64_t N = size_of(s, c.v), M = c.m >= 0 ? size_of(s, c.m) : 1;
   bool direct = contiguous_along(s, b, c.v, lanes);
-  if (M < 8 && !direct && schedule_dots(s, b, lanes)) return true;
-  if (c.m < 0) return false;
+  c.matrix = M > 1 && c.m >= 0 ? find_matrix(s, b, c.v, lanes) : -1;
+  if (c.matrix < 0 && M < 8 && !direct && schedule_dots(s, b, lanes)) return true;
+  if (c.m < 0 || M == 1) return s->carried >= 0 && schedule_row(s, &c);
   if (N < lanes) c.lanes = power_above(N);
   s->vector = c.v;
-  choose_tile(s, &c, value_nodes(s) - b->weight);
-  give_vector(s, c.v, c.lanes);
+  heuristic_tile(
+      &(TileShape){
+          .columns = N, .rows = M, .lanes = c.lanes, .epilogue = value_nodes(s) - b->weight},
+      s->target, &c.nv, &c.mr);
+  if (c.matrix >= 0)
+    give_matrix(s, c.v, c.matrix);
+  else
+    give_vector(s, c.v, c.lanes);
   give(s, OPT_UPCAST, c.v, c.nv);
   give(s, OPT_UPCAST, c.m, c.mr);
   order_panels(s, &c);
   /* Loops over a packed panel collapse into one; others are written out while they are short. */
   if (!stage_panels(s, &c)) unroll_short(s, b, c.nv * c.mr, 7);
+  if (s->carried >= 0) give(s, OPT_CARRY, s->carried, 0);
   if (c.nv * c.mr < 8) {
     int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
     if (s->tile[a] == 1) give(s, OPT_UNROLL, a, divisor_below(s, a, 8 / (c.nv * c.mr)));
@@ -589,6 +586,24 @@ static int64_t widen_vector(Sched *s, int64_t lanes, int64_t room, int64_t many,
   return f > 1 ? f : 1;
 }
 
+/* Output axes by which one of a few values is chosen are written out, so that nothing but the value
+ * chosen is computed, and values share what they can. True when there are any. */
+static bool write_out_choices(Sched *s) {
+  enum { SHORT = 8, MOST = 64 };
+  int64_t all = 1;
+  for (size_t i = 0; i < s->k->list.len; i++) {
+    const UOp *u = s->k->list.at[i];
+    if (u->op != OP_WHERE || !u->src[0]->open || u->src[0]->open->n != 1) continue;
+    int a = (int)u->src[0]->open->at[0]->arg.i;
+    int64_t n = size_of(s, a);
+    bool fits = is_static(s, a) && n <= SHORT && n * all <= MOST;
+    if (place_of(s, a) < 0 || a == s->vector || s->tile[a] > 1 || !fits) continue;
+    give(s, OPT_UPCAST, a, n);
+    all *= n;
+  }
+  return all > 1;
+}
+
 static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int64_t lanes) {
   int64_t nodes = value_nodes(s), tile = 1;
   s->vector = best_vector_axis(s, lanes);
@@ -596,7 +611,9 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
     if (rows_are_better(s, &bodies[i], s->vector, lanes)) s->vector = -1;
   bool under_vector = false;
   for (uint32_t i = 0; i < nbodies; i++) under_vector |= body_depends(&bodies[i], s->vector);
-  if (s->vector >= 0) {
+  if (write_out_choices(s)) {
+    if (s->vector >= 0) give_vector(s, s->vector, lanes);
+  } else if (s->vector >= 0) {
     bool column = nbodies == 1 && under_vector && bodies[0].reduce->nsrc == 2;
     int64_t many = under_vector && !column ? 2 : 4;
     tile = widen_vector(s, lanes, MAX_BODY / 4 / nodes, many, nbodies > 0);
@@ -646,7 +663,7 @@ static void give_threads(Sched *s) {
     int a = (int)plan.order[i];
     int64_t n = plan.axes[a].outer;
     if (n < T) continue;
-    double even = (double)n / (double)(tiles(n, T) * T);
+    double even = (double)n / (double)(heuristic_tiles(n, T) * T);
     if (even > most + 0.08) best = a, most = even;
   }
   if (best >= 0) give(s, OPT_THREAD, best, T);
@@ -724,6 +741,37 @@ static void pad_symbolic(Sched *s) {
   }
 }
 
+enum { TILE_ROWS = 8 };
+
+/* Cuts the reduce axis of a contraction into blocks, whose loop then goes around all others. True
+ * when that made another kernel. */
+static bool block_contraction(Sched *s, UOp *kernel, const Body *b) {
+  int v = store_axis(s), k = (int)b->reduce->src[1]->arg.i;
+  if (!sums_products(b) || v < 0 || !body_depends(b, v) || b->n < 2 || b->reduce->nsrc != 2)
+    return false;
+  int m = row_axis(s, b, v);
+  if (!is_static(s, k) || !is_static(s, v) || (m >= 0 && !is_static(s, m))) return false;
+  if (s->k->nloops != (m >= 0 ? 2 : 1) || s->k->in_place) return false;
+  BlockShape shape = {.rows = m >= 0 ? size_of(s, m) : 1,
+                      .columns = size_of(s, v),
+                      .depth = size_of(s, k),
+                      .tile_rows = TILE_ROWS,
+                      .sum_bytes = dtype_info[b->reduce->dtype].bytes,
+                      .direct = contiguous_along(s, b, v, 1),
+                      .packs = m >= 0 && find_matrix(s, b, v, kernel_lanes(s)) >= 0};
+  for (uint32_t l = 0; l < b->n; l++)
+    if (depends_on(b->loads[l], v)) shape.bytes = dtype_info[b->loads[l]->dtype].bytes;
+  Block block = heuristic_block(&shape, s->target);
+  if (!block.steps || block.steps == shape.depth) return false;
+  s->carried = block.unrolled ? k : (int)s->k->naxes;
+  if (block.unrolled)
+    give(s, OPT_UNROLL, k, block.steps);
+  else
+    give(s, OPT_SPLIT, k, block.steps);
+  if (!block.unrolled) analyse(s, split_axis(s->job, kernel, k, block.steps, s->carried));
+  return !block.unrolled;
+}
+
 static void choose(Sched *s, UOp *kernel) {
   uint32_t n, main;
   Body *bodies = find_bodies(s, &n, &main);
@@ -731,14 +779,16 @@ static void choose(Sched *s, UOp *kernel) {
   if (lanes <= 1) return;
   if (n && merge_rows(s, &bodies[main])) {
     const Opt *o = &s->opts->at[s->opts->len - 1];
-    analyse(s, merge_axes(s->job, kernel, o->axis, o->arg));
+    kernel = merge_axes(s->job, kernel, o->axis, o->arg);
+    analyse(s, kernel);
     bodies = find_bodies(s, &n, &main);
   }
+  if (n == 1 && block_contraction(s, kernel, bodies)) bodies = find_bodies(s, &n, &main);
   if (!n || !schedule_contraction(s, &bodies[main], lanes)) schedule_general(s, bodies, n, lanes);
 }
 
 UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *applied) {
-  Sched s = {.job = job, .target = target, .opts = applied, .vector = -1};
+  Sched s = {.job = job, .target = target, .opts = applied, .vector = -1, .carried = -1};
   *applied = (OptList){0};
   analyse(&s, kernel);
   if (s.k->store && s.k->naxes <= INT8_MAX) { /* an Opt names no more */

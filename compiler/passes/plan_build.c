@@ -10,6 +10,7 @@
 #include "base/vec.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/kernelize.h"
+#include "compiler/passes/layout.h"
 #include "compiler/passes/memplan.h"
 #include "compiler/passes/rangeify.h"
 #include "compiler/passes/simplify.h"
@@ -157,6 +158,8 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   interface_buffers(&f, graph);
   UOp *sink = simplify_graph(job, graph, target, f.buffers.at, &f.constants);
   verify(job, sink, "simplify_graph");
+  sink = layout_channels(job, graph, target, sink);
+  verify(job, sink, "layout_channels");
   sink = hazard_resolve(job, graph, sink, &f.events);
   verify(job, sink, "hazard_resolve");
   fuse(&f, graph, sink);

@@ -229,6 +229,56 @@ static void add_dim(Staging *s, UOp *index, UOp *r) {
   s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
 }
 
+static void lay_out_in_order(Staging *s) {
+  s->elements = 1;
+  for (uint32_t d = s->n; d-- > 0;) {
+    s->dims[d].stride = s->elements;
+    s->elements *= range_size(s->dims[d].range);
+  }
+}
+
+/* The index of the load that depends on most ranges: the copy runs along its memory. */
+static UOp *main_index(Job *job, UOp *operand) {
+  UOpList list = uop_toposort(job, operand);
+  UOp *best = NULL;
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    if (u->op != OP_INDEX) continue;
+    if (!best || (u->open && (!best->open || u->open->n > best->open->n))) best = u;
+  }
+  assert(best); /* what can be staged loads something */
+  return best->src[1];
+}
+
+static int64_t step_along(Job *job, UOp *index, const UOp *range) {
+  LinSumMap m;
+  linsum_init(job, &m);
+  UOpList topo = uop_toposort(job, index);
+  const LinSum *sum = NULL;
+  for (size_t i = 0; i < topo.len; i++)
+    if (topo.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, topo.at[i]);
+  return sum ? linsum_coeff(sum, range) : 0;
+}
+
+/* What a matrix instruction of one thread takes, as it takes it: its columns, and innermost its
+ * steps. The copy has lanes along one of them that lies contiguous in the source. What is carried
+ * depends on the digits of the product instead. */
+static void collect_places(Staging *s, UOp *u) {
+  const MatrixTile *t = &s->a->tile;
+  if (!t->info) return;
+  bool lanes = false;
+  for (int i = 1; i < 3; i++) {
+    UOp *r = t->place[i];
+    if (!r || !uop_is_open(u, r)) continue;
+    bool along = !lanes && step_along(s->a->job, main_index(s->a->job, u), r) == 1;
+    lanes |= along;
+    AxisType type = along ? AX_VECTOR : AX_UPCAST;
+    UOp *fresh = uop_range(s->a->job, s->a->next_id++, type, r->src[0]);
+    s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
+  }
+  for (uint32_t k = 0; k < matrix_shared_ranges(t->info); k++) add_dim(s, u, t->ranges[k]);
+}
+
 static void collect_dims(Staging *s, UOp *index, int level) {
   const OptPlan *plan = s->a->plan;
   for (uint32_t i = 0; i < plan->nout; i++) {
@@ -250,11 +300,8 @@ static void collect_dims(Staging *s, UOp *index, int level) {
         if (v == vector && (v || i < plan->nout)) add_dim(s, index, x->inner[k]);
       }
     }
-  s->elements = 1;
-  for (uint32_t d = s->n; d-- > 0;) {
-    s->dims[d].stride = s->elements;
-    s->elements *= range_size(s->dims[d].range);
-  }
+  collect_places(s, index);
+  lay_out_in_order(s);
 }
 
 static void add_shared_dim(Staging *s, UOp *index, UOp *r) {
@@ -276,14 +323,6 @@ static void collect_shared(Staging *s, UOp *index, int level) {
     add_shared_dim(s, index, x->lane);
     for (uint32_t k = 0; k < x->ninner; k++) add_shared_dim(s, index, x->inner[k]);
     add_shared_dim(s, index, x->place);
-  }
-}
-
-static void lay_out_in_order(Staging *s) {
-  s->elements = 1;
-  for (uint32_t d = s->n; d-- > 0;) {
-    s->dims[d].stride = s->elements;
-    s->elements *= range_size(s->dims[d].range);
   }
 }
 
@@ -336,19 +375,6 @@ static UOp *renamed(Staging *s, UOp *u) {
   UOp **to = arena_array(&s->a->job->arena, s->n + 1u, sizeof *to);
   for (uint32_t d = 0; d < s->n; d++) from[d] = s->dims[d].range, to[d] = s->dims[d].copy;
   return uop_substitute(s->a->job, u, from, to, s->n);
-}
-
-/* The index of the load that depends on most ranges: the copy runs along its memory. */
-static UOp *main_index(Job *job, UOp *operand) {
-  UOpList list = uop_toposort(job, operand);
-  UOp *best = NULL;
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i];
-    if (u->op != OP_INDEX) continue;
-    if (!best || (u->open && (!best->open || u->open->n > best->open->n))) best = u;
-  }
-  assert(best); /* what can be staged loads something */
-  return best->src[1];
 }
 
 /* Elements next to each other in the source, from the first of the innermost dimensions on. */
@@ -477,7 +503,7 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
   if (a->plan->groups) return stage_shared(a, operand, level);
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
   collect_dims(&s, operand, level);
   UOp *write = position(&s, true), *read = position(&s, false);
   int64_t ints[2] = {s.elements, 0};
@@ -492,12 +518,18 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
 
 /* -- carrying sums between the steps of an outer loop ------------------------------------------ */
 
+static bool is_carried(const Apply *a, const UOp *reduce) {
+  for (uint32_t s = 1; s < reduce->nsrc; s++)
+    if ((int)reduce->src[s]->arg.i == a->plan->carry) return true;
+  return false;
+}
+
 /* The REDUCE `rest` lacks the loop that is carried. */
 static UOp *carry_sums(Apply *a, UOp *rest, Op op) {
   Job *job = a->job;
   const OptPlan *plan = a->plan;
   Staging s = {.a = a};
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
   collect_dims(&s, rest, plan->carry);
   UOp *write = position(&s, true), *read = position(&s, false);
   UOp *step = a->axes[plan->carry].loop, *again = uop2(job, OP_CMPLT, uop_index(job, 0), step);
@@ -603,7 +635,9 @@ static UOp *rebuild_product(Apply *a, UOp *u) {
   UOp *f[2];
   for (int s = 0; s < 2; s++) f[s] = limited_factor(a, u, m->factor[s]);
   UOp *mma = matrix_tile_product(a->job, &a->tile, f[0], f[1]);
-  return uop_reduce(a->job, OP_ADD, mma, src, list_ranges(a, u, true, src));
+  uint32_t n = list_ranges(a, u, true, src);
+  UOp *r = n ? uop_reduce(a->job, OP_ADD, mma, src, n) : mma;
+  return is_carried(a, u) ? carry_sums(a, r, OP_ADD) : r;
 }
 
 static UOp *rebuild_reduce(Apply *a, UOp *u) {
@@ -622,9 +656,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
   }
   uint32_t n = list_ranges(a, u, true, src);
   UOp *r = n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value;
-  bool carried = false;
-  for (uint32_t s = 1; s < u->nsrc; s++) carried |= (int)u->src[s]->arg.i == a->plan->carry;
-  return carried ? carry_sums(a, r, (Op)u->arg.i) : r;
+  return is_carried(a, u) ? carry_sums(a, r, (Op)u->arg.i) : r;
 }
 
 static UOp *rebuild_end(Apply *a, UOp *u) {
@@ -656,7 +688,7 @@ static UOp *rebuild(Apply *a, UOp *u) {
 static void begin_tile(Apply *a, const MatrixPlan *m) {
   a->tile = (MatrixTile){.info = m->info, .id = m->id};
   const uint32_t axis[3] = {m->m, m->n, m->k};
-  for (int i = 0; i < 3; i++) a->tile.place[i] = a->axes[axis[i]].place;
+  for (int i = m->info->m == 1; i < 3; i++) a->tile.place[i] = a->axes[axis[i]].place;
   matrix_tile_begin(a->job, &a->tile, &a->next_id);
 }
 

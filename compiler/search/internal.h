@@ -44,12 +44,11 @@ typedef struct Reduction {
   uint32_t bytes;
 } Reduction;
 
-/* One kernel, after the MERGEs of a list. */
+/* One kernel, after the head of a list. */
 typedef struct Model {
   const Target *target;
   UOp *kernel;
   KernelInfo *info;
-  const OptList *merges;
   Access *access;
   uint32_t naccess;
   Group *groups;
@@ -92,7 +91,7 @@ Footprint search_footprint(const Access *a, const double *extent);
 
 /* -- lists of opts ----------------------------------------------------------------------------- */
 
-enum { LIST_MAX = 40 };
+enum { LIST_MAX = 40, HEAD_MAX = 8, VARIANTS = 64 };
 
 /* A list in its normal form, with what is known of it. */
 typedef struct Point {
@@ -107,11 +106,13 @@ typedef struct Space {
   UOp *kernel;
   const Target *target;
   struct SpaceVariant {
-    Opt merges[8];
-    uint32_t nmerges;
-    Model *model;
-  } variants[12];
+    Opt head[HEAD_MAX];
+    uint32_t nhead;
+    Model *model;    /* NULL: the head is not legal, or the kernel too large */
+    uint32_t *loops; /* output axes, then reduce axes, in the order that they have without ORDER */
+  } variants[VARIANTS];
   uint32_t nvariants;
+  size_t nodes;              /* of the kernel */
   uint64_t work, work_limit; /* nodes visited by legality checks */
 } Space;
 
@@ -138,7 +139,7 @@ typedef struct Features {
   float predicted; /* ln of the predicted ns */
 } Features;
 
-void search_features(Space *s, const Point *p, Features *out);
+void search_features(const Point *p, Features *out);
 
 typedef struct Rank Rank;
 /* What the measurements say: ln ns of n schedules. */

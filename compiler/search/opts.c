@@ -345,7 +345,9 @@ static UOp *matrix_factor(Job *job, UOp *u, DType d) {
 static bool matrix_factors(Job *job, MatrixPlan *t) {
   for (int swap = 0; swap < 2; swap++) {
     UOp *a = t->reduce->src[0]->src[swap], *b = t->reduce->src[0]->src[!swap];
-    if (!kernel_depends(a, t->m) || kernel_depends(a, t->n) || kernel_depends(b, t->m)) continue;
+    bool rows = t->info->m > 1;
+    if (rows && (!kernel_depends(a, t->m) || kernel_depends(b, t->m))) continue;
+    if (kernel_depends(a, t->n)) continue;
     if (!kernel_depends(b, t->n) || !kernel_depends(a, t->k) || !kernel_depends(b, t->k)) continue;
     t->factor[0] = matrix_factor(job, a, t->info->dtype[MATRIX_A]);
     t->factor[1] = matrix_factor(job, b, t->info->dtype[MATRIX_B]);
@@ -364,12 +366,14 @@ static Status plan_matrix(Job *job, Planner *p) {
   if (plan->matrix.info) return refuse(p, "the list has a TC already");
   if (!t.info || !matrix_on(t.info, p->target))
     return refuse(p, "the target lacks the instruction");
-  if (!plan->groups) return refuse(p, "the device has no warps");
+  if (plan->groups != (t.info->threads > 1))
+    return refuse(p, "it is an instruction of another kind of device");
   if (plan->nolocals || plan->ndims) return refuse(p, "it must come before LOCAL and GROUP");
   uint32_t axis[3] = {t.m, t.n, t.k};
   unsigned size[3] = {t.info->m, t.info->n, t.info->k};
-  for (int i = 0; i < 3; i++) {
-    if (axis[i] >= p->k->naxes || !p->k->axes[axis[i]].range || axis[i] == axis[(i + 1) % 3])
+  for (int i = t.info->m == 1; i < 3; i++) {
+    if (axis[i] >= p->k->naxes || !p->k->axes[axis[i]].range ||
+        (t.info->m > 1 && axis[i] == axis[(i + 1) % 3]))
       return refuse(p, "the kernel has no such axes");
     if (p->k->axes[axis[i]].reduce != (i == 2)) return refuse(p, "two output and a reduce axis");
     if (plan->axes[axis[i]].tile > 1) return refuse(p, "it must come before other tiles");
@@ -378,12 +382,12 @@ static Status plan_matrix(Job *job, Planner *p) {
   if (!t.reduce || !matrix_factors(job, &t))
     return refuse(p, "the reduce axis does not sum products of the instruction's dtypes, one "
                      "factor over each output axis");
-  for (int i = 0; i < 3; i++) {
+  for (int i = t.info->m == 1; i < 3; i++) {
     AxisPlan *a = &plan->axes[axis[i]];
     a->matrix = (int32_t)size[i];
     a->tile *= a->matrix;
   }
-  plan->block[plan->ndims++] = (int32_t)t.info->threads;
+  if (plan->groups) plan->block[plan->ndims++] = (int32_t)t.info->threads;
   plan->matrix = t;
   return NULL;
 }
@@ -533,7 +537,6 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
 
 /* Matrix instructions make vectors of their own. */
 static Status check_matrix(const KernelInfo *k, const OptPlan *plan) {
-  if (plan->matrix.info && plan->carry >= 0) return FAIL(INVALID_ARGUMENT, "a CARRY beside a TC");
   for (uint32_t i = 0; plan->matrix.info && i < k->naxes; i++)
     if (plan->axes[i].vector > 1)
       return FAIL(INVALID_ARGUMENT, "axis %u has a VECTOR beside a TC", i);

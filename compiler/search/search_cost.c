@@ -130,6 +130,27 @@ static void count_bytes(const Model *m, double *read, double *written) {
   }
 }
 
+static bool loads_dtype(const Model *m, DType d) {
+  for (uint32_t i = 0; i < m->naccess; i++)
+    if (!m->access[i].store && m->access[i].node->dtype == d) return true;
+  return false;
+}
+
+/* How much faster than f32 multiplications the target's matrix instructions for the operands are.
+ */
+static double matrix_gain(const Model *m) {
+  double gain = 1;
+  for (int64_t id = 0; m->nreductions && id < MX__COUNT; id++) {
+    const MatrixInfo *info = matrix_info(id);
+    if (!matrix_on(info, m->target) || !loads_dtype(m, info->dtype[MATRIX_A]) ||
+        !loads_dtype(m, info->dtype[MATRIX_B]))
+      continue;
+    gain = larger(gain,
+                  info->threads > 1 ? 16.0 / dtype_info[info->dtype[MATRIX_A]].bytes * 2 : info->k);
+  }
+  return gain;
+}
+
 void search_bounds(const Model *m, SearchCost *out) {
   double flops = 0, read, written;
   for (size_t i = 0; i < m->info->list.len; i++) {
@@ -147,7 +168,8 @@ void search_bounds(const Model *m, SearchCost *out) {
   } else if (bytes <= c.l2) {
     per_ns *= 2;
   }
-  double ns = larger(flops / (c.flops_ns * c.cores * (m->f64 ? 0.5 : 1)), bytes / per_ns);
+  double rate = c.flops_ns * c.cores * (m->f64 ? 0.5 : matrix_gain(m));
+  double ns = larger(flops / rate, bytes / per_ns);
   *out = (SearchCost){whole(flops), whole(read), whole(written), whole(ns) + 1, 0};
 }
 
@@ -160,10 +182,32 @@ typedef struct Loops { /* by axis */
   double tile[MODEL_AXES];
   double copies[MODEL_AXES]; /* instances in the body, vectors counting once */
   double lanes[MODEL_AXES];
-  int place[MODEL_AXES]; /* among the output loops, or among the reduce loops */
+  int place[MODEL_AXES];      /* in `order` */
+  uint32_t order[MODEL_AXES]; /* all loops; the first nout are those of outputs and a carried one */
+  int nout, n;
+  uint64_t outer; /* axes of the first nout */
+  uint64_t carried;
   uint64_t vectors;
   double threads;
 } Loops;
+
+static void push_loop(Loops *l, uint32_t axis) {
+  l->place[axis] = l->n;
+  l->order[l->n++] = axis;
+}
+
+static void find_order(Loops *l) {
+  const OptPlan *plan = l->plan;
+  if (plan->carry >= 0) l->carried = bit((uint32_t)plan->carry);
+  for (uint32_t i = 0; i < plan->nout; i++) {
+    if (plan->carry >= 0 && plan->carry_at == i) push_loop(l, (uint32_t)plan->carry);
+    push_loop(l, plan->order[i]);
+  }
+  l->nout = l->n;
+  for (int i = 0; i < l->n; i++) l->outer |= bit(l->order[i]);
+  for (uint32_t i = plan->nout; i < plan->nout + plan->nred; i++)
+    if ((int)plan->order[i] != plan->carry) push_loop(l, plan->order[i]);
+}
 
 static void find_loops(Loops *l, const Model *m, const OptPlan *plan) {
   *l = (Loops){.m = m, .plan = plan, .threads = 1};
@@ -176,32 +220,35 @@ static void find_loops(Loops *l, const Model *m, const OptPlan *plan) {
     l->trips[i] = larger(steps, 1);
     l->tile[i] = (double)a->tile;
     l->lanes[i] = a->vector;
-    l->copies[i] = (double)(a->tile / a->vector);
-    if (a->vector > 1) l->vectors |= bit(i);
+    l->copies[i] = (double)(a->tile / a->vector / a->matrix);
+    if (a->matrix > 1 && !m->info->axes[i].reduce) l->lanes[i] = a->matrix;
+    if (l->lanes[i] > 1) l->vectors |= bit(i);
   }
-  for (uint32_t i = 0; i < plan->nout + plan->nred; i++)
-    l->place[plan->order[i]] = (int)(i < plan->nout ? i : i - plan->nout);
+  find_order(l);
 }
 
-static int deepest(const Loops *l, uint64_t axes) {
-  int place = -1;
+/* One more than the place of the innermost of the loops over `axes`. */
+static int depth_of(const Loops *l, uint64_t axes) {
+  int depth = 0;
   for (; axes; axes &= axes - 1) {
-    int p = l->place[__builtin_ctzll(axes)];
-    if (p > place) place = p;
+    int p = l->place[__builtin_ctzll(axes)] + 1;
+    if (p > depth) depth = p;
   }
-  return place;
+  return depth;
+}
+
+/* Does the loop at a place run around the values of a group? */
+static bool is_around(const Loops *l, const Group *g, int place) {
+  uint64_t axis = bit(l->order[place]);
+  if (place < depth_of(l, g->nest & l->outer)) return !(axis & l->carried) || g->nest & axis;
+  return place < depth_of(l, g->open & l->m->reduce) && g->nest & axis;
 }
 
 /* How often the loops run through the place where a group's values are computed. */
 static double rounds_of(const Loops *l, const Group *g) {
-  uint64_t reduce = l->m->reduce;
-  int out = deepest(l, g->nest & ~reduce), red = deepest(l, g->open & reduce);
   double n = 1;
-  for (int i = 0; i <= out; i++) n *= l->trips[l->plan->order[i]];
-  for (int i = 0; i <= red; i++) {
-    uint32_t axis = l->plan->order[l->plan->nout + (uint32_t)i];
-    if (g->nest & bit(axis)) n *= l->trips[axis];
-  }
+  for (int i = 0; i < l->n; i++)
+    if (is_around(l, g, i)) n *= l->trips[l->order[i]];
   return n;
 }
 
@@ -269,8 +316,8 @@ static double load_cost(const Loops *l, const Access *a, bool staged) {
   if (step == 0) return 1;
   if (step == 2 || step == -1) return 3 * width;
   for (uint32_t i = 0; i < a->nsteps && step != STEP_FAR; i++) /* rows that are transposed */
-    if (a->steps[i].step == 1 && l->tile[a->steps[i].axis] >= 4) return lanes * 0.45;
-  return lanes * (step == STEP_FAR ? 2 : 0.9);
+    if (a->steps[i].step == 1 && l->tile[a->steps[i].axis] >= 4) return lanes * 0.6;
+  return lanes * 2;
 }
 
 static void add_access(const Loops *l, const Access *a, Units *u) {
@@ -284,53 +331,75 @@ static void add_access(const Loops *l, const Access *a, Units *u) {
   if (a->gated && !staged) u->other += 3 * n;
 }
 
-/* Accumulators: their chains, and what does not fit the registers. */
-static void add_reduction(const Loops *l, const Reduction *r, const Group *g, Units *u) {
-  double rounds = rounds_of(l, g), acc = copies_of(l, r->out), steps = copies_of(l, r->red);
-  double width = registers_of(l, r->out | r->red, r->bytes);
-  double chains = larger(acc, smaller(acc * steps, WANTED_CHAINS));
-  u->stall += rounds * FMA_LATENCY * acc * steps / chains;
-  double live = chains * width + smaller(acc, 4) + 1;
-  double spilled = live - l->m->target->vector_registers;
-  if (l->m->target->vector_registers && spilled > 0)
-    u->load += rounds * spilled, u->store += rounds * spilled;
-}
-
-/* Iterations of all loops, and of entering them. */
-static double loop_overhead(const Loops *l, const Group *g) {
-  uint64_t reduce = l->m->reduce;
-  int out = deepest(l, g->nest & ~reduce), red = deepest(l, g->open & reduce);
-  double n = 1, sum = 0;
-  for (int i = 0; i <= out; i++) {
-    double trips = l->trips[l->plan->order[i]];
-    sum += trips > 1 ? n * (trips * 1.5 + 6) : 0;
-    n *= trips;
-  }
-  for (int i = 0; i <= red; i++) {
-    uint32_t axis = l->plan->order[l->plan->nout + (uint32_t)i];
-    if (!(g->nest & bit(axis))) continue;
-    sum += l->trips[axis] > 1 ? n * (l->trips[axis] * 1.5 + 6) : 0;
-    n *= l->trips[axis];
-  }
-  return sum;
-}
-
 /* The extents of a staged tile, as opts.c counts them. */
 static double staged_elements(const Loops *l, uint64_t axes, int level, uint64_t *inside) {
   double n = 1;
   *inside = 0;
   for (; axes; axes &= axes - 1) {
     uint32_t a = (uint32_t)__builtin_ctzll(axes);
-    bool in = level < 0 || l->m->reduce & bit(a) || l->place[a] > l->place[level];
+    bool in = level < 0 || l->m->reduce & ~l->carried & bit(a) || l->place[a] > l->place[level];
     n *= l->tile[a] * (in ? l->trips[a] : 1);
     if (in) *inside |= bit(a);
   }
   return n;
 }
 
+/* The sums of a tile come and go with each block of a carried axis. */
+static double carried_vectors(const Loops *l, const Reduction *r) {
+  double n = copies_of(l, r->out & ~l->m->reduce) * registers_of(l, r->out, r->bytes);
+  for (int i = 0; i < l->nout; i++) n *= l->trips[l->order[i]];
+  return n;
+}
+
+static double carried_bytes(const Loops *l, const Reduction *r) {
+  uint64_t inside;
+  return staged_elements(l, r->out & ~l->m->reduce, l->plan->carry, &inside) * r->bytes;
+}
+
+/* Accumulators: their chains, and what does not fit the registers beside the vectors that each step
+ * loads. */
+static void add_reduction(const Loops *l, int phase, const Group *g, Units *u) {
+  const Reduction *r = &l->m->reductions[phase - 1];
+  double operands = 1;
+  for (uint32_t i = 0; i < l->m->naccess; i++) {
+    const Access *a = &l->m->access[i];
+    if (l->m->groups[a->group].phase == phase && a->mask & l->vectors)
+      operands = larger(operands, copies_of(l, a->mask & r->out));
+  }
+  if (operands >= copies_of(l, r->out)) operands = 1; /* each is used once, and then dead */
+  double rounds = rounds_of(l, g), acc = copies_of(l, r->out), steps = copies_of(l, r->red);
+  double width = registers_of(l, r->out | r->red, r->bytes);
+  double chains = larger(acc, smaller(acc * steps, WANTED_CHAINS));
+  if (r->red & l->carried) {
+    double vectors = carried_vectors(l, r);
+    u->load += vectors, u->store += vectors;
+  }
+  u->stall += rounds * FMA_LATENCY * acc * steps / chains;
+  double live = chains * width + operands * width + 1;
+  double spilled = live - l->m->target->vector_registers;
+  if (l->m->target->vector_registers && spilled > 0)
+    u->load += 3 * rounds * steps * spilled, u->store += 2 * rounds * steps * spilled;
+}
+
+/* Instructions that count iterations, and cycles for leaving loops. */
+static void add_loop(const Loops *l, uint32_t axis, double *rounds, Units *u, double *left) {
+  double trips = l->trips[axis];
+  if (trips <= 1) return;
+  *left += *rounds * (trips > 24 ? 12 : 2); /* short ones are predicted */
+  *rounds *= trips;
+  u->other += 3 * *rounds;
+}
+
+static double add_loops(const Loops *l, const Group *g, Units *u) {
+  double rounds = 1, left = 0;
+  for (int i = 0; i < l->n; i++)
+    if (is_around(l, g, i)) add_loop(l, l->order[i], &rounds, u, &left);
+  return left;
+}
+
 static double rounds_to(const Loops *l, int level) {
   double n = 1;
-  for (int i = 0; level >= 0 && i <= l->place[level]; i++) n *= l->trips[l->plan->order[i]];
+  for (int i = 0; level >= 0 && i <= l->place[level]; i++) n *= l->trips[l->order[i]];
   return n;
 }
 
@@ -353,9 +422,9 @@ typedef struct Nest { /* the loops of a phase, outermost first */
 
 static Nest nest_of(const Loops *l, uint64_t axes) {
   Nest nest = {.n = 0};
-  for (uint32_t i = 0; i < l->plan->nout + l->plan->nred; i++) {
-    uint32_t axis = l->plan->order[i];
-    bool red = i >= l->plan->nout;
+  for (int i = 0; i < l->n; i++) {
+    uint32_t axis = l->order[i];
+    bool red = (l->m->reduce & bit(axis)) != 0;
     if (l->trips[axis] > 1 && (!red || axes & bit(axis))) nest.axis[nest.n++] = axis;
   }
   return nest;
@@ -471,6 +540,12 @@ static double traffic_cycles(const Loops *l, const Machine *c) {
       add_level(l, phase, &nest, &levels[level]);
     }
     for (uint32_t i = 0; i < l->m->naccess; i++) add_copies(l, &l->m->access[i], &levels[level]);
+    for (uint32_t i = 0; i < l->m->nreductions; i++) {
+      const Reduction *r = &l->m->reductions[i];
+      bool kept = !(r->red & l->carried) || carried_bytes(l, r) < 0.5 * levels[level].bytes;
+      if (!kept)
+        *levels[level].lines += 1.5 * carried_vectors(l, r) * l->m->target->vector_bytes / LINE;
+    }
   }
   double crowd = larger(1, share / 4);
   double l1 = t.into_l1 * LINE / c->l2_cycle, l2 = t.into_l2 * LINE / c->l3_cycle;
@@ -506,9 +581,9 @@ static double compute_cycles(const Loops *l) {
       const StagePlan *s = stage_of(l, &m->access[i]);
       if (s && in_phase(l, &m->access[i], phase)) add_stage(l, &m->access[i], s, &u);
     }
-    if (phase && body) add_reduction(l, &m->reductions[phase - 1], body, &u);
+    if (phase && body) add_reduction(l, phase, body, &u);
+    if (body) cycles += add_loops(l, body, &u);
     cycles += cycles_of(&u, wide);
-    if (body) cycles += 0.5 * loop_overhead(l, body);
   }
   return cycles;
 }
@@ -522,8 +597,10 @@ double search_body(const Model *m, const OptPlan *plan) {
     n += g->work * copies_of(&l, g->open) * registers_of(&l, g->open, g->bytes);
   }
   for (uint32_t i = 0; i < m->naccess; i++) {
-    uint64_t open = m->groups[m->access[i].group].open;
-    n += copies_of(&l, open) * registers_of(&l, open, m->access[i].bytes);
+    const Access *a = &m->access[i];
+    double copies = copies_of(&l, m->groups[a->group].open);
+    n += copies * load_cost(&l, a, false); /* staged: in the copy */
+    if (stage_of(&l, a)) n += copies * load_cost(&l, a, true);
   }
   return n;
 }

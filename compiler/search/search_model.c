@@ -186,24 +186,28 @@ static void add_node(Builder *b, size_t i) {
   if (is_access(u)) add_access(b, i, g);
 }
 
-static bool fits(const KernelInfo *k) {
+static bool fits(const KernelInfo *k, uint32_t *all) {
   uint32_t accesses = 0, reductions = 0;
   if (!k->store || k->naxes > MODEL_AXES) return false;
   for (size_t i = 0; i < k->list.len; i++) {
     accesses += is_access(k->list.at[i]);
     reductions += k->list.at[i]->op == OP_REDUCE;
   }
+  *all = accesses;
   return accesses <= MODEL_ACCESSES && reductions <= MODEL_GROUPS;
 }
 
 Model *search_model(Job *job, UOp *kernel, const Target *target) {
   KernelInfo *k = kernel_info(job, kernel);
-  if (!fits(k)) return NULL;
+  uint32_t accesses;
+  if (!fits(k, &accesses)) return NULL;
   Model *m = arena_alloc(&job->arena, sizeof *m);
   *m = (Model){.target = target, .kernel = kernel, .info = k, .least_bytes = 8};
-  m->access = arena_array(&job->arena, MODEL_ACCESSES, sizeof *m->access);
-  m->groups = arena_array(&job->arena, MODEL_GROUPS, sizeof *m->groups);
-  m->reductions = arena_array(&job->arena, MODEL_GROUPS, sizeof *m->reductions);
+  m->access = arena_array(&job->arena, accesses, sizeof *m->access);
+  m->groups = arena_array(&job->arena, k->list.len < MODEL_GROUPS ? k->list.len : MODEL_GROUPS,
+                          sizeof *m->groups);
+  m->reductions = arena_array(&job->arena, k->list.len < MODEL_GROUPS ? k->list.len : MODEL_GROUPS,
+                              sizeof *m->reductions);
   Builder *b = arena_alloc(&job->arena, sizeof *b);
   *b = (Builder){.job = job, .m = m};
   b->under = arena_array(&job->arena, k->list.len, sizeof *b->under);

@@ -274,13 +274,20 @@ static void compile_missing(Build *b) {
   }
 }
 
+/* A list without opts is spelt with a space where "" asks for the heuristic. */
+static bool same_opts(const char *a, const char *b) {
+  while (*a == ' ') a++;
+  while (*b == ' ') b++;
+  return !strcmp(a, b);
+}
+
 /* Whether the blob was compiled with these opts. */
 static bool has_opts(Bytes blob, const char *opts) {
   Arena arena;
   Kiln__V1__KernelBinary *binary;
   arena_init(&arena, 0);
   Status st = unpack(&kiln__v1__kernel_binary__descriptor, blob, &arena, &binary);
-  bool same = !st && !strcmp(binary->opts, opts);
+  bool same = !st && same_opts(binary->opts, opts);
   status_drop(st);
   arena_deinit(&arena);
   return same;
@@ -294,7 +301,8 @@ static void on_kernels_found(void *ctx, const StoreKernel *found, size_t n) {
   for (size_t i = 0; i < n; i++) {
     BuildKernel *k = &b->kernels[i];
     Bytes blob = found[i].binary;
-    if (found[i].opts && *found[i].opts) k->opts = arena_strdup(&b->arena, str_from(found[i].opts));
+    const char *opts = found[i].opts;
+    if (opts) k->opts = arena_strdup(&b->arena, str_from(*opts ? opts : " "));
     if (!blob.ptr || (k->opts && !has_opts(blob, k->opts))) continue;
     k->blob.len = blob.len;
     k->blob.ptr = arena_copy(&b->arena, blob.ptr, blob.len);

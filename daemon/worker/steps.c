@@ -87,8 +87,22 @@ static Status machine_wait(Machine *m) {
   return m->submitted ? device_wait(m->x->dev, m->fence, -1) : NULL;
 }
 
+/* One call alone, with everything before it done. */
+static Status profile_call(Machine *m, uint32_t call) {
+  CallTimes *p = &m->x->profile;
+  TRY(machine_wait(m));
+  int64_t start = clock_now_ns();
+  m->from = call;
+  m->to = call + 1;
+  TRY(machine_wait(m));
+  p->ns[call] += clock_now_ns() - start;
+  p->runs[call]++;
+  return NULL;
+}
+
 static Status step_call(Machine *m, uint32_t call) {
   TRY(launch_grids_set(m->l->grids, m->l->launches, call));
+  if (m->x->profile.on) return profile_call(m, call);
   if (m->from != m->to && call != m->to) TRY(machine_flush(m));
   if (m->from == m->to) m->from = call;
   m->to = call + 1;

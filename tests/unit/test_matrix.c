@@ -293,7 +293,7 @@ static void random_schedules(void **state) {
   for (int i = 0; i < 60; i++) {
     Job job;
     job_init(&job, 0);
-    int id = (int)random_below(MX__COUNT);
+    int id = (int)random_below(MX_U8I8_N16K4); /* of warps */
     Shape s = random_shape(matrix_info(id));
     Run r = {.k = contraction(&job, &s)};
     random_list(&job, &r, id);

@@ -36,6 +36,7 @@ static const Target cpu = {.kind = "cpu",
                            .vector_bytes = 64,
                            .vector_registers = 32,
                            .threads = 2,
+                           .features = "+avx512vnni,+avx512bf16",
                            .l1_bytes = 48 << 10,
                            .l2_bytes = 2 << 20};
 static Target target;
@@ -65,7 +66,11 @@ static int64_t elements(const Run *r, const UOp *p) {
 static void fill(const Run *r, const UOp *p, void *data) {
   int64_t n = elements(r, p);
   for (int64_t i = 0; i < n; i++) {
-    if (p->dtype == DT_F32)
+    if (dtype_info[p->dtype].bytes == 1)
+      ((uint8_t *)data)[i] = (uint8_t)random_below(256);
+    else if (p->dtype == DT_BF16)
+      ((uint16_t *)data)[i] = (uint16_t)(0x3f80 | random_below(2) << 15 | random_below(128));
+    else if (p->dtype == DT_F32)
       ((float *)data)[i] = (float)random_below(2001) / 1000.f - 1.f;
     else
       ((int32_t *)data)[i] = (int32_t)random_below(40);
@@ -243,7 +248,7 @@ static const ZooConv convs[] = {
      .depthwise = true},
 };
 
-enum { NKERNELS = 23 };
+enum { NKERNELS = 27 };
 static ZooKernel kernel(Job *job, int i) {
   switch (i) {
   case 0: return zoo_matmul(job, DT_F32, 12, 40, 24, false);
@@ -263,6 +268,10 @@ static ZooKernel kernel(Job *job, int i) {
   case 14: return zoo_matmul(job, DT_F32, 1, 30, 64, true);
   case 15: return zoo_elementwise(job, 1);
   case 22: return zoo_prologue(job, 20, 40, 12);
+  case 23: return zoo_matmul_of(job, DT_U8, DT_I8, DT_I32, 9, 40, 24, false);
+  case 24: return zoo_matmul_of(job, DT_U8, DT_I8, DT_I32, 5, 32, 64, true);
+  case 25: return zoo_matmul_of(job, DT_BF16, DT_BF16, DT_F32, 6, 33, 24, false);
+  case 26: return zoo_matmul_of(job, DT_U8, DT_I8, DT_I32, 7, 50, 21, false);
   default: return zoo_conv(job, convs[i - 16]);
   }
 }
@@ -332,6 +341,25 @@ static const Case cases[] = {
     {17, "CARRY(4,2) VECTOR(3,4) STAGE(4,0)"},
     {20, "VECTOR(1,16) UPCAST(0,3)"},
     {21, "VECTOR(2,16) UPCAST(1,4) UNROLL(3,3) UNROLL(4,3)"},
+};
+
+/* Matrix instructions of a CPU. */
+enum { U8I8 = MX_U8I8_N16K4, BF16 = MX_BF16_N16K2 };
+static const struct {
+  int kernel, row;
+  int axis, n, k;
+  const char *before, *after;
+} tc_cases[] = {
+    {23, U8I8, 0, 1, 2, "", ""},
+    {23, U8I8, 0, 1, 2, "", " UPCAST(1,2) UPCAST(0,4) ORDER(0,1) STAGE(1,1)"},
+    {23, U8I8, 1, 1, 2, "", " UPCAST(0,3) UNROLL(2,2) STAGE(-1,1) STAGE(0,0) THREAD(0,2)"},
+    {23, U8I8, 0, 1, 2, "SPLIT(2,8) ", " UPCAST(0,2) CARRY(3,0) STAGE(3,1)"},
+    {24, U8I8, 0, 1, 2, "", " UPCAST(0,5) ORDER(0,1) STAGE(1,1)"},
+    {24, U8I8, 0, 1, 2, "SPLIT(2,16) ", " UPCAST(1,2) ORDER(0,1) CARRY(3,0) STAGE(1,1)"},
+    {25, BF16, 0, 1, 2, "", " UPCAST(1,2) UPCAST(0,3) ORDER(0,1) STAGE(1,1)"},
+    {25, BF16, 0, 1, 2, "", " UNROLL(2,3) STAGE(-1,1)"},
+    {26, U8I8, 0, 1, 2, "PADTO(2,4) ", " UPCAST(0,3) ORDER(0,1) STAGE(1,1)"},
+    {26, U8I8, 0, 1, 2, "PADTO(2,4) ", " UPCAST(1,2) STAGE(-1,1) STAGE(-1,0)"},
 };
 
 static const Case gpu_cases[] = {
@@ -407,6 +435,37 @@ static void chosen_schedules(void **state) {
     random_state = i;
     run_case(&cases[i]);
   }
+}
+
+static void run_tc_cases(const Target *t) {
+  for (size_t i = 0; i < sizeof tc_cases / sizeof *tc_cases; i++) {
+    char text[200];
+    if (!matrix_on(matrix_info(tc_cases[i].row), t)) continue;
+    int64_t arg = opt_tc_arg(tc_cases[i].row, (uint32_t)tc_cases[i].n, (uint32_t)tc_cases[i].k);
+    snprintf(text, sizeof text, "%sTC(%d,%lld)%s", tc_cases[i].before, tc_cases[i].axis,
+             (long long)arg, tc_cases[i].after);
+    random_state = i;
+    run_case(&(Case){tc_cases[i].kernel, text});
+  }
+}
+
+static void matrix_schedules(void **state) {
+  (void)state;
+  run_tc_cases(&target);
+}
+
+/* As machine code for this processor. */
+static void chosen_as_code(void **state) {
+  (void)state;
+  assert_null(device_cpu_create(2, &device));
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    random_state = i;
+    run_case(&cases[i]);
+  }
+  Target host = local_target(device);
+  run_tc_cases(&host);
+  device_destroy(device);
+  device = NULL;
 }
 
 static void chosen_on_gpu(void **state) {
@@ -487,6 +546,8 @@ static OptList random_opts(Job *job, UOp *sink) {
     OptKind kind = (OptKind)random_below(OPT__COUNT);
     int axis = (int)random_below(naxes + 1) - 1;
     int64_t arg = sizes[random_below(8)];
+    if (kind == OPT_TC)
+      arg = opt_tc_arg(random_below(MX__COUNT), random_below(naxes), random_below(naxes));
     if (kind == OPT_STAGE) arg = random_below(k->noperands + 1);
     if (kind == OPT_ORDER || kind == OPT_CARRY) arg = random_below(3);
     try_opt(job, sink, &list, kind, axis, arg);
@@ -726,8 +787,9 @@ int main(void) {
       ON(cpu, text_round_trip),     ON(cpu, illegal_opts),       ON(cpu, chosen_schedules),
       ON(cpu, heuristic_schedules), ON(cpu, random_schedules),   ON(gpu, illegal_on_gpu),
       ON(gpu, chosen_on_gpu),       ON(gpu, chosen_on_opencl),   ON(gpu, heuristic_on_gpu),
-      ON(gpu, random_schedules),    ON(cpu, symbolic_chosen),    ON(cpu, symbolic_heuristic),
-      ON(cpu, symbolic_random),     ON(gpu, symbolic_heuristic), ON(gpu, symbolic_random),
+      ON(gpu, random_schedules),    ON(cpu, symbolic_chosen),    ON(cpu, matrix_schedules),
+      ON(cpu, chosen_as_code),      ON(cpu, symbolic_heuristic), ON(cpu, symbolic_random),
+      ON(gpu, symbolic_heuristic),  ON(gpu, symbolic_random),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

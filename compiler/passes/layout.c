@@ -1,0 +1,345 @@
+/* One walk over the tensor graph, sources first. A tensor [n, c, ...] may get a second form
+ * [n, c / b, ..., b], its channels in blocks of a vector or two. A convolution with constant
+ * weights makes one; whatever works elementwise or along the other axes (pooling, padding,
+ * concatenation, residual sums) passes it on; everything else asks for the plain form, which is a
+ * PERMUTE of the blocked one. So reorders stand at the edges of chains only, and they are movement
+ * ops: fusion decides whether one is a kernel.
+ *
+ * In the blocked form every load of a convolution is contiguous along channels, or one element for
+ * a whole vector, whatever the strides, and weights are packed once in the order in which they are
+ * read. A window that reaches over the edge reads a stored copy with the zeros around it (a halo):
+ * that is a CAT, whose middle the producer writes in place, so it costs the zeros alone. */
+#include "compiler/passes/layout.h"
+
+#include <assert.h>
+
+#include "compiler/passes/winograd.h"
+#include "compiler/rules/rewrite.h"
+
+enum { MAX_RANK = 12, FEW_CHANNELS = 4, FEW_PIXELS = 16 };
+
+/* The second form of a node: a tensor of plain shape `shape`, in blocks. NULL value: none. */
+typedef struct Blocked {
+  UOp *value;
+  Ints shape;
+  int64_t block;
+} Blocked;
+
+typedef struct Layout {
+  Job *job;
+  const TensorGraph *graph;
+  const Target *target;
+  UOp **plain; /* by place in the list: the node, over its new sources */
+  Blocked *blocked;
+  bool *fixed; /* depends on weights and constants alone */
+} Layout;
+
+/* -- building ---------------------------------------------------------------------------------- */
+
+static UOp *moved(Job *job, Op op, UOp *x, const int64_t *v, size_t n) {
+  return uop_make(job, op, DT_VOID, arg_ints(v, n), &x, 1);
+}
+static UOp *reshape(Job *job, UOp *x, const int64_t *v, size_t n) {
+  return moved(job, OP_RESHAPE, x, v, n);
+}
+
+#define DIMS(...) (int64_t[]){__VA_ARGS__}, sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)
+
+/* -- between the forms ------------------------------------------------------------------------- */
+
+/* Channels side by side: one or two vectors, with little of the last one unused. 0: no number. */
+static int64_t block_of(const Target *t, int64_t channels) {
+  int64_t lanes = t->vector_bytes / 4, best = 0;
+  double least = 1.34;
+  for (int64_t b = 2 * lanes; b >= lanes && lanes > 1; b--) {
+    double waste = (double)((b + lanes - 1) / lanes * lanes) / (double)b;
+    if (channels % b || waste >= least) continue;
+    best = b, least = waste;
+  }
+  return best;
+}
+
+/* [s0, c, rest...] in blocks. Axis 1 may also have one element, which then is each block's. */
+static UOp *to_blocks(Job *job, UOp *x, int64_t block) {
+  uint32_t n = x->shape.n;
+  int64_t dims[MAX_RANK + 1], order[MAX_RANK + 1];
+  bool one = x->shape.at[1] == 1;
+  memcpy(dims, x->shape.at, 2 * sizeof *dims);
+  dims[1] = one ? 1 : x->shape.at[1] / block, dims[2] = one ? 1 : block;
+  memcpy(dims + 3, x->shape.at + 2, (n - 2) * sizeof *dims);
+  for (uint32_t k = 0; k <= n; k++) order[k] = k < 2 ? k : k == n ? 2 : k + 1;
+  return moved(job, OP_PERMUTE, reshape(job, x, dims, n + 1), order, n + 1);
+}
+
+static UOp *from_blocks(Job *job, const Blocked *b) {
+  uint32_t n = b->shape.n;
+  int64_t order[MAX_RANK + 1];
+  for (uint32_t k = 0; k <= n; k++) order[k] = k < 2 ? k : k == 2 ? n : k - 1;
+  return reshape(job, moved(job, OP_PERMUTE, b->value, order, n + 1), b->shape.at, n);
+}
+
+/* The blocked shape of a plain one. */
+static Ints blocked_shape(Job *job, Ints plain, int64_t block) {
+  int64_t *dims = arena_array(&job->arena, plain.n + 1, sizeof *dims);
+  memcpy(dims, plain.at, plain.n * sizeof *dims);
+  dims[1] = plain.at[1] / block, dims[plain.n] = block;
+  return (Ints){dims, plain.n + 1};
+}
+
+/* Source s of u in blocks of that size: what it has, or a reorder; a broadcast is reordered before
+ * it is made. */
+static UOp *in_blocks(Layout *l, const UOp *u, uint32_t s, int64_t block) {
+  const Blocked *b = &l->blocked[u->src[s]->place];
+  UOp *x = l->plain[u->src[s]->place];
+  if (!x->shape.n) return x;
+  if (b->value && b->block == block && shape_eq(b->shape, x->shape)) return b->value;
+  if (x->op != OP_EXPAND || x->src[0]->shape.n != x->shape.n) return to_blocks(l->job, x, block);
+  Ints to = blocked_shape(l->job, x->shape, block);
+  return moved(l->job, OP_EXPAND, to_blocks(l->job, x->src[0], block), to.at, to.n);
+}
+
+/* -- convolutions ------------------------------------------------------------------------------ */
+
+static UOp *zeros(Job *job, DType dtype, Ints shape) {
+  int64_t *ones = arena_array(&job->arena, shape.n, sizeof *ones);
+  for (uint32_t k = 0; k < shape.n; k++) ones[k] = 1;
+  return moved(job, OP_EXPAND, reshape(job, uop_number(job, dtype, 0), ones, shape.n), shape.at,
+               shape.n);
+}
+
+/* x between lo and hi zeros along the axis. */
+static UOp *between_zeros(Job *job, UOp *x, uint32_t axis, int64_t lo, int64_t hi) {
+  UOp *parts[3];
+  uint32_t n = 0;
+  int64_t *dims = arena_copy(&job->arena, x->shape.at, x->shape.n * sizeof *dims);
+  if (lo) dims[axis] = lo, parts[n++] = zeros(job, (DType)x->dtype, (Ints){dims, x->shape.n});
+  parts[n++] = x;
+  if (hi) dims[axis] = hi, parts[n++] = zeros(job, (DType)x->dtype, (Ints){dims, x->shape.n});
+  return n > 1 ? uop_make(job, OP_CAT, DT_VOID, arg_i(axis), parts, n) : x;
+}
+
+/* x with the zeros around it that the windows reach, and nothing that they do not. */
+static UOp *with_halo(Job *job, UOp *x, const Conv *c) {
+  for (uint32_t d = 0; d < 2; d++) {
+    x = between_zeros(job, x, 2 + d, c->lo[d], c->hi[d]);
+    int64_t bounds[2 * 5], need;
+    need = (c->out[d] - 1) * c->stride[d] + (c->kernel[d] - 1) * c->dilation[d] + 1;
+    for (uint32_t k = 0; k < 5; k++) bounds[2 * k] = 0, bounds[2 * k + 1] = x->shape.at[k];
+    bounds[2 * (2 + d) + 1] = need;
+    if (need < x->shape.at[2 + d]) x = moved(job, OP_SHRINK, x, bounds, 10);
+  }
+  return x;
+}
+
+/* [n, cb, p, i, q, k, ci]: what each output pixel (p, q) reads at offset (i, k). */
+static UOp *windows(Job *job, UOp *x, const Conv *c) {
+  x = with_halo(job, x, c);
+  for (uint32_t d = 0; d < 2; d++)
+    x = moved(job, OP_WINDOW, x, DIMS(2 + 2 * d, c->kernel[d], c->stride[d], c->dilation[d]));
+  return x;
+}
+
+static UOp *summed(Job *job, UOp *x, UOp *w, Ints space, uint32_t first) {
+  int64_t axes[MAX_RANK];
+  for (uint32_t k = first; k < space.n; k++) axes[k - first] = k;
+  UOp *product = uop2(job, OP_MUL, moved(job, OP_EXPAND, x, space.at, space.n),
+                      moved(job, OP_EXPAND, w, space.at, space.n));
+  UOp *y = uop_make(job, OP_REDUCE, DT_VOID, arg_both(OP_ADD, axes, space.n - first), &product, 1);
+  return reshape(job, y, space.at, first);
+}
+
+static UOp *source_in_blocks(Layout *l, const Conv *c, const Blocked *x, int64_t block) {
+  if (x->value && x->block == block && shape_eq(x->shape, c->x->shape)) return x->value;
+  return to_blocks(l->job, c->x, block);
+}
+
+/* bi is 1 for a few channels that are no multiple of a vector: they stay as they are. */
+static UOp *dense(Layout *l, const Conv *c, const Blocked *from, int64_t bi, int64_t bo) {
+  Job *job = l->job;
+  int64_t cb = c->channels / bi, kb = c->filters / bo, kh = c->kernel[0], kw = c->kernel[1];
+  UOp *x = source_in_blocks(l, c, from, bi);
+  int64_t tile = bi == 1 || l->graph->strict ? 0 : winograd_tile(l->target, c);
+  if (tile) return winograd_conv(job, c, with_halo(job, x, c), tile, bi, bo);
+  x = moved(job, OP_PERMUTE, windows(job, x, c), DIMS(0, 2, 4, 1, 3, 5, 6));
+  x = reshape(job, x, DIMS(c->batch, 1, c->out[0], c->out[1], 1, cb, kh, kw, bi));
+  UOp *w = reshape(job, c->w, DIMS(kb, bo, cb, bi, kh, kw));
+  w = uop1(job, OP_CONTIGUOUS, moved(job, OP_PERMUTE, w, DIMS(0, 2, 4, 5, 3, 1)));
+  w = moved(job, OP_PERMUTE, w, DIMS(0, 5, 1, 2, 3, 4));
+  w = reshape(job, w, DIMS(1, kb, 1, 1, bo, cb, kh, kw, bi));
+  int64_t space[] = {c->batch, kb, c->out[0], c->out[1], bo, cb, kh, kw, bi};
+  return summed(job, x, w, (Ints){space, 9}, 5);
+}
+
+static UOp *depthwise(Layout *l, const Conv *c, const Blocked *from, int64_t b) {
+  Job *job = l->job;
+  int64_t cb = c->channels / b, kh = c->kernel[0], kw = c->kernel[1];
+  UOp *x = windows(job, source_in_blocks(l, c, from, b), c);
+  x = moved(job, OP_PERMUTE, x, DIMS(0, 1, 2, 4, 6, 3, 5));
+  UOp *w = reshape(job, c->w, DIMS(cb, b, kh, kw));
+  w = uop1(job, OP_CONTIGUOUS, moved(job, OP_PERMUTE, w, DIMS(0, 2, 3, 1)));
+  w = moved(job, OP_PERMUTE, w, DIMS(0, 3, 1, 2));
+  w = reshape(job, w, DIMS(1, cb, 1, 1, b, kh, kw));
+  int64_t space[] = {c->batch, cb, c->out[0], c->out[1], b, kh, kw};
+  return summed(job, x, w, (Ints){space, 7}, 5);
+}
+
+static Blocked *form_of(Layout *l, const UOp *u) { return &l->blocked[u->place]; }
+
+/* The convolution that u is, if blocks suit it. The tensors below it are those of the old graph. */
+static bool convolution(Layout *l, UOp *u, Blocked *out) {
+  Conv c;
+  if (u->dtype != DT_F32 || !conv_match(l->job, u, &c) || !l->fixed[c.w->place]) return false;
+  int64_t bo = block_of(l->target, c.filters), bi = block_of(l->target, c.channels);
+  bool each = c.groups == c.channels && c.groups == c.filters;
+  if (!bo || c.batch * c.out[0] * c.out[1] < FEW_PIXELS) return false;
+  if (!bi && c.channels <= FEW_CHANNELS) bi = 1;
+  if (!bi || (c.groups > 1 && !each)) return false;
+  const Blocked *from = form_of(l, c.x);
+  c.x = l->plain[c.x->place];
+  c.w = l->plain[c.w->place];
+  int64_t *dims = arena_array(&l->job->arena, 4, sizeof *dims);
+  dims[0] = c.batch, dims[1] = c.filters, dims[2] = c.out[0], dims[3] = c.out[1];
+  *out = (Blocked){.shape = {dims, 4}, .block = bo};
+  out->value = each ? depthwise(l, &c, from, bo) : dense(l, &c, from, bi, bo);
+  return true;
+}
+
+/* -- what passes the form on ------------------------------------------------------------------- */
+
+static bool same_channels(const Blocked *b, const UOp *u) {
+  return b->value && u->shape.n >= 2 && u->shape.n < MAX_RANK && b->shape.n >= 2 &&
+         u->shape.at[0] == b->shape.at[0] && u->shape.at[1] == b->shape.at[1];
+}
+
+static UOp *with_arg(Layout *l, const UOp *u, UOp *x, const int64_t *v, size_t n) {
+  UOp *src[2] = {x, u->nsrc > 1 ? l->plain[u->src[1]->place] : NULL};
+  return uop_make(l->job, (Op)u->op, DT_VOID, arg_both(u->arg.i, v, n), src, u->nsrc);
+}
+
+/* PAD and SHRINK. */
+static UOp *bounded(Layout *l, const UOp *u, const Blocked *b) {
+  int64_t v[2 * MAX_RANK + 2];
+  uint32_t n = u->arg.ints.n;
+  bool pads = u->op == OP_PAD;
+  memcpy(v, u->arg.ints.at, n * sizeof *v);
+  v[2] = 0, v[3] = pads ? 0 : b->value->shape.at[1];
+  v[n] = 0, v[n + 1] = pads ? 0 : b->block;
+  return with_arg(l, u, b->value, v, n + 2);
+}
+
+/* A PERMUTE of the other axes. */
+static UOp *permuted(Layout *l, const UOp *u, const Blocked *b) {
+  int64_t order[MAX_RANK + 1];
+  uint32_t n = u->shape.n;
+  if (u->arg.ints.at[0] != 0 || u->arg.ints.at[1] != 1) return NULL;
+  memcpy(order, u->arg.ints.at, n * sizeof *order);
+  order[n] = n;
+  return with_arg(l, u, b->value, order, n + 1);
+}
+
+static bool reduces_channels(const UOp *u) {
+  for (uint32_t k = 0; k < u->arg.ints.n; k++)
+    if (u->arg.ints.at[k] == 1) return true;
+  return false;
+}
+
+/* A movement or reduction of the other axes. */
+static UOp *along(Layout *l, UOp *u, const Blocked *b) {
+  Ints to = blocked_shape(l->job, u->shape, b->block);
+  switch (u->op) {
+  case OP_PAD:
+  case OP_SHRINK: return bounded(l, u, b);
+  case OP_EXPAND:
+  case OP_RESHAPE: return with_arg(l, u, b->value, to.at, to.n);
+  case OP_PERMUTE: return permuted(l, u, b);
+  case OP_WINDOW: return u->arg.ints.at[0] < 2 ? NULL : with_arg(l, u, b->value, u->arg.ints.at, 4);
+  case OP_REDUCE:
+    if (reduces_channels(u)) return NULL;
+    return with_arg(l, u, b->value, u->arg.ints.at, u->arg.ints.n);
+  case OP_CONTIGUOUS: return uop1(l->job, OP_CONTIGUOUS, b->value);
+  default: return NULL;
+  }
+}
+
+/* The smallest block among the sources of a CAT or an elementwise op, if it suits all of them. */
+static int64_t common_block(const Layout *l, const UOp *u) {
+  int64_t block = 0;
+  for (uint32_t s = 0; s < u->nsrc; s++) {
+    const Blocked *b = form_of((Layout *)(uintptr_t)l, u->src[s]);
+    if (b->value && shape_eq(b->shape, u->src[s]->shape) && (!block || b->block < block))
+      block = b->block;
+  }
+  for (uint32_t s = 0; block && s < u->nsrc; s++) {
+    Ints shape = u->src[s]->shape;
+    if (shape.n && (shape.n < 2 || shape.n >= MAX_RANK || shape.at[1] % block)) return 0;
+  }
+  return block;
+}
+
+static UOp *over_blocks(Layout *l, const UOp *u, int64_t block) {
+  UOp **src = arena_array(&l->job->arena, u->nsrc, sizeof *src);
+  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = in_blocks(l, u, s, block);
+  return uop_make(l->job, (Op)u->op, (DType)u->dtype, u->arg, src, u->nsrc);
+}
+
+static Blocked pass_on(Layout *l, UOp *u) {
+  Blocked out = {.shape = u->shape};
+  if (u->symbolic || !u->nsrc || u->dtype == DT_VOID) return out;
+  const Blocked *b = form_of(l, u->src[0]);
+  bool many = op_info[u->op].flags & OPF_ALU || (u->op == OP_CAT && u->arg.i != 0);
+  if (many && u->shape.n >= 2) {
+    out.block = common_block(l, u);
+    if (out.block) out.value = over_blocks(l, u, out.block);
+  } else if (u->op == OP_RESHAPE && b->value && shape_eq(b->shape, u->shape)) {
+    out = *b; /* a convolution's result in its own shape */
+  } else if (same_channels(b, u) && shape_eq(b->shape, u->src[0]->shape)) {
+    out.block = b->block;
+    out.value = along(l, u, b);
+  }
+  return out;
+}
+
+/* -- the walk ---------------------------------------------------------------------------------- */
+
+static bool is_fixed(const Layout *l, const UOp *u) {
+  if (u->op == OP_PARAM) {
+    size_t slot = (size_t)u->arg.i;
+    return slot >= l->graph->nslots || l->graph->slots[slot].kind == SLOT_WEIGHT;
+  }
+  bool fixed = u->dtype != DT_VOID && u->op != OP_VAR;
+  for (uint32_t s = 0; s < u->nsrc; s++) fixed &= l->fixed[u->src[s]->place];
+  return fixed;
+}
+
+static UOp *rebuilt(Layout *l, UOp *u) {
+  UOp **src = arena_array(&l->job->arena, u->nsrc + 1, sizeof *src);
+  bool same = true;
+  for (uint32_t s = 0; s < u->nsrc; s++) {
+    src[s] = l->plain[u->src[s]->place];
+    same &= src[s] == u->src[s];
+  }
+  return same ? u : uop_with_src(l->job, u, src);
+}
+
+UOp *layout_channels(Job *job, const TensorGraph *graph, const Target *target, UOp *sink) {
+  UOpList list = uop_toposort(job, sink);
+  Layout l = {.job = job, .graph = graph, .target = target};
+  if (target->max_group) return sink; /* lanes are threads there */
+  l.plain = arena_array(&job->arena, list.len, sizeof *l.plain);
+  l.blocked = arena_array(&job->arena, list.len, sizeof *l.blocked);
+  l.fixed = arena_array(&job->arena, list.len, sizeof *l.fixed);
+  bool any = false;
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    Blocked b = {0};
+    l.fixed[i] = is_fixed(&l, u);
+    if (!l.fixed[i] && (u->op != OP_REDUCE || !convolution(&l, u, &b))) b = pass_on(&l, u);
+    l.plain[i] =
+        b.value ? reshape(job, from_blocks(job, &b), u->shape.at, u->shape.n) : rebuilt(&l, u);
+    l.blocked[i] = b;
+    any |= b.value != NULL;
+    if (i % 64 == 0) job_poll(job);
+  }
+  Rewrite rw = {.job = job};
+  return any ? rewrite_graph(&rw, l.plain[list.len - 1], rules_movement) : sink;
+}
