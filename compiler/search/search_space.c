@@ -757,7 +757,7 @@ static void start_from(Space *s, const Opt *merges, size_t n, uint64_t until, Sp
   if (!v) return;
   Seeds *d = arena_alloc(&s->job->arena, sizeof *d);
   *d = (Seeds){.s = s, .m = v->model, .fn = fn, .ctx = ctx, .until = until};
-  memcpy(d->list, merges, n * sizeof *merges);
+  if (n) memcpy(d->list, merges, n * sizeof *merges);
   d->len = n;
   seed_variant(d);
 }
