@@ -97,7 +97,7 @@ Machine search_machine(const Target *t) {
 
 /* -- bounds ------------------------------------------------------------------------------------ */
 
-static int64_t whole(double v) { return v >= 9e18 ? INT64_MAX : v < 0 ? 0 : (int64_t)llround(v); }
+static int64_t whole(double v) { return v >= 9e18 ? INT64_MAX / 2 : v < 0 ? 0 : (int64_t)llround(v); }
 
 static bool counts_as_flop(const UOp *u) {
   return op_info[u->op].flags & OPF_ALU && u->dtype != DT_INDEX && u->dtype != DT_BOOL &&

@@ -28,35 +28,39 @@ static uint64_t mask_of(const UOp *u) {
   return m;
 }
 
+/* step + inner * coeff; STEP_FAR when a factor is, or when it overflows. */
+static int64_t step_plus(int64_t step, int64_t inner, int64_t coeff) {
+  int64_t r;
+  if (step == STEP_FAR || inner == STEP_FAR || __builtin_mul_overflow(inner, coeff, &r) ||
+      __builtin_add_overflow(step, r, &r))
+    return STEP_FAR;
+  return r;
+}
+
+static int64_t step_of(Builder *b, const LinSum *sum, uint32_t axis);
+
+/* x mod c walks like x until it wraps; x / c hardly moves; a product with something that is known
+ * only at run time moves far. */
+static int64_t step_of_atom(Builder *b, const UOp *atom, uint32_t axis) {
+  if (atom == b->m->info->axes[axis].range) return 1;
+  bool mod = atom->op == OP_FLOORMOD, div = atom->op == OP_FLOORDIV;
+  if ((mod || div) && uop_is_const(atom->src[1])) {
+    int64_t inner = step_of(b, linsum_of(&b->sums, atom->src[0]), axis);
+    if (inner == STEP_FAR) return STEP_FAR;
+    return mod && inner < atom->src[1]->arg.i ? inner : 0;
+  }
+  if (atom->op != OP_MUL) return STEP_FAR;
+  bool first = kernel_depends(atom->src[0], axis);
+  if (kernel_depends(atom->src[first], axis)) return STEP_FAR;
+  return step_plus(0, step_of(b, linsum_of(&b->sums, atom->src[!first]), axis), 1024);
+}
+
 /* Elements that the index moves per step of the axis. */
 static int64_t step_of(Builder *b, const LinSum *sum, uint32_t axis) {
-  const UOp *range = b->m->info->axes[axis].range;
   int64_t step = 0;
-  for (uint32_t i = 0; i < sum->n; i++) {
-    const UOp *atom = sum->at[i].atom;
-    if (!kernel_depends(atom, axis)) continue;
-    if (atom == range) {
-      step += sum->at[i].coeff;
-      continue;
-    }
-    /* x mod c walks like x until it wraps; x / c hardly moves. */
-    bool mod = atom->op == OP_FLOORMOD, div = atom->op == OP_FLOORDIV;
-    if ((mod || div) && uop_is_const(atom->src[1])) {
-      int64_t inner = step_of(b, linsum_of(&b->sums, atom->src[0]), axis);
-      if (inner == STEP_FAR) return STEP_FAR;
-      if (mod && inner < atom->src[1]->arg.i) step += inner * sum->at[i].coeff;
-      continue;
-    }
-    if (atom->op == OP_MUL) { /* by something that is known only at run time: far apart */
-      bool first = kernel_depends(atom->src[0], axis);
-      if (kernel_depends(atom->src[first], axis)) return STEP_FAR;
-      int64_t inner = step_of(b, linsum_of(&b->sums, atom->src[!first]), axis);
-      if (inner == STEP_FAR) return STEP_FAR;
-      step += inner * 1024 * sum->at[i].coeff;
-      continue;
-    }
-    return STEP_FAR;
-  }
+  for (uint32_t i = 0; i < sum->n && step != STEP_FAR; i++)
+    if (kernel_depends(sum->at[i].atom, axis))
+      step = step_plus(step, step_of_atom(b, sum->at[i].atom, axis), sum->at[i].coeff);
   return step;
 }
 

@@ -227,7 +227,7 @@ bool search_space_point(Space *s, const Opt *at, size_t len, Point *out) {
   OptPlan plan;
   Opt copy[LIST_MAX];
   if (!v) return false;
-  memcpy(copy, at + nhead, (len - nhead) * sizeof *at);
+  if (len > nhead) memcpy(copy, at + nhead, (len - nhead) * sizeof *at);
   if (!plan_of(s, v->model, copy, len - nhead, &plan)) return false;
   if (len > nhead && search_body(v->model, &plan) > BODY_MAX) return false;
   *out = (Point){.len = 0};
@@ -273,7 +273,7 @@ static int32_t less(const Opt *o) {
   if (o->kind == OPT_VECTOR || is_lanes(o)) return o->arg / 2;
   if (o->kind == OPT_PADTO || o->kind == OPT_STAGE || o->kind == OPT_MERGE || o->kind == OPT_TC)
     return 0;
-  return o->arg > 48 ? o->arg * 3 / 4 : o->arg - 1;
+  return o->arg > 48 ? o->arg - o->arg / 4 : o->arg - 1;
 }
 
 /* Puts o at place `at`, with everything behind it kept. */
@@ -757,7 +757,7 @@ static void start_from(Space *s, const Opt *merges, size_t n, uint64_t until, Sp
   if (!v) return;
   Seeds *d = arena_alloc(&s->job->arena, sizeof *d);
   *d = (Seeds){.s = s, .m = v->model, .fn = fn, .ctx = ctx, .until = until};
-  memcpy(d->list, merges, n * sizeof *merges);
+  if (n) memcpy(d->list, merges, n * sizeof *merges);
   d->len = n;
   seed_variant(d);
 }
