@@ -9,7 +9,6 @@
  * Turns make the machine's moods hit all alike, so a gain is judged by the differences to the
  * incumbent's time of the same turn: their median must exceed twice their MAD. A short kernel is
  * run several times per turn. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -111,9 +110,9 @@ static void fill_result(Runner *r) {
 /* -- first runs ---------------------------------------------------------------------------------
  */
 
-static int64_t middle_of(const Kiln__V1__KernelVar *v) {
-  int64_t least = v->min > 1 ? v->min : 1;
-  int64_t x = (int64_t)sqrt((double)least * (double)v->max);
+/* As the compiler expects a size that it does not know. */
+static int64_t usual_size(const Kiln__V1__KernelVar *v) {
+  int64_t x = 32;
   if (v->multiple > 1) x -= x % (int64_t)v->multiple;
   return x < v->min ? v->min : x > v->max ? v->max : x;
 }
@@ -125,7 +124,7 @@ static Status choose_sizes(Race *race) {
   if (race->job->n_vars && race->job->n_vars != f->n_vars)
     return FAIL(INTERNAL, "%zu sizes for %zu variables", race->job->n_vars, f->n_vars);
   for (size_t i = 0; i < f->n_vars; i++) {
-    int64_t v = race->job->n_vars ? race->job->vars[i] : middle_of(f->vars[i]);
+    int64_t v = race->job->n_vars ? race->job->vars[i] : usual_size(f->vars[i]);
     if (v < f->vars[i]->min || v > f->vars[i]->max)
       return FAIL(INTERNAL, "size %lld is outside of its bounds", (long long)v);
     race->vars[i] = v;
