@@ -203,6 +203,7 @@ typedef struct KilnCompileOptions {
   size_t ndims;
   const char *device; /* NULL = the server's choice */
   int no_cache;       /* neither read nor write the server's cache */
+  int strict;         /* no algorithm that rounds otherwise than the graph does */
 } KilnCompileOptions;
 
 typedef struct KilnExecutable {
@@ -374,6 +375,52 @@ typedef enum KilnServing {
 /* service: NULL or "" = the whole server; NOT_FOUND for a service it does not know. */
 KILN_API KilnCode kiln_health(KilnClient *client, const char *service, KilnServing *out,
                               KilnError *err);
+
+/* -- tuning --------------------------------------------------------------------------------------
+ */
+
+/* How a search for faster kernels is going. */
+typedef struct KilnTuneProgress {
+  const char *kernel; /* that it works on; "" at first */
+  const char *step;   /* "look", "compile", "time" */
+  const char *opts;   /* of the best schedule of this kernel */
+  uint32_t kernels;   /* of the executable */
+  uint32_t replaced;  /* of them are faster than at the beginning */
+  uint32_t tried;     /* schedules of this kernel */
+  uint32_t tried_all; /* of all kernels */
+  int64_t first_ns;   /* this kernel, at the beginning and now; 0: not measured yet */
+  int64_t best_ns;
+  int64_t model_first_ns; /* all calls of a run, as far as they are measured */
+  int64_t model_best_ns;
+  int64_t left_ns; /* of the budget */
+} KilnTuneProgress;
+
+typedef struct KilnTunedKernel {
+  const char *kernel, *opts; /* opts: in use now */
+  uint32_t calls, tried;
+  int64_t first_ns, best_ns, roofline_ns; /* of one call */
+} KilnTunedKernel;
+
+typedef struct KilnTuneFailures {
+  const char *cause; /* compile_error timeout oom crash wrong_result */
+  uint32_t count;
+} KilnTuneFailures;
+
+typedef struct KilnTuneSummary {
+  const char *ended; /* "budget", "exhausted" */
+  int64_t wall_ns, model_first_ns, model_best_ns;
+  uint32_t tried, measured, replaced;
+  size_t nkernels, nfailures;
+  const KilnTunedKernel *kernels; /* those that take most time first */
+  const KilnTuneFailures *failures;
+} KilnTuneSummary;
+
+/* 0 ends the search: KILN_CANCELLED. p is valid during the call. */
+typedef int (*KilnTuneWatch)(void *ctx, const KilnTuneProgress *p);
+/* Searches for faster kernels for at most budget_ms (0 = a minute) and waits for the end. Runs in
+ * between are served, with what has been found so far. watch may be NULL. */
+KILN_API KilnCode kiln_tune(KilnClient *client, const char *executable, int64_t budget_ms,
+                            KilnTuneWatch watch, void *ctx, KilnTuneSummary **out, KilnError *err);
 
 /* -- the cache -----------------------------------------------------------------------------------
  */

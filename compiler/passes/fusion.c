@@ -122,13 +122,24 @@ static void ask_gathered(Fusion *f, Demand *d) {
   d->src[0] = ask(f, t->src[0], d->kernel, index, ix_and(job, d->gate, hole.gate), d->loops);
 }
 
+/* A choice by position along a short axis. */
+static void note_selection(Fusion *f, const Demand *d) {
+  enum { SHORT = 8 };
+  const Tensor *t = &f->tensors[d->tensor], *by = &f->tensors[t->src[0]];
+  for (uint32_t k = 0; by->fixed && !by->weighs && k < t->u->shape.n; k++)
+    if (!(by->dead >> k & 1) && t->u->shape.at[k] <= SHORT)
+      f->kernels.at[d->kernel].selects |= fusion_ranges(f, d->index + k, 1);
+}
+
 static void pass_on(Fusion *f, Demand *d) {
   const Tensor *t = &f->tensors[d->tensor];
   const UOp *u = t->u;
+  if (t->row) d->loops = fusion_ranges(f, d->index, u->shape.n); /* once per row */
   d->src = arena_array(&f->job->arena, u->nsrc + 1, sizeof *d->src);
   if (u->op == OP_PAD || u->op == OP_CAT || u->op == OP_GATHER) {
     d->inside = arena_array(&f->job->arena, u->nsrc, sizeof *d->inside);
   }
+  if (u->op == OP_WHERE) note_selection(f, d);
   switch (u->op) {
   case OP_REDUCE: ask_reduced(f, d); break;
   case OP_GATHER: ask_gathered(f, d); break;
@@ -460,6 +471,7 @@ void fuse(Fusion *f, const TensorGraph *graph, UOp *sink) {
   number_tensors(f, graph, sink);
   place_params(f, graph);
   fusion_costs(f);
+  fusion_rows(f);
   place_outputs(f, sink);
   place_events(f);
   for (uint32_t i = f->ntensors; i-- > 0;) {

@@ -139,7 +139,7 @@ typedef struct Features {
   float predicted; /* ln of the predicted ns */
 } Features;
 
-void search_features(Space *s, const Point *p, Features *out);
+void search_features(const Point *p, Features *out);
 
 typedef struct Rank Rank;
 /* What the measurements say: ln ns of n schedules. */

@@ -51,7 +51,8 @@ static const SpaceRow rows[] = {
     {OPT_ORDER, ON_ANY, CPU, PLACES},       {OPT_STAGE, ON_OUT, CPU, OPERANDS},
     {OPT_STAGE, ON_REDUCE, BOTH, OPERANDS}, {OPT_PADTO, ON_ANY, BOTH, PADS},
     {OPT_SPLIT, ON_ANY, CPU, BLOCKS},       {OPT_CARRY, ON_REDUCE, CPU, PLACES},
-    {OPT_TC, ON_OUT, GPU, MATRIX},          {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
+    {OPT_TC, ON_OUT, BOTH, MATRIX},         {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
+    {OPT_SPREAD, ON_ANY, GPU, FACTORS},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
@@ -66,7 +67,7 @@ static bool is_lanes(const Opt *o) {
 
 /* The head, what comes before tiles, the axes, what is said once, threads of workgroups, then,
  * after the ORDERs, which are made anew, STAGE. */
-enum { C_HEAD, C_FIRST, C_AXES, C_ONCE, C_LANES, C_STAGE };
+enum { C_HEAD, C_FIRST, C_AXES, C_ONCE, C_LANES, C_SPREAD, C_STAGE };
 static int class_of(const Opt *o) {
   switch ((OptKind)o->kind) {
   case OPT_MERGE:
@@ -76,6 +77,7 @@ static int class_of(const Opt *o) {
   case OPT_THREAD:
   case OPT_CARRY:
   case OPT_PIPELINE: return C_ONCE;
+  case OPT_SPREAD: return C_SPREAD;
   case OPT_STAGE: return C_STAGE;
   default: return is_lanes(o) ? C_LANES : C_AXES;
   }
@@ -91,6 +93,7 @@ static bool goes_before(const Opt *a, const Opt *b) {
   if (x != y) return x < y;
   if (x == C_AXES) return a->axis != b->axis ? a->axis < b->axis : on_axis(a) < on_axis(b);
   if (x == C_ONCE) return a->kind < b->kind;
+  if (x == C_SPREAD) return a->axis < b->axis;
   if (x == C_STAGE) return a->arg != b->arg ? a->arg < b->arg : a->axis < b->axis;
   return false;
 }
@@ -123,6 +126,12 @@ static bool push_orders(const OptPlan *plan, const uint32_t *loops, Opt *out, ui
 static bool joins(const Opt *a, const Opt *b) {
   return a->kind == b->kind && a->axis == b->axis && a->arg < 4096 && b->arg < 4096 &&
          (a->kind == OPT_UPCAST || a->kind == OPT_UNROLL);
+}
+
+/* Kinds that may be sorted as class_of says. A list with others is asked for its legality again. */
+static bool is_sortable(const Opt *o) {
+  if (is_tile(o) || is_lanes(o)) return true;
+  return o->kind == OPT_PADTO || o->kind == OPT_ORDER || class_of(o) != C_AXES;
 }
 
 /* Without the head. */
@@ -226,11 +235,17 @@ bool search_space_point(Space *s, const Opt *at, size_t len, Point *out) {
   uint32_t n = 0;
   Opt rest[LIST_MAX];
   if (!normal_form(&plan, v->loops, copy, len - nhead, rest, &n)) return false;
+  bool trusted = true;
+  for (uint32_t i = 0; i < n; i++) trusted &= is_sortable(&rest[i]);
+  OptPlan again;
+  if (!trusted && !plan_of(s, v->model, rest, n, &again)) /* as it was given, then */
+    memcpy(rest, copy, (len - nhead) * sizeof *copy), n = (uint32_t)(len - nhead);
   if (out->len + n > LIST_MAX) return false;
   memcpy(out->at + out->len, rest, n * sizeof *rest);
   out->len += n;
   out->key = key_of(out);
-  out->predicted = search_predict(v->model, &plan);
+  /* Of schedules that are alike the shorter one. */
+  out->predicted = search_predict(v->model, &plan) * (1 + 0.003 * out->len);
   return true;
 }
 
@@ -288,8 +303,9 @@ static int32_t block_below(Space *s, const Opt *head, size_t n, const Opt *o) {
   struct SpaceVariant *v = variant_of(s, head, n);
   if (!v || o->axis < 0 || (uint32_t)o->axis >= v->model->info->naxes) return 0;
   int64_t size = v->model->info->axes[o->axis].size;
-  for (int32_t b = o->arg; b > o->arg / 4 && b > 1; b--)
-    if (b < size && size % b == 0) return b;
+  int64_t most = o->arg < size ? o->arg : size - 1, tries = 4096;
+  for (int64_t b = most; b > most / 4 && b > 1 && tries-- > 0; b--)
+    if (size % b == 0) return (int32_t)b;
   return 0;
 }
 
@@ -301,7 +317,7 @@ static void add_repaired(Space *s, Opt *list, size_t *len, Opt o, int32_t tile) 
       ++*len;
       return;
     }
-    if (is_tile(&o) && tries == 0) {
+    if (is_tile(&o) && o.kind != OPT_UPCAST && tries == 0) {
       Opt padded[LIST_MAX];
       size_t n = *len + 1;
       memcpy(padded, list, n * sizeof *list);
@@ -461,8 +477,11 @@ static void blocks(Steps *t, int axis) {
   static const int32_t sizes[] = {48, 64, 96, 128, 192, 256, 384, 512, 768, 1024};
   const KernelAxis *a = &t->m->info->axes[axis];
   if (!axis_is_static(a) || a->size < 96 || t->m->info->naxes >= MODEL_AXES - 1) return;
-  for (size_t i = 0; i < t->from->len; i++)
-    if (t->from->at[i].kind == OPT_CARRY && a->reduce) return;
+  for (size_t i = 0; i < t->from->len; i++) {
+    const Opt *o = &t->from->at[i];
+    if (o->kind == OPT_CARRY && a->reduce) return;
+    if (o->kind == OPT_SPLIT && (o->axis == axis || (int)t->m->info->naxes - 1 == axis)) return;
+  }
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
     int32_t b = sizes[i];
     if (b * 2 > a->size || a->size % b) continue;
@@ -665,22 +684,29 @@ static void seed_tiles(Seeds *d, int v) {
   }
 }
 
-/* Lanes along a reduce axis. */
-static void seed_dots(Seeds *d, int k) {
+/* Lanes along a reduce axis, for several results at a time along an output axis (-1: none). */
+static void seed_rows(Seeds *d, int k, int m) {
+  static const int rows_[] = {1, 2, 4, 8, 12, 16};
   int32_t lanes = native_lanes(d);
   size_t start = d->len;
-  int last = d->m->info->nloops ? (int)d->m->info->loops[d->m->info->nloops - 1]->arg.i : -1;
-  for (int unroll = 1; unroll <= 8; unroll *= 2)
-    for (int rows_ = 1; rows_ <= 8; rows_ *= 2) {
+  for (size_t r = 0; r < sizeof rows_ / sizeof *rows_; r++)
+    for (int unroll = 1; unroll <= 4; unroll *= 2) {
       d->len = start;
-      if (rows_ > 1 && last < 0) continue;
+      if (r && (m < 0 || rows_[r] > d->m->info->axes[m].size)) break;
+      if (!r && m >= 0) break;
       pad(d, k, (int64_t)lanes * unroll);
       add(d, OPT_VECTOR, k, lanes);
       if (unroll > 1) add(d, OPT_UNROLL, k, unroll);
-      if (rows_ > 1) add(d, OPT_UPCAST, last, rows_);
+      if (r) add(d, OPT_UPCAST, m, rows_[r]);
       seed_threads(d);
     }
   d->len = start;
+}
+
+static void seed_dots(Seeds *d, int k) {
+  seed_rows(d, k, -1);
+  for (uint32_t i = 0; i < d->m->info->nloops && i < 4; i++)
+    seed_rows(d, k, (int)d->m->info->loops[i]->arg.i);
 }
 
 /* Is something contiguous along the axis? */
@@ -731,7 +757,7 @@ static void start_from(Space *s, const Opt *merges, size_t n, uint64_t until, Sp
   if (!v) return;
   Seeds *d = arena_alloc(&s->job->arena, sizeof *d);
   *d = (Seeds){.s = s, .m = v->model, .fn = fn, .ctx = ctx, .until = until};
-  memcpy(d->list, merges, n * sizeof *merges);
+  if (n) memcpy(d->list, merges, n * sizeof *merges);
   d->len = n;
   seed_variant(d);
 }

@@ -21,6 +21,8 @@ static const Method *const methods[] = {
     &rpc_cache_remove,
     &rpc_cache_export,
     &rpc_cache_import,
+    &rpc_tune,
+    &rpc_events,
     &rpc_health_check,
     &rpc_health_watch,
     &rpc_reflection_v1,

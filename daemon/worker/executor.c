@@ -109,37 +109,6 @@ Status loaded_ensure(Executor *x, Buffer **b, uint64_t bytes) {
 /* -- loading ------------------------------------------------------------------------------------
  */
 
-/* Up to three numbers; 1 where there are fewer. */
-static Status set_dims(const uint32_t *from, size_t n, uint32_t least, uint32_t *to) {
-  if (n > 3) return BROKEN("%zu dimensions of a launch", n);
-  for (size_t i = 0; i < 3; i++) {
-    to[i] = i < n ? from[i] : 1;
-    if (to[i] < least) return BROKEN("a workgroup of size 0");
-  }
-  return NULL;
-}
-
-static Status load_programs(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m) {
-  if (m->n_binaries != m->plan->n_kernels)
-    return BROKEN("%zu binaries for %zu kernels", m->n_binaries, m->plan->n_kernels);
-  l->programs = calloc(m->n_binaries + 1, sizeof *l->programs);
-  if (!l->programs) return FAIL(RESOURCE_EXHAUSTED, "programs");
-  for (; l->nprograms < m->n_binaries; l->nprograms++) {
-    const Kiln__V1__KernelBinary *b = m->binaries[l->nprograms];
-    if (!*b->entry || !b->threads || b->threads > THREADS_MAX)
-      return BROKEN("kernel '%s': %u threads", b->entry, b->threads);
-    ProgramSpec spec = {.image = {b->object.data, b->object.len},
-                        .entry = b->entry,
-                        .threads = b->threads,
-                        .scratch_bytes = b->scratch_bytes};
-    TRY(set_dims(b->grid, b->n_grid, 0, spec.grid));
-    TRY(set_dims(b->block, b->n_block, 1, spec.block));
-    Status st = device_program_load(x->dev, &spec, &l->programs[l->nprograms]);
-    if (st) return WRAP(st, "kernel '%s'", m->plan->kernels[l->nprograms]->name);
-  }
-  return NULL;
-}
-
 static void close_fd(int *fd) {
   if (*fd >= 0) close(*fd);
   *fd = -1;
@@ -494,7 +463,7 @@ Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_f
     st = BROKEN("executable %llu", (unsigned long long)m->executable);
   if (!st) st = load_slots(l, m);
   if (!st) st = load_data(x, l, m, &model_fd, &const_fd);
-  if (!st) st = load_programs(x, l, m);
+  if (!st) st = programs_load(x, l, m);
   if (!st) st = load_known(x, l, m);
   if (!st && l->kept_bytes) st = device_buffer_alloc(x->dev, l->kept_bytes, -1, &l->kept);
   if (!st) st = plan_sizes_create(m, &l->sizes);

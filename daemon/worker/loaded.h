@@ -136,6 +136,12 @@ void launch_grids_release(LaunchGrids *g); /* NULL allowed */
 /* Computes the grid of one launch from the values of its VARs. */
 Status launch_grids_set(LaunchGrids *g, Launch *launches, uint32_t call);
 
+/* The kernel's code is another. */
+Status launch_grids_replace(Loaded *l, uint32_t kernel, const Kiln__V1__KernelBinary *b);
+
+/* -- programs.c -- */
+Status programs_load(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m);
+
 /* -- steps.c -- */
 /* Sizes of a run, from its inputs' VARs. */
 Status steps_begin(Executor *x, Loaded *l, const Kiln__V1__RunJob *m);

@@ -64,6 +64,7 @@ static Status alloc_buffers(TimingArgs *a) {
   size_t n = a->facts->n_args, total = n * a->ncopies;
   a->buffers = calloc(total, sizeof *a->buffers);
   a->args = calloc(total, sizeof *a->args);
+  a->nbuffers = total;
   if (!a->buffers || !a->args) return FAIL(RESOURCE_EXHAUSTED, "buffers");
   for (size_t i = 0; i < total; i++) {
     uint64_t bytes = arg_bytes(a, i % n);
@@ -93,8 +94,7 @@ Status timing_args_init(Device *dev, const Kiln__V1__KernelFacts *facts, const i
 }
 
 void timing_args_deinit(TimingArgs *a) {
-  for (size_t i = 0; a->buffers && i < a->facts->n_args * a->ncopies; i++)
-    device_buffer_free(a->dev, a->buffers[i]);
+  for (size_t i = 0; a->buffers && i < a->nbuffers; i++) device_buffer_free(a->dev, a->buffers[i]);
   free(a->buffers);
   free(a->args);
   free(a->vars);

@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import grpc
 import numpy as np
 
-from . import _codec, _spawn
-from ._errors import translated
+from . import _codec, _spawn, _tune
+from ._errors import Error, translated
 from ._options import Options
 from .v1 import kiln_pb2, kiln_pb2_grpc
 
@@ -153,6 +153,24 @@ class Executable:
         """A new buffer of zeros for every state of the model, by name: what the first run's inputs are updated with."""
         return {s.name: self._client.upload(_codec.zeros(s.dtype, s.shape), self._report.device) for s in self.inputs if s.state}
 
+    def tune(self, budget: float = 60, progress: Callable[[_tune.TuneProgress], Any] | None = None, seed: int = 0) -> _tune.TuneSummary:
+        """Searches for faster kernels for at most `budget` seconds and says what came of it.
+
+        What is found is compared with the plain kernels' results, used from the next run on, and kept in the server's cache.
+        progress: called with a kiln.TuneProgress now and then (print does); an exception from it ends the search and is raised.
+        """
+        with translated():
+            call = self._client._stub.Tune(_tune.request(self.executable_id, budget, seed), timeout=self._client.timeout)
+            try:
+                for part in call:
+                    if part.WhichOneof("part") == "summary":
+                        return _tune.TuneSummary._from(part.summary)
+                    if progress and part.WhichOneof("part") == "progress":
+                        progress(_tune.TuneProgress._from(part.progress))
+            finally:
+                call.cancel()
+        raise Error("INTERNAL", "the server sent no summary")
+
     def report(self) -> dict[str, Any]:
         """What the compile did: graph_hash, kernels, unique_kernels, kernels_compiled, plan_cached, sizes in bytes, times in ns."""
         return {f.name: getattr(self._report, f.name) for f in self._report.DESCRIPTOR.fields}
@@ -230,6 +248,19 @@ class Client:
         """Counts and sizes of the server's cache."""
         with translated():
             return self._stub.CacheStats(kiln_pb2.CacheStatsRequest(), timeout=self.timeout)
+
+    def events(self) -> Iterator[kiln_pb2.Event]:
+        """What happens in the server from now on: devices that come and go, kernels that are replaced by faster ones, searches.
+
+        Without an end; closing the iterator or the client ends it. `missed` of an event says how many before it were left out because
+        this side read too slowly.
+        """
+        with translated():
+            call = self._stub.Events(kiln_pb2.EventsRequest())
+            try:
+                yield from call
+            finally:
+                call.cancel()
 
     def cache_export(self, kernel: str = "") -> bytes:
         """The server's schedule records as a file for another server. kernel: the start of a kernel's hash, empty for all."""
