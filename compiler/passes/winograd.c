@@ -84,7 +84,7 @@ int64_t winograd_tile(const Target *target, const Conv *c) {
     if (c->out[0] % m || c->out[1] % m || tiles < FEWEST_TILES) continue;
     double between = 4. * (double)(points * tiles) * (double)(c->channels + c->filters);
     double weights = 4. * (double)points * (double)(c->channels * c->filters);
-    if (between > MOST_BETWEEN || (m > 2 && weights > MOST_WEIGHTS)) continue;
+    if (between > (double)c->batch * MOST_BETWEEN || (m > 2 && weights > MOST_WEIGHTS)) continue;
     double time = tiled_time(target, c, m);
     if (time < best) best = time, tile = m;
   }

@@ -15,7 +15,7 @@
 #include "compiler/passes/schedule.h"
 #include "compiler/search/internal.h"
 
-enum { LINE = 64, SETS = 64, FMA_LATENCY = 4, WANTED_CHAINS = 8 };
+enum { LINE = 64, SETS = 64, FMA_LATENCY = 4, WANTED_CHAINS = 8, LONG_BODY = 200 };
 
 static uint64_t bit(uint32_t axis) { return (uint64_t)1 << axis; }
 static double larger(double a, double b) { return a > b ? a : b; }
@@ -588,21 +588,26 @@ static double compute_cycles(const Loops *l) {
   return cycles;
 }
 
-double search_body(const Model *m, const OptPlan *plan) {
-  Loops l;
+static double body_of(const Loops *l) {
+  const Model *m = l->m;
   double n = 0;
-  find_loops(&l, m, plan);
   for (uint32_t i = 0; i < m->ngroups; i++) {
     const Group *g = &m->groups[i];
-    n += g->work * copies_of(&l, g->open) * registers_of(&l, g->open, g->bytes);
+    n += g->work * copies_of(l, g->open) * registers_of(l, g->open, g->bytes);
   }
   for (uint32_t i = 0; i < m->naccess; i++) {
     const Access *a = &m->access[i];
-    double copies = copies_of(&l, m->groups[a->group].open);
-    n += copies * load_cost(&l, a, false); /* staged: in the copy */
-    if (stage_of(&l, a)) n += copies * load_cost(&l, a, true);
+    double copies = copies_of(l, m->groups[a->group].open);
+    n += copies * load_cost(l, a, false); /* staged: in the copy */
+    if (stage_of(l, a)) n += copies * load_cost(l, a, true);
   }
   return n;
+}
+
+double search_body(const Model *m, const OptPlan *plan) {
+  Loops l;
+  find_loops(&l, m, plan);
+  return body_of(&l);
 }
 
 double search_predict(const Model *m, const OptPlan *plan) {
@@ -612,7 +617,9 @@ double search_predict(const Model *m, const OptPlan *plan) {
   find_loops(&l, m, plan);
   double compute = compute_cycles(&l), memory = traffic_cycles(&l, &c);
   double most = larger(compute, memory), least = smaller(compute, memory);
-  double cycles = most + 0.25 * least;
+  double cycles = most + 0.25 * least, body = body_of(&l);
+  /* Long bodies are decoded anew, and their values do not stay in registers. */
+  if (body > LONG_BODY) cycles *= 1 + 0.15 * log2(body / LONG_BODY);
   double wake = l.threads > 1 ? 400 : 0;
   return cycles / c.ghz + c.launch_ns + wake;
 }

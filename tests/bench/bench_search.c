@@ -1,8 +1,8 @@
 /* The search for schedules in one process, on the CPU device: propose, compile, check against the
  * heuristic's output, time in turns with the incumbent.
  *
- *   bench_search WHAT... [--budget S] [--threads N] [--want N] [--seed N] [--verbose]
- *                        [--exhaustive] [--beam] [--transfer]
+ *   bench_search WHAT... [--budget S] [--threads N] [--want N] [--seed N] [--only NAME]
+ *                        [--verbose] [--exhaustive] [--beam] [--transfer]
  *
  * WHAT is a kernel (mm:128x768x768 mmt: conv:C,H,OC,K,S,P dw:C,H,K,S,P softmax:RxC layernorm:RxC
  * sum:RxCxW (W: 0 rows, 1 columns, 2 all) transpose:RxC add:N), or a model (.onnx, .kgraph), whose
@@ -31,6 +31,7 @@ typedef struct Options {
   uint32_t threads;
   size_t want;
   uint64_t seed;
+  const char *only; /* kernels of a model */
   bool verbose, exhaustive, transfer, beam;
 } Options;
 
@@ -568,6 +569,7 @@ static void tune_model(const Options *o, Device *device, const Target *target, c
     if (plan.calls[i].kernel < n) calls[plan.calls[i].kernel]++;
   for (size_t i = 0; i < n; i++) {
     if (!calls[i] || plan.kernels[i].nvars || plan.kernels[i].nargs > ARGS_MAX) continue;
+    if (o->only && strcmp(o->only, plan.kernels[i].name)) continue;
     Bench *b = all[i] = calloc(1, sizeof *b);
     *b = (Bench){.o = o,
                  .device = device,
@@ -643,6 +645,7 @@ int main(int argc, char **argv) {
     if (str_is(a, "--threads") && i + 1 < argc) o.threads = (uint32_t)atoi(argv[++i]);
     if (str_is(a, "--want") && i + 1 < argc) o.want = (size_t)atoi(argv[++i]);
     if (str_is(a, "--seed") && i + 1 < argc) o.seed = (uint64_t)atoll(argv[++i]);
+    if (str_is(a, "--only") && i + 1 < argc) o.only = argv[++i];
     o.verbose |= str_is(a, "--verbose");
     o.exhaustive |= str_is(a, "--exhaustive");
     o.transfer |= str_is(a, "--transfer");
@@ -656,7 +659,7 @@ int main(int argc, char **argv) {
     const char *what = argv[i];
     if (*what == '-') {
       i += !strcmp(what, "--budget") || !strcmp(what, "--threads") || !strcmp(what, "--want") ||
-           !strcmp(what, "--seed");
+           !strcmp(what, "--seed") || !strcmp(what, "--only");
       continue;
     }
     if (strstr(what, ".onnx") || strstr(what, ".kgraph")) {

@@ -248,7 +248,7 @@ static const ZooConv convs[] = {
      .depthwise = true},
 };
 
-enum { NKERNELS = 27 };
+enum { NKERNELS = 29 };
 static ZooKernel kernel(Job *job, int i) {
   switch (i) {
   case 0: return zoo_matmul(job, DT_F32, 12, 40, 24, false);
@@ -272,6 +272,8 @@ static ZooKernel kernel(Job *job, int i) {
   case 24: return zoo_matmul_of(job, DT_U8, DT_I8, DT_I32, 5, 32, 64, true);
   case 25: return zoo_matmul_of(job, DT_BF16, DT_BF16, DT_F32, 6, 33, 24, false);
   case 26: return zoo_matmul_of(job, DT_U8, DT_I8, DT_I32, 7, 50, 21, false);
+  case 27: return zoo_attention(job, 20, 24, 6, 10, false);
+  case 28: return zoo_attention(job, 19, 23, 5, 8, true);
   default: return zoo_conv(job, convs[i - 16]);
   }
 }
@@ -303,6 +305,14 @@ static const Case cases[] = {
     {4, "VECTOR(0,16) UPCAST(1,4) THREAD(1,2)"},
     {5, "PADTO(2,16) VECTOR(2,16) UNROLL(2,3) VECTOR(1,16) THREAD(0,2)"},
     {6, "VECTOR(2,16) UNROLL(2,2) VECTOR(1,16) UPCAST(1,2)"},
+    {5, "KEEP(0,0)"},
+    {5, "KEEP(0,1)"},
+    {5, "KEEP(0,0) KEEP(0,1) UPCAST(0,2)"},
+    {5, "KEEP(-1,1) VECTOR(0,2)"},
+    {5, "PADTO(2,16) VECTOR(2,16) UNROLL(2,3) VECTOR(1,16) KEEP(0,1) THREAD(0,2)"},
+    {5, "UNROLL(2,37) VECTOR(1,8) UPCAST(1,2) KEEP(0,1)"},
+    {5, "PADTO(2,40) UNROLL(2,4) PADTO(1,16) VECTOR(1,16) UPCAST(0,3) KEEP(0,0) KEEP(0,1)"},
+    {5, "VECTOR(0,2) UNROLL(2,37) UPCAST(1,3) KEEP(0,1)"},
     {7, "VECTOR(2,8) VECTOR(3,8) UNROLL(3,5) VECTOR(1,8)"},
     {8, "VECTOR(1,16) UNROLL(2,3) UNROLL(3,3)"},
     {8, "PADTO(2,16) VECTOR(2,16) PADTO(3,16) VECTOR(3,16) VECTOR(1,16)"},
@@ -326,6 +336,19 @@ static const Case cases[] = {
     {17, "MERGE(0,1) MERGE(0,2) MERGE(0,3) VECTOR(0,8) UNROLL(5,3)"},
     {16, "MERGE(3,4) MERGE(3,5) UNROLL(3,9) VECTOR(2,8)"},
     {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,3)"},
+    {27, "KEEP(0,0)"},
+    {27, "KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
+    {27, "VECTOR(0,16) UPCAST(1,5) UNROLL(2,4) UNROLL(4,2) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
+    {27, "REPAIR(2,8)"},
+    {27, "REPAIR(6,1) UPCAST(0,3)"},
+    {27, "REPAIR(4,6) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
+    {27, "VECTOR(0,8) UPCAST(0,2) UPCAST(1,5) UNROLL(2,4) UNROLL(4,8) REPAIR(2,8) KEEP(0,0) "
+         "KEEP(0,1) KEEP(0,2) THREAD(0,2)"},
+    {27, "VECTOR(2,8) VECTOR(4,4) VECTOR(1,2) REPAIR(2,8) KEEP(0,0) KEEP(0,1)"},
+    {27, "VECTOR(6,8) UNROLL(2,3) UPCAST(1,2) REPAIR(2,24) KEEP(0,1)"},
+    {28, "PADTO(2,8) PADTO(4,8) PADTO(6,8) REPAIR(2,8)"},
+    {28, "PADTO(2,6) PADTO(4,6) PADTO(6,6) VECTOR(0,16) UNROLL(2,2) UNROLL(4,3) UPCAST(1,8) "
+         "REPAIR(2,6) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
     {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,1) STAGE(1,3)"},
     {22, "UPCAST(0,4) STAGE(-1,3) STAGE(0,0)"},
     {0, "UNROLL(2,4) VECTOR(1,16) UPCAST(0,3) CARRY(2,0)"},
@@ -549,6 +572,8 @@ static OptList random_opts(Job *job, UOp *sink) {
     if (kind == OPT_TC)
       arg = opt_tc_arg(random_below(MX__COUNT), random_below(naxes), random_below(naxes));
     if (kind == OPT_STAGE) arg = random_below(k->noperands + 1);
+    if (kind == OPT_REPAIR && random_below(2)) arg = 1 + random_below(30);
+    if (kind == OPT_KEEP) arg = random_below(k->nkept + 1);
     if (kind == OPT_ORDER || kind == OPT_CARRY) arg = random_below(3);
     try_opt(job, sink, &list, kind, axis, arg);
   }
