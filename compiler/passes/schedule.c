@@ -204,6 +204,16 @@ static void lay_out_in_order(Staging *s) {
   }
 }
 
+/* Without reductions a tile is staged to be turned around: rows one element longer than they need
+ * be, so that a column of them lies in different banks. */
+static void lay_out_turned(Staging *s) {
+  lay_out_in_order(s);
+  if (s->a->plan->nred || s->n < 2) return;
+  int64_t row = range_size(s->dims[s->n - 1].range);
+  for (uint32_t d = 0; d + 1 < s->n; d++) s->dims[d].stride += s->dims[d].stride / row;
+  s->elements += s->elements / row;
+}
+
 /* The index of the load that depends on most ranges: the copy runs along its memory. */
 static UOp *main_index(Job *job, UOp *operand) {
   UOpList list = uop_toposort(job, operand);
@@ -381,6 +391,10 @@ UOp *schedule_renamed(Staging *s, UOp *u) {
   return now[list.len - 1];
 }
 
+/* Copies for matrix instructions, and those that run ahead, keep the order of the source, so that
+ * they need no registers and go 16 bytes at a time. */
+static bool by_chunks(const Apply *a) { return a->tile.info || a->plan->slots; }
+
 /* Elements next to each other in the source, from the first of the innermost dimensions on. */
 static int64_t contiguous_run(const Staging *s, uint32_t *first) {
   int64_t run = 1;
@@ -408,6 +422,8 @@ static void lay_out_as_source(Staging *s, int64_t unit) {
   s->elements = rows * pitch;
 }
 
+enum { MAX_ROUNDS = 16 };
+
 /* A loop over shares of a workgroup's threads: the chunk of elements that one of them copies, and
  * its ranges. */
 static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) {
@@ -418,7 +434,8 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
   int64_t rounds = (chunks + threads - 1) / threads;
   UOp *at = uop_index(job, 0);
   *n = 0;
-  if (rounds > 1) at = ranges[(*n)++] = new_range(a, AX_LOOP, rounds);
+  bool few = by_chunks(a) && rounds <= MAX_ROUNDS; /* all on their way together */
+  if (rounds > 1) at = ranges[(*n)++] = new_range(a, few ? AX_UPCAST : AX_LOOP, rounds);
   for (int d = 3; d-- > 0;) {
     if (block[d] == 1) continue;
     UOp *lane = uop_thread_range(job, a->next_id++, AX_LOCAL, d, uop_index(job, block[d]));
@@ -428,26 +445,55 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
   return at;
 }
 
+/* Whether the gate has one answer for every `unit` elements of the innermost dimensions: it
+ * compares sums of which all other parts are multiples of the unit with such multiples. */
+static bool gate_by_chunks(const Staging *s, UOp *gate, uint32_t first, int64_t unit) {
+  Job *job = s->a->job;
+  LinSumMap m;
+  bool own = false;
+  for (uint32_t d = first; d < s->n; d++) own |= uop_is_open(gate, s->dims[d].range);
+  if (!own) return true;
+  if (gate->op == OP_AND)
+    return gate_by_chunks(s, gate->src[0], first, unit) &&
+           gate_by_chunks(s, gate->src[1], first, unit);
+  if (gate->op != OP_CMPLT || !uop_is_const(gate->src[1]) || gate->src[1]->arg.i % unit)
+    return false;
+  UOpList list = uop_toposort(job, gate->src[0]);
+  const LinSum *sum = NULL;
+  linsum_init(job, &m);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, list.at[i]);
+  for (uint32_t i = 0; i < sum->n; i++) {
+    bool found = false;
+    for (uint32_t d = first; d < s->n; d++)
+      found |= sum->at[i].atom == s->dims[d].range && sum->at[i].coeff == s->dims[d].step;
+    if (!found && sum->at[i].coeff % unit) return false;
+  }
+  return sum->konst % unit == 0;
+}
+
 /* Elements that one thread copies at a time: 16 bytes where the source has them side by side and
  * all of them or none are inside. */
 static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all) {
   uint32_t first;
   int64_t unit = 16 / dtype_info[operand->dtype].bytes;
-  if (!s->a->tile.info || operand->op != OP_INDEX) return 1;
+  if (!by_chunks(s->a) || operand->op != OP_INDEX) return 1;
   if (contiguous_run(s, &first) % unit || all % unit) return 1;
-  for (uint32_t d = first; operand->nsrc > 2 && d < s->n; d++)
-    if (uop_is_open(operand->src[2], s->dims[d].range)) return 1;
+  if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], first, unit)) return 1;
   return unit;
 }
 
-/* The place for this iteration of a loop whose copies run ahead. */
+/* The place for this iteration of a loop whose copies run ahead; there are fewer places than
+ * iterations. */
 static UOp *slot_base(Staging *s, int level, int64_t *slots) {
   const OptPlan *plan = s->a->plan;
   UOp *loop = level >= 0 ? s->a->axes[level].loop : NULL;
   *slots = 1;
   if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
-  *slots = plan->slots;
-  UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, plan->slots));
+  int64_t most = range_size(loop) - 1;
+  if (most < 2) return uop_index(s->a->job, 0);
+  *slots = plan->slots < most ? plan->slots : most;
+  UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, *slots));
   return index_mul(s->a->job, slot, s->elements);
 }
 
@@ -466,9 +512,9 @@ static void split_element(Staging *s, UOp *at) {
 static int64_t shared_layout(Staging *s, UOp *operand, int level) {
   int64_t all = 1;
   collect_shared(s, operand, level);
-  if (!s->a->tile.info) lay_out_in_order(s);
+  if (!by_chunks(s->a)) lay_out_turned(s);
   sort_dims(s, main_index(s->a->job, operand));
-  if (s->a->tile.info) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
+  if (by_chunks(s->a)) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
   for (uint32_t d = 0; d < s->n; d++) all *= range_size(s->dims[d].range);
   return all;
 }

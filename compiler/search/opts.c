@@ -644,6 +644,19 @@ static Status check_carry(const KernelInfo *k, const OptPlan *plan) {
   return NULL;
 }
 
+/* Copies that run ahead do not read what another copy made. */
+static Status check_ahead(Job *job, const KernelInfo *k, const OptPlan *plan) {
+  for (uint32_t s = 0; plan->slots && s < plan->nstages; s++) {
+    UOpList list = uop_toposort(job, k->stageable[plan->stages[s].operand]);
+    for (uint32_t other = 0; other < plan->nstages; other++)
+      for (size_t i = 0; other != s && i < list.len; i++)
+        if (list.at[i] == k->stageable[plan->stages[other].operand])
+          return FAIL(INVALID_ARGUMENT, "PIPELINE: operand %u is part of operand %u",
+                      plan->stages[other].operand, plan->stages[s].operand);
+  }
+  return NULL;
+}
+
 static Status check_stages(const KernelInfo *k, const Target *target, const OptPlan *plan) {
   int64_t shared = 0;
   for (uint32_t s = 0; s < plan->nstages; s++) {
@@ -718,7 +731,8 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   TRY(check_nodes(k, out));
   TRY(opts_rows_check(k, out));
   TRY(check_carry(k, out));
-  return check_stages(k, target, out);
+  TRY(check_stages(k, target, out));
+  return check_ahead(job, k, out);
 }
 
 static Status merge_one(Job *job, const Opt *o, UOp **kernel) {
