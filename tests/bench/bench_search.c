@@ -406,7 +406,7 @@ static void seeds_steps(Job *job, void *arg) {
   status_drop(st);
   /* Collected first: compiling runs the job itself. */
   bool ok = search_space_point(&a->space, list.at, list.len, &best);
-  search_space_seeds(&a->space, try_point, a->e);
+  search_seeds(&a->space, try_point, a->e);
   if (ok) search_space_near(&a->space, &best, try_point, a->e);
 }
 
