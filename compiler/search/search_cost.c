@@ -165,7 +165,7 @@ void search_bounds(const Model *m, SearchCost *out) {
   double bytes = read + written, per_ns = c.dram_ns;
   if (!m->target->max_group) {
     double cycle = bytes <= c.l1 ? 64 : bytes <= c.cores * c.l2 ? c.l2_cycle : 0;
-    if (!cycle) cycle = bytes <= c.l3 ? 1.3 * c.l3_cycle : 2 * c.dram_cycle;
+    if (cycle == 0) cycle = bytes <= c.l3 ? 1.3 * c.l3_cycle : 2 * c.dram_cycle;
     per_ns = cycle * c.ghz * c.cores;
   } else if (bytes <= c.l2) {
     per_ns *= 2;

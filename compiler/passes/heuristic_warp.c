@@ -6,11 +6,16 @@
  * last wave loses to a smaller one; a tile's time is that of its instructions, more for small
  * tiles, which load more for each product. Every opt is tried: one that is not legal is left out,
  * but for the instruction itself. */
-#include "compiler/passes/heuristic_matrix.h"
+#include "compiler/passes/heuristic_warp.h"
 
 #include "compiler/passes/linsum.h"
 
-enum { LEAST_SIZE = 16, STEP_BYTES = 64, PLACES = 4, GROUPS_MAX = 4, FEW_STEPS = 4 };
+enum { LEAST_SIZE = 16, GROUPS_MAX = 4, FEW_STEPS = 4, LONG_SUM = 512 };
+
+/* Steps of a sum that are staged together, in bytes of a row, and how many such stages there are:
+ * long steps have fewer barriers, short sums end before many stages are filled. */
+static int64_t step_bytes(int64_t sum) { return sum >= LONG_SUM ? 128 : 64; }
+static int64_t places_for(int64_t sum) { return sum >= LONG_SUM ? 3 : 4; }
 
 /* Tile of a workgroup: warps times what each computes, in rows of 16 and columns of 8. */
 typedef struct Tile {
@@ -150,7 +155,7 @@ static bool try_instruction(Ctx *c, int64_t id, int64_t m, int64_t n, int64_t k)
   const MatrixInfo *info = matrix_info(id);
   size_t before = c->opts->len;
   const int64_t axis[3] = {m, n, k};
-  int64_t step = STEP_BYTES / dtype_info[info->dtype[MATRIX_A]].bytes;
+  int64_t step = step_bytes(size_of(c, k)) / dtype_info[info->dtype[MATRIX_A]].bytes;
   const int64_t unit[3] = {info->m, info->n, size_of(c, k) >= step ? step : info->k};
   for (int i = 0; i < 3; i++) {
     const KernelAxis *a = &c->k->axes[axis[i]];
@@ -166,7 +171,7 @@ static void stage_factors(Ctx *c, int64_t k) {
   for (int f = 0; f < 2; f++)
     for (uint32_t i = 0; i < c->k->nstageable; i++)
       if (c->k->stageable[i] == c->plan.matrix.factor[f]) try_opt(c, OPT_STAGE, k, i);
-  for (int64_t places = PLACES; c->plan.nstages && places > 1; places--)
+  for (int64_t places = places_for(size_of(c, k)); c->plan.nstages && places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, k, places)) break;
 }
 
@@ -183,7 +188,7 @@ static void share_sum(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
 static void give_tile(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
   const MatrixInfo *info = c->plan.matrix.info;
   int64_t per_m = t->m / t->wm / info->m, per_n = t->n / t->wn / info->n;
-  int64_t step = STEP_BYTES / dtype_info[info->dtype[MATRIX_A]].bytes / info->k;
+  int64_t step = step_bytes(size_of(c, k)) / dtype_info[info->dtype[MATRIX_A]].bytes / info->k;
   if (per_m > 1) try_opt(c, OPT_UPCAST, m, per_m);
   if (per_n > 1) try_opt(c, OPT_UPCAST, n, per_n);
   if (step > 1) try_opt(c, OPT_UNROLL, k, step);
@@ -193,22 +198,29 @@ static void give_tile(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
   stage_factors(c, k);
 }
 
-bool heuristic_matrix(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
-  Ctx c = {.job = job, .k = k, .target = target, .opts = opts};
-  const UOp *sum = target->warp > 1 && k->store ? main_sum(&c) : NULL;
+/* The axes of the main sum of products; false when there is none that is worth a tile. */
+static bool find_axes(Ctx *c, int *m, int *n, int *r) {
+  const KernelInfo *k = c->k;
+  const UOp *sum = c->target->warp > 1 && k->store ? main_sum(c) : NULL;
   LinSumMap sums;
   if (!sum) return false;
-  linsum_init(job, &sums);
+  linsum_init(c->job, &sums);
   for (size_t i = 0; i < k->list.len; i++)
     if (k->list.at[i]->dtype == DT_INDEX) linsum_of(&sums, k->list.at[i]);
   const UOp *f[2] = {sum->src[0]->src[0], sum->src[0]->src[1]};
-  int x = own_axis(&c, &sums, f[0], f[1]), y = own_axis(&c, &sums, f[1], f[0]);
-  int r = sum_axis(&c, &sums, sum);
-  if (x < 0 || y < 0 || r < 0 || size_of(&c, r) < 8) return false;
-  bool swap = contiguous_along(&c, &sums, k->store, (uint32_t)x) >
-              contiguous_along(&c, &sums, k->store, (uint32_t)y);
-  int m = swap ? y : x, n = swap ? x : y;
-  if (size_of(&c, m) < LEAST_SIZE / 2 || size_of(&c, n) < LEAST_SIZE / 2) return false;
+  int x = own_axis(c, &sums, f[0], f[1]), y = own_axis(c, &sums, f[1], f[0]);
+  *r = sum_axis(c, &sums, sum);
+  if (x < 0 || y < 0 || *r < 0 || size_of(c, *r) < LEAST_SIZE / 2) return false;
+  bool swap = contiguous_along(c, &sums, k->store, (uint32_t)x) >
+              contiguous_along(c, &sums, k->store, (uint32_t)y);
+  *m = swap ? y : x, *n = swap ? x : y;
+  return size_of(c, *m) >= LEAST_SIZE / 2 && size_of(c, *n) >= LEAST_SIZE / 2;
+}
+
+bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
+  Ctx c = {.job = job, .k = k, .target = target, .opts = opts};
+  int m, n, r;
+  if (!find_axes(&c, &m, &n, &r)) return false;
   for (int64_t id = 0; id < MX__COUNT; id++) {
     if (!try_instruction(&c, id, m, n, r)) continue;
     const Tile *t = choose_tile(&c, c.plan.axes[m].size, c.plan.axes[n].size, batch_of(&c, m, n));
@@ -216,4 +228,38 @@ bool heuristic_matrix(Job *job, const KernelInfo *k, const Target *target, OptLi
     return true;
   }
   return false;
+}
+
+/* -- without matrix instructions ----------------------------------------------------------------
+ */
+
+static bool stage_all(Ctx *c, int64_t r) {
+  int staged = 0;
+  for (uint32_t i = 0; i < c->k->nstageable; i++) {
+    const UOp *u = c->k->stageable[i];
+    if (u->op == OP_INDEX && kernel_depends(u, (uint32_t)r)) staged += try_opt(c, OPT_STAGE, r, i);
+  }
+  return staged == 2;
+}
+
+/* Each thread 8 by 4 elements, 16 by 16 threads, 16 steps at a time. */
+bool heuristic_warp_tile(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
+  enum { ROWS = 8, COLUMNS = 4, SIDE = 16, STEPS = 16, STAGES = 3 };
+  Ctx c = {.job = job, .k = k, .target = target, .opts = opts};
+  size_t before = opts->len;
+  int m, n, r;
+  if (!target->kind || strcmp(target->kind, "cuda") || !find_axes(&c, &m, &n, &r)) return false;
+  int64_t groups = ceil_div(size_of(&c, m), ROWS * SIDE) * ceil_div(size_of(&c, n), COLUMNS * SIDE);
+  if (size_of(&c, m) < ROWS * SIDE || size_of(&c, n) < COLUMNS * SIDE) return false;
+  if (2 * groups * batch_of(&c, m, n) < (int64_t)target->threads) return false;
+  if (k->axes[r].divisor % STEPS && !try_opt(&c, OPT_PADTO, r, STEPS)) return false;
+  bool all = try_opt(&c, OPT_VECTOR, n, COLUMNS) && try_opt(&c, OPT_UPCAST, m, ROWS) &&
+             try_opt(&c, OPT_UNROLL, r, STEPS) && try_opt(&c, OPT_LOCAL, n, SIDE) &&
+             try_opt(&c, OPT_LOCAL, m, SIDE) && stage_all(&c, r);
+  if (!all) {
+    opts->len = before;
+    return false;
+  }
+  try_opt(&c, OPT_PIPELINE, r, STAGES);
+  return true;
 }
