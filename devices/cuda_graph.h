@@ -25,7 +25,9 @@ typedef struct CudaGraphs CudaGraphs;
 
 Status cuda_graphs_create(const CudaApi *api, CuStream stream, CudaGraphs **out);
 void cuda_graphs_release(CudaGraphs *g); /* NULL allowed */
-/* Queues the launches. */
-Status cuda_graphs_launch(CudaGraphs *g, const CudaLaunches *l);
+typedef struct CudaGraph CudaGraph;
+/* Makes ready what cuda_graphs_launch then queues; *out is NULL when the launches are no graph. */
+Status cuda_graphs_prepare(CudaGraphs *g, const CudaLaunches *l, CudaGraph **out);
+Status cuda_graphs_launch(CudaGraphs *g, const CudaLaunches *l, CudaGraph *graph);
 /* No graph names the function afterwards. */
 void cuda_graphs_forget(CudaGraphs *g, CuFunction function);

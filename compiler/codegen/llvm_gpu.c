@@ -53,10 +53,14 @@ static void emit_asm(Emitter *e, const char *text) {
   LLVMBuildCall2(e->b, type, code, NULL, 0, "");
 }
 
-/* From compute capability 9.0 on a kernel may start while the one before it ends: it lets the next
+/* A thread index of a program without workgroups is one of those of one thread.
+ *
+ * From compute capability 9.0 on a kernel may start while the one before it ends: it lets the next
  * one do so too, and touches no memory before the one before it is done. What that wrote is no
  * constant then, so no load may be moved before the wait. */
 void llvm_gpu_begin(Emitter *e) {
+  LLVMValueRef group = llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.ctaid.x", NULL, 0, NULL, 0);
+  e->thread = LLVMBuildZExt(e->b, group, LLVMInt64TypeInContext(e->ctx), "thread");
   e->waits = !strncmp(e->target->cpu, "sm_9", 4);
   if (!e->waits) return;
   emit_asm(e, "griddepcontrol.launch_dependents;");

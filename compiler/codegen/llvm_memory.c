@@ -260,6 +260,7 @@ static Access resolve_at(Emitter *e, const UOp *u, uint32_t at, unsigned lanes, 
               .elements = dim_low(buffer->arg.ints.at[0]),
               .empty = dim_high(buffer->arg.ints.at[0]) < 1};
   a.element = llvm_memory_type(e, a.dtype, 1);
+  bool of_vectors = buffer->op == OP_BUFFER && buffer->lanes > 1;
   if (e->gpu) { /* which takes unaligned data byte by byte */
     a.align = dtype_info[a.dtype].bytes;
     a.unit = llvm_gpu_unit(e, u->src[at + 1], buffer);
@@ -282,6 +283,13 @@ static Access resolve_at(Emitter *e, const UOp *u, uint32_t at, unsigned lanes, 
     index = index->src[0];
   }
   a.index = llvm_value(e, index);
+  if (of_vectors) { /* the index counts them */
+    a.index = LLVMBuildMul(e->b, a.index, llvm_i64(e, buffer->lanes), "");
+    a.shift *= buffer->lanes;
+    a.elements *= buffer->lanes;
+    a.unit *= buffer->lanes;
+    a.stride = 1;
+  }
   if (gate) {
     a.gate = llvm_value(e, gate);
     a.vector_gate = llvm_lanes(a.gate) > 1;
@@ -448,10 +456,28 @@ static LLVMValueRef load_ungated(const Access *a, LLVMValueRef index) {
   return from_memory(a, load_strided(a, index));
 }
 
+/* The same without memory that may always be read: behind a branch. */
+static LLVMValueRef load_behind(const Access *a, LLVMValueRef alternative) {
+  Emitter *e = a->e;
+  LLVMBasicBlockRef from[2] = {LLVMGetInsertBlock(e->b),
+                               LLVMAppendBasicBlockInContext(e->ctx, e->fn, "load")};
+  LLVMBasicBlockRef next = LLVMAppendBasicBlockInContext(e->ctx, e->fn, "next");
+  LLVMBuildCondBr(e->b, a->gate, from[1], next);
+  LLVMPositionBuilderAtEnd(e->b, from[1]);
+  LLVMValueRef v[2] = {alternative, from_memory(a, load_at(a, a->element, a->index, 0))};
+  from[1] = LLVMGetInsertBlock(e->b);
+  LLVMBuildBr(e->b, next);
+  LLVMPositionBuilderAtEnd(e->b, next);
+  LLVMValueRef phi = LLVMBuildPhi(e->b, LLVMTypeOf(alternative), "");
+  LLVMAddIncoming(phi, v, from, 2);
+  return phi;
+}
+
 /* One element of a buffer that may have none: where the gate is false, the argument array is read.
  */
 static LLVMValueRef load_perhaps(const Access *a, LLVMValueRef alternative) {
   Emitter *e = a->e;
+  if (e->gpu) return load_behind(a, alternative);
   LLVMValueRef at = LLVMBuildSelect(e->b, a->gate, address(a, a->index, 0), e->args, "");
   LLVMValueRef v = LLVMBuildLoad2(e->b, a->element, at, "");
   LLVMSetAlignment(v, 1);

@@ -204,6 +204,16 @@ static void lay_out_in_order(Staging *s) {
   }
 }
 
+/* Without reductions a tile is staged to be turned around: rows one element longer than they need
+ * be, so that a column of them lies in different banks. */
+static void lay_out_turned(Staging *s) {
+  lay_out_in_order(s);
+  if (s->a->plan->nred || s->n < 2) return;
+  int64_t row = range_size(s->dims[s->n - 1].range);
+  for (uint32_t d = 0; d + 1 < s->n; d++) s->dims[d].stride += s->dims[d].stride / row;
+  s->elements += s->elements / row;
+}
+
 /* The index of the load that depends on most ranges: the copy runs along its memory. */
 static UOp *main_index(Job *job, UOp *operand) {
   UOpList list = uop_toposort(job, operand);
@@ -502,7 +512,7 @@ static void split_element(Staging *s, UOp *at) {
 static int64_t shared_layout(Staging *s, UOp *operand, int level) {
   int64_t all = 1;
   collect_shared(s, operand, level);
-  if (!by_chunks(s->a)) lay_out_in_order(s);
+  if (!by_chunks(s->a)) lay_out_turned(s);
   sort_dims(s, main_index(s->a->job, operand));
   if (by_chunks(s->a)) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
   for (uint32_t d = 0; d < s->n; d++) all *= range_size(s->dims[d].range);
@@ -809,7 +819,7 @@ static UOp *new_blocks(Apply *a) {
   uint32_t axis = a->plan->repair.at[0].axis;
   UOp *end = a->k->axes[axis].range->src[0];
   UOp *blocks = dim_uop(job, dim_ceildiv(job, dim_of(job, end), a->plan->axes[axis].block));
-  return uop_range(job, a->next_id++, AX_LOOP, blocks);
+  return uop_range(job, a->next_id++, AX_LOOP, schedule_block_end(a, blocks));
 }
 
 static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
@@ -819,9 +829,11 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   a.kept = arena_array(&job->arena, plan->nkeeps + 1u, sizeof *a.kept);
   a.repaired = arena_array(&job->arena, plan->repair.n + 1u, sizeof *a.repaired);
   nodemap_number(job, &a.pos, &k->list);
-  if (plan->repair.n) a.block = new_blocks(&a);
-  for (uint32_t i = 0; i < k->naxes; i++)
-    if (k->axes[i].range) place_axis(&a, i);
+  for (int blocked = 0; blocked < 2; blocked++) {
+    if (blocked && plan->repair.n) a.block = new_blocks(&a);
+    for (uint32_t i = 0; i < k->naxes; i++)
+      if (k->axes[i].range && (plan->axes[i].block > 0) == blocked) place_axis(&a, i);
+  }
   if (plan->matrix.info) begin_tile(&a, &plan->matrix);
   if (plan->repair.n) schedule_repair(&a);
   for (size_t i = 0; i < k->list.len; i++) {

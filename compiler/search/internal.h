@@ -33,6 +33,7 @@ typedef struct Group {
   uint64_t open;  /* axes they depend on */
   uint64_t nest;  /* axes of the loops around them: theirs, and of the reductions they are in */
   uint64_t under; /* the stageable values that all their uses are in */
+  uint64_t kept;  /* the same of what may be kept */
   int phase;      /* 0: outside of reductions, else 1 + the number of the reduction */
   uint32_t bytes;
   double work; /* instructions of one evaluation of all of them */

@@ -33,6 +33,8 @@ typedef enum Choice {
   BLOCKS,   /* a loop over blocks; of a reduce axis it is carried */
   MATRIX,   /* matrix instructions of the target, over any axes that they take */
   SLOTS,    /* places of a pipeline */
+  KEPT,     /* values that are needed more than once */
+  STEPS,    /* powers of two, smaller than the axis */
   PADS,     /* powers of two that do not divide the size */
   GROUPS,   /* threads of a workgroup */
   NOTHING,
@@ -52,7 +54,8 @@ static const SpaceRow rows[] = {
     {OPT_STAGE, ON_REDUCE, BOTH, OPERANDS}, {OPT_PADTO, ON_ANY, BOTH, PADS},
     {OPT_SPLIT, ON_ANY, CPU, BLOCKS},       {OPT_CARRY, ON_REDUCE, CPU, PLACES},
     {OPT_TC, ON_OUT, BOTH, MATRIX},         {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
-    {OPT_SPREAD, ON_ANY, GPU, FACTORS},
+    {OPT_SPREAD, ON_ANY, GPU, FACTORS},     {OPT_KEEP, ON_OUT, CPU, KEPT},
+    {OPT_REPAIR, ON_REDUCE, BOTH, STEPS},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
@@ -76,8 +79,10 @@ static int class_of(const Opt *o) {
   case OPT_TC: return C_FIRST;
   case OPT_THREAD:
   case OPT_CARRY:
+  case OPT_REPAIR:
   case OPT_PIPELINE: return C_ONCE;
   case OPT_SPREAD: return C_SPREAD;
+  case OPT_KEEP:
   case OPT_STAGE: return C_STAGE;
   default: return is_lanes(o) ? C_LANES : C_AXES;
   }
@@ -94,6 +99,7 @@ static bool goes_before(const Opt *a, const Opt *b) {
   if (x == C_AXES) return a->axis != b->axis ? a->axis < b->axis : on_axis(a) < on_axis(b);
   if (x == C_ONCE) return a->kind < b->kind;
   if (x == C_SPREAD) return a->axis < b->axis;
+  if (x == C_STAGE && a->kind != b->kind) return a->kind < b->kind;
   if (x == C_STAGE) return a->arg != b->arg ? a->arg < b->arg : a->axis < b->axis;
   return false;
 }
@@ -227,7 +233,7 @@ bool search_space_point(Space *s, const Opt *at, size_t len, Point *out) {
   OptPlan plan;
   Opt copy[LIST_MAX];
   if (!v) return false;
-  memcpy(copy, at + nhead, (len - nhead) * sizeof *at);
+  if (len > nhead) memcpy(copy, at + nhead, (len - nhead) * sizeof *at);
   if (!plan_of(s, v->model, copy, len - nhead, &plan)) return false;
   if (len > nhead && search_body(v->model, &plan) > BODY_MAX) return false;
   *out = (Point){.len = 0};
@@ -271,9 +277,9 @@ static bool legal(Space *s, const Opt *at, size_t len) {
 /* A smaller argument of the kind; 0: there is none. */
 static int32_t less(const Opt *o) {
   if (o->kind == OPT_VECTOR || is_lanes(o)) return o->arg / 2;
-  if (o->kind == OPT_PADTO || o->kind == OPT_STAGE || o->kind == OPT_MERGE || o->kind == OPT_TC)
-    return 0;
-  return o->arg > 48 ? o->arg * 3 / 4 : o->arg - 1;
+  bool names = o->kind == OPT_STAGE || o->kind == OPT_KEEP || o->kind == OPT_MERGE;
+  if (o->kind == OPT_PADTO || o->kind == OPT_TC || names) return 0;
+  return o->arg > 48 ? o->arg - o->arg / 4 : o->arg - 1;
 }
 
 /* Puts o at place `at`, with everything behind it kept. */
@@ -379,7 +385,8 @@ static size_t without(const Point *p, const SpaceRow *row, int axis, int32_t arg
     const Opt *o = &p->at[i];
     bool same = o->kind == row->kind && o->axis == axis;
     if (class_of(o) == C_ONCE || o->kind == OPT_TC) same = o->kind == row->kind;
-    if (row->choice == OPERANDS) same = o->kind == row->kind && o->arg == arg;
+    if (row->choice == OPERANDS || row->choice == KEPT)
+      same = o->kind == row->kind && o->arg == arg;
     if (same && !found) {
       found = true, *at = n;
       continue;
@@ -429,8 +436,9 @@ static void threads(Steps *t, const SpaceRow *row, int axis) {
   if (all > 3) step_to(t, row, axis, all / 2, false);
 }
 
-static void operands(Steps *t, const SpaceRow *row, int axis) {
-  for (uint32_t i = 0; i < t->m->info->nstageable && i < 16; i++) {
+/* What may be copied or kept, inside of the loop over the axis or before all loops. */
+static void operands(Steps *t, const SpaceRow *row, int axis, uint32_t n) {
+  for (uint32_t i = 0; i < n && i < 16; i++) {
     step_to(t, row, axis, (int32_t)i, false);
     if (axis == 0 && row->device == CPU) step_to(t, row, -1, (int32_t)i, false);
   }
@@ -519,7 +527,9 @@ static void choices(Steps *t, const SpaceRow *row, int axis) {
   case FACTORS: factors(t, row, axis); break;
   case THREADS: threads(t, row, axis); break;
   case PLACES: places(t, row, axis); break;
-  case OPERANDS: operands(t, row, axis); break;
+  case OPERANDS: operands(t, row, axis, t->m->info->nstageable); break;
+  case KEPT: operands(t, row, axis, t->m->info->nkept); break;
+  case STEPS: powers(t, row, axis, 8, 512); break;
   case PADS: powers(t, row, axis, 4, 64); break;
   case GROUPS: powers(t, row, axis, 2, (int32_t)t->s->target->max_group); break;
   case NOTHING: step_to(t, row, 0, 0, false); break;

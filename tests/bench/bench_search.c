@@ -526,7 +526,7 @@ static UOp *zoo_of(Job *job, const char *what) {
                 .pad = v[4],
                 .depthwise = true};
   if (str_is(name, "dw")) return zoo_conv(job, c).sink;
-  if (str_is(name, "softmax")) return zoo_softmax(job, v[0], v[1], true).sink;
+  if (str_is(name, "softmax")) return zoo_softmax(job, v[0], v[1], false).sink;
   if (str_is(name, "layernorm")) return zoo_layernorm(job, v[0], v[1], false).sink;
   if (str_is(name, "sum")) return zoo_sum(job, DT_F32, OP_ADD, v[0], v[1], (int)v[2]).sink;
   if (str_is(name, "transpose")) return zoo_transpose(job, v[0], v[1]).sink;
