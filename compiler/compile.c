@@ -38,6 +38,7 @@ Status compile_frontend(Job *job, Bytes model, const FrontendOptions *options, T
   *out = (TensorGraph){0};
   TRY(options->kind == MODEL_ONNX ? frontend_onnx(job, model, options, out)
                                   : frontend_kgraph(job, model, options, out));
+  out->strict = options->strict;
   return job_run(job, frontend_check, out);
 }
 
@@ -79,6 +80,7 @@ static void canonical_steps(Job *job, void *arg) {
     for (size_t k = 0; k < sizeof facts / sizeof *facts; k++) put_u64(a->out, (uint64_t)facts[k]);
   }
   uop_serialize(job, a->graph->sink, a->out);
+  if (a->graph->strict) put_u64(a->out, a->graph->strict);
 }
 
 Status compile_canonical(Job *job, const TensorGraph *graph, StrBuf *out) {
@@ -174,7 +176,8 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
   *out = (KernelObject){.object = code.object,
                         .entry = name,
                         .threads = a.linear.threads,
-                        .scratch_bytes = a.linear.scratch_bytes,
+                        .scratch_bytes =
+                            a.linear.shared_given ? a.linear.shared_bytes : a.linear.scratch_bytes,
                         .opts = opts_text(job, &a.applied)};
   memcpy(out->grid, a.grid, sizeof out->grid);
   memcpy(out->block, a.linear.block, sizeof out->block);

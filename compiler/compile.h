@@ -24,11 +24,13 @@ typedef struct FrontendOptions {
   ModelKind kind;
   const DimBinding *dims;
   size_t ndims;
+  bool strict; /* as TensorGraph.strict */
 } FrontendOptions;
 
 /* Decodes, checks and simplifies a model. The caller frees out->constants with strbuf_deinit. */
 Status compile_frontend(Job *job, Bytes model, const FrontendOptions *options, TensorGraph *out);
-/* The bytes that are hashed and compared: the graph and the slots' kinds, dtypes and shapes. */
+/* The bytes that are hashed and compared: the graph, the slots' kinds, dtypes and shapes, and what
+ * the request says about numbers. */
 Status compile_canonical(Job *job, const TensorGraph *graph, StrBuf *out);
 Status compile_plan(Job *job, const TensorGraph *graph, const Target *target, Plan *out);
 

@@ -15,14 +15,42 @@ typedef struct CuModule_ *CuModule;
 typedef struct CuFunction_ *CuFunction;
 typedef struct CuStream_ *CuStream;
 typedef struct CuEvent_ *CuEvent;
+typedef struct CuGraph_ *CuGraph;
+typedef struct CuGraphExec_ *CuGraphExec;
+typedef struct CuGraphNode_ *CuGraphNode;
+
+/* The driver's structures, under our names. */
+typedef struct CuLaunchAttribute {
+  int id;
+  char pad[4];
+  union {
+    char room[64];
+    int number;
+  } value;
+} CuLaunchAttribute;
+typedef struct CuLaunchConfig {
+  unsigned grid[3], block[3], shared_bytes;
+  CuStream stream;
+  CuLaunchAttribute *attributes;
+  unsigned nattributes;
+} CuLaunchConfig;
+typedef struct CuKernelNode {
+  CuFunction function;
+  unsigned grid[3], block[3], shared_bytes;
+  void **params, **extra;
+} CuKernelNode;
 
 /* Values of the driver's enumerations. */
 enum {
   CU_OUT_OF_MEMORY = 2,
   CU_NO_DEVICE = 100,
+  CU_INVALID_IMAGE = 200,
+  CU_NO_BINARY = 209,
+  CU_INVALID_PTX = 218,
+  CU_UNSUPPORTED_PTX = 222,
+  CU_NOT_FOUND = 500,
   CU_NOT_READY = 600,
   /* attributes of devices */
-  CU_ATTR_SHARED_PER_BLOCK = 8,
   CU_ATTR_WARP = 10,
   CU_ATTR_MAX_THREADS = 1,
   CU_ATTR_SM_COUNT = 16,
@@ -31,12 +59,16 @@ enum {
   CU_ATTR_CC_MINOR = 76,
   CU_ATTR_REGISTERS = 12,
   CU_ATTR_SHARED_OPTIN = 97,
+  /* attributes of functions */
+  CU_FUNCTION_MAX_SHARED = 8,
   /* options of the JIT */
   CU_JIT_ERROR_LOG = 5,
   CU_JIT_ERROR_LOG_BYTES = 6,
   /* flags */
   CU_EVENT_NO_TIMING = 2,
   CU_STREAM_NON_BLOCKING = 1,
+  CU_CAPTURE_THREAD_LOCAL = 1,
+  CU_LAUNCH_PROGRAMMATIC = 6,
 };
 
 /*   name as here, symbol, parameters; every one returns a CuResult */
@@ -59,6 +91,7 @@ enum {
   X(event_create, "cuEventCreate", (CuEvent * e, unsigned flags))                                  \
   X(event_destroy, "cuEventDestroy_v2", (CuEvent e))                                               \
   X(event_record, "cuEventRecord", (CuEvent e, CuStream s))                                        \
+  X(event_elapsed, "cuEventElapsedTime", (float *ms, CuEvent from, CuEvent to))                    \
   X(event_query, "cuEventQuery", (CuEvent e))                                                      \
   X(memory_alloc, "cuMemAlloc_v2", (CuPointer * p, size_t bytes))                                  \
   X(memory_free, "cuMemFree_v2", (CuPointer p))                                                    \
@@ -72,9 +105,21 @@ enum {
     (CuModule * m, const void *image, unsigned n, const int *options, void **values))              \
   X(module_unload, "cuModuleUnload", (CuModule m))                                                 \
   X(module_function, "cuModuleGetFunction", (CuFunction * f, CuModule m, const char *name))        \
-  X(launch, "cuLaunchKernel",                                                                      \
-    (CuFunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,   \
-     unsigned shared, CuStream s, void **params, void **extra))
+  X(launch, "cuLaunchKernelEx",                                                                    \
+    (const CuLaunchConfig *c, CuFunction f, void **params, void **extra))                          \
+  X(function_set, "cuFuncSetAttribute", (CuFunction f, int attribute, int value))                  \
+  X(context_device, "cuCtxGetDevice", (CuDevice * d))                                              \
+  X(capture_begin, "cuStreamBeginCapture_v2", (CuStream s, int mode))                              \
+  X(capture_info, "cuStreamGetCaptureInfo_v2",                                                     \
+    (CuStream s, int *status, uint64_t *id, CuGraph *g, const CuGraphNode **waits, size_t *n))     \
+  X(capture_end, "cuStreamEndCapture", (CuStream s, CuGraph * g))                                  \
+  X(graph_instantiate, "cuGraphInstantiateWithFlags",                                              \
+    (CuGraphExec * x, CuGraph g, uint64_t flags))                                                  \
+  X(graph_set_kernel, "cuGraphExecKernelNodeSetParams",                                            \
+    (CuGraphExec x, CuGraphNode n, const CuKernelNode *kernel))                                    \
+  X(graph_launch, "cuGraphLaunch", (CuGraphExec x, CuStream s))                                    \
+  X(graph_exec_destroy, "cuGraphExecDestroy", (CuGraphExec x))                                     \
+  X(graph_destroy, "cuGraphDestroy", (CuGraph g))
 
 typedef struct CudaApi {
 #define X(name, symbol, params) CuResult(*name) params;
@@ -86,5 +131,6 @@ typedef struct CudaApi {
  * the machine has no driver, or one that lacks a symbol, or no GPU. */
 Status cuda_api(const CudaApi **out);
 /* NULL for success, else what failed, with the driver's name for it: RESOURCE_EXHAUSTED when memory
- * ran out, else UNAVAILABLE, because a context that failed once does nothing more. */
+ * ran out, INVALID_ARGUMENT when the driver does not take a program, else UNAVAILABLE, because a
+ * context that failed once does nothing more. */
 Status cuda_status(const CudaApi *api, CuResult r, const char *what);

@@ -27,8 +27,10 @@ class Server:
 
     def start(self) -> None:
         log = open(self.folder / "kilnd.log", "ab")
+        config = self.folder / "kiln.conf"
+        config.write_text("[tuning]\nbackground = off\n")  # what is measured is not to change, nor the machine to be busy
         self.process = subprocess.Popen(
-            [str(BIN / "kilnd"), "--listen", self.target, "--cache", str(self.folder / "cache.db"), *self.args],
+            [str(BIN / "kilnd"), "--config", str(config), "--listen", self.target, "--cache", str(self.folder / "cache.db"), *self.args],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env)
         import kiln._spawn
         deadline = time.monotonic() + 30

@@ -203,6 +203,7 @@ typedef struct KilnCompileOptions {
   size_t ndims;
   const char *device; /* NULL = the server's choice */
   int no_cache;       /* neither read nor write the server's cache */
+  int strict;         /* no algorithm that rounds otherwise than the graph does */
 } KilnCompileOptions;
 
 typedef struct KilnExecutable {
@@ -246,6 +247,7 @@ typedef struct KilnRunOptions {
   int outputs_as_buffers; /* leave the outputs on the server */
   int seeded;             /* random ops draw the numbers of seed and run, not fresh ones */
   uint64_t seed, run;     /* any; equal pairs give equal numbers on every device */
+  int profile;            /* time every call of a kernel; each is waited for */
 } KilnRunOptions;
 
 typedef struct KilnResult {
@@ -253,11 +255,56 @@ typedef struct KilnResult {
   const KilnTensor *tensors; /* data is aligned to 64 bytes */
   int64_t device_ns;         /* first kernel start to last kernel end */
   int64_t queue_ns;          /* received to handed to the device */
+  /* With KilnRunOptions.profile, by call (KilnKernel.calls): what all its executions took, and how
+   * many these were. */
+  size_t ncalls;
+  const int64_t *call_ns;
+  const uint32_t *call_runs;
 } KilnResult;
 
 KILN_API KilnCode kiln_run(KilnClient *client, const char *executable, const KilnTensor *inputs,
                            size_t ninputs, const KilnRunOptions *options, KilnResult **out,
                            KilnError *err);
+
+/* -- explaining ----------------------------------------------------------------------------------
+ */
+
+/* A schedule that was tried for a kernel. */
+typedef struct KilnTried {
+  const char *opts, *cause; /* "measured" "compile_error" "timeout" "oom" "crash" "wrong_result" */
+  int64_t median_ns, mad_ns;
+  uint32_t reps;
+  int64_t peer_ns; /* what was in use then, in the same measurement; 0 = none */
+  int64_t measured_unix_ns;
+  const char *host;
+  int verified, imported;
+} KilnTried;
+
+typedef struct KilnKernel {
+  const char *name, *hash, *shape;
+  size_t ncalls;
+  const uint32_t *calls; /* positions in KilnResult.call_ns */
+  uint32_t once;         /* how many of them are done once, when the executable is loaded */
+  uint64_t flops, bytes_read, bytes_written; /* of one call */
+  int64_t roofline_ns;                       /* no schedule is faster; 0 = not known */
+  int64_t predicted_ns; /* by the analytic model, for the schedule in use; 0 = it cannot say */
+  const char *opts;     /* the schedule in use */
+  const char *source;   /* "heuristic", "class", "tuned" */
+  size_t ntried;
+  const KilnTried *tried;    /* the best first */
+  uint32_t measured, failed; /* records in all */
+} KilnKernel;
+
+typedef struct KilnExplanation {
+  const char *device;
+  uint32_t calls;
+  size_t count;
+  const KilnKernel *kernels;
+} KilnExplanation;
+/* What the kernels of an executable do, how they are scheduled, and at most `tried` records of each
+ * of what was tried. How long they take says a run with KilnRunOptions.profile. */
+KILN_API KilnCode kiln_explain(KilnClient *client, const char *executable, uint32_t tried,
+                               KilnExplanation **out, KilnError *err);
 
 /* -- server-side buffers -------------------------------------------------------------------------
  */
@@ -328,6 +375,52 @@ typedef enum KilnServing {
 /* service: NULL or "" = the whole server; NOT_FOUND for a service it does not know. */
 KILN_API KilnCode kiln_health(KilnClient *client, const char *service, KilnServing *out,
                               KilnError *err);
+
+/* -- tuning --------------------------------------------------------------------------------------
+ */
+
+/* How a search for faster kernels is going. */
+typedef struct KilnTuneProgress {
+  const char *kernel; /* that it works on; "" at first */
+  const char *step;   /* "look", "compile", "time" */
+  const char *opts;   /* of the best schedule of this kernel */
+  uint32_t kernels;   /* of the executable */
+  uint32_t replaced;  /* of them are faster than at the beginning */
+  uint32_t tried;     /* schedules of this kernel */
+  uint32_t tried_all; /* of all kernels */
+  int64_t first_ns;   /* this kernel, at the beginning and now; 0: not measured yet */
+  int64_t best_ns;
+  int64_t model_first_ns; /* all calls of a run, as far as they are measured */
+  int64_t model_best_ns;
+  int64_t left_ns; /* of the budget */
+} KilnTuneProgress;
+
+typedef struct KilnTunedKernel {
+  const char *kernel, *opts; /* opts: in use now */
+  uint32_t calls, tried;
+  int64_t first_ns, best_ns, roofline_ns; /* of one call */
+} KilnTunedKernel;
+
+typedef struct KilnTuneFailures {
+  const char *cause; /* compile_error timeout oom crash wrong_result */
+  uint32_t count;
+} KilnTuneFailures;
+
+typedef struct KilnTuneSummary {
+  const char *ended; /* "budget", "exhausted" */
+  int64_t wall_ns, model_first_ns, model_best_ns;
+  uint32_t tried, measured, replaced;
+  size_t nkernels, nfailures;
+  const KilnTunedKernel *kernels; /* those that take most time first */
+  const KilnTuneFailures *failures;
+} KilnTuneSummary;
+
+/* 0 ends the search: KILN_CANCELLED. p is valid during the call. */
+typedef int (*KilnTuneWatch)(void *ctx, const KilnTuneProgress *p);
+/* Searches for faster kernels for at most budget_ms (0 = a minute) and waits for the end. Runs in
+ * between are served, with what has been found so far. watch may be NULL. */
+KILN_API KilnCode kiln_tune(KilnClient *client, const char *executable, int64_t budget_ms,
+                            KilnTuneWatch watch, void *ctx, KilnTuneSummary **out, KilnError *err);
 
 /* -- the cache -----------------------------------------------------------------------------------
  */

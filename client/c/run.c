@@ -7,11 +7,19 @@
 #include "proto/wire.h"
 
 enum { DATA_ALIGN = 64 };
-enum { RUN_EXECUTABLE = 1, RUN_INPUTS = 2, RUN_OUTPUTS = 3, RUN_AS_BUFFERS = 4, RUN_RANDOM = 5 };
+enum {
+  RUN_EXECUTABLE = 1,
+  RUN_INPUTS = 2,
+  RUN_OUTPUTS = 3,
+  RUN_AS_BUFFERS = 4,
+  RUN_RANDOM = 5,
+  RUN_PROFILE = 6
+};
 enum { RANDOM_SEED = 1, RANDOM_RUN = 2 };
 enum { NAMED_NAME = 1, NAMED_TENSOR = 2, NAMED_BUFFER = 3, NAMED_DIMS = 4 };
 enum { TENSOR_DTYPE = 1, TENSOR_DIMS = 2, TENSOR_DATA = 3 };
-enum { DONE_OUTPUTS = 1, DONE_DEVICE_NS = 2, DONE_QUEUE_NS = 3 };
+enum { DONE_OUTPUTS = 1, DONE_DEVICE_NS = 2, DONE_QUEUE_NS = 3, DONE_PROFILE = 4 };
+enum { PROFILE_NS = 1, PROFILE_RUNS = 2 };
 
 /* -- writing
  * --------------------------------------------------------------------------------------- */
@@ -101,6 +109,7 @@ static Status check_inputs(const KilnTensor *t, size_t n) {
 static void send_run(KilnCall *call, const char *executable, const KilnTensor *inputs,
                      size_t ninputs, const KilnRunOptions *o) {
   size_t size = field_size(strlen(executable)) + (o->outputs_as_buffers ? 2 : 0);
+  if (o->profile) size += 2;
   if (o->seeded) size += field_size(random_size(o));
   for (size_t i = 0; i < ninputs; i++) size += field_size(named_size(&inputs[i]));
   for (size_t i = 0; i < o->noutputs; i++) size += field_size(strlen(o->outputs[i]));
@@ -110,9 +119,8 @@ static void send_run(KilnCall *call, const char *executable, const KilnTensor *i
   for (size_t i = 0; i < ninputs; i++) at = put_named(at, &inputs[i]);
   for (size_t i = 0; i < o->noutputs; i++) at = put_text(at, RUN_OUTPUTS, o->outputs[i]);
   if (o->seeded) at = put_random(at, o);
-  if (!o->outputs_as_buffers) return;
-  *at++ = RUN_AS_BUFFERS << 3 | WIRE_VARINT;
-  *at = 1;
+  if (o->outputs_as_buffers) *at++ = RUN_AS_BUFFERS << 3 | WIRE_VARINT, *at++ = 1;
+  if (o->profile) *at++ = RUN_PROFILE << 3 | WIRE_VARINT, *at = 1;
 }
 
 /* -- reading
@@ -169,6 +177,35 @@ static bool read_named(Arena *a, Bytes msg, KilnTensor *out) {
   return ok && !r.error;
 }
 
+/* A packed list of numbers; as many as there are bytes at most. */
+static bool read_numbers(Arena *a, Bytes packed, uint64_t **out, size_t *n) {
+  uint64_t *list = *out = arena_array(a, packed.len + 1, sizeof *list);
+  WireReader r = wire_reader(packed);
+  if (!list) return false;
+  for (*n = 0; r.at < r.end; ++*n)
+    if (!wire_varint(&r, &list[*n])) return false;
+  return true;
+}
+
+static bool read_profile(Arena *a, Bytes msg, KilnResult *out) {
+  WireReader r = wire_reader(msg);
+  uint64_t *ns = NULL, *runs = NULL;
+  size_t n = 0, m = 0;
+  bool ok = true;
+  for (WireField f; ok && wire_next(&r, &f);) {
+    if (f.type != WIRE_LEN) continue;
+    if (f.id == PROFILE_NS) ok = read_numbers(a, f.bytes, &ns, &n);
+    if (f.id == PROFILE_RUNS) ok = read_numbers(a, f.bytes, &runs, &m);
+  }
+  uint32_t *counts = arena_array(a, m + 1, sizeof *counts);
+  if (!ok || r.error || n != m || !counts) return false;
+  for (size_t i = 0; i < m; i++) counts[i] = (uint32_t)runs[i];
+  out->ncalls = n;
+  out->call_ns = (const int64_t *)ns;
+  out->call_runs = counts;
+  return true;
+}
+
 static Status decode_run(KilnCall *call, Bytes msg) {
   if (call->answer) return FAIL(INTERNAL, "the server sent more than one answer");
   KilnResult *result = call->answer = owned_create(sizeof *result);
@@ -186,6 +223,8 @@ static Status decode_run(KilnCall *call, Bytes msg) {
   while (wire_next(&r, &f)) {
     if (f.id == DONE_DEVICE_NS) result->device_ns = (int64_t)f.value;
     if (f.id == DONE_QUEUE_NS) result->queue_ns = (int64_t)f.value;
+    if (f.id == DONE_PROFILE && f.type == WIRE_LEN && !read_profile(a, f.bytes, result))
+      return FAIL(INTERNAL, "the times in the server's answer cannot be read");
     if (f.id == DONE_OUTPUTS && f.type == WIRE_LEN &&
         !read_named(a, f.bytes, &tensors[result->count++]))
       return FAIL(INTERNAL, "output %zu of the server's answer cannot be read", result->count - 1);

@@ -13,8 +13,11 @@ static const struct {
     {"run", "run a model once or many times", cmd_run},
     {"compile", "compile a model and say what became of it", cmd_compile},
     {"bench", "measure compile times, latency and throughput", cmd_bench},
+    {"tune", "search for faster kernels for a model", cmd_tune},
+    {"explain", "what each kernel of a model does, takes, and how it is scheduled", cmd_explain},
     {"graph", "print a model at a stage of the compiler", cmd_graph},
-    {"cache", "the server's cache: stats, ls, why", cmd_cache},
+    {"cache", "the server's cache: what it holds, upkeep, export and import of schedules",
+     cmd_cache},
     {"devices", "list the server's devices", cmd_devices},
     {"health", "is the server (or one of its services) serving?", cmd_health},
     {"doctor", "check the whole way from here to an answer", cmd_doctor},
@@ -158,11 +161,11 @@ void cli_print_json(cJSON *j) {
   cJSON_Delete(j);
 }
 
-static bool shows_progress(const Cli *cli) { return !cli->json && isatty(STDERR_FILENO); }
+bool cli_shows_progress(const Cli *cli) { return !cli->json && isatty(STDERR_FILENO); }
 
 void cli_progress(const Cli *cli, const char *fmt, ...) {
   va_list ap;
-  if (!shows_progress(cli)) return;
+  if (!cli_shows_progress(cli)) return;
   fputs("\r\033[K", stderr);
   va_start(ap, fmt);
   vfprintf(stderr, fmt, ap);
@@ -171,7 +174,7 @@ void cli_progress(const Cli *cli, const char *fmt, ...) {
 }
 
 void cli_progress_end(const Cli *cli) {
-  if (!shows_progress(cli)) return;
+  if (!cli_shows_progress(cli)) return;
   fputs("\r\033[K", stderr);
   fflush(stderr);
 }

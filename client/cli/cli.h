@@ -24,8 +24,10 @@ int cmd_cache(Cli *cli, int argc, char **argv);
 int cmd_compile(Cli *cli, int argc, char **argv);
 int cmd_devices(Cli *cli, int argc, char **argv);
 int cmd_doctor(Cli *cli, int argc, char **argv);
+int cmd_explain(Cli *cli, int argc, char **argv);
 int cmd_graph(Cli *cli, int argc, char **argv);
 int cmd_health(Cli *cli, int argc, char **argv);
+int cmd_tune(Cli *cli, int argc, char **argv);
 int cmd_run(Cli *cli, int argc, char **argv);
 int cmd_version(Cli *cli, int argc, char **argv);
 
@@ -49,6 +51,7 @@ int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cli_print_json(cJSON *j);
 /* A line on the terminal that says what is going on, until the next cli_progress; NULL removes it.
  * Nothing where stderr is not a terminal. */
+bool cli_shows_progress(const Cli *cli);
 void cli_progress(const Cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cli_progress_end(const Cli *cli);
 

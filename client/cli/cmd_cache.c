@@ -135,11 +135,11 @@ static int export(Cli *cli, const char *path, const char *kernel) {
 
 /* The whole of a file; *data is the caller's to free. */
 static int read_file(const char *path, char **data, size_t *n) {
-  FILE *f = fopen(path, "rbe");
   size_t cap = 1 << 16, got = 1;
   bool room = (*data = malloc(cap)) != NULL;
   *n = 0;
   errno = 0;
+  FILE *f = fopen(path, "rbe");
   while (f && room && (got = fread(*data + *n, 1, cap - *n, f))) {
     *n += got;
     if (*n < cap) continue;

@@ -48,8 +48,11 @@ static int parse_dims(const ModelArgs *args, Model *out) {
     out->dims[i].name = out->dim_names[i] = strndup(name.ptr, name.len);
     if (!out->dims[i].name) return cli_error(EX_OSERR, "no memory for a name");
   }
-  out->options = (KilnCompileOptions){
-      .dims = out->dims, .ndims = n, .device = args->device, .no_cache = args->no_cache};
+  out->options = (KilnCompileOptions){.dims = out->dims,
+                                      .ndims = n,
+                                      .device = args->device,
+                                      .no_cache = args->no_cache,
+                                      .strict = args->strict};
   return EX_OK;
 }
 

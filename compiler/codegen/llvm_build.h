@@ -68,7 +68,9 @@ typedef struct Emitter {
   unsigned md_scope, md_noalias, md_invariant;
   LLVMValueRef md_empty;
   bool has_fma, has_f16c, named, gpu;
+  bool waits; /* the kernel starts before the one before it ends, and waits for it */
   Arena arena;
+  uint64_t given;       /* bytes of the launch's memory that buffers have taken */
   unsigned diagnostics; /* errors that LLVM reported */
   char diagnostic[512]; /* the first of them */
   Status failure;       /* the first failure; emission goes on with poison until the node ends */
@@ -131,9 +133,27 @@ bool llvm_load_rows(Emitter *e, const UOp *u, unsigned m, LLVMValueRef *row);
 /* The slot that an access to a REG buffer names, or NULL when it is not one. */
 RegSlot *llvm_reg_slot(Emitter *e, const UOp *access);
 
+/* Where the element at src[at + 1] of buffer src[at] is, but for `shift` elements. */
+LLVMValueRef llvm_element_address(Emitter *e, const UOp *u, uint32_t at, int64_t *shift);
+LLVMValueRef llvm_copy_emit(Emitter *e, const UOp *u);
+
+/* -- llvm_matrix.c -- */
+LLVMValueRef llvm_shuffle_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_mma_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_ldmatrix_emit(Emitter *e, const UOp *u);
+void llvm_copy_async(Emitter *e, LLVMValueRef to, LLVMValueRef from, LLVMValueRef gate);
+LLVMValueRef llvm_commit_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_wait_emit(Emitter *e, const UOp *u);
+
+/* -- llvm_x86.c -- */
+LLVMValueRef llvm_x86_shuffle(Emitter *e, const UOp *u);
+LLVMValueRef llvm_x86_mma(Emitter *e, const UOp *u);
+
 /* -- llvm_gpu.c -- */
 /* The function, its kernel annotations and VARs. */
 void llvm_gpu_function(Emitter *e, const char *entry);
+/* What comes before everything else. */
+void llvm_gpu_begin(Emitter *e);
 /* Pointers to buffer argument k and to a BUFFER that is memory. */
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k);
 LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer);

@@ -187,6 +187,12 @@ static const EmitFn emit_table[OP__COUNT] = {
     [OP_BITCAST] = llvm_bitcast_emit,
     [OP_SPECIAL] = llvm_gpu_special,
     [OP_BARRIER] = llvm_gpu_barrier,
+    [OP_SHUFFLE] = llvm_shuffle_emit,
+    [OP_MMA] = llvm_mma_emit,
+    [OP_LDMATRIX] = llvm_ldmatrix_emit,
+    [OP_COPY] = llvm_copy_emit,
+    [OP_COMMIT] = llvm_commit_emit,
+    [OP_WAIT] = llvm_wait_emit,
     [OP_PREFETCH] = llvm_prefetch_emit,
 };
 
@@ -265,6 +271,7 @@ static void make_function(Emitter *e, const char *entry) {
   add_attribute(e, "target-cpu", e->target->cpu);
   add_attribute(e, "target-features", e->target->features);
   LLVMPositionBuilderAtEnd(e->b, LLVMAppendBasicBlockInContext(e->ctx, e->fn, "entry"));
+  if (e->gpu) llvm_gpu_begin(e);
 }
 
 static bool emitter_begin(Emitter *e) {

@@ -38,6 +38,47 @@ UOp *build_matmul(Job *job, UOp *a, UOp *b) {
   return build_cast(job, sum, d);
 }
 
+static bool is_zero(const UOp *u) { return !u || (uop_is_const(u) && u->arg.i == 0); }
+
+/* x + 128 in the byte type of the other sign, and its zero point likewise. */
+static UOp *shift_byte(Job *job, UOp *x, DType to, UOp **zero) {
+  bool wants_unsigned = to == DT_U8;
+  UOp *old = *zero ? build_cast(job, *zero, DT_I32) : NULL;
+  UOp *by = uop_int(job, DT_I32, wants_unsigned ? 128 : -128);
+  *zero = old ? build2(job, OP_ADD, old, by) : by;
+  UOp *bits = uop_make(job, OP_BITCAST, DT_U8, arg_none(), &x, 1);
+  if (uop_dtype(x) == DT_U8) bits = x;
+  bits = build2(job, OP_XOR, bits, uop_int(job, DT_U8, 128));
+  return wants_unsigned ? bits : uop_make(job, OP_BITCAST, DT_I8, arg_none(), &bits, 1);
+}
+
+static UOp *times_sums(Job *job, UOp *y, UOp *zero, UOp *x, size_t axis) {
+  if (is_zero(zero)) return y;
+  UOp *sums = build_reduce(job, OP_ADD, x, axis_bit(axis), true);
+  return build2(job, OP_SUB, y, build2(job, OP_MUL, build_cast(job, zero, DT_I32), sums));
+}
+
+UOp *build_matmul_centred(Job *job, UOp *a, UOp *za, UOp *b, UOp *zb) {
+  bool bytes = dtype_info[uop_dtype(a)].bytes == 1 && dtype_info[uop_dtype(b)].bytes == 1;
+  size_t ra = a->shape.n, rb = b->shape.n;
+  if (!bytes || ra < 2 || rb < 2) {
+    UOp *x = build_cast(job, a, DT_I32), *w = build_cast(job, b, DT_I32);
+    if (za) x = build2(job, OP_SUB, x, build_cast(job, za, DT_I32));
+    if (zb) w = build2(job, OP_SUB, w, build_cast(job, zb, DT_I32));
+    return build_matmul(job, x, w);
+  }
+  if (uop_dtype(a) == DT_I8) a = shift_byte(job, a, DT_U8, &za);
+  if (uop_dtype(b) == DT_U8) b = shift_byte(job, b, DT_I8, &zb);
+  UOp *x = build_cast(job, a, DT_I32), *w = build_cast(job, b, DT_I32);
+  UOp *y = build_matmul(job, x, w);
+  y = times_sums(job, y, za, w, rb - 2);
+  y = times_sums(job, y, zb, x, ra - 1);
+  if (is_zero(za) || is_zero(zb)) return y;
+  UOp *depth = build_cast(job, build_size(job, a->shape.at[ra - 1]), DT_I32);
+  UOp *zeros = build2(job, OP_MUL, build_cast(job, za, DT_I32), build_cast(job, zb, DT_I32));
+  return build2(job, OP_ADD, y, build2(job, OP_MUL, depth, zeros));
+}
+
 UOp *build_windows(Job *job, UOp *x, const ConvSpec *spec, const int64_t *kernel, UOp *fill) {
   int64_t pads[2 * MAX_DIMS] = {0}, order[MAX_DIMS];
   size_t n = spec->spatial, first = x->shape.n - n;

@@ -10,6 +10,10 @@ enum { MAX_SPATIAL = 5 };
 
 /* numpy.matmul. */
 UOp *build_matmul(Job *job, UOp *a, UOp *b);
+/* (a - za) times (b - zb) in i32 of integers; zero points broadcast against a and b, NULL is 0. The
+ * product of bytes is one of u8 and i8, which matrix instructions take; what the zero points add is
+ * their products with the sums of rows and columns. */
+UOp *build_matmul_centred(Job *job, UOp *a, UOp *za, UOp *b, UOp *zb);
 
 typedef struct ConvSpec {
   size_t spatial; /* 1 to MAX_SPATIAL */

@@ -25,17 +25,10 @@ UOp *linear_gemm(Node *n) {
 static void op_gemm(Node *n) { node_out(n, 0, linear_gemm(n)); }
 
 /* Zero points: a scalar, or one per row of A / column of B. */
-static UOp *centred(Node *n, UOp *x, UOp *zero, bool rows) {
-  UOp *w = build_cast(n->job, x, DT_I32);
-  if (!zero) return w;
-  if (zero->shape.n == 1 && rows && zero->shape.at[0] != 1) zero = build_unsqueeze(n->job, zero, 1);
-  return build2(n->job, OP_SUB, w, build_cast(n->job, zero, DT_I32));
-}
-
 static void op_matmul_integer(Node *n) {
-  UOp *a = centred(n, node_u(n, 0), node_opt(n, 2), true);
-  UOp *b = centred(n, node_u(n, 1), node_opt(n, 3), false);
-  node_out(n, 0, build_matmul(n->job, a, b));
+  UOp *za = node_opt(n, 2);
+  if (za && za->shape.n == 1 && za->shape.at[0] != 1) za = build_unsqueeze(n->job, za, 1);
+  node_out(n, 0, build_matmul_centred(n->job, node_u(n, 0), za, node_u(n, 1), node_opt(n, 3)));
 }
 
 /* -- Einsum ---------------------------------------------------------------------------------- */

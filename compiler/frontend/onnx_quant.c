@@ -122,10 +122,9 @@ static void op_qlinear_matmul(Node *n) {
   for (size_t i = 0; i < 8; i++) in[i] = node_u(n, i);
   for (size_t i = 0; i < 8; i++)
     if (i != 0 && i != 3) in[i] = scalar_if_one(n, in[i]);
-  UOp *a = node_centred(n, in[0], rowwise(n, in[2])), *b = node_centred(n, in[3], in[5]);
   UOp *scale = build2(n->job, OP_MUL, build_cast(n->job, rowwise(n, in[1]), DT_F32),
                       build_cast(n->job, in[4], DT_F32));
-  UOp *y = build_matmul(n->job, a, b);
+  UOp *y = build_matmul_centred(n->job, in[0], rowwise(n, in[2]), in[3], in[5]);
   node_out(n, 0, requantize(n, y, scale, rowwise(n, in[6]), rowwise(n, in[7])));
 }
 

@@ -182,7 +182,8 @@ bool conv_match(Job *job, UOp *u, Conv *out) {
   Match m = {.job = job, .u = u, .space = product->shape};
   if (u->op != OP_REDUCE || u->arg.i != OP_ADD || product->op != OP_MUL || u->symbolic)
     return false;
-  if (m.space.n > MOST_AXES || m.space.n < 4 || product->symbolic) return false;
+  if (m.space.n > MOST_AXES || m.space.n < 4 || product->symbolic || !shape_numel(m.space))
+    return false;
   for (uint32_t k = 0; k < u->arg.ints.n; k++) m.reduced[u->arg.ints.at[k]] = true;
   for (int s = 0; s < 2; s++) {
     Roles r = {0};

@@ -401,6 +401,9 @@ static uint64_t closed_axes(Expand *e, UOp *u) {
 /* -- matrix instructions ----------------------------------------------------------------------- */
 
 static UOp *shuffle(Expand *e, UOp *const *src, size_t n, const int64_t *lanes, unsigned count) {
+  bool same = n == 1 && src[0]->lanes == count;
+  for (unsigned k = 0; k < count; k++) same = same && lanes[k] == k;
+  if (same) return src[0];
   return uop_make_lanes(e->job, OP_SHUFFLE, DT_VOID, count, arg_ints(lanes, count), src, n);
 }
 
@@ -437,8 +440,125 @@ static unsigned vector_elements(const Expand *e, const UOp *mma, MatrixOperand o
   return axis >= 0 && e->vectors >> axis & 1 ? e->axes[axis].size : 1;
 }
 
+/* How a factor in the workgroup's memory lies there, for loads of 8 by 8 tiles. */
+typedef struct TileLoad {
+  bool turned;          /* the elements of a row have the row's number in common, not k */
+  int64_t row, step[2]; /* between rows of a tile; of the digits b and c */
+  unsigned size[2];
+  UOp *const *ranges; /* of the MMA's digits */
+} TileLoad;
+
+static UOp *digit_range(UOp *mma, MatrixOperand o, char digit) {
+  int at = matrix_range_at(matrix_info(mma->arg.i), o, digit);
+  return at < 0 ? NULL : mma->src[2 + at];
+}
+
+/* Tiles of 16-bit elements whose rows are 16 bytes side by side, at multiples of 16 bytes. */
+static bool is_tile_load(Expand *e, UOp *mma, MatrixOperand o, TileLoad *out) {
+  static const char digits[] = "qpabc";
+  const MatrixInfo *info = matrix_info(mma->arg.i);
+  const UOp *u = mma->src[o], *buffer = u->src[0];
+  if (u->op != OP_INDEX || u->nsrc > 2 || dtype_info[u->dtype].bytes != 2) return false;
+  while (buffer->op == OP_AFTER) buffer = buffer->src[0];
+  if (buffer->op != OP_BUFFER || buffer->arg.ints.at[1] != 2 || info->threads != 32) return false;
+  const LinSum *sum = linsum_of(&e->sums, u->src[1]);
+  int64_t c[5] = {0};
+  for (uint32_t i = 0; i < sum->n; i++) {
+    int own = -1;
+    for (int d = 0; d < 5; d++) {
+      UOp *r = digit_range(mma, o, digits[d]);
+      if (r && sum->at[i].atom == r) own = d;
+      if (r && sum->at[i].atom != r && uop_is_open(sum->at[i].atom, r)) return false;
+    }
+    if (own >= 0) c[own] = sum->at[i].coeff;
+    if (own < 0 && sum->at[i].coeff % 8) return false;
+  }
+  bool straight = c[2] == 1 && c[0] == 2 && c[1] % 8 == 0;
+  *out = (TileLoad){.turned = c[1] == 1 && c[0] == 2 * c[2] && c[2] % 8 == 0,
+                    .row = straight ? c[1] : c[2],
+                    .step = {c[3], c[4]}};
+  for (int d = 0; d < 2; d++) {
+    UOp *r = digit_range(mma, o, digits[3 + d]);
+    out->size[d] = r ? (unsigned)r->src[0]->arg.i : 1;
+  }
+  return (straight || out->turned) && sum->konst % 8 == 0 && c[3] % 8 == 0 && c[4] % 8 == 0;
+}
+
+/* The place that this thread names: row t mod 8 of tile t / 8. */
+static UOp *tile_row(Expand *e, const TileLoad *t) {
+  Job *job = e->job;
+  UOp *thread = groups_thread(&e->groups, 0);
+  UOp *tile = uop2(job, OP_FLOORDIV, thread, uop_index(job, 8));
+  UOp *at = index_mul(job, uop2(job, OP_FLOORMOD, thread, uop_index(job, 8)), t->row);
+  UOp *b = uop2(job, OP_FLOORMOD, tile, uop_index(job, t->size[0]));
+  if (t->size[0] > 1) at = index_add(job, at, index_mul(job, b, t->step[0]));
+  UOp *c = uop2(job, OP_FLOORDIV, tile, uop_index(job, t->size[0]));
+  c = uop2(job, OP_FLOORMOD, c, uop_index(job, t->size[1]));
+  if (t->size[1] > 1) at = index_add(job, at, index_mul(job, c, t->step[1]));
+  return at;
+}
+
+/* The index without the digits of the thread's own elements, which are 0, plus the row. */
+static UOp *tile_place(Expand *e, UOp *mma, MatrixOperand o, UOp *row) {
+  const LinSum *sum = linsum_of(&e->sums, mma->src[o]->src[1]);
+  SumTerm *terms = arena_array(&e->job->arena, sum->n + 1u, sizeof *terms);
+  LinTerm *flat = arena_array(&e->job->arena, sum->n + 1u, sizeof *flat);
+  int64_t konst = sum->konst;
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < sum->n; i++) {
+    LinTerm t = sum->at[i];
+    int axis = t.atom->op == OP_RANGE ? axis_of(e, t.atom) : -1;
+    bool own = t.atom == digit_range(mma, o, 'q') || t.atom == digit_range(mma, o, 'p');
+    for (char c = 'a'; c <= 'c'; c++) own |= t.atom == digit_range(mma, o, c);
+    if (own) continue;
+    if (axis >= 0) {
+      konst += t.coeff * e->coord[axis];
+      continue;
+    }
+    uint32_t depth = node_of(e, t.atom)->depth;
+    t.atom = instance(e, t.atom);
+    if (uop_is_const(t.atom))
+      konst += t.coeff * t.atom->arg.i;
+    else
+      terms[n++] = (SumTerm){t, depth, t.atom->id};
+  }
+  qsort(terms, n, sizeof *terms, by_depth);
+  flat[0] = (LinTerm){row, 1};
+  for (uint32_t i = 0; i < n; i++) flat[i + 1] = terms[i].term;
+  return linsum_build(e->job, flat, n + 1, konst);
+}
+
+/* An index without its constant. */
+static UOp *index_base(UOp *index, int64_t *konst) {
+  bool sum = index->op == OP_ADD && uop_is_const(index->src[1]);
+  *konst = sum ? index->src[1]->arg.i : uop_is_const(index) ? index->arg.i : 0;
+  return sum ? index->src[0] : uop_is_const(index) ? NULL : index;
+}
+
+/* Loads that follow each other in memory are one. */
+static UOp *one_load(Expand *e, UOp *const *part, unsigned n) {
+  int64_t first, at;
+  UOp *base = index_base(part[0]->src[1], &first);
+  unsigned lanes = part[0]->lanes;
+  for (unsigned k = 0; k < n; k++) {
+    const UOp *u = part[k];
+    if (u->op != OP_LOAD || u->nsrc > 2 || u->src[0] != part[0]->src[0]) return NULL;
+    if (u->arg.i != 1 || u->lanes != lanes || index_base(u->src[1], &at) != base) return NULL;
+    if (u->src[1]->lanes > 1 || at != first + (int64_t)k * lanes) return NULL;
+  }
+  return uop_make_lanes(e->job, OP_LOAD, DT_VOID, n * lanes, arg_i(1), part[0]->src, 2);
+}
+
 /* A factor as the instruction takes it: the thread's elements, in order. */
 static UOp *factor_vector(Expand *e, UOp *mma, MatrixOperand o) {
+  TileLoad tile;
+  if (is_tile_load(e, mma, o, &tile)) {
+    go_to_element(e, mma, o, 0);
+    UOp *at = tile_place(e, mma, o, tile_row(e, &tile));
+    UOp *src[2] = {instance(e, mma->src[o]->src[0]), at};
+    unsigned lanes = matrix_info(mma->arg.i)->layout[o].registers;
+    return uop_make_lanes(e->job, OP_LDMATRIX, DT_VOID, lanes, arg_i(tile.turned), src, 2);
+  }
   unsigned n = matrix_info(mma->arg.i)->layout[o].registers, wide = vector_elements(e, mma, o);
   UOp **part = arena_array(&e->job->arena, n, sizeof *part);
   int64_t *lanes = arena_array(&e->job->arena, n, sizeof *lanes);
@@ -448,6 +568,8 @@ static UOp *factor_vector(Expand *e, UOp *mma, MatrixOperand o) {
   }
   go_to_element(e, mma, o, 0);
   for (unsigned r = 0; r < n; r++) lanes[r] = r;
+  UOp *load = n > wide && part[0]->op == OP_LOAD ? one_load(e, part, n / wide) : NULL;
+  if (load) return load;
   return n == wide ? part[0] : shuffle(e, part, n / wide, lanes, n);
 }
 
@@ -519,6 +641,37 @@ static UOp *group(Expand *e, UOp **effects, uint32_t n) {
   return uop_make(e->job, OP_SINK, DT_VOID, arg_none(), effects, n);
 }
 
+/* Vectors stored `step` elements apart whose places are each other's gaps are one vector. */
+static UOp *weave(Expand *e, UOp *const *stores, unsigned step) {
+  int64_t first, at, lane[64];
+  UOp *base = index_base(stores[0]->src[1], &first), *value[8];
+  unsigned lanes = stores[0]->lanes;
+  for (unsigned k = 0; k < step; k++) {
+    const UOp *u = stores[k];
+    bool fits = u->op == OP_STORE && u->nsrc == 3 && u->src[0] == stores[0]->src[0] &&
+                u->lanes == lanes && u->arg.i == step && u->src[2]->lanes == lanes &&
+                u->src[1]->lanes == 1;
+    if (!fits || index_base(u->src[1], &at) != base || at != first + k) return NULL;
+    value[k] = u->src[2];
+  }
+  for (unsigned k = 0; k < lanes * step; k++) lane[k] = k % step * lanes + k / step;
+  UOp *src[3] = {stores[0]->src[0], stores[0]->src[1], shuffle(e, value, step, lane, lanes * step)};
+  return uop_make_lanes(e->job, OP_STORE, DT_VOID, lanes * step, arg_i(1), src, 3);
+}
+
+static uint32_t weave_stores(Expand *e, UOp **effects, uint32_t n) {
+  uint32_t out = 0;
+  for (uint32_t i = 0; i < n;) {
+    const UOp *u = effects[i];
+    int64_t step = u->op == OP_STORE && u->lanes > 1 ? u->arg.i : 0;
+    bool may = (step == 2 || step == 4 || step == 8) && u->lanes * step <= 64 && i + step <= n;
+    UOp *whole = may ? weave(e, effects + i, (unsigned)step) : NULL;
+    effects[out++] = whole ? whole : effects[i];
+    i += whole ? (uint32_t)step : 1;
+  }
+  return out;
+}
+
 /* Effects of all coordinates that u closes, in the loops that stay. */
 static UOp *build_end(Expand *e, UOp *u) {
   uint64_t closed = closed_axes(e, u);
@@ -529,6 +682,7 @@ static UOp *build_end(Expand *e, UOp *u) {
   assert(!(inner->deps & ~closed));
   for (uint32_t i = 0; i < inner->n; i++)
     if (inner->at[i]) effects[n++] = inner->at[i];
+  n = weave_stores(e, effects, n);
   src[0] = group(e, effects, n);
   uint32_t loops = kept_ranges(e, u, src + 1);
   return loops ? uop_make(e->job, OP_END, DT_VOID, arg_none(), src, loops + 1) : src[0];

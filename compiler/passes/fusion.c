@@ -122,6 +122,15 @@ static void ask_gathered(Fusion *f, Demand *d) {
   d->src[0] = ask(f, t->src[0], d->kernel, index, ix_and(job, d->gate, hole.gate), d->loops);
 }
 
+/* A choice by position along a short axis. */
+static void note_selection(Fusion *f, const Demand *d) {
+  enum { SHORT = 8 };
+  const Tensor *t = &f->tensors[d->tensor], *by = &f->tensors[t->src[0]];
+  for (uint32_t k = 0; by->fixed && !by->weighs && k < t->u->shape.n; k++)
+    if (!(by->dead >> k & 1) && t->u->shape.at[k] <= SHORT)
+      f->kernels.at[d->kernel].selects |= fusion_ranges(f, d->index + k, 1);
+}
+
 static void pass_on(Fusion *f, Demand *d) {
   const Tensor *t = &f->tensors[d->tensor];
   const UOp *u = t->u;
@@ -130,6 +139,7 @@ static void pass_on(Fusion *f, Demand *d) {
   if (u->op == OP_PAD || u->op == OP_CAT || u->op == OP_GATHER) {
     d->inside = arena_array(&f->job->arena, u->nsrc, sizeof *d->inside);
   }
+  if (u->op == OP_WHERE) note_selection(f, d);
   switch (u->op) {
   case OP_REDUCE: ask_reduced(f, d); break;
   case OP_GATHER: ask_gathered(f, d); break;

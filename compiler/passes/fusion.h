@@ -89,6 +89,7 @@ typedef struct FusedKernel {
   UOp **index; /* its output ranges, one per axis; CONST 0 for axes of size 1 */
   Demand *value;
   uint64_t out, reduce; /* ranges, as bits by arg.i */
+  uint64_t selects;     /* those by which few values are chosen among: schedules write them out */
   struct {
     int64_t *at;
     size_t len, cap;

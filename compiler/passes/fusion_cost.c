@@ -216,8 +216,24 @@ static double iterations(const FusedKernel *k, uint64_t ranges) {
   return n;
 }
 
+/* By how much a selecting range is divided wherever the demand mentions it. */
+static double divided(const Tensor *t, const Demand *d, int64_t range) {
+  double by = 0;
+  for (size_t k = 0; k < t->u->shape.n; k++) {
+    const UOp *at = d->index[k];
+    bool open = false;
+    for (uint32_t r = 0; at->open && r < at->open->n; r++) open |= at->open->at[r]->arg.i == range;
+    if (!open) continue;
+    if (at->op != OP_FLOORDIV || at->src[0]->op != OP_RANGE || !uop_is_const(at->src[1])) return 1;
+    double c = (double)at->src[1]->arg.i;
+    if (!by || c < by) by = c;
+  }
+  return by ? by : 1;
+}
+
 /* Output loops are nested in the order of their ids; a value is computed in the innermost loop that
- * it depends on, and in a reduction's loop for every iteration. */
+ * it depends on, and in a reduction's loop for every iteration. Loops that are written out share
+ * what does not depend on them. */
 static double evaluations(const Fusion *f, const Tensor *t, const Demand *d) {
   const FusedKernel *k = &f->kernels.at[d->kernel];
   uint64_t ranges = fusion_ranges(f, d->index, t->u->shape.n);
@@ -226,7 +242,10 @@ static double evaluations(const Fusion *f, const Tensor *t, const Demand *d) {
   for (uint32_t r = 0; r < k->size.len; r++) {
     if (ranges >> r > 1) upto |= (uint64_t)1 << r;
   }
-  return iterations(k, upto & k->out);
+  double n = iterations(k, upto & k->out & ~(k->selects & ~ranges));
+  for (int64_t r = 0; (uint64_t)r < k->size.len; r++)
+    if (k->selects & ranges & (uint64_t)1 << r) n /= divided(t, d, r);
+  return n;
 }
 
 double fusion_work(const Fusion *f, const Demand *d) {
@@ -241,6 +260,11 @@ double fusion_work(const Fusion *f, const Demand *d) {
 
 static const char *const CONTRACTED = "a contraction is computed once, by a kernel of its own";
 
+static bool is_wider_byte(const Fusion *f, const Tensor *t) {
+  if (t->u->op != OP_CAST || !dtype_is_int((DType)t->u->dtype)) return false;
+  return dtype_info[f->tensors[t->src[0]].u->dtype].bytes == 1;
+}
+
 static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
   const Cost *c = &t->cost;
   double n = (double)t->numel, again = 0, kernels = 0;
@@ -252,6 +276,7 @@ static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
     double times = evaluations(f, t, d);
     if (c->contracts && (t->ndemands > 1 || times > n)) return CONTRACTED;
     bool operand = k->contraction && times > n;
+    if (operand && is_wider_byte(f, t)) times = n; /* matrix instructions take the bytes */
     if (operand && c->flops < 2) times = fmax(n, times / TILE_REUSE);
     if (times * c->flops >= FREE_SHARE * k->work) {
       again += times * c->flops;

@@ -121,17 +121,6 @@ static int kernel_lanes(const Sched *s) {
   return lanes > most ? most : lanes < 1 ? 1 : lanes;
 }
 
-static int64_t power_below(int64_t n) {
-  int64_t p = 1;
-  while (2 * p <= n) p *= 2;
-  return p;
-}
-static int64_t power_above(int64_t n) {
-  int64_t p = 1;
-  while (p < n) p *= 2;
-  return p;
-}
-
 /* -- reductions -------------------------------------------------------------------------------- */
 
 /* Instructions behind one node: transcendentals are polynomials. */
@@ -253,10 +242,13 @@ typedef struct Contraction {
   int64_t lanes;
   int64_t nv, mr; /* vectors and rows of the register tile */
   int64_t depth;  /* product of the reduce extents */
+  int64_t matrix; /* TC's argument, -1: no matrix instruction */
 } Contraction;
 
-/* The row axis: the largest output axis on which no vector operand depends. */
+/* The row axis: an output axis on which no vector operand depends. The innermost that has rows
+ * enough, since rows that are far apart share sets of the cache; else the largest. */
 static int row_axis(const Sched *s, const Body *b, int v) {
+  enum { ENOUGH = 7 };
   int best = -1;
   for (uint32_t i = 0; i < s->k->nloops; i++) {
     int a = (int)s->k->loops[i]->arg.i;
@@ -265,7 +257,8 @@ static int row_axis(const Sched *s, const Body *b, int v) {
       any |= depends_on(b->loads[l], a);
       clash |= depends_on(b->loads[l], v) && depends_on(b->loads[l], a);
     }
-    if (a != v && any && !clash && (best < 0 || size_of(s, a) > size_of(s, best))) best = a;
+    if (a == v || !any || clash) continue;
+    if (best < 0 || size_of(s, a) >= ENOUGH || size_of(s, a) >= size_of(s, best)) best = a;
   }
   return best;
 }
@@ -306,6 +299,30 @@ static void order_panels(Sched *s, const Contraction *c) {
   if (v != last - 1) give(s, OPT_ORDER, c->v, last - 1);
 }
 
+/* Bytes that all loads of the body that depend on the axis, but not on the other, are of. */
+static double bytes_along(const Body *b, int axis, int other) {
+  double bytes = 0;
+  for (uint32_t l = 0; l < b->n; l++) {
+    const UOp *of = b->loads[l]->src[0];
+    if (depends_on(b->loads[l], axis) && !depends_on(b->loads[l], other))
+      bytes += (double)dim_typical(of->arg.ints.at[0]) * dtype_info[of->dtype].bytes;
+  }
+  return bytes;
+}
+
+/* Of two outer loops, images and blocks of filters, say, each goes through all of the other's
+ * operand again and again, unless that stays in the cache: the one comes first that moves less. */
+static void order_outer(Sched *s, const Contraction *c) {
+  double cache = (double)s->target->l2_bytes;
+  if (s->k->nloops < 4) return;
+  int a = (int)s->k->loops[0]->arg.i, b = (int)s->k->loops[1]->arg.i;
+  double of_a = bytes_along(c->body, a, b), of_b = bytes_along(c->body, b, a);
+  if (a == c->m || b == c->m || a == c->v || b == c->v || !of_a || !of_b) return;
+  double first = of_a + (of_b > cache ? of_b * (double)size_of(s, a) : of_b);
+  double second = of_b + (of_a > cache ? of_a * (double)size_of(s, b) : of_a);
+  if (second < 0.7 * first) give(s, OPT_ORDER, b, 0);
+}
+
 static bool reaches(Sched *s, UOp *from, const UOp *to) {
   UOpList list = uop_toposort(s->job, from);
   for (size_t i = 0; i < list.len; i++)
@@ -316,6 +333,7 @@ static bool reaches(Sched *s, UOp *from, const UOp *to) {
 /* What to pack for a load: the factor it is part of, so that what is computed from it is computed
  * once per panel, unless that varies along the rows. */
 static UOp *panel_of(Sched *s, const Contraction *c, UOp *load) {
+  if (c->matrix >= 0) return load; /* which the instruction takes as it is */
   const UOp *product = through_casts(c->body->reduce->src[0]);
   for (uint32_t k = 0; k < 2; k++) {
     UOp *factor = product->src[k];
@@ -326,14 +344,41 @@ static UOp *panel_of(Sched *s, const Contraction *c, UOp *load) {
   return load;
 }
 
+/* A factor of the axis' size, at most `most`. */
+static int64_t divisor_below(const Sched *s, int axis, int64_t most) {
+  int64_t n = is_static(s, axis) ? size_of(s, axis) : s->k->axes[axis].divisor;
+  for (int64_t d = most; d > 1; d--)
+    if (n % d == 0) return d;
+  return 1;
+}
+
+/* Laid out as a panel already: the tile's columns, then the reduce axes from the innermost out. */
+static bool is_panel(Sched *s, const Contraction *c, const UOp *load) {
+  int64_t step = size_of(s, c->v);
+  if (load->nsrc > 2 || step > c->nv * c->lanes || step_in(s, load->src[1], c->v, 1) != 1)
+    return false;
+  for (uint32_t r = c->body->reduce->nsrc; r-- > 1;) {
+    int a = (int)c->body->reduce->src[r]->arg.i;
+    if (step_in(s, load->src[1], a, 1) != step) return false;
+    step = times(step, size_of(s, a));
+  }
+  return true;
+}
+
 /* True when every vector operand is packed now. */
 static bool stage_panels(Sched *s, const Contraction *c) {
   int64_t rows = heuristic_tiles(size_of(s, c->m), c->mr);
+  if (c->matrix >= 0) rows = 2; /* its columns are packed for it */
   bool all = rows >= 2;
   for (uint32_t l = 0; l < c->body->n; l++) {
     UOp *load = c->body->loads[l];
     if (rows < 2 || !depends_on(load, c->v)) continue;
     UOp *panel = panel_of(s, c, load);
+    if (panel == load && is_panel(s, c, load)) {
+      int a = (int)c->body->reduce->src[c->body->reduce->nsrc - 1]->arg.i;
+      if (s->tile[a] == 1 && a != s->carried) give(s, OPT_UNROLL, a, divisor_below(s, a, 4));
+      continue;
+    }
     int64_t elements = c->nv * c->lanes;
     for (uint32_t r = 1; r < c->body->reduce->nsrc; r++)
       if (c->body->reduce->src[r]->arg.i != s->carried &&
@@ -359,14 +404,6 @@ static void unroll_short(Sched *s, const Body *b, int64_t fma, int64_t most) {
     give(s, OPT_UNROLL, a, n);
     fma *= n;
   }
-}
-
-/* A factor of the axis' size, at most `most`. */
-static int64_t divisor_below(const Sched *s, int axis, int64_t most) {
-  int64_t n = is_static(s, axis) ? size_of(s, axis) : s->k->axes[axis].divisor;
-  for (int64_t d = most; d > 1; d--)
-    if (n % d == 0) return d;
-  return 1;
 }
 
 static int64_t reduce_extent(const Body *b) {
@@ -398,6 +435,20 @@ static bool schedule_dots(Sched *s, const Body *b, int64_t lanes) {
   return true;
 }
 
+static int64_t find_matrix(Sched *s, const Body *b, int v, int64_t lanes) {
+  uint32_t k = (uint32_t)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
+  return heuristic_matrix(s->job, s->k, s->target, (uint32_t)v, k, lanes);
+}
+
+static void give_matrix(Sched *s, int v, int64_t arg) {
+  const MatrixInfo *info = matrix_info(arg % 256);
+  int k = (int)(arg / 32768);
+  if (size_of(s, k) % info->k) give(s, OPT_PADTO, k, info->k);
+  give(s, OPT_TC, v, arg);
+  s->tile[v] *= info->n;
+  s->tile[k] *= info->k;
+}
+
 /* One row times a matrix, block by block. */
 static bool schedule_row(Sched *s, const Contraction *c) {
   int64_t used = give_vector(s, c->v, c->lanes);
@@ -413,7 +464,8 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   c.m = row_axis(s, b, c.v);
   int64_t N = size_of(s, c.v), M = c.m >= 0 ? size_of(s, c.m) : 1;
   bool direct = contiguous_along(s, b, c.v, lanes);
-  if (M < 8 && !direct && schedule_dots(s, b, lanes)) return true;
+  c.matrix = M > 1 && c.m >= 0 ? find_matrix(s, b, c.v, lanes) : -1;
+  if (c.matrix < 0 && M < 8 && !direct && schedule_dots(s, b, lanes)) return true;
   if (c.m < 0 || M == 1) return s->carried >= 0 && schedule_row(s, &c);
   if (N < lanes) c.lanes = power_above(N);
   s->vector = c.v;
@@ -421,10 +473,14 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
       &(TileShape){
           .columns = N, .rows = M, .lanes = c.lanes, .epilogue = value_nodes(s) - b->weight},
       s->target, &c.nv, &c.mr);
-  give_vector(s, c.v, c.lanes);
+  if (c.matrix >= 0)
+    give_matrix(s, c.v, c.matrix);
+  else
+    give_vector(s, c.v, c.lanes);
   give(s, OPT_UPCAST, c.v, c.nv);
   give(s, OPT_UPCAST, c.m, c.mr);
   order_panels(s, &c);
+  order_outer(s, &c);
   /* Loops over a packed panel collapse into one; others are written out while they are short. */
   if (!stage_panels(s, &c)) unroll_short(s, b, c.nv * c.mr, 7);
   if (s->carried >= 0) give(s, OPT_CARRY, s->carried, 0);
@@ -683,6 +739,24 @@ static int64_t widen_vector(Sched *s, int64_t lanes, int64_t room, int64_t many,
   return f > 1 ? f : 1;
 }
 
+/* Output axes by which one of a few values is chosen are written out, so that nothing but the value
+ * chosen is computed, and values share what they can. True when there are any. */
+static bool write_out_choices(Sched *s) {
+  enum { SHORT = 8, MOST = 64 };
+  int64_t all = 1;
+  for (size_t i = 0; i < s->k->list.len; i++) {
+    const UOp *u = s->k->list.at[i];
+    if (u->op != OP_WHERE || !u->src[0]->open || u->src[0]->open->n != 1) continue;
+    int a = (int)u->src[0]->open->at[0]->arg.i;
+    int64_t n = size_of(s, a);
+    bool fits = is_static(s, a) && n <= SHORT && n * all <= MOST;
+    if (place_of(s, a) < 0 || a == s->vector || s->tile[a] > 1 || !fits) continue;
+    give(s, OPT_UPCAST, a, n);
+    all *= n;
+  }
+  return all > 1;
+}
+
 static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int64_t lanes) {
   int64_t nodes = value_nodes(s), tile = 1;
   s->vector = best_vector_axis(s, lanes);
@@ -690,7 +764,9 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
     if (rows_are_better(s, &bodies[i], s->vector, lanes)) s->vector = -1;
   bool under_vector = false;
   for (uint32_t i = 0; i < nbodies; i++) under_vector |= body_depends(&bodies[i], s->vector);
-  if (s->vector >= 0) {
+  if (write_out_choices(s)) {
+    if (s->vector >= 0) give_vector(s, s->vector, lanes);
+  } else if (s->vector >= 0) {
     bool column = nbodies == 1 && under_vector && bodies[0].reduce->nsrc == 2;
     int64_t many = under_vector && !column ? 2 : 4;
     tile = widen_vector(s, lanes, MAX_BODY / 4 / nodes, many, nbodies > 0);
@@ -881,7 +957,8 @@ static bool block_contraction(Sched *s, UOp *kernel, const Body *b) {
                       .depth = size_of(s, k),
                       .tile_rows = TILE_ROWS,
                       .sum_bytes = dtype_info[b->reduce->dtype].bytes,
-                      .direct = contiguous_along(s, b, v, 1)};
+                      .direct = contiguous_along(s, b, v, 1),
+                      .packs = m >= 0 && find_matrix(s, b, v, kernel_lanes(s)) >= 0};
   for (uint32_t l = 0; l < b->n; l++)
     if (depends_on(b->loads[l], v)) shape.bytes = dtype_info[b->loads[l]->dtype].bytes;
   Block block = heuristic_block(&shape, s->target);

@@ -11,7 +11,8 @@
 #include "compiler/passes/heuristic_block.h"
 
 enum {
-  STREAMS = 16,       /* steps of one stream each */
+  STREAMS = 16, /* steps of one stream each */
+  PACKED_STREAMS = 64,
   UNROLLED_ROWS = 4,  /* so few rows leave room to write steps out */
   UNROLLED_STEPS = 8, /* then */
   DEEP = 1536,
@@ -60,12 +61,36 @@ Block heuristic_block(const BlockShape *s, const Target *target) {
   double sums = (double)s->rows * (double)s->columns * (double)s->sum_bytes;
   double cache = (double)target->l2_bytes;
   if (sums > cache * 0.75) return (Block){0};
-  if (s->direct && s->rows <= UNROLLED_ROWS && operand > cache) {
+  if (s->direct && s->rows <= (s->packs ? 1 : UNROLLED_ROWS) && operand > cache) {
     int64_t f = factor_near(s->depth, 4, UNROLLED_STEPS, 2 * UNROLLED_STEPS);
     return (Block){.steps = f, .unrolled = true};
   }
-  if (s->direct && s->rows <= 2 * s->tile_rows && operand > cache)
-    return (Block){.steps = factor_near(s->depth, STREAMS / 2, STREAMS, 2 * STREAMS)};
-  if (s->depth < DEEP || s->rows <= s->tile_rows) return (Block){0};
-  return (Block){.steps = factor_near(s->depth, PANEL / 2, PANEL, 2 * PANEL)};
+  if (s->direct && s->rows <= 2 * s->tile_rows && operand > cache) {
+    int64_t n = s->packs ? PACKED_STREAMS : STREAMS;
+    return (Block){.steps = factor_near(s->depth, n / 2, n, 2 * n)};
+  }
+  int64_t wide = s->bytes ? 4 / s->bytes : 1; /* elements where the numbers above have one */
+  if (wide < 1) wide = 1;
+  if (s->depth < DEEP * wide || s->rows <= s->tile_rows) return (Block){0};
+  return (Block){.steps = factor_near(s->depth, PANEL * wide / 2, PANEL * wide, 2 * PANEL * wide)};
+}
+
+int64_t heuristic_matrix(Job *job, const KernelInfo *kernel, const Target *target, uint32_t v,
+                         uint32_t k, int64_t lanes) {
+  for (int id = 0; id < MX__COUNT; id++) {
+    const MatrixInfo *info = matrix_info(id);
+    if (info->threads > 1 || info->m > 1 || !matrix_on(info, target)) continue;
+    if (dtype_is_float(info->dtype[MATRIX_C]) || info->n != lanes) continue;
+    if (kernel->axes[v].size < lanes) continue;
+    int64_t arg = opt_tc_arg(id, v, k);
+    OptList list = {0};
+    OptPlan plan;
+    if (kernel->axes[k].size % info->k) opts_push(job, &list, OPT_PADTO, (int)k, info->k);
+    opts_push(job, &list, OPT_TC, (int)v, arg);
+    Status st = opts_plan(job, kernel, target, &list, &plan);
+    bool fits = !st;
+    status_drop(st);
+    if (fits) return arg;
+  }
+  return -1;
 }

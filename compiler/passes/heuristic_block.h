@@ -1,9 +1,20 @@
 /* The register tile of a contraction, and the blocks along its reduce axis. */
 #pragma once
 
-#include "compiler/ir/plan.h"
+#include "compiler/search/opts.h"
 
 enum { MAX_BODY = 1500 }; /* instances in an expanded kernel */
+
+static inline int64_t power_below(int64_t n) {
+  int64_t p = 1;
+  while (2 * p <= n) p *= 2;
+  return p;
+}
+static inline int64_t power_above(int64_t n) {
+  int64_t p = 1;
+  while (p < n) p *= 2;
+  return p;
+}
 
 static inline int64_t heuristic_tiles(int64_t size, int64_t tile) {
   return (size + tile - 1) / tile;
@@ -23,6 +34,7 @@ typedef struct BlockShape {
   int64_t bytes;                /* of an element of the operand that lies along the columns */
   int64_t sum_bytes;
   bool direct; /* that operand is contiguous along the columns */
+  bool packs;  /* it is packed before it is used, whatever the number of rows */
 } BlockShape;
 
 typedef struct Block {
@@ -31,3 +43,8 @@ typedef struct Block {
 } Block;
 
 Block heuristic_block(const BlockShape *s, const Target *target);
+
+/* TC's argument for the first instruction of a single thread that has so many lanes, fits, and
+ * computes exactly; -1: none. The reduce axis may have to be padded for it. */
+int64_t heuristic_matrix(Job *job, const KernelInfo *info, const Target *target, uint32_t v,
+                         uint32_t k, int64_t lanes);

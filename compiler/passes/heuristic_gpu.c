@@ -1,17 +1,21 @@
 /* The schedule of a kernel nobody has tuned, on a device with workgroups.
  *
  * Threads side by side should touch elements side by side, and there should be many of them:
- * - Elementwise work: vectors and then threads along the axis where most accesses are contiguous.
+ * - Elementwise work: vectors of 16 bytes and then threads along the axis where most accesses are
+ *   contiguous. Many threads with one vector each beat few with several. What is read across that
+ *   axis and along another one is turned around in the workgroup's memory, tile by tile.
  * - Sums of products over two operands that share no output axis: a register tile of both, a
  *   workgroup of threads along both, and where threads run in step, so that the workgroup's memory
  *   is worth its barriers, both operands copied there for several steps at a time.
  * - Reductions along rows, and those with few results: the threads of a workgroup share a row
- *   (GROUP). What the kernel does with the row afterwards is done by the same threads, which is how
- *   a softmax reads its row from the workgroup's results and not from another kernel's.
- * - Other reductions: threads along the results.
+ *   (GROUP), about 16 elements each, vectors spread over the row (SPREAD). What the kernel does
+ * with the row afterwards is done by the same threads, spread alike: a softmax has its row in
+ * registers between the three times that it needs it.
+ * - Other reductions: vectors and threads along the results, and some threads along the reduction.
  * Every opt is tried: one that is not legal together with those before it is left out. */
 #include "compiler/passes/heuristic_gpu.h"
 
+#include "compiler/passes/heuristic_warp.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/search/opts.h"
 
@@ -21,6 +25,15 @@ enum {
   FEW_RESULTS = 4096,  /* results that do not fill a device by themselves */
   LONG_ROW = 32,       /* elements worth sharing between threads */
   TILE = 4,            /* rows and columns of a register tile */
+  VECTOR_BYTES = 16,
+  MOST_LANES = 8,
+  TURN = 32,      /* rows and columns of a tile that is turned around */
+  TURN_ROWS = 8,  /* threads along it */
+  ROW_SHARE = 16, /* elements of a row per thread, where there are rows enough */
+  ROW_KEPT = 32,  /* at most, where there are threads enough: they stay in registers */
+  ROW_MOST = 64,  /* at most */
+  BUSY = 512,     /* threads that keep one of the device's processors busy */
+  IN_FLIGHT = 8,  /* loads that one thread of a column waits for together */
 };
 
 typedef struct Gpu {
@@ -118,12 +131,59 @@ static void fill_group(Gpu *g, int first) {
   }
 }
 
-/* Vectors where every access along the axis is contiguous or the same element. */
-static void give_vector(Gpu *g, int axis) {
-  int64_t lanes = TILE;
-  bool all = walk(g, g->k->store, axis) == 1;
-  for (uint32_t l = 0; l < g->k->noperands; l++) all &= walk(g, g->k->operands[l], axis) != 2;
-  if (all && divisor_of(g, axis) % lanes == 0) try_opt(g, OPT_VECTOR, axis, lanes);
+/* Elements of a vector along the axis: 16 bytes of the smallest that is contiguous there; 1 where
+ * something is neither contiguous nor the same. */
+static int64_t lanes_for(Gpu *g, int axis) {
+  int64_t item = VECTOR_BYTES / TILE;
+  for (uint32_t l = 0; l <= g->k->noperands; l++) {
+    const UOp *access = l ? g->k->operands[l - 1] : g->k->store;
+    int w = walk(g, access, axis), bytes = dtype_info[access->src[0]->dtype].bytes;
+    if (w == 2) return 1;
+    if (w == 1 && bytes < item) item = bytes;
+  }
+  int64_t lanes = VECTOR_BYTES / item;
+  if (lanes > MOST_LANES) lanes = MOST_LANES;
+  while (divisor_of(g, axis) % lanes) lanes /= 2;
+  return lanes;
+}
+
+static int64_t give_vector(Gpu *g, int axis) {
+  for (int64_t n = lanes_for(g, axis); n > 1; n /= 2)
+    if (try_opt(g, OPT_VECTOR, axis, n)) return n;
+  return 1;
+}
+
+/* -- transpositions ---------------------------------------------------------------------------- */
+
+/* The axis along which an operand is contiguous that is strided along v, or -1. */
+static int turned_axis(Gpu *g, const UOp *operand, int v) {
+  if (walk(g, operand, v) != 2 || operand->nsrc > 2) return -1;
+  for (uint32_t i = 0; i < g->k->nloops; i++) {
+    int a = (int)g->k->loops[i]->arg.i;
+    if (a != v && axis_is_static(&g->k->axes[a]) && size_of(g, a) >= TURN &&
+        walk(g, operand, a) == 1)
+      return a;
+  }
+  return -1;
+}
+
+/* Square tiles: threads along v, which they store along, and along the other axis. */
+static bool schedule_turn(Gpu *g, int v) {
+  if (v < 0 || !axis_is_static(&g->k->axes[v]) || size_of(g, v) < TURN) return false;
+  if (g->target->warp <= 1 || g->target->max_group < TURN * TURN_ROWS) return false;
+  size_t before = g->opts->len;
+  for (uint32_t i = 0; i < g->k->nstageable; i++) {
+    UOp *operand = g->k->stageable[i];
+    int u = operand->op == OP_INDEX ? turned_axis(g, operand, v) : -1;
+    if (u < 0) continue;
+    bool ok = size_of(g, u) % TURN == 0 || try_opt(g, OPT_PADTO, u, TURN);
+    ok = ok && try_opt(g, OPT_LOCAL, v, TURN) && try_opt(g, OPT_LOCAL, u, TURN_ROWS) &&
+         try_opt(g, OPT_SPREAD, u, TURN / TURN_ROWS) && try_opt(g, OPT_STAGE, -1, i);
+    if (ok) return true;
+    g->opts->len = before;
+    g->threads = 1;
+  }
+  return false;
 }
 
 /* -- reductions -------------------------------------------------------------------------------- */
@@ -135,6 +195,28 @@ typedef struct Reduction {
   int64_t size; /* elements that make one result */
 } Reduction;
 
+/* What decides how memory is walked is the load that reads most: the matrix, not the vector. */
+static int64_t elements_of(const Gpu *g, const UOp *load) {
+  int64_t n = 1;
+  for (uint32_t i = 0; load->open && i < load->open->n && n < (int64_t)1 << 40; i++)
+    n *= size_of(g, (int)load->open->at[i]->arg.i);
+  return n;
+}
+
+static bool walks_rows(Gpu *g, int row) {
+  int64_t most = 0;
+  bool rows = false;
+  for (uint32_t l = 0; l < g->k->noperands; l++) {
+    const UOp *load = g->k->operands[l];
+    if (!depends(load, row)) continue;
+    int64_t n = elements_of(g, load);
+    bool contiguous = walk(g, load, row) == 1;
+    if (n > most) rows = false;
+    if (n >= most) most = n, rows |= contiguous;
+  }
+  return rows;
+}
+
 static Reduction reduction_of(Gpu *g, UOp *reduce) {
   Reduction r = {.reduce = reduce, .row = -1, .size = 1};
   int most = -1;
@@ -145,7 +227,7 @@ static Reduction reduction_of(Gpu *g, UOp *reduce) {
     bool better = score > most || (score == most && size_of(g, a) > size_of(g, r.row));
     if (r.row < 0 || better) r.row = a, most = score;
   }
-  r.is_row = most > 0;
+  r.is_row = most > 0 && walks_rows(g, r.row);
   return r;
 }
 
@@ -177,23 +259,92 @@ static bool share_row(Gpu *g, const Reduction *r, int64_t threads) {
   return false;
 }
 
-static void unroll(Gpu *g, const Reduction *r) {
-  for (int64_t n = TILE; n > 1; n /= 2)
+static void unroll(Gpu *g, const Reduction *r, int64_t most) {
+  for (int64_t n = most; n > 1; n /= 2)
     if (divisor_of(g, r->row) % n == 0 && left_on(g, r->row) % n == 0 &&
         try_opt(g, OPT_UNROLL, r->row, n))
       return;
 }
 
-static void schedule_rows(Gpu *g, const Reduction *all, uint32_t n, int v) {
-  int64_t threads = most_threads(g);
-  for (uint32_t i = 0; i < n; i++) share_row(g, &all[i], threads);
-  if (v >= 0 && size_of(g, v) >= g->threads) try_opt(g, OPT_LOCAL, v, g->threads);
+/* How the threads of a workgroup share a row of n elements. */
+typedef struct RowPlan {
+  int64_t lanes, threads, spread;
+} RowPlan;
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* kept: the row is used again, from registers. */
+static RowPlan plan_row(const Gpu *g, int64_t n, int64_t rows, int64_t lanes, bool kept) {
+  int64_t units = n / lanes, threads = power_below(ceil_div(n, ROW_SHARE)), most = most_threads(g);
+  int64_t busy = (int64_t)g->target->threads * BUSY;
+  if (threads > most) threads = most;
+  while (threads < most && (threads < FEW_THREADS / 2 || threads * rows < busy)) threads *= 2;
+  most = kept ? g->target->max_group : g->target->max_group / 2;
+  while (2 * threads <= most && n > threads * ROW_KEPT) threads *= 2;
+  while (threads > units) threads /= 2;
+  if (units % threads && units % (threads / 2) == 0) threads /= 2;
+  RowPlan p = {.lanes = lanes, .threads = threads, .spread = ceil_div(units, threads)};
+  int64_t share = kept ? ROW_MOST : ROW_KEPT;
+  if (p.spread * lanes > share) p.spread = share / lanes;
+  return p;
 }
 
+/* All of it, or nothing. */
+static bool spread_row(Gpu *g, int axis, const RowPlan *p) {
+  bool output = !g->k->axes[axis].reduce;
+  int64_t unit = p->lanes * p->threads * p->spread, n = size_of(g, axis);
+  size_t before = g->opts->len;
+  int64_t threads = g->threads;
+  bool ok = n % unit == 0 || try_opt(g, OPT_PADTO, axis, unit);
+  ok = ok && (p->lanes == 1 || try_opt(g, OPT_VECTOR, axis, p->lanes));
+  ok = ok && try_opt(g, output ? OPT_LOCAL : OPT_GROUP, axis, p->threads);
+  ok = ok && (p->spread == 1 || try_opt(g, OPT_SPREAD, axis, p->spread));
+  if (!ok) g->opts->len = before, g->threads = threads;
+  return ok;
+}
+
+/* The innermost output axis on which the reductions depend. */
+static int result_axis(const Gpu *g, const Reduction *r) {
+  for (uint32_t i = g->k->nloops; i-- > 0;) {
+    int a = (int)g->k->loops[i]->arg.i;
+    if (depends(r->reduce->src[0], a) && size_of(g, a) > 1) return a;
+  }
+  return -1;
+}
+
+/* The threads have been planned for the row; short rows share a workgroup. */
+static void schedule_rows(Gpu *g, const Reduction *all, uint32_t n, int v) {
+  int64_t rows = results_of(g, &all[0]), threads = 1;
+  bool column = v >= 0 && !depends(all[0].reduce->src[0], v);
+  for (uint32_t i = 0; i < n; i++) {
+    int row = all[i].row;
+    int64_t length = size_of(g, row);
+    bool spread = axis_is_static(&g->k->axes[row]) && length >= LONG_ROW;
+    RowPlan p = plan_row(g, length, rows, lanes_for(g, row), n > 1 || column);
+    if (threads > 1) p.threads = threads, p.spread = ceil_div(length / p.lanes, threads);
+    if (p.spread * p.lanes > ROW_MOST) p.spread = ROW_MOST / p.lanes;
+    if (!spread || !spread_row(g, row, &p)) share_row(g, &all[i], most_threads(g));
+    if (g->threads > 1) threads = g->threads;
+  }
+  if (column && threads > 1 && axis_is_static(&g->k->axes[v])) {
+    RowPlan p = {.lanes = lanes_for(g, v), .threads = threads};
+    p.spread = ceil_div(size_of(g, v) / p.lanes, threads);
+    if (p.spread * p.lanes > ROW_MOST) p.spread = ROW_MOST / p.lanes;
+    if (size_of(g, v) / p.lanes < threads || !spread_row(g, v, &p)) column = false;
+  }
+  if (v >= 0 && !column && size_of(g, v) >= threads) try_opt(g, OPT_LOCAL, v, threads);
+  int row = result_axis(g, &all[0]);
+  if (row >= 0 && g->threads > 1 && g->threads < 2 * FEW_THREADS)
+    give_local(g, row, 2 * FEW_THREADS / g->threads);
+}
+
+/* Threads side by side along the results, and enough of them along the reduction. */
 static void schedule_columns(Gpu *g, const Reduction *all, uint32_t n, int v) {
   int64_t results = results_of(g, &all[0]), most = most_threads(g);
-  for (uint32_t i = 0; i < n; i++) unroll(g, &all[i]);
-  if (results < FEW_RESULTS && all[0].size >= LONG_ROW && v >= 0) {
+  if (v >= 0 && all[0].size >= LONG_ROW) results /= give_vector(g, v);
+  for (uint32_t i = 0; i < n; i++) unroll(g, &all[i], IN_FLIGHT);
+  bool idle = results < (int64_t)g->target->threads * BUSY || results < FEW_RESULTS;
+  if (idle && all[0].size >= LONG_ROW && v >= 0) {
     give_local(g, v, FEW_THREADS / 2);
     share_row(g, &all[0], most / g->threads);
   }
@@ -247,7 +398,7 @@ static bool schedule_contraction(Gpu *g, const Reduction *r, int v) {
   if (m < 0 || size_of(g, m) < TILE || size_of(g, v) < TILE) return false;
   give_tile(g, v);
   give_tile(g, m);
-  unroll(g, r);
+  unroll(g, r, TILE);
   give_local(g, v, 16);
   give_local(g, m, most_threads(g) / 16);
   if (g->threads < FEW_THREADS) fill_group(g, -1);
@@ -260,7 +411,8 @@ static bool schedule_contraction(Gpu *g, const Reduction *r, int v) {
 void heuristic_gpu(Job *job, UOp *kernel, const Target *target, OptList *opts) {
   Gpu g = {.job = job, .target = target, .k = kernel_info(job, kernel), .opts = opts, .threads = 1};
   uint32_t n, main = 0;
-  if (!g.k->store) return;
+  if (!g.k->store || heuristic_warp_matrix(job, g.k, target, opts)) return;
+  if (heuristic_warp_tile(job, g.k, target, opts)) return;
   linsum_init(job, &g.sums);
   for (size_t i = 0; i < g.k->list.len; i++)
     if (g.k->list.at[i]->dtype == DT_INDEX) linsum_of(&g.sums, g.k->list.at[i]);
@@ -270,7 +422,8 @@ void heuristic_gpu(Job *job, UOp *kernel, const Target *target, OptList *opts) {
     if (all[i].size * results_of(&g, &all[i]) > all[main].size * results_of(&g, &all[main]))
       main = i;
   if (!n) {
-    if (v >= 0) give_vector(&g, v);
+    if (schedule_turn(&g, v)) return;
+    if (v >= 0 && walk(&g, g.k->store, v) == 1) give_vector(&g, v);
     fill_group(&g, v);
     return;
   }

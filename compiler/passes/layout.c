@@ -13,7 +13,7 @@
 
 #include <assert.h>
 
-#include "compiler/passes/conv.h"
+#include "compiler/passes/winograd.h"
 #include "compiler/rules/rewrite.h"
 
 enum { MAX_RANK = 12, FEW_CHANNELS = 4, FEW_PIXELS = 16 };
@@ -31,7 +31,8 @@ typedef struct Layout {
   const Target *target;
   UOp **plain; /* by place in the list: the node, over its new sources */
   Blocked *blocked;
-  bool *fixed; /* depends on weights and constants alone */
+  bool *fixed;  /* depends on weights and constants alone */
+  double spare; /* bytes by which transformed weights may still be larger than they were */
 } Layout;
 
 /* -- building ---------------------------------------------------------------------------------- */
@@ -118,8 +119,8 @@ static UOp *between_zeros(Job *job, UOp *x, uint32_t axis, int64_t lo, int64_t h
   return n > 1 ? uop_make(job, OP_CAT, DT_VOID, arg_i(axis), parts, n) : x;
 }
 
-/* [n, cb, p, i, q, k, ci]: what each output pixel (p, q) reads at offset (i, k). */
-static UOp *windows(Job *job, UOp *x, const Conv *c) {
+/* x with the zeros around it that the windows reach, and nothing that they do not. */
+static UOp *with_halo(Job *job, UOp *x, const Conv *c) {
   for (uint32_t d = 0; d < 2; d++) {
     x = between_zeros(job, x, 2 + d, c->lo[d], c->hi[d]);
     int64_t bounds[2 * 5], need;
@@ -128,6 +129,12 @@ static UOp *windows(Job *job, UOp *x, const Conv *c) {
     bounds[2 * (2 + d) + 1] = need;
     if (need < x->shape.at[2 + d]) x = moved(job, OP_SHRINK, x, bounds, 10);
   }
+  return x;
+}
+
+/* [n, cb, p, i, q, k, ci]: what each output pixel (p, q) reads at offset (i, k). */
+static UOp *windows(Job *job, UOp *x, const Conv *c) {
+  x = with_halo(job, x, c);
   for (uint32_t d = 0; d < 2; d++)
     x = moved(job, OP_WINDOW, x, DIMS(2 + 2 * d, c->kernel[d], c->stride[d], c->dilation[d]));
   return x;
@@ -142,21 +149,20 @@ static UOp *summed(Job *job, UOp *x, UOp *w, Ints space, uint32_t first) {
   return reshape(job, y, space.at, first);
 }
 
-/* Channels that are no multiple of a vector stay as they are: they are one block. */
 static UOp *source_in_blocks(Layout *l, const Conv *c, const Blocked *x, int64_t block) {
-  if (block == c->channels && block <= FEW_CHANNELS)
-    return reshape(l->job, c->x, DIMS(c->batch, c->channels, c->in[0], c->in[1], 1));
   if (x->value && x->block == block && shape_eq(x->shape, c->x->shape)) return x->value;
   return to_blocks(l->job, c->x, block);
 }
 
+/* bi is 1 for a few channels that are no multiple of a vector: they stay as they are. */
 static UOp *dense(Layout *l, const Conv *c, const Blocked *from, int64_t bi, int64_t bo) {
   Job *job = l->job;
-  bool few = bi <= FEW_CHANNELS;
-  if (few) bi = 1;
   int64_t cb = c->channels / bi, kb = c->filters / bo, kh = c->kernel[0], kw = c->kernel[1];
-  UOp *x = windows(job, source_in_blocks(l, c, from, few ? c->channels : bi), c);
-  x = moved(job, OP_PERMUTE, x, DIMS(0, 2, 4, 1, 3, 5, 6));
+  UOp *x = source_in_blocks(l, c, from, bi);
+  int64_t tile = bi == 1 || l->graph->strict ? 0 : winograd_tile(l->target, c, l->spare);
+  if (tile) l->spare -= winograd_more_weights(c, tile);
+  if (tile) return winograd_conv(job, c, with_halo(job, x, c), tile, bi, bo);
+  x = moved(job, OP_PERMUTE, windows(job, x, c), DIMS(0, 2, 4, 1, 3, 5, 6));
   x = reshape(job, x, DIMS(c->batch, 1, c->out[0], c->out[1], 1, cb, kh, kw, bi));
   UOp *w = reshape(job, c->w, DIMS(kb, bo, cb, bi, kh, kw));
   w = uop1(job, OP_CONTIGUOUS, moved(job, OP_PERMUTE, w, DIMS(0, 2, 4, 5, 3, 1)));
@@ -188,7 +194,7 @@ static bool convolution(Layout *l, UOp *u, Blocked *out) {
   int64_t bo = block_of(l->target, c.filters), bi = block_of(l->target, c.channels);
   bool each = c.groups == c.channels && c.groups == c.filters;
   if (!bo || c.batch * c.out[0] * c.out[1] < FEW_PIXELS) return false;
-  if (!bi && c.channels <= FEW_CHANNELS) bi = c.channels;
+  if (!bi && c.channels <= FEW_CHANNELS) bi = 1;
   if (!bi || (c.groups > 1 && !each)) return false;
   const Blocked *from = form_of(l, c.x);
   c.x = l->plain[c.x->place];
@@ -317,10 +323,21 @@ static UOp *rebuilt(Layout *l, UOp *u) {
   return same ? u : uop_with_src(l->job, u, src);
 }
 
+/* What is kept beside a model is bounded by its size: the first convolutions, which have the most
+ * pixels for each weight, get it. */
+static double spare_bytes(const TensorGraph *graph) {
+  enum { ANYWAY = 6 << 20 };
+  double all = 0;
+  for (size_t s = 0; s < graph->nslots; s++)
+    if (graph->slots[s].kind == SLOT_WEIGHT) all += (double)graph->slots[s].bytes;
+  return ANYWAY + 0.04 * all;
+}
+
 UOp *layout_channels(Job *job, const TensorGraph *graph, const Target *target, UOp *sink) {
   UOpList list = uop_toposort(job, sink);
   Layout l = {.job = job, .graph = graph, .target = target};
   if (target->max_group) return sink; /* lanes are threads there */
+  l.spare = spare_bytes(graph);
   l.plain = arena_array(&job->arena, list.len, sizeof *l.plain);
   l.blocked = arena_array(&job->arena, list.len, sizeof *l.blocked);
   l.fixed = arena_array(&job->arena, list.len, sizeof *l.fixed);

@@ -22,6 +22,7 @@
 
 #include "compiler/passes/barriers.h"
 #include "compiler/passes/nodemap.h"
+#include "compiler/passes/pipeline.h"
 
 enum { WANTED_CHAINS = 8, LONG_LOOP = 32, MAX_PREFETCHES = 64 };
 
@@ -414,5 +415,5 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
       if (l.level[i] == level && !has_loops(l.list.at[i])) l.now[i] = rebuild(&l, l.list.at[i]);
     job_poll(job);
   }
-  return barriers_insert(job, strip_marks(job, l.now[l.list.len - 1]));
+  return pipeline_copies(job, barriers_insert(job, strip_marks(job, l.now[l.list.len - 1])));
 }

@@ -88,11 +88,20 @@ static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelA
   return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
 }
 
+/* What comes before it, a number of rounds, then the round of a SPREAD. */
+static UOp *spread(Apply *a, NewAxis *x, const AxisPlan *p, bool reduce, UOp *rounds) {
+  if (p->spread == 1) return rounds;
+  UOp *r = new_range(a, reduce ? AX_UNROLL : AX_UPCAST, p->spread);
+  x->inner[x->ninner++] = r;
+  return rounds ? index_add(a->job, index_mul(a->job, rounds, p->spread), r) : r;
+}
+
 /* An output axis on a device with workgroups: the threads of one take steps that follow each other,
  * so that they touch memory together. */
 static UOp *split_groups(Apply *a, NewAxis *x, const AxisPlan *p) {
   Job *job = a->job;
-  int64_t n = p->outer, lanes = p->lanes ? p->lanes : 1, groups = (n + lanes - 1) / lanes;
+  int64_t n = p->outer, lanes = (int64_t)p->spread * (p->lanes ? p->lanes : 1);
+  int64_t groups = (n + lanes - 1) / lanes;
   UOp *first = uop_index(job, 0);
   if (groups != 1) { /* 0: nothing runs */
     x->thread = new_range(a, AX_GLOBAL, groups);
@@ -100,17 +109,20 @@ static UOp *split_groups(Apply *a, NewAxis *x, const AxisPlan *p) {
   }
   if (!p->lanes) return first;
   x->lane = new_lane(a, p, false);
+  UOp *round = spread(a, x, p, false, NULL);
+  if (round) first = index_add(job, first, index_mul(job, round, p->lanes));
   return index_add(job, first, x->lane);
 }
 
 static UOp *split_group(Apply *a, NewAxis *x, const AxisPlan *p) {
   Job *job = a->job;
-  int64_t steps = p->outer / p->lanes;
+  int64_t steps = p->outer / p->lanes, loops = steps / p->spread;
   x->lane = new_lane(a, p, true);
-  if (steps == 1) return x->lane;
-  x->loop = new_range(a, AX_REDUCE, steps);
-  if (p->top) return index_add(job, index_mul(job, x->lane, steps), x->loop);
-  return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
+  if (loops != 1) x->loop = new_range(a, AX_REDUCE, loops);
+  UOp *round = spread(a, x, p, true, x->loop);
+  if (!round) return x->lane;
+  if (p->top) return index_add(job, index_mul(job, x->lane, steps), round);
+  return index_add(job, index_mul(job, round, p->lanes), x->lane);
 }
 
 static UOp *split_outer(Apply *a, uint32_t axis) {
@@ -155,6 +167,8 @@ static void place_axis(Apply *a, uint32_t i) {
     x->inner[x->ninner++] = r;
     v = index_add(job, v, index_mul(job, r, step));
   }
+  UOp *whole = NULL; /* a vector that is inside or outside as a whole */
+  if (p->vector > 1 && old->divisor % p->vector == 0 && !p->block) whole = v;
   if (p->vector > 1) {
     x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
     v = index_add(job, v, x->inner[x->ninner++]);
@@ -168,7 +182,7 @@ static void place_axis(Apply *a, uint32_t i) {
   if (p->block) v = index_add(job, index_mul(job, a->block, p->block), v);
   if (p->clamped) v = x->along = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
-  if (p->padded) x->limit = uop2(job, OP_CMPLT, v, end);
+  if (p->padded) x->limit = uop2(job, OP_CMPLT, whole ? whole : v, end);
 }
 
 /* -- staging ----------------------------------------------------------------------------------- */
@@ -180,6 +194,66 @@ static void add_dim(Staging *s, UOp *index, UOp *r) {
   if (t == AX_UPCAST || (t == AX_UNROLL && s->unrolled)) copy = AX_UPCAST;
   UOp *fresh = uop_range(s->a->job, s->a->next_id++, copy, r->src[0]);
   s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
+}
+
+static void lay_out_in_order(Staging *s) {
+  s->elements = 1;
+  for (uint32_t d = s->n; d-- > 0;) {
+    s->dims[d].stride = s->elements;
+    s->elements *= range_size(s->dims[d].range);
+  }
+}
+
+/* Without reductions a tile is staged to be turned around: rows one element longer than they need
+ * be, so that a column of them lies in different banks. */
+static void lay_out_turned(Staging *s) {
+  lay_out_in_order(s);
+  if (s->a->plan->nred || s->n < 2) return;
+  int64_t row = range_size(s->dims[s->n - 1].range);
+  for (uint32_t d = 0; d + 1 < s->n; d++) s->dims[d].stride += s->dims[d].stride / row;
+  s->elements += s->elements / row;
+}
+
+/* The index of the load that depends on most ranges: the copy runs along its memory. */
+static UOp *main_index(Job *job, UOp *operand) {
+  UOpList list = uop_toposort(job, operand);
+  UOp *best = NULL;
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    if (u->op != OP_INDEX) continue;
+    if (!best || (u->open && (!best->open || u->open->n > best->open->n))) best = u;
+  }
+  assert(best); /* what can be staged loads something */
+  return best->src[1];
+}
+
+static int64_t step_along(Job *job, UOp *index, const UOp *range) {
+  LinSumMap m;
+  linsum_init(job, &m);
+  UOpList topo = uop_toposort(job, index);
+  const LinSum *sum = NULL;
+  for (size_t i = 0; i < topo.len; i++)
+    if (topo.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, topo.at[i]);
+  return sum ? linsum_coeff(sum, range) : 0;
+}
+
+/* What a matrix instruction of one thread takes, as it takes it: its columns, and innermost its
+ * steps. The copy has lanes along one of them that lies contiguous in the source. What is carried
+ * depends on the digits of the product instead. */
+static void collect_places(Staging *s, UOp *u) {
+  const MatrixTile *t = &s->a->tile;
+  if (!t->info) return;
+  bool lanes = false;
+  for (int i = 1; i < 3; i++) {
+    UOp *r = t->place[i];
+    if (!r || !uop_is_open(u, r)) continue;
+    bool along = !lanes && step_along(s->a->job, main_index(s->a->job, u), r) == 1;
+    lanes |= along;
+    AxisType type = along ? AX_VECTOR : AX_UPCAST;
+    UOp *fresh = uop_range(s->a->job, s->a->next_id++, type, r->src[0]);
+    s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
+  }
+  for (uint32_t k = 0; k < matrix_shared_ranges(t->info); k++) add_dim(s, u, t->ranges[k]);
 }
 
 void schedule_collect(Staging *s, UOp *value, int level) {
@@ -203,11 +277,8 @@ void schedule_collect(Staging *s, UOp *value, int level) {
         if (v == vector && (v || i < plan->nout)) add_dim(s, value, x->inner[k]);
       }
     }
-  s->elements = 1;
-  for (uint32_t d = s->n; d-- > 0;) {
-    s->dims[d].stride = s->elements;
-    s->elements *= range_size(s->dims[d].range);
-  }
+  collect_places(s, value);
+  lay_out_in_order(s);
 }
 
 static void add_shared_dim(Staging *s, UOp *index, UOp *r) {
@@ -229,14 +300,6 @@ static void collect_shared(Staging *s, UOp *index, int level) {
     add_shared_dim(s, index, x->lane);
     for (uint32_t k = 0; k < x->ninner; k++) add_shared_dim(s, index, x->inner[k]);
     add_shared_dim(s, index, x->place);
-  }
-}
-
-static void lay_out_in_order(Staging *s) {
-  s->elements = 1;
-  for (uint32_t d = s->n; d-- > 0;) {
-    s->dims[d].stride = s->elements;
-    s->elements *= range_size(s->dims[d].range);
   }
 }
 
@@ -328,18 +391,9 @@ UOp *schedule_renamed(Staging *s, UOp *u) {
   return now[list.len - 1];
 }
 
-/* The index of the load that depends on most ranges: the copy runs along its memory. */
-static UOp *main_index(Job *job, UOp *operand) {
-  UOpList list = uop_toposort(job, operand);
-  UOp *best = NULL;
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i];
-    if (u->op != OP_INDEX) continue;
-    if (!best || (u->open && (!best->open || u->open->n > best->open->n))) best = u;
-  }
-  assert(best); /* what can be staged loads something */
-  return best->src[1];
-}
+/* Copies for matrix instructions, and those that run ahead, keep the order of the source, so that
+ * they need no registers and go 16 bytes at a time. */
+static bool by_chunks(const Apply *a) { return a->tile.info || a->plan->slots; }
 
 /* Elements next to each other in the source, from the first of the innermost dimensions on. */
 static int64_t contiguous_run(const Staging *s, uint32_t *first) {
@@ -368,6 +422,8 @@ static void lay_out_as_source(Staging *s, int64_t unit) {
   s->elements = rows * pitch;
 }
 
+enum { MAX_ROUNDS = 16 };
+
 /* A loop over shares of a workgroup's threads: the chunk of elements that one of them copies, and
  * its ranges. */
 static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) {
@@ -378,7 +434,8 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
   int64_t rounds = (chunks + threads - 1) / threads;
   UOp *at = uop_index(job, 0);
   *n = 0;
-  if (rounds > 1) at = ranges[(*n)++] = new_range(a, AX_LOOP, rounds);
+  bool few = by_chunks(a) && rounds <= MAX_ROUNDS; /* all on their way together */
+  if (rounds > 1) at = ranges[(*n)++] = new_range(a, few ? AX_UPCAST : AX_LOOP, rounds);
   for (int d = 3; d-- > 0;) {
     if (block[d] == 1) continue;
     UOp *lane = uop_thread_range(job, a->next_id++, AX_LOCAL, d, uop_index(job, block[d]));
@@ -388,26 +445,55 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
   return at;
 }
 
+/* Whether the gate has one answer for every `unit` elements of the innermost dimensions: it
+ * compares sums of which all other parts are multiples of the unit with such multiples. */
+static bool gate_by_chunks(const Staging *s, UOp *gate, uint32_t first, int64_t unit) {
+  Job *job = s->a->job;
+  LinSumMap m;
+  bool own = false;
+  for (uint32_t d = first; d < s->n; d++) own |= uop_is_open(gate, s->dims[d].range);
+  if (!own) return true;
+  if (gate->op == OP_AND)
+    return gate_by_chunks(s, gate->src[0], first, unit) &&
+           gate_by_chunks(s, gate->src[1], first, unit);
+  if (gate->op != OP_CMPLT || !uop_is_const(gate->src[1]) || gate->src[1]->arg.i % unit)
+    return false;
+  UOpList list = uop_toposort(job, gate->src[0]);
+  const LinSum *sum = NULL;
+  linsum_init(job, &m);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, list.at[i]);
+  for (uint32_t i = 0; i < sum->n; i++) {
+    bool found = false;
+    for (uint32_t d = first; d < s->n; d++)
+      found |= sum->at[i].atom == s->dims[d].range && sum->at[i].coeff == s->dims[d].step;
+    if (!found && sum->at[i].coeff % unit) return false;
+  }
+  return sum->konst % unit == 0;
+}
+
 /* Elements that one thread copies at a time: 16 bytes where the source has them side by side and
  * all of them or none are inside. */
 static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all) {
   uint32_t first;
   int64_t unit = 16 / dtype_info[operand->dtype].bytes;
-  if (!s->a->tile.info || operand->op != OP_INDEX) return 1;
+  if (!by_chunks(s->a) || operand->op != OP_INDEX) return 1;
   if (contiguous_run(s, &first) % unit || all % unit) return 1;
-  for (uint32_t d = first; operand->nsrc > 2 && d < s->n; d++)
-    if (uop_is_open(operand->src[2], s->dims[d].range)) return 1;
+  if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], first, unit)) return 1;
   return unit;
 }
 
-/* The place for this iteration of a loop whose copies run ahead. */
+/* The place for this iteration of a loop whose copies run ahead; there are fewer places than
+ * iterations. */
 static UOp *slot_base(Staging *s, int level, int64_t *slots) {
   const OptPlan *plan = s->a->plan;
   UOp *loop = level >= 0 ? s->a->axes[level].loop : NULL;
   *slots = 1;
   if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
-  *slots = plan->slots;
-  UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, plan->slots));
+  int64_t most = range_size(loop) - 1;
+  if (most < 2) return uop_index(s->a->job, 0);
+  *slots = plan->slots < most ? plan->slots : most;
+  UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, *slots));
   return index_mul(s->a->job, slot, s->elements);
 }
 
@@ -426,9 +512,9 @@ static void split_element(Staging *s, UOp *at) {
 static int64_t shared_layout(Staging *s, UOp *operand, int level) {
   int64_t all = 1;
   collect_shared(s, operand, level);
-  if (!s->a->tile.info) lay_out_in_order(s);
+  if (!by_chunks(s->a)) lay_out_turned(s);
   sort_dims(s, main_index(s->a->job, operand));
-  if (s->a->tile.info) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
+  if (by_chunks(s->a)) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
   for (uint32_t d = 0; d < s->n; d++) all *= range_size(s->dims[d].range);
   return all;
 }
@@ -439,7 +525,7 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   Staging s = {.a = a};
   UOp *src[5], *ranges[6];
   uint32_t nranges;
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
   int64_t all = shared_layout(&s, operand, level), slots, unit = chunk_elements(&s, operand, all);
   UOp *base = slot_base(&s, level, &slots),
       *read = index_add(job, base, schedule_position(&s, false));
@@ -468,7 +554,7 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
   if (a->plan->groups) return stage_shared(a, operand, level);
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
   schedule_collect(&s, operand, level);
   UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   int64_t ints[2] = {s.elements, 0};
@@ -483,12 +569,18 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
 
 /* -- carrying sums between the steps of an outer loop ------------------------------------------ */
 
+static bool is_carried(const Apply *a, const UOp *reduce) {
+  for (uint32_t s = 1; s < reduce->nsrc; s++)
+    if ((int)reduce->src[s]->arg.i == a->plan->carry) return true;
+  return false;
+}
+
 /* The REDUCE `rest` lacks the loop that is carried. */
 static UOp *carry_sums(Apply *a, UOp *rest, Op op) {
   Job *job = a->job;
   const OptPlan *plan = a->plan;
   Staging s = {.a = a};
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
   schedule_collect(&s, rest, plan->carry);
   UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   UOp *step = a->axes[plan->carry].loop, *again = uop2(job, OP_CMPLT, uop_index(job, 0), step);
@@ -646,18 +738,20 @@ static UOp *limited_factor(Apply *a, UOp *reduce, UOp *factor) {
 static UOp *rebuild_product(Apply *a, UOp *u) {
   const MatrixPlan *m = &a->plan->matrix;
   UOp **src =
-      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   UOp *f[2];
   for (int s = 0; s < 2; s++) f[s] = limited_factor(a, u, m->factor[s]);
   UOp *mma = matrix_tile_product(a->job, &a->tile, f[0], f[1]);
-  return uop_reduce(a->job, OP_ADD, mma, src, list_ranges(a, u, true, src));
+  uint32_t n = list_ranges(a, u, true, src);
+  UOp *r = n ? uop_reduce(a->job, OP_ADD, mma, src, n) : mma;
+  return is_carried(a, u) ? carry_sums(a, r, OP_ADD) : r;
 }
 
 static UOp *rebuild_reduce(Apply *a, UOp *u) {
   Job *job = a->job;
   if (u == a->plan->matrix.reduce) return rebuild_product(a, u);
   UOp *value = now(a, u->src[0]), *limit = NULL;
-  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 3), sizeof *src);
+  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   for (uint32_t s = 1; s < u->nsrc; s++) {
     UOp *l = a->axes[u->src[s]->arg.i].limit;
     if (l && !gated_product(a, u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
@@ -671,14 +765,12 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
   UOp *r = n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value;
   uint32_t link = repair_link(&a->plan->repair, u);
   if (link != NODE_ABSENT) return schedule_repair_block(a, link, r);
-  bool carried = false;
-  for (uint32_t s = 1; s < u->nsrc; s++) carried |= (int)u->src[s]->arg.i == a->plan->carry;
-  return carried ? carry_sums(a, r, (Op)u->arg.i) : r;
+  return is_carried(a, u) ? carry_sums(a, r, (Op)u->arg.i) : r;
 }
 
 static UOp *rebuild_end(Apply *a, UOp *u) {
   uint32_t matrix = a->tile.info ? matrix_shared_ranges(a->tile.info) : 0;
-  size_t room = 2 + matrix + (size_t)a->k->naxes * (OPT_MAX_INNER + 3);
+  size_t room = 2 + matrix + (size_t)a->k->naxes * (OPT_MAX_INNER + 5);
   UOp **src = arena_array(&a->job->arena, room, sizeof *src);
   src[0] = now(a, u->src[0]);
   uint32_t n = list_ranges(a, u, false, src + 1);
@@ -705,7 +797,7 @@ static UOp *rebuild(Apply *a, UOp *u) {
 static void begin_tile(Apply *a, const MatrixPlan *m) {
   a->tile = (MatrixTile){.info = m->info, .id = m->id};
   const uint32_t axis[3] = {m->m, m->n, m->k};
-  for (int i = 0; i < 3; i++) a->tile.place[i] = a->axes[axis[i]].place;
+  for (int i = m->info->m == 1; i < 3; i++) a->tile.place[i] = a->axes[axis[i]].place;
   matrix_tile_begin(a->job, &a->tile, &a->next_id);
 }
 

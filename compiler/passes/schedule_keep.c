@@ -77,7 +77,7 @@ static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
   const Kept *kept = &a->k->kept[plan->value];
   KeptBuffer *b = &a->kept[keep];
   Staging s = {.a = a, .unrolled = true};
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 2), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
   schedule_collect(&s, value, plan->level);
   lay_out(&s, b, kept, m);
   int64_t ints[2] = {s.elements, 0};

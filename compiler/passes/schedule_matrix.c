@@ -4,7 +4,7 @@
  * factors, staged copies and what is done with the product need not know of the instruction. Then
  * the factors get the digits of their own operand for the places, and everything else those of the
  * product: an element of A is wanted by the thread that feeds it in, which is another one than
- * computes with row m. */
+ * computes with row m. An instruction of one row has no place for m. */
 #include "compiler/passes/schedule_matrix.h"
 
 #include "compiler/passes/linsum.h"
@@ -43,9 +43,11 @@ static UOp *coordinate(Job *job, const MatrixTile *t, MatrixOperand o, bool seco
 }
 
 static UOp *placed(Job *job, const MatrixTile *t, UOp *u, MatrixOperand o, int first, int second) {
-  UOp *from[2] = {t->place[first], t->place[second]};
-  UOp *to[2] = {coordinate(job, t, o, false), coordinate(job, t, o, true)};
-  return uop_substitute(job, u, from, to, 2);
+  UOp *from[2], *to[2];
+  size_t n = 0;
+  if (t->place[first]) from[n] = t->place[first], to[n++] = coordinate(job, t, o, false);
+  if (t->place[second]) from[n] = t->place[second], to[n++] = coordinate(job, t, o, true);
+  return uop_substitute(job, u, from, to, n);
 }
 
 UOp *matrix_tile_product(Job *job, const MatrixTile *t, UOp *a, UOp *b) {

@@ -10,7 +10,7 @@ typedef struct NewAxis {
   UOp *along;                    /* the same inside of its block; value without REPAIR */
   UOp *thread, *loop;            /* NULL when there is none; thread: or the workgroup */
   UOp *lane;                     /* thread of the workgroup, or NULL */
-  UOp *inner[OPT_MAX_INNER + 1]; /* outermost first; the vector, if any, last */
+  UOp *inner[OPT_MAX_INNER + 2]; /* outermost first: the SPREAD, tiles, the vector */
   uint32_t ninner;
   UOp *place; /* in the tile of a matrix instruction, or NULL */
   UOp *limit; /* bool: inside the unpadded size; NULL when not padded */

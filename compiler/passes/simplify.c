@@ -13,7 +13,15 @@
 #include "compiler/ir/interp.h"
 #include "compiler/rules/rewrite.h"
 
-enum { FOLD_WORK = 1 << 18, SPLIT_SIZE = 32768 };
+enum {
+  FOLD_WORK = 1 << 18,
+  SPLIT_SIZE = 32768,
+  PIECES = 64,         /* of a long reduction on a CPU */
+  GROUPS_EACH = 4,     /* workgroups that one processor of a GPU runs at a time */
+  THREADS_EACH = 2048, /* threads */
+  PIECE_ROWS = 64,     /* a piece of a column is no shorter */
+  MIN_COLUMNS = 32,
+};
 
 /* -- reductions changed one by one ------------------------------------------------------------- */
 
@@ -72,25 +80,40 @@ static UOp *round_once(Job *job, UOp *u, UOp *x, const Target *target) {
 
 /* -- two-stage reductions ---------------------------------------------------------------------- */
 
-/* How many pieces an axis of n elements is cut into: the divisor nearest to PIECES. */
-static int64_t pieces_of(int64_t n) {
-  enum { PIECES = 64 };
-  for (int64_t d = 0; d < PIECES - 8; d++) {
-    if (n % (PIECES + d) == 0) return PIECES + d;
-    if (n % (PIECES - d) == 0) return PIECES - d;
+/* How many pieces an axis of n elements is cut into: the divisor nearest to `want`. */
+static int64_t pieces_of(int64_t n, int64_t want) {
+  for (int64_t d = 0; 2 * d < want; d++) {
+    if (n % (want + d) == 0) return want + d;
+    if (n % (want - d) == 0) return want - d;
   }
   return 1;
 }
 
+/* Workgroups share a row, but a column only as far as there are many: pieces of columns are short,
+ * and as many that every thread of the device has four results. */
+static bool is_column(const UOp *u) {
+  uint32_t last = u->src[0]->shape.n - 1;
+  for (uint32_t k = 0; k < u->arg.ints.n; k++)
+    if (u->arg.ints.at[k] == last) return false;
+  return u->src[0]->shape.at[last] >= MIN_COLUMNS;
+}
+
+static int64_t wanted_pieces(const UOp *u, const Target *target) {
+  if (!target->max_group || target->warp <= 1) return PIECES;
+  int64_t n = shape_numel(u->shape), size = shape_numel(u->src[0]->shape) / n;
+  if (!is_column(u)) return (int64_t)target->threads * GROUPS_EACH;
+  int64_t want = (int64_t)target->threads * THREADS_EACH * 4 / n;
+  return want < size / PIECE_ROWS ? want : size / PIECE_ROWS;
+}
+
 static UOp *split_reduce(Job *job, UOp *u, UOp *x, const Target *target) {
-  (void)target;
   Ints shape = x->shape, axes = u->arg.ints;
   uint32_t cut = 0;
   for (uint32_t k = 1; k < axes.n; k++) {
     if (shape.at[axes.at[k]] > shape.at[axes.at[cut]]) cut = k;
   }
-  int64_t axis = axes.at[cut], pieces = pieces_of(shape.at[axis]);
-  if (pieces == 1) return NULL;
+  int64_t axis = axes.at[cut], pieces = pieces_of(shape.at[axis], wanted_pieces(u, target));
+  if (pieces < 2) return NULL;
   int64_t *dims = arena_array(&job->arena, shape.n + 1, sizeof *dims);
   int64_t *inner = arena_array(&job->arena, axes.n, sizeof *inner);
   for (uint32_t k = 0; k < shape.n; k++) dims[k + (k > axis)] = shape.at[k];
@@ -104,10 +127,19 @@ static UOp *split_reduce(Job *job, UOp *u, UOp *x, const Target *target) {
   return uop_make(job, OP_RESHAPE, DT_VOID, arg_ints(u->shape.at, u->shape.n), &x, 1);
 }
 
+/* A sum of products is for the instructions that multiply matrices. */
+static bool is_product(const UOp *x) {
+  while (x->op == OP_CAST) x = x->src[0];
+  return x->op == OP_MUL && x->src[0] != x->src[1];
+}
+
 static bool is_long(const UOp *u, const Target *target) {
   if (u->op != OP_REDUCE || u->symbolic) return false;
-  int64_t n = shape_numel(u->shape);
-  return n > 0 && n < (int64_t)target->threads && shape_numel(u->src[0]->shape) / n >= SPLIT_SIZE;
+  int64_t n = shape_numel(u->shape), all = shape_numel(u->src[0]->shape);
+  if (n < 1) return false;
+  bool columns = target->max_group && target->warp > 1 && is_column(u) && !is_product(u->src[0]);
+  if (columns) return all >= SPLIT_SIZE && wanted_pieces(u, target) > 1;
+  return n < (int64_t)target->threads && all / n >= SPLIT_SIZE;
 }
 
 /* -- values that are known --------------------------------------------------------------------- */

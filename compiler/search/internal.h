@@ -1,5 +1,6 @@
 /* What the files of the search share: a kernel seen as accesses and work (search_model.c), the
- * machine (search_cost.c), lists of opts (search_space.c), and the ranking (search_rank.c). */
+ * machine (search_cost.c), lists of opts (search_space.c, search_seeds.c), and the ranking
+ * (search_rank.c). */
 #pragma once
 
 #include "compiler/search/opts.h"
@@ -33,6 +34,7 @@ typedef struct Group {
   uint64_t open;  /* axes they depend on */
   uint64_t nest;  /* axes of the loops around them: theirs, and of the reductions they are in */
   uint64_t under; /* the stageable values that all their uses are in */
+  uint64_t kept;  /* the same of what may be kept */
   int phase;      /* 0: outside of reductions, else 1 + the number of the reduction */
   uint32_t bytes;
   double work; /* instructions of one evaluation of all of them */
@@ -44,12 +46,11 @@ typedef struct Reduction {
   uint32_t bytes;
 } Reduction;
 
-/* One kernel, after the MERGEs of a list. */
+/* One kernel, after the head of a list. */
 typedef struct Model {
   const Target *target;
   UOp *kernel;
   KernelInfo *info;
-  const OptList *merges;
   Access *access;
   uint32_t naccess;
   Group *groups;
@@ -92,7 +93,7 @@ Footprint search_footprint(const Access *a, const double *extent);
 
 /* -- lists of opts ----------------------------------------------------------------------------- */
 
-enum { LIST_MAX = 40 };
+enum { LIST_MAX = 40, HEAD_MAX = 8, VARIANTS = 64 };
 
 /* A list in its normal form, with what is known of it. */
 typedef struct Point {
@@ -107,11 +108,13 @@ typedef struct Space {
   UOp *kernel;
   const Target *target;
   struct SpaceVariant {
-    Opt merges[8];
-    uint32_t nmerges;
-    Model *model;
-  } variants[12];
+    Opt head[HEAD_MAX];
+    uint32_t nhead;
+    Model *model;    /* NULL: the head is not legal, or the kernel too large */
+    uint32_t *loops; /* output axes, then reduce axes, in the order that they have without ORDER */
+  } variants[VARIANTS];
   uint32_t nvariants;
+  size_t nodes;              /* of the kernel */
   uint64_t work, work_limit; /* nodes visited by legality checks */
 } Space;
 
@@ -126,7 +129,7 @@ bool search_space_spent(const Space *s);
 typedef void (*SpaceFn)(void *ctx, const Point *p);
 void search_space_near(Space *s, const Point *p, SpaceFn fn, void *ctx);
 /* Lists to start from. */
-void search_space_seeds(Space *s, SpaceFn fn, void *ctx);
+void search_seeds(Space *s, SpaceFn fn, void *ctx);
 const Model *search_space_model(Space *s, const Point *p);
 
 /* -- ranking ----------------------------------------------------------------------------------- */
@@ -138,7 +141,7 @@ typedef struct Features {
   float predicted; /* ln of the predicted ns */
 } Features;
 
-void search_features(Space *s, const Point *p, Features *out);
+void search_features(const Point *p, Features *out);
 
 typedef struct Rank Rank;
 /* What the measurements say: ln ns of n schedules. */

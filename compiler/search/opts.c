@@ -322,6 +322,16 @@ static Status plan_lanes(Planner *p, AxisPlan *a, bool reduce) {
   return NULL;
 }
 
+static Status plan_spread(Planner *p, AxisPlan *a) {
+  if (!a->lanes) return refuse(p, "threads of the workgroup must share the axis first");
+  if (p->opt->arg < 2) return refuse(p, "the factor must be at least 2");
+  if (a->spread > 1) return refuse(p, "the axis already has a SPREAD");
+  if (!axis_is_static(&p->k->axes[p->opt->axis]))
+    return refuse(p, "the size of the axis is known only at run time");
+  a->spread = p->opt->arg;
+  return NULL;
+}
+
 static Status plan_nolocals(Planner *p) {
   if (p->opt->axis || p->opt->arg) return refuse(p, "it has no axis and no argument");
   if (!p->plan->groups) return refuse(p, "the device has no workgroups");
@@ -359,7 +369,9 @@ static UOp *matrix_factor(Job *job, UOp *u, DType d) {
 static bool matrix_factors(Job *job, MatrixPlan *t) {
   for (int swap = 0; swap < 2; swap++) {
     UOp *a = t->reduce->src[0]->src[swap], *b = t->reduce->src[0]->src[!swap];
-    if (!kernel_depends(a, t->m) || kernel_depends(a, t->n) || kernel_depends(b, t->m)) continue;
+    bool rows = t->info->m > 1;
+    if (rows && (!kernel_depends(a, t->m) || kernel_depends(b, t->m))) continue;
+    if (kernel_depends(a, t->n)) continue;
     if (!kernel_depends(b, t->n) || !kernel_depends(a, t->k) || !kernel_depends(b, t->k)) continue;
     t->factor[0] = matrix_factor(job, a, t->info->dtype[MATRIX_A]);
     t->factor[1] = matrix_factor(job, b, t->info->dtype[MATRIX_B]);
@@ -378,12 +390,14 @@ static Status plan_matrix(Job *job, Planner *p) {
   if (plan->matrix.info) return refuse(p, "the list has a TC already");
   if (!t.info || !matrix_on(t.info, p->target))
     return refuse(p, "the target lacks the instruction");
-  if (!plan->groups) return refuse(p, "the device has no warps");
+  if (plan->groups != (t.info->threads > 1))
+    return refuse(p, "it is an instruction of another kind of device");
   if (plan->nolocals || plan->ndims) return refuse(p, "it must come before LOCAL and GROUP");
   uint32_t axis[3] = {t.m, t.n, t.k};
   unsigned size[3] = {t.info->m, t.info->n, t.info->k};
-  for (int i = 0; i < 3; i++) {
-    if (axis[i] >= p->k->naxes || !p->k->axes[axis[i]].range || axis[i] == axis[(i + 1) % 3])
+  for (int i = t.info->m == 1; i < 3; i++) {
+    if (axis[i] >= p->k->naxes || !p->k->axes[axis[i]].range ||
+        (t.info->m > 1 && axis[i] == axis[(i + 1) % 3]))
       return refuse(p, "the kernel has no such axes");
     if (p->k->axes[axis[i]].reduce != (i == 2)) return refuse(p, "two output and a reduce axis");
     if (plan->axes[axis[i]].tile > 1) return refuse(p, "it must come before other tiles");
@@ -392,12 +406,12 @@ static Status plan_matrix(Job *job, Planner *p) {
   if (!t.reduce || !matrix_factors(job, &t))
     return refuse(p, "the reduce axis does not sum products of the instruction's dtypes, one "
                      "factor over each output axis");
-  for (int i = 0; i < 3; i++) {
+  for (int i = t.info->m == 1; i < 3; i++) {
     AxisPlan *a = &plan->axes[axis[i]];
     a->matrix = (int32_t)size[i];
     a->tile *= a->matrix;
   }
-  plan->block[plan->ndims++] = (int32_t)t.info->threads;
+  if (plan->groups) plan->block[plan->ndims++] = (int32_t)t.info->threads;
   plan->matrix = t;
   return NULL;
 }
@@ -431,6 +445,7 @@ static Status plan_one(Job *job, Planner *p) {
   case OPT_LOCAL:
   case OPT_GROUP:
   case OPT_GROUPTOP: return plan_lanes(p, a, reduce);
+  case OPT_SPREAD: return plan_spread(p, a);
   case OPT_NOLOCALS:
   case OPT_ORDER: return plan_order(p, reduce);
   case OPT_PADTO: return plan_pad(p, a);
@@ -485,6 +500,11 @@ static Status check_lanes(const KernelInfo *k, const OptPlan *plan, uint32_t i) 
     return FAIL(INVALID_ARGUMENT,
                 "axis %u has %lld iterations, no multiple of %d threads; use PADTO first", i,
                 (long long)a->outer, a->lanes);
+  if (a->spread > 1 && a->outer % ((int64_t)a->lanes * a->spread))
+    return FAIL(INVALID_ARGUMENT,
+                "axis %u has %lld iterations, no multiple of %d threads that do %d each; use PADTO "
+                "first",
+                i, (long long)a->outer, a->lanes, a->spread);
   return NULL;
 }
 
@@ -492,7 +512,7 @@ static Status check_lanes(const KernelInfo *k, const OptPlan *plan, uint32_t i) 
  * not overlap, but are cut off at the end. */
 static void pad_axis(AxisPlan *a) {
   int64_t outer = (a->size + a->tile - 1) / a->tile, threads = a->threads ? a->threads : 1;
-  if (a->lanes) threads = a->lanes;
+  if (a->lanes) threads = (int64_t)a->lanes * a->spread;
   if (a->tile > a->size || threads > outer) return; /* refused below */
   int64_t unit = a->tile * threads, rest = a->size % unit;
   if (rest) a->size += unit - rest, a->padded = true;
@@ -533,7 +553,7 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
     for (uint32_t j = 0; open && j < open->n && copies <= MAX_NODES; j++) {
       const AxisPlan *a = &plan->axes[open->at[j]->arg.i];
       vectors += a->vector > 1;
-      copies *= a->tile / a->vector / (a->matrix > 1 ? a->matrix / 2 : 1);
+      copies *= a->tile / a->vector * a->spread / (a->matrix > 1 ? a->matrix / 2 : 1);
     }
     if (vectors > 1) return FAIL(INVALID_ARGUMENT, "a value would depend on two VECTOR axes");
     nodes += copies;
@@ -545,7 +565,6 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
 
 /* Matrix instructions make vectors of their own. */
 static Status check_matrix(const KernelInfo *k, const OptPlan *plan) {
-  if (plan->matrix.info && plan->carry >= 0) return FAIL(INVALID_ARGUMENT, "a CARRY beside a TC");
   for (uint32_t i = 0; plan->matrix.info && i < k->naxes; i++)
     if (plan->axes[i].vector > 1)
       return FAIL(INVALID_ARGUMENT, "axis %u has a VECTOR beside a TC", i);
@@ -571,7 +590,7 @@ bool opts_inside(const OptPlan *plan, uint32_t axis, int level) {
 /* Of what a workgroup uses; 0 when a run decides. */
 static int64_t shared_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
   const AxisPlan *a = &plan->axes[axis];
-  int64_t own = a->tile * (a->lanes ? a->lanes : 1);
+  int64_t own = a->tile * (a->lanes ? a->lanes : 1) * a->spread;
   if (!k->axes[axis].reduce) return own;
   bool inside = level < 0;
   for (uint32_t i = plan->nout; i < plan->nout + plan->nred; i++) {
@@ -621,6 +640,19 @@ static Status check_carry(const KernelInfo *k, const OptPlan *plan) {
     if (size > OPT_MAX_STAGE)
       return FAIL(INVALID_ARGUMENT, "CARRY(%u,%u) would keep more than %lld sums", axis,
                   plan->carry_at, (long long)OPT_MAX_STAGE);
+  }
+  return NULL;
+}
+
+/* Copies that run ahead do not read what another copy made. */
+static Status check_ahead(Job *job, const KernelInfo *k, const OptPlan *plan) {
+  for (uint32_t s = 0; plan->slots && s < plan->nstages; s++) {
+    UOpList list = uop_toposort(job, k->stageable[plan->stages[s].operand]);
+    for (uint32_t other = 0; other < plan->nstages; other++)
+      for (size_t i = 0; other != s && i < list.len; i++)
+        if (list.at[i] == k->stageable[plan->stages[other].operand])
+          return FAIL(INVALID_ARGUMENT, "PIPELINE: operand %u is part of operand %u",
+                      plan->stages[other].operand, plan->stages[s].operand);
   }
   return NULL;
 }
@@ -681,7 +713,8 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
     return FAIL(INVALID_ARGUMENT, "a kernel with several stores takes no opts");
   for (uint32_t i = 0; i < k->naxes; i++) {
     int64_t n = k->axes[i].size;
-    out->axes[i] = (AxisPlan){.size = n, .tile = 1, .outer = n, .vector = 1, .matrix = 1};
+    out->axes[i] =
+        (AxisPlan){.size = n, .tile = 1, .outer = n, .vector = 1, .spread = 1, .matrix = 1};
   }
   if (!k->store) return NULL;
   for (uint32_t i = 0; i < k->nloops; i++) out->order[out->nout++] = (uint32_t)k->loops[i]->arg.i;
@@ -698,7 +731,8 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   TRY(check_nodes(k, out));
   TRY(opts_rows_check(k, out));
   TRY(check_carry(k, out));
-  return check_stages(k, target, out);
+  TRY(check_stages(k, target, out));
+  return check_ahead(job, k, out);
 }
 
 static Status merge_one(Job *job, const Opt *o, UOp **kernel) {

@@ -19,7 +19,10 @@
  * On a device with workgroups every output loop runs over workgroups, and LOCAL, GROUP and GROUPTOP
  * make the threads of one. The first of them in a list is the fastest varying dimension; one that
  * has as many threads as an earlier one shares its dimension when no reduction runs inside both
- * axes: the threads that share the rows of a softmax's sum share its columns too.
+ * axes: the threads that share the rows of a softmax's sum share its columns too. A tile (VECTOR,
+ * UPCAST, UNROLL) lies inside of what one thread does; SPREAD lies around the threads, so that at
+ * each step neighbours touch neighbouring tiles. A row whose reductions and outputs are spread
+ * alike is read once: the loads of all of them are the same nodes.
  *
  * Lists travel between machines as text: "VECTOR(1,16) UPCAST(0,8) THREAD(0,2)". */
 #pragma once
@@ -96,6 +99,7 @@ typedef struct AxisPlan {
   int32_t pad;     /* PADTO of an axis whose size is not known; 0 = none */
   int32_t block;   /* of a REPAIR: steps, 0 = none */
   int32_t lanes;   /* threads of the workgroup that share the axis, 0 = it is not shared */
+  int32_t spread;  /* elements or tiles of one thread, a workgroup's width apart; at least 1 */
   int dim;         /* of the workgroup: where they are */
   bool top;        /* each takes steps that follow each other (GROUPTOP) */
   bool padded, overlaps, clamped;

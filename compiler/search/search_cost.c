@@ -15,7 +15,7 @@
 #include "compiler/passes/schedule.h"
 #include "compiler/search/internal.h"
 
-enum { LINE = 64, SETS = 64, FMA_LATENCY = 4, WANTED_CHAINS = 8 };
+enum { LINE = 64, SETS = 64, FMA_LATENCY = 4, WANTED_CHAINS = 8, LONG_BODY = 200 };
 
 static uint64_t bit(uint32_t axis) { return (uint64_t)1 << axis; }
 static double larger(double a, double b) { return a > b ? a : b; }
@@ -97,7 +97,9 @@ Machine search_machine(const Target *t) {
 
 /* -- bounds ------------------------------------------------------------------------------------ */
 
-static int64_t whole(double v) { return v >= 9e18 ? INT64_MAX : v < 0 ? 0 : (int64_t)llround(v); }
+static int64_t whole(double v) {
+  return v >= 9e18 ? INT64_MAX / 2 : v < 0 ? 0 : (int64_t)llround(v);
+}
 
 static bool counts_as_flop(const UOp *u) {
   return op_info[u->op].flags & OPF_ALU && u->dtype != DT_INDEX && u->dtype != DT_BOOL &&
@@ -130,6 +132,27 @@ static void count_bytes(const Model *m, double *read, double *written) {
   }
 }
 
+static bool loads_dtype(const Model *m, DType d) {
+  for (uint32_t i = 0; i < m->naccess; i++)
+    if (!m->access[i].store && m->access[i].node->dtype == d) return true;
+  return false;
+}
+
+/* How much faster than f32 multiplications the target's matrix instructions for the operands are.
+ */
+static double matrix_gain(const Model *m) {
+  double gain = 1;
+  for (int64_t id = 0; m->nreductions && id < MX__COUNT; id++) {
+    const MatrixInfo *info = matrix_info(id);
+    if (!matrix_on(info, m->target) || !loads_dtype(m, info->dtype[MATRIX_A]) ||
+        !loads_dtype(m, info->dtype[MATRIX_B]))
+      continue;
+    gain = larger(gain,
+                  info->threads > 1 ? 16.0 / dtype_info[info->dtype[MATRIX_A]].bytes * 2 : info->k);
+  }
+  return gain;
+}
+
 void search_bounds(const Model *m, SearchCost *out) {
   double flops = 0, read, written;
   for (size_t i = 0; i < m->info->list.len; i++) {
@@ -142,12 +165,13 @@ void search_bounds(const Model *m, SearchCost *out) {
   double bytes = read + written, per_ns = c.dram_ns;
   if (!m->target->max_group) {
     double cycle = bytes <= c.l1 ? 64 : bytes <= c.cores * c.l2 ? c.l2_cycle : 0;
-    if (!cycle) cycle = bytes <= c.l3 ? 1.3 * c.l3_cycle : 2 * c.dram_cycle;
+    if (cycle == 0) cycle = bytes <= c.l3 ? 1.3 * c.l3_cycle : 2 * c.dram_cycle;
     per_ns = cycle * c.ghz * c.cores;
   } else if (bytes <= c.l2) {
     per_ns *= 2;
   }
-  double ns = larger(flops / (c.flops_ns * c.cores * (m->f64 ? 0.5 : 1)), bytes / per_ns);
+  double rate = c.flops_ns * c.cores * (m->f64 ? 0.5 : matrix_gain(m));
+  double ns = larger(flops / rate, bytes / per_ns);
   *out = (SearchCost){whole(flops), whole(read), whole(written), whole(ns) + 1, 0};
 }
 
@@ -160,10 +184,32 @@ typedef struct Loops { /* by axis */
   double tile[MODEL_AXES];
   double copies[MODEL_AXES]; /* instances in the body, vectors counting once */
   double lanes[MODEL_AXES];
-  int place[MODEL_AXES]; /* among the output loops, or among the reduce loops */
+  int place[MODEL_AXES];      /* in `order` */
+  uint32_t order[MODEL_AXES]; /* all loops; the first nout are those of outputs and a carried one */
+  int nout, n;
+  uint64_t outer; /* axes of the first nout */
+  uint64_t carried;
   uint64_t vectors;
   double threads;
 } Loops;
+
+static void push_loop(Loops *l, uint32_t axis) {
+  l->place[axis] = l->n;
+  l->order[l->n++] = axis;
+}
+
+static void find_order(Loops *l) {
+  const OptPlan *plan = l->plan;
+  if (plan->carry >= 0) l->carried = bit((uint32_t)plan->carry);
+  for (uint32_t i = 0; i < plan->nout; i++) {
+    if (plan->carry >= 0 && plan->carry_at == i) push_loop(l, (uint32_t)plan->carry);
+    push_loop(l, plan->order[i]);
+  }
+  l->nout = l->n;
+  for (int i = 0; i < l->n; i++) l->outer |= bit(l->order[i]);
+  for (uint32_t i = plan->nout; i < plan->nout + plan->nred; i++)
+    if ((int)plan->order[i] != plan->carry) push_loop(l, plan->order[i]);
+}
 
 static void find_loops(Loops *l, const Model *m, const OptPlan *plan) {
   *l = (Loops){.m = m, .plan = plan, .threads = 1};
@@ -176,32 +222,35 @@ static void find_loops(Loops *l, const Model *m, const OptPlan *plan) {
     l->trips[i] = larger(steps, 1);
     l->tile[i] = (double)a->tile;
     l->lanes[i] = a->vector;
-    l->copies[i] = (double)(a->tile / a->vector);
-    if (a->vector > 1) l->vectors |= bit(i);
+    l->copies[i] = (double)(a->tile / a->vector / a->matrix);
+    if (a->matrix > 1 && !m->info->axes[i].reduce) l->lanes[i] = a->matrix;
+    if (l->lanes[i] > 1) l->vectors |= bit(i);
   }
-  for (uint32_t i = 0; i < plan->nout + plan->nred; i++)
-    l->place[plan->order[i]] = (int)(i < plan->nout ? i : i - plan->nout);
+  find_order(l);
 }
 
-static int deepest(const Loops *l, uint64_t axes) {
-  int place = -1;
+/* One more than the place of the innermost of the loops over `axes`. */
+static int depth_of(const Loops *l, uint64_t axes) {
+  int depth = 0;
   for (; axes; axes &= axes - 1) {
-    int p = l->place[__builtin_ctzll(axes)];
-    if (p > place) place = p;
+    int p = l->place[__builtin_ctzll(axes)] + 1;
+    if (p > depth) depth = p;
   }
-  return place;
+  return depth;
+}
+
+/* Does the loop at a place run around the values of a group? */
+static bool is_around(const Loops *l, const Group *g, int place) {
+  uint64_t axis = bit(l->order[place]);
+  if (place < depth_of(l, g->nest & l->outer)) return !(axis & l->carried) || g->nest & axis;
+  return place < depth_of(l, g->open & l->m->reduce) && g->nest & axis;
 }
 
 /* How often the loops run through the place where a group's values are computed. */
 static double rounds_of(const Loops *l, const Group *g) {
-  uint64_t reduce = l->m->reduce;
-  int out = deepest(l, g->nest & ~reduce), red = deepest(l, g->open & reduce);
   double n = 1;
-  for (int i = 0; i <= out; i++) n *= l->trips[l->plan->order[i]];
-  for (int i = 0; i <= red; i++) {
-    uint32_t axis = l->plan->order[l->plan->nout + (uint32_t)i];
-    if (g->nest & bit(axis)) n *= l->trips[axis];
-  }
+  for (int i = 0; i < l->n; i++)
+    if (is_around(l, g, i)) n *= l->trips[l->order[i]];
   return n;
 }
 
@@ -247,6 +296,16 @@ static const StagePlan *stage_of(const Loops *l, const Access *a) {
   return stage_of_group(l, &l->m->groups[a->group]);
 }
 
+/* The share of a group's evaluations that is left when what it is part of is kept. */
+static double kept_share(const Loops *l, const Group *g) {
+  double share = 1;
+  for (uint32_t i = 0; i < l->plan->nkeeps; i++) {
+    uint32_t v = l->plan->keeps[i].value;
+    if (v < 64 && g->kept >> v & 1) share /= larger(l->m->info->kept[v].n, 1);
+  }
+  return share;
+}
+
 static int64_t step_along(const Access *a, uint32_t axis) {
   for (uint32_t i = 0; i < a->nsteps; i++)
     if (a->steps[i].axis == axis) return a->steps[i].step;
@@ -269,19 +328,45 @@ static double load_cost(const Loops *l, const Access *a, bool staged) {
   if (step == 0) return 1;
   if (step == 2 || step == -1) return 3 * width;
   for (uint32_t i = 0; i < a->nsteps && step != STEP_FAR; i++) /* rows that are transposed */
-    if (a->steps[i].step == 1 && l->tile[a->steps[i].axis] >= 4) return lanes * 0.45;
-  return lanes * (step == STEP_FAR ? 2 : 0.9);
+    if (a->steps[i].step == 1 && l->tile[a->steps[i].axis] >= 4) return lanes * 0.6;
+  return lanes * 2;
 }
 
 static void add_access(const Loops *l, const Access *a, Units *u) {
   const Group *g = &l->m->groups[a->group];
   bool staged = stage_of(l, a) != NULL;
-  double n = rounds_of(l, g) * copies_of(l, g->open), cost = load_cost(l, a, staged);
+  double n = rounds_of(l, g) * copies_of(l, g->open) * kept_share(l, g);
+  double cost = load_cost(l, a, staged);
   if (a->store)
     u->store += n * cost;
   else
     u->load += n * cost;
   if (a->gated && !staged) u->other += 3 * n;
+}
+
+/* The extents of a staged tile, as opts.c counts them. */
+static double staged_elements(const Loops *l, uint64_t axes, int level, uint64_t *inside) {
+  double n = 1;
+  *inside = 0;
+  for (; axes; axes &= axes - 1) {
+    uint32_t a = (uint32_t)__builtin_ctzll(axes);
+    bool in = level < 0 || l->m->reduce & ~l->carried & bit(a) || l->place[a] > l->place[level];
+    n *= l->tile[a] * (in ? l->trips[a] : 1);
+    if (in) *inside |= bit(a);
+  }
+  return n;
+}
+
+/* The sums of a tile come and go with each block of a carried axis. */
+static double carried_vectors(const Loops *l, const Reduction *r) {
+  double n = copies_of(l, r->out & ~l->m->reduce) * registers_of(l, r->out, r->bytes);
+  for (int i = 0; i < l->nout; i++) n *= l->trips[l->order[i]];
+  return n;
+}
+
+static double carried_bytes(const Loops *l, const Reduction *r) {
+  uint64_t inside;
+  return staged_elements(l, r->out & ~l->m->reduce, l->plan->carry, &inside) * r->bytes;
 }
 
 /* Accumulators: their chains, and what does not fit the registers beside the vectors that each step
@@ -298,6 +383,10 @@ static void add_reduction(const Loops *l, int phase, const Group *g, Units *u) {
   double rounds = rounds_of(l, g), acc = copies_of(l, r->out), steps = copies_of(l, r->red);
   double width = registers_of(l, r->out | r->red, r->bytes);
   double chains = larger(acc, smaller(acc * steps, WANTED_CHAINS));
+  if (r->red & l->carried) {
+    double vectors = carried_vectors(l, r);
+    u->load += vectors, u->store += vectors;
+  }
   u->stall += rounds * FMA_LATENCY * acc * steps / chains;
   double live = chains * width + operands * width + 1;
   double spilled = live - l->m->target->vector_registers;
@@ -315,33 +404,15 @@ static void add_loop(const Loops *l, uint32_t axis, double *rounds, Units *u, do
 }
 
 static double add_loops(const Loops *l, const Group *g, Units *u) {
-  uint64_t reduce = l->m->reduce;
-  int out = deepest(l, g->nest & ~reduce), red = deepest(l, g->open & reduce);
   double rounds = 1, left = 0;
-  for (int i = 0; i <= out; i++) add_loop(l, l->plan->order[i], &rounds, u, &left);
-  for (int i = 0; i <= red; i++) {
-    uint32_t axis = l->plan->order[l->plan->nout + (uint32_t)i];
-    if (g->nest & bit(axis)) add_loop(l, axis, &rounds, u, &left);
-  }
+  for (int i = 0; i < l->n; i++)
+    if (is_around(l, g, i)) add_loop(l, l->order[i], &rounds, u, &left);
   return left;
-}
-
-/* The extents of a staged tile, as opts.c counts them. */
-static double staged_elements(const Loops *l, uint64_t axes, int level, uint64_t *inside) {
-  double n = 1;
-  *inside = 0;
-  for (; axes; axes &= axes - 1) {
-    uint32_t a = (uint32_t)__builtin_ctzll(axes);
-    bool in = level < 0 || l->m->reduce & bit(a) || l->place[a] > l->place[level];
-    n *= l->tile[a] * (in ? l->trips[a] : 1);
-    if (in) *inside |= bit(a);
-  }
-  return n;
 }
 
 static double rounds_to(const Loops *l, int level) {
   double n = 1;
-  for (int i = 0; level >= 0 && i <= l->place[level]; i++) n *= l->trips[l->plan->order[i]];
+  for (int i = 0; level >= 0 && i <= l->place[level]; i++) n *= l->trips[l->order[i]];
   return n;
 }
 
@@ -364,9 +435,9 @@ typedef struct Nest { /* the loops of a phase, outermost first */
 
 static Nest nest_of(const Loops *l, uint64_t axes) {
   Nest nest = {.n = 0};
-  for (uint32_t i = 0; i < l->plan->nout + l->plan->nred; i++) {
-    uint32_t axis = l->plan->order[i];
-    bool red = i >= l->plan->nout;
+  for (int i = 0; i < l->n; i++) {
+    uint32_t axis = l->order[i];
+    bool red = (l->m->reduce & bit(axis)) != 0;
     if (l->trips[axis] > 1 && (!red || axes & bit(axis))) nest.axis[nest.n++] = axis;
   }
   return nest;
@@ -482,6 +553,12 @@ static double traffic_cycles(const Loops *l, const Machine *c) {
       add_level(l, phase, &nest, &levels[level]);
     }
     for (uint32_t i = 0; i < l->m->naccess; i++) add_copies(l, &l->m->access[i], &levels[level]);
+    for (uint32_t i = 0; i < l->m->nreductions; i++) {
+      const Reduction *r = &l->m->reductions[i];
+      bool kept = !(r->red & l->carried) || carried_bytes(l, r) < 0.5 * levels[level].bytes;
+      if (!kept)
+        *levels[level].lines += 1.5 * carried_vectors(l, r) * l->m->target->vector_bytes / LINE;
+    }
   }
   double crowd = larger(1, share / 4);
   double l1 = t.into_l1 * LINE / c->l2_cycle, l2 = t.into_l2 * LINE / c->l3_cycle;
@@ -501,7 +578,7 @@ static double compute_cycles(const Loops *l) {
     for (uint32_t i = 0; i < m->ngroups; i++) {
       const Group *g = &m->groups[i];
       if (g->phase != phase) continue;
-      double rounds = rounds_of(l, g), n = rounds * copies_of(l, g->open);
+      double rounds = rounds_of(l, g), n = rounds * copies_of(l, g->open) * kept_share(l, g);
       const StagePlan *s = stage_of_group(l, g);
       uint64_t inside;
       if (s)
@@ -524,19 +601,26 @@ static double compute_cycles(const Loops *l) {
   return cycles;
 }
 
-double search_body(const Model *m, const OptPlan *plan) {
-  Loops l;
+static double body_of(const Loops *l) {
+  const Model *m = l->m;
   double n = 0;
-  find_loops(&l, m, plan);
   for (uint32_t i = 0; i < m->ngroups; i++) {
     const Group *g = &m->groups[i];
-    n += g->work * copies_of(&l, g->open) * registers_of(&l, g->open, g->bytes);
+    n += g->work * copies_of(l, g->open) * registers_of(l, g->open, g->bytes);
   }
   for (uint32_t i = 0; i < m->naccess; i++) {
-    uint64_t open = m->groups[m->access[i].group].open;
-    n += copies_of(&l, open) * registers_of(&l, open, m->access[i].bytes);
+    const Access *a = &m->access[i];
+    double copies = copies_of(l, m->groups[a->group].open);
+    n += copies * load_cost(l, a, false); /* staged: in the copy */
+    if (stage_of(l, a)) n += copies * load_cost(l, a, true);
   }
   return n;
+}
+
+double search_body(const Model *m, const OptPlan *plan) {
+  Loops l;
+  find_loops(&l, m, plan);
+  return body_of(&l);
 }
 
 double search_predict(const Model *m, const OptPlan *plan) {
@@ -546,7 +630,9 @@ double search_predict(const Model *m, const OptPlan *plan) {
   find_loops(&l, m, plan);
   double compute = compute_cycles(&l), memory = traffic_cycles(&l, &c);
   double most = larger(compute, memory), least = smaller(compute, memory);
-  double cycles = most + 0.25 * least;
+  double cycles = most + 0.25 * least, body = body_of(&l);
+  /* Long bodies are decoded anew, and their values do not stay in registers. */
+  if (body > LONG_BODY) cycles *= 1 + 0.15 * log2(body / LONG_BODY);
   double wake = l.threads > 1 ? 400 : 0;
   return cycles / c.ghz + c.launch_ns + wake;
 }

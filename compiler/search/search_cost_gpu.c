@@ -27,9 +27,9 @@ static Grid grid_of(const Model *m, const OptPlan *plan) {
   for (uint32_t i = 0; i < m->info->naxes; i++) {
     const AxisPlan *a = &plan->axes[i];
     if (!m->info->axes[i].range) continue;
-    double steps = ceil((double)a->outer / (a->lanes ? a->lanes : 1));
-    if (!axis_is_static(&m->info->axes[i]))
-      steps = ceil(m->size[i] / (double)a->tile / (a->lanes ? a->lanes : 1));
+    double all = (a->lanes ? a->lanes : 1) * (double)a->spread,
+           steps = ceil((double)a->outer / all);
+    if (!axis_is_static(&m->info->axes[i])) steps = ceil(m->size[i] / (double)a->tile / all);
     if (m->info->axes[i].reduce)
       g.trips[i] = larger(steps, 1);
     else
@@ -44,7 +44,7 @@ static double evaluations(const Grid *g, uint64_t open, uint64_t nest, bool vect
   bool inside = (open & g->m->reduce) != 0;
   for (uint32_t i = 0; i < g->m->info->naxes; i++) {
     const AxisPlan *a = &g->plan->axes[i];
-    if (open & bit(i)) n *= (double)(a->tile / (vectors ? 1 : a->vector));
+    if (open & bit(i)) n *= (double)(a->tile * a->spread / (vectors ? 1 : a->vector) / a->matrix);
     if (inside && nest & g->m->reduce & bit(i)) n *= g->trips[i];
   }
   return n;
@@ -88,7 +88,7 @@ static double copied(const Grid *g, const Access *a) {
   for (uint32_t i = 0; i < g->m->info->naxes; i++) {
     const AxisPlan *p = &g->plan->axes[i];
     if (!(a->mask & bit(i))) continue;
-    n *= (double)p->tile * (p->lanes ? p->lanes : 1);
+    n *= (double)p->tile * p->spread * (p->lanes ? p->lanes : 1);
     if (g->m->reduce & bit(i)) n *= g->trips[i];
   }
   return n;
@@ -117,7 +117,8 @@ static double registers_of(const Grid *g) {
   for (uint32_t i = 0; i < g->m->ngroups; i++) {
     double n = 1;
     for (uint32_t a = 0; a < g->m->info->naxes; a++)
-      if (g->m->groups[i].open & ~g->m->reduce & bit(a)) n *= (double)g->plan->axes[a].tile;
+      if (g->m->groups[i].open & ~g->m->reduce & bit(a))
+        n *= (double)(g->plan->axes[a].tile * g->plan->axes[a].spread);
     most = larger(most, 24 + n);
   }
   return most;

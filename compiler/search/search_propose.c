@@ -6,7 +6,8 @@
  * was lost is proposed again.
  *
  * The search ends when the best time is within 5 % of the roofline, or when the last two rounds
- * gained less than 1 %. */
+ * gained less than 1 %. A schedule that failed is learnt as a slow one, so that what is like it is
+ * not proposed first. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -19,6 +20,7 @@ enum {
   RANKED = 500,     /* of them ranked */
   BEAM = 3,         /* measured ones whose neighbours are tried */
   QUIET_ROUNDS = 2, /* without a gain of 1 % */
+  FAILURES = 24,    /* learnt from */
   HINTS_MAX = 64,
   TRIED_MAX = 4096, /* rows of evidence that are looked at, the last ones */
 };
@@ -36,6 +38,8 @@ typedef struct Proposer {
   size_t ntried;
   uint64_t *seen; /* open addressing; keys of what was tried, chosen or is in the pool */
   size_t seen_cap, nseen;
+  bool untuned; /* the heuristic's list is known */
+  Point heuristic;
   Point *pool;
   bool *near; /* by place in the pool: next to a measured one */
   bool near_now;
@@ -100,7 +104,10 @@ static bool is_over(Proposer *p, const Model *m) {
   int64_t best = best_of(p, p->ntried);
   SearchCost bounds;
   search_bounds(m, &bounds);
-  if (best != INT64_MAX && 0.95 * (double)best <= (double)bounds.roofline_ns) return true;
+  double roofline = (double)bounds.roofline_ns;
+  /* Faster than it: the target is faster than is known here, and the roofline says nothing. */
+  if (best != INT64_MAX && 0.95 * (double)best <= roofline && (double)best >= 0.97 * roofline)
+    return true;
   if (p->ntried <= quiet) return false;
   int64_t before = best_of(p, p->ntried - quiet);
   return before != INT64_MAX && (double)best > 0.99 * (double)before;
@@ -137,11 +144,11 @@ static void put_hints(Proposer *p) {
 
 static void put_heuristic(Proposer *p) {
   OptList list;
-  Point point;
   if (p->nout == p->in->want) return;
   schedule_heuristic(p->job, p->in->kernel, p->in->target, &list);
-  if (!search_space_point(&p->space, list.at, list.len, &point)) return;
-  if (remember(p, point.key)) put(p, &point, point.predicted);
+  p->untuned =
+      list.len <= LIST_MAX && search_space_point(&p->space, list.at, list.len, &p->heuristic);
+  if (p->untuned && remember(p, p->heuristic.key)) put(p, &p->heuristic, p->heuristic.predicted);
 }
 
 /* -- the pool ---------------------------------------------------------------------------------- */
@@ -175,8 +182,9 @@ static void fill_pool(Proposer *p, const Tried **measured, size_t nmeasured) {
   p->near_now = true;
   for (size_t i = 0; i < nmeasured && i < BEAM; i++)
     search_space_near(&p->space, &measured[i]->point, pool_add, p);
+  if (!nmeasured && p->untuned) search_space_near(&p->space, &p->heuristic, pool_add, p);
   p->near_now = false;
-  search_space_seeds(&p->space, pool_add, p);
+  search_seeds(&p->space, pool_add, p);
   while (!search_space_spent(&p->space) && p->npool < POOL) {
     size_t best = p->npool;
     for (size_t i = 0; i < p->npool; i++)
@@ -215,19 +223,32 @@ static size_t shortlist(Proposer *p, uint32_t *list) {
   return n;
 }
 
-/* Failures say nothing of the time; of many measurements the fastest and a few others are learnt.
- */
+/* What failed counts as e times slower than expected. */
+static size_t add_failures(Proposer *p, Features *x, float *ln_ns, size_t rows) {
+  double offset = 0;
+  for (size_t i = 0; i < rows; i++) offset += (double)(ln_ns[i] - x[i].predicted) / (double)rows;
+  size_t most = rows + FAILURES;
+  for (size_t i = p->ntried; i-- > 0 && rows < most;) {
+    if (p->tried[i].ns) continue;
+    search_features(&p->tried[i].point, &x[rows]);
+    ln_ns[rows] = x[rows].predicted + (float)(offset + 1);
+    rows++;
+  }
+  return rows;
+}
+
+/* Of many measurements the fastest and a few others are learnt. */
 static Rank *fit(Proposer *p, const Tried **measured, size_t n) {
-  Features *x = arena_array(&p->job->arena, n + 1, sizeof *x);
-  float *ln_ns = arena_array(&p->job->arena, n + 1, sizeof *ln_ns);
-  size_t rows = 0, half = RANK_ROWS / 2;
-  for (size_t i = 0; i < n && rows < RANK_ROWS; i++) {
-    size_t left = n - i, room = RANK_ROWS - rows;
+  Features *x = arena_array(&p->job->arena, n + FAILURES + 1, sizeof *x);
+  float *ln_ns = arena_array(&p->job->arena, n + FAILURES + 1, sizeof *ln_ns);
+  size_t rows = 0, most = RANK_ROWS - FAILURES, half = most / 2;
+  for (size_t i = 0; i < n && rows < most; i++) {
+    size_t left = n - i, room = most - rows;
     if (i >= half && left > room && hash_u64(i ^ p->in->seed) % left >= room) continue;
-    search_features(&p->space, &measured[i]->point, &x[rows]);
+    search_features(&measured[i]->point, &x[rows]);
     ln_ns[rows++] = (float)log((double)measured[i]->ns);
   }
-  return search_rank_fit(p->job, x, ln_ns, rows);
+  return search_rank_fit(p->job, x, ln_ns, add_failures(p, x, ln_ns, rows));
 }
 
 static void put_ranked(Proposer *p) {
@@ -237,7 +258,7 @@ static void put_ranked(Proposer *p) {
   uint32_t *list = arena_array(&p->job->arena, RANKED + 1, sizeof *list);
   size_t n = shortlist(p, list), want = p->in->want - p->nout;
   Features *x = arena_array(&p->job->arena, n + 1, sizeof *x);
-  for (size_t i = 0; i < n; i++) search_features(&p->space, &p->pool[list[i]], &x[i]);
+  for (size_t i = 0; i < n; i++) search_features(&p->pool[list[i]], &x[i]);
   Rank *rank = fit(p, measured, nmeasured);
   uint32_t picked[SEARCH_MAX_WANT];
   double ln_ns[SEARCH_MAX_WANT];

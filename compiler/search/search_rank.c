@@ -14,7 +14,7 @@
 static const double DEVIATION = 0.35; /* of a prediction, in ln ns */
 static const double SLOPE = 0.4;      /* of how much predictions exaggerate */
 static const double NOISE = 0.02;
-static const double GREED = 0.6; /* deviations that an unknown is given as an advance */
+static const double GREED = 0.8; /* deviations that an unknown is given as an advance */
 
 struct Rank {
   uint32_t n;
@@ -52,8 +52,7 @@ static void axis_feature(float *f, const Opt *o, uint32_t axis) {
   }
 }
 
-void search_features(Space *s, const Point *p, Features *out) {
-  (void)s;
+void search_features(const Point *p, Features *out) {
   *out = (Features){.predicted = (float)log(p->predicted > 1 ? p->predicted : 1)};
   for (uint32_t i = 0; i < p->len; i++) {
     const Opt *o = &p->at[i];
@@ -134,7 +133,7 @@ Rank *search_rank_fit(Job *job, const Features *x, const float *ln_ns, size_t n)
   static const double scales[] = {1.5, 3, 6};
   Rank *r = arena_alloc(&job->arena, sizeof *r);
   uint32_t rows = n > RANK_ROWS ? RANK_ROWS : (uint32_t)n;
-  *r = (Rank){.n = rows, .scale = scales[1]};
+  *r = (Rank){.n = rows, .scale = scales[2]}; /* unlike each other, as long as nothing is known */
   r->x = arena_array(&job->arena, rows + 1u, sizeof *r->x);
   r->lower = arena_array(&job->arena, (size_t)rows * rows + 1, sizeof *r->lower);
   r->alpha = arena_array(&job->arena, rows + 1u, sizeof *r->alpha);

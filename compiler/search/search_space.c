@@ -30,6 +30,11 @@ typedef enum Choice {
   THREADS,  /* as many as the device has, or half */
   PLACES,   /* positions among the loops */
   OPERANDS, /* what can be copied */
+  BLOCKS,   /* a loop over blocks; of a reduce axis it is carried */
+  MATRIX,   /* matrix instructions of the target, over any axes that they take */
+  SLOTS,    /* places of a pipeline */
+  KEPT,     /* values that are needed more than once */
+  STEPS,    /* powers of two, smaller than the axis */
   PADS,     /* powers of two that do not divide the size */
   GROUPS,   /* threads of a workgroup */
   NOTHING,
@@ -39,14 +44,18 @@ typedef struct SpaceRow {
   uint8_t kind, where, device, choice;
 } SpaceRow;
 
-/* MERGE is not here: it makes another kernel, see search_space_init. */
+/* MERGE is not here: with it the search starts anew, see search_seeds.c. */
 static const SpaceRow rows[] = {
     {OPT_VECTOR, ON_ANY, BOTH, LANES},      {OPT_UPCAST, ON_OUT, BOTH, FACTORS},
     {OPT_UNROLL, ON_REDUCE, BOTH, FACTORS}, {OPT_THREAD, ON_OUT, CPU, THREADS},
     {OPT_LOCAL, ON_OUT, GPU, GROUPS},       {OPT_GROUP, ON_REDUCE, GPU, GROUPS},
     {OPT_GROUPTOP, ON_REDUCE, GPU, GROUPS}, {OPT_NOLOCALS, ON_NONE, GPU, NOTHING},
     {OPT_ORDER, ON_ANY, CPU, PLACES},       {OPT_STAGE, ON_OUT, CPU, OPERANDS},
-    {OPT_STAGE, ON_REDUCE, GPU, OPERANDS},  {OPT_PADTO, ON_ANY, BOTH, PADS},
+    {OPT_STAGE, ON_REDUCE, BOTH, OPERANDS}, {OPT_PADTO, ON_ANY, BOTH, PADS},
+    {OPT_SPLIT, ON_ANY, CPU, BLOCKS},       {OPT_CARRY, ON_REDUCE, CPU, PLACES},
+    {OPT_TC, ON_OUT, BOTH, MATRIX},         {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
+    {OPT_SPREAD, ON_ANY, GPU, FACTORS},     {OPT_KEEP, ON_OUT, CPU, KEPT},
+    {OPT_REPAIR, ON_REDUCE, BOTH, STEPS},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
@@ -59,14 +68,24 @@ static bool is_lanes(const Opt *o) {
   return o->kind == OPT_LOCAL || o->kind == OPT_GROUP || o->kind == OPT_GROUPTOP;
 }
 
-/* MERGE, then the axes, then THREADs, then threads of workgroups, then STAGE; ORDER is made anew
- * before STAGE. */
+/* The head, what comes before tiles, the axes, what is said once, threads of workgroups, then,
+ * after the ORDERs, which are made anew, STAGE. */
+enum { C_HEAD, C_FIRST, C_AXES, C_ONCE, C_LANES, C_SPREAD, C_STAGE };
 static int class_of(const Opt *o) {
-  if (o->kind == OPT_MERGE) return 0;
-  if (o->kind == OPT_NOLOCALS) return 1;
-  if (o->kind == OPT_STAGE) return 5;
-  if (o->kind == OPT_THREAD) return 3;
-  return is_lanes(o) ? 4 : 2;
+  switch ((OptKind)o->kind) {
+  case OPT_MERGE:
+  case OPT_SPLIT: return C_HEAD;
+  case OPT_NOLOCALS:
+  case OPT_TC: return C_FIRST;
+  case OPT_THREAD:
+  case OPT_CARRY:
+  case OPT_REPAIR:
+  case OPT_PIPELINE: return C_ONCE;
+  case OPT_SPREAD: return C_SPREAD;
+  case OPT_KEEP:
+  case OPT_STAGE: return C_STAGE;
+  default: return is_lanes(o) ? C_LANES : C_AXES;
+  }
 }
 
 /* On one axis: padding first, and the vector is innermost wherever it stands. */
@@ -77,8 +96,11 @@ static int on_axis(const Opt *o) {
 static bool goes_before(const Opt *a, const Opt *b) {
   int x = class_of(a), y = class_of(b);
   if (x != y) return x < y;
-  if (x == 2) return a->axis != b->axis ? a->axis < b->axis : on_axis(a) < on_axis(b);
-  if (x == 5) return a->arg != b->arg ? a->arg < b->arg : a->axis < b->axis;
+  if (x == C_AXES) return a->axis != b->axis ? a->axis < b->axis : on_axis(a) < on_axis(b);
+  if (x == C_ONCE) return a->kind < b->kind;
+  if (x == C_SPREAD) return a->axis < b->axis;
+  if (x == C_STAGE && a->kind != b->kind) return a->kind < b->kind;
+  if (x == C_STAGE) return a->arg != b->arg ? a->arg < b->arg : a->axis < b->axis;
   return false;
 }
 
@@ -89,13 +111,9 @@ static bool push(Opt *out, uint32_t *n, Opt o) {
 }
 
 /* Moves that bring the loops into the order of the plan; fewest by going from the inside. */
-static bool push_orders(const OptPlan *plan, const KernelInfo *k, Opt *out, uint32_t *n) {
-  uint32_t now[MODEL_AXES], all = plan->nout + plan->nred;
-  if (all > MODEL_AXES) return false;
-  uint32_t nout = 0;
-  for (uint32_t i = 0; i < k->nloops; i++) now[nout++] = (uint32_t)k->loops[i]->arg.i;
-  for (uint32_t i = 0, r = nout; i < k->naxes; i++)
-    if (k->axes[i].range && k->axes[i].reduce) now[r++] = i;
+static bool push_orders(const OptPlan *plan, const uint32_t *loops, Opt *out, uint32_t *n) {
+  uint32_t now[MODEL_AXES];
+  memcpy(now, loops, (plan->nout + plan->nred) * sizeof *now);
   for (int reduce = 0; reduce < 2; reduce++) {
     uint32_t first = reduce ? plan->nout : 0, len = reduce ? plan->nred : plan->nout;
     for (uint32_t to = len; to-- > 0;) {
@@ -116,8 +134,14 @@ static bool joins(const Opt *a, const Opt *b) {
          (a->kind == OPT_UPCAST || a->kind == OPT_UNROLL);
 }
 
-/* Without the MERGEs. */
-static bool normal_form(const OptPlan *plan, const KernelInfo *k, const Opt *at, size_t len,
+/* Kinds that may be sorted as class_of says. A list with others is asked for its legality again. */
+static bool is_sortable(const Opt *o) {
+  if (is_tile(o) || is_lanes(o)) return true;
+  return o->kind == OPT_PADTO || o->kind == OPT_ORDER || class_of(o) != C_AXES;
+}
+
+/* Without the head. */
+static bool normal_form(const OptPlan *plan, const uint32_t *loops, const Opt *at, size_t len,
                         Opt *out, uint32_t *n) {
   Opt sorted[LIST_MAX];
   uint32_t count = 0, i = 0;
@@ -129,13 +153,13 @@ static bool normal_form(const OptPlan *plan, const KernelInfo *k, const Opt *at,
       sorted[p] = sorted[p - 1], sorted[p - 1] = t;
     }
   }
-  for (; i < count && class_of(&sorted[i]) < 5; i++) {
+  for (; i < count && class_of(&sorted[i]) < C_STAGE; i++) {
     if (*n && joins(&out[*n - 1], &sorted[i]))
       out[*n - 1].arg *= sorted[i].arg;
     else if (!push(out, n, sorted[i]))
       return false;
   }
-  if (!push_orders(plan, k, out, n)) return false;
+  if (!push_orders(plan, loops, out, n)) return false;
   for (; i < count; i++)
     if (!push(out, n, sorted[i])) return false;
   return true;
@@ -151,41 +175,22 @@ static uint64_t key_of(const Point *p) {
 
 /* -- points ------------------------------------------------------------------------------------ */
 
-static size_t count_merges(const Opt *at, size_t len) {
+static size_t head_of(const Opt *at, size_t len) {
   size_t n = 0;
-  while (n < len && at[n].kind == OPT_MERGE) n++;
+  while (n < len && opt_is_head(&at[n])) n++;
   return n;
 }
 
-static struct SpaceVariant *find_variant(Space *s, const Opt *at, size_t nmerges) {
+static struct SpaceVariant *find_variant(Space *s, const Opt *at, size_t nhead) {
   for (uint32_t i = 0; i < s->nvariants; i++) {
     struct SpaceVariant *v = &s->variants[i];
-    bool same = v->nmerges == nmerges;
-    for (size_t k = 0; same && k < nmerges; k++)
-      same = v->merges[k].axis == at[k].axis && v->merges[k].arg == at[k].arg;
+    bool same = v->nhead == nhead;
+    for (size_t k = 0; same && k < nhead; k++)
+      same = v->head[k].kind == at[k].kind && v->head[k].axis == at[k].axis &&
+             v->head[k].arg == at[k].arg;
     if (same) return v;
   }
   return NULL;
-}
-
-/* NULL when the merges are not legal, or there are too many variants. */
-static struct SpaceVariant *variant_of(Space *s, const Opt *at, size_t nmerges) {
-  struct SpaceVariant *v = find_variant(s, at, nmerges);
-  if (v) return v->model ? v : NULL;
-  if (s->nvariants == sizeof s->variants / sizeof *s->variants) return NULL;
-  if (nmerges > sizeof v->merges / sizeof *v->merges) return NULL;
-  v = &s->variants[s->nvariants++];
-  *v = (struct SpaceVariant){.nmerges = (uint32_t)nmerges};
-  memcpy(v->merges, at, nmerges * sizeof *at);
-  OptList list = {v->merges, nmerges, nmerges}, rest;
-  UOp *merged;
-  Status st = opts_merge(s->job, s->kernel, &list, &merged, &rest);
-  if (st) {
-    status_drop(st);
-    return NULL;
-  }
-  v->model = search_model(s->job, merged, s->target);
-  return v->model ? v : NULL;
 }
 
 static bool plan_of(Space *s, const Model *m, Opt *at, size_t len, OptPlan *plan) {
@@ -197,30 +202,61 @@ static bool plan_of(Space *s, const Model *m, Opt *at, size_t len, OptPlan *plan
   return false;
 }
 
+static void model_variant(Space *s, struct SpaceVariant *v) {
+  OptList list = {v->head, v->nhead, v->nhead}, rest;
+  OptPlan plan;
+  UOp *kernel;
+  Status st = opts_merge(s->job, s->kernel, &list, &kernel, &rest);
+  s->work += 4 * s->nodes;
+  status_drop(st);
+  Model *m = st ? NULL : search_model(s->job, kernel, s->target);
+  if (!m || !plan_of(s, m, NULL, 0, &plan)) return;
+  v->loops = plan.order;
+  v->model = m;
+}
+
+/* NULL when the head is not legal, or there are too many variants. */
+static struct SpaceVariant *variant_of(Space *s, const Opt *at, size_t nhead) {
+  struct SpaceVariant *v = find_variant(s, at, nhead);
+  if (v) return v->model ? v : NULL;
+  if (s->nvariants == VARIANTS || nhead > HEAD_MAX) return NULL;
+  v = &s->variants[s->nvariants++];
+  *v = (struct SpaceVariant){.nhead = (uint32_t)nhead};
+  if (nhead) memcpy(v->head, at, nhead * sizeof *at);
+  model_variant(s, v);
+  return v->model ? v : NULL;
+}
+
 bool search_space_point(Space *s, const Opt *at, size_t len, Point *out) {
-  size_t nmerges = count_merges(at, len);
-  struct SpaceVariant *v = len <= LIST_MAX ? variant_of(s, at, nmerges) : NULL;
+  size_t nhead = head_of(at, len);
+  struct SpaceVariant *v = len <= LIST_MAX ? variant_of(s, at, nhead) : NULL;
   OptPlan plan;
   Opt copy[LIST_MAX];
   if (!v) return false;
-  memcpy(copy, at + nmerges, (len - nmerges) * sizeof *at);
-  if (!plan_of(s, v->model, copy, len - nmerges, &plan)) return false;
-  if (len > nmerges && search_body(v->model, &plan) > BODY_MAX) return false;
+  if (len > nhead) memcpy(copy, at + nhead, (len - nhead) * sizeof *at);
+  if (!plan_of(s, v->model, copy, len - nhead, &plan)) return false;
+  if (len > nhead && search_body(v->model, &plan) > BODY_MAX) return false;
   *out = (Point){.len = 0};
-  for (uint32_t i = 0; i < nmerges; i++) out->at[out->len++] = v->merges[i];
+  for (uint32_t i = 0; i < nhead; i++) out->at[out->len++] = v->head[i];
   uint32_t n = 0;
   Opt rest[LIST_MAX];
-  if (!normal_form(&plan, v->model->info, copy, len - nmerges, rest, &n)) return false;
+  if (!normal_form(&plan, v->loops, copy, len - nhead, rest, &n)) return false;
+  bool trusted = true;
+  for (uint32_t i = 0; i < n; i++) trusted &= is_sortable(&rest[i]);
+  OptPlan again;
+  if (!trusted && !plan_of(s, v->model, rest, n, &again)) /* as it was given, then */
+    memcpy(rest, copy, (len - nhead) * sizeof *copy), n = (uint32_t)(len - nhead);
   if (out->len + n > LIST_MAX) return false;
   memcpy(out->at + out->len, rest, n * sizeof *rest);
   out->len += n;
   out->key = key_of(out);
-  out->predicted = search_predict(v->model, &plan);
+  /* Of schedules that are alike the shorter one. */
+  out->predicted = search_predict(v->model, &plan) * (1 + 0.003 * out->len);
   return true;
 }
 
 const Model *search_space_model(Space *s, const Point *p) {
-  struct SpaceVariant *v = variant_of(s, p->at, count_merges(p->at, p->len));
+  struct SpaceVariant *v = variant_of(s, p->at, head_of(p->at, p->len));
   return v ? v->model : NULL;
 }
 
@@ -228,6 +264,7 @@ bool search_space_spent(const Space *s) { return s->work > s->work_limit; }
 
 void search_space_init(Space *s, Job *job, UOp *kernel, const Target *target) {
   *s = (Space){.job = job, .kernel = kernel, .target = target, .work_limit = WORK_LIMIT};
+  s->nodes = uop_toposort(job, kernel).len;
 }
 
 /* -- lists of other sizes ---------------------------------------------------------------------- */
@@ -240,9 +277,9 @@ static bool legal(Space *s, const Opt *at, size_t len) {
 /* A smaller argument of the kind; 0: there is none. */
 static int32_t less(const Opt *o) {
   if (o->kind == OPT_VECTOR || is_lanes(o)) return o->arg / 2;
-  if (o->kind == OPT_PADTO || o->kind == OPT_STAGE || o->kind == OPT_MERGE) return 0;
-  if (o->arg > 16) return o->arg / 2;
-  return o->arg - 1;
+  bool names = o->kind == OPT_STAGE || o->kind == OPT_KEEP || o->kind == OPT_MERGE;
+  if (o->kind == OPT_PADTO || o->kind == OPT_TC || names) return 0;
+  return o->arg > 48 ? o->arg - o->arg / 4 : o->arg - 1;
 }
 
 /* Puts o at place `at`, with everything behind it kept. */
@@ -267,6 +304,17 @@ static size_t first_on_axis(const Opt *list, size_t len, int axis) {
   return len;
 }
 
+/* The largest block of the axis that is not larger; 0: none. */
+static int32_t block_below(Space *s, const Opt *head, size_t n, const Opt *o) {
+  struct SpaceVariant *v = variant_of(s, head, n);
+  if (!v || o->axis < 0 || (uint32_t)o->axis >= v->model->info->naxes) return 0;
+  int64_t size = v->model->info->axes[o->axis].size;
+  int64_t most = o->arg < size ? o->arg : size - 1, tries = 4096;
+  for (int64_t b = most; b > most / 4 && b > 1 && tries-- > 0; b--)
+    if (size % b == 0) return (int32_t)b;
+  return 0;
+}
+
 /* Adds o to the list as it is, with the axis padded, or with a smaller argument. */
 static void add_repaired(Space *s, Opt *list, size_t *len, Opt o, int32_t tile) {
   for (int tries = 0; tries < REPAIRS && *len + 2 < LIST_MAX; tries++) {
@@ -275,7 +323,7 @@ static void add_repaired(Space *s, Opt *list, size_t *len, Opt o, int32_t tile) 
       ++*len;
       return;
     }
-    if (is_tile(&o) && tries == 0) {
+    if (is_tile(&o) && o.kind != OPT_UPCAST && tries == 0) {
       Opt padded[LIST_MAX];
       size_t n = *len + 1;
       memcpy(padded, list, n * sizeof *list);
@@ -291,7 +339,8 @@ static void add_repaired(Space *s, Opt *list, size_t *len, Opt o, int32_t tile) 
     }
     if (o.kind == OPT_PADTO) return;
     o.arg = less(&o);
-    if (o.arg < (o.kind == OPT_ORDER ? 0 : 2)) return;
+    bool place = o.kind == OPT_ORDER || o.kind == OPT_CARRY;
+    if (o.arg < (place ? 0 : 2)) return;
   }
 }
 
@@ -304,6 +353,7 @@ bool search_space_repair(Space *s, const Opt *at, size_t len, Point *out) {
     Opt o = at[i];
     if (o.kind == OPT_THREAD && o.arg > (int32_t)s->target->threads)
       o.arg = (int32_t)s->target->threads;
+    if (o.kind == OPT_SPLIT && !(o.arg = block_below(s, list, head_of(list, n), &o))) continue;
     add_repaired(s, list, &n, o, tile_in(at, len < LIST_MAX ? len : LIST_MAX, o.axis));
   }
   return search_space_point(s, list, n, out);
@@ -334,15 +384,16 @@ static size_t without(const Point *p, const SpaceRow *row, int axis, int32_t arg
   for (uint32_t i = 0; i < p->len; i++) {
     const Opt *o = &p->at[i];
     bool same = o->kind == row->kind && o->axis == axis;
-    if (row->choice == THREADS) same = o->kind == row->kind;
-    if (row->choice == OPERANDS) same = o->kind == row->kind && o->arg == arg;
+    if (class_of(o) == C_ONCE || o->kind == OPT_TC) same = o->kind == row->kind;
+    if (row->choice == OPERANDS || row->choice == KEPT)
+      same = o->kind == row->kind && o->arg == arg;
     if (same && !found) {
       found = true, *at = n;
       continue;
     }
     out[n++] = *o;
   }
-  if (*at == SIZE_MAX) *at = row->kind == OPT_PADTO ? count_merges(out, n) : n;
+  if (*at == SIZE_MAX) *at = row->kind == OPT_PADTO || row->kind == OPT_TC ? head_of(out, n) : n;
   return n;
 }
 
@@ -385,16 +436,21 @@ static void threads(Steps *t, const SpaceRow *row, int axis) {
   if (all > 3) step_to(t, row, axis, all / 2, false);
 }
 
-static void operands(Steps *t, const SpaceRow *row, int axis) {
-  for (uint32_t i = 0; i < t->m->info->nstageable && i < 16; i++) {
+/* What may be copied or kept, inside of the loop over the axis or before all loops. */
+static void operands(Steps *t, const SpaceRow *row, int axis, uint32_t n) {
+  for (uint32_t i = 0; i < n && i < 16; i++) {
     step_to(t, row, axis, (int32_t)i, false);
     if (axis == 0 && row->device == CPU) step_to(t, row, -1, (int32_t)i, false);
   }
 }
 
 static void places(Steps *t, const SpaceRow *row, int axis) {
-  bool reduce = t->m->info->axes[axis].reduce;
+  bool reduce = t->m->info->axes[axis].reduce && row->kind == OPT_ORDER;
   uint32_t loops = t->m->info->nloops;
+  if (row->kind != OPT_ORDER) {
+    for (uint32_t to = 0; to < loops && to < 8; to++) step_to(t, row, axis, (int32_t)to, false);
+    return;
+  }
   if (reduce)
     for (uint32_t i = loops = 0; i < t->m->info->naxes; i++)
       loops += t->m->info->axes[i].range && t->m->info->axes[i].reduce;
@@ -405,6 +461,57 @@ static void places(Steps *t, const SpaceRow *row, int axis) {
     memcpy(list, t->from->at, n * sizeof *list);
     if (n < LIST_MAX) list[n++] = (Opt){row->kind, (int8_t)axis, (int32_t)to}, offer(t, list, n);
   }
+}
+
+static uint32_t count_loops(const Steps *t) { return t->m->info->nloops; }
+
+/* The list over one more axis, the blocks of `axis`: it is a loop around all, or, of a reduce axis,
+ * carried around the output loops from a place on, with the copies made inside of it or not. */
+static void blocked(Steps *t, int axis, int32_t block, int32_t place, bool stages) {
+  Opt list[LIST_MAX + 3];
+  size_t n = t->from->len, head = head_of(t->from->at, n);
+  int8_t fresh = (int8_t)t->m->info->naxes;
+  bool reduce = t->m->info->axes[axis].reduce, any = false;
+  memcpy(list, t->from->at, n * sizeof *list);
+  insert(list, &n, head, (Opt){OPT_SPLIT, (int8_t)axis, block});
+  for (size_t i = 0; i < n && stages; i++)
+    if (list[i].kind == OPT_STAGE) list[i].axis = fresh, any = true;
+  if (stages && !any) return;
+  list[n++] = (Opt){reduce ? OPT_CARRY : OPT_ORDER, fresh, place};
+  if (n <= LIST_MAX) offer(t, list, n);
+}
+
+static void blocks(Steps *t, int axis) {
+  static const int32_t sizes[] = {48, 64, 96, 128, 192, 256, 384, 512, 768, 1024};
+  const KernelAxis *a = &t->m->info->axes[axis];
+  if (!axis_is_static(a) || a->size < 96 || t->m->info->naxes >= MODEL_AXES - 1) return;
+  for (size_t i = 0; i < t->from->len; i++) {
+    const Opt *o = &t->from->at[i];
+    if (o->kind == OPT_CARRY && a->reduce) return;
+    if (o->kind == OPT_SPLIT && (o->axis == axis || (int)t->m->info->naxes - 1 == axis)) return;
+  }
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    int32_t b = sizes[i];
+    if (b * 2 > a->size || a->size % b) continue;
+    if (!a->reduce) blocked(t, axis, b, 0, false);
+    for (uint32_t p = 0; a->reduce && p < count_loops(t) && p < 3; p++) {
+      blocked(t, axis, b, (int32_t)p, false);
+      blocked(t, axis, b, (int32_t)p, true);
+    }
+  }
+}
+
+/* Axis as the rows of an instruction's tile. */
+static void matrices(Steps *t, const SpaceRow *row, int axis) {
+  const KernelInfo *k = t->m->info;
+  for (uint32_t n = 0; n < k->naxes && n < 16; n++)
+    for (uint32_t r = 0; r < k->naxes && r < 16; r++)
+      for (int64_t id = 0; id < MX__COUNT; id++) {
+        if (!k->axes[n].range || k->axes[n].reduce || !k->axes[r].range || !k->axes[r].reduce)
+          break;
+        if (n == (uint32_t)axis || !matrix_on(matrix_info(id), t->s->target)) continue;
+        step_to(t, row, axis, (int32_t)opt_tc_arg(id, n, r), false);
+      }
 }
 
 /* One register of the smallest elements. */
@@ -420,10 +527,17 @@ static void choices(Steps *t, const SpaceRow *row, int axis) {
   case FACTORS: factors(t, row, axis); break;
   case THREADS: threads(t, row, axis); break;
   case PLACES: places(t, row, axis); break;
-  case OPERANDS: operands(t, row, axis); break;
+  case OPERANDS: operands(t, row, axis, t->m->info->nstageable); break;
+  case KEPT: operands(t, row, axis, t->m->info->nkept); break;
+  case STEPS: powers(t, row, axis, 8, 512); break;
   case PADS: powers(t, row, axis, 4, 64); break;
   case GROUPS: powers(t, row, axis, 2, (int32_t)t->s->target->max_group); break;
   case NOTHING: step_to(t, row, 0, 0, false); break;
+  case BLOCKS: blocks(t, axis); break;
+  case MATRIX: matrices(t, row, axis); break;
+  case SLOTS:
+    for (int32_t n = 2; n <= 4; n++) step_to(t, row, axis, n, false);
+    break;
   }
 }
 
@@ -456,10 +570,22 @@ static void pair_steps(Steps *t) {
     }
 }
 
+/* Without the last SPLIT, if the head ends with one, and what was said of its axis. */
+static void drop_split(Steps *t) {
+  Opt list[LIST_MAX];
+  size_t n = 0, head = head_of(t->from->at, t->from->len);
+  int axis = (int)t->m->info->naxes - 1;
+  if (!head || t->from->at[head - 1].kind != OPT_SPLIT) return;
+  for (uint32_t i = 0; i < t->from->len; i++)
+    if (i != head - 1 && t->from->at[i].axis != axis) list[n++] = t->from->at[i];
+  offer(t, list, n);
+}
+
 static void drop_steps(Steps *t) {
+  drop_split(t);
   for (uint32_t i = 0; i < t->from->len; i++) {
     Opt list[LIST_MAX];
-    if (t->from->at[i].kind == OPT_MERGE) continue;
+    if (opt_is_head(&t->from->at[i])) continue;
     memcpy(list, t->from->at, i * sizeof *list);
     memcpy(list + i, t->from->at + i + 1, (t->from->len - i - 1) * sizeof *list);
     offer(t, list, t->from->len - 1);
@@ -472,181 +598,4 @@ void search_space_near(Space *s, const Point *p, SpaceFn fn, void *ctx) {
   for (uint32_t r = 0; r < ROWS; r++) row_steps(&t, &rows[r]);
   pair_steps(&t);
   drop_steps(&t);
-}
-
-/* -- where to start ---------------------------------------------------------------------------- */
-
-typedef struct Seeds {
-  Space *s;
-  const Model *m;
-  SpaceFn fn;
-  void *ctx;
-  Opt list[LIST_MAX + 4];
-  size_t len;
-  uint64_t until; /* work after which no more are made */
-} Seeds;
-
-static void add(Seeds *d, OptKind kind, int axis, int64_t arg) {
-  if (d->len < LIST_MAX) d->list[d->len++] = (Opt){(uint8_t)kind, (int8_t)axis, (int32_t)arg};
-}
-
-static bool seed(Seeds *d) {
-  Point p;
-  if (d->s->work > d->until || !search_space_point(d->s, d->list, d->len, &p)) return false;
-  d->fn(d->ctx, &p);
-  return true;
-}
-
-/* The list, and the same on all threads along the outermost loop that has enough to do. */
-static void seed_threads(Seeds *d) {
-  int32_t threads = (int32_t)d->s->target->threads;
-  size_t len = d->len;
-  if (!seed(d) || threads < 2 || d->s->target->max_group) return;
-  for (uint32_t i = 0; i < d->m->info->nloops && i < 4; i++) {
-    add(d, OPT_THREAD, (int)d->m->info->loops[i]->arg.i, threads);
-    bool done = seed(d);
-    d->len = len;
-    if (done) return;
-  }
-}
-
-static void pad(Seeds *d, int axis, int64_t tile) {
-  const KernelAxis *a = &d->m->info->axes[axis];
-  bool rest = axis_is_static(a) ? a->size % tile && (a->reduce || a->size < tile) : true;
-  if (rest && a->divisor % tile) add(d, OPT_PADTO, axis, tile);
-}
-
-/* The accesses that the vector axis moves and the row axis does not are copied per panel. */
-static void stage_panels(Seeds *d, int v, int m) {
-  for (uint32_t i = 0; i < d->m->naccess; i++) {
-    const Access *a = &d->m->access[i];
-    if (a->store || !(a->mask >> v & 1) || a->mask >> m & 1 || !(a->mask & d->m->reduce)) continue;
-    for (uint32_t s = 0; s < d->m->info->nstageable; s++)
-      if (d->m->info->stageable[s] == a->node) add(d, OPT_STAGE, v, s);
-  }
-}
-
-static void seed_tile(Seeds *d, int v, int32_t lanes, int nv, int m, int mr) {
-  int last = (int)d->m->info->nloops - 1;
-  size_t start = d->len;
-  pad(d, v, lanes);
-  add(d, OPT_VECTOR, v, lanes);
-  if (nv > 1) add(d, OPT_UPCAST, v, nv);
-  if (m >= 0 && mr > 1) add(d, OPT_UPCAST, m, mr);
-  seed_threads(d);
-  if (m >= 0 && mr > 1) {
-    add(d, OPT_ORDER, v, last);
-    add(d, OPT_ORDER, m, last);
-    seed_threads(d);
-    size_t plain = d->len;
-    stage_panels(d, v, m);
-    if (d->len > plain) seed_threads(d);
-  }
-  d->len = start;
-}
-
-static int32_t native_lanes(const Seeds *d) {
-  uint32_t bytes = dtype_info[d->m->info->store->src[2]->dtype].bytes;
-  uint32_t lanes = d->s->target->vector_bytes / (bytes ? bytes : 4);
-  return lanes < 2 ? 2 : lanes > LANES_MAX ? LANES_MAX : (int32_t)lanes;
-}
-
-static void seed_tiles(Seeds *d, int v) {
-  static const int widths[] = {1, 2, 3, 4, 6}, heights[] = {2, 3, 4, 5, 6, 7, 8, 10, 12, 14};
-  int32_t lanes = native_lanes(d);
-  int64_t size = d->m->info->axes[v].size;
-  while (lanes > 2 && lanes / 2 >= size) lanes /= 2;
-  for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
-    if (widths[w] > 1 && widths[w] * lanes > size) break;
-    seed_tile(d, v, lanes, widths[w], -1, 1);
-    for (uint32_t i = 0; i < d->m->info->nloops; i++) {
-      int m = (int)d->m->info->loops[i]->arg.i;
-      for (size_t h = 0; m != v && h < sizeof heights / sizeof *heights; h++)
-        if (heights[h] <= d->m->info->axes[m].size)
-          seed_tile(d, v, lanes, widths[w], m, heights[h]);
-    }
-  }
-}
-
-/* Lanes along a reduce axis. */
-static void seed_dots(Seeds *d, int k) {
-  int32_t lanes = native_lanes(d);
-  size_t start = d->len;
-  int last = d->m->info->nloops ? (int)d->m->info->loops[d->m->info->nloops - 1]->arg.i : -1;
-  for (int unroll = 1; unroll <= 8; unroll *= 2)
-    for (int rows_ = 1; rows_ <= 8; rows_ *= 2) {
-      d->len = start;
-      if (rows_ > 1 && last < 0) continue;
-      pad(d, k, (int64_t)lanes * unroll);
-      add(d, OPT_VECTOR, k, lanes);
-      if (unroll > 1) add(d, OPT_UNROLL, k, unroll);
-      if (rows_ > 1) add(d, OPT_UPCAST, last, rows_);
-      seed_threads(d);
-    }
-  d->len = start;
-}
-
-/* Is something contiguous along the axis? */
-static bool has_unit_step(const Model *m, uint32_t axis) {
-  for (uint32_t i = 0; i < m->naccess; i++)
-    for (uint32_t k = 0; k < m->access[i].nsteps; k++)
-      if (m->access[i].steps[k].axis == axis && m->access[i].steps[k].step == 1) return true;
-  return false;
-}
-
-static void seed_groups(Seeds *d) {
-  size_t start = d->len;
-  for (uint32_t i = 0; i < d->m->info->nloops; i++)
-    for (int64_t n = 32; n <= d->s->target->max_group && n <= 512; n *= 2) {
-      d->len = start;
-      add(d, OPT_LOCAL, (int)d->m->info->loops[i]->arg.i, n);
-      seed(d);
-    }
-  for (uint32_t axis = 0; axis < d->m->info->naxes; axis++)
-    for (int64_t n = 32; n <= d->s->target->max_group && d->m->reduce >> axis & 1; n *= 2) {
-      d->len = start;
-      pad(d, (int)axis, n);
-      add(d, OPT_GROUP, (int)axis, n);
-      seed(d);
-    }
-  d->len = start;
-}
-
-static void seed_variant(Seeds *d) {
-  seed_threads(d);
-  if (d->s->target->max_group) {
-    seed_groups(d);
-    return;
-  }
-  for (uint32_t axis = 0; axis < d->m->info->naxes && axis <= INT8_MAX; axis++) {
-    const KernelAxis *a = &d->m->info->axes[axis];
-    if (!a->range || a->size < 2 || !has_unit_step(d->m, axis)) continue;
-    if (a->reduce)
-      seed_dots(d, (int)axis);
-    else
-      seed_tiles(d, (int)axis);
-  }
-}
-
-static void start_from(Space *s, const Opt *merges, size_t n, uint64_t until, SpaceFn fn,
-                       void *ctx) {
-  struct SpaceVariant *v = variant_of(s, merges, n);
-  if (!v) return;
-  Seeds *d = arena_alloc(&s->job->arena, sizeof *d);
-  *d = (Seeds){.s = s, .m = v->model, .fn = fn, .ctx = ctx, .until = until};
-  memcpy(d->list, merges, n * sizeof *merges);
-  d->len = n;
-  seed_variant(d);
-}
-
-void search_space_seeds(Space *s, SpaceFn fn, void *ctx) {
-  uint64_t share = s->work_limit / 4;
-  start_from(s, NULL, 0, s->work + share, fn, ctx);
-  struct SpaceVariant *plain = variant_of(s, NULL, 0);
-  if (!plain) return;
-  const KernelInfo *k = plain->model->info;
-  for (uint32_t i = k->nloops; i-- > 1;) {
-    Opt merge = {OPT_MERGE, (int8_t)k->loops[i - 1]->arg.i, (int32_t)k->loops[i]->arg.i};
-    if (k->loops[i - 1]->arg.i <= INT8_MAX) start_from(s, &merge, 1, s->work + share / 2, fn, ctx);
-  }
 }

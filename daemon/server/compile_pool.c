@@ -31,7 +31,7 @@ typedef struct JobQueue {
 struct CompilePool {
   CompilePoolSpec spec;
   CompileSlot *slots;
-  JobQueue urgent, normal;
+  JobQueue urgent, normal, idle;
   uint64_t next_id;
 };
 
@@ -39,6 +39,16 @@ static void dispatch(CompilePool *p);
 
 /* -- queues -------------------------------------------------------------------------------------
  */
+
+/* Where a job waits. */
+static JobQueue *queue_of(CompilePool *p, const CompileJob *job) {
+  return job->urgent ? &p->urgent : job->idle ? &p->idle : &p->normal;
+}
+
+/* Where the next job comes from; an empty one when nothing waits. */
+static JobQueue *next_queue(CompilePool *p) {
+  return p->urgent.first ? &p->urgent : p->normal.first ? &p->normal : &p->idle;
+}
 
 static void queue_push(JobQueue *q, CompileJob *job) {
   job->next = NULL;
@@ -107,7 +117,7 @@ static void on_message(void *ctx, Message *m) {
 
 /* Workers do not come up: somebody who waits for one is told, rather than kept waiting. */
 static void refuse_one(CompilePool *p, const char *cause, const char *detail) {
-  CompileJob *job = queue_pop(p->urgent.first ? &p->urgent : &p->normal);
+  CompileJob *job = queue_pop(next_queue(p));
   if (job)
     job->done(job->ctx, NULL,
               FAIL(UNAVAILABLE, "compile workers do not start (cause %s: %s)", cause, detail));
@@ -121,6 +131,7 @@ static void on_gone(void *ctx, const char *cause, const char *detail) {
   slot_free_job(slot, SS_EMPTY);
   slot->worker = NULL;
   slot->failures++;
+  if (job && busy) job->cause = cause;
   if (job && busy)
     job->done(job->ctx, NULL,
               FAIL(UNAVAILABLE, "the compile worker ended (cause %s: %s)", cause, detail));
@@ -136,6 +147,7 @@ static void slot_start(CompileSlot *slot) {
                      .device = "",
                      .memory_bytes = s->memory_bytes,
                      .cpu_seconds = s->seconds,
+                     .background = s->background,
                      .delay_ms = supervisor_backoff(slot->failures),
                      .handler = &handler,
                      .ctx = slot};
@@ -162,8 +174,9 @@ static bool slot_give(CompileSlot *slot, CompileJob *job) {
   job->slot = slot;
   slot->state = SS_BUSY;
   char text[64];
-  snprintf(text, sizeof text, "over %u seconds", p->spec.seconds);
-  worker_set_deadline(slot->worker, p->spec.seconds, text);
+  uint32_t seconds = job->seconds ? job->seconds : p->spec.seconds;
+  snprintf(text, sizeof text, "over %u seconds", seconds);
+  worker_set_deadline(slot->worker, seconds, text);
   return true;
 }
 
@@ -171,10 +184,10 @@ static bool slot_give(CompileSlot *slot, CompileJob *job) {
 static void dispatch(CompilePool *p) {
   for (unsigned i = 0; i < p->spec.workers; i++) {
     CompileSlot *slot = &p->slots[i];
-    if (!p->urgent.first && !p->normal.first) return;
+    if (!next_queue(p)->first) return;
     if (slot->state == SS_EMPTY) slot_start(slot);
     if (slot->state != SS_IDLE) continue;
-    JobQueue *q = p->urgent.first ? &p->urgent : &p->normal;
+    JobQueue *q = next_queue(p);
     CompileJob *job = queue_pop(q);
     if (!slot_give(slot, job)) queue_push(q, job);
   }
@@ -182,17 +195,18 @@ static void dispatch(CompilePool *p) {
 
 Status compile_pool_submit(CompilePool *p, CompileJob *job) {
   job->slot = NULL;
-  if (!job->urgent && p->normal.len >= p->spec.max_queue)
+  job->cause = NULL;
+  if (!job->urgent && !job->idle && p->normal.len >= p->spec.max_queue)
     return FAIL(RESOURCE_EXHAUSTED, "%zu models wait for a compile worker already; try again later",
                 p->normal.len);
-  queue_push(job->urgent ? &p->urgent : &p->normal, job);
+  queue_push(queue_of(p, job), job);
   dispatch(p);
   return NULL;
 }
 
 void compile_pool_cancel(CompilePool *p, CompileJob *job) {
   if (job->queued) {
-    queue_remove(job->urgent ? &p->urgent : &p->normal, job);
+    queue_remove(queue_of(p, job), job);
   } else if (job->slot && job->slot->state == SS_HOLDING) {
     compile_pool_drop(p, job);
   } else if (job->slot) {
@@ -253,11 +267,18 @@ Status compile_pool_create(const CompilePoolSpec *spec, CompilePool **out) {
   p->slots = slots;
   p->urgent.last = &p->urgent.first;
   p->normal.last = &p->normal.first;
+  p->idle.last = &p->idle.first;
   for (unsigned i = 0; i < spec->workers; i++) {
     slots[i].pool = p;
-    slot_start(&slots[i]);
+    if (!spec->background) slot_start(&slots[i]);
   }
   return NULL;
+}
+
+bool compile_pool_busy(const CompilePool *p) {
+  bool busy = p->urgent.first || p->normal.first;
+  for (unsigned i = 0; i < p->spec.workers; i++) busy |= p->slots[i].job && !p->slots[i].job->idle;
+  return busy;
 }
 
 void compile_pool_release(CompilePool *p) {

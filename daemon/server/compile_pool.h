@@ -16,7 +16,10 @@ struct CompileJob {
   Kiln__V1__Envelope env; /* id is set by the pool */
   int fd;                 /* sent along; -1 = none; stays the owner's */
   bool hold;
-  bool urgent; /* finishes something begun: goes before new models and is never refused */
+  bool urgent;       /* finishes something begun: goes before new models and is never refused */
+  bool idle;         /* nobody waits for it: goes behind everything else */
+  uint32_t seconds;  /* it may take; 0: as the pool says */
+  const char *cause; /* when it failed because its worker ended: why; else NULL */
   /* m is the answer and valid during the call, or NULL and st says why not (takes st). The answer's
    * kind is the pool's to check. */
   void (*done)(void *ctx, Message *m, Status st);
@@ -32,12 +35,15 @@ typedef struct CompilePoolSpec {
   size_t max_queue; /* of jobs that are not urgent */
   uint64_t memory_bytes;
   uint32_t seconds; /* of one job */
+  bool background;  /* on processors that nothing else wants; workers start with the first job */
 } CompilePoolSpec;
 
 Status compile_pool_create(const CompilePoolSpec *spec, CompilePool **out);
 /* All jobs must have been cancelled or done. */
 void compile_pool_release(CompilePool *p);
 
+/* Somebody waits for a job of it. */
+bool compile_pool_busy(const CompilePool *p);
 /* RESOURCE_EXHAUSTED when the queue is full; then done is not called. */
 Status compile_pool_submit(CompilePool *p, CompileJob *job);
 /* The owner loses interest: no `done` follows. A worker that is busy with the job is killed. */

@@ -39,6 +39,11 @@ static const Setting settings[] = {
     {"cache", "path", SK_TEXT, AT(cache_path)},
     {"cache", "max_bytes", SK_SIZE, AT(cache_max_bytes)},
     {"cache", "enabled", SK_BOOL, AT(cache_enabled)},
+    {"tuning", "background", SK_BOOL, AT(tuning)},
+    {"tuning", "share", SK_COUNT, AT(tuning_share)},
+    {"tuning", "per_hour", SK_SECONDS, AT(tuning_seconds)},
+    {"tuning", "after", SK_SECONDS, AT(tuning_after)},
+    {"tuning", "memory", SK_SIZE, AT(timing_memory)},
     {"limits", "model", SK_SIZE, AT(max_model_bytes)},
     {"limits", "tensor", SK_SIZE, AT(max_tensor_bytes)},
     {"limits", "message", SK_SIZE, AT(max_message_bytes)},
@@ -97,6 +102,11 @@ Status config_init(Config *c) {
       .max_queue = 256,
       .max_connections = 1024,
       .compile_memory = 4ull << 30,
+      .tuning = true,
+      .tuning_share = 50,
+      .tuning_seconds = 600,
+      .tuning_after = 30,
+      .timing_memory = 8ull << 30,
       .socket_mode = 0600,
       .grace = 10,
       .idle_connection = 1800,
@@ -287,6 +297,12 @@ Status config_check(const Config *c) {
   if (c->compile_workers > COMPILE_WORKERS_MAX)
     return FAIL(INVALID_ARGUMENT, "compile: at most %d workers, got %" PRIu64, COMPILE_WORKERS_MAX,
                 c->compile_workers);
+  if (!c->tuning_share || c->tuning_share > 100)
+    return FAIL(INVALID_ARGUMENT, "share: expected 1 to 100 percent, got %" PRIu64,
+                c->tuning_share);
+  if (c->tuning_seconds > 3600)
+    return FAIL(INVALID_ARGUMENT, "per_hour: expected at most an hour, got %" PRIu64 " seconds",
+                c->tuning_seconds);
   if (!c->compile_seconds || !c->run_seconds)
     return FAIL(INVALID_ARGUMENT, "compile_seconds and run_seconds must be at least 1");
   return NULL;

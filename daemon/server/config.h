@@ -25,6 +25,9 @@ typedef struct Config {
   char *worker;       /* owned; path of kiln-worker, empty = beside kilnd */
   char *log_level;    /* owned */
   bool insecure_tcp, cache_enabled;
+  bool tuning;                                         /* in the background */
+  uint64_t tuning_share, tuning_seconds, tuning_after; /* percent; per hour; from the first run */
+  uint64_t timing_memory;
   uint64_t cache_max_bytes;
   uint64_t max_model_bytes, max_tensor_bytes, max_message_bytes, max_buffer_bytes;
   uint64_t max_executables, max_executable_bytes; /* models and constants of loaded executables */

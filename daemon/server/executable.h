@@ -51,7 +51,13 @@ typedef struct Executable {
   uint64_t random_seed, runs; /* what it is filled with; runs counts */
   uint64_t loaded_in;         /* incarnation of the device worker that has it; 0 = none */
   Bytes options;              /* packed CompileOptions and format, for finding it again */
-  bool registered, private_;  /* private_: compiled with no_cache, never found again */
+  /* for the tuner: runs, when the first was, how many there were when a search began, and that no
+   * more is to be expected */
+  uint64_t used, tuned_at;
+  int64_t first_used_ns;
+  bool tuned;
+  int64_t *seen;             /* by VAR of the plan: what the last run had; NULL before the first */
+  bool registered, private_; /* private_: compiled with no_cache, never found again */
   struct Executable *newer, *older; /* by last use */
 } Executable;
 

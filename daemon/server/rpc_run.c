@@ -43,6 +43,7 @@ typedef struct RunView {
   VIEW_LIST(Str) outputs;
   int64_t as_buffers;
   const RandomView *random;
+  int64_t profile;
 } RunView;
 
 static const ViewField tensor_rows[] = {VIEW_ROW(TensorView, 1, VIEW_INT, false, dtype, NULL),
@@ -61,7 +62,8 @@ static const ViewField run_rows[] = {VIEW_ROW(RunView, 1, VIEW_STR, false, execu
                                      VIEW_ROW(RunView, 2, VIEW_MSG, true, inputs, &named_view),
                                      VIEW_ROW(RunView, 3, VIEW_STR, true, outputs, NULL),
                                      VIEW_ROW(RunView, 4, VIEW_INT, false, as_buffers, NULL),
-                                     VIEW_ROW(RunView, 5, VIEW_MSG, false, random, &random_view)};
+                                     VIEW_ROW(RunView, 5, VIEW_MSG, false, random, &random_view),
+                                     VIEW_ROW(RunView, 6, VIEW_INT, false, profile, NULL)};
 static const ViewMessage run_view = VIEW_TABLE(run_rows, RunView, "RunRequest");
 static const ViewLimits run_limits = {.depth = 4, .elements = 100000};
 enum { NAMED_BUFFER_SEEN = 1 << 2, NAME_SHOWN = 200 };
@@ -476,6 +478,7 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
     return;
   }
   Kiln__V1__RunResponse response = KILN__V1__RUN_RESPONSE__INIT;
+  Kiln__V1__RunProfile profile = KILN__V1__RUN_PROFILE__INIT;
   for (size_t i = 0; i < run->noutputs; i++) {
     fill_output(run, i, job->slab, m->env->run_done, &outputs[i]);
     list[i] = &outputs[i].named;
@@ -483,6 +486,13 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   response.outputs = list;
   response.n_outputs = run->noutputs;
   response.device_ns = m->env->run_done->device_ns;
+  if (run->message.profile) {
+    profile.call_ns = m->env->run_done->call_ns;
+    profile.n_call_ns = m->env->run_done->n_call_ns;
+    profile.call_runs = m->env->run_done->call_runs;
+    profile.n_call_runs = m->env->run_done->n_call_runs;
+    response.profile = &profile;
+  }
   response.queue_ns = run->handed_ns - r->received_ns;
   if (run->memory) {
     uint8_t *memory = run->memory;
@@ -497,6 +507,14 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
 /* -- request ------------------------------------------------------------------------------------
  */
 
+/* What the tuner wants to know of a run. */
+static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
+  if (!e->used++) e->first_used_ns = clock_now_ns();
+  if (!m->n_vars) return;
+  if (!e->seen) e->seen = arena_array(&e->arena, m->n_vars, sizeof *e->seen);
+  if (e->seen) memcpy(e->seen, m->vars, m->n_vars * sizeof *e->seen);
+}
+
 static Status start(Request *r, Run *run, const RunView *view) {
   const char *id = arena_strdup(&r->arena, view->executable);
   if (!id) return FAIL(RESOURCE_EXHAUSTED, "run");
@@ -510,12 +528,14 @@ static Status start(Request *r, Run *run, const RunView *view) {
   TRY(place(r, run));
   run->message.executable = run->exe->id;
   run->message.deadline_ns = r->deadline_ns;
+  run->message.profile = view->profile != 0;
   run->job->exe = executable_retain(run->exe);
   run->job->env.body_case = KILN__V1__ENVELOPE__BODY_RUN;
   run->job->env.run = &run->message;
   run->job->done = on_run;
   run->job->ctx = r;
   run->handed_ns = clock_now_ns();
+  note_use(run->exe, &run->message);
   request_move(r, RS_RUNNING);
   Status st = device_lane_submit(run->exe->device, run->job);
   if (st) run->job = NULL; /* freed by the lane */

@@ -15,8 +15,10 @@
 
 #include "base/clock.h"
 #include "daemon/server/connection.h"
+#include "daemon/server/events.h"
 #include "daemon/server/listener.h"
 #include "daemon/server/rpc.h"
+#include "daemon/server/tune.h"
 
 enum { HOUSEKEEPING_MS = 1000, UPLOAD_POOL_BYTES = 256 << 20, IDLE_TRIM_MS = 10000 };
 
@@ -52,6 +54,8 @@ static void server_close(Server *s) {
   listeners_close(s);
   for (Connection *c; (c = s->connections);) connection_close(c);
   assert(!s->requests && !s->compiles && !s->builds);
+  tuner_release(s->tuner);
+  s->tuner = NULL;
   registry_deinit(&s->executables);
   buffer_table_deinit(&s->buffers);
   for (size_t i = 0; i < s->ndevices; i++) device_lane_release(s->devices[i]);
@@ -77,6 +81,7 @@ static void stop(Server *s, const char *why) {
   s->stopping = true;
   s->stop_deadline_ms = uv_now(&s->loop) + s->config.grace * 1000;
   rpc_health_changed(s);
+  events_stop(s);
   for (Connection *c = s->connections; c; c = connection_next(c)) connection_drain(c);
   listeners_close(s);
 }
@@ -113,6 +118,7 @@ static void on_housekeeping(uv_timer_t *timer) {
     return;
   }
   listeners_resume(s);
+  tuner_housekeeping(s->tuner);
   connections_expire(s, s->config.idle_connection);
   if (s->nrequests) {
     s->idle_since_ms = now;
@@ -134,6 +140,17 @@ static void target_text(const Kiln__V1__TargetSpec *t, StrBuf *out) {
               t->warp, (unsigned long long)t->local_bytes, t->max_buffers, t->compiler);
 }
 
+static void publish_device(Server *s, DeviceStatus status) {
+  Kiln__V1__DeviceChanged m = KILN__V1__DEVICE_CHANGED__INIT;
+  Kiln__V1__Event event = KILN__V1__EVENT__INIT;
+  m.device = (char *)(uintptr_t)status.name;
+  m.available = status.available;
+  m.reason = (char *)(uintptr_t)(status.available ? "" : status.last_failure);
+  event.what_case = KILN__V1__EVENT__WHAT_DEVICE;
+  event.device = &m;
+  events_publish(s, &event);
+}
+
 /* A device came up or went down. */
 static void on_device_changed(void *ctx) {
   Server *s = ctx;
@@ -141,6 +158,7 @@ static void on_device_changed(void *ctx) {
   for (size_t i = 0; i < s->ndevices; i++) {
     const DeviceLane *l = s->devices[i];
     StrBuf text = {0};
+    publish_device(s, device_lane_status(l));
     if (!device_lane_status(l).available) continue;
     target_text(device_lane_target(l), &text);
     if (!text.failed)
@@ -208,6 +226,7 @@ static Status start_workers(Server *s) {
                           .memory_bytes = c->compile_memory,
                           .seconds = (uint32_t)c->compile_seconds};
   TRY(start_devices(s));
+  TRY(tuner_create(s, &s->tuner));
   return compile_pool_create(&pool, &s->pool);
 }
 

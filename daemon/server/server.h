@@ -23,6 +23,9 @@ typedef struct Listener Listener;
 typedef struct Request Request;
 typedef struct Compile Compile;
 typedef struct Build Build;
+typedef struct Tuner Tuner;
+typedef struct Tune Tune;
+typedef struct Subscriber Subscriber;
 
 typedef struct Server {
   uv_loop_t loop;
@@ -53,7 +56,9 @@ typedef struct Server {
   BufferTable buffers;
   Compile *compiles; /* in flight */
   Build *builds;     /* in flight */
-  uint64_t merged;   /* compiles that joined another one */
+  Tuner *tuner;
+  Subscriber *subscribers; /* to events */
+  uint64_t merged;         /* compiles that joined another one */
   /* life */
   uv_signal_t sigterm, sigint;
   uv_timer_t housekeeping;

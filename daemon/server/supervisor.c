@@ -203,6 +203,7 @@ static Status ask(Supervisor *s, Worker *w) {
   spawn.device = (char *)(uintptr_t)w->spec.device;
   spawn.memory_bytes = w->spec.memory_bytes;
   spawn.cpu_seconds = w->spec.cpu_seconds;
+  spawn.background = w->spec.background;
   env.id = w->id;
   env.body_case = KILN__V1__ENVELOPE__BODY_SPAWN;
   env.spawn = &spawn;

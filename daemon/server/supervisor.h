@@ -20,10 +20,11 @@ typedef struct WorkerHandler {
 } WorkerHandler;
 
 typedef struct WorkerSpec {
-  const char *role;   /* "compile", "device"; static */
+  const char *role;   /* "compile", "device", "timing"; static */
   const char *device; /* outlives the worker */
   uint64_t memory_bytes;
   uint32_t cpu_seconds;
+  bool background;   /* on processors that nothing else wants */
   uint64_t delay_ms; /* wait before starting */
   const WorkerHandler *handler;
   void *ctx;

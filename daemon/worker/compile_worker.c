@@ -15,7 +15,9 @@
 #include "compiler/ir/text.h"
 #include "daemon/channel/channel.h"
 #include "daemon/worker/convert.h"
+#include "daemon/worker/explain_worker.h"
 #include "daemon/worker/sandbox.h"
+#include "daemon/worker/search_worker.h"
 #include "proto/digest.h"
 
 /* A model on its way through the compiler. */
@@ -208,6 +210,20 @@ static Status kernel(CompileWorker *w, const Kiln__V1__Envelope *request) {
   return st;
 }
 
+static Status search(CompileWorker *w, const Kiln__V1__Envelope *request) {
+  Kiln__V1__SearchDone done = KILN__V1__SEARCH_DONE__INIT;
+  Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
+  Arena arena;
+  arena_init(&arena, 0);
+  Status st = search_worker_run(request->search, w->limits.memory_bytes, &arena, &done);
+  env.id = request->id;
+  env.body_case = KILN__V1__ENVELOPE__BODY_SEARCH_DONE;
+  env.search_done = &done;
+  if (!st) st = channel_send(&w->channel, &env, NULL, 0);
+  arena_deinit(&arena);
+  return st;
+}
+
 static Status inspect(CompileWorker *w, Message *m) {
   const Kiln__V1__InspectJob *job = m->env->inspect;
   StrBuf text = {0};
@@ -228,6 +244,20 @@ static Status inspect(CompileWorker *w, Message *m) {
   return st;
 }
 
+static Status explain(CompileWorker *w, const Kiln__V1__Envelope *request) {
+  Kiln__V1__ExplainDone done = KILN__V1__EXPLAIN_DONE__INIT;
+  Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
+  Arena arena;
+  arena_init(&arena, 0);
+  Status st = explain_worker_run(request->explain, w->limits.memory_bytes, &arena, &done);
+  env.id = request->id;
+  env.body_case = KILN__V1__ENVELOPE__BODY_EXPLAIN_DONE;
+  env.explain_done = &done;
+  if (!st) st = channel_send(&w->channel, &env, NULL, 0);
+  arena_deinit(&arena);
+  return st;
+}
+
 /* -- the loop -----------------------------------------------------------------------------------
  */
 
@@ -237,6 +267,8 @@ static Status dispatch(CompileWorker *w, Message *m) {
   case KILN__V1__ENVELOPE__BODY_PLAN: return plan(w, m->env->id);
   case KILN__V1__ENVELOPE__BODY_KERNEL: return kernel(w, m->env);
   case KILN__V1__ENVELOPE__BODY_INSPECT: return inspect(w, m);
+  case KILN__V1__ENVELOPE__BODY_SEARCH: return search(w, m->env);
+  case KILN__V1__ENVELOPE__BODY_EXPLAIN: return explain(w, m->env);
   case KILN__V1__ENVELOPE__BODY_DROP:
     if (w->held.id == m->env->id) held_drop(&w->held);
     return NULL;

@@ -97,6 +97,7 @@ Status convert_dims(Arena *arena, const Kiln__V1__CompileOptions *options, Front
   }
   out->dims = dims;
   out->ndims = n + nranges;
+  out->strict = options && options->strict;
   return NULL;
 }
 

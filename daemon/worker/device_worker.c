@@ -80,11 +80,22 @@ static Status buffer_read(DeviceWorker *w, const Message *m) {
   return channel_send(&w->channel, &env, &fd, 1);
 }
 
+static Status replace(DeviceWorker *w, const Message *m) {
+  Kiln__V1__ReplaceDone done = KILN__V1__REPLACE_DONE__INIT;
+  Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
+  TRY(executor_replace(w->executor, m->env->replace));
+  env.id = m->env->id;
+  env.body_case = KILN__V1__ENVELOPE__BODY_REPLACE_DONE;
+  env.replace_done = &done;
+  return channel_send(&w->channel, &env, NULL, 0);
+}
+
 static Status dispatch(DeviceWorker *w, Message *m) {
   switch (m->env->body_case) {
   case KILN__V1__ENVELOPE__BODY_HELLO: return hello(w, m);
   case KILN__V1__ENVELOPE__BODY_LOAD: return load(w, m);
   case KILN__V1__ENVELOPE__BODY_RUN: return run(w, m);
+  case KILN__V1__ENVELOPE__BODY_REPLACE: return replace(w, m);
   case KILN__V1__ENVELOPE__BODY_BUFFER_CREATE: return buffer_create(w, m);
   case KILN__V1__ENVELOPE__BODY_BUFFER_READ: return buffer_read(w, m);
   case KILN__V1__ENVELOPE__BODY_UNLOAD:

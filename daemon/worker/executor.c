@@ -93,6 +93,8 @@ void executor_release(Executor *x) {
   free(x->open);
   free(x->places);
   free(x->dims);
+  free(x->profile.ns);
+  free(x->profile.runs);
   free(x);
 }
 
@@ -106,37 +108,6 @@ Status loaded_ensure(Executor *x, Buffer **b, uint64_t bytes) {
 
 /* -- loading ------------------------------------------------------------------------------------
  */
-
-/* Up to three numbers; 1 where there are fewer. */
-static Status set_dims(const uint32_t *from, size_t n, uint32_t least, uint32_t *to) {
-  if (n > 3) return BROKEN("%zu dimensions of a launch", n);
-  for (size_t i = 0; i < 3; i++) {
-    to[i] = i < n ? from[i] : 1;
-    if (to[i] < least) return BROKEN("a workgroup of size 0");
-  }
-  return NULL;
-}
-
-static Status load_programs(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m) {
-  if (m->n_binaries != m->plan->n_kernels)
-    return BROKEN("%zu binaries for %zu kernels", m->n_binaries, m->plan->n_kernels);
-  l->programs = calloc(m->n_binaries + 1, sizeof *l->programs);
-  if (!l->programs) return FAIL(RESOURCE_EXHAUSTED, "programs");
-  for (; l->nprograms < m->n_binaries; l->nprograms++) {
-    const Kiln__V1__KernelBinary *b = m->binaries[l->nprograms];
-    if (!*b->entry || !b->threads || b->threads > THREADS_MAX)
-      return BROKEN("kernel '%s': %u threads", b->entry, b->threads);
-    ProgramSpec spec = {.image = {b->object.data, b->object.len},
-                        .entry = b->entry,
-                        .threads = b->threads,
-                        .scratch_bytes = b->scratch_bytes};
-    TRY(set_dims(b->grid, b->n_grid, 0, spec.grid));
-    TRY(set_dims(b->block, b->n_block, 1, spec.block));
-    Status st = device_program_load(x->dev, &spec, &l->programs[l->nprograms]);
-    if (st) return WRAP(st, "kernel '%s'", m->plan->kernels[l->nprograms]->name);
-  }
-  return NULL;
-}
 
 static void close_fd(int *fd) {
   if (*fd >= 0) close(*fd);
@@ -481,7 +452,11 @@ static void apply_temps(const Executor *x, Loaded *l) {
 /* What is kept, computed from the weights. */
 static Status load_kept(Executor *x, Loaded *l) {
   apply_temps(x, l);
-  return steps_once(x, l);
+  TRY(steps_once(x, l));
+  if (!l->nonce) return NULL;
+  device_memory_forget(l->model);
+  device_memory_forget(l->constants);
+  return NULL;
 }
 
 Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_fd, int const_fd) {
@@ -492,7 +467,7 @@ Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_f
     st = BROKEN("executable %llu", (unsigned long long)m->executable);
   if (!st) st = load_slots(l, m);
   if (!st) st = load_data(x, l, m, &model_fd, &const_fd);
-  if (!st) st = load_programs(x, l, m);
+  if (!st) st = programs_load(x, l, m);
   if (!st) st = load_known(x, l, m);
   if (!st && l->kept_bytes) st = device_buffer_alloc(x->dev, l->kept_bytes, -1, &l->kept);
   if (!st) st = plan_sizes_create(m, &l->sizes);
@@ -744,6 +719,26 @@ Status executor_watch(Executor *x, int board_fd) {
   return cancel_board_open(board_fd, &x->cancelled);
 }
 
+/* Room for the times of n calls, all zero. */
+static Status profile_begin(CallTimes *p, size_t n) {
+  if (p->cap < n) {
+    void *ns = realloc(p->ns, n * sizeof *p->ns);
+    if (ns) p->ns = ns;
+    void *runs = realloc(p->runs, n * sizeof *p->runs);
+    if (runs) p->runs = runs;
+    if (!ns || !runs) return FAIL(RESOURCE_EXHAUSTED, "times of %zu calls", n);
+    p->cap = n;
+  }
+  for (size_t i = 0; i < n; i++) p->ns[i] = 0, p->runs[i] = 0;
+  return NULL;
+}
+
+static void profile_end(const Executor *x, const Loaded *l, Kiln__V1__RunDone *out) {
+  out->call_ns = x->profile.ns;
+  out->call_runs = x->profile.runs;
+  out->n_call_ns = out->n_call_runs = l->nlaunches;
+}
+
 Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int slab_fd,
                     Kiln__V1__RunDone *out) {
   SharedMemory *slab;
@@ -754,15 +749,17 @@ Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int
   if (m->deadline_ns && clock_now_ns() > m->deadline_ns)
     return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run started");
   if (cancel_is_posted(x->cancelled, number)) return FAIL(CANCELLED, "before the run started");
+  x->profile.on = m->profile;
+  if (m->profile) TRY(profile_begin(&x->profile, l->nlaunches));
   TRY(steps_begin(x, l, m));
   Status st = bind(x, l, m, slab);
   if (!st) st = fill(x, l);
   if (!st) {
     apply(x, l);
-    int64_t start = clock_now_ns();
-    st = steps_run(x, l, m->deadline_ns, number);
-    out->device_ns = clock_now_ns() - start;
+    st = steps_run(x, l, m->deadline_ns, number, &out->device_ns);
+    x->profile.on = false;
   }
+  if (!st && m->profile) profile_end(x, l, out);
   if (!st) st = steps_end(x, l, m, out);
   if (!st) st = reply(x, l, m, out);
   if (st) drop_new_buffers(x, m);

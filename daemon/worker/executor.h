@@ -18,6 +18,8 @@ void executor_release(Executor *x); /* NULL allowed */
 
 /* Takes ownership of the descriptors; const_fd is -1 when there are no constants. */
 Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_fd, int const_fd);
+/* Other code for one kernel. On failure it keeps what it has. */
+Status executor_replace(Executor *x, const Kiln__V1__ReplaceKernel *m);
 void executor_unload(Executor *x, uint64_t executable);
 
 /* Runs posted on the board of this descriptor, which the executor owns from now on, end as soon as

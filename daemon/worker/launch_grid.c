@@ -54,7 +54,8 @@ static Status check_call(const LaunchGrids *g, const Kiln__V1__PlanCall *call) {
 }
 
 Status launch_grids_create(const Kiln__V1__LoadExecutable *m, LaunchGrids **out) {
-  bool any = false;
+  bool any =
+      m->plan->n_vars != 0; /* a kernel that comes later may have sizes that depend on them */
   *out = NULL;
   for (size_t k = 0; k < m->n_binaries; k++) any |= m->binaries[k]->n_grid_size != 0;
   if (!any) return NULL;
@@ -77,6 +78,23 @@ Status launch_grids_create(const Kiln__V1__LoadExecutable *m, LaunchGrids **out)
     return st;
   }
   *out = g;
+  return NULL;
+}
+
+Status launch_grids_replace(Loaded *l, uint32_t kernel, const Kiln__V1__KernelBinary *b) {
+  GridSize made = {.code = NULL};
+  LaunchGrids *g = l->grids;
+  if (!g) return b->n_grid_size ? BROKEN("a kernel with a grid that depends on nothing") : NULL;
+  Status st = b->n_grid_size ? copy_programs(b, &made) : NULL;
+  for (size_t i = 0; !st && made.code && i < l->nlaunches; i++)
+    for (size_t d = 0; !st && d < 3 && g->kernel[i] == kernel; d++)
+      st = size_program_check(&made.programs[d], l->launches[i].nvars);
+  if (st) {
+    free(made.code);
+    return st;
+  }
+  free(g->kernels[kernel].code);
+  g->kernels[kernel] = made;
   return NULL;
 }
 

@@ -85,6 +85,14 @@ typedef struct Loaded {
   SlotPlace *slot_at;   /* of the current run */
 } Loaded;
 
+/* What the calls of one run took; of a run that is not profiled ns is not looked at. */
+typedef struct CallTimes {
+  bool on;
+  int64_t *ns; /* by call */
+  uint32_t *runs;
+  size_t cap;
+} CallTimes;
+
 struct Executor {
   Device *dev;
   Map loaded, buffers, slabs; /* Loaded, Buffer, SharedMemory */
@@ -103,6 +111,7 @@ struct Executor {
   Kiln__V1__TensorDims **dims; /* of the last RunDone */
   size_t dims_cap;
   const CancelBoard *cancelled; /* NULL: nobody cancels */
+  CallTimes profile;
 };
 
 #define BROKEN(...) FAIL(INTERNAL, __VA_ARGS__)
@@ -127,6 +136,12 @@ void launch_grids_release(LaunchGrids *g); /* NULL allowed */
 /* Computes the grid of one launch from the values of its VARs. */
 Status launch_grids_set(LaunchGrids *g, Launch *launches, uint32_t call);
 
+/* The kernel's code is another. */
+Status launch_grids_replace(Loaded *l, uint32_t kernel, const Kiln__V1__KernelBinary *b);
+
+/* -- programs.c -- */
+Status programs_load(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m);
+
 /* -- steps.c -- */
 /* Sizes of a run, from its inputs' VARs. */
 Status steps_begin(Executor *x, Loaded *l, const Kiln__V1__RunJob *m);
@@ -134,6 +149,7 @@ Status steps_begin(Executor *x, Loaded *l, const Kiln__V1__RunJob *m);
 Status steps_once(Executor *x, Loaded *l);
 /* Runs the plan; the slots have their places. */
 /* deadline_ns: looked at before every iteration of a loop; 0 = none. */
-Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number);
+/* *ns: how long the device took. */
+Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number, int64_t *ns);
 /* What the run says about sizes: in slot_bytes and in out. */
 Status steps_end(Executor *x, Loaded *l, const Kiln__V1__RunJob *m, Kiln__V1__RunDone *out);

@@ -87,8 +87,22 @@ static Status machine_wait(Machine *m) {
   return m->submitted ? device_wait(m->x->dev, m->fence, -1) : NULL;
 }
 
+/* One call alone, with everything before it done. */
+static Status profile_call(Machine *m, uint32_t call) {
+  CallTimes *p = &m->x->profile;
+  TRY(machine_wait(m));
+  int64_t start = clock_now_ns();
+  m->from = call;
+  m->to = call + 1;
+  TRY(machine_wait(m));
+  p->ns[call] += clock_now_ns() - start;
+  p->runs[call]++;
+  return NULL;
+}
+
 static Status step_call(Machine *m, uint32_t call) {
   TRY(launch_grids_set(m->l->grids, m->l->launches, call));
+  if (m->x->profile.on) return profile_call(m, call);
   if (m->from != m->to && call != m->to) TRY(machine_flush(m));
   if (m->from == m->to) m->from = call;
   m->to = call + 1;
@@ -157,8 +171,9 @@ Status steps_once(Executor *x, Loaded *l) {
   return device_wait(x->dev, fence, -1);
 }
 
-Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number) {
+Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number, int64_t *ns) {
   Machine m = {.x = x, .l = l, .pc = l->nonce, .deadline_ns = deadline_ns, .number = number};
+  TRY(device_timer_start(x->dev));
   while (m.pc < l->nsteps) {
     const Step *s = &l->steps[m.pc++];
     switch (s->kind) {
@@ -171,7 +186,8 @@ Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number) {
     default: return BROKEN("step kind %d", (int)s->kind);
     }
   }
-  return machine_wait(&m);
+  TRY(machine_flush(&m));
+  return device_timer_stop(x->dev, m.fence, ns);
 }
 
 /* -- open outputs -------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 /* Times kernels built by hand on the CPU device: what the schedule and the code generator make of
  * them, without a model around. `bench_kernel [THREADS] [FILTER] [OPTS]`; with OPTS the matching
- * kernels are scheduled by that text instead of the heuristic, BENCH_ASM=file writes assembly, and
+ * kernels are scheduled by that text instead of the heuristic, BENCH_ASM=file writes assembly,
  * BENCH_PRINT=1 prints what is scheduled.
- * A FILTER "mm:M,N,K" or "mm:M,N,K,tb" is that matmul instead of the list. Every kernel is checked
- * against its unscheduled form first,
- * unless BENCH_UNCHECKED is set. Several OPTS are timed one after the other. */
+ * A FILTER "mm:M,N,K" or "mm:M,N,K,tb,int8" (or bf16; all optional) is that matmul instead of the
+ * list. Every kernel is checked against its unscheduled form first, unless BENCH_UNCHECKED is set.
+ * Several OPTS are timed one after the other. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -218,17 +218,24 @@ static const Mm mms[] = {
     {"mm_16_1000_512_tb", 16, 1000, 512, true},
 };
 static Mm asked = {"mm", 0, 0, 0, false};
+static DType asked_of = DT_F32;
 static ZooKernel make_mm(Job *job, int i) {
   const Mm *mm = i < 0 ? &asked : &mms[i];
+  if (i < 0 && asked_of == DT_I8)
+    return zoo_matmul_of(job, DT_U8, DT_I8, DT_I32, mm->m, mm->n, mm->k, mm->tb);
+  if (i < 0 && asked_of == DT_BF16)
+    return zoo_matmul_of(job, DT_BF16, DT_BF16, DT_F32, mm->m, mm->n, mm->k, mm->tb);
   return zoo_matmul(job, DT_F32, mm->m, mm->n, mm->k, mm->tb);
 }
 
 /* The matmul that a filter "mm:M,N,K" asks for. */
 static bool parse_mm(const char *filter) {
-  char tail[4] = "";
-  int n = sscanf(filter, "mm:%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%3s", &asked.m, &asked.n, &asked.k,
-                 tail);
-  asked.tb = !strcmp(tail, "tb");
+  char tail[16] = "";
+  int n = sscanf(filter, "mm:%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%15s", &asked.m, &asked.n,
+                 &asked.k, tail);
+  asked.tb = strstr(tail, "tb") != NULL;
+  if (strstr(tail, "int8")) asked_of = DT_I8;
+  if (strstr(tail, "bf16")) asked_of = DT_BF16;
   return n >= 3 && asked.m > 0 && asked.n > 0 && asked.k > 0;
 }
 

@@ -2,9 +2,11 @@
  * who tunes schedules wants to see.
  *
  *   bench_model MODEL.onnx [--dim NAME=N]... [--repeat N] [--kernels] [--turns] [--threads N]
+ *               [--try KERNEL OPTS]...
  *
  * Inputs are random. The table has, per call: time, share, GFLOP/s and GB/s from the plan's
- * estimates, the schedule. With --turns each line of the standard input is a number of runs, and is
+ * estimates, the schedule. With --try one kernel is timed under several schedules ("": the
+ * heuristic's). With --turns each line of the standard input is a number of runs, and is
  * answered by a line with the nanoseconds of each: a script takes turns with a peer. */
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,13 +17,16 @@
 #include "base/clock.h"
 #include "tests/model/local_target.h"
 
-enum { DIMS_MAX = 16 };
+enum { DIMS_MAX = 16, TRIES_MAX = 64 };
 
 typedef struct Bench {
   const char *path;
   DimBinding dims[DIMS_MAX];
   size_t ndims;
   int repeat;
+  size_t tried; /* kernel */
+  const char *tries[TRIES_MAX];
+  size_t ntries;
   bool kernels, turns;
   uint32_t threads;
   Job job;
@@ -64,7 +69,10 @@ static void parse_args(Bench *b, int argc, char **argv) {
       b->repeat = atoi(argv[++i]);
     else if (str_is(a, "--threads") && i + 1 < argc)
       b->threads = (uint32_t)atoi(argv[++i]);
-    else if (str_is(a, "--dim") && i + 1 < argc && b->ndims < DIMS_MAX) {
+    else if (str_is(a, "--try") && i + 2 < argc && b->ntries < TRIES_MAX) {
+      b->tried = (size_t)atoll(argv[++i]);
+      b->tries[b->ntries++] = argv[++i];
+    } else if (str_is(a, "--dim") && i + 1 < argc && b->ndims < DIMS_MAX) {
       char *eq = strchr(argv[++i], '=');
       if (!eq) die(FAIL(INVALID_ARGUMENT, "--dim wants NAME=N"));
       b->dims[b->ndims++] =
@@ -75,7 +83,7 @@ static void parse_args(Bench *b, int argc, char **argv) {
   if (!b->path)
     die(FAIL(INVALID_ARGUMENT,
              "usage: bench_model MODEL.onnx [--dim NAME=N] [--repeat N] [--threads N] [--kernels] "
-             "[--turns]"));
+             "[--turns] [--try KERNEL OPTS]..."));
 }
 
 static void make_target(Bench *b) {
@@ -83,25 +91,28 @@ static void make_target(Bench *b) {
   b->target = local_target(b->dev);
 }
 
+/* Kernel k under a schedule; NULL: that of the heuristic. */
+static void compile_one(Bench *b, size_t k, const char *opts) {
+  KernelObject o;
+  int64_t t = clock_now_ns();
+  const char *name = b->plan.kernels[k].name;
+  must(compile_kernel(&b->job, b->plan.kernels[k].sink, name, &b->target, opts, &o));
+  ProgramSpec spec = {.image = {(uint8_t *)o.object.ptr, o.object.len},
+                      .entry = o.entry,
+                      .threads = o.threads,
+                      .scratch_bytes = o.scratch_bytes};
+  must(device_program_load(b->dev, &spec, &b->programs[k]));
+  b->opts[k] = o.opts;
+  if (b->kernels)
+    printf("compile %-40s %6.1f ms %6zu B\n", name, (double)(clock_now_ns() - t) / 1e6,
+           o.object.len);
+  strbuf_deinit(&o.object);
+}
+
 static void compile_kernels(Bench *b) {
   b->programs = calloc(b->plan.nkernels + 1, sizeof *b->programs);
   b->opts = calloc(b->plan.nkernels + 1, sizeof *b->opts);
-  for (size_t i = 0; i < b->plan.nkernels; i++) {
-    KernelObject k;
-    int64_t t = clock_now_ns();
-    must(compile_kernel(&b->job, b->plan.kernels[i].sink, b->plan.kernels[i].name, &b->target, NULL,
-                        &k));
-    ProgramSpec spec = {.image = {(uint8_t *)k.object.ptr, k.object.len},
-                        .entry = k.entry,
-                        .threads = k.threads,
-                        .scratch_bytes = k.scratch_bytes};
-    must(device_program_load(b->dev, &spec, &b->programs[i]));
-    b->opts[i] = k.opts;
-    if (b->kernels)
-      printf("compile %-40s %6.1f ms %6zu B\n", b->plan.kernels[i].name,
-             (double)(clock_now_ns() - t) / 1e6, k.object.len);
-    strbuf_deinit(&k.object);
-  }
+  for (size_t i = 0; i < b->plan.nkernels; i++) compile_one(b, i, NULL);
 }
 
 static void fill_random(void *p, DType dtype, int64_t n) {
@@ -163,38 +174,80 @@ static int compare(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
+static int64_t median(int64_t *t, size_t n) {
+  qsort(t, n, sizeof *t, compare);
+  return t[n / 2];
+}
+
+/* The first call of the kernel under each of the schedules, in turns. */
+static void time_tries(Bench *b) {
+  Program *programs[TRIES_MAX];
+  const char *opts[TRIES_MAX];
+  size_t reps = (size_t)b->repeat;
+  const PlanCall *c = NULL;
+  int64_t *t = calloc(TRIES_MAX * reps + 1, sizeof *t);
+  for (size_t i = b->plan.ncalls; i-- > 0;)
+    if (b->plan.calls[i].kernel == b->tried) c = &b->plan.calls[i];
+  if (!c) die(FAIL(NOT_FOUND, "no call of kernel %zu", b->tried));
+  for (size_t k = 0; k < b->ntries; k++) {
+    compile_one(b, b->tried, *b->tries[k] ? b->tries[k] : NULL);
+    programs[k] = b->programs[b->tried], opts[k] = b->opts[b->tried];
+  }
+  for (size_t r = 0; r < reps; r++)
+    for (size_t k = 0; k < b->ntries; k++) {
+      b->programs[b->tried] = programs[k];
+      t[k * reps + r] = run_call(b, c);
+    }
+  const Kernel *kernel = &b->plan.kernels[b->tried];
+  for (size_t k = 0; k < b->ntries; k++) {
+    double ns = (double)median(t + k * reps, reps);
+    printf("%-30s %9.1f us, least %9.1f us, %7.1f GF/s  %s\n", kernel->name, ns / 1e3,
+           (double)t[k * reps] / 1e3, (double)kernel->flops / ns, opts[k]);
+  }
+  free(t);
+}
+
 static void time_calls(Bench *b) {
   size_t n = b->plan.ncalls, reps = (size_t)b->repeat;
-  for (size_t i = 0; i < b->plan.nonce; i++) run_call(b, &b->plan.calls[i]);
   int64_t *t = calloc(n * reps + 1, sizeof *t), *total = calloc(reps + 1, sizeof *total);
   for (size_t r = 0; r < reps; r++)
     for (size_t i = b->plan.nonce; i < n; i++)
       total[r] += t[i * reps + r] = run_call(b, &b->plan.calls[i]);
   qsort(total, reps, sizeof *total, compare);
-  double sum = (double)total[reps / 2];
-  for (size_t i = b->plan.nonce; i < n && b->kernels; i++) {
+  double sum = (double)total[reps / 2], least = 0;
+  for (size_t i = b->plan.nonce; i < n; i++) {
     const PlanCall *c = &b->plan.calls[i];
     const Kernel *k = &b->plan.kernels[c->kernel];
-    qsort(t + i * reps, reps, sizeof *t, compare);
-    double ns = (double)t[i * reps + reps / 2];
+    double ns = (double)median(t + i * reps, reps);
+    least += (double)t[i * reps];
+    if (!b->kernels) continue;
     printf("%4zu k%-3u %-36s %9.1f us %5.1f%% %7.1f GF/s %6.1f GB/s  %s\n", i, c->kernel, k->name,
            ns / 1e3, 100 * ns / sum, (double)k->flops / ns, (double)k->traffic_bytes / ns,
            b->opts[c->kernel]);
   }
-  printf("run: median %.3f ms, min %.3f ms (sum of kernels)\n", sum / 1e6, (double)total[0] / 1e6);
+  printf("run: median %.3f ms, min %.3f ms, the least of every call %.3f ms (sums of kernels)\n",
+         sum / 1e6, (double)total[0] / 1e6, least / 1e6);
   free(t);
   free(total);
 }
 
 static void take_turns(Bench *b) {
   char line[32];
+  for (size_t i = b->plan.nonce; i < b->plan.ncalls && b->kernels; i++) {
+    const PlanCall *c = &b->plan.calls[i];
+    printf("call %s %u %s\n", b->plan.kernels[c->kernel].name, c->nargs, b->opts[c->kernel]);
+  }
   printf("ready\n");
   fflush(stdout);
   while (fgets(line, sizeof line, stdin)) {
     for (int n = atoi(line); n > 0; n--) {
       int64_t ns = 0;
-      for (size_t i = 0; i < b->plan.ncalls; i++) ns += run_call(b, &b->plan.calls[i]);
-      printf("%lld ", (long long)ns);
+      for (size_t i = b->plan.nonce; i < b->plan.ncalls; i++) {
+        int64_t one = run_call(b, &b->plan.calls[i]);
+        ns += one;
+        if (b->kernels) printf("%lld ", (long long)one);
+      }
+      if (!b->kernels) printf("%lld ", (long long)ns);
     }
     printf("\n");
     fflush(stdout);
@@ -207,7 +260,7 @@ int main(int argc, char **argv) {
   job_init(&b.job, (size_t)4 << 30);
   Bytes model = map_file(b.path);
   make_target(&b);
-  FrontendOptions options = {MODEL_ONNX, b.dims, b.ndims};
+  FrontendOptions options = {.kind = MODEL_ONNX, .dims = b.dims, .ndims = b.ndims};
   size_t len = strlen(b.path);
   if (len > 7 && str_is(str_from(b.path + len - 7), ".kgraph")) options.kind = MODEL_KGRAPH;
   int64_t t0 = clock_now_ns();
@@ -224,7 +277,10 @@ int main(int argc, char **argv) {
          (double)b.plan.kept_bytes / 1e6, (double)b.job.arena.used / 1e6);
   if (getenv("PLAN_ONLY")) return 0;
   place_buffers(&b, model);
-  if (b.turns)
+  for (size_t i = 0; i < b.plan.nonce; i++) run_call(&b, &b.plan.calls[i]);
+  if (b.ntries)
+    time_tries(&b);
+  else if (b.turns)
     take_turns(&b);
   else
     time_calls(&b);

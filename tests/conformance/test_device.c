@@ -173,7 +173,7 @@ static Program *turn_program(Device *d, const uint32_t *block, int64_t groups) {
   UOp *at = uop_index(&job, 0), *ends[4], *index[4];
   for (int k = 0; k < 4; k++) {
     ends[k] = uop_index(&job, k < 3 ? block[k] : groups);
-    index[k] = uop_make(&job, OP_SPECIAL, DT_INDEX, arg_i(k < 3 ? 3 + k : 0), &ends[k], 1);
+    index[k] = op(OP_SPECIAL, DT_INDEX, 1, arg_i(k < 3 ? 3 + k : 0), &ends[k], 1);
   }
   for (int k = 3; k-- > 0;) {
     at = op(OP_MUL, DT_VOID, 1, arg_none(), (UOp *[]){at, ends[k]}, 2);
@@ -378,6 +378,40 @@ static void test_many_launches(void **state) {
     assert_int_equal(got[t], (t + 1) * N);
   }
   device_buffer_free(d, b);
+  device_program_free(d, p);
+}
+
+/* The same launches again and again, as a plan's are: with the same arguments, in other buffers,
+ * with other values, after their program was replaced. */
+static void test_again(void **state) {
+  Device *d = *state;
+  enum { T = 3, N = 4, ROUNDS = 12 };
+  Program *p = var_program(d, T);
+  Buffer *bufs[2];
+  for (int k = 0; k < 2; k++) check(device_buffer_alloc(d, N * T * 8, -1, &bufs[k]));
+  Launch launches[N];
+  LaunchArg args[N];
+  int64_t vars[N][2];
+  for (int round = 0; round < ROUNDS; round++) {
+    Buffer *to = bufs[round % 3 == 2];
+    if (round == 7) {
+      device_program_free(d, p);
+      p = var_program(d, T);
+    }
+    for (int i = 0; i < N; i++) {
+      args[i] = (LaunchArg){to, (uint64_t)i * T * 8};
+      vars[i][0] = i == 1 ? round : 100 + i;
+      vars[i][1] = round < 4 ? 1 : i;
+      launches[i] =
+          (Launch){.program = p, .args = &args[i], .nargs = 1, .nvars = 2, .vars = vars[i]};
+    }
+    launch(d, launches, round == 10 ? N - 1 : N);
+    int64_t got[N * T] = {0};
+    check(device_read(d, to, 0, got, sizeof got));
+    for (int i = 0; i < (round == 10 ? N - 1 : N) && computes(d); i++)
+      for (int t = 0; t < T; t++) assert_int_equal(got[i * T + t], vars[i][0] - vars[i][1]);
+  }
+  for (int k = 0; k < 2; k++) device_buffer_free(d, bufs[k]);
   device_program_free(d, p);
 }
 
@@ -671,9 +705,26 @@ static int open_check_opencl(void **state) {
   Device *d;
   return device_opencl_create(0, &d) || device_check_create(d, (Device **)state) ? -1 : 0;
 }
+static int open_cuda(void **state) { return device_cuda_create(0, (Device **)state) ? -1 : 0; }
+static int open_check_cuda(void **state) {
+  Device *d;
+  return device_cuda_create(0, &d) || device_check_create(d, (Device **)state) ? -1 : 0;
+}
 static int close_device(void **state) {
   device_destroy(*state);
   return 0;
+}
+
+static bool machine_has(const char *name) {
+  Device *d;
+  char text[300];
+  Status st = device_open(name, &d);
+  if (!st) device_destroy(d);
+  status_text(st, text, sizeof text);
+  if (st) printf("skipped: %s\n", text);
+  bool has = !st;
+  status_drop(st);
+  return has;
 }
 
 int main(void) {
@@ -682,9 +733,9 @@ int main(void) {
 #define SUITE(dev)                                                                                 \
   ON(dev, test_caps), ON(dev, test_buffers), ON(dev, test_copies), ON(dev, test_import),           \
       ON(dev, test_order), ON(dev, test_threads), ON(dev, test_many_launches),                     \
-      ON(dev, test_scratch), ON(dev, test_vars), ON(dev, test_offsets), ON(dev, test_workgroups),  \
-      ON(dev, test_bad_images), ON(dev, test_missing_entry), ON(dev, test_fences),                 \
-      ON(dev, test_reload)
+      ON(dev, test_scratch), ON(dev, test_again), ON(dev, test_vars), ON(dev, test_offsets),       \
+      ON(dev, test_workgroups), ON(dev, test_bad_images), ON(dev, test_missing_entry),             \
+      ON(dev, test_fences), ON(dev, test_reload)
   const struct CMUnitTest tests[] = {
       SUITE(null),
       SUITE(check_null),
@@ -701,20 +752,17 @@ int main(void) {
       SUITE(check_opencl),
       ON(check_opencl, test_check_arguments),
   };
+  const struct CMUnitTest on_cuda[] = {
+      SUITE(cuda),
+      SUITE(check_cuda),
+      ON(check_cuda, test_check_arguments),
+  };
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
-  Device *d;
   if (SANITIZED) {
-    printf("skipped: opencl:0: drivers are not built with sanitizers\n");
+    printf("skipped: drivers are not built with sanitizers\n");
     return failed;
   }
-  Status st = device_opencl_create(0, &d);
-  if (!st) {
-    device_destroy(d);
-    return failed + cmocka_run_group_tests(on_opencl, NULL, NULL);
-  }
-  char text[300];
-  status_text(st, text, sizeof text);
-  printf("skipped: opencl:0: %s\n", text);
-  status_drop(st);
+  if (machine_has("opencl:0")) failed += cmocka_run_group_tests(on_opencl, NULL, NULL);
+  if (machine_has("cuda:0")) failed += cmocka_run_group_tests(on_cuda, NULL, NULL);
   return failed;
 }

@@ -1,6 +1,8 @@
 """Schedule records: what a build does with good, illegal, foreign and damaged ones, and the calls that keep the cache up."""
+import json
 import resource
 import signal
+import subprocess
 import threading
 import time
 
@@ -8,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 import records
-from conftest import Graph, fails, kiln_pb2, slow_graph
+from conftest import BIN, Graph, fails, kiln_pb2, slow_graph
 
 C = grpc.StatusCode
 V = records.VERIFIED
@@ -309,3 +311,41 @@ def test_full_disk(start, tmp_path):
     assert d.stats().schedules == 0  # all or none
     check(d, d.compile(matmul()).executable)
     assert d.stub.CacheVerify(kiln_pb2.CacheVerifyRequest()).corrupt == 0
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+def cli(d, *args, code=0):
+    r = subprocess.run([str(BIN / "kiln"), "--server", f"unix:{d.socket}", "cache", *map(str, args)], capture_output=True, text=True)
+    assert r.returncode == code, (r.stdout, r.stderr)
+    return r.stdout if code == 0 else r.stdout + r.stderr
+
+
+def test_the_command(start, tmp_path):
+    cache, kernel, target = filled(start, tmp_path / "a", matmul())
+    records.insert(cache, kernel, target, OPTS, flags=V)
+    records.insert(cache, kernel, target, "bad", flags=V, blob=b"x")
+    a, b, file = start(folder=tmp_path / "a"), start(folder=tmp_path / "b"), tmp_path / "records.bin"
+    assert "2 schedule records" in cli(a, "stats")
+    assert "1 were damaged and are removed" in cli(a, "verify", code=65)
+    assert json.loads(cli(a, "verify", "--json")) == {"good": True, "entries": 2, "schedules": 1, "corrupt": 0, "newer": 0, "problems": ""}
+    assert "1 schedule records" in cli(a, "export", file)
+    assert json.loads(cli(a, "export", file, "--kernel", kernel.hex()[:12], "--json"))["records"] == 1
+    assert json.loads(cli(a, "export", tmp_path / "none", "--kernel", "0" * 64, "--json"))["records"] == 0
+    assert "1 schedule records, 1 new" in cli(b, "import", file)
+    assert json.loads(cli(b, "import", file, "--json")) == {"records": 1, "stored": 0}
+    assert "not verified imported by elsewhere" in cli(b, "why", kernel.hex())
+    assert json.loads(cli(a, "ls", "--json"))["entries"][0]["schedules"] in (0, 1)
+    data = file.read_bytes()
+    for harm, code, words in ((data[:100], 65, "byte 24"), (flipped(data, 99), 65, "does not match its hash"), (b"", 65, "byte 0")):
+        (tmp_path / "harm").write_bytes(harm)
+        assert words in cli(b, "import", tmp_path / "harm", code=code)
+    assert "No such file" in cli(b, "import", tmp_path / "nowhere", code=66)
+    assert "No such file" in cli(a, "export", tmp_path / "no" / "where", code=73)
+    assert "hex" in cli(a, "export", file, "--kernel", "xyz", code=65)
+    assert file.read_bytes() == data  # a failed export leaves what was there
+    assert "nothing is stored" in cli(a, "rm", "ffffffff", code=65)
+    assert "removed 1 entries and 1 schedule records" in cli(a, "rm", kernel.hex())
+    assert "removed 0 entries and 0" in cli(a, "prune", "--older", "1h")
+    assert json.loads(cli(a, "prune", "--bytes", "1", "--json"))["entries"] == 1
+    assert "removed 0 entries and 1 schedule records" in cli(b, "prune", "--target", target.hex()[:8])

@@ -3,6 +3,8 @@
 light(name)            the network graphs of the onnx package, as shipped: weights are ConstantOfShape nodes
 dense(name)            the same with random weights as initializers, so that nothing can be folded away
 bert_base(), gpt2()    transformer stacks with random weights, written with onnx.helper
+mobilenet_v2(), vit_b16(), gpt2_decode(), silero_vad()
+                       the architectures of these names with random weights; gpt2_decode is one step with a KV cache
 bert_dynamic()         a BERT with named batch and sequence dimensions and a mask, its shapes computed as exporters do
 magika()               the file-type model inside the magika package
 trained(name)          a trained model inside another package (TRAINED), with an input for it
@@ -128,6 +130,14 @@ class _Builder:
         inner = self.op("Mul", self.op("Add", x, self.op("Mul", cube, self.const(np.float32(0.044715)))), self.const(np.float32(0.7978845608)))
         return self.op("Mul", self.op("Mul", x, self.const(np.float32(0.5))), self.op("Add", self.op("Tanh", inner), self.const(np.float32(1))))
 
+    def conv(self, x: str, n_in: int, n_out: int, size: int = 1, stride: int = 1, group: int = 1) -> str:
+        """A convolution with the bias that a folded batch normalisation leaves, padded to keep the size."""
+        w = self.weight(n_out, n_in // group, size, size, scale=(2.0 / (n_in // group * size * size)) ** 0.5)
+        return self.op("Conv", x, w, self.weight(n_out), kernel_shape=[size, size], strides=[stride] * 2, pads=[size // 2] * 4, group=group)
+
+    def relu6(self, x: str) -> str:
+        return self.op("Clip", x, self.const(np.float32(0)), self.const(np.float32(6)))
+
     def model(self, inputs, out: str, shape) -> bytes:
         graph = helper.make_graph(self.nodes, "transformer", inputs, [helper.make_tensor_value_info(out, TensorProto.FLOAT, shape)], self.inits)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
@@ -169,6 +179,98 @@ def gpt2(layers: int = 12, width: int = 768, tokens: int = 128, vocab: int = 100
         x = b.op("Add", x, b.attention(b.norm(x, width), tokens, width, 12, mask))
         x = b.op("Add", x, b.linear(b.gelu_tanh(b.linear(b.norm(x, width), width, 4 * width)), 4 * width, width))
     return b.model([helper.make_tensor_value_info("ids", TensorProto.INT64, [1, tokens])], b.norm(x, width), [1, tokens, width])
+
+
+@functools.lru_cache(maxsize=None)
+def mobilenet_v2() -> bytes:
+    """MobileNetV2 1.0 at 224: inverted residuals with linear bottlenecks. x [1, 3, 224, 224] to [1, 1000]."""
+    b = _Builder(5)
+    x, width = b.relu6(b.conv("x", 3, 32, 3, 2)), 32
+    for expand, out, repeat, first in ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)):
+        for i in range(repeat):
+            stride, hidden = first if i == 0 else 1, width * expand
+            y = b.relu6(b.conv(x, width, hidden)) if expand > 1 else x
+            y = b.conv(b.relu6(b.conv(y, hidden, hidden, 3, stride, hidden)), hidden, out)
+            x = b.op("Add", x, y) if stride == 1 and width == out else y
+            width = out
+    x = b.op("GlobalAveragePool", b.relu6(b.conv(x, width, 1280)))
+    x = b.op("Gemm", b.op("Flatten", x), b.weight(1280, 1000), b.weight(1000))
+    return b.model([helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 224, 224])], x, [1, 1000])
+
+
+@functools.lru_cache(maxsize=None)
+def vit_b16(layers: int = 12, width: int = 768) -> bytes:
+    """A vision transformer of base size on patches of 16: x [1, 3, 224, 224] to [1, 1000]."""
+    b = _Builder(6)
+    patches = b.op("Conv", "x", b.weight(width, 3, 16, 16), b.weight(width), kernel_shape=[16, 16], strides=[16, 16])
+    tokens = b.op("Transpose", b.op("Reshape", patches, b.const(np.array([1, width, 196], np.int64))), perm=[0, 2, 1])
+    x = b.op("Add", b.op("Concat", b.weight(1, 1, width), tokens, axis=1), b.weight(1, 197, width))
+    for _ in range(layers):
+        x = b.op("Add", x, b.attention(b.norm(x, width), 197, width, 12, None))
+        x = b.op("Add", x, b.linear(b.gelu_erf(b.linear(b.norm(x, width), width, 4 * width)), 4 * width, width))
+    x = b.op("Gather", b.norm(x, width), b.const(np.int64(0)), axis=1)
+    return b.model([helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 224, 224])], b.linear(x, width, 1000), [1, 1000])
+
+
+@functools.lru_cache(maxsize=None)
+def gpt2_decode(layers: int = 12, width: int = 768, past: int = 256, vocab: int = 1000) -> bytes:
+    """One step of GPT-2-small with a KV cache, as exporters write it: id i64 [1, 1], k0, v0, ... f32 [1, 12, past, 64], to the logits and the
+    caches with one entry more."""
+    b, heads = _Builder(7), 12
+    shape = [1, heads, past, width // heads]
+    words = b.weight(vocab, width)
+    x = b.op("Add", b.op("Gather", words, "id"), b.weight(1, 1, width))
+    inputs, outputs = [helper.make_tensor_value_info("id", TensorProto.INT64, [1, 1])], []
+    for i in range(layers):
+        h = b.norm(x, width)
+        q, k, v = (b.heads(b.linear(h, width, width), 1, heads, width, [0, 2, 1, 3]) for _ in range(3))
+        grown = []
+        for name, new in ((f"k{i}", k), (f"v{i}", v)):
+            inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+            grown.append(b.op("Concat", name, new, axis=2))
+            outputs.append(helper.make_tensor_value_info(grown[-1], TensorProto.FLOAT, [1, heads, past + 1, width // heads]))
+        scores = b.op("Mul", b.op("MatMul", q, b.op("Transpose", grown[0], perm=[0, 1, 3, 2])), b.const(np.float32((width // heads) ** -0.5)))
+        y = b.op("Transpose", b.op("MatMul", b.op("Softmax", scores, axis=-1), grown[1]), perm=[0, 2, 1, 3])
+        x = b.op("Add", x, b.linear(b.op("Reshape", y, b.const(np.array([1, 1, width], np.int64))), width, width))
+        x = b.op("Add", x, b.linear(b.gelu_tanh(b.linear(b.norm(x, width), width, 4 * width)), 4 * width, width))
+    logits = b.op("MatMul", b.norm(x, width), b.op("Transpose", words, perm=[1, 0]))
+    outputs.insert(0, helper.make_tensor_value_info(logits, TensorProto.FLOAT, [1, 1, vocab]))
+    graph = helper.make_graph(b.nodes, "decode", inputs, outputs, b.inits)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def gpt2_decode_inputs(layers: int = 12, past: int = 256) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(8)
+    caches = {f"{kv}{i}": rng.standard_normal((1, 12, past, 64)).astype(np.float32) for i in range(layers) for kv in "kv"}
+    return {"id": np.array([[17]], np.int64), **caches}
+
+
+@functools.lru_cache(maxsize=None)
+def silero_vad() -> bytes:
+    """A voice detector of silero-vad's architecture, 16 kHz: a Fourier transform as a convolution, four convolutions, an LSTM cell, one output.
+    x f32 [1, 576], h and c [1, 1, 128], to the probability and the state."""
+    b = _Builder(9)
+    ints = lambda *v: b.const(np.array(v, np.int64))
+    n = np.arange(256)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * n / 256)
+    basis = [f(2 * np.pi * k * n / 256) * window for f in (np.cos, np.sin) for k in range(129)]
+    x = b.op("Unsqueeze", b.op("Pad", "x", ints(0, 0, 0, 64), mode="reflect"), ints(1))
+    x = b.op("Conv", x, b.const(np.array(basis, np.float32)[:, None]), kernel_shape=[256], strides=[128])
+    re, im = (b.op("Slice", x, ints(at), ints(at + 129), ints(1)) for at in (0, 129))
+    x = b.op("Sqrt", b.op("Add", b.op("Mul", re, re), b.op("Mul", im, im)))
+    for n_in, n_out, stride in ((129, 128, 1), (128, 64, 2), (64, 64, 2), (64, 128, 1)):
+        w = b.weight(n_out, n_in, 3, scale=(2 / (3 * n_in)) ** 0.5)
+        x = b.op("Relu", b.op("Conv", x, w, b.weight(n_out), kernel_shape=[3], strides=[stride], pads=[1, 1]))
+    x = b.op("Transpose", x, perm=[2, 0, 1])
+    w, r, bias = b.weight(1, 512, 128, scale=0.08), b.weight(1, 512, 128, scale=0.08), b.weight(1, 1024)
+    b.nodes.append(helper.make_node("LSTM", [x, w, r, bias, "", "h", "c"], ["y", "hn", "cn"], hidden_size=128))
+    y = b.op("Relu", b.op("Reshape", "hn", ints(1, 128)))
+    p = b.op("Sigmoid", b.op("Gemm", y, b.weight(128, 1, scale=0.1), b.weight(1)))
+    value = helper.make_tensor_value_info
+    state = [[1, 1, 128]] * 2
+    graph = helper.make_graph(b.nodes, "vad", [value("x", TensorProto.FLOAT, [1, 576]), *(value(n, TensorProto.FLOAT, s) for n, s in zip("hc", state))],
+                              [value(p, TensorProto.FLOAT, [1, 1]), *(value(n, TensorProto.FLOAT, s) for n, s in zip(("hn", "cn"), state))], b.inits)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
 class _Exported(_Builder):

@@ -335,3 +335,46 @@ def test_argmax_and_softmax_of_16_bit_floats_with_nan(client, dtype):
     got = onnx_run(client, "ArgMax", [x], out_type=TensorProto.INT64, axis=1, keepdims=0)
     np.testing.assert_array_equal(got, [1, 0, 1])
     assert np.isnan(onnx_run(client, "Softmax", [x], axis=1)[:2].astype(np.float32)).all()
+
+
+# -- Winograd -------------------------------------------------------------------------------------
+
+def conv_3x3(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """In f64, with a border of zeros."""
+    n, _, h, width = x.shape
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    y = np.zeros((n, w.shape[0], h, width))
+    for i in range(3):
+        for k in range(3):
+            y += np.einsum("nchw,fc->nfhw", padded[:, :, i:i + h, k:k + width], w[:, :, i, k].astype(np.float64))
+    return y
+
+
+def conv_model(c: int, edge: int, w: np.ndarray) -> bytes:
+    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph([node], "g", [info("x", 1, [1, c, edge, edge])], [info("y", 1, [1, w.shape[0], edge, edge])],
+                                   [onnx.numpy_helper.from_array(w, "w")])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]).SerializeToString()
+
+
+@pytest.mark.parametrize("edge, tile, budget", [(28, 4, 5e-5), (14, 2, 5e-6)])
+def test_winograd_and_strict(client, edge, tile, budget):
+    """Errors are within what docs/numerics.md says; a NaN reaches its windows, or the tiles whose windows hold it, and no further."""
+    rng = np.random.default_rng(0)
+    c = 128
+    x, w = rng.standard_normal((1, c, edge, edge), np.float32), rng.standard_normal((c, c, 3, 3), np.float32)
+    model, want = conv_model(c, edge, w), conv_3x3(x, w)
+    fast, strict = client.compile(model), client.compile(model, kiln.Options(strict=True))
+    assert fast.report()["graph_hash"] != strict.report()["graph_hash"]
+    scale = np.abs(want).max()
+    assert np.abs(strict.run({"x": x})["y"] - want).max() < 5e-6 * scale
+    assert np.abs(fast.run({"x": x})["y"] - want).max() < budget * scale
+    x[0, 3, 6, 7] = np.nan
+    window, tiles = np.zeros((edge, edge), bool), np.zeros((edge, edge), bool)
+    window[5:8, 6:9] = True
+    for i, k in np.argwhere(window):
+        tiles[i // tile * tile:(i // tile + 1) * tile, k // tile * tile:(k // tile + 1) * tile] = True
+    np.testing.assert_array_equal(np.isnan(strict.run({"x": x})["y"]), np.broadcast_to(window, want.shape))
+    nans = np.isnan(fast.run({"x": x})["y"])
+    assert nans[..., window].all() and not nans[..., ~tiles].any()

@@ -85,6 +85,19 @@ static UOp *windowed(Gen *g, UOp *x) {
   return moved(g, OP_WINDOW, x, (int64_t[]){axis, 2, 1, 2}, 4);
 }
 
+static bool sums(Gen *g, UOp *x) {
+  UOpList list = uop_toposort(g->job, x);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_REDUCE) return true;
+  return false;
+}
+
+/* Does the op tell -0 from 0, or one NaN from another, where the rules need not keep them? */
+static bool tells_apart(Gen *g, Op op, UOp *x) {
+  if (op == OP_BITCAST) return x->dtype == DT_F32 && x->op != OP_PARAM;
+  return (op == OP_RECIP || op == OP_FDIV || op == OP_POW) && sums(g, x);
+}
+
 /* Any elementwise op that takes x, mostly with splats beside it. */
 static UOp *elementwise(Gen *g, UOp *x) {
   Job *job = g->job;
@@ -100,6 +113,7 @@ static UOp *elementwise(Gen *g, UOp *x) {
     UOp *src[2] = {x, gen_random(g, 3) ? splat(g, x, d) : x};
     if (!gen_random(g, 3)) src[0] = src[1], src[1] = x;
     if (!(op_info[op].flags & OPF_ALU) || op_info[op].nsrc > 2 || op == OP_CAST) continue;
+    if (tells_apart(g, op, x)) continue;
     size_t n = (size_t)op_info[op].nsrc;
     if (!uop_check(job, op, to, 0, arg_none(), src, n))
       return uop_make(job, op, to, arg_none(), src, n);

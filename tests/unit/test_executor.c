@@ -321,6 +321,49 @@ static void test_once(void **state) {
   }
 }
 
+/* z of a run: what the last kernel adds tells which code it has. */
+static void check_z_adds(Fixture *f, float add) {
+  Job j;
+  Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+  make_job(&j, 1, 2);
+  assert_null(executor_run(f->x, 1, &j.run, -1, &done));
+  check_y((float *)done.outputs[0].data, 2);
+  const float *z = (float *)done.outputs[1].data;
+  for (int i = 0; i < N; i++) assert_float_equal(z[i], (2 + 0.5f + 1) + add, 1e-6);
+}
+
+static StatusCode replace(Fixture *f, uint64_t executable, uint32_t kernel, const char *entry,
+                          uint32_t threads) {
+  Kiln__V1__ReplaceKernel m = KILN__V1__REPLACE_KERNEL__INIT;
+  Kiln__V1__KernelBinary b = KILN__V1__KERNEL_BINARY__INIT;
+  b.entry = (char *)(uintptr_t)entry;
+  b.threads = threads;
+  m.executable = executable;
+  m.kernel = kernel;
+  m.binary = entry ? &b : NULL;
+  Status st = executor_replace(f->x, &m);
+  StatusCode code = status_code(st);
+  status_drop(st);
+  return code;
+}
+
+static void test_replace(void **state) {
+  Fixture *f = *state;
+  assert_null(load_model(f->x, f->m));
+  check_z_adds(f, 100);
+  assert_int_equal(replace(f, 1, 2, "200", 1), ST_OK);
+  assert_int_equal(live_programs, 3);
+  check_z_adds(f, 200);
+  /* what cannot be taken leaves the code as it is */
+  assert_int_equal(replace(f, 1, 2, "broken", 1), ST_INTERNAL);
+  assert_int_equal(replace(f, 1, 2, "300", 0), ST_INTERNAL);
+  assert_int_equal(replace(f, 1, 2, NULL, 1), ST_INTERNAL);
+  assert_int_equal(replace(f, 1, 3, "300", 1), ST_INTERNAL);
+  assert_int_equal(replace(f, 2, 2, "300", 1), ST_INTERNAL);
+  assert_int_equal(live_programs, 3);
+  check_z_adds(f, 200);
+}
+
 static void once_later(Model *m) { m->calls[0].once = 0, m->calls[1].once = 1; }
 static void once_reads_input(Model *m) { m->args[0][1] = X; }
 static void once_writes_output(Model *m) { m->args[0][0] = Y; }
@@ -726,11 +769,12 @@ static void test_bound_outside(void **state) {
 #define WITH(memory, test_)                                                                        \
   { #test_ " with memory " #memory, test_, setup_##memory, teardown, NULL }
 #define ALL(memory)                                                                                \
-  WITH(memory, test_inline), WITH(memory, test_once), WITH(memory, test_wrong_once),               \
-      WITH(memory, test_some_outputs), WITH(memory, test_slab), WITH(memory, test_buffers),        \
-      WITH(memory, test_two_executables), WITH(memory, test_wrong_loads),                          \
-      WITH(memory, test_wrong_runs), WITH(memory, test_slab_bounds), WITH(memory, test_open),      \
-      WITH(memory, test_open_buffers), WITH(memory, test_bound_outside)
+  WITH(memory, test_inline), WITH(memory, test_replace), WITH(memory, test_once),                  \
+      WITH(memory, test_wrong_once), WITH(memory, test_some_outputs), WITH(memory, test_slab),     \
+      WITH(memory, test_buffers), WITH(memory, test_two_executables),                              \
+      WITH(memory, test_wrong_loads), WITH(memory, test_wrong_runs),                               \
+      WITH(memory, test_slab_bounds), WITH(memory, test_open), WITH(memory, test_open_buffers),    \
+      WITH(memory, test_bound_outside)
 
 int main(void) {
   const struct CMUnitTest tests[] = {ALL(shared), ALL(apart)};

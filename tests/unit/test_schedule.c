@@ -36,6 +36,7 @@ static const Target cpu = {.kind = "cpu",
                            .vector_bytes = 64,
                            .vector_registers = 32,
                            .threads = 2,
+                           .features = "+avx512vnni,+avx512bf16",
                            .l1_bytes = 48 << 10,
                            .l2_bytes = 2 << 20};
 static Target target;
@@ -65,7 +66,11 @@ static int64_t elements(const Run *r, const UOp *p) {
 static void fill(const Run *r, const UOp *p, void *data) {
   int64_t n = elements(r, p);
   for (int64_t i = 0; i < n; i++) {
-    if (p->dtype == DT_F32)
+    if (dtype_info[p->dtype].bytes == 1)
+      ((uint8_t *)data)[i] = (uint8_t)random_below(256);
+    else if (p->dtype == DT_BF16)
+      ((uint16_t *)data)[i] = (uint16_t)(0x3f80 | random_below(2) << 15 | random_below(128));
+    else if (p->dtype == DT_F32)
       ((float *)data)[i] = (float)random_below(2001) / 1000.f - 1.f;
     else
       ((int32_t *)data)[i] = (int32_t)random_below(40);
@@ -243,7 +248,7 @@ static const ZooConv convs[] = {
      .depthwise = true},
 };
 
-enum { NKERNELS = 25 };
+enum { NKERNELS = 29 };
 static ZooKernel kernel(Job *job, int i) {
   switch (i) {
   case 0: return zoo_matmul(job, DT_F32, 12, 40, 24, false);
@@ -263,8 +268,12 @@ static ZooKernel kernel(Job *job, int i) {
   case 14: return zoo_matmul(job, DT_F32, 1, 30, 64, true);
   case 15: return zoo_elementwise(job, 1);
   case 22: return zoo_prologue(job, 20, 40, 12);
-  case 23: return zoo_attention(job, 20, 24, 6, 10, false);
-  case 24: return zoo_attention(job, 19, 23, 5, 8, true);
+  case 23: return zoo_matmul_of(job, DT_U8, DT_I8, DT_I32, 9, 40, 24, false);
+  case 24: return zoo_matmul_of(job, DT_U8, DT_I8, DT_I32, 5, 32, 64, true);
+  case 25: return zoo_matmul_of(job, DT_BF16, DT_BF16, DT_F32, 6, 33, 24, false);
+  case 26: return zoo_matmul_of(job, DT_U8, DT_I8, DT_I32, 7, 50, 21, false);
+  case 27: return zoo_attention(job, 20, 24, 6, 10, false);
+  case 28: return zoo_attention(job, 19, 23, 5, 8, true);
   default: return zoo_conv(job, convs[i - 16]);
   }
 }
@@ -327,18 +336,18 @@ static const Case cases[] = {
     {17, "MERGE(0,1) MERGE(0,2) MERGE(0,3) VECTOR(0,8) UNROLL(5,3)"},
     {16, "MERGE(3,4) MERGE(3,5) UNROLL(3,9) VECTOR(2,8)"},
     {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,3)"},
-    {23, "KEEP(0,0)"},
-    {23, "KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
-    {23, "VECTOR(0,16) UPCAST(1,5) UNROLL(2,4) UNROLL(4,2) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
-    {23, "REPAIR(2,8)"},
-    {23, "REPAIR(6,1) UPCAST(0,3)"},
-    {23, "REPAIR(4,6) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
-    {23, "VECTOR(0,8) UPCAST(0,2) UPCAST(1,5) UNROLL(2,4) UNROLL(4,8) REPAIR(2,8) KEEP(0,0) "
+    {27, "KEEP(0,0)"},
+    {27, "KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
+    {27, "VECTOR(0,16) UPCAST(1,5) UNROLL(2,4) UNROLL(4,2) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
+    {27, "REPAIR(2,8)"},
+    {27, "REPAIR(6,1) UPCAST(0,3)"},
+    {27, "REPAIR(4,6) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
+    {27, "VECTOR(0,8) UPCAST(0,2) UPCAST(1,5) UNROLL(2,4) UNROLL(4,8) REPAIR(2,8) KEEP(0,0) "
          "KEEP(0,1) KEEP(0,2) THREAD(0,2)"},
-    {23, "VECTOR(2,8) VECTOR(4,4) VECTOR(1,2) REPAIR(2,8) KEEP(0,0) KEEP(0,1)"},
-    {23, "VECTOR(6,8) UNROLL(2,3) UPCAST(1,2) REPAIR(2,24) KEEP(0,1)"},
-    {24, "PADTO(2,8) PADTO(4,8) PADTO(6,8) REPAIR(2,8)"},
-    {24, "PADTO(2,6) PADTO(4,6) PADTO(6,6) VECTOR(0,16) UNROLL(2,2) UNROLL(4,3) UPCAST(1,8) "
+    {27, "VECTOR(2,8) VECTOR(4,4) VECTOR(1,2) REPAIR(2,8) KEEP(0,0) KEEP(0,1)"},
+    {27, "VECTOR(6,8) UNROLL(2,3) UPCAST(1,2) REPAIR(2,24) KEEP(0,1)"},
+    {28, "PADTO(2,8) PADTO(4,8) PADTO(6,8) REPAIR(2,8)"},
+    {28, "PADTO(2,6) PADTO(4,6) PADTO(6,6) VECTOR(0,16) UNROLL(2,2) UNROLL(4,3) UPCAST(1,8) "
          "REPAIR(2,6) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
     {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,1) STAGE(1,3)"},
     {22, "UPCAST(0,4) STAGE(-1,3) STAGE(0,0)"},
@@ -355,6 +364,25 @@ static const Case cases[] = {
     {17, "CARRY(4,2) VECTOR(3,4) STAGE(4,0)"},
     {20, "VECTOR(1,16) UPCAST(0,3)"},
     {21, "VECTOR(2,16) UPCAST(1,4) UNROLL(3,3) UNROLL(4,3)"},
+};
+
+/* Matrix instructions of a CPU. */
+enum { U8I8 = MX_U8I8_N16K4, BF16 = MX_BF16_N16K2 };
+static const struct {
+  int kernel, row;
+  int axis, n, k;
+  const char *before, *after;
+} tc_cases[] = {
+    {23, U8I8, 0, 1, 2, "", ""},
+    {23, U8I8, 0, 1, 2, "", " UPCAST(1,2) UPCAST(0,4) ORDER(0,1) STAGE(1,1)"},
+    {23, U8I8, 1, 1, 2, "", " UPCAST(0,3) UNROLL(2,2) STAGE(-1,1) STAGE(0,0) THREAD(0,2)"},
+    {23, U8I8, 0, 1, 2, "SPLIT(2,8) ", " UPCAST(0,2) CARRY(3,0) STAGE(3,1)"},
+    {24, U8I8, 0, 1, 2, "", " UPCAST(0,5) ORDER(0,1) STAGE(1,1)"},
+    {24, U8I8, 0, 1, 2, "SPLIT(2,16) ", " UPCAST(1,2) ORDER(0,1) CARRY(3,0) STAGE(1,1)"},
+    {25, BF16, 0, 1, 2, "", " UPCAST(1,2) UPCAST(0,3) ORDER(0,1) STAGE(1,1)"},
+    {25, BF16, 0, 1, 2, "", " UNROLL(2,3) STAGE(-1,1)"},
+    {26, U8I8, 0, 1, 2, "PADTO(2,4) ", " UPCAST(0,3) ORDER(0,1) STAGE(1,1)"},
+    {26, U8I8, 0, 1, 2, "PADTO(2,4) ", " UPCAST(1,2) STAGE(-1,1) STAGE(-1,0)"},
 };
 
 static const Case gpu_cases[] = {
@@ -391,6 +419,16 @@ static const Case gpu_cases[] = {
     {17, "MERGE(2,3) LOCAL(2,16) GROUP(5,3)"},
     {21, "LOCAL(2,20) GROUP(4,3)"},
     {22, "LOCAL(1,16) GROUP(2,12)"},
+    {3, "PADTO(0,112) VECTOR(0,4) LOCAL(0,7) SPREAD(0,2)"},
+    {3, "LOCAL(0,5) SPREAD(0,4)"},
+    {4, "LOCAL(0,4) SPREAD(0,5) LOCAL(1,3) SPREAD(1,11)"},
+    /* a row in registers between its reductions and what is made of it */
+    {5, "PADTO(2,64) GROUP(2,16) SPREAD(2,4) PADTO(1,64) LOCAL(1,16) SPREAD(1,4)"},
+    {6, "VECTOR(2,4) GROUP(2,4) SPREAD(2,2) VECTOR(1,4) LOCAL(1,4) SPREAD(1,2)"},
+    {7, "PADTO(2,48) VECTOR(2,4) GROUP(2,4) SPREAD(2,3) PADTO(3,48) VECTOR(3,4) GROUP(3,4) "
+        "SPREAD(3,3) PADTO(1,48) VECTOR(1,4) LOCAL(1,4) SPREAD(1,3)"},
+    {9, "UNROLL(1,5) GROUPTOP(1,7) SPREAD(1,2)"},
+    {10, "LOCAL(1,5) SPREAD(1,4) GROUP(0,5) SPREAD(0,2)"},
     {0, "LOCAL(1,8) LOCAL(0,4) STAGE(-1,0)"},
     {0, "LOCAL(1,8) LOCAL(0,4) UNROLL(2,4) STAGE(2,0) STAGE(2,1)"},
     {0, "UPCAST(1,4) UPCAST(0,3) LOCAL(1,10) LOCAL(0,4) UNROLL(2,8) STAGE(2,0) STAGE(2,1)"},
@@ -420,6 +458,37 @@ static void chosen_schedules(void **state) {
     random_state = i;
     run_case(&cases[i]);
   }
+}
+
+static void run_tc_cases(const Target *t) {
+  for (size_t i = 0; i < sizeof tc_cases / sizeof *tc_cases; i++) {
+    char text[200];
+    if (!matrix_on(matrix_info(tc_cases[i].row), t)) continue;
+    int64_t arg = opt_tc_arg(tc_cases[i].row, (uint32_t)tc_cases[i].n, (uint32_t)tc_cases[i].k);
+    snprintf(text, sizeof text, "%sTC(%d,%lld)%s", tc_cases[i].before, tc_cases[i].axis,
+             (long long)arg, tc_cases[i].after);
+    random_state = i;
+    run_case(&(Case){tc_cases[i].kernel, text});
+  }
+}
+
+static void matrix_schedules(void **state) {
+  (void)state;
+  run_tc_cases(&target);
+}
+
+/* As machine code for this processor. */
+static void chosen_as_code(void **state) {
+  (void)state;
+  assert_null(device_cpu_create(2, &device));
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    random_state = i;
+    run_case(&cases[i]);
+  }
+  Target host = local_target(device);
+  run_tc_cases(&host);
+  device_destroy(device);
+  device = NULL;
 }
 
 static void chosen_on_gpu(void **state) {
@@ -500,6 +569,8 @@ static OptList random_opts(Job *job, UOp *sink) {
     OptKind kind = (OptKind)random_below(OPT__COUNT);
     int axis = (int)random_below(naxes + 1) - 1;
     int64_t arg = sizes[random_below(8)];
+    if (kind == OPT_TC)
+      arg = opt_tc_arg(random_below(MX__COUNT), random_below(naxes), random_below(naxes));
     if (kind == OPT_STAGE) arg = random_below(k->noperands + 1);
     if (kind == OPT_REPAIR && random_below(2)) arg = 1 + random_below(30);
     if (kind == OPT_KEEP) arg = random_below(k->nkept + 1);
@@ -530,7 +601,7 @@ static void odd_rows(void **state) {
   for (int round = 0; round < 54; round++) {
     Job job;
     job_init(&job, 0);
-    Run r = {.k = kernel(&job, 23 + round % 2)};
+    Run r = {.k = kernel(&job, 27 + round % 2)};
     InterpBuffer args[4];
     must(&r, opts_parse(&job, str_from(lists[round / 2 % 3]), &r.opts));
     must(&r, job_run(&job, compile, &r));
@@ -768,6 +839,9 @@ static void illegal_on_gpu(void **state) {
       {0, "UPCAST(1,8) LOCAL(1,8)", "iterations for 8"},
       {0, "GROUP(2,16)", "PADTO"},
       {0, "UNROLL(2,4) GROUP(2,4)", "no multiple of 4"},
+      {0, "SPREAD(1,2) LOCAL(1,4)", "must share the axis first"},
+      {0, "LOCAL(1,4) SPREAD(1,7)", "that do 7 each"},
+      {0, "LOCAL(1,4) SPREAD(1,2) SPREAD(1,2)", "already"},
       {0, "NOLOCALS(0,0) LOCAL(0,2)", "NOLOCALS"},
       {0, "LOCAL(0,2) NOLOCALS(0,0)", "already"},
       {0, "NOLOCALS(1,0)", "no axis"},
@@ -781,12 +855,12 @@ static void illegal_on_gpu(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      ON(cpu, text_round_trip),     ON(cpu, illegal_opts),     ON(cpu, chosen_schedules),
-      ON(cpu, heuristic_schedules), ON(cpu, random_schedules), ON(cpu, odd_rows),
-      ON(gpu, illegal_on_gpu),      ON(gpu, chosen_on_gpu),    ON(gpu, chosen_on_opencl),
-      ON(gpu, heuristic_on_gpu),    ON(gpu, random_schedules), ON(cpu, symbolic_chosen),
-      ON(cpu, symbolic_heuristic),  ON(cpu, symbolic_random),  ON(gpu, symbolic_heuristic),
-      ON(gpu, symbolic_random),
+      ON(cpu, text_round_trip),     ON(cpu, illegal_opts),       ON(cpu, chosen_schedules),
+      ON(cpu, heuristic_schedules), ON(cpu, random_schedules),   ON(gpu, illegal_on_gpu),
+      ON(gpu, chosen_on_gpu),       ON(gpu, chosen_on_opencl),   ON(gpu, heuristic_on_gpu),
+      ON(gpu, random_schedules),    ON(cpu, symbolic_chosen),    ON(cpu, matrix_schedules),
+      ON(cpu, chosen_as_code),      ON(cpu, symbolic_heuristic), ON(cpu, symbolic_random),
+      ON(gpu, symbolic_heuristic),  ON(gpu, symbolic_random),    ON(cpu, odd_rows),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

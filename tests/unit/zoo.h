@@ -76,6 +76,23 @@ static inline ZooKernel zoo_matmul(Job *job, DType d, int64_t M, int64_t N, int6
   return zoo_done(&z, "matmul", zoo_add(&z, zoo_mul(&z, m, N), n), v);
 }
 
+/* C[m,n] = sum_k A[m,k] B[k,n] + bias[n] of numbers of d and e, summed in sum; tb: B is [n,k]. */
+static inline ZooKernel zoo_matmul_of(Job *job, DType d, DType e, DType sum, int64_t M, int64_t N,
+                                      int64_t K, bool tb) {
+  Zoo z = {.job = job};
+  UOp *c = zoo_param(&z, sum, M * N), *a = zoo_param(&z, d, M * K), *b = zoo_param(&z, e, K * N);
+  UOp *bias = zoo_param(&z, sum, N);
+  (void)c;
+  UOp *m = zoo_range(&z, AX_LOOP, M), *n = zoo_range(&z, AX_LOOP, N);
+  UOp *k = zoo_range(&z, AX_REDUCE, K);
+  UOp *bi = tb ? zoo_add(&z, zoo_mul(&z, n, K), k) : zoo_add(&z, zoo_mul(&z, k, N), n);
+  UOp *x = uop_cast(job, zoo_load(&z, a, zoo_add(&z, zoo_mul(&z, m, K), k), NULL), sum);
+  UOp *p = uop2(job, OP_MUL, x, uop_cast(job, zoo_load(&z, b, bi, NULL), sum));
+  z.k.flops = 2 * M * N * K;
+  UOp *v = uop2(job, OP_ADD, uop_reduce(job, OP_ADD, p, &k, 1), zoo_load(&z, bias, n, NULL));
+  return zoo_done(&z, "matmul_of", zoo_add(&z, zoo_mul(&z, m, N), n), v);
+}
+
 /* C[m,n] = sum_k A[m,k] relu(B[k,n] * s[k]): a factor that is worth packing as computed. */
 static inline ZooKernel zoo_prologue(Job *job, int64_t M, int64_t N, int64_t K) {
   Zoo z = {.job = job};

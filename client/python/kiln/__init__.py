@@ -10,10 +10,11 @@ The asyncio form of everything here is kiln.aio.
 """
 from ._errors import Error
 from ._options import Dim, Options
-from .client import Buffer, Client, Executable, TensorSpec, ValueSpec, connect
+from .client import Buffer, Client, Executable, KernelReport, TensorSpec, ValueSpec, connect
+from ._tune import TunedKernel, TuneProgress, TuneSummary
 from .graph import Graph, Node
 from ._size import Size
 from . import aio
 
 __version__ = "0.1.0"
-__all__ = ["Buffer", "Client", "Dim", "Error", "Executable", "Graph", "Node", "Options", "Size", "TensorSpec", "ValueSpec", "aio", "connect"]
+__all__ = ["Buffer", "Client", "Dim", "Error", "Executable", "Graph", "KernelReport", "Node", "Options", "Size", "TensorSpec", "TuneProgress", "TuneSummary", "TunedKernel", "ValueSpec", "aio", "connect"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 import itertools
 import operator
 import os
+import statistics
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -130,7 +131,7 @@ def _chunks(data: Any) -> Iterator[bytes]:
 
 def compile_options(options: Options) -> kiln_pb2.CompileOptions:
     """Options as a message: numbers and ranges of dimensions."""
-    message = kiln_pb2.CompileOptions(device=options.device, no_cache=options.no_cache)
+    message = kiln_pb2.CompileOptions(device=options.device, no_cache=options.no_cache, strict=options.strict)
     for name, value in options.dims.items():
         if isinstance(value, (tuple, list)) and len(value) == 2:
             value = Dim(value[0], value[1])
@@ -231,3 +232,22 @@ def run_outputs(response: kiln_pb2.RunResponse, specs: Sequence[Any], keep: Call
         if all(n in result for n in names):
             result[spec.name] = None if spec.none else [result.pop(n) for n in names]
     return result
+
+
+def import_requests(file: bytes):
+    """The messages of a CacheImport."""
+    yield kiln_pb2.CacheImportRequest(header=kiln_pb2.CacheImportHeader(size=len(file)))
+    for chunk in _chunks(file):
+        yield kiln_pb2.CacheImportRequest(chunk=chunk)
+
+
+def kernel_reports(response, profiles, make) -> list:
+    """The kernels of an ExplainResponse with the medians of profiled runs."""
+    found = []
+    for k in response.kernels:
+        ns = sum(statistics.median(p.call_ns[c] for p in profiles) for c in k.calls) if profiles else 0
+        executions = sum(profiles[-1].call_runs[c] for c in k.calls) if profiles else 0
+        found.append(make(name=k.name, hash=k.hash, shape=k.shape, calls=len(k.calls), once=k.once, executions=executions, ns=int(ns), flops=k.flops,
+                          bytes_read=k.bytes_read, bytes_written=k.bytes_written, roofline_ns=k.roofline_ns, predicted_ns=k.predicted_ns,
+                          opts=k.opts, source=k.source, tried=tuple(k.tried), measured=k.measured, failed=k.failed))
+    return sorted(found, key=lambda r: -r.ns)

@@ -3,15 +3,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import grpc
 import numpy as np
 
-from . import _codec, _spawn
-from ._errors import translated
+from . import _codec, _spawn, _tune
+from ._errors import Error, translated
 from ._options import Options
-from .client import TensorSpec, ValueSpec
+from .client import KernelReport, TensorSpec, ValueSpec
 from .v1 import kiln_pb2, kiln_pb2_grpc
 
 
@@ -73,6 +73,34 @@ class Executable:
     async def state(self) -> dict[str, Buffer]:
         """As kiln.Executable.state."""
         return {s.name: await self._client.upload(_codec.zeros(s.dtype, s.shape), self._report.device) for s in self.inputs if s.state}
+
+    async def tune(self, budget: float = 60, progress: Callable[[_tune.TuneProgress], Any] | None = None,
+                   seed: int = 0) -> _tune.TuneSummary:
+        """As kiln.Executable.tune."""
+        with translated():
+            call = self._client._stub.Tune(_tune.request(self.executable_id, budget, seed), timeout=self._client.timeout)
+            try:
+                async for part in call:
+                    if part.WhichOneof("part") == "summary":
+                        return _tune.TuneSummary._from(part.summary)
+                    if progress and part.WhichOneof("part") == "progress":
+                        progress(_tune.TuneProgress._from(part.progress))
+            finally:
+                call.cancel()
+        raise Error("INTERNAL", "the server sent no summary")
+
+    async def explain(self, inputs: Mapping[str, Any] | None = None, runs: int = 10, tried: int = 3) -> list[KernelReport]:
+        """As kiln.Executable.explain."""
+        profiles = []
+        for _ in range(runs if inputs is not None else 0):
+            request = _codec.run_request(self.executable_id, inputs, None, self.inputs, self.input_values, self.output_values, self._random(None))
+            request.profile = True
+            with translated():
+                profiles.append((await self._client._stub.Run(request, timeout=self._client.timeout)).profile)
+        with translated():
+            response = await self._client._stub.Explain(kiln_pb2.ExplainRequest(executable=self.executable_id, tried=tried),
+                                                        timeout=self._client.timeout)
+        return _codec.kernel_reports(response, profiles, KernelReport)
 
     def report(self) -> dict[str, Any]:
         """As kiln.Executable.report."""

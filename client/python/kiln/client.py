@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import grpc
 import numpy as np
 
-from . import _codec, _spawn
-from ._errors import translated
+from . import _codec, _spawn, _tune
+from ._errors import Error, translated
 from ._options import Options
 from .v1 import kiln_pb2, kiln_pb2_grpc
 
@@ -46,6 +46,35 @@ class ValueSpec:
     @staticmethod
     def _from(spec: kiln_pb2.ValueSpec) -> "ValueSpec":
         return ValueSpec(spec.name, spec.length, spec.none)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelReport:
+    """One kernel of an executable.
+
+    calls: how often the plan calls it, of which once when it is loaded. executions, ns: of all calls in a run, when one was timed, else 0.
+    flops, bytes_read, bytes_written, roofline_ns, predicted_ns: of one call; times are 0 where they are not known.
+    opts: the schedule in use; source: "heuristic", "class" or "tuned". tried: records of schedules, the best first.
+    measured, failed: how many records there are.
+    """
+
+    name: str
+    hash: str
+    shape: str
+    calls: int
+    once: int
+    executions: int
+    ns: int
+    flops: int
+    bytes_read: int
+    bytes_written: int
+    roofline_ns: int
+    predicted_ns: int
+    opts: str
+    source: str
+    tried: tuple[kiln_pb2.TriedSchedule, ...]
+    measured: int
+    failed: int
 
 
 class Buffer:
@@ -124,9 +153,42 @@ class Executable:
         """A new buffer of zeros for every state of the model, by name: what the first run's inputs are updated with."""
         return {s.name: self._client.upload(_codec.zeros(s.dtype, s.shape), self._report.device) for s in self.inputs if s.state}
 
+    def tune(self, budget: float = 60, progress: Callable[[_tune.TuneProgress], Any] | None = None, seed: int = 0) -> _tune.TuneSummary:
+        """Searches for faster kernels for at most `budget` seconds and says what came of it.
+
+        What is found is compared with the plain kernels' results, used from the next run on, and kept in the server's cache.
+        progress: called with a kiln.TuneProgress now and then (print does); an exception from it ends the search and is raised.
+        """
+        with translated():
+            call = self._client._stub.Tune(_tune.request(self.executable_id, budget, seed), timeout=self._client.timeout)
+            try:
+                for part in call:
+                    if part.WhichOneof("part") == "summary":
+                        return _tune.TuneSummary._from(part.summary)
+                    if progress and part.WhichOneof("part") == "progress":
+                        progress(_tune.TuneProgress._from(part.progress))
+            finally:
+                call.cancel()
+        raise Error("INTERNAL", "the server sent no summary")
+
     def report(self) -> dict[str, Any]:
         """What the compile did: graph_hash, kernels, unique_kernels, kernels_compiled, plan_cached, sizes in bytes, times in ns."""
         return {f.name: getattr(self._report, f.name) for f in self._report.DESCRIPTOR.fields}
+
+    def explain(self, inputs: Mapping[str, Any] | None = None, runs: int = 10, tried: int = 3) -> list[KernelReport]:
+        """What each kernel does, how it is scheduled and what was tried; with inputs also how long it takes, those that take most first.
+
+        inputs: as for run(); they are run `runs` times, with every call of a kernel timed on its own. tried: how many records per kernel.
+        """
+        profiles = []
+        for _ in range(runs if inputs is not None else 0):
+            request = _codec.run_request(self.executable_id, inputs, None, self.inputs, self.input_values, self.output_values, self._random(None))
+            request.profile = True
+            with translated():
+                profiles.append(self._client._stub.Run(request, timeout=self._client.timeout).profile)
+        with translated():
+            response = self._client._stub.Explain(kiln_pb2.ExplainRequest(executable=self.executable_id, tried=tried), timeout=self._client.timeout)
+        return _codec.kernel_reports(response, profiles, KernelReport)
 
     def release(self) -> None:
         """Forgets the executable on the server; its cache entries stay."""
@@ -186,6 +248,33 @@ class Client:
         """Counts and sizes of the server's cache."""
         with translated():
             return self._stub.CacheStats(kiln_pb2.CacheStatsRequest(), timeout=self.timeout)
+
+    def events(self) -> Iterator[kiln_pb2.Event]:
+        """What happens in the server from now on: devices that come and go, kernels that are replaced by faster ones, searches.
+
+        Without an end; closing the iterator or the client ends it. `missed` of an event says how many before it were left out because
+        this side read too slowly.
+        """
+        with translated():
+            call = self._stub.Events(kiln_pb2.EventsRequest())
+            try:
+                yield from call
+            finally:
+                call.cancel()
+
+    def cache_export(self, kernel: str = "") -> bytes:
+        """The server's schedule records as a file for another server. kernel: the start of a kernel's hash, empty for all."""
+        with translated():
+            parts = self._stub.CacheExport(kiln_pb2.CacheExportRequest(kernel=kernel), timeout=self.timeout)
+            return b"".join(p.chunk for p in parts)
+
+    def cache_import(self, file: bytes) -> kiln_pb2.CacheImportResponse:
+        """Takes such a file, all of it or nothing. The server verifies what it brings before using it.
+
+        Raises kiln.Error INVALID_ARGUMENT saying where the file is damaged, FAILED_PRECONDITION when it is of a newer version.
+        """
+        with translated():
+            return self._stub.CacheImport(_codec.import_requests(file), timeout=self.timeout)
 
     def close(self) -> None:
         """Closes the connection."""

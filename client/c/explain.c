@@ -1,0 +1,66 @@
+/* Explain: the unpacked message laid out as the public structs. */
+#include "client/c/internal.h"
+
+static bool take_tried(Arena *a, const Kiln__V1__ExplainedKernel *m, KilnKernel *out) {
+  KilnTried *list = arena_array(a, m->n_tried + 1, sizeof *list);
+  if (!list) return false;
+  for (size_t i = 0; i < m->n_tried; i++) {
+    const Kiln__V1__TriedSchedule *t = m->tried[i];
+    list[i] = (KilnTried){.opts = t->opts,
+                          .cause = t->cause,
+                          .median_ns = t->median_ns,
+                          .mad_ns = t->mad_ns,
+                          .reps = t->reps,
+                          .peer_ns = t->peer_ns,
+                          .measured_unix_ns = t->measured_unix_ns,
+                          .host = t->host,
+                          .verified = t->verified,
+                          .imported = t->imported};
+  }
+  out->ntried = m->n_tried;
+  out->tried = list;
+  return true;
+}
+
+static Status decode_explain(KilnCall *call, Bytes msg) {
+  ProtobufCMessage *base;
+  TRY(answer_unpack(call, &kiln__v1__explain_response__descriptor, msg, sizeof(KilnExplanation),
+                    &base));
+  const Kiln__V1__ExplainResponse *m = (const Kiln__V1__ExplainResponse *)base;
+  Arena *a = owned_arena(call->answer);
+  KilnKernel *list = arena_array(a, m->n_kernels + 1, sizeof *list);
+  if (!list) return answer_no_memory();
+  for (size_t i = 0; i < m->n_kernels; i++) {
+    const Kiln__V1__ExplainedKernel *k = m->kernels[i];
+    list[i] = (KilnKernel){.name = k->name,
+                           .hash = k->hash,
+                           .shape = k->shape,
+                           .ncalls = k->n_calls,
+                           .calls = k->calls,
+                           .once = k->once,
+                           .flops = k->flops,
+                           .bytes_read = k->bytes_read,
+                           .bytes_written = k->bytes_written,
+                           .roofline_ns = k->roofline_ns,
+                           .predicted_ns = k->predicted_ns,
+                           .opts = k->opts,
+                           .source = k->source,
+                           .measured = k->measured,
+                           .failed = k->failed};
+    if (!take_tried(a, k, &list[i])) return answer_no_memory();
+  }
+  *(KilnExplanation *)call->answer = (KilnExplanation){
+      .device = m->device, .calls = m->calls, .count = m->n_kernels, .kernels = list};
+  return NULL;
+}
+
+KilnCode kiln_explain(KilnClient *c, const char *executable, uint32_t tried, KilnExplanation **out,
+                      KilnError *err) {
+  Kiln__V1__ExplainRequest q = KILN__V1__EXPLAIN_REQUEST__INIT;
+  q.executable = message_text(executable);
+  q.tried = tried;
+  void *answer;
+  KilnCode code = call_unary(c, "/kiln.v1.Kiln/Explain", &q.base, decode_explain, &answer, err);
+  *out = answer;
+  return code;
+}

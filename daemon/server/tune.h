@@ -1,0 +1,37 @@
+/* The search for faster kernels of one executable, in rounds:
+ *
+ *   look     facts of a kernel, what is known of it already         (compile worker, cache lane)
+ *   propose  schedules worth trying                                 (compile worker)
+ *   compile  each of them, and the untuned kernel once              (idle compile workers)
+ *   time     beside the one in use, compared with the untuned one   (timing worker)
+ *
+ * After each round the evidence goes into the store, and a winner into the device and the store.
+ * Nothing else is state: a search that is cut off goes on from the store. */
+#pragma once
+
+#include "daemon/server/server.h"
+
+typedef struct TuneSpec {
+  Executable *exe; /* retained */
+  int64_t budget_ns;
+  uint64_t seed;
+  bool background;
+  /* Both on the loop, never inside tune_start. progress is optional. */
+  void (*progress)(void *ctx, const Kiln__V1__TuneProgress *m);
+  /* The last call; st is taken. */
+  void (*done)(void *ctx, const Kiln__V1__TuneSummary *m, Status st);
+  void *ctx;
+} TuneSpec;
+
+Status tune_start(Server *s, const TuneSpec *spec, Tune **out);
+/* No `done` follows. */
+void tune_cancel(Tune *t);
+
+/* -- tuner.c: what all searches share -----------------------------------------------------------
+ */
+
+Status tuner_create(Server *s, Tuner **out);
+/* Searches that clients asked for must have been cancelled. */
+void tuner_release(Tuner *t); /* NULL allowed */
+/* Once a second: background searches begin here. */
+void tuner_housekeeping(Tuner *t);

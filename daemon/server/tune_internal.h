@@ -1,0 +1,137 @@
+/* Private to the tuner's files. */
+#pragma once
+
+#include "base/vec.h"
+#include "daemon/server/timing_lane.h"
+#include "daemon/server/tune.h"
+#include "proto/limits.h"
+
+enum { TUNE_BATCH = 12, TUNE_MAX = 16 };
+
+typedef struct TuneKernel {
+  uint32_t index;                 /* in the plan */
+  uint32_t calls;                 /* of a run */
+  const Kiln__V1__PlanCall *call; /* the first of them */
+  const Kiln__V1__PlanKernel *plan;
+  Bytes graph;
+  Kiln__V1__KernelFacts *facts;            /* NULL: not asked yet */
+  bool looked;                             /* what is known has been read */
+  VEC(Kiln__V1__TuneEvidence *) evidence;  /* in the order of measuring; in the tune's arena */
+  VEC(Kiln__V1__TuneEvidence *) champions; /* of it: compared with the untuned kernel */
+  VEC(char *) hints;
+  VEC(uint64_t) digests;           /* of code that has been timed */
+  Kiln__V1__KernelBinary *untuned; /* NULL: not compiled yet */
+  int64_t best_ns;                 /* as it is; 0: not measured */
+  double faster;                   /* than when the search began, as measured side by side */
+  unsigned tried, rounds, fruitless, failures;
+  bool replaced, finished;
+} TuneKernel;
+
+typedef struct TuneCandidate {
+  Tune *tune;
+  CompileJob job;
+  Kiln__V1__KernelJob message;
+  bool active;
+  Kiln__V1__KernelBinary *binary; /* NULL: none */
+} TuneCandidate;
+
+struct Tune {
+  TuneSpec spec;
+  Server *server;
+  Tune *next, **link; /* of the tuner's */
+  Arena arena;
+  int64_t started_ns, deadline_ns;
+  TuneKernel *kernels;
+  size_t nkernels;
+  uint64_t working_set;
+  const Kiln__V1__TargetSpec *target;
+  uint8_t fingerprint[DIGEST_BYTES];
+  uint32_t tried, measured, replaced;
+  uint32_t failures[SC__COUNT];
+  bool waiting; /* for the tuner to let it go on */
+  int64_t waiting_since_ns;
+  void (*resume)(Tune *t);
+  /* the round under way: at most one of these is outstanding */
+  TuneKernel *at;
+  const char *step;
+  int64_t step_ns; /* when it began */
+  Arena round;
+  CompileJob search;
+  Kiln__V1__SearchJob search_message;
+  bool search_active;
+  StoreJob *lookup;
+  TuneCandidate *candidates; /* the last one is the untuned kernel */
+  size_t ncandidates, pending;
+  Kiln__V1__KernelBinary **binaries; /* what is timed */
+  size_t begin, end, nbinaries;
+  Kiln__V1__TimingJob timing;
+  bool timing_active;
+};
+
+struct Tuner {
+  Server *server;
+  uv_timer_t tick;
+  Tune *tunes;
+  size_t ntunes;
+  Tune *turn;                            /* works on a round; the others wait */
+  CompilePool *pool;                     /* of background searches */
+  TimingLane *lanes[CONFIG_LIST_MAX][2]; /* by device; [1]: in the background */
+  /* background */
+  Tune *background;
+  Executable *background_exe; /* retained */
+  int64_t hour_began_ns, hour_used_ns;
+  int64_t not_before_ns; /* the share of the processor is kept by pauses */
+  unsigned idle_seconds;
+};
+
+/* -- tune.c -- */
+/* The step is over; chooses the next one, perhaps after waiting. */
+void tune_next(Tune *t);
+/* Goes on with resume as soon as nobody is disturbed. */
+void tune_when_free(Tune *t, const char *step, void (*resume)(Tune *t));
+void tune_report(Tune *t);
+/* What the kernel took when the search began. The machine may have been in another mood then, so it
+ * is what it takes now and how much faster that is. */
+int64_t tune_first_ns(const TuneKernel *k);
+bool tune_over(const Tune *t);
+
+/* The message, in the arena. */
+Status tune_copy(Arena *arena, const ProtobufCMessage *m, void *out);
+
+/* -- tune_look.c -- */
+void tune_ask_facts(Tune *t, TuneKernel *k);
+void tune_ask_evidence(Tune *t, TuneKernel *k);
+/* Remembers one more result; cause NULL: measured. */
+Kiln__V1__TuneEvidence *tune_add_evidence(Tune *t, TuneKernel *k, const char *opts,
+                                          const char *cause);
+ScheduleCause tune_cause(const char *name);
+/* A question to the search; want 0: facts only. */
+Status tune_search(Tune *t, TuneKernel *k, uint32_t want,
+                   void (*done)(void *ctx, Message *m, Status st));
+
+/* -- tune_round.c -- */
+void tune_round(Tune *t, TuneKernel *k);
+void tune_baseline(Tune *t, TuneKernel *k);
+void tune_round_cancel(Tune *t);
+
+/* -- tune_results.c -- */
+/* What a job says about binaries[begin, end). */
+void tune_results(Tune *t, const Kiln__V1__TimingDone *done);
+/* One candidate cannot be timed. */
+void tune_failed(Tune *t, TuneKernel *k, const char *opts, const char *cause);
+
+/* -- tune_replace.c -- */
+/* The binary, in every executable of the device that has the kernel. */
+void tune_replace(Server *s, const Executable *of, const TuneKernel *k,
+                  const Kiln__V1__KernelBinary *binary, int64_t before_ns, int64_t after_ns);
+
+/* -- tuner.c -- */
+/* Looks who may go on. */
+void tuner_wake(Tuner *t);
+/* Both NULL without memory. */
+CompilePool *tuner_pool(Tuner *t, bool background);
+TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background);
+/* The search may begin a step now: it is its turn, nobody else needs the machine. */
+bool tuner_may_step(Tuner *t, Tune *tune);
+/* A round is over: others may have their turn; it took so long. */
+void tuner_stepped(Tuner *t, Tune *tune, int64_t ns);

@@ -1,0 +1,207 @@
+/* What all searches share: whose turn it is, the processes that work for them, and when a search
+ * begins that nobody asked for.
+ *
+ * One search at a time works on a round, so nothing of the tuner is compiled while a kernel is
+ * timed. No step begins while a client waits for a run or a compile: a search in the background
+ * waits as long as that takes, one that a client asked for only a moment. In the background compile
+ * and timing workers run on idle processors only (SCHED_IDLE), a pause follows every round so that
+ * the share of the processor is kept, and the hour has its limit. */
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "daemon/server/request.h"
+#include "daemon/server/tune_internal.h"
+
+enum { TICK_MS = 10, KEEP_WORKERS_SECONDS = 60, BACKGROUND_AFTER_RUNS = 3 };
+#define PATIENCE_NS 250000000ll
+#define SESSION_NS  30000000000ll
+#define HOUR_NS     3600000000000ll
+#define SECOND_NS   1000000000ll
+
+/* -- turns --------------------------------------------------------------------------------------
+ */
+
+static bool foreground(const Server *s) {
+  for (const Request *r = s->requests; r; r = r->next)
+    if (r->state > RS_READING && r->state < RS_STREAMING) return true;
+  return compile_pool_busy(s->pool);
+}
+
+bool tuner_may_step(Tuner *t, Tune *tune) {
+  int64_t now = clock_now_ns();
+  bool background = tune->spec.background;
+  if (t->turn && t->turn != tune) return false;
+  if (background && now < t->not_before_ns) return false;
+  if (!tune->waiting_since_ns) tune->waiting_since_ns = now;
+  bool patient = background || now - tune->waiting_since_ns < PATIENCE_NS;
+  if (patient && foreground(t->server)) return false;
+  tune->waiting_since_ns = 0;
+  t->turn = tune;
+  return true;
+}
+
+/* Behind the others. */
+static void move_back(Tuner *t, Tune *tune) {
+  Tune **last = &t->tunes;
+  if ((*tune->link = tune->next)) tune->next->link = tune->link;
+  while (*last) last = &(*last)->next;
+  *last = tune;
+  tune->link = last;
+  tune->next = NULL;
+}
+
+void tuner_stepped(Tuner *t, Tune *tune, int64_t ns) {
+  if (t->turn == tune) t->turn = NULL;
+  move_back(t, tune);
+  if (!tune->spec.background) return;
+  uint64_t share = t->server->config.tuning_share;
+  t->hour_used_ns += ns;
+  t->not_before_ns = clock_now_ns() + ns * (int64_t)(100 - share) / (int64_t)share;
+}
+
+static void on_tick(uv_timer_t *timer) {
+  Tuner *t = timer->data;
+  bool waiting = false;
+  for (Tune *at = t->tunes, *next; at; at = next) {
+    next = at->next; /* resuming may end this one; others end by callbacks of their own */
+    if (!at->waiting) continue;
+    if (!tuner_may_step(t, at)) {
+      waiting = true;
+      continue;
+    }
+    at->waiting = false;
+    at->resume(at);
+  }
+  if (waiting && !uv_is_active((uv_handle_t *)timer)) uv_timer_start(timer, on_tick, TICK_MS, 0);
+}
+
+void tuner_wake(Tuner *t) { uv_timer_start(&t->tick, on_tick, 0, 0); }
+
+/* -- workers ------------------------------------------------------------------------------------
+ */
+
+CompilePool *tuner_pool(Tuner *t, bool background) {
+  Server *s = t->server;
+  if (!background) return s->pool;
+  CompilePoolSpec spec = {.supervisor = s->supervisor,
+                          .workers = 1,
+                          .max_queue = s->config.max_queue,
+                          .memory_bytes = s->config.compile_memory,
+                          .seconds = (uint32_t)s->config.compile_seconds,
+                          .background = true};
+  if (!t->pool) status_drop(compile_pool_create(&spec, &t->pool)); /* NULL without memory */
+  return t->pool;
+}
+
+TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background) {
+  Server *s = t->server;
+  size_t i = 0;
+  while (i < s->ndevices && s->devices[i] != device) i++;
+  if (i == s->ndevices) return NULL;
+  TimingLane **lane = &t->lanes[i][background];
+  TimingLaneSpec spec = {.supervisor = s->supervisor,
+                         .device = device_lane_name(device),
+                         .memory_bytes = s->config.timing_memory,
+                         .background = background};
+  if (!*lane) status_drop(timing_lane_create(&spec, lane));
+  return *lane;
+}
+
+static void drop_workers(Tuner *t) {
+  for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
+    for (size_t b = 0; b < 2; b++) {
+      timing_lane_release(t->lanes[i][b]);
+      t->lanes[i][b] = NULL;
+    }
+  compile_pool_release(t->pool);
+  t->pool = NULL;
+}
+
+/* -- in the background --------------------------------------------------------------------------
+ */
+
+static void on_background_done(void *ctx, const Kiln__V1__TuneSummary *m, Status st) {
+  Tuner *t = ctx;
+  Executable *e = t->background_exe;
+  /* one that is searched through, or that a whole session did not make faster, is left alone */
+  if (!m || !m->replaced || !strcmp(m->ended, "exhausted")) e->tuned = true;
+  status_drop(st);
+  t->background = NULL;
+  t->background_exe = NULL;
+  executable_release(e);
+}
+
+static void end_background(Tuner *t) {
+  Executable *e = t->background_exe;
+  if (!t->background) return;
+  tune_cancel(t->background);
+  t->background = NULL;
+  t->background_exe = NULL;
+  executable_release(e);
+}
+
+static bool wanted(const Tuner *t, const Executable *e) {
+  const Config *c = &t->server->config;
+  int64_t after = (int64_t)c->tuning_after * SECOND_NS;
+  return !e->tuned && !e->private_ && e->used >= BACKGROUND_AFTER_RUNS && e->used > e->tuned_at &&
+         device_lane_status(e->device).available && clock_now_ns() - e->first_used_ns >= after;
+}
+
+static void begin_background(Tuner *t) {
+  Server *s = t->server;
+  Executable *best = NULL;
+  for (Executable *e = s->executables.newest; e; e = e->older)
+    if (wanted(t, e) && (!best || e->used - e->tuned_at > best->used - best->tuned_at)) best = e;
+  if (!best) return;
+  TuneSpec spec = {.exe = best,
+                   .budget_ns = SESSION_NS * 100 / (int64_t)s->config.tuning_share,
+                   .seed = best->used,
+                   .background = true,
+                   .done = on_background_done,
+                   .ctx = t};
+  best->tuned_at = best->used;
+  t->background_exe = executable_retain(best);
+  Status st = tune_start(s, &spec, &t->background);
+  if (!st) return;
+  status_drop(st); /* another time */
+  t->background_exe = NULL;
+  executable_release(best);
+}
+
+void tuner_housekeeping(Tuner *t) {
+  const Config *c = &t->server->config;
+  int64_t now = clock_now_ns();
+  if (now - t->hour_began_ns >= HOUR_NS) {
+    t->hour_began_ns = now;
+    t->hour_used_ns = 0;
+  }
+  bool spent = t->hour_used_ns >= (int64_t)c->tuning_seconds * SECOND_NS;
+  /* a client's search comes first, and nobody will run what is unloaded */
+  if (t->background && (t->ntunes > 1 || spent || !t->background_exe->registered))
+    end_background(t);
+  if (c->tuning && !spent && !t->ntunes) begin_background(t);
+  t->idle_seconds = t->ntunes ? 0 : t->idle_seconds + 1;
+  if (t->idle_seconds == KEEP_WORKERS_SECONDS) drop_workers(t);
+}
+
+/* -- life ---------------------------------------------------------------------------------------
+ */
+
+Status tuner_create(Server *s, Tuner **out) {
+  Tuner *t = *out = calloc(1, sizeof *t);
+  if (!t) return FAIL(RESOURCE_EXHAUSTED, "tuner");
+  t->server = s;
+  t->hour_began_ns = clock_now_ns();
+  uv_timer_init(&s->loop, &t->tick);
+  t->tick.data = t;
+  return NULL;
+}
+
+static void on_closed(uv_handle_t *handle) { free(handle->data); }
+
+void tuner_release(Tuner *t) {
+  if (!t) return;
+  end_background(t);
+  drop_workers(t);
+  uv_close((uv_handle_t *)&t->tick, on_closed);
+}

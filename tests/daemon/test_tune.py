@@ -1,0 +1,393 @@
+"""Tuning: what a search finds is right, kept, used at once, and costs no more than was allowed, whatever dies in between."""
+import os
+import resource
+import signal
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+from conftest import TSAN, Graph, fails, graph_pb2, kiln_pb2, slow_graph
+
+C = grpc.StatusCode
+OFF = ["[tuning]", "background = off"]
+
+
+def model(n=96):
+    """y = max(x @ w, 0) and s = exp2(z): one kernel with a sum, one without."""
+    g = Graph()
+    x, w, z = g.param("x", [n, n]), g.param("w", [n, n + 8]), g.param("z", [n, 64])
+    g.output("y", g.node("MAX", g.node("MATMUL", x, w), g.const(0.0)))
+    g.output("s", g.node("EXP2", z))
+    return g.bytes()
+
+
+def inputs(n=96, seed=0):
+    r = np.random.default_rng(seed)
+    return {"x": r.standard_normal((n, n), np.float32), "w": r.standard_normal((n, n + 8), np.float32),
+            "z": r.standard_normal((n, 64), np.float32)}
+
+
+def check(out, given):
+    want = np.maximum(given["x"].astype(np.float64) @ given["w"], 0)
+    np.testing.assert_allclose(out["y"], want, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(out["s"], np.exp2(given["z"]), rtol=1e-5)
+
+
+def tuning(d, executable, seconds=20.0):
+    return d.stub.Tune(kiln_pb2.TuneRequest(executable=executable, budget_ns=int(seconds * 1e9)), timeout=120)
+
+
+def tune(d, executable, seconds=20.0):
+    """The progress messages and the summary."""
+    parts = list(tuning(d, executable, seconds))
+    assert [p.WhichOneof("part") for p in parts[:-1]] == ["progress"] * (len(parts) - 1)
+    assert parts[-1].WhichOneof("part") == "summary"
+    return [p.progress for p in parts[:-1]], parts[-1].summary
+
+
+def wait_schedules(d, least=1):
+    end = time.time() + 20
+    while d.stats().schedules < least:
+        assert time.time() < end, d.log()
+        time.sleep(0.02)
+
+
+# -- what it is for -------------------------------------------------------------------------------
+
+def test_tune_keeps_results_and_is_kept(start):
+    d = start(config=OFF)
+    r = d.compile(model())
+    given = inputs()
+    before = d.run(r.executable, given)
+    progress, s = tune(d, r.executable)
+    check(before, given)
+    after = d.run(r.executable, given)
+    check(after, given)
+    np.testing.assert_array_equal(before["s"], after["s"])  # no sum: the same bits under every schedule
+    assert s.ended == "exhausted" and s.tried > 10 and 0 < s.measured <= s.tried
+    assert not any(f.cause in ("wrong_result", "crash") for f in s.failures), d.log()
+    assert s.model_best_ns <= s.model_first_ns and len(s.kernels) == 2
+    assert s.replaced == sum(k.best_ns < k.first_ns for k in s.kernels)
+    assert all(0 <= b.left_ns <= a.left_ns for a, b in zip(progress, progress[1:]))
+    assert {p.step for p in progress} >= {"look", "compile", "time"}
+    wait_schedules(d, s.measured // 2)
+    assert d.stop() == 0
+    # another process: the tuned kernels are there, nothing is compiled or timed
+    d = start(config=OFF, folder=d.folder)
+    r = d.compile(model())
+    assert r.report.plan_cached and r.report.kernels_compiled == 0
+    check(d.run(r.executable, given), given)
+    assert not d.children("timing")
+    # the search goes on where it stopped: what is known is not tried again
+    _, again = tune(d, r.executable)
+    assert again.tried < s.tried
+
+
+def test_replaced_for_all_who_use_the_kernel(start):
+    """Two executables of one graph with other weights share kernels; both get the new code, each keeps its weights."""
+    d = start(config=OFF)
+    g = [Graph(), Graph()]
+    weights = [np.random.default_rng(i).standard_normal((96, 104), np.float32) for i in (1, 2)]
+    exes = []
+    for graph, w in zip(g, weights):
+        x, p = graph.param("x", [96, 96]), graph.param("w", [96, 104], data=w)
+        graph.output("y", graph.node("MATMUL", x, p))
+        exes.append(d.compile(graph.bytes()).executable)
+    assert exes[0] != exes[1]
+    _, s = tune(d, exes[0])
+    x = np.random.default_rng(3).standard_normal((96, 96), np.float32)
+    for exe, w in zip(exes, weights):
+        np.testing.assert_allclose(d.run(exe, {"x": x})["y"], x @ w, rtol=1e-4, atol=1e-4)
+    # a device worker that starts again loads what is in use now
+    os.kill(d.children("device")[0], signal.SIGKILL)
+    for exe, w in zip(exes, weights):
+        np.testing.assert_allclose(d.run(exe, {"x": x})["y"], x @ w, rtol=1e-4, atol=1e-4)
+
+
+def test_runs_during_a_search(start):
+    """Kernels are replaced between runs: no run fails or answers wrong, and all of them are served."""
+    d = start(config=OFF)
+    r = d.compile(model())
+    given = inputs()
+    wrong, stop = [], threading.Event()
+
+    def run_on():
+        while not stop.is_set():
+            try:
+                check(d.run(r.executable, given), given)
+            except Exception as e:  # noqa: BLE001
+                wrong.append(e)
+                return
+            time.sleep(0.002)
+
+    threads = [threading.Thread(target=run_on) for _ in range(2)]
+    for t in threads:
+        t.start()
+    try:
+        _, s = tune(d, r.executable, 10)
+    finally:
+        stop.set()
+        for t in threads:
+            t.join()
+    assert not wrong, wrong
+    assert s.tried > 0
+
+
+def test_symbolic_sizes(start):
+    d = start(config=OFF)
+    g = Graph()
+    x = g.param("x", [1, 64])
+    g.g.params[0].dims[0].Clear()
+    g.g.params[0].dims[0].name = "n"
+    w = g.param("w", [64, 48])
+    g.output("y", g.node("MATMUL", x, w))
+    r = d.compile(g.bytes(), ranges=[graph_pb2.Dim(name="n", min=1, max=200)])
+    _, s = tune(d, r.executable, 10)
+    assert s.measured > 0 and not any(f.cause == "wrong_result" for f in s.failures), d.log()
+    w = np.random.default_rng(0).standard_normal((64, 48), np.float32)
+    for n in (1, 2, 7, 16, 33, 100, 199, 200):
+        x = np.random.default_rng(n).standard_normal((n, 64), np.float32)
+        np.testing.assert_allclose(d.run(r.executable, {"x": x, "w": w})["y"], x @ w, rtol=1e-4, atol=1e-4)
+
+
+# -- limits ---------------------------------------------------------------------------------------
+
+def test_bad_requests(start):
+    d = start(config=OFF)
+    r = d.compile(model(16))
+    with fails(C.NOT_FOUND, "unknown executable"):
+        tune(d, "exe-0000000000000001")
+    with fails(C.INVALID_ARGUMENT, "budget"):
+        tune(d, r.executable, -1)
+    with fails(C.INVALID_ARGUMENT, "budget"):
+        tune(d, r.executable, 1e6)
+
+
+def test_too_many_searches(start):
+    d = start(config=OFF)
+    r = d.compile(slow_graph(40))
+    calls = [tuning(d, r.executable, 60) for _ in range(16)]
+    firsts = [next(iter(c)) for c in calls[:2]]
+    assert firsts
+    end = time.time() + 20
+    while True:  # the others may not have arrived yet
+        try:
+            next(iter(extra := tuning(d, r.executable, 0.001)))
+            list(extra)
+        except grpc.RpcError as e:
+            assert e.code() == C.RESOURCE_EXHAUSTED and "searches" in e.details()
+            break
+        assert time.time() < end
+    for c in calls:
+        c.cancel()
+    tune(d, r.executable, 0.2)
+
+
+def test_budget_bounds_a_large_graph(start):
+    """300 different kernels, far more than there is time for."""
+    d = start(config=OFF)
+    r = d.compile(slow_graph(300))
+    began = time.time()
+    _, s = tune(d, r.executable, 2)
+    assert s.ended == "budget"
+    assert time.time() - began < 30  # a compile and a timing that were under way may end
+    assert len(s.kernels) == 300
+    assert d.info().resident_bytes < 1 << 30
+
+
+def test_cancel(start):
+    d = start(config=OFF)
+    r = d.compile(slow_graph(20))
+    given = {"x": np.ones((8, 8), np.float32), **{f"w{i:04}": np.ones((8 + i, 9 + i), np.float32) for i in range(20)}}
+    before = d.run(r.executable, given)["y"]
+    for wait_for in ("look", "compile", "time"):
+        call = tuning(d, r.executable, 60)
+        for part in call:
+            if part.progress.step == wait_for:
+                break
+        call.cancel()
+    np.testing.assert_allclose(d.run(r.executable, given)["y"], before, rtol=1e-4)
+    _, s = tune(d, r.executable, 0.5)
+    assert s.ended == "budget"
+    assert d.stop() == 0
+
+
+def test_stop_ends_a_search(start):
+    d = start(config=OFF)
+    r = d.compile(slow_graph(20))
+    call = tuning(d, r.executable, 60)
+    next(iter(call))
+    d.process.send_signal(signal.SIGTERM)
+    with fails(C.UNAVAILABLE, "stopping"):
+        list(call)
+    assert d.stop() == 0
+
+
+# -- faults ---------------------------------------------------------------------------------------
+
+def test_timing_worker_dies(start):
+    """Again and again; the search goes on and what is found is right."""
+    d = start(config=OFF)
+    r = d.compile(model())
+    given = inputs()
+    killed = 0
+    summary = None
+    for part in tuning(d, r.executable, 20):
+        if part.WhichOneof("part") == "summary":
+            summary = part.summary
+        elif killed < 3 and part.progress.step == "time":
+            for pid in d.children("timing"):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    assert killed and summary is not None
+    assert "a timing worker ended" in d.log()
+    check(d.run(r.executable, given), given)
+
+
+def test_killed_server_goes_on(start):
+    d = start(config=OFF)
+    r = d.compile(slow_graph(10))
+    for part in tuning(d, r.executable, 60):
+        if part.progress.tried_all > 60:
+            break
+    wait_schedules(d, 10)
+    d.process.kill()
+    d.process.wait()
+    d = start(config=OFF, folder=d.folder)
+    known = d.stats().schedules
+    assert known >= 10 and d.stats().corrupt == 0
+    r = d.compile(slow_graph(10))
+    _, s = tune(d, r.executable, 3)
+    assert s.measured > 0
+    wait_schedules(d, known + 1)
+
+
+def test_two_servers_on_one_cache(start, tmp_path):
+    a, b = (start(config=OFF, folder=tmp_path / name, cache="../shared.db") for name in "ab")
+    given = inputs()
+    exes = [d.compile(model()).executable for d in (a, b)]
+    results = [None, None]
+
+    def work(i, d):
+        results[i] = tune(d, exes[i], 8)[1]
+
+    threads = [threading.Thread(target=work, args=(i, d)) for i, d in enumerate((a, b))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for d, exe, s in zip((a, b), exes, results):
+        assert s is not None and s.measured > 0
+        check(d.run(exe, given), given)
+        v = d.stub.CacheVerify(kiln_pb2.CacheVerifyRequest(), timeout=60)
+        assert v.corrupt == 0 and v.schedules > 0 and not v.problems
+
+
+@pytest.mark.skipif(TSAN, reason="ThreadSanitizer's own memory is a file that must grow")
+def test_full_disk(start):
+    """Nothing can be written down: the search works, in memory only."""
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (192 << 10, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    d = start(config=OFF, preexec=limit)
+    for i in range(30):
+        d.compile(slow_graph(10, first=10 * i), name=f"m{i}")
+        if d.stats().error:
+            break
+    r = d.compile(model(48))
+    given = inputs(48)
+    _, s = tune(d, r.executable, 5)
+    assert s.measured > 0
+    assert "write failed" in d.info().cache_error
+    check(d.run(r.executable, given), given)
+
+
+# -- in the background ----------------------------------------------------------------------------
+
+SOON = ["[tuning]", "background = on", "after = 0", "share = 100"]
+
+
+def test_background(start):
+    """Executables that are run get faster without anybody asking, and no answer is wrong meanwhile."""
+    d = start(config=SOON)
+    events = d.stub.Events(kiln_pb2.EventsRequest(), timeout=120)
+    assert next(iter(events)).WhichOneof("what") == "subscribed"
+    r = d.compile(model())
+    given = inputs()
+    seen = []
+
+    def listen():
+        try:
+            for e in events:
+                seen.append(e)
+                if e.WhichOneof("what") == "tune" and e.tune.ended:
+                    return
+        except grpc.RpcError:
+            pass
+
+    t = threading.Thread(target=listen)
+    t.start()
+    end = time.time() + 100
+    while t.is_alive() and time.time() < end:
+        check(d.run(r.executable, given), given)
+        time.sleep(0.01)
+    events.cancel()
+    t.join()
+    kinds = [e.WhichOneof("what") for e in seen]
+    assert "tune" in kinds and seen[kinds.index("tune")].tune.background, d.log()
+    assert all(r.executable in e.kernel.executables for e in seen if e.WhichOneof("what") == "kernel")
+    assert kinds[-1] == "tune" and seen[-1].tune.ended and seen[-1].tune.executable == r.executable, d.log()
+
+
+def test_background_off(start):
+    d = start(config=[*OFF, "after = 0"])
+    r = d.compile(model())
+    for _ in range(20):
+        d.run(r.executable, inputs())
+    time.sleep(3)
+    assert not d.children("timing") and d.stats().schedules == 0
+
+
+def test_background_gives_way(start):
+    """A search that a client asks for ends the one in the background."""
+    d = start(config=SOON)
+    r = d.compile(slow_graph(40))
+    given = {"x": np.ones((8, 8), np.float32), **{f"w{i:04}": np.ones((8 + i, 9 + i), np.float32) for i in range(40)}}
+    for _ in range(5):
+        d.run(r.executable, given)
+    d.wait_children("timing", timeout=30)
+    _, s = tune(d, r.executable, 4)
+    assert s.tried > 0
+
+
+def test_idle_server_still_leaves(start):
+    d = start(config=[*SOON, "[server]", "idle_exit = 2"])
+    r = d.compile(model())
+    for _ in range(5):
+        d.run(r.executable, inputs())
+    d.channel.close()
+    assert d.process.wait(60) == 0
+
+
+# -- events ---------------------------------------------------------------------------------------
+
+def test_device_events(start):
+    d = start(config=OFF)
+    events = d.stub.Events(kiln_pb2.EventsRequest(), timeout=60)
+    it = iter(events)
+    assert next(it).WhichOneof("what") == "subscribed"
+    os.kill(d.children("device")[0], signal.SIGKILL)
+    down, up = next(it), next(it)
+    assert not down.device.available and "crash" in down.device.reason and down.device.device == "cpu:0"
+    assert up.device.available and down.unix_ns <= up.unix_ns and up.missed == 0
+    d.process.send_signal(signal.SIGTERM)
+    with fails(C.UNAVAILABLE, "stopping"):
+        next(it)
+
+
+def test_settings(start):
+    for line, word in (("share = 0", "share"), ("share = 101", "share"), ("per_hour = 2h", "per_hour"), ("background = maybe", "true")):
+        d = start(config=["[tuning]", line], wait=False)
+        assert d.process.wait(20) != 0 and word in d.log()
