@@ -58,13 +58,18 @@ static UOp *masked_from(const Apply *a) {
 
 /* -- its largest value in a tile --------------------------------------------------------------- */
 
+/* u over the new ranges, but from[k] by to[k]. */
 static UOp *over_axes(const Apply *a, UOp *u, UOp *const *from, UOp *const *to, uint32_t n) {
   UOp **old = arena_array(&a->job->arena, a->k->naxes + n + 1u, sizeof *old);
   UOp **now = arena_array(&a->job->arena, a->k->naxes + n + 1u, sizeof *now);
+  uint32_t all = n;
   for (uint32_t i = 0; i < n; i++) old[i] = from[i], now[i] = to[i];
-  for (uint32_t i = 0; i < a->k->naxes; i++)
-    if (a->axes[i].value) old[n] = a->k->axes[i].range, now[n++] = a->axes[i].value;
-  return uop_substitute(a->job, u, old, now, n);
+  for (uint32_t i = 0; i < a->k->naxes; i++) {
+    bool named = !a->axes[i].value;
+    for (uint32_t k = 0; k < n; k++) named |= from[k] == a->k->axes[i].range;
+    if (!named) old[all] = a->k->axes[i].range, now[all++] = a->axes[i].value;
+  }
+  return uop_substitute(a->job, u, old, now, all);
 }
 
 static const LinSum *sum_of(LinSumMap *m, UOp *u) {

@@ -601,7 +601,7 @@ static void odd_rows(void **state) {
   for (int round = 0; round < 54; round++) {
     Job job;
     job_init(&job, 0);
-    Run r = {.k = kernel(&job, 23 + round % 2)};
+    Run r = {.k = kernel(&job, 27 + round % 2)};
     InterpBuffer args[4];
     must(&r, opts_parse(&job, str_from(lists[round / 2 % 3]), &r.opts));
     must(&r, job_run(&job, compile, &r));
