@@ -13,6 +13,8 @@
  * - Elementwise work: vectors along the axis where most accesses are contiguous.
  * Threads go to the loop that splits best, if each gets enough to do. */
 
+#include <math.h>
+
 #include "compiler/ir/verify.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/heuristic_block.h"
@@ -528,21 +530,34 @@ static const Body *inner_contraction(Sched *s, const Body *bodies, uint32_t n) {
 /* What depends on the lanes is packed once for all of a row, wherever the contraction stands. */
 static void stage_lanes(Sched *s, const Body *bodies, uint32_t n, int axis) {
   for (uint32_t b = 0; b < n; b++)
-    for (uint32_t l = 0; l < bodies[b].n && is_inner(s, &bodies[b]); l++) {
-      int number = stage_number(s, bodies[b].loads[l]);
-      if (depends_on(bodies[b].loads[l], axis) && number >= 0) give(s, OPT_STAGE, axis, number);
+    for (uint32_t k = 0; k < 2 && is_inner(s, &bodies[b]); k++) {
+      UOp *factor = through_casts(bodies[b].reduce->src[0])->src[k];
+      int number = stage_number(s, factor);
+      if (kernel_depends(factor, (uint32_t)axis) && number >= 0) give(s, OPT_STAGE, axis, number);
     }
 }
 
+/* A maximum of what is -inf in places: blocks of that need not be computed. */
+static bool masks_rows(const Sched *s, const Body *bodies, uint32_t n) {
+  for (uint32_t b = 0; b < n; b++) {
+    const UOp *body = bodies[b].reduce->src[0];
+    if (runs_along_rows(s, &bodies[b]) && body->op == OP_WHERE &&
+        uop_is_number(body->src[2], -(double)INFINITY))
+      return true;
+  }
+  return false;
+}
+
 /* The reduce axes that run along kept rows, in unrolled steps; rows that these do not divide are
- * padded. A row that would fill much of the cache is taken in blocks. */
+ * padded. A row that would fill much of the cache, or is masked in part, is taken in blocks. */
 static void tile_rows(Sched *s, const Body *bodies, uint32_t n) {
   enum { LONG_ROW = 2048, BLOCK = 128, STEPS = 8 };
+  int64_t many = masks_rows(s, bodies, n) ? 2 * BLOCK : LONG_ROW;
   int row = -1;
   for (uint32_t b = 0; b < n; b++) {
     if (!runs_along_rows(s, &bodies[b])) continue;
     int j = (int)bodies[b].reduce->src[bodies[b].reduce->nsrc - 1]->arg.i;
-    int64_t size = size_of(s, j), unit = is_static(s, j) && size >= LONG_ROW ? BLOCK : STEPS;
+    int64_t size = size_of(s, j), unit = is_static(s, j) && size >= many ? BLOCK : STEPS;
     if (s->tile[j] > 1) continue;
     if (is_static(s, j) && size > STEPS && size % unit) give(s, OPT_PADTO, j, unit);
     give(s, OPT_UNROLL, j, size < STEPS ? size : sums_products(&bodies[b]) ? 2 : STEPS);

@@ -195,6 +195,28 @@ typedef struct Reduction {
   int64_t size; /* elements that make one result */
 } Reduction;
 
+/* What decides how memory is walked is the load that reads most: the matrix, not the vector. */
+static int64_t elements_of(const Gpu *g, const UOp *load) {
+  int64_t n = 1;
+  for (uint32_t i = 0; load->open && i < load->open->n && n < (int64_t)1 << 40; i++)
+    n *= size_of(g, (int)load->open->at[i]->arg.i);
+  return n;
+}
+
+static bool walks_rows(Gpu *g, int row) {
+  int64_t most = 0;
+  bool rows = false;
+  for (uint32_t l = 0; l < g->k->noperands; l++) {
+    const UOp *load = g->k->operands[l];
+    if (!depends(load, row)) continue;
+    int64_t n = elements_of(g, load);
+    bool contiguous = walk(g, load, row) == 1;
+    if (n > most) rows = false;
+    if (n >= most) most = n, rows |= contiguous;
+  }
+  return rows;
+}
+
 static Reduction reduction_of(Gpu *g, UOp *reduce) {
   Reduction r = {.reduce = reduce, .row = -1, .size = 1};
   int most = -1;
@@ -205,7 +227,7 @@ static Reduction reduction_of(Gpu *g, UOp *reduce) {
     bool better = score > most || (score == most && size_of(g, a) > size_of(g, r.row));
     if (r.row < 0 || better) r.row = a, most = score;
   }
-  r.is_row = most > 0;
+  r.is_row = most > 0 && walks_rows(g, r.row);
   return r;
 }
 

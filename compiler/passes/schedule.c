@@ -819,7 +819,7 @@ static UOp *new_blocks(Apply *a) {
   uint32_t axis = a->plan->repair.at[0].axis;
   UOp *end = a->k->axes[axis].range->src[0];
   UOp *blocks = dim_uop(job, dim_ceildiv(job, dim_of(job, end), a->plan->axes[axis].block));
-  return uop_range(job, a->next_id++, AX_LOOP, blocks);
+  return uop_range(job, a->next_id++, AX_LOOP, schedule_block_end(a, blocks));
 }
 
 static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
@@ -829,9 +829,11 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   a.kept = arena_array(&job->arena, plan->nkeeps + 1u, sizeof *a.kept);
   a.repaired = arena_array(&job->arena, plan->repair.n + 1u, sizeof *a.repaired);
   nodemap_number(job, &a.pos, &k->list);
-  if (plan->repair.n) a.block = new_blocks(&a);
-  for (uint32_t i = 0; i < k->naxes; i++)
-    if (k->axes[i].range) place_axis(&a, i);
+  for (int blocked = 0; blocked < 2; blocked++) {
+    if (blocked && plan->repair.n) a.block = new_blocks(&a);
+    for (uint32_t i = 0; i < k->naxes; i++)
+      if (k->axes[i].range && (plan->axes[i].block > 0) == blocked) place_axis(&a, i);
+  }
   if (plan->matrix.info) begin_tile(&a, &plan->matrix);
   if (plan->repair.n) schedule_repair(&a);
   for (size_t i = 0; i < k->list.len; i++) {

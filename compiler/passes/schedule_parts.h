@@ -84,6 +84,9 @@ UOp *schedule_keep_value(Apply *a, uint32_t keep, UOp *u, UOp *value);
 void schedule_repair(Apply *a);
 /* A link that has `part` as result of the block alone: its result with the blocks before. */
 UOp *schedule_repair_block(Apply *a, uint32_t link, UOp *part);
+/* schedule_bound.c: how many of the blocks have to be computed, once all axes but those of the
+ * chain are placed. */
+UOp *schedule_block_end(Apply *a, UOp *blocks);
 /* schedule_spread.c: a kernel of several stores for workgroups: one thread per element of the
  * largest store; opts do not apply. */
 UOp *schedule_spread_stores(Job *job, UOp *sink, const KernelInfo *k, const Target *target);

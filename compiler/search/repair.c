@@ -70,18 +70,19 @@ static bool take_apart(const Finder *f, UOp *u, RepairLink *link, int depth) {
            take_apart(f, u->src[1], link, depth - 1);
   case OP_RECIP:
     if (along_row(f, u)) return false;
-    *part = (RepairPart){REPAIR_OVER, u->src[0]}, link->nparts++;
+    *part = (RepairPart){REPAIR_OVER, u->src[0], NULL}, link->nparts++;
     return true;
   case OP_FDIV:
     if (!uses_chain(f, u->src[1])) return take_apart(f, u->src[0], link, depth - 1);
     if (along_row(f, u->src[1])) return false;
-    *part = (RepairPart){REPAIR_OVER, u->src[1]}, link->nparts++;
+    *part = (RepairPart){REPAIR_OVER, u->src[1], NULL}, link->nparts++;
     return take_apart(f, u->src[0], link, depth - 1);
   case OP_EXP:
   case OP_EXP2: {
     const UOp *d = u->src[0];
     if (d->op != OP_SUB || uses_chain(f, d->src[0]) || along_row(f, d->src[1])) return false;
-    *part = (RepairPart){u->op == OP_EXP ? REPAIR_EXP : REPAIR_EXP2, d->src[1]}, link->nparts++;
+    *part = (RepairPart){u->op == OP_EXP ? REPAIR_EXP : REPAIR_EXP2, d->src[1], d->src[0]};
+    link->nparts++;
     return true;
   }
   default: return false;

@@ -10,7 +10,8 @@ typedef struct Kept Kept;
 typedef enum RepairKind { REPAIR_EXP, REPAIR_EXP2, REPAIR_OVER } RepairKind;
 typedef struct RepairPart {
   RepairKind kind;
-  UOp *of; /* the same along the row */
+  UOp *of;   /* the same along the row */
+  UOp *from; /* a; NULL of REPAIR_OVER */
 } RepairPart;
 
 typedef struct RepairLink {

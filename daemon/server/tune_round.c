@@ -10,7 +10,7 @@
 
 /* Code that takes longer to compile than this is no better; of the untuned kernel and in the
  * background, on busy processors, it may take longer. */
-enum { COMPILE_SECONDS = 2, COMPILE_SECONDS_MAX = 30 };
+enum { COMPILE_SECONDS = 4, COMPILE_SECONDS_MAX = 30 };
 #define TIMING_NS 8000000000ll /* of one job */
 
 static void compile_next(Tune *t);
@@ -72,12 +72,15 @@ static bool seen(TuneKernel *k, const Kiln__V1__KernelBinary *b) {
   return !vec_push(&k->digests, key);
 }
 
-/* The compile worker's last word on a candidate. */
-static void not_compiled(Tune *t, TuneCandidate *c, Status st) {
-  static const char *const cause[] = {"compile_error", "oom"};
-  bool oom = status_code(st) == ST_RESOURCE_EXHAUSTED;
-  if (c->job.cause && !strcmp(c->job.cause, "cancelled")) return;
-  tune_failed(t, t->at, c->message.opts, c->job.cause ? c->job.cause : cause[oom]);
+/* The compile worker's last word on a candidate. That no worker came up says nothing about it. */
+static void not_compiled(Tune *t, const TuneCandidate *c, const StatusNote *st) {
+  StatusCode code = status_code(st);
+  if (c->job.cause)
+    tune_failed(t, t->at, c->message.opts, c->job.cause);
+  else if (code == ST_RESOURCE_EXHAUSTED)
+    tune_failed(t, t->at, c->message.opts, "oom");
+  else if (code != ST_UNAVAILABLE)
+    tune_failed(t, t->at, c->message.opts, "compile_error");
 }
 
 static void all_compiled(Tune *t) {

@@ -452,7 +452,11 @@ static void apply_temps(const Executor *x, Loaded *l) {
 /* What is kept, computed from the weights. */
 static Status load_kept(Executor *x, Loaded *l) {
   apply_temps(x, l);
-  return steps_once(x, l);
+  TRY(steps_once(x, l));
+  if (!l->nonce) return NULL;
+  device_memory_forget(l->model);
+  device_memory_forget(l->constants);
+  return NULL;
 }
 
 Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_fd, int const_fd) {

@@ -24,7 +24,7 @@ enum {
   BATCH_NS = 100000,
   BATCH_MAX = 64,
   ROUND_NS = 1500000000, /* of one candidate's turns in one round */
-  HANG_MS = 3000,        /* beyond what the incumbent takes */
+  HANG_MS = 5000,        /* beyond what the incumbent takes */
   SEED = 11
 };
 

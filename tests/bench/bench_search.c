@@ -294,9 +294,12 @@ static bool one_round(Bench *b, size_t want, const char *const *hints, size_t nh
                     .nhints = nhints,
                     .want = want,
                     .seed = b->o->seed};
-  int64_t t = clock_now_ns();
+  int64_t t = clock_cpu_ns();
   die(search_propose(&job, &in, out, &n));
-  b->propose_ns += (double)(clock_now_ns() - t);
+  b->propose_ns += (double)(clock_cpu_ns() - t);
+  if (b->o->verbose)
+    printf("  proposed %zu in %.1f ms, %.1f MiB, after %zu\n", n,
+           (double)(clock_cpu_ns() - t) / 1e6, (double)job.arena.used / 1048576, b->ntried);
   b->rounds++;
   for (size_t i = 0; i < n; i++) try_candidate(b, out[i].opts, out[i].predicted_ns);
   job_deinit(&job);
@@ -406,7 +409,7 @@ static void seeds_steps(Job *job, void *arg) {
   status_drop(st);
   /* Collected first: compiling runs the job itself. */
   bool ok = search_space_point(&a->space, list.at, list.len, &best);
-  search_space_seeds(&a->space, try_point, a->e);
+  search_seeds(&a->space, try_point, a->e);
   if (ok) search_space_near(&a->space, &best, try_point, a->e);
 }
 

@@ -564,10 +564,10 @@ class Maker:
             out = self.summed(node, v.dtype, p, np.broadcast_to(e, p.shape), (p.ndim - 1,), False)
         return V(node, v.dtype, out.val.reshape(shape), out.err.reshape(shape))
 
-    def softmax(self, v):
+    def softmax(self, v, axis=None):
         if not v.rank or not v.is_float or not v.val.size:
             return None
-        axis, g = self.below(v.rank), self
+        axis, g = self.below(v.rank) if axis is None else axis, self
         top = g.extreme(v.node.amax(axis, keepdims=True), v, "amax", (axis,), True)
         with np.errstate(all="ignore"):
             diff = self.floats(self.g.sub(v.node, top.node), v.dtype, v.val.astype(LONG) - top.val, v.err + top.err)
@@ -578,6 +578,34 @@ class Maker:
             q = e.val.astype(LONG) / total.val
             err = np.where(low > 0, (e.err + np.abs(q) * total.err) / low, np.inf)
             return self.floats(self.g.div(e.node, total.node), v.dtype, q, err)
+
+    def attention(self, v):
+        """softmax(q k^T) v over v as queries: with or without a mask of positions, on keys that broadcast."""
+        if v.rank < 2 or v.dtype not in ("f32", "f64") or not v.val.size or not v.static or v.shape[-1] > 16 or v.shape[-2] > 40:
+            return None
+        n, d, w = self.one_of((1, 3, 8, 17, 24, 33)), v.shape[-1], self.one_of((1, 4, 8, 9))
+        batch = tuple(self.one_of((1, b)) for b in v.shape[:-2]) if self.below(2) else ()
+        if math.prod(v.shape) * n * (d + w) > 60 * self.most:
+            return None
+        k, u = self.param(v.dtype, (*batch, n, d)), self.param(v.dtype, (*batch, n, w))
+        scores = self.dot(v, k.node.transpose(*range(len(batch)), len(batch) + 1, len(batch)), np.swapaxes(k.val, -1, -2), np.swapaxes(k.err, -1, -2))
+        if self.below(2):
+            i, j = (self.g.iota("i32", scores.shape, scores.rank - 2 + a) for a in range(2))
+            seen = np.arange(n)[None, :] <= np.arange(v.shape[-2])[:, None]
+            node = self.g.where(self.g.cmple(j, i), scores.node, self.g.const(float("-inf"), v.dtype))
+            scores = V(node, v.dtype, np.where(seen, scores.val, -np.inf), np.where(seen, scores.err, 0))
+        p = self.softmax(scores, scores.rank - 1)
+        return self.dot(p, u.node, u.val, u.err)
+
+    def dot(self, a, node, b, eb):
+        """The matrix product of a and a matrix, or matrices, that need not be a value of the graph."""
+        with np.errstate(all="ignore"):
+            x, y = a.val[..., :, None, :].astype(LONG), np.swapaxes(b, -1, -2)[..., None, :, :].astype(LONG)
+            ex, ey = a.err[..., :, None, :], np.swapaxes(eb, -1, -2)[..., None, :, :]
+            p = x * y
+            e = span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey
+            e = np.where((p == 0) & (ex + ey > 0), e + tiny(a.dtype), e)
+            return self.summed(self.g.matmul(a.node, node), a.dtype, p, np.broadcast_to(e, p.shape), (p.ndim - 1,), False)
 
     def cumulative(self, v):
         """Sums of prefixes, as a masked product with a triangle."""
@@ -714,7 +742,7 @@ class Maker:
 
     MAKERS = ("reshape", "reshape", "permute", "expand", "pad", "shrink", "flip", "window", "cat", "cat", "gather", "contiguous",
               "binary", "binary", "binary", "compare", "where", "unary", "unary", "cast", "cast", "reduce", "reduce", "matmul",
-              "matmul", "softmax", "cumulative", "iota", "sort", "extreme_place", "take_along", "scatter", "conv",
+              "matmul", "softmax", "attention", "attention", "cumulative", "iota", "sort", "extreme_place", "take_along", "scatter", "conv",
               "small")
 
     def grow(self):
