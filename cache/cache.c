@@ -17,6 +17,11 @@ enum { EVICT_STEP = 32 };
 const char *const cache_kind_name[CACHE_KIND__COUNT] = {
     [CACHE_PLAN] = "plan", [CACHE_KERNEL] = "kernel"};
 
+/* Those that serve, the newest winner first; then those that were measured, the fastest first; then
+ * failures, the newest first. */
+#define SCHEDULE_ORDER                                                                             \
+  "cause<>0, verified DESC, CASE WHEN cause<>0 OR verified THEN -measured ELSE median END, id "    \
+  "DESC"
 #define SCHEDULE_ROW                                                                               \
   "SELECT id, record, kernel, target, opts, cause, verified, imported FROM schedules"
 
@@ -41,7 +46,7 @@ static const char *const texts[Q__COUNT] = {
     [Q_TARGET] = "SELECT text FROM targets WHERE target=?1",
     [Q_VERSION] = "PRAGMA data_version",
     [Q_SCHEDULE_SUM] = "SELECT count(*), sum(bytes) FROM schedules",
-    [Q_SCHEDULE_FIND] = "SELECT id, cause, verified, imported FROM schedules"
+    [Q_SCHEDULE_FIND] = "SELECT id, cause, verified, imported, measured FROM schedules"
                         " WHERE kernel=?1 AND target=?2 AND opts=?3",
     [Q_SCHEDULE_ADD] =
         "INSERT INTO schedules(kernel, target, opts, class, cause, verified, imported, median,"
@@ -49,7 +54,8 @@ static const char *const texts[Q__COUNT] = {
     [Q_SCHEDULE_DROP] = "DELETE FROM schedules WHERE id=?1 RETURNING bytes",
     [Q_SCHEDULE_TRIM_BEST] = "DELETE FROM schedules WHERE id IN (SELECT id FROM schedules"
                              " WHERE kernel=?1 AND target=?2 AND cause=0"
-                             " ORDER BY verified DESC, imported, median LIMIT -1 OFFSET ?3)"
+                             " ORDER BY verified DESC, imported, CASE verified WHEN 0 THEN"
+                             " median ELSE -measured END LIMIT -1 OFFSET ?3)"
                              " RETURNING bytes",
     [Q_SCHEDULE_TRIM_FAILED] = "DELETE FROM schedules WHERE id IN (SELECT id FROM schedules"
                                " WHERE kernel=?1 AND target=?2 AND cause<>0"
@@ -58,17 +64,20 @@ static const char *const texts[Q__COUNT] = {
     [Q_SCHEDULE_OLDEST] = "DELETE FROM schedules WHERE id IN (SELECT id FROM schedules"
                           " ORDER BY verified, imported DESC, measured LIMIT ?1)"
                           " RETURNING bytes",
-    [Q_SCHEDULES] = SCHEDULE_ROW " WHERE kernel=?1 AND (?2 IS NULL OR target=?2) ORDER BY cause<>0,"
-                                 " verified DESC, CASE cause WHEN 0 THEN median ELSE -measured END",
+    [Q_SCHEDULES] =
+        SCHEDULE_ROW " WHERE kernel=?1 AND (?2 IS NULL OR target=?2) ORDER BY " SCHEDULE_ORDER,
     [Q_SCHEDULE_BEST] = SCHEDULE_ROW " WHERE kernel=?1 AND target=?2 AND cause=0 AND verified=1"
-                                     " ORDER BY median, id",
+                                     " ORDER BY measured DESC, id DESC",
     [Q_SCHEDULE_OTHERS] = SCHEDULE_ROW " WHERE kernel=?1 AND target<>?2 AND cause=0"
-                                       " ORDER BY target, median LIMIT 1000",
-    [Q_SCHEDULE_CLASS] = SCHEDULE_ROW " WHERE class=?1 AND cause=0 AND kernel<>?2"
-                                      " ORDER BY kernel, target, verified DESC, median LIMIT 20000",
-    [Q_SCHEDULE_PREFIX] = SCHEDULE_ROW " WHERE kernel>=?1 AND kernel<=?2 ORDER BY kernel, target,"
-                                       " cause<>0, verified DESC,"
-                                       " CASE cause WHEN 0 THEN median ELSE -measured END",
+                                       " ORDER BY target, " SCHEDULE_ORDER " LIMIT 1000",
+    [Q_SCHEDULE_CLASS] = /* of each kernel and target the first; found in the index alone */
+    "SELECT s.id, record, kernel, target, opts, cause, verified, imported FROM schedules s JOIN"
+    " (SELECT id, row_number() OVER (PARTITION BY kernel, target ORDER BY verified DESC,"
+    " CASE verified WHEN 0 THEN median ELSE -measured END, id DESC) AS place FROM schedules"
+    " WHERE class=?1 AND cause=0 AND kernel<>?2) f ON s.id=f.id WHERE f.place=1"
+    " ORDER BY kernel, target LIMIT 20000",
+    [Q_SCHEDULE_PREFIX] = SCHEDULE_ROW " WHERE kernel>=?1 AND kernel<=?2"
+                                       " ORDER BY kernel, target, " SCHEDULE_ORDER,
     [Q_HASHES] = "SELECT hash FROM entries WHERE hash>=?1 AND hash<=?2"
                  " UNION SELECT kernel FROM schedules WHERE kernel>=?1 AND kernel<=?2 LIMIT 2",
     [Q_ENTRY_IDS] = "SELECT id, bytes FROM entries WHERE id>?1 ORDER BY id LIMIT ?2",

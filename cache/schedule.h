@@ -80,12 +80,14 @@ Status cache_put_tuned(Cache *c, const CacheRecord *kernels, size_t n, const Sch
 
 /* The Schedule is valid during the call. False ends the visit. */
 typedef bool (*ScheduleVisit)(void *ctx, const Schedule *s);
-/* All evidence of a kernel: those that serve first, then the fastest, then failures, newest first.
+/* All evidence of a kernel: those that serve first, the newest first, then the fastest, then
+ * failures, newest first.
  * target NULL: of every target. A record that does not decode is dropped, counted and skipped. */
 Status cache_schedules(Cache *c, const uint8_t *kernel, const uint8_t *target, ScheduleVisit visit,
                        void *ctx);
-/* What a build uses in place of the heuristic: the fastest record that serves, if there is one.
- * visit is called at most once. */
+/* What a build uses in place of the heuristic: the newest record that serves, if there is one. A
+ * schedule is verified when it has beaten the one in use, in one measurement, so the newest is the
+ * best; medians of different days say less. visit is called at most once. */
 Status cache_best_schedule(Cache *c, const uint8_t *kernel, const uint8_t *target,
                            ScheduleVisit visit, void *ctx);
 /* Hints: of the kernel itself what other targets know, then of each of the `limit` kernels of its

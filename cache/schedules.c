@@ -58,6 +58,7 @@ static void bind_pair(sqlite3_stmt *q, const uint8_t *kernel, const uint8_t *tar
 typedef struct Old {
   int64_t id;
   bool verified, imported;
+  int64_t measured_at;
 } Old;
 
 static Status find_old(Cache *c, const Schedule *s, Old *out) {
@@ -69,7 +70,7 @@ static Status find_old(Cache *c, const Schedule *s, Old *out) {
   if (rc == SQLITE_ROW)
     *out = (Old){sqlite3_column_int64(q, 0),
                  sqlite3_column_int(q, 1) == SC_MEASURED && sqlite3_column_int(q, 2),
-                 sqlite3_column_int(q, 3)};
+                 sqlite3_column_int(q, 3), sqlite3_column_int64(q, 4)};
   Status st = sqlite_status(c->db, rc, "looking up a schedule");
   sqlite3_reset(q);
   return st;
@@ -109,8 +110,12 @@ static Status put_one(Cache *c, const Schedule *given) {
   if (s.imported) s.verified = false;
   TRY(find_old(c, &s, &old));
   if (old.id && s.imported && !old.imported) return NULL;
-  /* results that were equal once do not differ because the time was taken again */
-  if (old.verified && !s.imported && s.cause == SC_MEASURED) s.verified = true;
+  /* results that were equal once do not differ because the time was taken again; nor is that a new
+   * victory */
+  if (old.verified && !s.verified && !s.imported && s.cause == SC_MEASURED) {
+    s.verified = true;
+    s.measured_at = old.measured_at;
+  }
   if (old.id) {
     sqlite3_bind_int64(cache_query(c, Q_SCHEDULE_DROP), 1, old.id);
     TRY(schedules_delete(c, c->queries[Q_SCHEDULE_DROP], NULL));

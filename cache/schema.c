@@ -35,7 +35,10 @@ static const char *const migrations[CACHE_SCHEMA] = {
     "  imported INTEGER NOT NULL, median INTEGER NOT NULL, measured INTEGER NOT NULL,"
     "  bytes INTEGER NOT NULL, record BLOB NOT NULL);"
     "CREATE UNIQUE INDEX schedules_key ON schedules(kernel, target, opts);"
-    "CREATE INDEX schedules_class ON schedules(class, cause);"
+    "CREATE INDEX schedules_best ON schedules(kernel, target, measured) WHERE cause=0 AND "
+    "verified=1;"
+    "CREATE INDEX schedules_class ON schedules(class, cause, kernel, target, verified, median,"
+    "  measured);"
     "CREATE INDEX schedules_age ON schedules(verified, imported DESC, measured);",
 };
 

@@ -176,7 +176,8 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
   *out = (KernelObject){.object = code.object,
                         .entry = name,
                         .threads = a.linear.threads,
-                        .scratch_bytes = a.linear.scratch_bytes,
+                        .scratch_bytes =
+                            a.linear.shared_given ? a.linear.shared_bytes : a.linear.scratch_bytes,
                         .opts = opts_text(job, &a.applied)};
   memcpy(out->grid, a.grid, sizeof out->grid);
   memcpy(out->block, a.linear.block, sizeof out->block);

@@ -165,6 +165,13 @@ static Status check_wait(Device *d, Fence fence, int64_t timeout_ns) {
   return device_wait(c->inner, fence, timeout_ns);
 }
 
+static Status check_timer_start(Device *d) { return device_timer_start(check_device(d)->inner); }
+
+static Status check_timer_stop(Device *d, int64_t *ns) {
+  CheckDevice *c = check_device(d);
+  return device_timer_stop(c->inner, c->last, ns);
+}
+
 static const DeviceVtbl check_vtbl = {
     .name = "check",
     .destroy = check_destroy,
@@ -177,6 +184,8 @@ static const DeviceVtbl check_vtbl = {
     .copy = check_copy,
     .submit = check_submit,
     .wait = check_wait,
+    .timer_start = check_timer_start,
+    .timer_stop = check_timer_stop,
 };
 
 Status device_check_create(Device *inner, Device **out) {

@@ -42,7 +42,9 @@ typedef struct CudaDevice {
   CuEvent done[FENCES]; /* of fence n: n % FENCES */
   Fence last;
   void *staging[2];
-  CuEvent sent[2]; /* staging may be filled again */
+  CuEvent sent[2];  /* staging may be filled again */
+  CuEvent timer[2]; /* its start and its end */
+  bool timing;      /* the timer starts with the next launch */
   VEC(Kept) kept;
   CudaGraphs *graphs;
   VEC(CudaLaunch) launches; /* being queued */
@@ -55,6 +57,7 @@ struct Program {
   CuFunction function;
   bool dependent; /* waits for the kernel before it by itself */
   uint32_t grid[3], block[3];
+  uint32_t shared_bytes; /* of a workgroup, when a kernel may not declare so many */
 };
 
 static const DeviceVtbl cuda_vtbl;
@@ -214,20 +217,35 @@ static Status load_module(CudaDevice *c, const ProgramSpec *spec, CuModule *out)
 
 static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **out) {
   CudaDevice *c = cuda_device(d);
+  if (spec->scratch_bytes > d->caps.memory_bytes)
+    return FAIL(RESOURCE_EXHAUSTED, "program '%s' needs %" PRIu64 " bytes of scratch per thread",
+                spec->entry, spec->scratch_bytes);
   uint64_t threads = (uint64_t)spec->block[0] * spec->block[1] * spec->block[2];
   if (!threads || threads > d->caps.max_group)
     return FAIL(INVALID_ARGUMENT, "program '%s' wants workgroups of %" PRIu64 " threads",
                 spec->entry, threads);
+  if (spec->scratch_bytes > d->caps.local_bytes)
+    return FAIL(INVALID_ARGUMENT, "program '%s' wants %" PRIu64 " bytes for a workgroup",
+                spec->entry, spec->scratch_bytes);
   Program *p = calloc(1, sizeof *p);
   if (!p) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
+  p->shared_bytes = (uint32_t)spec->scratch_bytes;
   memcpy(p->grid, spec->grid, sizeof p->grid);
   memcpy(p->block, spec->block, sizeof p->block);
+  if (spec->threads > 1) { /* one workgroup of one thread for each */
+    p->grid[0] = spec->threads;
+    p->grid[1] = p->grid[2] = 1;
+  }
   static const char wait[] = "griddepcontrol.wait"; /* PTX is text */
   p->dependent = memmem(spec->image.ptr, spec->image.len, wait, sizeof wait - 1) != NULL;
   Status st = load_module(c, spec, &p->module);
   if (!st)
     st = cuda_status(c->api, c->api->module_function(&p->function, p->module, spec->entry),
                      "finding the entry");
+  if (!st && p->shared_bytes)
+    st = cuda_status(
+        c->api, c->api->function_set(p->function, CU_FUNCTION_MAX_SHARED, (int)p->shared_bytes),
+        "giving the kernel memory of workgroups");
   if (st) {
     if (p->module) c->api->module_unload(p->module);
     free(p);
@@ -253,6 +271,7 @@ static Status add_launch(CudaDevice *c, const Launch *l) {
   const uint32_t *grid = l->grid ? l->grid : p->grid;
   CudaLaunch x = {.function = p->function,
                   .dependent = p->dependent,
+                  .shared_bytes = p->shared_bytes,
                   .first = (uint32_t)c->values.len,
                   .values = l->nargs + l->nvars};
   memcpy(x.grid, grid, sizeof x.grid);
@@ -267,12 +286,22 @@ static Status add_launch(CudaDevice *c, const Launch *l) {
   return NULL;
 }
 
+static Status mark_start(CudaDevice *c) {
+  if (!c->timing) return NULL;
+  c->timing = false;
+  CALL(c, "starting a timer", event_record(c->timer[0], c->stream));
+  return NULL;
+}
+
 static Status cuda_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
   CudaDevice *c = cuda_device(d);
   c->launches.len = c->values.len = 0;
   for (size_t i = 0; i < n; i++) TRY(add_launch(c, &launches[i]));
   CudaLaunches all = {.key = launches, .at = c->launches.at, .n = n, .values = c->values.at};
-  TRY(cuda_graphs_launch(c->graphs, &all));
+  CudaGraph *graph;
+  TRY(cuda_graphs_prepare(c->graphs, &all, &graph));
+  TRY(mark_start(c));
+  TRY(cuda_graphs_launch(c->graphs, &all, graph));
   Fence fence = c->last + 1;
   CALL(c, "queueing a fence", event_record(c->done[fence % FENCES], c->stream));
   *out = c->last = fence;
@@ -285,6 +314,24 @@ static Status cuda_wait(Device *d, Fence fence, int64_t timeout_ns) {
   if (fence > c->last)
     return FAIL(INVALID_ARGUMENT, "fence %" PRIu64 " was never submitted", fence);
   return fence ? wait_event(c, c->done[fence % FENCES], timeout_ns) : NULL;
+}
+
+/* From the moment that the next launches are queued: what it takes to prepare them is the
+ * processor's time. */
+static Status cuda_timer_start(Device *d) {
+  cuda_device(d)->timing = true;
+  return NULL;
+}
+
+static Status cuda_timer_stop(Device *d, int64_t *ns) {
+  CudaDevice *c = cuda_device(d);
+  float ms = 0;
+  TRY(mark_start(c));
+  CALL(c, "stopping a timer", event_record(c->timer[1], c->stream));
+  TRY(wait_event(c, c->timer[1], -1));
+  CALL(c, "reading a timer", event_elapsed(&ms, c->timer[0], c->timer[1]));
+  *ns = (int64_t)((double)ms * 1e6);
+  return NULL;
 }
 
 /* -- the device
@@ -300,6 +347,7 @@ static void cuda_destroy(Device *d) {
     if (c->done[k]) api->event_destroy(c->done[k]);
   }
   for (int k = 0; k < 2; k++) {
+    if (c->timer[k]) api->event_destroy(c->timer[k]);
     if (c->sent[k]) api->event_destroy(c->sent[k]);
     if (c->staging[k]) api->host_free(c->staging[k]);
   }
@@ -357,7 +405,7 @@ static Status describe(CudaDevice *c) {
                               .max_buffer_bytes = memory,
                               .max_group = (uint32_t)attribute(c, CU_ATTR_MAX_THREADS),
                               .warp = (uint32_t)attribute(c, CU_ATTR_WARP),
-                              .local_bytes = (uint64_t)attribute(c, CU_ATTR_SHARED_PER_BLOCK)};
+                              .local_bytes = (uint64_t)attribute(c, CU_ATTR_SHARED_OPTIN)};
   return NULL;
 }
 
@@ -368,6 +416,7 @@ static Status start(CudaDevice *c) {
   for (int k = 0; k < FENCES; k++)
     CALL(c, "making an event", event_create(&c->done[k], CU_EVENT_NO_TIMING));
   for (int k = 0; k < 2; k++) {
+    CALL(c, "making an event", event_create(&c->timer[k], 0));
     CALL(c, "making an event", event_create(&c->sent[k], CU_EVENT_NO_TIMING));
     CALL(c, "pinning memory", host_alloc(&c->staging[k], STAGING, 0));
   }
@@ -387,6 +436,8 @@ static const DeviceVtbl cuda_vtbl = {
     .copy = cuda_copy,
     .submit = cuda_submit,
     .wait = cuda_wait,
+    .timer_start = cuda_timer_start,
+    .timer_stop = cuda_timer_stop,
 };
 
 Status device_cuda_create(uint32_t ordinal, Device **out) {

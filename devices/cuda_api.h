@@ -44,9 +44,13 @@ typedef struct CuKernelNode {
 enum {
   CU_OUT_OF_MEMORY = 2,
   CU_NO_DEVICE = 100,
+  CU_INVALID_IMAGE = 200,
+  CU_NO_BINARY = 209,
+  CU_INVALID_PTX = 218,
+  CU_UNSUPPORTED_PTX = 222,
+  CU_NOT_FOUND = 500,
   CU_NOT_READY = 600,
   /* attributes of devices */
-  CU_ATTR_SHARED_PER_BLOCK = 8,
   CU_ATTR_WARP = 10,
   CU_ATTR_MAX_THREADS = 1,
   CU_ATTR_SM_COUNT = 16,
@@ -55,6 +59,8 @@ enum {
   CU_ATTR_CC_MINOR = 76,
   CU_ATTR_REGISTERS = 12,
   CU_ATTR_SHARED_OPTIN = 97,
+  /* attributes of functions */
+  CU_FUNCTION_MAX_SHARED = 8,
   /* options of the JIT */
   CU_JIT_ERROR_LOG = 5,
   CU_JIT_ERROR_LOG_BYTES = 6,
@@ -85,6 +91,7 @@ enum {
   X(event_create, "cuEventCreate", (CuEvent * e, unsigned flags))                                  \
   X(event_destroy, "cuEventDestroy_v2", (CuEvent e))                                               \
   X(event_record, "cuEventRecord", (CuEvent e, CuStream s))                                        \
+  X(event_elapsed, "cuEventElapsedTime", (float *ms, CuEvent from, CuEvent to))                    \
   X(event_query, "cuEventQuery", (CuEvent e))                                                      \
   X(memory_alloc, "cuMemAlloc_v2", (CuPointer * p, size_t bytes))                                  \
   X(memory_free, "cuMemFree_v2", (CuPointer p))                                                    \
@@ -100,6 +107,7 @@ enum {
   X(module_function, "cuModuleGetFunction", (CuFunction * f, CuModule m, const char *name))        \
   X(launch, "cuLaunchKernelEx",                                                                    \
     (const CuLaunchConfig *c, CuFunction f, void **params, void **extra))                          \
+  X(function_set, "cuFuncSetAttribute", (CuFunction f, int attribute, int value))                  \
   X(context_device, "cuCtxGetDevice", (CuDevice * d))                                              \
   X(capture_begin, "cuStreamBeginCapture_v2", (CuStream s, int mode))                              \
   X(capture_info, "cuStreamGetCaptureInfo_v2",                                                     \
@@ -123,5 +131,6 @@ typedef struct CudaApi {
  * the machine has no driver, or one that lacks a symbol, or no GPU. */
 Status cuda_api(const CudaApi **out);
 /* NULL for success, else what failed, with the driver's name for it: RESOURCE_EXHAUSTED when memory
- * ran out, else UNAVAILABLE, because a context that failed once does nothing more. */
+ * ran out, INVALID_ARGUMENT when the driver does not take a program, else UNAVAILABLE, because a
+ * context that failed once does nothing more. */
 Status cuda_status(const CudaApi *api, CuResult r, const char *what);

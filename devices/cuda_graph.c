@@ -22,7 +22,7 @@ enum {
   MOST = 1 << 16, /* launches of one graph */
 };
 
-typedef struct Graph {
+struct CudaGraph {
   const void *key;
   uint64_t used; /* when, in launches of graphs */
   CudaLaunch *at;
@@ -32,19 +32,19 @@ typedef struct Graph {
   CuGraph graph;
   CuGraphExec exec; /* NULL: seen once */
   CuGraphNode *nodes;
-} Graph;
+};
 
 struct CudaGraphs {
   const CudaApi *api;
   CuStream stream;
   unsigned processors;
   uint64_t now;
-  VEC(Graph) graphs;
+  VEC(CudaGraph) graphs;
   VEC(void *) params; /* of the launch being queued */
 };
 
 static void drop(CudaGraphs *g, size_t i) {
-  Graph *x = &g->graphs.at[i];
+  CudaGraph *x = &g->graphs.at[i];
   if (x->exec) g->api->graph_exec_destroy(x->exec);
   if (x->graph) g->api->graph_destroy(x->graph);
   free(x->at);
@@ -77,7 +77,7 @@ void cuda_graphs_release(CudaGraphs *g) {
 
 void cuda_graphs_forget(CudaGraphs *g, CuFunction function) {
   for (size_t i = g->graphs.len; i-- > 0;) {
-    const Graph *x = &g->graphs.at[i];
+    const CudaGraph *x = &g->graphs.at[i];
     bool named = false;
     for (size_t k = 0; k < x->n; k++) named |= x->at[k].function == function;
     if (named) drop(g, i);
@@ -110,6 +110,7 @@ static Status queue_one(CudaGraphs *g, const CudaLaunches *l, size_t i) {
   CuLaunchAttribute early = {.id = CU_LAUNCH_PROGRAMMATIC, .value.number = 1};
   CuLaunchConfig config = {.grid = {x->grid[0], x->grid[1], x->grid[2]},
                            .block = {x->block[0], x->block[1], x->block[2]},
+                           .shared_bytes = x->shared_bytes,
                            .stream = g->stream,
                            .attributes = &early,
                            .nattributes = starts_early(g, x)};
@@ -139,7 +140,7 @@ static Status find_node(CudaGraphs *g, CuGraphNode *out) {
   return NULL;
 }
 
-static Status record(CudaGraphs *g, const CudaLaunches *l, Graph *x) {
+static Status record(CudaGraphs *g, const CudaLaunches *l, CudaGraph *x) {
   x->nodes = calloc(l->n, sizeof(CuGraphNode));
   if (!x->nodes) return FAIL(RESOURCE_EXHAUSTED, "memory for a graph");
   TRY(cuda_status(g->api, g->api->capture_begin(g->stream, CU_CAPTURE_THREAD_LOCAL),
@@ -158,7 +159,7 @@ static Status record(CudaGraphs *g, const CudaLaunches *l, Graph *x) {
 /* -- finding and changing -----------------------------------------------------------------------
  */
 
-static bool same_kernels(const Graph *x, const CudaLaunches *l) {
+static bool same_kernels(const CudaGraph *x, const CudaLaunches *l) {
   if (x->n != l->n) return false;
   for (size_t i = 0; i < l->n; i++) {
     const CudaLaunch *a = &x->at[i], *b = &l->at[i];
@@ -169,7 +170,7 @@ static bool same_kernels(const Graph *x, const CudaLaunches *l) {
   return true;
 }
 
-static Graph *find(CudaGraphs *g, const CudaLaunches *l) {
+static CudaGraph *find(CudaGraphs *g, const CudaLaunches *l) {
   for (size_t i = 0; i < g->graphs.len; i++)
     if (g->graphs.at[i].key == l->key && same_kernels(&g->graphs.at[i], l)) return &g->graphs.at[i];
   return NULL;
@@ -180,7 +181,7 @@ static size_t count_values(const CudaLaunches *l) {
 }
 
 static Status remember(CudaGraphs *g, const CudaLaunches *l) {
-  Graph x = {.key = l->key, .used = g->now, .n = l->n, .nvalues = count_values(l)};
+  CudaGraph x = {.key = l->key, .used = g->now, .n = l->n, .nvalues = count_values(l)};
   if (g->graphs.len == KEPT) {
     size_t oldest = 0;
     for (size_t i = 1; i < g->graphs.len; i++)
@@ -199,7 +200,7 @@ static Status remember(CudaGraphs *g, const CudaLaunches *l) {
   return FAIL(RESOURCE_EXHAUSTED, "memory for a graph");
 }
 
-static Status change_one(CudaGraphs *g, Graph *x, const CudaLaunches *l, size_t i) {
+static Status change_one(CudaGraphs *g, CudaGraph *x, const CudaLaunches *l, size_t i) {
   CudaLaunch *old = &x->at[i];
   const CudaLaunch *now = &l->at[i];
   size_t bytes = now->values * sizeof *l->values;
@@ -210,6 +211,7 @@ static Status change_one(CudaGraphs *g, Graph *x, const CudaLaunches *l, size_t 
   CuKernelNode node = {.function = now->function,
                        .grid = {now->grid[0], now->grid[1], now->grid[2]},
                        .block = {now->block[0], now->block[1], now->block[2]},
+                       .shared_bytes = now->shared_bytes,
                        .params = g->params.at};
   TRY(cuda_status(g->api, g->api->graph_set_kernel(x->exec, x->nodes[i], &node),
                   "changing a graph"));
@@ -218,7 +220,7 @@ static Status change_one(CudaGraphs *g, Graph *x, const CudaLaunches *l, size_t 
   return NULL;
 }
 
-static Status record_again(CudaGraphs *g, Graph *x, const CudaLaunches *l) {
+static Status record_again(CudaGraphs *g, CudaGraph *x, const CudaLaunches *l) {
   memcpy(x->at, l->at, l->n * sizeof *x->at);
   memcpy(x->values, l->values, x->nvalues * sizeof *x->values);
   return record(g, l, x);
@@ -230,19 +232,24 @@ static bool any_empty(const CudaLaunches *l) {
   return false;
 }
 
-Status cuda_graphs_launch(CudaGraphs *g, const CudaLaunches *l) {
-  if (l->n < LEAST || l->n > MOST || any_empty(l)) return queue_all(g, l);
+Status cuda_graphs_prepare(CudaGraphs *g, const CudaLaunches *l, CudaGraph **out) {
+  *out = NULL;
+  if (l->n < LEAST || l->n > MOST || any_empty(l)) return NULL;
   g->now++;
-  Graph *x = find(g, l);
-  if (!x) {
-    TRY(remember(g, l));
-    return queue_all(g, l);
-  }
+  CudaGraph *x = find(g, l);
+  if (!x) return remember(g, l);
   x->used = g->now;
   Status st = NULL;
   if (!x->exec) st = record_again(g, x, l);
   for (size_t i = 0; !st && i < l->n; i++) st = change_one(g, x, l, i);
-  if (!st) st = cuda_status(g->api, g->api->graph_launch(x->exec, g->stream), "launching a graph");
-  if (st) drop(g, (size_t)(x - g->graphs.at));
+  if (st)
+    drop(g, (size_t)(x - g->graphs.at));
+  else
+    *out = x;
   return st;
+}
+
+Status cuda_graphs_launch(CudaGraphs *g, const CudaLaunches *l, CudaGraph *graph) {
+  if (!graph) return queue_all(g, l);
+  return cuda_status(g->api, g->api->graph_launch(graph->exec, g->stream), "launching a graph");
 }

@@ -9,7 +9,7 @@
 /* One kernel launch as the driver sees it. */
 typedef struct CudaLaunch {
   CuFunction function;
-  unsigned grid[3], block[3];
+  unsigned grid[3], block[3], shared_bytes;
   bool dependent;         /* it waits for the kernel before it by itself (griddepcontrol.wait) */
   uint32_t first, values; /* its arguments among those of all launches */
 } CudaLaunch;
@@ -25,7 +25,9 @@ typedef struct CudaGraphs CudaGraphs;
 
 Status cuda_graphs_create(const CudaApi *api, CuStream stream, CudaGraphs **out);
 void cuda_graphs_release(CudaGraphs *g); /* NULL allowed */
-/* Queues the launches. */
-Status cuda_graphs_launch(CudaGraphs *g, const CudaLaunches *l);
+typedef struct CudaGraph CudaGraph;
+/* Makes ready what cuda_graphs_launch then queues; *out is NULL when the launches are no graph. */
+Status cuda_graphs_prepare(CudaGraphs *g, const CudaLaunches *l, CudaGraph **out);
+Status cuda_graphs_launch(CudaGraphs *g, const CudaLaunches *l, CudaGraph *graph);
 /* No graph names the function afterwards. */
 void cuda_graphs_forget(CudaGraphs *g, CuFunction function);

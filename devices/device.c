@@ -6,6 +6,8 @@
 
 #include <assert.h>
 
+#include "base/clock.h"
+
 void device_destroy(Device *d) {
   if (d) d->v->destroy(d);
 }
@@ -59,6 +61,19 @@ Status device_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
 
 Status device_wait(Device *d, Fence fence, int64_t timeout_ns) {
   return d->v->wait(d, fence, timeout_ns);
+}
+
+Status device_timer_start(Device *d) {
+  d->started_ns = clock_now_ns();
+  return d->v->timer_start ? d->v->timer_start(d) : NULL;
+}
+
+Status device_timer_stop(Device *d, Fence last, int64_t *ns) {
+  *ns = 0;
+  if (d->v->timer_stop) return d->v->timer_stop(d, ns);
+  TRY(d->v->wait(d, last, -1));
+  *ns = clock_now_ns() - d->started_ns;
+  return NULL;
 }
 
 typedef struct DeviceKind {

@@ -41,10 +41,11 @@ struct Buffer {
 typedef struct ProgramSpec {
   Bytes image; /* relocatable object (CPU), source (OpenCL), PTX or a cubin (CUDA) */
   const char *entry;
-  uint32_t threads;       /* thread indices the entry is called with (CPU) */
-  uint64_t scratch_bytes; /* per thread (CPU) */
-  uint32_t grid[3];       /* workgroups along x, y, z, where a launch says nothing else */
-  uint32_t block[3];      /* threads of one workgroup along x, y, z */
+  uint32_t threads; /* thread indices the entry is called with (CPU) */
+  uint64_t
+      scratch_bytes; /* per thread (CPU); per workgroup, beside what the code declares (CUDA) */
+  uint32_t grid[3];  /* workgroups along x, y, z, where a launch says nothing else */
+  uint32_t block[3]; /* threads of one workgroup along x, y, z */
 } ProgramSpec;
 
 typedef struct LaunchArg {
@@ -88,11 +89,16 @@ typedef struct DeviceVtbl {
   Status (*submit)(Device *d, const Launch *launches, size_t n, Fence *out);
   /* DEADLINE_EXCEEDED when the fence has not passed in time. timeout_ns < 0: no limit. */
   Status (*wait)(Device *d, Fence fence, int64_t timeout_ns);
+  /* Optional, both or none: marks the beginning and the end of a stretch of the device's time; the
+   * end waits for it. Where they are NULL, the clock of the processor says how long it took. */
+  Status (*timer_start)(Device *d);
+  Status (*timer_stop)(Device *d, int64_t *ns);
 } DeviceVtbl;
 
 struct Device {
   const DeviceVtbl *v;
   DeviceCaps caps;
+  int64_t started_ns; /* of devices without a timer of their own */
 };
 
 Status device_cpu_create(uint32_t threads, Device **out); /* threads 0 = one per core */
@@ -119,3 +125,7 @@ Status device_copy(Device *d, Buffer *to, uint64_t to_offset, const Buffer *from
                    uint64_t from_offset, uint64_t bytes);
 Status device_submit(Device *d, const Launch *launches, size_t n, Fence *out);
 Status device_wait(Device *d, Fence fence, int64_t timeout_ns);
+/* How long the device works on what is submitted between the two, by its own clock where it has
+ * one. device_timer_stop returns when all of it is done. */
+Status device_timer_start(Device *d);
+Status device_timer_stop(Device *d, Fence last, int64_t *ns);

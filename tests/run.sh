@@ -72,8 +72,9 @@ python_env tests numpy onnx==1.23.2 onnxruntime grpcio grpcio-tools grpcio-refle
   setuptools wheel ||
   { note "preparing the Python environment" 1; finish; }
 
-python_files silero-vad==6.2.3 faster-whisper==1.2.1 basic-pitch==0.4.0 nudenet==3.4.2 rapidocr-onnxruntime==1.4.4 ||
-  { note "installing the packages that ship models" 1; finish; }
+python_files silero-vad==6.2.3 faster-whisper==1.2.1 basic-pitch==0.4.0 nudenet==3.4.2 rapidocr-onnxruntime==1.4.4 \
+  nvidia-cuda-nvcc==13.0.88 ||
+  { note "installing the packages that ship models, and ptxas" 1; finish; }
 
 say "build"
 build_kiln || { note "build" 1; finish; }
@@ -104,6 +105,10 @@ tail -n 3 build/onnx.log
 "$KILN_VENV/bin/python" tests/model/onnx_suite.py --runner opencl --every "$([ -n "$long" ] && echo 1 || echo 40)" >build/onnx-opencl.log 2>&1
 note "ONNX node suite on OpenCL: $(tail -n 1 build/onnx-opencl.log)" $?
 tail -n 1 build/onnx-opencl.log
+say "Kernels for NVIDIA GPUs, assembled without one"
+"$KILN_VENV/bin/python" tests/gpu/ptx.py --every "$([ -n "$long" ] && echo 1 || echo 60)" >build/ptx.log 2>&1
+note "PTX for sm_80, sm_90a and sm_120 (build/ptx.log)" $?
+grep -E 'kernels, ' build/ptx.log
 say "Models"
 run_pytest models tests/model
 

@@ -70,6 +70,7 @@ typedef struct Emitter {
   bool has_fma, has_f16c, named, gpu;
   bool waits; /* the kernel starts before the one before it ends, and waits for it */
   Arena arena;
+  uint64_t given;       /* bytes of the launch's memory that buffers have taken */
   unsigned diagnostics; /* errors that LLVM reported */
   char diagnostic[512]; /* the first of them */
   Status failure;       /* the first failure; emission goes on with poison until the node ends */
@@ -131,6 +132,18 @@ LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u);
 bool llvm_load_rows(Emitter *e, const UOp *u, unsigned m, LLVMValueRef *row);
 /* The slot that an access to a REG buffer names, or NULL when it is not one. */
 RegSlot *llvm_reg_slot(Emitter *e, const UOp *access);
+
+/* Where the element at src[at + 1] of buffer src[at] is, but for `shift` elements. */
+LLVMValueRef llvm_element_address(Emitter *e, const UOp *u, uint32_t at, int64_t *shift);
+LLVMValueRef llvm_copy_emit(Emitter *e, const UOp *u);
+
+/* -- llvm_matrix.c -- */
+LLVMValueRef llvm_shuffle_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_mma_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_ldmatrix_emit(Emitter *e, const UOp *u);
+void llvm_copy_async(Emitter *e, LLVMValueRef to, LLVMValueRef from, LLVMValueRef gate);
+LLVMValueRef llvm_commit_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_wait_emit(Emitter *e, const UOp *u);
 
 /* -- llvm_x86.c -- */
 LLVMValueRef llvm_x86_shuffle(Emitter *e, const UOp *u);

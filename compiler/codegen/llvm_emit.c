@@ -187,9 +187,13 @@ static const EmitFn emit_table[OP__COUNT] = {
     [OP_BITCAST] = llvm_bitcast_emit,
     [OP_SPECIAL] = llvm_gpu_special,
     [OP_BARRIER] = llvm_gpu_barrier,
+    [OP_SHUFFLE] = llvm_shuffle_emit,
+    [OP_MMA] = llvm_mma_emit,
+    [OP_LDMATRIX] = llvm_ldmatrix_emit,
+    [OP_COPY] = llvm_copy_emit,
+    [OP_COMMIT] = llvm_commit_emit,
+    [OP_WAIT] = llvm_wait_emit,
     [OP_PREFETCH] = llvm_prefetch_emit,
-    [OP_SHUFFLE] = llvm_x86_shuffle,
-    [OP_MMA] = llvm_x86_mma,
 };
 
 static void name_value(const UOp *u, LLVMValueRef v) {

@@ -53,10 +53,14 @@ static void emit_asm(Emitter *e, const char *text) {
   LLVMBuildCall2(e->b, type, code, NULL, 0, "");
 }
 
-/* From compute capability 9.0 on a kernel may start while the one before it ends: it lets the next
+/* A thread index of a program without workgroups is one of those of one thread.
+ *
+ * From compute capability 9.0 on a kernel may start while the one before it ends: it lets the next
  * one do so too, and touches no memory before the one before it is done. What that wrote is no
  * constant then, so no load may be moved before the wait. */
 void llvm_gpu_begin(Emitter *e) {
+  LLVMValueRef group = llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.ctaid.x", NULL, 0, NULL, 0);
+  e->thread = LLVMBuildZExt(e->b, group, LLVMInt64TypeInContext(e->ctx), "thread");
   e->waits = !strncmp(e->target->cpu, "sm_9", 4);
   if (!e->waits) return;
   emit_asm(e, "griddepcontrol.launch_dependents;");
@@ -65,6 +69,20 @@ void llvm_gpu_begin(Emitter *e) {
 
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k) {
   return LLVMBuildAddrSpaceCast(e->b, LLVMGetParam(e->fn, k), pointer(e, GENERIC), "arg");
+}
+
+/* Buffers of the workgroup follow each other in the memory that the launch brings. */
+static LLVMValueRef given_buffer(Emitter *e, uint64_t bytes) {
+  LLVMTypeRef i8 = LLVMInt8TypeInContext(e->ctx), any = LLVMArrayType2(i8, 0);
+  LLVMValueRef all = LLVMGetNamedGlobal(e->module, "given");
+  if (!all) {
+    all = LLVMAddGlobalInAddressSpace(e->module, any, "given", SHARED);
+    LLVMSetLinkage(all, LLVMExternalLinkage);
+    LLVMSetAlignment(all, 1024);
+  }
+  LLVMValueRef at = LLVMConstInt(LLVMInt64TypeInContext(e->ctx), e->given, false);
+  e->given += (bytes + 63) / 64 * 64;
+  return LLVMConstAddrSpaceCast(LLVMConstGEP2(i8, all, &at, 1), pointer(e, GENERIC));
 }
 
 LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer) {
@@ -76,6 +94,8 @@ LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer) {
     LLVMSetAlignment(at, 16);
     return at;
   }
+  if (e->linear->shared_given)
+    return given_buffer(e, n * buffer->lanes * dtype_info[buffer->dtype].bytes);
   char name[32];
   snprintf(name, sizeof name, "shared%lld", (long long)buffer->arg.i);
   LLVMValueRef at = LLVMAddGlobalInAddressSpace(e->module, type, name, SHARED);

@@ -47,7 +47,9 @@ static LocalBuffer *find_local(Emitter *e, const UOp *buffer) {
 /* -- storage
  * ---------------------------------------------------------------------------------------------- */
 
-static bool is_access(const UOp *u) { return u->op == OP_LOAD || u->op == OP_STORE; }
+static bool is_access(const UOp *u) {
+  return u->op == OP_LOAD || u->op == OP_STORE || u->op == OP_LDMATRIX || u->op == OP_COPY;
+}
 static bool is_reg(const UOp *buffer) { return buffer->arg.ints.at[1] == 1; }
 
 static uint64_t local_bytes(const UOp *buffer) {
@@ -164,24 +166,28 @@ static void load_vars(Emitter *e) {
   }
 }
 
+static void note_storage(Emitter *e, const UOp *u, const UOp *buffer, uint64_t *offset) {
+  if (buffer->op == OP_PARAM) {
+    note_param(e, u, buffer);
+  } else if (buffer->op == OP_BUFFER) {
+    note_buffer(e, buffer, offset);
+  } else {
+    llvm_fail(e, u, "accesses something that is no buffer");
+  }
+}
+
 void llvm_memory_begin(Emitter *e) {
   uint64_t offset = 0;
   size_t accesses = 0;
   for (size_t i = 0; i < e->linear->len; i++) accesses += is_access(e->linear->list[i]);
-  e->locals = arena_array(&e->arena, accesses + 1, sizeof(LocalBuffer));
+  e->locals = arena_array(&e->arena, 2 * accesses + 1, sizeof(LocalBuffer));
   e->params = arena_array(&e->arena, (size_t)e->linear->nargs + 1, sizeof(ParamBuffer));
   if (!e->locals || !e->params) return;
   for (size_t i = 0; i < e->linear->len; i++) {
     const UOp *u = e->linear->list[i];
     if (!is_access(u)) continue;
-    const UOp *buffer = buffer_of(u->src[0]);
-    if (buffer->op == OP_PARAM) {
-      note_param(e, u, buffer);
-    } else if (buffer->op == OP_BUFFER) {
-      note_buffer(e, buffer, &offset);
-    } else {
-      llvm_fail(e, u, "accesses something that is no buffer");
-    }
+    note_storage(e, u, buffer_of(u->src[0]), &offset);
+    if (u->op == OP_COPY) note_storage(e, u, buffer_of(u->src[2]), &offset);
   }
   if (offset > e->linear->scratch_bytes && !e->failure) {
     e->failure =
@@ -240,21 +246,24 @@ static void reg_store(Emitter *e, const UOp *u, RegSlot *slot) {
 /* -- addresses
  * ---------------------------------------------------------------------------------------------- */
 
-static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate) {
-  const UOp *buffer = buffer_of(u->src[0]);
+/* The access to src[at + 1] of buffer src[at]. */
+static Access resolve_at(Emitter *e, const UOp *u, uint32_t at, unsigned lanes, int64_t stride,
+                         const UOp *gate) {
+  const UOp *buffer = buffer_of(u->src[at]);
   Access a = {.e = e,
               .u = u,
               .dtype = (DType)buffer->dtype,
               .lanes = lanes,
               .align = 1,
               .unit = 1,
-              .stride = u->arg.i,
+              .stride = stride,
               .elements = dim_low(buffer->arg.ints.at[0]),
               .empty = dim_high(buffer->arg.ints.at[0]) < 1};
   a.element = llvm_memory_type(e, a.dtype, 1);
+  bool of_vectors = buffer->op == OP_BUFFER && buffer->lanes > 1;
   if (e->gpu) { /* which takes unaligned data byte by byte */
     a.align = dtype_info[a.dtype].bytes;
-    a.unit = llvm_gpu_unit(e, u->src[1], buffer);
+    a.unit = llvm_gpu_unit(e, u->src[at + 1], buffer);
   }
   if (buffer->op == OP_PARAM) {
     const ParamBuffer *p = &e->params[buffer->arg.i];
@@ -265,7 +274,7 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
     a.base = l->base, a.scopes = l->scopes, a.noalias = l->noalias;
     a.align = dtype_info[a.dtype].bytes;
   }
-  const UOp *index = u->src[1];
+  const UOp *index = u->src[at + 1];
   /* The constant goes into the instruction's displacement, and neighbours share the rest. */
   while (!gate && index->lanes == 1 && index->op == OP_ADD && uop_is_const(index->src[1])) {
     int64_t shift;
@@ -274,11 +283,22 @@ static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate)
     index = index->src[0];
   }
   a.index = llvm_value(e, index);
+  if (of_vectors) { /* the index counts them */
+    a.index = LLVMBuildMul(e->b, a.index, llvm_i64(e, buffer->lanes), "");
+    a.shift *= buffer->lanes;
+    a.elements *= buffer->lanes;
+    a.unit *= buffer->lanes;
+    a.stride = 1;
+  }
   if (gate) {
     a.gate = llvm_value(e, gate);
     a.vector_gate = llvm_lanes(a.gate) > 1;
   }
   return a;
+}
+
+static Access resolve(Emitter *e, const UOp *u, unsigned lanes, const UOp *gate) {
+  return resolve_at(e, u, 0, lanes, u->arg.i, gate);
 }
 
 static void annotate(const Access *a, LLVMValueRef access) {
@@ -436,10 +456,28 @@ static LLVMValueRef load_ungated(const Access *a, LLVMValueRef index) {
   return from_memory(a, load_strided(a, index));
 }
 
+/* The same without memory that may always be read: behind a branch. */
+static LLVMValueRef load_behind(const Access *a, LLVMValueRef alternative) {
+  Emitter *e = a->e;
+  LLVMBasicBlockRef from[2] = {LLVMGetInsertBlock(e->b),
+                               LLVMAppendBasicBlockInContext(e->ctx, e->fn, "load")};
+  LLVMBasicBlockRef next = LLVMAppendBasicBlockInContext(e->ctx, e->fn, "next");
+  LLVMBuildCondBr(e->b, a->gate, from[1], next);
+  LLVMPositionBuilderAtEnd(e->b, from[1]);
+  LLVMValueRef v[2] = {alternative, from_memory(a, load_at(a, a->element, a->index, 0))};
+  from[1] = LLVMGetInsertBlock(e->b);
+  LLVMBuildBr(e->b, next);
+  LLVMPositionBuilderAtEnd(e->b, next);
+  LLVMValueRef phi = LLVMBuildPhi(e->b, LLVMTypeOf(alternative), "");
+  LLVMAddIncoming(phi, v, from, 2);
+  return phi;
+}
+
 /* One element of a buffer that may have none: where the gate is false, the argument array is read.
  */
 static LLVMValueRef load_perhaps(const Access *a, LLVMValueRef alternative) {
   Emitter *e = a->e;
+  if (e->gpu) return load_behind(a, alternative);
   LLVMValueRef at = LLVMBuildSelect(e->b, a->gate, address(a, a->index, 0), e->args, "");
   LLVMValueRef v = LLVMBuildLoad2(e->b, a->element, at, "");
   LLVMSetAlignment(v, 1);
@@ -549,6 +587,33 @@ LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u) {
   store_open(&a, v);
   LLVMBuildBr(e->b, next);
   LLVMPositionBuilderAtEnd(e->b, next);
+  return NULL;
+}
+
+/* -- COPY
+ * -------------------------------------------------------------------------------------------------
+ */
+
+LLVMValueRef llvm_element_address(Emitter *e, const UOp *u, uint32_t at, int64_t *shift) {
+  Access a = resolve_at(e, u, at, 1, 0, NULL);
+  *shift = a.shift;
+  a.shift = 0;
+  return address(&a, a.index, 0);
+}
+
+/* What cannot be copied 16 bytes at a time is copied at once: nobody looks before the WAIT. */
+LLVMValueRef llvm_copy_emit(Emitter *e, const UOp *u) {
+  unsigned lanes = (unsigned)u->arg.i;
+  const UOp *gate = u->nsrc > 4 ? u->src[4] : NULL;
+  Access to = resolve_at(e, u, 0, lanes, 1, NULL), from = resolve_at(e, u, 2, lanes, 1, gate);
+  bool whole = lanes * to.align == 16 && alignment(&to, 0) >= 16 && alignment(&from, 0) >= 16;
+  if (e->gpu && whole) {
+    llvm_copy_async(e, address(&to, to.index, 0), address(&from, from.index, 0), from.gate);
+    return NULL;
+  }
+  LLVMValueRef none = LLVMConstNull(llvm_type(e, from.dtype, lanes));
+  LLVMValueRef v = gate ? load_gated(&from, none) : load_ungated(&from, from.index);
+  store_open(&to, to_memory(&to, v));
   return NULL;
 }
 

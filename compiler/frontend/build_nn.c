@@ -212,7 +212,8 @@ static UOp *shifted(Job *job, UOp *x, uint32_t axes) {
 UOp *build_softmax(Job *job, UOp *x, uint32_t axes) {
   DType d = uop_dtype(x);
   UOp *e = build1(job, OP_EXP, shifted(job, build_widen(job, x), axes));
-  return build_cast(job, build2(job, OP_FDIV, e, build_reduce(job, OP_ADD, e, axes, true)), d);
+  UOp *share = build1(job, OP_RECIP, build_reduce(job, OP_ADD, e, axes, true));
+  return build_cast(job, build2(job, OP_MUL, e, share), d);
 }
 
 UOp *build_log_softmax(Job *job, UOp *x, uint32_t axes) {

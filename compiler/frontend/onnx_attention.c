@@ -1,6 +1,7 @@
 /* Attention and its companions. Scores, softmax and the product with V are the primitive nodes of
  * build_nn.c, so that fusion sees them; masks of every origin (causal, window, padding, the mask
- * source) become one additive bias. A row that may attend nothing gives 0, not NaN. */
+ * source) are one condition and one additive bias. A row that may attend nothing gives 0, not NaN.
+ */
 #include <math.h>
 
 #include "compiler/frontend/onnx_attention.h"
@@ -47,6 +48,7 @@ static int64_t head_size(Node *n, const UOp *x) {
 typedef struct Mask {
   UOp *allowed;    /* bool, or NULL */
   UOp *bias;       /* additive, or NULL */
+  UOp *all;        /* both as one additive bias, or NULL */
   bool may_be_all; /* a row may allow nothing */
 } Mask;
 
@@ -107,11 +109,12 @@ static Mask make_mask(Node *n, const UOp *q, int64_t nk, int64_t past) {
   }
   positions(n, &m, offset, nq, nk);
   mask_source(n, &m, node_opt(n, 3), nk);
+  m.all = m.bias;
   if (!m.allowed) return m;
   UOp *zero = uop_number(n->job, uop_dtype(q), 0);
   UOp *none = uop_float(n->job, uop_dtype(q), -(double)INFINITY);
   UOp *bias = build_where(n->job, m.allowed, zero, none);
-  m.bias = m.bias ? build2(n->job, OP_ADD, build_cast(n->job, m.bias, uop_dtype(q)), bias) : bias;
+  m.all = m.bias ? build2(n->job, OP_ADD, build_cast(n->job, m.bias, uop_dtype(q)), bias) : bias;
   return m;
 }
 
@@ -126,12 +129,27 @@ static UOp *probabilities(Node *n, UOp *scores, const Mask *m) {
   int64_t precision = attr_int(n, "softmax_precision", 0);
   if (precision) scores = build_cast(n->job, scores, onnx_dtype(n->job, precision));
   UOp *p = build_softmax(n->job, scores, axis_bit(scores->shape.n - 1));
-  if (m->may_be_all && m->bias) {
-    UOp *top = build_reduce(n->job, OP_MAX, m->bias, axis_bit(m->bias->shape.n - 1), true);
+  if (m->may_be_all && m->all) {
+    UOp *top = build_reduce(n->job, OP_MAX, m->all, axis_bit(m->all->shape.n - 1), true);
     UOp *none = build2(n->job, OP_CMPEQ, top, build_num(n->job, top, -(double)INFINITY));
     p = build_where(n->job, none, build_num(n->job, p, 0), p);
   }
   return build_cast(n->job, p, d);
+}
+
+/* q k^T * scale. Half floats are scaled half each, as ONNX says, so that nothing overflows. */
+static UOp *scaled_product(Node *n, UOp *q, UOp *k, double scale) {
+  bool half = dtype_info[q->dtype].bytes < 4;
+  UOp *factor = build_num(n->job, q, half ? sqrt(scale) : scale);
+  if (half) k = build2(n->job, OP_MUL, k, factor);
+  return build_matmul(n->job, build2(n->job, OP_MUL, q, factor), build_transpose(n->job, k, 2, 3));
+}
+
+/* What is masked is not looked at. */
+static UOp *masked(Node *n, UOp *scores, const Mask *m) {
+  if (m->bias) scores = build2(n->job, OP_ADD, scores, m->bias);
+  if (!m->allowed) return scores;
+  return build_where(n->job, m->allowed, scores, build_num(n->job, scores, -(double)INFINITY));
 }
 
 static void op_attention(Node *n) {
@@ -154,15 +172,13 @@ static void op_attention(Node *n) {
   v = attention_repeat(n, v, times);
   double scale = attr_float(n, "scale", 1 / sqrt((double)head_size(n, q)));
   double softcap = attr_float(n, "softcap", 0);
-  UOp *root = build_num(n->job, q, sqrt(scale));
-  UOp *kt = build_transpose(n->job, build2(n->job, OP_MUL, k, root), 2, 3);
-  UOp *scores = build_matmul(n->job, build2(n->job, OP_MUL, q, root), kt);
+  UOp *scores = scaled_product(n, q, k, scale);
   if (softcap > 0) {
     UOp *cap = build_num(n->job, scores, softcap);
     scores = build1(n->job, OP_TANH, build2(n->job, OP_FDIV, scores, cap));
     scores = build2(n->job, OP_MUL, scores, cap);
   }
-  UOp *biased = m.bias ? build2(n->job, OP_ADD, scores, m.bias) : scores;
+  UOp *biased = masked(n, scores, &m);
   UOp *p = probabilities(n, biased, &m);
   int64_t mode = attr_int(n, "qk_matmul_output_mode", 0);
   node_out(n, 3, mode == 3 ? p : mode == 2 ? biased : scores);

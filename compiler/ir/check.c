@@ -24,6 +24,9 @@ unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
   case OP_RANGE:
   case OP_END:
   case OP_BARRIER:
+  case OP_COPY:
+  case OP_COMMIT:
+  case OP_WAIT:
   case OP_PREFETCH:
   case OP_SINK: return 1;
   case OP_REDUCE:
@@ -38,7 +41,8 @@ static const struct {
   uint8_t op, min, max; /* max 0: any number */
 } variadic[] = {{OP_CAT, 1, 0},   {OP_REDUCE, 1, 0},  {OP_INDEX, 2, 3}, {OP_LOAD, 2, 4},
                 {OP_STORE, 2, 4}, {OP_END, 1, 0},     {OP_AFTER, 1, 0}, {OP_LOOP, 3, 0},
-                {OP_SINK, 0, 0},  {OP_BARRIER, 1, 0}, {OP_MMA, 2, 0},   {OP_SHUFFLE, 1, 0}};
+                {OP_SINK, 0, 0},  {OP_BARRIER, 1, 0}, {OP_MMA, 2, 0},   {OP_SHUFFLE, 1, 0},
+                {OP_COPY, 4, 5},  {OP_COMMIT, 1, 0},  {OP_WAIT, 0, 0}};
 
 static const char *check_arity(Job *job, Op op, size_t n) {
   int want = op_info[op].nsrc;
@@ -102,6 +106,8 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   case OP_LDMATRIX:
     if (arg.i != 0 && arg.i != 1) return "the argument is not 0 or 1";
     return lanes == 2 || lanes == 4 || lanes == 8 ? NULL : "1, 2 or 4 tiles are read";
+  case OP_COPY: return arg.i >= 1 && arg.i <= MAX_LANES ? NULL : "bad number of elements";
+  case OP_WAIT: return arg.i >= 0 ? NULL : "a negative number of groups";
   case OP_SHUFFLE: return arg.ints.n == lanes ? NULL : "a SHUFFLE names the source of each lane";
   case OP_RAMP: return lanes < 1 ? "a ramp has lanes" : NULL;
   case OP_REDUCE:
@@ -205,6 +211,12 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
       if (src[s]->op != OP_RANGE) return "a reduce source is not a RANGE";
     }
     return check_class((Op)arg.i, (DType)src[0]->dtype);
+  case OP_COPY:
+    if (src[0]->dtype != src[2]->dtype) return "the buffers differ in dtype";
+    if (src[1]->dtype != DT_INDEX || src[3]->dtype != DT_INDEX) return "an index is not INDEX";
+    for (size_t s = 1; s < n; s++)
+      if (src[s]->lanes != 1) return "a source is no scalar";
+    return n < 5 || src[4]->dtype == DT_BOOL ? NULL : "the gate is not bool";
   case OP_SHUFFLE: return check_shuffle(arg, src, n);
   case OP_LDMATRIX:
     if (src[1]->dtype != DT_INDEX || src[1]->lanes != 1) return "the index is no scalar INDEX";
@@ -237,7 +249,8 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
 /* Which sources may have no value. */
 static const char *check_void(Op op, UOp *const *src, size_t n) {
   size_t first = n; /* that many have one */
-  if (op == OP_END || op == OP_SINK || op == OP_BARRIER) first = 0;
+  if (op == OP_END || op == OP_SINK || op == OP_BARRIER || op == OP_COMMIT || op == OP_WAIT)
+    first = 0;
   if (op == OP_AFTER) first = 1;
   if (op == OP_LOOP) first = 3;
   for (size_t s = 0; s < n; s++) {

@@ -18,14 +18,27 @@ typedef struct Cell {
 } Cell;
 #define MANY UINT32_MAX
 
+/* An element on its way into the workgroup's memory. */
+typedef struct Pending {
+  const UOp *copy;
+  int64_t to, group;
+  Scalar value;
+} Pending;
+
 typedef struct Interp {
+  Job *job;
   InterpBuffer *args;
   size_t nargs;
   int64_t thread;
   int64_t special[6];
   uint32_t me, phase; /* in the workgroup */
   size_t pc;
-  bool waits;       /* at the node before pc, which all threads do together */
+  bool waits; /* at the node before pc, which all threads do together */
+  struct {
+    Pending *at;
+    size_t len, cap;
+  } pending;        /* COPYs that have not been waited for */
+  int64_t groups;   /* closed by a COMMIT */
   Cell **cells;     /* by place: of the workgroup's BUFFERs; shared by its threads */
   Scalar **values;  /* by place */
   Scalar **buffers; /* by place: storage of BUFFERs */
@@ -144,6 +157,42 @@ static Status store(Interp *in, const UOp *u) {
   return NULL;
 }
 
+/* Elements are read at once, and written when the thread has waited for them. */
+static Status copy_elements(Interp *in, const UOp *u) {
+  const UOp *from = storage(u->src[2]), *to = storage(u->src[0]);
+  bool all = u->nsrc < 5 || lane(in, u->src[4], 0).i;
+  if (to->op != OP_BUFFER || from->op != OP_PARAM)
+    return FAIL(INTERNAL, "a COPY is from a PARAM to a BUFFER");
+  for (int64_t k = 0; k < u->arg.i; k++) {
+    Pending p = {.copy = u, .to = lane(in, u->src[1], 0).i + k, .group = in->groups};
+    int64_t at = lane(in, u->src[3], 0).i + k;
+    size_t item = dtype_info[from->dtype].bytes;
+    if (p.to < 0 || p.to >= to->arg.ints.at[0]) return FAIL(INTERNAL, "a COPY leaves its buffer");
+    if (all && (at < 0 || (uint64_t)at >= in->args[from->arg.i].bytes / item))
+      return FAIL(INTERNAL, "a COPY reads element %" PRId64 " of PARAM %" PRId64, at, from->arg.i);
+    const char *data = in->args[from->arg.i].data;
+    if (all) p.value = scalar_load((DType)from->dtype, data + (size_t)at * item);
+    avec_push(&in->job->arena, &in->pending, p);
+  }
+  return NULL;
+}
+
+static Status arrive(Interp *in, int64_t groups) {
+  size_t left = 0;
+  for (size_t k = 0; k < in->pending.len; k++) {
+    Pending p = in->pending.at[k];
+    if (p.group >= groups) {
+      in->pending.at[left++] = p;
+      continue;
+    }
+    const UOp *to = storage(p.copy->src[0]);
+    TRY(touch(in, p.copy, to, p.to, true));
+    in->buffers[to->place][p.to] = p.value;
+  }
+  in->pending.len = left;
+  return NULL;
+}
+
 /* -- values ------------------------------------------------------------------------------------ */
 
 static void alu(Interp *in, const UOp *u) {
@@ -192,6 +241,9 @@ static Status compute(Interp *in, const UOp *u) {
   case OP_LOAD: return load(in, u);
   case OP_PREFETCH: return NULL;
   case OP_STORE: return store(in, u);
+  case OP_COPY: return copy_elements(in, u);
+  case OP_COMMIT: in->groups++; return NULL;
+  case OP_WAIT: return arrive(in, in->groups - u->arg.i);
   case OP_PARAM:
   case OP_BUFFER:
   case OP_SINK: return NULL;
@@ -343,7 +395,7 @@ static Status compute_leaves(Interp *in, const UOpList *all, size_t n) {
 
 Status interp_linear(Job *job, UOp *const *list, size_t n, InterpBuffer *args, size_t nargs,
                      int64_t thread) {
-  Interp in = {.args = args, .nargs = nargs, .thread = thread};
+  Interp in = {.job = job, .args = args, .nargs = nargs, .thread = thread};
   UOpList all = {0};
   TRY(prepare(&in, job, list, n, &all));
   TRY(compute_leaves(&in, &all, n));
@@ -366,7 +418,7 @@ static Status make_threads(Workgroup *w, Job *job, InterpBuffer *args, size_t na
   w->threads = arena_array(&job->arena, w->n, sizeof *w->threads);
   for (uint32_t t = 0; t < w->n; t++) {
     Interp *in = &w->threads[t];
-    *in = (Interp){.args = args, .nargs = nargs, .me = t};
+    *in = (Interp){.job = job, .args = args, .nargs = nargs, .me = t};
     if (t) {
       in->closes = w->threads->closes;
       in->cells = w->threads->cells;
@@ -414,6 +466,8 @@ static Status run_group(Workgroup *w, const int64_t *at) {
     Interp *in = &w->threads[t];
     memcpy(in->special, at, 3 * sizeof *at);
     in->pc = 0;
+    in->pending.len = 0;
+    in->groups = 0;
     TRY(compute_leaves(in, &w->all, w->l->len));
   }
   bool met = true; /* at a BARRIER */

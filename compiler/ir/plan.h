@@ -170,6 +170,9 @@ typedef struct OptList {
   size_t len, cap;
 } OptList;
 
+/* Bytes of the workgroup's memory that the code of a CUDA kernel may declare. */
+#define DECLARED_SHARED_MAX (48 << 10)
+
 /* An ordered program: RANGE opens a loop, END closes it, everything is defined before it is used.
  */
 typedef struct Linear {
@@ -179,6 +182,7 @@ typedef struct Linear {
   uint32_t threads;       /* thread indices the kernel expects to be called with */
   uint64_t scratch_bytes; /* thread-private buffers, per thread */
   uint64_t shared_bytes;  /* buffers of the workgroup */
+  bool shared_given;      /* by the launch: they are too many for the code to declare (CUDA) */
   UOp *grid[3];           /* workgroups along x, y, z: INDEX expressions; NULL = 1 */
   uint32_t block[3];      /* threads of a workgroup along x, y, z */
 } Linear;

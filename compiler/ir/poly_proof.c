@@ -313,13 +313,14 @@ static void note_vars(Proof *pr, UOp *size, UOp *at) {
   }
 }
 
-/* A VAR that may be 0 is not where a RANGE runs whose size would be 0 with it. */
+/* A VAR that may be 0 is not where a RANGE, or a workgroup, runs whose size would be 0 with it. */
 static void note_loops(Proof *pr, const UOp *x) {
-  if (x->op == OP_RANGE && x->src[0]->symbolic && !dim_check(pr->job, x->src[0])) {
+  if (counts(x) && x->src[0]->symbolic && !dim_check(pr->job, x->src[0])) {
     note_vars(pr, x->src[0], x->src[0]);
   }
-  for (uint32_t s = 0; s < x->nsrc && x->op != OP_RANGE && pr->tries > 0; s++) {
-    if (x->src[s]->dtype != DT_INDEX || !x->src[s]->open) continue;
+  for (uint32_t s = 0; s < x->nsrc && !counts(x) && pr->tries > 0; s++) {
+    const UOp *u = x->src[s];
+    if (u->dtype != DT_INDEX || (!u->open && !u->symbolic)) continue;
     pr->tries--;
     note_loops(pr, x->src[s]);
   }

@@ -94,6 +94,18 @@ static const char *check_access(Verifier *v, const UOp *u) {
   return check_bounds(v, u, buf);
 }
 
+/* n elements from src[at + 1] of buffer src[at] on. */
+static const char *check_part(Verifier *v, const UOp *u, uint32_t at, int64_t n, bool gate) {
+  const UOp *buf = u->src[at];
+  while (buf->op == OP_AFTER) buf = buf->src[0];
+  if (buf->op != OP_PARAM && buf->op != OP_BUFFER) return "a source is no buffer";
+  if (buf->op == OP_PARAM && buf->arg.ints.n != 1) return "the buffer's PARAM is not flat";
+  if (gate || proven_inside(v->job, u->src[at + 1], n - 1, buf->arg.ints.at[0])) return NULL;
+  int64_t lo = u->src[at + 1]->vmin, hi = u->src[at + 1]->vmax;
+  if (dim_is_static(buf->arg.ints.at[0]) && lo >= 0 && hi <= buf->arg.ints.at[0] - n) return NULL;
+  return "elements are not proven to lie inside of the buffer";
+}
+
 /* -- nodes ------------------------------------------------------------------------------------- */
 
 static const char *check_range(Verifier *v, UOp *u) {
@@ -171,6 +183,11 @@ static const char *check_node(Verifier *v, UOp *u) {
     return check_access(v, u);
   case OP_INDEX:
   case OP_LOAD: return check_access(v, u);
+  case OP_LDMATRIX: return check_part(v, u, 0, 8, false);
+  case OP_COPY: {
+    const char *bad = check_part(v, u, 0, u->arg.i, false);
+    return bad ? bad : check_part(v, u, 2, u->arg.i, u->nsrc > 4);
+  }
   case OP_REDUCE: return u->nsrc < 2 ? "a REDUCE has no RANGEs" : NULL;
   default: return NULL;
   }

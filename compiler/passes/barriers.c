@@ -8,6 +8,7 @@
 #include "compiler/passes/barriers.h"
 
 #include "compiler/passes/nodemap.h"
+#include "compiler/passes/pipeline.h"
 
 static const UOp *storage(const UOp *u) {
   while (u->op == OP_AFTER) u = u->src[0];
@@ -25,6 +26,17 @@ static UOp *fenced(Job *job, UOp *const *effects, size_t n) {
   return uop_make(job, OP_BARRIER, DT_VOID, arg_none(), effects, n);
 }
 
+/* Whether a node that lies in the loop reads the workgroup's memory; if none does, no thread can be
+ * too early in writing it again. */
+static bool reads_shared(const UOpList *list, const UOp *range) {
+  for (size_t i = 0; i < list->len; i++) {
+    const UOp *u = list->at[i];
+    bool read = u->op == OP_LOAD || u->op == OP_LDMATRIX;
+    if (read && is_shared(u->src[0]) && uop_is_open(u, range)) return true;
+  }
+  return false;
+}
+
 /* Whether a node under the END that lies in its loop stores to the workgroup's memory. */
 static bool writes_shared(const UOpList *list, const UOp *range) {
   for (size_t i = 0; i < list->len; i++) {
@@ -32,6 +44,14 @@ static bool writes_shared(const UOpList *list, const UOp *range) {
     if (u->op == OP_STORE && is_shared(u->src[0]) && uop_is_open(u, range)) return true;
   }
   return false;
+}
+
+/* Loops whose copies run ahead wait for each other at their beginning; loops around them at their
+ * end, because the first copies are before the inner loop. */
+static bool ends_fenced(const UOpList *list, const UOp *range) {
+  if (pipeline_is_loop(list, range)) return false;
+  bool again = writes_shared(list, range) && reads_shared(list, range);
+  return again || pipeline_inside(list, range);
 }
 
 UOp *barriers_insert(Job *job, UOp *kernel) {
@@ -45,11 +65,12 @@ UOp *barriers_insert(Job *job, UOp *kernel) {
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
-    if (u->op == OP_AFTER && is_shared(u)) {
+    bool ahead = u->op == OP_AFTER && is_shared(u) && storage(u)->arg.ints.n == 3;
+    if (u->op == OP_AFTER && is_shared(u) && !ahead) {
       now[i] = uop2(job, OP_AFTER, src[0], fenced(job, src + 1, u->nsrc - 1));
       continue;
     }
-    if (u->op == OP_END && writes_shared(&list, u->src[1])) src[0] = fenced(job, src, 1);
+    if (u->op == OP_END && ends_fenced(&list, u->src[1])) src[0] = fenced(job, src, 1);
     now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
   }
   return now[list.len - 1];

@@ -440,6 +440,94 @@ static unsigned vector_elements(const Expand *e, const UOp *mma, MatrixOperand o
   return axis >= 0 && e->vectors >> axis & 1 ? e->axes[axis].size : 1;
 }
 
+/* How a factor in the workgroup's memory lies there, for loads of 8 by 8 tiles. */
+typedef struct TileLoad {
+  bool turned;          /* the elements of a row have the row's number in common, not k */
+  int64_t row, step[2]; /* between rows of a tile; of the digits b and c */
+  unsigned size[2];
+  UOp *const *ranges; /* of the MMA's digits */
+} TileLoad;
+
+static UOp *digit_range(UOp *mma, MatrixOperand o, char digit) {
+  int at = matrix_range_at(matrix_info(mma->arg.i), o, digit);
+  return at < 0 ? NULL : mma->src[2 + at];
+}
+
+/* Tiles of 16-bit elements whose rows are 16 bytes side by side, at multiples of 16 bytes. */
+static bool is_tile_load(Expand *e, UOp *mma, MatrixOperand o, TileLoad *out) {
+  static const char digits[] = "qpabc";
+  const MatrixInfo *info = matrix_info(mma->arg.i);
+  const UOp *u = mma->src[o], *buffer = u->src[0];
+  if (u->op != OP_INDEX || u->nsrc > 2 || dtype_info[u->dtype].bytes != 2) return false;
+  while (buffer->op == OP_AFTER) buffer = buffer->src[0];
+  if (buffer->op != OP_BUFFER || buffer->arg.ints.at[1] != 2 || info->threads != 32) return false;
+  const LinSum *sum = linsum_of(&e->sums, u->src[1]);
+  int64_t c[5] = {0};
+  for (uint32_t i = 0; i < sum->n; i++) {
+    int own = -1;
+    for (int d = 0; d < 5; d++) {
+      UOp *r = digit_range(mma, o, digits[d]);
+      if (r && sum->at[i].atom == r) own = d;
+      if (r && sum->at[i].atom != r && uop_is_open(sum->at[i].atom, r)) return false;
+    }
+    if (own >= 0) c[own] = sum->at[i].coeff;
+    if (own < 0 && sum->at[i].coeff % 8) return false;
+  }
+  bool straight = c[2] == 1 && c[0] == 2 && c[1] % 8 == 0;
+  *out = (TileLoad){.turned = c[1] == 1 && c[0] == 2 * c[2] && c[2] % 8 == 0,
+                    .row = straight ? c[1] : c[2],
+                    .step = {c[3], c[4]}};
+  for (int d = 0; d < 2; d++) {
+    UOp *r = digit_range(mma, o, digits[3 + d]);
+    out->size[d] = r ? (unsigned)r->src[0]->arg.i : 1;
+  }
+  return (straight || out->turned) && sum->konst % 8 == 0 && c[3] % 8 == 0 && c[4] % 8 == 0;
+}
+
+/* The place that this thread names: row t mod 8 of tile t / 8. */
+static UOp *tile_row(Expand *e, const TileLoad *t) {
+  Job *job = e->job;
+  UOp *thread = groups_thread(&e->groups, 0);
+  UOp *tile = uop2(job, OP_FLOORDIV, thread, uop_index(job, 8));
+  UOp *at = index_mul(job, uop2(job, OP_FLOORMOD, thread, uop_index(job, 8)), t->row);
+  UOp *b = uop2(job, OP_FLOORMOD, tile, uop_index(job, t->size[0]));
+  if (t->size[0] > 1) at = index_add(job, at, index_mul(job, b, t->step[0]));
+  UOp *c = uop2(job, OP_FLOORDIV, tile, uop_index(job, t->size[0]));
+  c = uop2(job, OP_FLOORMOD, c, uop_index(job, t->size[1]));
+  if (t->size[1] > 1) at = index_add(job, at, index_mul(job, c, t->step[1]));
+  return at;
+}
+
+/* The index without the digits of the thread's own elements, which are 0, plus the row. */
+static UOp *tile_place(Expand *e, UOp *mma, MatrixOperand o, UOp *row) {
+  const LinSum *sum = linsum_of(&e->sums, mma->src[o]->src[1]);
+  SumTerm *terms = arena_array(&e->job->arena, sum->n + 1u, sizeof *terms);
+  LinTerm *flat = arena_array(&e->job->arena, sum->n + 1u, sizeof *flat);
+  int64_t konst = sum->konst;
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < sum->n; i++) {
+    LinTerm t = sum->at[i];
+    int axis = t.atom->op == OP_RANGE ? axis_of(e, t.atom) : -1;
+    bool own = t.atom == digit_range(mma, o, 'q') || t.atom == digit_range(mma, o, 'p');
+    for (char c = 'a'; c <= 'c'; c++) own |= t.atom == digit_range(mma, o, c);
+    if (own) continue;
+    if (axis >= 0) {
+      konst += t.coeff * e->coord[axis];
+      continue;
+    }
+    uint32_t depth = node_of(e, t.atom)->depth;
+    t.atom = instance(e, t.atom);
+    if (uop_is_const(t.atom))
+      konst += t.coeff * t.atom->arg.i;
+    else
+      terms[n++] = (SumTerm){t, depth, t.atom->id};
+  }
+  qsort(terms, n, sizeof *terms, by_depth);
+  flat[0] = (LinTerm){row, 1};
+  for (uint32_t i = 0; i < n; i++) flat[i + 1] = terms[i].term;
+  return linsum_build(e->job, flat, n + 1, konst);
+}
+
 /* An index without its constant. */
 static UOp *index_base(UOp *index, int64_t *konst) {
   bool sum = index->op == OP_ADD && uop_is_const(index->src[1]);
@@ -463,6 +551,14 @@ static UOp *one_load(Expand *e, UOp *const *part, unsigned n) {
 
 /* A factor as the instruction takes it: the thread's elements, in order. */
 static UOp *factor_vector(Expand *e, UOp *mma, MatrixOperand o) {
+  TileLoad tile;
+  if (is_tile_load(e, mma, o, &tile)) {
+    go_to_element(e, mma, o, 0);
+    UOp *at = tile_place(e, mma, o, tile_row(e, &tile));
+    UOp *src[2] = {instance(e, mma->src[o]->src[0]), at};
+    unsigned lanes = matrix_info(mma->arg.i)->layout[o].registers;
+    return uop_make_lanes(e->job, OP_LDMATRIX, DT_VOID, lanes, arg_i(tile.turned), src, 2);
+  }
   unsigned n = matrix_info(mma->arg.i)->layout[o].registers, wide = vector_elements(e, mma, o);
   UOp **part = arena_array(&e->job->arena, n, sizeof *part);
   int64_t *lanes = arena_array(&e->job->arena, n, sizeof *lanes);

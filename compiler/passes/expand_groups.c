@@ -74,6 +74,8 @@ static UOp *lane(const Groups *g, int dim) {
   return special(g, 3 + dim, uop_index(g->job, g->block[dim]));
 }
 
+UOp *groups_thread(const Groups *g, int dim) { return lane(g, dim); }
+
 /* x counts through all GLOBAL ranges, the innermost fastest. */
 static UOp *digit(const Groups *g, uint32_t k) {
   Job *job = g->job;
@@ -84,7 +86,9 @@ static UOp *digit(const Groups *g, uint32_t k) {
   }
   UOp *at = special(g, 0, all);
   if (!uop_is_int(below, 1)) at = uop2(job, OP_FLOORDIV, at, below);
-  return k + 1 < g->nglobal ? uop2(job, OP_FLOORMOD, at, g->global[k]->src[0]) : at;
+  /* Of the last digit the remainder is no change, but proves its bound where sizes are symbolic. */
+  bool last = k + 1 == g->nglobal && !all->symbolic;
+  return last ? at : uop2(job, OP_FLOORMOD, at, g->global[k]->src[0]);
 }
 
 /* A digit of the thread's number. */

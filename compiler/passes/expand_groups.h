@@ -17,6 +17,8 @@ typedef struct Groups {
 void groups_init(Job *job, const UOpList *kernel, Groups *out);
 /* The value of a GLOBAL, LOCAL, WARP or GROUP range in the thread that executes. */
 UOp *groups_index(const Groups *g, const UOp *range);
+/* The number of the thread in its workgroup along a dimension. */
+UOp *groups_thread(const Groups *g, int dim);
 /* True in one of the threads that compute the same outputs; NULL when there is only one. */
 UOp *groups_one_writer(const Groups *g);
 /* `part` of all threads along dimension dim combined by op, in each of them. */

@@ -134,6 +134,7 @@ static void note_selection(Fusion *f, const Demand *d) {
 static void pass_on(Fusion *f, Demand *d) {
   const Tensor *t = &f->tensors[d->tensor];
   const UOp *u = t->u;
+  if (t->row) d->loops = fusion_ranges(f, d->index, u->shape.n); /* once per row */
   d->src = arena_array(&f->job->arena, u->nsrc + 1, sizeof *d->src);
   if (u->op == OP_PAD || u->op == OP_CAT || u->op == OP_GATHER) {
     d->inside = arena_array(&f->job->arena, u->nsrc, sizeof *d->inside);
@@ -470,6 +471,7 @@ void fuse(Fusion *f, const TensorGraph *graph, UOp *sink) {
   number_tensors(f, graph, sink);
   place_params(f, graph);
   fusion_costs(f);
+  fusion_rows(f);
   place_outputs(f, sink);
   place_events(f);
   for (uint32_t i = f->ntensors; i-- > 0;) {

@@ -62,6 +62,7 @@ typedef struct Tensor {
   bool weighs;    /* fixed, and on a weight */
   uint32_t dead;  /* bits by axis: those along which it does not vary */
   bool leaf, stored;
+  bool row;           /* of a chain of contractions that one kernel computes; fusion_rows.c */
   uint8_t nconsumers; /* 2: more */
   Place place;        /* stored, and PARAM */
   bool is_output;     /* place was fixed by the graph's outputs */
@@ -158,6 +159,8 @@ void fusion_costs(Fusion *f);
 double fusion_work(const Fusion *f, const Demand *d);
 /* Why a tensor is stored; NULL when it is not. */
 const char *fusion_stores(const Fusion *f, const Tensor *t);
+/* fusion_rows.c: which tensors are rows of a chain, given the costs. */
+void fusion_rows(Fusion *f);
 /* fusion_limit.c: kernel k asks for elements of a tensor, before the demand is added. */
 void fusion_count(Fusion *f, const Tensor *t, uint32_t kernel);
 /* Whether every kernel that asks for the tensor may ask for its sources instead. */

@@ -370,6 +370,7 @@ static const char *reordered_stores(const Fusion *f, const Tensor *t) {
 static const char *stores(const Fusion *f, const Tensor *t) {
   uint32_t flags = op_info[t->u->op].flags;
   if (t->u->op == OP_CONTIGUOUS) return "the graph asks for it";
+  if (t->row) return NULL;
   if (t->u->op == OP_REDUCE) return reduce_stores(f, t, t);
   if (t->u->op == OP_CAT) return cat_stores(f, t);
   if (t->u->op == OP_RESHAPE || t->u->op == OP_PERMUTE) return reordered_stores(f, t);

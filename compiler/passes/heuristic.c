@@ -13,6 +13,8 @@
  * - Elementwise work: vectors along the axis where most accesses are contiguous.
  * Threads go to the loop that splits best, if each gets enough to do. */
 
+#include <math.h>
+
 #include "compiler/ir/verify.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/heuristic_block.h"
@@ -56,6 +58,16 @@ static void give(Sched *s, OptKind kind, int axis, int64_t n) {
     s->tile[axis] *= n;
   }
   opts_push(s->job, s->opts, kind, axis, n);
+}
+
+/* What was given so far; false when it is not legal. The kernel is the merged one. */
+static bool plan_given(const Sched *s, OptPlan *plan) {
+  OptList rest = *s->opts;
+  while (rest.len && opt_is_head(rest.at)) rest.at++, rest.len--;
+  Status st = opts_plan(s->job, s->k, s->target, &rest, plan);
+  bool legal = !st;
+  status_drop(st);
+  return legal;
 }
 
 /* -- steps ------------------------------------------------------------------------------------- */
@@ -214,8 +226,10 @@ typedef struct Contraction {
   int64_t matrix; /* TC's argument, -1: no matrix instruction */
 } Contraction;
 
-/* The row axis: the largest output axis on which no vector operand depends. */
+/* The row axis: an output axis on which no vector operand depends. The innermost that has rows
+ * enough, since rows that are far apart share sets of the cache; else the largest. */
 static int row_axis(const Sched *s, const Body *b, int v) {
+  enum { ENOUGH = 7 };
   int best = -1;
   for (uint32_t i = 0; i < s->k->nloops; i++) {
     int a = (int)s->k->loops[i]->arg.i;
@@ -224,7 +238,8 @@ static int row_axis(const Sched *s, const Body *b, int v) {
       any |= depends_on(b->loads[l], a);
       clash |= depends_on(b->loads[l], v) && depends_on(b->loads[l], a);
     }
-    if (a != v && any && !clash && (best < 0 || size_of(s, a) > size_of(s, best))) best = a;
+    if (a == v || !any || clash) continue;
+    if (best < 0 || size_of(s, a) >= ENOUGH || size_of(s, a) >= size_of(s, best)) best = a;
   }
   return best;
 }
@@ -265,6 +280,30 @@ static void order_panels(Sched *s, const Contraction *c) {
   if (v != last - 1) give(s, OPT_ORDER, c->v, last - 1);
 }
 
+/* Bytes that all loads of the body that depend on the axis, but not on the other, are of. */
+static double bytes_along(const Body *b, int axis, int other) {
+  double bytes = 0;
+  for (uint32_t l = 0; l < b->n; l++) {
+    const UOp *of = b->loads[l]->src[0];
+    if (depends_on(b->loads[l], axis) && !depends_on(b->loads[l], other))
+      bytes += (double)dim_typical(of->arg.ints.at[0]) * dtype_info[of->dtype].bytes;
+  }
+  return bytes;
+}
+
+/* Of two outer loops, images and blocks of filters, say, each goes through all of the other's
+ * operand again and again, unless that stays in the cache: the one comes first that moves less. */
+static void order_outer(Sched *s, const Contraction *c) {
+  double cache = (double)s->target->l2_bytes;
+  if (s->k->nloops < 4) return;
+  int a = (int)s->k->loops[0]->arg.i, b = (int)s->k->loops[1]->arg.i;
+  double of_a = bytes_along(c->body, a, b), of_b = bytes_along(c->body, b, a);
+  if (a == c->m || b == c->m || a == c->v || b == c->v || !of_a || !of_b) return;
+  double first = of_a + (of_b > cache ? of_b * (double)size_of(s, a) : of_b);
+  double second = of_b + (of_a > cache ? of_a * (double)size_of(s, b) : of_a);
+  if (second < 0.7 * first) give(s, OPT_ORDER, b, 0);
+}
+
 static bool reaches(Sched *s, UOp *from, const UOp *to) {
   UOpList list = uop_toposort(s->job, from);
   for (size_t i = 0; i < list.len; i++)
@@ -293,6 +332,27 @@ static bool is_packed(Sched *s, const Contraction *c, const UOp *load) {
   return step_in(s, load->src[1], c->v, info->n) == info->k;
 }
 
+/* A factor of the axis' size, at most `most`. */
+static int64_t divisor_below(const Sched *s, int axis, int64_t most) {
+  int64_t n = is_static(s, axis) ? size_of(s, axis) : s->k->axes[axis].divisor;
+  for (int64_t d = most; d > 1; d--)
+    if (n % d == 0) return d;
+  return 1;
+}
+
+/* Laid out as a panel already: the tile's columns, then the reduce axes from the innermost out. */
+static bool is_panel(Sched *s, const Contraction *c, const UOp *load) {
+  int64_t step = size_of(s, c->v);
+  if (load->nsrc > 2 || step > c->nv * c->lanes || step_in(s, load->src[1], c->v, 1) != 1)
+    return false;
+  for (uint32_t r = c->body->reduce->nsrc; r-- > 1;) {
+    int a = (int)c->body->reduce->src[r]->arg.i;
+    if (step_in(s, load->src[1], a, 1) != step) return false;
+    step = times(step, size_of(s, a));
+  }
+  return true;
+}
+
 /* True when every vector operand is packed now. */
 static bool stage_panels(Sched *s, const Contraction *c) {
   int64_t rows = heuristic_tiles(size_of(s, c->m), c->mr);
@@ -302,6 +362,11 @@ static bool stage_panels(Sched *s, const Contraction *c) {
     UOp *load = c->body->loads[l];
     if (rows < 2 || !depends_on(load, c->v) || is_packed(s, c, load)) continue;
     UOp *panel = panel_of(s, c, load);
+    if (panel == load && is_panel(s, c, load)) {
+      int a = (int)c->body->reduce->src[c->body->reduce->nsrc - 1]->arg.i;
+      if (s->tile[a] == 1 && a != s->carried) give(s, OPT_UNROLL, a, divisor_below(s, a, 4));
+      continue;
+    }
     int64_t elements = c->nv * c->lanes;
     for (uint32_t r = 1; r < c->body->reduce->nsrc; r++)
       if (c->body->reduce->src[r]->arg.i != s->carried &&
@@ -327,14 +392,6 @@ static void unroll_short(Sched *s, const Body *b, int64_t fma, int64_t most) {
     give(s, OPT_UNROLL, a, n);
     fma *= n;
   }
-}
-
-/* A factor of the axis' size, at most `most`. */
-static int64_t divisor_below(const Sched *s, int axis, int64_t most) {
-  int64_t n = is_static(s, axis) ? size_of(s, axis) : s->k->axes[axis].divisor;
-  for (int64_t d = most; d > 1; d--)
-    if (n % d == 0) return d;
-  return 1;
 }
 
 static int64_t reduce_extent(const Body *b) {
@@ -407,6 +464,7 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   give(s, OPT_UPCAST, c.v, c.nv);
   give(s, OPT_UPCAST, c.m, c.mr);
   order_panels(s, &c);
+  order_outer(s, &c);
   /* Loops over a packed panel collapse into one; others are written out while they are short. */
   if (!stage_panels(s, &c)) unroll_short(s, b, c.nv * c.mr, 7);
   if (s->carried >= 0) give(s, OPT_CARRY, s->carried, 0);
@@ -414,6 +472,101 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
     int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
     if (s->tile[a] == 1) give(s, OPT_UNROLL, a, divisor_below(s, a, 8 / (c.nv * c.mr)));
   }
+  return true;
+}
+
+/* -- chains of contractions -------------------------------------------------------------------- */
+
+static bool is_row_of(const Kept *k, const UOp *range) {
+  for (uint32_t r = 0; r < k->n * k->nrow; r++)
+    if (k->row[r] == range) return true;
+  return false;
+}
+
+/* A reduction along rows that are kept. */
+static bool runs_along_rows(const Sched *s, const Body *b) {
+  for (uint32_t n = 0; n < s->k->nkept; n++)
+    for (uint32_t r = 1; r < b->reduce->nsrc; r++)
+      if (is_row_of(&s->k->kept[n], b->reduce->src[r])) return true;
+  return false;
+}
+
+/* The kept row that an inner contraction computes an element of; NULL when there is none. */
+static const UOp *inner_row(const Sched *s, const Body *b) {
+  for (uint32_t n = 0; n < s->k->nkept; n++)
+    for (uint32_t r = 0; r < s->k->kept[n].n * s->k->kept[n].nrow; r++)
+      if (uop_is_open(b->reduce, s->k->kept[n].row[r])) return s->k->kept[n].row[r];
+  return NULL;
+}
+
+static bool is_inner(Sched *s, const Body *b) {
+  return sums_products(b) && b->n > 1 && !runs_along_rows(s, b) && inner_row(s, b);
+}
+
+/* The contraction whose results are the elements of kept rows, at one of the places where it
+ * stands; NULL when there is none. */
+static const Body *inner_contraction(Sched *s, const Body *bodies, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++)
+    if (is_inner(s, &bodies[i])) return &bodies[i];
+  return NULL;
+}
+
+/* What depends on the lanes is packed once for all of a row, wherever the contraction stands. */
+static void stage_lanes(Sched *s, const Body *bodies, uint32_t n, int axis) {
+  for (uint32_t b = 0; b < n; b++)
+    for (uint32_t k = 0; k < 2 && is_inner(s, &bodies[b]); k++) {
+      UOp *factor = through_casts(bodies[b].reduce->src[0])->src[k];
+      int number = stage_number(s, factor);
+      if (kernel_depends(factor, (uint32_t)axis) && number >= 0) give(s, OPT_STAGE, axis, number);
+    }
+}
+
+/* A maximum of what is -inf in places: blocks of that need not be computed. */
+static bool masks_rows(const Sched *s, const Body *bodies, uint32_t n) {
+  for (uint32_t b = 0; b < n; b++) {
+    const UOp *body = bodies[b].reduce->src[0];
+    if (runs_along_rows(s, &bodies[b]) && body->op == OP_WHERE &&
+        uop_is_number(body->src[2], -(double)INFINITY))
+      return true;
+  }
+  return false;
+}
+
+/* The reduce axes that run along kept rows, in unrolled steps; rows that these do not divide are
+ * padded. A row that would fill much of the cache, or is masked in part, is taken in blocks. */
+static void tile_rows(Sched *s, const Body *bodies, uint32_t n) {
+  enum { LONG_ROW = 2048, BLOCK = 128, STEPS = 8 };
+  int64_t many = masks_rows(s, bodies, n) ? 2 * BLOCK : LONG_ROW;
+  int row = -1;
+  for (uint32_t b = 0; b < n; b++) {
+    if (!runs_along_rows(s, &bodies[b])) continue;
+    int j = (int)bodies[b].reduce->src[bodies[b].reduce->nsrc - 1]->arg.i;
+    int64_t size = size_of(s, j), unit = is_static(s, j) && size >= many ? BLOCK : STEPS;
+    if (s->tile[j] > 1) continue;
+    if (is_static(s, j) && size > STEPS && size % unit) give(s, OPT_PADTO, j, unit);
+    give(s, OPT_UNROLL, j, size < STEPS ? size : sums_products(&bodies[b]) ? 2 : STEPS);
+    if (unit == BLOCK) row = j;
+  }
+  if (row >= 0) give(s, OPT_REPAIR, row, BLOCK);
+}
+
+/* Lanes are rows: each has its own maximum and sum, so that no reduction crosses lanes, and both
+ * contractions read their other operand one element at a time, for all lanes. */
+static bool schedule_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes) {
+  const Body *inner = inner_contraction(s, bodies, n);
+  int i = inner ? row_axis(s, inner, (int)inner_row(s, inner)->arg.i) : -1;
+  if (i < 0 || size_of(s, i) < lanes) return false;
+  s->vector = i;
+  give_vector(s, i, lanes);
+  if (size_of(s, i) >= 2 * lanes) give(s, OPT_UPCAST, i, 2);
+  for (uint32_t l = s->k->nloops; l-- > 0;) {
+    int d = (int)s->k->loops[l]->arg.i;
+    if (d == i || uop_is_open(inner->reduce, s->k->loops[l])) continue;
+    give(s, OPT_UPCAST, d, divisor_below(s, d, 8));
+    break;
+  }
+  tile_rows(s, bodies, n);
+  stage_lanes(s, bodies, n, i);
   return true;
 }
 
@@ -614,6 +767,59 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
   }
 }
 
+/* -- keeping ----------------------------------------------------------------------------------- */
+
+static bool depends_on_row(const Kept *k, const UOp *u) {
+  for (uint32_t r = 0; r < k->nrow; r++)
+    if (uop_is_open(u, k->row[r])) return true;
+  return !k->nrow && u->open == k->at[0]->open;
+}
+
+/* Instructions behind one element, without what is the same along the row. */
+static int64_t kept_weight(Sched *s, const Kept *k) {
+  UOp *value = k->at[0];
+  UOpList list = uop_toposort(s->job, value);
+  int64_t n = 0;
+  for (size_t i = 0; i < list.len; i++) {
+    const UOp *u = list.at[i];
+    int64_t work = heuristic_weight(u);
+    if (!depends_on_row(k, u) && u != value) continue;
+    for (uint32_t o = 0; u->open && o < u->open->n; o++)
+      if (!uop_is_open(value, u->open->at[o])) work = times(work, most_of(u->open->at[o]));
+    n = __builtin_add_overflow(n, work, &n) ? INT64_MAX : n;
+  }
+  return n;
+}
+
+/* The innermost loop that a value depends on, rows aside. */
+static int keep_level(const Sched *s, const Kept *k) {
+  int level = -1;
+  const RangeSet *open = k->at[0]->open;
+  for (uint32_t i = 0; i < s->k->nloops; i++) {
+    const UOp *loop = s->k->loops[i];
+    bool row = false;
+    for (uint32_t m = 0; m < k->n * k->nrow; m++) row |= k->row[m] == loop;
+    for (uint32_t o = 0; o < open->n && !row; o++)
+      if (open->at[o] == loop) level = (int)loop->arg.i;
+  }
+  return level;
+}
+
+/* What costs more than reading it back from the nearest cache is computed once. */
+static void keep_values(Sched *s) {
+  enum { WORTH = 8 };
+  for (uint32_t n = 0; n < s->k->nkept; n++) {
+    const Kept *k = &s->k->kept[n];
+    int64_t bytes = dtype_info[k->at[0]->dtype].bytes;
+    if (kept_weight(s, k) < WORTH) continue;
+    for (uint32_t r = 0; r < k->nrow; r++) bytes = times(bytes, size_of(s, (int)k->row[r]->arg.i));
+    if ((uint64_t)bytes > s->target->l2_bytes / 2) continue;
+    give(s, OPT_KEEP, keep_level(s, k), n);
+    OptPlan plan;
+    if (!plan_given(s, &plan)) s->opts->len--;
+  }
+}
+
 /* -- threads ----------------------------------------------------------------------------------- */
 
 static double total_work(const Sched *s) {
@@ -634,13 +840,7 @@ static void give_threads(Sched *s) {
   if ((double)T * MIN_THREAD_WORK > work) T = (int64_t)(work / MIN_THREAD_WORK);
   if (T < 2) return;
   OptPlan plan;
-  OptList rest = *s->opts;
-  while (rest.len && opt_is_head(rest.at)) rest.at++, rest.len--;
-  Status st = opts_plan(s->job, s->k, s->target, &rest, &plan);
-  if (st) {
-    status_drop(st);
-    return;
-  }
+  if (!plan_given(s, &plan)) return;
   int best = -1;
   double most = 0;
   for (uint32_t i = 0; i < plan.nout; i++) {
@@ -761,12 +961,13 @@ static void choose(Sched *s, UOp *kernel) {
   Body *bodies = find_bodies(s, &n, &main);
   int64_t lanes = kernel_lanes(s);
   if (lanes <= 1) return;
-  if (n && merge_rows(s, &bodies[main])) {
+  if (n && !inner_contraction(s, bodies, n) && merge_rows(s, &bodies[main])) {
     const Opt *o = &s->opts->at[s->opts->len - 1];
     kernel = merge_axes(s->job, kernel, o->axis, o->arg);
     analyse(s, kernel);
     bodies = find_bodies(s, &n, &main);
   }
+  if (n > 2 && schedule_chain(s, bodies, n, lanes)) return;
   if (n == 1 && block_contraction(s, kernel, bodies)) bodies = find_bodies(s, &n, &main);
   if (!n || !schedule_contraction(s, &bodies[main], lanes)) schedule_general(s, bodies, n, lanes);
 }
@@ -781,6 +982,7 @@ UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *ap
     } else {
       choose(&s, kernel);
       pad_symbolic(&s);
+      keep_values(&s);
       give_threads(&s);
     }
     /* What the rules of thumb put together need not be legal; scalar loops always are. */

@@ -2,7 +2,8 @@
  *
  * Threads side by side should touch elements side by side, and there should be many of them:
  * - Elementwise work: vectors of 16 bytes and then threads along the axis where most accesses are
- *   contiguous. Many threads with one vector each beat few with several.
+ *   contiguous. Many threads with one vector each beat few with several. What is read across that
+ *   axis and along another one is turned around in the workgroup's memory, tile by tile.
  * - Sums of products over two operands that share no output axis: a register tile of both, a
  *   workgroup of threads along both, and where threads run in step, so that the workgroup's memory
  *   is worth its barriers, both operands copied there for several steps at a time.
@@ -14,6 +15,7 @@
  * Every opt is tried: one that is not legal together with those before it is left out. */
 #include "compiler/passes/heuristic_gpu.h"
 
+#include "compiler/passes/heuristic_warp.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/search/opts.h"
 
@@ -25,6 +27,8 @@ enum {
   TILE = 4,            /* rows and columns of a register tile */
   VECTOR_BYTES = 16,
   MOST_LANES = 8,
+  TURN = 32,      /* rows and columns of a tile that is turned around */
+  TURN_ROWS = 8,  /* threads along it */
   ROW_SHARE = 16, /* elements of a row per thread, where there are rows enough */
   ROW_KEPT = 32,  /* at most, where there are threads enough: they stay in registers */
   ROW_MOST = 64,  /* at most */
@@ -149,6 +153,39 @@ static int64_t give_vector(Gpu *g, int axis) {
   return 1;
 }
 
+/* -- transpositions ---------------------------------------------------------------------------- */
+
+/* The axis along which an operand is contiguous that is strided along v, or -1. */
+static int turned_axis(Gpu *g, const UOp *operand, int v) {
+  if (walk(g, operand, v) != 2 || operand->nsrc > 2) return -1;
+  for (uint32_t i = 0; i < g->k->nloops; i++) {
+    int a = (int)g->k->loops[i]->arg.i;
+    if (a != v && axis_is_static(&g->k->axes[a]) && size_of(g, a) >= TURN &&
+        walk(g, operand, a) == 1)
+      return a;
+  }
+  return -1;
+}
+
+/* Square tiles: threads along v, which they store along, and along the other axis. */
+static bool schedule_turn(Gpu *g, int v) {
+  if (v < 0 || !axis_is_static(&g->k->axes[v]) || size_of(g, v) < TURN) return false;
+  if (g->target->warp <= 1 || g->target->max_group < TURN * TURN_ROWS) return false;
+  size_t before = g->opts->len;
+  for (uint32_t i = 0; i < g->k->nstageable; i++) {
+    UOp *operand = g->k->stageable[i];
+    int u = operand->op == OP_INDEX ? turned_axis(g, operand, v) : -1;
+    if (u < 0) continue;
+    bool ok = size_of(g, u) % TURN == 0 || try_opt(g, OPT_PADTO, u, TURN);
+    ok = ok && try_opt(g, OPT_LOCAL, v, TURN) && try_opt(g, OPT_LOCAL, u, TURN_ROWS) &&
+         try_opt(g, OPT_SPREAD, u, TURN / TURN_ROWS) && try_opt(g, OPT_STAGE, -1, i);
+    if (ok) return true;
+    g->opts->len = before;
+    g->threads = 1;
+  }
+  return false;
+}
+
 /* -- reductions -------------------------------------------------------------------------------- */
 
 typedef struct Reduction {
@@ -157,6 +194,28 @@ typedef struct Reduction {
   bool is_row;  /* loads are contiguous along it */
   int64_t size; /* elements that make one result */
 } Reduction;
+
+/* What decides how memory is walked is the load that reads most: the matrix, not the vector. */
+static int64_t elements_of(const Gpu *g, const UOp *load) {
+  int64_t n = 1;
+  for (uint32_t i = 0; load->open && i < load->open->n && n < (int64_t)1 << 40; i++)
+    n *= size_of(g, (int)load->open->at[i]->arg.i);
+  return n;
+}
+
+static bool walks_rows(Gpu *g, int row) {
+  int64_t most = 0;
+  bool rows = false;
+  for (uint32_t l = 0; l < g->k->noperands; l++) {
+    const UOp *load = g->k->operands[l];
+    if (!depends(load, row)) continue;
+    int64_t n = elements_of(g, load);
+    bool contiguous = walk(g, load, row) == 1;
+    if (n > most) rows = false;
+    if (n >= most) most = n, rows |= contiguous;
+  }
+  return rows;
+}
 
 static Reduction reduction_of(Gpu *g, UOp *reduce) {
   Reduction r = {.reduce = reduce, .row = -1, .size = 1};
@@ -168,7 +227,7 @@ static Reduction reduction_of(Gpu *g, UOp *reduce) {
     bool better = score > most || (score == most && size_of(g, a) > size_of(g, r.row));
     if (r.row < 0 || better) r.row = a, most = score;
   }
-  r.is_row = most > 0;
+  r.is_row = most > 0 && walks_rows(g, r.row);
   return r;
 }
 
@@ -223,6 +282,7 @@ static RowPlan plan_row(const Gpu *g, int64_t n, int64_t rows, int64_t lanes, bo
   most = kept ? g->target->max_group : g->target->max_group / 2;
   while (2 * threads <= most && n > threads * ROW_KEPT) threads *= 2;
   while (threads > units) threads /= 2;
+  if (units % threads && units % (threads / 2) == 0) threads /= 2;
   RowPlan p = {.lanes = lanes, .threads = threads, .spread = ceil_div(units, threads)};
   int64_t share = kept ? ROW_MOST : ROW_KEPT;
   if (p.spread * lanes > share) p.spread = share / lanes;
@@ -351,7 +411,8 @@ static bool schedule_contraction(Gpu *g, const Reduction *r, int v) {
 void heuristic_gpu(Job *job, UOp *kernel, const Target *target, OptList *opts) {
   Gpu g = {.job = job, .target = target, .k = kernel_info(job, kernel), .opts = opts, .threads = 1};
   uint32_t n, main = 0;
-  if (!g.k->store) return;
+  if (!g.k->store || heuristic_warp_matrix(job, g.k, target, opts)) return;
+  if (heuristic_warp_tile(job, g.k, target, opts)) return;
   linsum_init(job, &g.sums);
   for (size_t i = 0; i < g.k->list.len; i++)
     if (g.k->list.at[i]->dtype == DT_INDEX) linsum_of(&g.sums, g.k->list.at[i]);
@@ -361,6 +422,7 @@ void heuristic_gpu(Job *job, UOp *kernel, const Target *target, OptList *opts) {
     if (all[i].size * results_of(&g, &all[i]) > all[main].size * results_of(&g, &all[main]))
       main = i;
   if (!n) {
+    if (schedule_turn(&g, v)) return;
     if (v >= 0 && walk(&g, g.k->store, v) == 1) give_vector(&g, v);
     fill_group(&g, v);
     return;

@@ -31,7 +31,8 @@ typedef struct Layout {
   const Target *target;
   UOp **plain; /* by place in the list: the node, over its new sources */
   Blocked *blocked;
-  bool *fixed; /* depends on weights and constants alone */
+  bool *fixed;  /* depends on weights and constants alone */
+  double spare; /* bytes by which transformed weights may still be larger than they were */
 } Layout;
 
 /* -- building ---------------------------------------------------------------------------------- */
@@ -158,7 +159,8 @@ static UOp *dense(Layout *l, const Conv *c, const Blocked *from, int64_t bi, int
   Job *job = l->job;
   int64_t cb = c->channels / bi, kb = c->filters / bo, kh = c->kernel[0], kw = c->kernel[1];
   UOp *x = source_in_blocks(l, c, from, bi);
-  int64_t tile = bi == 1 || l->graph->strict ? 0 : winograd_tile(l->target, c);
+  int64_t tile = bi == 1 || l->graph->strict ? 0 : winograd_tile(l->target, c, l->spare);
+  if (tile) l->spare -= winograd_more_weights(c, tile);
   if (tile) return winograd_conv(job, c, with_halo(job, x, c), tile, bi, bo);
   x = moved(job, OP_PERMUTE, windows(job, x, c), DIMS(0, 2, 4, 1, 3, 5, 6));
   x = reshape(job, x, DIMS(c->batch, 1, c->out[0], c->out[1], 1, cb, kh, kw, bi));
@@ -321,10 +323,21 @@ static UOp *rebuilt(Layout *l, UOp *u) {
   return same ? u : uop_with_src(l->job, u, src);
 }
 
+/* What is kept beside a model is bounded by its size: the first convolutions, which have the most
+ * pixels for each weight, get it. */
+static double spare_bytes(const TensorGraph *graph) {
+  enum { ANYWAY = 6 << 20 };
+  double all = 0;
+  for (size_t s = 0; s < graph->nslots; s++)
+    if (graph->slots[s].kind == SLOT_WEIGHT) all += (double)graph->slots[s].bytes;
+  return ANYWAY + 0.04 * all;
+}
+
 UOp *layout_channels(Job *job, const TensorGraph *graph, const Target *target, UOp *sink) {
   UOpList list = uop_toposort(job, sink);
   Layout l = {.job = job, .graph = graph, .target = target};
   if (target->max_group) return sink; /* lanes are threads there */
+  l.spare = spare_bytes(graph);
   l.plain = arena_array(&job->arena, list.len, sizeof *l.plain);
   l.blocked = arena_array(&job->arena, list.len, sizeof *l.blocked);
   l.fixed = arena_array(&job->arena, list.len, sizeof *l.fixed);

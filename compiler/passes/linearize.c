@@ -270,6 +270,8 @@ Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
   Linear out = {.list = l.out.at, .len = l.out.len, .scratch_bytes = buffer_bytes(&l.out, 0)};
   count(&out);
   out.shared_bytes = buffer_bytes(&l.out, 2);
+  bool cuda = target->kind && !strcmp(target->kind, "cuda");
+  out.shared_given = cuda && out.shared_bytes > DECLARED_SHARED_MAX;
   if (out.shared_bytes > target->local_bytes)
     job_abort(job,
               FAIL(RESOURCE_EXHAUSTED,

@@ -174,6 +174,21 @@ static UOp *split_division(Job *job, LinSumMap *m, UOp *u) {
   return index_add(job, index_mul(job, uop2(job, OP_FLOORMOD, y, q), best), low);
 }
 
+/* g*hi + lo < g*c, with lo in [0, g), says hi < c: one answer for all lanes of a vector. */
+static UOp *split_limit(Job *job, LinSumMap *m, UOp *u) {
+  int64_t c = uop_is_const(u->src[1]) ? u->src[1]->arg.i : 0, best = 0;
+  if (c <= 1 || u->src[0]->dtype != DT_INDEX) return u;
+  const LinSum *x = linsum_of(m, u->src[0]);
+  Split s;
+  for (uint32_t i = 0; i < x->n; i++) {
+    int64_t g = gcd(c, x->at[i].coeff);
+    if (g > best && g > 1 && try_split(job, x, g, &s)) best = g;
+  }
+  if (!best || !try_split(job, x, best, &s) || !s.nlo) return u;
+  UOp *hi = linsum_build(job, s.hi, s.nhi, s.hi_konst);
+  return uop2(job, OP_CMPLT, hi, uop_index(job, c / best));
+}
+
 /* c*k*(x / c) + k*(x mod c) = k*x: what merging the axes of an image leaves behind. */
 static const LinSum *recombine(LinSumMap *m, const LinSum *a) {
   for (uint32_t i = 0; i < a->n; i++)
@@ -220,6 +235,7 @@ UOp *linsum_simplify(Job *job, UOp *root) {
       changed |= src[k] != u->src[k];
     }
     if (changed) u = uop_with_src(job, u, src);
+    if (u->op == OP_CMPLT && u->src[0]->dtype == DT_INDEX) u = split_limit(job, &m, u);
     now[i] = u->dtype == DT_INDEX && u->op != OP_INDEX ? canonical(job, &m, u) : u;
     job_poll(job);
   }

@@ -22,6 +22,7 @@
 
 #include "compiler/passes/barriers.h"
 #include "compiler/passes/nodemap.h"
+#include "compiler/passes/pipeline.h"
 
 enum { WANTED_CHAINS = 8, LONG_LOOP = 32, MAX_PREFETCHES = 64 };
 
@@ -328,7 +329,7 @@ static void lower_group(Lower *l, const Group *g) {
   size_t nopen = g->open ? g->open->n : 0, nfirst;
   UOp **first = find_prefetches(l, g, &loop, &nfirst);
   UOp **before = arena_array(&job->arena, nopen + nfirst + 1, sizeof *before);
-  for (size_t k = 0; k < nopen; k++) before[k] = g->open->at[k];
+  for (size_t k = 0; k < nopen; k++) before[k] = now(l, g->open->at[k]);
   memcpy(before + nopen, first, nfirst * sizeof *first);
   for (size_t m = 0; m < g->of.len; m++) /* the first member waits for all of them */
     add_member(l, &loop, (Op)g->of.at[m]->arg.i, values[m], before, nopen + (m ? 0 : nfirst));
@@ -352,7 +353,7 @@ static void lower_group(Lower *l, const Group *g) {
 
 static UOp *split_end(Lower *l, UOp *effect, UOp *const *ranges, uint32_t n) {
   for (uint32_t k = n; k-- > 0;) {
-    UOp *r = ranges[k], **owner = &l->owner[position(l, r)];
+    UOp *r = now(l, ranges[k]), **owner = &l->owner[position(l, ranges[k])];
     if (*owner) { /* a second nest over the same range */
       UOp *fresh = uop_range(l->job, l->next_range++, uop_axis(r), r->src[0]);
       effect = uop_substitute(l->job, effect, &r, &fresh, 1);
@@ -414,5 +415,5 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
       if (l.level[i] == level && !has_loops(l.list.at[i])) l.now[i] = rebuild(&l, l.list.at[i]);
     job_poll(job);
   }
-  return barriers_insert(job, strip_marks(job, l.now[l.list.len - 1]));
+  return pipeline_copies(job, barriers_insert(job, strip_marks(job, l.now[l.list.len - 1])));
 }

@@ -16,7 +16,7 @@
  * the buffer is laid out in the order of use. On workgroups the buffer is the workgroup's: it holds
  * what all threads use, and they copy it together, neighbours the neighbouring elements. The result
  * is still an ordinary ranged kernel that the interpreter can run. */
-#include "compiler/passes/schedule.h"
+#include "compiler/passes/schedule_parts.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -24,28 +24,6 @@
 #include "compiler/ir/dim.h"
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
-#include "compiler/passes/schedule_matrix.h"
-
-typedef struct NewAxis {
-  UOp *value;                    /* the old range as an expression */
-  UOp *thread, *loop;            /* NULL when there is none; thread: or the workgroup */
-  UOp *lane;                     /* thread of the workgroup, or NULL */
-  UOp *inner[OPT_MAX_INNER + 2]; /* outermost first: the SPREAD, tiles, the vector */
-  uint32_t ninner;
-  UOp *place; /* in the tile of a matrix instruction, or NULL */
-  UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
-} NewAxis;
-
-typedef struct Apply {
-  Job *job;
-  const KernelInfo *k;
-  const OptPlan *plan;
-  NewAxis *axes;
-  MatrixTile tile;
-  int64_t next_id;
-  NodeMap pos;
-  UOp **now; /* by position in k->list */
-} Apply;
 
 static UOp *new_range(Apply *a, AxisType type, int64_t n) {
   return uop_range(a->job, a->next_id++, type, uop_index(a->job, n));
@@ -164,6 +142,10 @@ static UOp *split_outer(Apply *a, uint32_t axis) {
     x->loop = new_range(a, AX_LOOP, chunk);
     return index_add(job, first, x->loop);
   }
+  if (p->block) {
+    if (p->block == p->tile) return uop_index(job, 0);
+    return x->loop = new_range(a, AX_REDUCE, p->block / p->tile);
+  }
   if (n == 1) return uop_index(job, 0);
   bool carried = (int)axis == a->plan->carry;
   x->loop = new_range(a, reduce && !carried ? AX_REDUCE : AX_LOOP, n);
@@ -175,9 +157,9 @@ static void place_axis(Apply *a, uint32_t i) {
   const AxisPlan *p = &a->plan->axes[i];
   const KernelAxis *old = &a->k->axes[i];
   NewAxis *x = &a->axes[i];
-  UOp *v = axis_is_static(old) ? tile_base(job, split_outer(a, i), p->tile, p->size)
-                               : symbolic_base(a, x, p, old);
-  UOp *end = old->range->src[0];
+  UOp *v = p->block              ? index_mul(job, split_outer(a, i), p->tile)
+           : axis_is_static(old) ? tile_base(job, split_outer(a, i), p->tile, p->size)
+                                 : symbolic_base(a, x, p, old);
   int64_t step = p->tile;
   for (uint32_t k = p->ninner; k-- > 0;) {
     step /= p->inner[k];
@@ -186,7 +168,7 @@ static void place_axis(Apply *a, uint32_t i) {
     v = index_add(job, v, index_mul(job, r, step));
   }
   UOp *whole = NULL; /* a vector that is inside or outside as a whole */
-  if (p->vector > 1 && old->divisor % p->vector == 0) whole = v;
+  if (p->vector > 1 && old->divisor % p->vector == 0 && !p->block) whole = v;
   if (p->vector > 1) {
     x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
     v = index_add(job, v, x->inner[x->ninner++]);
@@ -195,36 +177,21 @@ static void place_axis(Apply *a, uint32_t i) {
     x->place = new_range(a, AX_UPCAST, p->matrix);
     v = index_add(job, v, x->place);
   }
-  if (p->clamped) v = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
+  UOp *end = old->range->src[0];
+  x->along = v;
+  if (p->block) v = index_add(job, index_mul(job, a->block, p->block), v);
+  if (p->clamped) v = x->along = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
   if (p->padded) x->limit = uop2(job, OP_CMPLT, whole ? whole : v, end);
 }
 
 /* -- staging ----------------------------------------------------------------------------------- */
 
-/* One dimension of a staged tile. */
-typedef struct StageDim {
-  UOp *range;     /* in the kernel */
-  UOp *copy;      /* in the copy loop */
-  int64_t stride; /* in the buffer */
-  int64_t step;   /* in the source; INT64_MAX when not linear */
-} StageDim;
-
-typedef struct Staging {
-  Apply *a;
-  StageDim *dims;
-  uint32_t n;
-  int64_t elements;
-} Staging;
-
-/* The largest: buffers are laid out for it. */
-static int64_t range_size(const UOp *r) { return r->src[0]->vmax; }
-
 /* Called outermost dimension first. */
 static void add_dim(Staging *s, UOp *index, UOp *r) {
   if (!r || !uop_is_open(index, r)) return;
   AxisType t = uop_axis(r), copy = t == AX_VECTOR ? AX_VECTOR : AX_LOOP;
-  if (t == AX_UPCAST) copy = AX_UPCAST;
+  if (t == AX_UPCAST || (t == AX_UNROLL && s->unrolled)) copy = AX_UPCAST;
   UOp *fresh = uop_range(s->a->job, s->a->next_id++, copy, r->src[0]);
   s->dims[s->n++] = (StageDim){.range = r, .copy = fresh};
 }
@@ -235,6 +202,16 @@ static void lay_out_in_order(Staging *s) {
     s->dims[d].stride = s->elements;
     s->elements *= range_size(s->dims[d].range);
   }
+}
+
+/* Without reductions a tile is staged to be turned around: rows one element longer than they need
+ * be, so that a column of them lies in different banks. */
+static void lay_out_turned(Staging *s) {
+  lay_out_in_order(s);
+  if (s->a->plan->nred || s->n < 2) return;
+  int64_t row = range_size(s->dims[s->n - 1].range);
+  for (uint32_t d = 0; d + 1 < s->n; d++) s->dims[d].stride += s->dims[d].stride / row;
+  s->elements += s->elements / row;
 }
 
 /* The index of the load that depends on most ranges: the copy runs along its memory. */
@@ -279,28 +256,28 @@ static void collect_places(Staging *s, UOp *u) {
   for (uint32_t k = 0; k < matrix_shared_ranges(t->info); k++) add_dim(s, u, t->ranges[k]);
 }
 
-static void collect_dims(Staging *s, UOp *index, int level) {
+void schedule_collect(Staging *s, UOp *value, int level) {
   const OptPlan *plan = s->a->plan;
   for (uint32_t i = 0; i < plan->nout; i++) {
     NewAxis *x = &s->a->axes[plan->order[i]];
-    if (opts_inside(plan, plan->order[i], level)) add_dim(s, index, x->loop);
+    if (opts_inside(plan, plan->order[i], level)) add_dim(s, value, x->loop);
   }
   for (uint32_t i = 0; i < plan->nred; i++) {
     uint32_t axis = plan->order[plan->nout + i];
     NewAxis *x = &s->a->axes[axis];
-    if (opts_inside(plan, axis, level)) add_dim(s, index, x->loop);
+    if (opts_inside(plan, axis, level)) add_dim(s, value, x->loop);
     for (uint32_t k = 0; k < x->ninner; k++)
-      if (uop_axis(x->inner[k]) != AX_VECTOR) add_dim(s, index, x->inner[k]);
+      if (uop_axis(x->inner[k]) != AX_VECTOR) add_dim(s, value, x->inner[k]);
   }
   for (int vector = 0; vector < 2; vector++)
     for (uint32_t i = 0; i < plan->nout + plan->nred; i++) {
       NewAxis *x = &s->a->axes[plan->order[i]];
       for (uint32_t k = 0; k < x->ninner; k++) {
         bool v = uop_axis(x->inner[k]) == AX_VECTOR;
-        if (v == vector && (v || i < plan->nout)) add_dim(s, index, x->inner[k]);
+        if (v == vector && (v || i < plan->nout)) add_dim(s, value, x->inner[k]);
       }
     }
-  collect_places(s, index);
+  collect_places(s, value);
   lay_out_in_order(s);
 }
 
@@ -334,7 +311,7 @@ static int by_step(const void *x, const void *y) {
   return a->range->arg.i < b->range->arg.i ? -1 : 1;
 }
 
-static UOp *position(Staging *s, bool copy) {
+UOp *schedule_position(Staging *s, bool copy) {
   LinTerm *t = arena_array(&s->a->job->arena, s->n + 1u, sizeof *t);
   for (uint32_t d = 0; d < s->n; d++)
     t[d] = (LinTerm){copy ? s->dims[d].copy : s->dims[d].range, s->dims[d].stride};
@@ -370,12 +347,53 @@ static UOp *close_copy(Staging *s, UOp *store, UOp *index) {
   return n == 1 ? store : uop_make(job, OP_END, DT_VOID, arg_none(), src, n);
 }
 
-static UOp *renamed(Staging *s, UOp *u) {
-  UOp **from = arena_array(&s->a->job->arena, s->n + 1u, sizeof *from);
-  UOp **to = arena_array(&s->a->job->arena, s->n + 1u, sizeof *to);
-  for (uint32_t d = 0; d < s->n; d++) from[d] = s->dims[d].range, to[d] = s->dims[d].copy;
-  return uop_substitute(s->a->job, u, from, to, s->n);
+static UOp *copy_of(const Staging *s, const UOp *range) {
+  for (uint32_t d = 0; d < s->n; d++)
+    if (s->dims[d].range == range && !s->dims[d].bound) return s->dims[d].copy;
+  return NULL;
 }
+
+static bool is_copied(const Staging *s, const UOp *u) {
+  for (uint32_t d = 0; d < s->n; d++)
+    if (!s->dims[d].bound && uop_is_open(u, s->dims[d].range)) return true;
+  return false;
+}
+
+/* Marks ranges of the copy that the reduction u closes; false when there are none. */
+static bool bind(Staging *s, const UOp *u, bool bound) {
+  bool any = false;
+  for (uint32_t d = 0; u->op == OP_REDUCE && d < s->n; d++)
+    for (uint32_t r = 1; r < u->nsrc; r++)
+      if (u->src[r] == s->dims[d].range && s->dims[d].bound != bound)
+        s->dims[d].bound = bound, any = true;
+  return any;
+}
+
+UOp *schedule_renamed(Staging *s, UOp *u) {
+  Job *job = s->a->job;
+  UOpList list = uop_toposort(job, u);
+  NodeMap pos;
+  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
+  nodemap_number(job, &pos, &list);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *x = now[i] = list.at[i], **src;
+    if (x->op == OP_RANGE && copy_of(s, x)) now[i] = copy_of(s, x);
+    if (!x->nsrc || x->op == OP_RANGE || !is_copied(s, x)) continue;
+    if (bind(s, x, true)) {
+      now[i] = schedule_renamed(s, x);
+      bind(s, x, false);
+      continue;
+    }
+    src = arena_array(&job->arena, x->nsrc, sizeof *src);
+    for (uint32_t k = 0; k < x->nsrc; k++) src[k] = now[nodemap_get(&pos, x->src[k])];
+    now[i] = uop_with_src(job, x, src);
+  }
+  return now[list.len - 1];
+}
+
+/* Copies for matrix instructions, and those that run ahead, keep the order of the source, so that
+ * they need no registers and go 16 bytes at a time. */
+static bool by_chunks(const Apply *a) { return a->tile.info || a->plan->slots; }
 
 /* Elements next to each other in the source, from the first of the innermost dimensions on. */
 static int64_t contiguous_run(const Staging *s, uint32_t *first) {
@@ -404,6 +422,8 @@ static void lay_out_as_source(Staging *s, int64_t unit) {
   s->elements = rows * pitch;
 }
 
+enum { MAX_ROUNDS = 16 };
+
 /* A loop over shares of a workgroup's threads: the chunk of elements that one of them copies, and
  * its ranges. */
 static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) {
@@ -414,7 +434,8 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
   int64_t rounds = (chunks + threads - 1) / threads;
   UOp *at = uop_index(job, 0);
   *n = 0;
-  if (rounds > 1) at = ranges[(*n)++] = new_range(a, AX_LOOP, rounds);
+  bool few = by_chunks(a) && rounds <= MAX_ROUNDS; /* all on their way together */
+  if (rounds > 1) at = ranges[(*n)++] = new_range(a, few ? AX_UPCAST : AX_LOOP, rounds);
   for (int d = 3; d-- > 0;) {
     if (block[d] == 1) continue;
     UOp *lane = uop_thread_range(job, a->next_id++, AX_LOCAL, d, uop_index(job, block[d]));
@@ -424,26 +445,55 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
   return at;
 }
 
+/* Whether the gate has one answer for every `unit` elements of the innermost dimensions: it
+ * compares sums of which all other parts are multiples of the unit with such multiples. */
+static bool gate_by_chunks(const Staging *s, UOp *gate, uint32_t first, int64_t unit) {
+  Job *job = s->a->job;
+  LinSumMap m;
+  bool own = false;
+  for (uint32_t d = first; d < s->n; d++) own |= uop_is_open(gate, s->dims[d].range);
+  if (!own) return true;
+  if (gate->op == OP_AND)
+    return gate_by_chunks(s, gate->src[0], first, unit) &&
+           gate_by_chunks(s, gate->src[1], first, unit);
+  if (gate->op != OP_CMPLT || !uop_is_const(gate->src[1]) || gate->src[1]->arg.i % unit)
+    return false;
+  UOpList list = uop_toposort(job, gate->src[0]);
+  const LinSum *sum = NULL;
+  linsum_init(job, &m);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, list.at[i]);
+  for (uint32_t i = 0; i < sum->n; i++) {
+    bool found = false;
+    for (uint32_t d = first; d < s->n; d++)
+      found |= sum->at[i].atom == s->dims[d].range && sum->at[i].coeff == s->dims[d].step;
+    if (!found && sum->at[i].coeff % unit) return false;
+  }
+  return sum->konst % unit == 0;
+}
+
 /* Elements that one thread copies at a time: 16 bytes where the source has them side by side and
  * all of them or none are inside. */
 static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all) {
   uint32_t first;
   int64_t unit = 16 / dtype_info[operand->dtype].bytes;
-  if (!s->a->tile.info || operand->op != OP_INDEX) return 1;
+  if (!by_chunks(s->a) || operand->op != OP_INDEX) return 1;
   if (contiguous_run(s, &first) % unit || all % unit) return 1;
-  for (uint32_t d = first; operand->nsrc > 2 && d < s->n; d++)
-    if (uop_is_open(operand->src[2], s->dims[d].range)) return 1;
+  if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], first, unit)) return 1;
   return unit;
 }
 
-/* The place for this iteration of a loop whose copies run ahead. */
+/* The place for this iteration of a loop whose copies run ahead; there are fewer places than
+ * iterations. */
 static UOp *slot_base(Staging *s, int level, int64_t *slots) {
   const OptPlan *plan = s->a->plan;
   UOp *loop = level >= 0 ? s->a->axes[level].loop : NULL;
   *slots = 1;
   if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
-  *slots = plan->slots;
-  UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, plan->slots));
+  int64_t most = range_size(loop) - 1;
+  if (most < 2) return uop_index(s->a->job, 0);
+  *slots = plan->slots < most ? plan->slots : most;
+  UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, *slots));
   return index_mul(s->a->job, slot, s->elements);
 }
 
@@ -462,9 +512,9 @@ static void split_element(Staging *s, UOp *at) {
 static int64_t shared_layout(Staging *s, UOp *operand, int level) {
   int64_t all = 1;
   collect_shared(s, operand, level);
-  if (!s->a->tile.info) lay_out_in_order(s);
+  if (!by_chunks(s->a)) lay_out_turned(s);
   sort_dims(s, main_index(s->a->job, operand));
-  if (s->a->tile.info) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
+  if (by_chunks(s->a)) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
   for (uint32_t d = 0; d < s->n; d++) all *= range_size(s->dims[d].range);
   return all;
 }
@@ -477,7 +527,8 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   uint32_t nranges;
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
   int64_t all = shared_layout(&s, operand, level), slots, unit = chunk_elements(&s, operand, all);
-  UOp *base = slot_base(&s, level, &slots), *read = index_add(job, base, position(&s, false));
+  UOp *base = slot_base(&s, level, &slots),
+      *read = index_add(job, base, schedule_position(&s, false));
   UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
   if (unit > 1) {
     ranges[nranges] = new_range(a, AX_VECTOR, unit);
@@ -487,8 +538,8 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   src[0] = uop_make(job, OP_BUFFER, (DType)operand->dtype,
                     arg_both(a->next_id++, ints, slots > 1 ? 3 : 2), NULL, 0);
   split_element(&s, at);
-  src[1] = index_add(job, base, position(&s, true));
-  src[2] = renamed(&s, operand);
+  src[1] = index_add(job, base, schedule_position(&s, true));
+  src[2] = schedule_renamed(&s, operand);
   src[3] = uop2(job, OP_CMPLT, chunk, uop_index(job, all / unit));
   bool whole = chunk->vmax < all / unit;
   UOp *copy = uop_make(job, OP_STORE, DT_VOID, arg_i(0), src, whole ? 3 : 4);
@@ -504,13 +555,13 @@ static UOp *stage_operand(Apply *a, UOp *operand, int level) {
   Staging s = {.a = a};
   if (a->plan->groups) return stage_shared(a, operand, level);
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
-  collect_dims(&s, operand, level);
-  UOp *write = position(&s, true), *read = position(&s, false);
+  schedule_collect(&s, operand, level);
+  UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   int64_t ints[2] = {s.elements, 0};
   UOp *buffer =
       uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
-  UOp *store =
-      uop_make(job, OP_STORE, DT_VOID, arg_i(0), (UOp *[]){buffer, write, renamed(&s, operand)}, 3);
+  UOp *store = uop_make(job, OP_STORE, DT_VOID, arg_i(0),
+                        (UOp *[]){buffer, write, schedule_renamed(&s, operand)}, 3);
   UOp *copy = close_copy(&s, store, main_index(job, operand));
   UOp *after = uop2(job, OP_AFTER, buffer, copy);
   return uop2(job, OP_INDEX, after, read);
@@ -530,8 +581,8 @@ static UOp *carry_sums(Apply *a, UOp *rest, Op op) {
   const OptPlan *plan = a->plan;
   Staging s = {.a = a};
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
-  collect_dims(&s, rest, plan->carry);
-  UOp *write = position(&s, true), *read = position(&s, false);
+  schedule_collect(&s, rest, plan->carry);
+  UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   UOp *step = a->axes[plan->carry].loop, *again = uop2(job, OP_CMPLT, uop_index(job, 0), step);
   int64_t ints[2] = {s.elements, 0};
   DType d = (DType)rest->dtype;
@@ -539,7 +590,7 @@ static UOp *carry_sums(Apply *a, UOp *rest, Op op) {
   UOp *before = uop_make(job, OP_INDEX, DT_VOID, arg_none(), (UOp *[]){buffer, write, again}, 3);
   if (op != OP_ADD)
     before = uop3(job, OP_WHERE, again, before, uop_scalar(job, d, reduce_identity(op, d)));
-  UOp *sum = uop2(job, op, before, renamed(&s, rest));
+  UOp *sum = uop2(job, op, before, schedule_renamed(&s, rest));
   UOp *store = uop_make(job, OP_STORE, DT_VOID, arg_i(0), (UOp *[]){buffer, write, sum}, 3);
   UOp **src = arena_array(&job->arena, s.n + 2u, sizeof *src);
   uint32_t n = 0;
@@ -574,10 +625,52 @@ static UOp *both(Job *job, UOp *a, UOp *b) {
   return b ? uop2(job, OP_AND, a, b) : a;
 }
 
+static bool closes(const UOp *reduce, uint32_t axis) {
+  for (uint32_t s = 1; s < reduce->nsrc; s++)
+    if (reduce->src[s]->arg.i == axis) return true;
+  return false;
+}
+
+/* A factor of sums over other axes alone: it does not matter what it is beyond the limit of this
+ * one, for whose sum has yet to come and leaves out what lies there. */
+static bool only_inner_factor(const Apply *a, const UOp *load, uint32_t axis) {
+  for (size_t i = 0; i < a->k->list.len; i++) {
+    const UOp *u = a->k->list.at[i], *product = u->op == OP_REDUCE ? u->src[0] : NULL;
+    bool uses = false, factor = false;
+    for (uint32_t s = 0; s < u->nsrc; s++) uses |= u->src[s] == load;
+    if (uses && u->op != OP_MUL) return false;
+    for (uint32_t s = 0; product && s < product->nsrc; s++) factor |= product->src[s] == load;
+    if (factor && (product->op != OP_MUL || u->arg.i != OP_ADD || closes(u, axis))) return false;
+  }
+  return true;
+}
+
+/* Loads of single elements beyond the limit of a padded reduce axis load the last one again where
+ * that does no harm: an index costs less than a gate. */
+static UOp *clamped_index(Apply *a, const UOp *u, UOp **gate) {
+  UOp *index = now(a, u->src[1]), *rest = NULL, *old = u->nsrc > 2 ? u->src[2] : NULL;
+  for (uint32_t i = 0; i < a->k->naxes; i++) {
+    const UOp *range = a->k->axes[i].range;
+    UOp *l = a->axes[i].limit, *v = a->axes[i].value;
+    bool gates = old && uop_is_open(old, range);
+    if (!l || !(uop_is_open(u->src[1], range) || gates)) continue;
+    bool scalar = a->k->axes[i].reduce && a->plan->axes[i].vector == 1 && !a->plan->groups;
+    if (gates || !scalar || !only_inner_factor(a, u, i)) {
+      rest = both(a->job, rest, l);
+      continue;
+    }
+    UOp *last = uop2(a->job, OP_SUB, range->src[0], uop_index(a->job, 1));
+    UOp *end = uop2(a->job, OP_MIN, v, last);
+    index = uop_substitute(a->job, index, &v, &end, 1);
+  }
+  *gate = both(a->job, old ? now(a, old) : NULL, rest);
+  return index;
+}
+
 static UOp *rebuild_index(Apply *a, UOp *u) {
-  UOp *old = u->nsrc > 2 ? u->src[2] : NULL;
-  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
-  UOp *src[3] = {now(a, u->src[0]), now(a, u->src[1]), gate};
+  UOp *gate;
+  UOp *src[3] = {now(a, u->src[0]), clamped_index(a, u, &gate), NULL};
+  src[2] = gate;
   return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
 }
 
@@ -607,12 +700,26 @@ static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
   return n;
 }
 
-/* A product of two gated loads is already 0 beyond the limit. */
-static bool gated_product(const UOp *value, int64_t op, const UOp *limit_range) {
+/* A kept value whose rows all end at the same place: beyond, 0 was kept. */
+static bool is_kept_evenly(const Apply *a, const UOp *u) {
+  for (uint32_t n = 0; n < a->plan->nkeeps; n++) {
+    const Kept *k = &a->k->kept[a->plan->keeps[n].value];
+    bool even = kept_member(k, u) != NODE_ABSENT;
+    for (uint32_t r = 0; even && r < k->n * k->nrow; r++)
+      even = a->plan->axes[k->row[r]->arg.i].size == a->plan->axes[k->row[r % k->nrow]->arg.i].size;
+    if (even) return true;
+  }
+  return false;
+}
+
+/* A product of two gated loads, or of what was kept, is already 0 beyond the limit. */
+static bool gated_product(const Apply *a, const UOp *value, int64_t op, const UOp *limit_range) {
   if (op != OP_ADD || value->op != OP_MUL) return false;
-  for (uint32_t s = 0; s < 2; s++)
-    if (value->src[s]->op != OP_INDEX || !uop_is_open(value->src[s]->src[1], limit_range))
-      return false;
+  for (uint32_t s = 0; s < 2; s++) {
+    const UOp *factor = value->src[s];
+    bool load = factor->op == OP_INDEX && uop_is_open(factor->src[1], limit_range);
+    if (!load && !(is_kept_evenly(a, factor) && uop_is_open(factor, limit_range))) return false;
+  }
   return true;
 }
 
@@ -647,7 +754,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
   UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   for (uint32_t s = 1; s < u->nsrc; s++) {
     UOp *l = a->axes[u->src[s]->arg.i].limit;
-    if (l && !gated_product(u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
+    if (l && !gated_product(a, u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
   }
   if (limit) {
     DType d = (DType)value->dtype;
@@ -656,6 +763,8 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
   }
   uint32_t n = list_ranges(a, u, true, src);
   UOp *r = n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value;
+  uint32_t link = repair_link(&a->plan->repair, u);
+  if (link != NODE_ABSENT) return schedule_repair_block(a, link, r);
   return is_carried(a, u) ? carry_sums(a, r, (Op)u->arg.i) : r;
 }
 
@@ -692,103 +801,48 @@ static void begin_tile(Apply *a, const MatrixPlan *m) {
   matrix_tile_begin(a->job, &a->tile, &a->next_id);
 }
 
+void schedule_step(Apply *a, size_t i) {
+  UOp *u = a->k->list.at[i];
+  UOp *v = rebuild(a, u);
+  for (uint32_t s = 0; s < a->plan->nstages; s++)
+    if (a->k->stageable[a->plan->stages[s].operand] == u)
+      v = stage_operand(a, v, a->plan->stages[s].level);
+  for (uint32_t n = 0; n < a->plan->nkeeps; n++)
+    if (kept_member(&a->k->kept[a->plan->keeps[n].value], u) != NODE_ABSENT)
+      v = schedule_keep_value(a, n, u, v);
+  a->now[i] = v;
+}
+
+/* The loop over the blocks of a REPAIR. */
+static UOp *new_blocks(Apply *a) {
+  Job *job = a->job;
+  uint32_t axis = a->plan->repair.at[0].axis;
+  UOp *end = a->k->axes[axis].range->src[0];
+  UOp *blocks = dim_uop(job, dim_ceildiv(job, dim_of(job, end), a->plan->axes[axis].block));
+  return uop_range(job, a->next_id++, AX_LOOP, schedule_block_end(a, blocks));
+}
+
 static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   Apply a = {.job = job, .k = k, .plan = plan, .next_id = k->naxes};
   a.axes = arena_array(&job->arena, k->naxes + 1u, sizeof *a.axes);
   a.now = arena_array(&job->arena, k->list.len, sizeof *a.now);
+  a.kept = arena_array(&job->arena, plan->nkeeps + 1u, sizeof *a.kept);
+  a.repaired = arena_array(&job->arena, plan->repair.n + 1u, sizeof *a.repaired);
   nodemap_number(job, &a.pos, &k->list);
-  for (uint32_t i = 0; i < k->naxes; i++)
-    if (k->axes[i].range) place_axis(&a, i);
+  for (int blocked = 0; blocked < 2; blocked++) {
+    if (blocked && plan->repair.n) a.block = new_blocks(&a);
+    for (uint32_t i = 0; i < k->naxes; i++)
+      if (k->axes[i].range && (plan->axes[i].block > 0) == blocked) place_axis(&a, i);
+  }
   if (plan->matrix.info) begin_tile(&a, &plan->matrix);
+  if (plan->repair.n) schedule_repair(&a);
   for (size_t i = 0; i < k->list.len; i++) {
-    UOp *u = k->list.at[i];
-    a.now[i] = rebuild(&a, u);
-    for (uint32_t s = 0; s < plan->nstages; s++)
-      if (k->stageable[plan->stages[s].operand] == u)
-        a.now[i] = stage_operand(&a, a.now[i], plan->stages[s].level);
+    if (!a.now[i]) schedule_step(&a, i);
     job_poll(job);
   }
   UOp *sink = a.now[k->list.len - 1];
   if (plan->matrix.info) sink = matrix_tile_end(job, &a.tile, sink);
   return collapse_loops(job, linsum_simplify(job, sink));
-}
-
-/* -- kernels with several stores on workgroups --------------------------------------------------
- */
-
-enum { SPREAD_THREADS = 64 };
-
-static int64_t count_elements(const UOp *effect) {
-  int64_t n = 1;
-  for (uint32_t s = 1; effect->op == OP_END && s < effect->nsrc; s++)
-    n *= range_size(effect->src[s]);
-  return n;
-}
-
-/* Every load behind one more gate. */
-static UOp *gate_loads(Job *job, UOp *root, UOp *gate) {
-  UOpList list = uop_toposort(job, root);
-  NodeMap pos;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
-  nodemap_number(job, &pos, &list);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 2u, sizeof *src);
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
-    if (u->op == OP_INDEX) {
-      src[2] = both(job, u->nsrc > 2 ? src[2] : NULL, gate);
-      now[i] = uop_make(job, OP_INDEX, DT_VOID, arg_none(), src, 3);
-    } else {
-      now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
-    }
-  }
-  return now[list.len - 1];
-}
-
-/* One effect over the index of a thread: its ranges are digits of the index, as if every size were
- * the largest; what is beyond the true size is gated off. */
-static UOp *spread_one(Job *job, UOp *effect, UOp *at, UOp *const *ranges, uint32_t nranges) {
-  uint32_t n = effect->op == OP_END ? effect->nsrc - 1 : 0;
-  UOp *store = effect->op == OP_END ? effect->src[0] : effect;
-  UOp **to = arena_array(&job->arena, n + 1u, sizeof *to);
-  UOp **src = arena_array(&job->arena, nranges + 1u, sizeof *src);
-  UOp *inside = NULL;
-  int64_t stride = 1;
-  for (uint32_t s = n; s-- > 0;) {
-    int64_t size = range_size(effect->src[s + 1]);
-    UOp *digit = stride > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, stride)) : at;
-    to[s] = uop2(job, OP_FLOORMOD, digit, uop_index(job, size));
-    UOp *end = effect->src[s + 1]->src[0];
-    if (!uop_is_const(end)) inside = both(job, inside, uop2(job, OP_CMPLT, to[s], end));
-    stride *= size;
-  }
-  store = uop_substitute(job, store, effect->src + 1, to, n);
-  if (inside) store = gate_loads(job, store, inside);
-  UOp *gate = uop2(job, OP_CMPLT, at, uop_index(job, stride));
-  gate = both(job, both(job, gate, inside), store->nsrc > 3 ? store->src[3] : NULL);
-  UOp *parts[4] = {store->src[0], store->src[1], store->src[2], gate};
-  src[0] = uop_make(job, OP_STORE, DT_VOID, store->arg, parts, 4);
-  for (uint32_t r = 0; r < nranges; r++) src[r + 1] = ranges[r];
-  return uop_make(job, OP_END, DT_VOID, arg_none(), src, nranges + 1u);
-}
-
-/* One thread per element of the largest store; opts do not apply. */
-static UOp *spread_stores(Job *job, UOp *sink, const KernelInfo *k, const Target *target) {
-  int64_t most = 1;
-  UOp **effects = arena_array(&job->arena, sink->nsrc + 1u, sizeof *effects), *ranges[2];
-  for (uint32_t s = 0; s < sink->nsrc; s++) {
-    int64_t n = count_elements(sink->src[s]);
-    if (n > most) most = n;
-  }
-  int64_t lanes = target->max_group < SPREAD_THREADS ? target->max_group : SPREAD_THREADS;
-  int64_t groups = (most + lanes - 1) / lanes;
-  ranges[0] = uop_range(job, k->naxes, AX_GLOBAL, uop_index(job, groups));
-  ranges[1] = uop_thread_range(job, k->naxes + 1, AX_LOCAL, 0, uop_index(job, lanes));
-  UOp *at = index_add(job, index_mul(job, ranges[0], lanes), ranges[1]);
-  uint32_t n = 0;
-  for (uint32_t s = 0; s < sink->nsrc; s++)
-    if (count_elements(sink->src[s])) effects[n++] = spread_one(job, sink->src[s], at, ranges, 2);
-  sink = uop_make(job, OP_SINK, DT_VOID, arg_none(), effects, n);
-  return linsum_simplify(job, sink);
 }
 
 UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *opts) {
@@ -799,6 +853,6 @@ UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *
   const KernelInfo *k = kernel_info(job, kernel);
   st = opts_plan(job, k, target, &rest, &plan);
   if (st) job_abort(job, st);
-  if (!k->store) return plan.groups ? spread_stores(job, kernel, k, target) : kernel;
+  if (!k->store) return plan.groups ? schedule_spread_stores(job, kernel, k, target) : kernel;
   return apply(job, k, &plan);
 }

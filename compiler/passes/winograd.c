@@ -72,8 +72,12 @@ static double tiled_time(const Target *t, const Conv *c, int64_t m) {
          2 * between;
 }
 
-int64_t winograd_tile(const Target *target, const Conv *c) {
-  enum { LEAST = 16, FEWEST_TILES = 14, MOST_BETWEEN = 32 << 20, MOST_WEIGHTS = 8 << 20 };
+double winograd_more_weights(const Conv *c, int64_t m) {
+  return 4. * (double)((m + 2) * (m + 2) - 9) * (double)(c->channels * c->filters);
+}
+
+int64_t winograd_tile(const Target *target, const Conv *c, double spare) {
+  enum { LEAST = 16, FEWEST_TILES = 14, MOST_BETWEEN = 32 << 20 };
   double best = 0.8 * direct_time(target, c); /* it has to be worth its rounding */
   int64_t tile = 0;
   for (int d = 0; d < 2; d++)
@@ -83,8 +87,7 @@ int64_t winograd_tile(const Target *target, const Conv *c) {
     int64_t points = (m + 2) * (m + 2), tiles = c->batch * (c->out[0] / m) * (c->out[1] / m);
     if (c->out[0] % m || c->out[1] % m || tiles < FEWEST_TILES) continue;
     double between = 4. * (double)(points * tiles) * (double)(c->channels + c->filters);
-    double weights = 4. * (double)points * (double)(c->channels * c->filters);
-    if (between > MOST_BETWEEN || (m > 2 && weights > MOST_WEIGHTS)) continue;
+    if (between > (double)c->batch * MOST_BETWEEN || winograd_more_weights(c, m) > spare) continue;
     double time = tiled_time(target, c, m);
     if (time < best) best = time, tile = m;
   }

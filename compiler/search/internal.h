@@ -1,5 +1,6 @@
 /* What the files of the search share: a kernel seen as accesses and work (search_model.c), the
- * machine (search_cost.c), lists of opts (search_space.c), and the ranking (search_rank.c). */
+ * machine (search_cost.c), lists of opts (search_space.c, search_seeds.c), and the ranking
+ * (search_rank.c). */
 #pragma once
 
 #include "compiler/search/opts.h"
@@ -33,6 +34,7 @@ typedef struct Group {
   uint64_t open;  /* axes they depend on */
   uint64_t nest;  /* axes of the loops around them: theirs, and of the reductions they are in */
   uint64_t under; /* the stageable values that all their uses are in */
+  uint64_t kept;  /* the same of what may be kept */
   int phase;      /* 0: outside of reductions, else 1 + the number of the reduction */
   uint32_t bytes;
   double work; /* instructions of one evaluation of all of them */
@@ -127,7 +129,7 @@ bool search_space_spent(const Space *s);
 typedef void (*SpaceFn)(void *ctx, const Point *p);
 void search_space_near(Space *s, const Point *p, SpaceFn fn, void *ctx);
 /* Lists to start from. */
-void search_space_seeds(Space *s, SpaceFn fn, void *ctx);
+void search_seeds(Space *s, SpaceFn fn, void *ctx);
 const Model *search_space_model(Space *s, const Point *p);
 
 /* -- ranking ----------------------------------------------------------------------------------- */

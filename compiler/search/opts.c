@@ -11,8 +11,7 @@
 #include <limits.h>
 
 #define MAX_LANES   64
-#define MAX_NODES   20000              /* instances an expanded kernel may have */
-#define MAX_STAGE   ((int64_t)1 << 22) /* elements of one staged tile */
+#define MAX_NODES   20000 /* instances an expanded kernel may have */
 #define MAX_THREADS 256
 #define MAX_SLOTS   8
 
@@ -148,6 +147,7 @@ KernelInfo *kernel_info(Job *job, UOp *sink) {
     k->in_place |= is_load(u) && u->src[0]->arg.i == 0;
   }
   find_stageable(job, k);
+  k->kept = kept_find(job, &k->list, &k->nkept);
   if (sink->nsrc != 1) return k;
   UOp *u = sink->src[0];
   if (u->op == OP_END) {
@@ -240,6 +240,30 @@ static Status plan_stage(Planner *p) {
       return refuse(p, "the operand is already staged");
   StagePlan s = {.operand = (uint32_t)p->opt->arg, .level = p->opt->axis};
   p->plan->stages[p->plan->nstages++] = s;
+  return NULL;
+}
+
+static Status plan_keep(Planner *p) {
+  OptPlan *plan = p->plan;
+  if (p->opt->arg < 0 || (uint32_t)p->opt->arg >= p->k->nkept)
+    return refuse(p, "the kernel has fewer values worth keeping");
+  for (uint32_t i = 0; i < plan->nkeeps; i++)
+    if (plan->keeps[i].value == (uint32_t)p->opt->arg)
+      return refuse(p, "the value is kept already");
+  plan->keeps[plan->nkeeps++] = (KeepPlan){(uint32_t)p->opt->arg, p->opt->axis};
+  return NULL;
+}
+
+static Status plan_repair(Job *job, Planner *p, bool reduce) {
+  const KernelInfo *k = p->k;
+  RepairChain *chain = &p->plan->repair;
+  if (!reduce) return refuse(p, "the row must run along a reduce axis");
+  if (chain->n) return refuse(p, "a row is repaired already");
+  if (p->plan->groups) return refuse(p, "not for workgroups");
+  if (p->opt->arg < 1) return refuse(p, "a block has at least one step");
+  Status st = repair_find(job, &k->list, k->kept, k->nkept, (uint32_t)p->opt->axis, chain);
+  if (st) return WRAP(st, "REPAIR(%d,%d) is not legal", p->opt->axis, (int)p->opt->arg);
+  for (uint32_t l = 0; l < chain->n; l++) p->plan->axes[chain->at[l].axis].block = p->opt->arg;
   return NULL;
 }
 
@@ -407,6 +431,7 @@ static Status plan_one(Job *job, Planner *p) {
   int axis = p->opt->axis;
   if (p->opt->kind >= OPT__COUNT) return FAIL(INVALID_ARGUMENT, "unknown opt kind");
   if (p->opt->kind == OPT_STAGE && axis == -1) return plan_stage(p);
+  if (p->opt->kind == OPT_KEEP && axis == -1) return plan_keep(p);
   if (p->opt->kind == OPT_NOLOCALS) return plan_nolocals(p);
   if (axis < 0 || (uint32_t)axis >= p->k->naxes || !p->k->axes[axis].range)
     return refuse(p, "the kernel has no such axis");
@@ -432,6 +457,8 @@ static Status plan_one(Job *job, Planner *p) {
   case OPT_STAGE:
     if (reduce || !p->plan->groups) return plan_stage(p); /* check_stages: that of a CARRY? */
     return refuse(p, "the loop must be a reduce axis");
+  case OPT_REPAIR: return plan_repair(job, p, reduce);
+  case OPT_KEEP: return reduce ? refuse(p, "the loop must be an output axis") : plan_keep(p);
   case OPT__COUNT: break;
   }
   return refuse(p, "unknown kind");
@@ -440,6 +467,7 @@ static Status plan_one(Job *job, Planner *p) {
 /* How a tile fits an axis whose size is known only at run time. */
 static Status finish_symbolic(const KernelAxis *axis, AxisPlan *a, uint32_t i, bool in_place) {
   int64_t all = a->tile * (a->lanes ? a->lanes : 1), unit = axis->reduce ? all : a->tile;
+  if (a->block) unit = a->block;
   if (a->pad && a->pad % unit)
     return FAIL(INVALID_ARGUMENT, "axis %u is padded to a multiple of %d, its tile is %lld", i,
                 (int)a->pad, (long long)unit);
@@ -496,7 +524,7 @@ static Status finish_axes(const KernelInfo *k, OptPlan *plan) {
     AxisPlan *a = &plan->axes[i];
     if (!k->axes[i].range) continue;
     if (!axis_is_static(&k->axes[i])) {
-      if (a->tile > 1 || a->lanes) TRY(finish_symbolic(&k->axes[i], a, i, k->in_place));
+      if (a->tile > 1 || a->lanes || a->block) TRY(finish_symbolic(&k->axes[i], a, i, k->in_place));
       continue;
     }
     if (k->in_place && !k->axes[i].reduce) pad_axis(a);
@@ -573,7 +601,7 @@ static int64_t shared_extent(const KernelInfo *k, const OptPlan *plan, uint32_t 
   return axis_is_static(&k->axes[axis]) ? a->size : 0;
 }
 
-static int64_t staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
+int64_t opts_staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
   const AxisPlan *a = &plan->axes[axis];
   if (plan->groups) return shared_extent(k, plan, axis, level);
   if (level < 0) return a->size;
@@ -609,9 +637,22 @@ static Status check_carry(const KernelInfo *k, const OptPlan *plan) {
     if (k->axes[a].reduce)
       return FAIL(INVALID_ARGUMENT, "CARRY: the reduction over axis %u lies in another", axis);
     size *= opts_inside(plan, a, (int)axis) ? p->outer * p->tile : p->tile;
-    if (size > MAX_STAGE)
+    if (size > OPT_MAX_STAGE)
       return FAIL(INVALID_ARGUMENT, "CARRY(%u,%u) would keep more than %lld sums", axis,
-                  plan->carry_at, (long long)MAX_STAGE);
+                  plan->carry_at, (long long)OPT_MAX_STAGE);
+  }
+  return NULL;
+}
+
+/* Copies that run ahead do not read what another copy made. */
+static Status check_ahead(Job *job, const KernelInfo *k, const OptPlan *plan) {
+  for (uint32_t s = 0; plan->slots && s < plan->nstages; s++) {
+    UOpList list = uop_toposort(job, k->stageable[plan->stages[s].operand]);
+    for (uint32_t other = 0; other < plan->nstages; other++)
+      for (size_t i = 0; other != s && i < list.len; i++)
+        if (list.at[i] == k->stageable[plan->stages[other].operand])
+          return FAIL(INVALID_ARGUMENT, "PIPELINE: operand %u is part of operand %u",
+                      plan->stages[other].operand, plan->stages[s].operand);
   }
   return NULL;
 }
@@ -629,10 +670,10 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
     int64_t size = 1;
     for (uint32_t j = 0; open && j < open->n; j++) {
       uint32_t a = (uint32_t)open->at[j]->arg.i;
-      size *= staged_extent(k, plan, a, plan->stages[s].level);
-      if (size > MAX_STAGE)
+      size *= opts_staged_extent(k, plan, a, plan->stages[s].level);
+      if (size > OPT_MAX_STAGE)
         return FAIL(INVALID_ARGUMENT, "STAGE(%d,%u) would copy more than %lld elements",
-                    plan->stages[s].level, plan->stages[s].operand, (long long)MAX_STAGE);
+                    plan->stages[s].level, plan->stages[s].operand, (long long)OPT_MAX_STAGE);
       if (!size)
         return FAIL(INVALID_ARGUMENT,
                     "STAGE(%d,%u) would copy a number of elements that is known "
@@ -667,6 +708,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   out->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *out->axes);
   out->order = arena_array(&job->arena, k->naxes + 1u, sizeof *out->order);
   out->stages = arena_array(&job->arena, list->len + 1, sizeof *out->stages);
+  out->keeps = arena_array(&job->arena, list->len + 1, sizeof *out->keeps);
   if (!k->store && list->len)
     return FAIL(INVALID_ARGUMENT, "a kernel with several stores takes no opts");
   for (uint32_t i = 0; i < k->naxes; i++) {
@@ -687,8 +729,10 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   TRY(finish_axes(k, out));
   TRY(check_matrix(k, out));
   TRY(check_nodes(k, out));
+  TRY(opts_rows_check(k, out));
   TRY(check_carry(k, out));
-  return check_stages(k, target, out);
+  TRY(check_stages(k, target, out));
+  return check_ahead(job, k, out);
 }
 
 static Status merge_one(Job *job, const Opt *o, UOp **kernel) {

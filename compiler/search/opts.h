@@ -28,6 +28,8 @@
 #pragma once
 
 #include "compiler/ir/matrix.h"
+#include "compiler/search/kept.h"
+#include "compiler/search/repair.h"
 
 typedef enum OptKind {
 #define OPT(name_, doc_) OPT_##name_,
@@ -71,6 +73,8 @@ typedef struct KernelInfo {
   uint32_t noperands;
   UOp **stageable; /* operands, and factors computed from them, in topological order */
   uint32_t nstageable;
+  Kept *kept; /* what KEEP may name */
+  uint32_t nkept;
 } KernelInfo;
 
 KernelInfo *kernel_info(Job *job, UOp *sink);
@@ -81,6 +85,7 @@ bool kernel_depends(const UOp *u, uint32_t axis);
  * -------------------------------------------------------------------------- */
 
 #define OPT_MAX_INNER 4
+#define OPT_MAX_STAGE ((int64_t)1 << 22) /* elements of one buffer of a thread */
 
 typedef struct AxisPlan {
   int64_t size;   /* padded; the largest */
@@ -92,6 +97,7 @@ typedef struct AxisPlan {
   uint32_t ninner;
   int32_t threads; /* 0 = not threaded */
   int32_t pad;     /* PADTO of an axis whose size is not known; 0 = none */
+  int32_t block;   /* of a REPAIR: steps, 0 = none */
   int32_t lanes;   /* threads of the workgroup that share the axis, 0 = it is not shared */
   int32_t spread;  /* elements or tiles of one thread, a workgroup's width apart; at least 1 */
   int dim;         /* of the workgroup: where they are */
@@ -104,6 +110,11 @@ typedef struct StagePlan {
   uint32_t operand; /* among the stageable */
   int level;        /* axis id of the loop in which the copy is made, -1: before all loops */
 } StagePlan;
+
+typedef struct KeepPlan {
+  uint32_t value; /* among the kept */
+  int level;      /* as of a StagePlan */
+} KeepPlan;
 
 /* The sum that matrix instructions compute. */
 typedef struct MatrixPlan {
@@ -120,6 +131,10 @@ typedef struct OptPlan {
   uint32_t nout, nred;
   StagePlan *stages;
   uint32_t nstages;
+  KeepPlan *keeps;
+  uint32_t nkeeps;
+  RepairChain repair; /* n == 0: none */
+  int repair_level;   /* the loop inside of which its blocks run */
   MatrixPlan matrix;
   int pipeline;  /* the reduce axis over whose loop copies run ahead; -1: none */
   int32_t slots; /* places that they go to by turns */
@@ -143,4 +158,8 @@ bool opts_inside(const OptPlan *plan, uint32_t axis, int level);
  * the target. */
 Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
                  OptPlan *out);
+/* opts_rows.c: KEEP and REPAIR, once everything else is planned. */
+Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
+/* Elements along an axis of what is staged or kept inside the loop over `level`. */
+int64_t opts_staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level);
 Status opts_check(Job *job, UOp *kernel, const Target *target, const OptList *list);

@@ -15,7 +15,7 @@
 #include "compiler/passes/schedule.h"
 #include "compiler/search/internal.h"
 
-enum { LINE = 64, SETS = 64, FMA_LATENCY = 4, WANTED_CHAINS = 8 };
+enum { LINE = 64, SETS = 64, FMA_LATENCY = 4, WANTED_CHAINS = 8, LONG_BODY = 200 };
 
 static uint64_t bit(uint32_t axis) { return (uint64_t)1 << axis; }
 static double larger(double a, double b) { return a > b ? a : b; }
@@ -97,7 +97,9 @@ Machine search_machine(const Target *t) {
 
 /* -- bounds ------------------------------------------------------------------------------------ */
 
-static int64_t whole(double v) { return v >= 9e18 ? INT64_MAX : v < 0 ? 0 : (int64_t)llround(v); }
+static int64_t whole(double v) {
+  return v >= 9e18 ? INT64_MAX / 2 : v < 0 ? 0 : (int64_t)llround(v);
+}
 
 static bool counts_as_flop(const UOp *u) {
   return op_info[u->op].flags & OPF_ALU && u->dtype != DT_INDEX && u->dtype != DT_BOOL &&
@@ -130,6 +132,27 @@ static void count_bytes(const Model *m, double *read, double *written) {
   }
 }
 
+static bool loads_dtype(const Model *m, DType d) {
+  for (uint32_t i = 0; i < m->naccess; i++)
+    if (!m->access[i].store && m->access[i].node->dtype == d) return true;
+  return false;
+}
+
+/* How much faster than f32 multiplications the target's matrix instructions for the operands are.
+ */
+static double matrix_gain(const Model *m) {
+  double gain = 1;
+  for (int64_t id = 0; m->nreductions && id < MX__COUNT; id++) {
+    const MatrixInfo *info = matrix_info(id);
+    if (!matrix_on(info, m->target) || !loads_dtype(m, info->dtype[MATRIX_A]) ||
+        !loads_dtype(m, info->dtype[MATRIX_B]))
+      continue;
+    gain = larger(gain,
+                  info->threads > 1 ? 16.0 / dtype_info[info->dtype[MATRIX_A]].bytes * 2 : info->k);
+  }
+  return gain;
+}
+
 void search_bounds(const Model *m, SearchCost *out) {
   double flops = 0, read, written;
   for (size_t i = 0; i < m->info->list.len; i++) {
@@ -142,12 +165,13 @@ void search_bounds(const Model *m, SearchCost *out) {
   double bytes = read + written, per_ns = c.dram_ns;
   if (!m->target->max_group) {
     double cycle = bytes <= c.l1 ? 64 : bytes <= c.cores * c.l2 ? c.l2_cycle : 0;
-    if (!cycle) cycle = bytes <= c.l3 ? 1.3 * c.l3_cycle : 2 * c.dram_cycle;
+    if (cycle == 0) cycle = bytes <= c.l3 ? 1.3 * c.l3_cycle : 2 * c.dram_cycle;
     per_ns = cycle * c.ghz * c.cores;
   } else if (bytes <= c.l2) {
     per_ns *= 2;
   }
-  double ns = larger(flops / (c.flops_ns * c.cores * (m->f64 ? 0.5 : 1)), bytes / per_ns);
+  double rate = c.flops_ns * c.cores * (m->f64 ? 0.5 : matrix_gain(m));
+  double ns = larger(flops / rate, bytes / per_ns);
   *out = (SearchCost){whole(flops), whole(read), whole(written), whole(ns) + 1, 0};
 }
 
@@ -198,8 +222,9 @@ static void find_loops(Loops *l, const Model *m, const OptPlan *plan) {
     l->trips[i] = larger(steps, 1);
     l->tile[i] = (double)a->tile;
     l->lanes[i] = a->vector;
-    l->copies[i] = (double)(a->tile / a->vector);
-    if (a->vector > 1) l->vectors |= bit(i);
+    l->copies[i] = (double)(a->tile / a->vector / a->matrix);
+    if (a->matrix > 1 && !m->info->axes[i].reduce) l->lanes[i] = a->matrix;
+    if (l->lanes[i] > 1) l->vectors |= bit(i);
   }
   find_order(l);
 }
@@ -271,6 +296,16 @@ static const StagePlan *stage_of(const Loops *l, const Access *a) {
   return stage_of_group(l, &l->m->groups[a->group]);
 }
 
+/* The share of a group's evaluations that is left when what it is part of is kept. */
+static double kept_share(const Loops *l, const Group *g) {
+  double share = 1;
+  for (uint32_t i = 0; i < l->plan->nkeeps; i++) {
+    uint32_t v = l->plan->keeps[i].value;
+    if (v < 64 && g->kept >> v & 1) share /= larger(l->m->info->kept[v].n, 1);
+  }
+  return share;
+}
+
 static int64_t step_along(const Access *a, uint32_t axis) {
   for (uint32_t i = 0; i < a->nsteps; i++)
     if (a->steps[i].axis == axis) return a->steps[i].step;
@@ -294,13 +329,14 @@ static double load_cost(const Loops *l, const Access *a, bool staged) {
   if (step == 2 || step == -1) return 3 * width;
   for (uint32_t i = 0; i < a->nsteps && step != STEP_FAR; i++) /* rows that are transposed */
     if (a->steps[i].step == 1 && l->tile[a->steps[i].axis] >= 4) return lanes * 0.6;
-  return lanes * (step == STEP_FAR ? 2 : 0.9);
+  return lanes * 2;
 }
 
 static void add_access(const Loops *l, const Access *a, Units *u) {
   const Group *g = &l->m->groups[a->group];
   bool staged = stage_of(l, a) != NULL;
-  double n = rounds_of(l, g) * copies_of(l, g->open), cost = load_cost(l, a, staged);
+  double n = rounds_of(l, g) * copies_of(l, g->open) * kept_share(l, g);
+  double cost = load_cost(l, a, staged);
   if (a->store)
     u->store += n * cost;
   else
@@ -542,7 +578,7 @@ static double compute_cycles(const Loops *l) {
     for (uint32_t i = 0; i < m->ngroups; i++) {
       const Group *g = &m->groups[i];
       if (g->phase != phase) continue;
-      double rounds = rounds_of(l, g), n = rounds * copies_of(l, g->open);
+      double rounds = rounds_of(l, g), n = rounds * copies_of(l, g->open) * kept_share(l, g);
       const StagePlan *s = stage_of_group(l, g);
       uint64_t inside;
       if (s)
@@ -565,21 +601,26 @@ static double compute_cycles(const Loops *l) {
   return cycles;
 }
 
-double search_body(const Model *m, const OptPlan *plan) {
-  Loops l;
+static double body_of(const Loops *l) {
+  const Model *m = l->m;
   double n = 0;
-  find_loops(&l, m, plan);
   for (uint32_t i = 0; i < m->ngroups; i++) {
     const Group *g = &m->groups[i];
-    n += g->work * copies_of(&l, g->open) * registers_of(&l, g->open, g->bytes);
+    n += g->work * copies_of(l, g->open) * registers_of(l, g->open, g->bytes);
   }
   for (uint32_t i = 0; i < m->naccess; i++) {
     const Access *a = &m->access[i];
-    double copies = copies_of(&l, m->groups[a->group].open);
-    n += copies * load_cost(&l, a, false); /* staged: in the copy */
-    if (stage_of(&l, a)) n += copies * load_cost(&l, a, true);
+    double copies = copies_of(l, m->groups[a->group].open);
+    n += copies * load_cost(l, a, false); /* staged: in the copy */
+    if (stage_of(l, a)) n += copies * load_cost(l, a, true);
   }
   return n;
+}
+
+double search_body(const Model *m, const OptPlan *plan) {
+  Loops l;
+  find_loops(&l, m, plan);
+  return body_of(&l);
 }
 
 double search_predict(const Model *m, const OptPlan *plan) {
@@ -589,7 +630,9 @@ double search_predict(const Model *m, const OptPlan *plan) {
   find_loops(&l, m, plan);
   double compute = compute_cycles(&l), memory = traffic_cycles(&l, &c);
   double most = larger(compute, memory), least = smaller(compute, memory);
-  double cycles = most + 0.25 * least;
+  double cycles = most + 0.25 * least, body = body_of(&l);
+  /* Long bodies are decoded anew, and their values do not stay in registers. */
+  if (body > LONG_BODY) cycles *= 1 + 0.15 * log2(body / LONG_BODY);
   double wake = l.threads > 1 ? 400 : 0;
   return cycles / c.ghz + c.launch_ns + wake;
 }

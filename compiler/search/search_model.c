@@ -16,6 +16,7 @@ typedef struct Builder {
   LinSumMap sums;
   NodeMap pos;
   uint64_t *under;              /* by position: the stageable values above, as bits */
+  uint64_t *kept;               /* the same of what may be kept */
   uint32_t *phase;              /* by position: the innermost reduction around, + 1 */
   uint64_t closers[MODEL_AXES]; /* by axis: axes of the reductions over it, and what they are in */
 } Builder;
@@ -28,35 +29,39 @@ static uint64_t mask_of(const UOp *u) {
   return m;
 }
 
+/* step + inner * coeff; STEP_FAR when a factor is, or when it overflows. */
+static int64_t step_plus(int64_t step, int64_t inner, int64_t coeff) {
+  int64_t r;
+  if (step == STEP_FAR || inner == STEP_FAR || __builtin_mul_overflow(inner, coeff, &r) ||
+      __builtin_add_overflow(step, r, &r))
+    return STEP_FAR;
+  return r;
+}
+
+static int64_t step_of(Builder *b, const LinSum *sum, uint32_t axis);
+
+/* x mod c walks like x until it wraps; x / c hardly moves; a product with something that is known
+ * only at run time moves far. */
+static int64_t step_of_atom(Builder *b, const UOp *atom, uint32_t axis) {
+  if (atom == b->m->info->axes[axis].range) return 1;
+  bool mod = atom->op == OP_FLOORMOD, div = atom->op == OP_FLOORDIV;
+  if ((mod || div) && uop_is_const(atom->src[1])) {
+    int64_t inner = step_of(b, linsum_of(&b->sums, atom->src[0]), axis);
+    if (inner == STEP_FAR) return STEP_FAR;
+    return mod && inner < atom->src[1]->arg.i ? inner : 0;
+  }
+  if (atom->op != OP_MUL) return STEP_FAR;
+  bool first = kernel_depends(atom->src[0], axis);
+  if (kernel_depends(atom->src[first], axis)) return STEP_FAR;
+  return step_plus(0, step_of(b, linsum_of(&b->sums, atom->src[!first]), axis), 1024);
+}
+
 /* Elements that the index moves per step of the axis. */
 static int64_t step_of(Builder *b, const LinSum *sum, uint32_t axis) {
-  const UOp *range = b->m->info->axes[axis].range;
   int64_t step = 0;
-  for (uint32_t i = 0; i < sum->n; i++) {
-    const UOp *atom = sum->at[i].atom;
-    if (!kernel_depends(atom, axis)) continue;
-    if (atom == range) {
-      step += sum->at[i].coeff;
-      continue;
-    }
-    /* x mod c walks like x until it wraps; x / c hardly moves. */
-    bool mod = atom->op == OP_FLOORMOD, div = atom->op == OP_FLOORDIV;
-    if ((mod || div) && uop_is_const(atom->src[1])) {
-      int64_t inner = step_of(b, linsum_of(&b->sums, atom->src[0]), axis);
-      if (inner == STEP_FAR) return STEP_FAR;
-      if (mod && inner < atom->src[1]->arg.i) step += inner * sum->at[i].coeff;
-      continue;
-    }
-    if (atom->op == OP_MUL) { /* by something that is known only at run time: far apart */
-      bool first = kernel_depends(atom->src[0], axis);
-      if (kernel_depends(atom->src[first], axis)) return STEP_FAR;
-      int64_t inner = step_of(b, linsum_of(&b->sums, atom->src[!first]), axis);
-      if (inner == STEP_FAR) return STEP_FAR;
-      step += inner * 1024 * sum->at[i].coeff;
-      continue;
-    }
-    return STEP_FAR;
-  }
+  for (uint32_t i = 0; i < sum->n && step != STEP_FAR; i++)
+    if (kernel_depends(sum->at[i].atom, axis))
+      step = step_plus(step, step_of_atom(b, sum->at[i].atom, axis), sum->at[i].coeff);
   return step;
 }
 
@@ -88,15 +93,19 @@ static double instructions(const UOp *u) {
   return weight[u->op] ? weight[u->op] : 1;
 }
 
-static Group *group_of(Builder *b, uint64_t open, uint64_t under, int phase, uint32_t bytes) {
+static Group *group_of(Builder *b, uint64_t open, size_t node, int phase, uint32_t bytes) {
+  uint64_t under = b->under[node], kept = b->kept[node];
   Model *m = b->m;
   for (uint32_t i = 0; i < m->ngroups; i++) {
     Group *g = &m->groups[i];
-    if (g->open == open && g->under == under && g->phase == phase && g->bytes == bytes) return g;
+    if (g->open == open && g->under == under && g->kept == kept && g->phase == phase &&
+        g->bytes == bytes)
+      return g;
   }
   if (m->ngroups == MODEL_GROUPS) return &m->groups[MODEL_GROUPS - 1];
   Group *g = &m->groups[m->ngroups++];
-  *g = (Group){.open = open, .nest = open, .under = under, .phase = phase, .bytes = bytes};
+  *g = (Group){
+      .open = open, .nest = open, .under = under, .kept = kept, .phase = phase, .bytes = bytes};
   if (phase) g->nest |= m->reductions[phase - 1].out | m->reductions[phase - 1].red;
   for (uint32_t axis = 0; axis < m->info->naxes; axis++)
     if (g->nest & m->reduce & bit(axis)) g->nest |= b->closers[axis];
@@ -131,16 +140,20 @@ static void find_places(Builder *b) {
   const KernelInfo *k = b->m->info;
   uint32_t reduction = b->m->nreductions;
   memset(b->under, 0xff, k->list.len * sizeof *b->under);
-  b->under[k->list.len - 1] = 0;
+  memset(b->kept, 0xff, k->list.len * sizeof *b->kept);
+  b->under[k->list.len - 1] = b->kept[k->list.len - 1] = 0;
   for (size_t i = k->list.len; i-- > 0;) {
     const UOp *u = k->list.at[i];
     uint32_t phase = b->phase[i];
     if (u->op == OP_REDUCE && u->nsrc > 1) phase = reduction--;
     for (uint32_t s = 0; s < k->nstageable && s < 64; s++)
       if (k->stageable[s] == u) b->under[i] |= (uint64_t)1 << s;
+    for (uint32_t v = 0; v < k->nkept && v < 64; v++)
+      if (kept_member(&k->kept[v], u) != NODE_ABSENT) b->kept[i] |= (uint64_t)1 << v;
     for (uint32_t s = 0; s < u->nsrc; s++) {
       uint32_t at = nodemap_get(&b->pos, u->src[s]);
       b->under[at] &= b->under[i];
+      b->kept[at] &= b->kept[i];
       if (mask_of(u->src[s]) & b->m->reduce && !b->phase[at]) b->phase[at] = phase;
     }
   }
@@ -179,7 +192,7 @@ static void add_node(Builder *b, size_t i) {
   double work = instructions(u);
   if (reduces) work = is_product(u) ? 0 : u->arg.i == OP_ADD || u->arg.i == OP_MUL ? 1 : 2;
   if (!is_access(u) && work == 0) return;
-  Group *g = group_of(b, open, b->under[i], (int)phase, bytes);
+  Group *g = group_of(b, open, i, (int)phase, bytes);
   g->work += work;
   m->f64 |= u->dtype == DT_F64 && work > 0;
   if (is_access(u) && bytes < m->least_bytes) m->least_bytes = bytes;
@@ -211,6 +224,7 @@ Model *search_model(Job *job, UOp *kernel, const Target *target) {
   Builder *b = arena_alloc(&job->arena, sizeof *b);
   *b = (Builder){.job = job, .m = m};
   b->under = arena_array(&job->arena, k->list.len, sizeof *b->under);
+  b->kept = arena_array(&job->arena, k->list.len, sizeof *b->kept);
   b->phase = arena_array(&job->arena, k->list.len, sizeof *b->phase);
   nodemap_number(job, &b->pos, &k->list);
   linsum_init(job, &b->sums);

@@ -184,7 +184,7 @@ static void fill_pool(Proposer *p, const Tried **measured, size_t nmeasured) {
     search_space_near(&p->space, &measured[i]->point, pool_add, p);
   if (!nmeasured && p->untuned) search_space_near(&p->space, &p->heuristic, pool_add, p);
   p->near_now = false;
-  search_space_seeds(&p->space, pool_add, p);
+  search_seeds(&p->space, pool_add, p);
   while (!search_space_spent(&p->space) && p->npool < POOL) {
     size_t best = p->npool;
     for (size_t i = 0; i < p->npool; i++)

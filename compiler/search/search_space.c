@@ -33,6 +33,8 @@ typedef enum Choice {
   BLOCKS,   /* a loop over blocks; of a reduce axis it is carried */
   MATRIX,   /* matrix instructions of the target, over any axes that they take */
   SLOTS,    /* places of a pipeline */
+  KEPT,     /* values that are needed more than once */
+  STEPS,    /* powers of two, smaller than the axis */
   PADS,     /* powers of two that do not divide the size */
   GROUPS,   /* threads of a workgroup */
   NOTHING,
@@ -42,7 +44,7 @@ typedef struct SpaceRow {
   uint8_t kind, where, device, choice;
 } SpaceRow;
 
-/* MERGE is not here: with it the search starts anew, see search_space_seeds. */
+/* MERGE is not here: with it the search starts anew, see search_seeds.c. */
 static const SpaceRow rows[] = {
     {OPT_VECTOR, ON_ANY, BOTH, LANES},      {OPT_UPCAST, ON_OUT, BOTH, FACTORS},
     {OPT_UNROLL, ON_REDUCE, BOTH, FACTORS}, {OPT_THREAD, ON_OUT, CPU, THREADS},
@@ -51,8 +53,9 @@ static const SpaceRow rows[] = {
     {OPT_ORDER, ON_ANY, CPU, PLACES},       {OPT_STAGE, ON_OUT, CPU, OPERANDS},
     {OPT_STAGE, ON_REDUCE, BOTH, OPERANDS}, {OPT_PADTO, ON_ANY, BOTH, PADS},
     {OPT_SPLIT, ON_ANY, CPU, BLOCKS},       {OPT_CARRY, ON_REDUCE, CPU, PLACES},
-    {OPT_TC, ON_OUT, GPU, MATRIX},          {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
-    {OPT_SPREAD, ON_ANY, GPU, FACTORS},
+    {OPT_TC, ON_OUT, BOTH, MATRIX},         {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
+    {OPT_SPREAD, ON_ANY, GPU, FACTORS},     {OPT_KEEP, ON_OUT, CPU, KEPT},
+    {OPT_REPAIR, ON_REDUCE, BOTH, STEPS},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
@@ -76,8 +79,10 @@ static int class_of(const Opt *o) {
   case OPT_TC: return C_FIRST;
   case OPT_THREAD:
   case OPT_CARRY:
+  case OPT_REPAIR:
   case OPT_PIPELINE: return C_ONCE;
   case OPT_SPREAD: return C_SPREAD;
+  case OPT_KEEP:
   case OPT_STAGE: return C_STAGE;
   default: return is_lanes(o) ? C_LANES : C_AXES;
   }
@@ -94,6 +99,7 @@ static bool goes_before(const Opt *a, const Opt *b) {
   if (x == C_AXES) return a->axis != b->axis ? a->axis < b->axis : on_axis(a) < on_axis(b);
   if (x == C_ONCE) return a->kind < b->kind;
   if (x == C_SPREAD) return a->axis < b->axis;
+  if (x == C_STAGE && a->kind != b->kind) return a->kind < b->kind;
   if (x == C_STAGE) return a->arg != b->arg ? a->arg < b->arg : a->axis < b->axis;
   return false;
 }
@@ -227,7 +233,7 @@ bool search_space_point(Space *s, const Opt *at, size_t len, Point *out) {
   OptPlan plan;
   Opt copy[LIST_MAX];
   if (!v) return false;
-  memcpy(copy, at + nhead, (len - nhead) * sizeof *at);
+  if (len > nhead) memcpy(copy, at + nhead, (len - nhead) * sizeof *at);
   if (!plan_of(s, v->model, copy, len - nhead, &plan)) return false;
   if (len > nhead && search_body(v->model, &plan) > BODY_MAX) return false;
   *out = (Point){.len = 0};
@@ -271,9 +277,9 @@ static bool legal(Space *s, const Opt *at, size_t len) {
 /* A smaller argument of the kind; 0: there is none. */
 static int32_t less(const Opt *o) {
   if (o->kind == OPT_VECTOR || is_lanes(o)) return o->arg / 2;
-  if (o->kind == OPT_PADTO || o->kind == OPT_STAGE || o->kind == OPT_MERGE || o->kind == OPT_TC)
-    return 0;
-  return o->arg > 48 ? o->arg * 3 / 4 : o->arg - 1;
+  bool names = o->kind == OPT_STAGE || o->kind == OPT_KEEP || o->kind == OPT_MERGE;
+  if (o->kind == OPT_PADTO || o->kind == OPT_TC || names) return 0;
+  return o->arg > 48 ? o->arg - o->arg / 4 : o->arg - 1;
 }
 
 /* Puts o at place `at`, with everything behind it kept. */
@@ -379,7 +385,8 @@ static size_t without(const Point *p, const SpaceRow *row, int axis, int32_t arg
     const Opt *o = &p->at[i];
     bool same = o->kind == row->kind && o->axis == axis;
     if (class_of(o) == C_ONCE || o->kind == OPT_TC) same = o->kind == row->kind;
-    if (row->choice == OPERANDS) same = o->kind == row->kind && o->arg == arg;
+    if (row->choice == OPERANDS || row->choice == KEPT)
+      same = o->kind == row->kind && o->arg == arg;
     if (same && !found) {
       found = true, *at = n;
       continue;
@@ -429,8 +436,9 @@ static void threads(Steps *t, const SpaceRow *row, int axis) {
   if (all > 3) step_to(t, row, axis, all / 2, false);
 }
 
-static void operands(Steps *t, const SpaceRow *row, int axis) {
-  for (uint32_t i = 0; i < t->m->info->nstageable && i < 16; i++) {
+/* What may be copied or kept, inside of the loop over the axis or before all loops. */
+static void operands(Steps *t, const SpaceRow *row, int axis, uint32_t n) {
+  for (uint32_t i = 0; i < n && i < 16; i++) {
     step_to(t, row, axis, (int32_t)i, false);
     if (axis == 0 && row->device == CPU) step_to(t, row, -1, (int32_t)i, false);
   }
@@ -519,7 +527,9 @@ static void choices(Steps *t, const SpaceRow *row, int axis) {
   case FACTORS: factors(t, row, axis); break;
   case THREADS: threads(t, row, axis); break;
   case PLACES: places(t, row, axis); break;
-  case OPERANDS: operands(t, row, axis); break;
+  case OPERANDS: operands(t, row, axis, t->m->info->nstageable); break;
+  case KEPT: operands(t, row, axis, t->m->info->nkept); break;
+  case STEPS: powers(t, row, axis, 8, 512); break;
   case PADS: powers(t, row, axis, 4, 64); break;
   case GROUPS: powers(t, row, axis, 2, (int32_t)t->s->target->max_group); break;
   case NOTHING: step_to(t, row, 0, 0, false); break;
@@ -588,181 +598,4 @@ void search_space_near(Space *s, const Point *p, SpaceFn fn, void *ctx) {
   for (uint32_t r = 0; r < ROWS; r++) row_steps(&t, &rows[r]);
   pair_steps(&t);
   drop_steps(&t);
-}
-
-/* -- where to start ---------------------------------------------------------------------------- */
-
-typedef struct Seeds {
-  Space *s;
-  const Model *m;
-  SpaceFn fn;
-  void *ctx;
-  Opt list[LIST_MAX + 4];
-  size_t len;
-  uint64_t until; /* work after which no more are made */
-} Seeds;
-
-static void add(Seeds *d, OptKind kind, int axis, int64_t arg) {
-  if (d->len < LIST_MAX) d->list[d->len++] = (Opt){(uint8_t)kind, (int8_t)axis, (int32_t)arg};
-}
-
-static bool seed(Seeds *d) {
-  Point p;
-  if (d->s->work > d->until || !search_space_point(d->s, d->list, d->len, &p)) return false;
-  d->fn(d->ctx, &p);
-  return true;
-}
-
-/* The list, and the same on all threads along the outermost loop that has enough to do. */
-static void seed_threads(Seeds *d) {
-  int32_t threads = (int32_t)d->s->target->threads;
-  size_t len = d->len;
-  if (!seed(d) || threads < 2 || d->s->target->max_group) return;
-  for (uint32_t i = 0; i < d->m->info->nloops && i < 4; i++) {
-    add(d, OPT_THREAD, (int)d->m->info->loops[i]->arg.i, threads);
-    bool done = seed(d);
-    d->len = len;
-    if (done) return;
-  }
-}
-
-static void pad(Seeds *d, int axis, int64_t tile) {
-  const KernelAxis *a = &d->m->info->axes[axis];
-  bool rest = axis_is_static(a) ? a->size % tile && (a->reduce || a->size < tile) : true;
-  if (rest && a->divisor % tile) add(d, OPT_PADTO, axis, tile);
-}
-
-/* The accesses that the vector axis moves and the row axis does not are copied per panel. */
-static void stage_panels(Seeds *d, int v, int m) {
-  for (uint32_t i = 0; i < d->m->naccess; i++) {
-    const Access *a = &d->m->access[i];
-    if (a->store || !(a->mask >> v & 1) || a->mask >> m & 1 || !(a->mask & d->m->reduce)) continue;
-    for (uint32_t s = 0; s < d->m->info->nstageable; s++)
-      if (d->m->info->stageable[s] == a->node) add(d, OPT_STAGE, v, s);
-  }
-}
-
-static void seed_tile(Seeds *d, int v, int32_t lanes, int nv, int m, int mr) {
-  int last = (int)d->m->info->nloops - 1;
-  size_t start = d->len;
-  pad(d, v, lanes);
-  add(d, OPT_VECTOR, v, lanes);
-  if (nv > 1) add(d, OPT_UPCAST, v, nv);
-  if (m >= 0 && mr > 1) add(d, OPT_UPCAST, m, mr);
-  seed_threads(d);
-  if (m >= 0 && mr > 1) {
-    add(d, OPT_ORDER, v, last);
-    add(d, OPT_ORDER, m, last);
-    seed_threads(d);
-    size_t plain = d->len;
-    stage_panels(d, v, m);
-    if (d->len > plain) seed_threads(d);
-  }
-  d->len = start;
-}
-
-static int32_t native_lanes(const Seeds *d) {
-  uint32_t bytes = dtype_info[d->m->info->store->src[2]->dtype].bytes;
-  uint32_t lanes = d->s->target->vector_bytes / (bytes ? bytes : 4);
-  return lanes < 2 ? 2 : lanes > LANES_MAX ? LANES_MAX : (int32_t)lanes;
-}
-
-static void seed_tiles(Seeds *d, int v) {
-  static const int widths[] = {1, 2, 3, 4, 6}, heights[] = {2, 3, 4, 5, 6, 7, 8, 10, 12, 14};
-  int32_t lanes = native_lanes(d);
-  int64_t size = d->m->info->axes[v].size;
-  while (lanes > 2 && lanes / 2 >= size) lanes /= 2;
-  for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
-    if (widths[w] > 1 && widths[w] * lanes > size) break;
-    seed_tile(d, v, lanes, widths[w], -1, 1);
-    for (uint32_t i = 0; i < d->m->info->nloops; i++) {
-      int m = (int)d->m->info->loops[i]->arg.i;
-      for (size_t h = 0; m != v && h < sizeof heights / sizeof *heights; h++)
-        if (heights[h] <= d->m->info->axes[m].size)
-          seed_tile(d, v, lanes, widths[w], m, heights[h]);
-    }
-  }
-}
-
-/* Lanes along a reduce axis. */
-static void seed_dots(Seeds *d, int k) {
-  int32_t lanes = native_lanes(d);
-  size_t start = d->len;
-  int last = d->m->info->nloops ? (int)d->m->info->loops[d->m->info->nloops - 1]->arg.i : -1;
-  for (int unroll = 1; unroll <= 8; unroll *= 2)
-    for (int rows_ = 1; rows_ <= 8; rows_ *= 2) {
-      d->len = start;
-      if (rows_ > 1 && last < 0) continue;
-      pad(d, k, (int64_t)lanes * unroll);
-      add(d, OPT_VECTOR, k, lanes);
-      if (unroll > 1) add(d, OPT_UNROLL, k, unroll);
-      if (rows_ > 1) add(d, OPT_UPCAST, last, rows_);
-      seed_threads(d);
-    }
-  d->len = start;
-}
-
-/* Is something contiguous along the axis? */
-static bool has_unit_step(const Model *m, uint32_t axis) {
-  for (uint32_t i = 0; i < m->naccess; i++)
-    for (uint32_t k = 0; k < m->access[i].nsteps; k++)
-      if (m->access[i].steps[k].axis == axis && m->access[i].steps[k].step == 1) return true;
-  return false;
-}
-
-static void seed_groups(Seeds *d) {
-  size_t start = d->len;
-  for (uint32_t i = 0; i < d->m->info->nloops; i++)
-    for (int64_t n = 32; n <= d->s->target->max_group && n <= 512; n *= 2) {
-      d->len = start;
-      add(d, OPT_LOCAL, (int)d->m->info->loops[i]->arg.i, n);
-      seed(d);
-    }
-  for (uint32_t axis = 0; axis < d->m->info->naxes; axis++)
-    for (int64_t n = 32; n <= d->s->target->max_group && d->m->reduce >> axis & 1; n *= 2) {
-      d->len = start;
-      pad(d, (int)axis, n);
-      add(d, OPT_GROUP, (int)axis, n);
-      seed(d);
-    }
-  d->len = start;
-}
-
-static void seed_variant(Seeds *d) {
-  seed_threads(d);
-  if (d->s->target->max_group) {
-    seed_groups(d);
-    return;
-  }
-  for (uint32_t axis = 0; axis < d->m->info->naxes && axis <= INT8_MAX; axis++) {
-    const KernelAxis *a = &d->m->info->axes[axis];
-    if (!a->range || a->size < 2 || !has_unit_step(d->m, axis)) continue;
-    if (a->reduce)
-      seed_dots(d, (int)axis);
-    else
-      seed_tiles(d, (int)axis);
-  }
-}
-
-static void start_from(Space *s, const Opt *merges, size_t n, uint64_t until, SpaceFn fn,
-                       void *ctx) {
-  struct SpaceVariant *v = variant_of(s, merges, n);
-  if (!v) return;
-  Seeds *d = arena_alloc(&s->job->arena, sizeof *d);
-  *d = (Seeds){.s = s, .m = v->model, .fn = fn, .ctx = ctx, .until = until};
-  memcpy(d->list, merges, n * sizeof *merges);
-  d->len = n;
-  seed_variant(d);
-}
-
-void search_space_seeds(Space *s, SpaceFn fn, void *ctx) {
-  uint64_t share = s->work_limit / 4;
-  start_from(s, NULL, 0, s->work + share, fn, ctx);
-  struct SpaceVariant *plain = variant_of(s, NULL, 0);
-  if (!plain) return;
-  const KernelInfo *k = plain->model->info;
-  for (uint32_t i = k->nloops; i-- > 1;) {
-    Opt merge = {OPT_MERGE, (int8_t)k->loops[i - 1]->arg.i, (int32_t)k->loops[i]->arg.i};
-    if (k->loops[i - 1]->arg.i <= INT8_MAX) start_from(s, &merge, 1, s->work + share / 2, fn, ctx);
-  }
 }

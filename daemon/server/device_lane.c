@@ -56,6 +56,12 @@ static void queue_push(DeviceQueue *q, DeviceJob *job) {
   q->len++;
 }
 
+static void queue_push_front(DeviceQueue *q, DeviceJob *job) {
+  if (!(job->next = q->first)) q->last = &job->next;
+  q->first = job;
+  q->len++;
+}
+
 static DeviceJob *queue_pop(DeviceQueue *q) {
   DeviceJob *job = q->first;
   if (job && !(q->first = job->next)) q->last = &q->first;
@@ -227,6 +233,12 @@ static void pump(DeviceLane *l) {
       continue;
     }
     Status st = start_job(l, job);
+    if (status_code(st) == ST_UNAVAILABLE) {
+      /* the worker has ended and nobody has said so yet: the next one gets the job */
+      status_drop(st);
+      queue_push_front(&l->waiting, job);
+      return;
+    }
     if (st) job_finish(l, job, NULL, st);
   }
 }

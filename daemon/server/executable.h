@@ -56,7 +56,8 @@ typedef struct Executable {
   uint64_t used, tuned_at;
   int64_t first_used_ns;
   bool tuned;
-  bool registered, private_;        /* private_: compiled with no_cache, never found again */
+  int64_t *seen;             /* by VAR of the plan: what the last run had; NULL before the first */
+  bool registered, private_; /* private_: compiled with no_cache, never found again */
   struct Executable *newer, *older; /* by last use */
 } Executable;
 

@@ -507,6 +507,14 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
 /* -- request ------------------------------------------------------------------------------------
  */
 
+/* What the tuner wants to know of a run. */
+static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
+  if (!e->used++) e->first_used_ns = clock_now_ns();
+  if (!m->n_vars) return;
+  if (!e->seen) e->seen = arena_array(&e->arena, m->n_vars, sizeof *e->seen);
+  if (e->seen) memcpy(e->seen, m->vars, m->n_vars * sizeof *e->seen);
+}
+
 static Status start(Request *r, Run *run, const RunView *view) {
   const char *id = arena_strdup(&r->arena, view->executable);
   if (!id) return FAIL(RESOURCE_EXHAUSTED, "run");
@@ -527,7 +535,7 @@ static Status start(Request *r, Run *run, const RunView *view) {
   run->job->done = on_run;
   run->job->ctx = r;
   run->handed_ns = clock_now_ns();
-  if (!run->exe->used++) run->exe->first_used_ns = run->handed_ns;
+  note_use(run->exe, &run->message);
   request_move(r, RS_RUNNING);
   Status st = device_lane_submit(run->exe->device, run->job);
   if (st) run->job = NULL; /* freed by the lane */

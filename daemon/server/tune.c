@@ -40,6 +40,7 @@ static void tune_free(Tune *t) {
   tuner->ntunes--;
   for (size_t i = 0; t->kernels && i < t->nkernels; i++) {
     vec_deinit(&t->kernels[i].evidence);
+    vec_deinit(&t->kernels[i].champions);
     vec_deinit(&t->kernels[i].hints);
     vec_deinit(&t->kernels[i].digests);
   }
@@ -251,7 +252,9 @@ static Status make_kernels(Tune *t) {
   for (size_t i = 0; i < a->plan->n_calls; i++) {
     uint32_t kernel = a->plan->calls[i]->kernel;
     if (kernel >= t->nkernels) return FAIL(INTERNAL, "call %zu of kernel %u", i, kernel);
-    if (!a->plan->calls[i]->once) t->kernels[kernel].calls++;
+    TuneKernel *k = &t->kernels[kernel];
+    if (a->plan->calls[i]->once) continue;
+    if (!k->calls++) k->call = a->plan->calls[i];
   }
   for (size_t i = 0; i < t->nkernels; i++) t->kernels[i].finished = !t->kernels[i].calls;
   return NULL;

@@ -9,13 +9,15 @@
 enum { TUNE_BATCH = 12, TUNE_MAX = 16 };
 
 typedef struct TuneKernel {
-  uint32_t index; /* in the plan */
-  uint32_t calls; /* of a run */
+  uint32_t index;                 /* in the plan */
+  uint32_t calls;                 /* of a run */
+  const Kiln__V1__PlanCall *call; /* the first of them */
   const Kiln__V1__PlanKernel *plan;
   Bytes graph;
-  Kiln__V1__KernelFacts *facts;           /* NULL: not asked yet */
-  bool looked;                            /* what is known has been read */
-  VEC(Kiln__V1__TuneEvidence *) evidence; /* in the order of measuring; in the tune's arena */
+  Kiln__V1__KernelFacts *facts;            /* NULL: not asked yet */
+  bool looked;                             /* what is known has been read */
+  VEC(Kiln__V1__TuneEvidence *) evidence;  /* in the order of measuring; in the tune's arena */
+  VEC(Kiln__V1__TuneEvidence *) champions; /* of it: compared with the untuned kernel */
   VEC(char *) hints;
   VEC(uint64_t) digests;           /* of code that has been timed */
   Kiln__V1__KernelBinary *untuned; /* NULL: not compiled yet */

@@ -127,6 +127,7 @@ static void take_tried(Tune *t, TuneKernel *k, const StoreEvidence *e) {
     r->median_ns = s->median_ns;
     r->mad_ns = s->mad_ns;
     r->reps = s->reps;
+    if (schedule_serves(s) && !vec_push(&k->champions, r)) return;
     if (!cause && !strcmp(s->opts, now->opts)) k->best_ns = s->median_ns;
   }
 }

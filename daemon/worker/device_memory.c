@@ -88,6 +88,10 @@ static Status copy_weights(Device *d, uint64_t bytes, int fd, WeightPart *parts,
   return st;
 }
 
+void device_memory_forget(const Buffer *b) {
+  if (b && b->host && b->fd >= 0 && b->size) (void)madvise(b->host, b->size, MADV_DONTNEED);
+}
+
 Status device_memory_weights(Device *d, uint64_t bytes, int fd, WeightPart *parts, size_t n,
                              Buffer **out) {
   Status st = NULL;

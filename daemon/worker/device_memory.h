@@ -24,6 +24,8 @@ typedef struct WeightPart {
   uint64_t offset, bytes; /* in the source */
   LaunchArg at;           /* out; offset is a multiple of 256 where bytes are copied */
 } WeightPart;
+/* What is mapped stops counting as this process's until it is read again; the bytes stay. */
+void device_memory_forget(const Buffer *b); /* NULL allowed */
 /* Puts parts of fd's first `bytes` bytes (checked by the caller) into *out: the whole of it where
  * memory is shared, only the parts elsewhere. Takes ownership of fd in any case. */
 Status device_memory_weights(Device *d, uint64_t bytes, int fd, WeightPart *parts, size_t n,

@@ -452,7 +452,11 @@ static void apply_temps(const Executor *x, Loaded *l) {
 /* What is kept, computed from the weights. */
 static Status load_kept(Executor *x, Loaded *l) {
   apply_temps(x, l);
-  return steps_once(x, l);
+  TRY(steps_once(x, l));
+  if (!l->nonce) return NULL;
+  device_memory_forget(l->model);
+  device_memory_forget(l->constants);
+  return NULL;
 }
 
 Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_fd, int const_fd) {
@@ -752,9 +756,7 @@ Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int
   if (!st) st = fill(x, l);
   if (!st) {
     apply(x, l);
-    int64_t start = clock_now_ns();
-    st = steps_run(x, l, m->deadline_ns, number);
-    out->device_ns = clock_now_ns() - start;
+    st = steps_run(x, l, m->deadline_ns, number, &out->device_ns);
     x->profile.on = false;
   }
   if (!st && m->profile) profile_end(x, l, out);

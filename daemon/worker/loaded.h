@@ -149,6 +149,7 @@ Status steps_begin(Executor *x, Loaded *l, const Kiln__V1__RunJob *m);
 Status steps_once(Executor *x, Loaded *l);
 /* Runs the plan; the slots have their places. */
 /* deadline_ns: looked at before every iteration of a loop; 0 = none. */
-Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number);
+/* *ns: how long the device took. */
+Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number, int64_t *ns);
 /* What the run says about sizes: in slot_bytes and in out. */
 Status steps_end(Executor *x, Loaded *l, const Kiln__V1__RunJob *m, Kiln__V1__RunDone *out);

@@ -171,8 +171,9 @@ Status steps_once(Executor *x, Loaded *l) {
   return device_wait(x->dev, fence, -1);
 }
 
-Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number) {
+Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number, int64_t *ns) {
   Machine m = {.x = x, .l = l, .pc = l->nonce, .deadline_ns = deadline_ns, .number = number};
+  TRY(device_timer_start(x->dev));
   while (m.pc < l->nsteps) {
     const Step *s = &l->steps[m.pc++];
     switch (s->kind) {
@@ -185,7 +186,8 @@ Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number) {
     default: return BROKEN("step kind %d", (int)s->kind);
     }
   }
-  return machine_wait(&m);
+  TRY(machine_flush(&m));
+  return device_timer_stop(x->dev, m.fence, ns);
 }
 
 /* -- open outputs -------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ typedef struct TimingProgram {
 /* The buffers of one kernel at one choice of sizes, in several copies that calls take in turn. */
 typedef struct TimingArgs {
   Device *dev;
-  const Kiln__V1__KernelFacts *facts;
+  const Kiln__V1__KernelFacts *facts; /* of the job at hand */
+  size_t nbuffers;
   int64_t *vars;
   uint64_t *elements; /* by argument */
   Buffer **buffers;   /* copy after copy */
@@ -96,6 +97,10 @@ typedef struct Timing {
   void (*progress)(void *ctx, Kiln__V1__TimingProgress__What what, uint32_t candidate,
                    uint32_t limit_ms);
   void *ctx;
+  /* the buffers that kernels are timed on, filled; they serve while jobs are about one kernel */
+  TimingArgs args;
+  uint8_t args_key[32]; /* of its facts, sizes and working set */
+  bool args_kept;
   /* the untuned kernel's results */
   uint8_t key[32]; /* of kernel and sizes */
   bool keyed;

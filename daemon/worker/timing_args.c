@@ -4,7 +4,6 @@
  * them in turn. */
 #include <stdlib.h>
 
-#include "base/clock.h"
 #include "daemon/channel/size_program.h"
 #include "daemon/worker/timing.h"
 
@@ -64,6 +63,7 @@ static Status alloc_buffers(TimingArgs *a) {
   size_t n = a->facts->n_args, total = n * a->ncopies;
   a->buffers = calloc(total, sizeof *a->buffers);
   a->args = calloc(total, sizeof *a->args);
+  a->nbuffers = total;
   if (!a->buffers || !a->args) return FAIL(RESOURCE_EXHAUSTED, "buffers");
   for (size_t i = 0; i < total; i++) {
     uint64_t bytes = arg_bytes(a, i % n);
@@ -93,8 +93,7 @@ Status timing_args_init(Device *dev, const Kiln__V1__KernelFacts *facts, const i
 }
 
 void timing_args_deinit(TimingArgs *a) {
-  for (size_t i = 0; a->buffers && i < a->facts->n_args * a->ncopies; i++)
-    device_buffer_free(a->dev, a->buffers[i]);
+  for (size_t i = 0; a->buffers && i < a->nbuffers; i++) device_buffer_free(a->dev, a->buffers[i]);
   free(a->buffers);
   free(a->args);
   free(a->vars);
@@ -204,9 +203,9 @@ Status timing_run(TimingArgs *a, const TimingProgram *p, uint32_t times, int64_t
     launches[i] = launch_of(a, p, a->next);
     a->next = (a->next + 1) % a->ncopies;
   }
-  int64_t start = clock_now_ns();
+  TRY(device_timer_start(a->dev));
   TRY(device_submit(a->dev, launches, times, &fence));
-  TRY(device_wait(a->dev, fence, -1));
-  *ns = (clock_now_ns() - start) / times;
+  TRY(device_timer_stop(a->dev, fence, ns));
+  *ns /= times;
   return NULL;
 }

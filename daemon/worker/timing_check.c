@@ -23,7 +23,11 @@ static void drop_cases(Timing *t) {
   t->keyed = false;
 }
 
-void timing_deinit(Timing *t) { drop_cases(t); }
+void timing_deinit(Timing *t) {
+  if (t->args_kept) timing_args_deinit(&t->args);
+  t->args_kept = false;
+  drop_cases(t);
+}
 
 static Status add_case(Timing *t, TimingPattern pattern, const int64_t *vars, size_t nvars) {
   int64_t *copy = calloc(nvars + 1, sizeof *copy);

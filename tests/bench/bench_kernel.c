@@ -1,6 +1,7 @@
 /* Times kernels built by hand on the CPU device: what the schedule and the code generator make of
  * them, without a model around. `bench_kernel [THREADS] [FILTER] [OPTS]`; with OPTS the matching
- * kernels are scheduled by that text instead of the heuristic, and BENCH_ASM=file writes assembly.
+ * kernels are scheduled by that text instead of the heuristic, BENCH_ASM=file writes assembly,
+ * BENCH_PRINT=1 prints what is scheduled.
  * A FILTER "mm:M,N,K" or "mm:M,N,K,tb,int8" (or bf16; all optional) is that matmul instead of the
  * list. Every kernel is checked against its unscheduled form first, unless BENCH_UNCHECKED is set.
  * Several OPTS are timed one after the other. */
@@ -9,12 +10,15 @@
 #include <stdio.h>
 
 #include "base/clock.h"
+#include "compiler/codegen/codegen.h"
 #include "compiler/codegen/llvm_emit.h"
+#include "compiler/ir/text.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/expand.h"
 #include "compiler/passes/linearize.h"
 #include "compiler/passes/lower.h"
 #include "compiler/passes/schedule.h"
+#include "compiler/rules/rewrite.h"
 #include "tests/model/local_target.h"
 #include "tests/unit/zoo.h"
 
@@ -49,6 +53,14 @@ static void die(Status st) {
   exit(1);
 }
 
+static void print_stage(Job *job, UOp *u) {
+  StrBuf text = {0};
+  if (!getenv("BENCH_PRINT")) return;
+  uop_print_kernel(job, u, &text);
+  printf("%s\n", text.ptr ? text.ptr : "");
+  strbuf_deinit(&text);
+}
+
 static void compile(Job *job, void *arg) {
   Bench *b = arg;
   int64_t t0 = now_ns();
@@ -59,7 +71,10 @@ static void compile(Job *job, void *arg) {
   } else {
     u = schedule_heuristic(job, b->kernel.sink, &b->target, &b->applied);
   }
+  print_stage(job, u);
+  Rewrite rw = {.job = job, .no_fma = !codegen_fuses(&b->target)};
   u = lower_kernel(job, expand_kernel(job, u, &b->target), &b->target);
+  u = rewrite_graph(&rw, u, rules_decomp);
   b->linear = linearize_kernel(job, u, &b->target);
   b->passes_ns = now_ns() - t0;
   die(verify_graph(job, u, STAGE_LOWERED, "lower"));
@@ -262,20 +277,21 @@ static const Cv cvs[] = {
 static ZooKernel make_cv(Job *job, int i) { return zoo_conv(job, cvs[i].c); }
 
 static const char *const others[] = {
-    "relu_add_1m",          "transpose_1024", "softmax_plain_512x128", "layernorm_128x768",
-    "layernorm_sq_128x768", "sum_rows_1024",  "sum_cols_1024",         "sum_all_1m",
-    "gather_128x768",       "relu_add_1000"};
+    "relu_add_1m",          "transpose_1024", "softmax_1536x128", "layernorm_128x768",
+    "layernorm_sq_128x768", "sum_rows_1024",  "sum_cols_1024",    "sum_all_1m",
+    "gather_128x768",       "relu_add_1000",  "softmax_128x4096"};
 static ZooKernel make_other(Job *job, int i) {
   switch (i) {
   case 0: return zoo_elementwise(job, 1 << 20);
   case 1: return zoo_transpose(job, 1024, 1024);
-  case 2: return zoo_softmax(job, 1536, 128, true);
+  case 2: return zoo_softmax(job, 1536, 128, false);
   case 3: return zoo_layernorm(job, 128, 768, false);
   case 4: return zoo_layernorm(job, 128, 768, true);
   case 5: return zoo_sum(job, DT_F32, OP_ADD, 1024, 1024, 0);
   case 6: return zoo_sum(job, DT_F32, OP_ADD, 1024, 1024, 1);
   case 7: return zoo_sum(job, DT_F32, OP_ADD, 1024, 1024, 2);
   case 8: return zoo_gather(job, 128, 1000, 768);
+  case 10: return zoo_softmax(job, 128, 4096, false);
   default: return zoo_elementwise(job, 1000);
   }
 }

@@ -153,6 +153,7 @@ static void place_buffers(Bench *b, Bytes model) {
   }
 }
 
+/* One thread is measured in CPU time: the machine may be shared. */
 static int64_t run_call(Bench *b, const PlanCall *c) {
   Buffer buffers[64];
   LaunchArg args[64];
@@ -162,10 +163,10 @@ static int64_t run_call(Bench *b, const PlanCall *c) {
   }
   Launch launch = {.program = b->programs[c->kernel], .args = args, .nargs = c->nargs};
   Fence fence;
-  int64_t t = clock_now_ns();
+  int64_t t = b->threads == 1 ? clock_cpu_ns() : clock_now_ns();
   must(device_submit(b->dev, &launch, 1, &fence));
   must(device_wait(b->dev, fence, -1));
-  return clock_now_ns() - t;
+  return (b->threads == 1 ? clock_cpu_ns() : clock_now_ns()) - t;
 }
 
 static int compare(const void *a, const void *b) {
@@ -232,13 +233,21 @@ static void time_calls(Bench *b) {
 
 static void take_turns(Bench *b) {
   char line[32];
+  for (size_t i = b->plan.nonce; i < b->plan.ncalls && b->kernels; i++) {
+    const PlanCall *c = &b->plan.calls[i];
+    printf("call %s %u %s\n", b->plan.kernels[c->kernel].name, c->nargs, b->opts[c->kernel]);
+  }
   printf("ready\n");
   fflush(stdout);
   while (fgets(line, sizeof line, stdin)) {
     for (int n = atoi(line); n > 0; n--) {
       int64_t ns = 0;
-      for (size_t i = b->plan.nonce; i < b->plan.ncalls; i++) ns += run_call(b, &b->plan.calls[i]);
-      printf("%lld ", (long long)ns);
+      for (size_t i = b->plan.nonce; i < b->plan.ncalls; i++) {
+        int64_t one = run_call(b, &b->plan.calls[i]);
+        ns += one;
+        if (b->kernels) printf("%lld ", (long long)one);
+      }
+      if (!b->kernels) printf("%lld ", (long long)ns);
     }
     printf("\n");
     fflush(stdout);

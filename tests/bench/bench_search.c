@@ -1,8 +1,8 @@
 /* The search for schedules in one process, on the CPU device: propose, compile, check against the
  * heuristic's output, time in turns with the incumbent.
  *
- *   bench_search WHAT... [--budget S] [--threads N] [--want N] [--seed N] [--verbose]
- *                        [--exhaustive] [--beam] [--transfer]
+ *   bench_search WHAT... [--budget S] [--threads N] [--want N] [--seed N] [--only NAME]
+ *                        [--verbose] [--exhaustive] [--beam] [--transfer]
  *
  * WHAT is a kernel (mm:128x768x768 mmt: conv:C,H,OC,K,S,P dw:C,H,K,S,P softmax:RxC layernorm:RxC
  * sum:RxCxW (W: 0 rows, 1 columns, 2 all) transpose:RxC add:N), or a model (.onnx, .kgraph), whose
@@ -31,6 +31,7 @@ typedef struct Options {
   uint32_t threads;
   size_t want;
   uint64_t seed;
+  const char *only; /* kernels of a model */
   bool verbose, exhaustive, transfer, beam;
 } Options;
 
@@ -293,9 +294,12 @@ static bool one_round(Bench *b, size_t want, const char *const *hints, size_t nh
                     .nhints = nhints,
                     .want = want,
                     .seed = b->o->seed};
-  int64_t t = clock_now_ns();
+  int64_t t = clock_cpu_ns();
   die(search_propose(&job, &in, out, &n));
-  b->propose_ns += (double)(clock_now_ns() - t);
+  b->propose_ns += (double)(clock_cpu_ns() - t);
+  if (b->o->verbose)
+    printf("  proposed %zu in %.1f ms, %.1f MiB, after %zu\n", n,
+           (double)(clock_cpu_ns() - t) / 1e6, (double)job.arena.used / 1048576, b->ntried);
   b->rounds++;
   for (size_t i = 0; i < n; i++) try_candidate(b, out[i].opts, out[i].predicted_ns);
   job_deinit(&job);
@@ -405,7 +409,7 @@ static void seeds_steps(Job *job, void *arg) {
   status_drop(st);
   /* Collected first: compiling runs the job itself. */
   bool ok = search_space_point(&a->space, list.at, list.len, &best);
-  search_space_seeds(&a->space, try_point, a->e);
+  search_seeds(&a->space, try_point, a->e);
   if (ok) search_space_near(&a->space, &best, try_point, a->e);
 }
 
@@ -525,7 +529,7 @@ static UOp *zoo_of(Job *job, const char *what) {
                 .pad = v[4],
                 .depthwise = true};
   if (str_is(name, "dw")) return zoo_conv(job, c).sink;
-  if (str_is(name, "softmax")) return zoo_softmax(job, v[0], v[1], true).sink;
+  if (str_is(name, "softmax")) return zoo_softmax(job, v[0], v[1], false).sink;
   if (str_is(name, "layernorm")) return zoo_layernorm(job, v[0], v[1], false).sink;
   if (str_is(name, "sum")) return zoo_sum(job, DT_F32, OP_ADD, v[0], v[1], (int)v[2]).sink;
   if (str_is(name, "transpose")) return zoo_transpose(job, v[0], v[1]).sink;
@@ -568,6 +572,7 @@ static void tune_model(const Options *o, Device *device, const Target *target, c
     if (plan.calls[i].kernel < n) calls[plan.calls[i].kernel]++;
   for (size_t i = 0; i < n; i++) {
     if (!calls[i] || plan.kernels[i].nvars || plan.kernels[i].nargs > ARGS_MAX) continue;
+    if (o->only && strcmp(o->only, plan.kernels[i].name)) continue;
     Bench *b = all[i] = calloc(1, sizeof *b);
     *b = (Bench){.o = o,
                  .device = device,
@@ -643,6 +648,7 @@ int main(int argc, char **argv) {
     if (str_is(a, "--threads") && i + 1 < argc) o.threads = (uint32_t)atoi(argv[++i]);
     if (str_is(a, "--want") && i + 1 < argc) o.want = (size_t)atoi(argv[++i]);
     if (str_is(a, "--seed") && i + 1 < argc) o.seed = (uint64_t)atoll(argv[++i]);
+    if (str_is(a, "--only") && i + 1 < argc) o.only = argv[++i];
     o.verbose |= str_is(a, "--verbose");
     o.exhaustive |= str_is(a, "--exhaustive");
     o.transfer |= str_is(a, "--transfer");
@@ -656,7 +662,7 @@ int main(int argc, char **argv) {
     const char *what = argv[i];
     if (*what == '-') {
       i += !strcmp(what, "--budget") || !strcmp(what, "--threads") || !strcmp(what, "--want") ||
-           !strcmp(what, "--seed");
+           !strcmp(what, "--seed") || !strcmp(what, "--only");
       continue;
     }
     if (strstr(what, ".onnx") || strstr(what, ".kgraph")) {

@@ -57,16 +57,51 @@ def rows(rows_, cols, build, call):
     return [((rows_, cols), "f32")], build, call
 
 
+def chain(n, size):
+    """Dependent small kernels: what a launch costs."""
+    def build(g, x):
+        for _ in range(n):
+            x = g.contiguous(x + 1)
+        return x
+
+    def call(x):
+        for _ in range(n):
+            x = x + 1
+        return x
+    return [((size,), "f32")], build, call
+
+
+def softmax(rows_, cols):
+    return rows(rows_, cols, lambda g, x: g.softmax(x, axis=1), lambda x: torch.softmax(x, 1))
+
+
+def layernorm(rows_, cols):
+    shapes = [((rows_, cols), "f32"), ((cols,), "f32"), ((cols,), "f32")]
+    return shapes, lambda g, x, w, b: g.layernorm(x, w, b), lambda x, w, b: torch.nn.functional.layer_norm(x, (cols,), w, b)
+
+
 CASES = {
     "matmul f32 1024": matmul(1024, "f32"),
     "matmul f32 4096": matmul(4096, "f32"),
     "matmul f16 4096": matmul(4096, "f16"),
-    "softmax f32 16384x4096": rows(16384, 4096, lambda g, x: g.softmax(x, axis=1), lambda x: torch.softmax(x, 1)),
-    "layernorm f32 16384x4096": rows(16384, 4096, lambda g, x: g.layernorm(x), lambda x: torch.nn.functional.layer_norm(x, (4096,))),
+    "softmax f32 262144x256": softmax(262144, 256),
+    "softmax f32 65536x1000": softmax(65536, 1000),
+    "softmax f32 16384x4096": softmax(16384, 4096),
+    "softmax f32 4096x16384": softmax(4096, 16384),
+    "softmax f32 2048x32768": softmax(2048, 32768),
+    "softmax f32 1536x128": softmax(1536, 128),
+    "layernorm f32 16384x4096": layernorm(16384, 4096),
+    "layernorm f32 65536x768": layernorm(65536, 768),
+    "layernorm f32 128x768": layernorm(128, 768),
     "sum all f32 16384x4096": rows(16384, 4096, lambda g, x: x.sum(), lambda x: x.sum()),
     "sum over rows f32 16384x4096": rows(16384, 4096, lambda g, x: x.sum(axis=0), lambda x: x.sum(0)),
+    "sum of rows f32 16384x4096": rows(16384, 4096, lambda g, x: x.sum(axis=1), lambda x: x.sum(1)),
     "transpose f32 16384x4096": rows(16384, 4096, lambda g, x: g.contiguous(x.permute(1, 0)), lambda x: x.t().contiguous()),
     "add f32 16384x4096": rows(16384, 4096, lambda g, x: x + x * 0.5, lambda x: torch.add(x, x, alpha=0.5)),
+    "add f16 16384x8192": ([((16384, 8192), "f16")], lambda g, x: x + x * 0.5, lambda x: torch.add(x, x, alpha=0.5)),
+    "gemv f16 16384x16384": ([((16384, 16384), "f16"), ((16384,), "f16")], lambda g, a, b: a @ b, lambda a, b: a @ b),
+    "100 kernels of 256 elements": chain(100, 256),
+    "100 kernels of 32768 elements": chain(100, 32768),
 }
 NUMPY = {"f32": np.float32, "f16": np.float16}
 

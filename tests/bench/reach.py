@@ -3,7 +3,7 @@
 usage: reach.py [--models NAME,...] [--peers NAME,...] [--budget SECONDS] [--threads N] [--rounds N] [--json FILE]
 
 Equal threads, the same inputs and the same random weights; the sides take turns, round after round, and each number is the median over all
-rounds. Kiln's time is what its device worker measures for a run, as the others have no socket between them and their caller either. PyTorch
+rounds. What is tuned is compared with the peers' times taken after the tuning; the table shows those taken before it. Kiln's time is what its device worker measures for a run, as the others have no socket between them and their caller either. PyTorch
 runs the ONNX graph node by node (torch_graph.py). Every side's first output is compared with ONNX Runtime's. A peer that is not installed, or
 cannot run a model, is shown as "-" with the reason at the end. --budget 0 leaves the tuned column out.
 """
@@ -118,41 +118,52 @@ def agrees(got: np.ndarray, want: np.ndarray) -> bool:
     return got.shape == want.shape and float(np.abs(got - want).max()) <= 2e-3 * scale
 
 
-def measure(client, name: str, make, args, notes: list[str]) -> dict:
-    """Medians by side, of one model."""
-    model, feeds = make()
-    want = onnxruntime_(model, feeds, args.threads)()
-    exe = client.compile(model)
-    first = exe.outputs[0].name
-    assert agrees(exe(feeds)[first], want), f"{name}: Kiln's answer differs"
-    times: dict[str, list[float]] = {"kiln": []}
+def peers_of(name: str, model: bytes, feeds, want, args, notes: list[str]) -> dict:
+    """Those that can run the model and agree, as functions."""
     runs = {}
     for peer in args.peers:
         try:
             runs[peer] = PEERS[peer](model, feeds, args.threads)
             if not agrees(np.asarray(runs[peer]()), want):
                 raise ValueError("its answer differs")
-            times[peer] = []
         except Exception as e:  # noqa: BLE001: a peer that cannot is a row of the notes
             runs.pop(peer, None)
             notes.append(f"{name}: {peer}: {type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''}")
-    sides = [("kiln", None), *runs.items()]
+    return runs
 
-    def rounds(sides, n):
-        for _ in range(n):
-            for side, run in sides:
-                time.sleep(PAUSE_SECONDS)
-                times[side] += device_times_ms(client, exe, feeds, args.seconds) if run is None else times_ms(run, args.seconds)
-    rounds(sides, args.rounds)
-    if args.budget and hasattr(exe, "tune"):
+
+def phase(client, exe, feeds, runs: dict, args) -> dict:
+    """Medians of Kiln, as it is now, and of the peers, in turns."""
+    times: dict[str, list[float]] = {side: [] for side in ("kiln", *runs)}
+    for _ in range(args.rounds):
+        for side in times:
+            time.sleep(PAUSE_SECONDS)
+            times[side] += device_times_ms(client, exe, feeds, args.seconds) if side == "kiln" else times_ms(runs[side], args.seconds)
+    return {side: statistics.median(t) for side, t in times.items()}
+
+
+def measure(client, name: str, make, args, notes: list[str]) -> dict:
+    """Two phases, with the heuristic's schedules and tuned: each has its own times of the peers, since a machine changes while one tunes."""
+    model, feeds = make()
+    want = onnxruntime_(model, feeds, args.threads)()
+    exe = client.compile(model)
+    first = exe.outputs[0].name
+    assert agrees(exe(feeds)[first], want), f"{name}: Kiln's answer differs"
+    runs = peers_of(name, model, feeds, want, args, notes)
+    found = {"heuristic": phase(client, exe, feeds, runs, args)}
+    if args.budget:
         exe.tune(budget=args.budget)
         assert agrees(exe(feeds)[first], want), f"{name}: Kiln's answer differs after tuning"
-        times["tuned"] = []
-        rounds([("tuned", None), *runs.items()], args.rounds)
+        found["tuned"] = phase(client, exe, feeds, runs, args)
     exe.release()
-    del runs, sides
+    del runs
     gc.collect()
-    return {side: statistics.median(t) for side, t in times.items()}
+    return found
+
+
+def ratio(times: dict) -> float:
+    """Kiln's speed as a fraction of the fastest peer's."""
+    return min((t for side, t in times.items() if side != "kiln"), default=math.nan) / times["kiln"]
 
 
 def geomean(values) -> float:
@@ -180,20 +191,20 @@ def main() -> None:
     notes: list[str] = []
     results = {}
     print(machine(args.threads) + "\n")
-    print("| model | " + " | ".join(args.peers) + " | Kiln, heuristic | Kiln, tuned | heuristic / fastest | tuned / fastest |")
+    print("| model | " + " | ".join(args.peers) + " | Kiln, heuristic | beside the fastest | Kiln, tuned | beside the fastest |")
     print("|---|" + "---|" * (len(args.peers) + 4), flush=True)
     with serving.Server() as server, kiln.connect(server.target) as client:
         for name in args.models.split(","):
-            t = results[name] = measure(client, name, all_models[name], args, notes)
-            best = min((t[p] for p in args.peers if p in t), default=math.nan)
-            cells = [f"{t[s]:.2f} ms" if s in t else "-" for s in (*args.peers, "kiln", "tuned")]
-            ratios = [f"{best / t[s]:.2f}x" if s in t else "-" for s in ("kiln", "tuned")]
-            print(f"| {name} | " + " | ".join(cells + ratios) + " |", flush=True)
-    for side, label in (("kiln", "heuristic"), ("tuned", "tuned")):
-        ratios = {n: min(t[p] for p in args.peers if p in t) / t[side] for n, t in results.items() if side in t and len(t) > 1 + ("tuned" in t)}
+            r = results[name] = measure(client, name, all_models[name], args, notes)
+            cells = [f"{r['heuristic'][p]:.2f} ms" if p in r["heuristic"] else "-" for p in args.peers]
+            for p in ("heuristic", "tuned"):
+                cells += [f"{r[p]['kiln']:.2f} ms", f"{ratio(r[p]):.2f}x"] if p in r else ["-", "-"]
+            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    for p in ("heuristic", "tuned"):
+        ratios = {n: ratio(r[p]) for n, r in results.items() if p in r and len(r[p]) > 1}
         if ratios:
             worst = min(ratios, key=ratios.get)
-            print(f"\n{label}: {geomean(ratios.values()):.2f}x the fastest peer (geometric mean), lowest {worst} {ratios[worst]:.2f}x", flush=True)
+            print(f"\n{p}: {geomean(ratios.values()):.2f}x the fastest peer (geometric mean), lowest {worst} {ratios[worst]:.2f}x", flush=True)
     if notes:
         print("\nNot measured:\n" + "\n".join(f"- {n}" for n in notes))
     if args.json:

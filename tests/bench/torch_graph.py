@@ -62,7 +62,10 @@ def _norm(a, x, scale, bias=None):
 
 
 def _softmax(a, x):
-    return torch.softmax(x, a.get("axis", -1))
+    if a["opset"] >= 13:
+        return torch.softmax(x, a.get("axis", -1))
+    axis = a.get("axis", 1)  # over all axes from this one on
+    return torch.softmax(x.reshape(*x.shape[:axis], -1), -1).reshape(x.shape)
 
 
 def _lstm(a, x, w, r, b, lens, h, c):
@@ -107,6 +110,12 @@ def _gather(a, x, index):
     return F.embedding(index, x) if axis == 0 and x.dim() == 2 else x.index_select(axis, index.reshape(-1))
 
 
+def _unsqueeze(a, x, axes=None):
+    for axis in sorted(axes if axes is not None else a["axes"]):
+        x = x.unsqueeze(axis)
+    return x
+
+
 def _batch_norm(a, x, scale, bias, mean, var):
     return F.batch_norm(x, mean, var, scale, bias, False, 0.0, a.get("epsilon", 1e-5))
 
@@ -119,7 +128,7 @@ OPS = {
     "Conv": _conv, "MaxPool": _max_pool, "AveragePool": _average_pool, "GlobalAveragePool": lambda a, x: x.mean((2, 3), keepdim=True),
     "BatchNormalization": _batch_norm, "Gemm": _gemm, "LayerNormalization": _norm, "Softmax": _softmax, "LSTM": _lstm, "Slice": _slice,
     "Concat": lambda a, *x: torch.cat(x, a["axis"]), "Transpose": lambda a, x: x.permute(a["perm"]), "Reshape": _reshape, "Flatten": _flatten,
-    "Unsqueeze": lambda a, x, axes: x.unsqueeze(int(axes[0])), "Gather": _gather, "Pad": _pad, "Dropout": lambda a, x, *_: x,
+    "Unsqueeze": _unsqueeze, "Gather": _gather, "Pad": _pad, "Dropout": lambda a, x, *_: x,
     "Identity": lambda a, x: x,
     "LRN": lambda a, x: F.local_response_norm(x, a["size"], a.get("alpha", 1e-4), a.get("beta", 0.75), a.get("bias", 1.0)),
 }
@@ -130,7 +139,8 @@ class Module(torch.nn.Module):
 
     def __init__(self, model: bytes):
         super().__init__()
-        graph = onnx.load_from_string(model).graph
+        loaded = onnx.load_from_string(model)
+        graph, opset = loaded.graph, next(o.version for o in loaded.opset_import if o.domain in ("", "ai.onnx"))
         self.values = {}
         for i in graph.initializer:
             self._keep(i.name, numpy_helper.to_array(i))
@@ -141,7 +151,7 @@ class Module(torch.nn.Module):
             if n.op_type == "Constant":
                 self._keep(n.output[0], numpy_helper.to_array(n.attribute[0].t))
             elif n.op_type in OPS:
-                self.nodes.append((OPS[n.op_type], _attributes(n), list(n.input), list(n.output)))
+                self.nodes.append((OPS[n.op_type], {"opset": opset, **_attributes(n)}, list(n.input), list(n.output)))
             else:
                 raise NotImplementedError(f"operator {n.op_type}")
 

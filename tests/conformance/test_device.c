@@ -173,7 +173,7 @@ static Program *turn_program(Device *d, const uint32_t *block, int64_t groups) {
   UOp *at = uop_index(&job, 0), *ends[4], *index[4];
   for (int k = 0; k < 4; k++) {
     ends[k] = uop_index(&job, k < 3 ? block[k] : groups);
-    index[k] = uop_make(&job, OP_SPECIAL, DT_INDEX, arg_i(k < 3 ? 3 + k : 0), &ends[k], 1);
+    index[k] = op(OP_SPECIAL, DT_INDEX, 1, arg_i(k < 3 ? 3 + k : 0), &ends[k], 1);
   }
   for (int k = 3; k-- > 0;) {
     at = op(OP_MUL, DT_VOID, 1, arg_none(), (UOp *[]){at, ends[k]}, 2);

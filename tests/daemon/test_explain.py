@@ -1,5 +1,6 @@
 """Explain: what kernels do and how they are scheduled, and runs in which each call is timed."""
 import json
+import sqlite3
 import subprocess
 
 import grpc
@@ -128,3 +129,29 @@ def test_client_gone_while_explaining(daemon):
         call = daemon.stub.Explain.future(kiln_pb2.ExplainRequest(executable=exe, tried=3))
         call.cancel()
     assert len(explained(daemon, exe).kernels) == 2
+
+
+def test_a_tuned_model_needs_nothing_anew(start, tmp_path):
+    """What a search found is what another server on the same cache compiles nothing for, and what it explains."""
+    d = start(folder=tmp_path / "a")
+    exe = d.compile(two_kernels(96)).executable
+    for _ in d.stub.Tune(kiln_pb2.TuneRequest(executable=exe, budget_ns=4_000_000_000), timeout=60):
+        pass
+    before = {k.name: (k.opts, k.source, k.measured) for k in explained(d, exe).kernels}
+    assert all(measured for _, _, measured in before.values())
+    assert d.stop() == 0
+    d = start(folder=tmp_path / "a")
+    r = d.compile(two_kernels(96))
+    assert r.report.plan_cached and r.report.kernels_compiled == 0
+    assert {k.name: (k.opts, k.source, k.measured) for k in explained(d, r.executable).kernels} == before
+    db = sqlite3.connect(d.cache)
+    with db:
+        db.execute("DELETE FROM blobs WHERE id IN (SELECT id FROM entries WHERE kind=1)")
+        db.execute("DELETE FROM entries WHERE kind=1")  # the binaries are lost: made again from the records, without a timing
+    db.close()
+    assert d.stop() == 0
+    d = start(folder=tmp_path / "a")
+    r = d.compile(two_kernels(96))
+    assert r.report.kernels_compiled == 2
+    after = {k.name: (k.opts, k.source, k.measured) for k in explained(d, r.executable).kernels}
+    assert {k: v for k, v in after.items() if before[k][1] != "heuristic"} == {k: v for k, v in before.items() if v[1] != "heuristic"}

@@ -1,10 +1,11 @@
 /* Every kernel of models as PTX, for a GPU that need not be there.
  *
- *   ptx_emit CPU FEATURES OUT MODEL...      ptx_emit sm_90a +ptx83 build/ptx model.onnx
+ *   ptx_emit CPU FEATURES OUT [--opts TEXT] MODEL...      ptx_emit sm_90a +ptx83 build/ptx
+ * model.onnx
  *
- * Writes OUT/MODEL-N.ptx per kernel and prints its name and schedule; what cannot be compiled is
- * named and makes the exit status 1.
- */
+ * Writes OUT/MODEL-N.ptx per kernel and prints its name and schedule. A kernel that cannot be
+ * compiled is named and makes the exit status 1; a model that is not taken (open sizes, unknown
+ * ops) is only named. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include "compiler/compile.h"
 
 static int failures;
+static const char *opts; /* NULL: the heuristic's */
 
 static void report(const char *what, Status st) {
   char text[2048];
@@ -20,6 +22,13 @@ static void report(const char *what, Status st) {
   status_drop(st);
   fprintf(stderr, "%s: %s\n", what, text);
   failures++;
+}
+
+static void skip(const char *model, Status st) {
+  char text[2048];
+  status_text(st, text, sizeof text);
+  status_drop(st);
+  printf("%s: not taken: %s\n", model, text);
 }
 
 static bool read_file(const char *path, StrBuf *out) {
@@ -53,12 +62,15 @@ static Status emit_model(Job *job, const char *path, Bytes model, const Target *
   for (size_t k = 0; !st && k < plan.nkernels; k++) {
     KernelObject object;
     Status bad =
-        compile_kernel(job, plan.kernels[k].sink, plan.kernels[k].name, target, NULL, &object);
+        compile_kernel(job, plan.kernels[k].sink, plan.kernels[k].name, target, opts, &object);
     if (bad) {
       report(path, bad);
     } else {
       write_kernel(folder, path, k, &object.object);
-      printf("%s-%zu %s %s\n", path, k, plan.kernels[k].name, object.opts);
+      printf("%s-%zu %s grid %lld,%lld,%lld block %u,%u,%u shared %llu: %s\n", path, k,
+             plan.kernels[k].name, (long long)object.grid[0], (long long)object.grid[1],
+             (long long)object.grid[2], object.block[0], object.block[1], object.block[2],
+             (unsigned long long)object.scratch_bytes, object.opts);
     }
     strbuf_deinit(&object.object);
   }
@@ -68,7 +80,7 @@ static Status emit_model(Job *job, const char *path, Bytes model, const Target *
 
 int main(int argc, char **argv) {
   if (argc < 5) {
-    fprintf(stderr, "usage: %s CPU FEATURES OUT MODEL...\n", argv[0]);
+    fprintf(stderr, "usage: %s CPU FEATURES OUT [--opts TEXT] MODEL...\n", argv[0]);
     return 64;
   }
   Target target = {.kind = "cuda",
@@ -85,15 +97,19 @@ int main(int argc, char **argv) {
                    .memory_bytes = (uint64_t)80 << 30,
                    .max_group = 1024,
                    .warp = 32,
-                   .local_bytes = 48 << 10};
+                   .local_bytes = 227 << 10};
   for (int i = 4; i < argc; i++) {
+    if (!strcmp(argv[i], "--opts") && i + 2 < argc) {
+      opts = argv[++i];
+      continue;
+    }
     StrBuf model = {0};
     Job job;
     job_init(&job, (size_t)4 << 30);
     Status st = read_file(argv[i], &model) ? NULL : FAIL(NOT_FOUND, "cannot be read");
     if (!st)
       st = emit_model(&job, argv[i], (Bytes){(uint8_t *)model.ptr, model.len}, &target, argv[3]);
-    if (st) report(argv[i], st);
+    if (st) skip(argv[i], st);
     strbuf_deinit(&model);
     job_deinit(&job);
   }

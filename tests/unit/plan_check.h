@@ -32,7 +32,8 @@ typedef struct Graph {
   uint32_t seed;
 } Graph;
 
-static const Target test_target = {.kind = "cpu", .threads = 2, .memory_bytes = (uint64_t)1 << 40};
+static const Target test_target = {
+    .kind = "cpu", .threads = 2, .l2_bytes = 2 << 20, .memory_bytes = (uint64_t)1 << 40};
 
 #define DIMS(...) (int64_t[]){__VA_ARGS__}, sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)
 

@@ -241,9 +241,19 @@ static void test_order(void **state) {
   /* timed again: still verified; then it failed: served no more */
   put(c, measured(1, "won", 250));
   expect_best(c, 1, "won ");
+  Schedule later = winner(1, "later", 260); /* it has beaten the other on a slower day */
+  later.measured_at = 2000000;
+  put(c, later);
+  expect_best(c, 1, "later ");
+  Schedule again = measured(1, "won", 10); /* its time was taken again, it has not won again */
+  again.measured_at = 3000000;
+  put(c, again);
+  expect_best(c, 1, "later ");
+  put(c, failed(1, "later", SC_WRONG_RESULT, 4000000));
+  expect_best(c, 1, "won ");
   put(c, failed(1, "won", SC_CRASH, 9));
   expect_best(c, 1, "");
-  assert_int_equal(stats(c).schedules, 7);
+  assert_int_equal(stats(c).schedules, 8);
   cache_close(c);
 }
 
@@ -335,6 +345,7 @@ static void test_nearest(void **state) {
   put(c, of_class(4, e, 3, "no"));
   Schedule slower = of_class(2, b, 2, "slower");
   slower.median_ns = 20;
+  slower.measured_at--;
   put(c, slower);
   Schedule far = of_class(5, mine, 2, "equal-elsewhere");
   far.target = hash(OTHER);

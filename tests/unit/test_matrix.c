@@ -102,6 +102,7 @@ static ZooKernel contraction(Job *job, const Shape *s) {
 typedef struct Run {
   ZooKernel k;
   OptList opts;
+  bool heuristic;
   UOp *scheduled;
   Linear linear;
 } Run;
@@ -124,7 +125,8 @@ static void must(const Run *r, Status st) {
 
 static void compile(Job *job, void *arg) {
   Run *r = arg;
-  UOp *u = r->scheduled = schedule_apply(job, r->k.sink, &target, &r->opts);
+  UOp *u = r->scheduled = r->heuristic ? schedule_heuristic(job, r->k.sink, &target, &r->opts)
+                                       : schedule_apply(job, r->k.sink, &target, &r->opts);
   Status st = verify_graph(job, u, STAGE_SCHEDULED, "schedule");
   if (st) job_abort(job, st);
   u = lower_kernel(job, expand_kernel(job, u, &target), &target);
@@ -170,10 +172,11 @@ static void check_run(Job *job, Run *r) {
     bufs[0].data = out[k] = arena_alloc(&job->arena, bufs[0].bytes);
     memset(out[k], 0x5A, bufs[0].bytes);
     if (k == 0) must(r, interp_kernel(job, r->k.sink, bufs, r->k.nargs));
+    if (k == 1 && r->heuristic) continue;
     if (k == 1) must(r, interp_kernel(job, r->scheduled, bufs, r->k.nargs));
     if (k == 2) must(r, interp_launch(job, &r->linear, bufs, r->k.nargs));
   }
-  compare(r, "scheduled", out[0], out[1]);
+  if (!r->heuristic) compare(r, "scheduled", out[0], out[1]);
   compare(r, "lowered", out[0], out[2]);
 }
 
@@ -205,15 +208,15 @@ static const Case cases[] = {
      MX_F16_M16N8K16,
      0},
     {{DT_F16, DT_F16, DT_F32, 64, 32, 64, 0, 0, 0},
-     "UPCAST(0,2) UPCAST(1,2) UNROLL(2,2) LOCAL(1,2) STAGE(2,0) STAGE(2,1)",
+     "UPCAST(0,2) UPCAST(1,2) UNROLL(2,2) LOCAL(1,2) STAGE(2,0) STAGE(2,2)",
      MX_F16_M16N8K16,
      0},
     {{DT_BF16, DT_BF16, DT_F32, 64, 32, 64, 1, 1, 0},
-     "UPCAST(0,2) UPCAST(1,2) UNROLL(2,2) LOCAL(1,2) STAGE(2,0) STAGE(2,1)",
+     "UPCAST(0,2) UPCAST(1,2) UNROLL(2,2) LOCAL(1,2) STAGE(2,0) STAGE(2,2)",
      MX_BF16_M16N8K16,
      0},
     {{DT_F16, DT_F16, DT_F32, 48, 40, 128, 0, 1, 0},
-     "UPCAST(0,2) UPCAST(1,2) LOCAL(1,2) STAGE(2,0) STAGE(2,1) PIPELINE(2,3)",
+     "UPCAST(0,2) UPCAST(1,2) LOCAL(1,2) STAGE(2,0) STAGE(2,2) PIPELINE(2,3)",
      MX_F16_M16N8K16,
      0},
     {{DT_F16, DT_F16, DT_F32, 48, 40, 128, 0, 1, 0},
@@ -222,11 +225,29 @@ static const Case cases[] = {
      0},
 };
 
+/* Copies ahead without matrix instructions. */
+static const Case plain_cases[] = {
+    {{DT_F32, DT_F32, DT_F32, 32, 32, 64, 0, 0, 0},
+     "UPCAST(0,4) VECTOR(1,4) UPCAST(1,2) UNROLL(2,4) LOCAL(1,4) LOCAL(0,4) STAGE(2,0) STAGE(2,1) "
+     "PIPELINE(2,3)",
+     -1,
+     0},
+    {{DT_F32, DT_F32, DT_F32, 33, 20, 60, 1, 1, 0},
+     "UPCAST(0,2) UPCAST(1,2) UNROLL(2,4) LOCAL(1,4) LOCAL(0,4) STAGE(2,0) STAGE(2,1) "
+     "PIPELINE(2,4)",
+     -1,
+     0},
+    {{DT_F32, DT_F32, DT_F32, 16, 20, 72, 0, 1, 1},
+     "UPCAST(0,2) UNROLL(2,2) LOCAL(1,4) GROUP(2,4) STAGE(2,0) STAGE(2,2) PIPELINE(2,2)",
+     -1,
+     0},
+};
+
 static void parse_into(Job *job, Run *r, const Case *c) {
   OptList rest;
   int64_t tc = TC(c->id, c->swap ? 0 : 1, 2);
   must(r, opts_parse(job, str_from(c->opts), &rest));
-  opts_push(job, &r->opts, OPT_TC, c->swap, tc);
+  if (c->id >= 0) opts_push(job, &r->opts, OPT_TC, c->swap, tc);
   for (size_t i = 0; i < rest.len; i++)
     opts_push(job, &r->opts, (OptKind)rest.at[i].kind, rest.at[i].axis, rest.at[i].arg);
 }
@@ -261,8 +282,8 @@ static void try_opt(Job *job, Run *r, OptKind kind, int axis, int64_t arg) {
 
 static Shape random_shape(const MatrixInfo *info) {
   Shape s = {.a = info->dtype[MATRIX_A], .b = info->dtype[MATRIX_B], .c = info->dtype[MATRIX_C]};
-  s.m = 1 + random_below(48);
-  s.n = 1 + random_below(32);
+  s.m = 16 + random_below(40);
+  s.n = 16 + random_below(24);
   s.k = info->k * (1 + random_below(3));
   if (random_below(3) == 0) s.k += random_below(info->k);
   s.ta = random_below(2), s.tb = random_below(2);
@@ -283,7 +304,7 @@ static void random_list(Job *job, Run *r, int id) {
   for (unsigned n = random_below(9); n-- > 0;) {
     OptKind kind = kinds[random_below(8)];
     int axis = kind == OPT_STAGE || kind == OPT_PIPELINE ? 2 : (int)random_below(3);
-    try_opt(job, r, kind, axis, kind == OPT_STAGE ? random_below(2) : 2 + random_below(3));
+    try_opt(job, r, kind, axis, kind == OPT_STAGE ? random_below(4) : 2 + random_below(3));
   }
 }
 
@@ -293,7 +314,8 @@ static void random_schedules(void **state) {
   for (int i = 0; i < 60; i++) {
     Job job;
     job_init(&job, 0);
-    int id = (int)random_below(MX_U8I8_N16K4); /* of warps */
+    int id = (int)random_below(MX__COUNT);
+    while (!matrix_on(matrix_info(id), &target)) id = (int)random_below(MX__COUNT);
     Shape s = random_shape(matrix_info(id));
     Run r = {.k = contraction(&job, &s)};
     random_list(&job, &r, id);
@@ -302,7 +324,7 @@ static void random_schedules(void **state) {
     check_run(&job, &r);
     job_deinit(&job);
   }
-  assert_true(matrices > 30);
+  assert_true(matrices > 20);
 }
 
 typedef struct Illegal {
@@ -337,9 +359,43 @@ static void illegal(void **state) {
   job_deinit(&job);
 }
 
+static void copies_ahead(void **state) {
+  (void)state;
+  for (size_t i = 0; i < sizeof plain_cases / sizeof *plain_cases; i++) {
+    Job job;
+    job_init(&job, 0);
+    Run r = {.k = contraction(&job, &plain_cases[i].shape)};
+    parse_into(&job, &r, &plain_cases[i]);
+    must(&r, job_run(&job, compile, &r));
+    check_run(&job, &r);
+    job_deinit(&job);
+  }
+}
+
+static void heuristics(void **state) {
+  (void)state;
+  static const Shape shapes[] = {
+      {DT_F16, DT_F16, DT_F32, 32, 32, 32, 0, 0, 0},
+      {DT_F16, DT_F16, DT_F32, 17, 9, 520, 0, 1, 0},
+      {DT_BF16, DT_BF16, DT_F32, 9, 40, 40, 0, 0, 1},
+      {DT_I8, DT_I8, DT_I32, 33, 24, 64, 0, 1, 0},
+  };
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    Job job;
+    job_init(&job, 0);
+    Run r = {.k = contraction(&job, &shapes[i]), .heuristic = true};
+    must(&r, job_run(&job, compile, &r));
+    count_products(&r);
+    check_run(&job, &r);
+    job_deinit(&job);
+  }
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(elements_once), cmocka_unit_test(targets),
-                                     cmocka_unit_test(chosen), cmocka_unit_test(random_schedules),
-                                     cmocka_unit_test(illegal)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(elements_once), cmocka_unit_test(targets),
+      cmocka_unit_test(chosen),        cmocka_unit_test(random_schedules),
+      cmocka_unit_test(copies_ahead),  cmocka_unit_test(heuristics),
+      cmocka_unit_test(illegal)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -153,13 +153,37 @@ static void chained_matmuls_are_two(void **state) {
   assert_int_equal(graph.plan.nkernels, 1);
 }
 
-static void attention_is_three(void **state) {
+static UOp *scores(Graph *g, UOp **p) {
+  UOp *q = graph_input(g, DIMS(16, 16)), *k = graph_input(g, DIMS(16, 16));
+  UOp *s = matmul(g, q, t_permute(g, k, DIMS(1, 0)));
+  *p = softmax(g, uop2(&job, OP_MUL, s, t_f32(g, 0.25)), 1);
+  return s;
+}
+
+static void attention_is_one(void **state) {
   (void)state;
-  UOp *q = graph_input(&graph, DIMS(16, 16)), *k = graph_input(&graph, DIMS(16, 16));
-  UOp *v = graph_input(&graph, DIMS(16, 16));
-  UOp *s = matmul(&graph, q, t_permute(&graph, k, DIMS(1, 0)));
-  s = softmax(&graph, uop2(&job, OP_MUL, s, t_f32(&graph, 0.25)), 1);
-  graph_output(&graph, matmul(&graph, s, v));
+  UOp *p;
+  scores(&graph, &p);
+  graph_output(&graph, relu(&graph, matmul(&graph, p, graph_input(&graph, DIMS(16, 16)))));
+  expect_calls(&graph, 1);
+}
+
+static void attention_whose_weights_are_read_is_three(void **state) {
+  (void)state;
+  UOp *p;
+  scores(&graph, &p);
+  graph_output(&graph, matmul(&graph, p, graph_input(&graph, DIMS(16, 16))));
+  graph_output(&graph, p);
+  expect_calls(&graph, 3);
+}
+
+/* Every block of rows would read all of both weights. */
+static void deep_contractions_around_a_norm_are_three(void **state) {
+  (void)state;
+  UOp *x = graph_input(&graph, DIMS(64, 400)), *w = graph_input(&graph, DIMS(400, 64));
+  UOp *v = graph_input(&graph, DIMS(64, 400)), *h = matmul(&graph, x, w);
+  UOp *norm = uop1(&job, OP_SQRT, reduced(&graph, OP_ADD, uop2(&job, OP_MUL, h, h), 1));
+  graph_output(&graph, matmul(&graph, uop2(&job, OP_FDIV, h, norm), v));
   expect_calls(&graph, 3);
 }
 
@@ -598,7 +622,9 @@ int main(void) {
       T(layernorm_is_one),
       T(matmul_bias_relu_is_one),
       T(chained_matmuls_are_two),
-      T(attention_is_three),
+      T(attention_is_one),
+      T(attention_whose_weights_are_read_is_three),
+      T(deep_contractions_around_a_norm_are_three),
       T(conv_batchnorm_relu_residual_is_one),
       T(two_convolutions_are_two),
       T(gather_is_one),

@@ -382,10 +382,10 @@ static UOp *wide_kernel(Job *job, int axes, int values) {
   UOp *ranges[64], *src[65], *sum = uop_number(job, DT_F32, 0), *at = uop_index(job, 0);
   for (int i = 0; i < axes; i++) {
     ranges[i] = uop_range(job, i, AX_LOOP, uop_index(job, 3));
-    at = i ? uop2(job, OP_ADD, uop2(job, OP_MUL, at, uop_index(job, 3)), ranges[i]) : ranges[i];
+    if (i < 20) at = uop2(job, OP_ADD, uop2(job, OP_MUL, at, uop_index(job, 3)), ranges[i]);
   }
   int64_t n = 1000000, all = 1;
-  for (int i = 0; i < axes && i < 30; i++) all *= 3;
+  for (int i = 0; i < axes && i < 20; i++) all *= 3;
   for (int i = 0; i < values; i++) {
     UOp *x = uop2(job, OP_ADD, ranges[i % axes],
                   uop2(job, OP_MUL, ranges[(i * 7 + 3) % axes], uop_index(job, 3 + i)));

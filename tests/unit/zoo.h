@@ -2,6 +2,7 @@
  * are dims: those of the kernels that have no windows may be expressions over VARs. */
 #pragma once
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "compiler/ir/dim.h"
@@ -205,7 +206,44 @@ static inline ZooKernel zoo_softmax(Job *job, int64_t rows, int64_t cols, bool p
   else
     ek = uop2(job, OP_SUB, ek, uop_number(job, DT_F32, 1));
   UOp *sum = uop_reduce(job, OP_ADD, ek, &k, 1);
-  return zoo_done(&z, "softmax", zoo_add(&z, row, c), uop2(job, OP_FDIV, ec, sum));
+  UOp *share =
+      plain ? uop2(job, OP_FDIV, ec, sum) : uop2(job, OP_MUL, ec, uop1(job, OP_RECIP, sum));
+  return zoo_done(&z, "softmax", zoo_add(&z, row, c), share);
+}
+
+/* One row of scores: q[i] . k[j], and where `causal` -inf unless j <= i + past. */
+static inline UOp *zoo_score(Zoo *z, UOp *const *p, UOp *i, UOp *j, int64_t depth, bool causal) {
+  Job *job = z->job;
+  UOp *k = zoo_range(z, AX_REDUCE, depth);
+  UOp *q = zoo_load(z, p[0], zoo_add(z, zoo_mul(z, i, depth), k), NULL);
+  UOp *at = zoo_load(z, p[1], zoo_add(z, zoo_mul(z, j, depth), k), NULL);
+  UOp *s = uop_reduce(job, OP_ADD, uop2(job, OP_MUL, q, at), &k, 1);
+  if (!causal) return s;
+  UOp *none = uop_number(job, DT_F32, (double)-INFINITY);
+  return uop3(job, OP_WHERE, uop2(job, OP_CMPLE, j, i), s, none);
+}
+
+/* o = softmax(q k^T) v, every reduction over a range of its own, as fusion leaves it. */
+static inline ZooKernel zoo_attention(Job *job, int64_t rows, int64_t keys, int64_t depth,
+                                      int64_t width, bool causal) {
+  Zoo z = {.job = job};
+  UOp *p[4];
+  p[3] = zoo_param(&z, DT_F32, zoo_times(job, rows, width));
+  p[0] = zoo_param(&z, DT_F32, zoo_times(job, rows, depth));
+  p[1] = zoo_param(&z, DT_F32, zoo_times(job, keys, depth));
+  p[2] = zoo_param(&z, DT_F32, zoo_times(job, keys, width));
+  UOp *i = zoo_range(&z, AX_LOOP, rows), *d = zoo_range(&z, AX_LOOP, width), *j[3], *s[3];
+  for (int n = 0; n < 3; n++) {
+    j[n] = zoo_range(&z, AX_REDUCE, keys);
+    s[n] = zoo_score(&z, p, i, j[n], depth, causal);
+  }
+  UOp *max = uop_reduce(job, OP_MAX, s[0], &j[0], 1);
+  UOp *sum = uop_reduce(job, OP_ADD, uop1(job, OP_EXP, uop2(job, OP_SUB, s[1], max)), &j[1], 1);
+  UOp *e = uop1(job, OP_EXP, uop2(job, OP_SUB, s[2], max));
+  UOp *v = zoo_load(&z, p[2], zoo_add(&z, zoo_mul(&z, j[2], width), d), NULL);
+  UOp *share = uop2(job, OP_MUL, e, uop1(job, OP_RECIP, sum));
+  UOp *o = uop_reduce(job, OP_ADD, uop2(job, OP_MUL, share, v), &j[2], 1);
+  return zoo_done(&z, "attention", zoo_add(&z, zoo_mul(&z, i, width), d), o);
 }
 
 /* y = (x - mean) / sqrt(var + eps), with the variance as mean of squared differences or (fused) of

@@ -370,7 +370,7 @@ class Composed:
         """exp(x - max) / sum(exp(x - max)) along an axis, or several."""
         w, at = self._wide(x), x._axes(axis)
         e = self.exp(w - self.reduce_max(w, at, keepdims=True))
-        return self._like(e / self.reduce_sum(e, at, keepdims=True), x)
+        return self._like(e * self.recip(self.reduce_sum(e, at, keepdims=True)), x)
 
     def log_softmax(self: "Graph", x: "Node", axis: "Axes" = -1) -> "Node":
         """log(softmax(x)), without underflow."""

@@ -1,0 +1,265 @@
+/* The schedule of a contraction on a device with matrix instructions, for sizes nobody has tuned.
+ *
+ * Both factors are staged for a tile of the output that a workgroup of warps computes, some
+ * iterations ahead. The tile is the one of a short list that the model below expects to be done
+ * first: tiles run in waves over the processors, so a large tile that leaves processors idle in the
+ * last wave loses to a smaller one; a tile's time is that of its instructions, more for small
+ * tiles, which load more for each product. Every opt is tried: one that is not legal is left out,
+ * but for the instruction itself. */
+#include "compiler/passes/heuristic_warp.h"
+
+#include "compiler/passes/linsum.h"
+
+enum { LEAST_SIZE = 16, GROUPS_MAX = 4, FEW_STEPS = 4, LONG_SUM = 512 };
+
+/* Steps of a sum that are staged together, in bytes of a row, and how many such stages there are:
+ * long steps have fewer barriers, short sums end before many stages are filled. */
+static int64_t step_bytes(int64_t sum) { return sum >= LONG_SUM ? 128 : 64; }
+static int64_t places_for(int64_t sum) { return sum >= LONG_SUM ? 3 : 4; }
+
+/* Tile of a workgroup: warps times what each computes, in rows of 16 and columns of 8. */
+typedef struct Tile {
+  int64_t m, n;     /* elements */
+  int64_t wm, wn;   /* warps */
+  int64_t resident; /* workgroups that a processor holds */
+} Tile;
+
+static const Tile tiles[] = {
+    {256, 128, 4, 2, 1}, {128, 256, 2, 4, 1}, {128, 128, 2, 4, 2}, {128, 64, 4, 2, 3},
+    {64, 128, 2, 4, 3},  {64, 64, 2, 2, 6},   {64, 32, 2, 2, 8},   {32, 64, 2, 2, 8},
+    {32, 32, 2, 2, 12},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},  {64, 16, 4, 1, 12},
+    {16, 8, 1, 1, 24},
+};
+
+typedef struct Ctx {
+  Job *job;
+  const KernelInfo *k;
+  const Target *target;
+  OptList *opts;
+  OptPlan plan; /* of what was legal last */
+} Ctx;
+
+static bool try_opt(Ctx *c, OptKind kind, int64_t axis, int64_t arg) {
+  OptPlan plan;
+  opts_push(c->job, c->opts, kind, (int)axis, arg);
+  Status st = opts_plan(c->job, c->k, c->target, c->opts, &plan);
+  if (st) {
+    c->opts->len--;
+    status_drop(st);
+    return false;
+  }
+  c->plan = plan;
+  return true;
+}
+
+static int64_t size_of(const Ctx *c, int64_t axis) { return c->k->axes[axis].size; }
+
+/* -- which axes ---------------------------------------------------------------------------------
+ */
+
+/* How many accesses walk memory along the axis one element at a time. */
+static int contiguous_along(const Ctx *c, LinSumMap *sums, const UOp *root, uint32_t axis) {
+  UOpList list = uop_toposort(c->job, (UOp *)(uintptr_t)root);
+  int n = 0;
+  for (size_t i = 0; i < list.len; i++) {
+    const UOp *u = list.at[i];
+    bool access = u->op == OP_INDEX || u->op == OP_STORE;
+    if (access && linsum_coeff(linsum_of(sums, u->src[1]), c->k->axes[axis].range) == 1) n++;
+  }
+  return n;
+}
+
+/* The output axis on which of both factors only this one depends: where it is contiguous, else the
+ * largest. */
+static int own_axis(const Ctx *c, LinSumMap *sums, const UOp *factor, const UOp *other) {
+  int best = -1;
+  int64_t most = 0;
+  for (uint32_t i = 0; i < c->k->nloops; i++) {
+    uint32_t a = (uint32_t)c->k->loops[i]->arg.i;
+    if (!kernel_depends(factor, a) || kernel_depends(other, a)) continue;
+    int64_t score = size_of(c, a) < LEAST_SIZE ? size_of(c, a) : LEAST_SIZE;
+    score = score * 4 + contiguous_along(c, sums, c->k->store, a) * 2;
+    if (best < 0 || score > most || (score == most && size_of(c, a) > size_of(c, best)))
+      best = (int)a, most = score;
+  }
+  return best;
+}
+
+static int sum_axis(const Ctx *c, LinSumMap *sums, const UOp *reduce) {
+  int best = -1;
+  int64_t most = 0;
+  for (uint32_t s = 1; s < reduce->nsrc; s++) {
+    uint32_t a = (uint32_t)reduce->src[s]->arg.i;
+    int64_t score = contiguous_along(c, sums, reduce->src[0], a);
+    score += size_of(c, a) >= LEAST_SIZE ? 4 : 0;
+    if (best < 0 || score > most || (score == most && size_of(c, a) > size_of(c, best)))
+      best = (int)a, most = score;
+  }
+  return best;
+}
+
+static const UOp *main_sum(const Ctx *c) {
+  const UOp *best = NULL;
+  double most = 0;
+  for (size_t i = 0; i < c->k->list.len; i++) {
+    const UOp *u = c->k->list.at[i];
+    if (u->op != OP_REDUCE || u->arg.i != OP_ADD || u->src[0]->op != OP_MUL) continue;
+    double work = 1;
+    for (uint32_t j = 0; u->src[0]->open && j < u->src[0]->open->n; j++)
+      work *= (double)size_of(c, u->src[0]->open->at[j]->arg.i);
+    if (!best || work > most) best = u, most = work;
+  }
+  return best;
+}
+
+/* -- the tile -----------------------------------------------------------------------------------
+ */
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static double expected_time(const Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t batch) {
+  int64_t groups = ceil_div(m, t->m) * ceil_div(n, t->n) * batch;
+  int64_t processors = c->target->threads ? c->target->threads : 1;
+  int64_t each = ceil_div(groups, processors); /* for the busiest processor */
+  double one = (double)(t->m * t->n) * (1 + 24.0 / (double)t->m + 24.0 / (double)t->n);
+  /* A processor that holds few warps waits for its instructions. */
+  int64_t warps = t->wm * t->wn * (each < t->resident ? each : t->resident);
+  return one * (double)each * (warps < 8 ? 8.0 / (double)warps : 1);
+}
+
+static const Tile *choose_tile(const Ctx *c, int64_t m, int64_t n, int64_t batch) {
+  const Tile *best = NULL;
+  double least = 0;
+  for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++) {
+    const Tile *t = &tiles[i];
+    if ((t->m > m || t->n > n) && (t->m > LEAST_SIZE || t->n > 8)) continue;
+    double time = expected_time(c, t, m, n, batch);
+    if (!best || time < least) best = t, least = time;
+  }
+  return best;
+}
+
+static int64_t batch_of(const Ctx *c, int64_t m, int64_t n) {
+  int64_t all = 1;
+  for (uint32_t i = 0; i < c->k->nloops; i++) {
+    int64_t a = c->k->loops[i]->arg.i;
+    if (a != m && a != n && all < (int64_t)1 << 40) all *= size_of(c, a);
+  }
+  return all;
+}
+
+/* -- the list -----------------------------------------------------------------------------------
+ */
+
+static bool try_instruction(Ctx *c, int64_t id, int64_t m, int64_t n, int64_t k) {
+  const MatrixInfo *info = matrix_info(id);
+  size_t before = c->opts->len;
+  const int64_t axis[3] = {m, n, k};
+  int64_t step = step_bytes(size_of(c, k)) / dtype_info[info->dtype[MATRIX_A]].bytes;
+  const int64_t unit[3] = {info->m, info->n, size_of(c, k) >= step ? step : info->k};
+  for (int i = 0; i < 3; i++) {
+    const KernelAxis *a = &c->k->axes[axis[i]];
+    bool fits = i == 2 ? a->divisor % unit[i] == 0 : a->least >= unit[i];
+    if (!fits) try_opt(c, OPT_PADTO, axis[i], unit[i]);
+  }
+  if (try_opt(c, OPT_TC, m, opt_tc_arg(id, (uint32_t)n, (uint32_t)k))) return true;
+  c->opts->len = before;
+  return false;
+}
+
+static void stage_factors(Ctx *c, int64_t k) {
+  for (int f = 0; f < 2; f++)
+    for (uint32_t i = 0; i < c->k->nstageable; i++)
+      if (c->k->stageable[i] == c->plan.matrix.factor[f]) try_opt(c, OPT_STAGE, k, i);
+  for (int64_t places = places_for(size_of(c, k)); c->plan.nstages && places > 1; places--)
+    if (try_opt(c, OPT_PIPELINE, k, places)) break;
+}
+
+/* Few tiles: several groups of warps share the sum. */
+static void share_sum(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
+  int64_t groups = ceil_div(size_of(c, m), t->m) * ceil_div(size_of(c, n), t->n);
+  groups *= batch_of(c, m, n);
+  int64_t steps = c->plan.axes[k].outer;
+  if (2 * groups > (int64_t)c->target->threads || t->wm * t->wn > 4) return;
+  for (int64_t g = GROUPS_MAX; g > 1; g /= 2)
+    if (steps % g == 0 && steps / g >= FEW_STEPS && try_opt(c, OPT_GROUP, k, g)) return;
+}
+
+static void give_tile(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
+  const MatrixInfo *info = c->plan.matrix.info;
+  int64_t per_m = t->m / t->wm / info->m, per_n = t->n / t->wn / info->n;
+  int64_t step = step_bytes(size_of(c, k)) / dtype_info[info->dtype[MATRIX_A]].bytes / info->k;
+  if (per_m > 1) try_opt(c, OPT_UPCAST, m, per_m);
+  if (per_n > 1) try_opt(c, OPT_UPCAST, n, per_n);
+  if (step > 1) try_opt(c, OPT_UNROLL, k, step);
+  if (t->wm > 1) try_opt(c, OPT_LOCAL, m, t->wm);
+  if (t->wn > 1) try_opt(c, OPT_LOCAL, n, t->wn);
+  share_sum(c, t, m, n, k);
+  stage_factors(c, k);
+}
+
+/* The axes of the main sum of products; false when there is none that is worth a tile. */
+static bool find_axes(Ctx *c, int *m, int *n, int *r) {
+  const KernelInfo *k = c->k;
+  const UOp *sum = c->target->warp > 1 && k->store ? main_sum(c) : NULL;
+  LinSumMap sums;
+  if (!sum) return false;
+  linsum_init(c->job, &sums);
+  for (size_t i = 0; i < k->list.len; i++)
+    if (k->list.at[i]->dtype == DT_INDEX) linsum_of(&sums, k->list.at[i]);
+  const UOp *f[2] = {sum->src[0]->src[0], sum->src[0]->src[1]};
+  int x = own_axis(c, &sums, f[0], f[1]), y = own_axis(c, &sums, f[1], f[0]);
+  *r = sum_axis(c, &sums, sum);
+  if (x < 0 || y < 0 || *r < 0 || size_of(c, *r) < LEAST_SIZE / 2) return false;
+  bool swap = contiguous_along(c, &sums, k->store, (uint32_t)x) >
+              contiguous_along(c, &sums, k->store, (uint32_t)y);
+  *m = swap ? y : x, *n = swap ? x : y;
+  return size_of(c, *m) >= LEAST_SIZE / 2 && size_of(c, *n) >= LEAST_SIZE / 2;
+}
+
+bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
+  Ctx c = {.job = job, .k = k, .target = target, .opts = opts};
+  int m, n, r;
+  if (!find_axes(&c, &m, &n, &r)) return false;
+  for (int64_t id = 0; id < MX__COUNT; id++) {
+    if (!try_instruction(&c, id, m, n, r)) continue;
+    const Tile *t = choose_tile(&c, c.plan.axes[m].size, c.plan.axes[n].size, batch_of(&c, m, n));
+    if (t) give_tile(&c, t, m, n, r);
+    return true;
+  }
+  return false;
+}
+
+/* -- without matrix instructions ----------------------------------------------------------------
+ */
+
+static bool stage_all(Ctx *c, int64_t r) {
+  int staged = 0;
+  for (uint32_t i = 0; i < c->k->nstageable; i++) {
+    const UOp *u = c->k->stageable[i];
+    if (u->op == OP_INDEX && kernel_depends(u, (uint32_t)r)) staged += try_opt(c, OPT_STAGE, r, i);
+  }
+  return staged == 2;
+}
+
+/* Each thread 8 by 4 elements, 16 by 16 threads, 16 steps at a time. */
+bool heuristic_warp_tile(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
+  enum { ROWS = 8, COLUMNS = 4, SIDE = 16, STEPS = 16, STAGES = 3 };
+  Ctx c = {.job = job, .k = k, .target = target, .opts = opts};
+  size_t before = opts->len;
+  int m, n, r;
+  if (!target->kind || strcmp(target->kind, "cuda") || !find_axes(&c, &m, &n, &r)) return false;
+  int64_t groups = ceil_div(size_of(&c, m), ROWS * SIDE) * ceil_div(size_of(&c, n), COLUMNS * SIDE);
+  if (size_of(&c, m) < ROWS * SIDE || size_of(&c, n) < COLUMNS * SIDE) return false;
+  if (2 * groups * batch_of(&c, m, n) < (int64_t)target->threads) return false;
+  if (k->axes[r].divisor % STEPS && !try_opt(&c, OPT_PADTO, r, STEPS)) return false;
+  bool all = try_opt(&c, OPT_VECTOR, n, COLUMNS) && try_opt(&c, OPT_UPCAST, m, ROWS) &&
+             try_opt(&c, OPT_UNROLL, r, STEPS) && try_opt(&c, OPT_LOCAL, n, SIDE) &&
+             try_opt(&c, OPT_LOCAL, m, SIDE) && stage_all(&c, r);
+  if (!all) {
+    opts->len = before;
+    return false;
+  }
+  try_opt(&c, OPT_PIPELINE, r, STAGES);
+  return true;
+}

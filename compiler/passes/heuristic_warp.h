@@ -1,0 +1,11 @@
+/* Default schedules with matrix instructions. */
+#pragma once
+
+#include "compiler/search/opts.h"
+
+/* A schedule for a kernel whose main work is a sum of products that a matrix instruction of the
+ * target can do; false, and nothing in *opts, when there is none or it is too small. */
+bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, OptList *opts);
+/* The same with the processor's own multiply-adds: large tiles in registers, factors staged ahead.
+ */
+bool heuristic_warp_tile(Job *job, const KernelInfo *k, const Target *target, OptList *opts);

@@ -1,0 +1,233 @@
+/* A loop that copies into buffers of S places by turns, and uses the copy at once, becomes one
+ * whose copies are S - 1 iterations ahead:
+ *
+ *   for s < S - 1: copy(s)                          one group each
+ *   for k < n:
+ *     wait until group k has arrived; BARRIER
+ *     copy(k + S - 1), unless that is beyond n      one group
+ *     use place k mod S
+ *
+ * The BARRIER says both that all threads' parts of copy k are there, and that everybody is done
+ * with iteration k - 1, whose place the new copy takes; no other one is needed. What is copied
+ * without being computed with becomes a COPY, which a device may do in the background; the rest is
+ * loaded and stored at once, ahead all the same.
+ *
+ * The loop is the innermost reduce loop that the copy lies in. */
+#include "compiler/passes/pipeline.h"
+
+#include "base/vec.h"
+
+#include "compiler/passes/linsum.h"
+#include "compiler/passes/nodemap.h"
+
+static const UOp *storage(const UOp *u) {
+  while (u->op == OP_AFTER) u = u->src[0];
+  return u;
+}
+
+/* Places of the buffer under an AFTER; 0 when it has one. */
+static int64_t places_of(const UOp *u) {
+  const UOp *b = storage(u);
+  return b->op == OP_BUFFER && b->arg.ints.n == 3 ? b->arg.ints.at[2] : 0;
+}
+
+/* What a copy that does not run ahead yet leaves. */
+static bool is_copied(const UOp *u) {
+  if (u->op != OP_AFTER || u->nsrc != 2 || !places_of(u)) return false;
+  Op op = (Op)u->src[1]->op;
+  return op == OP_STORE || op == OP_END || op == OP_SINK;
+}
+
+static const UOp *end_of(const UOpList *list, const UOp *range) {
+  for (size_t i = 0; i < list->len; i++)
+    if (list->at[i]->op == OP_END && list->at[i]->src[1] == range) return list->at[i];
+  return NULL;
+}
+
+/* The loop of a copied AFTER: the reduce loop that all others around the copy are around, too. */
+static UOp *loop_of(const UOpList *list, const UOp *after) {
+  const RangeSet *open = after->src[1]->open;
+  UOp *best = NULL;
+  for (uint32_t k = 0; open && k < open->n; k++) {
+    if (uop_axis(open->at[k]) != AX_REDUCE) continue;
+    const UOp *end = best ? end_of(list, open->at[k]) : NULL;
+    if (!best || (end && uop_is_open(end, best))) best = open->at[k];
+  }
+  return best;
+}
+
+bool pipeline_is_loop(const UOpList *list, const UOp *range) {
+  for (size_t i = 0; i < list->len; i++)
+    if (is_copied(list->at[i]) && loop_of(list, list->at[i]) == range) return true;
+  return false;
+}
+
+bool pipeline_inside(const UOpList *list, const UOp *range) {
+  for (size_t i = 0; i < list->len; i++) {
+    if (!is_copied(list->at[i])) continue;
+    const UOp *loop = loop_of(list, list->at[i]), *end = loop ? end_of(list, loop) : NULL;
+    if (end && uop_is_open(end, range)) return true;
+  }
+  return false;
+}
+
+/* -- one copy at another iteration --------------------------------------------------------------
+ */
+
+typedef struct Ahead {
+  Job *job;
+  UOp *loop, *at; /* the iteration in place of the loop's own */
+  UOp *inside;    /* gate, or NULL */
+  UOp *order;     /* effect after which the copy is, or NULL */
+  const RangeSet *around;
+  int64_t *next_range;
+} Ahead;
+
+static UOp *both(Job *job, UOp *a, UOp *b) {
+  if (!a) return b;
+  if (!b) return a;
+  if (a->lanes > b->lanes)
+    b = uop_make_lanes(job, OP_BROADCAST, DT_VOID, a->lanes, arg_none(), &b, 1);
+  return uop2(job, OP_AND, a, b);
+}
+
+/* The buffer once what must happen before has happened, in the loops around. */
+static UOp *ordered(Ahead *a, UOp *buffer) {
+  UOp **src = arena_array(&a->job->arena, 2u + (a->around ? a->around->n : 0), sizeof *src);
+  uint32_t n = 0;
+  src[n++] = buffer;
+  if (a->order) src[n++] = a->order;
+  for (uint32_t k = 0; a->around && k < a->around->n; k++) src[n++] = a->around->at[k];
+  return n == 1 ? buffer : uop_make(a->job, OP_AFTER, DT_VOID, arg_none(), src, n);
+}
+
+/* Loads behind one more gate. */
+static UOp *gated(Ahead *a, UOp *value) {
+  Job *job = a->job;
+  if (!a->inside) return value;
+  UOpList list = uop_toposort(job, value);
+  NodeMap pos;
+  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
+  nodemap_number(job, &pos, &list);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 2u, sizeof *src);
+    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
+    if (u->op == OP_LOAD) {
+      src[2] = both(job, u->nsrc > 2 ? src[2] : NULL, a->inside);
+      now[i] = uop_make_lanes(job, OP_LOAD, DT_VOID, u->lanes, u->arg, src, u->nsrc > 3 ? 4 : 3);
+    } else {
+      now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+    }
+  }
+  return now[list.len - 1];
+}
+
+/* A copy that nothing is computed in. */
+static bool is_plain(const UOp *store) {
+  const UOp *v = store->src[2];
+  bool gate = v->nsrc > 2 && v->src[2]->lanes > 1;
+  return v->op == OP_LOAD && storage(v->src[0])->op == OP_PARAM && v->nsrc < 4 && !gate &&
+         store->nsrc == 3 && v->lanes > 1 && v->arg.i == 1 && store->arg.i == 1 &&
+         store->src[1]->lanes == 1 && v->src[1]->lanes == 1;
+}
+
+static UOp *store_ahead(Ahead *a, UOp *u) {
+  Job *job = a->job;
+  UOp *buffer = ordered(a, u->src[0]), *v = u->src[2];
+  if (is_plain(u)) {
+    UOp *gate = both(job, v->nsrc > 2 ? v->src[2] : NULL, a->inside);
+    UOp *src[5] = {buffer, u->src[1], v->src[0], v->src[1], gate};
+    return uop_make(job, OP_COPY, DT_VOID, arg_i(v->lanes), src, gate ? 5 : 4);
+  }
+  UOp *src[4] = {buffer, u->src[1], gated(a, v), u->nsrc > 3 ? u->src[3] : NULL};
+  return uop_make_lanes(job, OP_STORE, DT_VOID, u->lanes, u->arg, src, u->nsrc);
+}
+
+/* The effect over fresh loops of its own. */
+static UOp *effect_ahead(Ahead *a, UOp *u) {
+  Job *job = a->job;
+  if (u->op == OP_END) {
+    UOp *r = u->src[1];
+    UOp *fresh = uop_range(job, (*a->next_range)++, uop_axis(r), r->src[0]);
+    UOp *body = effect_ahead(a, u->src[0]);
+    return uop2(job, OP_END, uop_substitute(job, body, &r, &fresh, 1), fresh);
+  }
+  if (u->op == OP_STORE) return store_ahead(a, u);
+  UOp **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
+  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = effect_ahead(a, u->src[s]);
+  return uop_with_src(job, u, src);
+}
+
+static UOp *copy_ahead(Ahead *a, UOp *effect) {
+  return effect_ahead(a, uop_substitute(a->job, effect, &a->loop, &a->at, 1));
+}
+
+/* -- one loop -----------------------------------------------------------------------------------
+ */
+
+typedef struct Loop {
+  UOp *range;
+  const RangeSet *around; /* loops around it */
+  UOpList copies;         /* the AFTERs */
+  int64_t places;
+} Loop;
+
+/* One group: the copies of one iteration, after `before`. */
+static UOp *group(Ahead *a, const Loop *l, UOp *before) {
+  Job *job = a->job;
+  UOp **src = arena_array(&job->arena, l->copies.len + 1, sizeof *src);
+  size_t n = 0;
+  UOp *iterations = l->range->src[0];
+  a->inside = uop2(job, OP_CMPLT, a->at, iterations);
+  if (uop_is_const(a->inside)) a->inside = a->inside->arg.i ? NULL : a->inside;
+  for (size_t i = 0; i < l->copies.len; i++) src[n++] = copy_ahead(a, l->copies.at[i]->src[1]);
+  if (before) src[n++] = before;
+  return uop_make(job, OP_COMMIT, DT_VOID, arg_none(), src, n);
+}
+
+/* Replaces the AFTERs of a loop. */
+static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range) {
+  Ahead a = {.job = job, .loop = l->range, .around = l->around, .next_range = next_range};
+  UOp *before = NULL;
+  for (int64_t s = 0; s + 1 < l->places; s++) {
+    a.at = uop_index(job, s);
+    before = group(&a, l, before);
+  }
+  UOp *src[2] = {before, l->range};
+  UOp *wait = uop_make(job, OP_WAIT, DT_VOID, arg_i(l->places - 2), src, 2);
+  UOp *top = uop_make(job, OP_BARRIER, DT_VOID, arg_none(), &wait, 1);
+  a.at = uop2(job, OP_ADD, l->range, uop_index(job, l->places - 1));
+  a.order = top;
+  a.around = NULL;
+  UOp *next = group(&a, l, top);
+  UOp **to = arena_array(&job->arena, l->copies.len, sizeof *to);
+  for (size_t i = 0; i < l->copies.len; i++)
+    to[i] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)storage(l->copies.at[i]), next);
+  return uop_substitute(job, kernel, l->copies.at, to, l->copies.len);
+}
+
+static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
+  UOpList list = uop_toposort(job, kernel);
+  *out = (Loop){0};
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    if (u->op == OP_RANGE && u->arg.i >= *next_range) *next_range = u->arg.i + 1;
+    if (!is_copied(u)) continue;
+    UOp *loop = loop_of(&list, u);
+    if (!loop || (out->range && out->range != loop)) continue;
+    out->range = loop;
+    out->places = places_of(u);
+    const UOp *end = end_of(&list, loop);
+    out->around = end ? end->open : NULL;
+    avec_push(&job->arena, &out->copies, u);
+  }
+  return out->range != NULL;
+}
+
+UOp *pipeline_copies(Job *job, UOp *kernel) {
+  Loop loop;
+  int64_t next_range = 0;
+  while (find_loop(job, kernel, &loop, &next_range))
+    kernel = run_ahead(job, kernel, &loop, &next_range);
+  return kernel;
+}

@@ -1,0 +1,171 @@
+/* Blocks of a repaired row that are masked throughout are not computed.
+ *
+ * Where a maximum is taken of WHERE(j < e, x, -inf), elements from e on are -inf, and every sum of
+ * the chain adds exp(-inf - m) = 0 for them, times other factors. So the loop over blocks may end
+ * at the largest e of the lanes and rows that are computed together - if 0 times the other factors
+ * is 0. That is looked at: the sum of the other factors times 0 is 0 if they are all finite, and
+ * NaN if not; then nothing is left out. It depends on no row, and is computed once for many. One
+ * block is computed in any case, so that a row that is masked as a whole is NaN, as it should be.
+ */
+#include <math.h>
+
+#include "compiler/passes/linsum.h"
+#include "compiler/passes/schedule_parts.h"
+
+/* -- what is masked ---------------------------------------------------------------------------- */
+
+static bool same_value(const KernelInfo *k, const UOp *a, const UOp *b) {
+  for (uint32_t n = 0; n < k->nkept; n++)
+    if (kept_member(&k->kept[n], a) != NODE_ABSENT && kept_member(&k->kept[n], b) != NODE_ABSENT)
+      return true;
+  return a == b;
+}
+
+/* Every sum has the exponential of what the maximum is taken of, less that maximum. */
+static bool sums_vanish(const Apply *a) {
+  const RepairChain *c = &a->plan->repair;
+  const UOp *top = c->at[0].reduce;
+  for (uint32_t l = 1; l < c->n; l++) {
+    bool vanishes = false;
+    for (uint32_t p = 0; p < c->at[l].nparts; p++) {
+      const RepairPart *part = &c->at[l].parts[p];
+      vanishes |= part->of == top && part->from && same_value(a->k, part->from, top->src[0]);
+    }
+    if (!vanishes) return false;
+  }
+  return true;
+}
+
+/* The expression e of a condition "the range is below e" that is part of cond. */
+static UOp *upper_limit(Job *job, UOp *cond, const UOp *range) {
+  if (cond->op == OP_AND) {
+    UOp *e = upper_limit(job, cond->src[0], range);
+    return e ? e : upper_limit(job, cond->src[1], range);
+  }
+  if ((cond->op != OP_CMPLT && cond->op != OP_CMPLE) || cond->src[0] != range) return NULL;
+  if (cond->op == OP_CMPLT) return cond->src[1];
+  return uop2(job, OP_ADD, cond->src[1], uop_index(job, 1));
+}
+
+static UOp *masked_from(const Apply *a) {
+  const RepairLink *top = &a->plan->repair.at[0];
+  const UOp *body = top->reduce->src[0], *range = a->k->axes[top->axis].range;
+  bool masked = top->reduce->arg.i == OP_MAX && body->op == OP_WHERE &&
+                uop_is_number(body->src[2], -(double)INFINITY);
+  UOp *e = masked && sums_vanish(a) ? upper_limit(a->job, body->src[0], range) : NULL;
+  return e && !uop_is_open(e, range) && e->dtype == DT_INDEX ? e : NULL;
+}
+
+/* -- its largest value in a tile --------------------------------------------------------------- */
+
+/* u over the new ranges, but from[k] by to[k]. */
+static UOp *over_axes(const Apply *a, UOp *u, UOp *const *from, UOp *const *to, uint32_t n) {
+  UOp **old = arena_array(&a->job->arena, a->k->naxes + n + 1u, sizeof *old);
+  UOp **now = arena_array(&a->job->arena, a->k->naxes + n + 1u, sizeof *now);
+  uint32_t all = n;
+  for (uint32_t i = 0; i < n; i++) old[i] = from[i], now[i] = to[i];
+  for (uint32_t i = 0; i < a->k->naxes; i++) {
+    bool named = !a->axes[i].value;
+    for (uint32_t k = 0; k < n; k++) named |= from[k] == a->k->axes[i].range;
+    if (!named) old[all] = a->k->axes[i].range, now[all++] = a->axes[i].value;
+  }
+  return uop_substitute(a->job, u, old, now, all);
+}
+
+static const LinSum *sum_of(LinSumMap *m, UOp *u) {
+  UOpList list = uop_toposort(m->job, u);
+  const LinSum *sum = NULL;
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->dtype == DT_INDEX) sum = linsum_of(m, list.at[i]);
+  return sum;
+}
+
+/* With every range that is expanded at the end where the sum is largest; NULL when some value is
+ * not linear in one, or depends on a loop that runs inside of the blocks. */
+static UOp *largest(const Apply *a, UOp *e) {
+  Job *job = a->job;
+  LinSumMap m;
+  linsum_init(job, &m);
+  const LinSum *sum = sum_of(&m, e);
+  UOp **from = arena_array(&job->arena, (e->open ? e->open->n : 0) + 1u, sizeof *from);
+  UOp **to = arena_array(&job->arena, (e->open ? e->open->n : 0) + 1u, sizeof *to);
+  uint32_t n = 0;
+  for (uint32_t o = 0; e->open && o < e->open->n; o++) {
+    UOp *r = e->open->at[o];
+    AxisType t = uop_axis(r);
+    int64_t c = linsum_coeff(sum, r);
+    if (t != AX_UPCAST && t != AX_VECTOR) continue;
+    for (uint32_t k = 0; k < sum->n; k++)
+      if (sum->at[k].atom != r && uop_is_open(sum->at[k].atom, r)) return NULL;
+    from[n] = r;
+    to[n++] = uop_index(job, c > 0 ? range_size(r) - 1 : 0);
+  }
+  for (uint32_t i = 0; i < a->k->nloops; i++) {
+    const UOp *loop = a->axes[a->k->loops[i]->arg.i].loop;
+    bool inside = opts_inside(a->plan, (uint32_t)a->k->loops[i]->arg.i, a->plan->repair_level);
+    if (loop && inside && uop_is_open(e, loop)) return NULL;
+  }
+  return uop_substitute(job, e, from, to, n);
+}
+
+/* -- whether the other factors are finite ------------------------------------------------------ */
+
+/* Factors of a body that vary along the row and need no earlier result. */
+static UOp *other_factors(const Apply *a, UOp *u, const UOp *range, UOp *product) {
+  if (u->op == OP_CAST) return other_factors(a, u->src[0], range, product);
+  if (u->op == OP_MUL)
+    return other_factors(a, u->src[1], range, other_factors(a, u->src[0], range, product));
+  const RepairChain *c = &a->plan->repair;
+  UOpList list = uop_toposort(a->job, u);
+  for (size_t i = 0; i < list.len; i++)
+    if (repair_link(c, list.at[i]) != NODE_ABSENT) return product;
+  if (!uop_is_open(u, range)) return product;
+  return product ? uop2(a->job, OP_ADD, product, uop_cast(a->job, u, (DType)product->dtype)) : u;
+}
+
+/* True where 0 times the other factors of a link is 0, in the whole row; NULL when there are none.
+ */
+static UOp *all_finite(Apply *a, const RepairLink *link) {
+  Job *job = a->job;
+  UOp *x = other_factors(a, link->reduce->src[0], a->k->axes[link->axis].range, NULL);
+  if (!x) return NULL;
+  UOp **from = arena_array(&job->arena, x->open->n + 1u, sizeof *from);
+  UOp **to = arena_array(&job->arena, x->open->n + 1u, sizeof *to);
+  uint32_t n = 0;
+  for (uint32_t o = 0; o < x->open->n; o++) {
+    UOp *r = x->open->at[o];
+    bool shared = uop_is_open(a->plan->repair.at[0].reduce, r);
+    if (shared) continue;
+    from[n] = r;
+    to[n++] = uop_range(job, a->next_id++, AX_REDUCE, r->src[0]);
+  }
+  UOp *none = uop2(job, OP_MUL, x, uop_number(job, (DType)x->dtype, 0));
+  UOp *sum = uop_reduce(job, OP_ADD, over_axes(a, none, from, to, n), to, n);
+  return uop2(job, OP_CMPEQ, sum, uop_number(job, (DType)sum->dtype, 0));
+}
+
+/* The same for everything that is computed together. */
+static bool runs_in_loops(const UOp *u) {
+  for (uint32_t o = 0; u->open && o < u->open->n; o++) {
+    AxisType t = uop_axis(u->open->at[o]);
+    if (t != AX_LOOP && t != AX_THREAD) return false;
+  }
+  return true;
+}
+
+UOp *schedule_block_end(Apply *a, UOp *blocks) {
+  Job *job = a->job;
+  const RepairChain *c = &a->plan->repair;
+  int64_t size = a->plan->axes[c->at[0].axis].block;
+  UOp *e = masked_from(a), *one = uop_index(job, 1);
+  e = e ? largest(a, over_axes(a, e, NULL, NULL, 0)) : NULL;
+  if (!e) return blocks;
+  UOp *end = uop2(job, OP_ADD, e, uop_index(job, size - 1));
+  end = uop2(job, OP_FLOORDIV, end, uop_index(job, size));
+  end = uop2(job, OP_MIN, uop2(job, OP_MAX, end, one), blocks);
+  for (uint32_t l = 1; l < c->n; l++) {
+    UOp *finite = all_finite(a, &c->at[l]);
+    if (finite) end = uop3(job, OP_WHERE, finite, end, blocks);
+  }
+  return runs_in_loops(end) ? end : blocks;
+}

@@ -1,0 +1,92 @@
+/* What the parts of schedule.c share: a kernel while its axes become typed ranges. */
+#pragma once
+
+#include "compiler/passes/nodemap.h"
+#include "compiler/passes/schedule.h"
+#include "compiler/passes/schedule_matrix.h"
+
+typedef struct NewAxis {
+  UOp *value;                    /* the old range as an expression */
+  UOp *along;                    /* the same inside of its block; value without REPAIR */
+  UOp *thread, *loop;            /* NULL when there is none; thread: or the workgroup */
+  UOp *lane;                     /* thread of the workgroup, or NULL */
+  UOp *inner[OPT_MAX_INNER + 2]; /* outermost first: the SPREAD, tiles, the vector */
+  uint32_t ninner;
+  UOp *place; /* in the tile of a matrix instruction, or NULL */
+  UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
+} NewAxis;
+
+/* One dimension of a staged tile. */
+typedef struct StageDim {
+  UOp *range;     /* in the kernel */
+  UOp *copy;      /* in the copy loop */
+  int64_t stride; /* in the buffer */
+  int64_t step;   /* in the source; INT64_MAX when not linear */
+  bool bound;     /* while renaming: what is looked at has closed it */
+} StageDim;
+
+/* Where a kept value is. */
+typedef struct KeptBuffer {
+  UOp *filled;    /* the buffer, after it was computed; NULL until then */
+  StageDim *dims; /* those with a stride are what all members share */
+  uint32_t n;
+  int64_t *stride; /* of each row */
+} KeptBuffer;
+
+typedef struct Apply Apply;
+
+typedef struct Staging {
+  Apply *a;
+  StageDim *dims;
+  uint32_t n;
+  int64_t elements;
+  bool unrolled; /* unrolled steps are computed together in the copy too */
+} Staging;
+
+/* A link of a repaired chain while its block is computed. */
+typedef struct Repaired {
+  UOp *buffer, *at; /* the result so far is buffer[at] */
+  UOp *old, *now;   /* before the block, and with it */
+  Staging staging;  /* what the buffer spans */
+} Repaired;
+
+struct Apply {
+  Job *job;
+  const KernelInfo *k;
+  const OptPlan *plan;
+  NewAxis *axes;
+  MatrixTile tile;
+  int64_t next_id;
+  NodeMap pos;
+  UOp **now;          /* by position in k->list */
+  KeptBuffer *kept;   /* by KEEP */
+  UOp *block;         /* the RANGE over the blocks of a REPAIR, or NULL */
+  Repaired *repaired; /* by link of the chain */
+};
+
+/* The largest: buffers are laid out for it. */
+static inline int64_t range_size(const UOp *r) { return r->src[0]->vmax; }
+
+/* The dimensions of what is copied inside the loop over `level`, laid out in their order. */
+void schedule_collect(Staging *s, UOp *value, int level);
+/* The element of the buffer, for the ranges of the kernel or of the copy. */
+UOp *schedule_position(Staging *s, bool copy);
+/* u over the ranges of the copy. A reduction below may close a range of that name, which is another
+ * one. */
+UOp *schedule_renamed(Staging *s, UOp *u);
+/* Rebuilds node i of the list and puts what is staged or kept of it in its place. */
+void schedule_step(Apply *a, size_t i);
+
+/* schedule_keep.c: node u, rebuilt as `value`, is a member of a kept value: the element of the
+ * buffer. */
+UOp *schedule_keep_value(Apply *a, uint32_t keep, UOp *u, UOp *value);
+/* schedule_repair.c: all links of the chain, before anything else that needs them. */
+void schedule_repair(Apply *a);
+/* A link that has `part` as result of the block alone: its result with the blocks before. */
+UOp *schedule_repair_block(Apply *a, uint32_t link, UOp *part);
+/* schedule_bound.c: how many of the blocks have to be computed, once all axes but those of the
+ * chain are placed. */
+UOp *schedule_block_end(Apply *a, UOp *blocks);
+/* schedule_spread.c: a kernel of several stores for workgroups: one thread per element of the
+ * largest store; opts do not apply. */
+UOp *schedule_spread_stores(Job *job, UOp *sink, const KernelInfo *k, const Target *target);

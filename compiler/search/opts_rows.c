@@ -1,0 +1,113 @@
+/* KEEP and REPAIR: what a list that has them needs besides.
+ *
+ * A kept row lies in the loop around it, and fits a buffer. The blocks of a repaired row hold whole
+ * tiles and cover it, with padding if need be; the loop over them runs inside of every loop that
+ * its first reduction depends on, and around all others. */
+#include "compiler/search/opts.h"
+
+static bool is_row(const Kept *k, const UOp *range) {
+  for (uint32_t r = 0; r < k->nrow; r++)
+    if (k->row[r] == range) return true;
+  return false;
+}
+
+/* Elements along a row: as many as the member that goes furthest may touch. */
+static int64_t row_extent(const OptPlan *plan, const Kept *kept, uint32_t r) {
+  int64_t most = 0;
+  for (uint32_t m = 0; m < kept->n; m++) {
+    const AxisPlan *a = &plan->axes[kept->row[m * kept->nrow + r]->arg.i];
+    int64_t size = a->block ? a->block : a->size;
+    if (size > most) most = size;
+  }
+  return most;
+}
+
+/* A member's row lies in the loop at whose level it is kept. */
+static Status check_rows(const KernelInfo *k, const OptPlan *plan, const KeepPlan *keep) {
+  const Kept *kept = &k->kept[keep->value];
+  for (uint32_t r = 0; r < kept->n * kept->nrow; r++) {
+    uint32_t a = (uint32_t)kept->row[r]->arg.i;
+    bool inside = keep->level != (int)a && opts_inside(plan, a, keep->level);
+    if (!k->axes[a].reduce && !inside)
+      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): the row along axis %u is not inside of that loop",
+                  keep->level, keep->value, a);
+    if (plan->groups)
+      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): not for workgroups", keep->level, keep->value);
+  }
+  return NULL;
+}
+
+static bool grows_to(int64_t *size, int64_t times) {
+  return !__builtin_mul_overflow(*size, times, size) && *size <= OPT_MAX_STAGE;
+}
+
+static Status check_keeps(const KernelInfo *k, const OptPlan *plan) {
+  for (uint32_t i = 0; i < plan->nkeeps; i++) {
+    const KeepPlan *keep = &plan->keeps[i];
+    const Kept *kept = &k->kept[keep->value];
+    const RangeSet *open = kept->at[0]->open;
+    int64_t size = 1;
+    bool fits = true;
+    TRY(check_rows(k, plan, keep));
+    if (plan->carry >= 0)
+      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): not in a list with CARRY", keep->level,
+                  keep->value);
+    for (uint32_t r = 0; r < kept->nrow; r++)
+      fits = fits && grows_to(&size, row_extent(plan, kept, r));
+    for (uint32_t j = 0; j < open->n; j++)
+      if (!is_row(kept, open->at[j]))
+        fits = fits && grows_to(&size, opts_staged_extent(k, plan, (uint32_t)open->at[j]->arg.i,
+                                                          keep->level));
+    if (!fits)
+      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u) would keep more than %lld elements", keep->level,
+                  keep->value, (long long)OPT_MAX_STAGE);
+  }
+  return NULL;
+}
+
+/* The innermost loop that the first reduction of the chain depends on. */
+static int find_level(const OptPlan *plan) {
+  int level = -1;
+  for (uint32_t i = 0; i < plan->nout; i++)
+    if (kernel_depends(plan->repair.at[0].reduce, plan->order[i])) level = (int)plan->order[i];
+  return level;
+}
+
+static Status refuse(const char *why) { return FAIL(INVALID_ARGUMENT, "REPAIR: %s", why); }
+
+/* Of one reduction of the chain. */
+static Status check_link(const KernelInfo *k, const OptPlan *plan, const RepairLink *link) {
+  const AxisPlan *a = &plan->axes[link->axis];
+  const RangeSet *open = link->reduce->open, *first = plan->repair.at[0].reduce->open;
+  int64_t size = 1;
+  bool fits = true;
+  if (a->block % a->tile) return refuse("a block is no multiple of the tile along the row");
+  if (k->axes[link->axis].divisor % a->block && a->size % a->block)
+    return refuse("the row is no multiple of a block; use PADTO first");
+  if (!axis_is_static(&k->axes[link->axis]) && k->axes[link->axis].divisor % a->block &&
+      a->pad % a->block)
+    return refuse("a run decides the length of the row; use PADTO with the block");
+  for (uint32_t o = 0; open && o < open->n; o++) {
+    uint32_t axis = (uint32_t)open->at[o]->arg.i;
+    bool shared = false;
+    for (uint32_t n = 0; first && n < first->n; n++) shared |= first->at[n] == open->at[o];
+    if (k->axes[axis].reduce) return refuse("the row is inside of another reduction");
+    if (!shared && !opts_inside(plan, axis, plan->repair_level))
+      return refuse("a loop that the first reduction does not run in is around the row's");
+    fits = fits && grows_to(&size, opts_staged_extent(k, plan, axis, plan->repair_level));
+  }
+  return fits ? NULL : refuse("its results so far do not fit a buffer");
+}
+
+static Status check_repair(const KernelInfo *k, OptPlan *plan) {
+  if (!plan->repair.n) return NULL;
+  if (plan->carry >= 0 || plan->matrix.info) return refuse("not in a list with CARRY or TC");
+  plan->repair_level = find_level(plan);
+  for (uint32_t l = 0; l < plan->repair.n; l++) TRY(check_link(k, plan, &plan->repair.at[l]));
+  return NULL;
+}
+
+Status opts_rows_check(const KernelInfo *k, OptPlan *plan) {
+  TRY(check_repair(k, plan));
+  return check_keeps(k, plan);
+}
