@@ -362,7 +362,7 @@ static bool stage_panels(Sched *s, const Contraction *c) {
     UOp *load = c->body->loads[l];
     if (rows < 2 || !depends_on(load, c->v) || is_packed(s, c, load)) continue;
     UOp *panel = panel_of(s, c, load);
-    if (panel == load && is_panel(s, c, load)) {
+    if (c->matrix < 0 && panel == load && is_panel(s, c, load)) {
       int a = (int)c->body->reduce->src[c->body->reduce->nsrc - 1]->arg.i;
       if (s->tile[a] == 1 && a != s->carried) give(s, OPT_UNROLL, a, divisor_below(s, a, 4));
       continue;
