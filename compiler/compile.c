@@ -38,7 +38,7 @@ Status compile_frontend(Job *job, Bytes model, const FrontendOptions *options, T
   *out = (TensorGraph){0};
   TRY(options->kind == MODEL_ONNX ? frontend_onnx(job, model, options, out)
                                   : frontend_kgraph(job, model, options, out));
-  out->strict = options->strict;
+  out->fast_math = options->fast_math;
   return job_run(job, frontend_check, out);
 }
 
@@ -80,7 +80,7 @@ static void canonical_steps(Job *job, void *arg) {
     for (size_t k = 0; k < sizeof facts / sizeof *facts; k++) put_u64(a->out, (uint64_t)facts[k]);
   }
   uop_serialize(job, a->graph->sink, a->out);
-  if (a->graph->strict) put_u64(a->out, a->graph->strict);
+  if (a->graph->fast_math) put_u64(a->out, a->graph->fast_math);
 }
 
 Status compile_canonical(Job *job, const TensorGraph *graph, StrBuf *out) {

@@ -24,7 +24,7 @@ typedef struct FrontendOptions {
   ModelKind kind;
   const DimBinding *dims;
   size_t ndims;
-  bool strict; /* as TensorGraph.strict */
+  bool fast_math; /* as TensorGraph.fast_math */
 } FrontendOptions;
 
 /* Decodes, checks and simplifies a model. The caller frees out->constants with strbuf_deinit. */

@@ -93,7 +93,7 @@ static Status header_init(Header *h, const KilnModel *m, const KilnCompileOption
   h->options.ranges = h->range_list;
   if (o->device) h->options.device = message_text(o->device);
   h->options.no_cache = o->no_cache;
-  h->options.strict = o->strict;
+  h->options.fast_math = o->fast_math;
   if ((st = open_source(m, &h->source))) goto fail;
   return NULL;
 fail:

@@ -203,7 +203,7 @@ typedef struct KilnCompileOptions {
   size_t ndims;
   const char *device; /* NULL = the server's choice */
   int no_cache;       /* neither read nor write the server's cache */
-  int strict;         /* no algorithm that rounds otherwise than the graph does */
+  int fast_math;      /* also algorithms that round otherwise than the graph does */
 } KilnCompileOptions;
 
 typedef struct KilnExecutable {

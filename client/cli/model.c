@@ -52,7 +52,7 @@ static int parse_dims(const ModelArgs *args, Model *out) {
                                       .ndims = n,
                                       .device = args->device,
                                       .no_cache = args->no_cache,
-                                      .strict = args->strict};
+                                      .fast_math = args->fast_math};
   return EX_OK;
 }
 

@@ -6,7 +6,7 @@
 typedef struct ModelArgs {
   const char *path, *device, *random; /* random: the seed's text */
   TextList inputs, dims;
-  bool no_cache, strict;
+  bool no_cache, fast_math;
 } ModelArgs;
 
 /* Rows of an option table. */
@@ -14,8 +14,8 @@ typedef struct ModelArgs {
   {"--dim", "NAME=N|MIN..MAX", OPT_LIST, &(m).dims,                                                \
    "fixes a named dimension, or bounds it (\"x.0=1\": of an axis; 8..512/8: a multiple of 8)"},    \
       {"--device", "NAME", OPT_TEXT, &(m).device, "the device to compile for, e.g. cpu:0"},        \
-      {"--strict", NULL, OPT_FLAG, &(m).strict,                                                    \
-       "no algorithm that rounds otherwise than the graph does"},                                  \
+      {"--fast-math", NULL, OPT_FLAG, &(m).fast_math,                                              \
+       "also algorithms that round otherwise than the graph: Winograd"},                           \
   {                                                                                                \
     "--no-cache", NULL, OPT_FLAG, &(m).no_cache, "neither read nor write the server's cache"       \
   }

@@ -53,7 +53,7 @@ typedef struct TensorGraph {
   size_t nvalues;
   GraphVar *vars;
   size_t nvars;
-  bool strict;      /* no algorithm that rounds otherwise than the graph does (docs/numerics.md) */
+  bool fast_math; /* also algorithms that round otherwise than the graph does (docs/numerics.md) */
   StrBuf constants; /* heap-owned bytes made by the frontend (decoded or folded weights) */
 } TensorGraph;
 

@@ -159,7 +159,7 @@ static UOp *dense(Layout *l, const Conv *c, const Blocked *from, int64_t bi, int
   Job *job = l->job;
   int64_t cb = c->channels / bi, kb = c->filters / bo, kh = c->kernel[0], kw = c->kernel[1];
   UOp *x = source_in_blocks(l, c, from, bi);
-  int64_t tile = bi == 1 || l->graph->strict ? 0 : winograd_tile(l->target, c, l->spare);
+  int64_t tile = bi == 1 || !l->graph->fast_math ? 0 : winograd_tile(l->target, c, l->spare);
   if (tile) l->spare -= winograd_more_weights(c, tile);
   if (tile) return winograd_conv(job, c, with_halo(job, x, c), tile, bi, bo);
   x = moved(job, OP_PERMUTE, windows(job, x, c), DIMS(0, 2, 4, 1, 3, 5, 6));

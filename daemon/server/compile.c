@@ -417,7 +417,7 @@ static Status make_message(Arena *arena, const CompileSpec *spec, Kiln__V1__Fron
   kiln__v1__compile_options__init(o);
   m->format = spec->format;
   m->options = o;
-  o->strict = spec->options && spec->options->strict;
+  o->fast_math = spec->options && spec->options->fast_math;
   return dims_options(arena, spec->options, o);
 }
 

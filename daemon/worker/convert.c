@@ -97,7 +97,7 @@ Status convert_dims(Arena *arena, const Kiln__V1__CompileOptions *options, Front
   }
   out->dims = dims;
   out->ndims = n + nranges;
-  out->strict = options && options->strict;
+  out->fast_math = options && options->fast_math;
   return NULL;
 }
 

@@ -164,6 +164,7 @@ static void chains_stay_in_blocks(void **state) {
 static void winograd_of(int64_t edge, int64_t c, int64_t points) {
   size_t once, calls, kept = 0;
   begin();
+  graph.tg.fast_math = true;
   UOp *x = graph_input(&graph, DIMS(1, c, edge, edge));
   UOp *out = graph_param(&graph, SLOT_OUTPUT, DT_F32, DIMS(1, 2 * c, edge, edge));
   finish(out, relu(conv3(x, 2 * c, 1)), &once, &calls);

@@ -131,7 +131,7 @@ def _chunks(data: Any) -> Iterator[bytes]:
 
 def compile_options(options: Options) -> kiln_pb2.CompileOptions:
     """Options as a message: numbers and ranges of dimensions."""
-    message = kiln_pb2.CompileOptions(device=options.device, no_cache=options.no_cache, strict=options.strict)
+    message = kiln_pb2.CompileOptions(device=options.device, no_cache=options.no_cache, fast_math=options.fast_math)
     for name, value in options.dims.items():
         if isinstance(value, (tuple, list)) and len(value) == 2:
             value = Dim(value[0], value[1])

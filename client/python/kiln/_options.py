@@ -24,12 +24,12 @@ class Options:
         Also "INPUT.length" of a sequence, "INPUT.present" (0 or 1) of an optional, "INPUT.rank" of a tensor without a shape.
     device: "cpu:0"; empty lets the server choose.
     no_cache: neither read nor write the server's cache.
-    strict: no algorithm whose rounding, or handling of NaN and infinities, is not that of the graph: no Winograd convolutions.
+    fast_math: also algorithms whose rounding, or handling of NaN and infinities, is not that of the graph: Winograd convolutions.
     seed: of random ops; the executable's n-th run from here draws the n-th set of numbers of this seed. None: fresh numbers.
     """
 
     dims: Mapping[str, int | tuple[int, int] | Dim] = dataclasses.field(default_factory=dict)
     device: str = ""
     no_cache: bool = False
-    strict: bool = False
+    fast_math: bool = False
     seed: int | None = None
