@@ -97,7 +97,8 @@ static Status point_at_values(CudaGraphs *g, const CudaLaunches *l, size_t i) {
 
 static bool is_empty(const CudaLaunch *l) { return !l->grid[0] || !l->grid[1] || !l->grid[2]; }
 
-/* Both it and what runs before it have room on the device. */
+/* Both it and what runs before it have room on the device. The first launch is not asked: what is
+ * before it may be a copy. */
 static bool starts_early(const CudaGraphs *g, const CudaLaunch *l) {
   uint64_t groups = (uint64_t)l->grid[0] * l->grid[1] * l->grid[2];
   return l->dependent && groups <= 4u * (uint64_t)g->processors;
@@ -113,7 +114,7 @@ static Status queue_one(CudaGraphs *g, const CudaLaunches *l, size_t i) {
                            .shared_bytes = x->shared_bytes,
                            .stream = g->stream,
                            .attributes = &early,
-                           .nattributes = starts_early(g, x)};
+                           .nattributes = i > 0 && starts_early(g, x)};
   return cuda_status(g->api, g->api->launch(&config, x->function, g->params.at, NULL),
                      "launching a kernel");
 }

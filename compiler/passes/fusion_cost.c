@@ -276,7 +276,7 @@ static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
     double times = evaluations(f, t, d);
     if (c->contracts && (t->ndemands > 1 || times > n)) return CONTRACTED;
     bool operand = k->contraction && times > n;
-    if (operand && is_wider_byte(f, t)) times = n; /* matrix instructions take the bytes */
+    if (is_wider_byte(f, t)) times = fmin(times, n); /* matrix instructions take the bytes */
     if (operand && c->flops < 2) times = fmax(n, times / TILE_REUSE);
     if (times * c->flops >= FREE_SHARE * k->work) {
       again += times * c->flops;

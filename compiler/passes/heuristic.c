@@ -43,7 +43,6 @@ typedef struct Sched {
 } Sched;
 
 static int64_t size_of(const Sched *s, int axis) { return s->k->axes[axis].size; }
-
 static bool is_static(const Sched *s, int axis) { return axis_is_static(&s->k->axes[axis]); }
 /* Iterations of a range, at most. */
 static int64_t most_of(const UOp *range) { return range->src[0]->vmax; }
@@ -123,28 +122,10 @@ static int kernel_lanes(const Sched *s) {
 
 /* -- reductions -------------------------------------------------------------------------------- */
 
-/* Instructions behind one node: transcendentals are polynomials. */
-static int64_t op_weight(const UOp *u) {
-  switch (u->op) {
-  case OP_EXP:
-  case OP_EXP2:
-  case OP_LOG:
-  case OP_LOG2: return 16;
-  case OP_TANH:
-  case OP_ERF:
-  case OP_ATAN: return 30;
-  case OP_SIN:
-  case OP_COS: return 50;
-  case OP_POW:
-  case OP_FMOD: return 60;
-  default: return u->dtype != DT_INDEX && u->dtype != DT_VOID && u->nsrc > 0;
-  }
-}
-
 /* Nodes that one instance of the kernel's values has. */
 static int64_t value_nodes(const Sched *s) {
   int64_t n = 0;
-  for (size_t i = 0; i < s->k->list.len; i++) n += op_weight(s->k->list.at[i]);
+  for (size_t i = 0; i < s->k->list.len; i++) n += heuristic_weight(s->k->list.at[i]);
   return n + 1;
 }
 
@@ -169,7 +150,7 @@ static Body body_of(Sched *s, UOp *reduce) {
   for (size_t i = list.len; i-- > 0;) {
     UOp *u = list.at[i];
     if (!reached[i] || u->op == OP_REDUCE) continue;
-    if (u->dtype != DT_BOOL) b.weight += op_weight(u);
+    if (u->dtype != DT_BOOL) b.weight += heuristic_weight(u);
     if (u->op == OP_INDEX && u->src[0]->op == OP_PARAM) b.loads[b.n++] = u;
     for (uint32_t k = 0; k < u->nsrc; k++) reached[nodemap_get(&pos, u->src[k])] = true;
   }
@@ -344,6 +325,13 @@ static UOp *panel_of(Sched *s, const Contraction *c, UOp *load) {
   return load;
 }
 
+/* Does it lie in memory as a matrix instruction takes it? */
+static bool is_packed(Sched *s, const Contraction *c, const UOp *load) {
+  if (c->matrix < 0 || load->nsrc > 2) return false;
+  const MatrixInfo *info = matrix_info(c->matrix % 256);
+  return step_in(s, load->src[1], c->v, info->n) == info->k;
+}
+
 /* A factor of the axis' size, at most `most`. */
 static int64_t divisor_below(const Sched *s, int axis, int64_t most) {
   int64_t n = is_static(s, axis) ? size_of(s, axis) : s->k->axes[axis].divisor;
@@ -372,9 +360,9 @@ static bool stage_panels(Sched *s, const Contraction *c) {
   bool all = rows >= 2;
   for (uint32_t l = 0; l < c->body->n; l++) {
     UOp *load = c->body->loads[l];
-    if (rows < 2 || !depends_on(load, c->v)) continue;
+    if (rows < 2 || !depends_on(load, c->v) || is_packed(s, c, load)) continue;
     UOp *panel = panel_of(s, c, load);
-    if (panel == load && is_panel(s, c, load)) {
+    if (c->matrix < 0 && panel == load && is_panel(s, c, load)) {
       int a = (int)c->body->reduce->src[c->body->reduce->nsrc - 1]->arg.i;
       if (s->tile[a] == 1 && a != s->carried) give(s, OPT_UNROLL, a, divisor_below(s, a, 4));
       continue;
@@ -435,11 +423,6 @@ static bool schedule_dots(Sched *s, const Body *b, int64_t lanes) {
   return true;
 }
 
-static int64_t find_matrix(Sched *s, const Body *b, int v, int64_t lanes) {
-  uint32_t k = (uint32_t)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
-  return heuristic_matrix(s->job, s->k, s->target, (uint32_t)v, k, lanes);
-}
-
 static void give_matrix(Sched *s, int v, int64_t arg) {
   const MatrixInfo *info = matrix_info(arg % 256);
   int k = (int)(arg / 32768);
@@ -464,15 +447,16 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   c.m = row_axis(s, b, c.v);
   int64_t N = size_of(s, c.v), M = c.m >= 0 ? size_of(s, c.m) : 1;
   bool direct = contiguous_along(s, b, c.v, lanes);
-  c.matrix = M > 1 && c.m >= 0 ? find_matrix(s, b, c.v, lanes) : -1;
+  c.matrix =
+      M > 1 && c.m >= 0 ? heuristic_matrix(s->job, s->k, s->target, c.v, b->reduce, lanes) : -1;
   if (c.matrix < 0 && M < 8 && !direct && schedule_dots(s, b, lanes)) return true;
   if (c.m < 0 || M == 1) return s->carried >= 0 && schedule_row(s, &c);
   if (N < lanes) c.lanes = power_above(N);
   s->vector = c.v;
-  heuristic_tile(
-      &(TileShape){
-          .columns = N, .rows = M, .lanes = c.lanes, .epilogue = value_nodes(s) - b->weight},
-      s->target, &c.nv, &c.mr);
+  TileShape shape = {
+      .columns = N, .rows = M, .lanes = c.lanes, .epilogue = value_nodes(s) - b->weight};
+  for (uint32_t l = 0; l < b->n; l++) shape.whole |= is_packed(s, &c, b->loads[l]);
+  heuristic_tile(&shape, s->target, &c.nv, &c.mr);
   if (c.matrix >= 0)
     give_matrix(s, c.v, c.matrix);
   else
@@ -798,7 +782,7 @@ static int64_t kept_weight(Sched *s, const Kept *k) {
   int64_t n = 0;
   for (size_t i = 0; i < list.len; i++) {
     const UOp *u = list.at[i];
-    int64_t work = op_weight(u);
+    int64_t work = heuristic_weight(u);
     if (!depends_on_row(k, u) && u != value) continue;
     for (uint32_t o = 0; u->open && o < u->open->n; o++)
       if (!uop_is_open(value, u->open->at[o])) work = times(work, most_of(u->open->at[o]));
@@ -842,7 +826,7 @@ static double total_work(const Sched *s) {
   double work = 0;
   for (size_t i = 0; i < s->k->list.len; i++) {
     const UOp *u = s->k->list.at[i];
-    double n = (double)op_weight(u);
+    double n = (double)heuristic_weight(u);
     for (uint32_t r = 0; u->open && r < u->open->n; r++) n *= (double)most_of(u->open->at[r]);
     work += n;
   }
@@ -882,8 +866,9 @@ static bool merge_rows(Sched *s, const Body *b) {
   if (m < 0 || outer < 0 || m == outer || size_of(s, outer) < 2) return false;
   if (!is_static(s, outer) || !is_static(s, v)) return false;
   if (step_in(s, s->k->store->src[1], outer, 1) != size_of(s, v)) return false;
-  for (uint32_t l = 0; l < b->n; l++)
+  for (uint32_t l = 0; l < b->n; l++) {
     if (depends_on(b->loads[l], outer) && !depends_on(b->loads[l], v)) return false;
+  }
   give(s, OPT_MERGE, outer, v);
   return true;
 }
@@ -941,8 +926,6 @@ static void pad_symbolic(Sched *s) {
   }
 }
 
-enum { TILE_ROWS = 8 };
-
 /* Cuts the reduce axis of a contraction into blocks, whose loop then goes around all others. True
  * when that made another kernel. */
 static bool block_contraction(Sched *s, UOp *kernel, const Body *b) {
@@ -957,8 +940,9 @@ static bool block_contraction(Sched *s, UOp *kernel, const Body *b) {
                       .depth = size_of(s, k),
                       .tile_rows = TILE_ROWS,
                       .sum_bytes = dtype_info[b->reduce->dtype].bytes,
-                      .direct = contiguous_along(s, b, v, 1),
-                      .packs = m >= 0 && find_matrix(s, b, v, kernel_lanes(s)) >= 0};
+                      .direct = contiguous_along(s, b, v, 1)};
+  shape.packs =
+      m >= 0 && heuristic_matrix(s->job, s->k, s->target, v, b->reduce, kernel_lanes(s)) >= 0;
   for (uint32_t l = 0; l < b->n; l++)
     if (depends_on(b->loads[l], v)) shape.bytes = dtype_info[b->loads[l]->dtype].bytes;
   Block block = heuristic_block(&shape, s->target);

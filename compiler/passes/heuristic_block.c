@@ -19,6 +19,23 @@ enum {
   PANEL = 384, /* steps of a packed panel, about */
 };
 
+int64_t heuristic_weight(const UOp *u) {
+  switch (u->op) {
+  case OP_EXP:
+  case OP_EXP2:
+  case OP_LOG:
+  case OP_LOG2: return 16;
+  case OP_TANH:
+  case OP_ERF:
+  case OP_ATAN: return 30;
+  case OP_SIN:
+  case OP_COS: return 50;
+  case OP_POW:
+  case OP_FMOD: return 60;
+  default: return u->dtype != DT_INDEX && u->dtype != DT_VOID && u->nsrc > 0;
+  }
+}
+
 static double tile_cost(const TileShape *s, int64_t nv, int64_t mr) {
   double width = (double)(nv * s->lanes);
   double done = (double)heuristic_tiles(s->columns, nv * s->lanes) * width *
@@ -38,6 +55,7 @@ void heuristic_tile(const TileShape *s, const Target *target, int64_t *vectors, 
   *vectors = *rows = 1;
   for (int64_t nv = 1; nv <= 8; nv++) {
     if (nv > 1 && nv * s->lanes > s->columns) break;
+    if (s->whole && s->columns % (nv * s->lanes)) continue;
     for (int64_t mr = 1; mr <= s->rows && mr <= 14; mr++) {
       if (nv * mr > 4 && nv * mr * s->epilogue > 2 * MAX_BODY) break;
       if (nv * mr + nv + 1 > registers || nv * mr > registers * 3 / 4 + 4) break;
@@ -75,18 +93,19 @@ Block heuristic_block(const BlockShape *s, const Target *target) {
   return (Block){.steps = factor_near(s->depth, PANEL * wide / 2, PANEL * wide, 2 * PANEL * wide)};
 }
 
-int64_t heuristic_matrix(Job *job, const KernelInfo *kernel, const Target *target, uint32_t v,
-                         uint32_t k, int64_t lanes) {
+int64_t heuristic_matrix(Job *job, const KernelInfo *kernel, const Target *target, int v,
+                         const UOp *reduce, int64_t lanes) {
+  uint32_t k = (uint32_t)reduce->src[reduce->nsrc - 1]->arg.i;
   for (int id = 0; id < MX__COUNT; id++) {
     const MatrixInfo *info = matrix_info(id);
     if (info->threads > 1 || info->m > 1 || !matrix_on(info, target)) continue;
     if (dtype_is_float(info->dtype[MATRIX_C]) || info->n != lanes) continue;
     if (kernel->axes[v].size < lanes) continue;
-    int64_t arg = opt_tc_arg(id, v, k);
+    int64_t arg = opt_tc_arg(id, (uint32_t)v, k);
     OptList list = {0};
     OptPlan plan;
     if (kernel->axes[k].size % info->k) opts_push(job, &list, OPT_PADTO, (int)k, info->k);
-    opts_push(job, &list, OPT_TC, (int)v, arg);
+    opts_push(job, &list, OPT_TC, v, arg);
     Status st = opts_plan(job, kernel, target, &list, &plan);
     bool fits = !st;
     status_drop(st);

@@ -3,7 +3,10 @@
 
 #include "compiler/search/opts.h"
 
-enum { MAX_BODY = 1500 }; /* instances in an expanded kernel */
+enum {
+  MAX_BODY = 1500, /* instances in an expanded kernel */
+  TILE_ROWS = 8    /* of a register tile, about */
+};
 
 static inline int64_t power_below(int64_t n) {
   int64_t p = 1;
@@ -20,9 +23,13 @@ static inline int64_t heuristic_tiles(int64_t size, int64_t tile) {
   return (size + tile - 1) / tile;
 }
 
+/* Instructions behind one node: transcendentals are polynomials. */
+int64_t heuristic_weight(const UOp *u);
+
 typedef struct TileShape {
   int64_t columns, rows, lanes;
   int64_t epilogue; /* instructions that follow the sum */
+  bool whole;       /* tiles must not overlap: what they read is in an order that has no between */
 } TileShape;
 
 /* Vectors along the columns, and rows. */
@@ -46,5 +53,5 @@ Block heuristic_block(const BlockShape *s, const Target *target);
 
 /* TC's argument for the first instruction of a single thread that has so many lanes, fits, and
  * computes exactly; -1: none. The reduce axis may have to be padded for it. */
-int64_t heuristic_matrix(Job *job, const KernelInfo *info, const Target *target, uint32_t v,
-                         uint32_t k, int64_t lanes);
+int64_t heuristic_matrix(Job *job, const KernelInfo *info, const Target *target, int v,
+                         const UOp *reduce, int64_t lanes);

@@ -242,20 +242,42 @@ static bool stage_all(Ctx *c, int64_t r) {
   return staged == 2;
 }
 
-/* Each thread 8 by 4 elements, 16 by 16 threads, 16 steps at a time. */
+enum { COLUMNS = 4, SIDE = 16, STEPS = 16, STAGES = 3 };
+
+/* Rows of a thread, threads along the rows, threads that share a sum; from large to small. */
+typedef struct Share {
+  int64_t rows, lanes, group;
+} Share;
+static const Share shares[] = {{8, 16, 1}, {4, 16, 1}, {4, 8, 2}, {4, 4, 4}, {2, 4, 4}};
+
+/* The largest that gives half of the processors something to do, else the smallest that fits. */
+static const Share *choose_share(const Ctx *c, int m, int n, int r) {
+  const Share *best = NULL;
+  for (size_t i = 0; i < sizeof shares / sizeof *shares; i++) {
+    const Share *s = &shares[i];
+    int64_t tile = s->rows * s->lanes, steps = size_of(c, r) / (STEPS * s->group);
+    if (size_of(c, m) < tile || size_of(c, n) < COLUMNS * SIDE || steps < FEW_STEPS) continue;
+    int64_t groups = ceil_div(size_of(c, m), tile) * ceil_div(size_of(c, n), COLUMNS * SIDE);
+    best = s;
+    if (2 * groups * batch_of(c, m, n) >= (int64_t)c->target->threads) break;
+  }
+  return best;
+}
+
+/* Each thread a few rows of 4 columns, 16 threads along the columns, 16 steps at a time. */
 bool heuristic_warp_tile(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
-  enum { ROWS = 8, COLUMNS = 4, SIDE = 16, STEPS = 16, STAGES = 3 };
   Ctx c = {.job = job, .k = k, .target = target, .opts = opts};
   size_t before = opts->len;
   int m, n, r;
   if (!target->kind || strcmp(target->kind, "cuda") || !find_axes(&c, &m, &n, &r)) return false;
-  int64_t groups = ceil_div(size_of(&c, m), ROWS * SIDE) * ceil_div(size_of(&c, n), COLUMNS * SIDE);
-  if (size_of(&c, m) < ROWS * SIDE || size_of(&c, n) < COLUMNS * SIDE) return false;
-  if (2 * groups * batch_of(&c, m, n) < (int64_t)target->threads) return false;
-  if (k->axes[r].divisor % STEPS && !try_opt(&c, OPT_PADTO, r, STEPS)) return false;
-  bool all = try_opt(&c, OPT_VECTOR, n, COLUMNS) && try_opt(&c, OPT_UPCAST, m, ROWS) &&
-             try_opt(&c, OPT_UNROLL, r, STEPS) && try_opt(&c, OPT_LOCAL, n, SIDE) &&
-             try_opt(&c, OPT_LOCAL, m, SIDE) && stage_all(&c, r);
+  const Share *s = choose_share(&c, m, n, r);
+  if (!s) return false;
+  int64_t unit = STEPS * s->group;
+  bool all = k->axes[r].divisor % unit == 0 || try_opt(&c, OPT_PADTO, r, unit);
+  all = all && try_opt(&c, OPT_VECTOR, n, COLUMNS) && try_opt(&c, OPT_UPCAST, m, s->rows) &&
+        try_opt(&c, OPT_UNROLL, r, STEPS) && try_opt(&c, OPT_LOCAL, n, SIDE) &&
+        try_opt(&c, OPT_LOCAL, m, s->lanes) &&
+        (s->group == 1 || try_opt(&c, OPT_GROUP, r, s->group)) && stage_all(&c, r);
   if (!all) {
     opts->len = before;
     return false;

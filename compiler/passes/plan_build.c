@@ -12,6 +12,7 @@
 #include "compiler/passes/kernelize.h"
 #include "compiler/passes/layout.h"
 #include "compiler/passes/memplan.h"
+#include "compiler/passes/pack.h"
 #include "compiler/passes/rangeify.h"
 #include "compiler/passes/simplify.h"
 
@@ -160,6 +161,8 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   verify(job, sink, "simplify_graph");
   sink = layout_channels(job, graph, target, sink);
   verify(job, sink, "layout_channels");
+  sink = pack_weights(job, graph, target, sink);
+  verify(job, sink, "pack_weights");
   sink = hazard_resolve(job, graph, sink, &f.events);
   verify(job, sink, "hazard_resolve");
   fuse(&f, graph, sink);

@@ -434,7 +434,7 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
   int64_t rounds = (chunks + threads - 1) / threads;
   UOp *at = uop_index(job, 0);
   *n = 0;
-  bool few = by_chunks(a) && rounds <= MAX_ROUNDS; /* all on their way together */
+  bool few = (by_chunks(a) || !a->plan->nred) && rounds <= MAX_ROUNDS; /* on their way together */
   if (rounds > 1) at = ranges[(*n)++] = new_range(a, few ? AX_UPCAST : AX_LOOP, rounds);
   for (int d = 3; d-- > 0;) {
     if (block[d] == 1) continue;

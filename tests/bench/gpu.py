@@ -103,6 +103,7 @@ CASES = {
     "100 kernels of 256 elements": chain(100, 256),
     "100 kernels of 32768 elements": chain(100, 32768),
 }
+WRONG = []
 NUMPY = {"f32": np.float32, "f16": np.float16}
 
 
@@ -119,6 +120,8 @@ def measure(client, name):
     got, want = exe.run(inputs)["y"], call(*tensors).float().cpu().numpy()
     error = float(np.abs(got.astype(np.float32) - want).max() / max(np.abs(want).max(), 1e-30))
     ours, theirs = kiln_us(client, exe, inputs), torch_us(lambda: call(*tensors))
+    if error > (1e-2 if shapes[0][1] == "f16" else 1e-4):
+        WRONG.append(name)
     print(f"| {name} | {ours:.1f} us | {theirs:.1f} us | {theirs / ours:.2f}x | error {error:.1e} |", flush=True)
 
 
@@ -139,6 +142,9 @@ def main():
                 measure(client, name)
             except kiln.Error as e:
                 print(f"| {name} | {e} |", flush=True)
+                WRONG.append(name)
+    if WRONG:
+        sys.exit(f"wrong or not run: {', '.join(WRONG)}")
 
 
 if __name__ == "__main__":

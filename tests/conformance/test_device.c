@@ -542,7 +542,7 @@ static void test_missing_entry(void **state) {
   Target t = target_of(d);
   CodegenOutput out = {0};
   Program *p;
-  check(codegen_emit(&(Linear){.threads = 1}, "one", &t, &out));
+  check(codegen_emit(&(Linear){.threads = 1, .block = {1, 1, 1}}, "one", &t, &out));
   ProgramSpec spec = {.image = {(uint8_t *)out.object.ptr, out.object.len},
                       .entry = "two",
                       .threads = 1,

@@ -377,6 +377,7 @@ static void heuristics(void **state) {
   static const Shape shapes[] = {
       {DT_F16, DT_F16, DT_F32, 32, 32, 32, 0, 0, 0},
       {DT_F16, DT_F16, DT_F32, 17, 9, 520, 0, 1, 0},
+      {DT_F32, DT_F32, DT_F32, 16, 66, 260, 0, 0, 0},
       {DT_BF16, DT_BF16, DT_F32, 9, 40, 40, 0, 0, 1},
       {DT_I8, DT_I8, DT_I32, 33, 24, 64, 0, 1, 0},
   };
@@ -385,7 +386,7 @@ static void heuristics(void **state) {
     job_init(&job, 0);
     Run r = {.k = contraction(&job, &shapes[i]), .heuristic = true};
     must(&r, job_run(&job, compile, &r));
-    count_products(&r);
+    if (shapes[i].a != DT_F32) count_products(&r);
     check_run(&job, &r);
     job_deinit(&job);
   }
