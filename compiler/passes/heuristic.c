@@ -13,13 +13,10 @@
  * - Elementwise work: vectors along the axis where most accesses are contiguous.
  * Threads go to the loop that splits best, if each gets enough to do. */
 
-#include <math.h>
-
 #include "compiler/ir/verify.h"
 #include "compiler/passes/collapse.h"
-#include "compiler/passes/heuristic_block.h"
 #include "compiler/passes/heuristic_gpu.h"
-#include "compiler/passes/linsum.h"
+#include "compiler/passes/heuristic_parts.h"
 #include "compiler/passes/schedule.h"
 
 #define NONLINEAR INT64_MAX
@@ -30,38 +27,7 @@ enum {
   FAR_STEP = 1 << 10,        /* stands for a step that is known only at run time */
 };
 
-typedef struct Sched {
-  Job *job;
-  const Target *target;
-  KernelInfo *k;
-  OptList *opts;
-  LinSumMap sums;
-  int vector;          /* output axis in lanes, -1: none */
-  int64_t *tile;       /* by axis: product of factors given so far */
-  bool *reduce_vector; /* by axis */
-  int carried;         /* reduce axis whose loop is around all others, -1: none */
-} Sched;
-
-static int64_t size_of(const Sched *s, int axis) { return s->k->axes[axis].size; }
-static bool is_static(const Sched *s, int axis) { return axis_is_static(&s->k->axes[axis]); }
-/* Iterations of a range, at most. */
-static int64_t most_of(const UOp *range) { return range->src[0]->vmax; }
-
-static int64_t times(int64_t a, int64_t b) {
-  int64_t r;
-  return __builtin_mul_overflow(a, b, &r) ? INT64_MAX : r;
-}
-
-static void give(Sched *s, OptKind kind, int axis, int64_t n) {
-  if (kind == OPT_VECTOR || kind == OPT_UPCAST || kind == OPT_UNROLL) {
-    if (n < 2) return;
-    s->tile[axis] *= n;
-  }
-  opts_push(s->job, s->opts, kind, axis, n);
-}
-
-/* What was given so far; false when it is not legal. The kernel is the merged one. */
-static bool plan_given(const Sched *s, OptPlan *plan) {
+bool heuristic_given(const Sched *s, OptPlan *plan) {
   OptList rest = *s->opts;
   while (rest.len && opt_is_head(rest.at)) rest.at++, rest.len--;
   Status st = opts_plan(s->job, s->k, s->target, &rest, plan);
@@ -129,15 +95,6 @@ static int64_t value_nodes(const Sched *s) {
   return n + 1;
 }
 
-/* A REDUCE and the loads of its body. */
-typedef struct Body {
-  UOp *reduce;
-  UOp **loads;
-  uint32_t n;
-  int64_t work;   /* iterations of the body in the whole kernel */
-  int64_t weight; /* instructions of one of them */
-} Body;
-
 /* The loads under a value, without those that belong to inner reductions. */
 static Body body_of(Sched *s, UOp *reduce) {
   Body b = {.reduce = reduce, .work = 1};
@@ -161,19 +118,6 @@ static Body body_of(Sched *s, UOp *reduce) {
 
 static bool depends_on(const UOp *load, int axis) {
   return axis >= 0 && kernel_depends(load->src[1], (uint32_t)axis);
-}
-
-static bool body_depends(const Body *b, int axis) {
-  return axis >= 0 && kernel_depends(b->reduce->src[0], (uint32_t)axis);
-}
-
-static const UOp *through_casts(const UOp *u) {
-  while (u->op == OP_CAST) u = u->src[0];
-  return u;
-}
-
-static bool sums_products(const Body *b) {
-  return b->reduce->arg.i == OP_ADD && through_casts(b->reduce->src[0])->op == OP_MUL;
 }
 
 /* What a vector of accesses costs along an axis, in loads of one vector. */
@@ -205,8 +149,7 @@ static int64_t body_weight(Sched *s, const Body *b, int v, int64_t lanes) {
   return w < (double)b->weight ? b->weight : (int64_t)w;
 }
 
-/* Splits a vector axis that is shorter than a vector, or does not divide. Returns the lanes. */
-static int64_t give_vector(Sched *s, int axis, int64_t lanes) {
+int64_t heuristic_vector(Sched *s, int axis, int64_t lanes) {
   int64_t n = size_of(s, axis);
   bool reduce = s->k->axes[axis].reduce;
   if (n < lanes) lanes = power_above(n);
@@ -228,7 +171,7 @@ typedef struct Contraction {
 
 /* The row axis: an output axis on which no vector operand depends. The innermost that has rows
  * enough, since rows that are far apart share sets of the cache; else the largest. */
-static int row_axis(const Sched *s, const Body *b, int v) {
+int heuristic_row_axis(const Sched *s, const Body *b, int v) {
   enum { ENOUGH = 7 };
   int best = -1;
   for (uint32_t i = 0; i < s->k->nloops; i++) {
@@ -259,12 +202,6 @@ static bool contiguous_along(Sched *s, const Body *b, int axis, int64_t lanes) {
     if (t != 0 && t != 1) return false;
   }
   return true;
-}
-
-static int stage_number(const Sched *s, const UOp *u) {
-  for (uint32_t i = 0; i < s->k->nstageable; i++)
-    if (s->k->stageable[i] == u) return (int)i;
-  return -1;
 }
 
 static int place_of(const Sched *s, int axis) {
@@ -330,14 +267,6 @@ static bool is_packed(Sched *s, const Contraction *c, const UOp *load) {
   if (c->matrix < 0 || load->nsrc > 2) return false;
   const MatrixInfo *info = matrix_info(c->matrix % 256);
   return step_in(s, load->src[1], c->v, info->n) == info->k;
-}
-
-/* A factor of the axis' size, at most `most`. */
-static int64_t divisor_below(const Sched *s, int axis, int64_t most) {
-  int64_t n = is_static(s, axis) ? size_of(s, axis) : s->k->axes[axis].divisor;
-  for (int64_t d = most; d > 1; d--)
-    if (n % d == 0) return d;
-  return 1;
 }
 
 /* Laid out as a panel already: the tile's columns, then the reduce axes from the innermost out. */
@@ -418,7 +347,7 @@ static bool schedule_dots(Sched *s, const Body *b, int64_t lanes) {
   }
   while (left * 2 * chains <= 8 && size_of(s, k) % (lanes * left * 2) == 0) left *= 2;
   s->reduce_vector[k] = true;
-  give_vector(s, k, lanes);
+  heuristic_vector(s, k, lanes);
   give(s, OPT_UNROLL, k, left);
   return true;
 }
@@ -434,7 +363,7 @@ static void give_matrix(Sched *s, int v, int64_t arg) {
 
 /* One row times a matrix, block by block. */
 static bool schedule_row(Sched *s, const Contraction *c) {
-  int64_t used = give_vector(s, c->v, c->lanes);
+  int64_t used = heuristic_vector(s, c->v, c->lanes);
   s->vector = c->v;
   if (size_of(s, c->v) >= 2 * used) give(s, OPT_UPCAST, c->v, 2);
   give(s, OPT_CARRY, s->carried, 0);
@@ -444,7 +373,7 @@ static bool schedule_row(Sched *s, const Contraction *c) {
 static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   Contraction c = {.body = b, .v = store_axis(s), .lanes = lanes, .depth = reduce_extent(b)};
   if (!sums_products(b) || c.v < 0 || !body_depends(b, c.v) || b->n < 2) return false;
-  c.m = row_axis(s, b, c.v);
+  c.m = heuristic_row_axis(s, b, c.v);
   int64_t N = size_of(s, c.v), M = c.m >= 0 ? size_of(s, c.m) : 1;
   bool direct = contiguous_along(s, b, c.v, lanes);
   c.matrix =
@@ -460,7 +389,7 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
   if (c.matrix >= 0)
     give_matrix(s, c.v, c.matrix);
   else
-    give_vector(s, c.v, c.lanes);
+    heuristic_vector(s, c.v, c.lanes);
   give(s, OPT_UPCAST, c.v, c.nv);
   give(s, OPT_UPCAST, c.m, c.mr);
   order_panels(s, &c);
@@ -472,101 +401,6 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
     int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
     if (s->tile[a] == 1) give(s, OPT_UNROLL, a, divisor_below(s, a, 8 / (c.nv * c.mr)));
   }
-  return true;
-}
-
-/* -- chains of contractions -------------------------------------------------------------------- */
-
-static bool is_row_of(const Kept *k, const UOp *range) {
-  for (uint32_t r = 0; r < k->n * k->nrow; r++)
-    if (k->row[r] == range) return true;
-  return false;
-}
-
-/* A reduction along rows that are kept. */
-static bool runs_along_rows(const Sched *s, const Body *b) {
-  for (uint32_t n = 0; n < s->k->nkept; n++)
-    for (uint32_t r = 1; r < b->reduce->nsrc; r++)
-      if (is_row_of(&s->k->kept[n], b->reduce->src[r])) return true;
-  return false;
-}
-
-/* The kept row that an inner contraction computes an element of; NULL when there is none. */
-static const UOp *inner_row(const Sched *s, const Body *b) {
-  for (uint32_t n = 0; n < s->k->nkept; n++)
-    for (uint32_t r = 0; r < s->k->kept[n].n * s->k->kept[n].nrow; r++)
-      if (uop_is_open(b->reduce, s->k->kept[n].row[r])) return s->k->kept[n].row[r];
-  return NULL;
-}
-
-static bool is_inner(Sched *s, const Body *b) {
-  return sums_products(b) && b->n > 1 && !runs_along_rows(s, b) && inner_row(s, b);
-}
-
-/* The contraction whose results are the elements of kept rows, at one of the places where it
- * stands; NULL when there is none. */
-static const Body *inner_contraction(Sched *s, const Body *bodies, uint32_t n) {
-  for (uint32_t i = 0; i < n; i++)
-    if (is_inner(s, &bodies[i])) return &bodies[i];
-  return NULL;
-}
-
-/* What depends on the lanes is packed once for all of a row, wherever the contraction stands. */
-static void stage_lanes(Sched *s, const Body *bodies, uint32_t n, int axis) {
-  for (uint32_t b = 0; b < n; b++)
-    for (uint32_t k = 0; k < 2 && is_inner(s, &bodies[b]); k++) {
-      UOp *factor = through_casts(bodies[b].reduce->src[0])->src[k];
-      int number = stage_number(s, factor);
-      if (kernel_depends(factor, (uint32_t)axis) && number >= 0) give(s, OPT_STAGE, axis, number);
-    }
-}
-
-/* A maximum of what is -inf in places: blocks of that need not be computed. */
-static bool masks_rows(const Sched *s, const Body *bodies, uint32_t n) {
-  for (uint32_t b = 0; b < n; b++) {
-    const UOp *body = bodies[b].reduce->src[0];
-    if (runs_along_rows(s, &bodies[b]) && body->op == OP_WHERE &&
-        uop_is_number(body->src[2], -(double)INFINITY))
-      return true;
-  }
-  return false;
-}
-
-/* The reduce axes that run along kept rows, in unrolled steps; rows that these do not divide are
- * padded. A row that would fill much of the cache, or is masked in part, is taken in blocks. */
-static void tile_rows(Sched *s, const Body *bodies, uint32_t n) {
-  enum { LONG_ROW = 2048, BLOCK = 128, STEPS = 8 };
-  int64_t many = masks_rows(s, bodies, n) ? 2 * BLOCK : LONG_ROW;
-  int row = -1;
-  for (uint32_t b = 0; b < n; b++) {
-    if (!runs_along_rows(s, &bodies[b])) continue;
-    int j = (int)bodies[b].reduce->src[bodies[b].reduce->nsrc - 1]->arg.i;
-    int64_t size = size_of(s, j), unit = is_static(s, j) && size >= many ? BLOCK : STEPS;
-    if (s->tile[j] > 1) continue;
-    if (is_static(s, j) && size > STEPS && size % unit) give(s, OPT_PADTO, j, unit);
-    give(s, OPT_UNROLL, j, size < STEPS ? size : sums_products(&bodies[b]) ? 2 : STEPS);
-    if (unit == BLOCK) row = j;
-  }
-  if (row >= 0) give(s, OPT_REPAIR, row, BLOCK);
-}
-
-/* Lanes are rows: each has its own maximum and sum, so that no reduction crosses lanes, and both
- * contractions read their other operand one element at a time, for all lanes. */
-static bool schedule_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes) {
-  const Body *inner = inner_contraction(s, bodies, n);
-  int i = inner ? row_axis(s, inner, (int)inner_row(s, inner)->arg.i) : -1;
-  if (i < 0 || size_of(s, i) < lanes) return false;
-  s->vector = i;
-  give_vector(s, i, lanes);
-  if (size_of(s, i) >= 2 * lanes) give(s, OPT_UPCAST, i, 2);
-  for (uint32_t l = s->k->nloops; l-- > 0;) {
-    int d = (int)s->k->loops[l]->arg.i;
-    if (d == i || uop_is_open(inner->reduce, s->k->loops[l])) continue;
-    give(s, OPT_UPCAST, d, divisor_below(s, d, 8));
-    break;
-  }
-  tile_rows(s, bodies, n);
-  stage_lanes(s, bodies, n, i);
   return true;
 }
 
@@ -706,7 +540,7 @@ static bool rows_are_better(Sched *s, const Body *b, int v, int64_t lanes) {
  */
 static int64_t widen_vector(Sched *s, int64_t lanes, int64_t room, int64_t many, bool reduces) {
   int v = s->vector, t = reduces ? -1 : transposed_axis(s, v);
-  int64_t used = give_vector(s, v, lanes), n = size_of(s, v);
+  int64_t used = heuristic_vector(s, v, lanes), n = size_of(s, v);
   if (t >= 0) {
     /* Innermost: the next tile finds the other half of each cache line in L1. */
     int64_t rows = size_of(s, t) < 8 ? size_of(s, t) : 8;
@@ -749,7 +583,7 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
   bool under_vector = false;
   for (uint32_t i = 0; i < nbodies; i++) under_vector |= body_depends(&bodies[i], s->vector);
   if (write_out_choices(s)) {
-    if (s->vector >= 0) give_vector(s, s->vector, lanes);
+    if (s->vector >= 0) heuristic_vector(s, s->vector, lanes);
   } else if (s->vector >= 0) {
     bool column = nbodies == 1 && under_vector && bodies[0].reduce->nsrc == 2;
     int64_t many = under_vector && !column ? 2 : 4;
@@ -764,59 +598,6 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
     }
     if (nbodies == 1 && room >= 32) tile *= tile_window(s, b, s->vector);
     unroll_under_vector(s, b, lanes, tile, room);
-  }
-}
-
-/* -- keeping ----------------------------------------------------------------------------------- */
-
-static bool depends_on_row(const Kept *k, const UOp *u) {
-  for (uint32_t r = 0; r < k->nrow; r++)
-    if (uop_is_open(u, k->row[r])) return true;
-  return !k->nrow && u->open == k->at[0]->open;
-}
-
-/* Instructions behind one element, without what is the same along the row. */
-static int64_t kept_weight(Sched *s, const Kept *k) {
-  UOp *value = k->at[0];
-  UOpList list = uop_toposort(s->job, value);
-  int64_t n = 0;
-  for (size_t i = 0; i < list.len; i++) {
-    const UOp *u = list.at[i];
-    int64_t work = heuristic_weight(u);
-    if (!depends_on_row(k, u) && u != value) continue;
-    for (uint32_t o = 0; u->open && o < u->open->n; o++)
-      if (!uop_is_open(value, u->open->at[o])) work = times(work, most_of(u->open->at[o]));
-    n = __builtin_add_overflow(n, work, &n) ? INT64_MAX : n;
-  }
-  return n;
-}
-
-/* The innermost loop that a value depends on, rows aside. */
-static int keep_level(const Sched *s, const Kept *k) {
-  int level = -1;
-  const RangeSet *open = k->at[0]->open;
-  for (uint32_t i = 0; i < s->k->nloops; i++) {
-    const UOp *loop = s->k->loops[i];
-    bool row = false;
-    for (uint32_t m = 0; m < k->n * k->nrow; m++) row |= k->row[m] == loop;
-    for (uint32_t o = 0; o < open->n && !row; o++)
-      if (open->at[o] == loop) level = (int)loop->arg.i;
-  }
-  return level;
-}
-
-/* What costs more than reading it back from the nearest cache is computed once. */
-static void keep_values(Sched *s) {
-  enum { WORTH = 8 };
-  for (uint32_t n = 0; n < s->k->nkept; n++) {
-    const Kept *k = &s->k->kept[n];
-    int64_t bytes = dtype_info[k->at[0]->dtype].bytes;
-    if (kept_weight(s, k) < WORTH) continue;
-    for (uint32_t r = 0; r < k->nrow; r++) bytes = times(bytes, size_of(s, (int)k->row[r]->arg.i));
-    if ((uint64_t)bytes > s->target->l2_bytes / 2) continue;
-    give(s, OPT_KEEP, keep_level(s, k), n);
-    OptPlan plan;
-    if (!plan_given(s, &plan)) s->opts->len--;
   }
 }
 
@@ -840,7 +621,7 @@ static void give_threads(Sched *s) {
   if ((double)T * MIN_THREAD_WORK > work) T = (int64_t)(work / MIN_THREAD_WORK);
   if (T < 2) return;
   OptPlan plan;
-  if (!plan_given(s, &plan)) return;
+  if (!heuristic_given(s, &plan)) return;
   int best = -1;
   double most = 0;
   for (uint32_t i = 0; i < plan.nout; i++) {
@@ -861,7 +642,7 @@ static void give_threads(Sched *s) {
 static bool merge_rows(Sched *s, const Body *b) {
   int v = store_axis(s);
   if (v < 0 || !sums_products(b) || b->n < 2) return false;
-  int at = place_of(s, v), m = row_axis(s, b, v);
+  int at = place_of(s, v), m = heuristic_row_axis(s, b, v);
   int outer = at > 0 ? (int)s->k->loops[at - 1]->arg.i : -1;
   if (m < 0 || outer < 0 || m == outer || size_of(s, outer) < 2) return false;
   if (!is_static(s, outer) || !is_static(s, v)) return false;
@@ -932,7 +713,7 @@ static bool block_contraction(Sched *s, UOp *kernel, const Body *b) {
   int v = store_axis(s), k = (int)b->reduce->src[1]->arg.i;
   if (!sums_products(b) || v < 0 || !body_depends(b, v) || b->n < 2 || b->reduce->nsrc != 2)
     return false;
-  int m = row_axis(s, b, v);
+  int m = heuristic_row_axis(s, b, v);
   if (!is_static(s, k) || !is_static(s, v) || (m >= 0 && !is_static(s, m))) return false;
   if (s->k->nloops != (m >= 0 ? 2 : 1) || s->k->in_place) return false;
   BlockShape shape = {.rows = m >= 0 ? size_of(s, m) : 1,
@@ -961,13 +742,13 @@ static void choose(Sched *s, UOp *kernel) {
   Body *bodies = find_bodies(s, &n, &main);
   int64_t lanes = kernel_lanes(s);
   if (lanes <= 1) return;
-  if (n && !inner_contraction(s, bodies, n) && merge_rows(s, &bodies[main])) {
+  if (n && !heuristic_inner(s, bodies, n) && merge_rows(s, &bodies[main])) {
     const Opt *o = &s->opts->at[s->opts->len - 1];
     kernel = merge_axes(s->job, kernel, o->axis, o->arg);
     analyse(s, kernel);
     bodies = find_bodies(s, &n, &main);
   }
-  if (n > 2 && schedule_chain(s, bodies, n, lanes)) return;
+  if (n > 2 && heuristic_chain(s, bodies, n, lanes)) return;
   if (n == 1 && block_contraction(s, kernel, bodies)) bodies = find_bodies(s, &n, &main);
   if (!n || !schedule_contraction(s, &bodies[main], lanes)) schedule_general(s, bodies, n, lanes);
 }
@@ -982,7 +763,7 @@ UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *ap
     } else {
       choose(&s, kernel);
       pad_symbolic(&s);
-      keep_values(&s);
+      heuristic_keep(&s);
       give_threads(&s);
     }
     /* What the rules of thumb put together need not be legal; scalar loops always are. */

@@ -1,0 +1,87 @@
+/* What the parts of heuristic.c share: a kernel while its opts are chosen. */
+#pragma once
+
+#include "compiler/passes/heuristic_block.h"
+#include "compiler/passes/linsum.h"
+
+typedef struct Sched {
+  Job *job;
+  const Target *target;
+  KernelInfo *k;
+  OptList *opts;
+  LinSumMap sums;
+  int vector;          /* output axis in lanes, -1: none */
+  int64_t *tile;       /* by axis: product of factors given so far */
+  bool *reduce_vector; /* by axis */
+  int carried;         /* reduce axis whose loop is around all others, -1: none */
+} Sched;
+
+/* A REDUCE and the loads of its body. */
+typedef struct Body {
+  UOp *reduce;
+  UOp **loads;
+  uint32_t n;
+  int64_t work;   /* iterations of the body in the whole kernel */
+  int64_t weight; /* instructions of one of them */
+} Body;
+
+static inline int64_t size_of(const Sched *s, int axis) { return s->k->axes[axis].size; }
+static inline bool is_static(const Sched *s, int axis) { return axis_is_static(&s->k->axes[axis]); }
+/* Iterations of a range, at most. */
+static inline int64_t most_of(const UOp *range) { return range->src[0]->vmax; }
+
+static inline int64_t times(int64_t a, int64_t b) {
+  int64_t r;
+  return __builtin_mul_overflow(a, b, &r) ? INT64_MAX : r;
+}
+
+static inline void give(Sched *s, OptKind kind, int axis, int64_t n) {
+  if (kind == OPT_VECTOR || kind == OPT_UPCAST || kind == OPT_UNROLL) {
+    if (n < 2) return;
+    s->tile[axis] *= n;
+  }
+  opts_push(s->job, s->opts, kind, axis, n);
+}
+
+static inline bool body_depends(const Body *b, int axis) {
+  return axis >= 0 && kernel_depends(b->reduce->src[0], (uint32_t)axis);
+}
+
+static inline const UOp *through_casts(const UOp *u) {
+  while (u->op == OP_CAST) u = u->src[0];
+  return u;
+}
+
+static inline bool sums_products(const Body *b) {
+  return b->reduce->arg.i == OP_ADD && through_casts(b->reduce->src[0])->op == OP_MUL;
+}
+
+static inline int stage_number(const Sched *s, const UOp *u) {
+  for (uint32_t i = 0; i < s->k->nstageable; i++)
+    if (s->k->stageable[i] == u) return (int)i;
+  return -1;
+}
+
+/* A factor of the axis' size, at most `most`. */
+static inline int64_t divisor_below(const Sched *s, int axis, int64_t most) {
+  int64_t n = is_static(s, axis) ? size_of(s, axis) : s->k->axes[axis].divisor;
+  for (int64_t d = most; d > 1; d--)
+    if (n % d == 0) return d;
+  return 1;
+}
+
+/* The output axis in the rows of a contraction's tile whose lanes are along v; -1: none. */
+int heuristic_row_axis(const Sched *s, const Body *b, int v);
+/* Splits a vector axis that is shorter than a vector, or does not divide. Returns the lanes. */
+int64_t heuristic_vector(Sched *s, int axis, int64_t lanes);
+/* What was given so far; false when it is not legal. The kernel is the merged one. */
+bool heuristic_given(const Sched *s, OptPlan *plan);
+
+/* -- heuristic_rows.c -- */
+/* The contraction whose results are the elements of kept rows, at one of the places where it
+ * stands; NULL when there is none. */
+const Body *heuristic_inner(Sched *s, const Body *bodies, uint32_t n);
+/* Schedules a chain of contractions over kept rows; false, and nothing given, when it is none. */
+bool heuristic_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes);
+/* Keeps the values that cost more than reading them back. */
+void heuristic_keep(Sched *s);

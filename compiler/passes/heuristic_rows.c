@@ -1,0 +1,155 @@
+/* Rows that several reductions run along: a softmax, or attention.
+ *
+ * What a kernel computes for all of a row and needs more than once is kept (KEEP) where computing
+ * it again costs more than reading it. A chain of contractions - the inner one computes the
+ * elements of a row, others run along it - has rows as lanes; a row that would fill much of the
+ * cache, or is masked in part, is taken in blocks whose results are put right as the blocks after
+ * them come (REPAIR). */
+#include "compiler/passes/heuristic_parts.h"
+
+#include <math.h>
+
+/* -- chains of contractions -------------------------------------------------------------------- */
+
+static bool is_row_of(const Kept *k, const UOp *range) {
+  for (uint32_t r = 0; r < k->n * k->nrow; r++)
+    if (k->row[r] == range) return true;
+  return false;
+}
+
+/* A reduction along rows that are kept. */
+static bool runs_along_rows(const Sched *s, const Body *b) {
+  for (uint32_t n = 0; n < s->k->nkept; n++)
+    for (uint32_t r = 1; r < b->reduce->nsrc; r++)
+      if (is_row_of(&s->k->kept[n], b->reduce->src[r])) return true;
+  return false;
+}
+
+/* The kept row that an inner contraction computes an element of; NULL when there is none. */
+static const UOp *inner_row(const Sched *s, const Body *b) {
+  for (uint32_t n = 0; n < s->k->nkept; n++)
+    for (uint32_t r = 0; r < s->k->kept[n].n * s->k->kept[n].nrow; r++)
+      if (uop_is_open(b->reduce, s->k->kept[n].row[r])) return s->k->kept[n].row[r];
+  return NULL;
+}
+
+static bool is_inner(Sched *s, const Body *b) {
+  return sums_products(b) && b->n > 1 && !runs_along_rows(s, b) && inner_row(s, b);
+}
+
+const Body *heuristic_inner(Sched *s, const Body *bodies, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++)
+    if (is_inner(s, &bodies[i])) return &bodies[i];
+  return NULL;
+}
+
+/* What depends on the lanes is packed once for all of a row, wherever the contraction stands. */
+static void stage_lanes(Sched *s, const Body *bodies, uint32_t n, int axis) {
+  for (uint32_t b = 0; b < n; b++)
+    for (uint32_t k = 0; k < 2 && is_inner(s, &bodies[b]); k++) {
+      UOp *factor = through_casts(bodies[b].reduce->src[0])->src[k];
+      int number = stage_number(s, factor);
+      if (kernel_depends(factor, (uint32_t)axis) && number >= 0) give(s, OPT_STAGE, axis, number);
+    }
+}
+
+/* A maximum of what is -inf in places: blocks of that need not be computed. */
+static bool masks_rows(const Sched *s, const Body *bodies, uint32_t n) {
+  for (uint32_t b = 0; b < n; b++) {
+    const UOp *body = bodies[b].reduce->src[0];
+    if (runs_along_rows(s, &bodies[b]) && body->op == OP_WHERE &&
+        uop_is_number(body->src[2], -(double)INFINITY))
+      return true;
+  }
+  return false;
+}
+
+/* The reduce axes that run along kept rows, in unrolled steps; rows that these do not divide are
+ * padded. A row that would fill much of the cache, or is masked in part, is taken in blocks. */
+static void tile_rows(Sched *s, const Body *bodies, uint32_t n) {
+  enum { LONG_ROW = 2048, BLOCK = 128, STEPS = 8 };
+  int64_t many = masks_rows(s, bodies, n) ? 2 * BLOCK : LONG_ROW;
+  int row = -1;
+  for (uint32_t b = 0; b < n; b++) {
+    if (!runs_along_rows(s, &bodies[b])) continue;
+    int j = (int)bodies[b].reduce->src[bodies[b].reduce->nsrc - 1]->arg.i;
+    int64_t size = size_of(s, j), unit = is_static(s, j) && size >= many ? BLOCK : STEPS;
+    if (s->tile[j] > 1) continue;
+    if (is_static(s, j) && size > STEPS && size % unit) give(s, OPT_PADTO, j, unit);
+    give(s, OPT_UNROLL, j, size < STEPS ? size : sums_products(&bodies[b]) ? 2 : STEPS);
+    if (unit == BLOCK) row = j;
+  }
+  if (row >= 0) give(s, OPT_REPAIR, row, BLOCK);
+}
+
+/* Lanes are rows: each has its own maximum and sum, so that no reduction crosses lanes, and both
+ * contractions read their other operand one element at a time, for all lanes. */
+bool heuristic_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes) {
+  const Body *inner = heuristic_inner(s, bodies, n);
+  int i = inner ? heuristic_row_axis(s, inner, (int)inner_row(s, inner)->arg.i) : -1;
+  if (i < 0 || size_of(s, i) < lanes) return false;
+  s->vector = i;
+  heuristic_vector(s, i, lanes);
+  if (size_of(s, i) >= 2 * lanes) give(s, OPT_UPCAST, i, 2);
+  for (uint32_t l = s->k->nloops; l-- > 0;) {
+    int d = (int)s->k->loops[l]->arg.i;
+    if (d == i || uop_is_open(inner->reduce, s->k->loops[l])) continue;
+    give(s, OPT_UPCAST, d, divisor_below(s, d, 8));
+    break;
+  }
+  tile_rows(s, bodies, n);
+  stage_lanes(s, bodies, n, i);
+  return true;
+}
+/* -- keeping ----------------------------------------------------------------------------------- */
+
+static bool depends_on_row(const Kept *k, const UOp *u) {
+  for (uint32_t r = 0; r < k->nrow; r++)
+    if (uop_is_open(u, k->row[r])) return true;
+  return !k->nrow && u->open == k->at[0]->open;
+}
+
+/* Instructions behind one element, without what is the same along the row. */
+static int64_t kept_weight(Sched *s, const Kept *k) {
+  UOp *value = k->at[0];
+  UOpList list = uop_toposort(s->job, value);
+  int64_t n = 0;
+  for (size_t i = 0; i < list.len; i++) {
+    const UOp *u = list.at[i];
+    int64_t work = heuristic_weight(u);
+    if (!depends_on_row(k, u) && u != value) continue;
+    for (uint32_t o = 0; u->open && o < u->open->n; o++)
+      if (!uop_is_open(value, u->open->at[o])) work = times(work, most_of(u->open->at[o]));
+    n = __builtin_add_overflow(n, work, &n) ? INT64_MAX : n;
+  }
+  return n;
+}
+
+/* The innermost loop that a value depends on, rows aside. */
+static int keep_level(const Sched *s, const Kept *k) {
+  int level = -1;
+  const RangeSet *open = k->at[0]->open;
+  for (uint32_t i = 0; i < s->k->nloops; i++) {
+    const UOp *loop = s->k->loops[i];
+    bool row = false;
+    for (uint32_t m = 0; m < k->n * k->nrow; m++) row |= k->row[m] == loop;
+    for (uint32_t o = 0; o < open->n && !row; o++)
+      if (open->at[o] == loop) level = (int)loop->arg.i;
+  }
+  return level;
+}
+
+/* What costs more than reading it back from the nearest cache is computed once. */
+void heuristic_keep(Sched *s) {
+  enum { WORTH = 8 };
+  for (uint32_t n = 0; n < s->k->nkept; n++) {
+    const Kept *k = &s->k->kept[n];
+    int64_t bytes = dtype_info[k->at[0]->dtype].bytes;
+    if (kept_weight(s, k) < WORTH) continue;
+    for (uint32_t r = 0; r < k->nrow; r++) bytes = times(bytes, size_of(s, (int)k->row[r]->arg.i));
+    if ((uint64_t)bytes > s->target->l2_bytes / 2) continue;
+    give(s, OPT_KEEP, keep_level(s, k), n);
+    OptPlan plan;
+    if (!heuristic_given(s, &plan)) s->opts->len--;
+  }
+}
