@@ -67,14 +67,22 @@ struct Apply {
 /* The largest: buffers are laid out for it. */
 static inline int64_t range_size(const UOp *r) { return r->src[0]->vmax; }
 
-/* The dimensions of what is copied inside the loop over `level`, laid out in their order. */
+static inline UOp *new_range(Apply *a, AxisType type, int64_t n) {
+  return uop_range(a->job, a->next_id++, type, uop_index(a->job, n));
+}
+
+/* schedule_stage.c: the dimensions of what is copied inside the loop over `level`, laid out in
+ * their order. */
 void schedule_collect(Staging *s, UOp *value, int level);
 /* The element of the buffer, for the ranges of the kernel or of the copy. */
 UOp *schedule_position(Staging *s, bool copy);
 /* u over the ranges of the copy. A reduction below may close a range of that name, which is another
  * one. */
 UOp *schedule_renamed(Staging *s, UOp *u);
-/* Rebuilds node i of the list and puts what is staged or kept of it in its place. */
+/* The staged form of an operand (already rebuilt over the new ranges). */
+UOp *schedule_stage(Apply *a, UOp *operand, int level);
+
+/* schedule.c: rebuilds node i of the list and puts what is staged or kept of it in its place. */
 void schedule_step(Apply *a, size_t i);
 
 /* schedule_keep.c: node u, rebuilt as `value`, is a member of a kept value: the element of the
