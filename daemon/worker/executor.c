@@ -17,11 +17,9 @@
 #include "daemon/worker/executor.h"
 
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "daemon/channel/shm.h"
 #include "daemon/worker/loaded.h"
 
 Status executor_create(Device *dev, Executor **out) {
@@ -557,22 +555,10 @@ static Status bind_input(Executor *x, const Loaded *l, const Kiln__V1__RunInput 
   }
 }
 
-static Status new_buffer(Executor *x, uint64_t id, uint64_t bytes, int fd, Buffer **out) {
-  if (map_find(&x->buffers, id)) {
-    if (fd >= 0) close(fd);
-    return BROKEN("buffer %llu exists", (unsigned long long)id);
-  }
-  TRY(device_memory_adopt(x->dev, bytes ? bytes : 1, fd, out));
-  if (map_put(&x->buffers, id, *out)) return NULL;
-  device_buffer_free(x->dev, *out);
-  *out = NULL;
-  return FAIL(RESOURCE_EXHAUSTED, "buffers");
-}
-
 /* Where output i of the job's list goes, when it is not inline. */
 static Status bind_output(Executor *x, const Kiln__V1__RunJob *m, size_t i, uint64_t bytes,
                           const SharedMemory *slab, SlotPlace *out) {
-  if (m->n_output_buffers) return new_buffer(x, m->output_buffers[i], bytes, -1, &out->at.buffer);
+  if (m->n_output_buffers) return buffers_add(x, m->output_buffers[i], bytes, -1, &out->at.buffer);
   if (!m->n_output_offsets) return NULL;
   uint64_t at = m->output_offsets[i];
   if (!slab || at > slab->size || bytes > slab->size - at)
@@ -770,36 +756,4 @@ int executor_output_fd(const Executor *x) { return x->open_fd; }
 
 void executor_slab_free(Executor *x, uint64_t slab) {
   slab_release(x, map_remove(&x->slabs, slab));
-}
-
-/* -- buffers ------------------------------------------------------------------------------------
- */
-
-Status executor_buffer_create(Executor *x, uint64_t id, uint64_t bytes, int fd) {
-  Buffer *b;
-  return new_buffer(x, id, bytes, fd, &b);
-}
-
-/* A copy of a buffer that is no shared memory, for the one who asked. */
-static Status copy_out(Executor *x, const Buffer *b, int *fd) {
-  void *host;
-  close_fd(&x->read_fd);
-  TRY(shm_create("kiln-buffer", b->size ? b->size : 1, &x->read_fd));
-  TRY(shm_map(x->read_fd, b->size ? b->size : 1, true, &host));
-  Status st = device_read(x->dev, b, 0, host, b->size);
-  munmap(host, b->size ? b->size : 1);
-  *fd = x->read_fd;
-  return st;
-}
-
-Status executor_buffer_read(Executor *x, uint64_t id, uint64_t *bytes, int *fd) {
-  const Buffer *b = map_find(&x->buffers, id);
-  if (!b) return FAIL(NOT_FOUND, "buffer %llu", (unsigned long long)id);
-  *bytes = b->size;
-  *fd = b->fd;
-  return b->fd < 0 ? copy_out(x, b, fd) : NULL;
-}
-
-void executor_buffer_free(Executor *x, uint64_t id) {
-  device_buffer_free(x->dev, map_remove(&x->buffers, id));
 }

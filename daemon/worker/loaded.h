@@ -139,6 +139,10 @@ Status launch_grids_set(LaunchGrids *g, Launch *launches, uint32_t call);
 /* The kernel's code is another. */
 Status launch_grids_replace(Loaded *l, uint32_t kernel, const Kiln__V1__KernelBinary *b);
 
+/* -- buffers.c -- */
+/* A new buffer of that id, which keeps it. Takes ownership of fd (-1: none) in any case. */
+Status buffers_add(Executor *x, uint64_t id, uint64_t bytes, int fd, Buffer **out);
+
 /* -- programs.c -- */
 Status programs_load(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m);
 
