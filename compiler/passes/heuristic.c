@@ -48,12 +48,12 @@ static int64_t step_in_atom(Sched *s, UOp *atom, int axis, int64_t lanes) {
     bool first = kernel_depends(atom->src[0], (uint32_t)axis);
     if (kernel_depends(atom->src[first], (uint32_t)axis)) return NONLINEAR;
     int64_t inner = step_in(s, atom->src[!first], axis, lanes);
-    return inner == NONLINEAR ? NONLINEAR : inner * FAR_STEP;
+    return times(inner, FAR_STEP); /* NONLINEAR stays what it is */
   }
   bool div = atom->op == OP_FLOORDIV;
   if ((!div && atom->op != OP_FLOORMOD) || !uop_is_const(atom->src[1])) return NONLINEAR;
   int64_t c = atom->src[1]->arg.i, inner = step_in(s, atom->src[0], axis, lanes);
-  if (inner == NONLINEAR || inner <= 0 || inner > c || c % (inner * lanes)) return NONLINEAR;
+  if (inner == NONLINEAR || inner <= 0 || inner > c || c % times(inner, lanes)) return NONLINEAR;
   return div ? 0 : inner;
 }
 
@@ -63,8 +63,8 @@ static int64_t step_in(Sched *s, UOp *index, int axis, int64_t lanes) {
   int64_t step = 0;
   for (uint32_t i = 0; i < sum->n; i++) {
     int64_t t = step_in_atom(s, sum->at[i].atom, axis, lanes);
-    if (t == NONLINEAR) return NONLINEAR;
-    step += t * sum->at[i].coeff;
+    int64_t by = t == NONLINEAR ? NONLINEAR : times(t, sum->at[i].coeff);
+    if (by == NONLINEAR || __builtin_add_overflow(step, by, &step)) return NONLINEAR;
   }
   return step;
 }
