@@ -89,6 +89,15 @@ static double row_length(const Fusion *f, const Tensor *contraction) {
   return n;
 }
 
+/* With a contraction goes the product that it sums, which is larger than anything that is worth
+ * storing. */
+static void take(Chain *c, uint32_t at) {
+  Tensor *t = &c->f->tensors[at];
+  t->row = true;
+  if (t->u->op == OP_REDUCE && t->cost.contraction && c->nreaders[t->src[0]] == 1)
+    c->f->tensors[t->src[0]].row = true;
+}
+
 /* The chain on one side of the product that contraction `last` sums. */
 static void find_chain(Chain *c, const Tensor *last, uint32_t top, double width) {
   enum { DEPTH = 64 };
@@ -101,7 +110,7 @@ static void find_chain(Chain *c, const Tensor *last, uint32_t top, double width)
   bool keep = in && c->reduces && fits && is_closed(c, top);
   for (size_t k = 0; k < c->seen.len; k++) {
     uint32_t at = c->seen.at[k];
-    if (keep && c->state[at] == 2) f->tensors[at].row = true;
+    if (keep && c->state[at] == 2) take(c, at);
     c->state[at] = 0, c->reads[at] = 0;
   }
 }
