@@ -190,6 +190,7 @@ Status connection_open(Server *s, int fd) {
   Connection *c = calloc(1, sizeof *c);
   GrpcConfig config = grpc_config_default;
   config.max_message = s->config.max_message_bytes;
+  config.pool = &s->blocks;
   GrpcSession *session = c ? grpc_server_create(&config, &handler, c) : NULL;
   if (!session || uv_poll_init(&s->loop, &c->poll, fd)) {
     grpc_session_release(session);

@@ -72,5 +72,8 @@ void request_reply(Request *r, const ProtobufCMessage *m);
 /* Ends the call with a status (NULL = OK). Takes st. */
 void request_finish(Request *r, Status st);
 
+/* Frees all but so many of those kept for use again. */
+void requests_trim(Server *s, size_t keep);
+
 /* The method served at a path, or NULL. */
 const Method *method_find(Str path);

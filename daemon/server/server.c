@@ -17,6 +17,7 @@
 #include "daemon/server/connection.h"
 #include "daemon/server/events.h"
 #include "daemon/server/listener.h"
+#include "daemon/server/request.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
@@ -108,6 +109,8 @@ static void on_prepare(uv_prepare_t *handle) {
 static void trim(Server *s) {
   for (size_t i = 0; i < s->ndevices; i++) slab_trim(device_lane_slabs(s->devices[i]), 0);
   shm_pool_deinit(&s->uploads);
+  requests_trim(s, 0);
+  pool_trim(&s->blocks);
 }
 
 static void on_housekeeping(uv_timer_t *timer) {
@@ -288,7 +291,7 @@ Status server_create(Config *config, Server **out) {
 
 int server_run(Server *s) {
   uv_run(&s->loop, UV_RUN_DEFAULT);
-  shm_pool_deinit(&s->uploads);
+  trim(s);
   int busy = uv_loop_close(&s->loop);
   assert(busy == 0 && s->open_parts == 0);
   LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));
