@@ -57,9 +57,11 @@ Status device_lane_create(const DeviceLaneSpec *spec, DeviceLane **out);
 void device_lane_release(DeviceLane *l);
 
 DeviceJob *device_job_create(void); /* NULL without memory */
-/* RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE when the device does not come up; then
- * the job is freed and done is not called. */
+/* RESOURCE_EXHAUSTED when the tenant has too many waiting, UNAVAILABLE when the device does not
+ * come up, DEADLINE_EXCEEDED; then the job is freed and done is not called. */
 Status device_lane_submit(DeviceLane *l, DeviceJob *job);
+/* Sends what may be sent; the loop calls it before it sleeps. */
+void device_lane_flush(DeviceLane *l);
 /* No `done` follows; what the job holds is freed when the worker is through with it. A job that was
  * not submitted is freed. */
 void device_lane_cancel(DeviceLane *l, DeviceJob *job);

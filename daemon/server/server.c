@@ -101,6 +101,7 @@ static void on_signal(uv_signal_t *handle, int number) {
 /* Runs once between callbacks and sleep. */
 static void on_prepare(uv_prepare_t *handle) {
   Server *s = handle->data;
+  for (size_t i = 0; i < s->ndevices; i++) device_lane_flush(s->devices[i]);
   connections_flush(s);
   if (s->stopping && !s->nconnections) server_close(s);
 }
