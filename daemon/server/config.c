@@ -69,6 +69,7 @@ static const Setting settings[] = {
 static const Setting tenant_settings[] = {
     {"tenant", "weight", SK_COUNT, AT(weight)},
     {"tenant", "roles", SK_ROLES, AT(roles)},
+    {"tenant", "shared_cache", SK_BOOL, AT(shares_cache)},
     {"tenant", "token", SK_LIST, AT(tokens)},
     {"tenant", "certificate", SK_LIST, AT(certificates)},
     {"tenant", "uid", SK_LIST, AT(uids)},

@@ -61,7 +61,6 @@ typedef struct Server {
   Build *builds;     /* in flight */
   Tuner *tuner;
   Subscriber *subscribers; /* to events */
-  uint64_t merged;         /* compiles that joined another one */
   /* life */
   uv_signal_t sigterm, sigint;
   uv_timer_t housekeeping;
