@@ -62,7 +62,9 @@ typedef struct Server {
   Tuner *tuner;
   Subscriber *subscribers; /* to events */
   /* life */
-  uv_signal_t sigterm, sigint;
+  uv_signal_t sigterm, sigint, sighup;
+  Status (*read_config)(void *ctx, Config *out); /* for a reload; NULL: there is none */
+  void *read_config_ctx;
   uv_timer_t housekeeping;
   uint64_t idle_since_ms;
   bool stopping, closing;
@@ -72,6 +74,8 @@ typedef struct Server {
 
 /* Takes over config. On failure everything is undone. */
 Status server_create(Config *config, Server **out);
+/* How the configuration is read again on SIGHUP; without it that does nothing. */
+void server_on_reload(Server *s, Status (*read)(void *ctx, Config *out), void *ctx);
 /* Blocks until stopped by a signal or idleness; frees the server. The exit code. */
 int server_run(Server *s);
 /* NULL and NOT_FOUND for a device that is not configured; "" is the first. */
