@@ -106,7 +106,7 @@ def test_a_token_counts_before_the_user(matrix):
 def stranger(socket, uid):
     """The code of a call by another user of this machine, on the same socket."""
     code = f"""
-import os, grpc
+import os, copy, grpc, grpc._channel
 os.setgid({uid}); os.setuid({uid})
 c = grpc.insecure_channel("unix:{socket}")
 try:
