@@ -12,6 +12,7 @@
 
 #include <uv.h>
 
+#include "daemon/server/auth.h"
 #include "daemon/server/compile_pool.h"
 #include "daemon/server/config.h"
 #include "daemon/server/device_lane.h"
@@ -32,6 +33,7 @@ typedef struct Server {
   Config config;
   int64_t started_ns;
   TenantTable tenants;
+  AuthTable *auth;
   /* sockets */
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */
@@ -59,7 +61,6 @@ typedef struct Server {
   Build *builds;     /* in flight */
   Tuner *tuner;
   Subscriber *subscribers; /* to events */
-  uint64_t merged;         /* compiles that joined another one */
   /* life */
   uv_signal_t sigterm, sigint;
   uv_timer_t housekeeping;
