@@ -79,7 +79,7 @@ static void compile_fail(Compile *c, Status st) {
   char text[4096];
   status_text(st, text, sizeof text);
   for (CompileWaiter *w; (w = pop_waiter(c));)
-    request_finish(w->request, status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text));
+    w->done(w, NULL, NULL, status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text));
   status_drop(st);
   compile_free(c);
 }
@@ -96,25 +96,8 @@ void compile_leave(CompileWaiter *w) {
 
 static void set_state(Compile *c, RequestState state) {
   for (CompileWaiter *w = c->waiters; w; w = w->next)
-    if (w->request->state != state && request_may_move(w->request->state, state))
+    if (w->request && w->request->state != state && request_may_move(w->request->state, state))
       request_move(w->request, state);
-}
-
-static void answer(CompileWaiter *w, Executable *e, Kiln__V1__CompileReport *report) {
-  char id[ID_TEXT];
-  Kiln__V1__CompileResponse m = KILN__V1__COMPILE_RESPONSE__INIT;
-  m.executable = (char *)(uintptr_t)id_text("exe", e->id, id);
-  m.n_inputs = e->face->n_inputs - e->random;
-  m.inputs = e->face->inputs;
-  m.n_outputs = e->face->n_outputs;
-  m.outputs = e->face->outputs;
-  m.n_input_values = e->face->n_input_values;
-  m.input_values = e->face->input_values;
-  m.n_output_values = e->face->n_output_values;
-  m.output_values = e->face->output_values;
-  m.report = report;
-  e->handles++;
-  request_reply(w->request, &m.base);
 }
 
 /* The parts of the report that belong to the executable, not to how it came about. */
@@ -137,7 +120,7 @@ static void compile_finish(Compile *c, Executable *e) {
   LOG_INFO("compiled", "model=%s kernels=%u unique=%u compiled=%u plan_cached=%d ms=%.1f",
            log_quote(quoted, sizeof quoted, c->name), c->report.kernels, c->report.unique_kernels,
            c->report.kernels_compiled, c->report.plan_cached, (double)c->report.total_ns / 1e6);
-  for (CompileWaiter *w; (w = pop_waiter(c));) answer(w, e, &c->report);
+  for (CompileWaiter *w; (w = pop_waiter(c));) w->done(w, e, &c->report, NULL);
   compile_free(c);
 }
 
@@ -476,7 +459,7 @@ Status compile_start(Server *s, const CompileSpec *spec, ModelData *model, Compi
   c->device = spec->device;
   c->model = model;
   c->no_cache = spec->options && spec->options->no_cache;
-  c->started_ns = w->request->received_ns;
+  c->started_ns = w->request ? w->request->received_ns : clock_now_ns();
   kiln__v1__compile_report__init(&c->report);
   arena_init(&c->arena, 0);
   if ((c->next = s->compiles)) c->next->link = &c->next;
@@ -492,7 +475,7 @@ Status compile_start(Server *s, const CompileSpec *spec, ModelData *model, Compi
   w->compile = c;
   w->next = NULL;
   c->waiters = w;
-  request_move(w->request, RS_ADMITTED);
+  if (w->request) request_move(w->request, RS_ADMITTED);
   st = await_device(c);
   if (st) compile_fail(c, st);
   return NULL;

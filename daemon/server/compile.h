@@ -16,18 +16,20 @@ typedef struct CompileSpec {
   const Kiln__V1__CompileOptions *options; /* NULL = none */
 } CompileSpec;
 
-/* What a request waits with; embedded in its work. */
+/* What somebody waits with. */
 typedef struct CompileWaiter {
-  Request *request;
+  Request *request; /* whose state follows the compile; NULL when none asked */
+  /* exe is borrowed and the report valid during the call; NULL and st (taken) on failure */
+  void (*done)(struct CompileWaiter *w, Executable *exe, Kiln__V1__CompileReport *report,
+               Status st);
   Compile *compile; /* NULL when not waiting */
   bool joined;      /* somebody else's compile */
   struct CompileWaiter *next;
 } CompileWaiter;
 
-/* Takes over model. The waiter's request is answered when it is done. Failure: nothing was started
- * and model is released. */
+/* Takes over model. Failure: nothing was started, model is released and done is not called. */
 Status compile_start(Server *s, const CompileSpec *spec, ModelData *model, CompileWaiter *w);
-/* The request is no longer interested. */
+/* The waiter is no longer interested. */
 void compile_leave(CompileWaiter *w);
 
 /* -- for build.c and compile.c ------------------------------------------------------------------

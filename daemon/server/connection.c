@@ -23,6 +23,7 @@ struct Connection {
   bool ending;            /* flush, then close */
   bool closed;
   uint64_t last_active_ms;
+  Tenant *tenant;
   size_t queued; /* at least the bytes of answers that are not yet written */
 };
 
@@ -53,6 +54,7 @@ static const GrpcHandler handler = {.on_request = on_request,
                                     .on_drain = on_drain,
                                     .on_close = on_close};
 
+Tenant *connection_tenant(const Connection *c) { return c->tenant; }
 Server *connection_server(const Connection *c) { return c->server; }
 Connection *connection_next(const Connection *c) { return c->next; }
 
@@ -198,6 +200,7 @@ Status connection_open(Server *s, int fd) {
   c->server = s;
   c->fd = fd;
   c->session = session;
+  c->tenant = s->tenants.local ? s->tenants.local : &s->tenants.nobody;
   c->last_active_ms = uv_now(&s->loop);
   c->poll.data = c;
   if ((c->next = s->connections)) c->next->link = &c->next;

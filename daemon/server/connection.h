@@ -21,5 +21,7 @@ void connections_expire(Server *s, uint64_t idle_seconds);
 void connection_queued(Connection *c, size_t n);
 /* More answers are waiting for the client to read them than it is allowed. */
 bool connection_clogged(Connection *c);
+/* Who the peer is by its socket; the server's nobody when that is not known. Never NULL. */
+Tenant *connection_tenant(const Connection *c);
 Server *connection_server(const Connection *c);
 Connection *connection_next(const Connection *c);

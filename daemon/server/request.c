@@ -92,6 +92,7 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   *r = (Request){.id = ++s->next_request,
                  .server = s,
                  .conn = c,
+                 .tenant = connection_tenant(c),
                  .stream = stream,
                  .method = method,
                  .received_ns = clock_now_ns()};

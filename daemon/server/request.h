@@ -39,6 +39,7 @@ struct Request {
   RequestState state;
   Server *server;
   Connection *conn;
+  Tenant *tenant; /* whose request it is */
   GrpcStream *stream;
   const Method *method;
   Arena arena;

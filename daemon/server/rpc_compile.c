@@ -94,10 +94,33 @@ static Status take_model(Request *r, ModelUpload *u, ModelData **out) {
   return model_data_create(&r->server->uploads, fd, u->upload.size, out);
 }
 
+static void on_compiled(CompileWaiter *w, Executable *e, Kiln__V1__CompileReport *report,
+                        Status st) {
+  char id[ID_TEXT];
+  Kiln__V1__CompileResponse m = KILN__V1__COMPILE_RESPONSE__INIT;
+  if (st) {
+    request_finish(w->request, st);
+    return;
+  }
+  m.executable = (char *)(uintptr_t)id_text("exe", e->id, id);
+  m.n_inputs = e->face->n_inputs - e->random;
+  m.inputs = e->face->inputs;
+  m.n_outputs = e->face->n_outputs;
+  m.outputs = e->face->outputs;
+  m.n_input_values = e->face->n_input_values;
+  m.input_values = e->face->input_values;
+  m.n_output_values = e->face->n_output_values;
+  m.output_values = e->face->output_values;
+  m.report = report;
+  e->handles++;
+  request_reply(w->request, &m.base);
+}
+
 static void compile_end(Request *r) {
   ModelUpload *u = r->work;
   ModelData *model;
   Status st = take_model(r, u, &model);
+  u->waiter.done = on_compiled;
   if (!st) st = compile_start(r->server, &u->spec, model, &u->waiter);
   if (st) request_finish(r, st);
 }

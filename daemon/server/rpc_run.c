@@ -12,39 +12,10 @@
 #include "daemon/channel/shm.h"
 #include "daemon/server/dims.h"
 #include "daemon/server/rpc.h"
+#include "daemon/server/run.h"
 #include "proto/random.h"
-#include "proto/view.h"
 
 enum { INLINE_MAX = 32 << 10, SLAB_ALIGN = 64 };
-
-/* The messages of RunRequest, as views. */
-typedef struct TensorView {
-  uint64_t seen;
-  int64_t dtype;
-  VIEW_LIST(int64_t) dims;
-  Str data;
-} TensorView;
-
-typedef struct NamedView {
-  uint64_t seen;
-  Str name, buffer;
-  const TensorView *tensor;
-} NamedView;
-
-typedef struct RandomView {
-  uint64_t seen;
-  int64_t seed, run;
-} RandomView;
-
-typedef struct RunView {
-  uint64_t seen;
-  Str executable;
-  VIEW_LIST(NamedView) inputs;
-  VIEW_LIST(Str) outputs;
-  int64_t as_buffers;
-  const RandomView *random;
-  int64_t profile;
-} RunView;
 
 static const ViewField tensor_rows[] = {VIEW_ROW(TensorView, 1, VIEW_INT, false, dtype, NULL),
                                         VIEW_ROW(TensorView, 2, VIEW_INT, true, dims, NULL),
@@ -83,6 +54,7 @@ typedef struct Run {
   size_t nopen;
   uint8_t *memory; /* of open outputs, mapped while the answer is made */
   int64_t handed_ns;
+  RunReply reply;
 } Run;
 
 static bool symbolic(const Run *run) { return run->exe->face->n_shapes > 0; }
@@ -497,11 +469,11 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   if (run->memory) {
     uint8_t *memory = run->memory;
     size_t bytes = m->env->run_done->memory_bytes;
-    request_reply(r, &response.base);
+    run->reply(r, &response);
     munmap(memory, bytes);
     return;
   }
-  request_reply(r, &response.base);
+  run->reply(r, &response);
 }
 
 /* -- request ------------------------------------------------------------------------------------
@@ -515,11 +487,11 @@ static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
   if (e->seen) memcpy(e->seen, m->vars, m->n_vars * sizeof *e->seen);
 }
 
-static Status start(Request *r, Run *run, const RunView *view) {
-  const char *id = arena_strdup(&r->arena, view->executable);
-  if (!id) return FAIL(RESOURCE_EXHAUSTED, "run");
-  TRY(registry_find(&r->server->executables, id, &run->exe));
-  executable_retain(run->exe);
+Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply) {
+  Run *run = r->work = arena_alloc(&r->arena, sizeof *run);
+  if (!run) return FAIL(RESOURCE_EXHAUSTED, "run");
+  run->exe = executable_retain(exe);
+  run->reply = reply;
   if (!(run->job = device_job_create())) return FAIL(RESOURCE_EXHAUSTED, "run");
   kiln__v1__run_job__init(&run->message);
   TRY(bind_inputs(r, run, view));
@@ -542,16 +514,20 @@ static Status start(Request *r, Run *run, const RunView *view) {
   return st;
 }
 
+static void reply_run(Request *r, const Kiln__V1__RunResponse *m) { request_reply(r, &m->base); }
+
 static void run_message(Request *r, Bytes msg) {
   RunView view = {.seen = 0};
-  Run *run = r->work = arena_alloc(&r->arena, sizeof *run);
-  Status st = run ? NULL : FAIL(RESOURCE_EXHAUSTED, "run");
-  if (!st) st = view_decode(&r->arena, msg, &run_view, &run_limits, &view);
-  if (!st) st = start(r, run, &view);
+  Executable *exe = NULL;
+  Status st = view_decode(&r->arena, msg, &run_view, &run_limits, &view);
+  const char *id = st ? NULL : arena_strdup(&r->arena, view.executable);
+  if (!st && !id) st = FAIL(RESOURCE_EXHAUSTED, "run");
+  if (!st) st = registry_find(&r->server->executables, id, &exe);
+  if (!st) st = run_begin(r, exe, &view, reply_run);
   if (st) request_finish(r, st);
 }
 
-static void run_release(Request *r) {
+void run_release(Request *r) {
   Run *run = r->work;
   if (!run) return;
   if (run->job) device_lane_cancel(run->exe->device, run->job);

@@ -250,6 +250,7 @@ static void undo_listeners(Server *s) {
   uv_run(&s->loop, UV_RUN_DEFAULT);
   uv_loop_close(&s->loop);
   free(s->read_buffer);
+  tenants_deinit(&s->tenants);
   config_deinit(&s->config);
   free(s);
 }
@@ -270,6 +271,7 @@ Status server_create(Config *config, Server **out) {
   s->read_buffer = malloc(CONNECTION_READ_BYTES);
   shm_pool_init(&s->uploads, UPLOAD_POOL_BYTES);
   Status st = s->read_buffer ? NULL : FAIL(RESOURCE_EXHAUSTED, "server");
+  if (!st) st = tenants_load(&s->tenants, &s->config);
   for (size_t i = 0; !st && i < s->config.listen.len; i++)
     st = listener_open(s, s->config.listen.at[i]);
   if (!st) st = start_workers(s);
@@ -291,6 +293,7 @@ int server_run(Server *s) {
   assert(busy == 0 && s->open_parts == 0);
   LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));
   free(s->read_buffer);
+  tenants_deinit(&s->tenants);
   config_deinit(&s->config);
   free(s);
   return busy ? 1 : 0;

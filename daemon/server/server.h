@@ -31,6 +31,7 @@ typedef struct Server {
   uv_loop_t loop;
   Config config;
   int64_t started_ns;
+  TenantTable tenants;
   /* sockets */
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */
