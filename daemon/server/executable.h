@@ -51,6 +51,7 @@ typedef struct Executable {
   uint64_t *slot_bytes;       /* inputs, then outputs; at most, where a run decides */
   size_t random;              /* 1 when the last input is RANDOM_INPUT, which no client sees */
   uint64_t random_seed, runs; /* what it is filled with; runs counts */
+  int64_t typical_ns;         /* of the device's time, by the last runs; 0 = none yet */
   uint64_t loaded_in;         /* incarnation of the device worker that has it; 0 = none */
   Bytes options;              /* packed CompileOptions and format, for finding it again */
   /* for the tuner: runs, when the first was, how many there were when a search began, and that no

@@ -152,6 +152,7 @@ static Status clean_text(Status st) {
   }
   if (!dirty) return st;
   Status clean = status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text);
+  if (status_retry_ns(st)) clean = status_retry(clean, status_retry_ns(st));
   status_drop(st);
   return clean;
 }
