@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "daemon/server/caches.h"
+#include "daemon/server/connection.h"
 
 /* Whoever is no tenant any more keeps nothing. */
 static void drop_retired(Server *s) {
@@ -26,11 +27,20 @@ static Status apply_tenants(Server *s, Config *next) {
   return NULL;
 }
 
+/* Listeners that are plain stay so: a certificate may be exchanged, not come or go. */
+static Status check_certificate(Server *s, const Config *next) {
+  if (!*next->tls_certificate == !s->tls) return NULL;
+  return FAIL(FAILED_PRECONDITION, "switching TLS on or off needs a restart");
+}
+
+static Status apply_certificate(Server *s, Config *next) { return connections_load_tls(s, next); }
+
 static const struct {
   const char *what;
   Status (*prepare)(Server *s, const Config *next); /* optional */
   Status (*apply)(Server *s, Config *next);
 } rows[] = {
+    {.what = "certificate", .prepare = check_certificate, .apply = apply_certificate},
     {.what = "tenants", .apply = apply_tenants},
 };
 enum { NROWS = sizeof rows / sizeof *rows };

@@ -208,6 +208,7 @@ void request_message(Request *r, Bytes msg) {
     request_finish(r, FAIL(INVALID_ARGUMENT, "more than one message in a call that takes one"));
     return;
   }
+  if (r->method->many) r->message_ns = clock_now_ns();
   r->got_message = true;
   r->method->message(r, msg);
 }

@@ -45,6 +45,7 @@ struct Request {
   Arena arena;
   void *work;                       /* the method's */
   int64_t received_ns, deadline_ns; /* 0 = none */
+  int64_t message_ns;               /* when the last message of a stream came; 0 = none did */
   bool got_message;
   Request *next, **link;                 /* of server->requests */
   Request *next_watcher, **watcher_link; /* of server->watchers */

@@ -40,7 +40,7 @@ static void on_stats(void *ctx, const ProtobufCMessage *m, Status st) {
     return;
   }
   Kiln__V1__CacheStatsResponse stats = *(const Kiln__V1__CacheStatsResponse *)m;
-  stats.path = stats.error = (char *)(uintptr_t)"";
+  stats.path = stats.error = (char *)(uintptr_t) "";
   on_answer(ctx, &stats.base, st);
 }
 

@@ -251,6 +251,7 @@ static void undo_listeners(Server *s) {
   uv_loop_close(&s->loop);
   free(s->read_buffer);
   auth_release(s->auth);
+  tls_context_release(s->tls);
   tenants_deinit(&s->tenants);
   config_deinit(&s->config);
   free(s);
@@ -274,6 +275,7 @@ Status server_create(Config *config, Server **out) {
   Status st = s->read_buffer ? NULL : FAIL(RESOURCE_EXHAUSTED, "server");
   if (!st) st = tenants_load(&s->tenants, &s->config);
   if (!st) st = auth_load(&s->config, &s->tenants, &s->auth);
+  if (!st) st = connections_load_tls(s, &s->config);
   for (size_t i = 0; !st && i < s->config.listen.len; i++)
     st = listener_open(s, s->config.listen.at[i]);
   if (!st) st = start_workers(s);
@@ -301,6 +303,7 @@ int server_run(Server *s) {
   LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));
   free(s->read_buffer);
   auth_release(s->auth);
+  tls_context_release(s->tls);
   tenants_deinit(&s->tenants);
   config_deinit(&s->config);
   free(s);

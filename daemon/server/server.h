@@ -18,6 +18,7 @@
 #include "daemon/server/device_lane.h"
 #include "daemon/server/lane.h"
 #include "daemon/server/store.h"
+#include "proto/tls.h"
 
 typedef struct Connection Connection;
 typedef struct Listener Listener;
@@ -34,6 +35,7 @@ typedef struct Server {
   int64_t started_ns;
   TenantTable tenants;
   AuthTable *auth;
+  TlsContext *tls; /* NULL: TCP is plain */
   /* sockets */
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */

@@ -1,8 +1,11 @@
 """Tenants for the tests: their configuration, and a stub that speaks as one of them."""
 import hashlib
 import os
+import pathlib
 import re
 import secrets
+import socket
+import subprocess
 
 import grpc
 import numpy as np
@@ -73,3 +76,39 @@ def without_ids(text):
 
 def ones(n=16):
     return np.ones(n, np.float32)
+
+
+# -- certificates -----------------------------------------------------------------------------------
+
+def openssl(*args, cwd):
+    r = subprocess.run(["openssl", *args], cwd=cwd, capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+
+
+def authority(folder, name):
+    """A certificate authority NAME.pem, NAME.key."""
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-keyout", f"{name}.key",
+            "-out", f"{name}.pem", "-subj", f"/CN={name}", cwd=folder)
+
+
+def certificate(folder, ca, name, cn, alternatives=""):
+    """NAME.pem and NAME.key, signed by ca."""
+    folder = pathlib.Path(folder)
+    openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr",
+            "-subj", f"/CN={cn}", cwd=folder)
+    (folder / f"{name}.ext").write_text(f"subjectAltName={alternatives}\n" if alternatives else "basicConstraints=CA:FALSE\n")
+    openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-days", "2", "-out", f"{name}.pem",
+            "-extfile", f"{name}.ext", cwd=folder)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def secure_channel(port, folder, ca="ca", cert=None, name="localhost"):
+    folder = pathlib.Path(folder)
+    pair = [(folder / f"{cert}.{x}").read_bytes() for x in ("key", "pem")] if cert else [None, None]
+    credentials = grpc.ssl_channel_credentials((folder / f"{ca}.pem").read_bytes(), *pair)
+    return grpc.secure_channel(f"{name}:{port}", credentials, options=[("grpc.max_receive_message_length", -1)])
