@@ -37,7 +37,7 @@ def check(out, given):
 
 
 def tuning(d, executable, seconds=20.0):
-    return d.stub.Tune(kiln_pb2.TuneRequest(executable=executable, budget_ns=int(seconds * 1e9)), timeout=120)
+    return d.stub.Tune(kiln_pb2.TuneRequest(executable=executable, budget_ns=int(seconds * 1e9)), timeout=120 + seconds)
 
 
 def tune(d, executable, seconds=20.0):
@@ -62,7 +62,7 @@ def test_tune_keeps_results_and_is_kept(start):
     r = d.compile(model())
     given = inputs()
     before = d.run(r.executable, given)
-    progress, s = tune(d, r.executable)
+    progress, s = tune(d, r.executable, 150)  # it ends long before, when nothing is left to try, unless the machine is busy
     check(before, given)
     after = d.run(r.executable, given)
     check(after, given)
@@ -242,12 +242,12 @@ def test_timing_worker_dies(start):
     for part in tuning(d, r.executable, 20):
         if part.WhichOneof("part") == "summary":
             summary = part.summary
-        elif killed < 3 and part.progress.step == "time":
+        elif (killed < 3 or "a timing worker ended" not in d.log()) and part.progress.step == "time":
             for pid in d.children("timing"):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
     assert killed and summary is not None
-    assert "a timing worker ended" in d.log()
+    assert "role=timing" in d.log() and "cause=crash" in d.log()  # on a busy machine it may have been between two jobs each time
     check(d.run(r.executable, given), given)
 
 
