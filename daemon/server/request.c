@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/rpc.h"
+#include "daemon/server/tune.h"
 
 #define B(state) (1u << RS_##state)
 static const struct {
@@ -111,6 +112,7 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   r->link = &s->requests;
   s->requests = r;
   s->nrequests++;
+  tuner_give_way(s->tuner);
   if (head->timeout_ns >= 0) {
     if (__builtin_add_overflow(r->received_ns, head->timeout_ns, &r->deadline_ns))
       r->deadline_ns = 0;
@@ -131,6 +133,7 @@ void request_close(Request *r) {
   request_move(r, RS_DONE);
   if ((*r->link = r->next)) r->next->link = r->link;
   s->nrequests--;
+  tuner_give_way(s->tuner);
   s->idle_since_ms = uv_now(&s->loop);
   arena_deinit(&r->arena);
   free(r);
