@@ -209,14 +209,14 @@ static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
   char id[ID_TEXT];
   if (b->lost)
     return FAIL(DATA_LOSS, "buffer '%s' was being updated by a run when device %s failed",
-                id_text("buf", b->id, id), l->spec.name);
+                id_text("buf", b->id, b->secret, id), l->spec.name);
   if (b->incarnation == l->incarnation) return NULL;
   bool shared = l->target && !strcmp(l->target->kind, "cpu");
   bool newer = b->updated && b->incarnation && !shared; /* on the device that is gone */
   if (b->fd < 0 || newer)
     return FAIL(DATA_LOSS,
                 "buffer '%s' was made or updated by a run and lost when device %s restarted (%s)",
-                id_text("buf", b->id, id), l->spec.name, l->last_failure);
+                id_text("buf", b->id, b->secret, id), l->spec.name, l->last_failure);
   DeviceJob *create = device_job_create();
   Kiln__V1__BufferCreate m = KILN__V1__BUFFER_CREATE__INIT;
   if (!create) return FAIL(RESOURCE_EXHAUSTED, "restoring a buffer");

@@ -8,6 +8,8 @@
 
 #include "base/clock.h"
 #include "daemon/server/connection.h"
+#include "daemon/server/rpc.h"
+#include "daemon/server/tune.h"
 
 enum { IDLE_REQUESTS = 1024 };
 
@@ -105,8 +107,15 @@ void requests_trim(Server *s, size_t keep) {
 
 bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   Server *s = connection_server(c);
-  const Method *method = method_find(head->path);
-  if (!method) return false;
+  const Rpc *rpc = rpc_find(head->path);
+  Tenant *tenant;
+  if (!rpc) return false;
+  const Method *method = rpc->method;
+  Status st = connection_authorize(c, head->authorization, rpc->needs, &tenant);
+  if (st) {
+    grpc_finish(stream, st);
+    return true;
+  }
   if (connection_clogged(c)) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "too many answers on this connection are unread"));
     return true;
@@ -119,7 +128,7 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   *r = (Request){.id = ++s->next_request,
                  .server = s,
                  .conn = c,
-                 .tenant = connection_tenant(c),
+                 .tenant = tenant,
                  .stream = stream,
                  .method = method,
                  .arena = r->arena,
@@ -130,6 +139,7 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   r->link = &s->requests;
   s->requests = r;
   s->nrequests++;
+  tuner_give_way(s->tuner);
   if (head->timeout_ns >= 0) {
     if (__builtin_add_overflow(r->received_ns, head->timeout_ns, &r->deadline_ns))
       r->deadline_ns = 0;
@@ -150,6 +160,7 @@ void request_close(Request *r) {
   request_move(r, RS_DONE);
   if ((*r->link = r->next)) r->next->link = r->link;
   s->nrequests--;
+  tuner_give_way(s->tuner);
   s->idle_since_ms = uv_now(&s->loop);
   request_free(r);
 }
@@ -226,6 +237,7 @@ void request_message(Request *r, Bytes msg) {
     request_finish(r, FAIL(INVALID_ARGUMENT, "more than one message in a call that takes one"));
     return;
   }
+  if (r->method->many) r->message_ns = clock_now_ns();
   r->got_message = true;
   r->method->message(r, msg);
 }

@@ -45,6 +45,7 @@ struct Request {
   Arena arena;
   void *work;                       /* the method's */
   int64_t received_ns, deadline_ns; /* 0 = none */
+  int64_t message_ns;               /* when the last message of a stream came; 0 = none did */
   bool got_message;
   Request *next, **link;                 /* of server->requests */
   Request *next_watcher, **watcher_link; /* of server->watchers */
@@ -74,6 +75,3 @@ void request_finish(Request *r, Status st);
 
 /* Frees all but so many of those kept for use again. */
 void requests_trim(Server *s, size_t keep);
-
-/* The method served at a path, or NULL. */
-const Method *method_find(Str path);
