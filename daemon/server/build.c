@@ -31,7 +31,8 @@ struct Build {
   Build *next, **link;
   BuildWaiter *waiters;
   DeviceLane *device;
-  Store *store; /* the cache it looks in: only those who share it share the build */
+  Tenant *tenant; /* the first that asked: he pays */
+  Store *store;   /* the cache it looks in: only those who share it share the build */
   bool no_cache;
   const char *name;
   Arena arena;
@@ -247,6 +248,7 @@ static Status submit_kernel(Build *b, size_t i) {
   k->job.env.kernel = &k->message;
   k->job.fd = -1;
   k->job.urgent = true;
+  k->job.tenant = b->tenant;
   k->job.done = on_kernel;
   k->job.ctx = k;
   Status st = compile_pool_submit(b->server->pool, &k->job);
@@ -406,12 +408,13 @@ static void on_plan_found(void *ctx, const Bytes *values, size_t n) {
 /* -- start --------------------------------------------------------------------------------------
  */
 
-static Status build_create(Server *s, DeviceLane *device, const Tenant *tenant, const char *name,
+static Status build_create(Server *s, DeviceLane *device, Tenant *tenant, const char *name,
                            const Kiln__V1__FrontendDone *face, Build **out) {
   Build *b = *out = calloc(1, sizeof *b);
   if (!b) return FAIL(RESOURCE_EXHAUSTED, "compile");
   b->server = s;
   b->device = device;
+  b->tenant = tenant;
   b->store = tenant->store;
   b->target = device_lane_target(device);
   memcpy(b->fingerprint, device_lane_fingerprint(device), DIGEST_BYTES);

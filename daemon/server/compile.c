@@ -269,6 +269,7 @@ static Status start_frontend(Compile *c) {
   c->job.env.frontend = m;
   c->job.fd = c->job_fd;
   c->job.hold = true;
+  c->job.tenant = c->tenant;
   c->job.done = on_frontend;
   c->job.ctx = c;
   Status st = compile_pool_submit(c->server->pool, &c->job);

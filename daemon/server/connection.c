@@ -23,6 +23,7 @@ enum { HANDSHAKE_SECONDS = 10, FIRST_CALL_SECONDS = 60, NEXT_MESSAGE_SECONDS = 1
 
 struct Connection {
   Server *server;
+  uint64_t number;
   int fd;
   uv_poll_t poll;
   GrpcSession *session;
@@ -75,6 +76,7 @@ Status connection_authorize(Connection *c, Str authorization, unsigned needs, Te
   return st;
 }
 
+uint64_t connection_number(const Connection *c) { return c->number; }
 Server *connection_server(const Connection *c) { return c->server; }
 Connection *connection_next(const Connection *c) { return c->next; }
 
@@ -310,6 +312,7 @@ Status connection_open(Server *s, int fd, bool local) {
     return FAIL(RESOURCE_EXHAUSTED, "connection");
   }
   c->server = s;
+  c->number = ++s->next_connection;
   c->fd = fd;
   c->session = session;
   if (local) peer_from_socket(&c->peer, fd);

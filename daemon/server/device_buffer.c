@@ -9,6 +9,7 @@
 
 #include "daemon/server/device_lane.h"
 #include "daemon/server/executable.h"
+#include "daemon/server/tenant.h"
 
 void buffer_table_deinit(BufferTable *t) {
   MapSlot *s;
@@ -40,7 +41,19 @@ Status device_buffer_create(struct Tenant *tenant, struct DeviceLane *device, Ki
                       .bytes = bytes,
                       .fd = -1};
   if (ndims) memcpy(b->dims, dims, ndims * sizeof *dims);
+  tenant->used.device_bytes += bytes;
   return NULL;
+}
+
+void device_buffer_resize(DeviceBuffer *b, uint64_t bytes) {
+  assert(b->fd < 0);
+  b->tenant->used.device_bytes += bytes - b->bytes;
+  b->bytes = bytes;
+}
+
+void device_buffer_keep(DeviceBuffer *b, int fd) {
+  b->fd = fd;
+  b->tenant->used.host_bytes += b->bytes;
 }
 
 DeviceBuffer *device_buffer_retain(DeviceBuffer *b) {
@@ -51,7 +64,11 @@ DeviceBuffer *device_buffer_retain(DeviceBuffer *b) {
 void device_buffer_release(DeviceBuffer *b) {
   if (!b || --b->refs) return;
   device_lane_forget_buffer(b->device, b);
-  if (b->fd >= 0) close(b->fd);
+  b->tenant->used.device_bytes -= b->bytes;
+  if (b->fd >= 0) {
+    b->tenant->used.host_bytes -= b->bytes;
+    close(b->fd);
+  }
   free(b);
 }
 

@@ -42,6 +42,10 @@ Status buffer_table_check(const BufferTable *t, uint64_t bytes);
 /* A buffer with a fresh id that is not in the table yet; ndims is at most BUFFER_DIMS_MAX. */
 Status device_buffer_create(struct Tenant *tenant, struct DeviceLane *device, Kiln__V1__DType dtype,
                             const uint64_t *dims, size_t ndims, uint64_t bytes, DeviceBuffer **out);
+/* It has other than the expected size. */
+void device_buffer_resize(DeviceBuffer *b, uint64_t bytes);
+/* fd has its bytes too, and is the buffer's now. */
+void device_buffer_keep(DeviceBuffer *b, int fd);
 DeviceBuffer *device_buffer_retain(DeviceBuffer *b);
 void device_buffer_release(DeviceBuffer *b); /* NULL allowed */
 /* Adds and takes over the caller's reference. */

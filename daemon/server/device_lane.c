@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/channel/cancel.h"
+#include "daemon/server/quota.h"
 #include "proto/limits.h"
 
 enum { IN_FLIGHT_MAX = 16, PATIENCE = 3, MICROSECOND = 1000 };
@@ -90,6 +91,13 @@ static void queue_remove(DeviceQueue *q, DeviceJob *job) {
   q->len--;
 }
 
+Status device_job_slab(DeviceLane *l, DeviceJob *job, size_t bytes) {
+  if (job->tenant) TRY(quota_memory(job->tenant, 0, bytes));
+  TRY(slab_take(&l->slabs, bytes, &job->slab));
+  if (job->tenant) job->tenant->used.host_bytes += job->slab->size;
+  return NULL;
+}
+
 static DeviceJob *of_fair(FairJob *f) {
   return f ? (DeviceJob *)(void *)((char *)f - offsetof(DeviceJob, fair)) : NULL;
 }
@@ -104,7 +112,11 @@ DeviceJob *device_job_create(void) {
 
 static void job_free(DeviceLane *l, DeviceJob *job) {
   if (job->fair.session) fair_done(&l->waiting, &job->fair, job->measured_ns);
-  if (job->slab) slab_put(&l->slabs, job->slab);
+  if (job->tenant) job->tenant->used.device_ns += (uint64_t)job->measured_ns;
+  if (job->slab) {
+    if (job->tenant) job->tenant->used.host_bytes -= job->slab->size;
+    slab_put(&l->slabs, job->slab);
+  }
   executable_release(job->exe);
   for (size_t i = 0; i < job->nbuffers; i++) device_buffer_release(job->buffers[i]);
   free(job->buffers);

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "daemon/server/connection.h"
+#include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
@@ -37,6 +38,11 @@ const char *request_state_name(RequestState s) { return states[s].name; }
 static bool invariant(const Request *r) {
   if (r->state == RS_READING || r->state == RS_DONE) return r->stream != NULL;
   return r->stream && r->got_message;
+}
+
+FairSource request_source(const Request *r) {
+  return (FairSource){
+      .tenant = r->tenant->id, .session = connection_number(r->conn), .weight = r->tenant->weight};
 }
 
 void request_move(Request *r, RequestState to) {
@@ -116,6 +122,11 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
     grpc_finish(stream, st);
     return true;
   }
+  int64_t now = clock_now_ns();
+  if ((st = quota_request(tenant, now))) {
+    grpc_finish(stream, st);
+    return true;
+  }
   if (connection_clogged(c)) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "too many answers on this connection are unread"));
     return true;
@@ -132,7 +143,7 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
                  .stream = stream,
                  .method = method,
                  .arena = r->arena,
-                 .received_ns = clock_now_ns()};
+                 .received_ns = now};
   grpc_stream_set_ctx(stream, r);
   grpc_stream_set_max_message(stream, s->config.max_message_bytes);
   if ((r->next = s->requests)) r->next->link = &r->next;

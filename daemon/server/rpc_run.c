@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "daemon/channel/shm.h"
 #include "daemon/server/dims.h"
+#include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/run.h"
 #include "proto/random.h"
@@ -55,6 +56,7 @@ typedef struct Run {
   size_t nopen;
   uint8_t *memory; /* of open outputs, mapped while the answer is made */
   int64_t handed_ns;
+  bool counted; /* as a run of the tenant */
   RunReply reply;
 } Run;
 
@@ -257,6 +259,7 @@ static Status make_buffers(Request *r, Run *run) {
   uint64_t total = 0;
   for (size_t i = 0; i < run->noutputs; i++) total += output_bytes(run, i);
   TRY(buffer_table_check(&r->server->buffers, total));
+  TRY(quota_memory(r->tenant, total, 0));
   run->made = arena_array(&r->arena, run->noutputs + 1, sizeof *run->made);
   run->message.output_buffers = arena_array(&r->arena, run->noutputs + 1, sizeof(uint64_t));
   run->secrets = arena_array(&r->arena, run->noutputs + 1, sizeof *run->secrets);
@@ -324,7 +327,7 @@ static Status place(Request *r, Run *run) {
   for (size_t i = 0; i < run->noutputs && !run->made; i++) out += padded(output_bytes(run, i));
   if (in <= INLINE_MAX) in = 0;
   if (out <= INLINE_MAX) out = 0;
-  if (in || out) TRY(slab_take(device_lane_slabs(run->exe->device), in + out, &run->job->slab));
+  if (in || out) TRY(device_job_slab(run->exe->device, run->job, in + out));
   TRY(copy_inputs(r, run, in > 0, &at));
   return out ? place_outputs(r, run, at) : NULL;
 }
@@ -390,7 +393,7 @@ static Status take_dims(Request *r, Run *run, const Kiln__V1__RunDone *done) {
     total += bytes;
     if (!run->made || !spec->n_dims) continue;
     memcpy(run->made[i]->dims, done->dims[i]->dims, spec->n_dims * sizeof *spec->dims);
-    run->made[i]->bytes = bytes;
+    device_buffer_resize(run->made[i], bytes);
   }
   return run->made ? buffer_table_check(&r->server->buffers, total) : NULL;
 }
@@ -498,6 +501,9 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   run->exe = executable_retain(exe);
   run->reply = reply;
   if (!(run->job = device_job_create())) return FAIL(RESOURCE_EXHAUSTED, "run");
+  TRY(quota_run(r->tenant));
+  run->counted = true;
+  run->job->tenant = r->tenant;
   kiln__v1__run_job__init(&run->message);
   TRY(bind_inputs(r, run, view));
   TRY(bind_outputs(r, run, view));
@@ -511,6 +517,8 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   run->job->env.run = &run->message;
   run->job->done = on_run;
   run->job->ctx = r;
+  run->job->from = request_source(r);
+  run->job->deadline_ns = r->deadline_ns;
   run->handed_ns = clock_now_ns();
   note_use(run->exe, &run->message);
   request_move(r, RS_RUNNING);
@@ -538,6 +546,7 @@ void run_release(Request *r) {
   if (run->job) device_lane_cancel(run->exe->device, run->job);
   for (size_t i = 0; i < run->nmade; i++) device_buffer_release(run->made[i]);
   executable_release(run->exe);
+  if (run->counted) quota_run_end(r->tenant);
 }
 
 const Method rpc_run = {.path = "/kiln.v1.Kiln/Run",

@@ -41,6 +41,7 @@ typedef struct Server {
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */
   size_t nconnections;
+  uint64_t next_connection;
   uint8_t *read_buffer; /* shared by all connections */
   uv_prepare_t flush;
   /* requests */

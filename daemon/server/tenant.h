@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "daemon/server/bucket.h"
 
 struct Config;
 
@@ -47,6 +48,7 @@ struct Tenant {
   uint32_t weight; /* at least 1 */
   Quotas quota;
   Usage used;
+  Bucket requests, compiling, tuning; /* quota.h */
   struct Store *store; /* its cache: its own, or the one of all who share it */
   struct Store *own;   /* NULL when it never had one of its own */
   bool shares_cache;

@@ -33,7 +33,20 @@ Status upload_complete(const Upload *u) {
               u->got);
 }
 
-void upload_abort(Upload *u) {
-  if (u->fd >= 0) close(u->fd);
+void upload_begin(Upload *u, Tenant *tenant, int fd, uint64_t size) {
+  *u = (Upload){.fd = fd, .size = size, .tenant = tenant};
+  tenant->used.host_bytes += size;
+}
+
+int upload_take(Upload *u) {
+  int fd = u->fd;
+  if (u->tenant) u->tenant->used.host_bytes -= u->size;
+  u->tenant = NULL;
   u->fd = -1;
+  return fd;
+}
+
+void upload_abort(Upload *u) {
+  int fd = upload_take(u);
+  if (fd >= 0) close(fd);
 }
