@@ -30,7 +30,7 @@ static UOp *gate_loads(Job *job, UOp *root, UOp *gate) {
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
     if (u->op == OP_INDEX) {
       src[2] = both(job, u->nsrc > 2 ? src[2] : NULL, gate);
-      now[i] = uop_make(job, OP_INDEX, DT_VOID, arg_none(), src, 3);
+      now[i] = uop_make(job, OP_INDEX, DT_VOID, arg_none(), src, u->nsrc > 3 ? 4 : 3);
     } else {
       now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
     }
