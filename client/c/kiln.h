@@ -242,6 +242,14 @@ KILN_API KilnCode kiln_inspect(KilnClient *client, const KilnModel *model,
 /* -- running -------------------------------------------------------------------------------------
  */
 
+/* Among the runs of one user that wait for a device. */
+typedef enum KilnPriority {
+  KILN_PRIORITY_DEFAULT = 0, /* normal */
+  KILN_PRIORITY_HIGH = 1,
+  KILN_PRIORITY_NORMAL = 2,
+  KILN_PRIORITY_LOW = 3
+} KilnPriority;
+
 typedef struct KilnRunOptions {
   const char *const *outputs; /* names of the wanted ones; none = all, in the model's order */
   size_t noutputs;
@@ -249,6 +257,7 @@ typedef struct KilnRunOptions {
   int seeded;             /* random ops draw the numbers of seed and run, not fresh ones */
   uint64_t seed, run;     /* any; equal pairs give equal numbers on every device */
   int profile;            /* time every call of a kernel; each is waited for */
+  KilnPriority priority;
 } KilnRunOptions;
 
 typedef struct KilnResult {

@@ -35,7 +35,8 @@ static const ViewField run_rows[] = {VIEW_ROW(RunView, 1, VIEW_STR, false, execu
                                      VIEW_ROW(RunView, 3, VIEW_STR, true, outputs, NULL),
                                      VIEW_ROW(RunView, 4, VIEW_INT, false, as_buffers, NULL),
                                      VIEW_ROW(RunView, 5, VIEW_MSG, false, random, &random_view),
-                                     VIEW_ROW(RunView, 6, VIEW_INT, false, profile, NULL)};
+                                     VIEW_ROW(RunView, 6, VIEW_INT, false, profile, NULL),
+                                     VIEW_ROW(RunView, 7, VIEW_INT, false, priority, NULL)};
 static const ViewMessage run_view = VIEW_TABLE(run_rows, RunView, "RunRequest");
 static const ViewLimits run_limits = {.depth = 4, .elements = 100000};
 enum { NAMED_BUFFER_SEEN = 1 << 2, NAME_SHOWN = 200 };
@@ -487,6 +488,19 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
 /* -- request ------------------------------------------------------------------------------------
  */
 
+static Status level_of(int64_t priority, uint8_t *out) {
+  static const uint8_t levels[] = {
+      [KILN__V1__PRIORITY__PRIORITY_UNSPECIFIED] = FAIR_NORMAL,
+      [KILN__V1__PRIORITY__PRIORITY_HIGH] = FAIR_URGENT,
+      [KILN__V1__PRIORITY__PRIORITY_NORMAL] = FAIR_NORMAL,
+      [KILN__V1__PRIORITY__PRIORITY_LOW] = FAIR_PATIENT,
+  };
+  if (priority < 0 || priority >= (int64_t)(sizeof levels / sizeof *levels))
+    return FAIL(INVALID_ARGUMENT, "unknown priority %" PRId64, priority);
+  *out = levels[priority];
+  return NULL;
+}
+
 /* What the tuner wants to know of a run. */
 static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
   if (!e->used++) e->first_used_ns = clock_now_ns();
@@ -518,6 +532,7 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   run->job->done = on_run;
   run->job->ctx = r;
   run->job->from = request_source(r);
+  TRY(level_of(view->priority, &run->job->level));
   run->job->deadline_ns = r->deadline_ns;
   run->handed_ns = clock_now_ns();
   note_use(run->exe, &run->message);

@@ -49,8 +49,8 @@ struct Tenant {
   Quotas quota;
   Usage used;
   Bucket requests, compiling, tuning; /* quota.h */
-  struct Store *store; /* its cache: its own, or the one of all who share it */
-  struct Store *own;   /* NULL when it never had one of its own */
+  struct Store *store;                /* its cache: its own, or the one of all who share it */
+  struct Store *own;                  /* NULL when it never had one of its own */
   bool shares_cache;
   bool retired;
   Tenant *next;
