@@ -25,6 +25,7 @@ typedef struct DeviceBuffer {
   uint64_t bytes;
   int fd;               /* of the upload; -1 = made by a run */
   uint64_t incarnation; /* of the device worker that has it; 0 = none yet */
+  bool sealed;          /* fd is memory that cannot be written */
   bool updated;         /* by runs: fd may not have its contents */
   bool lost;            /* its contents are unknown */
 } DeviceBuffer;

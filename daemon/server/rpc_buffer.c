@@ -41,8 +41,12 @@ static Status begin_upload(Request *r, BufferUpload *u, const Kiln__V1__UploadHe
   TRY(server_device(s, h->device, &u->device));
   TRY(buffer_table_check(&s->buffers, bytes));
   TRY(quota_memory(r->tenant, bytes, bytes));
-  TRY(shm_create("kiln-buffer", bytes ? bytes : 1, &fd));
+  if (h->memory)
+    TRY(connection_take_passed(r->conn, h->memory, bytes, &fd));
+  else
+    TRY(shm_create("kiln-buffer", bytes ? bytes : 1, &fd));
   upload_begin(&u->upload, r->tenant, fd, bytes);
+  if (h->memory) u->upload.got = bytes; /* chunks would be too many */
   u->header = h;
   return NULL;
 }
@@ -76,6 +80,7 @@ static Status upload_keep(Request *r, BufferUpload *u, DeviceBuffer **out) {
   TRY(device_buffer_create(r->tenant, u->device, h->dtype, h->dims, h->n_dims, u->upload.size,
                            out));
   device_buffer_keep(*out, upload_take(&u->upload));
+  (*out)->sealed = h->memory != 0;
   Status st = buffer_table_add(&r->server->buffers, *out);
   if (st) device_buffer_release(*out);
   return st;

@@ -131,6 +131,10 @@ static Status bind_buffer(Request *r, Run *run, size_t i, Str name, Kiln__V1__Ru
   if (b->device != run->exe->device)
     return FAIL(INVALID_ARGUMENT, "input '%s': buffer '%s' is on %s, the executable on %s",
                 spec->name, id, device_lane_name(b->device), device_lane_name(run->exe->device));
+  if (spec->state && b->sealed)
+    return FAIL(FAILED_PRECONDITION,
+                "input '%s': buffer '%s' is sealed memory, which a run cannot update", spec->name,
+                id);
   size_t n = run->exe->face->n_inputs;
   if (!job->buffers) job->buffers = calloc(n, sizeof *job->buffers);
   if (!job->updated) job->updated = calloc(n, sizeof *job->updated);
