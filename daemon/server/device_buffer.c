@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "daemon/channel/shm.h"
 #include "daemon/server/device_lane.h"
 #include "daemon/server/executable.h"
 #include "daemon/server/tenant.h"
@@ -15,7 +16,51 @@ void buffer_table_deinit(BufferTable *t) {
   MapSlot *s;
   for (size_t i = 0; map_next(&t->by_id, &i, &s);) device_buffer_release(s->value);
   map_deinit(&t->by_id);
+  t->closed = true;
+  buffer_table_trim(t);
 }
+
+/* -- spare memory -------------------------------------------------------------------------------
+ */
+
+enum { SPARE_BYTES = 256 << 20 };
+
+static int spare_remove(BufferTable *t, size_t i) {
+  int fd = t->spare[i].fd;
+  t->spare_bytes -= t->spare[i].size;
+  t->nspare--;
+  memmove(&t->spare[i], &t->spare[i + 1], (t->nspare - i) * sizeof t->spare[i]);
+  return fd;
+}
+
+void buffer_table_trim(BufferTable *t) {
+  while (t->nspare) close(spare_remove(t, 0));
+}
+
+/* The memory of a buffer that nobody uses any more. */
+static void spare_put(const DeviceBuffer *b) {
+  BufferTable *t = b->table;
+  if (!t || t->closed || b->sealed || b->bytes > SPARE_BYTES) {
+    close(b->fd);
+    return;
+  }
+  while (t->nspare == SPARE_MAX || t->spare_bytes + b->bytes > SPARE_BYTES)
+    close(spare_remove(t, 0));
+  t->spare[t->nspare++] = (SpareMemory){.tenant = b->tenant, .size = b->bytes, .fd = b->fd};
+  t->spare_bytes += b->bytes;
+}
+
+Status buffer_table_memory(BufferTable *t, const Tenant *tenant, uint64_t bytes, int *out) {
+  for (size_t i = t->nspare; i--;) {
+    if (t->spare[i].tenant != tenant || t->spare[i].size != bytes) continue;
+    *out = spare_remove(t, i);
+    return NULL;
+  }
+  return shm_create("kiln-buffer", bytes ? bytes : 1, out);
+}
+
+/* -- buffers ------------------------------------------------------------------------------------
+ */
 
 Status buffer_table_check(const BufferTable *t, uint64_t bytes) {
   if (bytes <= t->max_bytes && t->bytes <= t->max_bytes - bytes) return NULL;
@@ -67,7 +112,7 @@ void device_buffer_release(DeviceBuffer *b) {
   b->tenant->used.device_bytes -= b->bytes;
   if (b->fd >= 0) {
     b->tenant->used.host_bytes -= b->bytes;
-    close(b->fd);
+    spare_put(b);
   }
   free(b);
 }
@@ -75,6 +120,7 @@ void device_buffer_release(DeviceBuffer *b) {
 Status buffer_table_add(BufferTable *t, DeviceBuffer *b) {
   if (!map_put(&t->by_id, b->id, b)) return FAIL(RESOURCE_EXHAUSTED, "buffers");
   t->bytes += b->bytes;
+  b->table = t;
   return NULL;
 }
 

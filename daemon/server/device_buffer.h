@@ -15,7 +15,8 @@ struct Tenant;
 enum { BUFFER_DIMS_MAX = 32 };
 
 typedef struct DeviceBuffer {
-  int refs; /* registry, runs, downloads */
+  int refs;                  /* registry, runs, downloads */
+  struct BufferTable *table; /* that gets fd back; NULL: none does */
   uint64_t id, secret;
   struct Tenant *tenant; /* whose it is */
   struct DeviceLane *device;
@@ -30,12 +31,29 @@ typedef struct DeviceBuffer {
   bool lost;            /* its contents are unknown */
 } DeviceBuffer;
 
+/* Memory of uploads that were freed, for the next upload of the same tenant and size: writing into
+ * pages that exist is several times faster. Another tenant never gets it. */
+enum { SPARE_MAX = 16 };
+typedef struct SpareMemory {
+  const struct Tenant *tenant;
+  uint64_t size;
+  int fd;
+} SpareMemory;
+
 typedef struct BufferTable {
   Map by_id;
   uint64_t bytes, max_bytes;
+  SpareMemory spare[SPARE_MAX]; /* the oldest first */
+  size_t nspare;
+  uint64_t spare_bytes;
+  bool closed; /* nothing is kept any more */
 } BufferTable;
 
 void buffer_table_deinit(BufferTable *t);
+/* Shared memory of `bytes` bytes with any content, for an upload that will overwrite all of it. */
+Status buffer_table_memory(BufferTable *t, const struct Tenant *tenant, uint64_t bytes, int *out);
+/* Closes spare memory. */
+void buffer_table_trim(BufferTable *t);
 /* Frees all that a tenant has. */
 void buffer_table_drop_tenant(BufferTable *t, const struct Tenant *tenant);
 /* RESOURCE_EXHAUSTED when `bytes` more do not fit. */

@@ -44,7 +44,7 @@ static Status begin_upload(Request *r, BufferUpload *u, const Kiln__V1__UploadHe
   if (h->memory)
     TRY(connection_take_passed(r->conn, h->memory, bytes, &fd));
   else
-    TRY(shm_create("kiln-buffer", bytes ? bytes : 1, &fd));
+    TRY(buffer_table_memory(&r->server->buffers, r->tenant, bytes, &fd));
   upload_begin(&u->upload, r->tenant, fd, bytes);
   if (h->memory) u->upload.got = bytes; /* chunks would be too many */
   u->header = h;

@@ -124,6 +124,7 @@ static void trim(Server *s) {
   for (size_t i = 0; i < s->ndevices; i++) slab_trim(device_lane_slabs(s->devices[i]), 0);
   shm_pool_deinit(&s->uploads);
   requests_trim(s, 0);
+  buffer_table_trim(&s->buffers);
   pool_trim(&s->blocks);
 }
 
