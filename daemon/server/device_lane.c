@@ -295,6 +295,10 @@ static Status begin_job(DeviceLane *l, DeviceJob *job) {
   return start_job(l, job);
 }
 
+bool device_lane_idle(const DeviceLane *l) {
+  return !l->flight.len && !l->waiting.len && !l->again.len;
+}
+
 void device_lane_flush(DeviceLane *l) {
   for (DeviceJob *job; l->state == LS_UP && (job = next_job(l));) {
     if (job->env.body_case == KILN__V1__ENVELOPE__BODY__NOT_SET) {

@@ -63,6 +63,8 @@ Status device_job_slab(DeviceLane *l, DeviceJob *job, size_t bytes);
 /* RESOURCE_EXHAUSTED when the tenant has too many waiting, UNAVAILABLE when the device does not
  * come up, DEADLINE_EXCEEDED; then the job is freed and done is not called. */
 Status device_lane_submit(DeviceLane *l, DeviceJob *job);
+/* Nothing runs and nothing waits. */
+bool device_lane_idle(const DeviceLane *l);
 /* Sends what may be sent; the loop calls it before it sleeps. */
 void device_lane_flush(DeviceLane *l);
 /* No `done` follows; what the job holds is freed when the worker is through with it. A job that was

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "daemon/channel/shm.h"
+#include "daemon/server/batch.h"
 #include "daemon/server/dims.h"
 #include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
@@ -57,7 +58,8 @@ typedef struct Run {
   size_t nopen;
   uint8_t *memory; /* of open outputs, mapped while the answer is made */
   int64_t handed_ns;
-  bool counted; /* as a run of the tenant */
+  BatchMember batch; /* of runs that may share one */
+  bool counted;      /* as a run of the tenant */
   RunReply reply;
 } Run;
 
@@ -513,6 +515,43 @@ static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
   if (e->seen) memcpy(e->seen, m->vars, m->n_vars * sizeof *e->seen);
 }
 
+/* -- runs that may share one --------------------------------------------------------------------
+ */
+
+static bool batches(const Request *r, const Run *run, const RunView *view) {
+  const Kiln__V1__FrontendDone *face = run->exe->face;
+  if (!r->server->config.batch_delay_ms || !face->rowwise || face->n_vars != 1) return false;
+  if (view->as_buffers || view->profile || run->nopen || !run->noutputs) return false;
+  for (size_t i = 0; i < run->message.n_inputs; i++)
+    if (run->message.inputs[i]->value_case != KILN__V1__RUN_INPUT__VALUE_INLINE) return false;
+  return run->message.n_inputs > 0;
+}
+
+static Status join_batch(Request *r, Run *run, const RunView *view) {
+  uint64_t at = 0;
+  uint8_t level;
+  TRY(level_of(view->priority, &level));
+  TRY(copy_inputs(r, run, false, &at));
+  run->offsets = arena_array(&r->arena, run->noutputs, sizeof *run->offsets);
+  if (!run->offsets) return FAIL(RESOURCE_EXHAUSTED, "run");
+  device_lane_cancel(run->exe->device, run->job); /* the batch has its own */
+  run->job = NULL;
+  run->handed_ns = clock_now_ns();
+  run->batch = (BatchMember){.request = r,
+                             .exe = run->exe,
+                             .message = &run->message,
+                             .room = run->room,
+                             .offsets = run->offsets,
+                             .level = level,
+                             .done = on_run};
+  note_use(run->exe, &run->message);
+  request_move(r, RS_RUNNING);
+  return batch_join(&run->batch);
+}
+
+/* -- any run ------------------------------------------------------------------------------------
+ */
+
 Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply) {
   Run *run = r->work = arena_alloc(&r->arena, sizeof *run);
   if (!run) return FAIL(RESOURCE_EXHAUSTED, "run");
@@ -526,6 +565,7 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   TRY(bind_inputs(r, run, view));
   TRY(bind_outputs(r, run, view));
   if (view->as_buffers) TRY(make_buffers(r, run));
+  if (batches(r, run, view)) return join_batch(r, run, view);
   TRY(place(r, run));
   run->message.executable = run->exe->id;
   run->message.deadline_ns = r->deadline_ns;
@@ -562,6 +602,7 @@ static void run_message(Request *r, Bytes msg) {
 void run_release(Request *r) {
   Run *run = r->work;
   if (!run) return;
+  batch_leave(&run->batch);
   if (run->job) device_lane_cancel(run->exe->device, run->job);
   for (size_t i = 0; i < run->nmade; i++) device_buffer_release(run->made[i]);
   executable_release(run->exe);

@@ -67,6 +67,8 @@ typedef struct Server {
   Compile *compiles; /* in flight */
   Build *builds;     /* in flight */
   Tuner *tuner;
+  struct Batch *batches; /* gathering, and running */
+  uv_timer_t batch_timer;
   Subscriber *subscribers; /* to events */
   /* life */
   uv_signal_t sigterm, sigint, sighup;
