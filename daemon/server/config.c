@@ -142,7 +142,7 @@ Status config_init(Config *c) {
       .run_seconds = 300,
   };
   TRY(config_set(c, "server", "listen", listen));
-  TRY(config_set(c, "workers", "device", "cpu:0"));
+  TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;
   return c->cache_path && c->worker && c->log_level ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
