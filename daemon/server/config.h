@@ -2,13 +2,14 @@
  *
  * The settings are the table in config.c; deploy/kiln.conf explains each.
  *
- * `listen` and `device` may stand several times. Sizes take K, M, G (powers of 1024); durations
- * are seconds and take s, m, h. socket_mode is octal. */
+ * `listen`, `device` and what a tenant is recognised by may stand several times. Sizes take K, M, G
+ * (powers of 1024); durations are seconds and take s, m, h. socket_mode is octal. */
 #pragma once
 
 #include "base/log.h"
 #include "base/status.h"
 #include "base/str.h"
+#include "daemon/server/tenant.h"
 
 enum { CONFIG_LIST_MAX = 8 };
 
@@ -17,6 +18,16 @@ typedef struct ConfigList {
   size_t len;
   bool from_default; /* the next value replaces the list instead of extending it */
 } ConfigList;
+
+/* A section [tenant NAME]; what its keys mean is in deploy/kiln.conf. */
+typedef struct TenantSpec {
+  char *name; /* owned */
+  uint64_t weight;
+  unsigned roles;
+  bool shares_cache;                     /* with all others that do */
+  ConfigList tokens, certificates, uids; /* how somebody shows that he is this tenant */
+  Quotas quota;
+} TenantSpec;
 
 typedef struct Config {
   ConfigList listen;  /* "unix:PATH", "HOST:PORT" */
@@ -35,6 +46,8 @@ typedef struct Config {
   uint64_t compile_workers, compile_memory, device_memory;
   uint64_t socket_mode;                                                     /* of Unix sockets */
   uint64_t idle_exit, grace, idle_connection, compile_seconds, run_seconds; /* seconds */
+  TenantSpec *tenants;                                                      /* owned */
+  size_t ntenants;
 } Config;
 
 Status config_init(Config *c); /* defaults; fails only without memory */

@@ -23,6 +23,7 @@ struct Connection {
   bool ending;            /* flush, then close */
   bool closed;
   uint64_t last_active_ms;
+  Peer peer;
   size_t queued; /* at least the bytes of answers that are not yet written */
 };
 
@@ -53,13 +54,21 @@ static const GrpcHandler handler = {.on_request = on_request,
                                     .on_drain = on_drain,
                                     .on_close = on_close};
 
+Status connection_authorize(Connection *c, Str authorization, unsigned needs, Tenant **out) {
+  return auth_request(c->server->auth, &c->server->tenants, &c->peer, authorization, needs, out);
+}
+
 Server *connection_server(const Connection *c) { return c->server; }
 Connection *connection_next(const Connection *c) { return c->next; }
 
 /* -- ending -------------------------------------------------------------------------------------
  */
 
-static void on_closed(uv_handle_t *handle) { free(handle->data); }
+static void on_closed(uv_handle_t *handle) {
+  Connection *c = handle->data;
+  peer_deinit(&c->peer);
+  free(c);
+}
 
 void connection_close(Connection *c) {
   if (c->closed) return;
@@ -184,7 +193,7 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
 /* -- life ---------------------------------------------------------------------------------------
  */
 
-Status connection_open(Server *s, int fd) {
+Status connection_open(Server *s, int fd, bool local) {
   Connection *c = calloc(1, sizeof *c);
   GrpcConfig config = grpc_config_default;
   config.max_message = s->config.max_message_bytes;
@@ -198,6 +207,7 @@ Status connection_open(Server *s, int fd) {
   c->server = s;
   c->fd = fd;
   c->session = session;
+  if (local) peer_from_socket(&c->peer, fd);
   c->last_active_ms = uv_now(&s->loop);
   c->poll.data = c;
   if ((c->next = s->connections)) c->next->link = &c->next;

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "daemon/server/connection.h"
+#include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
 #define B(state) (1u << RS_##state)
@@ -79,8 +80,15 @@ static void on_deadline(uv_timer_t *timer) {
 
 bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   Server *s = connection_server(c);
-  const Method *method = method_find(head->path);
-  if (!method) return false;
+  const Rpc *rpc = rpc_find(head->path);
+  Tenant *tenant;
+  if (!rpc) return false;
+  const Method *method = rpc->method;
+  Status st = connection_authorize(c, head->authorization, rpc->needs, &tenant);
+  if (st) {
+    grpc_finish(stream, st);
+    return true;
+  }
   if (connection_clogged(c)) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "too many answers on this connection are unread"));
     return true;
@@ -93,6 +101,7 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   *r = (Request){.id = ++s->next_request,
                  .server = s,
                  .conn = c,
+                 .tenant = tenant,
                  .stream = stream,
                  .method = method,
                  .received_ns = clock_now_ns()};
@@ -146,6 +155,7 @@ static Status clean_text(Status st) {
   }
   if (!dirty) return st;
   Status clean = status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text);
+  if (status_retry_ns(st)) clean = status_retry(clean, status_retry_ns(st));
   status_drop(st);
   return clean;
 }

@@ -39,6 +39,7 @@ struct Request {
   RequestState state;
   Server *server;
   Connection *conn;
+  Tenant *tenant; /* whose request it is */
   GrpcStream *stream;
   const Method *method;
   Arena arena;
@@ -70,6 +71,3 @@ void request_send(Request *r, const ProtobufCMessage *m);
 void request_reply(Request *r, const ProtobufCMessage *m);
 /* Ends the call with a status (NULL = OK). Takes st. */
 void request_finish(Request *r, Status st);
-
-/* The method served at a path, or NULL. */
-const Method *method_find(Str path);

@@ -12,6 +12,7 @@
 
 #include <uv.h>
 
+#include "daemon/server/auth.h"
 #include "daemon/server/compile_pool.h"
 #include "daemon/server/config.h"
 #include "daemon/server/device_lane.h"
@@ -31,6 +32,8 @@ typedef struct Server {
   uv_loop_t loop;
   Config config;
   int64_t started_ns;
+  TenantTable tenants;
+  AuthTable *auth;
   /* sockets */
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */
@@ -58,7 +61,6 @@ typedef struct Server {
   Build *builds;     /* in flight */
   Tuner *tuner;
   Subscriber *subscribers; /* to events */
-  uint64_t merged;         /* compiles that joined another one */
   /* life */
   uv_signal_t sigterm, sigint;
   uv_timer_t housekeeping;

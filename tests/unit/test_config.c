@@ -76,6 +76,12 @@ static void test_errors(void **state) {
   expect_error("[limits]\nmodel = 99999999999999999999\n", "expected a number");
   expect_error("[limits]\nmodel = 99999999999999T\n", "too large");
   expect_error("[limits]\nqueue = 5K\n", "got '5K'");
+  expect_error("[tenant a b]\nweight = 1\n", "a tenant's name");
+  expect_error("[tenant nobody]\nweight = 1\n", "a tenant's name");
+  expect_error("[tenant a]\nweight = 0\n", "[tenant a] weight: expected 1 to 1000");
+  expect_error("[tenant a]\nroles = run, walk\n",
+               "[tenant a]: [tenant] roles: unknown role 'walk'");
+  expect_error("[tenant a]\nwait = 1\n", "unknown key 'wait'");
   expect_error("[server]\ninsecure_tcp = maybe\n", "expected true or false");
   expect_error("[server]\nsocket_mode = 0888\n", "permissions");
   expect_error("[server]\nsocket_mode = rw\n", "permissions");
