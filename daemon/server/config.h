@@ -35,6 +35,7 @@ typedef struct Config {
   char *cache_path;   /* owned */
   char *worker;       /* owned; path of kiln-worker, empty = beside kilnd */
   char *log_level;    /* owned */
+  char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
   bool insecure_tcp, cache_enabled;
   bool tuning;                                         /* in the background */
   uint64_t tuning_share, tuning_seconds, tuning_after; /* percent; per hour; from the first run */
