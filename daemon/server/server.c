@@ -164,7 +164,7 @@ static void on_device_changed(void *ctx) {
   for (size_t i = 0; i < s->ndevices; i++) {
     const DeviceLane *l = s->devices[i];
     publish_device(s, device_lane_status(l));
-    if (device_lane_status(l).available) caches_put_target(s, l);
+    if (device_lane_status(l).available) tuner_device_up(s->tuner, l);
   }
 }
 
