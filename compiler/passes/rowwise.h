@@ -1,3 +1,4 @@
+/* Whether runs of a graph may be put behind each other: dynamic batching asks. */
 #pragma once
 
 #include "compiler/ir/plan.h"
