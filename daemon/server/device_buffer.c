@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "daemon/channel/shm.h"
@@ -25,38 +26,60 @@ void buffer_table_deinit(BufferTable *t) {
 
 enum { SPARE_BYTES = 256 << 20 };
 
-static int spare_remove(BufferTable *t, size_t i) {
-  int fd = t->spare[i].fd;
+static void memory_close(int fd, void *at, uint64_t size) {
+  if (at) munmap(at, size);
+  close(fd);
+}
+
+static SpareMemory spare_remove(BufferTable *t, size_t i) {
+  SpareMemory found = t->spare[i];
   t->spare_bytes -= t->spare[i].size;
   t->nspare--;
   memmove(&t->spare[i], &t->spare[i + 1], (t->nspare - i) * sizeof t->spare[i]);
-  return fd;
+  return found;
+}
+
+static void spare_close(BufferTable *t) {
+  SpareMemory oldest = spare_remove(t, 0);
+  memory_close(oldest.fd, oldest.at, oldest.size);
 }
 
 void buffer_table_trim(BufferTable *t) {
-  while (t->nspare) close(spare_remove(t, 0));
+  while (t->nspare) spare_close(t);
 }
 
 /* The memory of a buffer that nobody uses any more. */
 static void spare_put(const DeviceBuffer *b) {
   BufferTable *t = b->table;
   if (!t || t->closed || b->sealed || b->bytes > SPARE_BYTES) {
-    close(b->fd);
+    memory_close(b->fd, b->at, b->bytes);
     return;
   }
-  while (t->nspare == SPARE_MAX || t->spare_bytes + b->bytes > SPARE_BYTES)
-    close(spare_remove(t, 0));
-  t->spare[t->nspare++] = (SpareMemory){.tenant = b->tenant, .size = b->bytes, .fd = b->fd};
+  while (t->nspare == SPARE_MAX || t->spare_bytes + b->bytes > SPARE_BYTES) spare_close(t);
+  t->spare[t->nspare++] =
+      (SpareMemory){.tenant = b->tenant, .size = b->bytes, .fd = b->fd, .at = b->at};
   t->spare_bytes += b->bytes;
 }
 
-Status buffer_table_memory(BufferTable *t, const Tenant *tenant, uint64_t bytes, int *out) {
+/* Memory that is used again is mapped, once: the kernel's own way into it locks every page. */
+static void spare_map(SpareMemory *m) {
+  if (m->at || !m->size) return;
+  void *at = mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, m->fd, 0);
+  if (at != MAP_FAILED) m->at = at;
+}
+
+Status buffer_table_memory(BufferTable *t, const Tenant *tenant, uint64_t bytes, int *fd,
+                           void **at) {
+  *at = NULL;
   for (size_t i = t->nspare; i--;) {
     if (t->spare[i].tenant != tenant || t->spare[i].size != bytes) continue;
-    *out = spare_remove(t, i);
+    SpareMemory found = spare_remove(t, i);
+    spare_map(&found);
+    *fd = found.fd;
+    *at = found.at;
     return NULL;
   }
-  return shm_create("kiln-buffer", bytes ? bytes : 1, out);
+  return shm_create("kiln-buffer", bytes ? bytes : 1, fd);
 }
 
 /* -- buffers ------------------------------------------------------------------------------------
@@ -96,8 +119,9 @@ void device_buffer_resize(DeviceBuffer *b, uint64_t bytes) {
   b->bytes = bytes;
 }
 
-void device_buffer_keep(DeviceBuffer *b, int fd) {
+void device_buffer_keep(DeviceBuffer *b, int fd, void *at) {
   b->fd = fd;
+  b->at = at;
   b->tenant->used.host_bytes += b->bytes;
 }
 

@@ -24,6 +24,7 @@ typedef struct DeviceBuffer {
   uint64_t dims[BUFFER_DIMS_MAX];
   size_t ndims;
   uint64_t bytes;
+  void *at;             /* fd's memory, or NULL */
   int fd;               /* of the upload; -1 = made by a run */
   uint64_t incarnation; /* of the device worker that has it; 0 = none yet */
   bool sealed;          /* fd is memory that cannot be written */
@@ -38,6 +39,7 @@ typedef struct SpareMemory {
   const struct Tenant *tenant;
   uint64_t size;
   int fd;
+  void *at; /* mapped here, when it was used before; else NULL */
 } SpareMemory;
 
 typedef struct BufferTable {
@@ -50,8 +52,10 @@ typedef struct BufferTable {
 } BufferTable;
 
 void buffer_table_deinit(BufferTable *t);
-/* Shared memory of `bytes` bytes with any content, for an upload that will overwrite all of it. */
-Status buffer_table_memory(BufferTable *t, const struct Tenant *tenant, uint64_t bytes, int *out);
+/* Shared memory of `bytes` bytes with any content, for an upload that will overwrite all of it; *at
+ * is where it can be written, or NULL: then through the descriptor. */
+Status buffer_table_memory(BufferTable *t, const struct Tenant *tenant, uint64_t bytes, int *fd,
+                           void **at);
 /* Closes spare memory. */
 void buffer_table_trim(BufferTable *t);
 /* Frees all that a tenant has. */
@@ -63,8 +67,8 @@ Status device_buffer_create(struct Tenant *tenant, struct DeviceLane *device, Ki
                             const uint64_t *dims, size_t ndims, uint64_t bytes, DeviceBuffer **out);
 /* It has other than the expected size. */
 void device_buffer_resize(DeviceBuffer *b, uint64_t bytes);
-/* fd has its bytes too, and is the buffer's now. */
-void device_buffer_keep(DeviceBuffer *b, int fd);
+/* fd, mapped at `at` unless that is NULL, has its bytes too, and is the buffer's now. */
+void device_buffer_keep(DeviceBuffer *b, int fd, void *at);
 DeviceBuffer *device_buffer_retain(DeviceBuffer *b);
 void device_buffer_release(DeviceBuffer *b); /* NULL allowed */
 /* Adds and takes over the caller's reference. */

@@ -12,7 +12,7 @@
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
-enum { IDLE_REQUESTS = 1024 };
+enum { IDLE_REQUESTS = 1024, ARENA_BLOCK = 2 << 10 };
 
 #define B(state) (1u << RS_##state)
 static const struct {
@@ -88,7 +88,10 @@ static void on_deadline(uv_timer_t *timer) {
 
 static Request *request_alloc(Server *s) {
   Request *r = s->idle_requests;
-  if (!r) return calloc(1, sizeof *r);
+  if (!r) {
+    if ((r = calloc(1, sizeof *r))) r->arena.first_block = ARENA_BLOCK;
+    return r;
+  }
   s->idle_requests = r->next;
   s->nidle_requests--;
   return r;

@@ -27,6 +27,7 @@ static Status begin_upload(Request *r, BufferUpload *u, const Kiln__V1__UploadHe
   char text[200];
   uint64_t bytes;
   int fd;
+  void *at = NULL;
   if (u->header) return FAIL(INVALID_ARGUMENT, "a second header");
   wire_tensor_text(h->dtype, h->dims, h->n_dims, text, sizeof text);
   if (h->n_dims > BUFFER_DIMS_MAX)
@@ -44,8 +45,8 @@ static Status begin_upload(Request *r, BufferUpload *u, const Kiln__V1__UploadHe
   if (h->memory)
     TRY(connection_take_passed(r->conn, h->memory, bytes, &fd));
   else
-    TRY(buffer_table_memory(&r->server->buffers, r->tenant, bytes, &fd));
-  upload_begin(&u->upload, r->tenant, fd, bytes);
+    TRY(buffer_table_memory(&r->server->buffers, r->tenant, bytes, &fd, &at));
+  upload_begin(&u->upload, r->tenant, fd, at, bytes);
   if (h->memory) u->upload.got = bytes; /* chunks would be too many */
   u->header = h;
   return NULL;
@@ -79,7 +80,9 @@ static Status upload_keep(Request *r, BufferUpload *u, DeviceBuffer **out) {
   TRY(buffer_table_check(&r->server->buffers, u->upload.size)); /* others uploaded meanwhile */
   TRY(device_buffer_create(r->tenant, u->device, h->dtype, h->dims, h->n_dims, u->upload.size,
                            out));
-  device_buffer_keep(*out, upload_take(&u->upload));
+  int fd = upload_take(&u->upload);
+  device_buffer_keep(*out, fd, u->upload.at);
+  u->upload.at = NULL;
   (*out)->sealed = h->memory != 0;
   Status st = buffer_table_add(&r->server->buffers, *out);
   if (st) device_buffer_release(*out);

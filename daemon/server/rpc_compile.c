@@ -54,7 +54,7 @@ static Status begin_model(Request *r, ModelUpload *u, Kiln__V1__ModelFormat form
   TRY(quota_compile(r->tenant, clock_now_ns()));
   TRY(quota_memory(r->tenant, 0, size));
   TRY(shm_pool_take(&r->server->uploads, size, &fd));
-  upload_begin(&u->upload, r->tenant, fd, size);
+  upload_begin(&u->upload, r->tenant, fd, NULL, size);
   return NULL;
 }
 
