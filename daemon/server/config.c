@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "daemon/server/auth.h"
+
 typedef enum SettingKind {
   SK_TEXT,
   SK_LIST,
@@ -37,6 +39,9 @@ static const Setting settings[] = {
     {"server", "grace", SK_SECONDS, AT(grace)},
     {"server", "max_connections", SK_COUNT, AT(max_connections)},
     {"server", "idle_connection", SK_SECONDS, AT(idle_connection)},
+    {"tls", "certificate", SK_TEXT, AT(tls_certificate)},
+    {"tls", "key", SK_TEXT, AT(tls_key)},
+    {"tls", "client_ca", SK_TEXT, AT(tls_client_ca)},
     {"cache", "path", SK_TEXT, AT(cache_path)},
     {"cache", "max_bytes", SK_SIZE, AT(cache_max_bytes)},
     {"cache", "enabled", SK_BOOL, AT(cache_enabled)},
@@ -67,6 +72,7 @@ static const Setting settings[] = {
 static const Setting tenant_settings[] = {
     {"tenant", "weight", SK_COUNT, AT(weight)},
     {"tenant", "roles", SK_ROLES, AT(roles)},
+    {"tenant", "shared_cache", SK_BOOL, AT(shares_cache)},
     {"tenant", "token", SK_LIST, AT(tokens)},
     {"tenant", "certificate", SK_LIST, AT(certificates)},
     {"tenant", "uid", SK_LIST, AT(uids)},
@@ -116,6 +122,9 @@ Status config_init(Config *c) {
       .cache_path = strdup(cache),
       .worker = strdup(""),
       .log_level = strdup("info"),
+      .tls_certificate = strdup(""),
+      .tls_key = strdup(""),
+      .tls_client_ca = strdup(""),
       .cache_enabled = true,
       .cache_max_bytes = 4ull << 30,
       .max_model_bytes = 2ull << 30,
@@ -139,9 +148,11 @@ Status config_init(Config *c) {
       .run_seconds = 300,
   };
   TRY(config_set(c, "server", "listen", listen));
-  TRY(config_set(c, "workers", "device", "cpu:0"));
+  TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;
-  return c->cache_path && c->worker && c->log_level ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
+  bool texts = c->cache_path && c->worker && c->log_level && c->tls_certificate && c->tls_key &&
+               c->tls_client_ca;
+  return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
 static void list_clear(ConfigList *l) {
@@ -164,6 +175,9 @@ void config_deinit(Config *c) {
   free(c->cache_path);
   free(c->worker);
   free(c->log_level);
+  free(c->tls_certificate);
+  free(c->tls_key);
+  free(c->tls_client_ca);
   *c = (Config){.cache_path = NULL};
 }
 
@@ -349,10 +363,10 @@ static Status check_address(const Config *c, const char *addr) {
   }
   if (!strrchr(addr, ':'))
     return FAIL(INVALID_ARGUMENT, "listen: expected unix:PATH or HOST:PORT, got '%s'", addr);
-  if (!is_loopback(addr) && !c->insecure_tcp)
+  if (!is_loopback(addr) && !c->insecure_tcp && !*c->tls_certificate)
     return FAIL(INVALID_ARGUMENT,
-                "listen: '%s' would be reachable from outside in plain text; "
-                "set insecure_tcp = true if that is meant",
+                "listen: '%s' would be reachable from outside in plain text; set certificate and "
+                "key in [tls], or insecure_tcp = true if that is meant",
                 addr);
   return NULL;
 }
@@ -364,12 +378,22 @@ static Status check_tenants(const Config *c) {
       return FAIL(INVALID_ARGUMENT, "[tenant %s] weight: expected 1 to %d, got %" PRIu64, t->name,
                   WEIGHT_MAX, t->weight);
   }
-  return NULL;
+  /* and the rows by which they are recognised */
+  TenantTable tenants = {.first = NULL};
+  AuthTable *auth = NULL;
+  Status st = tenants_load(&tenants, c);
+  if (!st) st = auth_load(c, &tenants, &auth);
+  auth_release(auth);
+  tenants_deinit(&tenants);
+  return st;
 }
 
 Status config_check(const Config *c) {
   LogLevel level;
   TRY(check_tenants(c));
+  if (!*c->tls_certificate != !*c->tls_key || (*c->tls_client_ca && !*c->tls_certificate))
+    return FAIL(INVALID_ARGUMENT,
+                "[tls]: certificate and key belong together, and client_ca needs them");
   for (size_t i = 0; i < c->listen.len; i++) TRY(check_address(c, c->listen.at[i]));
   if (!log_level_parse(c->log_level, &level))
     return FAIL(INVALID_ARGUMENT, "log_level: expected debug, info, warn, error or off, got '%s'",

@@ -11,7 +11,7 @@
 #include "base/str.h"
 #include "daemon/server/tenant.h"
 
-enum { CONFIG_LIST_MAX = 8 };
+enum { CONFIG_LIST_MAX = 16 };
 
 typedef struct ConfigList {
   char *at[CONFIG_LIST_MAX]; /* owned */
@@ -24,16 +24,18 @@ typedef struct TenantSpec {
   char *name; /* owned */
   uint64_t weight;
   unsigned roles;
+  bool shares_cache;                     /* with all others that do */
   ConfigList tokens, certificates, uids; /* how somebody shows that he is this tenant */
   Quotas quota;
 } TenantSpec;
 
 typedef struct Config {
   ConfigList listen;  /* "unix:PATH", "HOST:PORT" */
-  ConfigList devices; /* "cpu:0" */
+  ConfigList devices; /* "cpu:0", "auto" */
   char *cache_path;   /* owned */
   char *worker;       /* owned; path of kiln-worker, empty = beside kilnd */
   char *log_level;    /* owned */
+  char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
   bool insecure_tcp, cache_enabled;
   bool tuning;                                         /* in the background */
   uint64_t tuning_share, tuning_seconds, tuning_after; /* percent; per hour; from the first run */
