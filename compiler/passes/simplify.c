@@ -1,5 +1,6 @@
 /* What is done to a tensor graph before kernels are chosen.
  *
+ * - A SCATTER becomes a reduction where the device wants that (scatter.c).
  * - Movement rules merge and remove movement ops.
  * - Sums and products of 16-bit floats are taken in f32 and rounded once. The factors of a summed
  *   product are widened, not the product: it is exact, and the REDUCE stays a contraction.
@@ -11,6 +12,7 @@
 
 #include "base/vec.h"
 #include "compiler/ir/interp.h"
+#include "compiler/passes/scatter.h"
 #include "compiler/rules/rewrite.h"
 
 enum {
@@ -260,7 +262,7 @@ static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, PlanBuffe
 UOp *simplify_graph(Job *job, const TensorGraph *graph, const Target *target, PlanBuffer *interface,
                     FoldedConstants *constants) {
   Rewrite rw = {.job = job};
-  UOp *sink = rewrite_graph(&rw, graph->sink, rules_movement);
+  UOp *sink = rewrite_graph(&rw, scatter_expand(job, target, graph->sink), rules_movement);
   UOp *wide = change_reductions(job, sink, target, rounds_often, round_once);
   if (wide != sink) sink = rewrite_graph(&rw, wide, rules_movement);
   sink = fold_values(job, graph, sink, interface, constants);
