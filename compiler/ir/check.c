@@ -109,6 +109,9 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   case OP_COPY: return arg.i >= 1 && arg.i <= MAX_LANES ? NULL : "bad number of elements";
   case OP_WAIT: return arg.i >= 0 ? NULL : "a negative number of groups";
   case OP_SHUFFLE: return arg.ints.n == lanes ? NULL : "a SHUFFLE names the source of each lane";
+  case OP_SCAN:
+    if (arg.ints.n != 1) return "a scan has one axis";
+    return is_combiner(arg.i) ? NULL : "the op argument is not ADD, MUL, MAX or MIN";
   case OP_SCATTER:
     if (arg.ints.n != 1) return "a scatter has one axis";
     return arg.i == OP_STORE || is_combiner(arg.i) ? NULL : "a scatter stores or combines";
@@ -229,6 +232,7 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
   case OP_LDMATRIX:
     if (src[1]->dtype != DT_INDEX || src[1]->lanes != 1) return "the index is no scalar INDEX";
     return dtype_info[src[0]->dtype].bytes == 2 ? NULL : "the elements do not have 16 bits";
+  case OP_SCAN:
   case OP_HREDUCE: return check_class((Op)arg.i, (DType)src[0]->dtype);
   case OP_SPECIAL:
   case OP_RANGE: return src[0]->dtype == DT_INDEX ? NULL : "the end's dtype is not index";

@@ -752,6 +752,7 @@ static void choose(Sched *s, UOp *kernel) {
   if (n > 2 && heuristic_chain(s, bodies, n, lanes)) return;
   if (n == 1 && block_contraction(s, kernel, bodies)) bodies = find_bodies(s, &n, &main);
   if (!n || !schedule_contraction(s, &bodies[main], lanes)) schedule_general(s, bodies, n, lanes);
+  heuristic_serial(s);
 }
 
 UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *applied) {
