@@ -78,6 +78,8 @@ int64_t heuristic_vector(Sched *s, int axis, int64_t lanes);
 bool heuristic_given(const Sched *s, OptPlan *plan);
 
 /* -- heuristic_serial.c -- */
+/* The loop along which each step reads what the last one wrote; -1: there is none. */
+int heuristic_chained(const Sched *s);
 /* Rows side by side where a vector across them was not chosen. */
 void heuristic_serial(Sched *s);
 

@@ -7,8 +7,7 @@
 
 enum { ROWS_AT_ONCE = 8 };
 
-/* The loop along which each step reads what the last one wrote; -1: there is none. */
-static int chained_axis(const Sched *s) {
+int heuristic_chained(const Sched *s) {
   for (size_t i = 0; i < s->k->list.len; i++) {
     const UOp *u = s->k->list.at[i];
     if (u->op != OP_INDEX || u->nsrc < 4) continue;
@@ -22,7 +21,7 @@ static int chained_axis(const Sched *s) {
 }
 
 void heuristic_serial(Sched *s) {
-  int along = chained_axis(s), last = (int)s->k->nloops - 1;
+  int along = heuristic_chained(s), last = (int)s->k->nloops - 1;
   for (int i = last; along >= 0 && s->vector < 0 && i >= 0; i--) {
     int a = (int)s->k->loops[i]->arg.i;
     int64_t n = divisor_below(s, a, ROWS_AT_ONCE);
