@@ -170,7 +170,8 @@ void fusion_costs(Fusion *f) {
   for (uint32_t i = 0; i < f->ntensors; i++) {
     Tensor *t = &f->tensors[i];
     uint32_t flags = op_info[t->u->op].flags;
-    if (t->u->op == OP_PARAM || t->u->op == OP_AFTER || t->u->op == OP_CONTIGUOUS) {
+    if (t->u->op == OP_PARAM || t->u->op == OP_AFTER || t->u->op == OP_CONTIGUOUS ||
+        t->u->op == OP_SCATTER) {
       t->cost = stored_cost(t);
     } else if (t->u->op == OP_REDUCE) {
       t->cost = reduce_cost(f, t);
@@ -226,9 +227,9 @@ static double divided(const Tensor *t, const Demand *d, int64_t range) {
     if (!open) continue;
     if (at->op != OP_FLOORDIV || at->src[0]->op != OP_RANGE || !uop_is_const(at->src[1])) return 1;
     double c = (double)at->src[1]->arg.i;
-    if (!by || c < by) by = c;
+    if (by <= 0 || c < by) by = c;
   }
-  return by ? by : 1;
+  return by > 0 ? by : 1;
 }
 
 /* Output loops are nested in the order of their ids; a value is computed in the innermost loop that
@@ -370,6 +371,7 @@ static const char *reordered_stores(const Fusion *f, const Tensor *t) {
 static const char *stores(const Fusion *f, const Tensor *t) {
   uint32_t flags = op_info[t->u->op].flags;
   if (t->u->op == OP_CONTIGUOUS) return "the graph asks for it";
+  if (t->u->op == OP_SCATTER) return "updates are stored into it one by one";
   if (t->row) return NULL;
   if (t->u->op == OP_REDUCE) return reduce_stores(f, t, t);
   if (t->u->op == OP_CAT) return cat_stores(f, t);

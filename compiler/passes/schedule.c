@@ -16,6 +16,7 @@
 
 #include "compiler/ir/dim.h"
 #include "compiler/passes/collapse.h"
+#include "compiler/passes/gates.h"
 #include "compiler/passes/linsum.h"
 
 /* Iteration `outer` of n tiles of size `tile` of a whole of `size`; the last is moved back. */
@@ -51,13 +52,22 @@ static UOp *split_symbolic_group(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n
   return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
 }
 
+static AxisType loop_type(const Apply *a, uint32_t axis) {
+  const KernelAxis *k = &a->k->axes[axis];
+  return k->serial ? AX_SERIAL : k->reduce && (int)axis != a->plan->carry ? AX_REDUCE : AX_LOOP;
+}
+
 /* The same for an axis whose number of iterations is the expression n. */
-static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
+static UOp *split_symbolic(Apply *a, uint32_t axis, UOp *n) {
   Job *job = a->job;
+  NewAxis *x = &a->axes[axis];
+  const AxisPlan *p = &a->plan->axes[axis];
+  bool reduce = a->k->axes[axis].reduce;
   if (reduce && p->lanes) return split_symbolic_group(a, x, p, n);
-  if (!reduce && a->plan->groups) return split_symbolic_groups(a, x, p, n);
+  bool serial = a->k->axes[axis].serial;
+  if (!reduce && !serial && a->plan->groups) return split_symbolic_groups(a, x, p, n);
   if (!p->threads) {
-    x->loop = uop_range(job, a->next_id++, reduce ? AX_REDUCE : AX_LOOP, n);
+    x->loop = uop_range(job, a->next_id++, loop_type(a, axis), n);
     return x->loop;
   }
   UOp *chunk = dim_uop(job, dim_ceildiv(job, dim_of(job, n), p->threads));
@@ -68,11 +78,13 @@ static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool
   return index_add(job, first, x->loop);
 }
 
-static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelAxis *old) {
+static UOp *symbolic_base(Apply *a, uint32_t axis) {
   Job *job = a->job;
+  const AxisPlan *p = &a->plan->axes[axis];
+  const KernelAxis *old = &a->k->axes[axis];
   UOp *end = old->range->src[0];
   UOp *n = dim_uop(job, dim_ceildiv(job, dim_of(job, end), p->tile));
-  UOp *base = index_mul(job, split_symbolic(a, x, p, n, old->reduce), p->tile);
+  UOp *base = index_mul(job, split_symbolic(a, axis, n), p->tile);
   if (!p->overlaps) return base;
   return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
 }
@@ -121,7 +133,8 @@ static UOp *split_outer(Apply *a, uint32_t axis) {
   bool reduce = a->k->axes[axis].reduce;
   int64_t n = p->outer;
   if (reduce && p->lanes) return split_group(a, x, p);
-  if (!reduce && a->plan->groups) return split_groups(a, x, p);
+  bool serial = a->k->axes[axis].serial;
+  if (!reduce && !serial && a->plan->groups) return split_groups(a, x, p);
   if (p->threads) {
     int64_t chunk = (n + p->threads - 1) / p->threads;
     x->thread = new_range(a, AX_THREAD, p->threads);
@@ -136,8 +149,7 @@ static UOp *split_outer(Apply *a, uint32_t axis) {
     return x->loop = new_range(a, AX_REDUCE, p->block / p->tile);
   }
   if (n == 1) return uop_index(job, 0);
-  bool carried = (int)axis == a->plan->carry;
-  x->loop = new_range(a, reduce && !carried ? AX_REDUCE : AX_LOOP, n);
+  x->loop = new_range(a, loop_type(a, axis), n);
   return x->loop;
 }
 
@@ -148,7 +160,7 @@ static void place_axis(Apply *a, uint32_t i) {
   NewAxis *x = &a->axes[i];
   UOp *v = p->block              ? index_mul(job, split_outer(a, i), p->tile)
            : axis_is_static(old) ? tile_base(job, split_outer(a, i), p->tile, p->size)
-                                 : symbolic_base(a, x, p, old);
+                                 : symbolic_base(a, i);
   int64_t step = p->tile;
   for (uint32_t k = p->ninner; k-- > 0;) {
     step /= p->inner[k];
@@ -222,14 +234,9 @@ static UOp *limits(Apply *a, const UOp *index, const UOp *gate) {
     UOp *l = a->axes[i].limit;
     const UOp *range = a->k->axes[i].range;
     if (!l || !(uop_is_open(index, range) || (gate && uop_is_open(gate, range)))) continue;
-    all = all ? uop2(a->job, OP_AND, all, l) : l;
+    all = gates_both(a->job, all, l);
   }
   return all;
-}
-
-static UOp *both(Job *job, UOp *a, UOp *b) {
-  if (!a) return b;
-  return b ? uop2(job, OP_AND, a, b) : a;
 }
 
 static bool closes(const UOp *reduce, uint32_t axis) {
@@ -263,27 +270,29 @@ static UOp *clamped_index(Apply *a, const UOp *u, UOp **gate) {
     if (!l || !(uop_is_open(u->src[1], range) || gates)) continue;
     bool scalar = a->k->axes[i].reduce && a->plan->axes[i].vector == 1 && !a->plan->groups;
     if (gates || !scalar || !only_inner_factor(a, u, i)) {
-      rest = both(a->job, rest, l);
+      rest = gates_both(a->job, rest, l);
       continue;
     }
     UOp *last = uop2(a->job, OP_SUB, range->src[0], uop_index(a->job, 1));
     UOp *end = uop2(a->job, OP_MIN, v, last);
     index = uop_substitute(a->job, index, &v, &end, 1);
   }
-  *gate = both(a->job, old ? now(a, old) : NULL, rest);
+  *gate = gates_both(a->job, old ? now(a, old) : NULL, rest);
   return index;
 }
 
 static UOp *rebuild_index(Apply *a, UOp *u) {
   UOp *gate;
-  UOp *src[3] = {now(a, u->src[0]), clamped_index(a, u, &gate), NULL};
+  UOp *src[4] = {now(a, u->src[0]), clamped_index(a, u, &gate), NULL, NULL};
+  if (u->nsrc > 3) src[3] = now(a, u->src[3]);
+  if (u->nsrc > 3 && !gate) gate = uop_int(a->job, DT_BOOL, true);
   src[2] = gate;
-  return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
+  return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, src[3] ? 4 : gate ? 3 : 2);
 }
 
 static UOp *rebuild_store(Apply *a, UOp *u) {
   UOp *old = u->nsrc > 3 ? u->src[3] : NULL;
-  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
+  UOp *gate = gates_both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
   UOp *src[4] = {now(a, u->src[0]), now(a, u->src[1]), now(a, u->src[2]), gate};
   return uop_make(a->job, OP_STORE, DT_VOID, u->arg, src, gate ? 4 : 3);
 }
@@ -336,7 +345,7 @@ static UOp *limited_factor(Apply *a, UOp *reduce, UOp *factor) {
   for (uint32_t s = 1; s < reduce->nsrc; s++) {
     UOp *l = a->axes[reduce->src[s]->arg.i].limit;
     bool gated = factor->op == OP_INDEX && uop_is_open(factor->src[1], reduce->src[s]);
-    if (l && !gated) limit = both(a->job, limit, l);
+    if (l && !gated) limit = gates_both(a->job, limit, l);
   }
   if (!limit) return x;
   return uop3(a->job, OP_WHERE, limit, x, uop_scalar(a->job, (DType)x->dtype, (Scalar){0}));
@@ -361,7 +370,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
   UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   for (uint32_t s = 1; s < u->nsrc; s++) {
     UOp *l = a->axes[u->src[s]->arg.i].limit;
-    if (l && !gated_product(a, u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
+    if (l && !gated_product(a, u->src[0], u->arg.i, u->src[s])) limit = gates_both(job, limit, l);
   }
   if (limit) {
     DType d = (DType)value->dtype;

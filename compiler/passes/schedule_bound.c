@@ -72,21 +72,11 @@ static UOp *over_axes(const Apply *a, UOp *u, UOp *const *from, UOp *const *to, 
   return uop_substitute(a->job, u, old, now, all);
 }
 
-static const LinSum *sum_of(LinSumMap *m, UOp *u) {
-  UOpList list = uop_toposort(m->job, u);
-  const LinSum *sum = NULL;
-  for (size_t i = 0; i < list.len; i++)
-    if (list.at[i]->dtype == DT_INDEX) sum = linsum_of(m, list.at[i]);
-  return sum;
-}
-
 /* With every range that is expanded at the end where the sum is largest; NULL when some value is
  * not linear in one, or depends on a loop that runs inside of the blocks. */
 static UOp *largest(const Apply *a, UOp *e) {
   Job *job = a->job;
-  LinSumMap m;
-  linsum_init(job, &m);
-  const LinSum *sum = sum_of(&m, e);
+  const LinSum *sum = linsum_index(job, e);
   UOp **from = arena_array(&job->arena, (e->open ? e->open->n : 0) + 1u, sizeof *from);
   UOp **to = arena_array(&job->arena, (e->open ? e->open->n : 0) + 1u, sizeof *to);
   uint32_t n = 0;

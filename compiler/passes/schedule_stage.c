@@ -51,16 +51,6 @@ static UOp *main_index(Job *job, UOp *operand) {
   return best->src[1];
 }
 
-static int64_t step_along(Job *job, UOp *index, const UOp *range) {
-  LinSumMap m;
-  linsum_init(job, &m);
-  UOpList topo = uop_toposort(job, index);
-  const LinSum *sum = NULL;
-  for (size_t i = 0; i < topo.len; i++)
-    if (topo.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, topo.at[i]);
-  return sum ? linsum_coeff(sum, range) : 0;
-}
-
 /* What a matrix instruction of one thread takes, as it takes it: its columns, and innermost its
  * steps. The copy has lanes along one of them that lies contiguous in the source. What is carried
  * depends on the digits of the product instead. */
@@ -71,7 +61,7 @@ static void collect_places(Staging *s, UOp *u) {
   for (int i = 1; i < 3; i++) {
     UOp *r = t->place[i];
     if (!r || !uop_is_open(u, r)) continue;
-    bool along = !lanes && step_along(s->a->job, main_index(s->a->job, u), r) == 1;
+    bool along = !lanes && linsum_coeff(linsum_index(s->a->job, main_index(s->a->job, u)), r) == 1;
     lanes |= along;
     AxisType type = along ? AX_VECTOR : AX_UPCAST;
     UOp *fresh = uop_range(s->a->job, s->a->next_id++, type, r->src[0]);
@@ -144,13 +134,7 @@ UOp *schedule_position(Staging *s, bool copy) {
 
 /* Sorts the dimensions along the source: widest stride first. */
 static void sort_dims(Staging *s, UOp *index) {
-  Job *job = s->a->job;
-  LinSumMap m;
-  linsum_init(job, &m);
-  UOpList topo = uop_toposort(job, index);
-  const LinSum *sum = NULL;
-  for (size_t i = 0; i < topo.len; i++)
-    if (topo.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, topo.at[i]);
+  const LinSum *sum = linsum_index(s->a->job, index);
   for (uint32_t d = 0; d < s->n; d++) {
     int64_t c = linsum_coeff(sum, s->dims[d].range);
     s->dims[d].step = c ? magnitude(c) : INT64_MAX;
@@ -184,7 +168,7 @@ static bool is_copied(const Staging *s, const UOp *u) {
 }
 
 /* Marks ranges of the copy that the reduction u closes; false when there are none. */
-static bool bind(Staging *s, const UOp *u, bool bound) {
+static bool bind_ranges(Staging *s, const UOp *u, bool bound) {
   bool any = false;
   for (uint32_t d = 0; u->op == OP_REDUCE && d < s->n; d++)
     for (uint32_t r = 1; r < u->nsrc; r++)
@@ -203,9 +187,9 @@ UOp *schedule_renamed(Staging *s, UOp *u) {
     UOp *x = now[i] = list.at[i], **src;
     if (x->op == OP_RANGE && copy_of(s, x)) now[i] = copy_of(s, x);
     if (!x->nsrc || x->op == OP_RANGE || !is_copied(s, x)) continue;
-    if (bind(s, x, true)) {
+    if (bind_ranges(s, x, true)) {
       now[i] = schedule_renamed(s, x);
-      bind(s, x, false);
+      bind_ranges(s, x, false);
       continue;
     }
     src = arena_array(&job->arena, x->nsrc, sizeof *src);
@@ -272,21 +256,16 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
 /* Whether the gate has one answer for every `unit` elements of the innermost dimensions: it
  * compares sums of which all other parts are multiples of the unit with such multiples. */
 static bool gate_by_chunks(const Staging *s, UOp *gate, uint32_t first, int64_t unit) {
-  Job *job = s->a->job;
-  LinSumMap m;
   bool own = false;
   for (uint32_t d = first; d < s->n; d++) own |= uop_is_open(gate, s->dims[d].range);
   if (!own) return true;
   if (gate->op == OP_AND)
     return gate_by_chunks(s, gate->src[0], first, unit) &&
            gate_by_chunks(s, gate->src[1], first, unit);
-  if (gate->op != OP_CMPLT || !uop_is_const(gate->src[1]) || gate->src[1]->arg.i % unit)
+  if (gate->op != OP_CMPLT || gate->src[0]->dtype != DT_INDEX || !uop_is_const(gate->src[1]) ||
+      gate->src[1]->arg.i % unit)
     return false;
-  UOpList list = uop_toposort(job, gate->src[0]);
-  const LinSum *sum = NULL;
-  linsum_init(job, &m);
-  for (size_t i = 0; i < list.len; i++)
-    if (list.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, list.at[i]);
+  const LinSum *sum = linsum_index(s->a->job, gate->src[0]);
   for (uint32_t i = 0; i < sum->n; i++) {
     bool found = false;
     for (uint32_t d = first; d < s->n; d++)

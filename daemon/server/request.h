@@ -39,11 +39,13 @@ struct Request {
   RequestState state;
   Server *server;
   Connection *conn;
+  Tenant *tenant; /* whose request it is */
   GrpcStream *stream;
   const Method *method;
   Arena arena;
   void *work;                       /* the method's */
   int64_t received_ns, deadline_ns; /* 0 = none */
+  int64_t message_ns;               /* when the last message of a stream came; 0 = none did */
   bool got_message;
   Request *next, **link;                 /* of server->requests */
   Request *next_watcher, **watcher_link; /* of server->watchers */
@@ -71,5 +73,5 @@ void request_reply(Request *r, const ProtobufCMessage *m);
 /* Ends the call with a status (NULL = OK). Takes st. */
 void request_finish(Request *r, Status st);
 
-/* The method served at a path, or NULL. */
-const Method *method_find(Str path);
+/* Frees all but so many of those kept for use again. */
+void requests_trim(Server *s, size_t keep);

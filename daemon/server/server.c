@@ -14,9 +14,13 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "daemon/server/caches.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/events.h"
+#include "daemon/server/find_devices.h"
 #include "daemon/server/listener.h"
+#include "daemon/server/reload.h"
+#include "daemon/server/request.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
@@ -65,12 +69,18 @@ static void server_close(Server *s) {
   s->open_parts = 3;
   supervisor_close(s->supervisor, part_closed, s);
   store_close(s->store, part_closed, s);
+  for (Tenant *t = s->tenants.first; t; t = t->next) {
+    if (!t->own) continue;
+    s->open_parts++;
+    store_close(t->own, part_closed, s);
+  }
   lane_close(s->bulk, on_bulk_closed, s);
   uv_close((uv_handle_t *)&s->flush, NULL);
   uv_close((uv_handle_t *)&s->deadlines, NULL);
   uv_close((uv_handle_t *)&s->housekeeping, NULL);
   uv_close((uv_handle_t *)&s->sigterm, NULL);
   uv_close((uv_handle_t *)&s->sigint, NULL);
+  uv_close((uv_handle_t *)&s->sighup, NULL);
 }
 
 /* Begins a graceful stop. */
@@ -94,6 +104,11 @@ static void on_signal(uv_signal_t *handle, int number) {
     stop(s, number == SIGTERM ? "SIGTERM" : "SIGINT");
 }
 
+static void on_sighup(uv_signal_t *handle, int number) {
+  (void)number;
+  config_reload(handle->data);
+}
+
 /* -- the loop's own steps -----------------------------------------------------------------------
  */
 
@@ -108,6 +123,8 @@ static void on_prepare(uv_prepare_t *handle) {
 static void trim(Server *s) {
   for (size_t i = 0; i < s->ndevices; i++) slab_trim(device_lane_slabs(s->devices[i]), 0);
   shm_pool_deinit(&s->uploads);
+  requests_trim(s, 0);
+  pool_trim(&s->blocks);
 }
 
 static void on_housekeeping(uv_timer_t *timer) {
@@ -129,17 +146,6 @@ static void on_housekeeping(uv_timer_t *timer) {
   if (s->config.idle_exit && idle > s->config.idle_exit * 1000) stop(s, "idle");
 }
 
-static void target_text(const Kiln__V1__TargetSpec *t, StrBuf *out) {
-  strbuf_addf(out,
-              "kind=%s\ntriple=%s\ncpu=%s\nfeatures=%s\nvector_bytes=%u\nvector_registers=%u\n"
-              "threads=%u\nl1_bytes=%llu\nl2_bytes=%llu\nl3_bytes=%llu\nmemory_bytes=%llu\n"
-              "max_group=%u\nwarp=%u\nlocal_bytes=%llu\nmax_buffers=%u\ncompiler=%s\n",
-              t->kind, t->triple, t->cpu, t->features, t->vector_bytes, t->vector_registers,
-              t->threads, (unsigned long long)t->l1_bytes, (unsigned long long)t->l2_bytes,
-              (unsigned long long)t->l3_bytes, (unsigned long long)t->memory_bytes, t->max_group,
-              t->warp, (unsigned long long)t->local_bytes, t->max_buffers, t->compiler);
-}
-
 static void publish_device(Server *s, DeviceStatus status) {
   Kiln__V1__DeviceChanged m = KILN__V1__DEVICE_CHANGED__INIT;
   Kiln__V1__Event event = KILN__V1__EVENT__INIT;
@@ -148,7 +154,7 @@ static void publish_device(Server *s, DeviceStatus status) {
   m.reason = (char *)(uintptr_t)(status.available ? "" : status.last_failure);
   event.what_case = KILN__V1__EVENT__WHAT_DEVICE;
   event.device = &m;
-  events_publish(s, &event);
+  events_publish(s, NULL, &event);
 }
 
 /* A device came up or went down. */
@@ -157,13 +163,8 @@ static void on_device_changed(void *ctx) {
   rpc_health_changed(s);
   for (size_t i = 0; i < s->ndevices; i++) {
     const DeviceLane *l = s->devices[i];
-    StrBuf text = {0};
     publish_device(s, device_lane_status(l));
-    if (!device_lane_status(l).available) continue;
-    target_text(device_lane_target(l), &text);
-    if (!text.failed)
-      store_put_target(s->store, device_lane_fingerprint(l), (Str){text.ptr, text.len});
-    strbuf_deinit(&text);
+    if (device_lane_status(l).available) tuner_device_up(s->tuner, l);
   }
 }
 
@@ -219,12 +220,14 @@ static Status start_workers(Server *s) {
   TRY(worker_path(c, program, sizeof program));
   TRY(lane_create(&s->loop, &bulk, &s->bulk));
   TRY(store_create(&store, &s->store));
+  TRY(caches_open(s, c));
   TRY(supervisor_create(&s->loop, program, c->log_level, &s->supervisor));
   CompilePoolSpec pool = {.supervisor = s->supervisor,
                           .workers = worker_count(c),
                           .max_queue = c->max_queue,
                           .memory_bytes = c->compile_memory,
                           .seconds = (uint32_t)c->compile_seconds};
+  TRY(find_devices(program, &s->config.devices));
   TRY(start_devices(s));
   TRY(tuner_create(s, &s->tuner));
   return compile_pool_create(&pool, &s->pool);
@@ -240,8 +243,10 @@ static void init_handles(Server *s) {
   uv_signal_init(&s->loop, &s->sigint);
   uv_signal_start(&s->sigterm, on_signal, SIGTERM);
   uv_signal_start(&s->sigint, on_signal, SIGINT);
+  uv_signal_init(&s->loop, &s->sighup);
+  uv_signal_start(&s->sighup, on_sighup, SIGHUP);
   s->flush.data = s->deadlines.data = s->housekeeping.data = s;
-  s->sigterm.data = s->sigint.data = s;
+  s->sigterm.data = s->sigint.data = s->sighup.data = s;
 }
 
 /* Nothing but listeners was started: the loop needs one turn to close them. */
@@ -250,6 +255,9 @@ static void undo_listeners(Server *s) {
   uv_run(&s->loop, UV_RUN_DEFAULT);
   uv_loop_close(&s->loop);
   free(s->read_buffer);
+  auth_release(s->auth);
+  tls_context_release(s->tls);
+  tenants_deinit(&s->tenants);
   config_deinit(&s->config);
   free(s);
 }
@@ -270,6 +278,9 @@ Status server_create(Config *config, Server **out) {
   s->read_buffer = malloc(CONNECTION_READ_BYTES);
   shm_pool_init(&s->uploads, UPLOAD_POOL_BYTES);
   Status st = s->read_buffer ? NULL : FAIL(RESOURCE_EXHAUSTED, "server");
+  if (!st) st = tenants_load(&s->tenants, &s->config);
+  if (!st) st = auth_load(&s->config, &s->tenants, &s->auth);
+  if (!st) st = connections_load_tls(s, &s->config);
   for (size_t i = 0; !st && i < s->config.listen.len; i++)
     st = listener_open(s, s->config.listen.at[i]);
   if (!st) st = start_workers(s);
@@ -284,13 +295,21 @@ Status server_create(Config *config, Server **out) {
   return NULL;
 }
 
+void server_on_reload(Server *s, Status (*read)(void *ctx, Config *out), void *ctx) {
+  s->read_config = read;
+  s->read_config_ctx = ctx;
+}
+
 int server_run(Server *s) {
   uv_run(&s->loop, UV_RUN_DEFAULT);
-  shm_pool_deinit(&s->uploads);
+  trim(s);
   int busy = uv_loop_close(&s->loop);
   assert(busy == 0 && s->open_parts == 0);
   LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));
   free(s->read_buffer);
+  auth_release(s->auth);
+  tls_context_release(s->tls);
+  tenants_deinit(&s->tenants);
   config_deinit(&s->config);
   free(s);
   return busy ? 1 : 0;

@@ -12,11 +12,14 @@
 
 #include <uv.h>
 
+#include "base/pool.h"
+#include "daemon/server/auth.h"
 #include "daemon/server/compile_pool.h"
 #include "daemon/server/config.h"
 #include "daemon/server/device_lane.h"
 #include "daemon/server/lane.h"
 #include "daemon/server/store.h"
+#include "proto/tls.h"
 
 typedef struct Connection Connection;
 typedef struct Listener Listener;
@@ -31,6 +34,9 @@ typedef struct Server {
   uv_loop_t loop;
   Config config;
   int64_t started_ns;
+  TenantTable tenants;
+  AuthTable *auth;
+  TlsContext *tls; /* NULL: TCP is plain */
   /* sockets */
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */
@@ -38,7 +44,10 @@ typedef struct Server {
   uint8_t *read_buffer; /* shared by all connections */
   uv_prepare_t flush;
   /* requests */
+  Pool blocks; /* small memory of sessions */
   Request *requests;
+  Request *idle_requests; /* to be used again, with the first block of their arenas */
+  size_t nidle_requests;
   size_t nrequests;
   uint32_t next_request;
   uv_timer_t deadlines;
@@ -58,9 +67,10 @@ typedef struct Server {
   Build *builds;     /* in flight */
   Tuner *tuner;
   Subscriber *subscribers; /* to events */
-  uint64_t merged;         /* compiles that joined another one */
   /* life */
-  uv_signal_t sigterm, sigint;
+  uv_signal_t sigterm, sigint, sighup;
+  Status (*read_config)(void *ctx, Config *out); /* for a reload; NULL: there is none */
+  void *read_config_ctx;
   uv_timer_t housekeeping;
   uint64_t idle_since_ms;
   bool stopping, closing;
@@ -70,6 +80,8 @@ typedef struct Server {
 
 /* Takes over config. On failure everything is undone. */
 Status server_create(Config *config, Server **out);
+/* How the configuration is read again on SIGHUP; without it that does nothing. */
+void server_on_reload(Server *s, Status (*read)(void *ctx, Config *out), void *ctx);
 /* Blocks until stopped by a signal or idleness; frees the server. The exit code. */
 int server_run(Server *s);
 /* NULL and NOT_FOUND for a device that is not configured; "" is the first. */

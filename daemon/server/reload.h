@@ -1,0 +1,9 @@
+/* SIGHUP: the configuration is read anew, and what can change while serving does: tenants with
+ * their tokens, certificates, uids, roles, weights and quotas, and the server's certificate. A
+ * configuration that is wrong changes nothing. */
+#pragma once
+
+#include "daemon/server/server.h"
+
+/* On failure the server goes on as it was; the log says why. */
+void config_reload(Server *s);
