@@ -298,6 +298,7 @@ Status connection_open(Server *s, int fd, bool local) {
   Connection *c = calloc(1, sizeof *c);
   GrpcConfig config = grpc_config_default;
   config.max_message = s->config.max_message_bytes;
+  config.pool = &s->blocks;
   GrpcSession *session = c ? grpc_server_create(&config, &handler, c) : NULL;
   Status st = session && s->tls && !local ? tls_session_create(s->tls, NULL, &c->tls) : NULL;
   if (!session || st || uv_poll_init(&s->loop, &c->poll, fd)) {

@@ -72,3 +72,6 @@ void request_send(Request *r, const ProtobufCMessage *m);
 void request_reply(Request *r, const ProtobufCMessage *m);
 /* Ends the call with a status (NULL = OK). Takes st. */
 void request_finish(Request *r, Status st);
+
+/* Frees all but so many of those kept for use again. */
+void requests_trim(Server *s, size_t keep);

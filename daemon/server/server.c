@@ -19,6 +19,7 @@
 #include "daemon/server/events.h"
 #include "daemon/server/listener.h"
 #include "daemon/server/reload.h"
+#include "daemon/server/request.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
@@ -121,6 +122,8 @@ static void on_prepare(uv_prepare_t *handle) {
 static void trim(Server *s) {
   for (size_t i = 0; i < s->ndevices; i++) slab_trim(device_lane_slabs(s->devices[i]), 0);
   shm_pool_deinit(&s->uploads);
+  requests_trim(s, 0);
+  pool_trim(&s->blocks);
 }
 
 static void on_housekeeping(uv_timer_t *timer) {
@@ -297,7 +300,7 @@ void server_on_reload(Server *s, Status (*read)(void *ctx, Config *out), void *c
 
 int server_run(Server *s) {
   uv_run(&s->loop, UV_RUN_DEFAULT);
-  shm_pool_deinit(&s->uploads);
+  trim(s);
   int busy = uv_loop_close(&s->loop);
   assert(busy == 0 && s->open_parts == 0);
   LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));

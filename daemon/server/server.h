@@ -12,6 +12,7 @@
 
 #include <uv.h>
 
+#include "base/pool.h"
 #include "daemon/server/auth.h"
 #include "daemon/server/compile_pool.h"
 #include "daemon/server/config.h"
@@ -43,7 +44,10 @@ typedef struct Server {
   uint8_t *read_buffer; /* shared by all connections */
   uv_prepare_t flush;
   /* requests */
+  Pool blocks; /* small memory of sessions */
   Request *requests;
+  Request *idle_requests; /* to be used again, with the first block of their arenas */
+  size_t nidle_requests;
   size_t nrequests;
   uint32_t next_request;
   uv_timer_t deadlines;

@@ -35,3 +35,6 @@ Status tuner_create(Server *s, Tuner **out);
 void tuner_release(Tuner *t); /* NULL allowed */
 /* Once a second: background searches begin here. */
 void tuner_housekeeping(Tuner *t);
+/* A request begins or ends: what searches in the background do stops until a while after the last
+ * one. NULL allowed. */
+void tuner_give_way(Tuner *t);
