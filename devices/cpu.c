@@ -155,6 +155,13 @@ static Status cpu_wait(Device *d, Fence fence, int64_t timeout_ns) {
   return FAIL(INVALID_ARGUMENT, "fence %llu was never submitted", (unsigned long long)fence);
 }
 
+/* The scratch memory; nobody runs now. */
+static Status cpu_scrub(Device *d) {
+  CpuDevice *c = cpu_device(d);
+  if (c->scratch) memset(c->scratch, 0, c->scratch_stride * c->base.caps.threads);
+  return NULL;
+}
+
 static const DeviceVtbl cpu_vtbl = {
     .name = "cpu",
     .destroy = cpu_destroy,
@@ -165,6 +172,7 @@ static const DeviceVtbl cpu_vtbl = {
     .write = host_memory_write,
     .read = host_memory_read,
     .copy = host_memory_copy,
+    .scrub = cpu_scrub,
     .submit = cpu_submit,
     .wait = cpu_wait,
 };
