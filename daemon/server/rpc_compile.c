@@ -47,7 +47,7 @@ static Status begin_model(Request *r, ModelUpload *u, Kiln__V1__ModelFormat form
       format != KILN__V1__MODEL_FORMAT__MODEL_FORMAT_KGRAPH)
     return FAIL(INVALID_ARGUMENT, "unknown model format %d; expected ONNX or KGRAPH", (int)format);
   u->spec = (CompileSpec){.tenant = r->tenant, .format = format, .name = name, .options = options};
-  TRY(server_device(r->server, options ? options->device : "", &u->spec.device));
+  TRY(server_device(r->server, r->tenant, options ? options->device : "", &u->spec.device));
   TRY(shm_pool_take(&r->server->uploads, r->tenant->id, size, &u->upload.fd));
   u->upload.size = size;
   return NULL;

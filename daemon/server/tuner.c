@@ -9,6 +9,7 @@
  * every round so that the share of the processor is kept, and the hour has its limit; time in which
  * they are stopped counts for neither, nor for the search's budget. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "daemon/server/request.h"
@@ -129,7 +130,8 @@ CompilePool *tuner_pool(Tuner *t, bool background) {
 TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background) {
   Server *s = t->server;
   size_t i = 0;
-  while (i < s->ndevices && s->devices[i] != device) i++;
+  while (i < s->ndevices && strcmp(device_lane_name(s->devices[i]), device_lane_name(device)) != 0)
+    i++; /* a tenant's own worker is on the same device */
   if (i == s->ndevices) return NULL;
   TimingLane **lane = &t->lanes[i][background];
   TimingLaneSpec spec = {.supervisor = s->supervisor,
