@@ -176,6 +176,7 @@ static Status inspect_start(Request *r, ModelUpload *u) {
   u->job.env.body_case = KILN__V1__ENVELOPE__BODY_INSPECT;
   u->job.env.inspect = &u->message;
   u->job.fd = u->job_fd;
+  u->job.tenant = r->tenant->id;
   u->job.done = on_inspected;
   u->job.ctx = r;
   Status st = compile_pool_submit(r->server->pool, &u->job);

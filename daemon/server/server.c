@@ -195,6 +195,7 @@ static Status start_workers(Server *s) {
   TRY(supervisor_create(&s->loop, program, c->log_level, &s->supervisor));
   CompilePoolSpec pool = {.supervisor = s->supervisor,
                           .workers = worker_count(c),
+                          .strict = c->strict_isolation,
                           .max_queue = c->max_queue,
                           .memory_bytes = c->compile_memory,
                           .seconds = (uint32_t)c->compile_seconds};

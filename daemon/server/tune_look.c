@@ -45,6 +45,7 @@ Status tune_search(Tune *t, TuneKernel *k, uint32_t want,
   t->search.env.body_case = KILN__V1__ENVELOPE__BODY_SEARCH;
   t->search.env.search = m;
   t->search.fd = -1;
+  t->search.tenant = t->spec.exe->tenant->id;
   t->search.idle = true;
   t->search.seconds = SEARCH_SECONDS;
   t->search.done = done;

@@ -119,6 +119,7 @@ CompilePool *tuner_pool(Tuner *t, bool background) {
   if (!background) return s->pool;
   CompilePoolSpec spec = {.supervisor = s->supervisor,
                           .workers = 1,
+                          .strict = s->config.strict_isolation,
                           .max_queue = s->config.max_queue,
                           .memory_bytes = s->config.compile_memory,
                           .seconds = (uint32_t)s->config.compile_seconds,

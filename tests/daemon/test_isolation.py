@@ -10,7 +10,7 @@ import time
 import grpc
 import numpy as np
 import pytest
-from conftest import SANITIZED, Graph, add_graph, fails, kiln_pb2
+from conftest import SANITIZED, Graph, add_graph, fails, kiln_pb2, slow_graph
 from tenants import As, boss, ones, section
 
 # Four floats that nothing else computes; additions of zero leave their bits as they are.
@@ -184,6 +184,17 @@ def test_strict_isolation_has_a_worker_for_each(start):
     assert next(events).WhichOneof("what") == "device"
     events.cancel()
     assert (alice.run(exe, {"x": ones(), "b": ones()})["y"] == 2).all()
+
+
+def test_strict_isolation_of_compile_workers(start):
+    """One that has seen a tenant's graph sees no other's."""
+    d = start(config=["[server]", "isolation = strict", "[workers]", "compile = 2", *boss(), *section("alice"), *section("bob")])
+    alice, bob = As(d, "alice"), As(d, "bob")
+    seen = set()
+    for n in range(6):
+        (alice if n % 2 else bob).compile(slow_graph(6, first=10 * n))
+        seen |= set(d.wait_children("compile", 2))
+    assert len(seen) >= 6, seen  # two workers that served everybody would be two
 
 
 def test_a_failed_worker_loses_nobodys_handles(start):
