@@ -22,6 +22,7 @@
 
 enum { INPUT_BYTES = 256 << 10, IOV_MAX_PIECES = 64, DEFAULT_CONNECT_MS = 10000 };
 static const int64_t ns_per_ms = 1000000;
+#define IDLE_NS 1000000000ll
 
 /* -- ends -----------------------------------------------------------------------------------------
  */
@@ -135,7 +136,19 @@ static Status connect_begin(KilnClient *c) {
   return c->address.is_unix ? connect_unix(c) : connect_tcp(c);
 }
 
+/* A server ends connections that nobody uses; that shows when they are read, which should be before
+ * a call is sent into one. */
+static void notice_end(KilnClient *c) {
+  int64_t now = clock_now_ns();
+  bool fresh = now - c->used_ns < IDLE_NS;
+  struct pollfd p = {.fd = c->fd, .events = POLLIN};
+  c->used_ns = now;
+  if (fresh || c->state != CS_READY || c->processing || grpc_session_streams(c->session)) return;
+  if (poll(&p, 1, 0) > 0) kiln_client_process(c, NULL);
+}
+
 Status client_ensure(KilnClient *c) {
+  notice_end(c);
   if (c->state == CS_READY && grpc_session_draining(c->session) &&
       !grpc_session_streams(c->session))
     lose(c, FAIL(UNAVAILABLE, "%s: the server closed the connection", c->address.text));

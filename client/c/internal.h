@@ -61,6 +61,7 @@ struct KilnClient {
   struct addrinfo *names, *next_name; /* TCP: addresses still to try */
   int64_t connect_timeout_ns, connect_deadline, retry_at;
   int64_t timeout_ns;                /* of calls; 0 = none */
+  int64_t used_ns;                   /* when the last call began */
   char *authorization, *server_name; /* owned; NULL = none */
   TlsContext *tls;                   /* NULL: plain */
   TlsSession *tls_session;           /* of the connection */

@@ -294,3 +294,17 @@ def test_the_python_client_over_tls(served):
     env = {k: v for k, v in os.environ.items() if not k.startswith("KILN_T")}
     r = subprocess.run([sys.executable, "-c", PYTHON, str(served.port), str(served.files)], capture_output=True, text=True, env=env, timeout=60)
     assert r.returncode == 0, r.stdout + r.stderr
+
+
+def test_a_connection_that_the_server_ended(start):
+    """libkiln notices before it sends a call into it, and connects again."""
+    import ctypes
+    d = start(config=["[server]", "idle_connection = 1"])
+    lib = ctypes.CDLL(BIN.parent / "lib/libkiln.so")
+    client, info = ctypes.c_void_p(), ctypes.c_void_p()
+    assert lib.kiln_connect(f"unix:{d.socket}".encode(), None, ctypes.byref(client), None) == 0
+    for _ in range(2):
+        assert lib.kiln_server_info(client, ctypes.byref(info), None) == 0
+        lib.kiln_free(info)
+        time.sleep(3.5)
+    lib.kiln_close(client)
