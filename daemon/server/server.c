@@ -124,6 +124,7 @@ static void on_housekeeping(uv_timer_t *timer) {
     return;
   }
   listeners_resume(s);
+  reload_housekeeping(s);
   tuner_housekeeping(s->tuner);
   connections_expire(s, s->config.idle_connection);
   if (s->nrequests) {
