@@ -9,7 +9,7 @@ import time
 import grpc
 import numpy as np
 import pytest
-from conftest import BIN, Daemon, add_graph, ends_well, fails
+from conftest import BIN, SANITIZED, Daemon, add_graph, ends_well, fails
 from tenants import As, authority, boss, certificate, free_port, ones, secure_channel, section
 from test_identity import check_config, reload
 
@@ -296,6 +296,7 @@ def test_the_python_client_over_tls(served):
     assert r.returncode == 0, r.stdout + r.stderr
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer's library does not load into this program")
 def test_a_connection_that_the_server_ended(start):
     """libkiln notices before it sends a call into it, and connects again."""
     import ctypes
