@@ -132,6 +132,24 @@ def test_no_byte_of_another(two):
         assert BYTES not in look(bob)
 
 
+@pytest.mark.skipif(SANITIZED, reason="a driver's own code is not clean")
+def test_no_byte_of_another_on_a_device_with_memory_of_its_own(start, monkeypatch):
+    """The same where tensors are copied to the device; PoCL, when there is one."""
+    monkeypatch.setattr("test_isolation.SIZES", SIZES[:2])
+    d = start(config=["[workers]", "device = opencl:0", *boss(), *section("alice"), *section("bob")], wait=False)
+    end = time.time() + 30
+    while "device up" not in d.log():
+        if "device down" in d.log():
+            pytest.skip("this machine has no OpenCL device")
+        assert time.time() < end, d.log()
+        time.sleep(0.05)
+    alice, bob = As(d, "alice"), As(d, "bob")
+    look(bob)
+    for _ in range(2):
+        fill(alice)
+        assert BYTES not in look(bob)
+
+
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory")
 def test_no_byte_is_left_in_memory(two):
     """The same from outside: after the change of tenant there is no canary in what is mapped or shared."""
