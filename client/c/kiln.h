@@ -95,6 +95,13 @@ typedef struct KilnClient KilnClient;
 typedef struct KilnConnectOptions {
   int no_spawn;       /* do not start the user's own daemon */
   int64_t timeout_ms; /* for connecting, including the start of a daemon; 0 = 10 s */
+  /* Who the caller is: a bearer token, sent with every call. NULL: $KILN_TOKEN. It is not sent to
+   * another machine in plain text. */
+  const char *token;
+  /* TLS, when a CA is given: PEM file with whom to believe, or "system"; the client's certificate
+   * and key; the name that the server's certificate must have, when it is not the host's. NULL:
+   * $KILN_TLS_CA, _CERT, _KEY and _SERVER_NAME. */
+  const char *tls_ca, *tls_cert, *tls_key, *tls_server_name;
 } KilnConnectOptions;
 
 /* address: "unix:PATH" or "HOST:PORT". NULL: $KILN_SERVER, else the user's own daemon on

@@ -36,7 +36,7 @@ typedef struct Config {
   char *worker;       /* owned; path of kiln-worker, empty = beside kilnd */
   char *log_level;    /* owned */
   char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
-  bool insecure_tcp, cache_enabled;
+  bool insecure_tcp, cache_enabled, strict_isolation;
   bool tuning;                                         /* in the background */
   uint64_t tuning_share, tuning_seconds, tuning_after; /* percent; per hour; from the first run */
   uint64_t timing_memory;

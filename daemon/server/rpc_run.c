@@ -324,7 +324,8 @@ static Status place(Request *r, Run *run) {
   for (size_t i = 0; i < run->noutputs && !run->made; i++) out += padded(output_bytes(run, i));
   if (in <= INLINE_MAX) in = 0;
   if (out <= INLINE_MAX) out = 0;
-  if (in || out) TRY(slab_take(device_lane_slabs(run->exe->device), in + out, &run->job->slab));
+  if (in || out)
+    TRY(slab_take(device_lane_slabs(run->exe->device), r->tenant->id, in + out, &run->job->slab));
   TRY(copy_inputs(r, run, in > 0, &at));
   return out ? place_outputs(r, run, at) : NULL;
 }

@@ -84,5 +84,8 @@ Status server_create(Config *config, Server **out);
 void server_on_reload(Server *s, Status (*read)(void *ctx, Config *out), void *ctx);
 /* Blocks until stopped by a signal or idleness; frees the server. The exit code. */
 int server_run(Server *s);
-/* NULL and NOT_FOUND for a device that is not configured; "" is the first. */
-Status server_device(const Server *s, const char *name, DeviceLane **out);
+/* The device as this tenant uses it: with strict isolation a worker of its own. NULL and NOT_FOUND
+ * for a device that is not configured; "" is the first. */
+Status server_device(Server *s, Tenant *t, const char *name, DeviceLane **out);
+/* Its own worker on device i, if it has one. */
+DeviceLane *server_own_device(const Tenant *t, size_t i);
