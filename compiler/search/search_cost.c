@@ -243,7 +243,8 @@ static void find_loops(Loops *l, const Model *m, const OptPlan *plan) {
     l->trips[i] = larger(steps, 1);
     l->tile[i] = (double)a->tile;
     l->lanes[i] = a->vector;
-    l->copies[i] = (double)(a->tile / a->vector / a->matrix);
+    int64_t copies = a->tile / a->vector / a->matrix;
+    l->copies[i] = (double)copies;
     if (a->matrix > 1 && !m->info->axes[i].reduce) l->lanes[i] = a->matrix;
     if (l->lanes[i] > 1) l->vectors |= bit(i);
   }
@@ -588,27 +589,36 @@ static double traffic_cycles(const Loops *l, const Machine *c) {
 
 /* -- all of it --------------------------------------------------------------------------------- */
 
+/* How often what is staged is computed. */
+static double staged_rounds(const Loops *l, const Group *g, const StagePlan *s) {
+  uint64_t inside;
+  double elements = staged_elements(l, g->open, s->level, &inside);
+  return elements * rounds_to(l, s->level) / lanes_of(l, g->open);
+}
+
+/* Adds the arithmetic of one phase; returns the group that is computed most often. */
+static const Group *add_groups(const Loops *l, int phase, Units *u) {
+  const Group *body = NULL;
+  double most = -1;
+  for (uint32_t i = 0; i < l->m->ngroups; i++) {
+    const Group *g = &l->m->groups[i];
+    if (g->phase != phase) continue;
+    double rounds = rounds_of(l, g), n = rounds * copies_of(l, g->open) * kept_share(l, g);
+    const StagePlan *s = stage_of_group(l, g);
+    if (s) n = staged_rounds(l, g, s);
+    u->alu += g->work * n * registers_of(l, g->open, g->bytes);
+    if (!s && rounds > most) most = rounds, body = g;
+  }
+  return body;
+}
+
 static double compute_cycles(const Loops *l) {
   const Model *m = l->m;
   bool wide = m->target->vector_bytes >= 64;
   double cycles = 0;
   for (int phase = 0; phase <= (int)m->nreductions; phase++) {
     Units u = {0};
-    const Group *body = NULL;
-    double most = -1;
-    for (uint32_t i = 0; i < m->ngroups; i++) {
-      const Group *g = &m->groups[i];
-      if (g->phase != phase) continue;
-      double rounds = rounds_of(l, g), n = rounds * copies_of(l, g->open) * kept_share(l, g);
-      const StagePlan *s = stage_of_group(l, g);
-      uint64_t inside;
-      if (s)
-        n = staged_elements(l, g->open, s->level, &inside) * rounds_to(l, s->level) /
-            lanes_of(l, g->open);
-      u.alu += g->work * n * registers_of(l, g->open, g->bytes);
-      if (s) continue;
-      if (rounds > most) most = rounds, body = g;
-    }
+    const Group *body = add_groups(l, phase, &u);
     for (uint32_t i = 0; i < m->naccess; i++)
       if (in_phase(l, &m->access[i], phase)) add_access(l, &m->access[i], &u);
     for (uint32_t i = 0; i < m->naccess; i++) {

@@ -17,6 +17,7 @@
 #include "daemon/server/caches.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/events.h"
+#include "daemon/server/find_devices.h"
 #include "daemon/server/listener.h"
 #include "daemon/server/reload.h"
 #include "daemon/server/request.h"
@@ -226,6 +227,7 @@ static Status start_workers(Server *s) {
                           .max_queue = c->max_queue,
                           .memory_bytes = c->compile_memory,
                           .seconds = (uint32_t)c->compile_seconds};
+  TRY(find_devices(program, &s->config.devices));
   TRY(start_devices(s));
   TRY(tuner_create(s, &s->tuner));
   return compile_pool_create(&pool, &s->pool);
