@@ -11,6 +11,7 @@
 #include "base/arena.h"
 #include "base/map.h"
 #include "daemon/channel/shm.h"
+#include "daemon/server/sizes_seen.h"
 #include "kiln/v1/worker.pb-c.h"
 #include "proto/digest.h"
 
@@ -60,8 +61,8 @@ typedef struct Executable {
   uint64_t used, tuned_at;
   int64_t first_used_ns;
   bool tuned;
-  int64_t *seen;             /* by VAR of the plan: what the last run had; NULL before the first */
-  bool registered, private_; /* private_: compiled with no_cache, never found again */
+  SizesSeen seen;                   /* of runs, where the plan has VARs */
+  bool registered, private_;        /* private_: compiled with no_cache, never found again */
   struct Executable *newer, *older; /* by last use */
 } Executable;
 

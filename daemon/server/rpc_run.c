@@ -488,9 +488,7 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
 /* What the tuner wants to know of a run. */
 static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
   if (!e->used++) e->first_used_ns = clock_now_ns();
-  if (!m->n_vars) return;
-  if (!e->seen) e->seen = arena_array(&e->arena, m->n_vars, sizeof *e->seen);
-  if (e->seen) memcpy(e->seen, m->vars, m->n_vars * sizeof *e->seen);
+  if (m->n_vars) sizes_note(&e->seen, &e->arena, m->vars, m->n_vars);
 }
 
 Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply) {

@@ -151,7 +151,8 @@ static void on_evidence(void *ctx, const StoreEvidence *e) {
 
 void tune_ask_evidence(Tune *t, TuneKernel *k) {
   const Kiln__V1__KernelFacts *f = k->facts;
-  ScheduleNear near = {.kernel = k->plan->hash.data,
+  tune_choose_sizes(t, k);
+  ScheduleNear near = {.kernel = k->evidence_key,
                        .target = t->fingerprint,
                        .class_hash = f->class_hash.len ? f->class_hash.data : NULL,
                        .sizes = f->sizes,
