@@ -33,6 +33,8 @@ static const Setting settings[] = {
     {"server", "socket_mode", SK_MODE, AT(socket_mode)},
     {"server", "insecure_tcp", SK_BOOL, AT(insecure_tcp)},
     {"server", "log_level", SK_TEXT, AT(log_level)},
+    {"server", "metrics", SK_TEXT, AT(metrics)},
+    {"server", "trace_all", SK_BOOL, AT(trace_all)},
     {"server", "idle_exit", SK_SECONDS, AT(idle_exit)},
     {"server", "grace", SK_SECONDS, AT(grace)},
     {"server", "max_connections", SK_COUNT, AT(max_connections)},
@@ -116,6 +118,7 @@ Status config_init(Config *c) {
       .cache_path = strdup(cache),
       .worker = strdup(""),
       .log_level = strdup("info"),
+      .metrics = strdup(""),
       .cache_enabled = true,
       .cache_max_bytes = 4ull << 30,
       .max_model_bytes = 2ull << 30,
@@ -141,7 +144,9 @@ Status config_init(Config *c) {
   TRY(config_set(c, "server", "listen", listen));
   TRY(config_set(c, "workers", "device", "cpu:0"));
   c->listen.from_default = c->devices.from_default = true;
-  return c->cache_path && c->worker && c->log_level ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
+  return c->cache_path && c->worker && c->log_level && c->metrics
+             ? NULL
+             : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
 static void list_clear(ConfigList *l) {
@@ -164,6 +169,7 @@ void config_deinit(Config *c) {
   free(c->cache_path);
   free(c->worker);
   free(c->log_level);
+  free(c->metrics);
   *c = (Config){.cache_path = NULL};
 }
 
@@ -339,7 +345,7 @@ static bool is_loopback(const char *addr) {
          !strncmp(addr, "[::1]:", 6);
 }
 
-static Status check_address(const Config *c, const char *addr) {
+static Status check_address(const char *addr) {
   if (!strncmp(addr, "unix:", 5)) {
     if (!addr[5]) return FAIL(INVALID_ARGUMENT, "listen: unix: without a path");
     if (strlen(addr + 5) > 107)
@@ -349,7 +355,12 @@ static Status check_address(const Config *c, const char *addr) {
   }
   if (!strrchr(addr, ':'))
     return FAIL(INVALID_ARGUMENT, "listen: expected unix:PATH or HOST:PORT, got '%s'", addr);
-  if (!is_loopback(addr) && !c->insecure_tcp)
+  return NULL;
+}
+
+static Status check_listen(const Config *c, const char *addr) {
+  TRY(check_address(addr));
+  if (strncmp(addr, "unix:", 5) && !is_loopback(addr) && !c->insecure_tcp)
     return FAIL(INVALID_ARGUMENT,
                 "listen: '%s' would be reachable from outside in plain text; "
                 "set insecure_tcp = true if that is meant",
@@ -370,7 +381,8 @@ static Status check_tenants(const Config *c) {
 Status config_check(const Config *c) {
   LogLevel level;
   TRY(check_tenants(c));
-  for (size_t i = 0; i < c->listen.len; i++) TRY(check_address(c, c->listen.at[i]));
+  for (size_t i = 0; i < c->listen.len; i++) TRY(check_listen(c, c->listen.at[i]));
+  if (*c->metrics) TRY(check_address(c->metrics));
   if (!log_level_parse(c->log_level, &level))
     return FAIL(INVALID_ARGUMENT, "log_level: expected debug, info, warn, error or off, got '%s'",
                 c->log_level);

@@ -34,6 +34,8 @@ typedef struct Config {
   char *cache_path;   /* owned */
   char *worker;       /* owned; path of kiln-worker, empty = beside kilnd */
   char *log_level;    /* owned */
+  char *metrics;      /* owned; address of the port for metrics and health, empty = none */
+  bool trace_all;     /* record calls that did not ask for it too */
   bool insecure_tcp, cache_enabled;
   bool tuning;                                         /* in the background */
   uint64_t tuning_share, tuning_seconds, tuning_after; /* percent; per hour; from the first run */

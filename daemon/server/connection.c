@@ -113,6 +113,7 @@ static bool write_out(Connection *c) {
     }
     if (written < 0) return false;
     c->queued -= (size_t)written < c->queued ? (size_t)written : c->queued;
+    c->server->metrics.sent_bytes_total[0][0] += (size_t)written;
     grpc_session_wrote(c->session, (size_t)written);
   }
 }
@@ -155,6 +156,7 @@ static bool read_in(Connection *c) {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
     if (n <= 0) return false;
+    c->server->metrics.received_bytes_total[0][0] += (size_t)n;
     Status st = grpc_session_input(c->session, c->server->read_buffer, (size_t)n);
     connection_dirty(c);
     if (st) {
@@ -162,6 +164,7 @@ static bool read_in(Connection *c) {
       status_text(st, text, sizeof text);
       LOG_DEBUG("connection error", "error=\"%s\"", text);
       status_drop(st);
+      c->server->metrics.connection_errors_total[0][0]++;
       c->ending = true;
       return true; /* the last output says why */
     }
@@ -207,6 +210,7 @@ Status connection_open(Server *s, int fd) {
   c->link = &s->connections;
   s->connections = c;
   s->nconnections++;
+  s->metrics.connections_total[0][0]++;
   uv_poll_start(&c->poll, UV_READABLE, on_poll);
   connection_dirty(c);
   return NULL;

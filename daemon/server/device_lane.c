@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "daemon/channel/cancel.h"
 #include "proto/limits.h"
@@ -116,6 +117,7 @@ static Status send_job(DeviceLane *l, DeviceJob *job, const int *fds, size_t nfd
   job->env.id = ++l->next_id;
   TRY(worker_send(l->worker, &job->env, fds, nfds));
   job->in_flight = true;
+  job->sent_ns = clock_now_ns();
   if (!l->flight.first) {
     char text[64];
     snprintf(text, sizeof text, "over %u seconds", l->spec.run_seconds);
@@ -502,7 +504,9 @@ DeviceStatus device_lane_status(const DeviceLane *l) {
                         .last_failure = l->last_failure,
                         .available = up,
                         .restarts = l->restarts,
-                        .pid = l->worker ? worker_pid(l->worker) : 0};
+                        .pid = l->worker ? worker_pid(l->worker) : 0,
+                        .waiting = l->waiting.len,
+                        .in_flight = l->flight.len};
 }
 
 const char *device_lane_name(const DeviceLane *l) { return l->spec.name; }

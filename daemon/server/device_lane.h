@@ -23,9 +23,10 @@ struct DeviceJob {
   Executable *exe;        /* loaded first; the job's own reference */
   DeviceBuffer **buffers; /* created first; the job's own references; malloc'd */
   size_t nbuffers;
-  bool *updated; /* by buffer: it writes that; malloc'd */
-  bool updates;  /* it writes some: never sent twice */
-  Slab *slab;    /* of a run; goes back to the pool after done */
+  bool *updated;   /* by buffer: it writes that; malloc'd */
+  bool updates;    /* it writes some: never sent twice */
+  Slab *slab;      /* of a run; goes back to the pool after done */
+  int64_t sent_ns; /* when the worker was given it; 0 before */
   /* m is the answer, valid during the call, or NULL and st says why not (takes st). */
   void (*done)(void *ctx, DeviceJob *job, Message *m, Status st);
   void *ctx;
@@ -66,6 +67,7 @@ typedef struct DeviceStatus {
   bool available;
   unsigned restarts;
   uint32_t pid;
+  size_t waiting, in_flight; /* jobs */
 } DeviceStatus;
 DeviceStatus device_lane_status(const DeviceLane *l);
 const char *device_lane_name(const DeviceLane *l);

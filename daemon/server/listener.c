@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "daemon/server/connection.h"
+#include "daemon/server/http.h"
 
 enum { BACKLOG = 512, ACCEPTS_PER_WAKE = 64 };
 
@@ -25,7 +26,7 @@ struct Listener {
   Listener *next;
   uv_poll_t poll;
   int fd, lock;
-  bool tcp;
+  bool tcp, http;
   bool paused;    /* out of descriptors */
   char path[108]; /* of a Unix socket; "" otherwise */
 };
@@ -134,7 +135,12 @@ static void on_incoming(uv_poll_t *poll, int status, int events) {
       l->paused = true;
       return;
     }
+    if (l->http) {
+      http_open(s, fd);
+      continue;
+    }
     if (s->nconnections >= s->config.max_connections) {
+      s->metrics.connections_refused_total[0][0]++;
       LOG_WARN("connection refused", "reason=\"%zu are open\"", s->nconnections);
       close(fd);
       continue;
@@ -161,10 +167,10 @@ static Status start(Listener *l) {
   return NULL;
 }
 
-Status listener_open(Server *s, const char *address) {
+Status listener_open(Server *s, const char *address, bool http) {
   Listener *l = calloc(1, sizeof *l);
   if (!l) return FAIL(RESOURCE_EXHAUSTED, "listener");
-  *l = (Listener){.server = s, .fd = -1, .lock = -1};
+  *l = (Listener){.server = s, .fd = -1, .lock = -1, .http = http};
   bool unix_socket = !strncmp(address, "unix:", 5);
   if (unix_socket) snprintf(l->path, sizeof l->path, "%s", address + 5);
   Status st = unix_socket ? open_unix(l) : open_tcp(l, address);
@@ -175,7 +181,7 @@ Status listener_open(Server *s, const char *address) {
   }
   l->next = s->listeners;
   s->listeners = l;
-  LOG_INFO("listening", "addr=%s", address);
+  LOG_INFO("listening", "addr=%s for=%s", address, http ? "metrics" : "calls");
   return NULL;
 }
 
@@ -187,10 +193,13 @@ void listeners_resume(Server *s) {
     }
 }
 
-void listeners_close(Server *s) {
-  while (s->listeners) {
-    Listener *l = s->listeners;
-    s->listeners = l->next;
+void listeners_close(Server *s, bool all) {
+  for (Listener **at = &s->listeners, *l; (l = *at);) {
+    if (l->http && !all) {
+      at = &l->next;
+      continue;
+    }
+    *at = l->next;
     if (l->path[0]) unlink(l->path);
     uv_close((uv_handle_t *)&l->poll, on_closed);
     close(l->fd);

@@ -29,8 +29,19 @@ static const Method *const methods[] = {
     &rpc_reflection_v1alpha,
 };
 
+enum { NMETHODS = sizeof methods / sizeof *methods };
+_Static_assert((int)NMETHODS <= (int)LABELS_METHOD, "every method has room in the metrics");
+
+unsigned method_index(const Method *m) {
+  unsigned i = 0;
+  while (i + 1 < NMETHODS && methods[i] != m) i++;
+  return i;
+}
+
+const char *method_name(unsigned i) { return i < NMETHODS ? methods[i]->path + 1 : NULL; }
+
 const Method *method_find(Str path) {
-  for (size_t i = 0; i < sizeof methods / sizeof *methods; i++)
+  for (size_t i = 0; i < NMETHODS; i++)
     if (str_is(path, methods[i]->path)) return methods[i];
   return NULL;
 }

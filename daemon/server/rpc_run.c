@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "daemon/channel/shm.h"
 #include "daemon/server/dims.h"
+#include "daemon/server/metrics_sample.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/run.h"
 #include "proto/random.h"
@@ -434,10 +435,18 @@ static void fill_output(const Run *run, size_t i, const Slab *slab, const Kiln__
   o->named.tensor = &o->tensor;
 }
 
+static void count_run(Server *s, const Run *run, int64_t device_ns) {
+  unsigned device = metrics_device(s, run->exe->device);
+  s->metrics.device_runs_total[device][0]++;
+  s->metrics.device_seconds_total[device][0] += device_ns > 0 ? (uint64_t)device_ns : 0;
+}
+
 static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   Request *r = ctx;
   Run *run = r->work;
   run->job = NULL;
+  if (job->sent_ns) request_phase(r, PHASE_RUN, job->sent_ns);
+  request_phase(r, PHASE_DOWNLOAD, clock_now_ns());
   Output *outputs = arena_array(&r->arena, run->noutputs + 1, sizeof *outputs);
   Kiln__V1__NamedTensor **list = arena_array(&r->arena, run->noutputs + 1, sizeof *list);
   if (!st && (!outputs || !list)) st = FAIL(RESOURCE_EXHAUSTED, "run");
@@ -458,6 +467,7 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   response.outputs = list;
   response.n_outputs = run->noutputs;
   response.device_ns = m->env->run_done->device_ns;
+  count_run(r->server, run, response.device_ns);
   if (run->message.profile) {
     profile.call_ns = m->env->run_done->call_ns;
     profile.n_call_ns = m->env->run_done->n_call_ns;
@@ -497,6 +507,7 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   TRY(bind_inputs(r, run, view));
   TRY(bind_outputs(r, run, view));
   if (view->as_buffers) TRY(make_buffers(r, run));
+  request_phase(r, PHASE_UPLOAD, clock_now_ns());
   TRY(place(r, run));
   run->message.executable = run->exe->id;
   run->message.deadline_ns = r->deadline_ns;
@@ -509,6 +520,7 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   run->handed_ns = clock_now_ns();
   note_use(run->exe, &run->message);
   request_move(r, RS_RUNNING);
+  request_phase(r, PHASE_QUEUE, r->phase_ns);
   Status st = device_lane_submit(run->exe->device, run->job);
   if (st) run->job = NULL; /* freed by the lane */
   return st;

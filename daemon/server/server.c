@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/events.h"
+#include "daemon/server/http.h"
 #include "daemon/server/listener.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
@@ -36,6 +37,13 @@ Status server_device(const Server *s, const char *name, DeviceLane **out) {
   return st;
 }
 
+const char *server_not_ready(const Server *s) {
+  if (s->stopping) return "the server is stopping";
+  for (size_t i = 0; i < s->ndevices; i++)
+    if (device_lane_status(s->devices[i]).available) return NULL;
+  return "no device is up";
+}
+
 /* -- stopping -----------------------------------------------------------------------------------
  */
 
@@ -51,8 +59,9 @@ static void on_bulk_closed(void *ctx) { part_closed(ctx); }
 static void server_close(Server *s) {
   if (s->closing) return;
   s->closing = true;
-  listeners_close(s);
+  listeners_close(s, true);
   for (Connection *c; (c = s->connections);) connection_close(c);
+  http_close_all(s);
   assert(!s->requests && !s->compiles && !s->builds);
   tuner_release(s->tuner);
   s->tuner = NULL;
@@ -83,7 +92,7 @@ static void stop(Server *s, const char *why) {
   rpc_health_changed(s);
   events_stop(s);
   for (Connection *c = s->connections; c; c = connection_next(c)) connection_drain(c);
-  listeners_close(s);
+  listeners_close(s, false);
 }
 
 static void on_signal(uv_signal_t *handle, int number) {
@@ -113,6 +122,7 @@ static void trim(Server *s) {
 static void on_housekeeping(uv_timer_t *timer) {
   Server *s = timer->data;
   uint64_t now = uv_now(&s->loop);
+  http_expire(s);
   if (s->stopping) {
     if (now >= s->stop_deadline_ms) server_close(s);
     return;
@@ -220,6 +230,7 @@ static Status start_workers(Server *s) {
   TRY(lane_create(&s->loop, &bulk, &s->bulk));
   TRY(store_create(&store, &s->store));
   TRY(supervisor_create(&s->loop, program, c->log_level, &s->supervisor));
+  supervisor_count_ends(s->supervisor, s->metrics.worker_ends_total);
   CompilePoolSpec pool = {.supervisor = s->supervisor,
                           .workers = worker_count(c),
                           .max_queue = c->max_queue,
@@ -246,7 +257,7 @@ static void init_handles(Server *s) {
 
 /* Nothing but listeners was started: the loop needs one turn to close them. */
 static void undo_listeners(Server *s) {
-  listeners_close(s);
+  listeners_close(s, true);
   uv_run(&s->loop, UV_RUN_DEFAULT);
   uv_loop_close(&s->loop);
   free(s->read_buffer);
@@ -273,7 +284,8 @@ Status server_create(Config *config, Server **out) {
   Status st = s->read_buffer ? NULL : FAIL(RESOURCE_EXHAUSTED, "server");
   if (!st) st = tenants_load(&s->tenants, &s->config);
   for (size_t i = 0; !st && i < s->config.listen.len; i++)
-    st = listener_open(s, s->config.listen.at[i]);
+    st = listener_open(s, s->config.listen.at[i], false);
+  if (!st && *s->config.metrics) st = listener_open(s, s->config.metrics, true);
   if (!st) st = start_workers(s);
   if (st) {
     /* a machine that has no memory for the first threads: the process ends with this */
@@ -289,6 +301,7 @@ Status server_create(Config *config, Server **out) {
 int server_run(Server *s) {
   uv_run(&s->loop, UV_RUN_DEFAULT);
   shm_pool_deinit(&s->uploads);
+  trace_ring_deinit(&s->trace);
   int busy = uv_loop_close(&s->loop);
   assert(busy == 0 && s->open_parts == 0);
   LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));

@@ -16,7 +16,9 @@
 #include "daemon/server/config.h"
 #include "daemon/server/device_lane.h"
 #include "daemon/server/lane.h"
+#include "daemon/server/metrics.h"
 #include "daemon/server/store.h"
+#include "daemon/server/trace.h"
 
 typedef struct Connection Connection;
 typedef struct Listener Listener;
@@ -26,6 +28,7 @@ typedef struct Build Build;
 typedef struct Tuner Tuner;
 typedef struct Tune Tune;
 typedef struct Subscriber Subscriber;
+typedef struct HttpClient HttpClient;
 
 typedef struct Server {
   uv_loop_t loop;
@@ -38,6 +41,8 @@ typedef struct Server {
   size_t nconnections;
   uint8_t *read_buffer; /* shared by all connections */
   uv_prepare_t flush;
+  HttpClient *http; /* of the port for metrics and health */
+  size_t nhttp;
   /* requests */
   Request *requests;
   size_t nrequests;
@@ -60,6 +65,8 @@ typedef struct Server {
   Tuner *tuner;
   Subscriber *subscribers; /* to events */
   uint64_t merged;         /* compiles that joined another one */
+  Metrics metrics;
+  TraceRing trace;
   /* life */
   uv_signal_t sigterm, sigint;
   uv_timer_t housekeeping;
@@ -73,5 +80,9 @@ typedef struct Server {
 Status server_create(Config *config, Server **out);
 /* Blocks until stopped by a signal or idleness; frees the server. The exit code. */
 int server_run(Server *s);
+/* Why calls should go elsewhere, or NULL when the server is ready for them. */
+const char *server_not_ready(const Server *s);
+/* Memory of this process; 0 when /proc does not say. */
+uint64_t server_resident_bytes(void);
 /* NULL and NOT_FOUND for a device that is not configured; "" is the first. */
 Status server_device(const Server *s, const char *name, DeviceLane **out);

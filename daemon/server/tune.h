@@ -33,5 +33,7 @@ void tune_cancel(Tune *t);
 Status tuner_create(Server *s, Tuner **out);
 /* Searches that clients asked for must have been cancelled. */
 void tuner_release(Tuner *t); /* NULL allowed */
+/* Searches that go on. */
+size_t tuner_searches(const Tuner *t);
 /* Once a second: background searches begin here. */
 void tuner_housekeeping(Tuner *t);

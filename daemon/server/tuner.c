@@ -168,6 +168,8 @@ static void begin_background(Tuner *t) {
   executable_release(best);
 }
 
+size_t tuner_searches(const Tuner *t) { return t ? t->ntunes : 0; }
+
 void tuner_housekeeping(Tuner *t) {
   const Config *c = &t->server->config;
   int64_t now = clock_now_ns();
