@@ -19,6 +19,8 @@ void log_init(const char *proc, LogLevel level) {
   threshold = level;
 }
 
+void log_set_level(LogLevel level) { threshold = level; }
+
 bool log_level_parse(const char *name, LogLevel *out) {
   for (int i = 0; i <= LOG_LEVEL_OFF; i++)
     if (!strcmp(name, level_names[i])) return *out = (LogLevel)i, true;

@@ -20,6 +20,7 @@ typedef enum LogLevel {
 
 /* proc: static string naming this process ("kilnd", "worker:compile"). */
 void log_init(const char *proc, LogLevel level);
+void log_set_level(LogLevel level);
 /* "debug", "info", "warn", "error", "off"; false for anything else. */
 bool log_level_parse(const char *name, LogLevel *out);
 bool log_enabled(LogLevel level);

@@ -101,8 +101,24 @@ static void raise_descriptors(void) {
   setrlimit(RLIMIT_NOFILE, &r); /* with the old limit it serves fewer */
 }
 
+typedef struct CommandLine {
+  int argc;
+  char **argv;
+} CommandLine;
+
+/* The configuration once more, for a reload. */
+static Status reread(void *ctx, Config *out) {
+  const CommandLine *given = ctx;
+  Options o = {.check_only = false};
+  Status st = config_init(&o.config);
+  if (!st) (void)read_options(given->argc, given->argv, &o, &st);
+  *out = o.config;
+  return st;
+}
+
 int main(int argc, char **argv) {
   Options o = {.check_only = false};
+  CommandLine given = {argc, argv};
   LogLevel level = LOG_LEVEL_INFO;
   Server *server;
   Status st = config_init(&o.config);
@@ -120,5 +136,6 @@ int main(int argc, char **argv) {
   raise_descriptors();
   st = server_create(&o.config, &server);
   if (st) return complain(st, EX_UNAVAILABLE);
+  server_set_reread(server, reread, &given);
   return server_run(server);
 }

@@ -167,6 +167,52 @@ static Status start(Listener *l) {
   return NULL;
 }
 
+/* What is passed is as trusted as the configuration, but a mistake in a unit file must not open a
+ * port to the world that the configuration would refuse to. */
+static Status check_adopted(const Server *s, int fd, bool http, bool *tcp) {
+  int listening = 0, type = 0;
+  socklen_t n = sizeof listening, m = sizeof type;
+  struct sockaddr_storage addr = {.ss_family = AF_UNSPEC};
+  socklen_t len = sizeof addr;
+  if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &n) ||
+      getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &m) || type != SOCK_STREAM || !listening ||
+      getsockname(fd, (struct sockaddr *)&addr, &len))
+    return FAIL(INVALID_ARGUMENT, "descriptor %d was passed, which is no listening stream socket",
+                fd);
+  const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)&addr;
+  const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)(const void *)&addr;
+  bool loopback = (addr.ss_family == AF_INET && ntohl(v4->sin_addr.s_addr) >> 24 == 127) ||
+                  (addr.ss_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr));
+  *tcp = addr.ss_family != AF_UNIX;
+  if (*tcp && !http && !loopback && !s->config.insecure_tcp)
+    return FAIL(INVALID_ARGUMENT,
+                "descriptor %d was passed, which is reachable from outside in plain text; "
+                "set insecure_tcp = true if that is meant",
+                fd);
+  return NULL;
+}
+
+Status listener_adopt(Server *s, int fd, bool http) {
+  bool tcp = false;
+  Listener *l = calloc(1, sizeof *l);
+  Status st = l ? check_adopted(s, fd, http, &tcp) : FAIL(RESOURCE_EXHAUSTED, "listener");
+  if (st) {
+    free(l);
+    return st;
+  }
+  *l = (Listener){.server = s, .fd = fd, .lock = -1, .http = http, .tcp = tcp};
+  fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+  st = start(l);
+  if (st) {
+    discard(l);
+    return st;
+  }
+  l->next = s->listeners;
+  s->listeners = l;
+  LOG_INFO("listening", "fd=%d for=%s", fd, http ? "metrics" : "calls");
+  return NULL;
+}
+
 Status listener_open(Server *s, const char *address, bool http) {
   Listener *l = calloc(1, sizeof *l);
   if (!l) return FAIL(RESOURCE_EXHAUSTED, "listener");

@@ -17,6 +17,7 @@
 #include "daemon/server/device_lane.h"
 #include "daemon/server/lane.h"
 #include "daemon/server/metrics.h"
+#include "daemon/server/notify.h"
 #include "daemon/server/store.h"
 #include "daemon/server/trace.h"
 
@@ -68,7 +69,10 @@ typedef struct Server {
   Metrics metrics;
   TraceRing trace;
   /* life */
-  uv_signal_t sigterm, sigint;
+  Notify notify;                            /* the service manager */
+  Status (*reread)(void *ctx, Config *out); /* makes the configuration again; NULL: cannot */
+  void *reread_ctx;
+  uv_signal_t sigterm, sigint, sighup;
   uv_timer_t housekeeping;
   uint64_t idle_since_ms;
   bool stopping, closing;
@@ -78,6 +82,8 @@ typedef struct Server {
 
 /* Takes over config. On failure everything is undone. */
 Status server_create(Config *config, Server **out);
+/* How SIGHUP finds the configuration; without it nothing is read again. */
+void server_set_reread(Server *s, Status (*reread)(void *ctx, Config *out), void *ctx);
 /* Blocks until stopped by a signal or idleness; frees the server. The exit code. */
 int server_run(Server *s);
 /* Why calls should go elsewhere, or NULL when the server is ready for them. */
