@@ -148,3 +148,10 @@ const char *grpc_timeout_format(int64_t ns, char buf[GRPC_TIMEOUT_CAP]);
 size_t grpc_message_encode(const char *text, char *buf, size_t cap);
 /* The reverse, tolerant of bad escapes. */
 size_t grpc_message_decode(Str text, char *buf, size_t cap);
+/* grpc-status-details-bin: a google.rpc.Status of this code and text with a google.rpc.RetryInfo,
+ * in base64, terminated. The text is cut to what fits. Returns buf. */
+enum { GRPC_DETAILS_CAP = 1024 };
+const char *grpc_retry_encode(StatusCode code, const char *text, int64_t retry_ns,
+                              char buf[GRPC_DETAILS_CAP]);
+/* The retry delay in such a header; 0 when there is none, or it cannot be read. */
+int64_t grpc_retry_decode(Str header);

@@ -85,6 +85,7 @@ struct GrpcStream {
   /* client */
   int http_status, grpc_status; /* 0 and -1: not seen */
   char *grpc_message;
+  int64_t retry_ns;
 };
 
 typedef struct Piece {

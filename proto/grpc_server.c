@@ -122,8 +122,8 @@ void grpc_server_headers_done(GrpcStream *s) {
  */
 
 typedef struct StatusHeaders {
-  char code[4], message[MESSAGE_MAX];
-  nghttp2_nv nv[5]; /* the first two are for trailers-only answers */
+  char code[4], message[MESSAGE_MAX], details[GRPC_DETAILS_CAP];
+  nghttp2_nv nv[6]; /* the first two are for trailers-only answers */
   size_t n;
 } StatusHeaders;
 
@@ -137,6 +137,10 @@ static void make_status(const StatusNote *st, StatusHeaders *out) {
   out->nv[out->n++] = header("content-type", "application/grpc");
   out->nv[out->n++] = header("grpc-status", out->code);
   if (st && len) out->nv[out->n++] = header("grpc-message", out->message);
+  if (status_retry_ns(st))
+    out->nv[out->n++] =
+        header("grpc-status-details-bin",
+               grpc_retry_encode(status_code(st), text, status_retry_ns(st), out->details));
   if (status_code(st) == ST_UNIMPLEMENTED)
     out->nv[out->n++] = header("grpc-accept-encoding", "identity");
 }

@@ -153,6 +153,7 @@ static void on_close(void *ctx, GrpcStream *s, const StatusNote *st) {
   if (st) {
     err.code = (KilnCode)st->code;
     status_text(st, err.message, sizeof err.message);
+    err.retry_after_ns = status_retry_ns(st);
   } else if (!call->answer) {
     err = (KilnError){.code = KILN_INTERNAL, .message = "the server sent no answer"};
   }

@@ -246,6 +246,7 @@ KilnCode kiln_client_process(KilnClient *c, KilnError *err) {
     if (err) {
       err->code = code;
       status_text(st, err->message, sizeof err->message);
+      err->retry_after_ns = 0;
     }
     lose(c, st);
   }

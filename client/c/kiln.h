@@ -77,7 +77,8 @@ typedef enum KilnCode {
 
 typedef struct KilnError {
   KilnCode code;
-  char message[1024]; /* cut when longer */
+  char message[1024];     /* cut when longer */
+  int64_t retry_after_ns; /* when the server expects to have room, from now; 0 = it did not say */
 } KilnError;
 
 /* "INVALID_ARGUMENT" for KILN_INVALID_ARGUMENT. */

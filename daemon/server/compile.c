@@ -34,6 +34,7 @@ struct Compile {
   Server *server;
   Compile *next, **link;
   CompileWaiter *waiters;
+  Tenant *tenant;
   DeviceLane *device;
   ModelData *model;
   Arena arena;
@@ -189,7 +190,8 @@ static Status start_build(Compile *c) {
   Artifact *loaded = NULL;
   Bytes graph = {face->graph.data, face->graph.len};
   if (!c->no_cache)
-    loaded = registry_artifact(&c->server->executables, face->graph_hash.data, graph, c->device);
+    loaded = registry_artifact(&c->server->executables, c->tenant, face->graph_hash.data, graph,
+                               c->device);
   c->job_active = false; /* the build takes the held worker, or it is let go here */
   if (loaded) {
     compile_pool_drop(c->server->pool, &c->job);
@@ -199,7 +201,8 @@ static Status start_build(Compile *c) {
   }
   c->build.done = on_built;
   c->build.state = on_build_state;
-  return build_join(c->server, c->device, c->no_cache, c->name, face, &c->job, &c->build);
+  return build_join(c->server, c->device, c->tenant, c->no_cache, c->name, face, &c->job,
+                    &c->build);
 }
 
 /* -- frontend -----------------------------------------------------------------------------------
@@ -245,7 +248,7 @@ static void on_frontend(void *ctx, Message *m, Status st) {
 }
 
 static Status make_executable(Compile *c) {
-  TRY(executable_create(&c->exe));
+  TRY(executable_create(c->tenant, &c->exe));
   Executable *e = c->exe;
   e->device = c->device;
   e->model = model_data_retain(c->model);
@@ -303,20 +306,20 @@ static void compare_run(LaneJob *job, void *state) {
 static bool reuse(Compile *c, const ModelData *model, Bytes options) {
   Server *s = c->server;
   Executable *e = NULL;
-  while ((e = registry_candidate(&s->executables, e, model->size, options, c->device)))
+  while ((e = registry_candidate(&s->executables, c->tenant, e, model->size, options, c->device)))
     if (e->model == model) {
       c->report.plan_cached = true;
       compile_finish(c, e);
       return true;
     }
   for (Compile *o = s->compiles; o; o = o->next) {
-    if (o->model != model || o == c) continue;
+    if (o->model != model || o->tenant != c->tenant || o == c) continue;
     for (CompileWaiter *w; (w = pop_waiter(c));) {
       w->compile = o;
       w->next = o->waiters;
       o->waiters = w;
-      s->merged += !w->joined; /* once, however often it moves on */
-      s->metrics.compiles_total[RESULT_MERGED][0] += !w->joined;
+      c->tenant->used.merged += !w->joined; /* once, however often it moves on */
+      c->server->metrics.compiles_total[RESULT_MERGED][0] += !w->joined;
       w->joined = true;
     }
     compile_free(c);
@@ -374,11 +377,12 @@ static Status start_compare(Compile *c, Bytes options, bool *out) {
   Executable *e = NULL;
   *out = false;
   if (!k) return FAIL(RESOURCE_EXHAUSTED, "compile");
-  while ((e = registry_candidate(&c->server->executables, e, c->model->size, options, c->device)))
+  while ((e = registry_candidate(&c->server->executables, c->tenant, e, c->model->size, options,
+                                 c->device)))
     add_candidate(k, e->model);
   for (Compile *o = c->server->compiles; o; o = o->next)
-    if (o != c && !o->no_cache && o->device == c->device && o->model->size == c->model->size &&
-        same_options(o, options))
+    if (o != c && !o->no_cache && o->tenant == c->tenant && o->device == c->device &&
+        o->model->size == c->model->size && same_options(o, options))
       add_candidate(k, o->model);
   if (!k->nothers) {
     free(k);
@@ -462,6 +466,7 @@ Status compile_start(Server *s, const CompileSpec *spec, ModelData *model, Compi
   }
   c->server = s;
   c->job_fd = -1;
+  c->tenant = spec->tenant;
   c->device = spec->device;
   c->model = model;
   c->no_cache = spec->options && spec->options->no_cache;

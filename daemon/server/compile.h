@@ -10,6 +10,7 @@
 #include "daemon/server/request.h"
 
 typedef struct CompileSpec {
+  Tenant *tenant; /* whose executable it becomes */
   DeviceLane *device;
   Kiln__V1__ModelFormat format;
   const char *name;
@@ -52,6 +53,6 @@ typedef struct BuildWaiter {
 
 /* Joins the build of this graph, or starts one that takes over `held`, whose worker holds the
  * graph; when it joins, held's worker is let go. face outlives the waiter. */
-Status build_join(Server *s, DeviceLane *device, bool no_cache, const char *name,
+Status build_join(Server *s, DeviceLane *device, Tenant *tenant, bool no_cache, const char *name,
                   const Kiln__V1__FrontendDone *face, CompileJob *held, BuildWaiter *w);
 void build_leave(BuildWaiter *w);

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "daemon/server/auth.h"
+
 typedef enum SettingKind {
   SK_TEXT,
   SK_LIST,
@@ -69,6 +71,7 @@ static const Setting settings[] = {
 static const Setting tenant_settings[] = {
     {"tenant", "weight", SK_COUNT, AT(weight)},
     {"tenant", "roles", SK_ROLES, AT(roles)},
+    {"tenant", "shared_cache", SK_BOOL, AT(shares_cache)},
     {"tenant", "token", SK_LIST, AT(tokens)},
     {"tenant", "certificate", SK_LIST, AT(certificates)},
     {"tenant", "uid", SK_LIST, AT(uids)},
@@ -375,7 +378,14 @@ static Status check_tenants(const Config *c) {
       return FAIL(INVALID_ARGUMENT, "[tenant %s] weight: expected 1 to %d, got %" PRIu64, t->name,
                   WEIGHT_MAX, t->weight);
   }
-  return NULL;
+  /* and the rows by which they are recognised */
+  TenantTable tenants = {.first = NULL};
+  AuthTable *auth = NULL;
+  Status st = tenants_load(&tenants, c);
+  if (!st) st = auth_load(c, &tenants, &auth);
+  auth_release(auth);
+  tenants_deinit(&tenants);
+  return st;
 }
 
 Status config_check(const Config *c) {

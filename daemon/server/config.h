@@ -24,6 +24,7 @@ typedef struct TenantSpec {
   char *name; /* owned */
   uint64_t weight;
   unsigned roles;
+  bool shares_cache;                     /* with all others that do */
   ConfigList tokens, certificates, uids; /* how somebody shows that he is this tenant */
   Quotas quota;
 } TenantSpec;

@@ -23,7 +23,7 @@ struct Connection {
   bool ending;            /* flush, then close */
   bool closed;
   uint64_t last_active_ms;
-  Tenant *tenant;
+  Peer peer;
   size_t queued; /* at least the bytes of answers that are not yet written */
 };
 
@@ -54,14 +54,21 @@ static const GrpcHandler handler = {.on_request = on_request,
                                     .on_drain = on_drain,
                                     .on_close = on_close};
 
-Tenant *connection_tenant(const Connection *c) { return c->tenant; }
+Status connection_authorize(Connection *c, Str authorization, unsigned needs, Tenant **out) {
+  return auth_request(c->server->auth, &c->server->tenants, &c->peer, authorization, needs, out);
+}
+
 Server *connection_server(const Connection *c) { return c->server; }
 Connection *connection_next(const Connection *c) { return c->next; }
 
 /* -- ending -------------------------------------------------------------------------------------
  */
 
-static void on_closed(uv_handle_t *handle) { free(handle->data); }
+static void on_closed(uv_handle_t *handle) {
+  Connection *c = handle->data;
+  peer_deinit(&c->peer);
+  free(c);
+}
 
 void connection_close(Connection *c) {
   if (c->closed) return;
@@ -189,7 +196,7 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
 /* -- life ---------------------------------------------------------------------------------------
  */
 
-Status connection_open(Server *s, int fd) {
+Status connection_open(Server *s, int fd, bool local) {
   Connection *c = calloc(1, sizeof *c);
   GrpcConfig config = grpc_config_default;
   config.max_message = s->config.max_message_bytes;
@@ -203,7 +210,7 @@ Status connection_open(Server *s, int fd) {
   c->server = s;
   c->fd = fd;
   c->session = session;
-  c->tenant = s->tenants.local ? s->tenants.local : &s->tenants.nobody;
+  if (local) peer_from_socket(&c->peer, fd);
   c->last_active_ms = uv_now(&s->loop);
   c->poll.data = c;
   if ((c->next = s->connections)) c->next->link = &c->next;

@@ -5,8 +5,8 @@
 
 enum { CONNECTION_READ_BYTES = 256 << 10 };
 
-/* Takes ownership of fd. */
-Status connection_open(Server *s, int fd);
+/* Takes ownership of fd; local: of a Unix socket, whose other end the system knows. */
+Status connection_open(Server *s, int fd, bool local);
 /* Asks for a graceful end: running calls finish, new ones are refused. */
 void connection_drain(Connection *c);
 /* Ends it now; calls in flight are cancelled. */
@@ -21,7 +21,7 @@ void connections_expire(Server *s, uint64_t idle_seconds);
 void connection_queued(Connection *c, size_t n);
 /* More answers are waiting for the client to read them than it is allowed. */
 bool connection_clogged(Connection *c);
-/* Who the peer is by its socket; the server's nobody when that is not known. Never NULL. */
-Tenant *connection_tenant(const Connection *c);
+/* Whose request it is, and whether he may: auth_request. *out is never NULL. */
+Status connection_authorize(Connection *c, Str authorization, unsigned needs, Tenant **out);
 Server *connection_server(const Connection *c);
 Connection *connection_next(const Connection *c);

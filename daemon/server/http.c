@@ -146,7 +146,7 @@ static void serve(HttpClient *c, Str path) {
     snprintf(text, sizeof text, "%s\n", why ? why : "ok");
     answer_text(c, why ? 503 : 200, text);
   } else if (str_is(path, "/metrics")) {
-    c->asked = store_stats(s->store, s->merged, on_stats, c);
+    c->asked = store_stats(s->store, 0, on_stats, c);
     if (!c->asked) answer_text(c, 503, "no memory\n");
   } else {
     answer_text(c, 404, "there are /metrics, /healthz and /readyz\n");

@@ -146,7 +146,7 @@ static void on_incoming(uv_poll_t *poll, int status, int events) {
       continue;
     }
     if (l->tcp) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    status_drop(connection_open(s, fd));
+    status_drop(connection_open(s, fd, !l->tcp));
   }
 }
 

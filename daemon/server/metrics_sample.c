@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "daemon/server/request.h"
+#include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
 uint64_t server_resident_bytes(void) {
@@ -30,6 +30,31 @@ unsigned metrics_device(const Server *s, const DeviceLane *l) {
   unsigned i = 0;
   while (i + 1 < s->ndevices && s->devices[i] != l) i++;
   return i;
+}
+
+unsigned metrics_tenant(const Tenant *t) {
+  return t->id && t->id < LABELS_TENANT ? t->id - 1 : LABELS_TENANT - 1;
+}
+
+static void sample_tenants(Server *s) {
+  Metrics *m = &s->metrics;
+  memset(m->tenant_device_seconds_total, 0, sizeof m->tenant_device_seconds_total);
+  memset(m->tenant_compile_seconds_total, 0, sizeof m->tenant_compile_seconds_total);
+  memset(m->tenant_tune_seconds_total, 0, sizeof m->tenant_tune_seconds_total);
+  memset(m->tenant_device_bytes, 0, sizeof m->tenant_device_bytes);
+  memset(m->tenant_host_bytes, 0, sizeof m->tenant_host_bytes);
+  memset(m->tenant_runs, 0, sizeof m->tenant_runs);
+  memset(m->tenant_executables, 0, sizeof m->tenant_executables);
+  for (const Tenant *t = s->tenants.first; t; t = t->next) {
+    unsigned i = metrics_tenant(t);
+    m->tenant_device_seconds_total[i][0] += t->used.device_ns;
+    m->tenant_compile_seconds_total[i][0] += t->used.compile_ns;
+    m->tenant_tune_seconds_total[i][0] += t->used.tune_ns;
+    m->tenant_device_bytes[i][0] += t->used.device_bytes;
+    m->tenant_host_bytes[i][0] += t->used.host_bytes;
+    m->tenant_runs[i][0] += t->used.runs;
+    m->tenant_executables[i][0] += t->used.executables;
+  }
 }
 
 static void sample_devices(Server *s) {
@@ -79,13 +104,22 @@ void metrics_sample(Server *s, const Kiln__V1__CacheStatsResponse *cache) {
   m->compile_workers[0][0] = load.workers;
   m->searches[0][0] = tuner_searches(s->tuner);
   sample_devices(s);
+  sample_tenants(s);
   if (cache) sample_cache(m, cache);
+}
+
+static const char *tenant_label(const Server *s, unsigned i) {
+  if (i + 1 == LABELS_TENANT) return s->tenants.len >= LABELS_TENANT ? "other" : NULL;
+  for (const Tenant *t = s->tenants.first; t; t = t->next)
+    if (t->id == i + 1) return t->name;
+  return NULL;
 }
 
 static const char *label(const void *ctx, LabelKind kind, unsigned i) {
   const Server *s = ctx;
   switch (kind) {
-  case LABEL_METHOD: return method_name(i);
+  case LABEL_TENANT: return tenant_label(s, i);
+  case LABEL_METHOD: return rpc_name(i);
   case LABEL_DEVICE: return i < s->ndevices ? device_lane_name(s->devices[i]) : NULL;
   default: return NULL;
   }

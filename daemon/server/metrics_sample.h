@@ -8,5 +8,7 @@
 void metrics_sample(Server *s, const Kiln__V1__CacheStatsResponse *cache);
 /* Appends all metrics in Prometheus' text format. */
 void metrics_write(const Server *s, StrBuf *out);
+/* The index of a tenant for its label; those beyond share the last, "other". */
+unsigned metrics_tenant(const Tenant *t);
 /* The index of a device for its label. */
 unsigned metrics_device(const Server *s, const DeviceLane *l);

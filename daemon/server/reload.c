@@ -4,6 +4,7 @@
 #include "daemon/server/reload.h"
 
 #include "base/clock.h"
+#include "daemon/server/auth.h"
 
 #define SWAP(field)                                                                                \
   do {                                                                                             \
@@ -33,9 +34,14 @@ static void take(Config *now, Config *fresh) {
 
 static Status reload(Server *s, Config *fresh) {
   LogLevel level = LOG_LEVEL_INFO;
+  AuthTable *auth = NULL;
   TRY(s->reread(s->reread_ctx, fresh));
   TRY(config_check(fresh));
   TRY(tenants_load(&s->tenants, fresh));
+  TRY(auth_load(fresh, &s->tenants, &auth));
+  auth_release(s->auth);
+  s->auth = auth;
+  TRY(server_open_caches(s, fresh));
   take(&s->config, fresh);
   log_level_parse(s->config.log_level, &level);
   log_set_level(level);

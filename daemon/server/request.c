@@ -10,6 +10,8 @@
 
 #include "base/clock.h"
 #include "daemon/server/connection.h"
+#include "daemon/server/metrics_sample.h"
+#include "daemon/server/rpc.h"
 
 #define B(state) (1u << RS_##state)
 static const struct {
@@ -56,8 +58,11 @@ void request_move(Request *r, RequestState to) {
 
 static void record(Request *r, int phase, StatusCode code, int64_t begin_ns, int64_t end_ns) {
   Server *s = r->server;
-  Span span = {
-      .request = r->id, .phase = (int8_t)phase, .method = r->method_index, .code = (uint8_t)code};
+  Span span = {.request = r->id,
+               .tenant = r->tenant->id,
+               .phase = (int8_t)phase,
+               .method = r->method_index,
+               .code = (uint8_t)code};
   s->metrics.spans_total[0][0]++;
   trace_record(&s->trace, &r->trace, span, begin_ns, end_ns);
 }
@@ -83,7 +88,7 @@ void request_subject(Request *r, const char *fmt, ...) {
 static void audit(Request *r, StatusCode code, int64_t ns) {
   char quoted[2 * sizeof r->subject];
   r->server->metrics.audited_total[0][0]++;
-  log_audit(r->method->audit, "id=%u subject=%s code=%s ms=%.1f", r->id,
+  log_audit(r->method->audit, "tenant=%s id=%u subject=%s code=%s ms=%.1f", r->tenant->name, r->id,
             log_quote(quoted, sizeof quoted, r->subject), status_code_name(code), (double)ns / 1e6);
 }
 
@@ -91,7 +96,10 @@ static void audit(Request *r, StatusCode code, int64_t ns) {
 static void count(Request *r, StatusCode code) {
   Metrics *m = &r->server->metrics;
   int64_t now = clock_now_ns(), ns = now - r->received_ns;
+  unsigned tenant = metrics_tenant(r->tenant);
   m->requests_total[r->method_index][code]++;
+  m->tenant_requests_total[tenant][0]++;
+  m->tenant_failures_total[tenant][0] += code != ST_OK;
   histogram_add(&m->request_seconds[r->method_index], ns);
   if (r->trace.sampled) record(r, -1, code, r->received_ns, now);
   if (r->method->audit) audit(r, code, ns);
@@ -131,8 +139,15 @@ static void on_deadline(uv_timer_t *timer) {
 
 bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   Server *s = connection_server(c);
-  const Method *method = method_find(head->path);
-  if (!method) return false;
+  const Rpc *rpc = rpc_find(head->path);
+  Tenant *tenant;
+  if (!rpc) return false;
+  const Method *method = rpc->method;
+  Status st = connection_authorize(c, head->authorization, rpc->needs, &tenant);
+  if (st) {
+    grpc_finish(stream, st);
+    return true;
+  }
   if (connection_clogged(c)) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "too many answers on this connection are unread"));
     return true;
@@ -145,11 +160,11 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   *r = (Request){.id = ++s->next_request,
                  .server = s,
                  .conn = c,
-                 .tenant = connection_tenant(c),
+                 .tenant = tenant,
                  .stream = stream,
                  .method = method,
                  .received_ns = clock_now_ns()};
-  r->method_index = (uint8_t)method_index(method);
+  r->method_index = (uint8_t)rpc_index(rpc);
   r->phase = method->many ? PHASE_UPLOAD : PHASE_PARSE;
   r->phase_ns = r->received_ns;
   if (head->traceparent.len || s->config.trace_all) {
@@ -208,6 +223,7 @@ static Status clean_text(Status st) {
   }
   if (!dirty) return st;
   Status clean = status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text);
+  if (status_retry_ns(st)) clean = status_retry(clean, status_retry_ns(st));
   status_drop(st);
   return clean;
 }

@@ -82,10 +82,3 @@ void request_finish(Request *r, Status st);
 void request_phase(Request *r, Phase next, int64_t at_ns);
 /* What an audited call is about, for its line in the log. */
 void request_subject(Request *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-
-/* The method served at a path, or NULL. */
-const Method *method_find(Str path);
-/* Its place in the table of methods, and the name of the method there: the path without the first
- * slash; NULL beyond the end. */
-unsigned method_index(const Method *m);
-const char *method_name(unsigned i);

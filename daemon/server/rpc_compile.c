@@ -46,7 +46,7 @@ static Status begin_model(Request *r, ModelUpload *u, Kiln__V1__ModelFormat form
   if (format != KILN__V1__MODEL_FORMAT__MODEL_FORMAT_ONNX &&
       format != KILN__V1__MODEL_FORMAT__MODEL_FORMAT_KGRAPH)
     return FAIL(INVALID_ARGUMENT, "unknown model format %d; expected ONNX or KGRAPH", (int)format);
-  u->spec = (CompileSpec){.format = format, .name = name, .options = options};
+  u->spec = (CompileSpec){.tenant = r->tenant, .format = format, .name = name, .options = options};
   TRY(server_device(r->server, options ? options->device : "", &u->spec.device));
   TRY(shm_pool_take(&r->server->uploads, size, &u->upload.fd));
   u->upload.size = size;
@@ -102,7 +102,7 @@ static void on_compiled(CompileWaiter *w, Executable *e, Kiln__V1__CompileReport
     request_finish(w->request, st);
     return;
   }
-  m.executable = (char *)(uintptr_t)id_text("exe", e->id, id);
+  m.executable = (char *)(uintptr_t)id_text("exe", e->id, e->secret, id);
   m.n_inputs = e->face->n_inputs - e->random;
   m.inputs = e->face->inputs;
   m.n_outputs = e->face->n_outputs;
@@ -226,7 +226,7 @@ static void release_message(Request *r, Bytes msg) {
   const Kiln__V1__ReleaseExecutableRequest *m = request_decode(r, msg);
   if (!m) return;
   Kiln__V1__ReleaseExecutableResponse response = KILN__V1__RELEASE_EXECUTABLE_RESPONSE__INIT;
-  Status st = registry_drop(&r->server->executables, m->executable);
+  Status st = registry_drop(&r->server->executables, r->tenant, m->executable);
   if (st)
     request_finish(r, st);
   else

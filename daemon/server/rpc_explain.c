@@ -130,7 +130,7 @@ static void next_kernel(Request *r, Explain *e) {
                        .sizes = c->sizes,
                        .nsizes = c->n_sizes,
                        .limit = HINTS};
-  e->lookup = store_get_evidence(r->server->store, &near, on_evidence, r);
+  e->lookup = store_get_evidence(r->tenant->store, &near, on_evidence, r);
   if (!e->lookup) request_finish(r, no_memory());
 }
 
@@ -211,7 +211,7 @@ static Status ask_worker(Request *r, Explain *e) {
 
 static Status start(Request *r, Explain *e, const Kiln__V1__ExplainRequest *m) {
   enum { TRIED_MAX = SCHEDULE_KEEP_BEST + SCHEDULE_KEEP_FAILED };
-  TRY(registry_find(&r->server->executables, m->executable, &e->exe));
+  TRY(registry_find(&r->server->executables, r->tenant, m->executable, &e->exe));
   executable_retain(e->exe);
   e->artifact = artifact_retain(e->exe->artifact);
   e->tried_max = m->tried < TRIED_MAX ? m->tried : TRIED_MAX;

@@ -48,6 +48,7 @@ typedef struct Run {
   uint32_t *outputs;   /* positions */
   uint64_t *offsets;   /* in the slab */
   DeviceBuffer **made; /* outputs kept as buffers */
+  uint64_t *secrets;   /* of their handles */
   size_t noutputs, nmade;
   RunDims dims;   /* of executables whose sizes a run decides */
   uint64_t *room; /* by position: bytes of the wanted outputs, 0 for open ones until it has run */
@@ -123,7 +124,7 @@ static Status bind_buffer(Request *r, Run *run, size_t i, Str name, Kiln__V1__Ru
   DeviceJob *job = run->job;
   const char *id = arena_strdup(&r->arena, name);
   if (!id) return FAIL(RESOURCE_EXHAUSTED, "run");
-  TRY(buffer_table_find(&r->server->buffers, id, &b));
+  TRY(buffer_table_find(&r->server->buffers, r->tenant, id, &b));
   TRY(check_type(run, i, b->dtype, b->dims, b->ndims, &out->bytes));
   if (b->device != run->exe->device)
     return FAIL(INVALID_ARGUMENT, "input '%s': buffer '%s' is on %s, the executable on %s",
@@ -259,16 +260,19 @@ static Status make_buffers(Request *r, Run *run) {
   TRY(buffer_table_check(&r->server->buffers, total));
   run->made = arena_array(&r->arena, run->noutputs + 1, sizeof *run->made);
   run->message.output_buffers = arena_array(&r->arena, run->noutputs + 1, sizeof(uint64_t));
-  if (!run->made || !run->message.output_buffers) return FAIL(RESOURCE_EXHAUSTED, "run");
+  run->secrets = arena_array(&r->arena, run->noutputs + 1, sizeof *run->secrets);
+  if (!run->made || !run->secrets || !run->message.output_buffers)
+    return FAIL(RESOURCE_EXHAUSTED, "run");
   for (size_t i = 0; i < run->noutputs; i++) {
     const Kiln__V1__TensorSpec *spec = run->exe->face->outputs[run->outputs[i]];
     if (spec->n_dims > BUFFER_DIMS_MAX)
       return FAIL(UNIMPLEMENTED, "output '%s' has %zu dimensions, a buffer at most %d", spec->name,
                   spec->n_dims, BUFFER_DIMS_MAX);
-    TRY(device_buffer_create(run->exe->device, spec->dtype, spec->dims, spec->n_dims,
+    TRY(device_buffer_create(r->tenant, run->exe->device, spec->dtype, spec->dims, spec->n_dims,
                              output_bytes(run, i), &run->made[i]));
     run->nmade++;
     run->message.output_buffers[i] = run->made[i]->id;
+    run->secrets[i] = run->made[i]->secret;
   }
   run->message.n_output_buffers = run->noutputs;
   return NULL;
@@ -414,7 +418,8 @@ static void fill_output(const Run *run, size_t i, const Slab *slab, const Kiln__
   o->named.name = spec->name;
   if (run->made) {
     o->named.value_case = KILN__V1__NAMED_TENSOR__VALUE_BUFFER;
-    o->named.buffer = (char *)(uintptr_t)id_text("buf", run->message.output_buffers[i], o->id);
+    o->named.buffer =
+        (char *)(uintptr_t)id_text("buf", run->message.output_buffers[i], run->secrets[i], o->id);
     o->named.dims = symbolic(run) ? done->dims[i]->dims : spec->dims;
     o->named.n_dims = spec->n_dims;
     return;
@@ -534,7 +539,7 @@ static void run_message(Request *r, Bytes msg) {
   Status st = view_decode(&r->arena, msg, &run_view, &run_limits, &view);
   const char *id = st ? NULL : arena_strdup(&r->arena, view.executable);
   if (!st && !id) st = FAIL(RESOURCE_EXHAUSTED, "run");
-  if (!st) st = registry_find(&r->server->executables, id, &exe);
+  if (!st) st = registry_find(&r->server->executables, r->tenant, id, &exe);
   if (!st) st = run_begin(r, exe, &view, reply_run);
   if (st) request_finish(r, st);
 }

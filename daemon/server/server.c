@@ -75,6 +75,11 @@ static void server_close(Server *s) {
   s->open_parts = 3;
   supervisor_close(s->supervisor, part_closed, s);
   store_close(s->store, part_closed, s);
+  for (Tenant *t = s->tenants.first; t; t = t->next) {
+    if (!t->own) continue;
+    s->open_parts++;
+    store_close(t->own, part_closed, s);
+  }
   lane_close(s->bulk, on_bulk_closed, s);
   uv_close((uv_handle_t *)&s->flush, NULL);
   uv_close((uv_handle_t *)&s->deadlines, NULL);
@@ -197,7 +202,19 @@ static void publish_device(Server *s, DeviceStatus status) {
   m.reason = (char *)(uintptr_t)(status.available ? "" : status.last_failure);
   event.what_case = KILN__V1__EVENT__WHAT_DEVICE;
   event.device = &m;
-  events_publish(s, &event);
+  events_publish(s, NULL, &event);
+}
+
+/* Every cache knows what the fingerprints of its records stand for. */
+static void put_target(Server *s, const DeviceLane *l) {
+  StrBuf text = {0};
+  if (!device_lane_target(l)) return;
+  target_text(device_lane_target(l), &text);
+  Str view = {text.ptr, text.len};
+  if (!text.failed) store_put_target(s->store, device_lane_fingerprint(l), view);
+  for (const Tenant *t = s->tenants.first; t && !text.failed; t = t->next)
+    if (t->own) store_put_target(t->own, device_lane_fingerprint(l), view);
+  strbuf_deinit(&text);
 }
 
 /* A device came up or went down. */
@@ -207,13 +224,8 @@ static void on_device_changed(void *ctx) {
   report(s);
   for (size_t i = 0; i < s->ndevices; i++) {
     const DeviceLane *l = s->devices[i];
-    StrBuf text = {0};
     publish_device(s, device_lane_status(l));
-    if (!device_lane_status(l).available) continue;
-    target_text(device_lane_target(l), &text);
-    if (!text.failed)
-      store_put_target(s->store, device_lane_fingerprint(l), (Str){text.ptr, text.len});
-    strbuf_deinit(&text);
+    if (device_lane_status(l).available) put_target(s, l);
   }
 }
 
@@ -259,6 +271,31 @@ static Status start_devices(Server *s) {
   return NULL;
 }
 
+/* The file of a tenant's own cache lies beside the shared one: cache.db, cache.NAME.db. */
+static void cache_path(const Config *c, const Tenant *t, char *buf, size_t cap) {
+  size_t n = strlen(c->cache_path);
+  if (n > 3 && !strcmp(c->cache_path + n - 3, ".db")) n -= 3;
+  snprintf(buf, cap, "%.*s.%s.db", (int)n, c->cache_path, t->name);
+}
+
+/* Gives every tenant its cache. One that it has had stays open until the server ends: what is in
+ * flight may write to it. */
+Status server_open_caches(Server *s, const Config *c) {
+  char path[4096];
+  for (Tenant *t = s->tenants.first; t; t = t->next) {
+    if (!t->shares_cache && !t->own && !t->retired) {
+      cache_path(c, t, path, sizeof path);
+      StoreSpec spec = {.loop = &s->loop,
+                        .path = c->cache_enabled && *c->cache_path ? path : NULL,
+                        .max_bytes = c->cache_max_bytes};
+      TRY(store_create(&spec, &t->own));
+      for (size_t i = 0; i < s->ndevices; i++) put_target(s, s->devices[i]);
+    }
+    t->store = t->shares_cache || !t->own ? s->store : t->own;
+  }
+  return NULL;
+}
+
 static Status start_workers(Server *s) {
   const Config *c = &s->config;
   char program[4096 + 16];
@@ -269,6 +306,7 @@ static Status start_workers(Server *s) {
   TRY(worker_path(c, program, sizeof program));
   TRY(lane_create(&s->loop, &bulk, &s->bulk));
   TRY(store_create(&store, &s->store));
+  TRY(server_open_caches(s, c));
   TRY(supervisor_create(&s->loop, program, c->log_level, &s->supervisor));
   supervisor_count_ends(s->supervisor, s->metrics.worker_ends_total);
   CompilePoolSpec pool = {.supervisor = s->supervisor,
@@ -306,6 +344,7 @@ static void undo_listeners(Server *s) {
   uv_loop_close(&s->loop);
   notify_close(&s->notify);
   free(s->read_buffer);
+  auth_release(s->auth);
   tenants_deinit(&s->tenants);
   config_deinit(&s->config);
   free(s);
@@ -343,6 +382,7 @@ Status server_create(Config *config, Server **out) {
   shm_pool_init(&s->uploads, UPLOAD_POOL_BYTES);
   Status st = s->read_buffer ? NULL : FAIL(RESOURCE_EXHAUSTED, "server");
   if (!st) st = tenants_load(&s->tenants, &s->config);
+  if (!st) st = auth_load(&s->config, &s->tenants, &s->auth);
   if (!st) st = open_listeners(s);
   if (!st) st = start_workers(s);
   if (st) {
@@ -370,6 +410,7 @@ int server_run(Server *s) {
   assert(busy == 0 && s->open_parts == 0);
   LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));
   free(s->read_buffer);
+  auth_release(s->auth);
   tenants_deinit(&s->tenants);
   config_deinit(&s->config);
   free(s);

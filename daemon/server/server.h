@@ -12,6 +12,7 @@
 
 #include <uv.h>
 
+#include "daemon/server/auth.h"
 #include "daemon/server/compile_pool.h"
 #include "daemon/server/config.h"
 #include "daemon/server/device_lane.h"
@@ -36,6 +37,7 @@ typedef struct Server {
   Config config;
   int64_t started_ns;
   TenantTable tenants;
+  AuthTable *auth;
   /* sockets */
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */
@@ -65,7 +67,6 @@ typedef struct Server {
   Build *builds;     /* in flight */
   Tuner *tuner;
   Subscriber *subscribers; /* to events */
-  uint64_t merged;         /* compiles that joined another one */
   Metrics metrics;
   TraceRing trace;
   /* life */
@@ -88,6 +89,8 @@ void server_set_reread(Server *s, Status (*reread)(void *ctx, Config *out), void
 int server_run(Server *s);
 /* Why calls should go elsewhere, or NULL when the server is ready for them. */
 const char *server_not_ready(const Server *s);
+/* Gives every tenant its cache, after c was taken over. */
+Status server_open_caches(Server *s, const Config *c);
 /* Memory of this process; 0 when /proc does not say. */
 uint64_t server_resident_bytes(void);
 /* NULL and NOT_FOUND for a device that is not configured; "" is the first. */

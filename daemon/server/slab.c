@@ -58,9 +58,8 @@ Status slab_take(SlabPool *p, size_t size, Slab **out) {
   if (rounded > p->max_bytes || p->bytes > p->max_bytes - rounded) slab_trim(p, 0);
   if (rounded > p->max_bytes || p->bytes > p->max_bytes - rounded)
     return FAIL(RESOURCE_EXHAUSTED,
-                "runs in flight hold %zu bytes of tensors and %zu more would "
-                "pass the limit of %zu",
-                p->bytes, rounded, p->max_bytes);
+                "%zu bytes of tensors more would pass the limit of %zu for all runs in flight",
+                rounded, p->max_bytes);
   return create(p, rounded, out);
 }
 

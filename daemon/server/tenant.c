@@ -74,12 +74,13 @@ static Status add(TenantTable *t, const char *name) {
 static void set(Tenant *t, const TenantSpec *spec) {
   t->roles = spec->roles;
   t->weight = (uint32_t)spec->weight;
+  t->shares_cache = spec->shares_cache;
   t->quota = spec->quota;
   t->retired = false;
 }
 
 Status tenants_load(TenantTable *t, const Config *c) {
-  static const TenantSpec local = {.roles = ROLE_ALL, .weight = 1};
+  static const TenantSpec local = {.roles = ROLE_ALL, .weight = 1, .shares_cache = true};
   t->nobody.name = "nobody";
   t->nobody.weight = 1;
   for (size_t i = 0; i < c->ntenants; i++)

@@ -31,10 +31,12 @@ typedef struct Quotas {
   uint64_t request_rate;                  /* per second */
 } Quotas;
 
-/* What a tenant uses (first line) and has used since the server started. */
+/* What a tenant uses (first two lines) and has used since the server started. */
 typedef struct Usage {
   uint64_t device_bytes, host_bytes, runs;
+  uint64_t executables, executable_bytes; /* loaded */
   uint64_t device_ns, compile_ns, tune_ns, requests;
+  uint64_t merged; /* compiles that joined another one */
 } Usage;
 
 typedef struct Tenant Tenant;
@@ -45,6 +47,9 @@ struct Tenant {
   uint32_t weight; /* at least 1 */
   Quotas quota;
   Usage used;
+  struct Store *store; /* its cache: its own, or the one of all who share it */
+  struct Store *own;   /* NULL when it never had one of its own */
+  bool shares_cache;
   bool retired;
   Tenant *next;
 };

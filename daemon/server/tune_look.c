@@ -152,6 +152,6 @@ void tune_ask_evidence(Tune *t, TuneKernel *k) {
   k->looked = true;
   t->at = k;
   bool may = !t->spec.exe->private_;
-  t->lookup = may ? store_get_evidence(t->server->store, &near, on_evidence, t) : NULL;
+  t->lookup = may ? store_get_evidence(t->spec.exe->tenant->store, &near, on_evidence, t) : NULL;
   if (!t->lookup) tune_when_free(t, "look", tune_next);
 }

@@ -17,7 +17,8 @@ static Schedule schedule_of(const Tune *t, const TuneKernel *k, const char *opts
 
 static void store(const Tune *t, const StoreRecord *kernel, const Schedule *schedules, size_t n) {
   if (t->spec.exe->private_) return;
-  if (kernel || n) store_put_tuned(t->server->store, kernel, kernel != NULL, schedules, n);
+  if (kernel || n)
+    store_put_tuned(t->spec.exe->tenant->store, kernel, kernel != NULL, schedules, n);
 }
 
 void tune_failed(Tune *t, TuneKernel *k, const char *opts, const char *cause) {

@@ -100,6 +100,8 @@ def test_counters_say_what_happened(start, tmp_path):
     assert grown('kiln_device_runs_total{device="cpu:0"}') == 5
     assert 0 < grown('kiln_device_seconds_total{device="cpu:0"}') < 5
     assert grown('kiln_compiles_total{result="ok"}') == 1
+    assert grown('kiln_tenant_requests_total{tenant="local"}') == 7
+    assert grown('kiln_tenant_failures_total{tenant="local"}') == 1
     assert grown("kiln_kernels_compiled_total") == 1
     for phase in ("parse", "upload", "queue", "run", "download"):
         assert grown(f'kiln_phase_seconds_count{{phase="{phase}"}}') >= 5, phase
@@ -219,7 +221,7 @@ def test_reading_is_no_audited_call_and_removing_is(start, tmp_path):
         d.stub.CacheRemove(kiln_pb2.CacheRemoveRequest(hash="ab\" action=\"forged"), timeout=10)
     lines = [line for line in d.log().splitlines() if "level=audit" in line]
     assert len(lines) == 1, d.log()
-    assert 'action="cache.remove"' in lines[0] and "code=INVALID_ARGUMENT" in lines[0]
+    assert 'action="cache.remove" tenant=local ' in lines[0] and "code=INVALID_ARGUMENT" in lines[0]
     assert r'subject="hash=ab\" action=\"forged"' in lines[0]
     assert scrape(d)[0]["kiln_audited_total"] == 1
 

@@ -60,6 +60,38 @@ static void register_tile(void **state) {
   job_deinit(&m.job);
 }
 
+/* The most vectors computed in loops and still to be used, at any place; accumulators apart. */
+static int most_alive(const Made *m) {
+  int most = 0;
+  for (size_t at = 0; at < m->linear.len; at++) {
+    int alive = 0;
+    for (size_t i = 0; i <= at; i++) {
+      UOp *u = m->linear.list[i];
+      bool used = false;
+      for (size_t k = at + 1; k < m->linear.len; k++)
+        for (uint32_t s = 0; s < m->linear.list[k]->nsrc; s++)
+          used |= m->linear.list[k]->src[s] == u;
+      alive += used && u->lanes == 16 && (u->op == OP_BROADCAST || u->op == OP_LOAD) &&
+               u->src[0]->op != OP_BUFFER && u->src[0]->op != OP_AFTER;
+    }
+    if (alive > most) most = alive;
+  }
+  return most;
+}
+
+/* All accumulators take a step together: with four steps written out, only the columns of one step
+ * and an element of its rows are alive beside them. */
+static void tiles_go_step_by_step(void **state) {
+  (void)state;
+  Made m = {0};
+  job_init(&m.job, 0);
+  made(&m, zoo_matmul(&m.job, DT_F32, 14, 32, 32, false),
+       "VECTOR(1,16) UPCAST(1,2) UPCAST(0,14) UNROLL(2,4)");
+  assert_int_equal(count(&m, OP_MULACC, 16, -1), 14 * 2 * 4);
+  assert_true(most_alive(&m) <= 5);
+  job_deinit(&m.job);
+}
+
 static void shared_loops(void **state) {
   (void)state;
   Made m = {0};
@@ -155,9 +187,13 @@ static void quotients_split(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(register_tile),       cmocka_unit_test(shared_loops),
-      cmocka_unit_test(invariants_move_out), cmocka_unit_test(packed_window_is_one_loop),
-      cmocka_unit_test(accumulator_chains),  cmocka_unit_test(threads_take_chunks),
+      cmocka_unit_test(register_tile),
+      cmocka_unit_test(tiles_go_step_by_step),
+      cmocka_unit_test(shared_loops),
+      cmocka_unit_test(invariants_move_out),
+      cmocka_unit_test(packed_window_is_one_loop),
+      cmocka_unit_test(accumulator_chains),
+      cmocka_unit_test(threads_take_chunks),
       cmocka_unit_test(quotients_split),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
