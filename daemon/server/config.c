@@ -37,6 +37,7 @@ static const Setting settings[] = {
     {"server", "log_level", SK_TEXT, AT(log_level)},
     {"server", "metrics", SK_TEXT, AT(metrics)},
     {"server", "trace_all", SK_BOOL, AT(trace_all)},
+    {"server", "models", SK_TEXT, AT(models)},
     {"server", "idle_exit", SK_SECONDS, AT(idle_exit)},
     {"server", "grace", SK_SECONDS, AT(grace)},
     {"server", "max_connections", SK_COUNT, AT(max_connections)},
@@ -122,6 +123,7 @@ Status config_init(Config *c) {
       .worker = strdup(""),
       .log_level = strdup("info"),
       .metrics = strdup(""),
+      .models = strdup(""),
       .cache_enabled = true,
       .cache_max_bytes = 4ull << 30,
       .max_model_bytes = 2ull << 30,
@@ -147,7 +149,7 @@ Status config_init(Config *c) {
   TRY(config_set(c, "server", "listen", listen));
   TRY(config_set(c, "workers", "device", "cpu:0"));
   c->listen.from_default = c->devices.from_default = true;
-  return c->cache_path && c->worker && c->log_level && c->metrics
+  return c->cache_path && c->worker && c->log_level && c->metrics && c->models
              ? NULL
              : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
@@ -173,6 +175,7 @@ void config_deinit(Config *c) {
   free(c->worker);
   free(c->log_level);
   free(c->metrics);
+  free(c->models);
   *c = (Config){.cache_path = NULL};
 }
 

@@ -36,6 +36,7 @@ typedef struct Config {
   char *worker;       /* owned; path of kiln-worker, empty = beside kilnd */
   char *log_level;    /* owned */
   char *metrics;      /* owned; address of the port for metrics and health, empty = none */
+  char *models;       /* owned; folder of the models with names, empty = none */
   bool trace_all;     /* record calls that did not ask for it too */
   bool insecure_tcp, cache_enabled;
   bool tuning;                                         /* in the background */

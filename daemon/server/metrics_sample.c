@@ -102,6 +102,7 @@ void metrics_sample(Server *s, const Kiln__V1__CacheStatsResponse *cache) {
   m->compile_queue[0][0] = load.waiting;
   m->compile_busy[0][0] = load.busy;
   m->compile_workers[0][0] = load.workers;
+  m->models[0][0] = s->nmodels;
   m->searches[0][0] = tuner_searches(s->tuner);
   sample_devices(s);
   sample_tenants(s);

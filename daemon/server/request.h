@@ -45,6 +45,7 @@ struct Request {
   const Method *method;
   Arena arena;
   void *work;                       /* the method's */
+  void *call_ctx;                   /* the same, of methods whose work is a run */
   int64_t received_ns, deadline_ns; /* 0 = none */
   bool got_message;
   uint8_t method_index; /* in the table of methods */

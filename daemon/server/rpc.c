@@ -5,6 +5,7 @@
 #include "grpc/health/v1/health.pb-c.h"
 #include "grpc/reflection/v1/reflection.pb-c.h"
 #include "grpc/reflection/v1alpha/reflection.pb-c.h"
+#include "inference/inference.pb-c.h"
 #include "kiln/v1/kiln.pb-c.h"
 
 /* One struct per service with a member per row: as large as what protobuf-c made of the .proto only

@@ -57,6 +57,7 @@ typedef struct Run {
   uint8_t *memory; /* of open outputs, mapped while the answer is made */
   int64_t handed_ns;
   RunReply reply;
+  void *reply_ctx;
 } Run;
 
 static bool symbolic(const Run *run) { return run->exe->face->n_shapes > 0; }
@@ -484,11 +485,11 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   if (run->memory) {
     uint8_t *memory = run->memory;
     size_t bytes = m->env->run_done->memory_bytes;
-    run->reply(r, &response);
+    run->reply(r, run->reply_ctx, &response);
     munmap(memory, bytes);
     return;
   }
-  run->reply(r, &response);
+  run->reply(r, run->reply_ctx, &response);
 }
 
 /* -- request ------------------------------------------------------------------------------------
@@ -502,11 +503,12 @@ static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
   if (e->seen) memcpy(e->seen, m->vars, m->n_vars * sizeof *e->seen);
 }
 
-Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply) {
+Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply, void *ctx) {
   Run *run = r->work = arena_alloc(&r->arena, sizeof *run);
   if (!run) return FAIL(RESOURCE_EXHAUSTED, "run");
   run->exe = executable_retain(exe);
   run->reply = reply;
+  run->reply_ctx = ctx;
   if (!(run->job = device_job_create())) return FAIL(RESOURCE_EXHAUSTED, "run");
   kiln__v1__run_job__init(&run->message);
   TRY(bind_inputs(r, run, view));
@@ -531,7 +533,10 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   return st;
 }
 
-static void reply_run(Request *r, const Kiln__V1__RunResponse *m) { request_reply(r, &m->base); }
+static void reply_run(Request *r, void *ctx, const Kiln__V1__RunResponse *m) {
+  (void)ctx;
+  request_reply(r, &m->base);
+}
 
 static void run_message(Request *r, Bytes msg) {
   RunView view = {.seen = 0};
@@ -540,7 +545,7 @@ static void run_message(Request *r, Bytes msg) {
   const char *id = st ? NULL : arena_strdup(&r->arena, view.executable);
   if (!st && !id) st = FAIL(RESOURCE_EXHAUSTED, "run");
   if (!st) st = registry_find(&r->server->executables, r->tenant, id, &exe);
-  if (!st) st = run_begin(r, exe, &view, reply_run);
+  if (!st) st = run_begin(r, exe, &view, reply_run, NULL);
   if (st) request_finish(r, st);
 }
 

@@ -18,6 +18,7 @@
 #include "daemon/server/events.h"
 #include "daemon/server/http.h"
 #include "daemon/server/listener.h"
+#include "daemon/server/models.h"
 #include "daemon/server/reload.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
@@ -41,7 +42,8 @@ Status server_device(const Server *s, const char *name, DeviceLane **out) {
 const char *server_not_ready(const Server *s) {
   if (s->stopping) return "the server is stopping";
   for (size_t i = 0; i < s->ndevices; i++)
-    if (device_lane_status(s->devices[i]).available) return NULL;
+    if (device_lane_status(s->devices[i]).available)
+      return models_starting(s) ? "models are being loaded" : NULL;
   return "no device is up";
 }
 
@@ -62,6 +64,7 @@ static void server_close(Server *s) {
   s->closing = true;
   listeners_close(s, true);
   for (Connection *c; (c = s->connections);) connection_close(c);
+  models_close(s);
   http_close_all(s);
   assert(!s->requests && !s->compiles && !s->builds);
   tuner_release(s->tuner);
@@ -392,6 +395,7 @@ Status server_create(Config *config, Server **out) {
   }
   init_handles(s);
   s->idle_since_ms = uv_now(&s->loop);
+  models_start(s);
   *out = s;
   return NULL;
 }

@@ -31,6 +31,7 @@ typedef struct Tuner Tuner;
 typedef struct Tune Tune;
 typedef struct Subscriber Subscriber;
 typedef struct HttpClient HttpClient;
+typedef struct Model Model;
 
 typedef struct Server {
   uv_loop_t loop;
@@ -67,6 +68,8 @@ typedef struct Server {
   Build *builds;     /* in flight */
   Tuner *tuner;
   Subscriber *subscribers; /* to events */
+  Model *models;           /* by name */
+  size_t nmodels, models_pending;
   Metrics metrics;
   TraceRing trace;
   /* life */
