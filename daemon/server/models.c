@@ -16,6 +16,10 @@ bool models_visible(const Model *m, const Tenant *tenant) {
   return m->shared || m->tenant == tenant;
 }
 
+const char *model_state(const Model *m) {
+  return m->exe ? "READY" : m->loading ? "LOADING" : "UNAVAILABLE";
+}
+
 static Model *find(const Server *s, const Tenant *owner, bool shared, const char *name) {
   for (Model *m = s->models; m; m = m->next)
     if (m->shared == shared && (shared || m->tenant == owner) && !strcmp(m->name, name)) return m;

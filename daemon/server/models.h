@@ -40,6 +40,8 @@ bool models_starting(const Server *s);
 /* What the tenant sees under a name; NULL when there is none. version "" is any. Borrowed. */
 Model *models_find(const Server *s, const Tenant *tenant, const char *name, const char *version);
 bool models_visible(const Model *m, const Tenant *tenant);
+/* "READY", "LOADING" or "UNAVAILABLE". */
+const char *model_state(const Model *m);
 void model_release(Model *m); /* NULL allowed */
 
 /* Begin a load whose end finishes r. From bytes it becomes the tenant's own model, from the folder

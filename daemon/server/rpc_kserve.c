@@ -312,7 +312,7 @@ static void index_message(Request *r, Bytes msg) {
     inference__repository_index_response__model_index__init(row);
     row->name = at->name;
     row->version = at->version;
-    row->state = (char *)(uintptr_t)(at->exe ? "READY" : at->loading ? "LOADING" : "UNAVAILABLE");
+    row->state = (char *)(uintptr_t)model_state(at);
     row->reason = at->reason;
   }
   if (st)

@@ -1,8 +1,9 @@
 """The KServe v2 (Open Inference Protocol) facade, by a stock tritonclient and the stubs that it brings; reflection by stock grpcio."""
 import os
 import pathlib
-import signal
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -332,14 +333,24 @@ def test_upgrade_drops_no_inference(tmp_path, folder):
     manager.stop()
 
 
-def test_perf_analyzer(served):
+def test_perf_analyzer(start, folder):
     """The independent load generator drives a model, where it can be installed."""
-    d, client = served
     tool = shutil.which("perf_analyzer", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
-    if not tool or subprocess.run([tool, "--version"], capture_output=True).returncode:
+    # it is linked with the CUDA runtime, which a package of its own brings
+    runtime = [p for root in sys.path for p in pathlib.Path(root).glob("nvidia/cuda_runtime/lib")]
+    env = {**os.environ, "LD_LIBRARY_PATH": ":".join([*map(str, runtime), os.environ.get("LD_LIBRARY_PATH", "")])}
+    if not tool or subprocess.run([tool, "--version"], env=env, capture_output=True).returncode:
         pytest.skip("perf_analyzer is not installed, or does not run here")
-    out = subprocess.run([tool, "-m", "versioned", "-i", "grpc", "-u", f"unix:{d.socket}", "--request-count", "200", "--concurrency-range", "2"],
-                         capture_output=True, text=True, timeout=120)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % s.getsockname()[1]
+    d = start(config=["[server]", f"models = {folder}"], args=["--listen", address])
+    client = triton.InferenceServerClient(address)
+    while not client.is_server_ready():
+        time.sleep(0.02)
+    out = subprocess.run([tool, "-m", "versioned", "-i", "grpc", "-u", address, "--concurrency-range", "2", "-p", "500", "-r", "3", "-s", "1000"],
+                         capture_output=True, text=True, timeout=120, env=env)
     assert out.returncode == 0, out.stdout + out.stderr
     assert "Throughput:" in out.stdout
-    assert client.get_inference_statistics("versioned").model_stats[0].inference_count >= 200
+    assert client.get_inference_statistics("versioned").model_stats[0].inference_count >= 200, d.log()
+    client.close()
