@@ -22,6 +22,7 @@
 
 #include <sys/uio.h>
 
+#include "base/pool.h"
 #include "base/status.h"
 #include "base/str.h"
 
@@ -62,6 +63,7 @@ typedef struct GrpcConfig {
   uint32_t max_header_bytes; /* of one request's metadata, as HTTP/2 counts them */
   size_t max_message;        /* default limit of one message */
   size_t max_buffered;       /* bytes of incomplete messages over all streams */
+  Pool *pool;                /* where small memory comes from; NULL: the heap */
 } GrpcConfig;
 
 /* 100 streams; windows 1 MiB and 2 MiB; frames 256 KiB; metadata 16 KiB; messages 4 MiB; 256 MiB

@@ -26,7 +26,7 @@ struct Segment {
 };
 
 /* With n bytes of its own and one reference; NULL when memory is out. */
-Segment *grpc_segment_create(size_t n);
+Segment *grpc_segment_create(GrpcSession *g, size_t n);
 void grpc_segment_unref(Segment *seg);
 
 typedef enum HeadField {
@@ -102,6 +102,7 @@ struct GrpcSession {
   bool broken; /* memory ran out where output would have been lost */
   GrpcStream *streams;
   size_t nstreams;
+  GrpcStream *incoming; /* whose headers are being read; NULL: none of ours */
   GrpcStream *work;
   size_t buffered; /* undelivered bytes over all streams */
 

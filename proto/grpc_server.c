@@ -17,6 +17,13 @@ static nghttp2_nv header(const char *name, const char *value) {
                       .flags = NGHTTP2_NV_FLAG_NO_COPY_NAME};
 }
 
+/* Both are literals. */
+#define FIXED_HEADER(name_, value_)                                                                \
+  {                                                                                                \
+    (uint8_t *)(uintptr_t)(name_), (uint8_t *)(uintptr_t)(value_), sizeof(name_) - 1,              \
+        sizeof(value_) - 1, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE           \
+  }
+
 /* -- the request ------------------------------------------------------------------------------- */
 
 static bool keep_field(HeadParse *h, HeadField field, Str value) {
@@ -146,7 +153,9 @@ static void make_status(const StatusNote *st, StatusHeaders *out) {
 }
 
 bool grpc_server_submit_trailers(GrpcStream *s) {
+  static const nghttp2_nv ok[] = {FIXED_HEADER("grpc-status", "0")};
   StatusHeaders h;
+  if (!s->outcome) return !nghttp2_submit_trailer(s->session->h2, s->id, ok, 1);
   make_status(s->outcome, &h);
   return !nghttp2_submit_trailer(s->session->h2, s->id, h.nv + 2, h.n - 2);
 }
@@ -161,7 +170,8 @@ void grpc_server_flush(GrpcStream *s) {
     nghttp2_submit_response(h2, s->id, h.nv, h.n, NULL);
     return;
   }
-  const nghttp2_nv nv[] = {header(":status", "200"), header("content-type", "application/grpc")};
+  static const nghttp2_nv nv[] = {FIXED_HEADER(":status", "200"),
+                                  FIXED_HEADER("content-type", "application/grpc")};
   const nghttp2_data_provider provider = grpc_frame_provider(s);
   nghttp2_submit_response(h2, s->id, nv, 2, &provider);
 }

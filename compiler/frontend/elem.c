@@ -271,6 +271,24 @@ static Frac alu(Elem *e, UOp *u, const int64_t *at) {
   }
 }
 
+/* Of few updates at known places the last that is stored here. */
+static Frac scatter(Elem *e, UOp *u, const int64_t *at) {
+  Ints updates = u->src[2]->shape, indices = u->src[1]->shape;
+  int64_t to[MAX_DIMS], from[MAX_DIMS], axis = u->arg.ints.at[0], n = updates.at[axis];
+  memcpy(to, at, updates.n * sizeof *to);
+  for (uint32_t k = 0; k < updates.n; k++) from[k] = indices.at[k] == 1 ? 0 : at[k];
+  if (u->arg.i != OP_STORE || n > MAX_SUMMED) return NONE;
+  for (uint32_t k = 0; k < updates.n; k++)
+    if (k != axis && at[k] >= updates.at[k]) n = 0;
+  for (int64_t i = n; i-- > 0;) {
+    to[axis] = from[axis] = i;
+    Frac place = elem(e, u->src[1], from);
+    if (!place.p || place.q != 1 || !uop_is_const(place.p)) return NONE;
+    if (place.p->arg.i == at[axis]) return elem(e, u->src[2], to);
+  }
+  return elem(e, u->src[0], at);
+}
+
 /* Sums, products and extremes of few elements. */
 static Frac reduce(Elem *e, const UOp *u, const int64_t *at) {
   const UOp *x = u->src[0];
@@ -318,6 +336,7 @@ static Frac visit(Elem *e, UOp *u, const int64_t *at) {
   case OP_CAT: return cat(e, u, at);
   case OP_GATHER: return gather(e, u, at);
   case OP_WINDOW: return window(e, u, at);
+  case OP_SCATTER: return scatter(e, u, at);
   case OP_REDUCE: return reduce(e, u, at);
   case OP_PERMUTE:
   case OP_SHRINK:

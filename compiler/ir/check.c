@@ -39,7 +39,7 @@ unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
 
 static const struct {
   uint8_t op, min, max; /* max 0: any number */
-} variadic[] = {{OP_CAT, 1, 0},   {OP_REDUCE, 1, 0},  {OP_INDEX, 2, 3}, {OP_LOAD, 2, 4},
+} variadic[] = {{OP_CAT, 1, 0},   {OP_REDUCE, 1, 0},  {OP_INDEX, 2, 4}, {OP_LOAD, 2, 4},
                 {OP_STORE, 2, 4}, {OP_END, 1, 0},     {OP_AFTER, 1, 0}, {OP_LOOP, 3, 0},
                 {OP_SINK, 0, 0},  {OP_BARRIER, 1, 0}, {OP_MMA, 2, 0},   {OP_SHUFFLE, 1, 0},
                 {OP_COPY, 4, 5},  {OP_COMMIT, 1, 0},  {OP_WAIT, 0, 0}};
@@ -109,6 +109,9 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   case OP_COPY: return arg.i >= 1 && arg.i <= MAX_LANES ? NULL : "bad number of elements";
   case OP_WAIT: return arg.i >= 0 ? NULL : "a negative number of groups";
   case OP_SHUFFLE: return arg.ints.n == lanes ? NULL : "a SHUFFLE names the source of each lane";
+  case OP_SCATTER:
+    if (arg.ints.n != 1) return "a scatter has one axis";
+    return arg.i == OP_STORE || is_combiner(arg.i) ? NULL : "a scatter stores or combines";
   case OP_RAMP: return lanes < 1 ? "a ramp has lanes" : NULL;
   case OP_REDUCE:
   case OP_HREDUCE: return is_combiner(arg.i) ? NULL : "the op argument is not ADD, MUL, MAX or MIN";
@@ -161,6 +164,7 @@ static const char *check_access(Op op, UOp *const *src, size_t n) {
     return "the value's dtype is not the buffer's";
   if (src[1]->dtype != DT_INDEX) return "the index's dtype is not index";
   if (n > gate && src[gate]->dtype != DT_BOOL) return "the gate is not bool";
+  if (op == OP_INDEX && n > 3 && src[3]->dtype != DT_INDEX) return "what it waits for is no index";
   if (op == OP_LOAD && n > 3 && src[3]->dtype != src[0]->dtype) {
     return "the alternative's dtype is not the buffer's";
   }
@@ -205,6 +209,10 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
     }
     return NULL;
   case OP_GATHER: return dtype_is_int((DType)src[1]->dtype) ? NULL : "the indices are no integers";
+  case OP_SCATTER:
+    if (!dtype_is_int((DType)src[1]->dtype)) return "the indices are no integers";
+    if (src[2]->dtype != src[0]->dtype) return "the updates have another dtype";
+    return arg.i == OP_STORE ? NULL : check_class((Op)arg.i, (DType)src[0]->dtype);
   case OP_REDUCE:
     if (n > 1 && arg.ints.n) return "axes and ranges exclude each other";
     for (size_t s = 1; s < n; s++) {

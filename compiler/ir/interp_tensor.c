@@ -280,6 +280,44 @@ static Status gather(Interp *in, UOp *u) {
   return NULL;
 }
 
+/* Where an index names an element along the scatter's axis; false: outside of it. */
+static bool named(Interp *in, const UOp *u, UOp *index, int64_t linear, int64_t *at) {
+  Scalar s;
+  read_chunk(in, index, linear, 1, &s);
+  *at = s.i;
+  return s.i >= 0 && s.i < u->shape.at[u->arg.ints.at[0]];
+}
+
+static Status scatter(Interp *in, UOp *u) {
+  Scalar *out;
+  UOp *index = u->src[1], *update = u->src[2];
+  DType d = (DType)u->dtype;
+  int64_t axis = u->arg.ints.at[0], along[MAX_DIMS] = {0}, step[MAX_DIMS] = {0}, place = 1;
+  TRY(allocate(in, u, &out));
+  read_all(in, u->src[0], out, shape_numel(u->shape));
+  const int64_t *stride = value_of(in, u)->stride;
+  for (uint32_t k = u->shape.n; k-- > 0; place *= index->shape.at[k])
+    along[k] = index->shape.at[k] == 1 ? 0 : place;
+  for (uint32_t k = 0; k < u->shape.n; k++) step[k] = k == axis ? 0 : stride[k];
+  Walk to, from;
+  int64_t total = shape_numel(update->shape), at;
+  if (!total) return NULL;
+  walk_start(&to, update->shape, step, 0, 0);
+  walk_start(&from, update->shape, along, 0, 0);
+  for (int64_t k = 0; k < total; k++) {
+    Scalar v[2];
+    if (named(in, u, index, from.at, &at)) {
+      Scalar *e = &out[to.at + at * stride[axis]];
+      read_chunk(in, update, k, 1, &v[1]);
+      v[0] = *e;
+      *e = u->arg.i == OP_STORE ? v[1] : op_eval((Op)u->arg.i, d, d, v);
+    }
+    walk_next(&to, update->shape, step);
+    walk_next(&from, update->shape, along);
+  }
+  return NULL;
+}
+
 static Status iota(Interp *in, UOp *u) {
   Scalar *out;
   TRY(allocate(in, u, &out));
@@ -461,6 +499,7 @@ static Status compute(Interp *in, UOp *u) {
   case OP_PAD: return pad(in, u);
   case OP_CAT: return cat(in, u);
   case OP_GATHER: return gather(in, u);
+  case OP_SCATTER: return scatter(in, u);
   case OP_REDUCE: return reduce(in, u);
   case OP_STORE: return store(in, u);
   case OP_SINK: return finish(in, u);

@@ -65,9 +65,9 @@ const OpInfo op_info[OP__COUNT] = {
 _Static_assert(OP__COUNT <= 256 && DT__COUNT <= 256, "op and dtype are stored in one byte each");
 
 const char *const axis_type_name[AX__COUNT] = {
-    [AX_LOOP] = "LOOP",     [AX_THREAD] = "THREAD", [AX_UPCAST] = "UPCAST", [AX_VECTOR] = "VECTOR",
-    [AX_REDUCE] = "REDUCE", [AX_UNROLL] = "UNROLL", [AX_GLOBAL] = "GLOBAL", [AX_LOCAL] = "LOCAL",
-    [AX_WARP] = "WARP",     [AX_GROUP] = "GROUP",   [AX_DEVICE] = "DEVICE",
+    [AX_SERIAL] = "SERIAL", [AX_LOOP] = "LOOP",     [AX_THREAD] = "THREAD", [AX_UPCAST] = "UPCAST",
+    [AX_VECTOR] = "VECTOR", [AX_REDUCE] = "REDUCE", [AX_UNROLL] = "UNROLL", [AX_GLOBAL] = "GLOBAL",
+    [AX_LOCAL] = "LOCAL",   [AX_WARP] = "WARP",     [AX_GROUP] = "GROUP",   [AX_DEVICE] = "DEVICE",
 };
 
 bool dtype_parse(Str name, DType *out) {

@@ -109,7 +109,7 @@ static const char *expression(Printer *p, UOp *u, int depth) {
     const char *at = access(p, u, depth);
     if (u->nsrc < 3) return at;
     const char *gate = value(p, u->src[2], depth);
-    const char *alt = u->nsrc > 3 ? value(p, u->src[3], depth) : "0";
+    const char *alt = u->op == OP_LOAD && u->nsrc > 3 ? value(p, u->src[3], depth) : "0";
     return arena_printf(a, "(%s ? %s : %s)", gate, at, alt);
   }
   case OP_AFTER: return value(p, u->src[0], depth);

@@ -207,6 +207,22 @@ static const char *gather(Job *job, int64_t axis, Ints in, Ints index, Ints *out
   return checked(job, *out);
 }
 
+/* Updates may be fewer than the data along the other axes; what proves it is that they are equal or
+ * their bounds. */
+static const char *scatter(Job *job, int64_t axis, Ints in, Ints index, Ints update, Ints *out) {
+  *out = in;
+  bool ok = axis >= 0 && axis < in.n && index.n == in.n && update.n == in.n;
+  for (uint32_t k = 0; ok && k < in.n; k++) {
+    bool one = k != axis && index.at[k] == 1;
+    ok = (one || index.at[k] == update.at[k]) &&
+         (k == axis || update.at[k] == in.at[k] || le(job, update.at[k], in.at[k]));
+  }
+  if (ok) return NULL;
+  return arena_printf(&job->arena, "indices %s and updates %s do not fit %s along axis %lld",
+                      describe(job, index), describe(job, update), describe(job, in),
+                      (long long)axis);
+}
+
 static const char *reduce(Job *job, Ints in, Ints arg, Ints *out) {
   const char *why = axes(in, arg);
   if (why) return why;
@@ -248,6 +264,7 @@ const char *shape_infer(Job *job, Op op, Arg arg, UOp *const *src, size_t nsrc, 
   case OP_WINDOW: return window(job, in, arg.ints, out);
   case OP_CAT: return cat(job, arg.i, src, nsrc, out);
   case OP_GATHER: return gather(job, arg.i, in, src[1]->shape, out);
+  case OP_SCATTER: return scatter(job, arg.ints.at[0], in, src[1]->shape, src[2]->shape, out);
   case OP_REDUCE: return nsrc == 1 ? reduce(job, in, arg.ints, out) : NULL;
   case OP_CONTIGUOUS:
   case OP_AFTER: *out = in; return NULL;

@@ -25,7 +25,7 @@ static void print_number(const UOp *u, StrBuf *out) {
     }
   } else if (u->op == OP_CONST && u->dtype == DT_U64) {
     strbuf_addf(out, "%" PRIu64, (uint64_t)u->arg.i);
-  } else if (u->op == OP_REDUCE || u->op == OP_HREDUCE) {
+  } else if (u->op == OP_REDUCE || u->op == OP_HREDUCE || u->op == OP_SCATTER) {
     strbuf_adds(out, op_info[u->arg.i].name);
   } else {
     strbuf_addf(out, "%" PRId64, u->arg.i);
@@ -178,7 +178,7 @@ static bool parse_number(Parser *p, Op op, DType dtype, int64_t *out) {
   bool large;
   Str w = word(p);
   if (op == OP_CONST) return parse_const(p, dtype, w, out);
-  if ((op == OP_REDUCE || op == OP_HREDUCE) && op_parse(w, &combiner)) {
+  if ((op == OP_REDUCE || op == OP_HREDUCE || op == OP_SCATTER) && op_parse(w, &combiner)) {
     *out = combiner;
     return true;
   }

@@ -101,6 +101,7 @@ typedef enum AxisType {
   AX_WARP,   /* a digit of the number of the thread in its warp, for matrix instructions */
   AX_GROUP,  /* reduce axis split over the threads of a workgroup */
   AX_DEVICE,
+  AX_SERIAL, /* output axis whose iterations may touch the same elements: one after the other */
   AX__COUNT
 } AxisType;
 extern const char *const axis_type_name[AX__COUNT];

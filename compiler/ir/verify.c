@@ -110,7 +110,7 @@ static const char *check_part(Verifier *v, const UOp *u, uint32_t at, int64_t n,
 
 static const char *check_range(Verifier *v, UOp *u) {
   AxisType axis = uop_axis(u);
-  if (v->stage == STAGE_RANGED && axis != AX_LOOP && axis != AX_REDUCE) {
+  if (v->stage == STAGE_RANGED && axis != AX_LOOP && axis != AX_REDUCE && axis != AX_SERIAL) {
     return "the axis type belongs to a later stage";
   }
   if (v->stage == STAGE_LOWERED) {

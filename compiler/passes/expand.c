@@ -343,6 +343,17 @@ static bool access_of(Expand *e, UOp *u, uint32_t gate_at, Access *out) {
   return open;
 }
 
+/* The buffer of a load, in the loops that change what it holds: none of them hoists the load. */
+static UOp *read_anew(Expand *e, UOp *u) {
+  UOp *buffer = instance(e, u->src[0]);
+  const RangeSet *open = u->nsrc > 3 ? u->src[3]->open : NULL;
+  if (!open) return buffer;
+  UOp **src = arena_array(&e->job->arena, open->n + 1u, sizeof *src);
+  src[0] = buffer;
+  for (uint32_t k = 0; k < open->n; k++) src[k + 1] = instance(e, open->at[k]);
+  return uop_make(e->job, OP_AFTER, DT_VOID, arg_none(), src, open->n + 1u);
+}
+
 static UOp *build_load(Expand *e, UOp *u) {
   unsigned all = lanes_of(e, node_of(e, u)->deps);
   Access a;
@@ -358,7 +369,7 @@ static UOp *build_load(Expand *e, UOp *u) {
     else
       a.index = broadcast(e, a.index, lanes);
   }
-  UOp *src[3] = {instance(e, u->src[0]), a.index, a.gate};
+  UOp *src[3] = {read_anew(e, u), a.index, a.gate};
   UOp *v = uop_make_lanes(e->job, OP_LOAD, DT_VOID, lanes, arg_i(a.step), src, a.gate ? 3 : 2);
   return broadcast(e, v, all);
 }
@@ -383,7 +394,7 @@ static uint32_t kept_ranges(Expand *e, UOp *u, UOp **out) {
   uint32_t n = 0;
   for (uint32_t s = 1; s < u->nsrc; s++) {
     AxisType t = uop_axis(u->src[s]);
-    bool loop = t == AX_LOOP || t == AX_REDUCE;
+    bool loop = t == AX_LOOP || t == AX_SERIAL || t == AX_REDUCE;
     if (loop) out[n++] = instance(e, u->src[s]);
   }
   return n;

@@ -59,7 +59,7 @@ static UOp *new_range(Fusion *f, FusedKernel *k, AxisType type, int64_t size) {
     job_abort(f->job, FAIL(UNIMPLEMENTED, "a kernel would need more than %d loops", FUSED_RANGES));
   }
   avec_push(&f->job->arena, &k->size, dims_typical((Ints){&size, 1}));
-  *(type == AX_LOOP ? &k->out : &k->reduce) |= (uint64_t)1 << n;
+  *(type == AX_REDUCE ? &k->reduce : &k->out) |= (uint64_t)1 << n;
   return uop_range(f->job, (int64_t)n, type, dim_uop(f->job, size));
 }
 
@@ -231,6 +231,7 @@ static uint32_t open_kernel(Fusion *f, uint32_t tensor, uint32_t after, Place pl
     bool one = shape.at[a] == 1;
     k.index[a] = one ? uop_index(f->job, 0) : new_range(f, &k, AX_LOOP, shape.at[a]);
   }
+  k.loops = k.index;
   avec_push(&f->job->arena, &f->kernels, k);
   return (uint32_t)f->kernels.len - 1;
 }
@@ -286,6 +287,104 @@ static void fill_slices(Fusion *f, uint32_t tensor) {
   }
 }
 
+/* -- scatters ----------------------------------------------------------------------------------
+ */
+
+/* Ranges over the updates: those along the axis may meet at an element, so that one runs after the
+ * other; along all other axes each has elements of its own. */
+static UOp **over_updates(Fusion *f, FusedKernel *k, const UOp *u) {
+  const UOp *update = u->src[2];
+  UOp **over = arena_array(&f->job->arena, update->shape.n + 1, sizeof *over);
+  for (uint32_t a = 0; a < update->shape.n; a++) {
+    AxisType type = a == u->arg.ints.at[0] ? AX_SERIAL : AX_LOOP;
+    bool one = update->shape.at[a] == 1;
+    over[a] = one ? uop_index(f->job, 0) : new_range(f, k, type, update->shape.at[a]);
+    if (type == AX_SERIAL) k->serial = over[a];
+  }
+  return over;
+}
+
+/* The kernel that brings the updates to where the data is already. */
+static void scatter_kernel(Fusion *f, uint32_t tensor) {
+  Tensor *t = &f->tensors[tensor], *index = &f->tensors[t->src[1]];
+  UOp *u = t->u;
+  Job *job = f->job;
+  uint32_t n = (uint32_t)f->kernels.len, axis = (uint32_t)u->arg.ints.at[0];
+  FusedKernel fresh = {.tensor = tensor, .after = tensor, .place = t->place};
+  fresh.once = t->fixed && f->buffers.at[root_place(f, t->place).buffer].once;
+  fresh.ready = ready_to_write(f, t, t->place);
+  fresh.loops = over_updates(f, &fresh, u);
+  avec_push(&job->arena, &f->kernels, fresh);
+  FusedKernel *k = &f->kernels.at[n];
+  UOp **where = arena_copy(&job->arena, k->loops, (u->shape.n + 1) * sizeof *where);
+  for (uint32_t a = 0; a < u->shape.n; a++)
+    if (index->u->shape.at[a] == 1) where[a] = uop_index(job, 0);
+  int64_t id = FIRST_HOLE + (int64_t)f->holes.len;
+  Demand *d = arena_alloc(&job->arena, sizeof *d);
+  Hole hole = {.owner = d, .ranges = fusion_ranges(f, where, u->shape.n)};
+  hole.index = uop_range(job, id, AX_LOOP, dim_uop(job, u->shape.at[axis]));
+  hole.gate = uop_param(job, id, DT_BOOL, NULL, 0);
+  avec_push(&job->arena, &f->holes, hole);
+  k->holes = (uint32_t)f->holes.len;
+  k->index = arena_copy(&job->arena, k->loops, (u->shape.n + 1) * sizeof *k->index);
+  k->index[axis] = u->shape.at[axis] == 1 ? uop_index(job, 0) : hole.index;
+  k->nops = 1;
+  *d = (Demand){.tensor = tensor, .kernel = n, .index = k->index, .loops = k->out};
+  d->src = arena_array(&job->arena, u->nsrc, sizeof *d->src);
+  d->inside = arena_array(&job->arena, u->nsrc, sizeof *d->inside);
+  d->inside[0] = hole.gate;
+  k->value = d;
+  d->src[1] = ask(f, t->src[1], n, where, NULL, d->loops);
+  d->src[2] = ask(f, t->src[2], n, f->kernels.at[n].loops, NULL, d->loops);
+}
+
+/* A copy that belongs to tensor `whole`, and happens when that can. */
+static void copy_into(Fusion *f, uint32_t from, uint32_t after, Place place, uint32_t whole) {
+  const Tensor *t = &f->tensors[whole];
+  copy_kernel(f, from, after, place);
+  FusedKernel *k = &f->kernels.at[f->kernels.len - 1];
+  k->once = t->fixed && f->buffers.at[root_place(f, place).buffer].once;
+  k->ready = ready_to_write(f, t, place);
+}
+
+static void copy_for_scatter(Fusion *f, uint32_t data, uint32_t scatter) {
+  if (f->tensors[data].numel) copy_into(f, data, scatter, f->tensors[scatter].place, scatter);
+}
+
+/* The data is computed where the updates go, if nobody else wants it and it is as young. */
+static void store_scatter(Fusion *f, uint32_t tensor) {
+  Tensor *t = &f->tensors[tensor], *data = &f->tensors[t->src[0]];
+  if (f->tensors[t->src[2]].numel) scatter_kernel(f, tensor);
+  while (data->u->op == OP_RESHAPE && data->nconsumers == 1 && t->place.cat == NO_TENSOR)
+    data = &f->tensors[data->src[0]]; /* which changes no byte */
+  bool own = !data->leaf && data->ready == t->ready && data->fixed == t->fixed && !data->scatter;
+  if (own)
+    data->scatter = 1 + tensor;
+  else
+    copy_for_scatter(f, t->src[0], tensor);
+}
+
+static void fill_scatter(Fusion *f, uint32_t tensor) {
+  Tensor *t = &f->tensors[tensor];
+  if (!t->scatter) return;
+  if (t->is_output || t->stored || t->demands) {
+    copy_for_scatter(f, tensor, t->scatter - 1);
+    t->scatter = 0;
+  } else {
+    t->place = f->tensors[t->scatter - 1].place;
+    t->stored = true;
+  }
+}
+
+/* A CAT under updates: others may read its parts, so that none has its place there. */
+static void copy_parts(Fusion *f, uint32_t tensor) {
+  const Tensor *t = &f->tensors[tensor];
+  for (uint32_t s = 0; s < t->u->nsrc; s++) {
+    Place place = {.cat = tensor, .part = s};
+    if (f->tensors[t->src[s]].numel) copy_into(f, t->src[s], tensor, place, tensor);
+  }
+}
+
 /* -- the walk ------------------------------------------------------------------------------------
  */
 
@@ -304,6 +403,7 @@ static void visit(Fusion *f, uint32_t tensor) {
   if (t->is_update) update_kernel(f, tensor);
   if (!t->numel || t->u->dtype == DT_VOID) return;
   fill_slices(f, tensor);
+  fill_scatter(f, tensor);
   if (t->leaf) return;
   if (!t->stored && !t->is_output) {
     if (!t->demands) return;
@@ -318,8 +418,12 @@ static void visit(Fusion *f, uint32_t tensor) {
     t->place = own_place(f, t, why);
   }
   t->stored = true;
-  if (t->u->op == OP_CAT) {
+  if (t->u->op == OP_CAT && t->scatter) {
+    copy_parts(f, tensor);
+  } else if (t->u->op == OP_CAT) {
     store_cat(f, tensor);
+  } else if (t->u->op == OP_SCATTER) {
+    store_scatter(f, tensor);
   } else {
     own_kernel(f, tensor);
   }

@@ -67,6 +67,7 @@ typedef struct Tensor {
   Place place;        /* stored, and PARAM */
   bool is_output;     /* place was fixed by the graph's outputs */
   Slice *slices;      /* parts of stored CATs that it is to fill */
+  uint32_t scatter;   /* 1 + the SCATTER that may take its place for its own; 0: none */
   Demand *demands;
   uint32_t ndemands;
 } Tensor;
@@ -86,7 +87,9 @@ typedef struct FusedKernel {
   uint32_t ready;  /* as of the tensor, or of the update */
   uint32_t after;  /* kernels run in the order of this tensor number, then of creation, backwards */
   Place place;
-  UOp **index; /* its output ranges, one per axis; CONST 0 for axes of size 1 */
+  UOp **index; /* of the element that is written: its output ranges; CONST 0 for axes of size 1 */
+  UOp **loops; /* its output ranges: the same, or of a SCATTER those over its updates */
+  UOp *serial; /* of a SCATTER: the range over updates that may meet */
   Demand *value;
   uint64_t out, reduce; /* ranges, as bits by arg.i */
   uint64_t selects;     /* those by which few values are chosen among: schedules write them out */

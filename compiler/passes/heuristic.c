@@ -181,7 +181,7 @@ int heuristic_row_axis(const Sched *s, const Body *b, int v) {
       any |= depends_on(b->loads[l], a);
       clash |= depends_on(b->loads[l], v) && depends_on(b->loads[l], a);
     }
-    if (a == v || !any || clash) continue;
+    if (a == v || !any || clash || s->k->axes[a].serial) continue;
     if (best < 0 || size_of(s, a) >= ENOUGH || size_of(s, a) >= size_of(s, best)) best = a;
   }
   return best;
@@ -190,7 +190,7 @@ int heuristic_row_axis(const Sched *s, const Body *b, int v) {
 static int store_axis(Sched *s) {
   for (uint32_t i = 0; i < s->k->nloops; i++) {
     int a = (int)s->k->loops[i]->arg.i;
-    if (step_in(s, s->k->store->src[1], a, 1) == 1) return a;
+    if (!s->k->axes[a].serial && step_in(s, s->k->store->src[1], a, 1) == 1) return a;
   }
   return -1;
 }
@@ -412,7 +412,7 @@ static int best_vector_axis(Sched *s, int64_t lanes) {
   for (uint32_t i = 0; i < s->k->nloops; i++) {
     int a = (int)s->k->loops[i]->arg.i;
     int64_t n = size_of(s, a), used = n < lanes ? power_above(n) : lanes;
-    if (n < 2) continue;
+    if (n < 2 || s->k->axes[a].serial) continue;
     double cost = 1.5 * access_cost(s, s->k->store->src[1], a, lanes);
     for (uint32_t l = 0; l < s->k->noperands; l++)
       cost += access_cost(s, s->k->operands[l]->src[1], a, lanes);
@@ -428,7 +428,7 @@ static int best_vector_axis(Sched *s, int64_t lanes) {
 static int transposed_axis(Sched *s, int v) {
   for (uint32_t i = 0; i < s->k->nloops; i++) {
     int a = (int)s->k->loops[i]->arg.i;
-    if (a == v) continue;
+    if (a == v || s->k->axes[a].serial) continue;
     for (uint32_t l = 0; l < s->k->noperands; l++) {
       UOp *index = s->k->operands[l]->src[1];
       int64_t along = step_in(s, index, v, 1);
@@ -516,7 +516,8 @@ static int64_t tile_window(Sched *s, const Body *b, int v) {
   int64_t most = 1;
   for (uint32_t i = s->k->nloops; i-- > 0;) {
     int a = (int)s->k->loops[i]->arg.i;
-    int64_t share = a == v || s->tile[a] > 1 ? 1 : sharing_along(s, b, a);
+    bool taken = a == v || s->tile[a] > 1 || s->k->axes[a].serial;
+    int64_t share = taken ? 1 : sharing_along(s, b, a);
     if (share > most) best = a, most = share;
   }
   if (best < 0) return 1;
@@ -627,7 +628,7 @@ static void give_threads(Sched *s) {
   for (uint32_t i = 0; i < plan.nout; i++) {
     int a = (int)plan.order[i];
     int64_t n = plan.axes[a].outer;
-    if (n < T) continue;
+    if (n < T || s->k->axes[a].serial) continue;
     double even = (double)n / (double)(heuristic_tiles(n, T) * T);
     if (even > most + 0.08) best = a, most = even;
   }

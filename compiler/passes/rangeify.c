@@ -121,6 +121,18 @@ static UOp *elementwise(Fusion *f, const Tensor *t, const Demand *d) {
   return uop_make(f->job, (Op)t->u->op, (DType)t->u->dtype, t->u->arg, src, t->u->nsrc);
 }
 
+/* What a SCATTER stores for one update: the gate that comes with it is that of its own store. */
+static UOp *scattered(Fusion *f, const Tensor *t, const Demand *d) {
+  const FusedKernel *k = &f->kernels.at[d->kernel];
+  UOp *update = d->src[2]->value;
+  uint32_t buffer;
+  if (t->u->arg.i == OP_STORE) return update;
+  UOp *at = locate(f, t->u, k->place, k->index, &buffer);
+  UOp *src[] = {buffer_param(f, buffer, 0), at, d->inside[0], k->serial};
+  UOp *before = uop_make(f->job, OP_INDEX, DT_VOID, arg_none(), src, 4);
+  return uop2(f->job, (Op)t->u->arg.i, before, update);
+}
+
 static UOp *value_of(Fusion *f, const Tensor *t, const Demand *d) {
   Job *job = f->job;
   UOp *u = t->u;
@@ -130,6 +142,7 @@ static UOp *value_of(Fusion *f, const Tensor *t, const Demand *d) {
   switch (u->op) {
   case OP_IOTA: return uop_cast(job, d->index[u->arg.i], (DType)u->dtype);
   case OP_REDUCE: return reduced(f, t, d);
+  case OP_SCATTER: return scattered(f, t, d);
   case OP_CAT: return joined(f, t, d);
   case OP_PAD: {
     UOp *fill = d->src[1]->value;
@@ -188,7 +201,7 @@ static UOp *fill_holes(const Fusion *f, UOp *sink, const FusedKernel *k) {
 UOp *rangeify_kernel(Fusion *f, FusedKernel *k) {
   const Tensor *t = &f->tensors[k->tensor];
   size_t nargs = k->reads.len + 1;
-  UOp **src = arena_array(&f->job->arena, t->u->shape.n + 3, sizeof *src);
+  UOp **src = arena_array(&f->job->arena, t->u->shape.n + 4, sizeof *src);
   Access *touched = arena_array(&f->job->arena, nargs, sizeof *touched);
   uint32_t n = 1;
   if (k->reads.len) memcpy(touched + 1, k->reads.at, k->reads.len * sizeof *touched);
@@ -196,9 +209,11 @@ UOp *rangeify_kernel(Fusion *f, FusedKernel *k) {
   touched[0].first = src[1]->vmin, touched[0].last = src[1]->vmax;
   src[0] = buffer_param(f, touched[0].buffer, 0);
   src[2] = k->value->value;
-  src[0] = uop_make(f->job, OP_STORE, DT_VOID, arg_none(), src, 3);
+  src[3] = k->serial ? k->value->inside[0] : NULL;
+  touched[0].gated = k->serial;
+  src[0] = uop_make(f->job, OP_STORE, DT_VOID, arg_none(), src, k->serial ? 4 : 3);
   for (uint32_t a = 0; a < t->u->shape.n; a++) {
-    if (k->index[a]->op == OP_RANGE) src[n++] = k->index[a];
+    if (k->loops[a]->op == OP_RANGE) src[n++] = k->loops[a];
   }
   UOp *end = uop_make(f->job, OP_END, DT_VOID, arg_none(), src, n);
   UOp *sink = uop_make(f->job, OP_SINK, DT_VOID, arg_none(), &end, 1);

@@ -154,7 +154,9 @@ static UOp *splittable(Job *job, const UOpList *list, int64_t *times) {
   for (size_t i = 0; i < list->len; i++) {
     UOp *u = list->at[i];
     if (u->op != OP_FLOORDIV && u->op != OP_FLOORMOD) continue;
-    if (u->src[0]->op == OP_RANGE && cuts(job, u->src[0], u->src[1], times)) return u;
+    if (u->src[0]->op == OP_RANGE && uop_axis(u->src[0]) != AX_SERIAL &&
+        cuts(job, u->src[0], u->src[1], times))
+      return u;
   }
   return NULL;
 }
@@ -260,7 +262,8 @@ UOp *ranges_merge(Job *job, UOp *sink) {
     uint32_t k = l.n;
     while (k > 1) {
       k--;
-      if (l.group[k - 1] == l.group[k] && same_scope(&list, l.at[k - 1], l.at[k]) &&
+      if (l.group[k - 1] == l.group[k] && uop_axis(l.at[k - 1]) == uop_axis(l.at[k]) &&
+          same_scope(&list, l.at[k - 1], l.at[k]) &&
           should_merge(job, &list, l.at[k - 1], l.at[k], k + 1 == l.nout)) {
         break;
       }

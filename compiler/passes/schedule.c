@@ -52,13 +52,22 @@ static UOp *split_symbolic_group(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n
   return index_add(job, index_mul(job, x->loop, p->lanes), x->lane);
 }
 
+static AxisType loop_type(const Apply *a, uint32_t axis) {
+  const KernelAxis *k = &a->k->axes[axis];
+  return k->serial ? AX_SERIAL : k->reduce && (int)axis != a->plan->carry ? AX_REDUCE : AX_LOOP;
+}
+
 /* The same for an axis whose number of iterations is the expression n. */
-static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool reduce) {
+static UOp *split_symbolic(Apply *a, uint32_t axis, UOp *n) {
   Job *job = a->job;
+  NewAxis *x = &a->axes[axis];
+  const AxisPlan *p = &a->plan->axes[axis];
+  bool reduce = a->k->axes[axis].reduce;
   if (reduce && p->lanes) return split_symbolic_group(a, x, p, n);
-  if (!reduce && a->plan->groups) return split_symbolic_groups(a, x, p, n);
+  bool serial = a->k->axes[axis].serial;
+  if (!reduce && !serial && a->plan->groups) return split_symbolic_groups(a, x, p, n);
   if (!p->threads) {
-    x->loop = uop_range(job, a->next_id++, reduce ? AX_REDUCE : AX_LOOP, n);
+    x->loop = uop_range(job, a->next_id++, loop_type(a, axis), n);
     return x->loop;
   }
   UOp *chunk = dim_uop(job, dim_ceildiv(job, dim_of(job, n), p->threads));
@@ -69,11 +78,13 @@ static UOp *split_symbolic(Apply *a, NewAxis *x, const AxisPlan *p, UOp *n, bool
   return index_add(job, first, x->loop);
 }
 
-static UOp *symbolic_base(Apply *a, NewAxis *x, const AxisPlan *p, const KernelAxis *old) {
+static UOp *symbolic_base(Apply *a, uint32_t axis) {
   Job *job = a->job;
+  const AxisPlan *p = &a->plan->axes[axis];
+  const KernelAxis *old = &a->k->axes[axis];
   UOp *end = old->range->src[0];
   UOp *n = dim_uop(job, dim_ceildiv(job, dim_of(job, end), p->tile));
-  UOp *base = index_mul(job, split_symbolic(a, x, p, n, old->reduce), p->tile);
+  UOp *base = index_mul(job, split_symbolic(a, axis, n), p->tile);
   if (!p->overlaps) return base;
   return uop2(job, OP_MIN, base, uop2(job, OP_SUB, end, uop_index(job, p->tile)));
 }
@@ -122,7 +133,8 @@ static UOp *split_outer(Apply *a, uint32_t axis) {
   bool reduce = a->k->axes[axis].reduce;
   int64_t n = p->outer;
   if (reduce && p->lanes) return split_group(a, x, p);
-  if (!reduce && a->plan->groups) return split_groups(a, x, p);
+  bool serial = a->k->axes[axis].serial;
+  if (!reduce && !serial && a->plan->groups) return split_groups(a, x, p);
   if (p->threads) {
     int64_t chunk = (n + p->threads - 1) / p->threads;
     x->thread = new_range(a, AX_THREAD, p->threads);
@@ -137,8 +149,7 @@ static UOp *split_outer(Apply *a, uint32_t axis) {
     return x->loop = new_range(a, AX_REDUCE, p->block / p->tile);
   }
   if (n == 1) return uop_index(job, 0);
-  bool carried = (int)axis == a->plan->carry;
-  x->loop = new_range(a, reduce && !carried ? AX_REDUCE : AX_LOOP, n);
+  x->loop = new_range(a, loop_type(a, axis), n);
   return x->loop;
 }
 
@@ -149,7 +160,7 @@ static void place_axis(Apply *a, uint32_t i) {
   NewAxis *x = &a->axes[i];
   UOp *v = p->block              ? index_mul(job, split_outer(a, i), p->tile)
            : axis_is_static(old) ? tile_base(job, split_outer(a, i), p->tile, p->size)
-                                 : symbolic_base(a, x, p, old);
+                                 : symbolic_base(a, i);
   int64_t step = p->tile;
   for (uint32_t k = p->ninner; k-- > 0;) {
     step /= p->inner[k];
@@ -272,9 +283,11 @@ static UOp *clamped_index(Apply *a, const UOp *u, UOp **gate) {
 
 static UOp *rebuild_index(Apply *a, UOp *u) {
   UOp *gate;
-  UOp *src[3] = {now(a, u->src[0]), clamped_index(a, u, &gate), NULL};
+  UOp *src[4] = {now(a, u->src[0]), clamped_index(a, u, &gate), NULL, NULL};
+  if (u->nsrc > 3) src[3] = now(a, u->src[3]);
+  if (u->nsrc > 3 && !gate) gate = uop_int(a->job, DT_BOOL, true);
   src[2] = gate;
-  return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, gate ? 3 : 2);
+  return uop_make(a->job, OP_INDEX, DT_VOID, arg_none(), src, src[3] ? 4 : gate ? 3 : 2);
 }
 
 static UOp *rebuild_store(Apply *a, UOp *u) {

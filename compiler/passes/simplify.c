@@ -194,7 +194,7 @@ static UOp *constant_node(Job *job, const TensorGraph *graph, UOp *u, Bytes b,
 
 typedef struct Known {
   bool constant; /* no PARAM and no VAR below */
-  bool reduces;  /* a REDUCE below */
+  bool reduces;  /* a REDUCE or a SCATTER below */
   bool wanted;   /* folded: it holds a reduction, and something else uses it */
 } Known;
 
@@ -204,7 +204,7 @@ static Known *known_values(Job *job, const UOpList *list) {
   for (size_t i = 0; i < list->len; i++) {
     const UOp *u = list->at[i];
     known[i].constant = u->op != OP_PARAM && !u->symbolic;
-    known[i].reduces = u->op == OP_REDUCE;
+    known[i].reduces = u->op == OP_REDUCE || u->op == OP_SCATTER;
     for (uint32_t s = 0; s < u->nsrc; s++) {
       const Known *k = &known[u->src[s]->place];
       known[i].constant &= k->constant;

@@ -103,11 +103,15 @@ static void find_axes(Job *job, KernelInfo *k) {
                                      .size = dim_high(end),
                                      .least = dim_low(end),
                                      .divisor = dim_divisor(job, end),
-                                     .reduce = reduce};
+                                     .reduce = reduce,
+                                     .serial = uop_axis(u) == AX_SERIAL};
+    k->in_place |= uop_axis(u) == AX_SERIAL;
   }
 }
 
-static bool is_load(const UOp *u) { return u->op == OP_INDEX && u->src[0]->op == OP_PARAM; }
+static bool is_load(const UOp *u) {
+  return u->op == OP_INDEX && u->src[0]->op == OP_PARAM && u->nsrc < 4;
+}
 
 /* Marks what can be copied into a buffer: loads, and factors of products that are summed when they
  * are computed from loads without reductions. */
@@ -437,6 +441,8 @@ static Status plan_one(Job *job, Planner *p) {
     return refuse(p, "the kernel has no such axis");
   AxisPlan *a = &p->plan->axes[axis];
   bool reduce = p->k->axes[axis].reduce;
+  if (p->k->axes[axis].serial && p->opt->kind != OPT_ORDER)
+    return refuse(p, "its iterations come one after the other");
   switch ((OptKind)p->opt->kind) {
   case OPT_VECTOR:
   case OPT_UPCAST:
@@ -754,6 +760,7 @@ static Status split_one(Job *job, const Opt *o, UOp **kernel) {
   const KernelAxis *a = &k->axes[o->axis];
   if (k->naxes > INT8_MAX) return refuse(&p, "the kernel has too many axes");
   if (!axis_is_static(a)) return refuse(&p, "a run decides the size of the axis");
+  if (a->serial) return refuse(&p, "its iterations come one after the other");
   if (o->arg < 1 || o->arg >= a->size) return refuse(&p, "a block is smaller than the axis");
   if (a->size % o->arg && (a->reduce || k->in_place))
     return refuse(&p, "the size must be a multiple of the block");

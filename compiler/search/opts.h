@@ -57,6 +57,7 @@ typedef struct KernelAxis {
   int64_t size;           /* the largest */
   int64_t least, divisor; /* the smallest; a number that divides every size */
   bool reduce;
+  bool serial; /* its iterations may touch the same elements: no opt but ORDER */
 } KernelAxis;
 
 static inline bool axis_is_static(const KernelAxis *a) { return a->least == a->size; }
@@ -64,7 +65,7 @@ static inline bool axis_is_static(const KernelAxis *a) { return a->least == a->s
 typedef struct KernelInfo {
   UOpList list;  /* topological */
   UOp *store;    /* NULL unless the kernel has exactly one */
-  bool in_place; /* it reads what it writes */
+  bool in_place; /* it reads what it writes, or writes an element several times */
   UOp **loops;   /* its output ranges, outermost first */
   uint32_t nloops;
   KernelAxis *axes; /* by range id */

@@ -42,6 +42,9 @@ static const Setting settings[] = {
     {"server", "grace", SK_SECONDS, AT(grace)},
     {"server", "max_connections", SK_COUNT, AT(max_connections)},
     {"server", "idle_connection", SK_SECONDS, AT(idle_connection)},
+    {"tls", "certificate", SK_TEXT, AT(tls_certificate)},
+    {"tls", "key", SK_TEXT, AT(tls_key)},
+    {"tls", "client_ca", SK_TEXT, AT(tls_client_ca)},
     {"cache", "path", SK_TEXT, AT(cache_path)},
     {"cache", "max_bytes", SK_SIZE, AT(cache_max_bytes)},
     {"cache", "enabled", SK_BOOL, AT(cache_enabled)},
@@ -124,6 +127,9 @@ Status config_init(Config *c) {
       .log_level = strdup("info"),
       .metrics = strdup(""),
       .models = strdup(""),
+      .tls_certificate = strdup(""),
+      .tls_key = strdup(""),
+      .tls_client_ca = strdup(""),
       .cache_enabled = true,
       .cache_max_bytes = 4ull << 30,
       .max_model_bytes = 2ull << 30,
@@ -149,9 +155,9 @@ Status config_init(Config *c) {
   TRY(config_set(c, "server", "listen", listen));
   TRY(config_set(c, "workers", "device", "cpu:0"));
   c->listen.from_default = c->devices.from_default = true;
-  return c->cache_path && c->worker && c->log_level && c->metrics && c->models
-             ? NULL
-             : FAIL(RESOURCE_EXHAUSTED, "settings");
+  bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models &&
+               c->tls_certificate && c->tls_key && c->tls_client_ca;
+  return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
 static void list_clear(ConfigList *l) {
@@ -176,6 +182,9 @@ void config_deinit(Config *c) {
   free(c->log_level);
   free(c->metrics);
   free(c->models);
+  free(c->tls_certificate);
+  free(c->tls_key);
+  free(c->tls_client_ca);
   *c = (Config){.cache_path = NULL};
 }
 
@@ -366,10 +375,10 @@ static Status check_address(const char *addr) {
 
 static Status check_listen(const Config *c, const char *addr) {
   TRY(check_address(addr));
-  if (strncmp(addr, "unix:", 5) && !is_loopback(addr) && !c->insecure_tcp)
+  if (strncmp(addr, "unix:", 5) && !is_loopback(addr) && !c->insecure_tcp && !*c->tls_certificate)
     return FAIL(INVALID_ARGUMENT,
-                "listen: '%s' would be reachable from outside in plain text; "
-                "set insecure_tcp = true if that is meant",
+                "listen: '%s' would be reachable from outside in plain text; set certificate and "
+                "key in [tls], or insecure_tcp = true if that is meant",
                 addr);
   return NULL;
 }
@@ -394,6 +403,9 @@ static Status check_tenants(const Config *c) {
 Status config_check(const Config *c) {
   LogLevel level;
   TRY(check_tenants(c));
+  if (!*c->tls_certificate != !*c->tls_key || (*c->tls_client_ca && !*c->tls_certificate))
+    return FAIL(INVALID_ARGUMENT,
+                "[tls]: certificate and key belong together, and client_ca needs them");
   for (size_t i = 0; i < c->listen.len; i++) TRY(check_listen(c, c->listen.at[i]));
   if (*c->metrics) TRY(check_address(c->metrics));
   if (!log_level_parse(c->log_level, &level))

@@ -74,3 +74,13 @@ void buffer_table_remove(BufferTable *t, DeviceBuffer *b) {
   t->bytes -= b->bytes;
   device_buffer_release(b);
 }
+
+/* Removing moves other slots, so it begins again after each. */
+void buffer_table_drop_tenant(BufferTable *t, const struct Tenant *tenant) {
+  MapSlot *s;
+  for (size_t i = 0; map_next(&t->by_id, &i, &s);) {
+    if (((DeviceBuffer *)s->value)->tenant != tenant) continue;
+    buffer_table_remove(t, s->value);
+    i = 0;
+  }
+}

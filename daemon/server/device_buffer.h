@@ -35,6 +35,8 @@ typedef struct BufferTable {
 } BufferTable;
 
 void buffer_table_deinit(BufferTable *t);
+/* Frees all that a tenant has. */
+void buffer_table_drop_tenant(BufferTable *t, const struct Tenant *tenant);
 /* RESOURCE_EXHAUSTED when `bytes` more do not fit. */
 Status buffer_table_check(const BufferTable *t, uint64_t bytes);
 /* A buffer with a fresh id that is not in the table yet; ndims is at most BUFFER_DIMS_MAX. */

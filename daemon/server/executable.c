@@ -259,6 +259,13 @@ void registry_deinit(Registry *r) {
   map_deinit(&r->by_id);
 }
 
+void registry_drop_tenant(Registry *r, const Tenant *tenant) {
+  for (Executable *e = r->oldest, *next; e; e = next) {
+    next = e->newer;
+    if (e->tenant == tenant) remove_executable(r, e);
+  }
+}
+
 /* The least recently used one of whom has most: bytes if they are short, else executables. */
 static Executable *victim(const Registry *r, bool bytes) {
   Executable *found = NULL;

@@ -108,6 +108,8 @@ typedef struct Registry {
 } Registry;
 
 void registry_deinit(Registry *r);
+/* Unloads all that a tenant has. */
+void registry_drop_tenant(Registry *r, const struct Tenant *tenant);
 /* Adds and retains. Beyond the limits the tenant that has most loses its least recently used one,
  * so that nobody unloads what belongs to those who have less. */
 Status registry_add(Registry *r, Executable *e);

@@ -184,10 +184,10 @@ static Status check_adopted(const Server *s, int fd, bool http, bool *tcp) {
   bool loopback = (addr.ss_family == AF_INET && ntohl(v4->sin_addr.s_addr) >> 24 == 127) ||
                   (addr.ss_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr));
   *tcp = addr.ss_family != AF_UNIX;
-  if (*tcp && !http && !loopback && !s->config.insecure_tcp)
+  if (*tcp && !http && !loopback && !s->config.insecure_tcp && !s->tls)
     return FAIL(INVALID_ARGUMENT,
-                "descriptor %d was passed, which is reachable from outside in plain text; "
-                "set insecure_tcp = true if that is meant",
+                "descriptor %d was passed, which is reachable from outside in plain text; set "
+                "certificate and key in [tls], or insecure_tcp = true if that is meant",
                 fd);
   return NULL;
 }

@@ -12,6 +12,9 @@
 #include "daemon/server/connection.h"
 #include "daemon/server/metrics_sample.h"
 #include "daemon/server/rpc.h"
+#include "daemon/server/tune.h"
+
+enum { IDLE_REQUESTS = 1024 };
 
 #define B(state) (1u << RS_##state)
 static const struct {
@@ -137,6 +140,31 @@ static void on_deadline(uv_timer_t *timer) {
 /* -- life ---------------------------------------------------------------------------------------
  */
 
+static Request *request_alloc(Server *s) {
+  Request *r = s->idle_requests;
+  if (!r) return calloc(1, sizeof *r);
+  s->idle_requests = r->next;
+  s->nidle_requests--;
+  return r;
+}
+
+static void request_free(Request *r) {
+  Server *s = r->server;
+  arena_reset(&r->arena);
+  r->next = s->idle_requests;
+  s->idle_requests = r;
+  if (++s->nidle_requests > IDLE_REQUESTS) requests_trim(s, IDLE_REQUESTS / 2);
+}
+
+void requests_trim(Server *s, size_t keep) {
+  for (Request *r; s->nidle_requests > keep; s->nidle_requests--) {
+    r = s->idle_requests;
+    s->idle_requests = r->next;
+    arena_deinit(&r->arena);
+    free(r);
+  }
+}
+
 bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   Server *s = connection_server(c);
   const Rpc *rpc = rpc_find(head->path);
@@ -152,7 +180,7 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "too many answers on this connection are unread"));
     return true;
   }
-  Request *r = calloc(1, sizeof *r);
+  Request *r = request_alloc(s);
   if (!r) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "request"));
     return true;
@@ -163,6 +191,7 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
                  .tenant = tenant,
                  .stream = stream,
                  .method = method,
+                 .arena = r->arena,
                  .received_ns = clock_now_ns()};
   r->method_index = (uint8_t)rpc_index(rpc);
   r->phase = method->many ? PHASE_UPLOAD : PHASE_PARSE;
@@ -172,13 +201,13 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
     if (r->trace.sampled || s->config.trace_all) trace_begin(&s->trace, &r->trace, !given);
     r->trace.sampled |= s->config.trace_all;
   }
-  arena_init(&r->arena, 0);
   grpc_stream_set_ctx(stream, r);
   grpc_stream_set_max_message(stream, s->config.max_message_bytes);
   if ((r->next = s->requests)) r->next->link = &r->next;
   r->link = &s->requests;
   s->requests = r;
   s->nrequests++;
+  tuner_give_way(s->tuner);
   if (head->timeout_ns >= 0) {
     if (__builtin_add_overflow(r->received_ns, head->timeout_ns, &r->deadline_ns))
       r->deadline_ns = 0;
@@ -202,9 +231,9 @@ void request_close(Request *r) {
   request_move(r, RS_DONE);
   if ((*r->link = r->next)) r->next->link = r->link;
   s->nrequests--;
+  tuner_give_way(s->tuner);
   s->idle_since_ms = uv_now(&s->loop);
-  arena_deinit(&r->arena);
-  free(r);
+  request_free(r);
 }
 
 /* The same status with a text that is UTF-8: clients refuse others, and names that they sent, or
@@ -280,6 +309,7 @@ void request_message(Request *r, Bytes msg) {
     request_finish(r, FAIL(INVALID_ARGUMENT, "more than one message in a call that takes one"));
     return;
   }
+  if (r->method->many) r->message_ns = clock_now_ns();
   r->got_message = true;
   r->method->message(r, msg);
 }

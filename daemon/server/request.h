@@ -47,6 +47,7 @@ struct Request {
   void *work;                       /* the method's */
   void *call_ctx;                   /* the same, of methods whose work is a run */
   int64_t received_ns, deadline_ns; /* 0 = none */
+  int64_t message_ns;               /* when the last message of a stream came; 0 = none did */
   bool got_message;
   uint8_t method_index; /* in the table of methods */
   Phase phase;
@@ -83,3 +84,5 @@ void request_finish(Request *r, Status st);
 void request_phase(Request *r, Phase next, int64_t at_ns);
 /* What an audited call is about, for its line in the log. */
 void request_subject(Request *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Frees all but so many of those kept for use again. */
+void requests_trim(Server *s, size_t keep);

@@ -32,9 +32,21 @@ static void cache_release(Request *r) {
   if (r->work) store_forget(r->work);
 }
 
+/* Where the file lies is for admins. */
+static void on_stats(void *ctx, const ProtobufCMessage *m, Status st) {
+  Request *r = ctx;
+  if (!m || (r->tenant->roles & ROLE_ADMIN)) {
+    on_answer(ctx, m, st);
+    return;
+  }
+  Kiln__V1__CacheStatsResponse stats = *(const Kiln__V1__CacheStatsResponse *)m;
+  stats.path = stats.error = (char *)(uintptr_t) "";
+  on_answer(ctx, &stats.base, st);
+}
+
 static void stats_message(Request *r, Bytes msg) {
   if (!request_decode(r, msg)) return;
-  await(r, store_stats(r->tenant->store, r->tenant->used.merged, on_answer, r));
+  await(r, store_stats(r->tenant->store, r->tenant->used.merged, on_stats, r));
 }
 
 /* Records have the names of models: those of a cache that others write too are for admins. */

@@ -14,12 +14,14 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "daemon/server/caches.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/events.h"
 #include "daemon/server/http.h"
 #include "daemon/server/listener.h"
 #include "daemon/server/models.h"
 #include "daemon/server/reload.h"
+#include "daemon/server/request.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
@@ -116,7 +118,7 @@ static void on_signal(uv_signal_t *handle, int number) {
 
 static void on_sighup(uv_signal_t *handle, int number) {
   (void)number;
-  server_reload(handle->data);
+  config_reload(handle->data);
 }
 
 /* -- the loop's own steps -----------------------------------------------------------------------
@@ -133,6 +135,8 @@ static void on_prepare(uv_prepare_t *handle) {
 static void trim(Server *s) {
   for (size_t i = 0; i < s->ndevices; i++) slab_trim(device_lane_slabs(s->devices[i]), 0);
   shm_pool_deinit(&s->uploads);
+  requests_trim(s, 0);
+  pool_trim(&s->blocks);
 }
 
 /* Tells the service manager how things are: that the service is ready, once, and signs of life.
@@ -186,17 +190,6 @@ static void on_housekeeping(uv_timer_t *timer) {
   if (s->config.idle_exit && idle > s->config.idle_exit * 1000) stop(s, "idle");
 }
 
-static void target_text(const Kiln__V1__TargetSpec *t, StrBuf *out) {
-  strbuf_addf(out,
-              "kind=%s\ntriple=%s\ncpu=%s\nfeatures=%s\nvector_bytes=%u\nvector_registers=%u\n"
-              "threads=%u\nl1_bytes=%llu\nl2_bytes=%llu\nl3_bytes=%llu\nmemory_bytes=%llu\n"
-              "max_group=%u\nwarp=%u\nlocal_bytes=%llu\nmax_buffers=%u\ncompiler=%s\n",
-              t->kind, t->triple, t->cpu, t->features, t->vector_bytes, t->vector_registers,
-              t->threads, (unsigned long long)t->l1_bytes, (unsigned long long)t->l2_bytes,
-              (unsigned long long)t->l3_bytes, (unsigned long long)t->memory_bytes, t->max_group,
-              t->warp, (unsigned long long)t->local_bytes, t->max_buffers, t->compiler);
-}
-
 static void publish_device(Server *s, DeviceStatus status) {
   Kiln__V1__DeviceChanged m = KILN__V1__DEVICE_CHANGED__INIT;
   Kiln__V1__Event event = KILN__V1__EVENT__INIT;
@@ -208,18 +201,6 @@ static void publish_device(Server *s, DeviceStatus status) {
   events_publish(s, NULL, &event);
 }
 
-/* Every cache knows what the fingerprints of its records stand for. */
-static void put_target(Server *s, const DeviceLane *l) {
-  StrBuf text = {0};
-  if (!device_lane_target(l)) return;
-  target_text(device_lane_target(l), &text);
-  Str view = {text.ptr, text.len};
-  if (!text.failed) store_put_target(s->store, device_lane_fingerprint(l), view);
-  for (const Tenant *t = s->tenants.first; t && !text.failed; t = t->next)
-    if (t->own) store_put_target(t->own, device_lane_fingerprint(l), view);
-  strbuf_deinit(&text);
-}
-
 /* A device came up or went down. */
 static void on_device_changed(void *ctx) {
   Server *s = ctx;
@@ -228,7 +209,7 @@ static void on_device_changed(void *ctx) {
   for (size_t i = 0; i < s->ndevices; i++) {
     const DeviceLane *l = s->devices[i];
     publish_device(s, device_lane_status(l));
-    if (device_lane_status(l).available) put_target(s, l);
+    if (device_lane_status(l).available) caches_put_target(s, l);
   }
 }
 
@@ -274,31 +255,6 @@ static Status start_devices(Server *s) {
   return NULL;
 }
 
-/* The file of a tenant's own cache lies beside the shared one: cache.db, cache.NAME.db. */
-static void cache_path(const Config *c, const Tenant *t, char *buf, size_t cap) {
-  size_t n = strlen(c->cache_path);
-  if (n > 3 && !strcmp(c->cache_path + n - 3, ".db")) n -= 3;
-  snprintf(buf, cap, "%.*s.%s.db", (int)n, c->cache_path, t->name);
-}
-
-/* Gives every tenant its cache. One that it has had stays open until the server ends: what is in
- * flight may write to it. */
-Status server_open_caches(Server *s, const Config *c) {
-  char path[4096];
-  for (Tenant *t = s->tenants.first; t; t = t->next) {
-    if (!t->shares_cache && !t->own && !t->retired) {
-      cache_path(c, t, path, sizeof path);
-      StoreSpec spec = {.loop = &s->loop,
-                        .path = c->cache_enabled && *c->cache_path ? path : NULL,
-                        .max_bytes = c->cache_max_bytes};
-      TRY(store_create(&spec, &t->own));
-      for (size_t i = 0; i < s->ndevices; i++) put_target(s, s->devices[i]);
-    }
-    t->store = t->shares_cache || !t->own ? s->store : t->own;
-  }
-  return NULL;
-}
-
 static Status start_workers(Server *s) {
   const Config *c = &s->config;
   char program[4096 + 16];
@@ -309,7 +265,7 @@ static Status start_workers(Server *s) {
   TRY(worker_path(c, program, sizeof program));
   TRY(lane_create(&s->loop, &bulk, &s->bulk));
   TRY(store_create(&store, &s->store));
-  TRY(server_open_caches(s, c));
+  TRY(caches_open(s, c));
   TRY(supervisor_create(&s->loop, program, c->log_level, &s->supervisor));
   supervisor_count_ends(s->supervisor, s->metrics.worker_ends_total);
   CompilePoolSpec pool = {.supervisor = s->supervisor,
@@ -348,6 +304,7 @@ static void undo_listeners(Server *s) {
   notify_close(&s->notify);
   free(s->read_buffer);
   auth_release(s->auth);
+  tls_context_release(s->tls);
   tenants_deinit(&s->tenants);
   config_deinit(&s->config);
   free(s);
@@ -386,6 +343,7 @@ Status server_create(Config *config, Server **out) {
   Status st = s->read_buffer ? NULL : FAIL(RESOURCE_EXHAUSTED, "server");
   if (!st) st = tenants_load(&s->tenants, &s->config);
   if (!st) st = auth_load(&s->config, &s->tenants, &s->auth);
+  if (!st) st = connections_load_tls(s, &s->config);
   if (!st) st = open_listeners(s);
   if (!st) st = start_workers(s);
   if (st) {
@@ -400,14 +358,14 @@ Status server_create(Config *config, Server **out) {
   return NULL;
 }
 
-void server_set_reread(Server *s, Status (*reread)(void *ctx, Config *out), void *ctx) {
-  s->reread = reread;
-  s->reread_ctx = ctx;
+void server_on_reload(Server *s, Status (*read)(void *ctx, Config *out), void *ctx) {
+  s->read_config = read;
+  s->read_config_ctx = ctx;
 }
 
 int server_run(Server *s) {
   uv_run(&s->loop, UV_RUN_DEFAULT);
-  shm_pool_deinit(&s->uploads);
+  trim(s);
   trace_ring_deinit(&s->trace);
   notify_close(&s->notify);
   int busy = uv_loop_close(&s->loop);
@@ -415,6 +373,7 @@ int server_run(Server *s) {
   LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));
   free(s->read_buffer);
   auth_release(s->auth);
+  tls_context_release(s->tls);
   tenants_deinit(&s->tenants);
   config_deinit(&s->config);
   free(s);

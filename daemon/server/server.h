@@ -12,6 +12,7 @@
 
 #include <uv.h>
 
+#include "base/pool.h"
 #include "daemon/server/auth.h"
 #include "daemon/server/compile_pool.h"
 #include "daemon/server/config.h"
@@ -21,6 +22,7 @@
 #include "daemon/server/notify.h"
 #include "daemon/server/store.h"
 #include "daemon/server/trace.h"
+#include "proto/tls.h"
 
 typedef struct Connection Connection;
 typedef struct Listener Listener;
@@ -39,6 +41,7 @@ typedef struct Server {
   int64_t started_ns;
   TenantTable tenants;
   AuthTable *auth;
+  TlsContext *tls; /* NULL: TCP is plain */
   /* sockets */
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */
@@ -48,7 +51,10 @@ typedef struct Server {
   HttpClient *http; /* of the port for metrics and health */
   size_t nhttp;
   /* requests */
+  Pool blocks; /* small memory of sessions */
   Request *requests;
+  Request *idle_requests; /* to be used again, with the first block of their arenas */
+  size_t nidle_requests;
   size_t nrequests;
   uint32_t next_request;
   uv_timer_t deadlines;
@@ -73,10 +79,10 @@ typedef struct Server {
   Metrics metrics;
   TraceRing trace;
   /* life */
-  Notify notify;                            /* the service manager */
-  Status (*reread)(void *ctx, Config *out); /* makes the configuration again; NULL: cannot */
-  void *reread_ctx;
+  Notify notify; /* the service manager */
   uv_signal_t sigterm, sigint, sighup;
+  Status (*read_config)(void *ctx, Config *out); /* for a reload; NULL: there is none */
+  void *read_config_ctx;
   uv_timer_t housekeeping;
   uint64_t idle_since_ms;
   bool stopping, closing;
@@ -86,14 +92,12 @@ typedef struct Server {
 
 /* Takes over config. On failure everything is undone. */
 Status server_create(Config *config, Server **out);
-/* How SIGHUP finds the configuration; without it nothing is read again. */
-void server_set_reread(Server *s, Status (*reread)(void *ctx, Config *out), void *ctx);
+/* How the configuration is read again on SIGHUP; without it that does nothing. */
+void server_on_reload(Server *s, Status (*read)(void *ctx, Config *out), void *ctx);
 /* Blocks until stopped by a signal or idleness; frees the server. The exit code. */
 int server_run(Server *s);
 /* Why calls should go elsewhere, or NULL when the server is ready for them. */
 const char *server_not_ready(const Server *s);
-/* Gives every tenant its cache, after c was taken over. */
-Status server_open_caches(Server *s, const Config *c);
 /* Memory of this process; 0 when /proc does not say. */
 uint64_t server_resident_bytes(void);
 /* NULL and NOT_FOUND for a device that is not configured; "" is the first. */

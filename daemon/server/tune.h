@@ -46,3 +46,6 @@ bool tuner_next_load(const Tuner *t, const Tune **at, TuneLoad *out);
 size_t tuner_searches(const Tuner *t);
 /* Once a second: background searches begin here. */
 void tuner_housekeeping(Tuner *t);
+/* A request begins or ends: what searches in the background do stops until a while after the last
+ * one. NULL allowed. */
+void tuner_give_way(Tuner *t);

@@ -82,6 +82,11 @@ struct Tuner {
   int64_t hour_began_ns, hour_used_ns;
   int64_t not_before_ns; /* the share of the processor is kept by pauses */
   unsigned idle_seconds;
+  uv_timer_t quiet;       /* runs while the background's processes are stopped */
+  int64_t disturbed_ns;   /* when a request last began or ended */
+  int64_t paused_ns;      /* since when they are stopped; 0: they are not */
+  int64_t paused_step_ns; /* how long they were during the step under way */
+  int open_handles;
 };
 
 /* -- tune.c -- */

@@ -4,15 +4,17 @@
  * One search at a time works on a round, so nothing of the tuner is compiled while a kernel is
  * timed. No step begins while a client waits for a run or a compile: a search in the background
  * waits as long as that takes, one that a client asked for only a moment. In the background compile
- * and timing workers run on idle processors only (SCHED_IDLE), a pause follows every round so that
- * the share of the processor is kept, and the hour has its limit. */
+ * and timing workers run on idle processors only (SCHED_IDLE) and are stopped where they are as
+ * soon as a request arrives: they would take memory bandwidth and caches even so. A pause follows
+ * every round so that the share of the processor is kept, and the hour has its limit; time in which
+ * they are stopped counts for neither, nor for the search's budget. */
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "daemon/server/request.h"
 #include "daemon/server/tune_internal.h"
 
-enum { TICK_MS = 10, KEEP_WORKERS_SECONDS = 60, BACKGROUND_AFTER_RUNS = 3 };
+enum { TICK_MS = 10, QUIET_MS = 3, KEEP_WORKERS_SECONDS = 60, BACKGROUND_AFTER_RUNS = 3 };
 #define PATIENCE_NS 250000000ll
 #define SESSION_NS  30000000000ll
 #define HOUR_NS     3600000000000ll
@@ -31,7 +33,7 @@ bool tuner_may_step(Tuner *t, Tune *tune) {
   int64_t now = clock_now_ns();
   bool background = tune->spec.background;
   if (t->turn && t->turn != tune) return false;
-  if (background && now < t->not_before_ns) return false;
+  if (background && (t->paused_ns || now < t->not_before_ns)) return false;
   if (!tune->waiting_since_ns) tune->waiting_since_ns = now;
   bool patient = background || now - tune->waiting_since_ns < PATIENCE_NS;
   if (patient && foreground(t->server)) return false;
@@ -55,6 +57,8 @@ void tuner_stepped(Tuner *t, Tune *tune, int64_t ns) {
   move_back(t, tune);
   if (!tune->spec.background) return;
   uint64_t share = t->server->config.tuning_share;
+  ns = ns > t->paused_step_ns ? ns - t->paused_step_ns : 0;
+  t->paused_step_ns = 0;
   t->hour_used_ns += ns;
   t->not_before_ns = clock_now_ns() + ns * (int64_t)(100 - share) / (int64_t)share;
 }
@@ -76,6 +80,35 @@ static void on_tick(uv_timer_t *timer) {
 }
 
 void tuner_wake(Tuner *t) { uv_timer_start(&t->tick, on_tick, 0, 0); }
+
+/* -- giving way ---------------------------------------------------------------------------------
+ */
+
+static void resume_background(Tuner *t) {
+  int64_t ns = clock_now_ns() - t->paused_ns;
+  t->paused_ns = 0;
+  t->paused_step_ns += ns;
+  if (t->background) t->background->deadline_ns += ns;
+  supervisor_pause(t->server->supervisor, false);
+}
+
+static void on_quiet(uv_timer_t *timer) {
+  Tuner *t = timer->data;
+  int64_t since = (clock_now_ns() - t->disturbed_ns) / 1000000;
+  if (since >= QUIET_MS && !foreground(t->server))
+    resume_background(t);
+  else
+    uv_timer_start(timer, on_quiet, since < QUIET_MS ? QUIET_MS - (uint64_t)since : QUIET_MS, 0);
+}
+
+void tuner_give_way(Tuner *t) {
+  if (!t || !t->background) return;
+  t->disturbed_ns = clock_now_ns();
+  if (t->paused_ns) return;
+  t->paused_ns = t->disturbed_ns;
+  supervisor_pause(t->server->supervisor, true);
+  uv_timer_start(&t->quiet, on_quiet, QUIET_MS, 0);
+}
 
 /* -- workers ------------------------------------------------------------------------------------
  */
@@ -210,15 +243,21 @@ Status tuner_create(Server *s, Tuner **out) {
   t->server = s;
   t->hour_began_ns = clock_now_ns();
   uv_timer_init(&s->loop, &t->tick);
-  t->tick.data = t;
+  uv_timer_init(&s->loop, &t->quiet);
+  t->tick.data = t->quiet.data = t;
+  t->open_handles = 2;
   return NULL;
 }
 
-static void on_closed(uv_handle_t *handle) { free(handle->data); }
+static void on_closed(uv_handle_t *handle) {
+  Tuner *t = handle->data;
+  if (!--t->open_handles) free(t);
+}
 
 void tuner_release(Tuner *t) {
   if (!t) return;
   end_background(t);
   drop_workers(t);
   uv_close((uv_handle_t *)&t->tick, on_closed);
+  uv_close((uv_handle_t *)&t->quiet, on_closed);
 }

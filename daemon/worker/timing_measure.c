@@ -261,9 +261,10 @@ static void run_candidate(Race *race, Runner *r) {
   r->reps = 1;
 }
 
-static bool over(const Race *race) {
-  return race->deadline_ns && clock_now_ns() > race->deadline_ns;
-}
+/* Time in which the process was stopped does not count. */
+static int64_t now_ns(void) { return clock_now_ns() - timing_lost_ns(); }
+
+static bool over(const Race *race) { return race->deadline_ns && now_ns() > race->deadline_ns; }
 
 /* A budget that ends early leaves some that never ran. */
 static void run_candidates(Race *race) {
@@ -425,7 +426,7 @@ Status timing_job(Timing *t, const Kiln__V1__TimingJob *job, Arena *arena,
   TRY(timing_facts_check(job->facts));
   if (!job->incumbent || (race.n && !job->untuned) || race.n > CANDIDATES_MAX)
     return FAIL(INTERNAL, "a timing job of %zu candidates", race.n);
-  if (job->budget_ns > 0) race.deadline_ns = clock_now_ns() + job->budget_ns;
+  if (job->budget_ns > 0) race.deadline_ns = now_ns() + job->budget_ns;
   race.candidates = calloc(race.n + 1, sizeof *race.candidates);
   if (!race.candidates) return FAIL(RESOURCE_EXHAUSTED, "candidates");
   Status st = race_run(&race, out);

@@ -55,6 +55,7 @@ int timing_worker_main(int socket, const char *device, WorkerLimits limits) {
   TimingWorker w = {.timing = {.progress = on_progress}};
   w.timing.ctx = &w;
   log_init("worker:timing", LOG_LEVEL_INFO);
+  timing_notice_stops();
   Status st = channel_init(&w.channel, socket);
   if (!st) st = device_open(device, &w.timing.dev);
   if (!st) st = sandbox_limit_memory(limits.memory_bytes);

@@ -1,5 +1,6 @@
 """Tuning: what a search finds is right, kept, used at once, and costs no more than was allowed, whatever dies in between."""
 import os
+import pathlib
 import resource
 import signal
 import threading
@@ -36,7 +37,7 @@ def check(out, given):
 
 
 def tuning(d, executable, seconds=20.0):
-    return d.stub.Tune(kiln_pb2.TuneRequest(executable=executable, budget_ns=int(seconds * 1e9)), timeout=120)
+    return d.stub.Tune(kiln_pb2.TuneRequest(executable=executable, budget_ns=int(seconds * 1e9)), timeout=120 + seconds)
 
 
 def tune(d, executable, seconds=20.0):
@@ -61,7 +62,7 @@ def test_tune_keeps_results_and_is_kept(start):
     r = d.compile(model())
     given = inputs()
     before = d.run(r.executable, given)
-    progress, s = tune(d, r.executable)
+    progress, s = tune(d, r.executable, 150)  # it ends long before, when nothing is left to try, unless the machine is busy
     check(before, given)
     after = d.run(r.executable, given)
     check(after, given)
@@ -241,12 +242,12 @@ def test_timing_worker_dies(start):
     for part in tuning(d, r.executable, 20):
         if part.WhichOneof("part") == "summary":
             summary = part.summary
-        elif killed < 3 and part.progress.step == "time":
+        elif (killed < 3 or "a timing worker ended" not in d.log()) and part.progress.step == "time":
             for pid in d.children("timing"):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
     assert killed and summary is not None
-    assert "a timing worker ended" in d.log()
+    assert "role=timing" in d.log() and "cause=crash" in d.log()  # on a busy machine it may have been between two jobs each time
     check(d.run(r.executable, given), given)
 
 
@@ -344,6 +345,38 @@ def test_background(start):
     assert "tune" in kinds and seen[kinds.index("tune")].tune.background, d.log()
     assert all(r.executable in e.kernel.executables for e in seen if e.WhichOneof("what") == "kernel")
     assert kinds[-1] == "tune" and seen[-1].tune.ended and seen[-1].tune.executable == r.executable, d.log()
+
+
+def states(d):
+    """One letter for each process that tunes in the background (T: stopped)."""
+    found = []
+    for pid in d.children("timing") + d.children("compile"):
+        try:
+            if os.sched_getscheduler(pid) == os.SCHED_IDLE:
+                found.append(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0])
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def test_background_is_stopped_for_requests(start):
+    """While requests come one after the other everything in the background stands still; afterwards it goes on."""
+    d = start(config=SOON)
+    r = d.compile(slow_graph(60))
+    given = {"x": np.ones((8, 8), np.float32), **{f"w{i:04}": np.ones((8 + i, 9 + i), np.float32) for i in range(60)}}
+    for _ in range(5):
+        d.run(r.executable, given)
+    d.wait_children("timing", timeout=60)
+    end, stopped = time.time() + 30, False
+    while not stopped and time.time() < end:
+        d.run(r.executable, given)
+        found = states(d)
+        stopped = bool(found) and set(found) == {"T"}
+    assert stopped, d.log()
+    end = time.time() + 30
+    while "T" in states(d) and time.time() < end:
+        time.sleep(0.01)
+    assert "T" not in states(d), d.log()
 
 
 def test_background_off(start):

@@ -97,7 +97,7 @@ static const Variant widths[] = {{.lanes = 1}, {.lanes = 8}, {.lanes = 4}, {.lan
 static void test_every_op(void **state) {
   (void)state;
   for (Op o = OP_NEG; o < OP__COUNT; o++) {
-    if (is_decomposed(o) || o == OP_POW) continue;
+    if (is_decomposed(o) || o == OP_POW || !(op_info[o].flags & OPF_ALU)) continue;
     for (DType d = DT_BOOL; d < DT__COUNT; d++) {
       if (!op_takes(o, d) || (o >= OP_MAXNUM && !native_find(&target, o, d))) continue;
       DType from[3] = {op_info[o].type == TR_SELECT ? DT_BOOL : d, d, d};

@@ -186,6 +186,44 @@ static UOp *random_gather(Random *r, UOp *x) {
   return uop_make(&r->job, OP_GATHER, DT_VOID, arg_i(below(r, x->shape.n)), (UOp *[]){x, at}, 2);
 }
 
+/* Integers in [-1, n] that meet now and then: some tensor's, or of the coordinates. */
+static UOp *random_places(Random *r, UOp *like, int64_t n) {
+  UOp *at = like;
+  if (!dtype_is_int((DType)like->dtype)) {
+    at = uop_int(&r->job, DT_I64, below(r, 9));
+    for (uint32_t k = 0; k < like->shape.n; k++) {
+      Arg arg = arg_both(k, like->shape.at, like->shape.n);
+      UOp *i = uop_make(&r->job, OP_IOTA, DT_I64, arg, NULL, 0);
+      at = uop2(&r->job, OP_ADD, uop2(&r->job, OP_MUL, i, uop_int(&r->job, DT_I64, 5)), at);
+    }
+  }
+  at = uop2(&r->job, OP_FLOORMOD, uop_cast(&r->job, at, DT_I64), uop_int(&r->job, DT_I64, n + 2));
+  return uop2(&r->job, OP_SUB, at, uop_int(&r->job, DT_I64, 1));
+}
+
+static UOp *random_scatter(Random *r, UOp *x) {
+  static const Op ops[] = {OP_STORE, OP_ADD, OP_MAX, OP_MIN, OP_MUL};
+  Op op = ops[below(r, dtype_is_int((DType)x->dtype) ? 5 : x->dtype == DT_BOOL ? 1 : 4)];
+  UOp *y = pick(r);
+  int64_t upto[2 * MAX_AXES], one[2 * MAX_AXES];
+  if (!x->shape.n) return x;
+  if (y->dtype != x->dtype || y->shape.n != x->shape.n) y = random_unary(r, x);
+  if (y->dtype != x->dtype || y->shape.n != x->shape.n) return x;
+  uint32_t axis = below(r, x->shape.n);
+  for (uint32_t k = 0; k < x->shape.n; k++) {
+    int64_t n = y->shape.at[k], most = x->shape.at[k];
+    upto[2 * k] = one[2 * k] = 0;
+    upto[2 * k + 1] = k == axis || n <= most ? n : most;
+    one[2 * k + 1] = k != axis && upto[2 * k + 1] ? 1 : upto[2 * k + 1];
+  }
+  y = uop_make(&r->job, OP_SHRINK, DT_VOID, arg_ints(upto, 2 * x->shape.n), &y, 1);
+  UOp *at = random_places(r, y, x->shape.at[axis]);
+  if (below(r, 2))
+    at = uop_make(&r->job, OP_SHRINK, DT_VOID, arg_ints(one, 2 * x->shape.n), &at, 1);
+  return uop_make(&r->job, OP_SCATTER, DT_VOID, arg_both(op, &(int64_t){axis}, 1),
+                  (UOp *[]){x, at, y}, 3);
+}
+
 static UOp *random_matmul(Random *r, UOp *x) {
   UOp *y = pick(r);
   if (x->shape.n != 2 || y->shape.n != 2 || !dtype_is_float((DType)x->dtype)) return x;
@@ -215,7 +253,8 @@ static void grow(Random *r) {
       random_shrink,  random_window,  random_flip,    random_reduce,    random_reduce,
       random_binary,  random_binary,  random_binary,  random_unary,     random_where,
       random_cast,    random_cat,     random_cat,     random_gather,    random_matmul,
-      random_iota,    random_stored,  random_matmul,  random_normalise, random_normalise};
+      random_iota,    random_stored,  random_matmul,  random_normalise, random_normalise,
+      random_scatter, random_scatter};
   size_t want = 4 + below(r, MAX_NODES - 4);
   for (size_t k = 0; k < want; k++) {
     UOp *x = below(r, 2) ? r->node[r->n - 1] : pick(r);
