@@ -113,6 +113,15 @@ def test_counters_say_what_happened(start, tmp_path):
     assert kinds["kiln_requests_total"] == "counter" and kinds["kiln_phase_seconds"] == "histogram"
 
 
+def test_a_stock_parser_reads_it(start, tmp_path):
+    from prometheus_client.parser import text_string_to_metric_families
+    d = begin(start, tmp_path)
+    d.info()
+    families = {f.name: f for f in text_string_to_metric_families(get(d, "/metrics")[1])}
+    assert families["kiln_ready"].samples[0].value == 1 and families["kiln_requests"].type == "counter"
+    assert {s.labels["method"] for s in families["kiln_request_seconds"].samples} >= {"kiln.v1.Kiln/GetServerInfo"}
+
+
 def test_histograms_are_cumulative(start, tmp_path):
     d = begin(start, tmp_path)
     for _ in range(20):
