@@ -216,7 +216,8 @@ static int show(Cli *cli, const ExplainArgs *args, const KilnExplanation *x, con
   enum { SHOWN = 20 };
   Timed *all = calloc(x->count + 1, sizeof *all);
   size_t *order = calloc(x->count + 1, sizeof *order);
-  int rc = all && order ? EX_OK : cli_error(EX_OSERR, "no memory for %zu kernels", x->count);
+  int rc = EX_OK;
+  if (!all || !order) cli_error(rc = EX_OSERR, "no memory for %zu kernels", x->count);
   for (size_t i = 0; i < x->count && !rc; i++) rc = timed(t, &x->kernels[i], &all[i]);
   if (!rc) sort_kernels(all, order, x->count);
   if (!rc && cli->json)

@@ -168,6 +168,7 @@ static UOp *run_looped(Rnn *r, UOp *xw, bool reverse) {
   Front *f = r->n->f;
   UOp *src[8], *before[2] = {r->h, r->c}, *now[2] = {NULL, NULL};
   size_t n = 0;
+  assert(r->h); /* given, or zeros */
   src[n++] = front_loop_var(f, dim_high(r->steps));
   src[n++] = build_size(job, r->steps);
   src[n++] = uop_int(job, DT_BOOL, 1);

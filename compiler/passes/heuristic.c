@@ -235,7 +235,7 @@ static void order_outer(Sched *s, const Contraction *c) {
   if (s->k->nloops < 4) return;
   int a = (int)s->k->loops[0]->arg.i, b = (int)s->k->loops[1]->arg.i;
   double of_a = bytes_along(c->body, a, b), of_b = bytes_along(c->body, b, a);
-  if (a == c->m || b == c->m || a == c->v || b == c->v || !of_a || !of_b) return;
+  if (a == c->m || b == c->m || a == c->v || b == c->v || of_a <= 0 || of_b <= 0) return;
   double first = of_a + (of_b > cache ? of_b * (double)size_of(s, a) : of_b);
   double second = of_b + (of_a > cache ? of_a * (double)size_of(s, b) : of_a);
   if (second < 0.7 * first) give(s, OPT_ORDER, b, 0);

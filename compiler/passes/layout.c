@@ -53,7 +53,8 @@ static int64_t block_of(const Target *t, int64_t channels) {
   int64_t lanes = t->vector_bytes / 4, best = 0;
   double least = 1.34;
   for (int64_t b = 2 * lanes; b >= lanes && lanes > 1; b--) {
-    double waste = (double)((b + lanes - 1) / lanes * lanes) / (double)b;
+    int64_t whole = (b + lanes - 1) / lanes * lanes;
+    double waste = (double)whole / (double)b;
     if (channels % b || waste >= least) continue;
     best = b, least = waste;
   }

@@ -168,7 +168,7 @@ static bool is_copied(const Staging *s, const UOp *u) {
 }
 
 /* Marks ranges of the copy that the reduction u closes; false when there are none. */
-static bool bind(Staging *s, const UOp *u, bool bound) {
+static bool bind_ranges(Staging *s, const UOp *u, bool bound) {
   bool any = false;
   for (uint32_t d = 0; u->op == OP_REDUCE && d < s->n; d++)
     for (uint32_t r = 1; r < u->nsrc; r++)
@@ -187,9 +187,9 @@ UOp *schedule_renamed(Staging *s, UOp *u) {
     UOp *x = now[i] = list.at[i], **src;
     if (x->op == OP_RANGE && copy_of(s, x)) now[i] = copy_of(s, x);
     if (!x->nsrc || x->op == OP_RANGE || !is_copied(s, x)) continue;
-    if (bind(s, x, true)) {
+    if (bind_ranges(s, x, true)) {
       now[i] = schedule_renamed(s, x);
-      bind(s, x, false);
+      bind_ranges(s, x, false);
       continue;
     }
     src = arena_array(&job->arena, x->nsrc, sizeof *src);

@@ -153,7 +153,7 @@ Status config_init(Config *c) {
       .run_seconds = 300,
   };
   TRY(config_set(c, "server", "listen", listen));
-  TRY(config_set(c, "workers", "device", "cpu:0"));
+  TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;
   bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models &&
                c->tls_certificate && c->tls_key && c->tls_client_ca;

@@ -11,7 +11,7 @@
 #include "base/str.h"
 #include "daemon/server/tenant.h"
 
-enum { CONFIG_LIST_MAX = 8 };
+enum { CONFIG_LIST_MAX = 16 };
 
 typedef struct ConfigList {
   char *at[CONFIG_LIST_MAX]; /* owned */
@@ -31,7 +31,7 @@ typedef struct TenantSpec {
 
 typedef struct Config {
   ConfigList listen;  /* "unix:PATH", "HOST:PORT" */
-  ConfigList devices; /* "cpu:0" */
+  ConfigList devices; /* "cpu:0", "auto" */
   char *cache_path;   /* owned */
   char *worker;       /* owned; path of kiln-worker, empty = beside kilnd */
   char *log_level;    /* owned */

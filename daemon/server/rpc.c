@@ -11,7 +11,7 @@
 /* One struct per service with a member per row: as large as what protobuf-c made of the .proto only
  * when every RPC has its row, and none two. */
 #define SERVICE(service_)                      struct service_##_rows {
-#define RPC(service_, field_, method_, needs_) void (*field_)(void);
+#define RPC(service_, field_, method_, needs_) void (*(field_))(void);
 #define END(service_)                                                                              \
   }                                                                                                \
   ;                                                                                                \
@@ -26,7 +26,7 @@
 static const Rpc rpcs[] = {
 #define SERVICE(service_)
 #define RPC(service_, field_, method_, needs_)                                                     \
-  {.method = &method_, .needs = (needs_) + 0 * offsetof(service_##_Service, field_)},
+  {.method = &(method_), .needs = (needs_) + 0 * offsetof(service_##_Service, field_)},
 #define END(service_)
 #include "daemon/server/rpc.def"
 #undef SERVICE

@@ -1,7 +1,9 @@
 /* Explain: a compile worker says what the kernels have to do, the cache lane what was tried for
  * each of them, one after the other; the artifact knows the schedules in use. */
 #include "daemon/server/compile.h"
+#include "daemon/server/peaks.h"
 #include "daemon/server/rpc.h"
+#include "daemon/server/tune.h"
 
 enum { HINTS = 64 };
 
@@ -197,6 +199,8 @@ static Status ask_worker(Request *r, Explain *e) {
   }
   e->message.n_kernels = n;
   e->message.target = (Kiln__V1__TargetSpec *)(uintptr_t)device_lane_target(e->exe->device);
+  const DevicePeaks *peaks = tuner_peaks(r->server->tuner, e->exe->device);
+  if (peaks && peaks->known) e->message.peaks = (Kiln__V1__MachinePeaks *)(uintptr_t)&peaks->at;
   kiln__v1__envelope__init(&e->job.env);
   e->job.env.body_case = KILN__V1__ENVELOPE__BODY_EXPLAIN;
   e->job.env.explain = &e->message;

@@ -17,6 +17,7 @@
 #include "daemon/server/caches.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/events.h"
+#include "daemon/server/find_devices.h"
 #include "daemon/server/http.h"
 #include "daemon/server/listener.h"
 #include "daemon/server/models.h"
@@ -209,7 +210,7 @@ static void on_device_changed(void *ctx) {
   for (size_t i = 0; i < s->ndevices; i++) {
     const DeviceLane *l = s->devices[i];
     publish_device(s, device_lane_status(l));
-    if (device_lane_status(l).available) caches_put_target(s, l);
+    if (device_lane_status(l).available) tuner_device_up(s->tuner, l);
   }
 }
 
@@ -273,6 +274,7 @@ static Status start_workers(Server *s) {
                           .max_queue = c->max_queue,
                           .memory_bytes = c->compile_memory,
                           .seconds = (uint32_t)c->compile_seconds};
+  TRY(find_devices(program, &s->config.devices));
   TRY(start_devices(s));
   TRY(tuner_create(s, &s->tuner));
   return compile_pool_create(&pool, &s->pool);

@@ -46,6 +46,11 @@ bool tuner_next_load(const Tuner *t, const Tune **at, TuneLoad *out);
 size_t tuner_searches(const Tuner *t);
 /* Once a second: background searches begin here. */
 void tuner_housekeeping(Tuner *t);
+/* A device is there, perhaps another than before: asks the cache what is known of the machine, then
+ * puts the target's text there. */
+void tuner_device_up(Tuner *t, const DeviceLane *device);
+/* NULL: no such device. */
+struct DevicePeaks *tuner_peaks(Tuner *t, const DeviceLane *device);
 /* A request begins or ends: what searches in the background do stops until a while after the last
  * one. NULL allowed. */
 void tuner_give_way(Tuner *t);

@@ -29,7 +29,7 @@ void tune_round_cancel(Tune *t) {
   t->ncandidates = 0;
 }
 
-static void reset_round(Tune *t) {
+void tune_round_reset(Tune *t) {
   arena_deinit(&t->round);
   arena_init(&t->round, 0);
   t->candidates = NULL;
@@ -211,7 +211,7 @@ static void on_proposed(void *ctx, Message *m, Status st) {
 }
 
 void tune_round(Tune *t, TuneKernel *k) {
-  reset_round(t);
+  tune_round_reset(t);
   t->step_ns = clock_now_ns();
   t->at = k;
   k->rounds++;
@@ -226,7 +226,7 @@ void tune_round(Tune *t, TuneKernel *k) {
 static void on_timed(void *ctx, const TimingEnd *end);
 
 void tune_baseline(Tune *t, TuneKernel *k) {
-  reset_round(t);
+  tune_round_reset(t);
   t->step_ns = clock_now_ns();
   t->at = k;
   tune_when_free(t, "time", time_batch);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "daemon/server/caches.h"
 #include "daemon/server/request.h"
 #include "daemon/server/tune_internal.h"
 
@@ -126,10 +127,15 @@ CompilePool *tuner_pool(Tuner *t, bool background) {
   return t->pool;
 }
 
-TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background) {
-  Server *s = t->server;
+static size_t device_index(const Server *s, const DeviceLane *device) {
   size_t i = 0;
   while (i < s->ndevices && s->devices[i] != device) i++;
+  return i;
+}
+
+TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background) {
+  Server *s = t->server;
+  size_t i = device_index(s, device);
   if (i == s->ndevices) return NULL;
   TimingLane **lane = &t->lanes[i][background];
   TimingLaneSpec spec = {.supervisor = s->supervisor,
@@ -138,6 +144,32 @@ TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background) {
                          .background = background};
   if (!*lane) status_drop(timing_lane_create(&spec, lane));
   return *lane;
+}
+
+/* -- what machines can do -----------------------------------------------------------------------
+ */
+
+DevicePeaks *tuner_peaks(Tuner *t, const DeviceLane *device) {
+  size_t i = t ? device_index(t->server, device) : 0;
+  return t && i < t->server->ndevices ? &t->peaks[i] : NULL;
+}
+
+static void on_target_text(void *ctx, Str text) {
+  DevicePeaks *p = ctx;
+  p->lookup = NULL;
+  p->looked = true;
+  p->known = peaks_parse(text, &p->at);
+  caches_put_target(p->server, p->device);
+}
+
+void tuner_device_up(Tuner *t, const DeviceLane *device) {
+  DevicePeaks *p = tuner_peaks(t, device);
+  const uint8_t *now = device_lane_fingerprint(device);
+  if (!p || p->lookup || (p->looked && !memcmp(p->fingerprint, now, DIGEST_BYTES))) return;
+  *p = (DevicePeaks){.server = t->server, .device = device};
+  memcpy(p->fingerprint, now, DIGEST_BYTES);
+  p->lookup = store_get_target(t->server->store, now, on_target_text, p);
+  if (!p->lookup) caches_put_target(t->server, device);
 }
 
 static void drop_workers(Tuner *t) {
@@ -258,6 +290,8 @@ void tuner_release(Tuner *t) {
   if (!t) return;
   end_background(t);
   drop_workers(t);
+  for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
+    if (t->peaks[i].lookup) store_forget(t->peaks[i].lookup);
   uv_close((uv_handle_t *)&t->tick, on_closed);
   uv_close((uv_handle_t *)&t->quiet, on_closed);
 }

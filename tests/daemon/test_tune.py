@@ -76,6 +76,7 @@ def test_tune_keeps_results_and_is_kept(start):
     kept = s.measured + sum(f.count for f in s.failures)
     wait_schedules(d, kept)
     assert d.stats().schedules == kept
+    assert d.log().count("measured the machine") == 1, d.log()
     assert d.stop() == 0
     # another process: the tuned kernels are there, nothing is compiled or timed
     d = start(config=OFF, folder=d.folder)
@@ -88,6 +89,7 @@ def test_tune_keeps_results_and_is_kept(start):
     kept += again.measured + sum(f.count for f in again.failures)
     wait_schedules(d, kept)
     assert d.stats().schedules == kept
+    assert d.log().count("measured the machine") == 1  # by the first server; the cache told the second one
 
 
 def test_replaced_for_all_who_use_the_kernel(start):

@@ -157,6 +157,24 @@ static void test_peer_gone(void **state) {
 }
 
 /* Bytes that are no Envelope, and announcements that do not hold. */
+/* What the peer said before it went counts, also when it did not read all. */
+static void test_last_words(void **state) {
+  (void)state;
+  Pair p;
+  open_pair(&p);
+  assert_null(send_text(&p.b, 1, "aa", NULL, 0));
+  assert_null(send_text(&p.b, 2, "bbb", NULL, 0));
+  assert_null(send_text(&p.a, 3, "unread", NULL, 0));
+  channel_deinit(&p.b);
+  expect_text(&p.a, 1, 2, 'a');
+  expect_text(&p.a, 2, 3, 'b');
+  Message m;
+  Status st = channel_recv(&p.a, &m);
+  assert_int_equal(status_code(st), ST_UNAVAILABLE);
+  status_drop(st);
+  close_pair(&p);
+}
+
 static void test_nonsense(void **state) {
   (void)state;
   static const uint8_t packets[][24] = {
@@ -288,11 +306,11 @@ static void test_pool(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_sizes),       cmocka_unit_test(test_descriptors),
-      cmocka_unit_test(test_full_socket), cmocka_unit_test(test_peer_gone),
-      cmocka_unit_test(test_nonsense),    cmocka_unit_test(test_untrusted_bulk),
-      cmocka_unit_test(test_error_reply), cmocka_unit_test(test_seals),
-      cmocka_unit_test(test_pool),
+      cmocka_unit_test(test_sizes),          cmocka_unit_test(test_descriptors),
+      cmocka_unit_test(test_full_socket),    cmocka_unit_test(test_peer_gone),
+      cmocka_unit_test(test_last_words),     cmocka_unit_test(test_nonsense),
+      cmocka_unit_test(test_untrusted_bulk), cmocka_unit_test(test_error_reply),
+      cmocka_unit_test(test_seals),          cmocka_unit_test(test_pool),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

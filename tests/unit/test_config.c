@@ -30,7 +30,7 @@ static void test_defaults(void **state) {
   assert_null(config_check(&c));
   assert_int_equal(c.listen.len, 1);
   assert_memory_equal(c.listen.at[0], "unix:/", 6);
-  assert_string_equal(c.devices.at[0], "cpu:0");
+  assert_string_equal(c.devices.at[0], "auto");
   assert_true(c.cache_enabled && *c.cache_path);
   config_deinit(&c);
 }
@@ -117,8 +117,8 @@ static void test_addresses(void **state) {
 static void test_too_many(void **state) {
   (void)state;
   char text[1000] = "[server]\n";
-  for (int i = 0; i < 9; i++) strcat(text, "listen = unix:/a\n");
-  expect_error(text, "more than 8 times");
+  for (int i = 0; i <= CONFIG_LIST_MAX; i++) strcat(text, "listen = unix:/a\n");
+  expect_error(text, "more than 16 times");
 }
 
 static void test_missing_file(void **state) {
