@@ -1,5 +1,7 @@
-"""Traces: a W3C traceparent is taken over, a span per phase is recorded, `kiln trace` exports them; and `kiln top`."""
+"""Traces: a W3C traceparent is taken over, a span per phase is recorded, `kiln trace` exports them; and `kiln top` and `kiln doctor`."""
 import json
+import os
+import socket
 import subprocess
 import time
 
@@ -181,3 +183,68 @@ def test_top_shows_a_search(start):
     assert len(s) == 1 and s[0]["model"] == "test" and not s[0]["background"] and 0 < int(s[0]["left_ns"]) <= 20_000_000_000
     assert "TUNING" in kiln(d, "top", "--once")
     call.cancel()
+
+
+# -- kiln doctor -----------------------------------------------------------------------------------
+
+def doctor(address, *, rc=0, env=None):
+    """{check: [(verdict, found, advice)]}"""
+    out = subprocess.run([BIN / "kiln", "--json", "--no-spawn", "--server", address, "doctor"], capture_output=True, text=True, timeout=60,
+                         env={**os.environ, **(env or {})})
+    assert out.returncode == rc, out.stdout + out.stderr
+    checks = {}
+    for c in json.loads(out.stdout)["checks"]:
+        checks.setdefault(c["check"], []).append((c["verdict"], c["found"], c.get("advice", "")))
+    return checks
+
+
+def test_doctor_finds_nothing_wrong(start):
+    d = start()
+    checks = doctor(f"unix:{d.socket}")
+    assert set(checks) >= {"programs", "hardware", "limits", "server", "version", "cache", "disk", "device", "answer"}
+    for check in ("programs", "server", "version", "answer"):
+        assert [v for v, _, _ in checks[check]] == ["ok"], checks[check]
+    assert any("cpu:0 can be used" in found for _, found, _ in checks["hardware"])
+
+
+def test_doctor_explains_sockets(start, tmp_path):
+    c = doctor(f"unix:{tmp_path}/none.sock", rc=69)
+    assert "No such file" in c["socket"][0][1] and "is kilnd" in c["socket"][0][2]
+    (tmp_path / "file").write_text("")
+    assert "is no socket" in doctor(f"unix:{tmp_path}/file", rc=69)["socket"][0][1]
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(tmp_path / "dead.sock"))
+    c = doctor(f"unix:{tmp_path}/dead.sock", rc=69)
+    assert "mode 0" in c["socket"][0][1] and "gone" in c["socket"][0][2]
+
+
+def test_doctor_explains_programs(start, tmp_path):
+    d = start()
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    c = doctor(f"unix:{d.socket}", env={"KILN_BIN": str(bin)})
+    assert [v for v, _, _ in c["programs"]] == ["warn", "warn"] and "LLVM" in c["programs"][1][2]
+    (bin / "kilnd").write_text("#!/bin/sh\necho kilnd 0.0.1\n")
+    (bin / "kiln-worker").write_text("#!/bin/sh\necho kiln-worker: error while loading shared libraries: libLLVM.so >&2; exit 127\n")
+    for name in ("kilnd", "kiln-worker"):
+        (bin / name).chmod(0o755)
+    found = [f for _, f, _ in doctor(f"unix:{d.socket}", env={"KILN_BIN": str(bin)})["programs"]]
+    assert "version 0.0.1" in found[0] and "libLLVM.so" in found[1]
+
+
+def test_doctor_warns_of_limits_and_models(start, tmp_path):
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "broken.onnx").write_bytes(b"x")
+    d = start(config=["[server]", f"models = {models}"])
+    out = subprocess.run(["sh", "-c", f"ulimit -n 512; exec {BIN}/kiln --json --no-spawn --server unix:{d.socket} doctor"],
+                         capture_output=True, text=True, timeout=60)
+    assert out.returncode == 0, out.stdout
+    warned = {c["check"]: c["found"] for c in json.loads(out.stdout)["checks"] if c["verdict"] == "warn"}
+    assert "at most 512 open files" in warned["limits"] and "broken is not loaded" in warned["model"]
+
+
+def test_doctor_without_a_cache(start):
+    d = start(cache=None)
+    checks = doctor(f"unix:{d.socket}")
+    assert "disk" not in checks
