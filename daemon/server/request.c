@@ -52,7 +52,7 @@ void request_move(Request *r, RequestState to) {
   LOG_DEBUG("request", "id=%u method=%s from=%s to=%s", r->id, r->method->path,
             states[r->state].name, states[to].name);
   r->state = to;
-  request_phase(r, states[to].phase, clock_now_ns());
+  if (to < RS_DONE) request_phase(r, states[to].phase, clock_now_ns());
   assert(to == RS_REPLYING || invariant(r));
 }
 
@@ -95,10 +95,10 @@ static void audit(Request *r, StatusCode code, int64_t ns) {
             log_quote(quoted, sizeof quoted, r->subject), status_code_name(code), (double)ns / 1e6);
 }
 
-/* The call has its outcome. */
+/* The call has its outcome, and its last phase has just been closed. */
 static void count(Request *r, StatusCode code) {
   Metrics *m = &r->server->metrics;
-  int64_t now = clock_now_ns(), ns = now - r->received_ns;
+  int64_t now = r->phase_ns, ns = now - r->received_ns;
   unsigned tenant = metrics_tenant(r->tenant);
   m->requests_total[r->method_index][code]++;
   m->tenant_requests_total[tenant][0]++;
@@ -225,6 +225,7 @@ static void release_work(Request *r) {
 void request_close(Request *r) {
   Server *s = r->server;
   if (r->state != RS_REPLYING) {
+    request_phase(r, r->phase, clock_now_ns());
     count(r, ST_CANCELLED);
     release_work(r);
   }
