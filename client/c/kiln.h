@@ -374,6 +374,13 @@ typedef struct KilnDevices {
 
 KILN_API KilnCode kiln_list_devices(KilnClient *client, KilnDevices **out, KilnError *err);
 
+/* The answers of GetStatus and GetTrace (kiln.proto says what is in them) as JSON in protobuf's own
+ * mapping: 64-bit numbers are strings, bytes hexadecimal. What concerns others is left out for who
+ * is no admin. `after`: 0, or `next` of the answer before. */
+KILN_API KilnCode kiln_status_json(KilnClient *client, KilnText **out, KilnError *err);
+KILN_API KilnCode kiln_trace_json(KilnClient *client, uint64_t after, KilnText **out,
+                                  KilnError *err);
+
 typedef enum KilnServing {
   KILN_SERVING_UNKNOWN = 0,
   KILN_SERVING = 1,

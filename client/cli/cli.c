@@ -21,6 +21,8 @@ static const struct {
      cmd_cache},
     {"devices", "list the server's devices", cmd_devices},
     {"health", "is the server (or one of its services) serving?", cmd_health},
+    {"top", "how busy the server is, live", cmd_top},
+    {"trace", "spans of recent calls, for Chrome's trace viewer or OpenTelemetry", cmd_trace},
     {"doctor", "check the whole way from here to an answer", cmd_doctor},
     {"token", "make a bearer token and the line with which a server knows it", cmd_token},
     {"version", "versions of this command and of the server", cmd_version},
@@ -267,6 +269,18 @@ cJSON *cli_json_shape(const KilnTensorSpec *s) {
                                      : cJSON_CreateNumber((double)d->size));
   }
   return j;
+}
+
+int64_t cli_json_number(const cJSON *object, const char *name) {
+  const cJSON *j = cJSON_GetObjectItemCaseSensitive(object, name);
+  if (cJSON_IsString(j)) return strtoll(j->valuestring, NULL, 10);
+  if (cJSON_IsBool(j)) return cJSON_IsTrue(j);
+  return cJSON_IsNumber(j) ? (int64_t)j->valuedouble : 0;
+}
+
+const char *cli_json_text(const cJSON *object, const char *name) {
+  const cJSON *j = cJSON_GetObjectItemCaseSensitive(object, name);
+  return cJSON_IsString(j) ? j->valuestring : "";
 }
 
 cJSON *cli_json_dims(const uint64_t *dims, size_t rank) {

@@ -29,6 +29,8 @@ int cmd_doctor(Cli *cli, int argc, char **argv);
 int cmd_explain(Cli *cli, int argc, char **argv);
 int cmd_graph(Cli *cli, int argc, char **argv);
 int cmd_health(Cli *cli, int argc, char **argv);
+int cmd_top(Cli *cli, int argc, char **argv);
+int cmd_trace(Cli *cli, int argc, char **argv);
 int cmd_tune(Cli *cli, int argc, char **argv);
 int cmd_run(Cli *cli, int argc, char **argv);
 int cmd_token(Cli *cli, int argc, char **argv);
@@ -55,6 +57,10 @@ int cli_error(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3
 /* The same with EX_USAGE. */
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* A number of an answer in JSON, whose 64-bit numbers are strings; 0 when it is not there. */
+int64_t cli_json_number(const cJSON *object, const char *name);
+/* A text of it; "" when it is not there. */
+const char *cli_json_text(const cJSON *object, const char *name);
 /* Prints and frees. */
 void cli_print_json(cJSON *j);
 /* A line on the terminal that says what is going on, until the next cli_progress; NULL removes it.

@@ -306,6 +306,13 @@ bool compile_pool_busy(const CompilePool *p) {
   return busy;
 }
 
+CompilePoolLoad compile_pool_load(const CompilePool *p) {
+  CompilePoolLoad load = {.waiting = p->urgent.len + p->normal.len + p->idle.len,
+                          .workers = p->spec.workers};
+  for (unsigned i = 0; i < p->spec.workers; i++) load.busy += p->slots[i].job != NULL;
+  return load;
+}
+
 void compile_pool_release(CompilePool *p) {
   if (!p) return;
   for (unsigned i = 0; i < p->spec.workers; i++)

@@ -46,6 +46,11 @@ void compile_pool_release(CompilePool *p);
 
 /* Somebody waits for a job of it. */
 bool compile_pool_busy(const CompilePool *p);
+typedef struct CompilePoolLoad {
+  size_t waiting;         /* jobs */
+  unsigned busy, workers; /* workers that have one; workers at most */
+} CompilePoolLoad;
+CompilePoolLoad compile_pool_load(const CompilePool *p);
 /* RESOURCE_EXHAUSTED when the queue is full; then done is not called. */
 Status compile_pool_submit(CompilePool *p, CompileJob *job);
 /* The owner loses interest: no `done` follows. A worker that is busy with the job is killed. */

@@ -613,7 +613,9 @@ DeviceStatus device_lane_status(const DeviceLane *l) {
                         .last_failure = l->last_failure,
                         .available = up,
                         .restarts = l->restarts,
-                        .pid = l->worker ? worker_pid(l->worker) : 0};
+                        .pid = l->worker ? worker_pid(l->worker) : 0,
+                        .waiting = l->waiting.len,
+                        .in_flight = l->flight.len};
 }
 
 const char *device_lane_name(const DeviceLane *l) { return l->spec.name; }

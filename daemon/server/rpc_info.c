@@ -1,21 +1,11 @@
 /* GetServerInfo and ListDevices. What would tell of other tenants or of the machine is for admins:
  * others see the devices, their own buffers on them, and the limits. */
-#include <stdio.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "daemon/server/rpc.h"
 
 enum { API_MIN = 1, API_MAX = 1 };
-
-/* Bytes of this process in memory; 0 when /proc does not say. */
-static uint64_t resident_bytes(void) {
-  unsigned long long size, resident = 0;
-  FILE *f = fopen("/proc/self/statm", "re");
-  if (f && fscanf(f, "%llu %llu", &size, &resident) != 2) resident = 0;
-  if (f) fclose(f);
-  return resident * (unsigned long long)sysconf(_SC_PAGESIZE);
-}
 
 static void info_message(Request *r, Bytes msg) {
   const Server *s = r->server;
@@ -32,7 +22,7 @@ static void info_message(Request *r, Bytes msg) {
     m.pid = (uint32_t)getpid();
     m.cache_path = (char *)(uintptr_t)store_path(r->tenant->store);
     m.cache_error = (char *)(uintptr_t)store_error(r->tenant->store);
-    m.resident_bytes = resident_bytes();
+    m.resident_bytes = server_resident_bytes();
   }
   request_reply(r, &m.base);
 }

@@ -236,6 +236,23 @@ static void begin_background(Tuner *t) {
   executable_release(best);
 }
 
+bool tuner_next_load(const Tuner *t, const Tune **at, TuneLoad *out) {
+  const Tune *k = *at = *at ? (*at)->next : t ? t->tunes : NULL;
+  if (!k) return false;
+  int64_t left = k->deadline_ns - clock_now_ns();
+  *out = (TuneLoad){.tenant = k->spec.exe->tenant,
+                    .model = k->spec.exe->name,
+                    .kernel = k->at ? k->at->plan->name : "",
+                    .step = k->step ? k->step : "",
+                    .background = k->spec.background,
+                    .tried = k->tried,
+                    .replaced = k->replaced,
+                    .left_ns = left > 0 ? left : 0};
+  return true;
+}
+
+size_t tuner_searches(const Tuner *t) { return t ? t->ntunes : 0; }
+
 void tuner_housekeeping(Tuner *t) {
   const Config *c = &t->server->config;
   int64_t now = clock_now_ns();
