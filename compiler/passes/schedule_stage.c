@@ -352,12 +352,46 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   return uop2(job, OP_INDEX, uop2(job, OP_AFTER, src[0], copy), read);
 }
 
+/* What needs no result of a repaired row and is copied outside of the loop over its blocks is
+ * copied for all of them, however many of them are computed: the operand by the number of such a
+ * block, which becomes a dimension. */
+static UOp *over_blocks(Staging *s, UOp *operand, int level) {
+  const OptPlan *plan = s->a->plan;
+  UOp *blocks = s->a->block;
+  if (!blocks || !uop_is_open(operand, blocks) || plan->repair_level < 0) return operand;
+  if (!opts_inside(plan, (uint32_t)plan->repair_level, level)) return operand;
+  UOp *all = new_range(s->a, AX_LOOP, range_size(blocks));
+  UOp *of_all = uop_substitute(s->a->job, operand, &blocks, &all, 1);
+  UOpList list = uop_toposort(s->a->job, of_all);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_REDUCE || list.at[i]->op == OP_BUFFER) return operand;
+  s->dims[s->n++] = (StageDim){.range = blocks, .copy = all};
+  return of_all;
+}
+
+/* What is computed for all lanes at once is read one element at a time: it may lie as the source
+ * does, and is copied as vectors of what lies there side by side. */
+static void copy_as_source(Staging *s, UOp *operand) {
+  enum { MOST_LANES = 16 };
+  UOp *index = main_index(s->a->job, operand);
+  bool lanes = s->a->tile.info || operand->op == OP_INDEX || !s->n;
+  for (uint32_t d = 0; d < s->n; d++) lanes |= uop_axis(s->dims[d].range) == AX_VECTOR;
+  if (lanes) return;
+  sort_dims(s, index);
+  lay_out_in_order(s);
+  StageDim *last = &s->dims[s->n - 1];
+  if (last->step == 1 && range_size(last->range) <= MOST_LANES)
+    last->copy = new_range(s->a, AX_VECTOR, range_size(last->range));
+}
+
 UOp *schedule_stage(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
   if (a->plan->groups) return stage_shared(a, operand, level);
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
+  operand = over_blocks(&s, operand, level);
   schedule_collect(&s, operand, level);
+  copy_as_source(&s, operand);
   UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   int64_t ints[2] = {s.elements, 0};
   UOp *buffer =

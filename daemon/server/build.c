@@ -31,8 +31,9 @@ struct Build {
   Build *next, **link;
   BuildWaiter *waiters;
   DeviceLane *device;
-  Tenant *tenant; /* the first that asked: he pays */
-  Store *store;   /* the cache it looks in: only those who share it share the build */
+  Tenant *payer;   /* the first that asked */
+  Store *store;    /* the cache it looks in: only those who share it share the build */
+  uint32_t tenant; /* who began it */
   bool no_cache;
   const char *name;
   Arena arena;
@@ -247,8 +248,9 @@ static Status submit_kernel(Build *b, size_t i) {
   k->job.env.body_case = KILN__V1__ENVELOPE__BODY_KERNEL;
   k->job.env.kernel = &k->message;
   k->job.fd = -1;
-  k->job.urgent = true;
   k->job.tenant = b->tenant;
+  k->job.payer = b->payer;
+  k->job.urgent = true;
   k->job.done = on_kernel;
   k->job.ctx = k;
   Status st = compile_pool_submit(b->server->pool, &k->job);
@@ -414,8 +416,9 @@ static Status build_create(Server *s, DeviceLane *device, Tenant *tenant, const 
   if (!b) return FAIL(RESOURCE_EXHAUSTED, "compile");
   b->server = s;
   b->device = device;
-  b->tenant = tenant;
+  b->payer = tenant;
   b->store = tenant->store;
+  b->tenant = tenant->id;
   b->target = device_lane_target(device);
   memcpy(b->fingerprint, device_lane_fingerprint(device), DIGEST_BYTES);
   memcpy(b->hash, face->graph_hash.data, DIGEST_BYTES);
@@ -466,6 +469,7 @@ Status build_join(Server *s, DeviceLane *device, Tenant *tenant, bool no_cache, 
   }
   b->no_cache = no_cache;
   b->plan_job.fd = -1;
+  b->plan_job.tenant = b->tenant;
   b->plan_job.done = on_plan;
   b->plan_job.ctx = b;
   kiln__v1__envelope__init(&b->plan_job.env);

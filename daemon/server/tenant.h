@@ -51,6 +51,7 @@ struct Tenant {
   Bucket requests, compiling, tuning; /* quota.h */
   struct Store *store;                /* its cache: its own, or the one of all who share it */
   struct Store *own;                  /* NULL when it never had one of its own */
+  struct OwnDevices *devices;         /* with strict isolation; NULL until the first is used */
   bool shares_cache;
   bool retired;
   Tenant *next;
