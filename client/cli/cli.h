@@ -13,6 +13,8 @@ typedef struct Cli {
   const char *server; /* --server; NULL: $KILN_SERVER or the user's own */
   bool json, no_spawn;
   uint64_t timeout_s;
+  const char *token_file, *tls_ca, *tls_cert, *tls_key, *tls_server_name;
+  char token[264];    /* of the file; "" = none */
   KilnClient *client; /* after cli_connect */
   KilnError err;      /* what the last call failed with */
 } Cli;
@@ -31,6 +33,7 @@ int cmd_top(Cli *cli, int argc, char **argv);
 int cmd_trace(Cli *cli, int argc, char **argv);
 int cmd_tune(Cli *cli, int argc, char **argv);
 int cmd_run(Cli *cli, int argc, char **argv);
+int cmd_token(Cli *cli, int argc, char **argv);
 int cmd_version(Cli *cli, int argc, char **argv);
 
 /* The whole program. */
@@ -38,6 +41,11 @@ int cli_main(int argc, char **argv);
 
 /* Parses a command's arguments; true when the command should go on, else *exit_code is set. */
 bool cli_args(const ArgSpec *spec, int argc, char **argv, TextList *positionals, int *exit_code);
+/* Reads --token-file, when it was given. EX_OK, or the exit code after the error was printed. */
+int cli_token(Cli *cli);
+/* Fills in who the caller is and whom it trusts. EX_OK, or the exit code after the error was
+ * printed. */
+int cli_who(Cli *cli, KilnConnectOptions *o);
 /* Connects as the options say. EX_OK, or the exit code after the error was printed. */
 int cli_connect(Cli *cli);
 /* Prints an error (as JSON too, with --json) and returns the exit code for it. */

@@ -48,9 +48,11 @@ static bool check_connection(Doctor *d) {
   Cli *cli = d->cli;
   KilnConnectOptions options = {.no_spawn = 1, .timeout_ms = 5000};
   const char *how = "connected to";
+  if (cli_who(cli, &options)) return false;
   KilnCode code = kiln_connect(cli->server, &options, &cli->client, &cli->err);
   if (code == KILN_UNAVAILABLE && !cli->no_spawn) {
-    options = (KilnConnectOptions){.no_spawn = 0};
+    options.no_spawn = 0;
+    options.timeout_ms = 0;
     how = "started a server on";
     code = kiln_connect(cli->server, &options, &cli->client, &cli->err);
   }

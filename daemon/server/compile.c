@@ -273,6 +273,7 @@ static Status start_frontend(Compile *c) {
   c->job.env.body_case = KILN__V1__ENVELOPE__BODY_FRONTEND;
   c->job.env.frontend = m;
   c->job.fd = c->job_fd;
+  c->job.tenant = c->tenant->id;
   c->job.hold = true;
   c->job.done = on_frontend;
   c->job.ctx = c;

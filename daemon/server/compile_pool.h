@@ -14,6 +14,7 @@ typedef struct CompileJob CompileJob;
 
 struct CompileJob {
   Kiln__V1__Envelope env; /* id is set by the pool */
+  uint32_t tenant;        /* whose graph it is */
   int fd;                 /* sent along; -1 = none; stays the owner's */
   bool hold;
   bool urgent;       /* finishes something begun: goes before new models and is never refused */
@@ -35,6 +36,7 @@ typedef struct CompilePoolSpec {
   size_t max_queue; /* of jobs that are not urgent */
   uint64_t memory_bytes;
   uint32_t seconds; /* of one job */
+  bool strict;      /* a worker that has worked for a tenant works for no other */
   bool background;  /* on processors that nothing else wants; workers start with the first job */
 } CompilePoolSpec;
 

@@ -20,7 +20,8 @@ typedef enum SettingKind {
   SK_COUNT,
   SK_SECONDS,
   SK_MODE,
-  SK_ROLES
+  SK_ROLES,
+  SK_ISOLATION
 } SettingKind;
 
 typedef struct Setting {
@@ -35,6 +36,7 @@ static const Setting settings[] = {
     {"server", "socket_mode", SK_MODE, AT(socket_mode)},
     {"server", "insecure_tcp", SK_BOOL, AT(insecure_tcp)},
     {"server", "log_level", SK_TEXT, AT(log_level)},
+    {"server", "isolation", SK_ISOLATION, AT(strict_isolation)},
     {"server", "metrics", SK_TEXT, AT(metrics)},
     {"server", "trace_all", SK_BOOL, AT(trace_all)},
     {"server", "models", SK_TEXT, AT(models)},
@@ -219,6 +221,12 @@ static Status read_bool(const char *value, bool *out) {
   return FAIL(INVALID_ARGUMENT, "expected true or false, got '%s'", value);
 }
 
+static Status read_isolation(const char *value, bool *strict) {
+  *strict = !strcmp(value, "strict");
+  if (*strict || !strcmp(value, "shared")) return NULL;
+  return FAIL(INVALID_ARGUMENT, "expected shared or strict, got '%s'", value);
+}
+
 static Status read_mode(const char *value, uint64_t *out) {
   char *end;
   unsigned long mode = strtoul(value, &end, 8);
@@ -260,6 +268,7 @@ static Status read_value(void *base, const Setting *s, const char *value) {
   case SK_MODE: return read_mode(value, at);
   case SK_SECONDS: return read_number(value, "smh", times, at);
   case SK_ROLES: return roles_parse(value, at);
+  case SK_ISOLATION: return read_isolation(value, at);
   }
   return FAIL(INTERNAL, "setting kind");
 }

@@ -8,8 +8,7 @@
 #include "daemon/server/caches.h"
 #include "daemon/server/connection.h"
 
-/* Whoever is no tenant any more keeps nothing. */
-static void drop_retired(Server *s) {
+void reload_housekeeping(Server *s) {
   for (Tenant *t = s->tenants.first; t; t = t->next) {
     if (!t->retired) continue;
     registry_drop_tenant(&s->executables, t);
@@ -24,7 +23,7 @@ static Status apply_tenants(Server *s, Config *next) {
   TRY(auth_load(next, &s->tenants, &auth));
   auth_release(s->auth);
   s->auth = auth;
-  drop_retired(s);
+  reload_housekeeping(s);
   return NULL;
 }
 

@@ -53,7 +53,9 @@ static void fill_device(const Server *s, const Tenant *t, const DeviceLane *l, D
         digest_to_hex(device_lane_fingerprint(l), DIGEST_BYTES, row->fingerprint);
   for (size_t i = 0; map_next(&s->buffers.by_id, &i, &slot);) {
     const DeviceBuffer *b = slot->value;
-    if (b->device != l || (b->tenant != t && !(t->roles & ROLE_ADMIN))) continue;
+    if (strcmp(device_lane_name(b->device), status.name) ||
+        (b->tenant != t && !(t->roles & ROLE_ADMIN)))
+      continue;
     row->info.buffers++;
     row->info.buffer_bytes += b->bytes;
   }
@@ -70,7 +72,8 @@ static void devices_message(Request *r, Bytes msg) {
   }
   Kiln__V1__ListDevicesResponse m = KILN__V1__LIST_DEVICES_RESPONSE__INIT;
   for (size_t i = 0; i < s->ndevices; i++) {
-    fill_device(s, r->tenant, s->devices[i], &rows[i]);
+    const DeviceLane *own = server_own_device(r->tenant, i);
+    fill_device(s, r->tenant, own ? own : s->devices[i], &rows[i]);
     list[i] = &rows[i].info;
   }
   m.devices = list;

@@ -326,7 +326,8 @@ static Status place(Request *r, Run *run) {
   for (size_t i = 0; i < run->noutputs && !run->made; i++) out += padded(output_bytes(run, i));
   if (in <= INLINE_MAX) in = 0;
   if (out <= INLINE_MAX) out = 0;
-  if (in || out) TRY(slab_take(device_lane_slabs(run->exe->device), in + out, &run->job->slab));
+  if (in || out)
+    TRY(slab_take(device_lane_slabs(run->exe->device), r->tenant->id, in + out, &run->job->slab));
   TRY(copy_inputs(r, run, in > 0, &at));
   return out ? place_outputs(r, run, at) : NULL;
 }
@@ -498,9 +499,7 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
 /* What the tuner wants to know of a run. */
 static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
   if (!e->used++) e->first_used_ns = clock_now_ns();
-  if (!m->n_vars) return;
-  if (!e->seen) e->seen = arena_array(&e->arena, m->n_vars, sizeof *e->seen);
-  if (e->seen) memcpy(e->seen, m->vars, m->n_vars * sizeof *e->seen);
+  if (m->n_vars) sizes_note(&e->seen, &e->arena, m->vars, m->n_vars);
 }
 
 Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply, void *ctx) {

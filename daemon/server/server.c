@@ -19,6 +19,7 @@
 #include "daemon/server/events.h"
 #include "daemon/server/find_devices.h"
 #include "daemon/server/http.h"
+#include "daemon/server/isolation.h"
 #include "daemon/server/listener.h"
 #include "daemon/server/models.h"
 #include "daemon/server/reload.h"
@@ -27,20 +28,6 @@
 #include "daemon/server/tune.h"
 
 enum { HOUSEKEEPING_MS = 1000, UPLOAD_POOL_BYTES = 256 << 20, IDLE_TRIM_MS = 10000 };
-
-Status server_device(const Server *s, const char *name, DeviceLane **out) {
-  StrBuf names = {0};
-  *out = NULL;
-  for (size_t i = 0; i < s->ndevices; i++) {
-    const char *known = device_lane_name(s->devices[i]);
-    if (!*name || !strcmp(name, known)) return *out = s->devices[i], NULL;
-    strbuf_addf(&names, i ? ", %s" : "%s", known);
-  }
-  Status st = FAIL(NOT_FOUND, "unknown device '%.64s'; this server has %s", name,
-                   names.ptr ? names.ptr : "none");
-  strbuf_deinit(&names);
-  return st;
-}
 
 const char *server_not_ready(const Server *s) {
   if (s->stopping) return "the server is stopping";
@@ -74,6 +61,7 @@ static void server_close(Server *s) {
   s->tuner = NULL;
   registry_deinit(&s->executables);
   buffer_table_deinit(&s->buffers);
+  isolation_release(s);
   for (size_t i = 0; i < s->ndevices; i++) device_lane_release(s->devices[i]);
   s->ndevices = 0;
   compile_pool_release(s->pool);
@@ -135,6 +123,7 @@ static void on_prepare(uv_prepare_t *handle) {
 /* Memory that only load justifies goes back when there is none. */
 static void trim(Server *s) {
   for (size_t i = 0; i < s->ndevices; i++) slab_trim(device_lane_slabs(s->devices[i]), 0);
+  isolation_trim(s);
   shm_pool_deinit(&s->uploads);
   requests_trim(s, 0);
   pool_trim(&s->blocks);
@@ -180,6 +169,7 @@ static void on_housekeeping(uv_timer_t *timer) {
     return;
   }
   listeners_resume(s);
+  reload_housekeeping(s);
   tuner_housekeeping(s->tuner);
   connections_expire(s, s->config.idle_connection);
   if (s->nrequests) {
@@ -191,17 +181,6 @@ static void on_housekeeping(uv_timer_t *timer) {
   if (s->config.idle_exit && idle > s->config.idle_exit * 1000) stop(s, "idle");
 }
 
-static void publish_device(Server *s, DeviceStatus status) {
-  Kiln__V1__DeviceChanged m = KILN__V1__DEVICE_CHANGED__INIT;
-  Kiln__V1__Event event = KILN__V1__EVENT__INIT;
-  m.device = (char *)(uintptr_t)status.name;
-  m.available = status.available;
-  m.reason = (char *)(uintptr_t)(status.available ? "" : status.last_failure);
-  event.what_case = KILN__V1__EVENT__WHAT_DEVICE;
-  event.device = &m;
-  events_publish(s, NULL, &event);
-}
-
 /* A device came up or went down. */
 static void on_device_changed(void *ctx) {
   Server *s = ctx;
@@ -209,7 +188,7 @@ static void on_device_changed(void *ctx) {
   report(s);
   for (size_t i = 0; i < s->ndevices; i++) {
     const DeviceLane *l = s->devices[i];
-    publish_device(s, device_lane_status(l));
+    isolation_publish(s, NULL, l);
     if (device_lane_status(l).available) tuner_device_up(s->tuner, l);
   }
 }
@@ -241,15 +220,9 @@ static unsigned worker_count(const Config *c) {
 static Status start_devices(Server *s) {
   const Config *c = &s->config;
   for (size_t i = 0; i < c->devices.len; i++) {
-    DeviceLaneSpec spec = {.loop = &s->loop,
-                           .supervisor = s->supervisor,
-                           .name = c->devices.at[i],
-                           .memory_bytes = c->device_memory,
-                           .slab_bytes = 4 * c->max_tensor_bytes,
-                           .run_seconds = (uint32_t)c->run_seconds,
-                           .max_queue = 16 * c->max_queue,
-                           .changed = on_device_changed,
-                           .ctx = s};
+    DeviceLaneSpec spec = isolation_spec(s, i);
+    spec.changed = on_device_changed;
+    spec.ctx = s;
     TRY(device_lane_create(&spec, &s->devices[i]));
     s->ndevices++;
   }
@@ -271,6 +244,7 @@ static Status start_workers(Server *s) {
   supervisor_count_ends(s->supervisor, s->metrics.worker_ends_total);
   CompilePoolSpec pool = {.supervisor = s->supervisor,
                           .workers = worker_count(c),
+                          .strict = c->strict_isolation,
                           .max_queue = c->max_queue,
                           .memory_bytes = c->compile_memory,
                           .seconds = (uint32_t)c->compile_seconds};

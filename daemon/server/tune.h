@@ -27,6 +27,10 @@ Status tune_start(Server *s, const TuneSpec *spec, Tune **out);
 /* No `done` follows. */
 void tune_cancel(Tune *t);
 
+/* Under which hash the store has what was tried for a kernel of the plan: the kernel's own, or with
+ * VARs that of kernel and usual sizes. */
+void tune_evidence_key(const Executable *e, uint32_t kernel, uint8_t out[DIGEST_BYTES]);
+
 /* -- tuner.c: what all searches share -----------------------------------------------------------
  */
 

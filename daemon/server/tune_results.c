@@ -5,7 +5,7 @@
 
 static Schedule schedule_of(const Tune *t, const TuneKernel *k, const char *opts) {
   const Kiln__V1__KernelFacts *f = k->facts;
-  return (Schedule){.kernel = k->plan->hash.data,
+  return (Schedule){.kernel = k->evidence_key,
                     .target = t->fingerprint,
                     .class_hash = f->class_hash.len ? f->class_hash.data : NULL,
                     .sizes = f->sizes,
@@ -118,10 +118,24 @@ static void take_winner(Tune *t, TuneKernel *k, const Kiln__V1__KernelBinary *b,
   pack(&t->round, b, &record->value);
 }
 
+/* What wins at the sizes that the evidence is of serves all of them: one more record, where builds
+ * look. */
+static size_t serve_all_sizes(const TuneKernel *k, const char *opts, Schedule *schedules,
+                              size_t n) {
+  if (!memcmp(k->evidence_key, k->plan->hash.data, DIGEST_BYTES)) return 0;
+  for (size_t i = 0; i < n; i++) {
+    if (!schedules[i].verified || strcmp(schedules[i].opts, opts)) continue;
+    schedules[n] = schedules[i];
+    schedules[n].kernel = k->plan->hash.data;
+    return 1;
+  }
+  return 0;
+}
+
 void tune_results(Tune *t, const Kiln__V1__TimingDone *done) {
   TuneKernel *k = t->at;
   size_t n = t->end - t->begin, records = 0;
-  Schedule *schedules = arena_array(&t->round, n + k->champions.len + 1, sizeof *schedules);
+  Schedule *schedules = arena_array(&t->round, n + k->champions.len + 2, sizeof *schedules);
   StoreRecord kernel = {.value = {NULL, 0}};
   if (!schedules || !done->incumbent || !done->incumbent->evidence || done->n_candidates != n ||
       done->winner > n) {
@@ -141,6 +155,9 @@ void tune_results(Tune *t, const Kiln__V1__TimingDone *done) {
     if (take_result(t, k, b->opts, r, k->best_ns, &schedules[records])) records++;
   }
   if (n && !done->winner) k->fruitless++;
+  if (done->winner)
+    records +=
+        serve_all_sizes(k, t->binaries[t->begin + done->winner - 1]->opts, schedules, records);
   if (done->winner)
     take_winner(t, k, t->binaries[t->begin + done->winner - 1], done->candidates[done->winner - 1],
                 &kernel);

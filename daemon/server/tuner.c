@@ -9,6 +9,7 @@
  * every round so that the share of the processor is kept, and the hour has its limit; time in which
  * they are stopped counts for neither, nor for the search's budget. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "daemon/server/caches.h"
@@ -119,6 +120,7 @@ CompilePool *tuner_pool(Tuner *t, bool background) {
   if (!background) return s->pool;
   CompilePoolSpec spec = {.supervisor = s->supervisor,
                           .workers = 1,
+                          .strict = s->config.strict_isolation,
                           .max_queue = s->config.max_queue,
                           .memory_bytes = s->config.compile_memory,
                           .seconds = (uint32_t)s->config.compile_seconds,
@@ -129,7 +131,8 @@ CompilePool *tuner_pool(Tuner *t, bool background) {
 
 static size_t device_index(const Server *s, const DeviceLane *device) {
   size_t i = 0;
-  while (i < s->ndevices && s->devices[i] != device) i++;
+  while (i < s->ndevices && strcmp(device_lane_name(s->devices[i]), device_lane_name(device)) != 0)
+    i++; /* a tenant's own worker is on the same device */
   return i;
 }
 
