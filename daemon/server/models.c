@@ -48,10 +48,14 @@ static void unlist(Model *m) {
   model_release(m);
 }
 
+Status model_check_name(const char *name) {
+  if (model_name_ok(name)) return NULL;
+  return FAIL(INVALID_ARGUMENT,
+              "'%.64s' is no name for a model: expected letters, digits, '_', '-' and '.'", name);
+}
+
 static Status add(Server *s, Tenant *owner, bool shared, const char *name, Model **out) {
-  if (!model_name_ok(name))
-    return FAIL(INVALID_ARGUMENT,
-                "'%.64s' is no name for a model: expected letters, digits, '_', '-' and '.'", name);
+  TRY(model_check_name(name));
   if ((*out = find(s, owner, shared, name))) return NULL;
   if (s->nmodels >= s->config.max_executables)
     return FAIL(RESOURCE_EXHAUSTED, "%zu models are loaded, and this server takes no more",
