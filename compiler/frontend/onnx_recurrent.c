@@ -10,12 +10,22 @@
 
 enum { UNROLLED = 64, MAX_ACTS = 3 };
 
+typedef struct Rnn Rnn;
+typedef UOp *(*ActFn)(Rnn *r, UOp *x, double alpha, double beta);
+
+/* What a model's list calls it, and how many numbers it takes from the lists beside. */
+typedef struct ActInfo {
+  const char *name;
+  ActFn fn;
+  bool has_alpha, has_beta;
+  double alpha, beta; /* where those lists are too short */
+} ActInfo;
+
 typedef struct Act {
-  Str name;
+  const ActInfo *info;
   double alpha, beta;
 } Act;
 
-typedef struct Rnn Rnn;
 /* One step: xw [B, gates * H] is X W' + Wb; reads and writes h and c. */
 typedef void (*Step)(Rnn *r, UOp *xw);
 
@@ -35,6 +45,83 @@ struct Rnn {
 static UOp *add(Rnn *r, UOp *a, UOp *b) { return b ? build2(r->job, OP_ADD, a, b) : a; }
 static UOp *mul(Rnn *r, UOp *a, UOp *b) { return build2(r->job, OP_MUL, a, b); }
 
+/* -- activations ------------------------------------------------------------------------------- */
+
+static UOp *scaled(Rnn *r, UOp *x, double by, double plus) {
+  if (by != 1) x = mul(r, x, build_num(r->job, x, by));
+  return plus != 0 ? add(r, x, build_num(r->job, x, plus)) : x;
+}
+static UOp *above(Rnn *r, UOp *x, double least) {
+  return build2(r->job, OP_MAX, x, build_num(r->job, x, least));
+}
+static UOp *is_less(Rnn *r, UOp *x, double than) {
+  return build2(r->job, OP_CMPLT, x, build_num(r->job, x, than));
+}
+static UOp *less_one(Rnn *r, UOp *x) { /* e^x - 1, for x <= 0 */
+  return scaled(r, build1(r->job, OP_EXP, x), 1, -1);
+}
+
+static UOp *act_sigmoid(Rnn *r, UOp *x, double a, double b) {
+  return (void)a, (void)b, build_sigmoid(r->job, x);
+}
+static UOp *act_tanh(Rnn *r, UOp *x, double a, double b) {
+  return (void)a, (void)b, build1(r->job, OP_TANH, x);
+}
+static UOp *act_relu(Rnn *r, UOp *x, double a, double b) {
+  return (void)a, (void)b, above(r, x, 0);
+}
+static UOp *act_affine(Rnn *r, UOp *x, double a, double b) { return scaled(r, x, a, b); }
+static UOp *act_scaled_tanh(Rnn *r, UOp *x, double a, double b) {
+  return scaled(r, build1(r->job, OP_TANH, scaled(r, x, b, 0)), a, 0);
+}
+static UOp *act_hard_sigmoid(Rnn *r, UOp *x, double a, double b) {
+  x = above(r, scaled(r, x, a, b), 0);
+  return build2(r->job, OP_MIN, x, build_num(r->job, x, 1));
+}
+static UOp *act_leaky_relu(Rnn *r, UOp *x, double a, double b) {
+  (void)b;
+  return build_where(r->job, is_less(r, x, 0), scaled(r, x, a, 0), x);
+}
+static UOp *act_thresholded_relu(Rnn *r, UOp *x, double a, double b) {
+  (void)b;
+  UOp *beyond = build2(r->job, OP_CMPLT, build_num(r->job, x, a), x);
+  return build_where(r->job, beyond, x, build_num(r->job, x, 0));
+}
+static UOp *act_elu(Rnn *r, UOp *x, double a, double b) {
+  (void)b;
+  UOp *low = build2(r->job, OP_MIN, x, build_num(r->job, x, 0));
+  return build_where(r->job, is_less(r, x, 0), scaled(r, less_one(r, low), a, 0), x);
+}
+static UOp *act_softsign(Rnn *r, UOp *x, double a, double b) {
+  (void)a, (void)b;
+  return build2(r->job, OP_FDIV, x, scaled(r, build1(r->job, OP_ABS, x), 1, 1));
+}
+static UOp *act_softplus(Rnn *r, UOp *x, double a, double b) { /* max(x, 0) + log(1 + e^-|x|) */
+  (void)a, (void)b;
+  UOp *e = build1(r->job, OP_EXP, scaled(r, build1(r->job, OP_ABS, x), -1, 0));
+  return add(r, above(r, x, 0), build1(r->job, OP_LOG, scaled(r, e, 1, 1)));
+}
+
+static const ActInfo activations[] = {
+    {"Sigmoid", act_sigmoid, false, false, 0, 0},
+    {"Tanh", act_tanh, false, false, 0, 0},
+    {"Relu", act_relu, false, false, 0, 0},
+    {"Softsign", act_softsign, false, false, 0, 0},
+    {"Softplus", act_softplus, false, false, 0, 0},
+    {"Affine", act_affine, true, true, 1, 0},
+    {"ScaledTanh", act_scaled_tanh, true, true, 1, 1},
+    {"HardSigmoid", act_hard_sigmoid, true, true, 0.2, 0.5},
+    {"LeakyRelu", act_leaky_relu, true, false, 0.01, 0},
+    {"ThresholdedRelu", act_thresholded_relu, true, false, 1, 0},
+    {"Elu", act_elu, true, false, 1, 0},
+};
+
+static const ActInfo *find_activation(Rnn *r, Str name) {
+  for (size_t i = 0; i < sizeof activations / sizeof *activations; i++)
+    if (str_is(name, activations[i].name)) return &activations[i];
+  job_abort(r->job, FAIL(INVALID_ARGUMENT, "there is no activation '" STR_FMT "'", STR_ARG(name)));
+}
+
 static UOp *activate(Rnn *r, int k, UOp *x) {
   const Act *a = &r->acts[k];
   double clip = attr_float(r->n, "clip", 0);
@@ -42,14 +129,10 @@ static UOp *activate(Rnn *r, int k, UOp *x) {
     x = build2(r->job, OP_MIN, x, build_num(r->job, x, clip));
     x = build2(r->job, OP_MAX, x, build_num(r->job, x, -clip));
   }
-  if (str_is(a->name, "Sigmoid")) return build_sigmoid(r->job, x);
-  if (str_is(a->name, "Tanh")) return build1(r->job, OP_TANH, x);
-  if (str_is(a->name, "Relu")) return build2(r->job, OP_MAX, x, build_num(r->job, x, 0));
-  if (str_is(a->name, "Affine"))
-    return add(r, mul(r, x, build_num(r->job, x, a->alpha)), build_num(r->job, x, a->beta));
-  job_abort(r->job,
-            FAIL(UNIMPLEMENTED, "activation '" STR_FMT "' is not supported", STR_ARG(a->name)));
+  return a->info->fn(r, x, a->alpha, a->beta);
 }
+
+/* -- steps ------------------------------------------------------------------------------------- */
 
 /* Columns of gate k. */
 static UOp *gate(Rnn *r, UOp *x, int64_t k) {
@@ -97,15 +180,24 @@ static void read_activations(Rnn *r, int64_t dir) {
   const OnnxAttribute *names = attr_find(r->n, "activations", ONNX_ATTR_STRINGS);
   const OnnxAttribute *alpha = attr_find(r->n, "activation_alpha", ONNX_ATTR_FLOATS);
   const OnnxAttribute *beta = attr_find(r->n, "activation_beta", ONNX_ATTR_FLOATS);
+  size_t nalpha = 0, nbeta = 0;
   assert(r->nacts <= MAX_ACTS);
-  for (int64_t k = 0; k < r->nacts; k++) {
-    size_t at = (size_t)(dir * r->nacts + k);
-    r->acts[k] = (Act){.name = str_from(usual[r->nacts == 1 ? 1 : k]), .alpha = 1};
-    if (names && at < names->strings.n) r->acts[k].name = names->strings.at[at];
-    if (alpha && at < alpha->floats.n) r->acts[k].alpha = (double)alpha->floats.at[at];
-    if (beta && at < beta->floats.n) r->acts[k].beta = (double)beta->floats.at[at];
+  /* An activation takes what it needs from where the ones before it, of all directions, ended. */
+  for (int64_t at = 0; at < (dir + 1) * r->nacts; at++) {
+    int64_t k = at % r->nacts;
+    Str name = str_from(usual[r->nacts == 1 ? 1 : k]);
+    if (names && (size_t)at < names->strings.n) name = names->strings.at[at];
+    const ActInfo *info = find_activation(r, name);
+    Act *act = &r->acts[k];
+    *act = (Act){info, info->alpha, info->beta};
+    if (info->has_alpha && alpha && nalpha < alpha->floats.n)
+      act->alpha = (double)alpha->floats.at[nalpha++];
+    if (info->has_beta && beta && nbeta < beta->floats.n)
+      act->beta = (double)beta->floats.at[nbeta++];
   }
 }
+
+/* -- sources ----------------------------------------------------------------------------------- */
 
 /* Part `dir` of a source whose first axis is the direction. */
 static UOp *of_dir(Rnn *r, UOp *x, int64_t dir) {

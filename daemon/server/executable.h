@@ -22,8 +22,9 @@ typedef struct ModelData {
   int refs;
   int fd;
   size_t size;
-  ShmPool *pool; /* where the memory goes back to */
-  bool seen;     /* by a device worker, which may still map it: it does not go back */
+  ShmPool *pool;  /* where the memory goes back to */
+  uint32_t owner; /* the tenant whose it is */
+  bool seen;      /* by a device worker, which may still map it: it does not go back */
 } ModelData;
 
 typedef struct Artifact {
@@ -66,7 +67,7 @@ typedef struct Executable {
 } Executable;
 
 /* Takes ownership of fd. */
-Status model_data_create(ShmPool *pool, int fd, size_t size, ModelData **out);
+Status model_data_create(ShmPool *pool, uint32_t owner, int fd, size_t size, ModelData **out);
 ModelData *model_data_retain(ModelData *m);
 void model_data_release(ModelData *m); /* NULL allowed */
 

@@ -207,6 +207,7 @@ static Status ask_worker(Request *r, Explain *e) {
   e->job.env.body_case = KILN__V1__ENVELOPE__BODY_EXPLAIN;
   e->job.env.explain = &e->message;
   e->job.fd = -1;
+  e->job.tenant = r->tenant->id;
   e->job.done = on_costs;
   e->job.ctx = r;
   request_move(r, RS_ADMITTED);

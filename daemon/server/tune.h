@@ -37,6 +37,17 @@ void tune_evidence_key(const Executable *e, uint32_t kernel, uint8_t out[DIGEST_
 Status tuner_create(Server *s, Tuner **out);
 /* Searches that clients asked for must have been cancelled. */
 void tuner_release(Tuner *t); /* NULL allowed */
+/* Searches that go on, one after the other (NULL first); false behind the last. */
+typedef struct TuneLoad {
+  const Tenant *tenant;
+  const char *model, *kernel, *step;
+  bool background;
+  uint32_t tried, replaced;
+  int64_t left_ns;
+} TuneLoad;
+bool tuner_next_load(const Tuner *t, const Tune **at, TuneLoad *out);
+/* How many. */
+size_t tuner_searches(const Tuner *t);
 /* Once a second: background searches begin here. */
 void tuner_housekeeping(Tuner *t);
 /* A device is there, perhaps another than before: asks the cache what is known of the machine, then

@@ -53,6 +53,7 @@ Status tune_submit_search(Tune *t, void (*done)(void *ctx, Message *m, Status st
   t->search.env.body_case = KILN__V1__ENVELOPE__BODY_SEARCH;
   t->search.env.search = m;
   t->search.fd = -1;
+  t->search.tenant = t->spec.exe->tenant->id;
   t->search.idle = true;
   t->search.seconds = SEARCH_SECONDS;
   t->search.done = done;

@@ -23,6 +23,7 @@ static void store(const Tune *t, const StoreRecord *kernel, const Schedule *sche
 
 void tune_failed(Tune *t, TuneKernel *k, const char *opts, const char *cause) {
   t->failures[tune_cause(cause)]++;
+  t->server->metrics.tune_candidates_total[metrics_outcome(cause)][0]++;
   if (!tune_add_evidence(t, k, opts, cause)) return;
   Schedule s = schedule_of(t, k, opts);
   s.cause = tune_cause(cause);
@@ -39,6 +40,7 @@ static bool take_result(Tune *t, TuneKernel *k, const char *opts, const Kiln__V1
   if (!mine) return false;
   *out = schedule_of(t, k, opts);
   out->cause = cause;
+  t->server->metrics.tune_candidates_total[metrics_outcome(*e->cause ? e->cause : "measured")][0]++;
   if (cause != SC_MEASURED) {
     char quoted[400];
     LOG_INFO("a schedule failed", "kernel=%s cause=%s opts=\"%s\" why=%s", k->plan->name, e->cause,

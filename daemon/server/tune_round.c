@@ -145,6 +145,7 @@ static Status submit(Tune *t, TuneCandidate *c) {
   c->job.env.body_case = KILN__V1__ENVELOPE__BODY_KERNEL;
   c->job.env.kernel = &c->message;
   c->job.fd = -1;
+  c->job.tenant = t->spec.exe->tenant->id;
   c->job.idle = true;
   bool patient = t->spec.background || c->message.opts == k->facts->untuned;
   c->job.seconds = patient ? COMPILE_SECONDS_MAX : COMPILE_SECONDS;
