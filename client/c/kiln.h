@@ -592,7 +592,8 @@ typedef enum KilnOp {
   KILN_OP_RANDOM_BITS = 95,
   KILN_OP_RANDOM_UNIFORM = 96,
   KILN_OP_RANDOM_NORMAL = 97,
-  KILN_OP_ARGSORT = 110
+  KILN_OP_ARGSORT = 110,
+  KILN_OP_SCATTER_ALONG = 111
 } KilnOp;
 
 typedef enum KilnSizeOp {
@@ -657,6 +658,17 @@ KILN_API KilnNode kiln_graph_window(KilnGraph *g, KilnNode x, int64_t axis, int6
                                     int64_t stride, int64_t dilation);
 KILN_API KilnNode kiln_graph_cat(KilnGraph *g, size_t n, const KilnNode *src, int64_t axis);
 KILN_API KilnNode kiln_graph_gather(KilnGraph *g, KilnNode x, KilnNode indices, int64_t axis);
+/* updates into x at the indices along the axis: stored, added, multiplied, the larger, the smaller
+ * kept; the gradient of a gather is an ADD into zeros. See SCATTER_ALONG for shapes. */
+typedef enum KilnScatter {
+  KILN_SCATTER_SET = 0,
+  KILN_SCATTER_ADD = 1,
+  KILN_SCATTER_MUL = 2,
+  KILN_SCATTER_MAX = 3,
+  KILN_SCATTER_MIN = 4
+} KilnScatter;
+KILN_API KilnNode kiln_graph_scatter(KilnGraph *g, KilnNode x, KilnNode indices, KilnNode updates,
+                                     int64_t axis, KilnScatter how);
 /* op: KILN_OP_REDUCE_... */
 KILN_API KilnNode kiln_graph_reduce(KilnGraph *g, KilnOp op, KilnNode x, size_t n,
                                     const int64_t *axes, int keep);

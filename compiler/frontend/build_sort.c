@@ -1,14 +1,10 @@
-/* Prefix sums (and products) go by blocks: within blocks of SCAN_BLOCK elements as a windowed sum,
- * then over the blocks' totals, recursively. The k-th chosen element is found by binary search in
- * the prefix sums.
+/* The k-th chosen element is found by binary search in the prefix sums.
  *
  * Sorting is merging: runs of 1, 2, 4, ... elements, and every element of a merged run finds its
  * source by searching along its diagonal of the two runs (merge path), so that a level is one
  * gather. The number of levels follows from the largest size. Searches are unrolled; a position
  * beyond the vector is never taken, because the ends of the runs are part of the search. */
 #include "compiler/frontend/build_sort.h"
-
-enum { SCAN_SHORT = 128, SCAN_BLOCK = 32 };
 
 static UOp *i64(Job *job, int64_t v) { return uop_int(job, DT_I64, v); }
 static UOp *stored(Job *job, UOp *u) {
@@ -45,49 +41,16 @@ static UOp *neutral(Job *job, const UOp *x, Op op) {
   return build_num(job, x, op == OP_MUL ? 1 : 0);
 }
 
-/* Every prefix on its own: quadratic, in one kernel. */
-static UOp *scan_short(Job *job, Op op, UOp *x, size_t axis) {
-  int64_t d = x->shape.at[axis], dims[MAX_DIMS];
-  if (dim_is_static(d)) {
-    x = build_pad_axis(job, x, axis, d - 1, 0, neutral(job, x, op));
-    return build_reduce(job, op, build_window(job, x, axis, d, 1, 1), axis_bit(axis + 1), false);
-  }
-  UOp *from = build_unsqueeze(job, x, axis); /* [.., 1, j, ..] */
-  for (uint32_t i = 0; i < from->shape.n; i++) dims[i] = i == axis ? d : 1;
-  dims[axis + 1] = d;
-  Ints wide = shape_make(dims, from->shape.n);
-  UOp *upto = build2(job, OP_CMPLE, build_iota(job, DT_I64, axis + 1, wide),
-                     build_iota(job, DT_I64, axis, wide));
-  from = build_where(job, upto, from, neutral(job, x, op));
-  return build_reduce(job, op, from, axis_bit(axis + 1), false);
-}
-
 UOp *build_shift(Job *job, Op op, UOp *x, size_t axis) {
   UOp *wide = build_pad_axis(job, x, axis, 1, 0, neutral(job, x, op));
   return build_slice(job, wide, axis, 0, x->shape.at[axis], 1);
 }
 
-/* A long axis is cut into blocks: each is scanned, the blocks' totals are scanned
- * the same way, and each block gets what comes before it. */
 UOp *build_scan(Job *job, Op op, UOp *x, size_t axis) {
-  int64_t d = x->shape.at[axis], dims[MAX_DIMS];
-  if (dim_high(d) <= SCAN_SHORT) return scan_short(job, op, x, axis);
-  int64_t blocks = dim_ceildiv(job, d, SCAN_BLOCK), whole = dim_mul(job, blocks, SCAN_BLOCK);
-  uint32_t r = x->shape.n + 1;
-  int64_t more = dim_sub(job, whole, d);
-  if (!dim_is_static(more)) dim_mark_size(more);
-  UOp *wide = build_pad_axis(job, x, axis, 0, more, neutral(job, x, op));
-  for (uint32_t i = 0; i < r; i++)
-    dims[i] = i < axis ? x->shape.at[i] : i > axis ? x->shape.at[i - 1] : blocks;
-  dims[axis + 1] = SCAN_BLOCK;
-  UOp *inner = build_reshape(job, wide, shape_make(dims, r));
-  inner = uop1(job, OP_CONTIGUOUS, scan_short(job, op, inner, axis + 1));
-  UOp *total = build_slice(job, inner, axis + 1, SCAN_BLOCK - 1, 1, 1);
-  total = build_scan(job, op, build_squeeze(job, total, axis + 1), axis);
-  total = build_unsqueeze(job, build_shift(job, op, total, axis), axis + 1);
-  UOp *y = build2(job, op, inner, uop1(job, OP_CONTIGUOUS, total));
-  for (uint32_t i = 0; i + 1 < r; i++) dims[i] = i == axis ? whole : x->shape.at[i];
-  return build_slice(job, build_reshape(job, y, shape_make(dims, r - 1)), axis, 0, d, 1);
+  DType d = uop_dtype(x), work = dtype_is_bool(d) ? DT_U8 : build_work(d);
+  Arg arg = arg_both(op, &(int64_t){(int64_t)axis}, 1);
+  x = build_cast(job, x, work);
+  return build_cast(job, uop_make(job, OP_SCAN, DT_VOID, arg, &x, 1), d);
 }
 
 /* -- searching --------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 #include "compiler/frontend/build_nn.h"
 #include <stdlib.h>
 
+#include "compiler/frontend/build_scatter.h"
 #include "compiler/frontend/build_sort.h"
 #include "compiler/frontend/front.h"
 #include "compiler/frontend/kgraph_size.h"
@@ -447,6 +448,14 @@ static UOp *g_argsort(Walk *w, const GNode *n, UOp *const *src) {
   bool few = dim_is_static(size) && size <= SHORT_ROW;
   UOp *at = few ? sort_short(job, keys) : build_sort(job, uop1(job, OP_CONTIGUOUS, keys));
   return build_permute(job, build_reshape(job, at, x->shape), back, last + 1);
+}
+
+static UOp *g_scatter_along(Walk *w, const GNode *n, UOp *const *src) {
+  static const Op how[] = {OP_STORE, OP_ADD, OP_MUL, OP_MAX, OP_MIN};
+  size_t axis = axis_of(w, n->ints.at[0], src[0]);
+  if (n->i < 0 || n->i > 4)
+    job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "i is %lld, expected 0 to 4", (long long)n->i));
+  return build_scatter(w->front.job, src[0], src[1], src[2], axis, how[n->i]);
 }
 
 static UOp *g_random_key(Walk *w, const GNode *n, UOp *const *src) {

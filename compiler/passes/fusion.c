@@ -347,6 +347,22 @@ static void copy_into(Fusion *f, uint32_t from, uint32_t after, Place place, uin
   k->ready = ready_to_write(f, t, place);
 }
 
+/* One element after the other along the axis; side by side along the others. */
+static void scan_kernel(Fusion *f, uint32_t tensor) {
+  Tensor *t = &f->tensors[tensor];
+  uint32_t n = open_kernel(f, tensor, tensor, t->place), axis = (uint32_t)t->u->arg.ints.at[0];
+  FusedKernel *k = &f->kernels.at[n];
+  UOp *along = k->index[axis];
+  if (along->op == OP_RANGE) along = uop_range(f->job, along->arg.i, AX_SERIAL, along->src[0]);
+  k->index[axis] = k->serial = along;
+  k->nops = 1;
+  Demand *d = arena_alloc(&f->job->arena, sizeof *d);
+  *d = (Demand){.tensor = tensor, .kernel = n, .index = k->index, .loops = k->out};
+  d->src = arena_array(&f->job->arena, 1, sizeof *d->src);
+  k->value = d;
+  d->src[0] = ask(f, t->src[0], n, k->index, NULL, d->loops);
+}
+
 static void copy_for_scatter(Fusion *f, uint32_t data, uint32_t scatter) {
   if (f->tensors[data].numel) copy_into(f, data, scatter, f->tensors[scatter].place, scatter);
 }
@@ -424,6 +440,8 @@ static void visit(Fusion *f, uint32_t tensor) {
     store_cat(f, tensor);
   } else if (t->u->op == OP_SCATTER) {
     store_scatter(f, tensor);
+  } else if (t->u->op == OP_SCAN) {
+    scan_kernel(f, tensor);
   } else {
     own_kernel(f, tensor);
   }

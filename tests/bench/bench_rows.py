@@ -9,6 +9,7 @@ faster. copy is the time of copying as many bytes as the kernel must read and wr
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import pathlib
 import re
@@ -83,6 +84,46 @@ def rows():
     yield ("scatter-add 4096x64 into 256", model([node], [("x", T.FLOAT, [4096, 64])], ("y", T.FLOAT, [256, 64]),
                                                  {"zero": data.numpy(), "at": at}),
            lambda x: data.clone().index_add_(0, where, x), 4 * (4096 + 256) * 64)
+
+
+def updates():
+    """Scatters: name, model, torch function, bytes that have to move."""
+    r = np.random.default_rng(1)
+
+    def elements(what, data, shape, axis, reduction):
+        at, zero = r.integers(0, data[axis], shape), np.zeros(data, np.float32)
+        node = h.make_node("ScatterElements", ["zero", "at", "x"], ["y"], axis=axis, reduction=reduction)
+        m = model([node], [("x", T.FLOAT, shape)], ("y", T.FLOAT, data), {"zero": zero, "at": at})
+        ids, of = torch.from_numpy(at), torch.from_numpy(zero)
+        f = (lambda x: of.clone().scatter_add_(axis, ids, x)) if reduction == "add" else (lambda x: of.clone().scatter_(axis, ids, x))
+        return f"scatter {what}", m, f, 12 * math.prod(shape) + 4 * math.prod(data)
+
+    yield elements("add 1M into 64k", [65536], [1 << 20], 0, "add")
+    yield elements("store 1M into 64k", [65536], [1 << 20], 0, "none")
+    yield elements("add 1024x1024 along 0", [1024, 1024], [1024, 1024], 0, "add")
+    yield elements("add 1024x1024 along 1", [1024, 1024], [1024, 1024], 1, "add")
+    yield elements("store 4096x64 along 1", [4096, 256], [4096, 64], 1, "none")
+    for rows, width, count in ((30000, 768, 4096), (2000, 256, 20000)):
+        at = r.integers(0, rows, (count, 1))
+        ids = torch.from_numpy(at[:, 0])
+        zero = {"shape": np.array([rows, width]), "at": at}
+        nodes = [h.make_node("ConstantOfShape", ["shape"], ["zero"]), h.make_node("ScatterND", ["zero", "at", "x"], ["y"], reduction="add")]
+        m = model(nodes, [("x", T.FLOAT, [count, width])], ("y", T.FLOAT, [rows, width]), zero)
+        yield (f"scatter gradient of {count} of {rows}x{width}", m,
+               lambda x, rows=rows, width=width, ids=ids: torch.zeros(rows, width).index_add_(0, ids, x), 4 * (rows + count) * width)
+
+
+def order():
+    """Prefix sums, the largest, and sorting."""
+    for shape, axis in (([1 << 20], 0), ([65536], 0), ([1024, 1024], 0), ([1024, 1024], 1), ([4096, 64], 1)):
+        m = simple("CumSum", shape, const={"axis": np.array(axis)})
+        yield f"cumsum {'x'.join(map(str, shape))} along {axis}", m, lambda x, a=axis: torch.cumsum(x, a), 8 * math.prod(shape)
+    for shape, k in (([1000], 10), ([10000], 10), ([100000], 10), ([256, 1000], 10), ([1000], 1000), ([10000], 10000), ([100000], 100000),
+                     ([256, 1000], 1000)):
+        node = h.make_node("TopK", ["x", "k"], ["y", "at"], axis=-1)
+        m = model([node], [("x", T.FLOAT, shape)], ("y", T.FLOAT, [*shape[:-1], k]), {"k": np.array([k])})
+        f = (lambda x: torch.sort(x, -1, descending=True)) if k == shape[-1] else (lambda x, k=k: torch.topk(x, k, -1))
+        yield f"{'sort' if k == shape[-1] else 'top 10 of'} {'x'.join(map(str, shape))}", m, f, 0
 
 
 def attention():
@@ -170,7 +211,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, {args.threads} threads")
     print("| what | kernels | Kiln us | torch us | ort us | openvino us | x | copy |\n|---|---|---|---|---|---|---|---|")
-    for name, m, fn, size in (*rows(), *attention()):
+    for name, m, fn, size in (*rows(), *updates(), *order(), *attention()):
         if args.only and not any(part in name for part in args.only.split(",")):
             continue
         ours, kernels = kiln_us(m, args.threads)
