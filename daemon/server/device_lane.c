@@ -18,7 +18,7 @@
 #include "daemon/server/quota.h"
 #include "proto/limits.h"
 
-enum { IN_FLIGHT_MAX = 16, PATIENCE = 3, MICROSECOND = 1000 };
+enum { IN_FLIGHT_MAX = 32, PATIENCE = 3, MICROSECOND = 1000 };
 enum { BRIEF_NS = 50 * MICROSECOND };
 enum { AHEAD_NS = 100 * MICROSECOND, AHEAD_ONE_NS = 2000 * MICROSECOND };
 /* A job that nothing is known of; the longest that an executable is preferred because its weights

@@ -111,7 +111,7 @@ static Status dispatch(DeviceWorker *w, Message *m) {
   }
 }
 
-enum { HELD_MAX = 8, HELD_NS = 50000 };
+enum { HELD_MAX = 16, HELD_NS = 50000 };
 
 static Status serve(DeviceWorker *w) {
   int64_t since = 0; /* the oldest answer that is held */
