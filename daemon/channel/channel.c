@@ -37,6 +37,7 @@ Status channel_init(Channel *c, int fd) {
 
 static void packet_free(ChannelPacket *p) {
   for (size_t i = 0; i < p->nfds; i++) close(p->fds[i]);
+  explicit_bzero(p->bytes, p->len); /* a tenant's tensors: the next one's worker is this one */
   free(p);
 }
 
