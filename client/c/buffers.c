@@ -15,24 +15,33 @@ static Status decode_upload(KilnCall *call, Bytes msg) {
   return NULL;
 }
 
-KilnCode kiln_upload(KilnClient *c, const KilnTensor *t, const char *device, KilnBuffer **out,
-                     KilnError *err) {
-  CallWait w = {.err = err};
+Status upload_start(KilnClient *c, CallWait *w, KilnCall **out) {
+  const CallSpec spec = {
+      .path = "/kiln.v1.Kiln/Upload", .decode = decode_upload, .done = call_wait_done, .ctx = w};
+  return call_start(c, &spec, out);
+}
+
+void upload_send_header(KilnCall *call, const KilnTensor *t, const char *device, uint64_t memory) {
   Kiln__V1__UploadHeader header = KILN__V1__UPLOAD_HEADER__INIT;
   header.dtype = (Kiln__V1__DType)t->dtype;
   header.n_dims = t->rank;
   header.dims = (uint64_t *)(uintptr_t)t->dims;
+  header.memory = memory;
   if (device) header.device = message_text(device);
   Kiln__V1__UploadRequest first = KILN__V1__UPLOAD_REQUEST__INIT;
   first.part_case = KILN__V1__UPLOAD_REQUEST__PART_HEADER;
   first.header = &header;
-  const CallSpec spec = {
-      .path = "/kiln.v1.Kiln/Upload", .decode = decode_upload, .done = call_wait_done, .ctx = &w};
+  call_send(call, &first.base);
+}
+
+KilnCode kiln_upload(KilnClient *c, const KilnTensor *t, const char *device, KilnBuffer **out,
+                     KilnError *err) {
+  CallWait w = {.err = err};
   KilnCall *call;
   void *answer;
-  Status st = call_start(c, &spec, &call);
+  Status st = upload_start(c, &w, &call);
   if (!st) {
-    call_send(call, &first.base);
+    upload_send_header(call, t, device, 0);
     call_stream(call, (ChunkSource){.data = t->data, .fd = -1, .left = t->bytes});
   }
   KilnCode code = call_wait(c, &w, st, &answer);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <protobuf-c/protobuf-c.h>
+#include <sys/types.h>
 
 #include "base/arena.h"
 #include "base/status.h"
@@ -53,6 +54,8 @@ typedef enum ClientState {
   CS_READY
 } ClientState;
 
+enum { CLIENT_PASS_MAX = 4 };
+
 struct KilnClient {
   Address address;
   bool no_spawn, spawned, want_write, processing, closing;
@@ -68,7 +71,10 @@ struct KilnClient {
   GrpcSession *session;
   KilnCall *calls;
   uint8_t *inbuf;
-  Status lost; /* why the last connection ended */
+  Status lost;               /* why the last connection ended */
+  int pass[CLIENT_PASS_MAX]; /* descriptors that go with the next bytes */
+  size_t npass;
+  uint64_t passed; /* on this connection, those included */
 };
 
 /* Connects if there is no connection. */
@@ -156,6 +162,17 @@ void call_wait_done(KilnCall *call, const KilnError *err, void *answer);
 /* Waits for a call that was started with call_wait_done and ctx = w; or takes the failure to start.
  */
 KilnCode call_wait(KilnClient *c, CallWait *w, Status started, void **out);
+
+/* -- buffers.c, memory.c --------------------------------------------------------------------------
+ */
+
+Status upload_start(KilnClient *c, CallWait *w, KilnCall **out);
+/* memory: the number of a passed descriptor, or 0. */
+void upload_send_header(KilnCall *call, const KilnTensor *t, const char *device, uint64_t memory);
+struct msghdr;
+/* sendmsg(2) with the descriptors that wait. */
+ssize_t client_sendmsg(KilnClient *c, struct msghdr *m);
+void client_pass_reset(KilnClient *c);
 
 /* A text as a field of a request: char *, never written through. */
 static inline char *message_text(const char *s) { return (char *)(uintptr_t)s; }
