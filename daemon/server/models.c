@@ -48,10 +48,14 @@ static void unlist(Model *m) {
   model_release(m);
 }
 
+Status model_check_name(const char *name) {
+  if (model_name_ok(name)) return NULL;
+  return FAIL(INVALID_ARGUMENT,
+              "'%.64s' is no name for a model: expected letters, digits, '_', '-' and '.'", name);
+}
+
 static Status add(Server *s, Tenant *owner, bool shared, const char *name, Model **out) {
-  if (!model_name_ok(name))
-    return FAIL(INVALID_ARGUMENT,
-                "'%.64s' is no name for a model: expected letters, digits, '_', '-' and '.'", name);
+  TRY(model_check_name(name));
   if ((*out = find(s, owner, shared, name))) return NULL;
   if (s->nmodels >= s->config.max_executables)
     return FAIL(RESOURCE_EXHAUSTED, "%zu models are loaded, and this server takes no more",
@@ -118,12 +122,12 @@ static Status compile(Model *m, int fd, uint64_t size, bool pooled) {
   Server *s = m->server;
   ModelData *data;
   CompileSpec spec = {.tenant = m->tenant, .format = m->format, .name = m->name};
-  Status st = server_device(s, "", &spec.device);
+  Status st = server_device(s, m->shared ? NULL : m->tenant, "", &spec.device);
   if (st) {
     close(fd);
     return st;
   }
-  TRY(model_data_create(&s->uploads, fd, size, &data));
+  TRY(model_data_create(&s->uploads, m->tenant->id, fd, size, &data));
   data->seen = !pooled;
   m->waiter = (CompileWaiter){.request = m->asked, .done = on_compiled};
   return compile_start(s, &spec, data, &m->waiter);
@@ -153,7 +157,7 @@ Status models_load_bytes(Request *r, const char *name, const char *file, Bytes b
   TRY(add(s, r->tenant, false, name, &m));
   TRY(begin(m, r));
   m->format = format;
-  Status st = shm_pool_take(&s->uploads, bytes.len, &fd);
+  Status st = shm_pool_take(&s->uploads, m->tenant->id, bytes.len, &fd);
   if (!st) {
     st = shm_write(fd, 0, bytes);
     if (st) close(fd);

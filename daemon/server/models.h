@@ -61,6 +61,7 @@ Status models_unload(const Request *r, const char *name);
 Kiln__V1__ModelFormat model_format(const char *file);
 /* Letters, digits and "_-.", not beginning with a dot. */
 bool model_name_ok(const char *name);
+Status model_check_name(const char *name);
 
 typedef struct ModelFile {
   LaneJob job;

@@ -346,6 +346,7 @@ static Status load(Request *r, const Inference__RepositoryModelLoadRequest *m) {
     bytes = &value->bytes_param;
     file = key + 5;
   }
+  TRY(model_check_name(m->model_name));
   if (bytes) return models_load_bytes(r, m->model_name, file, (Bytes){bytes->data, bytes->len});
   if (!(r->tenant->roles & ROLE_ADMIN))
     return FAIL(PERMISSION_DENIED, "loading a model for everybody takes the role admin; send the "
