@@ -141,8 +141,10 @@ static unsigned find_stores(const Emitter *e, const UOp *u, size_t at, Column *o
 
 /* The tile that u is a column of: where it begins among n columns, and how many it has; 0: none. */
 static unsigned tile_of(const Column *c, unsigned n, const UOp *u, unsigned *first) {
+  int64_t apart = u->arg.i < 0 ? -u->arg.i : u->arg.i, most = u->src[2]->lanes;
+  if (most > apart) most = apart; /* rows do not overlap */
   for (unsigned i = 0; i < n;) {
-    unsigned m = 1, most = c[i].store->src[2]->lanes;
+    unsigned m = 1;
     bool mine = false;
     while (m < most && i + m < n && c[i + m].at == c[i].at + m) m++;
     while (m & (m - 1)) m &= m - 1;
