@@ -617,7 +617,8 @@ static double total_work(const Sched *s) {
   return work;
 }
 
-/* The outermost loop that splits evenly enough, else the one that splits best. */
+/* The outermost loop that splits evenly enough, else the one that splits best. One whose size a run
+ * may make so small that nothing is left to split counts half. */
 static void give_threads(Sched *s) {
   int64_t T = s->target->threads;
   double work = total_work(s);
@@ -632,6 +633,7 @@ static void give_threads(Sched *s) {
     int64_t n = plan.axes[a].outer;
     if (n < T || s->k->axes[a].serial) continue;
     double even = (double)n / (double)(heuristic_tiles(n, T) * T);
+    if (heuristic_tiles(s->k->axes[a].least, s->tile[a]) < T && !is_static(s, a)) even /= 2;
     if (even > most + 0.08) best = a, most = even;
   }
   if (best >= 0) give(s, OPT_THREAD, best, T);
