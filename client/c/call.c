@@ -27,7 +27,10 @@ Status call_start(KilnClient *c, const CallSpec *spec, KilnCall **out) {
                      .done = spec->done,
                      .ctx = spec->ctx,
                      .source.fd = -1};
-  const GrpcCall start = {.path = spec->path, .timeout_ns = c->timeout_ns, .ctx = call};
+  const GrpcCall start = {.path = spec->path,
+                          .authorization = c->authorization,
+                          .timeout_ns = c->timeout_ns,
+                          .ctx = call};
   Status st = grpc_call_start(c->session, &start, &call->stream);
   if (st) {
     free(call);

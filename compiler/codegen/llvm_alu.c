@@ -18,7 +18,6 @@ typedef struct Alu {
   bool flt, uns;
   LLVMTypeRef type; /* of the last source */
   LLVMValueRef v[3];
-  unsigned n; /* of them */
 } Alu;
 
 typedef LLVMValueRef (*AluFn)(const Alu *a);
@@ -301,7 +300,8 @@ static LLVMValueRef native_call(const Alu *a, const NativeOp *op, unsigned from)
   LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
   LLVMValueRef args[6];
   unsigned n = 0;
-  for (unsigned s = 0; s < a->n; s++) args[n++] = native_piece(a, a->v[s], from, op->lanes);
+  for (int s = 0; s < op_info[a->u->op].nsrc; s++)
+    args[n++] = native_piece(a, a->v[s], from, op->lanes);
   LLVMTypeRef type = LLVMTypeOf(args[0]);
   if (op->control >= 0) args[n++] = LLVMConstInt(i32, (unsigned)op->control, false);
   args[n++] = LLVMConstNull(type);
@@ -394,7 +394,7 @@ static LLVMValueRef alu_run(Emitter *e, const UOp *u, DType dtype, const LLVMVal
                             unsigned n) {
   const AluRow *row = &rows[u->op];
   bool small = is_small_float(dtype) && !row->raw;
-  Alu a = {.e = e, .u = u, .dtype = small ? DT_F32 : dtype, .n = n};
+  Alu a = {.e = e, .u = u, .dtype = small ? DT_F32 : dtype};
   a.flt = dtype_is_float(dtype);
   a.uns = dtype_is_uint(dtype) || dtype == DT_BOOL;
   for (unsigned k = 0; k < n; k++) a.v[k] = small ? llvm_to_f32(e, dtype, v[k]) : v[k];
@@ -450,7 +450,7 @@ LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u) {
   Op quick = op == OP_MAX ? OP_MAXNUM : op == OP_MIN ? OP_MINNUM : op;
   bool numbers = quick != op && native_find(e->target, quick, (DType)u->dtype);
   LLVMValueRef all = v;
-  /* A node to carry the op: it has no sources, and all bounds. */
+  /* A node to carry the op: the bounds and sources of this one are never looked at. */
   UOp step = {.op = (uint8_t)(numbers ? quick : op),
               .dtype = u->dtype,
               .lanes = 1,

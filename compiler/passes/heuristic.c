@@ -408,11 +408,13 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
 
 static int best_vector_axis(Sched *s, int64_t lanes) {
   int best = -1;
+  bool chained = heuristic_chained(s) >= 0;
   double least = 0;
   for (uint32_t i = 0; i < s->k->nloops; i++) {
     int a = (int)s->k->loops[i]->arg.i;
     int64_t n = size_of(s, a), used = n < lanes ? power_above(n) : lanes;
     if (n < 2 || s->k->axes[a].serial) continue;
+    if (chained && step_in(s, s->k->store->src[1], a, 1) != 1) continue; /* rows at once instead */
     double cost = 1.5 * access_cost(s, s->k->store->src[1], a, lanes);
     for (uint32_t l = 0; l < s->k->noperands; l++)
       cost += access_cost(s, s->k->operands[l]->src[1], a, lanes);
@@ -615,7 +617,8 @@ static double total_work(const Sched *s) {
   return work;
 }
 
-/* The outermost loop that splits evenly enough, else the one that splits best. */
+/* The outermost loop that splits evenly enough, else the one that splits best. One whose size a run
+ * may make so small that nothing is left to split counts half. */
 static void give_threads(Sched *s) {
   int64_t T = s->target->threads;
   double work = total_work(s);
@@ -630,6 +633,7 @@ static void give_threads(Sched *s) {
     int64_t n = plan.axes[a].outer;
     if (n < T || s->k->axes[a].serial) continue;
     double even = (double)n / (double)(heuristic_tiles(n, T) * T);
+    if (heuristic_tiles(s->k->axes[a].least, s->tile[a]) < T && !is_static(s, a)) even /= 2;
     if (even > most + 0.08) best = a, most = even;
   }
   if (best >= 0) give(s, OPT_THREAD, best, T);
@@ -752,6 +756,7 @@ static void choose(Sched *s, UOp *kernel) {
   if (n > 2 && heuristic_chain(s, bodies, n, lanes)) return;
   if (n == 1 && block_contraction(s, kernel, bodies)) bodies = find_bodies(s, &n, &main);
   if (!n || !schedule_contraction(s, &bodies[main], lanes)) schedule_general(s, bodies, n, lanes);
+  heuristic_serial(s);
 }
 
 UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *applied) {

@@ -29,6 +29,7 @@
 #include "compiler/passes/barriers.h"
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/pipeline.h"
+#include "compiler/passes/prefetch.h"
 
 enum { WANTED_CHAINS = 8, LONG_LOOP = 32, MAX_PREFETCHES = 64 };
 
@@ -280,7 +281,8 @@ static UOp **find_prefetches(Lower *l, const Group *g, const Loop *loop, size_t 
     bool param = u->op == OP_STORE && u->src[0]->op == OP_PARAM;
     if (!param || u->open != g->open || l->level[position(l, u->src[1])]) continue;
     if (*n == MAX_PREFETCHES || u->src[1]->lanes > 1 || !l->level[i]) continue;
-    out[(*n)++] = uop2(l->job, OP_PREFETCH, u->src[0], now(l, u->src[1]));
+    UOp *at[2] = {u->src[0], now(l, u->src[1])};
+    out[(*n)++] = uop_make(l->job, OP_PREFETCH, DT_VOID, arg_i(0), at, 2);
   }
   return out;
 }
@@ -476,5 +478,6 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
       if (l.level[i] == level && !has_loops(l.list.at[i])) l.now[i] = rebuild(&l, l.list.at[i]);
     job_poll(job);
   }
-  return pipeline_copies(job, barriers_insert(job, strip_marks(job, l.now[l.list.len - 1])));
+  UOp *root = barriers_insert(job, strip_marks(job, l.now[l.list.len - 1]));
+  return prefetch_rows(job, pipeline_copies(job, root), target);
 }

@@ -78,8 +78,26 @@ static Machine gpu_machine(const Target *t) {
   Machine m = {.ghz = 1.5, .launch_ns = 3000, .l2 = (double)t->l2_bytes};
   m.cores = hopper ? 132 : nvidia ? 80 : cpu ? 2 : 32;
   m.flops_ns = (cpu ? 16 : nvidia ? 256 : 128) * m.ghz;
+  m.f64_flops_ns = m.flops_ns / 2;
   m.dram_ns = hopper ? 3000 : nvidia ? 800 : cpu ? 10 : 300;
   return m;
+}
+
+/* What was measured takes the place of what is assumed. The clock is what makes the measured flops
+ * of the assumed ones per cycle, within reason: a core with one FMA unit is not one at half the
+ * clock. */
+static void use_peaks(Machine *m, const Peaks *p) {
+  if (p->flops_f32 > 0) {
+    double clock = p->flops_f32 / m->flops_ns;
+    m->ghz *= smaller(larger(clock, 0.6), 2);
+    m->flops_ns = p->flops_f32;
+    m->f64_flops_ns = m->flops_ns / 2;
+  }
+  if (p->flops_f64 > 0) m->f64_flops_ns = p->flops_f64;
+  if (p->l2_bytes > 0) m->l2_cycle = p->l2_bytes / m->ghz;
+  if (p->l3_bytes > 0) m->l3_cycle = p->l3_bytes / m->ghz;
+  if (p->memory_bytes > 0) m->dram_cycle = p->memory_bytes / m->ghz;
+  if (p->all_memory_bytes > 0) m->dram_ns = larger(p->all_memory_bytes, p->memory_bytes);
 }
 
 Machine search_machine(const Target *t) {
@@ -92,6 +110,8 @@ Machine search_machine(const Target *t) {
   m.l3 = (double)t->l3_bytes;
   m.l2_cycle = 32, m.l3_cycle = 12, m.dram_cycle = 5;
   m.dram_ns = smaller(m.cores, 4) * 5 * m.ghz;
+  m.f64_flops_ns = m.flops_ns / 2;
+  use_peaks(&m, &t->peaks);
   return m;
 }
 
@@ -165,12 +185,13 @@ void search_bounds(const Model *m, SearchCost *out) {
   double bytes = read + written, per_ns = c.dram_ns;
   if (!m->target->max_group) {
     double cycle = bytes <= c.l1 ? 64 : bytes <= c.cores * c.l2 ? c.l2_cycle : 0;
-    if (cycle == 0) cycle = bytes <= c.l3 ? 1.3 * c.l3_cycle : 2 * c.dram_cycle;
-    per_ns = cycle * c.ghz * c.cores;
+    bool memory = !cycle && bytes > c.l3, known = m->target->peaks.all_memory_bytes > 0;
+    if (cycle == 0) cycle = memory ? 2 * c.dram_cycle : 1.3 * c.l3_cycle;
+    per_ns = memory && known ? c.dram_ns : cycle * c.ghz * c.cores;
   } else if (bytes <= c.l2) {
     per_ns *= 2;
   }
-  double rate = c.flops_ns * c.cores * (m->f64 ? 0.5 : matrix_gain(m));
+  double rate = c.cores * (m->f64 ? c.f64_flops_ns : c.flops_ns * matrix_gain(m));
   double ns = larger(flops / rate, bytes / per_ns);
   *out = (SearchCost){whole(flops), whole(read), whole(written), whole(ns) + 1, 0};
 }

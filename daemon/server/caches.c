@@ -4,6 +4,9 @@
 
 #include <stdio.h>
 
+#include "daemon/server/peaks.h"
+#include "daemon/server/tune.h"
+
 static void target_text(const Kiln__V1__TargetSpec *t, StrBuf *out) {
   strbuf_addf(out,
               "kind=%s\ntriple=%s\ncpu=%s\nfeatures=%s\nvector_bytes=%u\nvector_registers=%u\n"
@@ -19,6 +22,8 @@ void caches_put_target(Server *s, const DeviceLane *l) {
   StrBuf text = {0};
   if (!device_lane_target(l)) return;
   target_text(device_lane_target(l), &text);
+  const DevicePeaks *peaks = tuner_peaks(s->tuner, l);
+  if (peaks) peaks_print(peaks, &text);
   Str view = {text.ptr, text.len};
   if (!text.failed) store_put_target(s->store, device_lane_fingerprint(l), view);
   for (const Tenant *t = s->tenants.first; t && !text.failed; t = t->next)

@@ -209,6 +209,10 @@ static void begin_step(Tune *t) {
     tune_finish(t, k ? "budget" : "exhausted");
     return;
   }
+  if (tune_wants_peaks(t)) {
+    tune_measure_peaks(t);
+    return;
+  }
   t->at = k;
   if (!k->facts)
     tune_ask_facts(t, k);

@@ -9,8 +9,10 @@
  * every round so that the share of the processor is kept, and the hour has its limit; time in which
  * they are stopped counts for neither, nor for the search's budget. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
+#include "daemon/server/caches.h"
 #include "daemon/server/request.h"
 #include "daemon/server/tune_internal.h"
 
@@ -118,6 +120,7 @@ CompilePool *tuner_pool(Tuner *t, bool background) {
   if (!background) return s->pool;
   CompilePoolSpec spec = {.supervisor = s->supervisor,
                           .workers = 1,
+                          .strict = s->config.strict_isolation,
                           .max_queue = s->config.max_queue,
                           .memory_bytes = s->config.compile_memory,
                           .seconds = (uint32_t)s->config.compile_seconds,
@@ -126,10 +129,16 @@ CompilePool *tuner_pool(Tuner *t, bool background) {
   return t->pool;
 }
 
+static size_t device_index(const Server *s, const DeviceLane *device) {
+  size_t i = 0;
+  while (i < s->ndevices && strcmp(device_lane_name(s->devices[i]), device_lane_name(device)) != 0)
+    i++; /* a tenant's own worker is on the same device */
+  return i;
+}
+
 TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background) {
   Server *s = t->server;
-  size_t i = 0;
-  while (i < s->ndevices && s->devices[i] != device) i++;
+  size_t i = device_index(s, device);
   if (i == s->ndevices) return NULL;
   TimingLane **lane = &t->lanes[i][background];
   TimingLaneSpec spec = {.supervisor = s->supervisor,
@@ -138,6 +147,32 @@ TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background) {
                          .background = background};
   if (!*lane) status_drop(timing_lane_create(&spec, lane));
   return *lane;
+}
+
+/* -- what machines can do -----------------------------------------------------------------------
+ */
+
+DevicePeaks *tuner_peaks(Tuner *t, const DeviceLane *device) {
+  size_t i = t ? device_index(t->server, device) : 0;
+  return t && i < t->server->ndevices ? &t->peaks[i] : NULL;
+}
+
+static void on_target_text(void *ctx, Str text) {
+  DevicePeaks *p = ctx;
+  p->lookup = NULL;
+  p->looked = true;
+  p->known = peaks_parse(text, &p->at);
+  caches_put_target(p->server, p->device);
+}
+
+void tuner_device_up(Tuner *t, const DeviceLane *device) {
+  DevicePeaks *p = tuner_peaks(t, device);
+  const uint8_t *now = device_lane_fingerprint(device);
+  if (!p || p->lookup || (p->looked && !memcmp(p->fingerprint, now, DIGEST_BYTES))) return;
+  *p = (DevicePeaks){.server = t->server, .device = device};
+  memcpy(p->fingerprint, now, DIGEST_BYTES);
+  p->lookup = store_get_target(t->server->store, now, on_target_text, p);
+  if (!p->lookup) caches_put_target(t->server, device);
 }
 
 static void drop_workers(Tuner *t) {
@@ -201,6 +236,23 @@ static void begin_background(Tuner *t) {
   executable_release(best);
 }
 
+bool tuner_next_load(const Tuner *t, const Tune **at, TuneLoad *out) {
+  const Tune *k = *at = *at ? (*at)->next : t ? t->tunes : NULL;
+  if (!k) return false;
+  int64_t left = k->deadline_ns - clock_now_ns();
+  *out = (TuneLoad){.tenant = k->spec.exe->tenant,
+                    .model = k->spec.exe->name,
+                    .kernel = k->at ? k->at->plan->name : "",
+                    .step = k->step ? k->step : "",
+                    .background = k->spec.background,
+                    .tried = k->tried,
+                    .replaced = k->replaced,
+                    .left_ns = left > 0 ? left : 0};
+  return true;
+}
+
+size_t tuner_searches(const Tuner *t) { return t ? t->ntunes : 0; }
+
 void tuner_housekeeping(Tuner *t) {
   const Config *c = &t->server->config;
   int64_t now = clock_now_ns();
@@ -241,6 +293,8 @@ void tuner_release(Tuner *t) {
   if (!t) return;
   end_background(t);
   drop_workers(t);
+  for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
+    if (t->peaks[i].lookup) store_forget(t->peaks[i].lookup);
   uv_close((uv_handle_t *)&t->tick, on_closed);
   uv_close((uv_handle_t *)&t->quiet, on_closed);
 }

@@ -148,6 +148,61 @@ static bool was_tried(const Search *s, const char *opts) {
   return false;
 }
 
+/* What was measured is what the roofline is made of. */
+static void peaks_make_the_roofline(void **state) {
+  Job job;
+  SearchCost assumed, slow, fast;
+  (void)state;
+  job_init(&job, 64 << 20);
+  UOp *mm = zoo_matmul(&job, DT_F32, 512, 512, 512, false).sink;
+  Target t = zoo_cpu;
+  must(search_cost(&job, mm, &t, NULL, &assumed));
+  t.peaks.flops_f32 = 50;
+  must(search_cost(&job, mm, &t, NULL, &slow));
+  t.peaks.flops_f32 = 100;
+  must(search_cost(&job, mm, &t, NULL, &fast));
+  double flops = (double)slow.flops;
+  assert_true(fabs((double)slow.roofline_ns - flops / 100) < 10); /* two threads */
+  assert_true(fabs((double)fast.roofline_ns - flops / 200) < 10);
+  assert_true(slow.predicted_ns > assumed.predicted_ns);
+  UOp *add = zoo_elementwise(&job, 100 << 20).sink;
+  t = zoo_cpu;
+  t.peaks.memory_bytes = 6, t.peaks.all_memory_bytes = 10;
+  must(search_cost(&job, add, &t, NULL, &slow));
+  double bytes = (double)(slow.bytes_read + slow.bytes_written);
+  assert_true(fabs((double)slow.roofline_ns - bytes / 10) < 10);
+  job_deinit(&job);
+}
+
+/* Legal for every target, and what they do is what they say. */
+static void probes_measure_what_they_say(void **state) {
+  Target targets[] = {zoo_cpu, zoo_cpu, zoo_cpu, zoo_opencl};
+  (void)state;
+  targets[1].vector_bytes = 32, targets[1].vector_registers = 16, targets[1].threads = 1;
+  targets[2].vector_bytes = 16, targets[2].vector_registers = 16, targets[2].threads = 61;
+  targets[2].l3_bytes = 0;
+  for (size_t i = 0; i < 4; i++)
+    for (int which = 0; which < SP__COUNT; which++) {
+      Job job;
+      SearchProbeKernel p;
+      SearchCost cost;
+      job_init(&job, 64 << 20);
+      must(search_probe(&job, &targets[i], (SearchProbe)which, &p));
+      bool cache = which == SP_L2 || which == SP_L3; /* of one core */
+      bool none = targets[i].max_group || (cache && targets[i].threads > 8);
+      assert_int_equal(p.work > 0, !none);
+      assert_int_equal(p.kernel != NULL, !none);
+      if (!none) {
+        assert_true(*p.opts);
+        must(search_cost(&job, p.kernel, &targets[i], p.opts, &cost));
+        bool flops = which <= SP_FLOPS_F64;
+        double got = (double)(flops ? cost.flops : cost.bytes_read);
+        assert_true(fabs(got - p.work) < 1);
+      }
+      job_deinit(&job);
+    }
+}
+
 static void check_legal(const Search *s, const char *opts) {
   OptList list, again;
   StrBuf text = {0};
@@ -429,6 +484,8 @@ int main(void) {
       cmocka_unit_test(class_is_the_graph_alone),
       cmocka_unit_test(distance_counts_ratios),
       cmocka_unit_test(costs_are_counted),
+      cmocka_unit_test(peaks_make_the_roofline),
+      cmocka_unit_test(probes_measure_what_they_say),
       cmocka_unit_test(candidates_are_legal_and_new),
       cmocka_unit_test(proposals_repeat_for_equal_inputs),
       cmocka_unit_test(search_finds_what_the_model_does_not_know),
