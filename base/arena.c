@@ -53,6 +53,26 @@ void arena_deinit(Arena *a) {
   *a = (Arena){.limit = a->limit};
 }
 
+void arena_reset(Arena *a) {
+  ArenaBlock *kept = NULL;
+  size_t used = a->block ? (size_t)(a->at - (char *)a->block) : 0; /* of the newest block */
+  for (ArenaBlock *b = a->block, *next; b; b = next) {
+    next = b->next;
+    if (b != a->block) used = b->size;
+    if (!kept && b->size == FIRST_BLOCK) {
+      kept = b;
+      memset(b + 1, 0, used - sizeof *b);
+      b->next = NULL;
+    } else {
+      block_free(b);
+    }
+  }
+  a->block = kept;
+  a->used = kept ? kept->size : 0;
+  a->at = kept ? (char *)(kept + 1) : NULL;
+  a->end = kept ? (char *)kept + kept->size : NULL;
+}
+
 static void *full(Arena *a) {
   if (a->on_full) a->on_full(a->on_full_ctx);
   return NULL;

@@ -18,6 +18,8 @@ typedef struct Arena {
 
 void arena_init(Arena *a, size_t limit);
 void arena_deinit(Arena *a);
+/* Empty again; a block of the smallest size is kept for what comes next, the others are freed. */
+void arena_reset(Arena *a);
 /* Zeroed memory aligned to 16 bytes. NULL only when full and no on_full is set. */
 void *arena_alloc(Arena *a, size_t size);
 /* NULL when n * size overflows or the arena is full. */

@@ -63,6 +63,17 @@ size_t status_text(const StatusNote *st, char *buf, size_t cap) {
   return len;
 }
 
+Status status_retry(Status st, int64_t ns) {
+  const int64_t least = 1000000, most = 3600 * (int64_t)1000000000;
+  if (st != &out_of_memory) st->retry_ns = ns < least ? least : ns > most ? most : ns;
+  return st;
+}
+
+int64_t status_retry_ns(const StatusNote *st) {
+  while (st && !st->retry_ns) st = st->inner;
+  return st ? st->retry_ns : 0;
+}
+
 void status_drop(Status st) {
   while (st && st != &out_of_memory) {
     Status inner = st->inner;

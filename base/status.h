@@ -9,6 +9,7 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* The canonical gRPC status codes (grpc/doc/statuscodes.md). */
 typedef enum StatusCode {
@@ -39,6 +40,7 @@ struct StatusNote {
   const char *file;  /* static storage */
   char *text;        /* owned */
   StatusNote *inner; /* owned; NULL at the root cause */
+  int64_t retry_ns;  /* when trying again makes sense, from now; 0 = not known */
 };
 typedef StatusNote *Status;
 
@@ -67,6 +69,12 @@ StatusCode status_code(const StatusNote *st);
 /* Writes "outer: inner: innermost" into buf (always terminated when cap > 0); returns the length
  * that the whole text has. */
 size_t status_text(const StatusNote *st, char *buf, size_t cap);
+
+/* The same failure, worth another try in so long; at least 1 ms, at most an hour. Returns st. */
+Status status_retry(Status st, int64_t ns)
+    __attribute__((nonnull, returns_nonnull, warn_unused_result));
+/* What status_retry said, of the outermost note that it was said of; 0 = nothing. */
+int64_t status_retry_ns(const StatusNote *st);
 
 /* Frees st; NULL is allowed. */
 void status_drop(Status st);

@@ -402,6 +402,19 @@ Status cache_put_target(Cache *c, const uint8_t *target, Str text) {
   return cache_finish(c, cache_run(c, Q_ADD_TARGET, "noting a target"), &before);
 }
 
+Status cache_get_target(Cache *c, const uint8_t *target, StrBuf *out) {
+  sqlite3_stmt *q = cache_query(c, Q_TARGET);
+  sqlite3_bind_blob(q, 1, target, CACHE_HASH_BYTES, SQLITE_STATIC);
+  int rc = sqlite3_step(q);
+  if (rc == SQLITE_ROW) {
+    const unsigned char *text = sqlite3_column_text(q, 0);
+    if (text) strbuf_adds(out, (const char *)text);
+  }
+  Status st = sqlite_status(c->db, rc, "reading a target");
+  sqlite3_reset(q);
+  return st;
+}
+
 Status cache_stats(Cache *c, CacheStats *out) {
   Status st = count(c);
   *out = c->stats;

@@ -49,6 +49,8 @@ Status cache_find(Cache *c, CacheKind kind, const CacheKey *key, bool *found, St
 Status cache_put(Cache *c, const CacheRecord *records, size_t n);
 /* Remembers what a fingerprint stands for: lines "name=value", for cache_why. */
 Status cache_put_target(Cache *c, const uint8_t *target, Str text);
+/* Appends the text; nothing when there is none. */
+Status cache_get_target(Cache *c, const uint8_t *target, StrBuf *out);
 
 typedef struct CacheStats {
   uint64_t plans, kernels, bytes, max_bytes;

@@ -8,28 +8,11 @@
 
 #include <zstd.h>
 
-#include "proto/digest.h"
+#include "cache/sealed.h"
 
-enum { HEAD = 24, HASH_AT = HEAD, PAYLOAD_AT = HASH_AT + DIGEST_BYTES, LEVEL = 1 };
+enum { HEAD = 24, PAYLOAD_AT = HEAD + DIGEST_BYTES, LEVEL = 1 };
 static const uint64_t MAX_BYTES = (uint64_t)1 << 30;
 static const uint8_t start[8] = {'K', 'R', 'E', 'C', 1};
-
-static void put_u64(uint8_t *at, uint64_t v) {
-  for (int k = 0; k < 8; k++) at[k] = (uint8_t)(v >> (8 * k));
-}
-
-static uint64_t get_u64(const uint8_t *at) {
-  uint64_t v = 0;
-  for (int k = 0; k < 8; k++) v |= (uint64_t)at[k] << (8 * k);
-  return v;
-}
-
-static void seal(const uint8_t *record, size_t n, uint8_t out[DIGEST_BYTES]) {
-  Digest *d = digest_create();
-  digest_add(d, record, HEAD);
-  digest_add(d, record + PAYLOAD_AT, n - PAYLOAD_AT);
-  digest_finish(d, out);
-}
 
 void record_codec_deinit(RecordCodec *codec) {
   ZSTD_freeCCtx(codec->encoder);
@@ -68,26 +51,24 @@ Status record_encode(RecordCodec *codec, Bytes canonical, Bytes value, StrBuf *o
   if (!strbuf_reserve(out, PAYLOAD_AT + room)) return FAIL(RESOURCE_EXHAUSTED, "a cache record");
   uint8_t *record = (uint8_t *)out->ptr + out->len;
   memcpy(record, start, sizeof start);
-  put_u64(record + 8, canonical.len);
-  put_u64(record + 16, value.len);
+  sealed_put(record + 8, canonical.len, 8);
+  sealed_put(record + 16, value.len, 8);
   TRY(compress(codec, canonical, value, record + PAYLOAD_AT, room, &n));
-  seal(record, PAYLOAD_AT + n, record + HASH_AT);
+  sealed_close(record, HEAD, n);
   out->len += PAYLOAD_AT + n;
   out->ptr[out->len] = 0;
   return NULL;
 }
 
 Status record_decode(RecordCodec *codec, Bytes record, StrBuf *out, size_t *canonical_len) {
-  uint8_t hash[DIGEST_BYTES];
   if (record.len < PAYLOAD_AT || memcmp(record.ptr, start, sizeof start) != 0) {
     return FAIL(DATA_LOSS, "%zu bytes are not a cache record", record.len);
   }
-  uint64_t canonical = get_u64(record.ptr + 8), value = get_u64(record.ptr + 16);
+  uint64_t canonical = sealed_get(record.ptr + 8, 8), value = sealed_get(record.ptr + 16, 8);
   if (canonical > MAX_BYTES || value > MAX_BYTES - canonical) {
     return FAIL(DATA_LOSS, "the record's lengths are out of range");
   }
-  seal(record.ptr, record.len, hash);
-  if (memcmp(hash, record.ptr + HASH_AT, sizeof hash) != 0) {
+  if (!sealed_holds(record.ptr, HEAD, record.len - PAYLOAD_AT)) {
     return FAIL(DATA_LOSS, "the record does not match its hash");
   }
   size_t total = (size_t)(canonical + value), payload = record.len - PAYLOAD_AT;

@@ -13,7 +13,7 @@
 #include <inttypes.h>
 #include <math.h>
 
-#include "proto/digest.h"
+#include "cache/sealed.h"
 
 enum {
   VERSION = 1,
@@ -42,23 +42,6 @@ double schedule_distance(const int64_t *a, size_t na, const int64_t *b, size_t n
     sum += d * d;
   }
   return sqrt(sum);
-}
-
-static void put_u64(uint8_t *at, uint64_t v) {
-  for (int k = 0; k < 8; k++) at[k] = (uint8_t)(v >> (8 * k));
-}
-
-static uint64_t get_u64(const uint8_t *at) {
-  uint64_t v = 0;
-  for (int k = 0; k < 8; k++) v |= (uint64_t)at[k] << (8 * k);
-  return v;
-}
-
-static void seal(const uint8_t *record, size_t payload, uint8_t out[DIGEST_BYTES]) {
-  Digest *d = digest_create();
-  digest_add(d, record, HEAD);
-  digest_add(d, record + PAYLOAD_AT, payload);
-  digest_finish(d, out);
 }
 
 /* -- what a record may say, written or read ---------------------------------------------------- */
@@ -121,8 +104,8 @@ static size_t write_payload(const Schedule *s, uint8_t *at) {
   memcpy(at, s->kernel, CACHE_HASH_BYTES);
   memcpy(at + CACHE_HASH_BYTES, s->target, CACHE_HASH_BYTES);
   memcpy(at + 2 * CACHE_HASH_BYTES, s->class_hash ? s->class_hash : no_class, CACHE_HASH_BYTES);
-  for (int i = 0; i < NUMBERS; i++) put_u64(at + NUMBERS_AT + 8 * i, numbers[i]);
-  for (size_t i = 0; i < s->nsizes; i++, pos += 8) put_u64(at + pos, (uint64_t)s->sizes[i]);
+  for (int i = 0; i < NUMBERS; i++) sealed_put(at + NUMBERS_AT + 8 * i, numbers[i], 8);
+  for (size_t i = 0; i < s->nsizes; i++, pos += 8) sealed_put(at + pos, (uint64_t)s->sizes[i], 8);
   for (int i = 0; i < TEXTS; i++) {
     size_t n = strlen(all[i]) + 1;
     memcpy(at + pos, all[i], n);
@@ -144,8 +127,8 @@ Status schedule_encode(const Schedule *given, StrBuf *out) {
   memset(at, 0, HEAD);
   memcpy(at, magic, sizeof magic);
   at[4] = VERSION;
-  put_u64(at + 8, n);
-  seal(at, n, at + HEAD);
+  sealed_put(at + 8, n, 8);
+  sealed_close(at, HEAD, n);
   out->len += PAYLOAD_AT + n;
   out->ptr[out->len] = 0;
   return NULL;
@@ -154,16 +137,14 @@ Status schedule_encode(const Schedule *given, StrBuf *out) {
 /* -- reading ----------------------------------------------------------------------------------- */
 
 static Status open_record(Bytes bytes, Bytes *payload) {
-  uint8_t hash[DIGEST_BYTES];
   static const uint8_t zero[3];
   if (bytes.len < PAYLOAD_AT || memcmp(bytes.ptr, magic, sizeof magic) != 0)
     return FAIL(DATA_LOSS, "%zu bytes are not a schedule record", bytes.len);
-  uint64_t n = get_u64(bytes.ptr + 8);
+  uint64_t n = sealed_get(bytes.ptr + 8, 8);
   if (n > bytes.len - PAYLOAD_AT)
     return FAIL(DATA_LOSS, "a schedule record of %" PRIu64 " bytes, there are %zu", n,
                 bytes.len - PAYLOAD_AT);
-  seal(bytes.ptr, (size_t)n, hash);
-  if (memcmp(hash, bytes.ptr + HEAD, sizeof hash) != 0)
+  if (!sealed_holds(bytes.ptr, HEAD, (size_t)n))
     return FAIL(DATA_LOSS, "a schedule record does not match its hash");
   if (bytes.ptr[4] != VERSION || memcmp(bytes.ptr + 5, zero, sizeof zero) != 0)
     return FAIL(FAILED_PRECONDITION, "a schedule record of version %u, this server knows %d",
@@ -176,7 +157,7 @@ static Status open_record(Bytes bytes, Bytes *payload) {
 
 static Status read_numbers(const uint8_t *at, Schedule *out, uint64_t *flags, uint64_t *text) {
   uint64_t v[NUMBERS];
-  for (int i = 0; i < NUMBERS; i++) v[i] = get_u64(at + 8 * i);
+  for (int i = 0; i < NUMBERS; i++) v[i] = sealed_get(at + 8 * i, 8);
   for (int i = 0; i < NUMBERS; i++)
     if (v[i] > INT64_MAX) return FAIL(DATA_LOSS, "number %d of a schedule record is negative", i);
   if (v[0] >= SC__COUNT || v[1] > FLAGS || v[4] > UINT32_MAX || v[7] > SCHEDULE_MAX_SIZES)
@@ -217,7 +198,8 @@ Status schedule_decode(Bytes bytes, Arena *arena, Schedule *out, size_t *used) {
     return FAIL(DATA_LOSS, "the lengths of a schedule record disagree");
   int64_t *copy = arena_array(arena, out->nsizes + 1, sizeof *copy);
   if (!copy) return FAIL(RESOURCE_EXHAUSTED, "a schedule");
-  for (size_t i = 0; i < out->nsizes; i++) copy[i] = (int64_t)get_u64(p.ptr + SIZES_AT + 8 * i);
+  for (size_t i = 0; i < out->nsizes; i++)
+    copy[i] = (int64_t)sealed_get(p.ptr + SIZES_AT + 8 * i, 8);
   out->sizes = copy;
   out->kernel = p.ptr;
   out->target = p.ptr + CACHE_HASH_BYTES;

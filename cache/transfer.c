@@ -10,27 +10,10 @@
 
 #include "base/clock.h"
 #include "cache/internal.h"
-#include "proto/digest.h"
+#include "cache/sealed.h"
 
 enum { VERSION = 1, HEAD = 32, RECORDS_AT = HEAD + DIGEST_BYTES };
 static const char magic[8] = {'K', 'I', 'L', 'N', 'S', 'C', 'H', 'D'};
-
-static void put_le(uint8_t *at, uint64_t v, int n) {
-  for (int k = 0; k < n; k++) at[k] = (uint8_t)(v >> (8 * k));
-}
-
-static uint64_t get_le(const uint8_t *at, int n) {
-  uint64_t v = 0;
-  for (int k = 0; k < n; k++) v |= (uint64_t)at[k] << (8 * k);
-  return v;
-}
-
-static void seal(const uint8_t *file, size_t records, uint8_t out[DIGEST_BYTES]) {
-  Digest *d = digest_create();
-  digest_add(d, file, HEAD);
-  digest_add(d, file + RECORDS_AT, records);
-  digest_finish(d, out);
-}
 
 /* -- export ------------------------------------------------------------------------------------ */
 
@@ -69,10 +52,10 @@ Status cache_export(Cache *c, Str kernel, StrBuf *out, uint64_t *records) {
   uint8_t *at = (uint8_t *)out->ptr + e.start;
   size_t n = out->len - e.start - RECORDS_AT;
   memcpy(at, magic, sizeof magic);
-  put_le(at + 8, VERSION, 4);
-  put_le(at + 16, e.records, 8);
-  put_le(at + 24, n, 8);
-  seal(at, n, at + HEAD);
+  sealed_put(at + 8, VERSION, 4);
+  sealed_put(at + 16, e.records, 8);
+  sealed_put(at + 24, n, 8);
+  sealed_close(at, HEAD, n);
   *records = e.records;
   return NULL;
 }
@@ -80,13 +63,12 @@ Status cache_export(Cache *c, Str kernel, StrBuf *out, uint64_t *records) {
 /* -- import ------------------------------------------------------------------------------------ */
 
 static Status check_head(Bytes file, uint64_t *count) {
-  uint8_t hash[DIGEST_BYTES];
   if (file.len < RECORDS_AT || memcmp(file.ptr, magic, sizeof magic) != 0)
     return FAIL(INVALID_ARGUMENT, "byte 0: these %zu bytes are not a file of schedule records",
                 file.len);
-  uint64_t version = get_le(file.ptr + 8, 4), zero = get_le(file.ptr + 12, 4);
-  *count = get_le(file.ptr + 16, 8);
-  uint64_t bytes = get_le(file.ptr + 24, 8);
+  uint64_t version = sealed_get(file.ptr + 8, 4), zero = sealed_get(file.ptr + 12, 4);
+  *count = sealed_get(file.ptr + 16, 8);
+  uint64_t bytes = sealed_get(file.ptr + 24, 8);
   if (version != VERSION || zero)
     return FAIL(FAILED_PRECONDITION,
                 "byte 8: the file has version %" PRIu64 ", this server reads %d", version, VERSION);
@@ -100,8 +82,7 @@ static Status check_head(Bytes file, uint64_t *count) {
   if (*count > bytes / RECORDS_AT)
     return FAIL(INVALID_ARGUMENT, "byte 16: the file says %" PRIu64 " records in %" PRIu64 " bytes",
                 *count, bytes);
-  seal(file.ptr, (size_t)bytes, hash);
-  if (memcmp(hash, file.ptr + HEAD, sizeof hash) != 0)
+  if (!sealed_holds(file.ptr, HEAD, (size_t)bytes))
     return FAIL(INVALID_ARGUMENT, "byte %d: the file does not match its hash: it is damaged", HEAD);
   return NULL;
 }

@@ -80,19 +80,6 @@ static void ago(StrBuf *out, int64_t then_ns) {
   }
 }
 
-static Status target_text(Cache *c, const uint8_t *target, StrBuf *out) {
-  sqlite3_stmt *q = cache_query(c, Q_TARGET);
-  sqlite3_bind_blob(q, 1, target, CACHE_HASH_BYTES, SQLITE_STATIC);
-  int rc = sqlite3_step(q);
-  if (rc == SQLITE_ROW) {
-    const unsigned char *text = sqlite3_column_text(q, 0);
-    if (text) strbuf_adds(out, (const char *)text);
-  }
-  Status st = sqlite_status(c->db, rc, "reading a target");
-  sqlite3_reset(q);
-  return st;
-}
-
 static bool next_line(Str *text, Str *line) {
   if (!text->len) return false;
   const char *nl = memchr(text->ptr, '\n', text->len);
@@ -141,8 +128,8 @@ static Status compare_target(Cache *c, const CacheEntry *e, const uint8_t *targe
     return NULL;
   }
   strbuf_adds(out, "    not used here: same graph, another target fingerprint\n");
-  Status st = target_text(c, e->target, &stored);
-  if (!st) st = target_text(c, target, &today);
+  Status st = cache_get_target(c, e->target, &stored);
+  if (!st) st = cache_get_target(c, target, &today);
   if (!st && (!stored.len || !today.len)) {
     strbuf_adds(out, "      what the fingerprint was made of is not known\n");
   } else if (!st) {

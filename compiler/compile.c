@@ -141,7 +141,7 @@ static void count_args(Job *job, KernelArgs *a) {
 
 static void kernel_steps(Job *job, void *arg) {
   KernelArgs *a = arg;
-  Rewrite rw = {.job = job, .no_fma = !codegen_fuses(a->target)};
+  Rewrite rw = {.job = job, .no_fma = !codegen_fuses(a->target), .target = a->target};
   check(job, a->kernel, STAGE_RANGED, "kernel");
   a->scheduled = schedule_kernel(job, a);
   check(job, a->scheduled, STAGE_SCHEDULED, "schedule");

@@ -85,6 +85,21 @@ static int read_options(int argc, char **argv, Options *o, Status *st) {
   return -1;
 }
 
+typedef struct Arguments {
+  int argc;
+  char **argv;
+} Arguments;
+
+/* The file and the command line once more. */
+static Status read_again(void *ctx, Config *out) {
+  const Arguments *a = ctx;
+  Options o = {.config = *out};
+  Status st = NULL;
+  int code = read_options(a->argc, a->argv, &o, &st);
+  *out = o.config;
+  return st || code < 0 ? st : FAIL(INTERNAL, "the command line");
+}
+
 static int complain(Status st, int code) {
   char text[1024];
   status_text(st, text, sizeof text);
@@ -105,6 +120,7 @@ int main(int argc, char **argv) {
   Options o = {.check_only = false};
   LogLevel level = LOG_LEVEL_INFO;
   Server *server;
+  Arguments arguments = {argc, argv};
   Status st = config_init(&o.config);
   int code = st ? -1 : read_options(argc, argv, &o, &st);
   if (!st && code < 0) st = config_check(&o.config);
@@ -120,5 +136,6 @@ int main(int argc, char **argv) {
   raise_descriptors();
   st = server_create(&o.config, &server);
   if (st) return complain(st, EX_UNAVAILABLE);
+  server_on_reload(server, read_again, &arguments);
   return server_run(server);
 }

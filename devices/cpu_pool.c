@@ -8,12 +8,18 @@
  * Pieces are taken, not dealt: the driver never waits for a member that is asleep or descheduled
  * without a piece. Members watch the ticket for a while after work and then sleep on a futex; the
  * driver makes no system call unless somebody sleeps. Watching is skipped when there are fewer
- * cores than members. */
+ * cores than members.
+ *
+ * With exactly one core for each member, members keep to the cores that the driver is not on:
+ * kernels are shorter than what a scheduler needs to see that two threads share a core while
+ * another has only one. The driver is the caller's thread and stays free; who finds it elsewhere
+ * moves. */
 #include "devices/cpu_pool.h"
 
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -35,6 +41,7 @@ typedef struct Member {
   CpuPool *pool;
   uint32_t id;
   pthread_t thread;
+  int beside; /* where the driver was when this member last chose its core; -1: never */
 } Member;
 
 struct CpuPool {
@@ -43,6 +50,8 @@ struct CpuPool {
   _Alignas(64) _Atomic uint32_t bell; /* futex of sleeping members; changes with every round */
   _Atomic uint32_t sleepers, driver_sleeps;
   _Atomic bool stop;
+  _Atomic int driver; /* the core that began the round */
+  int *cores;         /* one for each member; NULL: they run where the scheduler puts them */
   /* Written by the driver between rounds only. */
   CpuTask task;
   void *ctx;
@@ -82,6 +91,20 @@ static void take_pieces(CpuPool *p, uint32_t worker) {
   }
 }
 
+/* Calls for this thread alone: all that a sandbox lets a worker do. Where that fails it stays. */
+static void keep_off_driver(Member *m) {
+  const CpuPool *p = m->pool;
+  int driver = atomic_load_explicit(&p->driver, memory_order_relaxed);
+  if (!p->cores || driver == m->beside) return;
+  m->beside = driver;
+  uint32_t at = 0;
+  while (at < p->members && p->cores[at] != driver) at++;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET((size_t)p->cores[(at + m->id) % p->members], &set);
+  (void)sched_setaffinity(0, sizeof set, &set);
+}
+
 /* True when the ticket offers work, false when it is time to sleep. */
 static bool watch(const CpuPool *p) {
   if (!p->spin) return has_work(atomic_load_explicit(&p->ticket, memory_order_relaxed));
@@ -101,6 +124,7 @@ static void *member_main(void *arg) {
   CpuPool *p = m->pool;
   while (!atomic_load(&p->stop)) {
     if (watch(p)) {
+      keep_off_driver(m);
       take_pieces(p, m->id);
       continue;
     }
@@ -144,12 +168,25 @@ void cpu_pool_run(CpuPool *p, CpuTask task, void *ctx, uint32_t n) {
   }
   p->task = task;
   p->ctx = ctx;
+  if (p->cores) atomic_store_explicit(&p->driver, sched_getcpu(), memory_order_relaxed);
   atomic_store_explicit(&p->left, n, memory_order_relaxed);
   uint64_t round = (uint64_t)++p->round << (NEXT_BITS + COUNT_BITS);
   atomic_store(&p->ticket, round | (uint64_t)n << NEXT_BITS);
   ring(p, n - 1);
   take_pieces(p, 0);
   wait_round(p);
+}
+
+/* The cores that the process may run on, when they are as many as members. */
+static int *find_cores(uint32_t members) {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0 || (uint32_t)CPU_COUNT(&set) != members)
+    return NULL;
+  int *cores = calloc(members, sizeof *cores);
+  uint32_t n = 0;
+  for (int c = 0; cores && c < CPU_SETSIZE; c++)
+    if (CPU_ISSET((size_t)c, &set)) cores[n++] = c;
+  return cores;
 }
 
 Status cpu_pool_create(uint32_t members, bool spin, CpuPool **out) {
@@ -160,6 +197,7 @@ Status cpu_pool_create(uint32_t members, bool spin, CpuPool **out) {
   memset(p, 0, sizeof *p);
   p->members = members;
   p->spin = spin;
+  p->cores = members > 1 ? find_cores(members) : NULL;
   p->member = calloc(members, sizeof *p->member);
   if (!p->member) {
     cpu_pool_destroy(p);
@@ -173,6 +211,7 @@ Status cpu_pool_create(uint32_t members, bool spin, CpuPool **out) {
     Member *m = &p->member[i];
     m->pool = p;
     m->id = i;
+    m->beside = -1;
     int err = pthread_create(&m->thread, NULL, member_main, m);
     if (err) {
       st = FAIL(RESOURCE_EXHAUSTED, "starting thread %u of %u: %s", i, members, strerror(err));
@@ -196,5 +235,6 @@ void cpu_pool_destroy(CpuPool *p) {
   futex_wake(&p->bell, INT_MAX);
   for (uint32_t i = 1; i <= p->started; i++) pthread_join(p->member[i].thread, NULL);
   free(p->member);
+  free(p->cores);
   free(p);
 }

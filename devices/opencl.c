@@ -16,7 +16,7 @@
 #include "devices/device.h"
 #include "devices/opencl_caps.h"
 
-enum { MAX_PLATFORMS = 16, MAX_DEVICES = 64, LOG_MAX = 1500 };
+enum { LOG_MAX = 1500 };
 
 typedef struct OpenclDevice {
   Device base; /* first */
@@ -278,20 +278,12 @@ static const DeviceVtbl opencl_vtbl = {
 /* -- which device ------------------------------------------------------------------------------ */
 
 static Status pick(const OpenclApi *cl, uint32_t index, ClDevice *out) {
-  ClPlatform platforms[MAX_PLATFORMS];
-  uint32_t nplatforms = 0, seen = 0;
-  if (cl->clGetPlatformIDs(MAX_PLATFORMS, platforms, &nplatforms) || !nplatforms)
-    return FAIL(UNAVAILABLE, "OpenCL has no driver");
-  if (nplatforms > MAX_PLATFORMS) nplatforms = MAX_PLATFORMS;
-  for (uint32_t p = 0; p < nplatforms; p++) {
-    ClDevice devices[MAX_DEVICES];
-    uint32_t n = 0;
-    if (cl->clGetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, MAX_DEVICES, devices, &n)) continue;
-    if (n > MAX_DEVICES) n = MAX_DEVICES;
-    if (index - seen < n) return *out = devices[index - seen], NULL;
-    seen += n;
-  }
-  return FAIL(UNAVAILABLE, "OpenCL has %u devices on this machine", seen);
+  ClDevice all[OPENCL_MAX_DEVICES];
+  uint32_t n;
+  TRY(opencl_devices(cl, all, &n));
+  if (index >= n) return FAIL(UNAVAILABLE, "OpenCL has %u devices on this machine", n);
+  *out = all[index];
+  return NULL;
 }
 
 static Status open_context(OpenclDevice *o) {

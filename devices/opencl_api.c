@@ -41,6 +41,23 @@ Status opencl_api(const OpenclApi **out) {
   return st;
 }
 
+Status opencl_devices(const OpenclApi *cl, ClDevice out[OPENCL_MAX_DEVICES], uint32_t *n) {
+  enum { MAX_PLATFORMS = 16 };
+  ClPlatform platforms[MAX_PLATFORMS];
+  uint32_t nplatforms = 0;
+  *n = 0;
+  if (cl->clGetPlatformIDs(MAX_PLATFORMS, platforms, &nplatforms) || !nplatforms)
+    return FAIL(UNAVAILABLE, "OpenCL has no driver");
+  if (nplatforms > MAX_PLATFORMS) nplatforms = MAX_PLATFORMS;
+  for (uint32_t p = 0; p < nplatforms; p++) {
+    uint32_t room = OPENCL_MAX_DEVICES - *n, more = 0;
+    if (!room || cl->clGetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, room, out + *n, &more))
+      continue;
+    *n += more < room ? more : room;
+  }
+  return NULL;
+}
+
 Status opencl_error(const char *call, int32_t error) {
   switch (error) {
   case CL_MEM_OBJECT_ALLOCATION_FAILURE:

@@ -24,6 +24,7 @@ enum {
   CL_INVALID_BUFFER_SIZE = -61,
 
   CL_DEVICE_TYPE = 0x1000,
+  CL_DEVICE_VENDOR_ID = 0x1001,
   CL_DEVICE_MAX_COMPUTE_UNITS = 0x1002,
   CL_DEVICE_MAX_WORK_GROUP_SIZE = 0x1004,
   CL_DEVICE_MAX_WORK_ITEM_SIZES = 0x1005,
@@ -58,5 +59,8 @@ typedef struct OpenclApi {
 /* The functions of this machine's libOpenCL, loaded once and never unloaded. UNAVAILABLE with the
  * reason when there is none. */
 Status opencl_api(const OpenclApi **out);
+/* All devices, platform by platform: their places are the N of "opencl:N". */
+enum { OPENCL_MAX_DEVICES = 64 };
+Status opencl_devices(const OpenclApi *cl, ClDevice out[OPENCL_MAX_DEVICES], uint32_t *n);
 /* A failed call as a Status; RESOURCE_EXHAUSTED when memory was short. */
 Status opencl_error(const char *call, int32_t error);

@@ -22,6 +22,7 @@
 
 #include <sys/uio.h>
 
+#include "base/pool.h"
 #include "base/status.h"
 #include "base/str.h"
 
@@ -32,6 +33,7 @@ typedef struct GrpcStream GrpcStream;
 typedef struct GrpcHead {
   Str path; /* "/kiln.v1.Kiln/Run" */
   Str authority, authorization, user_agent;
+  Str traceparent;    /* W3C trace context, as it was sent */
   int64_t timeout_ns; /* -1: none was sent */
 } GrpcHead;
 
@@ -61,6 +63,7 @@ typedef struct GrpcConfig {
   uint32_t max_header_bytes; /* of one request's metadata, as HTTP/2 counts them */
   size_t max_message;        /* default limit of one message */
   size_t max_buffered;       /* bytes of incomplete messages over all streams */
+  Pool *pool;                /* where small memory comes from; NULL: the heap */
 } GrpcConfig;
 
 /* 100 streams; windows 1 MiB and 2 MiB; frames 256 KiB; metadata 16 KiB; messages 4 MiB; 256 MiB
@@ -147,3 +150,10 @@ const char *grpc_timeout_format(int64_t ns, char buf[GRPC_TIMEOUT_CAP]);
 size_t grpc_message_encode(const char *text, char *buf, size_t cap);
 /* The reverse, tolerant of bad escapes. */
 size_t grpc_message_decode(Str text, char *buf, size_t cap);
+/* grpc-status-details-bin: a google.rpc.Status of this code and text with a google.rpc.RetryInfo,
+ * in base64, terminated. The text is cut to what fits. Returns buf. */
+enum { GRPC_DETAILS_CAP = 1024 };
+const char *grpc_retry_encode(StatusCode code, const char *text, int64_t retry_ns,
+                              char buf[GRPC_DETAILS_CAP]);
+/* The retry delay in such a header; 0 when there is none, or it cannot be read. */
+int64_t grpc_retry_decode(Str header);

@@ -81,6 +81,8 @@ int grpc_client_header(GrpcStream *s, Str name, Str value) {
     s->grpc_message = malloc(value.len + 1);
     if (!s->grpc_message) return NGHTTP2_ERR_CALLBACK_FAILURE;
     grpc_message_decode(value, s->grpc_message, value.len + 1);
+  } else if (str_is(name, "grpc-status-details-bin")) {
+    s->retry_ns = grpc_retry_decode(value);
   }
   return 0;
 }
@@ -122,9 +124,10 @@ static Status verdict(GrpcStream *s, uint32_t h2_error) {
   if (s->grpc_status >= 0) {
     StatusCode code = s->grpc_status < ST__COUNT ? (StatusCode)s->grpc_status : ST_UNKNOWN;
     if (code == ST_OK) return NULL;
-    return status_new(code, NULL, __FILE__, __LINE__, "%s",
-                      s->grpc_message && *s->grpc_message ? s->grpc_message
-                                                          : status_code_name(code));
+    Status st =
+        status_new(code, NULL, __FILE__, __LINE__, "%s",
+                   s->grpc_message && *s->grpc_message ? s->grpc_message : status_code_name(code));
+    return s->retry_ns > 0 ? status_retry(st, s->retry_ns) : st;
   }
   if (s->http_status && s->http_status != 200)
     return status_new(code_of_http(s->http_status), NULL, __FILE__, __LINE__,

@@ -137,7 +137,7 @@ void grpc_frame_deliver(GrpcStream *s) {
 void grpc_segment_unref(Segment *seg) {
   if (--seg->refs) return;
   if (seg->done) seg->done(seg->done_ctx);
-  free(seg);
+  pool_free(seg);
 }
 
 static void enqueue(GrpcStream *s, Segment *seg) {
@@ -166,9 +166,9 @@ void grpc_frame_drop_queue(GrpcStream *s) {
   s->queued = 0;
 }
 
-Segment *grpc_segment_create(size_t n) {
+Segment *grpc_segment_create(GrpcSession *g, size_t n) {
   size_t size;
-  Segment *seg = size_add(sizeof *seg, n, &size) ? malloc(size) : NULL;
+  Segment *seg = size_add(sizeof *seg, n, &size) ? pool_alloc(g->config.pool, size) : NULL;
   if (seg) *seg = (Segment){.len = n, .refs = 1, .data = seg->payload};
   return seg;
 }
@@ -182,7 +182,7 @@ static void put_prefix(uint8_t *p, size_t n) {
 }
 
 static Segment *message_segment(GrpcStream *s, size_t own, size_t total) {
-  Segment *seg = total <= UINT32_MAX ? grpc_segment_create(PREFIX_BYTES + own) : NULL;
+  Segment *seg = total <= UINT32_MAX ? grpc_segment_create(s->session, PREFIX_BYTES + own) : NULL;
   if (!seg) {
     grpc_stream_fail(s, FAIL(RESOURCE_EXHAUSTED, "no memory for a message of %zu bytes", total));
     return NULL;
@@ -213,9 +213,9 @@ void grpc_send_body(GrpcStream *s, Bytes head, Bytes body, void (*done)(void *ct
     return;
   }
   Segment *first = message_segment(s, head.len, total);
-  Segment *second = first ? grpc_segment_create(0) : NULL;
+  Segment *second = first ? grpc_segment_create(s->session, 0) : NULL;
   if (!second) {
-    free(first);
+    pool_free(first);
     if (first) grpc_stream_fail(s, FAIL(RESOURCE_EXHAUSTED, "no memory for a message"));
     done(done_ctx);
     return;

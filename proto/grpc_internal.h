@@ -26,7 +26,7 @@ struct Segment {
 };
 
 /* With n bytes of its own and one reference; NULL when memory is out. */
-Segment *grpc_segment_create(size_t n);
+Segment *grpc_segment_create(GrpcSession *g, size_t n);
 void grpc_segment_unref(Segment *seg);
 
 typedef enum HeadField {
@@ -34,6 +34,7 @@ typedef enum HeadField {
   HEAD_AUTHORITY,
   HEAD_AUTHORIZATION,
   HEAD_USER_AGENT,
+  HEAD_TRACEPARENT,
   HEAD__COUNT
 } HeadField;
 
@@ -84,6 +85,7 @@ struct GrpcStream {
   /* client */
   int http_status, grpc_status; /* 0 and -1: not seen */
   char *grpc_message;
+  int64_t retry_ns;
 };
 
 typedef struct Piece {
@@ -100,6 +102,7 @@ struct GrpcSession {
   bool broken; /* memory ran out where output would have been lost */
   GrpcStream *streams;
   size_t nstreams;
+  GrpcStream *incoming; /* whose headers are being read; NULL: none of ours */
   GrpcStream *work;
   size_t buffered; /* undelivered bytes over all streams */
 

@@ -17,6 +17,13 @@ static nghttp2_nv header(const char *name, const char *value) {
                       .flags = NGHTTP2_NV_FLAG_NO_COPY_NAME};
 }
 
+/* Both are literals. */
+#define FIXED_HEADER(name_, value_)                                                                \
+  {                                                                                                \
+    (uint8_t *)(uintptr_t)(name_), (uint8_t *)(uintptr_t)(value_), sizeof(name_) - 1,              \
+        sizeof(value_) - 1, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE           \
+  }
+
 /* -- the request ------------------------------------------------------------------------------- */
 
 static bool keep_field(HeadParse *h, HeadField field, Str value) {
@@ -53,6 +60,8 @@ int grpc_server_header(GrpcStream *s, Str name, Str value) {
     ok = keep_field(h, HEAD_AUTHORIZATION, value);
   else if (str_is(name, "user-agent"))
     ok = keep_field(h, HEAD_USER_AGENT, value);
+  else if (str_is(name, "traceparent"))
+    ok = keep_field(h, HEAD_TRACEPARENT, value);
   else if (str_is(name, ":method"))
     h->post = str_is(value, "POST");
   else if (str_is(name, "content-type"))
@@ -105,6 +114,7 @@ void grpc_server_headers_done(GrpcStream *s) {
       .authority = field_text(h, HEAD_AUTHORITY),
       .authorization = field_text(h, HEAD_AUTHORIZATION),
       .user_agent = field_text(h, HEAD_USER_AGENT),
+      .traceparent = field_text(h, HEAD_TRACEPARENT),
       .timeout_ns = h->timeout_ns,
   };
   s->accepted = true; /* a handler that refuses by grpc_finish needs its on_close */
@@ -119,8 +129,8 @@ void grpc_server_headers_done(GrpcStream *s) {
  */
 
 typedef struct StatusHeaders {
-  char code[4], message[MESSAGE_MAX];
-  nghttp2_nv nv[5]; /* the first two are for trailers-only answers */
+  char code[4], message[MESSAGE_MAX], details[GRPC_DETAILS_CAP];
+  nghttp2_nv nv[6]; /* the first two are for trailers-only answers */
   size_t n;
 } StatusHeaders;
 
@@ -134,12 +144,18 @@ static void make_status(const StatusNote *st, StatusHeaders *out) {
   out->nv[out->n++] = header("content-type", "application/grpc");
   out->nv[out->n++] = header("grpc-status", out->code);
   if (st && len) out->nv[out->n++] = header("grpc-message", out->message);
+  if (status_retry_ns(st))
+    out->nv[out->n++] =
+        header("grpc-status-details-bin",
+               grpc_retry_encode(status_code(st), text, status_retry_ns(st), out->details));
   if (status_code(st) == ST_UNIMPLEMENTED)
     out->nv[out->n++] = header("grpc-accept-encoding", "identity");
 }
 
 bool grpc_server_submit_trailers(GrpcStream *s) {
+  static const nghttp2_nv ok[] = {FIXED_HEADER("grpc-status", "0")};
   StatusHeaders h;
+  if (!s->outcome) return !nghttp2_submit_trailer(s->session->h2, s->id, ok, 1);
   make_status(s->outcome, &h);
   return !nghttp2_submit_trailer(s->session->h2, s->id, h.nv + 2, h.n - 2);
 }
@@ -154,7 +170,8 @@ void grpc_server_flush(GrpcStream *s) {
     nghttp2_submit_response(h2, s->id, h.nv, h.n, NULL);
     return;
   }
-  const nghttp2_nv nv[] = {header(":status", "200"), header("content-type", "application/grpc")};
+  static const nghttp2_nv nv[] = {FIXED_HEADER(":status", "200"),
+                                  FIXED_HEADER("content-type", "application/grpc")};
   const nghttp2_data_provider provider = grpc_frame_provider(s);
   nghttp2_submit_response(h2, s->id, nv, 2, &provider);
 }

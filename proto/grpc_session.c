@@ -61,7 +61,7 @@ static bool output_own(GrpcSession *g) {
   for (size_t i = g->piece_at; i < g->pieces.len; i++) {
     Piece *p = &g->pieces.at[i];
     if (!p->seg || !p->seg->done) continue;
-    Segment *copy = grpc_segment_create(p->len);
+    Segment *copy = grpc_segment_create(g, p->len);
     if (!copy) return false;
     memcpy(copy->payload, p->seg->data + p->at, p->len);
     grpc_segment_unref(p->seg);
@@ -161,7 +161,7 @@ void grpc_session_wrote(GrpcSession *g, size_t n) {
  */
 
 GrpcStream *grpc_stream_create(GrpcSession *g, int32_t id) {
-  GrpcStream *s = calloc(1, sizeof *s);
+  GrpcStream *s = pool_alloc(g->config.pool, sizeof *s);
   if (!s) return NULL;
   *s = (GrpcStream){.session = g,
                     .next = g->streams,
@@ -201,7 +201,8 @@ void grpc_stream_close(GrpcStream *s, const StatusNote *st) {
   status_drop(s->outcome);
   strbuf_deinit(&s->head.text);
   free(s->grpc_message);
-  free(s);
+  if (g->incoming == s) g->incoming = NULL;
+  pool_free(s);
 }
 
 void grpc_stream_wake(GrpcStream *s) {
@@ -236,18 +237,19 @@ void grpc_stream_resume(GrpcStream *s) {
 
 static int on_begin_headers(nghttp2_session *h2, const nghttp2_frame *f, void *user) {
   GrpcSession *g = user;
-  if (!g->server || f->hd.type != NGHTTP2_HEADERS || f->headers.cat != NGHTTP2_HCAT_REQUEST)
-    return 0;
-  GrpcStream *s = grpc_stream_create(g, f->hd.stream_id);
+  bool request = f->hd.type == NGHTTP2_HEADERS && f->headers.cat == NGHTTP2_HCAT_REQUEST;
+  g->incoming = nghttp2_session_get_stream_user_data(h2, f->hd.stream_id);
+  if (!g->server || !request) return 0;
+  GrpcStream *s = g->incoming = grpc_stream_create(g, f->hd.stream_id);
   if (!s) return NGHTTP2_ERR_CALLBACK_FAILURE;
   return nghttp2_session_set_stream_user_data(h2, s->id, s);
 }
 
 static int on_header(nghttp2_session *h2, const nghttp2_frame *f, const uint8_t *name, size_t nname,
                      const uint8_t *value, size_t nvalue, uint8_t flags, void *user) {
-  (void)flags;
+  (void)h2, (void)flags;
   GrpcSession *g = user;
-  GrpcStream *s = nghttp2_session_get_stream_user_data(h2, f->hd.stream_id);
+  GrpcStream *s = g->incoming;
   if (!s) return 0;
   Str n = {(const char *)name, nname}, v = {(const char *)value, nvalue};
   if (!g->server) return grpc_client_header(s, n, v);
@@ -343,15 +345,27 @@ static nghttp2_session_callbacks *make_callbacks(void) {
 
 /* -- sessions ---------------------------------------------------------------------------------- */
 
+static void *h2_malloc(size_t n, void *pool) { return pool_alloc(pool, n); }
+static void h2_free(void *at, void *pool) {
+  (void)pool;
+  pool_free(at);
+}
+static void *h2_calloc(size_t n, size_t size, void *pool) {
+  size_t bytes;
+  return size_mul(n, size, &bytes) ? pool_zalloc(pool, bytes) : NULL;
+}
+static void *h2_realloc(void *at, size_t n, void *pool) { return pool_realloc(pool, at, n); }
+
 static int h2_create(GrpcSession *g) {
   nghttp2_option *option = NULL;
   nghttp2_session_callbacks *cb = make_callbacks();
+  nghttp2_mem mem = {g->config.pool, h2_malloc, h2_free, h2_calloc, h2_realloc};
   int rv = cb ? nghttp2_option_new(&option) : NGHTTP2_ERR_NOMEM;
   if (!rv) {
     nghttp2_option_set_no_auto_window_update(option, 1);
     nghttp2_option_set_no_closed_streams(option, 1);
-    rv = (g->server ? nghttp2_session_server_new2 : nghttp2_session_client_new2)(&g->h2, cb, g,
-                                                                                 option);
+    rv = (g->server ? nghttp2_session_server_new3 : nghttp2_session_client_new3)(&g->h2, cb, g,
+                                                                                 option, &mem);
   }
   nghttp2_option_del(option);
   nghttp2_session_callbacks_del(cb);

@@ -15,20 +15,22 @@ BIN = pathlib.Path(os.environ.get("KILN_BIN", ROOT / "build" / "release" / "bin"
 class Server:
     """A kilnd on a Unix socket in a folder of its own. Use as a context manager; restart() keeps the folder and so the cache."""
 
-    def __init__(self, *args: str, folder: str | None = None, env: dict[str, str] | None = None):
+    def __init__(self, *args: str, folder: str | None = None, env: dict[str, str] | None = None,
+                 config: str = "[tuning]\nbackground = off\n"):
         self._temp = None if folder else tempfile.TemporaryDirectory(prefix="kiln-test-")
         self.folder = pathlib.Path(folder or self._temp.name)
         self.socket = self.folder / "kiln.sock"
         self.target = f"unix:{self.socket}"
         self.args = list(args)
         self.env = {**os.environ, **(env or {})}
+        self.config = config
         self.process: subprocess.Popen | None = None
         self.start()
 
     def start(self) -> None:
         log = open(self.folder / "kilnd.log", "ab")
         config = self.folder / "kiln.conf"
-        config.write_text("[tuning]\nbackground = off\n")  # what is measured is not to change, nor the machine to be busy
+        config.write_text(self.config)  # by default what is measured is not to change, nor the machine to be busy
         self.process = subprocess.Popen(
             [str(BIN / "kilnd"), "--config", str(config), "--listen", self.target, "--cache", str(self.folder / "cache.db"), *self.args],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env)

@@ -235,6 +235,7 @@ static KilnNode add_param(KilnGraph *g, Kiln__V1__Param *m, const KilnGraphDim *
   }
   m->dims = list, m->n_dims = rank;
   append(g, FIELD_PARAM, &m->base);
+  m->dims = NULL, m->n_dims = 0;
   return simple(g, KILN_OP_PARAM, NULL, 0, &(int64_t){g->nparams++}, 1);
 }
 

@@ -77,7 +77,8 @@ typedef enum KilnCode {
 
 typedef struct KilnError {
   KilnCode code;
-  char message[1024]; /* cut when longer */
+  char message[1024];     /* cut when longer */
+  int64_t retry_after_ns; /* when the server expects to have room, from now; 0 = it did not say */
 } KilnError;
 
 /* "INVALID_ARGUMENT" for KILN_INVALID_ARGUMENT. */
@@ -94,6 +95,13 @@ typedef struct KilnClient KilnClient;
 typedef struct KilnConnectOptions {
   int no_spawn;       /* do not start the user's own daemon */
   int64_t timeout_ms; /* for connecting, including the start of a daemon; 0 = 10 s */
+  /* Who the caller is: a bearer token, sent with every call. NULL: $KILN_TOKEN. It is not sent to
+   * another machine in plain text. */
+  const char *token;
+  /* TLS, when a CA is given: PEM file with whom to believe, or "system"; the client's certificate
+   * and key; the name that the server's certificate must have, when it is not the host's. NULL:
+   * $KILN_TLS_CA, _CERT, _KEY and _SERVER_NAME. */
+  const char *tls_ca, *tls_cert, *tls_key, *tls_server_name;
 } KilnConnectOptions;
 
 /* address: "unix:PATH" or "HOST:PORT". NULL: $KILN_SERVER, else the user's own daemon on
@@ -365,6 +373,13 @@ typedef struct KilnDevices {
 } KilnDevices;
 
 KILN_API KilnCode kiln_list_devices(KilnClient *client, KilnDevices **out, KilnError *err);
+
+/* The answers of GetStatus and GetTrace (kiln.proto says what is in them) as JSON in protobuf's own
+ * mapping: 64-bit numbers are strings, bytes hexadecimal. What concerns others is left out for who
+ * is no admin. `after`: 0, or `next` of the answer before. */
+KILN_API KilnCode kiln_status_json(KilnClient *client, KilnText **out, KilnError *err);
+KILN_API KilnCode kiln_trace_json(KilnClient *client, uint64_t after, KilnText **out,
+                                  KilnError *err);
 
 typedef enum KilnServing {
   KILN_SERVING_UNKNOWN = 0,

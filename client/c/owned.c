@@ -34,6 +34,7 @@ KilnCode error_take(Status st, KilnError *err) {
   if (err) {
     err->code = code;
     status_text(st, err->message, sizeof err->message);
+    err->retry_after_ns = status_retry_ns(st);
   }
   status_drop(st);
   return code;

@@ -9,6 +9,11 @@
 enum { WARM_UP = 3, RUNS_DEFAULT = 200, RUNS_MAX = 1000000, OUTSTANDING = 4 };
 static const int64_t latency_budget_ns = 5000000000, throughput_ns = 1000000000;
 
+typedef struct BenchArgs {
+  ModelArgs model;
+  uint64_t most; /* runs */
+} BenchArgs;
+
 typedef struct Report {
   int64_t cold_ns, warm_ns;
   size_t runs;
@@ -16,8 +21,7 @@ typedef struct Report {
   double per_second;
 } Report;
 
-/* -- compile
- * ------------------------------------------------------------------------------------------- */
+/* -- compile ----------------------------------------------------------------------------------- */
 
 static int timed_compile(Cli *cli, const Model *m, bool no_cache, int64_t *ns,
                          KilnExecutable **out) {
@@ -47,8 +51,7 @@ static int compiles(Cli *cli, const Model *m, Report *r, KilnExecutable **out) {
   return timed_compile(cli, m, false, &r->warm_ns, out);
 }
 
-/* -- latency
- * -------------------------------------------------------------------------------------------- */
+/* -- latency ----------------------------------------------------------------------------------- */
 
 static int latency(Cli *cli, const KilnExecutable *e, const Inputs *in, size_t most, Report *r) {
   int64_t *wall = calloc(most, sizeof *wall), *device = calloc(most, sizeof *device);
@@ -80,8 +83,7 @@ static int latency(Cli *cli, const KilnExecutable *e, const Inputs *in, size_t m
   return rc;
 }
 
-/* -- throughput
- * ------------------------------------------------------------------------------------------ */
+/* -- throughput -------------------------------------------------------------------------------- */
 
 typedef struct Load {
   Cli *cli;
@@ -129,8 +131,7 @@ static int throughput(Cli *cli, const KilnExecutable *e, const Inputs *in, Repor
   return EX_OK;
 }
 
-/* -- the command
- * ----------------------------------------------------------------------------------------- */
+/* -- the command ------------------------------------------------------------------------------- */
 
 static void print_report(const Cli *cli, const char *path, const KilnExecutable *e,
                          const Report *r) {
@@ -172,13 +173,23 @@ static int measure(Cli *cli, const ModelArgs *args, const Model *m, size_t most)
   return rc;
 }
 
+static int bench(Cli *cli, ModelArgs *model) {
+  const BenchArgs *args = (const BenchArgs *)model;
+  Model m;
+  if (!args->most || args->most > RUNS_MAX)
+    return cli_usage("--repeat must be from 1 to %d", RUNS_MAX);
+  int rc = model_open(cli, model, &m);
+  if (!rc) rc = measure(cli, model, &m, (size_t)args->most);
+  model_close(&m);
+  return rc;
+}
+
 int cmd_bench(Cli *cli, int argc, char **argv) {
-  ModelArgs args = {.random = "0"};
-  uint64_t most = RUNS_DEFAULT;
+  BenchArgs args = {.model = {.random = "0"}, .most = RUNS_DEFAULT};
   const Opt opts[] = {
-      INPUT_OPTS(args),
-      MODEL_OPTS(args),
-      {"--repeat", "N", OPT_COUNT, &most, "at most N timed runs (default 200, or 5 seconds)"}};
+      INPUT_OPTS(args.model),
+      MODEL_OPTS(args.model),
+      {"--repeat", "N", OPT_COUNT, &args.most, "at most N timed runs (default 200, or 5 seconds)"}};
   const ArgSpec spec = {
       .usage = "bench MODEL [options]",
       .about = "Measures MODEL on the server: compile time without and with the cache, latency "
@@ -188,19 +199,5 @@ int cmd_bench(Cli *cli, int argc, char **argv) {
       .nopts = sizeof opts / sizeof *opts,
       .min = 1,
       .max = 1};
-  TextList pos = {0};
-  Model m = {0};
-  int rc;
-  if (cli_args(&spec, argc, argv, &pos, &rc)) {
-    args.path = pos.at[0];
-    if (!most || most > RUNS_MAX)
-      rc = cli_usage("--repeat must be from 1 to %d", RUNS_MAX);
-    else
-      rc = model_open(cli, &args, &m);
-    if (!rc) rc = measure(cli, &args, &m, (size_t)most);
-    model_close(&m);
-  }
-  model_args_deinit(&args);
-  vec_deinit(&pos);
-  return rc;
+  return model_command(cli, &spec, argc, argv, &args.model, bench);
 }

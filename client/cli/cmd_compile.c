@@ -1,5 +1,4 @@
 /* kiln compile: sends a model, prints what the compiler made of it. */
-#include "base/clock.h"
 #include "client/cli/model.h"
 
 static void print_text(const char *path, const KilnExecutable *e, int64_t wall) {
@@ -41,21 +40,12 @@ static void print_json(const char *path, const KilnExecutable *e, int64_t wall) 
   cli_print_json(j);
 }
 
-static int compile(Cli *cli, const Model *m, const char *path) {
-  KilnExecutable *e;
-  int rc = cli_connect(cli);
-  if (rc) return rc;
-  cli_progress(cli, "compiling %s ...", path);
-  int64_t start = clock_now_ns();
-  if (kiln_compile(cli->client, &m->model, &m->options, &e, &cli->err))
-    return cli_fail(cli, &cli->err);
-  int64_t wall = clock_now_ns() - start;
-  cli_progress_end(cli);
-  (cli->json ? print_json : print_text)(path, e, wall);
-  kiln_release(cli->client, e->id, NULL);
-  kiln_free(e);
+static int show(Cli *cli, ModelArgs *args, const KilnExecutable *e, int64_t compile_ns) {
+  (cli->json ? print_json : print_text)(args->path, e, compile_ns);
   return EX_OK;
 }
+
+static int compile(Cli *cli, ModelArgs *args) { return model_compiled(cli, args, show); }
 
 int cmd_compile(Cli *cli, int argc, char **argv) {
   ModelArgs args = {.path = NULL};
@@ -70,16 +60,5 @@ int cmd_compile(Cli *cli, int argc, char **argv) {
       .nopts = sizeof opts / sizeof *opts,
       .min = 1,
       .max = 1};
-  TextList pos = {0};
-  Model m = {0};
-  int rc;
-  if (cli_args(&spec, argc, argv, &pos, &rc)) {
-    args.path = pos.at[0];
-    rc = model_open(cli, &args, &m);
-    if (!rc) rc = compile(cli, &m, args.path);
-    model_close(&m);
-  }
-  model_args_deinit(&args);
-  vec_deinit(&pos);
-  return rc;
+  return model_command(cli, &spec, argc, argv, &args, compile);
 }

@@ -28,8 +28,7 @@ typedef struct Times {
   int64_t device_ns;
 } Times;
 
-/* -- profiled runs ------------------------------------------------------------------------------
- */
+/* -- profiled runs ----------------------------------------------------------------------------- */
 
 static bool take_run(Times *t, const KilnResult *r) {
   if (!t->ns) {
@@ -81,8 +80,7 @@ static int timed(const Times *t, const KilnKernel *k, Timed *out) {
   return EX_OK;
 }
 
-/* -- the table ----------------------------------------------------------------------------------
- */
+/* -- the table --------------------------------------------------------------------------------- */
 
 /* 0 when one of them is not known. */
 static double ratio(int64_t part, int64_t of) {
@@ -148,8 +146,7 @@ static void print_text(const char *path, const KilnExplanation *x, const Times *
   if (shown < x->count) printf("and %zu more kernels: --all shows them\n", x->count - shown);
 }
 
-/* -- JSON ---------------------------------------------------------------------------------------
- */
+/* -- JSON -------------------------------------------------------------------------------------- */
 
 static cJSON *json_tried(const KilnTried *t) {
   cJSON *j = cJSON_CreateObject();
@@ -204,8 +201,7 @@ static void print_json(const char *path, const KilnExplanation *x, const Times *
   cli_print_json(j);
 }
 
-/* -- the command --------------------------------------------------------------------------------
- */
+/* -- the command ------------------------------------------------------------------------------- */
 
 /* Those that take most time first; of equal ones in the order of the plan. */
 static void sort_kernels(const Timed *t, size_t *order, size_t n) {
@@ -220,7 +216,8 @@ static int show(Cli *cli, const ExplainArgs *args, const KilnExplanation *x, con
   enum { SHOWN = 20 };
   Timed *all = calloc(x->count + 1, sizeof *all);
   size_t *order = calloc(x->count + 1, sizeof *order);
-  int rc = all && order ? EX_OK : cli_error(EX_OSERR, "no memory for %zu kernels", x->count);
+  int rc = EX_OK;
+  if (!all || !order) cli_error(rc = EX_OSERR, "no memory for %zu kernels", x->count);
   for (size_t i = 0; i < x->count && !rc; i++) rc = timed(t, &x->kernels[i], &all[i]);
   if (!rc) sort_kernels(all, order, x->count);
   if (!rc && cli->json)
@@ -233,11 +230,13 @@ static int show(Cli *cli, const ExplainArgs *args, const KilnExplanation *x, con
   return rc;
 }
 
-static int explain(Cli *cli, const ExplainArgs *args, const KilnExecutable *e) {
+static int explain(Cli *cli, ModelArgs *model, const KilnExecutable *e, int64_t compile_ns) {
+  const ExplainArgs *args = (const ExplainArgs *)model;
   Inputs in = {.count = 0};
   Times t = {0};
   KilnExplanation *x = NULL;
-  int rc = inputs_open(cli, &args->model, e, &in);
+  int rc = inputs_open(cli, model, e, &in);
+  (void)compile_ns;
   cli_progress(cli, "running ...");
   if (!rc) rc = profile(cli, e, &in, (size_t)args->repeat, &t);
   if (!rc && kiln_explain(cli->client, e->id, (uint32_t)args->tried, &x, &cli->err))
@@ -251,19 +250,12 @@ static int explain(Cli *cli, const ExplainArgs *args, const KilnExecutable *e) {
   return rc;
 }
 
-static int compile(Cli *cli, const ExplainArgs *args) {
-  Model m = {0};
-  KilnExecutable *e = NULL;
-  int rc = model_open(cli, &args->model, &m);
-  if (!rc) rc = cli_connect(cli);
-  if (!rc) cli_progress(cli, "compiling %s ...", args->model.path);
-  if (!rc && kiln_compile(cli->client, &m.model, &m.options, &e, &cli->err))
-    rc = cli_fail(cli, &cli->err);
-  if (!rc) rc = explain(cli, args, e);
-  if (e) kiln_release(cli->client, e->id, NULL);
-  kiln_free(e);
-  model_close(&m);
-  return rc;
+static int check(Cli *cli, ModelArgs *model) {
+  const ExplainArgs *args = (const ExplainArgs *)model;
+  if (!args->repeat || args->repeat > RUNS_MAX)
+    return cli_usage("--repeat must be from 1 to %d", RUNS_MAX);
+  if (args->tried > UINT32_MAX) return cli_usage("--tried must be at most %u", UINT32_MAX);
+  return model_compiled(cli, model, explain);
 }
 
 int cmd_explain(Cli *cli, int argc, char **argv) {
@@ -288,18 +280,5 @@ int cmd_explain(Cli *cli, int argc, char **argv) {
       .nopts = sizeof opts / sizeof *opts,
       .min = 1,
       .max = 1};
-  TextList pos = {0};
-  int rc;
-  if (cli_args(&spec, argc, argv, &pos, &rc)) {
-    args.model.path = pos.at[0];
-    if (!args.repeat || args.repeat > RUNS_MAX)
-      rc = cli_usage("--repeat must be from 1 to %d", RUNS_MAX);
-    else if (args.tried > UINT32_MAX)
-      rc = cli_usage("--tried must be at most %u", UINT32_MAX);
-    else
-      rc = compile(cli, &args);
-  }
-  model_args_deinit(&args.model);
-  vec_deinit(&pos);
-  return rc;
+  return model_command(cli, &spec, argc, argv, &args.model, check);
 }

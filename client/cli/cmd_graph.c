@@ -7,10 +7,25 @@ typedef struct GraphArgs {
   int64_t kernel;
 } GraphArgs;
 
-static int inspect(Cli *cli, const GraphArgs *args) {
+static bool is_stage(const char *s) {
+  static const char *const stages[] = {"tensor",  "ranged", "kernels", "scheduled",
+                                       "lowered", "linear", "code"};
+  for (size_t i = 0; i < sizeof stages / sizeof *stages; i++)
+    if (!strcmp(stages[i], s)) return true;
+  return false;
+}
+
+static int inspect(Cli *cli, ModelArgs *model) {
+  const GraphArgs *args = (const GraphArgs *)model;
   Model m;
   KilnText *text;
-  int rc = model_open(cli, &args->model, &m);
+  if (!is_stage(args->stage))
+    return cli_usage("--stage '%s': expected tensor, ranged, kernels, scheduled, lowered, linear "
+                     "or code",
+                     args->stage);
+  if (args->kernel < -1 || args->kernel > INT32_MAX)
+    return cli_usage("--kernel must not be negative");
+  int rc = model_open(cli, model, &m);
   if (!rc) rc = cli_connect(cli);
   if (!rc) cli_progress(cli, "compiling %s ...", args->model.path);
   if (!rc && kiln_inspect(cli->client, &m.model, &m.options, args->stage, (int32_t)args->kernel,
@@ -34,14 +49,6 @@ static int inspect(Cli *cli, const GraphArgs *args) {
   return rc;
 }
 
-static bool is_stage(const char *s) {
-  static const char *const stages[] = {"tensor",  "ranged", "kernels", "scheduled",
-                                       "lowered", "linear", "code"};
-  for (size_t i = 0; i < sizeof stages / sizeof *stages; i++)
-    if (!strcmp(stages[i], s)) return true;
-  return false;
-}
-
 int cmd_graph(Cli *cli, int argc, char **argv) {
   GraphArgs args = {.stage = "tensor", .kernel = -1};
   const Opt opts[] = {
@@ -57,20 +64,5 @@ int cmd_graph(Cli *cli, int argc, char **argv) {
                         .nopts = sizeof opts / sizeof *opts,
                         .min = 1,
                         .max = 1};
-  TextList pos = {0};
-  int rc;
-  if (cli_args(&spec, argc, argv, &pos, &rc)) {
-    args.model.path = pos.at[0];
-    if (!is_stage(args.stage))
-      rc = cli_usage("--stage '%s': expected tensor, ranged, kernels, scheduled, lowered, linear "
-                     "or code",
-                     args.stage);
-    else if (args.kernel < -1 || args.kernel > INT32_MAX)
-      rc = cli_usage("--kernel must not be negative");
-    else
-      rc = inspect(cli, &args);
-  }
-  model_args_deinit(&args.model);
-  vec_deinit(&pos);
-  return rc;
+  return model_command(cli, &spec, argc, argv, &args.model, inspect);
 }

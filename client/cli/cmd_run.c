@@ -8,6 +8,8 @@
 #include "client/cli/npy.h"
 #include "client/cli/tensor.h"
 
+enum { REPEAT_MAX = 10000000 };
+
 typedef struct RunArgs {
   ModelArgs model;
   const char *out;
@@ -19,8 +21,7 @@ typedef struct Times {
   size_t n;
 } Times;
 
-/* -- output files
- * -------------------------------------------------------------------------------------- */
+/* -- output files ------------------------------------------------------------------------------ */
 
 /* DIR/NAME.npy, with what cannot be in a file name replaced; `taken` tells equal names apart. */
 static void output_path(const char *dir, const char *name, size_t taken, char *out, size_t cap) {
@@ -54,8 +55,7 @@ static int write_outputs(const Cli *cli, const char *dir, const KilnResult *r,
   return EX_OK;
 }
 
-/* -- summary
- * ------------------------------------------------------------------------------------------- */
+/* -- summary ----------------------------------------------------------------------------------- */
 
 static void print_values(const KilnTensor *t) {
   enum { SHOWN = 6 };
@@ -116,8 +116,7 @@ static void print_json(cJSON *compile, const Times *t, const KilnResult *r, cons
   cli_print_json(j);
 }
 
-/* -- the command
- * ---------------------------------------------------------------------------------------- */
+/* -- the command ------------------------------------------------------------------------------- */
 
 /* Runs n times; *out is the last result. */
 static int time_runs(Cli *cli, const KilnExecutable *e, const Inputs *in, Times *t,
@@ -155,12 +154,12 @@ static int show(Cli *cli, const RunArgs *args, const KilnExecutable *e, int64_t 
   return rc;
 }
 
-static int run_compiled(Cli *cli, const RunArgs *args, const KilnExecutable *e,
-                        int64_t compile_ns) {
+static int run_compiled(Cli *cli, ModelArgs *model, const KilnExecutable *e, int64_t compile_ns) {
+  const RunArgs *args = (const RunArgs *)model;
   Inputs in;
   KilnResult *r = NULL;
   Times t = {.n = (size_t)args->repeat};
-  int rc = inputs_open(cli, &args->model, e, &in);
+  int rc = inputs_open(cli, model, e, &in);
   t.wall = calloc(t.n, sizeof *t.wall);
   t.device = calloc(t.n, sizeof *t.device);
   if (!rc && (!t.wall || !t.device)) cli_error(rc = EX_OSERR, "no memory for %zu runs", t.n);
@@ -173,30 +172,14 @@ static int run_compiled(Cli *cli, const RunArgs *args, const KilnExecutable *e,
   return rc;
 }
 
-static int run(Cli *cli, const RunArgs *args) {
-  Model m;
-  KilnExecutable *e;
-  int rc = model_open(cli, &args->model, &m);
-  if (!rc) rc = cli_connect(cli);
-  if (!rc) {
-    cli_progress(cli, "compiling %s ...", args->model.path);
-    int64_t start = clock_now_ns();
-    if (kiln_compile(cli->client, &m.model, &m.options, &e, &cli->err)) {
-      rc = cli_fail(cli, &cli->err);
-    } else {
-      int64_t wall = clock_now_ns() - start;
-      cli_progress_end(cli);
-      rc = run_compiled(cli, args, e, wall);
-      kiln_release(cli->client, e->id, NULL);
-      kiln_free(e);
-    }
-  }
-  model_close(&m);
-  return rc;
+static int run(Cli *cli, ModelArgs *model) {
+  const RunArgs *args = (const RunArgs *)model;
+  if (!args->repeat || args->repeat > REPEAT_MAX)
+    return cli_usage("--repeat must be from 1 to %d", REPEAT_MAX);
+  return model_compiled(cli, model, run_compiled);
 }
 
 int cmd_run(Cli *cli, int argc, char **argv) {
-  enum { REPEAT_MAX = 10000000 };
   RunArgs args = {.repeat = 1};
   const Opt opts[] = {
       INPUT_OPTS(args.model),
@@ -213,16 +196,5 @@ int cmd_run(Cli *cli, int argc, char **argv) {
       .nopts = sizeof opts / sizeof *opts,
       .min = 1,
       .max = 1};
-  TextList pos = {0};
-  int rc;
-  if (cli_args(&spec, argc, argv, &pos, &rc)) {
-    args.model.path = pos.at[0];
-    if (!args.repeat || args.repeat > REPEAT_MAX)
-      rc = cli_usage("--repeat must be from 1 to %d", REPEAT_MAX);
-    else
-      rc = run(cli, &args);
-  }
-  model_args_deinit(&args.model);
-  vec_deinit(&pos);
-  return rc;
+  return model_command(cli, &spec, argc, argv, &args.model, run);
 }

@@ -8,6 +8,12 @@
 
 enum { DAY_S = 86400, SHOWN = 12 };
 
+typedef struct TuneArgs {
+  ModelArgs model;
+  const char *budget;
+  int64_t budget_ms;
+} TuneArgs;
+
 typedef struct Watching {
   Cli *cli;
   double said; /* the speed-up of the last line that was printed */
@@ -32,8 +38,7 @@ static int on_progress(void *ctx, const KilnTuneProgress *p) {
   return 1;
 }
 
-/* -- the result ---------------------------------------------------------------------------------
- */
+/* -- the result -------------------------------------------------------------------------------- */
 
 static void print_text(const char *path, const KilnTuneSummary *s) {
   char a[CLI_NUMBER], b[CLI_NUMBER], c[CLI_NUMBER];
@@ -83,8 +88,7 @@ static void print_json(const char *path, const KilnExecutable *e, const KilnTune
   cli_print_json(j);
 }
 
-/* -- the command --------------------------------------------------------------------------------
- */
+/* -- the command ------------------------------------------------------------------------------- */
 
 /* "60s", "5m", "1.5h", "90"; false for anything else. */
 static bool parse_budget(const char *text, int64_t *ms) {
@@ -99,38 +103,35 @@ static bool parse_budget(const char *text, int64_t *ms) {
   return true;
 }
 
-static int tune(Cli *cli, const Model *m, const char *path, int64_t budget_ms) {
-  KilnExecutable *e;
+static int tune(Cli *cli, ModelArgs *model, const KilnExecutable *e, int64_t compile_ns) {
+  const TuneArgs *args = (const TuneArgs *)model;
   KilnTuneSummary *s;
   Watching w = {.cli = cli, .said = 1};
-  int rc = cli_connect(cli);
-  if (rc) return rc;
-  cli_progress(cli, "compiling %s ...", path);
-  if (kiln_compile(cli->client, &m->model, &m->options, &e, &cli->err))
+  (void)compile_ns;
+  if (kiln_tune(cli->client, e->id, args->budget_ms, on_progress, &w, &s, &cli->err))
     return cli_fail(cli, &cli->err);
-  if (kiln_tune(cli->client, e->id, budget_ms, on_progress, &w, &s, &cli->err)) {
-    rc = cli_fail(cli, &cli->err);
-  } else {
-    cli_progress_end(cli);
-    if (cli->json)
-      print_json(path, e, s);
-    else
-      print_text(path, s);
-    kiln_free(s);
-  }
-  kiln_release(cli->client, e->id, NULL);
-  kiln_free(e);
-  return rc;
+  cli_progress_end(cli);
+  if (cli->json)
+    print_json(model->path, e, s);
+  else
+    print_text(model->path, s);
+  kiln_free(s);
+  return EX_OK;
+}
+
+static int check(Cli *cli, ModelArgs *model) {
+  TuneArgs *args = (TuneArgs *)model;
+  if (!parse_budget(args->budget, &args->budget_ms))
+    return cli_usage("--budget: expected a time of up to a day like 60s, 5m or 1h, got '%s'",
+                     args->budget);
+  return model_compiled(cli, model, tune);
 }
 
 int cmd_tune(Cli *cli, int argc, char **argv) {
-  ModelArgs args = {.path = NULL};
-  const char *budget = "60s";
-  int64_t budget_ms = 0;
+  TuneArgs args = {.budget = "60s"};
   const Opt opts[] = {
-      {"--budget", "TIME", OPT_TEXT, &budget, "how long: 60s (the default), 5m, 1h"},
-      {"--dim", "NAME=N|MIN..MAX", OPT_LIST, &args.dims, "fixes or bounds a named dimension"},
-      {"--device", "NAME", OPT_TEXT, &args.device, "the device to tune for, e.g. cpu:0"}};
+      {"--budget", "TIME", OPT_TEXT, &args.budget, "how long: 60s (the default), 5m, 1h"},
+      TARGET_OPTS(args.model)};
   const ArgSpec spec = {
       .usage = "tune MODEL [options]",
       .about = "Searches for faster kernels for MODEL on the server's device. What is found is\n"
@@ -140,20 +141,5 @@ int cmd_tune(Cli *cli, int argc, char **argv) {
       .nopts = sizeof opts / sizeof *opts,
       .min = 1,
       .max = 1};
-  TextList pos = {0};
-  Model m = {0};
-  int rc;
-  if (cli_args(&spec, argc, argv, &pos, &rc)) {
-    args.path = pos.at[0];
-    if (!parse_budget(budget, &budget_ms))
-      rc = cli_usage("--budget: expected a time of up to a day like 60s, 5m or 1h, got '%s'",
-                     budget);
-    else
-      rc = model_open(cli, &args, &m);
-    if (!rc) rc = tune(cli, &m, args.path, budget_ms);
-    model_close(&m);
-  }
-  model_args_deinit(&args);
-  vec_deinit(&pos);
-  return rc;
+  return model_command(cli, &spec, argc, argv, &args.model, check);
 }

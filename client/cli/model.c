@@ -6,13 +6,13 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/map.h"
 #include "client/cli/npy.h"
 #include "client/cli/tensor.h"
 #include "client/cli/textgraph.h"
 
-/* -- the model
- * --------------------------------------------------------------------------------------- */
+/* -- the model --------------------------------------------------------------------------------- */
 
 /* A whole number up to `end`. */
 static bool count_to(const char *from, const char *end, uint64_t *out) {
@@ -86,9 +86,36 @@ void model_close(Model *m) {
   strbuf_deinit(&m->bytes);
 }
 
-void model_args_deinit(ModelArgs *args) {
+int model_command(Cli *cli, const ArgSpec *spec, int argc, char **argv, ModelArgs *args,
+                  ModelRun run) {
+  TextList pos = {0};
+  int rc;
+  if (cli_args(spec, argc, argv, &pos, &rc)) {
+    args->path = pos.at[0];
+    rc = run(cli, args);
+  }
   vec_deinit(&args->inputs);
   vec_deinit(&args->dims);
+  vec_deinit(&pos);
+  return rc;
+}
+
+int model_compiled(Cli *cli, ModelArgs *args, ModelUse use) {
+  Model m;
+  KilnExecutable *e = NULL;
+  int rc = model_open(cli, args, &m);
+  if (!rc) rc = cli_connect(cli);
+  if (!rc) cli_progress(cli, "compiling %s ...", args->path);
+  int64_t start = clock_now_ns();
+  if (!rc && kiln_compile(cli->client, &m.model, &m.options, &e, &cli->err))
+    rc = cli_fail(cli, &cli->err);
+  int64_t compile_ns = clock_now_ns() - start;
+  cli_progress_end(cli);
+  if (!rc) rc = use(cli, args, e, compile_ns);
+  if (e) kiln_release(cli->client, e->id, NULL);
+  kiln_free(e);
+  model_close(&m);
+  return rc;
 }
 
 void model_print_report(const char *path, const KilnExecutable *e, int64_t wall_ns) {
@@ -134,8 +161,7 @@ cJSON *model_json_report(const char *path, const KilnExecutable *e, int64_t wall
   return j;
 }
 
-/* -- inputs
- * ------------------------------------------------------------------------------------------ */
+/* -- inputs ------------------------------------------------------------------------------------ */
 
 /* The index of an input by name; exe->ninputs when there is none. */
 static size_t input_named(const KilnExecutable *exe, Str name) {

@@ -1,4 +1,4 @@
-/* The options that name a model and its inputs, shared by run, compile, bench and graph. */
+/* Commands about one model: their options, the model and its inputs. */
 #pragma once
 
 #include "client/cli/cli.h"
@@ -10,13 +10,15 @@ typedef struct ModelArgs {
 } ModelArgs;
 
 /* Rows of an option table. */
-#define MODEL_OPTS(m)                                                                              \
+#define TARGET_OPTS(m)                                                                             \
   {"--dim", "NAME=N|MIN..MAX", OPT_LIST, &(m).dims,                                                \
    "fixes a named dimension, or bounds it (\"x.0=1\": of an axis; 8..512/8: a multiple of 8)"},    \
-      {"--device", "NAME", OPT_TEXT, &(m).device, "the device to compile for, e.g. cpu:0"},        \
-      {"--fast-math", NULL, OPT_FLAG, &(m).fast_math,                                              \
-       "also algorithms that round otherwise than the graph: Winograd"},                           \
-  {                                                                                                \
+      {"--device", "NAME", OPT_TEXT, &(m).device, "the device to compile for, e.g. cpu:0"}, {      \
+    "--fast-math", NULL, OPT_FLAG, &(m).fast_math,                                                 \
+        "also algorithms that round otherwise than the graph: Winograd"                            \
+  }
+#define MODEL_OPTS(m)                                                                              \
+  TARGET_OPTS(m), {                                                                                \
     "--no-cache", NULL, OPT_FLAG, &(m).no_cache, "neither read nor write the server's cache"       \
   }
 #define INPUT_OPTS(m)                                                                              \
@@ -39,7 +41,15 @@ typedef struct Model {
 /* EX_OK, or the exit code after the error was printed. */
 int model_open(const Cli *cli, const ModelArgs *args, Model *out);
 void model_close(Model *m);
-void model_args_deinit(ModelArgs *args);
+
+/* The command line of a command whose one positional is a model: parses it, goes on with run, which
+ * finds the rest of its own struct around args, and frees args. Returns the exit code. */
+typedef int (*ModelRun)(Cli *cli, ModelArgs *args);
+int model_command(Cli *cli, const ArgSpec *spec, int argc, char **argv, ModelArgs *args,
+                  ModelRun run);
+/* Connects, compiles, has `use` go on, and releases the executable. Returns the exit code. */
+typedef int (*ModelUse)(Cli *cli, ModelArgs *args, const KilnExecutable *e, int64_t compile_ns);
+int model_compiled(Cli *cli, ModelArgs *args, ModelUse use);
 
 typedef struct Inputs {
   KilnTensor *tensors;

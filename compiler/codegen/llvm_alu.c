@@ -4,7 +4,11 @@
  * that is never a 16-bit float: llvm_alu_emit widens f16 and bf16 to f32 around them. The value of
  * every op is the one of ops.def for all inputs, so nothing here may trap or be poison: divisors
  * and shift counts are guarded unless bounds prove them harmless. */
+#include <assert.h>
+#include <math.h>
+
 #include "compiler/codegen/llvm_build.h"
+#include "compiler/ir/native.h"
 
 /* One op being emitted. */
 typedef struct Alu {
@@ -270,6 +274,75 @@ static LLVMValueRef alu_cmpne(const Alu *a) {
 }
 static LLVMValueRef alu_where(const Alu *a) { return select3(a, a->v[0], a->v[1], a->v[2]); }
 
+/* -- ops of native.def
+ * ------------------------------------------------------------------------------------ */
+
+enum { NATIVE_MOST = 256 };
+
+/* `n` lanes of v from `from` on; lanes that v does not have are 0. */
+static LLVMValueRef native_piece(const Alu *a, LLVMValueRef v, unsigned from, unsigned n) {
+  LLVMBuilderRef b = a->e->b;
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx), type = LLVMTypeOf(v);
+  unsigned lanes = llvm_lanes(v);
+  if (lanes == n) return v;
+  if (lanes == 1)
+    return LLVMBuildInsertElement(b, LLVMConstNull(LLVMVectorType(type, n)), v,
+                                  LLVMConstInt(i32, 0, false), "");
+  LLVMValueRef mask[NATIVE_MOST];
+  assert(n <= NATIVE_MOST);
+  for (unsigned k = 0; k < n; k++)
+    mask[k] = LLVMConstInt(i32, from + k < lanes ? from + k : lanes, false);
+  return LLVMBuildShuffleVector(b, v, LLVMConstNull(type), LLVMConstVector(mask, n), "");
+}
+
+static LLVMValueRef native_call(const Alu *a, const NativeOp *op, unsigned from) {
+  enum { CURRENT_ROUNDING = 4 };
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
+  LLVMValueRef args[6];
+  unsigned n = 0;
+  for (int s = 0; s < op_info[a->u->op].nsrc; s++)
+    args[n++] = native_piece(a, a->v[s], from, op->lanes);
+  LLVMTypeRef type = LLVMTypeOf(args[0]);
+  if (op->control >= 0) args[n++] = LLVMConstInt(i32, (unsigned)op->control, false);
+  args[n++] = LLVMConstNull(type);
+  args[n++] = LLVMConstAllOnes(LLVMIntTypeInContext(a->e->ctx, op->lanes));
+  args[n++] = LLVMConstInt(i32, CURRENT_ROUNDING, false);
+  return llvm_intrinsic(a->e, op->code, NULL, 0, args, n);
+}
+
+/* r with the lanes from `from` on taken from part. */
+static LLVMValueRef native_place(const Alu *a, LLVMValueRef r, LLVMValueRef part, unsigned from) {
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
+  unsigned lanes = llvm_lanes(r), n = llvm_lanes(part);
+  LLVMValueRef wide[NATIVE_MOST], mask[NATIVE_MOST];
+  for (unsigned k = 0; k < lanes; k++) {
+    bool inside = k >= from && k - from < n;
+    wide[k] = LLVMConstInt(i32, inside ? k - from : 0, false);
+    mask[k] = LLVMConstInt(i32, inside ? lanes + k : k, false);
+  }
+  LLVMValueRef none = LLVMGetPoison(LLVMTypeOf(part));
+  part = LLVMBuildShuffleVector(a->e->b, part, none, LLVMConstVector(wide, lanes), "");
+  return LLVMBuildShuffleVector(a->e->b, r, part, LLVMConstVector(mask, lanes), "");
+}
+
+/* The instruction on as many lanes at a time as it has. */
+static LLVMValueRef alu_native(const Alu *a) {
+  const NativeOp *op = native_find(a->e->target, (Op)a->u->op, a->dtype);
+  unsigned lanes = llvm_lanes(a->v[0]);
+  if (!op || lanes > NATIVE_MOST)
+    return llvm_fail(a->e, a->u, "is an instruction that the target does not have");
+  LLVMValueRef r = native_call(a, op, 0);
+  if (lanes == op->lanes) return r;
+  if (lanes == 1) {
+    LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
+    return LLVMBuildExtractElement(a->e->b, r, LLVMConstInt(i32, 0, false), "");
+  }
+  r = native_place(a, LLVMGetPoison(a->type), r, 0);
+  for (unsigned from = op->lanes; from < lanes; from += op->lanes)
+    r = native_place(a, r, native_call(a, op, from), from);
+  return r;
+}
+
 /* -- the table
  * ------------------------------------------------------------------------------------------- */
 
@@ -310,6 +383,9 @@ static const AluRow rows[OP__COUNT] = {
     [OP_CMPNE] = {alu_cmpne, false, false},
     [OP_WHERE] = {alu_where, false, true},
     [OP_MULACC] = {alu_mulacc, false, false},
+    [OP_MAXNUM] = {alu_native, true, false},
+    [OP_MINNUM] = {alu_native, true, false},
+    [OP_SCALE] = {alu_native, false, false},
 };
 
 static bool is_small_float(DType d) { return d == DT_F16 || d == DT_BF16; }
@@ -351,6 +427,17 @@ LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u) {
   return alu_run(e, u, (DType)u->src[u->nsrc - 1]->dtype, v, u->nsrc);
 }
 
+/* v, or NaN when a lane of `all` is one. */
+static LLVMValueRef unless_nan(Emitter *e, LLVMValueRef all, LLVMValueRef v) {
+  LLVMValueRef some = LLVMBuildFCmp(e->b, LLVMRealUNO, all, all, "");
+  if (llvm_lanes(all) > 1) {
+    LLVMTypeRef bits = LLVMIntTypeInContext(e->ctx, llvm_lanes(all));
+    some = LLVMBuildBitCast(e->b, some, bits, "");
+    some = LLVMBuildICmp(e->b, LLVMIntNE, some, LLVMConstNull(bits), "");
+  }
+  return LLVMBuildSelect(e->b, some, llvm_real(e, LLVMTypeOf(v), (double)NAN), v, "");
+}
+
 /* Halves the vector until one lane is left. */
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u) {
   LLVMBuilderRef b = e->b;
@@ -360,9 +447,15 @@ LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u) {
   if (op != OP_ADD && op != OP_MUL && op != OP_MAX && op != OP_MIN) {
     return llvm_fail(e, u, "has an op that does not reduce");
   }
+  Op quick = op == OP_MAX ? OP_MAXNUM : op == OP_MIN ? OP_MINNUM : op;
+  bool numbers = quick != op && native_find(e->target, quick, (DType)u->dtype);
+  LLVMValueRef all = v;
   /* A node to carry the op: the bounds and sources of this one are never looked at. */
-  UOp step = {
-      .op = (uint8_t)op, .dtype = u->dtype, .lanes = 1, .vmin = INT64_MIN, .vmax = INT64_MAX};
+  UOp step = {.op = (uint8_t)(numbers ? quick : op),
+              .dtype = u->dtype,
+              .lanes = 1,
+              .vmin = INT64_MIN,
+              .vmax = INT64_MAX};
   for (unsigned n = llvm_lanes(v); n > 1;) {
     if (n % 2) { /* fold the last lane into the first */
       LLVMValueRef last = LLVMBuildExtractElement(b, v, LLVMConstInt(i32, n - 1, false), "");
@@ -380,5 +473,5 @@ LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u) {
     }
     v = alu_run(e, &step, (DType)u->dtype, half, 2);
   }
-  return v;
+  return numbers ? unless_nan(e, all, v) : v;
 }

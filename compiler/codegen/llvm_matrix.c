@@ -4,6 +4,7 @@
  * between versions; the text of the instruction is the same everywhere. An instruction wants
  * registers of 32 bits, so the vector of a thread's elements is cut into those. Its name, and so
  * everything about its types, comes from the table (matrix.def). */
+#include <assert.h>
 #include <stdio.h>
 
 #include "compiler/codegen/llvm_build.h"
@@ -120,7 +121,7 @@ LLVMValueRef llvm_mma_emit(Emitter *e, const UOp *u) {
   repeat(&operands, "r", counts[0] + counts[1]);
   repeat(&operands, floats ? "f" : "r", counts[2]);
   LLVMValueRef r = NULL;
-  if (!text.failed && !operands.failed)
+  if (!text.failed && text.ptr && operands.ptr && !operands.failed)
     r = assemble(e, results(e, counts[2], reg), text.ptr, operands.ptr, false, args, n);
   strbuf_deinit(&text);
   strbuf_deinit(&operands);
@@ -138,6 +139,7 @@ static LLVMValueRef shared_address(Emitter *e, LLVMValueRef p) {
 
 LLVMValueRef llvm_ldmatrix_emit(Emitter *e, const UOp *u) {
   unsigned n = u->lanes / 2;
+  assert(n == 1 || n == 2 || n == 4); /* check.c */
   LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
   int64_t shift;
   LLVMValueRef at = llvm_element_address(e, u, 0, &shift);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "compiler/ir/native.h"
 
 static void on_fatal(const char *reason) {
   char quoted[512];
@@ -47,14 +48,7 @@ bool llvm_target_is_ptx(const Target *target) {
 }
 
 bool llvm_target_has(const Target *target, const char *name) {
-  size_t n = strlen(name);
-  for (const char *at = target->features; at && *at;) {
-    const char *end = strchr(at, ',');
-    size_t len = end ? (size_t)(end - at) : strlen(at);
-    if (len == n + 1 && at[0] == '+' && !memcmp(at + 1, name, n)) return true;
-    at = end ? end + 1 : NULL;
-  }
-  return false;
+  return native_feature(target, name);
 }
 
 /* Characters that can end up in diagnostics and in the function's attributes. */

@@ -228,7 +228,7 @@ static Frac binary(Elem *e, Op op, Frac a, Frac b) {
 }
 
 static Frac round_to(Elem *e, const UOp *u, Frac a) {
-  if (a.q == 1) return a;
+  if (!a.p || a.q == 1) return a;
   if (u->op == OP_CEIL) {
     a.p = two(e, OP_ADD, a.p, idx(e, a.q - 1));
   } else if (u->op != OP_FLOOR && a.p->vmin < 0) {

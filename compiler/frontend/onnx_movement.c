@@ -386,7 +386,8 @@ static void op_slice(Node *n) {
   if (!attrs) steps = slice_list(n, false, 4, "steps");
   if (starts.n != ends.n || (axes.at && axes.n != starts.n) || (steps.at && steps.n != starts.n))
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "starts, ends, axes and steps differ in length"));
-  for (uint32_t i = 0; i < axes.n; i++) late = late || axes.value[i] || !dim_is_static(axes.at[i]);
+  for (uint32_t i = 0; axes.at && i < axes.n; i++)
+    late = late || axes.value[i] || !dim_is_static(axes.at[i]);
   if (late) {
     node_out(n, 0, slice_any_axes(n, x, &starts, &ends, &axes, &steps));
     return;

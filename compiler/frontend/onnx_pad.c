@@ -107,8 +107,10 @@ static Pads read_pads(Node *n, size_t rank) {
   if (p.list.n != 2 * p.count)
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "%u pads, expected %zu", p.list.n, 2 * p.count));
   for (size_t i = 0; i < rank; i++) p.at[i] = axes.at ? SIZE_MAX : i;
-  for (uint32_t i = 0; i < axes.n; i++) late = late || axes.value[i] || !dim_is_static(axes.at[i]);
-  for (uint32_t i = 0; !late && i < axes.n; i++) p.at[axis_check(n->job, axes.at[i], rank)] = i;
+  for (uint32_t i = 0; axes.at && i < axes.n; i++)
+    late = late || axes.value[i] || !dim_is_static(axes.at[i]);
+  for (uint32_t i = 0; axes.at && !late && i < axes.n; i++)
+    p.at[axis_check(n->job, axes.at[i], rank)] = i;
   if (late) late_axes(n, &p, &axes, rank);
   return p;
 }

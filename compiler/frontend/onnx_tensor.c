@@ -2,6 +2,8 @@
  * small tensors in practice, are narrowed into the job's arena. Elements of 4 and 2 bits are packed
  * in the model, the first in the lowest bits of a byte (in int32_data: of the low byte of an
  * entry), and get a byte each. */
+#include <assert.h>
+
 #include "compiler/frontend/onnx_node.h"
 
 static const struct {
@@ -97,7 +99,9 @@ static unsigned packed_bits(DType d) {
 
 /* n elements out of their packed bytes, each of them in canonical form. */
 static const void *unpacked(Job *job, DType d, const uint8_t *packed, size_t n) {
-  unsigned bits = packed_bits(d), per = 8 / bits;
+  unsigned bits = packed_bits(d);
+  assert(bits);
+  unsigned per = 8 / bits;
   uint8_t *out = arena_alloc(&job->arena, n);
   for (size_t i = 0; i < n; i++) {
     uint8_t v = (uint8_t)(packed[i / per] >> (bits * (i % per)));

@@ -60,35 +60,59 @@ static void add_weight(Node *n, Trees *t, int64_t node, int64_t target, double w
   t->given[cell] = true;
 }
 
+/* A walk that leaves heights behind. */
+typedef struct Climb {
+  const Trees *t;
+  int64_t *height; /* of the tree below a node, and 1; 0: not known yet */
+  uint8_t *open;   /* its height is being computed */
+  int64_t *stack;
+  size_t top;
+} Climb;
+
+/* Whether the height of the node can be told by now. */
+static bool is_ready(const Climb *c, int64_t i) {
+  const TreeNode *node = &c->t->nodes.at[i];
+  if (c->height[i] || node->mode == LEAF) return true;
+  return c->open[i] && c->height[node->yes] && c->height[node->no];
+}
+
+static void settle(Climb *c, int64_t i) {
+  const TreeNode *node = &c->t->nodes.at[i];
+  bool leaf = node->mode == LEAF;
+  int64_t a = leaf ? 0 : c->height[node->yes], b = leaf ? 0 : c->height[node->no];
+  if (!c->height[i]) c->height[i] = (a > b ? a : b) + 1;
+}
+
+static void open_node(Node *n, Climb *c, int64_t i) {
+  const TreeNode *node = &c->t->nodes.at[i];
+  const int64_t next[2] = {node->yes, node->no};
+  if (c->open[i]) bad_trees(n, "a node below itself");
+  c->open[i] = 1;
+  for (int k = 0; k < 2; k++) {
+    if (c->height[next[k]]) continue;
+    if (c->open[next[k]]) bad_trees(n, "a node below itself");
+    if (k == 0 || next[1] != next[0]) c->stack[c->top++] = next[k];
+  }
+}
+
 /* The longest way from a root to a leaf; aborts on a cycle. */
 static int64_t depth_of(Node *n, const Trees *t) {
   size_t count = t->nodes.len;
-  int64_t *left = arena_array(&n->job->arena, count + 1, sizeof *left); /* height + 1, 0: unknown */
-  int64_t *stack = arena_array(&n->job->arena, 2 * count + 2, sizeof *stack), deepest = 0;
-  uint8_t *open = arena_array(&n->job->arena, count + 1, 1);
+  int64_t deepest = 0;
+  Climb c = {.t = t,
+             .height = arena_array(&n->job->arena, count + 1, sizeof *c.height),
+             .open = arena_array(&n->job->arena, count + 1, 1),
+             .stack = arena_array(&n->job->arena, 2 * count + 2, sizeof *c.stack)};
   for (int64_t r = 0; r < t->nroots; r++) {
-    size_t top = 0;
-    stack[top++] = t->roots[r];
-    while (top) {
-      int64_t i = stack[top - 1];
-      const TreeNode *node = &t->nodes.at[i];
-      bool leaf = node->mode == LEAF;
-      if (left[i] || leaf || (open[i] && left[node->yes] && left[node->no])) {
-        int64_t a = leaf ? 0 : left[node->yes], b = leaf ? 0 : left[node->no];
-        if (!left[i]) left[i] = (a > b ? a : b) + 1;
-        top--;
-        continue;
-      }
-      if (open[i]) bad_trees(n, "a node below itself");
-      open[i] = 1;
-      int64_t next[2] = {node->yes, node->no};
-      for (int k = 0; k < 2; k++) {
-        if (left[next[k]]) continue;
-        if (open[next[k]]) bad_trees(n, "a node below itself");
-        if (k == 0 || next[1] != next[0]) stack[top++] = next[k];
-      }
+    c.stack[c.top++] = t->roots[r];
+    while (c.top) {
+      int64_t i = c.stack[c.top - 1];
+      if (is_ready(&c, i))
+        settle(&c, i), c.top--;
+      else
+        open_node(n, &c, i);
     }
-    if (left[t->roots[r]] > deepest) deepest = left[t->roots[r]];
+    if (c.height[t->roots[r]] > deepest) deepest = c.height[t->roots[r]];
   }
   return deepest - 1;
 }

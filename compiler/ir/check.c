@@ -74,40 +74,52 @@ static const char *check_var(Arg arg) {
   return NULL;
 }
 
+static const char *check_buffer(Arg arg) {
+  if (arg.ints.n != 2 && arg.ints.n != 3) return "a buffer has elements and space";
+  if (arg.ints.n == 3 && (arg.ints.at[1] != 2 || arg.ints.at[2] < 2)) return "bad slots";
+  if (arg.ints.at[0] < 1 || arg.ints.at[0] > (int64_t)1 << 40) return "bad number of elements";
+  return arg.ints.at[1] >= 0 && arg.ints.at[1] <= 2 ? NULL : "the space is not 0, 1 or 2";
+}
+
+static const char *check_range(Arg arg) {
+  if (arg.ints.n < 1 || arg.ints.at[0] < 0 || arg.ints.at[0] >= AX__COUNT)
+    return "a range has one axis type";
+  /* along which dimension of the workgroup threads are counted */
+  bool warp = arg.ints.at[0] == AX_WARP;
+  bool thread = warp || arg.ints.at[0] == AX_LOCAL || arg.ints.at[0] == AX_GROUP;
+  if (arg.ints.n != (warp ? 3u : thread ? 2u : 1u))
+    return "a range has no or one dimension of threads, in a warp a step too";
+  if (warp && (arg.ints.at[2] < 1 || arg.ints.at[2] > 1024)) return "bad step of threads";
+  if (thread && (arg.ints.at[1] < 0 || arg.ints.at[1] > 2)) return "there are three dimensions";
+  return arg.i < 0 || arg.i > UINT32_MAX ? "the range id is out of bounds" : NULL;
+}
+
+/* The number arguments of ops that have no more to say about theirs. */
+static const struct {
+  int64_t least, most;
+  const char *why; /* NULL: any number */
+} numbers[OP__COUNT] = {
+    [OP_PARAM] = {0, INT64_MAX, "the slot is negative"},
+    [OP_SPECIAL] = {0, 5, "there are six special indices"},
+    [OP_THREAD] = {1, INT64_MAX, "the number of threads is below 1"},
+    [OP_LDMATRIX] = {0, 1, "the argument is not 0 or 1"},
+    [OP_COPY] = {1, MAX_LANES, "bad number of elements"},
+    [OP_WAIT] = {0, INT64_MAX, "a negative number of groups"},
+};
+
 static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   ArgKind kind = op_info[op].arg;
   if (arg.i && (kind == ARG_NONE || kind == ARG_INTS)) return "the op takes no number argument";
   if (arg.ints.n && (kind == ARG_NONE || kind == ARG_I)) return "the op takes no list argument";
+  if (numbers[op].why && (arg.i < numbers[op].least || arg.i > numbers[op].most))
+    return numbers[op].why;
   switch (op) {
-  case OP_PARAM: return arg.i < 0 ? "the slot is negative" : NULL;
   case OP_VAR: return check_var(arg);
-  case OP_BUFFER:
-    if (arg.ints.n != 2 && arg.ints.n != 3) return "a buffer has elements and space";
-    if (arg.ints.n == 3 && (arg.ints.at[1] != 2 || arg.ints.at[2] < 2)) return "bad slots";
-    if (arg.ints.at[0] < 1 || arg.ints.at[0] > (int64_t)1 << 40) return "bad number of elements";
-    return arg.ints.at[1] >= 0 && arg.ints.at[1] <= 2 ? NULL : "the space is not 0, 1 or 2";
-  case OP_RANGE: {
-    if (arg.ints.n < 1 || arg.ints.at[0] < 0 || arg.ints.at[0] >= AX__COUNT) {
-      return "a range has one axis type";
-    }
-    /* along which dimension of the workgroup threads are counted */
-    bool warp = arg.ints.at[0] == AX_WARP;
-    bool thread = warp || arg.ints.at[0] == AX_LOCAL || arg.ints.at[0] == AX_GROUP;
-    if (arg.ints.n != (warp ? 3u : thread ? 2u : 1u)) {
-      return "a range has no or one dimension of threads, in a warp a step too";
-    }
-    if (warp && (arg.ints.at[2] < 1 || arg.ints.at[2] > 1024)) return "bad step of threads";
-    if (thread && (arg.ints.at[1] < 0 || arg.ints.at[1] > 2)) return "there are three dimensions";
-    return arg.i < 0 || arg.i > UINT32_MAX ? "the range id is out of bounds" : NULL;
-  }
-  case OP_SPECIAL: return arg.i < 0 || arg.i > 5 ? "there are six special indices" : NULL;
-  case OP_THREAD: return arg.i < 1 ? "the number of threads is below 1" : NULL;
+  case OP_BUFFER: return check_buffer(arg);
+  case OP_RANGE: return check_range(arg);
   case OP_MMA: return matrix_info(arg.i) ? NULL : "there is no such matrix instruction";
   case OP_LDMATRIX:
-    if (arg.i != 0 && arg.i != 1) return "the argument is not 0 or 1";
     return lanes == 2 || lanes == 4 || lanes == 8 ? NULL : "1, 2 or 4 tiles are read";
-  case OP_COPY: return arg.i >= 1 && arg.i <= MAX_LANES ? NULL : "bad number of elements";
-  case OP_WAIT: return arg.i >= 0 ? NULL : "a negative number of groups";
   case OP_SHUFFLE: return arg.ints.n == lanes ? NULL : "a SHUFFLE names the source of each lane";
   case OP_SCAN:
     if (arg.ints.n != 1) return "a scan has one axis";
@@ -194,68 +206,84 @@ static const char *check_matrix(DType dtype, unsigned lanes, Arg arg, UOp *const
   return NULL;
 }
 
+static bool same_dtype(UOp *const *src, size_t n) {
+  for (size_t s = 1; s < n; s++)
+    if (src[s]->dtype != src[0]->dtype) return false;
+  return true;
+}
+
+/* All sources but the first. */
+static bool are_ranges(UOp *const *src, size_t n) {
+  for (size_t s = 1; s < n; s++)
+    if (src[s]->op != OP_RANGE) return false;
+  return true;
+}
+
 static const char *check_shuffle(Arg arg, UOp *const *src, size_t n) {
   int64_t lanes = 0;
-  for (size_t s = 0; s < n; s++) {
-    if (src[s]->dtype != src[0]->dtype) return "the sources differ in dtype";
-    lanes += src[s]->lanes;
-  }
+  if (!same_dtype(src, n)) return "the sources differ in dtype";
+  for (size_t s = 0; s < n; s++) lanes += src[s]->lanes;
   for (uint32_t k = 0; k < arg.ints.n; k++)
     if (arg.ints.at[k] < 0 || arg.ints.at[k] >= lanes) return "there is no such lane";
   return NULL;
 }
 
+static const char *check_reduce(Arg arg, UOp *const *src, size_t n) {
+  if (n > 1 && arg.ints.n) return "axes and ranges exclude each other";
+  if (!are_ranges(src, n)) return "a reduce source is not a RANGE";
+  return check_class((Op)arg.i, (DType)src[0]->dtype);
+}
+
+static const char *check_scatter(Arg arg, UOp *const *src) {
+  if (!dtype_is_int((DType)src[1]->dtype)) return "the indices are no integers";
+  if (src[2]->dtype != src[0]->dtype) return "the updates have another dtype";
+  return arg.i == OP_STORE ? NULL : check_class((Op)arg.i, (DType)src[0]->dtype);
+}
+
+static const char *check_copy(UOp *const *src, size_t n) {
+  if (src[0]->dtype != src[2]->dtype) return "the buffers differ in dtype";
+  if (src[1]->dtype != DT_INDEX || src[3]->dtype != DT_INDEX) return "an index is not INDEX";
+  for (size_t s = 1; s < n; s++)
+    if (src[s]->lanes != 1) return "a source is no scalar";
+  return n < 5 || src[4]->dtype == DT_BOOL ? NULL : "the gate is not bool";
+}
+
+static const char *check_ldmatrix(UOp *const *src) {
+  if (src[1]->dtype != DT_INDEX || src[1]->lanes != 1) return "the index is no scalar INDEX";
+  return dtype_info[src[0]->dtype].bytes == 2 ? NULL : "the elements do not have 16 bits";
+}
+
+/* BIND and LOOP give a VAR its values. */
+static const char *check_event(Op op, UOp *const *src) {
+  if (src[0]->op != OP_VAR) return "the first source is no VAR";
+  if (src[1]->dtype != DT_I64)
+    return op == OP_LOOP ? "the count's dtype is not i64" : "the value's dtype is not i64";
+  return op == OP_BIND || src[2]->dtype == DT_BOOL ? NULL : "the condition is not bool";
+}
+
 static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
   switch (op) {
   case OP_PAD: return src[1]->dtype == src[0]->dtype ? NULL : "the fill value has another dtype";
-  case OP_CAT:
-    for (size_t s = 1; s < n; s++) {
-      if (src[s]->dtype != src[0]->dtype) return "the sources differ in dtype";
-    }
-    return NULL;
+  case OP_CAT: return same_dtype(src, n) ? NULL : "the sources differ in dtype";
   case OP_GATHER: return dtype_is_int((DType)src[1]->dtype) ? NULL : "the indices are no integers";
-  case OP_SCATTER:
-    if (!dtype_is_int((DType)src[1]->dtype)) return "the indices are no integers";
-    if (src[2]->dtype != src[0]->dtype) return "the updates have another dtype";
-    return arg.i == OP_STORE ? NULL : check_class((Op)arg.i, (DType)src[0]->dtype);
-  case OP_REDUCE:
-    if (n > 1 && arg.ints.n) return "axes and ranges exclude each other";
-    for (size_t s = 1; s < n; s++) {
-      if (src[s]->op != OP_RANGE) return "a reduce source is not a RANGE";
-    }
-    return check_class((Op)arg.i, (DType)src[0]->dtype);
-  case OP_COPY:
-    if (src[0]->dtype != src[2]->dtype) return "the buffers differ in dtype";
-    if (src[1]->dtype != DT_INDEX || src[3]->dtype != DT_INDEX) return "an index is not INDEX";
-    for (size_t s = 1; s < n; s++)
-      if (src[s]->lanes != 1) return "a source is no scalar";
-    return n < 5 || src[4]->dtype == DT_BOOL ? NULL : "the gate is not bool";
+  case OP_SCATTER: return check_scatter(arg, src);
+  case OP_REDUCE: return check_reduce(arg, src, n);
+  case OP_COPY: return check_copy(src, n);
   case OP_SHUFFLE: return check_shuffle(arg, src, n);
-  case OP_LDMATRIX:
-    if (src[1]->dtype != DT_INDEX || src[1]->lanes != 1) return "the index is no scalar INDEX";
-    return dtype_info[src[0]->dtype].bytes == 2 ? NULL : "the elements do not have 16 bits";
+  case OP_LDMATRIX: return check_ldmatrix(src);
   case OP_SCAN:
   case OP_HREDUCE: return check_class((Op)arg.i, (DType)src[0]->dtype);
   case OP_SPECIAL:
   case OP_RANGE: return src[0]->dtype == DT_INDEX ? NULL : "the end's dtype is not index";
   case OP_STORE:
-    if (n == 2) return src[0]->dtype == src[1]->dtype ? NULL : "the value has another dtype";
+    if (n == 2) return same_dtype(src, n) ? NULL : "the value has another dtype";
     return check_access(op, src, n);
   case OP_PREFETCH:
   case OP_INDEX:
   case OP_LOAD: return check_access(op, src, n);
   case OP_BIND:
-    if (src[0]->op != OP_VAR) return "the first source is no VAR";
-    return src[1]->dtype == DT_I64 ? NULL : "the value's dtype is not i64";
-  case OP_LOOP:
-    if (src[0]->op != OP_VAR) return "the first source is no VAR";
-    if (src[1]->dtype != DT_I64) return "the count's dtype is not i64";
-    return src[2]->dtype == DT_BOOL ? NULL : "the condition is not bool";
-  case OP_END:
-    for (size_t s = 1; s < n; s++) {
-      if (src[s]->op != OP_RANGE) return "an END source is not a RANGE";
-    }
-    return NULL;
+  case OP_LOOP: return check_event(op, src);
+  case OP_END: return are_ranges(src, n) ? NULL : "an END source is not a RANGE";
   default: return NULL;
   }
 }

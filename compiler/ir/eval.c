@@ -192,6 +192,16 @@ static double F_MIN(double x, double y) {
   return y < x || (x == y && signbit(y)) ? y : x;
 }
 
+static double F_MAXNUM(double x, double y) { return isnan(x) ? y : isnan(y) ? x : F_MAX(x, y); }
+static double F_MINNUM(double x, double y) { return isnan(x) ? y : isnan(y) ? x : F_MIN(x, y); }
+
+static double F_SCALE(double x, double y) {
+  enum { FAR = 5000 }; /* takes any double beyond its range */
+  if (isnan(y)) return y;
+  if (isinf(y)) return y > 0 ? x * y : isinf(x) ? (double)NAN : x * 0;
+  return ldexp(x, (int)fmax(-FAR, fmin(FAR, floor(y))));
+}
+
 /* -- evaluation -------------------------------------------------------------------------------- */
 
 /* One loop per op. Sources that an op does not have repeat the first. */

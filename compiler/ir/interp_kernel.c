@@ -154,8 +154,8 @@ static Scalar matrix_product(Interp *in, UOp *u) {
   for (const char *c = "qp"; *c; c++, weight *= matrix_lane_size(info, 'q'))
     thread += range_value(in, u, matrix_range_at(info, MATRIX_C, *c)) * weight;
   weight = 1;
-  for (char c = 'a'; c <= 'c'; c++) {
-    int k = matrix_range_at(info, MATRIX_C, c);
+  for (const char *c = "abc"; *c; c++) {
+    int k = matrix_range_at(info, MATRIX_C, *c);
     reg += range_value(in, u, k) * weight;
     if (k >= 0) weight *= matrix_range_size(info, (unsigned)k);
   }

@@ -5,6 +5,7 @@
  * used but not listed (constants and the like) are placed behind the list and computed first. */
 #include "compiler/ir/interp.h"
 
+#include <assert.h>
 #include <inttypes.h>
 
 #include "base/vec.h"
@@ -368,6 +369,7 @@ static Status step(Interp *in, UOp *const *list) {
   } else if (is_collective(u)) {
     in->waits = true;
   } else if (u->op == OP_MMA) {
+    assert(matrix_info(u->arg.i)->threads == 1); /* a warp's is collective */
     multiply(in, u);
   } else {
     TRY(compute(in, u));

@@ -144,7 +144,7 @@ static unsigned lane_ranges(const MatrixInfo *info) {
 
 static unsigned own_ranges(const MatrixLayout *l) {
   unsigned n = 0;
-  for (char c = 'a'; c <= 'c'; c++) n += has_digit(l, c) ? 1u : 0u;
+  for (const char *c = "abc"; *c; c++) n += has_digit(l, *c) ? 1u : 0u;
   return n;
 }
 
@@ -172,8 +172,8 @@ unsigned matrix_range_size(const MatrixInfo *info, unsigned at) {
   for (const char *c = "qp"; *c; c++)
     if (matrix_range_at(info, MATRIX_C, *c) == (int)at) return matrix_lane_size(info, *c);
   for (int o = 0; o < 3; o++)
-    for (char c = 'a'; c <= 'c'; c++)
-      if (matrix_range_at(info, (MatrixOperand)o, c) == (int)at)
-        return digit_size(&info->layout[o], c);
+    for (const char *c = "abc"; *c; c++)
+      if (matrix_range_at(info, (MatrixOperand)o, *c) == (int)at)
+        return digit_size(&info->layout[o], *c);
   return 0;
 }

@@ -149,6 +149,14 @@ typedef struct Plan {
 
 /* What code is generated for; mirrors TargetSpec of worker.proto. Strings are NUL-terminated and
  * outlive the job. */
+/* What the machine did when it was measured, per nanosecond; 0: not known. Code does not depend on
+ * it, only what is expected of code. */
+typedef struct Peaks {
+  double flops_f32, flops_f64;             /* of one thread */
+  double l2_bytes, l3_bytes, memory_bytes; /* that one thread reads */
+  double all_memory_bytes;                 /* that all threads read */
+} Peaks;
+
 typedef struct Target {
   const char *kind, *triple, *cpu, *features, *compiler;
   uint32_t vector_bytes, vector_registers, threads;
@@ -157,6 +165,7 @@ typedef struct Target {
   uint32_t warp;        /* threads of a workgroup that run in step */
   uint64_t local_bytes; /* memory that a workgroup shares */
   uint32_t max_buffers; /* that one kernel may have; 0 = no limit */
+  Peaks peaks;
 } Target;
 
 /* One scheduling decision; see search/opts.h for the kinds and their legality. */

@@ -421,11 +421,11 @@ static UOp *shuffle(Expand *e, UOp *const *src, size_t n, const int64_t *lanes, 
 /* Sets the coordinates of an operand's digits to those of its element `reg`. */
 static void go_to_element(Expand *e, UOp *mma, MatrixOperand o, unsigned reg) {
   const MatrixInfo *info = matrix_info(mma->arg.i);
-  for (char c = 'a'; c <= 'c'; c++) {
-    int at = matrix_range_at(info, o, c);
+  for (const char *c = "abc"; *c; c++) {
+    int at = matrix_range_at(info, o, *c);
     if (at < 0) continue;
     int axis = axis_of(e, mma->src[2 + at]);
-    e->coord[axis] = matrix_digit(&info->layout[o], info, c, 0, reg);
+    e->coord[axis] = matrix_digit(&info->layout[o], info, *c, 0, reg);
     if (e->vectors >> axis & 1) e->coord[axis] = 0;
   }
 }
@@ -434,8 +434,8 @@ static void go_to_element(Expand *e, UOp *mma, MatrixOperand o, unsigned reg) {
 static unsigned element_here(const Expand *e, const UOp *mma) {
   const MatrixInfo *info = matrix_info(mma->arg.i);
   unsigned reg = 0, weight = 1;
-  for (char c = 'a'; c <= 'c'; c++) {
-    int at = matrix_range_at(info, MATRIX_C, c);
+  for (const char *c = "abc"; *c; c++) {
+    int at = matrix_range_at(info, MATRIX_C, *c);
     if (at < 0) continue;
     int axis = axis_of(e, mma->src[2 + at]);
     if (!(e->vectors >> axis & 1)) reg += weight * e->coord[axis];
@@ -520,7 +520,7 @@ static UOp *tile_place(Expand *e, UOp *mma, MatrixOperand o, UOp *row) {
     LinTerm t = sum->at[i];
     int axis = t.atom->op == OP_RANGE ? axis_of(e, t.atom) : -1;
     bool own = t.atom == digit_range(mma, o, 'q') || t.atom == digit_range(mma, o, 'p');
-    for (char c = 'a'; c <= 'c'; c++) own |= t.atom == digit_range(mma, o, c);
+    for (const char *c = "abc"; *c; c++) own |= t.atom == digit_range(mma, o, *c);
     if (own) continue;
     if (axis >= 0) {
       konst += t.coeff * e->coord[axis];

@@ -85,6 +85,7 @@ static UOp *digit(const Groups *g, uint32_t k) {
     all = uop2(job, OP_MUL, all, g->global[i]->src[0]);
   }
   UOp *at = special(g, 0, all);
+  assert(below); /* k is one of them */
   if (!uop_is_int(below, 1)) at = uop2(job, OP_FLOORDIV, at, below);
   /* Of the last digit the remainder is no change, but proves its bound where sizes are symbolic. */
   bool last = k + 1 == g->nglobal && !all->symbolic;

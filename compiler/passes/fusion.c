@@ -15,6 +15,7 @@
 #include "base/vec.h"
 #include "compiler/ir/loops.h"
 #include "compiler/ir/view.h"
+#include "compiler/passes/gates.h"
 #include "compiler/passes/indexing.h"
 #include "compiler/passes/ix.h"
 
@@ -77,7 +78,8 @@ static void ask_pulled(Fusion *f, Demand *d, uint32_t s) {
   if (!f->tensors[t->src[s]].numel) return;
   Pull p = index_pull(f->job, t->u, s, d->index);
   if (d->inside) d->inside[s] = p.inside;
-  d->src[s] = ask(f, t->src[s], d->kernel, p.index, ix_and(f->job, d->gate, p.inside), d->loops);
+  d->src[s] =
+      ask(f, t->src[s], d->kernel, p.index, gates_both(f->job, d->gate, p.inside), d->loops);
 }
 
 static void ask_reduced(Fusion *f, Demand *d) {
@@ -119,7 +121,7 @@ static void ask_gathered(Fusion *f, Demand *d) {
   index[axis] = size == 1 ? uop_index(job, 0) : hole.index;
   memcpy(index + axis + 1, d->index + axis + rank, after * sizeof *index);
   d->inside[0] = hole.gate;
-  d->src[0] = ask(f, t->src[0], d->kernel, index, ix_and(job, d->gate, hole.gate), d->loops);
+  d->src[0] = ask(f, t->src[0], d->kernel, index, gates_both(job, d->gate, hole.gate), d->loops);
 }
 
 /* A choice by position along a short axis. */

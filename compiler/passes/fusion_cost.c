@@ -227,9 +227,9 @@ static double divided(const Tensor *t, const Demand *d, int64_t range) {
     if (!open) continue;
     if (at->op != OP_FLOORDIV || at->src[0]->op != OP_RANGE || !uop_is_const(at->src[1])) return 1;
     double c = (double)at->src[1]->arg.i;
-    if (!by || c < by) by = c;
+    if (by <= 0 || c < by) by = c;
   }
-  return by ? by : 1;
+  return by > 0 ? by : 1;
 }
 
 /* Output loops are nested in the order of their ids; a value is computed in the innermost loop that

@@ -207,6 +207,7 @@ static void touch_all(Hazards *h, const UOp *loop, uint32_t item) {
 
 static void collect(Hazards *h) {
   Job *job = h->job;
+  assert(h->loops.region); /* loops_find came before */
   for (size_t i = 0; i < h->list.len; i++) {
     UOp *u = h->list.at[i];
     if (u->op != OP_STORE && u->op != OP_BIND && u->op != OP_LOOP) continue;
@@ -300,6 +301,7 @@ static void walk_item(Hazards *h, uint32_t i) {
  * none, one that ends the least. */
 static uint32_t choose(const Hazards *h, const Numbers *items, size_t from) {
   uint32_t best = NOBODY;
+  assert(h->items.at); /* there are items in the list */
   for (size_t k = from; k < items->len; k++) {
     const Item *item = &h->items.at[items->at[k]];
     if (item->after_left) continue;

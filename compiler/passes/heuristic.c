@@ -235,7 +235,7 @@ static void order_outer(Sched *s, const Contraction *c) {
   if (s->k->nloops < 4) return;
   int a = (int)s->k->loops[0]->arg.i, b = (int)s->k->loops[1]->arg.i;
   double of_a = bytes_along(c->body, a, b), of_b = bytes_along(c->body, b, a);
-  if (a == c->m || b == c->m || a == c->v || b == c->v || !of_a || !of_b) return;
+  if (a == c->m || b == c->m || a == c->v || b == c->v || of_a <= 0 || of_b <= 0) return;
   double first = of_a + (of_b > cache ? of_b * (double)size_of(s, a) : of_b);
   double second = of_b + (of_a > cache ? of_a * (double)size_of(s, b) : of_a);
   if (second < 0.7 * first) give(s, OPT_ORDER, b, 0);
@@ -617,7 +617,8 @@ static double total_work(const Sched *s) {
   return work;
 }
 
-/* The outermost loop that splits evenly enough, else the one that splits best. */
+/* The outermost loop that splits evenly enough, else the one that splits best. One whose size a run
+ * may make so small that nothing is left to split counts half. */
 static void give_threads(Sched *s) {
   int64_t T = s->target->threads;
   double work = total_work(s);
@@ -632,6 +633,7 @@ static void give_threads(Sched *s) {
     int64_t n = plan.axes[a].outer;
     if (n < T || s->k->axes[a].serial) continue;
     double even = (double)n / (double)(heuristic_tiles(n, T) * T);
+    if (heuristic_tiles(s->k->axes[a].least, s->tile[a]) < T && !is_static(s, a)) even /= 2;
     if (even > most + 0.08) best = a, most = even;
   }
   if (best >= 0) give(s, OPT_THREAD, best, T);

@@ -15,6 +15,8 @@
  * Every opt is tried: one that is not legal together with those before it is left out. */
 #include "compiler/passes/heuristic_gpu.h"
 
+#include <assert.h>
+
 #include "compiler/passes/heuristic_warp.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/search/opts.h"
@@ -277,6 +279,7 @@ static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static RowPlan plan_row(const Gpu *g, int64_t n, int64_t rows, int64_t lanes, bool kept) {
   int64_t units = n / lanes, threads = power_below(ceil_div(n, ROW_SHARE)), most = most_threads(g);
   int64_t busy = (int64_t)g->target->threads * BUSY;
+  assert(units > 0);
   if (threads > most) threads = most;
   while (threads < most && (threads < FEW_THREADS / 2 || threads * rows < busy)) threads *= 2;
   most = kept ? g->target->max_group : g->target->max_group / 2;

@@ -9,6 +9,7 @@
 #include <assert.h>
 
 #include "compiler/ir/poly.h"
+#include "compiler/passes/gates.h"
 #include "compiler/passes/ix.h"
 
 static Poly poly_of_dim(Job *job, int64_t d) { return poly_of(job, dim_uop(job, d)); }
@@ -58,7 +59,7 @@ static void through_pad(Job *job, const UOp *u, UOp *const *index, Pull *out) {
   Ints in = u->src[0]->shape;
   for (uint32_t k = 0; k < in.n; k++) {
     out->index[k] = ix_scale(job, index[k], 1, dim_sub(job, 0, u->arg.ints.at[2 * k]));
-    out->inside = ix_and(job, out->inside, ix_inside(job, out->index[k], 0, in.at[k]));
+    out->inside = gates_both(job, out->inside, ix_inside(job, out->index[k], 0, in.at[k]));
   }
 }
 

@@ -9,6 +9,7 @@
 #include <assert.h>
 
 #include "compiler/ir/poly.h"
+#include "compiler/passes/gates.h"
 
 static bool is_range(const UOp *u) { return u->op == OP_RANGE; }
 
@@ -238,17 +239,11 @@ UOp *ix_inside(Job *job, UOp *x, int64_t lo, int64_t hi) {
     UOp *above = ix_add(job, x, uop_index(job, 1));
     if (!poly_node_less(job, from, above)) low = uop2(job, OP_CMPLE, from, x);
     if (!poly_node_less(job, x, to)) high = uop2(job, OP_CMPLT, x, to);
-    return ix_and(job, low, high);
+    return gates_both(job, low, high);
   }
   if (x->vmin < lo) low = uop2(job, OP_CMPLE, uop_index(job, lo), x);
   if (x->vmax >= hi) high = uop2(job, OP_CMPLT, x, uop_index(job, hi));
-  return ix_and(job, low, high);
-}
-
-UOp *ix_and(Job *job, UOp *a, UOp *b) {
-  if (!a || a == b) return b;
-  if (!b) return a;
-  return uop2(job, OP_AND, a, b);
+  return gates_both(job, low, high);
 }
 
 UOp *ix_flat(Job *job, Ints shape, UOp *const *index) {

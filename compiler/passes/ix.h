@@ -29,7 +29,5 @@ UOp *ix_div(Job *job, UOp *x, int64_t c);
 UOp *ix_mod(Job *job, UOp *x, int64_t c);
 /* lo <= x < hi; NULL when that always holds. */
 UOp *ix_inside(Job *job, UOp *x, int64_t lo, int64_t hi);
-/* Both; NULL stands for true. */
-UOp *ix_and(Job *job, UOp *a, UOp *b);
 /* The row-major offset of an index tuple. */
 UOp *ix_flat(Job *job, Ints shape, UOp *const *index);

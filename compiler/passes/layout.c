@@ -2,8 +2,12 @@
  * [n, c / b, ..., b], its channels in blocks of a vector or two. A convolution with constant
  * weights makes one; whatever works elementwise or along the other axes (pooling, padding,
  * concatenation, residual sums) passes it on; everything else asks for the plain form, which is a
- * PERMUTE of the blocked one. So reorders stand at the edges of chains only, and they are movement
- * ops: fusion decides whether one is a kernel.
+ * PERMUTE of the blocked one. So reorders stand at the edges of chains only.
+ *
+ * What is connected in blocks is a chain. After the walk the reorders that are left are counted:
+ * when those of a chain cost more than its convolutions gain, its convolutions stay plain, and the
+ * walk is repeated. A reorder is a kernel of its own: part of a convolution before or after it, it
+ * would break the vectors of that kernel, and be done again for each of its tiles.
  *
  * In the blocked form every load of a convolution is contiguous along channels, or one element for
  * a whole vector, whatever the strides, and weights are packed once in the order in which they are
@@ -13,10 +17,12 @@
 
 #include <assert.h>
 
+#include "base/vec.h"
+#include "compiler/passes/layout_cost.h"
 #include "compiler/passes/winograd.h"
 #include "compiler/rules/rewrite.h"
 
-enum { MAX_RANK = 12, FEW_CHANNELS = 4, FEW_PIXELS = 16 };
+enum { MAX_RANK = 12, FEW_CHANNELS = 4, FEW_PIXELS = 16, MOST_WALKS = 4 };
 
 /* The second form of a node: a tensor of plain shape `shape`, in blocks. NULL value: none. */
 typedef struct Blocked {
@@ -25,13 +31,33 @@ typedef struct Blocked {
   int64_t block;
 } Blocked;
 
+/* A tensor brought from one form into the other, at the cost of the chain of `user`. */
+typedef struct Reorder {
+  UOp *node;
+  uint32_t user, source; /* places */
+} Reorder;
+
+typedef struct Reorders {
+  Reorder *at;
+  size_t len, cap;
+} Reorders;
+
 typedef struct Layout {
   Job *job;
+  UOpList list; /* the graph as it was */
   const TensorGraph *graph;
   const Target *target;
   UOp **plain; /* by place in the list: the node, over its new sources */
   Blocked *blocked;
   bool *fixed;  /* depends on weights and constants alone */
+  bool *sums;   /* whoever reads it would compute a sum */
+  bool *shared; /* several compute with it: it is stored in any case */
+  bool *wanted; /* something computes with the plain form, or it is an output */
+  bool *stored; /* a reorder reads it: it is a kernel's result */
+  bool *refused;
+  uint32_t *chain; /* a forest: what is connected in blocks has the same root */
+  double *gain;    /* of convolutions, in seconds */
+  Reorders reorders;
   double spare; /* bytes by which transformed weights may still be larger than they were */
 } Layout;
 
@@ -48,12 +74,18 @@ static UOp *reshape(Job *job, UOp *x, const int64_t *v, size_t n) {
 
 /* -- between the forms ------------------------------------------------------------------------- */
 
+/* Lanes of the vectors of a block over its size. */
+static double block_waste(const Target *t, int64_t block) {
+  int64_t lanes = t->vector_bytes / 4;
+  return (double)((block + lanes - 1) / lanes * lanes) / (double)block;
+}
+
 /* Channels side by side: one or two vectors, with little of the last one unused. 0: no number. */
 static int64_t block_of(const Target *t, int64_t channels) {
   int64_t lanes = t->vector_bytes / 4, best = 0;
   double least = 1.34;
   for (int64_t b = 2 * lanes; b >= lanes && lanes > 1; b--) {
-    double waste = (double)((b + lanes - 1) / lanes * lanes) / (double)b;
+    double waste = block_waste(t, b);
     if (channels % b || waste >= least) continue;
     best = b, least = waste;
   }
@@ -87,14 +119,42 @@ static Ints blocked_shape(Job *job, Ints plain, int64_t block) {
   return (Ints){dims, plain.n + 1};
 }
 
+static uint32_t chain_of(Layout *l, uint32_t place) {
+  while (l->chain[place] != place) place = l->chain[place] = l->chain[l->chain[place]];
+  return place;
+}
+
+static void join(Layout *l, const UOp *a, const UOp *b) {
+  l->chain[chain_of(l, a->place)] = chain_of(l, b->place);
+}
+
+static void note_reorder(Layout *l, UOp *node, uint32_t user, uint32_t source) {
+  Reorder r = {.node = node, .user = user, .source = source};
+  if (!l->fixed[source]) avec_push(&l->job->arena, &l->reorders, r);
+}
+
+/* x, which takes the place of the old node `of`, in blocks of that size: as it is, or by a reorder
+ * at the cost of the old node u. */
+static UOp *brought(Layout *l, const UOp *u, const UOp *of, UOp *x, int64_t block) {
+  const Blocked *b = &l->blocked[of->place];
+  if (b->value && b->block == block && shape_eq(b->shape, x->shape)) {
+    join(l, u, of);
+    return b->value;
+  }
+  if (b->value && shape_eq(b->shape, x->shape)) x = from_blocks(l->job, b);
+  if (block == 1) return to_blocks(l->job, x, block);
+  UOp *y = to_blocks(l->job, x, block);
+  note_reorder(l, y, u->place, of->place);
+  return y;
+}
+
 /* Source s of u in blocks of that size: what it has, or a reorder; a broadcast is reordered before
  * it is made. */
 static UOp *in_blocks(Layout *l, const UOp *u, uint32_t s, int64_t block) {
-  const Blocked *b = &l->blocked[u->src[s]->place];
   UOp *x = l->plain[u->src[s]->place];
   if (!x->shape.n) return x;
-  if (b->value && b->block == block && shape_eq(b->shape, x->shape)) return b->value;
-  if (x->op != OP_EXPAND || x->src[0]->shape.n != x->shape.n) return to_blocks(l->job, x, block);
+  if (x->op != OP_EXPAND || x->src[0]->shape.n != x->shape.n)
+    return brought(l, u, u->src[s], x, block);
   Ints to = blocked_shape(l->job, x->shape, block);
   return moved(l->job, OP_EXPAND, to_blocks(l->job, x->src[0], block), to.at, to.n);
 }
@@ -149,16 +209,10 @@ static UOp *summed(Job *job, UOp *x, UOp *w, Ints space, uint32_t first) {
   return reshape(job, y, space.at, first);
 }
 
-static UOp *source_in_blocks(Layout *l, const Conv *c, const Blocked *x, int64_t block) {
-  if (x->value && x->block == block && shape_eq(x->shape, c->x->shape)) return x->value;
-  return to_blocks(l->job, c->x, block);
-}
-
 /* bi is 1 for a few channels that are no multiple of a vector: they stay as they are. */
-static UOp *dense(Layout *l, const Conv *c, const Blocked *from, int64_t bi, int64_t bo) {
+static UOp *dense(Layout *l, const Conv *c, UOp *x, int64_t bi, int64_t bo) {
   Job *job = l->job;
   int64_t cb = c->channels / bi, kb = c->filters / bo, kh = c->kernel[0], kw = c->kernel[1];
-  UOp *x = source_in_blocks(l, c, from, bi);
   int64_t tile = bi == 1 || !l->graph->fast_math ? 0 : winograd_tile(l->target, c, l->spare);
   if (tile) l->spare -= winograd_more_weights(c, tile);
   if (tile) return winograd_conv(job, c, with_halo(job, x, c), tile, bi, bo);
@@ -172,10 +226,10 @@ static UOp *dense(Layout *l, const Conv *c, const Blocked *from, int64_t bi, int
   return summed(job, x, w, (Ints){space, 9}, 5);
 }
 
-static UOp *depthwise(Layout *l, const Conv *c, const Blocked *from, int64_t b) {
+static UOp *depthwise(Layout *l, const Conv *c, UOp *x, int64_t b) {
   Job *job = l->job;
   int64_t cb = c->channels / b, kh = c->kernel[0], kw = c->kernel[1];
-  UOp *x = windows(job, source_in_blocks(l, c, from, b), c);
+  x = windows(job, x, c);
   x = moved(job, OP_PERMUTE, x, DIMS(0, 1, 2, 4, 6, 3, 5));
   UOp *w = reshape(job, c->w, DIMS(cb, b, kh, kw));
   w = uop1(job, OP_CONTIGUOUS, moved(job, OP_PERMUTE, w, DIMS(0, 2, 3, 1)));
@@ -190,19 +244,22 @@ static Blocked *form_of(Layout *l, const UOp *u) { return &l->blocked[u->place];
 /* The convolution that u is, if blocks suit it. The tensors below it are those of the old graph. */
 static bool convolution(Layout *l, UOp *u, Blocked *out) {
   Conv c;
-  if (u->dtype != DT_F32 || !conv_match(l->job, u, &c) || !l->fixed[c.w->place]) return false;
+  if (u->dtype != DT_F32 || l->refused[u->place]) return false;
+  if (!conv_match(l->job, u, &c) || !l->fixed[c.w->place]) return false;
   int64_t bo = block_of(l->target, c.filters), bi = block_of(l->target, c.channels);
   bool each = c.groups == c.channels && c.groups == c.filters;
   if (!bo || c.batch * c.out[0] * c.out[1] < FEW_PIXELS) return false;
   if (!bi && c.channels <= FEW_CHANNELS) bi = 1;
   if (!bi || (c.groups > 1 && !each)) return false;
-  const Blocked *from = form_of(l, c.x);
-  c.x = l->plain[c.x->place];
+  const UOp *of = c.x;
+  c.x = l->plain[of->place];
   c.w = l->plain[c.w->place];
+  UOp *x = brought(l, u, of, c.x, bi);
+  l->gain[u->place] = layout_gain(l->target, &c, block_waste(l->target, bo));
   int64_t *dims = arena_array(&l->job->arena, 4, sizeof *dims);
   dims[0] = c.batch, dims[1] = c.filters, dims[2] = c.out[0], dims[3] = c.out[1];
   *out = (Blocked){.shape = {dims, 4}, .block = bo};
-  out->value = each ? depthwise(l, &c, from, bo) : dense(l, &c, from, bi, bo);
+  out->value = each ? depthwise(l, &c, x, bo) : dense(l, &c, x, bi, bo);
   return true;
 }
 
@@ -294,9 +351,11 @@ static Blocked pass_on(Layout *l, UOp *u) {
     if (out.block) out.value = over_blocks(l, u, out.block);
   } else if (u->op == OP_RESHAPE && b->value && shape_eq(b->shape, u->shape)) {
     out = *b; /* a convolution's result in its own shape */
+    join(l, u, u->src[0]);
   } else if (same_channels(b, u) && shape_eq(b->shape, u->src[0]->shape)) {
     out.block = b->block;
     out.value = along(l, u, b);
+    if (out.value) join(l, u, u->src[0]);
   }
   return out;
 }
@@ -333,26 +392,119 @@ static double spare_bytes(const TensorGraph *graph) {
   return ANYWAY + 0.04 * all;
 }
 
+static bool is_movement(const UOp *u) {
+  return op_info[u->op].flags & OPF_MOVE && u->op != OP_CAT && u->op != OP_GATHER;
+}
+
+/* Who computes with a value, through movement or without, so that its order matters; an output that
+ * is moved first is better left to the rules, which may undo one by the other. */
+static void find_uses(Layout *l) {
+  const UOp **last = arena_array(&l->job->arena, l->list.len, sizeof *last);
+  bool *computed = arena_array(&l->job->arena, l->list.len, sizeof *computed);
+  for (size_t i = l->list.len; i-- > 0;) {
+    const UOp *u = l->list.at[i];
+    bool moves = is_movement(u);
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      uint32_t p = u->src[s]->place;
+      computed[p] |= moves ? computed[i] : u->op != OP_STORE && u->op != OP_SINK;
+      l->wanted[p] |= computed[p] || u->op == OP_STORE;
+      l->shared[p] |= last[p] && last[p] != u;
+      last[p] = u;
+    }
+  }
+}
+
+static bool sums(const Layout *l, const UOp *u) {
+  if (l->stored[u->place] || l->shared[u->place]) return false;
+  if (u->op == OP_REDUCE) return true;
+  bool passes = op_info[u->op].flags & (OPF_ALU | OPF_MOVE);
+  for (uint32_t s = 0; passes && s < u->nsrc; s++)
+    if (l->sums[u->src[s]->place]) return true;
+  return false;
+}
+
+/* The plain form of a blocked value: a kernel's result, unless it is the same order. What is only
+ * moved is moved in either form: its windows are more than what is to be reordered. */
+static UOp *plain_form(Layout *l, UOp *u, const Blocked *b) {
+  if (is_movement(u)) return rebuilt(l, u);
+  UOp *x = from_blocks(l->job, b);
+  bool same = shape_numel(b->shape) == b->shape.at[0] * b->shape.at[1];
+  if (same || !l->wanted[u->place]) return reshape(l->job, x, u->shape.at, u->shape.n);
+  x = uop1(l->job, OP_CONTIGUOUS, x);
+  note_reorder(l, x, u->place, u->place);
+  return reshape(l->job, x, u->shape.at, u->shape.n);
+}
+
+static void visit(Layout *l, UOp *u) {
+  Job *job = l->job;
+  uint32_t i = u->place;
+  Blocked b = {0};
+  l->chain[i] = i;
+  l->fixed[i] = is_fixed(l, u);
+  if (!l->fixed[i] && (u->op != OP_REDUCE || !convolution(l, u, &b))) b = pass_on(l, u);
+  if (b.value && l->stored[i]) b.value = uop1(job, OP_CONTIGUOUS, b.value);
+  l->blocked[i] = b;
+  l->plain[i] = b.value ? plain_form(l, u, &b) : rebuilt(l, u);
+  if (!b.value && l->stored[i]) l->plain[i] = uop1(job, OP_CONTIGUOUS, l->plain[i]);
+  l->sums[i] = !l->fixed[i] && sums(l, u);
+}
+
+/* The graph as it would be now; NULL when nothing is in blocks. */
+static UOp *walk(Layout *l, UOp *sink) {
+  bool any = false;
+  l->list = uop_toposort(l->job, sink); /* places are those of the last walk over a graph */
+  l->spare = spare_bytes(l->graph);
+  l->reorders.len = 0;
+  memset(l->gain, 0, l->list.len * sizeof *l->gain);
+  for (size_t i = 0; i < l->list.len; i++) {
+    visit(l, l->list.at[i]);
+    any |= l->blocked[i].value != NULL;
+    if (i % 64 == 0) job_poll(l->job);
+  }
+  return any ? l->plain[l->list.len - 1] : NULL;
+}
+
+/* Takes the reorders that are left in `now` into account. True when the next walk has to differ. */
+static bool weigh(Layout *l, UOp *now) {
+  size_t n = l->list.len, nreorders = 0;
+  bool differs = false;
+  double *left = arena_array(&l->job->arena, n, sizeof *left);
+  for (size_t i = 0; i < n; i++) left[chain_of(l, (uint32_t)i)] += l->gain[i];
+  UOpList list = uop_toposort(l->job, now);
+  for (size_t k = 0; k < l->reorders.len; k++) {
+    Reorder r = l->reorders.at[k];
+    if (r.node->place >= list.len || list.at[r.node->place] != r.node) continue;
+    double bytes = (double)shape_numel(r.node->shape) * dtype_info[r.node->dtype].bytes;
+    left[chain_of(l, r.user)] -= layout_reorder(bytes);
+    l->reorders.at[nreorders++] = r;
+  }
+  for (size_t i = 0; i < n; i++) {
+    if (l->gain[i] == 0 || left[chain_of(l, (uint32_t)i)] >= 0) continue;
+    l->refused[i] = differs = true;
+  }
+  for (size_t k = 0; k < nreorders; k++) {
+    uint32_t source = l->reorders.at[k].source;
+    if (left[chain_of(l, l->reorders.at[k].user)] < 0 || !l->sums[source]) continue;
+    l->stored[source] = differs = true;
+  }
+  return differs;
+}
+
 UOp *layout_channels(Job *job, const TensorGraph *graph, const Target *target, UOp *sink) {
-  UOpList list = uop_toposort(job, sink);
   Layout l = {.job = job, .graph = graph, .target = target};
   if (target->max_group) return sink; /* lanes are threads there */
-  l.spare = spare_bytes(graph);
-  l.plain = arena_array(&job->arena, list.len, sizeof *l.plain);
-  l.blocked = arena_array(&job->arena, list.len, sizeof *l.blocked);
-  l.fixed = arena_array(&job->arena, list.len, sizeof *l.fixed);
-  bool any = false;
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i];
-    Blocked b = {0};
-    l.fixed[i] = is_fixed(&l, u);
-    if (!l.fixed[i] && (u->op != OP_REDUCE || !convolution(&l, u, &b))) b = pass_on(&l, u);
-    l.plain[i] =
-        b.value ? reshape(job, from_blocks(job, &b), u->shape.at, u->shape.n) : rebuilt(&l, u);
-    l.blocked[i] = b;
-    any |= b.value != NULL;
-    if (i % 64 == 0) job_poll(job);
-  }
+  l.list = uop_toposort(job, sink);
+  size_t n = l.list.len;
+  l.plain = arena_array(&job->arena, n, sizeof *l.plain);
+  l.blocked = arena_array(&job->arena, n, sizeof *l.blocked);
+  l.gain = arena_array(&job->arena, n, sizeof *l.gain);
+  l.chain = arena_array(&job->arena, n, sizeof *l.chain);
+  bool **flags[] = {&l.fixed, &l.sums, &l.shared, &l.wanted, &l.stored, &l.refused};
+  for (size_t k = 0; k < sizeof flags / sizeof *flags; k++)
+    *flags[k] = arena_array(&job->arena, n, sizeof(bool));
+  find_uses(&l);
+  UOp *now = walk(&l, sink);
+  for (int k = 1; now && weigh(&l, now) && k < MOST_WALKS; k++) now = walk(&l, sink);
   Rewrite rw = {.job = job};
-  return any ? rewrite_graph(&rw, l.plain[list.len - 1], rules_movement) : sink;
+  return now ? rewrite_graph(&rw, now, rules_movement) : sink;
 }

@@ -5,10 +5,14 @@
  * In each loop body the items - its own nodes, and inner loops as wholes - are sorted by
  * dependence, depth first from the effects, so that values stand close before their use. A
  * dependence between two nodes is one between the items that hold them in the innermost loop that
- * holds both. */
+ * holds both.
+ *
+ * Depth first would finish one accumulator of a register tile after the other, and keep what all of
+ * them load: on CPUs such sums come first, one multiplication of each at a time. */
 #include "compiler/passes/linearize.h"
 
 #include <assert.h>
+#include <stdlib.h>
 
 #include "base/vec.h"
 
@@ -43,6 +47,7 @@ typedef struct Linearize {
     size_t len, cap;
   } edges;
   UOpList out;
+  bool tiles; /* sums are kept in the registers of vectors, which are few */
 } Linearize;
 
 static uint32_t position(const Linearize *l, const UOp *u) { return nodemap_get(&l->pos, u); }
@@ -222,7 +227,79 @@ static void emit_tree(Linearize *l, uint32_t top) {
   }
 }
 
+/* -- sums side by side ------------------------------------------------------------------------- */
+
+/* One multiplication of a sum: the operand that most of the others share is held, the other one is
+ * loaded for a few of them and not needed again. */
+typedef struct Term {
+  uint32_t at;
+  UOp *held, *passing;
+  uint32_t group, place; /* by first appearance of `passing`, and in the list */
+} Term;
+
+static bool in_body(const Linearize *l, const UOp *u, uint32_t home) {
+  const Item *it = &l->items[position(l, u)];
+  return u->op == OP_MULACC && it->home == home && it->state == 0;
+}
+
+/* The multiplications of a STORE's value, the first one first; 0: it is no such sum. */
+static uint32_t find_terms(Linearize *l, const UOp *store, uint32_t home, Term **out) {
+  uint32_t n = 0;
+  for (const UOp *u = store->src[2]; in_body(l, u, home); u = u->src[2]) n++;
+  *out = arena_array(&l->job->arena, n + 1, sizeof **out);
+  uint32_t k = n;
+  for (const UOp *u = store->src[2]; k; u = u->src[2])
+    (*out)[--k] = (Term){.at = position(l, u), .held = u->src[0], .passing = u->src[1]};
+  return n;
+}
+
+static uint32_t users(const Term *t, uint32_t n, const UOp *operand) {
+  uint32_t found = 0;
+  for (uint32_t i = 0; i < n; i++) found += t[i].held == operand || t[i].passing == operand;
+  return found;
+}
+
+static int in_groups(const void *a, const void *b) {
+  const Term *x = a, *y = b;
+  if (x->group != y->group) return x->group < y->group ? -1 : 1;
+  return x->place < y->place ? -1 : x->place > y->place;
+}
+
+static void group_terms(Term *t, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) {
+    UOp *a = t[i].held, *b = t[i].passing;
+    if (users(t, n, a) < users(t, n, b)) t[i].held = b, t[i].passing = a;
+  }
+  for (uint32_t i = 0; i < n; i++) {
+    uint32_t first = 0;
+    while (t[first].passing != t[i].passing) first++;
+    t[i].group = first, t[i].place = i;
+  }
+  qsort(t, n, sizeof *t, in_groups);
+}
+
+/* The sums of a register tile go ahead together, one multiplication of each at a time: then no more
+ * than their accumulators and the operands of one step are alive, as the tile was chosen for. */
+static void emit_sums(Linearize *l, uint32_t home) {
+  enum { MOST = 256 };
+  Term *of[MOST], *step = arena_array(&l->job->arena, MOST, sizeof *step);
+  uint32_t sums = 0, length = 0;
+  for (uint32_t id = loop_of(l, home)->body; id && sums < MOST; id = l->items[id - 1].next) {
+    const UOp *u = l->list.at[id - 1];
+    if (u->op != OP_STORE || u->src[2]->op != OP_MULACC) continue;
+    uint32_t n = find_terms(l, u, home, &of[sums]);
+    if (!n || (sums && n != length)) continue;
+    length = n, sums++;
+  }
+  for (uint32_t s = 0; sums > 1 && s < length; s++) {
+    for (uint32_t k = 0; k < sums; k++) step[k] = of[k][s];
+    group_terms(step, sums);
+    for (uint32_t k = 0; k < sums; k++) emit_tree(l, step[k].at);
+  }
+}
+
 static void emit_body(Linearize *l, uint32_t home) {
+  if (l->tiles) emit_sums(l, home);
   for (int pass = 0; pass < 2; pass++) /* effects and what they need, then what only ENDs need */
     for (uint32_t id = loop_of(l, home)->body; id; id = l->items[id - 1].next) {
       const Item *it = &l->items[id - 1];
@@ -256,7 +333,7 @@ static void count(Linear *out) {
 }
 
 Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
-  Linearize l = {.job = job, .list = uop_toposort(job, kernel)};
+  Linearize l = {.job = job, .list = uop_toposort(job, kernel), .tiles = target->max_group == 0};
   nodemap_number(job, &l.pos, &l.list);
   l.items = arena_array(&job->arena, l.list.len, sizeof *l.items);
   UOpList ends = {0};

@@ -104,8 +104,18 @@ const LinSum *linsum_of(LinSumMap *m, UOp *u) {
   return a;
 }
 
-/* -- simplification
- * ---------------------------------------------------------------------------------------- */
+const LinSum *linsum_index(Job *job, UOp *index) {
+  LinSumMap m;
+  const LinSum *sum = NULL;
+  UOpList list = uop_toposort(job, index);
+  linsum_init(job, &m);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, list.at[i]);
+  assert(sum); /* the index itself comes last */
+  return sum;
+}
+
+/* -- simplification ---------------------------------------------------------------------------- */
 
 static bool bounds_of(const LinTerm *t, uint32_t n, int64_t konst, int64_t *lo, int64_t *hi) {
   *lo = *hi = konst;

@@ -29,6 +29,8 @@ void linsum_init(Job *job, LinSumMap *m);
 /* The sum of an INDEX-typed node whose sources were all asked before (any topological order does).
  */
 const LinSum *linsum_of(LinSumMap *m, UOp *u);
+/* The same for a node of which nothing was asked yet. */
+const LinSum *linsum_index(Job *job, UOp *index);
 /* The coefficient of that very atom; 0 when it is not a term. */
 int64_t linsum_coeff(const LinSum *a, const UOp *atom);
 /* Node for a sum, terms in the order given. */

@@ -12,17 +12,24 @@
  * Before a long loop of a CPU the lines are fetched that will be written with its results: a row of
  * a register tile is a line of its own, and nothing else would ask for it before it is stored to.
  *
+ * A maximum of floats is a NaN where one of them is. Where the target can take the larger of two
+ * numbers at once (native.def) the loop does that, and keeps beside it whether all were numbers: of
+ * two vectors that is one comparison.
+ *
  * Where few accumulators are alive, the unrolled steps of one REDUCE are spread over several
  * independent chains, because an addition takes about four cycles and two can start in each. */
 #include "compiler/passes/lower.h"
 
 #include <assert.h>
+#include <math.h>
 
 #include "base/vec.h"
 
+#include "compiler/ir/native.h"
 #include "compiler/passes/barriers.h"
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/pipeline.h"
+#include "compiler/passes/prefetch.h"
 
 enum { WANTED_CHAINS = 8, LONG_LOOP = 32, MAX_PREFETCHES = 64 };
 
@@ -36,6 +43,7 @@ typedef struct Lower {
   bool *indexes; /* by position: some index is computed from it */
   UOp **owner;   /* by position: a REDUCE over this RANGE */
   int64_t next_range, next_buffer;
+  const Target *target;
   bool prefetches;
 } Lower;
 
@@ -145,11 +153,14 @@ static UOp *accumulate(Job *job, Op op, UOp *acc, UOp *value) {
   return uop2(job, op, acc, value);
 }
 
+static UOp *spread(Job *job, UOp *c, unsigned lanes) {
+  if (lanes == 1) return c;
+  return uop_make_lanes(job, OP_BROADCAST, DT_VOID, lanes, arg_none(), &c, 1);
+}
+
 static UOp *identity(Job *job, Op op, const UOp *like) {
   DType d = (DType)like->dtype;
-  UOp *c = uop_scalar(job, d, reduce_identity(op, d));
-  if (like->lanes == 1) return c;
-  return uop_make_lanes(job, OP_BROADCAST, DT_VOID, like->lanes, arg_none(), &c, 1);
+  return spread(job, uop_scalar(job, d, reduce_identity(op, d)), like->lanes);
 }
 
 static UOp *after(Job *job, UOp *buffer, UOp *const *effects, size_t n) {
@@ -176,9 +187,12 @@ typedef struct Loop {
   uint32_t nranges;
   UOp **from, **to; /* renamings */
   size_t nrename;
-  UOp **buffers, **updates; /* one per chain, in order of members */
+  UOp **buffers; /* one per chain, in order of members */
   size_t nchains;
   size_t chains; /* per member */
+  UOp **checks;  /* by member: whether all were numbers; NULL: not asked */
+  UOp **updates; /* of chains and checks */
+  size_t nupdates;
 } Loop;
 
 static void pick_ranges(Lower *l, const Group *g, Loop *loop) {
@@ -267,7 +281,8 @@ static UOp **find_prefetches(Lower *l, const Group *g, const Loop *loop, size_t 
     bool param = u->op == OP_STORE && u->src[0]->op == OP_PARAM;
     if (!param || u->open != g->open || l->level[position(l, u->src[1])]) continue;
     if (*n == MAX_PREFETCHES || u->src[1]->lanes > 1 || !l->level[i]) continue;
-    out[(*n)++] = uop2(l->job, OP_PREFETCH, u->src[0], now(l, u->src[1]));
+    UOp *at[2] = {u->src[0], now(l, u->src[1])};
+    out[(*n)++] = uop_make(l->job, OP_PREFETCH, DT_VOID, arg_i(0), at, 2);
   }
   return out;
 }
@@ -278,7 +293,45 @@ static size_t chains_for(const Group *g, size_t nleaves) {
   return chains;
 }
 
-static void add_member(Lower *l, Loop *loop, Op op, UOp *value, UOp *const *before,
+/* The op of a chain: the one that need not mind NaN where the target has it. */
+static Op chain_op(const Lower *l, Op op, const UOp *value) {
+  Op quick = op == OP_MAX ? OP_MAXNUM : op == OP_MIN ? OP_MINNUM : op;
+  return native_find(l->target, quick, (DType)value->dtype) ? quick : op;
+}
+
+/* An accumulator in the loop: its value there, and in *inside the buffer to store the next one. */
+static UOp *open_chain(Lower *l, const Loop *loop, UOp *buffer, UOp *first, UOp *const *before,
+                       size_t nbefore, UOp **inside) {
+  UOp **deps = arena_array(&l->job->arena, loop->nranges + 1u, sizeof *deps);
+  deps[0] = store_reg(l->job, after(l->job, buffer, before, nbefore), first);
+  memcpy(deps + 1, loop->ranges, loop->nranges * sizeof *deps);
+  *inside = after(l->job, buffer, deps, loop->nranges + 1u);
+  return load_reg(l->job, *inside, buffer->lanes);
+}
+
+static UOp *reg_buffer(Lower *l, DType d, unsigned lanes) {
+  int64_t ints[2] = {1, 1};
+  return uop_make_lanes(l->job, OP_BUFFER, d, lanes, arg_both(l->next_buffer++, ints, 2), NULL, 0);
+}
+
+/* Keeps whether all leaves are numbers; two by two, which is one comparison. */
+static void add_check(Lower *l, Loop *loop, size_t member, const Leaves *leaves, UOp *const *before,
+                      size_t nbefore) {
+  Job *job = l->job;
+  unsigned lanes = leaves->at[0]->lanes;
+  UOp *buffer = reg_buffer(l, DT_BOOL, lanes), *inside;
+  UOp *yes = spread(job, uop_number(job, DT_BOOL, 1), lanes);
+  UOp *all = open_chain(l, loop, buffer, yes, before, nbefore, &inside);
+  for (size_t i = 0; i < leaves->len; i += 2) {
+    UOp *x = leaves->at[i], *y = leaves->at[i + 1 < leaves->len ? i + 1 : i];
+    UOp *numbers = uop2(job, OP_AND, uop2(job, OP_CMPEQ, x, x), uop2(job, OP_CMPEQ, y, y));
+    all = uop2(job, OP_AND, all, numbers);
+  }
+  loop->checks[member] = buffer;
+  loop->updates[loop->nupdates++] = store_reg(job, inside, all);
+}
+
+static void add_member(Lower *l, Loop *loop, size_t member, Op op, UOp *value, UOp *const *before,
                        size_t nbefore) {
   Job *job = l->job;
   Leaves leaves = {0};
@@ -287,23 +340,34 @@ static void add_member(Lower *l, Loop *loop, Op op, UOp *value, UOp *const *befo
   else
     avec_push(&job->arena, &leaves, value);
   assert(leaves.len);
+  Op step = chain_op(l, op, value);
   for (size_t c = 0; c < loop->chains; c++) {
-    int64_t ints[2] = {1, 1};
-    unsigned lanes = leaves.at[0]->lanes;
-    UOp *buffer = uop_make_lanes(job, OP_BUFFER, (DType)value->dtype, lanes,
-                                 arg_both(l->next_buffer++, ints, 2), NULL, 0);
-    UOp *fresh = after(job, buffer, before, nbefore);
-    UOp *init = store_reg(job, fresh, identity(job, op, leaves.at[0]));
-    UOp **deps = arena_array(&job->arena, loop->nranges + 1u, sizeof *deps);
-    deps[0] = init;
-    memcpy(deps + 1, loop->ranges, loop->nranges * sizeof *deps);
-    UOp *inside = after(job, buffer, deps, loop->nranges + 1u);
-    UOp *acc = load_reg(job, inside, lanes);
+    UOp *buffer = reg_buffer(l, (DType)value->dtype, leaves.at[0]->lanes), *inside;
+    UOp *acc =
+        open_chain(l, loop, buffer, identity(job, op, leaves.at[0]), before, nbefore, &inside);
     for (size_t i = c; i < leaves.len; i += loop->chains)
-      acc = accumulate(job, op, acc, leaves.at[i]);
-    loop->buffers[loop->nchains] = buffer;
-    loop->updates[loop->nchains++] = store_reg(job, inside, acc);
+      acc = accumulate(job, step, acc, leaves.at[i]);
+    loop->buffers[loop->nchains++] = buffer;
+    loop->updates[loop->nupdates++] = store_reg(job, inside, acc);
   }
+  if (step != op) add_check(l, loop, member, &leaves, before, nbefore);
+}
+
+/* What a member's chains come to when the loop is done. */
+static UOp *member_result(Lower *l, const Loop *loop, size_t member, Op op, UOp *done) {
+  Job *job = l->job;
+  UOp *r = NULL;
+  Op step = loop->checks[member] ? op == OP_MAX ? OP_MAXNUM : OP_MINNUM : op;
+  for (size_t c = 0; c < loop->chains; c++) {
+    UOp *buffer = loop->buffers[member * loop->chains + c];
+    UOp *part = load_reg(job, uop2(job, OP_AFTER, buffer, done), buffer->lanes);
+    r = r ? uop2(job, step, r, part) : part;
+  }
+  if (!loop->checks[member]) return r;
+  UOp *all = loop->checks[member];
+  all = load_reg(job, uop2(job, OP_AFTER, all, done), all->lanes);
+  UOp *nan = spread(job, uop_float(job, (DType)r->dtype, (double)NAN), r->lanes);
+  return uop3(job, OP_WHERE, all, r, nan);
 }
 
 static size_t min_leaves(Lower *l, const Group *g, UOp *const *values) {
@@ -325,25 +389,21 @@ static void lower_group(Lower *l, const Group *g) {
   UOp *const *values = renamed_values(l, g, &loop);
   loop.chains = chains_for(g, min_leaves(l, g, values));
   loop.buffers = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
-  loop.updates = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
+  loop.checks = arena_array(&job->arena, g->of.len, sizeof(UOp *));
+  loop.updates = arena_array(&job->arena, g->of.len * (loop.chains + 1), sizeof(UOp *));
   size_t nopen = g->open ? g->open->n : 0, nfirst;
   UOp **first = find_prefetches(l, g, &loop, &nfirst);
   UOp **before = arena_array(&job->arena, nopen + nfirst + 1, sizeof *before);
   for (size_t k = 0; k < nopen; k++) before[k] = now(l, g->open->at[k]);
   memcpy(before + nopen, first, nfirst * sizeof *first);
   for (size_t m = 0; m < g->of.len; m++) /* the first member waits for all of them */
-    add_member(l, &loop, (Op)g->of.at[m]->arg.i, values[m], before, nopen + (m ? 0 : nfirst));
-  UOp *done = loop.nchains == 1
+    add_member(l, &loop, m, (Op)g->of.at[m]->arg.i, values[m], before, nopen + (m ? 0 : nfirst));
+  UOp *done = loop.nupdates == 1
                   ? loop.updates[0]
-                  : uop_make(job, OP_SINK, DT_VOID, arg_none(), loop.updates, loop.nchains);
+                  : uop_make(job, OP_SINK, DT_VOID, arg_none(), loop.updates, loop.nupdates);
   for (uint32_t k = loop.nranges; k-- > 0;) done = uop2(job, OP_END, done, loop.ranges[k]);
   for (size_t m = 0; m < g->of.len; m++) {
-    UOp *r = NULL;
-    for (size_t c = 0; c < loop.chains; c++) {
-      UOp *buffer = loop.buffers[m * loop.chains + c];
-      UOp *part = load_reg(job, uop2(job, OP_AFTER, buffer, done), buffer->lanes);
-      r = r ? uop2(job, (Op)g->of.at[m]->arg.i, r, part) : part;
-    }
+    UOp *r = member_result(l, &loop, m, (Op)g->of.at[m]->arg.i, done);
     uint32_t at = position(l, g->of.at[m]);
     l->now[at] = l->indexes[at] ? lower_bounded(job, g->of.at[m], r) : r;
   }
@@ -399,7 +459,10 @@ static UOp *strip_marks(Job *job, UOp *root) {
 }
 
 UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
-  Lower l = {.job = job, .list = uop_toposort(job, kernel), .prefetches = target->max_group == 0};
+  Lower l = {.job = job,
+             .list = uop_toposort(job, kernel),
+             .target = target,
+             .prefetches = target->max_group == 0};
   nodemap_number(job, &l.pos, &l.list);
   l.now = arena_array(&job->arena, l.list.len, sizeof *l.now);
   l.level = arena_array(&job->arena, l.list.len, sizeof *l.level);
@@ -415,5 +478,6 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
       if (l.level[i] == level && !has_loops(l.list.at[i])) l.now[i] = rebuild(&l, l.list.at[i]);
     job_poll(job);
   }
-  return pipeline_copies(job, barriers_insert(job, strip_marks(job, l.now[l.list.len - 1])));
+  UOp *root = barriers_insert(job, strip_marks(job, l.now[l.list.len - 1]));
+  return prefetch_rows(job, pipeline_copies(job, root), target);
 }

@@ -17,6 +17,7 @@
 
 #include "base/vec.h"
 
+#include "compiler/passes/gates.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/nodemap.h"
 
@@ -83,14 +84,6 @@ typedef struct Ahead {
   int64_t *next_range;
 } Ahead;
 
-static UOp *both(Job *job, UOp *a, UOp *b) {
-  if (!a) return b;
-  if (!b) return a;
-  if (a->lanes > b->lanes)
-    b = uop_make_lanes(job, OP_BROADCAST, DT_VOID, a->lanes, arg_none(), &b, 1);
-  return uop2(job, OP_AND, a, b);
-}
-
 /* The buffer once what must happen before has happened, in the loops around. */
 static UOp *ordered(Ahead *a, UOp *buffer) {
   UOp **src = arena_array(&a->job->arena, 2u + (a->around ? a->around->n : 0), sizeof *src);
@@ -99,27 +92,6 @@ static UOp *ordered(Ahead *a, UOp *buffer) {
   if (a->order) src[n++] = a->order;
   for (uint32_t k = 0; a->around && k < a->around->n; k++) src[n++] = a->around->at[k];
   return n == 1 ? buffer : uop_make(a->job, OP_AFTER, DT_VOID, arg_none(), src, n);
-}
-
-/* Loads behind one more gate. */
-static UOp *gated(Ahead *a, UOp *value) {
-  Job *job = a->job;
-  if (!a->inside) return value;
-  UOpList list = uop_toposort(job, value);
-  NodeMap pos;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
-  nodemap_number(job, &pos, &list);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 2u, sizeof *src);
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
-    if (u->op == OP_LOAD) {
-      src[2] = both(job, u->nsrc > 2 ? src[2] : NULL, a->inside);
-      now[i] = uop_make_lanes(job, OP_LOAD, DT_VOID, u->lanes, u->arg, src, u->nsrc > 3 ? 4 : 3);
-    } else {
-      now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
-    }
-  }
-  return now[list.len - 1];
 }
 
 /* A copy that nothing is computed in. */
@@ -135,11 +107,12 @@ static UOp *store_ahead(Ahead *a, UOp *u) {
   Job *job = a->job;
   UOp *buffer = ordered(a, u->src[0]), *v = u->src[2];
   if (is_plain(u)) {
-    UOp *gate = both(job, v->nsrc > 2 ? v->src[2] : NULL, a->inside);
+    UOp *gate = gates_both(job, v->nsrc > 2 ? v->src[2] : NULL, a->inside);
     UOp *src[5] = {buffer, u->src[1], v->src[0], v->src[1], gate};
     return uop_make(job, OP_COPY, DT_VOID, arg_i(v->lanes), src, gate ? 5 : 4);
   }
-  UOp *src[4] = {buffer, u->src[1], gated(a, v), u->nsrc > 3 ? u->src[3] : NULL};
+  UOp *src[4] = {buffer, u->src[1], gates_around(job, v, OP_LOAD, a->inside),
+                 u->nsrc > 3 ? u->src[3] : NULL};
   return uop_make_lanes(job, OP_STORE, DT_VOID, u->lanes, u->arg, src, u->nsrc);
 }
 

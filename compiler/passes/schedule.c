@@ -16,6 +16,7 @@
 
 #include "compiler/ir/dim.h"
 #include "compiler/passes/collapse.h"
+#include "compiler/passes/gates.h"
 #include "compiler/passes/linsum.h"
 
 /* Iteration `outer` of n tiles of size `tile` of a whole of `size`; the last is moved back. */
@@ -233,14 +234,9 @@ static UOp *limits(Apply *a, const UOp *index, const UOp *gate) {
     UOp *l = a->axes[i].limit;
     const UOp *range = a->k->axes[i].range;
     if (!l || !(uop_is_open(index, range) || (gate && uop_is_open(gate, range)))) continue;
-    all = all ? uop2(a->job, OP_AND, all, l) : l;
+    all = gates_both(a->job, all, l);
   }
   return all;
-}
-
-static UOp *both(Job *job, UOp *a, UOp *b) {
-  if (!a) return b;
-  return b ? uop2(job, OP_AND, a, b) : a;
 }
 
 static bool closes(const UOp *reduce, uint32_t axis) {
@@ -274,14 +270,14 @@ static UOp *clamped_index(Apply *a, const UOp *u, UOp **gate) {
     if (!l || !(uop_is_open(u->src[1], range) || gates)) continue;
     bool scalar = a->k->axes[i].reduce && a->plan->axes[i].vector == 1 && !a->plan->groups;
     if (gates || !scalar || !only_inner_factor(a, u, i)) {
-      rest = both(a->job, rest, l);
+      rest = gates_both(a->job, rest, l);
       continue;
     }
     UOp *last = uop2(a->job, OP_SUB, range->src[0], uop_index(a->job, 1));
     UOp *end = uop2(a->job, OP_MIN, v, last);
     index = uop_substitute(a->job, index, &v, &end, 1);
   }
-  *gate = both(a->job, old ? now(a, old) : NULL, rest);
+  *gate = gates_both(a->job, old ? now(a, old) : NULL, rest);
   return index;
 }
 
@@ -296,7 +292,7 @@ static UOp *rebuild_index(Apply *a, UOp *u) {
 
 static UOp *rebuild_store(Apply *a, UOp *u) {
   UOp *old = u->nsrc > 3 ? u->src[3] : NULL;
-  UOp *gate = both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
+  UOp *gate = gates_both(a->job, old ? now(a, old) : NULL, limits(a, u->src[1], old));
   UOp *src[4] = {now(a, u->src[0]), now(a, u->src[1]), now(a, u->src[2]), gate};
   return uop_make(a->job, OP_STORE, DT_VOID, u->arg, src, gate ? 4 : 3);
 }
@@ -349,7 +345,7 @@ static UOp *limited_factor(Apply *a, UOp *reduce, UOp *factor) {
   for (uint32_t s = 1; s < reduce->nsrc; s++) {
     UOp *l = a->axes[reduce->src[s]->arg.i].limit;
     bool gated = factor->op == OP_INDEX && uop_is_open(factor->src[1], reduce->src[s]);
-    if (l && !gated) limit = both(a->job, limit, l);
+    if (l && !gated) limit = gates_both(a->job, limit, l);
   }
   if (!limit) return x;
   return uop3(a->job, OP_WHERE, limit, x, uop_scalar(a->job, (DType)x->dtype, (Scalar){0}));
@@ -374,7 +370,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
   UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   for (uint32_t s = 1; s < u->nsrc; s++) {
     UOp *l = a->axes[u->src[s]->arg.i].limit;
-    if (l && !gated_product(a, u->src[0], u->arg.i, u->src[s])) limit = both(job, limit, l);
+    if (l && !gated_product(a, u->src[0], u->arg.i, u->src[s])) limit = gates_both(job, limit, l);
   }
   if (limit) {
     DType d = (DType)value->dtype;

@@ -21,11 +21,11 @@ void matrix_tile_begin(Job *job, MatrixTile *t, int64_t *next_id) {
     t->ranges[at] = uop_warp_range(job, (*next_id)++, *c == 'p' ? q : 1, end);
   }
   for (int o = 0; o < 3; o++)
-    for (char c = 'a'; c <= 'c'; c++) {
-      int at = matrix_range_at(t->info, (MatrixOperand)o, c);
+    for (const char *c = "abc"; *c; c++) {
+      int at = matrix_range_at(t->info, (MatrixOperand)o, *c);
       if (at < 0) continue;
       UOp *end = uop_index(job, matrix_range_size(t->info, (unsigned)at));
-      t->ranges[at] = uop_range(job, (*next_id)++, c == 'a' ? AX_VECTOR : AX_UPCAST, end);
+      t->ranges[at] = uop_range(job, (*next_id)++, *c == 'a' ? AX_VECTOR : AX_UPCAST, end);
     }
 }
 

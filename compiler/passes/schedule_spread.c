@@ -2,6 +2,7 @@
  *
  * Each effect is spread over the threads by itself: the number of a thread is taken apart into the
  * effect's ranges, and threads beyond its elements do nothing. */
+#include "compiler/passes/gates.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/schedule_parts.h"
 
@@ -12,30 +13,6 @@ static int64_t count_elements(const UOp *effect) {
   for (uint32_t s = 1; effect->op == OP_END && s < effect->nsrc; s++)
     n *= range_size(effect->src[s]);
   return n;
-}
-
-static UOp *both(Job *job, UOp *a, UOp *b) {
-  if (!a) return b;
-  return b ? uop2(job, OP_AND, a, b) : a;
-}
-
-/* Every load behind one more gate. */
-static UOp *gate_loads(Job *job, UOp *root, UOp *gate) {
-  UOpList list = uop_toposort(job, root);
-  NodeMap pos;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
-  nodemap_number(job, &pos, &list);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 2u, sizeof *src);
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
-    if (u->op == OP_INDEX) {
-      src[2] = both(job, u->nsrc > 2 ? src[2] : NULL, gate);
-      now[i] = uop_make(job, OP_INDEX, DT_VOID, arg_none(), src, u->nsrc > 3 ? 4 : 3);
-    } else {
-      now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
-    }
-  }
-  return now[list.len - 1];
 }
 
 /* One effect over the index of a thread: its ranges are digits of the index, as if every size were
@@ -52,13 +29,13 @@ static UOp *spread_one(Job *job, UOp *effect, UOp *at, UOp *const *ranges, uint3
     UOp *digit = stride > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, stride)) : at;
     to[s] = uop2(job, OP_FLOORMOD, digit, uop_index(job, size));
     UOp *end = effect->src[s + 1]->src[0];
-    if (!uop_is_const(end)) inside = both(job, inside, uop2(job, OP_CMPLT, to[s], end));
+    if (!uop_is_const(end)) inside = gates_both(job, inside, uop2(job, OP_CMPLT, to[s], end));
     stride *= size;
   }
   store = uop_substitute(job, store, effect->src + 1, to, n);
-  if (inside) store = gate_loads(job, store, inside);
+  store = gates_around(job, store, OP_INDEX, inside);
   UOp *gate = uop2(job, OP_CMPLT, at, uop_index(job, stride));
-  gate = both(job, both(job, gate, inside), store->nsrc > 3 ? store->src[3] : NULL);
+  gate = gates_both(job, gates_both(job, gate, inside), store->nsrc > 3 ? store->src[3] : NULL);
   UOp *parts[4] = {store->src[0], store->src[1], store->src[2], gate};
   src[0] = uop_make(job, OP_STORE, DT_VOID, store->arg, parts, 4);
   for (uint32_t r = 0; r < nranges; r++) src[r + 1] = ranges[r];

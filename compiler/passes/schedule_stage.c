@@ -51,16 +51,6 @@ static UOp *main_index(Job *job, UOp *operand) {
   return best->src[1];
 }
 
-static int64_t step_along(Job *job, UOp *index, const UOp *range) {
-  LinSumMap m;
-  linsum_init(job, &m);
-  UOpList topo = uop_toposort(job, index);
-  const LinSum *sum = NULL;
-  for (size_t i = 0; i < topo.len; i++)
-    if (topo.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, topo.at[i]);
-  return sum ? linsum_coeff(sum, range) : 0;
-}
-
 /* What a matrix instruction of one thread takes, as it takes it: its columns, and innermost its
  * steps. The copy has lanes along one of them that lies contiguous in the source. What is carried
  * depends on the digits of the product instead. */
@@ -71,7 +61,7 @@ static void collect_places(Staging *s, UOp *u) {
   for (int i = 1; i < 3; i++) {
     UOp *r = t->place[i];
     if (!r || !uop_is_open(u, r)) continue;
-    bool along = !lanes && step_along(s->a->job, main_index(s->a->job, u), r) == 1;
+    bool along = !lanes && linsum_coeff(linsum_index(s->a->job, main_index(s->a->job, u)), r) == 1;
     lanes |= along;
     AxisType type = along ? AX_VECTOR : AX_UPCAST;
     UOp *fresh = uop_range(s->a->job, s->a->next_id++, type, r->src[0]);
@@ -144,13 +134,7 @@ UOp *schedule_position(Staging *s, bool copy) {
 
 /* Sorts the dimensions along the source: widest stride first. */
 static void sort_dims(Staging *s, UOp *index) {
-  Job *job = s->a->job;
-  LinSumMap m;
-  linsum_init(job, &m);
-  UOpList topo = uop_toposort(job, index);
-  const LinSum *sum = NULL;
-  for (size_t i = 0; i < topo.len; i++)
-    if (topo.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, topo.at[i]);
+  const LinSum *sum = linsum_index(s->a->job, index);
   for (uint32_t d = 0; d < s->n; d++) {
     int64_t c = linsum_coeff(sum, s->dims[d].range);
     s->dims[d].step = c ? magnitude(c) : INT64_MAX;
@@ -184,7 +168,7 @@ static bool is_copied(const Staging *s, const UOp *u) {
 }
 
 /* Marks ranges of the copy that the reduction u closes; false when there are none. */
-static bool bind(Staging *s, const UOp *u, bool bound) {
+static bool bind_ranges(Staging *s, const UOp *u, bool bound) {
   bool any = false;
   for (uint32_t d = 0; u->op == OP_REDUCE && d < s->n; d++)
     for (uint32_t r = 1; r < u->nsrc; r++)
@@ -203,9 +187,9 @@ UOp *schedule_renamed(Staging *s, UOp *u) {
     UOp *x = now[i] = list.at[i], **src;
     if (x->op == OP_RANGE && copy_of(s, x)) now[i] = copy_of(s, x);
     if (!x->nsrc || x->op == OP_RANGE || !is_copied(s, x)) continue;
-    if (bind(s, x, true)) {
+    if (bind_ranges(s, x, true)) {
       now[i] = schedule_renamed(s, x);
-      bind(s, x, false);
+      bind_ranges(s, x, false);
       continue;
     }
     src = arena_array(&job->arena, x->nsrc, sizeof *src);
@@ -272,21 +256,16 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
 /* Whether the gate has one answer for every `unit` elements of the innermost dimensions: it
  * compares sums of which all other parts are multiples of the unit with such multiples. */
 static bool gate_by_chunks(const Staging *s, UOp *gate, uint32_t first, int64_t unit) {
-  Job *job = s->a->job;
-  LinSumMap m;
   bool own = false;
   for (uint32_t d = first; d < s->n; d++) own |= uop_is_open(gate, s->dims[d].range);
   if (!own) return true;
   if (gate->op == OP_AND)
     return gate_by_chunks(s, gate->src[0], first, unit) &&
            gate_by_chunks(s, gate->src[1], first, unit);
-  if (gate->op != OP_CMPLT || !uop_is_const(gate->src[1]) || gate->src[1]->arg.i % unit)
+  if (gate->op != OP_CMPLT || gate->src[0]->dtype != DT_INDEX || !uop_is_const(gate->src[1]) ||
+      gate->src[1]->arg.i % unit)
     return false;
-  UOpList list = uop_toposort(job, gate->src[0]);
-  const LinSum *sum = NULL;
-  linsum_init(job, &m);
-  for (size_t i = 0; i < list.len; i++)
-    if (list.at[i]->dtype == DT_INDEX) sum = linsum_of(&m, list.at[i]);
+  const LinSum *sum = linsum_index(s->a->job, gate->src[0]);
   for (uint32_t i = 0; i < sum->n; i++) {
     bool found = false;
     for (uint32_t d = first; d < s->n; d++)
@@ -373,12 +352,62 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   return uop2(job, OP_INDEX, uop2(job, OP_AFTER, src[0], copy), read);
 }
 
+/* What needs no result of a repaired row and is copied outside of the loop over its blocks is
+ * copied for all of them, however many of them are computed: the operand by the number of such a
+ * block, which becomes a dimension. */
+static UOp *over_blocks(Staging *s, UOp *operand, int level) {
+  const OptPlan *plan = s->a->plan;
+  UOp *blocks = s->a->block;
+  if (!blocks || !uop_is_open(operand, blocks) || plan->repair_level < 0) return operand;
+  if (!opts_inside(plan, (uint32_t)plan->repair_level, level)) return operand;
+  UOp *all = new_range(s->a, AX_LOOP, range_size(blocks));
+  UOp *of_all = uop_substitute(s->a->job, operand, &blocks, &all, 1);
+  UOpList list = uop_toposort(s->a->job, of_all);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_REDUCE || list.at[i]->op == OP_BUFFER) return operand;
+  s->dims[s->n++] = (StageDim){.range = blocks, .copy = all};
+  return of_all;
+}
+
+/* Is it walked by two reductions, one inside of the other? */
+static bool is_walked_twice(const Apply *a, const UOp *operand) {
+  uint32_t walks = 0;
+  for (uint32_t i = 0; i < a->plan->nred; i++) {
+    const NewAxis *x = &a->axes[a->plan->order[a->plan->nout + i]];
+    bool open = x->loop && uop_is_open(operand, x->loop);
+    for (uint32_t k = 0; k < x->ninner; k++) open |= uop_is_open(operand, x->inner[k]);
+    walks += open;
+  }
+  return walks > 1;
+}
+
+/* What is computed for all lanes at once is read one element at a time: where the order of the
+ * reductions says nothing about the order of use it may lie as the source does. It is copied as
+ * vectors of what lies side by side in both. */
+static void copy_shared(Staging *s, UOp *operand) {
+  enum { MOST_LANES = 16 };
+  UOp *index = main_index(s->a->job, operand);
+  bool lanes = s->a->tile.info || operand->op == OP_INDEX || !s->n;
+  for (uint32_t d = 0; d < s->n; d++) lanes |= uop_axis(s->dims[d].range) == AX_VECTOR;
+  if (lanes) return;
+  if (is_walked_twice(s->a, operand)) {
+    sort_dims(s, index);
+    lay_out_in_order(s);
+  }
+  StageDim *last = &s->dims[s->n - 1];
+  bool side = linsum_coeff(linsum_index(s->a->job, index), last->range) == 1;
+  if (side && range_size(last->range) <= MOST_LANES)
+    last->copy = new_range(s->a, AX_VECTOR, range_size(last->range));
+}
+
 UOp *schedule_stage(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
   if (a->plan->groups) return stage_shared(a, operand, level);
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
+  operand = over_blocks(&s, operand, level);
   schedule_collect(&s, operand, level);
+  copy_shared(&s, operand);
   UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   int64_t ints[2] = {s.elements, 0};
   UOp *buffer =

@@ -66,7 +66,8 @@ static double direct_time(const Target *t, const Conv *c) {
 
 static double tiled_time(const Target *t, const Conv *c, int64_t m) {
   double points = (double)((m + 2) * (m + 2)), weights = (double)(c->channels * c->filters);
-  double tiles = (double)(c->batch * (c->out[0] / m) * (c->out[1] / m));
+  int64_t ntiles = c->batch * (c->out[0] / m) * (c->out[1] / m);
+  double tiles = (double)ntiles;
   double between = points * tiles * (double)(c->channels + c->filters);
   return points * tiles * weights + stream(t, 4 * points * weights) + 2 * stream(t, 4 * between) +
          2 * between;
@@ -147,7 +148,7 @@ static void rows(Job *job, const Matrix *m, UOp *const *x, UOp **out) {
 
 /* Axis `axis` of x, mapped by m. */
 static UOp *mapped(Job *job, const Matrix *m, UOp *x, uint32_t axis) {
-  UOp *in[MAX_POINTS], *out[MAX_POINTS], *y = NULL;
+  UOp *in[MAX_POINTS] = {NULL}, *out[MAX_POINTS] = {NULL}, *y = NULL;
   int64_t dims[MAX_RANK], ones[MAX_RANK];
   uint32_t rank = x->shape.n;
   for (int64_t k = 0; k < m->cols; k++) in[k] = slice(job, x, axis, k);

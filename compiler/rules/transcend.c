@@ -14,15 +14,18 @@
 #include <float.h>
 #include <math.h>
 
+#include "compiler/ir/native.h"
 #include "compiler/rules/transcend_tables.h"
 
 /* Where nodes are built: one dtype, one number of lanes. */
 typedef struct Build {
+  const Rewrite *rw;
   Job *job;
   DType d, bits; /* a float dtype and the signed integer of its size */
   unsigned lanes;
   bool wide;
   bool no_fma; /* MULACC rounds twice */
+  bool scales; /* the target has SCALE */
   int mant, bias;
 } Build;
 
@@ -36,14 +39,16 @@ typedef struct Poly {
 /* hi + lo of a constant, by precision. */
 #define SPLIT(b, name) ((b)->wide ? name##_f64 : name##_f32)
 
-static Build build_for(Job *job, DType d, unsigned lanes, bool no_fma) {
+static Build build_for(const Rewrite *rw, DType d, unsigned lanes) {
   bool wide = d == DT_F64;
-  return (Build){.job = job,
+  return (Build){.rw = rw,
+                 .job = rw->job,
                  .d = d,
                  .bits = wide ? DT_I64 : DT_I32,
                  .lanes = lanes,
                  .wide = wide,
-                 .no_fma = no_fma,
+                 .no_fma = rw->no_fma,
+                 .scales = native_find(rw->target, OP_SCALE, d) != NULL,
                  .mant = wide ? 52 : 23,
                  .bias = wide ? 1023 : 127};
 }
@@ -155,6 +160,20 @@ static UOp *clamp_exponent(const Build *b, UOp *x, double log2_of_base) {
   return clamp(b, x, floor(lo / log2_of_base), floor(hi / log2_of_base));
 }
 
+/* x where 2^x is infinite; *least is below where it is 0. */
+static UOp *bound_exponent(const Build *b, UOp *x, double log2_of_base, double *least) {
+  double lo = b->wide ? -1076 : -151, hi = b->wide ? 1025 : 129;
+  *least = floor(lo / log2_of_base);
+  return uop2(b->job, OP_MIN, x, num(b, floor(hi / log2_of_base)));
+}
+
+/* The same by one instruction, of p near 1 and n in the dtype. Where x, below `least`, would give 0
+ * the instruction must not see it: a result that underflows takes a hundred times longer. */
+static UOp *scale_native(const Build *b, UOp *p, UOp *n, UOp *x, double least) {
+  UOp *v = uop2(b->job, OP_SCALE, p, n);
+  return where(b, less(b, x, num(b, least)), num(b, 0), v);
+}
+
 /* e^r times `scale`, |r| <= ln(2)/2, after x = n*ln(2) + r. */
 static UOp *exp_reduced(const Build *b, UOp *x, UOp *n, double scale) {
   const double *ln2 = SPLIT(b, ln2);
@@ -165,6 +184,11 @@ static UOp *exp_reduced(const Build *b, UOp *x, UOp *n, double scale) {
 
 static UOp *exp_any(const Build *b, UOp *x) {
   UOp *bits;
+  if (b->scales) {
+    double least;
+    UOp *top = bound_exponent(b, x, M_LOG2E, &least), *n = round_out(b, top, M_LOG2E, 0, &bits);
+    return scale_native(b, exp_reduced(b, top, n, 1), n, x, least);
+  }
   x = clamp_exponent(b, x, M_LOG2E);
   UOp *n = round_out(b, x, M_LOG2E, b->bias - 1, &bits);
   return scale_wide(b, exp_reduced(b, x, n, 2), bits);
@@ -179,6 +203,12 @@ static UOp *exp_moderate(const Build *b, UOp *x) {
 
 static UOp *exp2_any(const Build *b, UOp *x) {
   UOp *bits;
+  if (b->scales) {
+    double least;
+    UOp *top = bound_exponent(b, x, 1, &least), *n = round_out(b, top, 1, 0, &bits);
+    UOp *r = sub(b, top, n), *p = fma3(b, horner(b, POLY(b, exp2_poly), 1, r), r, num(b, 1));
+    return scale_native(b, p, n, x, least);
+  }
   x = clamp_exponent(b, x, 1);
   UOp *n = round_out(b, x, 1, b->bias - 1, &bits), *r = sub(b, x, n);
   UOp *p = fma3(b, horner(b, POLY(b, exp2_poly), 2, r), r, num(b, 2));
@@ -335,7 +365,7 @@ static UOp *turns_wide(const Build *b, UOp *a, UOp **q) {
 }
 
 static UOp *sin_cos(const Build *b, UOp *x, bool cosine) {
-  Build w = build_for(b->job, DT_F64, b->lanes, b->no_fma);
+  Build w = build_for(b->rw, DT_F64, b->lanes);
   UOp *q, *a = mag(b, x);
   UOp *r = b->wide ? turns_wide(b, a, &q) : turns_narrow(&w, uop_cast(b->job, a, DT_F64), &q);
   r = uop_cast(b->job, r, b->d);
@@ -409,7 +439,7 @@ static UOp *pow_wide(const Build *b, UOp *a, UOp *y) {
 
 /* Signs, and what C's pow says about 0, 1, infinities and NaN. */
 static UOp *pow_any(const Build *b, UOp *x, UOp *y) {
-  Build w = build_for(b->job, DT_F64, b->lanes, b->no_fma);
+  Build w = build_for(b->rw, DT_F64, b->lanes);
   UOp *a = mag(b, x), *one = num(b, 1), *zero = num(b, 0), *inf = num(b, INFINITY), *v;
   if (b->wide) {
     v = pow_wide(b, a, y);
@@ -436,7 +466,7 @@ static UOp *pow_any(const Build *b, UOp *x, UOp *y) {
 /* In f64, where a quotient below 2^50 is off by at most 1 and r - q*y is exact: six steps take the
  * largest f32 over the smallest. */
 static UOp *fmod_narrow(const Build *n, UOp *x, UOp *y) {
-  Build w = build_for(n->job, DT_F64, n->lanes, n->no_fma);
+  Build w = build_for(n->rw, DT_F64, n->lanes);
   const Build *b = &w;
   UOp *ax = uop_cast(n->job, mag(n, x), DT_F64), *ay = uop_cast(n->job, mag(n, y), DT_F64);
   UOp *inverse = quot(b, num(b, 1), ay), *r = ax, *zero = num(b, 0);
@@ -476,7 +506,7 @@ UOp *transcend(Rewrite *rw, UOp *n) {
   DType d = (DType)n->dtype;
   if (n->shape.n) return NULL;
   bool narrow = d == DT_F16 || d == DT_BF16;
-  Build b = build_for(rw->job, narrow ? DT_F32 : d, n->lanes, rw->no_fma);
+  Build b = build_for(rw, narrow ? DT_F32 : d, n->lanes);
   UOp *x = uop_cast(rw->job, n->src[0], b.d);
   UOp *y = n->nsrc > 1 ? uop_cast(rw->job, n->src[1], b.d) : NULL;
   UOp *v = one_of(&b, (Op)n->op, x, y);

@@ -69,7 +69,7 @@ Model *search_model(Job *job, UOp *kernel, const Target *target);
 /* -- machine and prediction -------------------------------------------------------------------- */
 
 typedef struct Machine {
-  double ghz, flops_ns;                  /* of one core or multiprocessor, f32 */
+  double ghz, flops_ns, f64_flops_ns;    /* of one core or multiprocessor; flops: f32 */
   double l1, l2, l3;                     /* bytes, of one core; 0: none */
   double l2_cycle, l3_cycle, dram_cycle; /* bytes per cycle of one core */
   double dram_ns;                        /* bytes per ns of the whole device */

@@ -15,7 +15,8 @@
 #include "base/vec.h"
 #include "compiler/passes/nodemap.h"
 
-enum { MAX_PAIRS = 64, MAX_WALK = 4096, NO_CLASS = 0, MANY_CLASSES = UINT32_MAX };
+enum { MAX_PAIRS = 64, MAX_WALK = 4096, NO_CLASS = 0 };
+static const uint32_t MANY_CLASSES = UINT32_MAX;
 
 typedef struct Pair {
   UOp *from, *to;

@@ -46,6 +46,26 @@ typedef struct SearchCost {
  * legal for the kernel. */
 Status search_cost(Job *job, UOp *kernel, const Target *target, const char *opts, SearchCost *out);
 
+/* -- probes ------------------------------------------------------------------------------------ */
+
+/* Kernels whose time says what a machine can do. Threads are the target's. */
+typedef enum SearchProbe {
+  SP_FLOPS_F32, /* products of small matrices, in registers and L1 */
+  SP_FLOPS_F64,
+  SP_L2, /* sums of rows of what fits L2, L3, neither */
+  SP_L3,
+  SP_MEMORY,
+  SP__COUNT
+} SearchProbe;
+
+/* opts "": the heuristic's; work: flops or bytes of one call, 0: the target has no such thing. */
+typedef struct SearchProbeKernel {
+  UOp *kernel;
+  const char *opts;
+  double work;
+} SearchProbeKernel;
+Status search_probe(Job *job, const Target *target, SearchProbe which, SearchProbeKernel *out);
+
 /* -- candidates -------------------------------------------------------------------------------- */
 
 typedef enum EvidenceCause {

@@ -78,8 +78,26 @@ static Machine gpu_machine(const Target *t) {
   Machine m = {.ghz = 1.5, .launch_ns = 3000, .l2 = (double)t->l2_bytes};
   m.cores = hopper ? 132 : nvidia ? 80 : cpu ? 2 : 32;
   m.flops_ns = (cpu ? 16 : nvidia ? 256 : 128) * m.ghz;
+  m.f64_flops_ns = m.flops_ns / 2;
   m.dram_ns = hopper ? 3000 : nvidia ? 800 : cpu ? 10 : 300;
   return m;
+}
+
+/* What was measured takes the place of what is assumed. The clock is what makes the measured flops
+ * of the assumed ones per cycle, within reason: a core with one FMA unit is not one at half the
+ * clock. */
+static void use_peaks(Machine *m, const Peaks *p) {
+  if (p->flops_f32 > 0) {
+    double clock = p->flops_f32 / m->flops_ns;
+    m->ghz *= smaller(larger(clock, 0.6), 2);
+    m->flops_ns = p->flops_f32;
+    m->f64_flops_ns = m->flops_ns / 2;
+  }
+  if (p->flops_f64 > 0) m->f64_flops_ns = p->flops_f64;
+  if (p->l2_bytes > 0) m->l2_cycle = p->l2_bytes / m->ghz;
+  if (p->l3_bytes > 0) m->l3_cycle = p->l3_bytes / m->ghz;
+  if (p->memory_bytes > 0) m->dram_cycle = p->memory_bytes / m->ghz;
+  if (p->all_memory_bytes > 0) m->dram_ns = larger(p->all_memory_bytes, p->memory_bytes);
 }
 
 Machine search_machine(const Target *t) {
@@ -92,6 +110,8 @@ Machine search_machine(const Target *t) {
   m.l3 = (double)t->l3_bytes;
   m.l2_cycle = 32, m.l3_cycle = 12, m.dram_cycle = 5;
   m.dram_ns = smaller(m.cores, 4) * 5 * m.ghz;
+  m.f64_flops_ns = m.flops_ns / 2;
+  use_peaks(&m, &t->peaks);
   return m;
 }
 
@@ -165,12 +185,13 @@ void search_bounds(const Model *m, SearchCost *out) {
   double bytes = read + written, per_ns = c.dram_ns;
   if (!m->target->max_group) {
     double cycle = bytes <= c.l1 ? 64 : bytes <= c.cores * c.l2 ? c.l2_cycle : 0;
-    if (cycle == 0) cycle = bytes <= c.l3 ? 1.3 * c.l3_cycle : 2 * c.dram_cycle;
-    per_ns = cycle * c.ghz * c.cores;
+    bool memory = !cycle && bytes > c.l3, known = m->target->peaks.all_memory_bytes > 0;
+    if (cycle == 0) cycle = memory ? 2 * c.dram_cycle : 1.3 * c.l3_cycle;
+    per_ns = memory && known ? c.dram_ns : cycle * c.ghz * c.cores;
   } else if (bytes <= c.l2) {
     per_ns *= 2;
   }
-  double rate = c.flops_ns * c.cores * (m->f64 ? 0.5 : matrix_gain(m));
+  double rate = c.cores * (m->f64 ? c.f64_flops_ns : c.flops_ns * matrix_gain(m));
   double ns = larger(flops / rate, bytes / per_ns);
   *out = (SearchCost){whole(flops), whole(read), whole(written), whole(ns) + 1, 0};
 }
@@ -222,7 +243,8 @@ static void find_loops(Loops *l, const Model *m, const OptPlan *plan) {
     l->trips[i] = larger(steps, 1);
     l->tile[i] = (double)a->tile;
     l->lanes[i] = a->vector;
-    l->copies[i] = (double)(a->tile / a->vector / a->matrix);
+    int64_t copies = a->tile / a->vector / a->matrix;
+    l->copies[i] = (double)copies;
     if (a->matrix > 1 && !m->info->axes[i].reduce) l->lanes[i] = a->matrix;
     if (l->lanes[i] > 1) l->vectors |= bit(i);
   }
@@ -567,27 +589,36 @@ static double traffic_cycles(const Loops *l, const Machine *c) {
 
 /* -- all of it --------------------------------------------------------------------------------- */
 
+/* How often what is staged is computed. */
+static double staged_rounds(const Loops *l, const Group *g, const StagePlan *s) {
+  uint64_t inside;
+  double elements = staged_elements(l, g->open, s->level, &inside);
+  return elements * rounds_to(l, s->level) / lanes_of(l, g->open);
+}
+
+/* Adds the arithmetic of one phase; returns the group that is computed most often. */
+static const Group *add_groups(const Loops *l, int phase, Units *u) {
+  const Group *body = NULL;
+  double most = -1;
+  for (uint32_t i = 0; i < l->m->ngroups; i++) {
+    const Group *g = &l->m->groups[i];
+    if (g->phase != phase) continue;
+    double rounds = rounds_of(l, g), n = rounds * copies_of(l, g->open) * kept_share(l, g);
+    const StagePlan *s = stage_of_group(l, g);
+    if (s) n = staged_rounds(l, g, s);
+    u->alu += g->work * n * registers_of(l, g->open, g->bytes);
+    if (!s && rounds > most) most = rounds, body = g;
+  }
+  return body;
+}
+
 static double compute_cycles(const Loops *l) {
   const Model *m = l->m;
   bool wide = m->target->vector_bytes >= 64;
   double cycles = 0;
   for (int phase = 0; phase <= (int)m->nreductions; phase++) {
     Units u = {0};
-    const Group *body = NULL;
-    double most = -1;
-    for (uint32_t i = 0; i < m->ngroups; i++) {
-      const Group *g = &m->groups[i];
-      if (g->phase != phase) continue;
-      double rounds = rounds_of(l, g), n = rounds * copies_of(l, g->open) * kept_share(l, g);
-      const StagePlan *s = stage_of_group(l, g);
-      uint64_t inside;
-      if (s)
-        n = staged_elements(l, g->open, s->level, &inside) * rounds_to(l, s->level) /
-            lanes_of(l, g->open);
-      u.alu += g->work * n * registers_of(l, g->open, g->bytes);
-      if (s) continue;
-      if (rounds > most) most = rounds, body = g;
-    }
+    const Group *body = add_groups(l, phase, &u);
     for (uint32_t i = 0; i < m->naccess; i++)
       if (in_phase(l, &m->access[i], phase)) add_access(l, &m->access[i], &u);
     for (uint32_t i = 0; i < m->naccess; i++) {

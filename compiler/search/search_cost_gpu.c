@@ -44,7 +44,8 @@ static double evaluations(const Grid *g, uint64_t open, uint64_t nest, bool vect
   bool inside = (open & g->m->reduce) != 0;
   for (uint32_t i = 0; i < g->m->info->naxes; i++) {
     const AxisPlan *a = &g->plan->axes[i];
-    if (open & bit(i)) n *= (double)(a->tile * a->spread / (vectors ? 1 : a->vector) / a->matrix);
+    int64_t copies = a->tile * a->spread / (vectors ? 1 : a->vector) / a->matrix;
+    if (open & bit(i)) n *= (double)copies;
     if (inside && nest & g->m->reduce & bit(i)) n *= g->trips[i];
   }
   return n;

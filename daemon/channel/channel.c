@@ -240,8 +240,11 @@ Status channel_recv(Channel *c, Message *out) {
   *out = (Message){0};
   if (c->fd < 0) return FAIL(UNAVAILABLE, "the other process is gone");
   ssize_t n;
-  do n = recvmsg(c->fd, &msg, MSG_CMSG_CLOEXEC);
-  while (n < 0 && errno == EINTR);
+  bool reset =
+      false; /* said once, when the peer left something unread; what it sent is still here */
+  do {
+    n = recvmsg(c->fd, &msg, MSG_CMSG_CLOEXEC);
+  } while (n < 0 && (errno == EINTR || (errno == ECONNRESET && !reset && (reset = true))));
   if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return NULL;
   if (n < 0) return FAIL(UNAVAILABLE, "receiving from the other process: %s", strerror(errno));
   take_descriptors(&msg, out);

@@ -112,11 +112,13 @@ static bool run(const Kiln__V1__SizeProgram *p, const int64_t *values, const Siz
       if (op == SP_VAR && ranges) r = (WideRange){ranges[v].low, ranges[v].high};
       stack[n++] = r;
     } else {
+      if (n < 2) return false;
       n--;
       if (!combine(op, stack[n - 1], stack[n], &stack[n - 1])) return false;
     }
     if (stack[n - 1].low < -limit || stack[n - 1].high > limit) return false;
   }
+  if (!n) return false;
   *out = stack[0];
   return true;
 }

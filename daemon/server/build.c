@@ -31,6 +31,8 @@ struct Build {
   Build *next, **link;
   BuildWaiter *waiters;
   DeviceLane *device;
+  Store *store;    /* the cache it looks in: only those who share it share the build */
+  uint32_t tenant; /* who began it */
   bool no_cache;
   const char *name;
   Arena arena;
@@ -158,7 +160,7 @@ static void store_results(Build *b) {
   }
   StoreRecord plan = {.key = {b->hash, b->fingerprint, b->graph, b->name}, .value = b->plan_blob};
   if (made || !b->report.plan_cached)
-    store_put(b->server->store, b->report.plan_cached ? NULL : &plan, records, made);
+    store_put(b->store, b->report.plan_cached ? NULL : &plan, records, made);
 }
 
 static void build_complete(Build *b) {
@@ -204,7 +206,7 @@ static Status compile_without_record(BuildKernel *k, Status st) {
   status_text(st, text, sizeof text);
   LOG_WARN("a schedule record does not compile; the heuristic takes over",
            "kernel=%s opts=%s error=\"%s\"", p->name, log_quote(opts, sizeof opts, k->opts), text);
-  if (cause_of(status_code(st), &bad.cause)) store_put_tuned(b->server->store, NULL, 0, &bad, 1);
+  if (cause_of(status_code(st), &bad.cause)) store_put_tuned(b->store, NULL, 0, &bad, 1);
   status_drop(st);
   k->opts = NULL;
   return submit_kernel(b, i);
@@ -245,6 +247,7 @@ static Status submit_kernel(Build *b, size_t i) {
   k->job.env.body_case = KILN__V1__ENVELOPE__BODY_KERNEL;
   k->job.env.kernel = &k->message;
   k->job.fd = -1;
+  k->job.tenant = b->tenant;
   k->job.urgent = true;
   k->job.done = on_kernel;
   k->job.ctx = k;
@@ -339,7 +342,7 @@ static void look_up_kernels(Build *b) {
     return;
   }
   set_state(b, RS_CACHE);
-  b->lookup = store_get_kernels(b->server->store, keys, n, on_kernels_found, b);
+  b->lookup = store_get_kernels(b->store, keys, n, on_kernels_found, b);
   if (!b->lookup) compile_missing(b); /* no memory for a lookup */
 }
 
@@ -405,12 +408,14 @@ static void on_plan_found(void *ctx, const Bytes *values, size_t n) {
 /* -- start --------------------------------------------------------------------------------------
  */
 
-static Status build_create(Server *s, DeviceLane *device, const char *name,
+static Status build_create(Server *s, DeviceLane *device, const Tenant *tenant, const char *name,
                            const Kiln__V1__FrontendDone *face, Build **out) {
   Build *b = *out = calloc(1, sizeof *b);
   if (!b) return FAIL(RESOURCE_EXHAUSTED, "compile");
   b->server = s;
   b->device = device;
+  b->store = tenant->store;
+  b->tenant = tenant->id;
   b->target = device_lane_target(device);
   memcpy(b->fingerprint, device_lane_fingerprint(device), DIGEST_BYTES);
   memcpy(b->hash, face->graph_hash.data, DIGEST_BYTES);
@@ -429,11 +434,11 @@ static Status build_create(Server *s, DeviceLane *device, const char *name,
   return FAIL(RESOURCE_EXHAUSTED, "compile");
 }
 
-static Build *find_build(const Server *s, const DeviceLane *device,
+static Build *find_build(const Server *s, const DeviceLane *device, const Store *store,
                          const Kiln__V1__FrontendDone *face) {
   for (Build *b = s->builds; b; b = b->next)
-    if (!b->no_cache && b->device == device && b->graph.len == face->graph.len &&
-        !memcmp(b->hash, face->graph_hash.data, DIGEST_BYTES) &&
+    if (!b->no_cache && b->device == device && b->store == store &&
+        b->graph.len == face->graph.len && !memcmp(b->hash, face->graph_hash.data, DIGEST_BYTES) &&
         !memcmp(b->graph.ptr, face->graph.data, b->graph.len))
       return b;
   return NULL;
@@ -445,22 +450,23 @@ static void add_waiter(Build *b, BuildWaiter *w) {
   b->waiters = w;
 }
 
-Status build_join(Server *s, DeviceLane *device, bool no_cache, const char *name,
+Status build_join(Server *s, DeviceLane *device, Tenant *tenant, bool no_cache, const char *name,
                   const Kiln__V1__FrontendDone *face, CompileJob *held, BuildWaiter *w) {
-  Build *b = no_cache ? NULL : find_build(s, device, face);
+  Build *b = no_cache ? NULL : find_build(s, device, tenant->store, face);
   if (b) {
     compile_pool_drop(s->pool, held);
     add_waiter(b, w);
-    s->merged++;
+    tenant->used.merged++;
     return NULL;
   }
-  Status st = build_create(s, device, name, face, &b);
+  Status st = build_create(s, device, tenant, name, face, &b);
   if (st) {
     compile_pool_drop(s->pool, held);
     return st;
   }
   b->no_cache = no_cache;
   b->plan_job.fd = -1;
+  b->plan_job.tenant = b->tenant;
   b->plan_job.done = on_plan;
   b->plan_job.ctx = b;
   kiln__v1__envelope__init(&b->plan_job.env);
@@ -474,7 +480,7 @@ Status build_join(Server *s, DeviceLane *device, bool no_cache, const char *name
   }
   StoreKey key = {b->hash, b->fingerprint, b->graph, b->name};
   set_state(b, RS_CACHE);
-  b->lookup = store_get_plan(s->store, &key, on_plan_found, b);
+  b->lookup = store_get_plan(b->store, &key, on_plan_found, b);
   if (!b->lookup) make_plan(b); /* no memory for a lookup */
   return NULL;
 }

@@ -34,6 +34,7 @@ struct Compile {
   Server *server;
   Compile *next, **link;
   CompileWaiter *waiters;
+  Tenant *tenant;
   DeviceLane *device;
   ModelData *model;
   Arena arena;
@@ -78,8 +79,9 @@ static CompileWaiter *pop_waiter(Compile *c) {
 static void compile_fail(Compile *c, Status st) {
   char text[4096];
   status_text(st, text, sizeof text);
+  c->server->metrics.compiles_total[RESULT_FAILED][0]++;
   for (CompileWaiter *w; (w = pop_waiter(c));)
-    request_finish(w->request, status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text));
+    w->done(w, NULL, NULL, status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text));
   status_drop(st);
   compile_free(c);
 }
@@ -96,25 +98,8 @@ void compile_leave(CompileWaiter *w) {
 
 static void set_state(Compile *c, RequestState state) {
   for (CompileWaiter *w = c->waiters; w; w = w->next)
-    if (w->request->state != state && request_may_move(w->request->state, state))
+    if (w->request && w->request->state != state && request_may_move(w->request->state, state))
       request_move(w->request, state);
-}
-
-static void answer(CompileWaiter *w, Executable *e, Kiln__V1__CompileReport *report) {
-  char id[ID_TEXT];
-  Kiln__V1__CompileResponse m = KILN__V1__COMPILE_RESPONSE__INIT;
-  m.executable = (char *)(uintptr_t)id_text("exe", e->id, id);
-  m.n_inputs = e->face->n_inputs - e->random;
-  m.inputs = e->face->inputs;
-  m.n_outputs = e->face->n_outputs;
-  m.outputs = e->face->outputs;
-  m.n_input_values = e->face->n_input_values;
-  m.input_values = e->face->input_values;
-  m.n_output_values = e->face->n_output_values;
-  m.output_values = e->face->output_values;
-  m.report = report;
-  e->handles++;
-  request_reply(w->request, &m.base);
 }
 
 /* The parts of the report that belong to the executable, not to how it came about. */
@@ -133,11 +118,15 @@ static void report_executable(Kiln__V1__CompileReport *r, Arena *arena, const Ex
 static void compile_finish(Compile *c, Executable *e) {
   report_executable(&c->report, &c->arena, e);
   c->report.total_ns = clock_now_ns() - c->started_ns;
+  Metrics *m = &c->server->metrics;
+  m->compiles_total[RESULT_OK][0]++;
+  m->kernels_compiled_total[0][0] += c->report.kernels_compiled;
+  m->plans_cached_total[0][0] += c->report.plan_cached ? 1 : 0;
   char quoted[128];
   LOG_INFO("compiled", "model=%s kernels=%u unique=%u compiled=%u plan_cached=%d ms=%.1f",
            log_quote(quoted, sizeof quoted, c->name), c->report.kernels, c->report.unique_kernels,
            c->report.kernels_compiled, c->report.plan_cached, (double)c->report.total_ns / 1e6);
-  for (CompileWaiter *w; (w = pop_waiter(c));) answer(w, e, &c->report);
+  for (CompileWaiter *w; (w = pop_waiter(c));) w->done(w, e, &c->report, NULL);
   compile_free(c);
 }
 
@@ -201,7 +190,8 @@ static Status start_build(Compile *c) {
   Artifact *loaded = NULL;
   Bytes graph = {face->graph.data, face->graph.len};
   if (!c->no_cache)
-    loaded = registry_artifact(&c->server->executables, face->graph_hash.data, graph, c->device);
+    loaded = registry_artifact(&c->server->executables, c->tenant, face->graph_hash.data, graph,
+                               c->device);
   c->job_active = false; /* the build takes the held worker, or it is let go here */
   if (loaded) {
     compile_pool_drop(c->server->pool, &c->job);
@@ -211,7 +201,8 @@ static Status start_build(Compile *c) {
   }
   c->build.done = on_built;
   c->build.state = on_build_state;
-  return build_join(c->server, c->device, c->no_cache, c->name, face, &c->job, &c->build);
+  return build_join(c->server, c->device, c->tenant, c->no_cache, c->name, face, &c->job,
+                    &c->build);
 }
 
 /* -- frontend -----------------------------------------------------------------------------------
@@ -257,7 +248,7 @@ static void on_frontend(void *ctx, Message *m, Status st) {
 }
 
 static Status make_executable(Compile *c) {
-  TRY(executable_create(&c->exe));
+  TRY(executable_create(c->tenant, &c->exe));
   Executable *e = c->exe;
   e->device = c->device;
   e->model = model_data_retain(c->model);
@@ -282,6 +273,7 @@ static Status start_frontend(Compile *c) {
   c->job.env.body_case = KILN__V1__ENVELOPE__BODY_FRONTEND;
   c->job.env.frontend = m;
   c->job.fd = c->job_fd;
+  c->job.tenant = c->tenant->id;
   c->job.hold = true;
   c->job.done = on_frontend;
   c->job.ctx = c;
@@ -315,19 +307,20 @@ static void compare_run(LaneJob *job, void *state) {
 static bool reuse(Compile *c, const ModelData *model, Bytes options) {
   Server *s = c->server;
   Executable *e = NULL;
-  while ((e = registry_candidate(&s->executables, e, model->size, options, c->device)))
+  while ((e = registry_candidate(&s->executables, c->tenant, e, model->size, options, c->device)))
     if (e->model == model) {
       c->report.plan_cached = true;
       compile_finish(c, e);
       return true;
     }
   for (Compile *o = s->compiles; o; o = o->next) {
-    if (o->model != model || o == c) continue;
+    if (o->model != model || o->tenant != c->tenant || o == c) continue;
     for (CompileWaiter *w; (w = pop_waiter(c));) {
       w->compile = o;
       w->next = o->waiters;
       o->waiters = w;
-      s->merged += !w->joined; /* once, however often it moves on */
+      c->tenant->used.merged += !w->joined; /* once, however often it moves on */
+      c->server->metrics.compiles_total[RESULT_MERGED][0] += !w->joined;
       w->joined = true;
     }
     compile_free(c);
@@ -385,11 +378,12 @@ static Status start_compare(Compile *c, Bytes options, bool *out) {
   Executable *e = NULL;
   *out = false;
   if (!k) return FAIL(RESOURCE_EXHAUSTED, "compile");
-  while ((e = registry_candidate(&c->server->executables, e, c->model->size, options, c->device)))
+  while ((e = registry_candidate(&c->server->executables, c->tenant, e, c->model->size, options,
+                                 c->device)))
     add_candidate(k, e->model);
   for (Compile *o = c->server->compiles; o; o = o->next)
-    if (o != c && !o->no_cache && o->device == c->device && o->model->size == c->model->size &&
-        same_options(o, options))
+    if (o != c && !o->no_cache && o->tenant == c->tenant && o->device == c->device &&
+        o->model->size == c->model->size && same_options(o, options))
       add_candidate(k, o->model);
   if (!k->nothers) {
     free(k);
@@ -473,10 +467,11 @@ Status compile_start(Server *s, const CompileSpec *spec, ModelData *model, Compi
   }
   c->server = s;
   c->job_fd = -1;
+  c->tenant = spec->tenant;
   c->device = spec->device;
   c->model = model;
   c->no_cache = spec->options && spec->options->no_cache;
-  c->started_ns = w->request->received_ns;
+  c->started_ns = w->request ? w->request->received_ns : clock_now_ns();
   kiln__v1__compile_report__init(&c->report);
   arena_init(&c->arena, 0);
   if ((c->next = s->compiles)) c->next->link = &c->next;
@@ -492,7 +487,7 @@ Status compile_start(Server *s, const CompileSpec *spec, ModelData *model, Compi
   w->compile = c;
   w->next = NULL;
   c->waiters = w;
-  request_move(w->request, RS_ADMITTED);
+  if (w->request) request_move(w->request, RS_ADMITTED);
   st = await_device(c);
   if (st) compile_fail(c, st);
   return NULL;

@@ -10,24 +10,27 @@
 #include "daemon/server/request.h"
 
 typedef struct CompileSpec {
+  Tenant *tenant; /* whose executable it becomes */
   DeviceLane *device;
   Kiln__V1__ModelFormat format;
   const char *name;
   const Kiln__V1__CompileOptions *options; /* NULL = none */
 } CompileSpec;
 
-/* What a request waits with; embedded in its work. */
+/* What somebody waits with. */
 typedef struct CompileWaiter {
-  Request *request;
+  Request *request; /* whose state follows the compile; NULL when none asked */
+  /* exe is borrowed and the report valid during the call; NULL and st (taken) on failure */
+  void (*done)(struct CompileWaiter *w, Executable *exe, Kiln__V1__CompileReport *report,
+               Status st);
   Compile *compile; /* NULL when not waiting */
   bool joined;      /* somebody else's compile */
   struct CompileWaiter *next;
 } CompileWaiter;
 
-/* Takes over model. The waiter's request is answered when it is done. Failure: nothing was started
- * and model is released. */
+/* Takes over model. Failure: nothing was started, model is released and done is not called. */
 Status compile_start(Server *s, const CompileSpec *spec, ModelData *model, CompileWaiter *w);
-/* The request is no longer interested. */
+/* The waiter is no longer interested. */
 void compile_leave(CompileWaiter *w);
 
 /* -- for build.c and compile.c ------------------------------------------------------------------
@@ -50,6 +53,6 @@ typedef struct BuildWaiter {
 
 /* Joins the build of this graph, or starts one that takes over `held`, whose worker holds the
  * graph; when it joins, held's worker is let go. face outlives the waiter. */
-Status build_join(Server *s, DeviceLane *device, bool no_cache, const char *name,
+Status build_join(Server *s, DeviceLane *device, Tenant *tenant, bool no_cache, const char *name,
                   const Kiln__V1__FrontendDone *face, CompileJob *held, BuildWaiter *w);
 void build_leave(BuildWaiter *w);

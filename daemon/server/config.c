@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "daemon/server/auth.h"
+
 typedef enum SettingKind {
   SK_TEXT,
   SK_LIST,
@@ -17,7 +19,9 @@ typedef enum SettingKind {
   SK_SIZE,
   SK_COUNT,
   SK_SECONDS,
-  SK_MODE
+  SK_MODE,
+  SK_ROLES,
+  SK_ISOLATION
 } SettingKind;
 
 typedef struct Setting {
@@ -32,10 +36,17 @@ static const Setting settings[] = {
     {"server", "socket_mode", SK_MODE, AT(socket_mode)},
     {"server", "insecure_tcp", SK_BOOL, AT(insecure_tcp)},
     {"server", "log_level", SK_TEXT, AT(log_level)},
+    {"server", "isolation", SK_ISOLATION, AT(strict_isolation)},
+    {"server", "metrics", SK_TEXT, AT(metrics)},
+    {"server", "trace_all", SK_BOOL, AT(trace_all)},
+    {"server", "models", SK_TEXT, AT(models)},
     {"server", "idle_exit", SK_SECONDS, AT(idle_exit)},
     {"server", "grace", SK_SECONDS, AT(grace)},
     {"server", "max_connections", SK_COUNT, AT(max_connections)},
     {"server", "idle_connection", SK_SECONDS, AT(idle_connection)},
+    {"tls", "certificate", SK_TEXT, AT(tls_certificate)},
+    {"tls", "key", SK_TEXT, AT(tls_key)},
+    {"tls", "client_ca", SK_TEXT, AT(tls_client_ca)},
     {"cache", "path", SK_TEXT, AT(cache_path)},
     {"cache", "max_bytes", SK_SIZE, AT(cache_max_bytes)},
     {"cache", "enabled", SK_BOOL, AT(cache_enabled)},
@@ -61,7 +72,32 @@ static const Setting settings[] = {
 };
 #undef AT
 
-enum { NSETTINGS = sizeof settings / sizeof *settings, COMPILE_WORKERS_MAX = 256 };
+/* Of a section [tenant NAME]. */
+#define AT(field) offsetof(TenantSpec, field)
+static const Setting tenant_settings[] = {
+    {"tenant", "weight", SK_COUNT, AT(weight)},
+    {"tenant", "roles", SK_ROLES, AT(roles)},
+    {"tenant", "shared_cache", SK_BOOL, AT(shares_cache)},
+    {"tenant", "token", SK_LIST, AT(tokens)},
+    {"tenant", "certificate", SK_LIST, AT(certificates)},
+    {"tenant", "uid", SK_LIST, AT(uids)},
+    {"tenant", "device_bytes", SK_SIZE, AT(quota.device_bytes)},
+    {"tenant", "host_bytes", SK_SIZE, AT(quota.host_bytes)},
+    {"tenant", "runs", SK_COUNT, AT(quota.runs)},
+    {"tenant", "compile_seconds", SK_SECONDS, AT(quota.compile_seconds)},
+    {"tenant", "tune_seconds", SK_SECONDS, AT(quota.tune_seconds)},
+    {"tenant", "request_rate", SK_COUNT, AT(quota.request_rate)},
+};
+#undef AT
+
+enum {
+  NSETTINGS = sizeof settings / sizeof *settings,
+  NTENANT_SETTINGS = sizeof tenant_settings / sizeof *tenant_settings,
+  COMPILE_WORKERS_MAX = 256,
+  TENANTS_MAX = 4096,
+  TENANT_NAME_MAX = 32,
+  WEIGHT_MAX = 1000
+};
 
 /* Where the user's own socket lies: $XDG_RUNTIME_DIR/kiln or /tmp/kiln-UID. */
 static void runtime_dir(char *buf, size_t cap) {
@@ -91,6 +127,11 @@ Status config_init(Config *c) {
       .cache_path = strdup(cache),
       .worker = strdup(""),
       .log_level = strdup("info"),
+      .metrics = strdup(""),
+      .models = strdup(""),
+      .tls_certificate = strdup(""),
+      .tls_key = strdup(""),
+      .tls_client_ca = strdup(""),
       .cache_enabled = true,
       .cache_max_bytes = 4ull << 30,
       .max_model_bytes = 2ull << 30,
@@ -114,9 +155,11 @@ Status config_init(Config *c) {
       .run_seconds = 300,
   };
   TRY(config_set(c, "server", "listen", listen));
-  TRY(config_set(c, "workers", "device", "cpu:0"));
+  TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;
-  return c->cache_path && c->worker && c->log_level ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
+  bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models &&
+               c->tls_certificate && c->tls_key && c->tls_client_ca;
+  return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
 static void list_clear(ConfigList *l) {
@@ -124,12 +167,26 @@ static void list_clear(ConfigList *l) {
   *l = (ConfigList){.len = 0};
 }
 
+static void tenant_deinit(TenantSpec *t) {
+  free(t->name);
+  list_clear(&t->tokens);
+  list_clear(&t->certificates);
+  list_clear(&t->uids);
+}
+
 void config_deinit(Config *c) {
+  for (size_t i = 0; i < c->ntenants; i++) tenant_deinit(&c->tenants[i]);
+  free(c->tenants);
   list_clear(&c->listen);
   list_clear(&c->devices);
   free(c->cache_path);
   free(c->worker);
   free(c->log_level);
+  free(c->metrics);
+  free(c->models);
+  free(c->tls_certificate);
+  free(c->tls_key);
+  free(c->tls_client_ca);
   *c = (Config){.cache_path = NULL};
 }
 
@@ -164,6 +221,12 @@ static Status read_bool(const char *value, bool *out) {
   return FAIL(INVALID_ARGUMENT, "expected true or false, got '%s'", value);
 }
 
+static Status read_isolation(const char *value, bool *strict) {
+  *strict = !strcmp(value, "strict");
+  if (*strict || !strcmp(value, "shared")) return NULL;
+  return FAIL(INVALID_ARGUMENT, "expected shared or strict, got '%s'", value);
+}
+
 static Status read_mode(const char *value, uint64_t *out) {
   char *end;
   unsigned long mode = strtoul(value, &end, 8);
@@ -191,10 +254,11 @@ static Status read_list(const char *value, ConfigList *out) {
   return NULL;
 }
 
-static Status read_value(Config *c, const Setting *s, const char *value) {
+/* base is what the setting's offset counts from. */
+static Status read_value(void *base, const Setting *s, const char *value) {
   static const uint64_t sizes[] = {1ull << 10, 1ull << 20, 1ull << 30, 1ull << 40};
   static const uint64_t times[] = {1, 60, 3600};
-  void *at = (char *)c + s->offset;
+  void *at = (char *)base + s->offset;
   switch (s->kind) {
   case SK_TEXT: return read_text(value, at);
   case SK_LIST: return read_list(value, at);
@@ -203,21 +267,61 @@ static Status read_value(Config *c, const Setting *s, const char *value) {
   case SK_COUNT: return read_number(value, "", NULL, at);
   case SK_MODE: return read_mode(value, at);
   case SK_SECONDS: return read_number(value, "smh", times, at);
+  case SK_ROLES: return roles_parse(value, at);
+  case SK_ISOLATION: return read_isolation(value, at);
   }
   return FAIL(INTERNAL, "setting kind");
 }
 
-Status config_set(Config *c, const char *section, const char *key, const char *value) {
+/* Names become parts of file names and metric labels. */
+static bool good_name(const char *name) {
+  size_t n = strlen(name);
+  return n && n <= TENANT_NAME_MAX && *name != '-' && strcmp(name, "nobody") != 0 &&
+         n == strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_");
+}
+
+/* The tenant of this name, made when the configuration has none yet. */
+static Status tenant_section(Config *c, const char *name, TenantSpec **out) {
+  *out = NULL;
+  for (size_t i = 0; i < c->ntenants; i++)
+    if (!strcmp(c->tenants[i].name, name)) return *out = &c->tenants[i], NULL;
+  if (!good_name(name))
+    return FAIL(INVALID_ARGUMENT,
+                "expected a tenant's name of at most %d letters, digits, '-' and '_' that is not "
+                "'nobody', got '%s'",
+                TENANT_NAME_MAX, name);
+  if (c->ntenants == TENANTS_MAX)
+    return FAIL(INVALID_ARGUMENT, "more than %d tenants", TENANTS_MAX);
+  TenantSpec *grown = realloc(c->tenants, (c->ntenants + 1) * sizeof *grown);
+  if (!grown) return FAIL(RESOURCE_EXHAUSTED, "tenants");
+  c->tenants = grown;
+  grown[c->ntenants] = (TenantSpec){.name = strdup(name), .weight = 1, .roles = ROLE_RUN};
+  if (!grown[c->ntenants].name) return FAIL(RESOURCE_EXHAUSTED, "tenants");
+  *out = &grown[c->ntenants++];
+  return NULL;
+}
+
+/* Reads a value into the setting of that name. */
+static Status set_in(const Setting *table, size_t n, void *base, const char *section,
+                     const char *key, const char *value) {
   bool known = false;
-  for (size_t i = 0; i < NSETTINGS; i++) {
-    if (strcmp(settings[i].section, section)) continue;
+  for (size_t i = 0; i < n; i++) {
+    if (strcmp(table[i].section, section)) continue;
     known = true;
-    if (strcmp(settings[i].key, key)) continue;
-    Status st = read_value(c, &settings[i], value);
+    if (strcmp(table[i].key, key)) continue;
+    Status st = read_value(base, &table[i], value);
     return st ? WRAP(st, "[%s] %s", section, key) : NULL;
   }
   if (!known) return FAIL(INVALID_ARGUMENT, "unknown section [%s]", section);
   return FAIL(INVALID_ARGUMENT, "unknown key '%s' in section [%s]", key, section);
+}
+
+Status config_set(Config *c, const char *section, const char *key, const char *value) {
+  TenantSpec *tenant;
+  if (strncmp(section, "tenant ", 7)) return set_in(settings, NSETTINGS, c, section, key, value);
+  TRY(tenant_section(c, section + 7, &tenant));
+  Status st = set_in(tenant_settings, NTENANT_SETTINGS, tenant, "tenant", key, value);
+  return st ? WRAP(st, "[%s]", section) : NULL;
 }
 
 /* -- files --------------------------------------------------------------------------------------
@@ -265,7 +369,7 @@ static bool is_loopback(const char *addr) {
          !strncmp(addr, "[::1]:", 6);
 }
 
-static Status check_address(const Config *c, const char *addr) {
+static Status check_address(const char *addr) {
   if (!strncmp(addr, "unix:", 5)) {
     if (!addr[5]) return FAIL(INVALID_ARGUMENT, "listen: unix: without a path");
     if (strlen(addr + 5) > 107)
@@ -275,17 +379,44 @@ static Status check_address(const Config *c, const char *addr) {
   }
   if (!strrchr(addr, ':'))
     return FAIL(INVALID_ARGUMENT, "listen: expected unix:PATH or HOST:PORT, got '%s'", addr);
-  if (!is_loopback(addr) && !c->insecure_tcp)
+  return NULL;
+}
+
+static Status check_listen(const Config *c, const char *addr) {
+  TRY(check_address(addr));
+  if (strncmp(addr, "unix:", 5) && !is_loopback(addr) && !c->insecure_tcp && !*c->tls_certificate)
     return FAIL(INVALID_ARGUMENT,
-                "listen: '%s' would be reachable from outside in plain text; "
-                "set insecure_tcp = true if that is meant",
+                "listen: '%s' would be reachable from outside in plain text; set certificate and "
+                "key in [tls], or insecure_tcp = true if that is meant",
                 addr);
   return NULL;
 }
 
+static Status check_tenants(const Config *c) {
+  for (size_t i = 0; i < c->ntenants; i++) {
+    const TenantSpec *t = &c->tenants[i];
+    if (!t->weight || t->weight > WEIGHT_MAX)
+      return FAIL(INVALID_ARGUMENT, "[tenant %s] weight: expected 1 to %d, got %" PRIu64, t->name,
+                  WEIGHT_MAX, t->weight);
+  }
+  /* and the rows by which they are recognised */
+  TenantTable tenants = {.first = NULL};
+  AuthTable *auth = NULL;
+  Status st = tenants_load(&tenants, c);
+  if (!st) st = auth_load(c, &tenants, &auth);
+  auth_release(auth);
+  tenants_deinit(&tenants);
+  return st;
+}
+
 Status config_check(const Config *c) {
   LogLevel level;
-  for (size_t i = 0; i < c->listen.len; i++) TRY(check_address(c, c->listen.at[i]));
+  TRY(check_tenants(c));
+  if (!*c->tls_certificate != !*c->tls_key || (*c->tls_client_ca && !*c->tls_certificate))
+    return FAIL(INVALID_ARGUMENT,
+                "[tls]: certificate and key belong together, and client_ca needs them");
+  for (size_t i = 0; i < c->listen.len; i++) TRY(check_listen(c, c->listen.at[i]));
+  if (*c->metrics) TRY(check_address(c->metrics));
   if (!log_level_parse(c->log_level, &level))
     return FAIL(INVALID_ARGUMENT, "log_level: expected debug, info, warn, error or off, got '%s'",
                 c->log_level);

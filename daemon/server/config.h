@@ -2,15 +2,16 @@
  *
  * The settings are the table in config.c; deploy/kiln.conf explains each.
  *
- * `listen` and `device` may stand several times. Sizes take K, M, G (powers of 1024); durations
- * are seconds and take s, m, h. socket_mode is octal. */
+ * `listen`, `device` and what a tenant is recognised by may stand several times. Sizes take K, M, G
+ * (powers of 1024); durations are seconds and take s, m, h. socket_mode is octal. */
 #pragma once
 
 #include "base/log.h"
 #include "base/status.h"
 #include "base/str.h"
+#include "daemon/server/tenant.h"
 
-enum { CONFIG_LIST_MAX = 8 };
+enum { CONFIG_LIST_MAX = 16 };
 
 typedef struct ConfigList {
   char *at[CONFIG_LIST_MAX]; /* owned */
@@ -18,13 +19,27 @@ typedef struct ConfigList {
   bool from_default; /* the next value replaces the list instead of extending it */
 } ConfigList;
 
+/* A section [tenant NAME]; what its keys mean is in deploy/kiln.conf. */
+typedef struct TenantSpec {
+  char *name; /* owned */
+  uint64_t weight;
+  unsigned roles;
+  bool shares_cache;                     /* with all others that do */
+  ConfigList tokens, certificates, uids; /* how somebody shows that he is this tenant */
+  Quotas quota;
+} TenantSpec;
+
 typedef struct Config {
   ConfigList listen;  /* "unix:PATH", "HOST:PORT" */
-  ConfigList devices; /* "cpu:0" */
+  ConfigList devices; /* "cpu:0", "auto" */
   char *cache_path;   /* owned */
   char *worker;       /* owned; path of kiln-worker, empty = beside kilnd */
   char *log_level;    /* owned */
-  bool insecure_tcp, cache_enabled;
+  char *metrics;      /* owned; address of the port for metrics and health, empty = none */
+  char *models;       /* owned; folder of the models with names, empty = none */
+  bool trace_all;     /* record calls that did not ask for it too */
+  char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
+  bool insecure_tcp, cache_enabled, strict_isolation;
   bool tuning;                                         /* in the background */
   uint64_t tuning_share, tuning_seconds, tuning_after; /* percent; per hour; from the first run */
   uint64_t timing_memory;
@@ -35,6 +50,8 @@ typedef struct Config {
   uint64_t compile_workers, compile_memory, device_memory;
   uint64_t socket_mode;                                                     /* of Unix sockets */
   uint64_t idle_exit, grace, idle_connection, compile_seconds, run_seconds; /* seconds */
+  TenantSpec *tenants;                                                      /* owned */
+  size_t ntenants;
 } Config;
 
 Status config_init(Config *c); /* defaults; fails only without memory */

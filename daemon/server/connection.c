@@ -2,15 +2,24 @@
  * where it arises: connections with output are put on a list, and the loop's prepare step, which
  * runs once between the callbacks and the next sleep, writes each with one sendmsg. A socket that
  * takes no more is polled for writability; the session keeps the rest, bounded by HTTP/2's flow
- * control. */
+ * control.
+ *
+ * TLS stands between the socket and the session; see proto/tls.h for what it may hold. */
 #include "daemon/server/connection.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { PIECES = 64, READS_PER_WAKE = 4, QUEUED_MAX = 512 << 20 };
+#include "base/clock.h"
+
+enum { PIECES = 64, READS_PER_WAKE = 4, QUEUED_MAX = 512 << 20, PLAIN_BYTES = 16 << 10 };
+
+/* Seconds: for a handshake; for the first call of a connection from outside; between two messages
+ * of a call that is still sending. */
+enum { HANDSHAKE_SECONDS = 10, FIRST_CALL_SECONDS = 60, NEXT_MESSAGE_SECONDS = 120 };
 
 struct Connection {
   Server *server;
@@ -23,6 +32,11 @@ struct Connection {
   bool ending;            /* flush, then close */
   bool closed;
   uint64_t last_active_ms;
+  Peer peer;
+  TlsSession *tls; /* NULL: plain */
+  bool local;
+  bool served; /* has made a call that was let in */
+  uint64_t opened_ms;
   size_t queued; /* at least the bytes of answers that are not yet written */
 };
 
@@ -53,13 +67,25 @@ static const GrpcHandler handler = {.on_request = on_request,
                                     .on_drain = on_drain,
                                     .on_close = on_close};
 
+Status connection_authorize(Connection *c, Str authorization, unsigned needs, Tenant **out) {
+  Status st =
+      auth_request(c->server->auth, &c->server->tenants, &c->peer, authorization, needs, out);
+  c->last_active_ms = uv_now(&c->server->loop);
+  c->served = c->served || !st;
+  return st;
+}
+
 Server *connection_server(const Connection *c) { return c->server; }
 Connection *connection_next(const Connection *c) { return c->next; }
 
 /* -- ending -------------------------------------------------------------------------------------
  */
 
-static void on_closed(uv_handle_t *handle) { free(handle->data); }
+static void on_closed(uv_handle_t *handle) {
+  Connection *c = handle->data;
+  peer_deinit(&c->peer);
+  free(c);
+}
 
 void connection_close(Connection *c) {
   if (c->closed) return;
@@ -73,6 +99,7 @@ void connection_close(Connection *c) {
     }
   c->is_dirty = true; /* what closing queues is not written */
   grpc_session_release(c->session);
+  tls_session_release(c->tls);
   uv_close((uv_handle_t *)&c->poll, on_closed);
   close(c->fd);
 }
@@ -93,8 +120,76 @@ static void set_blocked(Connection *c, bool blocked) {
   uv_poll_start(&c->poll, UV_READABLE | (blocked ? UV_WRITABLE : 0), on_poll);
 }
 
+/* What became of bytes for the socket. */
+typedef enum Sent { SENT_SOME, SENT_LATER, SENT_NEVER } Sent;
+
+static Sent send_pieces(Connection *c, struct iovec *iov, int n, size_t *written) {
+  struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+  for (;;) {
+    ssize_t k = sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+    *written = k > 0 ? (size_t)k : 0;
+    if (k >= 0) return SENT_SOME;
+    if (errno == EINTR) continue;
+    if (errno != EAGAIN && errno != EWOULDBLOCK) return SENT_NEVER;
+    set_blocked(c, true);
+    return SENT_LATER;
+  }
+}
+
+static void session_wrote(Connection *c, size_t n) {
+  c->queued -= n < c->queued ? n : c->queued;
+  c->server->metrics.sent_bytes_total[0][0] += n;
+  grpc_session_wrote(c->session, n);
+}
+
+/* Encrypts what the session offers, until enough of it waits; *more: it had something. */
+static Status encrypt(Connection *c, bool *more) {
+  struct iovec iov[PIECES];
+  int n = grpc_session_output(c->session, iov, PIECES);
+  size_t all = 0, taken = 0;
+  *more = n > 0;
+  for (int i = 0; i < n; i++) {
+    Status st = tls_write(c->tls, iov[i].iov_base, iov[i].iov_len, &taken);
+    all += taken;
+    if (st) return st;
+    if (taken < iov[i].iov_len) break;
+  }
+  if (all) session_wrote(c, all);
+  *more = all > 0;
+  return NULL;
+}
+
+/* So that the peer can tell an end from a cut; it is no loss when the socket takes no more. */
+static void say_goodbye(Connection *c) {
+  tls_close(c->tls);
+  Bytes out = tls_output(c->tls);
+  if (out.len) (void)!send(c->fd, out.ptr, out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/* write_out through TLS. */
+static bool write_tls(Connection *c) {
+  for (;;) {
+    bool more = false;
+    Status st = encrypt(c, &more);
+    Bytes out = tls_output(c->tls);
+    size_t written;
+    if (st || (!out.len && !more)) {
+      bool over = st || c->ending || (tls_ready(c->tls) && grpc_session_done(c->session));
+      status_drop(st);
+      set_blocked(c, false);
+      if (over) say_goodbye(c);
+      return !over;
+    }
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)out.ptr, .iov_len = out.len};
+    Sent sent = send_pieces(c, &iov, 1, &written);
+    tls_wrote(c->tls, written);
+    if (sent != SENT_SOME) return sent == SENT_LATER;
+  }
+}
+
 /* Writes until there is nothing left or the socket is full; false when the connection is over. */
 static bool write_out(Connection *c) {
+  if (c->tls) return write_tls(c);
   for (;;) {
     struct iovec iov[PIECES];
     int n = grpc_session_output(c->session, iov, PIECES);
@@ -102,16 +197,10 @@ static bool write_out(Connection *c) {
       set_blocked(c, false);
       return !c->ending && !grpc_session_done(c->session);
     }
-    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
-    ssize_t written = sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-      set_blocked(c, true);
-      return true;
-    }
-    if (written < 0) return false;
-    c->queued -= (size_t)written < c->queued ? (size_t)written : c->queued;
-    grpc_session_wrote(c->session, (size_t)written);
+    size_t written;
+    Sent sent = send_pieces(c, iov, n, &written);
+    if (sent != SENT_SOME) return sent == SENT_LATER;
+    session_wrote(c, written);
   }
 }
 
@@ -146,6 +235,27 @@ void connections_flush(Server *s) {
 /* -- reading ------------------------------------------------------------------------------------
  */
 
+static void add_name(void *ctx, const char *name) {
+  Peer *p = ctx;
+  if (p->nnames < AUTH_NAMES_MAX && (p->names[p->nnames] = strdup(name))) p->nnames++;
+}
+
+/* Decrypts all that has come and gives it to the session. */
+static Status take_tls(Connection *c, const void *bytes, size_t n) {
+  uint8_t plain[PLAIN_BYTES];
+  bool before = tls_ready(c->tls);
+  TRY(tls_input(c->tls, bytes, n));
+  for (size_t got = 1; got;) {
+    TRY(tls_read(c->tls, plain, sizeof plain, &got));
+    if (!before && tls_ready(c->tls)) {
+      tls_peer_names(c->tls, add_name, &c->peer);
+      before = true;
+    }
+    if (got) TRY(grpc_session_input(c->session, plain, got));
+  }
+  return NULL;
+}
+
 /* False when the connection is over. */
 static bool read_in(Connection *c) {
   for (int i = 0; i < READS_PER_WAKE; i++) {
@@ -153,13 +263,17 @@ static bool read_in(Connection *c) {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
     if (n <= 0) return false;
-    Status st = grpc_session_input(c->session, c->server->read_buffer, (size_t)n);
+    c->server->metrics.received_bytes_total[0][0] += (size_t)n;
+    const void *bytes = c->server->read_buffer;
+    Status st =
+        c->tls ? take_tls(c, bytes, (size_t)n) : grpc_session_input(c->session, bytes, (size_t)n);
     connection_dirty(c);
     if (st) {
       char text[256];
       status_text(st, text, sizeof text);
       LOG_DEBUG("connection error", "error=\"%s\"", text);
       status_drop(st);
+      c->server->metrics.connection_errors_total[0][0]++;
       c->ending = true;
       return true; /* the last output says why */
     }
@@ -171,7 +285,6 @@ static bool read_in(Connection *c) {
 static void on_poll(uv_poll_t *poll, int status, int events) {
   Connection *c = poll->data;
   (void)status; /* an error shows when reading */
-  c->last_active_ms = uv_now(poll->loop);
   if (events & UV_WRITABLE) {
     c->blocked = false;
     uv_poll_start(&c->poll, UV_READABLE, on_poll);
@@ -184,36 +297,77 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
 /* -- life ---------------------------------------------------------------------------------------
  */
 
-Status connection_open(Server *s, int fd) {
+Status connection_open(Server *s, int fd, bool local) {
   Connection *c = calloc(1, sizeof *c);
   GrpcConfig config = grpc_config_default;
   config.max_message = s->config.max_message_bytes;
+  config.pool = &s->blocks;
   GrpcSession *session = c ? grpc_server_create(&config, &handler, c) : NULL;
-  if (!session || uv_poll_init(&s->loop, &c->poll, fd)) {
+  Status st = session && s->tls && !local ? tls_session_create(s->tls, NULL, &c->tls) : NULL;
+  if (!session || st || uv_poll_init(&s->loop, &c->poll, fd)) {
     grpc_session_release(session);
+    if (c) tls_session_release(c->tls);
     free(c);
     close(fd);
+    status_drop(st);
     return FAIL(RESOURCE_EXHAUSTED, "connection");
   }
   c->server = s;
   c->fd = fd;
   c->session = session;
-  c->last_active_ms = uv_now(&s->loop);
+  if (local) peer_from_socket(&c->peer, fd);
+  c->last_active_ms = c->opened_ms = uv_now(&s->loop);
+  c->local = local;
   c->poll.data = c;
   if ((c->next = s->connections)) c->next->link = &c->next;
   c->link = &s->connections;
   s->connections = c;
   s->nconnections++;
+  s->metrics.connections_total[0][0]++;
   uv_poll_start(&c->poll, UV_READABLE, on_poll);
   connection_dirty(c);
   return NULL;
 }
 
+/* Somebody who only holds a connection open is given no longer than this. */
+static bool too_slow(const Connection *c, uint64_t now) {
+  uint64_t age = now - c->opened_ms;
+  if (c->tls && !tls_ready(c->tls)) return age > HANDSHAKE_SECONDS * 1000;
+  return !c->local && !c->served && age > FIRST_CALL_SECONDS * 1000;
+}
+
+static void expire_readers(Server *s) {
+  int64_t now = clock_now_ns();
+  for (Request *r = s->requests, *next; r; r = next) {
+    next = r->next;
+    int64_t last = r->message_ns ? r->message_ns : r->received_ns;
+    if (r->state == RS_READING && now - last > NEXT_MESSAGE_SECONDS * 1000000000ll)
+      request_finish(
+          r, FAIL(DEADLINE_EXCEEDED, "no message came for %d seconds", (int)NEXT_MESSAGE_SECONDS));
+  }
+}
+
 void connections_expire(Server *s, uint64_t idle_seconds) {
   uint64_t now = uv_now(&s->loop);
-  for (Connection *c = s->connections; idle_seconds && c; c = c->next)
-    if (!grpc_session_streams(c->session) && now - c->last_active_ms > idle_seconds * 1000) {
+  expire_readers(s);
+  for (Connection *c = s->connections, *next; c; c = next) {
+    next = c->next;
+    if (too_slow(c, now)) {
+      connection_close(c);
+    } else if (idle_seconds && !grpc_session_streams(c->session) &&
+               now - c->last_active_ms > idle_seconds * 1000) {
       connection_drain(c);
       c->ending = true;
     }
+  }
+}
+
+Status connections_load_tls(Server *s, const Config *c) {
+  TlsFiles files = {c->tls_certificate, c->tls_key, c->tls_client_ca};
+  TlsContext *made = NULL;
+  if (!*c->tls_certificate) return NULL;
+  TRY(tls_server_context(&files, &made));
+  tls_context_release(s->tls);
+  s->tls = made;
+  return NULL;
 }

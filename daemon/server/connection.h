@@ -5,8 +5,11 @@
 
 enum { CONNECTION_READ_BYTES = 256 << 10 };
 
-/* Takes ownership of fd. */
-Status connection_open(Server *s, int fd);
+/* Takes ownership of fd; local: of a Unix socket, whose other end the system knows. Others speak
+ * TLS when the server has a certificate. */
+Status connection_open(Server *s, int fd, bool local);
+/* The server's certificate is what c says; sessions that there are keep theirs. */
+Status connections_load_tls(Server *s, const Config *c);
 /* Asks for a graceful end: running calls finish, new ones are refused. */
 void connection_drain(Connection *c);
 /* Ends it now; calls in flight are cancelled. */
@@ -15,11 +18,14 @@ void connection_close(Connection *c);
 void connection_dirty(Connection *c);
 /* Writes what the dirty connections have queued. */
 void connections_flush(Server *s);
-/* Drains those that have been without a call for so long. */
+/* Drains those that have been without a call for so long, closes those that never made one or did
+ * not finish their handshake in time, and ends calls whose next message does not come. */
 void connections_expire(Server *s, uint64_t idle_seconds);
 /* n bytes of an answer were queued. */
 void connection_queued(Connection *c, size_t n);
 /* More answers are waiting for the client to read them than it is allowed. */
 bool connection_clogged(Connection *c);
+/* Whose request it is, and whether he may: auth_request. *out is never NULL. */
+Status connection_authorize(Connection *c, Str authorization, unsigned needs, Tenant **out);
 Server *connection_server(const Connection *c);
 Connection *connection_next(const Connection *c);

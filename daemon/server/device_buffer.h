@@ -10,12 +10,14 @@
 #include "kiln/v1/kiln.pb-c.h"
 
 struct DeviceLane;
+struct Tenant;
 
 enum { BUFFER_DIMS_MAX = 32 };
 
 typedef struct DeviceBuffer {
   int refs; /* registry, runs, downloads */
-  uint64_t id;
+  uint64_t id, secret;
+  struct Tenant *tenant; /* whose it is */
   struct DeviceLane *device;
   Kiln__V1__DType dtype;
   uint64_t dims[BUFFER_DIMS_MAX];
@@ -33,15 +35,18 @@ typedef struct BufferTable {
 } BufferTable;
 
 void buffer_table_deinit(BufferTable *t);
+/* Frees all that a tenant has. */
+void buffer_table_drop_tenant(BufferTable *t, const struct Tenant *tenant);
 /* RESOURCE_EXHAUSTED when `bytes` more do not fit. */
 Status buffer_table_check(const BufferTable *t, uint64_t bytes);
 /* A buffer with a fresh id that is not in the table yet; ndims is at most BUFFER_DIMS_MAX. */
-Status device_buffer_create(struct DeviceLane *device, Kiln__V1__DType dtype, const uint64_t *dims,
-                            size_t ndims, uint64_t bytes, DeviceBuffer **out);
+Status device_buffer_create(struct Tenant *tenant, struct DeviceLane *device, Kiln__V1__DType dtype,
+                            const uint64_t *dims, size_t ndims, uint64_t bytes, DeviceBuffer **out);
 DeviceBuffer *device_buffer_retain(DeviceBuffer *b);
 void device_buffer_release(DeviceBuffer *b); /* NULL allowed */
 /* Adds and takes over the caller's reference. */
 Status buffer_table_add(BufferTable *t, DeviceBuffer *b);
-/* NOT_FOUND names the id. Borrowed. */
-Status buffer_table_find(const BufferTable *t, const char *id, DeviceBuffer **out);
+/* NOT_FOUND names the id, and does not tell another's from none. Borrowed. */
+Status buffer_table_find(const BufferTable *t, const struct Tenant *tenant, const char *id,
+                         DeviceBuffer **out);
 void buffer_table_remove(BufferTable *t, DeviceBuffer *b);

@@ -1,7 +1,10 @@
 /* Life of a lane: down -> greeting (hello sent) -> up -> down ... with a growing pause before each
  * start that follows a failure. Answers come in the order of the jobs, so the first job in flight
  * is the one that runs: when the worker dies it is the suspect, but those behind it had begun to be
- * read too, and only trying again, one at a time, tells which one kills. */
+ * read too, and only trying again, one at a time, tells which one kills.
+ *
+ * What was sent cannot be overtaken any more, so little is sent ahead: enough that the device finds
+ * the next job when it ends one, not more than AHEAD_NS of work or, when jobs are long, one job. */
 #include "daemon/server/device_lane.h"
 
 #include <inttypes.h>
@@ -9,11 +12,18 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "daemon/channel/cancel.h"
+#include "daemon/server/tenant.h"
 #include "proto/limits.h"
 
-enum { IN_FLIGHT_MAX = 16, PATIENCE = 3 };
+enum { IN_FLIGHT_MAX = 16, PATIENCE = 3, MICROSECOND = 1000 };
+enum { AHEAD_NS = 100 * MICROSECOND, AHEAD_ONE_NS = 2000 * MICROSECOND };
+/* A job that nothing is known of; the longest that an executable is preferred because its weights
+ * are warm, and how fast they would be read again. */
+enum { UNKNOWN_NS = 200 * MICROSECOND, STICK_NS = 2000 * MICROSECOND, WEIGHT_BYTES_PER_NS = 10 };
+static const FairSource own_source = {.tenant = UINT64_MAX, .session = 1, .weight = 1};
 
 typedef enum LaneState { LS_DOWN, LS_GREETING, LS_UP } LaneState;
 
@@ -28,7 +38,12 @@ struct DeviceLane {
   LaneState state;
   uint64_t incarnation;
   uint64_t next_id;
-  DeviceQueue flight, waiting;
+  DeviceQueue flight;
+  int64_t flight_ns, answered_ns; /* estimated, of those in flight; when the last answer came */
+  FairQueue waiting;
+  DeviceQueue again;  /* taken from there already: they go first */
+  int64_t slack_ns;   /* of the executable that was last */
+  int64_t typical_ns; /* of all jobs, lately */
   SlabPool slabs;
   CancelBoard *cancelled;
   int cancelled_fd; /* of the same, for workers */
@@ -69,6 +84,17 @@ static DeviceJob *queue_pop(DeviceQueue *q) {
   return job;
 }
 
+static void queue_remove(DeviceQueue *q, DeviceJob *job) {
+  DeviceJob **at = &q->first;
+  while (*at != job) at = &(*at)->next;
+  if (!(*at = job->next)) q->last = at;
+  q->len--;
+}
+
+static DeviceJob *of_fair(FairJob *f) {
+  return f ? (DeviceJob *)(void *)((char *)f - offsetof(DeviceJob, fair)) : NULL;
+}
+
 DeviceJob *device_job_create(void) {
   DeviceJob *job = calloc(1, sizeof *job);
   if (!job) return NULL;
@@ -78,6 +104,7 @@ DeviceJob *device_job_create(void) {
 }
 
 static void job_free(DeviceLane *l, DeviceJob *job) {
+  if (job->fair.session) fair_done(&l->waiting, &job->fair, job->measured_ns);
   if (job->slab) slab_put(&l->slabs, job->slab);
   executable_release(job->exe);
   for (size_t i = 0; i < job->nbuffers; i++) device_buffer_release(job->buffers[i]);
@@ -100,12 +127,10 @@ void device_lane_cancel(DeviceLane *l, DeviceJob *job) {
     cancel_post(l->cancelled, job->env.id);
     return;
   }
-  if (job->submitted) {
-    DeviceJob **at = &l->waiting.first;
-    while (*at != job) at = &(*at)->next;
-    if (!(*at = job->next)) l->waiting.last = at;
-    l->waiting.len--;
-  }
+  if (job->fair.waiting)
+    fair_remove(&l->waiting, &job->fair);
+  else if (job->submitted)
+    queue_remove(&l->again, job);
   job_free(l, job);
 }
 
@@ -116,6 +141,8 @@ static Status send_job(DeviceLane *l, DeviceJob *job, const int *fds, size_t nfd
   job->env.id = ++l->next_id;
   TRY(worker_send(l->worker, &job->env, fds, nfds));
   job->in_flight = true;
+  job->sent_ns = clock_now_ns();
+  l->flight_ns += job->fair.estimate_ns;
   if (!l->flight.first) {
     char text[64];
     snprintf(text, sizeof text, "over %u seconds", l->spec.run_seconds);
@@ -144,6 +171,7 @@ static Status send_load(DeviceLane *l, DeviceJob *job) {
   Kiln__V1__LoadExecutable load = KILN__V1__LOAD_EXECUTABLE__INIT;
   int fds[2] = {e->model->fd, e->const_fd};
   load.executable = e->id;
+  load.tenant = e->tenant->id;
   load.plan = e->artifact->plan;
   load.n_binaries = e->artifact->plan->n_kernels;
   load.binaries = e->artifact->binaries;
@@ -183,14 +211,14 @@ static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
   char id[ID_TEXT];
   if (b->lost)
     return FAIL(DATA_LOSS, "buffer '%s' was being updated by a run when device %s failed",
-                id_text("buf", b->id, id), l->spec.name);
+                id_text("buf", b->id, b->secret, id), l->spec.name);
   if (b->incarnation == l->incarnation) return NULL;
   bool shared = l->target && !strcmp(l->target->kind, "cpu");
   bool newer = b->updated && b->incarnation && !shared; /* on the device that is gone */
   if (b->fd < 0 || newer)
     return FAIL(DATA_LOSS,
                 "buffer '%s' was made or updated by a run and lost when device %s restarted (%s)",
-                id_text("buf", b->id, id), l->spec.name, l->last_failure);
+                id_text("buf", b->id, b->secret, id), l->spec.name, l->last_failure);
   DeviceJob *create = device_job_create();
   Kiln__V1__BufferCreate m = KILN__V1__BUFFER_CREATE__INIT;
   if (!create) return FAIL(RESOURCE_EXHAUSTED, "restoring a buffer");
@@ -211,6 +239,8 @@ static Status start_job(DeviceLane *l, DeviceJob *job) {
   for (size_t i = 0; i < job->nbuffers; i++) TRY(need_buffer(l, job->buffers[i]));
   if (job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD) return send_load(l, job);
   TRY(need_executable(l, job->exe));
+  if (job->env.body_case == KILN__V1__ENVELOPE__BODY_RUN)
+    job->env.run->tenant = job->exe->tenant->id;
   int fd = job->fd;
   if (job->slab) {
     bool bring = job->slab->incarnation != l->incarnation;
@@ -222,42 +252,112 @@ static Status start_job(DeviceLane *l, DeviceJob *job) {
   return send_job(l, job, &fd, fd >= 0);
 }
 
-/* Sends what may be sent. A job that is tried again goes alone. */
+/* -- whose turn it is ---------------------------------------------------------------------------
+ */
+
+/* Another job may be sent although some are under way. */
+static bool room(const DeviceLane *l) {
+  if (!l->flight.len) return true;
+  if (l->flight.first->tried) return false;
+  return l->flight.len < IN_FLIGHT_MAX &&
+         l->flight_ns < (l->flight.len > 1 ? AHEAD_NS : AHEAD_ONE_NS);
+}
+
+/* The next job; NULL when there is none, or it has to wait for those in flight. A job that is tried
+ * again goes alone. */
+static DeviceJob *next_job(DeviceLane *l) {
+  if (!room(l)) return NULL;
+  if (!l->again.first) return of_fair(fair_take(&l->waiting, l->slack_ns));
+  return l->flight.first && l->again.first->tried ? NULL : queue_pop(&l->again);
+}
+
+/* How long another executable is worth putting off: what it takes to read this one's weights. */
+static int64_t slack(const Executable *e) {
+  uint64_t ns = e ? (e->model->size + e->face->const_bytes) / WEIGHT_BYTES_PER_NS : 0;
+  return ns < STICK_NS ? (int64_t)ns : STICK_NS;
+}
+
+static Status begin_job(DeviceLane *l, DeviceJob *job) {
+  if (job->deadline_ns && clock_now_ns() > job->deadline_ns)
+    return FAIL(DEADLINE_EXCEEDED, "the deadline passed while the run waited for device %s",
+                l->spec.name);
+  l->slack_ns = slack(job->exe);
+  return start_job(l, job);
+}
+
+/* Sends what may be sent. */
 static void pump(DeviceLane *l) {
-  while (l->state == LS_UP && l->waiting.first && l->flight.len < IN_FLIGHT_MAX) {
-    DeviceJob *job = l->waiting.first;
-    if (l->flight.first && (job->tried || l->flight.first->tried)) return;
-    queue_pop(&l->waiting);
+  for (DeviceJob *job; l->state == LS_UP && (job = next_job(l));) {
     if (job->env.body_case == KILN__V1__ENVELOPE__BODY__NOT_SET) {
       job_finish(l, job, NULL, NULL);
       continue;
     }
-    Status st = start_job(l, job);
+    Status st = begin_job(l, job);
     if (status_code(st) == ST_UNAVAILABLE) {
       /* the worker has ended and nobody has said so yet: the next one gets the job */
       status_drop(st);
-      queue_push_front(&l->waiting, job);
+      queue_push_front(&l->again, job);
       return;
     }
     if (st) job_finish(l, job, NULL, st);
   }
 }
 
-Status device_lane_submit(DeviceLane *l, DeviceJob *job) {
-  Status st = NULL;
+/* When what waits now will have run, roughly. */
+static int64_t backlog_ns(const DeviceLane *l) {
+  return (int64_t)l->waiting.len * (l->typical_ns ? l->typical_ns : UNKNOWN_NS);
+}
+
+static Status admit(DeviceLane *l, const DeviceJob *job) {
   if (l->state != LS_UP && l->failures >= PATIENCE)
-    st = FAIL(UNAVAILABLE, "device %s is out of service (%s)", l->spec.name, l->last_failure);
-  else if (l->waiting.len >= l->spec.max_queue)
-    st = FAIL(RESOURCE_EXHAUSTED, "%zu runs wait for device %s already; try again later",
-              l->waiting.len, l->spec.name);
+    return FAIL(UNAVAILABLE, "device %s is out of service (%s)", l->spec.name, l->last_failure);
+  if (job->deadline_ns && clock_now_ns() > job->deadline_ns)
+    return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run could wait for device %s",
+                l->spec.name);
+  size_t waiting = fair_waiting(&l->waiting, job->from.tenant);
+  if (waiting < l->spec.max_queue) return NULL;
+  return status_retry(FAIL(RESOURCE_EXHAUSTED,
+                           "%zu runs wait for device %s already; try again later", waiting,
+                           l->spec.name),
+                      backlog_ns(l));
+}
+
+static int64_t estimate(const DeviceJob *job) {
+  if (job->env.body_case == KILN__V1__ENVELOPE__BODY__NOT_SET) return 0;
+  return job->exe && job->exe->typical_ns ? job->exe->typical_ns : UNKNOWN_NS;
+}
+
+Status device_lane_submit(DeviceLane *l, DeviceJob *job) {
+  if (!job->from.tenant) job->from = own_source;
+  job->fair = (FairJob){
+      .kind = job->exe ? job->exe->id : 0, .level = job->level, .estimate_ns = estimate(job)};
+  Status st = admit(l, job);
+  if (!st) st = fair_push(&l->waiting, &job->fair, &job->from);
   if (st) {
     job_free(l, job);
     return st;
   }
   job->submitted = true;
-  queue_push(&l->waiting, job);
   pump(l);
   return NULL;
+}
+
+static int64_t smooth(int64_t before, int64_t now) {
+  return before ? before + (now - before) / 8 : now;
+}
+
+/* What the job has cost: as the worker says, else since the device could begin with it. */
+static void measure(DeviceLane *l, DeviceJob *job, const Kiln__V1__Envelope *env) {
+  int64_t now = clock_now_ns(), since = job->sent_ns;
+  if (since < l->answered_ns) since = l->answered_ns;
+  job->measured_ns = now - since;
+  l->answered_ns = now;
+  l->flight_ns -= job->fair.estimate_ns;
+  if (env->body_case != KILN__V1__ENVELOPE__BODY_RUN_DONE) return;
+  if (env->run_done->wall_ns > 0 && env->run_done->wall_ns < job->measured_ns)
+    job->measured_ns = env->run_done->wall_ns;
+  if (job->exe) job->exe->typical_ns = smooth(job->exe->typical_ns, job->measured_ns);
+  l->typical_ns = smooth(l->typical_ns, job->measured_ns);
 }
 
 /* -- the worker's side --------------------------------------------------------------------------
@@ -340,6 +440,7 @@ static void on_message(void *ctx, Message *m) {
     return;
   }
   queue_pop(&l->flight);
+  measure(l, job, m->env);
   l->failures = 0;
   worker_set_deadline(l->worker, l->flight.first ? l->spec.run_seconds : 0, "over its time");
   bool failed = m->env->body_case == KILN__V1__ENVELOPE__BODY_ERROR;
@@ -363,10 +464,11 @@ static void lose_buffers(DeviceJob *job) {
 /* Jobs in flight: those worth a second try go to the head of the queue, the rest is answered.
  * suspect: the first one ran too long and would again. */
 static void requeue(DeviceLane *l, bool suspect) {
-  DeviceQueue old = l->waiting, flight = l->flight;
+  DeviceQueue old = l->again, flight = l->flight;
   if (!old.first) old.last = &old.first;
-  queue_init(&l->waiting);
+  queue_init(&l->again);
   queue_init(&l->flight);
+  l->flight_ns = 0;
   if (!flight.first) flight.last = &flight.first;
   for (DeviceJob *job; (job = queue_pop(&flight)); suspect = false) {
     bool own = job->env.body_case == KILN__V1__ENVELOPE__BODY_BUFFER_CREATE ||
@@ -379,14 +481,22 @@ static void requeue(DeviceLane *l, bool suspect) {
       job_finish(l, job, NULL, lost(l, job));
     } else {
       job->tried = true;
-      queue_push(&l->waiting, job);
+      queue_push(&l->again, job);
     }
   }
-  for (DeviceJob *job; (job = queue_pop(&old));) queue_push(&l->waiting, job);
+  for (DeviceJob *job; (job = queue_pop(&old));) queue_push(&l->again, job);
+}
+
+/* The next job of those that wait, taken out; NULL when none does. */
+static DeviceJob *drain_next(DeviceLane *l) {
+  if (l->again.first) return queue_pop(&l->again);
+  FairJob *f = fair_any(&l->waiting);
+  if (f) fair_remove(&l->waiting, f);
+  return of_fair(f);
 }
 
 static void refuse_all(DeviceLane *l) {
-  for (DeviceJob *job; (job = queue_pop(&l->waiting));)
+  for (DeviceJob *job; (job = drain_next(l));)
     job_finish(
         l, job, NULL,
         FAIL(UNAVAILABLE, "device %s is out of service (%s)", l->spec.name, l->last_failure));
@@ -473,7 +583,7 @@ Status device_lane_create(const DeviceLaneSpec *spec, DeviceLane **out) {
   }
   l->spec = *spec;
   queue_init(&l->flight);
-  queue_init(&l->waiting);
+  queue_init(&l->again);
   arena_init(&l->arena, 0);
   l->slabs = (SlabPool){.max_bytes = spec->slab_bytes, .dropped = forget_slab, .ctx = l};
   lane_start(l);
@@ -486,7 +596,8 @@ void device_lane_release(DeviceLane *l) {
   l->worker = NULL;
   l->state = LS_DOWN;
   for (DeviceJob *job; (job = queue_pop(&l->flight));) job_free(l, job);
-  for (DeviceJob *job; (job = queue_pop(&l->waiting));) job_free(l, job);
+  for (DeviceJob *job; (job = drain_next(l));) job_free(l, job);
+  fair_deinit(&l->waiting);
   slab_trim(&l->slabs, 0);
   arena_deinit(&l->arena);
   cancel_board_close(l->cancelled);
@@ -502,7 +613,9 @@ DeviceStatus device_lane_status(const DeviceLane *l) {
                         .last_failure = l->last_failure,
                         .available = up,
                         .restarts = l->restarts,
-                        .pid = l->worker ? worker_pid(l->worker) : 0};
+                        .pid = l->worker ? worker_pid(l->worker) : 0,
+                        .waiting = l->waiting.len,
+                        .in_flight = l->flight.len};
 }
 
 const char *device_lane_name(const DeviceLane *l) { return l->spec.name; }

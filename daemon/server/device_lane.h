@@ -1,4 +1,5 @@
-/* One device, as kilnd sees it: its worker process, the jobs in flight and those that wait.
+/* One device, as kilnd sees it: its worker process, the jobs in flight and those that wait, in the
+ * order of a fair queue (fair.h).
  *
  * The lane loads executables and re-creates buffers by itself before the first job that needs them
  * in the life of a worker process ("incarnation"), so nobody else has to know that a worker died. A
@@ -9,6 +10,7 @@
 
 #include "daemon/server/device_buffer.h"
 #include "daemon/server/executable.h"
+#include "daemon/server/fair.h"
 #include "daemon/server/slab.h"
 #include "daemon/server/supervisor.h"
 
@@ -23,14 +25,19 @@ struct DeviceJob {
   Executable *exe;        /* loaded first; the job's own reference */
   DeviceBuffer **buffers; /* created first; the job's own references; malloc'd */
   size_t nbuffers;
-  bool *updated; /* by buffer: it writes that; malloc'd */
-  bool updates;  /* it writes some: never sent twice */
-  Slab *slab;    /* of a run; goes back to the pool after done */
+  bool *updated;       /* by buffer: it writes that; malloc'd */
+  bool updates;        /* it writes some: never sent twice */
+  Slab *slab;          /* of a run; goes back to the pool after done */
+  FairSource from;     /* who it is for; tenant 0 = kilnd itself */
+  uint8_t level;       /* FAIR_*, inside the tenant */
+  int64_t deadline_ns; /* of the clock: it does not begin after that; 0 = none */
   /* m is the answer, valid during the call, or NULL and st says why not (takes st). */
   void (*done)(void *ctx, DeviceJob *job, Message *m, Status st);
   void *ctx;
   /* the lane's */
+  FairJob fair;
   DeviceJob *next;
+  int64_t sent_ns, measured_ns; /* measured: on the device, as its worker says; 0 = it does not */
   bool submitted, in_flight, tried;
 };
 
@@ -40,7 +47,7 @@ typedef struct DeviceLaneSpec {
   const char *name; /* "cpu:0"; outlives the lane */
   uint64_t memory_bytes, slab_bytes;
   uint32_t run_seconds;
-  size_t max_queue;
+  size_t max_queue;           /* jobs of one tenant that may wait */
   void (*changed)(void *ctx); /* in or out of service */
   void *ctx;
 } DeviceLaneSpec;
@@ -66,6 +73,7 @@ typedef struct DeviceStatus {
   bool available;
   unsigned restarts;
   uint32_t pid;
+  size_t waiting, in_flight; /* jobs */
 } DeviceStatus;
 DeviceStatus device_lane_status(const DeviceLane *l);
 const char *device_lane_name(const DeviceLane *l);

@@ -24,9 +24,10 @@ static void deliver(Subscriber *s, Kiln__V1__Event *m) {
   request_send(r, &m->base);
 }
 
-void events_publish(Server *s, Kiln__V1__Event *m) {
+void events_publish(Server *s, const Tenant *to, Kiln__V1__Event *m) {
   m->unix_ns = clock_wall_ns();
-  for (Subscriber *at = s->subscribers; at; at = at->next) deliver(at, m);
+  for (Subscriber *at = s->subscribers; at; at = at->next)
+    if (!to || at->request->tenant == to) deliver(at, m);
 }
 
 void events_stop(Server *s) {

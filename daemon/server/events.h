@@ -4,7 +4,8 @@
 
 #include "daemon/server/server.h"
 
-/* Fills in the time; m is read during the call. */
-void events_publish(Server *s, Kiln__V1__Event *m);
+/* To the subscribers of one tenant, or of all (NULL). Fills in the time; m is read during the call.
+ */
+void events_publish(Server *s, const Tenant *to, Kiln__V1__Event *m);
 /* The server stops: ends the streams that have no end of their own. */
 void events_stop(Server *s);

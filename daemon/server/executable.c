@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "daemon/server/device_lane.h"
+#include "daemon/server/tenant.h"
 #include "proto/random.h"
 
 /* -- tensors ------------------------------------------------------------------------------------
@@ -103,31 +104,43 @@ uint64_t id_make(void) {
   return id;
 }
 
-const char *id_text(const char *prefix, uint64_t id, char buf[ID_TEXT]) {
-  snprintf(buf, ID_TEXT, "%s-%016" PRIx64, prefix, id);
+const char *id_text(const char *prefix, uint64_t id, uint64_t secret, char buf[ID_TEXT]) {
+  snprintf(buf, ID_TEXT, "%s-%016" PRIx64 "%016" PRIx64, prefix, id, secret);
   return buf;
 }
 
-bool id_parse(const char *prefix, const char *text, uint64_t *out) {
+static uint64_t from_bytes(const uint8_t bytes[8]) {
+  uint64_t n = 0;
+  for (size_t i = 0; i < 8; i++) n = n << 8 | bytes[i];
+  return n;
+}
+
+bool id_parse(const char *prefix, const char *text, uint64_t *id, uint64_t *secret) {
   size_t n = strlen(prefix);
-  uint8_t bytes[8];
-  *out = 0;
+  uint8_t bytes[16];
+  *id = *secret = 0;
   if (strncmp(text, prefix, n) || text[n] != '-') return false;
   if (!digest_from_hex(str_from(text + n + 1), bytes, sizeof bytes)) return false;
-  for (size_t i = 0; i < sizeof bytes; i++) *out = *out << 8 | bytes[i];
-  return *out != 0;
+  *id = from_bytes(bytes);
+  *secret = from_bytes(bytes + 8);
+  return *id != 0;
+}
+
+bool id_secret_is(uint64_t secret, uint64_t given) {
+  volatile uint64_t difference = secret ^ given; /* one comparison, of all bits at once */
+  return difference == 0;
 }
 
 /* -- pieces -------------------------------------------------------------------------------------
  */
 
-Status model_data_create(ShmPool *pool, int fd, size_t size, ModelData **out) {
+Status model_data_create(ShmPool *pool, uint32_t owner, int fd, size_t size, ModelData **out) {
   ModelData *m = *out = calloc(1, sizeof *m);
   if (!m) {
     close(fd);
     return FAIL(RESOURCE_EXHAUSTED, "model");
   }
-  *m = (ModelData){.refs = 1, .fd = fd, .size = size, .pool = pool};
+  *m = (ModelData){.refs = 1, .fd = fd, .size = size, .pool = pool, .owner = owner};
   return NULL;
 }
 
@@ -141,7 +154,7 @@ void model_data_release(ModelData *m) {
   if (m->seen)
     close(m->fd);
   else
-    shm_pool_put(m->pool, m->fd, m->size);
+    shm_pool_put(m->pool, m->owner, m->fd, m->size);
   free(m);
 }
 
@@ -156,11 +169,16 @@ void artifact_release(Artifact *a) {
   free(a);
 }
 
-Status executable_create(Executable **out) {
+Status executable_create(Tenant *tenant, Executable **out) {
   Executable *e = *out = calloc(1, sizeof *e);
   if (!e) return FAIL(RESOURCE_EXHAUSTED, "executable");
-  *e = (Executable){
-      .refs = 1, .id = id_make(), .const_fd = -1, .name = "", .random_seed = id_make()};
+  *e = (Executable){.refs = 1,
+                    .id = id_make(),
+                    .secret = id_make(),
+                    .tenant = tenant,
+                    .const_fd = -1,
+                    .name = "",
+                    .random_seed = id_make()};
   arena_init(&e->arena, 0);
   return NULL;
 }
@@ -230,6 +248,8 @@ static void remove_executable(Registry *r, Executable *e) {
   map_remove(&r->by_id, e->id);
   r->len--;
   r->bytes -= bytes_of(e);
+  e->tenant->used.executables--;
+  e->tenant->used.executable_bytes -= bytes_of(e);
   e->registered = false;
   executable_release(e);
 }
@@ -239,11 +259,34 @@ void registry_deinit(Registry *r) {
   map_deinit(&r->by_id);
 }
 
+void registry_drop_tenant(Registry *r, const Tenant *tenant) {
+  for (Executable *e = r->oldest, *next; e; e = next) {
+    next = e->newer;
+    if (e->tenant == tenant) remove_executable(r, e);
+  }
+}
+
+/* The least recently used one of whom has most: bytes if they are short, else executables. */
+static Executable *victim(const Registry *r, bool bytes) {
+  Executable *found = NULL;
+  uint64_t most = 0;
+  for (Executable *e = r->oldest; e; e = e->newer) {
+    uint64_t has = bytes ? e->tenant->used.executable_bytes : e->tenant->used.executables;
+    if (found && has <= most) continue;
+    found = e;
+    most = has;
+  }
+  return found;
+}
+
 Status registry_add(Registry *r, Executable *e) {
   assert(!e->registered);
   if (!map_put(&r->by_id, e->id, e)) return FAIL(RESOURCE_EXHAUSTED, "executables");
   r->bytes += bytes_of(e);
-  while (r->len >= r->max || (r->len && r->bytes > r->max_bytes)) remove_executable(r, r->oldest);
+  e->tenant->used.executables++;
+  e->tenant->used.executable_bytes += bytes_of(e);
+  while (r->len && r->bytes > r->max_bytes) remove_executable(r, victim(r, true));
+  while (r->len >= r->max) remove_executable(r, victim(r, false));
   executable_retain(e);
   e->registered = true;
   link_use(r, e);
@@ -251,9 +294,10 @@ Status registry_add(Registry *r, Executable *e) {
   return NULL;
 }
 
-Status registry_find(Registry *r, const char *id, Executable **out) {
-  uint64_t key;
-  *out = id_parse("exe", id, &key) ? map_find(&r->by_id, key) : NULL;
+Status registry_find(Registry *r, const Tenant *tenant, const char *id, Executable **out) {
+  uint64_t key, secret;
+  Executable *e = id_parse("exe", id, &key, &secret) ? map_find(&r->by_id, key) : NULL;
+  *out = e && e->tenant == tenant && id_secret_is(e->secret, secret) ? e : NULL;
   if (!*out)
     return FAIL(NOT_FOUND,
                 "unknown executable '%.64s' (released, unloaded to make room, or from "
@@ -266,9 +310,9 @@ Status registry_find(Registry *r, const char *id, Executable **out) {
   return NULL;
 }
 
-Status registry_drop(Registry *r, const char *id) {
+Status registry_drop(Registry *r, const Tenant *tenant, const char *id) {
   Executable *e;
-  TRY(registry_find(r, id, &e));
+  TRY(registry_find(r, tenant, id, &e));
   if (--e->handles <= 0) remove_executable(r, e);
   return NULL;
 }
@@ -277,20 +321,21 @@ static bool bytes_eq(Bytes a, Bytes b) {
   return a.len == b.len && (!a.len || !memcmp(a.ptr, b.ptr, a.len));
 }
 
-Artifact *registry_artifact(const Registry *r, const uint8_t hash[DIGEST_BYTES], Bytes graph,
+Artifact *registry_artifact(const Registry *r, const Tenant *tenant,
+                            const uint8_t hash[DIGEST_BYTES], Bytes graph,
                             const struct DeviceLane *device) {
   for (const Executable *e = r->newest; e; e = e->older)
-    if (e->device == device && !e->private_ &&
+    if (e->device == device && !e->private_ && e->tenant->store == tenant->store &&
         !memcmp(e->artifact->graph_hash, hash, DIGEST_BYTES) && bytes_eq(e->artifact->graph, graph))
       return e->artifact;
   return NULL;
 }
 
-Executable *registry_candidate(const Registry *r, const Executable *after, size_t model_bytes,
-                               Bytes options, const struct DeviceLane *device) {
+Executable *registry_candidate(const Registry *r, const Tenant *tenant, const Executable *after,
+                               size_t model_bytes, Bytes options, const struct DeviceLane *device) {
   for (Executable *e = after ? after->older : r->newest; e; e = e->older)
-    if (e->device == device && !e->private_ && e->model->size == model_bytes &&
-        bytes_eq(e->options, options))
+    if (e->device == device && !e->private_ && e->tenant == tenant &&
+        e->model->size == model_bytes && bytes_eq(e->options, options))
       return e;
   return NULL;
 }

@@ -11,17 +11,20 @@
 #include "base/arena.h"
 #include "base/map.h"
 #include "daemon/channel/shm.h"
+#include "daemon/server/sizes_seen.h"
 #include "kiln/v1/worker.pb-c.h"
 #include "proto/digest.h"
 
 struct DeviceLane;
+struct Tenant;
 
 typedef struct ModelData {
   int refs;
   int fd;
   size_t size;
-  ShmPool *pool; /* where the memory goes back to */
-  bool seen;     /* by a device worker, which may still map it: it does not go back */
+  ShmPool *pool;  /* where the memory goes back to */
+  uint32_t owner; /* the tenant whose it is */
+  bool seen;      /* by a device worker, which may still map it: it does not go back */
 } ModelData;
 
 typedef struct Artifact {
@@ -37,7 +40,8 @@ typedef struct Artifact {
 typedef struct Executable {
   int refs;    /* registry, runs, replies */
   int handles; /* what clients hold: compiles that returned it and were not released */
-  uint64_t id;
+  uint64_t id, secret;
+  struct Tenant *tenant; /* whose it is */
   Arena arena;
   const char *name;
   struct DeviceLane *device;
@@ -49,6 +53,7 @@ typedef struct Executable {
   uint64_t *slot_bytes;       /* inputs, then outputs; at most, where a run decides */
   size_t random;              /* 1 when the last input is RANDOM_INPUT, which no client sees */
   uint64_t random_seed, runs; /* what it is filled with; runs counts */
+  int64_t typical_ns;         /* of the device's time, by the last runs; 0 = none yet */
   uint64_t loaded_in;         /* incarnation of the device worker that has it; 0 = none */
   Bytes options;              /* packed CompileOptions and format, for finding it again */
   /* for the tuner: runs, when the first was, how many there were when a search began, and that no
@@ -56,20 +61,20 @@ typedef struct Executable {
   uint64_t used, tuned_at;
   int64_t first_used_ns;
   bool tuned;
-  int64_t *seen;             /* by VAR of the plan: what the last run had; NULL before the first */
-  bool registered, private_; /* private_: compiled with no_cache, never found again */
+  SizesSeen seen;                   /* of runs, where the plan has VARs */
+  bool registered, private_;        /* private_: compiled with no_cache, never found again */
   struct Executable *newer, *older; /* by last use */
 } Executable;
 
 /* Takes ownership of fd. */
-Status model_data_create(ShmPool *pool, int fd, size_t size, ModelData **out);
+Status model_data_create(ShmPool *pool, uint32_t owner, int fd, size_t size, ModelData **out);
 ModelData *model_data_retain(ModelData *m);
 void model_data_release(ModelData *m); /* NULL allowed */
 
 Artifact *artifact_retain(Artifact *a);
 void artifact_release(Artifact *a); /* NULL allowed */
 
-Status executable_create(Executable **out);
+Status executable_create(struct Tenant *tenant, Executable **out);
 Executable *executable_retain(Executable *e);
 void executable_release(Executable *e); /* NULL allowed */
 /* Fills slot_bytes from face. INVALID_ARGUMENT when a size overflows or passes the limit; of
@@ -85,12 +90,14 @@ const char *wire_spec_text(const Kiln__V1__TensorSpec *spec, char *buf, size_t c
 const char *wire_tensor_text(Kiln__V1__DType dtype, const uint64_t *dims, size_t ndims, char *buf,
                              size_t cap);
 
-enum { ID_TEXT = 24 };
-/* "exe-0123456789abcdef"; random, so that an id from before a restart is not taken for a new one.
- */
-uint64_t id_make(void);
-const char *id_text(const char *prefix, uint64_t id, char buf[ID_TEXT]);
-bool id_parse(const char *prefix, const char *text, uint64_t *out);
+/* What a client refers to something by: "exe-" and 128 random bits in hexadecimal. Half of them are
+ * the key that kilnd and its workers use, the other half is only compared, in constant time. */
+enum { ID_TEXT = 40 };
+uint64_t id_make(void); /* random, never 0 */
+const char *id_text(const char *prefix, uint64_t id, uint64_t secret, char buf[ID_TEXT]);
+bool id_parse(const char *prefix, const char *text, uint64_t *id, uint64_t *secret);
+/* Whether both are equal. */
+bool id_secret_is(uint64_t secret, uint64_t given);
 
 /* -- the registry -------------------------------------------------------------------------------
  */
@@ -103,16 +110,22 @@ typedef struct Registry {
 } Registry;
 
 void registry_deinit(Registry *r);
-/* Adds and retains; drops the least recently used beyond the limits. */
+/* Unloads all that a tenant has. */
+void registry_drop_tenant(Registry *r, const struct Tenant *tenant);
+/* Adds and retains. Beyond the limits the tenant that has most loses its least recently used one,
+ * so that nobody unloads what belongs to those who have less. */
 Status registry_add(Registry *r, Executable *e);
-/* Marks it as used. NOT_FOUND names the id. Borrowed. */
-Status registry_find(Registry *r, const char *id, Executable **out);
+/* Marks it as used. NOT_FOUND names the id, and does not tell another's from none. Borrowed. */
+Status registry_find(Registry *r, const struct Tenant *tenant, const char *id, Executable **out);
 /* One client gives up its handle; unloads with the last. */
-Status registry_drop(Registry *r, const char *id);
-/* An artifact for this graph and device that is loaded already; NULL when none. Borrowed. */
-Artifact *registry_artifact(const Registry *r, const uint8_t hash[DIGEST_BYTES], Bytes graph,
+Status registry_drop(Registry *r, const struct Tenant *tenant, const char *id);
+/* An artifact for this graph and device that is loaded already, of a tenant with the same cache;
+ * NULL when none. Borrowed. */
+Artifact *registry_artifact(const Registry *r, const struct Tenant *tenant,
+                            const uint8_t hash[DIGEST_BYTES], Bytes graph,
                             const struct DeviceLane *device);
-/* The next executable after `after` (NULL = first) that might come from the same bytes and options.
- */
-Executable *registry_candidate(const Registry *r, const Executable *after, size_t model_bytes,
-                               Bytes options, const struct DeviceLane *device);
+/* The tenant's next executable after `after` (NULL = first) that might come from the same bytes and
+ * options. */
+Executable *registry_candidate(const Registry *r, const struct Tenant *tenant,
+                               const Executable *after, size_t model_bytes, Bytes options,
+                               const struct DeviceLane *device);

@@ -4,25 +4,36 @@
 #include "daemon/server/request.h"
 
 #include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "daemon/server/connection.h"
+#include "daemon/server/metrics_sample.h"
+#include "daemon/server/rpc.h"
+#include "daemon/server/tune.h"
+
+enum { IDLE_REQUESTS = 1024 };
 
 #define B(state) (1u << RS_##state)
 static const struct {
   const char *name;
   uint32_t next;
+  Phase phase; /* what its time is spent with, unless the method knows better */
 } states[RS__COUNT] = {
     [RS_READING] = {"reading",
-                    B(ADMITTED) | B(CACHE) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE)},
-    [RS_ADMITTED] = {"admitted", B(COMPILING) | B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE)},
-    [RS_CACHE] = {"cache", B(COMPILING) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE)},
-    [RS_COMPILING] = {"compiling", B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE)},
-    [RS_RUNNING] = {"running", B(STREAMING) | B(REPLYING) | B(DONE)},
-    [RS_STREAMING] = {"streaming", B(REPLYING) | B(DONE)},
-    [RS_REPLYING] = {"replying", B(DONE)},
-    [RS_DONE] = {"done", 0},
+                    B(ADMITTED) | B(CACHE) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE),
+                    PHASE_PARSE},
+    [RS_ADMITTED] = {"admitted", B(COMPILING) | B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE),
+                     PHASE_QUEUE},
+    [RS_CACHE] = {"cache", B(COMPILING) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE),
+                  PHASE_CACHE},
+    [RS_COMPILING] = {"compiling", B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE), PHASE_COMPILE},
+    [RS_RUNNING] = {"running", B(STREAMING) | B(REPLYING) | B(DONE), PHASE_RUN},
+    [RS_STREAMING] = {"streaming", B(REPLYING) | B(DONE), PHASE_DOWNLOAD},
+    [RS_REPLYING] = {"replying", B(DONE), PHASE_DOWNLOAD},
+    [RS_DONE] = {"done", 0, PHASE_DOWNLOAD},
 };
 #undef B
 
@@ -41,7 +52,60 @@ void request_move(Request *r, RequestState to) {
   LOG_DEBUG("request", "id=%u method=%s from=%s to=%s", r->id, r->method->path,
             states[r->state].name, states[to].name);
   r->state = to;
+  if (to < RS_DONE) request_phase(r, states[to].phase, clock_now_ns());
   assert(to == RS_REPLYING || invariant(r));
+}
+
+/* -- what a call costs --------------------------------------------------------------------------
+ */
+
+static void record(Request *r, int phase, StatusCode code, int64_t begin_ns, int64_t end_ns) {
+  Server *s = r->server;
+  Span span = {.request = r->id,
+               .tenant = r->tenant->id,
+               .phase = (int8_t)phase,
+               .method = r->method_index,
+               .code = (uint8_t)code};
+  s->metrics.spans_total[0][0]++;
+  trace_record(&s->trace, &r->trace, span, begin_ns, end_ns);
+}
+
+void request_phase(Request *r, Phase next, int64_t at_ns) {
+  int64_t ns = at_ns - r->phase_ns;
+  if (ns > 0 && r->state < RS_DONE && r->phase_ns) {
+    histogram_add(&r->server->metrics.phase_seconds[r->phase], ns);
+    if (r->trace.sampled) record(r, (int)r->phase, ST_OK, r->phase_ns, at_ns);
+  }
+  r->phase = next;
+  r->phase_ns = at_ns;
+}
+
+void request_subject(Request *r, const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  vsnprintf(r->subject, sizeof r->subject, fmt, ap);
+  va_end(ap);
+}
+
+/* One line for everything that an operator does, whatever the level of the log. */
+static void audit(Request *r, StatusCode code, int64_t ns) {
+  char quoted[2 * sizeof r->subject];
+  r->server->metrics.audited_total[0][0]++;
+  log_audit(r->method->audit, "tenant=%s id=%u subject=%s code=%s ms=%.1f", r->tenant->name, r->id,
+            log_quote(quoted, sizeof quoted, r->subject), status_code_name(code), (double)ns / 1e6);
+}
+
+/* The call has its outcome, and its last phase has just been closed. */
+static void count(Request *r, StatusCode code) {
+  Metrics *m = &r->server->metrics;
+  int64_t now = r->phase_ns, ns = now - r->received_ns;
+  unsigned tenant = metrics_tenant(r->tenant);
+  m->requests_total[r->method_index][code]++;
+  m->tenant_requests_total[tenant][0]++;
+  m->tenant_failures_total[tenant][0] += code != ST_OK;
+  histogram_add(&m->request_seconds[r->method_index], ns);
+  if (r->trace.sampled) record(r, -1, code, r->received_ns, now);
+  if (r->method->audit) audit(r, code, ns);
 }
 
 /* -- deadlines ----------------------------------------------------------------------------------
@@ -76,15 +140,47 @@ static void on_deadline(uv_timer_t *timer) {
 /* -- life ---------------------------------------------------------------------------------------
  */
 
+static Request *request_alloc(Server *s) {
+  Request *r = s->idle_requests;
+  if (!r) return calloc(1, sizeof *r);
+  s->idle_requests = r->next;
+  s->nidle_requests--;
+  return r;
+}
+
+static void request_free(Request *r) {
+  Server *s = r->server;
+  arena_reset(&r->arena);
+  r->next = s->idle_requests;
+  s->idle_requests = r;
+  if (++s->nidle_requests > IDLE_REQUESTS) requests_trim(s, IDLE_REQUESTS / 2);
+}
+
+void requests_trim(Server *s, size_t keep) {
+  for (Request *r; s->nidle_requests > keep; s->nidle_requests--) {
+    r = s->idle_requests;
+    s->idle_requests = r->next;
+    arena_deinit(&r->arena);
+    free(r);
+  }
+}
+
 bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   Server *s = connection_server(c);
-  const Method *method = method_find(head->path);
-  if (!method) return false;
+  const Rpc *rpc = rpc_find(head->path);
+  Tenant *tenant;
+  if (!rpc) return false;
+  const Method *method = rpc->method;
+  Status st = connection_authorize(c, head->authorization, rpc->needs, &tenant);
+  if (st) {
+    grpc_finish(stream, st);
+    return true;
+  }
   if (connection_clogged(c)) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "too many answers on this connection are unread"));
     return true;
   }
-  Request *r = calloc(1, sizeof *r);
+  Request *r = request_alloc(s);
   if (!r) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "request"));
     return true;
@@ -92,16 +188,26 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   *r = (Request){.id = ++s->next_request,
                  .server = s,
                  .conn = c,
+                 .tenant = tenant,
                  .stream = stream,
                  .method = method,
+                 .arena = r->arena,
                  .received_ns = clock_now_ns()};
-  arena_init(&r->arena, 0);
+  r->method_index = (uint8_t)rpc_index(rpc);
+  r->phase = method->many ? PHASE_UPLOAD : PHASE_PARSE;
+  r->phase_ns = r->received_ns;
+  if (head->traceparent.len || s->config.trace_all) {
+    bool given = traceparent_parse(head->traceparent, &r->trace);
+    if (r->trace.sampled || s->config.trace_all) trace_begin(&s->trace, &r->trace, !given);
+    r->trace.sampled |= s->config.trace_all;
+  }
   grpc_stream_set_ctx(stream, r);
   grpc_stream_set_max_message(stream, s->config.max_message_bytes);
   if ((r->next = s->requests)) r->next->link = &r->next;
   r->link = &s->requests;
   s->requests = r;
   s->nrequests++;
+  tuner_give_way(s->tuner);
   if (head->timeout_ns >= 0) {
     if (__builtin_add_overflow(r->received_ns, head->timeout_ns, &r->deadline_ns))
       r->deadline_ns = 0;
@@ -118,13 +224,17 @@ static void release_work(Request *r) {
 
 void request_close(Request *r) {
   Server *s = r->server;
-  if (r->state != RS_REPLYING) release_work(r);
+  if (r->state != RS_REPLYING) {
+    request_phase(r, r->phase, clock_now_ns());
+    count(r, ST_CANCELLED);
+    release_work(r);
+  }
   request_move(r, RS_DONE);
   if ((*r->link = r->next)) r->next->link = r->link;
   s->nrequests--;
+  tuner_give_way(s->tuner);
   s->idle_since_ms = uv_now(&s->loop);
-  arena_deinit(&r->arena);
-  free(r);
+  request_free(r);
 }
 
 /* The same status with a text that is UTF-8: clients refuse others, and names that they sent, or
@@ -143,6 +253,7 @@ static Status clean_text(Status st) {
   }
   if (!dirty) return st;
   Status clean = status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text);
+  if (status_retry_ns(st)) clean = status_retry(clean, status_retry_ns(st));
   status_drop(st);
   return clean;
 }
@@ -159,6 +270,7 @@ void request_finish(Request *r, Status st) {
               status_code_name(status_code(st)), log_quote(quoted, sizeof quoted, text));
   }
   request_move(r, RS_REPLYING);
+  count(r, status_code(st));
   release_work(r);
   grpc_finish(r->stream, st ? clean_text(st) : NULL);
   connection_dirty(r->conn);
@@ -198,6 +310,7 @@ void request_message(Request *r, Bytes msg) {
     request_finish(r, FAIL(INVALID_ARGUMENT, "more than one message in a call that takes one"));
     return;
   }
+  if (r->method->many) r->message_ns = clock_now_ns();
   r->got_message = true;
   r->method->message(r, msg);
 }

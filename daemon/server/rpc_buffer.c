@@ -22,7 +22,7 @@ typedef struct BufferUpload {
 } BufferUpload;
 
 static Status upload_begin(Request *r, BufferUpload *u, const Kiln__V1__UploadHeader *h) {
-  const Server *s = r->server;
+  Server *s = r->server;
   char text[200];
   uint64_t bytes;
   if (u->header) return FAIL(INVALID_ARGUMENT, "a second header");
@@ -36,7 +36,7 @@ static Status upload_begin(Request *r, BufferUpload *u, const Kiln__V1__UploadHe
     return FAIL(RESOURCE_EXHAUSTED,
                 "%s has %" PRIu64 " bytes, this server takes tensors of at most %" PRIu64, text,
                 bytes, s->config.max_tensor_bytes);
-  TRY(server_device(s, h->device, &u->device));
+  TRY(server_device(s, r->tenant, h->device, &u->device));
   TRY(buffer_table_check(&s->buffers, bytes));
   TRY(shm_create("kiln-buffer", bytes ? bytes : 1, &u->upload.fd));
   u->upload.size = bytes;
@@ -70,7 +70,8 @@ static Status upload_keep(Request *r, BufferUpload *u, DeviceBuffer **out) {
   const Kiln__V1__UploadHeader *h = u->header;
   TRY(upload_complete(&u->upload));
   TRY(buffer_table_check(&r->server->buffers, u->upload.size)); /* others uploaded meanwhile */
-  TRY(device_buffer_create(u->device, h->dtype, h->dims, h->n_dims, u->upload.size, out));
+  TRY(device_buffer_create(r->tenant, u->device, h->dtype, h->dims, h->n_dims, u->upload.size,
+                           out));
   (*out)->fd = u->upload.fd;
   u->upload.fd = -1;
   Status st = buffer_table_add(&r->server->buffers, *out);
@@ -87,7 +88,7 @@ static void upload_end(Request *r) {
     return;
   }
   Kiln__V1__UploadResponse response = KILN__V1__UPLOAD_RESPONSE__INIT;
-  response.buffer = (char *)(uintptr_t)id_text("buf", b->id, id);
+  response.buffer = (char *)(uintptr_t)id_text("buf", b->id, b->secret, id);
   request_reply(r, &response.base);
 }
 
@@ -115,7 +116,7 @@ typedef struct Download {
 
 static void fill_info(const DeviceBuffer *b, char id[ID_TEXT], Kiln__V1__BufferInfo *out) {
   kiln__v1__buffer_info__init(out);
-  out->buffer = (char *)(uintptr_t)id_text("buf", b->id, id);
+  out->buffer = (char *)(uintptr_t)id_text("buf", b->id, b->secret, id);
   out->dtype = b->dtype;
   out->dims = (uint64_t *)(uintptr_t)b->dims;
   out->n_dims = b->ndims;
@@ -212,7 +213,7 @@ static void download_message(Request *r, Bytes msg) {
   Download *d = m ? arena_alloc(&r->arena, sizeof *d) : NULL;
   DeviceBuffer *b;
   if (!m) return;
-  Status st = d ? buffer_table_find(&r->server->buffers, m->buffer, &b)
+  Status st = d ? buffer_table_find(&r->server->buffers, r->tenant, m->buffer, &b)
                 : FAIL(RESOURCE_EXHAUSTED, "download");
   if (st) {
     request_finish(r, st);
@@ -250,13 +251,13 @@ static void free_message(Request *r, Bytes msg) {
   if (!m) return;
   /* all or nothing: a wrong id frees none */
   for (size_t i = 0; i < m->n_buffers; i++) {
-    Status st = buffer_table_find(&r->server->buffers, m->buffers[i], &b);
+    Status st = buffer_table_find(&r->server->buffers, r->tenant, m->buffers[i], &b);
     if (!st) continue;
     request_finish(r, st);
     return;
   }
   for (size_t i = 0; i < m->n_buffers; i++) {
-    Status st = buffer_table_find(&r->server->buffers, m->buffers[i], &b);
+    Status st = buffer_table_find(&r->server->buffers, r->tenant, m->buffers[i], &b);
     if (!st) buffer_table_remove(&r->server->buffers, b);
     status_drop(st); /* named twice */
   }
@@ -280,9 +281,11 @@ static void list_message(Request *r, Bytes msg) {
   }
   Kiln__V1__ListBuffersResponse response = KILN__V1__LIST_BUFFERS_RESPONSE__INIT;
   MapSlot *slot;
-  for (size_t i = 0; map_next(by_id, &i, &slot); response.n_buffers++) {
-    size_t n = response.n_buffers;
-    fill_info(slot->value, ids[n], &infos[n]);
+  for (size_t i = 0; map_next(by_id, &i, &slot);) {
+    const DeviceBuffer *b = slot->value;
+    if (b->tenant != r->tenant) continue;
+    size_t n = response.n_buffers++;
+    fill_info(b, ids[n], &infos[n]);
     list[n] = &infos[n];
   }
   response.buffers = list;

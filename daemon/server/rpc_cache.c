@@ -32,21 +32,41 @@ static void cache_release(Request *r) {
   if (r->work) store_forget(r->work);
 }
 
+/* Where the file lies is for admins. */
+static void on_stats(void *ctx, const ProtobufCMessage *m, Status st) {
+  Request *r = ctx;
+  if (!m || (r->tenant->roles & ROLE_ADMIN)) {
+    on_answer(ctx, m, st);
+    return;
+  }
+  Kiln__V1__CacheStatsResponse stats = *(const Kiln__V1__CacheStatsResponse *)m;
+  stats.path = stats.error = (char *)(uintptr_t) "";
+  on_answer(ctx, &stats.base, st);
+}
+
 static void stats_message(Request *r, Bytes msg) {
   if (!request_decode(r, msg)) return;
-  await(r, store_stats(r->server->store, r->server->merged, on_answer, r));
+  await(r, store_stats(r->tenant->store, r->tenant->used.merged, on_stats, r));
+}
+
+/* Records have the names of models: those of a cache that others write too are for admins. */
+static bool may_list(Request *r) {
+  if (!r->tenant->shares_cache || (r->tenant->roles & ROLE_ADMIN)) return true;
+  request_finish(r, FAIL(PERMISSION_DENIED,
+                         "the records of the shared cache are shown to those with the role admin"));
+  return false;
 }
 
 static void list_message(Request *r, Bytes msg) {
   const Kiln__V1__CacheListRequest *m = request_decode(r, msg);
-  if (m) await(r, store_list(r->server->store, m->limit, on_answer, r));
+  if (m && may_list(r)) await(r, store_list(r->tenant->store, m->limit, on_answer, r));
 }
 
 static void why_message(Request *r, Bytes msg) {
   const Kiln__V1__CacheWhyRequest *m = request_decode(r, msg);
-  if (!m) return;
+  if (!m || !may_list(r)) return;
   const DeviceLane *device = r->server->devices[0];
-  await(r, store_why(r->server->store, m->hash, device_lane_fingerprint(device), on_answer, r));
+  await(r, store_why(r->tenant->store, m->hash, device_lane_fingerprint(device), on_answer, r));
 }
 
 const Method rpc_cache_stats = {.path = "/kiln.v1.Kiln/CacheStats",
@@ -66,34 +86,41 @@ const Method rpc_cache_why = {.path = "/kiln.v1.Kiln/CacheWhy",
  */
 
 static void verify_message(Request *r, Bytes msg) {
-  if (request_decode(r, msg)) await(r, store_verify(r->server->store, on_answer, r));
+  if (request_decode(r, msg)) await(r, store_verify(r->tenant->store, on_answer, r));
 }
 
 static void prune_message(Request *r, Bytes msg) {
   const Kiln__V1__CachePruneRequest *m = request_decode(r, msg);
   if (!m) return;
+  request_subject(r, "older_ns=%" PRId64 " bytes=%" PRIu64 " target=%s", m->older_ns, m->bytes,
+                  m->target);
   if (m->older_ns < 0 || (!m->older_ns && !m->bytes && !*m->target))
     request_finish(r, FAIL(INVALID_ARGUMENT,
                            "nothing to prune by: expected an age of at least 1 ns, a size or a "
                            "target"));
   else
-    await(r, store_prune(r->server->store, m, on_answer, r));
+    await(r, store_prune(r->tenant->store, m, on_answer, r));
 }
 
 static void remove_message(Request *r, Bytes msg) {
   const Kiln__V1__CacheRemoveRequest *m = request_decode(r, msg);
-  if (m) await(r, store_remove(r->server->store, m->hash, on_answer, r));
+  if (!m) return;
+  request_subject(r, "hash=%s", m->hash);
+  await(r, store_remove(r->tenant->store, m->hash, on_answer, r));
 }
 
 const Method rpc_cache_verify = {.path = "/kiln.v1.Kiln/CacheVerify",
+                                 .audit = "cache.verify",
                                  .request = &kiln__v1__cache_verify_request__descriptor,
                                  .message = verify_message,
                                  .release = cache_release};
 const Method rpc_cache_prune = {.path = "/kiln.v1.Kiln/CachePrune",
+                                .audit = "cache.prune",
                                 .request = &kiln__v1__cache_prune_request__descriptor,
                                 .message = prune_message,
                                 .release = cache_release};
 const Method rpc_cache_remove = {.path = "/kiln.v1.Kiln/CacheRemove",
+                                 .audit = "cache.remove",
                                  .request = &kiln__v1__cache_remove_request__descriptor,
                                  .message = remove_message,
                                  .release = cache_release};
@@ -160,15 +187,17 @@ static void transfer_await(Request *r, Transfer *t, StoreJob *job) {
 
 static void export_message(Request *r, Bytes msg) {
   const Kiln__V1__CacheExportRequest *m = request_decode(r, msg);
-  if (!m) return;
+  if (!m || !may_list(r)) return;
+  request_subject(r, "kernel=%s", m->kernel);
   Transfer *t = r->work = arena_alloc(&r->arena, sizeof *t);
   if (t)
-    transfer_await(r, t, store_export(r->server->store, m->kernel, on_file, r));
+    transfer_await(r, t, store_export(r->tenant->store, m->kernel, on_file, r));
   else
     request_finish(r, FAIL(RESOURCE_EXHAUSTED, "export"));
 }
 
 const Method rpc_cache_export = {.path = "/kiln.v1.Kiln/CacheExport",
+                                 .audit = "cache.export",
                                  .request = &kiln__v1__cache_export_request__descriptor,
                                  .message = export_message,
                                  .drain = export_pump,
@@ -224,16 +253,18 @@ static void on_imported(void *ctx, const ProtobufCMessage *m, Status st) {
 
 static void import_end(Request *r) {
   Transfer *t = r->work;
+  request_subject(r, "bytes=%zu", t ? t->file.len : 0);
   if (!t || !t->header)
     request_finish(r, FAIL(INVALID_ARGUMENT, "the call ended without a header"));
   else if (t->file.len != t->announced)
     request_finish(r, FAIL(INVALID_ARGUMENT, "the header announced %" PRIu64 " bytes, got %zu",
                            t->announced, t->file.len));
   else
-    transfer_await(r, t, store_import(r->server->store, &t->file, on_imported, r));
+    transfer_await(r, t, store_import(r->tenant->store, &t->file, on_imported, r));
 }
 
 const Method rpc_cache_import = {.path = "/kiln.v1.Kiln/CacheImport",
+                                 .audit = "cache.import",
                                  .request = &kiln__v1__cache_import_request__descriptor,
                                  .many = true,
                                  .message = import_message,

@@ -46,9 +46,9 @@ static Status begin_model(Request *r, ModelUpload *u, Kiln__V1__ModelFormat form
   if (format != KILN__V1__MODEL_FORMAT__MODEL_FORMAT_ONNX &&
       format != KILN__V1__MODEL_FORMAT__MODEL_FORMAT_KGRAPH)
     return FAIL(INVALID_ARGUMENT, "unknown model format %d; expected ONNX or KGRAPH", (int)format);
-  u->spec = (CompileSpec){.format = format, .name = name, .options = options};
-  TRY(server_device(r->server, options ? options->device : "", &u->spec.device));
-  TRY(shm_pool_take(&r->server->uploads, size, &u->upload.fd));
+  u->spec = (CompileSpec){.tenant = r->tenant, .format = format, .name = name, .options = options};
+  TRY(server_device(r->server, r->tenant, options ? options->device : "", &u->spec.device));
+  TRY(shm_pool_take(&r->server->uploads, r->tenant->id, size, &u->upload.fd));
   u->upload.size = size;
   return NULL;
 }
@@ -91,13 +91,36 @@ static Status take_model(Request *r, ModelUpload *u, ModelData **out) {
   TRY(upload_complete(&u->upload));
   int fd = u->upload.fd;
   u->upload.fd = -1;
-  return model_data_create(&r->server->uploads, fd, u->upload.size, out);
+  return model_data_create(&r->server->uploads, r->tenant->id, fd, u->upload.size, out);
+}
+
+static void on_compiled(CompileWaiter *w, Executable *e, Kiln__V1__CompileReport *report,
+                        Status st) {
+  char id[ID_TEXT];
+  Kiln__V1__CompileResponse m = KILN__V1__COMPILE_RESPONSE__INIT;
+  if (st) {
+    request_finish(w->request, st);
+    return;
+  }
+  m.executable = (char *)(uintptr_t)id_text("exe", e->id, e->secret, id);
+  m.n_inputs = e->face->n_inputs - e->random;
+  m.inputs = e->face->inputs;
+  m.n_outputs = e->face->n_outputs;
+  m.outputs = e->face->outputs;
+  m.n_input_values = e->face->n_input_values;
+  m.input_values = e->face->input_values;
+  m.n_output_values = e->face->n_output_values;
+  m.output_values = e->face->output_values;
+  m.report = report;
+  e->handles++;
+  request_reply(w->request, &m.base);
 }
 
 static void compile_end(Request *r) {
   ModelUpload *u = r->work;
   ModelData *model;
   Status st = take_model(r, u, &model);
+  u->waiter.done = on_compiled;
   if (!st) st = compile_start(r->server, &u->spec, model, &u->waiter);
   if (st) request_finish(r, st);
 }
@@ -106,7 +129,8 @@ static void model_release(Request *r) {
   ModelUpload *u = r->work;
   if (!u) return;
   compile_leave(&u->waiter);
-  if (u->upload.fd >= 0) shm_pool_put(&r->server->uploads, u->upload.fd, u->upload.size);
+  if (u->upload.fd >= 0)
+    shm_pool_put(&r->server->uploads, r->tenant->id, u->upload.fd, u->upload.size);
   u->upload.fd = -1;
   if (u->device_job) device_lane_cancel(u->spec.device, u->device_job);
   if (u->job_active) compile_pool_cancel(r->server->pool, &u->job);
@@ -152,6 +176,7 @@ static Status inspect_start(Request *r, ModelUpload *u) {
   u->job.env.body_case = KILN__V1__ENVELOPE__BODY_INSPECT;
   u->job.env.inspect = &u->message;
   u->job.fd = u->job_fd;
+  u->job.tenant = r->tenant->id;
   u->job.done = on_inspected;
   u->job.ctx = r;
   Status st = compile_pool_submit(r->server->pool, &u->job);
@@ -203,7 +228,7 @@ static void release_message(Request *r, Bytes msg) {
   const Kiln__V1__ReleaseExecutableRequest *m = request_decode(r, msg);
   if (!m) return;
   Kiln__V1__ReleaseExecutableResponse response = KILN__V1__RELEASE_EXECUTABLE_RESPONSE__INIT;
-  Status st = registry_drop(&r->server->executables, m->executable);
+  Status st = registry_drop(&r->server->executables, r->tenant, m->executable);
   if (st)
     request_finish(r, st);
   else

@@ -1,7 +1,9 @@
 /* Explain: a compile worker says what the kernels have to do, the cache lane what was tried for
  * each of them, one after the other; the artifact knows the schedules in use. */
 #include "daemon/server/compile.h"
+#include "daemon/server/peaks.h"
 #include "daemon/server/rpc.h"
+#include "daemon/server/tune.h"
 
 enum { HINTS = 64 };
 
@@ -124,13 +126,15 @@ static void next_kernel(Request *r, Explain *e) {
     return;
   }
   const Kiln__V1__KernelCost *c = e->costs[e->at];
-  ScheduleNear near = {.kernel = e->artifact->plan->kernels[e->at]->hash.data,
+  uint8_t key[DIGEST_BYTES];
+  tune_evidence_key(e->exe, (uint32_t)e->at, key);
+  ScheduleNear near = {.kernel = key,
                        .target = device_lane_fingerprint(e->exe->device),
                        .class_hash = c->class_hash.len ? c->class_hash.data : NULL,
                        .sizes = c->sizes,
                        .nsizes = c->n_sizes,
                        .limit = HINTS};
-  e->lookup = store_get_evidence(r->server->store, &near, on_evidence, r);
+  e->lookup = store_get_evidence(r->tenant->store, &near, on_evidence, r);
   if (!e->lookup) request_finish(r, no_memory());
 }
 
@@ -197,10 +201,13 @@ static Status ask_worker(Request *r, Explain *e) {
   }
   e->message.n_kernels = n;
   e->message.target = (Kiln__V1__TargetSpec *)(uintptr_t)device_lane_target(e->exe->device);
+  const DevicePeaks *peaks = tuner_peaks(r->server->tuner, e->exe->device);
+  if (peaks && peaks->known) e->message.peaks = (Kiln__V1__MachinePeaks *)(uintptr_t)&peaks->at;
   kiln__v1__envelope__init(&e->job.env);
   e->job.env.body_case = KILN__V1__ENVELOPE__BODY_EXPLAIN;
   e->job.env.explain = &e->message;
   e->job.fd = -1;
+  e->job.tenant = r->tenant->id;
   e->job.done = on_costs;
   e->job.ctx = r;
   request_move(r, RS_ADMITTED);
@@ -211,7 +218,7 @@ static Status ask_worker(Request *r, Explain *e) {
 
 static Status start(Request *r, Explain *e, const Kiln__V1__ExplainRequest *m) {
   enum { TRIED_MAX = SCHEDULE_KEEP_BEST + SCHEDULE_KEEP_FAILED };
-  TRY(registry_find(&r->server->executables, m->executable, &e->exe));
+  TRY(registry_find(&r->server->executables, r->tenant, m->executable, &e->exe));
   executable_retain(e->exe);
   e->artifact = artifact_retain(e->exe->artifact);
   e->tried_max = m->tried < TRIED_MAX ? m->tried : TRIED_MAX;

@@ -11,40 +11,12 @@
 #include "base/clock.h"
 #include "daemon/channel/shm.h"
 #include "daemon/server/dims.h"
+#include "daemon/server/metrics_sample.h"
 #include "daemon/server/rpc.h"
+#include "daemon/server/run.h"
 #include "proto/random.h"
-#include "proto/view.h"
 
 enum { INLINE_MAX = 32 << 10, SLAB_ALIGN = 64 };
-
-/* The messages of RunRequest, as views. */
-typedef struct TensorView {
-  uint64_t seen;
-  int64_t dtype;
-  VIEW_LIST(int64_t) dims;
-  Str data;
-} TensorView;
-
-typedef struct NamedView {
-  uint64_t seen;
-  Str name, buffer;
-  const TensorView *tensor;
-} NamedView;
-
-typedef struct RandomView {
-  uint64_t seen;
-  int64_t seed, run;
-} RandomView;
-
-typedef struct RunView {
-  uint64_t seen;
-  Str executable;
-  VIEW_LIST(NamedView) inputs;
-  VIEW_LIST(Str) outputs;
-  int64_t as_buffers;
-  const RandomView *random;
-  int64_t profile;
-} RunView;
 
 static const ViewField tensor_rows[] = {VIEW_ROW(TensorView, 1, VIEW_INT, false, dtype, NULL),
                                         VIEW_ROW(TensorView, 2, VIEW_INT, true, dims, NULL),
@@ -76,6 +48,7 @@ typedef struct Run {
   uint32_t *outputs;   /* positions */
   uint64_t *offsets;   /* in the slab */
   DeviceBuffer **made; /* outputs kept as buffers */
+  uint64_t *secrets;   /* of their handles */
   size_t noutputs, nmade;
   RunDims dims;   /* of executables whose sizes a run decides */
   uint64_t *room; /* by position: bytes of the wanted outputs, 0 for open ones until it has run */
@@ -83,6 +56,8 @@ typedef struct Run {
   size_t nopen;
   uint8_t *memory; /* of open outputs, mapped while the answer is made */
   int64_t handed_ns;
+  RunReply reply;
+  void *reply_ctx;
 } Run;
 
 static bool symbolic(const Run *run) { return run->exe->face->n_shapes > 0; }
@@ -150,7 +125,7 @@ static Status bind_buffer(Request *r, Run *run, size_t i, Str name, Kiln__V1__Ru
   DeviceJob *job = run->job;
   const char *id = arena_strdup(&r->arena, name);
   if (!id) return FAIL(RESOURCE_EXHAUSTED, "run");
-  TRY(buffer_table_find(&r->server->buffers, id, &b));
+  TRY(buffer_table_find(&r->server->buffers, r->tenant, id, &b));
   TRY(check_type(run, i, b->dtype, b->dims, b->ndims, &out->bytes));
   if (b->device != run->exe->device)
     return FAIL(INVALID_ARGUMENT, "input '%s': buffer '%s' is on %s, the executable on %s",
@@ -286,16 +261,19 @@ static Status make_buffers(Request *r, Run *run) {
   TRY(buffer_table_check(&r->server->buffers, total));
   run->made = arena_array(&r->arena, run->noutputs + 1, sizeof *run->made);
   run->message.output_buffers = arena_array(&r->arena, run->noutputs + 1, sizeof(uint64_t));
-  if (!run->made || !run->message.output_buffers) return FAIL(RESOURCE_EXHAUSTED, "run");
+  run->secrets = arena_array(&r->arena, run->noutputs + 1, sizeof *run->secrets);
+  if (!run->made || !run->secrets || !run->message.output_buffers)
+    return FAIL(RESOURCE_EXHAUSTED, "run");
   for (size_t i = 0; i < run->noutputs; i++) {
     const Kiln__V1__TensorSpec *spec = run->exe->face->outputs[run->outputs[i]];
     if (spec->n_dims > BUFFER_DIMS_MAX)
       return FAIL(UNIMPLEMENTED, "output '%s' has %zu dimensions, a buffer at most %d", spec->name,
                   spec->n_dims, BUFFER_DIMS_MAX);
-    TRY(device_buffer_create(run->exe->device, spec->dtype, spec->dims, spec->n_dims,
+    TRY(device_buffer_create(r->tenant, run->exe->device, spec->dtype, spec->dims, spec->n_dims,
                              output_bytes(run, i), &run->made[i]));
     run->nmade++;
     run->message.output_buffers[i] = run->made[i]->id;
+    run->secrets[i] = run->made[i]->secret;
   }
   run->message.n_output_buffers = run->noutputs;
   return NULL;
@@ -348,7 +326,8 @@ static Status place(Request *r, Run *run) {
   for (size_t i = 0; i < run->noutputs && !run->made; i++) out += padded(output_bytes(run, i));
   if (in <= INLINE_MAX) in = 0;
   if (out <= INLINE_MAX) out = 0;
-  if (in || out) TRY(slab_take(device_lane_slabs(run->exe->device), in + out, &run->job->slab));
+  if (in || out)
+    TRY(slab_take(device_lane_slabs(run->exe->device), r->tenant->id, in + out, &run->job->slab));
   TRY(copy_inputs(r, run, in > 0, &at));
   return out ? place_outputs(r, run, at) : NULL;
 }
@@ -441,7 +420,8 @@ static void fill_output(const Run *run, size_t i, const Slab *slab, const Kiln__
   o->named.name = spec->name;
   if (run->made) {
     o->named.value_case = KILN__V1__NAMED_TENSOR__VALUE_BUFFER;
-    o->named.buffer = (char *)(uintptr_t)id_text("buf", run->message.output_buffers[i], o->id);
+    o->named.buffer =
+        (char *)(uintptr_t)id_text("buf", run->message.output_buffers[i], run->secrets[i], o->id);
     o->named.dims = symbolic(run) ? done->dims[i]->dims : spec->dims;
     o->named.n_dims = spec->n_dims;
     return;
@@ -462,10 +442,18 @@ static void fill_output(const Run *run, size_t i, const Slab *slab, const Kiln__
   o->named.tensor = &o->tensor;
 }
 
+static void count_run(Server *s, const Run *run, int64_t device_ns) {
+  unsigned device = metrics_device(s, run->exe->device);
+  s->metrics.device_runs_total[device][0]++;
+  s->metrics.device_seconds_total[device][0] += device_ns > 0 ? (uint64_t)device_ns : 0;
+}
+
 static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   Request *r = ctx;
   Run *run = r->work;
   run->job = NULL;
+  if (job->sent_ns) request_phase(r, PHASE_RUN, job->sent_ns);
+  request_phase(r, PHASE_DOWNLOAD, clock_now_ns());
   Output *outputs = arena_array(&r->arena, run->noutputs + 1, sizeof *outputs);
   Kiln__V1__NamedTensor **list = arena_array(&r->arena, run->noutputs + 1, sizeof *list);
   if (!st && (!outputs || !list)) st = FAIL(RESOURCE_EXHAUSTED, "run");
@@ -486,6 +474,7 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   response.outputs = list;
   response.n_outputs = run->noutputs;
   response.device_ns = m->env->run_done->device_ns;
+  count_run(r->server, run, response.device_ns);
   if (run->message.profile) {
     profile.call_ns = m->env->run_done->call_ns;
     profile.n_call_ns = m->env->run_done->n_call_ns;
@@ -497,11 +486,11 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   if (run->memory) {
     uint8_t *memory = run->memory;
     size_t bytes = m->env->run_done->memory_bytes;
-    request_reply(r, &response.base);
+    run->reply(r, run->reply_ctx, &response);
     munmap(memory, bytes);
     return;
   }
-  request_reply(r, &response.base);
+  run->reply(r, run->reply_ctx, &response);
 }
 
 /* -- request ------------------------------------------------------------------------------------
@@ -510,21 +499,21 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
 /* What the tuner wants to know of a run. */
 static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
   if (!e->used++) e->first_used_ns = clock_now_ns();
-  if (!m->n_vars) return;
-  if (!e->seen) e->seen = arena_array(&e->arena, m->n_vars, sizeof *e->seen);
-  if (e->seen) memcpy(e->seen, m->vars, m->n_vars * sizeof *e->seen);
+  if (m->n_vars) sizes_note(&e->seen, &e->arena, m->vars, m->n_vars);
 }
 
-static Status start(Request *r, Run *run, const RunView *view) {
-  const char *id = arena_strdup(&r->arena, view->executable);
-  if (!id) return FAIL(RESOURCE_EXHAUSTED, "run");
-  TRY(registry_find(&r->server->executables, id, &run->exe));
-  executable_retain(run->exe);
+Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply, void *ctx) {
+  Run *run = r->work = arena_alloc(&r->arena, sizeof *run);
+  if (!run) return FAIL(RESOURCE_EXHAUSTED, "run");
+  run->exe = executable_retain(exe);
+  run->reply = reply;
+  run->reply_ctx = ctx;
   if (!(run->job = device_job_create())) return FAIL(RESOURCE_EXHAUSTED, "run");
   kiln__v1__run_job__init(&run->message);
   TRY(bind_inputs(r, run, view));
   TRY(bind_outputs(r, run, view));
   if (view->as_buffers) TRY(make_buffers(r, run));
+  request_phase(r, PHASE_UPLOAD, clock_now_ns());
   TRY(place(r, run));
   run->message.executable = run->exe->id;
   run->message.deadline_ns = r->deadline_ns;
@@ -537,21 +526,29 @@ static Status start(Request *r, Run *run, const RunView *view) {
   run->handed_ns = clock_now_ns();
   note_use(run->exe, &run->message);
   request_move(r, RS_RUNNING);
+  request_phase(r, PHASE_QUEUE, r->phase_ns);
   Status st = device_lane_submit(run->exe->device, run->job);
   if (st) run->job = NULL; /* freed by the lane */
   return st;
 }
 
+static void reply_run(Request *r, void *ctx, const Kiln__V1__RunResponse *m) {
+  (void)ctx;
+  request_reply(r, &m->base);
+}
+
 static void run_message(Request *r, Bytes msg) {
   RunView view = {.seen = 0};
-  Run *run = r->work = arena_alloc(&r->arena, sizeof *run);
-  Status st = run ? NULL : FAIL(RESOURCE_EXHAUSTED, "run");
-  if (!st) st = view_decode(&r->arena, msg, &run_view, &run_limits, &view);
-  if (!st) st = start(r, run, &view);
+  Executable *exe = NULL;
+  Status st = view_decode(&r->arena, msg, &run_view, &run_limits, &view);
+  const char *id = st ? NULL : arena_strdup(&r->arena, view.executable);
+  if (!st && !id) st = FAIL(RESOURCE_EXHAUSTED, "run");
+  if (!st) st = registry_find(&r->server->executables, r->tenant, id, &exe);
+  if (!st) st = run_begin(r, exe, &view, reply_run, NULL);
   if (st) request_finish(r, st);
 }
 
-static void run_release(Request *r) {
+void run_release(Request *r) {
   Run *run = r->work;
   if (!run) return;
   if (run->job) device_lane_cancel(run->exe->device, run->job);

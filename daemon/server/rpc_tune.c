@@ -36,7 +36,7 @@ static Status begin(Request *r, const Kiln__V1__TuneRequest *m) {
   if (m->budget_ns < 0 || m->budget_ns > BUDGET_MAX)
     return FAIL(INVALID_ARGUMENT, "a budget of %lld ns; expected at most a day, or 0 for a minute",
                 (long long)m->budget_ns);
-  TRY(registry_find(&r->server->executables, m->executable, &spec.exe));
+  TRY(registry_find(&r->server->executables, r->tenant, m->executable, &spec.exe));
   TRY(tune_start(r->server, &spec, &tune));
   r->work = tune;
   request_move(r, RS_STREAMING);

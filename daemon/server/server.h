@@ -12,11 +12,17 @@
 
 #include <uv.h>
 
+#include "base/pool.h"
+#include "daemon/server/auth.h"
 #include "daemon/server/compile_pool.h"
 #include "daemon/server/config.h"
 #include "daemon/server/device_lane.h"
 #include "daemon/server/lane.h"
+#include "daemon/server/metrics.h"
+#include "daemon/server/notify.h"
 #include "daemon/server/store.h"
+#include "daemon/server/trace.h"
+#include "proto/tls.h"
 
 typedef struct Connection Connection;
 typedef struct Listener Listener;
@@ -26,19 +32,29 @@ typedef struct Build Build;
 typedef struct Tuner Tuner;
 typedef struct Tune Tune;
 typedef struct Subscriber Subscriber;
+typedef struct HttpClient HttpClient;
+typedef struct Model Model;
 
 typedef struct Server {
   uv_loop_t loop;
   Config config;
   int64_t started_ns;
+  TenantTable tenants;
+  AuthTable *auth;
+  TlsContext *tls; /* NULL: TCP is plain */
   /* sockets */
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */
   size_t nconnections;
   uint8_t *read_buffer; /* shared by all connections */
   uv_prepare_t flush;
+  HttpClient *http; /* of the port for metrics and health */
+  size_t nhttp;
   /* requests */
+  Pool blocks; /* small memory of sessions */
   Request *requests;
+  Request *idle_requests; /* to be used again, with the first block of their arenas */
+  size_t nidle_requests;
   size_t nrequests;
   uint32_t next_request;
   uv_timer_t deadlines;
@@ -58,9 +74,15 @@ typedef struct Server {
   Build *builds;     /* in flight */
   Tuner *tuner;
   Subscriber *subscribers; /* to events */
-  uint64_t merged;         /* compiles that joined another one */
+  Model *models;           /* by name */
+  size_t nmodels, models_pending;
+  Metrics metrics;
+  TraceRing trace;
   /* life */
-  uv_signal_t sigterm, sigint;
+  Notify notify; /* the service manager */
+  uv_signal_t sigterm, sigint, sighup;
+  Status (*read_config)(void *ctx, Config *out); /* for a reload; NULL: there is none */
+  void *read_config_ctx;
   uv_timer_t housekeeping;
   uint64_t idle_since_ms;
   bool stopping, closing;
@@ -70,7 +92,16 @@ typedef struct Server {
 
 /* Takes over config. On failure everything is undone. */
 Status server_create(Config *config, Server **out);
+/* How the configuration is read again on SIGHUP; without it that does nothing. */
+void server_on_reload(Server *s, Status (*read)(void *ctx, Config *out), void *ctx);
 /* Blocks until stopped by a signal or idleness; frees the server. The exit code. */
 int server_run(Server *s);
-/* NULL and NOT_FOUND for a device that is not configured; "" is the first. */
-Status server_device(const Server *s, const char *name, DeviceLane **out);
+/* Why calls should go elsewhere, or NULL when the server is ready for them. */
+const char *server_not_ready(const Server *s);
+/* Memory of this process; 0 when /proc does not say. */
+uint64_t server_resident_bytes(void);
+/* The device as this tenant uses it: with strict isolation a worker of its own. NULL and NOT_FOUND
+ * for a device that is not configured; "" is the first. */
+Status server_device(Server *s, Tenant *t, const char *name, DeviceLane **out);
+/* Its own worker on device i, if it has one. */
+DeviceLane *server_own_device(const Tenant *t, size_t i);

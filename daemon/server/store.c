@@ -232,6 +232,29 @@ void store_put_target(Store *s, const uint8_t *target, Str text) {
   lane_submit(s->lane, &j->job);
 }
 
+static void target_find(LaneJob *job, void *state) {
+  StoreJob *j = (StoreJob *)job;
+  Store *s = state;
+  if (s->cache) j->st = cache_get_target(s->cache, j->target, &j->text);
+}
+
+static void target_found(LaneJob *job) {
+  StoreJob *j = (StoreJob *)job;
+  store_log_lookup(j);
+  if (!j->forgotten) j->text_found(j->ctx, (Str){j->text.ptr, j->text.len});
+  store_job_free(j);
+}
+
+StoreJob *store_get_target(Store *s, const uint8_t *target, StoreText found, void *ctx) {
+  StoreJob *j = store_job_create(s, target_find, target_found);
+  if (!j) return NULL;
+  memcpy(j->target, target, DIGEST_BYTES);
+  j->text_found = found;
+  j->ctx = ctx;
+  lane_submit(s->lane, &j->job);
+  return j;
+}
+
 /* -- questions ----------------------------------------------------------------------------------
  */
 

@@ -91,6 +91,9 @@ StoreJob *store_export(Store *s, const char *kernel, StoreFile file, void *ctx);
 
 /* Remembers what a fingerprint stands for: lines "name=value". */
 void store_put_target(Store *s, const uint8_t *target, Str text);
+/* What was put; "" when nothing was. The text is valid during the call. NULL without memory. */
+typedef void (*StoreText)(void *ctx, Str text);
+StoreJob *store_get_target(Store *s, const uint8_t *target, StoreText found, void *ctx);
 
 /* "" when there is no cache. */
 const char *store_path(const Store *s);

@@ -49,6 +49,7 @@ struct StoreJob {
   uint8_t target[DIGEST_BYTES];
   bool has_target;
   StrBuf text;
+  StoreText text_found;
   Kiln__V1__CacheStatsResponse stats;
   Kiln__V1__CacheListResponse list;
   size_t list_cap;

@@ -35,8 +35,10 @@ struct Worker {
   uv_poll_t poll;
   uv_timer_t timer;
   TimerUse timer_use;
-  bool polling; /* the poll handle is open */
-  int closing;  /* handles on their way out */
+  bool paused;
+  uint64_t left_ms; /* of the deadline while paused; 0: none */
+  bool polling;     /* the poll handle is open */
+  int closing;      /* handles on their way out */
   const char *killed_for;
   char detail[128];
 };
@@ -52,11 +54,14 @@ struct Supervisor {
   uv_timer_t restart;
   bool running, polling;
   unsigned failures; /* zygote starts in a row that did not bring a worker */
-  bool stopping;
+  bool stopping, paused;
   void (*closed)(void *ctx);
   void *closed_ctx;
   int closing;
+  uint64_t (*ends)[LABELS_CAUSE]; /* by role; NULL: not counted */
 };
+
+void supervisor_count_ends(Supervisor *s, uint64_t (*ends)[LABELS_CAUSE]) { s->ends = ends; }
 
 uint64_t supervisor_backoff(unsigned failures) {
   if (failures < 2) return 0;
@@ -94,13 +99,17 @@ static void worker_gone(Worker *w, const char *cause, const char *detail) {
   void *ctx = w->spec.ctx;
   LOG_AT(handler ? LOG_LEVEL_WARN : LOG_LEVEL_DEBUG, "a worker ended",
          "role=%s pid=%u cause=%s detail=\"%s\"", w->spec.role, w->pid, cause, text);
+  uint64_t(*ends)[LABELS_CAUSE] = w->supervisor->ends;
+  if (handler && ends) ends[metrics_role(w->spec.role)][metrics_cause(cause)]++;
   worker_close(w);
   if (handler) handler->gone(ctx, cause, text);
 }
 
-static void worker_signal(const Worker *w) {
-  if (w->pidfd >= 0) syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0);
+static void send_signal(const Worker *w, int what) {
+  if (w->pidfd >= 0) syscall(SYS_pidfd_send_signal, w->pidfd, what, NULL, 0);
 }
+
+static void worker_signal(const Worker *w) { send_signal(w, SIGKILL); }
 
 void worker_kill(Worker *w, const char *cause, const char *detail) {
   if (w->killed_for || w->state >= WS_ENDING) return;
@@ -190,7 +199,37 @@ void worker_set_deadline(Worker *w, uint64_t seconds, const char *detail) {
     return;
   }
   if (!w->killed_for) snprintf(w->detail, sizeof w->detail, "%s", detail);
-  uv_timer_start(&w->timer, on_worker_timer, seconds * 1000, 0);
+  w->left_ms = seconds * 1000;
+  if (!w->paused) uv_timer_start(&w->timer, on_worker_timer, w->left_ms, 0);
+}
+
+/* -- workers: pausing ---------------------------------------------------------------------------
+ */
+
+static void worker_pause(Worker *w) {
+  if (w->paused || !w->spec.background || w->state != WS_UP) return;
+  w->paused = true;
+  send_signal(w, SIGSTOP);
+  w->left_ms = 0;
+  if (w->timer_use != TU_DEADLINE) return;
+  w->left_ms = uv_timer_get_due_in(&w->timer) + 1;
+  uv_timer_stop(&w->timer);
+}
+
+static void worker_resume(Worker *w) {
+  if (!w->paused) return;
+  w->paused = false;
+  send_signal(w, SIGCONT);
+  if (w->timer_use == TU_DEADLINE) uv_timer_start(&w->timer, on_worker_timer, w->left_ms, 0);
+}
+
+void supervisor_pause(Supervisor *s, bool pause) {
+  s->paused = pause;
+  for (Worker *w = s->workers; w; w = w->next)
+    if (pause)
+      worker_pause(w);
+    else
+      worker_resume(w);
 }
 
 /* -- workers: starting --------------------------------------------------------------------------
@@ -295,6 +334,7 @@ static void on_spawned(Supervisor *s, Message *m) {
   update_poll(w);
   LOG_DEBUG("a worker started", "role=%s pid=%u", w->spec.role, w->pid);
   if (w->spec.handler) w->spec.handler->ready(w->spec.ctx);
+  if (s->paused) worker_pause(w);
 }
 
 static void on_exited(Supervisor *s, const Kiln__V1__WorkerExited *m) {

@@ -8,6 +8,7 @@
 #include <uv.h>
 
 #include "daemon/channel/channel.h"
+#include "daemon/server/metrics.h"
 
 typedef struct Supervisor Supervisor;
 typedef struct Worker Worker;
@@ -33,6 +34,8 @@ typedef struct WorkerSpec {
 /* program: path of kiln-worker. The zygote starts in the background. */
 Status supervisor_create(uv_loop_t *loop, const char *program, const char *log_level,
                          Supervisor **out);
+/* Counts the ends that nobody asked for there. */
+void supervisor_count_ends(Supervisor *s, uint64_t (*ends)[LABELS_CAUSE]);
 /* Kills everything without calling gone, then closed(ctx). */
 void supervisor_close(Supervisor *s, void (*closed)(void *ctx), void *ctx);
 
@@ -44,6 +47,9 @@ void worker_kill(Worker *w, const char *cause, const char *detail);
 void worker_set_deadline(Worker *w, uint64_t seconds, const char *detail);
 /* Kills the process and forgets the owner: no callback follows. */
 void worker_abandon(Worker *w);
+/* Stops all processes that run in the background where they are, until it is called with false.
+ * Their deadlines wait as well. */
+void supervisor_pause(Supervisor *s, bool pause);
 /* 0 until it runs. */
 uint32_t worker_pid(const Worker *w);
 

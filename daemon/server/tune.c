@@ -129,14 +129,14 @@ static void publish(Tune *t, bool ended) {
   char id[ID_TEXT];
   Kiln__V1__TuneChanged m = KILN__V1__TUNE_CHANGED__INIT;
   Kiln__V1__Event e = KILN__V1__EVENT__INIT;
-  m.executable = (char *)(uintptr_t)id_text("exe", t->spec.exe->id, id);
+  m.executable = (char *)(uintptr_t)id_text("exe", t->spec.exe->id, t->spec.exe->secret, id);
   m.background = t->spec.background;
   m.ended = ended;
   m.model_first_ns = model_ns(t, false);
   m.model_best_ns = model_ns(t, true);
   e.what_case = KILN__V1__EVENT__WHAT_TUNE;
   e.tune = &m;
-  events_publish(t->server, &e);
+  events_publish(t->server, t->spec.exe->tenant, &e);
 }
 
 static void tune_finish(Tune *t, const char *ended) {
@@ -207,6 +207,10 @@ static void begin_step(Tune *t) {
   TuneKernel *k = choose(t);
   if (!k || tune_over(t)) {
     tune_finish(t, k ? "budget" : "exhausted");
+    return;
+  }
+  if (tune_wants_peaks(t)) {
+    tune_measure_peaks(t);
     return;
   }
   t->at = k;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/vec.h"
+#include "daemon/server/peaks.h"
 #include "daemon/server/timing_lane.h"
 #include "daemon/server/tune.h"
 #include "proto/limits.h"
@@ -14,8 +15,13 @@ typedef struct TuneKernel {
   const Kiln__V1__PlanCall *call; /* the first of them */
   const Kiln__V1__PlanKernel *plan;
   Bytes graph;
-  Kiln__V1__KernelFacts *facts;            /* NULL: not asked yet */
-  bool looked;                             /* what is known has been read */
+  Kiln__V1__KernelFacts *facts; /* NULL: not asked yet */
+  bool looked;                  /* what is known has been read */
+  /* with VARs: where it is timed, where what wins must not lose (tune_sizes.c) */
+  int64_t *sizes;
+  Kiln__V1__TimingSizes *elsewhere[SIZES_KINDS];
+  size_t nelsewhere;
+  uint8_t evidence_key[DIGEST_BYTES];      /* of records of what was tried */
   VEC(Kiln__V1__TuneEvidence *) evidence;  /* in the order of measuring; in the tune's arena */
   VEC(Kiln__V1__TuneEvidence *) champions; /* of it: compared with the untuned kernel */
   VEC(char *) hints;
@@ -66,6 +72,12 @@ struct Tune {
   size_t begin, end, nbinaries;
   Kiln__V1__TimingJob timing;
   bool timing_active;
+  /* while the machine is measured: candidates[0] is the probe */
+  uint32_t probe, probe_times;
+  double probe_work;
+  Kiln__V1__KernelFacts *probe_facts;
+  Kiln__V1__TargetSpec probe_target;
+  Kiln__V1__MachinePeaks peaks;
 };
 
 struct Tuner {
@@ -76,12 +88,18 @@ struct Tuner {
   Tune *turn;                            /* works on a round; the others wait */
   CompilePool *pool;                     /* of background searches */
   TimingLane *lanes[CONFIG_LIST_MAX][2]; /* by device; [1]: in the background */
+  DevicePeaks peaks[CONFIG_LIST_MAX];
   /* background */
   Tune *background;
   Executable *background_exe; /* retained */
   int64_t hour_began_ns, hour_used_ns;
   int64_t not_before_ns; /* the share of the processor is kept by pauses */
   unsigned idle_seconds;
+  uv_timer_t quiet;       /* runs while the background's processes are stopped */
+  int64_t disturbed_ns;   /* when a request last began or ended */
+  int64_t paused_ns;      /* since when they are stopped; 0: they are not */
+  int64_t paused_step_ns; /* how long they were during the step under way */
+  int open_handles;
 };
 
 /* -- tune.c -- */
@@ -108,8 +126,20 @@ ScheduleCause tune_cause(const char *name);
 /* A question to the search; want 0: facts only. */
 Status tune_search(Tune *t, TuneKernel *k, uint32_t want,
                    void (*done)(void *ctx, Message *m, Status st));
+/* Sends t->search_message. */
+Status tune_submit_search(Tune *t, void (*done)(void *ctx, Message *m, Status st));
+
+/* -- tune_peaks.c -- */
+bool tune_wants_peaks(const Tune *t);
+void tune_measure_peaks(Tune *t);
+
+/* -- tune_sizes.c -- */
+/* Where the kernel is timed, once its facts are known. */
+void tune_choose_sizes(Tune *t, TuneKernel *k);
 
 /* -- tune_round.c -- */
+/* Forgets the round that is over. */
+void tune_round_reset(Tune *t);
 void tune_round(Tune *t, TuneKernel *k);
 void tune_baseline(Tune *t, TuneKernel *k);
 void tune_round_cancel(Tune *t);

@@ -41,15 +41,23 @@ Status tune_search(Tune *t, TuneKernel *k, uint32_t want,
   m->n_hints = want ? k->hints.len : 0;
   m->want = want;
   m->seed = t->spec.seed + k->rounds;
+  t->at = k;
+  return tune_submit_search(t, done);
+}
+
+Status tune_submit_search(Tune *t, void (*done)(void *ctx, Message *m, Status st)) {
+  Kiln__V1__SearchJob *m = &t->search_message;
+  const DevicePeaks *p = tuner_peaks(t->server->tuner, t->spec.exe->device);
+  if (p && p->known) m->peaks = (Kiln__V1__MachinePeaks *)(uintptr_t)&p->at;
   kiln__v1__envelope__init(&t->search.env);
   t->search.env.body_case = KILN__V1__ENVELOPE__BODY_SEARCH;
   t->search.env.search = m;
   t->search.fd = -1;
+  t->search.tenant = t->spec.exe->tenant->id;
   t->search.idle = true;
   t->search.seconds = SEARCH_SECONDS;
   t->search.done = done;
   t->search.ctx = t;
-  t->at = k;
   CompilePool *pool = tuner_pool(t->server->tuner, t->spec.background);
   Status st = pool ? compile_pool_submit(pool, &t->search) : FAIL(RESOURCE_EXHAUSTED, "tuning");
   t->search_active = !st;
@@ -143,7 +151,8 @@ static void on_evidence(void *ctx, const StoreEvidence *e) {
 
 void tune_ask_evidence(Tune *t, TuneKernel *k) {
   const Kiln__V1__KernelFacts *f = k->facts;
-  ScheduleNear near = {.kernel = k->plan->hash.data,
+  tune_choose_sizes(t, k);
+  ScheduleNear near = {.kernel = k->evidence_key,
                        .target = t->fingerprint,
                        .class_hash = f->class_hash.len ? f->class_hash.data : NULL,
                        .sizes = f->sizes,
@@ -152,6 +161,6 @@ void tune_ask_evidence(Tune *t, TuneKernel *k) {
   k->looked = true;
   t->at = k;
   bool may = !t->spec.exe->private_;
-  t->lookup = may ? store_get_evidence(t->server->store, &near, on_evidence, t) : NULL;
+  t->lookup = may ? store_get_evidence(t->spec.exe->tenant->store, &near, on_evidence, t) : NULL;
   if (!t->lookup) tune_when_free(t, "look", tune_next);
 }

@@ -1,4 +1,5 @@
-/* A faster kernel takes the place of another, in all executables of the device that have it.
+/* A faster kernel takes the place of another, in all executables of the device that have it and
+ * whose tenants share the cache that it was found for. Each tenant is told of its own executables.
  *
  * The artifact has the new code at once, so that a device worker that starts again loads it; one
  * that is running gets it by a message of its own, which stands in the queue between two runs. If
@@ -59,8 +60,9 @@ static void send_to_device(Executable *e, uint32_t kernel, Kiln__V1__KernelBinar
 
 enum { NAMED_MAX = 64 };
 
+/* The executables that changed. */
 typedef struct Named {
-  char ids[NAMED_MAX][ID_TEXT], *list[NAMED_MAX];
+  const Executable *at[NAMED_MAX];
   size_t n;
 } Named;
 
@@ -79,10 +81,28 @@ static void replace_in(Executable *e, uint32_t kernel, const Kiln__V1__KernelBin
   }
   if (e->loaded_in && e->loaded_in == device_lane_incarnation(e->device))
     send_to_device(e, kernel, before);
-  if (named->n == NAMED_MAX) return;
-  id_text("exe", e->id, named->ids[named->n]);
-  named->list[named->n] = named->ids[named->n];
-  named->n++;
+  if (named->n < NAMED_MAX) named->at[named->n++] = e;
+}
+
+/* Tells the tenants that have any, and the one that the search was for. */
+static void publish(Server *s, const Named *named, const Tenant *searcher,
+                    const Kiln__V1__KernelReplaced *what) {
+  char ids[NAMED_MAX][ID_TEXT], *list[NAMED_MAX];
+  Kiln__V1__KernelReplaced m = *what;
+  Kiln__V1__Event event = KILN__V1__EVENT__INIT;
+  event.what_case = KILN__V1__EVENT__WHAT_KERNEL;
+  event.kernel = &m;
+  m.executables = list;
+  for (const Tenant *t = s->tenants.first; t; t = t->next) {
+    m.n_executables = 0;
+    for (size_t i = 0; i < named->n; i++) {
+      const Executable *e = named->at[i];
+      if (e->tenant != t) continue;
+      list[m.n_executables] = ids[m.n_executables];
+      id_text("exe", e->id, e->secret, ids[m.n_executables++]);
+    }
+    if (m.n_executables || t == searcher) events_publish(s, t, &event);
+  }
 }
 
 void tune_replace(Server *s, const Executable *of, const TuneKernel *k,
@@ -91,7 +111,7 @@ void tune_replace(Server *s, const Executable *of, const TuneKernel *k,
   bool self = false;
   for (Executable *e = s->executables.newest; e; e = e->older) {
     const Kiln__V1__Plan *plan = e->artifact->plan;
-    if (e->device != of->device) continue;
+    if (e->device != of->device || e->tenant->store != of->tenant->store) continue;
     self |= e == of;
     for (uint32_t i = 0; i < plan->n_kernels; i++)
       if (!memcmp(plan->kernels[i]->hash.data, k->plan->hash.data, DIGEST_BYTES))
@@ -99,18 +119,14 @@ void tune_replace(Server *s, const Executable *of, const TuneKernel *k,
   }
   /* one that was unloaded meanwhile is tuned to the end all the same */
   if (!self) replace_in((Executable *)(uintptr_t)of, k->index, binary, &named);
+  s->metrics.kernels_replaced_total[0][0]++;
   LOG_INFO("kernel replaced", "kernel=%s opts=\"%s\" before_us=%.1f after_us=%.1f", k->plan->name,
            binary->opts, (double)before_ns / 1e3, (double)after_ns / 1e3);
   Kiln__V1__KernelReplaced m = KILN__V1__KERNEL_REPLACED__INIT;
-  Kiln__V1__Event event = KILN__V1__EVENT__INIT;
   m.kernel = k->plan->name;
   m.device = (char *)(uintptr_t)device_lane_name(of->device);
   m.opts = binary->opts;
   m.before_ns = before_ns;
   m.after_ns = after_ns;
-  m.executables = named.list;
-  m.n_executables = named.n;
-  event.what_case = KILN__V1__EVENT__WHAT_KERNEL;
-  event.kernel = &m;
-  events_publish(s, &event);
+  publish(s, &named, of->tenant, &m);
 }

@@ -4,15 +4,19 @@
  * One search at a time works on a round, so nothing of the tuner is compiled while a kernel is
  * timed. No step begins while a client waits for a run or a compile: a search in the background
  * waits as long as that takes, one that a client asked for only a moment. In the background compile
- * and timing workers run on idle processors only (SCHED_IDLE), a pause follows every round so that
- * the share of the processor is kept, and the hour has its limit. */
+ * and timing workers run on idle processors only (SCHED_IDLE) and are stopped where they are as
+ * soon as a request arrives: they would take memory bandwidth and caches even so. A pause follows
+ * every round so that the share of the processor is kept, and the hour has its limit; time in which
+ * they are stopped counts for neither, nor for the search's budget. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
+#include "daemon/server/caches.h"
 #include "daemon/server/request.h"
 #include "daemon/server/tune_internal.h"
 
-enum { TICK_MS = 10, KEEP_WORKERS_SECONDS = 60, BACKGROUND_AFTER_RUNS = 3 };
+enum { TICK_MS = 10, QUIET_MS = 3, KEEP_WORKERS_SECONDS = 60, BACKGROUND_AFTER_RUNS = 3 };
 #define PATIENCE_NS 250000000ll
 #define SESSION_NS  30000000000ll
 #define HOUR_NS     3600000000000ll
@@ -31,7 +35,7 @@ bool tuner_may_step(Tuner *t, Tune *tune) {
   int64_t now = clock_now_ns();
   bool background = tune->spec.background;
   if (t->turn && t->turn != tune) return false;
-  if (background && now < t->not_before_ns) return false;
+  if (background && (t->paused_ns || now < t->not_before_ns)) return false;
   if (!tune->waiting_since_ns) tune->waiting_since_ns = now;
   bool patient = background || now - tune->waiting_since_ns < PATIENCE_NS;
   if (patient && foreground(t->server)) return false;
@@ -55,6 +59,8 @@ void tuner_stepped(Tuner *t, Tune *tune, int64_t ns) {
   move_back(t, tune);
   if (!tune->spec.background) return;
   uint64_t share = t->server->config.tuning_share;
+  ns = ns > t->paused_step_ns ? ns - t->paused_step_ns : 0;
+  t->paused_step_ns = 0;
   t->hour_used_ns += ns;
   t->not_before_ns = clock_now_ns() + ns * (int64_t)(100 - share) / (int64_t)share;
 }
@@ -77,6 +83,35 @@ static void on_tick(uv_timer_t *timer) {
 
 void tuner_wake(Tuner *t) { uv_timer_start(&t->tick, on_tick, 0, 0); }
 
+/* -- giving way ---------------------------------------------------------------------------------
+ */
+
+static void resume_background(Tuner *t) {
+  int64_t ns = clock_now_ns() - t->paused_ns;
+  t->paused_ns = 0;
+  t->paused_step_ns += ns;
+  if (t->background) t->background->deadline_ns += ns;
+  supervisor_pause(t->server->supervisor, false);
+}
+
+static void on_quiet(uv_timer_t *timer) {
+  Tuner *t = timer->data;
+  int64_t since = (clock_now_ns() - t->disturbed_ns) / 1000000;
+  if (since >= QUIET_MS && !foreground(t->server))
+    resume_background(t);
+  else
+    uv_timer_start(timer, on_quiet, since < QUIET_MS ? QUIET_MS - (uint64_t)since : QUIET_MS, 0);
+}
+
+void tuner_give_way(Tuner *t) {
+  if (!t || !t->background) return;
+  t->disturbed_ns = clock_now_ns();
+  if (t->paused_ns) return;
+  t->paused_ns = t->disturbed_ns;
+  supervisor_pause(t->server->supervisor, true);
+  uv_timer_start(&t->quiet, on_quiet, QUIET_MS, 0);
+}
+
 /* -- workers ------------------------------------------------------------------------------------
  */
 
@@ -85,6 +120,7 @@ CompilePool *tuner_pool(Tuner *t, bool background) {
   if (!background) return s->pool;
   CompilePoolSpec spec = {.supervisor = s->supervisor,
                           .workers = 1,
+                          .strict = s->config.strict_isolation,
                           .max_queue = s->config.max_queue,
                           .memory_bytes = s->config.compile_memory,
                           .seconds = (uint32_t)s->config.compile_seconds,
@@ -93,10 +129,16 @@ CompilePool *tuner_pool(Tuner *t, bool background) {
   return t->pool;
 }
 
+static size_t device_index(const Server *s, const DeviceLane *device) {
+  size_t i = 0;
+  while (i < s->ndevices && strcmp(device_lane_name(s->devices[i]), device_lane_name(device)) != 0)
+    i++; /* a tenant's own worker is on the same device */
+  return i;
+}
+
 TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background) {
   Server *s = t->server;
-  size_t i = 0;
-  while (i < s->ndevices && s->devices[i] != device) i++;
+  size_t i = device_index(s, device);
   if (i == s->ndevices) return NULL;
   TimingLane **lane = &t->lanes[i][background];
   TimingLaneSpec spec = {.supervisor = s->supervisor,
@@ -105,6 +147,32 @@ TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background) {
                          .background = background};
   if (!*lane) status_drop(timing_lane_create(&spec, lane));
   return *lane;
+}
+
+/* -- what machines can do -----------------------------------------------------------------------
+ */
+
+DevicePeaks *tuner_peaks(Tuner *t, const DeviceLane *device) {
+  size_t i = t ? device_index(t->server, device) : 0;
+  return t && i < t->server->ndevices ? &t->peaks[i] : NULL;
+}
+
+static void on_target_text(void *ctx, Str text) {
+  DevicePeaks *p = ctx;
+  p->lookup = NULL;
+  p->looked = true;
+  p->known = peaks_parse(text, &p->at);
+  caches_put_target(p->server, p->device);
+}
+
+void tuner_device_up(Tuner *t, const DeviceLane *device) {
+  DevicePeaks *p = tuner_peaks(t, device);
+  const uint8_t *now = device_lane_fingerprint(device);
+  if (!p || p->lookup || (p->looked && !memcmp(p->fingerprint, now, DIGEST_BYTES))) return;
+  *p = (DevicePeaks){.server = t->server, .device = device};
+  memcpy(p->fingerprint, now, DIGEST_BYTES);
+  p->lookup = store_get_target(t->server->store, now, on_target_text, p);
+  if (!p->lookup) caches_put_target(t->server, device);
 }
 
 static void drop_workers(Tuner *t) {
@@ -168,6 +236,23 @@ static void begin_background(Tuner *t) {
   executable_release(best);
 }
 
+bool tuner_next_load(const Tuner *t, const Tune **at, TuneLoad *out) {
+  const Tune *k = *at = *at ? (*at)->next : t ? t->tunes : NULL;
+  if (!k) return false;
+  int64_t left = k->deadline_ns - clock_now_ns();
+  *out = (TuneLoad){.tenant = k->spec.exe->tenant,
+                    .model = k->spec.exe->name,
+                    .kernel = k->at ? k->at->plan->name : "",
+                    .step = k->step ? k->step : "",
+                    .background = k->spec.background,
+                    .tried = k->tried,
+                    .replaced = k->replaced,
+                    .left_ns = left > 0 ? left : 0};
+  return true;
+}
+
+size_t tuner_searches(const Tuner *t) { return t ? t->ntunes : 0; }
+
 void tuner_housekeeping(Tuner *t) {
   const Config *c = &t->server->config;
   int64_t now = clock_now_ns();
@@ -193,15 +278,23 @@ Status tuner_create(Server *s, Tuner **out) {
   t->server = s;
   t->hour_began_ns = clock_now_ns();
   uv_timer_init(&s->loop, &t->tick);
-  t->tick.data = t;
+  uv_timer_init(&s->loop, &t->quiet);
+  t->tick.data = t->quiet.data = t;
+  t->open_handles = 2;
   return NULL;
 }
 
-static void on_closed(uv_handle_t *handle) { free(handle->data); }
+static void on_closed(uv_handle_t *handle) {
+  Tuner *t = handle->data;
+  if (!--t->open_handles) free(t);
+}
 
 void tuner_release(Tuner *t) {
   if (!t) return;
   end_background(t);
   drop_workers(t);
+  for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
+    if (t->peaks[i].lookup) store_forget(t->peaks[i].lookup);
   uv_close((uv_handle_t *)&t->tick, on_closed);
+  uv_close((uv_handle_t *)&t->quiet, on_closed);
 }

@@ -13,7 +13,7 @@
 #include "compiler/compile.h"
 #include "compiler/ir/dim.h"
 #include "compiler/ir/text.h"
-#include "daemon/channel/channel.h"
+#include "daemon/worker/answer.h"
 #include "daemon/worker/convert.h"
 #include "daemon/worker/explain_worker.h"
 #include "daemon/worker/sandbox.h"
@@ -47,8 +47,7 @@ static void held_drop(Held *h) {
   *h = (Held){0};
 }
 
-/* -- frontend -----------------------------------------------------------------------------------
- */
+/* -- frontend ---------------------------------------------------------------------------------- */
 
 static Status map_model(Held *h, Message *m) {
   int fd = message_take_fd(m, 0);
@@ -118,8 +117,7 @@ static Status frontend(CompileWorker *w, Message *m) {
   return st;
 }
 
-/* -- plan, kernel, inspect ----------------------------------------------------------------------
- */
+/* -- plan, kernel, inspect --------------------------------------------------------------------- */
 
 static Status plan(CompileWorker *w, uint64_t id) {
   Held *h = &w->held;
@@ -210,18 +208,12 @@ static Status kernel(CompileWorker *w, const Kiln__V1__Envelope *request) {
   return st;
 }
 
-static Status search(CompileWorker *w, const Kiln__V1__Envelope *request) {
-  Kiln__V1__SearchDone done = KILN__V1__SEARCH_DONE__INIT;
-  Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
-  Arena arena;
-  arena_init(&arena, 0);
-  Status st = search_worker_run(request->search, w->limits.memory_bytes, &arena, &done);
-  env.id = request->id;
-  env.body_case = KILN__V1__ENVELOPE__BODY_SEARCH_DONE;
-  env.search_done = &done;
-  if (!st) st = channel_send(&w->channel, &env, NULL, 0);
-  arena_deinit(&arena);
-  return st;
+static Status search(void *ctx, const Kiln__V1__Envelope *request, Answer *out) {
+  const CompileWorker *w = ctx;
+  kiln__v1__search_done__init(&out->body.search);
+  out->env.body_case = KILN__V1__ENVELOPE__BODY_SEARCH_DONE;
+  out->env.search_done = &out->body.search;
+  return search_worker_run(request->search, w->limits.memory_bytes, &out->arena, &out->body.search);
 }
 
 static Status inspect(CompileWorker *w, Message *m) {
@@ -244,22 +236,16 @@ static Status inspect(CompileWorker *w, Message *m) {
   return st;
 }
 
-static Status explain(CompileWorker *w, const Kiln__V1__Envelope *request) {
-  Kiln__V1__ExplainDone done = KILN__V1__EXPLAIN_DONE__INIT;
-  Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
-  Arena arena;
-  arena_init(&arena, 0);
-  Status st = explain_worker_run(request->explain, w->limits.memory_bytes, &arena, &done);
-  env.id = request->id;
-  env.body_case = KILN__V1__ENVELOPE__BODY_EXPLAIN_DONE;
-  env.explain_done = &done;
-  if (!st) st = channel_send(&w->channel, &env, NULL, 0);
-  arena_deinit(&arena);
-  return st;
+static Status explain(void *ctx, const Kiln__V1__Envelope *request, Answer *out) {
+  const CompileWorker *w = ctx;
+  kiln__v1__explain_done__init(&out->body.explain);
+  out->env.body_case = KILN__V1__ENVELOPE__BODY_EXPLAIN_DONE;
+  out->env.explain_done = &out->body.explain;
+  return explain_worker_run(request->explain, w->limits.memory_bytes, &out->arena,
+                            &out->body.explain);
 }
 
-/* -- the loop -----------------------------------------------------------------------------------
- */
+/* -- the loop ---------------------------------------------------------------------------------- */
 
 static Status dispatch(CompileWorker *w, Message *m) {
   switch (m->env->body_case) {
@@ -267,8 +253,8 @@ static Status dispatch(CompileWorker *w, Message *m) {
   case KILN__V1__ENVELOPE__BODY_PLAN: return plan(w, m->env->id);
   case KILN__V1__ENVELOPE__BODY_KERNEL: return kernel(w, m->env);
   case KILN__V1__ENVELOPE__BODY_INSPECT: return inspect(w, m);
-  case KILN__V1__ENVELOPE__BODY_SEARCH: return search(w, m->env);
-  case KILN__V1__ENVELOPE__BODY_EXPLAIN: return explain(w, m->env);
+  case KILN__V1__ENVELOPE__BODY_SEARCH: return answer(&w->channel, m->env, search, w);
+  case KILN__V1__ENVELOPE__BODY_EXPLAIN: return answer(&w->channel, m->env, explain, w);
   case KILN__V1__ENVELOPE__BODY_DROP:
     if (w->held.id == m->env->id) held_drop(&w->held);
     return NULL;

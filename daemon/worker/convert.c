@@ -48,6 +48,18 @@ static char *compiler_text(const DeviceCaps *caps) {
   return name;
 }
 
+static double sensible(double v) { return v > 0 && v < 1e9 ? v : 0; }
+
+void convert_peaks(const Kiln__V1__MachinePeaks *m, Target *out) {
+  if (!m) return;
+  out->peaks = (Peaks){.flops_f32 = sensible(m->flops_f32),
+                       .flops_f64 = sensible(m->flops_f64),
+                       .l2_bytes = sensible(m->l2_bytes),
+                       .l3_bytes = sensible(m->l3_bytes),
+                       .memory_bytes = sensible(m->memory_bytes),
+                       .all_memory_bytes = sensible(m->all_memory_bytes)};
+}
+
 void convert_caps(const DeviceCaps *caps, Kiln__V1__TargetSpec *out) {
   kiln__v1__target_spec__init(out);
   out->kind = text(caps->kind);

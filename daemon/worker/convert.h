@@ -7,6 +7,8 @@
 
 /* Copies the strings into arena. INVALID_ARGUMENT when spec is NULL. */
 Status convert_target(Arena *arena, const Kiln__V1__TargetSpec *spec, Target *out);
+/* Nothing that is not a sensible number; m may be NULL. */
+void convert_peaks(const Kiln__V1__MachinePeaks *m, Target *out);
 /* The strings stay the device's. */
 void convert_caps(const DeviceCaps *caps, Kiln__V1__TargetSpec *out);
 Status convert_format(Kiln__V1__ModelFormat format, ModelKind *out);

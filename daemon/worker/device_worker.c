@@ -49,8 +49,10 @@ static Status load(DeviceWorker *w, Message *m) {
 static Status run(DeviceWorker *w, Message *m) {
   Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
   Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
+  int64_t start = clock_now_ns();
   Status st = executor_run(w->executor, m->env->id, m->env->run, message_take_fd(m, 0), &done);
   if (st) return st;
+  done.wall_ns = clock_now_ns() - start;
   env.id = m->env->id;
   env.body_case = KILN__V1__ENVELOPE__BODY_RUN_DONE;
   env.run_done = &done;

@@ -91,6 +91,7 @@ Status explain_worker_run(const Kiln__V1__ExplainJob *m, uint64_t memory_bytes, 
                           Kiln__V1__ExplainDone *out) {
   Target target;
   TRY(convert_target(arena, m->target, &target));
+  convert_peaks(m->peaks, &target);
   out->kernels = arena_array(arena, m->n_kernels + 1, sizeof *out->kernels);
   Kiln__V1__KernelCost *costs = arena_array(arena, m->n_kernels + 1, sizeof *costs);
   if (!out->kernels || !costs) return no_memory();

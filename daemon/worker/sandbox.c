@@ -110,6 +110,8 @@ static Status add_rules(scmp_filter_ctx filter) {
   } narrowed[] = {
       /* abort() and the sanitizers signal the process itself, and nobody else */
       {SCMP_SYS(tgkill), {.arg = 0, .op = SCMP_CMP_EQ, .datum_a = (scmp_datum_t)getpid()}},
+      /* members of the thread pool choose their own core */
+      {SCMP_SYS(sched_setaffinity), {.arg = 0, .op = SCMP_CMP_EQ, .datum_a = 0}},
       /* fstat() is this call with an empty path; with a path it could at most look at a size */
       {SCMP_SYS(newfstatat), {.arg = 3, .op = SCMP_CMP_EQ, .datum_a = AT_EMPTY_PATH}},
   };

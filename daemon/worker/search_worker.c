@@ -195,9 +195,35 @@ static Status propose(Search *s, Job *job, Kiln__V1__SearchDone *out) {
   return NULL;
 }
 
+/* The kernel that measures something, as graph and candidate of the answer. */
+static Status make_probe(Search *s, Job *job, Kiln__V1__SearchDone *out) {
+  SearchProbeKernel probe;
+  StrBuf bytes = {0};
+  Kiln__V1__SearchCandidate *c = arena_alloc(s->arena, sizeof *c);
+  out->candidates = arena_array(s->arena, 1, sizeof *out->candidates);
+  if (!c || !out->candidates) return no_memory();
+  TRY(search_probe(job, &s->target, (SearchProbe)(s->m->probe - 1), &probe));
+  s->kernel = probe.kernel;
+  out->probe_work = probe.work;
+  if (!probe.kernel) return NULL;
+  kiln__v1__search_candidate__init(c);
+  c->opts = arena_strdup(s->arena, str_from(probe.opts));
+  uop_serialize(job, s->kernel, &bytes);
+  out->graph = (ProtobufCBinaryData){bytes.len, arena_copy(s->arena, bytes.ptr, bytes.len)};
+  bool ok = c->opts && !bytes.failed && out->graph.data;
+  strbuf_deinit(&bytes);
+  out->candidates[out->n_candidates++] = c;
+  return ok ? NULL : no_memory();
+}
+
 static Status run(Search *s, Job *job, Kiln__V1__SearchDone *out) {
   TRY(convert_target(s->arena, s->m->target, &s->target));
-  TRY(uop_deserialize(job, (Bytes){s->m->graph.data, s->m->graph.len}, &s->kernel));
+  convert_peaks(s->m->peaks, &s->target);
+  if (s->m->probe)
+    TRY(make_probe(s, job, out));
+  else
+    TRY(uop_deserialize(job, (Bytes){s->m->graph.data, s->m->graph.len}, &s->kernel));
+  if (!s->kernel) return NULL;
   TRY(find_facts(s, job));
   out->facts = s->facts;
   return s->m->want ? propose(s, job, out) : NULL;

@@ -77,8 +77,13 @@ Status timing_program_load(Device *dev, const Kiln__V1__KernelBinary *binary, co
 void timing_program_free(Device *dev, TimingProgram *p);
 /* Runs it once on the first copy. */
 Status timing_run_once(TimingArgs *a, const TimingProgram *p);
-/* Runs it `times` (at most 64), each on the next copy; *ns is the mean. */
+/* Runs it `times` (at most 64), each on the next copy; *ns is the mean. When the process was
+ * stopped meanwhile it does so again. */
 Status timing_run(TimingArgs *a, const TimingProgram *p, uint32_t times, int64_t *ns);
+/* From now on being stopped and let go on (SIGCONT) is noticed. */
+void timing_notice_stops(void);
+/* Nanoseconds of runs that were lost that way. */
+int64_t timing_lost_ns(void);
 
 /* -- timing_check.c: against the untuned kernel --------------------------------------------------
  */

@@ -3,7 +3,7 @@
 #include "daemon/worker/timing_worker.h"
 
 #include "base/log.h"
-#include "daemon/channel/channel.h"
+#include "daemon/worker/answer.h"
 #include "daemon/worker/sandbox.h"
 #include "daemon/worker/timing.h"
 
@@ -27,19 +27,13 @@ static void on_progress(void *ctx, Kiln__V1__TimingProgress__What what, uint32_t
   status_drop(channel_send(&w->channel, &env, NULL, 0)); /* without kilnd the answer fails too */
 }
 
-static Status timing(TimingWorker *w, const Kiln__V1__Envelope *request) {
-  Kiln__V1__TimingDone done = KILN__V1__TIMING_DONE__INIT;
-  Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
-  Arena arena;
+static Status timing(void *ctx, const Kiln__V1__Envelope *request, Answer *out) {
+  TimingWorker *w = ctx;
   w->id = request->id;
-  arena_init(&arena, 0);
-  Status st = timing_job(&w->timing, request->timing, &arena, &done);
-  env.id = request->id;
-  env.body_case = KILN__V1__ENVELOPE__BODY_TIMING_DONE;
-  env.timing_done = &done;
-  if (!st) st = channel_send(&w->channel, &env, NULL, 0);
-  arena_deinit(&arena);
-  return st;
+  kiln__v1__timing_done__init(&out->body.timing);
+  out->env.body_case = KILN__V1__ENVELOPE__BODY_TIMING_DONE;
+  out->env.timing_done = &out->body.timing;
+  return timing_job(&w->timing, request->timing, &out->arena, &out->body.timing);
 }
 
 static Status serve(TimingWorker *w) {
@@ -47,7 +41,7 @@ static Status serve(TimingWorker *w) {
     Message m;
     TRY(channel_recv(&w->channel, &m));
     Status st = m.env->body_case == KILN__V1__ENVELOPE__BODY_TIMING
-                    ? timing(w, m.env)
+                    ? answer(&w->channel, m.env, timing, w)
                     : FAIL(INTERNAL, "unexpected message %d", (int)m.env->body_case);
     Status sent = NULL;
     if (st) sent = channel_send_error(&w->channel, m.env->id, st, "");
@@ -61,6 +55,7 @@ int timing_worker_main(int socket, const char *device, WorkerLimits limits) {
   TimingWorker w = {.timing = {.progress = on_progress}};
   w.timing.ctx = &w;
   log_init("worker:timing", LOG_LEVEL_INFO);
+  timing_notice_stops();
   Status st = channel_init(&w.channel, socket);
   if (!st) st = device_open(device, &w.timing.dev);
   if (!st) st = sandbox_limit_memory(limits.memory_bytes);

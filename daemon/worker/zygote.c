@@ -167,6 +167,8 @@ int zygote_main(int socket) {
   sigemptyset(&children);
   sigaddset(&children, SIGCHLD);
   sigprocmask(SIG_BLOCK, &children, &z.normal_mask);
+  /* only of those that end; kilnd stops some and lets them go on */
+  sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDSTOP}, NULL);
   z.children = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
   warm_up();
   Status st = channel_init(&z.channel, socket);

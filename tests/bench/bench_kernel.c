@@ -72,7 +72,7 @@ static void compile(Job *job, void *arg) {
     u = schedule_heuristic(job, b->kernel.sink, &b->target, &b->applied);
   }
   print_stage(job, u);
-  Rewrite rw = {.job = job, .no_fma = !codegen_fuses(&b->target)};
+  Rewrite rw = {.job = job, .no_fma = !codegen_fuses(&b->target), .target = &b->target};
   u = lower_kernel(job, expand_kernel(job, u, &b->target), &b->target);
   u = rewrite_graph(&rw, u, rules_decomp);
   b->linear = linearize_kernel(job, u, &b->target);

@@ -2,13 +2,18 @@
  * heuristic's output, time in turns with the incumbent.
  *
  *   bench_search WHAT... [--budget S] [--threads N] [--want N] [--seed N] [--only NAME]
- *                        [--verbose] [--exhaustive] [--beam] [--transfer]
+ *                        [--verbose] [--exhaustive] [--beam] [--transfer] [--suite FIRST N]
  *
  * WHAT is a kernel (mm:128x768x768 mmt: conv:C,H,OC,K,S,P dw:C,H,K,S,P softmax:RxC layernorm:RxC
  * sum:RxCxW (W: 0 rows, 1 columns, 2 all) transpose:RxC add:N), or a model (.onnx, .kgraph), whose
  * kernels share the budget by what they take. --exhaustive times everything that the space starts
- * from too, and says how many timings the search needed for 95 % of the best of all. --transfer
- * tunes all kernels given and then each again from the winners of the others, with 6 timings. */
+ * from too (of a model's kernels a sample), and says how many timings the search needed for 95 % of
+ * the best of all. --transfer tunes all kernels given and then each again from the winners of the
+ * others, with 6 timings.
+ * --suite: instead of WHAT, N of an endless list of small kernels of ten families; each is
+ * searched, a sample of its space is timed, and a beam of width 2 walks it. The last line of each
+ * says how many timings the search and the beam needed for 95 % of the best that any of the three
+ * found. */
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
@@ -21,10 +26,18 @@
 #include "base/map.h"
 #include "compiler/ir/text.h"
 #include "compiler/search/internal.h"
+#include "tests/bench/bench_kernels.h"
 #include "tests/model/local_target.h"
-#include "tests/unit/zoo.h"
 
-enum { ARGS_MAX = 64, TRIED_MAX = 4000, TRANSFER = 6, NEAREST = 3, KERNELS_MAX = 512, BEAM = 2 };
+enum {
+  ARGS_MAX = 64,
+  TRIED_MAX = 4000,
+  TRANSFER = 6,
+  NEAREST = 3,
+  KERNELS_MAX = 512,
+  BEAM = 2,
+  SAMPLE = 120 /* of a suite's kernel, besides what the search tries */
+};
 
 typedef struct Options {
   double budget;
@@ -53,6 +66,7 @@ typedef struct Bench {
   char *best_opts;
   Evidence tried[TRIED_MAX];
   double found_ns[TRIED_MAX]; /* the best so far, after each timing */
+  size_t root[TRIED_MAX];     /* by tried: the first one with the same code */
   size_t ntried, ntimed;
   Map objects;      /* hash of machine code -> index + 1 into tried */
   double search_ns; /* the best that the search itself measured */
@@ -204,8 +218,9 @@ static Program *build(Bench *b, const char *opts, int *again) {
 
 /* -- one candidate ----------------------------------------------------------------------------- */
 
-static void note(Bench *b, const char *opts, double ns, int cause) {
+static void note(Bench *b, const char *opts, double ns, int cause, int again) {
   if (b->ntried == TRIED_MAX) return;
+  b->root[b->ntried] = again >= 0 ? b->root[again] : b->ntried;
   b->tried[b->ntried++] = (Evidence){
       .opts = strdup(opts), .median_ns = (int64_t)ns + 1, .mad_ns = 1, .reps = 5, .cause = cause};
 }
@@ -224,18 +239,18 @@ static void try_candidate(Bench *b, const char *opts, int64_t predicted) {
   int again;
   Program *p = build(b, opts, &again);
   if (!p && again >= 0 && (size_t)again < b->ntried) {
-    note(b, opts, (double)b->tried[again].median_ns, b->tried[again].cause);
+    note(b, opts, (double)b->tried[again].median_ns, b->tried[again].cause, again);
     return;
   }
   if (!p) {
-    note(b, opts, 0, again >= 0 ? EV_MEASURED : EV_COMPILE_ERROR);
+    note(b, opts, 0, again >= 0 ? EV_MEASURED : EV_COMPILE_ERROR, -1);
     return;
   }
   memset(b->buffers[0]->host, 0xff, output_bytes(b));
   run(b, p, 1);
   bool right = is_right(b);
   double other, ns = b->heuristic_ns * ratio_to(b, p, b->heuristic, 9, &other);
-  note(b, opts, ns, right ? EV_MEASURED : EV_WRONG_RESULT);
+  note(b, opts, ns, right ? EV_MEASURED : EV_WRONG_RESULT, -1);
   if (!right) printf("  WRONG %s %s\n", b->label, opts);
   if (b->o->verbose)
     printf("  %4zu %10.1f us predicted %10.1f compiled in %5.0f ms  %s%s\n", b->ntried, ns / 1e3,
@@ -394,10 +409,25 @@ static void try_point(void *ctx, const Point *p) {
   strbuf_deinit(&text);
 }
 
+/* The times of different pieces of code in the order in which a way to search came to them. */
+typedef struct Walk {
+  bool seen[TRIED_MAX]; /* by root */
+  double ns[TRIED_MAX];
+  size_t n;
+} Walk;
+
+static void walk_add(Walk *w, const Bench *b, const Evidence *e) {
+  size_t root = b->root[e - b->tried];
+  if (w->seen[root]) return;
+  w->seen[root] = true;
+  w->ns[w->n++] = (double)e->median_ns;
+}
+
 typedef struct SpaceArgs {
   Everything *e;
   Space space;
   Bench *b;
+  Walk *walk;
 } SpaceArgs;
 
 static void seeds_steps(Job *job, void *arg) {
@@ -430,6 +460,7 @@ typedef struct Beam {
   Point at[BEAM], next[BEAM];
   int64_t ns[BEAM];
   size_t n, nnext;
+  Walk *walk; /* optional */
 } Beam;
 
 static void beam_point(void *ctx, const Point *p) {
@@ -438,6 +469,7 @@ static void beam_point(void *ctx, const Point *p) {
   try_point(m->e, p);
   const Evidence *found = evidence_of(m->e->b, p);
   if (!found || found->cause != EV_MEASURED) return;
+  if (m->walk) walk_add(m->walk, m->e->b, found);
   size_t at = m->nnext < BEAM ? m->nnext++ : BEAM;
   for (; at > 0 && found->median_ns < m->ns[at - 1]; at--)
     if (at < BEAM) m->next[at] = m->next[at - 1], m->ns[at] = m->ns[at - 1];
@@ -447,7 +479,10 @@ static void beam_point(void *ctx, const Point *p) {
 /* From no opts at all: every legal step of the best two is timed, until none gains 1 %. */
 static void beam_steps(Job *job, void *arg) {
   SpaceArgs *a = arg;
-  Beam m = {.e = a->e, .until = clock_now_ns() + (int64_t)(4e9 * a->b->o->budget), .n = 1};
+  Beam m = {.e = a->e,
+            .until = clock_now_ns() + (int64_t)(4e9 * a->b->o->budget),
+            .n = 1,
+            .walk = a->walk};
   int64_t best = INT64_MAX;
   search_space_init(&a->space, job, a->b->kernel, &a->b->target);
   if (!search_space_point(&a->space, NULL, 0, &m.at[0])) return;
@@ -466,9 +501,7 @@ static void beam_steps(Job *job, void *arg) {
 
 /* The same kernel searched in another way. A job of its own makes the points: compiling runs the
  * kernel's. */
-static void compare(Bench *b, JobFn how, const char *name) {
-  size_t timed = b->ntimed;
-  double found = b->search_ns;
+static void search_by(Bench *b, JobFn how, Walk *walk) {
   Job job;
   job_init(&job, (size_t)2 << 30);
   StrBuf bytes = {0};
@@ -478,11 +511,17 @@ static void compare(Bench *b, JobFn how, const char *name) {
   strbuf_deinit(&bytes);
   Everything e = {.b = b, .job = &job};
   SpaceArgs *a = calloc(1, sizeof *a);
-  a->e = &e, a->b = &copy;
+  a->e = &e, a->b = &copy, a->walk = walk;
   b->best_ns = 1e18;
   die(job_run(&job, how, a));
   free(a);
   job_deinit(&job);
+}
+
+static void compare(Bench *b, JobFn how, const char *name) {
+  size_t timed = b->ntimed;
+  double found = b->search_ns;
+  search_by(b, how, NULL);
   double other = b->best_ns, most = fmin(other, found);
   size_t mine = 0, its = timed;
   while (mine < timed && b->found_ns[mine] > most / 0.95) mine++;
@@ -497,45 +536,10 @@ static void compare(Bench *b, JobFn how, const char *name) {
 
 /* -- what to tune ------------------------------------------------------------------------------ */
 
-static UOp *zoo_of(Job *job, const char *what) {
-  int64_t v[6] = {0};
-  int n = 0;
-  const char *p = strchr(what, ':');
-  while (p && n < 6) {
-    v[n++] = strtoll(p + 1, NULL, 10);
-    p = strpbrk(p + 1, "x,");
-  }
-  Str name = {what, strcspn(what, ":")};
-  if (str_is(name, "mm")) return zoo_matmul(job, DT_F32, v[0], v[1], v[2], false).sink;
-  if (str_is(name, "mmt")) return zoo_matmul(job, DT_F32, v[0], v[1], v[2], true).sink;
-  ZooConv c = {.n = 1,
-               .c = v[0],
-               .h = v[1],
-               .w = v[1],
-               .oc = v[2],
-               .kh = v[3],
-               .kw = v[3],
-               .stride = v[4],
-               .pad = v[5]};
-  if (str_is(name, "conv")) return zoo_conv(job, c).sink;
-  c = (ZooConv){.n = 1,
-                .c = v[0],
-                .h = v[1],
-                .w = v[1],
-                .oc = v[0],
-                .kh = v[2],
-                .kw = v[2],
-                .stride = v[3],
-                .pad = v[4],
-                .depthwise = true};
-  if (str_is(name, "dw")) return zoo_conv(job, c).sink;
-  if (str_is(name, "softmax")) return zoo_softmax(job, v[0], v[1], false).sink;
-  if (str_is(name, "layernorm")) return zoo_layernorm(job, v[0], v[1], false).sink;
-  if (str_is(name, "sum")) return zoo_sum(job, DT_F32, OP_ADD, v[0], v[1], (int)v[2]).sink;
-  if (str_is(name, "transpose")) return zoo_transpose(job, v[0], v[1]).sink;
-  if (str_is(name, "add")) return zoo_elementwise(job, v[0]).sink;
-  die(FAIL(INVALID_ARGUMENT, "'%s' is no kernel and no model", what));
-  return NULL;
+static UOp *kernel_of(Job *job, const char *what) {
+  UOp *kernel = bench_kernel(job, what);
+  if (!kernel) die(FAIL(INVALID_ARGUMENT, "'%s' is no kernel and no model", what));
+  return kernel;
 }
 
 static double tune(Bench *b, double budget) {
@@ -547,12 +551,90 @@ static double tune(Bench *b, double budget) {
   return gain;
 }
 
+/* -- a suite ----------------------------------------------------------------------------------- */
+
+/* A part of what the space starts from and of the neighbours of all that. */
+static void sample_point(void *ctx, const Point *p) {
+  Everything *e = ctx;
+  if (e->n < SAMPLE && hash_u64(p->key) % 4 == 0) try_point(e, p);
+}
+
+static void sample_steps(Job *job, void *arg) {
+  SpaceArgs *a = arg;
+  OptList list = {0};
+  Point best;
+  search_space_init(&a->space, job, a->b->kernel, &a->b->target);
+  search_seeds(&a->space, sample_point, a->e);
+  Status st = opts_parse(job, str_from(a->b->best_opts), &list);
+  if (!st && search_space_point(&a->space, list.at, list.len, &best))
+    search_space_near(&a->space, &best, sample_point, a->e);
+  status_drop(st);
+}
+
+static size_t timings_within(const double *ns, size_t n, double most) {
+  size_t i = 0;
+  while (i < n && ns[i] > most) i++;
+  return i + 1;
+}
+
+static void suite(const Options *o, Device *device, const Target *target, int first, int n) {
+  double searched = 0, beamed = 0;
+  int short_of[2] = {0};
+  for (int i = first; i < first + n; i++) {
+    char label[64];
+    Job job;
+    Bench *b = calloc(1, sizeof *b);
+    Walk *walk = calloc(1, sizeof *walk);
+    bench_suite(i, label, sizeof label);
+    job_init(&job, (size_t)4 << 30);
+    *b = (Bench){.o = o, .device = device, .target = *target, .label = label, .job = &job};
+    b->kernel = kernel_of(&job, label);
+    start(b);
+    search(b, o->budget);
+    size_t timed = b->ntimed;
+    search_by(b, sample_steps, NULL);
+    search_by(b, beam_steps, walk);
+    confirm(b);
+    size_t s = timings_within(b->found_ns, timed, b->best_ns / 0.95);
+    size_t w = timings_within(walk->ns, walk->n, b->best_ns / 0.95);
+    printf("%3d %-24s best %8.1f us; timings to 95%% of it: search %zu%s, beam %zu%s, of %zu\n", i,
+           label, b->best_ns / 1e3, s, s > timed ? " (not reached)" : "", w,
+           w > walk->n ? " (not reached)" : "", b->ntimed);
+    fflush(stdout);
+    searched += log((double)s), beamed += log((double)w);
+    short_of[0] += s > timed, short_of[1] += w > walk->n;
+    finish(b);
+    job_deinit(&job);
+    free(walk);
+    free(b);
+  }
+  printf(
+      "suite %d-%d: %.2f timings by the search (%d not reached), %.2f by the beam (%d), geometric "
+      "means: %.1fx\n",
+      first, first + n - 1, exp(searched / n), short_of[0], exp(beamed / n), short_of[1],
+      exp((beamed - searched) / n));
+}
+
+/* -- models ------------------------------------------------------------------------------------ */
+
 static Bytes map_file(const char *path) {
   struct stat st;
   int fd = open(path, O_RDONLY);
   if (fd < 0 || fstat(fd, &st)) die(FAIL(NOT_FOUND, "cannot open %s", path));
   void *p = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
   return (Bytes){p, (size_t)st.st_size};
+}
+
+/* What the search found, or what is better in a sample of its space and of the winner's neighbours.
+ */
+static double sampled_gain(Bench *b, double gain) {
+  double other;
+  size_t timed = b->ntimed;
+  search_by(b, sample_steps, NULL);
+  confirm(b);
+  double found = 1 / ratio_to(b, b->best, b->heuristic, 25, &other);
+  printf("%-28s a sample of %zu: %.2fx\n", b->label, b->ntimed - timed, found);
+  return fmax(found, gain);
 }
 
 /* Every kernel of a model; the budget goes by what a kernel takes in a run. */
@@ -566,7 +648,7 @@ static void tune_model(const Options *o, Device *device, const Target *target, c
   die(compile_frontend(&job, model, &options, &graph));
   die(compile_plan(&job, &graph, target, &plan));
   static Bench *all[KERNELS_MAX];
-  double calls[KERNELS_MAX] = {0}, total = 0, before = 0, after = 0;
+  double calls[KERNELS_MAX] = {0}, total = 0, before = 0, after = 0, longer = 0;
   size_t n = plan.nkernels < KERNELS_MAX ? plan.nkernels : KERNELS_MAX;
   for (size_t i = plan.nonce; i < plan.ncalls; i++)
     if (plan.calls[i].kernel < n) calls[plan.calls[i].kernel]++;
@@ -589,11 +671,15 @@ static void tune_model(const Options *o, Device *device, const Target *target, c
     search(b, o->budget * calls[i] * b->heuristic_ns / total);
     double gain = report(b);
     before += calls[i] * b->heuristic_ns, after += calls[i] * b->heuristic_ns / gain;
+    if (o->exhaustive) gain = sampled_gain(b, gain);
+    longer += calls[i] * b->heuristic_ns / gain;
     finish(b);
     free(b);
   }
   printf("%s: %.3f ms heuristic, %.3f ms tuned, %.2fx (sums of kernels)\n", path, before / 1e6,
          after / 1e6, before / after);
+  if (o->exhaustive)
+    printf("%s: %.3f ms by the better of that and a sample of the space\n", path, longer / 1e6);
   strbuf_deinit(&graph.constants);
   job_deinit(&job);
 }
@@ -660,6 +746,11 @@ int main(int argc, char **argv) {
   double gains = 0, worst = 1, product = 0;
   for (int i = 1; i < argc; i++) {
     const char *what = argv[i];
+    if (!strcmp(what, "--suite") && i + 2 < argc) {
+      suite(&o, device, &target, atoi(argv[i + 1]), atoi(argv[i + 2]));
+      i += 2;
+      continue;
+    }
     if (*what == '-') {
       i += !strcmp(what, "--budget") || !strcmp(what, "--threads") || !strcmp(what, "--want") ||
            !strcmp(what, "--seed") || !strcmp(what, "--only");
@@ -674,7 +765,7 @@ int main(int argc, char **argv) {
                  .device = device,
                  .target = target,
                  .label = what,
-                 .kernel = zoo_of(&job, what),
+                 .kernel = kernel_of(&job, what),
                  .job = &job};
     gains += log(tune(b, o.budget));
   }

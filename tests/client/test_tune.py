@@ -93,6 +93,7 @@ def test_command(server, tmp_path):
     r = command(server, str(model), "--budget", "0.5", "--json")
     report = json.loads(r.stdout)
     assert r.returncode == 0 and report["kernels"][0]["calls"] == 1 and report["model_best_ns"] > 0 and not r.stderr
+    assert command(server, str(model), "--budget", "0.5", "--fast-math", "--device", "cpu:0").returncode == 0
     for budget in ("", "x", "0", "-1s", "2d", "1e9", "nan", "5s5"):
         r = command(server, str(model), "--budget", budget)
         assert r.returncode == 64 and "--budget" in r.stderr, budget

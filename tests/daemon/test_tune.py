@@ -1,5 +1,6 @@
 """Tuning: what a search finds is right, kept, used at once, and costs no more than was allowed, whatever dies in between."""
 import os
+import pathlib
 import resource
 import signal
 import threading
@@ -36,7 +37,7 @@ def check(out, given):
 
 
 def tuning(d, executable, seconds=20.0):
-    return d.stub.Tune(kiln_pb2.TuneRequest(executable=executable, budget_ns=int(seconds * 1e9)), timeout=120)
+    return d.stub.Tune(kiln_pb2.TuneRequest(executable=executable, budget_ns=int(seconds * 1e9)), timeout=120 + seconds)
 
 
 def tune(d, executable, seconds=20.0):
@@ -61,7 +62,7 @@ def test_tune_keeps_results_and_is_kept(start):
     r = d.compile(model())
     given = inputs()
     before = d.run(r.executable, given)
-    progress, s = tune(d, r.executable)
+    progress, s = tune(d, r.executable, 150)  # it ends long before, when nothing is left to try, unless the machine is busy
     check(before, given)
     after = d.run(r.executable, given)
     check(after, given)
@@ -75,6 +76,7 @@ def test_tune_keeps_results_and_is_kept(start):
     kept = s.measured + sum(f.count for f in s.failures)
     wait_schedules(d, kept)
     assert d.stats().schedules == kept
+    assert d.log().count("measured the machine") == 1, d.log()
     assert d.stop() == 0
     # another process: the tuned kernels are there, nothing is compiled or timed
     d = start(config=OFF, folder=d.folder)
@@ -87,6 +89,7 @@ def test_tune_keeps_results_and_is_kept(start):
     kept += again.measured + sum(f.count for f in again.failures)
     wait_schedules(d, kept)
     assert d.stats().schedules == kept
+    assert d.log().count("measured the machine") == 1  # by the first server; the cache told the second one
 
 
 def test_replaced_for_all_who_use_the_kernel(start):
@@ -154,6 +157,42 @@ def test_symbolic_sizes(start):
     for n in (1, 2, 7, 16, 33, 100, 199, 200):
         x = np.random.default_rng(n).standard_normal((n, 64), np.float32)
         np.testing.assert_allclose(d.run(r.executable, {"x": x, "w": w})["y"], x @ w, rtol=1e-4, atol=1e-4)
+
+
+def test_evidence_is_of_sizes(start):
+    """What was tried for runs of size 8 is not taken for what is known of size 200, and serves again when 8 is what runs have."""
+    d = start(config=OFF)
+    g = Graph()
+    x = g.param("x", [1, 64])
+    g.g.params[0].dims[0].Clear()
+    g.g.params[0].dims[0].name = "n"
+    g.output("y", g.node("MATMUL", x, g.param("w", [64, 48])))
+    r = d.compile(g.bytes(), ranges=[graph_pb2.Dim(name="n", min=1, max=200)])
+    w = np.ones((64, 48), np.float32)
+
+    def run(n, times):
+        for _ in range(times):
+            d.run(r.executable, {"x": np.ones((n, 64), np.float32), "w": w})
+
+    def tried():
+        return len(d.stub.Explain(kiln_pb2.ExplainRequest(executable=r.executable, tried=100), timeout=60).kernels[0].tried)
+
+    run(8, 3)
+    assert tried() == 0
+    _, s = tune(d, r.executable, 3)
+    wait_schedules(d, s.measured)
+    small = tried()
+    assert 0 < small <= s.measured + sum(f.count for f in s.failures)
+    run(9, 1)
+    assert tried() == small  # of the same kind
+    run(200, 9)
+    assert tried() == 0
+    _, s = tune(d, r.executable, 3)
+    assert s.measured > 0
+    wait_schedules(d, small + s.measured)
+    assert tried() > 0
+    run(10, 30)
+    assert tried() == small
 
 
 # -- limits ---------------------------------------------------------------------------------------
@@ -241,12 +280,12 @@ def test_timing_worker_dies(start):
     for part in tuning(d, r.executable, 20):
         if part.WhichOneof("part") == "summary":
             summary = part.summary
-        elif killed < 3 and part.progress.step == "time":
+        elif (killed < 3 or "a timing worker ended" not in d.log()) and part.progress.step == "time":
             for pid in d.children("timing"):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
     assert killed and summary is not None
-    assert "a timing worker ended" in d.log()
+    assert "role=timing" in d.log() and "cause=crash" in d.log()  # on a busy machine it may have been between two jobs each time
     check(d.run(r.executable, given), given)
 
 
@@ -344,6 +383,38 @@ def test_background(start):
     assert "tune" in kinds and seen[kinds.index("tune")].tune.background, d.log()
     assert all(r.executable in e.kernel.executables for e in seen if e.WhichOneof("what") == "kernel")
     assert kinds[-1] == "tune" and seen[-1].tune.ended and seen[-1].tune.executable == r.executable, d.log()
+
+
+def states(d):
+    """One letter for each process that tunes in the background (T: stopped)."""
+    found = []
+    for pid in d.children("timing") + d.children("compile"):
+        try:
+            if os.sched_getscheduler(pid) == os.SCHED_IDLE:
+                found.append(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0])
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def test_background_is_stopped_for_requests(start):
+    """While requests come one after the other everything in the background stands still; afterwards it goes on."""
+    d = start(config=SOON)
+    r = d.compile(slow_graph(60))
+    given = {"x": np.ones((8, 8), np.float32), **{f"w{i:04}": np.ones((8 + i, 9 + i), np.float32) for i in range(60)}}
+    for _ in range(5):
+        d.run(r.executable, given)
+    d.wait_children("timing", timeout=60)
+    end, stopped = time.time() + 30, False
+    while not stopped and time.time() < end:
+        d.run(r.executable, given)
+        found = states(d)
+        stopped = bool(found) and set(found) == {"T"}
+    assert stopped, d.log()
+    end = time.time() + 30
+    while "T" in states(d) and time.time() < end:
+        time.sleep(0.01)
+    assert "T" not in states(d), d.log()
 
 
 def test_background_off(start):

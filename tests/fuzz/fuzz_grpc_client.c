@@ -1,4 +1,5 @@
-/* Bytes of a hostile server into a client session with three calls under way. */
+/* Bytes of a hostile server into a client session with three calls under way, and as its status
+ * details. */
 #include <assert.h>
 
 #include "proto/grpc.h"
@@ -28,6 +29,7 @@ static void drop_output(GrpcSession *g) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static const uint8_t settings[] = {0, 0, 0, 4, 0, 0, 0, 0, 0};
   if (!size) return 0;
+  if (grpc_retry_decode((Str){(const char *)data, size}) < 0) __builtin_trap();
   int open = 0;
   size_t slice = data[0] & 1 ? (size_t)1 + (data[0] >> 4) : size;
   GrpcSession *g = grpc_client_create(&grpc_config_default, &handler, &open);

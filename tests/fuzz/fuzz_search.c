@@ -6,38 +6,11 @@
 
 #include "compiler/search/opts.h"
 #include "compiler/search/search.h"
-#include "tests/unit/zoo.h"
+#include "tests/unit/zoo_run.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const Target gpu = {.kind = "cuda",
-                           .cpu = "sm_90",
-                           .vector_bytes = 16,
-                           .vector_registers = 64,
-                           .threads = 1,
-                           .max_group = 256,
-                           .warp = 32,
-                           .local_bytes = 48 << 10};
-static const Target cpu = {.kind = "cpu",
-                           .vector_bytes = 64,
-                           .vector_registers = 32,
-                           .threads = 4,
-                           .l1_bytes = 48 << 10,
-                           .l2_bytes = 2 << 20};
-
 enum { TEXTS = 16, WANT = 4 };
-
-static UOp *pick_kernel(Job *job, uint8_t which) {
-  ZooConv conv = {
-      .n = 2, .c = 3, .h = 9, .w = 10, .oc = 8, .kh = 3, .kw = 3, .stride = 1, .pad = 1};
-  switch (which % 5) {
-  case 0: return zoo_matmul(job, DT_F32, 12, 40, 24, false).sink;
-  case 1: return zoo_conv(job, conv).sink;
-  case 2: return zoo_softmax(job, 3, 37, true).sink;
-  case 3: return zoo_nested(job, 6, 9, 12).sink;
-  default: return zoo_gather(job, 6, 11, 24).sink;
-  }
-}
 
 static void check(Job *job, UOp *kernel, const Target *target, const char *opts) {
   OptList list;
@@ -64,8 +37,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     else
       hints[nhints++] = one;
   }
-  const Target *target = data[0] & 128 ? &gpu : &cpu;
-  UOp *kernel = pick_kernel(&job, data[0] & 127);
+  const Target *target = data[0] & 128 ? &zoo_cuda : &zoo_cpu;
+  UOp *kernel = zoo_pick(&job, data[0] & 127);
   SearchInput in = {.kernel = kernel,
                     .target = target,
                     .tried = tried,

@@ -31,6 +31,7 @@
 #include "proto/random.h"
 #include "tests/model/local_run.h"
 #include "tests/model/local_target.h"
+#include "tests/unit/zoo_targets.h"
 
 enum { MAX_DIM_ARGS = 64 };
 static const size_t JOB_LIMIT = (size_t)8 << 30;
@@ -39,22 +40,6 @@ static Device *memory; /* --stages: where stages are interpreted */
 static Target target;  /* of device */
 static int stages = RUN__COUNT;
 
-/* A device with workgroups for tests that run its code in the interpreter. */
-static const Target gpu_target = {.kind = "opencl",
-                                  .triple = "",
-                                  .cpu = "",
-                                  .features = "fp64 fma crdiv",
-                                  .compiler = "",
-                                  .vector_bytes = 16,
-                                  .vector_registers = 64,
-                                  .threads = 1,
-                                  .l1_bytes = 16 << 10,
-                                  .l2_bytes = 1 << 20,
-                                  .l3_bytes = 1 << 20,
-                                  .memory_bytes = (uint64_t)8 << 30,
-                                  .max_group = 256,
-                                  .warp = 32,
-                                  .local_bytes = 48 << 10};
 static bool every_stage;
 
 /* The shape of an input in this run: "@NAME=2 3". */
@@ -520,7 +505,7 @@ static int serve_all(int argc, char **argv, int at) {
     if (!strcmp(set, "buffers8"))
       target.max_buffers = 8;
     else if (every_stage && !strcmp(set, "gpu"))
-      target = gpu_target, stages = RUN_CODE;
+      target = zoo_opencl, stages = RUN_CODE;
     else if (*set && !driver && !local_older(&target, set))
       return usage();
   }

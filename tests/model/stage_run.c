@@ -34,7 +34,7 @@ static void check(Job *job, UOp *graph, Stage stage, const char *pass) {
 static void steps(Job *job, void *arg) {
   Passes *p = arg;
   OptList opts = {0};
-  Rewrite rw = {.job = job, .no_fma = !codegen_fuses(p->target)};
+  Rewrite rw = {.job = job, .no_fma = !codegen_fuses(p->target), .target = p->target};
   check(job, p->kernel, STAGE_RANGED, "kernel");
   if (p->stage == RUN_RANGED) return;
   p->scheduled = schedule_heuristic(job, p->kernel, p->target, &opts);

@@ -3,18 +3,7 @@
  * run_scheduled, defines RUN_KERNEL as it and includes plan_check.h before this. */
 #pragma once
 
-#include "compiler/ir/verify.h"
-#include "compiler/passes/expand.h"
-#include "compiler/passes/linearize.h"
-#include "compiler/passes/lower.h"
-#include "compiler/passes/schedule.h"
-
-static const Target wide = {.kind = "cpu",
-                            .vector_bytes = 64,
-                            .vector_registers = 32,
-                            .threads = 2,
-                            .l1_bytes = 48 << 10,
-                            .l2_bytes = 2 << 20};
+#include "tests/unit/zoo_run.h"
 
 typedef struct Passes {
   UOp *kernel;
@@ -34,7 +23,7 @@ static OptList random_opts(Job *job, UOp *kernel, uint32_t *seed) {
     bool place = kind == OPT_MERGE || kind == OPT_ORDER || kind == OPT_CARRY;
     if (kind == OPT_STAGE || place) arg = next_random(seed) % 4;
     opts_push(job, &list, kind, axis, arg);
-    Status st = opts_check(job, kernel, &wide, &list);
+    Status st = opts_check(job, kernel, &zoo_cpu, &list);
     if (st) list.len--;
     status_drop(st);
   }
@@ -47,22 +36,19 @@ static void steps(Job *job, void *arg) {
   bool random = p->seed % 3 == 0;
   if (random) {
     p->opts = random_opts(job, p->kernel, &p->seed);
-    u = schedule_apply(job, p->kernel, &wide, &p->opts);
+    u = schedule_apply(job, p->kernel, &zoo_cpu, &p->opts);
   } else {
-    u = schedule_heuristic(job, p->kernel, &wide, &p->opts);
+    u = schedule_heuristic(job, p->kernel, &zoo_cpu, &p->opts);
   }
   Status st = verify_graph(job, u, STAGE_SCHEDULED, "schedule");
   if (st && p->kernel->symbolic && random) { /* no proof was found: not every opt has one */
     status_drop(st);
     p->opts = (OptList){0};
-    u = schedule_apply(job, p->kernel, &wide, &p->opts);
-    st = verify_graph(job, u, STAGE_SCHEDULED, "schedule");
+    u = schedule_apply(job, p->kernel, &zoo_cpu, &p->opts);
+    st = NULL;
   }
+  if (!st) st = zoo_lower(job, u, &zoo_cpu, &p->linear);
   if (st) job_abort(job, st);
-  u = lower_kernel(job, expand_kernel(job, u, &wide), &wide);
-  st = verify_graph(job, u, STAGE_LOWERED, "lower");
-  if (st) job_abort(job, st);
-  p->linear = linearize_kernel(job, u, &wide);
 }
 
 static double value_at(DType d, InterpBuffer b, size_t i) {

@@ -25,6 +25,24 @@ static void test_status_chain(void **state) {
   assert_int_equal(status_code(NULL), ST_OK);
 }
 
+static void test_arena_reset(void **state) {
+  (void)state;
+  Arena a;
+  arena_init(&a, 0);
+  arena_reset(&a);
+  for (size_t total = 1; total < 3 << 20; total *= 3) {
+    for (size_t left = total, n; left; left -= n) {
+      n = left < 1000 ? left : 1000;
+      uint8_t *p = arena_alloc(&a, n);
+      for (size_t i = 0; i < n; i++) assert_int_equal(p[i], 0);
+      memset(p, 0xff, n);
+    }
+    arena_reset(&a);
+    assert_true(a.used <= 16 << 10);
+  }
+  arena_deinit(&a);
+}
+
 static void test_arena_limit(void **state) {
   (void)state;
   Arena a;
@@ -95,9 +113,9 @@ static void test_vec_and_strbuf(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_status_chain),      cmocka_unit_test(test_arena_limit),
-      cmocka_unit_test(test_map_against_array), cmocka_unit_test(test_strmap),
-      cmocka_unit_test(test_vec_and_strbuf),
+      cmocka_unit_test(test_status_chain), cmocka_unit_test(test_arena_limit),
+      cmocka_unit_test(test_arena_reset),  cmocka_unit_test(test_map_against_array),
+      cmocka_unit_test(test_strmap),       cmocka_unit_test(test_vec_and_strbuf),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,7 +30,7 @@ static void test_defaults(void **state) {
   assert_null(config_check(&c));
   assert_int_equal(c.listen.len, 1);
   assert_memory_equal(c.listen.at[0], "unix:/", 6);
-  assert_string_equal(c.devices.at[0], "cpu:0");
+  assert_string_equal(c.devices.at[0], "auto");
   assert_true(c.cache_enabled && *c.cache_path);
   config_deinit(&c);
 }
@@ -76,6 +76,12 @@ static void test_errors(void **state) {
   expect_error("[limits]\nmodel = 99999999999999999999\n", "expected a number");
   expect_error("[limits]\nmodel = 99999999999999T\n", "too large");
   expect_error("[limits]\nqueue = 5K\n", "got '5K'");
+  expect_error("[tenant a b]\nweight = 1\n", "a tenant's name");
+  expect_error("[tenant nobody]\nweight = 1\n", "a tenant's name");
+  expect_error("[tenant a]\nweight = 0\n", "[tenant a] weight: expected 1 to 1000");
+  expect_error("[tenant a]\nroles = run, walk\n",
+               "[tenant a]: [tenant] roles: unknown role 'walk'");
+  expect_error("[tenant a]\nwait = 1\n", "unknown key 'wait'");
   expect_error("[server]\ninsecure_tcp = maybe\n", "expected true or false");
   expect_error("[server]\nsocket_mode = 0888\n", "permissions");
   expect_error("[server]\nsocket_mode = rw\n", "permissions");
@@ -111,8 +117,8 @@ static void test_addresses(void **state) {
 static void test_too_many(void **state) {
   (void)state;
   char text[1000] = "[server]\n";
-  for (int i = 0; i < 9; i++) strcat(text, "listen = unix:/a\n");
-  expect_error(text, "more than 8 times");
+  for (int i = 0; i <= CONFIG_LIST_MAX; i++) strcat(text, "listen = unix:/a\n");
+  expect_error(text, "more than 16 times");
 }
 
 static void test_missing_file(void **state) {

@@ -60,6 +60,38 @@ static void register_tile(void **state) {
   job_deinit(&m.job);
 }
 
+/* The most vectors computed in loops and still to be used, at any place; accumulators apart. */
+static int most_alive(const Made *m) {
+  int most = 0;
+  for (size_t at = 0; at < m->linear.len; at++) {
+    int alive = 0;
+    for (size_t i = 0; i <= at; i++) {
+      UOp *u = m->linear.list[i];
+      bool used = false;
+      for (size_t k = at + 1; k < m->linear.len; k++)
+        for (uint32_t s = 0; s < m->linear.list[k]->nsrc; s++)
+          used |= m->linear.list[k]->src[s] == u;
+      alive += used && u->lanes == 16 && (u->op == OP_BROADCAST || u->op == OP_LOAD) &&
+               u->src[0]->op != OP_BUFFER && u->src[0]->op != OP_AFTER;
+    }
+    if (alive > most) most = alive;
+  }
+  return most;
+}
+
+/* All accumulators take a step together: with four steps written out, only the columns of one step
+ * and an element of its rows are alive beside them. */
+static void tiles_go_step_by_step(void **state) {
+  (void)state;
+  Made m = {0};
+  job_init(&m.job, 0);
+  made(&m, zoo_matmul(&m.job, DT_F32, 14, 32, 32, false),
+       "VECTOR(1,16) UPCAST(1,2) UPCAST(0,14) UNROLL(2,4)");
+  assert_int_equal(count(&m, OP_MULACC, 16, -1), 14 * 2 * 4);
+  assert_true(most_alive(&m) <= 5);
+  job_deinit(&m.job);
+}
+
 static void shared_loops(void **state) {
   (void)state;
   Made m = {0};
@@ -153,12 +185,74 @@ static void quotients_split(void **state) {
   job_deinit(&job);
 }
 
+/* What the least feature set of native.def adds to the target above. */
+static void made_natively(Made *m, ZooKernel k, const char *opts) {
+  Target native = target;
+  OptList list;
+  native.features = "+avx512f,+avx512dq";
+  assert_null(opts_parse(&m->job, str_from(opts), &list));
+  UOp *u = schedule_apply(&m->job, k.sink, &native, &list);
+  u = lower_kernel(&m->job, expand_kernel(&m->job, u, &native), &native);
+  m->linear = linearize_kernel(&m->job, u, &native);
+}
+
+/* The larger of two numbers, and beside it whether they are numbers: of two vectors at once. */
+static void maximum_of_numbers(void **state) {
+  (void)state;
+  for (int wide = 0; wide < 2; wide++) {
+    Made m = {0};
+    job_init(&m.job, 0);
+    ZooKernel k = zoo_sum(&m.job, wide ? DT_F64 : DT_F32, OP_MAX, 4, 128, 0);
+    made_natively(&m, k, wide ? "VECTOR(1,8) UNROLL(1,4)" : "VECTOR(1,16) UNROLL(1,4)");
+    assert_int_equal(count(&m, OP_MAXNUM, 0, 2), 4);
+    assert_int_equal(count(&m, OP_CMPEQ, 0, 2), 4);
+    assert_int_equal(count(&m, OP_AND, 0, 2), 4); /* two pairs, and each into the flag */
+    assert_int_equal(count(&m, OP_MAX, 0, 2), 0);
+    assert_int_equal(count(&m, OP_WHERE, 0, 1), 1); /* once per row */
+    job_deinit(&m.job);
+  }
+}
+
+/* A target without the instruction, and integers, have no use for it. */
+static void maximum_of_others(void **state) {
+  (void)state;
+  Made m = {0};
+  job_init(&m.job, 0);
+  made(&m, zoo_sum(&m.job, DT_F32, OP_MAX, 4, 128, 0), "VECTOR(1,16) UNROLL(1,4)");
+  assert_int_equal(count(&m, OP_MAXNUM, 0, -1), 0);
+  made_natively(&m, zoo_sum(&m.job, DT_I32, OP_MAX, 4, 128, 0), "VECTOR(1,16) UNROLL(1,4)");
+  assert_int_equal(count(&m, OP_MAXNUM, 0, -1), 0);
+  job_deinit(&m.job);
+}
+
+/* The loop that takes exponentials asks for the lines of the result and of the next row; where all
+ * of it is in a cache nothing is asked for. */
+static void rows_ahead(void **state) {
+  (void)state;
+  for (int large = 0; large < 2; large++) {
+    Made m = {0};
+    job_init(&m.job, 0);
+    made(&m, zoo_softmax(&m.job, large ? 4096 : 64, 1024, false),
+         "VECTOR(1,16) UPCAST(1,4) VECTOR(2,16) UNROLL(2,4) KEEP(0,1)");
+    assert_int_equal(count(&m, OP_PREFETCH, 0, 2), large ? 8 : 0);
+    assert_int_equal(count(&m, OP_PREFETCH, 0, -1), large ? 8 : 0);
+    job_deinit(&m.job);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(register_tile),       cmocka_unit_test(shared_loops),
-      cmocka_unit_test(invariants_move_out), cmocka_unit_test(packed_window_is_one_loop),
-      cmocka_unit_test(accumulator_chains),  cmocka_unit_test(threads_take_chunks),
+      cmocka_unit_test(register_tile),
+      cmocka_unit_test(tiles_go_step_by_step),
+      cmocka_unit_test(shared_loops),
+      cmocka_unit_test(invariants_move_out),
+      cmocka_unit_test(packed_window_is_one_loop),
+      cmocka_unit_test(accumulator_chains),
+      cmocka_unit_test(threads_take_chunks),
       cmocka_unit_test(quotients_split),
+      cmocka_unit_test(maximum_of_numbers),
+      cmocka_unit_test(maximum_of_others),
+      cmocka_unit_test(rows_ahead),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,29 +10,10 @@
 
 #include "compiler/ir/interp.h"
 #include "compiler/ir/matrix.h"
-#include "compiler/ir/verify.h"
-#include "compiler/passes/expand.h"
-#include "compiler/passes/linearize.h"
-#include "compiler/passes/lower.h"
-#include "compiler/passes/schedule.h"
-#include "tests/unit/zoo.h"
-
-static const Target target = {.kind = "cuda",
-                              .triple = "nvptx64-nvidia-cuda",
-                              .cpu = "sm_90a",
-                              .features = "+ptx83",
-                              .vector_bytes = 16,
-                              .vector_registers = 64,
-                              .threads = 132,
-                              .max_group = 1024,
-                              .warp = 32,
-                              .local_bytes = 227 << 10};
+#include "tests/unit/zoo_check.h"
 
 static uint64_t random_state = 7;
-static uint32_t random_below(uint32_t n) {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return (uint32_t)(random_state >> 33) % n;
-}
+static uint32_t random_below(uint32_t n) { return zoo_below(&random_state, n); }
 
 /* -- the table -------------------------------------------------------------------------------- */
 
@@ -62,10 +43,10 @@ static void elements_once(void **state) {
 
 static void targets(void **state) {
   (void)state;
-  Target old = target, cpu = target;
+  Target old = zoo_cuda, cpu = zoo_cuda;
   old.cpu = "sm_75";
   cpu.max_group = cpu.warp = 0, cpu.cpu = "x86-64";
-  assert_true(matrix_on(matrix_info(MX_BF16_M16N8K16), &target));
+  assert_true(matrix_on(matrix_info(MX_BF16_M16N8K16), &zoo_cuda));
   assert_false(matrix_on(matrix_info(MX_BF16_M16N8K16), &old));
   assert_true(matrix_on(matrix_info(MX_F16_M16N8K8), &old));
   assert_false(matrix_on(matrix_info(MX_F16_M16N8K16), &cpu));
@@ -99,48 +80,12 @@ static ZooKernel contraction(Job *job, const Shape *s) {
   return zoo_done(&z, "contraction", zoo_add(&z, zoo_mul(&z, m, s->n), n), uop_cast(job, v, out));
 }
 
-typedef struct Run {
-  ZooKernel k;
-  OptList opts;
-  bool heuristic;
-  UOp *scheduled;
-  Linear linear;
-} Run;
-
-static void explain(const Run *r, const char *what) {
-  StrBuf b = {0};
-  opts_print(&r->opts, &b);
-  print_message("[%s]: %s\n", b.ptr ? b.ptr : "", what);
-  strbuf_deinit(&b);
-}
-
-static void must(const Run *r, Status st) {
-  if (!st) return;
-  char text[4000];
-  status_text(st, text, sizeof text);
-  explain(r, text);
-  status_drop(st);
-  fail();
-}
-
-static void compile(Job *job, void *arg) {
-  Run *r = arg;
-  UOp *u = r->scheduled = r->heuristic ? schedule_heuristic(job, r->k.sink, &target, &r->opts)
-                                       : schedule_apply(job, r->k.sink, &target, &r->opts);
-  Status st = verify_graph(job, u, STAGE_SCHEDULED, "schedule");
-  if (st) job_abort(job, st);
-  u = lower_kernel(job, expand_kernel(job, u, &target), &target);
-  st = verify_graph(job, u, STAGE_LOWERED, "lower");
-  if (st) job_abort(job, st);
-  r->linear = linearize_kernel(job, u, &target);
-}
-
 static Scalar random_value(DType d) {
   if (dtype_is_float(d)) return scalar_wrap(d, (Scalar){.f = ((int)random_below(65) - 32) / 16.});
   return scalar_wrap(d, (Scalar){.i = (int64_t)random_below(200) - 100});
 }
 
-static void compare(const Run *r, const char *stage, const uint8_t *want, const uint8_t *got) {
+static void compare(const ZooRun *r, const char *stage, const uint8_t *want, const uint8_t *got) {
   DType d = (DType)r->k.params[0]->dtype;
   size_t bytes = dtype_info[d].bytes;
   for (int64_t i = 0; i < r->k.params[0]->arg.ints.at[0]; i++) {
@@ -151,12 +96,12 @@ static void compare(const Run *r, const char *stage, const uint8_t *want, const 
     char text[200];
     snprintf(text, sizeof text, "%s: element %lld is %g, not %g", stage, (long long)i,
              dtype_is_float(d) ? y.f : (double)y.i, dtype_is_float(d) ? x.f : (double)x.i);
-    explain(r, text);
+    zoo_explain(r, text);
     fail();
   }
 }
 
-static void check_run(Job *job, Run *r) {
+static void check_run(Job *job, ZooRun *r) {
   InterpBuffer bufs[4];
   uint8_t *out[3];
   for (uint32_t a = 0; a < r->k.nargs; a++) {
@@ -171,16 +116,16 @@ static void check_run(Job *job, Run *r) {
   for (int k = 0; k < 3; k++) {
     bufs[0].data = out[k] = arena_alloc(&job->arena, bufs[0].bytes);
     memset(out[k], 0x5A, bufs[0].bytes);
-    if (k == 0) must(r, interp_kernel(job, r->k.sink, bufs, r->k.nargs));
+    if (k == 0) zoo_must(r, interp_kernel(job, r->k.sink, bufs, r->k.nargs));
     if (k == 1 && r->heuristic) continue;
-    if (k == 1) must(r, interp_kernel(job, r->scheduled, bufs, r->k.nargs));
-    if (k == 2) must(r, interp_launch(job, &r->linear, bufs, r->k.nargs));
+    if (k == 1) zoo_must(r, interp_kernel(job, r->scheduled, bufs, r->k.nargs));
+    if (k == 2) zoo_must(r, interp_launch(job, &r->linear, bufs, r->k.nargs));
   }
   if (!r->heuristic) compare(r, "scheduled", out[0], out[1]);
   compare(r, "lowered", out[0], out[2]);
 }
 
-static void count_products(const Run *r) {
+static void count_products(const ZooRun *r) {
   size_t n = 0;
   for (size_t i = 0; i < r->linear.len; i++) n += r->linear.list[i]->op == OP_MMA;
   assert_true(n > 0);
@@ -243,10 +188,10 @@ static const Case plain_cases[] = {
      0},
 };
 
-static void parse_into(Job *job, Run *r, const Case *c) {
+static void parse_into(Job *job, ZooRun *r, const Case *c) {
   OptList rest;
   int64_t tc = TC(c->id, c->swap ? 0 : 1, 2);
-  must(r, opts_parse(job, str_from(c->opts), &rest));
+  zoo_must(r, opts_parse(job, str_from(c->opts), &rest));
   if (c->id >= 0) opts_push(job, &r->opts, OPT_TC, c->swap, tc);
   for (size_t i = 0; i < rest.len; i++)
     opts_push(job, &r->opts, (OptKind)rest.at[i].kind, rest.at[i].axis, rest.at[i].arg);
@@ -257,9 +202,9 @@ static void chosen(void **state) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     Job job;
     job_init(&job, 0);
-    Run r = {.k = contraction(&job, &cases[i].shape)};
+    ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &cases[i].shape)};
     parse_into(&job, &r, &cases[i]);
-    must(&r, job_run(&job, compile, &r));
+    zoo_must(&r, job_run(&job, zoo_compile, &r));
     count_products(&r);
     check_run(&job, &r);
     job_deinit(&job);
@@ -267,18 +212,6 @@ static void chosen(void **state) {
 }
 
 /* -- random opts ------------------------------------------------------------------------------ */
-
-static bool legal(Job *job, Run *r) {
-  Status st = opts_check(job, r->k.sink, &target, &r->opts);
-  bool ok = !st;
-  status_drop(st);
-  return ok;
-}
-
-static void try_opt(Job *job, Run *r, OptKind kind, int axis, int64_t arg) {
-  opts_push(job, &r->opts, kind, axis, arg);
-  if (!legal(job, r)) r->opts.len--;
-}
 
 static Shape random_shape(const MatrixInfo *info) {
   Shape s = {.a = info->dtype[MATRIX_A], .b = info->dtype[MATRIX_B], .c = info->dtype[MATRIX_C]};
@@ -291,20 +224,20 @@ static Shape random_shape(const MatrixInfo *info) {
   return s;
 }
 
-static void random_list(Job *job, Run *r, int id) {
+static void random_list(Job *job, ZooRun *r, int id) {
   static const OptKind kinds[] = {OPT_UPCAST, OPT_UNROLL, OPT_LOCAL,    OPT_GROUP,
                                   OPT_STAGE,  OPT_STAGE,  OPT_PIPELINE, OPT_ORDER};
   const MatrixInfo *info = matrix_info(id);
   int swap = (int)random_below(2);
   const unsigned tile[2] = {info->m, info->n};
   for (int i = 0; i < 2; i++)
-    if (random_below(4) == 0) try_opt(job, r, OPT_PADTO, i, tile[i != swap]);
-  if (r->k.params[1]->arg.ints.at[0]) try_opt(job, r, OPT_PADTO, 2, info->k);
-  try_opt(job, r, OPT_TC, swap, TC(id, !swap, 2));
+    if (random_below(4) == 0) zoo_try(job, r, OPT_PADTO, i, tile[i != swap]);
+  if (r->k.params[1]->arg.ints.at[0]) zoo_try(job, r, OPT_PADTO, 2, info->k);
+  zoo_try(job, r, OPT_TC, swap, TC(id, !swap, 2));
   for (unsigned n = random_below(9); n-- > 0;) {
     OptKind kind = kinds[random_below(8)];
     int axis = kind == OPT_STAGE || kind == OPT_PIPELINE ? 2 : (int)random_below(3);
-    try_opt(job, r, kind, axis, kind == OPT_STAGE ? random_below(4) : 2 + random_below(3));
+    zoo_try(job, r, kind, axis, kind == OPT_STAGE ? random_below(4) : 2 + random_below(3));
   }
 }
 
@@ -315,11 +248,11 @@ static void random_schedules(void **state) {
     Job job;
     job_init(&job, 0);
     int id = (int)random_below(MX__COUNT);
-    while (!matrix_on(matrix_info(id), &target)) id = (int)random_below(MX__COUNT);
+    while (!matrix_on(matrix_info(id), &zoo_cuda)) id = (int)random_below(MX__COUNT);
     Shape s = random_shape(matrix_info(id));
-    Run r = {.k = contraction(&job, &s)};
+    ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &s)};
     random_list(&job, &r, id);
-    must(&r, job_run(&job, compile, &r));
+    zoo_must(&r, job_run(&job, zoo_compile, &r));
     for (size_t k = 0; k < r.opts.len; k++) matrices += r.opts.at[k].kind == OPT_TC;
     check_run(&job, &r);
     job_deinit(&job);
@@ -347,13 +280,13 @@ static void illegal(void **state) {
   Job job;
   job_init(&job, 0);
   Shape s = {.a = DT_F16, .b = DT_F16, .c = DT_F32, .m = 64, .n = 64, .k = 64};
-  Run r = {.k = contraction(&job, &s)};
+  ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &s)};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     char text[500];
-    must(&r, opts_parse(&job, str_from(bad[i].opts), &r.opts));
-    Status st = opts_check(&job, r.k.sink, &target, &r.opts);
+    zoo_must(&r, opts_parse(&job, str_from(bad[i].opts), &r.opts));
+    Status st = opts_check(&job, r.k.sink, &zoo_cuda, &r.opts);
     status_text(st, text, sizeof text);
-    if (!st || !strstr(text, bad[i].why)) explain(&r, text), fail();
+    if (!st || !strstr(text, bad[i].why)) zoo_explain(&r, text), fail();
     status_drop(st);
   }
   job_deinit(&job);
@@ -364,9 +297,9 @@ static void copies_ahead(void **state) {
   for (size_t i = 0; i < sizeof plain_cases / sizeof *plain_cases; i++) {
     Job job;
     job_init(&job, 0);
-    Run r = {.k = contraction(&job, &plain_cases[i].shape)};
+    ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &plain_cases[i].shape)};
     parse_into(&job, &r, &plain_cases[i]);
-    must(&r, job_run(&job, compile, &r));
+    zoo_must(&r, job_run(&job, zoo_compile, &r));
     check_run(&job, &r);
     job_deinit(&job);
   }
@@ -384,8 +317,8 @@ static void heuristics(void **state) {
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
     Job job;
     job_init(&job, 0);
-    Run r = {.k = contraction(&job, &shapes[i]), .heuristic = true};
-    must(&r, job_run(&job, compile, &r));
+    ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &shapes[i]), .heuristic = true};
+    zoo_must(&r, job_run(&job, zoo_compile, &r));
     if (shapes[i].a != DT_F32) count_products(&r);
     check_run(&job, &r);
     job_deinit(&job);

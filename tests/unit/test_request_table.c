@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "daemon/server/request.h"
+#include "daemon/server/rpc.h"
 
 static void test_names(void **state) {
   (void)state;
@@ -47,17 +47,35 @@ static void test_nothing_goes_back_to_reading(void **state) {
 
 static void test_methods(void **state) {
   (void)state;
-  assert_non_null(method_find(STR("/kiln.v1.Kiln/Run")));
-  assert_null(method_find(STR("/kiln.v1.Kiln/Ru")));
-  assert_null(method_find(STR("/kiln.v1.Kiln/Runn")));
-  assert_null(method_find(STR("")));
+  assert_non_null(rpc_find(STR("/kiln.v1.Kiln/Run")));
+  assert_null(rpc_find(STR("/kiln.v1.Kiln/Ru")));
+  assert_null(rpc_find(STR("/kiln.v1.Kiln/Runn")));
+  assert_null(rpc_find(STR("")));
+}
+
+/* Each row is found at its own path, and asks for one thing. */
+static void test_rows(void **state) {
+  (void)state;
+  size_t n = 0;
+  for (const Rpc *r; (r = rpc_at(n)); n++) {
+    assert_ptr_equal(r, rpc_find(str_from(r->method->path)));
+    if (r->needs != ANYBODY && r->needs != TENANT) {
+      assert_int_equal(r->needs & ~(unsigned)ROLE_ALL, 0);
+      assert_int_equal(r->needs & (r->needs - 1), 0);
+    }
+  }
+  assert_true(n >= 25);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_names),     cmocka_unit_test(test_every_state_can_end),
-      cmocka_unit_test(test_reachable), cmocka_unit_test(test_nothing_leaves_the_end),
-      cmocka_unit_test(test_methods),   cmocka_unit_test(test_nothing_goes_back_to_reading),
+      cmocka_unit_test(test_names),
+      cmocka_unit_test(test_every_state_can_end),
+      cmocka_unit_test(test_reachable),
+      cmocka_unit_test(test_nothing_leaves_the_end),
+      cmocka_unit_test(test_methods),
+      cmocka_unit_test(test_rows),
+      cmocka_unit_test(test_nothing_goes_back_to_reading),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

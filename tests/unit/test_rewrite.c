@@ -6,7 +6,6 @@
 
 #include <cmocka.h>
 
-#include "base/clock.h"
 #include "compiler/ir/text.h"
 #include "compiler/rules/rewrite.h"
 
@@ -125,7 +124,6 @@ static void test_hostile_graphs(void **state) {
   (void)state;
   UOp *r = range(0, 100), *x = uop_cast(&job, r, DT_F32);
   for (int k = 0; k < 60; k++) x = add(x, x);
-  int64_t start = clock_cpu_ns();
   assert_int_equal(simplify(sum(x, r))->dtype, DT_F32);
   UOp *i = uop_cast(&job, load(uop_param(&job, 1, DT_I32, (int64_t[]){9}, 1), ix(0)), DT_INDEX);
   for (int k = 0; k < 60; k++) i = add(uop2(&job, OP_MUL, i, i), i);
@@ -135,8 +133,7 @@ static void test_hostile_graphs(void **state) {
     UOp *p = uop_param(&job, 2, DT_BOOL, (int64_t[]){200000}, 1);
     all = uop2(&job, OP_AND, all, load(p, ix(k)));
   }
-  simplify(all);
-  assert_true(clock_cpu_ns() - start < (int64_t)10 * 1000 * 1000 * 1000);
+  simplify(all); /* ends at all: sharing is seen once, and no conjunction is taken apart twice */
 }
 
 static void test_floats_are_exact(void **state) {
@@ -178,8 +175,14 @@ static void test_trace(void **state) {
   assert_non_null(trace.at[0].rule->text);
 }
 
-/* A chain of n ops, half of them with something to simplify. */
-static int64_t chain_ns(size_t n) {
+static size_t asked;
+static UOp *counted(Rewrite *rw, UOp *n) {
+  asked++;
+  return rules_symbolic(rw, n);
+}
+
+/* How often rules are asked about a chain of n ops, half of them with something to simplify. */
+static size_t chain_cost(size_t n) {
   Job j;
   job_init(&j, (size_t)1 << 32);
   UOp *p = uop_param(&j, 0, DT_F32, (int64_t[]){4}, 1);
@@ -189,32 +192,20 @@ static int64_t chain_ns(size_t n) {
     x = k % 2 ? uop2(&j, OP_MUL, uop1(&j, OP_NEG, uop1(&j, OP_NEG, x)), c) : uop2(&j, OP_ADD, x, c);
   }
   Rewrite rw = {.job = &j};
-  int64_t start = clock_cpu_ns();
-  rewrite_graph(&rw, x, rules_symbolic);
-  int64_t ns = clock_cpu_ns() - start;
+  asked = 0;
+  rewrite_graph(&rw, x, counted);
   job_deinit(&j);
-  return ns;
+  return asked;
 }
 
-/* Best of several, in nanoseconds per op. */
-static double chain_cost(size_t n) {
-  int64_t best = INT64_MAX;
-  for (int k = 0; k < 7; k++) {
-    int64_t ns = chain_ns(n);
-    if (ns < best) best = ns;
-  }
-  return (double)best / (double)n;
-}
-
-static void test_linear_time(void **state) {
+static void test_linear_cost(void **state) {
   (void)state;
-  double cost[] = {chain_cost(2000), chain_cost(20000), chain_cost(200000)};
-  print_message("rewrite: %.0f ns per op at 2k, %.0f at 20k, %.0f at 200k\n", cost[0], cost[1],
-                cost[2]);
-  /* 1 would be linear; caches and fresh pages are in the number, a quadratic walk would give 10 */
-  assert_true(cost[1] <= 3 * cost[0] && cost[2] <= 3 * cost[1]);
+  size_t small = chain_cost(2000), large = chain_cost(200000);
+  assert_in_range(small, 2000, 5 * 2000);
+  assert_in_range(large, 100 * small - 10000, 100 * small + 10000);
 }
 
+/* Every node is seen once, however much is shared. */
 static void test_silent_cost(void **state) {
   (void)state;
   Job j;
@@ -227,15 +218,9 @@ static void test_silent_cost(void **state) {
     y = x, x = t;
   }
   Rewrite rw = {.job = &j};
-  int64_t best = INT64_MAX;
-  for (int k = 0; k < 5; k++) {
-    int64_t start = clock_cpu_ns();
-    assert_ptr_equal(rewrite_graph(&rw, x, rules_symbolic), x);
-    int64_t ns = clock_cpu_ns() - start;
-    if (ns < best) best = ns;
-  }
-  print_message("rewrite: %.0f ns per node when no rule fires\n", (double)best / N);
-  assert_true(best < (int64_t)N * 2000);
+  asked = 0;
+  assert_ptr_equal(rewrite_graph(&rw, x, counted), x);
+  assert_int_equal(asked, uop_toposort(&j, x).len);
   job_deinit(&j);
 }
 
@@ -248,7 +233,7 @@ int main(void) {
       cmocka_unit_test(test_floats_are_exact),
       cmocka_unit_test(test_endless_rules),
       cmocka_unit_test(test_trace),
-      cmocka_unit_test(test_linear_time),
+      cmocka_unit_test(test_linear_cost),
       cmocka_unit_test(test_silent_cost),
   };
   return cmocka_run_group_tests(tests, setup, teardown);

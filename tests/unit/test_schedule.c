@@ -9,14 +9,9 @@
 
 #include "compiler/compile.h"
 #include "compiler/ir/interp.h"
-#include "compiler/ir/verify.h"
-#include "compiler/passes/expand.h"
-#include "compiler/passes/linearize.h"
-#include "compiler/passes/lower.h"
-#include "compiler/passes/schedule.h"
 #include "devices/device.h"
 #include "tests/model/local_target.h"
-#include "tests/unit/zoo.h"
+#include "tests/unit/zoo_check.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { SANITIZED = 1 };
@@ -24,46 +19,19 @@ enum { SANITIZED = 1 };
 enum { SANITIZED = 0 };
 #endif
 
-static const Target gpu = {.kind = "opencl",
-                           .vector_bytes = 16,
-                           .vector_registers = 64,
-                           .threads = 1,
-                           .max_group = 256,
-                           .warp = 32,
-                           .local_bytes = 48 << 10};
-
-static const Target cpu = {.kind = "cpu",
-                           .vector_bytes = 64,
-                           .vector_registers = 32,
-                           .threads = 2,
-                           .features = "+avx512vnni,+avx512bf16",
-                           .l1_bytes = 48 << 10,
-                           .l2_bytes = 2 << 20};
 static Target target;
-static int use_cpu(void **state) { return (void)state, target = cpu, 0; }
-static int use_gpu(void **state) { return (void)state, target = gpu, 0; }
+static int use_cpu(void **state) { return (void)state, target = zoo_cpu, 0; }
+static int use_gpu(void **state) { return (void)state, target = zoo_opencl, 0; }
 
 static uint64_t random_state;
-static uint32_t random_below(uint32_t n) {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return (uint32_t)(random_state >> 33) % n;
-}
+static uint32_t random_below(uint32_t n) { return zoo_below(&random_state, n); }
 
-typedef struct Run {
-  ZooKernel k;
-  OptList opts;
-  bool heuristic;
-  Linear linear;
-  OptList applied;
-  int64_t vars[2]; /* values of the kernel's VARs */
-} Run;
-
-static int64_t elements(const Run *r, const UOp *p) {
+static int64_t elements(const ZooRun *r, const UOp *p) {
   int64_t n = p->arg.ints.at[0];
   return dim_is_static(n) ? n : dim_eval(dim_node(n), r->vars, 2);
 }
 
-static void fill(const Run *r, const UOp *p, void *data) {
+static void fill(const ZooRun *r, const UOp *p, void *data) {
   int64_t n = elements(r, p);
   for (int64_t i = 0; i < n; i++) {
     if (dtype_info[p->dtype].bytes == 1)
@@ -77,34 +45,7 @@ static void fill(const Run *r, const UOp *p, void *data) {
   }
 }
 
-static void compile(Job *job, void *arg) {
-  Run *r = arg;
-  UOp *u = r->heuristic ? schedule_heuristic(job, r->k.sink, &target, &r->applied)
-                        : schedule_apply(job, r->k.sink, &target, &r->opts);
-  Status st = verify_graph(job, u, STAGE_SCHEDULED, "schedule");
-  if (st) job_abort(job, st);
-  u = lower_kernel(job, expand_kernel(job, u, &target), &target);
-  st = verify_graph(job, u, STAGE_LOWERED, "lower");
-  if (st) job_abort(job, st);
-  r->linear = linearize_kernel(job, u, &target);
-}
-
-static void explain(const Run *r, const char *what) {
-  StrBuf b = {0};
-  opts_print(r->heuristic ? &r->applied : &r->opts, &b);
-  print_message("%s with [%s]: %s\n", r->k.name, b.ptr ? b.ptr : "", what);
-  strbuf_deinit(&b);
-}
-
-static void must(const Run *r, Status st) {
-  if (!st) return;
-  char text[4000];
-  status_text(st, text, sizeof text);
-  explain(r, text);
-  fail();
-}
-
-static void compare(const Run *r, const void *want, const void *got) {
+static void compare(const ZooRun *r, const void *want, const void *got) {
   const UOp *p = r->k.params[0];
   for (int64_t i = 0; i < elements(r, p); i++) {
     char text[200];
@@ -117,7 +58,7 @@ static void compare(const Run *r, const void *want, const void *got) {
       if (a == b) continue;
       snprintf(text, sizeof text, "element %lld is %d, not %d", (long long)i, b, a);
     }
-    explain(r, text);
+    zoo_explain(r, text);
     fail();
   }
 }
@@ -153,7 +94,7 @@ static Status run_program(const InterpBuffer *bufs, size_t n, Program *p) {
 }
 
 /* What compile_kernel makes of the kernel with those opts, in place of the interpreter. */
-static void run_on_device(Job *job, const Run *r, const InterpBuffer *bufs) {
+static void run_on_device(Job *job, const ZooRun *r, const InterpBuffer *bufs) {
   KernelObject object;
   Program *p = NULL;
   StrBuf opts = {0};
@@ -168,11 +109,11 @@ static void run_on_device(Job *job, const Run *r, const InterpBuffer *bufs) {
   device_program_free(device, p);
   strbuf_deinit(&object.object);
   strbuf_deinit(&opts);
-  must(r, st);
+  zoo_must(r, st);
 }
 
 /* Runs a compiled schedule and checks its output. */
-static void check_run(Job *job, Run *r) {
+static void check_run(Job *job, ZooRun *r) {
   InterpBuffer bufs[6];
   for (uint32_t v = 0; v < 2; v++)
     bufs[r->k.nargs + v] = (InterpBuffer){&r->vars[v], sizeof r->vars[v]};
@@ -188,9 +129,9 @@ static void check_run(Job *job, Run *r) {
   if (device)
     run_on_device(job, r, bufs);
   else
-    must(r, interp_launch(job, &r->linear, bufs, r->k.nargs));
+    zoo_must(r, interp_launch(job, &r->linear, bufs, r->k.nargs));
   bufs[0].data = want;
-  must(r, interp_kernel(job, r->k.sink, bufs, r->k.nargs));
+  zoo_must(r, interp_kernel(job, r->k.sink, bufs, r->k.nargs));
   compare(r, want, got);
   free(want);
   free(got);
@@ -198,8 +139,8 @@ static void check_run(Job *job, Run *r) {
 }
 
 /* Compiles and runs one schedule and checks its output. */
-static void check(Job *job, Run *r) {
-  must(r, job_run(job, compile, r));
+static void check(Job *job, ZooRun *r) {
+  zoo_must(r, job_run(job, zoo_compile, r));
   check_run(job, r);
 }
 
@@ -347,6 +288,12 @@ static const Case cases[] = {
     {27, "VECTOR(2,8) VECTOR(4,4) VECTOR(1,2) REPAIR(2,8) KEEP(0,0) KEEP(0,1)"},
     {27, "VECTOR(6,8) UNROLL(2,3) UPCAST(1,2) REPAIR(2,24) KEEP(0,1)"},
     {28, "PADTO(2,8) PADTO(4,8) PADTO(6,8) REPAIR(2,8)"},
+    /* Copied for all blocks, outside of the loop over them. */
+    {27, "REPAIR(2,8) STAGE(-1,1) STAGE(-1,3) STAGE(-1,5) STAGE(-1,6)"},
+    {27, "VECTOR(0,16) UPCAST(1,5) UNROLL(2,4) UNROLL(4,2) REPAIR(2,8) STAGE(-1,1) STAGE(-1,3) "
+         "STAGE(-1,5) STAGE(-1,6) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
+    {28, "PADTO(2,8) PADTO(4,8) PADTO(6,8) REPAIR(2,8) STAGE(-1,1) STAGE(-1,3) STAGE(-1,5) "
+         "STAGE(-1,6)"},
     {28, "PADTO(2,6) PADTO(4,6) PADTO(6,6) VECTOR(0,16) UNROLL(2,2) UNROLL(4,3) UPCAST(1,8) "
          "REPAIR(2,6) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
     {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,1) STAGE(1,3)"},
@@ -445,9 +392,9 @@ static const Case gpu_cases[] = {
 static void run_case(const Case *c) {
   Job job;
   job_init(&job, 0);
-  Run r = {.k = kernel(&job, c->kernel)};
+  ZooRun r = {.target = &target, .k = kernel(&job, c->kernel)};
   Status st = opts_parse(&job, str_from(c->opts), &r.opts);
-  must(&r, st);
+  zoo_must(&r, st);
   check(&job, &r);
   job_deinit(&job);
 }
@@ -508,12 +455,12 @@ static void heuristic_schedules(void **state) {
     for (int i = 0; i < NKERNELS; i++) {
       Job job;
       job_init(&job, 0);
-      Run r = {.k = kernel(&job, i), .heuristic = true};
+      ZooRun r = {.target = &target, .k = kernel(&job, i), .heuristic = true};
       random_state = (uint64_t)i;
       check(&job, &r);
       /* Scalar loops are the way out when the rules contradict each other; they should not. */
-      if (i != 15 && !r.applied.len) explain(&r, "no opts");
-      if (i != 15) assert_true(r.applied.len > 0);
+      if (i != 15 && !r.opts.len) zoo_explain(&r, "no opts");
+      if (i != 15) assert_true(r.opts.len > 0);
       job_deinit(&job);
     }
   }
@@ -540,31 +487,23 @@ static void heuristic_on_gpu(void **state) {
   for (int i = 0; i < NKERNELS; i++) {
     Job job;
     job_init(&job, 0);
-    Run r = {.k = kernel(&job, i), .heuristic = true};
+    ZooRun r = {.target = &target, .k = kernel(&job, i), .heuristic = true};
     random_state = (uint64_t)i;
     check(&job, &r);
-    if (i != 15 && !r.applied.len) explain(&r, "no opts");
-    if (i != 15) assert_true(r.applied.len > 0);
+    if (i != 15 && !r.opts.len) zoo_explain(&r, "no opts");
+    if (i != 15) assert_true(r.opts.len > 0);
     job_deinit(&job);
   }
 }
 
-static void try_opt(Job *job, UOp *sink, OptList *list, OptKind kind, int axis, int64_t arg) {
-  opts_push(job, list, kind, axis, arg);
-  Status st = opts_check(job, sink, &target, list);
-  if (st) list->len--;
-  status_drop(st);
-}
-
-static OptList random_opts(Job *job, UOp *sink) {
+static void random_opts(Job *job, ZooRun *r) {
   static const int sizes[] = {2, 3, 4, 5, 7, 8, 16, 32};
-  OptList list = {0};
-  const KernelInfo *k = kernel_info(job, sink);
+  const KernelInfo *k = kernel_info(job, r->k.sink);
   uint32_t naxes = k->naxes;
   /* Not every proof about sizes that a run decides survives a SPLIT. */
-  for (uint32_t n = sink->symbolic ? 0 : random_below(4); n-- > 0;)
-    try_opt(job, sink, &list, OPT_SPLIT, (int)random_below(naxes), 2 + random_below(15));
-  naxes += (uint32_t)list.len;
+  for (uint32_t n = r->k.sink->symbolic ? 0 : random_below(4); n-- > 0;)
+    zoo_try(job, r, OPT_SPLIT, (int)random_below(naxes), 2 + random_below(15));
+  naxes += (uint32_t)r->opts.len;
   for (uint32_t n = random_below(8); n-- > 0;) {
     OptKind kind = (OptKind)random_below(OPT__COUNT);
     int axis = (int)random_below(naxes + 1) - 1;
@@ -575,16 +514,15 @@ static OptList random_opts(Job *job, UOp *sink) {
     if (kind == OPT_REPAIR && random_below(2)) arg = 1 + random_below(30);
     if (kind == OPT_KEEP) arg = random_below(k->nkept + 1);
     if (kind == OPT_ORDER || kind == OPT_CARRY) arg = random_below(3);
-    try_opt(job, sink, &list, kind, axis, arg);
+    zoo_try(job, r, kind, axis, arg);
   }
-  return list;
 }
 
 /* -- what is no number ------------------------------------------------------------------------- */
 
 /* Inputs with a few infinities and NaNs: which results are no numbers is the same in every
  * schedule. The weights of a row do not underflow. */
-static void spoil(Run *r, InterpBuffer *args, int param, int kind) {
+static void spoil(ZooRun *r, InterpBuffer *args, int param, int kind) {
   static const float odd[] = {INFINITY, -INFINITY, NAN};
   const UOp *p = r->k.params[param];
   for (int n = 0; n < 2; n++)
@@ -601,10 +539,10 @@ static void odd_rows(void **state) {
   for (int round = 0; round < 54; round++) {
     Job job;
     job_init(&job, 0);
-    Run r = {.k = kernel(&job, 27 + round % 2)};
+    ZooRun r = {.target = &target, .k = kernel(&job, 27 + round % 2)};
     InterpBuffer args[4];
-    must(&r, opts_parse(&job, str_from(lists[round / 2 % 3]), &r.opts));
-    must(&r, job_run(&job, compile, &r));
+    zoo_must(&r, opts_parse(&job, str_from(lists[round / 2 % 3]), &r.opts));
+    zoo_must(&r, job_run(&job, zoo_compile, &r));
     for (uint32_t a = 0; a < 4; a++) {
       args[a].bytes = (size_t)elements(&r, r.k.params[a]) * 4;
       args[a].data = arena_alloc(&job.arena, args[a].bytes);
@@ -612,14 +550,14 @@ static void odd_rows(void **state) {
     }
     spoil(&r, args, 1 + round / 6 % 3, round / 18);
     float *want = arena_alloc(&job.arena, args[0].bytes), *got = args[0].data;
-    must(&r, interp_kernel(&job, r.k.sink, args, 4));
+    zoo_must(&r, interp_kernel(&job, r.k.sink, args, 4));
     memcpy(want, got, args[0].bytes);
-    must(&r, interp_linear(&job, r.linear.list, r.linear.len, args, 4, 0));
+    zoo_must(&r, interp_linear(&job, r.linear.list, r.linear.len, args, 4, 0));
     for (size_t i = 0; i < args[0].bytes / 4; i++) {
       bool same =
           isnan(want[i]) ? isnan(got[i]) : want[i] == got[i] || fabsf(want[i] - got[i]) <= 1e-4f;
       if (!same) print_message("element %zu is %g, not %g\n", i, (double)got[i], (double)want[i]);
-      if (!same) explain(&r, "differs");
+      if (!same) zoo_explain(&r, "differs");
       assert_true(same);
     }
     job_deinit(&job);
@@ -631,9 +569,9 @@ static void random_schedules(void **state) {
   for (int round = 0; round < 800; round++) {
     Job job;
     job_init(&job, 0);
-    Run r = {.k = kernel(&job, round % NKERNELS)};
+    ZooRun r = {.target = &target, .k = kernel(&job, round % NKERNELS)};
     random_state = (uint64_t)round * 77 + 5;
-    r.opts = random_opts(&job, r.k.sink);
+    random_opts(&job, &r);
     check(&job, &r);
     job_deinit(&job);
   }
@@ -758,9 +696,9 @@ static ZooKernel symbolic_kernel(Job *job, int i) {
   }
 }
 
-static void check_sizes(Job *job, Run *r) {
+static void check_sizes(Job *job, ZooRun *r) {
   static const int64_t sizes[][2] = {{1, 8}, {2, 48}, {7, 16}, {16, 32}, {17, 24}, {40, 40}};
-  must(r, job_run(job, compile, r));
+  zoo_must(r, job_run(job, zoo_compile, r));
   for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
     memcpy(r->vars, sizes[k], sizeof r->vars);
     check_run(job, r);
@@ -775,11 +713,11 @@ static void symbolic_heuristic(void **state) {
     for (int i = 0; i < NSYMBOLIC; i++) {
       Job job;
       job_init(&job, 0);
-      Run r = {.k = symbolic_kernel(&job, i), .heuristic = true};
+      ZooRun r = {.target = &target, .k = symbolic_kernel(&job, i), .heuristic = true};
       random_state = (uint64_t)i;
       check_sizes(&job, &r);
-      if (!r.applied.len) explain(&r, "no opts");
-      assert_true(r.applied.len > 0);
+      if (!r.opts.len) zoo_explain(&r, "no opts");
+      assert_true(r.opts.len > 0);
       job_deinit(&job);
     }
   }
@@ -805,9 +743,9 @@ static void symbolic_chosen(void **state) {
   for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
     Job job;
     job_init(&job, 0);
-    Run r = {.k = symbolic_kernel(&job, some[i].kernel)};
+    ZooRun r = {.target = &target, .k = symbolic_kernel(&job, some[i].kernel)};
     random_state = i;
-    must(&r, opts_parse(&job, str_from(some[i].opts), &r.opts));
+    zoo_must(&r, opts_parse(&job, str_from(some[i].opts), &r.opts));
     check_sizes(&job, &r);
     job_deinit(&job);
   }
@@ -818,9 +756,9 @@ static void symbolic_random(void **state) {
   for (int round = 0; round < 200; round++) {
     Job job;
     job_init(&job, 0);
-    Run r = {.k = symbolic_kernel(&job, round % NSYMBOLIC)};
+    ZooRun r = {.target = &target, .k = symbolic_kernel(&job, round % NSYMBOLIC)};
     random_state = (uint64_t)round * 77 + 5;
-    r.opts = random_opts(&job, r.k.sink);
+    random_opts(&job, &r);
     check_sizes(&job, &r);
     job_deinit(&job);
   }

@@ -11,24 +11,7 @@
 #include "compiler/search/opts.h"
 #include "compiler/search/search.h"
 #include "tests/unit/zoo.h"
-
-static const Target cpu = {.kind = "cpu",
-                           .features = "+fma",
-                           .vector_bytes = 64,
-                           .vector_registers = 32,
-                           .threads = 2,
-                           .l1_bytes = 48 << 10,
-                           .l2_bytes = 2 << 20,
-                           .l3_bytes = 64 << 20};
-static const Target gpu = {.kind = "cuda",
-                           .cpu = "sm_90",
-                           .vector_bytes = 16,
-                           .vector_registers = 255,
-                           .threads = 1,
-                           .max_group = 1024,
-                           .warp = 32,
-                           .local_bytes = 48 << 10,
-                           .l2_bytes = 50 << 20};
+#include "tests/unit/zoo_targets.h"
 
 static void must(Status st) {
   char text[1000];
@@ -133,17 +116,17 @@ static void costs_are_counted(void **state) {
   Job job;
   SearchCost c, scalar;
   job_init(&job, 0);
-  must(search_cost(&job, kernel_of(&job, 0), &cpu, NULL, &c));
+  must(search_cost(&job, kernel_of(&job, 0), &zoo_cpu, NULL, &c));
   assert_true(c.flops >= 2ll * 128 * 768 * 3072 && c.flops < 21ll * 128 * 768 * 307);
   assert_int_equal(c.bytes_written, 4 * 128 * 768);
   assert_int_equal(c.bytes_read, 4 * (128 * 3072 + 3072 * 768 + 768));
   assert_true(c.roofline_ns > 0 && c.predicted_ns > c.roofline_ns);
-  must(search_cost(&job, kernel_of(&job, 0), &cpu, "", &scalar));
+  must(search_cost(&job, kernel_of(&job, 0), &zoo_cpu, "", &scalar));
   assert_true(scalar.predicted_ns > 4 * c.predicted_ns);
   /* A window reads each element of its input once, however often it uses it. */
-  must(search_cost(&job, conv(&job, 64, 56, 64, 3), &cpu, NULL, &c));
+  must(search_cost(&job, conv(&job, 64, 56, 64, 3), &zoo_cpu, NULL, &c));
   assert_true(c.bytes_read <= 4 * (64 * 58 * 58 + 64 * 64 * 9 + 64));
-  Status st = search_cost(&job, kernel_of(&job, 0), &cpu, "VECTOR(0,3)", &c);
+  Status st = search_cost(&job, kernel_of(&job, 0), &zoo_cpu, "VECTOR(0,3)", &c);
   assert_int_equal(status_code(st), ST_INVALID_ARGUMENT);
   status_drop(st);
   job_deinit(&job);
@@ -163,6 +146,61 @@ static bool was_tried(const Search *s, const char *opts) {
   for (size_t i = 0; i < s->ntried; i++)
     if (!strcmp(s->tried[i].opts, opts)) return true;
   return false;
+}
+
+/* What was measured is what the roofline is made of. */
+static void peaks_make_the_roofline(void **state) {
+  Job job;
+  SearchCost assumed, slow, fast;
+  (void)state;
+  job_init(&job, 64 << 20);
+  UOp *mm = zoo_matmul(&job, DT_F32, 512, 512, 512, false).sink;
+  Target t = zoo_cpu;
+  must(search_cost(&job, mm, &t, NULL, &assumed));
+  t.peaks.flops_f32 = 50;
+  must(search_cost(&job, mm, &t, NULL, &slow));
+  t.peaks.flops_f32 = 100;
+  must(search_cost(&job, mm, &t, NULL, &fast));
+  double flops = (double)slow.flops;
+  assert_true(fabs((double)slow.roofline_ns - flops / 100) < 10); /* two threads */
+  assert_true(fabs((double)fast.roofline_ns - flops / 200) < 10);
+  assert_true(slow.predicted_ns > assumed.predicted_ns);
+  UOp *add = zoo_elementwise(&job, 100 << 20).sink;
+  t = zoo_cpu;
+  t.peaks.memory_bytes = 6, t.peaks.all_memory_bytes = 10;
+  must(search_cost(&job, add, &t, NULL, &slow));
+  double bytes = (double)(slow.bytes_read + slow.bytes_written);
+  assert_true(fabs((double)slow.roofline_ns - bytes / 10) < 10);
+  job_deinit(&job);
+}
+
+/* Legal for every target, and what they do is what they say. */
+static void probes_measure_what_they_say(void **state) {
+  Target targets[] = {zoo_cpu, zoo_cpu, zoo_cpu, zoo_opencl};
+  (void)state;
+  targets[1].vector_bytes = 32, targets[1].vector_registers = 16, targets[1].threads = 1;
+  targets[2].vector_bytes = 16, targets[2].vector_registers = 16, targets[2].threads = 61;
+  targets[2].l3_bytes = 0;
+  for (size_t i = 0; i < 4; i++)
+    for (int which = 0; which < SP__COUNT; which++) {
+      Job job;
+      SearchProbeKernel p;
+      SearchCost cost;
+      job_init(&job, 64 << 20);
+      must(search_probe(&job, &targets[i], (SearchProbe)which, &p));
+      bool cache = which == SP_L2 || which == SP_L3; /* of one core */
+      bool none = targets[i].max_group || (cache && targets[i].threads > 8);
+      assert_int_equal(p.work > 0, !none);
+      assert_int_equal(p.kernel != NULL, !none);
+      if (!none) {
+        assert_true(*p.opts);
+        must(search_cost(&job, p.kernel, &targets[i], p.opts, &cost));
+        bool flops = which <= SP_FLOPS_F64;
+        double got = (double)(flops ? cost.flops : cost.bytes_read);
+        assert_true(fabs(got - p.work) < 1);
+      }
+      job_deinit(&job);
+    }
 }
 
 static void check_legal(const Search *s, const char *opts) {
@@ -224,8 +262,9 @@ static void candidates_are_legal_and_new(void **state) {
   for (int i = 0; i < 2 * KERNELS; i++) {
     Job job;
     job_init(&job, (size_t)1 << 30);
-    Search s = {
-        .job = &job, .kernel = kernel_of(&job, i % KERNELS), .target = i < KERNELS ? &cpu : &gpu};
+    Search s = {.job = &job,
+                .kernel = kernel_of(&job, i % KERNELS),
+                .target = i < KERNELS ? &zoo_cpu : &zoo_cuda};
     run_search(&s, 8, 48);
     assert_true(s.ntried > 4);
     job_deinit(&job);
@@ -238,7 +277,7 @@ static void proposals_repeat_for_equal_inputs(void **state) {
   Job one, two;
   job_init(&one, 0);
   job_init(&two, 0);
-  Search s = {.job = &one, .kernel = kernel_of(&one, 0), .target = &cpu};
+  Search s = {.job = &one, .kernel = kernel_of(&one, 0), .target = &zoo_cpu};
   for (int round = 0; round < 3; round++) {
     for (int k = 0; k < round; k++) kernel_of(&two, k);
     Search t = s;
@@ -277,7 +316,7 @@ static void search_finds_what_the_model_does_not_know(void **state) {
   for (int size = 0; size < 3; size++) {
     Job job;
     job_init(&job, 0);
-    Search s = {.job = &job, .target = &cpu};
+    Search s = {.job = &job, .target = &zoo_cpu};
     s.kernel = zoo_matmul(&job, DT_F32, 252 << size, 768, 512, false).sink;
     int64_t best = run_search(&s, 8, 400), reach = best_by_hand(&s);
     if ((double)best > 1.05 * (double)reach)
@@ -315,7 +354,7 @@ static void hints_are_made_to_fit(void **state) {
   Job job;
   job_init(&job, 0);
   /* It fits as it is. */
-  Search s = {.job = &job, .kernel = kernel_of(&job, 0), .target = &cpu};
+  Search s = {.job = &job, .kernel = kernel_of(&job, 0), .target = &zoo_cpu};
   assert_true(propose_hints(&s, hints, 1, 8, out) > 1);
   assert_string_equal(out[0].opts, hints[0]);
   /* Five rows, a depth of 300 that has no block of 256. */
@@ -340,7 +379,7 @@ static void spellings_are_one(void **state) {
   for (int i = 0; i < 2; i++) {
     Job job;
     job_init(&job, 0);
-    Search s = {.job = &job, .kernel = kernel_of(&job, 0), .target = &cpu, .ntried = 1};
+    Search s = {.job = &job, .kernel = kernel_of(&job, 0), .target = &zoo_cpu, .ntried = 1};
     s.tried[0] = (Evidence){spellings[i], 1000000, 1, 5, i ? EV_MEASURED : EV_CRASH};
     size_t n = propose_hints(&s, &hint, 1, 8, out);
     for (size_t k = 0; k < n; k++) assert_string_not_equal(out[k].opts, hint);
@@ -367,7 +406,7 @@ static void bad_texts_are_passed_over(void **state) {
   for (int i = 0; i < KERNELS; i++) {
     Job job;
     job_init(&job, 0);
-    Search s = {.job = &job, .kernel = kernel_of(&job, i), .target = &cpu};
+    Search s = {.job = &job, .kernel = kernel_of(&job, i), .target = &zoo_cpu};
     for (int k = 0; k < N; k++)
       s.tried[s.ntried++] = (Evidence){hints[k], -5, -1, 0, k % 3 ? EV_MEASURED : 77};
     propose_hints(&s, hints, N, 8, out);
@@ -408,13 +447,13 @@ static void a_large_kernel_is_searched_less(void **state) {
   for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) {
     Job job;
     job_init(&job, (size_t)128 << 20);
-    Search s = {.job = &job, .target = &cpu};
+    Search s = {.job = &job, .target = &zoo_cpu};
     s.kernel = wide_kernel(&job, wide[i].axes, wide[i].values);
     Candidate out[8];
     SearchCost c;
     SearchClass class;
     propose_hints(&s, NULL, 0, 8, out);
-    must(search_cost(&job, s.kernel, &cpu, NULL, &c));
+    must(search_cost(&job, s.kernel, &zoo_cpu, NULL, &c));
     must(search_class(&job, s.kernel, &class));
     job_deinit(&job);
   }
@@ -425,15 +464,15 @@ static void a_search_ends(void **state) {
   Candidate out[8];
   Job job;
   job_init(&job, 0);
-  Search s = {.job = &job, .kernel = kernel_of(&job, 4), .target = &cpu};
+  Search s = {.job = &job, .kernel = kernel_of(&job, 4), .target = &zoo_cpu};
   size_t n = propose(&s, 8, out);
   assert_true(n > 1);
   /* At the roofline there is nothing to gain. */
   SearchCost c;
-  must(search_cost(&job, s.kernel, &cpu, NULL, &c));
+  must(search_cost(&job, s.kernel, &zoo_cpu, NULL, &c));
   s.tried[s.ntried++] = (Evidence){out[0].opts, c.roofline_ns, 1, 5, EV_MEASURED};
   assert_int_equal(propose(&s, 8, out), 0);
-  Status st = search_propose(&job, &(SearchInput){.kernel = s.kernel, .target = &cpu}, out, &n);
+  Status st = search_propose(&job, &(SearchInput){.kernel = s.kernel, .target = &zoo_cpu}, out, &n);
   assert_int_equal(status_code(st), ST_INVALID_ARGUMENT);
   status_drop(st);
   job_deinit(&job);
@@ -445,6 +484,8 @@ int main(void) {
       cmocka_unit_test(class_is_the_graph_alone),
       cmocka_unit_test(distance_counts_ratios),
       cmocka_unit_test(costs_are_counted),
+      cmocka_unit_test(peaks_make_the_roofline),
+      cmocka_unit_test(probes_measure_what_they_say),
       cmocka_unit_test(candidates_are_legal_and_new),
       cmocka_unit_test(proposals_repeat_for_equal_inputs),
       cmocka_unit_test(search_finds_what_the_model_does_not_know),

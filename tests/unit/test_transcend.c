@@ -27,7 +27,8 @@ typedef struct Graph {
   Scalar *value; /* [node][BATCH] */
 } Graph;
 
-static bool no_fma; /* MULACC rounds twice, as on a target without the instruction */
+static bool no_fma;          /* MULACC rounds twice, as on a target without the instruction */
+static const Target *target; /* NULL: none of the ops of native.def */
 
 static UOp *input(Job *job, DType d, int64_t slot) {
   UOp *p = uop_param(job, slot, d, (int64_t[]){1}, 1);
@@ -39,7 +40,7 @@ static void graph_init(Graph *g, Op op, DType d) {
   job_init(&g->job, (size_t)1 << 30);
   for (int k = 0; k < 2; k++) g->in[k] = input(&g->job, d, k);
   UOp *n = uop_make(&g->job, op, DT_VOID, arg_none(), g->in, (size_t)op_info[op].nsrc);
-  Rewrite rw = {.job = &g->job, .no_fma = no_fma};
+  Rewrite rw = {.job = &g->job, .no_fma = no_fma, .target = target};
   g->root = rewrite_graph(&rw, n, rules_decomp);
   g->list = uop_toposort(&g->job, g->root);
   g->value = calloc(g->list.len * BATCH, sizeof *g->value);
@@ -428,6 +429,18 @@ static void test_storage_casts(void **state) {
   job_deinit(&job);
 }
 
+static int with_scale(void **state) {
+  static const Target scales = {.features = "+fma,+avx512f"};
+  (void)state;
+  target = &scales;
+  return 0;
+}
+static int without_scale(void **state) {
+  (void)state;
+  target = NULL;
+  return 0;
+}
+
 static void test_every_rule_fires(void **state) {
   (void)state;
   for (const RuleInfo *r = rules_decomp_info; r->file; r++) {
@@ -446,6 +459,9 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_f64, without_fma, with_fma),
       cmocka_unit_test_setup_teardown(test_pow, without_fma, with_fma),
       cmocka_unit_test_setup_teardown(test_fmod, without_fma, with_fma),
+      cmocka_unit_test_setup_teardown(test_f32, with_scale, without_scale),
+      cmocka_unit_test_setup_teardown(test_f64, with_scale, without_scale),
+      cmocka_unit_test_setup_teardown(test_half, with_scale, without_scale),
       cmocka_unit_test(test_lanes),
       cmocka_unit_test(test_constant_powers),
       cmocka_unit_test(test_contraction),

@@ -1,0 +1,39 @@
+/* What is read where a gate is false is 0, so a value behind a gate is computed everywhere and
+ * reads nothing that is out of bounds. The gate of an access is its third source in both stages
+ * that have accesses, and what stands behind it (the alternative of a LOAD) stays.
+ *
+ * Conditions are put side by side in the order given: kernels that differ in that order alone would
+ * be two kernels to the cache. */
+#include "compiler/passes/gates.h"
+
+#include "compiler/passes/nodemap.h"
+
+UOp *gates_both(Job *job, UOp *a, UOp *b) {
+  if (!a || a == b) return b;
+  if (!b) return a;
+  if (a->lanes > b->lanes)
+    b = uop_make_lanes(job, OP_BROADCAST, DT_VOID, a->lanes, arg_none(), &b, 1);
+  return uop2(job, OP_AND, a, b);
+}
+
+static UOp *behind(Job *job, UOp *u, UOp **src, UOp *gate) {
+  src[2] = gates_both(job, u->nsrc > 2 ? src[2] : NULL, gate);
+  return uop_make_lanes(job, (Op)u->op, DT_VOID, u->lanes, u->arg, src, u->nsrc > 3 ? u->nsrc : 3);
+}
+
+UOp *gates_around(Job *job, UOp *value, Op access, UOp *gate) {
+  if (!gate) return value;
+  UOpList list = uop_toposort(job, value);
+  NodeMap pos;
+  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
+  nodemap_number(job, &pos, &list);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 2u, sizeof *src);
+    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
+    if ((Op)u->op == access)
+      now[i] = behind(job, u, src, gate);
+    else
+      now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+  }
+  return now[list.len - 1];
+}

@@ -1,0 +1,9 @@
+/* Gates: bool conditions under which an access happens. NULL stands for true. */
+#pragma once
+
+#include "compiler/ir/uop.h"
+
+/* Both conditions; a scalar b holds for all lanes of a. */
+UOp *gates_both(Job *job, UOp *a, UOp *b);
+/* The value with every INDEX or every LOAD (`access`) below it behind one more gate. */
+UOp *gates_around(Job *job, UOp *value, Op access, UOp *gate);

@@ -1,0 +1,28 @@
+/* The rates that decide whether a chain of tensors is worth being in blocks, from measurements of
+ * whole models (docs/performance.md), per lane of a vector, since they are those of multiply-adds:
+ * AVX-512 has 16 lanes of f32. In the plain layout strided windows do not fill vectors and small
+ * images do not fill tiles; a depthwise convolution there has nothing that is contiguous and used
+ * again. Only the ratio of these numbers to each other and to the rate of a reorder matters. */
+#include "compiler/passes/layout_cost.h"
+
+enum { SMALL_IMAGE = 64 };
+
+static const double GIGA = 1e9;
+static const double IN_BLOCKS = 9.4, WINDOWS = 7.9, STRIDED = 6, SMALL = 5.5;
+static const double DEPTHWISE_IN_BLOCKS = 5, DEPTHWISE = 3, DEPTHWISE_STRIDED = 0.65;
+static const double REORDER_BYTES = 15;
+
+double layout_gain(const Target *target, const Conv *c, double waste) {
+  double lanes = target->vector_bytes / 4.0, pixels = (double)(c->out[0] * c->out[1]);
+  double work = 2 * (double)c->batch * (double)c->filters * pixels;
+  work *= (double)(c->channels / c->groups * c->kernel[0] * c->kernel[1]);
+  bool each = c->groups > 1, strided = c->stride[0] > 1 || c->stride[1] > 1;
+  double plain = each                   ? (strided ? DEPTHWISE_STRIDED : DEPTHWISE)
+                 : strided              ? STRIDED
+                 : pixels < SMALL_IMAGE ? SMALL
+                                        : WINDOWS;
+  double blocked = (each ? DEPTHWISE_IN_BLOCKS : IN_BLOCKS) / waste;
+  return work / (plain * lanes * GIGA) - work / (blocked * lanes * GIGA);
+}
+
+double layout_reorder(double bytes) { return 2 * bytes / (REORDER_BYTES * GIGA); }
