@@ -122,12 +122,12 @@ static Status compile(Model *m, int fd, uint64_t size, bool pooled) {
   Server *s = m->server;
   ModelData *data;
   CompileSpec spec = {.tenant = m->tenant, .format = m->format, .name = m->name};
-  Status st = server_device(s, "", &spec.device);
+  Status st = server_device(s, m->tenant, "", &spec.device);
   if (st) {
     close(fd);
     return st;
   }
-  TRY(model_data_create(&s->uploads, fd, size, &data));
+  TRY(model_data_create(&s->uploads, m->tenant->id, fd, size, &data));
   data->seen = !pooled;
   m->waiter = (CompileWaiter){.request = m->asked, .done = on_compiled};
   return compile_start(s, &spec, data, &m->waiter);
@@ -157,7 +157,7 @@ Status models_load_bytes(Request *r, const char *name, const char *file, Bytes b
   TRY(add(s, r->tenant, false, name, &m));
   TRY(begin(m, r));
   m->format = format;
-  Status st = shm_pool_take(&s->uploads, bytes.len, &fd);
+  Status st = shm_pool_take(&s->uploads, r->tenant->id, bytes.len, &fd);
   if (!st) {
     st = shm_write(fd, 0, bytes);
     if (st) close(fd);
