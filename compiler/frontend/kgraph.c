@@ -439,9 +439,10 @@ static UOp *g_argsort(Walk *w, const GNode *n, UOp *const *src) {
   for (size_t k = 0; k <= last; k++) back[order[k]] = (int64_t)k;
   UOp *x = build_permute(job, src[0], order, last + 1), *keys = build_sort_key(job, x);
   if (n->i) {
-    keys = build2(job, OP_XOR, keys, uop_int(job, DT_I64, -1));
+    int64_t nan = uop_dtype(x) == DT_F64 ? INT64_MAX : INT32_MAX;
+    keys = build2(job, OP_SUB, uop_int(job, DT_I64, -1), keys);
     if (dtype_is_float(uop_dtype(x)))
-      keys = build_where(job, build2(job, OP_CMPNE, x, x), uop_int(job, DT_I64, INT64_MAX), keys);
+      keys = build_where(job, build2(job, OP_CMPNE, x, x), uop_int(job, DT_I64, nan), keys);
   }
   int64_t size = x->shape.at[last], rows = dims_numel(job, shape_make(x->shape.at, last));
   keys = build_reshape_v(job, keys, 2, rows, size);

@@ -7,6 +7,7 @@
 
 #include "compiler/frontend/build_nn.h"
 #include "compiler/frontend/onnx_loop.h"
+#include "compiler/frontend/onnx_quant.h"
 
 enum { UNROLLED = 64, MAX_ACTS = 3 };
 
@@ -29,6 +30,11 @@ typedef struct Act {
 /* One step: xw [B, gates * H] is X W' + Wb; reads and writes h and c. */
 typedef void (*Step)(Rnn *r, UOp *xw);
 
+/* [inputs, gates * hidden]; of quantised ones scale and zero, one number or one per column. */
+typedef struct Weights {
+  UOp *m, *scale, *zero;
+} Weights;
+
 struct Rnn {
   Node *n;
   Job *job;
@@ -37,7 +43,8 @@ struct Rnn {
   UOp *x, *lens;
   Step step;
   /* of the direction at hand: */
-  UOp *w, *rt, *wb, *rb, *p; /* rt: R transposed; wb, rb, p may be NULL */
+  Weights w, rt;    /* of inputs, of states: R transposed */
+  UOp *wb, *rb, *p; /* may be NULL */
   UOp *h, *c;
   Act acts[MAX_ACTS];
 };
@@ -134,18 +141,28 @@ static UOp *activate(Rnn *r, int k, UOp *x) {
 
 /* -- steps ------------------------------------------------------------------------------------- */
 
+/* What is multiplied with quantised weights is quantised itself, by its own range, as a whole. */
+static UOp *times(Rnn *r, UOp *x, const Weights *w) {
+  UOp *scale, *point;
+  if (!w->scale) return build_matmul(r->job, x, w->m);
+  UOp *a = quant_dynamic(r->n, x, &scale, &point);
+  a = node_centred(r->n, a, point);
+  UOp *y = build_matmul(r->job, a, node_centred(r->n, w->m, w->zero));
+  return mul(r, mul(r, build_cast(r->job, y, DT_F32), scale), w->scale);
+}
+
 /* Columns of gate k. */
 static UOp *gate(Rnn *r, UOp *x, int64_t k) {
   return build_slice(r->job, x, x->shape.n - 1, k * r->hidden, r->hidden, 1);
 }
 
 static void rnn_step(Rnn *r, UOp *xw) {
-  r->h = activate(r, 0, add(r, add(r, xw, build_matmul(r->job, r->h, r->rt)), r->rb));
+  r->h = activate(r, 0, add(r, add(r, xw, times(r, r->h, &r->rt)), r->rb));
 }
 
 /* Gates z, r, h. */
 static void gru_step(Rnn *r, UOp *xw) {
-  UOp *hr = build_matmul(r->job, r->h, r->rt), *one = build_num(r->job, xw, 1);
+  UOp *hr = times(r, r->h, &r->rt), *one = build_num(r->job, xw, 1);
   UOp *hb = add(r, hr, r->rb);
   UOp *z = activate(r, 0, add(r, gate(r, xw, 0), gate(r, hb, 0)));
   UOp *s = activate(r, 0, add(r, gate(r, xw, 1), gate(r, hb, 1)));
@@ -153,7 +170,7 @@ static void gru_step(Rnn *r, UOp *xw) {
   if (attr_int(r->n, "linear_before_reset", 0)) {
     inner = mul(r, s, gate(r, hb, 2));
   } else {
-    inner = build_matmul(r->job, mul(r, s, r->h), gate(r, r->rt, 2));
+    inner = build_matmul(r->job, mul(r, s, r->h), gate(r, r->rt.m, 2));
     if (r->rb) inner = add(r, inner, gate(r, r->rb, 2));
   }
   UOp *g = activate(r, 1, add(r, gate(r, xw, 2), inner));
@@ -162,7 +179,7 @@ static void gru_step(Rnn *r, UOp *xw) {
 
 /* Gates i, o, f, c; peepholes P in the order i, o, f. */
 static void lstm_step(Rnn *r, UOp *xw) {
-  UOp *g = add(r, add(r, xw, build_matmul(r->job, r->h, r->rt)), r->rb);
+  UOp *g = add(r, add(r, xw, times(r, r->h, &r->rt)), r->rb);
   UOp *gi = gate(r, g, 0), *go = gate(r, g, 1), *gf = gate(r, g, 2), *one = build_num(r->job, g, 1);
   if (r->p) {
     gi = add(r, gi, mul(r, gate(r, r->p, 0), r->c));
@@ -286,7 +303,7 @@ static UOp *run_looped(Rnn *r, UOp *xw, bool reverse) {
 }
 
 static UOp *run_direction(Rnn *r, bool reverse) {
-  UOp *xw = add(r, build_matmul(r->job, r->x, build_transpose(r->job, r->w, 0, 1)), r->wb);
+  UOp *xw = add(r, times(r, r->x, &r->w), r->wb);
   bool few = dim_is_static(r->steps) && r->steps <= UNROLLED;
   return few ? run_unrolled(r, xw, reverse) : run_looped(r, xw, reverse);
 }
@@ -301,7 +318,19 @@ static void check_sources(Rnn *r, UOp **w, UOp **rec, UOp **b) {
                            dim_text(r->job, r->steps)));
 }
 
-static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cell) {
+/* scale: the source that is that of quantised weights, and its zero point the next one; or 0 */
+static Weights read_weights(Rnn *r, UOp *from, int64_t dir, size_t scale) {
+  Weights w = {.m = build_transpose(r->job, of_dir(r, from, dir), 0, 1)};
+  if (!scale) return w;
+  w.scale = of_dir(r, node_u(r->n, scale), dir);
+  w.zero = of_dir(r, node_opt(r->n, scale + 1), dir);
+  int64_t n = r->gates * r->hidden;
+  if (w.scale->shape.n) w.scale = need_shape(r, "scale", w.scale, &n, 1);
+  if (w.zero && w.zero->shape.n) w.zero = need_shape(r, "zero point", w.zero, &n, 1);
+  return w;
+}
+
+static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cell, bool quantised) {
   Job *job = n->job;
   UOp *w = node_u(n, 1), *rec = node_u(n, 2), *b = node_opt(n, 3), *x = node_u(n, 0);
   Str direction = attr_str(n, "direction", "forward");
@@ -314,6 +343,7 @@ static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cel
   if (!both && !back && !str_is(direction, "forward"))
     job_abort(job, FAIL(INVALID_ARGUMENT, "direction '" STR_FMT "'", STR_ARG(direction)));
   if (first) x = build_transpose(job, x, 0, 1);
+  if (quantised) w = build_transpose(job, w, 1, 2), rec = build_transpose(job, rec, 1, 2);
   Rnn r = {.n = n, .job = job, .gates = gates, .nacts = nacts, .step = step, .x = x};
   r.hidden = front_static(job, rec->shape.at[2], "the size of the state");
   r.steps = x->shape.at[0];
@@ -329,8 +359,8 @@ static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cel
   for (int64_t d = 0; d < r.dirs; d++) {
     int64_t gh = gates * r.hidden;
     UOp *bias = of_dir(&r, b, d);
-    r.w = of_dir(&r, w, d);
-    r.rt = build_transpose(job, of_dir(&r, rec, d), 0, 1);
+    r.w = read_weights(&r, w, d, quantised ? 8 : 0);
+    r.rt = read_weights(&r, rec, d, quantised ? 10 : 0);
     r.wb = bias ? build_slice(job, bias, 0, 0, gh, 1) : NULL;
     r.rb = bias ? build_slice(job, bias, 0, gh, gh, 1) : NULL;
     r.p = of_dir(&r, p, d);
@@ -351,13 +381,15 @@ static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cel
   if (c) node_out(n, 2, c);
 }
 
-static void op_rnn(Node *n) { recurrent(n, 1, 1, rnn_step, false); }
-static void op_gru(Node *n) { recurrent(n, 3, 2, gru_step, false); }
-static void op_lstm(Node *n) { recurrent(n, 4, 3, lstm_step, true); }
+static void op_rnn(Node *n) { recurrent(n, 1, 1, rnn_step, false, false); }
+static void op_gru(Node *n) { recurrent(n, 3, 2, gru_step, false, false); }
+static void op_lstm(Node *n) { recurrent(n, 4, 3, lstm_step, true, false); }
+static void op_quantised_lstm(Node *n) { recurrent(n, 4, 3, lstm_step, true, true); }
 
 const OnnxOp onnx_recurrent_ops[] = {
     {"", "RNN", 1, 3, 6, op_rnn},
     {"", "GRU", 1, 3, 6, op_gru},
     {"", "LSTM", 1, 3, 8, op_lstm},
+    {"com.microsoft", "DynamicQuantizeLSTM", 1, 11, 12, op_quantised_lstm},
     {0},
 };

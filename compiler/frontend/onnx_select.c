@@ -232,7 +232,7 @@ static void top_k_sorted(Node *n, UOp *x, size_t axis, int64_t k, bool largest) 
   }
   dims[last] = k;
   UOp *table = build_reshape_v(job, x, 2, rows, d), *key = build_sort_key(job, table);
-  if (largest) key = two(n, OP_XOR, key, i64(n, -1));
+  if (largest) key = two(n, OP_SUB, i64(n, -1), key);
   UOp *at = build_top_few(job, table, k, largest);
   if (!at) at = build_slice(job, build_sort(job, uop1(job, OP_CONTIGUOUS, key)), 1, 0, k, 1);
   UOp *value = build_reshape(job, build_take(job, table, at), shape_make(dims, last + 1));

@@ -125,7 +125,9 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
     if (arg.ints.n != 1) return "a scan has one axis";
     return is_combiner(arg.i) ? NULL : "the op argument is not ADD, MUL, MAX or MIN";
   case OP_SCATTER:
-    if (arg.ints.n != 1) return "a scatter has one axis";
+    if (arg.ints.n < 1 || arg.ints.n > 2) return "a scatter has one axis";
+    if (arg.ints.n == 2 && (arg.ints.at[1] != 1 || arg.i != OP_STORE))
+      return "bad order of updates";
     return arg.i == OP_STORE || is_combiner(arg.i) ? NULL : "a scatter stores or combines";
   case OP_RAMP: return lanes < 1 ? "a ramp has lanes" : NULL;
   case OP_REDUCE:

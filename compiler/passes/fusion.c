@@ -296,7 +296,8 @@ static UOp **over_updates(Fusion *f, FusedKernel *k, const UOp *u) {
   const UOp *update = u->src[2];
   UOp **over = arena_array(&f->job->arena, update->shape.n + 1, sizeof *over);
   for (uint32_t a = 0; a < update->shape.n; a++) {
-    AxisType type = a == u->arg.ints.at[0] ? AX_SERIAL : AX_LOOP;
+    bool meet = a == u->arg.ints.at[0] && u->arg.ints.n == 1;
+    AxisType type = meet ? AX_SERIAL : AX_LOOP;
     bool one = update->shape.at[a] == 1;
     over[a] = one ? uop_index(f->job, 0) : new_range(f, k, type, update->shape.at[a]);
     if (type == AX_SERIAL) k->serial = over[a];
@@ -331,8 +332,7 @@ static void scatter_kernel(Fusion *f, uint32_t tensor) {
   k->nops = 1;
   *d = (Demand){.tensor = tensor, .kernel = n, .index = k->index, .loops = k->out};
   d->src = arena_array(&job->arena, u->nsrc, sizeof *d->src);
-  d->inside = arena_array(&job->arena, u->nsrc, sizeof *d->inside);
-  d->inside[0] = hole.gate;
+  k->gate = hole.gate;
   k->value = d;
   d->src[1] = ask(f, t->src[1], n, where, NULL, d->loops);
   d->src[2] = ask(f, t->src[2], n, f->kernels.at[n].loops, NULL, d->loops);

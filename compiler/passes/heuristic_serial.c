@@ -5,7 +5,7 @@
  * once. A scatter's updates rarely meet and wait for nothing. */
 #include "compiler/passes/heuristic_parts.h"
 
-enum { ROWS_AT_ONCE = 8 };
+enum { ROWS_AT_ONCE = 8, VECTOR = 16 };
 
 int heuristic_chained(const Sched *s) {
   for (size_t i = 0; i < s->k->list.len; i++) {
@@ -21,11 +21,13 @@ int heuristic_chained(const Sched *s) {
 }
 
 void heuristic_serial(Sched *s) {
-  int along = heuristic_chained(s), last = (int)s->k->nloops - 1;
-  for (int i = last; along >= 0 && s->vector < 0 && i >= 0; i--) {
+  int along = heuristic_chained(s), last = (int)s->k->nloops - 1, v = s->vector;
+  int64_t vectors = v < 0 ? 1 : size_of(s, v) / VECTOR;
+  if (along < 0 || vectors >= ROWS_AT_ONCE) return; /* one row's vectors wait side by side */
+  for (int i = last; i >= 0; i--) {
     int a = (int)s->k->loops[i]->arg.i;
-    int64_t n = divisor_below(s, a, ROWS_AT_ONCE);
-    if (a == along || n < 2) continue;
+    int64_t n = divisor_below(s, a, ROWS_AT_ONCE / (vectors ? vectors : 1));
+    if (a == along || a == v || n < 2) continue;
     give(s, OPT_UPCAST, a, n);
     if ((int)s->k->loops[last]->arg.i != along) give(s, OPT_ORDER, along, last);
     return;

@@ -128,7 +128,7 @@ static UOp *scattered(Fusion *f, const Tensor *t, const Demand *d) {
   uint32_t buffer;
   if (t->u->arg.i == OP_STORE) return update;
   UOp *at = locate(f, t->u, k->place, k->index, &buffer);
-  UOp *src[] = {buffer_param(f, buffer, 0), at, d->inside[0], k->serial};
+  UOp *src[] = {buffer_param(f, buffer, 0), at, k->gate, k->serial};
   UOp *before = uop_make(f->job, OP_INDEX, DT_VOID, arg_none(), src, 4);
   return uop2(f->job, (Op)t->u->arg.i, before, update);
 }
@@ -225,8 +225,8 @@ UOp *rangeify_kernel(Fusion *f, FusedKernel *k) {
   touched[0].first = src[1]->vmin, touched[0].last = src[1]->vmax;
   src[0] = buffer_param(f, touched[0].buffer, 0);
   src[2] = k->value->value;
-  src[3] = k->serial && k->value->inside ? k->value->inside[0] : NULL;
-  touched[0].gated = k->serial; /* reads of it count too */
+  src[3] = k->gate;
+  touched[0].gated = k->serial || k->gate; /* reads of it count too */
   src[0] = uop_make(f->job, OP_STORE, DT_VOID, arg_none(), src, src[3] ? 4 : 3);
   for (uint32_t a = 0; a < t->u->shape.n; a++) {
     if (k->loops[a]->op == OP_RANGE) src[n++] = k->loops[a];

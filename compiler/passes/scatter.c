@@ -98,7 +98,8 @@ static UOp *expanded(Job *job, UOp *u) {
 
 static bool asks_faster(const UOp *u, const Target *target) {
   DType d = (DType)u->dtype;
-  if (u->op != OP_SCATTER || u->symbolic || u->shape.n + 1 > MAX_WIDE_RANK) return false;
+  if (u->op != OP_SCATTER || u->arg.ints.n > 1 || u->symbolic || u->shape.n + 1 > MAX_WIDE_RANK)
+    return false;
   bool one_by_one = d == DT_BOOL || dtype_is_storage(d) || u->src[1]->dtype == DT_U64;
   double steps = (double)u->src[2]->shape.at[u->arg.ints.at[0]];
   double all = (double)shape_numel(u->shape), updates = (double)shape_numel(u->src[2]->shape);

@@ -369,18 +369,34 @@ static UOp *over_blocks(Staging *s, UOp *operand, int level) {
   return of_all;
 }
 
-/* What is computed for all lanes at once is read one element at a time: it may lie as the source
- * does, and is copied as vectors of what lies there side by side. */
-static void copy_as_source(Staging *s, UOp *operand) {
+/* Is it walked by two reductions, one inside of the other? */
+static bool is_walked_twice(const Apply *a, const UOp *operand) {
+  uint32_t walks = 0;
+  for (uint32_t i = 0; i < a->plan->nred; i++) {
+    const NewAxis *x = &a->axes[a->plan->order[a->plan->nout + i]];
+    bool open = x->loop && uop_is_open(operand, x->loop);
+    for (uint32_t k = 0; k < x->ninner; k++) open |= uop_is_open(operand, x->inner[k]);
+    walks += open;
+  }
+  return walks > 1;
+}
+
+/* What is computed for all lanes at once is read one element at a time: where the order of the
+ * reductions says nothing about the order of use it may lie as the source does. It is copied as
+ * vectors of what lies side by side in both. */
+static void copy_shared(Staging *s, UOp *operand) {
   enum { MOST_LANES = 16 };
   UOp *index = main_index(s->a->job, operand);
   bool lanes = s->a->tile.info || operand->op == OP_INDEX || !s->n;
   for (uint32_t d = 0; d < s->n; d++) lanes |= uop_axis(s->dims[d].range) == AX_VECTOR;
   if (lanes) return;
-  sort_dims(s, index);
-  lay_out_in_order(s);
+  if (is_walked_twice(s->a, operand)) {
+    sort_dims(s, index);
+    lay_out_in_order(s);
+  }
   StageDim *last = &s->dims[s->n - 1];
-  if (last->step == 1 && range_size(last->range) <= MOST_LANES)
+  bool side = linsum_coeff(linsum_index(s->a->job, index), last->range) == 1;
+  if (side && range_size(last->range) <= MOST_LANES)
     last->copy = new_range(s->a, AX_VECTOR, range_size(last->range));
 }
 
@@ -391,7 +407,7 @@ UOp *schedule_stage(Apply *a, UOp *operand, int level) {
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
   operand = over_blocks(&s, operand, level);
   schedule_collect(&s, operand, level);
-  copy_as_source(&s, operand);
+  copy_shared(&s, operand);
   UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   int64_t ints[2] = {s.elements, 0};
   UOp *buffer =

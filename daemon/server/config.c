@@ -417,9 +417,6 @@ Status config_check(const Config *c) {
                 "[tls]: certificate and key belong together, and client_ca needs them");
   for (size_t i = 0; i < c->listen.len; i++) TRY(check_listen(c, c->listen.at[i]));
   if (*c->metrics) TRY(check_address(c->metrics));
-  if (*c->models && c->strict_isolation)
-    return FAIL(INVALID_ARGUMENT, "models: what is in the folder is run by one worker for all who "
-                                  "call it, which strict_isolation is against");
   if (!log_level_parse(c->log_level, &level))
     return FAIL(INVALID_ARGUMENT, "log_level: expected debug, info, warn, error or off, got '%s'",
                 c->log_level);

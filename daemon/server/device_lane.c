@@ -239,8 +239,6 @@ static Status start_job(DeviceLane *l, DeviceJob *job) {
   for (size_t i = 0; i < job->nbuffers; i++) TRY(need_buffer(l, job->buffers[i]));
   if (job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD) return send_load(l, job);
   TRY(need_executable(l, job->exe));
-  if (job->env.body_case == KILN__V1__ENVELOPE__BODY_RUN)
-    job->env.run->tenant = job->exe->tenant->id;
   int fd = job->fd;
   if (job->slab) {
     bool bring = job->slab->incarnation != l->incarnation;

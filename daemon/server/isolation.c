@@ -72,7 +72,7 @@ Status server_device(Server *s, Tenant *t, const char *name, DeviceLane **out) {
     strbuf_addf(&names, i ? ", %s" : "%s", known);
     if (*name && strcmp(name, known) != 0) continue;
     strbuf_deinit(&names);
-    if (s->config.strict_isolation) return own_device(s, t, i, out);
+    if (t && s->config.strict_isolation) return own_device(s, t, i, out);
     *out = s->devices[i];
     return NULL;
   }

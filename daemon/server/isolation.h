@@ -1,7 +1,7 @@
 /* Strict isolation: every tenant has a worker process of its own on each device that it uses, so
- * that its memory is never in a process that works for somebody else. The workers of s->devices are
- * then asked only what the device is. What they do to each other's speed is the device's own
- * affair: each has a queue of its own. */
+ * that its memory is never in a process that works for somebody else. The workers of s->devices
+ * then say what the device is, and run models that belong to all. What they do to each other's
+ * speed is the device's own affair: each has a queue of its own. */
 #pragma once
 
 #include "daemon/server/server.h"

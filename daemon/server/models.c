@@ -122,7 +122,7 @@ static Status compile(Model *m, int fd, uint64_t size, bool pooled) {
   Server *s = m->server;
   ModelData *data;
   CompileSpec spec = {.tenant = m->tenant, .format = m->format, .name = m->name};
-  Status st = server_device(s, m->tenant, "", &spec.device);
+  Status st = server_device(s, m->shared ? NULL : m->tenant, "", &spec.device);
   if (st) {
     close(fd);
     return st;
@@ -157,7 +157,7 @@ Status models_load_bytes(Request *r, const char *name, const char *file, Bytes b
   TRY(add(s, r->tenant, false, name, &m));
   TRY(begin(m, r));
   m->format = format;
-  Status st = shm_pool_take(&s->uploads, r->tenant->id, bytes.len, &fd);
+  Status st = shm_pool_take(&s->uploads, m->tenant->id, bytes.len, &fd);
   if (!st) {
     st = shm_write(fd, 0, bytes);
     if (st) close(fd);

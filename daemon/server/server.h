@@ -100,8 +100,9 @@ int server_run(Server *s);
 const char *server_not_ready(const Server *s);
 /* Memory of this process; 0 when /proc does not say. */
 uint64_t server_resident_bytes(void);
-/* The device as this tenant uses it: with strict isolation a worker of its own. NULL and NOT_FOUND
- * for a device that is not configured; "" is the first. */
+/* The device as this tenant uses it: with strict isolation a worker of its own. Without a tenant:
+ * as what belongs to all uses it. NULL and NOT_FOUND for a device that is not configured; "" is the
+ * first. */
 Status server_device(Server *s, Tenant *t, const char *name, DeviceLane **out);
 /* Its own worker on device i, if it has one. */
 DeviceLane *server_own_device(const Tenant *t, size_t i);

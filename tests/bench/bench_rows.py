@@ -1,8 +1,8 @@
-"""Row kernels and attention beside the fastest peer: ONNX Runtime on the same model, PyTorch eager on the same arithmetic.
+"""Row kernels and attention beside the fastest peer: ONNX Runtime and OpenVINO on the same model, PyTorch eager on the same arithmetic.
 
 usage: bench_rows.py [--threads N] [--only NAME[,NAME...]] [--seconds S]
 
-Needs onnx, onnxruntime and torch, and bench_model of a release build (KILN_BENCH, or beside KILN_BIN). Medians. One thread is
+Needs onnx, onnxruntime and torch (openvino if it is there), and bench_model of a release build (KILN_BENCH, or beside KILN_BIN). Medians. One thread is
 measured in CPU time, since the machine may be shared; more in wall time. x is the fastest peer's time over Kiln's: above 1 Kiln is
 faster. copy is the time of copying as many bytes as the kernel must read and write, by torch, over Kiln's.
 """
@@ -53,7 +53,7 @@ def gelu_chain(shape):
 def rows():
     """name, model, torch function of the model's inputs, bytes that have to move."""
     r = np.random.default_rng(0)
-    for m, n in ((1536, 128), (4096, 1024), (256, 16384)):
+    for m, n in ((1536, 128), (4096, 256), (4096, 1024), (1024, 4096), (256, 16384)):
         b = 8 * m * n
         yield f"softmax {m}x{n}", simple("Softmax", [m, n], axis=-1), lambda x: torch.softmax(x, -1), b
         yield f"log-softmax {m}x{n}", simple("LogSoftmax", [m, n], axis=-1), lambda x: torch.log_softmax(x, -1), b
@@ -143,8 +143,8 @@ def attention():
         yield "decode f32 12x1 of 1024x64", m, F.scaled_dot_product_attention, 8 * 12 * 1024 * 64
 
 
-def median_us(fn, threads: int, seconds: float) -> float:
-    clock = time.thread_time if threads == 1 else time.perf_counter
+def median_us(fn, threads: int, seconds: float, clock=None) -> float:
+    clock = clock or (time.thread_time if threads == 1 else time.perf_counter)
     fn()
     times, end = [], time.perf_counter() + seconds
     while len(times) < 5 or time.perf_counter() < end:
@@ -178,7 +178,23 @@ def peers_us(m: onnx.ModelProto, fn, threads: int, seconds: float) -> dict[str, 
         found["ort"] = median_us(lambda: session.run(None, feeds), threads, seconds)
     except Exception:  # an op or dtype that it has no kernel for
         pass
+    try:
+        found["openvino"] = openvino_us(m, {} if bf16 else {n: v.numpy() for n, v in x.items()}, threads, seconds)
+    except Exception:  # not installed, or an operator that it does not read
+        pass
     return found
+
+
+def openvino_us(m: onnx.ModelProto, feeds: dict[str, np.ndarray], threads: int, seconds: float) -> float:
+    """Its thread is not the caller's: with one, the processor time of the process."""
+    import openvino
+    core = openvino.Core()
+    options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(m.SerializeToString()), "CPU", options)
+    request = compiled.create_infer_request()
+    values = {i.get_any_name(): openvino.Tensor(feeds[i.get_any_name()]) for i in compiled.inputs}
+    run = lambda: request.infer(values, share_inputs=True, share_outputs=True)  # noqa: E731
+    return median_us(run, threads, seconds, time.process_time if threads == 1 else None)
 
 
 def copy_us(size: int, threads: int, seconds: float) -> float:
@@ -194,14 +210,14 @@ def main() -> None:
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, {args.threads} threads")
-    print("| what | kernels | Kiln us | torch us | ort us | x | copy |\n|---|---|---|---|---|---|---|")
+    print("| what | kernels | Kiln us | torch us | ort us | openvino us | x | copy |\n|---|---|---|---|---|---|---|---|")
     for name, m, fn, size in (*rows(), *updates(), *order(), *attention()):
         if args.only and not any(part in name for part in args.only.split(",")):
             continue
         ours, kernels = kiln_us(m, args.threads)
         theirs = peers_us(m, fn, args.threads, args.seconds)
         copy = f"{copy_us(size, args.threads, args.seconds) / ours:.2f}" if size else ""
-        text = [f"{theirs[k]:.0f}" if k in theirs else "" for k in ("torch", "ort")]
+        text = [f"{theirs[k]:.0f}" if k in theirs else "" for k in ("torch", "ort", "openvino")]
         print(f"| {name} | {kernels} | {ours:.0f} | {' | '.join(text)} | {min(theirs.values()) / ours:.2f} | {copy} |", flush=True)
 
 
