@@ -20,11 +20,14 @@ typedef enum LogLevel {
 
 /* proc: static string naming this process ("kilnd", "worker:compile"). */
 void log_init(const char *proc, LogLevel level);
+void log_set_level(LogLevel level);
 /* "debug", "info", "warn", "error", "off"; false for anything else. */
 bool log_level_parse(const char *name, LogLevel *out);
 bool log_enabled(LogLevel level);
 void log_write(LogLevel level, const char *msg, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+/* An audit line, level=audit, whatever the threshold: action is what was done. */
+void log_audit(const char *action, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Writes s as a quoted logfmt value into buf and returns buf. */
 const char *log_quote(char *buf, size_t cap, const char *s);
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 
 #include "base/log.h"
 #include "daemon/worker/zygote.h"
@@ -39,6 +40,8 @@ int main(int argc, char **argv) {
   }
   log_init("worker:zygote", level);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
+  /* what is in a worker's memory belongs to tenants: no core file has it */
+  setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
   /* a terminal's Ctrl-C is for kilnd to handle: it ends its workers in order */
   signal(SIGINT, SIG_IGN);
   signal(SIGTERM, SIG_IGN);

@@ -172,6 +172,8 @@ static Status check_timer_stop(Device *d, int64_t *ns) {
   return device_timer_stop(c->inner, c->last, ns);
 }
 
+static Status check_scrub(Device *d) { return device_scrub(check_device(d)->inner); }
+
 static const DeviceVtbl check_vtbl = {
     .name = "check",
     .destroy = check_destroy,
@@ -184,6 +186,7 @@ static const DeviceVtbl check_vtbl = {
     .copy = check_copy,
     .submit = check_submit,
     .wait = check_wait,
+    .scrub = check_scrub,
     .timer_start = check_timer_start,
     .timer_stop = check_timer_stop,
 };

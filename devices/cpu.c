@@ -14,7 +14,7 @@
 #include "devices/cpu_pool.h"
 #include "devices/host_memory.h"
 
-enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
+enum { PAGE = 4096, HUGE_PAGE = 2 << 20, STACK_BYTES = 256 << 10 };
 
 typedef struct CpuDevice {
   Device base; /* first */
@@ -23,7 +23,9 @@ typedef struct CpuDevice {
   CpuPool *pool;
   char *scratch; /* one part of scratch_stride bytes per member of the pool */
   size_t scratch_stride;
-  void **addresses; /* the arguments of the launch that runs */
+  uint32_t generation; /* counts scrubs */
+  uint32_t *cleared;   /* by member: the generation in which it has cleared its stack */
+  void **addresses;    /* the arguments of the launch that runs */
   size_t addresses_cap;
   Fence last;
 } CpuDevice;
@@ -49,6 +51,7 @@ static void cpu_destroy(Device *d) {
   if (c->scratch) munmap(c->scratch, c->scratch_stride * c->base.caps.threads);
   cpu_caps_deinit(&c->strings);
   free(c->addresses);
+  free(c->cleared);
   free(c);
 }
 
@@ -123,8 +126,18 @@ typedef struct Work {
   const Launch *launch;
 } Work;
 
+/* What kernels left on this thread's stack, where the next one will have its own. */
+static __attribute__((noinline)) void clear_stack(void) {
+  char below[STACK_BYTES];
+  explicit_bzero(below, sizeof below);
+}
+
 static void run_piece(void *ctx, uint32_t worker, uint32_t index) {
   const Work *w = ctx;
+  if (w->device->cleared[worker] != w->device->generation) {
+    clear_stack();
+    w->device->cleared[worker] = w->device->generation;
+  }
   void *scratch =
       w->device->scratch ? w->device->scratch + w->device->scratch_stride * worker : NULL;
   w->launch->program->entry(w->device->addresses, index, scratch);
@@ -155,6 +168,14 @@ static Status cpu_wait(Device *d, Fence fence, int64_t timeout_ns) {
   return FAIL(INVALID_ARGUMENT, "fence %llu was never submitted", (unsigned long long)fence);
 }
 
+/* The scratch memory, as nobody runs now; each member clears its stack before it runs again. */
+static Status cpu_scrub(Device *d) {
+  CpuDevice *c = cpu_device(d);
+  c->generation++;
+  if (c->scratch) memset(c->scratch, 0, c->scratch_stride * c->base.caps.threads);
+  return NULL;
+}
+
 static const DeviceVtbl cpu_vtbl = {
     .name = "cpu",
     .destroy = cpu_destroy,
@@ -165,6 +186,7 @@ static const DeviceVtbl cpu_vtbl = {
     .write = host_memory_write,
     .read = host_memory_read,
     .copy = host_memory_copy,
+    .scrub = cpu_scrub,
     .submit = cpu_submit,
     .wait = cpu_wait,
 };
@@ -177,6 +199,8 @@ Status device_cpu_create(uint32_t threads, Device **out) {
   Status st = cpu_caps_init(threads, &c->strings, &c->base.caps);
   c->base.caps.shares_memory = true;
   bool spin = cpu_caps_cores() >= c->base.caps.threads;
+  if (!st) c->cleared = calloc(c->base.caps.threads, sizeof *c->cleared);
+  if (!st && !c->cleared) st = FAIL(RESOURCE_EXHAUSTED, "memory for a device");
   if (!st) st = cpu_jit_create(&c->jit);
   if (!st) st = cpu_pool_create(c->base.caps.threads, spin, &c->pool);
   if (st) {

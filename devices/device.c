@@ -5,6 +5,7 @@
 #include "devices/device.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "base/clock.h"
 
@@ -53,6 +54,26 @@ Status device_copy(Device *d, Buffer *to, uint64_t to_offset, const Buffer *from
   TRY(check_part(from, from_offset, bytes));
   return bytes ? d->v->copy(d, to, to_offset, from, from_offset, bytes) : NULL;
 }
+
+/* Without a mapping: a piece from here, then twice as much each time from what is zero already. */
+Status device_zero(Device *d, Buffer *b, uint64_t bytes) {
+  static const char zeros[4096];
+  TRY(check_part(b, 0, bytes));
+  if (b->host) {
+    memset(b->host, 0, bytes);
+    return NULL;
+  }
+  uint64_t done = bytes < sizeof zeros ? bytes : sizeof zeros;
+  if (done) TRY(d->v->write(d, b, 0, zeros, done));
+  while (done < bytes) {
+    uint64_t n = done < bytes - done ? done : bytes - done;
+    TRY(d->v->copy(d, b, done, b, 0, n));
+    done += n;
+  }
+  return NULL;
+}
+
+Status device_scrub(Device *d) { return d->v->scrub ? d->v->scrub(d) : NULL; }
 
 Status device_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
   *out = 0;

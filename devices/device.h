@@ -89,6 +89,8 @@ typedef struct DeviceVtbl {
   Status (*submit)(Device *d, const Launch *launches, size_t n, Fence *out);
   /* DEADLINE_EXCEEDED when the fence has not passed in time. timeout_ns < 0: no limit. */
   Status (*wait)(Device *d, Fence fence, int64_t timeout_ns);
+  /* Optional: zeroes the memory that kernels have beside buffers, where it outlives them. */
+  Status (*scrub)(Device *d);
   /* Optional, both or none: marks the beginning and the end of a stretch of the device's time; the
    * end waits for it. Where they are NULL, the clock of the processor says how long it took. */
   Status (*timer_start)(Device *d);
@@ -123,6 +125,10 @@ Status device_write(Device *d, Buffer *b, uint64_t offset, const void *from, uin
 Status device_read(Device *d, const Buffer *b, uint64_t offset, void *to, uint64_t bytes);
 Status device_copy(Device *d, Buffer *to, uint64_t to_offset, const Buffer *from,
                    uint64_t from_offset, uint64_t bytes);
+/* Zeroes the first bytes of a buffer, in order with the launches. */
+Status device_zero(Device *d, Buffer *b, uint64_t bytes);
+/* Nothing that a kernel left behind outside buffers is seen by the next. */
+Status device_scrub(Device *d);
 Status device_submit(Device *d, const Launch *launches, size_t n, Fence *out);
 Status device_wait(Device *d, Fence fence, int64_t timeout_ns);
 /* How long the device works on what is submitted between the two, by its own clock where it has

@@ -33,6 +33,7 @@ typedef struct GrpcStream GrpcStream;
 typedef struct GrpcHead {
   Str path; /* "/kiln.v1.Kiln/Run" */
   Str authority, authorization, user_agent;
+  Str traceparent;    /* W3C trace context, as it was sent */
   int64_t timeout_ns; /* -1: none was sent */
 } GrpcHead;
 

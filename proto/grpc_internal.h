@@ -34,6 +34,7 @@ typedef enum HeadField {
   HEAD_AUTHORITY,
   HEAD_AUTHORIZATION,
   HEAD_USER_AGENT,
+  HEAD_TRACEPARENT,
   HEAD__COUNT
 } HeadField;
 

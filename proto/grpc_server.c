@@ -60,6 +60,8 @@ int grpc_server_header(GrpcStream *s, Str name, Str value) {
     ok = keep_field(h, HEAD_AUTHORIZATION, value);
   else if (str_is(name, "user-agent"))
     ok = keep_field(h, HEAD_USER_AGENT, value);
+  else if (str_is(name, "traceparent"))
+    ok = keep_field(h, HEAD_TRACEPARENT, value);
   else if (str_is(name, ":method"))
     h->post = str_is(value, "POST");
   else if (str_is(name, "content-type"))
@@ -112,6 +114,7 @@ void grpc_server_headers_done(GrpcStream *s) {
       .authority = field_text(h, HEAD_AUTHORITY),
       .authorization = field_text(h, HEAD_AUTHORIZATION),
       .user_agent = field_text(h, HEAD_USER_AGENT),
+      .traceparent = field_text(h, HEAD_TRACEPARENT),
       .timeout_ns = h->timeout_ns,
   };
   s->accepted = true; /* a handler that refuses by grpc_finish needs its on_close */

@@ -66,10 +66,10 @@ run_pytest() {
 }
 
 say "packages"
-install_packages "${BUILD_PACKAGES[@]}" "$(llvm_package)" libcmocka-dev g++ clang-format-14 "${OPENCL_PACKAGES[@]}" || { note "installing packages" 1; finish; }
+install_packages "${BUILD_PACKAGES[@]}" "$(llvm_package)" libcmocka-dev g++ openssl clang-format-14 systemd strace libb64-0d "${OPENCL_PACKAGES[@]}" || { note "installing packages" 1; finish; }
 # Two versions are fixed: tests/model/onnx_not_passing.txt lists the tests of one onnx, and magika ships a model.
 python_env tests numpy onnx==1.23.2 onnxruntime grpcio grpcio-tools grpcio-reflection grpcio-health-checking protobuf pytest magika==1.0.3 \
-  setuptools wheel ||
+  "tritonclient[grpc]" perf-analyzer nvidia-cuda-runtime-cu12 pyyaml kubernetes-validate prometheus-client setuptools wheel ||
   { note "preparing the Python environment" 1; finish; }
 
 python_files silero-vad==6.2.3 faster-whisper==1.2.1 basic-pitch==0.4.0 nudenet==3.4.2 rapidocr-onnxruntime==1.4.4 \

@@ -23,7 +23,10 @@ Status call_start(KilnClient *c, const CallSpec *spec, KilnCall **out) {
   if (!call) return FAIL(RESOURCE_EXHAUSTED, "no memory for a call");
   *call = (KilnCall){
       .client = c, .decode = spec->decode, .done = spec->done, .ctx = spec->ctx, .source.fd = -1};
-  const GrpcCall start = {.path = spec->path, .timeout_ns = c->timeout_ns, .ctx = call};
+  const GrpcCall start = {.path = spec->path,
+                          .authorization = c->authorization,
+                          .timeout_ns = c->timeout_ns,
+                          .ctx = call};
   Status st = grpc_call_start(c->session, &start, &call->stream);
   if (st) {
     free(call);

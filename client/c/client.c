@@ -2,6 +2,7 @@
  *
  *   CLOSED -> CONNECTING -> READY -> CLOSED        a call on a CLOSED client connects again
  *                \-> WAITING -> CONNECTING         a daemon was started, or its backlog is full
+ *                \-> HANDSHAKE -> READY            with TLS
  *
  * Everything non-blocking happens in kiln_client_process; the blocking form is a poll(2) around it.
  * Calls may be queued in the session while the connection is being made. */
@@ -21,6 +22,7 @@
 
 enum { INPUT_BYTES = 256 << 10, IOV_MAX_PIECES = 64, DEFAULT_CONNECT_MS = 10000 };
 static const int64_t ns_per_ms = 1000000;
+#define IDLE_NS 1000000000ll
 
 /* -- ends -----------------------------------------------------------------------------------------
  */
@@ -46,14 +48,16 @@ static void lose(KilnClient *c, Status why) {
 /* -- connecting -----------------------------------------------------------------------------------
  */
 
-static void connected(KilnClient *c) {
+static Status connected(KilnClient *c) {
   int one = 1;
   if (!c->address.is_unix) setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   if (c->names) freeaddrinfo(c->names);
   c->names = c->next_name = NULL;
-  c->state = CS_READY;
   c->want_write = false;
+  TRY(secure_begin(c));
+  c->state = secure_ready(c) ? CS_READY : CS_HANDSHAKE;
   client_flush(c);
+  return NULL;
 }
 
 static void try_later(KilnClient *c) {
@@ -80,8 +84,7 @@ static Status connect_unix(KilnClient *c) {
   if (c->fd < 0) return FAIL(UNAVAILABLE, "%s: %s", c->address.text, strerror(errno));
   if (!connect(c->fd, (struct sockaddr *)&un, sizeof un)) {
     if (c->address.own) TRY(check_peer(c));
-    connected(c);
-    return NULL;
+    return connected(c);
   }
   int error = errno;
   bool absent = error == ENOENT || error == ECONNREFUSED;
@@ -104,10 +107,7 @@ static Status connect_tcp(KilnClient *c) {
     c->next_name = ai->ai_next;
     close_socket(c);
     c->fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (c->fd >= 0 && !connect(c->fd, ai->ai_addr, ai->ai_addrlen)) {
-      connected(c);
-      return NULL;
-    }
+    if (c->fd >= 0 && !connect(c->fd, ai->ai_addr, ai->ai_addrlen)) return connected(c);
     error = errno;
     if (error != EINPROGRESS) continue;
     c->state = CS_CONNECTING;
@@ -136,7 +136,19 @@ static Status connect_begin(KilnClient *c) {
   return c->address.is_unix ? connect_unix(c) : connect_tcp(c);
 }
 
+/* A server ends connections that nobody uses; that shows when they are read, which should be before
+ * a call is sent into one. */
+static void notice_end(KilnClient *c) {
+  int64_t now = clock_now_ns();
+  bool fresh = now - c->used_ns < IDLE_NS;
+  struct pollfd p = {.fd = c->fd, .events = POLLIN};
+  c->used_ns = now;
+  if (fresh || c->state != CS_READY || c->processing || grpc_session_streams(c->session)) return;
+  if (poll(&p, 1, 0) > 0) kiln_client_process(c, NULL);
+}
+
 Status client_ensure(KilnClient *c) {
+  notice_end(c);
   if (c->state == CS_READY && grpc_session_draining(c->session) &&
       !grpc_session_streams(c->session))
     lose(c, FAIL(UNAVAILABLE, "%s: the server closed the connection", c->address.text));
@@ -158,10 +170,7 @@ static Status connect_continue(KilnClient *c) {
   socklen_t n = sizeof error;
   if (poll(&p, 1, 0) <= 0) return NULL;
   if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &n)) error = errno;
-  if (!error) {
-    connected(c);
-    return NULL;
-  }
+  if (!error) return connected(c);
   if (c->next_name) return connect_tcp(c);
   return FAIL(UNAVAILABLE, "%s: %s", c->address.text, strerror(error));
 }
@@ -183,9 +192,9 @@ static Status connect_step(KilnClient *c) {
 
 void client_flush(KilnClient *c) {
   struct iovec iov[IOV_MAX_PIECES];
-  if (c->state != CS_READY) return;
+  if (c->state < CS_HANDSHAKE) return;
   c->want_write = false;
-  for (int n; (n = grpc_session_output(c->session, iov, IOV_MAX_PIECES)) > 0;) {
+  for (int n; (n = secure_output(c, iov, IOV_MAX_PIECES)) > 0;) {
     struct msghdr m = {.msg_iov = iov, .msg_iovlen = (size_t)n};
     ssize_t sent = sendmsg(c->fd, &m, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;
@@ -193,7 +202,7 @@ void client_flush(KilnClient *c) {
       c->want_write = true; /* full; or broken, which reading will tell */
       return;
     }
-    grpc_session_wrote(c->session, (size_t)sent);
+    secure_wrote(c, (size_t)sent);
   }
 }
 
@@ -204,7 +213,7 @@ static Status read_input(KilnClient *c) {
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return NULL;
     if (n < 0) return FAIL(UNAVAILABLE, "%s: %s", c->address.text, strerror(errno));
     if (!n) return FAIL(UNAVAILABLE, "%s: the server closed the connection", c->address.text);
-    Status st = grpc_session_input(c->session, c->inbuf, (size_t)n);
+    Status st = secure_input(c, c->inbuf, (size_t)n);
     if (st) return status_new(ST_UNAVAILABLE, st, __FILE__, __LINE__, "%s", c->address.text);
     if (n < INPUT_BYTES) return NULL;
   }
@@ -227,10 +236,11 @@ static void expire(KilnClient *c) {
 }
 
 static Status process(KilnClient *c) {
-  if (c->state == CS_CONNECTING || c->state == CS_WAITING) TRY(connect_step(c));
+  if (c->state != CS_READY) TRY(connect_step(c));
   expire(c);
-  if (c->state != CS_READY) return NULL;
+  if (c->state < CS_HANDSHAKE) return NULL;
   TRY(read_input(c));
+  if (secure_ready(c)) c->state = CS_READY;
   client_flush(c);
   if (grpc_session_done(c->session) && !grpc_session_streams(c->session))
     return FAIL(UNAVAILABLE, "%s: the server closed the connection", c->address.text);
@@ -261,13 +271,13 @@ int kiln_client_fd(const KilnClient *c) { return c->fd; }
 
 short kiln_client_events(const KilnClient *c) {
   if (c->state == CS_CONNECTING) return POLLOUT;
-  if (c->state != CS_READY) return 0;
+  if (c->state < CS_HANDSHAKE) return 0;
   return (short)(POLLIN | (c->want_write ? POLLOUT : 0));
 }
 
 int kiln_client_wait_ms(const KilnClient *c) {
   int64_t first = INT64_MAX;
-  if (c->state == CS_CONNECTING || c->state == CS_WAITING) first = c->connect_deadline;
+  if (c->state != CS_READY && c->state != CS_CLOSED) first = c->connect_deadline;
   if (c->state == CS_WAITING && c->retry_at < first) first = c->retry_at;
   for (const KilnCall *call = c->calls; call; call = call->next)
     if (call->deadline && call->deadline < first) first = call->deadline;
@@ -307,6 +317,11 @@ static Status client_create(const char *address, const KilnConnectOptions *optio
                     .connect_timeout_ns = ms * ns_per_ms,
                     .fd = -1,
                     .inbuf = inbuf};
+  Status st = secure_setup(c, options);
+  if (st) {
+    kiln_close(c);
+    return st;
+  }
   *out = c;
   return NULL;
 }
@@ -356,6 +371,7 @@ void kiln_close(KilnClient *c) {
   c->closing = true;
   lose(c, FAIL(CANCELLED, "the client was closed"));
   status_drop(c->lost);
+  secure_deinit(c);
   free(c->inbuf);
   free(c);
 }

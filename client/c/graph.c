@@ -180,6 +180,14 @@ KilnNode kiln_graph_cat(KilnGraph *g, size_t n, const KilnNode *src, int64_t axi
 KilnNode kiln_graph_gather(KilnGraph *g, KilnNode x, KilnNode indices, int64_t axis) {
   return simple(g, KILN_OP_GATHER, (KilnNode[]){x, indices}, 2, &axis, 1);
 }
+KilnNode kiln_graph_scatter(KilnGraph *g, KilnNode x, KilnNode indices, KilnNode updates,
+                            int64_t axis, KilnScatter how) {
+  const KilnNode src[] = {x, indices, updates};
+  return kiln_graph_node(
+      g,
+      &(KilnNodeSpec){
+          .op = KILN_OP_SCATTER_ALONG, .src = src, .nsrc = 3, .ints = &axis, .nints = 1, .i = how});
+}
 KilnNode kiln_graph_reduce(KilnGraph *g, KilnOp op, KilnNode x, size_t n, const int64_t *axes,
                            int keep) {
   return kiln_graph_node(

@@ -12,6 +12,7 @@
 #include "client/c/kiln.h"
 #include "kiln/v1/kiln.pb-c.h"
 #include "proto/grpc.h"
+#include "proto/tls.h"
 
 /* -- owned.c -------------------------------------------------------------------------------------
  */
@@ -48,6 +49,7 @@ typedef enum ClientState {
   CS_CLOSED,     /* no descriptor; the next call connects */
   CS_CONNECTING, /* connect(2) is under way */
   CS_WAITING,    /* a daemon was started, or its backlog is full: try again at retry_at */
+  CS_HANDSHAKE,  /* TLS is being agreed on */
   CS_READY
 } ClientState;
 
@@ -58,7 +60,11 @@ struct KilnClient {
   int fd;
   struct addrinfo *names, *next_name; /* TCP: addresses still to try */
   int64_t connect_timeout_ns, connect_deadline, retry_at;
-  int64_t timeout_ns; /* of calls; 0 = none */
+  int64_t timeout_ns;                /* of calls; 0 = none */
+  int64_t used_ns;                   /* when the last call began */
+  char *authorization, *server_name; /* owned; NULL = none */
+  TlsContext *tls;                   /* NULL: plain */
+  TlsSession *tls_session;           /* of the connection */
   GrpcSession *session;
   KilnCall *calls;
   uint8_t *inbuf;
@@ -72,6 +78,21 @@ void client_flush(KilnClient *c);
 /* Processes until *done. */
 void client_wait(KilnClient *c, const bool *done);
 extern const GrpcHandler client_handler;
+
+/* -- secure.c ------------------------------------------------------------------------------------
+ */
+
+/* Takes the token and TLS from the options and the environment; c->address is known. */
+Status secure_setup(KilnClient *c, const KilnConnectOptions *o);
+void secure_deinit(KilnClient *c);
+/* The socket is connected: begins the handshake, if there is to be one. */
+Status secure_begin(KilnClient *c);
+bool secure_ready(const KilnClient *c);
+/* Bytes from the socket, for the session. */
+Status secure_input(KilnClient *c, const void *bytes, size_t n);
+/* As grpc_session_output and grpc_session_wrote, with the bytes for the socket. */
+int secure_output(KilnClient *c, struct iovec *iov, int cap);
+void secure_wrote(KilnClient *c, size_t n);
 
 /* -- call.c ---------------------------------------------------------------------------------------
  */

@@ -95,6 +95,13 @@ typedef struct KilnClient KilnClient;
 typedef struct KilnConnectOptions {
   int no_spawn;       /* do not start the user's own daemon */
   int64_t timeout_ms; /* for connecting, including the start of a daemon; 0 = 10 s */
+  /* Who the caller is: a bearer token, sent with every call. NULL: $KILN_TOKEN. It is not sent to
+   * another machine in plain text. */
+  const char *token;
+  /* TLS, when a CA is given: PEM file with whom to believe, or "system"; the client's certificate
+   * and key; the name that the server's certificate must have, when it is not the host's. NULL:
+   * $KILN_TLS_CA, _CERT, _KEY and _SERVER_NAME. */
+  const char *tls_ca, *tls_cert, *tls_key, *tls_server_name;
 } KilnConnectOptions;
 
 /* address: "unix:PATH" or "HOST:PORT". NULL: $KILN_SERVER, else the user's own daemon on
@@ -367,6 +374,13 @@ typedef struct KilnDevices {
 
 KILN_API KilnCode kiln_list_devices(KilnClient *client, KilnDevices **out, KilnError *err);
 
+/* The answers of GetStatus and GetTrace (kiln.proto says what is in them) as JSON in protobuf's own
+ * mapping: 64-bit numbers are strings, bytes hexadecimal. What concerns others is left out for who
+ * is no admin. `after`: 0, or `next` of the answer before. */
+KILN_API KilnCode kiln_status_json(KilnClient *client, KilnText **out, KilnError *err);
+KILN_API KilnCode kiln_trace_json(KilnClient *client, uint64_t after, KilnText **out,
+                                  KilnError *err);
+
 typedef enum KilnServing {
   KILN_SERVING_UNKNOWN = 0,
   KILN_SERVING = 1,
@@ -592,7 +606,8 @@ typedef enum KilnOp {
   KILN_OP_RANDOM_BITS = 95,
   KILN_OP_RANDOM_UNIFORM = 96,
   KILN_OP_RANDOM_NORMAL = 97,
-  KILN_OP_ARGSORT = 110
+  KILN_OP_ARGSORT = 110,
+  KILN_OP_SCATTER_ALONG = 111
 } KilnOp;
 
 typedef enum KilnSizeOp {
@@ -657,6 +672,17 @@ KILN_API KilnNode kiln_graph_window(KilnGraph *g, KilnNode x, int64_t axis, int6
                                     int64_t stride, int64_t dilation);
 KILN_API KilnNode kiln_graph_cat(KilnGraph *g, size_t n, const KilnNode *src, int64_t axis);
 KILN_API KilnNode kiln_graph_gather(KilnGraph *g, KilnNode x, KilnNode indices, int64_t axis);
+/* updates into x at the indices along the axis: stored, added, multiplied, the larger, the smaller
+ * kept; the gradient of a gather is an ADD into zeros. See SCATTER_ALONG for shapes. */
+typedef enum KilnScatter {
+  KILN_SCATTER_SET = 0,
+  KILN_SCATTER_ADD = 1,
+  KILN_SCATTER_MUL = 2,
+  KILN_SCATTER_MAX = 3,
+  KILN_SCATTER_MIN = 4
+} KilnScatter;
+KILN_API KilnNode kiln_graph_scatter(KilnGraph *g, KilnNode x, KilnNode indices, KilnNode updates,
+                                     int64_t axis, KilnScatter how);
 /* op: KILN_OP_REDUCE_... */
 KILN_API KilnNode kiln_graph_reduce(KilnGraph *g, KilnOp op, KilnNode x, size_t n,
                                     const int64_t *axes, int keep);

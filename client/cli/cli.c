@@ -2,6 +2,7 @@
  */
 #include "client/cli/cli.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -20,7 +21,10 @@ static const struct {
      cmd_cache},
     {"devices", "list the server's devices", cmd_devices},
     {"health", "is the server (or one of its services) serving?", cmd_health},
+    {"top", "how busy the server is, live", cmd_top},
+    {"trace", "spans of recent calls, for Chrome's trace viewer or OpenTelemetry", cmd_trace},
     {"doctor", "check the whole way from here to an answer", cmd_doctor},
+    {"token", "make a bearer token and the line with which a server knows it", cmd_token},
     {"version", "versions of this command and of the server", cmd_version},
 };
 enum { NCOMMANDS = sizeof commands / sizeof *commands };
@@ -32,8 +36,10 @@ static void print_help(const Opt *common, size_t n) {
   printf("\noptions of every command:\n");
   args_print_options(common, n);
   printf("  %-22s %s\n", "--help", "this text; after a command, about that command");
-  printf("\nenvironment:\n  %-22s %s\n  %-22s %s\n", "KILN_SERVER", "the default of --server",
-         "KILN_BIN", "folder of the kilnd to start");
+  printf("\nenvironment:\n  %-22s %s\n  %-22s %s\n  %-22s %s\n  %-22s %s\n", "KILN_SERVER",
+         "the default of --server", "KILN_BIN", "folder of the kilnd to start", "KILN_TOKEN",
+         "the token itself", "KILN_TLS_CA",
+         "the default of --tls-ca; _CERT, _KEY, _SERVER_NAME too");
   printf("\nExit codes are those of sysexits.h: 64 bad command line, 65 bad model or data, 66 no "
          "such\n"
          "file, 69 no server or not serving, 70 internal error, 75 try again, 77 not allowed.\n");
@@ -45,6 +51,12 @@ int cli_main(int argc, char **argv) {
       {"--server", "ADDRESS", OPT_TEXT, &cli.server, "unix:PATH or HOST:PORT"},
       {"--json", NULL, OPT_FLAG, &cli.json, "print one JSON object instead of text"},
       {"--no-spawn", NULL, OPT_FLAG, &cli.no_spawn, "do not start a kilnd"},
+      {"--token-file", "FILE", OPT_TEXT, &cli.token_file, "who you are, for servers that ask"},
+      {"--tls-ca", "FILE", OPT_TEXT, &cli.tls_ca, "speak TLS; whom to believe, or `system`"},
+      {"--tls-cert", "FILE", OPT_TEXT, &cli.tls_cert, "your certificate"},
+      {"--tls-key", "FILE", OPT_TEXT, &cli.tls_key, "its key"},
+      {"--tls-server-name", "NAME", OPT_TEXT, &cli.tls_server_name,
+       "the name in the server's certificate"},
       {"--timeout", "SECONDS", OPT_COUNT, &cli.timeout_s, "deadline of every call (0 = none)"},
   };
   size_t ncommon = sizeof common / sizeof *common;
@@ -75,8 +87,35 @@ bool cli_args(const ArgSpec *spec, int argc, char **argv, TextList *positionals,
   return r == ARGS_OK;
 }
 
+int cli_token(Cli *cli) {
+  if (!cli->token_file) return EX_OK;
+  FILE *f = fopen(cli->token_file, "re");
+  if (!f) return cli_error(EX_NOINPUT, "%s: %s", cli->token_file, strerror(errno));
+  size_t n = fread(cli->token, 1, sizeof cli->token - 1, f);
+  bool whole = feof(f);
+  fclose(f);
+  while (n && strchr(" \t\r\n", cli->token[n - 1])) n--;
+  cli->token[n] = 0;
+  if (!n || !whole || strlen(cli->token) != n)
+    return cli_error(EX_DATAERR, "%s: expected a token, one line of at most 256 characters",
+                     cli->token_file);
+  return EX_OK;
+}
+
+int cli_who(Cli *cli, KilnConnectOptions *o) {
+  int rc = cli_token(cli);
+  if (*cli->token) o->token = cli->token;
+  o->tls_ca = cli->tls_ca;
+  o->tls_cert = cli->tls_cert;
+  o->tls_key = cli->tls_key;
+  o->tls_server_name = cli->tls_server_name;
+  return rc;
+}
+
 int cli_connect(Cli *cli) {
-  const KilnConnectOptions options = {.no_spawn = cli->no_spawn};
+  KilnConnectOptions options = {.no_spawn = cli->no_spawn};
+  int rc = cli_who(cli, &options);
+  if (rc) return rc;
   if (kiln_connect(cli->server, &options, &cli->client, &cli->err)) return cli_fail(cli, &cli->err);
   uint64_t most = INT64_MAX / 1000;
   kiln_client_set_timeout(cli->client,
@@ -230,6 +269,18 @@ cJSON *cli_json_shape(const KilnTensorSpec *s) {
                                      : cJSON_CreateNumber((double)d->size));
   }
   return j;
+}
+
+int64_t cli_json_number(const cJSON *object, const char *name) {
+  const cJSON *j = cJSON_GetObjectItemCaseSensitive(object, name);
+  if (cJSON_IsString(j)) return strtoll(j->valuestring, NULL, 10);
+  if (cJSON_IsBool(j)) return cJSON_IsTrue(j);
+  return cJSON_IsNumber(j) ? (int64_t)j->valuedouble : 0;
+}
+
+const char *cli_json_text(const cJSON *object, const char *name) {
+  const cJSON *j = cJSON_GetObjectItemCaseSensitive(object, name);
+  return cJSON_IsString(j) ? j->valuestring : "";
 }
 
 cJSON *cli_json_dims(const uint64_t *dims, size_t rank) {

@@ -13,6 +13,8 @@ typedef struct Cli {
   const char *server; /* --server; NULL: $KILN_SERVER or the user's own */
   bool json, no_spawn;
   uint64_t timeout_s;
+  const char *token_file, *tls_ca, *tls_cert, *tls_key, *tls_server_name;
+  char token[264];    /* of the file; "" = none */
   KilnClient *client; /* after cli_connect */
   KilnError err;      /* what the last call failed with */
 } Cli;
@@ -27,8 +29,11 @@ int cmd_doctor(Cli *cli, int argc, char **argv);
 int cmd_explain(Cli *cli, int argc, char **argv);
 int cmd_graph(Cli *cli, int argc, char **argv);
 int cmd_health(Cli *cli, int argc, char **argv);
+int cmd_top(Cli *cli, int argc, char **argv);
+int cmd_trace(Cli *cli, int argc, char **argv);
 int cmd_tune(Cli *cli, int argc, char **argv);
 int cmd_run(Cli *cli, int argc, char **argv);
+int cmd_token(Cli *cli, int argc, char **argv);
 int cmd_version(Cli *cli, int argc, char **argv);
 
 /* The whole program. */
@@ -36,6 +41,11 @@ int cli_main(int argc, char **argv);
 
 /* Parses a command's arguments; true when the command should go on, else *exit_code is set. */
 bool cli_args(const ArgSpec *spec, int argc, char **argv, TextList *positionals, int *exit_code);
+/* Reads --token-file, when it was given. EX_OK, or the exit code after the error was printed. */
+int cli_token(Cli *cli);
+/* Fills in who the caller is and whom it trusts. EX_OK, or the exit code after the error was
+ * printed. */
+int cli_who(Cli *cli, KilnConnectOptions *o);
 /* Connects as the options say. EX_OK, or the exit code after the error was printed. */
 int cli_connect(Cli *cli);
 /* Prints an error (as JSON too, with --json) and returns the exit code for it. */
@@ -47,6 +57,10 @@ int cli_error(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3
 /* The same with EX_USAGE. */
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* A number of an answer in JSON, whose 64-bit numbers are strings; 0 when it is not there. */
+int64_t cli_json_number(const cJSON *object, const char *name);
+/* A text of it; "" when it is not there. */
+const char *cli_json_text(const cJSON *object, const char *name);
 /* Prints and frees. */
 void cli_print_json(cJSON *j);
 /* A line on the terminal that says what is going on, until the next cli_progress; NULL removes it.

@@ -1,22 +1,15 @@
-/* kiln doctor: walks from the address to a computed answer and says at each step what was found
- * and, where it is not good, what to do. Every step needs the one before. */
+/* kiln doctor: looks at this machine (doctor_local.c), then walks from the address to a computed
+ * answer and says at each step what was found and, where it is not good, what to do. Every step of
+ * the walk needs the one before. */
 #include <poll.h>
 #include <stdlib.h>
 
-#include "client/cli/cli.h"
+#include "client/cli/doctor.h"
 #include "client/cli/textgraph.h"
 #include "kiln/v1/graph.pb-c.h"
 
-typedef enum Verdict { V_OK, V_WARN, V_FAIL } Verdict;
-
-typedef struct Doctor {
-  Cli *cli;
-  cJSON *checks; /* with --json */
-  int warnings, failures;
-} Doctor;
-
-/* advice: what to do; NULL when there is nothing. */
-static void say(Doctor *d, Verdict v, const char *check, const char *found, const char *advice) {
+/* The checks as text or, with --json, as a list. */
+void doctor_say(Doctor *d, Verdict v, const char *check, const char *found, const char *advice) {
   static const char *const names[] = {"ok", "warn", "FAIL"};
   d->warnings += v == V_WARN;
   d->failures += v == V_FAIL;
@@ -43,23 +36,35 @@ static const char *connect_advice(const Cli *cli, KilnCode code) {
   return "see kilnd.log beside the socket; `kilnd --check-config` checks the configuration";
 }
 
+/* The path of the Unix socket that is asked for by name; NULL for anything else. */
+static const char *unix_path(const Cli *cli) {
+  const char *address = cli->server ? cli->server : getenv("KILN_SERVER");
+  if (!address || strncmp(address, "unix:", 5) != 0) return NULL;
+  address += 5;
+  return strncmp(address, "//", 2) ? address : address + 2;
+}
+
 static bool check_connection(Doctor *d) {
   Cli *cli = d->cli;
   KilnConnectOptions options = {.no_spawn = 1, .timeout_ms = 5000};
   const char *how = "connected to";
+  if (cli_who(cli, &options)) return false;
   KilnCode code = kiln_connect(cli->server, &options, &cli->client, &cli->err);
   if (code == KILN_UNAVAILABLE && !cli->no_spawn) {
-    options = (KilnConnectOptions){.no_spawn = 0};
+    options.no_spawn = 0;
+    options.timeout_ms = 0;
     how = "started a server on";
     code = kiln_connect(cli->server, &options, &cli->client, &cli->err);
   }
   if (code) {
-    say(d, V_FAIL, "server", cli->err.message, connect_advice(cli, code));
+    doctor_say(d, V_FAIL, "server", cli->err.message, connect_advice(cli, code));
+    const char *path = unix_path(cli);
+    if (path && code == KILN_UNAVAILABLE) doctor_socket(d, path);
     return false;
   }
   char text[400];
   snprintf(text, sizeof text, "%s %s", how, kiln_client_address(cli->client));
-  say(d, V_OK, "server", text, NULL);
+  doctor_say(d, V_OK, "server", text, NULL);
   kiln_client_set_timeout(cli->client, 30000);
   return true;
 }
@@ -68,11 +73,12 @@ static void check_cache(Doctor *d, const KilnServerInfo *info) {
   char text[1100];
   if (*info->cache_error) {
     snprintf(text, sizeof text, "none: %s", info->cache_error);
-    say(d, V_WARN, "cache", text,
-        "everything works, but compiles are not remembered; free disk space, make the file "
-        "writable, or name another with kilnd --cache FILE");
+    doctor_say(d, V_WARN, "cache", text,
+               "everything works, but compiles are not remembered; free disk space, make the file "
+               "writable, or name another with kilnd --cache FILE");
   } else {
-    say(d, V_OK, "cache", info->cache_path, NULL);
+    doctor_say(d, V_OK, "cache", *info->cache_path ? info->cache_path : "for admins to see", NULL);
+    if (*info->cache_path) doctor_disk(d, info->cache_path);
   }
 }
 
@@ -98,15 +104,17 @@ static bool check_server(Doctor *d) {
   KilnServerInfo *info;
   char text[200], memory[CLI_NUMBER], uptime[CLI_NUMBER];
   if (kiln_server_info(cli->client, &info, &cli->err)) {
-    say(d, V_FAIL, "version", cli->err.message, "is something else listening on this address?");
+    doctor_say(d, V_FAIL, "version", cli->err.message,
+               "is something else listening on this address?");
     return false;
   }
   snprintf(text, sizeof text, "kilnd %s (pid %u), up %s, %s resident; this is kiln %s",
            info->version, info->pid, cli_ns(info->uptime_ns, uptime),
            cli_bytes(info->resident_bytes, memory), kiln_version());
   bool same = !strcmp(info->version, kiln_version());
-  say(d, same ? V_OK : V_WARN, "version", text,
-      same ? NULL : "client and server are of different versions; restart the older one's daemon");
+  doctor_say(d, same ? V_OK : V_WARN, "version", text,
+             same ? NULL
+                  : "client and server are of different versions; restart the older one's daemon");
   check_cache(d, info);
   kiln_free(info);
   return true;
@@ -118,7 +126,7 @@ static void check_devices(Doctor *d) {
   char text[1100];
   size_t available = 0;
   if (kiln_list_devices(cli->client, &list, &cli->err)) {
-    say(d, V_FAIL, "device", cli->err.message, NULL);
+    doctor_say(d, V_FAIL, "device", cli->err.message, NULL);
     return;
   }
   for (size_t i = 0; i < list->count; i++) {
@@ -126,18 +134,37 @@ static void check_devices(Doctor *d) {
     available += dev->available != 0;
     if (!dev->available) {
       snprintf(text, sizeof text, "%s is unavailable: %s", dev->name, dev->reason);
-      say(d, V_WARN, "device", text, "other devices are not affected; see the server's log");
+      doctor_say(d, V_WARN, "device", text, "other devices are not affected; see the server's log");
       continue;
     }
     snprintf(text, sizeof text, "%s: %s", dev->name, dev->description);
-    say(d, V_OK, "device", text, NULL);
+    doctor_say(d, V_OK, "device", text, NULL);
     if (!dev->restarts) continue;
     snprintf(text, sizeof text, "%s was restarted %u times, last: %s", dev->name, dev->restarts,
              dev->last_failure);
-    say(d, V_WARN, "device", text, "see the server's log for what it was running");
+    doctor_say(d, V_WARN, "device", text, "see the server's log for what it was running");
   }
-  if (!available) say(d, V_FAIL, "device", "none is available", "see the server's log");
+  if (!available) doctor_say(d, V_FAIL, "device", "none is available", "see the server's log");
   kiln_free(list);
+}
+
+/* Models that were to be there by name and are not; why calls should go elsewhere. */
+static void check_models(Doctor *d) {
+  KilnText *answer;
+  KilnError ignored; /* a server that is older than the question */
+  char text[700];
+  if (kiln_status_json(d->cli->client, &answer, &ignored)) return;
+  cJSON *status = cJSON_Parse(answer->text), *model;
+  kiln_free(answer);
+  const char *why = cli_json_text(status, "not_ready");
+  if (*why) doctor_say(d, V_WARN, "ready", why, "see the server's log");
+  cJSON_ArrayForEach(model, cJSON_GetObjectItemCaseSensitive(status, "models")) {
+    if (strcmp(cli_json_text(model, "state"), "UNAVAILABLE") != 0) continue;
+    snprintf(text, sizeof text, "%s is not loaded: %s", cli_json_text(model, "name"),
+             cli_json_text(model, "reason"));
+    doctor_say(d, V_WARN, "model", text, "load it again when its file is right");
+  }
+  cJSON_Delete(status);
 }
 
 /* y = x * x for four numbers. */
@@ -172,30 +199,44 @@ static void check_answer(Doctor *d) {
   Status st = textgraph_encode(str_from(text), &kiln__v1__graph__descriptor, &graph);
   if (st) status_text(st, d->cli->err.message, sizeof d->cli->err.message);
   if (st || !compute(d->cli, &graph, &right))
-    say(d, V_FAIL, "answer", d->cli->err.message,
-        "the server is up but cannot compile and run a "
-        "multiplication; see its log");
+    doctor_say(d, V_FAIL, "answer", d->cli->err.message,
+               "the server is up but cannot compile and run a "
+               "multiplication; see its log");
   else if (!right)
-    say(d, V_FAIL, "answer", "1, 2, 3, 4 squared came out wrong",
+    doctor_say(
+        d, V_FAIL, "answer", "1, 2, 3, 4 squared came out wrong",
         "do not trust this machine's answers; report it with the output of `kiln devices --json`");
   else
-    say(d, V_OK, "answer", "compiled and ran a small graph, and the answer is right", NULL);
+    doctor_say(d, V_OK, "answer", "compiled and ran a small graph, and the answer is right", NULL);
   status_drop(st);
   strbuf_deinit(&graph);
+}
+
+/* The server is, or would be, on this machine. */
+static bool is_local(const Cli *cli) {
+  const char *address = cli->server ? cli->server : getenv("KILN_SERVER");
+  return !address || !*address || !strncmp(address, "unix:", 5);
 }
 
 int cmd_doctor(Cli *cli, int argc, char **argv) {
   const ArgSpec spec = {
       .usage = "doctor",
-      .about = "Checks server, version, cache, devices, and compiles and runs a small\n"
-               "graph. Says what to do about what is wrong. Exit code 0: all is well\n"
+      .about = "Checks the programs, drivers and limits of this machine, then server,\n"
+               "version, cache, devices and models, and compiles and runs a small graph.\n"
+               "Says what to do about what is wrong. Exit code 0: all is well\n"
                "(warnings allowed), 69: something failed."};
   TextList pos = {0};
   int rc;
   if (!cli_args(&spec, argc, argv, &pos, &rc)) return rc;
   Doctor d = {.cli = cli, .checks = cli->json ? cJSON_CreateArray() : NULL};
+  if (is_local(cli)) {
+    doctor_programs(&d);
+    doctor_devices(&d);
+    doctor_limits(&d);
+  }
   if (check_connection(&d) && check_server(&d)) {
     check_devices(&d);
+    check_models(&d);
     check_answer(&d);
   }
   if (d.checks) {

@@ -24,11 +24,12 @@ int cmd_version(Cli *cli, int argc, char **argv) {
   const ArgSpec spec = {.usage = "version",
                         .about = "Prints the version of this command, and of the server if one is\n"
                                  "running. No server is started."};
-  const KilnConnectOptions options = {.no_spawn = 1, .timeout_ms = 2000};
+  KilnConnectOptions options = {.no_spawn = 1, .timeout_ms = 2000};
   TextList pos = {0};
   KilnServerInfo *info = NULL;
   int rc;
   if (!cli_args(&spec, argc, argv, &pos, &rc)) return rc;
+  if ((rc = cli_who(cli, &options))) return rc;
   if (!kiln_connect(cli->server, &options, &cli->client, &cli->err)) {
     kiln_client_set_timeout(cli->client, options.timeout_ms);
     kiln_server_info(cli->client, &info, &cli->err);

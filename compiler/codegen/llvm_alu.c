@@ -300,7 +300,8 @@ static LLVMValueRef native_call(const Alu *a, const NativeOp *op, unsigned from)
   LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
   LLVMValueRef args[6];
   unsigned n = 0;
-  for (unsigned s = 0; s < a->u->nsrc; s++) args[n++] = native_piece(a, a->v[s], from, op->lanes);
+  for (int s = 0; s < op_info[a->u->op].nsrc; s++)
+    args[n++] = native_piece(a, a->v[s], from, op->lanes);
   LLVMTypeRef type = LLVMTypeOf(args[0]);
   if (op->control >= 0) args[n++] = LLVMConstInt(i32, (unsigned)op->control, false);
   args[n++] = LLVMConstNull(type);
@@ -453,7 +454,6 @@ LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u) {
   UOp step = {.op = (uint8_t)(numbers ? quick : op),
               .dtype = u->dtype,
               .lanes = 1,
-              .nsrc = 2,
               .vmin = INT64_MIN,
               .vmax = INT64_MAX};
   for (unsigned n = llvm_lanes(v); n > 1;) {

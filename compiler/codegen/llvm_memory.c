@@ -622,8 +622,8 @@ LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u) {
   Access a = resolve(e, u, 1, NULL);
   LLVMValueRef to = address(&a, a.index, 0);
   LLVMTypeRef type = LLVMTypeOf(to), i32 = LLVMInt32TypeInContext(e->ctx);
-  enum { CLOSE = 3, DATA = 1 };
-  LLVMValueRef args[4] = {to, LLVMConstInt(i32, u->arg.i == 0, false),
+  enum { READ = 0, WRITE = 1, CLOSE = 3, DATA = 1 };
+  LLVMValueRef args[4] = {to, LLVMConstInt(i32, u->arg.i ? READ : WRITE, false),
                           LLVMConstInt(i32, CLOSE, false), LLVMConstInt(i32, DATA, false)};
   llvm_intrinsic(e, "llvm.prefetch", &type, 1, args, 4);
   return NULL;

@@ -1,14 +1,16 @@
-/* Prefix sums (and products) go by blocks: within blocks of SCAN_BLOCK elements as a windowed sum,
- * then over the blocks' totals, recursively. The k-th chosen element is found by binary search in
- * the prefix sums.
+/* The k-th chosen element is found by binary search in the prefix sums.
  *
- * Sorting is merging: runs of 1, 2, 4, ... elements, and every element of a merged run finds its
- * source by searching along its diagonal of the two runs (merge path), so that a level is one
- * gather. The number of levels follows from the largest size. Searches are unrolled; a position
- * beyond the vector is never taken, because the ends of the runs are part of the search. */
+ * Sorting is by digits of 4 bits: a stable permutation for each, from the least to the greatest,
+ * with a scan for each digit's counts. Its work is linear, its memory 16 bytes per element and
+ * more; where that is too much, sorting is merging: runs of 1, 2, 4, ... elements, and every
+ * element of a merged run finds its source by searching along its diagonal of the two runs (merge
+ * path), so that a level is one gather. The number of levels follows from the largest size.
+ * Searches are unrolled; a position beyond the vector is never taken, because the ends of the runs
+ * are part of the search.
+ */
 #include "compiler/frontend/build_sort.h"
 
-enum { SCAN_SHORT = 128, SCAN_BLOCK = 32 };
+static const int64_t FLOAT_INF_BITS = 0x7f800000;
 
 static UOp *i64(Job *job, int64_t v) { return uop_int(job, DT_I64, v); }
 static UOp *stored(Job *job, UOp *u) {
@@ -34,7 +36,12 @@ UOp *build_sort_key(Job *job, UOp *x) {
   /* the magnitude of a negative number grows with its bits */
   k = build_where(job, neg, build2(job, OP_SUB, low, k), k);
   k = build_where(job, zero, build_num(job, k, 0), k);
-  k = build_cast(job, k, DT_I64);
+  if (d != DT_F64) { /* what is beyond infinity is NaN: keys of 32 bits */
+    k = build2(job, OP_MIN, build2(job, OP_MAX, k, uop_int(job, bits, -FLOAT_INF_BITS)),
+               uop_int(job, bits, FLOAT_INF_BITS));
+    k = build_where(job, nan, uop_int(job, bits, FLOAT_INF_BITS + 1), k);
+    return build_cast(job, k, DT_I64);
+  }
   return build_where(job, nan, i64(job, INT64_MAX), k);
 }
 
@@ -45,49 +52,16 @@ static UOp *neutral(Job *job, const UOp *x, Op op) {
   return build_num(job, x, op == OP_MUL ? 1 : 0);
 }
 
-/* Every prefix on its own: quadratic, in one kernel. */
-static UOp *scan_short(Job *job, Op op, UOp *x, size_t axis) {
-  int64_t d = x->shape.at[axis], dims[MAX_DIMS];
-  if (dim_is_static(d)) {
-    x = build_pad_axis(job, x, axis, d - 1, 0, neutral(job, x, op));
-    return build_reduce(job, op, build_window(job, x, axis, d, 1, 1), axis_bit(axis + 1), false);
-  }
-  UOp *from = build_unsqueeze(job, x, axis); /* [.., 1, j, ..] */
-  for (uint32_t i = 0; i < from->shape.n; i++) dims[i] = i == axis ? d : 1;
-  dims[axis + 1] = d;
-  Ints wide = shape_make(dims, from->shape.n);
-  UOp *upto = build2(job, OP_CMPLE, build_iota(job, DT_I64, axis + 1, wide),
-                     build_iota(job, DT_I64, axis, wide));
-  from = build_where(job, upto, from, neutral(job, x, op));
-  return build_reduce(job, op, from, axis_bit(axis + 1), false);
-}
-
 UOp *build_shift(Job *job, Op op, UOp *x, size_t axis) {
   UOp *wide = build_pad_axis(job, x, axis, 1, 0, neutral(job, x, op));
   return build_slice(job, wide, axis, 0, x->shape.at[axis], 1);
 }
 
-/* A long axis is cut into blocks: each is scanned, the blocks' totals are scanned
- * the same way, and each block gets what comes before it. */
 UOp *build_scan(Job *job, Op op, UOp *x, size_t axis) {
-  int64_t d = x->shape.at[axis], dims[MAX_DIMS];
-  if (dim_high(d) <= SCAN_SHORT) return scan_short(job, op, x, axis);
-  int64_t blocks = dim_ceildiv(job, d, SCAN_BLOCK), whole = dim_mul(job, blocks, SCAN_BLOCK);
-  uint32_t r = x->shape.n + 1;
-  int64_t more = dim_sub(job, whole, d);
-  if (!dim_is_static(more)) dim_mark_size(more);
-  UOp *wide = build_pad_axis(job, x, axis, 0, more, neutral(job, x, op));
-  for (uint32_t i = 0; i < r; i++)
-    dims[i] = i < axis ? x->shape.at[i] : i > axis ? x->shape.at[i - 1] : blocks;
-  dims[axis + 1] = SCAN_BLOCK;
-  UOp *inner = build_reshape(job, wide, shape_make(dims, r));
-  inner = uop1(job, OP_CONTIGUOUS, scan_short(job, op, inner, axis + 1));
-  UOp *total = build_slice(job, inner, axis + 1, SCAN_BLOCK - 1, 1, 1);
-  total = build_scan(job, op, build_squeeze(job, total, axis + 1), axis);
-  total = build_unsqueeze(job, build_shift(job, op, total, axis), axis + 1);
-  UOp *y = build2(job, op, inner, uop1(job, OP_CONTIGUOUS, total));
-  for (uint32_t i = 0; i + 1 < r; i++) dims[i] = i == axis ? whole : x->shape.at[i];
-  return build_slice(job, build_reshape(job, y, shape_make(dims, r - 1)), axis, 0, d, 1);
+  DType d = uop_dtype(x), work = dtype_is_bool(d) ? DT_U8 : build_work(d);
+  Arg arg = arg_both(op, &(int64_t){(int64_t)axis}, 1);
+  x = build_cast(job, x, work);
+  return build_cast(job, uop_make(job, OP_SCAN, DT_VOID, arg, &x, 1), d);
 }
 
 /* -- searching --------------------------------------------------------------------------------- */
@@ -173,7 +147,91 @@ static UOp *merge(Job *job, UOp *keys, int64_t run) {
   return stored(job, build_where(job, take, a, b));
 }
 
+/* -- by digits --------------------------------------------------------------------------------- */
+
+enum { DIGIT_BITS = 4, DIGITS = 16, BLOCK = 128 };
+static const int64_t MOST_BY_DIGITS = 1 << 22; /* elements; each has a counter per digit */
+
+static UOp *flat(Job *job, UOp *x) {
+  int64_t n = dims_numel(job, x->shape);
+  return build_reshape(job, x, shape_make(&n, 1));
+}
+
+/* What comes before each of [rows, blocks, digits] in the order of digits, then of blocks. */
+static UOp *before_blocks(Job *job, UOp *count) {
+  UOp *upto = build_scan(job, OP_ADD, count, 1);
+  UOp *total = build_slice(job, upto, 1, dim_sub(job, count->shape.at[1], 1), 1, 1);
+  Ints pair = shape_make((int64_t[]){DIGITS, DIGITS}, 2);
+  UOp *smaller =
+      build2(job, OP_CMPLT, build_iota(job, DT_I32, 1, pair), build_iota(job, DT_I32, 0, pair));
+  UOp *less = build_where(job, smaller, total, uop_int(job, DT_I32, 0)); /* [rows, digit, less] */
+  less = build_unsqueeze(job, stored(job, build_reduce(job, OP_ADD, less, axis_bit(2), false)), 1);
+  return stored(job, build2(job, OP_ADD, build2(job, OP_SUB, upto, count), less));
+}
+
+/* Where each element of [rows, n] goes when it is ordered by its digit, stably: behind those with
+ * smaller digits, those of blocks before, and those of its block that come before. Counts of a
+ * block fit a byte. */
+static UOp *digit_places(Job *job, UOp *digit) {
+  int64_t rows = digit->shape.at[0], n = digit->shape.at[1];
+  int64_t blocks = dim_ceildiv(job, n, BLOCK), whole = dim_mul(job, blocks, BLOCK);
+  int64_t more = dim_sub(job, whole, n);
+  if (!dim_is_static(more)) dim_mark_size(more);
+  UOp *all = build_pad_axis(job, digit, 1, 0, more, uop_int(job, DT_U8, DIGITS));
+  all = build_reshape_v(job, all, 4, rows, blocks, BLOCK, (int64_t)1);
+  UOp *mine = build2(job, OP_CMPEQ, all, build_arange(job, DT_U8, DIGITS));
+  UOp *local = build_scan(job, OP_ADD, build_cast(job, mine, DT_U8), 2);
+  UOp *count = build_squeeze(job, build_slice(job, local, 2, BLOCK - 1, 1, 1), 2);
+  UOp *before = before_blocks(job, stored(job, build_cast(job, count, DT_I32)));
+  UOp *row = build_iota(job, DT_I64, 0, digit->shape),
+      *at = build_iota(job, DT_I64, 1, digit->shape);
+  UOp *of = build_cast(job, digit, DT_I64), *sixteen = i64(job, DIGITS);
+  UOp *place = build2(job, OP_ADD, build2(job, OP_MUL, row, build_size(job, whole)), at);
+  place = build2(job, OP_ADD, build2(job, OP_MUL, place, sixteen), of);
+  UOp *block = build2(job, OP_ADD, build2(job, OP_MUL, row, build_size(job, blocks)),
+                      build2(job, OP_FLOORDIV, at, i64(job, BLOCK)));
+  block = build2(job, OP_ADD, build2(job, OP_MUL, block, sixteen), of);
+  UOp *rank = build_cast(job, build_gather(job, flat(job, local), place, 0), DT_I32);
+  UOp *base = build_gather(job, flat(job, before), block, 0);
+  return build2(job, OP_SUB, build2(job, OP_ADD, base, rank), uop_int(job, DT_I32, 1));
+}
+
+/* x with its elements at places, which are a permutation of each row. */
+static UOp *permuted(Job *job, UOp *x, UOp *places) {
+  if (!x->shape.n) return x;
+  UOp *src[3] = {build_splat(job, build_num(job, x, 0), x->shape), places, x};
+  Arg arg = arg_both(OP_STORE, (int64_t[]){1, 1}, 2);
+  return uop_make(job, OP_SCATTER, DT_VOID, arg, src, 3);
+}
+
+/* From the least digit of the keys, counted from their least value, to the greatest. */
+static UOp *sort_by_digits(Job *job, UOp *keys, int bits) {
+  UOp *order = build_iota(job, DT_I32, 1, keys->shape);
+  keys = build_cast(job, build2(job, OP_SUB, keys, i64(job, keys->vmin)), DT_U64);
+  if (bits <= 32) keys = build_cast(job, keys, DT_U32);
+  keys = stored(job, keys);
+  for (int at = 0; at < bits; at += DIGIT_BITS) {
+    UOp *digit = build2(job, OP_SHR, keys, build_num(job, keys, at));
+    digit = build_cast(job, build2(job, OP_AND, digit, build_num(job, keys, DIGITS - 1)), DT_U8);
+    digit = stored(job, digit); /* so that the kernels that follow are those of every digit */
+    UOp *places = stored(job, digit_places(job, digit));
+    order = permuted(job, order, places);
+    if (at + DIGIT_BITS < bits) keys = permuted(job, keys, places);
+  }
+  return build_cast(job, order, DT_I64);
+}
+
+static int bits_of(const UOp *keys) {
+  uint64_t span = (uint64_t)keys->vmax - (uint64_t)keys->vmin;
+  int bits = 1;
+  while (bits < 64 && span >> bits) bits++;
+  return bits;
+}
+
 UOp *build_sort(Job *job, UOp *keys) {
+  bool counted = dim_high(dims_numel(job, keys->shape)) <= MOST_BY_DIGITS;
+  if (counted && dim_low(keys->shape.at[1]) > 0 && !build_splat_value(keys))
+    return sort_by_digits(job, keys, bits_of(keys));
   UOp *order = build_iota(job, DT_I64, 1, keys->shape);
   if (build_splat_value(keys)) return order;
   for (int64_t run = 1; run < dim_high(keys->shape.at[1]); run *= 2) {

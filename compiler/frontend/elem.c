@@ -271,6 +271,22 @@ static Frac alu(Elem *e, UOp *u, const int64_t *at) {
   }
 }
 
+/* Of few elements. */
+static Frac scan(Elem *e, UOp *u, const int64_t *at) {
+  int64_t to[MAX_DIMS], axis = u->arg.ints.at[0];
+  Frac all = NONE;
+  memcpy(to, at, u->shape.n * sizeof *to);
+  if (at[axis] >= MAX_SUMMED) return NONE;
+  for (int64_t i = 0; i <= at[axis]; i++) {
+    to[axis] = i;
+    Frac v = elem(e, u->src[0], to);
+    if (!v.p) return NONE;
+    all = i ? checked(uop_dtype(u), binary(e, (Op)u->arg.i, all, v)) : v;
+    if (!all.p) return NONE;
+  }
+  return all;
+}
+
 /* Of few updates at known places the last that is stored here. */
 static Frac scatter(Elem *e, UOp *u, const int64_t *at) {
   Ints updates = u->src[2]->shape, indices = u->src[1]->shape;
@@ -337,6 +353,7 @@ static Frac visit(Elem *e, UOp *u, const int64_t *at) {
   case OP_GATHER: return gather(e, u, at);
   case OP_WINDOW: return window(e, u, at);
   case OP_SCATTER: return scatter(e, u, at);
+  case OP_SCAN: return scan(e, u, at);
   case OP_REDUCE: return reduce(e, u, at);
   case OP_PERMUTE:
   case OP_SHRINK:

@@ -7,6 +7,7 @@
 #include "compiler/frontend/build_nn.h"
 #include <stdlib.h>
 
+#include "compiler/frontend/build_scatter.h"
 #include "compiler/frontend/build_sort.h"
 #include "compiler/frontend/front.h"
 #include "compiler/frontend/kgraph_size.h"
@@ -438,15 +439,24 @@ static UOp *g_argsort(Walk *w, const GNode *n, UOp *const *src) {
   for (size_t k = 0; k <= last; k++) back[order[k]] = (int64_t)k;
   UOp *x = build_permute(job, src[0], order, last + 1), *keys = build_sort_key(job, x);
   if (n->i) {
-    keys = build2(job, OP_XOR, keys, uop_int(job, DT_I64, -1));
+    int64_t nan = uop_dtype(x) == DT_F64 ? INT64_MAX : INT32_MAX;
+    keys = build2(job, OP_SUB, uop_int(job, DT_I64, -1), keys);
     if (dtype_is_float(uop_dtype(x)))
-      keys = build_where(job, build2(job, OP_CMPNE, x, x), uop_int(job, DT_I64, INT64_MAX), keys);
+      keys = build_where(job, build2(job, OP_CMPNE, x, x), uop_int(job, DT_I64, nan), keys);
   }
   int64_t size = x->shape.at[last], rows = dims_numel(job, shape_make(x->shape.at, last));
   keys = build_reshape_v(job, keys, 2, rows, size);
   bool few = dim_is_static(size) && size <= SHORT_ROW;
   UOp *at = few ? sort_short(job, keys) : build_sort(job, uop1(job, OP_CONTIGUOUS, keys));
   return build_permute(job, build_reshape(job, at, x->shape), back, last + 1);
+}
+
+static UOp *g_scatter_along(Walk *w, const GNode *n, UOp *const *src) {
+  static const Op how[] = {OP_STORE, OP_ADD, OP_MUL, OP_MAX, OP_MIN};
+  size_t axis = axis_of(w, n->ints.at[0], src[0]);
+  if (n->i < 0 || n->i > 4)
+    job_abort(w->front.job, FAIL(INVALID_ARGUMENT, "i is %lld, expected 0 to 4", (long long)n->i));
+  return build_scatter(w->front.job, src[0], src[1], src[2], axis, how[n->i]);
 }
 
 static UOp *g_random_key(Walk *w, const GNode *n, UOp *const *src) {

@@ -7,17 +7,33 @@
 
 #include "compiler/frontend/build_nn.h"
 #include "compiler/frontend/onnx_loop.h"
+#include "compiler/frontend/onnx_quant.h"
 
 enum { UNROLLED = 64, MAX_ACTS = 3 };
 
+typedef struct Rnn Rnn;
+typedef UOp *(*ActFn)(Rnn *r, UOp *x, double alpha, double beta);
+
+/* What a model's list calls it, and how many numbers it takes from the lists beside. */
+typedef struct ActInfo {
+  const char *name;
+  ActFn fn;
+  bool has_alpha, has_beta;
+  double alpha, beta; /* where those lists are too short */
+} ActInfo;
+
 typedef struct Act {
-  Str name;
+  const ActInfo *info;
   double alpha, beta;
 } Act;
 
-typedef struct Rnn Rnn;
 /* One step: xw [B, gates * H] is X W' + Wb; reads and writes h and c. */
 typedef void (*Step)(Rnn *r, UOp *xw);
+
+/* [inputs, gates * hidden]; of quantised ones scale and zero, one number or one per column. */
+typedef struct Weights {
+  UOp *m, *scale, *zero;
+} Weights;
 
 struct Rnn {
   Node *n;
@@ -27,13 +43,91 @@ struct Rnn {
   UOp *x, *lens;
   Step step;
   /* of the direction at hand: */
-  UOp *w, *rt, *wb, *rb, *p; /* rt: R transposed; wb, rb, p may be NULL */
+  Weights w, rt;    /* of inputs, of states: R transposed */
+  UOp *wb, *rb, *p; /* may be NULL */
   UOp *h, *c;
   Act acts[MAX_ACTS];
 };
 
 static UOp *add(Rnn *r, UOp *a, UOp *b) { return b ? build2(r->job, OP_ADD, a, b) : a; }
 static UOp *mul(Rnn *r, UOp *a, UOp *b) { return build2(r->job, OP_MUL, a, b); }
+
+/* -- activations ------------------------------------------------------------------------------- */
+
+static UOp *scaled(Rnn *r, UOp *x, double by, double plus) {
+  if (by != 1) x = mul(r, x, build_num(r->job, x, by));
+  return plus != 0 ? add(r, x, build_num(r->job, x, plus)) : x;
+}
+static UOp *above(Rnn *r, UOp *x, double least) {
+  return build2(r->job, OP_MAX, x, build_num(r->job, x, least));
+}
+static UOp *is_less(Rnn *r, UOp *x, double than) {
+  return build2(r->job, OP_CMPLT, x, build_num(r->job, x, than));
+}
+static UOp *less_one(Rnn *r, UOp *x) { /* e^x - 1, for x <= 0 */
+  return scaled(r, build1(r->job, OP_EXP, x), 1, -1);
+}
+
+static UOp *act_sigmoid(Rnn *r, UOp *x, double a, double b) {
+  return (void)a, (void)b, build_sigmoid(r->job, x);
+}
+static UOp *act_tanh(Rnn *r, UOp *x, double a, double b) {
+  return (void)a, (void)b, build1(r->job, OP_TANH, x);
+}
+static UOp *act_relu(Rnn *r, UOp *x, double a, double b) {
+  return (void)a, (void)b, above(r, x, 0);
+}
+static UOp *act_affine(Rnn *r, UOp *x, double a, double b) { return scaled(r, x, a, b); }
+static UOp *act_scaled_tanh(Rnn *r, UOp *x, double a, double b) {
+  return scaled(r, build1(r->job, OP_TANH, scaled(r, x, b, 0)), a, 0);
+}
+static UOp *act_hard_sigmoid(Rnn *r, UOp *x, double a, double b) {
+  x = above(r, scaled(r, x, a, b), 0);
+  return build2(r->job, OP_MIN, x, build_num(r->job, x, 1));
+}
+static UOp *act_leaky_relu(Rnn *r, UOp *x, double a, double b) {
+  (void)b;
+  return build_where(r->job, is_less(r, x, 0), scaled(r, x, a, 0), x);
+}
+static UOp *act_thresholded_relu(Rnn *r, UOp *x, double a, double b) {
+  (void)b;
+  UOp *beyond = build2(r->job, OP_CMPLT, build_num(r->job, x, a), x);
+  return build_where(r->job, beyond, x, build_num(r->job, x, 0));
+}
+static UOp *act_elu(Rnn *r, UOp *x, double a, double b) {
+  (void)b;
+  UOp *low = build2(r->job, OP_MIN, x, build_num(r->job, x, 0));
+  return build_where(r->job, is_less(r, x, 0), scaled(r, less_one(r, low), a, 0), x);
+}
+static UOp *act_softsign(Rnn *r, UOp *x, double a, double b) {
+  (void)a, (void)b;
+  return build2(r->job, OP_FDIV, x, scaled(r, build1(r->job, OP_ABS, x), 1, 1));
+}
+static UOp *act_softplus(Rnn *r, UOp *x, double a, double b) { /* max(x, 0) + log(1 + e^-|x|) */
+  (void)a, (void)b;
+  UOp *e = build1(r->job, OP_EXP, scaled(r, build1(r->job, OP_ABS, x), -1, 0));
+  return add(r, above(r, x, 0), build1(r->job, OP_LOG, scaled(r, e, 1, 1)));
+}
+
+static const ActInfo activations[] = {
+    {"Sigmoid", act_sigmoid, false, false, 0, 0},
+    {"Tanh", act_tanh, false, false, 0, 0},
+    {"Relu", act_relu, false, false, 0, 0},
+    {"Softsign", act_softsign, false, false, 0, 0},
+    {"Softplus", act_softplus, false, false, 0, 0},
+    {"Affine", act_affine, true, true, 1, 0},
+    {"ScaledTanh", act_scaled_tanh, true, true, 1, 1},
+    {"HardSigmoid", act_hard_sigmoid, true, true, 0.2, 0.5},
+    {"LeakyRelu", act_leaky_relu, true, false, 0.01, 0},
+    {"ThresholdedRelu", act_thresholded_relu, true, false, 1, 0},
+    {"Elu", act_elu, true, false, 1, 0},
+};
+
+static const ActInfo *find_activation(Rnn *r, Str name) {
+  for (size_t i = 0; i < sizeof activations / sizeof *activations; i++)
+    if (str_is(name, activations[i].name)) return &activations[i];
+  job_abort(r->job, FAIL(INVALID_ARGUMENT, "there is no activation '" STR_FMT "'", STR_ARG(name)));
+}
 
 static UOp *activate(Rnn *r, int k, UOp *x) {
   const Act *a = &r->acts[k];
@@ -42,13 +136,19 @@ static UOp *activate(Rnn *r, int k, UOp *x) {
     x = build2(r->job, OP_MIN, x, build_num(r->job, x, clip));
     x = build2(r->job, OP_MAX, x, build_num(r->job, x, -clip));
   }
-  if (str_is(a->name, "Sigmoid")) return build_sigmoid(r->job, x);
-  if (str_is(a->name, "Tanh")) return build1(r->job, OP_TANH, x);
-  if (str_is(a->name, "Relu")) return build2(r->job, OP_MAX, x, build_num(r->job, x, 0));
-  if (str_is(a->name, "Affine"))
-    return add(r, mul(r, x, build_num(r->job, x, a->alpha)), build_num(r->job, x, a->beta));
-  job_abort(r->job,
-            FAIL(UNIMPLEMENTED, "activation '" STR_FMT "' is not supported", STR_ARG(a->name)));
+  return a->info->fn(r, x, a->alpha, a->beta);
+}
+
+/* -- steps ------------------------------------------------------------------------------------- */
+
+/* What is multiplied with quantised weights is quantised itself, by its own range, as a whole. */
+static UOp *times(Rnn *r, UOp *x, const Weights *w) {
+  UOp *scale, *point;
+  if (!w->scale) return build_matmul(r->job, x, w->m);
+  UOp *a = quant_dynamic(r->n, x, &scale, &point);
+  a = node_centred(r->n, a, point);
+  UOp *y = build_matmul(r->job, a, node_centred(r->n, w->m, w->zero));
+  return mul(r, mul(r, build_cast(r->job, y, DT_F32), scale), w->scale);
 }
 
 /* Columns of gate k. */
@@ -57,12 +157,12 @@ static UOp *gate(Rnn *r, UOp *x, int64_t k) {
 }
 
 static void rnn_step(Rnn *r, UOp *xw) {
-  r->h = activate(r, 0, add(r, add(r, xw, build_matmul(r->job, r->h, r->rt)), r->rb));
+  r->h = activate(r, 0, add(r, add(r, xw, times(r, r->h, &r->rt)), r->rb));
 }
 
 /* Gates z, r, h. */
 static void gru_step(Rnn *r, UOp *xw) {
-  UOp *hr = build_matmul(r->job, r->h, r->rt), *one = build_num(r->job, xw, 1);
+  UOp *hr = times(r, r->h, &r->rt), *one = build_num(r->job, xw, 1);
   UOp *hb = add(r, hr, r->rb);
   UOp *z = activate(r, 0, add(r, gate(r, xw, 0), gate(r, hb, 0)));
   UOp *s = activate(r, 0, add(r, gate(r, xw, 1), gate(r, hb, 1)));
@@ -70,7 +170,7 @@ static void gru_step(Rnn *r, UOp *xw) {
   if (attr_int(r->n, "linear_before_reset", 0)) {
     inner = mul(r, s, gate(r, hb, 2));
   } else {
-    inner = build_matmul(r->job, mul(r, s, r->h), gate(r, r->rt, 2));
+    inner = build_matmul(r->job, mul(r, s, r->h), gate(r, r->rt.m, 2));
     if (r->rb) inner = add(r, inner, gate(r, r->rb, 2));
   }
   UOp *g = activate(r, 1, add(r, gate(r, xw, 2), inner));
@@ -79,7 +179,7 @@ static void gru_step(Rnn *r, UOp *xw) {
 
 /* Gates i, o, f, c; peepholes P in the order i, o, f. */
 static void lstm_step(Rnn *r, UOp *xw) {
-  UOp *g = add(r, add(r, xw, build_matmul(r->job, r->h, r->rt)), r->rb);
+  UOp *g = add(r, add(r, xw, times(r, r->h, &r->rt)), r->rb);
   UOp *gi = gate(r, g, 0), *go = gate(r, g, 1), *gf = gate(r, g, 2), *one = build_num(r->job, g, 1);
   if (r->p) {
     gi = add(r, gi, mul(r, gate(r, r->p, 0), r->c));
@@ -97,15 +197,24 @@ static void read_activations(Rnn *r, int64_t dir) {
   const OnnxAttribute *names = attr_find(r->n, "activations", ONNX_ATTR_STRINGS);
   const OnnxAttribute *alpha = attr_find(r->n, "activation_alpha", ONNX_ATTR_FLOATS);
   const OnnxAttribute *beta = attr_find(r->n, "activation_beta", ONNX_ATTR_FLOATS);
+  size_t nalpha = 0, nbeta = 0;
   assert(r->nacts <= MAX_ACTS);
-  for (int64_t k = 0; k < r->nacts; k++) {
-    size_t at = (size_t)(dir * r->nacts + k);
-    r->acts[k] = (Act){.name = str_from(usual[r->nacts == 1 ? 1 : k]), .alpha = 1};
-    if (names && at < names->strings.n) r->acts[k].name = names->strings.at[at];
-    if (alpha && at < alpha->floats.n) r->acts[k].alpha = (double)alpha->floats.at[at];
-    if (beta && at < beta->floats.n) r->acts[k].beta = (double)beta->floats.at[at];
+  /* An activation takes what it needs from where the ones before it, of all directions, ended. */
+  for (int64_t at = 0; at < (dir + 1) * r->nacts; at++) {
+    int64_t k = at % r->nacts;
+    Str name = str_from(usual[r->nacts == 1 ? 1 : k]);
+    if (names && (size_t)at < names->strings.n) name = names->strings.at[at];
+    const ActInfo *info = find_activation(r, name);
+    Act *act = &r->acts[k];
+    *act = (Act){info, info->alpha, info->beta};
+    if (info->has_alpha && alpha && nalpha < alpha->floats.n)
+      act->alpha = (double)alpha->floats.at[nalpha++];
+    if (info->has_beta && beta && nbeta < beta->floats.n)
+      act->beta = (double)beta->floats.at[nbeta++];
   }
 }
+
+/* -- sources ----------------------------------------------------------------------------------- */
 
 /* Part `dir` of a source whose first axis is the direction. */
 static UOp *of_dir(Rnn *r, UOp *x, int64_t dir) {
@@ -194,7 +303,7 @@ static UOp *run_looped(Rnn *r, UOp *xw, bool reverse) {
 }
 
 static UOp *run_direction(Rnn *r, bool reverse) {
-  UOp *xw = add(r, build_matmul(r->job, r->x, build_transpose(r->job, r->w, 0, 1)), r->wb);
+  UOp *xw = add(r, times(r, r->x, &r->w), r->wb);
   bool few = dim_is_static(r->steps) && r->steps <= UNROLLED;
   return few ? run_unrolled(r, xw, reverse) : run_looped(r, xw, reverse);
 }
@@ -209,7 +318,19 @@ static void check_sources(Rnn *r, UOp **w, UOp **rec, UOp **b) {
                            dim_text(r->job, r->steps)));
 }
 
-static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cell) {
+/* scale: the source that is that of quantised weights, and its zero point the next one; or 0 */
+static Weights read_weights(Rnn *r, UOp *from, int64_t dir, size_t scale) {
+  Weights w = {.m = build_transpose(r->job, of_dir(r, from, dir), 0, 1)};
+  if (!scale) return w;
+  w.scale = of_dir(r, node_u(r->n, scale), dir);
+  w.zero = of_dir(r, node_opt(r->n, scale + 1), dir);
+  int64_t n = r->gates * r->hidden;
+  if (w.scale->shape.n) w.scale = need_shape(r, "scale", w.scale, &n, 1);
+  if (w.zero && w.zero->shape.n) w.zero = need_shape(r, "zero point", w.zero, &n, 1);
+  return w;
+}
+
+static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cell, bool quantised) {
   Job *job = n->job;
   UOp *w = node_u(n, 1), *rec = node_u(n, 2), *b = node_opt(n, 3), *x = node_u(n, 0);
   Str direction = attr_str(n, "direction", "forward");
@@ -222,6 +343,7 @@ static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cel
   if (!both && !back && !str_is(direction, "forward"))
     job_abort(job, FAIL(INVALID_ARGUMENT, "direction '" STR_FMT "'", STR_ARG(direction)));
   if (first) x = build_transpose(job, x, 0, 1);
+  if (quantised) w = build_transpose(job, w, 1, 2), rec = build_transpose(job, rec, 1, 2);
   Rnn r = {.n = n, .job = job, .gates = gates, .nacts = nacts, .step = step, .x = x};
   r.hidden = front_static(job, rec->shape.at[2], "the size of the state");
   r.steps = x->shape.at[0];
@@ -237,8 +359,8 @@ static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cel
   for (int64_t d = 0; d < r.dirs; d++) {
     int64_t gh = gates * r.hidden;
     UOp *bias = of_dir(&r, b, d);
-    r.w = of_dir(&r, w, d);
-    r.rt = build_transpose(job, of_dir(&r, rec, d), 0, 1);
+    r.w = read_weights(&r, w, d, quantised ? 8 : 0);
+    r.rt = read_weights(&r, rec, d, quantised ? 10 : 0);
     r.wb = bias ? build_slice(job, bias, 0, 0, gh, 1) : NULL;
     r.rb = bias ? build_slice(job, bias, 0, gh, gh, 1) : NULL;
     r.p = of_dir(&r, p, d);
@@ -259,13 +381,15 @@ static void recurrent(Node *n, int64_t gates, int64_t nacts, Step step, bool cel
   if (c) node_out(n, 2, c);
 }
 
-static void op_rnn(Node *n) { recurrent(n, 1, 1, rnn_step, false); }
-static void op_gru(Node *n) { recurrent(n, 3, 2, gru_step, false); }
-static void op_lstm(Node *n) { recurrent(n, 4, 3, lstm_step, true); }
+static void op_rnn(Node *n) { recurrent(n, 1, 1, rnn_step, false, false); }
+static void op_gru(Node *n) { recurrent(n, 3, 2, gru_step, false, false); }
+static void op_lstm(Node *n) { recurrent(n, 4, 3, lstm_step, true, false); }
+static void op_quantised_lstm(Node *n) { recurrent(n, 4, 3, lstm_step, true, true); }
 
 const OnnxOp onnx_recurrent_ops[] = {
     {"", "RNN", 1, 3, 6, op_rnn},
     {"", "GRU", 1, 3, 6, op_gru},
     {"", "LSTM", 1, 3, 8, op_lstm},
+    {"com.microsoft", "DynamicQuantizeLSTM", 1, 11, 12, op_quantised_lstm},
     {0},
 };

@@ -193,7 +193,7 @@ static void op_unique(Node *n) {
 
 /* -- TopK -------------------------------------------------------------------------------------- */
 
-enum { ALL_PAIRS = 1024 }; /* the axis up to which comparing all pairs is cheap */
+enum { ALL_PAIRS = 128 }; /* the axis up to which comparing all pairs is cheap */
 
 /* Every element's rank is the number of elements before it (equal ones: those at lower positions),
  * counted by comparing all pairs; then the element of each rank is picked by a masked sum.
@@ -232,9 +232,9 @@ static void top_k_sorted(Node *n, UOp *x, size_t axis, int64_t k, bool largest) 
   }
   dims[last] = k;
   UOp *table = build_reshape_v(job, x, 2, rows, d), *key = build_sort_key(job, table);
-  if (largest) key = two(n, OP_XOR, key, i64(n, -1));
-  UOp *at = build_sort(job, uop1(job, OP_CONTIGUOUS, key));
-  at = build_slice(job, at, 1, 0, k, 1);
+  if (largest) key = two(n, OP_SUB, i64(n, -1), key);
+  UOp *at = build_top_few(job, table, k, largest);
+  if (!at) at = build_slice(job, build_sort(job, uop1(job, OP_CONTIGUOUS, key)), 1, 0, k, 1);
   UOp *value = build_reshape(job, build_take(job, table, at), shape_make(dims, last + 1));
   at = build_reshape(job, at, shape_make(dims, last + 1));
   node_out(n, 0, build_transpose(job, value, axis, last));

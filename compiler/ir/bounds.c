@@ -254,6 +254,7 @@ static Interval interval(const UOp *u, Interval all) {
   case OP_BROADCAST: return of(u->src[0]);
   case OP_PAD: return hull(of(u->src[0]), of(u->src[1]));
   case OP_GATHER: return hull(of(u->src[0]), (Interval){0, 0});
+  case OP_SCAN: return u->arg.i == OP_MAX || u->arg.i == OP_MIN ? of(u->src[0]) : all;
   case OP_SCATTER: {
     Interval data = of(u->src[0]), update = of(u->src[2]);
     bool among = u->arg.i == OP_STORE || u->arg.i == OP_MAX || u->arg.i == OP_MIN;

@@ -121,8 +121,13 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   case OP_LDMATRIX:
     return lanes == 2 || lanes == 4 || lanes == 8 ? NULL : "1, 2 or 4 tiles are read";
   case OP_SHUFFLE: return arg.ints.n == lanes ? NULL : "a SHUFFLE names the source of each lane";
+  case OP_SCAN:
+    if (arg.ints.n != 1) return "a scan has one axis";
+    return is_combiner(arg.i) ? NULL : "the op argument is not ADD, MUL, MAX or MIN";
   case OP_SCATTER:
-    if (arg.ints.n != 1) return "a scatter has one axis";
+    if (arg.ints.n < 1 || arg.ints.n > 2) return "a scatter has one axis";
+    if (arg.ints.n == 2 && (arg.ints.at[1] != 1 || arg.i != OP_STORE))
+      return "bad order of updates";
     return arg.i == OP_STORE || is_combiner(arg.i) ? NULL : "a scatter stores or combines";
   case OP_RAMP: return lanes < 1 ? "a ramp has lanes" : NULL;
   case OP_REDUCE:
@@ -266,6 +271,7 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
   case OP_COPY: return check_copy(src, n);
   case OP_SHUFFLE: return check_shuffle(arg, src, n);
   case OP_LDMATRIX: return check_ldmatrix(src);
+  case OP_SCAN:
   case OP_HREDUCE: return check_class((Op)arg.i, (DType)src[0]->dtype);
   case OP_SPECIAL:
   case OP_RANGE: return src[0]->dtype == DT_INDEX ? NULL : "the end's dtype is not index";

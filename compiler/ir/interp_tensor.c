@@ -318,6 +318,26 @@ static Status scatter(Interp *in, UOp *u) {
   return NULL;
 }
 
+/* As a reduction of each prefix: float sums and products in double, rounded for each element. */
+static Status scan(Interp *in, UOp *u) {
+  Scalar *out;
+  DType d = (DType)u->dtype, wide = dtype_is_float(d) ? DT_F64 : d;
+  int64_t axis = u->arg.ints.at[0], n = u->shape.at[axis], total = shape_numel(u->shape);
+  TRY(allocate(in, u, &out));
+  read_all(in, u->src[0], out, total);
+  int64_t step = value_of(in, u)->stride[axis];
+  for (int64_t k = 0; k < total; k++) {
+    if (k / step % n) continue;
+    Scalar all = out[k];
+    for (int64_t i = 1; i < n; i++) {
+      Scalar *e = &out[k + i * step];
+      all = op_eval((Op)u->arg.i, wide, wide, (Scalar[]){all, *e});
+      *e = scalar_wrap(d, all);
+    }
+  }
+  return NULL;
+}
+
 static Status iota(Interp *in, UOp *u) {
   Scalar *out;
   TRY(allocate(in, u, &out));
@@ -500,6 +520,7 @@ static Status compute(Interp *in, UOp *u) {
   case OP_CAT: return cat(in, u);
   case OP_GATHER: return gather(in, u);
   case OP_SCATTER: return scatter(in, u);
+  case OP_SCAN: return scan(in, u);
   case OP_REDUCE: return reduce(in, u);
   case OP_STORE: return store(in, u);
   case OP_SINK: return finish(in, u);

@@ -265,6 +265,7 @@ const char *shape_infer(Job *job, Op op, Arg arg, UOp *const *src, size_t nsrc, 
   case OP_CAT: return cat(job, arg.i, src, nsrc, out);
   case OP_GATHER: return gather(job, arg.i, in, src[1]->shape, out);
   case OP_SCATTER: return scatter(job, arg.ints.at[0], in, src[1]->shape, src[2]->shape, out);
+  case OP_SCAN: *out = in; return axes(in, arg.ints);
   case OP_REDUCE: return nsrc == 1 ? reduce(job, in, arg.ints, out) : NULL;
   case OP_CONTIGUOUS:
   case OP_AFTER: *out = in; return NULL;

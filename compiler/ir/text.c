@@ -1,8 +1,9 @@
 /* Graphs as lines of text, both directions; the format is in text.h.
  *
- * The number in the list of a REDUCE or HREDUCE prints as the op's name and that of a RANGE as the
- * axis type's; the parser takes numbers there too. Blank lines and lines that start with # are
- * skipped. The parser trusts nothing: every line goes through uop_check before it is built. */
+ * The number in the list of a REDUCE, HREDUCE, SCATTER or SCAN prints as the op's name and that of
+ * a RANGE as the axis type's; the parser takes numbers there too. Blank lines and lines that start
+ * with # are skipped. The parser trusts nothing: every line goes through uop_check before it is
+ * built. */
 #include "compiler/ir/text.h"
 
 #include <ctype.h>
@@ -12,6 +13,10 @@
 
 #include "base/vec.h"
 #include "compiler/ir/dim.h"
+
+static bool names_op(Op op) {
+  return op == OP_REDUCE || op == OP_HREDUCE || op == OP_SCATTER || op == OP_SCAN;
+}
 
 /* -- printing ---------------------------------------------------------------------------------- */
 
@@ -25,7 +30,7 @@ static void print_number(const UOp *u, StrBuf *out) {
     }
   } else if (u->op == OP_CONST && u->dtype == DT_U64) {
     strbuf_addf(out, "%" PRIu64, (uint64_t)u->arg.i);
-  } else if (u->op == OP_REDUCE || u->op == OP_HREDUCE || u->op == OP_SCATTER) {
+  } else if (names_op((Op)u->op)) {
     strbuf_adds(out, op_info[u->arg.i].name);
   } else {
     strbuf_addf(out, "%" PRId64, u->arg.i);
@@ -178,7 +183,7 @@ static bool parse_number(Parser *p, Op op, DType dtype, int64_t *out) {
   bool large;
   Str w = word(p);
   if (op == OP_CONST) return parse_const(p, dtype, w, out);
-  if ((op == OP_REDUCE || op == OP_HREDUCE || op == OP_SCATTER) && op_parse(w, &combiner)) {
+  if (names_op(op) && op_parse(w, &combiner)) {
     *out = combiner;
     return true;
   }

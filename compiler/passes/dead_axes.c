@@ -83,6 +83,7 @@ uint32_t dead_axes(Job *job, const UOp *u, const uint32_t *below) {
   case OP_WINDOW: return windowed(u, below[0]);
   case OP_CAT: return common(u, below) & ~bit((uint32_t)u->arg.i);
   case OP_GATHER: return gathered(u, below);
+  case OP_SCAN: return below[0] & ~bit((uint32_t)u->arg.ints.at[0]);
   case OP_SHRINK:
   case OP_FLIP:
   case OP_REDUCE:

@@ -296,7 +296,8 @@ static UOp **over_updates(Fusion *f, FusedKernel *k, const UOp *u) {
   const UOp *update = u->src[2];
   UOp **over = arena_array(&f->job->arena, update->shape.n + 1, sizeof *over);
   for (uint32_t a = 0; a < update->shape.n; a++) {
-    AxisType type = a == u->arg.ints.at[0] ? AX_SERIAL : AX_LOOP;
+    bool meet = a == u->arg.ints.at[0] && u->arg.ints.n == 1;
+    AxisType type = meet ? AX_SERIAL : AX_LOOP;
     bool one = update->shape.at[a] == 1;
     over[a] = one ? uop_index(f->job, 0) : new_range(f, k, type, update->shape.at[a]);
     if (type == AX_SERIAL) k->serial = over[a];
@@ -331,8 +332,7 @@ static void scatter_kernel(Fusion *f, uint32_t tensor) {
   k->nops = 1;
   *d = (Demand){.tensor = tensor, .kernel = n, .index = k->index, .loops = k->out};
   d->src = arena_array(&job->arena, u->nsrc, sizeof *d->src);
-  d->inside = arena_array(&job->arena, u->nsrc, sizeof *d->inside);
-  d->inside[0] = hole.gate;
+  k->gate = hole.gate;
   k->value = d;
   d->src[1] = ask(f, t->src[1], n, where, NULL, d->loops);
   d->src[2] = ask(f, t->src[2], n, f->kernels.at[n].loops, NULL, d->loops);
@@ -345,6 +345,22 @@ static void copy_into(Fusion *f, uint32_t from, uint32_t after, Place place, uin
   FusedKernel *k = &f->kernels.at[f->kernels.len - 1];
   k->once = t->fixed && f->buffers.at[root_place(f, place).buffer].once;
   k->ready = ready_to_write(f, t, place);
+}
+
+/* One element after the other along the axis; side by side along the others. */
+static void scan_kernel(Fusion *f, uint32_t tensor) {
+  Tensor *t = &f->tensors[tensor];
+  uint32_t n = open_kernel(f, tensor, tensor, t->place), axis = (uint32_t)t->u->arg.ints.at[0];
+  FusedKernel *k = &f->kernels.at[n];
+  UOp *along = k->index[axis];
+  if (along->op == OP_RANGE) along = uop_range(f->job, along->arg.i, AX_SERIAL, along->src[0]);
+  k->index[axis] = k->serial = along;
+  k->nops = 1;
+  Demand *d = arena_alloc(&f->job->arena, sizeof *d);
+  *d = (Demand){.tensor = tensor, .kernel = n, .index = k->index, .loops = k->out};
+  d->src = arena_array(&f->job->arena, 1, sizeof *d->src);
+  k->value = d;
+  d->src[0] = ask(f, t->src[0], n, k->index, NULL, d->loops);
 }
 
 static void copy_for_scatter(Fusion *f, uint32_t data, uint32_t scatter) {
@@ -424,6 +440,8 @@ static void visit(Fusion *f, uint32_t tensor) {
     store_cat(f, tensor);
   } else if (t->u->op == OP_SCATTER) {
     store_scatter(f, tensor);
+  } else if (t->u->op == OP_SCAN) {
+    scan_kernel(f, tensor);
   } else {
     own_kernel(f, tensor);
   }

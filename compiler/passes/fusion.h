@@ -89,7 +89,8 @@ typedef struct FusedKernel {
   Place place;
   UOp **index; /* of the element that is written: its output ranges; CONST 0 for axes of size 1 */
   UOp **loops; /* its output ranges: the same, or of a SCATTER those over its updates */
-  UOp *serial; /* of a SCATTER: the range over updates that may meet */
+  UOp *gate;   /* of a SCATTER: whether the element is inside */
+  UOp *serial; /* of a SCATTER: the range over updates that may meet; of a SCAN: along its axis */
   Demand *value;
   uint64_t out, reduce; /* ranges, as bits by arg.i */
   uint64_t selects;     /* those by which few values are chosen among: schedules write them out */

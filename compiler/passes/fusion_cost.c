@@ -171,7 +171,7 @@ void fusion_costs(Fusion *f) {
     Tensor *t = &f->tensors[i];
     uint32_t flags = op_info[t->u->op].flags;
     if (t->u->op == OP_PARAM || t->u->op == OP_AFTER || t->u->op == OP_CONTIGUOUS ||
-        t->u->op == OP_SCATTER) {
+        t->u->op == OP_SCATTER || t->u->op == OP_SCAN) {
       t->cost = stored_cost(t);
     } else if (t->u->op == OP_REDUCE) {
       t->cost = reduce_cost(f, t);
@@ -372,6 +372,7 @@ static const char *stores(const Fusion *f, const Tensor *t) {
   uint32_t flags = op_info[t->u->op].flags;
   if (t->u->op == OP_CONTIGUOUS) return "the graph asks for it";
   if (t->u->op == OP_SCATTER) return "updates are stored into it one by one";
+  if (t->u->op == OP_SCAN) return "each element needs the one before it";
   if (t->row) return NULL;
   if (t->u->op == OP_REDUCE) return reduce_stores(f, t, t);
   if (t->u->op == OP_CAT) return cat_stores(f, t);

@@ -15,8 +15,9 @@
 #include "base/vec.h"
 
 enum {
-  ROW_BLOCK = 32, /* rows that a kernel has in its cache at a time */
-  MOST_WIDE = 512 /* depth of the first and width of the last contraction, together */
+  ROW_BLOCK = 32,  /* rows that a kernel has in its cache at a time */
+  MOST_WIDE = 512, /* depth of the first and width of the last contraction, together */
+  CHEAP = 4        /* operations on an element that may be done again for every copy of it */
 };
 
 typedef struct Chain {
@@ -98,6 +99,30 @@ static void take(Chain *c, uint32_t at) {
     c->f->tensors[t->src[0]].row = true;
 }
 
+/* What a contraction of the chain reads is scaled or converted on the way: the schedule copies it,
+ * once for all rows, where that fits a cache, and need not be told where it is stored. */
+static void take_operand(Chain *c, uint32_t at, int depth) {
+  Tensor *t = &c->f->tensors[at];
+  bool moves = moves_along((Op)t->u->op);
+  if (!depth || !may_join(t) || c->nreaders[at] != 1 || t->u->op == OP_REDUCE || t->cost.has_reduce)
+    return;
+  if (!moves && t->cost.flops > CHEAP) return;
+  t->row = true;
+  for (uint32_t s = 0; s < t->u->nsrc; s++) take_operand(c, t->src[s], depth - 1);
+}
+
+/* Both factors of the product that contraction `at` sums, if all of them fits a cache. */
+static void take_operands(Chain *c, uint32_t at, const Tensor *last) {
+  enum { DEPTH = 16 };
+  const Fusion *f = c->f;
+  const Tensor *product = &f->tensors[f->tensors[at].src[0]];
+  double bytes = row_length(f, last) * c->depth * sizeof(float);
+  if (bytes > (double)f->target->l2_bytes / 2) return;
+  while (product->u->op == OP_CAST) product = &f->tensors[product->src[0]];
+  for (uint32_t s = 0; product->u->op == OP_MUL && s < 2; s++)
+    if (c->state[product->src[s]] != 2) take_operand(c, product->src[s], DEPTH);
+}
+
 /* The chain on one side of the product that contraction `last` sums. */
 static void find_chain(Chain *c, const Tensor *last, uint32_t top, double width) {
   enum { DEPTH = 64 };
@@ -111,8 +136,9 @@ static void find_chain(Chain *c, const Tensor *last, uint32_t top, double width)
   for (size_t k = 0; k < c->seen.len; k++) {
     uint32_t at = c->seen.at[k];
     if (keep && c->state[at] == 2) take(c, at);
-    c->state[at] = 0, c->reads[at] = 0;
+    if (keep && c->state[at] == 2 && f->tensors[at].cost.contraction) take_operands(c, at, last);
   }
+  for (size_t k = 0; k < c->seen.len; k++) c->state[c->seen.at[k]] = 0, c->reads[c->seen.at[k]] = 0;
 }
 
 static uint32_t *count_readers(const Fusion *f) {

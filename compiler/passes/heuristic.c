@@ -408,11 +408,13 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
 
 static int best_vector_axis(Sched *s, int64_t lanes) {
   int best = -1;
+  bool chained = heuristic_chained(s) >= 0;
   double least = 0;
   for (uint32_t i = 0; i < s->k->nloops; i++) {
     int a = (int)s->k->loops[i]->arg.i;
     int64_t n = size_of(s, a), used = n < lanes ? power_above(n) : lanes;
     if (n < 2 || s->k->axes[a].serial) continue;
+    if (chained && step_in(s, s->k->store->src[1], a, 1) != 1) continue; /* rows at once instead */
     double cost = 1.5 * access_cost(s, s->k->store->src[1], a, lanes);
     for (uint32_t l = 0; l < s->k->noperands; l++)
       cost += access_cost(s, s->k->operands[l]->src[1], a, lanes);
@@ -754,6 +756,7 @@ static void choose(Sched *s, UOp *kernel) {
   if (n > 2 && heuristic_chain(s, bodies, n, lanes)) return;
   if (n == 1 && block_contraction(s, kernel, bodies)) bodies = find_bodies(s, &n, &main);
   if (!n || !schedule_contraction(s, &bodies[main], lanes)) schedule_general(s, bodies, n, lanes);
+  heuristic_serial(s);
 }
 
 UOp *schedule_heuristic(Job *job, UOp *kernel, const Target *target, OptList *applied) {

@@ -77,6 +77,12 @@ int64_t heuristic_vector(Sched *s, int axis, int64_t lanes);
 /* What was given so far; false when it is not legal. The kernel is the merged one. */
 bool heuristic_given(const Sched *s, OptPlan *plan);
 
+/* -- heuristic_serial.c -- */
+/* The loop along which each step reads what the last one wrote; -1: there is none. */
+int heuristic_chained(const Sched *s);
+/* Rows side by side where a vector across them was not chosen. */
+void heuristic_serial(Sched *s);
+
 /* -- heuristic_rows.c -- */
 /* The contraction whose results are the elements of kept rows, at one of the places where it
  * stands; NULL when there is none. */

@@ -9,6 +9,8 @@
 
 #include <math.h>
 
+enum { LONG_ROW = 1024 }; /* elements of a row that is taken in blocks */
+
 /* -- chains of contractions -------------------------------------------------------------------- */
 
 static bool is_row_of(const Kept *k, const UOp *range) {
@@ -56,7 +58,7 @@ static void stage_lanes(Sched *s, const Body *bodies, uint32_t n, int axis) {
 /* A maximum of what is -inf in places: blocks of that need not be computed. */
 static bool masks_rows(const Sched *s, const Body *bodies, uint32_t n) {
   for (uint32_t b = 0; b < n; b++) {
-    const UOp *body = bodies[b].reduce->src[0];
+    const UOp *body = through_casts(bodies[b].reduce->src[0]);
     if (runs_along_rows(s, &bodies[b]) && body->op == OP_WHERE &&
         uop_is_number(body->src[2], -(double)INFINITY))
       return true;
@@ -64,10 +66,47 @@ static bool masks_rows(const Sched *s, const Body *bodies, uint32_t n) {
   return false;
 }
 
+/* The innermost loop outside of `axis` that u depends on; -1: none. */
+static int level_outside(const Sched *s, const UOp *u, int axis) {
+  int level = -1;
+  for (uint32_t l = 0; l < s->k->nloops && s->k->loops[l]->arg.i != axis; l++)
+    if (uop_is_open(u, s->k->loops[l])) level = (int)s->k->loops[l]->arg.i;
+  return level;
+}
+
+/* What all lanes share and has to be computed - a conversion, a scaling - is computed once for all
+ * rows instead of once for every few. What the last contraction of long rows reads is packed by its
+ * tiles, which go over a block again and again; where blocks are left out that does not pay. */
+static void stage_shared(Sched *s, const Body *bodies, uint32_t n, int axis) {
+  bool masked = masks_rows(s, bodies, n);
+  for (uint32_t b = 0; b < n; b++)
+    for (uint32_t k = 0; k < 2 && sums_products(&bodies[b]); k++) {
+      UOp *factor = through_casts(bodies[b].reduce->src[0])->src[k];
+      const UOp *last = bodies[b].reduce->src[bodies[b].reduce->nsrc - 1];
+      bool packs = !masked && runs_along_rows(s, &bodies[b]) && most_of(last) >= LONG_ROW;
+      int number = stage_number(s, factor);
+      if (number < 0 || kernel_depends(factor, (uint32_t)axis)) continue;
+      if (factor->op == OP_INDEX && !packs) continue;
+      int level = level_outside(s, factor, axis);
+      int64_t bytes = dtype_info[factor->dtype].bytes;
+      for (uint32_t o = 0; factor->open && o < factor->open->n; o++) {
+        const UOp *r = factor->open->at[o];
+        bool outside = false;
+        for (uint32_t l = 0; l < s->k->nloops && s->k->loops[l]->arg.i != axis; l++)
+          outside |= s->k->loops[l] == r;
+        if (!outside) bytes = times(bytes, most_of(r));
+      }
+      if ((uint64_t)bytes > s->target->l2_bytes / 2) continue;
+      OptPlan plan;
+      give(s, OPT_STAGE, level, number);
+      if (!heuristic_given(s, &plan)) s->opts->len--;
+    }
+}
+
 /* The reduce axes that run along kept rows, in unrolled steps; rows that these do not divide are
  * padded. A row that would fill much of the cache, or is masked in part, is taken in blocks. */
 static void tile_rows(Sched *s, const Body *bodies, uint32_t n) {
-  enum { LONG_ROW = 2048, BLOCK = 128, STEPS = 8 };
+  enum { BLOCK = 128, STEPS = 8 };
   int64_t many = masks_rows(s, bodies, n) ? 2 * BLOCK : LONG_ROW;
   int row = -1;
   for (uint32_t b = 0; b < n; b++) {
@@ -99,6 +138,7 @@ bool heuristic_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes) {
   }
   tile_rows(s, bodies, n);
   stage_lanes(s, bodies, n, i);
+  stage_shared(s, bodies, n, i);
   return true;
 }
 /* -- keeping ----------------------------------------------------------------------------------- */

@@ -33,6 +33,7 @@
 #include "compiler/passes/ix.h"
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/pipeline.h"
+#include "compiler/passes/prefetch.h"
 
 enum {
   WANTED_CHAINS = 8,
@@ -293,8 +294,8 @@ static UOp **find_prefetches(Lower *l, const Group *g, const Loop *loop, size_t 
     bool param = u->op == OP_STORE && u->src[0]->op == OP_PARAM;
     if (!param || u->open != g->open || l->level[position(l, u->src[1])]) continue;
     if (*n == MAX_PREFETCHES || u->src[1]->lanes > 1 || !l->level[i]) continue;
-    UOp *src[2] = {u->src[0], now(l, u->src[1])};
-    out[(*n)++] = uop_make(l->job, OP_PREFETCH, DT_VOID, arg_i(0), src, 2);
+    UOp *at[2] = {u->src[0], now(l, u->src[1])};
+    out[(*n)++] = uop_make(l->job, OP_PREFETCH, DT_VOID, arg_i(0), at, 2);
   }
   return out;
 }
@@ -526,5 +527,6 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
       if (l.level[i] == level && !has_loops(l.list.at[i])) l.now[i] = rebuild(&l, l.list.at[i]);
     job_poll(job);
   }
-  return pipeline_copies(job, barriers_insert(job, strip_marks(job, l.now[l.list.len - 1])));
+  UOp *root = barriers_insert(job, strip_marks(job, l.now[l.list.len - 1]));
+  return prefetch_rows(job, pipeline_copies(job, root), target);
 }

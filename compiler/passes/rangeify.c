@@ -128,9 +128,24 @@ static UOp *scattered(Fusion *f, const Tensor *t, const Demand *d) {
   uint32_t buffer;
   if (t->u->arg.i == OP_STORE) return update;
   UOp *at = locate(f, t->u, k->place, k->index, &buffer);
-  UOp *src[] = {buffer_param(f, buffer, 0), at, d->inside[0], k->serial};
+  UOp *src[] = {buffer_param(f, buffer, 0), at, k->gate, k->serial};
   UOp *before = uop_make(f->job, OP_INDEX, DT_VOID, arg_none(), src, 4);
   return uop2(f->job, (Op)t->u->arg.i, before, update);
+}
+
+/* What a SCAN stores: the element before, combined. For the first, itself is read and not used. */
+static UOp *scanned(Fusion *f, const Tensor *t, const Demand *d) {
+  Job *job = f->job;
+  const FusedKernel *k = &f->kernels.at[d->kernel];
+  uint32_t axis = (uint32_t)t->u->arg.ints.at[0], buffer;
+  UOp *x = d->src[0]->value, *zero = uop_index(job, 0);
+  UOp **index = arena_copy(&job->arena, k->index, t->u->shape.n * sizeof *index);
+  index[axis] = uop2(job, OP_MAX, ix_scale(job, k->serial, 1, -1), zero);
+  UOp *at = locate(f, t->u, k->place, index, &buffer), *always = uop_int(job, DT_BOOL, true);
+  UOp *src[] = {buffer_param(f, buffer, 0), at, always, k->serial};
+  UOp *before = uop_make(job, OP_INDEX, DT_VOID, arg_none(), src, 4);
+  UOp *first = uop2(job, OP_CMPLT, zero, k->serial);
+  return uop3(job, OP_WHERE, first, uop2(job, (Op)t->u->arg.i, before, x), x);
 }
 
 static UOp *value_of(Fusion *f, const Tensor *t, const Demand *d) {
@@ -143,6 +158,7 @@ static UOp *value_of(Fusion *f, const Tensor *t, const Demand *d) {
   case OP_IOTA: return uop_cast(job, d->index[u->arg.i], (DType)u->dtype);
   case OP_REDUCE: return reduced(f, t, d);
   case OP_SCATTER: return scattered(f, t, d);
+  case OP_SCAN: return scanned(f, t, d);
   case OP_CAT: return joined(f, t, d);
   case OP_PAD: {
     UOp *fill = d->src[1]->value;
@@ -209,9 +225,9 @@ UOp *rangeify_kernel(Fusion *f, FusedKernel *k) {
   touched[0].first = src[1]->vmin, touched[0].last = src[1]->vmax;
   src[0] = buffer_param(f, touched[0].buffer, 0);
   src[2] = k->value->value;
-  src[3] = k->serial ? k->value->inside[0] : NULL;
-  touched[0].gated = k->serial;
-  src[0] = uop_make(f->job, OP_STORE, DT_VOID, arg_none(), src, k->serial ? 4 : 3);
+  src[3] = k->gate;
+  touched[0].gated = k->serial || k->gate; /* reads of it count too */
+  src[0] = uop_make(f->job, OP_STORE, DT_VOID, arg_none(), src, src[3] ? 4 : 3);
   for (uint32_t a = 0; a < t->u->shape.n; a++) {
     if (k->loops[a]->op == OP_RANGE) src[n++] = k->loops[a];
   }

@@ -50,6 +50,7 @@ static UOp *upper_limit(Job *job, UOp *cond, const UOp *range) {
 static UOp *masked_from(const Apply *a) {
   const RepairLink *top = &a->plan->repair.at[0];
   const UOp *body = top->reduce->src[0], *range = a->k->axes[top->axis].range;
+  while (body->op == OP_CAST && dtype_is_float((DType)body->src[0]->dtype)) body = body->src[0];
   bool masked = top->reduce->arg.i == OP_MAX && body->op == OP_WHERE &&
                 uop_is_number(body->src[2], -(double)INFINITY);
   UOp *e = masked && sums_vanish(a) ? upper_limit(a->job, body->src[0], range) : NULL;
@@ -100,15 +101,20 @@ static UOp *largest(const Apply *a, UOp *e) {
 
 /* -- whether the other factors are finite ------------------------------------------------------ */
 
-/* Factors of a body that vary along the row and need no earlier result. */
-static UOp *other_factors(const Apply *a, UOp *u, const UOp *range, UOp *product) {
-  if (u->op == OP_CAST) return other_factors(a, u->src[0], range, product);
-  if (u->op == OP_MUL)
-    return other_factors(a, u->src[1], range, other_factors(a, u->src[0], range, product));
-  const RepairChain *c = &a->plan->repair;
+static bool needs_results(const Apply *a, UOp *u) {
   UOpList list = uop_toposort(a->job, u);
   for (size_t i = 0; i < list.len; i++)
-    if (repair_link(c, list.at[i]) != NODE_ABSENT) return product;
+    if (repair_link(&a->plan->repair, list.at[i]) != NODE_ABSENT) return true;
+  return false;
+}
+
+/* Factors of a body that vary along the row and need no earlier result. */
+static UOp *other_factors(const Apply *a, UOp *u, const UOp *range, UOp *product) {
+  if (needs_results(a, u)) {
+    if (u->op == OP_CAST) return other_factors(a, u->src[0], range, product);
+    if (u->op != OP_MUL) return product;
+    return other_factors(a, u->src[1], range, other_factors(a, u->src[0], range, product));
+  }
   if (!uop_is_open(u, range)) return product;
   return product ? uop2(a->job, OP_ADD, product, uop_cast(a->job, u, (DType)product->dtype)) : u;
 }

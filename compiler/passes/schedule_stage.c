@@ -352,12 +352,62 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
   return uop2(job, OP_INDEX, uop2(job, OP_AFTER, src[0], copy), read);
 }
 
+/* What needs no result of a repaired row and is copied outside of the loop over its blocks is
+ * copied for all of them, however many of them are computed: the operand by the number of such a
+ * block, which becomes a dimension. */
+static UOp *over_blocks(Staging *s, UOp *operand, int level) {
+  const OptPlan *plan = s->a->plan;
+  UOp *blocks = s->a->block;
+  if (!blocks || !uop_is_open(operand, blocks) || plan->repair_level < 0) return operand;
+  if (!opts_inside(plan, (uint32_t)plan->repair_level, level)) return operand;
+  UOp *all = new_range(s->a, AX_LOOP, range_size(blocks));
+  UOp *of_all = uop_substitute(s->a->job, operand, &blocks, &all, 1);
+  UOpList list = uop_toposort(s->a->job, of_all);
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_REDUCE || list.at[i]->op == OP_BUFFER) return operand;
+  s->dims[s->n++] = (StageDim){.range = blocks, .copy = all};
+  return of_all;
+}
+
+/* Is it walked by two reductions, one inside of the other? */
+static bool is_walked_twice(const Apply *a, const UOp *operand) {
+  uint32_t walks = 0;
+  for (uint32_t i = 0; i < a->plan->nred; i++) {
+    const NewAxis *x = &a->axes[a->plan->order[a->plan->nout + i]];
+    bool open = x->loop && uop_is_open(operand, x->loop);
+    for (uint32_t k = 0; k < x->ninner; k++) open |= uop_is_open(operand, x->inner[k]);
+    walks += open;
+  }
+  return walks > 1;
+}
+
+/* What is computed for all lanes at once is read one element at a time: where the order of the
+ * reductions says nothing about the order of use it may lie as the source does. It is copied as
+ * vectors of what lies side by side in both. */
+static void copy_shared(Staging *s, UOp *operand) {
+  enum { MOST_LANES = 16 };
+  UOp *index = main_index(s->a->job, operand);
+  bool lanes = s->a->tile.info || operand->op == OP_INDEX || !s->n;
+  for (uint32_t d = 0; d < s->n; d++) lanes |= uop_axis(s->dims[d].range) == AX_VECTOR;
+  if (lanes) return;
+  if (is_walked_twice(s->a, operand)) {
+    sort_dims(s, index);
+    lay_out_in_order(s);
+  }
+  StageDim *last = &s->dims[s->n - 1];
+  bool side = linsum_coeff(linsum_index(s->a->job, index), last->range) == 1;
+  if (side && range_size(last->range) <= MOST_LANES)
+    last->copy = new_range(s->a, AX_VECTOR, range_size(last->range));
+}
+
 UOp *schedule_stage(Apply *a, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
   if (a->plan->groups) return stage_shared(a, operand, level);
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
+  operand = over_blocks(&s, operand, level);
   schedule_collect(&s, operand, level);
+  copy_shared(&s, operand);
   UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   int64_t ints[2] = {s.elements, 0};
   UOp *buffer =

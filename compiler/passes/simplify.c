@@ -1,16 +1,20 @@
 /* What is done to a tensor graph before kernels are chosen.
  *
+ * - A SCATTER becomes a reduction where the device wants that (scatter.c).
  * - Movement rules merge and remove movement ops.
  * - Sums and products of 16-bit floats are taken in f32 and rounded once. The factors of a summed
  *   product are widened, not the product: it is exact, and the REDUCE stays a contraction.
  * - A value that depends on no parameter and holds a reduction is computed now, by the reference
  *   interpreter, if it is small. It becomes a CONST when all elements are equal, else a constant
  *   buffer. Outputs without parameters are likewise known bytes and need no kernel.
+ * - A long SCAN of few rows is cut into pieces (scan.c).
  * - A long reduction to fewer elements than there are threads is done in two stages. */
 #include "compiler/passes/simplify.h"
 
 #include "base/vec.h"
 #include "compiler/ir/interp.h"
+#include "compiler/passes/scan.h"
+#include "compiler/passes/scatter.h"
 #include "compiler/rules/rewrite.h"
 
 enum {
@@ -53,7 +57,7 @@ static UOp *change_reductions(Job *job, UOp *sink, const Target *target, ReduceT
 
 static bool rounds_often(const UOp *u, const Target *target) {
   (void)target;
-  return u->op == OP_REDUCE && (u->dtype == DT_F16 || u->dtype == DT_BF16) &&
+  return (u->op == OP_REDUCE || u->op == OP_SCAN) && (u->dtype == DT_F16 || u->dtype == DT_BF16) &&
          (u->arg.i == OP_ADD || u->arg.i == OP_MUL);
 }
 
@@ -75,7 +79,7 @@ static UOp *widened(Job *job, UOp *x) {
 static UOp *round_once(Job *job, UOp *u, UOp *x, const Target *target) {
   (void)target;
   x = widened(job, x);
-  return uop_cast(job, uop_make(job, OP_REDUCE, DT_VOID, u->arg, &x, 1), (DType)u->dtype);
+  return uop_cast(job, uop_make(job, (Op)u->op, DT_VOID, u->arg, &x, 1), (DType)u->dtype);
 }
 
 /* -- two-stage reductions ---------------------------------------------------------------------- */
@@ -194,7 +198,7 @@ static UOp *constant_node(Job *job, const TensorGraph *graph, UOp *u, Bytes b,
 
 typedef struct Known {
   bool constant; /* no PARAM and no VAR below */
-  bool reduces;  /* a REDUCE or a SCATTER below */
+  bool reduces;  /* a REDUCE, SCATTER or SCAN below */
   bool wanted;   /* folded: it holds a reduction, and something else uses it */
 } Known;
 
@@ -204,7 +208,7 @@ static Known *known_values(Job *job, const UOpList *list) {
   for (size_t i = 0; i < list->len; i++) {
     const UOp *u = list->at[i];
     known[i].constant = u->op != OP_PARAM && !u->symbolic;
-    known[i].reduces = u->op == OP_REDUCE || u->op == OP_SCATTER;
+    known[i].reduces = u->op == OP_REDUCE || u->op == OP_SCATTER || u->op == OP_SCAN;
     for (uint32_t s = 0; s < u->nsrc; s++) {
       const Known *k = &known[u->src[s]->place];
       known[i].constant &= k->constant;
@@ -260,9 +264,10 @@ static UOp *fold_values(Job *job, const TensorGraph *graph, UOp *sink, PlanBuffe
 UOp *simplify_graph(Job *job, const TensorGraph *graph, const Target *target, PlanBuffer *interface,
                     FoldedConstants *constants) {
   Rewrite rw = {.job = job};
-  UOp *sink = rewrite_graph(&rw, graph->sink, rules_movement);
+  UOp *sink = rewrite_graph(&rw, scatter_expand(job, target, graph->sink), rules_movement);
   UOp *wide = change_reductions(job, sink, target, rounds_often, round_once);
   if (wide != sink) sink = rewrite_graph(&rw, wide, rules_movement);
   sink = fold_values(job, graph, sink, interface, constants);
+  sink = scan_split(job, target, sink);
   return change_reductions(job, sink, target, is_long, split_reduce);
 }

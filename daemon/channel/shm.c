@@ -105,13 +105,17 @@ void shm_pool_deinit(ShmPool *p) {
 static void remove_at(ShmPool *p, size_t i) {
   p->bytes -= p->size[i];
   p->len--;
-  p->fd[i] = p->fd[p->len];
-  p->size[i] = p->size[p->len];
+  for (; i < p->len; i++) {
+    p->fd[i] = p->fd[i + 1];
+    p->size[i] = p->size[i + 1];
+    p->owner[i] = p->owner[i + 1];
+  }
 }
 
-Status shm_pool_take(ShmPool *p, size_t size, int *out) {
+Status shm_pool_take(ShmPool *p, uint32_t owner, size_t size, int *out) {
   size_t best = SIZE_MAX;
   for (size_t i = 0; i < p->len; i++) {
+    if (p->owner[i] != owner) continue;
     bool fits = p->size[i] >= size, best_fits = best != SIZE_MAX && p->size[best] >= size;
     /* the smallest that fits, else the largest */
     if (best == SIZE_MAX || (fits && (!best_fits || p->size[i] < p->size[best])) ||
@@ -126,12 +130,17 @@ Status shm_pool_take(ShmPool *p, size_t size, int *out) {
   return open_sized("kiln-upload", size, out);
 }
 
-void shm_pool_put(ShmPool *p, int fd, size_t size) {
-  if (p->len == SHM_POOL_SLOTS || size > p->limit || p->bytes > p->limit - size) {
+void shm_pool_put(ShmPool *p, uint32_t owner, int fd, size_t size) {
+  if (size > p->limit) {
     close(fd);
     return;
   }
+  while (p->len == SHM_POOL_SLOTS || p->bytes > p->limit - size) {
+    close(p->fd[0]); /* the oldest: that of a tenant who is gone is not kept for ever */
+    remove_at(p, 0);
+  }
   p->fd[p->len] = fd;
+  p->owner[p->len] = owner;
   p->size[p->len++] = size;
   p->bytes += size;
 }

@@ -22,17 +22,20 @@ Status shm_write(int fd, uint64_t offset, Bytes bytes);
 Status shm_read(int fd, uint64_t offset, void *into, size_t n);
 
 /* Memfds whose pages exist already: writing into them is several times faster than into a new one.
- * Their content is whatever it was; a caller overwrites all of the size it asked for. */
+ * Their content is whatever it was; a caller overwrites all of the size it asked for. One is only
+ * ever used again by the same owner. */
 enum { SHM_POOL_SLOTS = 8 };
 typedef struct ShmPool {
   int fd[SHM_POOL_SLOTS];
   size_t size[SHM_POOL_SLOTS];
+  uint32_t owner[SHM_POOL_SLOTS];
   size_t len, bytes, limit;
 } ShmPool;
 
 void shm_pool_init(ShmPool *p, size_t limit_bytes);
 void shm_pool_deinit(ShmPool *p);
 /* A memfd of exactly `size` bytes, resizable by its holders; pass only shm_readonly of it on. */
-Status shm_pool_take(ShmPool *p, size_t size, int *out);
-/* Gives fd back; it is closed when the pool is full. No other process may still be writing. */
-void shm_pool_put(ShmPool *p, int fd, size_t size);
+Status shm_pool_take(ShmPool *p, uint32_t owner, size_t size, int *out);
+/* Gives fd back; the one that lies longest is closed when the pool is full. No other process may
+ * still be writing. */
+void shm_pool_put(ShmPool *p, uint32_t owner, int fd, size_t size);

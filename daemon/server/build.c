@@ -31,7 +31,8 @@ struct Build {
   Build *next, **link;
   BuildWaiter *waiters;
   DeviceLane *device;
-  Store *store; /* the cache it looks in: only those who share it share the build */
+  Store *store;    /* the cache it looks in: only those who share it share the build */
+  uint32_t tenant; /* who began it */
   bool no_cache;
   const char *name;
   Arena arena;
@@ -246,6 +247,7 @@ static Status submit_kernel(Build *b, size_t i) {
   k->job.env.body_case = KILN__V1__ENVELOPE__BODY_KERNEL;
   k->job.env.kernel = &k->message;
   k->job.fd = -1;
+  k->job.tenant = b->tenant;
   k->job.urgent = true;
   k->job.done = on_kernel;
   k->job.ctx = k;
@@ -413,6 +415,7 @@ static Status build_create(Server *s, DeviceLane *device, const Tenant *tenant, 
   b->server = s;
   b->device = device;
   b->store = tenant->store;
+  b->tenant = tenant->id;
   b->target = device_lane_target(device);
   memcpy(b->fingerprint, device_lane_fingerprint(device), DIGEST_BYTES);
   memcpy(b->hash, face->graph_hash.data, DIGEST_BYTES);
@@ -463,6 +466,7 @@ Status build_join(Server *s, DeviceLane *device, Tenant *tenant, bool no_cache, 
   }
   b->no_cache = no_cache;
   b->plan_job.fd = -1;
+  b->plan_job.tenant = b->tenant;
   b->plan_job.done = on_plan;
   b->plan_job.ctx = b;
   kiln__v1__envelope__init(&b->plan_job.env);

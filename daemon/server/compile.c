@@ -79,6 +79,7 @@ static CompileWaiter *pop_waiter(Compile *c) {
 static void compile_fail(Compile *c, Status st) {
   char text[4096];
   status_text(st, text, sizeof text);
+  c->server->metrics.compiles_total[RESULT_FAILED][0]++;
   for (CompileWaiter *w; (w = pop_waiter(c));)
     w->done(w, NULL, NULL, status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text));
   status_drop(st);
@@ -117,6 +118,10 @@ static void report_executable(Kiln__V1__CompileReport *r, Arena *arena, const Ex
 static void compile_finish(Compile *c, Executable *e) {
   report_executable(&c->report, &c->arena, e);
   c->report.total_ns = clock_now_ns() - c->started_ns;
+  Metrics *m = &c->server->metrics;
+  m->compiles_total[RESULT_OK][0]++;
+  m->kernels_compiled_total[0][0] += c->report.kernels_compiled;
+  m->plans_cached_total[0][0] += c->report.plan_cached ? 1 : 0;
   char quoted[128];
   LOG_INFO("compiled", "model=%s kernels=%u unique=%u compiled=%u plan_cached=%d ms=%.1f",
            log_quote(quoted, sizeof quoted, c->name), c->report.kernels, c->report.unique_kernels,
@@ -268,6 +273,7 @@ static Status start_frontend(Compile *c) {
   c->job.env.body_case = KILN__V1__ENVELOPE__BODY_FRONTEND;
   c->job.env.frontend = m;
   c->job.fd = c->job_fd;
+  c->job.tenant = c->tenant->id;
   c->job.hold = true;
   c->job.done = on_frontend;
   c->job.ctx = c;
@@ -314,6 +320,7 @@ static bool reuse(Compile *c, const ModelData *model, Bytes options) {
       w->next = o->waiters;
       o->waiters = w;
       c->tenant->used.merged += !w->joined; /* once, however often it moves on */
+      c->server->metrics.compiles_total[RESULT_MERGED][0] += !w->joined;
       w->joined = true;
     }
     compile_free(c);

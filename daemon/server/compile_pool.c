@@ -20,6 +20,7 @@ struct CompileSlot {
   Worker *worker;
   SlotState state;
   CompileJob *job;   /* BUSY and HOLDING */
+  uint32_t tenant;   /* of the worker's last job; 0 = it has had none */
   unsigned failures; /* ends in a row without an answer in between */
 };
 
@@ -151,6 +152,7 @@ static void slot_start(CompileSlot *slot) {
                      .delay_ms = supervisor_backoff(slot->failures),
                      .handler = &handler,
                      .ctx = slot};
+  slot->tenant = 0;
   Status st = supervisor_spawn(s->supervisor, &spec, &slot->worker);
   if (!st) slot->state = SS_STARTING;
   status_drop(st); /* memory is out; the next submit tries again */
@@ -172,12 +174,33 @@ static bool slot_give(CompileSlot *slot, CompileJob *job) {
   }
   slot->job = job;
   job->slot = slot;
+  slot->tenant = job->tenant;
   slot->state = SS_BUSY;
   char text[64];
   uint32_t seconds = job->seconds ? job->seconds : p->spec.seconds;
   snprintf(text, sizeof text, "over %u seconds", seconds);
   worker_set_deadline(slot->worker, seconds, text);
   return true;
+}
+
+/* With strict isolation a worker that has seen another tenant's graph does not see this one. */
+static bool slot_serves(const CompileSlot *slot, const CompileJob *job) {
+  return !slot->pool->spec.strict || !slot->tenant || slot->tenant == job->tenant;
+}
+
+/* Somebody waits whom no idle worker serves: one gives way to a new one. */
+static void make_way(CompilePool *p) {
+  for (unsigned i = 0; i < p->spec.workers; i++)
+    if (p->slots[i].state == SS_STARTING) return;
+  for (unsigned i = 0; i < p->spec.workers; i++) {
+    CompileSlot *slot = &p->slots[i];
+    if (slot->state != SS_IDLE) continue;
+    worker_abandon(slot->worker);
+    slot->worker = NULL;
+    slot->state = SS_EMPTY;
+    slot_start(slot);
+    return;
+  }
 }
 
 /* Gives waiting jobs to idle workers, and starts workers for those that still wait. */
@@ -188,9 +211,11 @@ static void dispatch(CompilePool *p) {
     if (slot->state == SS_EMPTY) slot_start(slot);
     if (slot->state != SS_IDLE) continue;
     JobQueue *q = next_queue(p);
+    if (!slot_serves(slot, q->first)) continue;
     CompileJob *job = queue_pop(q);
     if (!slot_give(slot, job)) queue_push(q, job);
   }
+  if (p->spec.strict && next_queue(p)->first) make_way(p);
 }
 
 Status compile_pool_submit(CompilePool *p, CompileJob *job) {
@@ -279,6 +304,13 @@ bool compile_pool_busy(const CompilePool *p) {
   bool busy = p->urgent.first || p->normal.first;
   for (unsigned i = 0; i < p->spec.workers; i++) busy |= p->slots[i].job && !p->slots[i].job->idle;
   return busy;
+}
+
+CompilePoolLoad compile_pool_load(const CompilePool *p) {
+  CompilePoolLoad load = {.waiting = p->urgent.len + p->normal.len + p->idle.len,
+                          .workers = p->spec.workers};
+  for (unsigned i = 0; i < p->spec.workers; i++) load.busy += p->slots[i].job != NULL;
+  return load;
 }
 
 void compile_pool_release(CompilePool *p) {

@@ -14,6 +14,7 @@ typedef struct CompileJob CompileJob;
 
 struct CompileJob {
   Kiln__V1__Envelope env; /* id is set by the pool */
+  uint32_t tenant;        /* whose graph it is */
   int fd;                 /* sent along; -1 = none; stays the owner's */
   bool hold;
   bool urgent;       /* finishes something begun: goes before new models and is never refused */
@@ -35,6 +36,7 @@ typedef struct CompilePoolSpec {
   size_t max_queue; /* of jobs that are not urgent */
   uint64_t memory_bytes;
   uint32_t seconds; /* of one job */
+  bool strict;      /* a worker that has worked for a tenant works for no other */
   bool background;  /* on processors that nothing else wants; workers start with the first job */
 } CompilePoolSpec;
 
@@ -44,6 +46,11 @@ void compile_pool_release(CompilePool *p);
 
 /* Somebody waits for a job of it. */
 bool compile_pool_busy(const CompilePool *p);
+typedef struct CompilePoolLoad {
+  size_t waiting;         /* jobs */
+  unsigned busy, workers; /* workers that have one; workers at most */
+} CompilePoolLoad;
+CompilePoolLoad compile_pool_load(const CompilePool *p);
 /* RESOURCE_EXHAUSTED when the queue is full; then done is not called. */
 Status compile_pool_submit(CompilePool *p, CompileJob *job);
 /* The owner loses interest: no `done` follows. A worker that is busy with the job is killed. */

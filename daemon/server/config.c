@@ -20,7 +20,8 @@ typedef enum SettingKind {
   SK_COUNT,
   SK_SECONDS,
   SK_MODE,
-  SK_ROLES
+  SK_ROLES,
+  SK_ISOLATION
 } SettingKind;
 
 typedef struct Setting {
@@ -35,6 +36,10 @@ static const Setting settings[] = {
     {"server", "socket_mode", SK_MODE, AT(socket_mode)},
     {"server", "insecure_tcp", SK_BOOL, AT(insecure_tcp)},
     {"server", "log_level", SK_TEXT, AT(log_level)},
+    {"server", "isolation", SK_ISOLATION, AT(strict_isolation)},
+    {"server", "metrics", SK_TEXT, AT(metrics)},
+    {"server", "trace_all", SK_BOOL, AT(trace_all)},
+    {"server", "models", SK_TEXT, AT(models)},
     {"server", "idle_exit", SK_SECONDS, AT(idle_exit)},
     {"server", "grace", SK_SECONDS, AT(grace)},
     {"server", "max_connections", SK_COUNT, AT(max_connections)},
@@ -122,6 +127,8 @@ Status config_init(Config *c) {
       .cache_path = strdup(cache),
       .worker = strdup(""),
       .log_level = strdup("info"),
+      .metrics = strdup(""),
+      .models = strdup(""),
       .tls_certificate = strdup(""),
       .tls_key = strdup(""),
       .tls_client_ca = strdup(""),
@@ -150,8 +157,8 @@ Status config_init(Config *c) {
   TRY(config_set(c, "server", "listen", listen));
   TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;
-  bool texts = c->cache_path && c->worker && c->log_level && c->tls_certificate && c->tls_key &&
-               c->tls_client_ca;
+  bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models &&
+               c->tls_certificate && c->tls_key && c->tls_client_ca;
   return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
@@ -175,6 +182,8 @@ void config_deinit(Config *c) {
   free(c->cache_path);
   free(c->worker);
   free(c->log_level);
+  free(c->metrics);
+  free(c->models);
   free(c->tls_certificate);
   free(c->tls_key);
   free(c->tls_client_ca);
@@ -210,6 +219,12 @@ static Status read_bool(const char *value, bool *out) {
     if (!strcmp(value, no[i])) return *out = false, NULL;
   }
   return FAIL(INVALID_ARGUMENT, "expected true or false, got '%s'", value);
+}
+
+static Status read_isolation(const char *value, bool *strict) {
+  *strict = !strcmp(value, "strict");
+  if (*strict || !strcmp(value, "shared")) return NULL;
+  return FAIL(INVALID_ARGUMENT, "expected shared or strict, got '%s'", value);
 }
 
 static Status read_mode(const char *value, uint64_t *out) {
@@ -253,6 +268,7 @@ static Status read_value(void *base, const Setting *s, const char *value) {
   case SK_MODE: return read_mode(value, at);
   case SK_SECONDS: return read_number(value, "smh", times, at);
   case SK_ROLES: return roles_parse(value, at);
+  case SK_ISOLATION: return read_isolation(value, at);
   }
   return FAIL(INTERNAL, "setting kind");
 }
@@ -353,7 +369,7 @@ static bool is_loopback(const char *addr) {
          !strncmp(addr, "[::1]:", 6);
 }
 
-static Status check_address(const Config *c, const char *addr) {
+static Status check_address(const char *addr) {
   if (!strncmp(addr, "unix:", 5)) {
     if (!addr[5]) return FAIL(INVALID_ARGUMENT, "listen: unix: without a path");
     if (strlen(addr + 5) > 107)
@@ -363,7 +379,12 @@ static Status check_address(const Config *c, const char *addr) {
   }
   if (!strrchr(addr, ':'))
     return FAIL(INVALID_ARGUMENT, "listen: expected unix:PATH or HOST:PORT, got '%s'", addr);
-  if (!is_loopback(addr) && !c->insecure_tcp && !*c->tls_certificate)
+  return NULL;
+}
+
+static Status check_listen(const Config *c, const char *addr) {
+  TRY(check_address(addr));
+  if (strncmp(addr, "unix:", 5) && !is_loopback(addr) && !c->insecure_tcp && !*c->tls_certificate)
     return FAIL(INVALID_ARGUMENT,
                 "listen: '%s' would be reachable from outside in plain text; set certificate and "
                 "key in [tls], or insecure_tcp = true if that is meant",
@@ -394,7 +415,8 @@ Status config_check(const Config *c) {
   if (!*c->tls_certificate != !*c->tls_key || (*c->tls_client_ca && !*c->tls_certificate))
     return FAIL(INVALID_ARGUMENT,
                 "[tls]: certificate and key belong together, and client_ca needs them");
-  for (size_t i = 0; i < c->listen.len; i++) TRY(check_address(c, c->listen.at[i]));
+  for (size_t i = 0; i < c->listen.len; i++) TRY(check_listen(c, c->listen.at[i]));
+  if (*c->metrics) TRY(check_address(c->metrics));
   if (!log_level_parse(c->log_level, &level))
     return FAIL(INVALID_ARGUMENT, "log_level: expected debug, info, warn, error or off, got '%s'",
                 c->log_level);

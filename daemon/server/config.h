@@ -35,8 +35,11 @@ typedef struct Config {
   char *cache_path;   /* owned */
   char *worker;       /* owned; path of kiln-worker, empty = beside kilnd */
   char *log_level;    /* owned */
+  char *metrics;      /* owned; address of the port for metrics and health, empty = none */
+  char *models;       /* owned; folder of the models with names, empty = none */
+  bool trace_all;     /* record calls that did not ask for it too */
   char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
-  bool insecure_tcp, cache_enabled;
+  bool insecure_tcp, cache_enabled, strict_isolation;
   bool tuning;                                         /* in the background */
   uint64_t tuning_share, tuning_seconds, tuning_after; /* percent; per hour; from the first run */
   uint64_t timing_memory;

@@ -138,6 +138,7 @@ static Sent send_pieces(Connection *c, struct iovec *iov, int n, size_t *written
 
 static void session_wrote(Connection *c, size_t n) {
   c->queued -= n < c->queued ? n : c->queued;
+  c->server->metrics.sent_bytes_total[0][0] += n;
   grpc_session_wrote(c->session, n);
 }
 
@@ -262,6 +263,7 @@ static bool read_in(Connection *c) {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
     if (n <= 0) return false;
+    c->server->metrics.received_bytes_total[0][0] += (size_t)n;
     const void *bytes = c->server->read_buffer;
     Status st =
         c->tls ? take_tls(c, bytes, (size_t)n) : grpc_session_input(c->session, bytes, (size_t)n);
@@ -271,6 +273,7 @@ static bool read_in(Connection *c) {
       status_text(st, text, sizeof text);
       LOG_DEBUG("connection error", "error=\"%s\"", text);
       status_drop(st);
+      c->server->metrics.connection_errors_total[0][0]++;
       c->ending = true;
       return true; /* the last output says why */
     }
@@ -320,6 +323,7 @@ Status connection_open(Server *s, int fd, bool local) {
   c->link = &s->connections;
   s->connections = c;
   s->nconnections++;
+  s->metrics.connections_total[0][0]++;
   uv_poll_start(&c->poll, UV_READABLE, on_poll);
   connection_dirty(c);
   return NULL;

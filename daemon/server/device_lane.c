@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/channel/cancel.h"
+#include "daemon/server/tenant.h"
 #include "proto/limits.h"
 
 enum { IN_FLIGHT_MAX = 16, PATIENCE = 3, MICROSECOND = 1000 };
@@ -170,6 +171,7 @@ static Status send_load(DeviceLane *l, DeviceJob *job) {
   Kiln__V1__LoadExecutable load = KILN__V1__LOAD_EXECUTABLE__INIT;
   int fds[2] = {e->model->fd, e->const_fd};
   load.executable = e->id;
+  load.tenant = e->tenant->id;
   load.plan = e->artifact->plan;
   load.n_binaries = e->artifact->plan->n_kernels;
   load.binaries = e->artifact->binaries;
@@ -609,7 +611,9 @@ DeviceStatus device_lane_status(const DeviceLane *l) {
                         .last_failure = l->last_failure,
                         .available = up,
                         .restarts = l->restarts,
-                        .pid = l->worker ? worker_pid(l->worker) : 0};
+                        .pid = l->worker ? worker_pid(l->worker) : 0,
+                        .waiting = l->waiting.len,
+                        .in_flight = l->flight.len};
 }
 
 const char *device_lane_name(const DeviceLane *l) { return l->spec.name; }

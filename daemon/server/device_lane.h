@@ -73,6 +73,7 @@ typedef struct DeviceStatus {
   bool available;
   unsigned restarts;
   uint32_t pid;
+  size_t waiting, in_flight; /* jobs */
 } DeviceStatus;
 DeviceStatus device_lane_status(const DeviceLane *l);
 const char *device_lane_name(const DeviceLane *l);

@@ -134,13 +134,13 @@ bool id_secret_is(uint64_t secret, uint64_t given) {
 /* -- pieces -------------------------------------------------------------------------------------
  */
 
-Status model_data_create(ShmPool *pool, int fd, size_t size, ModelData **out) {
+Status model_data_create(ShmPool *pool, uint32_t owner, int fd, size_t size, ModelData **out) {
   ModelData *m = *out = calloc(1, sizeof *m);
   if (!m) {
     close(fd);
     return FAIL(RESOURCE_EXHAUSTED, "model");
   }
-  *m = (ModelData){.refs = 1, .fd = fd, .size = size, .pool = pool};
+  *m = (ModelData){.refs = 1, .fd = fd, .size = size, .pool = pool, .owner = owner};
   return NULL;
 }
 
@@ -154,7 +154,7 @@ void model_data_release(ModelData *m) {
   if (m->seen)
     close(m->fd);
   else
-    shm_pool_put(m->pool, m->fd, m->size);
+    shm_pool_put(m->pool, m->owner, m->fd, m->size);
   free(m);
 }
 

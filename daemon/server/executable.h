@@ -11,6 +11,7 @@
 #include "base/arena.h"
 #include "base/map.h"
 #include "daemon/channel/shm.h"
+#include "daemon/server/sizes_seen.h"
 #include "kiln/v1/worker.pb-c.h"
 #include "proto/digest.h"
 
@@ -21,8 +22,9 @@ typedef struct ModelData {
   int refs;
   int fd;
   size_t size;
-  ShmPool *pool; /* where the memory goes back to */
-  bool seen;     /* by a device worker, which may still map it: it does not go back */
+  ShmPool *pool;  /* where the memory goes back to */
+  uint32_t owner; /* the tenant whose it is */
+  bool seen;      /* by a device worker, which may still map it: it does not go back */
 } ModelData;
 
 typedef struct Artifact {
@@ -59,13 +61,13 @@ typedef struct Executable {
   uint64_t used, tuned_at;
   int64_t first_used_ns;
   bool tuned;
-  int64_t *seen;             /* by VAR of the plan: what the last run had; NULL before the first */
-  bool registered, private_; /* private_: compiled with no_cache, never found again */
+  SizesSeen seen;                   /* of runs, where the plan has VARs */
+  bool registered, private_;        /* private_: compiled with no_cache, never found again */
   struct Executable *newer, *older; /* by last use */
 } Executable;
 
 /* Takes ownership of fd. */
-Status model_data_create(ShmPool *pool, int fd, size_t size, ModelData **out);
+Status model_data_create(ShmPool *pool, uint32_t owner, int fd, size_t size, ModelData **out);
 ModelData *model_data_retain(ModelData *m);
 void model_data_release(ModelData *m); /* NULL allowed */
 

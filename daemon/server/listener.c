@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "daemon/server/connection.h"
+#include "daemon/server/http.h"
 
 enum { BACKLOG = 512, ACCEPTS_PER_WAKE = 64 };
 
@@ -25,7 +26,7 @@ struct Listener {
   Listener *next;
   uv_poll_t poll;
   int fd, lock;
-  bool tcp;
+  bool tcp, http;
   bool paused;    /* out of descriptors */
   char path[108]; /* of a Unix socket; "" otherwise */
 };
@@ -134,7 +135,12 @@ static void on_incoming(uv_poll_t *poll, int status, int events) {
       l->paused = true;
       return;
     }
+    if (l->http) {
+      http_open(s, fd);
+      continue;
+    }
     if (s->nconnections >= s->config.max_connections) {
+      s->metrics.connections_refused_total[0][0]++;
       LOG_WARN("connection refused", "reason=\"%zu are open\"", s->nconnections);
       close(fd);
       continue;
@@ -161,10 +167,56 @@ static Status start(Listener *l) {
   return NULL;
 }
 
-Status listener_open(Server *s, const char *address) {
+/* What is passed is as trusted as the configuration, but a mistake in a unit file must not open a
+ * port to the world that the configuration would refuse to. */
+static Status check_adopted(const Server *s, int fd, bool http, bool *tcp) {
+  int listening = 0, type = 0;
+  socklen_t n = sizeof listening, m = sizeof type;
+  struct sockaddr_storage addr = {.ss_family = AF_UNSPEC};
+  socklen_t len = sizeof addr;
+  if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &n) ||
+      getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &m) || type != SOCK_STREAM || !listening ||
+      getsockname(fd, (struct sockaddr *)&addr, &len))
+    return FAIL(INVALID_ARGUMENT, "descriptor %d was passed, which is no listening stream socket",
+                fd);
+  const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)&addr;
+  const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)(const void *)&addr;
+  bool loopback = (addr.ss_family == AF_INET && ntohl(v4->sin_addr.s_addr) >> 24 == 127) ||
+                  (addr.ss_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr));
+  *tcp = addr.ss_family != AF_UNIX;
+  if (*tcp && !http && !loopback && !s->config.insecure_tcp && !s->tls)
+    return FAIL(INVALID_ARGUMENT,
+                "descriptor %d was passed, which is reachable from outside in plain text; set "
+                "certificate and key in [tls], or insecure_tcp = true if that is meant",
+                fd);
+  return NULL;
+}
+
+Status listener_adopt(Server *s, int fd, bool http) {
+  bool tcp = false;
+  Listener *l = calloc(1, sizeof *l);
+  Status st = l ? check_adopted(s, fd, http, &tcp) : FAIL(RESOURCE_EXHAUSTED, "listener");
+  if (st) {
+    free(l);
+    return st;
+  }
+  *l = (Listener){.server = s, .fd = fd, .lock = -1, .http = http, .tcp = tcp};
+  fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+  st = start(l);
+  if (st) {
+    discard(l);
+    return st;
+  }
+  l->next = s->listeners;
+  s->listeners = l;
+  LOG_INFO("listening", "fd=%d for=%s", fd, http ? "metrics" : "calls");
+  return NULL;
+}
+
+Status listener_open(Server *s, const char *address, bool http) {
   Listener *l = calloc(1, sizeof *l);
   if (!l) return FAIL(RESOURCE_EXHAUSTED, "listener");
-  *l = (Listener){.server = s, .fd = -1, .lock = -1};
+  *l = (Listener){.server = s, .fd = -1, .lock = -1, .http = http};
   bool unix_socket = !strncmp(address, "unix:", 5);
   if (unix_socket) snprintf(l->path, sizeof l->path, "%s", address + 5);
   Status st = unix_socket ? open_unix(l) : open_tcp(l, address);
@@ -175,7 +227,7 @@ Status listener_open(Server *s, const char *address) {
   }
   l->next = s->listeners;
   s->listeners = l;
-  LOG_INFO("listening", "addr=%s", address);
+  LOG_INFO("listening", "addr=%s for=%s", address, http ? "metrics" : "calls");
   return NULL;
 }
 
@@ -187,10 +239,13 @@ void listeners_resume(Server *s) {
     }
 }
 
-void listeners_close(Server *s) {
-  while (s->listeners) {
-    Listener *l = s->listeners;
-    s->listeners = l->next;
+void listeners_close(Server *s, bool all) {
+  for (Listener **at = &s->listeners, *l; (l = *at);) {
+    if (l->http && !all) {
+      at = &l->next;
+      continue;
+    }
+    *at = l->next;
     if (l->path[0]) unlink(l->path);
     uv_close((uv_handle_t *)&l->poll, on_closed);
     close(l->fd);

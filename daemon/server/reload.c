@@ -3,12 +3,12 @@
  * memory. What a row took from *next it has emptied there. */
 #include "daemon/server/reload.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "daemon/server/caches.h"
 #include "daemon/server/connection.h"
 
-/* Whoever is no tenant any more keeps nothing. */
-static void drop_retired(Server *s) {
+void reload_housekeeping(Server *s) {
   for (Tenant *t = s->tenants.first; t; t = t->next) {
     if (!t->retired) continue;
     registry_drop_tenant(&s->executables, t);
@@ -23,7 +23,7 @@ static Status apply_tenants(Server *s, Config *next) {
   TRY(auth_load(next, &s->tenants, &auth));
   auth_release(s->auth);
   s->auth = auth;
-  drop_retired(s);
+  reload_housekeeping(s);
   return NULL;
 }
 
@@ -35,6 +35,34 @@ static Status check_certificate(Server *s, const Config *next) {
 
 static Status apply_certificate(Server *s, Config *next) { return connections_load_tls(s, next); }
 
+#define SWAP(field)                                                                                \
+  do {                                                                                             \
+    __typeof__(now->field) kept_ = now->field;                                                     \
+    now->field = next->field;                                                                      \
+    next->field = kept_;                                                                           \
+  } while (0)
+
+/* What is read from the configuration as it is needed, and pointed into by nobody. */
+static Status apply_settings(Server *s, Config *next) {
+  Config *now = &s->config;
+  LogLevel level;
+  SWAP(log_level);
+  SWAP(trace_all);
+  SWAP(tuning);
+  SWAP(tuning_share);
+  SWAP(tuning_seconds);
+  SWAP(tuning_after);
+  SWAP(max_model_bytes);
+  SWAP(max_tensor_bytes);
+  SWAP(max_message_bytes);
+  SWAP(max_connections);
+  SWAP(grace);
+  SWAP(idle_connection);
+  SWAP(idle_exit);
+  if (log_level_parse(now->log_level, &level)) log_set_level(level);
+  return NULL;
+}
+
 static const struct {
   const char *what;
   Status (*prepare)(Server *s, const Config *next); /* optional */
@@ -42,6 +70,7 @@ static const struct {
 } rows[] = {
     {.what = "certificate", .prepare = check_certificate, .apply = apply_certificate},
     {.what = "tenants", .apply = apply_tenants},
+    {.what = "settings", .apply = apply_settings},
 };
 enum { NROWS = sizeof rows / sizeof *rows };
 
@@ -62,14 +91,21 @@ static Status reload(Server *s) {
 
 void config_reload(Server *s) {
   if (!s->read_config || s->stopping) return;
+  notify_send(&s->notify, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=reading the configuration",
+              (long long)(clock_now_ns() / 1000));
   Status st = reload(s);
   char text[512], quoted[600];
   status_text(st, text, sizeof text);
+  s->metrics.reloads_total[st ? RESULT_FAILED : RESULT_OK][0]++;
+  s->metrics.audited_total[0][0]++;
+  log_audit("config.reload", "code=%s error=%s", status_code_name(status_code(st)),
+            log_quote(quoted, sizeof quoted, text));
   if (st)
-    LOG_ERROR("the configuration was not reloaded", "error=%s",
-              log_quote(quoted, sizeof quoted, text));
+    LOG_ERROR("the configuration was not reloaded", "error=%s", quoted);
   else
     LOG_INFO("configuration reloaded", "tenants=%u generation=%llu", s->tenants.len,
              (unsigned long long)s->tenants.generation);
   status_drop(st);
+  s->notify.status[0] = 0; /* it is said again */
+  notify_send(&s->notify, "READY=1");
 }

@@ -4,10 +4,13 @@
 #include "daemon/server/request.h"
 
 #include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "daemon/server/connection.h"
+#include "daemon/server/metrics_sample.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
@@ -17,16 +20,20 @@ enum { IDLE_REQUESTS = 1024 };
 static const struct {
   const char *name;
   uint32_t next;
+  Phase phase; /* what its time is spent with, unless the method knows better */
 } states[RS__COUNT] = {
     [RS_READING] = {"reading",
-                    B(ADMITTED) | B(CACHE) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE)},
-    [RS_ADMITTED] = {"admitted", B(COMPILING) | B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE)},
-    [RS_CACHE] = {"cache", B(COMPILING) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE)},
-    [RS_COMPILING] = {"compiling", B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE)},
-    [RS_RUNNING] = {"running", B(STREAMING) | B(REPLYING) | B(DONE)},
-    [RS_STREAMING] = {"streaming", B(REPLYING) | B(DONE)},
-    [RS_REPLYING] = {"replying", B(DONE)},
-    [RS_DONE] = {"done", 0},
+                    B(ADMITTED) | B(CACHE) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE),
+                    PHASE_PARSE},
+    [RS_ADMITTED] = {"admitted", B(COMPILING) | B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE),
+                     PHASE_QUEUE},
+    [RS_CACHE] = {"cache", B(COMPILING) | B(RUNNING) | B(STREAMING) | B(REPLYING) | B(DONE),
+                  PHASE_CACHE},
+    [RS_COMPILING] = {"compiling", B(CACHE) | B(RUNNING) | B(REPLYING) | B(DONE), PHASE_COMPILE},
+    [RS_RUNNING] = {"running", B(STREAMING) | B(REPLYING) | B(DONE), PHASE_RUN},
+    [RS_STREAMING] = {"streaming", B(REPLYING) | B(DONE), PHASE_DOWNLOAD},
+    [RS_REPLYING] = {"replying", B(DONE), PHASE_DOWNLOAD},
+    [RS_DONE] = {"done", 0, PHASE_DOWNLOAD},
 };
 #undef B
 
@@ -45,7 +52,60 @@ void request_move(Request *r, RequestState to) {
   LOG_DEBUG("request", "id=%u method=%s from=%s to=%s", r->id, r->method->path,
             states[r->state].name, states[to].name);
   r->state = to;
+  if (to < RS_DONE) request_phase(r, states[to].phase, clock_now_ns());
   assert(to == RS_REPLYING || invariant(r));
+}
+
+/* -- what a call costs --------------------------------------------------------------------------
+ */
+
+static void record(Request *r, int phase, StatusCode code, int64_t begin_ns, int64_t end_ns) {
+  Server *s = r->server;
+  Span span = {.request = r->id,
+               .tenant = r->tenant->id,
+               .phase = (int8_t)phase,
+               .method = r->method_index,
+               .code = (uint8_t)code};
+  s->metrics.spans_total[0][0]++;
+  trace_record(&s->trace, &r->trace, span, begin_ns, end_ns);
+}
+
+void request_phase(Request *r, Phase next, int64_t at_ns) {
+  int64_t ns = at_ns - r->phase_ns;
+  if (ns > 0 && r->state < RS_DONE && r->phase_ns) {
+    histogram_add(&r->server->metrics.phase_seconds[r->phase], ns);
+    if (r->trace.sampled) record(r, (int)r->phase, ST_OK, r->phase_ns, at_ns);
+  }
+  r->phase = next;
+  r->phase_ns = at_ns;
+}
+
+void request_subject(Request *r, const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  vsnprintf(r->subject, sizeof r->subject, fmt, ap);
+  va_end(ap);
+}
+
+/* One line for everything that an operator does, whatever the level of the log. */
+static void audit(Request *r, StatusCode code, int64_t ns) {
+  char quoted[2 * sizeof r->subject];
+  r->server->metrics.audited_total[0][0]++;
+  log_audit(r->method->audit, "tenant=%s id=%u subject=%s code=%s ms=%.1f", r->tenant->name, r->id,
+            log_quote(quoted, sizeof quoted, r->subject), status_code_name(code), (double)ns / 1e6);
+}
+
+/* The call has its outcome, and its last phase has just been closed. */
+static void count(Request *r, StatusCode code) {
+  Metrics *m = &r->server->metrics;
+  int64_t now = r->phase_ns, ns = now - r->received_ns;
+  unsigned tenant = metrics_tenant(r->tenant);
+  m->requests_total[r->method_index][code]++;
+  m->tenant_requests_total[tenant][0]++;
+  m->tenant_failures_total[tenant][0] += code != ST_OK;
+  histogram_add(&m->request_seconds[r->method_index], ns);
+  if (r->trace.sampled) record(r, -1, code, r->received_ns, now);
+  if (r->method->audit) audit(r, code, ns);
 }
 
 /* -- deadlines ----------------------------------------------------------------------------------
@@ -133,6 +193,14 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
                  .method = method,
                  .arena = r->arena,
                  .received_ns = clock_now_ns()};
+  r->method_index = (uint8_t)rpc_index(rpc);
+  r->phase = method->many ? PHASE_UPLOAD : PHASE_PARSE;
+  r->phase_ns = r->received_ns;
+  if (head->traceparent.len || s->config.trace_all) {
+    bool given = traceparent_parse(head->traceparent, &r->trace);
+    if (r->trace.sampled || s->config.trace_all) trace_begin(&s->trace, &r->trace, !given);
+    r->trace.sampled |= s->config.trace_all;
+  }
   grpc_stream_set_ctx(stream, r);
   grpc_stream_set_max_message(stream, s->config.max_message_bytes);
   if ((r->next = s->requests)) r->next->link = &r->next;
@@ -156,7 +224,11 @@ static void release_work(Request *r) {
 
 void request_close(Request *r) {
   Server *s = r->server;
-  if (r->state != RS_REPLYING) release_work(r);
+  if (r->state != RS_REPLYING) {
+    request_phase(r, r->phase, clock_now_ns());
+    count(r, ST_CANCELLED);
+    release_work(r);
+  }
   request_move(r, RS_DONE);
   if ((*r->link = r->next)) r->next->link = r->link;
   s->nrequests--;
@@ -198,6 +270,7 @@ void request_finish(Request *r, Status st) {
               status_code_name(status_code(st)), log_quote(quoted, sizeof quoted, text));
   }
   request_move(r, RS_REPLYING);
+  count(r, status_code(st));
   release_work(r);
   grpc_finish(r->stream, st ? clean_text(st) : NULL);
   connection_dirty(r->conn);

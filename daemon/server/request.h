@@ -32,6 +32,7 @@ typedef struct Method {
   void (*end)(Request *r);     /* many: the client sends no more */
   void (*drain)(Request *r);   /* optional: goes on sending */
   void (*release)(Request *r); /* optional: stops and frees r->work */
+  const char *audit;           /* what an operator does with it; NULL: nothing to be audited */
 } Method;
 
 struct Request {
@@ -44,9 +45,15 @@ struct Request {
   const Method *method;
   Arena arena;
   void *work;                       /* the method's */
+  void *call_ctx;                   /* the same, of methods whose work is a run */
   int64_t received_ns, deadline_ns; /* 0 = none */
   int64_t message_ns;               /* when the last message of a stream came; 0 = none did */
   bool got_message;
+  uint8_t method_index; /* in the table of methods */
+  Phase phase;
+  int64_t phase_ns; /* when it began */
+  TraceContext trace;
+  char subject[96];                      /* of an audited call: what it is about */
   Request *next, **link;                 /* of server->requests */
   Request *next_watcher, **watcher_link; /* of server->watchers */
 };
@@ -73,5 +80,9 @@ void request_reply(Request *r, const ProtobufCMessage *m);
 /* Ends the call with a status (NULL = OK). Takes st. */
 void request_finish(Request *r, Status st);
 
+/* The time since the last change belonged to the present phase; from at_ns on it is `next`. */
+void request_phase(Request *r, Phase next, int64_t at_ns);
+/* What an audited call is about, for its line in the log. */
+void request_subject(Request *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Frees all but so many of those kept for use again. */
 void requests_trim(Server *s, size_t keep);

@@ -5,6 +5,7 @@
 #include "grpc/health/v1/health.pb-c.h"
 #include "grpc/reflection/v1/reflection.pb-c.h"
 #include "grpc/reflection/v1alpha/reflection.pb-c.h"
+#include "inference/inference.pb-c.h"
 #include "kiln/v1/kiln.pb-c.h"
 
 /* One struct per service with a member per row: as large as what protobuf-c made of the .proto only
@@ -34,6 +35,7 @@ static const Rpc rpcs[] = {
 };
 
 enum { NRPCS = sizeof rpcs / sizeof *rpcs };
+_Static_assert((int)NRPCS <= (int)LABELS_METHOD, "every method has room in the metrics");
 
 const Rpc *rpc_find(Str path) {
   for (size_t i = 0; i < NRPCS; i++)
@@ -42,3 +44,7 @@ const Rpc *rpc_find(Str path) {
 }
 
 const Rpc *rpc_at(size_t i) { return i < NRPCS ? &rpcs[i] : NULL; }
+
+unsigned rpc_index(const Rpc *rpc) { return (unsigned)(rpc - rpcs); }
+
+const char *rpc_name(unsigned i) { return i < NRPCS ? rpcs[i].method->path + 1 : NULL; }

@@ -24,6 +24,10 @@ typedef struct Rpc {
 const Rpc *rpc_find(Str path);
 /* The rows of the table, for tests; NULL behind the last. */
 const Rpc *rpc_at(size_t i);
+/* Its place in the table, and the name of the method there: the path without its first slash; NULL
+ * behind the last. */
+unsigned rpc_index(const Rpc *rpc);
+const char *rpc_name(unsigned i);
 
 /* A device came into or went out of service: tells the health watchers. */
 void rpc_health_changed(Server *s);

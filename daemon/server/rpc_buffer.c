@@ -22,7 +22,7 @@ typedef struct BufferUpload {
 } BufferUpload;
 
 static Status upload_begin(Request *r, BufferUpload *u, const Kiln__V1__UploadHeader *h) {
-  const Server *s = r->server;
+  Server *s = r->server;
   char text[200];
   uint64_t bytes;
   if (u->header) return FAIL(INVALID_ARGUMENT, "a second header");
@@ -36,7 +36,7 @@ static Status upload_begin(Request *r, BufferUpload *u, const Kiln__V1__UploadHe
     return FAIL(RESOURCE_EXHAUSTED,
                 "%s has %" PRIu64 " bytes, this server takes tensors of at most %" PRIu64, text,
                 bytes, s->config.max_tensor_bytes);
-  TRY(server_device(s, h->device, &u->device));
+  TRY(server_device(s, r->tenant, h->device, &u->device));
   TRY(buffer_table_check(&s->buffers, bytes));
   TRY(shm_create("kiln-buffer", bytes ? bytes : 1, &u->upload.fd));
   u->upload.size = bytes;

@@ -92,6 +92,8 @@ static void verify_message(Request *r, Bytes msg) {
 static void prune_message(Request *r, Bytes msg) {
   const Kiln__V1__CachePruneRequest *m = request_decode(r, msg);
   if (!m) return;
+  request_subject(r, "older_ns=%" PRId64 " bytes=%" PRIu64 " target=%s", m->older_ns, m->bytes,
+                  m->target);
   if (m->older_ns < 0 || (!m->older_ns && !m->bytes && !*m->target))
     request_finish(r, FAIL(INVALID_ARGUMENT,
                            "nothing to prune by: expected an age of at least 1 ns, a size or a "
@@ -102,18 +104,23 @@ static void prune_message(Request *r, Bytes msg) {
 
 static void remove_message(Request *r, Bytes msg) {
   const Kiln__V1__CacheRemoveRequest *m = request_decode(r, msg);
-  if (m) await(r, store_remove(r->tenant->store, m->hash, on_answer, r));
+  if (!m) return;
+  request_subject(r, "hash=%s", m->hash);
+  await(r, store_remove(r->tenant->store, m->hash, on_answer, r));
 }
 
 const Method rpc_cache_verify = {.path = "/kiln.v1.Kiln/CacheVerify",
+                                 .audit = "cache.verify",
                                  .request = &kiln__v1__cache_verify_request__descriptor,
                                  .message = verify_message,
                                  .release = cache_release};
 const Method rpc_cache_prune = {.path = "/kiln.v1.Kiln/CachePrune",
+                                .audit = "cache.prune",
                                 .request = &kiln__v1__cache_prune_request__descriptor,
                                 .message = prune_message,
                                 .release = cache_release};
 const Method rpc_cache_remove = {.path = "/kiln.v1.Kiln/CacheRemove",
+                                 .audit = "cache.remove",
                                  .request = &kiln__v1__cache_remove_request__descriptor,
                                  .message = remove_message,
                                  .release = cache_release};
@@ -181,6 +188,7 @@ static void transfer_await(Request *r, Transfer *t, StoreJob *job) {
 static void export_message(Request *r, Bytes msg) {
   const Kiln__V1__CacheExportRequest *m = request_decode(r, msg);
   if (!m || !may_list(r)) return;
+  request_subject(r, "kernel=%s", m->kernel);
   Transfer *t = r->work = arena_alloc(&r->arena, sizeof *t);
   if (t)
     transfer_await(r, t, store_export(r->tenant->store, m->kernel, on_file, r));
@@ -189,6 +197,7 @@ static void export_message(Request *r, Bytes msg) {
 }
 
 const Method rpc_cache_export = {.path = "/kiln.v1.Kiln/CacheExport",
+                                 .audit = "cache.export",
                                  .request = &kiln__v1__cache_export_request__descriptor,
                                  .message = export_message,
                                  .drain = export_pump,
@@ -244,6 +253,7 @@ static void on_imported(void *ctx, const ProtobufCMessage *m, Status st) {
 
 static void import_end(Request *r) {
   Transfer *t = r->work;
+  request_subject(r, "bytes=%zu", t ? t->file.len : 0);
   if (!t || !t->header)
     request_finish(r, FAIL(INVALID_ARGUMENT, "the call ended without a header"));
   else if (t->file.len != t->announced)
@@ -254,6 +264,7 @@ static void import_end(Request *r) {
 }
 
 const Method rpc_cache_import = {.path = "/kiln.v1.Kiln/CacheImport",
+                                 .audit = "cache.import",
                                  .request = &kiln__v1__cache_import_request__descriptor,
                                  .many = true,
                                  .message = import_message,

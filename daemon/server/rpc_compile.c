@@ -47,8 +47,8 @@ static Status begin_model(Request *r, ModelUpload *u, Kiln__V1__ModelFormat form
       format != KILN__V1__MODEL_FORMAT__MODEL_FORMAT_KGRAPH)
     return FAIL(INVALID_ARGUMENT, "unknown model format %d; expected ONNX or KGRAPH", (int)format);
   u->spec = (CompileSpec){.tenant = r->tenant, .format = format, .name = name, .options = options};
-  TRY(server_device(r->server, options ? options->device : "", &u->spec.device));
-  TRY(shm_pool_take(&r->server->uploads, size, &u->upload.fd));
+  TRY(server_device(r->server, r->tenant, options ? options->device : "", &u->spec.device));
+  TRY(shm_pool_take(&r->server->uploads, r->tenant->id, size, &u->upload.fd));
   u->upload.size = size;
   return NULL;
 }
@@ -91,7 +91,7 @@ static Status take_model(Request *r, ModelUpload *u, ModelData **out) {
   TRY(upload_complete(&u->upload));
   int fd = u->upload.fd;
   u->upload.fd = -1;
-  return model_data_create(&r->server->uploads, fd, u->upload.size, out);
+  return model_data_create(&r->server->uploads, r->tenant->id, fd, u->upload.size, out);
 }
 
 static void on_compiled(CompileWaiter *w, Executable *e, Kiln__V1__CompileReport *report,
@@ -129,7 +129,8 @@ static void model_release(Request *r) {
   ModelUpload *u = r->work;
   if (!u) return;
   compile_leave(&u->waiter);
-  if (u->upload.fd >= 0) shm_pool_put(&r->server->uploads, u->upload.fd, u->upload.size);
+  if (u->upload.fd >= 0)
+    shm_pool_put(&r->server->uploads, r->tenant->id, u->upload.fd, u->upload.size);
   u->upload.fd = -1;
   if (u->device_job) device_lane_cancel(u->spec.device, u->device_job);
   if (u->job_active) compile_pool_cancel(r->server->pool, &u->job);
@@ -175,6 +176,7 @@ static Status inspect_start(Request *r, ModelUpload *u) {
   u->job.env.body_case = KILN__V1__ENVELOPE__BODY_INSPECT;
   u->job.env.inspect = &u->message;
   u->job.fd = u->job_fd;
+  u->job.tenant = r->tenant->id;
   u->job.done = on_inspected;
   u->job.ctx = r;
   Status st = compile_pool_submit(r->server->pool, &u->job);

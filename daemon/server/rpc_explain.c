@@ -126,7 +126,9 @@ static void next_kernel(Request *r, Explain *e) {
     return;
   }
   const Kiln__V1__KernelCost *c = e->costs[e->at];
-  ScheduleNear near = {.kernel = e->artifact->plan->kernels[e->at]->hash.data,
+  uint8_t key[DIGEST_BYTES];
+  tune_evidence_key(e->exe, (uint32_t)e->at, key);
+  ScheduleNear near = {.kernel = key,
                        .target = device_lane_fingerprint(e->exe->device),
                        .class_hash = c->class_hash.len ? c->class_hash.data : NULL,
                        .sizes = c->sizes,
@@ -205,6 +207,7 @@ static Status ask_worker(Request *r, Explain *e) {
   e->job.env.body_case = KILN__V1__ENVELOPE__BODY_EXPLAIN;
   e->job.env.explain = &e->message;
   e->job.fd = -1;
+  e->job.tenant = r->tenant->id;
   e->job.done = on_costs;
   e->job.ctx = r;
   request_move(r, RS_ADMITTED);

@@ -1,21 +1,11 @@
 /* GetServerInfo and ListDevices. What would tell of other tenants or of the machine is for admins:
  * others see the devices, their own buffers on them, and the limits. */
-#include <stdio.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "daemon/server/rpc.h"
 
 enum { API_MIN = 1, API_MAX = 1 };
-
-/* Bytes of this process in memory; 0 when /proc does not say. */
-static uint64_t resident_bytes(void) {
-  unsigned long long size, resident = 0;
-  FILE *f = fopen("/proc/self/statm", "re");
-  if (f && fscanf(f, "%llu %llu", &size, &resident) != 2) resident = 0;
-  if (f) fclose(f);
-  return resident * (unsigned long long)sysconf(_SC_PAGESIZE);
-}
 
 static void info_message(Request *r, Bytes msg) {
   const Server *s = r->server;
@@ -32,7 +22,7 @@ static void info_message(Request *r, Bytes msg) {
     m.pid = (uint32_t)getpid();
     m.cache_path = (char *)(uintptr_t)store_path(r->tenant->store);
     m.cache_error = (char *)(uintptr_t)store_error(r->tenant->store);
-    m.resident_bytes = resident_bytes();
+    m.resident_bytes = server_resident_bytes();
   }
   request_reply(r, &m.base);
 }
@@ -63,7 +53,9 @@ static void fill_device(const Server *s, const Tenant *t, const DeviceLane *l, D
         digest_to_hex(device_lane_fingerprint(l), DIGEST_BYTES, row->fingerprint);
   for (size_t i = 0; map_next(&s->buffers.by_id, &i, &slot);) {
     const DeviceBuffer *b = slot->value;
-    if (b->device != l || (b->tenant != t && !(t->roles & ROLE_ADMIN))) continue;
+    if (strcmp(device_lane_name(b->device), status.name) ||
+        (b->tenant != t && !(t->roles & ROLE_ADMIN)))
+      continue;
     row->info.buffers++;
     row->info.buffer_bytes += b->bytes;
   }
@@ -80,7 +72,8 @@ static void devices_message(Request *r, Bytes msg) {
   }
   Kiln__V1__ListDevicesResponse m = KILN__V1__LIST_DEVICES_RESPONSE__INIT;
   for (size_t i = 0; i < s->ndevices; i++) {
-    fill_device(s, r->tenant, s->devices[i], &rows[i]);
+    const DeviceLane *own = server_own_device(r->tenant, i);
+    fill_device(s, r->tenant, own ? own : s->devices[i], &rows[i]);
     list[i] = &rows[i].info;
   }
   m.devices = list;

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "daemon/channel/shm.h"
 #include "daemon/server/dims.h"
+#include "daemon/server/metrics_sample.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/run.h"
 #include "proto/random.h"
@@ -56,6 +57,7 @@ typedef struct Run {
   uint8_t *memory; /* of open outputs, mapped while the answer is made */
   int64_t handed_ns;
   RunReply reply;
+  void *reply_ctx;
 } Run;
 
 static bool symbolic(const Run *run) { return run->exe->face->n_shapes > 0; }
@@ -324,7 +326,8 @@ static Status place(Request *r, Run *run) {
   for (size_t i = 0; i < run->noutputs && !run->made; i++) out += padded(output_bytes(run, i));
   if (in <= INLINE_MAX) in = 0;
   if (out <= INLINE_MAX) out = 0;
-  if (in || out) TRY(slab_take(device_lane_slabs(run->exe->device), in + out, &run->job->slab));
+  if (in || out)
+    TRY(slab_take(device_lane_slabs(run->exe->device), r->tenant->id, in + out, &run->job->slab));
   TRY(copy_inputs(r, run, in > 0, &at));
   return out ? place_outputs(r, run, at) : NULL;
 }
@@ -439,10 +442,18 @@ static void fill_output(const Run *run, size_t i, const Slab *slab, const Kiln__
   o->named.tensor = &o->tensor;
 }
 
+static void count_run(Server *s, const Run *run, int64_t device_ns) {
+  unsigned device = metrics_device(s, run->exe->device);
+  s->metrics.device_runs_total[device][0]++;
+  s->metrics.device_seconds_total[device][0] += device_ns > 0 ? (uint64_t)device_ns : 0;
+}
+
 static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   Request *r = ctx;
   Run *run = r->work;
   run->job = NULL;
+  if (job->sent_ns) request_phase(r, PHASE_RUN, job->sent_ns);
+  request_phase(r, PHASE_DOWNLOAD, clock_now_ns());
   Output *outputs = arena_array(&r->arena, run->noutputs + 1, sizeof *outputs);
   Kiln__V1__NamedTensor **list = arena_array(&r->arena, run->noutputs + 1, sizeof *list);
   if (!st && (!outputs || !list)) st = FAIL(RESOURCE_EXHAUSTED, "run");
@@ -463,6 +474,7 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   response.outputs = list;
   response.n_outputs = run->noutputs;
   response.device_ns = m->env->run_done->device_ns;
+  count_run(r->server, run, response.device_ns);
   if (run->message.profile) {
     profile.call_ns = m->env->run_done->call_ns;
     profile.n_call_ns = m->env->run_done->n_call_ns;
@@ -474,11 +486,11 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
   if (run->memory) {
     uint8_t *memory = run->memory;
     size_t bytes = m->env->run_done->memory_bytes;
-    run->reply(r, &response);
+    run->reply(r, run->reply_ctx, &response);
     munmap(memory, bytes);
     return;
   }
-  run->reply(r, &response);
+  run->reply(r, run->reply_ctx, &response);
 }
 
 /* -- request ------------------------------------------------------------------------------------
@@ -487,23 +499,24 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
 /* What the tuner wants to know of a run. */
 static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
   if (!e->used++) e->first_used_ns = clock_now_ns();
-  if (!m->n_vars) return;
-  if (!e->seen) e->seen = arena_array(&e->arena, m->n_vars, sizeof *e->seen);
-  if (e->seen) memcpy(e->seen, m->vars, m->n_vars * sizeof *e->seen);
+  if (m->n_vars) sizes_note(&e->seen, &e->arena, m->vars, m->n_vars);
 }
 
-Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply) {
+Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply, void *ctx) {
   Run *run = r->work = arena_alloc(&r->arena, sizeof *run);
   if (!run) return FAIL(RESOURCE_EXHAUSTED, "run");
   run->exe = executable_retain(exe);
   run->reply = reply;
+  run->reply_ctx = ctx;
   if (!(run->job = device_job_create())) return FAIL(RESOURCE_EXHAUSTED, "run");
   kiln__v1__run_job__init(&run->message);
   TRY(bind_inputs(r, run, view));
   TRY(bind_outputs(r, run, view));
   if (view->as_buffers) TRY(make_buffers(r, run));
+  request_phase(r, PHASE_UPLOAD, clock_now_ns());
   TRY(place(r, run));
   run->message.executable = run->exe->id;
+  run->message.tenant = r->tenant->id; /* not the executable's: a model may belong to all */
   run->message.deadline_ns = r->deadline_ns;
   run->message.profile = view->profile != 0;
   run->job->exe = executable_retain(run->exe);
@@ -514,12 +527,16 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   run->handed_ns = clock_now_ns();
   note_use(run->exe, &run->message);
   request_move(r, RS_RUNNING);
+  request_phase(r, PHASE_QUEUE, r->phase_ns);
   Status st = device_lane_submit(run->exe->device, run->job);
   if (st) run->job = NULL; /* freed by the lane */
   return st;
 }
 
-static void reply_run(Request *r, const Kiln__V1__RunResponse *m) { request_reply(r, &m->base); }
+static void reply_run(Request *r, void *ctx, const Kiln__V1__RunResponse *m) {
+  (void)ctx;
+  request_reply(r, &m->base);
+}
 
 static void run_message(Request *r, Bytes msg) {
   RunView view = {.seen = 0};
@@ -528,7 +545,7 @@ static void run_message(Request *r, Bytes msg) {
   const char *id = st ? NULL : arena_strdup(&r->arena, view.executable);
   if (!st && !id) st = FAIL(RESOURCE_EXHAUSTED, "run");
   if (!st) st = registry_find(&r->server->executables, r->tenant, id, &exe);
-  if (!st) st = run_begin(r, exe, &view, reply_run);
+  if (!st) st = run_begin(r, exe, &view, reply_run, NULL);
   if (st) request_finish(r, st);
 }
 

@@ -34,10 +34,10 @@ typedef struct RunView {
   int64_t profile;
 } RunView;
 
-/* m is valid during the call and ends the request with request_reply or request_finish. */
-typedef void (*RunReply)(Request *r, const Kiln__V1__RunResponse *m);
+/* Ends the request with request_reply or request_finish; m is valid during the call. */
+typedef void (*RunReply)(Request *r, void *ctx, const Kiln__V1__RunResponse *m);
 
 /* Begins it; r->work is the run's from here on, and run_release must be the method's `release`. The
  * view may go after the call. Failure: the caller finishes the request. */
-Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply);
+Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply, void *ctx);
 void run_release(Request *r);

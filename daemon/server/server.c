@@ -18,7 +18,10 @@
 #include "daemon/server/connection.h"
 #include "daemon/server/events.h"
 #include "daemon/server/find_devices.h"
+#include "daemon/server/http.h"
+#include "daemon/server/isolation.h"
 #include "daemon/server/listener.h"
+#include "daemon/server/models.h"
 #include "daemon/server/reload.h"
 #include "daemon/server/request.h"
 #include "daemon/server/rpc.h"
@@ -26,18 +29,12 @@
 
 enum { HOUSEKEEPING_MS = 1000, UPLOAD_POOL_BYTES = 256 << 20, IDLE_TRIM_MS = 10000 };
 
-Status server_device(const Server *s, const char *name, DeviceLane **out) {
-  StrBuf names = {0};
-  *out = NULL;
-  for (size_t i = 0; i < s->ndevices; i++) {
-    const char *known = device_lane_name(s->devices[i]);
-    if (!*name || !strcmp(name, known)) return *out = s->devices[i], NULL;
-    strbuf_addf(&names, i ? ", %s" : "%s", known);
-  }
-  Status st = FAIL(NOT_FOUND, "unknown device '%.64s'; this server has %s", name,
-                   names.ptr ? names.ptr : "none");
-  strbuf_deinit(&names);
-  return st;
+const char *server_not_ready(const Server *s) {
+  if (s->stopping) return "the server is stopping";
+  for (size_t i = 0; i < s->ndevices; i++)
+    if (device_lane_status(s->devices[i]).available)
+      return models_starting(s) ? "models are being loaded" : NULL;
+  return "no device is up";
 }
 
 /* -- stopping -----------------------------------------------------------------------------------
@@ -55,13 +52,16 @@ static void on_bulk_closed(void *ctx) { part_closed(ctx); }
 static void server_close(Server *s) {
   if (s->closing) return;
   s->closing = true;
-  listeners_close(s);
+  listeners_close(s, true);
   for (Connection *c; (c = s->connections);) connection_close(c);
+  models_close(s);
+  http_close_all(s);
   assert(!s->requests && !s->compiles && !s->builds);
   tuner_release(s->tuner);
   s->tuner = NULL;
   registry_deinit(&s->executables);
   buffer_table_deinit(&s->buffers);
+  isolation_release(s);
   for (size_t i = 0; i < s->ndevices; i++) device_lane_release(s->devices[i]);
   s->ndevices = 0;
   compile_pool_release(s->pool);
@@ -89,11 +89,12 @@ static void stop(Server *s, const char *why) {
   LOG_INFO("stopping", "why=\"%s\" requests=%zu connections=%zu", why, s->nrequests,
            s->nconnections);
   s->stopping = true;
+  notify_send(&s->notify, "STOPPING=1\nSTATUS=finishing %zu calls", s->nrequests);
   s->stop_deadline_ms = uv_now(&s->loop) + s->config.grace * 1000;
   rpc_health_changed(s);
   events_stop(s);
   for (Connection *c = s->connections; c; c = connection_next(c)) connection_drain(c);
-  listeners_close(s);
+  listeners_close(s, false);
 }
 
 static void on_signal(uv_signal_t *handle, int number) {
@@ -122,19 +123,53 @@ static void on_prepare(uv_prepare_t *handle) {
 /* Memory that only load justifies goes back when there is none. */
 static void trim(Server *s) {
   for (size_t i = 0; i < s->ndevices; i++) slab_trim(device_lane_slabs(s->devices[i]), 0);
+  isolation_trim(s);
   shm_pool_deinit(&s->uploads);
   requests_trim(s, 0);
   pool_trim(&s->blocks);
 }
 
+/* Tells the service manager how things are: that the service is ready, once, and signs of life.
+ * Ready it is when a device is up, or after a while without one: clients are told why then. */
+static void report(Server *s) {
+  enum { READY_AT_LATEST_S = 20 };
+  Notify *n = &s->notify;
+  char status[sizeof n->status];
+  size_t up = 0;
+  if (n->fd < 0 || s->stopping) return;
+  for (size_t i = 0; i < s->ndevices; i++) up += device_lane_status(s->devices[i]).available;
+  bool late = clock_now_ns() - s->started_ns > READY_AT_LATEST_S * 1000000000ll;
+  if (!n->ready && (late || !server_not_ready(s))) {
+    n->ready = true;
+    notify_send(n, "READY=1\nMAINPID=%d", (int)getpid());
+  }
+  snprintf(status, sizeof status, "%zu of %zu devices up, %zu connections, %zu calls", up,
+           s->ndevices, s->nconnections, s->nrequests);
+  if (!strcmp(status, n->status)) return;
+  snprintf(n->status, sizeof n->status, "%s", status);
+  notify_send(n, "STATUS=%s", status);
+}
+
+static void watchdog(Server *s) {
+  Notify *n = &s->notify;
+  uint64_t now = uv_now(&s->loop);
+  if (!n->watchdog_ms || now - n->sent_ms + HOUSEKEEPING_MS / 2 < n->watchdog_ms) return;
+  n->sent_ms = now;
+  notify_send(n, "WATCHDOG=1");
+}
+
 static void on_housekeeping(uv_timer_t *timer) {
   Server *s = timer->data;
   uint64_t now = uv_now(&s->loop);
+  watchdog(s);
+  report(s);
+  http_expire(s);
   if (s->stopping) {
     if (now >= s->stop_deadline_ms) server_close(s);
     return;
   }
   listeners_resume(s);
+  reload_housekeeping(s);
   tuner_housekeeping(s->tuner);
   connections_expire(s, s->config.idle_connection);
   if (s->nrequests) {
@@ -146,24 +181,14 @@ static void on_housekeeping(uv_timer_t *timer) {
   if (s->config.idle_exit && idle > s->config.idle_exit * 1000) stop(s, "idle");
 }
 
-static void publish_device(Server *s, DeviceStatus status) {
-  Kiln__V1__DeviceChanged m = KILN__V1__DEVICE_CHANGED__INIT;
-  Kiln__V1__Event event = KILN__V1__EVENT__INIT;
-  m.device = (char *)(uintptr_t)status.name;
-  m.available = status.available;
-  m.reason = (char *)(uintptr_t)(status.available ? "" : status.last_failure);
-  event.what_case = KILN__V1__EVENT__WHAT_DEVICE;
-  event.device = &m;
-  events_publish(s, NULL, &event);
-}
-
 /* A device came up or went down. */
 static void on_device_changed(void *ctx) {
   Server *s = ctx;
   rpc_health_changed(s);
+  report(s);
   for (size_t i = 0; i < s->ndevices; i++) {
     const DeviceLane *l = s->devices[i];
-    publish_device(s, device_lane_status(l));
+    isolation_publish(s, NULL, l);
     if (device_lane_status(l).available) tuner_device_up(s->tuner, l);
   }
 }
@@ -195,15 +220,9 @@ static unsigned worker_count(const Config *c) {
 static Status start_devices(Server *s) {
   const Config *c = &s->config;
   for (size_t i = 0; i < c->devices.len; i++) {
-    DeviceLaneSpec spec = {.loop = &s->loop,
-                           .supervisor = s->supervisor,
-                           .name = c->devices.at[i],
-                           .memory_bytes = c->device_memory,
-                           .slab_bytes = 4 * c->max_tensor_bytes,
-                           .run_seconds = (uint32_t)c->run_seconds,
-                           .max_queue = 16 * c->max_queue,
-                           .changed = on_device_changed,
-                           .ctx = s};
+    DeviceLaneSpec spec = isolation_spec(s, i);
+    spec.changed = on_device_changed;
+    spec.ctx = s;
     TRY(device_lane_create(&spec, &s->devices[i]));
     s->ndevices++;
   }
@@ -222,8 +241,10 @@ static Status start_workers(Server *s) {
   TRY(store_create(&store, &s->store));
   TRY(caches_open(s, c));
   TRY(supervisor_create(&s->loop, program, c->log_level, &s->supervisor));
+  supervisor_count_ends(s->supervisor, s->metrics.worker_ends_total);
   CompilePoolSpec pool = {.supervisor = s->supervisor,
                           .workers = worker_count(c),
+                          .strict = c->strict_isolation,
                           .max_queue = c->max_queue,
                           .memory_bytes = c->compile_memory,
                           .seconds = (uint32_t)c->compile_seconds};
@@ -238,12 +259,14 @@ static void init_handles(Server *s) {
   uv_prepare_start(&s->flush, on_prepare);
   uv_timer_init(&s->loop, &s->deadlines);
   uv_timer_init(&s->loop, &s->housekeeping);
-  uv_timer_start(&s->housekeeping, on_housekeeping, HOUSEKEEPING_MS, HOUSEKEEPING_MS);
+  uint64_t every = HOUSEKEEPING_MS;
+  if (s->notify.watchdog_ms && s->notify.watchdog_ms < every) every = s->notify.watchdog_ms;
+  uv_timer_start(&s->housekeeping, on_housekeeping, every, every);
   uv_signal_init(&s->loop, &s->sigterm);
   uv_signal_init(&s->loop, &s->sigint);
+  uv_signal_init(&s->loop, &s->sighup);
   uv_signal_start(&s->sigterm, on_signal, SIGTERM);
   uv_signal_start(&s->sigint, on_signal, SIGINT);
-  uv_signal_init(&s->loop, &s->sighup);
   uv_signal_start(&s->sighup, on_sighup, SIGHUP);
   s->flush.data = s->deadlines.data = s->housekeeping.data = s;
   s->sigterm.data = s->sigint.data = s->sighup.data = s;
@@ -251,15 +274,30 @@ static void init_handles(Server *s) {
 
 /* Nothing but listeners was started: the loop needs one turn to close them. */
 static void undo_listeners(Server *s) {
-  listeners_close(s);
+  listeners_close(s, true);
   uv_run(&s->loop, UV_RUN_DEFAULT);
   uv_loop_close(&s->loop);
+  notify_close(&s->notify);
   free(s->read_buffer);
   auth_release(s->auth);
   tls_context_release(s->tls);
   tenants_deinit(&s->tenants);
   config_deinit(&s->config);
   free(s);
+}
+
+/* Sockets that were passed take the place of those that the configuration names. */
+static Status open_listeners(Server *s) {
+  ActivationSocket passed[ACTIVATION_MAX];
+  size_t n = activation_take(passed), calls = 0, http = 0;
+  for (size_t i = 0; i < n; i++) {
+    bool metrics = !strcmp(passed[i].name, "metrics");
+    TRY(listener_adopt(s, passed[i].fd, metrics));
+    *(metrics ? &http : &calls) += 1;
+  }
+  for (size_t i = 0; !calls && i < s->config.listen.len; i++)
+    TRY(listener_open(s, s->config.listen.at[i], false));
+  return !http && *s->config.metrics ? listener_open(s, s->config.metrics, true) : NULL;
 }
 
 Status server_create(Config *config, Server **out) {
@@ -272,6 +310,7 @@ Status server_create(Config *config, Server **out) {
   s->config = *config;
   *config = (Config){.cache_path = NULL};
   s->started_ns = clock_now_ns();
+  notify_open(&s->notify);
   s->executables.max = s->config.max_executables;
   s->executables.max_bytes = s->config.max_executable_bytes;
   s->buffers.max_bytes = s->config.max_buffer_bytes;
@@ -281,8 +320,7 @@ Status server_create(Config *config, Server **out) {
   if (!st) st = tenants_load(&s->tenants, &s->config);
   if (!st) st = auth_load(&s->config, &s->tenants, &s->auth);
   if (!st) st = connections_load_tls(s, &s->config);
-  for (size_t i = 0; !st && i < s->config.listen.len; i++)
-    st = listener_open(s, s->config.listen.at[i]);
+  if (!st) st = open_listeners(s);
   if (!st) st = start_workers(s);
   if (st) {
     /* a machine that has no memory for the first threads: the process ends with this */
@@ -291,6 +329,7 @@ Status server_create(Config *config, Server **out) {
   }
   init_handles(s);
   s->idle_since_ms = uv_now(&s->loop);
+  models_start(s);
   *out = s;
   return NULL;
 }
@@ -303,6 +342,8 @@ void server_on_reload(Server *s, Status (*read)(void *ctx, Config *out), void *c
 int server_run(Server *s) {
   uv_run(&s->loop, UV_RUN_DEFAULT);
   trim(s);
+  trace_ring_deinit(&s->trace);
+  notify_close(&s->notify);
   int busy = uv_loop_close(&s->loop);
   assert(busy == 0 && s->open_parts == 0);
   LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));

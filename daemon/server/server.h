@@ -18,7 +18,10 @@
 #include "daemon/server/config.h"
 #include "daemon/server/device_lane.h"
 #include "daemon/server/lane.h"
+#include "daemon/server/metrics.h"
+#include "daemon/server/notify.h"
 #include "daemon/server/store.h"
+#include "daemon/server/trace.h"
 #include "proto/tls.h"
 
 typedef struct Connection Connection;
@@ -29,6 +32,8 @@ typedef struct Build Build;
 typedef struct Tuner Tuner;
 typedef struct Tune Tune;
 typedef struct Subscriber Subscriber;
+typedef struct HttpClient HttpClient;
+typedef struct Model Model;
 
 typedef struct Server {
   uv_loop_t loop;
@@ -43,6 +48,8 @@ typedef struct Server {
   size_t nconnections;
   uint8_t *read_buffer; /* shared by all connections */
   uv_prepare_t flush;
+  HttpClient *http; /* of the port for metrics and health */
+  size_t nhttp;
   /* requests */
   Pool blocks; /* small memory of sessions */
   Request *requests;
@@ -67,7 +74,12 @@ typedef struct Server {
   Build *builds;     /* in flight */
   Tuner *tuner;
   Subscriber *subscribers; /* to events */
+  Model *models;           /* by name */
+  size_t nmodels, models_pending;
+  Metrics metrics;
+  TraceRing trace;
   /* life */
+  Notify notify; /* the service manager */
   uv_signal_t sigterm, sigint, sighup;
   Status (*read_config)(void *ctx, Config *out); /* for a reload; NULL: there is none */
   void *read_config_ctx;
@@ -84,5 +96,13 @@ Status server_create(Config *config, Server **out);
 void server_on_reload(Server *s, Status (*read)(void *ctx, Config *out), void *ctx);
 /* Blocks until stopped by a signal or idleness; frees the server. The exit code. */
 int server_run(Server *s);
-/* NULL and NOT_FOUND for a device that is not configured; "" is the first. */
-Status server_device(const Server *s, const char *name, DeviceLane **out);
+/* Why calls should go elsewhere, or NULL when the server is ready for them. */
+const char *server_not_ready(const Server *s);
+/* Memory of this process; 0 when /proc does not say. */
+uint64_t server_resident_bytes(void);
+/* The device as this tenant uses it: with strict isolation a worker of its own. Without a tenant:
+ * as what belongs to all uses it. NULL and NOT_FOUND for a device that is not configured; "" is the
+ * first. */
+Status server_device(Server *s, Tenant *t, const char *name, DeviceLane **out);
+/* Its own worker on device i, if it has one. */
+DeviceLane *server_own_device(const Tenant *t, size_t i);

@@ -1,14 +1,16 @@
 /* Sizes are powers of two from 64 KiB, so that a few slabs serve all runs of a model; the smallest
- * idle one that fits is taken. */
+ * idle one that fits is taken, the tenant's own before another's. The loop has no time to zero
+ * much: another's slab of which more than a little was used is given back to the system instead. */
 #include "daemon/server/slab.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "daemon/channel/shm.h"
 
-enum { SMALLEST = 64 << 10, IDLE_MAX = 256 << 20 };
+enum { SMALLEST = 64 << 10, IDLE_MAX = 256 << 20, ZERO_MAX = 1 << 20 };
 
 static void destroy(SlabPool *p, Slab *s) {
   if (p->dropped) p->dropped(p->ctx, s);
@@ -37,11 +39,16 @@ static Status create(SlabPool *p, size_t size, Slab **out) {
   return NULL;
 }
 
-/* The smallest idle slab of at least `size` bytes, unlinked; NULL when there is none. */
-static Slab *best_fit(SlabPool *p, size_t size) {
+static bool better(const Slab *a, const Slab *b, uint32_t owner) {
+  if ((a->owner == owner) != (b->owner == owner)) return a->owner == owner;
+  return a->size < b->size;
+}
+
+/* The best idle slab of at least `size` bytes, unlinked; NULL when there is none. */
+static Slab *best_fit(SlabPool *p, uint32_t owner, size_t size) {
   Slab **best = NULL;
   for (Slab **at = &p->free; *at; at = &(*at)->next)
-    if ((*at)->size >= size && (!best || (*at)->size < (*best)->size)) best = at;
+    if ((*at)->size >= size && (!best || better(*at, *best, owner))) best = at;
   if (!best) return NULL;
   Slab *s = *best;
   *best = s->next;
@@ -49,18 +56,43 @@ static Slab *best_fit(SlabPool *p, size_t size) {
   return s;
 }
 
-Status slab_take(SlabPool *p, size_t size, Slab **out) {
+/* An idle slab that is clean for this tenant; NULL when there is none. */
+static Slab *clean_slab(SlabPool *p, uint32_t owner, size_t size) {
+  for (Slab *s; (s = best_fit(p, owner, size));) {
+    if (s->owner == owner) return s;
+    if (s->used <= ZERO_MAX) {
+      memset(s->at, 0, s->used);
+      s->owner = owner;
+      s->used = 0;
+      return s;
+    }
+    destroy(p, s);
+  }
+  return NULL;
+}
+
+static void use(Slab *s, uint32_t owner, size_t size) {
+  s->owner = owner;
+  if (s->used < size) s->used = size;
+}
+
+Status slab_take(SlabPool *p, uint32_t owner, size_t size, Slab **out) {
   size_t rounded = SMALLEST;
   *out = NULL;
   while (rounded < size && rounded <= SIZE_MAX / 4) rounded *= 2;
   if (rounded < size) return FAIL(RESOURCE_EXHAUSTED, "a run of %zu bytes", size);
-  if ((*out = best_fit(p, rounded))) return NULL;
+  if ((*out = clean_slab(p, owner, rounded))) {
+    use(*out, owner, size);
+    return NULL;
+  }
   if (rounded > p->max_bytes || p->bytes > p->max_bytes - rounded) slab_trim(p, 0);
   if (rounded > p->max_bytes || p->bytes > p->max_bytes - rounded)
     return FAIL(RESOURCE_EXHAUSTED,
                 "%zu bytes of tensors more would pass the limit of %zu for all runs in flight",
                 rounded, p->max_bytes);
-  return create(p, rounded, out);
+  TRY(create(p, rounded, out));
+  use(*out, owner, size);
+  return NULL;
 }
 
 void slab_put(SlabPool *p, Slab *s) {

@@ -2,7 +2,8 @@
  *
  * A slab is mapped here and in the worker for as long as it lives and is used by one run at a time,
  * so a run costs neither a map nor a page fault once its slab is warm. Contents are left as they
- * are: a run overwrites what is read. */
+ * are, since a run overwrites what is read, until the slab goes from one tenant to another: then
+ * what was used of it is zeroed. */
 #pragma once
 
 #include <stdint.h>
@@ -15,6 +16,8 @@ struct Slab {
   int fd;
   char *at;
   size_t size;
+  uint32_t owner;       /* the tenant of the last run */
+  size_t used;          /* bytes that its runs had of it */
   uint64_t incarnation; /* of the device worker that has it mapped; 0 = none */
   Slab *next;           /* in the free list */
 };
@@ -29,8 +32,9 @@ typedef struct SlabPool {
   void *ctx;
 } SlabPool;
 
-/* At least `size` bytes, aligned to a page. RESOURCE_EXHAUSTED when the pool is at its limit. */
-Status slab_take(SlabPool *p, size_t size, Slab **out);
+/* At least `size` bytes for this tenant, aligned to a page. RESOURCE_EXHAUSTED when the pool is at
+ * its limit. */
+Status slab_take(SlabPool *p, uint32_t owner, size_t size, Slab **out);
 void slab_put(SlabPool *p, Slab *s);
 /* Gives idle slabs back to the system until at most `keep` bytes of them are left. */
 void slab_trim(SlabPool *p, size_t keep);

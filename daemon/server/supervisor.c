@@ -58,7 +58,10 @@ struct Supervisor {
   void (*closed)(void *ctx);
   void *closed_ctx;
   int closing;
+  uint64_t (*ends)[LABELS_CAUSE]; /* by role; NULL: not counted */
 };
+
+void supervisor_count_ends(Supervisor *s, uint64_t (*ends)[LABELS_CAUSE]) { s->ends = ends; }
 
 uint64_t supervisor_backoff(unsigned failures) {
   if (failures < 2) return 0;
@@ -96,6 +99,8 @@ static void worker_gone(Worker *w, const char *cause, const char *detail) {
   void *ctx = w->spec.ctx;
   LOG_AT(handler ? LOG_LEVEL_WARN : LOG_LEVEL_DEBUG, "a worker ended",
          "role=%s pid=%u cause=%s detail=\"%s\"", w->spec.role, w->pid, cause, text);
+  uint64_t(*ends)[LABELS_CAUSE] = w->supervisor->ends;
+  if (handler && ends) ends[metrics_role(w->spec.role)][metrics_cause(cause)]++;
   worker_close(w);
   if (handler) handler->gone(ctx, cause, text);
 }

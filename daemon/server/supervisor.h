@@ -8,6 +8,7 @@
 #include <uv.h>
 
 #include "daemon/channel/channel.h"
+#include "daemon/server/metrics.h"
 
 typedef struct Supervisor Supervisor;
 typedef struct Worker Worker;
@@ -33,6 +34,8 @@ typedef struct WorkerSpec {
 /* program: path of kiln-worker. The zygote starts in the background. */
 Status supervisor_create(uv_loop_t *loop, const char *program, const char *log_level,
                          Supervisor **out);
+/* Counts the ends that nobody asked for there. */
+void supervisor_count_ends(Supervisor *s, uint64_t (*ends)[LABELS_CAUSE]);
 /* Kills everything without calling gone, then closed(ctx). */
 void supervisor_close(Supervisor *s, void (*closed)(void *ctx), void *ctx);
 

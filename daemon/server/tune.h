@@ -27,12 +27,27 @@ Status tune_start(Server *s, const TuneSpec *spec, Tune **out);
 /* No `done` follows. */
 void tune_cancel(Tune *t);
 
+/* Under which hash the store has what was tried for a kernel of the plan: the kernel's own, or with
+ * VARs that of kernel and usual sizes. */
+void tune_evidence_key(const Executable *e, uint32_t kernel, uint8_t out[DIGEST_BYTES]);
+
 /* -- tuner.c: what all searches share -----------------------------------------------------------
  */
 
 Status tuner_create(Server *s, Tuner **out);
 /* Searches that clients asked for must have been cancelled. */
 void tuner_release(Tuner *t); /* NULL allowed */
+/* Searches that go on, one after the other (NULL first); false behind the last. */
+typedef struct TuneLoad {
+  const Tenant *tenant;
+  const char *model, *kernel, *step;
+  bool background;
+  uint32_t tried, replaced;
+  int64_t left_ns;
+} TuneLoad;
+bool tuner_next_load(const Tuner *t, const Tune **at, TuneLoad *out);
+/* How many. */
+size_t tuner_searches(const Tuner *t);
 /* Once a second: background searches begin here. */
 void tuner_housekeeping(Tuner *t);
 /* A device is there, perhaps another than before: asks the cache what is known of the machine, then

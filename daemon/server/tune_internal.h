@@ -15,8 +15,13 @@ typedef struct TuneKernel {
   const Kiln__V1__PlanCall *call; /* the first of them */
   const Kiln__V1__PlanKernel *plan;
   Bytes graph;
-  Kiln__V1__KernelFacts *facts;            /* NULL: not asked yet */
-  bool looked;                             /* what is known has been read */
+  Kiln__V1__KernelFacts *facts; /* NULL: not asked yet */
+  bool looked;                  /* what is known has been read */
+  /* with VARs: where it is timed, where what wins must not lose (tune_sizes.c) */
+  int64_t *sizes;
+  Kiln__V1__TimingSizes *elsewhere[SIZES_KINDS];
+  size_t nelsewhere;
+  uint8_t evidence_key[DIGEST_BYTES];      /* of records of what was tried */
   VEC(Kiln__V1__TuneEvidence *) evidence;  /* in the order of measuring; in the tune's arena */
   VEC(Kiln__V1__TuneEvidence *) champions; /* of it: compared with the untuned kernel */
   VEC(char *) hints;
@@ -127,6 +132,10 @@ Status tune_submit_search(Tune *t, void (*done)(void *ctx, Message *m, Status st
 /* -- tune_peaks.c -- */
 bool tune_wants_peaks(const Tune *t);
 void tune_measure_peaks(Tune *t);
+
+/* -- tune_sizes.c -- */
+/* Where the kernel is timed, once its facts are known. */
+void tune_choose_sizes(Tune *t, TuneKernel *k);
 
 /* -- tune_round.c -- */
 /* Forgets the round that is over. */

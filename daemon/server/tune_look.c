@@ -53,6 +53,7 @@ Status tune_submit_search(Tune *t, void (*done)(void *ctx, Message *m, Status st
   t->search.env.body_case = KILN__V1__ENVELOPE__BODY_SEARCH;
   t->search.env.search = m;
   t->search.fd = -1;
+  t->search.tenant = t->spec.exe->tenant->id;
   t->search.idle = true;
   t->search.seconds = SEARCH_SECONDS;
   t->search.done = done;
@@ -150,7 +151,8 @@ static void on_evidence(void *ctx, const StoreEvidence *e) {
 
 void tune_ask_evidence(Tune *t, TuneKernel *k) {
   const Kiln__V1__KernelFacts *f = k->facts;
-  ScheduleNear near = {.kernel = k->plan->hash.data,
+  tune_choose_sizes(t, k);
+  ScheduleNear near = {.kernel = k->evidence_key,
                        .target = t->fingerprint,
                        .class_hash = f->class_hash.len ? f->class_hash.data : NULL,
                        .sizes = f->sizes,

@@ -119,6 +119,7 @@ void tune_replace(Server *s, const Executable *of, const TuneKernel *k,
   }
   /* one that was unloaded meanwhile is tuned to the end all the same */
   if (!self) replace_in((Executable *)(uintptr_t)of, k->index, binary, &named);
+  s->metrics.kernels_replaced_total[0][0]++;
   LOG_INFO("kernel replaced", "kernel=%s opts=\"%s\" before_us=%.1f after_us=%.1f", k->plan->name,
            binary->opts, (double)before_ns / 1e3, (double)after_ns / 1e3);
   Kiln__V1__KernelReplaced m = KILN__V1__KERNEL_REPLACED__INIT;

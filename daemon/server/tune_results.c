@@ -5,7 +5,7 @@
 
 static Schedule schedule_of(const Tune *t, const TuneKernel *k, const char *opts) {
   const Kiln__V1__KernelFacts *f = k->facts;
-  return (Schedule){.kernel = k->plan->hash.data,
+  return (Schedule){.kernel = k->evidence_key,
                     .target = t->fingerprint,
                     .class_hash = f->class_hash.len ? f->class_hash.data : NULL,
                     .sizes = f->sizes,
@@ -23,6 +23,7 @@ static void store(const Tune *t, const StoreRecord *kernel, const Schedule *sche
 
 void tune_failed(Tune *t, TuneKernel *k, const char *opts, const char *cause) {
   t->failures[tune_cause(cause)]++;
+  t->server->metrics.tune_candidates_total[metrics_outcome(cause)][0]++;
   if (!tune_add_evidence(t, k, opts, cause)) return;
   Schedule s = schedule_of(t, k, opts);
   s.cause = tune_cause(cause);
@@ -39,6 +40,7 @@ static bool take_result(Tune *t, TuneKernel *k, const char *opts, const Kiln__V1
   if (!mine) return false;
   *out = schedule_of(t, k, opts);
   out->cause = cause;
+  t->server->metrics.tune_candidates_total[metrics_outcome(*e->cause ? e->cause : "measured")][0]++;
   if (cause != SC_MEASURED) {
     char quoted[400];
     LOG_INFO("a schedule failed", "kernel=%s cause=%s opts=\"%s\" why=%s", k->plan->name, e->cause,
@@ -116,10 +118,24 @@ static void take_winner(Tune *t, TuneKernel *k, const Kiln__V1__KernelBinary *b,
   pack(&t->round, b, &record->value);
 }
 
+/* What wins at the sizes that the evidence is of serves all of them: one more record, where builds
+ * look. */
+static size_t serve_all_sizes(const TuneKernel *k, const char *opts, Schedule *schedules,
+                              size_t n) {
+  if (!memcmp(k->evidence_key, k->plan->hash.data, DIGEST_BYTES)) return 0;
+  for (size_t i = 0; i < n; i++) {
+    if (!schedules[i].verified || strcmp(schedules[i].opts, opts)) continue;
+    schedules[n] = schedules[i];
+    schedules[n].kernel = k->plan->hash.data;
+    return 1;
+  }
+  return 0;
+}
+
 void tune_results(Tune *t, const Kiln__V1__TimingDone *done) {
   TuneKernel *k = t->at;
   size_t n = t->end - t->begin, records = 0;
-  Schedule *schedules = arena_array(&t->round, n + k->champions.len + 1, sizeof *schedules);
+  Schedule *schedules = arena_array(&t->round, n + k->champions.len + 2, sizeof *schedules);
   StoreRecord kernel = {.value = {NULL, 0}};
   if (!schedules || !done->incumbent || !done->incumbent->evidence || done->n_candidates != n ||
       done->winner > n) {
@@ -139,6 +155,9 @@ void tune_results(Tune *t, const Kiln__V1__TimingDone *done) {
     if (take_result(t, k, b->opts, r, k->best_ns, &schedules[records])) records++;
   }
   if (n && !done->winner) k->fruitless++;
+  if (done->winner)
+    records +=
+        serve_all_sizes(k, t->binaries[t->begin + done->winner - 1]->opts, schedules, records);
   if (done->winner)
     take_winner(t, k, t->binaries[t->begin + done->winner - 1], done->candidates[done->winner - 1],
                 &kernel);

@@ -145,6 +145,7 @@ static Status submit(Tune *t, TuneCandidate *c) {
   c->job.env.body_case = KILN__V1__ENVELOPE__BODY_KERNEL;
   c->job.env.kernel = &c->message;
   c->job.fd = -1;
+  c->job.tenant = t->spec.exe->tenant->id;
   c->job.idle = true;
   bool patient = t->spec.background || c->message.opts == k->facts->untuned;
   c->job.seconds = patient ? COMPILE_SECONDS_MAX : COMPILE_SECONDS;
@@ -232,26 +233,6 @@ void tune_baseline(Tune *t, TuneKernel *k) {
   tune_when_free(t, "time", time_batch);
 }
 
-enum { USUAL = 32 }; /* what the compiler expects of a size that nobody knows */
-
-/* At which sizes the kernel is timed: those of the last run, as far as its inputs say them. NULL:
- * it has no variables, or there is no memory. */
-static int64_t *choose_sizes(Tune *t, const TuneKernel *k) {
-  const Executable *e = t->spec.exe;
-  const Kiln__V1__KernelFacts *f = k->facts;
-  int64_t *sizes = f->n_vars ? arena_array(&t->round, f->n_vars, sizeof *sizes) : NULL;
-  for (size_t i = 0; sizes && i < f->n_vars; i++) {
-    const Kiln__V1__KernelVar *v = f->vars[i];
-    uint32_t var = i < k->call->n_vars ? k->call->vars[i] : UINT32_MAX;
-    bool seen = e->seen && var < e->artifact->plan->n_vars && var < e->face->n_vars &&
-                e->artifact->plan->vars[var]->source == KILN__V1__PLAN_VAR__SOURCE__INPUT;
-    int64_t n = seen ? e->seen[var] : USUAL;
-    if (v->multiple > 1) n -= n % (int64_t)v->multiple;
-    sizes[i] = n < v->min ? v->min : n > v->max ? v->max : n;
-  }
-  return sizes;
-}
-
 static void time_batch(Tune *t) {
   const TuneKernel *k = t->at;
   Kiln__V1__TimingJob *m = &t->timing;
@@ -263,8 +244,10 @@ static void time_batch(Tune *t) {
   m->incumbent = t->spec.exe->artifact->binaries[k->index];
   m->candidates = t->binaries ? t->binaries + t->begin : NULL;
   m->n_candidates = t->end - t->begin;
-  m->vars = choose_sizes(t, k);
+  m->vars = k->sizes;
   m->n_vars = m->vars ? k->facts->n_vars : 0;
+  m->elsewhere = t->at->elsewhere;
+  m->n_elsewhere = k->nelsewhere;
   m->working_set = t->working_set;
   m->seed = t->spec.seed;
   m->budget_ns = left < 1 ? 1 : left < TIMING_NS ? left : TIMING_NS;

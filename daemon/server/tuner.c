@@ -9,6 +9,7 @@
  * every round so that the share of the processor is kept, and the hour has its limit; time in which
  * they are stopped counts for neither, nor for the search's budget. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "daemon/server/caches.h"
@@ -119,6 +120,7 @@ CompilePool *tuner_pool(Tuner *t, bool background) {
   if (!background) return s->pool;
   CompilePoolSpec spec = {.supervisor = s->supervisor,
                           .workers = 1,
+                          .strict = s->config.strict_isolation,
                           .max_queue = s->config.max_queue,
                           .memory_bytes = s->config.compile_memory,
                           .seconds = (uint32_t)s->config.compile_seconds,
@@ -129,7 +131,8 @@ CompilePool *tuner_pool(Tuner *t, bool background) {
 
 static size_t device_index(const Server *s, const DeviceLane *device) {
   size_t i = 0;
-  while (i < s->ndevices && s->devices[i] != device) i++;
+  while (i < s->ndevices && strcmp(device_lane_name(s->devices[i]), device_lane_name(device)) != 0)
+    i++; /* a tenant's own worker is on the same device */
   return i;
 }
 
@@ -232,6 +235,23 @@ static void begin_background(Tuner *t) {
   t->background_exe = NULL;
   executable_release(best);
 }
+
+bool tuner_next_load(const Tuner *t, const Tune **at, TuneLoad *out) {
+  const Tune *k = *at = *at ? (*at)->next : t ? t->tunes : NULL;
+  if (!k) return false;
+  int64_t left = k->deadline_ns - clock_now_ns();
+  *out = (TuneLoad){.tenant = k->spec.exe->tenant,
+                    .model = k->spec.exe->name,
+                    .kernel = k->at ? k->at->plan->name : "",
+                    .step = k->step ? k->step : "",
+                    .background = k->spec.background,
+                    .tried = k->tried,
+                    .replaced = k->replaced,
+                    .left_ns = left > 0 ? left : 0};
+  return true;
+}
+
+size_t tuner_searches(const Tuner *t) { return t ? t->ntunes : 0; }
 
 void tuner_housekeeping(Tuner *t) {
   const Config *c = &t->server->config;

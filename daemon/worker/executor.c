@@ -83,6 +83,7 @@ void executor_release(Executor *x) {
   map_deinit(&x->slabs);
   for (size_t i = 0; i < x->ntemps; i++) device_buffer_free(x->dev, x->temps[i]);
   free(x->temps);
+  free(x->temps_used);
   device_buffer_free(x->dev, x->staging);
   if (x->read_fd >= 0) close(x->read_fd);
   free(x->mirror);
@@ -434,9 +435,11 @@ static Status ensure_arenas(Executor *x, const Loaded *l) {
   size_t n = l->sizes ? l->sizes->nphases : 1;
   if (x->ntemps < n) {
     Buffer **p = realloc(x->temps, n * sizeof *p);
-    if (!p) return FAIL(RESOURCE_EXHAUSTED, "arenas");
-    x->temps = p;
-    while (x->ntemps < n) x->temps[x->ntemps++] = NULL;
+    if (p) x->temps = p;
+    uint64_t *used = realloc(x->temps_used, n * sizeof *used);
+    if (used) x->temps_used = used;
+    if (!p || !used) return FAIL(RESOURCE_EXHAUSTED, "arenas");
+    for (; x->ntemps < n; x->ntemps++) x->temps[x->ntemps] = NULL, used[x->ntemps] = 0;
   }
   return !l->sizes && l->temp_bytes ? loaded_ensure(x, &x->temps[0], l->temp_bytes) : NULL;
 }
@@ -448,8 +451,10 @@ static void apply_temps(const Executor *x, Loaded *l) {
 }
 
 /* What is kept, computed from the weights. */
-static Status load_kept(Executor *x, Loaded *l) {
+static Status load_kept(Executor *x, Loaded *l, uint32_t tenant) {
   apply_temps(x, l);
+  if (l->nonce) TRY(scrub_enter(x, tenant));
+  scrub_used(x, l, 0);
   TRY(steps_once(x, l));
   if (!l->nonce) return NULL;
   device_memory_forget(l->model);
@@ -471,7 +476,7 @@ Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_f
   if (!st) st = plan_sizes_create(m, &l->sizes);
   if (!st) st = resolve_plan(l, m);
   if (!st) st = ensure_arenas(x, l);
-  if (!st) st = load_kept(x, l);
+  if (!st) st = load_kept(x, l, m->tenant);
   if (!st && !map_put(&x->loaded, m->executable, l)) st = FAIL(RESOURCE_EXHAUSTED, "executables");
   if (!st) return NULL;
   if (model_fd >= 0) close(model_fd);
@@ -737,6 +742,7 @@ Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int
   if (cancel_is_posted(x->cancelled, number)) return FAIL(CANCELLED, "before the run started");
   x->profile.on = m->profile;
   if (m->profile) TRY(profile_begin(&x->profile, l->nlaunches));
+  TRY(scrub_enter(x, m->tenant));
   TRY(steps_begin(x, l, m));
   Status st = bind(x, l, m, slab);
   if (!st) st = fill(x, l);
@@ -747,6 +753,7 @@ Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int
   }
   if (!st && m->profile) profile_end(x, l, out);
   if (!st) st = steps_end(x, l, m, out);
+  scrub_used(x, l, staging_need(l));
   if (!st) st = reply(x, l, m, out);
   if (st) drop_new_buffers(x, m);
   return st;

@@ -99,7 +99,9 @@ struct Executor {
   Buffer **temps;             /* by phase */
   size_t ntemps;
   Buffer *staging;
-  char *mirror; /* of staging, for outputs of devices without shared memory */
+  uint32_t tenant;                    /* whose run was the last */
+  uint64_t *temps_used, staging_used; /* bytes written for it, by phase */
+  char *mirror;                       /* of staging, for outputs of devices without shared memory */
   size_t mirror_size;
   int read_fd;                  /* what executor_buffer_read made last, or -1 */
   ProtobufCBinaryData *outputs; /* of the last RunDone */
@@ -145,6 +147,12 @@ Status buffers_add(Executor *x, uint64_t id, uint64_t bytes, int fd, Buffer **ou
 
 /* -- programs.c -- */
 Status programs_load(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m);
+
+/* -- scrub.c -- */
+/* What a run or a load of the executable writes of the memory that all share. */
+void scrub_used(Executor *x, const Loaded *l, uint64_t staging);
+/* The next to use that memory is this tenant: zeroes it when the last was another. */
+Status scrub_enter(Executor *x, uint32_t tenant);
 
 /* -- steps.c -- */
 /* Sizes of a run, from its inputs' VARs. */

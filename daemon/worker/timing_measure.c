@@ -4,6 +4,7 @@
  * or takes over 1.5 times the incumbent goes no further 3, 10, 30    everybody left is timed so
  * often in all, taking turns with the incumbent; then the slower ones leave, a quarter stays
  *   confirmation the fastest whose paired gain is beyond noise runs against the incumbent alone
+ *   elsewhere    and once more at each of the other sizes that runs have: it must not lose there
  *   comparison   and, when it wins again, is compared with the untuned kernel; when either fails,
  *                the next one
  *
@@ -25,6 +26,7 @@ enum {
   BATCH_MAX = 64,
   ROUND_NS = 1500000000, /* of one candidate's turns in one round */
   HANG_MS = 5000,        /* beyond what the incumbent takes */
+  LOSS_ALLOWED = 50, /* a fiftieth, or within the noise: what a winner may lose at other sizes */
   SEED = 11
 };
 
@@ -120,14 +122,14 @@ static int64_t usual_size(const Kiln__V1__KernelVar *v) {
   return x < v->min ? v->min : x > v->max ? v->max : x;
 }
 
-static Status choose_sizes(Race *race) {
+/* n 0: the usual ones. */
+static Status choose_sizes(Race *race, const int64_t *vars, size_t n) {
   const Kiln__V1__KernelFacts *f = race->job->facts;
   race->vars = arena_array(race->arena, f->n_vars + 1, sizeof *race->vars);
   if (!race->vars) return FAIL(RESOURCE_EXHAUSTED, "sizes");
-  if (race->job->n_vars && race->job->n_vars != f->n_vars)
-    return FAIL(INTERNAL, "%zu sizes for %zu variables", race->job->n_vars, f->n_vars);
+  if (n && n != f->n_vars) return FAIL(INTERNAL, "%zu sizes for %zu variables", n, f->n_vars);
   for (size_t i = 0; i < f->n_vars; i++) {
-    int64_t v = race->job->n_vars ? race->job->vars[i] : usual_size(f->vars[i]);
+    int64_t v = n ? vars[i] : usual_size(f->vars[i]);
     if (v < f->vars[i]->min || v > f->vars[i]->max)
       return FAIL(INTERNAL, "size %lld is outside of its bounds", (long long)v);
     race->vars[i] = v;
@@ -186,6 +188,11 @@ static Status first_run(Race *race, Runner *r, int64_t enough, int64_t *ns) {
   return NULL;
 }
 
+static void set_batch(Race *race) {
+  race->batch = (uint32_t)(BATCH_NS / race->incumbent.median);
+  race->batch = race->batch < 1 ? 1 : race->batch > BATCH_MAX ? BATCH_MAX : race->batch;
+}
+
 static Status run_incumbent(Race *race) {
   const void *result;
   int64_t ns;
@@ -198,8 +205,7 @@ static Status run_incumbent(Race *race) {
   if (!race->expected) return FAIL(RESOURCE_EXHAUSTED, "results");
   memcpy(race->expected, result, bytes);
   race->incumbent.median = ns > 0 ? ns : 1;
-  race->batch = (uint32_t)(BATCH_NS / race->incumbent.median);
-  race->batch = race->batch < 1 ? 1 : race->batch > BATCH_MAX ? BATCH_MAX : race->batch;
+  set_batch(race);
   int64_t ms = ns / 1000000;
   race->limit_ms = HANG_MS + (ms < 1000 ? (uint32_t)ms * 20 : 20000);
   return NULL;
@@ -370,10 +376,59 @@ static Status confirm(Race *race, Runner *r) {
   return NULL;
 }
 
+/* -- at other sizes -----------------------------------------------------------------------------
+ */
+
+/* A race of two at the sizes of `there`, whose buffers are filled. */
+static Status race_there(Race *there, const Kiln__V1__KernelBinary *candidate, Runner *r,
+                         bool *holds) {
+  int64_t ns;
+  TRY(make_result(there->arena, there->job->incumbent, &there->incumbent.result));
+  TRY(make_result(there->arena, candidate, &r->result));
+  TRY(load(there, there->job->incumbent, &there->incumbent));
+  TRY(load(there, candidate, r));
+  TRY(first_run(there, &there->incumbent, 0, &ns));
+  there->incumbent.median = ns > 0 ? ns : 1;
+  set_batch(there);
+  TRY(first_run(there, r, 0, &ns));
+  TRY(confirm(there, r));
+  const Kiln__V1__TimingResult *t = r->result;
+  int64_t slack = there->incumbent.median / LOSS_ALLOWED;
+  *holds = r->reps && -t->gain_ns <= (t->noise_ns > slack ? t->noise_ns : slack);
+  return NULL;
+}
+
+/* Whether a winner is no slower than the incumbent at the other sizes that runs have. */
+static Status holds_elsewhere(const Race *race, size_t candidate, bool *holds) {
+  const Kiln__V1__TimingJob *job = race->job;
+  *holds = true;
+  for (size_t i = 0; *holds && i < job->n_elsewhere; i++) {
+    Race there = {.t = race->t,
+                  .job = job,
+                  .arena = race->arena,
+                  .limit_ms = race->limit_ms,
+                  .deadline_ns = race->deadline_ns};
+    TimingArgs args;
+    Runner r = {.reps = 0};
+    TRY(choose_sizes(&there, job->elsewhere[i]->vars, job->elsewhere[i]->n_vars));
+    race->t->progress(race->t->ctx, KILN__V1__TIMING_PROGRESS__WHAT__CANDIDATE, (uint32_t)candidate,
+                      120000);
+    TRY(timing_args_init(race->t->dev, job->facts, there.vars, job->working_set, &args));
+    there.args = &args;
+    Status st = timing_args_fill(&args, TP_RANDOM, SEED);
+    if (!st) st = race_there(&there, job->candidates[candidate], &r, holds);
+    timing_program_free(race->t->dev, &r.program);
+    timing_program_free(race->t->dev, &there.incumbent.program);
+    timing_args_deinit(&args);
+    TRY(st);
+  }
+  return NULL;
+}
+
 /* The fastest that is better beyond noise and right. */
 static Status find_winner(Race *race, Kiln__V1__TimingDone *out) {
   char why[300];
-  bool same;
+  bool same, holds;
   for (;;) {
     Runner *best = NULL;
     for (size_t i = 0; i < race->n; i++) {
@@ -386,6 +441,8 @@ static Status find_winner(Race *race, Kiln__V1__TimingDone *out) {
     best->lost = true; /* unless it wins */
     TRY(confirm(race, best));
     if (!beyond_noise(best)) continue;
+    TRY(holds_elsewhere(race, i, &holds));
+    if (!holds) continue;
     Status st =
         timing_check(race->t, race->job, race->vars, i, race->limit_ms, &same, why, sizeof why);
     if (!st && same) {
@@ -401,7 +458,7 @@ static Status find_winner(Race *race, Kiln__V1__TimingDone *out) {
 }
 
 static Status race_run(Race *race, Kiln__V1__TimingDone *out) {
-  TRY(choose_sizes(race));
+  TRY(choose_sizes(race, race->job->vars, race->job->n_vars));
   TRY(make_result(race->arena, race->job->incumbent, &race->incumbent.result));
   for (size_t i = 0; i < race->n; i++)
     TRY(make_result(race->arena, race->job->candidates[i], &race->candidates[i].result));

@@ -1,14 +1,15 @@
-"""Row kernels and attention beside the fastest peer: ONNX Runtime on the same model, PyTorch eager on the same arithmetic.
+"""Row kernels and attention beside the fastest peer: ONNX Runtime and OpenVINO on the same model, PyTorch eager on the same arithmetic.
 
 usage: bench_rows.py [--threads N] [--only NAME[,NAME...]] [--seconds S]
 
-Needs onnx, onnxruntime and torch, and bench_model of a release build (KILN_BENCH, or beside KILN_BIN). Medians. One thread is
+Needs onnx, onnxruntime and torch (openvino if it is there), and bench_model of a release build (KILN_BENCH, or beside KILN_BIN). Medians. One thread is
 measured in CPU time, since the machine may be shared; more in wall time. x is the fastest peer's time over Kiln's: above 1 Kiln is
 faster. copy is the time of copying as many bytes as the kernel must read and write, by torch, over Kiln's.
 """
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import pathlib
 import re
@@ -52,7 +53,7 @@ def gelu_chain(shape):
 def rows():
     """name, model, torch function of the model's inputs, bytes that have to move."""
     r = np.random.default_rng(0)
-    for m, n in ((1536, 128), (4096, 1024), (256, 16384)):
+    for m, n in ((1536, 128), (4096, 256), (4096, 1024), (1024, 4096), (256, 16384)):
         b = 8 * m * n
         yield f"softmax {m}x{n}", simple("Softmax", [m, n], axis=-1), lambda x: torch.softmax(x, -1), b
         yield f"log-softmax {m}x{n}", simple("LogSoftmax", [m, n], axis=-1), lambda x: torch.log_softmax(x, -1), b
@@ -85,6 +86,46 @@ def rows():
            lambda x: data.clone().index_add_(0, where, x), 4 * (4096 + 256) * 64)
 
 
+def updates():
+    """Scatters: name, model, torch function, bytes that have to move."""
+    r = np.random.default_rng(1)
+
+    def elements(what, data, shape, axis, reduction):
+        at, zero = r.integers(0, data[axis], shape), np.zeros(data, np.float32)
+        node = h.make_node("ScatterElements", ["zero", "at", "x"], ["y"], axis=axis, reduction=reduction)
+        m = model([node], [("x", T.FLOAT, shape)], ("y", T.FLOAT, data), {"zero": zero, "at": at})
+        ids, of = torch.from_numpy(at), torch.from_numpy(zero)
+        f = (lambda x: of.clone().scatter_add_(axis, ids, x)) if reduction == "add" else (lambda x: of.clone().scatter_(axis, ids, x))
+        return f"scatter {what}", m, f, 12 * math.prod(shape) + 4 * math.prod(data)
+
+    yield elements("add 1M into 64k", [65536], [1 << 20], 0, "add")
+    yield elements("store 1M into 64k", [65536], [1 << 20], 0, "none")
+    yield elements("add 1024x1024 along 0", [1024, 1024], [1024, 1024], 0, "add")
+    yield elements("add 1024x1024 along 1", [1024, 1024], [1024, 1024], 1, "add")
+    yield elements("store 4096x64 along 1", [4096, 256], [4096, 64], 1, "none")
+    for rows, width, count in ((30000, 768, 4096), (2000, 256, 20000)):
+        at = r.integers(0, rows, (count, 1))
+        ids = torch.from_numpy(at[:, 0])
+        zero = {"shape": np.array([rows, width]), "at": at}
+        nodes = [h.make_node("ConstantOfShape", ["shape"], ["zero"]), h.make_node("ScatterND", ["zero", "at", "x"], ["y"], reduction="add")]
+        m = model(nodes, [("x", T.FLOAT, [count, width])], ("y", T.FLOAT, [rows, width]), zero)
+        yield (f"scatter gradient of {count} of {rows}x{width}", m,
+               lambda x, rows=rows, width=width, ids=ids: torch.zeros(rows, width).index_add_(0, ids, x), 4 * (rows + count) * width)
+
+
+def order():
+    """Prefix sums, the largest, and sorting."""
+    for shape, axis in (([1 << 20], 0), ([65536], 0), ([1024, 1024], 0), ([1024, 1024], 1), ([4096, 64], 1)):
+        m = simple("CumSum", shape, const={"axis": np.array(axis)})
+        yield f"cumsum {'x'.join(map(str, shape))} along {axis}", m, lambda x, a=axis: torch.cumsum(x, a), 8 * math.prod(shape)
+    for shape, k in (([1000], 10), ([10000], 10), ([100000], 10), ([256, 1000], 10), ([1000], 1000), ([10000], 10000), ([100000], 100000),
+                     ([256, 1000], 1000)):
+        node = h.make_node("TopK", ["x", "k"], ["y", "at"], axis=-1)
+        m = model([node], [("x", T.FLOAT, shape)], ("y", T.FLOAT, [*shape[:-1], k]), {"k": np.array([k])})
+        f = (lambda x: torch.sort(x, -1, descending=True)) if k == shape[-1] else (lambda x, k=k: torch.topk(x, k, -1))
+        yield f"{'sort' if k == shape[-1] else 'top 10 of'} {'x'.join(map(str, shape))}", m, f, 0
+
+
 def attention():
     for dtype, name in ((T.FLOAT, "f32"), (T.BFLOAT16, "bf16")):
         for t in (128, 512, 1024, 2048, 4096):
@@ -102,8 +143,8 @@ def attention():
         yield "decode f32 12x1 of 1024x64", m, F.scaled_dot_product_attention, 8 * 12 * 1024 * 64
 
 
-def median_us(fn, threads: int, seconds: float) -> float:
-    clock = time.thread_time if threads == 1 else time.perf_counter
+def median_us(fn, threads: int, seconds: float, clock=None) -> float:
+    clock = clock or (time.thread_time if threads == 1 else time.perf_counter)
     fn()
     times, end = [], time.perf_counter() + seconds
     while len(times) < 5 or time.perf_counter() < end:
@@ -137,7 +178,23 @@ def peers_us(m: onnx.ModelProto, fn, threads: int, seconds: float) -> dict[str, 
         found["ort"] = median_us(lambda: session.run(None, feeds), threads, seconds)
     except Exception:  # an op or dtype that it has no kernel for
         pass
+    try:
+        found["openvino"] = openvino_us(m, {} if bf16 else {n: v.numpy() for n, v in x.items()}, threads, seconds)
+    except Exception:  # not installed, or an operator that it does not read
+        pass
     return found
+
+
+def openvino_us(m: onnx.ModelProto, feeds: dict[str, np.ndarray], threads: int, seconds: float) -> float:
+    """Its thread is not the caller's: with one, the processor time of the process."""
+    import openvino
+    core = openvino.Core()
+    options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(m.SerializeToString()), "CPU", options)
+    request = compiled.create_infer_request()
+    values = {i.get_any_name(): openvino.Tensor(feeds[i.get_any_name()]) for i in compiled.inputs}
+    run = lambda: request.infer(values, share_inputs=True, share_outputs=True)  # noqa: E731
+    return median_us(run, threads, seconds, time.process_time if threads == 1 else None)
 
 
 def copy_us(size: int, threads: int, seconds: float) -> float:
@@ -153,14 +210,14 @@ def main() -> None:
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, {args.threads} threads")
-    print("| what | kernels | Kiln us | torch us | ort us | x | copy |\n|---|---|---|---|---|---|---|")
-    for name, m, fn, size in (*rows(), *attention()):
+    print("| what | kernels | Kiln us | torch us | ort us | openvino us | x | copy |\n|---|---|---|---|---|---|---|---|")
+    for name, m, fn, size in (*rows(), *updates(), *order(), *attention()):
         if args.only and not any(part in name for part in args.only.split(",")):
             continue
         ours, kernels = kiln_us(m, args.threads)
         theirs = peers_us(m, fn, args.threads, args.seconds)
         copy = f"{copy_us(size, args.threads, args.seconds) / ours:.2f}" if size else ""
-        text = [f"{theirs[k]:.0f}" if k in theirs else "" for k in ("torch", "ort")]
+        text = [f"{theirs[k]:.0f}" if k in theirs else "" for k in ("torch", "ort", "openvino")]
         print(f"| {name} | {kernels} | {ours:.0f} | {' | '.join(text)} | {min(theirs.values()) / ours:.2f} | {copy} |", flush=True)
 
 

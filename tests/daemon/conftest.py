@@ -96,18 +96,18 @@ def slow_graph(kernels=200, first=0):
 
 
 class Daemon:
-    def __init__(self, folder, config=(), args=(), env=None, cache="cache.db", preexec=None, wait=True):
+    def __init__(self, folder, config=(), args=(), env=None, cache="cache.db", preexec=None, wait=True, prefix=(), popen=None):
         self.folder = pathlib.Path(folder)
         self.socket = self.folder / "run" / "kiln.sock"
         self.cache = self.folder / cache if cache else None
         self.log_path = self.folder / "log"
         conf = self.folder / "kiln.conf"
         conf.write_text("\n".join(config) + "\n")
-        command = [str(BIN / "kilnd"), "--config", str(conf), "--listen", f"unix:{self.socket}", *args]
+        command = [*prefix, str(BIN / "kilnd"), "--config", str(conf), "--listen", f"unix:{self.socket}", *args]
         command += ["--cache", str(self.cache)] if cache else ["--no-cache"]
         self.log_file = open(self.log_path, "ab")
         env = {**os.environ, "TSAN_OPTIONS": f"suppressions={HERE}/tsan.supp", **(env or {})}
-        self.process = subprocess.Popen(command, stderr=self.log_file, env=env, preexec_fn=preexec)
+        self.process = subprocess.Popen(command, stderr=self.log_file, env=env, preexec_fn=preexec, **(popen or {}))
         self.channel = grpc.insecure_channel(f"unix:{self.socket}", options=[
             ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
             ("grpc.initial_reconnect_backoff_ms", 20), ("grpc.min_reconnect_backoff_ms", 20)])

@@ -1,13 +1,15 @@
 """TLS on TCP: who is let in, as whom, and how long somebody may take to begin."""
+import os
 import socket
 import ssl
 import subprocess
+import sys
 import time
 
 import grpc
 import numpy as np
 import pytest
-from conftest import BIN, Daemon, add_graph, ends_well, fails
+from conftest import BIN, SANITIZED, Daemon, add_graph, ends_well, fails
 from tenants import As, authority, boss, certificate, free_port, ones, secure_channel, section
 from test_identity import check_config, reload
 
@@ -205,3 +207,105 @@ def write(tmp_path, lines):
     path = tmp_path / "kiln.conf"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+# -- the clients ------------------------------------------------------------------------------------
+
+def kiln(served, *args, token=None, **environment):
+    names = ("KILN_TOKEN", "KILN_TLS_CA", "KILN_TLS_CERT", "KILN_TLS_KEY", "KILN_TLS_SERVER_NAME", "KILN_SERVER")
+    env = {k: v for k, v in os.environ.items() if k not in names}
+    r = subprocess.run([BIN / "kiln", "--server", f"localhost:{served.port}", "--no-spawn", *args], capture_output=True, text=True,
+                       env={**env, **environment}, timeout=60)
+    return r.returncode, r.stdout + r.stderr
+
+
+def test_the_command_line_over_tls(served, tmp_path):
+    ca = ["--tls-ca", str(served.files / "ca.pem")]
+    secret = tmp_path / "token"
+    secret.write_text("alice-token\n")
+    assert kiln(served, "devices", *ca, "--token-file", str(secret))[0] == 0
+    assert kiln(served, "devices", *ca, KILN_TOKEN="alice-token")[0] == 0
+    assert kiln(served, "devices", KILN_TOKEN="alice-token", KILN_TLS_CA=str(served.files / "ca.pem"))[0] == 0
+    pair = ["--tls-cert", str(served.files / "bob.pem"), "--tls-key", str(served.files / "bob.key")]
+    assert kiln(served, "devices", *ca, *pair)[0] == 0
+    model = tmp_path / "m.kgraph"
+    model.write_bytes(add_graph())
+    code, text = kiln(served, "run", str(model), "--random", "1", *ca, KILN_TOKEN="alice-token")
+    assert code == 0, text
+    for code, words, args, env in (
+            (77, "UNAUTHENTICATED", ca, {}), (77, "UNAUTHENTICATED", ca, {"KILN_TOKEN": "wrong"}),
+            (69, "the certificate is refused", ["--tls-ca", str(served.files / "other.pem")], {"KILN_TOKEN": "alice-token"}),
+            (69, "the certificate is refused: hostname mismatch", [*ca, "--tls-server-name", "elsewhere.example"], {}),
+            (69, "", [], {}), (65, "", ["--tls-ca", "/nonexistent"], {}), (66, "No such file", [*ca, "--token-file", "/nonexistent"], {}),
+            (65, "whom to believe", pair, {})):
+        got, text = kiln(served, "devices", *args, **env)
+        assert got == code and words in text, (args, env, got, text)
+
+
+def test_a_token_is_not_sent_in_plain_text(served, tmp_path):
+    r = subprocess.run([BIN / "kiln", "--server", "192.0.2.1:7", "devices"], capture_output=True, text=True, timeout=30,
+                       env={**os.environ, "KILN_TOKEN": "alice-token"})
+    assert r.returncode == 65 and "plain text" in r.stderr, r.stderr
+
+
+def test_tokens_that_kiln_makes(start, tmp_path):
+    import json
+    made = json.loads(subprocess.run([BIN / "kiln", "token", "--json"], capture_output=True, text=True, check=True).stdout)
+    again = json.loads(subprocess.run([BIN / "kiln", "token", "--json"], capture_output=True, text=True, check=True).stdout)
+    assert made["token"] != again["token"] and len(made["token"]) >= 64
+    secret = tmp_path / "token"
+    secret.write_text(made["token"])
+    row = subprocess.run([BIN / "kiln", "token", "--token-file", str(secret)], capture_output=True, text=True, check=True).stdout
+    d = start(config=[*boss(), "[tenant a]", f"token = {made['row']}", "[tenant b]", row.strip().replace("\n", "")])
+    As(d, token=made["token"]).info()
+    with fails(CODE.UNAUTHENTICATED):
+        As(d, token=again["token"]).info()
+
+
+PYTHON = """
+import sys, asyncio, numpy as np, kiln
+port, folder = sys.argv[1:]
+ca = folder + "/ca.pem"
+x = np.ones(16, np.float32)
+def use(client):
+    g = kiln.Graph(); a = g.param("x", "float32", (16,)); g.output("y", a + a)
+    assert (client.compile(g)({"x": x})["y"] == 2).all()
+    assert (client.upload(x).numpy() == 1).all()
+use(kiln.connect(f"localhost:{port}", token="alice-token", tls=ca))
+use(kiln.connect(f"localhost:{port}", tls=kiln.Tls(ca, folder + "/bob.pem", folder + "/bob.key")))
+use(kiln.connect(f"127.0.0.1:{port}", token="alice-token", tls=kiln.Tls(ca, server_name="localhost")))
+async def later():
+    c = await kiln.aio.connect(f"localhost:{port}", token="alice-token", tls=ca)
+    assert (await (await c.upload(x)).numpy() == 1).all()
+asyncio.run(later())
+def refused(code, *args, **kw):
+    try: use(kiln.connect(*args, **kw))
+    except kiln.Error as e: assert e.code == code, e
+    else: raise AssertionError(code)
+refused("UNAUTHENTICATED", f"localhost:{port}", tls=ca)
+refused("UNAUTHENTICATED", f"localhost:{port}", tls=ca, token="wrong")
+refused("UNAVAILABLE", f"localhost:{port}", tls=folder + "/other.pem", token="alice-token")
+refused("FAILED_PRECONDITION", "192.0.2.1:7", token="alice-token")
+refused("INVALID_ARGUMENT", f"localhost:{port}", tls="/nonexistent")
+"""
+
+
+def test_the_python_client_over_tls(served):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("KILN_T")}
+    r = subprocess.run([sys.executable, "-c", PYTHON, str(served.port), str(served.files)], capture_output=True, text=True, env=env, timeout=60)
+    assert r.returncode == 0, r.stdout + r.stderr
+
+
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer's library does not load into this program")
+def test_a_connection_that_the_server_ended(start):
+    """libkiln notices before it sends a call into it, and connects again."""
+    import ctypes
+    d = start(config=["[server]", "idle_connection = 1"])
+    lib = ctypes.CDLL(BIN.parent / "lib/libkiln.so")
+    client, info = ctypes.c_void_p(), ctypes.c_void_p()
+    assert lib.kiln_connect(f"unix:{d.socket}".encode(), None, ctypes.byref(client), None) == 0
+    for _ in range(2):
+        assert lib.kiln_server_info(client, ctypes.byref(info), None) == 0
+        lib.kiln_free(info)
+        time.sleep(3.5)
+    lib.kiln_close(client)

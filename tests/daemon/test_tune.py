@@ -159,6 +159,42 @@ def test_symbolic_sizes(start):
         np.testing.assert_allclose(d.run(r.executable, {"x": x, "w": w})["y"], x @ w, rtol=1e-4, atol=1e-4)
 
 
+def test_evidence_is_of_sizes(start):
+    """What was tried for runs of size 8 is not taken for what is known of size 200, and serves again when 8 is what runs have."""
+    d = start(config=OFF)
+    g = Graph()
+    x = g.param("x", [1, 64])
+    g.g.params[0].dims[0].Clear()
+    g.g.params[0].dims[0].name = "n"
+    g.output("y", g.node("MATMUL", x, g.param("w", [64, 48])))
+    r = d.compile(g.bytes(), ranges=[graph_pb2.Dim(name="n", min=1, max=200)])
+    w = np.ones((64, 48), np.float32)
+
+    def run(n, times):
+        for _ in range(times):
+            d.run(r.executable, {"x": np.ones((n, 64), np.float32), "w": w})
+
+    def tried():
+        return len(d.stub.Explain(kiln_pb2.ExplainRequest(executable=r.executable, tried=100), timeout=60).kernels[0].tried)
+
+    run(8, 3)
+    assert tried() == 0
+    _, s = tune(d, r.executable, 3)
+    wait_schedules(d, s.measured)
+    small = tried()
+    assert 0 < small <= s.measured + sum(f.count for f in s.failures)
+    run(9, 1)
+    assert tried() == small  # of the same kind
+    run(200, 9)
+    assert tried() == 0
+    _, s = tune(d, r.executable, 3)
+    assert s.measured > 0
+    wait_schedules(d, small + s.measured)
+    assert tried() > 0
+    run(10, 30)
+    assert tried() == small
+
+
 # -- limits ---------------------------------------------------------------------------------------
 
 def test_bad_requests(start):

@@ -50,6 +50,7 @@ static const char *const dtypes[][2] = {
     {"BITS", "bool, integers"},
     {"INTEGER", "integers"},
     {"INDEX", "all; integers"},
+    {"UPDATES", "all; integers; source 0's"},
     {"COND", "bool; all; all"},
     {"NONE", ""},
 };

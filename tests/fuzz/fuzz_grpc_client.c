@@ -1,4 +1,5 @@
-/* Bytes of a hostile server into a client session with three calls under way, and as its status details. */
+/* Bytes of a hostile server into a client session with three calls under way, and as its status
+ * details. */
 #include <assert.h>
 
 #include "proto/grpc.h"

@@ -714,6 +714,28 @@ class Maker:
         node = self.g.scatter(v.node, self.g.constant(at), u.node, axis, how)
         return V(node, v.dtype, out, np.where(zero, tiny(v.dtype), 0) if v.is_float else None)
 
+    def scatter_along(self, v):
+        """Updates that meet at elements, by full indices or by some that spread over the other axes."""
+        if not v.rank or not v.exact or v.val.size > self.most or not v.static:
+            return None
+        axis, wide = self.below(v.rank), bool(self.below(2))
+        shape = [1 + self.below(n) if n else 0 for n in v.shape]
+        shape[axis] = 1 + self.below(6)
+        how = self.one_of(("set",) if v.dtype == "bool" else ("set", "max", "min") if v.is_float else ("set", "add", "mul", "max", "min"))
+        at = self.r.integers(-1, v.shape[axis] + 1, [n if wide or k == axis else 1 for k, n in enumerate(shape)])
+        at = at.astype(NUMPY[self.one_of(("i32", "i64", "i8"))])
+        u = self.param(v.dtype, tuple(shape))
+        f = {"set": lambda a, b: b, "add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}[how]
+        out, full = v.val.copy(), np.broadcast_to(at, shape)
+        with np.errstate(all="ignore"):
+            for place in np.ndindex(*shape):
+                to = (*place[:axis], int(full[place]), *place[axis + 1:])
+                if 0 <= to[axis] < out.shape[axis]:
+                    out[to] = f(out[to], u.val[place])
+        zero = (out == 0) & (how != "set") if v.is_float else None
+        node = self.g.scatter_along(v.node, self.g.constant(at), u.node, axis, how)
+        return V(node, v.dtype, out, np.where(zero, tiny(v.dtype), 0) if v.is_float else None)
+
     def conv(self, _=None):
         """Of small multiples of 1/4, whose sums are exact in f32."""
         groups, stride, dilation, pad = self.one_of((1, 1, 2)), self.one_of((1, 2)), self.one_of((1, 1, 2)), self.below(2)
@@ -742,8 +764,8 @@ class Maker:
 
     MAKERS = ("reshape", "reshape", "permute", "expand", "pad", "shrink", "flip", "window", "cat", "cat", "gather", "contiguous",
               "binary", "binary", "binary", "compare", "where", "unary", "unary", "cast", "cast", "reduce", "reduce", "matmul",
-              "matmul", "softmax", "attention", "attention", "cumulative", "iota", "sort", "extreme_place", "take_along", "scatter", "conv",
-              "small")
+              "matmul", "softmax", "attention", "attention", "cumulative", "iota", "sort", "extreme_place", "take_along", "scatter", "scatter_along",
+              "scatter_along", "conv", "small")
 
     def grow(self):
         for d in self.named:  # every name is one of a parameter's

@@ -102,6 +102,9 @@ class Builder:
             return [self.node(op, [self.cond, x, y])]
         if op == "ARGSORT":
             return [self.node(op, [x], [1]), self.node(op, [x], [0], i=1)]
+        if op == "SCATTER_ALONG":
+            at = self.node("RESHAPE", [self.index], [4, 1])
+            return [self.node(op, [x, at, y], [0], i=how) for how in range(5)]
         if op == "MATMUL":
             return [self.node(op, [x, self.z])]
         if op == "RANDOM_KEY":

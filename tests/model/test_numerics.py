@@ -125,6 +125,69 @@ def test_softmax_of_special_values(client):
         np.testing.assert_allclose(got, want.astype(np.float32), rtol=1e-5, atol=1e-30)
 
 
+@pytest.mark.parametrize("n", [128, 1000, 4096])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_long_rows_of_special_values(client, dtype, n):
+    """Rows of vectors, unrolled: a NaN or a zero in any lane, and exponentials that underflow, are subnormal, or are of what is masked."""
+    rng = np.random.default_rng(n)
+    x = rng.standard_normal((40, n)).astype(dtype)
+    for row in range(16):
+        x[row, (row * 61 + n // 3) % n] = (NAN, -NAN)[row % 2]
+    x[16, 0], x[17, n - 1], x[18] = INF, INF, -INF
+    x[19, : n - 1] = -INF
+    x[20, ::2] = -INF
+    x[21] = -np.linspace(0, 120, n)
+    x[22] = -np.linspace(86, 110, n)
+    x[22, n // 2] = 0
+    x[23] = np.where(np.arange(n) % 2, -1e9, 1).astype(dtype)
+    x[24], x[25] = 1e38, -1e38
+    x[26] = -0.0
+    x[27] = -0.0
+    x[27, n // 2] = 0.0
+    x[28] = 0.0
+    x[28, n - 1] = -0.0
+    d = x.astype(np.float64)
+    e = np.exp(d - d.max(axis=1, keepdims=True))
+    want = e / e.sum(axis=1, keepdims=True)
+    got = onnx_run(client, "Softmax", [x], axis=1)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    np.testing.assert_allclose(got, want.astype(dtype), rtol=2e-5, atol=1e-44)
+    g = kiln.Graph()
+    p = g.param("x", x.dtype, x.shape)
+    g.output("max", p.amax(axis=1))
+    g.output("min", p.amin(axis=1))
+    r = client.compile(g).run({"x": x})
+    zeros = {26: (True, True), 27: (False, True), 28: (False, True)}  # signs of maximum and minimum
+    for name, fn, which in (("max", np.max, 0), ("min", np.min, 1)):
+        np.testing.assert_array_equal(r[name].ravel(), fn(x, axis=1))
+        for row, signs in zeros.items():
+            assert np.signbit(r[name].ravel()[row]) == signs[which], (name, row)
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_attention_of_special_values(client, dtype, causal):
+    """Long rows go block by block, and blocks that are masked are left out: what is not finite in V must still show."""
+    n = 256
+    rng = np.random.default_rng(causal)
+    q, k, v = (rng.standard_normal((1, 3, n, 16)).astype(dtype) for _ in range(3))
+    v[0, 1, n - 1, 3] = INF  # behind the diagonal of nearly all rows: 0 times infinity
+    v[0, 2, 7, 2] = NAN
+    node = {"is_causal": causal}
+    got = onnx_run(client, "Attention", [q, k, v], opset=23, **node).astype(np.float64)
+    f = [a.astype(np.float64) for a in (q, k, v)]
+    s = f[0] @ f[1].transpose(0, 1, 3, 2) / 4
+    if causal:
+        s = np.where(np.tril(np.ones((n, n), bool)), s, -INF)
+    e = np.exp(s - s.max(axis=-1, keepdims=True))
+    want = (e / e.sum(axis=-1, keepdims=True)) @ f[2]
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+    np.testing.assert_array_equal(np.isnan(got[np.isfinite(f[2]).all(axis=-2, keepdims=True).repeat(n, -2)]), False)
+    loose = 0.05 if dtype != np.float32 else 2e-5
+    ok = np.isfinite(want)
+    np.testing.assert_allclose(got[ok], want[ok], rtol=loose, atol=loose)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nothing_is_simplified_that_floats_break(client, dtype):
     """x*0, x-x, x/x, x+0, 0-x, (x*a)*b, x/(1+x) and its derivative, each op rounded by itself."""

@@ -78,6 +78,16 @@ AGAINST_RUNTIME = [
     ("GRU", 7, {"x": f32(4, 2, 3), "w": f32(2, 15, 3), "r": f32(2, 15, 5)}, (), {"hidden_size": 5, "direction": "bidirectional", "linear_before_reset": 1}),
     ("GRU", 14, {"x": f32(4, 2, 3), "w": f32(1, 15, 3), "r": f32(1, 15, 5)}, (), {"hidden_size": 5}),
     ("LSTM", 7, {"x": f32(4, 2, 3), "w": f32(1, 20, 3), "r": f32(1, 20, 5), "b": f32(1, 40)}, (), {"hidden_size": 5}),
+    *[("RNN", 7, {"x": f32(4, 2, 3), "w": f32(1, 5, 3), "r": f32(1, 5, 5)}, (), {"hidden_size": 5, "activations": [name], **numbers})
+      for name, numbers in [("Sigmoid", {}), ("Relu", {}), ("Softsign", {}), ("Softplus", {}), ("LeakyRelu", {}), ("Elu", {}), ("HardSigmoid", {}),
+                            ("LeakyRelu", {"activation_alpha": [0.3]}), ("Elu", {"activation_alpha": [0.7]}), ("ThresholdedRelu", {"activation_alpha": [0.2]}),
+                            ("Affine", {"activation_alpha": [0.5], "activation_beta": [0.1]}), ("ScaledTanh", {"activation_alpha": [1.5], "activation_beta": [0.4]}),
+                            ("HardSigmoid", {"activation_alpha": [0.3], "activation_beta": [0.4]})]],
+    # an activation takes its numbers from where the one before it ended
+    ("LSTM", 7, {"x": f32(4, 2, 3), "w": f32(1, 20, 3), "r": f32(1, 20, 5)}, (),
+     {"hidden_size": 5, "activations": ["Sigmoid", "LeakyRelu", "ScaledTanh"], "activation_alpha": [0.1, 1.5], "activation_beta": [0.8]}),
+    ("GRU", 7, {"x": f32(4, 2, 3), "w": f32(2, 15, 3), "r": f32(2, 15, 5)}, (),
+     {"hidden_size": 5, "direction": "bidirectional", "activations": ["HardSigmoid", "Tanh", "Sigmoid", "LeakyRelu"], "activation_alpha": [0.3, 0.2], "activation_beta": [0.4]}),
 ]
 OUTPUTS = {"Split": 2, "TopK": 2, "MaxPool": 1, "Dropout": 1, "RNN": 2, "GRU": 2, "LSTM": 3}
 

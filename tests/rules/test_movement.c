@@ -108,7 +108,7 @@ static UOp *elementwise(Gen *g, UOp *x) {
   }
   if (!gen_random(g, 4)) return uop_cast(job, x, gen_random(g, 2) ? DT_F32 : DT_I32);
   for (;;) {
-    Op op = (Op)gen_random(g, OP__COUNT);
+    Op op = (Op)gen_random(g, OP_MAXNUM); /* what follows is for code generation */
     DType to = op != OP_BITCAST ? DT_F32 : d == DT_F32 ? DT_I32 : DT_F32;
     UOp *src[2] = {x, gen_random(g, 3) ? splat(g, x, d) : x};
     if (!gen_random(g, 3)) src[0] = src[1], src[1] = x;

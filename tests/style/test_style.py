@@ -14,7 +14,7 @@ LAYERS = {
     "cache": {"cache", "proto", "base"},
     "daemon": {"daemon", "cache", "devices", "compiler", "proto", "base"},
 }
-GENERATED = {"kiln", "grpc"}  # message headers in the build folder; they belong to proto/
+GENERATED = {"kiln", "grpc", "inference"}  # message headers in the build folder; they belong to proto/
 FUNCTION_HARD, FUNCTION_P90, FILE_HARD = 80, 45, 1200
 
 

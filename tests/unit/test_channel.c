@@ -280,28 +280,33 @@ static void test_pool(void **state) {
   ShmPool pool;
   int a, b, c;
   shm_pool_init(&pool, 3000);
-  assert_null(shm_pool_take(&pool, 1000, &a));
-  assert_null(shm_pool_take(&pool, 2000, &b));
-  assert_null(shm_pool_take(&pool, 500, &c));
-  shm_pool_put(&pool, a, 1000);
-  shm_pool_put(&pool, b, 2000);
+  assert_null(shm_pool_take(&pool, 1, 1000, &a));
+  assert_null(shm_pool_take(&pool, 1, 2000, &b));
+  assert_null(shm_pool_take(&pool, 1, 500, &c));
+  shm_pool_put(&pool, 1, c, 500);
+  shm_pool_put(&pool, 1, a, 1000);
+  shm_pool_put(&pool, 1, b, 2000); /* over the limit: the oldest is closed */
   assert_int_equal(pool.bytes, 3000);
-  shm_pool_put(&pool, c, 500); /* over the limit: closed */
   assert_int_equal(fcntl(c, F_GETFD), -1);
-  int first, second, third;
-  assert_null(shm_pool_take(&pool, 900, &first)); /* the smallest that fits */
+  int first, second, third, foreign;
+  assert_null(shm_pool_take(&pool, 2, 900, &foreign)); /* another owner's are not for this one */
+  assert_true(foreign != a && foreign != b);
+  assert_int_equal(pool.bytes, 3000);
+  assert_null(shm_pool_take(&pool, 1, 900, &first)); /* the smallest that fits */
   assert_int_equal(first, a);
   assert_int_equal(lseek(first, 0, SEEK_END), 900);
-  assert_null(shm_pool_take(&pool, 5000, &second)); /* the largest, grown */
+  assert_null(shm_pool_take(&pool, 1, 5000, &second)); /* the largest, grown */
   assert_int_equal(second, b);
   assert_int_equal(lseek(second, 0, SEEK_END), 5000);
   assert_int_equal(pool.bytes, 0);
-  assert_null(shm_pool_take(&pool, 10, &third));
-  shm_pool_put(&pool, first, 900);
+  assert_null(shm_pool_take(&pool, 1, 10, &third));
+  shm_pool_put(&pool, 1, first, 900);
+  shm_pool_put(&pool, 1, third, 3001); /* larger than all may be */
+  assert_int_equal(fcntl(third, F_GETFD), -1);
   shm_pool_deinit(&pool);
   assert_int_equal(fcntl(first, F_GETFD), -1);
   close(second);
-  close(third);
+  close(foreign);
 }
 
 int main(void) {

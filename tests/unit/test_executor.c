@@ -15,6 +15,7 @@
 
 #include "daemon/channel/shm.h"
 #include "daemon/worker/executor.h"
+#include "daemon/worker/loaded.h"
 #include "devices/host_memory.h"
 
 enum { N = 16, BYTES = N * (int)sizeof(float) };
@@ -766,6 +767,38 @@ static void test_bound_outside(void **state) {
   status_drop(st);
 }
 
+static bool all_zero(Executor *x, const Buffer *b) {
+  char *bytes = malloc(b->size);
+  assert_null(device_read(x->dev, b, 0, bytes, b->size));
+  size_t n = 0;
+  while (n < b->size && !bytes[n]) n++;
+  free(bytes);
+  return n == b->size;
+}
+
+/* What a run leaves in memory that all share is there for its own tenant, and gone for the next. */
+static void test_change_of_tenant(void **state) {
+  Fixture *f = *state;
+  Kiln__V1__RunDone done = KILN__V1__RUN_DONE__INIT;
+  Job j;
+  assert_null(load_model(f->x, f->m));
+  make_job(&j, 1, 3);
+  j.run.tenant = 1;
+  for (int i = 0; i < 2; i++) assert_null(executor_run(f->x, 1, &j.run, -1, &done));
+  assert_false(all_zero(f->x, f->x->temps[0]));
+  assert_false(all_zero(f->x, f->x->staging));
+  assert_null(scrub_enter(f->x, 1));
+  assert_false(all_zero(f->x, f->x->temps[0]));
+  assert_null(scrub_enter(f->x, 2));
+  for (size_t i = 0; i < f->x->ntemps; i++)
+    if (f->x->temps[i]) assert_true(all_zero(f->x, f->x->temps[i]));
+  assert_true(all_zero(f->x, f->x->staging));
+  for (size_t i = 0; i < f->x->mirror_size; i++) assert_int_equal(f->x->mirror[i], 0);
+  j.run.tenant = 2;
+  assert_null(executor_run(f->x, 1, &j.run, -1, &done));
+  check_y((float *)done.outputs[0].data, 3);
+}
+
 #define WITH(memory, test_)                                                                        \
   { #test_ " with memory " #memory, test_, setup_##memory, teardown, NULL }
 #define ALL(memory)                                                                                \
@@ -774,7 +807,7 @@ static void test_bound_outside(void **state) {
       WITH(memory, test_buffers), WITH(memory, test_two_executables),                              \
       WITH(memory, test_wrong_loads), WITH(memory, test_wrong_runs),                               \
       WITH(memory, test_slab_bounds), WITH(memory, test_open), WITH(memory, test_open_buffers),    \
-      WITH(memory, test_bound_outside)
+      WITH(memory, test_bound_outside), WITH(memory, test_change_of_tenant)
 
 int main(void) {
   const struct CMUnitTest tests[] = {ALL(shared), ALL(apart)};

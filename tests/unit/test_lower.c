@@ -185,6 +185,61 @@ static void quotients_split(void **state) {
   job_deinit(&job);
 }
 
+/* What the least feature set of native.def adds to the target above. */
+static void made_natively(Made *m, ZooKernel k, const char *opts) {
+  Target native = target;
+  OptList list;
+  native.features = "+avx512f,+avx512dq";
+  assert_null(opts_parse(&m->job, str_from(opts), &list));
+  UOp *u = schedule_apply(&m->job, k.sink, &native, &list);
+  u = lower_kernel(&m->job, expand_kernel(&m->job, u, &native), &native);
+  m->linear = linearize_kernel(&m->job, u, &native);
+}
+
+/* The larger of two numbers, and beside it whether they are numbers: of two vectors at once. */
+static void maximum_of_numbers(void **state) {
+  (void)state;
+  for (int wide = 0; wide < 2; wide++) {
+    Made m = {0};
+    job_init(&m.job, 0);
+    ZooKernel k = zoo_sum(&m.job, wide ? DT_F64 : DT_F32, OP_MAX, 4, 128, 0);
+    made_natively(&m, k, wide ? "VECTOR(1,8) UNROLL(1,4)" : "VECTOR(1,16) UNROLL(1,4)");
+    assert_int_equal(count(&m, OP_MAXNUM, 0, 2), 4);
+    assert_int_equal(count(&m, OP_CMPEQ, 0, 2), 4);
+    assert_int_equal(count(&m, OP_AND, 0, 2), 4); /* two pairs, and each into the flag */
+    assert_int_equal(count(&m, OP_MAX, 0, 2), 0);
+    assert_int_equal(count(&m, OP_WHERE, 0, 1), 1); /* once per row */
+    job_deinit(&m.job);
+  }
+}
+
+/* A target without the instruction, and integers, have no use for it. */
+static void maximum_of_others(void **state) {
+  (void)state;
+  Made m = {0};
+  job_init(&m.job, 0);
+  made(&m, zoo_sum(&m.job, DT_F32, OP_MAX, 4, 128, 0), "VECTOR(1,16) UNROLL(1,4)");
+  assert_int_equal(count(&m, OP_MAXNUM, 0, -1), 0);
+  made_natively(&m, zoo_sum(&m.job, DT_I32, OP_MAX, 4, 128, 0), "VECTOR(1,16) UNROLL(1,4)");
+  assert_int_equal(count(&m, OP_MAXNUM, 0, -1), 0);
+  job_deinit(&m.job);
+}
+
+/* The loop that takes exponentials asks for the lines of the result and of the next row; where all
+ * of it is in a cache nothing is asked for. */
+static void rows_ahead(void **state) {
+  (void)state;
+  for (int large = 0; large < 2; large++) {
+    Made m = {0};
+    job_init(&m.job, 0);
+    made(&m, zoo_softmax(&m.job, large ? 4096 : 64, 1024, false),
+         "VECTOR(1,16) UPCAST(1,4) VECTOR(2,16) UNROLL(2,4) KEEP(0,1)");
+    assert_int_equal(count(&m, OP_PREFETCH, 0, 2), large ? 8 : 0);
+    assert_int_equal(count(&m, OP_PREFETCH, 0, -1), large ? 8 : 0);
+    job_deinit(&m.job);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(register_tile),
@@ -195,6 +250,9 @@ int main(void) {
       cmocka_unit_test(accumulator_chains),
       cmocka_unit_test(threads_take_chunks),
       cmocka_unit_test(quotients_split),
+      cmocka_unit_test(maximum_of_numbers),
+      cmocka_unit_test(maximum_of_others),
+      cmocka_unit_test(rows_ahead),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

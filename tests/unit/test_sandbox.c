@@ -186,6 +186,32 @@ static void test_cpu_limit(void **state) {
   assert_int_equal(WTERMSIG(status), SIGXCPU);
 }
 
+/* What a compile worker is given, and all that a worker that was taken over would try first. */
+static void test_a_worker_that_tries(void **state) {
+  (void)state;
+  if (SANITIZED) skip(); /* the sanitizer's shadow is address space too */
+  pid_t pid = fork();
+  if (!pid) {
+    size_t much = (size_t)100 << 30;
+    Status st = sandbox_limit_memory(4ull << 30);
+    if (!st) st = sandbox_limit_cpu(60);
+    if (!st) st = sandbox_enter();
+    if (st) _exit(99);
+    struct rlimit wide = {RLIM_INFINITY, RLIM_INFINITY};
+    setrlimit(RLIMIT_AS, &wide); /* it may ask; the hard limit is not its to raise */
+    if (open_file() || make_socket() || make_unix_socket()) _exit(1);
+    if (open("/dev/shm/x", O_RDWR | O_CREAT, 0600) != -1) _exit(2);
+    if (malloc(much)) _exit(3);
+    void *at = mmap(NULL, much, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at != MAP_FAILED) _exit(4);
+    struct rlimit left;
+    _exit(getrlimit(RLIMIT_CPU, &left) || left.rlim_cur > 120 ? 5 : 0);
+  }
+  int status;
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  assert_int_equal(status, 0);
+}
+
 static void test_memory_limit(void **state) {
   (void)state;
   if (SANITIZED) skip(); /* the sanitizer's shadow is address space too */
@@ -202,9 +228,13 @@ static void test_memory_limit(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_denied),    cmocka_unit_test(test_killed),
-      cmocka_unit_test(test_allowed),   cmocka_unit_test(test_threads),
-      cmocka_unit_test(test_cpu_limit), cmocka_unit_test(test_memory_limit),
+      cmocka_unit_test(test_denied),
+      cmocka_unit_test(test_killed),
+      cmocka_unit_test(test_allowed),
+      cmocka_unit_test(test_threads),
+      cmocka_unit_test(test_cpu_limit),
+      cmocka_unit_test(test_memory_limit),
+      cmocka_unit_test(test_a_worker_that_tries),
       cmocka_unit_test(test_driver),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -288,6 +288,12 @@ static const Case cases[] = {
     {27, "VECTOR(2,8) VECTOR(4,4) VECTOR(1,2) REPAIR(2,8) KEEP(0,0) KEEP(0,1)"},
     {27, "VECTOR(6,8) UNROLL(2,3) UPCAST(1,2) REPAIR(2,24) KEEP(0,1)"},
     {28, "PADTO(2,8) PADTO(4,8) PADTO(6,8) REPAIR(2,8)"},
+    /* Copied for all blocks, outside of the loop over them. */
+    {27, "REPAIR(2,8) STAGE(-1,1) STAGE(-1,3) STAGE(-1,5) STAGE(-1,6)"},
+    {27, "VECTOR(0,16) UPCAST(1,5) UNROLL(2,4) UNROLL(4,2) REPAIR(2,8) STAGE(-1,1) STAGE(-1,3) "
+         "STAGE(-1,5) STAGE(-1,6) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
+    {28, "PADTO(2,8) PADTO(4,8) PADTO(6,8) REPAIR(2,8) STAGE(-1,1) STAGE(-1,3) STAGE(-1,5) "
+         "STAGE(-1,6)"},
     {28, "PADTO(2,6) PADTO(4,6) PADTO(6,6) VECTOR(0,16) UNROLL(2,2) UNROLL(4,3) UPCAST(1,8) "
          "REPAIR(2,6) KEEP(0,0) KEEP(0,1) KEEP(0,2)"},
     {22, "VECTOR(1,16) UPCAST(0,4) ORDER(0,1) STAGE(1,1) STAGE(1,3)"},

@@ -202,6 +202,35 @@ static void test_race(void **state) {
   assert_false(done.candidates[4]->compared);
 }
 
+/* What wins at the size that most runs have must not lose at the others. */
+static void test_elsewhere(void **state) {
+  (void)state;
+  int64_t here = 8, there = 512, beyond = 1 << 20;
+  Kiln__V1__KernelVar var = KILN__V1__KERNEL_VAR__INIT, *var_list[] = {&var};
+  Kiln__V1__TimingSizes sizes = KILN__V1__TIMING_SIZES__INIT, *list[] = {&sizes};
+  var.min = 1, var.max = 4096, var.multiple = 1;
+  sizes.vars = &there, sizes.n_vars = 1;
+  TestJob j;
+  for (int elsewhere = 0; elsewhere < 2; elsewhere++) {
+    make_job(&j, "slow", (const char *[]){"small_only"}, 1);
+    j.facts.vars = var_list, j.facts.n_vars = 1;
+    j.m.vars = &here, j.m.n_vars = 1;
+    j.m.elsewhere = list, j.m.n_elsewhere = (size_t)elsewhere;
+    assert_null(run(&j));
+    assert_int_equal(done.winner, !elsewhere);
+  }
+  make_job(&j, "slow", (const char *[]){"small_only", "plain"}, 2);
+  j.facts.vars = var_list, j.facts.n_vars = 1;
+  j.m.vars = &here, j.m.n_vars = 1;
+  j.m.elsewhere = list, j.m.n_elsewhere = 1;
+  assert_null(run(&j));
+  assert_int_equal(done.winner, 2);
+  sizes.vars = &beyond;
+  Status st = run(&j);
+  assert_int_equal(status_code(st), ST_INTERNAL);
+  status_drop(st);
+}
+
 /* A candidate that is right on numbers only. */
 static void test_only_nan_differs(void **state) {
   (void)state;
@@ -389,12 +418,19 @@ int main(void) {
   object_len = fread(object, 1, sizeof object, f);
   fclose(f);
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_exact),      cmocka_unit_test(test_reordered),
-      cmocka_unit_test(test_tipping),    cmocka_unit_test(test_data),
-      cmocka_unit_test(test_race),       cmocka_unit_test(test_only_nan_differs),
-      cmocka_unit_test(test_no_gain),    cmocka_unit_test(test_wrong_incumbent),
-      cmocka_unit_test(test_unlinkable), cmocka_unit_test(test_bad_jobs),
-      cmocka_unit_test(test_process),    cmocka_unit_test(test_crash),
+      cmocka_unit_test(test_exact),
+      cmocka_unit_test(test_reordered),
+      cmocka_unit_test(test_tipping),
+      cmocka_unit_test(test_data),
+      cmocka_unit_test(test_race),
+      cmocka_unit_test(test_elsewhere),
+      cmocka_unit_test(test_only_nan_differs),
+      cmocka_unit_test(test_no_gain),
+      cmocka_unit_test(test_wrong_incumbent),
+      cmocka_unit_test(test_unlinkable),
+      cmocka_unit_test(test_bad_jobs),
+      cmocka_unit_test(test_process),
+      cmocka_unit_test(test_crash),
       cmocka_unit_test(test_hang),
   };
   int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,6 +8,7 @@
 Errors are kiln.Error; its `code` is the name of a gRPC status ("INVALID_ARGUMENT", "NOT_FOUND", ...).
 The asyncio form of everything here is kiln.aio.
 """
+from ._access import Tls
 from ._errors import Error
 from ._options import Dim, Options
 from .client import Buffer, Client, Executable, KernelReport, TensorSpec, ValueSpec, connect
@@ -17,4 +18,4 @@ from ._size import Size
 from . import aio
 
 __version__ = "0.1.0"
-__all__ = ["Buffer", "Client", "Dim", "Error", "Executable", "Graph", "KernelReport", "Node", "Options", "Size", "TensorSpec", "TuneProgress", "TuneSummary", "TunedKernel", "ValueSpec", "aio", "connect"]
+__all__ = ["Buffer", "Client", "Dim", "Error", "Executable", "Graph", "KernelReport", "Node", "Options", "Size", "TensorSpec", "Tls", "TuneProgress", "TuneSummary", "TunedKernel", "ValueSpec", "aio", "connect"]

@@ -423,38 +423,23 @@ class Composed:
         flat = self.where(inside, self.iota("i64", (rows, k), 0) * last + place, -1)
         return self.moveaxis(self.reshape(self.gather(self.reshape(x, [rows * n]), flat), shape), -1, at)
 
-    def _picked(self: "Graph", hit: "Node", data: "Node", axis: int) -> "Node":
-        """The one element along axis where hit is true; 0 without one."""
-        low = self.reduce_max(self.where(hit, data, lowest(data.dtype)), axis)
-        return self.where(self.reduce_max(hit, axis), low, 0) if data.dtype != graph_pb2.DTYPE_BOOL else low
-
     def scatter(self: "Graph", x: "Node", indices: "Node", updates: "Node", axis: int = 0, how: str = "set") -> "Node":
         """The inverse of gather(): updates, of shape x[:axis] + indices + x[axis+1:], written to x at the indices along axis.
 
         how: "set" (the last of several updates of one element stays), "add", "mul", "max" or "min" (all of them, with the element's
-        old value). An index outside of [0, size) writes nothing. The work is the size of the axis times the number of indices.
+        old value, in order; half floats are added and multiplied in f32). An index outside of [0, size) writes nothing.
         """
-        at, n = x._axis(axis), x.shape[x._axis(axis)]
-        if how not in ("set", "add", "mul", "max", "min"):
-            raise _bad(f"scatter how={how!r}, expected set, add, mul, max or min")
-        if updates.dtype != x.dtype:
-            raise _bad(f"updates of {updates.dtype_name} for data of {x.dtype_name}")
-        count = _size.product(indices.shape)
-        flat = self.reshape(self.cast(indices, "i64"), [count])
-        upd = self.reshape(updates, [*x.shape[:at], 1, count, *x.shape[at + 1:]])
-        head, tail = [1] * at, [1] * (x.rank - at - 1)
-        hit = self.cmpeq(self.reshape(flat, [count, *tail]), self.iota("i64", [*head, n, count, *tail], at))
-        if how == "set":
-            place = self.iota("i64", [*head, n, count, *tail], at + 1)
-            last = self.reduce_max(self.where(hit, place, -1), at + 1, keepdims=True)
-            chosen = self._picked(self.cmpeq(last, place), upd, at + 1)
-            return self.where(self.cmple(0, self.reshape(last, [n, *tail])), chosen, x)
-        table = {"add": (self.reduce_sum, self.add, 0), "mul": (self.reduce_prod, self.mul, 1),
-                 "max": (self.reduce_max, self.max, lowest(x.dtype)), "min": (self.reduce_min, self.min, highest(x.dtype))}
-        reduce, combine, nothing = table[how]
-        wide = self._wide(upd) if how in ("add", "mul") else upd
-        all_of = reduce(self.where(hit, wide, nothing), at + 1)
-        return self._like(combine(self._wide(x) if how in ("add", "mul") else x, all_of), x)
+        scatter_number(how)
+        at, count = x._axis(axis), _size.product(indices.shape)
+        place = self.reshape(indices, [*[1] * at, count, *[1] * (x.rank - at - 1)])
+        upd = self.reshape(updates, [*x.shape[:at], count, *x.shape[at + 1:]])
+        if how not in ("add", "mul") or updates.dtype != x.dtype:
+            return self.scatter_along(x, place, upd, at, how)
+        return self._like(self.scatter_along(self._wide(x), place, self._wide(upd), at, how), x)
+
+    def index_add(self: "Graph", x: "Node", indices: "Node", updates: "Node", axis: int = 0) -> "Node":
+        """scatter() that adds: the gradient of gather(x, indices, axis) is index_add(zeros, indices, the gradient of its result)."""
+        return self.scatter(x, indices, updates, axis, "add")
 
     # -- order
 
@@ -573,14 +558,17 @@ def _range(dtype: int) -> tuple[Any, Any]:
     return (0, (1 << bits) - 1) if name[0] == "u" else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
+def scatter_number(how: str) -> int:
+    """What SCATTER_ALONG calls it."""
+    names = ("set", "add", "mul", "max", "min")
+    if how not in names:
+        raise _bad(f"scatter how={how!r}, expected set, add, mul, max or min")
+    return names.index(how)
+
+
 def lowest(dtype: int) -> Any:
     """What max() over a dtype starts from."""
     return _range(dtype)[0]
-
-
-def highest(dtype: int) -> Any:
-    """What min() over a dtype starts from."""
-    return _range(dtype)[1]
 
 
 class NodeMethods:

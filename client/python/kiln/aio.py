@@ -8,7 +8,7 @@ from typing import Any, Callable, Mapping, Sequence
 import grpc
 import numpy as np
 
-from . import _codec, _spawn, _tune
+from . import _access, _codec, _spawn, _tune
 from ._errors import Error, translated
 from ._options import Options
 from .client import KernelReport, TensorSpec, ValueSpec
@@ -110,11 +110,12 @@ class Executable:
 class Client:
     """A connection to one server for one event loop."""
 
-    def __init__(self, target: str, timeout: float | None = None):
+    def __init__(self, target: str, timeout: float | None = None, token: str | None = None,
+                 tls: _access.Tls | str | bool | None = None):
         self.target = target
         self.timeout = timeout
-        self._channel = grpc.aio.insecure_channel(target, options=_codec.CHANNEL_OPTIONS)
-        self._stub = kiln_pb2_grpc.KilnStub(self._channel)
+        self._channel, calls = _access.open_channel(grpc.aio, target, token, tls)
+        self._stub = kiln_pb2_grpc.KilnStub(calls)
 
     async def compile(self, model: Any, options: Options | None = None) -> Executable:
         """As kiln.Client.compile."""
@@ -140,7 +141,8 @@ class Client:
         await self.close()
 
 
-async def connect(server: str | None = None, *, timeout: float | None = None, spawn: bool = True) -> Client:
+async def connect(server: str | None = None, *, timeout: float | None = None, spawn: bool = True, token: str | None = None,
+                  tls: _access.Tls | str | bool | None = None) -> Client:
     """As kiln.connect."""
     target = await asyncio.get_running_loop().run_in_executor(None, _spawn.resolve, server, spawn)
-    return Client(target, timeout)
+    return Client(target, timeout, token, tls)

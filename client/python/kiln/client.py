@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import grpc
 import numpy as np
 
-from . import _codec, _spawn, _tune
+from . import _access, _codec, _spawn, _tune
 from ._errors import Error, translated
 from ._options import Options
 from .v1 import kiln_pb2, kiln_pb2_grpc
@@ -200,11 +200,12 @@ class Executable:
 class Client:
     """A connection to one server; safe to use from several threads. Use as a context manager, or close()."""
 
-    def __init__(self, target: str, timeout: float | None = None):
+    def __init__(self, target: str, timeout: float | None = None, token: str | None = None,
+                 tls: _access.Tls | str | bool | None = None):
         self.target = target
         self.timeout = timeout
-        self._channel = grpc.insecure_channel(target, options=_codec.CHANNEL_OPTIONS)
-        self._stub = kiln_pb2_grpc.KilnStub(self._channel)
+        self._channel, calls = _access.open_channel(grpc, target, token, tls)
+        self._stub = kiln_pb2_grpc.KilnStub(calls)
 
     def compile(self, model: Any, options: Options | None = None) -> Executable:
         """Compiles a path to an .onnx or .kgraph file, the bytes of an ONNX model, an onnx.ModelProto, or a kiln.Graph.
@@ -287,10 +288,15 @@ class Client:
         self.close()
 
 
-def connect(server: str | None = None, *, timeout: float | None = None, spawn: bool = True) -> Client:
+def connect(server: str | None = None, *, timeout: float | None = None, spawn: bool = True, token: str | None = None,
+            tls: _access.Tls | str | bool | None = None) -> Client:
     """Connects to a server.
 
     server: "unix:PATH" or "host:port"; None means $KILN_SERVER, else the user's own daemon, which is started when it is
     not running and spawn is true. timeout: seconds for each call, None for no limit.
+
+    token: who the caller is; None means $KILN_TOKEN. tls: True, the path of the authorities' certificates, or a kiln.Tls;
+    None means $KILN_TLS_CA ("system" for the machine's own), $KILN_TLS_CERT, $KILN_TLS_KEY and $KILN_TLS_SERVER_NAME, and
+    plain text without the first. A token is not sent to another machine in plain text.
     """
-    return Client(_spawn.resolve(server, spawn), timeout)
+    return Client(_spawn.resolve(server, spawn), timeout, token, tls)

@@ -19,7 +19,7 @@ from typing import Any, Sequence, Union
 import numpy as np
 
 from . import _codec, _size
-from ._compose import Composed, NodeMethods
+from ._compose import Composed, NodeMethods, scatter_number
 from ._errors import Error
 from ._ops import OPS
 from ._random import RandomOps
@@ -369,6 +369,20 @@ class Graph(Composed, RandomOps):
     def argsort(self, x: Node, axis: int = -1, descending: bool = False) -> Node:
         """The positions that sort x along axis, as i64; equal elements keep their order, NaN goes last."""
         return self._node("ARGSORT", [x], x.shape, ints=[x._axis(axis)], i=int(descending))
+
+    def scatter_along(self, x: Node, indices: Node, updates: Node, axis: int = 0, how: str = "set") -> Node:
+        """x with updates[a, u, b] at (a, indices[a, u, b], b), u counting along axis; one after the other in row-major order.
+
+        how: "set" (the last of several updates of one element stays), "add", "mul", "max" or "min" (combined with what is there).
+        All have one rank; along other axes the updates are at most as long as x, and indices may have size 1. Outside of
+        [0, size) nothing is written.
+        """
+        number = scatter_number(how)
+        if updates.dtype != x.dtype:
+            raise _bad(f"updates of {updates.dtype_name} for data of {x.dtype_name}")
+        if not x.rank == indices.rank == updates.rank:
+            raise _bad(f"data, indices and updates of ranks {x.rank}, {indices.rank} and {updates.rank}")
+        return self._node("SCATTER_ALONG", [x, indices, updates], x.shape, ints=[x._axis(axis)], i=number)
 
     def assign(self, target: Node, value: Operand) -> Node:
         """Writes value, broadcast to the target's shape, into a state or a view of one: reshape, permute, shrink, flip, window of it.

@@ -6,6 +6,7 @@ enum { N = 4096 };
 
 void plain(void *const *args, int64_t thread, void *scratch);
 void slow(void *const *args, int64_t thread, void *scratch);
+void small_only(void *const *args, int64_t thread, void *scratch);
 void wrong(void *const *args, int64_t thread, void *scratch);
 void wrong_nan(void *const *args, int64_t thread, void *scratch);
 void nothing(void *const *args, int64_t thread, void *scratch);
@@ -22,6 +23,9 @@ void hang(void *const *args, int64_t thread, void *scratch);
 
 KERNEL(plain, for (int i = 0; i < N; i++) out[i] = a[i] + b[i];)
 KERNEL(slow, for (int k = 0; k < 40; k++) for (int i = 0; i < N; i++) out[i] = a[i] + b[i];)
+/* As plain when its size, which follows the arguments, is small; else slower than slow. */
+KERNEL(small_only, int times = *(const int64_t *)args[3] < 64 ? 1 : 120;
+       for (int k = 0; k < times; k++) for (int i = 0; i < N; i++) out[i] = a[i] + b[i];)
 KERNEL(wrong, for (int i = 0; i < N - 1; i++) out[i] = a[i] + b[i]; out[N - 1] = 7;)
 KERNEL(
     wrong_nan, for (int i = 0; i < N; i++) {

@@ -1,0 +1,172 @@
+/* Rows that are computed while memory waits.
+ *
+ *   for row:
+ *     for i: m = max(m, x[row, i])
+ *     for i: b[i] = exp(x[row, i] - m)         <- asks for y[row, i] and x[row + 1, i]
+ *     for i: y[row, i] = b[i] / sum
+ *
+ * A loop over a row either moves much or computes much, and what it moves comes from memory in the
+ * order of rows, where no processor sees a stream: pages end. So the loop that computes most asks
+ * for the lines that a sibling of as many steps will write, and for those of its own loads one
+ * iteration of the loop around it ahead. They are hints: an address may be anywhere. Small buffers
+ * are in a cache already, and loops that compute little would only wait elsewhere. */
+#include "compiler/passes/prefetch.h"
+
+#include "base/vec.h"
+
+enum { MOST = 16, MOST_SLOTS = 64, WORK_PER_LINE = 6, FUNCTION_WORK = 14 };
+
+typedef struct Rows {
+  Job *job;
+  UOpList list;
+  UOpList ends;
+  bool *outer;    /* by END: there is another in the loop */
+  uint32_t *work; /* by END: operations in the loop */
+  uint64_t slots; /* bit set of PARAMs that are stored to */
+  uint64_t least; /* bytes of a buffer that is worth it */
+} Rows;
+
+static bool same_steps(const UOp *a, const UOp *b) {
+  return a->src[1]->src[0] == b->src[1]->src[0];
+}
+
+static bool is_loop(const UOp *u) { return u->op == OP_END && u->nsrc == 2; }
+
+/* What the loops are, and what is computed in them. */
+static void look(Rows *r) {
+  Arena *arena = &r->job->arena;
+  for (size_t i = 0; i < r->list.len; i++)
+    if (is_loop(r->list.at[i])) avec_push(arena, &r->ends, r->list.at[i]);
+  r->outer = arena_array(arena, r->ends.len + 1, sizeof *r->outer);
+  r->work = arena_array(arena, r->ends.len + 1, sizeof *r->work);
+  for (size_t i = 0; i < r->list.len; i++) {
+    const UOp *u = r->list.at[i];
+    bool param = u->op == OP_STORE && u->src[0]->op == OP_PARAM && u->src[0]->arg.i < MOST_SLOTS;
+    if (param) r->slots |= (uint64_t)1 << u->src[0]->arg.i;
+    bool alu = op_info[u->op].flags & OPF_ALU && u->dtype != DT_INDEX;
+    for (size_t k = 0; (alu || is_loop(u)) && k < r->ends.len; k++) {
+      if (!uop_is_open(u, r->ends.at[k]->src[1])) continue;
+      if (alu)
+        r->work[k] += u->op >= OP_EXP && u->op <= OP_ATAN ? FUNCTION_WORK : 1;
+      else
+        r->outer[k] = true;
+    }
+  }
+}
+
+static bool is_large(const Rows *r, const UOp *param) {
+  int64_t n = param->op == OP_PARAM && param->arg.ints.n == 1 ? param->arg.ints.at[0] : 0;
+  return n > 0 && (uint64_t)n >= r->least / dtype_info[param->dtype].bytes;
+}
+
+/* Numbers and loops only: nothing that would have to be read first. */
+static bool is_plain(Job *job, UOp *index) {
+  UOpList list = uop_toposort(job, index);
+  for (size_t i = 0; i < list.len; i++) {
+    const UOp *u = list.at[i];
+    bool leaf = u->op == OP_RANGE || u->op == OP_CONST || u->op == OP_THREAD || u->op == OP_VAR;
+    if (!leaf && (!(op_info[u->op].flags & OPF_ALU) || u->lanes > 1)) return false;
+  }
+  return true;
+}
+
+/* A whole vector of a large buffer that walks with the loop. */
+static bool is_row(Rows *r, const UOp *u, const UOp *range) {
+  return is_large(r, u->src[0]) && uop_is_open(u->src[1], range) && u->src[1]->lanes == 1 &&
+         u->arg.i == 1 && is_plain(r->job, u->src[1]);
+}
+
+typedef struct Hints {
+  UOp *at[MOST + 1];
+  uint32_t n;
+} Hints;
+
+static void hint(Rows *r, Hints *h, UOp *param, UOp *index, bool read) {
+  if (h->n == MOST) return;
+  UOp *src[2] = {param, index};
+  UOp *p = uop_make(r->job, OP_PREFETCH, DT_VOID, arg_i(read), src, 2);
+  for (uint32_t k = 0; k < h->n; k++)
+    if (h->at[k] == p) return;
+  h->at[h->n++] = p;
+}
+
+/* What a sibling of `end` writes, by the steps of `end`. */
+static void find_writes(Rows *r, const UOp *end, const UOp *sibling, Hints *h) {
+  UOpList list = uop_toposort(r->job, sibling->src[0]);
+  for (size_t i = 0; i < list.len; i++) {
+    const UOp *u = list.at[i];
+    if (u->op != OP_STORE || u->nsrc > 3 || u->src[2]->lanes < 2) continue;
+    if (!uop_is_open(u, sibling->src[1]) || !is_row(r, u, sibling->src[1])) continue;
+    UOp *old = sibling->src[1], *now = end->src[1];
+    hint(r, h, u->src[0], uop_substitute(r->job, u->src[1], &old, &now, 1), false);
+  }
+}
+
+/* What the loop itself reads, one iteration of the loop around it ahead. */
+static void find_reads(Rows *r, const UOp *end, UOp *around, Hints *h) {
+  UOpList list = uop_toposort(r->job, end->src[0]);
+  UOp *next = uop2(r->job, OP_ADD, around, uop_index(r->job, 1));
+  for (size_t i = 0; i < list.len; i++) {
+    const UOp *u = list.at[i];
+    if (u->op != OP_LOAD || u->nsrc > 2 || u->lanes < 2 || !uop_is_open(u->src[1], around))
+      continue;
+    int64_t slot = u->src[0]->op == OP_PARAM ? u->src[0]->arg.i : MOST_SLOTS;
+    if (slot >= MOST_SLOTS || r->slots >> slot & 1 || !is_row(r, u, end->src[1])) continue;
+    hint(r, h, u->src[0], uop_substitute(r->job, u->src[1], &around, &next, 1), true);
+  }
+}
+
+/* The innermost of the loops around: the one whose END is in the most others. */
+static UOp *loop_around(const Rows *r, const UOp *end) {
+  UOp *best = NULL;
+  uint32_t most = 0;
+  for (size_t i = 0; i < r->ends.len; i++) {
+    const UOp *u = r->ends.at[i];
+    uint32_t n = u->open ? u->open->n : 0;
+    if (!uop_is_open(end, u->src[1]) || (best && n <= most)) continue;
+    best = u->src[1], most = n;
+  }
+  return best;
+}
+
+/* Side by side with loop `at`, and innermost. */
+static bool is_beside(const Rows *r, size_t at, size_t other) {
+  return other != at && !r->outer[other] && r->ends.at[other]->open == r->ends.at[at]->open;
+}
+
+static bool is_heaviest(const Rows *r, size_t at) {
+  for (size_t i = 0; i < r->ends.len; i++)
+    if (is_beside(r, at, i) && (r->work[i] > r->work[at] || (r->work[i] == r->work[at] && i < at)))
+      return false;
+  return true;
+}
+
+static Hints find_hints(Rows *r, size_t at) {
+  const UOp *end = r->ends.at[at];
+  UOp *around = loop_around(r, end);
+  Hints h = {0};
+  for (size_t i = 0; around && i < r->ends.len; i++)
+    if (is_beside(r, at, i) && same_steps(r->ends.at[i], end))
+      find_writes(r, end, r->ends.at[i], &h);
+  if (h.n) find_reads(r, end, around, &h);
+  if (r->work[at] < h.n * WORK_PER_LINE) h.n = 0;
+  return h;
+}
+
+UOp *prefetch_rows(Job *job, UOp *root, const Target *target) {
+  Rows r = {.job = job, .list = uop_toposort(job, root), .least = target->l2_bytes};
+  UOp *from[MOST], *to[MOST];
+  size_t n = 0;
+  if (target->max_group || !target->l2_bytes) return root;
+  look(&r);
+  for (size_t i = 0; i < r.ends.len && n < MOST; i++) {
+    UOp *end = r.ends.at[i];
+    if (r.outer[i] || !is_heaviest(&r, i)) continue;
+    Hints h = find_hints(&r, i);
+    if (!h.n) continue;
+    h.at[h.n++] = end->src[0];
+    UOp *body = uop_make(job, OP_SINK, DT_VOID, arg_none(), h.at, h.n);
+    from[n] = end, to[n++] = uop2(job, OP_END, body, end->src[1]);
+  }
+  return n ? uop_substitute(job, root, from, to, n) : root;
+}
