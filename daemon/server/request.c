@@ -47,17 +47,16 @@ static bool invariant(const Request *r) {
   return r->stream && r->got_message;
 }
 
-<<<<<<< HEAD
 FairSource request_source(const Request *r) {
   return (FairSource){
       .tenant = r->tenant->id, .session = connection_number(r->conn), .weight = r->tenant->weight};
-=======
+}
+
 /* A stream that lasts as long as its client wants (events, health) is no phase of anything. */
 static void end_phase(Request *r, RequestState from, Phase next) {
   int64_t now = clock_now_ns();
   if (from == RS_STREAMING && !r->method->drain) r->phase_ns = now;
   request_phase(r, next, now);
->>>>>>> service
 }
 
 void request_move(Request *r, RequestState to) {
