@@ -114,12 +114,22 @@ typedef struct ChunkSource {
   uint64_t left;
 } ChunkSource;
 
+/* A method with one request and one answer of one message. */
+typedef struct Method {
+  const char *path;
+  const ProtobufCMessageDescriptor *message;
+  size_t size; /* of the public struct, which is zero when it is laid out */
+  /* Lays the message out as that; both live in a. NULL: the message says nothing. */
+  Status (*lay_out)(const void *message, Arena *a, void *out);
+} Method;
+
 struct KilnCall {
   KilnClient *client;
   GrpcStream *stream;
   KilnCall *prev, *next;
   int64_t deadline; /* 0 = none */
   CallDecode decode;
+  const Method *method; /* of call_method, else NULL */
   CallDone done;
   KilnCompileDone compile_done;
   KilnRunDone run_done;
@@ -134,6 +144,7 @@ struct KilnCall {
 typedef struct CallSpec {
   const char *path;
   CallDecode decode;
+  const Method *method; /* for decode; NULL otherwise */
   CallDone done;
   void *ctx;
 } CallSpec;
@@ -147,7 +158,10 @@ void call_end(KilnCall *call);
 /* Streams a source as chunk messages (field 2 of a request) after what was sent. Takes the fd. */
 void call_stream(KilnCall *call, ChunkSource source);
 
-/* A unary call from request message to answer. */
+/* The answer, for kiln_free; NULL when *code is not KILN_OK. */
+void *call_method(KilnClient *c, const Method *method, const ProtobufCMessage *request,
+                  KilnCode *code, KilnError *err);
+/* A unary call from request message to answer, by a decoder of its own. */
 KilnCode call_unary(KilnClient *c, const char *path, const ProtobufCMessage *request,
                     CallDecode decode, void **out, KilnError *err);
 
