@@ -196,6 +196,16 @@ static Status cuda_copy(Device *d, Buffer *to, uint64_t to_offset, const Buffer 
   return NULL;
 }
 
+/* What passed through the pinned buffers. */
+static Status cuda_scrub(Device *d) {
+  CudaDevice *c = cuda_device(d);
+  for (unsigned k = 0; k < 2; k++) {
+    TRY(wait_event(c, c->sent[k], -1));
+    memset(c->staging[k], 0, STAGING);
+  }
+  return NULL;
+}
+
 /* -- programs
  * -------------------------------------------------------------------------------------------- */
 
@@ -434,6 +444,7 @@ static const DeviceVtbl cuda_vtbl = {
     .write = cuda_write,
     .read = cuda_read,
     .copy = cuda_copy,
+    .scrub = cuda_scrub,
     .submit = cuda_submit,
     .wait = cuda_wait,
     .timer_start = cuda_timer_start,

@@ -72,7 +72,7 @@ Status server_device(Server *s, Tenant *t, const char *name, DeviceLane **out) {
     strbuf_addf(&names, i ? ", %s" : "%s", known);
     if (*name && strcmp(name, known) != 0) continue;
     strbuf_deinit(&names);
-    if (s->config.strict_isolation) return own_device(s, t, i, out);
+    if (t && s->config.strict_isolation) return own_device(s, t, i, out);
     *out = s->devices[i];
     return NULL;
   }
@@ -101,4 +101,10 @@ void isolation_release(Server *s) {
     free(t->devices);
     t->devices = NULL;
   }
+}
+
+void isolation_flush(Server *s) {
+  for (const Tenant *t = s->tenants.first; t; t = t->next)
+    for (size_t i = 0; t->devices && i < CONFIG_LIST_MAX; i++)
+      if (t->devices->at[i].lane) device_lane_flush(t->devices->at[i].lane);
 }

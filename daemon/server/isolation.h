@@ -1,7 +1,7 @@
 /* Strict isolation: every tenant has a worker process of its own on each device that it uses, so
- * that its memory is never in a process that works for somebody else. The workers of s->devices are
- * then asked only what the device is. What they do to each other's speed is the device's own
- * affair: each has a queue of its own. */
+ * that its memory is never in a process that works for somebody else. The workers of s->devices
+ * then say what the device is, and run models that belong to all. What they do to each other's
+ * speed is the device's own affair: each has a queue of its own. */
 #pragma once
 
 #include "daemon/server/server.h"
@@ -12,5 +12,7 @@ DeviceLaneSpec isolation_spec(Server *s, size_t i);
 void isolation_publish(Server *s, const Tenant *to, const DeviceLane *l);
 /* Gives memory back that only load justifies. */
 void isolation_trim(Server *s);
+/* Sends what may be sent: device_lane_flush of each. */
+void isolation_flush(Server *s);
 /* Ends all workers of tenants; executables and buffers are gone. */
 void isolation_release(Server *s);

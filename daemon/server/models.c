@@ -122,7 +122,7 @@ static Status compile(Model *m, int fd, uint64_t size, bool pooled) {
   Server *s = m->server;
   ModelData *data;
   CompileSpec spec = {.tenant = m->tenant, .format = m->format, .name = m->name};
-  Status st = server_device(s, m->tenant, "", &spec.device);
+  Status st = server_device(s, m->shared ? NULL : m->tenant, "", &spec.device);
   if (st) {
     close(fd);
     return st;

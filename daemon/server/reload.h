@@ -8,5 +8,6 @@
 
 /* On failure the server goes on as it was; the log says why. */
 void config_reload(Server *s);
-/* Whoever is no tenant any more keeps nothing, whatever was still under way when the section went. */
+/* Whoever is no tenant any more keeps nothing, whatever was still under way when the section went.
+ */
 void reload_housekeeping(Server *s);

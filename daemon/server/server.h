@@ -46,6 +46,7 @@ typedef struct Server {
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */
   size_t nconnections;
+  uint64_t next_connection;
   uint8_t *read_buffer; /* shared by all connections */
   uv_prepare_t flush;
   HttpClient *http; /* of the port for metrics and health */
@@ -73,6 +74,8 @@ typedef struct Server {
   Compile *compiles; /* in flight */
   Build *builds;     /* in flight */
   Tuner *tuner;
+  struct Batch *batches; /* gathering, and running */
+  uv_timer_t batch_timer;
   Subscriber *subscribers; /* to events */
   Model *models;           /* by name */
   size_t nmodels, models_pending;
@@ -100,8 +103,9 @@ int server_run(Server *s);
 const char *server_not_ready(const Server *s);
 /* Memory of this process; 0 when /proc does not say. */
 uint64_t server_resident_bytes(void);
-/* The device as this tenant uses it: with strict isolation a worker of its own. NULL and NOT_FOUND
- * for a device that is not configured; "" is the first. */
+/* The device as this tenant uses it: with strict isolation a worker of its own. Without a tenant:
+ * as what belongs to all uses it. NULL and NOT_FOUND for a device that is not configured; "" is the
+ * first. */
 Status server_device(Server *s, Tenant *t, const char *name, DeviceLane **out);
 /* Its own worker on device i, if it has one. */
 DeviceLane *server_own_device(const Tenant *t, size_t i);

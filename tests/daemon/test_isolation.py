@@ -1,16 +1,19 @@
 """A canary: one tenant fills memory with a pattern, and no byte of it is ever in another's hands.
 
 Two looks: what the other tenant can read over the RPCs, and, from outside, all memory of the processes that work for it."""
+import importlib
 import os
 import pathlib
 import re
 import signal
+import sys
+import tempfile
 import time
 
 import grpc
 import numpy as np
 import pytest
-from conftest import SANITIZED, Graph, add_graph, fails, kiln_pb2, slow_graph
+from conftest import ROOT, SANITIZED, Graph, add_graph, fails, kiln_pb2, slow_graph
 from tenants import As, boss, ones, section
 
 # Four floats that nothing else computes; additions of zero leave their bits as they are.
@@ -130,6 +133,51 @@ def test_no_byte_of_another(two):
     for _ in range(2):
         fill(alice)
         assert BYTES not in look(bob)
+
+
+def infer(who, values):
+    """A call of the model "add" of the folder, by the tree's own .proto."""
+    from grpc_tools import protoc
+    out = tempfile.mkdtemp(prefix="kiln-inference-")
+    assert not protoc.main(["protoc", f"-I{ROOT}/proto", f"--python_out={out}", str(next((ROOT / "proto/inference").glob("*.proto")))])
+    sys.path.insert(0, out)
+    try:
+        module = importlib.import_module("inference." + next(pathlib.Path(out, "inference").glob("*_pb2.py")).stem)
+    finally:
+        sys.path.remove(out)
+    m = module.ModelInferRequest(model_name="add")
+    for name, a in values.items():
+        m.inputs.add(name=name, datatype="FP32", shape=a.shape)
+        m.raw_input_contents.append(a.tobytes())
+    answer = who.raw("/inference.GRPCInferenceService/ModelInfer", m.SerializeToString(), timeout=60)
+    return np.frombuffer(module.ModelInferResponse.FromString(answer).raw_output_contents[0], np.float32)
+
+
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory")
+@pytest.mark.parametrize("isolation", ["shared", "strict"])
+def test_a_model_that_belongs_to_all(start, tmp_path, isolation):
+    """One executable, two callers: what the first has left in memory is gone for the second."""
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "add.kgraph").write_bytes(add_graph(20_000))
+    d = start(config=["[server]", f"isolation = {isolation}", f"models = {models}", *boss(), *section("alice"), *section("bob")])
+    zero, one = np.zeros(20_000, np.float32), np.ones(20_000, np.float32)
+    end = time.time() + 30
+    while True:
+        try:
+            infer(As(d, "bob"), {"x": one, "b": one})
+            break
+        except grpc.RpcError as e:
+            assert time.time() < end, e
+            time.sleep(0.1)
+    worker = d.children("device")
+    assert len(worker) == 1  # also with strict isolation: it belongs to all
+    if not readable(worker[0]):
+        pytest.skip("this system does not let a test read the memory of a process that it started")
+    assert infer(As(d, "alice"), {"x": canary(20_000), "b": zero}).tobytes()[:16] == BYTES
+    assert found_in(worker[0]) and shared_memory(d.process.pid)
+    assert (infer(As(d, "bob"), {"x": one, "b": one}) == 2).all()
+    assert not found_in(worker[0]) and not shared_memory(d.process.pid)
 
 
 @pytest.mark.skipif(SANITIZED, reason="a driver's own code is not clean")
