@@ -1,5 +1,5 @@
-/* Order and choice, composed of gathers: prefix sums, positions of the chosen elements, sorting.
- * Work is n log n or better, sizes may be symbolic, and nothing needs a scatter. */
+/* Order and choice: prefix sums, positions of the chosen elements, the largest few, sorting. Work is
+ * n log n or better, and sizes may be symbolic. */
 #pragma once
 
 #include "compiler/frontend/build.h"
