@@ -31,6 +31,7 @@ cmake --install "$KILN_BUILD" --prefix "$root" --strip >"$KILN_ROOT/build/packag
   "$KILN_ROOT/client/python"
 rm -rf "$KILN_ROOT/client/python/build" "$KILN_ROOT/client/python/"*.egg-info
 cp "$KILN_ROOT/LICENSE" "$KILN_ROOT/README.md" "$KILN_ROOT/deploy/kiln.conf" "$root/"
+cp "$KILN_ROOT"/deploy/{kilnd.service,kilnd.socket,kilnd-metrics.socket,kilnd-gpu.conf,grafana.json,prometheus-rules.yaml} "$root/"
 
 # glibc's own stay the target system's: they belong to its kernel interface and its loader.
 glibc='^(ld-linux.*|linux-vdso|libc|libm|libdl|libpthread|librt|libresolv|libutil)\.so'

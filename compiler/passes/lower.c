@@ -11,6 +11,9 @@
  *
  * Before a long loop of a CPU the lines are fetched that will be written with its results: a row of
  * a register tile is a line of its own, and nothing else would ask for it before it is stored to.
+ * In the loop of a register tile the lines of a large operand that lies in the order of the loop
+ * are fetched ahead: weights that are read once a run come from far, and hardware that fetches
+ * ahead stops at each page.
  *
  * A maximum of floats is a NaN where one of them is. Where the target can take the larger of two
  * numbers at once (native.def) the loop does that, and keeps beside it whether all were numbers: of
@@ -27,11 +30,21 @@
 
 #include "compiler/ir/native.h"
 #include "compiler/passes/barriers.h"
+#include "compiler/passes/ix.h"
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/pipeline.h"
 #include "compiler/passes/prefetch.h"
 
-enum { WANTED_CHAINS = 8, LONG_LOOP = 32, MAX_PREFETCHES = 64 };
+enum {
+  WANTED_CHAINS = 8,
+  LONG_LOOP = 32,
+  MAX_PREFETCHES = 64,
+  LINE = 64,
+  AHEAD = 4096,       /* bytes between what is read and what is fetched */
+  DENSE = 1024,       /* bytes of a stream that one step may go through */
+  LARGE = 128 << 10,  /* bytes of an operand that is not in the cache already */
+  TILE_PER_FETCH = 6, /* multiplications that hide the fetch of a line */
+};
 
 typedef struct Lower {
   Job *job;
@@ -191,7 +204,7 @@ typedef struct Loop {
   size_t nchains;
   size_t chains; /* per member */
   UOp **checks;  /* by member: whether all were numbers; NULL: not asked */
-  UOp **updates; /* of chains and checks */
+  UOp **updates; /* of chains and checks; hints */
   size_t nupdates;
 } Loop;
 
@@ -285,6 +298,41 @@ static UOp **find_prefetches(Lower *l, const Group *g, const Loop *loop, size_t 
     out[(*n)++] = uop_make(l->job, OP_PREFETCH, DT_VOID, arg_i(0), at, 2);
   }
   return out;
+}
+
+/* Does u read a line of an operand that lies in the order of r's loop? */
+static bool is_streamed(const UOp *u, const UOp *r) {
+  if (u->op != OP_LOAD || u->nsrc != 2 || u->src[0]->op != OP_PARAM) return false;
+  int64_t bytes = dtype_info[u->dtype].bytes, all = u->src[0]->arg.ints.at[0];
+  if (u->lanes * bytes < LINE || u->arg.i != 1 || u->src[1]->lanes > 1) return false;
+  if (!dim_is_static(all) || all * bytes < LARGE) return false;
+  IxSum index = ix_sum_of(u->src[1]);
+  int64_t step = ix_coef(&index, r);
+  return dim_is_static(step) && step > 0 && step * bytes <= DENSE;
+}
+
+/* Adds to the effects of the loop's body that what it will read is fetched. */
+static void fetch_ahead(const Lower *l, Loop *loop) {
+  Job *job = l->job;
+  const UOp *inner = loop->ranges[loop->nranges - 1];
+  UOp *all = uop_make(job, OP_SINK, DT_VOID, arg_none(), loop->updates, loop->nupdates);
+  UOpList list = uop_toposort(job, all);
+  size_t products = 0, n = 0;
+  for (size_t i = 0; i < list.len; i++) {
+    products += list.at[i]->op == OP_MULACC;
+    n += is_streamed(list.at[i], inner);
+  }
+  if (!n || n > MAX_PREFETCHES || products < n * TILE_PER_FETCH) return;
+  UOp **updates = arena_array(&job->arena, loop->nupdates + n, sizeof *updates);
+  memcpy(updates, loop->updates, loop->nupdates * sizeof *updates);
+  loop->updates = updates;
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    if (!is_streamed(u, inner)) continue;
+    UOp *at = ix_scale(job, u->src[1], 1, AHEAD / dtype_info[u->dtype].bytes);
+    UOp *src[2] = {u->src[0], at};
+    updates[loop->nupdates++] = uop_make(job, OP_PREFETCH, DT_VOID, arg_i(1), src, 2);
+  }
 }
 
 static size_t chains_for(const Group *g, size_t nleaves) {
@@ -398,6 +446,7 @@ static void lower_group(Lower *l, const Group *g) {
   memcpy(before + nopen, first, nfirst * sizeof *first);
   for (size_t m = 0; m < g->of.len; m++) /* the first member waits for all of them */
     add_member(l, &loop, m, (Op)g->of.at[m]->arg.i, values[m], before, nopen + (m ? 0 : nfirst));
+  if (l->prefetches) fetch_ahead(l, &loop);
   UOp *done = loop.nupdates == 1
                   ? loop.updates[0]
                   : uop_make(job, OP_SINK, DT_VOID, arg_none(), loop.updates, loop.nupdates);

@@ -27,8 +27,9 @@ static uint64_t open_files(void) {
 }
 
 unsigned metrics_device(const Server *s, const DeviceLane *l) {
+  const char *name = device_lane_name(l); /* a tenant may have a worker of its own for it */
   unsigned i = 0;
-  while (i + 1 < s->ndevices && s->devices[i] != l) i++;
+  while (i + 1 < s->ndevices && strcmp(device_lane_name(s->devices[i]), name) != 0) i++;
   return i;
 }
 
@@ -68,6 +69,12 @@ static void sample_devices(Server *s) {
     m->device_queue[i][0] = status.waiting;
     m->device_in_flight[i][0] = status.in_flight;
     m->buffers[i][0] = m->buffer_bytes[i][0] = 0;
+    for (const Tenant *t = s->tenants.first; t; t = t->next) {
+      const DeviceLane *own = server_own_device(t, i); /* with strict isolation */
+      if (!own) continue;
+      m->device_queue[i][0] += device_lane_status(own).waiting;
+      m->device_in_flight[i][0] += device_lane_status(own).in_flight;
+    }
   }
   for (size_t i = 0; map_next(&s->buffers.by_id, &i, &slot);) {
     const DeviceBuffer *b = slot->value;

@@ -52,13 +52,21 @@ FairSource request_source(const Request *r) {
       .tenant = r->tenant->id, .session = connection_number(r->conn), .weight = r->tenant->weight};
 }
 
+/* A stream that lasts as long as its client wants (events, health) is no phase of anything. */
+static void end_phase(Request *r, RequestState from, Phase next) {
+  int64_t now = clock_now_ns();
+  if (from == RS_STREAMING && !r->method->drain) r->phase_ns = now;
+  request_phase(r, next, now);
+}
+
 void request_move(Request *r, RequestState to) {
   if (r->state == to) return;
   assert(request_may_move(r->state, to));
   LOG_DEBUG("request", "id=%u method=%s from=%s to=%s", r->id, r->method->path,
             states[r->state].name, states[to].name);
+  RequestState from = r->state;
   r->state = to;
-  if (to < RS_DONE) request_phase(r, states[to].phase, clock_now_ns());
+  if (to < RS_DONE) end_phase(r, from, states[to].phase);
   assert(to == RS_REPLYING || invariant(r));
 }
 
@@ -239,7 +247,7 @@ static void release_work(Request *r) {
 void request_close(Request *r) {
   Server *s = r->server;
   if (r->state != RS_REPLYING) {
-    request_phase(r, r->phase, clock_now_ns());
+    end_phase(r, r->state, r->phase);
     count(r, ST_CANCELLED);
     release_work(r);
   }

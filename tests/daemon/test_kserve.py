@@ -350,7 +350,53 @@ def test_perf_analyzer(start, folder):
         time.sleep(0.02)
     out = subprocess.run([tool, "-m", "versioned", "-i", "grpc", "-u", address, "--concurrency-range", "2", "-p", "500", "-r", "3", "-s", "1000"],
                          capture_output=True, text=True, timeout=120, env=env)
-    assert out.returncode == 0, out.stdout + out.stderr
-    assert "Throughput:" in out.stdout
-    assert client.get_inference_statistics("versioned").model_stats[0].inference_count >= 200, d.log()
+    # 2: the machine was too busy for its measurements to agree, which is not what is tested
+    assert out.returncode in (0, 2), out.stdout + out.stderr
+    s = client.get_inference_statistics("versioned").model_stats[0]
+    assert s.inference_count >= 200 and s.inference_stats.fail.count == 0, out.stdout + d.log()
     client.close()
+
+
+def test_tenants_see_their_own_models(start, folder):
+    """A model that came with a request is its tenant's; what is in the folder is everybody's, and only an admin changes it."""
+    from tenants import boss, section
+    d = start(config=["[server]", f"models = {folder}", *boss(), *section("ann"), *section("ben"), *section("root", roles="run admin")])
+    client = triton.InferenceServerClient(f"unix:{d.socket}")
+    ann, ben, root = ({"authorization": f"Bearer {n}-token"} for n in ("ann", "ben", "root"))
+    while not client.is_server_ready():
+        time.sleep(0.02)
+    x = np.arange(8, dtype=np.float32)
+    client.load_model("mine", headers=ann, config="{}", files={"file:model.kgraph": add_graph(8)})
+    assert infer(client, "mine", {"x": x, "b": x}, headers=ann).as_numpy("y").shape == (8,)
+    with pytest.raises(InferenceServerException, match="no model 'mine'"):
+        infer(client, "mine", {"x": x, "b": x}, headers=ben)
+    with pytest.raises(InferenceServerException, match="no model 'mine'"):
+        client.get_model_metadata("mine", headers=ben)
+    assert not client.is_model_ready("mine", headers=ben)
+    for who in (ben, root):
+        assert "mine" not in {m.name for m in client.get_model_repository_index(headers=who).models}
+        assert "mine" not in {m.name for m in client.get_inference_statistics(headers=who).model_stats}
+    client.load_model("mine", headers=ben, config="{}", files={"file:model.kgraph": add_graph(4)})  # a name of his own
+    assert infer(client, "mine", {"x": x, "b": x}, headers=ann).as_numpy("y").shape == (8,)
+    for who in (ann, ben, root):
+        assert infer(client, "versioned", {"x": np.zeros(16, np.float32), "b": np.zeros(16, np.float32)}, headers=who).as_numpy("y").shape == (16,)
+    for action in (client.load_model, client.unload_model):
+        with pytest.raises(InferenceServerException, match="role admin"):
+            action("versioned", headers=ann)
+    client.unload_model("versioned", headers=root)
+    client.unload_model("mine", headers=ben)
+    assert client.is_model_ready("mine", headers=ann) and not client.is_model_ready("mine", headers=ben)
+    assert "tenant=ann" in next(line for line in d.log().splitlines() if "level=audit" in line)
+    client.close()
+
+
+def test_models_survive_their_device(start, folder):
+    d = start(config=["[server]", f"models = {folder}"])
+    with triton.InferenceServerClient(f"unix:{d.socket}") as client:
+        while not client.is_server_ready():
+            time.sleep(0.02)
+        x = np.ones((1, 3), np.float32)
+        for _ in range(3):
+            os.kill(d.wait_children("device")[0], signal.SIGKILL)
+            d.wait_ready()
+            assert infer(client, "matmul", {"x": x}).as_numpy("y").tolist() == [[9, 12]]

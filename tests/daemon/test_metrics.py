@@ -244,3 +244,16 @@ def test_logs_hold_no_tensor_bytes(start, tmp_path):
     with fails(grpc.StatusCode.INVALID_ARGUMENT):
         d.run(exe, {"x": marker[:3]})
     assert "Run" in d.log() and "SECRET" not in d.log()
+
+
+def test_streams_that_last_are_no_phase(start, tmp_path):
+    d = begin(start, tmp_path)
+    watch = d.channel.unary_stream("/grpc.health.v1.Health/Watch", request_serializer=bytes, response_deserializer=bytes)(b"", timeout=60)
+    next(watch)
+    time.sleep(1.2)
+    watch.cancel()
+    end = time.time() + 10
+    while (v := scrape(d)[0]).get('kiln_requests_total{method="grpc.health.v1.Health/Watch",code="CANCELLED"}') != 1:
+        assert time.time() < end
+    assert v['kiln_request_seconds_sum{method="grpc.health.v1.Health/Watch"}'] > 1.2
+    assert v.get('kiln_phase_seconds_sum{phase="download"}', 0) < 1

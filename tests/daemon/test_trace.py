@@ -248,3 +248,18 @@ def test_doctor_without_a_cache(start):
     d = start(cache=None)
     checks = doctor(f"unix:{d.socket}")
     assert "disk" not in checks
+
+
+def test_tenants_see_their_own(start):
+    from tenants import As, boss, section
+    d = start(config=["[server]", "trace_all = true", *boss(), *section("ann"), *section("ben"), *section("root", roles="run admin")])
+    ann, ben, root = (As(d, n) for n in ("ann", "ben", "root"))
+    ann.compile(add_graph())
+    ben.info()
+    status = {n: who.stub.GetStatus(kiln_pb2.GetStatusRequest(), timeout=10) for n, who in (("ann", ann), ("ben", ben), ("root", root))}
+    assert [t.name for t in status["ben"].tenants] == ["ben"]
+    assert {t.name for t in status["root"].tenants} == {"ann", "ben", "boss", "root"}
+    assert status["root"].compiles == 1 and status["ben"].compiles == 0 and status["ben"].answered == 0 and status["ben"].connections == 0
+    assert status["ann"].tenants[0].executables == 1 and status["ben"].tenants[0].executables == 0
+    assert {s.tenant for s in spans(ben).spans} == {"ben"} and {s.tenant for s in spans(ann).spans} == {"ann"}
+    assert {s.tenant for s in spans(root).spans} >= {"ann", "ben", "root"}
