@@ -35,7 +35,9 @@ Status channel_init(Channel *c, int fd) {
   return FAIL(RESOURCE_EXHAUSTED, "worker channel");
 }
 
+/* What it held belongs to one tenant; the memory serves the next. */
 static void packet_free(ChannelPacket *p) {
+  explicit_bzero(p->bytes, p->len);
   for (size_t i = 0; i < p->nfds; i++) close(p->fds[i]);
   explicit_bzero(p->bytes, p->len); /* a tenant's tensors: the next one's worker is this one */
   free(p);
@@ -127,6 +129,7 @@ static Status send_bulk(Channel *c, const Kiln__V1__Envelope *env, size_t len, c
   if (!bytes) return FAIL(RESOURCE_EXHAUSTED, "message of %zu bytes", len);
   kiln__v1__envelope__pack(env, bytes);
   Status st = shm_from_bytes("kiln-message", (Bytes){bytes, len}, &all[0]);
+  explicit_bzero(bytes, len);
   free(bytes);
   if (st) return st;
   for (size_t i = 0; i < nfds; i++) all[i + 1] = fds[i];

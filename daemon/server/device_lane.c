@@ -250,6 +250,8 @@ static Status start_job(DeviceLane *l, DeviceJob *job) {
   for (size_t i = 0; i < job->nbuffers; i++) TRY(need_buffer(l, job->buffers[i]));
   if (job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD) return send_load(l, job);
   TRY(need_executable(l, job->exe));
+  /* not the executable's: a model may belong to all */
+  if (job->env.body_case == KILN__V1__ENVELOPE__BODY_RUN) job->env.run->tenant = job->tenant->id;
   int fd = job->fd;
   if (job->slab) {
     bool bring = job->slab->incarnation != l->incarnation;

@@ -579,7 +579,6 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   if (batches(r, run, view)) return join_batch(r, run, view);
   TRY(place(r, run));
   run->message.executable = run->exe->id;
-  run->message.tenant = r->tenant->id; /* not the executable's: a model may belong to all */
   run->message.deadline_ns = r->deadline_ns;
   run->message.profile = view->profile != 0;
   run->job->exe = executable_retain(run->exe);
