@@ -1,7 +1,8 @@
-/* Blocks double from 16 KiB to 8 MiB; a request larger than a quarter of the next block gets a
- * block of its own, placed behind the current one so that the current free part is not lost. Blocks
- * of 2 MiB and more are mapped, aligned to that size and asked to be huge pages: a compile job
- * touches its memory once and front to back, so page faults would be a quarter of its time. */
+/* Blocks double from 16 KiB, unless the owner expects less, to 8 MiB; a request larger than a
+ * quarter of the next block gets a block of its own, placed behind the current one so that the
+ * current free part is not lost. Blocks of 2 MiB and more are mapped, aligned to that size and
+ * asked to be huge pages: a compile job touches its memory once and front to back, so page faults
+ * would be a quarter of its time. */
 #include "base/arena.h"
 
 #include <stdarg.h>
@@ -50,8 +51,10 @@ void arena_deinit(Arena *a) {
     next = b->next;
     block_free(b);
   }
-  *a = (Arena){.limit = a->limit};
+  *a = (Arena){.limit = a->limit, .first_block = a->first_block};
 }
+
+static size_t first_block(const Arena *a) { return a->first_block ? a->first_block : FIRST_BLOCK; }
 
 void arena_reset(Arena *a) {
   ArenaBlock *kept = NULL;
@@ -59,7 +62,7 @@ void arena_reset(Arena *a) {
   for (ArenaBlock *b = a->block, *next; b; b = next) {
     next = b->next;
     if (b != a->block) used = b->size;
-    if (!kept && b->size == FIRST_BLOCK) {
+    if (!kept && b->size == first_block(a)) {
       kept = b;
       memset(b + 1, 0, used - sizeof *b);
       b->next = NULL;
@@ -98,7 +101,7 @@ void *arena_alloc(Arena *a, size_t size) {
     a->at += size;
     return p;
   }
-  size_t next = a->block ? a->block->size * 2 : FIRST_BLOCK;
+  size_t next = a->block ? a->block->size * 2 : first_block(a);
   if (next > LAST_BLOCK) next = LAST_BLOCK;
   bool own = a->block && size > next / 4;
   ArenaBlock *b = new_block(a, own ? size : (size > next ? size : next));

@@ -12,13 +12,14 @@ typedef struct Arena {
   ArenaBlock *block;  /* newest first */
   char *at, *end;     /* free part of the newest block */
   size_t used, limit; /* bytes in blocks; 0 = no limit */
+  size_t first_block; /* bytes of the first; 0 = 16 KiB; may be set after arena_init */
   void (*on_full)(void *ctx);
   void *on_full_ctx;
 } Arena;
 
 void arena_init(Arena *a, size_t limit);
 void arena_deinit(Arena *a);
-/* Empty again; a block of the smallest size is kept for what comes next, the others are freed. */
+/* Empty again; the first block is kept for what comes next, the others are freed. */
 void arena_reset(Arena *a);
 /* Zeroed memory aligned to 16 bytes. NULL only when full and no on_full is set. */
 void *arena_alloc(Arena *a, size_t size);

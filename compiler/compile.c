@@ -17,6 +17,7 @@
 #include "compiler/passes/linearize.h"
 #include "compiler/passes/lower.h"
 #include "compiler/passes/plan_build.h"
+#include "compiler/passes/rowwise.h"
 #include "compiler/passes/schedule.h"
 #include "compiler/rules/rewrite.h"
 #include "compiler/search/opts.h"
@@ -87,6 +88,22 @@ Status compile_canonical(Job *job, const TensorGraph *graph, StrBuf *out) {
   CanonicalArgs a = {graph, out};
   TRY(job_run(job, canonical_steps, &a));
   return out->failed ? FAIL(RESOURCE_EXHAUSTED, "out of memory for the canonical graph") : NULL;
+}
+
+typedef struct RowwiseArgs {
+  const TensorGraph *graph;
+  bool *out;
+} RowwiseArgs;
+
+static void rowwise_steps(Job *job, void *ctx) {
+  const RowwiseArgs *a = ctx;
+  *a->out = rowwise(job, a->graph);
+}
+
+Status compile_rowwise(Job *job, const TensorGraph *graph, bool *out) {
+  RowwiseArgs a = {graph, out};
+  *out = false;
+  return job_run(job, rowwise_steps, &a);
 }
 
 /* -- tensor graph to kernels

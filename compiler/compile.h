@@ -32,6 +32,8 @@ Status compile_frontend(Job *job, Bytes model, const FrontendOptions *options, T
 /* The bytes that are hashed and compared: the graph, the slots' kinds, dtypes and shapes, and what
  * the request says about numbers. */
 Status compile_canonical(Job *job, const TensorGraph *graph, StrBuf *out);
+/* Whether runs of it may share one run, their rows behind each other (rowwise.h). */
+Status compile_rowwise(Job *job, const TensorGraph *graph, bool *out);
 Status compile_plan(Job *job, const TensorGraph *graph, const Target *target, Plan *out);
 
 typedef struct KernelObject {

@@ -56,7 +56,7 @@ run_pytest() {
   shift
   "$KILN_VENV/bin/python" -m pytest -q -p no:cacheprovider "$@" >"$log" 2>&1
   status=$?
-  tail -n 15 "$log"
+  tail -n 25 "$log"
   line=$(grep -E '[0-9]+ (passed|failed|errors?)\b.* in [0-9.]+s' "$log" | tail -n 1)
   p=$(grep -oE '[0-9]+ passed' <<<"$line" | grep -oE '[0-9]+')
   f=$(grep -oE '[0-9]+ failed' <<<"$line" | grep -oE '[0-9]+')

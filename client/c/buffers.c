@@ -5,8 +5,7 @@
 
 enum { DATA_ALIGN = 64 };
 
-/* -- Upload ---------------------------------------------------------------------------------------
- */
+/* -- Upload ------------------------------------------------------------------------------------ */
 
 static Status decode_upload(KilnCall *call, Bytes msg) {
   ProtobufCMessage *base;
@@ -15,24 +14,33 @@ static Status decode_upload(KilnCall *call, Bytes msg) {
   return NULL;
 }
 
-KilnCode kiln_upload(KilnClient *c, const KilnTensor *t, const char *device, KilnBuffer **out,
-                     KilnError *err) {
-  CallWait w = {.err = err};
+Status upload_start(KilnClient *c, CallWait *w, KilnCall **out) {
+  const CallSpec spec = {
+      .path = "/kiln.v1.Kiln/Upload", .decode = decode_upload, .done = call_wait_done, .ctx = w};
+  return call_start(c, &spec, out);
+}
+
+void upload_send_header(KilnCall *call, const KilnTensor *t, const char *device, uint64_t memory) {
   Kiln__V1__UploadHeader header = KILN__V1__UPLOAD_HEADER__INIT;
   header.dtype = (Kiln__V1__DType)t->dtype;
   header.n_dims = t->rank;
   header.dims = (uint64_t *)(uintptr_t)t->dims;
+  header.memory = memory;
   if (device) header.device = message_text(device);
   Kiln__V1__UploadRequest first = KILN__V1__UPLOAD_REQUEST__INIT;
   first.part_case = KILN__V1__UPLOAD_REQUEST__PART_HEADER;
   first.header = &header;
-  const CallSpec spec = {
-      .path = "/kiln.v1.Kiln/Upload", .decode = decode_upload, .done = call_wait_done, .ctx = &w};
+  call_send(call, &first.base);
+}
+
+KilnCode kiln_upload(KilnClient *c, const KilnTensor *t, const char *device, KilnBuffer **out,
+                     KilnError *err) {
+  CallWait w = {.err = err};
   KilnCall *call;
   void *answer;
-  Status st = call_start(c, &spec, &call);
+  Status st = upload_start(c, &w, &call);
   if (!st) {
-    call_send(call, &first.base);
+    upload_send_header(call, t, device, 0);
     call_stream(call, (ChunkSource){.data = t->data, .fd = -1, .left = t->bytes});
   }
   KilnCode code = call_wait(c, &w, st, &answer);
@@ -40,8 +48,7 @@ KilnCode kiln_upload(KilnClient *c, const KilnTensor *t, const char *device, Kil
   return code;
 }
 
-/* -- Download
- * -------------------------------------------------------------------------------------- */
+/* -- Download ---------------------------------------------------------------------------------- */
 
 /* The first message: everything about the tensor but its data. */
 static Status begin_download(KilnCall *call, const Kiln__V1__BufferInfo *info) {
@@ -128,30 +135,21 @@ KilnCode kiln_download(KilnClient *c, const char *buffer, KilnResult **out, Kiln
   return code;
 }
 
-/* -- Free, List
- * ------------------------------------------------------------------------------------ */
-
-static Status decode_freed(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  return answer_unpack(call, &kiln__v1__free_buffers_response__descriptor, msg, 1, &base);
-}
+/* -- Free, List -------------------------------------------------------------------------------- */
 
 KilnCode kiln_free_buffers(KilnClient *c, const char *const *buffers, size_t n, KilnError *err) {
   Kiln__V1__FreeBuffersRequest q = KILN__V1__FREE_BUFFERS_REQUEST__INIT;
   q.n_buffers = n;
   q.buffers = (char **)(uintptr_t)buffers;
-  void *answer;
-  KilnCode code = call_unary(c, "/kiln.v1.Kiln/FreeBuffers", &q.base, decode_freed, &answer, err);
-  kiln_free(answer);
+  static const Method method = {"/kiln.v1.Kiln/FreeBuffers",
+                                &kiln__v1__free_buffers_response__descriptor, 1, NULL};
+  KilnCode code;
+  kiln_free(call_method(c, &method, &q.base, &code, err));
   return code;
 }
 
-static Status decode_list(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  TRY(answer_unpack(call, &kiln__v1__list_buffers_response__descriptor, msg, sizeof(KilnBuffers),
-                    &base));
-  const Kiln__V1__ListBuffersResponse *m = (const Kiln__V1__ListBuffersResponse *)base;
-  Arena *a = owned_arena(call->answer);
+static Status lay_out_list(const void *message, Arena *a, void *out) {
+  const Kiln__V1__ListBuffersResponse *m = message;
   KilnBuffer *list = arena_array(a, m->n_buffers + 1, sizeof *list);
   if (!list) return answer_no_memory();
   for (size_t i = 0; i < m->n_buffers; i++) {
@@ -163,14 +161,16 @@ static Status decode_list(KilnCall *call, Bytes msg) {
                            .device = b->device,
                            .bytes = b->bytes};
   }
-  *(KilnBuffers *)call->answer = (KilnBuffers){.count = m->n_buffers, .buffers = list};
+  *(KilnBuffers *)out = (KilnBuffers){.count = m->n_buffers, .buffers = list};
   return NULL;
 }
 
 KilnCode kiln_list_buffers(KilnClient *c, KilnBuffers **out, KilnError *err) {
   Kiln__V1__ListBuffersRequest q = KILN__V1__LIST_BUFFERS_REQUEST__INIT;
-  void *answer;
-  KilnCode code = call_unary(c, "/kiln.v1.Kiln/ListBuffers", &q.base, decode_list, &answer, err);
-  *out = answer;
+  static const Method method = {"/kiln.v1.Kiln/ListBuffers",
+                                &kiln__v1__list_buffers_response__descriptor, sizeof(KilnBuffers),
+                                lay_out_list};
+  KilnCode code;
+  *out = call_method(c, &method, &q.base, &code, err);
   return code;
 }

@@ -4,33 +4,31 @@
 #include "client/c/internal.h"
 #include "proto/wire.h"
 
-static Status decode_check(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  TRY(answer_unpack(call, &kiln__v1__cache_verify_response__descriptor, msg, sizeof(KilnCacheCheck),
-                    &base));
-  const Kiln__V1__CacheVerifyResponse *m = (const Kiln__V1__CacheVerifyResponse *)base;
-  *(KilnCacheCheck *)call->answer = (KilnCacheCheck){.entries = m->entries,
-                                                     .schedules = m->schedules,
-                                                     .corrupt = m->corrupt,
-                                                     .newer = m->newer,
-                                                     .problems = m->problems};
+static Status lay_out_check(const void *message, Arena *a, void *out) {
+  const Kiln__V1__CacheVerifyResponse *m = message;
+  (void)a;
+  *(KilnCacheCheck *)out = (KilnCacheCheck){.entries = m->entries,
+                                            .schedules = m->schedules,
+                                            .corrupt = m->corrupt,
+                                            .newer = m->newer,
+                                            .problems = m->problems};
   return NULL;
 }
 
 KilnCode kiln_cache_verify(KilnClient *c, KilnCacheCheck **out, KilnError *err) {
   Kiln__V1__CacheVerifyRequest q = KILN__V1__CACHE_VERIFY_REQUEST__INIT;
-  void *answer;
-  KilnCode code = call_unary(c, "/kiln.v1.Kiln/CacheVerify", &q.base, decode_check, &answer, err);
-  *out = answer;
+  static const Method method = {"/kiln.v1.Kiln/CacheVerify",
+                                &kiln__v1__cache_verify_response__descriptor,
+                                sizeof(KilnCacheCheck), lay_out_check};
+  KilnCode code;
+  *out = call_method(c, &method, &q.base, &code, err);
   return code;
 }
 
-static Status decode_removed(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  TRY(answer_unpack(call, &kiln__v1__cache_removed_response__descriptor, msg,
-                    sizeof(KilnCacheRemoved), &base));
-  const Kiln__V1__CacheRemovedResponse *m = (const Kiln__V1__CacheRemovedResponse *)base;
-  *(KilnCacheRemoved *)call->answer =
+static Status lay_out_removed(const void *message, Arena *a, void *out) {
+  const Kiln__V1__CacheRemovedResponse *m = message;
+  (void)a;
+  *(KilnCacheRemoved *)out =
       (KilnCacheRemoved){.entries = m->entries, .schedules = m->schedules, .bytes = m->bytes};
   return NULL;
 }
@@ -41,9 +39,11 @@ KilnCode kiln_cache_prune(KilnClient *c, const KilnCachePrune *what, KilnCacheRe
   q.older_ns = what->older_ns;
   q.bytes = what->bytes;
   if (what->target) q.target = message_text(what->target);
-  void *answer;
-  KilnCode code = call_unary(c, "/kiln.v1.Kiln/CachePrune", &q.base, decode_removed, &answer, err);
-  *out = answer;
+  static const Method method = {"/kiln.v1.Kiln/CachePrune",
+                                &kiln__v1__cache_removed_response__descriptor,
+                                sizeof(KilnCacheRemoved), lay_out_removed};
+  KilnCode code;
+  *out = call_method(c, &method, &q.base, &code, err);
   return code;
 }
 
@@ -51,14 +51,15 @@ KilnCode kiln_cache_remove(KilnClient *c, const char *hash, KilnCacheRemoved **o
                            KilnError *err) {
   Kiln__V1__CacheRemoveRequest q = KILN__V1__CACHE_REMOVE_REQUEST__INIT;
   q.hash = message_text(hash);
-  void *answer;
-  KilnCode code = call_unary(c, "/kiln.v1.Kiln/CacheRemove", &q.base, decode_removed, &answer, err);
-  *out = answer;
+  static const Method method = {"/kiln.v1.Kiln/CacheRemove",
+                                &kiln__v1__cache_removed_response__descriptor,
+                                sizeof(KilnCacheRemoved), lay_out_removed};
+  KilnCode code;
+  *out = call_method(c, &method, &q.base, &code, err);
   return code;
 }
 
-/* -- export -------------------------------------------------------------------------------------
- */
+/* -- export ------------------------------------------------------------------------------------ */
 
 enum { FILE_MAX = 64 << 20 /* what a server sends at most */ };
 
@@ -105,8 +106,7 @@ KilnCode kiln_cache_export(KilnClient *c, const char *kernel, KilnCacheFile **ou
   return code;
 }
 
-/* -- import -------------------------------------------------------------------------------------
- */
+/* -- import ------------------------------------------------------------------------------------ */
 
 static Status decode_import(KilnCall *call, Bytes msg) {
   ProtobufCMessage *base;

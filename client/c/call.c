@@ -21,8 +21,12 @@ Status call_start(KilnClient *c, const CallSpec *spec, KilnCall **out) {
   TRY(client_ensure(c));
   KilnCall *call = calloc(1, sizeof *call);
   if (!call) return FAIL(RESOURCE_EXHAUSTED, "no memory for a call");
-  *call = (KilnCall){
-      .client = c, .decode = spec->decode, .done = spec->done, .ctx = spec->ctx, .source.fd = -1};
+  *call = (KilnCall){.client = c,
+                     .decode = spec->decode,
+                     .method = spec->method,
+                     .done = spec->done,
+                     .ctx = spec->ctx,
+                     .source.fd = -1};
   const GrpcCall start = {.path = spec->path,
                           .authorization = c->authorization,
                           .timeout_ns = c->timeout_ns,
@@ -212,15 +216,36 @@ KilnCode call_wait(KilnClient *c, CallWait *w, Status started, void **out) {
   return w->code;
 }
 
-KilnCode call_unary(KilnClient *c, const char *path, const ProtobufCMessage *request,
-                    CallDecode decode, void **out, KilnError *err) {
+static Status decode_method(KilnCall *call, Bytes msg) {
+  const Method *m = call->method;
+  ProtobufCMessage *message;
+  TRY(answer_unpack(call, m->message, msg, m->size, &message));
+  return m->lay_out ? m->lay_out(message, owned_arena(call->answer), call->answer) : NULL;
+}
+
+static KilnCode run_unary(KilnClient *c, CallSpec spec, const ProtobufCMessage *request, void **out,
+                          KilnError *err) {
   CallWait w = {.err = err};
-  const CallSpec spec = {.path = path, .decode = decode, .done = call_wait_done, .ctx = &w};
   KilnCall *call;
+  spec.done = call_wait_done;
+  spec.ctx = &w;
   Status st = call_start(c, &spec, &call);
   if (!st) {
     call_send(call, request);
     call_end(call);
   }
   return call_wait(c, &w, st, out);
+}
+
+void *call_method(KilnClient *c, const Method *method, const ProtobufCMessage *request,
+                  KilnCode *code, KilnError *err) {
+  CallSpec spec = {.path = method->path, .decode = decode_method, .method = method};
+  void *answer;
+  *code = run_unary(c, spec, request, &answer, err);
+  return answer;
+}
+
+KilnCode call_unary(KilnClient *c, const char *path, const ProtobufCMessage *request,
+                    CallDecode decode, void **out, KilnError *err) {
+  return run_unary(c, (CallSpec){.path = path, .decode = decode}, request, out, err);
 }

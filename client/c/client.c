@@ -36,6 +36,7 @@ static void close_socket(KilnClient *c) {
 static void lose(KilnClient *c, Status why) {
   GrpcSession *session = c->session;
   close_socket(c);
+  client_pass_reset(c);
   if (c->names) freeaddrinfo(c->names);
   c->names = c->next_name = NULL;
   c->session = NULL;
@@ -196,7 +197,7 @@ void client_flush(KilnClient *c) {
   c->want_write = false;
   for (int n; (n = secure_output(c, iov, IOV_MAX_PIECES)) > 0;) {
     struct msghdr m = {.msg_iov = iov, .msg_iovlen = (size_t)n};
-    ssize_t sent = sendmsg(c->fd, &m, MSG_NOSIGNAL);
+    ssize_t sent = client_sendmsg(c, &m);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0) {
       c->want_write = true; /* full; or broken, which reading will tell */

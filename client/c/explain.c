@@ -22,12 +22,8 @@ static bool take_tried(Arena *a, const Kiln__V1__ExplainedKernel *m, KilnKernel 
   return true;
 }
 
-static Status decode_explain(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  TRY(answer_unpack(call, &kiln__v1__explain_response__descriptor, msg, sizeof(KilnExplanation),
-                    &base));
-  const Kiln__V1__ExplainResponse *m = (const Kiln__V1__ExplainResponse *)base;
-  Arena *a = owned_arena(call->answer);
+static Status lay_out_explain(const void *message, Arena *a, void *out) {
+  const Kiln__V1__ExplainResponse *m = message;
   KilnKernel *list = arena_array(a, m->n_kernels + 1, sizeof *list);
   if (!list) return answer_no_memory();
   for (size_t i = 0; i < m->n_kernels; i++) {
@@ -49,7 +45,7 @@ static Status decode_explain(KilnCall *call, Bytes msg) {
                            .failed = k->failed};
     if (!take_tried(a, k, &list[i])) return answer_no_memory();
   }
-  *(KilnExplanation *)call->answer = (KilnExplanation){
+  *(KilnExplanation *)out = (KilnExplanation){
       .device = m->device, .calls = m->calls, .count = m->n_kernels, .kernels = list};
   return NULL;
 }
@@ -59,8 +55,9 @@ KilnCode kiln_explain(KilnClient *c, const char *executable, uint32_t tried, Kil
   Kiln__V1__ExplainRequest q = KILN__V1__EXPLAIN_REQUEST__INIT;
   q.executable = message_text(executable);
   q.tried = tried;
-  void *answer;
-  KilnCode code = call_unary(c, "/kiln.v1.Kiln/Explain", &q.base, decode_explain, &answer, err);
-  *out = answer;
+  static const Method method = {"/kiln.v1.Kiln/Explain", &kiln__v1__explain_response__descriptor,
+                                sizeof(KilnExplanation), lay_out_explain};
+  KilnCode code;
+  *out = call_method(c, &method, &q.base, &code, err);
   return code;
 }

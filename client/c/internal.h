@@ -6,6 +6,7 @@
 #pragma once
 
 #include <protobuf-c/protobuf-c.h>
+#include <sys/types.h>
 
 #include "base/arena.h"
 #include "base/status.h"
@@ -53,6 +54,8 @@ typedef enum ClientState {
   CS_READY
 } ClientState;
 
+enum { CLIENT_PASS_MAX = 4 };
+
 struct KilnClient {
   Address address;
   bool no_spawn, spawned, want_write, processing, closing;
@@ -68,7 +71,10 @@ struct KilnClient {
   GrpcSession *session;
   KilnCall *calls;
   uint8_t *inbuf;
-  Status lost; /* why the last connection ended */
+  Status lost;               /* why the last connection ended */
+  int pass[CLIENT_PASS_MAX]; /* descriptors that go with the next bytes */
+  size_t npass;
+  uint64_t passed; /* on this connection, those included */
 };
 
 /* Connects if there is no connection. */
@@ -108,12 +114,22 @@ typedef struct ChunkSource {
   uint64_t left;
 } ChunkSource;
 
+/* A method with one request and one answer of one message. */
+typedef struct Method {
+  const char *path;
+  const ProtobufCMessageDescriptor *message;
+  size_t size; /* of the public struct, which is zero when it is laid out */
+  /* Lays the message out as that; both live in a. NULL: the message says nothing. */
+  Status (*lay_out)(const void *message, Arena *a, void *out);
+} Method;
+
 struct KilnCall {
   KilnClient *client;
   GrpcStream *stream;
   KilnCall *prev, *next;
   int64_t deadline; /* 0 = none */
   CallDecode decode;
+  const Method *method; /* of call_method, else NULL */
   CallDone done;
   KilnCompileDone compile_done;
   KilnRunDone run_done;
@@ -128,6 +144,7 @@ struct KilnCall {
 typedef struct CallSpec {
   const char *path;
   CallDecode decode;
+  const Method *method; /* for decode; NULL otherwise */
   CallDone done;
   void *ctx;
 } CallSpec;
@@ -141,7 +158,10 @@ void call_end(KilnCall *call);
 /* Streams a source as chunk messages (field 2 of a request) after what was sent. Takes the fd. */
 void call_stream(KilnCall *call, ChunkSource source);
 
-/* A unary call from request message to answer. */
+/* The answer, for kiln_free; NULL when *code is not KILN_OK. */
+void *call_method(KilnClient *c, const Method *method, const ProtobufCMessage *request,
+                  KilnCode *code, KilnError *err);
+/* A unary call from request message to answer, by a decoder of its own. */
 KilnCode call_unary(KilnClient *c, const char *path, const ProtobufCMessage *request,
                     CallDecode decode, void **out, KilnError *err);
 
@@ -156,6 +176,17 @@ void call_wait_done(KilnCall *call, const KilnError *err, void *answer);
 /* Waits for a call that was started with call_wait_done and ctx = w; or takes the failure to start.
  */
 KilnCode call_wait(KilnClient *c, CallWait *w, Status started, void **out);
+
+/* -- buffers.c, memory.c --------------------------------------------------------------------------
+ */
+
+Status upload_start(KilnClient *c, CallWait *w, KilnCall **out);
+/* memory: the number of a passed descriptor, or 0. */
+void upload_send_header(KilnCall *call, const KilnTensor *t, const char *device, uint64_t memory);
+struct msghdr;
+/* sendmsg(2) with the descriptors that wait. */
+ssize_t client_sendmsg(KilnClient *c, struct msghdr *m);
+void client_pass_reset(KilnClient *c);
 
 /* A text as a field of a request: char *, never written through. */
 static inline char *message_text(const char *s) { return (char *)(uintptr_t)s; }

@@ -249,6 +249,14 @@ KILN_API KilnCode kiln_inspect(KilnClient *client, const KilnModel *model,
 /* -- running -------------------------------------------------------------------------------------
  */
 
+/* Among the runs of one user that wait for a device. */
+typedef enum KilnPriority {
+  KILN_PRIORITY_DEFAULT = 0, /* normal */
+  KILN_PRIORITY_HIGH = 1,
+  KILN_PRIORITY_NORMAL = 2,
+  KILN_PRIORITY_LOW = 3
+} KilnPriority;
+
 typedef struct KilnRunOptions {
   const char *const *outputs; /* names of the wanted ones; none = all, in the model's order */
   size_t noutputs;
@@ -256,6 +264,7 @@ typedef struct KilnRunOptions {
   int seeded;             /* random ops draw the numbers of seed and run, not fresh ones */
   uint64_t seed, run;     /* any; equal pairs give equal numbers on every device */
   int profile;            /* time every call of a kernel; each is waited for */
+  KilnPriority priority;
 } KilnRunOptions;
 
 typedef struct KilnResult {
@@ -334,6 +343,21 @@ typedef struct KilnBuffers {
 /* device: NULL = the server's choice. Of *out only id is filled in. */
 KILN_API KilnCode kiln_upload(KilnClient *client, const KilnTensor *tensor, const char *device,
                               KilnBuffer **out, KilnError *err);
+
+/* Memory that a server on the same machine takes as it is, without a copy: build the tensor in it,
+ * then upload it. What was uploaded cannot be changed any more, by anybody, and not be a state that
+ * runs update; the memory may be freed at once or uploaded again. */
+typedef struct KilnMemory KilnMemory;
+KILN_API KilnCode kiln_memory_create(size_t bytes, KilnMemory **out, KilnError *err);
+/* `bytes` zero bytes; after the upload only to be read, at another address, NULL when it could not
+ * be mapped again. */
+KILN_API void *kiln_memory_data(const KilnMemory *memory);
+KILN_API void kiln_memory_free(KilnMemory *memory);
+/* tensor->data is not looked at; the tensor is the first tensor->bytes bytes of the memory. Over
+ * TCP they are sent. */
+KILN_API KilnCode kiln_upload_memory(KilnClient *client, const KilnTensor *tensor,
+                                     KilnMemory *memory, const char *device, KilnBuffer **out,
+                                     KilnError *err);
 /* One tensor, without a name. */
 KILN_API KilnCode kiln_download(KilnClient *client, const char *buffer, KilnResult **out,
                                 KilnError *err);

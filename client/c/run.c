@@ -13,7 +13,8 @@ enum {
   RUN_OUTPUTS = 3,
   RUN_AS_BUFFERS = 4,
   RUN_RANDOM = 5,
-  RUN_PROFILE = 6
+  RUN_PROFILE = 6,
+  RUN_PRIORITY = 7
 };
 enum { RANDOM_SEED = 1, RANDOM_RUN = 2 };
 enum { NAMED_NAME = 1, NAMED_TENSOR = 2, NAMED_BUFFER = 3, NAMED_DIMS = 4 };
@@ -110,6 +111,7 @@ static void send_run(KilnCall *call, const char *executable, const KilnTensor *i
                      size_t ninputs, const KilnRunOptions *o) {
   size_t size = field_size(strlen(executable)) + (o->outputs_as_buffers ? 2 : 0);
   if (o->profile) size += 2;
+  if (o->priority) size += 1 + varint_size((uint64_t)o->priority);
   if (o->seeded) size += field_size(random_size(o));
   for (size_t i = 0; i < ninputs; i++) size += field_size(named_size(&inputs[i]));
   for (size_t i = 0; i < o->noutputs; i++) size += field_size(strlen(o->outputs[i]));
@@ -120,7 +122,8 @@ static void send_run(KilnCall *call, const char *executable, const KilnTensor *i
   for (size_t i = 0; i < o->noutputs; i++) at = put_text(at, RUN_OUTPUTS, o->outputs[i]);
   if (o->seeded) at = put_random(at, o);
   if (o->outputs_as_buffers) *at++ = RUN_AS_BUFFERS << 3 | WIRE_VARINT, *at++ = 1;
-  if (o->profile) *at++ = RUN_PROFILE << 3 | WIRE_VARINT, *at = 1;
+  if (o->profile) *at++ = RUN_PROFILE << 3 | WIRE_VARINT, *at++ = 1;
+  if (o->priority) *at++ = RUN_PRIORITY << 3 | WIRE_VARINT, put_varint(at, (uint64_t)o->priority);
 }
 
 /* -- reading

@@ -3,42 +3,38 @@
 #include "client/c/internal.h"
 #include "grpc/health/v1/health.pb-c.h"
 
-/* -- server and devices
- * ------------------------------------------------------------------------------ */
+/* -- server and devices ------------------------------------------------------------------------ */
 
-static Status decode_info(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  TRY(answer_unpack(call, &kiln__v1__get_server_info_response__descriptor, msg,
-                    sizeof(KilnServerInfo), &base));
-  const Kiln__V1__GetServerInfoResponse *m = (const Kiln__V1__GetServerInfoResponse *)base;
-  *(KilnServerInfo *)call->answer = (KilnServerInfo){.version = m->version,
-                                                     .api_min = m->api_min,
-                                                     .api_max = m->api_max,
-                                                     .max_message_bytes = m->max_message_bytes,
-                                                     .max_model_bytes = m->max_model_bytes,
-                                                     .max_tensor_bytes = m->max_tensor_bytes,
-                                                     .uptime_ns = m->uptime_ns,
-                                                     .pid = m->pid,
-                                                     .cache_path = m->cache_path,
-                                                     .cache_error = m->cache_error,
-                                                     .resident_bytes = m->resident_bytes};
+static Status lay_out_info(const void *message, Arena *a, void *out) {
+  const Kiln__V1__GetServerInfoResponse *m = message;
+  (void)a;
+  *(KilnServerInfo *)out = (KilnServerInfo){.version = m->version,
+                                            .api_min = m->api_min,
+                                            .api_max = m->api_max,
+                                            .max_message_bytes = m->max_message_bytes,
+                                            .max_model_bytes = m->max_model_bytes,
+                                            .max_tensor_bytes = m->max_tensor_bytes,
+                                            .uptime_ns = m->uptime_ns,
+                                            .pid = m->pid,
+                                            .cache_path = m->cache_path,
+                                            .cache_error = m->cache_error,
+                                            .resident_bytes = m->resident_bytes};
   return NULL;
 }
 
 KilnCode kiln_server_info(KilnClient *c, KilnServerInfo **out, KilnError *err) {
   Kiln__V1__GetServerInfoRequest q = KILN__V1__GET_SERVER_INFO_REQUEST__INIT;
-  void *answer;
-  KilnCode code = call_unary(c, "/kiln.v1.Kiln/GetServerInfo", &q.base, decode_info, &answer, err);
-  *out = answer;
+  static const Method method = {"/kiln.v1.Kiln/GetServerInfo",
+                                &kiln__v1__get_server_info_response__descriptor,
+                                sizeof(KilnServerInfo), lay_out_info};
+  KilnCode code;
+  *out = call_method(c, &method, &q.base, &code, err);
   return code;
 }
 
-static Status decode_devices(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  TRY(answer_unpack(call, &kiln__v1__list_devices_response__descriptor, msg, sizeof(KilnDevices),
-                    &base));
-  const Kiln__V1__ListDevicesResponse *m = (const Kiln__V1__ListDevicesResponse *)base;
-  KilnDevice *list = arena_array(owned_arena(call->answer), m->n_devices + 1, sizeof *list);
+static Status lay_out_devices(const void *message, Arena *a, void *out) {
+  const Kiln__V1__ListDevicesResponse *m = message;
+  KilnDevice *list = arena_array(a, m->n_devices + 1, sizeof *list);
   if (!list) return answer_no_memory();
   for (size_t i = 0; i < m->n_devices; i++) {
     const Kiln__V1__DeviceInfo *d = m->devices[i];
@@ -53,24 +49,24 @@ static Status decode_devices(KilnCall *call, Bytes msg) {
                            .buffer_bytes = d->buffer_bytes,
                            .fingerprint = d->fingerprint};
   }
-  *(KilnDevices *)call->answer = (KilnDevices){.count = m->n_devices, .devices = list};
+  *(KilnDevices *)out = (KilnDevices){.count = m->n_devices, .devices = list};
   return NULL;
 }
 
 KilnCode kiln_list_devices(KilnClient *c, KilnDevices **out, KilnError *err) {
   Kiln__V1__ListDevicesRequest q = KILN__V1__LIST_DEVICES_REQUEST__INIT;
-  void *answer;
-  KilnCode code = call_unary(c, "/kiln.v1.Kiln/ListDevices", &q.base, decode_devices, &answer, err);
-  *out = answer;
+  static const Method method = {"/kiln.v1.Kiln/ListDevices",
+                                &kiln__v1__list_devices_response__descriptor, sizeof(KilnDevices),
+                                lay_out_devices};
+  KilnCode code;
+  *out = call_method(c, &method, &q.base, &code, err);
   return code;
 }
 
-static Status decode_health(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  TRY(answer_unpack(call, &grpc__health__v1__health_check_response__descriptor, msg,
-                    sizeof(KilnServing), &base));
-  *(KilnServing *)call->answer =
-      (KilnServing)((Grpc__Health__V1__HealthCheckResponse *)base)->status;
+static Status lay_out_health(const void *message, Arena *a, void *out) {
+  (void)a;
+  *(KilnServing *)out =
+      (KilnServing)((const Grpc__Health__V1__HealthCheckResponse *)message)->status;
   return NULL;
 }
 
@@ -78,67 +74,61 @@ KilnCode kiln_health(KilnClient *c, const char *service, KilnServing *out, KilnE
   Grpc__Health__V1__HealthCheckRequest q = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
   if (service) q.service = message_text(service);
   void *answer;
-  KilnCode code =
-      call_unary(c, "/grpc.health.v1.Health/Check", &q.base, decode_health, &answer, err);
+  static const Method method = {"/grpc.health.v1.Health/Check",
+                                &grpc__health__v1__health_check_response__descriptor,
+                                sizeof(KilnServing), lay_out_health};
+  KilnCode code;
+  answer = call_method(c, &method, &q.base, &code, err);
   *out = answer ? *(KilnServing *)answer : KILN_SERVING_UNKNOWN;
   kiln_free(answer);
   return code;
 }
 
-static Status decode_released(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  return answer_unpack(call, &kiln__v1__release_executable_response__descriptor, msg, 1, &base);
-}
-
 KilnCode kiln_release(KilnClient *c, const char *executable, KilnError *err) {
   Kiln__V1__ReleaseExecutableRequest q = KILN__V1__RELEASE_EXECUTABLE_REQUEST__INIT;
   q.executable = message_text(executable);
-  void *answer;
-  KilnCode code =
-      call_unary(c, "/kiln.v1.Kiln/ReleaseExecutable", &q.base, decode_released, &answer, err);
-  kiln_free(answer);
+  static const Method method = {"/kiln.v1.Kiln/ReleaseExecutable",
+                                &kiln__v1__release_executable_response__descriptor, 1, NULL};
+  KilnCode code;
+  kiln_free(call_method(c, &method, &q.base, &code, err));
   return code;
 }
 
-/* -- cache
- * ------------------------------------------------------------------------------------------- */
+/* -- cache ------------------------------------------------------------------------------------- */
 
-static Status decode_stats(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  TRY(answer_unpack(call, &kiln__v1__cache_stats_response__descriptor, msg, sizeof(KilnCacheStats),
-                    &base));
-  const Kiln__V1__CacheStatsResponse *m = (const Kiln__V1__CacheStatsResponse *)base;
-  *(KilnCacheStats *)call->answer = (KilnCacheStats){.path = m->path,
-                                                     .error = m->error,
-                                                     .plans = m->plans,
-                                                     .kernels = m->kernels,
-                                                     .bytes = m->bytes,
-                                                     .max_bytes = m->max_bytes,
-                                                     .hits = m->hits,
-                                                     .misses = m->misses,
-                                                     .evictions = m->evictions,
-                                                     .corrupt = m->corrupt,
-                                                     .merged = m->merged,
-                                                     .schema = m->schema,
-                                                     .schedules = m->schedules,
-                                                     .schedule_bytes = m->schedule_bytes};
+static Status lay_out_stats(const void *message, Arena *a, void *out) {
+  const Kiln__V1__CacheStatsResponse *m = message;
+  (void)a;
+  *(KilnCacheStats *)out = (KilnCacheStats){.path = m->path,
+                                            .error = m->error,
+                                            .plans = m->plans,
+                                            .kernels = m->kernels,
+                                            .bytes = m->bytes,
+                                            .max_bytes = m->max_bytes,
+                                            .hits = m->hits,
+                                            .misses = m->misses,
+                                            .evictions = m->evictions,
+                                            .corrupt = m->corrupt,
+                                            .merged = m->merged,
+                                            .schema = m->schema,
+                                            .schedules = m->schedules,
+                                            .schedule_bytes = m->schedule_bytes};
   return NULL;
 }
 
 KilnCode kiln_cache_stats(KilnClient *c, KilnCacheStats **out, KilnError *err) {
   Kiln__V1__CacheStatsRequest q = KILN__V1__CACHE_STATS_REQUEST__INIT;
-  void *answer;
-  KilnCode code = call_unary(c, "/kiln.v1.Kiln/CacheStats", &q.base, decode_stats, &answer, err);
-  *out = answer;
+  static const Method method = {"/kiln.v1.Kiln/CacheStats",
+                                &kiln__v1__cache_stats_response__descriptor, sizeof(KilnCacheStats),
+                                lay_out_stats};
+  KilnCode code;
+  *out = call_method(c, &method, &q.base, &code, err);
   return code;
 }
 
-static Status decode_entries(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  TRY(answer_unpack(call, &kiln__v1__cache_list_response__descriptor, msg, sizeof(KilnCacheEntries),
-                    &base));
-  const Kiln__V1__CacheListResponse *m = (const Kiln__V1__CacheListResponse *)base;
-  KilnCacheEntry *list = arena_array(owned_arena(call->answer), m->n_entries + 1, sizeof *list);
+static Status lay_out_entries(const void *message, Arena *a, void *out) {
+  const Kiln__V1__CacheListResponse *m = message;
+  KilnCacheEntry *list = arena_array(a, m->n_entries + 1, sizeof *list);
   if (!list) return answer_no_memory();
   for (size_t i = 0; i < m->n_entries; i++) {
     const Kiln__V1__CacheEntry *e = m->entries[i];
@@ -152,31 +142,33 @@ static Status decode_entries(KilnCall *call, Bytes msg) {
                                .note = e->note,
                                .schedules = e->schedules};
   }
-  *(KilnCacheEntries *)call->answer = (KilnCacheEntries){.count = m->n_entries, .entries = list};
+  *(KilnCacheEntries *)out = (KilnCacheEntries){.count = m->n_entries, .entries = list};
   return NULL;
 }
 
 KilnCode kiln_cache_list(KilnClient *c, uint32_t limit, KilnCacheEntries **out, KilnError *err) {
   Kiln__V1__CacheListRequest q = KILN__V1__CACHE_LIST_REQUEST__INIT;
   q.limit = limit;
-  void *answer;
-  KilnCode code = call_unary(c, "/kiln.v1.Kiln/CacheList", &q.base, decode_entries, &answer, err);
-  *out = answer;
+  static const Method method = {"/kiln.v1.Kiln/CacheList",
+                                &kiln__v1__cache_list_response__descriptor,
+                                sizeof(KilnCacheEntries), lay_out_entries};
+  KilnCode code;
+  *out = call_method(c, &method, &q.base, &code, err);
   return code;
 }
 
-static Status decode_why(KilnCall *call, Bytes msg) {
-  ProtobufCMessage *base;
-  TRY(answer_unpack(call, &kiln__v1__cache_why_response__descriptor, msg, sizeof(KilnText), &base));
-  *(KilnText *)call->answer = (KilnText){.text = ((Kiln__V1__CacheWhyResponse *)base)->text};
+static Status lay_out_why(const void *message, Arena *a, void *out) {
+  (void)a;
+  *(KilnText *)out = (KilnText){.text = ((const Kiln__V1__CacheWhyResponse *)message)->text};
   return NULL;
 }
 
 KilnCode kiln_cache_why(KilnClient *c, const char *hash, KilnText **out, KilnError *err) {
   Kiln__V1__CacheWhyRequest q = KILN__V1__CACHE_WHY_REQUEST__INIT;
   q.hash = message_text(hash);
-  void *answer;
-  KilnCode code = call_unary(c, "/kiln.v1.Kiln/CacheWhy", &q.base, decode_why, &answer, err);
-  *out = answer;
+  static const Method method = {"/kiln.v1.Kiln/CacheWhy", &kiln__v1__cache_why_response__descriptor,
+                                sizeof(KilnText), lay_out_why};
+  KilnCode code;
+  *out = call_method(c, &method, &q.base, &code, err);
   return code;
 }

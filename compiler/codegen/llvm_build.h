@@ -130,6 +130,8 @@ LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u);
 /* For an ungated load of scalar index: the m contiguous elements from each lane's place on.
  * False, and nothing emitted, when the kernel writes that memory. */
 bool llvm_load_rows(Emitter *e, const UOp *u, unsigned m, LLVMValueRef *row);
+/* The same for an ungated store: row[i] to lane i's place. */
+void llvm_store_rows(Emitter *e, const UOp *u, const LLVMValueRef *row);
 /* The slot that an access to a REG buffer names, or NULL when it is not one. */
 RegSlot *llvm_reg_slot(Emitter *e, const UOp *access);
 
@@ -165,3 +167,5 @@ LLVMValueRef llvm_gpu_barrier(Emitter *e, const UOp *u);
 /* -- llvm_tile.c -- */
 /* If list[at] == u begins a tile of strided loads, emits and records them all. */
 bool llvm_tile_load(Emitter *e, const UOp *u, size_t at);
+/* If the store list[at] == u is a column of a tile, the last of its columns emits it. */
+bool llvm_tile_store(Emitter *e, const UOp *u, size_t at);

@@ -218,6 +218,7 @@ static void emit_node(Emitter *e, const UOp *u, size_t at) {
   }
   if (u->op == OP_LOAD && e->values[u->id - e->first_id]) return;
   if (u->op == OP_LOAD && !e->gpu && llvm_tile_load(e, u, at)) return;
+  if (u->op == OP_STORE && !e->gpu && llvm_tile_store(e, u, at)) return;
   EmitFn fn = emit_table[u->op];
   if (!fn && (op_info[u->op].flags & OPF_ALU)) fn = llvm_alu_emit;
   if (!fn) {

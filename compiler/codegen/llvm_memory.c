@@ -567,6 +567,11 @@ static void store_open(const Access *a, LLVMValueRef v) {
   }
 }
 
+void llvm_store_rows(Emitter *e, const UOp *u, const LLVMValueRef *row) {
+  Access a = resolve(e, u, u->src[2]->lanes, NULL);
+  for (unsigned i = 0; i < a.lanes; i++) store_at(&a, to_memory(&a, row[i]), a.stride * i);
+}
+
 LLVMValueRef llvm_store_emit(Emitter *e, const UOp *u) {
   RegSlot *slot = llvm_reg_slot(e, u);
   if (slot) {

@@ -7,10 +7,15 @@
  * blocks, whose columns are then joined end to end.
  *
  * The first load of such a group emits all of them. That moves the others up to it, so they must be
- * in the same loop body, and the memory must be one that the kernel never writes. */
+ * in the same loop body, and the memory must be one that the kernel never writes.
+ *
+ * Stores of such columns are the same backwards: the last of them writes rows, in a body that loads
+ * nothing of that memory. */
+#include <stdlib.h>
+
 #include "compiler/codegen/llvm_build.h"
 
-enum { MAX_TILE = 32 };
+enum { MAX_TILE = 32, MAX_STORES = 256 };
 
 /* The part of an index without its constant. */
 static const UOp *split(const UOp *index, int64_t *constant) {
@@ -89,5 +94,86 @@ bool llvm_tile_load(Emitter *e, const UOp *u, size_t at) {
   for (unsigned k = 0; k < m; k++) {
     e->values[column[k]->id - e->first_id] = join(e, row + k, m, n / m);
   }
+  return true;
+}
+
+static bool stored_in_lanes(const UOp *u) {
+  if (u->op != OP_STORE || u->nsrc != 3 || u->src[0]->op != OP_PARAM) return false;
+  unsigned n = u->src[2]->lanes;
+  return n >= 4 && n <= MAX_TILE && (n & (n - 1)) == 0 && u->src[1]->lanes == 1 &&
+         u->src[0]->dtype != DT_BOOL && (u->arg.i > 4 || u->arg.i < -4);
+}
+
+typedef struct Column {
+  const UOp *store;
+  int64_t at; /* the constant of its index */
+  size_t place;
+} Column;
+
+static int by_index(const void *x, const void *y) {
+  const Column *a = x, *b = y;
+  return a->at < b->at ? -1 : a->at > b->at;
+}
+
+/* The stores like u in its loop body, by index; 0 when they cannot be moved. */
+static unsigned find_stores(const Emitter *e, const UOp *u, size_t at, Column *out) {
+  int64_t c;
+  const UOp *base = split(u->src[1], &c);
+  size_t i = at;
+  unsigned n = 0;
+  for (; i > 0; i--) {
+    Op op = (Op)e->linear->list[i - 1]->op;
+    if (op == OP_RANGE || op == OP_END) break;
+  }
+  for (; i < e->linear->len; i++) {
+    const UOp *x = e->linear->list[i], *buffer = x->nsrc ? x->src[0] : NULL;
+    if (x->op == OP_RANGE || x->op == OP_END) break;
+    while (buffer && buffer->op == OP_AFTER) buffer = buffer->src[0];
+    if (x->op == OP_LOAD && buffer == u->src[0]) return 0;
+    if (!stored_in_lanes(x) || buffer != u->src[0] || x->arg.i != u->arg.i) continue;
+    if (x->src[2]->lanes != u->src[2]->lanes || split(x->src[1], &c) != base) continue;
+    if (n == MAX_STORES) return 0;
+    out[n++] = (Column){x, c, i};
+  }
+  qsort(out, n, sizeof *out, by_index);
+  return n;
+}
+
+/* The tile that u is a column of: where it begins among n columns, and how many it has; 0: none. */
+static unsigned tile_of(const Column *c, unsigned n, const UOp *u, unsigned *first) {
+  int64_t apart = u->arg.i < 0 ? -u->arg.i : u->arg.i, most = u->src[2]->lanes;
+  if (most > apart) most = apart; /* rows do not overlap */
+  for (unsigned i = 0; i < n;) {
+    unsigned m = 1;
+    bool mine = false;
+    while (m < most && i + m < n && c[i + m].at == c[i].at + m) m++;
+    while (m & (m - 1)) m &= m - 1;
+    for (unsigned k = 0; k < m; k++) mine |= c[i + k].store == u;
+    if (i && c[i].at == c[i - 1].at) return 0;
+    *first = i;
+    if (mine) return m >= 4 ? m : 0;
+    i += m;
+  }
+  return 0;
+}
+
+bool llvm_tile_store(Emitter *e, const UOp *u, size_t at) {
+  Column column[MAX_STORES];
+  LLVMValueRef row[MAX_TILE], value[MAX_TILE];
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
+  unsigned first, lanes = u->src[2]->lanes;
+  if (!stored_in_lanes(u)) return false;
+  unsigned m = tile_of(column, find_stores(e, u, at, column), u, &first);
+  for (unsigned k = 0; k < m; k++)
+    if (column[first + k].place > at) return true; /* a later one writes it */
+  if (!m) return false;
+  for (unsigned k = 0; k < m; k++) value[k] = llvm_full_value(e, column[first + k].store->src[2]);
+  for (unsigned i = 0; i < lanes; i += m) {
+    for (unsigned k = 0; k < m; k++)
+      row[i + k] = LLVMBuildShuffleVector(e->b, value[k], LLVMGetPoison(LLVMTypeOf(value[k])),
+                                          llvm_ramp(e, i32, i, 1, m), "");
+    transpose_block(e, row + i, m);
+  }
+  llvm_store_rows(e, column[first].store, row);
   return true;
 }

@@ -74,10 +74,12 @@ static void positions(Node *n, Mask *m, UOp *offset, int64_t nq, int64_t nk) {
   if (left >= 0 || right >= 0 || (causal && offset->vmin < 0)) m->may_be_all = true;
 }
 
-/* The mask source: bool (true = attend) or additive, short of keys on the right. */
-static void mask_source(Node *n, Mask *m, UOp *mask, int64_t nk) {
+/* The mask source: bool (true = attend) or added to scores of dtype d, short of keys on the right.
+ */
+static void mask_source(Node *n, Mask *m, UOp *mask, DType d, int64_t nk) {
   if (!mask) return;
   bool is_bool = dtype_is_bool(uop_dtype(mask));
+  if (!is_bool) mask = build_cast(n->job, mask, d);
   uint32_t r = mask->shape.n;
   if (!r || r > 4 || dim_low(mask->shape.at[r - 1]) > dim_high(nk))
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "attn_mask of shape %s for %s keys",
@@ -108,13 +110,13 @@ static Mask make_mask(Node *n, const UOp *q, int64_t nk, int64_t past) {
     offset = build2(n->job, OP_SUB, valid, build_size(n->job, nq));
   }
   positions(n, &m, offset, nq, nk);
-  mask_source(n, &m, node_opt(n, 3), nk);
+  mask_source(n, &m, node_opt(n, 3), uop_dtype(q), nk);
   m.all = m.bias;
   if (!m.allowed) return m;
   UOp *zero = uop_number(n->job, uop_dtype(q), 0);
   UOp *none = uop_float(n->job, uop_dtype(q), -(double)INFINITY);
   UOp *bias = build_where(n->job, m.allowed, zero, none);
-  m.all = m.bias ? build2(n->job, OP_ADD, build_cast(n->job, m.bias, uop_dtype(q)), bias) : bias;
+  m.all = m.bias ? build2(n->job, OP_ADD, m.bias, bias) : bias;
   return m;
 }
 
@@ -152,6 +154,14 @@ static UOp *masked(Node *n, UOp *scores, const Mask *m) {
   return build_where(n->job, m->allowed, scores, build_num(n->job, scores, -(double)INFINITY));
 }
 
+/* p v in the dtype of p, computed in one that holds both. */
+static UOp *weighted(Node *n, UOp *p, UOp *v) {
+  DType a = uop_dtype(p), b = uop_dtype(v), d = a;
+  if (a != b) d = a == DT_F64 || b == DT_F64 ? DT_F64 : DT_F32;
+  UOp *y = build_matmul(n->job, build_cast(n->job, p, d), build_cast(n->job, v, d));
+  return build_cast(n->job, y, a);
+}
+
 static void op_attention(Node *n) {
   UOp *q = node_u(n, 0), *past_k = node_opt(n, 4), *past_v = node_opt(n, 5);
   bool flat = q->shape.n == 3;
@@ -162,7 +172,7 @@ static void op_attention(Node *n) {
   int64_t heads = front_static(n->job, q->shape.at[1], "the number of heads of Q");
   int64_t kv = front_static(n->job, k->shape.at[1], "the number of heads of K");
   if (!kv || heads % kv || v->shape.at[1] != kv) bad_shapes(n, "heads", q, k);
-  if (!dtype_is_float(uop_dtype(q)))
+  if (!dtype_is_float(uop_dtype(q)) || !dtype_is_float(uop_dtype(v)))
     job_abort(n->job, FAIL(INVALID_ARGUMENT, "attention over %s", dtype_info[q->dtype].name));
   node_out(n, 1, k);
   node_out(n, 2, v);
@@ -182,7 +192,7 @@ static void op_attention(Node *n) {
   UOp *p = probabilities(n, biased, &m);
   int64_t mode = attr_int(n, "qk_matmul_output_mode", 0);
   node_out(n, 3, mode == 3 ? p : mode == 2 ? biased : scores);
-  UOp *y = build_matmul(n->job, p, v);
+  UOp *y = weighted(n, p, v);
   node_out(n, 0, flat ? attention_join(n, y) : y);
 }
 

@@ -55,6 +55,11 @@ static UOp *ratio_of(Node *n, UOp *x, UOp *scale) {
   return build_cast(n->job, r, DT_F32);
 }
 
+/* Their zero points are 0. */
+static bool is_small_float(DType d) {
+  return dtype_is_float(d) && dtype_is_storage(d) && d != DT_F8E8M0;
+}
+
 void quant_quantize_linear(Node *n) {
   UOp *x = node_u(n, 0), *zero = node_opt(n, 2);
   int64_t axis = attr_int(n, "axis", 1), block = attr_int(n, "block_size", 0);
@@ -63,8 +68,7 @@ void quant_quantize_linear(Node *n) {
   if (attr_int(n, "output_dtype", 0)) d = onnx_dtype(n->job, attr_int(n, "output_dtype", 0));
   if (zero) zero = per_axis(n, zero, x, axis, block);
   UOp *ratio = ratio_of(n, x, scale);
-  bool small = dtype_is_float(d) && dtype_is_storage(d) && d != DT_F8E8M0;
-  node_out(n, 0, small ? onnx_cast(n, ratio, d) : quant_round(n, ratio, zero, d));
+  node_out(n, 0, is_small_float(d) ? onnx_cast(n, ratio, d) : quant_round(n, ratio, zero, d));
 }
 
 void quant_dequantize_linear(Node *n) {
@@ -101,11 +105,12 @@ static void op_dynamic_quantize(Node *n) {
   node_out(n, 2, point);
 }
 
-/* An i32 result times scale_a * scale_b / scale_y, in f32, requantised. */
+/* An i32 or f32 result times scale_a * scale_b / scale_y, in f32, requantised. */
 static UOp *requantize(Node *n, UOp *y, UOp *scale, UOp *scale_y, UOp *zero_y) {
   UOp *k = build2(n->job, OP_FDIV, scale, build_cast(n->job, scale_y, DT_F32));
   UOp *f = build2(n->job, OP_MUL, build_cast(n->job, y, DT_F32), k);
-  return quant_round(n, f, zero_y, uop_dtype(zero_y));
+  DType d = uop_dtype(zero_y);
+  return is_small_float(d) ? onnx_cast(n, f, d) : quant_round(n, f, zero_y, d);
 }
 
 /* Rows of A and columns of B may have their own scale and zero point. */
@@ -117,6 +122,11 @@ static UOp *scalar_if_one(Node *n, UOp *p) {
   return dims_numel(n->job, p->shape) == 1 ? build_reshape(n->job, p, (Ints){0}) : p;
 }
 
+static UOp *centred_float(Node *n, UOp *x, UOp *zero) {
+  if (!dtype_is_float(uop_dtype(x))) x = node_centred(n, x, zero);
+  return build_cast(n->job, x, DT_F32);
+}
+
 static void op_qlinear_matmul(Node *n) {
   UOp *in[8];
   for (size_t i = 0; i < 8; i++) in[i] = node_u(n, i);
@@ -124,7 +134,11 @@ static void op_qlinear_matmul(Node *n) {
     if (i != 0 && i != 3) in[i] = scalar_if_one(n, in[i]);
   UOp *scale = build2(n->job, OP_MUL, build_cast(n->job, rowwise(n, in[1]), DT_F32),
                       build_cast(n->job, in[4], DT_F32));
-  UOp *y = build_matmul_centred(n->job, in[0], rowwise(n, in[2]), in[3], in[5]);
+  bool floats = dtype_is_float(uop_dtype(in[0])) || dtype_is_float(uop_dtype(in[3]));
+  UOp *za = rowwise(n, in[2]);
+  UOp *y = floats
+               ? build_matmul(n->job, centred_float(n, in[0], za), centred_float(n, in[3], in[5]))
+               : build_matmul_centred(n->job, in[0], za, in[3], in[5]);
   node_out(n, 0, requantize(n, y, scale, rowwise(n, in[6]), rowwise(n, in[7])));
 }
 

@@ -250,12 +250,15 @@ static void op_col2im(Node *n) {
                            shape_text(n->job, x->shape), shape_text(n->job, image),
                            shape_text(n->job, block)));
   dims[0] = x->shape.at[0], dims[1] = x->shape.at[1] / area;
+  DType d = uop_dtype(x);
+  if (dtype_is_bool(d))
+    x = build_cast(n->job, x, DT_I32); /* a sum of bools is whether any is set */
   x = build_reshape(n->job, x, shape_make(dims, 2 + 2 * s));
   for (size_t i = 0; i < s; i++) { /* each turn removes the first k and o and appends an axis */
     const int64_t rule[3] = {stride[i], dilation[i], pads[i]};
     x = add_windows(n, x, 2, 2 + s - i, image.at[i], rule);
   }
-  node_out(n, 0, x);
+  node_out(n, 0, build_cast(n->job, x, d));
 }
 
 const OnnxOp onnx_sample_ops[] = {

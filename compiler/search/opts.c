@@ -148,7 +148,7 @@ KernelInfo *kernel_info(Job *job, UOp *sink) {
   for (size_t i = 0; i < k->list.len; i++) {
     UOp *u = k->list.at[i];
     if (is_load(u)) k->operands[k->noperands++] = u;
-    k->in_place |= is_load(u) && u->src[0]->arg.i == 0;
+    k->in_place |= u->op == OP_INDEX && u->src[0]->op == OP_PARAM && u->src[0]->arg.i == 0;
   }
   find_stageable(job, k);
   k->kept = kept_find(job, &k->list, &k->nkept);

@@ -5,9 +5,14 @@
  * best measured ones (the beam) and from the best predicted ones. There is no state: a round that
  * was lost is proposed again.
  *
+ * What the model is wrong about it is often wrong about for a whole family of schedules, those that
+ * have the same axes in vectors: the measured one is then surrounded by others that are expected to
+ * be as slow as it is, and the others look worse than they are. So while the best time is far from
+ * the roofline, a part of each round goes to families of which nothing has been measured.
+ *
  * The search ends when the best time is within 5 % of the roofline, or when the last two rounds
- * gained less than 1 %. A schedule that failed is learnt as a slow one, so that what is like it is
- * not proposed first. */
+ * gained less than 1 % and no such family is left. A schedule that failed is learnt as a slow one,
+ * so that what is like it is not proposed first. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -23,6 +28,9 @@ enum {
   FAILURES = 24,    /* learnt from */
   HINTS_MAX = 64,
   TRIED_MAX = 4096, /* rows of evidence that are looked at, the last ones */
+  FAR = 2,          /* times the roofline */
+  FAMILIES = 64,
+  FAMILY_REACH = 4, /* families whose best is expected to take so many times what the best takes */
 };
 
 typedef struct Tried {
@@ -44,6 +52,7 @@ typedef struct Proposer {
   bool *near; /* by place in the pool: next to a measured one */
   bool near_now;
   bool *expanded;
+  bool *taken; /* for a family */
   size_t npool;
   Candidate *out;
   size_t nout;
@@ -213,11 +222,13 @@ static int by_prediction(const void *x, const void *y) {
 static size_t shortlist(Proposer *p, uint32_t *list) {
   Place *places = arena_array(&p->job->arena, p->npool + 1, sizeof *places);
   size_t n = 0;
-  for (uint32_t i = 0; i < p->npool; i++) places[i] = (Place){p->pool[i].predicted, i, p->near[i]};
-  qsort(places, p->npool, sizeof *places, by_prediction);
+  size_t npool = 0;
+  for (uint32_t i = 0; i < p->npool; i++)
+    if (!p->taken[i]) places[npool++] = (Place){p->pool[i].predicted, i, p->near[i]};
+  qsort(places, npool, sizeof *places, by_prediction);
   for (int near = 1; near >= 0; near--) {
     size_t most = near ? RANKED / 2 : RANKED;
-    for (size_t i = 0; i < p->npool && n < most; i++)
+    for (size_t i = 0; i < npool && n < most; i++)
       if (places[i].near == near) list[n++] = places[i].at;
   }
   return n;
@@ -251,10 +262,73 @@ static Rank *fit(Proposer *p, const Tried **measured, size_t n) {
   return search_rank_fit(p->job, x, ln_ns, add_failures(p, x, ln_ns, rows));
 }
 
-static void put_ranked(Proposer *p) {
+/* -- families ---------------------------------------------------------------------------------- */
+
+/* Which axes are merged and which are in vectors. */
+static uint64_t family_of(const Point *point) {
+  uint64_t family = 1;
+  for (uint32_t i = 0; i < point->len; i++) {
+    const Opt *o = &point->at[i];
+    if (o->kind == OPT_MERGE) family = hash_u64(family ^ (uint64_t)(o->axis * 256 + o->arg));
+    if (o->kind == OPT_VECTOR) family = hash_u64(family ^ ((uint64_t)o->axis << 32));
+  }
+  return family;
+}
+
+typedef struct Family {
+  uint64_t key;
+  uint32_t best; /* in the pool */
+  bool tried;
+} Family;
+
+static Family *find_family(Family *all, size_t *n, uint64_t key) {
+  size_t i = 0;
+  while (i < *n && all[i].key != key) i++;
+  if (i == FAMILIES) return NULL;
+  if (i == *n) all[(*n)++] = (Family){.key = key, .best = UINT32_MAX};
+  return &all[i];
+}
+
+/* The best predicted of up to `most` families that nothing is known of, the most promising first.
+ */
+static void put_families(Proposer *p, size_t most) {
+  Family all[FAMILIES], *f;
+  size_t n = 0;
+  double least = INFINITY;
+  for (size_t i = 0; i < p->ntried; i++)
+    if ((f = find_family(all, &n, family_of(&p->tried[i].point)))) f->tried = true;
+  for (uint32_t i = 0; i < p->npool; i++) {
+    double ns = p->pool[i].predicted;
+    least = fmin(least, ns);
+    if (!(f = find_family(all, &n, family_of(&p->pool[i])))) continue;
+    if (f->best == UINT32_MAX || ns < p->pool[f->best].predicted) f->best = i;
+  }
+  for (; most > 0; most--) {
+    Family *next = NULL;
+    for (size_t i = 0; i < n; i++)
+      if (!all[i].tried && all[i].best != UINT32_MAX &&
+          (!next || p->pool[all[i].best].predicted < p->pool[next->best].predicted))
+        next = &all[i];
+    if (!next || p->pool[next->best].predicted > FAMILY_REACH * least) return;
+    next->tried = p->taken[next->best] = true;
+    put(p, &p->pool[next->best], p->pool[next->best].predicted);
+  }
+}
+
+static bool is_far(const Proposer *p, const Model *m) {
+  SearchCost bounds;
+  int64_t best = best_of(p, p->ntried);
+  search_bounds(m, &bounds);
+  return best != INT64_MAX && best / FAR > bounds.roofline_ns;
+}
+
+/* far: a quarter of the round goes to new families. over: and nothing else is worth trying. */
+static void put_ranked(Proposer *p, bool far, bool over) {
   const Tried **measured;
   size_t nmeasured = sort_measured(p, &measured);
   fill_pool(p, measured, nmeasured);
+  if (far) put_families(p, (p->in->want - p->nout + 3) / 4);
+  if (over) return;
   uint32_t *list = arena_array(&p->job->arena, RANKED + 1, sizeof *list);
   size_t n = shortlist(p, list), want = p->in->want - p->nout;
   Features *x = arena_array(&p->job->arena, n + 1, sizeof *x);
@@ -278,15 +352,17 @@ static void propose_steps(Job *job, void *arg) {
   p->pool = arena_array(&job->arena, POOL, sizeof *p->pool);
   p->near = arena_array(&job->arena, POOL, sizeof *p->near);
   p->expanded = arena_array(&job->arena, POOL, sizeof *p->expanded);
+  p->taken = arena_array(&job->arena, POOL, sizeof *p->taken);
   search_space_init(&p->space, job, in->kernel, in->target);
   Point plain = {.len = 0};
   const Model *m = search_space_model(&p->space, &plain);
   if (!m) return; /* nothing to choose, or more than a search can hold */
   read_evidence(p);
   put_hints(p);
-  if (!p->nout && is_over(p, m)) return;
-  put_heuristic(p);
-  if (p->nout < in->want) put_ranked(p);
+  bool far = is_far(p, m), over = !p->nout && is_over(p, m);
+  if (over && !far) return;
+  if (!over) put_heuristic(p);
+  if (p->nout < in->want) put_ranked(p, far, over);
 }
 
 Status search_propose(Job *job, const SearchInput *in, Candidate *out, size_t *n) {

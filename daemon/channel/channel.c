@@ -13,6 +13,8 @@
 
 #include "proto/limits.h"
 
+enum { SEND_BATCH = 16 };
+
 struct ChannelPacket {
   ChannelPacket *next;
   int fds[CHANNEL_FDS_MAX];
@@ -53,23 +55,27 @@ void channel_deinit(Channel *c) {
 /* -- sending ------------------------------------------------------------------------------------
  */
 
+typedef struct Control {
+  _Alignas(struct cmsghdr) char room[CMSG_SPACE(CHANNEL_FDS_MAX * sizeof(int))];
+} Control;
+
+static void fill_header(struct msghdr *msg, Control *control, const int *fds, size_t nfds) {
+  if (!nfds) return;
+  memset(control, 0, sizeof *control);
+  msg->msg_control = control->room;
+  msg->msg_controllen = CMSG_SPACE(nfds * sizeof(int));
+  struct cmsghdr *h = CMSG_FIRSTHDR(msg);
+  *h = (struct cmsghdr){
+      .cmsg_len = CMSG_LEN(nfds * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+  memcpy(CMSG_DATA(h), fds, nfds * sizeof(int));
+}
+
 /* The errno of sendmsg, or 0. */
 static int send_packet(int fd, const uint8_t *bytes, size_t len, const int *fds, size_t nfds) {
-  union {
-    struct cmsghdr align;
-    char room[CMSG_SPACE(CHANNEL_FDS_MAX * sizeof(int))];
-  } control = {0};
+  Control control;
   struct iovec iov = {(void *)(uintptr_t)bytes, len};
   struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-  if (nfds) {
-    msg.msg_control = control.room;
-    msg.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
-    struct cmsghdr *h = CMSG_FIRSTHDR(&msg);
-    *h = (struct cmsghdr){.cmsg_len = CMSG_LEN(nfds * sizeof(int)),
-                          .cmsg_level = SOL_SOCKET,
-                          .cmsg_type = SCM_RIGHTS};
-    memcpy(CMSG_DATA(h), fds, nfds * sizeof(int));
-  }
+  fill_header(&msg, &control, fds, nfds);
   for (;;) {
     if (sendmsg(fd, &msg, MSG_NOSIGNAL) >= 0) return 0;
     if (errno != EINTR) return errno;
@@ -80,11 +86,11 @@ static Status send_failed(int error) {
   return FAIL(UNAVAILABLE, "sending to the other process: %s", strerror(error));
 }
 
-static Status enqueue(Channel *c, const uint8_t *bytes, size_t len, const int *fds, size_t nfds) {
-  ChannelPacket *p = malloc(sizeof *p + len);
+/* A packet of len bytes, to be filled, at the end of the queue. */
+static Status enqueue(Channel *c, size_t len, const int *fds, size_t nfds, ChannelPacket **out) {
+  ChannelPacket *p = *out = malloc(sizeof *p + len);
   if (!p) return FAIL(RESOURCE_EXHAUSTED, "queueing a message");
   *p = (ChannelPacket){.len = len};
-  memcpy(p->bytes, bytes, len);
   for (; p->nfds < nfds; p->nfds++) {
     p->fds[p->nfds] = fcntl(fds[p->nfds], F_DUPFD_CLOEXEC, 0);
     if (p->fds[p->nfds] < 0) {
@@ -94,17 +100,21 @@ static Status enqueue(Channel *c, const uint8_t *bytes, size_t len, const int *f
   }
   *c->last = p;
   c->last = &p->next;
+  c->waiting++;
   return NULL;
 }
 
 static Status send_or_queue(Channel *c, const uint8_t *bytes, size_t len, const int *fds,
                             size_t nfds) {
-  if (!c->first) {
+  ChannelPacket *p;
+  if (!c->first && !c->hold) {
     int error = send_packet(c->fd, bytes, len, fds, nfds);
     if (!error) return NULL;
     if (error != EAGAIN && error != EWOULDBLOCK) return send_failed(error);
   }
-  return enqueue(c, bytes, len, fds, nfds);
+  TRY(enqueue(c, len, fds, nfds, &p));
+  memcpy(p->bytes, bytes, len);
+  return NULL;
 }
 
 /* The announcement carries the bulk memfd first, then the message's own descriptors. */
@@ -137,18 +147,42 @@ Status channel_send(Channel *c, const Kiln__V1__Envelope *env, const int *fds, s
     return FAIL(RESOURCE_EXHAUSTED, "message of %zu bytes, at most %zu", len,
                 envelope_limits.max_bytes);
   if (len > sizeof packet) return send_bulk(c, env, len, fds, nfds);
+  if (c->hold) {
+    ChannelPacket *p;
+    TRY(enqueue(c, len, fds, nfds, &p));
+    kiln__v1__envelope__pack(env, p->bytes);
+    return NULL;
+  }
   kiln__v1__envelope__pack(env, packet);
   return send_or_queue(c, packet, len, fds, nfds);
 }
 
+/* Sends up to SEND_BATCH of the packets that wait, in one call; how many, or -1 with errno. */
+static int send_batch(const Channel *c) {
+  struct mmsghdr msgs[SEND_BATCH];
+  struct iovec iov[SEND_BATCH];
+  Control control[SEND_BATCH];
+  unsigned n = 0;
+  for (ChannelPacket *p = c->first; p && n < SEND_BATCH; p = p->next, n++) {
+    iov[n] = (struct iovec){p->bytes, p->len};
+    msgs[n] = (struct mmsghdr){.msg_hdr = {.msg_iov = &iov[n], .msg_iovlen = 1}};
+    fill_header(&msgs[n].msg_hdr, &control[n], p->fds, p->nfds);
+  }
+  return sendmmsg(c->fd, msgs, n, MSG_NOSIGNAL);
+}
+
 Status channel_flush(Channel *c) {
   while (c->first) {
-    ChannelPacket *p = c->first;
-    int error = send_packet(c->fd, p->bytes, p->len, p->fds, p->nfds);
-    if (error == EAGAIN || error == EWOULDBLOCK) return NULL;
-    if (error) return send_failed(error);
-    if (!(c->first = p->next)) c->last = &c->first;
-    packet_free(p);
+    int sent = send_batch(c);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return NULL;
+    if (sent < 0) return send_failed(errno);
+    for (; sent; sent--) {
+      ChannelPacket *p = c->first;
+      if (!(c->first = p->next)) c->last = &c->first;
+      c->waiting--;
+      packet_free(p);
+    }
   }
   return NULL;
 }
@@ -243,7 +277,7 @@ Status channel_recv(Channel *c, Message *out) {
   bool reset =
       false; /* said once, when the peer left something unread; what it sent is still here */
   do {
-    n = recvmsg(c->fd, &msg, MSG_CMSG_CLOEXEC);
+    n = recvmsg(c->fd, &msg, MSG_CMSG_CLOEXEC | (c->poll ? MSG_DONTWAIT : 0));
   } while (n < 0 && (errno == EINTR || (errno == ECONNRESET && !reset && (reset = true))));
   if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return NULL;
   if (n < 0) return FAIL(UNAVAILABLE, "receiving from the other process: %s", strerror(errno));
@@ -254,7 +288,7 @@ Status channel_recv(Channel *c, Message *out) {
   else if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
     st = FAIL(INTERNAL, "message over the packet size");
   if (!st) {
-    arena_deinit(&c->arena);
+    arena_reset(&c->arena);
     st = unpack(c, (Bytes){c->in, (size_t)n}, out);
   }
   if (!st && out->env->body_case == KILN__V1__ENVELOPE__BODY_BULK) st = unpack_bulk(c, out);

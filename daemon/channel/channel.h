@@ -2,8 +2,10 @@
  * descriptors beside them.
  *
  * The same code serves both ends. A worker's socket blocks, so its queue stays empty; kilnd's does
- * not, and what the socket refuses waits in the queue until channel_flush. Messages keep their
- * order. A message over CHANNEL_PACKET_MAX travels as a sealed memfd announced by a small packet.
+ * not, and what the socket refuses waits in the queue until channel_flush. An end that sends many
+ * small messages holds them and flushes: one call, and the other end is woken once. Messages keep
+ * their order. A message over CHANNEL_PACKET_MAX travels as a sealed memfd announced by a small
+ * packet.
  */
 #pragma once
 
@@ -17,6 +19,9 @@ typedef struct ChannelPacket ChannelPacket;
 typedef struct Channel {
   int fd;                       /* -1 when closed */
   ChannelPacket *first, **last; /* waiting to be sent */
+  size_t waiting;               /* how many */
+  bool hold;                    /* what is sent waits for channel_flush, which sends it together */
+  bool poll;                    /* channel_recv does not wait, though the socket may */
   uint8_t *in;                  /* receive buffer */
   Arena arena;                  /* of the message received last */
 } Channel;

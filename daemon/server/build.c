@@ -31,6 +31,7 @@ struct Build {
   Build *next, **link;
   BuildWaiter *waiters;
   DeviceLane *device;
+  Tenant *payer;   /* the first that asked */
   Store *store;    /* the cache it looks in: only those who share it share the build */
   uint32_t tenant; /* who began it */
   bool no_cache;
@@ -248,6 +249,7 @@ static Status submit_kernel(Build *b, size_t i) {
   k->job.env.kernel = &k->message;
   k->job.fd = -1;
   k->job.tenant = b->tenant;
+  k->job.payer = b->payer;
   k->job.urgent = true;
   k->job.done = on_kernel;
   k->job.ctx = k;
@@ -408,12 +410,13 @@ static void on_plan_found(void *ctx, const Bytes *values, size_t n) {
 /* -- start --------------------------------------------------------------------------------------
  */
 
-static Status build_create(Server *s, DeviceLane *device, const Tenant *tenant, const char *name,
+static Status build_create(Server *s, DeviceLane *device, Tenant *tenant, const char *name,
                            const Kiln__V1__FrontendDone *face, Build **out) {
   Build *b = *out = calloc(1, sizeof *b);
   if (!b) return FAIL(RESOURCE_EXHAUSTED, "compile");
   b->server = s;
   b->device = device;
+  b->payer = tenant;
   b->store = tenant->store;
   b->tenant = tenant->id;
   b->target = device_lane_target(device);

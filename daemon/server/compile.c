@@ -275,6 +275,7 @@ static Status start_frontend(Compile *c) {
   c->job.fd = c->job_fd;
   c->job.tenant = c->tenant->id;
   c->job.hold = true;
+  c->job.payer = c->tenant;
   c->job.done = on_frontend;
   c->job.ctx = c;
   Status st = compile_pool_submit(c->server->pool, &c->job);

@@ -9,7 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/log.h"
+#include "daemon/server/quota.h"
 
 enum { PATIENCE = 4 }; /* failed starts in a row before waiting jobs are refused */
 
@@ -79,6 +81,12 @@ static void queue_remove(JobQueue *q, CompileJob *job) {
 /* -- workers ------------------------------------------------------------------------------------
  */
 
+/* What the worker has been busy with the job. */
+static void charge(const CompileSlot *slot) {
+  CompileJob *job = slot->job;
+  if (job && slot->state == SS_BUSY) quota_compiled(job->payer, clock_now_ns() - job->given_ns);
+}
+
 static void slot_free_job(CompileSlot *slot, SlotState to) {
   if (slot->job) slot->job->slot = NULL;
   slot->job = NULL;
@@ -106,6 +114,7 @@ static void on_message(void *ctx, Message *m) {
     worker_kill(slot->worker, "crash", "it answered something else");
     return;
   }
+  charge(slot);
   worker_set_deadline(slot->worker, 0, "");
   slot->failures = 0;
   if (!failed && job->hold && job->env.body_case == KILN__V1__ENVELOPE__BODY_FRONTEND)
@@ -129,6 +138,7 @@ static void on_gone(void *ctx, const char *cause, const char *detail) {
   CompilePool *p = slot->pool;
   CompileJob *job = slot->job;
   bool busy = slot->state == SS_BUSY;
+  charge(slot);
   slot_free_job(slot, SS_EMPTY);
   slot->worker = NULL;
   slot->failures++;
@@ -174,6 +184,7 @@ static bool slot_give(CompileSlot *slot, CompileJob *job) {
   }
   slot->job = job;
   job->slot = slot;
+  job->given_ns = clock_now_ns();
   slot->tenant = job->tenant;
   slot->state = SS_BUSY;
   char text[64];
@@ -236,6 +247,7 @@ void compile_pool_cancel(CompilePool *p, CompileJob *job) {
     compile_pool_drop(p, job);
   } else if (job->slot) {
     CompileSlot *slot = job->slot;
+    charge(slot);
     slot_free_job(slot, SS_EMPTY);
     worker_abandon(slot->worker);
     slot->worker = NULL;

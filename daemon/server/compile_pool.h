@@ -25,7 +25,9 @@ struct CompileJob {
    * kind is the pool's to check. */
   void (*done)(void *ctx, Message *m, Status st);
   void *ctx;
-  CompileSlot *slot; /* that works on it or holds for it */
+  struct Tenant *payer; /* for the time; NULL = nobody */
+  int64_t given_ns;     /* to a worker */
+  CompileSlot *slot;    /* that works on it or holds for it */
   CompileJob *next;
   bool queued;
 };

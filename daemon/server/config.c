@@ -51,6 +51,8 @@ static const Setting settings[] = {
     {"cache", "max_bytes", SK_SIZE, AT(cache_max_bytes)},
     {"cache", "enabled", SK_BOOL, AT(cache_enabled)},
     {"tuning", "background", SK_BOOL, AT(tuning)},
+    {"batching", "delay_ms", SK_COUNT, AT(batch_delay_ms)},
+    {"batching", "rows", SK_COUNT, AT(batch_rows)},
     {"tuning", "share", SK_COUNT, AT(tuning_share)},
     {"tuning", "per_hour", SK_SECONDS, AT(tuning_seconds)},
     {"tuning", "after", SK_SECONDS, AT(tuning_after)},
@@ -143,6 +145,7 @@ Status config_init(Config *c) {
       .max_queue = 256,
       .max_connections = 1024,
       .compile_memory = 4ull << 30,
+      .batch_rows = 64,
       .tuning = true,
       .tuning_share = 50,
       .tuning_seconds = 600,
@@ -428,6 +431,8 @@ Status config_check(const Config *c) {
   if (c->compile_workers > COMPILE_WORKERS_MAX)
     return FAIL(INVALID_ARGUMENT, "compile: at most %d workers, got %" PRIu64, COMPILE_WORKERS_MAX,
                 c->compile_workers);
+  if (!c->batch_rows || c->batch_rows > 65536 || c->batch_delay_ms > 10000)
+    return FAIL(INVALID_ARGUMENT, "batching: expected 1 to 65536 rows and at most 10000 ms");
   if (!c->tuning_share || c->tuning_share > 100)
     return FAIL(INVALID_ARGUMENT, "share: expected 1 to 100 percent, got %" PRIu64,
                 c->tuning_share);

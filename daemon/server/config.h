@@ -41,6 +41,7 @@ typedef struct Config {
   char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
   bool insecure_tcp, cache_enabled, strict_isolation;
   bool tuning;                                         /* in the background */
+  uint64_t batch_delay_ms, batch_rows;                 /* 0 = no batching */
   uint64_t tuning_share, tuning_seconds, tuning_after; /* percent; per hour; from the first run */
   uint64_t timing_memory;
   uint64_t cache_max_bytes;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "daemon/server/passed.h"
 
 enum { PIECES = 64, READS_PER_WAKE = 4, QUEUED_MAX = 512 << 20, PLAIN_BYTES = 16 << 10 };
 
@@ -23,6 +24,7 @@ enum { HANDSHAKE_SECONDS = 10, FIRST_CALL_SECONDS = 60, NEXT_MESSAGE_SECONDS = 1
 
 struct Connection {
   Server *server;
+  uint64_t number;
   int fd;
   uv_poll_t poll;
   GrpcSession *session;
@@ -35,7 +37,8 @@ struct Connection {
   Peer peer;
   TlsSession *tls; /* NULL: plain */
   bool local;
-  bool served; /* has made a call that was let in */
+  Passed passed; /* of local ones */
+  bool served;   /* has made a call that was let in */
   uint64_t opened_ms;
   size_t queued; /* at least the bytes of answers that are not yet written */
 };
@@ -75,6 +78,10 @@ Status connection_authorize(Connection *c, Str authorization, unsigned needs, Te
   return st;
 }
 
+Status connection_take_passed(Connection *c, uint64_t number, uint64_t bytes, int *out) {
+  return passed_take(&c->passed, number, bytes, out);
+}
+uint64_t connection_number(const Connection *c) { return c->number; }
 Server *connection_server(const Connection *c) { return c->server; }
 Connection *connection_next(const Connection *c) { return c->next; }
 
@@ -84,6 +91,7 @@ Connection *connection_next(const Connection *c) { return c->next; }
 static void on_closed(uv_handle_t *handle) {
   Connection *c = handle->data;
   peer_deinit(&c->peer);
+  passed_deinit(&c->passed);
   free(c);
 }
 
@@ -256,10 +264,16 @@ static Status take_tls(Connection *c, const void *bytes, size_t n) {
   return NULL;
 }
 
+static ssize_t receive(Connection *c) {
+  uint8_t *into = c->server->read_buffer;
+  return c->local ? passed_recv(&c->passed, c->fd, into, CONNECTION_READ_BYTES)
+                  : recv(c->fd, into, CONNECTION_READ_BYTES, MSG_DONTWAIT);
+}
+
 /* False when the connection is over. */
 static bool read_in(Connection *c) {
   for (int i = 0; i < READS_PER_WAKE; i++) {
-    ssize_t n = recv(c->fd, c->server->read_buffer, CONNECTION_READ_BYTES, MSG_DONTWAIT);
+    ssize_t n = receive(c);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
     if (n <= 0) return false;
@@ -313,6 +327,7 @@ Status connection_open(Server *s, int fd, bool local) {
     return FAIL(RESOURCE_EXHAUSTED, "connection");
   }
   c->server = s;
+  c->number = ++s->next_connection;
   c->fd = fd;
   c->session = session;
   if (local) peer_from_socket(&c->peer, fd);

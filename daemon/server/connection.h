@@ -28,4 +28,8 @@ bool connection_clogged(Connection *c);
 /* Whose request it is, and whether he may: auth_request. *out is never NULL. */
 Status connection_authorize(Connection *c, Str authorization, unsigned needs, Tenant **out);
 Server *connection_server(const Connection *c);
+/* A descriptor that came beside the bytes: passed_take. */
+Status connection_take_passed(Connection *c, uint64_t number, uint64_t bytes, int *out);
+/* 1, 2, ... in the order of accepting. */
+uint64_t connection_number(const Connection *c);
 Connection *connection_next(const Connection *c);

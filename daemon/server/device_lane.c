@@ -15,10 +15,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/channel/cancel.h"
-#include "daemon/server/tenant.h"
+#include "daemon/server/quota.h"
 #include "proto/limits.h"
 
 enum { IN_FLIGHT_MAX = 16, PATIENCE = 3, MICROSECOND = 1000 };
+enum { BRIEF_NS = 50 * MICROSECOND };
 enum { AHEAD_NS = 100 * MICROSECOND, AHEAD_ONE_NS = 2000 * MICROSECOND };
 /* A job that nothing is known of; the longest that an executable is preferred because its weights
  * are warm, and how fast they would be read again. */
@@ -56,7 +57,6 @@ struct DeviceLane {
   char load_error[256]; /* of the last load that the lane did by itself */
 };
 
-static void pump(DeviceLane *l);
 static void lane_start(DeviceLane *l);
 
 /* -- jobs ---------------------------------------------------------------------------------------
@@ -91,6 +91,13 @@ static void queue_remove(DeviceQueue *q, DeviceJob *job) {
   q->len--;
 }
 
+Status device_job_slab(DeviceLane *l, DeviceJob *job, size_t bytes) {
+  if (job->tenant) TRY(quota_memory(job->tenant, 0, bytes));
+  TRY(slab_take(&l->slabs, job->tenant ? job->tenant->id : 0, bytes, &job->slab));
+  if (job->tenant) job->tenant->used.host_bytes += job->slab->size;
+  return NULL;
+}
+
 static DeviceJob *of_fair(FairJob *f) {
   return f ? (DeviceJob *)(void *)((char *)f - offsetof(DeviceJob, fair)) : NULL;
 }
@@ -105,7 +112,11 @@ DeviceJob *device_job_create(void) {
 
 static void job_free(DeviceLane *l, DeviceJob *job) {
   if (job->fair.session) fair_done(&l->waiting, &job->fair, job->measured_ns);
-  if (job->slab) slab_put(&l->slabs, job->slab);
+  if (job->tenant) job->tenant->used.device_ns += (uint64_t)job->measured_ns;
+  if (job->slab) {
+    if (job->tenant) job->tenant->used.host_bytes -= job->slab->size;
+    slab_put(&l->slabs, job->slab);
+  }
   executable_release(job->exe);
   for (size_t i = 0; i < job->nbuffers; i++) device_buffer_release(job->buffers[i]);
   free(job->buffers);
@@ -247,6 +258,8 @@ static Status start_job(DeviceLane *l, DeviceJob *job) {
     if (bring) fd = job->slab->fd;
     job->slab->incarnation = l->incarnation;
   }
+  if (job->env.body_case == KILN__V1__ENVELOPE__BODY_RUN)
+    job->env.run->brief = job->fair.estimate_ns < BRIEF_NS;
   return send_job(l, job, &fd, fd >= 0);
 }
 
@@ -283,8 +296,11 @@ static Status begin_job(DeviceLane *l, DeviceJob *job) {
   return start_job(l, job);
 }
 
-/* Sends what may be sent. */
-static void pump(DeviceLane *l) {
+bool device_lane_idle(const DeviceLane *l) {
+  return !l->flight.len && !l->waiting.len && !l->again.len;
+}
+
+void device_lane_flush(DeviceLane *l) {
   for (DeviceJob *job; l->state == LS_UP && (job = next_job(l));) {
     if (job->env.body_case == KILN__V1__ENVELOPE__BODY__NOT_SET) {
       job_finish(l, job, NULL, NULL);
@@ -299,6 +315,7 @@ static void pump(DeviceLane *l) {
     }
     if (st) job_finish(l, job, NULL, st);
   }
+  if (l->worker) worker_flush(l->worker);
 }
 
 /* When what waits now will have run, roughly. */
@@ -336,7 +353,6 @@ Status device_lane_submit(DeviceLane *l, DeviceJob *job) {
     return st;
   }
   job->submitted = true;
-  pump(l);
   return NULL;
 }
 
@@ -369,6 +385,7 @@ static void on_ready(void *ctx) {
   env.body_case = KILN__V1__ENVELOPE__BODY_HELLO;
   env.hello = &hello;
   l->state = LS_GREETING;
+  worker_hold(l->worker);
   /* if it is gone, on_gone follows */
   status_drop(worker_send(l->worker, &env, &l->cancelled_fd, 1));
 }
@@ -408,7 +425,6 @@ static void on_hello(DeviceLane *l, const Message *m) {
   LOG_INFO("device up", "device=%s pid=%u description=\"%s\"", l->spec.name, worker_pid(l->worker),
            l->description);
   l->spec.changed(l->spec.ctx);
-  pump(l);
 }
 
 static Status answer_status(DeviceLane *l, const DeviceJob *job, const Kiln__V1__ErrorReply *e) {
@@ -445,7 +461,6 @@ static void on_message(void *ctx, Message *m) {
   Status st = failed ? answer_status(l, job, m->env->error) : NULL;
   if (failed && job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD) job->exe->loaded_in = 0;
   job_finish(l, job, failed ? NULL : m, st);
-  pump(l);
 }
 
 static Status lost(const DeviceLane *l, const DeviceJob *job) {

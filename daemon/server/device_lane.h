@@ -25,12 +25,13 @@ struct DeviceJob {
   Executable *exe;        /* loaded first; the job's own reference */
   DeviceBuffer **buffers; /* created first; the job's own references; malloc'd */
   size_t nbuffers;
-  bool *updated;       /* by buffer: it writes that; malloc'd */
-  bool updates;        /* it writes some: never sent twice */
-  Slab *slab;          /* of a run; goes back to the pool after done */
-  FairSource from;     /* who it is for; tenant 0 = kilnd itself */
-  uint8_t level;       /* FAIR_*, inside the tenant */
-  int64_t deadline_ns; /* of the clock: it does not begin after that; 0 = none */
+  bool *updated;         /* by buffer: it writes that; malloc'd */
+  bool updates;          /* it writes some: never sent twice */
+  Slab *slab;            /* of a run; goes back to the pool after done */
+  struct Tenant *tenant; /* to charge; NULL = none */
+  FairSource from;       /* who it is for; tenant 0 = kilnd itself */
+  uint8_t level;         /* FAIR_*, inside the tenant */
+  int64_t deadline_ns;   /* of the clock: it does not begin after that; 0 = none */
   /* m is the answer, valid during the call, or NULL and st says why not (takes st). */
   void (*done)(void *ctx, DeviceJob *job, Message *m, Status st);
   void *ctx;
@@ -57,9 +58,15 @@ Status device_lane_create(const DeviceLaneSpec *spec, DeviceLane **out);
 void device_lane_release(DeviceLane *l);
 
 DeviceJob *device_job_create(void); /* NULL without memory */
-/* RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE when the device does not come up; then
- * the job is freed and done is not called. */
+/* Gives the job of a run memory for tensors. */
+Status device_job_slab(DeviceLane *l, DeviceJob *job, size_t bytes);
+/* RESOURCE_EXHAUSTED when the tenant has too many waiting, UNAVAILABLE when the device does not
+ * come up, DEADLINE_EXCEEDED; then the job is freed and done is not called. */
 Status device_lane_submit(DeviceLane *l, DeviceJob *job);
+/* Nothing runs and nothing waits. */
+bool device_lane_idle(const DeviceLane *l);
+/* Sends what may be sent; the loop calls it before it sleeps. */
+void device_lane_flush(DeviceLane *l);
 /* No `done` follows; what the job holds is freed when the worker is through with it. A job that was
  * not submitted is freed. */
 void device_lane_cancel(DeviceLane *l, DeviceJob *job);

@@ -102,3 +102,9 @@ void isolation_release(Server *s) {
     t->devices = NULL;
   }
 }
+
+void isolation_flush(Server *s) {
+  for (const Tenant *t = s->tenants.first; t; t = t->next)
+    for (size_t i = 0; t->devices && i < CONFIG_LIST_MAX; i++)
+      if (t->devices->at[i].lane) device_lane_flush(t->devices->at[i].lane);
+}

@@ -12,5 +12,7 @@ DeviceLaneSpec isolation_spec(Server *s, size_t i);
 void isolation_publish(Server *s, const Tenant *to, const DeviceLane *l);
 /* Gives memory back that only load justifies. */
 void isolation_trim(Server *s);
+/* Sends what may be sent: device_lane_flush of each. */
+void isolation_flush(Server *s);
 /* Ends all workers of tenants; executables and buffers are gone. */
 void isolation_release(Server *s);

@@ -11,10 +11,11 @@
 #include "base/clock.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/metrics_sample.h"
+#include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
-enum { IDLE_REQUESTS = 1024 };
+enum { IDLE_REQUESTS = 1024, ARENA_BLOCK = 2 << 10 };
 
 #define B(state) (1u << RS_##state)
 static const struct {
@@ -51,6 +52,11 @@ static void end_phase(Request *r, RequestState from, Phase next) {
   int64_t now = clock_now_ns();
   if (from == RS_STREAMING && !r->method->drain) r->phase_ns = now;
   request_phase(r, next, now);
+}
+
+FairSource request_source(const Request *r) {
+  return (FairSource){
+      .tenant = r->tenant->id, .session = connection_number(r->conn), .weight = r->tenant->weight};
 }
 
 void request_move(Request *r, RequestState to) {
@@ -150,7 +156,10 @@ static void on_deadline(uv_timer_t *timer) {
 
 static Request *request_alloc(Server *s) {
   Request *r = s->idle_requests;
-  if (!r) return calloc(1, sizeof *r);
+  if (!r) {
+    if ((r = calloc(1, sizeof *r))) r->arena.first_block = ARENA_BLOCK;
+    return r;
+  }
   s->idle_requests = r->next;
   s->nidle_requests--;
   return r;
@@ -184,6 +193,11 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
     grpc_finish(stream, st);
     return true;
   }
+  int64_t now = clock_now_ns();
+  if ((st = quota_request(tenant, now))) {
+    grpc_finish(stream, st);
+    return true;
+  }
   if (connection_clogged(c)) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "too many answers on this connection are unread"));
     return true;
@@ -200,7 +214,7 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
                  .stream = stream,
                  .method = method,
                  .arena = r->arena,
-                 .received_ns = clock_now_ns()};
+                 .received_ns = now};
   r->method_index = (uint8_t)rpc_index(rpc);
   r->phase = method->many ? PHASE_UPLOAD : PHASE_PARSE;
   r->phase_ns = r->received_ns;

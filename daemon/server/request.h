@@ -72,6 +72,8 @@ void request_close(Request *r);
 void request_move(Request *r, RequestState to);
 /* Unpacks msg as the method's request type into r->arena; NULL after having failed the request. */
 const void *request_decode(Request *r, Bytes msg);
+/* Whose jobs on a device are this request's. */
+FairSource request_source(const Request *r);
 /* Sends one message. */
 void request_send(Request *r, const ProtobufCMessage *m);
 /* Sends it and ends the call; r->work is released. Nothing of r may be touched afterwards but by

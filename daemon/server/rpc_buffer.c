@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "daemon/server/connection.h"
+#include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/upload.h"
 
@@ -21,10 +22,12 @@ typedef struct BufferUpload {
   const Kiln__V1__UploadHeader *header;
 } BufferUpload;
 
-static Status upload_begin(Request *r, BufferUpload *u, const Kiln__V1__UploadHeader *h) {
+static Status begin_upload(Request *r, BufferUpload *u, const Kiln__V1__UploadHeader *h) {
   Server *s = r->server;
   char text[200];
   uint64_t bytes;
+  int fd;
+  void *at = NULL;
   if (u->header) return FAIL(INVALID_ARGUMENT, "a second header");
   wire_tensor_text(h->dtype, h->dims, h->n_dims, text, sizeof text);
   if (h->n_dims > BUFFER_DIMS_MAX)
@@ -38,8 +41,13 @@ static Status upload_begin(Request *r, BufferUpload *u, const Kiln__V1__UploadHe
                 bytes, s->config.max_tensor_bytes);
   TRY(server_device(s, r->tenant, h->device, &u->device));
   TRY(buffer_table_check(&s->buffers, bytes));
-  TRY(shm_create("kiln-buffer", bytes ? bytes : 1, &u->upload.fd));
-  u->upload.size = bytes;
+  TRY(quota_memory(r->tenant, bytes, bytes));
+  if (h->memory)
+    TRY(connection_take_passed(r->conn, h->memory, bytes, &fd));
+  else
+    TRY(buffer_table_memory(&r->server->buffers, r->tenant, bytes, &fd, &at));
+  upload_begin(&u->upload, r->tenant, fd, at, bytes);
+  if (h->memory) u->upload.got = bytes; /* chunks would be too many */
   u->header = h;
   return NULL;
 }
@@ -49,7 +57,7 @@ static Status upload_header(Request *r, BufferUpload *u, Bytes msg) {
   if (!m) return NULL; /* failed already */
   if (m->part_case != KILN__V1__UPLOAD_REQUEST__PART_HEADER)
     return FAIL(INVALID_ARGUMENT, "a message with neither header nor chunk");
-  return upload_begin(r, u, m->header);
+  return begin_upload(r, u, m->header);
 }
 
 static void upload_message(Request *r, Bytes msg) {
@@ -72,8 +80,10 @@ static Status upload_keep(Request *r, BufferUpload *u, DeviceBuffer **out) {
   TRY(buffer_table_check(&r->server->buffers, u->upload.size)); /* others uploaded meanwhile */
   TRY(device_buffer_create(r->tenant, u->device, h->dtype, h->dims, h->n_dims, u->upload.size,
                            out));
-  (*out)->fd = u->upload.fd;
-  u->upload.fd = -1;
+  int fd = upload_take(&u->upload);
+  device_buffer_keep(*out, fd, u->upload.at);
+  u->upload.at = NULL;
+  (*out)->sealed = h->memory != 0;
   Status st = buffer_table_add(&r->server->buffers, *out);
   if (st) device_buffer_release(*out);
   return st;
@@ -201,6 +211,9 @@ static Status ask_device(Request *r, Download *d) {
   job->env.buffer_read = m;
   job->done = on_memory;
   job->ctx = r;
+  job->tenant = r->tenant;
+  job->from = request_source(r);
+  job->deadline_ns = r->deadline_ns;
   d->job = job;
   request_move(r, RS_RUNNING);
   Status st = device_lane_submit(d->buffer->device, job);

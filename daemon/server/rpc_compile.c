@@ -3,7 +3,9 @@
 #include <inttypes.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "daemon/server/compile.h"
+#include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/upload.h"
 
@@ -37,6 +39,7 @@ static Status begin_model(Request *r, ModelUpload *u, Kiln__V1__ModelFormat form
                           const char *name, const Kiln__V1__CompileOptions *options,
                           uint64_t size) {
   const Config *c = &r->server->config;
+  int fd;
   if (u->upload.fd >= 0) return FAIL(INVALID_ARGUMENT, "a second header");
   if (!size) return FAIL(INVALID_ARGUMENT, "the header announces a model of 0 bytes");
   if (size > c->max_model_bytes)
@@ -48,8 +51,10 @@ static Status begin_model(Request *r, ModelUpload *u, Kiln__V1__ModelFormat form
     return FAIL(INVALID_ARGUMENT, "unknown model format %d; expected ONNX or KGRAPH", (int)format);
   u->spec = (CompileSpec){.tenant = r->tenant, .format = format, .name = name, .options = options};
   TRY(server_device(r->server, r->tenant, options ? options->device : "", &u->spec.device));
-  TRY(shm_pool_take(&r->server->uploads, r->tenant->id, size, &u->upload.fd));
-  u->upload.size = size;
+  TRY(quota_compile(r->tenant, clock_now_ns()));
+  TRY(quota_memory(r->tenant, 0, size));
+  TRY(shm_pool_take(&r->server->uploads, r->tenant->id, size, &fd));
+  upload_begin(&u->upload, r->tenant, fd, NULL, size);
   return NULL;
 }
 
@@ -89,9 +94,8 @@ static void on_part(Request *r, Bytes msg) {
 static Status take_model(Request *r, ModelUpload *u, ModelData **out) {
   *out = NULL;
   TRY(upload_complete(&u->upload));
-  int fd = u->upload.fd;
-  u->upload.fd = -1;
-  return model_data_create(&r->server->uploads, r->tenant->id, fd, u->upload.size, out);
+  return model_data_create(&r->server->uploads, r->tenant->id, upload_take(&u->upload),
+                           u->upload.size, out);
 }
 
 static void on_compiled(CompileWaiter *w, Executable *e, Kiln__V1__CompileReport *report,
@@ -177,6 +181,7 @@ static Status inspect_start(Request *r, ModelUpload *u) {
   u->job.env.inspect = &u->message;
   u->job.fd = u->job_fd;
   u->job.tenant = r->tenant->id;
+  u->job.payer = r->tenant;
   u->job.done = on_inspected;
   u->job.ctx = r;
   Status st = compile_pool_submit(r->server->pool, &u->job);

@@ -208,6 +208,7 @@ static Status ask_worker(Request *r, Explain *e) {
   e->job.env.explain = &e->message;
   e->job.fd = -1;
   e->job.tenant = r->tenant->id;
+  e->job.payer = r->tenant;
   e->job.done = on_costs;
   e->job.ctx = r;
   request_move(r, RS_ADMITTED);

@@ -10,8 +10,10 @@
 
 #include "base/clock.h"
 #include "daemon/channel/shm.h"
+#include "daemon/server/batch.h"
 #include "daemon/server/dims.h"
 #include "daemon/server/metrics_sample.h"
+#include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/run.h"
 #include "proto/random.h"
@@ -35,7 +37,8 @@ static const ViewField run_rows[] = {VIEW_ROW(RunView, 1, VIEW_STR, false, execu
                                      VIEW_ROW(RunView, 3, VIEW_STR, true, outputs, NULL),
                                      VIEW_ROW(RunView, 4, VIEW_INT, false, as_buffers, NULL),
                                      VIEW_ROW(RunView, 5, VIEW_MSG, false, random, &random_view),
-                                     VIEW_ROW(RunView, 6, VIEW_INT, false, profile, NULL)};
+                                     VIEW_ROW(RunView, 6, VIEW_INT, false, profile, NULL),
+                                     VIEW_ROW(RunView, 7, VIEW_INT, false, priority, NULL)};
 static const ViewMessage run_view = VIEW_TABLE(run_rows, RunView, "RunRequest");
 static const ViewLimits run_limits = {.depth = 4, .elements = 100000};
 enum { NAMED_BUFFER_SEEN = 1 << 2, NAME_SHOWN = 200 };
@@ -56,6 +59,8 @@ typedef struct Run {
   size_t nopen;
   uint8_t *memory; /* of open outputs, mapped while the answer is made */
   int64_t handed_ns;
+  BatchMember batch; /* of runs that may share one */
+  bool counted;      /* as a run of the tenant */
   RunReply reply;
   void *reply_ctx;
 } Run;
@@ -130,6 +135,10 @@ static Status bind_buffer(Request *r, Run *run, size_t i, Str name, Kiln__V1__Ru
   if (b->device != run->exe->device)
     return FAIL(INVALID_ARGUMENT, "input '%s': buffer '%s' is on %s, the executable on %s",
                 spec->name, id, device_lane_name(b->device), device_lane_name(run->exe->device));
+  if (spec->state && b->sealed)
+    return FAIL(FAILED_PRECONDITION,
+                "input '%s': buffer '%s' is sealed memory, which a run cannot update", spec->name,
+                id);
   size_t n = run->exe->face->n_inputs;
   if (!job->buffers) job->buffers = calloc(n, sizeof *job->buffers);
   if (!job->updated) job->updated = calloc(n, sizeof *job->updated);
@@ -259,6 +268,7 @@ static Status make_buffers(Request *r, Run *run) {
   uint64_t total = 0;
   for (size_t i = 0; i < run->noutputs; i++) total += output_bytes(run, i);
   TRY(buffer_table_check(&r->server->buffers, total));
+  TRY(quota_memory(r->tenant, total, 0));
   run->made = arena_array(&r->arena, run->noutputs + 1, sizeof *run->made);
   run->message.output_buffers = arena_array(&r->arena, run->noutputs + 1, sizeof(uint64_t));
   run->secrets = arena_array(&r->arena, run->noutputs + 1, sizeof *run->secrets);
@@ -326,8 +336,7 @@ static Status place(Request *r, Run *run) {
   for (size_t i = 0; i < run->noutputs && !run->made; i++) out += padded(output_bytes(run, i));
   if (in <= INLINE_MAX) in = 0;
   if (out <= INLINE_MAX) out = 0;
-  if (in || out)
-    TRY(slab_take(device_lane_slabs(run->exe->device), r->tenant->id, in + out, &run->job->slab));
+  if (in || out) TRY(device_job_slab(run->exe->device, run->job, in + out));
   TRY(copy_inputs(r, run, in > 0, &at));
   return out ? place_outputs(r, run, at) : NULL;
 }
@@ -393,7 +402,7 @@ static Status take_dims(Request *r, Run *run, const Kiln__V1__RunDone *done) {
     total += bytes;
     if (!run->made || !spec->n_dims) continue;
     memcpy(run->made[i]->dims, done->dims[i]->dims, spec->n_dims * sizeof *spec->dims);
-    run->made[i]->bytes = bytes;
+    device_buffer_resize(run->made[i], bytes);
   }
   return run->made ? buffer_table_check(&r->server->buffers, total) : NULL;
 }
@@ -496,11 +505,61 @@ static void on_run(void *ctx, DeviceJob *job, Message *m, Status st) {
 /* -- request ------------------------------------------------------------------------------------
  */
 
+static Status level_of(int64_t priority, uint8_t *out) {
+  static const uint8_t levels[] = {
+      [KILN__V1__PRIORITY__PRIORITY_UNSPECIFIED] = FAIR_NORMAL,
+      [KILN__V1__PRIORITY__PRIORITY_HIGH] = FAIR_URGENT,
+      [KILN__V1__PRIORITY__PRIORITY_NORMAL] = FAIR_NORMAL,
+      [KILN__V1__PRIORITY__PRIORITY_LOW] = FAIR_PATIENT,
+  };
+  if (priority < 0 || priority >= (int64_t)(sizeof levels / sizeof *levels))
+    return FAIL(INVALID_ARGUMENT, "unknown priority %" PRId64, priority);
+  *out = levels[priority];
+  return NULL;
+}
+
 /* What the tuner wants to know of a run. */
 static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
   if (!e->used++) e->first_used_ns = clock_now_ns();
   if (m->n_vars) sizes_note(&e->seen, &e->arena, m->vars, m->n_vars);
 }
+
+/* -- runs that may share one --------------------------------------------------------------------
+ */
+
+static bool batches(const Request *r, const Run *run, const RunView *view) {
+  const Kiln__V1__FrontendDone *face = run->exe->face;
+  if (!r->server->config.batch_delay_ms || !face->rowwise || face->n_vars != 1) return false;
+  if (view->as_buffers || view->profile || run->nopen || !run->noutputs) return false;
+  for (size_t i = 0; i < run->message.n_inputs; i++)
+    if (run->message.inputs[i]->value_case != KILN__V1__RUN_INPUT__VALUE_INLINE) return false;
+  return run->message.n_inputs > 0;
+}
+
+static Status join_batch(Request *r, Run *run, const RunView *view) {
+  uint64_t at = 0;
+  uint8_t level;
+  TRY(level_of(view->priority, &level));
+  TRY(copy_inputs(r, run, false, &at));
+  run->offsets = arena_array(&r->arena, run->noutputs, sizeof *run->offsets);
+  if (!run->offsets) return FAIL(RESOURCE_EXHAUSTED, "run");
+  device_lane_cancel(run->exe->device, run->job); /* the batch has its own */
+  run->job = NULL;
+  run->handed_ns = clock_now_ns();
+  run->batch = (BatchMember){.request = r,
+                             .exe = run->exe,
+                             .message = &run->message,
+                             .room = run->room,
+                             .offsets = run->offsets,
+                             .level = level,
+                             .done = on_run};
+  note_use(run->exe, &run->message);
+  request_move(r, RS_RUNNING);
+  return batch_join(&run->batch);
+}
+
+/* -- any run ------------------------------------------------------------------------------------
+ */
 
 Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply reply, void *ctx) {
   Run *run = r->work = arena_alloc(&r->arena, sizeof *run);
@@ -509,11 +568,15 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   run->reply = reply;
   run->reply_ctx = ctx;
   if (!(run->job = device_job_create())) return FAIL(RESOURCE_EXHAUSTED, "run");
+  TRY(quota_run(r->tenant));
+  run->counted = true;
+  run->job->tenant = r->tenant;
   kiln__v1__run_job__init(&run->message);
   TRY(bind_inputs(r, run, view));
   TRY(bind_outputs(r, run, view));
   if (view->as_buffers) TRY(make_buffers(r, run));
   request_phase(r, PHASE_UPLOAD, clock_now_ns());
+  if (batches(r, run, view)) return join_batch(r, run, view);
   TRY(place(r, run));
   run->message.executable = run->exe->id;
   run->message.tenant = r->tenant->id; /* not the executable's: a model may belong to all */
@@ -524,6 +587,9 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   run->job->env.run = &run->message;
   run->job->done = on_run;
   run->job->ctx = r;
+  run->job->from = request_source(r);
+  TRY(level_of(view->priority, &run->job->level));
+  run->job->deadline_ns = r->deadline_ns;
   run->handed_ns = clock_now_ns();
   note_use(run->exe, &run->message);
   request_move(r, RS_RUNNING);
@@ -552,9 +618,11 @@ static void run_message(Request *r, Bytes msg) {
 void run_release(Request *r) {
   Run *run = r->work;
   if (!run) return;
+  batch_leave(&run->batch);
   if (run->job) device_lane_cancel(run->exe->device, run->job);
   for (size_t i = 0; i < run->nmade; i++) device_buffer_release(run->made[i]);
   executable_release(run->exe);
+  if (run->counted) quota_run_end(r->tenant);
 }
 
 const Method rpc_run = {.path = "/kiln.v1.Kiln/Run",

@@ -1,5 +1,7 @@
 /* Tune: a search that a client asked for and watches. It ends with the call. */
+#include "base/clock.h"
 #include "daemon/server/connection.h"
+#include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
@@ -37,6 +39,7 @@ static Status begin(Request *r, const Kiln__V1__TuneRequest *m) {
     return FAIL(INVALID_ARGUMENT, "a budget of %lld ns; expected at most a day, or 0 for a minute",
                 (long long)m->budget_ns);
   TRY(registry_find(&r->server->executables, r->tenant, m->executable, &spec.exe));
+  TRY(quota_tune(r->tenant, clock_now_ns()));
   TRY(tune_start(r->server, &spec, &tune));
   r->work = tune;
   request_move(r, RS_STREAMING);

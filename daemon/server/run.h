@@ -31,7 +31,7 @@ typedef struct RunView {
   VIEW_LIST(Str) outputs;
   int64_t as_buffers;
   const RandomView *random;
-  int64_t profile;
+  int64_t profile, priority;
 } RunView;
 
 /* Ends the request with request_reply or request_finish; m is valid during the call. */

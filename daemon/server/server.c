@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "daemon/server/batch.h"
 #include "daemon/server/caches.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/events.h"
@@ -77,6 +78,7 @@ static void server_close(Server *s) {
   lane_close(s->bulk, on_bulk_closed, s);
   uv_close((uv_handle_t *)&s->flush, NULL);
   uv_close((uv_handle_t *)&s->deadlines, NULL);
+  uv_close((uv_handle_t *)&s->batch_timer, NULL);
   uv_close((uv_handle_t *)&s->housekeeping, NULL);
   uv_close((uv_handle_t *)&s->sigterm, NULL);
   uv_close((uv_handle_t *)&s->sigint, NULL);
@@ -116,6 +118,9 @@ static void on_sighup(uv_signal_t *handle, int number) {
 /* Runs once between callbacks and sleep. */
 static void on_prepare(uv_prepare_t *handle) {
   Server *s = handle->data;
+  batches_flush(s);
+  for (size_t i = 0; i < s->ndevices; i++) device_lane_flush(s->devices[i]);
+  isolation_flush(s);
   connections_flush(s);
   if (s->stopping && !s->nconnections) server_close(s);
 }
@@ -126,6 +131,7 @@ static void trim(Server *s) {
   isolation_trim(s);
   shm_pool_deinit(&s->uploads);
   requests_trim(s, 0);
+  buffer_table_trim(&s->buffers);
   pool_trim(&s->blocks);
 }
 
@@ -258,6 +264,7 @@ static void init_handles(Server *s) {
   uv_prepare_init(&s->loop, &s->flush);
   uv_prepare_start(&s->flush, on_prepare);
   uv_timer_init(&s->loop, &s->deadlines);
+  uv_timer_init(&s->loop, &s->batch_timer);
   uv_timer_init(&s->loop, &s->housekeeping);
   uint64_t every = HOUSEKEEPING_MS;
   if (s->notify.watchdog_ms && s->notify.watchdog_ms < every) every = s->notify.watchdog_ms;

@@ -46,6 +46,7 @@ typedef struct Server {
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */
   size_t nconnections;
+  uint64_t next_connection;
   uint8_t *read_buffer; /* shared by all connections */
   uv_prepare_t flush;
   HttpClient *http; /* of the port for metrics and health */
@@ -73,6 +74,8 @@ typedef struct Server {
   Compile *compiles; /* in flight */
   Build *builds;     /* in flight */
   Tuner *tuner;
+  struct Batch *batches; /* gathering, and running */
+  uv_timer_t batch_timer;
   Subscriber *subscribers; /* to events */
   Model *models;           /* by name */
   size_t nmodels, models_pending;

@@ -183,8 +183,16 @@ static void update_poll(Worker *w) {
 Status worker_send(Worker *w, const Kiln__V1__Envelope *env, const int *fds, size_t nfds) {
   if (w->state != WS_UP) return FAIL(UNAVAILABLE, "the worker is not running");
   TRY(channel_send(&w->channel, env, fds, nfds));
-  if (channel_waiting(&w->channel)) update_poll(w);
+  if (channel_waiting(&w->channel) && !w->channel.hold) update_poll(w);
   return NULL;
+}
+
+void worker_hold(Worker *w) { w->channel.hold = true; }
+
+void worker_flush(Worker *w) {
+  if (w->state != WS_UP || !channel_waiting(&w->channel)) return;
+  status_drop(channel_flush(&w->channel)); /* of one that is gone: its end is reported */
+  if (channel_waiting(&w->channel)) update_poll(w);
 }
 
 uint32_t worker_pid(const Worker *w) { return w->pid; }

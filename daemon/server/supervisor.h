@@ -41,6 +41,9 @@ void supervisor_close(Supervisor *s, void (*closed)(void *ctx), void *ctx);
 
 Status supervisor_spawn(Supervisor *s, const WorkerSpec *spec, Worker **out);
 Status worker_send(Worker *w, const Kiln__V1__Envelope *env, const int *fds, size_t nfds);
+/* From now on what is sent waits for worker_flush, which sends it together. */
+void worker_hold(Worker *w);
+void worker_flush(Worker *w);
 /* Kills the process; gone follows with this cause (static text). */
 void worker_kill(Worker *w, const char *cause, const char *detail);
 /* worker_kill("timeout") in so many seconds, unless changed; 0 = never. */

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "daemon/server/bucket.h"
 
 struct Config;
 
@@ -47,9 +48,10 @@ struct Tenant {
   uint32_t weight; /* at least 1 */
   Quotas quota;
   Usage used;
-  struct Store *store;        /* its cache: its own, or the one of all who share it */
-  struct Store *own;          /* NULL when it never had one of its own */
-  struct OwnDevices *devices; /* with strict isolation; NULL until the first is used */
+  Bucket requests, compiling, tuning; /* quota.h */
+  struct Store *store;                /* its cache: its own, or the one of all who share it */
+  struct Store *own;                  /* NULL when it never had one of its own */
+  struct OwnDevices *devices;         /* with strict isolation; NULL until the first is used */
   bool shares_cache;
   bool retired;
   Tenant *next;

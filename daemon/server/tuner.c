@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "daemon/server/caches.h"
+#include "daemon/server/quota.h"
 #include "daemon/server/request.h"
 #include "daemon/server/tune_internal.h"
 
@@ -57,6 +58,7 @@ static void move_back(Tuner *t, Tune *tune) {
 void tuner_stepped(Tuner *t, Tune *tune, int64_t ns) {
   if (t->turn == tune) t->turn = NULL;
   move_back(t, tune);
+  if (!tune->spec.background) quota_tuned(tune->spec.exe->tenant, ns);
   if (!tune->spec.background) return;
   uint64_t share = t->server->config.tuning_share;
   ns = ns > t->paused_step_ns ? ns - t->paused_step_ns : 0;

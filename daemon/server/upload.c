@@ -1,8 +1,9 @@
-/* Chunks are written with pwrite rather than through a mapping: the pages of a fresh memfd are then
- * made by the kernel without a fault each. */
+/* Chunks go into a fresh memfd with pwrite: its pages are then made by the kernel without a fault
+ * each. Memory that was used before is mapped already, and copying into that is faster. */
 #include "daemon/server/upload.h"
 
 #include <inttypes.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "daemon/channel/shm.h"
@@ -21,7 +22,10 @@ Status upload_write(Upload *u, Bytes chunk) {
   if (chunk.len > u->size - u->got)
     return FAIL(INVALID_ARGUMENT, "the header announced %" PRIu64 " bytes, got at least %" PRIu64,
                 u->size, u->got + chunk.len);
-  TRY(shm_write(u->fd, u->got, chunk));
+  if (!u->at)
+    TRY(shm_write(u->fd, u->got, chunk));
+  else if (chunk.len)
+    memcpy((char *)u->at + u->got, chunk.ptr, chunk.len);
   u->got += chunk.len;
   return NULL;
 }
@@ -33,7 +37,22 @@ Status upload_complete(const Upload *u) {
               u->got);
 }
 
-void upload_abort(Upload *u) {
-  if (u->fd >= 0) close(u->fd);
+void upload_begin(Upload *u, Tenant *tenant, int fd, void *at, uint64_t size) {
+  *u = (Upload){.fd = fd, .at = at, .size = size, .tenant = tenant};
+  tenant->used.host_bytes += size;
+}
+
+int upload_take(Upload *u) {
+  int fd = u->fd;
+  if (u->tenant) u->tenant->used.host_bytes -= u->size;
+  u->tenant = NULL;
   u->fd = -1;
+  return fd;
+}
+
+void upload_abort(Upload *u) {
+  int fd = upload_take(u);
+  if (u->at) munmap(u->at, u->size);
+  u->at = NULL;
+  if (fd >= 0) close(fd);
 }

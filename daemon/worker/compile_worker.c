@@ -107,7 +107,10 @@ static Status frontend(CompileWorker *w, Message *m) {
   Arena arena;
   arena_init(&arena, 0);
   Status st = hold(w, m, m->env->frontend);
+  bool rows = false;
   if (!st) st = compile_canonical(&w->held.job, &w->held.graph, &canonical);
+  if (!st) st = compile_rowwise(&w->held.job, &w->held.graph, &rows);
+  done.rowwise = rows;
   done.wall_ns = clock_now_ns() - wall;
   done.cpu_ns = clock_cpu_ns() - cpu;
   if (!st) st = send_frontend(w, &arena, &canonical, &done);

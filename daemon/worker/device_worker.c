@@ -1,5 +1,6 @@
 /* One message at a time, in order: a load before the run that needs it, a buffer's free after the
- * run that reads it. The order is kilnd's to choose; see server/device_lane.c. */
+ * run that reads it. The order is kilnd's to choose; see server/device_lane.c. Answers to jobs that
+ * take less than waking kilnd does go together, as long as more jobs are there. */
 #include "daemon/worker/device_worker.h"
 
 #include <unistd.h>
@@ -110,15 +111,29 @@ static Status dispatch(DeviceWorker *w, Message *m) {
   }
 }
 
+enum { HELD_MAX = 8, HELD_NS = 50000 };
+
 static Status serve(DeviceWorker *w) {
+  int64_t since = 0; /* the oldest answer that is held */
+  w->channel.hold = true;
   for (;;) {
     Message m;
+    w->channel.poll = channel_waiting(&w->channel);
     TRY(channel_recv(&w->channel, &m));
+    if (!m.env) {
+      TRY(channel_flush(&w->channel));
+      continue;
+    }
+    bool brief = m.env->body_case == KILN__V1__ENVELOPE__BODY_RUN && m.env->run->brief;
+    if (!brief) TRY(channel_flush(&w->channel));
+    if (!channel_waiting(&w->channel)) since = clock_now_ns();
     Status st = dispatch(w, &m);
     Status sent = NULL;
     if (st) sent = channel_send_error(&w->channel, m.env->id, st, "");
     status_drop(st);
     message_close(&m);
+    if (!sent && (w->channel.waiting >= HELD_MAX || clock_now_ns() - since > HELD_NS))
+      sent = channel_flush(&w->channel);
     if (sent) return sent;
   }
 }

@@ -59,6 +59,7 @@ typedef struct Loaded {
   size_t nweights;
   Launch *launches;
   size_t nlaunches;
+  int64_t typical_ns; /* of the last runs; 0 = none yet */
   size_t nonce;       /* the first of them, done when loading */
   LaunchGrids *grids; /* NULL: all are known */
   LaunchArg *args;    /* of all launches, one after the other */

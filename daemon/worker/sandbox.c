@@ -41,6 +41,7 @@ static const int allowed[] = {
     SCMP_SYS(fstat),
     SCMP_SYS(recvmsg),
     SCMP_SYS(sendmsg),
+    SCMP_SYS(sendmmsg),
     SCMP_SYS(poll),
     SCMP_SYS(ppoll),
     /* time and scheduling */

@@ -71,13 +71,56 @@ typedef struct Machine {
   bool submitted;
   int64_t deadline_ns;
   uint64_t number; /* of the job */
+  bool whole;      /* not to be stopped on the way */
 } Machine;
 
+/* The run is to end here: what was submitted is waited for, and who asked is told. */
+static Status machine_stop(Machine *m, Status st) {
+  if (m->submitted) status_drop(device_wait(m->x->dev, m->fence, -1));
+  return st;
+}
+
+/* A run that updates states is not left half done. */
+static bool updates_states(const Loaded *l) {
+  for (size_t i = 0; i < l->ninputs; i++)
+    if (l->written[i]) return true;
+  return false;
+}
+
+/* Between launches: does anybody still wait for this run? */
+static Status machine_poll(Machine *m) {
+  if (m->whole) return NULL;
+  if (cancel_is_posted(m->x->cancelled, m->number))
+    return machine_stop(m, FAIL(CANCELLED, "before call %u of %zu", m->from, m->l->nlaunches));
+  if (m->deadline_ns && clock_now_ns() > m->deadline_ns)
+    return machine_stop(m, FAIL(DEADLINE_EXCEEDED, "the deadline passed before call %u of %zu",
+                                m->from, m->l->nlaunches));
+  return NULL;
+}
+
+/* How many launches to submit at once: all, unless the run takes so long that somebody may want to
+ * stop it on the way. */
+static uint32_t piece(const Loaded *l, uint32_t n) {
+  enum { FIRST = 8 };
+  const int64_t stop_ns = 10000000;
+  int64_t most = !l->typical_ns             ? FIRST
+                 : l->typical_ns <= stop_ns ? n
+                                            : (int64_t)l->nlaunches * stop_ns / l->typical_ns;
+  return most < 1 ? 1 : most < n ? (uint32_t)most : n;
+}
+
+/* A device that does not run its launches here always has one piece to go on with. */
 static Status machine_flush(Machine *m) {
-  if (m->from == m->to) return NULL;
-  TRY(device_submit(m->x->dev, m->l->launches + m->from, m->to - m->from, &m->fence));
-  m->from = m->to;
-  m->submitted = true;
+  while (m->from < m->to) {
+    uint32_t n = piece(m->l, m->to - m->from);
+    Fence before = m->fence;
+    bool more = n < m->to - m->from, wait = m->submitted && more;
+    TRY(machine_poll(m));
+    TRY(device_submit(m->x->dev, m->l->launches + m->from, n, &m->fence));
+    m->from += n;
+    m->submitted = true;
+    if (wait) TRY(device_wait(m->x->dev, before, -1));
+  }
   return NULL;
 }
 
@@ -173,6 +216,7 @@ Status steps_once(Executor *x, Loaded *l) {
 
 Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number, int64_t *ns) {
   Machine m = {.x = x, .l = l, .pc = l->nonce, .deadline_ns = deadline_ns, .number = number};
+  m.whole = updates_states(l);
   TRY(device_timer_start(x->dev));
   while (m.pc < l->nsteps) {
     const Step *s = &l->steps[m.pc++];
@@ -187,7 +231,9 @@ Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number, i
     }
   }
   TRY(machine_flush(&m));
-  return device_timer_stop(x->dev, m.fence, ns);
+  TRY(device_timer_stop(x->dev, m.fence, ns));
+  l->typical_ns = l->typical_ns ? l->typical_ns + (*ns - l->typical_ns) / 4 : *ns + 1;
+  return NULL;
 }
 
 /* -- open outputs -------------------------------------------------------------------------------

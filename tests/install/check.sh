@@ -20,7 +20,7 @@ run() { # the program, with a server that is not there, must say so
 
 $cc -Wall -Wextra -Wpedantic -Werror "$here/program.c" $(pkg --cflags --libs) -o "$work/program-shared"
 run "$work/program-shared"
-$cc "$here/program.c" $(pkg --cflags) "$libdir/libkiln.a" $(PKG_CONFIG_PATH= pkg-config --libs libnghttp2 libprotobuf-c) \
+$cc "$here/program.c" $(pkg --cflags) "$libdir/libkiln.a" $(PKG_CONFIG_PATH= pkg-config --libs libnghttp2 libprotobuf-c libssl libcrypto) \
   -o "$work/program-static"
 run "$work/program-static"
 for lib in "$libdir/libkiln.a" "$libdir/libkiln.so"; do

@@ -141,6 +141,54 @@ static void run_tile(DType d, unsigned lanes, int64_t stride, unsigned columns) 
   finish();
 }
 
+/* A tile written by columns, in an order that is not theirs; what lies between is left alone. With
+ * `reads` the body also looks at the memory, and nothing may move. */
+static void run_stored_tile(DType d, unsigned lanes, int64_t stride, unsigned columns, bool reads) {
+  begin();
+  int64_t reach = (int64_t)(lanes - 1) * (stride < 0 ? -stride : stride);
+  int64_t span = reach + columns, first = stride < 0 ? reach : 0;
+  Guarded out = guarded(d, (size_t)span, true), buf = guarded(d, (size_t)lanes * columns, true);
+  size_t item = dtype_info[d].bytes;
+  char before[1024 * 8];
+  assert_true((size_t)span * item <= sizeof before);
+  memcpy(before, out.at, (size_t)span * item);
+  Code c = {.nargs = 2};
+  UOp *r = range(&c, 0, 1), *effect = NULL;
+  UOp *base = alu2(&c, OP_ADD, r, alu2(&c, OP_MUL, r, uop_index(&job, 3)));
+  for (unsigned k = 0; k < columns; k++) {
+    unsigned which = k * 3 % columns;
+    UOp *from = alu2(&c, OP_ADD, base, uop_index(&job, which * lanes));
+    UOp *v = load(&c, param(1, d, lanes * columns), which ? from : base, lanes, 1);
+    UOp *at = alu2(&c, OP_ADD, base, uop_index(&job, first + which));
+    if (reads && k == 1) load(&c, param(0, d, span), base, 1, 1);
+    effect = store(&c, param(0, d, span), first + which ? at : base, v, stride);
+  }
+  end(&c, effect, r);
+  run(&c, (void *[]){out.at, buf.at});
+  for (int64_t i = 0; i < span; i++) {
+    Scalar want = element(d, before, i);
+    for (unsigned n = 0; n < lanes * columns; n++)
+      if (first + n / lanes + (n % lanes) * stride == i) want = element(d, buf.at, n);
+    expect(d, out.at, (size_t)i, want, 0, "stored tile");
+  }
+  unguard(buf), unguard(out);
+  finish();
+}
+
+static void test_stored_tiles(void **state) {
+  (void)state;
+  static const DType dtypes[] = {DT_F32, DT_F64, DT_I8, DT_F16};
+  for (size_t t = 0; t < 4; t++) {
+    for (unsigned lanes = 4; lanes <= 16; lanes *= 2) {
+      run_stored_tile(dtypes[t], lanes, 22, lanes, false);
+      run_stored_tile(dtypes[t], lanes, -20, lanes, false);
+      run_stored_tile(dtypes[t], lanes, 23, 13, false); /* 8 and 4 and one */
+      run_stored_tile(dtypes[t], lanes, 5, 5, false);   /* rows that are shorter than the lanes */
+      run_stored_tile(dtypes[t], lanes, 22, lanes, true);
+    }
+  }
+}
+
 static void test_tiles(void **state) {
   (void)state;
   static const DType dtypes[] = {DT_F32, DT_F64, DT_I8, DT_F16};
@@ -401,6 +449,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       ON(host, test_access),
       ON(host, test_tiles),
+      ON(host, test_stored_tiles),
       ON(host, test_scattered),
       ON(host, test_index_math),
       ON(host, test_accumulators),
@@ -409,6 +458,7 @@ int main(void) {
       ON(host, test_hreduce),
       ON(avx2, test_access),
       ON(avx2, test_tiles),
+      ON(avx2, test_stored_tiles),
       ON(avx2, test_scattered),
       ON(avx2, test_index_math),
       ON(avx2, test_accumulators),
@@ -417,6 +467,7 @@ int main(void) {
       ON(avx2, test_hreduce),
       ON(sse2, test_access),
       ON(sse2, test_tiles),
+      ON(sse2, test_stored_tiles),
       ON(sse2, test_scattered),
       ON(sse2, test_index_math),
       ON(sse2, test_accumulators),

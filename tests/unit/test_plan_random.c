@@ -224,6 +224,14 @@ static UOp *random_scatter(Random *r, UOp *x) {
                   (UOp *[]){x, at, y}, 3);
 }
 
+static UOp *random_scan(Random *r, UOp *x) {
+  static const Op ops[] = {OP_ADD, OP_MAX, OP_MIN, OP_MUL};
+  if (!x->shape.n || x->dtype == DT_BOOL) return x;
+  Op op = ops[below(r, dtype_is_int((DType)x->dtype) ? 4 : 3)];
+  Arg arg = arg_both(op, &(int64_t){below(r, x->shape.n)}, 1);
+  return uop_make(&r->job, OP_SCAN, DT_VOID, arg, &x, 1);
+}
+
 static UOp *random_matmul(Random *r, UOp *x) {
   UOp *y = pick(r);
   if (x->shape.n != 2 || y->shape.n != 2 || !dtype_is_float((DType)x->dtype)) return x;
@@ -254,7 +262,7 @@ static void grow(Random *r) {
       random_binary,  random_binary,  random_binary,  random_unary,     random_where,
       random_cast,    random_cat,     random_cat,     random_gather,    random_matmul,
       random_iota,    random_stored,  random_matmul,  random_normalise, random_normalise,
-      random_scatter, random_scatter};
+      random_scatter, random_scatter, random_scan};
   size_t want = 4 + below(r, MAX_NODES - 4);
   for (size_t k = 0; k < want; k++) {
     UOp *x = below(r, 2) ? r->node[r->n - 1] : pick(r);

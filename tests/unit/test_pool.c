@@ -26,7 +26,7 @@ static void test_random(void **state) {
   size_t size[BLOCKS] = {0};
   srand(1);
   for (int k = 0; k < 100000; k++) {
-    size_t i = (size_t)rand() % BLOCKS, n = (size_t)rand() % (k % 10 ? 700 : 5000);
+    size_t i = (size_t)rand() % BLOCKS, n = (size_t)rand() % (k % 10 ? 700 : 30000);
     Pool *from = i % 7 ? &pool : NULL;
     check(at[i], size[i], (uint8_t)i);
     if (k % 3 == 0) {

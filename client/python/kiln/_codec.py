@@ -196,9 +196,14 @@ def tensor_inputs(inputs: Mapping[str, Any], values: Sequence[Any]) -> dict[str,
 
 
 def run_request(executable: str, inputs: Mapping[str, Any], outputs: Any, specs: Sequence[Any] = (), input_values: Sequence[Any] = (),
-                output_values: Sequence[Any] = (), random: tuple[int, int] | None = None) -> kiln_pb2.RunRequest:
+                output_values: Sequence[Any] = (), random: tuple[int, int] | None = None,
+                priority: str | None = None) -> kiln_pb2.RunRequest:
     """specs: of the executable's tensor inputs. random: seed and run number, None for fresh numbers. outputs: None (all, as arrays), "buffers" (all, kept on the server), or a list of names."""
     request = kiln_pb2.RunRequest(executable=executable)
+    if priority is not None:
+        if priority not in ("high", "normal", "low"):
+            raise ValueError(f'priority: expected "high", "normal" or "low", got {priority!r}')
+        request.priority = kiln_pb2.Priority.Value(f"PRIORITY_{priority.upper()}")
     if random is not None:
         request.random.seed, request.random.run = (int(v) & (1 << 64) - 1 for v in random)
     dtypes = {s.name: s.dtype for s in specs}

@@ -54,10 +54,11 @@ class Executable:
         self.output_values = [ValueSpec._from(s) for s in response.output_values]
         self._seed, self._runs = options.seed, 0
 
-    async def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None, seed: int | None = None) -> dict[str, Any]:
+    async def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None, seed: int | None = None,
+                  priority: str | None = None) -> dict[str, Any]:
         """As kiln.Executable.run; Buffers are those of this module."""
         request = _codec.run_request(self.executable_id, inputs, outputs, self.inputs, self.input_values, self.output_values,
-                                     self._random(seed))
+                                     self._random(seed), priority)
         with translated():
             response = await self._client._stub.Run(request, timeout=self._client.timeout)
         return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client), self.output_values)

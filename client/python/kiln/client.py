@@ -124,7 +124,8 @@ class Executable:
         self.output_values = [ValueSpec._from(s) for s in response.output_values]
         self._seed, self._runs = options.seed, 0
 
-    def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None, seed: int | None = None) -> dict[str, Any]:
+    def run(self, inputs: Mapping[str, Any], outputs: str | Sequence[str] | None = None, seed: int | None = None,
+            priority: str | None = None) -> dict[str, Any]:
         """Runs once.
 
         inputs: one numpy array (or kiln.Buffer) per model input, by name; dtype and shape must equal the spec's, and
@@ -133,10 +134,11 @@ class Executable:
         outputs: None for all as arrays, "buffers" for all as kiln.Buffer kept on the server, or a list of names.
         seed: of random ops; runs with equal seeds give equal numbers, on every device. None: fresh numbers, or, when the executable was
         compiled with Options(seed=...), those of its next run.
+        priority: "high", "normal" or "low", among your own runs that wait for the device.
         Raises kiln.Error INVALID_ARGUMENT naming the input with expected and got; UNAVAILABLE when the device died.
         """
         request = _codec.run_request(self.executable_id, inputs, outputs, self.inputs, self.input_values, self.output_values,
-                                     self._random(seed))
+                                     self._random(seed), priority)
         with translated():
             response = self._client._stub.Run(request, timeout=self._client.timeout)
         return _codec.run_outputs(response, self.outputs, functools.partial(Buffer, self._client), self.output_values)

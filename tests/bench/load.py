@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""What kilnd serves and how evenly it shares: starts a daemon and drives it with bench_load and bench_upload.
+
+  load.py [--bin build/release/bin] [--tools build/release/tests] [--seconds 2] [--pin] [--soak SECONDS] [SCENARIO...]
+
+Scenarios: noop run one fair flood idle upload soak; all but soak by default. --pin puts the daemon on processor 0 and the load on 1, so that
+"per core" means that; without it the system places them. Prints one line per number, with the goal beside it, and how much processor time
+kilnd spent per call, which a busy machine changes less than the rate."""
+import argparse
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT / "tests/daemon"))
+PORT = 17719
+
+
+def models(folder):
+    """A run of one small kernel, and runs that take the device some time: name -> (file, n)."""
+    from conftest import Graph
+    out = {}
+    g = Graph()
+    x = g.param("x", [16])
+    g.output("y", g.node("ADD", g.node("MUL", x, g.const(2.0)), g.const(1.0)))
+    out["small"] = (g, 16)
+    for name, n in (("light", 96), ("medium", 160), ("heavy", 320)):  # outer product, then its square, summed: the answer is small
+        g = Graph()
+        x = g.param("x", [n])
+        a = g.node("MATMUL", g.node("RESHAPE", x, ints=[n, 1]), g.node("RESHAPE", x, ints=[1, n]))
+        a = g.node("EXP2", a)
+        g.output("y", g.node("REDUCE_SUM", g.node("MATMUL", a, a), ints=[1], i=1))
+        out[name] = (g, n)
+    files = {}
+    for name, (g, n) in out.items():
+        path = folder / f"{name}.kgraph"
+        path.write_bytes(g.bytes())
+        files[name] = (path, n)
+    return files
+
+
+class Server:
+    def __init__(self, args, folder, tenants=()):
+        from tenants import boss, section
+        self.args, self.folder = args, folder
+        self.unix, self.tcp = f"unix:{folder}/kiln.sock", f"127.0.0.1:{PORT}"
+        conf = folder / "kiln.conf"
+        lines = ["[server]", "max_connections = 20000", "[tuning]", "background = false"]
+        if tenants:
+            lines += boss()
+        for t in tenants:
+            lines += section(t, "run")
+        conf.write_text("\n".join(lines) + "\n")
+        command = [str(args.bin / "kilnd"), "--config", str(conf), "--no-cache", "--listen", self.unix, "--listen", self.tcp]
+        self.process = subprocess.Popen(self.pin(0, command), stderr=open(folder / "log", "ab"))
+        end = time.time() + 20
+        while time.time() < end:
+            if self.process.poll() is not None:
+                sys.exit((folder / "log").read_text())
+            if "device up" in (folder / "log").read_text():
+                return
+            time.sleep(0.05)
+        sys.exit("kilnd does not start")
+
+    def pin(self, core, command):
+        return ["taskset", "-c", str(core), *command] if self.args.pin else command
+
+    def cpu_us(self):
+        f = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(f[11]) + int(f[12])) * 1e6 / os.sysconf("SC_CLK_TCK")
+
+    def rss(self):
+        f = pathlib.Path(f"/proc/{self.process.pid}/statm").read_text().split()
+        return int(f[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def load(self, address, *groups, seconds=None):
+        command = [str(self.args.tools / "bench_load"), address, str(seconds or self.args.seconds), *groups]
+        before = self.cpu_us()
+        out = subprocess.run(self.pin(1, command), capture_output=True, text=True)
+        if out.returncode:
+            sys.exit(out.stderr)
+        results = [json.loads(line) for line in out.stdout.splitlines()]
+        per_call = (self.cpu_us() - before) / max(1, sum(r["all"] for r in results))
+        for r in results:
+            r["cpu_us"] = per_call
+            if r["failed"]:
+                print(f"  {r['name']}: {r['failed']} failed: {r['error']}")
+        return results
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        if self.process.wait(30):
+            sys.exit((self.folder / "log").read_text()[-3000:])
+
+
+def show(what, value, unit, goal, more=""):
+    print(f"{what:46} {value:>12,.2f} {unit:6} goal {goal:>10}  {more}", flush=True)
+
+
+def noop(s):
+    r = s.load(s.tcp, "connections=8,streams=32")[0]
+    show("no-op, TCP, 8 connections x 32", r["per_second"], "/s", "200,000", f"{r['cpu_us']:.2f} us of kilnd each")
+    r = s.load(s.unix, "connections=8,streams=1")[0]
+    show("no-op, Unix socket, 8 x 1", r["per_second"], "/s", "80,000", f"{r['cpu_us']:.2f} us of kilnd each")
+
+
+def run_group(s, name="run", model="small", token=None, **more):
+    path, n = s.models[model]
+    fields = {"name": name, "method": "run", "model": path, "n": n, **({"token": f"{token}-token"} if token else {}), **more}
+    return ",".join(f"{k}={v}" for k, v in fields.items())
+
+
+def run(s):
+    r = s.load(s.unix, run_group(s, connections=8, streams=32))[0]
+    show("small cached runs, 8 x 32", r["per_second"], "/s", "100,000", f"{r['cpu_us']:.2f} us of kilnd each")
+
+
+def one(s):
+    r = s.load(s.unix, run_group(s))[0]
+    show("cached run, one client, p50", r["p50_us"], "us", "100")
+    show("cached run, one client, p99", r["p99_us"], "us", "300")
+
+
+def jain(shares):
+    return sum(shares) ** 2 / (len(shares) * sum(x * x for x in shares))
+
+
+TENANTS = "abcdefgh"
+
+
+def fair(s):
+    """Eight tenants of equal weight: from 8 calls at once to 128, of runs that take from little to much of the device."""
+    kinds = ["light", "medium", "heavy"]
+    groups = [run_group(s, t, kinds[i % 3], t, connections=1 + i // 3, streams=8 << i % 5) for i, t in enumerate(TENANTS)]
+    results = s.load(s.unix, *groups, seconds=max(4, s.args.seconds))
+    shares = [r["device_s"] for r in results]
+    show("Jain's index, 8 tenants, device time", jain(shares), "", "0.98", " ".join(f"{x:.2f}" for x in shares) + " s")
+
+
+def flood(s):
+    """A victim with one call at a time, beside a tenant that has one too, then beside the same with 200."""
+    victim = run_group(s, "victim", "medium", "a")
+    polite = s.load(s.unix, victim, run_group(s, "other", "medium", "b"), seconds=max(4, s.args.seconds))[0]
+    flooded = s.load(s.unix, victim, run_group(s, "other", "medium", "b", connections=4, streams=50), seconds=max(4, s.args.seconds))[0]
+    alone = s.load(s.unix, victim)[0]
+    show("p99 beside a flood / beside one call at a time", flooded["p99_us"] / polite["p99_us"], "x", "1.20",
+         f"p99 {flooded['p99_us']:.0f} against {polite['p99_us']:.0f} us (alone {alone['p99_us']:.0f}); p50 {flooded['p50_us']:.0f} against {polite['p50_us']:.0f}")
+
+
+def idle(s, n=10000):
+    s.load(s.unix, "connections=4,streams=4", seconds=0.2)
+    command = [str(s.args.tools / "bench_load"), s.unix, "8", f"connections={n},streams=1,idle=1"]
+    before = s.rss()
+    p = subprocess.Popen(s.pin(1, command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(6)
+    used = s.rss() - before
+    _, err = p.communicate()
+    if p.returncode:
+        print(f"  idle: {err.strip()} (is `ulimit -n` large enough?)")
+        return
+    show(f"memory of kilnd per idle connection ({n:,})", used / n / 1024, "KiB", "20")
+
+
+def upload(s):
+    out = subprocess.run(s.pin(1, [str(s.args.tools / "bench_upload"), s.unix, "64", "30"]), capture_output=True, text=True, check=True)
+    goals = {"streamed": "3", "memory, built in place": "6"}
+    for line in out.stdout.splitlines():
+        r = json.loads(line)
+        show(f"64 MiB upload, {r['way']}", r["gb_per_s"], "GB/s", goals.get(r["way"], "-"), f"{r['us']:.0f} us")
+
+
+def soak(s):
+    """Mixed traffic whose clients keep disconnecting; memory after it against memory after the first tenth."""
+    end, first, rounds = time.time() + s.args.soak, 0, 0
+    while time.time() < end:
+        s.load(s.unix, run_group(s, "r", "small", "a", connections=8, streams=16), run_group(s, "h", "heavy", "b", streams=4),
+               "name=n,connections=16,streams=8", seconds=1)
+        command = [str(s.args.tools / "bench_load"), s.unix, "60", run_group(s, "cut", "medium", "c", connections=20, streams=20)]
+        p = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        time.sleep(0.7)
+        p.kill()
+        p.wait()
+        subprocess.run([str(s.args.tools / "bench_upload"), s.unix, "16", "5"], capture_output=True, check=True)
+        rounds += 1
+        if not first and (time.time() > end - 0.9 * s.args.soak):
+            first = s.rss()
+        print(f"  round {rounds}: {s.rss() >> 20} MiB", flush=True)
+    show("growth of kilnd in a soak", (s.rss() - first) / (1 << 20), "MiB", "0", f"{rounds} rounds, {s.args.soak:.0f} s")
+
+
+SCENARIOS = {"noop": noop, "run": run, "one": one, "fair": fair, "flood": flood, "idle": idle, "upload": upload, "soak": soak}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin")
+    p.add_argument("--tools", type=pathlib.Path, default=ROOT / "build/release/tests")
+    p.add_argument("--seconds", type=float, default=2)
+    p.add_argument("--soak", type=float, default=1800)
+    p.add_argument("--pin", action="store_true")
+    p.add_argument("scenario", nargs="*", help=", ".join(SCENARIOS))
+    args = p.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kiln-load-") as folder:
+        folder = pathlib.Path(folder)
+        files = models(folder)
+        for name in args.scenario or [n for n in SCENARIOS if n != "soak"]:
+            sub = folder / name
+            sub.mkdir()
+            s = Server(args, sub, TENANTS if name in ("fair", "flood", "soak") else ())
+            s.models = files
+            SCENARIOS[name](s)
+            s.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Whose turn it is on a device: told from the order in which runs end, not from how long they take."""
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+from conftest import Graph, add_graph, fails, kiln_pb2, tensor
+from tenants import As, boss, ones, section
+
+N = 256
+
+
+def product_graph(times):
+    g = Graph()
+    y = x = g.param("x", [N, N])
+    for _ in range(times):
+        y = g.node("MATMUL", y, x)
+    g.output("y", y)
+    return g.bytes()
+
+
+class Flood:
+    """So many runs at once of one tenant; `done` counts those that have ended well."""
+
+    def __init__(self, who, exe, n, **fields):
+        self.done, self.lock, self.who = 0, threading.Lock(), who
+        x = kiln_pb2.NamedTensor(name="x", buffer=who.upload(np.zeros((N, N), np.float32)))
+        request = kiln_pb2.RunRequest(executable=exe, inputs=[x], outputs_as_buffers=True, **fields)
+        self.calls = [who.stub.Run.future(request, timeout=120) for _ in range(n)]
+        for c in self.calls:
+            c.add_done_callback(self._count)
+
+    def _count(self, call):
+        with self.lock:
+            self.done += call.code() == grpc.StatusCode.OK
+
+    def wait_for(self, n):
+        while self.done < n:
+            time.sleep(0.001)
+
+    def wait(self):
+        for c in self.calls:
+            c.result()
+
+
+def channel(d):
+    return grpc.insecure_channel(f"unix:{d.socket}", options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+@pytest.fixture
+def shared(start):
+    """Tenants a and b, equal, and c with four times the weight, each on a connection of its own."""
+    d = start(config=[*boss(), *section("a"), *section("b"), *section("c", weight=4)])
+    return [As(d, name, channel=channel(d)) for name in "abc"]
+
+
+def test_a_flood_does_not_bury_others(shared):
+    a, b, _ = shared
+    model = product_graph(20)
+    mine, theirs = b.compile(model).executable, a.compile(model).executable
+    flood = Flood(a, theirs, 90)
+    flood.wait_for(2)
+    few = Flood(b, mine, 5)
+    few.wait()
+    assert flood.done < 45, flood.done  # in the order of asking it would be 90
+    flood.wait()
+
+
+def test_weights(shared):
+    a, _, c = shared
+    model = product_graph(20)
+    light, heavy = Flood(a, a.compile(model).executable, 99), Flood(c, c.compile(model).executable, 99)
+    heavy.wait_for(5)
+    before = light.done
+    heavy.wait_for(heavy.done + 60)
+    assert 5 <= light.done - before <= 30, light.done - before  # 15; without weights it would be 60
+
+
+def test_sessions_of_one_tenant_share(shared):
+    a = shared[0]
+    again = As(a.daemon, "a", channel=channel(a.daemon))
+    exe = a.compile(product_graph(20)).executable
+    flood = Flood(a, exe, 90)
+    flood.wait_for(2)
+    Flood(again, exe, 5).wait()
+    assert flood.done < 45, flood.done
+    flood.wait()
+
+
+def test_priority_inside_a_tenant(shared):
+    a = shared[0]
+    exe = a.compile(product_graph(20)).executable
+    patient = Flood(a, exe, 60, priority=kiln_pb2.PRIORITY_LOW)
+    patient.wait_for(2)
+    urgent = Flood(a, exe, 20, priority=kiln_pb2.PRIORITY_HIGH)
+    urgent.wait()
+    assert patient.done < 20, patient.done  # sharing equally it would be more
+    patient.wait()
+
+
+def test_unknown_priority(shared):
+    a = shared[0]
+    exe = a.compile(add_graph()).executable
+    x = [kiln_pb2.NamedTensor(name=n, tensor=tensor(ones())) for n in "xb"]
+    with fails(grpc.StatusCode.INVALID_ARGUMENT, "priority 17"):
+        a.stub.Run(kiln_pb2.RunRequest(executable=exe, inputs=x, priority=17))
+
+
+def test_a_full_queue_is_the_tenants_own(start):
+    d = start(config=[*boss(), *section("a"), *section("b"), "[limits]", "queue = 2"])
+    a, b = As(d, "a", channel=channel(d)), As(d, "b", channel=channel(d))
+    mine = b.compile(add_graph()).executable
+    flood = Flood(a, a.compile(product_graph(60)).executable, 90)
+    b.run(mine, {"x": ones(), "b": ones()})
+    codes = {c.code() for c in flood.calls}
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED in codes
+    full = next(c for c in flood.calls if c.code() != grpc.StatusCode.OK)
+    assert "wait for device" in full.details()
+    assert "grpc-status-details-bin" in dict(full.trailing_metadata())
+
+
+def test_a_deadline_passes_in_the_queue(shared):
+    a, b, _ = shared
+    exe = a.compile(product_graph(20)).executable
+    flood = Flood(a, exe, 60)
+    x = kiln_pb2.NamedTensor(name="x", tensor=tensor(np.zeros((N, N), np.float32)))
+    late = a.stub.Run.future(kiln_pb2.RunRequest(executable=exe, inputs=[x]), timeout=0.005)
+    assert late.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    flood.wait()
+
+
+def test_cancelling_ends_a_long_run(shared):
+    """Between its launches: the run would take many times longer than the test allows."""
+    a, b, _ = shared
+    mine = b.compile(add_graph()).executable
+    exe = a.compile(product_graph(3000)).executable
+    x = {"x": kiln_pb2.NamedTensor(name="x", buffer=a.upload(np.zeros((N, N), np.float32)))}
+    request = kiln_pb2.RunRequest(executable=exe, inputs=x.values(), outputs_as_buffers=True)
+    begin = time.time()
+    a.stub.Run(request, timeout=120)
+    whole = time.time() - begin
+    call = a.stub.Run.future(request, timeout=120)
+    time.sleep(whole / 10)
+    call.cancel()
+    begin = time.time()
+    b.run(mine, {"x": ones(), "b": ones()})
+    assert time.time() - begin < max(0.5 * whole, 0.05), whole
+
+
+def test_a_deadline_ends_a_long_run(shared):
+    a, b, _ = shared
+    mine = b.compile(add_graph()).executable
+    exe = a.compile(product_graph(3000)).executable
+    x = kiln_pb2.NamedTensor(name="x", buffer=a.upload(np.zeros((N, N), np.float32)))
+    request = kiln_pb2.RunRequest(executable=exe, inputs=[x], outputs_as_buffers=True)
+    begin = time.time()
+    a.stub.Run(request, timeout=120)
+    whole = time.time() - begin
+    with fails(grpc.StatusCode.DEADLINE_EXCEEDED):
+        a.stub.Run(request, timeout=whole / 10)
+    begin = time.time()
+    b.run(mine, {"x": ones(), "b": ones()})
+    assert time.time() - begin < max(0.5 * whole, 0.05), whole
