@@ -126,10 +126,8 @@ def test_bits_are_those_of_a_run_alone(pair, make):
             assert got[name].shape == want[name].shape
             assert got[name].tobytes() == want[name].tobytes(), name
     times = [r.device_ns for r in responses]
-    if make in APART:
-        assert len(set(times)) < len(times), times  # those that shared a run report the same time, to the nanosecond
-    else:
-        assert len(set(times)) == len(times), times
+    alike = max(times.count(t) for t in times)  # those that shared a run report the same time, to the nanosecond; two may by chance
+    assert alike >= 4 if make in APART else alike < 4, times
 
 
 def test_no_more_rows_than_allowed(pair):
