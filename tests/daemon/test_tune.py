@@ -179,7 +179,7 @@ def test_evidence_is_of_sizes(start):
 
     run(8, 3)
     assert tried() == 0
-    _, s = tune(d, r.executable, 3)
+    _, s = tune(d, r.executable, 25)
     wait_schedules(d, s.measured)
     small = tried()
     assert 0 < small <= s.measured + sum(f.count for f in s.failures)
@@ -187,7 +187,7 @@ def test_evidence_is_of_sizes(start):
     assert tried() == small  # of the same kind
     run(200, 9)
     assert tried() == 0
-    _, s = tune(d, r.executable, 3)
+    _, s = tune(d, r.executable, 25)
     assert s.measured > 0
     wait_schedules(d, small + s.measured)
     assert tried() > 0
