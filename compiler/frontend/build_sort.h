@@ -1,5 +1,5 @@
-/* Order and choice: prefix sums, positions of the chosen elements, the largest few, sorting. Work is
- * n log n or better, and sizes may be symbolic. */
+/* Order and choice: prefix sums, positions of the chosen elements, the largest few, sorting. Work
+ * is n log n or better, and sizes may be symbolic. */
 #pragma once
 
 #include "compiler/frontend/build.h"
