@@ -107,6 +107,13 @@ static const struct {
     [OP_WAIT] = {0, INT64_MAX, "a negative number of groups"},
 };
 
+/* One axis; 1 as a second number: stores in no order. */
+static const char *check_scatter_arg(Arg arg) {
+  if (arg.ints.n < 1 || arg.ints.n > 2) return "a scatter has one axis";
+  if (arg.ints.n == 2 && (arg.ints.at[1] != 1 || arg.i != OP_STORE)) return "bad order of updates";
+  return arg.i == OP_STORE || is_combiner(arg.i) ? NULL : "a scatter stores or combines";
+}
+
 static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   ArgKind kind = op_info[op].arg;
   if (arg.i && (kind == ARG_NONE || kind == ARG_INTS)) return "the op takes no number argument";
@@ -124,11 +131,7 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   case OP_SCAN:
     if (arg.ints.n != 1) return "a scan has one axis";
     return is_combiner(arg.i) ? NULL : "the op argument is not ADD, MUL, MAX or MIN";
-  case OP_SCATTER:
-    if (arg.ints.n < 1 || arg.ints.n > 2) return "a scatter has one axis";
-    if (arg.ints.n == 2 && (arg.ints.at[1] != 1 || arg.i != OP_STORE))
-      return "bad order of updates";
-    return arg.i == OP_STORE || is_combiner(arg.i) ? NULL : "a scatter stores or combines";
+  case OP_SCATTER: return check_scatter_arg(arg);
   case OP_RAMP: return lanes < 1 ? "a ramp has lanes" : NULL;
   case OP_REDUCE:
   case OP_HREDUCE: return is_combiner(arg.i) ? NULL : "the op argument is not ADD, MUL, MAX or MIN";
