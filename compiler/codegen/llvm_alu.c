@@ -116,6 +116,24 @@ typedef struct DivMod {
   LLVMValueRef quot, rem;
 } DivMod;
 
+/* A division by a vector that was made safe, lane by lane as the processor will do it: LLVM moves
+ * the operation into the select that made it safe, and there one lane that is zero makes all
+ * undefined. */
+static LLVMValueRef guarded(const Alu *a, LLVMOpcode op, LLVMValueRef x, LLVMValueRef y) {
+  unsigned lanes = llvm_lanes(y);
+  if (lanes == 1 || LLVMIsConstant(y)) return binop(a, op, x, y);
+  LLVMBuilderRef b = a->e->b;
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
+  LLVMValueRef all = LLVMGetPoison(LLVMTypeOf(y));
+  for (unsigned i = 0; i < lanes; i++) {
+    LLVMValueRef at = LLVMConstInt(i32, i, false);
+    LLVMValueRef xi = LLVMBuildExtractElement(b, x, at, "");
+    LLVMValueRef yi = LLVMBuildExtractElement(b, y, at, "");
+    all = LLVMBuildInsertElement(b, all, binop(a, op, xi, yi), at, "");
+  }
+  return all;
+}
+
 static DivMod div_mod(const Alu *a) {
   const UOp *den = a->u->src[1];
   LLVMValueRef x = a->v[0], y = a->v[1];
@@ -126,8 +144,8 @@ static DivMod div_mod(const Alu *a) {
       zero = icmp(a, LLVMIntEQ, y, number(a, 0));
       y = select3(a, zero, number(a, 1), y);
     }
-    DivMod r = {binop(a, LLVMUDiv, x, y), binop(a, LLVMURem, x, y)};
-    if (!zero) return r;
+    if (!zero) return (DivMod){binop(a, LLVMUDiv, x, y), binop(a, LLVMURem, x, y)};
+    DivMod r = {guarded(a, LLVMUDiv, x, y), guarded(a, LLVMURem, x, y)};
     return (DivMod){select3(a, zero, number(a, 0), r.quot), select3(a, zero, number(a, 0), r.rem)};
   }
   int64_t c;
@@ -138,7 +156,7 @@ static DivMod div_mod(const Alu *a) {
   LLVMValueRef minus = icmp(a, LLVMIntEQ, y, number(a, -1));
   LLVMValueRef safe = select3(a, binop(a, LLVMOr, zero, minus), number(a, 1), y);
   /* x / 1 and x % 1 are what the two special divisors are derived from. */
-  LLVMValueRef quot = binop(a, LLVMSDiv, x, safe), rem = binop(a, LLVMSRem, x, safe);
+  LLVMValueRef quot = guarded(a, LLVMSDiv, x, safe), rem = guarded(a, LLVMSRem, x, safe);
   quot = select3(a, minus, LLVMBuildNeg(a->e->b, x, ""), quot);
   return (DivMod){select3(a, zero, number(a, 0), quot), rem};
 }
