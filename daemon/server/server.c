@@ -47,6 +47,16 @@ static void part_closed(void *ctx) {
   s->open_parts--;
 }
 
+/* Asking once more does not kill a server that is writing its last rows: it is over at once. */
+static void close_signals(Server *s) {
+  uv_close((uv_handle_t *)&s->sigterm, NULL);
+  uv_close((uv_handle_t *)&s->sigint, NULL);
+  uv_close((uv_handle_t *)&s->sighup, NULL);
+  signal(SIGTERM, SIG_IGN);
+  signal(SIGINT, SIG_IGN);
+  signal(SIGHUP, SIG_IGN);
+}
+
 static void on_bulk_closed(void *ctx) { part_closed(ctx); }
 
 /* Everybody has had the time to finish. Whoever has not is cut off here. */
@@ -80,9 +90,7 @@ static void server_close(Server *s) {
   uv_close((uv_handle_t *)&s->deadlines, NULL);
   uv_close((uv_handle_t *)&s->batch_timer, NULL);
   uv_close((uv_handle_t *)&s->housekeeping, NULL);
-  uv_close((uv_handle_t *)&s->sigterm, NULL);
-  uv_close((uv_handle_t *)&s->sigint, NULL);
-  uv_close((uv_handle_t *)&s->sighup, NULL);
+  close_signals(s);
 }
 
 /* Begins a graceful stop. */

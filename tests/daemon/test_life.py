@@ -186,3 +186,13 @@ def test_throughput_of_small_runs(daemon):
     x = np.ones(16, np.float32)
     for _ in range(200):
         assert daemon.run(r.executable, {"x": x, "b": x})["y"][0] == 2
+
+
+def test_asked_to_stop_again_and_again(start):
+    """To the last moment: exit status 0 and a whole cache file, not death by the signal."""
+    d = start()
+    while d.process.poll() is None:
+        d.process.send_signal(signal.SIGTERM)
+        time.sleep(0.0005)
+    assert d.process.returncode == 0, d.log()
+    assert 'msg="stopped"' in d.log()
