@@ -311,14 +311,27 @@ UOp *isum_div(Rewrite *rw, UOp *n) {
   return div_nested(job, &a, c);
 }
 
+/* An expression over VARs: a size, above 0 where code runs. Any other divisor may be 0 there. */
+static bool is_size(const UOp *u) {
+  if (u->op == OP_VAR || u->op == OP_CONST) return true;
+  if (!u->nsrc || u->op == OP_RANGE || u->op == OP_LOAD) return false;
+  for (uint32_t i = 0; i < u->nsrc; i++)
+    if (!is_size(u->src[i])) return false;
+  return true;
+}
+
+static bool divides_by_size(const UOp *n) {
+  return is_symbolic(n) && (n->src[1]->vmin > 0 || is_size(n->src[1]));
+}
+
 UOp *isum_symbolic_div(Rewrite *rw, UOp *n) {
-  if (!is_symbolic(n) || poly_is_unit(n)) return NULL;
+  if (!divides_by_size(n) || poly_is_unit(n)) return NULL;
   UOp *to = poly_node_div(rw->job, n->src[0], n->src[1]);
   return to == n ? NULL : to;
 }
 
 UOp *isum_symbolic_mod(Rewrite *rw, UOp *n) {
-  if (!is_symbolic(n)) return NULL;
+  if (!divides_by_size(n)) return NULL;
   UOp *to = poly_node_mod(rw->job, n->src[0], n->src[1]);
   return to == n ? NULL : to;
 }
