@@ -7,6 +7,7 @@
 #include "compiler/passes/scan.h"
 
 #include "compiler/ir/dim.h"
+#include "compiler/passes/replace.h"
 
 enum {
   ROWS_AT_ONCE = 8, /* heuristic_serial.c */
@@ -82,20 +83,5 @@ static UOp *cut(Job *job, UOp *u, const Target *target) {
 }
 
 UOp *scan_split(Job *job, const Target *target, UOp *sink) {
-  UOpList list = uop_toposort(job, sink);
-  bool any = false;
-  for (size_t i = 0; i < list.len; i++) any |= is_cut(list.at[i], target);
-  if (!any) return sink;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1, sizeof *src);
-    bool same = true;
-    for (uint32_t s = 0; s < u->nsrc; s++) {
-      src[s] = now[u->src[s]->place];
-      same &= src[s] == u->src[s];
-    }
-    if (!same) u = uop_with_src(job, u, src);
-    now[i] = is_cut(u, target) ? cut(job, u, target) : u;
-  }
-  return now[list.len - 1];
+  return replace_each(job, target, sink, is_cut, cut);
 }

@@ -11,6 +11,7 @@
 #include "compiler/passes/scatter.h"
 
 #include "compiler/ir/dim.h"
+#include "compiler/passes/replace.h"
 
 static const double STEP_NS = 500;      /* load, combine, store, before the next may begin */
 static const double LANE_OPS_NS = 0.4;  /* questions that a lane asks in a nanosecond */
@@ -79,7 +80,8 @@ static UOp *stored(const Expansion *e, UOp *hit, UOp *update) {
   return uop3(job, OP_WHERE, written, value, e->u->src[0]);
 }
 
-static UOp *expanded(Job *job, UOp *u) {
+static UOp *expanded(Job *job, UOp *u, const Target *target) {
+  (void)target;
   Expansion e = {.job = job, .u = u, .axis = (uint32_t)u->arg.ints.at[0], .rank = u->shape.n};
   DType d = (DType)u->dtype;
   Op op = (Op)u->arg.i;
@@ -112,20 +114,5 @@ static bool asks_faster(const UOp *u, const Target *target) {
 }
 
 UOp *scatter_expand(Job *job, const Target *target, UOp *sink) {
-  UOpList list = uop_toposort(job, sink);
-  bool any = false;
-  for (size_t i = 0; target->max_group && i < list.len; i++) any |= asks_faster(list.at[i], target);
-  if (!any) return sink;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1, sizeof *src);
-    bool same = true;
-    for (uint32_t s = 0; s < u->nsrc; s++) {
-      src[s] = now[u->src[s]->place];
-      same &= src[s] == u->src[s];
-    }
-    if (!same) u = uop_with_src(job, u, src);
-    now[i] = asks_faster(u, target) ? expanded(job, u) : u;
-  }
-  return now[list.len - 1];
+  return target->max_group ? replace_each(job, target, sink, asks_faster, expanded) : sink;
 }

@@ -1,0 +1,24 @@
+/* One walk, sources before users: a node is rebuilt when a source changed, then replaced if the
+ * pass asks for it. Most graphs have no such node, and for those nothing is built. */
+#include "compiler/passes/replace.h"
+
+UOp *replace_each(Job *job, const Target *target, UOp *sink,
+                  bool (*asks)(const UOp *u, const Target *target),
+                  UOp *(*made)(Job *job, UOp *u, const Target *target)) {
+  UOpList list = uop_toposort(job, sink);
+  bool any = false;
+  for (size_t i = 0; i < list.len; i++) any |= asks(list.at[i], target);
+  if (!any) return sink;
+  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1, sizeof *src);
+    bool same = true;
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      src[s] = now[u->src[s]->place];
+      same &= src[s] == u->src[s];
+    }
+    if (!same) u = uop_with_src(job, u, src);
+    now[i] = asks(u, target) ? made(job, u, target) : u;
+  }
+  return now[list.len - 1];
+}
