@@ -142,6 +142,8 @@ Status grpc_calm_verdict(GrpcSession *g, int error) {
 
 void grpc_session_calm(GrpcSession *g, const char *why) { (void)flood(g, why); }
 
+bool grpc_session_flooded(const GrpcSession *g) { return g->calm.flooded; }
+
 uint32_t grpc_session_reading_head(const GrpcSession *g) {
   return g->incoming && !g->incoming->head_done ? (uint32_t)g->incoming->id : 0;
 }

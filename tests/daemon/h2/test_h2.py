@@ -6,46 +6,28 @@ import sys
 import time
 
 import pytest
-from conftest import Daemon, ends_well
-from tenants import authority, certificate, free_port
+from wire import Peer
+from ways import WAYS, Ways, say
 
 sys.path.insert(0, __file__.rpartition("/")[0])
 from cases import CASES, hello  # noqa: E402
-from wire import Peer  # noqa: E402
 
-WAYS = ["unix", "tcp", "tls"]
 counts = collections.Counter()
 
 
 @pytest.fixture(scope="module")
-def addresses(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("h2")
-    authority(folder, "ca")
-    certificate(folder, "ca", "server", "server", "DNS:localhost,IP:127.0.0.1")
-    ports = [free_port(), free_port()]
-    tls = ["[tls]", f"certificate = {folder}/server.pem", f"key = {folder}/server.key"]
-    (folder / "plain").mkdir()
-    (folder / "tls").mkdir()
-    daemons = [Daemon(folder / "plain", args=["--listen", f"127.0.0.1:{ports[0]}"]),
-               Daemon(folder / "tls", config=tls, args=["--listen", f"127.0.0.1:{ports[1]}"])]
-    yield {"unix": f"unix:{daemons[0].socket}", "tcp": f"tcp:{ports[0]}", "tls": f"tls:{ports[1]}:{folder}/ca.pem"}
-    for d in daemons:
-        d.info()
-        ends_well(d)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def totals(request):
-    yield
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        sections = {section for section, *_ in CASES}
-        print(f"\nHTTP/2: {len(CASES)} cases of {len(sections)} sections; passed " + ", ".join(f"{counts[w]} over {w}" for w in WAYS))
+def ways(tmp_path_factory, request):
+    w = Ways(tmp_path_factory.mktemp("h2"))
+    yield w
+    w.end()
+    sections = {section for section, *_ in CASES}
+    say(request, f"HTTP/2: {len(CASES)} cases of {len(sections)} sections; passed " + ", ".join(f"{counts[w]} over {w}" for w in WAYS))
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("section,what,send,expect", CASES, ids=[f"{s} {w}" for s, w, *_ in CASES])
-def test_case(addresses, way, section, what, send, expect):
-    with Peer(addresses[way], wait=4, hello=not isinstance(send, hello)) as p:
+def test_case(ways, way, section, what, send, expect):
+    with Peer(ways.address[way], hello=not isinstance(send, hello), wait=5) as p:
         for part in send:
             if callable(part):
                 part(p)

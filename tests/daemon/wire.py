@@ -90,13 +90,14 @@ def call(stream, fields=HEALTH):
 class Peer:
     """One connection. Everything that comes is kept in `frames` as (kind, flags, stream, payload)."""
 
-    def __init__(self, address, hello=True, opening=(), wait=10):
+    def __init__(self, address, hello=True, opening=(), wait=10, agree=True):
         self.wait, self.buffer, self.frames, self.ended = wait, b"", [], False
         self.socket = connect(address, wait)
         if hello:
             self.send(PREFACE + settings(*opening))
             self.until(lambda: self.seen(SETTINGS, flags=ACK))
-            self.send(frame(SETTINGS, ACK))
+            if agree:
+                self.send(frame(SETTINGS, ACK))
 
     def __enter__(self):
         return self
