@@ -44,6 +44,12 @@ static const Setting settings[] = {
     {"server", "grace", SK_SECONDS, AT(grace)},
     {"server", "max_connections", SK_COUNT, AT(max_connections)},
     {"server", "idle_connection", SK_SECONDS, AT(idle_connection)},
+    {"server", "connections_per_address", SK_COUNT, AT(connections_per_address)},
+    {"patience", "handshake", SK_SECONDS, AT(patience.handshake)},
+    {"patience", "first_call", SK_SECONDS, AT(patience.first_call)},
+    {"patience", "headers", SK_SECONDS, AT(patience.headers)},
+    {"patience", "message", SK_SECONDS, AT(patience.message)},
+    {"patience", "reader", SK_SECONDS, AT(patience.reader)},
     {"tls", "certificate", SK_TEXT, AT(tls_certificate)},
     {"tls", "key", SK_TEXT, AT(tls_key)},
     {"tls", "client_ca", SK_TEXT, AT(tls_client_ca)},
@@ -89,6 +95,7 @@ static const Setting tenant_settings[] = {
     {"tenant", "compile_seconds", SK_SECONDS, AT(quota.compile_seconds)},
     {"tenant", "tune_seconds", SK_SECONDS, AT(quota.tune_seconds)},
     {"tenant", "request_rate", SK_COUNT, AT(quota.request_rate)},
+    {"tenant", "connections", SK_COUNT, AT(quota.connections)},
 };
 #undef AT
 
@@ -151,6 +158,7 @@ Status config_init(Config *c) {
       .tuning_seconds = 600,
       .tuning_after = 30,
       .timing_memory = 8ull << 30,
+      .patience = {.handshake = 10, .first_call = 60, .headers = 10, .message = 120, .reader = 60},
       .socket_mode = 0600,
       .grace = 10,
       .idle_connection = 1800,

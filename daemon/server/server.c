@@ -185,7 +185,7 @@ static void on_housekeeping(uv_timer_t *timer) {
   listeners_resume(s);
   reload_housekeeping(s);
   tuner_housekeeping(s->tuner);
-  connections_expire(s, s->config.idle_connection);
+  connections_expire(s);
   if (s->nrequests) {
     s->idle_since_ms = now;
     return;
@@ -294,6 +294,7 @@ static void undo_listeners(Server *s) {
   uv_loop_close(&s->loop);
   notify_close(&s->notify);
   free(s->read_buffer);
+  map_deinit(&s->addresses);
   auth_release(s->auth);
   tls_context_release(s->tls);
   tenants_deinit(&s->tenants);
@@ -363,6 +364,7 @@ int server_run(Server *s) {
   assert(busy == 0 && s->open_parts == 0);
   LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));
   free(s->read_buffer);
+  map_deinit(&s->addresses);
   auth_release(s->auth);
   tls_context_release(s->tls);
   tenants_deinit(&s->tenants);
