@@ -48,6 +48,9 @@ typedef struct Config {
   char *models;       /* owned; folder of the models with names, empty = none */
   bool trace_all;     /* record calls that did not ask for it too */
   char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
+  char *shared_server, *shared_key; /* owned; where other nodes are met, "" = nowhere */
+  ConfigList shared_trust;
+  uint64_t shared_timeout_ms;
   bool insecure_tcp, cache_enabled, strict_isolation;
   bool tuning;                                         /* in the background */
   uint64_t batch_delay_ms, batch_rows;                 /* 0 = no batching */

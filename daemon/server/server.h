@@ -35,6 +35,7 @@ typedef struct Tune Tune;
 typedef struct Subscriber Subscriber;
 typedef struct HttpClient HttpClient;
 typedef struct Model Model;
+typedef struct Shared Shared;
 
 typedef struct Server {
   uv_loop_t loop;
@@ -78,6 +79,7 @@ typedef struct Server {
   Compile *compiles; /* in flight */
   Build *builds;     /* in flight */
   Tuner *tuner;
+  Shared *shared; /* what nodes share; NULL = nothing */
   struct Batch *batches; /* gathering, and running */
   uv_timer_t batch_timer;
   Subscriber *subscribers; /* to events */
