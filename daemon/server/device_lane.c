@@ -59,6 +59,10 @@ struct DeviceLane {
 
 static void lane_start(DeviceLane *l);
 
+/* The device is this machine's processor: its memory outlives its worker, and a worker can leave a
+ * kernel. */
+static bool on_host(const DeviceLane *l) { return l->target && !strcmp(l->target->kind, "cpu"); }
+
 /* -- jobs ---------------------------------------------------------------------------------------
  */
 
@@ -136,6 +140,7 @@ void device_lane_cancel(DeviceLane *l, DeviceJob *job) {
   job->done = NULL;
   if (job->in_flight) { /* freed with its answer */
     cancel_post(l->cancelled, job->env.id);
+    if (l->state == LS_UP && on_host(l)) worker_interrupt(l->worker);
     return;
   }
   if (job->fair.waiting)
@@ -224,8 +229,7 @@ static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
     return FAIL(DATA_LOSS, "buffer '%s' was being updated by a run when device %s failed",
                 id_text("buf", b->id, b->secret, id), l->spec.name);
   if (b->incarnation == l->incarnation) return NULL;
-  bool shared = l->target && !strcmp(l->target->kind, "cpu");
-  bool newer = b->updated && b->incarnation && !shared; /* on the device that is gone */
+  bool newer = b->updated && b->incarnation && !on_host(l); /* on the device that is gone */
   if (b->fd < 0 || newer)
     return FAIL(DATA_LOSS,
                 "buffer '%s' was made or updated by a run and lost when device %s restarted (%s)",

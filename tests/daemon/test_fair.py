@@ -149,6 +149,37 @@ def test_cancelling_ends_a_long_run(shared):
     assert time.time() - begin < max(0.5 * whole, 0.05), whole
 
 
+def long_kernel(n=3072):
+    """One product, which is one kernel, of square matrices in a buffer."""
+    g = Graph()
+    x = g.param("x", [n, n])
+    g.output("y", g.node("MATMUL", x, x))
+    return g.bytes()
+
+
+def test_cancelling_ends_a_long_kernel(shared):
+    """In the middle of it; the device then does what it did before."""
+    a, b, _ = shared
+    mine = b.compile(add_graph()).executable
+    exe = a.compile(long_kernel()).executable
+    matrix = np.random.default_rng(1).standard_normal((3072, 3072), np.float32)
+    x = kiln_pb2.NamedTensor(name="x", buffer=a.upload(matrix))
+    request = kiln_pb2.RunRequest(executable=exe, inputs=[x], outputs_as_buffers=True)
+    begin = time.time()
+    before = a.stub.Run(request, timeout=120).outputs[0].buffer
+    whole = time.time() - begin
+    for part in (0.05, 0.2, 0.3):
+        call = a.stub.Run.future(request, timeout=120)
+        time.sleep(whole * part)
+        call.cancel()
+        begin = time.time()
+        b.run(mine, {"x": ones(), "b": ones()})
+        assert time.time() - begin < max(0.4 * whole, 0.05), whole
+    again = a.stub.Run(request, timeout=120).outputs[0].buffer
+    np.testing.assert_array_equal(a.download(again), a.download(before))
+    assert "device down" not in a.log()
+
+
 def test_a_deadline_ends_a_long_run(shared):
     a, b, _ = shared
     mine = b.compile(add_graph()).executable
