@@ -509,7 +509,7 @@ static void requeue(DeviceLane *l, bool suspect) {
 /* The next job of those that wait, taken out; NULL when none does. */
 static DeviceJob *drain_next(DeviceLane *l) {
   if (l->again.first) return queue_pop(&l->again);
-  FairJob *f = fair_any(&l->waiting);
+  FairJob *f = fair_first(&l->waiting);
   if (f) fair_remove(&l->waiting, f);
   return of_fair(f);
 }
