@@ -151,7 +151,7 @@ static FairTenant *tenant_get(FairQueue *q, const FairSource *from) {
       return NULL;
     }
   }
-  if (t) t->flow.weight = from->weight ? from->weight : 1;
+  if (t) t->flow.weight = from->weight > 0 ? from->weight : 1;
   return t;
 }
 

@@ -53,7 +53,7 @@ typedef struct FairQueue {
 /* Whose job it is. */
 typedef struct FairSource {
   uint64_t tenant, session; /* not 0 */
-  uint32_t weight;          /* of the tenant; 0 counts as 1 */
+  double weight;            /* of the tenant; 0 counts as 1 */
 } FairSource;
 
 /* A zeroed FairQueue is empty. Waiting jobs are forgotten, not freed. */
