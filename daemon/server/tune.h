@@ -49,6 +49,8 @@ typedef struct TuneLoad {
   int64_t left_ns;
 } TuneLoad;
 bool tuner_next_load(const Tuner *t, const Tune **at, TuneLoad *out);
+/* What searches in the background have taken since the start: of devices, and of the clock. */
+void tuner_used(const Tuner *t, int64_t *device_ns, int64_t *ns);
 /* How many. */
 size_t tuner_searches(const Tuner *t);
 /* Once a second: background searches begin here. */

@@ -83,6 +83,7 @@ struct Tune {
   size_t begin, end, nbinaries;
   Kiln__V1__TimingJob timing;
   bool timing_active;
+  int64_t timing_ns, timing_paused_ns; /* when it began; what paused_step_ns was then */
   /* while the machine is measured: candidates[0] is the probe */
   uint32_t probe, probe_times;
   double probe_work;
@@ -110,6 +111,12 @@ struct Tuner {
   int64_t disturbed_ns;   /* when a request last began or ended */
   int64_t paused_ns;      /* since when they are stopped; 0: they are not */
   int64_t paused_step_ns; /* how long they were during the step under way */
+  DeviceJob *loan;        /* the background's turn at its device, asked for or taken; NULL: none */
+  DeviceLane *lender;     /* of that */
+  uv_timer_t slice;       /* runs while it is taken, */
+  int64_t slice_ns;       /* since then; 0: it is not */
+  int64_t device_ns;      /* that the background has timed kernels for, */
+  int64_t used_ns;        /* and all that it did */
   int open_handles;
 };
 
@@ -191,5 +198,7 @@ CompilePool *tuner_pool(Tuner *t, bool background);
 TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background);
 /* The search may begin a step now: it is its turn, nobody else needs the machine. */
 bool tuner_may_step(Tuner *t, Tune *tune);
+/* A timing has ended: the device was used. */
+void tuner_timed(Tuner *t, const Tune *tune);
 /* A round is over: others may have their turn; it took so long. */
 void tuner_stepped(Tuner *t, Tune *tune, int64_t ns);

@@ -22,6 +22,7 @@ void tune_round_cancel(Tune *t) {
   if (t->search_active) compile_pool_cancel(pool, &t->search);
   for (size_t i = 0; i < t->ncandidates; i++)
     if (t->candidates[i].active) compile_pool_cancel(pool, &t->candidates[i].job);
+  if (t->timing_active) tuner_timed(t->server->tuner, t);
   if (t->timing_active)
     timing_lane_cancel(tuner_lane(t->server->tuner, t->spec.exe->device, t->spec.background));
   t->lookup = NULL;
@@ -259,6 +260,8 @@ static void time_batch(Tune *t) {
   m->seed = t->spec.seed;
   m->budget_ns = left < 1 ? 1 : left < TIMING_NS ? left : TIMING_NS;
   TimingLane *lane = tuner_lane(t->server->tuner, t->spec.exe->device, t->spec.background);
+  t->timing_ns = clock_now_ns();
+  t->timing_paused_ns = t->server->tuner->paused_step_ns;
   Status st = lane ? timing_lane_run(lane, m, on_timed, t) : FAIL(RESOURCE_EXHAUSTED, "timing");
   t->timing_active = !st;
   if (st) round_failed(t, "time", st);
@@ -307,6 +310,7 @@ static void worker_ended(Tune *t, const TimingEnd *end) {
 static void on_timed(void *ctx, const TimingEnd *end) {
   Tune *t = ctx;
   t->timing_active = false;
+  tuner_timed(t->server->tuner, t);
   if (end->cause) {
     worker_ended(t, end);
   } else if (end->st) {
