@@ -377,6 +377,7 @@ typedef struct KilnServerInfo {
   const char *cache_path;  /* empty when serving without a cache */
   const char *cache_error; /* why there is no cache */
   uint64_t resident_bytes; /* of kilnd itself */
+  const char *node;        /* its name among others, "" = none */
 } KilnServerInfo;
 
 KILN_API KilnCode kiln_server_info(KilnClient *client, KilnServerInfo **out, KilnError *err);

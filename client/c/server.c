@@ -18,7 +18,8 @@ static Status lay_out_info(const void *message, Arena *a, void *out) {
                                             .pid = m->pid,
                                             .cache_path = m->cache_path,
                                             .cache_error = m->cache_error,
-                                            .resident_bytes = m->resident_bytes};
+                                            .resident_bytes = m->resident_bytes,
+                                            .node = m->node};
   return NULL;
 }
 

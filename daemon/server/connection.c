@@ -37,10 +37,10 @@ struct Connection {
   Peer peer;
   TlsSession *tls; /* NULL: plain */
   bool local;
-  Passed passed; /* of local ones */
-  bool served;   /* has made a call that was let in */
-  uint64_t opened_ms;
-  size_t queued; /* at least the bytes of answers that are not yet written */
+  Passed passed;                  /* of local ones */
+  bool served;                    /* has made a call that was let in */
+  uint64_t opened_ms, retired_ms; /* retired: told to go for its age; 0 = not yet */
+  size_t queued;                  /* at least the bytes of answers that are not yet written */
 };
 
 static bool on_request(void *ctx, GrpcStream *s, const GrpcHead *head) {
@@ -362,8 +362,34 @@ static void expire_readers(Server *s) {
   }
 }
 
-void connections_expire(Server *s, uint64_t idle_seconds) {
-  uint64_t now = uv_now(&s->loop);
+/* Clients that came together shall not come back together: between 90 and 110 % of the setting, by
+ * the connection's number. */
+static uint64_t age_limit_ms(const Connection *c) {
+  uint64_t age = c->server->config.connection_age * 1000;
+  uint64_t part = c->number * 0x9e3779b97f4a7c15u >> 44; /* 20 bits, spread evenly */
+  return age ? age / 10 * 9 + age / 5 * part / (1u << 20) : UINT64_MAX;
+}
+
+/* The client goes on with another connection when it hears of it. What has begun is finished,
+ * however long it takes; only what would never end is ended, a while later. */
+static void retire(Connection *c, uint64_t now) {
+  if (!c->retired_ms) {
+    c->retired_ms = now;
+    LOG_DEBUG("connection retired", "number=%llu age_ms=%llu limit_ms=%llu",
+              (unsigned long long)c->number, (unsigned long long)(now - c->opened_ms),
+              (unsigned long long)age_limit_ms(c));
+    connection_drain(c);
+  }
+  if (now - c->retired_ms < c->server->config.grace * 1000) return;
+  for (Request *r = c->server->requests, *next; r; r = next) {
+    next = r->next;
+    if (r->conn == c && r->state == RS_STREAMING && r->method->endless)
+      request_finish(r, FAIL(UNAVAILABLE, "the connection is too old; call again on another"));
+  }
+}
+
+void connections_expire(Server *s) {
+  uint64_t now = uv_now(&s->loop), idle_seconds = s->config.idle_connection;
   expire_readers(s);
   for (Connection *c = s->connections, *next; c; c = next) {
     next = c->next;
@@ -373,6 +399,8 @@ void connections_expire(Server *s, uint64_t idle_seconds) {
                now - c->last_active_ms > idle_seconds * 1000) {
       connection_drain(c);
       c->ending = true;
+    } else if (c->retired_ms || now - c->opened_ms > age_limit_ms(c)) {
+      retire(c, now);
     }
   }
 }

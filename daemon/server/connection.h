@@ -18,9 +18,10 @@ void connection_close(Connection *c);
 void connection_dirty(Connection *c);
 /* Writes what the dirty connections have queued. */
 void connections_flush(Server *s);
-/* Drains those that have been without a call for so long, closes those that never made one or did
- * not finish their handshake in time, and ends calls whose next message does not come. */
-void connections_expire(Server *s, uint64_t idle_seconds);
+/* Drains those that have been without a call for too long or are too old, closes those that never
+ * made one or did not finish their handshake in time, and ends calls whose next message does not
+ * come. */
+void connections_expire(Server *s);
 /* n bytes of an answer were queued. */
 void connection_queued(Connection *c, size_t n);
 /* More answers are waiting for the client to read them than it is allowed. */

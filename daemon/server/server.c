@@ -185,7 +185,7 @@ static void on_housekeeping(uv_timer_t *timer) {
   listeners_resume(s);
   reload_housekeeping(s);
   tuner_housekeeping(s->tuner);
-  connections_expire(s, s->config.idle_connection);
+  connections_expire(s);
   if (s->nrequests) {
     s->idle_since_ms = now;
     return;
@@ -325,6 +325,7 @@ Status server_create(Config *config, Server **out) {
   s->config = *config;
   *config = (Config){.cache_path = NULL};
   s->started_ns = clock_now_ns();
+  id_set_node(s->config.node);
   notify_open(&s->notify);
   s->executables.max = s->config.max_executables;
   s->executables.max_bytes = s->config.max_executable_bytes;
