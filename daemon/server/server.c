@@ -330,6 +330,7 @@ Status server_create(Config *config, Server **out) {
   s->config = *config;
   *config = (Config){.cache_path = NULL};
   s->started_ns = clock_now_ns();
+  id_set_node(s->config.node);
   notify_open(&s->notify);
   s->executables.max = s->config.max_executables;
   s->executables.max_bytes = s->config.max_executable_bytes;
