@@ -20,21 +20,22 @@
 #include "compiler/passes/gates.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/nodemap.h"
+#include "compiler/passes/settle.h"
 
 static const UOp *storage(const UOp *u) {
   while (u->op == OP_AFTER) u = u->src[0];
   return u;
 }
 
-/* Places of the buffer under an AFTER; 0 when it has one. */
-static int64_t places_of(const UOp *u) {
+int64_t pipeline_places(const UOp *u) {
   const UOp *b = storage(u);
-  return b->op == OP_BUFFER && b->arg.ints.n == 3 ? b->arg.ints.at[2] : 0;
+  bool many = b->op == OP_BUFFER && b->arg.ints.n > 2 && b->arg.ints.at[2] > 1;
+  return many ? b->arg.ints.at[2] : 1;
 }
 
 /* What a copy that does not run ahead yet leaves. */
 static bool is_copied(const UOp *u) {
-  if (u->op != OP_AFTER || u->nsrc != 2 || !places_of(u)) return false;
+  if (u->op != OP_AFTER || u->nsrc != 2 || pipeline_places(u) < 2) return false;
   Op op = (Op)u->src[1]->op;
   return op == OP_STORE || op == OP_END || op == OP_SINK;
 }
@@ -158,6 +159,17 @@ static UOp *group(Ahead *a, const Loop *l, UOp *before) {
   return uop_make(job, OP_COMMIT, DT_VOID, arg_none(), src, n);
 }
 
+/* Whether TILEMMAs alone read what is copied: they are begun first, and the next copies while they
+ * go on. */
+static bool feeds_tiles(Job *job, UOp *kernel, const Loop *l) {
+  UOpList list = uop_toposort(job, kernel);
+  for (size_t i = 0; i < list.len; i++)
+    for (uint32_t s = 0; s < list.at[i]->nsrc; s++)
+      for (size_t c = 0; c < l->copies.len; c++)
+        if (list.at[i]->src[s] == l->copies.at[c] && list.at[i]->op != OP_TILEMMA) return false;
+  return true;
+}
+
 /* Replaces the AFTERs of a loop. */
 static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range) {
   Ahead a = {.job = job, .loop = l->range, .around = l->around, .next_range = next_range};
@@ -174,9 +186,11 @@ static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range)
   a.around = NULL;
   UOp *next = group(&a, l, top);
   UOp **to = arena_array(&job->arena, l->copies.len, sizeof *to);
+  UOp *ready = feeds_tiles(job, kernel, l) ? top : next;
   for (size_t i = 0; i < l->copies.len; i++)
-    to[i] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)storage(l->copies.at[i]), next);
-  return uop_substitute(job, kernel, l->copies.at, to, l->copies.len);
+    to[i] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)storage(l->copies.at[i]), ready);
+  kernel = uop_substitute(job, kernel, l->copies.at, to, l->copies.len);
+  return ready == top ? settle_after(job, kernel, l->range, next) : kernel;
 }
 
 static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
@@ -189,7 +203,7 @@ static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
     UOp *loop = loop_of(&list, u);
     if (!loop || (out->range && out->range != loop)) continue;
     out->range = loop;
-    out->places = places_of(u);
+    out->places = pipeline_places(u);
     const UOp *end = end_of(&list, loop);
     out->around = end ? end->open : NULL;
     avec_push(&job->arena, &out->copies, u);
