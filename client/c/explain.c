@@ -15,7 +15,8 @@ static bool take_tried(Arena *a, const Kiln__V1__ExplainedKernel *m, KilnKernel 
                           .measured_unix_ns = t->measured_unix_ns,
                           .host = t->host,
                           .verified = t->verified,
-                          .imported = t->imported};
+                          .imported = t->imported,
+                          .origin = t->origin};
   }
   out->ntried = m->n_tried;
   out->tried = list;
@@ -42,7 +43,8 @@ static Status lay_out_explain(const void *message, Arena *a, void *out) {
                            .opts = k->opts,
                            .source = k->source,
                            .measured = k->measured,
-                           .failed = k->failed};
+                           .failed = k->failed,
+                           .origin = k->origin};
     if (!take_tried(a, k, &list[i])) return answer_no_memory();
   }
   *(KilnExplanation *)out = (KilnExplanation){

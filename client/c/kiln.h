@@ -295,6 +295,7 @@ typedef struct KilnTried {
   int64_t measured_unix_ns;
   const char *host;
   int verified, imported;
+  const char *origin; /* the node whose record led to it; "" = found here */
 } KilnTried;
 
 typedef struct KilnKernel {
@@ -306,10 +307,11 @@ typedef struct KilnKernel {
   int64_t roofline_ns;                       /* no schedule is faster; 0 = not known */
   int64_t predicted_ns; /* by the analytic model, for the schedule in use; 0 = it cannot say */
   const char *opts;     /* the schedule in use */
-  const char *source;   /* "heuristic", "class", "tuned" */
+  const char *source;   /* "heuristic", "class", "tuned", "shared" */
   size_t ntried;
   const KilnTried *tried;    /* the best first */
   uint32_t measured, failed; /* records in all */
+  const char *origin;        /* of a shared schedule: the node that found it; else "" */
 } KilnKernel;
 
 typedef struct KilnExplanation {

@@ -110,9 +110,9 @@ static void print_tried(const KilnKernel *k) {
   for (size_t i = 0; i < k->ntried; i++) {
     const KilnTried *t = &k->tried[i];
     bool measured = !strcmp(t->cause, "measured");
-    printf("      %13s %s%s%s\n", measured ? cli_ns(t->median_ns, time) : t->cause,
+    printf("      %13s %s%s%s%s%s\n", measured ? cli_ns(t->median_ns, time) : t->cause,
            *t->opts ? t->opts : "(no opts)", t->verified ? ", verified" : "",
-           t->imported ? ", imported" : "");
+           t->imported ? ", imported" : "", *t->origin ? ", found by " : "", t->origin);
   }
 }
 
@@ -128,7 +128,8 @@ static void print_kernel(const KilnKernel *k, const Timed *t, int64_t total) {
          k->predicted_ns ? cli_ns(k->predicted_ns * (int64_t)(t->runs ? t->runs : 1), predicted)
                          : "-",
          k->source, k->name, k->shape);
-  printf("      %s\n", *k->opts ? k->opts : "(no opts)");
+  printf("      %s%s%s\n", *k->opts ? k->opts : "(no opts)", *k->origin ? ", found by " : "",
+         k->origin);
   print_tried(k);
 }
 
@@ -160,6 +161,7 @@ static cJSON *json_tried(const KilnTried *t) {
   cJSON_AddStringToObject(j, "host", t->host);
   cJSON_AddBoolToObject(j, "verified", t->verified);
   cJSON_AddBoolToObject(j, "imported", t->imported);
+  cJSON_AddStringToObject(j, "origin", t->origin);
   return j;
 }
 
@@ -181,6 +183,7 @@ static cJSON *json_kernel(const KilnKernel *k, const Timed *t) {
   cJSON_AddNumberToObject(j, "predicted_ns", (double)k->predicted_ns);
   cJSON_AddStringToObject(j, "opts", k->opts);
   cJSON_AddStringToObject(j, "source", k->source);
+  cJSON_AddStringToObject(j, "origin", k->origin);
   cJSON_AddNumberToObject(j, "measured", k->measured);
   cJSON_AddNumberToObject(j, "failed", k->failed);
   cJSON *list = cJSON_AddArrayToObject(j, "tried");

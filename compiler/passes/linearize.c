@@ -354,10 +354,5 @@ Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
   out.shared_bytes = buffer_bytes(&l.out, 2, out.shared_align);
   bool cuda = target->kind && !strcmp(target->kind, "cuda");
   out.shared_given = cuda && out.shared_bytes > DECLARED_SHARED_MAX;
-  if (out.shared_bytes > target->local_bytes)
-    job_abort(job,
-              FAIL(RESOURCE_EXHAUSTED,
-                   "the schedule needs %llu bytes of workgroup memory, the device has %llu",
-                   (unsigned long long)out.shared_bytes, (unsigned long long)target->local_bytes));
   return out;
 }

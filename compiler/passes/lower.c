@@ -35,6 +35,8 @@
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/pipeline.h"
 #include "compiler/passes/prefetch.h"
+#include "compiler/passes/recurrence.h"
+#include "compiler/passes/registers.h"
 #include "compiler/passes/settle.h"
 
 enum {
@@ -182,24 +184,6 @@ static UOp *spread(Job *job, UOp *c, unsigned lanes) {
 static UOp *identity(Job *job, Op op, const UOp *like) {
   DType d = (DType)like->dtype;
   return spread(job, uop_scalar(job, d, reduce_identity(op, d)), like->lanes);
-}
-
-static UOp *after(Job *job, UOp *buffer, UOp *const *effects, size_t n) {
-  if (!n) return buffer;
-  UOp **src = arena_array(&job->arena, n + 1, sizeof *src);
-  src[0] = buffer;
-  memcpy(src + 1, effects, n * sizeof *src);
-  return uop_make(job, OP_AFTER, DT_VOID, arg_none(), src, n + 1);
-}
-
-static UOp *load_reg(Job *job, UOp *buffer, unsigned lanes) {
-  UOp *src[2] = {buffer, uop_index(job, 0)};
-  return uop_make_lanes(job, OP_LOAD, DT_VOID, lanes, arg_i(0), src, 2);
-}
-
-static UOp *store_reg(Job *job, UOp *buffer, UOp *value) {
-  UOp *src[3] = {buffer, uop_index(job, 0), value};
-  return uop_make_lanes(job, OP_STORE, DT_VOID, value->lanes, arg_i(0), src, 3);
 }
 
 /* The loop of a group while it is built. */
@@ -362,15 +346,10 @@ static Op chain_op(const Lower *l, Op op, const UOp *value) {
 static UOp *open_chain(Lower *l, const Loop *loop, UOp *buffer, UOp *first, UOp *const *before,
                        size_t nbefore, UOp **inside) {
   UOp **deps = arena_array(&l->job->arena, loop->nranges + 1u, sizeof *deps);
-  deps[0] = store_reg(l->job, after(l->job, buffer, before, nbefore), first);
+  deps[0] = register_store(l->job, register_after(l->job, buffer, before, nbefore), first);
   memcpy(deps + 1, loop->ranges, loop->nranges * sizeof *deps);
-  *inside = after(l->job, buffer, deps, loop->nranges + 1u);
-  return load_reg(l->job, *inside, buffer->lanes);
-}
-
-static UOp *reg_buffer(Lower *l, DType d, unsigned lanes) {
-  int64_t ints[2] = {1, 1};
-  return uop_make_lanes(l->job, OP_BUFFER, d, lanes, arg_both(l->next_buffer++, ints, 2), NULL, 0);
+  *inside = register_after(l->job, buffer, deps, loop->nranges + 1u);
+  return register_load(l->job, *inside, buffer->lanes);
 }
 
 /* Keeps whether all leaves are numbers; two by two, which is one comparison. */
@@ -378,7 +357,7 @@ static void add_check(Lower *l, Loop *loop, size_t member, const Leaves *leaves,
                       size_t nbefore) {
   Job *job = l->job;
   unsigned lanes = leaves->at[0]->lanes;
-  UOp *buffer = reg_buffer(l, DT_BOOL, lanes), *inside;
+  UOp *buffer = register_new(l->job, l->next_buffer++, DT_BOOL, lanes), *inside;
   UOp *yes = spread(job, uop_number(job, DT_BOOL, 1), lanes);
   UOp *all = open_chain(l, loop, buffer, yes, before, nbefore, &inside);
   for (size_t i = 0; i < leaves->len; i += 2) {
@@ -387,7 +366,7 @@ static void add_check(Lower *l, Loop *loop, size_t member, const Leaves *leaves,
     all = uop2(job, OP_AND, all, numbers);
   }
   loop->checks[member] = buffer;
-  loop->updates[loop->nupdates++] = store_reg(job, inside, all);
+  loop->updates[loop->nupdates++] = register_store(job, inside, all);
 }
 
 static void add_member(Lower *l, Loop *loop, size_t member, Op op, UOp *value, UOp *const *before,
@@ -401,13 +380,14 @@ static void add_member(Lower *l, Loop *loop, size_t member, Op op, UOp *value, U
   assert(leaves.len);
   Op step = chain_op(l, op, value);
   for (size_t c = 0; c < loop->chains; c++) {
-    UOp *buffer = reg_buffer(l, (DType)value->dtype, leaves.at[0]->lanes), *inside;
+    UOp *buffer = register_new(l->job, l->next_buffer++, (DType)value->dtype, leaves.at[0]->lanes),
+        *inside;
     UOp *acc =
         open_chain(l, loop, buffer, identity(job, op, leaves.at[0]), before, nbefore, &inside);
     for (size_t i = c; i < leaves.len; i += loop->chains)
       acc = accumulate(job, step, acc, leaves.at[i]);
     loop->buffers[loop->nchains++] = buffer;
-    loop->updates[loop->nupdates++] = store_reg(job, inside, acc);
+    loop->updates[loop->nupdates++] = register_store(job, inside, acc);
   }
   if (step != op) add_check(l, loop, member, &leaves, before, nbefore);
 }
@@ -419,12 +399,12 @@ static UOp *member_result(Lower *l, const Loop *loop, size_t member, Op op, UOp 
   Op step = loop->checks[member] ? op == OP_MAX ? OP_MAXNUM : OP_MINNUM : op;
   for (size_t c = 0; c < loop->chains; c++) {
     UOp *buffer = loop->buffers[member * loop->chains + c];
-    UOp *part = load_reg(job, uop2(job, OP_AFTER, buffer, done), buffer->lanes);
+    UOp *part = register_load(job, uop2(job, OP_AFTER, buffer, done), buffer->lanes);
     r = r ? uop2(job, step, r, part) : part;
   }
   if (!loop->checks[member]) return r;
   UOp *all = loop->checks[member];
-  all = load_reg(job, uop2(job, OP_AFTER, all, done), all->lanes);
+  all = register_load(job, uop2(job, OP_AFTER, all, done), all->lanes);
   UOp *nan = spread(job, uop_float(job, (DType)r->dtype, (double)NAN), r->lanes);
   return uop3(job, OP_WHERE, all, r, nan);
 }
@@ -538,8 +518,8 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
       if (l.level[i] == level && !has_loops(l.list.at[i])) l.now[i] = rebuild(&l, l.list.at[i]);
     job_poll(job);
   }
-  UOp *root = settle_products(job, strip_marks(job, l.now[l.list.len - 1]));
-  root = pipeline_copies(job, barriers_insert(job, root));
-  root = exchange_stores(job, root, target);
+  UOp *root = recurrence_in_registers(job, strip_marks(job, l.now[l.list.len - 1]));
+  root = barriers_insert(job, settle_products(job, root));
+  root = exchange_stores(job, pipeline_copies(job, root), target);
   return prefetch_rows(job, root, target);
 }

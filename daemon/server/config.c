@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "daemon/server/auth.h"
+#include "daemon/server/resp.h"
+#include "daemon/server/shared_trust.h"
 
 typedef enum SettingKind {
   SK_TEXT,
@@ -44,12 +46,22 @@ static const Setting settings[] = {
     {"server", "grace", SK_SECONDS, AT(grace)},
     {"server", "max_connections", SK_COUNT, AT(max_connections)},
     {"server", "idle_connection", SK_SECONDS, AT(idle_connection)},
+    {"server", "connections_per_address", SK_COUNT, AT(connections_per_address)},
+    {"patience", "handshake", SK_SECONDS, AT(patience.handshake)},
+    {"patience", "first_call", SK_SECONDS, AT(patience.first_call)},
+    {"patience", "headers", SK_SECONDS, AT(patience.headers)},
+    {"patience", "message", SK_SECONDS, AT(patience.message)},
+    {"patience", "reader", SK_SECONDS, AT(patience.reader)},
     {"tls", "certificate", SK_TEXT, AT(tls_certificate)},
     {"tls", "key", SK_TEXT, AT(tls_key)},
     {"tls", "client_ca", SK_TEXT, AT(tls_client_ca)},
     {"cache", "path", SK_TEXT, AT(cache_path)},
     {"cache", "max_bytes", SK_SIZE, AT(cache_max_bytes)},
     {"cache", "enabled", SK_BOOL, AT(cache_enabled)},
+    {"shared", "server", SK_TEXT, AT(shared_server)},
+    {"shared", "key", SK_TEXT, AT(shared_key)},
+    {"shared", "trust", SK_LIST, AT(shared_trust)},
+    {"shared", "timeout_ms", SK_COUNT, AT(shared_timeout_ms)},
     {"tuning", "background", SK_BOOL, AT(tuning)},
     {"batching", "delay_ms", SK_COUNT, AT(batch_delay_ms)},
     {"batching", "rows", SK_COUNT, AT(batch_rows)},
@@ -89,6 +101,7 @@ static const Setting tenant_settings[] = {
     {"tenant", "compile_seconds", SK_SECONDS, AT(quota.compile_seconds)},
     {"tenant", "tune_seconds", SK_SECONDS, AT(quota.tune_seconds)},
     {"tenant", "request_rate", SK_COUNT, AT(quota.request_rate)},
+    {"tenant", "connections", SK_COUNT, AT(quota.connections)},
 };
 #undef AT
 
@@ -134,6 +147,9 @@ Status config_init(Config *c) {
       .tls_certificate = strdup(""),
       .tls_key = strdup(""),
       .tls_client_ca = strdup(""),
+      .shared_server = strdup(""),
+      .shared_key = strdup(""),
+      .shared_timeout_ms = 500,
       .cache_enabled = true,
       .cache_max_bytes = 4ull << 30,
       .max_model_bytes = 2ull << 30,
@@ -151,6 +167,7 @@ Status config_init(Config *c) {
       .tuning_seconds = 600,
       .tuning_after = 30,
       .timing_memory = 8ull << 30,
+      .patience = {.handshake = 10, .first_call = 60, .headers = 10, .message = 120, .reader = 60},
       .socket_mode = 0600,
       .grace = 10,
       .idle_connection = 1800,
@@ -161,7 +178,8 @@ Status config_init(Config *c) {
   TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;
   bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models &&
-               c->tls_certificate && c->tls_key && c->tls_client_ca;
+               c->tls_certificate && c->tls_key && c->tls_client_ca && c->shared_server &&
+               c->shared_key;
   return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
@@ -190,6 +208,9 @@ void config_deinit(Config *c) {
   free(c->tls_certificate);
   free(c->tls_key);
   free(c->tls_client_ca);
+  free(c->shared_server);
+  free(c->shared_key);
+  list_clear(&c->shared_trust);
   *c = (Config){.cache_path = NULL};
 }
 
@@ -412,9 +433,30 @@ static Status check_tenants(const Config *c) {
   return st;
 }
 
+/* The address and the rows of trusted nodes; files that rows name are read when they are used. */
+static Status check_shared(const Config *c) {
+  RespAddress address;
+  TrustedNode node;
+  if (!*c->shared_server) return NULL;
+  Status st = resp_address_parse(c->shared_server, &address);
+  if (st) return WRAP(st, "[shared] server");
+  if (!c->cache_enabled || !*c->cache_path)
+    return FAIL(INVALID_ARGUMENT, "[shared] needs a cache: what others know is kept there");
+  if (c->shared_timeout_ms < 10 || c->shared_timeout_ms > 60000)
+    return FAIL(INVALID_ARGUMENT, "[shared] timeout_ms: expected 10 to 60000, got %" PRIu64,
+                c->shared_timeout_ms);
+  for (size_t i = 0; i < c->shared_trust.len; i++) {
+    if (strncmp(c->shared_trust.at[i], "ed25519:", 8)) continue;
+    st = shared_trust_row(str_from(c->shared_trust.at[i]), &node);
+    if (st) return WRAP(st, "[shared] trust");
+  }
+  return NULL;
+}
+
 Status config_check(const Config *c) {
   LogLevel level;
   TRY(check_tenants(c));
+  TRY(check_shared(c));
   if (!*c->tls_certificate != !*c->tls_key || (*c->tls_client_ca && !*c->tls_certificate))
     return FAIL(INVALID_ARGUMENT,
                 "[tls]: certificate and key belong together, and client_ca needs them");

@@ -56,6 +56,8 @@ static Status apply_settings(Server *s, Config *next) {
   SWAP(max_tensor_bytes);
   SWAP(max_message_bytes);
   SWAP(max_connections);
+  SWAP(connections_per_address);
+  SWAP(patience);
   SWAP(grace);
   SWAP(idle_connection);
   SWAP(idle_exit);

@@ -254,5 +254,5 @@ def kernel_reports(response, profiles, make) -> list:
         executions = sum(profiles[-1].call_runs[c] for c in k.calls) if profiles else 0
         found.append(make(name=k.name, hash=k.hash, shape=k.shape, calls=len(k.calls), once=k.once, executions=executions, ns=int(ns), flops=k.flops,
                           bytes_read=k.bytes_read, bytes_written=k.bytes_written, roofline_ns=k.roofline_ns, predicted_ns=k.predicted_ns,
-                          opts=k.opts, source=k.source, tried=tuple(k.tried), measured=k.measured, failed=k.failed))
+                          opts=k.opts, source=k.source, origin=k.origin, tried=tuple(k.tried), measured=k.measured, failed=k.failed))
     return sorted(found, key=lambda r: -r.ns)

@@ -72,6 +72,7 @@ class KernelReport:
     predicted_ns: int
     opts: str
     source: str
+    origin: str
     tried: tuple[kiln_pb2.TriedSchedule, ...]
     measured: int
     failed: int
