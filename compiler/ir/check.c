@@ -77,10 +77,12 @@ static const char *check_var(Arg arg) {
 }
 
 static const char *check_buffer(Arg arg) {
-  if (arg.ints.n < 2 || arg.ints.n > 4) return "a buffer has elements and space";
+  if (arg.ints.n < 2 || arg.ints.n > 5) return "a buffer has elements and space";
   if (arg.ints.n > 2 && (arg.ints.at[1] != 2 || arg.ints.at[2] < 5 - arg.ints.n))
     return "bad slots";
   if (arg.ints.n > 3 && arg.ints.at[3] != 1) return "the order is not 1";
+  if (arg.ints.n > 4 && (arg.ints.at[4] < 1 || arg.ints.at[4] > arg.ints.at[2] - 2))
+    return "too many iterations may be under way";
   if (arg.ints.at[0] < 1 || arg.ints.at[0] > (int64_t)1 << 40) return "bad number of elements";
   return arg.ints.at[1] >= 0 && arg.ints.at[1] <= 2 ? NULL : "the space is not 0, 1 or 2";
 }

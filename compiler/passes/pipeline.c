@@ -12,6 +12,10 @@
  * without being computed with becomes a COPY, which a device may do in the background; the rest is
  * loaded and stored at once, ahead all the same.
  *
+ * Where TILEMMAs read the places and those of an iteration may go on into the next, copies are one
+ * iteration less ahead: the place that they take is that of the iteration before the last, for
+ * whose TILEMMAs everybody waited before the BARRIER.
+ *
  * The loop is the innermost reduce loop that the copy lies in. */
 #include "compiler/passes/pipeline.h"
 
@@ -143,7 +147,8 @@ typedef struct Loop {
   UOp *range;
   const RangeSet *around; /* loops around it */
   UOpList copies;         /* the AFTERs */
-  int64_t places;
+  int64_t ahead;          /* iterations */
+  int64_t under;          /* whose TILEMMAs may be under way */
 } Loop;
 
 /* One group: the copies of one iteration, after `before`. */
@@ -174,14 +179,14 @@ static bool feeds_tiles(Job *job, UOp *kernel, const Loop *l) {
 static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range) {
   Ahead a = {.job = job, .loop = l->range, .around = l->around, .next_range = next_range};
   UOp *before = NULL;
-  for (int64_t s = 0; s + 1 < l->places; s++) {
+  for (int64_t s = 0; s < l->ahead; s++) {
     a.at = uop_index(job, s);
     before = group(&a, l, before);
   }
   UOp *src[2] = {before, l->range};
-  UOp *wait = uop_make(job, OP_WAIT, DT_VOID, arg_i(l->places - 2), src, 2);
+  UOp *wait = uop_make(job, OP_WAIT, DT_VOID, arg_i(l->ahead - 1), src, 2);
   UOp *top = uop_make(job, OP_BARRIER, DT_VOID, arg_none(), &wait, 1);
-  a.at = uop2(job, OP_ADD, l->range, uop_index(job, l->places - 1));
+  a.at = uop2(job, OP_ADD, l->range, uop_index(job, l->ahead));
   a.order = top;
   a.around = NULL;
   UOp *next = group(&a, l, top);
@@ -190,7 +195,7 @@ static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range)
   for (size_t i = 0; i < l->copies.len; i++)
     to[i] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)storage(l->copies.at[i]), ready);
   kernel = uop_substitute(job, kernel, l->copies.at, to, l->copies.len);
-  return ready == top ? settle_after(job, kernel, l->range, next) : kernel;
+  return ready == top ? settle_after(job, kernel, l->range, next, l->under) : kernel;
 }
 
 static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
@@ -203,7 +208,9 @@ static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
     UOp *loop = loop_of(&list, u);
     if (!loop || (out->range && out->range != loop)) continue;
     out->range = loop;
-    out->places = pipeline_places(u);
+    const UOp *buffer = storage(u);
+    out->under = buffer->arg.ints.n > 4 ? buffer->arg.ints.at[4] : 0;
+    out->ahead = pipeline_places(u) - 1 - out->under;
     const UOp *end = end_of(&list, loop);
     out->around = end ? end->open : NULL;
     avec_push(&job->arena, &out->copies, u);

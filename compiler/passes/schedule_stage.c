@@ -350,13 +350,10 @@ static UOp *stage_shared(Apply *a, const UOp *old, UOp *operand, int level) {
     ranges[nranges] = new_range(a, AX_VECTOR, unit);
     at = index_add(job, at, ranges[nranges++]);
   }
-  int64_t ints[4] = {s.elements * slots, 2, slots, 1};
-  src[0] = uop_make(job, OP_BUFFER, (DType)operand->dtype,
-                    arg_both(a->next_id++, ints,
-                             s.tiled     ? 4
-                             : slots > 1 ? 3
-                                         : 2),
-                    NULL, 0);
+  int64_t ints[5] = {s.elements * slots, 2, slots, 1, slots > 2 ? a->plan->under : 0};
+  uint32_t nints = s.tiled && ints[4] ? 5 : s.tiled ? 4 : slots > 1 ? 3 : 2;
+  src[0] =
+      uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, nints), NULL, 0);
   split_element(&s, at);
   src[1] = index_add(job, base, schedule_position(&s, true));
   src[2] = schedule_renamed(&s, operand);

@@ -52,7 +52,33 @@ UOp *settle_products(Job *job, UOp *kernel) {
   }
 }
 
-UOp *settle_after(Job *job, UOp *kernel, const UOp *range, UOp *effect) {
+static const UOp *storage(const UOp *u) {
+  while (u->op == OP_AFTER) u = u->src[0];
+  return u;
+}
+
+/* Registers that a SETTLE of the loop is kept in, read behind it. */
+static bool reads_settled(const UOpList *list, const UOp *load, const UOp *range) {
+  if (load->op != OP_LOAD || uop_is_open(load, range)) return false;
+  for (size_t i = 0; i < list->len; i++) {
+    const UOp *u = list->at[i];
+    bool kept = u->op == OP_STORE && u->src[2]->op == OP_SETTLE && uop_is_open(u->src[2], range);
+    if (kept && storage(u->src[0]) == storage(load->src[0])) return true;
+  }
+  return false;
+}
+
+/* The sums are read behind the loop once they are there. */
+static UOp *settle_rest(Job *job, UOp *kernel, const UOp *range) {
+  UOpList list = uop_toposort(job, kernel), sums = {0};
+  for (size_t i = 0; i < list.len; i++)
+    if (reads_settled(&list, list.at[i], range)) avec_push(&job->arena, &sums, list.at[i]);
+  UOp **to = arena_array(&job->arena, sums.len + 1, sizeof *to);
+  for (size_t i = 0; i < sums.len; i++) to[i] = settled(job, sums.at, sums.len, i);
+  return uop_substitute(job, kernel, sums.at, to, sums.len);
+}
+
+UOp *settle_after(Job *job, UOp *kernel, const UOp *range, UOp *effect, int64_t under) {
   UOpList list = uop_toposort(job, kernel), from = {0}, to = {0};
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i];
@@ -60,9 +86,11 @@ UOp *settle_after(Job *job, UOp *kernel, const UOp *range, UOp *effect) {
     UOp **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     memcpy(src, u->src, u->nsrc * sizeof *src);
     src[u->nsrc] = effect;
-    UOp *later = uop_make(job, OP_SETTLE, DT_VOID, u->arg, src, u->nsrc + 1u);
+    UOp *later = uop_make(job, OP_SETTLE, DT_VOID, arg_i(under), src, u->nsrc + 1u);
     avec_push(&job->arena, &from, u);
     avec_push(&job->arena, &to, later);
   }
-  return from.len ? uop_substitute(job, kernel, from.at, to.at, from.len) : kernel;
+  if (!from.len) return kernel;
+  kernel = uop_substitute(job, kernel, from.at, to.at, from.len);
+  return under ? settle_rest(job, kernel, range) : kernel;
 }

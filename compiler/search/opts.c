@@ -384,9 +384,15 @@ static Status plan_pipeline(Planner *p, bool reduce) {
     return refuse(p, "the loop must be one over a reduce axis on a "
                      "device with workgroups");
   if (p->plan->slots) return refuse(p, "the list has a PIPELINE already");
-  if (p->opt->arg < 2 || p->opt->arg > MAX_SLOTS) return refuse(p, "there are 2 to 8 places");
+  int32_t slots = p->opt->arg % 16, under = p->opt->arg / 16;
+  const MatrixInfo *info = p->plan->matrix.info;
+  if (slots < 2 || slots > MAX_SLOTS) return refuse(p, "there are 2 to 8 places");
+  if (under && (under > 1 || slots < 3 || !info || !info->shared))
+    return refuse(p, "one iteration's instructions may go on, with 3 places or more, after a TC "
+                     "that reads them there");
   p->plan->pipeline = p->opt->axis;
-  p->plan->slots = p->opt->arg;
+  p->plan->slots = slots;
+  p->plan->under = under;
   return NULL;
 }
 

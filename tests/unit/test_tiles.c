@@ -31,6 +31,7 @@ static const Case cases[] = {
      MX_F16_M64N64,
      0},
     {{DT_F16, DT_F16, DT_F32, 70, 40, 200, 0, 1, 0}, "PIPELINE(2,3)", MX_F16_M64N32, 1},
+    {{DT_F16, DT_F16, DT_F32, 64, 32, 448, 0, 1, 0}, "PIPELINE(2,20)", MX_F16_M64N32, 0},
     {{DT_F16, DT_F16, DT_F32, 64, 64, 256, 0, 0, 0},
      "UPCAST(1,2) UNROLL(2,2) PIPELINE(2,2)",
      MX_F16_M64N32,
