@@ -103,6 +103,12 @@ class Executable:
                                                         timeout=self._client.timeout)
         return _codec.kernel_reports(response, profiles, KernelReport)
 
+    async def estimate(self) -> dict[str, Any]:
+        """As kiln.Executable.estimate."""
+        with translated():
+            response = await self._client._stub.Explain(kiln_pb2.ExplainRequest(executable=self.executable_id), timeout=self._client.timeout)
+        return {f.name: getattr(response.run, f.name) for f in response.run.DESCRIPTOR.fields}
+
     def report(self) -> dict[str, Any]:
         """As kiln.Executable.report."""
         return {f.name: getattr(self._report, f.name) for f in self._report.DESCRIPTOR.fields}

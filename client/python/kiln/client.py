@@ -192,6 +192,13 @@ class Executable:
             response = self._client._stub.Explain(kiln_pb2.ExplainRequest(executable=self.executable_id, tried=tried), timeout=self._client.timeout)
         return _codec.kernel_reports(response, profiles, KernelReport)
 
+    def estimate(self) -> dict[str, Any]:
+        """What a run would cost if it were asked for now: device_ns (measured says whether runs took that or kernels are predicted to), wait_ns
+        behind what waits for the device, waiting runs of the caller's tenant, host_bytes of its tensors, and why it would be refused, or ""."""
+        with translated():
+            response = self._client._stub.Explain(kiln_pb2.ExplainRequest(executable=self.executable_id), timeout=self._client.timeout)
+        return {f.name: getattr(response.run, f.name) for f in response.run.DESCRIPTOR.fields}
+
     def release(self) -> None:
         """Forgets the executable on the server; its cache entries stay."""
         with translated():
