@@ -330,6 +330,7 @@ Status server_create(Config *config, Server **out) {
   s->config = *config;
   *config = (Config){.cache_path = NULL};
   s->started_ns = clock_now_ns();
+  id_set_node(s->config.node);
   notify_open(&s->notify);
   s->executables.max = s->config.max_executables;
   s->executables.max_bytes = s->config.max_executable_bytes;
@@ -348,6 +349,7 @@ Status server_create(Config *config, Server **out) {
     return st;
   }
   init_handles(s);
+  uv_update_time(&s->loop); /* finding devices took its time */
   s->idle_since_ms = uv_now(&s->loop);
   models_start(s);
   *out = s;
