@@ -289,7 +289,7 @@ Status channel_recv(Channel *c, Message *out) {
   Status st = NULL;
   if (!n)
     st = FAIL(UNAVAILABLE, "the other process is gone");
-  else if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+  else if (msg.msg_flags & MSG_TRUNC) /* MSG_CTRUNC: this process is out of descriptors */
     st = FAIL(INTERNAL, "message over the packet size");
   if (!st) {
     arena_reset(&c->arena);
