@@ -1,7 +1,9 @@
 /* Explain: a compile worker says what the kernels have to do, the cache lane what was tried for
- * each of them, one after the other; the artifact knows the schedules in use. */
+ * each of them, one after the other; the artifact knows the schedules in use, and the queue of the
+ * device what a run would have to wait for. */
 #include "daemon/server/compile.h"
 #include "daemon/server/peaks.h"
+#include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
@@ -66,7 +68,8 @@ static Status add_tried(Request *r, Kiln__V1__ExplainedKernel *k, const Schedule
   kiln__v1__tried_schedule__init(t);
   t->opts = arena_strdup(&r->arena, str_from(s->opts));
   t->host = arena_strdup(&r->arena, str_from(s->host));
-  if (!t->opts || !t->host) return no_memory();
+  t->origin = arena_strdup(&r->arena, str_from(s->origin));
+  if (!t->opts || !t->host || !t->origin) return no_memory();
   t->cause = (char *)(uintptr_t)schedule_cause_name[s->cause];
   t->median_ns = s->median_ns;
   t->mad_ns = s->mad_ns;
@@ -88,12 +91,16 @@ static bool same_opts(const char *a, const char *b) {
   return !strcmp(a, b);
 }
 
-/* Where the schedule in use came from. */
-static const char *source_of(const Kiln__V1__ExplainedKernel *k, const StoreEvidence *e) {
-  bool serves = false;
-  for (size_t i = 0; i < e->ntried; i++)
-    serves |= schedule_serves(&e->tried[i]) && same_opts(e->tried[i].opts, k->opts);
+/* Where the schedule in use came from; *origin: the node that found it, "" = this one. */
+static const char *source_of(const Kiln__V1__ExplainedKernel *k, const StoreEvidence *e,
+                             const char **origin) {
+  const Schedule *serves = NULL;
+  for (size_t i = 0; i < e->ntried && !serves; i++)
+    if (schedule_serves(&e->tried[i]) && same_opts(e->tried[i].opts, k->opts))
+      serves = &e->tried[i];
+  *origin = serves ? serves->origin : "";
   if (!serves) return "heuristic";
+  if (*serves->origin) return "shared";
   for (size_t i = 0; i < e->nhints; i++)
     if (e->hints[i].verified && same_opts(e->hints[i].opts, k->opts)) return "class";
   return "tuned";
@@ -107,9 +114,11 @@ static void on_evidence(void *ctx, const StoreEvidence *found) {
   Kiln__V1__ExplainedKernel *k = &e->kernels[e->at];
   size_t n = found->ntried < e->tried_max ? found->ntried : e->tried_max;
   e->lookup = NULL;
-  k->source = (char *)(uintptr_t)source_of(k, found);
+  const char *origin;
+  k->source = (char *)(uintptr_t)source_of(k, found, &origin);
+  k->origin = arena_strdup(&r->arena, str_from(origin));
   k->tried = arena_array(&r->arena, n + 1, sizeof *k->tried);
-  Status st = k->tried ? NULL : no_memory();
+  Status st = k->tried && k->origin ? NULL : no_memory();
   for (size_t i = 0; i < n && !st; i++) st = add_tried(r, k, &found->tried[i]);
   for (size_t i = 0; i < found->ntried; i++)
     ++*(found->tried[i].cause == SC_MEASURED ? &k->measured : &k->failed);
@@ -120,9 +129,48 @@ static void on_evidence(void *ctx, const StoreEvidence *found) {
     next_kernel(r, e);
 }
 
+/* What a run would cost now. */
+static Status estimate_run(Request *r, const Explain *e, Kiln__V1__RunEstimate *out) {
+  const Executable *exe = e->exe;
+  FairSource from = request_source(r);
+  size_t waiting;
+  bool known = true;
+  out->device_ns = exe->typical_ns;
+  out->measured = exe->typical_ns > 0;
+  for (size_t i = 0; i < e->response.n_kernels && !out->measured; i++) {
+    const Kiln__V1__ExplainedKernel *k = &e->kernels[i];
+    known = known && k->predicted_ns > 0;
+    out->device_ns += k->predicted_ns * (int64_t)(k->n_calls - k->once);
+  }
+  if (!known) out->device_ns = 0;
+  out->wait_ns = device_lane_wait_ns(exe->device, &from, &waiting);
+  out->waiting = waiting;
+  for (size_t i = 0; i < exe->face->n_inputs + exe->face->n_outputs; i++)
+    out->host_bytes += exe->slot_bytes[i];
+  Status st = quota_run_allowed(r->tenant);
+  if (!st) st = quota_memory(r->tenant, 0, out->host_bytes);
+  if (!st) st = device_lane_admits(exe->device, &from);
+  if (!st) return NULL;
+  char text[300];
+  status_text(st, text, sizeof text);
+  status_drop(st);
+  out->refused = arena_strdup(&r->arena, str_from(text));
+  return out->refused ? NULL : no_memory();
+}
+
+static void finish(Request *r, Explain *e) {
+  Kiln__V1__RunEstimate run = KILN__V1__RUN_ESTIMATE__INIT;
+  Status st = estimate_run(r, e, &run);
+  e->response.run = &run;
+  if (st)
+    request_finish(r, st);
+  else
+    request_reply(r, &e->response.base);
+}
+
 static void next_kernel(Request *r, Explain *e) {
   if (e->at == e->response.n_kernels) {
-    request_reply(r, &e->response.base);
+    finish(r, e);
     return;
   }
   const Kiln__V1__KernelCost *c = e->costs[e->at];

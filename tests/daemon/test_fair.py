@@ -5,7 +5,7 @@ import time
 import grpc
 import numpy as np
 import pytest
-from conftest import Graph, add_graph, fails, kiln_pb2, tensor
+from conftest import Graph, add_graph, fails, kiln_pb2, slow_graph, tensor
 from tenants import As, boss, ones, section
 
 N = 256
@@ -99,6 +99,42 @@ def test_priority_inside_a_tenant(shared):
     patient.wait()
 
 
+def test_compiles_of_one_tenant_do_not_bury_others(shared):
+    """Neither the models that another waits for nor the kernels of those that have begun."""
+    a, b, _ = shared
+    flood = [a.stub.Compile.future(a.compile_parts(slow_graph(100, 100 * i)), timeout=120) for i in range(5)]
+    ended = []
+    for f in flood:
+        f.add_done_callback(lambda _: ended.append(time.time()))
+    while a.stub.GetStatus(kiln_pb2.GetStatusRequest()).tenants[0].compile_ns < 2e8:
+        time.sleep(0.01)
+    for n in range(5):
+        b.compile(add_graph(20 + n))
+    assert len(ended) < 4, len(ended)  # all of them, if they went first
+    assert all(f.result().executable for f in flood)
+
+
+def test_what_a_run_would_cost(start):
+    """Before it is admitted: predicted, then as measured; behind what waits; and that it would be refused."""
+    d = start(config=[*boss(), *section("a", runs=10), *section("b")])
+    a, b = As(d, "a", channel=channel(d)), As(d, "b", channel=channel(d))
+    exe, mine = a.compile(product_graph(200)).executable, b.compile(product_graph(200)).executable
+    ask = lambda who, of: who.stub.Explain(kiln_pb2.ExplainRequest(executable=of)).run
+    first = ask(a, exe)
+    assert first.device_ns > 0 and not first.measured and not first.wait_ns and not first.refused
+    assert first.host_bytes == 2 * 4 * N * N
+    Flood(a, exe, 2).wait()
+    idle = ask(a, exe)
+    assert idle.measured and idle.device_ns > 0 and idle.waiting == 0
+    flood = Flood(a, exe, 10)
+    while not (full := ask(a, exe)).refused:
+        assert not flood.done
+    beside = ask(b, mine)
+    assert "10 runs" in full.refused and full.waiting and full.wait_ns > 3 * idle.device_ns, full
+    assert beside.waiting == 0 and beside.wait_ns < full.wait_ns and not beside.refused, beside
+    flood.wait()
+
+
 def test_unknown_priority(shared):
     a = shared[0]
     exe = a.compile(add_graph()).executable
@@ -147,6 +183,33 @@ def test_cancelling_ends_a_long_run(shared):
     begin = time.time()
     b.run(mine, {"x": ones(), "b": ones()})
     assert time.time() - begin < max(0.5 * whole, 0.05), whole
+
+
+def long_kernel(n=6000):
+    """y[i] = the sum of exp2(x[i] x[j] x[k]) over j and k: minutes in one kernel."""
+    g = Graph()
+    x = g.param("x", [n])
+    y = g.node("MUL", g.node("RESHAPE", x, ints=[n, 1, 1]), g.node("MUL", g.node("RESHAPE", x, ints=[n, 1]), x))
+    g.output("y", g.node("REDUCE_SUM", g.node("EXP2", y), ints=[1, 2]))
+    return g.bytes()
+
+
+def test_cancelling_ends_a_long_kernel(shared):
+    """In the middle of it; the worker goes on, with what it had."""
+    a, b, _ = shared
+    mine = b.compile(add_graph()).executable
+    exe = a.compile(long_kernel()).executable
+    x = kiln_pb2.NamedTensor(name="x", tensor=tensor(np.ones(6000, np.float32)))
+    kept = b.upload(ones())
+    for pause in (0.3, 0.1, 0.05, 0.02, 0.01, 0):
+        call = a.stub.Run.future(kiln_pb2.RunRequest(executable=exe, inputs=[x]), timeout=120)
+        time.sleep(pause)
+        call.cancel()
+        assert b.run(mine, {"x": kept, "b": ones()}, timeout=30)["y"][0] == 2
+    with fails(grpc.StatusCode.DEADLINE_EXCEEDED):
+        a.stub.Run(kiln_pb2.RunRequest(executable=exe, inputs=[x]), timeout=0.3)
+    assert b.run(mine, {"x": kept, "b": ones()}, timeout=30)["y"][0] == 2
+    assert "device down" not in a.log()
 
 
 def test_a_deadline_ends_a_long_run(shared):
