@@ -30,12 +30,14 @@
 
 #include "compiler/ir/native.h"
 #include "compiler/passes/barriers.h"
+#include "compiler/passes/exchange.h"
 #include "compiler/passes/ix.h"
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/pipeline.h"
 #include "compiler/passes/prefetch.h"
 #include "compiler/passes/recurrence.h"
 #include "compiler/passes/registers.h"
+#include "compiler/passes/settle.h"
 
 enum {
   WANTED_CHAINS = 8,
@@ -158,10 +160,16 @@ static bool is_unrolled(const UOp *tree, Op op) {
 
 static bool fuses(DType d) { return d == DT_F32 || d == DT_F64; }
 
+static bool is_product(const UOp *u) { return u->op == OP_MMA || u->op == OP_TILEMMA; }
+
 static UOp *accumulate(Job *job, Op op, UOp *acc, UOp *value) {
   if (op == OP_ADD && value->op == OP_MMA && value->nsrc == 2) {
     UOp *src[3] = {value->src[0], value->src[1], acc};
     return uop_make_lanes(job, OP_MMA, (DType)value->dtype, value->lanes, value->arg, src, 3);
+  }
+  if (op == OP_ADD && value->op == OP_TILEMMA && value->nsrc == 4) {
+    UOp *src[5] = {value->src[0], value->src[1], value->src[2], value->src[3], acc};
+    return uop_make_lanes(job, OP_TILEMMA, (DType)value->dtype, value->lanes, value->arg, src, 5);
   }
   if (op == OP_ADD && value->op == OP_MUL && fuses((DType)value->dtype))
     return uop3(job, OP_MULACC, value->src[0], value->src[1], acc);
@@ -319,8 +327,11 @@ static void fetch_ahead(const Lower *l, Loop *loop) {
   }
 }
 
-static size_t chains_for(const Group *g, size_t nleaves) {
+/* TILEMMAs queue up by themselves, and their sums are large. */
+static size_t chains_for(const Group *g, size_t nleaves, const UOp *value) {
   size_t chains = 1;
+  while (value->op == OP_ADD || value->op == OP_REDUCE) value = value->src[0];
+  if (value->op == OP_TILEMMA) return 1;
   while (chains * 2 <= nleaves && chains * 2 * g->of.len <= WANTED_CHAINS) chains *= 2;
   return chains;
 }
@@ -415,7 +426,7 @@ static void lower_group(Lower *l, const Group *g) {
   Loop loop = {0};
   pick_ranges(l, g, &loop);
   UOp *const *values = renamed_values(l, g, &loop);
-  loop.chains = chains_for(g, min_leaves(l, g, values));
+  loop.chains = chains_for(g, min_leaves(l, g, values), values[0]);
   loop.buffers = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
   loop.checks = arena_array(&job->arena, g->of.len, sizeof(UOp *));
   loop.updates = arena_array(&job->arena, g->of.len * (loop.chains + 1), sizeof(UOp *));
@@ -476,7 +487,7 @@ static UOp *strip_marks(Job *job, UOp *root) {
     UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = to[nodemap_get(&pos, u->src[s])];
     bool sum = u->op == OP_ADD && u->src[1]->op == OP_REDUCE &&
-               (fuses((DType)u->dtype) || u->src[1]->src[0]->op == OP_MMA);
+               (fuses((DType)u->dtype) || is_product(u->src[1]->src[0]));
     if (u->op == OP_REDUCE)
       to[i] = src[0];
     else if (sum)
@@ -508,6 +519,7 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
     job_poll(job);
   }
   UOp *root = recurrence_in_registers(job, strip_marks(job, l.now[l.list.len - 1]));
-  root = barriers_insert(job, root);
-  return prefetch_rows(job, pipeline_copies(job, root), target);
+  root = barriers_insert(job, settle_products(job, root));
+  root = exchange_stores(job, pipeline_copies(job, root), target);
+  return prefetch_rows(job, root, target);
 }

@@ -24,11 +24,8 @@ Status quota_request(Tenant *t, int64_t now_ns) {
                       wait);
 }
 
-Status quota_run(Tenant *t) {
-  if (!t->quota.runs || t->used.runs < t->quota.runs) {
-    t->used.runs++;
-    return NULL;
-  }
+Status quota_run_allowed(const Tenant *t) {
+  if (!t->quota.runs || t->used.runs < t->quota.runs) return NULL;
   return status_retry(FAIL(RESOURCE_EXHAUSTED,
                            "%" PRIu64 " runs of tenant '%s' are under way, which is its quota",
                            t->used.runs, t->name),
@@ -49,6 +46,12 @@ Status quota_connection(Tenant *t) {
 void quota_connection_end(Tenant *t) {
   assert(t->used.connections);
   t->used.connections--;
+}
+
+Status quota_run(Tenant *t) {
+  TRY(quota_run_allowed(t));
+  t->used.runs++;
+  return NULL;
 }
 
 void quota_run_end(Tenant *t) {

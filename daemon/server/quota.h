@@ -16,6 +16,7 @@ Status quota_connection(Tenant *t);
 void quota_connection_end(Tenant *t);
 /* A run begins; quota_run_end when it is over. */
 Status quota_run(Tenant *t);
+Status quota_run_allowed(const Tenant *t); /* as if one did */
 void quota_run_end(Tenant *t);
 /* May compiling, tuning begin? */
 Status quota_compile(Tenant *t, int64_t now_ns);

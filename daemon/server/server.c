@@ -361,6 +361,7 @@ Status server_create(Config *config, Server **out) {
     return st;
   }
   init_handles(s);
+  uv_update_time(&s->loop); /* finding devices took its time */
   s->idle_since_ms = uv_now(&s->loop);
   models_start(s);
   *out = s;
