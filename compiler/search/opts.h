@@ -139,6 +139,7 @@ typedef struct OptPlan {
   MatrixPlan matrix;
   int pipeline;  /* the reduce axis over whose loop copies run ahead; -1: none */
   int32_t slots; /* places that they go to by turns */
+  int32_t under; /* iterations whose matrix instructions may still be under way in the next */
   bool groups;   /* the target has workgroups: output loops run over them */
   bool nolocals;
   int32_t block[3]; /* threads of a workgroup; the first ndims are in use, the others are 1 */
@@ -159,6 +160,11 @@ bool opts_inside(const OptPlan *plan, uint32_t axis, int level);
  * the target. */
 Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
                  OptPlan *out);
+/* opts_matrix.c: the sum of products that t->info is to compute over the axes of *t, and its
+ * factors; false when there is none. */
+bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t);
+/* What a TC needs of the rest of the list; stages factors that must be. */
+Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
 /* opts_rows.c: KEEP and REPAIR, once everything else is planned. */
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
 /* Elements along an axis of what is staged or kept inside the loop over `level`. */

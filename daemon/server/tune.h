@@ -16,6 +16,9 @@ typedef struct TuneSpec {
   int64_t budget_ns;
   uint64_t seed;
   bool background;
+  /* Not NULL: proposes nothing, but has the schedules checked that other nodes have found for these
+   * kernels of the plan, which counts as no search. Copied. */
+  const bool *adopt;
   /* Both on the loop, never inside tune_start. progress is optional. */
   void (*progress)(void *ctx, const Kiln__V1__TuneProgress *m);
   /* The last call; st is taken. */

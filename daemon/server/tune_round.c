@@ -100,6 +100,7 @@ static void all_compiled(Tune *t) {
       t->binaries[t->nbinaries++] = c->binary;
       continue;
     }
+    c->known = true;
     /* as good as what has this code already: the search need not know how good */
     Kiln__V1__TuneEvidence *e = tune_add_evidence(t, k, c->message.opts, NULL);
     if (e) e->median_ns = k->best_ns, e->reps = 1;
@@ -109,7 +110,7 @@ static void all_compiled(Tune *t) {
     return;
   }
   t->end = t->nbinaries;
-  if (!t->nbinaries) {
+  if (!t->nbinaries && !t->spec.adopt) {
     k->fruitless++;
     tune_next(t);
     return;
@@ -173,6 +174,16 @@ static void compile_next(Tune *t) {
   if (!t->pending) round_failed(t, "compile", FAIL(RESOURCE_EXHAUSTED, "candidates"));
 }
 
+void tune_compile(Tune *t, size_t n) {
+  t->ncandidates = n;
+  if (!t->at->untuned) {
+    TuneCandidate *c = &t->candidates[t->ncandidates++];
+    kiln__v1__kernel_job__init(&c->message);
+    c->message.opts = t->at->facts->untuned;
+  }
+  tune_when_free(t, "compile", compile_next);
+}
+
 /* -- propose ------------------------------------------------------------------------------------
  */
 
@@ -190,10 +201,6 @@ static Status take_candidates(Tune *t, const Kiln__V1__SearchDone *done) {
   }
   t->tried += (uint32_t)n;
   t->at->tried += (unsigned)n;
-  if (t->at->untuned || !n) return NULL;
-  TuneCandidate *c = &t->candidates[t->ncandidates++];
-  kiln__v1__kernel_job__init(&c->message);
-  c->message.opts = t->at->facts->untuned;
   return NULL;
 }
 
@@ -208,7 +215,7 @@ static void on_proposed(void *ctx, Message *m, Status st) {
     t->at->finished = true;
     tune_next(t);
   } else {
-    tune_when_free(t, "compile", compile_next);
+    tune_compile(t, t->ncandidates);
   }
 }
 

@@ -68,6 +68,7 @@ static void move_back(Tuner *t, Tune *tune) {
 void tuner_stepped(Tuner *t, Tune *tune, int64_t ns) {
   if (t->turn == tune) t->turn = NULL;
   move_back(t, tune);
+  if (tune->spec.adopt) return;
   if (!tune->spec.background) quota_tuned(tune->spec.exe->tenant, ns);
   if (!tune->spec.background) return;
   uint64_t share = t->server->config.tuning_share;
