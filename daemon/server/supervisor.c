@@ -161,7 +161,7 @@ static void await_zygote(Worker *w) {
 
 /* Reads what is there; false when the worker is gone or ending. */
 static bool worker_drain(Worker *w) {
-  for (int budget = 64; budget > 0; budget--) {
+  for (int budget = 64; budget > 0 || channel_pending(&w->channel); budget--) {
     Message m;
     Status st = channel_recv(&w->channel, &m);
     if (st) {
@@ -304,7 +304,6 @@ Status supervisor_spawn(Supervisor *s, const WorkerSpec *spec, Worker **out) {
   if (!w) return FAIL(RESOURCE_EXHAUSTED, "worker");
   *w = (Worker){.supervisor = s, .spec = *spec, .id = ++s->next_id, .pidfd = -1};
   w->channel.fd = -1;
-  w->channel.last = &w->channel.first;
   uv_timer_init(s->loop, &w->timer);
   w->timer.data = w;
   if ((w->next = s->workers)) w->next->link = &w->next;
@@ -516,7 +515,6 @@ Status supervisor_create(uv_loop_t *loop, const char *program, const char *log_l
   if (!s) return FAIL(RESOURCE_EXHAUSTED, "supervisor");
   s->loop = loop;
   s->channel.fd = -1;
-  s->channel.last = &s->channel.first;
   s->program = strdup(program);
   s->log_level = strdup(log_level);
   if (!s->program || !s->log_level) {
