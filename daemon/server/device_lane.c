@@ -381,18 +381,30 @@ static int64_t backlog_ns(const DeviceLane *l) {
   return (int64_t)l->waiting.len * (l->typical_ns ? l->typical_ns : UNKNOWN_NS);
 }
 
-static Status admit(DeviceLane *l, const DeviceJob *job) {
+int64_t device_lane_wait_ns(const DeviceLane *l, const FairSource *from, size_t *waiting) {
+  double share = fair_share(&l->waiting, from);
+  *waiting = fair_waiting(&l->waiting, from->tenant);
+  double mine = (double)*waiting * (double)(l->typical_ns ? l->typical_ns : UNKNOWN_NS);
+  int64_t own = (int64_t)(mine / share), all = backlog_ns(l);
+  return l->flight_ns + (own < all ? own : all);
+}
+
+Status device_lane_admits(const DeviceLane *l, const FairSource *from) {
   if (l->state != LS_UP && l->failures >= PATIENCE)
     return FAIL(UNAVAILABLE, "device %s is out of service (%s)", l->spec.name, l->last_failure);
-  if (job->deadline_ns && clock_now_ns() > job->deadline_ns)
-    return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run could wait for device %s",
-                l->spec.name);
-  size_t waiting = fair_waiting(&l->waiting, job->from.tenant);
+  size_t waiting = fair_waiting(&l->waiting, from->tenant);
   if (waiting < l->spec.max_queue) return NULL;
   return status_retry(FAIL(RESOURCE_EXHAUSTED,
                            "%zu runs wait for device %s already; try again later", waiting,
                            l->spec.name),
                       backlog_ns(l));
+}
+
+static Status admit(const DeviceLane *l, const DeviceJob *job) {
+  if (job->deadline_ns && clock_now_ns() > job->deadline_ns)
+    return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run could wait for device %s",
+                l->spec.name);
+  return device_lane_admits(l, &job->from);
 }
 
 static int64_t estimate(const DeviceJob *job) {

@@ -28,7 +28,7 @@ struct Listener {
   uv_poll_t poll;
   int fd, lock;
   bool tcp, http;
-  bool paused;    /* out of descriptors */
+  bool paused;    /* accepts nobody until listeners_resume: out of descriptors, or not ready */
   char path[108]; /* of a Unix socket; "" otherwise */
 };
 
@@ -199,7 +199,7 @@ static Status start(Listener *l) {
   int error = uv_poll_init(&l->server->loop, &l->poll, l->fd);
   if (error) return FAIL(UNAVAILABLE, "uv_poll_init: %s", uv_strerror(error));
   l->poll.data = l;
-  uv_poll_start(&l->poll, UV_READABLE, on_incoming);
+  if (!l->paused) uv_poll_start(&l->poll, UV_READABLE, on_incoming);
   return NULL;
 }
 
@@ -236,7 +236,7 @@ Status listener_adopt(Server *s, int fd, bool http) {
     free(l);
     return st;
   }
-  *l = (Listener){.server = s, .fd = fd, .lock = -1, .http = http, .tcp = tcp};
+  *l = (Listener){.server = s, .fd = fd, .lock = -1, .http = http, .tcp = tcp, .paused = !http};
   fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
   st = start(l);
   if (st) {

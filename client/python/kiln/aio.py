@@ -76,6 +76,10 @@ class Executable(ExecutableBase):
         for call in self._releases():
             await self._client._do(_steps.repeated(self._client, call, harmless=False))
 
+    async def estimate(self) -> dict[str, Any]:
+        """As kiln.Executable.estimate."""
+        return await self._client._do(_steps.estimate(self))
+
 
 class Client:
     """A connection to one server for one event loop."""

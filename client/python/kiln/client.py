@@ -223,6 +223,11 @@ class Executable(ExecutableBase):
         """
         return self._client._do(_steps.explain(self, inputs, runs, tried, KernelReport))
 
+    def estimate(self) -> dict[str, Any]:
+        """What a run would cost if it were asked for now: device_ns (measured says whether runs took that or kernels are predicted to), wait_ns
+        behind what waits for the device, waiting runs of the caller's tenant, host_bytes of its tensors, and why it would be refused, or ""."""
+        return self._client._do(_steps.estimate(self))
+
     def release(self) -> None:
         """Forgets the executable on the server; its cache entries stay."""
         for call in self._releases():
