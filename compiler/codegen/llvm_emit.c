@@ -190,6 +190,7 @@ static const EmitFn emit_table[OP__COUNT] = {
     [OP_SHUFFLE] = llvm_shuffle_emit,
     [OP_MMA] = llvm_mma_emit,
     [OP_LDMATRIX] = llvm_ldmatrix_emit,
+    [OP_EXCHANGE] = llvm_exchange_emit,
     [OP_COPY] = llvm_copy_emit,
     [OP_COMMIT] = llvm_commit_emit,
     [OP_WAIT] = llvm_wait_emit,

@@ -78,7 +78,7 @@ static const char *check_buffer(Arg arg) {
   if (arg.ints.n != 2 && arg.ints.n != 3) return "a buffer has elements and space";
   if (arg.ints.n == 3 && (arg.ints.at[1] != 2 || arg.ints.at[2] < 2)) return "bad slots";
   if (arg.ints.at[0] < 1 || arg.ints.at[0] > (int64_t)1 << 40) return "bad number of elements";
-  return arg.ints.at[1] >= 0 && arg.ints.at[1] <= 2 ? NULL : "the space is not 0, 1 or 2";
+  return arg.ints.at[1] >= 0 && arg.ints.at[1] <= 3 ? NULL : "the space is not 0 to 3";
 }
 
 static const char *check_range(Arg arg) {
@@ -103,6 +103,7 @@ static const struct {
     [OP_SPECIAL] = {0, 5, "there are six special indices"},
     [OP_THREAD] = {1, INT64_MAX, "the number of threads is below 1"},
     [OP_LDMATRIX] = {0, 1, "the argument is not 0 or 1"},
+    [OP_EXCHANGE] = {1, 31, "a warp has 32 threads"},
     [OP_COPY] = {1, MAX_LANES, "bad number of elements"},
     [OP_WAIT] = {0, INT64_MAX, "a negative number of groups"},
 };

@@ -355,7 +355,7 @@ static void multiply(Interp *warp, const UOp *u) {
 
 static bool is_collective(const UOp *u) {
   bool warps = u->op == OP_MMA && matrix_info(u->arg.i)->threads > 1;
-  return u->op == OP_BARRIER || warps || u->op == OP_LDMATRIX;
+  return u->op == OP_BARRIER || warps || u->op == OP_LDMATRIX || u->op == OP_EXCHANGE;
 }
 
 static Status step(Interp *in, UOp *const *list) {
@@ -449,6 +449,12 @@ static Status load_tiles(Interp *warp, const UOp *u) {
   return NULL;
 }
 
+static void exchange(Interp *warp, const UOp *u) {
+  for (unsigned t = 0; t < 32; t++)
+    for (unsigned k = 0; k < u->lanes; k++)
+      warp[t].values[u->place][k] = lane(&warp[t ^ (unsigned)u->arg.i], u->src[0], k);
+}
+
 /* Without one thread's results in the way of another: all of them have come here. */
 static Status run_collective(Workgroup *w) {
   const UOp *u = w->l->list[w->threads->pc - 1];
@@ -458,6 +464,8 @@ static Status run_collective(Workgroup *w) {
   for (uint32_t t = 0; t < w->n; t += warp)
     if (u->op == OP_MMA)
       multiply(&w->threads[t], u);
+    else if (u->op == OP_EXCHANGE)
+      exchange(&w->threads[t], u);
     else
       TRY(load_tiles(&w->threads[t], u));
   return NULL;

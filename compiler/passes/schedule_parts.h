@@ -12,6 +12,7 @@ typedef struct NewAxis {
   UOp *lane;                     /* thread of the workgroup, or NULL */
   UOp *inner[OPT_MAX_INNER + 2]; /* outermost first: the SPREAD, tiles, the vector */
   uint32_t ninner;
+  UOp *warp, *digit; /* of a matrix instruction's product: thread of the warp, element; or NULL */
   UOp *place; /* in the tile of a matrix instruction, or NULL */
   UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
 } NewAxis;
@@ -81,6 +82,11 @@ UOp *schedule_position(Staging *s, bool copy);
 UOp *schedule_renamed(Staging *s, UOp *u);
 /* The staged form of an operand (already rebuilt over the new ranges). */
 UOp *schedule_stage(Apply *a, UOp *operand, int level);
+
+/* schedule_chain.c: v and the digits of the axis in the tile of a matrix instruction. */
+UOp *schedule_digits(Apply *a, uint32_t axis, UOp *v);
+/* The MMA of one of two products, whose factors are rebuilt over the new ranges. */
+UOp *schedule_chain_product(Apply *a, const MatrixPlan *plan, UOp *first, UOp *second);
 
 /* schedule.c: rebuilds node i of the list and puts what is staged or kept of it in its place. */
 void schedule_step(Apply *a, size_t i);

@@ -102,7 +102,7 @@ static void add_shared_dim(Staging *s, UOp *index, UOp *r) {
 /* What a workgroup uses inside of the reduce loop `level`, or of all: the reduce axes outermost. */
 static void collect_shared(Staging *s, UOp *index, int level) {
   const OptPlan *plan = s->a->plan;
-  bool inside = level < 0;
+  bool inside = level < 0 || plan->axes[level].block;
   for (uint32_t i = 0; i < plan->nred; i++) {
     uint32_t axis = plan->order[plan->nout + i];
     if (inside) add_shared_dim(s, index, s->a->axes[axis].loop);
@@ -113,6 +113,7 @@ static void collect_shared(Staging *s, UOp *index, int level) {
     NewAxis *x = &s->a->axes[plan->order[at]];
     add_shared_dim(s, index, x->lane);
     for (uint32_t k = 0; k < x->ninner; k++) add_shared_dim(s, index, x->inner[k]);
+    add_shared_dim(s, index, x->warp);
     add_shared_dim(s, index, x->place);
   }
 }
@@ -291,6 +292,7 @@ static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all)
 static UOp *slot_base(Staging *s, int level, int64_t *slots) {
   const OptPlan *plan = s->a->plan;
   UOp *loop = level >= 0 ? s->a->axes[level].loop : NULL;
+  if (level >= 0 && plan->axes[level].block) loop = s->a->block;
   *slots = 1;
   if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
   int64_t most = range_size(loop) - 1;
