@@ -119,3 +119,10 @@ UOp *schedule_chain_product(Apply *a, const MatrixPlan *plan, UOp *first, UOp *s
   memcpy(src + 2, p.ranges, n * sizeof *src);
   return uop_make(a->job, OP_MMA, plan->info->dtype[MATRIX_C], arg_i(plan->id), src, 2 + n);
 }
+
+/* Weights of a sum of 16-bit products need not be exact to the last bit of f32. */
+UOp *schedule_quick_exp(Job *job, Op op, UOp *x) {
+  const double log2_e = 1.4426950408889634;
+  if (op == OP_EXP) x = uop2(job, OP_MUL, x, uop_number(job, DT_F32, log2_e));
+  return uop1(job, OP_QEXP2, x);
+}

@@ -86,6 +86,7 @@ UOp *schedule_stage(Apply *a, UOp *operand, int level);
 /* schedule_chain.c: v and the digits of the axis in the tile of a matrix instruction. */
 UOp *schedule_digits(Apply *a, uint32_t axis, UOp *v);
 /* The MMA of one of two products, whose factors are rebuilt over the new ranges. */
+UOp *schedule_quick_exp(Job *job, Op op, UOp *x);
 UOp *schedule_chain_product(Apply *a, const MatrixPlan *plan, UOp *first, UOp *second);
 
 /* schedule.c: rebuilds node i of the list and puts what is staged or kept of it in its place. */

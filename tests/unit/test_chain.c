@@ -80,7 +80,7 @@ static const Case cases[] = {
     {{DT_BF16, 64, 128, 32, 16, true},
      MX_BF16_M16N8K16,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,32) UNROLL(2,4) UNROLL(4,4) UNROLL(6,2) UNROLL(3,2) UPCAST(1,2) "
-     "UPCAST(0,2) LOCAL(0,2) STAGE(-1,0) STAGE(2,1) STAGE(6,6) PIPELINE(2,2)"},
+     "UPCAST(0,2) LOCAL(0,2) STAGE(-1,4) STAGE(2,6) STAGE(6,12) PIPELINE(2,2)"},
 };
 
 static void chosen(void **state) {
