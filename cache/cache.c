@@ -88,6 +88,20 @@ static const char *const texts[Q__COUNT] = {
     [Q_SCHEDULES_DROP_OLD] = "DELETE FROM schedules WHERE measured<?1 RETURNING bytes",
     [Q_SCHEDULES_DROP_TARGET] =
         "DELETE FROM schedules WHERE target>=?1 AND target<=?2 RETURNING bytes",
+    [Q_SCHEDULE_OPEN] = "SELECT 1 FROM schedules WHERE kernel=?1 AND target=?2 AND cause=0 AND"
+                        " imported=1 LIMIT 1",
+    [Q_SAID_FIND] = "SELECT issued FROM said WHERE kernel=?1 AND target=?2 AND node=?3",
+    [Q_SAID_PUT] = "INSERT OR REPLACE INTO said(kernel, target, node, issued)"
+                   " VALUES(?1, ?2, ?3, ?4)",
+    [Q_SAID_TRIM] = "DELETE FROM said WHERE id<=(SELECT max(id) FROM said)-65536",
+    [Q_OUTBOX_ALL] = "INSERT OR IGNORE INTO outbox(kernel, target) SELECT DISTINCT kernel, target"
+                     " FROM schedules WHERE cause=0 AND verified=1 AND imported=0",
+    [Q_OUTBOX_ADD] = "INSERT OR REPLACE INTO outbox(kernel, target) VALUES(?1, ?2)",
+    [Q_OUTBOX_TRIM] = "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id DESC"
+                      " LIMIT -1 OFFSET 4096)",
+    [Q_OUTBOX_NEXT] = "SELECT id, kernel, target, (SELECT count(*) FROM outbox) FROM outbox"
+                      " WHERE id>?1 ORDER BY id LIMIT 1",
+    [Q_OUTBOX_DONE] = "DELETE FROM outbox WHERE id=?1",
     [Q_BEGIN] = "BEGIN IMMEDIATE",
     [Q_COMMIT] = "COMMIT",
     [Q_ROLLBACK] = "ROLLBACK",

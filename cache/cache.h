@@ -14,7 +14,7 @@
 #include "base/status.h"
 #include "base/str.h"
 
-enum { CACHE_HASH_BYTES = 32, CACHE_SCHEMA = 2 };
+enum { CACHE_HASH_BYTES = 32, CACHE_SCHEMA = 3 };
 
 typedef struct Cache Cache;
 

@@ -45,6 +45,15 @@ typedef enum Query {
   Q_SCHEDULES_DROP_OF,
   Q_SCHEDULES_DROP_OLD,
   Q_SCHEDULES_DROP_TARGET,
+  Q_SCHEDULE_OPEN,
+  Q_SAID_FIND,
+  Q_SAID_PUT,
+  Q_SAID_TRIM,
+  Q_OUTBOX_ALL,
+  Q_OUTBOX_ADD,
+  Q_OUTBOX_TRIM,
+  Q_OUTBOX_NEXT,
+  Q_OUTBOX_DONE,
   Q_BEGIN,
   Q_COMMIT,
   Q_ROLLBACK,
@@ -68,6 +77,7 @@ struct Cache {
   int64_t data_version;       /* of the file, when stats were last counted */
   Touch touches[MAX_TOUCHES]; /* uses not written yet */
   size_t ntouches;
+  bool outbox; /* what is found is queued for other nodes */
 };
 
 /* The Status of an SQLite result; `doing` begins its text. */
@@ -117,6 +127,9 @@ Status schedules_trim(Cache *c, uint64_t limit, uint64_t *rows);
 Status schedules_visit(Cache *c, Query which, ScheduleVisit visit, void *ctx);
 /* Adds them to c->stats, whose bytes hold those of the entries. */
 Status schedules_count(Cache *c);
+
+/* Within a transaction: queues the kernel of s for other nodes, if it is anything to them. */
+Status outbox_add(Cache *c, const Schedule *s);
 
 /* The records of an exported file, as candidates; views of the file and of the arena. */
 Status transfer_read(Bytes file, Arena *arena, Schedule **out, uint64_t *count);

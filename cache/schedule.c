@@ -3,6 +3,8 @@
  *   "KSCH" version 1 byte, 3 zero bytes, length of the payload (8 bytes, little-endian), SHA-256
  *   (32 bytes) of the 16 bytes before it and the payload, payload
  *
+ * Version 2 has one text more, the origin; without an origin a record is of version 1.
+ *
  * The payload is kernel, target and class (32 bytes each, the class zero when it is not known),
  * nine numbers of 8 bytes (cause, flags, median, MAD, repetitions, the peer's median, when, how
  * many sizes, and the sum of the lengths of the texts), the sizes, and the texts, each ended by a
@@ -16,15 +18,15 @@
 #include "cache/sealed.h"
 
 enum {
-  VERSION = 1,
+  VERSION = 2,
   HEAD = 16,
   PAYLOAD_AT = HEAD + DIGEST_BYTES,
   NUMBERS_AT = 3 * CACHE_HASH_BYTES,
   NUMBERS = 9,
   SIZES_AT = NUMBERS_AT + 8 * NUMBERS,
-  TEXTS = 4,
+  TEXTS = 5, /* in version 1 one less */
   MAX_PAYLOAD =
-      SIZES_AT + 8 * SCHEDULE_MAX_SIZES + SCHEDULE_MAX_OPTS + 3 * SCHEDULE_MAX_TEXT + TEXTS
+      SIZES_AT + 8 * SCHEDULE_MAX_SIZES + SCHEDULE_MAX_OPTS + 4 * SCHEDULE_MAX_TEXT + TEXTS
 };
 enum { FLAG_VERIFIED = 1, FLAG_IMPORTED = 2, FLAG_CLASS = 4, FLAGS = 7 };
 static const char magic[4] = {'K', 'S', 'C', 'H'};
@@ -44,6 +46,33 @@ double schedule_distance(const int64_t *a, size_t na, const int64_t *b, size_t n
   return sqrt(sum);
 }
 
+static const uint8_t *copy_hash(Arena *a, const uint8_t *hash, bool *ok) {
+  const uint8_t *copy = hash ? arena_copy(a, hash, CACHE_HASH_BYTES) : NULL;
+  *ok = *ok && (copy || !hash);
+  return copy;
+}
+
+static const char *copy_text(Arena *a, const char *text, bool *ok) {
+  const char *copy = arena_strdup(a, str_from(text));
+  *ok = *ok && copy;
+  return copy;
+}
+
+bool schedule_copy(Arena *a, const Schedule *s, Schedule *out) {
+  bool ok = true;
+  *out = *s;
+  out->kernel = copy_hash(a, s->kernel, &ok);
+  out->target = copy_hash(a, s->target, &ok);
+  out->class_hash = copy_hash(a, s->class_hash, &ok);
+  out->opts = copy_text(a, s->opts, &ok);
+  out->name = copy_text(a, s->name, &ok);
+  out->compiler = copy_text(a, s->compiler, &ok);
+  out->host = copy_text(a, s->host, &ok);
+  out->origin = copy_text(a, s->origin, &ok);
+  out->sizes = arena_copy(a, s->sizes, s->nsizes * sizeof *s->sizes);
+  return ok && out->sizes;
+}
+
 /* -- what a record may say, written or read ---------------------------------------------------- */
 
 static const struct {
@@ -52,7 +81,8 @@ static const struct {
 } texts[TEXTS] = {{"opts", SCHEDULE_MAX_OPTS},
                   {"name", SCHEDULE_MAX_TEXT},
                   {"compiler", SCHEDULE_MAX_TEXT},
-                  {"host", SCHEDULE_MAX_TEXT}};
+                  {"host", SCHEDULE_MAX_TEXT},
+                  {"origin", SCHEDULE_MAX_TEXT}};
 
 /* Printable, so that a record can neither forge lines of a log nor of a table. */
 static Status check_text(int which, const char *text) {
@@ -68,7 +98,7 @@ static Status check_text(int which, const char *text) {
 }
 
 static Status check(const Schedule *s) {
-  const char *const all[TEXTS] = {s->opts, s->name, s->compiler, s->host};
+  const char *const all[TEXTS] = {s->opts, s->name, s->compiler, s->host, s->origin};
   for (int i = 0; i < TEXTS; i++) TRY(check_text(i, all[i]));
   if ((unsigned)s->cause >= SC__COUNT)
     return FAIL(INVALID_ARGUMENT, "a schedule's cause is %d, expected 0 to %d", (int)s->cause,
@@ -92,12 +122,16 @@ static Status check(const Schedule *s) {
 
 static const uint8_t no_class[CACHE_HASH_BYTES];
 
+static int version_of(const Schedule *s) { return *s->origin ? 2 : 1; }
+static int texts_of(int version) { return version > 1 ? TEXTS : TEXTS - 1; }
+
 static size_t write_payload(const Schedule *s, uint8_t *at) {
-  const char *const all[TEXTS] = {s->opts, s->name, s->compiler, s->host};
+  int ntexts = texts_of(version_of(s));
+  const char *const all[TEXTS] = {s->opts, s->name, s->compiler, s->host, s->origin};
   uint64_t flags = (s->verified ? FLAG_VERIFIED : 0u) | (s->imported ? FLAG_IMPORTED : 0u) |
                    (s->class_hash ? FLAG_CLASS : 0u);
   size_t text = 0, pos = SIZES_AT;
-  for (int i = 0; i < TEXTS; i++) text += strlen(all[i]) + 1;
+  for (int i = 0; i < ntexts; i++) text += strlen(all[i]) + 1;
   const uint64_t numbers[NUMBERS] = {(uint64_t)s->cause,       flags,     (uint64_t)s->median_ns,
                                      (uint64_t)s->mad_ns,      s->reps,   (uint64_t)s->peer_ns,
                                      (uint64_t)s->measured_at, s->nsizes, text};
@@ -106,7 +140,7 @@ static size_t write_payload(const Schedule *s, uint8_t *at) {
   memcpy(at + 2 * CACHE_HASH_BYTES, s->class_hash ? s->class_hash : no_class, CACHE_HASH_BYTES);
   for (int i = 0; i < NUMBERS; i++) sealed_put(at + NUMBERS_AT + 8 * i, numbers[i], 8);
   for (size_t i = 0; i < s->nsizes; i++, pos += 8) sealed_put(at + pos, (uint64_t)s->sizes[i], 8);
-  for (int i = 0; i < TEXTS; i++) {
+  for (int i = 0; i < ntexts; i++) {
     size_t n = strlen(all[i]) + 1;
     memcpy(at + pos, all[i], n);
     pos += n;
@@ -120,13 +154,14 @@ Status schedule_encode(const Schedule *given, StrBuf *out) {
   if (!s.name) s.name = "";
   if (!s.compiler) s.compiler = "";
   if (!s.host) s.host = "";
+  if (!s.origin) s.origin = "";
   TRY(check(&s));
   if (!strbuf_reserve(out, PAYLOAD_AT + MAX_PAYLOAD)) return FAIL(RESOURCE_EXHAUSTED, "a schedule");
   uint8_t *at = (uint8_t *)out->ptr + out->len;
   size_t n = write_payload(&s, at + PAYLOAD_AT);
   memset(at, 0, HEAD);
   memcpy(at, magic, sizeof magic);
-  at[4] = VERSION;
+  at[4] = (uint8_t)version_of(&s);
   sealed_put(at + 8, n, 8);
   sealed_close(at, HEAD, n);
   out->len += PAYLOAD_AT + n;
@@ -146,7 +181,7 @@ static Status open_record(Bytes bytes, Bytes *payload) {
                 bytes.len - PAYLOAD_AT);
   if (!sealed_holds(bytes.ptr, HEAD, (size_t)n))
     return FAIL(DATA_LOSS, "a schedule record does not match its hash");
-  if (bytes.ptr[4] != VERSION || memcmp(bytes.ptr + 5, zero, sizeof zero) != 0)
+  if (!bytes.ptr[4] || bytes.ptr[4] > VERSION || memcmp(bytes.ptr + 5, zero, sizeof zero) != 0)
     return FAIL(FAILED_PRECONDITION, "a schedule record of version %u, this server knows %d",
                 bytes.ptr[4], VERSION);
   *payload = (Bytes){bytes.ptr + PAYLOAD_AT, (size_t)n};
@@ -174,9 +209,10 @@ static Status read_numbers(const uint8_t *at, Schedule *out, uint64_t *flags, ui
   return NULL;
 }
 
-static Status read_texts(Bytes rest, Schedule *out) {
-  const char **const to[TEXTS] = {&out->opts, &out->name, &out->compiler, &out->host};
-  for (int i = 0; i < TEXTS; i++) {
+static Status read_texts(Bytes rest, int ntexts, Schedule *out) {
+  const char **const to[TEXTS] = {&out->opts, &out->name, &out->compiler, &out->host, &out->origin};
+  out->origin = "";
+  for (int i = 0; i < ntexts; i++) {
     const uint8_t *end = rest.len ? memchr(rest.ptr, 0, rest.len) : NULL;
     if (!end) return FAIL(DATA_LOSS, "a schedule record ends within its %s", texts[i].name);
     *to[i] = (const char *)rest.ptr;
@@ -206,7 +242,7 @@ Status schedule_decode(Bytes bytes, Arena *arena, Schedule *out, size_t *used) {
   if (flags & FLAG_CLASS) out->class_hash = p.ptr + 2 * CACHE_HASH_BYTES;
   out->verified = flags & FLAG_VERIFIED;
   out->imported = flags & FLAG_IMPORTED;
-  TRY(read_texts((Bytes){p.ptr + SIZES_AT + sizes, (size_t)text}, out));
+  TRY(read_texts((Bytes){p.ptr + SIZES_AT + sizes, (size_t)text}, texts_of(bytes.ptr[4]), out));
   Status st = check(out);
   if (st) {
     Status wrapped = FAIL(DATA_LOSS, "%s", st->text);

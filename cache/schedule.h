@@ -31,7 +31,7 @@ extern const char *const schedule_cause_name[SC__COUNT]; /* "measured", "compile
 enum {
   SCHEDULE_MAX_SIZES = 256,
   SCHEDULE_MAX_OPTS = 4096,  /* bytes of opts text */
-  SCHEDULE_MAX_TEXT = 256,   /* bytes of compiler, host and name */
+  SCHEDULE_MAX_TEXT = 256,   /* bytes of compiler, host, origin and name */
   SCHEDULE_KEEP_BEST = 128,  /* measured records per kernel and target, the fastest */
   SCHEDULE_KEEP_FAILED = 128 /* the newest */
 };
@@ -47,6 +47,7 @@ typedef struct Schedule {
   const char *name;     /* of the kernel, for people */
   const char *compiler; /* TargetSpec.compiler */
   const char *host;     /* who measured */
+  const char *origin;   /* the node whose record led to it; "" = it was found here */
   ScheduleCause cause;
   int64_t median_ns, mad_ns; /* measured: median above 0 */
   uint32_t reps;
@@ -61,6 +62,8 @@ Status schedule_encode(const Schedule *s, StrBuf *out);
  * of `bytes`, but the sizes, which are in the arena. DATA_LOSS: they are not a whole record;
  * FAILED_PRECONDITION: they are one of a newer version. */
 Status schedule_decode(Bytes bytes, Arena *arena, Schedule *out, size_t *used);
+/* A copy that lasts as long as the arena; false without memory. Texts that are NULL become "". */
+bool schedule_copy(Arena *arena, const Schedule *s, Schedule *out);
 /* Whether a build may use it without asking the tuner. */
 static inline bool schedule_serves(const Schedule *s) {
   return s->cause == SC_MEASURED && s->verified;

@@ -120,7 +120,8 @@ static Status put_one(Cache *c, const Schedule *given) {
     sqlite3_bind_int64(cache_query(c, Q_SCHEDULE_DROP), 1, old.id);
     TRY(schedules_delete(c, c->queries[Q_SCHEDULE_DROP], NULL));
   }
-  return insert(c, &s);
+  TRY(insert(c, &s));
+  return outbox_add(c, &s);
 }
 
 static Status trim(Cache *c, const Schedule *s) {

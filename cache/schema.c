@@ -6,6 +6,8 @@
  *   targets   what fingerprints stand for, for people
  *   schedules what was learned about schedules (schedule.c): the sealed record, and the columns
  * that it is found and ordered by, which must agree with it
+ *   outbox    kernels of which other nodes are to hear (shared.c)
+ *   said      when nodes last said something about a kernel
  *
  * WAL with synchronous NORMAL: a crash may lose the last commits but tears nothing. Automatic
  * checkpoints are off (checkpoint.c does them), and nothing is mapped. user_version counts
@@ -40,6 +42,12 @@ static const char *const migrations[CACHE_SCHEMA] = {
     "CREATE INDEX schedules_class ON schedules(class, cause, kernel, target, verified, median,"
     "  measured);"
     "CREATE INDEX schedules_age ON schedules(verified, imported DESC, measured);",
+
+    "CREATE TABLE outbox(id INTEGER PRIMARY KEY AUTOINCREMENT, kernel BLOB NOT NULL,"
+    "  target BLOB NOT NULL, UNIQUE(kernel, target));"
+    "CREATE TABLE said(id INTEGER PRIMARY KEY AUTOINCREMENT, kernel BLOB NOT NULL,"
+    "  target BLOB NOT NULL, node BLOB NOT NULL, issued INTEGER NOT NULL,"
+    "  UNIQUE(kernel, target, node));",
 };
 
 Status sqlite_status(sqlite3 *db, int rc, const char *doing) {

@@ -202,6 +202,7 @@ static bool show_schedule(void *ctx, const Schedule *s) {
     strbuf_adds(w->out, s->verified ? "verified " : "not verified ");
   }
   if (s->imported) strbuf_adds(w->out, "imported ");
+  if (*s->origin) strbuf_addf(w->out, "shared, from %s, ", s->origin);
   strbuf_addf(w->out, "by %s ", *s->host ? s->host : "?");
   ago(w->out, s->measured_at);
   strbuf_addf(w->out, ": %s\n", *s->opts ? s->opts : "(no opts)");

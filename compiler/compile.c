@@ -156,17 +156,44 @@ static void count_args(Job *job, KernelArgs *a) {
   }
 }
 
-static void kernel_steps(Job *job, void *arg) {
-  KernelArgs *a = arg;
+/* The rule of thumb does not count what it stages: fewer stages ahead, then fewer factors. */
+static bool make_lighter(OptList *opts) {
+  for (size_t i = opts->len; i-- > 0;) {
+    Opt *o = &opts->at[i];
+    if (o->kind != OPT_PIPELINE && o->kind != OPT_STAGE) continue;
+    if (o->kind == OPT_STAGE || --o->arg < 2) memmove(o, o + 1, (--opts->len - i) * sizeof *o);
+    return true;
+  }
+  return false;
+}
+
+static bool fits(const KernelArgs *a) { return a->linear.shared_bytes <= a->target->local_bytes; }
+
+static void build_kernel(Job *job, KernelArgs *a) {
   Rewrite rw = {.job = job, .no_fma = !codegen_fuses(a->target), .target = a->target};
-  check(job, a->kernel, STAGE_RANGED, "kernel");
-  a->scheduled = schedule_kernel(job, a);
   check(job, a->scheduled, STAGE_SCHEDULED, "schedule");
   UOp *u = expand_kernel(job, a->scheduled, a->target);
   u = lower_kernel(job, u, a->target);
   a->lowered = rewrite_graph(&rw, u, rules_decomp);
   check(job, a->lowered, STAGE_LOWERED, "lower");
   a->linear = linearize_kernel(job, a->lowered, a->target);
+}
+
+static void kernel_steps(Job *job, void *arg) {
+  KernelArgs *a = arg;
+  check(job, a->kernel, STAGE_RANGED, "kernel");
+  a->scheduled = schedule_kernel(job, a);
+  build_kernel(job, a);
+  bool by_thumb = !a->opts || !*a->opts;
+  while (by_thumb && !fits(a) && make_lighter(&a->applied)) {
+    a->scheduled = schedule_apply(job, a->kernel, a->target, &a->applied);
+    build_kernel(job, a);
+  }
+  if (!fits(a))
+    job_abort(job, FAIL(RESOURCE_EXHAUSTED,
+                        "the schedule needs %llu bytes of workgroup memory, the device has %llu",
+                        (unsigned long long)a->linear.shared_bytes,
+                        (unsigned long long)a->target->local_bytes));
   for (int d = 0; d < 3; d++) a->grid[d] = a->linear.grid[d] ? dim_of(job, a->linear.grid[d]) : 1;
   count_args(job, a);
 }

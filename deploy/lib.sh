@@ -45,7 +45,7 @@ llvm_package() {
 }
 
 BUILD_PACKAGES=(gcc libc6-dev cmake ninja-build pkg-config libuv1-dev libnghttp2-dev libprotobuf-c-dev protobuf-c-compiler
-  protobuf-compiler libsqlite3-dev libssl-dev libzstd-dev libseccomp-dev libinih-dev libcjson-dev python3 python3-venv)
+  protobuf-compiler libsqlite3-dev libssl-dev libzstd-dev libseccomp-dev libinih-dev libcjson-dev libhiredis-dev python3 python3-venv)
 
 # An OpenCL device without a GPU, for the tests.
 OPENCL_PACKAGES=(ocl-icd-libopencl1 pocl-opencl-icd)

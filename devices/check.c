@@ -174,6 +174,8 @@ static Status check_timer_stop(Device *d, int64_t *ns) {
 
 static Status check_scrub(Device *d) { return device_scrub(check_device(d)->inner); }
 
+static void check_interrupt(Device *d, bool on) { device_interrupt(check_device(d)->inner, on); }
+
 static const DeviceVtbl check_vtbl = {
     .name = "check",
     .destroy = check_destroy,
@@ -189,6 +191,7 @@ static const DeviceVtbl check_vtbl = {
     .scrub = check_scrub,
     .timer_start = check_timer_start,
     .timer_stop = check_timer_stop,
+    .interrupt = check_interrupt,
 };
 
 Status device_check_create(Device *inner, Device **out) {

@@ -4,8 +4,17 @@
  * better to do, and a queue would add a thread switch to every small plan. wait therefore never
  * waits. Each launch is spread over the pool with a barrier behind it; launches of one thread run
  * on the caller and wake nobody. Every member has scratch memory of its own, grown before the first
- * launch that needs more, so nothing can fail once the first launch has begun. */
+ * launch that needs more, so nothing can fail once the first launch has begun.
+ *
+ * A kernel that nobody waits for any more is left by a jump out of a signal handler: it holds
+ * nothing, for it calls nothing that takes locks or memory. Each thread says where to land before
+ * it looks whether it may begin, so a signal comes either before that look or when there is a place
+ * to land. The handler's thread is the one that drives the device; it passes the signal on to the
+ * pool. */
 #include <assert.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -15,6 +24,7 @@
 #include "devices/host_memory.h"
 
 enum { PAGE = 4096, HUGE_PAGE = 2 << 20, STACK_BYTES = 256 << 10 };
+enum { LEAVE_SIGNAL = SIGUSR2 }; /* to members of the pool */
 
 typedef struct CpuDevice {
   Device base; /* first */
@@ -28,6 +38,7 @@ typedef struct CpuDevice {
   void **addresses;    /* the arguments of the launch that runs */
   size_t addresses_cap;
   Fence last;
+  atomic_bool interrupted;
 } CpuDevice;
 
 struct Program {
@@ -132,6 +143,25 @@ static __attribute__((noinline)) void clear_stack(void) {
   explicit_bzero(below, sizeof below);
 }
 
+/* Where this thread goes when it is to leave its kernel; NULL outside of kernels. */
+static _Thread_local jmp_buf *volatile landing;
+
+static void leave(int signal) {
+  (void)signal;
+  if (landing) longjmp(*landing, 1);
+}
+
+static void run_kernel(const Work *w, uint32_t index, void *scratch) {
+  jmp_buf here;
+  if (!_setjmp(here)) {
+    landing = &here;
+    atomic_signal_fence(memory_order_seq_cst);
+    if (!atomic_load_explicit(&w->device->interrupted, memory_order_acquire))
+      w->launch->program->entry(w->device->addresses, index, scratch);
+  }
+  landing = NULL;
+}
+
 static void run_piece(void *ctx, uint32_t worker, uint32_t index) {
   const Work *w = ctx;
   if (w->device->cleared[worker] != w->device->generation) {
@@ -140,7 +170,15 @@ static void run_piece(void *ctx, uint32_t worker, uint32_t index) {
   }
   void *scratch =
       w->device->scratch ? w->device->scratch + w->device->scratch_stride * worker : NULL;
-  w->launch->program->entry(w->device->addresses, index, scratch);
+  run_kernel(w, index, scratch);
+}
+
+static void cpu_interrupt(Device *d, bool on) {
+  CpuDevice *c = cpu_device(d);
+  atomic_store(&c->interrupted, on);
+  if (!on) return;
+  cpu_pool_signal(c->pool, LEAVE_SIGNAL);
+  leave(LEAVE_SIGNAL);
 }
 
 static Status cpu_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
@@ -157,6 +195,8 @@ static Status cpu_submit(Device *d, const Launch *launches, size_t n, Fence *out
     Work w = {c, &launches[i]};
     find_addresses(c, &launches[i]);
     cpu_pool_run(c->pool, run_piece, &w, launches[i].program->threads);
+    if (atomic_load_explicit(&c->interrupted, memory_order_relaxed))
+      return FAIL(CANCELLED, "at launch %zu of %zu", i + 1, n);
   }
   *out = ++c->last;
   return NULL;
@@ -189,6 +229,7 @@ static const DeviceVtbl cpu_vtbl = {
     .scrub = cpu_scrub,
     .submit = cpu_submit,
     .wait = cpu_wait,
+    .interrupt = cpu_interrupt,
 };
 
 Status device_cpu_create(uint32_t threads, Device **out) {
@@ -202,7 +243,10 @@ Status device_cpu_create(uint32_t threads, Device **out) {
   if (!st) c->cleared = calloc(c->base.caps.threads, sizeof *c->cleared);
   if (!st && !c->cleared) st = FAIL(RESOURCE_EXHAUSTED, "memory for a device");
   if (!st) st = cpu_jit_create(&c->jit);
-  if (!st) st = cpu_pool_create(c->base.caps.threads, spin, &c->pool);
+  /* not masked while it is handled, for the handler does not return */
+  struct sigaction on_leave = {.sa_handler = leave, .sa_flags = SA_NODEFER | SA_RESTART};
+  sigaction(LEAVE_SIGNAL, &on_leave, NULL);
+  if (!st) st = cpu_pool_create(c->base.caps.threads, spin, LEAVE_SIGNAL, &c->pool);
   if (st) {
     cpu_destroy(&c->base);
     return WRAP(st, "starting the CPU device");

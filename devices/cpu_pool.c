@@ -177,6 +177,10 @@ void cpu_pool_run(CpuPool *p, CpuTask task, void *ctx, uint32_t n) {
   wait_round(p);
 }
 
+void cpu_pool_signal(const CpuPool *p, int signal) {
+  for (uint32_t i = 1; i <= p->started; i++) (void)pthread_kill(p->member[i].thread, signal);
+}
+
 /* The cores that the process may run on, when they are as many as members. */
 static int *find_cores(uint32_t members) {
   cpu_set_t set;
@@ -189,7 +193,7 @@ static int *find_cores(uint32_t members) {
   return cores;
 }
 
-Status cpu_pool_create(uint32_t members, bool spin, CpuPool **out) {
+Status cpu_pool_create(uint32_t members, bool spin, int signal, CpuPool **out) {
   sigset_t all, old;
   CpuPool *p = aligned_alloc(64, sizeof *p);
   *out = NULL;
@@ -203,8 +207,9 @@ Status cpu_pool_create(uint32_t members, bool spin, CpuPool **out) {
     cpu_pool_destroy(p);
     return FAIL(RESOURCE_EXHAUSTED, "memory for a thread pool");
   }
-  /* Signals belong to the process's own threads. */
+  /* Other signals belong to the process's own threads. */
   sigfillset(&all);
+  sigdelset(&all, signal);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   Status st = NULL;
   for (uint32_t i = 1; i < members && !st; i++) {

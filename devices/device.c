@@ -97,6 +97,10 @@ Status device_timer_stop(Device *d, Fence last, int64_t *ns) {
   return NULL;
 }
 
+void device_interrupt(Device *d, bool on) {
+  if (d->v->interrupt) d->v->interrupt(d, on);
+}
+
 typedef struct DeviceKind {
   const char *prefix;
   Status (*create)(uint32_t ordinal, Device **out);

@@ -95,6 +95,8 @@ typedef struct DeviceVtbl {
    * end waits for it. Where they are NULL, the clock of the processor says how long it took. */
   Status (*timer_start)(Device *d);
   Status (*timer_stop)(Device *d, int64_t *ns);
+  /* Optional, where submit runs kernels itself: see device_interrupt. */
+  void (*interrupt)(Device *d, bool on);
 } DeviceVtbl;
 
 struct Device {
@@ -135,3 +137,8 @@ Status device_wait(Device *d, Fence fence, int64_t timeout_ns);
  * one. device_timer_stop returns when all of it is done. */
 Status device_timer_start(Device *d);
 Status device_timer_stop(Device *d, Fence last, int64_t *ns);
+/* on: the submit that goes on, and those that follow until it is off again, end at once with
+ * CANCELLED, in the middle of a kernel too; what the launches were to write is undefined. Made for
+ * a signal handler on the thread that drives the device: when that is inside a kernel, the call
+ * does not return, but the submit does. Nothing on devices that work by themselves. */
+void device_interrupt(Device *d, bool on);

@@ -91,6 +91,14 @@ void grpc_session_wrote(GrpcSession *g, size_t n);
 bool grpc_session_done(const GrpcSession *g);
 /* Open streams. */
 size_t grpc_session_streams(const GrpcSession *g);
+/* Server: the number of the call whose metadata has begun to come and is not complete; 0: none. */
+uint32_t grpc_session_reading_head(const GrpcSession *g);
+/* There is something that the peer could have taken. */
+bool grpc_session_owes(const GrpcSession *g);
+/* Server: end with ENHANCE_YOUR_CALM, and why. done becomes true when the peer has been told. */
+void grpc_session_calm(GrpcSession *g, const char *why);
+/* It was the session's own verdict. */
+bool grpc_session_flooded(const GrpcSession *g);
 /* Server: take no new calls, finish those that run. done becomes true after the last one. */
 void grpc_session_drain(GrpcSession *g);
 /* Client: true once the server said that it takes no new calls; open another connection. */
@@ -98,11 +106,18 @@ bool grpc_session_draining(const GrpcSession *g);
 
 /* -- streams ----------------------------------------------------------------------------------- */
 
+typedef struct GrpcMetadata {
+  const char *name, *value; /* name: lower case; both copied */
+} GrpcMetadata;
+enum { GRPC_METADATA_MAX = 4 };
+
 typedef struct GrpcCall {
   const char *path;          /* "/kiln.v1.Kiln/Run" */
   const char *authority;     /* NULL: "localhost" */
   const char *authorization; /* NULL: not sent */
   int64_t timeout_ns;        /* <= 0: not sent */
+  const GrpcMetadata *metadata;
+  size_t nmetadata; /* at most GRPC_METADATA_MAX */
   void *ctx;
 } GrpcCall;
 
@@ -131,6 +146,8 @@ void grpc_finish(GrpcStream *s, Status st);
 /* Client: gives the call up (RST_STREAM); on_close follows with st as the outcome. Takes st. */
 void grpc_cancel(GrpcStream *s, Status st);
 
+/* Bytes of a message that has not come whole. */
+size_t grpc_stream_incomplete(const GrpcStream *s);
 /* Bytes queued and not yet taken into the session's output. */
 size_t grpc_stream_queued(const GrpcStream *s);
 /* While paused no message is delivered and no window is given back. Resuming delivers from the next

@@ -22,6 +22,8 @@ static void give_back(GrpcStream *s, size_t n) {
 
 static size_t undelivered(const GrpcStream *s) { return s->in.len - s->in_at; }
 
+size_t grpc_stream_incomplete(const GrpcStream *s) { return undelivered(s); }
+
 void grpc_frame_drop_input(GrpcStream *s) {
   s->discard = true;
   give_back(s, s->unconsumed);

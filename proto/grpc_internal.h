@@ -62,6 +62,7 @@ struct GrpcStream {
   StrBuf in; /* undelivered bytes begin at in_at */
   size_t in_at;
   size_t unconsumed; /* received while paused: window not given back */
+  bool head_done;    /* server: the request's metadata has come, whole */
   bool accepted;     /* the handler knows the stream */
   bool paused;
   bool delivering;  /* a message in `in` is in the handler's hands */
@@ -93,6 +94,28 @@ typedef struct Piece {
   size_t at, len;
 } Piece;
 
+typedef enum CalmKind {
+  CALM_RESET, /* a stream was reset, by the peer or for what it sent */
+  CALM_FRAME, /* a frame that carries nothing */
+  CALM__COUNT
+} CalmKind;
+
+typedef struct CalmBucket {
+  int64_t at_ns; /* when it was last filled up */
+  uint32_t spent;
+} CalmBucket;
+
+typedef struct Calm {
+  CalmBucket buckets[CALM__COUNT];
+  const char *verdict; /* why the session ends; NULL: it does not */
+  bool flooded;        /* the verdict is ENHANCE_YOUR_CALM */
+  /* the header block that is coming in */
+  uint32_t continuations;
+  size_t block_bytes, decoded_bytes;
+  /* the highest stream, and those passed over last */
+  int32_t last_id, skipped_from, skipped_to;
+} Calm;
+
 struct GrpcSession {
   nghttp2_session *h2;
   const GrpcHandler *handler;
@@ -105,6 +128,7 @@ struct GrpcSession {
   GrpcStream *incoming; /* whose headers are being read; NULL: none of ours */
   GrpcStream *work;
   size_t buffered; /* undelivered bytes over all streams */
+  Calm calm;       /* server */
 
   /* output that the socket has not taken */
   StrBuf copy;
@@ -140,6 +164,18 @@ bool grpc_output_full(const GrpcSession *g);
 
 /* Ends the stream because of what the peer sent, or because memory is out. Takes st. */
 void grpc_stream_fail(GrpcStream *s, Status st);
+
+/* grpc_calm.c: of servers. What returns int is an error for nghttp2, which ends the session. */
+void grpc_calm_init(GrpcSession *g);
+int grpc_calm_charge(GrpcSession *g, CalmKind k);
+/* A frame begins. */
+int grpc_calm_frame(GrpcSession *g, const nghttp2_frame_hd *hd);
+/* A field of a header block was decoded; its bytes as HTTP/2 counts them. */
+int grpc_calm_field(GrpcSession *g, size_t bytes);
+/* A frame of ours has gone. */
+void grpc_calm_sent(GrpcSession *g, const nghttp2_frame *f);
+/* Why input failed with this error of nghttp2, when it is one of ours. */
+Status grpc_calm_verdict(GrpcSession *g, int error);
 
 /* grpc_server.c */
 int grpc_server_header(GrpcStream *s, Str name, Str value);

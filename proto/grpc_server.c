@@ -96,6 +96,7 @@ static Status check_head(const HeadParse *h, uint32_t max_header_bytes) {
 void grpc_server_headers_done(GrpcStream *s) {
   GrpcSession *g = s->session;
   HeadParse *h = &s->head;
+  s->head_done = true;
   if (!h->too_large && !h->post) {
     refuse_http(s, "405");
     return;

@@ -245,12 +245,27 @@ static int on_begin_headers(nghttp2_session *h2, const nghttp2_frame *f, void *u
   return nghttp2_session_set_stream_user_data(h2, s->id, s);
 }
 
+static int on_begin_frame(nghttp2_session *h2, const nghttp2_frame_hd *hd, void *user) {
+  (void)h2;
+  GrpcSession *g = user;
+  return g->server ? grpc_calm_frame(g, hd) : 0;
+}
+
+static int on_invalid_frame(nghttp2_session *h2, const nghttp2_frame *f, int error, void *user) {
+  (void)h2, (void)error;
+  GrpcSession *g = user;
+  if (f->hd.type == NGHTTP2_HEADERS && g->incoming) g->incoming->head_done = true;
+  return g->server ? grpc_calm_charge(g, CALM_RESET) : 0;
+}
+
 static int on_header(nghttp2_session *h2, const nghttp2_frame *f, const uint8_t *name, size_t nname,
                      const uint8_t *value, size_t nvalue, uint8_t flags, void *user) {
   (void)h2, (void)flags;
   GrpcSession *g = user;
   GrpcStream *s = g->incoming;
-  if (!s) return 0;
+  enum { ENTRY_OVERHEAD = 32 };
+  int rv = g->server ? grpc_calm_field(g, nname + nvalue + ENTRY_OVERHEAD) : 0;
+  if (rv || !s) return rv;
   Str n = {(const char *)name, nname}, v = {(const char *)value, nvalue};
   if (!g->server) return grpc_client_header(s, n, v);
   return f->headers.cat == NGHTTP2_HCAT_REQUEST ? grpc_server_header(s, n, v) : 0;
@@ -296,6 +311,7 @@ static int on_frame_recv(nghttp2_session *h2, const nghttp2_frame *f, void *user
 
 static int on_frame_send(nghttp2_session *h2, const nghttp2_frame *f, void *user) {
   GrpcSession *g = user;
+  if (g->server) grpc_calm_sent(g, f);
   if (!g->server || f->hd.type != NGHTTP2_HEADERS || !(f->hd.flags & NGHTTP2_FLAG_END_STREAM))
     return 0;
   GrpcStream *s = nghttp2_session_get_stream_user_data(h2, f->hd.stream_id);
@@ -335,6 +351,8 @@ static nghttp2_session_callbacks *make_callbacks(void) {
   nghttp2_session_callbacks_set_send_data_callback(cb, grpc_frame_send_data);
   nghttp2_session_callbacks_set_on_begin_headers_callback(cb, on_begin_headers);
   nghttp2_session_callbacks_set_on_header_callback(cb, on_header);
+  nghttp2_session_callbacks_set_on_begin_frame_callback(cb, on_begin_frame);
+  nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(cb, on_invalid_frame);
   nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, on_data);
   nghttp2_session_callbacks_set_on_frame_recv_callback(cb, on_frame_recv);
   nghttp2_session_callbacks_set_on_frame_send_callback(cb, on_frame_send);
@@ -356,6 +374,15 @@ static void *h2_calloc(size_t n, size_t size, void *pool) {
 }
 static void *h2_realloc(void *at, size_t n, void *pool) { return pool_realloc(pool, at, n); }
 
+/* The library's own limits, above those of grpc_calm.c. */
+static void set_limits(nghttp2_option *o) {
+  enum { ACKS = 1000, SETTINGS = 32, RESETS = 4000, RESETS_PER_SECOND = 400, CONTINUATIONS = 16 };
+  nghttp2_option_set_max_outbound_ack(o, ACKS);
+  nghttp2_option_set_max_settings(o, SETTINGS);
+  nghttp2_option_set_stream_reset_rate_limit(o, RESETS, RESETS_PER_SECOND);
+  nghttp2_option_set_max_continuations(o, CONTINUATIONS);
+}
+
 static int h2_create(GrpcSession *g) {
   nghttp2_option *option = NULL;
   nghttp2_session_callbacks *cb = make_callbacks();
@@ -364,6 +391,7 @@ static int h2_create(GrpcSession *g) {
   if (!rv) {
     nghttp2_option_set_no_auto_window_update(option, 1);
     nghttp2_option_set_no_closed_streams(option, 1);
+    set_limits(option);
     rv = (g->server ? nghttp2_session_server_new3 : nghttp2_session_client_new3)(&g->h2, cb, g,
                                                                                  option, &mem);
   }
@@ -393,6 +421,7 @@ static GrpcSession *create(const GrpcConfig *config, const GrpcHandler *handler,
   GrpcSession *g = calloc(1, sizeof *g);
   if (!g) return NULL;
   *g = (GrpcSession){.handler = handler, .ctx = ctx, .config = *config, .server = server};
+  grpc_calm_init(g);
   if (!h2_create(g) && !announce(g)) return g;
   grpc_session_release(g);
   return NULL;
@@ -425,6 +454,8 @@ void grpc_session_release(GrpcSession *g) {
 
 Status grpc_session_input(GrpcSession *g, const void *bytes, size_t n) {
   ssize_t used = g->broken ? NGHTTP2_ERR_NOMEM : nghttp2_session_mem_recv(g->h2, bytes, n);
+  Status st = used < 0 || g->calm.verdict ? grpc_calm_verdict(g, (int)used) : NULL;
+  if (st) return st;
   if (used == NGHTTP2_ERR_NOMEM || used == NGHTTP2_ERR_CALLBACK_FAILURE)
     return FAIL(RESOURCE_EXHAUSTED, "no memory for the connection");
   if (used < 0) return FAIL(INVALID_ARGUMENT, "not HTTP/2: %s", nghttp2_strerror((int)used));

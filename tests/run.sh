@@ -66,7 +66,7 @@ run_pytest() {
 }
 
 say "packages"
-install_packages "${BUILD_PACKAGES[@]}" "$(llvm_package)" libcmocka-dev g++ openssl clang-format-14 systemd strace libb64-0d "${OPENCL_PACKAGES[@]}" || { note "installing packages" 1; finish; }
+install_packages "${BUILD_PACKAGES[@]}" "$(llvm_package)" libcmocka-dev g++ openssl clang-format-14 systemd strace libb64-0d redis-server haproxy iproute2 "${OPENCL_PACKAGES[@]}" || { note "installing packages" 1; finish; }
 # Two versions are fixed: tests/model/onnx_not_passing.txt lists the tests of one onnx, and magika ships a model.
 python_env tests numpy onnx==1.23.2 onnxruntime grpcio grpcio-tools grpcio-reflection grpcio-health-checking protobuf pytest magika==1.0.3 \
   "tritonclient[grpc]" perf-analyzer nvidia-cuda-runtime-cu12 pyyaml kubernetes-validate prometheus-client setuptools wheel ||
@@ -130,6 +130,13 @@ if [ -n "$long" ]; then
     "$KILN_VENV/bin/python" tests/model/onnx_suite.py --runner $set >build/onnx-$set.log 2>&1
     note "ONNX node suite for $set: $(tail -n 1 build/onnx-$set.log)" $?
   done
+  say "kill -9 of every kind of process, 100 times each"
+  KILN_KILLS=100 run_pytest kills tests/daemon/test_kill.py
+  grep ' kills, ' build/pytest-kills.log
+  say "half an hour of mixed traffic"
+  "$KILN_VENV/bin/python" tests/bench/load.py --soak 1800 soak >build/soak.log 2>&1
+  note "soak (build/soak.log)" $?
+  tail -n 12 build/soak.log
   say "clang-tidy"
   find base cache compiler daemon devices proto client -name '*.c' -print | sort | xargs -P 2 -n 8 clang-tidy-14 -p "$KILN_BUILD" --quiet >build/tidy.log 2>&1
   note "clang-tidy (build/tidy.log)" $?

@@ -15,7 +15,8 @@ static bool take_tried(Arena *a, const Kiln__V1__ExplainedKernel *m, KilnKernel 
                           .measured_unix_ns = t->measured_unix_ns,
                           .host = t->host,
                           .verified = t->verified,
-                          .imported = t->imported};
+                          .imported = t->imported,
+                          .origin = t->origin};
   }
   out->ntried = m->n_tried;
   out->tried = list;
@@ -42,7 +43,8 @@ static Status lay_out_explain(const void *message, Arena *a, void *out) {
                            .opts = k->opts,
                            .source = k->source,
                            .measured = k->measured,
-                           .failed = k->failed};
+                           .failed = k->failed,
+                           .origin = k->origin};
     if (!take_tried(a, k, &list[i])) return answer_no_memory();
   }
   *(KilnExplanation *)out = (KilnExplanation){
@@ -55,9 +57,11 @@ KilnCode kiln_explain(KilnClient *c, const char *executable, uint32_t tried, Kil
   Kiln__V1__ExplainRequest q = KILN__V1__EXPLAIN_REQUEST__INIT;
   q.executable = message_text(executable);
   q.tried = tried;
-  static const Method method = {"/kiln.v1.Kiln/Explain", &kiln__v1__explain_response__descriptor,
-                                sizeof(KilnExplanation), lay_out_explain};
+  static const Method method = {.path = "/kiln.v1.Kiln/Explain",
+                                .message = &kiln__v1__explain_response__descriptor,
+                                .size = sizeof(KilnExplanation),
+                                .lay_out = lay_out_explain};
   KilnCode code;
-  *out = call_method(c, &method, &q.base, &code, err);
+  *out = call_method_at(c, &method, executable, &q.base, &code, err);
   return code;
 }

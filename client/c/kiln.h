@@ -95,6 +95,10 @@ typedef struct KilnClient KilnClient;
 typedef struct KilnConnectOptions {
   int no_spawn;       /* do not start the user's own daemon */
   int64_t timeout_ms; /* for connecting, including the start of a daemon; 0 = 10 s */
+  /* For so long blocking calls are repeated, with growing pauses: those that change nothing after
+   * UNAVAILABLE, all after RESOURCE_EXHAUSTED with a time to try again. Never for a server that has
+   * not answered yet, and never beyond the deadline. 0 = 10 s, below 0 = not at all. */
+  int64_t retry_ms;
   /* Who the caller is: a bearer token, sent with every call. NULL: $KILN_TOKEN. It is not sent to
    * another machine in plain text. */
   const char *token;
@@ -236,6 +240,20 @@ KILN_API KilnCode kiln_compile(KilnClient *client, const KilnModel *model,
                                KilnError *err);
 KILN_API KilnCode kiln_release(KilnClient *client, const char *executable, KilnError *err);
 
+/* A model that stays runnable: it is compiled again when its server does not know the executable
+ * any more, after an upgrade or where there are several servers behind a proxy. The client outlives
+ * it. What the model points to may go after the call; a file has to stay as it is. */
+typedef struct KilnProgram KilnProgram;
+KILN_API KilnCode kiln_program_create(KilnClient *client, const KilnModel *model,
+                                      const KilnCompileOptions *options, KilnProgram **out,
+                                      KilnError *err);
+/* As it was compiled first; valid as long as the program. */
+KILN_API const KilnExecutable *kiln_program_executable(const KilnProgram *program);
+/* The executable's id now; valid until the next run. */
+KILN_API const char *kiln_program_id(const KilnProgram *program);
+/* Releases the executable as well. NULL is allowed. */
+KILN_API void kiln_program_free(KilnProgram *program);
+
 typedef struct KilnText {
   const char *text;
 } KilnText;
@@ -283,6 +301,11 @@ KILN_API KilnCode kiln_run(KilnClient *client, const char *executable, const Kil
                            size_t ninputs, const KilnRunOptions *options, KilnResult **out,
                            KilnError *err);
 
+/* Where the buffers among the inputs are. Repeated like other calls unless the program has states
+ * or outputs stay on the server. DATA_LOSS: the server that had a buffer has gone. */
+KILN_API KilnCode kiln_program_run(KilnProgram *program, const KilnTensor *inputs, size_t ninputs,
+                                   const KilnRunOptions *options, KilnResult **out, KilnError *err);
+
 /* -- explaining ----------------------------------------------------------------------------------
  */
 
@@ -295,6 +318,7 @@ typedef struct KilnTried {
   int64_t measured_unix_ns;
   const char *host;
   int verified, imported;
+  const char *origin; /* the node whose record led to it; "" = found here */
 } KilnTried;
 
 typedef struct KilnKernel {
@@ -306,10 +330,11 @@ typedef struct KilnKernel {
   int64_t roofline_ns;                       /* no schedule is faster; 0 = not known */
   int64_t predicted_ns; /* by the analytic model, for the schedule in use; 0 = it cannot say */
   const char *opts;     /* the schedule in use */
-  const char *source;   /* "heuristic", "class", "tuned" */
+  const char *source;   /* "heuristic", "class", "tuned", "shared" */
   size_t ntried;
   const KilnTried *tried;    /* the best first */
   uint32_t measured, failed; /* records in all */
+  const char *origin;        /* of a shared schedule: the node that found it; else "" */
 } KilnKernel;
 
 typedef struct KilnExplanation {
@@ -344,6 +369,11 @@ typedef struct KilnBuffers {
 KILN_API KilnCode kiln_upload(KilnClient *client, const KilnTensor *tensor, const char *device,
                               KilnBuffer **out, KilnError *err);
 
+/* The same on the server that has `near`, the id of an executable or a buffer; where there is one
+ * server there is no difference. */
+KILN_API KilnCode kiln_upload_near(KilnClient *client, const KilnTensor *tensor, const char *device,
+                                   const char *near, KilnBuffer **out, KilnError *err);
+
 /* Memory that a server on the same machine takes as it is, without a copy: build the tensor in it,
  * then upload it. What was uploaded cannot be changed any more, by anybody, and not be a state that
  * runs update; the memory may be freed at once or uploaded again. */
@@ -377,6 +407,7 @@ typedef struct KilnServerInfo {
   const char *cache_path;  /* empty when serving without a cache */
   const char *cache_error; /* why there is no cache */
   uint64_t resident_bytes; /* of kilnd itself */
+  const char *node;        /* its name among others, "" = none */
 } KilnServerInfo;
 
 KILN_API KilnCode kiln_server_info(KilnClient *client, KilnServerInfo **out, KilnError *err);

@@ -25,6 +25,7 @@ static const struct {
     {"trace", "spans of recent calls, for Chrome's trace viewer or OpenTelemetry", cmd_trace},
     {"doctor", "check the whole way from here to an answer", cmd_doctor},
     {"token", "make a bearer token and the line with which a server knows it", cmd_token},
+    {"node-key", "make the key of a node of a cluster, or show its public half", cmd_node_key},
     {"version", "versions of this command and of the server", cmd_version},
 };
 enum { NCOMMANDS = sizeof commands / sizeof *commands };

@@ -34,6 +34,7 @@ int cmd_trace(Cli *cli, int argc, char **argv);
 int cmd_tune(Cli *cli, int argc, char **argv);
 int cmd_run(Cli *cli, int argc, char **argv);
 int cmd_token(Cli *cli, int argc, char **argv);
+int cmd_node_key(Cli *cli, int argc, char **argv);
 int cmd_version(Cli *cli, int argc, char **argv);
 
 /* The whole program. */

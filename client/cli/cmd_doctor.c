@@ -148,6 +148,25 @@ static void check_devices(Doctor *d) {
   kiln_free(list);
 }
 
+/* Where the server meets other nodes, when it does. */
+static void check_shared(Doctor *d, const cJSON *shared) {
+  char text[700];
+  const char *state = cli_json_text(shared, "state"), *why = cli_json_text(shared, "reason");
+  bool up = !strcmp(state, "up");
+  if (!shared) return;
+  snprintf(text, sizeof text, "%s is %s%s%s, %lld nodes trusted, %lld kernels queued",
+           cli_json_text(shared, "server"), state, *why ? ": " : "", why,
+           (long long)cli_json_number(shared, "trusted"),
+           (long long)cli_json_number(shared, "queued"));
+  doctor_say(d, up ? V_OK : V_WARN, "shared", text,
+             up ? NULL : "everything works; nodes tune for themselves until it answers");
+  if (cli_json_number(shared, "refused"))
+    doctor_say(
+        d, V_WARN, "shared", "rows of it are not what they claim to be",
+        "see kiln_shared_offers_total: who else can write there, and do all nodes trust each "
+        "other's keys?");
+}
+
 /* Models that were to be there by name and are not; why calls should go elsewhere. */
 static void check_models(Doctor *d) {
   KilnText *answer;
@@ -158,6 +177,7 @@ static void check_models(Doctor *d) {
   kiln_free(answer);
   const char *why = cli_json_text(status, "not_ready");
   if (*why) doctor_say(d, V_WARN, "ready", why, "see the server's log");
+  check_shared(d, cJSON_GetObjectItemCaseSensitive(status, "shared"));
   cJSON_ArrayForEach(model, cJSON_GetObjectItemCaseSensitive(status, "models")) {
     if (strcmp(cli_json_text(model, "state"), "UNAVAILABLE") != 0) continue;
     snprintf(text, sizeof text, "%s is not loaded: %s", cli_json_text(model, "name"),

@@ -46,14 +46,14 @@ static bool take_run(Times *t, const KilnResult *r) {
   return true;
 }
 
-static int profile(Cli *cli, const KilnExecutable *e, const Inputs *in, size_t most, Times *t) {
+static int profile(Cli *cli, KilnProgram *p, const Inputs *in, size_t most, Times *t) {
   KilnRunOptions options = {.seeded = in->seeded, .seed = in->seed, .profile = 1};
   int64_t begin = clock_now_ns();
   for (size_t i = 0; i < WARM_UP + most; i++) {
     KilnResult *r;
     if (t->runs && clock_now_ns() - begin > budget_ns) break;
     options.profile = i >= WARM_UP;
-    if (kiln_run(cli->client, e->id, in->tensors, in->count, &options, &r, &cli->err))
+    if (kiln_program_run(p, in->tensors, in->count, &options, &r, &cli->err))
       return cli_fail(cli, &cli->err);
     bool taken = i < WARM_UP || take_run(t, r);
     if (i < WARM_UP) t->device_ns = r->device_ns;
@@ -110,9 +110,9 @@ static void print_tried(const KilnKernel *k) {
   for (size_t i = 0; i < k->ntried; i++) {
     const KilnTried *t = &k->tried[i];
     bool measured = !strcmp(t->cause, "measured");
-    printf("      %13s %s%s%s\n", measured ? cli_ns(t->median_ns, time) : t->cause,
+    printf("      %13s %s%s%s%s%s\n", measured ? cli_ns(t->median_ns, time) : t->cause,
            *t->opts ? t->opts : "(no opts)", t->verified ? ", verified" : "",
-           t->imported ? ", imported" : "");
+           t->imported ? ", imported" : "", *t->origin ? ", found by " : "", t->origin);
   }
 }
 
@@ -128,7 +128,8 @@ static void print_kernel(const KilnKernel *k, const Timed *t, int64_t total) {
          k->predicted_ns ? cli_ns(k->predicted_ns * (int64_t)(t->runs ? t->runs : 1), predicted)
                          : "-",
          k->source, k->name, k->shape);
-  printf("      %s\n", *k->opts ? k->opts : "(no opts)");
+  printf("      %s%s%s\n", *k->opts ? k->opts : "(no opts)", *k->origin ? ", found by " : "",
+         k->origin);
   print_tried(k);
 }
 
@@ -160,6 +161,7 @@ static cJSON *json_tried(const KilnTried *t) {
   cJSON_AddStringToObject(j, "host", t->host);
   cJSON_AddBoolToObject(j, "verified", t->verified);
   cJSON_AddBoolToObject(j, "imported", t->imported);
+  cJSON_AddStringToObject(j, "origin", t->origin);
   return j;
 }
 
@@ -181,6 +183,7 @@ static cJSON *json_kernel(const KilnKernel *k, const Timed *t) {
   cJSON_AddNumberToObject(j, "predicted_ns", (double)k->predicted_ns);
   cJSON_AddStringToObject(j, "opts", k->opts);
   cJSON_AddStringToObject(j, "source", k->source);
+  cJSON_AddStringToObject(j, "origin", k->origin);
   cJSON_AddNumberToObject(j, "measured", k->measured);
   cJSON_AddNumberToObject(j, "failed", k->failed);
   cJSON *list = cJSON_AddArrayToObject(j, "tried");
@@ -230,16 +233,16 @@ static int show(Cli *cli, const ExplainArgs *args, const KilnExplanation *x, con
   return rc;
 }
 
-static int explain(Cli *cli, ModelArgs *model, const KilnExecutable *e, int64_t compile_ns) {
+static int explain(Cli *cli, ModelArgs *model, KilnProgram *p, int64_t compile_ns) {
   const ExplainArgs *args = (const ExplainArgs *)model;
   Inputs in = {.count = 0};
   Times t = {0};
   KilnExplanation *x = NULL;
-  int rc = inputs_open(cli, model, e, &in);
+  int rc = inputs_open(cli, model, kiln_program_executable(p), &in);
   (void)compile_ns;
   cli_progress(cli, "running ...");
-  if (!rc) rc = profile(cli, e, &in, (size_t)args->repeat, &t);
-  if (!rc && kiln_explain(cli->client, e->id, (uint32_t)args->tried, &x, &cli->err))
+  if (!rc) rc = profile(cli, p, &in, (size_t)args->repeat, &t);
+  if (!rc && kiln_explain(cli->client, kiln_program_id(p), (uint32_t)args->tried, &x, &cli->err))
     rc = cli_fail(cli, &cli->err);
   cli_progress_end(cli);
   if (!rc) rc = show(cli, args, x, &t);

@@ -68,6 +68,7 @@ typedef struct Emitter {
   unsigned md_scope, md_noalias, md_invariant;
   LLVMValueRef md_empty;
   bool has_fma, has_f16c, named, gpu;
+  bool tiles; /* matrix instructions read the workgroup's memory */
   bool waits; /* the kernel starts before the one before it ends, and waits for it */
   Arena arena;
   uint64_t given;       /* bytes of the launch's memory that buffers have taken */
@@ -122,7 +123,7 @@ LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u);
 
 /* -- llvm_warp.c -- */
-LLVMValueRef llvm_exchange_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_peer_emit(Emitter *e, const UOp *u);
 
 /* -- llvm_memory.c -- */
 LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u);
@@ -143,12 +144,30 @@ LLVMValueRef llvm_element_address(Emitter *e, const UOp *u, uint32_t at, int64_t
 LLVMValueRef llvm_copy_emit(Emitter *e, const UOp *u);
 
 /* -- llvm_matrix.c -- */
+enum { LLVM_MAX_REGISTERS = 128 };
+LLVMValueRef llvm_assemble(Emitter *e, LLVMTypeRef result, const char *text, const char *operands,
+                           bool effects, LLVMValueRef *args, unsigned n);
+/* A vector as registers of that type, of 32 bits; how many. */
+unsigned llvm_registers(Emitter *e, LLVMValueRef v, LLVMTypeRef type, LLVMValueRef *out);
+/* The type of what an instruction gives that has n registers, and that as a vector. */
+LLVMTypeRef llvm_results(Emitter *e, unsigned n, LLVMTypeRef reg);
+LLVMValueRef llvm_vector_of(Emitter *e, LLVMValueRef result, unsigned n, LLVMTypeRef reg,
+                            LLVMTypeRef type);
+/* A generic pointer into the workgroup's memory as the 32 bits that instructions take. */
+LLVMValueRef llvm_shared_address(Emitter *e, LLVMValueRef p);
 LLVMValueRef llvm_shuffle_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_exchange_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_mma_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_ldmatrix_emit(Emitter *e, const UOp *u);
 void llvm_copy_async(Emitter *e, LLVMValueRef to, LLVMValueRef from, LLVMValueRef gate);
 LLVMValueRef llvm_commit_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_wait_emit(Emitter *e, const UOp *u);
+
+/* -- llvm_tile_mma.c -- */
+LLVMValueRef llvm_tile_mma_emit(Emitter *e, const UOp *u);
+LLVMValueRef llvm_settle_emit(Emitter *e, const UOp *u);
+/* Before a barrier: what the thread stored is there for matrix instructions, too. */
+void llvm_tile_fence(Emitter *e);
 
 /* -- llvm_x86.c -- */
 LLVMValueRef llvm_x86_shuffle(Emitter *e, const UOp *u);

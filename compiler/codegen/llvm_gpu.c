@@ -73,15 +73,16 @@ LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k) {
 
 /* Buffers of the workgroup follow each other in the memory that the launch brings. */
 static LLVMValueRef given_buffer(Emitter *e, uint64_t bytes) {
+  unsigned align = e->linear->shared_align;
   LLVMTypeRef i8 = LLVMInt8TypeInContext(e->ctx), any = LLVMArrayType2(i8, 0);
   LLVMValueRef all = LLVMGetNamedGlobal(e->module, "given");
   if (!all) {
     all = LLVMAddGlobalInAddressSpace(e->module, any, "given", SHARED);
     LLVMSetLinkage(all, LLVMExternalLinkage);
-    LLVMSetAlignment(all, 1024);
+    LLVMSetAlignment(all, TILE_ALIGN);
   }
   LLVMValueRef at = LLVMConstInt(LLVMInt64TypeInContext(e->ctx), e->given, false);
-  e->given += (bytes + 63) / 64 * 64;
+  e->given += (bytes + align - 1) / align * align;
   return LLVMConstAddrSpaceCast(LLVMConstGEP2(i8, all, &at, 1), pointer(e, GENERIC));
 }
 
@@ -101,14 +102,14 @@ LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer) {
   LLVMValueRef at = LLVMAddGlobalInAddressSpace(e->module, type, name, SHARED);
   LLVMSetLinkage(at, LLVMInternalLinkage);
   LLVMSetInitializer(at, LLVMGetUndef(type));
-  LLVMSetAlignment(at, 16);
+  LLVMSetAlignment(at, buffer->arg.ints.n > 3 ? TILE_ALIGN : 16);
   return LLVMConstAddrSpaceCast(at, pointer(e, GENERIC));
 }
 
 /* -- alignment
  * ------------------------------------------------------------------------------------------- */
 
-enum { MOST_TWOS = 6, SHARED_ALIGN = 16 };
+enum { MOST_TWOS = 6, LEAST_ALIGN = 16 };
 
 static unsigned smaller(unsigned a, unsigned b) { return a < b ? a : b; }
 
@@ -132,6 +133,7 @@ static unsigned look_twos(Emitter *e, const UOp *u) {
                                                              : find_twos(e, u->src[1]);
   case OP_ADD:
   case OP_SUB:
+  case OP_FLOORMOD:
   case OP_MIN:
   case OP_MAX: return smaller(find_twos(e, u->src[0]), find_twos(e, u->src[1]));
   case OP_WHERE: return smaller(find_twos(e, u->src[1]), find_twos(e, u->src[2]));
@@ -148,7 +150,7 @@ static unsigned find_twos(Emitter *e, const UOp *u) {
 }
 
 unsigned llvm_gpu_unit(Emitter *e, const UOp *index, const UOp *buffer) {
-  unsigned most = buffer->op == OP_PARAM ? BUFFER_ALIGN : SHARED_ALIGN;
+  unsigned most = buffer->op == OP_PARAM ? BUFFER_ALIGN : LEAST_ALIGN;
   if (!e->twos) e->twos = arena_alloc(&e->arena, e->nids);
   if (!e->twos) return 1;
   most = most / dtype_info[buffer->dtype].bytes / buffer->lanes;
@@ -174,6 +176,7 @@ LLVMValueRef llvm_gpu_special(Emitter *e, const UOp *u) {
 LLVMValueRef llvm_gpu_barrier(Emitter *e, const UOp *u) {
   static const char old[] = "llvm.nvvm.barrier0"; /* until LLVM 20 */
   (void)u;
+  llvm_tile_fence(e);
   if (LLVMLookupIntrinsicID(old, sizeof old - 1)) return call0(e, old), NULL;
   LLVMValueRef id = LLVMConstInt(LLVMInt32TypeInContext(e->ctx), 0, false);
   llvm_intrinsic(e, "llvm.nvvm.barrier.cta.sync.aligned.all", NULL, 0, &id, 1);

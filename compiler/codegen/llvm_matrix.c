@@ -10,7 +10,7 @@
 #include "compiler/codegen/llvm_build.h"
 #include "compiler/ir/matrix.h"
 
-enum { SHARED_SPACE = 3, MAX_REGISTERS = 16 };
+enum { SHARED_SPACE = 3 };
 
 /* -- shuffles -----------------------------------------------------------------------------------
  */
@@ -31,12 +31,45 @@ LLVMValueRef llvm_shuffle_emit(Emitter *e, const UOp *u) {
   return out;
 }
 
+/* One round: the threads whose numbers differ in the bit `bit` alone swap a against b: the one that
+ * has the bit 0 gives b and takes the other's a in its place. */
+static void swap_round(Emitter *e, LLVMValueRef odd, unsigned bit, LLVMValueRef *a,
+                       LLVMValueRef *b) {
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
+  LLVMValueRef give = LLVMBuildSelect(e->b, odd, *a, *b, "");
+  LLVMValueRef args[4] = {llvm_int(e, i32, -1), give, llvm_int(e, i32, bit), llvm_int(e, i32, 31)};
+  LLVMValueRef take = llvm_intrinsic(e, "llvm.nvvm.shfl.sync.bfly.i32", NULL, 0, args, 4);
+  LLVMValueRef keep = LLVMBuildSelect(e->b, odd, *b, *a, "");
+  *a = LLVMBuildSelect(e->b, odd, take, keep, "");
+  *b = LLVMBuildSelect(e->b, odd, keep, take, "");
+}
+
+/* A matrix of n by n registers is transposed: row q is thread q's. */
+LLVMValueRef llvm_exchange_emit(Emitter *e, const UOp *u) {
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx), type = llvm_node_type(e, u);
+  LLVMValueRef reg[4][4], all = NULL;
+  unsigned n = u->nsrc, each = 0;
+  for (unsigned j = 0; j < n; j++) each = llvm_registers(e, llvm_value(e, u->src[j]), i32, reg[j]);
+  LLVMValueRef thread = llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.tid.x", NULL, 0, NULL, 0);
+  for (unsigned bit = 1; bit < n; bit *= 2) {
+    LLVMValueRef one = LLVMBuildAnd(e->b, thread, llvm_int(e, i32, bit), "");
+    LLVMValueRef odd = LLVMBuildICmp(e->b, LLVMIntNE, one, llvm_int(e, i32, 0), "");
+    for (unsigned j = 0; j < n; j++)
+      for (unsigned r = 0; !(j & bit) && r < each; r++)
+        swap_round(e, odd, bit, &reg[j][r], &reg[j | bit][r]);
+  }
+  all = LLVMGetPoison(LLVMVectorType(i32, n * each));
+  for (unsigned k = 0; k < n * each; k++)
+    all = LLVMBuildInsertElement(e->b, all, reg[k / each][k % each], llvm_int(e, i32, k), "");
+  return LLVMBuildBitCast(e->b, all, type, "");
+}
+
 /* -- assembly -----------------------------------------------------------------------------------
  */
 
-static LLVMValueRef assemble(Emitter *e, LLVMTypeRef result, const char *text, const char *operands,
-                             bool effects, LLVMValueRef *args, unsigned n) {
-  LLVMTypeRef types[2 * MAX_REGISTERS];
+LLVMValueRef llvm_assemble(Emitter *e, LLVMTypeRef result, const char *text, const char *operands,
+                           bool effects, LLVMValueRef *args, unsigned n) {
+  LLVMTypeRef types[LLVM_MAX_REGISTERS + 8];
   for (unsigned k = 0; k < n; k++) types[k] = LLVMTypeOf(args[k]);
   LLVMTypeRef fn = LLVMFunctionType(result, types, n, false);
   LLVMValueRef code = LLVMGetInlineAsm(fn, text, strlen(text), operands, strlen(operands), effects,
@@ -49,7 +82,7 @@ static LLVMValueRef assemble(Emitter *e, LLVMTypeRef result, const char *text, c
 }
 
 /* A vector as registers of 32 bits. */
-static unsigned registers_of(Emitter *e, LLVMValueRef v, LLVMTypeRef type, LLVMValueRef *out) {
+unsigned llvm_registers(Emitter *e, LLVMValueRef v, LLVMTypeRef type, LLVMValueRef *out) {
   LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
   unsigned bits = LLVMGetTypeKind(LLVMGetElementType(LLVMTypeOf(v))) == LLVMIntegerTypeKind
                       ? LLVMGetIntTypeWidth(LLVMGetElementType(LLVMTypeOf(v)))
@@ -66,8 +99,8 @@ static unsigned registers_of(Emitter *e, LLVMValueRef v, LLVMTypeRef type, LLVMV
 }
 
 /* The fields of a struct of n registers as a vector of that type. */
-static LLVMValueRef vector_of(Emitter *e, LLVMValueRef result, unsigned n, LLVMTypeRef reg,
-                              LLVMTypeRef type) {
+LLVMValueRef llvm_vector_of(Emitter *e, LLVMValueRef result, unsigned n, LLVMTypeRef reg,
+                            LLVMTypeRef type) {
   LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
   if (n == 1) return LLVMBuildBitCast(e->b, result, type, "");
   LLVMValueRef v = LLVMGetPoison(LLVMVectorType(reg, n));
@@ -77,8 +110,8 @@ static LLVMValueRef vector_of(Emitter *e, LLVMValueRef result, unsigned n, LLVMT
   return LLVMBuildBitCast(e->b, v, type, "");
 }
 
-static LLVMTypeRef results(Emitter *e, unsigned n, LLVMTypeRef reg) {
-  LLVMTypeRef all[MAX_REGISTERS];
+LLVMTypeRef llvm_results(Emitter *e, unsigned n, LLVMTypeRef reg) {
+  LLVMTypeRef all[LLVM_MAX_REGISTERS];
   for (unsigned k = 0; k < n; k++) all[k] = reg;
   return n == 1 ? reg : LLVMStructTypeInContext(e->ctx, all, n, false);
 }
@@ -102,14 +135,14 @@ LLVMValueRef llvm_mma_emit(Emitter *e, const UOp *u) {
   LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx), type = llvm_node_type(e, u);
   bool floats = dtype_is_float(info->dtype[MATRIX_C]);
   LLVMTypeRef reg = floats ? LLVMFloatTypeInContext(e->ctx) : i32;
-  LLVMValueRef args[3 * MAX_REGISTERS], c = LLVMConstNull(type);
+  LLVMValueRef args[3 * 16], c = LLVMConstNull(type);
   StrBuf text = {0}, operands = {0};
   unsigned counts[3], n = 0, at = 0;
   if (!e->gpu) return llvm_x86_mma(e, u);
   for (unsigned s = 0; s < 2; s++)
-    n += counts[s] = registers_of(e, llvm_value(e, u->src[s]), i32, args + n);
+    n += counts[s] = llvm_registers(e, llvm_value(e, u->src[s]), i32, args + n);
   if (u->nsrc > 2) c = llvm_value(e, u->src[2]);
-  n += counts[2] = registers_of(e, c, reg, args + n);
+  n += counts[2] = llvm_registers(e, c, reg, args + n);
   strbuf_addf(&text, "%s ", info->code);
   name_registers(&text, counts[2], &at);
   for (unsigned s = 0; s < 3; s++) {
@@ -122,17 +155,17 @@ LLVMValueRef llvm_mma_emit(Emitter *e, const UOp *u) {
   repeat(&operands, floats ? "f" : "r", counts[2]);
   LLVMValueRef r = NULL;
   if (!text.failed && text.ptr && operands.ptr && !operands.failed)
-    r = assemble(e, results(e, counts[2], reg), text.ptr, operands.ptr, false, args, n);
+    r = llvm_assemble(e, llvm_results(e, counts[2], reg), text.ptr, operands.ptr, false, args, n);
   strbuf_deinit(&text);
   strbuf_deinit(&operands);
-  return r ? vector_of(e, r, counts[2], reg, type) : llvm_fail(e, u, "found no memory");
+  return r ? llvm_vector_of(e, r, counts[2], reg, type) : llvm_fail(e, u, "found no memory");
 }
 
 /* -- LDMATRIX -----------------------------------------------------------------------------------
  */
 
 /* A generic pointer into the workgroup's memory as the 32 bits that instructions take. */
-static LLVMValueRef shared_address(Emitter *e, LLVMValueRef p) {
+LLVMValueRef llvm_shared_address(Emitter *e, LLVMValueRef p) {
   p = LLVMBuildAddrSpaceCast(e->b, p, LLVMPointerTypeInContext(e->ctx, SHARED_SPACE), "");
   return LLVMBuildPtrToInt(e->b, p, LLVMInt32TypeInContext(e->ctx), "");
 }
@@ -149,9 +182,9 @@ LLVMValueRef llvm_ldmatrix_emit(Emitter *e, const UOp *u) {
                                          "=r,=r,=r,=r,r,~{memory}"};
   snprintf(text, sizeof text, "ldmatrix.sync.aligned.m8n8.x%u%s.shared.b16 %s, [$%u + %lld];", n,
            u->arg.i ? ".trans" : "", lists[n - 1], n, (long long)(shift * 2));
-  at = shared_address(e, at);
-  LLVMValueRef r = assemble(e, results(e, n, i32), text, operands[n - 1], true, &at, 1);
-  return vector_of(e, r, n, i32, llvm_node_type(e, u));
+  at = llvm_shared_address(e, at);
+  LLVMValueRef r = llvm_assemble(e, llvm_results(e, n, i32), text, operands[n - 1], true, &at, 1);
+  return llvm_vector_of(e, r, n, i32, llvm_node_type(e, u));
 }
 
 /* -- copies that run ahead ----------------------------------------------------------------------
@@ -162,25 +195,26 @@ void llvm_copy_async(Emitter *e, LLVMValueRef to, LLVMValueRef from, LLVMValueRe
   LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx), nothing = LLVMVoidTypeInContext(e->ctx);
   LLVMValueRef all = LLVMConstInt(i32, 16, false);
   from = LLVMBuildAddrSpaceCast(e->b, from, LLVMPointerTypeInContext(e->ctx, 1), "");
-  LLVMValueRef args[3] = {shared_address(e, to), from, all};
+  LLVMValueRef args[3] = {llvm_shared_address(e, to), from, all};
   if (gate) args[2] = LLVMBuildSelect(e->b, gate, all, LLVMConstNull(i32), "");
   if (gate)
-    assemble(e, nothing, "cp.async.cg.shared.global [$0], [$1], 16, $2;", "r,l,r,~{memory}", true,
-             args, 3);
+    llvm_assemble(e, nothing, "cp.async.cg.shared.global [$0], [$1], 16, $2;", "r,l,r,~{memory}",
+                  true, args, 3);
   else
-    assemble(e, nothing, "cp.async.cg.shared.global [$0], [$1], 16;", "r,l,~{memory}", true, args,
-             2);
+    llvm_assemble(e, nothing, "cp.async.cg.shared.global [$0], [$1], 16;", "r,l,~{memory}", true,
+                  args, 2);
 }
 
 LLVMValueRef llvm_commit_emit(Emitter *e, const UOp *u) {
   (void)u;
-  assemble(e, LLVMVoidTypeInContext(e->ctx), "cp.async.commit_group;", "~{memory}", true, NULL, 0);
+  llvm_assemble(e, LLVMVoidTypeInContext(e->ctx), "cp.async.commit_group;", "~{memory}", true, NULL,
+                0);
   return NULL;
 }
 
 LLVMValueRef llvm_wait_emit(Emitter *e, const UOp *u) {
   char text[48];
   snprintf(text, sizeof text, "cp.async.wait_group %d;", (int)u->arg.i);
-  assemble(e, LLVMVoidTypeInContext(e->ctx), text, "~{memory}", true, NULL, 0);
+  llvm_assemble(e, LLVMVoidTypeInContext(e->ctx), text, "~{memory}", true, NULL, 0);
   return NULL;
 }

@@ -48,7 +48,8 @@ static LocalBuffer *find_local(Emitter *e, const UOp *buffer) {
  * ---------------------------------------------------------------------------------------------- */
 
 static bool is_access(const UOp *u) {
-  return u->op == OP_LOAD || u->op == OP_STORE || u->op == OP_LDMATRIX || u->op == OP_COPY;
+  return u->op == OP_LOAD || u->op == OP_STORE || u->op == OP_LDMATRIX || u->op == OP_COPY ||
+         u->op == OP_TILEMMA;
 }
 static bool is_reg(const UOp *buffer) { return buffer->arg.ints.at[1] == 1; }
 
@@ -187,7 +188,8 @@ void llvm_memory_begin(Emitter *e) {
     const UOp *u = e->linear->list[i];
     if (!is_access(u)) continue;
     note_storage(e, u, buffer_of(u->src[0]), &offset);
-    if (u->op == OP_COPY) note_storage(e, u, buffer_of(u->src[2]), &offset);
+    if (u->op == OP_COPY || u->op == OP_TILEMMA) note_storage(e, u, buffer_of(u->src[2]), &offset);
+    e->tiles |= u->op == OP_TILEMMA;
   }
   if (offset > e->linear->scratch_bytes && !e->failure) {
     e->failure =
@@ -246,6 +248,25 @@ static void reg_store(Emitter *e, const UOp *u, RegSlot *slot) {
 /* -- addresses
  * ---------------------------------------------------------------------------------------------- */
 
+/* In a buffer of rows of 128 bytes for matrix instructions the pieces of 16 bytes of row r stand in
+ * the order 0 ^ r, 1 ^ r, ... mod 8: a column of pieces then lies in all banks. The place of an
+ * element by its index; what is a multiple of eight rows stays in the shift. */
+static void order_pieces(Access *a, unsigned lanes) {
+  enum { PIECES = 8, PIECE = 16 };
+  Emitter *e = a->e;
+  int64_t piece = PIECE / dtype_info[a->dtype].bytes, row = PIECES * piece;
+  if (lanes > 1 && (a->stride != 1 || lanes > piece || lanes * a->align > a->unit * a->align))
+    llvm_fail(e, a->u, "is no part of a piece of its buffer");
+  if (a->shift % (PIECES * row)) {
+    a->index = LLVMBuildAdd(e->b, a->index, llvm_i64(e, a->shift), "");
+    a->shift = 0;
+  }
+  LLVMValueRef by = LLVMBuildUDiv(e->b, a->index, llvm_i64(e, row), "");
+  by = LLVMBuildAnd(e->b, by, llvm_i64(e, PIECES - 1), "");
+  by = LLVMBuildMul(e->b, by, llvm_i64(e, piece), "");
+  a->index = LLVMBuildXor(e->b, a->index, by, "");
+}
+
 /* The access to src[at + 1] of buffer src[at]. */
 static Access resolve_at(Emitter *e, const UOp *u, uint32_t at, unsigned lanes, int64_t stride,
                          const UOp *gate) {
@@ -283,6 +304,7 @@ static Access resolve_at(Emitter *e, const UOp *u, uint32_t at, unsigned lanes, 
     index = index->src[0];
   }
   a.index = llvm_value(e, index);
+  if (buffer->op == OP_BUFFER && buffer->arg.ints.n > 3) order_pieces(&a, lanes);
   if (of_vectors) { /* the index counts them */
     a.index = LLVMBuildMul(e->b, a.index, llvm_i64(e, buffer->lanes), "");
     a.shift *= buffer->lanes;

@@ -35,7 +35,7 @@ static LLVMValueRef exchange_scalar(Emitter *e, LLVMValueRef v, int64_t mask) {
   return LLVMBuildBitCast(e->b, v, type, "");
 }
 
-LLVMValueRef llvm_exchange_emit(Emitter *e, const UOp *u) {
+LLVMValueRef llvm_peer_emit(Emitter *e, const UOp *u) {
   LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
   LLVMValueRef v = llvm_value(e, u->src[0]), out = LLVMGetPoison(LLVMTypeOf(v));
   if (u->lanes == 1) return exchange_scalar(e, v, u->arg.i);

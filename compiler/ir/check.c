@@ -30,6 +30,7 @@ unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
   case OP_PREFETCH:
   case OP_SINK: return 1;
   case OP_REDUCE:
+  case OP_SETTLE:
   case OP_AFTER: return nsrc ? src[0]->lanes : 1;
   default:
     for (size_t s = 0; s < nsrc; s++) lanes = src[s]->lanes > lanes ? src[s]->lanes : lanes;
@@ -39,10 +40,11 @@ unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
 
 static const struct {
   uint8_t op, min, max; /* max 0: any number */
-} variadic[] = {{OP_CAT, 1, 0},   {OP_REDUCE, 1, 0},  {OP_INDEX, 2, 4}, {OP_LOAD, 2, 4},
-                {OP_STORE, 2, 4}, {OP_END, 1, 0},     {OP_AFTER, 1, 0}, {OP_LOOP, 3, 0},
-                {OP_SINK, 0, 0},  {OP_BARRIER, 1, 0}, {OP_MMA, 2, 0},   {OP_SHUFFLE, 1, 0},
-                {OP_COPY, 4, 5},  {OP_COMMIT, 1, 0},  {OP_WAIT, 0, 0}};
+} variadic[] = {{OP_CAT, 1, 0},     {OP_REDUCE, 1, 0},  {OP_INDEX, 2, 4},    {OP_LOAD, 2, 4},
+                {OP_STORE, 2, 4},   {OP_END, 1, 0},     {OP_AFTER, 1, 0},    {OP_LOOP, 3, 0},
+                {OP_SINK, 0, 0},    {OP_BARRIER, 1, 0}, {OP_MMA, 2, 0},      {OP_SHUFFLE, 1, 0},
+                {OP_TILEMMA, 4, 5}, {OP_SETTLE, 1, 0},  {OP_EXCHANGE, 2, 4}, {OP_COPY, 4, 5},
+                {OP_COMMIT, 1, 0},  {OP_WAIT, 0, 0}};
 
 static const char *check_arity(Job *job, Op op, size_t n) {
   int want = op_info[op].nsrc;
@@ -75,8 +77,12 @@ static const char *check_var(Arg arg) {
 }
 
 static const char *check_buffer(Arg arg) {
-  if (arg.ints.n != 2 && arg.ints.n != 3) return "a buffer has elements and space";
-  if (arg.ints.n == 3 && (arg.ints.at[1] != 2 || arg.ints.at[2] < 2)) return "bad slots";
+  if (arg.ints.n < 2 || arg.ints.n > 5) return "a buffer has elements and space";
+  if (arg.ints.n > 2 && (arg.ints.at[1] != 2 || arg.ints.at[2] < 5 - arg.ints.n))
+    return "bad slots";
+  if (arg.ints.n > 3 && arg.ints.at[3] != 1) return "the order is not 1";
+  if (arg.ints.n > 4 && (arg.ints.at[4] < 1 || arg.ints.at[4] > arg.ints.at[2] - 2))
+    return "too many iterations may be under way";
   if (arg.ints.at[0] < 1 || arg.ints.at[0] > (int64_t)1 << 40) return "bad number of elements";
   return arg.ints.at[1] >= 0 && arg.ints.at[1] <= 3 ? NULL : "the space is not 0 to 3";
 }
@@ -103,9 +109,10 @@ static const struct {
     [OP_SPECIAL] = {0, 5, "there are six special indices"},
     [OP_THREAD] = {1, INT64_MAX, "the number of threads is below 1"},
     [OP_LDMATRIX] = {0, 1, "the argument is not 0 or 1"},
-    [OP_EXCHANGE] = {1, 31, "a warp has 32 threads"},
+    [OP_PEER] = {1, 31, "a warp has 32 threads"},
     [OP_COPY] = {1, MAX_LANES, "bad number of elements"},
     [OP_WAIT] = {0, INT64_MAX, "a negative number of groups"},
+    [OP_SETTLE] = {0, 7, "a bad number of groups"},
 };
 
 /* One axis; 1 as a second number: stores in no order. */
@@ -113,6 +120,15 @@ static const char *check_scatter_arg(Arg arg) {
   if (arg.ints.n < 1 || arg.ints.n > 2) return "a scatter has one axis";
   if (arg.ints.n == 2 && (arg.ints.at[1] != 1 || arg.i != OP_STORE)) return "bad order of updates";
   return arg.i == OP_STORE || is_combiner(arg.i) ? NULL : "a scatter stores or combines";
+}
+
+static const char *check_tiles_arg(Arg arg) {
+  const MatrixInfo *info = matrix_info(arg.i);
+  if (!info || !info->shared) return "there is no such matrix instruction of tiles";
+  if (arg.ints.n != 6) return "two factors have three steps each";
+  for (uint32_t k = 0; k < 6; k++)
+    if (arg.ints.at[k] < 1 || arg.ints.at[k] > INT32_MAX) return "a bad step between elements";
+  return NULL;
 }
 
 static const char *check_arg(Op op, unsigned lanes, Arg arg) {
@@ -125,6 +141,7 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   case OP_VAR: return check_var(arg);
   case OP_BUFFER: return check_buffer(arg);
   case OP_RANGE: return check_range(arg);
+  case OP_TILEMMA: return check_tiles_arg(arg);
   case OP_MMA: return matrix_info(arg.i) ? NULL : "there is no such matrix instruction";
   case OP_LDMATRIX:
     return lanes == 2 || lanes == 4 || lanes == 8 ? NULL : "1, 2 or 4 tiles are read";
@@ -194,6 +211,7 @@ static const char *check_access(Op op, UOp *const *src, size_t n) {
 
 static const char *check_matrix(DType dtype, unsigned lanes, Arg arg, UOp *const *src, size_t n) {
   const MatrixInfo *info = matrix_info(arg.i);
+  if (n <= 3 && info->shared) return "its factors lie in memory";
   unsigned wide = n <= 3, digits = matrix_range_count(info);
   if (dtype != info->dtype[MATRIX_C]) return "the dtype is not that of the matrix instruction";
   if (n > 3 && n != 2 + digits) return "a matrix instruction has other digits";
@@ -208,6 +226,21 @@ static const char *check_matrix(DType dtype, unsigned lanes, Arg arg, UOp *const
     if (!fits) return "a source is not the RANGE of a digit";
   }
   return NULL;
+}
+
+/* Buffers and indices; the sum has the instruction's layout. */
+static const char *check_tiles(DType dtype, unsigned lanes, Arg arg, UOp *const *src, size_t n) {
+  const MatrixInfo *info = matrix_info(arg.i);
+  unsigned elements = info->layout[MATRIX_C].registers;
+  if (dtype != info->dtype[MATRIX_C]) return "the dtype is not that of the matrix instruction";
+  if (lanes != elements) return "the lanes are not those of C";
+  for (size_t s = 0; s < 2; s++) {
+    if (src[2 * s]->dtype != info->dtype[s]) return "a buffer has another dtype";
+    if (src[2 * s + 1]->dtype != DT_INDEX || src[2 * s + 1]->lanes != 1)
+      return "an index is no scalar INDEX";
+  }
+  bool sum = n < 5 || (src[4]->dtype == dtype && src[4]->lanes == lanes);
+  return sum ? NULL : "the sum is another one";
 }
 
 static bool same_dtype(UOp *const *src, size_t n) {
@@ -257,6 +290,13 @@ static const char *check_ldmatrix(UOp *const *src) {
   return dtype_info[src[0]->dtype].bytes == 2 ? NULL : "the elements do not have 16 bits";
 }
 
+static const char *check_exchange(UOp *const *src, size_t n) {
+  if (n == 3 || !same_dtype(src, n)) return "two or four vectors of one dtype are exchanged";
+  for (size_t s = 1; s < n; s++)
+    if (src[s]->lanes != src[0]->lanes) return "the vectors differ in lanes";
+  return NULL;
+}
+
 /* BIND and LOOP give a VAR its values. */
 static const char *check_event(Op op, UOp *const *src) {
   if (src[0]->op != OP_VAR) return "the first source is no VAR";
@@ -275,6 +315,7 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
   case OP_COPY: return check_copy(src, n);
   case OP_SHUFFLE: return check_shuffle(arg, src, n);
   case OP_LDMATRIX: return check_ldmatrix(src);
+  case OP_EXCHANGE: return check_exchange(src, n);
   case OP_SCAN:
   case OP_HREDUCE: return check_class((Op)arg.i, (DType)src[0]->dtype);
   case OP_SPECIAL:
@@ -297,7 +338,7 @@ static const char *check_void(Op op, UOp *const *src, size_t n) {
   size_t first = n; /* that many have one */
   if (op == OP_END || op == OP_SINK || op == OP_BARRIER || op == OP_COMMIT || op == OP_WAIT)
     first = 0;
-  if (op == OP_AFTER) first = 1;
+  if (op == OP_AFTER || op == OP_SETTLE) first = 1;
   if (op == OP_LOOP) first = 3;
   for (size_t s = 0; s < n; s++) {
     if (src[s]->dtype == DT_VOID && s < first) {
@@ -331,6 +372,7 @@ const char *check_rules(Job *job, Op op, DType dtype, unsigned lanes, Arg arg, U
   if (dtype == DT_VOID && op_info[op].type != TR_VOID) return "no dtype given";
   if (op_info[op].flags & OPF_ALU) return check_alu(op, dtype, src, n);
   if (op == OP_MMA) return check_matrix(dtype, lanes, arg, src, n);
+  if (op == OP_TILEMMA) return check_tiles(dtype, lanes, arg, src, n);
   why = op_info[op].type == TR_LEAF ? check_leaf(op, dtype) : NULL;
   return why ? why : check_rest(op, arg, src, n);
 }

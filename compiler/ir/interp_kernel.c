@@ -143,7 +143,7 @@ static Place go_to_element(Interp *in, UOp *u, const MatrixInfo *info, MatrixOpe
     from.ticks[k] = in->ticks[u->src[2 + k]->place];
   }
   matrix_find(&info->layout[o], info, x, y, &thread, &reg);
-  for (const char *c = "qpabc"; *c; c++) {
+  for (const char *c = "qprabc"; *c; c++) {
     int at = matrix_range_at(info, o, *c);
     if (at < 0) continue;
     UOp *r = u->src[2 + at];
@@ -190,9 +190,8 @@ static Scalar matrix_product(Interp *in, UOp *u) {
   DType d = info->dtype[MATRIX_C], wide = dtype_is_float(d) ? DT_F64 : d;
   unsigned thread = 0, reg = 0, weight = 1, at[2];
   Scalar acc = {0};
-  for (const char *c = "qp"; *c; c++, weight *= matrix_lane_size(info, 'q'))
-    thread += range_value(in, u, matrix_range_at(info, MATRIX_C, *c)) * weight;
-  weight = 1;
+  for (const char *c = matrix_lanes; *c; c++)
+    thread += range_value(in, u, matrix_range_at(info, MATRIX_C, *c)) * matrix_lane_step(info, *c);
   for (const char *c = "abc"; *c; c++) {
     int k = matrix_range_at(info, MATRIX_C, *c);
     reg += range_value(in, u, k) * weight;

@@ -235,6 +235,7 @@ static Status compute(Interp *in, const UOp *u) {
       *out = op_eval((Op)u->arg.i, d, d, (Scalar[]){*out, lane(in, u->src[0], k)});
     }
     return NULL;
+  case OP_SETTLE:
   case OP_AFTER:
     for (unsigned k = 0; k < u->lanes; k++) out[k] = lane(in, u->src[0], k);
     return NULL;
@@ -353,9 +354,53 @@ static void multiply(Interp *warp, const UOp *u) {
     }
 }
 
+/* Element (x, k) of a factor of a TILEMMA; all of its threads read it. */
+static Status tile_value(Interp *warp, const UOp *u, unsigned factor, unsigned x, unsigned k,
+                         Scalar *out) {
+  const UOp *buf = storage(u->src[2 * factor]);
+  const int64_t *step = u->arg.ints.at + 3 * factor;
+  const MatrixInfo *info = matrix_info(u->arg.i);
+  DType d = info->dtype[factor], wide = dtype_is_float(d) ? DT_F64 : info->dtype[MATRIX_C];
+  int64_t at = lane(warp, u->src[2 * factor + 1], 0).i;
+  at += k * step[0] + x % 64 * step[1] + x / 64 * step[2];
+  if (at < 0 || at >= buf->arg.ints.at[0]) return FAIL(INTERNAL, "a TILEMMA leaves its buffer");
+  for (unsigned t = 0; t < 2; t++) TRY(touch(&warp[t], u, buf, at, false));
+  *out = op_eval(OP_CAST, wide, d, &warp->buffers[buf->place][at]);
+  return NULL;
+}
+
+static Status multiply_tiles(Interp *warp, const UOp *u) {
+  const MatrixInfo *info = matrix_info(u->arg.i);
+  const MatrixLayout *l = &info->layout[MATRIX_C];
+  DType d = info->dtype[MATRIX_C], wide = dtype_is_float(d) ? DT_F64 : d;
+  const unsigned rows[2] = {info->m, info->n};
+  Scalar *factor[2];
+  for (unsigned f = 0; f < 2; f++) {
+    factor[f] = arena_array(&warp->job->arena, (size_t)rows[f] * info->k, sizeof(Scalar));
+    for (unsigned x = 0; x < rows[f]; x++)
+      for (unsigned k = 0; k < info->k; k++)
+        TRY(tile_value(warp, u, f, x, k, &factor[f][x * info->k + k]));
+  }
+  for (unsigned t = 0; t < info->threads; t++)
+    for (unsigned reg = 0; reg < l->registers; reg++) {
+      unsigned at[2];
+      matrix_element(l, info, t, reg, at);
+      Scalar acc = {0};
+      if (u->nsrc > 4) acc = lane(&warp[t], u->src[4], reg);
+      for (unsigned k = 0; k < info->k; k++) {
+        Scalar v[2] = {factor[0][at[0] * info->k + k], factor[1][at[1] * info->k + k]};
+        v[0] = op_eval(OP_MUL, wide, wide, v);
+        acc = op_eval(OP_ADD, wide, wide, (Scalar[]){acc, v[0]});
+      }
+      warp[t].values[u->place][reg] = scalar_wrap(d, acc);
+    }
+  return NULL;
+}
+
 static bool is_collective(const UOp *u) {
   bool warps = u->op == OP_MMA && matrix_info(u->arg.i)->threads > 1;
-  return u->op == OP_BARRIER || warps || u->op == OP_LDMATRIX || u->op == OP_EXCHANGE;
+  return u->op == OP_BARRIER || warps || u->op == OP_LDMATRIX || u->op == OP_TILEMMA ||
+         u->op == OP_EXCHANGE || u->op == OP_PEER;
 }
 
 static Status step(Interp *in, UOp *const *list) {
@@ -450,6 +495,13 @@ static Status load_tiles(Interp *warp, const UOp *u) {
 }
 
 static void exchange(Interp *warp, const UOp *u) {
+  unsigned n = u->nsrc, lanes = u->src[0]->lanes;
+  for (unsigned t = 0; t < 32; t++)
+    for (unsigned k = 0; k < n * lanes; k++)
+      warp[t].values[u->place][k] = lane(&warp[t / n * n + k / lanes], u->src[t % n], k % lanes);
+}
+
+static void swap_peers(Interp *warp, const UOp *u) {
   for (unsigned t = 0; t < 32; t++)
     for (unsigned k = 0; k < u->lanes; k++)
       warp[t].values[u->place][k] = lane(&warp[t ^ (unsigned)u->arg.i], u->src[0], k);
@@ -458,7 +510,8 @@ static void exchange(Interp *warp, const UOp *u) {
 /* Without one thread's results in the way of another: all of them have come here. */
 static Status run_collective(Workgroup *w) {
   const UOp *u = w->l->list[w->threads->pc - 1];
-  uint32_t warp = u->op == OP_MMA ? matrix_info(u->arg.i)->threads : 32;
+  bool product = u->op == OP_MMA || u->op == OP_TILEMMA;
+  uint32_t warp = product ? matrix_info(u->arg.i)->threads : 32;
   if (u->op == OP_BARRIER) return NULL;
   if (w->n % warp) return FAIL(INTERNAL, "a workgroup of %u threads has a part of a warp", w->n);
   for (uint32_t t = 0; t < w->n; t += warp)
@@ -466,6 +519,10 @@ static Status run_collective(Workgroup *w) {
       multiply(&w->threads[t], u);
     else if (u->op == OP_EXCHANGE)
       exchange(&w->threads[t], u);
+    else if (u->op == OP_PEER)
+      swap_peers(&w->threads[t], u);
+    else if (u->op == OP_TILEMMA)
+      TRY(multiply_tiles(&w->threads[t], u));
     else
       TRY(load_tiles(&w->threads[t], u));
   return NULL;

@@ -1,11 +1,14 @@
 /* The digits of matrix.def, read once into weights.
  *
- * A coordinate is the sum of its digits times their weights, the number of a thread q + size(q) * p
- * and that of its element a + size(a) * (b + size(b) * c). Both directions are a few divisions. */
+ * A coordinate is the sum of its digits times their weights, the number of a thread
+ * q + size(q) * (p + size(p) * r) and that of its element a + size(a) * (b + size(b) * c). Both
+ * directions are a few divisions. */
 #include "compiler/ir/matrix.h"
 
 #include <assert.h>
 #include <stdlib.h>
+
+const char matrix_lanes[] = "qpr";
 
 typedef struct Row {
   const char *name, *feature, *code;
@@ -36,12 +39,18 @@ static void read_coord(MatrixLayout *l, const char *text, bool second) {
     char *end;
     MatrixDigit d = {.of = *text, .weight = (uint16_t)weight, .second = second};
     d.size = (uint16_t)strtoul(text + 1, &end, 10);
-    assert(d.size > 1 && l->n < MATRIX_DIGITS && strchr("qpabc", d.of));
+    assert(d.size > 1 && l->n < MATRIX_DIGITS && strchr("qprabc", d.of));
     weight *= d.size;
     l->digit[l->n++] = d;
     if (d.of <= 'c') l->registers *= d.size;
     text = end;
   }
+}
+
+static bool has_lanes(const MatrixLayout *l) {
+  for (unsigned i = 0; i < l->n; i++)
+    if (l->digit[i].of > 'c') return true;
+  return false;
 }
 
 const MatrixInfo *matrix_info(int64_t id) {
@@ -61,6 +70,7 @@ const MatrixInfo *matrix_info(int64_t id) {
     fresh.layout[o].registers = 1;
     for (int c = 0; c < 2; c++) read_coord(&fresh.layout[o], r->coord[o][c], c);
   }
+  fresh.shared = r->threads > 1 && !has_lanes(&fresh.layout[MATRIX_A]);
   fresh.name = r->name;
   *info = fresh;
   return info;
@@ -81,6 +91,8 @@ static bool has_feature(const char *list, const char *name) {
 bool matrix_on(const MatrixInfo *info, const Target *target) {
   long need = gpu_number(info->feature);
   if (!need) return !target->max_group && has_feature(target->features, info->feature);
+  size_t last = strlen(info->feature) - 1; /* "sm_90a": of that architecture alone */
+  if (info->feature[last] == 'a') return target->cpu && !strcmp(target->cpu, info->feature);
   return target->warp == info->threads && gpu_number(target->cpu) >= need;
 }
 
@@ -96,10 +108,15 @@ unsigned matrix_lane_size(const MatrixInfo *info, char digit) {
   return size;
 }
 
+unsigned matrix_lane_step(const MatrixInfo *info, char digit) {
+  unsigned step = 1;
+  for (const char *c = matrix_lanes; *c != digit; c++) step *= matrix_lane_size(info, *c);
+  return step;
+}
+
 unsigned matrix_digit(const MatrixLayout *l, const MatrixInfo *info, char digit, unsigned thread,
                       unsigned reg) {
-  if (digit == 'q') return thread % matrix_lane_size(info, 'q');
-  if (digit == 'p') return thread / matrix_lane_size(info, 'q') % matrix_lane_size(info, 'p');
+  if (digit > 'c') return thread / matrix_lane_step(info, digit) % matrix_lane_size(info, digit);
   for (char c = 'a'; c < digit; c++) reg /= digit_size(l, c);
   return reg % digit_size(l, digit);
 }
@@ -119,8 +136,8 @@ void matrix_find(const MatrixLayout *l, const MatrixInfo *info, unsigned x, unsi
   for (unsigned i = 0; i < l->n; i++) {
     const MatrixDigit *d = &l->digit[i];
     unsigned value = (d->second ? y : x) / d->weight % d->size, weight = 1;
-    if (d->of == 'q' || d->of == 'p') {
-      *thread += value * (d->of == 'p' ? matrix_lane_size(info, 'q') : 1);
+    if (d->of > 'c') {
+      *thread += value * matrix_lane_step(info, d->of);
       continue;
     }
     for (char c = 'a'; c < d->of; c++) weight *= digit_size(l, c);
@@ -139,7 +156,9 @@ static bool has_digit(const MatrixLayout *l, char digit) {
 }
 
 static unsigned lane_ranges(const MatrixInfo *info) {
-  return (matrix_lane_size(info, 'q') > 1 ? 1u : 0u) + (matrix_lane_size(info, 'p') > 1 ? 1u : 0u);
+  unsigned n = 0;
+  for (const char *c = matrix_lanes; *c; c++) n += matrix_lane_size(info, *c) > 1;
+  return n;
 }
 
 static unsigned own_ranges(const MatrixLayout *l) {
@@ -158,18 +177,20 @@ unsigned matrix_range_count(const MatrixInfo *info) {
 }
 
 int matrix_range_at(const MatrixInfo *info, MatrixOperand o, char digit) {
-  unsigned at = lane_ranges(info);
-  if (digit == 'q' || digit == 'p') {
+  unsigned at = 0;
+  if (digit > 'c') {
     if (matrix_lane_size(info, digit) == 1) return -1;
-    return digit == 'p' && matrix_lane_size(info, 'q') > 1 ? 1 : 0;
+    for (const char *c = matrix_lanes; *c != digit; c++) at += matrix_lane_size(info, *c) > 1;
+    return (int)at;
   }
+  at = lane_ranges(info);
   for (unsigned k = 0; range_order[k] != o; k++) at += own_ranges(&info->layout[range_order[k]]);
   for (char c = 'a'; c < digit; c++) at += has_digit(&info->layout[o], c) ? 1u : 0u;
   return has_digit(&info->layout[o], digit) ? (int)at : -1;
 }
 
 unsigned matrix_range_size(const MatrixInfo *info, unsigned at) {
-  for (const char *c = "qp"; *c; c++)
+  for (const char *c = matrix_lanes; *c; c++)
     if (matrix_range_at(info, MATRIX_C, *c) == (int)at) return matrix_lane_size(info, *c);
   for (int o = 0; o < 3; o++)
     for (const char *c = "abc"; *c; c++)

@@ -12,9 +12,12 @@ typedef enum MatrixId {
   MX__COUNT
 } MatrixId;
 
-enum { MATRIX_DIGITS = 6, MATRIX_LANE_DIGITS = 2, MATRIX_REG_DIGITS = 3 };
+enum { MATRIX_DIGITS = 6 };
 
-/* One digit of a coordinate: q, p of the thread's number or a, b, c of the element's. */
+/* The letters of a thread's number, the fastest first. */
+extern const char matrix_lanes[];
+
+/* One digit of a coordinate: q, p, r of the thread's number or a, b, c of the element's. */
 typedef struct MatrixDigit {
   char of;
   uint16_t size;
@@ -35,6 +38,7 @@ typedef enum MatrixOperand { MATRIX_A, MATRIX_B, MATRIX_C } MatrixOperand;
 typedef struct MatrixInfo {
   const char *name, *feature, *code;
   unsigned threads;
+  bool shared; /* the factors lie in the workgroup's memory, their digits say nothing of threads */
   unsigned m, n, k;
   DType dtype[3];
   MatrixLayout layout[3]; /* by MatrixOperand */
@@ -45,8 +49,10 @@ const MatrixInfo *matrix_info(int64_t id);
 bool matrix_on(const MatrixInfo *info, const Target *target);
 /* The size of a digit of the thread's number; 1 when it has none. */
 unsigned matrix_lane_size(const MatrixInfo *info, char digit);
-/* The RANGEs behind an MMA's factors in the scheduled stage: one per digit, in the order q, p, then
- * a, b, c of C, of A and of B. How many; of them q, p and C's; the size of each. */
+/* What it counts in: threads. */
+unsigned matrix_lane_step(const MatrixInfo *info, char digit);
+/* The RANGEs behind an MMA's factors in the scheduled stage: one per digit, in the order q, p, r,
+ * then a, b, c of C, of A and of B. How many; of them the threads' and C's; the size of each. */
 unsigned matrix_range_count(const MatrixInfo *info);
 unsigned matrix_shared_ranges(const MatrixInfo *info);
 unsigned matrix_range_size(const MatrixInfo *info, unsigned at);

@@ -181,6 +181,9 @@ typedef struct OptList {
 
 /* Bytes of the workgroup's memory that the code of a CUDA kernel may declare. */
 #define DECLARED_SHARED_MAX (48 << 10)
+/* Where buffers of a workgroup begin: all of them, where there is one whose elements the device
+ * orders. */
+enum { TILE_ALIGN = 1024, SHARED_ALIGN = 64 };
 
 /* An ordered program: RANGE opens a loop, END closes it, everything is defined before it is used.
  */
@@ -191,6 +194,7 @@ typedef struct Linear {
   uint32_t threads;       /* thread indices the kernel expects to be called with */
   uint64_t scratch_bytes; /* thread-private buffers, per thread */
   uint64_t shared_bytes;  /* buffers of the workgroup */
+  unsigned shared_align;  /* of those buffers */
   bool shared_given;      /* by the launch: they are too many for the code to declare (CUDA) */
   UOp *grid[3];           /* workgroups along x, y, z: INDEX expressions; NULL = 1 */
   uint32_t block[3];      /* threads of a workgroup along x, y, z */

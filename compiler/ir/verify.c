@@ -10,6 +10,7 @@
 
 #include "base/vec.h"
 #include "compiler/ir/dim.h"
+#include "compiler/ir/matrix.h"
 #include "compiler/ir/poly.h"
 #include "compiler/ir/text.h"
 #include "compiler/ir/view.h"
@@ -106,6 +107,19 @@ static const char *check_part(Verifier *v, const UOp *u, uint32_t at, int64_t n,
   return "elements are not proven to lie inside of the buffer";
 }
 
+/* The factors of a TILEMMA. */
+static const char *check_tiles(Verifier *v, const UOp *u) {
+  const MatrixInfo *info = matrix_info(u->arg.i);
+  const char *bad = NULL;
+  for (uint32_t f = 0; f < 2 && !bad; f++) {
+    const int64_t *step = u->arg.ints.at + 3 * f;
+    int64_t rows = f ? info->n : info->m, whole = rows < 64 ? rows : 64;
+    int64_t last = (info->k - 1) * step[0] + (whole - 1) * step[1] + (rows - 1) / 64 * step[2];
+    bad = check_part(v, u, 2 * f, last + 1, false);
+  }
+  return bad;
+}
+
 /* -- nodes ------------------------------------------------------------------------------------- */
 
 static const char *check_range(Verifier *v, UOp *u) {
@@ -184,6 +198,7 @@ static const char *check_node(Verifier *v, UOp *u) {
   case OP_INDEX:
   case OP_LOAD: return check_access(v, u);
   case OP_LDMATRIX: return check_part(v, u, 0, 8, false);
+  case OP_TILEMMA: return check_tiles(v, u);
   case OP_COPY: {
     const char *bad = check_part(v, u, 0, u->arg.i, false);
     return bad ? bad : check_part(v, u, 2, u->arg.i, u->nsrc > 4);

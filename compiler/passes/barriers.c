@@ -31,7 +31,7 @@ static UOp *fenced(Job *job, UOp *const *effects, size_t n) {
 static bool reads_shared(const UOpList *list, const UOp *range) {
   for (size_t i = 0; i < list->len; i++) {
     const UOp *u = list->at[i];
-    bool read = u->op == OP_LOAD || u->op == OP_LDMATRIX;
+    bool read = u->op == OP_LOAD || u->op == OP_LDMATRIX || u->op == OP_TILEMMA;
     if (read && is_shared(u->src[0]) && uop_is_open(u, range)) return true;
   }
   return false;
@@ -65,7 +65,7 @@ UOp *barriers_insert(Job *job, UOp *kernel) {
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
-    bool ahead = u->op == OP_AFTER && is_shared(u) && storage(u)->arg.ints.n == 3;
+    bool ahead = u->op == OP_AFTER && is_shared(u) && pipeline_places(u) > 1;
     if (u->op == OP_AFTER && is_shared(u) && !ahead) {
       now[i] = uop2(job, OP_AFTER, src[0], fenced(job, src + 1, u->nsrc - 1));
       continue;

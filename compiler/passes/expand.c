@@ -17,7 +17,7 @@
 #include "compiler/passes/expand_groups.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/lower.h"
-#include "compiler/passes/registers.h"
+#include "compiler/passes/spread.h"
 
 enum { MAX_EXPANDED = 64, DEPTH_INNER = 1 << 20 };
 
@@ -120,19 +120,29 @@ static void find_indexes(Expand *e) {
 }
 
 /* Index nodes are needed only as atoms of some sum. */
+static void need_sources(Expand *e, const UOp *u) {
+  for (uint32_t s = 0; s < u->nsrc; s++) {
+    if (u->src[s]->dtype != DT_INDEX) {
+      node_of(e, u->src[s])->needed = true;
+      continue;
+    }
+    const LinSum *a = linsum_of(&e->sums, u->src[s]);
+    for (uint32_t t = 0; t < a->n; t++) node_of(e, a->at[t].atom)->needed = true;
+  }
+}
+
+static bool of_tiles(const UOp *u) { return u->op == OP_MMA && matrix_info(u->arg.i)->shared; }
+
+/* The loads of a factor that stays in memory are not made. */
 static void find_needed(Expand *e) {
   e->nodes[e->list.len - 1].needed = true;
   for (size_t i = e->list.len; i-- > 0;) {
-    UOp *u = e->list.at[i];
+    const UOp *u = e->list.at[i];
     if (!e->nodes[i].needed) continue;
-    for (uint32_t s = 0; s < u->nsrc; s++) {
-      if (u->src[s]->dtype != DT_INDEX) {
-        node_of(e, u->src[s])->needed = true;
-        continue;
-      }
-      const LinSum *a = linsum_of(&e->sums, u->src[s]);
-      for (uint32_t t = 0; t < a->n; t++) node_of(e, a->at[t].atom)->needed = true;
-    }
+    if (of_tiles(u))
+      for (uint32_t f = 0; f < 2; f++) need_sources(e, u->src[f]);
+    else
+      need_sources(e, u);
   }
 }
 
@@ -473,6 +483,7 @@ static bool is_tile_load(Expand *e, UOp *mma, MatrixOperand o, TileLoad *out) {
   if (u->op != OP_INDEX || u->nsrc > 2 || dtype_info[u->dtype].bytes != 2) return false;
   while (buffer->op == OP_AFTER) buffer = buffer->src[0];
   if (buffer->op != OP_BUFFER || buffer->arg.ints.at[1] != 2 || info->threads != 32) return false;
+  if (buffer->arg.ints.n > 3) return false; /* in an order of its own */
   const LinSum *sum = linsum_of(&e->sums, u->src[1]);
   int64_t c[5] = {0};
   for (uint32_t i = 0; i < sum->n; i++) {
@@ -585,7 +596,30 @@ static UOp *factor_vector(Expand *e, UOp *mma, MatrixOperand o) {
   return n == wide ? part[0] : shuffle(e, part, n / wide, lanes, n);
 }
 
+/* The product of factors that lie in the workgroup's memory. */
+static UOp *tile_product(Expand *e, UOp *mma) {
+  static const char digits[] = "abc";
+  const MatrixInfo *info = matrix_info(mma->arg.i);
+  UOp *src[4];
+  int64_t steps[6];
+  for (int o = 0; o < 2; o++) {
+    UOp *load = mma->src[o];
+    const LinSum *sum = linsum_of(&e->sums, load->src[1]);
+    assert(load->op == OP_INDEX && load->nsrc == 2); /* staged: opts_matrix.c */
+    go_to_element(e, mma, (MatrixOperand)o, 0);
+    src[2 * o] = instance(e, load->src[0]);
+    src[2 * o + 1] = index_at(e, load->src[1]).base;
+    for (int d = 0; d < 3; d++) {
+      const UOp *r = digit_range(mma, (MatrixOperand)o, digits[d]);
+      steps[3 * o + d] = r ? linsum_coeff(sum, r) : 64 * steps[3 * o + d - 1];
+    }
+  }
+  return uop_make_lanes(e->job, OP_TILEMMA, info->dtype[MATRIX_C], info->layout[MATRIX_C].registers,
+                        arg_both(mma->arg.i, steps, 6), src, 4);
+}
+
 static UOp *product_vector(Expand *e, UOp *mma) {
+  if (of_tiles(mma)) return tile_product(e, mma);
   UOp *src[2] = {factor_vector(e, mma, MATRIX_A), factor_vector(e, mma, MATRIX_B)};
   const MatrixInfo *info = matrix_info(mma->arg.i);
   return uop_make_lanes(e->job, OP_MMA, info->dtype[MATRIX_C], info->layout[MATRIX_C].registers,
@@ -785,7 +819,7 @@ static UOp *build(Expand *e, UOp *u) {
 UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
   (void)target;
   Expand *e = arena_alloc(&job->arena, sizeof *e);
-  kernel = registers_spread(job, kernel);
+  kernel = spread_rows(job, kernel);
   *e = (Expand){.job = job, .list = uop_toposort(job, kernel)};
   nodemap_number(job, &e->pos, &e->list);
   e->nodes = arena_array(&job->arena, e->list.len, sizeof *e->nodes);

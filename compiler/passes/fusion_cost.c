@@ -11,6 +11,7 @@
  * loaded. But it stays resident, beside the weights that it is made of. */
 #include <math.h>
 
+#include "compiler/ir/matrix.h"
 #include "compiler/passes/fusion.h"
 
 static const double KEEP = 4;             /* a byte that stays resident for good */
@@ -266,10 +267,23 @@ static bool is_wider_byte(const Fusion *f, const Tensor *t) {
   return dtype_info[f->tensors[t->src[0]].u->dtype].bytes == 1;
 }
 
+/* Of what matrix instructions of the target take as it is: its readers widen it themselves. */
+static bool is_widened(const Fusion *f, const Tensor *t) {
+  if (t->u->op != OP_CAST || !dtype_is_float((DType)t->u->dtype)) return false;
+  DType from = (DType)f->tensors[t->src[0]].u->dtype;
+  for (int64_t id = 0; id < MX__COUNT; id++) {
+    const MatrixInfo *m = matrix_info(id);
+    bool takes = m->dtype[MATRIX_A] == from && m->dtype[MATRIX_B] == from;
+    if (takes && m->dtype[MATRIX_C] == t->u->dtype && matrix_on(m, f->target)) return true;
+  }
+  return false;
+}
+
 static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
   const Cost *c = &t->cost;
   double n = (double)t->numel, again = 0, kernels = 0;
   uint32_t last = UINT32_MAX;
+  if (is_widened(f, t)) return NULL;
   if (t->ndemands > MAX_DEMANDS) return "it is read in many places";
   for (const Demand *d = t->demands; d; d = d->next) {
     const FusedKernel *k = &f->kernels.at[d->kernel];
@@ -365,7 +379,8 @@ static const char *reordered_stores(const Fusion *f, const Tensor *t) {
   }
   if (!moved || x->nconsumers != 1 || rank(t) > rank(x)) return NULL;
   if (x->u->op == OP_REDUCE) return reduce_stores(f, t, x);
-  return op_info[x->u->op].flags & OPF_ALU ? elementwise_stores(f, t) : NULL;
+  bool computed = op_info[x->u->op].flags & OPF_ALU && !is_widened(f, x);
+  return computed ? elementwise_stores(f, t) : NULL;
 }
 
 static const char *stores(const Fusion *f, const Tensor *t) {

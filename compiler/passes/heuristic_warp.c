@@ -8,6 +8,7 @@
  * but for the instruction itself. */
 #include "compiler/passes/heuristic_warp.h"
 
+#include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
 
 enum { LEAST_SIZE = 16, GROUPS_MAX = 4, FEW_STEPS = 4, LONG_SUM = 512 };
@@ -225,6 +226,117 @@ bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, 
     if (!try_instruction(&c, id, m, n, r)) continue;
     const Tile *t = choose_tile(&c, c.plan.axes[m].size, c.plan.axes[n].size, batch_of(&c, m, n));
     if (t) give_tile(&c, t, m, n, r);
+    return true;
+  }
+  return false;
+}
+
+/* -- instructions of several warps --------------------------------------------------------------
+ */
+
+/* Tile of a workgroup: its groups of warps lie one below the other, each with tiles of the
+ * instruction's 64 rows below each other and all of the columns. */
+typedef struct Wide {
+  int64_t groups, up, n;
+  int64_t resident; /* workgroups that a processor holds */
+} Wide;
+
+static const Wide wides[] = {{2, 1, 256, 1}, {2, 2, 128, 1}, {2, 1, 192, 1},
+                             {2, 1, 128, 2}, {1, 1, 256, 1}, {1, 1, 128, 3},
+                             {2, 1, 64, 3},  {1, 1, 64, 5},  {1, 1, 32, 8}};
+enum { WIDES = sizeof wides / sizeof *wides, ROWS = 64 };
+
+static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
+
+/* Cycles, as measured on an H100: the instructions of a step of 128 bytes, or its bytes from the
+ * second level cache, and what is stored in the end. One workgroup of few warps does not hide what
+ * it waits for. */
+static double wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int64_t k,
+                        int64_t batch) {
+  int64_t all = ceil_div(m, rows_of(w)) * ceil_div(n, w->n) * batch;
+  int64_t processors = c->target->threads ? c->target->threads : 1;
+  int64_t each = ceil_div(all, processors), held = each < w->resident ? each : w->resident;
+  double work = (double)(rows_of(w) * w->n), products = work / 32 / 0.93;
+  double bytes = (double)((rows_of(w) + w->n) * 128) / 49;
+  double one = (double)k * (products > bytes ? products : bytes) + 2000 + work / 16;
+  return (double)each * one * (held * w->groups < 2 ? 1.4 : 1);
+}
+
+/* The row of the table for the kernel's dtypes and so many columns; -1: none. */
+static int64_t wide_row(Ctx *c, int m, int n, int r, int64_t columns) {
+  for (int64_t id = 0; id < MX__COUNT; id++) {
+    const MatrixInfo *info = matrix_info(id);
+    size_t before = c->opts->len;
+    if (!info->shared || info->n != (unsigned)columns || !matrix_on(info, c->target)) continue;
+    bool pad = c->k->axes[r].divisor % info->k;
+    if (pad && !try_opt(c, OPT_PADTO, r, info->k)) continue;
+    if (try_opt(c, OPT_TC, m, opt_tc_arg(id, (uint32_t)n, (uint32_t)r))) return id;
+    c->opts->len = before;
+  }
+  return -1;
+}
+
+/* Tiles that run at the same time are in 2048 rows, so that they share columns, too: rows are cut
+ * into blocks of about so many, and a block goes through all of its rows for each column of tiles.
+ */
+enum { BLOCK_ROWS = 2048, FEW_TILES = 12 };
+
+static void order_tiles(Ctx *c, UOp **kernel, OptList *head, const Wide *w, int m, int n) {
+  int64_t rows = size_of(c, m), unit = rows_of(w), blocks = ceil_div(rows, BLOCK_ROWS);
+  int64_t block = ceil_div(ceil_div(rows, blocks), unit) * unit;
+  if (ceil_div(size_of(c, n), w->n) <= FEW_TILES) return;
+  if (blocks > 1 && axis_is_static(&c->k->axes[m]) && block < rows && c->k->naxes < INT8_MAX) {
+    UOp *split = split_axis(c->job, *kernel, m, block, c->k->naxes);
+    if (!split) return;
+    *kernel = split;
+    opts_push(c->job, head, OPT_SPLIT, m, block);
+    c->k = kernel_info(c->job, split);
+  }
+  try_opt(c, OPT_ORDER, m, c->k->nloops - 1);
+}
+
+static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
+  if (w->up > 1 && !try_opt(c, OPT_UPCAST, m, w->up)) return false;
+  if (w->groups > 1 && !try_opt(c, OPT_LOCAL, m, w->groups)) return false;
+  for (int64_t places = 4; places > 1; places--)
+    if (try_opt(c, OPT_PIPELINE, r, places)) break;
+  return true;
+}
+
+/* The tiles, the one that is expected to be done first first. */
+static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) {
+  double time[WIDES];
+  uint32_t count = 0;
+  int64_t steps = ceil_div(size_of(c, r), ROWS), batch = batch_of(c, m, n);
+  for (uint32_t i = 0; i < WIDES; i++) {
+    const Wide *w = &wides[i];
+    if (size_of(c, m) < rows_of(w) || size_of(c, n) < w->n) continue;
+    double t = wide_time(c, w, size_of(c, m), size_of(c, n), steps, batch);
+    uint32_t at = count++;
+    for (; at > 0 && time[at - 1] > t; at--) time[at] = time[at - 1], out[at] = out[at - 1];
+    time[at] = t, out[at] = w;
+  }
+  return count;
+}
+
+bool heuristic_warp_groups(Job *job, UOp *kernel, const Target *target, OptList *opts) {
+  OptList body = {0};
+  Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target, .opts = &body};
+  const KernelInfo *whole = c.k;
+  const Wide *ranked[WIDES];
+  int m, n, r;
+  if (!find_axes(&c, &m, &n, &r)) return false;
+  uint32_t count = rank_wides(&c, m, n, r, ranked);
+  for (uint32_t i = 0; i < count; i++) {
+    OptList head = {0};
+    UOp *split = kernel;
+    body.len = 0, c.k = whole;
+    order_tiles(&c, &split, &head, ranked[i], m, n);
+    if (wide_row(&c, m, n, r, ranked[i]->n) < 0 || !give_wide(&c, ranked[i], m, r)) continue;
+    for (size_t k = 0; k < head.len; k++)
+      opts_push(job, opts, (OptKind)head.at[k].kind, head.at[k].axis, head.at[k].arg);
+    for (size_t k = 0; k < body.len; k++)
+      opts_push(job, opts, (OptKind)body.at[k].kind, body.at[k].axis, body.at[k].arg);
     return true;
   }
   return false;

@@ -3,6 +3,10 @@
 
 #include "compiler/search/opts.h"
 
+/* A schedule with instructions that several warps do together and that read their factors in the
+ * workgroup's memory; false, and nothing in *opts, when the target has none for the kernel, or it
+ * is too small. */
+bool heuristic_warp_groups(Job *job, UOp *kernel, const Target *target, OptList *opts);
 /* A schedule for a kernel whose main work is a sum of products that a matrix instruction of the
  * target can do; false, and nothing in *opts, when there is none or it is too small. */
 bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, OptList *opts);

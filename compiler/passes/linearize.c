@@ -307,14 +307,14 @@ static void emit_body(Linearize *l, uint32_t home) {
     }
 }
 
-/* Bytes of the buffers in a space of memory, each at a multiple of 64. */
-static uint64_t buffer_bytes(const UOpList *out, int64_t space) {
+/* Bytes of the buffers in a space of memory, each at a multiple of `align`. */
+static uint64_t buffer_bytes(const UOpList *out, int64_t space, uint64_t align) {
   uint64_t bytes = 0;
   for (size_t i = 0; i < out->len; i++) {
     const UOp *u = out->at[i];
     if (u->op != OP_BUFFER || u->arg.ints.at[1] != space) continue;
     uint64_t elements = (uint64_t)u->arg.ints.at[0] * u->lanes;
-    bytes += (elements * dtype_info[u->dtype].bytes + 63) & ~(uint64_t)63;
+    bytes += (elements * dtype_info[u->dtype].bytes + align - 1) / align * align;
   }
   return bytes;
 }
@@ -344,15 +344,15 @@ Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
   find_edges(&l);
   fill_bodies(&l);
   emit_body(&l, ROOT);
-  Linear out = {.list = l.out.at, .len = l.out.len, .scratch_bytes = buffer_bytes(&l.out, 0)};
+  Linear out = {.list = l.out.at,
+                .len = l.out.len,
+                .scratch_bytes = buffer_bytes(&l.out, 0, SHARED_ALIGN),
+                .shared_align = SHARED_ALIGN};
   count(&out);
-  out.shared_bytes = buffer_bytes(&l.out, 2);
+  for (size_t i = 0; i < l.out.len; i++)
+    if (l.out.at[i]->op == OP_BUFFER && l.out.at[i]->arg.ints.n > 3) out.shared_align = TILE_ALIGN;
+  out.shared_bytes = buffer_bytes(&l.out, 2, out.shared_align);
   bool cuda = target->kind && !strcmp(target->kind, "cuda");
   out.shared_given = cuda && out.shared_bytes > DECLARED_SHARED_MAX;
-  if (out.shared_bytes > target->local_bytes)
-    job_abort(job,
-              FAIL(RESOURCE_EXHAUSTED,
-                   "the schedule needs %llu bytes of workgroup memory, the device has %llu",
-                   (unsigned long long)out.shared_bytes, (unsigned long long)target->local_bytes));
   return out;
 }

@@ -30,10 +30,14 @@
 
 #include "compiler/ir/native.h"
 #include "compiler/passes/barriers.h"
+#include "compiler/passes/exchange.h"
 #include "compiler/passes/ix.h"
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/pipeline.h"
 #include "compiler/passes/prefetch.h"
+#include "compiler/passes/recurrence.h"
+#include "compiler/passes/registers.h"
+#include "compiler/passes/settle.h"
 
 enum {
   WANTED_CHAINS = 8,
@@ -156,10 +160,16 @@ static bool is_unrolled(const UOp *tree, Op op) {
 
 static bool fuses(DType d) { return d == DT_F32 || d == DT_F64; }
 
+static bool is_product(const UOp *u) { return u->op == OP_MMA || u->op == OP_TILEMMA; }
+
 static UOp *accumulate(Job *job, Op op, UOp *acc, UOp *value) {
   if (op == OP_ADD && value->op == OP_MMA && value->nsrc == 2) {
     UOp *src[3] = {value->src[0], value->src[1], acc};
     return uop_make_lanes(job, OP_MMA, (DType)value->dtype, value->lanes, value->arg, src, 3);
+  }
+  if (op == OP_ADD && value->op == OP_TILEMMA && value->nsrc == 4) {
+    UOp *src[5] = {value->src[0], value->src[1], value->src[2], value->src[3], acc};
+    return uop_make_lanes(job, OP_TILEMMA, (DType)value->dtype, value->lanes, value->arg, src, 5);
   }
   if (op == OP_ADD && value->op == OP_MUL && fuses((DType)value->dtype))
     return uop3(job, OP_MULACC, value->src[0], value->src[1], acc);
@@ -174,24 +184,6 @@ static UOp *spread(Job *job, UOp *c, unsigned lanes) {
 static UOp *identity(Job *job, Op op, const UOp *like) {
   DType d = (DType)like->dtype;
   return spread(job, uop_scalar(job, d, reduce_identity(op, d)), like->lanes);
-}
-
-static UOp *after(Job *job, UOp *buffer, UOp *const *effects, size_t n) {
-  if (!n) return buffer;
-  UOp **src = arena_array(&job->arena, n + 1, sizeof *src);
-  src[0] = buffer;
-  memcpy(src + 1, effects, n * sizeof *src);
-  return uop_make(job, OP_AFTER, DT_VOID, arg_none(), src, n + 1);
-}
-
-static UOp *load_reg(Job *job, UOp *buffer, unsigned lanes) {
-  UOp *src[2] = {buffer, uop_index(job, 0)};
-  return uop_make_lanes(job, OP_LOAD, DT_VOID, lanes, arg_i(0), src, 2);
-}
-
-static UOp *store_reg(Job *job, UOp *buffer, UOp *value) {
-  UOp *src[3] = {buffer, uop_index(job, 0), value};
-  return uop_make_lanes(job, OP_STORE, DT_VOID, value->lanes, arg_i(0), src, 3);
 }
 
 /* The loop of a group while it is built. */
@@ -335,8 +327,11 @@ static void fetch_ahead(const Lower *l, Loop *loop) {
   }
 }
 
-static size_t chains_for(const Group *g, size_t nleaves) {
+/* TILEMMAs queue up by themselves, and their sums are large. */
+static size_t chains_for(const Group *g, size_t nleaves, const UOp *value) {
   size_t chains = 1;
+  while (value->op == OP_ADD || value->op == OP_REDUCE) value = value->src[0];
+  if (value->op == OP_TILEMMA) return 1;
   while (chains * 2 <= nleaves && chains * 2 * g->of.len <= WANTED_CHAINS) chains *= 2;
   return chains;
 }
@@ -351,15 +346,10 @@ static Op chain_op(const Lower *l, Op op, const UOp *value) {
 static UOp *open_chain(Lower *l, const Loop *loop, UOp *buffer, UOp *first, UOp *const *before,
                        size_t nbefore, UOp **inside) {
   UOp **deps = arena_array(&l->job->arena, loop->nranges + 1u, sizeof *deps);
-  deps[0] = store_reg(l->job, after(l->job, buffer, before, nbefore), first);
+  deps[0] = register_store(l->job, register_after(l->job, buffer, before, nbefore), first);
   memcpy(deps + 1, loop->ranges, loop->nranges * sizeof *deps);
-  *inside = after(l->job, buffer, deps, loop->nranges + 1u);
-  return load_reg(l->job, *inside, buffer->lanes);
-}
-
-static UOp *reg_buffer(Lower *l, DType d, unsigned lanes) {
-  int64_t ints[2] = {1, 1};
-  return uop_make_lanes(l->job, OP_BUFFER, d, lanes, arg_both(l->next_buffer++, ints, 2), NULL, 0);
+  *inside = register_after(l->job, buffer, deps, loop->nranges + 1u);
+  return register_load(l->job, *inside, buffer->lanes);
 }
 
 /* Keeps whether all leaves are numbers; two by two, which is one comparison. */
@@ -367,7 +357,7 @@ static void add_check(Lower *l, Loop *loop, size_t member, const Leaves *leaves,
                       size_t nbefore) {
   Job *job = l->job;
   unsigned lanes = leaves->at[0]->lanes;
-  UOp *buffer = reg_buffer(l, DT_BOOL, lanes), *inside;
+  UOp *buffer = register_new(l->job, l->next_buffer++, DT_BOOL, lanes), *inside;
   UOp *yes = spread(job, uop_number(job, DT_BOOL, 1), lanes);
   UOp *all = open_chain(l, loop, buffer, yes, before, nbefore, &inside);
   for (size_t i = 0; i < leaves->len; i += 2) {
@@ -376,7 +366,7 @@ static void add_check(Lower *l, Loop *loop, size_t member, const Leaves *leaves,
     all = uop2(job, OP_AND, all, numbers);
   }
   loop->checks[member] = buffer;
-  loop->updates[loop->nupdates++] = store_reg(job, inside, all);
+  loop->updates[loop->nupdates++] = register_store(job, inside, all);
 }
 
 static void add_member(Lower *l, Loop *loop, size_t member, Op op, UOp *value, UOp *const *before,
@@ -390,13 +380,14 @@ static void add_member(Lower *l, Loop *loop, size_t member, Op op, UOp *value, U
   assert(leaves.len);
   Op step = chain_op(l, op, value);
   for (size_t c = 0; c < loop->chains; c++) {
-    UOp *buffer = reg_buffer(l, (DType)value->dtype, leaves.at[0]->lanes), *inside;
+    UOp *buffer = register_new(l->job, l->next_buffer++, (DType)value->dtype, leaves.at[0]->lanes),
+        *inside;
     UOp *acc =
         open_chain(l, loop, buffer, identity(job, op, leaves.at[0]), before, nbefore, &inside);
     for (size_t i = c; i < leaves.len; i += loop->chains)
       acc = accumulate(job, step, acc, leaves.at[i]);
     loop->buffers[loop->nchains++] = buffer;
-    loop->updates[loop->nupdates++] = store_reg(job, inside, acc);
+    loop->updates[loop->nupdates++] = register_store(job, inside, acc);
   }
   if (step != op) add_check(l, loop, member, &leaves, before, nbefore);
 }
@@ -408,12 +399,12 @@ static UOp *member_result(Lower *l, const Loop *loop, size_t member, Op op, UOp 
   Op step = loop->checks[member] ? op == OP_MAX ? OP_MAXNUM : OP_MINNUM : op;
   for (size_t c = 0; c < loop->chains; c++) {
     UOp *buffer = loop->buffers[member * loop->chains + c];
-    UOp *part = load_reg(job, uop2(job, OP_AFTER, buffer, done), buffer->lanes);
+    UOp *part = register_load(job, uop2(job, OP_AFTER, buffer, done), buffer->lanes);
     r = r ? uop2(job, step, r, part) : part;
   }
   if (!loop->checks[member]) return r;
   UOp *all = loop->checks[member];
-  all = load_reg(job, uop2(job, OP_AFTER, all, done), all->lanes);
+  all = register_load(job, uop2(job, OP_AFTER, all, done), all->lanes);
   UOp *nan = spread(job, uop_float(job, (DType)r->dtype, (double)NAN), r->lanes);
   return uop3(job, OP_WHERE, all, r, nan);
 }
@@ -435,7 +426,7 @@ static void lower_group(Lower *l, const Group *g) {
   Loop loop = {0};
   pick_ranges(l, g, &loop);
   UOp *const *values = renamed_values(l, g, &loop);
-  loop.chains = chains_for(g, min_leaves(l, g, values));
+  loop.chains = chains_for(g, min_leaves(l, g, values), values[0]);
   loop.buffers = arena_array(&job->arena, g->of.len * loop.chains, sizeof(UOp *));
   loop.checks = arena_array(&job->arena, g->of.len, sizeof(UOp *));
   loop.updates = arena_array(&job->arena, g->of.len * (loop.chains + 1), sizeof(UOp *));
@@ -496,7 +487,7 @@ static UOp *strip_marks(Job *job, UOp *root) {
     UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = to[nodemap_get(&pos, u->src[s])];
     bool sum = u->op == OP_ADD && u->src[1]->op == OP_REDUCE &&
-               (fuses((DType)u->dtype) || u->src[1]->src[0]->op == OP_MMA);
+               (fuses((DType)u->dtype) || is_product(u->src[1]->src[0]));
     if (u->op == OP_REDUCE)
       to[i] = src[0];
     else if (sum)
@@ -527,6 +518,8 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
       if (l.level[i] == level && !has_loops(l.list.at[i])) l.now[i] = rebuild(&l, l.list.at[i]);
     job_poll(job);
   }
-  UOp *root = barriers_insert(job, strip_marks(job, l.now[l.list.len - 1]));
-  return prefetch_rows(job, pipeline_copies(job, root), target);
+  UOp *root = recurrence_in_registers(job, strip_marks(job, l.now[l.list.len - 1]));
+  root = barriers_insert(job, settle_products(job, root));
+  root = exchange_stores(job, pipeline_copies(job, root), target);
+  return prefetch_rows(job, root, target);
 }

@@ -12,6 +12,10 @@
  * without being computed with becomes a COPY, which a device may do in the background; the rest is
  * loaded and stored at once, ahead all the same.
  *
+ * Where TILEMMAs read the places and those of an iteration may go on into the next, copies are one
+ * iteration less ahead: the place that they take is that of the iteration before the last, for
+ * whose TILEMMAs everybody waited before the BARRIER.
+ *
  * The loop is the innermost one that the copy lies in: one over a reduce axis, or over the blocks of
  * a row that is repaired. */
 #include "compiler/passes/pipeline.h"
@@ -21,21 +25,22 @@
 #include "compiler/passes/gates.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/nodemap.h"
+#include "compiler/passes/settle.h"
 
 static const UOp *storage(const UOp *u) {
   while (u->op == OP_AFTER) u = u->src[0];
   return u;
 }
 
-/* Places of the buffer under an AFTER; 0 when it has one. */
-static int64_t places_of(const UOp *u) {
+int64_t pipeline_places(const UOp *u) {
   const UOp *b = storage(u);
-  return b->op == OP_BUFFER && b->arg.ints.n == 3 ? b->arg.ints.at[2] : 0;
+  bool many = b->op == OP_BUFFER && b->arg.ints.n > 2 && b->arg.ints.at[2] > 1;
+  return many ? b->arg.ints.at[2] : 1;
 }
 
 /* What a copy that does not run ahead yet leaves. */
 static bool is_copied(const UOp *u) {
-  if (u->op != OP_AFTER || u->nsrc != 2 || !places_of(u)) return false;
+  if (u->op != OP_AFTER || u->nsrc != 2 || pipeline_places(u) < 2) return false;
   Op op = (Op)u->src[1]->op;
   return op == OP_STORE || op == OP_END || op == OP_SINK;
 }
@@ -143,7 +148,8 @@ typedef struct Loop {
   UOp *range;
   const RangeSet *around; /* loops around it */
   UOpList copies;         /* the AFTERs */
-  int64_t places;
+  int64_t ahead;          /* iterations */
+  int64_t under;          /* whose TILEMMAs may be under way */
 } Loop;
 
 /* One group: the copies of one iteration, after `before`. */
@@ -159,25 +165,38 @@ static UOp *group(Ahead *a, const Loop *l, UOp *before) {
   return uop_make(job, OP_COMMIT, DT_VOID, arg_none(), src, n);
 }
 
+/* Whether TILEMMAs alone read what is copied: they are begun first, and the next copies while they
+ * go on. */
+static bool feeds_tiles(Job *job, UOp *kernel, const Loop *l) {
+  UOpList list = uop_toposort(job, kernel);
+  for (size_t i = 0; i < list.len; i++)
+    for (uint32_t s = 0; s < list.at[i]->nsrc; s++)
+      for (size_t c = 0; c < l->copies.len; c++)
+        if (list.at[i]->src[s] == l->copies.at[c] && list.at[i]->op != OP_TILEMMA) return false;
+  return true;
+}
+
 /* Replaces the AFTERs of a loop. */
 static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range) {
   Ahead a = {.job = job, .loop = l->range, .around = l->around, .next_range = next_range};
   UOp *before = NULL;
-  for (int64_t s = 0; s + 1 < l->places; s++) {
+  for (int64_t s = 0; s < l->ahead; s++) {
     a.at = uop_index(job, s);
     before = group(&a, l, before);
   }
   UOp *src[2] = {before, l->range};
-  UOp *wait = uop_make(job, OP_WAIT, DT_VOID, arg_i(l->places - 2), src, 2);
+  UOp *wait = uop_make(job, OP_WAIT, DT_VOID, arg_i(l->ahead - 1), src, 2);
   UOp *top = uop_make(job, OP_BARRIER, DT_VOID, arg_none(), &wait, 1);
-  a.at = uop2(job, OP_ADD, l->range, uop_index(job, l->places - 1));
+  a.at = uop2(job, OP_ADD, l->range, uop_index(job, l->ahead));
   a.order = top;
   a.around = NULL;
   UOp *next = group(&a, l, top);
   UOp **to = arena_array(&job->arena, l->copies.len, sizeof *to);
+  UOp *ready = feeds_tiles(job, kernel, l) ? top : next;
   for (size_t i = 0; i < l->copies.len; i++)
-    to[i] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)storage(l->copies.at[i]), next);
-  return uop_substitute(job, kernel, l->copies.at, to, l->copies.len);
+    to[i] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)storage(l->copies.at[i]), ready);
+  kernel = uop_substitute(job, kernel, l->copies.at, to, l->copies.len);
+  return ready == top ? settle_after(job, kernel, l->range, next, l->under) : kernel;
 }
 
 static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
@@ -190,7 +209,9 @@ static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
     UOp *loop = loop_of(&list, u);
     if (!loop || (out->range && out->range != loop)) continue;
     out->range = loop;
-    out->places = places_of(u);
+    const UOp *buffer = storage(u);
+    out->under = buffer->arg.ints.n > 4 ? buffer->arg.ints.at[4] : 0;
+    out->ahead = pipeline_places(u) - 1 - out->under;
     const UOp *end = end_of(&list, loop);
     out->around = end ? end->open : NULL;
     avec_push(&job->arena, &out->copies, u);

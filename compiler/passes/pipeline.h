@@ -3,6 +3,8 @@
 
 #include "compiler/ir/uop.h"
 
+/* The places of the buffer under AFTERs, which copies take by turns. */
+int64_t pipeline_places(const UOp *u);
 /* Is that loop one whose copies run ahead? For barriers.c, before pipeline_copies. */
 bool pipeline_is_loop(const UOpList *list, const UOp *range);
 /* Does such a loop lie in the loop over that range? */

@@ -1,8 +1,12 @@
-/* Buffers that a workgroup's threads hold parts of. */
+/* Values that a loop keeps in registers of a thread: BUFFERs of one element, which code generators
+ * turn into variables. */
 #pragma once
 
-#include "compiler/ir/plan.h"
+#include "compiler/ir/uop.h"
 
-/* Every buffer of space 3 becomes one of each thread, without the digits of thread numbers in its
- * indices. */
-UOp *registers_spread(Job *job, UOp *kernel);
+/* A register; no other BUFFER of the kernel has this number. */
+UOp *register_new(Job *job, int64_t number, DType d, unsigned lanes);
+/* The buffer once effects have happened; a RANGE among them says in which loop. */
+UOp *register_after(Job *job, UOp *buffer, UOp *const *effects, size_t n);
+UOp *register_load(Job *job, UOp *buffer, unsigned lanes);
+UOp *register_store(Job *job, UOp *buffer, UOp *value);

@@ -10,11 +10,10 @@
 #include "compiler/passes/replace.h"
 
 enum {
-  ROWS_AT_ONCE = 8, /* heuristic_serial.c */
+  ROWS_AT_ONCE = 4, /* heuristic_serial.c */
   SHORT_SCAN = 128, /* not worth cutting */
   LANES = 128,      /* of a processor with workgroups */
   SHORT_PIECE = 32,
-  LINE = 16, /* elements of a cache line, or so */
   MAX_SPLIT_RANK = 16,
 };
 
@@ -64,8 +63,6 @@ static UOp *cut(Job *job, UOp *u, const Target *target) {
   uint32_t axis = (uint32_t)u->arg.ints.at[0], rank = u->shape.n + 1;
   int64_t n = u->shape.at[axis], pieces = pieces_for(u, target), dims[MAX_SPLIT_RANK + 1];
   int64_t length = (n + pieces - 1) / pieces, over = axis + 1;
-  if (length >= LINE * LINE && !target->max_group) /* pieces at other places of a page */
-    length = (length + LINE - 1) / LINE * LINE, length += length / LINE % 2 ? 0 : LINE;
   UOp *x = filled(job, op, u->src[0], axis, 0, pieces * length - n);
   for (uint32_t k = 0; k < rank; k++)
     dims[k] = k == axis ? pieces : k == axis + 1 ? length : u->shape.at[k - (k > axis)];

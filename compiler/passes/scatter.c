@@ -105,7 +105,7 @@ static bool asks_faster(const UOp *u, const Target *target) {
   bool one_by_one = d == DT_BOOL || dtype_is_storage(d) || u->src[1]->dtype == DT_U64;
   double steps = (double)u->src[2]->shape.at[u->arg.ints.at[0]];
   double all = (double)shape_numel(u->shape), updates = (double)shape_numel(u->src[2]->shape);
-  if (one_by_one || !all || !updates) return false;
+  if (one_by_one || all <= 0 || updates <= 0) return false;
   double processors = target->threads ? (double)target->threads : 1;
   double rounds = updates / steps / (processors * THREADS_EACH);
   double one = steps * STEP_NS * (rounds < 1 ? 1 : rounds);

@@ -432,7 +432,7 @@ void schedule_step(Apply *a, size_t i) {
   UOp *v = rebuild(a, u);
   for (uint32_t s = 0; s < a->plan->nstages; s++)
     if (a->k->stageable[a->plan->stages[s].operand] == u)
-      v = schedule_stage(a, v, a->plan->stages[s].level);
+      v = schedule_stage(a, u, v, a->plan->stages[s].level);
   for (uint32_t n = 0; n < a->plan->nkeeps; n++)
     if (kept_member(&a->k->kept[a->plan->keeps[n].value], u) != NODE_ABSENT)
       v = schedule_keep_value(a, n, u, v);

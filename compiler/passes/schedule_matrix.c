@@ -13,12 +13,11 @@ enum { MAX_RANGES = 12, M = 0, N = 1, K = 2 };
 
 void matrix_tile_begin(Job *job, MatrixTile *t, int64_t *next_id) {
   t->ranges = arena_array(&job->arena, MAX_RANGES, sizeof *t->ranges);
-  unsigned q = matrix_lane_size(t->info, 'q');
-  for (const char *c = "qp"; *c; c++) {
+  for (const char *c = matrix_lanes; *c; c++) {
     int at = matrix_range_at(t->info, MATRIX_C, *c);
     if (at < 0) continue;
     UOp *end = uop_index(job, matrix_lane_size(t->info, *c));
-    t->ranges[at] = uop_warp_range(job, (*next_id)++, *c == 'p' ? q : 1, end);
+    t->ranges[at] = uop_warp_range(job, (*next_id)++, matrix_lane_step(t->info, *c), end);
   }
   for (int o = 0; o < 3; o++)
     for (const char *c = "abc"; *c; c++) {

@@ -19,11 +19,12 @@ typedef struct NewAxis {
 
 /* One dimension of a staged tile. */
 typedef struct StageDim {
-  UOp *range;     /* in the kernel */
-  UOp *copy;      /* in the copy loop */
-  int64_t stride; /* in the buffer */
-  int64_t step;   /* in the source; INT64_MAX when not linear */
-  bool bound;     /* while renaming: what is looked at has closed it */
+  UOp *range;           /* in the kernel */
+  UOp *copy;            /* in the copy loop */
+  int64_t stride;       /* in the buffer */
+  int64_t step;         /* in the source; INT64_MAX when not linear */
+  int64_t whole, outer; /* groups of `whole` are `outer` elements apart; 0: there is one group */
+  bool bound;           /* while renaming: what is looked at has closed it */
 } StageDim;
 
 /* Where a kept value is. */
@@ -42,6 +43,7 @@ typedef struct Staging {
   uint32_t n;
   int64_t elements;
   bool unrolled; /* unrolled steps are computed together in the copy too */
+  bool tiled;    /* for a matrix instruction that reads it there */
 } Staging;
 
 /* A link of a repaired chain while its block is computed. */
@@ -80,8 +82,14 @@ UOp *schedule_position(Staging *s, bool copy);
 /* u over the ranges of the copy. A reduction below may close a range of that name, which is another
  * one. */
 UOp *schedule_renamed(Staging *s, UOp *u);
-/* The staged form of an operand (already rebuilt over the new ranges). */
-UOp *schedule_stage(Apply *a, UOp *operand, int level);
+/* The staged form of an operand (already rebuilt over the new ranges), `old` in the kernel. */
+UOp *schedule_stage(Apply *a, const UOp *old, UOp *operand, int level);
+
+/* schedule_tiles.c: whether `old` is a factor of a matrix instruction that reads it in the
+ * workgroup's memory. */
+bool schedule_is_tiled(const Apply *a, const UOp *old);
+/* The dimensions, sorted along the source, laid out as the instruction takes them. */
+void schedule_lay_out_tiles(Staging *s, const UOp *old);
 
 /* schedule_chain.c: v and the digits of the axis in the tile of a matrix instruction. */
 UOp *schedule_digits(Apply *a, uint32_t axis, UOp *v);

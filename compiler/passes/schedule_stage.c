@@ -127,10 +127,16 @@ static int by_step(const void *x, const void *y) {
 }
 
 UOp *schedule_position(Staging *s, bool copy) {
-  LinTerm *t = arena_array(&s->a->job->arena, s->n + 1u, sizeof *t);
-  for (uint32_t d = 0; d < s->n; d++)
-    t[d] = (LinTerm){copy ? s->dims[d].copy : s->dims[d].range, s->dims[d].stride};
-  return linsum_build(s->a->job, t, s->n, 0);
+  Job *job = s->a->job;
+  LinTerm *t = arena_array(&job->arena, 2 * s->n + 1u, sizeof *t);
+  uint32_t n = 0;
+  for (uint32_t d = 0; d < s->n; d++) {
+    const StageDim *dim = &s->dims[d];
+    UOp *at = copy ? dim->copy : dim->range, *whole = uop_index(job, dim->whole);
+    if (dim->whole) t[n++] = (LinTerm){uop2(job, OP_FLOORDIV, at, whole), dim->outer};
+    t[n++] = (LinTerm){dim->whole ? uop2(job, OP_FLOORMOD, at, whole) : at, dim->stride};
+  }
+  return linsum_build(job, t, n, 0);
 }
 
 /* Sorts the dimensions along the source: widest stride first. */
@@ -301,6 +307,9 @@ static bool gate_by_chunks(const Staging *s, UOp *gate, uint32_t first, int64_t 
 static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all) {
   uint32_t first;
   int64_t unit = 16 / dtype_info[operand->dtype].bytes;
+  const StageDim *last = s->n ? &s->dims[s->n - 1] : NULL;
+  bool side = last && last->stride == 1 && range_size(last->range) % unit == 0;
+  if (s->tiled && !side) return 1;
   if (!by_chunks(s->a) || operand->op != OP_INDEX) return 1;
   if (contiguous_run(s, &first) % unit || all % unit) return 1;
   if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], first, unit)) return 1;
@@ -352,24 +361,28 @@ static void split_element(Staging *s, UOp *at) {
 }
 
 /* Loops over the dimensions; sorted along the source and laid out. Returns their elements. */
-static int64_t shared_layout(Staging *s, UOp *operand, int level) {
+static int64_t shared_layout(Staging *s, const UOp *old, UOp *operand, int level) {
   int64_t all = 1;
   collect_shared(s, operand, level);
   if (!by_chunks(s->a)) lay_out_turned(s);
   sort_dims(s, main_index(s->a->job, operand));
-  if (by_chunks(s->a)) lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
+  if (s->tiled)
+    schedule_lay_out_tiles(s, old);
+  else if (by_chunks(s->a))
+    lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
   for (uint32_t d = 0; d < s->n; d++) all *= range_size(s->dims[d].range);
   return all;
 }
 
 /* The same in the workgroup's memory. */
-static UOp *stage_shared(Apply *a, UOp *operand, int level) {
+static UOp *stage_shared(Apply *a, const UOp *old, UOp *operand, int level) {
   Job *job = a->job;
-  Staging s = {.a = a};
+  Staging s = {.a = a, .tiled = schedule_is_tiled(a, old)};
   UOp *src[5], *ranges[6];
   uint32_t nranges;
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
-  int64_t all = shared_layout(&s, operand, level), slots, unit = chunk_elements(&s, operand, all);
+  int64_t all = shared_layout(&s, old, operand, level), slots,
+          unit = chunk_elements(&s, operand, all);
   UOp *base = slot_base(&s, level, &slots),
       *read = index_add(job, base, schedule_position(&s, false));
   UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
@@ -377,9 +390,10 @@ static UOp *stage_shared(Apply *a, UOp *operand, int level) {
     ranges[nranges] = new_range(a, AX_VECTOR, unit);
     at = index_add(job, at, ranges[nranges++]);
   }
-  int64_t ints[3] = {s.elements * slots, 2, slots};
-  src[0] = uop_make(job, OP_BUFFER, (DType)operand->dtype,
-                    arg_both(a->next_id++, ints, slots > 1 ? 3 : 2), NULL, 0);
+  int64_t ints[5] = {s.elements * slots, 2, slots, 1, slots > 2 ? a->plan->under : 0};
+  uint32_t nints = s.tiled && ints[4] ? 5 : s.tiled ? 4 : slots > 1 ? 3 : 2;
+  src[0] =
+      uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, nints), NULL, 0);
   split_element(&s, at);
   src[1] = index_add(job, base, schedule_position(&s, true));
   src[2] = schedule_renamed(&s, operand);
@@ -440,10 +454,10 @@ static void copy_shared(Staging *s, UOp *operand) {
     last->copy = new_range(s->a, AX_VECTOR, range_size(last->range));
 }
 
-UOp *schedule_stage(Apply *a, UOp *operand, int level) {
+UOp *schedule_stage(Apply *a, const UOp *old, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
-  if (a->plan->groups) return stage_shared(a, operand, level);
+  if (a->plan->groups) return stage_shared(a, old, operand, level);
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
   operand = over_blocks(&s, operand, level);
   schedule_collect(&s, operand, level);

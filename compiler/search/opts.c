@@ -344,47 +344,6 @@ static Status plan_nolocals(Planner *p) {
   return NULL;
 }
 
-/* The only REDUCE over the range, when it sums products in that dtype. */
-static UOp *products_over(const KernelInfo *k, const UOp *range, DType d) {
-  UOp *found = NULL;
-  for (size_t i = 0; i < k->list.len; i++) {
-    UOp *u = k->list.at[i];
-    for (uint32_t s = 1; u->op == OP_REDUCE && s < u->nsrc; s++) {
-      if (u->src[s] != range) continue;
-      if (found) return NULL;
-      found = u;
-    }
-  }
-  bool fits = found && found->arg.i == OP_ADD && found->dtype == d && found->src[0]->op == OP_MUL;
-  return fits ? found : NULL;
-}
-
-/* The factor before it was cast to the dtype of the sum; NULL when it has another dtype, or when
- * there are reductions in it. */
-static UOp *matrix_factor(Job *job, UOp *u, DType d, bool chained) {
-  UOp *x = u->op == OP_CAST ? u->src[0] : u;
-  if (x->dtype != d) return NULL;
-  if (chained) return x;
-  UOpList list = uop_toposort(job, x);
-  for (size_t i = 0; i < list.len; i++)
-    if (list.at[i]->op == OP_REDUCE) return NULL;
-  return x;
-}
-
-static bool matrix_factors(Job *job, MatrixPlan *t, bool chained) {
-  for (int swap = 0; swap < 2; swap++) {
-    UOp *a = t->reduce->src[0]->src[swap], *b = t->reduce->src[0]->src[!swap];
-    bool rows = t->info->m > 1;
-    if (rows && (!kernel_depends(a, t->m) || kernel_depends(b, t->m))) continue;
-    if (kernel_depends(a, t->n)) continue;
-    if (!kernel_depends(b, t->n) || !kernel_depends(a, t->k) || !kernel_depends(b, t->k)) continue;
-    t->factor[0] = matrix_factor(job, a, t->info->dtype[MATRIX_A], chained);
-    t->factor[1] = matrix_factor(job, b, t->info->dtype[MATRIX_B], false);
-    return t->factor[0] && t->factor[1];
-  }
-  return false;
-}
-
 /* A product along a reduce axis comes first; the one that sums over that axis has the same rows. */
 static Status plan_chained(const Planner *p, const MatrixPlan *t, bool inner) {
   const OptPlan *plan = p->plan;
@@ -445,8 +404,7 @@ static Status plan_matrix(Job *job, Planner *p) {
   if (plan->nolocals || plan->ndims > chained)
     return refuse(p, "it must come before LOCAL and GROUP");
   TRY(matrix_axes(p, &t, inner));
-  t.reduce = products_over(p->k, p->k->axes[t.k].range, t.info->dtype[MATRIX_C]);
-  if (!t.reduce || !matrix_factors(job, &t, chained))
+  if (!opts_matrix_find(job, p->k, &t, chained))
     return refuse(p, "the reduce axis does not sum products of the instruction's dtypes, one "
                      "factor over each output axis");
   give_matrix(plan, &t, inner);
@@ -458,9 +416,15 @@ static Status plan_pipeline(Planner *p, bool reduce) {
     return refuse(p, "the loop must be one over a reduce axis on a "
                      "device with workgroups");
   if (p->plan->slots) return refuse(p, "the list has a PIPELINE already");
-  if (p->opt->arg < 2 || p->opt->arg > MAX_SLOTS) return refuse(p, "there are 2 to 8 places");
+  int32_t slots = p->opt->arg % 16, under = p->opt->arg / 16;
+  const MatrixInfo *info = p->plan->matrix.info;
+  if (slots < 2 || slots > MAX_SLOTS) return refuse(p, "there are 2 to 8 places");
+  if (under && (under > 1 || slots < 3 || !info || !info->shared))
+    return refuse(p, "one iteration's instructions may go on, with 3 places or more, after a TC "
+                     "that reads them there");
   p->plan->pipeline = p->opt->axis;
-  p->plan->slots = p->opt->arg;
+  p->plan->slots = slots;
+  p->plan->under = under;
   return NULL;
 }
 
@@ -604,14 +568,6 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
   return NULL;
 }
 
-/* Matrix instructions make vectors of their own. */
-static Status check_matrix(const KernelInfo *k, const OptPlan *plan) {
-  for (uint32_t i = 0; plan->matrix.info && i < k->naxes; i++)
-    if (plan->axes[i].vector > 1)
-      return FAIL(INVALID_ARGUMENT, "axis %u has a VECTOR beside a TC", i);
-  return NULL;
-}
-
 /* -- what a tile covers inside the loop `level` -------------------------------------------------
  */
 
@@ -749,7 +705,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
       (OptPlan){.groups = target->max_group > 0, .block = {1, 1, 1}, .carry = -1, .pipeline = -1};
   out->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *out->axes);
   out->order = arena_array(&job->arena, k->naxes + 1u, sizeof *out->order);
-  out->stages = arena_array(&job->arena, list->len + 1, sizeof *out->stages);
+  out->stages = arena_array(&job->arena, list->len + 3, sizeof *out->stages);
   out->keeps = arena_array(&job->arena, list->len + 1, sizeof *out->keeps);
   if (!k->store && list->len)
     return FAIL(INVALID_ARGUMENT, "a kernel with several stores takes no opts");
@@ -770,7 +726,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   }
   TRY(opts_chain_rows(k, out));
   TRY(finish_axes(k, out));
-  TRY(check_matrix(k, out));
+  TRY(opts_matrix_check(k, out));
   TRY(check_nodes(k, out));
   TRY(opts_rows_check(k, out));
   TRY(check_carry(k, out));

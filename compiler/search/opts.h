@@ -145,6 +145,7 @@ typedef struct OptPlan {
   MatrixPlan inner; /* a product along the row that `matrix` sums over */
   int pipeline;  /* the reduce axis over whose loop copies run ahead; -1: none */
   int32_t slots; /* places that they go to by turns */
+  int32_t under; /* iterations whose matrix instructions may still be under way in the next */
   bool groups;   /* the target has workgroups: output loops run over them */
   bool nolocals;
   int32_t block[3]; /* threads of a workgroup; the first ndims are in use, the others are 1 */
@@ -165,6 +166,11 @@ bool opts_inside(const OptPlan *plan, uint32_t axis, int level);
  * the target. */
 Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptList *list,
                  OptPlan *out);
+/* opts_matrix.c: the sum of products that t->info is to compute over the axes of *t, and its
+ * factors; false when there is none. */
+bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t, bool chained);
+/* What a TC needs of the rest of the list; stages factors that must be. */
+Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
 /* opts_rows.c: KEEP and REPAIR, once everything else is planned. */
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
 /* opts_chain.c: may the result of the instruction be a factor of the next one as it lies? */

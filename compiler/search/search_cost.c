@@ -185,7 +185,7 @@ void search_bounds(const Model *m, SearchCost *out) {
   double bytes = read + written, per_ns = c.dram_ns;
   if (!m->target->max_group) {
     double cycle = bytes <= c.l1 ? 64 : bytes <= c.cores * c.l2 ? c.l2_cycle : 0;
-    bool memory = !cycle && bytes > c.l3, known = m->target->peaks.all_memory_bytes > 0;
+    bool memory = cycle == 0 && bytes > c.l3, known = m->target->peaks.all_memory_bytes > 0;
     if (cycle == 0) cycle = memory ? 2 * c.dram_cycle : 1.3 * c.l3_cycle;
     per_ns = memory && known ? c.dram_ns : cycle * c.ghz * c.cores;
   } else if (bytes <= c.l2) {

@@ -11,6 +11,7 @@
  * whichever it is. */
 #include "daemon/server/compile.h"
 #include "daemon/server/dims.h"
+#include "daemon/server/shared.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -139,6 +140,7 @@ static void on_loaded(void *ctx, DeviceJob *job, Message *m, Status st) {
   (void)job;
   c->device_job = NULL;
   if (!st) st = registry_add(&c->server->executables, e);
+  if (!st) shared_offered_for(c->server->shared, e);
   if (st) {
     compile_fail(c, st);
     return;

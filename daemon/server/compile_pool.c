@@ -6,6 +6,7 @@
 #include "daemon/server/compile_pool.h"
 
 #include <assert.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -13,7 +14,8 @@
 #include "base/log.h"
 #include "daemon/server/quota.h"
 
-enum { PATIENCE = 4 }; /* failed starts in a row before waiting jobs are refused */
+enum { FIRST_NS = 10000000 }; /* what a job is taken to need before any has been seen */
+enum { PATIENCE = 4 };        /* failed starts in a row before waiting jobs are refused */
 
 typedef enum SlotState { SS_EMPTY, SS_STARTING, SS_IDLE, SS_BUSY, SS_HOLDING } SlotState;
 
@@ -22,19 +24,16 @@ struct CompileSlot {
   Worker *worker;
   SlotState state;
   CompileJob *job;   /* BUSY and HOLDING */
+  int64_t taken_ns;  /* when it got that */
   uint32_t tenant;   /* of the worker's last job; 0 = it has had none */
   unsigned failures; /* ends in a row without an answer in between */
 };
 
-typedef struct JobQueue {
-  CompileJob *first, **last;
-  size_t len;
-} JobQueue;
-
 struct CompilePool {
   CompilePoolSpec spec;
   CompileSlot *slots;
-  JobQueue urgent, normal, idle;
+  FairQueue wanted, idle;
+  int64_t typical_ns; /* that a job keeps a worker, lately */
   uint64_t next_id;
 };
 
@@ -44,38 +43,24 @@ static void dispatch(CompilePool *p);
  */
 
 /* Where a job waits. */
-static JobQueue *queue_of(CompilePool *p, const CompileJob *job) {
-  return job->urgent ? &p->urgent : job->idle ? &p->idle : &p->normal;
+static FairQueue *queue_of(CompilePool *p, const CompileJob *job) {
+  return job->idle ? &p->idle : &p->wanted;
 }
 
 /* Where the next job comes from; an empty one when nothing waits. */
-static JobQueue *next_queue(CompilePool *p) {
-  return p->urgent.first ? &p->urgent : p->normal.first ? &p->normal : &p->idle;
+static FairQueue *next_queue(CompilePool *p) { return p->wanted.len ? &p->wanted : &p->idle; }
+
+static CompileJob *queue_first(const FairQueue *q) {
+  FairJob *f = fair_first(q);
+  return f ? (CompileJob *)(void *)((char *)f - offsetof(CompileJob, fair)) : NULL;
 }
 
-static void queue_push(JobQueue *q, CompileJob *job) {
-  job->next = NULL;
-  job->queued = true;
-  *q->last = job;
-  q->last = &job->next;
-  q->len++;
-}
-
-static CompileJob *queue_pop(JobQueue *q) {
-  CompileJob *job = q->first;
-  if (!job) return NULL;
-  if (!(q->first = job->next)) q->last = &q->first;
-  q->len--;
-  job->queued = false;
-  return job;
-}
-
-static void queue_remove(JobQueue *q, CompileJob *job) {
-  CompileJob **at = &q->first;
-  while (*at != job) at = &(*at)->next;
-  if (!(*at = job->next)) q->last = at;
-  q->len--;
-  job->queued = false;
+/* Whoever pays has the turn; what nobody pays for is kilnd's own. */
+static FairSource source(const CompileJob *job) {
+  FairSource from = {.tenant = UINT64_MAX, .session = 1, .weight = 1};
+  if (job->tenant) from.tenant = job->tenant;
+  if (job->payer) from.tenant = job->payer->id, from.weight = job->payer->weight;
+  return from;
 }
 
 /* -- workers ------------------------------------------------------------------------------------
@@ -88,7 +73,14 @@ static void charge(const CompileSlot *slot) {
 }
 
 static void slot_free_job(CompileSlot *slot, SlotState to) {
-  if (slot->job) slot->job->slot = NULL;
+  CompilePool *p = slot->pool;
+  CompileJob *job = slot->job;
+  if (job) {
+    int64_t ns = clock_now_ns() - slot->taken_ns;
+    p->typical_ns += (ns - p->typical_ns) / 8;
+    fair_done(queue_of(p, job), &job->fair, ns);
+    job->slot = NULL;
+  }
   slot->job = NULL;
   slot->state = to;
 }
@@ -127,10 +119,12 @@ static void on_message(void *ctx, Message *m) {
 
 /* Workers do not come up: somebody who waits for one is told, rather than kept waiting. */
 static void refuse_one(CompilePool *p, const char *cause, const char *detail) {
-  CompileJob *job = queue_pop(next_queue(p));
-  if (job)
-    job->done(job->ctx, NULL,
-              FAIL(UNAVAILABLE, "compile workers do not start (cause %s: %s)", cause, detail));
+  FairQueue *q = next_queue(p);
+  CompileJob *job = queue_first(q);
+  if (!job) return;
+  fair_remove(q, &job->fair);
+  job->done(job->ctx, NULL,
+            FAIL(UNAVAILABLE, "compile workers do not start (cause %s: %s)", cause, detail));
 }
 
 static void on_gone(void *ctx, const char *cause, const char *detail) {
@@ -182,6 +176,11 @@ static bool slot_give(CompileSlot *slot, CompileJob *job) {
     worker_kill(slot->worker, "crash", "it does not take messages");
     return false;
   }
+  if (job->fair.waiting) {
+    FairJob *taken = fair_take(queue_of(p, job), 0);
+    assert(taken == &job->fair);
+    slot->taken_ns = clock_now_ns();
+  }
   slot->job = job;
   job->slot = slot;
   job->given_ns = clock_now_ns();
@@ -218,31 +217,34 @@ static void make_way(CompilePool *p) {
 static void dispatch(CompilePool *p) {
   for (unsigned i = 0; i < p->spec.workers; i++) {
     CompileSlot *slot = &p->slots[i];
-    if (!next_queue(p)->first) return;
+    CompileJob *job = queue_first(next_queue(p));
+    if (!job) return;
     if (slot->state == SS_EMPTY) slot_start(slot);
-    if (slot->state != SS_IDLE) continue;
-    JobQueue *q = next_queue(p);
-    if (!slot_serves(slot, q->first)) continue;
-    CompileJob *job = queue_pop(q);
-    if (!slot_give(slot, job)) queue_push(q, job);
+    if (slot->state == SS_IDLE && slot_serves(slot, job)) (void)slot_give(slot, job);
   }
-  if (p->spec.strict && next_queue(p)->first) make_way(p);
+  if (p->spec.strict && next_queue(p)->len) make_way(p);
 }
 
 Status compile_pool_submit(CompilePool *p, CompileJob *job) {
+  FairSource from = source(job);
+  size_t waiting = fair_waiting_at(&p->wanted, from.tenant, FAIR_NORMAL);
   job->slot = NULL;
   job->cause = NULL;
-  if (!job->urgent && !job->idle && p->normal.len >= p->spec.max_queue)
-    return FAIL(RESOURCE_EXHAUSTED, "%zu models wait for a compile worker already; try again later",
-                p->normal.len);
-  queue_push(queue_of(p, job), job);
+  if (!job->urgent && !job->idle && waiting >= p->spec.max_queue)
+    return status_retry(FAIL(RESOURCE_EXHAUSTED,
+                             "%zu models wait for a compile worker already; try again later",
+                             waiting),
+                        (int64_t)waiting * p->typical_ns / p->spec.workers);
+  job->fair =
+      (FairJob){.level = job->urgent ? FAIR_URGENT : FAIR_NORMAL, .estimate_ns = p->typical_ns};
+  TRY(fair_push(queue_of(p, job), &job->fair, &from));
   dispatch(p);
   return NULL;
 }
 
 void compile_pool_cancel(CompilePool *p, CompileJob *job) {
-  if (job->queued) {
-    queue_remove(queue_of(p, job), job);
+  if (job->fair.waiting) {
+    fair_remove(queue_of(p, job), &job->fair);
   } else if (job->slot && job->slot->state == SS_HOLDING) {
     compile_pool_drop(p, job);
   } else if (job->slot) {
@@ -286,7 +288,8 @@ void compile_pool_drop(CompilePool *p, CompileJob *job) {
 void compile_pool_transfer(CompileJob *from, CompileJob *to) {
   to->env.id = from->env.id;
   to->slot = from->slot;
-  to->queued = false;
+  to->fair = from->fair;
+  from->fair = (FairJob){.session = NULL};
   from->slot = NULL;
   if (to->slot) to->slot->job = to;
 }
@@ -302,9 +305,7 @@ Status compile_pool_create(const CompilePoolSpec *spec, CompilePool **out) {
   }
   p->spec = *spec;
   p->slots = slots;
-  p->urgent.last = &p->urgent.first;
-  p->normal.last = &p->normal.first;
-  p->idle.last = &p->idle.first;
+  p->typical_ns = FIRST_NS;
   for (unsigned i = 0; i < spec->workers; i++) {
     slots[i].pool = p;
     if (!spec->background) slot_start(&slots[i]);
@@ -313,14 +314,13 @@ Status compile_pool_create(const CompilePoolSpec *spec, CompilePool **out) {
 }
 
 bool compile_pool_busy(const CompilePool *p) {
-  bool busy = p->urgent.first || p->normal.first;
+  bool busy = p->wanted.len > 0;
   for (unsigned i = 0; i < p->spec.workers; i++) busy |= p->slots[i].job && !p->slots[i].job->idle;
   return busy;
 }
 
 CompilePoolLoad compile_pool_load(const CompilePool *p) {
-  CompilePoolLoad load = {.waiting = p->urgent.len + p->normal.len + p->idle.len,
-                          .workers = p->spec.workers};
+  CompilePoolLoad load = {.waiting = p->wanted.len + p->idle.len, .workers = p->spec.workers};
   for (unsigned i = 0; i < p->spec.workers; i++) load.busy += p->slots[i].job != NULL;
   return load;
 }
@@ -329,6 +329,8 @@ void compile_pool_release(CompilePool *p) {
   if (!p) return;
   for (unsigned i = 0; i < p->spec.workers; i++)
     if (p->slots[i].worker) worker_abandon(p->slots[i].worker);
+  fair_deinit(&p->wanted);
+  fair_deinit(&p->idle);
   free(p->slots);
   free(p);
 }

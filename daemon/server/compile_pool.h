@@ -1,11 +1,14 @@
 /* The compile workers and the jobs that wait for one.
  *
+ * Tenants share the workers by weight, over the time that their jobs keep one from others (fair.h).
+ *
  * A CompileJob is embedded in its owner's struct, which keeps the message it points to alive until
  * `done` or compile_pool_cancel. A job with `hold` keeps its worker after the answer, because the
  * worker holds the decoded graph: the owner then asks it for the plan with compile_pool_plan (a
  * second `done` follows) or lets it go with compile_pool_drop. */
 #pragma once
 
+#include "daemon/server/fair.h"
 #include "daemon/server/supervisor.h"
 
 typedef struct CompilePool CompilePool;
@@ -17,8 +20,8 @@ struct CompileJob {
   uint32_t tenant;        /* whose graph it is */
   int fd;                 /* sent along; -1 = none; stays the owner's */
   bool hold;
-  bool urgent;       /* finishes something begun: goes before new models and is never refused */
-  bool idle;         /* nobody waits for it: goes behind everything else */
+  bool urgent;       /* finishes something begun: before the tenant's new models, never refused */
+  bool idle;         /* nobody waits for it: behind everything of everybody else */
   uint32_t seconds;  /* it may take; 0: as the pool says */
   const char *cause; /* when it failed because its worker ended: why; else NULL */
   /* m is the answer and valid during the call, or NULL and st says why not (takes st). The answer's
@@ -28,14 +31,13 @@ struct CompileJob {
   struct Tenant *payer; /* for the time; NULL = nobody */
   int64_t given_ns;     /* to a worker */
   CompileSlot *slot;    /* that works on it or holds for it */
-  CompileJob *next;
-  bool queued;
+  FairJob fair;         /* of the pool's queue, until its worker is free again */
 };
 
 typedef struct CompilePoolSpec {
   Supervisor *supervisor;
   unsigned workers;
-  size_t max_queue; /* of jobs that are not urgent */
+  size_t max_queue; /* of a tenant's jobs that are neither urgent nor idle */
   uint64_t memory_bytes;
   uint32_t seconds; /* of one job */
   bool strict;      /* a worker that has worked for a tenant works for no other */

@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "daemon/server/auth.h"
+#include "daemon/server/resp.h"
+#include "daemon/server/shared_trust.h"
 
 typedef enum SettingKind {
   SK_TEXT,
@@ -44,12 +46,24 @@ static const Setting settings[] = {
     {"server", "grace", SK_SECONDS, AT(grace)},
     {"server", "max_connections", SK_COUNT, AT(max_connections)},
     {"server", "idle_connection", SK_SECONDS, AT(idle_connection)},
+    {"server", "connections_per_address", SK_COUNT, AT(connections_per_address)},
+    {"patience", "handshake", SK_SECONDS, AT(patience.handshake)},
+    {"patience", "first_call", SK_SECONDS, AT(patience.first_call)},
+    {"patience", "headers", SK_SECONDS, AT(patience.headers)},
+    {"patience", "message", SK_SECONDS, AT(patience.message)},
+    {"patience", "reader", SK_SECONDS, AT(patience.reader)},
+    {"server", "connection_age", SK_SECONDS, AT(connection_age)},
+    {"server", "node", SK_TEXT, AT(node)},
     {"tls", "certificate", SK_TEXT, AT(tls_certificate)},
     {"tls", "key", SK_TEXT, AT(tls_key)},
     {"tls", "client_ca", SK_TEXT, AT(tls_client_ca)},
     {"cache", "path", SK_TEXT, AT(cache_path)},
     {"cache", "max_bytes", SK_SIZE, AT(cache_max_bytes)},
     {"cache", "enabled", SK_BOOL, AT(cache_enabled)},
+    {"shared", "server", SK_TEXT, AT(shared_server)},
+    {"shared", "key", SK_TEXT, AT(shared_key)},
+    {"shared", "trust", SK_LIST, AT(shared_trust)},
+    {"shared", "timeout_ms", SK_COUNT, AT(shared_timeout_ms)},
     {"tuning", "background", SK_BOOL, AT(tuning)},
     {"batching", "delay_ms", SK_COUNT, AT(batch_delay_ms)},
     {"batching", "rows", SK_COUNT, AT(batch_rows)},
@@ -89,6 +103,7 @@ static const Setting tenant_settings[] = {
     {"tenant", "compile_seconds", SK_SECONDS, AT(quota.compile_seconds)},
     {"tenant", "tune_seconds", SK_SECONDS, AT(quota.tune_seconds)},
     {"tenant", "request_rate", SK_COUNT, AT(quota.request_rate)},
+    {"tenant", "connections", SK_COUNT, AT(quota.connections)},
 };
 #undef AT
 
@@ -97,7 +112,7 @@ enum {
   NTENANT_SETTINGS = sizeof tenant_settings / sizeof *tenant_settings,
   COMPILE_WORKERS_MAX = 256,
   TENANTS_MAX = 4096,
-  TENANT_NAME_MAX = 32,
+  NAME_MAX_BYTES = 32,
   WEIGHT_MAX = 1000
 };
 
@@ -131,9 +146,13 @@ Status config_init(Config *c) {
       .log_level = strdup("info"),
       .metrics = strdup(""),
       .models = strdup(""),
+      .node = strdup(""),
       .tls_certificate = strdup(""),
       .tls_key = strdup(""),
       .tls_client_ca = strdup(""),
+      .shared_server = strdup(""),
+      .shared_key = strdup(""),
+      .shared_timeout_ms = 500,
       .cache_enabled = true,
       .cache_max_bytes = 4ull << 30,
       .max_model_bytes = 2ull << 30,
@@ -151,6 +170,7 @@ Status config_init(Config *c) {
       .tuning_seconds = 600,
       .tuning_after = 30,
       .timing_memory = 8ull << 30,
+      .patience = {.handshake = 10, .first_call = 60, .headers = 10, .message = 120, .reader = 60},
       .socket_mode = 0600,
       .grace = 10,
       .idle_connection = 1800,
@@ -160,8 +180,9 @@ Status config_init(Config *c) {
   TRY(config_set(c, "server", "listen", listen));
   TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;
-  bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models &&
-               c->tls_certificate && c->tls_key && c->tls_client_ca;
+  bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models && c->node &&
+               c->tls_certificate && c->tls_key && c->tls_client_ca && c->shared_server &&
+               c->shared_key;
   return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
@@ -187,9 +208,13 @@ void config_deinit(Config *c) {
   free(c->log_level);
   free(c->metrics);
   free(c->models);
+  free(c->node);
   free(c->tls_certificate);
   free(c->tls_key);
   free(c->tls_client_ca);
+  free(c->shared_server);
+  free(c->shared_key);
+  list_clear(&c->shared_trust);
   *c = (Config){.cache_path = NULL};
 }
 
@@ -276,10 +301,10 @@ static Status read_value(void *base, const Setting *s, const char *value) {
   return FAIL(INTERNAL, "setting kind");
 }
 
-/* Names become parts of file names and metric labels. */
+/* Names become parts of file names, metric labels and ids. */
 static bool good_name(const char *name) {
   size_t n = strlen(name);
-  return n && n <= TENANT_NAME_MAX && *name != '-' && strcmp(name, "nobody") != 0 &&
+  return n && n <= NAME_MAX_BYTES && *name != '-' && strcmp(name, "nobody") != 0 &&
          n == strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_");
 }
 
@@ -292,7 +317,7 @@ static Status tenant_section(Config *c, const char *name, TenantSpec **out) {
     return FAIL(INVALID_ARGUMENT,
                 "expected a tenant's name of at most %d letters, digits, '-' and '_' that is not "
                 "'nobody', got '%s'",
-                TENANT_NAME_MAX, name);
+                NAME_MAX_BYTES, name);
   if (c->ntenants == TENANTS_MAX)
     return FAIL(INVALID_ARGUMENT, "more than %d tenants", TENANTS_MAX);
   TenantSpec *grown = realloc(c->tenants, (c->ntenants + 1) * sizeof *grown);
@@ -412,14 +437,39 @@ static Status check_tenants(const Config *c) {
   return st;
 }
 
+/* The address and the rows of trusted nodes; files that rows name are read when they are used. */
+static Status check_shared(const Config *c) {
+  RespAddress address;
+  TrustedNode node;
+  if (!*c->shared_server) return NULL;
+  Status st = resp_address_parse(c->shared_server, &address);
+  if (st) return WRAP(st, "[shared] server");
+  if (!c->cache_enabled || !*c->cache_path)
+    return FAIL(INVALID_ARGUMENT, "[shared] needs a cache: what others know is kept there");
+  if (c->shared_timeout_ms < 10 || c->shared_timeout_ms > 60000)
+    return FAIL(INVALID_ARGUMENT, "[shared] timeout_ms: expected 10 to 60000, got %" PRIu64,
+                c->shared_timeout_ms);
+  for (size_t i = 0; i < c->shared_trust.len; i++) {
+    if (strncmp(c->shared_trust.at[i], "ed25519:", 8)) continue;
+    st = shared_trust_row(str_from(c->shared_trust.at[i]), &node);
+    if (st) return WRAP(st, "[shared] trust");
+  }
+  return NULL;
+}
+
 Status config_check(const Config *c) {
   LogLevel level;
   TRY(check_tenants(c));
+  TRY(check_shared(c));
   if (!*c->tls_certificate != !*c->tls_key || (*c->tls_client_ca && !*c->tls_certificate))
     return FAIL(INVALID_ARGUMENT,
                 "[tls]: certificate and key belong together, and client_ca needs them");
   for (size_t i = 0; i < c->listen.len; i++) TRY(check_listen(c, c->listen.at[i]));
   if (*c->metrics) TRY(check_address(c->metrics));
+  if (*c->node && !good_name(c->node))
+    return FAIL(INVALID_ARGUMENT,
+                "node: expected at most %d letters, digits, '-' and '_', got '%s'", NAME_MAX_BYTES,
+                c->node);
   if (!log_level_parse(c->log_level, &level))
     return FAIL(INVALID_ARGUMENT, "log_level: expected debug, info, warn, error or off, got '%s'",
                 c->log_level);

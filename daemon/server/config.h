@@ -29,6 +29,15 @@ typedef struct TenantSpec {
   Quotas quota;
 } TenantSpec;
 
+/* How long somebody may take, in seconds. */
+typedef struct Patience {
+  uint64_t handshake;  /* of TLS */
+  uint64_t first_call; /* to show who he is, on TCP */
+  uint64_t headers;    /* for the metadata of a call that has begun */
+  uint64_t message;    /* between two messages of a call that is being sent */
+  uint64_t reader;     /* to take 64 KiB of what waits for him */
+} Patience;
+
 typedef struct Config {
   ConfigList listen;  /* "unix:PATH", "HOST:PORT" */
   ConfigList devices; /* "cpu:0", "auto" */
@@ -37,8 +46,12 @@ typedef struct Config {
   char *log_level;    /* owned */
   char *metrics;      /* owned; address of the port for metrics and health, empty = none */
   char *models;       /* owned; folder of the models with names, empty = none */
+  char *node;         /* owned; the name of this server among others, empty = it is alone */
   bool trace_all;     /* record calls that did not ask for it too */
   char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
+  char *shared_server, *shared_key; /* owned; where other nodes are met, "" = nowhere */
+  ConfigList shared_trust;
+  uint64_t shared_timeout_ms;
   bool insecure_tcp, cache_enabled, strict_isolation;
   bool tuning;                                         /* in the background */
   uint64_t batch_delay_ms, batch_rows;                 /* 0 = no batching */
@@ -49,9 +62,12 @@ typedef struct Config {
   uint64_t max_executables, max_executable_bytes; /* models and constants of loaded executables */
   uint64_t max_queue, max_connections;
   uint64_t compile_workers, compile_memory, device_memory;
-  uint64_t socket_mode;                                                     /* of Unix sockets */
-  uint64_t idle_exit, grace, idle_connection, compile_seconds, run_seconds; /* seconds */
-  TenantSpec *tenants;                                                      /* owned */
+  uint64_t connections_per_address; /* on TCP; 0 = any */
+  Patience patience;
+  uint64_t socket_mode; /* of Unix sockets */
+  uint64_t idle_exit, grace, idle_connection, connection_age, compile_seconds,
+      run_seconds;     /* seconds */
+  TenantSpec *tenants; /* owned */
   size_t ntenants;
 } Config;
 

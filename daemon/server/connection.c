@@ -15,12 +15,13 @@
 
 #include "base/clock.h"
 #include "daemon/server/passed.h"
+#include "daemon/server/quota.h"
 
 enum { PIECES = 64, READS_PER_WAKE = 4, QUEUED_MAX = 512 << 20, PLAIN_BYTES = 16 << 10 };
 
-/* Seconds: for a handshake; for the first call of a connection from outside; between two messages
- * of a call that is still sending. */
-enum { HANDSHAKE_SECONDS = 10, FIRST_CALL_SECONDS = 60, NEXT_MESSAGE_SECONDS = 120 };
+/* Whoever takes less than READER_BYTES in Patience.reader, or sends a call at less than
+ * SENDER_RATE, is too slow. LINGER: what is thrown away of a connection that was ended, at most. */
+enum { READER_BYTES = 64 << 10, SENDER_RATE = 1 << 10, LINGER_BYTES = 4 << 20, LINGER_MS = 2000 };
 
 struct Connection {
   Server *server;
@@ -32,15 +33,23 @@ struct Connection {
   Connection *next_dirty;
   bool is_dirty, blocked; /* blocked: waits for the socket to take more */
   bool ending;            /* flush, then close */
+  bool linger, lingering; /* before closing: throw away what the peer still sends */
   bool closed;
+  uint64_t ending_ms; /* since when */
   uint64_t last_active_ms;
   Peer peer;
   TlsSession *tls; /* NULL: plain */
   bool local;
-  Passed passed; /* of local ones */
-  bool served;   /* has made a call that was let in */
-  uint64_t opened_ms;
+  Passed passed;  /* of local ones */
+  Tenant *tenant; /* who called last; NULL: nobody that we know, it is one of the strangers */
+  Connection *next_stranger, **stranger_link;
+  uint64_t address;               /* of strangers and others on TCP; 0: none that is counted */
+  uint64_t opened_ms, retired_ms; /* retired: told to go for its age; 0 = not yet */
+  uint32_t head;                  /* the call whose metadata is being read, and since when */
+  uint64_t head_ms;
   size_t queued; /* at least the bytes of answers that are not yet written */
+  size_t thrown_away;
+  uint64_t written, taken, taken_ms; /* all bytes; what that was when the reader was quick, last */
 };
 
 static bool on_request(void *ctx, GrpcStream *s, const GrpcHead *head) {
@@ -70,12 +79,38 @@ static const GrpcHandler handler = {.on_request = on_request,
                                     .on_drain = on_drain,
                                     .on_close = on_close};
 
+static void stranger_add(Connection *c) {
+  Server *s = c->server;
+  if (!s->strangers) s->last_stranger = &s->strangers;
+  c->stranger_link = s->last_stranger;
+  *s->last_stranger = c;
+  s->last_stranger = &c->next_stranger;
+}
+
+static void stranger_remove(Connection *c) {
+  if (!c->stranger_link) return;
+  if ((*c->stranger_link = c->next_stranger))
+    c->next_stranger->stranger_link = c->stranger_link;
+  else
+    c->server->last_stranger = c->stranger_link;
+  c->next_stranger = NULL;
+  c->stranger_link = NULL;
+}
+
+/* The connection counts as his who called last. */
+static Status belong(Connection *c, Tenant *t) {
+  if (c->tenant == t || !t->id) return NULL;
+  TRY(quota_connection(t));
+  if (c->tenant) quota_connection_end(c->tenant);
+  c->tenant = t;
+  stranger_remove(c);
+  return NULL;
+}
+
 Status connection_authorize(Connection *c, Str authorization, unsigned needs, Tenant **out) {
-  Status st =
-      auth_request(c->server->auth, &c->server->tenants, &c->peer, authorization, needs, out);
+  TRY(auth_request(c->server->auth, &c->server->tenants, &c->peer, authorization, needs, out));
   c->last_active_ms = uv_now(&c->server->loop);
-  c->served = c->served || !st;
-  return st;
+  return belong(c, *out);
 }
 
 Status connection_take_passed(Connection *c, uint64_t number, uint64_t bytes, int *out) {
@@ -87,6 +122,19 @@ Connection *connection_next(const Connection *c) { return c->next; }
 
 /* -- ending -------------------------------------------------------------------------------------
  */
+
+static void poll_for(Connection *c);
+
+/* How many connections an address has; by: 1, -1, or 0 to ask. */
+static size_t address_count(Server *s, uint64_t address, int by) {
+  if (!address) return 0;
+  size_t n = (size_t)(uintptr_t)map_find(&s->addresses, address) + (size_t)by;
+  if (by && n)
+    (void)!map_put(&s->addresses, address, (void *)(uintptr_t)n);
+  else if (by)
+    map_remove(&s->addresses, address);
+  return n;
+}
 
 static void on_closed(uv_handle_t *handle) {
   Connection *c = handle->data;
@@ -100,6 +148,9 @@ void connection_close(Connection *c) {
   c->closed = true;
   if ((*c->link = c->next)) c->next->link = c->link;
   c->server->nconnections--;
+  stranger_remove(c);
+  if (c->tenant) quota_connection_end(c->tenant);
+  address_count(c->server, c->address, -1);
   for (Connection **at = &c->server->dirty; c->is_dirty && *at; at = &(*at)->next_dirty)
     if (*at == c) {
       *at = c->next_dirty;
@@ -112,7 +163,42 @@ void connection_close(Connection *c) {
   close(c->fd);
 }
 
+/* What is left to say is said, then it is over. With `linger` the peer may read it although it is
+ * still sending: a socket that is closed over unread bytes takes back what it has sent. */
+static void begin_end(Connection *c, bool linger) {
+  if (c->ending) return;
+  c->ending = true;
+  c->linger = linger && !c->server->stopping;
+  c->ending_ms = uv_now(&c->server->loop);
+  poll_for(c);
+  connection_dirty(c);
+}
+
+static void hang_up(Connection *c, const char *why) {
+  c->server->metrics.connections_slow_total[0][0]++;
+  LOG_DEBUG("connection ended", "number=%llu reason=\"%s\"", (unsigned long long)c->number, why);
+  grpc_session_calm(c->session, why);
+  begin_end(c, true);
+}
+
+/* All that was to be written is. */
+static void over(Connection *c) {
+  if (!c->linger) {
+    connection_close(c);
+    return;
+  }
+  c->linger = false;
+  c->lingering = true;
+  shutdown(c->fd, SHUT_WR);
+  poll_for(c);
+}
+
 void connection_drain(Connection *c) {
+  if (c->lingering) {
+    connection_close(c);
+    return;
+  }
+  c->linger = false;
   grpc_session_drain(c->session);
   connection_dirty(c);
 }
@@ -120,12 +206,10 @@ void connection_drain(Connection *c) {
 /* -- writing ------------------------------------------------------------------------------------
  */
 
-static void on_poll(uv_poll_t *poll, int status, int events);
-
 static void set_blocked(Connection *c, bool blocked) {
   if (c->blocked == blocked) return;
   c->blocked = blocked;
-  uv_poll_start(&c->poll, UV_READABLE | (blocked ? UV_WRITABLE : 0), on_poll);
+  poll_for(c);
 }
 
 /* What became of bytes for the socket. */
@@ -147,6 +231,7 @@ static Sent send_pieces(Connection *c, struct iovec *iov, int n, size_t *written
 static void session_wrote(Connection *c, size_t n) {
   c->queued -= n < c->queued ? n : c->queued;
   c->server->metrics.sent_bytes_total[0][0] += n;
+  c->written += n;
   grpc_session_wrote(c->session, n);
 }
 
@@ -236,7 +321,7 @@ void connections_flush(Server *s) {
     Connection *c = s->dirty;
     s->dirty = c->next_dirty;
     c->is_dirty = false;
-    if (!c->blocked && !write_out(c)) connection_close(c);
+    if (!c->blocked && !c->lingering && !write_out(c)) over(c);
   }
 }
 
@@ -286,9 +371,10 @@ static bool read_in(Connection *c) {
       char text[256];
       status_text(st, text, sizeof text);
       LOG_DEBUG("connection error", "error=\"%s\"", text);
+      c->server->metrics.connections_flooded_total[0][0] += grpc_session_flooded(c->session);
       status_drop(st);
       c->server->metrics.connection_errors_total[0][0]++;
-      c->ending = true;
+      begin_end(c, true);
       return true; /* the last output says why */
     }
     if (n < CONNECTION_READ_BYTES) return true;
@@ -296,84 +382,197 @@ static bool read_in(Connection *c) {
   return true;
 }
 
+/* False when the peer has gone too, or will not stop. */
+static bool throw_away(Connection *c) {
+  for (int i = 0; i < READS_PER_WAKE; i++) {
+    ssize_t n = recv(c->fd, c->server->read_buffer, CONNECTION_READ_BYTES, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return true;
+    if (n <= 0) return false;
+    c->thrown_away += (size_t)n;
+  }
+  return c->thrown_away <= LINGER_BYTES;
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events) {
   Connection *c = poll->data;
-  (void)status; /* an error shows when reading */
+  bool alive = true;
   if (events & UV_WRITABLE) {
-    c->blocked = false;
-    uv_poll_start(&c->poll, UV_READABLE, on_poll);
+    set_blocked(c, false);
     connection_dirty(c);
   }
-  bool alive = !(events & UV_READABLE) && !status ? true : c->ending || read_in(c);
+  if (c->lingering)
+    alive = throw_away(c);
+  else if (c->ending)
+    alive = !status;
+  else if (events & UV_READABLE || status) /* an error shows when reading */
+    alive = read_in(c);
   if (!alive) connection_close(c);
+}
+
+/* Who is being ended is not read any more. */
+static void poll_for(Connection *c) {
+  int events = (c->ending && !c->lingering ? 0 : UV_READABLE) | (c->blocked ? UV_WRITABLE : 0);
+  uv_poll_start(&c->poll, events, on_poll);
 }
 
 /* -- life ---------------------------------------------------------------------------------------
  */
 
-Status connection_open(Server *s, int fd, bool local) {
-  Connection *c = calloc(1, sizeof *c);
-  GrpcConfig config = grpc_config_default;
-  config.max_message = s->config.max_message_bytes;
-  config.pool = &s->blocks;
-  GrpcSession *session = c ? grpc_server_create(&config, &handler, c) : NULL;
-  Status st = session && s->tls && !local ? tls_session_create(s->tls, NULL, &c->tls) : NULL;
-  if (!session || st || uv_poll_init(&s->loop, &c->poll, fd)) {
-    grpc_session_release(session);
-    if (c) tls_session_release(c->tls);
-    free(c);
-    close(fd);
-    status_drop(st);
-    return FAIL(RESOURCE_EXHAUSTED, "connection");
-  }
+static Status admit(Server *s, uint64_t address) {
+  uint64_t most = s->config.connections_per_address;
+  if (address && most && address_count(s, address, 0) >= most)
+    return FAIL(RESOURCE_EXHAUSTED, "%llu are open from its address", (unsigned long long)most);
+  if (s->nconnections < s->config.max_connections) return NULL;
+  if (!s->strangers) return FAIL(RESOURCE_EXHAUSTED, "%zu are open", s->nconnections);
+  s->metrics.connections_refused_total[0][0]++;
+  connection_close(s->strangers);
+  return NULL;
+}
+
+static void start(Connection *c, Server *s, int fd, GrpcSession *session) {
   c->server = s;
   c->number = ++s->next_connection;
   c->fd = fd;
   c->session = session;
-  if (local) peer_from_socket(&c->peer, fd);
-  c->last_active_ms = c->opened_ms = uv_now(&s->loop);
-  c->local = local;
+  c->last_active_ms = c->opened_ms = c->taken_ms = uv_now(&s->loop);
   c->poll.data = c;
   if ((c->next = s->connections)) c->next->link = &c->next;
   c->link = &s->connections;
   s->connections = c;
   s->nconnections++;
   s->metrics.connections_total[0][0]++;
-  uv_poll_start(&c->poll, UV_READABLE, on_poll);
+  stranger_add(c);
+  address_count(s, c->address, 1);
+  poll_for(c);
   connection_dirty(c);
+}
+
+Status connection_open(Server *s, int fd, uint64_t address) {
+  Status st = admit(s, address);
+  if (st) {
+    close(fd);
+    return st;
+  }
+  Connection *c = calloc(1, sizeof *c);
+  GrpcConfig config = grpc_config_default;
+  config.max_message = s->config.max_message_bytes;
+  config.pool = &s->blocks;
+  GrpcSession *session = c ? grpc_server_create(&config, &handler, c) : NULL;
+  if (session && s->tls && address) st = tls_session_create(s->tls, NULL, &c->tls);
+  if (!session || st || uv_poll_init(&s->loop, &c->poll, fd)) {
+    grpc_session_release(session);
+    if (c) tls_session_release(c->tls);
+    free(c);
+    close(fd);
+    status_drop(st);
+    return FAIL(RESOURCE_EXHAUSTED, "no memory");
+  }
+  c->address = address;
+  c->local = !address;
+  if (c->local) peer_from_socket(&c->peer, fd);
+  start(c, s, fd, session);
   return NULL;
 }
 
+/* -- patience -----------------------------------------------------------------------------------
+ */
+
 /* Somebody who only holds a connection open is given no longer than this. */
-static bool too_slow(const Connection *c, uint64_t now) {
-  uint64_t age = now - c->opened_ms;
-  if (c->tls && !tls_ready(c->tls)) return age > HANDSHAKE_SECONDS * 1000;
-  return !c->local && !c->served && age > FIRST_CALL_SECONDS * 1000;
+static bool too_slow(const Connection *c, const Patience *p, uint64_t now) {
+  if (c->tls && !tls_ready(c->tls)) return p->handshake && now - c->opened_ms > p->handshake * 1000;
+  if (c->local || c->tenant || grpc_session_streams(c->session)) return false;
+  return p->first_call && now - c->last_active_ms > p->first_call * 1000;
 }
 
-static void expire_readers(Server *s) {
-  int64_t now = clock_now_ns();
-  for (Request *r = s->requests, *next; r; r = next) {
+static bool slow_head(Connection *c, const Patience *p, uint64_t now) {
+  uint32_t head = grpc_session_reading_head(c->session);
+  if (head != c->head) {
+    c->head = head;
+    c->head_ms = now;
+  }
+  return head && p->headers && now - c->head_ms > p->headers * 1000;
+}
+
+/* Windows of no bytes, a socket that is not read, or drops: what waits is held for nobody. */
+static bool slow_reader(Connection *c, const Patience *p, uint64_t now) {
+  if (c->written - c->taken >= READER_BYTES || !grpc_session_owes(c->session)) {
+    c->taken = c->written;
+    c->taken_ms = now;
+  }
+  return p->reader && now - c->taken_ms > p->reader * 1000;
+}
+
+static void expire_senders(Server *s) {
+  int64_t now = clock_now_ns(), second = 1000000000;
+  int64_t patience = (int64_t)s->config.patience.message * second;
+  for (Request *r = s->requests, *next; patience && r; r = next) {
     next = r->next;
+    if (r->state != RS_READING) continue;
     int64_t last = r->message_ns ? r->message_ns : r->received_ns;
-    if (r->state == RS_READING && now - last > NEXT_MESSAGE_SECONDS * 1000000000ll)
-      request_finish(
-          r, FAIL(DEADLINE_EXCEEDED, "no message came for %d seconds", (int)NEXT_MESSAGE_SECONDS));
+    int64_t part = (int64_t)(grpc_stream_incomplete(r->stream) / SENDER_RATE) * second;
+    int64_t all = (int64_t)(r->message_bytes / SENDER_RATE) * second + part;
+    if (now - last > patience + part || now - r->received_ns > patience + all)
+      request_finish(r,
+                     FAIL(DEADLINE_EXCEEDED,
+                          "the call was sent too slowly: %lld seconds without a message, or less "
+                          "than %d bytes per second",
+                          (long long)(patience / second), (int)SENDER_RATE));
   }
 }
 
-void connections_expire(Server *s, uint64_t idle_seconds) {
+/* Clients that came together shall not come back together: between 90 and 110 % of the setting, by
+ * the connection's number. */
+static uint64_t age_limit_ms(const Connection *c) {
+  uint64_t age = c->server->config.connection_age * 1000;
+  uint64_t part = c->number * 0x9e3779b97f4a7c15u >> 44; /* 20 bits, spread evenly */
+  return age ? age / 10 * 9 + age / 5 * part / (1u << 20) : UINT64_MAX;
+}
+
+/* The client goes on with another connection when it hears of it. What has begun is finished,
+ * however long it takes; only what would never end is ended, a while later. */
+static void retire(Connection *c, uint64_t now) {
+  if (!c->retired_ms) {
+    c->retired_ms = now;
+    LOG_DEBUG("connection retired", "number=%llu age_ms=%llu limit_ms=%llu",
+              (unsigned long long)c->number, (unsigned long long)(now - c->opened_ms),
+              (unsigned long long)age_limit_ms(c));
+    connection_drain(c);
+  }
+  if (now - c->retired_ms < c->server->config.grace * 1000) return;
+  for (Request *r = c->server->requests, *next; r; r = next) {
+    next = r->next;
+    if (r->conn == c && r->state == RS_STREAMING && r->method->endless)
+      request_finish(r, FAIL(UNAVAILABLE, "the connection is too old; call again on another"));
+  }
+}
+
+static void expire(Connection *c, uint64_t now) {
+  Server *s = c->server;
+  const Patience *p = &s->config.patience;
+  uint64_t idle = s->config.idle_connection;
+  if (c->ending) {
+    if (now - c->ending_ms > LINGER_MS) connection_close(c);
+  } else if (too_slow(c, p, now)) {
+    s->metrics.connections_slow_total[0][0]++;
+    connection_close(c);
+  } else if (slow_head(c, p, now)) {
+    hang_up(c, "its metadata came too slowly");
+  } else if (slow_reader(c, p, now)) {
+    hang_up(c, "it took answers too slowly");
+  } else if (idle && !grpc_session_streams(c->session) && now - c->last_active_ms > idle * 1000) {
+    connection_drain(c);
+    begin_end(c, false);
+  } else if (c->retired_ms || now - c->opened_ms > age_limit_ms(c)) {
+    retire(c, now);
+  }
+}
+
+void connections_expire(Server *s) {
   uint64_t now = uv_now(&s->loop);
-  expire_readers(s);
+  expire_senders(s);
   for (Connection *c = s->connections, *next; c; c = next) {
     next = c->next;
-    if (too_slow(c, now)) {
-      connection_close(c);
-    } else if (idle_seconds && !grpc_session_streams(c->session) &&
-               now - c->last_active_ms > idle_seconds * 1000) {
-      connection_drain(c);
-      c->ending = true;
-    }
+    expire(c, now);
   }
 }
 

@@ -5,9 +5,10 @@
 
 enum { CONNECTION_READ_BYTES = 256 << 10 };
 
-/* Takes ownership of fd; local: of a Unix socket, whose other end the system knows. Others speak
- * TLS when the server has a certificate. */
-Status connection_open(Server *s, int fd, bool local);
+/* Takes ownership of fd. address: of the other end, 0 for a Unix socket's, whom the system knows.
+ * Others speak TLS when the server has a certificate. RESOURCE_EXHAUSTED when too many are open;
+ * the oldest that nobody has used as a tenant makes room before that. */
+Status connection_open(Server *s, int fd, uint64_t address);
 /* The server's certificate is what c says; sessions that there are keep theirs. */
 Status connections_load_tls(Server *s, const Config *c);
 /* Asks for a graceful end: running calls finish, new ones are refused. */
@@ -18,9 +19,10 @@ void connection_close(Connection *c);
 void connection_dirty(Connection *c);
 /* Writes what the dirty connections have queued. */
 void connections_flush(Server *s);
-/* Drains those that have been without a call for so long, closes those that never made one or did
- * not finish their handshake in time, and ends calls whose next message does not come. */
-void connections_expire(Server *s, uint64_t idle_seconds);
+/* Ends connections and calls whose clients are slower than the configured patience, in any of the
+ * ways in which one can be; drains connections that have been without a call for too long or
+ * are too old. */
+void connections_expire(Server *s);
 /* n bytes of an answer were queued. */
 void connection_queued(Connection *c, size_t n);
 /* More answers are waiting for the client to read them than it is allowed. */

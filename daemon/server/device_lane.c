@@ -7,6 +7,7 @@
  * the next job when it ends one, not more than AHEAD_NS of work or, when jobs are long, one job. */
 #include "daemon/server/device_lane.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +43,8 @@ struct DeviceLane {
   DeviceQueue flight;
   int64_t flight_ns, answered_ns; /* estimated, of those in flight; when the last answer came */
   FairQueue waiting;
+  DeviceJob *lent;    /* to its owner, once nothing is in flight any more; NULL: nobody */
+  bool lent_begun;    /* he knows */
   DeviceQueue again;  /* taken from there already: they go first */
   int64_t slack_ns;   /* of the executable that was last */
   int64_t typical_ns; /* of all jobs, lately */
@@ -58,6 +61,10 @@ struct DeviceLane {
 };
 
 static void lane_start(DeviceLane *l);
+
+/* The device is this machine's processor: its memory outlives its worker, and a worker can leave a
+ * kernel. */
+static bool on_host(const DeviceLane *l) { return l->target && !strcmp(l->target->kind, "cpu"); }
 
 /* -- jobs ---------------------------------------------------------------------------------------
  */
@@ -132,10 +139,23 @@ static void job_finish(DeviceLane *l, DeviceJob *job, Message *m, Status st) {
   job_free(l, job);
 }
 
+void device_lane_return(DeviceLane *l, DeviceJob *job, int64_t used_ns) {
+  assert(l->lent == job);
+  l->lent = NULL;
+  l->lent_begun = false;
+  job->measured_ns = used_ns;
+  job_free(l, job);
+}
+
 void device_lane_cancel(DeviceLane *l, DeviceJob *job) {
   job->done = NULL;
+  if (job == l->lent) {
+    device_lane_return(l, job, 0);
+    return;
+  }
   if (job->in_flight) { /* freed with its answer */
     cancel_post(l->cancelled, job->env.id);
+    if (l->state == LS_UP && on_host(l)) worker_interrupt(l->worker);
     return;
   }
   if (job->fair.waiting)
@@ -224,8 +244,7 @@ static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
     return FAIL(DATA_LOSS, "buffer '%s' was being updated by a run when device %s failed",
                 id_text("buf", b->id, b->secret, id), l->spec.name);
   if (b->incarnation == l->incarnation) return NULL;
-  bool shared = l->target && !strcmp(l->target->kind, "cpu");
-  bool newer = b->updated && b->incarnation && !shared; /* on the device that is gone */
+  bool newer = b->updated && b->incarnation && !on_host(l); /* on the device that is gone */
   if (b->fd < 0 || newer)
     return FAIL(DATA_LOSS,
                 "buffer '%s' was made or updated by a run and lost when device %s restarted (%s)",
@@ -270,6 +289,7 @@ static Status start_job(DeviceLane *l, DeviceJob *job) {
 
 /* Another job may be sent although some are under way. */
 static bool room(const DeviceLane *l) {
+  if (l->lent) return false;
   if (!l->flight.len) return true;
   if (l->flight.first->tried) return false;
   return l->flight.len < IN_FLIGHT_MAX &&
@@ -299,11 +319,15 @@ static Status begin_job(DeviceLane *l, DeviceJob *job) {
 }
 
 bool device_lane_idle(const DeviceLane *l) {
-  return !l->flight.len && !l->waiting.len && !l->again.len;
+  return !l->flight.len && !l->waiting.len && !l->again.len && !l->lent;
 }
 
 void device_lane_flush(DeviceLane *l) {
   for (DeviceJob *job; l->state == LS_UP && (job = next_job(l));) {
+    if (job->lends) {
+      l->lent = job;
+      continue;
+    }
     if (job->env.body_case == KILN__V1__ENVELOPE__BODY__NOT_SET) {
       job_finish(l, job, NULL, NULL);
       continue;
@@ -316,6 +340,10 @@ void device_lane_flush(DeviceLane *l) {
       return;
     }
     if (st) job_finish(l, job, NULL, st);
+  }
+  if (l->lent && !l->lent_begun && !l->flight.len) {
+    l->lent_begun = true;
+    l->lent->done(l->lent->ctx, l->lent, NULL, NULL);
   }
   if (l->worker) worker_flush(l->worker);
 }
@@ -340,7 +368,7 @@ static Status admit(DeviceLane *l, const DeviceJob *job) {
 }
 
 static int64_t estimate(const DeviceJob *job) {
-  if (job->env.body_case == KILN__V1__ENVELOPE__BODY__NOT_SET) return 0;
+  if (job->env.body_case == KILN__V1__ENVELOPE__BODY__NOT_SET && !job->lends) return 0;
   return job->exe && job->exe->typical_ns ? job->exe->typical_ns : UNKNOWN_NS;
 }
 
@@ -505,7 +533,7 @@ static void requeue(DeviceLane *l, bool suspect) {
 /* The next job of those that wait, taken out; NULL when none does. */
 static DeviceJob *drain_next(DeviceLane *l) {
   if (l->again.first) return queue_pop(&l->again);
-  FairJob *f = fair_any(&l->waiting);
+  FairJob *f = fair_first(&l->waiting);
   if (f) fair_remove(&l->waiting, f);
   return of_fair(f);
 }
@@ -610,6 +638,7 @@ void device_lane_release(DeviceLane *l) {
   if (l->worker) worker_abandon(l->worker);
   l->worker = NULL;
   l->state = LS_DOWN;
+  if (l->lent) device_lane_return(l, l->lent, 0);
   for (DeviceJob *job; (job = queue_pop(&l->flight));) job_free(l, job);
   for (DeviceJob *job; (job = drain_next(l));) job_free(l, job);
   fair_deinit(&l->waiting);

@@ -21,6 +21,8 @@ typedef struct DeviceLane DeviceLane;
 typedef struct DeviceJob DeviceJob;
 struct DeviceJob {
   Kiln__V1__Envelope env; /* body_case NOT_SET: done as soon as the device is up */
+  bool lends;             /* NOT_SET: the owner drives the device himself from `done` without st to
+                             device_lane_return; nothing else runs meanwhile */
   int fd;                 /* sent along; -1 = none; stays the owner's */
   Executable *exe;        /* loaded first; the job's own reference */
   DeviceBuffer **buffers; /* created first; the job's own references; malloc'd */
@@ -70,6 +72,9 @@ void device_lane_flush(DeviceLane *l);
 /* No `done` follows; what the job holds is freed when the worker is through with it. A job that was
  * not submitted is freed. */
 void device_lane_cancel(DeviceLane *l, DeviceJob *job);
+
+/* The owner of a job that lends has used the device for so long. */
+void device_lane_return(DeviceLane *l, DeviceJob *job, int64_t used_ns);
 
 /* For the objects' own release functions. */
 void device_lane_forget_executable(DeviceLane *l, const Executable *e);

@@ -61,6 +61,8 @@ typedef struct Executable {
   uint64_t used, tuned_at;
   int64_t first_used_ns;
   bool tuned;
+  bool adopt_due;         /* what other nodes know of its kernels is to be asked for */
+  int64_t adopt_asked_ns; /* when it last was; 0 = never */
   SizesSeen seen;                   /* of runs, where the plan has VARs */
   bool registered, private_;        /* private_: compiled with no_cache, never found again */
   struct Executable *newer, *older; /* by last use */
@@ -91,13 +93,18 @@ const char *wire_tensor_text(Kiln__V1__DType dtype, const uint64_t *dims, size_t
                              size_t cap);
 
 /* What a client refers to something by: "exe-" and 128 random bits in hexadecimal. Half of them are
- * the key that kilnd and its workers use, the other half is only compared, in constant time. */
-enum { ID_TEXT = 40 };
+ * the key that kilnd and its workers use, the other half is only compared, in constant time. Of a
+ * server with a name "@NAME" follows: where a proxy has to bring calls with it. */
+enum { ID_NODE_MAX = 32, ID_TEXT = 40 + 1 + ID_NODE_MAX };
+/* The name of this server among others, "" = none; before the first id is made. */
+void id_set_node(const char *name);
 uint64_t id_make(void); /* random, never 0 */
 const char *id_text(const char *prefix, uint64_t id, uint64_t secret, char buf[ID_TEXT]);
 bool id_parse(const char *prefix, const char *text, uint64_t *id, uint64_t *secret);
 /* Whether both are equal. */
 bool id_secret_is(uint64_t secret, uint64_t given);
+/* NOT_FOUND for an id that stands for nothing here: what may have become of it, and what to do. */
+Status id_unknown(const char *what, const char *id, const char *gone, const char *advice);
 
 /* -- the registry -------------------------------------------------------------------------------
  */

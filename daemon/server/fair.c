@@ -38,6 +38,7 @@ struct FairTenant {
   FairSet level[FAIR_LEVELS]; /* of flows of sessions */
   Map sessions;
   size_t waiting, running, busy; /* busy: sessions with jobs */
+  size_t waiting_at[FAIR_LEVELS];
   size_t sweep_at;
 };
 
@@ -150,7 +151,7 @@ static FairTenant *tenant_get(FairQueue *q, const FairSource *from) {
       return NULL;
     }
   }
-  if (t) t->flow.weight = from->weight ? from->weight : 1;
+  if (t) t->flow.weight = from->weight > 0 ? from->weight : 1;
   return t;
 }
 
@@ -201,6 +202,7 @@ Status fair_push(FairQueue *q, FairJob *job, const FairSource *from) {
   jobs->last = job;
   if (!s->held++) t->busy++;
   t->waiting++;
+  t->waiting_at[job->level]++;
   q->len++;
   if (!s->flow[job->level].at) set_enter(&t->level[job->level], &s->flow[job->level]);
   if (!t->flow.at) set_enter(&q->tenants, &t->flow);
@@ -217,6 +219,7 @@ static void unlink_job(FairQueue *q, FairJob *job) {
   job->next = job->prev = NULL;
   job->waiting = false;
   t->waiting--;
+  t->waiting_at[job->level]--;
   q->len--;
   if (!jobs->first) set_leave(&t->level[job->level], &s->flow[job->level]);
   if (!t->waiting) set_leave(&q->tenants, &t->flow);
@@ -299,7 +302,12 @@ size_t fair_waiting(const FairQueue *q, uint64_t tenant) {
   return t ? t->waiting : 0;
 }
 
-FairJob *fair_any(const FairQueue *q) {
+size_t fair_waiting_at(const FairQueue *q, uint64_t tenant, uint8_t level) {
+  const FairTenant *t = map_find(&q->by_id, tenant);
+  return t ? t->waiting_at[level] : 0;
+}
+
+FairJob *fair_first(const FairQueue *q) {
   if (!q->len) return NULL;
   const FairTenant *t = set_first(&q->tenants)->owner;
   uint8_t l = top_level(t);

@@ -53,7 +53,7 @@ typedef struct FairQueue {
 /* Whose job it is. */
 typedef struct FairSource {
   uint64_t tenant, session; /* not 0 */
-  uint32_t weight;          /* of the tenant; 0 counts as 1 */
+  double weight;            /* of the tenant; 0 counts as 1 */
 } FairSource;
 
 /* A zeroed FairQueue is empty. Waiting jobs are forgotten, not freed. */
@@ -67,7 +67,8 @@ FairJob *fair_take(FairQueue *q, int64_t slack_ns);
 void fair_done(FairQueue *q, FairJob *job, int64_t measured_ns);
 /* Gives up one that waits. */
 void fair_remove(FairQueue *q, FairJob *job);
-/* Jobs of a tenant that wait. */
+/* Jobs of a tenant that wait: all, and those of one level. */
 size_t fair_waiting(const FairQueue *q, uint64_t tenant);
-/* Any of the waiting jobs, for emptying the queue with fair_remove; NULL when none waits. */
-FairJob *fair_any(const FairQueue *q);
+size_t fair_waiting_at(const FairQueue *q, uint64_t tenant, uint8_t level);
+/* The job that fair_take(q, 0) takes; NULL when none waits. */
+FairJob *fair_first(const FairQueue *q);

@@ -120,6 +120,37 @@ static Status open_tcp(Listener *l, const char *address) {
 /* -- accepting ----------------------------------------------------------------------------------
  */
 
+/* What connections of one machine have in common, never 0: an IPv4 address, or the network of an
+ * IPv6 address, of which everybody has as many as he wants. 0 for anything else. */
+static uint64_t address_of(const struct sockaddr_storage *a) {
+  const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)a;
+  const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)(const void *)a;
+  uint32_t word;
+  uint64_t network;
+  if (a->ss_family == AF_INET) return 1ull << 32 | v4->sin_addr.s_addr;
+  if (a->ss_family != AF_INET6) return 0;
+  memcpy(&word, v6->sin6_addr.s6_addr + 12, sizeof word);
+  if (IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr)) return 1ull << 32 | word;
+  memcpy(&network, v6->sin6_addr.s6_addr, sizeof network);
+  return network ? network : 1;
+}
+
+/* A flood of connections is no flood of lines. */
+static void refused(Server *s, Status st) {
+  enum { TELL_MS = 1000 };
+  uint64_t now = uv_now(&s->loop);
+  char text[128];
+  if (!st) return;
+  status_text(st, text, sizeof text);
+  s->metrics.connections_refused_total[0][0]++;
+  if (now - s->refusal_told_ms >= TELL_MS) {
+    s->refusal_told_ms = now;
+    LOG_WARN("connection refused", "reason=\"%s\" so_far=%llu", text,
+             (unsigned long long)s->metrics.connections_refused_total[0][0]);
+  }
+  status_drop(st);
+}
+
 static void on_incoming(uv_poll_t *poll, int status, int events) {
   Listener *l = poll->data;
   Server *s = l->server;
@@ -127,7 +158,9 @@ static void on_incoming(uv_poll_t *poll, int status, int events) {
   (void)status;
   (void)events;
   for (int i = 0; i < ACCEPTS_PER_WAKE; i++) {
-    int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    struct sockaddr_storage from = {.ss_family = AF_UNSPEC};
+    socklen_t len = sizeof from;
+    int fd = accept4(l->fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) return;
     if (fd < 0) {
       LOG_ERROR("accepting stops for a second", "error=\"%s\"", strerror(errno));
@@ -139,14 +172,8 @@ static void on_incoming(uv_poll_t *poll, int status, int events) {
       http_open(s, fd);
       continue;
     }
-    if (s->nconnections >= s->config.max_connections) {
-      s->metrics.connections_refused_total[0][0]++;
-      LOG_WARN("connection refused", "reason=\"%zu are open\"", s->nconnections);
-      close(fd);
-      continue;
-    }
     if (l->tcp) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    status_drop(connection_open(s, fd, !l->tcp));
+    refused(s, connection_open(s, fd, l->tcp ? address_of(&from) : 0));
   }
 }
 

@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "base/status.h"
+#include "cache/shared.h"
 
 enum { UNIT_ONE, UNIT_NS };
 typedef enum MetricKind { MK_COUNTER, MK_GAUGE, MK_HISTOGRAM } MetricKind;
@@ -47,6 +48,8 @@ static const char *const outcomes[LABELS_OUTCOME] = {"measured", "compile_error"
                                                      "crash",    "wrong_result",  "other"};
 static const char *const results[LABELS_RESULT] = {"ok", "failed", "merged"};
 
+_Static_assert(LABELS_OFFER == (int)OV__COUNT, "a verdict is a label");
+
 const char *phase_name(Phase p) { return phases[p]; }
 
 static unsigned place(const char *const *names, unsigned n, const char *name) {
@@ -78,6 +81,7 @@ static const char *value_name(const Printer *p, LabelKind kind, unsigned i) {
   case LABEL_CAUSE: return causes[i];
   case LABEL_OUTCOME: return outcomes[i];
   case LABEL_RESULT: return results[i];
+  case LABEL_OFFER: return offer_verdict_name[i];
   default: return p->label(p->ctx, kind, i);
   }
 }

@@ -8,8 +8,9 @@
 enum { HOUR = 3600 };
 /* When a level is full nobody knows when that ends: runs end soon, memory is freed by the client.
  */
-#define RUN_RETRY_NS    20000000ll
-#define MEMORY_RETRY_NS 1000000000ll
+#define RUN_RETRY_NS        20000000ll
+#define MEMORY_RETRY_NS     1000000000ll
+#define CONNECTION_RETRY_NS 1000000000ll
 
 Status quota_request(Tenant *t, int64_t now_ns) {
   double rate = (double)t->quota.request_rate;
@@ -32,6 +33,22 @@ Status quota_run(Tenant *t) {
                            "%" PRIu64 " runs of tenant '%s' are under way, which is its quota",
                            t->used.runs, t->name),
                       RUN_RETRY_NS);
+}
+
+Status quota_connection(Tenant *t) {
+  if (!t->quota.connections || t->used.connections < t->quota.connections) {
+    t->used.connections++;
+    return NULL;
+  }
+  return status_retry(FAIL(RESOURCE_EXHAUSTED,
+                           "%" PRIu64 " connections of tenant '%s' are open, which is its quota",
+                           t->used.connections, t->name),
+                      CONNECTION_RETRY_NS);
+}
+
+void quota_connection_end(Tenant *t) {
+  assert(t->used.connections);
+  t->used.connections--;
 }
 
 void quota_run_end(Tenant *t) {

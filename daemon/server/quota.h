@@ -1,9 +1,9 @@
 /* What a tenant may use: every refusal is RESOURCE_EXHAUSTED with the time after which trying again
  * makes sense (google.rpc.RetryInfo on the wire). All of this is on the loop.
  *
- * Bytes and runs are levels: they are taken and given back. Requests are a rate, with a burst of
- * one second's worth. Seconds of compiling and tuning are known when they are over: they are
- * charged to a bucket that holds an hour's worth and fills over an hour, and while it is empty
+ * Bytes, runs and connections are levels: they are taken and given back. Requests are a rate, with
+ * a burst of one second's worth. Seconds of compiling and tuning are known when they are over: they
+ * are charged to a bucket that holds an hour's worth and fills over an hour, and while it is empty
  * nothing new of the kind begins. */
 #pragma once
 
@@ -11,6 +11,9 @@
 
 /* A call begins. */
 Status quota_request(Tenant *t, int64_t now_ns);
+/* A tenant calls on a connection that was not his; quota_connection_end when it is not any more. */
+Status quota_connection(Tenant *t);
+void quota_connection_end(Tenant *t);
 /* A run begins; quota_run_end when it is over. */
 Status quota_run(Tenant *t);
 void quota_run_end(Tenant *t);

@@ -56,8 +56,11 @@ static Status apply_settings(Server *s, Config *next) {
   SWAP(max_tensor_bytes);
   SWAP(max_message_bytes);
   SWAP(max_connections);
+  SWAP(connections_per_address);
+  SWAP(patience);
   SWAP(grace);
   SWAP(idle_connection);
+  SWAP(connection_age);
   SWAP(idle_exit);
   if (log_level_parse(now->log_level, &level)) log_set_level(level);
   return NULL;

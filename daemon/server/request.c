@@ -333,6 +333,7 @@ void request_message(Request *r, Bytes msg) {
     return;
   }
   if (r->method->many) r->message_ns = clock_now_ns();
+  r->message_bytes += msg.len;
   r->got_message = true;
   r->method->message(r, msg);
 }

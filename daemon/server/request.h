@@ -27,7 +27,8 @@ typedef enum RequestState {
 typedef struct Method {
   const char *path;
   const ProtobufCMessageDescriptor *request;
-  bool many; /* the client streams messages; else exactly one is expected */
+  bool many;    /* the client streams messages; else exactly one is expected */
+  bool endless; /* the answer lasts as long as the client wants */
   void (*message)(Request *r, Bytes msg);
   void (*end)(Request *r);     /* many: the client sends no more */
   void (*drain)(Request *r);   /* optional: goes on sending */
@@ -48,6 +49,7 @@ struct Request {
   void *call_ctx;                   /* the same, of methods whose work is a run */
   int64_t received_ns, deadline_ns; /* 0 = none */
   int64_t message_ns;               /* when the last message of a stream came; 0 = none did */
+  uint64_t message_bytes;           /* of all messages of a stream */
   bool got_message;
   uint8_t method_index; /* in the table of methods */
   Phase phase;

@@ -66,7 +66,8 @@ static Status add_tried(Request *r, Kiln__V1__ExplainedKernel *k, const Schedule
   kiln__v1__tried_schedule__init(t);
   t->opts = arena_strdup(&r->arena, str_from(s->opts));
   t->host = arena_strdup(&r->arena, str_from(s->host));
-  if (!t->opts || !t->host) return no_memory();
+  t->origin = arena_strdup(&r->arena, str_from(s->origin));
+  if (!t->opts || !t->host || !t->origin) return no_memory();
   t->cause = (char *)(uintptr_t)schedule_cause_name[s->cause];
   t->median_ns = s->median_ns;
   t->mad_ns = s->mad_ns;
@@ -88,12 +89,16 @@ static bool same_opts(const char *a, const char *b) {
   return !strcmp(a, b);
 }
 
-/* Where the schedule in use came from. */
-static const char *source_of(const Kiln__V1__ExplainedKernel *k, const StoreEvidence *e) {
-  bool serves = false;
-  for (size_t i = 0; i < e->ntried; i++)
-    serves |= schedule_serves(&e->tried[i]) && same_opts(e->tried[i].opts, k->opts);
+/* Where the schedule in use came from; *origin: the node that found it, "" = this one. */
+static const char *source_of(const Kiln__V1__ExplainedKernel *k, const StoreEvidence *e,
+                             const char **origin) {
+  const Schedule *serves = NULL;
+  for (size_t i = 0; i < e->ntried && !serves; i++)
+    if (schedule_serves(&e->tried[i]) && same_opts(e->tried[i].opts, k->opts))
+      serves = &e->tried[i];
+  *origin = serves ? serves->origin : "";
   if (!serves) return "heuristic";
+  if (*serves->origin) return "shared";
   for (size_t i = 0; i < e->nhints; i++)
     if (e->hints[i].verified && same_opts(e->hints[i].opts, k->opts)) return "class";
   return "tuned";
@@ -107,9 +112,11 @@ static void on_evidence(void *ctx, const StoreEvidence *found) {
   Kiln__V1__ExplainedKernel *k = &e->kernels[e->at];
   size_t n = found->ntried < e->tried_max ? found->ntried : e->tried_max;
   e->lookup = NULL;
-  k->source = (char *)(uintptr_t)source_of(k, found);
+  const char *origin;
+  k->source = (char *)(uintptr_t)source_of(k, found, &origin);
+  k->origin = arena_strdup(&r->arena, str_from(origin));
   k->tried = arena_array(&r->arena, n + 1, sizeof *k->tried);
-  Status st = k->tried ? NULL : no_memory();
+  Status st = k->tried && k->origin ? NULL : no_memory();
   for (size_t i = 0; i < n && !st; i++) st = add_tried(r, k, &found->tried[i]);
   for (size_t i = 0; i < found->ntried; i++)
     ++*(found->tried[i].cause == SC_MEASURED ? &k->measured : &k->failed);

@@ -4,6 +4,7 @@
 #include "daemon/server/metrics_sample.h"
 #include "daemon/server/models.h"
 #include "daemon/server/rpc.h"
+#include "daemon/server/shared.h"
 #include "daemon/server/tune.h"
 
 static bool admin(const Request *r) { return r->tenant->roles & ROLE_ADMIN; }
@@ -56,7 +57,7 @@ static void fill_tenant(const Server *s, const Tenant *t, Kiln__V1__TenantLoad *
 
 static Status add_tenants(Request *r, Answer *m) {
   const Server *s = r->server;
-  size_t max = s->tenants.len + 1;
+  size_t max = s->tenants.len + 2;
   Kiln__V1__TenantLoad *rows = arena_array(&r->arena, max, sizeof *rows);
   m->tenants = arena_array(&r->arena, max, sizeof *m->tenants);
   if (!rows || !m->tenants) return FAIL(RESOURCE_EXHAUSTED, "status");
@@ -65,6 +66,12 @@ static Status add_tenants(Request *r, Answer *m) {
     fill_tenant(s, t, m->tenants[m->n_tenants] = &rows[m->n_tenants]);
     m->n_tenants++;
   }
+  if (!admin(r) || !s->config.tuning || m->n_tenants == max) return NULL;
+  Kiln__V1__TenantLoad *row = m->tenants[m->n_tenants] = &rows[m->n_tenants];
+  kiln__v1__tenant_load__init(row);
+  row->name = (char *)(uintptr_t) "(tuning)"; /* no name of a section */
+  tuner_used(s->tuner, &row->device_ns, &row->tune_ns);
+  m->n_tenants++;
   return NULL;
 }
 
@@ -112,6 +119,23 @@ static Status add_models(Request *r, Answer *m) {
   return NULL;
 }
 
+static void add_shared(const Server *s, Answer *m, Kiln__V1__SharedTier *row) {
+  const Metrics *c = &s->metrics;
+  SharedStatus shared;
+  if (!shared_status(s->shared, &shared)) return;
+  kiln__v1__shared_tier__init(row);
+  row->server = (char *)(uintptr_t)shared.server;
+  row->state = (char *)(uintptr_t)shared.state;
+  row->reason = (char *)(uintptr_t)shared.reason;
+  row->node = (char *)(uintptr_t)shared.node;
+  row->trusted = (uint32_t)shared.trusted;
+  row->queued = shared.queued;
+  row->given = c->shared_given_total[RESULT_OK][0];
+  row->adopted = c->shared_adopted_total[0][0];
+  for (size_t i = OV_MALFORMED; i < OV__COUNT; i++) row->refused += c->shared_offers_total[i][0];
+  m->shared = row;
+}
+
 static void add_sums(const Server *s, Answer *m) {
   const Metrics *c = &s->metrics;
   CompilePoolLoad load = compile_pool_load(s->pool);
@@ -136,6 +160,7 @@ static void add_sums(const Server *s, Answer *m) {
 
 static void status_message(Request *r, Bytes msg) {
   Answer m = KILN__V1__GET_STATUS_RESPONSE__INIT;
+  Kiln__V1__SharedTier shared;
   if (!request_decode(r, msg)) return;
   const char *why = server_not_ready(r->server);
   metrics_sample(r->server, NULL);
@@ -146,6 +171,7 @@ static void status_message(Request *r, Bytes msg) {
   if (!st) st = add_tenants(r, &m);
   if (!st) st = add_searches(r, &m);
   if (!st) st = add_models(r, &m);
+  if (admin(r)) add_shared(r->server, &m, &shared);
   if (admin(r)) add_sums(r->server, &m);
   if (st)
     request_finish(r, st);

@@ -26,6 +26,7 @@
 #include "daemon/server/reload.h"
 #include "daemon/server/request.h"
 #include "daemon/server/rpc.h"
+#include "daemon/server/shared.h"
 #include "daemon/server/tune.h"
 
 enum { HOUSEKEEPING_MS = 1000, UPLOAD_POOL_BYTES = 256 << 20, IDLE_TRIM_MS = 10000 };
@@ -68,8 +69,10 @@ static void server_close(Server *s) {
   models_close(s);
   http_close_all(s);
   assert(!s->requests && !s->compiles && !s->builds);
+  shared_stop(s->shared);
   tuner_release(s->tuner);
   s->tuner = NULL;
+  shared_close(s->shared);
   registry_deinit(&s->executables);
   buffer_table_deinit(&s->buffers);
   isolation_release(s);
@@ -185,7 +188,7 @@ static void on_housekeeping(uv_timer_t *timer) {
   listeners_resume(s);
   reload_housekeeping(s);
   tuner_housekeeping(s->tuner);
-  connections_expire(s, s->config.idle_connection);
+  connections_expire(s);
   if (s->nrequests) {
     s->idle_since_ms = now;
     return;
@@ -265,6 +268,7 @@ static Status start_workers(Server *s) {
   TRY(find_devices(program, &s->config.devices));
   TRY(start_devices(s));
   TRY(tuner_create(s, &s->tuner));
+  TRY(shared_create(s, &s->shared));
   return compile_pool_create(&pool, &s->pool);
 }
 
@@ -294,6 +298,7 @@ static void undo_listeners(Server *s) {
   uv_loop_close(&s->loop);
   notify_close(&s->notify);
   free(s->read_buffer);
+  map_deinit(&s->addresses);
   auth_release(s->auth);
   tls_context_release(s->tls);
   tenants_deinit(&s->tenants);
@@ -325,6 +330,7 @@ Status server_create(Config *config, Server **out) {
   s->config = *config;
   *config = (Config){.cache_path = NULL};
   s->started_ns = clock_now_ns();
+  id_set_node(s->config.node);
   notify_open(&s->notify);
   s->executables.max = s->config.max_executables;
   s->executables.max_bytes = s->config.max_executable_bytes;
@@ -343,6 +349,7 @@ Status server_create(Config *config, Server **out) {
     return st;
   }
   init_handles(s);
+  uv_update_time(&s->loop); /* finding devices took its time */
   s->idle_since_ms = uv_now(&s->loop);
   models_start(s);
   *out = s;
@@ -360,9 +367,11 @@ int server_run(Server *s) {
   trace_ring_deinit(&s->trace);
   notify_close(&s->notify);
   int busy = uv_loop_close(&s->loop);
+  shared_free(s->shared);
   assert(busy == 0 && s->open_parts == 0);
   LOG_INFO("stopped", "uptime_s=%lld", (long long)((clock_now_ns() - s->started_ns) / 1000000000));
   free(s->read_buffer);
+  map_deinit(&s->addresses);
   auth_release(s->auth);
   tls_context_release(s->tls);
   tenants_deinit(&s->tenants);

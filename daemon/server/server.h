@@ -12,6 +12,7 @@
 
 #include <uv.h>
 
+#include "base/map.h"
 #include "base/pool.h"
 #include "daemon/server/auth.h"
 #include "daemon/server/compile_pool.h"
@@ -34,6 +35,7 @@ typedef struct Tune Tune;
 typedef struct Subscriber Subscriber;
 typedef struct HttpClient HttpClient;
 typedef struct Model Model;
+typedef struct Shared Shared;
 
 typedef struct Server {
   uv_loop_t loop;
@@ -46,7 +48,10 @@ typedef struct Server {
   Listener *listeners;
   Connection *connections, *dirty; /* dirty: has output to write */
   size_t nconnections;
+  Connection *strangers, **last_stranger; /* connections that no tenant has used, oldest first */
+  Map addresses;                          /* how many connections each has, by connection_address */
   uint64_t next_connection;
+  uint64_t refusal_told_ms; /* when the log last said that one was refused */
   uint8_t *read_buffer; /* shared by all connections */
   uv_prepare_t flush;
   HttpClient *http; /* of the port for metrics and health */
@@ -74,6 +79,7 @@ typedef struct Server {
   Compile *compiles; /* in flight */
   Build *builds;     /* in flight */
   Tuner *tuner;
+  Shared *shared; /* what nodes share; NULL = nothing */
   struct Batch *batches; /* gathering, and running */
   uv_timer_t batch_timer;
   Subscriber *subscribers; /* to events */

@@ -3,7 +3,7 @@
  * without it, and says why. */
 #pragma once
 
-#include "cache/schedule.h"
+#include "cache/shared.h"
 #include "daemon/server/lane.h"
 #include "kiln/v1/kiln.pb-c.h"
 #include "proto/digest.h"
@@ -70,6 +70,21 @@ StoreJob *store_get_evidence(Store *s, const ScheduleNear *near, StoreEvidenceFo
  * out: they are filled in. */
 void store_put_tuned(Store *s, const StoreRecord *kernels, size_t n, const Schedule *schedules,
                      size_t m);
+
+/* -- other nodes (store_shared.c) ---------------------------------------------------------------
+ */
+
+/* The offers, with their verdicts; valid during the call. */
+typedef void (*StoreOffers)(void *ctx, const Offer *offers, size_t n);
+/* The offers are copied; the nodes are not. */
+StoreJob *store_take_offers(Store *s, const Offer *offers, size_t n, const TrustedNode *nodes,
+                            size_t nnodes, StoreOffers taken, void *ctx);
+/* The next item (id 0: none), and how many there are. The statement may be taken. */
+typedef void (*StoreOutbox)(void *ctx, OutboxItem *item, uint64_t queued);
+/* Opens the outbox, or says that `given` was given (0: nothing), then asks for what is behind
+ * `after`. */
+StoreJob *store_outbox(Store *s, bool open, int64_t given, int64_t after, const NodeKey *key,
+                       StoreOutbox found, void *ctx);
 
 /* What people ask; the message is valid during the call, or NULL and st (taken) says why not. */
 typedef void (*StoreAnswer)(void *ctx, const ProtobufCMessage *m, Status st);

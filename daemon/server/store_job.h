@@ -42,6 +42,16 @@ struct StoreJob {
   ScheduleNear near;
   VEC(Schedule) tried, hints;
   StoreEvidenceFound evidence_found;
+  /* other nodes */
+  Offer *offers;
+  const TrustedNode *nodes;
+  size_t nnodes;
+  StoreOffers offers_taken;
+  bool open_outbox;
+  int64_t after;
+  const NodeKey *key;
+  OutboxItem item;
+  StoreOutbox outbox;
   /* questions */
   uint64_t merged;
   uint32_t limit;

@@ -58,46 +58,18 @@ StoreJob *store_get_kernels(Store *s, const StoreKey *keys, size_t n, StoreKerne
   return j;
 }
 
-/* -- copies ------------------------------------------------------------------------------------ */
-
-static const uint8_t *copy_hash(Arena *a, const uint8_t *hash, bool *ok) {
-  const uint8_t *copy = hash ? arena_copy(a, hash, DIGEST_BYTES) : NULL;
-  *ok = *ok && (copy || !hash);
-  return copy;
-}
-
-static const char *copy_text(Arena *a, const char *text, bool *ok) {
-  const char *copy = arena_strdup(a, str_from(text));
-  *ok = *ok && copy;
-  return copy;
-}
-
-static bool copy_schedule(Arena *a, const Schedule *s, Schedule *out) {
-  bool ok = true;
-  *out = *s;
-  out->kernel = copy_hash(a, s->kernel, &ok);
-  out->target = copy_hash(a, s->target, &ok);
-  out->class_hash = copy_hash(a, s->class_hash, &ok);
-  out->opts = copy_text(a, s->opts, &ok);
-  out->name = copy_text(a, s->name, &ok);
-  out->compiler = copy_text(a, s->compiler, &ok);
-  out->host = copy_text(a, s->host, &ok);
-  out->sizes = arena_copy(a, s->sizes, s->nsizes * sizeof *s->sizes);
-  return ok && out->sizes;
-}
-
 /* -- evidence ---------------------------------------------------------------------------------- */
 
 static bool take_tried(void *ctx, const Schedule *s) {
   StoreJob *j = ctx;
   Schedule copy;
-  return !j->forgotten && copy_schedule(&j->arena, s, &copy) && vec_push(&j->tried, copy);
+  return !j->forgotten && schedule_copy(&j->arena, s, &copy) && vec_push(&j->tried, copy);
 }
 
 static bool take_hint(void *ctx, const Schedule *s) {
   StoreJob *j = ctx;
   Schedule copy;
-  return !j->forgotten && copy_schedule(&j->arena, s, &copy) && vec_push(&j->hints, copy);
+  return !j->forgotten && schedule_copy(&j->arena, s, &copy) && vec_push(&j->hints, copy);
 }
 
 static void evidence_run(LaneJob *job, void *state) {
@@ -119,12 +91,12 @@ static void evidence_done(LaneJob *job) {
 StoreJob *store_get_evidence(Store *s, const ScheduleNear *near, StoreEvidenceFound found,
                              void *ctx) {
   StoreJob *j = store_job_create(s, evidence_run, evidence_done);
-  bool ok = true;
   if (!j) return NULL;
   j->near = *near;
-  j->near.kernel = copy_hash(&j->arena, near->kernel, &ok);
-  j->near.target = copy_hash(&j->arena, near->target, &ok);
-  j->near.class_hash = copy_hash(&j->arena, near->class_hash, &ok);
+  j->near.kernel = arena_copy(&j->arena, near->kernel, DIGEST_BYTES);
+  j->near.target = arena_copy(&j->arena, near->target, DIGEST_BYTES);
+  if (near->class_hash) j->near.class_hash = arena_copy(&j->arena, near->class_hash, DIGEST_BYTES);
+  bool ok = j->near.kernel && j->near.target && (j->near.class_hash || !near->class_hash);
   j->near.sizes = arena_copy(&j->arena, near->sizes, near->nsizes * sizeof *near->sizes);
   j->evidence_found = found;
   j->ctx = ctx;
@@ -152,7 +124,7 @@ void store_put_tuned(Store *s, const StoreRecord *kernels, size_t n, const Sched
   for (size_t i = 0; ok && i < n; i++) ok = store_copy_record(j, CACHE_KERNEL, &kernels[i]);
   for (size_t i = 0; ok && i < m; i++) {
     Schedule *to = &j->schedules[j->nschedules++];
-    ok = copy_schedule(&j->arena, &schedules[i], to);
+    ok = schedule_copy(&j->arena, &schedules[i], to);
     if (!to->host || !*to->host) to->host = s->host;
     if (!to->measured_at) to->measured_at = clock_wall_ns();
   }

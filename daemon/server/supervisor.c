@@ -111,6 +111,10 @@ static void send_signal(const Worker *w, int what) {
 
 static void worker_signal(const Worker *w) { send_signal(w, SIGKILL); }
 
+void worker_interrupt(const Worker *w) {
+  if (w->state == WS_UP) send_signal(w, SIGUSR1);
+}
+
 void worker_kill(Worker *w, const char *cause, const char *detail) {
   if (w->killed_for || w->state >= WS_ENDING) return;
   w->killed_for = cause;

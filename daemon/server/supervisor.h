@@ -50,6 +50,8 @@ void worker_kill(Worker *w, const char *cause, const char *detail);
 void worker_set_deadline(Worker *w, uint64_t seconds, const char *detail);
 /* Kills the process and forgets the owner: no callback follows. */
 void worker_abandon(Worker *w);
+/* A device worker looks at once whether the run that it works on is posted as cancelled. */
+void worker_interrupt(const Worker *w);
 /* Stops all processes that run in the background where they are, until it is called with false.
  * Their deadlines wait as well. */
 void supervisor_pause(Supervisor *s, bool pause);

@@ -30,11 +30,13 @@ typedef struct Quotas {
   uint64_t runs;                          /* at once */
   uint64_t compile_seconds, tune_seconds; /* per hour */
   uint64_t request_rate;                  /* per second */
+  uint64_t connections;                   /* at once */
 } Quotas;
 
-/* What a tenant uses (first two lines) and has used since the server started. */
+/* What a tenant uses (first three lines) and has used since the server started. */
 typedef struct Usage {
   uint64_t device_bytes, host_bytes, runs;
+  uint64_t connections;
   uint64_t executables, executable_bytes; /* loaded */
   uint64_t device_ns, compile_ns, tune_ns, requests;
   uint64_t merged; /* compiles that joined another one */

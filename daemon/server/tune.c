@@ -35,6 +35,7 @@ static void publish(Tune *t, bool ended);
 static void tune_free(Tune *t) {
   Tuner *tuner = t->server->tuner;
   tune_round_cancel(t);
+  tune_leave_others(t);
   if (tuner->turn == t) tuner->turn = NULL;
   if ((*t->link = t->next)) t->next->link = t->link;
   tuner->ntunes--;
@@ -42,6 +43,7 @@ static void tune_free(Tune *t) {
     vec_deinit(&t->kernels[i].evidence);
     vec_deinit(&t->kernels[i].champions);
     vec_deinit(&t->kernels[i].hints);
+    vec_deinit(&t->kernels[i].offers);
     vec_deinit(&t->kernels[i].digests);
   }
   executable_release(t->spec.exe);
@@ -127,6 +129,7 @@ static Status summarise(Tune *t, const char *ended, Kiln__V1__TuneSummary *m) {
 
 static void publish(Tune *t, bool ended) {
   char id[ID_TEXT];
+  if (t->spec.adopt) return;
   Kiln__V1__TuneChanged m = KILN__V1__TUNE_CHANGED__INIT;
   Kiln__V1__Event e = KILN__V1__EVENT__INIT;
   m.executable = (char *)(uintptr_t)id_text("exe", t->spec.exe->id, t->spec.exe->secret, id);
@@ -143,13 +146,15 @@ static void tune_finish(Tune *t, const char *ended) {
   Kiln__V1__TuneSummary m;
   Status st = summarise(t, ended, &m);
   char name[128];
-  LOG_INFO("tuned",
+  t->exhausted = !strcmp(ended, "exhausted");
+  LOG_INFO(t->spec.adopt ? "checked what other nodes have found" : "tuned",
            "model=%s background=%d ended=%s tried=%u measured=%u replaced=%u first_us=%.1f "
            "best_us=%.1f s=%.1f",
            log_quote(name, sizeof name, t->spec.exe->name), t->spec.background, ended, t->tried,
            t->measured, t->replaced, (double)model_ns(t, false) / 1e3,
            (double)model_ns(t, true) / 1e3, (double)(clock_now_ns() - t->started_ns) / 1e9);
   publish(t, true);
+  tune_leave_others(t);
   t->spec.done(t->spec.ctx, st ? NULL : &m, st);
   tune_free(t);
 }
@@ -197,19 +202,21 @@ static TuneKernel *choose(const Tune *t) {
   for (size_t i = 0; i < t->nkernels; i++) {
     TuneKernel *k = &t->kernels[i];
     if (k->finished) continue;
-    if (!k->facts || !k->looked || !k->best_ns) return k;
+    if (!k->facts || !k->looked || !k->best_ns || t->spec.adopt) return k;
     if (!best || worth(k) > worth(best)) best = k;
   }
   return best;
 }
 
-static void begin_step(Tune *t) {
+void tune_settled(Tune *t) { tune_finish(t, "shared"); }
+
+void tune_begin_step(Tune *t) {
   TuneKernel *k = choose(t);
   if (!k || tune_over(t)) {
     tune_finish(t, k ? "budget" : "exhausted");
     return;
   }
-  if (tune_wants_peaks(t)) {
+  if (!t->spec.adopt && tune_wants_peaks(t)) {
     tune_measure_peaks(t);
     return;
   }
@@ -218,6 +225,8 @@ static void begin_step(Tune *t) {
     tune_ask_facts(t, k);
   else if (!k->looked)
     tune_ask_evidence(t, k);
+  else if (t->spec.adopt)
+    tune_check_offers(t, k);
   else if (!k->best_ns)
     tune_baseline(t, k);
   else
@@ -228,7 +237,7 @@ void tune_next(Tune *t) {
   if (t->at && t->at->failures >= FAILURES_MAX) t->at->finished = true;
   if (t->step_ns) tuner_stepped(t->server->tuner, t, clock_now_ns() - t->step_ns);
   t->step_ns = 0;
-  tune_when_free(t, t->step, begin_step);
+  tune_when_free(t, t->step, tune_begin_step);
 }
 
 void tune_when_free(Tune *t, const char *step, void (*resume)(Tune *t)) {
@@ -260,7 +269,8 @@ static Status make_kernels(Tune *t) {
     if (a->plan->calls[i]->once) continue;
     if (!k->calls++) k->call = a->plan->calls[i];
   }
-  for (size_t i = 0; i < t->nkernels; i++) t->kernels[i].finished = !t->kernels[i].calls;
+  for (size_t i = 0; i < t->nkernels; i++)
+    t->kernels[i].finished = !t->kernels[i].calls || (t->spec.adopt && !t->spec.adopt[i]);
   return NULL;
 }
 
@@ -303,7 +313,7 @@ Status tune_start(Server *s, const TuneSpec *spec, Tune **out) {
     return st;
   }
   publish(t, false);
-  tune_when_free(t, "look", begin_step);
+  tune_ask_others(t);
   *out = t;
   return NULL;
 }

@@ -16,6 +16,9 @@ typedef struct TuneSpec {
   int64_t budget_ns;
   uint64_t seed;
   bool background;
+  /* Not NULL: proposes nothing, but has the schedules checked that other nodes have found for these
+   * kernels of the plan, which counts as no search. Copied. */
+  const bool *adopt;
   /* Both on the loop, never inside tune_start. progress is optional. */
   void (*progress)(void *ctx, const Kiln__V1__TuneProgress *m);
   /* The last call; st is taken. */
@@ -46,6 +49,8 @@ typedef struct TuneLoad {
   int64_t left_ns;
 } TuneLoad;
 bool tuner_next_load(const Tuner *t, const Tune **at, TuneLoad *out);
+/* What searches in the background have taken since the start: of devices, and of the clock. */
+void tuner_used(const Tuner *t, int64_t *device_ns, int64_t *ns);
 /* How many. */
 size_t tuner_searches(const Tuner *t);
 /* Once a second: background searches begin here. */

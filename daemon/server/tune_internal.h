@@ -3,11 +3,17 @@
 
 #include "base/vec.h"
 #include "daemon/server/peaks.h"
+#include "daemon/server/shared.h"
 #include "daemon/server/timing_lane.h"
 #include "daemon/server/tune.h"
 #include "proto/limits.h"
 
 enum { TUNE_BATCH = 12, TUNE_MAX = 16 };
+
+/* A schedule that was found elsewhere; in the tune's arena. */
+typedef struct TuneOffer {
+  const char *opts, *origin;
+} TuneOffer;
 
 typedef struct TuneKernel {
   uint32_t index;                 /* in the plan */
@@ -25,6 +31,7 @@ typedef struct TuneKernel {
   VEC(Kiln__V1__TuneEvidence *) evidence;  /* in the order of measuring; in the tune's arena */
   VEC(Kiln__V1__TuneEvidence *) champions; /* of it: compared with the untuned kernel */
   VEC(char *) hints;
+  VEC(TuneOffer) offers;           /* of other nodes, the fastest first; while they are checked */
   VEC(uint64_t) digests;           /* of code that has been timed */
   Kiln__V1__KernelBinary *untuned; /* NULL: not compiled yet */
   int64_t best_ns;                 /* as it is; 0: not measured */
@@ -38,6 +45,7 @@ typedef struct TuneCandidate {
   CompileJob job;
   Kiln__V1__KernelJob message;
   bool active;
+  bool known;                     /* its code has been timed under other opts */
   Kiln__V1__KernelBinary *binary; /* NULL: none */
 } TuneCandidate;
 
@@ -54,7 +62,10 @@ struct Tune {
   uint8_t fingerprint[DIGEST_BYTES];
   uint32_t tried, measured, replaced;
   uint32_t failures[SC__COUNT];
-  bool waiting; /* for the tuner to let it go on */
+  SharedWait *shared_wait; /* for what other nodes know */
+  SharedLease *lease;
+  bool settled, exhausted; /* another node has searched; nothing is left to try */
+  bool waiting;            /* for the tuner to let it go on */
   int64_t waiting_since_ns;
   void (*resume)(Tune *t);
   /* the round under way: at most one of these is outstanding */
@@ -72,6 +83,7 @@ struct Tune {
   size_t begin, end, nbinaries;
   Kiln__V1__TimingJob timing;
   bool timing_active;
+  int64_t timing_ns, timing_paused_ns; /* when it began; what paused_step_ns was then */
   /* while the machine is measured: candidates[0] is the probe */
   uint32_t probe, probe_times;
   double probe_work;
@@ -99,6 +111,12 @@ struct Tuner {
   int64_t disturbed_ns;   /* when a request last began or ended */
   int64_t paused_ns;      /* since when they are stopped; 0: they are not */
   int64_t paused_step_ns; /* how long they were during the step under way */
+  DeviceJob *loan;        /* the background's turn at its device, asked for or taken; NULL: none */
+  DeviceLane *lender;     /* of that */
+  uv_timer_t slice;       /* runs while it is taken, */
+  int64_t slice_ns;       /* since then; 0: it is not */
+  int64_t device_ns;      /* that the background has timed kernels for, */
+  int64_t used_ns;        /* and all that it did */
   int open_handles;
 };
 
@@ -115,6 +133,21 @@ bool tune_over(const Tune *t);
 
 /* The message, in the arena. */
 Status tune_copy(Arena *arena, const ProtobufCMessage *m, void *out);
+
+/* The search ends before it began: another node has made it. */
+void tune_settled(Tune *t);
+/* Begins a step, once it is the search's turn. */
+void tune_begin_step(Tune *t);
+
+/* -- tune_shared.c -- */
+/* Goes on with tune_begin_step when what other nodes know has been checked and none searches. */
+void tune_ask_others(Tune *t);
+/* The search is over. */
+void tune_leave_others(Tune *t);
+/* A kernel's round in which nothing is proposed. */
+void tune_check_offers(Tune *t, TuneKernel *k);
+/* The node that opts came from; "" = they were found here. */
+const char *tune_origin(const TuneKernel *k, const char *opts);
 
 /* -- tune_look.c -- */
 void tune_ask_facts(Tune *t, TuneKernel *k);
@@ -143,6 +176,8 @@ void tune_round_reset(Tune *t);
 void tune_round(Tune *t, TuneKernel *k);
 void tune_baseline(Tune *t, TuneKernel *k);
 void tune_round_cancel(Tune *t);
+/* candidates[0, n) have their opts: compiles and times them. */
+void tune_compile(Tune *t, size_t n);
 
 /* -- tune_results.c -- */
 /* What a job says about binaries[begin, end). */
@@ -163,5 +198,7 @@ CompilePool *tuner_pool(Tuner *t, bool background);
 TimingLane *tuner_lane(Tuner *t, const DeviceLane *device, bool background);
 /* The search may begin a step now: it is its turn, nobody else needs the machine. */
 bool tuner_may_step(Tuner *t, Tune *tune);
+/* A timing has ended: the device was used. */
+void tuner_timed(Tuner *t, const Tune *tune);
 /* A round is over: others may have their turn; it took so long. */
 void tuner_stepped(Tuner *t, Tune *tune, int64_t ns);

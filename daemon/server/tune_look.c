@@ -5,7 +5,7 @@
 #include "base/log.h"
 #include "daemon/server/tune_internal.h"
 
-enum { SEARCH_SECONDS = 60, HINTS = 8 };
+enum { SEARCH_SECONDS = 60, HINTS = 8, OFFERS = 1 };
 
 ScheduleCause tune_cause(const char *name) {
   if (!*name) return SC_MEASURED;
@@ -125,10 +125,8 @@ static void take_tried(Tune *t, TuneKernel *k, const StoreEvidence *e) {
   for (size_t i = 0; i < e->ntried; i++) {
     const Schedule *s = order[i];
     /* what somebody else measured is a hint: it has to be measured here */
-    if (s->imported) {
-      add_hint(t, k, s->opts);
-      continue;
-    }
+    if (s->imported && s->cause == SC_MEASURED) add_hint(t, k, s->opts);
+    if (s->imported && (s->cause == SC_MEASURED || !*s->origin)) continue;
     const char *cause = s->cause == SC_MEASURED ? NULL : schedule_cause_name[s->cause];
     Kiln__V1__TuneEvidence *r = tune_add_evidence(t, k, s->opts, cause);
     if (!r) return;
@@ -140,10 +138,22 @@ static void take_tried(Tune *t, TuneKernel *k, const StoreEvidence *e) {
   }
 }
 
+/* The fastest first, as the store shows them; without memory there are fewer. */
+static void take_offers(Tune *t, TuneKernel *k, const StoreEvidence *e) {
+  for (size_t i = 0; i < e->ntried && k->offers.len < OFFERS; i++) {
+    const Schedule *s = &e->tried[i];
+    if (!s->imported || s->cause != SC_MEASURED) continue;
+    TuneOffer o = {arena_strdup(&t->arena, str_from(*s->opts ? s->opts : " ")),
+                   arena_strdup(&t->arena, str_from(s->origin))};
+    if (!o.opts || !o.origin || !vec_push(&k->offers, o)) return;
+  }
+}
+
 static void on_evidence(void *ctx, const StoreEvidence *e) {
   Tune *t = ctx;
   TuneKernel *k = t->at;
   t->lookup = NULL;
+  if (t->spec.adopt) take_offers(t, k, e);
   take_tried(t, k, e);
   for (size_t i = 0; i < e->nhints; i++) add_hint(t, k, e->hints[i].opts);
   tune_next(t);
@@ -152,7 +162,8 @@ static void on_evidence(void *ctx, const StoreEvidence *e) {
 void tune_ask_evidence(Tune *t, TuneKernel *k) {
   const Kiln__V1__KernelFacts *f = k->facts;
   tune_choose_sizes(t, k);
-  ScheduleNear near = {.kernel = k->evidence_key,
+  /* what others have found serves all sizes */
+  ScheduleNear near = {.kernel = t->spec.adopt ? k->plan->hash.data : k->evidence_key,
                        .target = t->fingerprint,
                        .class_hash = f->class_hash.len ? f->class_hash.data : NULL,
                        .sizes = f->sizes,

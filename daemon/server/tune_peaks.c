@@ -78,6 +78,7 @@ static void skip(Tune *t, const char *what, Status st) {
 static void on_timed(void *ctx, const TimingEnd *end) {
   Tune *t = ctx;
   t->timing_active = false;
+  tuner_timed(t->server->tuner, t);
   if (end->cause) {
     skip(t, "time", FAIL(UNAVAILABLE, "the timing worker ended (%s)", end->cause));
     return;
@@ -105,6 +106,8 @@ static void time_probe(Tune *t) {
   m->incumbent = t->candidates[0].binary;
   m->budget_ns = TIMING_NS;
   TimingLane *lane = tuner_lane(t->server->tuner, t->spec.exe->device, t->spec.background);
+  t->timing_ns = clock_now_ns();
+  t->timing_paused_ns = t->server->tuner->paused_step_ns;
   Status st = lane ? timing_lane_run(lane, m, on_timed, t) : FAIL(RESOURCE_EXHAUSTED, "timing");
   t->timing_active = !st;
   if (st) skip(t, "time", st);

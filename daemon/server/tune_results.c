@@ -12,18 +12,27 @@ static Schedule schedule_of(const Tune *t, const TuneKernel *k, const char *opts
                     .nsizes = f->n_sizes,
                     .opts = opts,
                     .name = k->plan->name,
+                    .origin = tune_origin(k, opts),
                     .compiler = t->target->compiler};
 }
 
 static void store(const Tune *t, const StoreRecord *kernel, const Schedule *schedules, size_t n) {
   if (t->spec.exe->private_) return;
-  if (kernel || n)
-    store_put_tuned(t->spec.exe->tenant->store, kernel, kernel != NULL, schedules, n);
+  if (!kernel && !n) return;
+  store_put_tuned(t->spec.exe->tenant->store, kernel, kernel != NULL, schedules, n);
+  shared_stored(t->server->shared, t->spec.exe->tenant->store);
+}
+
+/* What was checked for another node was not tried by a search. */
+static void count(Tune *t, const char *cause) {
+  Metrics *m = &t->server->metrics;
+  unsigned outcome = metrics_outcome(cause);
+  ++*(t->spec.adopt ? &m->shared_checks_total[outcome][0] : &m->tune_candidates_total[outcome][0]);
 }
 
 void tune_failed(Tune *t, TuneKernel *k, const char *opts, const char *cause) {
   t->failures[tune_cause(cause)]++;
-  t->server->metrics.tune_candidates_total[metrics_outcome(cause)][0]++;
+  count(t, cause);
   if (!tune_add_evidence(t, k, opts, cause)) return;
   Schedule s = schedule_of(t, k, opts);
   s.cause = tune_cause(cause);
@@ -40,7 +49,7 @@ static bool take_result(Tune *t, TuneKernel *k, const char *opts, const Kiln__V1
   if (!mine) return false;
   *out = schedule_of(t, k, opts);
   out->cause = cause;
-  t->server->metrics.tune_candidates_total[metrics_outcome(*e->cause ? e->cause : "measured")][0]++;
+  count(t, *e->cause ? e->cause : "measured");
   if (cause != SC_MEASURED) {
     char quoted[400];
     LOG_INFO("a schedule failed", "kernel=%s cause=%s opts=\"%s\" why=%s", k->plan->name, e->cause,
@@ -111,6 +120,7 @@ static void take_winner(Tune *t, TuneKernel *k, const Kiln__V1__KernelBinary *b,
   k->best_ns = r->evidence->median_ns;
   if (before > r->gain_ns) k->faster *= (double)before / (double)(before - r->gain_ns);
   t->replaced += !k->replaced;
+  t->server->metrics.shared_adopted_total[0][0] += t->spec.adopt != NULL;
   k->replaced = true;
   k->fruitless = 0;
   tune_replace(t->server, t->spec.exe, k, b, before, k->best_ns);
@@ -132,10 +142,25 @@ static size_t serve_all_sizes(const TuneKernel *k, const char *opts, Schedule *s
   return 0;
 }
 
+/* Offers whose code was known are as good as that. */
+static size_t take_known(Tune *t, TuneKernel *k, Schedule *out) {
+  size_t n = 0;
+  for (size_t i = 0; t->spec.adopt && k->best_ns && i < t->ncandidates; i++) {
+    const TuneCandidate *c = &t->candidates[i];
+    if (!c->known) continue;
+    count(t, "measured");
+    out[n] = schedule_of(t, k, c->message.opts);
+    out[n].median_ns = k->best_ns;
+    out[n++].reps = 1;
+  }
+  return n;
+}
+
 void tune_results(Tune *t, const Kiln__V1__TimingDone *done) {
   TuneKernel *k = t->at;
   size_t n = t->end - t->begin, records = 0;
-  Schedule *schedules = arena_array(&t->round, n + k->champions.len + 2, sizeof *schedules);
+  Schedule *schedules =
+      arena_array(&t->round, n + k->champions.len + t->ncandidates + 2, sizeof *schedules);
   StoreRecord kernel = {.value = {NULL, 0}};
   if (!schedules || !done->incumbent || !done->incumbent->evidence || done->n_candidates != n ||
       done->winner > n) {
@@ -155,6 +180,7 @@ void tune_results(Tune *t, const Kiln__V1__TimingDone *done) {
     if (take_result(t, k, b->opts, r, k->best_ns, &schedules[records])) records++;
   }
   if (n && !done->winner) k->fruitless++;
+  records += take_known(t, k, &schedules[records]);
   if (done->winner)
     records +=
         serve_all_sizes(k, t->binaries[t->begin + done->winner - 1]->opts, schedules, records);

@@ -22,6 +22,7 @@ void tune_round_cancel(Tune *t) {
   if (t->search_active) compile_pool_cancel(pool, &t->search);
   for (size_t i = 0; i < t->ncandidates; i++)
     if (t->candidates[i].active) compile_pool_cancel(pool, &t->candidates[i].job);
+  if (t->timing_active) tuner_timed(t->server->tuner, t);
   if (t->timing_active)
     timing_lane_cancel(tuner_lane(t->server->tuner, t->spec.exe->device, t->spec.background));
   t->lookup = NULL;
@@ -99,6 +100,7 @@ static void all_compiled(Tune *t) {
       t->binaries[t->nbinaries++] = c->binary;
       continue;
     }
+    c->known = true;
     /* as good as what has this code already: the search need not know how good */
     Kiln__V1__TuneEvidence *e = tune_add_evidence(t, k, c->message.opts, NULL);
     if (e) e->median_ns = k->best_ns, e->reps = 1;
@@ -108,7 +110,7 @@ static void all_compiled(Tune *t) {
     return;
   }
   t->end = t->nbinaries;
-  if (!t->nbinaries) {
+  if (!t->nbinaries && !t->spec.adopt) {
     k->fruitless++;
     tune_next(t);
     return;
@@ -172,6 +174,16 @@ static void compile_next(Tune *t) {
   if (!t->pending) round_failed(t, "compile", FAIL(RESOURCE_EXHAUSTED, "candidates"));
 }
 
+void tune_compile(Tune *t, size_t n) {
+  t->ncandidates = n;
+  if (!t->at->untuned) {
+    TuneCandidate *c = &t->candidates[t->ncandidates++];
+    kiln__v1__kernel_job__init(&c->message);
+    c->message.opts = t->at->facts->untuned;
+  }
+  tune_when_free(t, "compile", compile_next);
+}
+
 /* -- propose ------------------------------------------------------------------------------------
  */
 
@@ -189,10 +201,6 @@ static Status take_candidates(Tune *t, const Kiln__V1__SearchDone *done) {
   }
   t->tried += (uint32_t)n;
   t->at->tried += (unsigned)n;
-  if (t->at->untuned || !n) return NULL;
-  TuneCandidate *c = &t->candidates[t->ncandidates++];
-  kiln__v1__kernel_job__init(&c->message);
-  c->message.opts = t->at->facts->untuned;
   return NULL;
 }
 
@@ -207,7 +215,7 @@ static void on_proposed(void *ctx, Message *m, Status st) {
     t->at->finished = true;
     tune_next(t);
   } else {
-    tune_when_free(t, "compile", compile_next);
+    tune_compile(t, t->ncandidates);
   }
 }
 
@@ -252,6 +260,8 @@ static void time_batch(Tune *t) {
   m->seed = t->spec.seed;
   m->budget_ns = left < 1 ? 1 : left < TIMING_NS ? left : TIMING_NS;
   TimingLane *lane = tuner_lane(t->server->tuner, t->spec.exe->device, t->spec.background);
+  t->timing_ns = clock_now_ns();
+  t->timing_paused_ns = t->server->tuner->paused_step_ns;
   Status st = lane ? timing_lane_run(lane, m, on_timed, t) : FAIL(RESOURCE_EXHAUSTED, "timing");
   t->timing_active = !st;
   if (st) round_failed(t, "time", st);
@@ -300,6 +310,7 @@ static void worker_ended(Tune *t, const TimingEnd *end) {
 static void on_timed(void *ctx, const TimingEnd *end) {
   Tune *t = ctx;
   t->timing_active = false;
+  tuner_timed(t->server->tuner, t);
   if (end->cause) {
     worker_ended(t, end);
   } else if (end->st) {

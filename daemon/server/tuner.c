@@ -7,17 +7,26 @@
  * and timing workers run on idle processors only (SCHED_IDLE) and are stopped where they are as
  * soon as a request arrives: they would take memory bandwidth and caches even so. A pause follows
  * every round so that the share of the processor is kept, and the hour has its limit; time in which
- * they are stopped counts for neither, nor for the search's budget. */
+ * they are stopped counts for neither, nor for the search's budget.
+ *
+ * A device that is never left alone is shared: what runs in the background is a tenant of its
+ * queue, of little weight, and when its turn comes it has the device and the processors for a
+ * moment. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "daemon/server/caches.h"
+#include "daemon/server/metrics_sample.h"
 #include "daemon/server/quota.h"
 #include "daemon/server/request.h"
 #include "daemon/server/tune_internal.h"
 
 enum { TICK_MS = 10, QUIET_MS = 3, KEEP_WORKERS_SECONDS = 60, BACKGROUND_AFTER_RUNS = 3 };
+enum { SLICE_MS = 10, TUNING_TENANT = 1 << 30 }; /* no tenant has that number */
+/* After so long without a moment to itself the background asks for its turn. */
+#define STARVED_NS  1000000000ll
+#define WEIGHT      0.01
 #define PATIENCE_NS 250000000ll
 #define SESSION_NS  30000000000ll
 #define HOUR_NS     3600000000000ll
@@ -39,7 +48,8 @@ bool tuner_may_step(Tuner *t, Tune *tune) {
   if (background && (t->paused_ns || now < t->not_before_ns)) return false;
   if (!tune->waiting_since_ns) tune->waiting_since_ns = now;
   bool patient = background || now - tune->waiting_since_ns < PATIENCE_NS;
-  if (patient && foreground(t->server)) return false;
+  bool turn = background && t->slice_ns;
+  if (patient && !turn && foreground(t->server)) return false;
   tune->waiting_since_ns = 0;
   t->turn = tune;
   return true;
@@ -58,12 +68,14 @@ static void move_back(Tuner *t, Tune *tune) {
 void tuner_stepped(Tuner *t, Tune *tune, int64_t ns) {
   if (t->turn == tune) t->turn = NULL;
   move_back(t, tune);
+  if (tune->spec.adopt) return;
   if (!tune->spec.background) quota_tuned(tune->spec.exe->tenant, ns);
   if (!tune->spec.background) return;
   uint64_t share = t->server->config.tuning_share;
   ns = ns > t->paused_step_ns ? ns - t->paused_step_ns : 0;
   t->paused_step_ns = 0;
   t->hour_used_ns += ns;
+  t->used_ns += ns;
   t->not_before_ns = clock_now_ns() + ns * (int64_t)(100 - share) / (int64_t)share;
 }
 
@@ -96,22 +108,96 @@ static void resume_background(Tuner *t) {
   supervisor_pause(t->server->supervisor, false);
 }
 
+/* The loan is over, or not wanted any more. */
+static void give_back(Tuner *t) {
+  if (!t->loan) return;
+  uv_timer_stop(&t->slice);
+  if (t->slice_ns)
+    device_lane_return(t->lender, t->loan, clock_now_ns() - t->slice_ns);
+  else
+    device_lane_cancel(t->lender, t->loan);
+  t->loan = NULL;
+  t->slice_ns = 0;
+}
+
+static void on_quiet(uv_timer_t *timer);
+
+static void pause_background(Tuner *t) {
+  t->paused_ns = clock_now_ns();
+  supervisor_pause(t->server->supervisor, true);
+  uv_timer_start(&t->quiet, on_quiet, QUIET_MS, 0);
+}
+
+static void on_slice_end(uv_timer_t *timer) {
+  Tuner *t = timer->data;
+  give_back(t);
+  pause_background(t);
+}
+
+static void on_turn(void *ctx, DeviceJob *job, Message *m, Status st) {
+  Tuner *t = ctx;
+  (void)job;
+  (void)m;
+  if (st) {
+    status_drop(st);
+    t->loan = NULL;
+    return;
+  }
+  t->slice_ns = clock_now_ns();
+  uv_timer_stop(&t->quiet);
+  uv_timer_start(&t->slice, on_slice_end, SLICE_MS, 0);
+  resume_background(t);
+  tuner_wake(t);
+}
+
+static void ask_turn(Tuner *t) {
+  DeviceJob *job = t->background ? device_job_create() : NULL;
+  if (!job) return;
+  job->lends = true;
+  job->from = (FairSource){.tenant = TUNING_TENANT, .session = 1, .weight = WEIGHT};
+  job->level = FAIR_NORMAL;
+  job->done = on_turn;
+  job->ctx = t;
+  t->lender = t->background_exe->device;
+  Status st = device_lane_submit(t->lender, job);
+  if (!st) t->loan = job;
+  status_drop(st); /* another time */
+}
+
 static void on_quiet(uv_timer_t *timer) {
   Tuner *t = timer->data;
-  int64_t since = (clock_now_ns() - t->disturbed_ns) / 1000000;
-  if (since >= QUIET_MS && !foreground(t->server))
+  int64_t now = clock_now_ns(), since = (now - t->disturbed_ns) / 1000000;
+  if (since >= QUIET_MS && !foreground(t->server)) {
+    give_back(t);
     resume_background(t);
-  else
-    uv_timer_start(timer, on_quiet, since < QUIET_MS ? QUIET_MS - (uint64_t)since : QUIET_MS, 0);
+    return;
+  }
+  if (!t->loan && now - t->paused_ns >= STARVED_NS) ask_turn(t);
+  uv_timer_start(timer, on_quiet, since < QUIET_MS ? QUIET_MS - (uint64_t)since : QUIET_MS, 0);
 }
 
 void tuner_give_way(Tuner *t) {
   if (!t || !t->background) return;
   t->disturbed_ns = clock_now_ns();
-  if (t->paused_ns) return;
-  t->paused_ns = t->disturbed_ns;
-  supervisor_pause(t->server->supervisor, true);
-  uv_timer_start(&t->quiet, on_quiet, QUIET_MS, 0);
+  if (!t->paused_ns && !t->slice_ns) pause_background(t);
+}
+
+void tuner_timed(Tuner *t, const Tune *tune) {
+  Server *s = t->server;
+  bool background = tune->spec.background;
+  int64_t paused = background ? t->paused_step_ns - tune->timing_paused_ns : 0;
+  int64_t ns = clock_now_ns() - tune->timing_ns - paused;
+  if (ns < 0) ns = 0;
+  unsigned device = metrics_device(s, tune->spec.exe->device);
+  uint64_t *total = background ? s->metrics.background_seconds_total[device]
+                               : s->metrics.tuning_seconds_total[device];
+  *total += (uint64_t)ns;
+  if (background) t->device_ns += ns;
+}
+
+void tuner_used(const Tuner *t, int64_t *device_ns, int64_t *ns) {
+  *device_ns = t ? t->device_ns : 0;
+  *ns = t ? t->used_ns : 0;
 }
 
 /* -- workers ------------------------------------------------------------------------------------
@@ -196,6 +282,7 @@ static void on_background_done(void *ctx, const Kiln__V1__TuneSummary *m, Status
   /* one that is searched through, or that a whole session did not make faster, is left alone */
   if (!m || !m->replaced || !strcmp(m->ended, "exhausted")) e->tuned = true;
   status_drop(st);
+  give_back(t);
   t->background = NULL;
   t->background_exe = NULL;
   executable_release(e);
@@ -204,6 +291,7 @@ static void on_background_done(void *ctx, const Kiln__V1__TuneSummary *m, Status
 static void end_background(Tuner *t) {
   Executable *e = t->background_exe;
   if (!t->background) return;
+  give_back(t);
   tune_cancel(t->background);
   t->background = NULL;
   t->background_exe = NULL;
@@ -281,8 +369,9 @@ Status tuner_create(Server *s, Tuner **out) {
   t->hour_began_ns = clock_now_ns();
   uv_timer_init(&s->loop, &t->tick);
   uv_timer_init(&s->loop, &t->quiet);
-  t->tick.data = t->quiet.data = t;
-  t->open_handles = 2;
+  uv_timer_init(&s->loop, &t->slice);
+  t->tick.data = t->quiet.data = t->slice.data = t;
+  t->open_handles = 3;
   return NULL;
 }
 
@@ -299,4 +388,5 @@ void tuner_release(Tuner *t) {
     if (t->peaks[i].lookup) store_forget(t->peaks[i].lookup);
   uv_close((uv_handle_t *)&t->tick, on_closed);
   uv_close((uv_handle_t *)&t->quiet, on_closed);
+  uv_close((uv_handle_t *)&t->slice, on_closed);
 }

@@ -3,6 +3,7 @@
  * take less than waking kilnd does go together, as long as more jobs are there. */
 #include "daemon/worker/device_worker.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -138,6 +139,21 @@ static Status serve(DeviceWorker *w) {
   }
 }
 
+static const Executor *interruptible;
+
+static void on_interrupt(int signal) {
+  (void)signal;
+  if (interruptible) executor_interrupt(interruptible);
+}
+
+/* kilnd sends the signal when it has posted a run that is with this worker. Not masked while it is
+ * handled, for the handler may not return. */
+static void take_interrupts(const Executor *x) {
+  struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_NODEFER | SA_RESTART};
+  interruptible = x;
+  sigaction(SIGUSR1, &action, NULL);
+}
+
 int device_worker_main(int socket, const char *device, WorkerLimits limits) {
   DeviceWorker w = {.dev = NULL};
   log_init("worker:device", LOG_LEVEL_INFO);
@@ -147,7 +163,9 @@ int device_worker_main(int socket, const char *device, WorkerLimits limits) {
   if (!st) st = sandbox_limit_memory(limits.memory_bytes);
   if (!st) st = w.dev->caps.shares_memory ? sandbox_enter() : sandbox_enter_driver();
   if (st && w.channel.fd >= 0) status_drop(channel_send_error(&w.channel, 0, st, "device_lost"));
+  if (!st) take_interrupts(w.executor);
   if (!st) st = serve(&w);
+  interruptible = NULL;
   int code = status_code(st) == ST_UNAVAILABLE && w.executor ? 0 : 1;
   char text[512];
   status_text(st, text, sizeof text);

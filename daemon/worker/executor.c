@@ -710,6 +710,10 @@ Status executor_watch(Executor *x, int board_fd) {
   return cancel_board_open(board_fd, &x->cancelled);
 }
 
+void executor_interrupt(const Executor *x) {
+  if (x->stoppable && cancel_is_posted(x->cancelled, x->stoppable)) device_interrupt(x->dev, true);
+}
+
 /* Room for the times of n calls, all zero. */
 static Status profile_begin(CallTimes *p, size_t n) {
   if (p->cap < n) {

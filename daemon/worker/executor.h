@@ -25,6 +25,9 @@ void executor_unload(Executor *x, uint64_t executable);
 /* Runs posted on the board of this descriptor, which the executor owns from now on, end as soon as
  * they can, with CANCELLED. */
 Status executor_watch(Executor *x, int board_fd);
+/* For a signal handler on the executor's thread: the run that goes on ends if it is posted, also
+ * in the middle of a kernel where the device can do that. May not return: see device_interrupt. */
+void executor_interrupt(const Executor *x);
 
 /* slab_fd is -1 when the job brings no slab; owned by the executor. out's outputs point into the
  * executor's memory and stay valid until its next call. number: of the job, for the board. */

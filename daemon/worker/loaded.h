@@ -114,6 +114,7 @@ struct Executor {
   Kiln__V1__TensorDims **dims; /* of the last RunDone */
   size_t dims_cap;
   const CancelBoard *cancelled; /* NULL: nobody cancels */
+  volatile uint64_t stoppable;  /* number of the run that may be left where it is; 0: none */
   CallTimes profile;
 };
 

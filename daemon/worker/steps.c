@@ -214,26 +214,36 @@ Status steps_once(Executor *x, Loaded *l) {
   return device_wait(x->dev, fence, -1);
 }
 
-Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number, int64_t *ns) {
-  Machine m = {.x = x, .l = l, .pc = l->nonce, .deadline_ns = deadline_ns, .number = number};
-  m.whole = updates_states(l);
+static Status walk(Machine *m, int64_t *ns) {
+  Executor *x = m->x;
+  Loaded *l = m->l;
   TRY(device_timer_start(x->dev));
-  while (m.pc < l->nsteps) {
-    const Step *s = &l->steps[m.pc++];
+  while (m->pc < l->nsteps) {
+    const Step *s = &l->steps[m->pc++];
     switch (s->kind) {
-    case KILN__V1__PLAN_STEP__KIND__CALL: TRY(step_call(&m, s->call)); break;
-    case KILN__V1__PLAN_STEP__KIND__BIND: TRY(step_bind(&m, s)); break;
-    case KILN__V1__PLAN_STEP__KIND__LOOP: TRY(step_loop(&m, (uint32_t)m.pc - 1)); break;
+    case KILN__V1__PLAN_STEP__KIND__CALL: TRY(step_call(m, s->call)); break;
+    case KILN__V1__PLAN_STEP__KIND__BIND: TRY(step_bind(m, s)); break;
+    case KILN__V1__PLAN_STEP__KIND__LOOP: TRY(step_loop(m, (uint32_t)m->pc - 1)); break;
     case KILN__V1__PLAN_STEP__KIND__END:
-      TRY(iterate(&m, s->other, l->sizes->vars[s->var] + 1));
+      TRY(iterate(m, s->other, l->sizes->vars[s->var] + 1));
       break;
     default: return BROKEN("step kind %d", (int)s->kind);
     }
   }
-  TRY(machine_flush(&m));
-  TRY(device_timer_stop(x->dev, m.fence, ns));
+  TRY(machine_flush(m));
+  TRY(device_timer_stop(x->dev, m->fence, ns));
   l->typical_ns = l->typical_ns ? l->typical_ns + (*ns - l->typical_ns) / 4 : *ns + 1;
   return NULL;
+}
+
+Status steps_run(Executor *x, Loaded *l, int64_t deadline_ns, uint64_t number, int64_t *ns) {
+  Machine m = {.x = x, .l = l, .pc = l->nonce, .deadline_ns = deadline_ns, .number = number};
+  m.whole = updates_states(l);
+  x->stoppable = m.whole ? 0 : number;
+  Status st = walk(&m, ns);
+  x->stoppable = 0;
+  device_interrupt(x->dev, false);
+  return st;
 }
 
 /* -- open outputs -------------------------------------------------------------------------------

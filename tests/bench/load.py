@@ -3,7 +3,7 @@
 
   load.py [--bin build/release/bin] [--tools build/release/tests] [--seconds 2] [--pin] [--soak SECONDS] [SCENARIO...]
 
-Scenarios: noop run one fair flood idle upload soak; all but soak by default. --pin puts the daemon on processor 0 and the load on 1, so that
+Scenarios: noop run one fair flood idle upload cancel soak; all but soak by default. --pin puts the daemon on processor 0 and the load on 1, so that
 "per core" means that; without it the system places them. Prints one line per number, with the goal beside it, and how much processor time
 kilnd spent per call, which a busy machine changes less than the rate."""
 import argparse
@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,13 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "tests/daemon"))
-PORT = 17719
+os.environ.setdefault("KILN_BIN", str(ROOT / "build/release/bin"))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def models(folder):
@@ -48,8 +55,8 @@ def models(folder):
 class Server:
     def __init__(self, args, folder, tenants=()):
         from tenants import boss, section
-        self.args, self.folder = args, folder
-        self.unix, self.tcp = f"unix:{folder}/kiln.sock", f"127.0.0.1:{PORT}"
+        self.args, self.folder, self.failed = args, folder, False
+        self.unix, self.tcp = f"unix:{folder}/kiln.sock", f"127.0.0.1:{free_port()}"
         conf = folder / "kiln.conf"
         lines = ["[server]", "max_connections = 20000", "[tuning]", "background = false"]
         if tenants:
@@ -167,6 +174,101 @@ def idle(s, n=10000):
     show(f"memory of kilnd per idle connection ({n:,})", used / n / 1024, "KiB", "20")
 
 
+class Caller:
+    """One tenant on a connection of its own."""
+
+    def __init__(self, s, name):
+        import grpc
+        from tenants import As
+        channel = grpc.insecure_channel(s.unix, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)])
+        self.me = As(type("Host", (), {"process": s.process, "channel": channel})(), name)
+        self.stub, self.compile, self.upload, self.metadata = self.me.stub, self.me.compile, self.me.upload, self.me.metadata
+
+    def request(self, graph, n):
+        """A run whose input and output stay on the server."""
+        import numpy as np
+        from conftest import kiln_pb2
+        exe = self.compile(graph.bytes()).executable
+        x = kiln_pb2.NamedTensor(name="x", buffer=self.upload(np.ones((n, n), np.float32)))
+        return kiln_pb2.RunRequest(executable=exe, inputs=[x], outputs_as_buffers=True)
+
+
+def products(n, times):
+    from conftest import Graph
+    g = Graph()
+    y = x = g.param("x", [n, n])
+    for _ in range(times):
+        y = g.node("MATMUL", y, x)
+    g.output("y", y)
+    return g
+
+
+def cancel(s, times=25):
+    """From the moment a client gives up until the next one has its answer, at random moments of the work; and what the work would have taken."""
+    import random
+    from conftest import kiln_pb2, slow_graph
+    a, b = Caller(s, "a"), Caller(s, "b")
+    small = b.request(products(16, 1), 16)
+
+    def after(begin, whole, then):
+        """Milliseconds from the cancellation to the end of `then`."""
+        taken = []
+        for _ in range(times):
+            call = begin()
+            time.sleep(random.uniform(0.02, 0.8) * whole)
+            at = time.perf_counter()
+            call.cancel()
+            then()
+            taken.append(1000 * (time.perf_counter() - at))
+        return sorted(taken)
+
+    def report(what, taken, whole):
+        show(f"cancelled {what}, slowest of {times}", taken[-1], "ms", "50", f"median {taken[len(taken) // 2]:.1f} ms, of a run of {1000 * whole:.0f} ms")
+
+    def timed(request):
+        taken = []
+        for _ in range(3):
+            at = time.perf_counter()
+            a.stub.Run(request, timeout=120)
+            taken.append(time.perf_counter() - at)
+        return min(taken)
+
+    many, one = a.request(products(256, 1500), 256), a.request(products(3072, 1), 3072)
+    run_small = lambda: b.stub.Run(small, timeout=60)
+    for what, request in (("in a plan of 1,500 kernels", many), ("in one long kernel", one)):
+        whole = timed(request)
+        report(what, after(lambda: a.stub.Run.future(request, timeout=60), whole, run_small), whole)
+
+    whole = timed(one)  # the one that waits is cancelled and the one that runs too: neither goes on
+    behind = []
+
+    def two():
+        behind[:] = [a.stub.Run.future(one, timeout=60)]
+        return a.stub.Run.future(one, timeout=60)
+
+    def both():
+        behind[0].cancel()
+        run_small()
+    report("in the queue, and what is before it", after(two, whole, both), whole)
+
+    part = [0]
+
+    def compiling():
+        part[0] += 1
+        header = kiln_pb2.CompileRequest(header=kiln_pb2.CompileHeader(format=2, name="c", size=0))
+        model = slow_graph(60, 60 * part[0])
+        header.header.size = len(model)
+        return a.stub.Compile.future(iter([header, kiln_pb2.CompileRequest(chunk=model)]), timeout=60)
+
+    def compile_small():
+        part[0] += 1
+        b.compile(products(16 + part[0], 1).bytes())
+    at = time.perf_counter()
+    compiling().result()
+    whole = time.perf_counter() - at
+    report("in a compile, until another's is done", after(compiling, whole, compile_small), whole)
+
+
 def upload(s):
     out = subprocess.run(s.pin(1, [str(s.args.tools / "bench_upload"), s.unix, "64", "30"]), capture_output=True, text=True, check=True)
     goals = {"streamed": "3", "memory, built in place": "6"}
@@ -176,25 +278,19 @@ def upload(s):
 
 
 def soak(s):
-    """Mixed traffic whose clients keep disconnecting; memory after it against memory after the first tenth."""
-    end, first, rounds = time.time() + s.args.soak, 0, 0
-    while time.time() < end:
-        s.load(s.unix, run_group(s, "r", "small", "a", connections=8, streams=16), run_group(s, "h", "heavy", "b", streams=4),
-               "name=n,connections=16,streams=8", seconds=1)
-        command = [str(s.args.tools / "bench_load"), s.unix, "60", run_group(s, "cut", "medium", "c", connections=20, streams=20)]
-        p = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        time.sleep(0.7)
-        p.kill()
-        p.wait()
-        subprocess.run([str(s.args.tools / "bench_upload"), s.unix, "16", "5"], capture_output=True, check=True)
-        rounds += 1
-        if not first and (time.time() > end - 0.9 * s.args.soak):
-            first = s.rss()
-        print(f"  round {rounds}: {s.rss() >> 20} MiB", flush=True)
-    show("growth of kilnd in a soak", (s.rss() - first) / (1 << 20), "MiB", "0", f"{rounds} rounds, {s.args.soak:.0f} s")
+    """Mixed traffic whose clients keep disconnecting; a daemon of its own, with a cache and TLS."""
+    from soak import soak as run_soak
+    folder = s.folder / "own"
+    folder.mkdir()
+    tools = s.args.tools
+    flat = run_soak(str(tools / "bench_load"), str(tools / "bench_upload"),
+                    lambda name, model, token, connections, streams: run_group(s, name, model, token, connections=connections, streams=streams),
+                    s.args.soak / 60, folder)
+    print("no process grows" if flat else "SOMETHING GROWS, OR WAS WRONG", flush=True)
+    s.failed = not flat
 
 
-SCENARIOS = {"noop": noop, "run": run, "one": one, "fair": fair, "flood": flood, "idle": idle, "upload": upload, "soak": soak}
+SCENARIOS = {"noop": noop, "run": run, "one": one, "fair": fair, "flood": flood, "idle": idle, "upload": upload, "cancel": cancel, "soak": soak}
 
 
 def main():
@@ -209,13 +305,16 @@ def main():
     with tempfile.TemporaryDirectory(prefix="kiln-load-") as folder:
         folder = pathlib.Path(folder)
         files = models(folder)
+        failed = False
         for name in args.scenario or [n for n in SCENARIOS if n != "soak"]:
             sub = folder / name
             sub.mkdir()
-            s = Server(args, sub, TENANTS if name in ("fair", "flood", "soak") else ())
+            s = Server(args, sub, TENANTS if name in ("fair", "flood", "cancel") else ())
             s.models = files
             SCENARIOS[name](s)
             s.stop()
+            failed |= s.failed
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -442,6 +443,44 @@ static void test_scratch(void **state) {
   }
 }
 
+static Device *interrupted;
+
+static void on_alarm(int signal) {
+  (void)signal;
+  device_interrupt(interrupted, true);
+}
+
+/* A signal handler ends a launch that would take minutes; then the device does its work again. */
+static void test_interrupt(void **state) {
+  Device *d = interrupted = *state;
+  enum { T = 50, N = 2000000, TIMES = 20 };
+  Program *p = scratch_program(d, N, T);
+  Buffer *out, *in;
+  Fence fence;
+  check(device_buffer_alloc(d, T * 8, -1, &out));
+  check(device_buffer_alloc(d, N * 8, -1, &in));
+  static Launch many[1000];
+  const LaunchArg args[] = {{out, 0}, {in, 0}};
+  for (int i = 0; i < 1000; i++) many[i] = (Launch){.program = p, .args = args, .nargs = 2};
+  struct sigaction on = {.sa_handler = on_alarm, .sa_flags = SA_NODEFER | SA_RESTART}, old;
+  sigaction(SIGALRM, &on, &old);
+  for (int i = 0; i < TIMES; i++) {
+    struct itimerval after = {.it_value = {.tv_usec = 500 + i * 997}};
+    setitimer(ITIMER_REAL, &after, NULL);
+    expect_code(device_submit(d, many, 1000, &fence), ST_CANCELLED);
+    expect_code(device_submit(d, many, 1, &fence), ST_CANCELLED);
+    device_interrupt(d, false);
+  }
+  sigaction(SIGALRM, &old, NULL);
+  launch(d, many, 1);
+  int64_t got[T];
+  check(device_read(d, out, 0, got, sizeof got));
+  for (int t = 0; t < T; t++) assert_int_equal(got[t], 0);
+  device_buffer_free(d, out);
+  device_buffer_free(d, in);
+  device_program_free(d, p);
+}
+
 static void test_vars(void **state) {
   Device *d = *state;
   enum { T = 3 };
@@ -742,6 +781,9 @@ int main(void) {
       SUITE(cpu),
       SUITE(cpu5),
       SUITE(check_cpu),
+      ON(cpu, test_interrupt),
+      ON(cpu5, test_interrupt),
+      ON(check_cpu, test_interrupt),
       ON(check_cpu, test_check_arguments),
       ON(check_null, test_check_arguments),
       cmocka_unit_test(test_check_bugs),

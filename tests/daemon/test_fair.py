@@ -5,7 +5,7 @@ import time
 import grpc
 import numpy as np
 import pytest
-from conftest import Graph, add_graph, fails, kiln_pb2, tensor
+from conftest import Graph, add_graph, fails, kiln_pb2, slow_graph, tensor
 from tenants import As, boss, ones, section
 
 N = 256
@@ -99,6 +99,21 @@ def test_priority_inside_a_tenant(shared):
     patient.wait()
 
 
+def test_compiles_of_one_tenant_do_not_bury_others(shared):
+    """Neither the models that another waits for nor the kernels of those that have begun."""
+    a, b, _ = shared
+    flood = [a.stub.Compile.future(a.compile_parts(slow_graph(100, 100 * i)), timeout=120) for i in range(5)]
+    ended = []
+    for f in flood:
+        f.add_done_callback(lambda _: ended.append(time.time()))
+    while a.stub.GetStatus(kiln_pb2.GetStatusRequest()).tenants[0].compile_ns < 2e8:
+        time.sleep(0.01)
+    for n in range(5):
+        b.compile(add_graph(20 + n))
+    assert len(ended) < 4, len(ended)  # all of them, if they went first
+    assert all(f.result().executable for f in flood)
+
+
 def test_unknown_priority(shared):
     a = shared[0]
     exe = a.compile(add_graph()).executable
@@ -147,6 +162,33 @@ def test_cancelling_ends_a_long_run(shared):
     begin = time.time()
     b.run(mine, {"x": ones(), "b": ones()})
     assert time.time() - begin < max(0.5 * whole, 0.05), whole
+
+
+def long_kernel(n=6000):
+    """y[i] = the sum of exp2(x[i] x[j] x[k]) over j and k: minutes in one kernel."""
+    g = Graph()
+    x = g.param("x", [n])
+    y = g.node("MUL", g.node("RESHAPE", x, ints=[n, 1, 1]), g.node("MUL", g.node("RESHAPE", x, ints=[n, 1]), x))
+    g.output("y", g.node("REDUCE_SUM", g.node("EXP2", y), ints=[1, 2]))
+    return g.bytes()
+
+
+def test_cancelling_ends_a_long_kernel(shared):
+    """In the middle of it; the worker goes on, with what it had."""
+    a, b, _ = shared
+    mine = b.compile(add_graph()).executable
+    exe = a.compile(long_kernel()).executable
+    x = kiln_pb2.NamedTensor(name="x", tensor=tensor(np.ones(6000, np.float32)))
+    kept = b.upload(ones())
+    for pause in (0.3, 0.1, 0.05, 0.02, 0.01, 0):
+        call = a.stub.Run.future(kiln_pb2.RunRequest(executable=exe, inputs=[x]), timeout=120)
+        time.sleep(pause)
+        call.cancel()
+        assert b.run(mine, {"x": kept, "b": ones()}, timeout=30)["y"][0] == 2
+    with fails(grpc.StatusCode.DEADLINE_EXCEEDED):
+        a.stub.Run(kiln_pb2.RunRequest(executable=exe, inputs=[x]), timeout=0.3)
+    assert b.run(mine, {"x": kept, "b": ones()}, timeout=30)["y"][0] == 2
+    assert "device down" not in a.log()
 
 
 def test_a_deadline_ends_a_long_run(shared):

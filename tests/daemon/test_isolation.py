@@ -171,14 +171,16 @@ def test_a_model_that_belongs_to_all(start, tmp_path, isolation):
 
 
 @pytest.mark.skipif(SANITIZED, reason="a driver's own code is not clean")
-def test_no_byte_of_another_on_a_device_with_memory_of_its_own(start, monkeypatch):
-    """The same where tensors are copied to the device; PoCL, when there is one."""
+@pytest.mark.parametrize("isolation", ["shared", "strict"])
+@pytest.mark.parametrize("device", ["opencl:0", "cuda:0"])
+def test_no_byte_of_another_on_a_device_with_memory_of_its_own(start, monkeypatch, device, isolation):
+    """The same where tensors are copied to the device."""
     monkeypatch.setattr("test_isolation.SIZES", SIZES[:2])
-    d = start(config=["[workers]", "device = opencl:0", *boss(), *section("alice"), *section("bob")], wait=False)
+    d = start(config=["[server]", f"isolation = {isolation}", "[workers]", f"device = {device}", *boss(), *section("alice"), *section("bob")], wait=False)
     end = time.time() + 30
     while "device up" not in d.log():
         if "device down" in d.log():
-            pytest.skip("this machine has no OpenCL device")
+            pytest.skip(f"this machine has no {device}")
         assert time.time() < end, d.log()
         time.sleep(0.05)
     alice, bob = As(d, "alice"), As(d, "bob")

@@ -1,4 +1,5 @@
 """Tuning: what a search finds is right, kept, used at once, and costs no more than was allowed, whatever dies in between."""
+import collections
 import os
 import pathlib
 import resource
@@ -415,6 +416,71 @@ def test_background_is_stopped_for_requests(start):
     while "T" in states(d) and time.time() < end:
         time.sleep(0.01)
     assert "T" not in states(d), d.log()
+
+
+def ticks(d):
+    """Time on a processor of the processes that tune in the background, in ticks."""
+    total = 0
+    for pid in d.children("timing") + d.children("compile"):
+        try:
+            if os.sched_getscheduler(pid) == os.SCHED_IDLE:
+                f = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                total += int(f[11]) + int(f[12])
+        except OSError:
+            continue
+    return total
+
+
+def test_background_has_a_small_share_of_a_busy_device(start):
+    """A device that is never left alone is shared with what tunes in the background: it goes on, for little of the time."""
+    d = start(config=SOON)
+    r = d.compile(slow_graph(60))
+    given = {"x": np.ones((8, 8), np.float32), **{f"w{i:04}": np.ones((8 + i, 9 + i), np.float32) for i in range(60)}}
+    g = Graph()
+    y = x = g.param("x", [256, 256])
+    for _ in range(20):
+        y = g.node("MATMUL", y, x)
+    g.output("y", y)
+    busy, square = d.compile(g.bytes()), kiln_pb2.NamedTensor(name="x", buffer=d.upload(np.zeros((256, 256), np.float32)))
+    request = kiln_pb2.RunRequest(executable=busy.executable, inputs=[square], outputs_as_buffers=False)
+    over = threading.Event()
+
+    def hammer():
+        """So many at once that the device has always another to go on with."""
+        calls = collections.deque()
+        while not over.is_set():
+            calls.append(d.stub.Run.future(request, timeout=60))
+            if len(calls) > 40:
+                calls.popleft().result()
+        for c in calls:
+            c.result()
+
+    def tuning():
+        return next(t for t in d.stub.GetStatus(kiln_pb2.GetStatusRequest()).tenants if t.name == "(tuning)")
+
+    for _ in range(5):
+        d.run(r.executable, given)
+    d.wait_children("timing", timeout=60)
+    thread = threading.Thread(target=hammer)
+    thread.start()
+    try:
+        while "T" not in states(d):
+            time.sleep(0.001)
+        before, begin, turns = ticks(d), time.time(), 0
+        while turns < 3 and time.time() < begin + 90:
+            found = states(d)
+            turns += bool(found) and "T" not in found
+            time.sleep(0.001)
+        used = (ticks(d) - before) / os.sysconf("SC_CLK_TCK")
+        assert turns >= 3, d.log()
+        assert used < 0.3 * (time.time() - begin), used
+    finally:
+        over.set()
+        thread.join()
+    end = time.time() + 60
+    while not (tuning().device_ns and tuning().tune_ns) and time.time() < end:
+        time.sleep(0.1)
+    assert tuning().device_ns and tuning().tune_ns, tuning()
 
 
 def test_background_off(start):

@@ -6,6 +6,7 @@ bert_base(), gpt2()    transformer stacks with random weights, written with onnx
 mobilenet_v2(), vit_b16(), gpt2_decode(), silero_vad()
                        the architectures of these names with random weights; gpt2_decode is one step with a KV cache
 bert_dynamic()         a BERT with named batch and sequence dimensions and a mask, its shapes computed as exporters do
+half(model)            a float model with its weights, inputs and outputs in f16
 magika()               the file-type model inside the magika package
 trained(name)          a trained model inside another package (TRAINED), with an input for it
 """
@@ -315,6 +316,22 @@ def bert_dynamic(layers: int = 12, width: int = 768, heads: int = 12, vocab: int
         x = b.norm(b.op("Add", x, b.linear(b.gelu_erf(b.linear(x, width, 4 * width)), 4 * width, width)), width)
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in ("ids", "mask")]
     return b.model(inputs, x, ["batch", "sequence", width])
+
+
+_LARGEST_HALF = 65504.0
+
+
+def half(model: bytes) -> bytes:
+    """Every f32 of it as f16; what is beyond the range of f16 (the -1e9 of a mask) is its largest number."""
+    m = onnx.load_from_string(model)
+    for i in m.graph.initializer:
+        if i.data_type == TensorProto.FLOAT:
+            a = numpy_helper.to_array(i)
+            i.CopyFrom(numpy_helper.from_array(np.clip(a, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16), i.name))
+    for v in (*m.graph.input, *m.graph.output, *m.graph.value_info):
+        if v.type.tensor_type.elem_type == TensorProto.FLOAT:
+            v.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return m.SerializeToString()
 
 
 def token_ids(tokens: int = 128, vocab: int = 1000) -> np.ndarray:

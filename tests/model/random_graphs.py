@@ -65,6 +65,13 @@ def rounded(dtype, x):
     return np.where(x == 0, x, r).astype(np.float64)
 
 
+def product_error(dtype, p, x, ex, y, ey):
+    """The error of the products p = x * y before they are summed: that of the operands, the sign of a zero, and what is below the normal numbers."""
+    e = span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey
+    low = (np.abs(p) < 2.0 ** (FLOATS[dtype][1] + 1)) & (p != rounded(dtype, p))
+    return np.where(low | (p == 0) & (ex + ey > 0), e + tiny(dtype), e)
+
+
 class V:
     """A node, its value and the bound of its error (None for integers and bools). Floats are held as float64."""
 
@@ -559,8 +566,7 @@ class Maker:
             x, y = a[..., :, None, :].astype(LONG), np.swapaxes(b, -1, -2)[..., None, :, :].astype(LONG)
             ex, ey = ea[..., :, None, :], np.swapaxes(eb, -1, -2)[..., None, :, :]
             p = x * y
-            e = span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey
-            e = np.where((p == 0) & (ex + ey > 0), e + tiny(v.dtype), e)
+            e = product_error(v.dtype, p, x, ex, y, ey)
             out = self.summed(node, v.dtype, p, np.broadcast_to(e, p.shape), (p.ndim - 1,), False)
         return V(node, v.dtype, out.val.reshape(shape), out.err.reshape(shape))
 
@@ -603,8 +609,7 @@ class Maker:
             x, y = a.val[..., :, None, :].astype(LONG), np.swapaxes(b, -1, -2)[..., None, :, :].astype(LONG)
             ex, ey = a.err[..., :, None, :], np.swapaxes(eb, -1, -2)[..., None, :, :]
             p = x * y
-            e = span(np.abs(x), ey) + span(np.abs(y), ex) + ex * ey
-            e = np.where((p == 0) & (ex + ey > 0), e + tiny(a.dtype), e)
+            e = product_error(a.dtype, p, x, ex, y, ey)
             return self.summed(self.g.matmul(a.node, node), a.dtype, p, np.broadcast_to(e, p.shape), (p.ndim - 1,), False)
 
     def cumulative(self, v):

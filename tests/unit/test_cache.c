@@ -252,8 +252,8 @@ static void test_bad_files(void **state) {
   expect_refused(f->dir, ST_FAILED_PRECONDITION, "is a folder");
   expect_refused("/proc/nowhere/cache.db", ST_PERMISSION_DENIED, "creating folder");
   cache_close(opened(f->path, 0));
-  sql(f->path, "PRAGMA user_version=3");
-  expect_refused(f->path, ST_FAILED_PRECONDITION, "has schema 3, this server knows 2");
+  sql(f->path, "PRAGMA user_version=4");
+  expect_refused(f->path, ST_FAILED_PRECONDITION, "has schema 4, this server knows 3");
 }
 
 static void test_torn_file(void **state) {

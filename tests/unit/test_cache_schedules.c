@@ -414,7 +414,7 @@ static void test_future_version(void **state) {
   put(c, s);
   cache_close(c);
   assert_null(schedule_encode(&s, &bytes));
-  bytes.ptr[4] = 2;
+  bytes.ptr[4] = 3;
   Digest *d = digest_create();
   digest_add(d, bytes.ptr, 16);
   digest_add(d, bytes.ptr + 48, bytes.len - 48);
@@ -539,7 +539,7 @@ static void test_migration(void **state) {
   bool found;
   assert_null(cache_put(c, &r, 1));
   cache_close(c);
-  sql(f->path, "DROP TABLE schedules; PRAGMA user_version=1");
+  sql(f->path, "DROP TABLE schedules; DROP TABLE outbox; DROP TABLE said; PRAGMA user_version=1");
   c = opened(f->path, 0);
   assert_null(cache_find(c, CACHE_KERNEL, &r.key, &found, &out));
   assert_true(found);

@@ -99,7 +99,7 @@ static void chosen(void **state) {
       opts_push(&job, &r.opts, (OptKind)rest.at[k].kind, rest.at[k].axis, rest.at[k].arg);
     zoo_must(&r, opts_check(&job, r.k.sink, r.target, &r.opts));
     zoo_must(&r, job_run(&job, zoo_compile, &r));
-    if (cases[i].id >= 0) assert_true(count_op(&r, OP_MMA) > 0 && count_op(&r, OP_EXCHANGE) > 0);
+    if (cases[i].id >= 0) assert_true(count_op(&r, OP_MMA) > 0 && count_op(&r, OP_PEER) > 0);
     check_run(&job, &r);
     job_deinit(&job);
   }

@@ -38,7 +38,7 @@ static Load *load_create(void) {
 }
 
 static void load_free(Load *l) {
-  for (FairJob *job; (job = fair_any(&l->q));) fair_remove(&l->q, job);
+  for (FairJob *job; (job = fair_first(&l->q));) fair_remove(&l->q, job);
   fair_deinit(&l->q);
   free(l);
 }
@@ -184,6 +184,29 @@ static void test_order_in_a_session(void **state) {
   fair_deinit(&q);
 }
 
+static void test_what_is_first_and_how_many(void **state) {
+  (void)state;
+  FairQueue q = {.last = NULL};
+  FairJob low = {.level = FAIR_PATIENT}, high = {.level = FAIR_URGENT}, other = {.level = 1};
+  const FairSource one = {1, 1, 1}, two = {2, 2, 1};
+  assert_null(fair_first(&q));
+  assert_null(fair_push(&q, &low, &one));
+  assert_null(fair_push(&q, &high, &one));
+  assert_null(fair_push(&q, &other, &two));
+  assert_int_equal(fair_waiting_at(&q, 1, FAIR_PATIENT), 1);
+  assert_int_equal(fair_waiting_at(&q, 1, FAIR_NORMAL), 0);
+  assert_int_equal(fair_waiting_at(&q, 2, FAIR_NORMAL), 1);
+  assert_int_equal(fair_waiting_at(&q, 3, FAIR_NORMAL), 0);
+  for (int i = 0; i < 3; i++) {
+    FairJob *first = fair_first(&q);
+    assert_ptr_equal(fair_take(&q, 0), first);
+    assert_true(i || first != &low);
+    fair_done(&q, first, 100 * US);
+  }
+  assert_int_equal(fair_waiting_at(&q, 1, FAIR_PATIENT), 0);
+  fair_deinit(&q);
+}
+
 /* Stays with one kind for about the slack, and shares stay what they are. */
 static void test_stickiness(void **state) {
   (void)state;
@@ -252,7 +275,7 @@ static void test_random(void **state) {
     if (what % 2 && l->nfree) {
       push(l, &s[what / 2 % 24]);
     } else if (what % 10 == 0) {
-      FairJob *job = fair_any(&l->q);
+      FairJob *job = fair_first(&l->q);
       if (!job) continue;
       l->of[job - l->jobs]->waiting--;
       fair_remove(&l->q, job);
@@ -279,6 +302,7 @@ int main(void) {
       cmocka_unit_test(test_leaving_forgets_nothing),
       cmocka_unit_test(test_levels),
       cmocka_unit_test(test_order_in_a_session),
+      cmocka_unit_test(test_what_is_first_and_how_many),
       cmocka_unit_test(test_stickiness),
       cmocka_unit_test(test_sessions_are_dropped),
       cmocka_unit_test(test_random),

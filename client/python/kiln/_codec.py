@@ -150,9 +150,9 @@ def spec_shape(spec: kiln_pb2.TensorSpec) -> tuple[Any, ...]:
     return tuple(d.name or d.size for d in spec.shape) if spec.shape else tuple(spec.dims)
 
 
-def compile_requests(model: Any, options: Options) -> Iterator[kiln_pb2.CompileRequest]:
+def compile_requests(parts: tuple[int, str, Any], options: Options) -> Iterator[kiln_pb2.CompileRequest]:
     """The messages of a Compile call: one header, then chunks. What is wrong with the arguments is raised here, not on the way."""
-    fmt, name, data = model_parts(model)
+    fmt, name, data = parts
     header = kiln_pb2.CompileHeader(format=fmt, name=name, options=compile_options(options), size=len(data))
     return itertools.chain([kiln_pb2.CompileRequest(header=header)], (kiln_pb2.CompileRequest(chunk=c) for c in _chunks(data)))
 
@@ -254,5 +254,5 @@ def kernel_reports(response, profiles, make) -> list:
         executions = sum(profiles[-1].call_runs[c] for c in k.calls) if profiles else 0
         found.append(make(name=k.name, hash=k.hash, shape=k.shape, calls=len(k.calls), once=k.once, executions=executions, ns=int(ns), flops=k.flops,
                           bytes_read=k.bytes_read, bytes_written=k.bytes_written, roofline_ns=k.roofline_ns, predicted_ns=k.predicted_ns,
-                          opts=k.opts, source=k.source, tried=tuple(k.tried), measured=k.measured, failed=k.failed))
+                          opts=k.opts, source=k.source, origin=k.origin, tried=tuple(k.tried), measured=k.measured, failed=k.failed))
     return sorted(found, key=lambda r: -r.ns)

@@ -1,0 +1,92 @@
+/* Contractions with matrix instructions: what the kernel says, scheduled, and lowered for every
+ * thread of a launch, by the interpreter. Include cmocka.h before this. */
+#pragma once
+
+#include <math.h>
+
+#include "compiler/ir/interp.h"
+#include "compiler/ir/matrix.h"
+#include "tests/unit/zoo_check.h"
+
+static uint64_t random_state = 7;
+static inline uint32_t random_below(uint32_t n) { return zoo_below(&random_state, n); }
+
+typedef struct Shape {
+  DType a, b, c; /* c: of the sum; stored as a, or as c where that is an integer */
+  int64_t m, n, k;
+  bool ta, tb;   /* A is [k, m], B [n, k] */
+  bool prologue; /* the maximum of A and 0 */
+} Shape;
+
+static inline ZooKernel contraction(Job *job, const Shape *s) {
+  Zoo z = {.job = job};
+  DType out = dtype_is_float(s->c) ? s->a : s->c;
+  (void)zoo_param(&z, out, s->m * s->n);
+  UOp *a = zoo_param(&z, s->a, s->m * s->k), *b = zoo_param(&z, s->b, s->k * s->n);
+  UOp *m = zoo_range(&z, AX_LOOP, s->m), *n = zoo_range(&z, AX_LOOP, s->n);
+  UOp *k = zoo_range(&z, AX_REDUCE, s->k);
+  UOp *ai = s->ta ? zoo_add(&z, zoo_mul(&z, k, s->m), m) : zoo_add(&z, zoo_mul(&z, m, s->k), k);
+  UOp *bi = s->tb ? zoo_add(&z, zoo_mul(&z, n, s->k), k) : zoo_add(&z, zoo_mul(&z, k, s->n), n);
+  UOp *av = zoo_load(&z, a, ai, NULL), *bv = zoo_load(&z, b, bi, NULL);
+  if (s->prologue) av = uop2(job, OP_MAX, av, uop_number(job, s->a, 0));
+  UOp *p = uop2(job, OP_MUL, uop_cast(job, av, s->c), uop_cast(job, bv, s->c));
+  UOp *v = uop_reduce(job, OP_ADD, p, &k, 1);
+  v = uop2(job, OP_ADD, v, uop_number(job, s->c, 1));
+  return zoo_done(&z, "contraction", zoo_add(&z, zoo_mul(&z, m, s->n), n), uop_cast(job, v, out));
+}
+
+static inline Scalar random_value(DType d) {
+  if (dtype_is_float(d)) return scalar_wrap(d, (Scalar){.f = ((int)random_below(65) - 32) / 16.});
+  return scalar_wrap(d, (Scalar){.i = (int64_t)random_below(200) - 100});
+}
+
+static inline void compare(const ZooRun *r, const char *stage, const uint8_t *want,
+                           const uint8_t *got) {
+  DType d = (DType)r->k.params[0]->dtype;
+  size_t bytes = dtype_info[d].bytes;
+  for (int64_t i = 0; i < r->k.params[0]->arg.ints.at[0]; i++) {
+    Scalar x = scalar_load(d, want + (size_t)i * bytes),
+           y = scalar_load(d, got + (size_t)i * bytes);
+    bool same = dtype_is_float(d) ? fabs(x.f - y.f) <= 0.01 * fabs(x.f) + 1e-3 : x.i == y.i;
+    if (same) continue;
+    char text[200];
+    snprintf(text, sizeof text, "%s: element %lld is %g, not %g", stage, (long long)i,
+             dtype_is_float(d) ? y.f : (double)y.i, dtype_is_float(d) ? x.f : (double)x.i);
+    zoo_explain(r, text);
+    fail();
+  }
+}
+
+/* scheduled: the scheduled kernel, too; it copies what is staged anew for each element. */
+static inline void check_run(Job *job, ZooRun *r, bool scheduled) {
+  InterpBuffer bufs[4];
+  uint8_t *out[3];
+  for (uint32_t a = 0; a < r->k.nargs; a++) {
+    const UOp *p = r->k.params[a];
+    size_t item = dtype_info[p->dtype].bytes;
+    bufs[a].bytes = (size_t)p->arg.ints.at[0] * item;
+    bufs[a].data = arena_alloc(&job->arena, bufs[a].bytes);
+    for (int64_t i = 0; a && i < p->arg.ints.at[0]; i++)
+      scalar_store((DType)p->dtype, random_value((DType)p->dtype),
+                   (char *)bufs[a].data + (size_t)i * item);
+  }
+  for (int k = 0; k < 3; k++) {
+    bufs[0].data = out[k] = arena_alloc(&job->arena, bufs[0].bytes);
+    memset(out[k], 0x5A, bufs[0].bytes);
+    if (k == 0) zoo_must(r, interp_kernel(job, r->k.sink, bufs, r->k.nargs));
+    if (k == 1 && !scheduled) continue;
+    if (k == 1) zoo_must(r, interp_kernel(job, r->scheduled, bufs, r->k.nargs));
+    if (k == 2) zoo_must(r, interp_launch(job, &r->linear, bufs, r->k.nargs));
+  }
+  if (scheduled) compare(r, "scheduled", out[0], out[1]);
+  compare(r, "lowered", out[0], out[2]);
+}
+
+static inline void count_products(const ZooRun *r) {
+  size_t n = 0;
+  for (size_t i = 0; i < r->linear.len; i++)
+    n += r->linear.list[i]->op == OP_MMA || r->linear.list[i]->op == OP_TILEMMA;
+  assert_true(n > 0);
+}
+
+#define TC(id_, n_, k_) ((id_) + 256 * (n_) + 32768 * (k_))

@@ -1,0 +1,102 @@
+/* Matrix instructions whose factors lie in the workgroup's memory: what they compute is what the
+ * kernel says, for factors that lie either way in memory, tiles of several instructions, copies
+ * that run ahead and ragged sizes; the code waits where it must. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/matrix_check.h"
+
+typedef struct Case {
+  Shape shape;
+  const char *opts; /* behind TC; PADTO before it */
+  int id;
+  bool pad;
+} Case;
+
+static const Case cases[] = {
+    {{DT_F16, DT_F16, DT_F32, 64, 32, 64, 0, 1, 0}, "", MX_F16_M64N32, 0},
+    {{DT_F16, DT_F16, DT_F32, 64, 64, 64, 1, 0, 1}, "", MX_F16_M64N64, 0},
+    {{DT_I8, DT_I8, DT_I32, 64, 32, 128, 0, 0, 0}, "", MX_I8_M64N32, 0},
+    {{DT_F16, DT_F16, DT_F32, 64, 64, 128, 1, 0, 0}, "", MX_F16_M64N64, 0},
+    {{DT_BF16, DT_BF16, DT_F32, 64, 128, 128, 1, 0, 0}, "", MX_BF16_M64N128, 0},
+    {{DT_BF16, DT_BF16, DT_F32, 128, 128, 192, 0, 0, 0},
+     "LOCAL(0,2) PIPELINE(2,2)",
+     MX_BF16_M64N128,
+     0},
+    {{DT_F16, DT_F16, DT_F32, 128, 64, 320, 0, 1, 0},
+     "UPCAST(0,2) PIPELINE(2,3)",
+     MX_F16_M64N64,
+     0},
+    {{DT_F16, DT_F16, DT_F32, 70, 40, 200, 0, 1, 0}, "PIPELINE(2,3)", MX_F16_M64N32, 1},
+    {{DT_F16, DT_F16, DT_F32, 64, 32, 448, 0, 1, 0}, "PIPELINE(2,20)", MX_F16_M64N32, 0},
+    {{DT_F16, DT_F16, DT_F32, 64, 64, 256, 0, 0, 0},
+     "UPCAST(1,2) UNROLL(2,2) PIPELINE(2,2)",
+     MX_F16_M64N32,
+     0},
+};
+
+static void parse_into(Job *job, ZooRun *r, const Case *c) {
+  const MatrixInfo *info = matrix_info(c->id);
+  OptList rest;
+  zoo_must(r, opts_parse(job, str_from(c->opts), &rest));
+  const int64_t unit[3] = {info->m, info->n, info->k};
+  for (int axis = 0; c->pad && axis < 3; axis++)
+    opts_push(job, &r->opts, OPT_PADTO, axis, unit[axis]);
+  opts_push(job, &r->opts, OPT_TC, 0, TC(c->id, 1, 2));
+  for (size_t i = 0; i < rest.len; i++)
+    opts_push(job, &r->opts, (OptKind)rest.at[i].kind, rest.at[i].axis, rest.at[i].arg);
+}
+
+/* Sums are waited for by whatever is no instruction that adds to them. */
+static void check_waits(const ZooRun *r) {
+  size_t settled = 0;
+  for (size_t i = 0; i < r->linear.len; i++) {
+    const UOp *u = r->linear.list[i];
+    settled += u->op == OP_SETTLE;
+    for (uint32_t s = 0; u->op != OP_TILEMMA && u->op != OP_SETTLE && s < u->nsrc; s++)
+      assert_true(u->src[s]->op != OP_TILEMMA);
+  }
+  assert_true(settled > 0);
+}
+
+static void chosen(void **state) {
+  (void)state;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Job job;
+    job_init(&job, 0);
+    ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &cases[i].shape)};
+    parse_into(&job, &r, &cases[i]);
+    zoo_must(&r, job_run(&job, zoo_compile, &r));
+    count_products(&r);
+    check_waits(&r);
+    check_run(&job, &r, cases[i].shape.m * cases[i].shape.n * cases[i].shape.k <= 64 * 64 * 64);
+    job_deinit(&job);
+  }
+}
+
+static void illegal(void **state) {
+  (void)state;
+  Job job;
+  job_init(&job, 0);
+  Shape s = {.a = DT_F16, .b = DT_F16, .c = DT_F32, .m = 64, .n = 64, .k = 96, .prologue = true};
+  Target other = zoo_cuda;
+  ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &s)};
+  assert_false(zoo_try(&job, &r, OPT_TC, 0, TC(MX_F16_M64N64, 1, 2)));
+  assert_true(zoo_try(&job, &r, OPT_PADTO, 2, 64));
+  assert_false(zoo_try(&job, &r, OPT_TC, 0, TC(MX_F16_M64N64, 1, 2))); /* a computed factor */
+  assert_false(zoo_try(&job, &r, OPT_TC, 0, TC(MX_I8_M64N64, 1, 2)));
+  other.cpu = "sm_90";
+  assert_false(matrix_on(matrix_info(MX_F16_M64N64), &other));
+  other.cpu = "sm_120";
+  assert_false(matrix_on(matrix_info(MX_F16_M64N64), &other));
+  assert_true(matrix_on(matrix_info(MX_F16_M64N64), &zoo_cuda));
+  job_deinit(&job);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(chosen), cmocka_unit_test(illegal)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
