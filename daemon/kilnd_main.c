@@ -12,7 +12,8 @@
 
 static const char usage[] =
     "usage: kilnd [--config FILE] [--listen ADDR]... [--cache FILE] [--no-cache]\n"
-    "             [--idle-exit SECONDS] [--log-level LEVEL] [--check-config] [--version]\n"
+    "             [--node NAME] [--idle-exit SECONDS] [--log-level LEVEL] [--check-config]\n"
+    "             [--version]\n"
     "ADDR is unix:PATH or HOST:PORT; the default is a socket of this user's own.\n";
 
 typedef struct Options {
@@ -26,6 +27,7 @@ enum {
   OPT_LISTEN,
   OPT_CACHE,
   OPT_NO_CACHE,
+  OPT_NODE,
   OPT_IDLE,
   OPT_LOG,
   OPT_CHECK,
@@ -38,6 +40,7 @@ static const struct option long_options[] = {
     {"listen", required_argument, NULL, OPT_LISTEN},
     {"cache", required_argument, NULL, OPT_CACHE},
     {"no-cache", no_argument, NULL, OPT_NO_CACHE},
+    {"node", required_argument, NULL, OPT_NODE},
     {"idle-exit", required_argument, NULL, OPT_IDLE},
     {"log-level", required_argument, NULL, OPT_LOG},
     {"check-config", no_argument, NULL, OPT_CHECK},
@@ -56,6 +59,7 @@ static Status apply(Options *o, int option, const char *value) {
     return config_set(c, "server", "listen", value);
   case OPT_CACHE: return config_set(c, "cache", "path", value);
   case OPT_NO_CACHE: return config_set(c, "cache", "enabled", "false");
+  case OPT_NODE: return config_set(c, "server", "node", value);
   case OPT_IDLE: return config_set(c, "server", "idle_exit", value);
   case OPT_LOG: return config_set(c, "server", "log_level", value);
   case OPT_CHECK: return o->check_only = true, NULL;

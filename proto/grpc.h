@@ -106,11 +106,18 @@ bool grpc_session_draining(const GrpcSession *g);
 
 /* -- streams ----------------------------------------------------------------------------------- */
 
+typedef struct GrpcMetadata {
+  const char *name, *value; /* name: lower case; both copied */
+} GrpcMetadata;
+enum { GRPC_METADATA_MAX = 4 };
+
 typedef struct GrpcCall {
   const char *path;          /* "/kiln.v1.Kiln/Run" */
   const char *authority;     /* NULL: "localhost" */
   const char *authorization; /* NULL: not sent */
   int64_t timeout_ns;        /* <= 0: not sent */
+  const GrpcMetadata *metadata;
+  size_t nmetadata; /* at most GRPC_METADATA_MAX */
   void *ctx;
 } GrpcCall;
 

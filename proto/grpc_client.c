@@ -16,7 +16,7 @@ static nghttp2_nv header(const char *name, const char *value, uint8_t flags) {
 
 Status grpc_call_start(GrpcSession *g, const GrpcCall *call, GrpcStream **out) {
   char timeout[GRPC_TIMEOUT_CAP];
-  nghttp2_nv nv[9];
+  nghttp2_nv nv[9 + GRPC_METADATA_MAX];
   size_t n = 0;
   *out = NULL;
   if (g->releasing || g->draining || !nghttp2_session_check_request_allowed(g->h2))
@@ -35,6 +35,8 @@ Status grpc_call_start(GrpcSession *g, const GrpcCall *call, GrpcStream **out) {
                      NGHTTP2_NV_FLAG_NO_INDEX);
   if (call->authorization)
     nv[n++] = header("authorization", call->authorization, NGHTTP2_NV_FLAG_NO_INDEX);
+  for (size_t i = 0; i < call->nmetadata && i < GRPC_METADATA_MAX; i++)
+    nv[n++] = header(call->metadata[i].name, call->metadata[i].value, 0);
   const nghttp2_data_provider provider = grpc_frame_provider(s);
   s->id = nghttp2_submit_request(g->h2, NULL, nv, n, &provider, s);
   if (s->id < 0) {
@@ -53,7 +55,7 @@ void grpc_half_close(GrpcStream *s) {
   s->finished = true;
   if (!s->deferred) return;
   s->deferred = false;
-  nghttp2_session_resume_data(s->session->h2, s->id);
+  grpc_session_asked(s->session, nghttp2_session_resume_data(s->session->h2, s->id));
 }
 
 void grpc_cancel(GrpcStream *s, Status st) {

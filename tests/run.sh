@@ -66,7 +66,7 @@ run_pytest() {
 }
 
 say "packages"
-install_packages "${BUILD_PACKAGES[@]}" "$(llvm_package)" libcmocka-dev g++ openssl clang-format-14 systemd strace libb64-0d redis-server "${OPENCL_PACKAGES[@]}" || { note "installing packages" 1; finish; }
+install_packages "${BUILD_PACKAGES[@]}" "$(llvm_package)" libcmocka-dev g++ openssl clang-format-14 systemd strace libb64-0d redis-server haproxy iproute2 "${OPENCL_PACKAGES[@]}" || { note "installing packages" 1; finish; }
 # Two versions are fixed: tests/model/onnx_not_passing.txt lists the tests of one onnx, and magika ships a model.
 python_env tests numpy onnx==1.23.2 onnxruntime grpcio grpcio-tools grpcio-reflection grpcio-health-checking protobuf pytest magika==1.0.3 \
   "tritonclient[grpc]" perf-analyzer nvidia-cuda-runtime-cu12 pyyaml kubernetes-validate prometheus-client setuptools wheel ||

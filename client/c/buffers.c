@@ -1,4 +1,5 @@
 /* Server-side buffers: upload and download in chunks, free, list. */
+#include <stdlib.h>
 
 #include "client/c/internal.h"
 #include "proto/wire.h"
@@ -14,9 +15,12 @@ static Status decode_upload(KilnCall *call, Bytes msg) {
   return NULL;
 }
 
-Status upload_start(KilnClient *c, CallWait *w, KilnCall **out) {
-  const CallSpec spec = {
-      .path = "/kiln.v1.Kiln/Upload", .decode = decode_upload, .done = call_wait_done, .ctx = w};
+Status upload_start(KilnClient *c, const char *near, CallWait *w, KilnCall **out) {
+  const CallSpec spec = {.path = "/kiln.v1.Kiln/Upload",
+                         .decode = decode_upload,
+                         .done = call_wait_done,
+                         .ctx = w,
+                         .handle = near};
   return call_start(c, &spec, out);
 }
 
@@ -33,12 +37,12 @@ void upload_send_header(KilnCall *call, const KilnTensor *t, const char *device,
   call_send(call, &first.base);
 }
 
-KilnCode kiln_upload(KilnClient *c, const KilnTensor *t, const char *device, KilnBuffer **out,
-                     KilnError *err) {
+static KilnCode upload_attempt(KilnClient *c, const KilnTensor *t, const char *device,
+                               const char *near, KilnBuffer **out, KilnError *err) {
   CallWait w = {.err = err};
   KilnCall *call;
   void *answer;
-  Status st = upload_start(c, &w, &call);
+  Status st = upload_start(c, near, &w, &call);
   if (!st) {
     upload_send_header(call, t, device, 0);
     call_stream(call, (ChunkSource){.data = t->data, .fd = -1, .left = t->bytes});
@@ -46,6 +50,24 @@ KilnCode kiln_upload(KilnClient *c, const KilnTensor *t, const char *device, Kil
   KilnCode code = call_wait(c, &w, st, &answer);
   *out = answer;
   return code;
+}
+
+/* What a server took without its answer having come is freed with the server: it is nobody's. */
+KilnCode kiln_upload_near(KilnClient *c, const KilnTensor *t, const char *device, const char *near,
+                          KilnBuffer **out, KilnError *err) {
+  KilnError own;
+  Repeat r;
+  KilnCode code;
+  if (!err) err = &own;
+  repeat_begin(&r, c, false);
+  do code = upload_attempt(c, t, device, near, out, err);
+  while (repeat_again(&r, code, err));
+  return code;
+}
+
+KilnCode kiln_upload(KilnClient *c, const KilnTensor *t, const char *device, KilnBuffer **out,
+                     KilnError *err) {
+  return kiln_upload_near(c, t, device, NULL, out, err);
 }
 
 /* -- Download ---------------------------------------------------------------------------------- */
@@ -115,14 +137,16 @@ static void download_done(KilnCall *call, const KilnError *err, void *answer) {
   call_wait_done(call, err, answer);
 }
 
-KilnCode kiln_download(KilnClient *c, const char *buffer, KilnResult **out, KilnError *err) {
+static KilnCode download_attempt(KilnClient *c, const char *buffer, KilnResult **out,
+                                 KilnError *err) {
   CallWait w = {.err = err};
   Kiln__V1__DownloadRequest q = KILN__V1__DOWNLOAD_REQUEST__INIT;
   q.buffer = message_text(buffer);
   const CallSpec spec = {.path = "/kiln.v1.Kiln/Download",
                          .decode = decode_download,
                          .done = download_done,
-                         .ctx = &w};
+                         .ctx = &w,
+                         .handle = buffer};
   KilnCall *call;
   void *answer;
   Status st = call_start(c, &spec, &call);
@@ -135,17 +159,53 @@ KilnCode kiln_download(KilnClient *c, const char *buffer, KilnResult **out, Kiln
   return code;
 }
 
+KilnCode kiln_download(KilnClient *c, const char *buffer, KilnResult **out, KilnError *err) {
+  KilnError own;
+  Repeat r;
+  KilnCode code;
+  if (!err) err = &own;
+  repeat_begin(&r, c, false);
+  do code = download_attempt(c, buffer, out, err);
+  while (repeat_again(&r, code, err));
+  return code;
+}
+
 /* -- Free, List -------------------------------------------------------------------------------- */
 
-KilnCode kiln_free_buffers(KilnClient *c, const char *const *buffers, size_t n, KilnError *err) {
+static KilnCode free_at(KilnClient *c, const char *const *buffers, size_t n, KilnError *err) {
   Kiln__V1__FreeBuffersRequest q = KILN__V1__FREE_BUFFERS_REQUEST__INIT;
   q.n_buffers = n;
   q.buffers = (char **)(uintptr_t)buffers;
-  static const Method method = {"/kiln.v1.Kiln/FreeBuffers",
-                                &kiln__v1__free_buffers_response__descriptor, 1, NULL};
+  static const Method method = {.path = "/kiln.v1.Kiln/FreeBuffers",
+                                .message = &kiln__v1__free_buffers_response__descriptor,
+                                .size = 1,
+                                .once = true};
   KilnCode code;
-  kiln_free(call_method(c, &method, &q.base, &code, err));
+  kiln_free(call_method_at(c, &method, n ? buffers[0] : NULL, &q.base, &code, err));
   return code;
+}
+
+static bool same_node(const char *a, const char *b) {
+  return !strcmp(handle_node(a), handle_node(b));
+}
+
+/* One call for each server that has some of them. */
+KilnCode kiln_free_buffers(KilnClient *c, const char *const *buffers, size_t n, KilnError *err) {
+  const char **some = calloc(n + 1, sizeof *some);
+  KilnCode first = some && !n ? free_at(c, buffers, 0, err) : KILN_OK;
+  for (size_t i = 0; some && i < n; i++) {
+    size_t len = 0;
+    for (size_t k = 0; k < n; k++) {
+      if (!same_node(buffers[i], buffers[k])) continue;
+      if (k < i) break; /* done with those */
+      some[len++] = buffers[k];
+    }
+    KilnCode code = len ? free_at(c, some, len, first ? NULL : err) : KILN_OK;
+    if (!first) first = code;
+  }
+  if (!some) return error_take(answer_no_memory(), err);
+  free(some);
+  return first;
 }
 
 static Status lay_out_list(const void *message, Arena *a, void *out) {
@@ -167,9 +227,10 @@ static Status lay_out_list(const void *message, Arena *a, void *out) {
 
 KilnCode kiln_list_buffers(KilnClient *c, KilnBuffers **out, KilnError *err) {
   Kiln__V1__ListBuffersRequest q = KILN__V1__LIST_BUFFERS_REQUEST__INIT;
-  static const Method method = {"/kiln.v1.Kiln/ListBuffers",
-                                &kiln__v1__list_buffers_response__descriptor, sizeof(KilnBuffers),
-                                lay_out_list};
+  static const Method method = {.path = "/kiln.v1.Kiln/ListBuffers",
+                                .message = &kiln__v1__list_buffers_response__descriptor,
+                                .size = sizeof(KilnBuffers),
+                                .lay_out = lay_out_list};
   KilnCode code;
   *out = call_method(c, &method, &q.base, &code, err);
   return code;

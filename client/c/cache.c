@@ -17,9 +17,10 @@ static Status lay_out_check(const void *message, Arena *a, void *out) {
 
 KilnCode kiln_cache_verify(KilnClient *c, KilnCacheCheck **out, KilnError *err) {
   Kiln__V1__CacheVerifyRequest q = KILN__V1__CACHE_VERIFY_REQUEST__INIT;
-  static const Method method = {"/kiln.v1.Kiln/CacheVerify",
-                                &kiln__v1__cache_verify_response__descriptor,
-                                sizeof(KilnCacheCheck), lay_out_check};
+  static const Method method = {.path = "/kiln.v1.Kiln/CacheVerify",
+                                .message = &kiln__v1__cache_verify_response__descriptor,
+                                .size = sizeof(KilnCacheCheck),
+                                .lay_out = lay_out_check};
   KilnCode code;
   *out = call_method(c, &method, &q.base, &code, err);
   return code;
@@ -39,9 +40,11 @@ KilnCode kiln_cache_prune(KilnClient *c, const KilnCachePrune *what, KilnCacheRe
   q.older_ns = what->older_ns;
   q.bytes = what->bytes;
   if (what->target) q.target = message_text(what->target);
-  static const Method method = {"/kiln.v1.Kiln/CachePrune",
-                                &kiln__v1__cache_removed_response__descriptor,
-                                sizeof(KilnCacheRemoved), lay_out_removed};
+  static const Method method = {.path = "/kiln.v1.Kiln/CachePrune",
+                                .message = &kiln__v1__cache_removed_response__descriptor,
+                                .size = sizeof(KilnCacheRemoved),
+                                .lay_out = lay_out_removed,
+                                .once = true};
   KilnCode code;
   *out = call_method(c, &method, &q.base, &code, err);
   return code;
@@ -51,9 +54,11 @@ KilnCode kiln_cache_remove(KilnClient *c, const char *hash, KilnCacheRemoved **o
                            KilnError *err) {
   Kiln__V1__CacheRemoveRequest q = KILN__V1__CACHE_REMOVE_REQUEST__INIT;
   q.hash = message_text(hash);
-  static const Method method = {"/kiln.v1.Kiln/CacheRemove",
-                                &kiln__v1__cache_removed_response__descriptor,
-                                sizeof(KilnCacheRemoved), lay_out_removed};
+  static const Method method = {.path = "/kiln.v1.Kiln/CacheRemove",
+                                .message = &kiln__v1__cache_removed_response__descriptor,
+                                .size = sizeof(KilnCacheRemoved),
+                                .lay_out = lay_out_removed,
+                                .once = true};
   KilnCode code;
   *out = call_method(c, &method, &q.base, &code, err);
   return code;

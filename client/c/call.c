@@ -16,6 +16,18 @@ enum { CHUNK_BYTES = 1 << 20, QUEUE_BYTES = 2 << 20, CHUNK_HEAD = 11, CHUNK_TAG 
 /* -- sending
  * --------------------------------------------------------------------------------------- */
 
+/* By what a proxy before several servers finds the one for the call; how many headers that is. */
+static size_t route_of(const CallSpec *spec, GrpcMetadata *out) {
+  const char *node = spec->handle ? handle_node(spec->handle) : "";
+  if (*node)
+    *out = (GrpcMetadata){"kiln-node", node};
+  else if (spec->graph)
+    *out = (GrpcMetadata){"kiln-graph-hash", spec->graph};
+  else
+    return 0;
+  return 1;
+}
+
 Status call_start(KilnClient *c, const CallSpec *spec, KilnCall **out) {
   *out = NULL;
   TRY(client_ensure(c));
@@ -27,16 +39,22 @@ Status call_start(KilnClient *c, const CallSpec *spec, KilnCall **out) {
                      .done = spec->done,
                      .ctx = spec->ctx,
                      .source.fd = -1};
+  GrpcMetadata route;
+  int64_t timeout = c->timeout_ns;
+  if (c->call_deadline) timeout = c->call_deadline - clock_now_ns();
+  if (c->call_deadline && timeout < 1) timeout = 1;
   const GrpcCall start = {.path = spec->path,
                           .authorization = c->authorization,
-                          .timeout_ns = c->timeout_ns,
+                          .timeout_ns = timeout,
+                          .metadata = &route,
+                          .nmetadata = route_of(spec, &route),
                           .ctx = call};
   Status st = grpc_call_start(c->session, &start, &call->stream);
   if (st) {
     free(call);
     return st;
   }
-  if (c->timeout_ns) call->deadline = clock_now_ns() + c->timeout_ns;
+  if (timeout) call->deadline = clock_now_ns() + timeout;
   call->next = c->calls;
   if (c->calls) c->calls->prev = call;
   c->calls = call;
@@ -164,6 +182,7 @@ static void on_close(void *ctx, GrpcStream *s, const StatusNote *st) {
   } else if (!call->answer) {
     err = (KilnError){.code = KILN_INTERNAL, .message = "the server sent no answer"};
   }
+  call->client->answered |= err.code != KILN_UNAVAILABLE;
   void *answer = err.code ? NULL : call->answer;
   if (answer) call->answer = NULL;
   call->done(call, err.code ? &err : NULL, answer);
@@ -223,8 +242,8 @@ static Status decode_method(KilnCall *call, Bytes msg) {
   return m->lay_out ? m->lay_out(message, owned_arena(call->answer), call->answer) : NULL;
 }
 
-static KilnCode run_unary(KilnClient *c, CallSpec spec, const ProtobufCMessage *request, void **out,
-                          KilnError *err) {
+static KilnCode unary_attempt(KilnClient *c, CallSpec spec, const ProtobufCMessage *request,
+                              void **out, KilnError *err) {
   CallWait w = {.err = err};
   KilnCall *call;
   spec.done = call_wait_done;
@@ -237,12 +256,33 @@ static KilnCode run_unary(KilnClient *c, CallSpec spec, const ProtobufCMessage *
   return call_wait(c, &w, st, out);
 }
 
-void *call_method(KilnClient *c, const Method *method, const ProtobufCMessage *request,
-                  KilnCode *code, KilnError *err) {
-  CallSpec spec = {.path = method->path, .decode = decode_method, .method = method};
+static KilnCode run_unary(KilnClient *c, CallSpec spec, const ProtobufCMessage *request, void **out,
+                          KilnError *err) {
+  KilnError own;
+  Repeat r;
+  KilnCode code;
+  if (!err) err = &own;
+  repeat_begin(&r, c, spec.once);
+  do code = unary_attempt(c, spec, request, out, err);
+  while (repeat_again(&r, code, err));
+  return code;
+}
+
+void *call_method_at(KilnClient *c, const Method *method, const char *handle,
+                     const ProtobufCMessage *request, KilnCode *code, KilnError *err) {
+  CallSpec spec = {.path = method->path,
+                   .decode = decode_method,
+                   .method = method,
+                   .handle = handle,
+                   .once = method->once};
   void *answer;
   *code = run_unary(c, spec, request, &answer, err);
   return answer;
+}
+
+void *call_method(KilnClient *c, const Method *method, const ProtobufCMessage *request,
+                  KilnCode *code, KilnError *err) {
+  return call_method_at(c, method, NULL, request, code, err);
 }
 
 KilnCode call_unary(KilnClient *c, const char *path, const ProtobufCMessage *request,

@@ -20,7 +20,12 @@
 #include "base/clock.h"
 #include "client/c/internal.h"
 
-enum { INPUT_BYTES = 256 << 10, IOV_MAX_PIECES = 64, DEFAULT_CONNECT_MS = 10000 };
+enum {
+  INPUT_BYTES = 256 << 10,
+  IOV_MAX_PIECES = 64,
+  DEFAULT_CONNECT_MS = 10000,
+  DEFAULT_RETRY_MS = 10000
+};
 static const int64_t ns_per_ms = 1000000;
 #define IDLE_NS 1000000000ll
 
@@ -313,9 +318,13 @@ static Status client_create(const char *address, const KilnConnectOptions *optio
   }
   int64_t ms = options->timeout_ms > 0 ? options->timeout_ms : DEFAULT_CONNECT_MS;
   if (ms > INT64_MAX / 4 / ns_per_ms) ms = INT64_MAX / 4 / ns_per_ms;
+  int64_t retry = options->retry_ms ? options->retry_ms : DEFAULT_RETRY_MS;
+  if (retry < 0) retry = 0;
+  if (retry > INT64_MAX / 4 / ns_per_ms) retry = INT64_MAX / 4 / ns_per_ms;
   *c = (KilnClient){.address = a,
                     .no_spawn = options->no_spawn,
                     .connect_timeout_ns = ms * ns_per_ms,
+                    .retry_ns = retry * ns_per_ms,
                     .fd = -1,
                     .inbuf = inbuf};
   Status st = secure_setup(c, options);

@@ -7,12 +7,14 @@
 #include <unistd.h>
 
 #include "client/c/internal.h"
+#include "proto/digest.h"
 
 /* What both headers share, in protobuf-c's terms. */
 typedef struct Header {
   Kiln__V1__CompileOptions options;
   Kiln__V1__CompileOptions__DimsEntry *entries, **list;
   Kiln__V1__Dim *ranges, **range_list;
+  Kiln__V1__Batching batching;
   Kiln__V1__ModelFormat format;
   const char *name;
   ChunkSource source;
@@ -94,6 +96,10 @@ static Status header_init(Header *h, const KilnModel *m, const KilnCompileOption
   if (o->device) h->options.device = message_text(o->device);
   h->options.no_cache = o->no_cache;
   h->options.fast_math = o->fast_math;
+  kiln__v1__batching__init(&h->batching);
+  h->batching.delay_ms = o->batch_delay_ms > 0 ? (uint32_t)o->batch_delay_ms : 0;
+  h->batching.rows = o->batch_rows;
+  if (o->batch_delay_ms) h->options.batching = &h->batching;
   if ((st = open_source(m, &h->source))) goto fail;
   return NULL;
 fail:
@@ -179,11 +185,55 @@ static Status decode_compile(KilnCall *call, Bytes msg) {
   return NULL;
 }
 
+static Status hash_file(Digest *d, int fd, uint64_t bytes) {
+  enum { PIECE = 1 << 20 };
+  uint8_t *piece = malloc(PIECE);
+  Status st = piece ? NULL : FAIL(RESOURCE_EXHAUSTED, "no memory for the model");
+  for (uint64_t at = 0; !st && at < bytes;) {
+    ssize_t n = pread(fd, piece, PIECE, (off_t)at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) st = FAIL(UNAVAILABLE, "reading the model: %s", strerror(errno));
+    if (!n) break; /* sending it will say what is wrong */
+    if (n > 0) digest_add(d, piece, (size_t)n);
+    at += n > 0 ? (uint64_t)n : 0;
+  }
+  free(piece);
+  return st;
+}
+
+/* What stands for the graph as long as nobody has made it of the model: the model's bytes, its
+ * format and the options. */
+static Status hash_model(const Header *h, char hex[DIGEST_HEX + 1]) {
+  uint8_t hash[DIGEST_BYTES], format = (uint8_t)h->format;
+  size_t n = protobuf_c_message_get_packed_size(&h->options.base);
+  uint8_t *options = malloc(n + 1);
+  Digest *d = options ? digest_create() : NULL;
+  if (!options) return FAIL(RESOURCE_EXHAUSTED, "no memory for the options");
+  digest_add(d, options, protobuf_c_message_pack(&h->options.base, options));
+  digest_add(d, &format, 1);
+  free(options);
+  Status st = NULL;
+  if (h->source.fd < 0)
+    digest_add(d, h->source.data, (size_t)h->source.left);
+  else
+    st = hash_file(d, h->source.fd, h->source.left);
+  digest_finish(d, hash);
+  digest_to_hex(hash, sizeof hash, hex);
+  return st;
+}
+
 static Status compile_begin(KilnClient *c, const KilnModel *model, const KilnCompileOptions *o,
-                            CallDone done, void *ctx, KilnCall **out) {
+                            const char *near, CallDone done, void *ctx, KilnCall **out) {
   Header h;
+  char hash[DIGEST_HEX + 1];
   *out = NULL;
   TRY(header_init(&h, model, o));
+  bool routed = !near && !c->address.is_unix;
+  Status st = routed ? hash_model(&h, hash) : NULL;
+  if (st) {
+    header_deinit(&h);
+    return st;
+  }
   Kiln__V1__CompileHeader header = KILN__V1__COMPILE_HEADER__INIT;
   header.format = h.format;
   header.name = message_text(h.name);
@@ -192,22 +242,44 @@ static Status compile_begin(KilnClient *c, const KilnModel *model, const KilnCom
   Kiln__V1__CompileRequest first = KILN__V1__COMPILE_REQUEST__INIT;
   first.part_case = KILN__V1__COMPILE_REQUEST__PART_HEADER;
   first.header = &header;
-  const CallSpec spec = {
-      .path = "/kiln.v1.Kiln/Compile", .decode = decode_compile, .done = done, .ctx = ctx};
-  Status st = start(c, &h, &spec, &first.base, out);
+  const CallSpec spec = {.path = "/kiln.v1.Kiln/Compile",
+                         .decode = decode_compile,
+                         .done = done,
+                         .ctx = ctx,
+                         .handle = near,
+                         .graph = routed ? hash : NULL};
+  st = start(c, &h, &spec, &first.base, out);
   header_deinit(&h);
   return st;
 }
 
-KilnCode kiln_compile(KilnClient *c, const KilnModel *model, const KilnCompileOptions *options,
-                      KilnExecutable **out, KilnError *err) {
+static KilnCode compile_attempt(KilnClient *c, const KilnModel *model,
+                                const KilnCompileOptions *options, const char *near,
+                                KilnExecutable **out, KilnError *err) {
   CallWait w = {.err = err};
   KilnCall *call;
   void *answer;
-  Status st = compile_begin(c, model, options, call_wait_done, &w, &call);
+  Status st = compile_begin(c, model, options, near, call_wait_done, &w, &call);
   KilnCode code = call_wait(c, &w, st, &answer);
   *out = answer;
   return code;
+}
+
+KilnCode compile_near(KilnClient *c, const KilnModel *model, const KilnCompileOptions *options,
+                      const char *near, KilnExecutable **out, KilnError *err) {
+  KilnError own;
+  Repeat r;
+  KilnCode code;
+  if (!err) err = &own;
+  repeat_begin(&r, c, false);
+  do code = compile_attempt(c, model, options, near, out, err);
+  while (repeat_again(&r, code, err));
+  return code;
+}
+
+KilnCode kiln_compile(KilnClient *c, const KilnModel *model, const KilnCompileOptions *options,
+                      KilnExecutable **out, KilnError *err) {
+  return compile_near(c, model, options, NULL, out, err);
 }
 
 static void compile_called_back(KilnCall *call, const KilnError *err, void *answer) {
@@ -218,7 +290,7 @@ KilnCode kiln_compile_start(KilnClient *c, const KilnModel *model,
                             const KilnCompileOptions *options, KilnCompileDone done, void *ctx,
                             KilnCall **call, KilnError *err) {
   KilnCall *started;
-  Status st = compile_begin(c, model, options, compile_called_back, ctx, &started);
+  Status st = compile_begin(c, model, options, NULL, compile_called_back, ctx, &started);
   if (started) started->compile_done = done;
   if (call) *call = started;
   return error_take(st, err);

@@ -47,8 +47,18 @@ static Status lay_out_explain(const void *message, Arena *a, void *out) {
                            .origin = k->origin};
     if (!take_tried(a, k, &list[i])) return answer_no_memory();
   }
-  *(KilnExplanation *)out = (KilnExplanation){
-      .device = m->device, .calls = m->calls, .count = m->n_kernels, .kernels = list};
+  static const Kiln__V1__RunEstimate none = KILN__V1__RUN_ESTIMATE__INIT;
+  const Kiln__V1__RunEstimate *run = m->run ? m->run : &none;
+  *(KilnExplanation *)out = (KilnExplanation){.device = m->device,
+                                              .calls = m->calls,
+                                              .count = m->n_kernels,
+                                              .kernels = list,
+                                              .run = {.device_ns = run->device_ns,
+                                                      .measured = run->measured,
+                                                      .wait_ns = run->wait_ns,
+                                                      .waiting = run->waiting,
+                                                      .host_bytes = run->host_bytes,
+                                                      .refused = run->refused}};
   return NULL;
 }
 
@@ -57,9 +67,11 @@ KilnCode kiln_explain(KilnClient *c, const char *executable, uint32_t tried, Kil
   Kiln__V1__ExplainRequest q = KILN__V1__EXPLAIN_REQUEST__INIT;
   q.executable = message_text(executable);
   q.tried = tried;
-  static const Method method = {"/kiln.v1.Kiln/Explain", &kiln__v1__explain_response__descriptor,
-                                sizeof(KilnExplanation), lay_out_explain};
+  static const Method method = {.path = "/kiln.v1.Kiln/Explain",
+                                .message = &kiln__v1__explain_response__descriptor,
+                                .size = sizeof(KilnExplanation),
+                                .lay_out = lay_out_explain};
   KilnCode code;
-  *out = call_method(c, &method, &q.base, &code, err);
+  *out = call_method_at(c, &method, executable, &q.base, &code, err);
   return code;
 }

@@ -64,6 +64,9 @@ struct KilnClient {
   struct addrinfo *names, *next_name; /* TCP: addresses still to try */
   int64_t connect_timeout_ns, connect_deadline, retry_at;
   int64_t timeout_ns;                /* of calls; 0 = none */
+  int64_t call_deadline;             /* of the call that is being repeated; 0 = none */
+  int64_t retry_ns;                  /* for how long calls are repeated; 0 = not at all */
+  bool answered;                     /* the server has said something, once */
   int64_t used_ns;                   /* when the last call began */
   char *authorization, *server_name; /* owned; NULL = none */
   TlsContext *tls;                   /* NULL: plain */
@@ -121,6 +124,7 @@ typedef struct Method {
   size_t size; /* of the public struct, which is zero when it is laid out */
   /* Lays the message out as that; both live in a. NULL: the message says nothing. */
   Status (*lay_out)(const void *message, Arena *a, void *out);
+  bool once; /* never made again: it changes something, or asks how things are now */
 } Method;
 
 struct KilnCall {
@@ -147,6 +151,9 @@ typedef struct CallSpec {
   const Method *method; /* for decode; NULL otherwise */
   CallDone done;
   void *ctx;
+  const char *handle; /* whose server is to have the call; NULL: any */
+  const char *graph;  /* where compiles of one graph meet; NULL: anywhere */
+  bool once;          /* as Method.once, for call_unary */
 } CallSpec;
 
 /* Begins a call on a connected (or connecting) client; nothing is sent yet. */
@@ -161,6 +168,9 @@ void call_stream(KilnCall *call, ChunkSource source);
 /* The answer, for kiln_free; NULL when *code is not KILN_OK. */
 void *call_method(KilnClient *c, const Method *method, const ProtobufCMessage *request,
                   KilnCode *code, KilnError *err);
+/* The same, at the server that the handle belongs to. */
+void *call_method_at(KilnClient *c, const Method *method, const char *handle,
+                     const ProtobufCMessage *request, KilnCode *code, KilnError *err);
 /* A unary call from request message to answer, by a decoder of its own. */
 KilnCode call_unary(KilnClient *c, const char *path, const ProtobufCMessage *request,
                     CallDecode decode, void **out, KilnError *err);
@@ -177,10 +187,41 @@ void call_wait_done(KilnCall *call, const KilnError *err, void *answer);
  */
 KilnCode call_wait(KilnClient *c, CallWait *w, Status started, void **out);
 
+/* -- repeat.c ------------------------------------------------------------------------------------
+ */
+
+typedef struct Repeat {
+  KilnClient *client;
+  bool once;
+  int64_t began_ns, pause_ns, outer_deadline;
+} Repeat;
+/* Around the attempts of one call: begin; do code = attempt; while (repeat_again(...)). */
+void repeat_begin(Repeat *r, KilnClient *c, bool once);
+/* True after a pause when the call is to be made again. */
+bool repeat_again(Repeat *r, KilnCode code, const KilnError *err);
+
+/* The server that a handle belongs to: what follows its @, "" = it is alone. */
+static inline const char *handle_node(const char *handle) {
+  const char *at = strchr(handle, '@');
+  return at ? at + 1 : "";
+}
+
+/* -- compile.c, run.c -----------------------------------------------------------------------------
+ */
+
+/* kiln_compile at the server of a handle; NULL: where the model belongs. */
+KilnCode compile_near(KilnClient *c, const KilnModel *model, const KilnCompileOptions *options,
+                      const char *near, KilnExecutable **out, KilnError *err);
+/* kiln_run, once. */
+KilnCode run_attempt(KilnClient *c, const char *executable, const KilnTensor *inputs,
+                     size_t ninputs, const KilnRunOptions *options, KilnResult **out,
+                     KilnError *err);
+
 /* -- buffers.c, memory.c --------------------------------------------------------------------------
  */
 
-Status upload_start(KilnClient *c, CallWait *w, KilnCall **out);
+/* near: a handle of the server that is to have it, or NULL. */
+Status upload_start(KilnClient *c, const char *near, CallWait *w, KilnCall **out);
 /* memory: the number of a passed descriptor, or 0. */
 void upload_send_header(KilnCall *call, const KilnTensor *t, const char *device, uint64_t memory);
 struct msghdr;

@@ -95,6 +95,10 @@ typedef struct KilnClient KilnClient;
 typedef struct KilnConnectOptions {
   int no_spawn;       /* do not start the user's own daemon */
   int64_t timeout_ms; /* for connecting, including the start of a daemon; 0 = 10 s */
+  /* For so long blocking calls are repeated, with growing pauses: those that change nothing after
+   * UNAVAILABLE, all after RESOURCE_EXHAUSTED with a time to try again. Never for a server that has
+   * not answered yet, and never beyond the deadline. 0 = 10 s, below 0 = not at all. */
+  int64_t retry_ms;
   /* Who the caller is: a bearer token, sent with every call. NULL: $KILN_TOKEN. It is not sent to
    * another machine in plain text. */
   const char *token;
@@ -212,6 +216,10 @@ typedef struct KilnCompileOptions {
   const char *device; /* NULL = the server's choice */
   int no_cache;       /* neither read nor write the server's cache */
   int fast_math;      /* also algorithms that round otherwise than the graph does */
+  /* Runs that wait for a busy device may run together where rows are independent: for so long at
+   * most (below 0: each alone; 0: as the server is configured), and so many rows (0: the same). */
+  int batch_delay_ms;
+  uint32_t batch_rows;
 } KilnCompileOptions;
 
 typedef struct KilnExecutable {
@@ -235,6 +243,20 @@ KILN_API KilnCode kiln_compile(KilnClient *client, const KilnModel *model,
                                const KilnCompileOptions *options, KilnExecutable **out,
                                KilnError *err);
 KILN_API KilnCode kiln_release(KilnClient *client, const char *executable, KilnError *err);
+
+/* A model that stays runnable: it is compiled again when its server does not know the executable
+ * any more, after an upgrade or where there are several servers behind a proxy. The client outlives
+ * it. What the model points to may go after the call; a file has to stay as it is. */
+typedef struct KilnProgram KilnProgram;
+KILN_API KilnCode kiln_program_create(KilnClient *client, const KilnModel *model,
+                                      const KilnCompileOptions *options, KilnProgram **out,
+                                      KilnError *err);
+/* As it was compiled first; valid as long as the program. */
+KILN_API const KilnExecutable *kiln_program_executable(const KilnProgram *program);
+/* The executable's id now; valid until the next run. */
+KILN_API const char *kiln_program_id(const KilnProgram *program);
+/* Releases the executable as well. NULL is allowed. */
+KILN_API void kiln_program_free(KilnProgram *program);
 
 typedef struct KilnText {
   const char *text;
@@ -283,6 +305,11 @@ KILN_API KilnCode kiln_run(KilnClient *client, const char *executable, const Kil
                            size_t ninputs, const KilnRunOptions *options, KilnResult **out,
                            KilnError *err);
 
+/* Where the buffers among the inputs are. Repeated like other calls unless the program has states
+ * or outputs stay on the server. DATA_LOSS: the server that had a buffer has gone. */
+KILN_API KilnCode kiln_program_run(KilnProgram *program, const KilnTensor *inputs, size_t ninputs,
+                                   const KilnRunOptions *options, KilnResult **out, KilnError *err);
+
 /* -- explaining ----------------------------------------------------------------------------------
  */
 
@@ -314,11 +341,22 @@ typedef struct KilnKernel {
   const char *origin;        /* of a shared schedule: the node that found it; else "" */
 } KilnKernel;
 
+/* What a run would cost if it were asked for now. */
+typedef struct KilnEstimate {
+  int64_t device_ns;   /* of the device's time; 0 = not known */
+  int measured;        /* it is what runs took lately; else a sum of predictions */
+  int64_t wait_ns;     /* behind what waits for the device; rough */
+  uint64_t waiting;    /* runs of the caller's tenant that do */
+  uint64_t host_bytes; /* of its tensors, at most, when they are sent with it and back */
+  const char *refused; /* why it would be refused; "" = it would not */
+} KilnEstimate;
+
 typedef struct KilnExplanation {
   const char *device;
   uint32_t calls;
   size_t count;
   const KilnKernel *kernels;
+  KilnEstimate run;
 } KilnExplanation;
 /* What the kernels of an executable do, how they are scheduled, and at most `tried` records of each
  * of what was tried. How long they take says a run with KilnRunOptions.profile. */
@@ -345,6 +383,11 @@ typedef struct KilnBuffers {
 /* device: NULL = the server's choice. Of *out only id is filled in. */
 KILN_API KilnCode kiln_upload(KilnClient *client, const KilnTensor *tensor, const char *device,
                               KilnBuffer **out, KilnError *err);
+
+/* The same on the server that has `near`, the id of an executable or a buffer; where there is one
+ * server there is no difference. */
+KILN_API KilnCode kiln_upload_near(KilnClient *client, const KilnTensor *tensor, const char *device,
+                                   const char *near, KilnBuffer **out, KilnError *err);
 
 /* Memory that a server on the same machine takes as it is, without a copy: build the tensor in it,
  * then upload it. What was uploaded cannot be changed any more, by anybody, and not be a state that
@@ -379,6 +422,7 @@ typedef struct KilnServerInfo {
   const char *cache_path;  /* empty when serving without a cache */
   const char *cache_error; /* why there is no cache */
   uint64_t resident_bytes; /* of kilnd itself */
+  const char *node;        /* its name among others, "" = none */
 } KilnServerInfo;
 
 KILN_API KilnCode kiln_server_info(KilnClient *client, KilnServerInfo **out, KilnError *err);
@@ -448,7 +492,7 @@ typedef struct KilnTuneFailures {
 } KilnTuneFailures;
 
 typedef struct KilnTuneSummary {
-  const char *ended; /* "budget", "exhausted" */
+  const char *ended; /* "budget", "exhausted", "shared": another node has searched */
   int64_t wall_ns, model_first_ns, model_best_ns;
   uint32_t tried, measured, replaced;
   size_t nkernels, nfailures;

@@ -117,7 +117,7 @@ KilnCode kiln_upload_memory(KilnClient *c, const KilnTensor *tensor, KilnMemory 
   uint64_t number = 0;
   void *answer;
   Status st = seal(memory);
-  if (!st) st = upload_start(c, &w, &call);
+  if (!st) st = upload_start(c, NULL, &w, &call);
   if (!st && (st = pass(c, memory->fd, &number))) {
     /* the call is given up; its end is not waited for by anybody else */
     char text[256];

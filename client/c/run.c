@@ -242,8 +242,11 @@ static Status run_begin(KilnClient *c, const char *executable, const KilnTensor 
                         size_t ninputs, const KilnRunOptions *o, CallDone done, void *ctx,
                         KilnCall **out) {
   static const KilnRunOptions none;
-  const CallSpec spec = {
-      .path = "/kiln.v1.Kiln/Run", .decode = decode_run, .done = done, .ctx = ctx};
+  const CallSpec spec = {.path = "/kiln.v1.Kiln/Run",
+                         .decode = decode_run,
+                         .done = done,
+                         .ctx = ctx,
+                         .handle = executable};
   *out = NULL;
   TRY(check_inputs(inputs, ninputs));
   TRY(call_start(c, &spec, out));
@@ -252,14 +255,34 @@ static Status run_begin(KilnClient *c, const char *executable, const KilnTensor 
   return NULL;
 }
 
-KilnCode kiln_run(KilnClient *c, const char *executable, const KilnTensor *inputs, size_t ninputs,
-                  const KilnRunOptions *options, KilnResult **out, KilnError *err) {
+KilnCode run_attempt(KilnClient *c, const char *executable, const KilnTensor *inputs,
+                     size_t ninputs, const KilnRunOptions *options, KilnResult **out,
+                     KilnError *err) {
   CallWait w = {.err = err};
   KilnCall *call;
   void *answer;
   Status st = run_begin(c, executable, inputs, ninputs, options, call_wait_done, &w, &call);
   KilnCode code = call_wait(c, &w, st, &answer);
   *out = answer;
+  return code;
+}
+
+/* A buffer may be a state that the run updates. */
+static bool changes_something(const KilnTensor *inputs, size_t n, const KilnRunOptions *o) {
+  for (size_t i = 0; i < n; i++)
+    if (inputs[i].buffer) return true;
+  return o && o->outputs_as_buffers;
+}
+
+KilnCode kiln_run(KilnClient *c, const char *executable, const KilnTensor *inputs, size_t ninputs,
+                  const KilnRunOptions *options, KilnResult **out, KilnError *err) {
+  KilnError own;
+  Repeat r;
+  KilnCode code;
+  if (!err) err = &own;
+  repeat_begin(&r, c, changes_something(inputs, ninputs, options));
+  do code = run_attempt(c, executable, inputs, ninputs, options, out, err);
+  while (repeat_again(&r, code, err));
   return code;
 }
 

@@ -18,15 +18,17 @@ static Status lay_out_info(const void *message, Arena *a, void *out) {
                                             .pid = m->pid,
                                             .cache_path = m->cache_path,
                                             .cache_error = m->cache_error,
-                                            .resident_bytes = m->resident_bytes};
+                                            .resident_bytes = m->resident_bytes,
+                                            .node = m->node};
   return NULL;
 }
 
 KilnCode kiln_server_info(KilnClient *c, KilnServerInfo **out, KilnError *err) {
   Kiln__V1__GetServerInfoRequest q = KILN__V1__GET_SERVER_INFO_REQUEST__INIT;
-  static const Method method = {"/kiln.v1.Kiln/GetServerInfo",
-                                &kiln__v1__get_server_info_response__descriptor,
-                                sizeof(KilnServerInfo), lay_out_info};
+  static const Method method = {.path = "/kiln.v1.Kiln/GetServerInfo",
+                                .message = &kiln__v1__get_server_info_response__descriptor,
+                                .size = sizeof(KilnServerInfo),
+                                .lay_out = lay_out_info};
   KilnCode code;
   *out = call_method(c, &method, &q.base, &code, err);
   return code;
@@ -55,9 +57,10 @@ static Status lay_out_devices(const void *message, Arena *a, void *out) {
 
 KilnCode kiln_list_devices(KilnClient *c, KilnDevices **out, KilnError *err) {
   Kiln__V1__ListDevicesRequest q = KILN__V1__LIST_DEVICES_REQUEST__INIT;
-  static const Method method = {"/kiln.v1.Kiln/ListDevices",
-                                &kiln__v1__list_devices_response__descriptor, sizeof(KilnDevices),
-                                lay_out_devices};
+  static const Method method = {.path = "/kiln.v1.Kiln/ListDevices",
+                                .message = &kiln__v1__list_devices_response__descriptor,
+                                .size = sizeof(KilnDevices),
+                                .lay_out = lay_out_devices};
   KilnCode code;
   *out = call_method(c, &method, &q.base, &code, err);
   return code;
@@ -74,9 +77,11 @@ KilnCode kiln_health(KilnClient *c, const char *service, KilnServing *out, KilnE
   Grpc__Health__V1__HealthCheckRequest q = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
   if (service) q.service = message_text(service);
   void *answer;
-  static const Method method = {"/grpc.health.v1.Health/Check",
-                                &grpc__health__v1__health_check_response__descriptor,
-                                sizeof(KilnServing), lay_out_health};
+  static const Method method = {.path = "/grpc.health.v1.Health/Check",
+                                .message = &grpc__health__v1__health_check_response__descriptor,
+                                .size = sizeof(KilnServing),
+                                .lay_out = lay_out_health,
+                                .once = true};
   KilnCode code;
   answer = call_method(c, &method, &q.base, &code, err);
   *out = answer ? *(KilnServing *)answer : KILN_SERVING_UNKNOWN;
@@ -87,10 +92,12 @@ KilnCode kiln_health(KilnClient *c, const char *service, KilnServing *out, KilnE
 KilnCode kiln_release(KilnClient *c, const char *executable, KilnError *err) {
   Kiln__V1__ReleaseExecutableRequest q = KILN__V1__RELEASE_EXECUTABLE_REQUEST__INIT;
   q.executable = message_text(executable);
-  static const Method method = {"/kiln.v1.Kiln/ReleaseExecutable",
-                                &kiln__v1__release_executable_response__descriptor, 1, NULL};
+  static const Method method = {.path = "/kiln.v1.Kiln/ReleaseExecutable",
+                                .message = &kiln__v1__release_executable_response__descriptor,
+                                .size = 1,
+                                .once = true};
   KilnCode code;
-  kiln_free(call_method(c, &method, &q.base, &code, err));
+  kiln_free(call_method_at(c, &method, executable, &q.base, &code, err));
   return code;
 }
 
@@ -118,9 +125,10 @@ static Status lay_out_stats(const void *message, Arena *a, void *out) {
 
 KilnCode kiln_cache_stats(KilnClient *c, KilnCacheStats **out, KilnError *err) {
   Kiln__V1__CacheStatsRequest q = KILN__V1__CACHE_STATS_REQUEST__INIT;
-  static const Method method = {"/kiln.v1.Kiln/CacheStats",
-                                &kiln__v1__cache_stats_response__descriptor, sizeof(KilnCacheStats),
-                                lay_out_stats};
+  static const Method method = {.path = "/kiln.v1.Kiln/CacheStats",
+                                .message = &kiln__v1__cache_stats_response__descriptor,
+                                .size = sizeof(KilnCacheStats),
+                                .lay_out = lay_out_stats};
   KilnCode code;
   *out = call_method(c, &method, &q.base, &code, err);
   return code;
@@ -149,9 +157,10 @@ static Status lay_out_entries(const void *message, Arena *a, void *out) {
 KilnCode kiln_cache_list(KilnClient *c, uint32_t limit, KilnCacheEntries **out, KilnError *err) {
   Kiln__V1__CacheListRequest q = KILN__V1__CACHE_LIST_REQUEST__INIT;
   q.limit = limit;
-  static const Method method = {"/kiln.v1.Kiln/CacheList",
-                                &kiln__v1__cache_list_response__descriptor,
-                                sizeof(KilnCacheEntries), lay_out_entries};
+  static const Method method = {.path = "/kiln.v1.Kiln/CacheList",
+                                .message = &kiln__v1__cache_list_response__descriptor,
+                                .size = sizeof(KilnCacheEntries),
+                                .lay_out = lay_out_entries};
   KilnCode code;
   *out = call_method(c, &method, &q.base, &code, err);
   return code;
@@ -166,8 +175,10 @@ static Status lay_out_why(const void *message, Arena *a, void *out) {
 KilnCode kiln_cache_why(KilnClient *c, const char *hash, KilnText **out, KilnError *err) {
   Kiln__V1__CacheWhyRequest q = KILN__V1__CACHE_WHY_REQUEST__INIT;
   q.hash = message_text(hash);
-  static const Method method = {"/kiln.v1.Kiln/CacheWhy", &kiln__v1__cache_why_response__descriptor,
-                                sizeof(KilnText), lay_out_why};
+  static const Method method = {.path = "/kiln.v1.Kiln/CacheWhy",
+                                .message = &kiln__v1__cache_why_response__descriptor,
+                                .size = sizeof(KilnText),
+                                .lay_out = lay_out_why};
   KilnCode code;
   *out = call_method(c, &method, &q.base, &code, err);
   return code;

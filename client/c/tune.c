@@ -75,8 +75,11 @@ KilnCode kiln_tune(KilnClient *c, const char *executable, int64_t budget_ms, Kil
                    void *ctx, KilnTuneSummary **out, KilnError *err) {
   TuneWait w = {.wait = {.err = err}, .watch = watch, .ctx = ctx};
   Kiln__V1__TuneRequest q = KILN__V1__TUNE_REQUEST__INIT;
-  const CallSpec spec = {
-      .path = "/kiln.v1.Kiln/Tune", .decode = decode_tune, .done = call_wait_done, .ctx = &w.wait};
+  const CallSpec spec = {.path = "/kiln.v1.Kiln/Tune",
+                         .decode = decode_tune,
+                         .done = call_wait_done,
+                         .ctx = &w.wait,
+                         .handle = executable};
   KilnCall *call;
   void *answer;
   q.executable = message_text(executable);

@@ -40,7 +40,8 @@ static void print_json(const char *path, const KilnExecutable *e, int64_t wall) 
   cli_print_json(j);
 }
 
-static int show(Cli *cli, ModelArgs *args, const KilnExecutable *e, int64_t compile_ns) {
+static int show(Cli *cli, ModelArgs *args, KilnProgram *p, int64_t compile_ns) {
+  const KilnExecutable *e = kiln_program_executable(p);
   (cli->json ? print_json : print_text)(args->path, e, compile_ns);
   return EX_OK;
 }

@@ -119,15 +119,14 @@ static void print_json(cJSON *compile, const Times *t, const KilnResult *r, cons
 /* -- the command ------------------------------------------------------------------------------- */
 
 /* Runs n times; *out is the last result. */
-static int time_runs(Cli *cli, const KilnExecutable *e, const Inputs *in, Times *t,
-                     KilnResult **out) {
+static int time_runs(Cli *cli, KilnProgram *p, const Inputs *in, Times *t, KilnResult **out) {
   KilnRunOptions options = {.seeded = in->seeded, .seed = in->seed};
   *out = NULL;
   for (size_t i = 0; i < t->n; i++) {
     kiln_free(*out);
     if (t->n > 1) cli_progress(cli, "run %zu of %zu", i + 1, t->n);
     int64_t start = clock_now_ns();
-    if (kiln_run(cli->client, e->id, in->tensors, in->count, &options, out, &cli->err))
+    if (kiln_program_run(p, in->tensors, in->count, &options, out, &cli->err))
       return cli_fail(cli, &cli->err);
     t->wall[i] = clock_now_ns() - start;
     options.run++;
@@ -154,7 +153,8 @@ static int show(Cli *cli, const RunArgs *args, const KilnExecutable *e, int64_t 
   return rc;
 }
 
-static int run_compiled(Cli *cli, ModelArgs *model, const KilnExecutable *e, int64_t compile_ns) {
+static int run_compiled(Cli *cli, ModelArgs *model, KilnProgram *p, int64_t compile_ns) {
+  const KilnExecutable *e = kiln_program_executable(p);
   const RunArgs *args = (const RunArgs *)model;
   Inputs in;
   KilnResult *r = NULL;
@@ -163,7 +163,7 @@ static int run_compiled(Cli *cli, ModelArgs *model, const KilnExecutable *e, int
   t.wall = calloc(t.n, sizeof *t.wall);
   t.device = calloc(t.n, sizeof *t.device);
   if (!rc && (!t.wall || !t.device)) cli_error(rc = EX_OSERR, "no memory for %zu runs", t.n);
-  if (!rc) rc = time_runs(cli, e, &in, &t, &r);
+  if (!rc) rc = time_runs(cli, p, &in, &t, &r);
   if (!rc) rc = show(cli, args, e, compile_ns, &t, r);
   kiln_free(r);
   free(t.wall);

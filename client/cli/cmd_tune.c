@@ -103,7 +103,8 @@ static bool parse_budget(const char *text, int64_t *ms) {
   return true;
 }
 
-static int tune(Cli *cli, ModelArgs *model, const KilnExecutable *e, int64_t compile_ns) {
+static int tune(Cli *cli, ModelArgs *model, KilnProgram *p, int64_t compile_ns) {
+  const KilnExecutable *e = kiln_program_executable(p);
   const TuneArgs *args = (const TuneArgs *)model;
   KilnTuneSummary *s;
   Watching w = {.cli = cli, .said = 1};

@@ -102,18 +102,17 @@ int model_command(Cli *cli, const ArgSpec *spec, int argc, char **argv, ModelArg
 
 int model_compiled(Cli *cli, ModelArgs *args, ModelUse use) {
   Model m;
-  KilnExecutable *e = NULL;
+  KilnProgram *p = NULL;
   int rc = model_open(cli, args, &m);
   if (!rc) rc = cli_connect(cli);
   if (!rc) cli_progress(cli, "compiling %s ...", args->path);
   int64_t start = clock_now_ns();
-  if (!rc && kiln_compile(cli->client, &m.model, &m.options, &e, &cli->err))
+  if (!rc && kiln_program_create(cli->client, &m.model, &m.options, &p, &cli->err))
     rc = cli_fail(cli, &cli->err);
   int64_t compile_ns = clock_now_ns() - start;
   cli_progress_end(cli);
-  if (!rc) rc = use(cli, args, e, compile_ns);
-  if (e) kiln_release(cli->client, e->id, NULL);
-  kiln_free(e);
+  if (!rc) rc = use(cli, args, p, compile_ns);
+  kiln_program_free(p);
   model_close(&m);
   return rc;
 }
@@ -250,7 +249,7 @@ static int upload_states(Cli *cli, const KilnExecutable *exe, Inputs *in) {
   for (size_t i = 0; i < in->count; i++) {
     KilnTensor *t = &in->tensors[i];
     if (!exe->inputs[i].state) continue;
-    if (kiln_upload(cli->client, t, exe->device, &in->buffers[i], &cli->err))
+    if (kiln_upload_near(cli->client, t, exe->device, exe->id, &in->buffers[i], &cli->err))
       return cli_fail(cli, &cli->err);
     t->buffer = in->buffers[i]->id;
   }

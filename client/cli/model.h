@@ -48,7 +48,7 @@ typedef int (*ModelRun)(Cli *cli, ModelArgs *args);
 int model_command(Cli *cli, const ArgSpec *spec, int argc, char **argv, ModelArgs *args,
                   ModelRun run);
 /* Connects, compiles, has `use` go on, and releases the executable. Returns the exit code. */
-typedef int (*ModelUse)(Cli *cli, ModelArgs *args, const KilnExecutable *e, int64_t compile_ns);
+typedef int (*ModelUse)(Cli *cli, ModelArgs *args, KilnProgram *p, int64_t compile_ns);
 int model_compiled(Cli *cli, ModelArgs *args, ModelUse use);
 
 typedef struct Inputs {

@@ -52,6 +52,8 @@ static const Setting settings[] = {
     {"patience", "headers", SK_SECONDS, AT(patience.headers)},
     {"patience", "message", SK_SECONDS, AT(patience.message)},
     {"patience", "reader", SK_SECONDS, AT(patience.reader)},
+    {"server", "connection_age", SK_SECONDS, AT(connection_age)},
+    {"server", "node", SK_TEXT, AT(node)},
     {"tls", "certificate", SK_TEXT, AT(tls_certificate)},
     {"tls", "key", SK_TEXT, AT(tls_key)},
     {"tls", "client_ca", SK_TEXT, AT(tls_client_ca)},
@@ -110,7 +112,7 @@ enum {
   NTENANT_SETTINGS = sizeof tenant_settings / sizeof *tenant_settings,
   COMPILE_WORKERS_MAX = 256,
   TENANTS_MAX = 4096,
-  TENANT_NAME_MAX = 32,
+  NAME_MAX_BYTES = 32,
   WEIGHT_MAX = 1000
 };
 
@@ -144,6 +146,7 @@ Status config_init(Config *c) {
       .log_level = strdup("info"),
       .metrics = strdup(""),
       .models = strdup(""),
+      .node = strdup(""),
       .tls_certificate = strdup(""),
       .tls_key = strdup(""),
       .tls_client_ca = strdup(""),
@@ -177,7 +180,7 @@ Status config_init(Config *c) {
   TRY(config_set(c, "server", "listen", listen));
   TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;
-  bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models &&
+  bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models && c->node &&
                c->tls_certificate && c->tls_key && c->tls_client_ca && c->shared_server &&
                c->shared_key;
   return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
@@ -205,6 +208,7 @@ void config_deinit(Config *c) {
   free(c->log_level);
   free(c->metrics);
   free(c->models);
+  free(c->node);
   free(c->tls_certificate);
   free(c->tls_key);
   free(c->tls_client_ca);
@@ -297,10 +301,10 @@ static Status read_value(void *base, const Setting *s, const char *value) {
   return FAIL(INTERNAL, "setting kind");
 }
 
-/* Names become parts of file names and metric labels. */
+/* Names become parts of file names, metric labels and ids. */
 static bool good_name(const char *name) {
   size_t n = strlen(name);
-  return n && n <= TENANT_NAME_MAX && *name != '-' && strcmp(name, "nobody") != 0 &&
+  return n && n <= NAME_MAX_BYTES && *name != '-' && strcmp(name, "nobody") != 0 &&
          n == strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_");
 }
 
@@ -313,7 +317,7 @@ static Status tenant_section(Config *c, const char *name, TenantSpec **out) {
     return FAIL(INVALID_ARGUMENT,
                 "expected a tenant's name of at most %d letters, digits, '-' and '_' that is not "
                 "'nobody', got '%s'",
-                TENANT_NAME_MAX, name);
+                NAME_MAX_BYTES, name);
   if (c->ntenants == TENANTS_MAX)
     return FAIL(INVALID_ARGUMENT, "more than %d tenants", TENANTS_MAX);
   TenantSpec *grown = realloc(c->tenants, (c->ntenants + 1) * sizeof *grown);
@@ -462,6 +466,10 @@ Status config_check(const Config *c) {
                 "[tls]: certificate and key belong together, and client_ca needs them");
   for (size_t i = 0; i < c->listen.len; i++) TRY(check_listen(c, c->listen.at[i]));
   if (*c->metrics) TRY(check_address(c->metrics));
+  if (*c->node && !good_name(c->node))
+    return FAIL(INVALID_ARGUMENT,
+                "node: expected at most %d letters, digits, '-' and '_', got '%s'", NAME_MAX_BYTES,
+                c->node);
   if (!log_level_parse(c->log_level, &level))
     return FAIL(INVALID_ARGUMENT, "log_level: expected debug, info, warn, error or off, got '%s'",
                 c->log_level);
@@ -473,8 +481,9 @@ Status config_check(const Config *c) {
   if (c->compile_workers > COMPILE_WORKERS_MAX)
     return FAIL(INVALID_ARGUMENT, "compile: at most %d workers, got %" PRIu64, COMPILE_WORKERS_MAX,
                 c->compile_workers);
-  if (!c->batch_rows || c->batch_rows > 65536 || c->batch_delay_ms > 10000)
-    return FAIL(INVALID_ARGUMENT, "batching: expected 1 to 65536 rows and at most 10000 ms");
+  if (!c->batch_rows || c->batch_rows > BATCH_ROWS_MAX || c->batch_delay_ms > BATCH_DELAY_MAX)
+    return FAIL(INVALID_ARGUMENT, "batching: expected 1 to %d rows and at most %d ms",
+                BATCH_ROWS_MAX, BATCH_DELAY_MAX);
   if (!c->tuning_share || c->tuning_share > 100)
     return FAIL(INVALID_ARGUMENT, "share: expected 1 to 100 percent, got %" PRIu64,
                 c->tuning_share);

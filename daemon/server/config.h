@@ -46,6 +46,7 @@ typedef struct Config {
   char *log_level;    /* owned */
   char *metrics;      /* owned; address of the port for metrics and health, empty = none */
   char *models;       /* owned; folder of the models with names, empty = none */
+  char *node;         /* owned; the name of this server among others, empty = it is alone */
   bool trace_all;     /* record calls that did not ask for it too */
   char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
   char *shared_server, *shared_key; /* owned; where other nodes are met, "" = nowhere */
@@ -63,11 +64,14 @@ typedef struct Config {
   uint64_t compile_workers, compile_memory, device_memory;
   uint64_t connections_per_address; /* on TCP; 0 = any */
   Patience patience;
-  uint64_t socket_mode;                                                     /* of Unix sockets */
-  uint64_t idle_exit, grace, idle_connection, compile_seconds, run_seconds; /* seconds */
-  TenantSpec *tenants;                                                      /* owned */
+  uint64_t socket_mode; /* of Unix sockets */
+  uint64_t idle_exit, grace, idle_connection, connection_age, compile_seconds,
+      run_seconds;     /* seconds */
+  TenantSpec *tenants; /* owned */
   size_t ntenants;
 } Config;
+
+enum { BATCH_DELAY_MAX = 10000, BATCH_ROWS_MAX = 65536 };
 
 Status config_init(Config *c); /* defaults; fails only without memory */
 void config_deinit(Config *c);

@@ -43,9 +43,9 @@ struct Connection {
   Passed passed;  /* of local ones */
   Tenant *tenant; /* who called last; NULL: nobody that we know, it is one of the strangers */
   Connection *next_stranger, **stranger_link;
-  uint64_t address; /* of strangers and others on TCP; 0: none that is counted */
-  uint64_t opened_ms;
-  uint32_t head; /* the call whose metadata is being read, and since when */
+  uint64_t address;               /* of strangers and others on TCP; 0: none that is counted */
+  uint64_t opened_ms, retired_ms; /* retired: told to go for its age; 0 = not yet */
+  uint32_t head;                  /* the call whose metadata is being read, and since when */
   uint64_t head_ms;
   size_t queued; /* at least the bytes of answers that are not yet written */
   size_t thrown_away;
@@ -520,6 +520,32 @@ static void expire_senders(Server *s) {
   }
 }
 
+/* Clients that came together shall not come back together: between 90 and 110 % of the setting, by
+ * the connection's number. */
+static uint64_t age_limit_ms(const Connection *c) {
+  uint64_t age = c->server->config.connection_age * 1000;
+  uint64_t part = c->number * 0x9e3779b97f4a7c15u >> 44; /* 20 bits, spread evenly */
+  return age ? age / 10 * 9 + age / 5 * part / (1u << 20) : UINT64_MAX;
+}
+
+/* The client goes on with another connection when it hears of it. What has begun is finished,
+ * however long it takes; only what would never end is ended, a while later. */
+static void retire(Connection *c, uint64_t now) {
+  if (!c->retired_ms) {
+    c->retired_ms = now;
+    LOG_DEBUG("connection retired", "number=%llu age_ms=%llu limit_ms=%llu",
+              (unsigned long long)c->number, (unsigned long long)(now - c->opened_ms),
+              (unsigned long long)age_limit_ms(c));
+    connection_drain(c);
+  }
+  if (now - c->retired_ms < c->server->config.grace * 1000) return;
+  for (Request *r = c->server->requests, *next; r; r = next) {
+    next = r->next;
+    if (r->conn == c && r->state == RS_STREAMING && r->method->endless)
+      request_finish(r, FAIL(UNAVAILABLE, "the connection is too old; call again on another"));
+  }
+}
+
 static void expire(Connection *c, uint64_t now) {
   Server *s = c->server;
   const Patience *p = &s->config.patience;
@@ -536,6 +562,8 @@ static void expire(Connection *c, uint64_t now) {
   } else if (idle && !grpc_session_streams(c->session) && now - c->last_active_ms > idle * 1000) {
     connection_drain(c);
     begin_end(c, false);
+  } else if (c->retired_ms || now - c->opened_ms > age_limit_ms(c)) {
+    retire(c, now);
   }
 }
 

@@ -20,7 +20,8 @@ void connection_dirty(Connection *c);
 /* Writes what the dirty connections have queued. */
 void connections_flush(Server *s);
 /* Ends connections and calls whose clients are slower than the configured patience, in any of the
- * ways in which one can be; drains connections that have been without a call for too long. */
+ * ways in which one can be; drains connections that have been without a call for too long or
+ * are too old. */
 void connections_expire(Server *s);
 /* n bytes of an answer were queued. */
 void connection_queued(Connection *c, size_t n);

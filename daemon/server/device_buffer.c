@@ -153,7 +153,7 @@ Status buffer_table_find(const BufferTable *t, const struct Tenant *tenant, cons
   uint64_t key, secret;
   DeviceBuffer *b = id_parse("buf", id, &key, &secret) ? map_find(&t->by_id, key) : NULL;
   *out = b && b->tenant == tenant && id_secret_is(b->secret, secret) ? b : NULL;
-  return *out ? NULL : FAIL(NOT_FOUND, "unknown buffer '%.64s'", id);
+  return *out ? NULL : id_unknown("buffer", id, "freed", "upload it again");
 }
 
 void buffer_table_remove(BufferTable *t, DeviceBuffer *b) {

@@ -67,4 +67,5 @@ static void events_release(Request *r) {
 const Method rpc_events = {.path = "/kiln.v1.Kiln/Events",
                            .request = &kiln__v1__events_request__descriptor,
                            .message = events_message,
+                           .endless = true,
                            .release = events_release};

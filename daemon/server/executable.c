@@ -104,8 +104,14 @@ uint64_t id_make(void) {
   return id;
 }
 
+/* Set once, before there is anything to name: ids are told to clients from everywhere. */
+static char node[ID_NODE_MAX + 1];
+
+void id_set_node(const char *name) { snprintf(node, sizeof node, "%s", name); }
+
 const char *id_text(const char *prefix, uint64_t id, uint64_t secret, char buf[ID_TEXT]) {
-  snprintf(buf, ID_TEXT, "%s-%016" PRIx64 "%016" PRIx64, prefix, id, secret);
+  snprintf(buf, ID_TEXT, "%s-%016" PRIx64 "%016" PRIx64 "%s%s", prefix, id, secret,
+           *node ? "@" : "", node);
   return buf;
 }
 
@@ -117,10 +123,12 @@ static uint64_t from_bytes(const uint8_t bytes[8]) {
 
 bool id_parse(const char *prefix, const char *text, uint64_t *id, uint64_t *secret) {
   size_t n = strlen(prefix);
+  const char *at = strchr(text, '@');
   uint8_t bytes[16];
   *id = *secret = 0;
-  if (strncmp(text, prefix, n) || text[n] != '-') return false;
-  if (!digest_from_hex(str_from(text + n + 1), bytes, sizeof bytes)) return false;
+  if (strncmp(text, prefix, n) || text[n] != '-' || strcmp(at ? at + 1 : "", node)) return false;
+  Str hex = {text + n + 1, (at ? (size_t)(at - text) : strlen(text)) - n - 1};
+  if (!digest_from_hex(hex, bytes, sizeof bytes)) return false;
   *id = from_bytes(bytes);
   *secret = from_bytes(bytes + 8);
   return *id != 0;
@@ -129,6 +137,15 @@ bool id_parse(const char *prefix, const char *text, uint64_t *id, uint64_t *secr
 bool id_secret_is(uint64_t secret, uint64_t given) {
   volatile uint64_t difference = secret ^ given; /* one comparison, of all bits at once */
   return difference == 0;
+}
+
+Status id_unknown(const char *what, const char *id, const char *gone, const char *advice) {
+  const char *at = strchr(id, '@');
+  if (at && strcmp(at + 1, node))
+    return FAIL(NOT_FOUND, "unknown %s '%.80s': it is of the server '%.32s', and this is '%s'; %s",
+                what, id, at + 1, node, advice);
+  return FAIL(NOT_FOUND, "unknown %s '%.80s' (%s, or from before a restart of the server); %s",
+              what, id, gone, advice);
 }
 
 /* -- pieces -------------------------------------------------------------------------------------
@@ -299,10 +316,8 @@ Status registry_find(Registry *r, const Tenant *tenant, const char *id, Executab
   Executable *e = id_parse("exe", id, &key, &secret) ? map_find(&r->by_id, key) : NULL;
   *out = e && e->tenant == tenant && id_secret_is(e->secret, secret) ? e : NULL;
   if (!*out)
-    return FAIL(NOT_FOUND,
-                "unknown executable '%.64s' (released, unloaded to make room, or from "
-                "before a restart of the server); compile the model again",
-                id);
+    return id_unknown("executable", id, "released, unloaded to make room",
+                      "compile the model again");
   if (*out != r->newest) {
     unlink_use(r, *out);
     link_use(r, *out);

@@ -55,7 +55,8 @@ typedef struct Executable {
   uint64_t random_seed, runs; /* what it is filled with; runs counts */
   int64_t typical_ns;         /* of the device's time, by the last runs; 0 = none yet */
   uint64_t loaded_in;         /* incarnation of the device worker that has it; 0 = none */
-  Bytes options;              /* packed CompileOptions and format, for finding it again */
+  uint64_t batch_delay_ms, batch_rows; /* 0 ms: its runs are not put together */
+  Bytes options;                       /* packed CompileOptions and format, for finding it again */
   /* for the tuner: runs, when the first was, how many there were when a search began, and that no
    * more is to be expected */
   uint64_t used, tuned_at;
@@ -93,13 +94,18 @@ const char *wire_tensor_text(Kiln__V1__DType dtype, const uint64_t *dims, size_t
                              size_t cap);
 
 /* What a client refers to something by: "exe-" and 128 random bits in hexadecimal. Half of them are
- * the key that kilnd and its workers use, the other half is only compared, in constant time. */
-enum { ID_TEXT = 40 };
+ * the key that kilnd and its workers use, the other half is only compared, in constant time. Of a
+ * server with a name "@NAME" follows: where a proxy has to bring calls with it. */
+enum { ID_NODE_MAX = 32, ID_TEXT = 40 + 1 + ID_NODE_MAX };
+/* The name of this server among others, "" = none; before the first id is made. */
+void id_set_node(const char *name);
 uint64_t id_make(void); /* random, never 0 */
 const char *id_text(const char *prefix, uint64_t id, uint64_t secret, char buf[ID_TEXT]);
 bool id_parse(const char *prefix, const char *text, uint64_t *id, uint64_t *secret);
 /* Whether both are equal. */
 bool id_secret_is(uint64_t secret, uint64_t given);
+/* NOT_FOUND for an id that stands for nothing here: what may have become of it, and what to do. */
+Status id_unknown(const char *what, const char *id, const char *gone, const char *advice);
 
 /* -- the registry -------------------------------------------------------------------------------
  */

@@ -307,6 +307,15 @@ size_t fair_waiting_at(const FairQueue *q, uint64_t tenant, uint8_t level) {
   return t ? t->waiting_at[level] : 0;
 }
 
+double fair_share(const FairQueue *q, const FairSource *from) {
+  double mine = from->weight > 0 ? from->weight : 1, all = mine;
+  for (size_t i = 0; i < q->tenants.len; i++) {
+    const FairTenant *t = q->tenants.heap[i]->owner;
+    if (t->id != from->tenant) all += t->flow.weight;
+  }
+  return mine / all;
+}
+
 FairJob *fair_first(const FairQueue *q) {
   if (!q->len) return NULL;
   const FairTenant *t = set_first(&q->tenants)->owner;

@@ -70,5 +70,7 @@ void fair_remove(FairQueue *q, FairJob *job);
 /* Jobs of a tenant that wait: all, and those of one level. */
 size_t fair_waiting(const FairQueue *q, uint64_t tenant);
 size_t fair_waiting_at(const FairQueue *q, uint64_t tenant, uint8_t level);
+/* The part of the time that a tenant gets who wants something beside those that do now. */
+double fair_share(const FairQueue *q, const FairSource *from);
 /* The job that fair_take(q, 0) takes; NULL when none waits. */
 FairJob *fair_first(const FairQueue *q);

@@ -60,6 +60,7 @@ static Status apply_settings(Server *s, Config *next) {
   SWAP(patience);
   SWAP(grace);
   SWAP(idle_connection);
+  SWAP(connection_age);
   SWAP(idle_exit);
   if (log_level_parse(now->log_level, &level)) log_set_level(level);
   return NULL;

@@ -27,7 +27,8 @@ typedef enum RequestState {
 typedef struct Method {
   const char *path;
   const ProtobufCMessageDescriptor *request;
-  bool many; /* the client streams messages; else exactly one is expected */
+  bool many;    /* the client streams messages; else exactly one is expected */
+  bool endless; /* the answer lasts as long as the client wants */
   void (*message)(Request *r, Bytes msg);
   void (*end)(Request *r);     /* many: the client sends no more */
   void (*drain)(Request *r);   /* optional: goes on sending */

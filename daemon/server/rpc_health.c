@@ -77,6 +77,7 @@ static void watch_release(Request *r) {
 const Method rpc_health_watch = {.path = "/grpc.health.v1.Health/Watch",
                                  .request = &grpc__health__v1__health_check_request__descriptor,
                                  .message = watch_message,
+                                 .endless = true,
                                  .release = watch_release};
 
 void rpc_health_changed(Server *s) {

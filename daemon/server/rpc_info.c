@@ -17,6 +17,7 @@ static void info_message(Request *r, Bytes msg) {
   m.max_message_bytes = s->config.max_message_bytes;
   m.max_model_bytes = s->config.max_model_bytes;
   m.max_tensor_bytes = s->config.max_tensor_bytes;
+  m.node = s->config.node;
   m.uptime_ns = clock_now_ns() - s->started_ns;
   if (r->tenant->roles & ROLE_ADMIN) {
     m.pid = (uint32_t)getpid();

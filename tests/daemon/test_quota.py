@@ -178,9 +178,20 @@ def test_the_clients_say_when(start):
     """kiln.Error.retry_after."""
     import kiln
     d = start(config=[*boss(), "request_rate = 5"])
-    client = kiln.connect(f"unix:{d.socket}")
+    client = kiln.connect(f"unix:{d.socket}", retry=0)
     with pytest.raises(kiln.Error) as e:
         for _ in range(30):
             client.buffers()
     assert e.value.code == "RESOURCE_EXHAUSTED" and 0 < e.value.retry_after <= 0.2
     client.close()
+
+
+def test_the_clients_wait_for_room(start):
+    """What the server refuses with a time to try again is done then, whatever it is."""
+    import kiln
+    d = start(config=[*boss(), "request_rate = 20"])
+    with kiln.connect(f"unix:{d.socket}") as client:
+        begin = time.time()
+        for _ in range(60):
+            client.buffers()
+        assert time.time() - begin > 1.5  # a burst of 20, then 20 a second

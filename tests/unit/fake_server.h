@@ -16,13 +16,15 @@
 #include "proto/digest.h"
 #include "proto/grpc.h"
 
-enum { FAKE_CONNECTIONS = 8 };
+enum { FAKE_CONNECTIONS = 8, FAKE_RETRY_NS = 300000000 };
 
 typedef struct FakeServer {
   char path[100], address[110];
   int listener, wake[2];
   pthread_t thread;
   bool die; /* close the connection after the next input */
+  /* So many of the next runs are answered like that; and how many there were, and compiles. */
+  _Atomic int absent, full, forgotten, runs, compiles;
   struct {
     int fd;
     GrpcSession *session;
@@ -64,8 +66,15 @@ static void fake_run(FakeServer *f, GrpcStream *s, Bytes msg) {
   r.device_ns = 7;
   r.queue_ns = q->outputs_as_buffers ? 1 : (int64_t)q->n_outputs;
   if (q->random) r.device_ns = (int64_t)(q->random->seed + q->random->run);
+  f->runs++;
   if (!strcmp(q->executable, "die"))
     f->die = true;
+  else if (f->absent && f->absent--)
+    grpc_finish(s, FAIL(UNAVAILABLE, "back soon"));
+  else if (f->full && f->full--)
+    grpc_finish(s, status_retry(FAIL(RESOURCE_EXHAUSTED, "full"), FAKE_RETRY_NS));
+  else if (f->forgotten && f->forgotten--)
+    grpc_finish(s, FAIL(NOT_FOUND, "unknown executable '%s'", q->executable));
   else if (!strcmp(q->executable, "missing"))
     grpc_finish(s, FAIL(NOT_FOUND, "no executable '%s'", q->executable));
   else if (strcmp(q->executable, "slow")) {
@@ -171,10 +180,11 @@ static void fake_compiled(FakeCall *c, GrpcStream *s) {
 }
 
 static void fake_half_close(void *ctx, GrpcStream *s) {
-  (void)ctx;
+  FakeServer *f = ctx;
   FakeCall *c = grpc_stream_ctx(s);
   const char *method = strrchr(c->path, '/') + 1;
   if (!strcmp(method, "Compile")) {
+    f->compiles++;
     fake_compiled(c, s);
     return;
   }

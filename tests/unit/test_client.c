@@ -8,6 +8,7 @@
 
 #include <sys/stat.h>
 
+#include "base/clock.h"
 #include "client/c/kiln.h"
 #include "fake_server.h"
 
@@ -230,11 +231,123 @@ static void test_deadline_and_loss(void **state) {
   assert_int_equal(kiln_run(c, "slow", NULL, 0, NULL, &r, &err), KILN_DEADLINE_EXCEEDED);
   assert_string_equal(err.message, "no answer before the deadline");
   kiln_client_set_timeout(c, 0);
+  kiln_close(c);
+  const KilnConnectOptions once = {.retry_ms = -1};
+  OK(kiln_connect(server.address, &once, &c, &err));
   assert_int_equal(kiln_run(c, "die", NULL, 0, NULL, &r, &err), KILN_UNAVAILABLE);
   assert_non_null(strstr(err.message, "the server closed the connection"));
   OK(kiln_run(c, "exe", NULL, 0, NULL, &r, &err)); /* connects again */
   assert_int_equal(r->count, 0);
   kiln_free(r);
+  kiln_close(c);
+}
+
+/* -- calls that are made again
+ * ----------------------------------------------------------------------- */
+
+static KilnCode run_again(KilnClient *c, const KilnTensor *in, size_t n, const KilnRunOptions *o) {
+  KilnResult *r;
+  KilnError err;
+  server.runs = 0;
+  KilnCode code = kiln_run(c, "exe", in, n, o, &r, &err);
+  server.absent = server.full = 0;
+  kiln_free(r);
+  return code;
+}
+
+static void test_absent(void **state) {
+  (void)state;
+  const KilnRunOptions left = {.outputs_as_buffers = 1};
+  const KilnTensor buffer = {.name = "b", .buffer = "buf7"};
+  KilnClient *c = client();
+  KilnError err;
+  server.absent = 100;
+  assert_int_equal(run_again(c, NULL, 0, NULL), KILN_UNAVAILABLE);
+  assert_int_equal(server.runs, 1); /* it has never answered */
+  assert_int_equal(run_again(c, NULL, 0, NULL), KILN_OK);
+  server.absent = 3;
+  assert_int_equal(run_again(c, NULL, 0, NULL), KILN_OK);
+  assert_int_equal(server.runs, 4);
+  server.absent = 3;
+  assert_int_equal(run_again(c, NULL, 0, &left), KILN_UNAVAILABLE);
+  assert_int_equal(server.runs, 1);
+  server.absent = 3;
+  assert_int_equal(run_again(c, &buffer, 1, NULL), KILN_UNAVAILABLE);
+  assert_int_equal(server.runs, 1);
+  kiln_client_set_timeout(c, 200);
+  server.absent = 1000;
+  assert_int_equal(run_again(c, NULL, 0, NULL), KILN_UNAVAILABLE); /* before the deadline */
+  assert_in_range(server.runs, 2, 20);
+  kiln_close(c);
+  const KilnConnectOptions once = {.retry_ms = -1};
+  OK(kiln_connect(server.address, &once, &c, &err));
+  assert_int_equal(run_again(c, NULL, 0, NULL), KILN_OK);
+  server.absent = 1;
+  assert_int_equal(run_again(c, NULL, 0, NULL), KILN_UNAVAILABLE);
+  kiln_close(c);
+}
+
+static void test_full(void **state) {
+  (void)state;
+  const KilnRunOptions left = {.outputs_as_buffers = 1};
+  KilnClient *c = client();
+  int64_t begin = clock_now_ns();
+  server.full = 1;
+  assert_int_equal(run_again(c, NULL, 0, &left), KILN_OK); /* nothing had been done */
+  assert_int_equal(server.runs, 2);
+  assert_true(clock_now_ns() - begin >= FAKE_RETRY_NS);
+  kiln_client_set_timeout(c, FAKE_RETRY_NS / 2000000);
+  server.full = 1;
+  assert_int_equal(run_again(c, NULL, 0, NULL), KILN_RESOURCE_EXHAUSTED); /* no time for that */
+  assert_int_equal(server.runs, 1);
+  kiln_close(c);
+}
+
+static void test_program(void **state) {
+  (void)state;
+  KilnClient *c = client();
+  KilnError err;
+  KilnProgram *p;
+  KilnResult *r;
+  char bytes[] = "model", path[90];
+  KilnModel model = {.bytes = bytes, .size = sizeof bytes, .name = "m"};
+  server.compiles = 0;
+  OK(kiln_program_create(c, &model, NULL, &p, &err));
+  memset(bytes, 0, sizeof bytes); /* it has its own */
+  assert_string_equal(kiln_program_executable(p)->id, "exe6");
+  server.forgotten = 2;
+  server.absent = 1;
+  OK(kiln_program_run(p, NULL, 0, NULL, &r, &err));
+  kiln_free(r);
+  assert_int_equal(server.compiles, 3);
+  assert_string_equal(kiln_program_id(p), "exe6");
+  server.forgotten = 100;
+  assert_int_equal(kiln_program_run(p, NULL, 0, NULL, &r, &err), KILN_NOT_FOUND);
+  server.forgotten = 0;
+  const KilnTensor apart[] = {{.name = "a", .buffer = "buf1@n1"},
+                              {.name = "b", .buffer = "buf2@n2"}};
+  assert_int_equal(kiln_program_run(p, apart, 2, NULL, &r, &err), KILN_FAILED_PRECONDITION);
+  assert_non_null(strstr(err.message, "different servers"));
+  /* the fake's executables are never there */
+  assert_int_equal(kiln_program_run(p, apart, 1, NULL, &r, &err), KILN_DATA_LOSS);
+  kiln_program_free(p);
+
+  snprintf(path, sizeof path, "%s/model.onnx", folder);
+  FILE *f = fopen(path, "w");
+  fputs("one", f);
+  fclose(f);
+  model = (KilnModel){.path = path};
+  OK(kiln_program_create(c, &model, NULL, &p, &err));
+  f = fopen(path, "w");
+  fputs("other", f);
+  fclose(f);
+  server.forgotten = 1;
+  assert_int_equal(kiln_program_run(p, NULL, 0, NULL, &r, &err), KILN_FAILED_PRECONDITION);
+  assert_non_null(strstr(err.message, "is not what it was"));
+  kiln_program_free(p);
+  unlink(path);
+  assert_int_equal(kiln_program_create(c, &model, NULL, &p, &err), KILN_NOT_FOUND);
+  assert_null(p);
   kiln_close(c);
 }
 
@@ -388,6 +501,9 @@ int main(void) {
       cmocka_unit_test(test_buffers),
       cmocka_unit_test(test_callbacks),
       cmocka_unit_test(test_deadline_and_loss),
+      cmocka_unit_test(test_absent),
+      cmocka_unit_test(test_full),
+      cmocka_unit_test(test_program),
       cmocka_unit_test(test_addresses),
       cmocka_unit_test(test_spawn),
   };

@@ -56,7 +56,7 @@ class _Bearer:
 
     def _carrying(self, make: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         call = make(*args, **options)
-        return lambda request, **kw: call(request, metadata=self._metadata, **kw)
+        return lambda request, metadata=(), **kw: call(request, metadata=(*self._metadata, *(metadata or ())), **kw)
 
     def unary_unary(self, *args: Any, **options: Any) -> Any:
         return self._carrying(self._channel.unary_unary, args, options)

@@ -132,6 +132,9 @@ def _chunks(data: Any) -> Iterator[bytes]:
 def compile_options(options: Options) -> kiln_pb2.CompileOptions:
     """Options as a message: numbers and ranges of dimensions."""
     message = kiln_pb2.CompileOptions(device=options.device, no_cache=options.no_cache, fast_math=options.fast_math)
+    if options.batching is not None:
+        message.batching.delay_ms, message.batching.rows = options.batching
+        message.batching.SetInParent()
     for name, value in options.dims.items():
         if isinstance(value, (tuple, list)) and len(value) == 2:
             value = Dim(value[0], value[1])
@@ -150,9 +153,9 @@ def spec_shape(spec: kiln_pb2.TensorSpec) -> tuple[Any, ...]:
     return tuple(d.name or d.size for d in spec.shape) if spec.shape else tuple(spec.dims)
 
 
-def compile_requests(model: Any, options: Options) -> Iterator[kiln_pb2.CompileRequest]:
+def compile_requests(parts: tuple[int, str, Any], options: Options) -> Iterator[kiln_pb2.CompileRequest]:
     """The messages of a Compile call: one header, then chunks. What is wrong with the arguments is raised here, not on the way."""
-    fmt, name, data = model_parts(model)
+    fmt, name, data = parts
     header = kiln_pb2.CompileHeader(format=fmt, name=name, options=compile_options(options), size=len(data))
     return itertools.chain([kiln_pb2.CompileRequest(header=header)], (kiln_pb2.CompileRequest(chunk=c) for c in _chunks(data)))
 
