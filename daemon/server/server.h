@@ -95,6 +95,7 @@ typedef struct Server {
   uv_timer_t housekeeping;
   uint64_t idle_since_ms;
   bool stopping, closing;
+  bool admitting; /* has been ready for calls, once */
   uint64_t stop_deadline_ms;
   int open_parts; /* that still have to report that they are closed */
 } Server;
