@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "compiler/ir/matrix.h"
+#include "compiler/passes/begin.h"
 #include "compiler/passes/expand_groups.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/lower.h"
@@ -817,9 +818,9 @@ static UOp *build(Expand *e, UOp *u) {
 }
 
 UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
-  (void)target;
   Expand *e = arena_alloc(&job->arena, sizeof *e);
   kernel = spread_rows(job, kernel);
+  if (target->max_group) kernel = begin_buffers(job, kernel);
   *e = (Expand){.job = job, .list = uop_toposort(job, kernel)};
   nodemap_number(job, &e->pos, &e->list);
   e->nodes = arena_array(&job->arena, e->list.len, sizeof *e->nodes);
