@@ -48,7 +48,7 @@ typedef struct Linearize {
     size_t len, cap;
   } edges;
   UOpList out;
-  bool tiles; /* sums are kept in the registers of vectors, which are few */
+  bool tiles;       /* sums are kept in the registers of vectors, which are few */
   uint32_t *levels; /* by position: of products that need each other; NULL: none are reordered */
 } Linearize;
 
