@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "base/vec.h"
+#include "devices/cuda_assemble.h"
 #include "devices/cuda_graph.h"
 #include "devices/device.h"
 
@@ -225,6 +226,23 @@ static Status load_module(CudaDevice *c, const ProgramSpec *spec, CuModule *out)
   return st && *log ? WRAP(st, "%s", log) : st;
 }
 
+/* Machine code that was made here of PTX has a byte behind it that says whether the kernel waits
+ * for the one before it by itself. */
+static bool waits(Bytes image) {
+  static const char elf[] = "\177ELF", wait[] = "griddepcontrol.wait"; /* PTX is text */
+  if (image.len > sizeof elf && !memcmp(image.ptr, elf, sizeof elf - 1))
+    return image.ptr[image.len - 1] == 1;
+  return memmem(image.ptr, image.len, wait, sizeof wait - 1) != NULL;
+}
+
+static Status cuda_code_of(Device *d, const Bytes *images, size_t n, StrBuf *code) {
+  const CudaDevice *c = cuda_device(d);
+  TRY(cuda_assemble(c->api, c->context, images, n, code));
+  for (size_t i = 0; i < n; i++)
+    if (code[i].len) strbuf_add(&code[i], waits(images[i]) ? "\1" : "", 1);
+  return NULL;
+}
+
 static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **out) {
   CudaDevice *c = cuda_device(d);
   if (spec->scratch_bytes > d->caps.memory_bytes)
@@ -246,8 +264,7 @@ static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **ou
     p->grid[0] = spec->threads;
     p->grid[1] = p->grid[2] = 1;
   }
-  static const char wait[] = "griddepcontrol.wait"; /* PTX is text */
-  p->dependent = memmem(spec->image.ptr, spec->image.len, wait, sizeof wait - 1) != NULL;
+  p->dependent = waits(spec->image);
   Status st = load_module(c, spec, &p->module);
   if (!st)
     st = cuda_status(c->api, c->api->module_function(&p->function, p->module, spec->entry),
@@ -441,6 +458,7 @@ static const DeviceVtbl cuda_vtbl = {
     .buffer_free = cuda_buffer_free,
     .program_load = cuda_program_load,
     .program_free = cuda_program_free,
+    .assemble = cuda_code_of,
     .write = cuda_write,
     .read = cuda_read,
     .copy = cuda_copy,

@@ -15,6 +15,7 @@ typedef struct CuModule_ *CuModule;
 typedef struct CuFunction_ *CuFunction;
 typedef struct CuStream_ *CuStream;
 typedef struct CuEvent_ *CuEvent;
+typedef struct CuLink_ *CuLink;
 typedef struct CuGraph_ *CuGraph;
 typedef struct CuGraphExec_ *CuGraphExec;
 typedef struct CuGraphNode_ *CuGraphNode;
@@ -64,6 +65,7 @@ enum {
   /* options of the JIT */
   CU_JIT_ERROR_LOG = 5,
   CU_JIT_ERROR_LOG_BYTES = 6,
+  CU_JIT_INPUT_PTX = 1,
   /* flags */
   CU_EVENT_NO_TIMING = 2,
   CU_STREAM_NON_BLOCKING = 1,
@@ -105,6 +107,12 @@ enum {
     (CuModule * m, const void *image, unsigned n, const int *options, void **values))              \
   X(module_unload, "cuModuleUnload", (CuModule m))                                                 \
   X(module_function, "cuModuleGetFunction", (CuFunction * f, CuModule m, const char *name))        \
+  X(link_create, "cuLinkCreate_v2", (unsigned n, const int *options, void **values, CuLink *l))    \
+  X(link_add, "cuLinkAddData_v2",                                                                  \
+    (CuLink l, int type, const void *data, size_t bytes, const char *name, unsigned n,             \
+     const int *options, void **values))                                                           \
+  X(link_complete, "cuLinkComplete", (CuLink l, void **cubin, size_t *bytes))                      \
+  X(link_destroy, "cuLinkDestroy", (CuLink l))                                                     \
   X(launch, "cuLaunchKernelEx",                                                                    \
     (const CuLaunchConfig *c, CuFunction f, void **params, void **extra))                          \
   X(function_set, "cuFuncSetAttribute", (CuFunction f, int attribute, int value))                  \

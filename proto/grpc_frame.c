@@ -20,7 +20,7 @@ enum { PARTS_MIN = 64 << 10, PART_HEAD = 16 };
 /* -- receiving --------------------------------------------------------------------------------- */
 
 static void give_back(GrpcStream *s, size_t n) {
-  if (n) nghttp2_session_consume(s->session->h2, s->id, n);
+  if (n) grpc_session_asked(s->session, nghttp2_session_consume(s->session->h2, s->id, n));
 }
 
 static size_t undelivered(const GrpcStream *s) { return s->in.len - s->in_at; }
@@ -176,7 +176,7 @@ static void flush(GrpcStream *s) {
   if (s->session->server) grpc_server_flush(s);
   if (!s->deferred) return;
   s->deferred = false;
-  nghttp2_session_resume_data(s->session->h2, s->id);
+  grpc_session_asked(s->session, nghttp2_session_resume_data(s->session->h2, s->id));
 }
 
 void grpc_frame_drop_queue(GrpcStream *s) {

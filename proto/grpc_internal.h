@@ -140,6 +140,11 @@ struct GrpcSession {
 
 /* grpc_session.c */
 GrpcStream *grpc_stream_create(GrpcSession *g, int32_t id);
+/* What the library was asked to do: when it had no memory for that the peer would wait for ever, so
+ * the connection ends. */
+static inline void grpc_session_asked(GrpcSession *g, int rv) {
+  if (rv == NGHTTP2_ERR_NOMEM) g->broken = true;
+}
 /* Calls on_close and frees. */
 void grpc_stream_close(GrpcStream *s, const StatusNote *st);
 /* Puts s on the list of streams that run at the next output. */

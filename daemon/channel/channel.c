@@ -319,7 +319,7 @@ static Status receive(Channel *c, Message *out) {
   if (n < 0) return FAIL(UNAVAILABLE, "receiving from the other process: %s", strerror(errno));
   take_descriptors(&msg, out);
   if (!n) return FAIL(UNAVAILABLE, "the other process is gone");
-  if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+  if (msg.msg_flags & MSG_TRUNC) /* MSG_CTRUNC: this process is out of descriptors */
     return FAIL(INTERNAL, "message over the packet size");
   c->at = 0;
   c->end = (size_t)n;

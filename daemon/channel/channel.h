@@ -30,7 +30,8 @@ typedef struct Channel {
 } Channel;
 
 /* A received message. env lives until the next channel_recv. The descriptors belong to the
- * receiver: it takes them with message_take_fd, and message_close closes what is left. */
+ * receiver: it takes them with message_take_fd, and message_close closes what is left. They are
+ * fewer than were sent when this process has no room for more. */
 typedef struct Message {
   const Kiln__V1__Envelope *env;
   int fds[CHANNEL_FDS_MAX];

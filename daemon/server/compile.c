@@ -146,6 +146,7 @@ static void on_loaded(void *ctx, DeviceJob *job, Message *m, Status st) {
     return;
   }
   c->report.load_ns = m->env->load_done->wall_ns;
+  assembled_keep(e, m->env->load_done, !c->no_cache);
   compile_finish(c, e); /* the registry keeps e alive */
 }
 

@@ -60,7 +60,8 @@ struct DeviceLane {
   uint8_t fingerprint[DIGEST_BYTES];
   unsigned failures, restarts;
   char last_failure[192];
-  char load_error[256]; /* of the last load that the lane did by itself */
+  char load_error[256]; /* of the last thing that the lane gave the worker by itself */
+  StatusCode load_code;
 };
 
 static void lane_start(DeviceLane *l);
@@ -186,12 +187,18 @@ static Status send_job(DeviceLane *l, DeviceJob *job, const int *fds, size_t nfd
   return NULL;
 }
 
+/* What jobs behind this one will miss. */
+static void note_error(DeviceLane *l, Status st) {
+  l->load_code = status_code(st);
+  status_text(st, l->load_error, sizeof l->load_error);
+  status_drop(st);
+}
+
 static void on_loaded(void *ctx, DeviceJob *job, Message *m, Status st) {
   DeviceLane *l = ctx;
   (void)m;
   if (!st) return;
-  status_text(st, l->load_error, sizeof l->load_error);
-  status_drop(st);
+  note_error(l, st);
   job->exe->loaded_in = 0;
   char name[128], error[300];
   LOG_ERROR("an executable cannot be loaded", "device=%s model=%s error=%s", l->spec.name,
@@ -241,6 +248,26 @@ static Status need_executable(DeviceLane *l, Executable *e) {
   return st;
 }
 
+static void on_created(void *ctx, DeviceJob *job, Message *m, Status st) {
+  DeviceLane *l = ctx;
+  (void)m;
+  if (!st) return;
+  note_error(l, st);
+  job->buffers[0]->incarnation = 0; /* the next run that needs it tries again */
+}
+
+static DeviceJob *create_job(DeviceLane *l, DeviceBuffer *b) {
+  DeviceJob *job = device_job_create();
+  if (!job || !(job->buffers = malloc(sizeof *job->buffers))) {
+    free(job);
+    return NULL;
+  }
+  job->buffers[job->nbuffers++] = device_buffer_retain(b);
+  job->done = on_created;
+  job->ctx = l;
+  return job;
+}
+
 static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
   char id[ID_TEXT];
   if (b->lost)
@@ -252,7 +279,7 @@ static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
     return FAIL(DATA_LOSS,
                 "buffer '%s' was made or updated by a run and lost when device %s restarted (%s)",
                 id_text("buf", b->id, b->secret, id), l->spec.name, l->last_failure);
-  DeviceJob *create = device_job_create();
+  DeviceJob *create = create_job(l, b);
   Kiln__V1__BufferCreate m = KILN__V1__BUFFER_CREATE__INIT;
   if (!create) return FAIL(RESOURCE_EXHAUSTED, "restoring a buffer");
   m.buffer = b->id;
@@ -280,6 +307,7 @@ static Status start_job(DeviceLane *l, DeviceJob *job) {
     job->env.run->slab = job->slab->id;
     job->env.run->slab_bytes = bring ? job->slab->size : 0;
     if (bring) fd = job->slab->fd;
+    job->brings_slab = bring;
     job->slab->incarnation = l->incarnation;
   }
   if (job->env.body_case == KILN__V1__ENVELOPE__BODY_RUN)
@@ -502,9 +530,18 @@ static void on_hello(DeviceLane *l, const Message *m) {
   l->spec.changed(l->spec.ctx);
 }
 
+/* The worker has all that the job asked for before it. */
+static bool has_all(const DeviceLane *l, const DeviceJob *job) {
+  if (job->exe && job->exe->loaded_in != l->incarnation) return false;
+  for (size_t i = 0; i < job->nbuffers; i++)
+    if (job->buffers[i]->incarnation != l->incarnation) return false;
+  return true;
+}
+
 static Status answer_status(DeviceLane *l, const DeviceJob *job, const Kiln__V1__ErrorReply *e) {
-  if (job->exe && job->exe->loaded_in != l->incarnation && l->load_error[0])
-    return FAIL(INTERNAL, "loading again: %s", l->load_error);
+  bool own = job->done == on_loaded || job->done == on_created;
+  if (!own && l->load_error[0] && !has_all(l, job))
+    return status_new(l->load_code, NULL, __FILE__, __LINE__, "loading again: %s", l->load_error);
   StatusCode code = e->code > 0 && e->code < ST__COUNT ? (StatusCode)e->code : ST_INTERNAL;
   return status_new(code, NULL, __FILE__, __LINE__, "%s", e->message);
 }
@@ -516,6 +553,8 @@ static bool answers(const DeviceJob *job, const Kiln__V1__Envelope *env) {
     return env->body_case == KILN__V1__ENVELOPE__BODY_DONE;
   return (int)env->body_case == (int)job->env.body_case + 1; /* numbered in pairs */
 }
+
+static void forget_slab(void *ctx, const Slab *s);
 
 static void on_message(void *ctx, Message *m) {
   DeviceLane *l = ctx;
@@ -541,6 +580,10 @@ static void on_message(void *ctx, Message *m) {
   }
   Status st = failed ? answer_status(l, job, m->env->error) : NULL;
   if (failed && job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD) job->exe->loaded_in = 0;
+  if (failed && job->slab && job->brings_slab) {
+    forget_slab(l, job->slab); /* whether it has it or not */
+    job->slab->incarnation = 0;
+  }
   job_finish(l, job, failed ? NULL : m, st);
 }
 

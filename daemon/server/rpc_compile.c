@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "daemon/server/compile.h"
+#include "daemon/server/descriptors.h"
 #include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/upload.h"
@@ -53,6 +54,7 @@ static Status begin_model(Request *r, ModelUpload *u, Kiln__V1__ModelFormat form
   TRY(server_device(r->server, r->tenant, options ? options->device : "", &u->spec.device));
   TRY(quota_compile(r->tenant, clock_now_ns()));
   TRY(quota_memory(r->tenant, 0, size));
+  TRY(descriptors_check(uv_backend_fd(&r->server->loop)));
   TRY(shm_pool_take(&r->server->uploads, r->tenant->id, size, &fd));
   upload_begin(&u->upload, r->tenant, fd, NULL, size);
   return NULL;

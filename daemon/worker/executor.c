@@ -37,6 +37,7 @@ static void loaded_release(Executor *x, Loaded *l) {
   device_buffer_free(x->dev, l->constants);
   device_buffer_free(x->dev, l->known);
   device_buffer_free(x->dev, l->kept);
+  programs_drop_code(l);
   free(l->programs);
   free(l->weights);
   free(l->launches);
@@ -483,6 +484,11 @@ Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_f
   if (const_fd >= 0) close(const_fd);
   loaded_release(x, l);
   return WRAP(st, "loading");
+}
+
+void executor_forget_code(Executor *x, uint64_t executable) {
+  Loaded *l = map_find(&x->loaded, executable);
+  if (l) programs_drop_code(l);
 }
 
 void executor_unload(Executor *x, uint64_t executable) {

@@ -133,7 +133,7 @@ class Decode:
 
         def step(token, place):
             x = F.embedding(token, w["words"])
-            cos, sin = w["cos"][place], w["sin"][place]
+            cos, sin = (w[n].index_select(0, place.view(1)) for n in ("cos", "sin"))
             mask = (places <= place)[None, None, None]
             for k, cache in enumerate(caches):
                 h = F.rms_norm(x, (width,), w[f"before{k}"], 1e-5)
@@ -172,7 +172,8 @@ class Peer:
             self.graph = None
             if kind == "graph":
                 began = time.perf_counter()
-                compiled = torch.compile(self.call)
+                torch._dynamo.reset()
+                compiled = torch.compile(self.call, dynamic=False)
                 side = torch.cuda.Stream()
                 with torch.cuda.stream(side):
                     for _ in range(3):
@@ -253,9 +254,7 @@ def us(value):
     return "-" if value is None else f"{value:.0f} us"
 
 
-def measure(args, name, case):
-    case.build()
-    peer = Peer(case, args.peer) if args.peer != "none" else None
+def measure(args, name, case, peer):
     options = kiln.Options(device=args.device)
     with tempfile.TemporaryDirectory() as cache:
         env, config = {"CUDA_CACHE_PATH": cache}, f"[workers]\ndevice = {args.device}\n[tuning]\nbackground = off\n"
@@ -302,7 +301,8 @@ def main():
     for name, case in CASES.items():
         if any(part in name for part in args.only.split(",")):
             try:
-                measure(args, name, case)
+                case.build()
+                measure(args, name, case, Peer(case, args.peer) if args.peer != "none" else None)
             except (kiln.Error, RuntimeError) as e:
                 print(f"| {name} | {str(e)[:600]} |", flush=True)
                 WRONG.append(name)
