@@ -312,7 +312,7 @@ static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) 
   int64_t steps = ceil_div(size_of(c, r), ROWS), batch = batch_of(c, m, n);
   for (uint32_t i = 0; i < WIDES; i++) {
     const Wide *w = &wides[i];
-    if (size_of(c, m) < rows_of(w) || size_of(c, n) < w->n) continue;
+    if (c->k->axes[m].least < rows_of(w) || c->k->axes[n].least < w->n) continue;
     double t = wide_time(c, w, size_of(c, m), size_of(c, n), steps, batch);
     uint32_t at = count++;
     for (; at > 0 && time[at - 1] > t; at--) time[at] = time[at - 1], out[at] = out[at - 1];
