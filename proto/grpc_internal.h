@@ -61,6 +61,7 @@ struct GrpcStream {
   size_t max_message;
   StrBuf in; /* undelivered bytes begin at in_at */
   size_t in_at;
+  size_t part_left;  /* bytes to come of a message that is delivered in parts */
   size_t unconsumed; /* received while paused: window not given back */
   bool head_done;    /* server: the request's metadata has come, whole */
   bool accepted;     /* the handler knows the stream */

@@ -17,6 +17,7 @@
 #include "compiler/passes/expand_groups.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/lower.h"
+#include "compiler/passes/spread.h"
 
 enum { MAX_EXPANDED = 64, DEPTH_INNER = 1 << 20 };
 
@@ -651,10 +652,58 @@ static UOp *reduced(Expand *e, UOp *u, unsigned lanes) {
 }
 
 static UOp *combine_groups(Expand *e, UOp *u, UOp *r) {
-  for (uint32_t s = 1; s < u->nsrc; s++)
+  for (uint32_t s = 1; s < u->nsrc; s++) {
     if (uop_axis(u->src[s]) == AX_GROUP)
       r = groups_combine(&e->groups, (Op)u->arg.i, r, (int)u->src[s]->arg.ints.at[1]);
+    if (uop_axis(u->src[s]) == AX_WARP) r = groups_exchange(&e->groups, (Op)u->arg.i, r, u->src[s]);
+  }
   return r;
+}
+
+/* All elements of x, as the thread has those of the product, joined with what is added to them. */
+static UOp *joined(Expand *e, UOp *mma, UOp *x) {
+  unsigned n = matrix_info(mma->arg.i)->layout[MATRIX_C].registers;
+  unsigned wide = vector_elements(e, mma, MATRIX_C);
+  UOp **part = arena_array(&e->job->arena, n, sizeof *part);
+  int64_t *lanes = arena_array(&e->job->arena, n, sizeof *lanes);
+  for (unsigned r = 0; r < n; r += wide) {
+    go_to_element(e, mma, MATRIX_C, r);
+    part[r / wide] = operand(e, x, wide, DT_INDEX);
+  }
+  go_to_element(e, mma, MATRIX_C, 0);
+  for (unsigned r = 0; r < n; r++) lanes[r] = r;
+  return shuffle(e, part, n / wide, lanes, n);
+}
+
+/* A value and a sum of products all of whose steps are written out: the sum begins with the value.
+ */
+static bool begins_sum(const UOp *u) {
+  const UOp *sum = u->nsrc == 2 ? u->src[1] : NULL;
+  if (u->op != OP_ADD || sum->op != OP_REDUCE || sum->arg.i != OP_ADD || sum->src[0]->op != OP_MMA)
+    return false;
+  for (uint32_t s = 1; s < sum->nsrc; s++)
+    if (!is_expanded(uop_axis(sum->src[s]))) return false;
+  return matrix_info(sum->src[0]->arg.i)->threads > 1;
+}
+
+static UOp *build_begun_sum(Expand *e, UOp *u) {
+  Node *n = node_of(e, u);
+  UOp *sum = u->src[1], *mma = sum->src[0];
+  if (!n->product) n->product = arena_array(&e->job->arena, n->n, sizeof *n->product);
+  uint32_t coord[MAX_EXPANDED];
+  memcpy(coord, e->coord, sizeof coord);
+  go_to_element(e, mma, MATRIX_C, 0);
+  UOp **all = &n->product[slot_of(e, n->deps)];
+  uint64_t closed = closed_axes(e, sum);
+  UOp *tree = *all ? *all : joined(e, mma, u->src[0]);
+  if (!*all) do {
+      UOp *v = product_vector(e, mma);
+      v = uop_make(e->job, OP_REDUCE, DT_VOID, arg_i(OP_ADD), &v, 1);
+      tree = uop2(e->job, OP_ADD, tree, v);
+    } while (next_coord(e, closed));
+  *all = tree;
+  memcpy(e->coord, coord, sizeof coord);
+  return product_part(e, mma, *all);
 }
 
 /* The sum of all elements that the thread has is made once, with the first of them. */
@@ -761,13 +810,16 @@ static UOp *build(Expand *e, UOp *u) {
     for (uint32_t s = 0; s < u->nsrc; s++) src[s] = instance(e, u->src[s]);
     return uop_with_src(e->job, u, src);
   }
-  default: assert(op_info[u->op].flags & OPF_ALU); return build_alu(e, u);
+  default:
+    assert(op_info[u->op].flags & OPF_ALU);
+    return begins_sum(u) ? build_begun_sum(e, u) : build_alu(e, u);
   }
 }
 
 UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
   (void)target;
   Expand *e = arena_alloc(&job->arena, sizeof *e);
+  kernel = spread_rows(job, kernel);
   *e = (Expand){.job = job, .list = uop_toposort(job, kernel)};
   nodemap_number(job, &e->pos, &e->list);
   e->nodes = arena_array(&job->arena, e->list.len, sizeof *e->nodes);

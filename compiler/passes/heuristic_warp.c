@@ -238,28 +238,27 @@ bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, 
  * instruction's 64 rows below each other and all of the columns. */
 typedef struct Wide {
   int64_t groups, up, n;
-  int64_t resident; /* workgroups that a processor holds */
 } Wide;
 
-static const Wide wides[] = {{2, 1, 256, 1}, {2, 2, 128, 1}, {2, 1, 192, 1},
-                             {2, 1, 128, 2}, {1, 1, 256, 1}, {1, 1, 128, 3},
-                             {2, 1, 64, 3},  {1, 1, 64, 5},  {1, 1, 32, 8}};
-enum { WIDES = sizeof wides / sizeof *wides, ROWS = 64 };
+static const Wide wides[] = {{2, 1, 256}, {2, 2, 128}, {2, 1, 192}, {2, 1, 128}, {1, 1, 256},
+                             {1, 1, 128}, {2, 1, 64},  {1, 1, 64},  {1, 1, 32}};
+enum { WIDES = sizeof wides / sizeof *wides, ROWS = 64, MOST_PLACES = 8, GO_ON = 16 };
 
 static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
 
+/* Of a workgroup, in one step along the sum. */
+static int64_t step_size(const Wide *w) { return (rows_of(w) + w->n) * 128; }
+
 /* Cycles, as measured on an H100: the instructions of a step of 128 bytes, or its bytes from the
- * second level cache, and what is stored in the end. One workgroup of few warps does not hide what
- * it waits for. */
+ * second level cache, how long the first of them take, and what is stored in the end. A processor
+ * does one workgroup after the other: what it could hold besides is worth more as places. */
 static double wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int64_t k,
                         int64_t batch) {
   int64_t all = ceil_div(m, rows_of(w)) * ceil_div(n, w->n) * batch;
-  int64_t processors = c->target->threads ? c->target->threads : 1;
-  int64_t each = ceil_div(all, processors), held = each < w->resident ? each : w->resident;
+  int64_t each = ceil_div(all, c->target->threads ? c->target->threads : 1);
   double work = (double)(rows_of(w) * w->n), products = work / 32 / 0.93;
-  double bytes = (double)((rows_of(w) + w->n) * 128) / 49;
-  double one = (double)k * (products > bytes ? products : bytes) + 2000 + work / 16;
-  return (double)each * one * (held * w->groups < 2 ? 1.4 : 1);
+  double bytes = (double)step_size(w) / 49;
+  return (double)each * ((double)k * (products > bytes ? products : bytes) + 3500 + work / 16);
 }
 
 /* The row of the table for the kernel's dtypes and so many columns; -1: none. */
@@ -298,8 +297,11 @@ static void order_tiles(Ctx *c, UOp **kernel, OptList *head, const Wide *w, int 
 static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   if (w->up > 1 && !try_opt(c, OPT_UPCAST, m, w->up)) return false;
   if (w->groups > 1 && !try_opt(c, OPT_LOCAL, m, w->groups)) return false;
-  for (int64_t places = 4; places > 1; places--)
-    if (try_opt(c, OPT_PIPELINE, r, places)) break;
+  int64_t places = (int64_t)c->target->local_bytes / step_size(w), steps = c->plan.axes[r].outer;
+  if (places > MOST_PLACES) places = MOST_PLACES;
+  if (places > steps) places = steps;
+  for (; places > 1; places--)
+    if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
   return true;
 }
 

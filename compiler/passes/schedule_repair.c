@@ -53,7 +53,9 @@ static UOp *repaired(Apply *a, const RepairLink *link, UOp *old) {
     UOp *none = uop_number(job, (DType)of->old->dtype, 0);
     if (part->kind != REPAIR_OVER) {
       UOp *moved = uop2(job, OP_SUB, of->old, of->now);
-      ratio = uop1(job, part->kind == REPAIR_EXP ? OP_EXP : OP_EXP2, moved);
+      Op op = part->kind == REPAIR_EXP ? OP_EXP : OP_EXP2;
+      bool quick = a->plan->inner.info && moved->dtype == DT_F32;
+      ratio = quick ? schedule_quick_exp(job, op, moved) : uop1(job, op, moved);
       none = identity_of(a, part->of);
     }
     dead = either(job, dead, uop2(job, OP_CMPEQ, of->old, none));

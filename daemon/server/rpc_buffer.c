@@ -76,6 +76,14 @@ static void upload_message(Request *r, Bytes msg) {
   if (st) request_finish(r, st);
 }
 
+static bool upload_message_part(Request *r, Bytes part, size_t left) {
+  BufferUpload *u = r->work;
+  Status st;
+  if (!u || !u->header || !upload_part(&u->upload, part, left, &st)) return false;
+  if (st) request_finish(r, st);
+  return true;
+}
+
 static Status upload_keep(Request *r, BufferUpload *u, DeviceBuffer **out) {
   const Kiln__V1__UploadHeader *h = u->header;
   TRY(upload_complete(&u->upload));
@@ -113,6 +121,7 @@ const Method rpc_upload = {.path = "/kiln.v1.Kiln/Upload",
                            .request = &kiln__v1__upload_request__descriptor,
                            .many = true,
                            .message = upload_message,
+                           .part = upload_message_part,
                            .end = upload_end,
                            .release = upload_release};
 

@@ -92,6 +92,14 @@ static void on_part(Request *r, Bytes msg) {
   if (st) request_finish(r, st);
 }
 
+static bool on_piece(Request *r, Bytes part, size_t left) {
+  ModelUpload *u = r->work;
+  Status st;
+  if (!u || u->upload.fd < 0 || !upload_part(&u->upload, part, left, &st)) return false;
+  if (st) request_finish(r, st);
+  return true;
+}
+
 /* Turns the finished upload into model data. */
 static Status take_model(Request *r, ModelUpload *u, ModelData **out) {
   *out = NULL;
@@ -148,6 +156,7 @@ const Method rpc_compile = {.path = "/kiln.v1.Kiln/Compile",
                             .request = &kiln__v1__compile_request__descriptor,
                             .many = true,
                             .message = on_part,
+                            .part = on_piece,
                             .end = compile_end,
                             .release = model_release};
 
@@ -225,6 +234,7 @@ const Method rpc_inspect = {.path = "/kiln.v1.Kiln/Inspect",
                             .request = &kiln__v1__inspect_request__descriptor,
                             .many = true,
                             .message = on_part,
+                            .part = on_piece,
                             .end = inspect_end,
                             .release = model_release};
 

@@ -280,7 +280,7 @@ static void test_error_reply(void **state) {
   assert_null(channel_recv(&p.b, &m));
   assert_int_equal(m.env->body_case, KILN__V1__ENVELOPE__BODY_ERROR);
   assert_int_equal(m.env->error->code, ST_INVALID_ARGUMENT);
-  assert_string_equal(m.env->inspect_done->text, "node 'x' is wrong");
+  assert_string_equal(m.env->error->message, "node 'x' is wrong");
   assert_string_equal(m.env->error->cause, "compile_error");
   message_close(&m);
   close_pair(&p);
