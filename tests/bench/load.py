@@ -3,13 +3,14 @@
 
   load.py [--bin build/release/bin] [--tools build/release/tests] [--seconds 2] [--pin] [--soak SECONDS] [SCENARIO...]
 
-Scenarios: noop run one fair flood idle upload cancel soak; all but soak by default. --pin puts the daemon on processor 0 and the load on 1, so that
+Scenarios: noop run one fair flood idle idle_tls upload cancel soak; all but soak by default. --pin puts the daemon on processor 0 and the load on 1, so that
 "per core" means that; without it the system places them. Prints one line per number, with the goal beside it, and how much processor time
 kilnd spent per call, which a busy machine changes less than the rate."""
 import argparse
 import json
 import os
 import pathlib
+import resource
 import signal
 import socket
 import subprocess
@@ -160,6 +161,52 @@ def flood(s):
          f"p99 {flooded['p99_us']:.0f} against {polite['p99_us']:.0f} us (alone {alone['p99_us']:.0f}); p50 {flooded['p50_us']:.0f} against {polite['p50_us']:.0f}")
 
 
+def tls_connection(port, trust):
+    """One that has made a call, the health check, and had its answer."""
+    path = b"/grpc.health.v1.Health/Check"
+    headers = b"\x83\x86\x41\x01x\x44" + bytes([len(path)]) + path + b"\x5f\x10application/grpc\x40\x02te\x08trailers"
+
+    def frame(kind, flags, stream, payload):
+        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+    c = trust.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost")
+    c.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, headers) + frame(0, 1, 1, bytes(5)))
+    got = b""
+    while frame(1, 5, 1, b"")[3:] not in got:  # trailers
+        more = c.recv(4096)
+        if not more:
+            sys.exit(f"idle_tls: the connection was closed after {got}")
+        got += more
+    return c
+
+
+def idle_tls(s, n=2000):
+    """The same over TLS; the client's handshakes are Python's, so fewer of them."""
+    import ssl
+    from conftest import Daemon
+    from tenants import authority, certificate
+    folder = s.folder / "tls"
+    folder.mkdir()
+    authority(folder, "ca")
+    certificate(folder, "ca", "server", "server", "DNS:localhost,IP:127.0.0.1")
+    port = free_port()
+    d = Daemon(folder, args=["--listen", f"127.0.0.1:{port}"],
+               config=["[server]", "max_connections = 20000", "connections_per_address = 20000", "[tls]",
+                       f"certificate = {folder}/server.pem", f"key = {folder}/server.key"])
+    trust = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    trust.set_alpn_protocols(["h2"])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    open_ones = [tls_connection(port, trust) for _ in range(50)]
+    before = d.info().resident_bytes
+    open_ones += [tls_connection(port, trust) for _ in range(n)]
+    time.sleep(1)
+    used = d.info().resident_bytes - before
+    show(f"the same over TLS ({n:,})", used / n / 1024, "KiB", "20")
+    for c in open_ones:
+        c.close()
+    d.stop()
+
+
 def idle(s, n=10000):
     s.load(s.unix, "connections=4,streams=4", seconds=0.2)
     command = [str(s.args.tools / "bench_load"), s.unix, "8", f"connections={n},streams=1,idle=1"]
@@ -290,7 +337,7 @@ def soak(s):
     s.failed = not flat
 
 
-SCENARIOS = {"noop": noop, "run": run, "one": one, "fair": fair, "flood": flood, "idle": idle, "upload": upload, "cancel": cancel, "soak": soak}
+SCENARIOS = {"noop": noop, "run": run, "one": one, "fair": fair, "flood": flood, "idle": idle, "idle_tls": idle_tls, "upload": upload, "cancel": cancel, "soak": soak}
 
 
 def main():
