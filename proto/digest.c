@@ -1,6 +1,7 @@
 /* One fetched EVP_MD for the life of the process: an implicit fetch per call costs more than
  * hashing 64 bytes does. A Digest is an EVP_MD_CTX under another name, so there is nothing to
- * unpack between the two. */
+ * unpack between the two. Each thread keeps the last one that it has done with: beginning anew with
+ * it allocates nothing, so that a process which is short of memory goes on hashing. */
 #include "proto/digest.h"
 
 #include <openssl/evp.h>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 
 static EVP_MD *sha256;
+static pthread_key_t spare; /* of each thread: an idle EVP_MD_CTX */
 static pthread_once_t fetched = PTHREAD_ONCE_INIT;
 
 static void must(bool ok, const char *what) {
@@ -18,20 +20,24 @@ static void must(bool ok, const char *what) {
   abort();
 }
 
-static void fetch(void) { must((sha256 = EVP_MD_fetch(NULL, "SHA256", NULL)) != NULL, "fetch"); }
+static void free_context(void *c) { EVP_MD_CTX_free(c); }
+
+static void fetch(void) {
+  must((sha256 = EVP_MD_fetch(NULL, "SHA256", NULL)) != NULL, "fetch");
+  must(!pthread_key_create(&spare, free_context), "key");
+}
 
 void digest_init(void) { pthread_once(&fetched, fetch); }
-
-void digest_sha256(const void *bytes, size_t n, uint8_t out[DIGEST_BYTES]) {
-  digest_init();
-  must(EVP_Digest(n ? bytes : "", n, out, NULL, sha256, NULL), "digest");
-}
 
 static EVP_MD_CTX *context(Digest *d) { return (EVP_MD_CTX *)(void *)d; }
 
 Digest *digest_create(void) {
   digest_init();
-  EVP_MD_CTX *c = EVP_MD_CTX_new();
+  EVP_MD_CTX *c = pthread_getspecific(spare);
+  if (c)
+    pthread_setspecific(spare, NULL);
+  else
+    c = EVP_MD_CTX_new();
   must(c && EVP_DigestInit_ex2(c, sha256, NULL), "init");
   return (Digest *)(void *)c;
 }
@@ -45,7 +51,16 @@ void digest_finish(Digest *d, uint8_t out[DIGEST_BYTES]) {
   digest_release(d);
 }
 
-void digest_release(Digest *d) { EVP_MD_CTX_free(context(d)); }
+void digest_release(Digest *d) {
+  if (!d) return;
+  if (pthread_getspecific(spare) || pthread_setspecific(spare, d)) EVP_MD_CTX_free(context(d));
+}
+
+void digest_sha256(const void *bytes, size_t n, uint8_t out[DIGEST_BYTES]) {
+  Digest *d = digest_create();
+  digest_add(d, bytes, n);
+  digest_finish(d, out);
+}
 
 char *digest_to_hex(const uint8_t *bytes, size_t n, char *out) {
   static const char digits[] = "0123456789abcdef";

@@ -492,7 +492,7 @@ typedef struct KilnTuneFailures {
 } KilnTuneFailures;
 
 typedef struct KilnTuneSummary {
-  const char *ended; /* "budget", "exhausted" */
+  const char *ended; /* "budget", "exhausted", "shared": another node has searched */
   int64_t wall_ns, model_first_ns, model_best_ns;
   uint32_t tried, measured, replaced;
   size_t nkernels, nfailures;

@@ -85,6 +85,21 @@ static LLVMValueRef alu_floor(const Alu *a) { return unary_intrinsic(a, "llvm.fl
 static LLVMValueRef alu_ceil(const Alu *a) { return unary_intrinsic(a, "llvm.ceil"); }
 static LLVMValueRef alu_round(const Alu *a) { return unary_intrinsic(a, "llvm.roundeven"); }
 
+/* Of GPUs, lane by lane. */
+static LLVMValueRef alu_qexp2(const Alu *a) {
+  static const char code[] = "llvm.nvvm.ex2.approx.ftz.f";
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
+  LLVMValueRef v = a->v[0], out = LLVMGetPoison(LLVMTypeOf(v));
+  unsigned n = llvm_lanes(v);
+  if (n == 1) return llvm_intrinsic(a->e, code, NULL, 0, &v, 1);
+  for (unsigned k = 0; k < n; k++) {
+    LLVMValueRef at = LLVMConstInt(i32, k, false);
+    LLVMValueRef x = LLVMBuildExtractElement(a->e->b, v, at, "");
+    out = LLVMBuildInsertElement(a->e->b, out, llvm_intrinsic(a->e, code, NULL, 0, &x, 1), at, "");
+  }
+  return out;
+}
+
 /* -- arithmetic
  * ------------------------------------------------------------------------------------------ */
 
@@ -228,6 +243,10 @@ static LLVMValueRef float_max_min(const Alu *a, bool max) {
     double cv = c ? uop_float_value(c) : 0;
     if (c && cv == cv) return float_bound(a, max, k ? x : y, k ? y : x, cv);
   }
+  LLVMValueRef both[2] = {x, y};
+  if (a->e->gpu && a->dtype != DT_F64 &&
+      strcmp(a->e->target->cpu, "sm_80") >= 0) /* one instruction */
+    return llvm_intrinsic1(a->e, max ? "llvm.maximum" : "llvm.minimum", both, 2);
   LLVMValueRef r = select3(a, fcmp(a, max ? LLVMRealOGT : LLVMRealOLT, x, y), x, y);
   if (!max) {
     /* Equal or unordered: OR keeps the sign of a -0 and the exponent and fraction of a NaN. */
@@ -375,6 +394,7 @@ static const AluRow rows[OP__COUNT] = {
     [OP_ABS] = {alu_abs, true, false},
     [OP_RECIP] = {alu_recip, false, false},
     [OP_SQRT] = {alu_sqrt, false, false},
+    [OP_QEXP2] = {alu_qexp2, false, false},
     [OP_TRUNC] = {alu_trunc, true, false},
     [OP_FLOOR] = {alu_floor, true, false},
     [OP_CEIL] = {alu_ceil, true, false},

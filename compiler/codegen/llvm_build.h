@@ -122,6 +122,9 @@ LLVMValueRef llvm_from_f32(Emitter *e, DType dtype, LLVMValueRef v, bool exact);
 LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u);
 
+/* -- llvm_warp.c -- */
+LLVMValueRef llvm_peer_emit(Emitter *e, const UOp *u);
+
 /* -- llvm_memory.c -- */
 LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u);
 /* Prepares PARAMs and BUFFERs, at the start of the entry block. */

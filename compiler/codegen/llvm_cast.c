@@ -1,8 +1,8 @@
 /* CAST and BITCAST, and the 16-bit float formats.
  *
  * f16 and bf16 values are computed in f32. f16 is converted by the hardware (F16C) or, without it,
- * by integer arithmetic, for LLVM would call a run-time library that is not there. bf16 is always
- * converted by integer arithmetic: the hardware's conversion flushes subnormals.
+ * by integer arithmetic, for LLVM would call a run-time library that is not there. bf16 is
+ * converted by integer arithmetic, for CPUs' conversion flushes subnormals; GPUs' does not.
  *
  * A conversion to a 16-bit float from anything wider than f32 goes through f32 rounded to odd
  * (Boldo and Melquiond): the second rounding then gives what one rounding would have given. */
@@ -96,7 +96,37 @@ static LLVMValueRef f32_to_bf16(Emitter *e, LLVMValueRef v, bool exact) {
   return LLVMBuildTrunc(b, r, i16, "");
 }
 
+/* The GPU's own conversion, two elements at a time: to nearest even, subnormals as they are. */
+static LLVMValueRef f32_to_bf16_gpu(Emitter *e, LLVMValueRef v) {
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx), i16 = LLVMInt16TypeInContext(e->ctx);
+  LLVMTypeRef pair = LLVMVectorType(i16, 2);
+  unsigned n = llvm_lanes(v);
+  LLVMValueRef out = LLVMGetPoison(LLVMVectorType(i16, n + n % 2));
+  for (unsigned k = 0; k < n; k += 2) {
+    LLVMValueRef args[2];
+    for (unsigned j = 0; j < 2; j++) {
+      unsigned at = k + j < n ? k + j : k;
+      LLVMValueRef lane = LLVMConstInt(i32, at, false);
+      args[1 - j] = n == 1 ? v : LLVMBuildExtractElement(e->b, v, lane, "");
+    }
+    LLVMValueRef r = llvm_intrinsic(e, "llvm.nvvm.ff2bf16x2.rn", NULL, 0, args, 2);
+    r = LLVMBuildBitCast(e->b, r, pair, "");
+    if (n == 2) return r;
+    for (unsigned j = 0; j < 2; j++) {
+      LLVMValueRef from = LLVMConstInt(i32, j, false), to = LLVMConstInt(i32, k + j, false);
+      LLVMValueRef x = LLVMBuildExtractElement(e->b, r, from, "");
+      if (n == 1) return x;
+      out = LLVMBuildInsertElement(e->b, out, x, to, "");
+    }
+  }
+  if (n % 2 == 0) return out;
+  return LLVMBuildShuffleVector(e->b, out, LLVMGetPoison(LLVMTypeOf(out)),
+                                llvm_ramp(e, i32, 0, 1, n), "");
+}
+
 LLVMValueRef llvm_from_f32(Emitter *e, DType dtype, LLVMValueRef v, bool exact) {
+  if (dtype == DT_BF16 && !exact && e->gpu && strcmp(e->target->cpu, "sm_80") >= 0)
+    return f32_to_bf16_gpu(e, v);
   if (dtype == DT_BF16) return f32_to_bf16(e, v, exact);
   if (dtype != DT_F16) return v;
   if (!e->has_f16c) return f32_to_half_soft(e, v);

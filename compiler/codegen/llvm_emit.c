@@ -190,6 +190,7 @@ static const EmitFn emit_table[OP__COUNT] = {
     [OP_SHUFFLE] = llvm_shuffle_emit,
     [OP_MMA] = llvm_mma_emit,
     [OP_LDMATRIX] = llvm_ldmatrix_emit,
+    [OP_PEER] = llvm_peer_emit,
     [OP_TILEMMA] = llvm_tile_mma_emit,
     [OP_EXCHANGE] = llvm_exchange_emit,
     [OP_SETTLE] = llvm_settle_emit,

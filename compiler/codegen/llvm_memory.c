@@ -507,6 +507,15 @@ static LLVMValueRef load_perhaps(const Access *a, LLVMValueRef alternative) {
   return LLVMBuildSelect(e->b, a->gate, from_memory(a, v), alternative, "");
 }
 
+/* A number that is an index of the buffer: whatever is there may be read, and a buffer that is
+ * accessed at numbers alone can live in registers. */
+static bool is_inside(const Access *a) {
+  if (!LLVMIsConstant(a->index) || LLVMGetTypeKind(LLVMTypeOf(a->index)) != LLVMIntegerTypeKind)
+    return false;
+  int64_t at = LLVMConstIntGetSExtValue(a->index), span = (int64_t)(a->lanes - 1) * a->stride;
+  return at >= 0 && at < a->elements && at + span >= 0 && at + span < a->elements;
+}
+
 static LLVMValueRef load_gated(const Access *a, LLVMValueRef alternative) {
   LLVMBuilderRef b = a->e->b;
   bool scattered = llvm_lanes(a->index) > 1;
@@ -519,7 +528,8 @@ static LLVMValueRef load_gated(const Access *a, LLVMValueRef alternative) {
     return from_memory(a, load_gather(a, lane_indices(a), mask, other));
   }
   if (safe < 0) return load_perhaps(a, alternative);
-  index = LLVMBuildSelect(b, a->gate, index, llvm_int(a->e, LLVMTypeOf(index), safe), "");
+  if (!is_inside(a))
+    index = LLVMBuildSelect(b, a->gate, index, llvm_int(a->e, LLVMTypeOf(index), safe), "");
   return LLVMBuildSelect(b, a->gate, load_ungated(a, index), alternative, "");
 }
 

@@ -139,17 +139,21 @@ static UOp *probabilities(Node *n, UOp *scores, const Mask *m) {
   return build_cast(n->job, p, d);
 }
 
-/* q k^T * scale. Half floats are scaled half each, as ONNX says, so that nothing overflows. */
+/* q k^T * scale. ONNX scales half floats half each, so that nothing overflows; here their products
+ * are summed and scaled in f32, which rounds less and leaves them as the factors that matrix
+ * instructions take. */
 static UOp *scaled_product(Node *n, UOp *q, UOp *k, double scale) {
   bool half = dtype_info[q->dtype].bytes < 4;
-  UOp *factor = build_num(n->job, q, half ? sqrt(scale) : scale);
-  if (half) k = build2(n->job, OP_MUL, k, factor);
-  return build_matmul(n->job, build2(n->job, OP_MUL, q, factor), build_transpose(n->job, k, 2, 3));
+  k = build_transpose(n->job, k, 2, 3);
+  if (!half) return build_matmul(n->job, build2(n->job, OP_MUL, q, build_num(n->job, q, scale)), k);
+  UOp *s = build_matmul(n->job, build_cast(n->job, q, DT_F32), build_cast(n->job, k, DT_F32));
+  return build2(n->job, OP_MUL, s, build_num(n->job, s, scale));
 }
 
 /* What is masked is not looked at. */
 static UOp *masked(Node *n, UOp *scores, const Mask *m) {
-  if (m->bias) scores = build2(n->job, OP_ADD, scores, m->bias);
+  DType d = uop_dtype(scores);
+  if (m->bias) scores = build2(n->job, OP_ADD, scores, build_cast(n->job, m->bias, d));
   if (!m->allowed) return scores;
   return build_where(n->job, m->allowed, scores, build_num(n->job, scores, -(double)INFINITY));
 }
@@ -189,9 +193,9 @@ static void op_attention(Node *n) {
     scores = build2(n->job, OP_MUL, scores, cap);
   }
   UOp *biased = masked(n, scores, &m);
-  UOp *p = probabilities(n, biased, &m);
+  UOp *p = build_cast(n->job, probabilities(n, biased, &m), uop_dtype(q));
   int64_t mode = attr_int(n, "qk_matmul_output_mode", 0);
-  node_out(n, 3, mode == 3 ? p : mode == 2 ? biased : scores);
+  node_out(n, 3, build_cast(n->job, mode == 3 ? p : mode == 2 ? biased : scores, uop_dtype(q)));
   UOp *y = weighted(n, p, v);
   node_out(n, 0, flat ? attention_join(n, y) : y);
 }

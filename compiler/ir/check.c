@@ -84,7 +84,7 @@ static const char *check_buffer(Arg arg) {
   if (arg.ints.n > 4 && (arg.ints.at[4] < 1 || arg.ints.at[4] > arg.ints.at[2] - 2))
     return "too many iterations may be under way";
   if (arg.ints.at[0] < 1 || arg.ints.at[0] > (int64_t)1 << 40) return "bad number of elements";
-  return arg.ints.at[1] >= 0 && arg.ints.at[1] <= 2 ? NULL : "the space is not 0, 1 or 2";
+  return arg.ints.at[1] >= 0 && arg.ints.at[1] <= 3 ? NULL : "the space is not 0 to 3";
 }
 
 static const char *check_range(Arg arg) {
@@ -109,6 +109,7 @@ static const struct {
     [OP_SPECIAL] = {0, 5, "there are six special indices"},
     [OP_THREAD] = {1, INT64_MAX, "the number of threads is below 1"},
     [OP_LDMATRIX] = {0, 1, "the argument is not 0 or 1"},
+    [OP_PEER] = {1, 31, "a warp has 32 threads"},
     [OP_COPY] = {1, MAX_LANES, "bad number of elements"},
     [OP_WAIT] = {0, INT64_MAX, "a negative number of groups"},
     [OP_SETTLE] = {0, 7, "a bad number of groups"},

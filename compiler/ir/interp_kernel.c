@@ -24,6 +24,7 @@ typedef struct Interp {
   Scalar **buffers; /* by place: storage of BUFFERs, on the heap */
   Status failure;
   int depth;
+  UOpList list;
 } Interp;
 
 static Scalar eval(Interp *in, UOp *u);
@@ -126,18 +127,56 @@ static void reduce_step(Interp *in, void *ctx) {
   r->acc = op_eval((Op)r->u->arg.i, wide, wide, (Scalar[]){r->acc, eval(in, r->u->src[0])});
 }
 
+/* Where the RANGEs of the product's digits stood before a factor was looked at. */
+typedef struct Place {
+  Scalar values[MATRIX_DIGITS];
+  uint64_t ticks[MATRIX_DIGITS], start;
+} Place;
+
 /* Sets RANGEs to the digits that say where an operand's element (x, y) lies. */
-static void place_element(Interp *in, UOp *u, const MatrixInfo *info, MatrixOperand o, unsigned x,
-                          unsigned y) {
+static Place go_to_element(Interp *in, UOp *u, const MatrixInfo *info, MatrixOperand o, unsigned x,
+                           unsigned y) {
+  Place from = {.start = in->now};
   unsigned thread, reg;
+  for (unsigned k = 0; k < matrix_shared_ranges(info); k++) {
+    from.values[k] = in->values[u->src[2 + k]->place];
+    from.ticks[k] = in->ticks[u->src[2 + k]->place];
+  }
   matrix_find(&info->layout[o], info, x, y, &thread, &reg);
   for (const char *c = "qprabc"; *c; c++) {
     int at = matrix_range_at(info, o, *c);
     if (at < 0) continue;
     UOp *r = u->src[2 + at];
-    in->values[r->place].i = matrix_digit(&info->layout[o], info, *c, thread, reg);
+    int64_t digit = matrix_digit(&info->layout[o], info, *c, thread, reg);
+    if (in->ticks[r->place] && in->values[r->place].i == digit) continue;
+    in->values[r->place].i = digit;
     in->ticks[r->place] = ++in->now;
   }
+  return from;
+}
+
+/* The digits of this thread count again, as if they had not moved; what was computed from other
+ * ones is forgotten. */
+static void come_back(Interp *in, UOp *u, const MatrixInfo *info, const Place *from) {
+  for (unsigned k = 0; k < matrix_shared_ranges(info); k++) {
+    UOp *r = u->src[2 + k];
+    if (in->ticks[r->place] == from->ticks[k]) continue;
+    in->values[r->place] = from->values[k];
+    in->ticks[r->place] = from->ticks[k];
+    for (size_t i = 0; i < in->list.len; i++) {
+      const UOp *x = in->list.at[i];
+      if (in->ticks[i] > from->start && x->op != OP_RANGE && uop_is_open(x, r)) in->ticks[i] = 0;
+    }
+  }
+}
+
+/* A factor's element at (x, y), in the dtype that products are summed in. */
+static Scalar factor_at(Interp *in, UOp *u, const MatrixInfo *info, MatrixOperand o, unsigned x,
+                        unsigned y, DType wide) {
+  Place from = go_to_element(in, u, info, o, x, y);
+  Scalar v = eval(in, u->src[o]);
+  come_back(in, u, info, &from);
+  return op_eval(OP_CAST, wide, info->dtype[o], &v);
 }
 
 static unsigned range_value(const Interp *in, const UOp *u, int at) {
@@ -160,16 +199,11 @@ static Scalar matrix_product(Interp *in, UOp *u) {
   }
   matrix_element(l, info, thread, reg, at);
   for (unsigned k = 0; k < info->k; k++) {
-    Scalar v[2];
-    place_element(in, u, info, MATRIX_A, at[0], k);
-    v[0] = eval(in, u->src[0]);
-    place_element(in, u, info, MATRIX_B, at[1], k);
-    v[1] = eval(in, u->src[1]);
-    for (int s = 0; s < 2; s++) v[s] = op_eval(OP_CAST, wide, info->dtype[s], &v[s]);
+    Scalar v[2] = {factor_at(in, u, info, MATRIX_A, at[0], k, wide),
+                   factor_at(in, u, info, MATRIX_B, at[1], k, wide)};
     v[0] = op_eval(OP_MUL, wide, wide, v);
     acc = op_eval(OP_ADD, wide, wide, (Scalar[]){acc, v[0]});
   }
-  place_element(in, u, info, MATRIX_C, at[0], at[1]);
   return scalar_wrap(d, acc);
 }
 
@@ -235,7 +269,7 @@ static Scalar eval(Interp *in, UOp *u) {
 
 Status interp_kernel(Job *job, UOp *sink, InterpBuffer *args, size_t nargs) {
   Interp in = {.args = args, .nargs = nargs};
-  UOpList list = uop_toposort(job, sink);
+  UOpList list = in.list = uop_toposort(job, sink);
   in.values = arena_array(&job->arena, list.len, sizeof *in.values);
   in.ticks = arena_array(&job->arena, list.len, sizeof *in.ticks);
   in.buffers = arena_array(&job->arena, list.len, sizeof *in.buffers);

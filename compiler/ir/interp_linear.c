@@ -400,7 +400,7 @@ static Status multiply_tiles(Interp *warp, const UOp *u) {
 static bool is_collective(const UOp *u) {
   bool warps = u->op == OP_MMA && matrix_info(u->arg.i)->threads > 1;
   return u->op == OP_BARRIER || warps || u->op == OP_LDMATRIX || u->op == OP_TILEMMA ||
-         u->op == OP_EXCHANGE;
+         u->op == OP_EXCHANGE || u->op == OP_PEER;
 }
 
 static Status step(Interp *in, UOp *const *list) {
@@ -501,6 +501,12 @@ static void exchange(Interp *warp, const UOp *u) {
       warp[t].values[u->place][k] = lane(&warp[t / n * n + k / lanes], u->src[t % n], k % lanes);
 }
 
+static void swap_peers(Interp *warp, const UOp *u) {
+  for (unsigned t = 0; t < 32; t++)
+    for (unsigned k = 0; k < u->lanes; k++)
+      warp[t].values[u->place][k] = lane(&warp[t ^ (unsigned)u->arg.i], u->src[0], k);
+}
+
 /* Without one thread's results in the way of another: all of them have come here. */
 static Status run_collective(Workgroup *w) {
   const UOp *u = w->l->list[w->threads->pc - 1];
@@ -513,6 +519,8 @@ static Status run_collective(Workgroup *w) {
       multiply(&w->threads[t], u);
     else if (u->op == OP_EXCHANGE)
       exchange(&w->threads[t], u);
+    else if (u->op == OP_PEER)
+      swap_peers(&w->threads[t], u);
     else if (u->op == OP_TILEMMA)
       TRY(multiply_tiles(&w->threads[t], u));
     else

@@ -173,3 +173,14 @@ UOp *groups_combine(Groups *g, Op op, UOp *part, int dim) {
   UOp *gate = uop2(job, OP_CMPLT, me, uop_index(job, b));
   return collect(g, op, share(g, some, dim, b, mine, gate), dim, b, zero, 1, b);
 }
+
+/* Of the threads that differ in that digit of their numbers, combined two by two. */
+UOp *groups_exchange(Groups *g, Op op, UOp *part, const UOp *range) {
+  int64_t step = range->arg.ints.at[2], size = range->src[0]->arg.i;
+  for (int64_t bit = step; bit < step * size; bit *= 2) {
+    UOp *other =
+        uop_make_lanes(g->job, OP_PEER, (DType)part->dtype, part->lanes, arg_i(bit), &part, 1);
+    part = uop2(g->job, op, part, other);
+  }
+  return part;
+}

@@ -23,3 +23,6 @@ UOp *groups_thread(const Groups *g, int dim);
 UOp *groups_one_writer(const Groups *g);
 /* `part` of all threads along dimension dim combined by op, in each of them. */
 UOp *groups_combine(Groups *g, Op op, UOp *part, int dim);
+/* The same of the threads that differ in a WARP range's digit, a power of two, through registers.
+ */
+UOp *groups_exchange(Groups *g, Op op, UOp *part, const UOp *range);

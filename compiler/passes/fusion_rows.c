@@ -150,9 +150,27 @@ static uint32_t *count_readers(const Fusion *f) {
   return n;
 }
 
+/* On a device with workgroups both products are matrix instructions': 16-bit factors, whole tiles,
+ * rows enough for one. `value` is the factor that every row reads. */
+static bool suits_warps(const Fusion *f, const Tensor *value, double width) {
+  enum { LEAST_ROWS = 16, TILE = 16, MOST_WIDTH = 128, WARP = 32 };
+  double rows = 1;
+  bool half = false;
+  if (f->target->warp != WARP || width > MOST_WIDTH || (int64_t)width % TILE) return false;
+  for (;;) {
+    const UOp *u = value->u;
+    half |= dtype_info[u->dtype].bytes == 2;
+    if (u->op != OP_CAST && u->op != OP_EXPAND && !moves_along((Op)u->op)) break;
+    const Tensor *from = &f->tensors[value->src[0]];
+    if (u->op == OP_EXPAND && from->numel) rows *= (double)value->numel / (double)from->numel;
+    value = from;
+  }
+  return half && rows >= LEAST_ROWS;
+}
+
 void fusion_rows(Fusion *f) {
   Chain c = {.f = f, .nreaders = count_readers(f)};
-  if (f->target->max_group || !f->target->l2_bytes) return; /* KEEP is for threads of their own */
+  if (!f->target->l2_bytes) return;
   c.reads = arena_array(&f->job->arena, f->ntensors + 1, sizeof *c.reads);
   c.state = arena_array(&f->job->arena, f->ntensors + 1, sizeof *c.state);
   for (uint32_t i = 0; i < f->ntensors; i++) {
@@ -167,7 +185,9 @@ void fusion_rows(Fusion *f) {
         other = &f->tensors[other->src[0]];
       if (other->u->op == OP_EXPAND && other->numel)
         width = n / (double)f->tensors[other->src[0]].numel;
-      if (width > 1) find_chain(&c, t, product->src[s], width);
+      if (width > 1 &&
+          (!f->target->max_group || suits_warps(f, &f->tensors[product->src[!s]], width)))
+        find_chain(&c, t, product->src[s], width);
     }
   }
 }

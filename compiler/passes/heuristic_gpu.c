@@ -17,6 +17,7 @@
 
 #include <assert.h>
 
+#include "compiler/passes/heuristic_chain.h"
 #include "compiler/passes/heuristic_warp.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/search/opts.h"
@@ -428,7 +429,8 @@ static bool schedule_contraction(Gpu *g, const Reduction *r, int v) {
 void heuristic_gpu(Job *job, UOp *kernel, const Target *target, OptList *opts) {
   Gpu g = {.job = job, .target = target, .k = kernel_info(job, kernel), .opts = opts, .threads = 1};
   uint32_t n, main = 0;
-  if (!g.k->store || heuristic_warp_groups(job, kernel, target, opts)) return;
+  if (!g.k->store || heuristic_chain_gpu(job, g.k, target, opts)) return;
+  if (heuristic_warp_groups(job, kernel, target, opts)) return;
   if (heuristic_warp_matrix(job, g.k, target, opts)) return;
   if (heuristic_warp_tile(job, g.k, target, opts)) return;
   linsum_init(job, &g.sums);

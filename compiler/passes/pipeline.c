@@ -16,7 +16,8 @@
  * iteration less ahead: the place that they take is that of the iteration before the last, for
  * whose TILEMMAs everybody waited before the BARRIER.
  *
- * The loop is the innermost reduce loop that the copy lies in. */
+ * The loop is the innermost one that the copy lies in: one over a reduce axis, or over the blocks
+ * of a row that is repaired. */
 #include "compiler/passes/pipeline.h"
 
 #include "base/vec.h"
@@ -50,12 +51,12 @@ static const UOp *end_of(const UOpList *list, const UOp *range) {
   return NULL;
 }
 
-/* The loop of a copied AFTER: the reduce loop that all others around the copy are around, too. */
+/* The loop of a copied AFTER: the one that all others around the copy are around, too. */
 static UOp *loop_of(const UOpList *list, const UOp *after) {
   const RangeSet *open = after->src[1]->open;
   UOp *best = NULL;
   for (uint32_t k = 0; open && k < open->n; k++) {
-    if (uop_axis(open->at[k]) != AX_REDUCE) continue;
+    if (uop_axis(open->at[k]) != AX_REDUCE && uop_axis(open->at[k]) != AX_LOOP) continue;
     const UOp *end = best ? end_of(list, open->at[k]) : NULL;
     if (!best || (end && uop_is_open(end, best))) best = open->at[k];
   }

@@ -9,6 +9,7 @@
 
 #include "base/vec.h"
 #include "compiler/ir/verify.h"
+#include "compiler/passes/hoist.h"
 #include "compiler/passes/kernelize.h"
 #include "compiler/passes/layout.h"
 #include "compiler/passes/memplan.h"
@@ -72,6 +73,7 @@ static void make_kernels(Fusion *f, Kernelizer *kz, Plan *out) {
     if (time) add_event(f, time - 1, out);
     for (; k < n && order[k]->ready == time; k++) {
       UOp *raw = rangeify_kernel(f, order[k]);
+      if (f->target->max_group) raw = hoist_factors(f->job, raw);
       add_step(out, STEP_CALL)->call = (uint32_t)out->ncalls;
       out->calls[out->ncalls] = kernelize(kz, raw, order[k]->buffers);
       out->calls[out->ncalls++].once = order[k]->once;

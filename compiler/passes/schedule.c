@@ -115,9 +115,9 @@ static UOp *split_groups(Apply *a, NewAxis *x, const AxisPlan *p) {
   return index_add(job, first, x->lane);
 }
 
-static UOp *split_group(Apply *a, NewAxis *x, const AxisPlan *p) {
+static UOp *split_group(Apply *a, NewAxis *x, const AxisPlan *p, int64_t all) {
   Job *job = a->job;
-  int64_t steps = p->outer / p->lanes, loops = steps / p->spread;
+  int64_t steps = all / p->lanes, loops = steps / p->spread;
   x->lane = new_lane(a, p, true);
   if (loops != 1) x->loop = new_range(a, AX_REDUCE, loops);
   UOp *round = spread(a, x, p, true, x->loop);
@@ -132,7 +132,7 @@ static UOp *split_outer(Apply *a, uint32_t axis) {
   const AxisPlan *p = &a->plan->axes[axis];
   bool reduce = a->k->axes[axis].reduce;
   int64_t n = p->outer;
-  if (reduce && p->lanes) return split_group(a, x, p);
+  if (reduce && p->lanes) return split_group(a, x, p, p->block ? p->block / p->tile : n);
   bool serial = a->k->axes[axis].serial;
   if (!reduce && !serial && a->plan->groups) return split_groups(a, x, p);
   if (p->threads) {
@@ -174,7 +174,9 @@ static void place_axis(Apply *a, uint32_t i) {
     x->inner[x->ninner] = new_range(a, AX_VECTOR, p->vector);
     v = index_add(job, v, x->inner[x->ninner++]);
   }
-  if (p->matrix > 1) {
+  if (p->digits) {
+    v = schedule_digits(a, i, v);
+  } else if (p->matrix > 1) {
     x->place = new_range(a, AX_UPCAST, p->matrix);
     v = index_add(job, v, x->place);
   }
@@ -310,6 +312,7 @@ static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
       if (!closes) continue;
       if (!expanded && x->thread) out[n++] = x->thread;
       if (!expanded && x->lane) out[n++] = x->lane;
+      if (!expanded && x->warp) out[n++] = x->warp;
       if (!expanded && x->loop && (int)axis != a->plan->carry) out[n++] = x->loop;
       for (uint32_t k = 0; expanded && k < x->ninner; k++) out[n++] = x->inner[k];
     }
@@ -351,21 +354,29 @@ static UOp *limited_factor(Apply *a, UOp *reduce, UOp *factor) {
   return uop3(a->job, OP_WHERE, limit, x, uop_scalar(a->job, (DType)x->dtype, (Scalar){0}));
 }
 
-static UOp *rebuild_product(Apply *a, UOp *u) {
-  const MatrixPlan *m = &a->plan->matrix;
+static UOp *rebuild_product(Apply *a, UOp *u, const MatrixPlan *m) {
   UOp **src =
       arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   UOp *f[2];
   for (int s = 0; s < 2; s++) f[s] = limited_factor(a, u, m->factor[s]);
-  UOp *mma = matrix_tile_product(a->job, &a->tile, f[0], f[1]);
+  UOp *mma = a->plan->inner.info ? schedule_chain_product(a, m, f[0], f[1])
+                                 : matrix_tile_product(a->job, &a->tile, f[0], f[1]);
   uint32_t n = list_ranges(a, u, true, src);
-  UOp *r = n ? uop_reduce(a->job, OP_ADD, mma, src, n) : mma;
-  return is_carried(a, u) ? carry_sums(a, r, OP_ADD) : r;
+  return n ? uop_reduce(a->job, OP_ADD, mma, src, n) : mma;
+}
+
+/* A reduction over the new ranges: of one block, where it is repaired. */
+static UOp *finish_reduce(Apply *a, UOp *u, UOp *r) {
+  uint32_t link = repair_link(&a->plan->repair, u);
+  if (link != NODE_ABSENT) return schedule_repair_block(a, link, r);
+  return is_carried(a, u) ? carry_sums(a, r, (Op)u->arg.i) : r;
 }
 
 static UOp *rebuild_reduce(Apply *a, UOp *u) {
   Job *job = a->job;
-  if (u == a->plan->matrix.reduce) return rebuild_product(a, u);
+  if (u == a->plan->matrix.reduce)
+    return finish_reduce(a, u, rebuild_product(a, u, &a->plan->matrix));
+  if (u == a->plan->inner.reduce) return rebuild_product(a, u, &a->plan->inner);
   UOp *value = now(a, u->src[0]), *limit = NULL;
   UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
   for (uint32_t s = 1; s < u->nsrc; s++) {
@@ -378,10 +389,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
     value = uop3(job, OP_WHERE, limit, value, identity);
   }
   uint32_t n = list_ranges(a, u, true, src);
-  UOp *r = n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value;
-  uint32_t link = repair_link(&a->plan->repair, u);
-  if (link != NODE_ABSENT) return schedule_repair_block(a, link, r);
-  return is_carried(a, u) ? carry_sums(a, r, (Op)u->arg.i) : r;
+  return finish_reduce(a, u, n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value);
 }
 
 static UOp *rebuild_end(Apply *a, UOp *u) {
@@ -405,6 +413,8 @@ static UOp *rebuild(Apply *a, UOp *u) {
   }
   UOp **src = arena_array(&a->job->arena, u->nsrc + 1u, sizeof *src);
   for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now(a, u->src[s]);
+  if (a->plan->inner.info && (u->op == OP_EXP || u->op == OP_EXP2) && u->dtype == DT_F32)
+    return schedule_quick_exp(a->job, (Op)u->op, src[0]);
   return u->nsrc ? uop_with_src(a->job, u, src) : u;
 }
 
@@ -450,14 +460,15 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
     for (uint32_t i = 0; i < k->naxes; i++)
       if (k->axes[i].range && (plan->axes[i].block > 0) == blocked) place_axis(&a, i);
   }
-  if (plan->matrix.info) begin_tile(&a, &plan->matrix);
+  bool tile = plan->matrix.info && !plan->inner.info;
+  if (tile) begin_tile(&a, &plan->matrix);
   if (plan->repair.n) schedule_repair(&a);
   for (size_t i = 0; i < k->list.len; i++) {
     if (!a.now[i]) schedule_step(&a, i);
     job_poll(job);
   }
   UOp *sink = a.now[k->list.len - 1];
-  if (plan->matrix.info) sink = matrix_tile_end(job, &a.tile, sink);
+  if (tile) sink = matrix_tile_end(job, &a.tile, sink);
   return collapse_loops(job, linsum_simplify(job, sink));
 }
 

@@ -85,7 +85,8 @@ static UOp *largest(const Apply *a, UOp *e) {
     UOp *r = e->open->at[o];
     AxisType t = uop_axis(r);
     int64_t c = linsum_coeff(sum, r);
-    if (t != AX_UPCAST && t != AX_VECTOR) continue;
+    bool threads = t == AX_LOCAL || t == AX_WARP;
+    if (t != AX_UPCAST && t != AX_VECTOR && !threads) continue;
     for (uint32_t k = 0; k < sum->n; k++)
       if (sum->at[k].atom != r && uop_is_open(sum->at[k].atom, r)) return NULL;
     from[n] = r;
@@ -144,7 +145,7 @@ static UOp *all_finite(Apply *a, const RepairLink *link) {
 static bool runs_in_loops(const UOp *u) {
   for (uint32_t o = 0; u->open && o < u->open->n; o++) {
     AxisType t = uop_axis(u->open->at[o]);
-    if (t != AX_LOOP && t != AX_THREAD) return false;
+    if (t != AX_LOOP && t != AX_THREAD && t != AX_GLOBAL) return false;
   }
   return true;
 }
@@ -159,7 +160,7 @@ UOp *schedule_block_end(Apply *a, UOp *blocks) {
   UOp *end = uop2(job, OP_ADD, e, uop_index(job, size - 1));
   end = uop2(job, OP_FLOORDIV, end, uop_index(job, size));
   end = uop2(job, OP_MIN, uop2(job, OP_MAX, end, one), blocks);
-  for (uint32_t l = 1; l < c->n; l++) {
+  for (uint32_t l = 1; l < c->n && !a->plan->groups; l++) {
     UOp *finite = all_finite(a, &c->at[l]);
     if (finite) end = uop3(job, OP_WHERE, finite, end, blocks);
   }

@@ -3,7 +3,12 @@
  * The value is computed in loops like those of one of its members, into a buffer that is laid out
  * along the row by the number of the element, so that another member may walk the row in other
  * steps. What all members share - lanes and register tiles of axes outside of the row - is laid out
- * part by part. */
+ * part by part.
+ *
+ * On workgroups the threads that share member m's row compute it together. Where all members are
+ * shared alike each thread reads what it has computed, and the row lies in the registers of all of
+ * them; else it lies in the workgroup's memory, with a part for every thread that has rows of its
+ * own. */
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/schedule_parts.h"
 
@@ -11,7 +16,7 @@
 static bool is_part_of_row(const Apply *a, const Kept *kept, uint32_t m, const UOp *range) {
   for (uint32_t r = 0; r < kept->nrow; r++) {
     const NewAxis *x = &a->axes[kept->row[m * kept->nrow + r]->arg.i];
-    if (range == x->loop) return true;
+    if (range == x->loop || range == x->lane || range == x->warp) return true;
     for (uint32_t k = 0; k < x->ninner; k++)
       if (range == x->inner[k]) return true;
   }
@@ -70,17 +75,40 @@ static UOp *limited(Apply *a, const UOp *member, UOp *value) {
   return all ? uop3(a->job, OP_WHERE, all, value, zero) : value;
 }
 
+static void add_thread(Staging *s, UOp *value, UOp *r, bool own) {
+  if (!r || !uop_is_open(value, r)) return;
+  Arg arg = arg_both(own ? s->a->next_id++ : r->arg.i, r->arg.ints.at, r->arg.ints.n);
+  UOp *copy = uop_make(s->a->job, OP_RANGE, DT_INDEX, arg, r->src, 1);
+  s->dims[s->n++] = (StageDim){.range = r, .copy = copy};
+}
+
+/* Threads that share the row, and those whose rows lie side by side. */
+static void add_threads(Staging *s, UOp *value, const Kept *kept, uint32_t m, int space) {
+  const OptPlan *plan = s->a->plan;
+  for (uint32_t r = 0; r < kept->nrow; r++) {
+    const NewAxis *x = &s->a->axes[kept->row[m * kept->nrow + r]->arg.i];
+    add_thread(s, value, x->lane, true);
+    add_thread(s, value, x->warp, true);
+  }
+  for (uint32_t i = 0; space == 2 && i < plan->nout; i++) {
+    add_thread(s, value, s->a->axes[plan->order[i]].lane, false);
+    add_thread(s, value, s->a->axes[plan->order[i]].warp, false);
+  }
+}
+
 /* Computes the value, in loops like member m's, into a buffer. */
 static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
   Job *job = a->job;
   const KeepPlan *plan = &a->plan->keeps[keep];
   const Kept *kept = &a->k->kept[plan->value];
   KeptBuffer *b = &a->kept[keep];
+  int space = opts_kept_space(a->plan, kept);
   Staging s = {.a = a, .unrolled = true};
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
   schedule_collect(&s, value, plan->level);
+  add_threads(&s, value, kept, m, space);
   lay_out(&s, b, kept, m);
-  int64_t ints[2] = {s.elements, 0};
+  int64_t ints[2] = {s.elements, space};
   UOp *buffer =
       uop_make(job, OP_BUFFER, (DType)value->dtype, arg_both(a->next_id++, ints, 2), NULL, 0);
   value = limited(a, kept->at[m], value);
@@ -91,21 +119,31 @@ static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
   src[n++] = uop_make(job, OP_STORE, DT_VOID, arg_i(0), parts, 3);
   for (int expanded = 0; expanded < 2; expanded++)
     for (uint32_t d = 0; d < s.n; d++)
-      if ((uop_axis(s.dims[d].copy) != AX_LOOP) == expanded) src[n++] = s.dims[d].copy;
+      if ((uop_axis(s.dims[d].copy) != AX_LOOP) == expanded && s.dims[d].copy != s.dims[d].range)
+        src[n++] = s.dims[d].copy;
   UOp *fill = n == 1 ? src[0] : uop_make(job, OP_END, DT_VOID, arg_none(), src, n);
   b->filled = uop2(job, OP_AFTER, buffer, fill);
 }
 
+/* A member that the matrix product along the row computes. */
+static bool is_product(const Apply *a, const Kept *kept, uint32_t m) {
+  const MatrixPlan *inner = &a->plan->inner;
+  return inner->info && kernel_depends(kept->at[m], inner->n);
+}
+
 /* The member whose loops the computation gets: one along reduce axes, whose tiles do not overlap,
- * and of these the one with the largest. */
+ * and of these the one with the largest; a matrix product before others. */
 static uint32_t model_of(const Apply *a, const Kept *kept) {
   uint32_t best = 0;
   int64_t most = 0;
+  for (uint32_t m = 0; m < kept->n; m++)
+    if (is_product(a, kept, m)) return m;
   for (uint32_t m = 0; m < kept->n; m++) {
     int64_t tile = 1;
     for (uint32_t r = 0; r < kept->nrow; r++) {
       int64_t axis = kept->row[m * kept->nrow + r]->arg.i;
-      tile = a->k->axes[axis].reduce ? tile * a->plan->axes[axis].tile : 0;
+      bool factor = a->plan->inner.info && axis == a->plan->matrix.k;
+      tile = a->k->axes[axis].reduce && !factor ? tile * a->plan->axes[axis].tile : 0;
     }
     if (tile > most) best = m, most = tile;
   }

@@ -12,8 +12,9 @@ typedef struct NewAxis {
   UOp *lane;                     /* thread of the workgroup, or NULL */
   UOp *inner[OPT_MAX_INNER + 2]; /* outermost first: the SPREAD, tiles, the vector */
   uint32_t ninner;
-  UOp *place; /* in the tile of a matrix instruction, or NULL */
-  UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
+  UOp *warp, *digit; /* of a matrix instruction's product: thread of the warp, element; or NULL */
+  UOp *place;        /* in the tile of a matrix instruction, or NULL */
+  UOp *limit;        /* bool: inside the unpadded size; NULL when not padded */
 } NewAxis;
 
 /* One dimension of a staged tile. */
@@ -89,6 +90,12 @@ UOp *schedule_stage(Apply *a, const UOp *old, UOp *operand, int level);
 bool schedule_is_tiled(const Apply *a, const UOp *old);
 /* The dimensions, sorted along the source, laid out as the instruction takes them. */
 void schedule_lay_out_tiles(Staging *s, const UOp *old);
+
+/* schedule_chain.c: v and the digits of the axis in the tile of a matrix instruction. */
+UOp *schedule_digits(Apply *a, uint32_t axis, UOp *v);
+/* The MMA of one of two products, whose factors are rebuilt over the new ranges. */
+UOp *schedule_quick_exp(Job *job, Op op, UOp *x);
+UOp *schedule_chain_product(Apply *a, const MatrixPlan *plan, UOp *first, UOp *second);
 
 /* schedule.c: rebuilds node i of the list and puts what is staged or kept of it in its place. */
 void schedule_step(Apply *a, size_t i);

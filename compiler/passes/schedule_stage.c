@@ -102,7 +102,7 @@ static void add_shared_dim(Staging *s, UOp *index, UOp *r) {
 /* What a workgroup uses inside of the reduce loop `level`, or of all: the reduce axes outermost. */
 static void collect_shared(Staging *s, UOp *index, int level) {
   const OptPlan *plan = s->a->plan;
-  bool inside = level < 0;
+  bool inside = level < 0 || plan->axes[level].block;
   for (uint32_t i = 0; i < plan->nred; i++) {
     uint32_t axis = plan->order[plan->nout + i];
     if (inside) add_shared_dim(s, index, s->a->axes[axis].loop);
@@ -113,6 +113,7 @@ static void collect_shared(Staging *s, UOp *index, int level) {
     NewAxis *x = &s->a->axes[plan->order[at]];
     add_shared_dim(s, index, x->lane);
     for (uint32_t k = 0; k < x->ninner; k++) add_shared_dim(s, index, x->inner[k]);
+    add_shared_dim(s, index, x->warp);
     add_shared_dim(s, index, x->place);
   }
 }
@@ -218,11 +219,31 @@ static int64_t contiguous_run(const Staging *s, uint32_t *first) {
   return run;
 }
 
+static bool is_part_of(const NewAxis *x, const UOp *r) {
+  bool part = r == x->loop || r == x->lane || r == x->warp || r == x->place;
+  for (uint32_t k = 0; k < x->ninner; k++) part |= r == x->inner[k];
+  return part;
+}
+
+/* The first of the innermost dimensions that are parts of one axis: a row, where rows follow each
+ * other without a gap. */
+static uint32_t row_start(const Staging *s) {
+  const Apply *a = s->a;
+  uint32_t d = s->n;
+  for (uint32_t i = 0; d == s->n && i < a->k->naxes; i++)
+    while (d > 0 && is_part_of(&a->axes[i], s->dims[d - 1].range)) d--;
+  return d;
+}
+
 /* Rows as they lie in the source (the dimensions are sorted), each 16 bytes longer than it need be:
  * eight rows then begin in different banks, which is what loads of tiles want. */
 static void lay_out_as_source(Staging *s, int64_t unit) {
   uint32_t first;
   int64_t run = contiguous_run(s, &first), rows = 1;
+  if (!first && row_start(s) < s->n) {
+    first = row_start(s), run = 1;
+    for (uint32_t d = first; d < s->n; d++) run *= range_size(s->dims[d].range);
+  }
   int64_t pitch = run % unit || !first ? run : run + unit;
   for (uint32_t d = s->n; d-- > 0;) {
     int64_t n = range_size(s->dims[d].range);
@@ -300,6 +321,7 @@ static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all)
 static UOp *slot_base(Staging *s, int level, int64_t *slots) {
   const OptPlan *plan = s->a->plan;
   UOp *loop = level >= 0 ? s->a->axes[level].loop : NULL;
+  if (level >= 0 && plan->axes[level].block) loop = s->a->block;
   *slots = 1;
   if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
   int64_t most = range_size(loop) - 1;
@@ -309,14 +331,32 @@ static UOp *slot_base(Staging *s, int level, int64_t *slots) {
   return index_mul(s->a->job, slot, s->elements);
 }
 
-/* Every dimension as a digit of the number of the element. */
+/* Parts of one axis that count on from each other, in the source and in the buffer: the axis is
+ * their sum, so that one may take the place of both. */
+static bool counts_on(const Staging *s, const StageDim *high, const StageDim *low) {
+  const Apply *a = s->a;
+  int64_t n = range_size(low->range);
+  bool both = false;
+  for (uint32_t i = 0; i < a->k->naxes; i++)
+    both |= is_part_of(&a->axes[i], high->range) && is_part_of(&a->axes[i], low->range);
+  return both && low->step != INT64_MAX && high->step == n * low->step &&
+         high->stride == n * low->stride;
+}
+
+/* Every dimension, or several that count on from each other, as a digit of the element's number. */
 static void split_element(Staging *s, UOp *at) {
   Job *job = s->a->job;
   int64_t below = 1;
   for (uint32_t d = s->n; d-- > 0;) {
+    StageDim *low = &s->dims[d];
+    int64_t n = range_size(low->range);
+    for (; d > 0 && counts_on(s, &s->dims[d - 1], &s->dims[d]); d--) {
+      s->dims[d - 1].copy = uop_index(job, 0);
+      n *= range_size(s->dims[d - 1].range);
+    }
     UOp *digit = below > 1 ? uop2(job, OP_FLOORDIV, at, uop_index(job, below)) : at;
-    s->dims[d].copy = uop2(job, OP_FLOORMOD, digit, uop_index(job, range_size(s->dims[d].range)));
-    below *= range_size(s->dims[d].range);
+    low->copy = uop2(job, OP_FLOORMOD, digit, uop_index(job, n));
+    below *= n;
   }
 }
 

@@ -10,8 +10,10 @@
 #include <ctype.h>
 #include <limits.h>
 
-#define MAX_LANES   64
-#define MAX_NODES   20000 /* instances an expanded kernel may have */
+#define MAX_LANES       64
+#define MAX_NODES       20000 /* instances an expanded kernel may have */
+#define MAX_CHAIN_NODES 80000 /* the same where a row's elements are looked at in several places   \
+                               */
 #define MAX_THREADS 256
 #define MAX_SLOTS   8
 
@@ -263,7 +265,6 @@ static Status plan_repair(Job *job, Planner *p, bool reduce) {
   RepairChain *chain = &p->plan->repair;
   if (!reduce) return refuse(p, "the row must run along a reduce axis");
   if (chain->n) return refuse(p, "a row is repaired already");
-  if (p->plan->groups) return refuse(p, "not for workgroups");
   if (p->opt->arg < 1) return refuse(p, "a block has at least one step");
   Status st = repair_find(job, &k->list, k->kept, k->nkept, (uint32_t)p->opt->axis, chain);
   if (st) return WRAP(st, "REPAIR(%d,%d) is not legal", p->opt->axis, (int)p->opt->arg);
@@ -344,6 +345,49 @@ static Status plan_nolocals(Planner *p) {
   return NULL;
 }
 
+/* A product along a reduce axis comes first; the one that sums over that axis has the same rows. */
+static Status plan_chained(const Planner *p, const MatrixPlan *t, bool inner) {
+  const OptPlan *plan = p->plan;
+  if ((inner ? plan->inner : plan->matrix).info) return refuse(p, "the list has a TC already");
+  if (inner && plan->matrix.info) return refuse(p, "a product along a row comes before others");
+  if (inner && !(plan->groups && opts_chain_fits(t->info)))
+    return refuse(p, "the result of the instruction does not lie as a factor of it");
+  if (!inner && plan->inner.info && (plan->inner.id != t->id || plan->inner.m != t->m))
+    return refuse(p, "the product along the row has another instruction or other rows");
+  return NULL;
+}
+
+static Status matrix_axes(const Planner *p, const MatrixPlan *t, bool inner) {
+  const uint32_t axis[3] = {t->m, t->n, t->k};
+  for (int i = t->info->m == 1; i < 3; i++) {
+    if (axis[i] >= p->k->naxes || !p->k->axes[axis[i]].range ||
+        (t->info->m > 1 && axis[i] == axis[(i + 1) % 3]))
+      return refuse(p, "the kernel has no such axes");
+    if (p->k->axes[axis[i]].reduce != (i == 2 || (inner && i == 1)))
+      return refuse(p, "two output and a reduce axis");
+    bool rows = !inner && p->plan->inner.info && i == 0;
+    if (p->plan->axes[axis[i]].tile > (rows ? p->plan->axes[axis[i]].matrix : 1))
+      return refuse(p, "it must come before other tiles");
+  }
+  return NULL;
+}
+
+/* The tiles of the axes of a product, and its warp. */
+static void give_matrix(OptPlan *plan, const MatrixPlan *t, bool inner) {
+  const uint32_t axis[3] = {t->m, t->n, t->k};
+  const unsigned size[3] = {t->info->m, t->info->n, t->info->k};
+  bool chained = inner || plan->inner.info;
+  for (int i = t->info->m == 1; i < 3; i++) {
+    AxisPlan *a = &plan->axes[axis[i]];
+    if (a->matrix > 1) continue; /* rows of the other product */
+    a->matrix = (int32_t)size[i];
+    a->tile *= a->matrix;
+    if (chained && i < 2) a->digits = i ? PLACE_N : PLACE_M;
+  }
+  if (plan->groups && !plan->ndims) plan->block[plan->ndims++] = (int32_t)t->info->threads;
+  *(inner ? &plan->inner : &plan->matrix) = *t;
+}
+
 static Status plan_matrix(Job *job, Planner *p) {
   OptPlan *plan = p->plan;
   MatrixPlan t = {.id = p->opt->arg % 256,
@@ -351,31 +395,20 @@ static Status plan_matrix(Job *job, Planner *p) {
                   .n = (uint32_t)(p->opt->arg / 256 % 128),
                   .k = (uint32_t)(p->opt->arg / 32768)};
   t.info = matrix_info(t.id);
-  if (plan->matrix.info) return refuse(p, "the list has a TC already");
+  bool inner = t.n < p->k->naxes && p->k->axes[t.n].range && p->k->axes[t.n].reduce;
   if (!t.info || !matrix_on(t.info, p->target))
     return refuse(p, "the target lacks the instruction");
   if (plan->groups != (t.info->threads > 1))
     return refuse(p, "it is an instruction of another kind of device");
-  if (plan->nolocals || plan->ndims) return refuse(p, "it must come before LOCAL and GROUP");
-  uint32_t axis[3] = {t.m, t.n, t.k};
-  unsigned size[3] = {t.info->m, t.info->n, t.info->k};
-  for (int i = t.info->m == 1; i < 3; i++) {
-    if (axis[i] >= p->k->naxes || !p->k->axes[axis[i]].range ||
-        (t.info->m > 1 && axis[i] == axis[(i + 1) % 3]))
-      return refuse(p, "the kernel has no such axes");
-    if (p->k->axes[axis[i]].reduce != (i == 2)) return refuse(p, "two output and a reduce axis");
-    if (plan->axes[axis[i]].tile > 1) return refuse(p, "it must come before other tiles");
-  }
-  if (!opts_matrix_find(job, p->k, &t))
+  TRY(plan_chained(p, &t, inner));
+  bool chained = !inner && plan->inner.info;
+  if (plan->nolocals || plan->ndims > chained)
+    return refuse(p, "it must come before LOCAL and GROUP");
+  TRY(matrix_axes(p, &t, inner));
+  if (!opts_matrix_find(job, p->k, &t, chained))
     return refuse(p, "the reduce axis does not sum products of the instruction's dtypes, one "
                      "factor over each output axis");
-  for (int i = t.info->m == 1; i < 3; i++) {
-    AxisPlan *a = &plan->axes[axis[i]];
-    a->matrix = (int32_t)size[i];
-    a->tile *= a->matrix;
-  }
-  if (plan->groups) plan->block[plan->ndims++] = (int32_t)t.info->threads;
-  plan->matrix = t;
+  give_matrix(plan, &t, inner);
   return NULL;
 }
 
@@ -516,20 +549,22 @@ static Status finish_axes(const KernelInfo *k, OptPlan *plan) {
 
 /* At most one vector axis per value, and a bounded number of instances. */
 static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
+  const int64_t most = plan->inner.info ? MAX_CHAIN_NODES : MAX_NODES;
   int64_t nodes = 0;
   for (size_t i = 0; i < k->list.len; i++) {
     int64_t copies = 1;
     int vectors = 0;
     const RangeSet *open = k->list.at[i]->open;
-    for (uint32_t j = 0; open && j < open->n && copies <= MAX_NODES; j++) {
+    for (uint32_t j = 0; open && j < open->n && copies <= most; j++) {
       const AxisPlan *a = &plan->axes[open->at[j]->arg.i];
       vectors += a->vector > 1;
       copies *= a->tile / a->vector * a->spread / (a->matrix > 1 ? a->matrix / 2 : 1);
     }
     if (vectors > 1) return FAIL(INVALID_ARGUMENT, "a value would depend on two VECTOR axes");
     nodes += copies;
-    if (nodes > MAX_NODES)
-      return FAIL(INVALID_ARGUMENT, "the expanded kernel would have more than %d nodes", MAX_NODES);
+    if (nodes > most)
+      return FAIL(INVALID_ARGUMENT, "the expanded kernel would have more than %lld nodes",
+                  (long long)most);
   }
   return NULL;
 }
@@ -555,7 +590,8 @@ static int64_t shared_extent(const KernelInfo *k, const OptPlan *plan, uint32_t 
   const AxisPlan *a = &plan->axes[axis];
   int64_t own = a->tile * (a->lanes ? a->lanes : 1) * a->spread;
   if (!k->axes[axis].reduce) return own;
-  bool inside = level < 0;
+  if (level >= 0 && plan->axes[level].block && a->block) return a->block;
+  bool inside = level < 0 || plan->axes[level].block;
   for (uint32_t i = plan->nout; i < plan->nout + plan->nred; i++) {
     if (plan->order[i] == axis) break;
     inside |= plan->order[i] == (uint32_t)level;
@@ -689,6 +725,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
     AxisPlan *a = p.opt->axis >= 0 ? &out->axes[p.opt->axis] : NULL;
     if (a && a->tile == 1) a->outer = a->size;
   }
+  TRY(opts_chain_rows(k, out));
   TRY(finish_axes(k, out));
   TRY(opts_matrix_check(k, out));
   TRY(check_nodes(k, out));

@@ -88,11 +88,16 @@ bool kernel_depends(const UOp *u, uint32_t axis);
 #define OPT_MAX_INNER 4
 #define OPT_MAX_STAGE ((int64_t)1 << 22) /* elements of one buffer of a thread */
 
+/* Which coordinate of a matrix instruction's product is split into the digits of threads and
+ * elements, where two products share an axis; else the coordinate stays whole until the end. */
+typedef enum PlaceDigits { PLACE_WHOLE, PLACE_M, PLACE_N } PlaceDigits;
+
 typedef struct AxisPlan {
   int64_t size;   /* padded; the largest */
   int64_t tile;   /* matrix * vector * inner... */
   int64_t outer;  /* iterations left for the loop, at most */
   int32_t matrix; /* elements that a matrix instruction takes, 1 = none does */
+  PlaceDigits digits;
   int32_t vector; /* lanes, 1 = not vectorised */
   int32_t inner[OPT_MAX_INNER];
   uint32_t ninner;
@@ -137,10 +142,11 @@ typedef struct OptPlan {
   RepairChain repair; /* n == 0: none */
   int repair_level;   /* the loop inside of which its blocks run */
   MatrixPlan matrix;
-  int pipeline;  /* the reduce axis over whose loop copies run ahead; -1: none */
-  int32_t slots; /* places that they go to by turns */
-  int32_t under; /* iterations whose matrix instructions may still be under way in the next */
-  bool groups;   /* the target has workgroups: output loops run over them */
+  MatrixPlan inner; /* a product along the row that `matrix` sums over */
+  int pipeline;     /* the reduce axis over whose loop copies run ahead; -1: none */
+  int32_t slots;    /* places that they go to by turns */
+  int32_t under;    /* iterations whose matrix instructions may still be under way in the next */
+  bool groups;      /* the target has workgroups: output loops run over them */
   bool nolocals;
   int32_t block[3]; /* threads of a workgroup; the first ndims are in use, the others are 1 */
   int ndims;
@@ -162,11 +168,18 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
                  OptPlan *out);
 /* opts_matrix.c: the sum of products that t->info is to compute over the axes of *t, and its
  * factors; false when there is none. */
-bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t);
+bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t, bool chained);
 /* What a TC needs of the rest of the list; stages factors that must be. */
 Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
 /* opts_rows.c: KEEP and REPAIR, once everything else is planned. */
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
+/* opts_chain.c: may the result of the instruction be a factor of the next one as it lies? */
+bool opts_chain_fits(const MatrixInfo *info);
+/* The axes of the row of an inner product; before tiles are checked. */
+Status opts_chain_rows(const KernelInfo *k, OptPlan *plan);
+/* The space of the buffer of a kept value: of the thread, of the workgroup, or spread over the
+ * threads' registers because all of its rows are shared alike. */
+int opts_kept_space(const OptPlan *plan, const Kept *kept);
 /* Elements along an axis of what is staged or kept inside the loop over `level`. */
 int64_t opts_staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level);
 Status opts_check(Job *job, UOp *kernel, const Target *target, const OptList *list);

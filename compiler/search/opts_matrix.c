@@ -22,17 +22,18 @@ static UOp *products_over(const KernelInfo *k, const UOp *range, DType d) {
 }
 
 /* The factor before it was cast to the dtype of the sum; NULL when it has another dtype, or when
- * there are reductions in it. */
-static UOp *matrix_factor(Job *job, UOp *u, DType d) {
+ * there are reductions in it, unless it is that of a chain. */
+static UOp *matrix_factor(Job *job, UOp *u, DType d, bool chained) {
   UOp *x = u->op == OP_CAST ? u->src[0] : u;
   if (x->dtype != d) return NULL;
+  if (chained) return x;
   UOpList list = uop_toposort(job, x);
   for (size_t i = 0; i < list.len; i++)
     if (list.at[i]->op == OP_REDUCE) return NULL;
   return x;
 }
 
-bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t) {
+bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t, bool chained) {
   t->reduce = products_over(k, k->axes[t->k].range, t->info->dtype[MATRIX_C]);
   if (!t->reduce) return false;
   for (int swap = 0; swap < 2; swap++) {
@@ -41,8 +42,8 @@ bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t) {
     if (rows && (!kernel_depends(a, t->m) || kernel_depends(b, t->m))) continue;
     if (kernel_depends(a, t->n)) continue;
     if (!kernel_depends(b, t->n) || !kernel_depends(a, t->k) || !kernel_depends(b, t->k)) continue;
-    t->factor[0] = matrix_factor(job, a, t->info->dtype[MATRIX_A]);
-    t->factor[1] = matrix_factor(job, b, t->info->dtype[MATRIX_B]);
+    t->factor[0] = matrix_factor(job, a, t->info->dtype[MATRIX_A], chained);
+    t->factor[1] = matrix_factor(job, b, t->info->dtype[MATRIX_B], false);
     return t->factor[0] && t->factor[1];
   }
   return false;

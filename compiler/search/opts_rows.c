@@ -31,8 +31,6 @@ static Status check_rows(const KernelInfo *k, const OptPlan *plan, const KeepPla
     if (!k->axes[a].reduce && !inside)
       return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): the row along axis %u is not inside of that loop",
                   keep->level, keep->value, a);
-    if (plan->groups)
-      return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): not for workgroups", keep->level, keep->value);
   }
   return NULL;
 }
@@ -101,7 +99,8 @@ static Status check_link(const KernelInfo *k, const OptPlan *plan, const RepairL
 
 static Status check_repair(const KernelInfo *k, OptPlan *plan) {
   if (!plan->repair.n) return NULL;
-  if (plan->carry >= 0 || plan->matrix.info) return refuse("not in a list with CARRY or TC");
+  if (plan->carry >= 0 || (plan->matrix.info && !plan->inner.info))
+    return refuse("not in a list with CARRY or TC");
   plan->repair_level = find_level(plan);
   for (uint32_t l = 0; l < plan->repair.n; l++) TRY(check_link(k, plan, &plan->repair.at[l]));
   return NULL;

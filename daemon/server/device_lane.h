@@ -30,6 +30,7 @@ struct DeviceJob {
   bool *updated;         /* by buffer: it writes that; malloc'd */
   bool updates;          /* it writes some: never sent twice */
   Slab *slab;            /* of a run; goes back to the pool after done */
+  bool brings_slab;      /* the worker sees it for the first time */
   struct Tenant *tenant; /* to charge; NULL = none */
   FairSource from;       /* who it is for; tenant 0 = kilnd itself */
   uint8_t level;         /* FAIR_*, inside the tenant */

@@ -59,10 +59,11 @@ void quota_run_end(Tenant *t) {
   t->used.runs--;
 }
 
-static Status seconds(const Tenant *t, Bucket *b, uint64_t quota, const char *what,
+/* times: how many quotas may be used before it is enough. */
+static Status seconds(const Tenant *t, Bucket *b, uint64_t quota, unsigned times, const char *what,
                       int64_t now_ns) {
   if (!quota) return NULL;
-  int64_t wait = bucket_take(b, (double)quota / HOUR, (double)quota, 0, now_ns);
+  int64_t wait = bucket_take(b, (double)quota / HOUR, times * (double)quota, 0, now_ns);
   if (!wait) return NULL;
   return status_retry(FAIL(RESOURCE_EXHAUSTED,
                            "the %" PRIu64 " seconds of %s per hour of tenant '%s' are used up",
@@ -71,11 +72,15 @@ static Status seconds(const Tenant *t, Bucket *b, uint64_t quota, const char *wh
 }
 
 Status quota_compile(Tenant *t, int64_t now_ns) {
-  return seconds(t, &t->compiling, t->quota.compile_seconds, "compiling", now_ns);
+  return seconds(t, &t->compiling, t->quota.compile_seconds, 1, "compiling", now_ns);
+}
+
+Status quota_compile_more(Tenant *t, int64_t now_ns) {
+  return seconds(t, &t->compiling, t->quota.compile_seconds, 2, "compiling", now_ns);
 }
 
 Status quota_tune(Tenant *t, int64_t now_ns) {
-  return seconds(t, &t->tuning, t->quota.tune_seconds, "tuning", now_ns);
+  return seconds(t, &t->tuning, t->quota.tune_seconds, 1, "tuning", now_ns);
 }
 
 void quota_compiled(Tenant *t, int64_t ns) {

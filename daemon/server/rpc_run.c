@@ -374,7 +374,7 @@ static Status map_memory(Run *run, Message *m) {
   void *at = NULL;
   if (!done->n_places) return NULL;
   int fd = message_take_fd(m, 0);
-  if (fd < 0) return FAIL(INTERNAL, "outputs without their memory");
+  if (fd < 0) return FAIL(RESOURCE_EXHAUSTED, "no descriptor was left for the outputs");
   Status st = shm_check(fd, done->memory_bytes);
   if (!st) st = shm_map(fd, done->memory_bytes, false, &at);
   run->memory = at;

@@ -78,7 +78,7 @@ def soak(bench_load, bench_upload, group, minutes, folder):
     port, dice = free_port(), random.Random(1)
     d = Daemon(folder, args=["--listen", f"127.0.0.1:{port}"],
                config=["[tls]", f"certificate = {folder}/server.pem", f"key = {folder}/server.key", "[cache]", "max_bytes = 64M",
-                       "[tuning]", "background = false", "[workers]", "compile = 2", *boss(), *section("a", "run, tune, cache-write"), *section("b")])
+                       "[tuning]", "background = false", "[limits]", "executables = 12", "[workers]", "compile = 2", *boss(), *section("a", "run, tune, cache-write"), *section("b")])
     local = As(d, "a")
     samples, rounds, clients, uploads, calls, wrong = Samples(d.process.pid), 0, [], [], 0, []
     end, unix = time.time() + minutes * 60, f"unix:{d.socket}"
@@ -99,8 +99,10 @@ def soak(bench_load, bench_upload, group, minutes, folder):
                 c.step()
             if rounds % 4 == 0:
                 c.tune()
+            if rounds % 2:
+                c.leave_nothing()  # else some is left for the limits to find
             clients.append(c)
-            uploads.append(list(c.kept))
+            uploads.append([*c.kept, *(c.counter or ())[1:2]])
         for ids in uploads[:-6]:
             local.stub.FreeBuffers(kiln_pb2.FreeBuffersRequest(buffers=ids))
         del uploads[:-6], clients[:-2]
@@ -108,6 +110,9 @@ def soak(bench_load, bench_upload, group, minutes, folder):
         over_tls.close()
         time.sleep(0.3)
         samples.take()
+        if rounds % 10 == 0:
+            print(f"  round {rounds}: " + ", ".join(f"{name} {rows[-1][1] >> 10} MiB {rows[-1][3]} fds" for (_, name), rows in samples.rows.items()
+                                                   if time.time() - samples.start - rows[-1][0] < 5), flush=True)
         calls += sum(sum(c.count.values()) for c in clients)
         wrong = [w for c in clients for w in c.wrong]
         if wrong:

@@ -157,7 +157,7 @@ static void open_conn(Conn *c, bool raw) {
     return;
   *c = (Conn){.fd = pair[0]};
   if (!raw) c->session = grpc_client_create(&grpc_config_default, &handler, c);
-  must(connection_open(server, pair[1], true));
+  must(connection_open(server, pair[1], 0));
 }
 
 static Call *start_call(Conn *c, const char *path, unsigned timeout_ms) {

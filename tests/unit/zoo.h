@@ -211,39 +211,53 @@ static inline ZooKernel zoo_softmax(Job *job, int64_t rows, int64_t cols, bool p
   return zoo_done(&z, "softmax", zoo_add(&z, row, c), share);
 }
 
-/* One row of scores: q[i] . k[j], and where `causal` -inf unless j <= i + past. */
-static inline UOp *zoo_score(Zoo *z, UOp *const *p, UOp *i, UOp *j, int64_t depth, bool causal) {
+/* An attention over elements of dtype d; the arithmetic in between is f32. */
+typedef struct ZooAttention {
+  DType d;
+  int64_t rows, keys, depth, width;
+  bool causal;
+} ZooAttention;
+
+/* One score: q[i] . k[j], and where `causal` -inf unless j <= i. */
+static inline UOp *zoo_score(Zoo *z, const ZooAttention *t, UOp *const *p, UOp *i, UOp *j) {
   Job *job = z->job;
-  UOp *k = zoo_range(z, AX_REDUCE, depth);
-  UOp *q = zoo_load(z, p[0], zoo_add(z, zoo_mul(z, i, depth), k), NULL);
-  UOp *at = zoo_load(z, p[1], zoo_add(z, zoo_mul(z, j, depth), k), NULL);
-  UOp *s = uop_reduce(job, OP_ADD, uop2(job, OP_MUL, q, at), &k, 1);
-  if (!causal) return s;
+  UOp *k = zoo_range(z, AX_REDUCE, t->depth);
+  UOp *q = zoo_load(z, p[0], zoo_add(z, zoo_mul(z, i, t->depth), k), NULL);
+  UOp *at = zoo_load(z, p[1], zoo_add(z, zoo_mul(z, j, t->depth), k), NULL);
+  UOp *product = uop2(job, OP_MUL, uop_cast(job, q, DT_F32), uop_cast(job, at, DT_F32));
+  UOp *s = uop_reduce(job, OP_ADD, product, &k, 1);
+  if (!t->causal) return s;
   UOp *none = uop_number(job, DT_F32, (double)-INFINITY);
   return uop3(job, OP_WHERE, uop2(job, OP_CMPLE, j, i), s, none);
 }
 
 /* o = softmax(q k^T) v, every reduction over a range of its own, as fusion leaves it. */
-static inline ZooKernel zoo_attention(Job *job, int64_t rows, int64_t keys, int64_t depth,
-                                      int64_t width, bool causal) {
+static inline ZooKernel zoo_attention_of(Job *job, const ZooAttention *t) {
   Zoo z = {.job = job};
   UOp *p[4];
-  p[3] = zoo_param(&z, DT_F32, zoo_times(job, rows, width));
-  p[0] = zoo_param(&z, DT_F32, zoo_times(job, rows, depth));
-  p[1] = zoo_param(&z, DT_F32, zoo_times(job, keys, depth));
-  p[2] = zoo_param(&z, DT_F32, zoo_times(job, keys, width));
-  UOp *i = zoo_range(&z, AX_LOOP, rows), *d = zoo_range(&z, AX_LOOP, width), *j[3], *s[3];
+  p[3] = zoo_param(&z, t->d, zoo_times(job, t->rows, t->width));
+  p[0] = zoo_param(&z, t->d, zoo_times(job, t->rows, t->depth));
+  p[1] = zoo_param(&z, t->d, zoo_times(job, t->keys, t->depth));
+  p[2] = zoo_param(&z, t->d, zoo_times(job, t->keys, t->width));
+  UOp *i = zoo_range(&z, AX_LOOP, t->rows), *d = zoo_range(&z, AX_LOOP, t->width), *j[3], *s[3];
   for (int n = 0; n < 3; n++) {
-    j[n] = zoo_range(&z, AX_REDUCE, keys);
-    s[n] = zoo_score(&z, p, i, j[n], depth, causal);
+    j[n] = zoo_range(&z, AX_REDUCE, t->keys);
+    s[n] = zoo_score(&z, t, p, i, j[n]);
   }
   UOp *max = uop_reduce(job, OP_MAX, s[0], &j[0], 1);
   UOp *sum = uop_reduce(job, OP_ADD, uop1(job, OP_EXP, uop2(job, OP_SUB, s[1], max)), &j[1], 1);
   UOp *e = uop1(job, OP_EXP, uop2(job, OP_SUB, s[2], max));
-  UOp *v = zoo_load(&z, p[2], zoo_add(&z, zoo_mul(&z, j[2], width), d), NULL);
+  UOp *v = zoo_load(&z, p[2], zoo_add(&z, zoo_mul(&z, j[2], t->width), d), NULL);
   UOp *share = uop2(job, OP_MUL, e, uop1(job, OP_RECIP, sum));
-  UOp *o = uop_reduce(job, OP_ADD, uop2(job, OP_MUL, share, v), &j[2], 1);
-  return zoo_done(&z, "attention", zoo_add(&z, zoo_mul(&z, i, width), d), o);
+  share = uop_cast(job, uop_cast(job, share, t->d), DT_F32);
+  UOp *o = uop2(job, OP_MUL, share, uop_cast(job, v, DT_F32));
+  o = uop_cast(job, uop_reduce(job, OP_ADD, o, &j[2], 1), t->d);
+  return zoo_done(&z, "attention", zoo_add(&z, zoo_mul(&z, i, t->width), d), o);
+}
+
+static inline ZooKernel zoo_attention(Job *job, int64_t rows, int64_t keys, int64_t depth,
+                                      int64_t width, bool causal) {
+  return zoo_attention_of(job, &(ZooAttention){DT_F32, rows, keys, depth, width, causal});
 }
 
 /* y = (x - mean) / sqrt(var + eps), with the variance as mean of squared differences or (fused) of

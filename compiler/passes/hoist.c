@@ -1,0 +1,53 @@
+/* sum over j of round(e[j] * r) * v[j]  =  r * sum over j of round(e[j]) * v[j]
+ *
+ * where r is the same for all j: softmax's division, done once per result instead of once per
+ * weight, and off the way between the sum of a row and its products. The weight is rounded to 16
+ * bits either way, to the same relative precision, and the sum is f32. */
+#include "compiler/passes/hoist.h"
+
+#include "compiler/passes/nodemap.h"
+
+static bool varies(const UOp *u, const UOp *reduce) {
+  for (uint32_t s = 1; s < reduce->nsrc; s++)
+    if (uop_is_open(u, reduce->src[s])) return true;
+  return false;
+}
+
+/* The product under f32(16-bit(...)), or NULL. */
+static UOp *rounded_product(UOp *f) {
+  UOp *half = f->op == OP_CAST && f->dtype == DT_F32 ? f->src[0] : NULL;
+  if (!half || half->op != OP_CAST || dtype_info[half->dtype].bytes != 2) return NULL;
+  UOp *p = half->src[0];
+  return p->op == OP_MUL && p->dtype == DT_F32 ? p : NULL;
+}
+
+static UOp *hoisted(Job *job, UOp *reduce) {
+  UOp *product = reduce->src[0];
+  bool sum = reduce->arg.i == OP_ADD && product->op == OP_MUL && product->dtype == DT_F32;
+  for (uint32_t s = 0; sum && s < 2; s++) {
+    UOp *f = product->src[s], *p = rounded_product(f);
+    for (uint32_t k = 0; p && k < 2; k++) {
+      UOp *same = p->src[k], *weight = p->src[!k];
+      if (varies(same, reduce) || !varies(weight, reduce) || weight->op != OP_EXP) continue;
+      weight = uop_cast(job, uop_cast(job, weight, (DType)f->src[0]->dtype), DT_F32);
+      UOp *x = uop2(job, OP_MUL, weight, product->src[!s]);
+      return uop2(job, OP_MUL, uop_reduce(job, OP_ADD, x, reduce->src + 1, reduce->nsrc - 1u),
+                  same);
+    }
+  }
+  return reduce;
+}
+
+UOp *hoist_factors(Job *job, UOp *kernel) {
+  UOpList list = uop_toposort(job, kernel);
+  NodeMap pos;
+  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
+  nodemap_number(job, &pos, &list);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
+    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
+    now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+    if (u->op == OP_REDUCE) now[i] = hoisted(job, now[i]);
+  }
+  return now[list.len - 1];
+}

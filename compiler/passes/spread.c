@@ -1,0 +1,88 @@
+/* A buffer of space 3 is laid out as one row for a whole workgroup, and threads take the elements
+ * that their numbers select: an index is a sum in which ranges over threads are digits of certain
+ * weights. Whoever made the kernel sees to it that all accesses have the same such digits, so that
+ * a thread reads what it has written itself. Then no memory need be shared: each thread has a
+ * buffer of its own, in which the places of those digits are left out - what counts in steps of
+ * more than a digit's span counts in so many fewer - and which registers can hold. */
+#include "compiler/passes/spread.h"
+
+#include <assert.h>
+
+#include "compiler/passes/linsum.h"
+
+enum { SPREAD = 3 };
+
+static const UOp *storage(const UOp *u) {
+  while (u->op == OP_AFTER) u = u->src[0];
+  return u;
+}
+
+static bool is_spread(const UOp *u) {
+  const UOp *b = storage(u);
+  return b->op == OP_BUFFER && b->arg.ints.at[1] == SPREAD;
+}
+
+static bool is_thread(const UOp *u) {
+  if (u->op != OP_RANGE) return false;
+  AxisType t = uop_axis(u);
+  return t == AX_WARP || t == AX_LOCAL || t == AX_GROUP;
+}
+
+/* A step of c elements of the row in elements of one thread. */
+static int64_t own_step(const LinSum *sum, int64_t c) {
+  int64_t step = c;
+  for (uint32_t i = 0; i < sum->n; i++) {
+    if (!is_thread(sum->at[i].atom)) continue;
+    int64_t size = sum->at[i].atom->src[0]->arg.i;
+    if (c < sum->at[i].coeff * size) continue;
+    assert(c % (sum->at[i].coeff * size) == 0); /* schedule_keep.c lays rows out so */
+    step /= size;
+  }
+  return step;
+}
+
+static UOp *own_index(Job *job, UOp *index) {
+  const LinSum *sum = linsum_index(job, index);
+  LinTerm *t = arena_array(&job->arena, sum->n + 1u, sizeof *t);
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < sum->n; i++)
+    if (!is_thread(sum->at[i].atom))
+      t[n++] = (LinTerm){sum->at[i].atom, own_step(sum, sum->at[i].coeff)};
+  return linsum_build(job, t, n, sum->konst ? own_step(sum, sum->konst) : 0);
+}
+
+/* Elements that one thread has of the buffer under an access. */
+static int64_t own_elements(Job *job, const UOp *buffer, UOp *index) {
+  const LinSum *sum = linsum_index(job, index);
+  int64_t n = buffer->arg.ints.at[0];
+  for (uint32_t i = 0; i < sum->n; i++)
+    if (is_thread(sum->at[i].atom)) n /= sum->at[i].atom->src[0]->arg.i;
+  return n;
+}
+
+UOp *spread_rows(Job *job, UOp *kernel) {
+  UOpList list = uop_toposort(job, kernel);
+  NodeMap pos;
+  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
+  bool any = false;
+  nodemap_number(job, &pos, &list);
+  for (size_t i = 0; i < list.len; i++) any |= list.at[i]->op == OP_BUFFER && is_spread(list.at[i]);
+  if (!any) return kernel;
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    if ((u->op != OP_INDEX && u->op != OP_STORE) || !is_spread(u->src[0])) continue;
+    const UOp *b = storage(u->src[0]);
+    int64_t ints[2] = {own_elements(job, b, u->src[1]), 0};
+    UOp *own = uop_make(job, OP_BUFFER, (DType)b->dtype, arg_both(b->arg.i, ints, 2), NULL, 0);
+    now[nodemap_get(&pos, b)] = own;
+  }
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
+    if (now[i]) continue;
+    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
+    if ((u->op == OP_INDEX || u->op == OP_STORE) && is_spread(u->src[0]))
+      src[1] = own_index(job, src[1]);
+    now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+  }
+  return now[list.len - 1];
+}

@@ -1,0 +1,160 @@
+/* Attention on workgroups: two products and a softmax as one kernel, whose row is repaired block by
+ * block. Scheduled, and lowered for every thread of a launch, it computes what the kernel says. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "compiler/ir/interp.h"
+#include "compiler/ir/matrix.h"
+#include "tests/unit/zoo_check.h"
+
+static uint64_t random_state = 11;
+
+static Scalar random_value(DType d) {
+  double v = ((int)zoo_below(&random_state, 65) - 32) / 16.;
+  return scalar_wrap(d, (Scalar){.f = v});
+}
+
+static void compare(const ZooRun *r, const char *stage, const uint8_t *want, const uint8_t *got) {
+  DType d = (DType)r->k.params[0]->dtype;
+  size_t bytes = dtype_info[d].bytes;
+  for (int64_t i = 0; i < r->k.params[0]->arg.ints.at[0]; i++) {
+    double x = scalar_load(d, want + (size_t)i * bytes).f;
+    double y = scalar_load(d, got + (size_t)i * bytes).f;
+    if (fabs(x - y) <= (d == DT_F32 ? 1e-4 : 0.02)) continue;
+    char text[200];
+    snprintf(text, sizeof text, "%s: element %lld is %g, not %g", stage, (long long)i, y, x);
+    zoo_explain(r, text);
+    fail();
+  }
+}
+
+static void check_run(Job *job, ZooRun *r) {
+  InterpBuffer bufs[4];
+  uint8_t *out[3];
+  for (uint32_t a = 0; a < r->k.nargs; a++) {
+    const UOp *p = r->k.params[a];
+    size_t item = dtype_info[p->dtype].bytes;
+    bufs[a].bytes = (size_t)p->arg.ints.at[0] * item;
+    bufs[a].data = arena_alloc(&job->arena, bufs[a].bytes);
+    for (int64_t i = 0; a && i < p->arg.ints.at[0]; i++)
+      scalar_store((DType)p->dtype, random_value((DType)p->dtype),
+                   (char *)bufs[a].data + (size_t)i * item);
+  }
+  for (int k = 0; k < 3; k++) {
+    bufs[0].data = out[k] = arena_alloc(&job->arena, bufs[0].bytes);
+    memset(out[k], 0x5A, bufs[0].bytes);
+    if (k == 0) zoo_must(r, interp_kernel(job, r->k.sink, bufs, r->k.nargs));
+    if (k == 1 && r->heuristic) continue;
+    if (k == 1) zoo_must(r, interp_kernel(job, r->scheduled, bufs, r->k.nargs));
+    if (k == 2) zoo_must(r, interp_launch(job, &r->linear, bufs, r->k.nargs));
+  }
+  if (!r->heuristic) compare(r, "scheduled", out[0], out[1]);
+  compare(r, "lowered", out[0], out[2]);
+}
+
+static size_t count_op(const ZooRun *r, Op op) {
+  size_t n = 0;
+  for (size_t i = 0; i < r->linear.len; i++) n += r->linear.list[i]->op == op;
+  return n;
+}
+
+typedef struct Case {
+  ZooAttention shape;
+  int id; /* of the matrix instruction, -1: none */
+  const char *opts;
+} Case;
+
+/* Axes: 0 rows, 1 width; 2, 4, 6 keys of the maximum, the sum and the output, 3, 5, 7 depth. */
+static const Case cases[] = {
+    {{DT_BF16, 16, 32, 16, 8, false}, MX_BF16_M16N8K16, "KEEP(0,0) KEEP(0,1) REPAIR(2,16)"},
+    {{DT_F16, 32, 64, 32, 16, false},
+     MX_F16_M16N8K16,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,32) UNROLL(2,4) UNROLL(4,4) UNROLL(6,2) UNROLL(3,2) "
+     "UPCAST(1,2)"},
+    {{DT_F16, 64, 64, 16, 16, true},
+     MX_F16_M16N8K16,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,16) UNROLL(2,2) UNROLL(4,2) UPCAST(1,2) UPCAST(0,2) LOCAL(0,2)"},
+    {{DT_BF16, 64, 128, 32, 16, true},
+     MX_BF16_M16N8K16,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,32) UNROLL(2,4) UNROLL(4,4) UNROLL(6,2) UNROLL(3,2) UPCAST(1,2) "
+     "UPCAST(0,2) LOCAL(0,2) STAGE(-1,4) STAGE(2,6) STAGE(6,12) PIPELINE(2,2)"},
+};
+
+static void chosen(void **state) {
+  (void)state;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Job job;
+    OptList rest;
+    job_init(&job, 0);
+    ZooRun r = {.target = &zoo_cuda, .k = zoo_attention_of(&job, &cases[i].shape)};
+    zoo_must(&r, opts_parse(&job, str_from(cases[i].opts), &rest));
+    if (cases[i].id >= 0) {
+      opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(cases[i].id, 2, 3));
+      opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(cases[i].id, 1, 6));
+    }
+    for (size_t k = 0; k < rest.len; k++)
+      opts_push(&job, &r.opts, (OptKind)rest.at[k].kind, rest.at[k].axis, rest.at[k].arg);
+    zoo_must(&r, opts_check(&job, r.k.sink, r.target, &r.opts));
+    zoo_must(&r, job_run(&job, zoo_compile, &r));
+    if (cases[i].id >= 0) assert_true(count_op(&r, OP_MMA) > 0 && count_op(&r, OP_PEER) > 0);
+    check_run(&job, &r);
+    job_deinit(&job);
+  }
+}
+
+/* What the heuristic makes of it, for sizes that no tile divides, too. */
+static void by_heuristic(void **state) {
+  static const ZooAttention shapes[] = {
+      {DT_BF16, 64, 96, 32, 32, false},
+      {DT_F16, 40, 70, 16, 16, true},
+      {DT_F16, 16, 50, 40, 32, false},
+  };
+  (void)state;
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    Job job;
+    job_init(&job, 0);
+    ZooRun r = {.target = &zoo_cuda, .k = zoo_attention_of(&job, &shapes[i]), .heuristic = true};
+    zoo_must(&r, job_run(&job, zoo_compile, &r));
+    assert_true(count_op(&r, OP_MMA) > 0 && count_op(&r, OP_PEER) > 0);
+    check_run(&job, &r);
+    job_deinit(&job);
+  }
+}
+
+/* A chain whose parts do not fit together is refused with the reason. */
+static void refused(void **state) {
+  static const char *const lists[] = {
+      "",                                /* nothing is repaired */
+      "REPAIR(2,16)",                    /* nothing is kept */
+      "KEEP(0,0) KEEP(0,1) REPAIR(2,8)", /* a block is less than a tile */
+      "KEEP(0,0) KEEP(0,1) GROUP(4,2) REPAIR(2,16)",
+  };
+  (void)state;
+  for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+    Job job;
+    OptList rest;
+    ZooAttention t = {DT_F16, 16, 32, 16, 8, false};
+    job_init(&job, 0);
+    ZooRun r = {.target = &zoo_cuda, .k = zoo_attention_of(&job, &t)};
+    opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(MX_F16_M16N8K16, 2, 3));
+    opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(MX_F16_M16N8K16, 1, 6));
+    zoo_must(&r, opts_parse(&job, str_from(lists[i]), &rest));
+    for (size_t k = 0; k < rest.len; k++)
+      opts_push(&job, &r.opts, (OptKind)rest.at[k].kind, rest.at[k].axis, rest.at[k].arg);
+    Status st = opts_check(&job, r.k.sink, r.target, &r.opts);
+    assert_non_null(st);
+    assert_int_equal(status_code(st), ST_INVALID_ARGUMENT);
+    status_drop(st);
+    job_deinit(&job);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(chosen), cmocka_unit_test(by_heuristic),
+                                     cmocka_unit_test(refused)};
+  return cmocka_run_group_tests_name("chain", tests, NULL, NULL);
+}
