@@ -215,7 +215,7 @@ static bool find_axes(Ctx *c, int *m, int *n, int *r) {
   bool swap = contiguous_along(c, &sums, k->store, (uint32_t)x) >
               contiguous_along(c, &sums, k->store, (uint32_t)y);
   *m = swap ? y : x, *n = swap ? x : y;
-  return size_of(c, *m) >= LEAST_SIZE / 2 && size_of(c, *n) >= LEAST_SIZE / 2;
+  return size_of(c, *m) >= LEAST_SIZE / 4 && size_of(c, *n) >= LEAST_SIZE / 2;
 }
 
 bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
