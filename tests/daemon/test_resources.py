@@ -215,12 +215,12 @@ def test_address_space_runs_out(start):
 def test_device_worker_without_memory(start):
     """The worker cannot map what a run needs: that run is refused, others are served; a new worker has what it needs."""
     d = start()
-    small_exe, big_exe = check_run(d).executable, d.compile(add_graph(1 << 22)).executable
-    big = {"x": ones(1 << 22), "b": ones(1 << 22)}
+    small_exe, big_exe = check_run(d).executable, d.compile(add_graph(1 << 20)).executable
+    big = {"x": ones(1 << 20), "b": ones(1 << 20)}
     assert d.run(big_exe, big)["y"][0] == 2
     pid = d.children("device")[0]
     limit(pid, resource.RLIMIT_AS, address_space(pid) + MIB)
-    more = 5 << 21  # needs new memory
+    more = 3 << 20  # needs new memory
     for _ in range(3):
         with pytest.raises(grpc.RpcError) as e:
             d.run(d.compile(add_graph(more)).executable, {"x": ones(more), "b": ones(more)})
