@@ -85,7 +85,8 @@ def soak(bench_load, bench_upload, group, minutes, folder):
     port, dice = free_port(), random.Random(1)
     d = Daemon(folder, args=["--listen", f"127.0.0.1:{port}"],
                config=["[tls]", f"certificate = {folder}/server.pem", f"key = {folder}/server.key", "[cache]", "max_bytes = 2M",
-                       "[tuning]", "background = false", "[limits]", "executables = 12", "[workers]", "compile = 2", *boss(), *section("a", "run, tune, cache-write"), *section("b")])
+                       "[tuning]", "background = false", "[limits]", "executables = 12", "[workers]", "compile = 2",
+                       *boss(), *section("a", "run, tune, cache-write"), *section("b")])
     local = As(d, "a")
     samples, rounds, clients, uploads, calls, wrong = Samples(d.process.pid), 0, [], [], 0, []
     end, unix = time.time() + minutes * 60, f"unix:{d.socket}"

@@ -42,7 +42,8 @@ def counter_graph(n):
 class Client(threading.Thread):
     """Goes on until `stop` is set, or does single steps by `step`. `d` is anything with Daemon's calls: its channel may come and go.
 
-    abandon: also compiles are given up, which costs a compile worker each. lost: handles may be gone (kilnd itself is what dies). Uploads that were acknowledged are in `kept`: id -> what is in it."""
+    abandon: also compiles are given up, which costs a compile worker each. lost: handles may be gone (kilnd itself is what dies). Uploads that
+    were acknowledged are in `kept`: id -> what is in it."""
 
     def __init__(self, d, seed, stop=None, allowed=(), lost=False, tune=False, pause=0.0, abandon=True):
         super().__init__(daemon=True)
@@ -52,7 +53,8 @@ class Client(threading.Thread):
         self.lock, self.abandon = threading.Lock(), abandon
         self.serial = 0
         self.work = self.counter = None
-        self.acts = [self.run_small] * 6 + [self.run_long] * 3 + [self.count_up] * 2 + [self.run_large] * 2 + [self.run_buffers] * 3 + [self.upload] * 3 + [self.read] * 3 + \
+        self.acts = [self.run_small] * 6 + [self.run_long] * 3 + [self.count_up] * 2 + [self.run_large] * 2 + [self.run_buffers] * 3 + \
+            [self.upload] * 3 + [self.read] * 3 + \
             [self.compile_new] * 2 + [self.compile_product, self.look, self.give_up, self.free]
         if tune:
             self.acts = [self.tune] * 3 + [self.run_small]
