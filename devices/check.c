@@ -92,6 +92,14 @@ static bool is_live(const CheckDevice *c, const Program *p, size_t *at) {
   return false;
 }
 
+static Status check_program_check(Device *d, const Program *p) {
+  return device_program_check(check_device(d)->inner, p);
+}
+
+static Status check_assemble(Device *d, const Bytes *images, size_t n, StrBuf *code) {
+  return device_assemble(check_device(d)->inner, images, n, code);
+}
+
 static void check_program_free(Device *d, Program *p) {
   CheckDevice *c = check_device(d);
   size_t at;
@@ -183,6 +191,8 @@ static const DeviceVtbl check_vtbl = {
     .buffer_free = check_buffer_free,
     .program_load = check_program_load,
     .program_free = check_program_free,
+    .program_check = check_program_check,
+    .assemble = check_assemble,
     .write = check_write,
     .read = check_read,
     .copy = check_copy,

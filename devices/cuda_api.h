@@ -15,6 +15,7 @@ typedef struct CuModule_ *CuModule;
 typedef struct CuFunction_ *CuFunction;
 typedef struct CuStream_ *CuStream;
 typedef struct CuEvent_ *CuEvent;
+typedef struct CuLink_ *CuLink;
 typedef struct CuGraph_ *CuGraph;
 typedef struct CuGraphExec_ *CuGraphExec;
 typedef struct CuGraphNode_ *CuGraphNode;
@@ -61,9 +62,13 @@ enum {
   CU_ATTR_SHARED_OPTIN = 97,
   /* attributes of functions */
   CU_FUNCTION_MAX_SHARED = 8,
+  CU_FUNCTION_LOCAL_BYTES = 3,
   /* options of the JIT */
+  CU_JIT_INFO_LOG = 3,
+  CU_JIT_INFO_LOG_BYTES = 4,
   CU_JIT_ERROR_LOG = 5,
   CU_JIT_ERROR_LOG_BYTES = 6,
+  CU_JIT_INPUT_PTX = 1,
   /* flags */
   CU_EVENT_NO_TIMING = 2,
   CU_STREAM_NON_BLOCKING = 1,
@@ -105,9 +110,16 @@ enum {
     (CuModule * m, const void *image, unsigned n, const int *options, void **values))              \
   X(module_unload, "cuModuleUnload", (CuModule m))                                                 \
   X(module_function, "cuModuleGetFunction", (CuFunction * f, CuModule m, const char *name))        \
+  X(link_create, "cuLinkCreate_v2", (unsigned n, const int *options, void **values, CuLink *l))    \
+  X(link_add, "cuLinkAddData_v2",                                                                  \
+    (CuLink l, int type, const void *data, size_t bytes, const char *name, unsigned n,             \
+     const int *options, void **values))                                                           \
+  X(link_complete, "cuLinkComplete", (CuLink l, void **cubin, size_t *bytes))                      \
+  X(link_destroy, "cuLinkDestroy", (CuLink l))                                                     \
   X(launch, "cuLaunchKernelEx",                                                                    \
     (const CuLaunchConfig *c, CuFunction f, void **params, void **extra))                          \
   X(function_set, "cuFuncSetAttribute", (CuFunction f, int attribute, int value))                  \
+  X(function_get, "cuFuncGetAttribute", (int *value, int attribute, CuFunction f))                 \
   X(context_device, "cuCtxGetDevice", (CuDevice * d))                                              \
   X(capture_begin, "cuStreamBeginCapture_v2", (CuStream s, int mode))                              \
   X(capture_info, "cuStreamGetCaptureInfo_v2",                                                     \

@@ -39,7 +39,7 @@ struct Buffer {
 };
 
 typedef struct ProgramSpec {
-  Bytes image; /* relocatable object (CPU), source (OpenCL), PTX or a cubin (CUDA) */
+  Bytes image; /* relocatable object (CPU), source (OpenCL), PTX or what was made of it (CUDA) */
   const char *entry;
   uint32_t threads; /* thread indices the entry is called with (CPU) */
   uint64_t
@@ -75,6 +75,14 @@ typedef struct DeviceVtbl {
   void (*buffer_free)(Device *d, Buffer *b);
   Status (*program_load)(Device *d, const ProgramSpec *spec, Program **out);
   void (*program_free)(Device *d, Program *p);
+  /* Optional: INVALID_ARGUMENT where the driver's compiler could not make of the code what was
+   * meant: registers that did not suffice, matrix instructions that wait for each other. It runs
+   * all the same. */
+  Status (*program_check)(Device *d, const Program *p);
+  /* Optional: does ahead what takes long in loading images, several at a time. code[i], which is
+   * the caller's, is to be loaded in place of images[i], now or whenever the device has the same
+   * driver; it stays empty where there is nothing to gain. */
+  Status (*assemble)(Device *d, const Bytes *images, size_t n, StrBuf *code);
   /* Between host memory and a buffer, in order with the launches submitted before; when they
    * return, `from` may be used again and `to` is filled. */
   Status (*write)(Device *d, Buffer *b, uint64_t offset, const void *from, uint64_t bytes);
@@ -122,6 +130,8 @@ Status device_buffer_alloc(Device *d, size_t size, int fd, Buffer **out);
 void device_buffer_free(Device *d, Buffer *b); /* NULL allowed */
 Status device_program_load(Device *d, const ProgramSpec *spec, Program **out);
 void device_program_free(Device *d, Program *p); /* NULL allowed */
+Status device_program_check(Device *d, const Program *p);
+Status device_assemble(Device *d, const Bytes *images, size_t n, StrBuf *code);
 /* OUT_OF_RANGE when the bytes lie outside the buffer. */
 Status device_write(Device *d, Buffer *b, uint64_t offset, const void *from, uint64_t bytes);
 Status device_read(Device *d, const Buffer *b, uint64_t offset, void *to, uint64_t bytes);

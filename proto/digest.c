@@ -1,6 +1,7 @@
 /* One fetched EVP_MD for the life of the process: an implicit fetch per call costs more than
  * hashing 64 bytes does. A Digest is an EVP_MD_CTX under another name, so there is nothing to
- * unpack between the two. */
+ * unpack between the two. OpenSSL allocates when one begins; so each thread has some that have
+ * begun already, and a process that is short of memory for a moment goes on hashing. */
 #include "proto/digest.h"
 
 #include <openssl/evp.h>
@@ -8,7 +9,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+enum { READY_MAX = 4 };
+typedef struct Ready {
+  EVP_MD_CTX *at[READY_MAX];
+  size_t n;
+} Ready;
+
 static EVP_MD *sha256;
+static pthread_key_t ready; /* of each thread; NULL before its first */
 static pthread_once_t fetched = PTHREAD_ONCE_INIT;
 
 static void must(bool ok, const char *what) {
@@ -18,21 +26,53 @@ static void must(bool ok, const char *what) {
   abort();
 }
 
-static void fetch(void) { must((sha256 = EVP_MD_fetch(NULL, "SHA256", NULL)) != NULL, "fetch"); }
+static void free_ready(void *at) {
+  Ready *r = at;
+  for (size_t i = 0; i < r->n; i++) EVP_MD_CTX_free(r->at[i]);
+  free(r);
+}
+
+static void fetch(void) {
+  must((sha256 = EVP_MD_fetch(NULL, "SHA256", NULL)) != NULL, "fetch");
+  must(!pthread_key_create(&ready, free_ready), "key");
+}
 
 void digest_init(void) { pthread_once(&fetched, fetch); }
 
-void digest_sha256(const void *bytes, size_t n, uint8_t out[DIGEST_BYTES]) {
-  digest_init();
-  must(EVP_Digest(n ? bytes : "", n, out, NULL, sha256, NULL), "digest");
+static EVP_MD_CTX *context(Digest *d) { return (EVP_MD_CTX *)(void *)d; }
+
+/* c, begun; NULL without memory, and c is freed. */
+static EVP_MD_CTX *begin(EVP_MD_CTX *c) {
+  if (c && EVP_DigestInit_ex2(c, sha256, NULL)) return c;
+  EVP_MD_CTX_free(c);
+  return NULL;
 }
 
-static EVP_MD_CTX *context(Digest *d) { return (EVP_MD_CTX *)(void *)d; }
+/* This thread's; NULL without memory. */
+static Ready *own(void) {
+  Ready *r = pthread_getspecific(ready);
+  if (r || !(r = calloc(1, sizeof *r))) return r;
+  if (!pthread_setspecific(ready, r)) return r;
+  free(r);
+  return NULL;
+}
+
+/* Makes good what was taken and what there was no memory for, with first for one of them. */
+static void refill(Ready *r, EVP_MD_CTX *first) {
+  while (r->n < READY_MAX) {
+    EVP_MD_CTX *c = begin(first ? first : EVP_MD_CTX_new());
+    first = NULL;
+    if (!c) return;
+    r->at[r->n++] = c;
+  }
+  EVP_MD_CTX_free(first);
+}
 
 Digest *digest_create(void) {
   digest_init();
-  EVP_MD_CTX *c = EVP_MD_CTX_new();
-  must(c && EVP_DigestInit_ex2(c, sha256, NULL), "init");
+  Ready *r = own();
+  EVP_MD_CTX *c = r && r->n ? r->at[--r->n] : begin(EVP_MD_CTX_new());
+  must(c != NULL, "init");
   return (Digest *)(void *)c;
 }
 
@@ -45,7 +85,20 @@ void digest_finish(Digest *d, uint8_t out[DIGEST_BYTES]) {
   digest_release(d);
 }
 
-void digest_release(Digest *d) { EVP_MD_CTX_free(context(d)); }
+void digest_release(Digest *d) {
+  if (!d) return;
+  Ready *r = own();
+  if (r)
+    refill(r, context(d));
+  else
+    EVP_MD_CTX_free(context(d));
+}
+
+void digest_sha256(const void *bytes, size_t n, uint8_t out[DIGEST_BYTES]) {
+  Digest *d = digest_create();
+  digest_add(d, bytes, n);
+  digest_finish(d, out);
+}
 
 char *digest_to_hex(const uint8_t *bytes, size_t n, char *out) {
   static const char digits[] = "0123456789abcdef";

@@ -44,6 +44,10 @@ typedef struct GrpcHandler {
   bool (*on_request)(void *ctx, GrpcStream *s, const GrpcHead *head);
   /* One whole message without its prefix; the view is valid during the call. */
   void (*on_message)(void *ctx, GrpcStream *s, Bytes msg);
+  /* Optional: what has come of a large message, of which `left` bytes are still to come. True: the
+   * handler has taken it, gets the others in the same way as they come, the last ones with left 0,
+   * and on_message is not called. What it says to those does not matter. */
+  bool (*on_part)(void *ctx, GrpcStream *s, Bytes part, size_t left);
   /* Server only: the client will send no more messages. */
   void (*on_half_close)(void *ctx, GrpcStream *s);
   /* Optional: what was queued has left for the output buffer, and is below 64 KiB again. */

@@ -55,7 +55,7 @@ void grpc_half_close(GrpcStream *s) {
   s->finished = true;
   if (!s->deferred) return;
   s->deferred = false;
-  nghttp2_session_resume_data(s->session->h2, s->id);
+  grpc_session_asked(s->session, nghttp2_session_resume_data(s->session->h2, s->id));
 }
 
 void grpc_cancel(GrpcStream *s, Status st) {

@@ -1,8 +1,9 @@
 /* Messages in and out of DATA frames: a flag byte, a 32-bit big-endian length, the message.
  *
  * In: a message that lies whole in the bytes at hand is delivered from there; only the rest is
- * copied into the stream's buffer. The window is given back as bytes are delivered or start an
- * incomplete message that its size limit bounds; while paused it is not given back at all.
+ * copied into the stream's buffer. A large message is offered to the handler in parts, as it comes.
+ * The window is given back as bytes are delivered or start an incomplete message that its size
+ * limit bounds; while paused it is not given back at all.
  *
  * Out: a queue of segments. The data provider only says how many bytes are ready (NO_COPY); the
  * bytes are moved when nghttp2 is ready to put them behind a frame header: small ones are copied
@@ -13,16 +14,35 @@
 #include "proto/grpc_internal.h"
 
 enum { REFER_MIN = 4 << 10, DRAIN_LOW = 64 << 10 };
+/* A message of so many bytes is worth offering in parts, once so many of it are there. */
+enum { PARTS_MIN = 64 << 10, PART_HEAD = 16 };
 
 /* -- receiving --------------------------------------------------------------------------------- */
 
 static void give_back(GrpcStream *s, size_t n) {
-  if (n) nghttp2_session_consume(s->session->h2, s->id, n);
+  if (n) grpc_session_asked(s->session, nghttp2_session_consume(s->session->h2, s->id, n));
 }
 
 static size_t undelivered(const GrpcStream *s) { return s->in.len - s->in_at; }
 
 size_t grpc_stream_incomplete(const GrpcStream *s) { return undelivered(s); }
+
+/* Offers the beginning of a message: true when the rest comes in parts. */
+static bool offer(GrpcStream *s, const uint8_t *p, size_t n, uint32_t len) {
+  const GrpcSession *g = s->session;
+  if (!g->handler->on_part || len < PARTS_MIN || n < PART_HEAD) return false;
+  if (!g->handler->on_part(g->ctx, s, (Bytes){p, n}, len - n)) return false;
+  s->part_left = len - n;
+  return true;
+}
+
+/* The next bytes of a message that goes in parts; how many that were. */
+static size_t deliver_part(GrpcStream *s, const uint8_t *p, size_t n) {
+  size_t k = n < s->part_left ? n : s->part_left;
+  s->part_left -= k;
+  if (k) s->session->handler->on_part(s->session->ctx, s, (Bytes){p, k}, s->part_left);
+  return k;
+}
 
 void grpc_frame_drop_input(GrpcStream *s) {
   s->discard = true;
@@ -50,8 +70,8 @@ static Status check_prefix(const GrpcStream *s, const uint8_t *p) {
 
 /* Delivers the whole messages at p; returns the bytes they took. */
 static size_t deliver(GrpcStream *s, const uint8_t *p, size_t n) {
-  size_t used = 0;
-  while (n - used >= PREFIX_BYTES && !s->paused && !s->discard) {
+  size_t used = s->part_left && !s->paused && !s->discard ? deliver_part(s, p, n) : 0;
+  while (n - used >= PREFIX_BYTES && !s->paused && !s->discard && !s->part_left) {
     const uint8_t *at = p + used;
     Status st = check_prefix(s, at);
     if (st) {
@@ -59,7 +79,8 @@ static size_t deliver(GrpcStream *s, const uint8_t *p, size_t n) {
       return used;
     }
     uint32_t len = message_length(at);
-    if (n - used - PREFIX_BYTES < len) return used;
+    size_t here = n - used - PREFIX_BYTES;
+    if (here < len) return offer(s, at + PREFIX_BYTES, here, len) ? n : used;
     s->session->handler->on_message(s->session->ctx, s, (Bytes){at + PREFIX_BYTES, len});
     used += PREFIX_BYTES + len;
   }
@@ -116,7 +137,7 @@ void grpc_frame_receive(GrpcStream *s, const uint8_t *p, size_t n) {
 static void end_of_input(GrpcStream *s) {
   GrpcSession *g = s->session;
   if (!g->server) return; /* the status in the trailers comes first */
-  if (undelivered(s)) {
+  if (undelivered(s) || s->part_left) {
     grpc_stream_fail(s, FAIL(INVALID_ARGUMENT, "the stream ended inside a message"));
     return;
   }
@@ -155,7 +176,7 @@ static void flush(GrpcStream *s) {
   if (s->session->server) grpc_server_flush(s);
   if (!s->deferred) return;
   s->deferred = false;
-  nghttp2_session_resume_data(s->session->h2, s->id);
+  grpc_session_asked(s->session, nghttp2_session_resume_data(s->session->h2, s->id));
 }
 
 void grpc_frame_drop_queue(GrpcStream *s) {

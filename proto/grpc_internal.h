@@ -61,6 +61,7 @@ struct GrpcStream {
   size_t max_message;
   StrBuf in; /* undelivered bytes begin at in_at */
   size_t in_at;
+  size_t part_left;  /* bytes to come of a message that is delivered in parts */
   size_t unconsumed; /* received while paused: window not given back */
   bool head_done;    /* server: the request's metadata has come, whole */
   bool accepted;     /* the handler knows the stream */
@@ -139,6 +140,11 @@ struct GrpcSession {
 
 /* grpc_session.c */
 GrpcStream *grpc_stream_create(GrpcSession *g, int32_t id);
+/* What the library was asked to do: when it had no memory for that the peer would wait for ever, so
+ * the connection ends. */
+static inline void grpc_session_asked(GrpcSession *g, int rv) {
+  if (rv == NGHTTP2_ERR_NOMEM) g->broken = true;
+}
 /* Calls on_close and frees. */
 void grpc_stream_close(GrpcStream *s, const StatusNote *st);
 /* Puts s on the list of streams that run at the next output. */

@@ -77,7 +77,7 @@ static void refuse_http(GrpcStream *s, const char *http_status) {
   const nghttp2_nv nv[] = {header(":status", http_status)};
   s->submitted = s->finished = true;
   grpc_frame_drop_input(s);
-  nghttp2_submit_response(s->session->h2, s->id, nv, 1, NULL);
+  grpc_session_asked(s->session, nghttp2_submit_response(s->session->h2, s->id, nv, 1, NULL));
 }
 
 static Str field_text(const HeadParse *h, HeadField f) {
@@ -168,13 +168,13 @@ void grpc_server_flush(GrpcStream *s) {
   if (s->finished && !s->queued) {
     StatusHeaders h;
     make_status(s->outcome, &h);
-    nghttp2_submit_response(h2, s->id, h.nv, h.n, NULL);
+    grpc_session_asked(s->session, nghttp2_submit_response(h2, s->id, h.nv, h.n, NULL));
     return;
   }
   static const nghttp2_nv nv[] = {FIXED_HEADER(":status", "200"),
                                   FIXED_HEADER("content-type", "application/grpc")};
   const nghttp2_data_provider provider = grpc_frame_provider(s);
-  nghttp2_submit_response(h2, s->id, nv, 2, &provider);
+  grpc_session_asked(s->session, nghttp2_submit_response(h2, s->id, nv, 2, &provider));
 }
 
 void grpc_finish(GrpcStream *s, Status st) {
@@ -188,7 +188,7 @@ void grpc_finish(GrpcStream *s, Status st) {
   grpc_server_flush(s);
   if (!s->deferred) return;
   s->deferred = false;
-  nghttp2_session_resume_data(s->session->h2, s->id);
+  grpc_session_asked(s->session, nghttp2_session_resume_data(s->session->h2, s->id));
 }
 
 void grpc_server_stream_closed(GrpcStream *s, uint32_t h2_error) {

@@ -131,8 +131,10 @@ int grpc_session_output(GrpcSession *g, struct iovec *iov, int cap) {
   output_compact(g);
   do {
     run_work(g);
-    if (nghttp2_session_send(g->h2))
-      nghttp2_session_terminate_session(g->h2, NGHTTP2_INTERNAL_ERROR);
+    if (nghttp2_session_send(g->h2)) {
+      g->broken = true; /* part of a frame may be missing: nothing can follow */
+      return 0;
+    }
   } while (g->work);
   int n = 0;
   for (size_t i = g->piece_at; i < g->pieces.len && n < cap; i++) {
@@ -273,12 +275,12 @@ static int on_header(nghttp2_session *h2, const nghttp2_frame *f, const uint8_t 
 
 static int on_data(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_t *bytes, size_t n,
                    void *user) {
-  (void)flags, (void)user;
+  (void)flags;
   GrpcStream *s = nghttp2_session_get_stream_user_data(h2, id);
   if (s)
     grpc_frame_receive(s, bytes, n);
   else
-    nghttp2_session_consume(h2, id, n);
+    grpc_session_asked(user, nghttp2_session_consume(h2, id, n));
   return 0;
 }
 

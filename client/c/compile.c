@@ -14,6 +14,7 @@ typedef struct Header {
   Kiln__V1__CompileOptions options;
   Kiln__V1__CompileOptions__DimsEntry *entries, **list;
   Kiln__V1__Dim *ranges, **range_list;
+  Kiln__V1__Batching batching;
   Kiln__V1__ModelFormat format;
   const char *name;
   ChunkSource source;
@@ -95,6 +96,10 @@ static Status header_init(Header *h, const KilnModel *m, const KilnCompileOption
   if (o->device) h->options.device = message_text(o->device);
   h->options.no_cache = o->no_cache;
   h->options.fast_math = o->fast_math;
+  kiln__v1__batching__init(&h->batching);
+  h->batching.delay_ms = o->batch_delay_ms > 0 ? (uint32_t)o->batch_delay_ms : 0;
+  h->batching.rows = o->batch_rows;
+  if (o->batch_delay_ms) h->options.batching = &h->batching;
   if ((st = open_source(m, &h->source))) goto fail;
   return NULL;
 fail:

@@ -47,8 +47,18 @@ static Status lay_out_explain(const void *message, Arena *a, void *out) {
                            .origin = k->origin};
     if (!take_tried(a, k, &list[i])) return answer_no_memory();
   }
-  *(KilnExplanation *)out = (KilnExplanation){
-      .device = m->device, .calls = m->calls, .count = m->n_kernels, .kernels = list};
+  static const Kiln__V1__RunEstimate none = KILN__V1__RUN_ESTIMATE__INIT;
+  const Kiln__V1__RunEstimate *run = m->run ? m->run : &none;
+  *(KilnExplanation *)out = (KilnExplanation){.device = m->device,
+                                              .calls = m->calls,
+                                              .count = m->n_kernels,
+                                              .kernels = list,
+                                              .run = {.device_ns = run->device_ns,
+                                                      .measured = run->measured,
+                                                      .wait_ns = run->wait_ns,
+                                                      .waiting = run->waiting,
+                                                      .host_bytes = run->host_bytes,
+                                                      .refused = run->refused}};
   return NULL;
 }
 

@@ -216,6 +216,10 @@ typedef struct KilnCompileOptions {
   const char *device; /* NULL = the server's choice */
   int no_cache;       /* neither read nor write the server's cache */
   int fast_math;      /* also algorithms that round otherwise than the graph does */
+  /* Runs that wait for a busy device may run together where rows are independent: for so long at
+   * most (below 0: each alone; 0: as the server is configured), and so many rows (0: the same). */
+  int batch_delay_ms;
+  uint32_t batch_rows;
 } KilnCompileOptions;
 
 typedef struct KilnExecutable {
@@ -337,11 +341,22 @@ typedef struct KilnKernel {
   const char *origin;        /* of a shared schedule: the node that found it; else "" */
 } KilnKernel;
 
+/* What a run would cost if it were asked for now. */
+typedef struct KilnEstimate {
+  int64_t device_ns;   /* of the device's time; 0 = not known */
+  int measured;        /* it is what runs took lately; else a sum of predictions */
+  int64_t wait_ns;     /* behind what waits for the device; rough */
+  uint64_t waiting;    /* runs of the caller's tenant that do */
+  uint64_t host_bytes; /* of its tensors, at most, when they are sent with it and back */
+  const char *refused; /* why it would be refused; "" = it would not */
+} KilnEstimate;
+
 typedef struct KilnExplanation {
   const char *device;
   uint32_t calls;
   size_t count;
   const KilnKernel *kernels;
+  KilnEstimate run;
 } KilnExplanation;
 /* What the kernels of an executable do, how they are scheduled, and at most `tried` records of each
  * of what was tried. How long they take says a run with KilnRunOptions.profile. */
@@ -477,7 +492,7 @@ typedef struct KilnTuneFailures {
 } KilnTuneFailures;
 
 typedef struct KilnTuneSummary {
-  const char *ended; /* "budget", "exhausted" */
+  const char *ended; /* "budget", "exhausted", "shared": another node has searched */
   int64_t wall_ns, model_first_ns, model_best_ns;
   uint32_t tried, measured, replaced;
   size_t nkernels, nfailures;

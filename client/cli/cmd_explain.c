@@ -133,6 +133,14 @@ static void print_kernel(const KilnKernel *k, const Timed *t, int64_t total) {
   print_tried(k);
 }
 
+static void print_estimate(const KilnEstimate *e) {
+  char device[CLI_NUMBER], wait[CLI_NUMBER], bytes[CLI_NUMBER];
+  printf("one more now: %s of the device (%s) after waiting for %s, %s of memory%s%s\n",
+         e->device_ns ? cli_ns(e->device_ns, device) : "-", e->measured ? "measured" : "predicted",
+         cli_ns(e->wait_ns, wait), cli_bytes(e->host_bytes, bytes),
+         *e->refused ? "; it would be refused: " : "", e->refused);
+}
+
 static void print_text(const char *path, const KilnExplanation *x, const Times *t,
                        const Timed *timed_, const size_t *order, size_t shown) {
   char whole[CLI_NUMBER], sum[CLI_NUMBER];
@@ -141,6 +149,7 @@ static void print_text(const char *path, const KilnExplanation *x, const Times *
   printf("%s: %zu kernels, %u calls on %s; a run takes %s, its calls one by one %s (%zu runs)\n",
          path, x->count, x->calls, x->device, cli_ns(t->device_ns, whole), cli_ns(total, sum),
          t->runs);
+  print_estimate(&x->run);
   printf("%10s %5s %5s %8s %8s %7s %10s %-9s %s\n", "time", "share", "calls", "flops", "bytes",
          "of roof", "predicted", "schedule", "kernel");
   for (size_t i = 0; i < shown; i++) print_kernel(&x->kernels[order[i]], &timed_[order[i]], total);
@@ -198,6 +207,13 @@ static void print_json(const char *path, const KilnExplanation *x, const Times *
   cJSON_AddStringToObject(j, "device", x->device);
   cJSON_AddNumberToObject(j, "device_ns", (double)t->device_ns);
   cJSON_AddNumberToObject(j, "profiled_runs", (double)t->runs);
+  cJSON *run = cJSON_AddObjectToObject(j, "run");
+  cJSON_AddNumberToObject(run, "device_ns", (double)x->run.device_ns);
+  cJSON_AddBoolToObject(run, "measured", x->run.measured);
+  cJSON_AddNumberToObject(run, "wait_ns", (double)x->run.wait_ns);
+  cJSON_AddNumberToObject(run, "waiting", (double)x->run.waiting);
+  cJSON_AddNumberToObject(run, "host_bytes", (double)x->run.host_bytes);
+  cJSON_AddStringToObject(run, "refused", x->run.refused);
   cJSON *list = cJSON_AddArrayToObject(j, "kernels");
   for (size_t i = 0; i < x->count; i++)
     cJSON_AddItemToArray(list, json_kernel(&x->kernels[order[i]], &timed_[order[i]]));

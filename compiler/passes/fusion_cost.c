@@ -21,7 +21,7 @@ static const double TILE_REUSE = 8;       /* loads that a register tile of a con
 static const double CONTRACTION = 4;      /* uses per operand element that make one */
 static const double FREE_SHARE = 1 / 16.; /* of a kernel's work that may be recomputed freely */
 static const double MOST = 1e15;
-enum { MAX_OPS = 256, MAX_DEMANDS = 8, MAX_PARTS = 4, SPLIT_SIZE = 32768 };
+enum { MAX_OPS = 256, MAX_DEMANDS = 8, MAX_PARTS = 4, SPLIT_SIZE = 32768, GROUP_ROW = 16384 };
 
 static double op_flops(Op op) {
   switch (op) {
@@ -270,13 +270,7 @@ static bool is_wider_byte(const Fusion *f, const Tensor *t) {
 /* Of what matrix instructions of the target take as it is: its readers widen it themselves. */
 static bool is_widened(const Fusion *f, const Tensor *t) {
   if (t->u->op != OP_CAST || !dtype_is_float((DType)t->u->dtype)) return false;
-  DType from = (DType)f->tensors[t->src[0]].u->dtype;
-  for (int64_t id = 0; id < MX__COUNT; id++) {
-    const MatrixInfo *m = matrix_info(id);
-    bool takes = m->dtype[MATRIX_A] == from && m->dtype[MATRIX_B] == from;
-    if (takes && m->dtype[MATRIX_C] == t->u->dtype && matrix_on(m, f->target)) return true;
-  }
-  return false;
+  return matrix_takes(f->target, (DType)f->tensors[t->src[0]].u->dtype, (DType)t->u->dtype);
 }
 
 static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
@@ -354,7 +348,9 @@ static const char *reduce_stores(const Fusion *f, const Tensor *t, const Tensor 
   if (k->nreduces == FUSED_REDUCES || !can_hoist(k, ranges)) {
     return "a reduction whose loops do not fit around those of others";
   }
-  bool alone = ranges != k->out && outputs < f->target->threads && all >= SPLIT_SIZE;
+  /* The threads of a workgroup share a row: only a long one is worth a kernel that cuts it. */
+  double most = f->target->max_group ? GROUP_ROW * outputs : SPLIT_SIZE;
+  bool alone = ranges != k->out && outputs < f->target->threads && all >= most;
   return alone ? "a long reduction to few elements" : NULL;
 }
 

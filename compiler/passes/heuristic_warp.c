@@ -215,7 +215,7 @@ static bool find_axes(Ctx *c, int *m, int *n, int *r) {
   bool swap = contiguous_along(c, &sums, k->store, (uint32_t)x) >
               contiguous_along(c, &sums, k->store, (uint32_t)y);
   *m = swap ? y : x, *n = swap ? x : y;
-  return size_of(c, *m) >= LEAST_SIZE / 2 && size_of(c, *n) >= LEAST_SIZE / 2;
+  return size_of(c, *m) >= LEAST_SIZE / 4 && size_of(c, *n) >= LEAST_SIZE / 2;
 }
 
 bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
@@ -238,28 +238,38 @@ bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, 
  * instruction's 64 rows below each other and all of the columns. */
 typedef struct Wide {
   int64_t groups, up, n;
-  int64_t resident; /* workgroups that a processor holds */
 } Wide;
 
-static const Wide wides[] = {{2, 1, 256, 1}, {2, 2, 128, 1}, {2, 1, 192, 1},
-                             {2, 1, 128, 2}, {1, 1, 256, 1}, {1, 1, 128, 3},
-                             {2, 1, 64, 3},  {1, 1, 64, 5},  {1, 1, 32, 8}};
-enum { WIDES = sizeof wides / sizeof *wides, ROWS = 64 };
+static const Wide wides[] = {{2, 1, 256}, {2, 2, 128}, {2, 1, 192}, {2, 1, 128}, {1, 1, 256},
+                             {1, 1, 128}, {2, 1, 64},  {1, 1, 64},  {1, 1, 32}};
+enum { WIDES = sizeof wides / sizeof *wides, ROWS = 64, MOST_PLACES = 8, GO_ON = 16 };
 
 static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
 
+/* Of a workgroup, in one step along the sum. */
+static int64_t step_size(const Wide *w) { return (rows_of(w) + w->n) * 128; }
+
 /* Cycles, as measured on an H100: the instructions of a step of 128 bytes, or its bytes from the
- * second level cache, and what is stored in the end. One workgroup of few warps does not hide what
- * it waits for. */
+ * second level cache, how long the first of them take, and what is stored in the end. A processor
+ * does one workgroup after the other: what it could hold besides is worth more as places. */
 static double wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int64_t k,
                         int64_t batch) {
   int64_t all = ceil_div(m, rows_of(w)) * ceil_div(n, w->n) * batch;
-  int64_t processors = c->target->threads ? c->target->threads : 1;
-  int64_t each = ceil_div(all, processors), held = each < w->resident ? each : w->resident;
+  int64_t each = ceil_div(all, c->target->threads ? c->target->threads : 1);
   double work = (double)(rows_of(w) * w->n), products = work / 32 / 0.93;
-  double bytes = (double)((rows_of(w) + w->n) * 128) / 49;
-  double one = (double)k * (products > bytes ? products : bytes) + 2000 + work / 16;
-  return (double)each * one * (held * w->groups < 2 ? 1.4 : 1);
+  double bytes = (double)step_size(w) / 49;
+  return (double)each * ((double)k * (products > bytes ? products : bytes) + 3500 + work / 16);
+}
+
+/* Whether 16 bytes of the factor lie side by side along the sum, or along its own axis where its
+ * elements have 16 bits: else copies are slow, and fewer columns are better. */
+static bool lies_in_rows(const Ctx *c, const UOp *factor, int m, int n, int r) {
+  const UOp *u = factor->op == OP_CAST ? factor->src[0] : factor;
+  if (u->op != OP_INDEX) return false;
+  const LinSum *at = linsum_index(c->job, u->src[1]);
+  int own = kernel_depends(u, (uint32_t)m) ? m : n;
+  bool turned = dtype_info[u->dtype].bytes == 2 && linsum_coeff(at, c->k->axes[own].range) == 1;
+  return turned || linsum_coeff(at, c->k->axes[r].range) == 1;
 }
 
 /* The row of the table for the kernel's dtypes and so many columns; -1: none. */
@@ -269,6 +279,7 @@ static int64_t wide_row(Ctx *c, int m, int n, int r, int64_t columns) {
     size_t before = c->opts->len;
     if (!info->shared || info->n != (unsigned)columns || !matrix_on(info, c->target)) continue;
     bool pad = c->k->axes[r].divisor % info->k;
+    if (2 * ceil_div(size_of(c, r), info->k) * info->k > 3 * size_of(c, r)) continue;
     if (pad && !try_opt(c, OPT_PADTO, r, info->k)) continue;
     if (try_opt(c, OPT_TC, m, opt_tc_arg(id, (uint32_t)n, (uint32_t)r))) return id;
     c->opts->len = before;
@@ -298,8 +309,11 @@ static void order_tiles(Ctx *c, UOp **kernel, OptList *head, const Wide *w, int 
 static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   if (w->up > 1 && !try_opt(c, OPT_UPCAST, m, w->up)) return false;
   if (w->groups > 1 && !try_opt(c, OPT_LOCAL, m, w->groups)) return false;
-  for (int64_t places = 4; places > 1; places--)
-    if (try_opt(c, OPT_PIPELINE, r, places)) break;
+  int64_t places = (int64_t)c->target->local_bytes / step_size(w), steps = c->plan.axes[r].outer;
+  if (places > MOST_PLACES) places = MOST_PLACES;
+  if (places > steps) places = steps;
+  for (; places > 1; places--)
+    if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
   return true;
 }
 
@@ -310,7 +324,7 @@ static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) 
   int64_t steps = ceil_div(size_of(c, r), ROWS), batch = batch_of(c, m, n);
   for (uint32_t i = 0; i < WIDES; i++) {
     const Wide *w = &wides[i];
-    if (size_of(c, m) < rows_of(w) || size_of(c, n) < w->n) continue;
+    if (c->k->axes[m].least < rows_of(w) || c->k->axes[n].least < w->n) continue;
     double t = wide_time(c, w, size_of(c, m), size_of(c, n), steps, batch);
     uint32_t at = count++;
     for (; at > 0 && time[at - 1] > t; at--) time[at] = time[at - 1], out[at] = out[at - 1];
@@ -326,6 +340,9 @@ bool heuristic_warp_groups(Job *job, UOp *kernel, const Target *target, OptList 
   const Wide *ranked[WIDES];
   int m, n, r;
   if (!find_axes(&c, &m, &n, &r)) return false;
+  const UOp *product = main_sum(&c)->src[0];
+  for (int f = 0; f < 2; f++)
+    if (!lies_in_rows(&c, product->src[f], m, n, r)) return false;
   uint32_t count = rank_wides(&c, m, n, r, ranked);
   for (uint32_t i = 0; i < count; i++) {
     OptList head = {0};

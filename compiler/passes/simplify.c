@@ -8,7 +8,8 @@
  *   interpreter, if it is small. It becomes a CONST when all elements are equal, else a constant
  *   buffer. Outputs without parameters are likewise known bytes and need no kernel.
  * - A long SCAN of few rows is cut into pieces (scan.c).
- * - A long reduction to fewer elements than there are threads is done in two stages. */
+ * - A long reduction to fewer elements than there are threads is done in two stages, and so is a
+ * deep product of small matrices. */
 #include "compiler/passes/simplify.h"
 
 #include "base/vec.h"
@@ -25,6 +26,11 @@ enum {
   THREADS_EACH = 2048, /* threads */
   PIECE_ROWS = 64,     /* a piece of a column is no shorter */
   MIN_COLUMNS = 32,
+  LEAST_ROWS = 8,      /* of a factor of a product of matrices */
+  ITEM = 2,            /* bytes of an element that instructions for matrices take */
+  ROW_COLUMNS = 256,   /* of a row that is multiplied, for a workgroup */
+  PRODUCT_TILE = 64,   /* rows and columns of a product that one workgroup computes, or more */
+  PRODUCT_STEPS = 512, /* a piece of a sum of products is no shorter */
 };
 
 /* -- reductions changed one by one ------------------------------------------------------------- */
@@ -102,7 +108,62 @@ static bool is_column(const UOp *u) {
   return u->src[0]->shape.at[last] >= MIN_COLUMNS;
 }
 
+/* Whether the factor depends on its place along the axis, as far as one can tell. */
+static bool varies(const UOp *f, uint32_t axis) {
+  while (f->op == OP_CAST) f = f->src[0];
+  return f->op != OP_EXPAND || f->src[0]->shape.at[axis] == f->shape.at[axis];
+}
+
+/* Whether a factor comes from elements of 16 bits. */
+static bool of_halves(const UOp *f) {
+  while (f->op == OP_CAST || (f->nsrc == 1 && op_info[f->op].flags & OPF_MOVE)) f = f->src[0];
+  return dtype_info[f->dtype].bytes == ITEM;
+}
+
+/* Whether the last axis of a factor, the one that is summed, is another one in memory. */
+static bool is_turned(const UOp *f) {
+  bool turned = false;
+  for (; f->op == OP_CAST || (f->nsrc == 1 && op_info[f->op].flags & OPF_MOVE); f = f->src[0])
+    turned |= f->op == OP_PERMUTE;
+  return turned;
+}
+
+/* A product of two matrices, on a device with instructions for that, whose tiles leave processors
+ * with nothing to do: into how many pieces its sum is cut, so that they all have a part. What the
+ * pieces store is less than half of what the factors load. */
+static int64_t product_pieces(const UOp *u, const Target *target) {
+  const UOp *x = u->src[0];
+  int64_t size[2] = {1, 1};
+  if (!target->max_group || target->warp <= 1 || x->op != OP_MUL || u->arg.i != OP_ADD) return 1;
+  if (u->arg.ints.n != 1 || u->symbolic) return 1;
+  int64_t deep = x->shape.at[u->arg.ints.at[0]];
+  for (uint32_t k = 0; k < x->shape.n; k++) {
+    bool a = varies(x->src[0], k), b = varies(x->src[1], k);
+    if (k == u->arg.ints.at[0] || x->shape.at[k] == 1) continue;
+    if (a == b) return 1; /* a batch of products has more tiles */
+    size[b] *= x->shape.at[k];
+  }
+  int64_t loads = (size[0] + size[1]) * deep * ITEM, stores = size[0] * size[1] * 8;
+  int64_t most = loads / 2 / stores, step = PRODUCT_STEPS, tiles;
+  if (!of_halves(x->src[0]) || !of_halves(x->src[1])) return 1; /* no such instructions */
+  if (size[0] == 1 || size[1] == 1) { /* a row times columns: a workgroup has some of these */
+    if (!is_turned(x->src[size[0] == 1])) return 1;
+    tiles = (size[0] * size[1] + ROW_COLUMNS - 1) / ROW_COLUMNS;
+    step = PRODUCT_STEPS / 4;
+  } else if (size[0] < LEAST_ROWS || size[1] < LEAST_ROWS) {
+    return 1;
+  } else {
+    int64_t m = size[0] < PRODUCT_TILE ? size[0] : PRODUCT_TILE;
+    int64_t n = size[1] < PRODUCT_TILE ? size[1] : PRODUCT_TILE;
+    tiles = ((size[0] + m - 1) / m) * ((size[1] + n - 1) / n);
+  }
+  int64_t want = 2 * (int64_t)target->threads / tiles;
+  if (most > deep / step) most = deep / step;
+  return want < most ? want : most;
+}
+
 static int64_t wanted_pieces(const UOp *u, const Target *target) {
+  if (product_pieces(u, target) > 1) return product_pieces(u, target);
   if (!target->max_group || target->warp <= 1) return PIECES;
   int64_t n = shape_numel(u->shape), size = shape_numel(u->src[0]->shape) / n;
   if (!is_column(u)) return (int64_t)target->threads * GROUPS_EACH;
@@ -125,6 +186,12 @@ static UOp *split_reduce(Job *job, UOp *u, UOp *x, const Target *target) {
   dims[axis + 1] = shape.at[axis] / pieces;
   for (uint32_t k = 0; k < axes.n; k++) inner[k] = axes.at[k] + (axes.at[k] >= axis);
   x = uop_make(job, OP_RESHAPE, DT_VOID, arg_ints(dims, shape.n + 1), &x, 1);
+  if (product_pieces(u, target) > 1) { /* pieces one after the other: the rows stay whole */
+    for (uint32_t k = 0; k <= shape.n; k++) dims[k] = k > axis ? k : k - 1;
+    dims[0] = axis;
+    x = uop_make(job, OP_PERMUTE, DT_VOID, arg_ints(dims, shape.n + 1), &x, 1);
+    axis = 0;
+  }
   x = uop_make(job, OP_REDUCE, DT_VOID, arg_both(u->arg.i, inner, axes.n), &x, 1);
   x = uop1(job, OP_CONTIGUOUS, x);
   x = uop_make(job, OP_REDUCE, DT_VOID, arg_both(u->arg.i, &axis, 1), &x, 1);
@@ -143,6 +210,7 @@ static bool is_long(const UOp *u, const Target *target) {
   if (n < 1) return false;
   bool columns = target->max_group && target->warp > 1 && is_column(u) && !is_product(u->src[0]);
   if (columns) return all >= SPLIT_SIZE && wanted_pieces(u, target) > 1;
+  if (product_pieces(u, target) > 1) return true;
   return n < (int64_t)target->threads && all / n >= SPLIT_SIZE;
 }
 

@@ -537,6 +537,7 @@ static void choices(Steps *t, const SpaceRow *row, int axis) {
   case MATRIX: matrices(t, row, axis); break;
   case SLOTS:
     for (int32_t n = 2; n <= 4; n++) step_to(t, row, axis, n, false);
+    for (int32_t n = 3; n <= 4; n++) step_to(t, row, axis, n + 16, false); /* go on into the next */
     break;
   }
 }

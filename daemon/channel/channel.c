@@ -13,12 +13,13 @@
 
 #include "proto/limits.h"
 
-enum { SEND_BATCH = 16 };
+/* A packet that gathers messages has room for so many bytes. */
+enum { SEND_BATCH = 16, PREFIX = 4, GATHER = 8 << 10 };
 
 struct ChannelPacket {
   ChannelPacket *next;
   int fds[CHANNEL_FDS_MAX];
-  size_t nfds, len;
+  size_t nfds, len, cap, messages;
   uint8_t bytes[];
 };
 
@@ -28,7 +29,6 @@ static const PbLimits envelope_limits = {
 
 Status channel_init(Channel *c, int fd) {
   *c = (Channel){.fd = fd, .in = malloc(CHANNEL_PACKET_MAX)};
-  c->last = &c->first;
   arena_init(&c->arena, 0);
   if (c->in) return NULL;
   channel_deinit(c);
@@ -36,23 +36,37 @@ Status channel_init(Channel *c, int fd) {
 }
 
 /* What it held belongs to one tenant; the memory serves the next. */
-static void packet_free(ChannelPacket *p) {
+static void packet_free(Channel *c, ChannelPacket *p) {
   explicit_bzero(p->bytes, p->len);
   for (size_t i = 0; i < p->nfds; i++) close(p->fds[i]);
-  explicit_bzero(p->bytes, p->len); /* a tenant's tensors: the next one's worker is this one */
-  free(p);
+  if (p->cap == GATHER && !c->spare)
+    c->spare = p;
+  else
+    free(p);
+}
+
+static ChannelPacket *packet_create(Channel *c, size_t cap) {
+  ChannelPacket *p = c->spare && cap <= GATHER ? c->spare : NULL;
+  if (p) {
+    c->spare = NULL;
+    cap = GATHER;
+  } else if (!(p = malloc(sizeof *p + cap))) {
+    return NULL;
+  }
+  *p = (ChannelPacket){.cap = cap};
+  return p;
 }
 
 void channel_deinit(Channel *c) {
   for (ChannelPacket *p = c->first, *next; p; p = next) {
     next = p->next;
-    packet_free(p);
+    packet_free(c, p);
   }
+  free(c->spare);
   if (c->fd >= 0) close(c->fd);
   free(c->in);
   arena_deinit(&c->arena);
   *c = (Channel){.fd = -1};
-  c->last = &c->first;
 }
 
 /* -- sending ------------------------------------------------------------------------------------
@@ -89,34 +103,52 @@ static Status send_failed(int error) {
   return FAIL(UNAVAILABLE, "sending to the other process: %s", strerror(error));
 }
 
-/* A packet of len bytes, to be filled, at the end of the queue. */
-static Status enqueue(Channel *c, size_t len, const int *fds, size_t nfds, ChannelPacket **out) {
-  ChannelPacket *p = *out = malloc(sizeof *p + len);
-  if (!p) return FAIL(RESOURCE_EXHAUSTED, "queueing a message");
-  *p = (ChannelPacket){.len = len};
-  for (; p->nfds < nfds; p->nfds++) {
-    p->fds[p->nfds] = fcntl(fds[p->nfds], F_DUPFD_CLOEXEC, 0);
-    if (p->fds[p->nfds] < 0) {
-      packet_free(p);
+static void put_length(uint8_t *at, size_t len) {
+  for (int i = 0; i < PREFIX; i++) at[i] = (uint8_t)(len >> 8 * i);
+}
+
+static size_t get_length(const uint8_t *at) {
+  size_t len = 0;
+  for (int i = 0; i < PREFIX; i++) len |= (size_t)at[i] << 8 * i;
+  return len;
+}
+
+/* Room for a message of len bytes behind its length at the end of the queue: in the last packet
+ * when neither has descriptors and it fits, else in a new one. */
+static Status enqueue(Channel *c, size_t len, const int *fds, size_t nfds, uint8_t **out) {
+  ChannelPacket *p = c->last;
+  size_t need = PREFIX + len;
+  if (!p || nfds || p->nfds || need > p->cap - p->len) {
+    p = packet_create(c, c->hold && !nfds && need < GATHER ? GATHER : need);
+    if (!p) return FAIL(RESOURCE_EXHAUSTED, "queueing a message");
+    for (; p->nfds < nfds; p->nfds++) {
+      p->fds[p->nfds] = fcntl(fds[p->nfds], F_DUPFD_CLOEXEC, 0);
+      if (p->fds[p->nfds] >= 0) continue;
+      packet_free(c, p);
       return FAIL(RESOURCE_EXHAUSTED, "duplicating a descriptor: %s", strerror(errno));
     }
+    *(c->last ? &c->last->next : &c->first) = p;
+    c->last = p;
   }
-  *c->last = p;
-  c->last = &p->next;
+  put_length(p->bytes + p->len, len);
+  *out = p->bytes + p->len + PREFIX;
+  p->len += need;
+  p->messages++;
   c->waiting++;
   return NULL;
 }
 
-static Status send_or_queue(Channel *c, const uint8_t *bytes, size_t len, const int *fds,
-                            size_t nfds) {
-  ChannelPacket *p;
+/* bytes: a message behind room for its length. */
+static Status send_or_queue(Channel *c, uint8_t *bytes, size_t len, const int *fds, size_t nfds) {
+  uint8_t *at;
+  put_length(bytes, len);
   if (!c->first && !c->hold) {
-    int error = send_packet(c->fd, bytes, len, fds, nfds);
+    int error = send_packet(c->fd, bytes, PREFIX + len, fds, nfds);
     if (!error) return NULL;
     if (error != EAGAIN && error != EWOULDBLOCK) return send_failed(error);
   }
-  TRY(enqueue(c, len, fds, nfds, &p));
-  memcpy(p->bytes, bytes, len);
+  TRY(enqueue(c, len, fds, nfds, &at));
+  memcpy(at, bytes + PREFIX, len);
   return NULL;
 }
 
@@ -124,7 +156,7 @@ static Status send_or_queue(Channel *c, const uint8_t *bytes, size_t len, const 
 static Status send_bulk(Channel *c, const Kiln__V1__Envelope *env, size_t len, const int *fds,
                         size_t nfds) {
   int all[CHANNEL_FDS_MAX] = {-1};
-  uint8_t small[32];
+  uint8_t small[PREFIX + 32];
   uint8_t *bytes = malloc(len);
   if (!bytes) return FAIL(RESOURCE_EXHAUSTED, "message of %zu bytes", len);
   kiln__v1__envelope__pack(env, bytes);
@@ -137,7 +169,8 @@ static Status send_bulk(Channel *c, const Kiln__V1__Envelope *env, size_t len, c
   announce.id = env->id;
   announce.body_case = KILN__V1__ENVELOPE__BODY_BULK;
   announce.bulk = len;
-  st = send_or_queue(c, small, kiln__v1__envelope__pack(&announce, small), all, nfds + 1);
+  size_t n = kiln__v1__envelope__pack(&announce, small + PREFIX);
+  st = send_or_queue(c, small, n, all, nfds + 1);
   close(all[0]);
   return st;
 }
@@ -150,14 +183,14 @@ Status channel_send(Channel *c, const Kiln__V1__Envelope *env, const int *fds, s
   if (len > envelope_limits.max_bytes)
     return FAIL(RESOURCE_EXHAUSTED, "message of %zu bytes, at most %zu", len,
                 envelope_limits.max_bytes);
-  if (len > sizeof packet) return send_bulk(c, env, len, fds, nfds);
+  if (len > sizeof packet - PREFIX) return send_bulk(c, env, len, fds, nfds);
   if (c->hold) {
-    ChannelPacket *p;
-    TRY(enqueue(c, len, fds, nfds, &p));
-    kiln__v1__envelope__pack(env, p->bytes);
+    uint8_t *at;
+    TRY(enqueue(c, len, fds, nfds, &at));
+    kiln__v1__envelope__pack(env, at);
     return NULL;
   }
-  kiln__v1__envelope__pack(env, packet);
+  kiln__v1__envelope__pack(env, packet + PREFIX);
   return send_or_queue(c, packet, len, fds, nfds);
 }
 
@@ -183,9 +216,9 @@ Status channel_flush(Channel *c) {
     if (sent < 0) return send_failed(errno);
     for (; sent; sent--) {
       ChannelPacket *p = c->first;
-      if (!(c->first = p->next)) c->last = &c->first;
-      c->waiting--;
-      packet_free(p);
+      if (!(c->first = p->next)) c->last = NULL;
+      c->waiting -= p->messages;
+      packet_free(c, p);
     }
   }
   return NULL;
@@ -265,7 +298,8 @@ static Status unpack_bulk(Channel *c, Message *out) {
   return NULL;
 }
 
-Status channel_recv(Channel *c, Message *out) {
+/* The next packet, into the buffer; nothing when none is there. */
+static Status receive(Channel *c, Message *out) {
   union {
     struct cmsghdr align;
     char room[CMSG_SPACE(CHANNEL_FDS_MAX * sizeof(int))];
@@ -275,8 +309,6 @@ Status channel_recv(Channel *c, Message *out) {
                        .msg_iovlen = 1,
                        .msg_control = control.room,
                        .msg_controllen = sizeof control.room};
-  *out = (Message){0};
-  if (c->fd < 0) return FAIL(UNAVAILABLE, "the other process is gone");
   ssize_t n;
   bool reset =
       false; /* said once, when the peer left something unread; what it sent is still here */
@@ -286,16 +318,30 @@ Status channel_recv(Channel *c, Message *out) {
   if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return NULL;
   if (n < 0) return FAIL(UNAVAILABLE, "receiving from the other process: %s", strerror(errno));
   take_descriptors(&msg, out);
-  Status st = NULL;
-  if (!n)
-    st = FAIL(UNAVAILABLE, "the other process is gone");
-  else if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
-    st = FAIL(INTERNAL, "message over the packet size");
-  if (!st) {
-    arena_reset(&c->arena);
-    st = unpack(c, (Bytes){c->in, (size_t)n}, out);
-  }
-  if (!st && out->env->body_case == KILN__V1__ENVELOPE__BODY_BULK) st = unpack_bulk(c, out);
+  if (!n) return FAIL(UNAVAILABLE, "the other process is gone");
+  if (msg.msg_flags & MSG_TRUNC) /* MSG_CTRUNC: this process is out of descriptors */
+    return FAIL(INTERNAL, "message over the packet size");
+  c->at = 0;
+  c->end = (size_t)n;
+  return NULL;
+}
+
+/* The next message of the packet. */
+static Status take(Channel *c, Message *out) {
+  size_t left = c->end - c->at, len = left < PREFIX ? 0 : get_length(c->in + c->at);
+  Bytes bytes = {c->in + c->at + PREFIX, len};
+  if (left < PREFIX || len > left - PREFIX) return FAIL(INTERNAL, "a message beyond its packet");
+  c->at += PREFIX + len;
+  arena_reset(&c->arena);
+  TRY(unpack(c, bytes, out));
+  return out->env->body_case == KILN__V1__ENVELOPE__BODY_BULK ? unpack_bulk(c, out) : NULL;
+}
+
+Status channel_recv(Channel *c, Message *out) {
+  *out = (Message){0};
+  if (c->fd < 0) return FAIL(UNAVAILABLE, "the other process is gone");
+  Status st = channel_pending(c) ? NULL : receive(c, out);
+  if (!st && channel_pending(c)) st = take(c, out);
   if (st) message_close(out);
   return st;
 }

@@ -3,9 +3,10 @@
  *
  * The same code serves both ends. A worker's socket blocks, so its queue stays empty; kilnd's does
  * not, and what the socket refuses waits in the queue until channel_flush. An end that sends many
- * small messages holds them and flushes: one call, and the other end is woken once. Messages keep
- * their order. A message over CHANNEL_PACKET_MAX travels as a sealed memfd announced by a small
- * packet.
+ * small messages holds them and flushes: one call, and the other end is woken once. A packet is one
+ * message or several, each behind its length (4 bytes, little endian); descriptors come with a
+ * message that is alone. Messages keep their order. A message over CHANNEL_PACKET_MAX travels as a
+ * sealed memfd announced by a small packet.
  */
 #pragma once
 
@@ -17,17 +18,20 @@ enum { CHANNEL_PACKET_MAX = 64 << 10, CHANNEL_FDS_MAX = 4 };
 
 typedef struct ChannelPacket ChannelPacket;
 typedef struct Channel {
-  int fd;                       /* -1 when closed */
-  ChannelPacket *first, **last; /* waiting to be sent */
-  size_t waiting;               /* how many */
-  bool hold;                    /* what is sent waits for channel_flush, which sends it together */
-  bool poll;                    /* channel_recv does not wait, though the socket may */
-  uint8_t *in;                  /* receive buffer */
-  Arena arena;                  /* of the message received last */
+  int fd;                      /* -1 when closed */
+  ChannelPacket *first, *last; /* waiting to be sent */
+  ChannelPacket *spare;        /* empty, of the usual size; NULL: none */
+  size_t waiting;              /* messages in them */
+  bool hold;                   /* what is sent waits for channel_flush, which sends it together */
+  bool poll;                   /* channel_recv does not wait, though the socket may */
+  uint8_t *in;                 /* receive buffer: [at, end) has not been looked at */
+  size_t at, end;
+  Arena arena; /* of the message received last */
 } Channel;
 
 /* A received message. env lives until the next channel_recv. The descriptors belong to the
- * receiver: it takes them with message_take_fd, and message_close closes what is left. */
+ * receiver: it takes them with message_take_fd, and message_close closes what is left. They are
+ * fewer than were sent when this process has no room for more. */
 typedef struct Message {
   const Kiln__V1__Envelope *env;
   int fds[CHANNEL_FDS_MAX];
@@ -42,6 +46,8 @@ Status channel_send(Channel *c, const Kiln__V1__Envelope *env, const int *fds, s
 /* Sends what waits, as far as the socket takes it. */
 Status channel_flush(Channel *c);
 static inline bool channel_waiting(const Channel *c) { return c->first != NULL; }
+/* Messages have been received that nobody has taken: the socket does not tell of them. */
+static inline bool channel_pending(const Channel *c) { return c->at < c->end; }
 /* out->env is NULL when nothing is there (non-blocking sockets). UNAVAILABLE when the peer is gone,
  * INTERNAL when it sent nonsense. */
 Status channel_recv(Channel *c, Message *out);

@@ -44,8 +44,8 @@ static uint64_t largest(const BatchMember *m) {
   return most;
 }
 
-static int64_t rows_max(const Server *s, const Executable *e) {
-  int64_t most = e->face->vars[0]->max, allowed = (int64_t)s->config.batch_rows;
+static int64_t rows_max(const Executable *e) {
+  int64_t most = e->face->vars[0]->max, allowed = (int64_t)e->batch_rows;
   return most < allowed ? most : allowed;
 }
 
@@ -58,7 +58,7 @@ static bool fits(const Batch *b, const BatchMember *m) {
   const Server *s = b->server;
   return !b->job && b->exe == m->exe && b->tenant == m->request->tenant &&
          b->first->level == m->level && same_outputs(b->first->message, m->message) &&
-         m->message->vars[0] <= rows_max(s, b->exe) - b->rows &&
+         m->message->vars[0] <= rows_max(b->exe) - b->rows &&
          largest(m) <= s->config.max_tensor_bytes - b->most;
 }
 
@@ -71,14 +71,15 @@ static Batch *batch_create(const BatchMember *m) {
   *b = (Batch){.server = s,
                .exe = executable_retain(m->exe),
                .tenant = m->request->tenant,
-               .due_ns = clock_now_ns() + (int64_t)s->config.batch_delay_ms * 1000000};
+               .due_ns = clock_now_ns() + (int64_t)m->exe->batch_delay_ms * 1000000};
   b->last = &b->first;
   arena_init(&b->arena, 0);
   if ((b->next = s->batches)) b->next->link = &b->next;
   b->link = &s->batches;
   s->batches = b;
-  if (!uv_is_active((uv_handle_t *)&s->batch_timer))
-    uv_timer_start(&s->batch_timer, on_timer, s->config.batch_delay_ms, 0);
+  if (!uv_is_active((uv_handle_t *)&s->batch_timer) ||
+      uv_timer_get_due_in(&s->batch_timer) > m->exe->batch_delay_ms)
+    uv_timer_start(&s->batch_timer, on_timer, m->exe->batch_delay_ms, 0);
   return b;
 }
 
@@ -263,7 +264,7 @@ void batches_flush(Server *s) {
   for (Batch *b = s->batches, *next; b; b = next) {
     next = b->next;
     if (b->job) continue;
-    if (b->due_ns <= now || b->rows >= rows_max(s, b->exe) || device_lane_idle(b->exe->device))
+    if (b->due_ns <= now || b->rows >= rows_max(b->exe) || device_lane_idle(b->exe->device))
       dispatch(b);
     else if (!first || b->due_ns < first)
       first = b->due_ns;

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/server/compile.h"
+#include "daemon/server/quota.h"
 
 /* One kernel of the plan on its way. */
 typedef struct BuildKernel {
@@ -230,6 +231,7 @@ static void on_kernel(void *ctx, Message *m, Status st) {
     b->report.compiled++;
   }
   b->pending--;
+  if (!st && b->pending && b->payer) st = quota_compile_more(b->payer, clock_now_ns());
   if (st)
     build_finish(b, NULL, WRAP(st, "kernel '%s'", k->message.name));
   else if (!b->pending)

@@ -146,6 +146,7 @@ static void on_loaded(void *ctx, DeviceJob *job, Message *m, Status st) {
     return;
   }
   c->report.load_ns = m->env->load_done->wall_ns;
+  assembled_keep(e, m->env->load_done, !c->no_cache);
   compile_finish(c, e); /* the registry keeps e alive */
 }
 
@@ -255,6 +256,10 @@ static Status make_executable(Compile *c) {
   e->device = c->device;
   e->model = model_data_retain(c->model);
   e->private_ = c->no_cache;
+  const Kiln__V1__Batching *batching = c->message->options->batching;
+  const Config *config = &c->server->config;
+  e->batch_delay_ms = batching ? batching->delay_ms : config->batch_delay_ms;
+  e->batch_rows = batching && batching->rows ? batching->rows : config->batch_rows;
   e->name = arena_strdup(&e->arena, str_from(c->name));
   e->options.len = kiln__v1__frontend_job__get_packed_size(c->message);
   uint8_t *packed = arena_alloc(&e->arena, e->options.len + 1);
@@ -405,6 +410,20 @@ static Status start_compare(Compile *c, Bytes options, bool *out) {
 /* -- start --------------------------------------------------------------------------------------
  */
 
+static Status copy_batching(Arena *arena, const Kiln__V1__Batching *b,
+                            Kiln__V1__CompileOptions *out) {
+  if (!b) return NULL;
+  if (b->delay_ms > BATCH_DELAY_MAX || b->rows > BATCH_ROWS_MAX)
+    return FAIL(INVALID_ARGUMENT, "batching: expected at most %d ms and %d rows, got %u and %u",
+                BATCH_DELAY_MAX, BATCH_ROWS_MAX, b->delay_ms, b->rows);
+  Kiln__V1__Batching *copy = out->batching = arena_alloc(arena, sizeof *copy);
+  if (!copy) return FAIL(RESOURCE_EXHAUSTED, "compile");
+  kiln__v1__batching__init(copy);
+  copy->delay_ms = b->delay_ms;
+  copy->rows = b->rows;
+  return NULL;
+}
+
 /* The message of a spec, its dims in canonical form, in arena. */
 static Status make_message(Arena *arena, const CompileSpec *spec, Kiln__V1__FrontendJob **out) {
   Kiln__V1__FrontendJob *m = *out = arena_alloc(arena, sizeof *m);
@@ -415,6 +434,7 @@ static Status make_message(Arena *arena, const CompileSpec *spec, Kiln__V1__Fron
   m->format = spec->format;
   m->options = o;
   o->fast_math = spec->options && spec->options->fast_math;
+  if (spec->options) TRY(copy_batching(arena, spec->options->batching, o));
   return dims_options(arena, spec->options, o);
 }
 

@@ -56,3 +56,7 @@ typedef struct BuildWaiter {
 Status build_join(Server *s, DeviceLane *device, Tenant *tenant, bool no_cache, const char *name,
                   const Kiln__V1__FrontendDone *face, CompileJob *held, BuildWaiter *w);
 void build_leave(BuildWaiter *w);
+
+/* What the device made of kernels when it loaded e takes their place: in the artifact, for a worker
+ * that loads it again, and with `store` in the cache, for the next start. */
+void assembled_keep(Executable *e, const Kiln__V1__LoadDone *m, bool store);

@@ -481,8 +481,9 @@ Status config_check(const Config *c) {
   if (c->compile_workers > COMPILE_WORKERS_MAX)
     return FAIL(INVALID_ARGUMENT, "compile: at most %d workers, got %" PRIu64, COMPILE_WORKERS_MAX,
                 c->compile_workers);
-  if (!c->batch_rows || c->batch_rows > 65536 || c->batch_delay_ms > 10000)
-    return FAIL(INVALID_ARGUMENT, "batching: expected 1 to 65536 rows and at most 10000 ms");
+  if (!c->batch_rows || c->batch_rows > BATCH_ROWS_MAX || c->batch_delay_ms > BATCH_DELAY_MAX)
+    return FAIL(INVALID_ARGUMENT, "batching: expected 1 to %d rows and at most %d ms",
+                BATCH_ROWS_MAX, BATCH_DELAY_MAX);
   if (!c->tuning_share || c->tuning_share > 100)
     return FAIL(INVALID_ARGUMENT, "share: expected 1 to 100 percent, got %" PRIu64,
                 c->tuning_share);

@@ -71,6 +71,8 @@ typedef struct Config {
   size_t ntenants;
 } Config;
 
+enum { BATCH_DELAY_MAX = 10000, BATCH_ROWS_MAX = 65536 };
+
 Status config_init(Config *c); /* defaults; fails only without memory */
 void config_deinit(Config *c);
 /* INVALID_ARGUMENT names file, line and key. */

@@ -59,6 +59,10 @@ static void on_message(void *ctx, GrpcStream *s, Bytes msg) {
   (void)ctx;
   if (grpc_stream_ctx(s)) request_message(grpc_stream_ctx(s), msg);
 }
+static bool on_part(void *ctx, GrpcStream *s, Bytes part, size_t left) {
+  (void)ctx;
+  return grpc_stream_ctx(s) && request_part(grpc_stream_ctx(s), part, left);
+}
 static void on_half_close(void *ctx, GrpcStream *s) {
   (void)ctx;
   if (grpc_stream_ctx(s)) request_half_close(grpc_stream_ctx(s));
@@ -75,6 +79,7 @@ static void on_close(void *ctx, GrpcStream *s, const StatusNote *st) {
 
 static const GrpcHandler handler = {.on_request = on_request,
                                     .on_message = on_message,
+                                    .on_part = on_part,
                                     .on_half_close = on_half_close,
                                     .on_drain = on_drain,
                                     .on_close = on_close};
@@ -569,6 +574,7 @@ static void expire(Connection *c, uint64_t now) {
 
 void connections_expire(Server *s) {
   uint64_t now = uv_now(&s->loop);
+  connections_flush(s); /* what waits after this waits for its reader */
   expire_senders(s);
   for (Connection *c = s->connections, *next; c; c = next) {
     next = c->next;

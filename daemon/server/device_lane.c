@@ -4,7 +4,9 @@
  * read too, and only trying again, one at a time, tells which one kills.
  *
  * What was sent cannot be overtaken any more, so little is sent ahead: enough that the device finds
- * the next job when it ends one, not more than AHEAD_NS of work or, when jobs are long, one job. */
+ * the next job when it ends one, not more than AHEAD_NS of work or, when jobs are long, one job.
+ * That one is called back when somebody comes who goes before it: if the worker has not begun with
+ * it, it answers so, and the job waits again. */
 #include "daemon/server/device_lane.h"
 
 #include <assert.h>
@@ -20,7 +22,7 @@
 #include "proto/limits.h"
 
 enum { IN_FLIGHT_MAX = 32, PATIENCE = 3, MICROSECOND = 1000 };
-enum { BRIEF_NS = 50 * MICROSECOND };
+enum { BRIEF_NS = 50 * MICROSECOND, RECALL_NS = 30 * MICROSECOND };
 enum { AHEAD_NS = 100 * MICROSECOND, AHEAD_ONE_NS = 2000 * MICROSECOND };
 /* A job that nothing is known of; the longest that an executable is preferred because its weights
  * are warm, and how fast they would be read again. */
@@ -41,7 +43,8 @@ struct DeviceLane {
   uint64_t incarnation;
   uint64_t next_id;
   DeviceQueue flight;
-  int64_t flight_ns, answered_ns; /* estimated, of those in flight; when the last answer came */
+  DeviceJob *recalled;            /* one of those in flight; NULL: none */
+  int64_t flight_ns, answered_ns; /* estimated, of the others; when the last answer came */
   FairQueue waiting;
   DeviceJob *lent;    /* to its owner, once nothing is in flight any more; NULL: nobody */
   bool lent_begun;    /* he knows */
@@ -57,7 +60,8 @@ struct DeviceLane {
   uint8_t fingerprint[DIGEST_BYTES];
   unsigned failures, restarts;
   char last_failure[192];
-  char load_error[256]; /* of the last load that the lane did by itself */
+  char load_error[256]; /* of the last thing that the lane gave the worker by itself */
+  StatusCode load_code;
 };
 
 static void lane_start(DeviceLane *l);
@@ -183,12 +187,18 @@ static Status send_job(DeviceLane *l, DeviceJob *job, const int *fds, size_t nfd
   return NULL;
 }
 
+/* What jobs behind this one will miss. */
+static void note_error(DeviceLane *l, Status st) {
+  l->load_code = status_code(st);
+  status_text(st, l->load_error, sizeof l->load_error);
+  status_drop(st);
+}
+
 static void on_loaded(void *ctx, DeviceJob *job, Message *m, Status st) {
   DeviceLane *l = ctx;
   (void)m;
   if (!st) return;
-  status_text(st, l->load_error, sizeof l->load_error);
-  status_drop(st);
+  note_error(l, st);
   job->exe->loaded_in = 0;
   char name[128], error[300];
   LOG_ERROR("an executable cannot be loaded", "device=%s model=%s error=%s", l->spec.name,
@@ -238,6 +248,26 @@ static Status need_executable(DeviceLane *l, Executable *e) {
   return st;
 }
 
+static void on_created(void *ctx, DeviceJob *job, Message *m, Status st) {
+  DeviceLane *l = ctx;
+  (void)m;
+  if (!st) return;
+  note_error(l, st);
+  job->buffers[0]->incarnation = 0; /* the next run that needs it tries again */
+}
+
+static DeviceJob *create_job(DeviceLane *l, DeviceBuffer *b) {
+  DeviceJob *job = device_job_create();
+  if (!job || !(job->buffers = malloc(sizeof *job->buffers))) {
+    free(job);
+    return NULL;
+  }
+  job->buffers[job->nbuffers++] = device_buffer_retain(b);
+  job->done = on_created;
+  job->ctx = l;
+  return job;
+}
+
 static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
   char id[ID_TEXT];
   if (b->lost)
@@ -249,7 +279,7 @@ static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
     return FAIL(DATA_LOSS,
                 "buffer '%s' was made or updated by a run and lost when device %s restarted (%s)",
                 id_text("buf", b->id, b->secret, id), l->spec.name, l->last_failure);
-  DeviceJob *create = device_job_create();
+  DeviceJob *create = create_job(l, b);
   Kiln__V1__BufferCreate m = KILN__V1__BUFFER_CREATE__INIT;
   if (!create) return FAIL(RESOURCE_EXHAUSTED, "restoring a buffer");
   m.buffer = b->id;
@@ -277,6 +307,7 @@ static Status start_job(DeviceLane *l, DeviceJob *job) {
     job->env.run->slab = job->slab->id;
     job->env.run->slab_bytes = bring ? job->slab->size : 0;
     if (bring) fd = job->slab->fd;
+    job->brings_slab = bring;
     job->slab->incarnation = l->incarnation;
   }
   if (job->env.body_case == KILN__V1__ENVELOPE__BODY_RUN)
@@ -293,13 +324,18 @@ static bool room(const DeviceLane *l) {
   if (!l->flight.len) return true;
   if (l->flight.first->tried) return false;
   return l->flight.len < IN_FLIGHT_MAX &&
-         l->flight_ns < (l->flight.len > 1 ? AHEAD_NS : AHEAD_ONE_NS);
+         l->flight_ns < (l->flight.len - (l->recalled != NULL) > 1 ? AHEAD_NS : AHEAD_ONE_NS);
 }
 
 /* The next job; NULL when there is none, or it has to wait for those in flight. A job that is tried
  * again goes alone. */
 static DeviceJob *next_job(DeviceLane *l) {
   if (!room(l)) return NULL;
+  if (l->recalled && !l->again.first) { /* behind it waits the rest of its session */
+    const FairJob *first = fair_first(&l->waiting);
+    bool same = first && first->session == l->recalled->fair.session;
+    return same ? NULL : of_fair(fair_take(&l->waiting, 0));
+  }
   if (!l->again.first) return of_fair(fair_take(&l->waiting, l->slack_ns));
   return l->flight.first && l->again.first->tried ? NULL : queue_pop(&l->again);
 }
@@ -353,13 +389,18 @@ static int64_t backlog_ns(const DeviceLane *l) {
   return (int64_t)l->waiting.len * (l->typical_ns ? l->typical_ns : UNKNOWN_NS);
 }
 
-static Status admit(DeviceLane *l, const DeviceJob *job) {
+int64_t device_lane_wait_ns(const DeviceLane *l, const FairSource *from, size_t *waiting) {
+  double share = fair_share(&l->waiting, from);
+  *waiting = fair_waiting(&l->waiting, from->tenant);
+  double mine = (double)*waiting * (double)(l->typical_ns ? l->typical_ns : UNKNOWN_NS);
+  int64_t own = (int64_t)(mine / share), all = backlog_ns(l);
+  return l->flight_ns + (own < all ? own : all);
+}
+
+Status device_lane_admits(const DeviceLane *l, const FairSource *from) {
   if (l->state != LS_UP && l->failures >= PATIENCE)
     return FAIL(UNAVAILABLE, "device %s is out of service (%s)", l->spec.name, l->last_failure);
-  if (job->deadline_ns && clock_now_ns() > job->deadline_ns)
-    return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run could wait for device %s",
-                l->spec.name);
-  size_t waiting = fair_waiting(&l->waiting, job->from.tenant);
+  size_t waiting = fair_waiting(&l->waiting, from->tenant);
   if (waiting < l->spec.max_queue) return NULL;
   return status_retry(FAIL(RESOURCE_EXHAUSTED,
                            "%zu runs wait for device %s already; try again later", waiting,
@@ -367,9 +408,40 @@ static Status admit(DeviceLane *l, const DeviceJob *job) {
                       backlog_ns(l));
 }
 
+static Status admit(const DeviceLane *l, const DeviceJob *job) {
+  if (job->deadline_ns && clock_now_ns() > job->deadline_ns)
+    return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run could wait for device %s",
+                l->spec.name);
+  return device_lane_admits(l, &job->from);
+}
+
 static int64_t estimate(const DeviceJob *job) {
   if (job->env.body_case == KILN__V1__ENVELOPE__BODY__NOT_SET && !job->lends) return 0;
   return job->exe && job->exe->typical_ns ? job->exe->typical_ns : UNKNOWN_NS;
+}
+
+/* The job that was sent ahead of one that now waits and would have gone before it. */
+static void recall(DeviceLane *l, const DeviceJob *waiting) {
+  if (l->flight.len < 2 || l->recalled || fair_first(&l->waiting) != &waiting->fair) return;
+  DeviceJob *last = l->flight.first;
+  while (last->next) last = last->next;
+  if (last->env.body_case != KILN__V1__ENVELOPE__BODY_RUN || !last->fair.session ||
+      last->fair.estimate_ns < RECALL_NS || !fair_before(&waiting->fair, &last->fair))
+    return;
+  l->recalled = last;
+  l->flight_ns -= last->fair.estimate_ns;
+  recall_post(l->cancelled, last->env.id);
+}
+
+/* What was called back had not begun. */
+static void put_back(DeviceLane *l, DeviceJob *job) {
+  job->in_flight = false;
+  if (!job->done) { /* cancelled meanwhile */
+    job_free(l, job);
+    return;
+  }
+  Status st = fair_put_back(&l->waiting, &job->fair);
+  if (st) job_finish(l, job, NULL, st);
 }
 
 Status device_lane_submit(DeviceLane *l, DeviceJob *job) {
@@ -383,6 +455,7 @@ Status device_lane_submit(DeviceLane *l, DeviceJob *job) {
     return st;
   }
   job->submitted = true;
+  recall(l, job);
   return NULL;
 }
 
@@ -396,7 +469,7 @@ static void measure(DeviceLane *l, DeviceJob *job, const Kiln__V1__Envelope *env
   if (since < l->answered_ns) since = l->answered_ns;
   job->measured_ns = now - since;
   l->answered_ns = now;
-  l->flight_ns -= job->fair.estimate_ns;
+  if (job != l->recalled) l->flight_ns -= job->fair.estimate_ns;
   if (env->body_case != KILN__V1__ENVELOPE__BODY_RUN_DONE) return;
   if (env->run_done->wall_ns > 0 && env->run_done->wall_ns < job->measured_ns)
     job->measured_ns = env->run_done->wall_ns;
@@ -457,9 +530,18 @@ static void on_hello(DeviceLane *l, const Message *m) {
   l->spec.changed(l->spec.ctx);
 }
 
+/* The worker has all that the job asked for before it. */
+static bool has_all(const DeviceLane *l, const DeviceJob *job) {
+  if (job->exe && job->exe->loaded_in != l->incarnation) return false;
+  for (size_t i = 0; i < job->nbuffers; i++)
+    if (job->buffers[i]->incarnation != l->incarnation) return false;
+  return true;
+}
+
 static Status answer_status(DeviceLane *l, const DeviceJob *job, const Kiln__V1__ErrorReply *e) {
-  if (job->exe && job->exe->loaded_in != l->incarnation && l->load_error[0])
-    return FAIL(INTERNAL, "loading again: %s", l->load_error);
+  bool own = job->done == on_loaded || job->done == on_created;
+  if (!own && l->load_error[0] && !has_all(l, job))
+    return status_new(l->load_code, NULL, __FILE__, __LINE__, "loading again: %s", l->load_error);
   StatusCode code = e->code > 0 && e->code < ST__COUNT ? (StatusCode)e->code : ST_INTERNAL;
   return status_new(code, NULL, __FILE__, __LINE__, "%s", e->message);
 }
@@ -471,6 +553,8 @@ static bool answers(const DeviceJob *job, const Kiln__V1__Envelope *env) {
     return env->body_case == KILN__V1__ENVELOPE__BODY_DONE;
   return (int)env->body_case == (int)job->env.body_case + 1; /* numbered in pairs */
 }
+
+static void forget_slab(void *ctx, const Slab *s);
 
 static void on_message(void *ctx, Message *m) {
   DeviceLane *l = ctx;
@@ -488,8 +572,18 @@ static void on_message(void *ctx, Message *m) {
   l->failures = 0;
   worker_set_deadline(l->worker, l->flight.first ? l->spec.run_seconds : 0, "over its time");
   bool failed = m->env->body_case == KILN__V1__ENVELOPE__BODY_ERROR;
+  bool recalled = job == l->recalled;
+  if (recalled) l->recalled = NULL;
+  if (failed && recalled && m->env->error->code == ST_ABORTED) {
+    put_back(l, job);
+    return;
+  }
   Status st = failed ? answer_status(l, job, m->env->error) : NULL;
   if (failed && job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD) job->exe->loaded_in = 0;
+  if (failed && job->slab && job->brings_slab) {
+    forget_slab(l, job->slab); /* whether it has it or not */
+    job->slab->incarnation = 0;
+  }
   job_finish(l, job, failed ? NULL : m, st);
 }
 
@@ -512,6 +606,7 @@ static void requeue(DeviceLane *l, bool suspect) {
   queue_init(&l->again);
   queue_init(&l->flight);
   l->flight_ns = 0;
+  l->recalled = NULL;
   if (!flight.first) flight.last = &flight.first;
   for (DeviceJob *job; (job = queue_pop(&flight)); suspect = false) {
     bool own = job->env.body_case == KILN__V1__ENVELOPE__BODY_BUFFER_CREATE ||

@@ -30,6 +30,7 @@ struct DeviceJob {
   bool *updated;         /* by buffer: it writes that; malloc'd */
   bool updates;          /* it writes some: never sent twice */
   Slab *slab;            /* of a run; goes back to the pool after done */
+  bool brings_slab;      /* the worker sees it for the first time */
   struct Tenant *tenant; /* to charge; NULL = none */
   FairSource from;       /* who it is for; tenant 0 = kilnd itself */
   uint8_t level;         /* FAIR_*, inside the tenant */
@@ -73,6 +74,10 @@ void device_lane_flush(DeviceLane *l);
  * not submitted is freed. */
 void device_lane_cancel(DeviceLane *l, DeviceJob *job);
 
+/* How long a job of this tenant would wait, roughly, and how many of his do. */
+int64_t device_lane_wait_ns(const DeviceLane *l, const FairSource *from, size_t *waiting);
+/* Why a job of this tenant would be refused now; NULL: it would not. */
+Status device_lane_admits(const DeviceLane *l, const FairSource *from);
 /* The owner of a job that lends has used the device for so long. */
 void device_lane_return(DeviceLane *l, DeviceJob *job, int64_t used_ns);
 

@@ -55,14 +55,15 @@ typedef struct Executable {
   uint64_t random_seed, runs; /* what it is filled with; runs counts */
   int64_t typical_ns;         /* of the device's time, by the last runs; 0 = none yet */
   uint64_t loaded_in;         /* incarnation of the device worker that has it; 0 = none */
-  Bytes options;              /* packed CompileOptions and format, for finding it again */
+  uint64_t batch_delay_ms, batch_rows; /* 0 ms: its runs are not put together */
+  Bytes options;                       /* packed CompileOptions and format, for finding it again */
   /* for the tuner: runs, when the first was, how many there were when a search began, and that no
    * more is to be expected */
   uint64_t used, tuned_at;
   int64_t first_used_ns;
   bool tuned;
-  bool adopt_due;         /* what other nodes know of its kernels is to be asked for */
-  int64_t adopt_asked_ns; /* when it last was; 0 = never */
+  bool adopt_due;                   /* what other nodes know of its kernels is to be asked for */
+  int64_t adopt_asked_ns;           /* when it last was; 0 = never */
   SizesSeen seen;                   /* of runs, where the plan has VARs */
   bool registered, private_;        /* private_: compiled with no_cache, never found again */
   struct Executable *newer, *older; /* by last use */

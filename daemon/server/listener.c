@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "daemon/server/connection.h"
+#include "daemon/server/descriptors.h"
 #include "daemon/server/http.h"
 
 enum { BACKLOG = 512, ACCEPTS_PER_WAKE = 64 };
@@ -27,7 +28,7 @@ struct Listener {
   uv_poll_t poll;
   int fd, lock;
   bool tcp, http;
-  bool paused;    /* out of descriptors */
+  bool paused;    /* accepts nobody until listeners_resume: out of descriptors, or not ready */
   char path[108]; /* of a Unix socket; "" otherwise */
 };
 
@@ -120,6 +121,13 @@ static Status open_tcp(Listener *l, const char *address) {
 /* -- accepting ----------------------------------------------------------------------------------
  */
 
+/* Whoever wants to connect waits in the kernel's queue. */
+static void pause_accepting(Listener *l, const char *why) {
+  LOG_ERROR("accepting stops for a second", "error=\"%s\"", why);
+  uv_poll_stop(&l->poll);
+  l->paused = true;
+}
+
 /* What connections of one machine have in common, never 0: an IPv4 address, or the network of an
  * IPv6 address, of which everybody has as many as he wants. 0 for anything else. */
 static uint64_t address_of(const struct sockaddr_storage *a) {
@@ -160,12 +168,13 @@ static void on_incoming(uv_poll_t *poll, int status, int events) {
   for (int i = 0; i < ACCEPTS_PER_WAKE; i++) {
     struct sockaddr_storage from = {.ss_family = AF_UNSPEC};
     socklen_t len = sizeof from;
-    int fd = accept4(l->fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) return;
+    Status full = descriptors_check(l->fd);
+    int fd =
+        full ? -1 : accept4(l->fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (!full && fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) return;
     if (fd < 0) {
-      LOG_ERROR("accepting stops for a second", "error=\"%s\"", strerror(errno));
-      uv_poll_stop(poll);
-      l->paused = true;
+      pause_accepting(l, full ? full->text : strerror(errno));
+      status_drop(full);
       return;
     }
     if (l->http) {
@@ -190,7 +199,7 @@ static Status start(Listener *l) {
   int error = uv_poll_init(&l->server->loop, &l->poll, l->fd);
   if (error) return FAIL(UNAVAILABLE, "uv_poll_init: %s", uv_strerror(error));
   l->poll.data = l;
-  uv_poll_start(&l->poll, UV_READABLE, on_incoming);
+  if (!l->paused) uv_poll_start(&l->poll, UV_READABLE, on_incoming);
   return NULL;
 }
 
@@ -227,7 +236,7 @@ Status listener_adopt(Server *s, int fd, bool http) {
     free(l);
     return st;
   }
-  *l = (Listener){.server = s, .fd = fd, .lock = -1, .http = http, .tcp = tcp};
+  *l = (Listener){.server = s, .fd = fd, .lock = -1, .http = http, .tcp = tcp, .paused = !http};
   fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
   st = start(l);
   if (st) {

@@ -11,6 +11,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "daemon/server/descriptors.h"
+
 enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE, PAGE_MAX = 2 << 20, FDS_MAX = 16 };
 
 void passed_deinit(Passed *p) {
@@ -20,7 +22,7 @@ void passed_deinit(Passed *p) {
 
 static void keep(Passed *p, int fd) {
   p->arrived++;
-  if (p->n == PASSED_MAX) {
+  if (p->n == PASSED_MAX || descriptor_reserved(fd)) {
     close(fd);
     return;
   }

@@ -24,11 +24,8 @@ Status quota_request(Tenant *t, int64_t now_ns) {
                       wait);
 }
 
-Status quota_run(Tenant *t) {
-  if (!t->quota.runs || t->used.runs < t->quota.runs) {
-    t->used.runs++;
-    return NULL;
-  }
+Status quota_run_allowed(const Tenant *t) {
+  if (!t->quota.runs || t->used.runs < t->quota.runs) return NULL;
   return status_retry(FAIL(RESOURCE_EXHAUSTED,
                            "%" PRIu64 " runs of tenant '%s' are under way, which is its quota",
                            t->used.runs, t->name),
@@ -51,15 +48,22 @@ void quota_connection_end(Tenant *t) {
   t->used.connections--;
 }
 
+Status quota_run(Tenant *t) {
+  TRY(quota_run_allowed(t));
+  t->used.runs++;
+  return NULL;
+}
+
 void quota_run_end(Tenant *t) {
   assert(t->used.runs);
   t->used.runs--;
 }
 
-static Status seconds(const Tenant *t, Bucket *b, uint64_t quota, const char *what,
+/* times: how many quotas may be used before it is enough. */
+static Status seconds(const Tenant *t, Bucket *b, uint64_t quota, unsigned times, const char *what,
                       int64_t now_ns) {
   if (!quota) return NULL;
-  int64_t wait = bucket_take(b, (double)quota / HOUR, (double)quota, 0, now_ns);
+  int64_t wait = bucket_take(b, (double)quota / HOUR, times * (double)quota, 0, now_ns);
   if (!wait) return NULL;
   return status_retry(FAIL(RESOURCE_EXHAUSTED,
                            "the %" PRIu64 " seconds of %s per hour of tenant '%s' are used up",
@@ -68,11 +72,15 @@ static Status seconds(const Tenant *t, Bucket *b, uint64_t quota, const char *wh
 }
 
 Status quota_compile(Tenant *t, int64_t now_ns) {
-  return seconds(t, &t->compiling, t->quota.compile_seconds, "compiling", now_ns);
+  return seconds(t, &t->compiling, t->quota.compile_seconds, 1, "compiling", now_ns);
+}
+
+Status quota_compile_more(Tenant *t, int64_t now_ns) {
+  return seconds(t, &t->compiling, t->quota.compile_seconds, 2, "compiling", now_ns);
 }
 
 Status quota_tune(Tenant *t, int64_t now_ns) {
-  return seconds(t, &t->tuning, t->quota.tune_seconds, "tuning", now_ns);
+  return seconds(t, &t->tuning, t->quota.tune_seconds, 1, "tuning", now_ns);
 }
 
 void quota_compiled(Tenant *t, int64_t ns) {

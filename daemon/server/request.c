@@ -338,6 +338,15 @@ void request_message(Request *r, Bytes msg) {
   r->method->message(r, msg);
 }
 
+bool request_part(Request *r, Bytes part, size_t left) {
+  if (r->state >= RS_REPLYING) return true; /* answered early; the rest is ignored */
+  if (!r->method->part || !r->method->part(r, part, left)) return false;
+  r->message_bytes += part.len;
+  r->got_message = true;
+  r->message_ns = clock_now_ns();
+  return true;
+}
+
 void request_half_close(Request *r) {
   if (r->state >= RS_REPLYING) return;
   if (!r->got_message)

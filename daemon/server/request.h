@@ -30,6 +30,8 @@ typedef struct Method {
   bool many;    /* the client streams messages; else exactly one is expected */
   bool endless; /* the answer lasts as long as the client wants */
   void (*message)(Request *r, Bytes msg);
+  /* Optional: see GrpcHandler.on_part. */
+  bool (*part)(Request *r, Bytes part, size_t left);
   void (*end)(Request *r);     /* many: the client sends no more */
   void (*drain)(Request *r);   /* optional: goes on sending */
   void (*release)(Request *r); /* optional: stops and frees r->work */
@@ -67,6 +69,7 @@ const char *request_state_name(RequestState s);
 /* Callbacks of the connection's session. head is valid during the call. */
 bool request_open(Connection *c, GrpcStream *s, const GrpcHead *head);
 void request_message(Request *r, Bytes msg);
+bool request_part(Request *r, Bytes part, size_t left);
 void request_half_close(Request *r);
 void request_drain(Request *r);
 void request_close(Request *r);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "daemon/server/connection.h"
+#include "daemon/server/descriptors.h"
 #include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/upload.h"
@@ -42,6 +43,7 @@ static Status begin_upload(Request *r, BufferUpload *u, const Kiln__V1__UploadHe
   TRY(server_device(s, r->tenant, h->device, &u->device));
   TRY(buffer_table_check(&s->buffers, bytes));
   TRY(quota_memory(r->tenant, bytes, bytes));
+  TRY(descriptors_check(uv_backend_fd(&s->loop)));
   if (h->memory)
     TRY(connection_take_passed(r->conn, h->memory, bytes, &fd));
   else
@@ -72,6 +74,14 @@ static void upload_message(Request *r, Bytes msg) {
   else
     st = upload_header(r, u, msg);
   if (st) request_finish(r, st);
+}
+
+static bool upload_message_part(Request *r, Bytes part, size_t left) {
+  BufferUpload *u = r->work;
+  Status st;
+  if (!u || !u->header || !upload_part(&u->upload, part, left, &st)) return false;
+  if (st) request_finish(r, st);
+  return true;
 }
 
 static Status upload_keep(Request *r, BufferUpload *u, DeviceBuffer **out) {
@@ -111,6 +121,7 @@ const Method rpc_upload = {.path = "/kiln.v1.Kiln/Upload",
                            .request = &kiln__v1__upload_request__descriptor,
                            .many = true,
                            .message = upload_message,
+                           .part = upload_message_part,
                            .end = upload_end,
                            .release = upload_release};
 
@@ -187,7 +198,7 @@ static void on_memory(void *ctx, DeviceJob *job, Message *m, Status st) {
   (void)job;
   d->job = NULL;
   int fd = st ? -1 : message_take_fd(m, 0);
-  if (!st && fd < 0) st = FAIL(INTERNAL, "the device sent no memory");
+  if (!st && fd < 0) st = FAIL(RESOURCE_EXHAUSTED, "no descriptor was left for the memory");
   if (st)
     request_finish(r, st);
   else

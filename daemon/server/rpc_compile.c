@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "daemon/server/compile.h"
+#include "daemon/server/descriptors.h"
 #include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/upload.h"
@@ -53,6 +54,7 @@ static Status begin_model(Request *r, ModelUpload *u, Kiln__V1__ModelFormat form
   TRY(server_device(r->server, r->tenant, options ? options->device : "", &u->spec.device));
   TRY(quota_compile(r->tenant, clock_now_ns()));
   TRY(quota_memory(r->tenant, 0, size));
+  TRY(descriptors_check(uv_backend_fd(&r->server->loop)));
   TRY(shm_pool_take(&r->server->uploads, r->tenant->id, size, &fd));
   upload_begin(&u->upload, r->tenant, fd, NULL, size);
   return NULL;
@@ -88,6 +90,14 @@ static void on_part(Request *r, Bytes msg) {
   else
     st = model_part(r, u, msg);
   if (st) request_finish(r, st);
+}
+
+static bool on_piece(Request *r, Bytes part, size_t left) {
+  ModelUpload *u = r->work;
+  Status st;
+  if (!u || u->upload.fd < 0 || !upload_part(&u->upload, part, left, &st)) return false;
+  if (st) request_finish(r, st);
+  return true;
 }
 
 /* Turns the finished upload into model data. */
@@ -146,6 +156,7 @@ const Method rpc_compile = {.path = "/kiln.v1.Kiln/Compile",
                             .request = &kiln__v1__compile_request__descriptor,
                             .many = true,
                             .message = on_part,
+                            .part = on_piece,
                             .end = compile_end,
                             .release = model_release};
 
@@ -223,6 +234,7 @@ const Method rpc_inspect = {.path = "/kiln.v1.Kiln/Inspect",
                             .request = &kiln__v1__inspect_request__descriptor,
                             .many = true,
                             .message = on_part,
+                            .part = on_piece,
                             .end = inspect_end,
                             .release = model_release};
 

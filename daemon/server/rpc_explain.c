@@ -1,7 +1,9 @@
 /* Explain: a compile worker says what the kernels have to do, the cache lane what was tried for
- * each of them, one after the other; the artifact knows the schedules in use. */
+ * each of them, one after the other; the artifact knows the schedules in use, and the queue of the
+ * device what a run would have to wait for. */
 #include "daemon/server/compile.h"
 #include "daemon/server/peaks.h"
+#include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
 
@@ -127,9 +129,48 @@ static void on_evidence(void *ctx, const StoreEvidence *found) {
     next_kernel(r, e);
 }
 
+/* What a run would cost now. */
+static Status estimate_run(Request *r, const Explain *e, Kiln__V1__RunEstimate *out) {
+  const Executable *exe = e->exe;
+  FairSource from = request_source(r);
+  size_t waiting;
+  bool known = true;
+  out->device_ns = exe->typical_ns;
+  out->measured = exe->typical_ns > 0;
+  for (size_t i = 0; i < e->response.n_kernels && !out->measured; i++) {
+    const Kiln__V1__ExplainedKernel *k = &e->kernels[i];
+    known = known && k->predicted_ns > 0;
+    out->device_ns += k->predicted_ns * (int64_t)(k->n_calls - k->once);
+  }
+  if (!known) out->device_ns = 0;
+  out->wait_ns = device_lane_wait_ns(exe->device, &from, &waiting);
+  out->waiting = waiting;
+  for (size_t i = 0; i < exe->face->n_inputs + exe->face->n_outputs; i++)
+    out->host_bytes += exe->slot_bytes[i];
+  Status st = quota_run_allowed(r->tenant);
+  if (!st) st = quota_memory(r->tenant, 0, out->host_bytes);
+  if (!st) st = device_lane_admits(exe->device, &from);
+  if (!st) return NULL;
+  char text[300];
+  status_text(st, text, sizeof text);
+  status_drop(st);
+  out->refused = arena_strdup(&r->arena, str_from(text));
+  return out->refused ? NULL : no_memory();
+}
+
+static void finish(Request *r, Explain *e) {
+  Kiln__V1__RunEstimate run = KILN__V1__RUN_ESTIMATE__INIT;
+  Status st = estimate_run(r, e, &run);
+  e->response.run = &run;
+  if (st)
+    request_finish(r, st);
+  else
+    request_reply(r, &e->response.base);
+}
+
 static void next_kernel(Request *r, Explain *e) {
   if (e->at == e->response.n_kernels) {
-    request_reply(r, &e->response.base);
+    finish(r, e);
     return;
   }
   const Kiln__V1__KernelCost *c = e->costs[e->at];

@@ -374,7 +374,7 @@ static Status map_memory(Run *run, Message *m) {
   void *at = NULL;
   if (!done->n_places) return NULL;
   int fd = message_take_fd(m, 0);
-  if (fd < 0) return FAIL(INTERNAL, "outputs without their memory");
+  if (fd < 0) return FAIL(RESOURCE_EXHAUSTED, "no descriptor was left for the outputs");
   Status st = shm_check(fd, done->memory_bytes);
   if (!st) st = shm_map(fd, done->memory_bytes, false, &at);
   run->memory = at;
@@ -527,9 +527,9 @@ static void note_use(Executable *e, const Kiln__V1__RunJob *m) {
 /* -- runs that may share one --------------------------------------------------------------------
  */
 
-static bool batches(const Request *r, const Run *run, const RunView *view) {
+static bool batches(const Run *run, const RunView *view) {
   const Kiln__V1__FrontendDone *face = run->exe->face;
-  if (!r->server->config.batch_delay_ms || !face->rowwise || face->n_vars != 1) return false;
+  if (!run->exe->batch_delay_ms || !face->rowwise || face->n_vars != 1) return false;
   if (view->as_buffers || view->profile || run->nopen || !run->noutputs) return false;
   for (size_t i = 0; i < run->message.n_inputs; i++)
     if (run->message.inputs[i]->value_case != KILN__V1__RUN_INPUT__VALUE_INLINE) return false;
@@ -576,7 +576,7 @@ Status run_begin(Request *r, Executable *exe, const RunView *view, RunReply repl
   TRY(bind_outputs(r, run, view));
   if (view->as_buffers) TRY(make_buffers(r, run));
   request_phase(r, PHASE_UPLOAD, clock_now_ns());
-  if (batches(r, run, view)) return join_batch(r, run, view);
+  if (batches(run, view)) return join_batch(r, run, view);
   TRY(place(r, run));
   run->message.executable = run->exe->id;
   run->message.deadline_ns = r->deadline_ns;

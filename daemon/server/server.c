@@ -126,9 +126,24 @@ static void on_sighup(uv_signal_t *handle, int number) {
 /* -- the loop's own steps -----------------------------------------------------------------------
  */
 
+/* Who connects to a passed socket while nothing can be done for him yet is better off waiting: the
+ * server before this one may still be there and accept him. Not for ever: where no device comes up
+ * clients are told why. */
+static bool admitting(Server *s) {
+  enum { WITHOUT_DEVICE_S = 20, WITHOUT_MODELS_S = 50 };
+  if (s->admitting || s->stopping) return s->admitting;
+  bool up = false;
+  for (size_t i = 0; i < s->ndevices; i++) up |= device_lane_status(s->devices[i]).available;
+  int64_t most = up ? WITHOUT_MODELS_S : WITHOUT_DEVICE_S;
+  s->admitting = !server_not_ready(s) || clock_now_ns() - s->started_ns > most * 1000000000ll;
+  if (s->admitting) listeners_resume(s);
+  return s->admitting;
+}
+
 /* Runs once between callbacks and sleep. */
 static void on_prepare(uv_prepare_t *handle) {
   Server *s = handle->data;
+  if (!s->admitting) admitting(s);
   batches_flush(s);
   for (size_t i = 0; i < s->ndevices; i++) device_lane_flush(s->devices[i]);
   isolation_flush(s);
@@ -146,17 +161,14 @@ static void trim(Server *s) {
   pool_trim(&s->blocks);
 }
 
-/* Tells the service manager how things are: that the service is ready, once, and signs of life.
- * Ready it is when a device is up, or after a while without one: clients are told why then. */
+/* Tells the service manager how things are: that the service is ready, once, and signs of life. */
 static void report(Server *s) {
-  enum { READY_AT_LATEST_S = 20 };
   Notify *n = &s->notify;
   char status[sizeof n->status];
   size_t up = 0;
   if (n->fd < 0 || s->stopping) return;
   for (size_t i = 0; i < s->ndevices; i++) up += device_lane_status(s->devices[i]).available;
-  bool late = clock_now_ns() - s->started_ns > READY_AT_LATEST_S * 1000000000ll;
-  if (!n->ready && (late || !server_not_ready(s))) {
+  if (!n->ready && admitting(s)) {
     n->ready = true;
     notify_send(n, "READY=1\nMAINPID=%d", (int)getpid());
   }
@@ -185,7 +197,7 @@ static void on_housekeeping(uv_timer_t *timer) {
     if (now >= s->stop_deadline_ms) server_close(s);
     return;
   }
-  listeners_resume(s);
+  if (admitting(s)) listeners_resume(s);
   reload_housekeeping(s);
   tuner_housekeeping(s->tuner);
   connections_expire(s);

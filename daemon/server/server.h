@@ -52,7 +52,7 @@ typedef struct Server {
   Map addresses;                          /* how many connections each has, by connection_address */
   uint64_t next_connection;
   uint64_t refusal_told_ms; /* when the log last said that one was refused */
-  uint8_t *read_buffer; /* shared by all connections */
+  uint8_t *read_buffer;     /* shared by all connections */
   uv_prepare_t flush;
   HttpClient *http; /* of the port for metrics and health */
   size_t nhttp;
@@ -79,7 +79,7 @@ typedef struct Server {
   Compile *compiles; /* in flight */
   Build *builds;     /* in flight */
   Tuner *tuner;
-  Shared *shared; /* what nodes share; NULL = nothing */
+  Shared *shared;        /* what nodes share; NULL = nothing */
   struct Batch *batches; /* gathering, and running */
   uv_timer_t batch_timer;
   Subscriber *subscribers; /* to events */
@@ -95,6 +95,7 @@ typedef struct Server {
   uv_timer_t housekeeping;
   uint64_t idle_since_ms;
   bool stopping, closing;
+  bool admitting; /* has been ready for calls, once */
   uint64_t stop_deadline_ms;
   int open_parts; /* that still have to report that they are closed */
 } Server;

@@ -5,7 +5,7 @@
  * End-of-file on its socket comes first, the reason (from the zygote, which is its parent) a moment
  * later; what it had sent before it died is read and delivered in between. When the zygote itself
  * dies, its children die with it (PR_SET_PDEATHSIG), so all of them are gone and a new zygote is
- * started for whoever asks next. */
+ * started for whoever asks next. A zygote that does not answer in time is killed. */
 #include "daemon/server/supervisor.h"
 
 #include <errno.h>
@@ -21,7 +21,8 @@
 #include "base/log.h"
 
 typedef enum WorkerState { WS_WAITING, WS_ASKED, WS_UP, WS_ENDING, WS_GONE } WorkerState;
-typedef enum TimerUse { TU_NONE, TU_DELAY, TU_DEADLINE } TimerUse;
+typedef enum TimerUse { TU_NONE, TU_DELAY, TU_DEADLINE, TU_ZYGOTE } TimerUse;
+enum { ZYGOTE_MS = 20000 }; /* for its answers, a machine that is very busy included */
 
 struct Worker {
   Supervisor *supervisor;
@@ -150,16 +151,24 @@ static void worker_exited(Worker *w, int status, bool oom) {
  */
 
 static void update_poll(Worker *w);
+static void on_worker_timer(uv_timer_t *timer);
+
+/* The zygote has to say something about this worker. */
+static void await_zygote(Worker *w) {
+  w->timer_use = TU_ZYGOTE;
+  uv_timer_start(&w->timer, on_worker_timer, ZYGOTE_MS, 0);
+}
 
 /* Reads what is there; false when the worker is gone or ending. */
 static bool worker_drain(Worker *w) {
-  for (int budget = 64; budget > 0; budget--) {
+  for (int budget = 64; budget > 0 || channel_pending(&w->channel); budget--) {
     Message m;
     Status st = channel_recv(&w->channel, &m);
     if (st) {
       if (status_code(st) != ST_UNAVAILABLE) worker_kill(w, "crash", "it sent nonsense");
       status_drop(st);
       w->state = WS_ENDING;
+      await_zygote(w);
       worker_signal(w);
       uv_poll_stop(&w->poll);
       return false;
@@ -200,8 +209,6 @@ void worker_flush(Worker *w) {
 }
 
 uint32_t worker_pid(const Worker *w) { return w->pid; }
-
-static void on_worker_timer(uv_timer_t *timer);
 
 void worker_set_deadline(Worker *w, uint64_t seconds, const char *detail) {
   if (w->state != WS_UP) return;
@@ -266,7 +273,10 @@ static void worker_start(Worker *w) {
   Supervisor *s = w->supervisor;
   if (!s->running || w->state != WS_WAITING || w->timer_use == TU_DELAY) return;
   Status st = ask(s, w);
-  if (!st) w->state = WS_ASKED;
+  if (!st) {
+    w->state = WS_ASKED;
+    await_zygote(w);
+  }
   status_drop(st); /* the zygote is gone; its exit starts another and asks again */
 }
 
@@ -280,6 +290,12 @@ static void on_worker_timer(uv_timer_t *timer) {
     memcpy(detail, w->detail, sizeof detail);
     worker_kill(w, "timeout", detail);
   }
+  Supervisor *s = w->supervisor;
+  if (use == TU_ZYGOTE && s->running) {
+    LOG_ERROR("the zygote does not answer", "role=%s state=%s", w->spec.role,
+              w->state == WS_ASKED ? "asked" : "ending");
+    uv_process_kill(&s->process, SIGKILL);
+  }
 }
 
 Status supervisor_spawn(Supervisor *s, const WorkerSpec *spec, Worker **out) {
@@ -288,7 +304,6 @@ Status supervisor_spawn(Supervisor *s, const WorkerSpec *spec, Worker **out) {
   if (!w) return FAIL(RESOURCE_EXHAUSTED, "worker");
   *w = (Worker){.supervisor = s, .spec = *spec, .id = ++s->next_id, .pidfd = -1};
   w->channel.fd = -1;
-  w->channel.last = &w->channel.first;
   uv_timer_init(s->loop, &w->timer);
   w->timer.data = w;
   if ((w->next = s->workers)) w->next->link = &w->next;
@@ -331,8 +346,11 @@ static void on_spawned(Supervisor *s, Message *m) {
   int fd = message_take_fd(m, 0);
   if (!w || fd < 0 || w->state != WS_ASKED) {
     if (fd >= 0) close(fd); /* the child sees end-of-file and leaves */
+    if (w && w->state == WS_ASKED) worker_gone(w, "crash", "no descriptor is left for its socket");
     return;
   }
+  w->timer_use = TU_NONE;
+  uv_timer_stop(&w->timer);
   w->pid = m->env->spawned->pid;
   w->pidfd = (int)syscall(SYS_pidfd_open, (pid_t)w->pid, 0);
   w->state = WS_UP;
@@ -497,7 +515,6 @@ Status supervisor_create(uv_loop_t *loop, const char *program, const char *log_l
   if (!s) return FAIL(RESOURCE_EXHAUSTED, "supervisor");
   s->loop = loop;
   s->channel.fd = -1;
-  s->channel.last = &s->channel.first;
   s->program = strdup(program);
   s->log_level = strdup(log_level);
   if (!s->program || !s->log_level) {

@@ -258,6 +258,7 @@ static void time_batch(Tune *t) {
   m->n_elsewhere = k->nelsewhere;
   m->working_set = t->working_set;
   m->seed = t->spec.seed;
+  m->won_elsewhere = t->spec.adopt != NULL;
   m->budget_ns = left < 1 ? 1 : left < TIMING_NS ? left : TIMING_NS;
   TimingLane *lane = tuner_lane(t->server->tuner, t->spec.exe->device, t->spec.background);
   t->timing_ns = clock_now_ns();

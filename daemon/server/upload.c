@@ -30,6 +30,22 @@ Status upload_write(Upload *u, Bytes chunk) {
   return NULL;
 }
 
+bool upload_part(Upload *u, Bytes part, size_t left, Status *st) {
+  *st = NULL;
+  if (!u->part) {
+    uint64_t bytes = 0;
+    size_t n = 1;
+    if (part.len < 11 || part.ptr[0] != (2 << 3 | WIRE_LEN)) return false;
+    do bytes |= (uint64_t)(part.ptr[n] & 127) << 7 * (n - 1);
+    while (part.ptr[n++] & 128 && n < 6);
+    if (bytes != part.len - n + left) return false; /* more than the chunk, or nonsense */
+    part = (Bytes){part.ptr + n, part.len - n};
+  }
+  u->part = left;
+  *st = upload_write(u, part);
+  return true;
+}
+
 Status upload_complete(const Upload *u) {
   if (u->fd < 0) return FAIL(INVALID_ARGUMENT, "the call ended without a header");
   if (u->got == u->size) return NULL;

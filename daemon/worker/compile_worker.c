@@ -47,6 +47,22 @@ static void held_drop(Held *h) {
   *h = (Held){0};
 }
 
+/* A job that polls gives up by itself, before kilnd takes it for hung and kills the process:
+ * whoever sent the model is told what happened to it. LLVM does not poll. */
+static int64_t deadline(const CompileWorker *w) {
+  const int64_t quarter = 250000000;
+  return w->limits.cpu_seconds ? clock_now_ns() + 3 * quarter * w->limits.cpu_seconds : 0;
+}
+
+/* The compiler's deadline is ours, not the client's. Takes st. */
+static Status too_long(const CompileWorker *w, Status st) {
+  if (status_code(st) != ST_DEADLINE_EXCEEDED) return st;
+  status_drop(st);
+  return FAIL(RESOURCE_EXHAUSTED,
+              "compiling takes too long: one step of it may take %u seconds (compile_seconds)",
+              w->limits.cpu_seconds);
+}
+
 /* -- frontend ---------------------------------------------------------------------------------- */
 
 static Status map_model(Held *h, Message *m) {
@@ -68,6 +84,7 @@ static Status hold(CompileWorker *w, Message *m, const Kiln__V1__FrontendJob *jo
   h->active = true;
   h->id = m->env->id;
   job_init(&h->job, w->limits.memory_bytes);
+  h->job.deadline_ns = deadline(w);
   TRY(map_model(h, m));
   TRY(convert_format(job->format, &options.kind));
   TRY(convert_dims(&h->strings, job->options, &options));
@@ -131,6 +148,7 @@ static Status plan(CompileWorker *w, uint64_t id) {
   int64_t wall = clock_now_ns(), cpu = clock_cpu_ns();
   if (!h->active || h->id != id) return FAIL(INTERNAL, "a plan without its frontend");
   arena_init(&arena, 0);
+  h->job.deadline_ns = deadline(w);
   Status st = compile_plan(&h->job, &h->graph, &h->target, &made);
   if (!st) st = convert_plan(&arena, &h->job, &made, &done.plan);
   done.wall_ns = clock_now_ns() - wall;
@@ -187,6 +205,7 @@ static Status kernel(CompileWorker *w, const Kiln__V1__Envelope *request) {
   Kiln__V1__KernelDone done = KILN__V1__KERNEL_DONE__INIT;
   Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
   job_init(&job, w->limits.memory_bytes);
+  job.deadline_ns = deadline(w);
   arena_init(&strings, 0);
   Status st = compile(&job, &strings, request->kernel, &object);
   if (!st) {
@@ -270,7 +289,7 @@ static Status serve(CompileWorker *w) {
     Message m;
     TRY(channel_recv(&w->channel, &m));
     Status st = sandbox_limit_cpu(w->limits.cpu_seconds);
-    if (!st) st = dispatch(w, &m);
+    if (!st) st = too_long(w, dispatch(w, &m));
     Status sent = NULL;
     if (st) sent = channel_send_error(&w->channel, m.env->id, st, "compile_error");
     status_drop(st);

@@ -45,7 +45,13 @@ static Status load(DeviceWorker *w, Message *m) {
   env.id = m->env->id;
   env.body_case = KILN__V1__ENVELOPE__BODY_LOAD_DONE;
   env.load_done = &done;
-  return channel_send(&w->channel, &env, NULL, 0);
+  Arena arena;
+  arena_init(&arena, 0);
+  st = executor_assembled(w->executor, job, &arena, &done);
+  if (!st) st = channel_send(&w->channel, &env, NULL, 0);
+  executor_forget_code(w->executor, job->executable);
+  arena_deinit(&arena);
+  return st;
 }
 
 static Status run(DeviceWorker *w, Message *m) {

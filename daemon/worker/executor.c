@@ -37,6 +37,7 @@ static void loaded_release(Executor *x, Loaded *l) {
   device_buffer_free(x->dev, l->constants);
   device_buffer_free(x->dev, l->known);
   device_buffer_free(x->dev, l->kept);
+  programs_drop_code(l);
   free(l->programs);
   free(l->weights);
   free(l->launches);
@@ -485,6 +486,11 @@ Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_f
   return WRAP(st, "loading");
 }
 
+void executor_forget_code(Executor *x, uint64_t executable) {
+  Loaded *l = map_find(&x->loaded, executable);
+  if (l) programs_drop_code(l);
+}
+
 void executor_unload(Executor *x, uint64_t executable) {
   loaded_release(x, map_remove(&x->loaded, executable));
 }
@@ -744,6 +750,7 @@ Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int
   if (m->deadline_ns && clock_now_ns() > m->deadline_ns)
     return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run started");
   if (cancel_is_posted(x->cancelled, number)) return FAIL(CANCELLED, "before the run started");
+  if (recall_is_posted(x->cancelled, number)) return FAIL(ABORTED, "called back");
   x->profile.on = m->profile;
   if (m->profile) TRY(profile_begin(&x->profile, l->nlaunches));
   TRY(scrub_enter(x, m->tenant));

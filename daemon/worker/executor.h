@@ -7,6 +7,7 @@
  * kilnd has already checked what came from its clients. */
 #pragma once
 
+#include "base/arena.h"
 #include "devices/device.h"
 #include "kiln/v1/worker.pb-c.h"
 
@@ -18,6 +19,11 @@ void executor_release(Executor *x); /* NULL allowed */
 
 /* Takes ownership of the descriptors; const_fd is -1 when there are no constants. */
 Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_fd, int const_fd);
+/* What the device made of the code of an executable that has just been loaded by m; out's bytes are
+ * the executor's, until executor_forget_code. */
+Status executor_assembled(Executor *x, const Kiln__V1__LoadExecutable *m, Arena *arena,
+                          Kiln__V1__LoadDone *out);
+void executor_forget_code(Executor *x, uint64_t executable);
 /* Other code for one kernel. On failure it keeps what it has. */
 Status executor_replace(Executor *x, const Kiln__V1__ReplaceKernel *m);
 void executor_unload(Executor *x, uint64_t executable);

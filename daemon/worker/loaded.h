@@ -52,6 +52,8 @@ typedef struct LaunchGrids LaunchGrids;
 typedef struct Loaded {
   Program **programs;
   size_t nprograms;
+  StrBuf *code; /* made of the programs' images, until it has been sent; parallel to them */
+  size_t ncode;
   Buffer *model, *constants, *known; /* known: the plan's CONST buffers and OUTPUTs' values */
   Buffer *kept;                      /* the plan's KEPT buffers */
   uint64_t kept_bytes;
@@ -149,6 +151,7 @@ Status buffers_add(Executor *x, uint64_t id, uint64_t bytes, int fd, Buffer **ou
 
 /* -- programs.c -- */
 Status programs_load(Executor *x, Loaded *l, const Kiln__V1__LoadExecutable *m);
+void programs_drop_code(Loaded *l);
 
 /* -- scrub.c -- */
 /* What a run or a load of the executable writes of the memory that all share. */

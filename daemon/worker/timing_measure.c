@@ -251,6 +251,12 @@ static void run_candidate(Race *race, Runner *r) {
     return;
   }
   int64_t most = race->incumbent.median * 3 / 2;
+  if (strstr(r->result->evidence->opts, "TC("))
+    st = device_program_check(race->t->dev, r->program.program);
+  if (st) {
+    disqualify_for(race, r, "compile_error", st);
+    return;
+  }
   st = first_run(race, r, most, &ns);
   if (st) {
     disqualify_for(race, r, "crash", st);
@@ -322,7 +328,7 @@ static void drop_slow(Race *race, size_t keep) {
   for (size_t i = 0; i < race->n; i++) {
     Runner *r = &race->candidates[i];
     r->median = median(r->ns, r->reps);
-    if (!r->out && median(r->gain, r->reps) <= 0) r->out = true;
+    if (!r->out && !race->job->won_elsewhere && median(r->gain, r->reps) <= 0) r->out = true;
   }
   while (running(race) > keep) {
     Runner *slowest = NULL;
@@ -350,8 +356,16 @@ static Status take_turns(Race *race) {
   return NULL;
 }
 
-static bool beyond_noise(const Runner *r) {
+static bool no_slower(const Race *race, const Runner *r) {
+  int64_t noise = r->result->noise_ns, slack = race->incumbent.median / LOSS_ALLOWED;
+  return r->reps && -r->result->gain_ns <= (noise > slack ? noise : slack);
+}
+
+/* A search needs a gain beyond noise, for it has many candidates, and noise to choose the luckiest
+ * from. What another machine has found so is one candidate. */
+static bool is_better(const Race *race, const Runner *r) {
   const Kiln__V1__TimingResult *t = r->result;
+  if (race->job->won_elsewhere) return r->reps >= 3 && no_slower(race, r);
   return r->reps >= 3 && t->gain_ns > 0 && t->gain_ns > t->noise_ns;
 }
 
@@ -392,9 +406,7 @@ static Status race_there(Race *there, const Kiln__V1__KernelBinary *candidate, R
   set_batch(there);
   TRY(first_run(there, r, 0, &ns));
   TRY(confirm(there, r));
-  const Kiln__V1__TimingResult *t = r->result;
-  int64_t slack = there->incumbent.median / LOSS_ALLOWED;
-  *holds = r->reps && -t->gain_ns <= (t->noise_ns > slack ? t->noise_ns : slack);
+  *holds = no_slower(there, r);
   return NULL;
 }
 
@@ -433,14 +445,14 @@ static Status find_winner(Race *race, Kiln__V1__TimingDone *out) {
     Runner *best = NULL;
     for (size_t i = 0; i < race->n; i++) {
       Runner *r = &race->candidates[i];
-      bool better = !*r->result->evidence->cause && !r->lost && beyond_noise(r);
+      bool better = !*r->result->evidence->cause && !r->lost && is_better(race, r);
       if (better && (!best || r->median < best->median)) best = r;
     }
     if (!best) return NULL;
     uint32_t i = (uint32_t)(best - race->candidates);
     best->lost = true; /* unless it wins */
     TRY(confirm(race, best));
-    if (!beyond_noise(best)) continue;
+    if (!is_better(race, best)) continue;
     TRY(holds_elsewhere(race, i, &holds));
     if (!holds) continue;
     Status st =

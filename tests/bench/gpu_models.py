@@ -133,7 +133,7 @@ class Decode:
 
         def step(token, place):
             x = F.embedding(token, w["words"])
-            cos, sin = w["cos"][place], w["sin"][place]
+            cos, sin = (w[n].index_select(0, place.view(1)) for n in ("cos", "sin"))
             mask = (places <= place)[None, None, None]
             for k, cache in enumerate(caches):
                 h = F.rms_norm(x, (width,), w[f"before{k}"], 1e-5)
@@ -172,8 +172,7 @@ class Peer:
             self.graph = None
             if kind == "graph":
                 began = time.perf_counter()
-                compiled = torch.compile(self.call)
-                side = torch.cuda.Stream()
+                compiled, side = self.compiled(torch), torch.cuda.Stream()
                 with torch.cuda.stream(side):
                     for _ in range(3):
                         compiled(*self.inputs)
@@ -182,6 +181,18 @@ class Peer:
                 with torch.cuda.graph(self.graph, stream=side):
                     compiled(*self.inputs)
                 self.first = time.perf_counter() - began
+
+    def compiled(self, torch):
+        """Its patterns for attention fail on some models; without them it is still what PyTorch can do."""
+        for options in (None, {"pattern_matcher": False}):
+            torch._dynamo.reset()
+            compiled = torch.compile(self.call, dynamic=False, options=options)
+            try:
+                compiled(*self.inputs)
+                return compiled
+            except RuntimeError as e:
+                error = e
+        raise error
 
     def turn(self):
         with self.torch.no_grad():
@@ -253,9 +264,7 @@ def us(value):
     return "-" if value is None else f"{value:.0f} us"
 
 
-def measure(args, name, case):
-    case.build()
-    peer = Peer(case, args.peer) if args.peer != "none" else None
+def measure(args, name, case, peer):
     options = kiln.Options(device=args.device)
     with tempfile.TemporaryDirectory() as cache:
         env, config = {"CUDA_CACHE_PATH": cache}, f"[workers]\ndevice = {args.device}\n[tuning]\nbackground = off\n"
@@ -302,7 +311,8 @@ def main():
     for name, case in CASES.items():
         if any(part in name for part in args.only.split(",")):
             try:
-                measure(args, name, case)
+                case.build()
+                measure(args, name, case, Peer(case, args.peer) if args.peer != "none" else None)
             except (kiln.Error, RuntimeError) as e:
                 print(f"| {name} | {str(e)[:600]} |", flush=True)
                 WRONG.append(name)

@@ -92,6 +92,15 @@ class Client(threading.Thread):
             self.exe[n] = self.d.compile(add_graph(n), timeout=60).executable
         return self.exe[n]
 
+    def leave_nothing(self):
+        """Frees what it uploaded and has not freed, and releases what it compiled."""
+        for key in [*self.kept, *(self.counter or ())[1:2]]:
+            self.d.stub.FreeBuffers(kiln_pb2.FreeBuffersRequest(buffers=[key]), timeout=20)
+        for exe in [*self.exe.values(), *(self.counter or ())[:1], *(self.work or ())[:1]]:
+            self.d.stub.ReleaseExecutable(kiln_pb2.ReleaseExecutableRequest(executable=exe), timeout=20)
+        self.forget()
+        self.kept.clear()
+
     def forget(self):
         with self.lock:
             self.exe.clear()

@@ -94,6 +94,7 @@ class Cluster:
             assert n == 1
         text, n = re.subn(r"^global$", f"global\n  stats socket {self.folder}/haproxy.sock mode 600 level admin\n  log stdout format raw daemon", text, flags=re.M)
         assert n == 1
+        text = text.replace("  bind :50051 proto h2\n", f"  bind :50051 proto h2\n  bind unix@{self.folder}/proxy.sock proto h2\n", 1)
         text = text.replace("defaults\n", "defaults\n  log global\n  option httplog\n", 1)
         (self.folder / "haproxy.cfg").write_text(text)
         self.log = open(self.folder / "haproxy.log", "ab")

@@ -2,7 +2,7 @@
 import grpc
 import numpy as np
 import pytest
-from conftest import DTYPES, Graph, array, kiln_pb2, tensor
+from conftest import DTYPES, Graph, array, fails, kiln_pb2, tensor
 from tenants import As, boss, section
 
 WIDE = 24
@@ -128,6 +128,26 @@ def test_bits_are_those_of_a_run_alone(pair, make):
     times = [r.device_ns for r in responses]
     alike = max(times.count(t) for t in times)  # those that shared a run report the same time, to the nanosecond; two may by chance
     assert alike >= 4 if make in APART else alike < 4, times
+
+
+def test_an_executable_says_how_it_is_batched(pair):
+    """Whatever the server is configured to do; the answers have the same bits."""
+    many = [some_inputs(linear, rows) for rows in (1, 3, 2, 1, 7, 5, 1, 4, 8, 6)]
+
+    def alike(who, **batching):
+        exe = who.compile(model(linear), batching=kiln_pb2.Batching(**batching)).executable
+        responses = together(who, exe, many)
+        times = [r.device_ns for r in responses]
+        return max(times.count(t) for t in times), [outputs(r)["y"].tobytes() for r in responses]
+
+    on, off = As(pair[0], "a"), As(pair[1], "a")
+    one, bits = alike(on, delay_ms=0)
+    assert one < 4
+    for delay, rows, least, most in ((200, 0, 4, 10), (200, 9, 2, 5)):
+        n, same = alike(off, delay_ms=delay, rows=rows)
+        assert least <= n <= most and same == bits
+    with fails(grpc.StatusCode.INVALID_ARGUMENT, "batching", "10000"):
+        on.compile(model(linear), batching=kiln_pb2.Batching(delay_ms=10001))
 
 
 def test_no_more_rows_than_allowed(pair):

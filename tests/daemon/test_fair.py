@@ -114,6 +114,27 @@ def test_compiles_of_one_tenant_do_not_bury_others(shared):
     assert all(f.result().executable for f in flood)
 
 
+def test_what_a_run_would_cost(start):
+    """Before it is admitted: predicted, then as measured; behind what waits; and that it would be refused."""
+    d = start(config=[*boss(), *section("a", runs=10), *section("b")])
+    a, b = As(d, "a", channel=channel(d)), As(d, "b", channel=channel(d))
+    exe, mine = a.compile(product_graph(200)).executable, b.compile(product_graph(200)).executable
+    ask = lambda who, of: who.stub.Explain(kiln_pb2.ExplainRequest(executable=of)).run
+    first = ask(a, exe)
+    assert first.device_ns > 0 and not first.measured and not first.wait_ns and not first.refused
+    assert first.host_bytes == 2 * 4 * N * N
+    Flood(a, exe, 2).wait()
+    idle = ask(a, exe)
+    assert idle.measured and idle.device_ns > 0 and idle.waiting == 0
+    flood = Flood(a, exe, 10)
+    while not (full := ask(a, exe)).refused:
+        assert not flood.done
+    beside = ask(b, mine)
+    assert "10 runs" in full.refused and full.waiting and full.wait_ns > 3 * idle.device_ns, full
+    assert beside.waiting == 0 and beside.wait_ns < full.wait_ns and not beside.refused, beside
+    flood.wait()
+
+
 def test_unknown_priority(shared):
     a = shared[0]
     exe = a.compile(add_graph()).executable

@@ -289,8 +289,10 @@ def test_reflection_by_stock_tools(ours):
 
 # -- under load ------------------------------------------------------------------------------------
 
-def test_upgrade_drops_no_inference(tmp_path, folder):
-    """Models are called by name, so a client notices nothing of an upgrade: not one call fails."""
+@pytest.mark.parametrize("connections", ["kept", "new"])
+def test_upgrade_drops_no_inference(tmp_path, folder, connections):
+    """Models are called by name, so a client notices nothing of an upgrade: not one call fails. Those that connect anew for every call
+    meet each daemon as early, and as late, as it accepts."""
     from test_service import Manager
     manager = Manager(tmp_path)
     manager.listen("calls")
@@ -300,13 +302,17 @@ def test_upgrade_drops_no_inference(tmp_path, folder):
     x = np.ones((2, 3), np.float32)
 
     def work(i):
-        with triton.InferenceServerClient(f"unix:{tmp_path}/calls.sock") as client:
-            while not done.is_set():
-                try:
-                    assert infer(client, "matmul", {"x": x}).as_numpy("y").tolist() == [[9, 12]] * 2
-                    counts[i] += 1
-                except Exception as e:
-                    failures.append(repr(e))
+        while not done.is_set():
+            # without channel_args all clients of a process share one connection
+            with triton.InferenceServerClient(f"unix:{tmp_path}/calls.sock", channel_args=[("grpc.use_local_subchannel_pool", 1)]) as client:
+                while not done.is_set():
+                    try:
+                        assert infer(client, "matmul", {"x": x}).as_numpy("y").tolist() == [[9, 12]] * 2
+                        counts[i] += 1
+                    except Exception as e:
+                        failures.append(f"{type(e).__name__}: {e}")
+                    if connections == "new":
+                        break
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(counts))]
     for t in threads:
         t.start()

@@ -21,6 +21,8 @@ def command(*args):
 
 def read_reply(f):
     line = f.readline()
+    if not line:
+        raise EOFError
     kind, rest = line[:1], line[1:-2]
     if kind == b"$":
         n = int(rest)
@@ -93,7 +95,7 @@ class Fake:
                         for part in [out] if isinstance(out, bytes) else out:
                             self.wfile.write(part)
                             self.wfile.flush()
-                except (OSError, ValueError):
+                except (OSError, ValueError, EOFError):
                     pass
 
         class Server(socketserver.ThreadingTCPServer):

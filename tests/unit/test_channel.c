@@ -175,19 +175,60 @@ static void test_last_words(void **state) {
   close_pair(&p);
 }
 
+/* What is held goes in few packets; messages and descriptors stay together and in order. */
+static void test_held_messages_share_packets(void **state) {
+  (void)state;
+  enum { N = 300, WITH_FD = 150 };
+  static const size_t sizes[] = {1, 40, 300, 5000, 9000, 20, 0};
+  Pair p;
+  int fd;
+  char text[9001];
+  open_pair(&p);
+  p.a.hold = true;
+  assert_null(shm_from_bytes("fd", (Bytes){(const uint8_t *)"fd", 2}, &fd));
+  for (uint64_t i = 1; i <= N; i++) {
+    memset(text, 'a' + (int)(i % 26), sizeof text);
+    text[sizes[i % 7]] = 0;
+    assert_null(send_text(&p.a, i, text, &fd, i == WITH_FD));
+  }
+  close(fd);
+  assert_int_equal(p.a.waiting, N);
+  for (uint64_t i = 1; i <= N; i++) {
+    Message m;
+    if (!channel_pending(&p.b)) assert_null(channel_flush(&p.a));
+    assert_null(channel_recv(&p.b, &m));
+    assert_non_null(m.env);
+    assert_int_equal(m.env->id, i);
+    const char *got = m.env->inspect_done->text;
+    assert_int_equal(strlen(got), sizes[i % 7]);
+    if (*got) assert_int_equal(got[strlen(got) - 1], 'a' + (int)(i % 26));
+    assert_int_equal(m.nfds, i == WITH_FD);
+    message_close(&m);
+  }
+  assert_int_equal(p.a.waiting, 0);
+  assert_false(channel_waiting(&p.a) || channel_pending(&p.b));
+  close_pair(&p);
+}
+
 static void test_nonsense(void **state) {
   (void)state;
-  static const uint8_t packets[][24] = {
-      {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
-      {0x52, 0x7f, 1, 2, 3},    /* a sub-message that is cut off */
-      {0x08, 0x01, 0x10, 0x20}, /* bulk without its memory */
+  static const struct {
+    size_t len;
+    uint8_t at[16];
+  } packets[] = {
+      {12, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}},
+      {12, {8, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}},
+      {9, {5, 0, 0, 0, 0x52, 0x7f, 1, 2, 3}},    /* a sub-message that is cut off */
+      {8, {4, 0, 0, 0, 0x08, 0x01, 0x10, 0x20}}, /* bulk without its memory */
+      {3, {0, 0, 0}},                            /* not even a length */
+      {6, {3, 0, 0, 0, 0x08, 0x01}},             /* a message that passes the packet's end */
   };
   for (size_t i = 0; i < sizeof packets / sizeof *packets; i++) {
     Pair p;
     Message m;
     open_pair(&p);
-    size_t len = i == 2 ? 4 : i == 1 ? 5 : 12;
-    assert_int_equal(send(p.a.fd, packets[i], len, 0), len);
+    size_t len = packets[i].len;
+    assert_int_equal(send(p.a.fd, packets[i].at, len, 0), len);
     Status st = channel_recv(&p.b, &m);
     assert_non_null(st);
     assert_int_not_equal(status_code(st), ST_UNAVAILABLE);
@@ -311,11 +352,12 @@ static void test_pool(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_sizes),          cmocka_unit_test(test_descriptors),
-      cmocka_unit_test(test_full_socket),    cmocka_unit_test(test_peer_gone),
-      cmocka_unit_test(test_last_words),     cmocka_unit_test(test_nonsense),
-      cmocka_unit_test(test_untrusted_bulk), cmocka_unit_test(test_error_reply),
-      cmocka_unit_test(test_seals),          cmocka_unit_test(test_pool),
+      cmocka_unit_test(test_sizes),       cmocka_unit_test(test_descriptors),
+      cmocka_unit_test(test_full_socket), cmocka_unit_test(test_peer_gone),
+      cmocka_unit_test(test_last_words),  cmocka_unit_test(test_held_messages_share_packets),
+      cmocka_unit_test(test_nonsense),    cmocka_unit_test(test_untrusted_bulk),
+      cmocka_unit_test(test_error_reply), cmocka_unit_test(test_seals),
+      cmocka_unit_test(test_pool),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

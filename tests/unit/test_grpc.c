@@ -400,6 +400,73 @@ static void test_slow_handler(void **state) {
   pair_deinit(&p);
 }
 
+/* What came of one message: in parts when it begins with 'P' and is large, else whole. */
+static struct {
+  uint8_t at[400000];
+  size_t len, left, parts, whole;
+} came;
+
+static bool take_part(void *ctx, GrpcStream *s, Bytes part, size_t left) {
+  (void)ctx, (void)s;
+  if (!came.left && part.ptr[0] != 'P') return false;
+  if (came.left) assert_int_equal(part.len + left, came.left);
+  memcpy(came.at + came.len, part.ptr, part.len);
+  came.len += part.len;
+  came.left = left;
+  came.parts++;
+  return true;
+}
+
+static void take_whole(void *ctx, GrpcStream *s, Bytes msg) {
+  (void)ctx, (void)s;
+  assert_int_equal(came.left, 0);
+  memcpy(came.at, msg.ptr, msg.len);
+  came.len = msg.len;
+  came.whole++;
+}
+
+/* Large messages in parts, others whole, the bytes the same however they are cut on the way. */
+static void test_parts(void **state) {
+  (void)state;
+  static const GrpcHandler in_parts = {.on_request = srv_request,
+                                       .on_message = take_whole,
+                                       .on_part = take_part,
+                                       .on_half_close = srv_half_close,
+                                       .on_close = srv_close};
+  static const size_t sizes[] = {10, 65535, 65536, 70000, 300000};
+  static const size_t slices[] = {0, 1, 7, 1000, 70000};
+  static uint8_t data[300000];
+  for (size_t i = 0; i < 5 * 5 * 2; i++) {
+    size_t n = sizes[i % 5];
+    bool large = n >= 65536, wanted = i % 2;
+    Pair p = {.slice = slices[i / 5 % 5]};
+    Seen s;
+    p.client = grpc_client_create(&grpc_config_default, &client_handler, &p);
+    p.server = grpc_server_create(&grpc_config_default, &in_parts, &p);
+    start(&p, "/t.T/Echo", &s);
+    memset(&came, 0, sizeof came);
+    for (size_t k = 0; k < n; k++) data[k] = (uint8_t)(k * 31 + k / 255);
+    data[0] = wanted ? 'P' : 'x';
+    grpc_send(s.stream, (Bytes){data, n});
+    if (i % 3 == 0) { /* paused on the way */
+      move(p.client, p.server, p.slice);
+      grpc_stream_pause(p.up.stream);
+      pump(&p);
+      grpc_stream_resume(p.up.stream);
+    }
+    grpc_half_close(s.stream);
+    pump(&p);
+    assert_int_equal(came.len, n);
+    assert_memory_equal(came.at, data, n);
+    assert_int_equal(came.whole, !(large && wanted));
+    assert_int_equal(came.parts > 0, large && wanted);
+    assert_true(s.closed);
+    assert_int_equal(s.code, ST_OK);
+    seen_reset(&s);
+    pair_deinit(&p);
+  }
+}
+
 static void test_cancel(void **state) {
   (void)state;
   Pair p;
@@ -686,6 +753,7 @@ int main(void) {
       cmocka_unit_test(test_download_with_drain),
       cmocka_unit_test(test_slow_reader),
       cmocka_unit_test(test_slow_handler),
+      cmocka_unit_test(test_parts),
       cmocka_unit_test(test_cancel),
       cmocka_unit_test(test_drain),
       cmocka_unit_test(test_stream_limit),

@@ -10,6 +10,7 @@ The asyncio form of everything here is kiln.aio.
 """
 from ._access import Tls
 from ._errors import Error
+from ._memory import Memory
 from ._options import Dim, Options
 from .client import Buffer, Client, Executable, KernelReport, TensorSpec, ValueSpec, connect
 from ._tune import TunedKernel, TuneProgress, TuneSummary
@@ -18,4 +19,4 @@ from ._size import Size
 from . import aio
 
 __version__ = "0.1.0"
-__all__ = ["Buffer", "Client", "Dim", "Error", "Executable", "Graph", "KernelReport", "Node", "Options", "Size", "TensorSpec", "Tls", "TuneProgress", "TuneSummary", "TunedKernel", "ValueSpec", "aio", "connect"]
+__all__ = ["Buffer", "Client", "Dim", "Error", "Executable", "Graph", "KernelReport", "Memory", "Node", "Options", "Size", "TensorSpec", "Tls", "TuneProgress", "TuneSummary", "TunedKernel", "ValueSpec", "aio", "connect"]

@@ -43,6 +43,11 @@ def _read(path: str | None) -> bytes | None:
         raise Error("INVALID_ARGUMENT", f"{path}: {e.strerror}") from None
 
 
+def chosen_token(token: str | None) -> str | None:
+    """The token that calls carry."""
+    return token or os.environ.get("KILN_TOKEN") or None
+
+
 def _is_local(target: str) -> bool:
     return target.startswith("unix:") or target.rsplit(":", 1)[0] in ("localhost", "127.0.0.1", "[::1]")
 
@@ -74,7 +79,7 @@ class _Bearer:
 def open_channel(module: Any, target: str, token: str | None, tls: Tls | str | bool | None) -> tuple[Any, Any]:
     """A channel of grpc or grpc.aio, and what to make stubs of."""
     unix = target.startswith("unix:")
-    token = token or os.environ.get("KILN_TOKEN") or None
+    token = chosen_token(token)
     if tls is None and not unix:
         tls = _from_environment()
     if isinstance(tls, (str, bool)):

@@ -132,6 +132,9 @@ def _chunks(data: Any) -> Iterator[bytes]:
 def compile_options(options: Options) -> kiln_pb2.CompileOptions:
     """Options as a message: numbers and ranges of dimensions."""
     message = kiln_pb2.CompileOptions(device=options.device, no_cache=options.no_cache, fast_math=options.fast_math)
+    if options.batching is not None:
+        message.batching.delay_ms, message.batching.rows = options.batching
+        message.batching.SetInParent()
     for name, value in options.dims.items():
         if isinstance(value, (tuple, list)) and len(value) == 2:
             value = Dim(value[0], value[1])

@@ -25,6 +25,8 @@ class Options:
     device: "cpu:0"; empty lets the server choose.
     no_cache: neither read nor write the server's cache.
     fast_math: also algorithms whose rounding, or handling of NaN and infinities, is not that of the graph: Winograd convolutions.
+    batching: (milliseconds, rows): how long a run may wait, while the device is busy, for others of the same caller to run with, where rows
+        are independent, and of how many rows at most (0: as the server says). (0, 0): each run alone. None: as the server is configured.
     seed: of random ops; the executable's n-th run from here draws the n-th set of numbers of this seed. None: fresh numbers.
     """
 
@@ -32,4 +34,5 @@ class Options:
     device: str = ""
     no_cache: bool = False
     fast_math: bool = False
+    batching: tuple[int, int] | None = None
     seed: int | None = None

@@ -259,3 +259,9 @@ def explain(exe: Any, inputs: Any, runs: int, tried: int, make: Any) -> Steps:
     response = yield from with_handle(
         exe, lambda handle: Call("Explain", lambda: kiln_pb2.ExplainRequest(executable=handle, tried=tried), node_of(handle)))
     return _codec.kernel_reports(response, profiles, make)
+
+
+def estimate(exe: Any) -> Steps:
+    """What a run would cost now."""
+    response = yield from with_handle(exe, lambda handle: Call("Explain", lambda: kiln_pb2.ExplainRequest(executable=handle), node_of(handle)))
+    return {f.name: getattr(response.run, f.name) for f in response.run.DESCRIPTOR.fields}

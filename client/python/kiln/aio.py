@@ -11,7 +11,8 @@ import numpy as np
 from . import _access, _codec, _spawn, _steps, _tune
 from ._errors import Error, translated
 from ._options import Options
-from .client import RETRY_SECONDS, BufferBase, ExecutableBase, KernelReport
+from ._memory import Memory
+from .client import RETRY_SECONDS, BufferBase, ExecutableBase, KernelReport, _give
 from .v1 import kiln_pb2_grpc
 
 
@@ -76,6 +77,10 @@ class Executable(ExecutableBase):
         for call in self._releases():
             await self._client._do(_steps.repeated(self._client, call, harmless=False))
 
+    async def estimate(self) -> dict[str, Any]:
+        """As kiln.Executable.estimate."""
+        return await self._client._do(_steps.estimate(self))
+
 
 class Client:
     """A connection to one server for one event loop."""
@@ -85,6 +90,7 @@ class Client:
         self.target = target
         self.timeout, self.retry = timeout, retry
         self._answered, self._routed = False, not target.startswith("unix:")
+        self._token = _access.chosen_token(token)
         self._channel, calls = _access.open_channel(grpc.aio, target, token, tls)
         self._stub = kiln_pb2_grpc.KilnStub(calls)
 
@@ -114,6 +120,11 @@ class Client:
 
     async def upload(self, array: Any, device: str = "", near: Any = None, keep: bool = False) -> Buffer:
         """As kiln.Client.upload."""
+        if isinstance(array, Memory):
+            given = await asyncio.get_running_loop().run_in_executor(None, _give, self, array, device)
+            if given:
+                return Buffer(self, given, _codec.dtype_name(_codec.dtype_number(array.dtype)), array.shape, array.array if keep else None, device)
+            array = array.array
         a = np.asarray(array)
         dtype = _codec.dtype_name(_codec.dtype_number(a.dtype))
         kept = a.copy() if keep else None

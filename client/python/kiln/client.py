@@ -9,8 +9,9 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import grpc
 import numpy as np
 
-from . import _access, _codec, _spawn, _steps, _tune
+from . import _access, _codec, _memory, _spawn, _steps, _tune
 from ._errors import Error, translated
+from ._memory import Memory
 from ._options import Options
 from .v1 import kiln_pb2, kiln_pb2_grpc
 
@@ -223,6 +224,11 @@ class Executable(ExecutableBase):
         """
         return self._client._do(_steps.explain(self, inputs, runs, tried, KernelReport))
 
+    def estimate(self) -> dict[str, Any]:
+        """What a run would cost if it were asked for now: device_ns (measured says whether runs took that or kernels are predicted to), wait_ns
+        behind what waits for the device, waiting runs of the caller's tenant, host_bytes of its tensors, and why it would be refused, or ""."""
+        return self._client._do(_steps.estimate(self))
+
     def release(self) -> None:
         """Forgets the executable on the server; its cache entries stay."""
         for call in self._releases():
@@ -237,6 +243,7 @@ class Client:
         self.target = target
         self.timeout, self.retry = timeout, retry
         self._answered, self._routed = False, not target.startswith("unix:")
+        self._token = _access.chosen_token(token)
         self._channel, calls = _access.open_channel(grpc, target, token, tls)
         self._stub = kiln_pb2_grpc.KilnStub(calls)
 
@@ -278,11 +285,16 @@ class Client:
             return self._stub.Inspect(requests, timeout=self.timeout).text
 
     def upload(self, array: Any, device: str = "", near: Any = None, keep: bool = False) -> Buffer:
-        """Copies an array to the server and keeps it there.
+        """Copies an array to the server and keeps it there. A kiln.Memory is taken as it is by a server on this machine.
 
         near: an executable or a buffer; where there are several servers, to the one that has it.
         keep: a copy stays here, which is uploaded again when the server has lost its own. Not for what runs update.
         """
+        if isinstance(array, Memory):
+            given = _give(self, array, device)
+            if given:
+                return Buffer(self, given, _codec.dtype_name(_codec.dtype_number(array.dtype)), array.shape, array.array if keep else None, device)
+            array = array.array
         a = np.asarray(array)
         dtype = _codec.dtype_name(_codec.dtype_number(a.dtype))
         kept = a.copy() if keep else None
@@ -341,6 +353,13 @@ class Client:
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
+
+
+def _give(client: Any, memory: Memory, device: str) -> str | None:
+    """The handle of memory that was passed; None: it has to be sent."""
+    if client._routed:
+        return None
+    return _memory.give(client.target[len("unix:"):], memory, device, client._token, client.timeout)
 
 
 def connect(server: str | None = None, *, timeout: float | None = None, spawn: bool = True, token: str | None = None,

@@ -1,0 +1,87 @@
+/* The driver's compiler takes 20 to 90 ms for a kernel. Loading PTX holds a lock of the driver all
+ * that time; linking it does not, so threads of their own link one kernel at a time, each taking
+ * the next that nobody has. They have the context, but queue nothing. */
+#include "devices/cuda_assemble.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { THREADS_MAX = 16, LOG_BYTES = 4096 };
+
+typedef struct Work {
+  const CudaApi *api;
+  CuContext context;
+  const Bytes *images;
+  StrBuf *code;
+  Status *failed; /* by image */
+  size_t n;
+  atomic_size_t next;
+} Work;
+
+static bool is_ptx(Bytes image) { return image.len && image.ptr[0] != 0x7f; }
+
+static Status assemble_one(const CudaApi *api, Bytes ptx, StrBuf *out) {
+  char log[LOG_BYTES] = "", *text = malloc(ptx.len + 1); /* PTX ends with a zero */
+  int options[2] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_BYTES};
+  void *values[2] = {log, (void *)(uintptr_t)sizeof log}, *cubin = NULL;
+  size_t bytes = 0;
+  CuLink link = NULL;
+  if (!text) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
+  memcpy(text, ptx.ptr, ptx.len);
+  text[ptx.len] = 0;
+  CuResult r = api->link_create(2, options, values, &link);
+  if (!r) r = api->link_add(link, CU_JIT_INPUT_PTX, text, ptx.len + 1, "kernel", 0, NULL, NULL);
+  if (!r) r = api->link_complete(link, &cubin, &bytes);
+  if (!r) strbuf_add(out, cubin, bytes); /* which is the link's */
+  if (link) api->link_destroy(link);
+  free(text);
+  log[sizeof log - 1] = 0;
+  Status st = cuda_status(api, r, "assembling code");
+  if (!st && out->failed) st = FAIL(RESOURCE_EXHAUSTED, "memory for a program");
+  return st && *log ? WRAP(st, "%s", log) : st;
+}
+
+static void *work(void *arg) {
+  Work *w = arg;
+  Status st = cuda_status(w->api, w->api->context_set(w->context), "assembling code");
+  for (size_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n;) {
+    if (!is_ptx(w->images[i])) continue;
+    if (!st) st = assemble_one(w->api, w->images[i], &w->code[i]);
+    w->failed[i] = st;
+    st = NULL;
+  }
+  status_drop(st);
+  return NULL;
+}
+
+/* Without a thread more, the caller does it all. */
+static void work_together(Work *w, size_t wanted) {
+  pthread_t threads[THREADS_MAX];
+  size_t n = 0;
+  while (n + 1 < wanted && n < THREADS_MAX && !pthread_create(&threads[n], NULL, work, w)) n++;
+  work(w);
+  while (n) pthread_join(threads[--n], NULL);
+}
+
+Status cuda_assemble(const CudaApi *api, CuContext context, const Bytes *images, size_t n,
+                     StrBuf *code) {
+  cpu_set_t cores;
+  size_t most = sched_getaffinity(0, sizeof cores, &cores) ? 1 : (size_t)CPU_COUNT(&cores);
+  Work w = {.api = api, .context = context, .images = images, .code = code, .n = n};
+  Status first = NULL;
+  w.failed = calloc(n + 1, sizeof(Status));
+  if (!w.failed) return FAIL(RESOURCE_EXHAUSTED, "memory for programs");
+  work_together(&w, n < most ? n : most);
+  for (size_t i = 0; i < n; i++) {
+    if (w.failed[i] && !first)
+      first = WRAP(w.failed[i], "image %zu of %zu", i, n);
+    else
+      status_drop(w.failed[i]);
+  }
+  free(w.failed);
+  return first;
+}

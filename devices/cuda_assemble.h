@@ -1,0 +1,10 @@
+/* Machine code from PTX, by the driver's compiler, on as many threads as there are processors. */
+#pragma once
+
+#include "base/str.h"
+#include "devices/cuda_api.h"
+
+/* code[i] is a cubin for the context's device; it stays empty where images[i] is one already. On
+ * failure the first kernel that failed is named by its place. */
+Status cuda_assemble(const CudaApi *api, CuContext context, const Bytes *images, size_t n,
+                     StrBuf *code);
