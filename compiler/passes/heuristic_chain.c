@@ -96,8 +96,25 @@ typedef struct Shape {
   int64_t tiles, warps, block, stages;
 } Shape;
 
-static const Shape shapes[] = {{2, 4, 64, 2}, {1, 8, 64, 2}, {1, 4, 64, 2}, {1, 4, 32, 2},
-                               {1, 2, 32, 2}, {1, 1, 32, 2}, {1, 1, 16, 2}, {1, 1, 16, 1}};
+/* Two tiles of rows read the other operands half as often, and fill the registers that a thread
+ * has where columns are many: then one, and longer blocks, after which fewer sums are scaled. */
+static const Shape narrow[] = {{2, 4, 64, 2}, {1, 4, 64, 2}, {1, 2, 64, 2}, {1, 2, 32, 2},
+                               {1, 1, 32, 2}, {1, 1, 16, 2}, {1, 1, 16, 1}};
+static const Shape wide[] = {{1, 8, 128, 2}, {1, 8, 64, 2}, {1, 4, 64, 2}, {1, 2, 32, 2},
+                             {1, 1, 32, 2},  {1, 1, 16, 2}, {1, 1, 16, 1}};
+enum { SHAPES = sizeof narrow / sizeof *narrow, MANY_COLUMNS = 64, ROWS = 16 };
+
+/* Workgroups that a shape makes. */
+static int64_t groups_of(const Chain *c, const Shape *s) {
+  int64_t rows = s->tiles * s->warps * ROWS, all = 1;
+  for (uint32_t i = 0; i < c->k->nloops; i++) {
+    uint32_t a = (uint32_t)c->k->loops[i]->arg.i;
+    int64_t n = size_of(c, a);
+    if (a == c->m) n = (n + rows - 1) / rows;
+    if (a != c->n && all < (int64_t)1 << 40) all *= n;
+  }
+  return all;
+}
 
 static void give(Chain *c, OptKind kind, int64_t axis, int64_t arg) {
   if (arg > 1 || kind == OPT_KEEP || kind == OPT_STAGE)
@@ -180,8 +197,11 @@ bool heuristic_chain_gpu(Job *job, const KernelInfo *k, const Target *target, Op
   for (int64_t id = 0; id < MX__COUNT; id++) {
     const MatrixInfo *info = matrix_info(id);
     if (!matrix_on(info, target) || !opts_chain_fits(info)) continue;
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-      if (try_shape(&c, &shapes[s], id)) return true;
+    const Shape *shapes = size_of(&c, c.n) > MANY_COLUMNS ? wide : narrow;
+    for (size_t s = 0; s < SHAPES; s++) {
+      bool fills = groups_of(&c, &shapes[s]) >= target->threads || shapes[s].warps == 1;
+      if (fills && try_shape(&c, &shapes[s], id)) return true;
+    }
   }
   return false;
 }

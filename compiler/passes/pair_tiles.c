@@ -1,18 +1,21 @@
 /* An LDMATRIX of two tiles takes the places that half of a warp names; the other half can name
- * those of two more. Loads of one buffer whose indices differ by a number are paired in the order
- * of these numbers, so that neighbours are a row or a few steps apart and most pairs have the same
- * distance: then their indices are one expression and a number each. */
+ * those of two more. Loads of one buffer whose indices differ by a number are paired with what lies
+ * beside them across the sum that they are factors of, so that both are used in the same step of
+ * it: eight rows on where elements of a row follow the sum, eight elements on where they are
+ * turned. Then most pairs have the same distance, and their indices are one expression and a number
+ * each.
+ */
 #include "compiler/passes/pair_tiles.h"
 
 #include <stdlib.h>
 
-#include "compiler/passes/nodemap.h"
+#include "compiler/passes/linsum.h"
 
 enum { PAIR = 4, HALF_WARP = 16 }; /* elements of a thread of two tiles */
 
 typedef struct Load {
   UOp *u, *base;
-  int64_t at;
+  int64_t at, step; /* a number that pairs have in common */
 } Load;
 
 static bool is_pair(const UOp *u) {
@@ -25,19 +28,32 @@ static int by_place(const void *x, const void *y) {
   if (a->u->src[0] != b->u->src[0]) return a->u->src[0]->id < b->u->src[0]->id ? -1 : 1;
   if (a->u->arg.i != b->u->arg.i) return a->u->arg.i < b->u->arg.i ? -1 : 1;
   if (a->base != b->base) return a->base->id < b->base->id ? -1 : 1;
+  if (a->step != b->step) return a->step < b->step ? -1 : 1;
   return a->at < b->at ? -1 : a->at > b->at;
 }
 
+/* Of rows that are not turned: where in eight of them the load begins. */
+static int64_t step_of(Job *job, const Load *l) {
+  const LinSum *sum = linsum_index(job, l->base);
+  for (uint32_t i = 0; i < sum->n && !l->u->arg.i; i++) {
+    const UOp *a = sum->at[i].atom;
+    bool row = a->op == OP_FLOORMOD && a->src[0]->op == OP_SPECIAL && uop_is_int(a->src[1], 8);
+    if (row && sum->at[i].coeff > 0) return l->at % (8 * sum->at[i].coeff);
+  }
+  return 0;
+}
+
 /* An index without a number is its own base. */
-static size_t find_loads(const UOpList *list, Load *out) {
+static size_t find_loads(Job *job, const UOpList *list, Load *out) {
   size_t n = 0;
   for (size_t i = 0; i < list->len; i++) {
     UOp *u = list->at[i];
     if (is_pair(u))
-      out[n++] = (Load){u, u->src[1]->src[0], u->src[1]->src[1]->arg.i};
+      out[n++] = (Load){u, u->src[1]->src[0], u->src[1]->src[1]->arg.i, 0};
     else if (u->op == OP_LDMATRIX && u->lanes == PAIR && !uop_is_const(u->src[1]))
-      out[n++] = (Load){u, u->src[1], 0};
+      out[n++] = (Load){u, u->src[1], 0, 0};
   }
+  for (size_t i = 0; i < n; i++) out[i].step = step_of(job, &out[i]);
   qsort(out, n, sizeof *out, by_place);
   return n;
 }
@@ -53,13 +69,15 @@ UOp *pair_tiles(Job *job, UOp *kernel) {
   Load *loads = arena_array(&job->arena, list.len + 1, sizeof *loads);
   UOp **from = arena_array(&job->arena, list.len + 1, sizeof *from), *thread = NULL;
   UOp **to = arena_array(&job->arena, list.len + 1, sizeof *to);
-  size_t n = find_loads(&list, loads), m = 0;
+  size_t n = find_loads(job, &list, loads), m = 0;
   for (size_t i = 0; i < list.len; i++)
     if (list.at[i]->op == OP_SPECIAL && list.at[i]->arg.i == 3) thread = list.at[i];
   if (!thread || thread->vmax >= 2 * HALF_WARP) return kernel;
   for (size_t i = 0; i + 1 < n; i++) {
     const Load *a = &loads[i], *b = &loads[i + 1];
-    if (a->u->src[0] != b->u->src[0] || a->u->arg.i != b->u->arg.i || a->base != b->base) continue;
+    if (a->u->src[0] != b->u->src[0] || a->u->arg.i != b->u->arg.i || a->base != b->base ||
+        a->step != b->step)
+      continue;
     UOp *half = uop2(job, OP_FLOORDIV, thread, uop_index(job, HALF_WARP));
     UOp *at = uop2(job, OP_ADD, a->base, uop2(job, OP_MUL, half, uop_index(job, b->at - a->at)));
     if (a->at) at = uop2(job, OP_ADD, at, uop_index(job, a->at));

@@ -79,7 +79,9 @@ static Status check_link(const KernelInfo *k, const OptPlan *plan, const RepairL
   const RangeSet *open = link->reduce->open, *first = plan->repair.at[0].reduce->open;
   int64_t size = 1;
   bool fits = true;
-  if (a->block % a->tile) return refuse("a block is no multiple of the tile along the row");
+  if (a->block % (a->tile * (a->lanes ? a->lanes : 1) * a->spread))
+    return refuse(
+        "a block is no multiple of the tile along the row, and of the threads that share it");
   if (k->axes[link->axis].divisor % a->block && a->size % a->block)
     return refuse("the row is no multiple of a block; use PADTO first");
   if (!axis_is_static(&k->axes[link->axis]) && k->axes[link->axis].divisor % a->block &&
