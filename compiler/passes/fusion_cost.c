@@ -267,9 +267,13 @@ static bool is_wider_byte(const Fusion *f, const Tensor *t) {
   return dtype_info[f->tensors[t->src[0]].u->dtype].bytes == 1;
 }
 
-/* Of what matrix instructions of the target take as it is: its readers widen it themselves. */
-static bool is_widened(const Fusion *f, const Tensor *t) {
+/* Of what matrix instructions of the target take as it is, and all that ask for `as`, which is t in
+ * some order, multiply matrices: they widen it themselves. Elsewhere widening costs more than the
+ * bytes that it saves: a vector is widened once for all rows of a matrix. */
+static bool is_widened(const Fusion *f, const Tensor *t, const Tensor *as) {
   if (t->u->op != OP_CAST || !dtype_is_float((DType)t->u->dtype)) return false;
+  for (const Demand *d = as->demands; d; d = d->next)
+    if (!f->kernels.at[d->kernel].contraction) return false;
   return matrix_takes(f->target, (DType)f->tensors[t->src[0]].u->dtype, (DType)t->u->dtype);
 }
 
@@ -277,7 +281,7 @@ static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
   const Cost *c = &t->cost;
   double n = (double)t->numel, again = 0, kernels = 0;
   uint32_t last = UINT32_MAX;
-  if (is_widened(f, t)) return NULL;
+  if (is_widened(f, t, t)) return NULL;
   if (t->ndemands > MAX_DEMANDS) return "it is read in many places";
   for (const Demand *d = t->demands; d; d = d->next) {
     const FusedKernel *k = &f->kernels.at[d->kernel];
@@ -375,7 +379,7 @@ static const char *reordered_stores(const Fusion *f, const Tensor *t) {
   }
   if (!moved || x->nconsumers != 1 || rank(t) > rank(x)) return NULL;
   if (x->u->op == OP_REDUCE) return reduce_stores(f, t, x);
-  bool computed = op_info[x->u->op].flags & OPF_ALU && !is_widened(f, x);
+  bool computed = op_info[x->u->op].flags & OPF_ALU && !is_widened(f, x, t);
   return computed ? elementwise_stores(f, t) : NULL;
 }
 

@@ -163,6 +163,8 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   verify(job, sink, "simplify_graph");
   sink = layout_channels(job, graph, target, sink);
   verify(job, sink, "layout_channels");
+  sink = simplify_sums(job, target, sink);
+  verify(job, sink, "simplify_sums");
   sink = pack_weights(job, graph, target, sink);
   verify(job, sink, "pack_weights");
   sink = hazard_resolve(job, graph, sink, &f.events);

@@ -336,6 +336,9 @@ UOp *simplify_graph(Job *job, const TensorGraph *graph, const Target *target, Pl
   UOp *wide = change_reductions(job, sink, target, rounds_often, round_once);
   if (wide != sink) sink = rewrite_graph(&rw, wide, rules_movement);
   sink = fold_values(job, graph, sink, interface, constants);
-  sink = scan_split(job, target, sink);
+  return scan_split(job, target, sink);
+}
+
+UOp *simplify_sums(Job *job, const Target *target, UOp *sink) {
   return change_reductions(job, sink, target, is_long, split_reduce);
 }

@@ -9,7 +9,10 @@ typedef struct FoldedConstants {
   size_t len, cap;
 } FoldedConstants;
 
-/* The graph after rules, with parameter-free reductions folded and long ones split. interface: the
+/* The graph after rules, with parameter-free reductions folded. interface: the
  * plan buffers of inputs and outputs by slot; `constant` is set for outputs that are known. */
 UOp *simplify_graph(Job *job, const TensorGraph *graph, const Target *target, PlanBuffer *interface,
                     FoldedConstants *constants);
+/* Long reductions to few elements in two stages: after convolutions have been found by their sums.
+ */
+UOp *simplify_sums(Job *job, const Target *target, UOp *sink);
