@@ -215,7 +215,7 @@ static bool find_axes(Ctx *c, int *m, int *n, int *r) {
   bool swap = contiguous_along(c, &sums, k->store, (uint32_t)x) >
               contiguous_along(c, &sums, k->store, (uint32_t)y);
   *m = swap ? y : x, *n = swap ? x : y;
-  return size_of(c, *m) >= LEAST_SIZE / 2 && size_of(c, *n) >= LEAST_SIZE / 2;
+  return size_of(c, *m) > 1 && size_of(c, *n) >= LEAST_SIZE / 2;
 }
 
 bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
@@ -223,7 +223,7 @@ bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, 
   int m, n, r;
   if (!find_axes(&c, &m, &n, &r)) return false;
   for (int64_t id = 0; id < MX__COUNT; id++) {
-    if (!try_instruction(&c, id, m, n, r)) continue;
+    if (matrix_info(id)->shared || !try_instruction(&c, id, m, n, r)) continue;
     const Tile *t = choose_tile(&c, c.plan.axes[m].size, c.plan.axes[n].size, batch_of(&c, m, n));
     if (t) give_tile(&c, t, m, n, r);
     return true;
@@ -238,10 +238,14 @@ bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, 
  * instruction's 64 rows below each other and all of the columns. */
 typedef struct Wide {
   int64_t groups, up, n;
+  int64_t step, other; /* cycles on an H100: of 128 bytes along the sum; before and after them */
 } Wide;
 
-static const Wide wides[] = {{2, 1, 256}, {2, 2, 128}, {2, 1, 192}, {2, 1, 128}, {1, 1, 256},
-                             {1, 1, 128}, {2, 1, 64},  {1, 1, 64},  {1, 1, 32}};
+/* As measured. Tiles of 128 by 128 and 192 take as long for a step as 128 by 256. */
+static const Wide wides[] = {{2, 1, 256, 1250, 5000}, {2, 2, 128, 1320, 5500},
+                             {1, 1, 256, 800, 3100},  {1, 1, 128, 480, 2200},
+                             {2, 1, 64, 520, 2200},   {1, 1, 64, 350, 1500},
+                             {1, 1, 32, 350, 1500}};
 enum { WIDES = sizeof wides / sizeof *wides, ROWS = 64, MOST_PLACES = 8, GO_ON = 16 };
 
 static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
@@ -249,16 +253,13 @@ static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
 /* Of a workgroup, in one step along the sum. */
 static int64_t step_size(const Wide *w) { return (rows_of(w) + w->n) * 128; }
 
-/* Cycles, as measured on an H100: the instructions of a step of 128 bytes, or its bytes from the
- * second level cache, how long the first of them take, and what is stored in the end. A processor
- * does one workgroup after the other: what it could hold besides is worth more as places. */
-static double wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int64_t k,
-                        int64_t batch) {
+/* A processor does one workgroup after the other: what it could hold besides is worth more as
+ * places. */
+static int64_t wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int64_t k,
+                         int64_t batch) {
   int64_t all = ceil_div(m, rows_of(w)) * ceil_div(n, w->n) * batch;
   int64_t each = ceil_div(all, c->target->threads ? c->target->threads : 1);
-  double work = (double)(rows_of(w) * w->n), products = work / 32 / 0.93;
-  double bytes = (double)step_size(w) / 49;
-  return (double)each * ((double)k * (products > bytes ? products : bytes) + 3500 + work / 16);
+  return each * (k * w->step + w->other);
 }
 
 /* Whether 16 bytes of the factor lie side by side along the sum, or along its own axis where its
@@ -319,13 +320,13 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
 
 /* The tiles, the one that is expected to be done first first. */
 static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) {
-  double time[WIDES];
+  int64_t time[WIDES];
   uint32_t count = 0;
   int64_t steps = ceil_div(size_of(c, r), ROWS), batch = batch_of(c, m, n);
   for (uint32_t i = 0; i < WIDES; i++) {
     const Wide *w = &wides[i];
     if (c->k->axes[m].least < rows_of(w) || c->k->axes[n].least < w->n) continue;
-    double t = wide_time(c, w, size_of(c, m), size_of(c, n), steps, batch);
+    int64_t t = wide_time(c, w, size_of(c, m), size_of(c, n), steps, batch);
     uint32_t at = count++;
     for (; at > 0 && time[at - 1] > t; at--) time[at] = time[at - 1], out[at] = out[at - 1];
     time[at] = t, out[at] = w;
