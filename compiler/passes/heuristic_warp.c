@@ -17,6 +17,7 @@ enum { LEAST_SIZE = 16, GROUPS_MAX = 4, FEW_STEPS = 4, LONG_SUM = 512 };
  * long steps have fewer barriers, short sums end before many stages are filled. */
 static int64_t step_bytes(int64_t sum) { return sum >= LONG_SUM ? 128 : 64; }
 static int64_t places_for(int64_t sum) { return sum >= LONG_SUM ? 3 : 4; }
+enum { FEW_ROWS_PLACES = 6 }; /* a product of few rows waits for memory alone */
 
 /* Tile of a workgroup: warps times what each computes, in rows of 16 and columns of 8. */
 typedef struct Tile {
@@ -28,8 +29,8 @@ typedef struct Tile {
 static const Tile tiles[] = {
     {256, 128, 4, 2, 1}, {128, 256, 2, 4, 1}, {128, 128, 2, 4, 2}, {128, 64, 4, 2, 3},
     {64, 128, 2, 4, 3},  {64, 64, 2, 2, 6},   {64, 32, 2, 2, 8},   {32, 64, 2, 2, 8},
-    {32, 32, 2, 2, 12},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},  {64, 16, 4, 1, 12},
-    {16, 8, 1, 1, 24},
+    {32, 32, 2, 2, 12},  {16, 128, 1, 8, 4},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},
+    {64, 16, 4, 1, 12},  {16, 8, 1, 1, 24},
 };
 
 typedef struct Ctx {
@@ -168,11 +169,13 @@ static bool try_instruction(Ctx *c, int64_t id, int64_t m, int64_t n, int64_t k)
   return false;
 }
 
-static void stage_factors(Ctx *c, int64_t k) {
+static void stage_factors(Ctx *c, const Tile *t, int64_t k) {
   for (int f = 0; f < 2; f++)
     for (uint32_t i = 0; i < c->k->nstageable; i++)
       if (c->k->stageable[i] == c->plan.matrix.factor[f]) try_opt(c, OPT_STAGE, k, i);
-  for (int64_t places = places_for(size_of(c, k)); c->plan.nstages && places > 1; places--)
+  int64_t places = places_for(size_of(c, k));
+  if (t->m <= LEAST_SIZE && places < FEW_ROWS_PLACES) places = FEW_ROWS_PLACES;
+  for (; c->plan.nstages && places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, k, places)) break;
 }
 
@@ -196,7 +199,7 @@ static void give_tile(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
   if (t->wm > 1) try_opt(c, OPT_LOCAL, m, t->wm);
   if (t->wn > 1) try_opt(c, OPT_LOCAL, n, t->wn);
   share_sum(c, t, m, n, k);
-  stage_factors(c, k);
+  stage_factors(c, t, k);
 }
 
 /* The axes of the main sum of products; false when there is none that is worth a tile. */
@@ -294,8 +297,13 @@ static int64_t wide_row(Ctx *c, int m, int n, int r, int64_t columns) {
 enum { BLOCK_ROWS = 2048, FEW_TILES = 12 };
 
 static void order_tiles(Ctx *c, UOp **kernel, OptList *head, const Wide *w, int m, int n) {
-  int64_t rows = size_of(c, m), unit = rows_of(w), blocks = ceil_div(rows, BLOCK_ROWS);
-  int64_t block = ceil_div(ceil_div(rows, blocks), unit) * unit;
+  int64_t rows = size_of(c, m), unit = rows_of(w), all = ceil_div(rows, unit), blocks = 1,
+          least = 0;
+  for (int64_t b = rows / BLOCK_ROWS; b <= ceil_div(rows, BLOCK_ROWS); b++) {
+    int64_t total = b > 0 ? b * ceil_div(all, b) : 0; /* tiles, as blocks are equally high */
+    if (total && (!least || total <= least)) least = total, blocks = b;
+  }
+  int64_t block = ceil_div(all, blocks) * unit;
   if (ceil_div(size_of(c, n), w->n) <= FEW_TILES) return;
   if (blocks > 1 && axis_is_static(&c->k->axes[m]) && block < rows && c->k->naxes < INT8_MAX) {
     UOp *split = split_axis(c->job, *kernel, m, block, c->k->naxes);
