@@ -1,6 +1,8 @@
 """What lies in deploy/: manifests, dashboard, alerts and example configurations say what is true of the daemon in the tree."""
 import json
+import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -67,6 +69,47 @@ def test_kubernetes_manifests_are_valid():
     assert mounts == volumes | claims
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["path"] in ("/healthz", "/readyz")
+
+
+def proxies(tmp_path):
+    """HAProxy's configurations, as files with what they need beside them."""
+    pem = tmp_path / "kiln.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=kiln",
+                    "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "ca.pem")], check=True, capture_output=True)
+    pem.write_text((tmp_path / "ca.pem").read_text() + (tmp_path / "key").read_text())
+    manifest = list(yaml.safe_load_all((DEPLOY / "kubernetes/haproxy.yaml").read_text()))
+    compose = yaml.safe_load((DEPLOY / "examples/compose.yaml").read_text())
+    texts = {"deploy": (DEPLOY / "haproxy/haproxy.cfg").read_text(), "kubernetes": manifest[0]["data"]["haproxy.cfg"],
+             "compose": compose["configs"]["haproxy"]["content"]}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text.replace("/etc/haproxy/tls", str(tmp_path)))
+    return texts, manifest, compose
+
+
+def test_haproxy_takes_its_configurations(tmp_path):
+    """All three balance in the same way, and name the servers as their kilnd are named."""
+    tool = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin")
+    assert tool, "haproxy is installed by tests/run.sh"
+    texts, manifest, compose = proxies(tmp_path)
+    rules = []
+    for name, text in texts.items():
+        out = subprocess.run([tool, "-c", "-f", str(tmp_path / name)], capture_output=True, text=True)
+        warnings = [line for line in out.stderr.splitlines() if "[WARNING]" in line and "could not resolve address" not in line]
+        assert out.returncode == 0 and not warnings, f"{name}: {out.stdout}{out.stderr}"
+        lines = [line.strip() for line in text.splitlines()]
+        rules.append([line for line in lines if re.match("balance|hash-|use-server|option|http-check|retr", line)])
+    assert rules[0] == rules[1] == rules[2] and len(rules[0]) > 8
+    servers = {name: re.findall(r"^ *server (\S+)", text, re.M) for name, text in texts.items()}
+    pods = yaml.safe_load_all((DEPLOY / "kubernetes/kiln.yaml").read_text())
+    stateful = next(d for d in pods if d["kind"] == "StatefulSet")
+    name = stateful["metadata"]["name"]
+    assert servers["kubernetes"] == [f"{name}-{i}" for i in range(stateful["spec"]["replicas"])]
+    assert servers["compose"] == [s["command"][-1] for s in compose["services"].values() if "command" in s]
+    (tmp_path / "c").write_text(compose["configs"]["node"]["content"])
+    check_config(tmp_path / "c")
+    validate = pytest.importorskip("kubernetes_validate")
+    for d in manifest:
+        validate.validate(d, validate.latest_version(), strict=True)
 
 
 def check_config(path):
