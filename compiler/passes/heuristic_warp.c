@@ -17,6 +17,7 @@ enum { LEAST_SIZE = 16, GROUPS_MAX = 4, FEW_STEPS = 4, LONG_SUM = 512 };
  * long steps have fewer barriers, short sums end before many stages are filled. */
 static int64_t step_bytes(int64_t sum) { return sum >= LONG_SUM ? 128 : 64; }
 static int64_t places_for(int64_t sum) { return sum >= LONG_SUM ? 3 : 4; }
+enum { FEW_ROWS_PLACES = 6 }; /* a product of few rows waits for memory alone */
 
 /* Tile of a workgroup: warps times what each computes, in rows of 16 and columns of 8. */
 typedef struct Tile {
@@ -28,8 +29,8 @@ typedef struct Tile {
 static const Tile tiles[] = {
     {256, 128, 4, 2, 1}, {128, 256, 2, 4, 1}, {128, 128, 2, 4, 2}, {128, 64, 4, 2, 3},
     {64, 128, 2, 4, 3},  {64, 64, 2, 2, 6},   {64, 32, 2, 2, 8},   {32, 64, 2, 2, 8},
-    {32, 32, 2, 2, 12},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},  {64, 16, 4, 1, 12},
-    {16, 8, 1, 1, 24},
+    {32, 32, 2, 2, 12},  {16, 128, 1, 8, 4},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},
+    {64, 16, 4, 1, 12},  {16, 8, 1, 1, 24},
 };
 
 typedef struct Ctx {
@@ -168,11 +169,13 @@ static bool try_instruction(Ctx *c, int64_t id, int64_t m, int64_t n, int64_t k)
   return false;
 }
 
-static void stage_factors(Ctx *c, int64_t k) {
+static void stage_factors(Ctx *c, const Tile *t, int64_t k) {
   for (int f = 0; f < 2; f++)
     for (uint32_t i = 0; i < c->k->nstageable; i++)
       if (c->k->stageable[i] == c->plan.matrix.factor[f]) try_opt(c, OPT_STAGE, k, i);
-  for (int64_t places = places_for(size_of(c, k)); c->plan.nstages && places > 1; places--)
+  int64_t places = places_for(size_of(c, k));
+  if (t->m <= LEAST_SIZE && places < FEW_ROWS_PLACES) places = FEW_ROWS_PLACES;
+  for (; c->plan.nstages && places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, k, places)) break;
 }
 
@@ -196,7 +199,7 @@ static void give_tile(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
   if (t->wm > 1) try_opt(c, OPT_LOCAL, m, t->wm);
   if (t->wn > 1) try_opt(c, OPT_LOCAL, n, t->wn);
   share_sum(c, t, m, n, k);
-  stage_factors(c, k);
+  stage_factors(c, t, k);
 }
 
 /* The axes of the main sum of products; false when there is none that is worth a tile. */
@@ -215,7 +218,7 @@ static bool find_axes(Ctx *c, int *m, int *n, int *r) {
   bool swap = contiguous_along(c, &sums, k->store, (uint32_t)x) >
               contiguous_along(c, &sums, k->store, (uint32_t)y);
   *m = swap ? y : x, *n = swap ? x : y;
-  return size_of(c, *m) >= LEAST_SIZE / 4 && size_of(c, *n) >= LEAST_SIZE / 2;
+  return size_of(c, *m) > 1 && size_of(c, *n) >= LEAST_SIZE / 2;
 }
 
 bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
@@ -223,7 +226,7 @@ bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, 
   int m, n, r;
   if (!find_axes(&c, &m, &n, &r)) return false;
   for (int64_t id = 0; id < MX__COUNT; id++) {
-    if (!try_instruction(&c, id, m, n, r)) continue;
+    if (matrix_info(id)->shared || !try_instruction(&c, id, m, n, r)) continue;
     const Tile *t = choose_tile(&c, c.plan.axes[m].size, c.plan.axes[n].size, batch_of(&c, m, n));
     if (t) give_tile(&c, t, m, n, r);
     return true;
@@ -238,10 +241,14 @@ bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, 
  * instruction's 64 rows below each other and all of the columns. */
 typedef struct Wide {
   int64_t groups, up, n;
+  int64_t step, other; /* cycles on an H100: of 128 bytes along the sum; before and after them */
 } Wide;
 
-static const Wide wides[] = {{2, 1, 256}, {2, 2, 128}, {2, 1, 192}, {2, 1, 128}, {1, 1, 256},
-                             {1, 1, 128}, {2, 1, 64},  {1, 1, 64},  {1, 1, 32}};
+/* As measured. Tiles of 128 by 128 and 192 take as long for a step as 128 by 256. */
+static const Wide wides[] = {{2, 1, 256, 1250, 5000}, {2, 2, 128, 1320, 5500},
+                             {1, 1, 256, 800, 3100},  {1, 1, 128, 480, 2200},
+                             {2, 1, 64, 520, 2200},   {1, 1, 64, 350, 1500},
+                             {1, 1, 32, 350, 1500}};
 enum { WIDES = sizeof wides / sizeof *wides, ROWS = 64, MOST_PLACES = 8, GO_ON = 16 };
 
 static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
@@ -249,16 +256,13 @@ static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
 /* Of a workgroup, in one step along the sum. */
 static int64_t step_size(const Wide *w) { return (rows_of(w) + w->n) * 128; }
 
-/* Cycles, as measured on an H100: the instructions of a step of 128 bytes, or its bytes from the
- * second level cache, how long the first of them take, and what is stored in the end. A processor
- * does one workgroup after the other: what it could hold besides is worth more as places. */
-static double wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int64_t k,
-                        int64_t batch) {
+/* A processor does one workgroup after the other: what it could hold besides is worth more as
+ * places. */
+static int64_t wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int64_t k,
+                         int64_t batch) {
   int64_t all = ceil_div(m, rows_of(w)) * ceil_div(n, w->n) * batch;
   int64_t each = ceil_div(all, c->target->threads ? c->target->threads : 1);
-  double work = (double)(rows_of(w) * w->n), products = work / 32 / 0.93;
-  double bytes = (double)step_size(w) / 49;
-  return (double)each * ((double)k * (products > bytes ? products : bytes) + 3500 + work / 16);
+  return each * (k * w->step + w->other);
 }
 
 /* Whether 16 bytes of the factor lie side by side along the sum, or along its own axis where its
@@ -293,8 +297,13 @@ static int64_t wide_row(Ctx *c, int m, int n, int r, int64_t columns) {
 enum { BLOCK_ROWS = 2048, FEW_TILES = 12 };
 
 static void order_tiles(Ctx *c, UOp **kernel, OptList *head, const Wide *w, int m, int n) {
-  int64_t rows = size_of(c, m), unit = rows_of(w), blocks = ceil_div(rows, BLOCK_ROWS);
-  int64_t block = ceil_div(ceil_div(rows, blocks), unit) * unit;
+  int64_t rows = size_of(c, m), unit = rows_of(w), all = ceil_div(rows, unit), blocks = 1,
+          least = 0;
+  for (int64_t b = rows / BLOCK_ROWS; b <= ceil_div(rows, BLOCK_ROWS); b++) {
+    int64_t total = b > 0 ? b * ceil_div(all, b) : 0; /* tiles, as blocks are equally high */
+    if (total && (!least || total <= least)) least = total, blocks = b;
+  }
+  int64_t block = ceil_div(all, blocks) * unit;
   if (ceil_div(size_of(c, n), w->n) <= FEW_TILES) return;
   if (blocks > 1 && axis_is_static(&c->k->axes[m]) && block < rows && c->k->naxes < INT8_MAX) {
     UOp *split = split_axis(c->job, *kernel, m, block, c->k->naxes);
@@ -319,13 +328,13 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
 
 /* The tiles, the one that is expected to be done first first. */
 static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) {
-  double time[WIDES];
+  int64_t time[WIDES];
   uint32_t count = 0;
   int64_t steps = ceil_div(size_of(c, r), ROWS), batch = batch_of(c, m, n);
   for (uint32_t i = 0; i < WIDES; i++) {
     const Wide *w = &wides[i];
     if (c->k->axes[m].least < rows_of(w) || c->k->axes[n].least < w->n) continue;
-    double t = wide_time(c, w, size_of(c, m), size_of(c, n), steps, batch);
+    int64_t t = wide_time(c, w, size_of(c, m), size_of(c, n), steps, batch);
     uint32_t at = count++;
     for (; at > 0 && time[at - 1] > t; at--) time[at] = time[at - 1], out[at] = out[at - 1];
     time[at] = t, out[at] = w;

@@ -26,7 +26,7 @@ enum {
   THREADS_EACH = 2048, /* threads */
   PIECE_ROWS = 64,     /* a piece of a column is no shorter */
   MIN_COLUMNS = 32,
-  LEAST_ROWS = 8,      /* of a factor of a product of matrices */
+  LEAST_ROWS = 2,      /* of a factor of a product of matrices */
   ITEM = 2,            /* bytes of an element that instructions for matrices take */
   ROW_COLUMNS = 256,   /* of a row that is multiplied, for a workgroup */
   PRODUCT_TILE = 64,   /* rows and columns of a product that one workgroup computes, or more */
