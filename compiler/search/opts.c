@@ -10,10 +10,11 @@
 #include <ctype.h>
 #include <limits.h>
 
-#define MAX_LANES       64
-#define MAX_NODES       20000 /* instances an expanded kernel may have */
-#define MAX_CHAIN_NODES 80000 /* the same where a row's elements are looked at in several places   \
-                               */
+#define MAX_LANES 64
+#define MAX_NODES 20000 /* instances an expanded kernel may have */
+#define MAX_CHAIN_NODES                                                                            \
+  80000 /* the same where a row's elements are looked at in several places                         \
+         */
 #define MAX_THREADS 256
 #define MAX_SLOTS   8
 
@@ -680,7 +681,8 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
                     plan->stages[s].level, plan->stages[s].operand);
     }
     bool ahead = plan->slots && plan->stages[s].level == plan->pipeline;
-    shared += size * dtype_info[u->dtype].bytes * (ahead ? plan->slots : 1);
+    size = size * dtype_info[u->dtype].bytes + opts_chain_padding(k, plan, s, size);
+    shared += size * (ahead ? plan->slots : 1);
     if (plan->groups && (uint64_t)shared > target->local_bytes)
       return FAIL(INVALID_ARGUMENT, "what is staged takes more than the workgroup's %llu bytes",
                   (unsigned long long)target->local_bytes);

@@ -175,6 +175,9 @@ Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
 /* opts_chain.c: may the result of the instruction be a factor of the next one as it lies? */
 bool opts_chain_fits(const MatrixInfo *info);
+/* Bytes between the rows of `elements` that are staged for one of two products. */
+int64_t opts_chain_padding(const KernelInfo *k, const OptPlan *plan, uint32_t stage,
+                           int64_t elements);
 /* The axes of the row of an inner product; before tiles are checked. */
 Status opts_chain_rows(const KernelInfo *k, OptPlan *plan);
 /* The space of the buffer of a kept value: of the thread, of the workgroup, or spread over the

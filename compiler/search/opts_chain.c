@@ -65,6 +65,16 @@ Status opts_chain_rows(const KernelInfo *k, OptPlan *plan) {
   return refuse("the inner product is not part of what is kept");
 }
 
+int64_t opts_chain_padding(const KernelInfo *k, const OptPlan *plan, uint32_t stage,
+                           int64_t elements) {
+  enum { PADDING = 16 }; /* of a row, schedule_stage.c */
+  const StagePlan *s = &plan->stages[stage];
+  if (!plan->inner.info) return 0;
+  bool inner = kernel_depends(k->stageable[s->operand], plan->inner.k);
+  int64_t row = opts_staged_extent(k, plan, inner ? plan->inner.k : plan->matrix.n, s->level);
+  return row ? elements / row * PADDING : 0;
+}
+
 /* -- where rows are kept ----------------------------------------------------------------------- */
 
 /* How threads of the workgroup share an axis. */
