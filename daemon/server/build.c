@@ -79,10 +79,16 @@ void build_leave(BuildWaiter *w) {
   if (!b->waiters) build_free(b);
 }
 
+Status waiter_status(const StatusNote *st) {
+  char text[4096];
+  if (!st) return NULL;
+  status_text(st, text, sizeof text);
+  Status copy = status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text);
+  return status_retry_ns(st) ? status_retry(copy, status_retry_ns(st)) : copy;
+}
+
 /* Tells everybody and frees b. Takes st. */
 static void build_finish(Build *b, Artifact *artifact, Status st) {
-  char text[4096];
-  status_text(st, text, sizeof text);
   /* nobody may join while the waiters are told, nor leave the build to be freed twice */
   if ((*b->link = b->next)) b->next->link = b->link;
   b->next = NULL;
@@ -90,8 +96,7 @@ static void build_finish(Build *b, Artifact *artifact, Status st) {
   for (BuildWaiter *w; (w = b->waiters);) {
     b->waiters = w->next;
     w->build = NULL;
-    w->done(w, artifact, &b->report,
-            st ? status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text) : NULL);
+    w->done(w, artifact, &b->report, waiter_status(st));
   }
   status_drop(st);
   build_free(b);

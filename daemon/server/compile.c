@@ -78,11 +78,8 @@ static CompileWaiter *pop_waiter(Compile *c) {
 }
 
 static void compile_fail(Compile *c, Status st) {
-  char text[4096];
-  status_text(st, text, sizeof text);
   c->server->metrics.compiles_total[RESULT_FAILED][0]++;
-  for (CompileWaiter *w; (w = pop_waiter(c));)
-    w->done(w, NULL, NULL, status_new(status_code(st), NULL, __FILE__, __LINE__, "%s", text));
+  for (CompileWaiter *w; (w = pop_waiter(c));) w->done(w, NULL, NULL, waiter_status(st));
   status_drop(st);
   compile_free(c);
 }

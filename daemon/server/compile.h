@@ -56,6 +56,8 @@ typedef struct BuildWaiter {
 Status build_join(Server *s, DeviceLane *device, Tenant *tenant, bool no_cache, const char *name,
                   const Kiln__V1__FrontendDone *face, CompileJob *held, BuildWaiter *w);
 void build_leave(BuildWaiter *w);
+/* A failure for one more who waits: code, text and when to try again. NULL for NULL. */
+Status waiter_status(const StatusNote *st);
 
 /* What the device made of kernels when it loaded e takes their place: in the artifact, for a worker
  * that loads it again, and with `store` in the cache, for the next start. */

@@ -62,8 +62,8 @@ typedef struct Executable {
   uint64_t used, tuned_at;
   int64_t first_used_ns;
   bool tuned;
-  bool adopt_due;         /* what other nodes know of its kernels is to be asked for */
-  int64_t adopt_asked_ns; /* when it last was; 0 = never */
+  bool adopt_due;                   /* what other nodes know of its kernels is to be asked for */
+  int64_t adopt_asked_ns;           /* when it last was; 0 = never */
   SizesSeen seen;                   /* of runs, where the plan has VARs */
   bool registered, private_;        /* private_: compiled with no_cache, never found again */
   struct Executable *newer, *older; /* by last use */
