@@ -92,6 +92,10 @@ static bool is_live(const CheckDevice *c, const Program *p, size_t *at) {
   return false;
 }
 
+static Status check_program_check(Device *d, const Program *p) {
+  return device_program_check(check_device(d)->inner, p);
+}
+
 static Status check_assemble(Device *d, const Bytes *images, size_t n, StrBuf *code) {
   return device_assemble(check_device(d)->inner, images, n, code);
 }
@@ -187,6 +191,7 @@ static const DeviceVtbl check_vtbl = {
     .buffer_free = check_buffer_free,
     .program_load = check_program_load,
     .program_free = check_program_free,
+    .program_check = check_program_check,
     .assemble = check_assemble,
     .write = check_write,
     .read = check_read,

@@ -56,7 +56,8 @@ typedef struct CudaDevice {
 struct Program {
   CuModule module;
   CuFunction function;
-  bool dependent; /* waits for the kernel before it by itself */
+  bool dependent;  /* waits for the kernel before it by itself */
+  bool serialized; /* as far as the driver said when it compiled it */
   uint32_t grid[3], block[3];
   uint32_t shared_bytes; /* of a workgroup, when a kernel may not declare so many */
 };
@@ -211,17 +212,19 @@ static Status cuda_scrub(Device *d) {
  * -------------------------------------------------------------------------------------------- */
 
 /* PTX is text and ends with a zero; a cubin is an ELF file and says itself where it ends. */
-static Status load_module(CudaDevice *c, const ProgramSpec *spec, CuModule *out) {
-  char log[LOG_BYTES] = "";
-  int options[2] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_BYTES};
-  void *values[2] = {log, (void *)(uintptr_t)sizeof log};
+static Status load_module(CudaDevice *c, const ProgramSpec *spec, Program *p) {
+  char log[LOG_BYTES] = "", said[LOG_BYTES] = "";
+  int options[4] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_BYTES, CU_JIT_INFO_LOG,
+                    CU_JIT_INFO_LOG_BYTES};
+  void *values[4] = {log, (void *)(uintptr_t)sizeof log, said, (void *)(uintptr_t)sizeof said};
   char *image = malloc(spec->image.len + 1);
   if (!image) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
   memcpy(image, spec->image.ptr, spec->image.len);
   image[spec->image.len] = 0;
-  CuResult r = c->api->module_load(out, image, 2, options, values);
+  CuResult r = c->api->module_load(&p->module, image, 4, options, values);
   free(image);
-  log[sizeof log - 1] = 0;
+  log[sizeof log - 1] = said[sizeof said - 1] = 0;
+  p->serialized = strstr(said, "C75") != NULL; /* the number of such a warning */
   Status st = cuda_status(c->api, r, "loading code");
   return st && *log ? WRAP(st, "%s", log) : st;
 }
@@ -265,7 +268,7 @@ static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **ou
     p->grid[1] = p->grid[2] = 1;
   }
   p->dependent = waits(spec->image);
-  Status st = load_module(c, spec, &p->module);
+  Status st = load_module(c, spec, p);
   if (!st)
     st = cuda_status(c->api, c->api->module_function(&p->function, p->module, spec->entry),
                      "finding the entry");
@@ -279,6 +282,16 @@ static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **ou
     return WRAP(st, "program '%s'", spec->entry);
   }
   *out = p;
+  return NULL;
+}
+
+static Status cuda_program_check(Device *d, const Program *p) {
+  const CudaDevice *c = cuda_device(d);
+  int bytes = 0;
+  CALL(c, "looking at a kernel", function_get(&bytes, CU_FUNCTION_LOCAL_BYTES, p->function));
+  if (p->serialized)
+    return FAIL(INVALID_ARGUMENT, "the driver's compiler makes matrix instructions wait");
+  if (bytes) return FAIL(INVALID_ARGUMENT, "%d bytes of each thread are not in registers", bytes);
   return NULL;
 }
 
@@ -458,6 +471,7 @@ static const DeviceVtbl cuda_vtbl = {
     .buffer_free = cuda_buffer_free,
     .program_load = cuda_program_load,
     .program_free = cuda_program_free,
+    .program_check = cuda_program_check,
     .assemble = cuda_code_of,
     .write = cuda_write,
     .read = cuda_read,

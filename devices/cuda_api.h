@@ -62,7 +62,10 @@ enum {
   CU_ATTR_SHARED_OPTIN = 97,
   /* attributes of functions */
   CU_FUNCTION_MAX_SHARED = 8,
+  CU_FUNCTION_LOCAL_BYTES = 3,
   /* options of the JIT */
+  CU_JIT_INFO_LOG = 3,
+  CU_JIT_INFO_LOG_BYTES = 4,
   CU_JIT_ERROR_LOG = 5,
   CU_JIT_ERROR_LOG_BYTES = 6,
   CU_JIT_INPUT_PTX = 1,
@@ -116,6 +119,7 @@ enum {
   X(launch, "cuLaunchKernelEx",                                                                    \
     (const CuLaunchConfig *c, CuFunction f, void **params, void **extra))                          \
   X(function_set, "cuFuncSetAttribute", (CuFunction f, int attribute, int value))                  \
+  X(function_get, "cuFuncGetAttribute", (int *value, int attribute, CuFunction f))                 \
   X(context_device, "cuCtxGetDevice", (CuDevice * d))                                              \
   X(capture_begin, "cuStreamBeginCapture_v2", (CuStream s, int mode))                              \
   X(capture_info, "cuStreamGetCaptureInfo_v2",                                                     \

@@ -38,6 +38,10 @@ static Status check_part(const Buffer *b, uint64_t offset, uint64_t bytes) {
               (unsigned long long)offset, b->size);
 }
 
+Status device_program_check(Device *d, const Program *p) {
+  return d->v->program_check ? d->v->program_check(d, p) : NULL;
+}
+
 Status device_assemble(Device *d, const Bytes *images, size_t n, StrBuf *code) {
   return d->v->assemble && n ? d->v->assemble(d, images, n, code) : NULL;
 }

@@ -75,6 +75,10 @@ typedef struct DeviceVtbl {
   void (*buffer_free)(Device *d, Buffer *b);
   Status (*program_load)(Device *d, const ProgramSpec *spec, Program **out);
   void (*program_free)(Device *d, Program *p);
+  /* Optional: INVALID_ARGUMENT where the driver's compiler could not make of the code what was
+   * meant: registers that did not suffice, matrix instructions that wait for each other. It runs
+   * all the same. */
+  Status (*program_check)(Device *d, const Program *p);
   /* Optional: does ahead what takes long in loading images, several at a time. code[i], which is
    * the caller's, is to be loaded in place of images[i], now or whenever the device has the same
    * driver; it stays empty where there is nothing to gain. */
@@ -126,6 +130,7 @@ Status device_buffer_alloc(Device *d, size_t size, int fd, Buffer **out);
 void device_buffer_free(Device *d, Buffer *b); /* NULL allowed */
 Status device_program_load(Device *d, const ProgramSpec *spec, Program **out);
 void device_program_free(Device *d, Program *p); /* NULL allowed */
+Status device_program_check(Device *d, const Program *p);
 Status device_assemble(Device *d, const Bytes *images, size_t n, StrBuf *code);
 /* OUT_OF_RANGE when the bytes lie outside the buffer. */
 Status device_write(Device *d, Buffer *b, uint64_t offset, const void *from, uint64_t bytes);

@@ -1,7 +1,7 @@
 /* One fetched EVP_MD for the life of the process: an implicit fetch per call costs more than
  * hashing 64 bytes does. A Digest is an EVP_MD_CTX under another name, so there is nothing to
- * unpack between the two. Each thread keeps the last one that it has done with: beginning anew with
- * it allocates nothing, so that a process which is short of memory goes on hashing. */
+ * unpack between the two. OpenSSL allocates when one begins; so each thread has some that have
+ * begun already, and a process that is short of memory for a moment goes on hashing. */
 #include "proto/digest.h"
 
 #include <openssl/evp.h>
@@ -9,8 +9,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+enum { READY_MAX = 4 };
+typedef struct Ready {
+  EVP_MD_CTX *at[READY_MAX];
+  size_t n;
+} Ready;
+
 static EVP_MD *sha256;
-static pthread_key_t spare; /* of each thread: an idle EVP_MD_CTX */
+static pthread_key_t ready; /* of each thread; NULL before its first */
 static pthread_once_t fetched = PTHREAD_ONCE_INIT;
 
 static void must(bool ok, const char *what) {
@@ -20,25 +26,53 @@ static void must(bool ok, const char *what) {
   abort();
 }
 
-static void free_context(void *c) { EVP_MD_CTX_free(c); }
+static void free_ready(void *at) {
+  Ready *r = at;
+  for (size_t i = 0; i < r->n; i++) EVP_MD_CTX_free(r->at[i]);
+  free(r);
+}
 
 static void fetch(void) {
   must((sha256 = EVP_MD_fetch(NULL, "SHA256", NULL)) != NULL, "fetch");
-  must(!pthread_key_create(&spare, free_context), "key");
+  must(!pthread_key_create(&ready, free_ready), "key");
 }
 
 void digest_init(void) { pthread_once(&fetched, fetch); }
 
 static EVP_MD_CTX *context(Digest *d) { return (EVP_MD_CTX *)(void *)d; }
 
+/* c, begun; NULL without memory, and c is freed. */
+static EVP_MD_CTX *begin(EVP_MD_CTX *c) {
+  if (c && EVP_DigestInit_ex2(c, sha256, NULL)) return c;
+  EVP_MD_CTX_free(c);
+  return NULL;
+}
+
+/* This thread's; NULL without memory. */
+static Ready *own(void) {
+  Ready *r = pthread_getspecific(ready);
+  if (r || !(r = calloc(1, sizeof *r))) return r;
+  if (!pthread_setspecific(ready, r)) return r;
+  free(r);
+  return NULL;
+}
+
+/* Makes good what was taken and what there was no memory for, with first for one of them. */
+static void refill(Ready *r, EVP_MD_CTX *first) {
+  while (r->n < READY_MAX) {
+    EVP_MD_CTX *c = begin(first ? first : EVP_MD_CTX_new());
+    first = NULL;
+    if (!c) return;
+    r->at[r->n++] = c;
+  }
+  EVP_MD_CTX_free(first);
+}
+
 Digest *digest_create(void) {
   digest_init();
-  EVP_MD_CTX *c = pthread_getspecific(spare);
-  if (c)
-    pthread_setspecific(spare, NULL);
-  else
-    c = EVP_MD_CTX_new();
-  must(c && EVP_DigestInit_ex2(c, sha256, NULL), "init");
+  Ready *r = own();
+  EVP_MD_CTX *c = r && r->n ? r->at[--r->n] : begin(EVP_MD_CTX_new());
+  must(c != NULL, "init");
   return (Digest *)(void *)c;
 }
 
@@ -53,7 +87,11 @@ void digest_finish(Digest *d, uint8_t out[DIGEST_BYTES]) {
 
 void digest_release(Digest *d) {
   if (!d) return;
-  if (pthread_getspecific(spare) || pthread_setspecific(spare, d)) EVP_MD_CTX_free(context(d));
+  Ready *r = own();
+  if (r)
+    refill(r, context(d));
+  else
+    EVP_MD_CTX_free(context(d));
 }
 
 void digest_sha256(const void *bytes, size_t n, uint8_t out[DIGEST_BYTES]) {

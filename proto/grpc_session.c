@@ -131,8 +131,10 @@ int grpc_session_output(GrpcSession *g, struct iovec *iov, int cap) {
   output_compact(g);
   do {
     run_work(g);
-    if (nghttp2_session_send(g->h2))
-      grpc_session_asked(g, nghttp2_session_terminate_session(g->h2, NGHTTP2_INTERNAL_ERROR));
+    if (nghttp2_session_send(g->h2)) {
+      g->broken = true; /* part of a frame may be missing: nothing can follow */
+      return 0;
+    }
   } while (g->work);
   int n = 0;
   for (size_t i = g->piece_at; i < g->pieces.len && n < cap; i++) {

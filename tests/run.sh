@@ -133,6 +133,9 @@ if [ -n "$long" ]; then
   say "kill -9 of every kind of process, 100 times each"
   KILN_KILLS=100 run_pytest kills tests/daemon/test_kill.py
   grep ' kills, ' build/pytest-kills.log
+  say "each of 100 allocations of a call fails"
+  KILN_ALLOCATIONS=100 run_pytest allocations tests/daemon/test_resources.py -k allocations
+  grep '^allocations: ' build/pytest-allocations.log
   say "half an hour of mixed traffic"
   "$KILN_VENV/bin/python" tests/bench/load.py --soak 1800 soak >build/soak.log 2>&1
   note "soak (build/soak.log)" $?

@@ -255,6 +255,30 @@ static void loop_count(Node *n, Repeat *r) {
   }
 }
 
+/* A failure in the job's memory: what is tried instead may end the job, and nobody would free it.
+ */
+typedef struct Setback {
+  StatusCode code;
+  const char *text;
+} Setback;
+
+/* Takes st. */
+static Setback set_back(Job *job, Status st) {
+  enum { TEXT_MAX = 1000 };
+  Setback s = {.code = status_code(st), .text = "the loop"};
+  char *text = arena_alloc(&job->arena, TEXT_MAX);
+  if (text) {
+    status_text(st, text, TEXT_MAX);
+    s.text = text;
+  }
+  status_drop(st);
+  return s;
+}
+
+static _Noreturn void give_up(Job *job, const Setback *s) {
+  job_abort(job, status_made(status_new(s->code, NULL, __FILE__, __LINE__, "%s", s->text)));
+}
+
 static void op_loop(Node *n) {
   const OnnxGraph *body = graph_attr(n, "body");
   size_t carried = n->nin > 2 ? n->nin - 2 : 0,
@@ -272,11 +296,11 @@ static void op_loop(Node *n) {
   for (size_t i = 0; i < carried; i++) r.carried[i] = node_val(n, 2 + i);
   r.start = node_has(n, 1) ? node_in(n, 1) : NULL;
   Status st = onnx_repeat(&r);
-  if (st && known && !few && !sequences && unroll_loop(n, body, most, carried, scans)) {
-    status_drop(st);
-    return;
+  if (st) {
+    Setback why = set_back(n->job, st);
+    if (known && !few && !sequences && unroll_loop(n, body, most, carried, scans)) return;
+    give_up(n->job, &why);
   }
-  if (st) job_abort(n->job, st);
   leave_results(n, &r);
 }
 

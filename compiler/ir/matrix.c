@@ -96,6 +96,15 @@ bool matrix_on(const MatrixInfo *info, const Target *target) {
   return target->warp == info->threads && gpu_number(target->cpu) >= need;
 }
 
+bool matrix_takes(const Target *target, DType from, DType to) {
+  for (int64_t id = 0; id < MX__COUNT; id++) {
+    const MatrixInfo *m = matrix_info(id);
+    bool factors = m->dtype[MATRIX_A] == from && m->dtype[MATRIX_B] == from;
+    if (factors && m->dtype[MATRIX_C] == to && matrix_on(m, target)) return true;
+  }
+  return false;
+}
+
 static unsigned digit_size(const MatrixLayout *l, char digit) {
   for (unsigned i = 0; i < l->n; i++)
     if (l->digit[i].of == digit) return l->digit[i].size;

@@ -47,6 +47,8 @@ typedef struct MatrixInfo {
 /* NULL when there is none of that number. */
 const MatrixInfo *matrix_info(int64_t id);
 bool matrix_on(const MatrixInfo *info, const Target *target);
+/* Whether an instruction of the target multiplies factors of `from` and adds them up in `to`. */
+bool matrix_takes(const Target *target, DType from, DType to);
 /* The size of a digit of the thread's number; 1 when it has none. */
 unsigned matrix_lane_size(const MatrixInfo *info, char digit);
 /* What it counts in: threads. */

@@ -8,56 +8,29 @@
  * that are not linear (a quotient, a loaded index) are instantiated. Terms are added outermost loop
  * first, so that partial sums are loop invariants. Vectors of indices and of index comparisons are
  * computed in i32 where the bounds allow it. */
-#include "compiler/passes/expand.h"
+#include "compiler/passes/expand_parts.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
 #include "compiler/ir/matrix.h"
+#include "compiler/passes/begin.h"
 #include "compiler/passes/expand_groups.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/lower.h"
 #include "compiler/passes/spread.h"
 
-enum { MAX_EXPANDED = 64, DEPTH_INNER = 1 << 20 };
+enum { DEPTH_INNER = 1 << 20 };
 
-typedef struct ExpandedAxis {
-  UOp *range;
-  uint32_t size;
-} ExpandedAxis;
+Node *expand_node(Expand *e, const UOp *u) { return &e->nodes[nodemap_get(&e->pos, u)]; }
 
-typedef struct Node {
-  uint64_t deps;  /* bits of expanded axes */
-  uint32_t n;     /* instances */
-  uint32_t depth; /* of the innermost loop it depends on */
-  bool needed;
-  bool indexes; /* some index is computed from it */
-  UOp **at;
-  UOp **product; /* of a REDUCE of an MMA: all elements that the thread has */
-} Node;
-
-typedef struct Expand {
-  Job *job;
-  UOpList list;
-  NodeMap pos;
-  Node *nodes;
-  ExpandedAxis axes[MAX_EXPANDED];
-  uint32_t naxes;
-  uint64_t vectors; /* bits of VECTOR axes */
-  uint32_t coord[MAX_EXPANDED];
-  LinSumMap sums;
-  Groups groups;
-} Expand;
-
-static Node *node_of(Expand *e, const UOp *u) { return &e->nodes[nodemap_get(&e->pos, u)]; }
-
-static int axis_of(const Expand *e, const UOp *range) {
+int expand_axis(const Expand *e, const UOp *range) {
   for (uint32_t i = 0; i < e->naxes; i++)
     if (e->axes[i].range == range) return (int)i;
   return -1;
 }
 
-static bool is_expanded(AxisType t) { return t == AX_UPCAST || t == AX_UNROLL || t == AX_VECTOR; }
+bool expand_is_expanded(AxisType t) { return t == AX_UPCAST || t == AX_UNROLL || t == AX_VECTOR; }
 
 static UOp *broadcast(Expand *e, UOp *u, unsigned lanes) {
   if (u->lanes == lanes) return u;
@@ -70,7 +43,7 @@ static UOp *broadcast(Expand *e, UOp *u, unsigned lanes) {
 static void find_axes(Expand *e) {
   for (size_t i = 0; i < e->list.len; i++) {
     UOp *u = e->list.at[i];
-    if (u->op != OP_RANGE || !is_expanded(uop_axis(u))) continue;
+    if (u->op != OP_RANGE || !expand_is_expanded(uop_axis(u))) continue;
     if (e->naxes == MAX_EXPANDED)
       job_abort(e->job, FAIL(RESOURCE_EXHAUSTED, "more than %d expanded axes", MAX_EXPANDED));
     if (uop_axis(u) == AX_VECTOR) e->vectors |= 1ull << e->naxes;
@@ -84,7 +57,7 @@ static void find_deps(Expand *e, size_t i) {
   Node *n = &e->nodes[i];
   n->n = 1;
   for (uint32_t k = 0; u->open && k < u->open->n; k++) {
-    int axis = axis_of(e, u->open->at[k]);
+    int axis = expand_axis(e, u->open->at[k]);
     if (axis < 0) continue;
     n->deps |= 1ull << axis;
     if (!(e->vectors >> axis & 1)) n->n *= e->axes[axis].size;
@@ -98,12 +71,12 @@ static void find_depths(Expand *e) {
     UOp *u = e->list.at[i];
     if (u->op != OP_END && u->op != OP_REDUCE) continue;
     for (uint32_t s = 1; s < u->nsrc; s++)
-      node_of(e, u->src[s])->depth = s + (u->op == OP_REDUCE ? DEPTH_INNER : 0);
+      expand_node(e, u->src[s])->depth = s + (u->op == OP_REDUCE ? DEPTH_INNER : 0);
   }
   for (size_t i = 0; i < e->list.len; i++) {
     Node *n = &e->nodes[i];
     for (uint32_t s = 0; s < e->list.at[i]->nsrc; s++) {
-      uint32_t d = node_of(e, e->list.at[i]->src[s])->depth;
+      uint32_t d = expand_node(e, e->list.at[i]->src[s])->depth;
       if (d > n->depth) n->depth = d;
     }
   }
@@ -113,9 +86,9 @@ static void find_indexes(Expand *e) {
   for (size_t i = e->list.len; i-- > 0;) {
     UOp *u = e->list.at[i];
     bool access = u->op == OP_INDEX || u->op == OP_STORE;
-    if (access) node_of(e, u->src[1])->indexes = true;
+    if (access) expand_node(e, u->src[1])->indexes = true;
     for (uint32_t s = 0; !access && e->nodes[i].indexes && s < u->nsrc; s++)
-      node_of(e, u->src[s])->indexes = true;
+      expand_node(e, u->src[s])->indexes = true;
   }
 }
 
@@ -123,15 +96,15 @@ static void find_indexes(Expand *e) {
 static void need_sources(Expand *e, const UOp *u) {
   for (uint32_t s = 0; s < u->nsrc; s++) {
     if (u->src[s]->dtype != DT_INDEX) {
-      node_of(e, u->src[s])->needed = true;
+      expand_node(e, u->src[s])->needed = true;
       continue;
     }
     const LinSum *a = linsum_of(&e->sums, u->src[s]);
-    for (uint32_t t = 0; t < a->n; t++) node_of(e, a->at[t].atom)->needed = true;
+    for (uint32_t t = 0; t < a->n; t++) expand_node(e, a->at[t].atom)->needed = true;
   }
 }
 
-static bool of_tiles(const UOp *u) { return u->op == OP_MMA && matrix_info(u->arg.i)->shared; }
+bool expand_of_tiles(const UOp *u) { return u->op == OP_MMA && matrix_info(u->arg.i)->shared; }
 
 /* The loads of a factor that stays in memory are not made. */
 static void find_needed(Expand *e) {
@@ -139,7 +112,7 @@ static void find_needed(Expand *e) {
   for (size_t i = e->list.len; i-- > 0;) {
     const UOp *u = e->list.at[i];
     if (!e->nodes[i].needed) continue;
-    if (of_tiles(u))
+    if (expand_of_tiles(u))
       for (uint32_t f = 0; f < 2; f++) need_sources(e, u->src[f]);
     else
       need_sources(e, u);
@@ -149,7 +122,7 @@ static void find_needed(Expand *e) {
 /* -- instances --------------------------------------------------------------------------------- */
 
 /* Position of the current coordinates among a node's instances. */
-static uint32_t slot_of(const Expand *e, uint64_t deps) {
+uint32_t expand_slot(const Expand *e, uint64_t deps) {
   uint32_t slot = 0;
   for (deps &= ~e->vectors; deps; deps &= deps - 1) {
     uint32_t a = (uint32_t)__builtin_ctzll(deps);
@@ -159,7 +132,7 @@ static uint32_t slot_of(const Expand *e, uint64_t deps) {
 }
 
 /* Steps the coordinates of `deps` like an odometer; false after the last. */
-static bool next_coord(Expand *e, uint64_t deps) {
+bool expand_next(Expand *e, uint64_t deps) {
   deps &= ~e->vectors;
   while (deps) {
     uint32_t a = 63u - (uint32_t)__builtin_clzll(deps);
@@ -175,9 +148,9 @@ static unsigned lanes_of(const Expand *e, uint64_t deps) {
   return deps ? e->axes[__builtin_ctzll(deps)].size : 1;
 }
 
-static UOp *instance(Expand *e, UOp *u) {
-  Node *n = node_of(e, u);
-  UOp *v = n->at[slot_of(e, n->deps)];
+UOp *expand_instance(Expand *e, UOp *u) {
+  Node *n = expand_node(e, u);
+  UOp *v = n->at[expand_slot(e, n->deps)];
   assert(v);
   return v;
 }
@@ -195,44 +168,30 @@ static DType vector_dtype(const UOp *u) {
   return fits ? DT_I32 : DT_INDEX;
 }
 
-/* An index at the current coordinates: base + stride * lane + the sum of vectors. */
-typedef struct IndexAt {
-  UOp *base; /* scalar */
-  int64_t stride;
-  unsigned lanes;
-  const LinTerm *vectors; /* nonlinear vector atoms (instances) */
-  uint32_t nvectors;
-} IndexAt;
-
-typedef struct SumTerm {
-  LinTerm term;
-  uint32_t depth, id;
-} SumTerm;
-
-static int by_depth(const void *x, const void *y) {
+int expand_by_depth(const void *x, const void *y) {
   const SumTerm *a = x, *b = y;
   if (a->depth != b->depth) return a->depth < b->depth ? -1 : 1;
   return a->id < b->id ? -1 : a->id > b->id;
 }
 
-static IndexAt index_at(Expand *e, UOp *u) {
+IndexAt expand_index_at(Expand *e, UOp *u) {
   const LinSum *sum = linsum_of(&e->sums, u);
   SumTerm *terms = arena_array(&e->job->arena, sum->n + 1u, sizeof *terms);
   LinTerm *flat = arena_array(&e->job->arena, sum->n + 1u, sizeof *flat);
   LinTerm *vectors = arena_array(&e->job->arena, sum->n + 1u, sizeof *vectors);
-  IndexAt r = {.lanes = lanes_of(e, node_of(e, u)->deps), .vectors = vectors};
+  IndexAt r = {.lanes = lanes_of(e, expand_node(e, u)->deps), .vectors = vectors};
   int64_t konst = sum->konst;
   uint32_t n = 0;
   for (uint32_t i = 0; i < sum->n; i++) {
     LinTerm t = sum->at[i];
-    int axis = t.atom->op == OP_RANGE ? axis_of(e, t.atom) : -1;
+    int axis = t.atom->op == OP_RANGE ? expand_axis(e, t.atom) : -1;
     if (axis >= 0 && e->vectors >> axis & 1) {
       r.stride = t.coeff;
     } else if (axis >= 0) {
       konst += t.coeff * e->coord[axis];
     } else {
-      Node *node = node_of(e, t.atom);
-      t.atom = instance(e, t.atom);
+      Node *node = expand_node(e, t.atom);
+      t.atom = expand_instance(e, t.atom);
       if (t.atom->lanes > 1)
         vectors[r.nvectors++] = t;
       else if (uop_is_const(t.atom))
@@ -241,7 +200,7 @@ static IndexAt index_at(Expand *e, UOp *u) {
         terms[n++] = (SumTerm){t, node->depth, t.atom->id};
     }
   }
-  qsort(terms, n, sizeof *terms, by_depth);
+  qsort(terms, n, sizeof *terms, expand_by_depth);
   for (uint32_t i = 0; i < n; i++) flat[i] = terms[i].term;
   r.base = linsum_build(e->job, flat, n, konst);
   return r;
@@ -276,9 +235,9 @@ static UOp *index_vector(Expand *e, const IndexAt *x, unsigned lanes, DType d) {
 /* -- building one instance --------------------------------------------------------------------- */
 
 /* A source as an operand of an op with so many lanes. */
-static UOp *operand(Expand *e, UOp *s, unsigned lanes, DType index_dtype) {
-  if (s->dtype != DT_INDEX) return broadcast(e, instance(e, s), lanes);
-  IndexAt x = index_at(e, s);
+UOp *expand_operand(Expand *e, UOp *s, unsigned lanes, DType index_dtype) {
+  if (s->dtype != DT_INDEX) return broadcast(e, expand_instance(e, s), lanes);
+  IndexAt x = expand_index_at(e, s);
   if (lanes == 1) return x.base;
   return index_vector(e, &x, lanes, index_dtype);
 }
@@ -318,12 +277,12 @@ static UOp *make_alu(Expand *e, UOp *u, DType index_dtype, UOp *const *src) {
 
 /* Lanes that are all equal are computed once. */
 static UOp *build_alu(Expand *e, UOp *u) {
-  unsigned lanes = lanes_of(e, node_of(e, u)->deps);
+  unsigned lanes = lanes_of(e, expand_node(e, u)->deps);
   DType id = lanes > 1 ? vector_dtype(u) : DT_INDEX;
   UOp *src[3] = {0};
   bool splat = lanes > 1;
   for (uint32_t s = 0; s < u->nsrc; s++) {
-    src[s] = operand(e, u->src[s], lanes, id);
+    src[s] = expand_operand(e, u->src[s], lanes, id);
     splat = splat && src[s]->op == OP_BROADCAST;
   }
   for (uint32_t s = 0; splat && s < u->nsrc; s++) src[s] = src[s]->src[0];
@@ -337,7 +296,7 @@ typedef struct Access {
 } Access;
 
 static bool access_of(Expand *e, UOp *u, uint32_t gate_at, Access *out) {
-  IndexAt x = index_at(e, u->src[1]);
+  IndexAt x = expand_index_at(e, u->src[1]);
   *out = (Access){.index = x.base};
   if (x.nvectors) {
     DType d = in_i32(u->src[1]) ? DT_I32 : DT_INDEX;
@@ -346,7 +305,7 @@ static bool access_of(Expand *e, UOp *u, uint32_t gate_at, Access *out) {
     out->step = x.stride;
   }
   if (u->nsrc <= gate_at) return true;
-  out->gate = instance(e, u->src[gate_at]);
+  out->gate = expand_instance(e, u->src[gate_at]);
   if (out->gate->op == OP_BROADCAST) out->gate = out->gate->src[0];
   if (!uop_is_const(out->gate)) return true;
   bool open = out->gate->arg.i != 0;
@@ -356,17 +315,17 @@ static bool access_of(Expand *e, UOp *u, uint32_t gate_at, Access *out) {
 
 /* The buffer of a load, in the loops that change what it holds: none of them hoists the load. */
 static UOp *read_anew(Expand *e, UOp *u) {
-  UOp *buffer = instance(e, u->src[0]);
+  UOp *buffer = expand_instance(e, u->src[0]);
   const RangeSet *open = u->nsrc > 3 ? u->src[3]->open : NULL;
   if (!open) return buffer;
   UOp **src = arena_array(&e->job->arena, open->n + 1u, sizeof *src);
   src[0] = buffer;
-  for (uint32_t k = 0; k < open->n; k++) src[k + 1] = instance(e, open->at[k]);
+  for (uint32_t k = 0; k < open->n; k++) src[k + 1] = expand_instance(e, open->at[k]);
   return uop_make(e->job, OP_AFTER, DT_VOID, arg_none(), src, open->n + 1u);
 }
 
 static UOp *build_load(Expand *e, UOp *u) {
-  unsigned all = lanes_of(e, node_of(e, u)->deps);
+  unsigned all = lanes_of(e, expand_node(e, u)->deps);
   Access a;
   if (!access_of(e, u, 2, &a)) {
     UOp *zero = uop_scalar(e->job, (DType)u->dtype, (Scalar){0});
@@ -386,17 +345,17 @@ static UOp *build_load(Expand *e, UOp *u) {
 }
 
 static UOp *build_store(Expand *e, UOp *u) {
-  unsigned lanes = lanes_of(e, node_of(e, u)->deps);
+  unsigned lanes = lanes_of(e, expand_node(e, u)->deps);
   Access a;
   if (!access_of(e, u, 3, &a)) return NULL;
   if (lanes > 1 && a.index->lanes == 1 && !a.step) a.index = broadcast(e, a.index, lanes);
-  UOp *value = operand(e, u->src[2], lanes, DT_INDEX), *writer = NULL;
+  UOp *value = expand_operand(e, u->src[2], lanes, DT_INDEX), *writer = NULL;
   const UOp *to = u->src[0];
   while (to->op == OP_AFTER) to = to->src[0];
   if (to->op == OP_PARAM) writer = groups_one_writer(&e->groups);
   if (writer && a.gate) writer = broadcast(e, writer, a.gate->lanes);
   if (writer) a.gate = a.gate ? uop2(e->job, OP_AND, a.gate, writer) : writer;
-  UOp *src[4] = {instance(e, u->src[0]), a.index, value, a.gate};
+  UOp *src[4] = {expand_instance(e, u->src[0]), a.index, value, a.gate};
   return uop_make_lanes(e->job, OP_STORE, DT_VOID, lanes, arg_i(a.step), src, a.gate ? 4 : 3);
 }
 
@@ -406,248 +365,32 @@ static uint32_t kept_ranges(Expand *e, UOp *u, UOp **out) {
   for (uint32_t s = 1; s < u->nsrc; s++) {
     AxisType t = uop_axis(u->src[s]);
     bool loop = t == AX_LOOP || t == AX_SERIAL || t == AX_REDUCE;
-    if (loop) out[n++] = instance(e, u->src[s]);
+    if (loop) out[n++] = expand_instance(e, u->src[s]);
   }
   return n;
 }
 
-static uint64_t closed_axes(Expand *e, UOp *u) {
+uint64_t expand_closed(Expand *e, UOp *u) {
   uint64_t closed = 0;
   for (uint32_t s = 1; s < u->nsrc; s++) {
-    int a = axis_of(e, u->src[s]);
+    int a = expand_axis(e, u->src[s]);
     if (a >= 0) closed |= 1ull << a;
   }
   return closed;
 }
 
-/* -- matrix instructions ----------------------------------------------------------------------- */
-
-static UOp *shuffle(Expand *e, UOp *const *src, size_t n, const int64_t *lanes, unsigned count) {
-  bool same = n == 1 && src[0]->lanes == count;
-  for (unsigned k = 0; k < count; k++) same = same && lanes[k] == k;
-  if (same) return src[0];
-  return uop_make_lanes(e->job, OP_SHUFFLE, DT_VOID, count, arg_ints(lanes, count), src, n);
-}
-
-/* Sets the coordinates of an operand's digits to those of its element `reg`. */
-static void go_to_element(Expand *e, UOp *mma, MatrixOperand o, unsigned reg) {
-  const MatrixInfo *info = matrix_info(mma->arg.i);
-  for (const char *c = "abc"; *c; c++) {
-    int at = matrix_range_at(info, o, *c);
-    if (at < 0) continue;
-    int axis = axis_of(e, mma->src[2 + at]);
-    e->coord[axis] = matrix_digit(&info->layout[o], info, *c, 0, reg);
-    if (e->vectors >> axis & 1) e->coord[axis] = 0;
-  }
-}
-
-/* The number of C's element that the coordinates name; of its first one in a vector. */
-static unsigned element_here(const Expand *e, const UOp *mma) {
-  const MatrixInfo *info = matrix_info(mma->arg.i);
-  unsigned reg = 0, weight = 1;
-  for (const char *c = "abc"; *c; c++) {
-    int at = matrix_range_at(info, MATRIX_C, *c);
-    if (at < 0) continue;
-    int axis = axis_of(e, mma->src[2 + at]);
-    if (!(e->vectors >> axis & 1)) reg += weight * e->coord[axis];
-    weight *= e->axes[axis].size;
-  }
-  return reg;
-}
-
-/* Elements of an operand that are one instance: they follow each other. */
-static unsigned vector_elements(const Expand *e, const UOp *mma, MatrixOperand o) {
-  int at = matrix_range_at(matrix_info(mma->arg.i), o, 'a');
-  int axis = at < 0 ? -1 : axis_of(e, mma->src[2 + at]);
-  return axis >= 0 && e->vectors >> axis & 1 ? e->axes[axis].size : 1;
-}
-
-/* How a factor in the workgroup's memory lies there, for loads of 8 by 8 tiles. */
-typedef struct TileLoad {
-  bool turned;          /* the elements of a row have the row's number in common, not k */
-  int64_t row, step[2]; /* between rows of a tile; of the digits b and c */
-  unsigned size[2];
-  UOp *const *ranges; /* of the MMA's digits */
-} TileLoad;
-
-static UOp *digit_range(UOp *mma, MatrixOperand o, char digit) {
-  int at = matrix_range_at(matrix_info(mma->arg.i), o, digit);
-  return at < 0 ? NULL : mma->src[2 + at];
-}
-
-/* Tiles of 16-bit elements whose rows are 16 bytes side by side, at multiples of 16 bytes. */
-static bool is_tile_load(Expand *e, UOp *mma, MatrixOperand o, TileLoad *out) {
-  static const char digits[] = "qpabc";
-  const MatrixInfo *info = matrix_info(mma->arg.i);
-  const UOp *u = mma->src[o], *buffer = u->src[0];
-  if (u->op != OP_INDEX || u->nsrc > 2 || dtype_info[u->dtype].bytes != 2) return false;
-  while (buffer->op == OP_AFTER) buffer = buffer->src[0];
-  if (buffer->op != OP_BUFFER || buffer->arg.ints.at[1] != 2 || info->threads != 32) return false;
-  if (buffer->arg.ints.n > 3) return false; /* in an order of its own */
-  const LinSum *sum = linsum_of(&e->sums, u->src[1]);
-  int64_t c[5] = {0};
-  for (uint32_t i = 0; i < sum->n; i++) {
-    int own = -1;
-    for (int d = 0; d < 5; d++) {
-      UOp *r = digit_range(mma, o, digits[d]);
-      if (r && sum->at[i].atom == r) own = d;
-      if (r && sum->at[i].atom != r && uop_is_open(sum->at[i].atom, r)) return false;
-    }
-    if (own >= 0) c[own] = sum->at[i].coeff;
-    if (own < 0 && sum->at[i].coeff % 8) return false;
-  }
-  bool straight = c[2] == 1 && c[0] == 2 && c[1] % 8 == 0;
-  *out = (TileLoad){.turned = c[1] == 1 && c[0] == 2 * c[2] && c[2] % 8 == 0,
-                    .row = straight ? c[1] : c[2],
-                    .step = {c[3], c[4]}};
-  for (int d = 0; d < 2; d++) {
-    UOp *r = digit_range(mma, o, digits[3 + d]);
-    out->size[d] = r ? (unsigned)r->src[0]->arg.i : 1;
-  }
-  return (straight || out->turned) && sum->konst % 8 == 0 && c[3] % 8 == 0 && c[4] % 8 == 0;
-}
-
-/* The place that this thread names: row t mod 8 of tile t / 8. */
-static UOp *tile_row(Expand *e, const TileLoad *t) {
-  Job *job = e->job;
-  UOp *thread = groups_thread(&e->groups, 0);
-  UOp *tile = uop2(job, OP_FLOORDIV, thread, uop_index(job, 8));
-  UOp *at = index_mul(job, uop2(job, OP_FLOORMOD, thread, uop_index(job, 8)), t->row);
-  UOp *b = uop2(job, OP_FLOORMOD, tile, uop_index(job, t->size[0]));
-  if (t->size[0] > 1) at = index_add(job, at, index_mul(job, b, t->step[0]));
-  UOp *c = uop2(job, OP_FLOORDIV, tile, uop_index(job, t->size[0]));
-  c = uop2(job, OP_FLOORMOD, c, uop_index(job, t->size[1]));
-  if (t->size[1] > 1) at = index_add(job, at, index_mul(job, c, t->step[1]));
-  return at;
-}
-
-/* The index without the digits of the thread's own elements, which are 0, plus the row. */
-static UOp *tile_place(Expand *e, UOp *mma, MatrixOperand o, UOp *row) {
-  const LinSum *sum = linsum_of(&e->sums, mma->src[o]->src[1]);
-  SumTerm *terms = arena_array(&e->job->arena, sum->n + 1u, sizeof *terms);
-  LinTerm *flat = arena_array(&e->job->arena, sum->n + 1u, sizeof *flat);
-  int64_t konst = sum->konst;
-  uint32_t n = 0;
-  for (uint32_t i = 0; i < sum->n; i++) {
-    LinTerm t = sum->at[i];
-    int axis = t.atom->op == OP_RANGE ? axis_of(e, t.atom) : -1;
-    bool own = t.atom == digit_range(mma, o, 'q') || t.atom == digit_range(mma, o, 'p');
-    for (const char *c = "abc"; *c; c++) own |= t.atom == digit_range(mma, o, *c);
-    if (own) continue;
-    if (axis >= 0) {
-      konst += t.coeff * e->coord[axis];
-      continue;
-    }
-    uint32_t depth = node_of(e, t.atom)->depth;
-    t.atom = instance(e, t.atom);
-    if (uop_is_const(t.atom))
-      konst += t.coeff * t.atom->arg.i;
-    else
-      terms[n++] = (SumTerm){t, depth, t.atom->id};
-  }
-  qsort(terms, n, sizeof *terms, by_depth);
-  flat[0] = (LinTerm){row, 1};
-  for (uint32_t i = 0; i < n; i++) flat[i + 1] = terms[i].term;
-  return linsum_build(e->job, flat, n + 1, konst);
-}
-
-/* An index without its constant. */
-static UOp *index_base(UOp *index, int64_t *konst) {
-  bool sum = index->op == OP_ADD && uop_is_const(index->src[1]);
-  *konst = sum ? index->src[1]->arg.i : uop_is_const(index) ? index->arg.i : 0;
-  return sum ? index->src[0] : uop_is_const(index) ? NULL : index;
-}
-
-/* Loads that follow each other in memory are one. */
-static UOp *one_load(Expand *e, UOp *const *part, unsigned n) {
-  int64_t first, at;
-  UOp *base = index_base(part[0]->src[1], &first);
-  unsigned lanes = part[0]->lanes;
-  for (unsigned k = 0; k < n; k++) {
-    const UOp *u = part[k];
-    if (u->op != OP_LOAD || u->nsrc > 2 || u->src[0] != part[0]->src[0]) return NULL;
-    if (u->arg.i != 1 || u->lanes != lanes || index_base(u->src[1], &at) != base) return NULL;
-    if (u->src[1]->lanes > 1 || at != first + (int64_t)k * lanes) return NULL;
-  }
-  return uop_make_lanes(e->job, OP_LOAD, DT_VOID, n * lanes, arg_i(1), part[0]->src, 2);
-}
-
-/* A factor as the instruction takes it: the thread's elements, in order. */
-static UOp *factor_vector(Expand *e, UOp *mma, MatrixOperand o) {
-  TileLoad tile;
-  if (is_tile_load(e, mma, o, &tile)) {
-    go_to_element(e, mma, o, 0);
-    UOp *at = tile_place(e, mma, o, tile_row(e, &tile));
-    UOp *src[2] = {instance(e, mma->src[o]->src[0]), at};
-    unsigned lanes = matrix_info(mma->arg.i)->layout[o].registers;
-    return uop_make_lanes(e->job, OP_LDMATRIX, DT_VOID, lanes, arg_i(tile.turned), src, 2);
-  }
-  unsigned n = matrix_info(mma->arg.i)->layout[o].registers, wide = vector_elements(e, mma, o);
-  UOp **part = arena_array(&e->job->arena, n, sizeof *part);
-  int64_t *lanes = arena_array(&e->job->arena, n, sizeof *lanes);
-  for (unsigned r = 0; r < n; r += wide) {
-    go_to_element(e, mma, o, r);
-    part[r / wide] = operand(e, mma->src[o], wide, DT_INDEX);
-  }
-  go_to_element(e, mma, o, 0);
-  for (unsigned r = 0; r < n; r++) lanes[r] = r;
-  UOp *load = n > wide && part[0]->op == OP_LOAD ? one_load(e, part, n / wide) : NULL;
-  if (load) return load;
-  return n == wide ? part[0] : shuffle(e, part, n / wide, lanes, n);
-}
-
-/* The product of factors that lie in the workgroup's memory. */
-static UOp *tile_product(Expand *e, UOp *mma) {
-  static const char digits[] = "abc";
-  const MatrixInfo *info = matrix_info(mma->arg.i);
-  UOp *src[4];
-  int64_t steps[6];
-  for (int o = 0; o < 2; o++) {
-    UOp *load = mma->src[o];
-    const LinSum *sum = linsum_of(&e->sums, load->src[1]);
-    assert(load->op == OP_INDEX && load->nsrc == 2); /* staged: opts_matrix.c */
-    go_to_element(e, mma, (MatrixOperand)o, 0);
-    src[2 * o] = instance(e, load->src[0]);
-    src[2 * o + 1] = index_at(e, load->src[1]).base;
-    for (int d = 0; d < 3; d++) {
-      const UOp *r = digit_range(mma, (MatrixOperand)o, digits[d]);
-      steps[3 * o + d] = r ? linsum_coeff(sum, r) : 64 * steps[3 * o + d - 1];
-    }
-  }
-  return uop_make_lanes(e->job, OP_TILEMMA, info->dtype[MATRIX_C], info->layout[MATRIX_C].registers,
-                        arg_both(mma->arg.i, steps, 6), src, 4);
-}
-
-static UOp *product_vector(Expand *e, UOp *mma) {
-  if (of_tiles(mma)) return tile_product(e, mma);
-  UOp *src[2] = {factor_vector(e, mma, MATRIX_A), factor_vector(e, mma, MATRIX_B)};
-  const MatrixInfo *info = matrix_info(mma->arg.i);
-  return uop_make_lanes(e->job, OP_MMA, info->dtype[MATRIX_C], info->layout[MATRIX_C].registers,
-                        arg_i(mma->arg.i), src, 2);
-}
-
-/* Of all elements of the product those of this instance. */
-static UOp *product_part(Expand *e, UOp *mma, UOp *product) {
-  unsigned wide = vector_elements(e, mma, MATRIX_C), first = element_here(e, mma);
-  int64_t *lanes = arena_array(&e->job->arena, wide, sizeof *lanes);
-  for (unsigned k = 0; k < wide; k++) lanes[k] = first + k;
-  return shuffle(e, &product, 1, lanes, wide);
-}
-
-static bool is_product(const UOp *u) { return u->op == OP_MMA && u->nsrc > 3; }
-
 /* The tree of the unrolled values at the current coordinates, over what stays a loop, and the
  * threads that share it; lanes: of `u`'s value. */
 static UOp *reduced(Expand *e, UOp *u, unsigned lanes) {
-  uint64_t closed = closed_axes(e, u);
+  uint64_t closed = expand_closed(e, u);
   UOp *tree = NULL, **kept = arena_array(&e->job->arena, u->nsrc, sizeof *kept);
   do {
-    UOp *v = is_product(u->src[0]) ? product_vector(e, u->src[0])
-                                   : operand(e, u->src[0], lanes, DT_INDEX);
+    UOp *v = expand_is_product(u->src[0]) ? expand_product(e, u->src[0])
+                                          : expand_operand(e, u->src[0], lanes, DT_INDEX);
     UOp *leaf =
         closed & ~e->vectors ? uop_make(e->job, OP_REDUCE, DT_VOID, arg_i(u->arg.i), &v, 1) : v;
     tree = tree ? uop2(e->job, (Op)u->arg.i, tree, leaf) : leaf;
-  } while (next_coord(e, closed));
+  } while (expand_next(e, closed));
   return uop_reduce(e->job, (Op)u->arg.i, tree, kept, kept_ranges(e, u, kept));
 }
 
@@ -660,74 +403,28 @@ static UOp *combine_groups(Expand *e, UOp *u, UOp *r) {
   return r;
 }
 
-/* All elements of x, as the thread has those of the product, joined with what is added to them. */
-static UOp *joined(Expand *e, UOp *mma, UOp *x) {
-  unsigned n = matrix_info(mma->arg.i)->layout[MATRIX_C].registers;
-  unsigned wide = vector_elements(e, mma, MATRIX_C);
-  UOp **part = arena_array(&e->job->arena, n, sizeof *part);
-  int64_t *lanes = arena_array(&e->job->arena, n, sizeof *lanes);
-  for (unsigned r = 0; r < n; r += wide) {
-    go_to_element(e, mma, MATRIX_C, r);
-    part[r / wide] = operand(e, x, wide, DT_INDEX);
-  }
-  go_to_element(e, mma, MATRIX_C, 0);
-  for (unsigned r = 0; r < n; r++) lanes[r] = r;
-  return shuffle(e, part, n / wide, lanes, n);
-}
-
-/* A value and a sum of products all of whose steps are written out: the sum begins with the value.
- */
-static bool begins_sum(const UOp *u) {
-  const UOp *sum = u->nsrc == 2 ? u->src[1] : NULL;
-  if (u->op != OP_ADD || sum->op != OP_REDUCE || sum->arg.i != OP_ADD || sum->src[0]->op != OP_MMA)
-    return false;
-  for (uint32_t s = 1; s < sum->nsrc; s++)
-    if (!is_expanded(uop_axis(sum->src[s]))) return false;
-  return matrix_info(sum->src[0]->arg.i)->threads > 1;
-}
-
-static UOp *build_begun_sum(Expand *e, UOp *u) {
-  Node *n = node_of(e, u);
-  UOp *sum = u->src[1], *mma = sum->src[0];
-  if (!n->product) n->product = arena_array(&e->job->arena, n->n, sizeof *n->product);
-  uint32_t coord[MAX_EXPANDED];
-  memcpy(coord, e->coord, sizeof coord);
-  go_to_element(e, mma, MATRIX_C, 0);
-  UOp **all = &n->product[slot_of(e, n->deps)];
-  uint64_t closed = closed_axes(e, sum);
-  UOp *tree = *all ? *all : joined(e, mma, u->src[0]);
-  if (!*all) do {
-      UOp *v = product_vector(e, mma);
-      v = uop_make(e->job, OP_REDUCE, DT_VOID, arg_i(OP_ADD), &v, 1);
-      tree = uop2(e->job, OP_ADD, tree, v);
-    } while (next_coord(e, closed));
-  *all = tree;
-  memcpy(e->coord, coord, sizeof coord);
-  return product_part(e, mma, *all);
-}
-
 /* The sum of all elements that the thread has is made once, with the first of them. */
 static UOp *build_products(Expand *e, UOp *u) {
-  Node *n = node_of(e, u);
+  Node *n = expand_node(e, u);
   UOp *mma = u->src[0];
   if (!n->product) n->product = arena_array(&e->job->arena, n->n, sizeof *n->product);
   uint32_t coord[MAX_EXPANDED];
   memcpy(coord, e->coord, sizeof coord);
-  go_to_element(e, mma, MATRIX_C, 0);
-  UOp **all = &n->product[slot_of(e, n->deps)];
+  expand_go_to(e, mma, MATRIX_C, 0);
+  UOp **all = &n->product[expand_slot(e, n->deps)];
   if (!*all) *all = combine_groups(e, u, reduced(e, u, 1));
   memcpy(e->coord, coord, sizeof coord);
-  return product_part(e, mma, *all);
+  return expand_product_part(e, mma, *all);
 }
 
 static UOp *build_reduce(Expand *e, UOp *u) {
-  if (is_product(u->src[0])) return build_products(e, u);
-  unsigned lanes = lanes_of(e, closed_axes(e, u));
-  unsigned width = lanes > 1 ? lanes : lanes_of(e, node_of(e, u)->deps);
+  if (expand_is_product(u->src[0])) return build_products(e, u);
+  unsigned lanes = lanes_of(e, expand_closed(e, u));
+  unsigned width = lanes > 1 ? lanes : lanes_of(e, expand_node(e, u)->deps);
   UOp *r = reduced(e, u, width);
   if (lanes > 1) r = uop_make(e->job, OP_HREDUCE, DT_VOID, arg_i(u->arg.i), &r, 1);
   r = combine_groups(e, u, r);
-  return node_of(e, u)->indexes ? lower_bounded(e->job, u, r) : r;
+  return expand_node(e, u)->indexes ? lower_bounded(e->job, u, r) : r;
 }
 
 static UOp *group(Expand *e, UOp **effects, uint32_t n) {
@@ -738,18 +435,19 @@ static UOp *group(Expand *e, UOp **effects, uint32_t n) {
 /* Vectors stored `step` elements apart whose places are each other's gaps are one vector. */
 static UOp *weave(Expand *e, UOp *const *stores, unsigned step) {
   int64_t first, at, lane[64];
-  UOp *base = index_base(stores[0]->src[1], &first), *value[8];
+  UOp *base = expand_index_base(stores[0]->src[1], &first), *value[8];
   unsigned lanes = stores[0]->lanes;
   for (unsigned k = 0; k < step; k++) {
     const UOp *u = stores[k];
     bool fits = u->op == OP_STORE && u->nsrc == 3 && u->src[0] == stores[0]->src[0] &&
                 u->lanes == lanes && u->arg.i == step && u->src[2]->lanes == lanes &&
                 u->src[1]->lanes == 1;
-    if (!fits || index_base(u->src[1], &at) != base || at != first + k) return NULL;
+    if (!fits || expand_index_base(u->src[1], &at) != base || at != first + k) return NULL;
     value[k] = u->src[2];
   }
   for (unsigned k = 0; k < lanes * step; k++) lane[k] = k % step * lanes + k / step;
-  UOp *src[3] = {stores[0]->src[0], stores[0]->src[1], shuffle(e, value, step, lane, lanes * step)};
+  UOp *src[3] = {stores[0]->src[0], stores[0]->src[1],
+                 expand_shuffle(e, value, step, lane, lanes * step)};
   return uop_make_lanes(e->job, OP_STORE, DT_VOID, lanes * step, arg_i(1), src, 3);
 }
 
@@ -768,8 +466,8 @@ static uint32_t weave_stores(Expand *e, UOp **effects, uint32_t n) {
 
 /* Effects of all coordinates that u closes, in the loops that stay. */
 static UOp *build_end(Expand *e, UOp *u) {
-  uint64_t closed = closed_axes(e, u);
-  Node *inner = node_of(e, u->src[0]);
+  uint64_t closed = expand_closed(e, u);
+  Node *inner = expand_node(e, u->src[0]);
   UOp **effects = arena_array(&e->job->arena, inner->n, sizeof *effects);
   UOp **src = arena_array(&e->job->arena, u->nsrc + 1u, sizeof *src);
   uint32_t n = 0;
@@ -783,7 +481,7 @@ static UOp *build_end(Expand *e, UOp *u) {
 }
 
 static UOp *build_range(Expand *e, UOp *u) {
-  UOp *end = operand(e, u->src[0], 1, DT_INDEX);
+  UOp *end = expand_operand(e, u->src[0], 1, DT_INDEX);
   if (uop_axis(u) == AX_THREAD)
     return uop_make(e->job, OP_THREAD, DT_INDEX, arg_i(end->arg.i), NULL, 0);
   AxisType t = uop_axis(u);
@@ -798,28 +496,28 @@ static UOp *build(Expand *e, UOp *u) {
   case OP_PARAM:
   case OP_VAR:
   case OP_BUFFER: return u;
-  case OP_RANGE: return is_expanded(uop_axis(u)) ? NULL : build_range(e, u);
+  case OP_RANGE: return expand_is_expanded(uop_axis(u)) ? NULL : build_range(e, u);
   case OP_INDEX: return build_load(e, u);
   case OP_STORE: return build_store(e, u);
   case OP_REDUCE: return build_reduce(e, u);
-  case OP_MMA: return product_part(e, u, product_vector(e, u));
+  case OP_MMA: return expand_product_part(e, u, expand_product(e, u));
   case OP_END: return build_end(e, u);
   case OP_AFTER:
   case OP_SINK: {
     UOp **src = arena_array(&e->job->arena, u->nsrc + 1u, sizeof *src);
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = instance(e, u->src[s]);
+    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = expand_instance(e, u->src[s]);
     return uop_with_src(e->job, u, src);
   }
   default:
     assert(op_info[u->op].flags & OPF_ALU);
-    return begins_sum(u) ? build_begun_sum(e, u) : build_alu(e, u);
+    return expand_begins_sum(u) ? expand_begun_sum(e, u) : build_alu(e, u);
   }
 }
 
 UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
-  (void)target;
   Expand *e = arena_alloc(&job->arena, sizeof *e);
   kernel = spread_rows(job, kernel);
+  if (target->max_group) kernel = begin_buffers(job, kernel);
   *e = (Expand){.job = job, .list = uop_toposort(job, kernel)};
   nodemap_number(job, &e->pos, &e->list);
   e->nodes = arena_array(&job->arena, e->list.len, sizeof *e->nodes);
@@ -836,8 +534,8 @@ UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
   for (size_t i = 0; i < e->list.len; i++) {
     Node *n = &e->nodes[i];
     if (!n->needed) continue;
-    do n->at[slot_of(e, n->deps)] = build(e, e->list.at[i]);
-    while (next_coord(e, n->deps));
+    do n->at[expand_slot(e, n->deps)] = build(e, e->list.at[i]);
+    while (expand_next(e, n->deps));
     job_poll(job);
   }
   return e->nodes[e->list.len - 1].at[0];

@@ -178,8 +178,8 @@ UOp *groups_combine(Groups *g, Op op, UOp *part, int dim) {
 UOp *groups_exchange(Groups *g, Op op, UOp *part, const UOp *range) {
   int64_t step = range->arg.ints.at[2], size = range->src[0]->arg.i;
   for (int64_t bit = step; bit < step * size; bit *= 2) {
-    UOp *other = uop_make_lanes(g->job, OP_PEER, (DType)part->dtype, part->lanes, arg_i(bit),
-                                &part, 1);
+    UOp *other =
+        uop_make_lanes(g->job, OP_PEER, (DType)part->dtype, part->lanes, arg_i(bit), &part, 1);
     part = uop2(g->job, op, part, other);
   }
   return part;

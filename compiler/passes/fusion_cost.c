@@ -270,13 +270,7 @@ static bool is_wider_byte(const Fusion *f, const Tensor *t) {
 /* Of what matrix instructions of the target take as it is: its readers widen it themselves. */
 static bool is_widened(const Fusion *f, const Tensor *t) {
   if (t->u->op != OP_CAST || !dtype_is_float((DType)t->u->dtype)) return false;
-  DType from = (DType)f->tensors[t->src[0]].u->dtype;
-  for (int64_t id = 0; id < MX__COUNT; id++) {
-    const MatrixInfo *m = matrix_info(id);
-    bool takes = m->dtype[MATRIX_A] == from && m->dtype[MATRIX_B] == from;
-    if (takes && m->dtype[MATRIX_C] == t->u->dtype && matrix_on(m, f->target)) return true;
-  }
-  return false;
+  return matrix_takes(f->target, (DType)f->tensors[t->src[0]].u->dtype, (DType)t->u->dtype);
 }
 
 static const char *elementwise_stores(const Fusion *f, const Tensor *t) {

@@ -185,7 +185,8 @@ void fusion_rows(Fusion *f) {
         other = &f->tensors[other->src[0]];
       if (other->u->op == OP_EXPAND && other->numel)
         width = n / (double)f->tensors[other->src[0]].numel;
-      if (width > 1 && (!f->target->max_group || suits_warps(f, &f->tensors[product->src[!s]], width)))
+      if (width > 1 &&
+          (!f->target->max_group || suits_warps(f, &f->tensors[product->src[!s]], width)))
         find_chain(&c, t, product->src[s], width);
     }
   }

@@ -26,9 +26,7 @@ static const UOp *product_of(const UOp *reduce) {
 
 static int64_t size_of(const Chain *c, uint32_t axis) { return c->k->axes[axis].size; }
 
-static bool is_link(const Chain *c, const UOp *u) {
-  return repair_link(&c->row, u) != NODE_ABSENT;
-}
+static bool is_link(const Chain *c, const UOp *u) { return repair_link(&c->row, u) != NODE_ABSENT; }
 
 /* The sum of products over a row that reductions along the same row precede. */
 static bool find_outer(Chain *c) {

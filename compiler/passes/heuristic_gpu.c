@@ -86,8 +86,11 @@ static bool depends(const UOp *u, int axis) {
 static int walk(Gpu *g, const UOp *access, int axis) {
   UOp *index = access->src[1];
   if (!depends(index, axis)) return 0;
-  int64_t c = linsum_coeff(linsum_of(&g->sums, index), g->k->axes[axis].range);
-  return c == 1 ? 1 : 2;
+  const LinSum *sum = linsum_of(&g->sums, index);
+  const UOp *range = g->k->axes[axis].range;
+  for (uint32_t i = 0; i < sum->n; i++) /* times a size that only the run knows, divided, ... */
+    if (sum->at[i].atom != range && depends(sum->at[i].atom, axis)) return 2;
+  return linsum_coeff(sum, range) == 1 ? 1 : 2;
 }
 
 /* The output axis along which threads are best laid out, or -1. */
@@ -307,6 +310,12 @@ static bool spread_row(Gpu *g, int axis, const RowPlan *p) {
   return ok;
 }
 
+static void share_row_out(Gpu *g, int v, int64_t threads) {
+  size_t before = g->opts->len;
+  if (divisor_of(g, v) % threads && !try_opt(g, OPT_PADTO, v, threads)) return;
+  if (!try_opt(g, OPT_LOCAL, v, threads)) g->opts->len = before;
+}
+
 /* The innermost output axis on which the reductions depend. */
 static int result_axis(const Gpu *g, const Reduction *r) {
   for (uint32_t i = g->k->nloops; i-- > 0;) {
@@ -336,6 +345,8 @@ static void schedule_rows(Gpu *g, const Reduction *all, uint32_t n, int v) {
     if (p.spread * p.lanes > ROW_MOST) p.spread = ROW_MOST / p.lanes;
     if (size_of(g, v) / p.lanes < threads || !spread_row(g, v, &p)) column = false;
   }
+  /* A row whose length only the run knows: the threads that share its sums take its elements. */
+  if (column && threads > 1 && !axis_is_static(&g->k->axes[v])) share_row_out(g, v, threads);
   if (v >= 0 && !column && size_of(g, v) >= threads) try_opt(g, OPT_LOCAL, v, threads);
   int row = result_axis(g, &all[0]);
   if (row >= 0 && g->threads > 1 && g->threads < 2 * FEW_THREADS)
@@ -400,6 +411,9 @@ static bool schedule_contraction(Gpu *g, const Reduction *r, int v) {
     return false;
   int m = row_axis(g, product, v);
   if (m < 0 || size_of(g, m) < TILE || size_of(g, v) < TILE) return false;
+  /* Tiles would leave most of the device idle: the sum is shared instead. */
+  bool open = !axis_is_static(&g->k->axes[r->row]);
+  if (open && results_of(g, r) < FEW_RESULTS && r->size >= LONG_ROW) return false;
   give_tile(g, v);
   give_tile(g, m);
   unroll(g, r, TILE);

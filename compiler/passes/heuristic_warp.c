@@ -215,7 +215,7 @@ static bool find_axes(Ctx *c, int *m, int *n, int *r) {
   bool swap = contiguous_along(c, &sums, k->store, (uint32_t)x) >
               contiguous_along(c, &sums, k->store, (uint32_t)y);
   *m = swap ? y : x, *n = swap ? x : y;
-  return size_of(c, *m) >= LEAST_SIZE / 2 && size_of(c, *n) >= LEAST_SIZE / 2;
+  return size_of(c, *m) >= LEAST_SIZE / 4 && size_of(c, *n) >= LEAST_SIZE / 2;
 }
 
 bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
@@ -261,6 +261,17 @@ static double wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int64
   return (double)each * ((double)k * (products > bytes ? products : bytes) + 3500 + work / 16);
 }
 
+/* Whether 16 bytes of the factor lie side by side along the sum, or along its own axis where its
+ * elements have 16 bits: else copies are slow, and fewer columns are better. */
+static bool lies_in_rows(const Ctx *c, const UOp *factor, int m, int n, int r) {
+  const UOp *u = factor->op == OP_CAST ? factor->src[0] : factor;
+  if (u->op != OP_INDEX) return false;
+  const LinSum *at = linsum_index(c->job, u->src[1]);
+  int own = kernel_depends(u, (uint32_t)m) ? m : n;
+  bool turned = dtype_info[u->dtype].bytes == 2 && linsum_coeff(at, c->k->axes[own].range) == 1;
+  return turned || linsum_coeff(at, c->k->axes[r].range) == 1;
+}
+
 /* The row of the table for the kernel's dtypes and so many columns; -1: none. */
 static int64_t wide_row(Ctx *c, int m, int n, int r, int64_t columns) {
   for (int64_t id = 0; id < MX__COUNT; id++) {
@@ -268,6 +279,7 @@ static int64_t wide_row(Ctx *c, int m, int n, int r, int64_t columns) {
     size_t before = c->opts->len;
     if (!info->shared || info->n != (unsigned)columns || !matrix_on(info, c->target)) continue;
     bool pad = c->k->axes[r].divisor % info->k;
+    if (2 * ceil_div(size_of(c, r), info->k) * info->k > 3 * size_of(c, r)) continue;
     if (pad && !try_opt(c, OPT_PADTO, r, info->k)) continue;
     if (try_opt(c, OPT_TC, m, opt_tc_arg(id, (uint32_t)n, (uint32_t)r))) return id;
     c->opts->len = before;
@@ -312,7 +324,7 @@ static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) 
   int64_t steps = ceil_div(size_of(c, r), ROWS), batch = batch_of(c, m, n);
   for (uint32_t i = 0; i < WIDES; i++) {
     const Wide *w = &wides[i];
-    if (size_of(c, m) < rows_of(w) || size_of(c, n) < w->n) continue;
+    if (c->k->axes[m].least < rows_of(w) || c->k->axes[n].least < w->n) continue;
     double t = wide_time(c, w, size_of(c, m), size_of(c, n), steps, batch);
     uint32_t at = count++;
     for (; at > 0 && time[at - 1] > t; at--) time[at] = time[at - 1], out[at] = out[at - 1];
@@ -328,6 +340,9 @@ bool heuristic_warp_groups(Job *job, UOp *kernel, const Target *target, OptList 
   const Wide *ranked[WIDES];
   int m, n, r;
   if (!find_axes(&c, &m, &n, &r)) return false;
+  const UOp *product = main_sum(&c)->src[0];
+  for (int f = 0; f < 2; f++)
+    if (!lies_in_rows(&c, product->src[f], m, n, r)) return false;
   uint32_t count = rank_wides(&c, m, n, r, ranked);
   for (uint32_t i = 0; i < count; i++) {
     OptList head = {0};

@@ -18,11 +18,12 @@
 #include <assert.h>
 
 #include "base/vec.h"
+#include "compiler/ir/matrix.h"
 #include "compiler/passes/layout_cost.h"
 #include "compiler/passes/winograd.h"
 #include "compiler/rules/rewrite.h"
 
-enum { MAX_RANK = 12, FEW_CHANNELS = 4, FEW_PIXELS = 16, MOST_WALKS = 4 };
+enum { MAX_RANK = 12, FEW_CHANNELS = 4, FEW_PIXELS = 16, MOST_WALKS = 4, MATRIX_CHANNELS = 16 };
 
 /* The second form of a node: a tensor of plain shape `shape`, in blocks. NULL value: none. */
 typedef struct Blocked {
@@ -80,8 +81,10 @@ static double block_waste(const Target *t, int64_t block) {
   return (double)((block + lanes - 1) / lanes * lanes) / (double)block;
 }
 
-/* Channels side by side: one or two vectors, with little of the last one unused. 0: no number. */
+/* Channels side by side: one or two vectors, with little of the last one unused; all of them for
+ * matrix instructions of workgroups, which sum along them. 0: no number. */
 static int64_t block_of(const Target *t, int64_t channels) {
+  if (t->max_group) return channels % MATRIX_CHANNELS ? 0 : channels;
   int64_t lanes = t->vector_bytes / 4, best = 0;
   double least = 1.34;
   for (int64_t b = 2 * lanes; b >= lanes && lanes > 1; b--) {
@@ -133,6 +136,18 @@ static void note_reorder(Layout *l, UOp *node, uint32_t user, uint32_t source) {
   if (!l->fixed[source]) avec_push(&l->job->arena, &l->reorders, r);
 }
 
+/* What matrix instructions of workgroups take before it is widened: it is moved as it is, and
+ * widened where it is multiplied. */
+static UOp *narrow_of(const Layout *l, UOp *x) {
+  bool widens = l->target->max_group && x->op == OP_CAST;
+  return widens && matrix_takes(l->target, (DType)x->src[0]->dtype, (DType)x->dtype) ? x->src[0]
+                                                                                     : x;
+}
+
+static UOp *cast_like(const Layout *l, UOp *x, const UOp *of) {
+  return x->dtype == of->dtype ? x : uop_cast(l->job, x, (DType)of->dtype);
+}
+
 /* x, which takes the place of the old node `of`, in blocks of that size: as it is, or by a reorder
  * at the cost of the old node u. */
 static UOp *brought(Layout *l, const UOp *u, const UOp *of, UOp *x, int64_t block) {
@@ -143,9 +158,9 @@ static UOp *brought(Layout *l, const UOp *u, const UOp *of, UOp *x, int64_t bloc
   }
   if (b->value && shape_eq(b->shape, x->shape)) x = from_blocks(l->job, b);
   if (block == 1) return to_blocks(l->job, x, block);
-  UOp *y = to_blocks(l->job, x, block);
+  UOp *y = to_blocks(l->job, narrow_of(l, x), block);
   note_reorder(l, y, u->place, of->place);
-  return y;
+  return cast_like(l, y, x);
 }
 
 /* Source s of u in blocks of that size: what it has, or a reorder; a broadcast is reordered before
@@ -179,10 +194,20 @@ static UOp *between_zeros(Job *job, UOp *x, uint32_t axis, int64_t lo, int64_t h
   return n > 1 ? uop_make(job, OP_CAT, DT_VOID, arg_i(axis), parts, n) : x;
 }
 
+/* Zeros that are made up when they are read: the axes of the image stay one. */
+static UOp *padded(Job *job, UOp *x, uint32_t axis, int64_t lo, int64_t hi) {
+  int64_t grow[2 * MAX_RANK] = {0};
+  UOp *src[2] = {x, uop_number(job, (DType)x->dtype, 0)};
+  grow[2 * axis] = lo, grow[2 * axis + 1] = hi;
+  return lo || hi ? uop_make(job, OP_PAD, DT_VOID, arg_ints(grow, 2 * x->shape.n), src, 2) : x;
+}
+
 /* x with the zeros around it that the windows reach, and nothing that they do not. */
-static UOp *with_halo(Job *job, UOp *x, const Conv *c) {
+static UOp *with_halo(const Layout *l, UOp *x, const Conv *c) {
+  Job *job = l->job;
   for (uint32_t d = 0; d < 2; d++) {
-    x = between_zeros(job, x, 2 + d, c->lo[d], c->hi[d]);
+    x = l->target->max_group ? padded(job, x, 2 + d, c->lo[d], c->hi[d])
+                             : between_zeros(job, x, 2 + d, c->lo[d], c->hi[d]);
     int64_t bounds[2 * 5], need;
     need = (c->out[d] - 1) * c->stride[d] + (c->kernel[d] - 1) * c->dilation[d] + 1;
     for (uint32_t k = 0; k < 5; k++) bounds[2 * k] = 0, bounds[2 * k + 1] = x->shape.at[k];
@@ -193,10 +218,10 @@ static UOp *with_halo(Job *job, UOp *x, const Conv *c) {
 }
 
 /* [n, cb, p, i, q, k, ci]: what each output pixel (p, q) reads at offset (i, k). */
-static UOp *windows(Job *job, UOp *x, const Conv *c) {
-  x = with_halo(job, x, c);
+static UOp *windows(const Layout *l, UOp *x, const Conv *c) {
+  x = with_halo(l, x, c);
   for (uint32_t d = 0; d < 2; d++)
-    x = moved(job, OP_WINDOW, x, DIMS(2 + 2 * d, c->kernel[d], c->stride[d], c->dilation[d]));
+    x = moved(l->job, OP_WINDOW, x, DIMS(2 + 2 * d, c->kernel[d], c->stride[d], c->dilation[d]));
   return x;
 }
 
@@ -210,26 +235,29 @@ static UOp *summed(Job *job, UOp *x, UOp *w, Ints space, uint32_t first) {
 }
 
 /* bi is 1 for a few channels that are no multiple of a vector: they stay as they are. */
-static UOp *dense(Layout *l, const Conv *c, UOp *x, int64_t bi, int64_t bo) {
+static UOp *dense(Layout *l, const Conv *c, UOp *wide, int64_t bi, int64_t bo) {
   Job *job = l->job;
+  UOp *x = narrow_of(l, wide);
   int64_t cb = c->channels / bi, kb = c->filters / bo, kh = c->kernel[0], kw = c->kernel[1];
-  int64_t tile = bi == 1 || !l->graph->fast_math ? 0 : winograd_tile(l->target, c, l->spare);
+  bool plain = bi == 1 || !l->graph->fast_math || l->target->max_group;
+  int64_t tile = plain ? 0 : winograd_tile(l->target, c, l->spare);
   if (tile) l->spare -= winograd_more_weights(c, tile);
-  if (tile) return winograd_conv(job, c, with_halo(job, x, c), tile, bi, bo);
-  x = moved(job, OP_PERMUTE, windows(job, x, c), DIMS(0, 2, 4, 1, 3, 5, 6));
+  if (tile) return winograd_conv(job, c, with_halo(l, x, c), tile, bi, bo);
+  x = moved(job, OP_PERMUTE, windows(l, x, c), DIMS(0, 2, 4, 1, 3, 5, 6));
   x = reshape(job, x, DIMS(c->batch, 1, c->out[0], c->out[1], 1, cb, kh, kw, bi));
-  UOp *w = reshape(job, c->w, DIMS(kb, bo, cb, bi, kh, kw));
+  UOp *w = reshape(job, narrow_of(l, c->w), DIMS(kb, bo, cb, bi, kh, kw));
   w = uop1(job, OP_CONTIGUOUS, moved(job, OP_PERMUTE, w, DIMS(0, 2, 4, 5, 3, 1)));
   w = moved(job, OP_PERMUTE, w, DIMS(0, 5, 1, 2, 3, 4));
   w = reshape(job, w, DIMS(1, kb, 1, 1, bo, cb, kh, kw, bi));
   int64_t space[] = {c->batch, kb, c->out[0], c->out[1], bo, cb, kh, kw, bi};
-  return summed(job, x, w, (Ints){space, 9}, 5);
+  x = cast_like(l, x, wide);
+  return summed(job, x, cast_like(l, w, wide), (Ints){space, 9}, 5);
 }
 
 static UOp *depthwise(Layout *l, const Conv *c, UOp *x, int64_t b) {
   Job *job = l->job;
   int64_t cb = c->channels / b, kh = c->kernel[0], kw = c->kernel[1];
-  x = windows(job, x, c);
+  x = windows(l, x, c);
   x = moved(job, OP_PERMUTE, x, DIMS(0, 1, 2, 4, 6, 3, 5));
   UOp *w = reshape(job, c->w, DIMS(cb, b, kh, kw));
   w = uop1(job, OP_CONTIGUOUS, moved(job, OP_PERMUTE, w, DIMS(0, 2, 3, 1)));
@@ -251,6 +279,8 @@ static bool convolution(Layout *l, UOp *u, Blocked *out) {
   if (!bo || c.batch * c.out[0] * c.out[1] < FEW_PIXELS) return false;
   if (!bi && c.channels <= FEW_CHANNELS) bi = 1;
   if (!bi || (c.groups > 1 && !each)) return false;
+  bool groups = l->target->max_group > 0;
+  if (groups && (each || c.w->op != OP_CAST || narrow_of(l, c.w) == c.w)) return false;
   const UOp *of = c.x;
   c.x = l->plain[of->place];
   c.w = l->plain[c.w->place];
@@ -475,7 +505,7 @@ static bool weigh(Layout *l, UOp *now) {
     Reorder r = l->reorders.at[k];
     if (r.node->place >= list.len || list.at[r.node->place] != r.node) continue;
     double bytes = (double)shape_numel(r.node->shape) * dtype_info[r.node->dtype].bytes;
-    left[chain_of(l, r.user)] -= layout_reorder(bytes);
+    left[chain_of(l, r.user)] -= layout_reorder(l->target, bytes);
     l->reorders.at[nreorders++] = r;
   }
   for (size_t i = 0; i < n; i++) {
@@ -492,7 +522,8 @@ static bool weigh(Layout *l, UOp *now) {
 
 UOp *layout_channels(Job *job, const TensorGraph *graph, const Target *target, UOp *sink) {
   Layout l = {.job = job, .graph = graph, .target = target};
-  if (target->max_group) return sink; /* lanes are threads there */
+  bool halves = matrix_takes(target, DT_F16, DT_F32) || matrix_takes(target, DT_BF16, DT_F32);
+  if (target->max_group && !halves) return sink; /* lanes are threads there */
   l.list = uop_toposort(job, sink);
   size_t n = l.list.len;
   l.plain = arena_array(&job->arena, n, sizeof *l.plain);

@@ -9,4 +9,4 @@
 double layout_gain(const Target *target, const Conv *c, double waste);
 
 /* Seconds to bring so many bytes from one order into another. */
-double layout_reorder(double bytes);
+double layout_reorder(const Target *target, double bytes);

@@ -8,7 +8,8 @@
  * holds both.
  *
  * Depth first would finish one accumulator of a register tile after the other, and keep what all of
- * them load: on CPUs such sums come first, one multiplication of each at a time. */
+ * them load: on CPUs such sums come first, one multiplication of each at a time, and on GPUs sums
+ * of matrix products. */
 #include "compiler/passes/linearize.h"
 
 #include <assert.h>
@@ -47,7 +48,8 @@ typedef struct Linearize {
     size_t len, cap;
   } edges;
   UOpList out;
-  bool tiles; /* sums are kept in the registers of vectors, which are few */
+  bool tiles;       /* sums are kept in the registers of vectors, which are few */
+  uint32_t *levels; /* by position: of products that need each other; NULL: none are reordered */
 } Linearize;
 
 static uint32_t position(const Linearize *l, const UOp *u) { return nodemap_get(&l->pos, u); }
@@ -298,8 +300,76 @@ static void emit_sums(Linearize *l, uint32_t home) {
   }
 }
 
+/* -- products side by side --------------------------------------------------------------------- */
+
+/* A sum of matrix products: MMAs each of which goes on from the one before. */
+typedef struct Products {
+  Term *terms;
+  uint32_t n, level; /* of sums that need each other's results */
+} Products;
+
+static bool goes_on(const UOp *u) { return u->nsrc > 2 && u->src[2]->op == OP_MMA; }
+
+/* How many sums of products u needs one after the other. */
+static uint32_t *find_product_levels(Linearize *l) {
+  uint32_t *level = arena_array(&l->job->arena, l->list.len, sizeof *level);
+  for (size_t i = 0; i < l->list.len; i++) {
+    const UOp *u = l->list.at[i];
+    for (uint32_t s = 0; s < u->nsrc; s++) {
+      uint32_t below = level[position(l, u->src[s])];
+      if (u->op == OP_MMA && !(s == 2 && goes_on(u))) below++;
+      if (below > level[i]) level[i] = below;
+    }
+  }
+  return level;
+}
+
+static bool is_product_in(const Linearize *l, const UOp *u, uint32_t home) {
+  const Item *it = &l->items[position(l, u)];
+  return u->op == OP_MMA && it->home == home && it->state == 0;
+}
+
+static Products products_of(Linearize *l, const UOp *last, uint32_t home) {
+  Products p = {.n = 1};
+  for (const UOp *u = last; goes_on(u) && is_product_in(l, u->src[2], home); u = u->src[2]) p.n++;
+  p.terms = arena_array(&l->job->arena, p.n, sizeof *p.terms);
+  uint32_t k = p.n;
+  for (const UOp *u = last; k; u = u->src[2])
+    p.terms[--k] = (Term){.at = position(l, u), .held = u->src[0], .passing = u->src[1]};
+  return p;
+}
+
+/* Sums of a body, the last MMA of each; those that others need first. */
+static void emit_products(Linearize *l, uint32_t home) {
+  enum { MOST = 256 };
+  Products *all = arena_array(&l->job->arena, MOST, sizeof *all);
+  Term *step = arena_array(&l->job->arena, MOST, sizeof *step);
+  bool *inner = arena_array(&l->job->arena, l->list.len, sizeof *inner);
+  uint32_t n = 0, levels = 0;
+  for (size_t i = 0; i < l->list.len; i++)
+    if (l->list.at[i]->op == OP_MMA && goes_on(l->list.at[i]))
+      inner[position(l, l->list.at[i]->src[2])] = true;
+  for (uint32_t id = loop_of(l, home)->body; id && n < MOST; id = l->items[id - 1].next) {
+    const UOp *u = l->list.at[id - 1];
+    if (inner[id - 1] || !is_product_in(l, u, home)) continue;
+    all[n] = products_of(l, u, home);
+    all[n].level = l->levels[id - 1];
+    if (all[n].level > levels) levels = all[n].level;
+    n++;
+  }
+  for (uint32_t level = 1; level <= levels; level++)
+    for (uint32_t s = 0, some = 1; some; s++) {
+      some = 0;
+      for (uint32_t k = 0; k < n; k++)
+        if (all[k].level == level && s < all[k].n) step[some++] = all[k].terms[s];
+      group_terms(step, some);
+      for (uint32_t k = 0; k < some; k++) emit_tree(l, step[k].at);
+    }
+}
+
 static void emit_body(Linearize *l, uint32_t home) {
   if (l->tiles) emit_sums(l, home);
+  if (l->levels) emit_products(l, home);
   for (int pass = 0; pass < 2; pass++) /* effects and what they need, then what only ENDs need */
     for (uint32_t id = loop_of(l, home)->body; id; id = l->items[id - 1].next) {
       const Item *it = &l->items[id - 1];
@@ -343,6 +413,7 @@ Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
   find_homes(&l, &ends);
   find_edges(&l);
   fill_bodies(&l);
+  if (!l.tiles) l.levels = find_product_levels(&l);
   emit_body(&l, ROOT);
   Linear out = {.list = l.out.at,
                 .len = l.out.len,

@@ -33,6 +33,7 @@
 #include "compiler/passes/exchange.h"
 #include "compiler/passes/ix.h"
 #include "compiler/passes/nodemap.h"
+#include "compiler/passes/pair_tiles.h"
 #include "compiler/passes/pipeline.h"
 #include "compiler/passes/prefetch.h"
 #include "compiler/passes/recurrence.h"
@@ -520,6 +521,6 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
   }
   UOp *root = recurrence_in_registers(job, strip_marks(job, l.now[l.list.len - 1]));
   root = barriers_insert(job, settle_products(job, root));
-  root = exchange_stores(job, pipeline_copies(job, root), target);
+  root = pair_tiles(job, exchange_stores(job, pipeline_copies(job, root), target));
   return prefetch_rows(job, root, target);
 }

@@ -16,8 +16,8 @@
  * iteration less ahead: the place that they take is that of the iteration before the last, for
  * whose TILEMMAs everybody waited before the BARRIER.
  *
- * The loop is the innermost one that the copy lies in: one over a reduce axis, or over the blocks of
- * a row that is repaired. */
+ * The loop is the innermost one that the copy lies in: one over a reduce axis, or over the blocks
+ * of a row that is repaired. */
 #include "compiler/passes/pipeline.h"
 
 #include "base/vec.h"

@@ -120,9 +120,12 @@ UOp *schedule_chain_product(Apply *a, const MatrixPlan *plan, UOp *first, UOp *s
   return uop_make(a->job, OP_MMA, plan->info->dtype[MATRIX_C], arg_i(plan->id), src, 2 + n);
 }
 
-/* Weights of a sum of 16-bit products need not be exact to the last bit of f32. */
+/* Weights of a sum of 16-bit products need not be exact to the last bit of f32. Of a difference
+ * each half is scaled by itself: the second one is the same for a whole row. */
 UOp *schedule_quick_exp(Job *job, Op op, UOp *x) {
-  const double log2_e = 1.4426950408889634;
-  if (op == OP_EXP) x = uop2(job, OP_MUL, x, uop_number(job, DT_F32, log2_e));
-  return uop1(job, OP_QEXP2, x);
+  UOp *log2_e = uop_number(job, DT_F32, 1.4426950408889634);
+  if (op == OP_EXP2) return uop1(job, OP_QEXP2, x);
+  if (x->op != OP_SUB) return uop1(job, OP_QEXP2, uop2(job, OP_MUL, x, log2_e));
+  UOp *less = uop1(job, OP_NEG, uop2(job, OP_MUL, x->src[1], log2_e));
+  return uop1(job, OP_QEXP2, uop3(job, OP_MULACC, x->src[0], log2_e, less));
 }

@@ -13,8 +13,8 @@ typedef struct NewAxis {
   UOp *inner[OPT_MAX_INNER + 2]; /* outermost first: the SPREAD, tiles, the vector */
   uint32_t ninner;
   UOp *warp, *digit; /* of a matrix instruction's product: thread of the warp, element; or NULL */
-  UOp *place; /* in the tile of a matrix instruction, or NULL */
-  UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
+  UOp *place;        /* in the tile of a matrix instruction, or NULL */
+  UOp *limit;        /* bool: inside the unpadded size; NULL when not padded */
 } NewAxis;
 
 /* One dimension of a staged tile. */

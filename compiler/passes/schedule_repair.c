@@ -14,11 +14,23 @@
  * dropped instead of scaled: exp(-inf - -inf) of a block that is masked throughout may have made it
  * a NaN. If all blocks are, it stays one, as it is when the row is computed at once. The sum is
  * kept divided, so that it overflows no earlier than a weighted mean does. */
+#include <float.h>
+
 #include "compiler/passes/schedule_parts.h"
 
 static UOp *identity_of(Apply *a, const UOp *reduce) {
   DType d = (DType)reduce->dtype;
   return uop_scalar(a->job, d, reduce_identity((Op)reduce->arg.i, d));
+}
+
+/* What a link's buffer holds before the first block. A maximum begins with half of the least
+ * number: where all is masked so far, exp(-inf - m) is 0 then, and nothing has to be dropped. */
+static UOp *first_value(Apply *a, const UOp *reduce) {
+  DType d = (DType)reduce->dtype;
+  double least = (d == DT_F64 ? -DBL_MAX : -(double)FLT_MAX) / 2;
+  bool wide = d == DT_F32 || d == DT_F64;
+  if (wide && reduce->arg.i == OP_MAX) return uop_number(a->job, d, least);
+  return identity_of(a, reduce);
 }
 
 /* The result of the blocks before. */
@@ -37,7 +49,8 @@ static UOp *old_value(Apply *a, Repaired *r, const UOp *reduce, UOp *part) {
   UOp *src[3] = {r->buffer, r->at, again};
   UOp *before = uop_make(job, OP_INDEX, DT_VOID, arg_none(), src, 3);
   if (reduce->arg.i == OP_ADD) return before;
-  return uop3(job, OP_WHERE, again, before, identity_of(a, reduce));
+  UOp *first = a->plan->inner.info ? first_value(a, reduce) : identity_of(a, reduce);
+  return uop3(job, OP_WHERE, again, before, first);
 }
 
 static UOp *either(Job *job, UOp *a, UOp *b) { return a ? uop2(job, OP_OR, a, b) : b; }
@@ -58,7 +71,8 @@ static UOp *repaired(Apply *a, const RepairLink *link, UOp *old) {
       ratio = quick ? schedule_quick_exp(job, op, moved) : uop1(job, op, moved);
       none = identity_of(a, part->of);
     }
-    dead = either(job, dead, uop2(job, OP_CMPEQ, of->old, none));
+    bool begun = a->plan->inner.info && part->kind != REPAIR_OVER && part->of->arg.i == OP_MAX;
+    if (!begun) dead = either(job, dead, uop2(job, OP_CMPEQ, of->old, none));
     old = uop2(job, OP_MUL, old, uop_cast(job, ratio, (DType)old->dtype));
   }
   UOp *zero = uop_number(job, (DType)old->dtype, 0);

@@ -27,6 +27,8 @@ enum {
   PIECE_ROWS = 64,     /* a piece of a column is no shorter */
   MIN_COLUMNS = 32,
   LEAST_ROWS = 8,      /* of a factor of a product of matrices */
+  ITEM = 2,            /* bytes of an element that instructions for matrices take */
+  ROW_COLUMNS = 256,   /* of a row that is multiplied, for a workgroup */
   PRODUCT_TILE = 64,   /* rows and columns of a product that one workgroup computes, or more */
   PRODUCT_STEPS = 512, /* a piece of a sum of products is no shorter */
 };
@@ -112,13 +114,26 @@ static bool varies(const UOp *f, uint32_t axis) {
   return f->op != OP_EXPAND || f->src[0]->shape.at[axis] == f->shape.at[axis];
 }
 
+/* Whether a factor comes from elements of 16 bits. */
+static bool of_halves(const UOp *f) {
+  while (f->op == OP_CAST || (f->nsrc == 1 && op_info[f->op].flags & OPF_MOVE)) f = f->src[0];
+  return dtype_info[f->dtype].bytes == ITEM;
+}
+
+/* Whether the last axis of a factor, the one that is summed, is another one in memory. */
+static bool is_turned(const UOp *f) {
+  bool turned = false;
+  for (; f->op == OP_CAST || (f->nsrc == 1 && op_info[f->op].flags & OPF_MOVE); f = f->src[0])
+    turned |= f->op == OP_PERMUTE;
+  return turned;
+}
+
 /* A product of two matrices, on a device with instructions for that, whose tiles leave processors
  * with nothing to do: into how many pieces its sum is cut, so that they all have a part. What the
  * pieces store is less than half of what the factors load. */
 static int64_t product_pieces(const UOp *u, const Target *target) {
   const UOp *x = u->src[0];
   int64_t size[2] = {1, 1};
-  enum { ITEM = 2 };
   if (!target->max_group || target->warp <= 1 || x->op != OP_MUL || u->arg.i != OP_ADD) return 1;
   if (u->arg.ints.n != 1 || u->symbolic) return 1;
   int64_t deep = x->shape.at[u->arg.ints.at[0]];
@@ -128,18 +143,22 @@ static int64_t product_pieces(const UOp *u, const Target *target) {
     if (a == b) return 1; /* a batch of products has more tiles */
     size[b] *= x->shape.at[k];
   }
-  for (int f = 0; f < 2; f++) {
-    const UOp *y = x->src[f];
-    while (y->op == OP_CAST || (y->nsrc == 1 && op_info[y->op].flags & OPF_MOVE)) y = y->src[0];
-    if (dtype_info[y->dtype].bytes != ITEM) return 1; /* no such instructions */
-  }
-  if (size[0] < LEAST_ROWS || size[1] < LEAST_ROWS) return 1;
-  int64_t m = size[0] < PRODUCT_TILE ? size[0] : PRODUCT_TILE;
-  int64_t n = size[1] < PRODUCT_TILE ? size[1] : PRODUCT_TILE;
-  int64_t tiles = ((size[0] + m - 1) / m) * ((size[1] + n - 1) / n);
-  int64_t want = 2 * (int64_t)target->threads / tiles, most = deep / PRODUCT_STEPS;
   int64_t loads = (size[0] + size[1]) * deep * ITEM, stores = size[0] * size[1] * 8;
-  if (most > loads / 2 / stores) most = loads / 2 / stores;
+  int64_t most = loads / 2 / stores, step = PRODUCT_STEPS, tiles;
+  if (!of_halves(x->src[0]) || !of_halves(x->src[1])) return 1; /* no such instructions */
+  if (size[0] == 1 || size[1] == 1) { /* a row times columns: a workgroup has some of these */
+    if (!is_turned(x->src[size[0] == 1])) return 1;
+    tiles = (size[0] * size[1] + ROW_COLUMNS - 1) / ROW_COLUMNS;
+    step = PRODUCT_STEPS / 4;
+  } else if (size[0] < LEAST_ROWS || size[1] < LEAST_ROWS) {
+    return 1;
+  } else {
+    int64_t m = size[0] < PRODUCT_TILE ? size[0] : PRODUCT_TILE;
+    int64_t n = size[1] < PRODUCT_TILE ? size[1] : PRODUCT_TILE;
+    tiles = ((size[0] + m - 1) / m) * ((size[1] + n - 1) / n);
+  }
+  int64_t want = 2 * (int64_t)target->threads / tiles;
+  if (most > deep / step) most = deep / step;
   return want < most ? want : most;
 }
 

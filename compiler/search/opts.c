@@ -10,9 +10,10 @@
 #include <ctype.h>
 #include <limits.h>
 
-#define MAX_LANES   64
-#define MAX_NODES   20000 /* instances an expanded kernel may have */
-#define MAX_CHAIN_NODES 80000 /* the same where a row's elements are looked at in several places */
+#define MAX_LANES       64
+#define MAX_NODES       20000 /* instances an expanded kernel may have */
+#define MAX_CHAIN_NODES 80000 /* the same where a row's elements are looked at in several places   \
+                               */
 #define MAX_THREADS 256
 #define MAX_SLOTS   8
 

@@ -143,10 +143,10 @@ typedef struct OptPlan {
   int repair_level;   /* the loop inside of which its blocks run */
   MatrixPlan matrix;
   MatrixPlan inner; /* a product along the row that `matrix` sums over */
-  int pipeline;  /* the reduce axis over whose loop copies run ahead; -1: none */
-  int32_t slots; /* places that they go to by turns */
-  int32_t under; /* iterations whose matrix instructions may still be under way in the next */
-  bool groups;   /* the target has workgroups: output loops run over them */
+  int pipeline;     /* the reduce axis over whose loop copies run ahead; -1: none */
+  int32_t slots;    /* places that they go to by turns */
+  int32_t under;    /* iterations whose matrix instructions may still be under way in the next */
+  bool groups;      /* the target has workgroups: output loops run over them */
   bool nolocals;
   int32_t block[3]; /* threads of a workgroup; the first ndims are in use, the others are 1 */
   int ndims;

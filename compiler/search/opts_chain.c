@@ -46,7 +46,8 @@ Status opts_chain_rows(const KernelInfo *k, OptPlan *plan) {
   bool n = false, sum = false;
   if (!inner->info) return NULL;
   if (!plan->matrix.info || !c->n)
-    return refuse("a product along a reduce axis needs another one that sums over it, and a REPAIR");
+    return refuse(
+        "a product along a reduce axis needs another one that sums over it, and a REPAIR");
   for (uint32_t l = 0; l < c->n; l++) {
     uint32_t axis = c->at[l].axis;
     AxisPlan *a = &plan->axes[axis];

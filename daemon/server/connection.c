@@ -574,6 +574,7 @@ static void expire(Connection *c, uint64_t now) {
 
 void connections_expire(Server *s) {
   uint64_t now = uv_now(&s->loop);
+  connections_flush(s); /* what waits after this waits for its reader */
   expire_senders(s);
   for (Connection *c = s->connections, *next; c; c = next) {
     next = c->next;

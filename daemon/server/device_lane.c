@@ -4,7 +4,9 @@
  * read too, and only trying again, one at a time, tells which one kills.
  *
  * What was sent cannot be overtaken any more, so little is sent ahead: enough that the device finds
- * the next job when it ends one, not more than AHEAD_NS of work or, when jobs are long, one job. */
+ * the next job when it ends one, not more than AHEAD_NS of work or, when jobs are long, one job.
+ * That one is called back when somebody comes who goes before it: if the worker has not begun with
+ * it, it answers so, and the job waits again. */
 #include "daemon/server/device_lane.h"
 
 #include <assert.h>
@@ -20,7 +22,7 @@
 #include "proto/limits.h"
 
 enum { IN_FLIGHT_MAX = 32, PATIENCE = 3, MICROSECOND = 1000 };
-enum { BRIEF_NS = 50 * MICROSECOND };
+enum { BRIEF_NS = 50 * MICROSECOND, RECALL_NS = 30 * MICROSECOND };
 enum { AHEAD_NS = 100 * MICROSECOND, AHEAD_ONE_NS = 2000 * MICROSECOND };
 /* A job that nothing is known of; the longest that an executable is preferred because its weights
  * are warm, and how fast they would be read again. */
@@ -41,7 +43,8 @@ struct DeviceLane {
   uint64_t incarnation;
   uint64_t next_id;
   DeviceQueue flight;
-  int64_t flight_ns, answered_ns; /* estimated, of those in flight; when the last answer came */
+  DeviceJob *recalled;            /* one of those in flight; NULL: none */
+  int64_t flight_ns, answered_ns; /* estimated, of the others; when the last answer came */
   FairQueue waiting;
   DeviceJob *lent;    /* to its owner, once nothing is in flight any more; NULL: nobody */
   bool lent_begun;    /* he knows */
@@ -321,13 +324,18 @@ static bool room(const DeviceLane *l) {
   if (!l->flight.len) return true;
   if (l->flight.first->tried) return false;
   return l->flight.len < IN_FLIGHT_MAX &&
-         l->flight_ns < (l->flight.len > 1 ? AHEAD_NS : AHEAD_ONE_NS);
+         l->flight_ns < (l->flight.len - (l->recalled != NULL) > 1 ? AHEAD_NS : AHEAD_ONE_NS);
 }
 
 /* The next job; NULL when there is none, or it has to wait for those in flight. A job that is tried
  * again goes alone. */
 static DeviceJob *next_job(DeviceLane *l) {
   if (!room(l)) return NULL;
+  if (l->recalled && !l->again.first) { /* behind it waits the rest of its session */
+    const FairJob *first = fair_first(&l->waiting);
+    bool same = first && first->session == l->recalled->fair.session;
+    return same ? NULL : of_fair(fair_take(&l->waiting, 0));
+  }
   if (!l->again.first) return of_fair(fair_take(&l->waiting, l->slack_ns));
   return l->flight.first && l->again.first->tried ? NULL : queue_pop(&l->again);
 }
@@ -412,6 +420,30 @@ static int64_t estimate(const DeviceJob *job) {
   return job->exe && job->exe->typical_ns ? job->exe->typical_ns : UNKNOWN_NS;
 }
 
+/* The job that was sent ahead of one that now waits and would have gone before it. */
+static void recall(DeviceLane *l, const DeviceJob *waiting) {
+  if (l->flight.len < 2 || l->recalled || fair_first(&l->waiting) != &waiting->fair) return;
+  DeviceJob *last = l->flight.first;
+  while (last->next) last = last->next;
+  if (last->env.body_case != KILN__V1__ENVELOPE__BODY_RUN || !last->fair.session ||
+      last->fair.estimate_ns < RECALL_NS || !fair_before(&waiting->fair, &last->fair))
+    return;
+  l->recalled = last;
+  l->flight_ns -= last->fair.estimate_ns;
+  recall_post(l->cancelled, last->env.id);
+}
+
+/* What was called back had not begun. */
+static void put_back(DeviceLane *l, DeviceJob *job) {
+  job->in_flight = false;
+  if (!job->done) { /* cancelled meanwhile */
+    job_free(l, job);
+    return;
+  }
+  Status st = fair_put_back(&l->waiting, &job->fair);
+  if (st) job_finish(l, job, NULL, st);
+}
+
 Status device_lane_submit(DeviceLane *l, DeviceJob *job) {
   if (!job->from.tenant) job->from = own_source;
   job->fair = (FairJob){
@@ -423,6 +455,7 @@ Status device_lane_submit(DeviceLane *l, DeviceJob *job) {
     return st;
   }
   job->submitted = true;
+  recall(l, job);
   return NULL;
 }
 
@@ -436,7 +469,7 @@ static void measure(DeviceLane *l, DeviceJob *job, const Kiln__V1__Envelope *env
   if (since < l->answered_ns) since = l->answered_ns;
   job->measured_ns = now - since;
   l->answered_ns = now;
-  l->flight_ns -= job->fair.estimate_ns;
+  if (job != l->recalled) l->flight_ns -= job->fair.estimate_ns;
   if (env->body_case != KILN__V1__ENVELOPE__BODY_RUN_DONE) return;
   if (env->run_done->wall_ns > 0 && env->run_done->wall_ns < job->measured_ns)
     job->measured_ns = env->run_done->wall_ns;
@@ -539,6 +572,12 @@ static void on_message(void *ctx, Message *m) {
   l->failures = 0;
   worker_set_deadline(l->worker, l->flight.first ? l->spec.run_seconds : 0, "over its time");
   bool failed = m->env->body_case == KILN__V1__ENVELOPE__BODY_ERROR;
+  bool recalled = job == l->recalled;
+  if (recalled) l->recalled = NULL;
+  if (failed && recalled && m->env->error->code == ST_ABORTED) {
+    put_back(l, job);
+    return;
+  }
   Status st = failed ? answer_status(l, job, m->env->error) : NULL;
   if (failed && job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD) job->exe->loaded_in = 0;
   if (failed && job->slab && job->brings_slab) {
@@ -569,6 +608,7 @@ static void requeue(DeviceLane *l, bool suspect) {
   queue_init(&l->again);
   queue_init(&l->flight);
   l->flight_ns = 0;
+  l->recalled = NULL;
   if (!flight.first) flight.last = &flight.first;
   for (DeviceJob *job; (job = queue_pop(&flight)); suspect = false) {
     bool own = job->env.body_case == KILN__V1__ENVELOPE__BODY_BUFFER_CREATE ||

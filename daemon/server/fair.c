@@ -291,6 +291,35 @@ void fair_done(FairQueue *q, FairJob *job, int64_t measured_ns) {
   let_go(q, job);
 }
 
+Status fair_put_back(FairQueue *q, FairJob *job) {
+  FairSession *s = job->session;
+  FairTenant *t = s->tenant;
+  FairSet *set = &t->level[job->level];
+  FairFifo *jobs = &s->jobs[job->level];
+  assert(!job->waiting);
+  if (!set_reserve(&q->tenants) || !set_reserve(set))
+    return FAIL(RESOURCE_EXHAUSTED, "no memory for the queue");
+  set_charge(&q->tenants, &t->flow, -(double)job->estimate_ns);
+  set_charge(set, &s->flow[job->level], -(double)job->estimate_ns);
+  t->running--;
+  q->running--;
+  job->waiting = true;
+  job->prev = NULL;
+  *((job->next = jobs->first) ? &job->next->prev : &jobs->last) = job;
+  jobs->first = job;
+  t->waiting++;
+  t->waiting_at[job->level]++;
+  q->len++;
+  if (!s->flow[job->level].at) set_enter(set, &s->flow[job->level]);
+  if (!t->flow.at) set_enter(&q->tenants, &t->flow);
+  return NULL;
+}
+
+bool fair_before(const FairJob *job, const FairJob *than) {
+  const FairTenant *a = job->session->tenant, *b = than->session->tenant;
+  return a != b && a->flow.start < b->flow.start;
+}
+
 void fair_remove(FairQueue *q, FairJob *job) {
   assert(job->waiting);
   unlink_job(q, job);

@@ -65,6 +65,10 @@ Status fair_push(FairQueue *q, FairJob *job, const FairSource *from);
 FairJob *fair_take(FairQueue *q, int64_t slack_ns);
 /* What a job that was taken has cost in truth. */
 void fair_done(FairQueue *q, FairJob *job, int64_t measured_ns);
+/* One that was taken has not been begun: it waits again, at the head of its session, uncharged. */
+Status fair_put_back(FairQueue *q, FairJob *job);
+/* A tenant that owns `job` is behind in virtual time of the one that owns `than`. */
+bool fair_before(const FairJob *job, const FairJob *than);
 /* Gives up one that waits. */
 void fair_remove(FairQueue *q, FairJob *job);
 /* Jobs of a tenant that wait: all, and those of one level. */

@@ -21,7 +21,7 @@ void quota_run_end(Tenant *t);
 /* May compiling, tuning begin? */
 Status quota_compile(Tenant *t, int64_t now_ns);
 Status quota_tune(Tenant *t, int64_t now_ns);
-/* May a compile that has begun go on? It may overdraw what is left by as much as the whole quota. */
+/* May a compile that has begun go on? It may overdraw what is left by as much as the quota. */
 Status quota_compile_more(Tenant *t, int64_t now_ns);
 /* What it took; t may be NULL. */
 void quota_compiled(Tenant *t, int64_t ns);

@@ -17,7 +17,7 @@ typedef struct TuneSpec {
   uint64_t seed;
   bool background;
   /* Not NULL: proposes nothing, but has the schedules checked that other nodes have found for these
-   * kernels of the plan, which counts as no search. Copied. */
+   * kernels of the plan, which counts as no search. Which they are is read by tune_start only. */
   const bool *adopt;
   /* Both on the loop, never inside tune_start. progress is optional. */
   void (*progress)(void *ctx, const Kiln__V1__TuneProgress *m);

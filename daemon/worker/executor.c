@@ -750,6 +750,7 @@ Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int
   if (m->deadline_ns && clock_now_ns() > m->deadline_ns)
     return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run started");
   if (cancel_is_posted(x->cancelled, number)) return FAIL(CANCELLED, "before the run started");
+  if (recall_is_posted(x->cancelled, number)) return FAIL(ABORTED, "called back");
   x->profile.on = m->profile;
   if (m->profile) TRY(profile_begin(&x->profile, l->nlaunches));
   TRY(scrub_enter(x, m->tenant));

@@ -251,6 +251,12 @@ static void run_candidate(Race *race, Runner *r) {
     return;
   }
   int64_t most = race->incumbent.median * 3 / 2;
+  if (strstr(r->result->evidence->opts, "TC("))
+    st = device_program_check(race->t->dev, r->program.program);
+  if (st) {
+    disqualify_for(race, r, "compile_error", st);
+    return;
+  }
   st = first_run(race, r, most, &ns);
   if (st) {
     disqualify_for(race, r, "crash", st);

@@ -172,9 +172,7 @@ class Peer:
             self.graph = None
             if kind == "graph":
                 began = time.perf_counter()
-                torch._dynamo.reset()
-                compiled = torch.compile(self.call, dynamic=False)
-                side = torch.cuda.Stream()
+                compiled, side = self.compiled(torch), torch.cuda.Stream()
                 with torch.cuda.stream(side):
                     for _ in range(3):
                         compiled(*self.inputs)
@@ -183,6 +181,18 @@ class Peer:
                 with torch.cuda.graph(self.graph, stream=side):
                     compiled(*self.inputs)
                 self.first = time.perf_counter() - began
+
+    def compiled(self, torch):
+        """Its patterns for attention fail on some models; without them it is still what PyTorch can do."""
+        for options in (None, {"pattern_matcher": False}):
+            torch._dynamo.reset()
+            compiled = torch.compile(self.call, dynamic=False, options=options)
+            try:
+                compiled(*self.inputs)
+                return compiled
+            except RuntimeError as e:
+                error = e
+        raise error
 
     def turn(self):
         with self.torch.no_grad():

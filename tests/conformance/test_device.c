@@ -77,7 +77,10 @@ static Target target_of(const Device *d) {
 
 static bool has_groups(const Device *d) { return d->caps.max_group > 0; }
 
+/* Every other program is loaded from what the device makes of its image. */
 static Program *load_linear(Device *d, Linear *l) {
+  static unsigned loaded;
+  StrBuf code = {0};
   Target t = target_of(d);
   CodegenOutput out = {0};
   Program *p = NULL;
@@ -89,7 +92,11 @@ static Program *load_linear(Device *d, Linear *l) {
                       .scratch_bytes = l->scratch_bytes,
                       .grid = {1, 1, 1}};
   memcpy(spec.block, l->block, sizeof spec.block);
+  check(device_assemble(d, &spec.image, 1, &code));
+  if (code.len && loaded++ % 2) spec.image = (Bytes){(uint8_t *)code.ptr, code.len};
   check(device_program_load(d, &spec, &p));
+  check(device_program_check(d, p));
+  strbuf_deinit(&code);
   codegen_deinit(&out);
   return p;
 }
@@ -564,6 +571,11 @@ static void test_bad_images(void **state) {
   spec.image = (Bytes){
       (const uint8_t *)"not an object, but long enough to be one, if it only were one.....", 66};
   expect_code(device_program_load(d, &spec, &bad), ST_INVALID_ARGUMENT);
+  StrBuf code[2] = {{0}};
+  if (!strcmp(d->caps.kind, "cuda"))
+    expect_code(device_assemble(d, (Bytes[]){spec.image, spec.image}, 2, code),
+                ST_INVALID_ARGUMENT);
+  for (int i = 0; i < 2; i++) strbuf_deinit(&code[i]);
   spec.image = (Bytes){junk, sizeof junk};
   expect_code(device_program_load(d, &spec, &bad), ST_INVALID_ARGUMENT);
   spec.scratch_bytes = UINT64_MAX / 2;

@@ -8,8 +8,8 @@ What is promised, and asked for after every kill:
   zygote, and runs use it. kilnd's own end loses handles, uploads and executables; their names are unknown then (NOT_FOUND, never something
   else's), and clients upload and compile again, warm from the cache.
 - Everything works again within 2 s: a compile of a new graph, its run, the runs of what was loaded. Of kilnd from the moment that it is
-  started again. The times are printed; with 50 kills or more their median has to be below 2 s, with fewer each below 20 s, since what else
-  the machine does shows in a few."""
+  started again. The times are printed; their median has to be below 2 s with 50 kills or more on a machine that is not busy with other
+  things (at most two processes that want each processor, the test's own included), else below 20 s."""
 import contextlib
 import os
 import random
@@ -165,5 +165,6 @@ def test_kill(role, tmp_path, capsys):
     wrong = [w for c in [*clients, probe] for w in c.wrong]
     assert not wrong, wrong[:5]
     assert calls > 5 * KILLS
-    assert SANITIZED or (statistics.median(took) < 2 if KILLS >= 50 else max(took) < 20), took
+    busy = KILLS < 50 or os.getloadavg()[1] > 2 * os.cpu_count()
+    assert SANITIZED or statistics.median(took) < (20 if busy else 2), took
     ends_well(d.now)

@@ -203,17 +203,14 @@ def test_a_reader_who_leaves_his_socket_alone(ways, way):
 def test_a_reader_who_takes_a_break(ways, way):
     """Slower than he could be, but not slower than allowed: he gets everything."""
     d = ways.daemon(way)
-    with big(d) as buffer, Peer(ways.address[way], opening=[(INITIAL_WINDOW_SIZE, 1 << 20)]) as p:
+    step = 1 << 20
+    with big(d) as buffer, Peer(ways.address[way], opening=[(INITIAL_WINDOW_SIZE, step)]) as p:
         p.send(window_update(0, 1 << 30), download(buffer))
-        got = 0
-        while not p.finished(1):
-            p.read(1)
-            if len(p.data(1)) - got > 1 << 19:
-                time.sleep(0.2)
-                p.send(window_update(1, len(p.data(1)) - got))
-                got = len(p.data(1))
-            assert not p.ended, p.frames[-3:]
-        assert len(p.data(1)) > BYTES
+        for i in range(1, BYTES // step + 1):
+            assert p.until(lambda: sum(len(f[3]) for f in p.seen(DATA)) >= i * step), p.frames[-3:]
+            time.sleep(0.1)
+            p.send(window_update(1, step))
+        assert p.until(lambda: p.finished(1)) and len(p.data(1)) > BYTES
 
 
 @everywhere()
@@ -277,7 +274,7 @@ def test_strangers_make_room(start):
     d.info()  # one that is somebody's
     held = [connect(f"unix:{d.socket}") for _ in range(30)]
     d.info()
-    assert sum(dies(s, 0.2) for s in held[:21]) == 21  # 10 less the boss's
+    assert all(dies(s) for s in held[:21])  # 10 less the boss's are left
     fresh = As(d)
     fresh.stub.GetServerInfo(kiln_pb2.GetServerInfoRequest(), timeout=10)
     for s in held:

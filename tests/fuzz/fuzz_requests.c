@@ -320,7 +320,8 @@ static void act(Choices *in) {
 static bool quiet(void) {
   const Server *s = server;
   return !s->connections && !s->requests && !s->batches && !s->subscribers && !s->watchers &&
-         !s->compiles && !s->builds && !s->tenants.local->used.runs;
+         !s->compiles && !s->builds && !s->tenants.local->used.runs &&
+         device_lane_idle(s->devices[0]); /* cancelled runs hold their buffers until then */
 }
 
 static void drop_all(void) {

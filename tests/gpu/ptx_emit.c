@@ -14,7 +14,7 @@
 #include "compiler/compile.h"
 
 static int failures;
-static const char *opts; /* NULL: the heuristic's */
+static const char *opts; /* where legal; else, and when NULL: the heuristic's */
 
 static void report(const char *what, Status st) {
   char text[2048];
@@ -63,6 +63,11 @@ static Status emit_model(Job *job, const char *path, Bytes model, const Target *
     KernelObject object;
     Status bad =
         compile_kernel(job, plan.kernels[k].sink, plan.kernels[k].name, target, opts, &object);
+    if (bad && opts) { /* that is for another kernel of the model */
+      status_drop(bad);
+      strbuf_deinit(&object.object);
+      bad = compile_kernel(job, plan.kernels[k].sink, plan.kernels[k].name, target, NULL, &object);
+    }
     if (bad) {
       report(path, bad);
     } else {

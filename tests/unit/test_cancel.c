@@ -24,6 +24,10 @@ static void test_posts(void **state) {
   for (uint64_t k = 1000; k < 1000 + CANCEL_PLACES; k += 2) cancel_post(board, k);
   for (uint64_t k = 1000; k < 1000 + CANCEL_PLACES; k++)
     assert_int_equal(cancel_is_posted(seen, k), k % 2 == 0);
+  assert_false(recall_is_posted(seen, 1000));
+  recall_post(board, 1001);
+  assert_true(recall_is_posted(seen, 1001));
+  assert_false(cancel_is_posted(seen, 1001) || recall_is_posted(NULL, 1001));
   assert_false(cancel_is_posted(seen, 1000 + CANCEL_PLACES));
   assert_false(cancel_is_posted(NULL, 1000));
   cancel_board_close(seen);

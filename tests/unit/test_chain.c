@@ -73,7 +73,8 @@ static const Case cases[] = {
     {{DT_BF16, 16, 32, 16, 8, false}, MX_BF16_M16N8K16, "KEEP(0,0) KEEP(0,1) REPAIR(2,16)"},
     {{DT_F16, 32, 64, 32, 16, false},
      MX_F16_M16N8K16,
-     "KEEP(0,0) KEEP(0,1) REPAIR(2,32) UNROLL(2,4) UNROLL(4,4) UNROLL(6,2) UNROLL(3,2) UPCAST(1,2)"},
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,32) UNROLL(2,4) UNROLL(4,4) UNROLL(6,2) UNROLL(3,2) "
+     "UPCAST(1,2)"},
     {{DT_F16, 64, 64, 16, 16, true},
      MX_F16_M16N8K16,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,16) UNROLL(2,2) UNROLL(4,2) UPCAST(1,2) UPCAST(0,2) LOCAL(0,2)"},
@@ -105,7 +106,55 @@ static void chosen(void **state) {
   }
 }
 
+/* What the heuristic makes of it, for sizes that no tile divides, too. */
+static void by_heuristic(void **state) {
+  static const ZooAttention shapes[] = {
+      {DT_BF16, 64, 96, 32, 32, false},
+      {DT_F16, 40, 70, 16, 16, true},
+      {DT_F16, 16, 50, 40, 32, false},
+  };
+  (void)state;
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    Job job;
+    job_init(&job, 0);
+    ZooRun r = {.target = &zoo_cuda, .k = zoo_attention_of(&job, &shapes[i]), .heuristic = true};
+    zoo_must(&r, job_run(&job, zoo_compile, &r));
+    assert_true(count_op(&r, OP_MMA) > 0 && count_op(&r, OP_PEER) > 0);
+    check_run(&job, &r);
+    job_deinit(&job);
+  }
+}
+
+/* A chain whose parts do not fit together is refused with the reason. */
+static void refused(void **state) {
+  static const char *const lists[] = {
+      "",                                /* nothing is repaired */
+      "REPAIR(2,16)",                    /* nothing is kept */
+      "KEEP(0,0) KEEP(0,1) REPAIR(2,8)", /* a block is less than a tile */
+      "KEEP(0,0) KEEP(0,1) GROUP(4,2) REPAIR(2,16)",
+  };
+  (void)state;
+  for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+    Job job;
+    OptList rest;
+    ZooAttention t = {DT_F16, 16, 32, 16, 8, false};
+    job_init(&job, 0);
+    ZooRun r = {.target = &zoo_cuda, .k = zoo_attention_of(&job, &t)};
+    opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(MX_F16_M16N8K16, 2, 3));
+    opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(MX_F16_M16N8K16, 1, 6));
+    zoo_must(&r, opts_parse(&job, str_from(lists[i]), &rest));
+    for (size_t k = 0; k < rest.len; k++)
+      opts_push(&job, &r.opts, (OptKind)rest.at[k].kind, rest.at[k].axis, rest.at[k].arg);
+    Status st = opts_check(&job, r.k.sink, r.target, &r.opts);
+    assert_non_null(st);
+    assert_int_equal(status_code(st), ST_INVALID_ARGUMENT);
+    status_drop(st);
+    job_deinit(&job);
+  }
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(chosen)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(chosen), cmocka_unit_test(by_heuristic),
+                                     cmocka_unit_test(refused)};
   return cmocka_run_group_tests_name("chain", tests, NULL, NULL);
 }

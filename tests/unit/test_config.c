@@ -48,6 +48,8 @@ static void test_values(void **state) {
                                "socket_mode = 0660\n"
                                "[cache]\npath = /x/y\nenabled = no\nmax_bytes = 3G\n"
                                "[limits]\nmodel = 5K\nqueue = 7\n"
+                               "[patience]\nreader = 3m\nheaders = 0\n"
+                               "[tenant a]\nconnections = 9\n"
                                "[workers]\ncompile_seconds = 1h\ndevice = null:0\n",
                                "test.conf"));
   assert_null(config_check(&c));
@@ -60,6 +62,10 @@ static void test_values(void **state) {
   assert_int_equal(c.cache_max_bytes, 3ull << 30);
   assert_int_equal(c.max_model_bytes, 5 << 10);
   assert_int_equal(c.max_queue, 7);
+  assert_int_equal(c.patience.reader, 180);
+  assert_int_equal(c.patience.headers, 0);
+  assert_int_equal(c.patience.message, 120);
+  assert_int_equal(c.tenants[0].quota.connections, 9);
   assert_int_equal(c.compile_seconds, 3600);
   assert_int_equal(c.devices.len, 1);
   assert_string_equal(c.devices.at[0], "null:0");

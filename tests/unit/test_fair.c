@@ -207,6 +207,33 @@ static void test_what_is_first_and_how_many(void **state) {
   fair_deinit(&q);
 }
 
+/* As if it had not been taken: shares are what they would have been. */
+static void test_put_back(void **state) {
+  (void)state;
+  FairQueue q = {.last = NULL};
+  FairJob a[2] = {{.estimate_ns = 10 * MS, .level = 1}, {.estimate_ns = 10 * MS, .level = 1}};
+  FairJob b = {.estimate_ns = MS, .level = 1};
+  const FairSource one = {1, 1, 1}, two = {2, 2, 1};
+  for (int i = 0; i < 2; i++) assert_null(fair_push(&q, &a[i], &one));
+  assert_ptr_equal(fair_take(&q, 0), &a[0]);
+  assert_ptr_equal(fair_take(&q, 0), &a[1]);
+  assert_null(fair_push(&q, &b, &two));
+  assert_true(fair_before(&b, &a[1]));
+  assert_false(fair_before(&a[1], &b));
+  assert_false(fair_before(&a[0], &a[1]));
+  assert_null(fair_put_back(&q, &a[1]));
+  assert_int_equal(fair_waiting(&q, 1), 1);
+  assert_ptr_equal(fair_take(&q, 0), &b);
+  fair_done(&q, &b, MS);
+  assert_null(fair_put_back(&q, &a[0])); /* before the other one of its session */
+  assert_ptr_equal(fair_take(&q, 0), &a[0]);
+  assert_ptr_equal(fair_take(&q, 0), &a[1]);
+  fair_done(&q, &a[0], 10 * MS);
+  fair_done(&q, &a[1], 10 * MS);
+  assert_int_equal(q.len + q.running, 0);
+  fair_deinit(&q);
+}
+
 /* Stays with one kind for about the slack, and shares stay what they are. */
 static void test_stickiness(void **state) {
   (void)state;
@@ -280,6 +307,9 @@ static void test_random(void **state) {
       l->of[job - l->jobs]->waiting--;
       fair_remove(&l->q, job);
       l->free[l->nfree++] = (size_t)(job - l->jobs);
+    } else if (what % 10 == 2) {
+      FairJob *job = fair_take(&l->q, 500 * US);
+      if (job) assert_null(fair_put_back(&l->q, job));
     } else {
       step(l, 500 * US);
     }
@@ -303,6 +333,7 @@ int main(void) {
       cmocka_unit_test(test_levels),
       cmocka_unit_test(test_order_in_a_session),
       cmocka_unit_test(test_what_is_first_and_how_many),
+      cmocka_unit_test(test_put_back),
       cmocka_unit_test(test_stickiness),
       cmocka_unit_test(test_sessions_are_dropped),
       cmocka_unit_test(test_random),

@@ -7,6 +7,7 @@
 
 #include "compiler/compile.h"
 #include "compiler/passes/linsum.h"
+#include "tests/unit/zoo.h"
 #include "tests/unit/zoo_targets.h"
 
 typedef struct Copy {
@@ -74,8 +75,86 @@ static void test_unaligned(void **state) {
   expect((Copy){DT_F32, 4095, 1, 0, "VECTOR(0,4) LOCAL(0,64)"}, NULL, ".v2");
 }
 
+/* -- products of matrices ---------------------------------------------------------------------- */
+
+typedef struct Product {
+  DType dtype;
+  int64_t m, n, k;
+  bool turned; /* B is [n, k] */
+  UOp *kernel;
+} Product;
+
+static void build_product(Job *job, void *arg) {
+  Product *p = arg;
+  Zoo z = {.job = job};
+  (void)zoo_param(&z, p->dtype, p->m * p->n);
+  UOp *a = zoo_param(&z, p->dtype, p->m * p->k), *b = zoo_param(&z, p->dtype, p->k * p->n);
+  UOp *m = zoo_range(&z, AX_LOOP, p->m), *n = zoo_range(&z, AX_LOOP, p->n);
+  UOp *k = zoo_range(&z, AX_REDUCE, p->k);
+  UOp *at = p->turned ? zoo_add(&z, zoo_mul(&z, n, p->k), k) : zoo_add(&z, zoo_mul(&z, k, p->n), n);
+  UOp *x = zoo_load(&z, a, zoo_add(&z, zoo_mul(&z, m, p->k), k), NULL);
+  UOp *y = uop_cast(job, zoo_load(&z, b, at, NULL), DT_F32);
+  UOp *sum = uop_reduce(job, OP_ADD, uop2(job, OP_MUL, uop_cast(job, x, DT_F32), y), &k, 1);
+  UOp *to = zoo_add(&z, zoo_mul(&z, m, p->n), n);
+  p->kernel = zoo_done(&z, "product", to, uop_cast(job, sum, p->dtype)).sink;
+}
+
+static unsigned count(const char *text, const char *what) {
+  unsigned n = 0;
+  while ((text = strstr(text, what))) n++, text += strlen(what);
+  return n;
+}
+
+/* The PTX of the heuristic's schedule; the caller frees it. */
+static StrBuf product_text(Product p, const char *cpu, const char *features) {
+  Job job;
+  KernelObject object;
+  Target target = zoo_cuda;
+  target.cpu = cpu, target.features = features;
+  job_init(&job, 0);
+  assert_null(job_run(&job, build_product, &p));
+  assert_null(compile_kernel(&job, p.kernel, "k", &target, "", &object));
+  strbuf_add(&object.object, "", 1);
+  job_deinit(&job);
+  return object.object;
+}
+
+/* Instructions of warpgroups where the GPU has them: in groups, each begun after a fence and waited
+ * for; what is copied is made visible to them; 16 bytes are stored at a time. */
+static void test_warpgroups(void **state) {
+  (void)state;
+  for (int turned = 0; turned < 2; turned++) {
+    Product p = {.dtype = DT_BF16, .m = 4096, .n = 4096, .k = 4096, .turned = turned};
+    StrBuf text = product_text(p, "sm_90a", "+ptx83");
+    assert_int_equal(count(text.ptr, "m64n256k16.f32.bf16.bf16 "), 4);
+    assert_int_equal(count(text.ptr, turned ? ", 1, 1, 1, 0, 0;" : ", 1, 1, 1, 0, 1;"), 4);
+    assert_int_equal(count(text.ptr, "wgmma.fence"), 1);
+    assert_int_equal(count(text.ptr, "wgmma.commit_group"), 1);
+    assert_int_equal(count(text.ptr, "wgmma.wait_group.sync.aligned 1;"), 1);
+    assert_int_equal(count(text.ptr, "wgmma.wait_group.sync.aligned 0;"), 1);
+    assert_int_equal(count(text.ptr, "fence.proxy.async"), count(text.ptr, "bar.sync"));
+    assert_int_equal(count(text.ptr, "cp.async.cg"), 12 * 3); /* 2 stages ahead, and one */
+    assert_int_equal(count(text.ptr, "st.global.v4"), 16);
+    assert_int_equal(count(text.ptr, "st.global"), 16);
+    strbuf_deinit(&text);
+  }
+}
+
+static void test_no_warpgroups(void **state) {
+  (void)state;
+  static const char *const cpus[][2] = {{"sm_80", "+ptx78"}, {"sm_90", "+ptx83"}};
+  for (int i = 0; i < 2; i++) {
+    Product p = {.dtype = DT_F16, .m = 4096, .n = 4096, .k = 4096, .turned = true};
+    StrBuf text = product_text(p, cpus[i][0], cpus[i][1]);
+    assert_int_equal(count(text.ptr, "wgmma"), 0);
+    assert_true(count(text.ptr, "mma.sync") > 0);
+    strbuf_deinit(&text);
+  }
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_vectors),
-                                     cmocka_unit_test(test_unaligned)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_vectors), cmocka_unit_test(test_unaligned),
+      cmocka_unit_test(test_warpgroups), cmocka_unit_test(test_no_warpgroups)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

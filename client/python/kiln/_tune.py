@@ -53,7 +53,7 @@ class TunedKernel:
 
 @dataclasses.dataclass(frozen=True)
 class TuneSummary:
-    """What a search came to. ended: "budget" or "exhausted". failures: how many schedules failed, by cause. Times are seconds."""
+    """What a search came to. ended: "budget", "exhausted", or "shared" (another node has searched). failures: how many schedules failed, by cause. Times are seconds."""
 
     ended: str
     wall: float
