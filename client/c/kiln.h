@@ -77,7 +77,7 @@ typedef enum KilnCode {
 
 typedef struct KilnError {
   KilnCode code;
-  char message[1024];     /* cut when longer */
+  char message[1024]; /* cut when longer */
   /* When the server expects to have room, from now; 0 = it did not say, -1 = another try would end
    * in the same way. */
   int64_t retry_after_ns;
