@@ -65,7 +65,8 @@ size_t status_text(const StatusNote *st, char *buf, size_t cap) {
 
 Status status_retry(Status st, int64_t ns) {
   const int64_t least = 1000000, most = 3600 * (int64_t)1000000000;
-  if (st != &out_of_memory) st->retry_ns = ns < least ? least : ns > most ? most : ns;
+  if (st == &out_of_memory) return st;
+  st->retry_ns = ns < 0 ? -1 : ns < least ? least : ns > most ? most : ns;
   return st;
 }
 

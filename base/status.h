@@ -40,7 +40,7 @@ struct StatusNote {
   const char *file;  /* static storage */
   char *text;        /* owned */
   StatusNote *inner; /* owned; NULL at the root cause */
-  int64_t retry_ns;  /* when trying again makes sense, from now; 0 = not known */
+  int64_t retry_ns;  /* when trying again makes sense, from now; 0 = not known, -1 = never */
 };
 typedef StatusNote *Status;
 
@@ -70,10 +70,10 @@ StatusCode status_code(const StatusNote *st);
  * that the whole text has. */
 size_t status_text(const StatusNote *st, char *buf, size_t cap);
 
-/* The same failure, worth another try in so long; at least 1 ms, at most an hour. Returns st. */
+/* The same failure, worth another try in so long, 1 ms to an hour; below 0: never. Returns st. */
 Status status_retry(Status st, int64_t ns)
     __attribute__((nonnull, returns_nonnull, warn_unused_result));
-/* What status_retry said, of the outermost note that it was said of; 0 = nothing. */
+/* What status_retry said, of the outermost note that it was said of; 0 = nothing, -1 = do not. */
 int64_t status_retry_ns(const StatusNote *st);
 
 /* Frees st; NULL is allowed. */

@@ -85,6 +85,8 @@ int grpc_client_header(GrpcStream *s, Str name, Str value) {
     grpc_message_decode(value, s->grpc_message, value.len + 1);
   } else if (str_is(name, "grpc-status-details-bin")) {
     s->retry_ns = grpc_retry_decode(value);
+  } else if (str_is(name, "kiln-retry")) {
+    s->retry_ns = str_is(value, "never") ? -1 : s->retry_ns;
   }
   return 0;
 }
@@ -129,7 +131,7 @@ static Status verdict(GrpcStream *s, uint32_t h2_error) {
     Status st =
         status_new(code, NULL, __FILE__, __LINE__, "%s",
                    s->grpc_message && *s->grpc_message ? s->grpc_message : status_code_name(code));
-    return s->retry_ns > 0 ? status_retry(st, s->retry_ns) : st;
+    return s->retry_ns ? status_retry(st, s->retry_ns) : st;
   }
   if (s->http_status && s->http_status != 200)
     return status_new(code_of_http(s->http_status), NULL, __FILE__, __LINE__,

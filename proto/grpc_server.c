@@ -131,7 +131,7 @@ void grpc_server_headers_done(GrpcStream *s) {
 
 typedef struct StatusHeaders {
   char code[4], message[MESSAGE_MAX], details[GRPC_DETAILS_CAP];
-  nghttp2_nv nv[6]; /* the first two are for trailers-only answers */
+  nghttp2_nv nv[8]; /* the first two are for trailers-only answers */
   size_t n;
 } StatusHeaders;
 
@@ -145,7 +145,12 @@ static void make_status(const StatusNote *st, StatusHeaders *out) {
   out->nv[out->n++] = header("content-type", "application/grpc");
   out->nv[out->n++] = header("grpc-status", out->code);
   if (st && len) out->nv[out->n++] = header("grpc-message", out->message);
-  if (status_retry_ns(st))
+  if (status_retry_ns(st) < 0) {
+    /* the first is for gRPC's own retries, which do not show it to the program */
+    out->nv[out->n++] = header("grpc-retry-pushback-ms", "-1");
+    out->nv[out->n++] = header("kiln-retry", "never");
+  }
+  if (status_retry_ns(st) > 0)
     out->nv[out->n++] =
         header("grpc-status-details-bin",
                grpc_retry_encode(status_code(st), text, status_retry_ns(st), out->details));

@@ -77,8 +77,10 @@ typedef enum KilnCode {
 
 typedef struct KilnError {
   KilnCode code;
-  char message[1024];     /* cut when longer */
-  int64_t retry_after_ns; /* when the server expects to have room, from now; 0 = it did not say */
+  char message[1024]; /* cut when longer */
+  /* When the server expects to have room, from now; 0 = it did not say, -1 = another try would end
+   * in the same way. */
+  int64_t retry_after_ns;
 } KilnError;
 
 /* "INVALID_ARGUMENT" for KILN_INVALID_ARGUMENT. */

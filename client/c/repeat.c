@@ -37,7 +37,7 @@ static int64_t pause_before_next(const Repeat *r, KilnCode code, const KilnError
                                  int64_t now) {
   int64_t ns = jittered(r->pause_ns, now), asked = err->retry_after_ns;
   bool refused = code == KILN_RESOURCE_EXHAUSTED && asked > 0;
-  bool absent = code == KILN_UNAVAILABLE && !r->once && r->client->answered;
+  bool absent = code == KILN_UNAVAILABLE && asked >= 0 && !r->once && r->client->answered;
   if (!refused && !absent) return -1;
   return asked > ns ? asked : ns;
 }

@@ -137,9 +137,11 @@ static void on_gone(void *ctx, const char *cause, const char *detail) {
   slot->worker = NULL;
   slot->failures++;
   if (job && busy) job->cause = cause;
-  if (job && busy)
-    job->done(job->ctx, NULL,
-              FAIL(UNAVAILABLE, "the compile worker ended (cause %s: %s)", cause, detail));
+  if (job && busy) {
+    Status st = FAIL(UNAVAILABLE, "the compile worker ended (cause %s: %s)", cause, detail);
+    /* what ran out of time or memory would do so again */
+    job->done(job->ctx, NULL, strcmp(cause, "crash") != 0 ? status_retry(st, -1) : st);
+  }
   if (slot->failures >= PATIENCE) refuse_one(p, cause, detail);
   dispatch(p);
 }

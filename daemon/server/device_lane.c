@@ -591,7 +591,9 @@ static Status lost(const DeviceLane *l, const DeviceJob *job) {
   const char *more = job->tried     ? ", also when tried again"
                      : job->updates ? "; the contents of the states of this run are lost"
                                     : "";
-  return FAIL(UNAVAILABLE, "device %s failed (cause %s)%s", l->spec.name, l->last_failure, more);
+  Status st =
+      FAIL(UNAVAILABLE, "device %s failed (cause %s)%s", l->spec.name, l->last_failure, more);
+  return job->tried ? status_retry(st, -1) : st;
 }
 
 static void lose_buffers(DeviceJob *job) {

@@ -84,6 +84,20 @@ def test_compile_over_its_time(start):
     check_run(d)
 
 
+def test_clients_do_not_repeat_what_would_end_in_the_same_way(start):
+    import kiln
+    d = start(config=["[workers]", "compile_seconds = 1", "compile = 1"])
+    g = kiln.Graph()
+    g.output("y", g.param("x", "f32", (7,)) + 1.0)
+    with kiln.connect(f"unix:{d.socket}", retry=60) as client:
+        client.server_info()
+        stopped(d.wait_children("compile"))
+        with pytest.raises(kiln.Error) as e:
+            client.compile(g)
+        assert e.value.code == "UNAVAILABLE" and e.value.retry_after == float("inf"), e.value
+        assert client.compile(g).run({"x": ones(7)})["y"][0] == 2  # another worker
+
+
 def test_deadline_of_the_client_frees_the_worker(start):
     d = start(config=["[workers]", "compile = 1"])
     stopped(d.wait_children("compile"))

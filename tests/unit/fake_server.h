@@ -25,6 +25,7 @@ typedef struct FakeServer {
   bool die; /* close the connection after the next input */
   /* So many of the next runs are answered like that; and how many there were, and compiles. */
   _Atomic int absent, full, forgotten, runs, compiles;
+  _Atomic bool hopeless; /* absent, and it would not help to try again */
   struct {
     int fd;
     GrpcSession *session;
@@ -70,7 +71,7 @@ static void fake_run(FakeServer *f, GrpcStream *s, Bytes msg) {
   if (!strcmp(q->executable, "die"))
     f->die = true;
   else if (f->absent && f->absent--)
-    grpc_finish(s, FAIL(UNAVAILABLE, "back soon"));
+    grpc_finish(s, status_retry(FAIL(UNAVAILABLE, "back soon"), f->hopeless ? -1 : 1));
   else if (f->full && f->full--)
     grpc_finish(s, status_retry(FAIL(RESOURCE_EXHAUSTED, "full"), FAKE_RETRY_NS));
   else if (f->forgotten && f->forgotten--)

@@ -269,6 +269,11 @@ static void test_absent(void **state) {
   assert_int_equal(run_again(c, NULL, 0, NULL), KILN_OK);
   assert_int_equal(server.runs, 4);
   server.absent = 3;
+  server.hopeless = true;
+  assert_int_equal(run_again(c, NULL, 0, NULL), KILN_UNAVAILABLE);
+  assert_int_equal(server.runs, 1);
+  server.hopeless = false;
+  server.absent = 3;
   assert_int_equal(run_again(c, NULL, 0, &left), KILN_UNAVAILABLE);
   assert_int_equal(server.runs, 1);
   server.absent = 3;

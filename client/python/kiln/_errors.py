@@ -9,7 +9,8 @@ class Error(Exception):
 
     code: name of the gRPC status, e.g. "INVALID_ARGUMENT".
     message: what was wrong, what was expected and what was got.
-    retry_after: seconds after which the server expects to have room, or None when it did not say.
+    retry_after: seconds after which the server expects to have room, or None when it did not say; infinite when another try would end
+        in the same way.
     """
 
     def __init__(self, code: str, message: str, retry_after: float | None = None):
@@ -51,6 +52,8 @@ def _fields(data: bytes):
 def retry_after(metadata) -> float | None:
     """Seconds of the google.rpc.RetryInfo in an answer's trailers."""
     for key, value in metadata or ():
+        if key == "kiln-retry" and value == "never":
+            return float("inf")
         if key != "grpc-status-details-bin":
             continue
         try:
