@@ -38,7 +38,8 @@ int clock_gettime(clockid_t id, struct timespec *ts) {
   static int (*real)(clockid_t, struct timespec *);
   if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
   int rv = real(id, ts);
-  if (!rv && page && id == CLOCK_REALTIME) ts->tv_sec += __atomic_load_n(&page[0], __ATOMIC_RELAXED);
+  if (!rv && page && id == CLOCK_REALTIME)
+    ts->tv_sec += __atomic_load_n(&page[0], __ATOMIC_RELAXED);
   return rv;
 }
 
