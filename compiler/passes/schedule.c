@@ -372,6 +372,19 @@ static UOp *finish_reduce(Apply *a, UOp *u, UOp *r) {
   return is_carried(a, u) ? carry_sums(a, r, (Op)u->arg.i) : r;
 }
 
+/* What iterations that are not there contribute. Where there is at least one, the bound of all
+ * integers that are compared does as well as the identity, and the result stays a known index. */
+static UOp *nothing_more(Job *job, const UOp *u) {
+  Op op = (Op)u->arg.i;
+  DType d = (DType)u->dtype;
+  const UOp *value = u->src[0];
+  bool some = dtype_is_int(d) && d != DT_U64;
+  for (uint32_t s = 1; s < u->nsrc; s++) some &= u->src[s]->src[0]->vmin >= 1;
+  if (some && op == OP_MIN && value->vmax < INT64_MAX) return uop_int(job, d, value->vmax);
+  if (some && op == OP_MAX && value->vmin > INT64_MIN) return uop_int(job, d, value->vmin);
+  return uop_scalar(job, d, reduce_identity(op, d));
+}
+
 static UOp *rebuild_reduce(Apply *a, UOp *u) {
   Job *job = a->job;
   if (u == a->plan->matrix.reduce)
@@ -383,11 +396,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
     UOp *l = a->axes[u->src[s]->arg.i].limit;
     if (l && !gated_product(a, u->src[0], u->arg.i, u->src[s])) limit = gates_both(job, limit, l);
   }
-  if (limit) {
-    DType d = (DType)value->dtype;
-    UOp *identity = uop_scalar(job, d, reduce_identity((Op)u->arg.i, d));
-    value = uop3(job, OP_WHERE, limit, value, identity);
-  }
+  if (limit) value = uop3(job, OP_WHERE, limit, value, nothing_more(job, u));
   uint32_t n = list_ranges(a, u, true, src);
   return finish_reduce(a, u, n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value);
 }

@@ -198,7 +198,7 @@ class Maker:
         """The result of arithmetic: x in extended precision, err what its operands bring. work: the dtype of the steps."""
         with np.errstate(all="ignore"):
             val = rounded(dtype, x)
-            exact = (val == x) | np.isnan(x) | (np.isinf(x) & (err == 0))
+            exact = (val == x) & (err == 0) | np.isnan(x) | (np.isinf(x) & (err == 0))
             own = eps(dtype) * np.abs(val) + tiny(dtype)
             err = np.where(exact, err, err + own)
             near = np.abs(x) + err > 0.99 * FLOATS[dtype][2]
