@@ -265,6 +265,12 @@ static int64_t wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int6
   return each * (k * w->step + w->other);
 }
 
+/* Half of the processors would have nothing to do: as many small tiles fetch more at a time. */
+static bool leaves_idle(const Ctx *c, const Wide *w, int m, int n) {
+  int64_t all = ceil_div(size_of(c, m), rows_of(w)) * ceil_div(size_of(c, n), w->n);
+  return 2 * all * batch_of(c, m, n) < (int64_t)c->target->threads;
+}
+
 /* Whether 16 bytes of the factor lie side by side along the sum, or along its own axis where its
  * elements have 16 bits: else copies are slow, and fewer columns are better. */
 static bool lies_in_rows(const Ctx *c, const UOp *factor, int m, int n, int r) {
@@ -357,6 +363,7 @@ bool heuristic_warp_groups(Job *job, UOp *kernel, const Target *target, OptList 
     OptList head = {0};
     UOp *split = kernel;
     body.len = 0, c.k = whole;
+    if (leaves_idle(&c, ranked[i], m, n)) continue;
     order_tiles(&c, &split, &head, ranked[i], m, n);
     if (wide_row(&c, m, n, r, ranked[i]->n) < 0 || !give_wide(&c, ranked[i], m, r)) continue;
     for (size_t k = 0; k < head.len; k++)
