@@ -259,6 +259,8 @@ static LLVMValueRef float_max_min(const Alu *a, bool max) {
 static LLVMValueRef max_min(const Alu *a, bool max) {
   if (a->flt) return float_max_min(a, max);
   if (a->dtype == DT_BOOL) return binop(a, max ? LLVMOr : LLVMAnd, a->v[0], a->v[1]);
+  if (a->e->gpu && dtype_info[a->dtype].bits <= 16)
+    return llvm_gpu_max_min(a->e, a->v[0], a->v[1], max, a->uns);
   const char *name = a->uns ? (max ? "llvm.umax" : "llvm.umin") : (max ? "llvm.smax" : "llvm.smin");
   LLVMValueRef args[2] = {a->v[0], a->v[1]};
   return llvm_intrinsic1(a->e, name, args, 2);

@@ -123,6 +123,8 @@ LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u);
 
 /* -- llvm_warp.c -- */
+/* The larger or smaller of integers of at most 16 bits. */
+LLVMValueRef llvm_gpu_max_min(Emitter *e, LLVMValueRef x, LLVMValueRef y, bool max, bool uns);
 LLVMValueRef llvm_peer_emit(Emitter *e, const UOp *u);
 
 /* -- llvm_memory.c -- */

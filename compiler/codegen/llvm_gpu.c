@@ -67,6 +67,37 @@ void llvm_gpu_begin(Emitter *e) {
   emit_asm(e, "griddepcontrol.wait;");
 }
 
+/* ptxas 13.0 makes one instruction of three of max.s16 and forgets to negate an operand (seen where
+ * max(a, max(b, -c)) was asked for), so that these are taken in 32 bits, in words that no optimizer
+ * narrows again. */
+static LLVMValueRef wide_max_min(Emitter *e, LLVMValueRef x, LLVMValueRef y, const char *text,
+                                 bool uns) {
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx), types[2] = {i32, i32}, narrow = LLVMTypeOf(x);
+  LLVMTypeRef type = LLVMFunctionType(i32, types, 2, false);
+  LLVMValueRef code = LLVMGetInlineAsm(type, text, strlen(text), "=r,r,r", 6, false, false,
+                                       LLVMInlineAsmDialectATT, false);
+  LLVMOpcode widen = uns ? LLVMZExt : LLVMSExt;
+  LLVMValueRef args[2] = {LLVMBuildCast(e->b, widen, x, i32, ""),
+                          LLVMBuildCast(e->b, widen, y, i32, "")};
+  return LLVMBuildTrunc(e->b, LLVMBuildCall2(e->b, type, code, args, 2, ""), narrow, "");
+}
+
+LLVMValueRef llvm_gpu_max_min(Emitter *e, LLVMValueRef x, LLVMValueRef y, bool max, bool uns) {
+  static const char *const texts[2][2] = {{"min.s32 $0, $1, $2;", "min.u32 $0, $1, $2;"},
+                                          {"max.s32 $0, $1, $2;", "max.u32 $0, $1, $2;"}};
+  const char *text = texts[max][uns];
+  unsigned lanes = llvm_lanes(x);
+  if (lanes == 1) return wide_max_min(e, x, y, text, uns);
+  LLVMValueRef out = LLVMGetPoison(LLVMTypeOf(x));
+  for (unsigned k = 0; k < lanes; k++) {
+    LLVMValueRef at = LLVMConstInt(LLVMInt32TypeInContext(e->ctx), k, false);
+    LLVMValueRef one = LLVMBuildExtractElement(e->b, x, at, "");
+    LLVMValueRef two = LLVMBuildExtractElement(e->b, y, at, "");
+    out = LLVMBuildInsertElement(e->b, out, wide_max_min(e, one, two, text, uns), at, "");
+  }
+  return out;
+}
+
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k) {
   return LLVMBuildAddrSpaceCast(e->b, LLVMGetParam(e->fn, k), pointer(e, GENERIC), "arg");
 }
