@@ -115,6 +115,7 @@ void metrics_sample(Server *s, const Kiln__V1__CacheStatsResponse *cache) {
   SharedStatus shared;
   if (shared_status(s->shared, &shared)) {
     m->shared_up[0][0] = !strcmp(shared.state, "up");
+    m->shared_hears[0][0] = shared.hears;
     m->shared_queue[0][0] = shared.queued;
   }
   sample_devices(s);

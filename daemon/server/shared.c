@@ -366,6 +366,7 @@ bool shared_status(const Shared *sh, SharedStatus *out) {
   if (!sh) return false;
   *out = (SharedStatus){.server = sh->address_text,
                         .state = states[sh->state],
+                        .hears = sh->news_up,
                         .reason = sh->reason,
                         .node = sh->node_text,
                         .trusted = sh->nodes.len,

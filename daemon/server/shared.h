@@ -64,6 +64,7 @@ void shared_lease_end(SharedLease *l, LeaseEnd how); /* NULL allowed */
  */
 
 typedef struct SharedStatus {
+  bool hears;         /* announcements of others arrive */
   const char *server; /* without its password */
   const char *state;  /* "up", "connecting", "down" */
   const char *reason; /* of the last failure; "" = none */

@@ -144,7 +144,7 @@ def test_announced(cluster, known):
     tier = cluster.redis()
     b = taker(cluster, known, tier.url)
     rb = b.compile(model())
-    wait(lambda: metric(b, "shared_up") == 1, b)
+    wait(lambda: metric(b, "shared_hears") == 1, b)
     assert all(k.opts.strip() == "" and k.source == "tuned" for k in explain(b, rb.executable).values())
     giver(cluster, known, tier.url)
     wait(lambda: metric(b, "shared_adopted_total") == 2, b)
@@ -171,7 +171,9 @@ def test_two_nodes_tune_once(cluster):
     first = tried.index(max(tried))
     other = nodes[1 - first]
     assert sums[1 - first].ended == "shared" and sums[first].ended in ("budget", "exhausted")
-    assert sums[first].replaced == 0 or metric(other, "shared_adopted_total") > 0, other.log()
+    # what it takes has to be not slower there too, which a busy machine may not show
+    looked = metric(other, "shared_adopted_total") > 0 or "checked what other nodes have found" in other.log()
+    assert sums[first].replaced == 0 or looked, other.log()
     check(other.run(compiled[1 - first].executable, inputs()), inputs())
 
 

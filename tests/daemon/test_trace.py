@@ -258,7 +258,7 @@ def test_tenants_see_their_own(start):
     ben.info()
     status = {n: who.stub.GetStatus(kiln_pb2.GetStatusRequest(), timeout=10) for n, who in (("ann", ann), ("ben", ben), ("root", root))}
     assert [t.name for t in status["ben"].tenants] == ["ben"]
-    assert {t.name for t in status["root"].tenants} == {"ann", "ben", "boss", "root"}
+    assert {t.name for t in status["root"].tenants} - {"(tuning)"} == {"ann", "ben", "boss", "root"}
     assert status["root"].compiles == 1 and status["ben"].compiles == 0 and status["ben"].answered == 0 and status["ben"].connections == 0
     assert status["ann"].tenants[0].executables == 1 and status["ben"].tenants[0].executables == 0
     assert {s.tenant for s in spans(ben).spans} == {"ben"} and {s.tenant for s in spans(ann).spans} == {"ann"}
