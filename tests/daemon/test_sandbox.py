@@ -108,11 +108,12 @@ def strict(tmp_path_factory):
 
 
 def worker(d, role):
-    if role == "timing" and not d.children("timing"):  # it comes with a search, and stays
-        for _ in d.stub.Tune(kiln_pb2.TuneRequest(executable=d.exe, budget_ns=2 * 10**9), timeout=60):
+    d.fresh = getattr(d, "fresh", 100) + 1
+    if role == "timing" and not d.children("timing"):  # it comes with a search that has something to try, and stays
+        exe = d.compile(add_graph((1 << 16) + 16 * d.fresh)).executable
+        for _ in d.stub.Tune(kiln_pb2.TuneRequest(executable=exe, budget_ns=2 * 10**9), timeout=60):
             pass
     if role == "compile" and not d.children("compile"):  # it comes with a model that was not seen before
-        d.fresh = getattr(d, "fresh", 100) + 1
         d.compile(add_graph(d.fresh))
     pid = d.wait_children(role)[0]
     end = time.monotonic() + 20
