@@ -5,11 +5,6 @@
  * variable; one with lanes holds vectors. A bool in memory is any byte that is not 0. */
 #include "compiler/codegen/opencl_build.h"
 
-static const UOp *storage(const UOp *u) {
-  while (u->op == OP_AFTER) u = u->src[0];
-  return u;
-}
-
 static const char *buffer_name(Cl *c, const UOp *buf) {
   if (buf->op == OP_PARAM) return cl_text(c, "p%lld", (long long)buf->arg.i);
   static const char letters[] = "brs";
@@ -35,7 +30,7 @@ typedef struct Access {
 } Access;
 
 static Access access_of(Cl *c, const UOp *u, unsigned lanes, uint32_t gate) {
-  const UOp *buf = storage(u->src[0]), *index = u->src[1];
+  const UOp *buf = uop_storage(u->src[0]), *index = u->src[1];
   Access a = {.name = buffer_name(c, buf),
               .index = cl_value(c, index),
               .lanes = lanes,
@@ -84,7 +79,7 @@ static const char *load_open(Cl *c, const Access *a, const char *alt) {
 }
 
 const char *cl_load(Cl *c, const UOp *u) {
-  const UOp *buf = storage(u->src[0]);
+  const UOp *buf = uop_storage(u->src[0]);
   if (is_register(buf)) return whole_element(c, u, buf);
   Access a = access_of(c, u, u->lanes, 2);
   const char *zero = cl_text(c, "(%s)(0)", cl_type(c, a.dtype, a.lanes));
@@ -98,7 +93,7 @@ const char *cl_load(Cl *c, const UOp *u) {
 /* -- STORE ------------------------------------------------------------------------------------- */
 
 void cl_store(Cl *c, const UOp *u) {
-  const UOp *buf = storage(u->src[0]);
+  const UOp *buf = uop_storage(u->src[0]);
   unsigned lanes = u->src[2]->lanes > u->src[1]->lanes ? u->src[2]->lanes : u->src[1]->lanes;
   Access a = access_of(c, u, lanes, 3);
   const char *v = cl_operand(c, u->src[2], (DType)u->src[2]->dtype, lanes);
@@ -158,12 +153,12 @@ void cl_declare(Cl *c) {
   }
   for (size_t i = 0; i < l->len; i++) {
     const UOp *u = l->list[i];
-    const UOp *to = u->op == OP_STORE ? storage(u->src[0]) : u;
+    const UOp *to = u->op == OP_STORE ? uop_storage(u->src[0]) : u;
     if (u->op == OP_STORE && to->op == OP_PARAM && to->arg.i < l->nargs) written[to->arg.i] = true;
   }
   for (size_t i = 0; i < l->len; i++) {
     const UOp *u = l->list[i];
     bool accesses = u->op == OP_LOAD || u->op == OP_STORE;
-    if (accesses) declare_leaf(c, storage(u->src[0]), params, written);
+    if (accesses) declare_leaf(c, uop_storage(u->src[0]), params, written);
   }
 }

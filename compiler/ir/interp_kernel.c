@@ -65,11 +65,6 @@ static void loop(Interp *in, UOp *const *ranges, size_t n, void (*body)(Interp *
 
 /* -- memory ------------------------------------------------------------------------------------ */
 
-static const UOp *storage(const UOp *buf) {
-  while (buf->op == OP_AFTER) buf = buf->src[0];
-  return buf;
-}
-
 static bool inside(Interp *in, const UOp *u, const UOp *buf, int64_t index) {
   int64_t n;
   if (buf->op == OP_BUFFER) {
@@ -89,7 +84,7 @@ static bool inside(Interp *in, const UOp *u, const UOp *buf, int64_t index) {
 }
 
 static Scalar load(Interp *in, UOp *u) {
-  const UOp *buf = storage(u->src[0]);
+  const UOp *buf = uop_storage(u->src[0]);
   eval(in, u->src[0]);
   if (u->nsrc > 2 && !eval(in, u->src[2]).i) return scalar_wrap((DType)u->dtype, (Scalar){0});
   int64_t index = eval(in, u->src[1]).i;
@@ -100,7 +95,7 @@ static Scalar load(Interp *in, UOp *u) {
 }
 
 static void store(Interp *in, UOp *u) {
-  const UOp *buf = storage(u->src[0]);
+  const UOp *buf = uop_storage(u->src[0]);
   eval(in, u->src[0]);
   if (u->nsrc > 3 && !eval(in, u->src[3]).i) return;
   int64_t index = eval(in, u->src[1]).i;

@@ -61,11 +61,6 @@ Status interp_var(const InterpBuffer *args, size_t nargs, const UOp *var, int64_
               var->arg.i, *out, var->vmin, var->vmax);
 }
 
-static const UOp *storage(const UOp *buf) {
-  while (buf->op == OP_AFTER) buf = buf->src[0];
-  return buf;
-}
-
 /* -- memory ------------------------------------------------------------------------------------ */
 
 /* Whether lane k of the access happens. */
@@ -75,14 +70,14 @@ static bool gated_in(const Interp *in, const UOp *u, uint32_t gate, unsigned k) 
 
 /* The element that lane k accesses: an index of scalars, whatever the buffer's lanes. */
 static int64_t element(const Interp *in, const UOp *u, unsigned k) {
-  const UOp *buf = storage(u->src[0]);
+  const UOp *buf = uop_storage(u->src[0]);
   if (buf->lanes > 1) return lane(in, u->src[1], 0).i * buf->lanes + k;
   if (u->src[1]->lanes > 1) return lane(in, u->src[1], k).i;
   return lane(in, u->src[1], 0).i + (int64_t)k * (u->lanes == 1 ? 0 : u->arg.i);
 }
 
 static Status check(const Interp *in, const UOp *u, int64_t at) {
-  const UOp *buf = storage(u->src[0]);
+  const UOp *buf = uop_storage(u->src[0]);
   int64_t n;
   if (buf->op == OP_BUFFER) {
     n = buf->arg.ints.at[0] * buf->lanes;
@@ -120,7 +115,7 @@ static Status touch(Interp *in, const UOp *u, const UOp *buf, int64_t at, bool w
 }
 
 static Status load(Interp *in, const UOp *u) {
-  const UOp *buf = storage(u->src[0]);
+  const UOp *buf = uop_storage(u->src[0]);
   for (unsigned k = 0; k < u->lanes; k++) {
     Scalar *out = &in->values[u->place][k];
     if (!gated_in(in, u, 2, k)) {
@@ -141,7 +136,7 @@ static Status load(Interp *in, const UOp *u) {
 }
 
 static Status store(Interp *in, const UOp *u) {
-  const UOp *buf = storage(u->src[0]);
+  const UOp *buf = uop_storage(u->src[0]);
   for (unsigned k = 0; k < u->lanes; k++) {
     if (!gated_in(in, u, 3, k)) continue;
     int64_t at = element(in, u, k);
@@ -160,7 +155,7 @@ static Status store(Interp *in, const UOp *u) {
 
 /* Elements are read at once, and written when the thread has waited for them. */
 static Status copy_elements(Interp *in, const UOp *u) {
-  const UOp *from = storage(u->src[2]), *to = storage(u->src[0]);
+  const UOp *from = uop_storage(u->src[2]), *to = uop_storage(u->src[0]);
   bool all = u->nsrc < 5 || lane(in, u->src[4], 0).i;
   if (to->op != OP_BUFFER || from->op != OP_PARAM)
     return FAIL(INTERNAL, "a COPY is from a PARAM to a BUFFER");
@@ -186,7 +181,7 @@ static Status arrive(Interp *in, int64_t groups) {
       in->pending.at[left++] = p;
       continue;
     }
-    const UOp *to = storage(p.copy->src[0]);
+    const UOp *to = uop_storage(p.copy->src[0]);
     TRY(touch(in, p.copy, to, p.to, true));
     in->buffers[to->place][p.to] = p.value;
   }
@@ -357,7 +352,7 @@ static void multiply(Interp *warp, const UOp *u) {
 /* Element (x, k) of a factor of a TILEMMA; all of its threads read it. */
 static Status tile_value(Interp *warp, const UOp *u, unsigned factor, unsigned x, unsigned k,
                          Scalar *out) {
-  const UOp *buf = storage(u->src[2 * factor]);
+  const UOp *buf = uop_storage(u->src[2 * factor]);
   const int64_t *step = u->arg.ints.at + 3 * factor;
   const MatrixInfo *info = matrix_info(u->arg.i);
   DType d = info->dtype[factor], wide = dtype_is_float(d) ? DT_F64 : info->dtype[MATRIX_C];
@@ -480,7 +475,7 @@ static Status make_threads(Workgroup *w, Job *job, InterpBuffer *args, size_t na
 
 /* Rows of the tiles, from the places that the threads name. */
 static Status load_tiles(Interp *warp, const UOp *u) {
-  const UOp *buf = storage(u->src[0]);
+  const UOp *buf = uop_storage(u->src[0]);
   for (unsigned t = 0; t < 32; t++)
     for (unsigned k = 0; k < u->lanes; k++) {
       unsigned row = t / 4, column = t % 4 * 2 + k % 2, swap = row;

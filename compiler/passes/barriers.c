@@ -10,13 +10,8 @@
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/pipeline.h"
 
-static const UOp *storage(const UOp *u) {
-  while (u->op == OP_AFTER) u = u->src[0];
-  return u;
-}
-
 static bool is_shared(const UOp *u) {
-  const UOp *b = storage(u);
+  const UOp *b = uop_storage(u);
   return b->op == OP_BUFFER && b->arg.ints.at[1] == 2;
 }
 

@@ -31,11 +31,6 @@ typedef struct Parts {
   size_t len, cap;
 } Parts;
 
-static const UOp *storage(const UOp *u) {
-  while (u->op == OP_AFTER) u = u->src[0];
-  return u;
-}
-
 static bool is_quad(const UOp *u) {
   return u->op == OP_FLOORMOD && u->src[0]->op == OP_SPECIAL && u->src[0]->arg.i == 3 &&
          uop_is_int(u->src[1], QUAD) && u->src[0]->src[0]->arg.i % WARP == 0;
@@ -51,7 +46,7 @@ static unsigned fold_of(const UOp *store) {
 static void find_parts(Job *job, const UOpList *list, Parts *out) {
   for (size_t i = 0; i < list->len; i++) {
     UOp *u = list->at[i];
-    if (u->op != OP_STORE || u->nsrc != 3 || storage(u->src[0])->op != OP_PARAM) continue;
+    if (u->op != OP_STORE || u->nsrc != 3 || uop_storage(u->src[0])->op != OP_PARAM) continue;
     int64_t lanes = u->src[2]->lanes, wide = lanes * fold_of(u);
     if (wide == lanes || u->src[1]->lanes > 1 || (lanes > 1 && u->arg.i != 1)) continue;
     Part p = {.store = u, .at = linsum_index(job, u->src[1])};

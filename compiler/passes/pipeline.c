@@ -27,13 +27,8 @@
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/settle.h"
 
-static const UOp *storage(const UOp *u) {
-  while (u->op == OP_AFTER) u = u->src[0];
-  return u;
-}
-
 int64_t pipeline_places(const UOp *u) {
-  const UOp *b = storage(u);
+  const UOp *b = uop_storage(u);
   bool many = b->op == OP_BUFFER && b->arg.ints.n > 2 && b->arg.ints.at[2] > 1;
   return many ? b->arg.ints.at[2] : 1;
 }
@@ -104,7 +99,7 @@ static UOp *ordered(Ahead *a, UOp *buffer) {
 static bool is_plain(const UOp *store) {
   const UOp *v = store->src[2];
   bool gate = v->nsrc > 2 && v->src[2]->lanes > 1;
-  return v->op == OP_LOAD && storage(v->src[0])->op == OP_PARAM && v->nsrc < 4 && !gate &&
+  return v->op == OP_LOAD && uop_storage(v->src[0])->op == OP_PARAM && v->nsrc < 4 && !gate &&
          store->nsrc == 3 && v->lanes > 1 && v->arg.i == 1 && store->arg.i == 1 &&
          store->src[1]->lanes == 1 && v->src[1]->lanes == 1;
 }
@@ -194,7 +189,7 @@ static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range)
   UOp **to = arena_array(&job->arena, l->copies.len, sizeof *to);
   UOp *ready = feeds_tiles(job, kernel, l) ? top : next;
   for (size_t i = 0; i < l->copies.len; i++)
-    to[i] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)storage(l->copies.at[i]), ready);
+    to[i] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)uop_storage(l->copies.at[i]), ready);
   kernel = uop_substitute(job, kernel, l->copies.at, to, l->copies.len);
   return ready == top ? settle_after(job, kernel, l->range, next, l->under) : kernel;
 }
@@ -209,7 +204,7 @@ static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
     UOp *loop = loop_of(&list, u);
     if (!loop || (out->range && out->range != loop)) continue;
     out->range = loop;
-    const UOp *buffer = storage(u);
+    const UOp *buffer = uop_storage(u);
     out->under = buffer->arg.ints.n > 4 ? buffer->arg.ints.at[4] : 0;
     out->ahead = pipeline_places(u) - 1 - out->under;
     const UOp *end = end_of(&list, loop);

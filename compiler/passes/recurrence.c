@@ -24,8 +24,8 @@ typedef struct Recurrence {
   Job *job;
   UOpList list; /* the kernel */
   UOp *range;
-  UOp *last;                        /* max(range - 1, 0) */
-  UOpList stores, loads, registers; /* by place */
+  UOp *last;             /* max(range - 1, 0) */
+  UOpList stores, loads; /* by place */
   int64_t next_buffer;
 } Recurrence;
 
@@ -50,13 +50,8 @@ static bool find_stores(Recurrence *r, UOp *body) {
   return true;
 }
 
-static const UOp *storage(const UOp *u) {
-  while (u->op == OP_AFTER) u = u->src[0];
-  return u;
-}
-
 static bool is_read_of(const Recurrence *r, const UOp *load, const UOp *store) {
-  if (load->op != OP_LOAD || storage(load->src[0]) != store->src[0]) return false;
+  if (load->op != OP_LOAD || uop_storage(load->src[0]) != store->src[0]) return false;
   if (load->src[1]->lanes > 1 || !uop_is_open(load, r->range)) return false;
   if (load->lanes != store->src[2]->lanes || load->arg.i != store->arg.i) return false;
   IxSum at = ix_sum_of(store->src[1]);

@@ -52,18 +52,13 @@ UOp *settle_products(Job *job, UOp *kernel) {
   }
 }
 
-static const UOp *storage(const UOp *u) {
-  while (u->op == OP_AFTER) u = u->src[0];
-  return u;
-}
-
 /* Registers that a SETTLE of the loop is kept in, read behind it. */
 static bool reads_settled(const UOpList *list, const UOp *load, const UOp *range) {
   if (load->op != OP_LOAD || uop_is_open(load, range)) return false;
   for (size_t i = 0; i < list->len; i++) {
     const UOp *u = list->at[i];
     bool kept = u->op == OP_STORE && u->src[2]->op == OP_SETTLE && uop_is_open(u->src[2], range);
-    if (kept && storage(u->src[0]) == storage(load->src[0])) return true;
+    if (kept && uop_storage(u->src[0]) == uop_storage(load->src[0])) return true;
   }
   return false;
 }

@@ -12,13 +12,8 @@
 
 enum { SPREAD = 3 };
 
-static const UOp *storage(const UOp *u) {
-  while (u->op == OP_AFTER) u = u->src[0];
-  return u;
-}
-
 static bool is_spread(const UOp *u) {
-  const UOp *b = storage(u);
+  const UOp *b = uop_storage(u);
   return b->op == OP_BUFFER && b->arg.ints.at[1] == SPREAD;
 }
 
@@ -71,7 +66,7 @@ UOp *spread_rows(Job *job, UOp *kernel) {
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i];
     if ((u->op != OP_INDEX && u->op != OP_STORE) || !is_spread(u->src[0])) continue;
-    const UOp *b = storage(u->src[0]);
+    const UOp *b = uop_storage(u->src[0]);
     int64_t ints[2] = {own_elements(job, b, u->src[1]), 0};
     UOp *own = uop_make(job, OP_BUFFER, (DType)b->dtype, arg_both(b->arg.i, ints, 2), NULL, 0);
     now[nodemap_get(&pos, b)] = own;
