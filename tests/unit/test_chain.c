@@ -7,9 +7,8 @@
 
 #include <cmocka.h>
 
-#include "compiler/ir/interp.h"
 #include "compiler/ir/matrix.h"
-#include "tests/unit/zoo_check.h"
+#include "tests/unit/zoo_three_ways.h"
 
 static uint64_t random_state = 11;
 
@@ -33,25 +32,8 @@ static void compare(const ZooRun *r, const char *stage, const uint8_t *want, con
 }
 
 static void check_run(Job *job, ZooRun *r) {
-  InterpBuffer bufs[4];
   uint8_t *out[3];
-  for (uint32_t a = 0; a < r->k.nargs; a++) {
-    const UOp *p = r->k.params[a];
-    size_t item = dtype_info[p->dtype].bytes;
-    bufs[a].bytes = (size_t)p->arg.ints.at[0] * item;
-    bufs[a].data = arena_alloc(&job->arena, bufs[a].bytes);
-    for (int64_t i = 0; a && i < p->arg.ints.at[0]; i++)
-      scalar_store((DType)p->dtype, random_value((DType)p->dtype),
-                   (char *)bufs[a].data + (size_t)i * item);
-  }
-  for (int k = 0; k < 3; k++) {
-    bufs[0].data = out[k] = arena_alloc(&job->arena, bufs[0].bytes);
-    memset(out[k], 0x5A, bufs[0].bytes);
-    if (k == 0) zoo_must(r, interp_kernel(job, r->k.sink, bufs, r->k.nargs));
-    if (k == 1 && r->heuristic) continue;
-    if (k == 1) zoo_must(r, interp_kernel(job, r->scheduled, bufs, r->k.nargs));
-    if (k == 2) zoo_must(r, interp_launch(job, &r->linear, bufs, r->k.nargs));
-  }
+  zoo_three_ways(job, r, !r->heuristic, random_value, out);
   if (!r->heuristic) compare(r, "scheduled", out[0], out[1]);
   compare(r, "lowered", out[0], out[2]);
 }
