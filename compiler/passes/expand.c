@@ -522,7 +522,7 @@ UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
   nodemap_number(job, &e->pos, &e->list);
   e->nodes = arena_array(&job->arena, e->list.len, sizeof *e->nodes);
   linsum_init(job, &e->sums);
-  groups_init(job, &e->list, &e->groups);
+  groups_init(job, &e->list, target, &e->groups);
   find_axes(e);
   for (size_t i = 0; i < e->list.len; i++) {
     find_deps(e, i);
