@@ -112,10 +112,13 @@ static void find_needed(Expand *e) {
   for (size_t i = e->list.len; i-- > 0;) {
     const UOp *u = e->list.at[i];
     if (!e->nodes[i].needed) continue;
-    if (expand_of_tiles(u))
-      for (uint32_t f = 0; f < 2; f++) need_sources(e, u->src[f]);
-    else
-      need_sources(e, u);
+    for (int f = 0; f < 2 && expand_of_tiles(u); f++) {
+      if (matrix_in_memory(matrix_info(u->arg.i), f))
+        need_sources(e, u->src[f]);
+      else
+        expand_node(e, u->src[f])->needed = true;
+    }
+    if (!expand_of_tiles(u)) need_sources(e, u);
   }
 }
 
