@@ -173,6 +173,9 @@ bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t, bool chained
 Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
 /* opts_rows.c: KEEP and REPAIR, once everything else is planned. */
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
+/* Are the rows of member m of a kept value walked as a whole, and not dealt out to threads or
+ * workgroups that know nothing of each other? */
+bool opts_row_is_whole(const KernelInfo *k, const OptPlan *plan, const Kept *kept, uint32_t m);
 /* opts_chain.c: may the result of the instruction be a factor of the next one as it lies? */
 bool opts_chain_fits(const MatrixInfo *info);
 /* Bytes between the rows of `elements` that are staged for one of two products. */
