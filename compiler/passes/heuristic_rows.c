@@ -74,6 +74,19 @@ static int level_outside(const Sched *s, const UOp *u, int axis) {
   return level;
 }
 
+/* Of a copy of what the loops from that over `axis` on use of a factor. */
+static int64_t staged_bytes(const Sched *s, const UOp *factor, int axis) {
+  int64_t bytes = dtype_info[factor->dtype].bytes;
+  for (uint32_t o = 0; factor->open && o < factor->open->n; o++) {
+    const UOp *r = factor->open->at[o];
+    bool outside = false;
+    for (uint32_t l = 0; l < s->k->nloops && s->k->loops[l]->arg.i != axis; l++)
+      outside |= s->k->loops[l] == r;
+    if (!outside) bytes = times(bytes, most_of(r));
+  }
+  return bytes;
+}
+
 /* What all lanes share and has to be computed - a conversion, a scaling - is computed once for all
  * rows instead of once for every few. What the last contraction of long rows reads is packed by its
  * tiles, which go over a block again and again; where blocks are left out that does not pay. */
@@ -88,15 +101,7 @@ static void stage_shared(Sched *s, const Body *bodies, uint32_t n, int axis) {
       if (number < 0 || kernel_depends(factor, (uint32_t)axis)) continue;
       if (factor->op == OP_INDEX && !packs) continue;
       int level = level_outside(s, factor, axis);
-      int64_t bytes = dtype_info[factor->dtype].bytes;
-      for (uint32_t o = 0; factor->open && o < factor->open->n; o++) {
-        const UOp *r = factor->open->at[o];
-        bool outside = false;
-        for (uint32_t l = 0; l < s->k->nloops && s->k->loops[l]->arg.i != axis; l++)
-          outside |= s->k->loops[l] == r;
-        if (!outside) bytes = times(bytes, most_of(r));
-      }
-      if ((uint64_t)bytes > s->target->l2_bytes / 2) continue;
+      if ((uint64_t)staged_bytes(s, factor, axis) > s->target->l2_bytes / 2) continue;
       OptPlan plan;
       give(s, OPT_STAGE, level, number);
       if (!heuristic_given(s, &plan)) s->opts->len--;
