@@ -13,6 +13,7 @@
 #include "compiler/codegen/llvm_build.h"
 #include "compiler/codegen/llvm_emit.h"
 #include "compiler/ir/dim.h"
+#include "compiler/ir/matrix.h"
 
 /* One access, resolved. */
 typedef struct Access {
@@ -187,9 +188,15 @@ void llvm_memory_begin(Emitter *e) {
   for (size_t i = 0; i < e->linear->len; i++) {
     const UOp *u = e->linear->list[i];
     if (!is_access(u)) continue;
-    note_storage(e, u, buffer_of(u->src[0]), &offset);
-    if (u->op == OP_COPY || u->op == OP_TILEMMA) note_storage(e, u, buffer_of(u->src[2]), &offset);
-    e->tiles |= u->op == OP_TILEMMA;
+    bool tiles = u->op == OP_TILEMMA;
+    for (int f = 0; tiles && f < 2; f++)
+      if (matrix_in_memory(matrix_info(u->arg.i), f))
+        note_storage(e, u,
+                     buffer_of(u->src[matrix_source(matrix_info(u->arg.i), (MatrixOperand)f)]),
+                     &offset);
+    if (!tiles) note_storage(e, u, buffer_of(u->src[0]), &offset);
+    if (u->op == OP_COPY) note_storage(e, u, buffer_of(u->src[2]), &offset);
+    e->tiles |= tiles;
   }
   if (offset > e->linear->scratch_bytes && !e->failure) {
     e->failure =

@@ -119,11 +119,13 @@ static const char *check_part(Verifier *v, const UOp *u, uint32_t at, int64_t n,
 static const char *check_tiles(Verifier *v, const UOp *u) {
   const MatrixInfo *info = matrix_info(u->arg.i);
   const char *bad = NULL;
-  for (uint32_t f = 0; f < 2 && !bad; f++) {
-    const int64_t *step = u->arg.ints.at + 3 * f;
+  const int64_t *step = u->arg.ints.at;
+  for (int f = 0; f < 2 && !bad; f++) {
+    if (!matrix_in_memory(info, f)) continue;
     int64_t rows = f ? info->n : info->m, whole = rows < 64 ? rows : 64;
     int64_t last = (info->k - 1) * step[0] + (whole - 1) * step[1] + (rows - 1) / 64 * step[2];
-    bad = check_part(v, u, 2 * f, last + 1, false);
+    bad = check_part(v, u, matrix_source(info, (MatrixOperand)f), last + 1, false);
+    step += 3;
   }
   return bad;
 }

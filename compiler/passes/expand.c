@@ -114,10 +114,13 @@ static void find_needed(Expand *e) {
   for (size_t i = e->list.len; i-- > 0;) {
     const UOp *u = e->list.at[i];
     if (!e->nodes[i].needed) continue;
-    if (expand_of_tiles(u))
-      for (uint32_t f = 0; f < 2; f++) need_sources(e, u->src[f]);
-    else
-      need_sources(e, u);
+    for (int f = 0; f < 2 && expand_of_tiles(u); f++) {
+      if (matrix_in_memory(matrix_info(u->arg.i), f))
+        need_sources(e, u->src[f]);
+      else
+        expand_node(e, u->src[f])->needed = true;
+    }
+    if (!expand_of_tiles(u)) need_sources(e, u);
   }
 }
 
@@ -532,7 +535,7 @@ UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
   nodemap_number(job, &e->pos, &e->list);
   e->nodes = arena_array(&job->arena, e->list.len, sizeof *e->nodes);
   linsum_init(job, &e->sums);
-  groups_init(job, &e->list, &e->groups);
+  groups_init(job, &e->list, target, &e->groups);
   find_axes(e);
   for (size_t i = 0; i < e->list.len; i++) {
     find_deps(e, i);

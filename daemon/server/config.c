@@ -74,6 +74,7 @@ static const Setting settings[] = {
     {"limits", "model", SK_SIZE, AT(max_model_bytes)},
     {"limits", "tensor", SK_SIZE, AT(max_tensor_bytes)},
     {"limits", "message", SK_SIZE, AT(max_message_bytes)},
+    {"limits", "answers", SK_SIZE, AT(max_answer_bytes)},
     {"limits", "executables", SK_COUNT, AT(max_executables)},
     {"limits", "executable_bytes", SK_SIZE, AT(max_executable_bytes)},
     {"limits", "buffers", SK_SIZE, AT(max_buffer_bytes)},
@@ -158,6 +159,7 @@ Status config_init(Config *c) {
       .max_model_bytes = 2ull << 30,
       .max_tensor_bytes = 1ull << 30,
       .max_message_bytes = 256ull << 20,
+      .max_answer_bytes = 4ull << 30,
       .max_buffer_bytes = 8ull << 30,
       .max_executables = 64,
       .max_executable_bytes = 16ull << 30,
@@ -476,6 +478,9 @@ Status config_check(const Config *c) {
   if (c->max_message_bytes < (64u << 10) || c->max_message_bytes > (2ull << 30) - 1)
     return FAIL(INVALID_ARGUMENT, "message: expected 64K to 2G, got %" PRIu64,
                 c->max_message_bytes);
+  if (c->max_answer_bytes < (1u << 20) || c->max_answer_bytes > 1ull << 50)
+    return FAIL(INVALID_ARGUMENT, "answers: expected at least 1M, got %" PRIu64,
+                c->max_answer_bytes);
   if (!c->max_executables || !c->max_queue || !c->max_connections)
     return FAIL(INVALID_ARGUMENT, "executables, queue and max_connections must be at least 1");
   if (c->compile_workers > COMPILE_WORKERS_MAX)

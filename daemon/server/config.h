@@ -59,6 +59,7 @@ typedef struct Config {
   uint64_t timing_memory;
   uint64_t cache_max_bytes;
   uint64_t max_model_bytes, max_tensor_bytes, max_message_bytes, max_buffer_bytes;
+  uint64_t max_answer_bytes;                      /* that wait to be read */
   uint64_t max_executables, max_executable_bytes; /* models and constants of loaded executables */
   uint64_t max_queue, max_connections;
   uint64_t compile_workers, compile_memory, device_memory;

@@ -103,6 +103,7 @@ void metrics_sample(Server *s, const Kiln__V1__CacheStatsResponse *cache) {
   m->ready[0][0] = server_not_ready(s) == NULL;
   m->connections[0][0] = s->nconnections;
   m->requests_in_flight[0][0] = s->nrequests;
+  m->answer_bytes[0][0] = s->answer_bytes;
   m->resident_bytes[0][0] = server_resident_bytes();
   m->open_files[0][0] = open_files();
   m->executables[0][0] = s->executables.len;

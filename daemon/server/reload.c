@@ -55,6 +55,7 @@ static Status apply_settings(Server *s, Config *next) {
   SWAP(max_model_bytes);
   SWAP(max_tensor_bytes);
   SWAP(max_message_bytes);
+  SWAP(max_answer_bytes);
   SWAP(max_connections);
   SWAP(connections_per_address);
   SWAP(patience);

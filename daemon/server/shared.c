@@ -217,12 +217,20 @@ static void on_up(void *ctx) {
 static void on_news(void *ctx, Bytes payload) {
   Shared *sh = ctx;
   sh->server->metrics.shared_news_total[0][0]++;
-  if (!sh->news_left) return;
+  if (!sh->news_left) {
+    sh->news_missed = true;
+    return;
+  }
   sh->news_left--;
   shared_adopt_news(sh, payload);
 }
 
-static void on_news_up(void *ctx) { ((Shared *)ctx)->news_up = true; }
+/* From here on nothing is missed; what was announced before, to nobody, is looked up. */
+static void on_news_up(void *ctx) {
+  Shared *sh = ctx;
+  sh->news_up = true;
+  shared_adopt_all(sh);
+}
 
 static void on_news_down(void *ctx, const char *why) {
   Shared *sh = ctx;
@@ -286,6 +294,8 @@ static void link_tick(Shared *sh) {
 static void on_tick(uv_timer_t *timer) {
   Shared *sh = timer->data;
   sh->news_left = NEWS_PER_TICK;
+  if (sh->news_missed) shared_adopt_all(sh); /* not listened to: any kernel may have been meant */
+  sh->news_missed = false;
   link_tick(sh);
   give_tick(sh);
   shared_adopt_tick(sh);

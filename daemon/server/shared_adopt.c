@@ -3,8 +3,9 @@
  * One executable at a time: the tier is asked for each of its kernels, the cache lane checks and
  * keeps what comes, and where that left something open a search that proposes nothing
  * (TuneSpec.adopt) compiles, compares and races it. An executable is due when it was loaded, when
- * the tier came back, and when news arrive of a kernel that it has; news are not asked about more
- * often than every AGAIN_NS, whoever sends them. */
+ * the tier came back, when news arrive of a kernel that it has, and when some may have been missed:
+ * announcements reach who is subscribed and nobody later. It is not asked about more often than
+ * every AGAIN_NS, whatever is sent. */
 #include <stdlib.h>
 
 #include "base/clock.h"

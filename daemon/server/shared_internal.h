@@ -23,7 +23,7 @@ struct Shared {
   /* link */
   Resp *link, *news; /* news: the subscribed connection */
   LinkState state;
-  bool news_up;
+  bool news_up, news_missed; /* missed: some were not listened to */
   int64_t retry_ns, backoff_ns, up_ns, news_retry_ns;
   /* giving */
   StoreJob *outbox;
