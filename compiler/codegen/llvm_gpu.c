@@ -73,9 +73,9 @@ void llvm_gpu_ask(Emitter *e, LLVMValueRef to) {
   LLVMTypeRef i64 = LLVMInt64TypeInContext(e->ctx);
   LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->ctx), &i64, 1, false);
   LLVMValueRef at = LLVMBuildPtrToInt(e->b, to, i64, "");
-  LLVMValueRef code = LLVMGetInlineAsm(type, text, sizeof text - 1, constraints,
-                                       sizeof constraints - 1, true, false, LLVMInlineAsmDialectATT,
-                                       false);
+  LLVMValueRef code =
+      LLVMGetInlineAsm(type, text, sizeof text - 1, constraints, sizeof constraints - 1, true,
+                       false, LLVMInlineAsmDialectATT, false);
   LLVMBuildCall2(e->b, type, code, &at, 1, "");
 }
 
