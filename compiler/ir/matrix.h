@@ -38,7 +38,8 @@ typedef enum MatrixOperand { MATRIX_A, MATRIX_B, MATRIX_C } MatrixOperand;
 typedef struct MatrixInfo {
   const char *name, *feature, *code;
   unsigned threads;
-  bool shared; /* the factors lie in the workgroup's memory, their digits say nothing of threads */
+  bool shared; /* factors lie in the workgroup's memory, their digits say nothing of threads: B, */
+  bool held;   /* and A unless this is set: it lies in the threads' registers */
   unsigned m, n, k;
   DType dtype[3];
   MatrixLayout layout[3]; /* by MatrixOperand */
@@ -46,6 +47,10 @@ typedef struct MatrixInfo {
 
 /* NULL when there is none of that number. */
 const MatrixInfo *matrix_info(int64_t id);
+/* Whether the factor lies in the workgroup's memory. */
+bool matrix_in_memory(const MatrixInfo *info, int factor);
+/* Where a TILEMMA has an operand among its sources: a buffer and an index, if it is in memory. */
+uint32_t matrix_source(const MatrixInfo *info, MatrixOperand o);
 bool matrix_on(const MatrixInfo *info, const Target *target);
 /* Whether an instruction of the target multiplies factors of `from` and adds them up in `to`. */
 bool matrix_takes(const Target *target, DType from, DType to);
