@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-enum { LONG_ROW = 1024 }; /* elements of a row that is taken in blocks */
+enum { LONG_ROW = 1024 }; /* elements of a row whose last factor is packed */
 
 /* -- chains of contractions -------------------------------------------------------------------- */
 
@@ -121,22 +121,37 @@ static bool reads_far(const Sched *s, const Body *bodies, uint32_t n, int axis) 
   return (uint64_t)bytes > s->target->l2_bytes / 2;
 }
 
+/* Steps of a block of which all rows of the tile fill most of the nearest cache, where it adds
+ * little to rows of that size; 0: there is none. */
+static int64_t block_of(const Sched *s, int64_t size, int64_t bytes, bool masked) {
+  enum { MOST = 256, MASKED = 128, LEAST = 64 };
+  int64_t block = masked ? MASKED : MOST, room = (int64_t)s->target->l1_bytes * 2 / 3;
+  while (block > LEAST && block * bytes > room) block /= 2;
+  for (; block >= LEAST; block /= 2)
+    if (size >= 2 * block && (size + block - 1) / block * block - size <= size / 16) return block;
+  return 0;
+}
+
 /* The reduce axes that run along kept rows, in unrolled steps; rows that these do not divide are
- * padded. A row that would fill much of the cache, or is masked in part, is taken in blocks. */
-static void tile_rows(Sched *s, const Body *bodies, uint32_t n, int64_t steps) {
-  enum { BLOCK = 128 };
-  int64_t many = masks_rows(s, bodies, n) ? 2 * BLOCK : LONG_ROW;
+ * padded. Rows that would fill much of the cache, `bytes` for each step of the tile, or are masked
+ * in part, are taken in blocks. */
+static void tile_rows(Sched *s, const Body *bodies, uint32_t n, int64_t steps, int64_t bytes) {
+  enum { LONG = 512, LONG_MASKED = 256 };
+  bool masked = masks_rows(s, bodies, n);
+  int64_t block = 0;
   int row = -1;
   for (uint32_t b = 0; b < n; b++) {
     if (!runs_along_rows(s, &bodies[b])) continue;
     int j = (int)bodies[b].reduce->src[bodies[b].reduce->nsrc - 1]->arg.i;
-    int64_t size = size_of(s, j), unit = is_static(s, j) && size >= many ? BLOCK : steps;
+    int64_t size = size_of(s, j);
+    bool many = is_static(s, j) && size >= (masked ? LONG_MASKED : LONG);
     if (s->tile[j] > 1) continue;
+    if (many) block = block_of(s, size, bytes, masked), row = block ? j : row;
+    int64_t unit = many && block ? block : steps;
     if (is_static(s, j) && size > steps && size % unit) give(s, OPT_PADTO, j, unit);
     give(s, OPT_UNROLL, j, size < steps ? size : sums_products(&bodies[b]) ? 2 : steps);
-    if (unit == BLOCK) row = j;
   }
-  if (row >= 0) give(s, OPT_REPAIR, row, BLOCK);
+  if (row >= 0) give(s, OPT_REPAIR, row, block);
 }
 
 /* Lanes are rows: each has its own maximum and sum, so that no reduction crosses lanes, and both
@@ -158,7 +173,7 @@ bool heuristic_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes) {
     give(s, OPT_UPCAST, d, divisor_below(s, d, columns));
     break;
   }
-  tile_rows(s, bodies, n, columns);
+  tile_rows(s, bodies, n, columns, rows * lanes * (int64_t)sizeof(float));
   stage_lanes(s, bodies, n, i);
   stage_shared(s, bodies, n, i);
   return true;

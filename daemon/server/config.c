@@ -62,6 +62,9 @@ static const Setting settings[] = {
     {"cache", "enabled", SK_BOOL, AT(cache_enabled)},
     {"shared", "server", SK_TEXT, AT(shared_server)},
     {"shared", "key", SK_TEXT, AT(shared_key)},
+    {"shared", "ca", SK_TEXT, AT(shared_ca)},
+    {"shared", "tls_certificate", SK_TEXT, AT(shared_certificate)},
+    {"shared", "tls_key", SK_TEXT, AT(shared_tls_key)},
     {"shared", "trust", SK_LIST, AT(shared_trust)},
     {"shared", "timeout_ms", SK_COUNT, AT(shared_timeout_ms)},
     {"tuning", "background", SK_BOOL, AT(tuning)},
@@ -153,6 +156,9 @@ Status config_init(Config *c) {
       .tls_client_ca = strdup(""),
       .shared_server = strdup(""),
       .shared_key = strdup(""),
+      .shared_ca = strdup(""),
+      .shared_certificate = strdup(""),
+      .shared_tls_key = strdup(""),
       .shared_timeout_ms = 500,
       .cache_enabled = true,
       .cache_max_bytes = 4ull << 30,
@@ -184,7 +190,7 @@ Status config_init(Config *c) {
   c->listen.from_default = c->devices.from_default = true;
   bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models && c->node &&
                c->tls_certificate && c->tls_key && c->tls_client_ca && c->shared_server &&
-               c->shared_key;
+               c->shared_key && c->shared_ca && c->shared_certificate && c->shared_tls_key;
   return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
@@ -216,6 +222,9 @@ void config_deinit(Config *c) {
   free(c->tls_client_ca);
   free(c->shared_server);
   free(c->shared_key);
+  free(c->shared_ca);
+  free(c->shared_certificate);
+  free(c->shared_tls_key);
   list_clear(&c->shared_trust);
   *c = (Config){.cache_path = NULL};
 }
@@ -446,6 +455,10 @@ static Status check_shared(const Config *c) {
   if (!*c->shared_server) return NULL;
   Status st = resp_address_parse(c->shared_server, &address);
   if (st) return WRAP(st, "[shared] server");
+  if (!address.tls && (*c->shared_ca || *c->shared_certificate || *c->shared_tls_key))
+    return FAIL(INVALID_ARGUMENT, "[shared] ca, tls_certificate and tls_key need rediss://");
+  if (!*c->shared_certificate != !*c->shared_tls_key)
+    return FAIL(INVALID_ARGUMENT, "[shared] tls_certificate and tls_key belong together");
   if (!c->cache_enabled || !*c->cache_path)
     return FAIL(INVALID_ARGUMENT, "[shared] needs a cache: what others know is kept there");
   if (c->shared_timeout_ms < 10 || c->shared_timeout_ms > 60000)

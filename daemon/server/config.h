@@ -50,6 +50,7 @@ typedef struct Config {
   bool trace_all;     /* record calls that did not ask for it too */
   char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
   char *shared_server, *shared_key; /* owned; where other nodes are met, "" = nowhere */
+  char *shared_ca, *shared_certificate, *shared_tls_key; /* owned, "" = none */
   ConfigList shared_trust;
   uint64_t shared_timeout_ms;
   bool insecure_tcp, cache_enabled, strict_isolation;

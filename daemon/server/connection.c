@@ -571,7 +571,8 @@ void connections_expire(Server *s) {
 }
 
 Status connections_load_tls(Server *s, const Config *c) {
-  TlsFiles files = {c->tls_certificate, c->tls_key, c->tls_client_ca};
+  const TlsFiles files = {
+      .certificate = c->tls_certificate, .key = c->tls_key, .ca = c->tls_client_ca};
   TlsContext *made = NULL;
   if (!*c->tls_certificate) return NULL;
   TRY(tls_server_context(&files, &made));

@@ -113,12 +113,11 @@ void metrics_sample(Server *s, const Kiln__V1__CacheStatsResponse *cache) {
   m->compile_workers[0][0] = load.workers;
   m->models[0][0] = s->nmodels;
   m->searches[0][0] = tuner_searches(s->tuner);
-  SharedStatus shared;
-  if (shared_status(s->shared, &shared)) {
-    m->shared_up[0][0] = !strcmp(shared.state, "up");
-    m->shared_hears[0][0] = shared.hears;
-    m->shared_queue[0][0] = shared.queued;
-  }
+  SharedStatus shared = {.state = "off"};
+  shared_status(s->shared, &shared);
+  m->shared_up[0][0] = !strcmp(shared.state, "up");
+  m->shared_hears[0][0] = shared.hears;
+  m->shared_queue[0][0] = shared.queued;
   sample_devices(s);
   sample_tenants(s);
   if (cache) sample_cache(m, cache);

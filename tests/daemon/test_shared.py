@@ -69,7 +69,7 @@ def metric(d, name, **labels):
     return total
 
 
-def wait(what, d, seconds=20):
+def wait(what, d, seconds=60):
     end = time.time() + seconds
     while not what():
         assert time.time() < end, d.log()
