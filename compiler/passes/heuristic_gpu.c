@@ -464,6 +464,7 @@ void heuristic_gpu(Job *job, UOp *kernel, const Target *target, OptList *opts) {
   uint32_t n, main = 0;
   if (!g.k->store || heuristic_chain_gpu(job, g.k, target, opts)) return;
   if (heuristic_warp_groups(job, kernel, target, opts)) return;
+  if (heuristic_warp_taps(job, kernel, target, opts)) return;
   if (heuristic_warp_matrix(job, g.k, target, opts)) return;
   if (heuristic_warp_tile(job, g.k, target, opts)) return;
   linsum_init(job, &g.sums);

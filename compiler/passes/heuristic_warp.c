@@ -241,6 +241,76 @@ bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, 
   return false;
 }
 
+/* -- sums over several axes ---------------------------------------------------------------------
+ */
+
+static bool merge(Ctx *c, UOp **kernel, OptList *head, int64_t a, int64_t b) {
+  UOp *merged = merge_axes(c->job, *kernel, a, b);
+  if (!merged) return false;
+  opts_push(c->job, head, OPT_MERGE, (int)a, b);
+  *kernel = merged;
+  c->k = kernel_info(c->job, merged);
+  return true;
+}
+
+/* The axes of the sum become one, so that copies run ahead across its inner loops. Steps stay
+ * inside of the innermost axis, which lies in rows, unless no axis is long enough by itself. */
+static bool merge_sum(Ctx *c, UOp **kernel, OptList *head) {
+  enum { MOST_AXES = 4 };
+  const UOp *sum = main_sum(c), *factor;
+  int64_t axis[MOST_AXES], all = 1, longest = 0;
+  uint32_t n = sum ? sum->nsrc - 1 : 0;
+  if (n < 2 || n > MOST_AXES) return false;
+  for (uint32_t i = 0; i < n; i++) {
+    axis[i] = sum->src[i + 1]->arg.i;
+    int64_t size = size_of(c, axis[i]);
+    if (!axis_is_static(&c->k->axes[axis[i]])) return false;
+    all *= size;
+    if (size > longest) longest = size;
+  }
+  factor = sum->src[0]->src[0];
+  if (factor->op == OP_CAST) factor = factor->src[0];
+  int64_t step = step_bytes(all) / dtype_info[factor->dtype].bytes;
+  bool brief = longest < LEAST_SIZE / 2 && all >= 2 * LEAST_SIZE;
+  if (!brief && size_of(c, axis[n - 1]) % step) return false;
+  for (uint32_t i = 1; i < n; i++)
+    if (!merge(c, kernel, head, axis[0], axis[i])) return false;
+  return true;
+}
+
+/* Neighbouring output loops of one factor whose results follow each other become one. */
+static void merge_rows(Ctx *c, UOp **kernel, OptList *head) {
+  const UOp *product = main_sum(c)->src[0];
+  const LinSum *at = linsum_index(c->job, c->k->store->src[1]);
+  for (uint32_t i = 0; i + 1 < c->k->nloops; i++) {
+    const UOp *loop[2] = {c->k->loops[i], c->k->loops[i + 1]};
+    uint32_t a = (uint32_t)loop[0]->arg.i, b = (uint32_t)loop[1]->arg.i;
+    int64_t inner = linsum_coeff(at, loop[1]);
+    if (!axis_is_static(&c->k->axes[a]) || !axis_is_static(&c->k->axes[b]) || !inner) continue;
+    if (linsum_coeff(at, loop[0]) != inner * size_of(c, b)) continue;
+    for (int f = 0; f < 2; f++) {
+      const UOp *own = product->src[f], *other = product->src[!f];
+      bool only = kernel_depends(own, a) && kernel_depends(own, b);
+      if (!only || kernel_depends(other, a) || kernel_depends(other, b)) continue;
+      merge(c, kernel, head, a, b);
+      return;
+    }
+  }
+}
+
+bool heuristic_warp_taps(Job *job, UOp *kernel, const Target *target, OptList *opts) {
+  Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
+  OptList head = {0}, body = {0};
+  if (target->warp <= 1 || !c.k->store || !merge_sum(&c, &kernel, &head)) return false;
+  merge_rows(&c, &kernel, &head);
+  if (!heuristic_warp_matrix(job, c.k, target, &body)) return false;
+  for (size_t k = 0; k < head.len; k++)
+    opts_push(job, opts, (OptKind)head.at[k].kind, head.at[k].axis, head.at[k].arg);
+  for (size_t k = 0; k < body.len; k++)
+    opts_push(job, opts, (OptKind)body.at[k].kind, body.at[k].axis, body.at[k].arg);
+  return true;
+}
+
 /* -- instructions of several warps --------------------------------------------------------------
  */
 

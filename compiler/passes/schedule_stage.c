@@ -317,7 +317,9 @@ static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all)
   if (s->tiled && !side) return 1;
   if (!by_chunks(s) || operand->op != OP_INDEX) return 1;
   if (contiguous_run(s, &first) % unit || all % unit) return 1;
-  if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], first, unit)) return 1;
+  uint32_t inside = s->n; /* the dimensions of one chunk: those around them may be gated apart */
+  for (int64_t run = 1; inside > first && run % unit;) run *= range_size(s->dims[--inside].range);
+  if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], inside, unit)) return 1;
   return unit;
 }
 
@@ -388,6 +390,8 @@ static UOp *stage_shared(Apply *a, const UOp *old, UOp *operand, int level) {
   UOp *src[5], *ranges[6];
   uint32_t nranges;
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * AXIS_RANGES, sizeof *s.dims);
+  /* Of an axis that was several, the parts inside of a step of the innermost one show. */
+  if (operand->op == OP_INDEX) operand = linsum_simplify(job, operand);
   if (of) operand = schedule_places(a, factor == MATRIX_A ? of->m : of->n, operand);
   int64_t all = shared_layout(&s, old, operand, level), slots,
           unit = chunk_elements(&s, operand, all);

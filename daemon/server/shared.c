@@ -388,6 +388,7 @@ Status shared_create(Server *s, Shared **out) {
   Shared *sh = calloc(1, sizeof *sh);
   if (!sh) return FAIL(RESOURCE_EXHAUSTED, "shared tier");
   sh->server = s;
+  sh->dirty = true;
   Status st = shared_settings_load(c, &sh->set);
   if (st) {
     shared_free(sh);
