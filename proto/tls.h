@@ -1,5 +1,5 @@
 /* TLS 1.3 over any transport, sans I/O: bytes from the peer in, plain bytes out, and the other way
- * round. Both ends speak HTTP/2 ("h2" by ALPN) or nothing.
+ * round. Both ends speak HTTP/2 ("h2" by ALPN) or nothing, unless a context says otherwise.
  *
  * A TlsContext is what a process knows: its certificate and whom it believes. It is shared by
  * sessions and may be released while they live. A TlsSession is one connection; it belongs to one
@@ -20,6 +20,7 @@ typedef struct TlsFiles {
   const char *certificate; /* PEM, with the chain; NULL or "": none */
   const char *key;         /* PEM; its owner alone should be able to read it */
   const char *ca;          /* PEM: whom to believe; "system": whom this machine believes */
+  bool no_alpn;            /* the ends speak something else and know what */
 } TlsFiles;
 
 /* Needs certificate and key. With a ca clients may show a certificate, and it must be right. */

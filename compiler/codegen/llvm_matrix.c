@@ -69,7 +69,7 @@ LLVMValueRef llvm_exchange_emit(Emitter *e, const UOp *u) {
 
 LLVMValueRef llvm_assemble(Emitter *e, LLVMTypeRef result, const char *text, const char *operands,
                            bool effects, LLVMValueRef *args, unsigned n) {
-  LLVMTypeRef types[LLVM_MAX_REGISTERS + 8];
+  LLVMTypeRef types[LLVM_MAX_REGISTERS + 32];
   for (unsigned k = 0; k < n; k++) types[k] = LLVMTypeOf(args[k]);
   LLVMTypeRef fn = LLVMFunctionType(result, types, n, false);
   LLVMValueRef code = LLVMGetInlineAsm(fn, text, strlen(text), operands, strlen(operands), effects,

@@ -13,6 +13,7 @@
 #include "compiler/codegen/llvm_build.h"
 #include "compiler/codegen/llvm_emit.h"
 #include "compiler/ir/dim.h"
+#include "compiler/ir/matrix.h"
 
 /* One access, resolved. */
 typedef struct Access {
@@ -187,9 +188,15 @@ void llvm_memory_begin(Emitter *e) {
   for (size_t i = 0; i < e->linear->len; i++) {
     const UOp *u = e->linear->list[i];
     if (!is_access(u)) continue;
-    note_storage(e, u, buffer_of(u->src[0]), &offset);
-    if (u->op == OP_COPY || u->op == OP_TILEMMA) note_storage(e, u, buffer_of(u->src[2]), &offset);
-    e->tiles |= u->op == OP_TILEMMA;
+    bool tiles = u->op == OP_TILEMMA;
+    for (int f = 0; tiles && f < 2; f++)
+      if (matrix_in_memory(matrix_info(u->arg.i), f))
+        note_storage(e, u,
+                     buffer_of(u->src[matrix_source(matrix_info(u->arg.i), (MatrixOperand)f)]),
+                     &offset);
+    if (!tiles) note_storage(e, u, buffer_of(u->src[0]), &offset);
+    if (u->op == OP_COPY) note_storage(e, u, buffer_of(u->src[2]), &offset);
+    e->tiles |= tiles;
   }
   if (offset > e->linear->scratch_bytes && !e->failure) {
     e->failure =
@@ -664,4 +671,37 @@ LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u) {
                           LLVMConstInt(i32, CLOSE, false), LLVMConstInt(i32, DATA, false)};
   llvm_intrinsic(e, "llvm.prefetch", &type, 1, args, 4);
   return NULL;
+}
+
+/* -- before the wait
+ * ------------------------------------------------------------------------------------------- */
+
+enum { WORTH_ASKING = 1 << 19 }; /* bytes of a buffer; smaller ones are in a cache already */
+
+static bool has_value(const Emitter *e, const UOp *u) {
+  if (u->op == OP_CONST || u->op == OP_VAR || u->op == OP_THREAD) return true;
+  bool known = u->id >= e->first_id && u->id - e->first_id < e->nids;
+  return known && e->values[u->id - e->first_id];
+}
+
+bool llvm_has_sources(const Emitter *e, const UOp *u) {
+  for (uint32_t s = 0; s < u->nsrc; s++)
+    if (!has_value(e, u->src[s])) return false;
+  return true;
+}
+
+bool llvm_ask_ahead(Emitter *e, const UOp *u) {
+  bool copy = u->op == OP_COPY;
+  uint32_t at = copy ? 2 : 0, last = copy ? 4 : 2;
+  const UOp *buffer = u->src[at], *index = u->src[at + 1];
+  const UOp *gate = u->nsrc > last ? u->src[last] : NULL;
+  if (buffer->op != OP_PARAM || e->params[buffer->arg.i].written || index->lanes > 1) return false;
+  int64_t n = buffer->arg.ints.n == 1 ? dim_low(buffer->arg.ints.at[0]) : 0;
+  if (n < WORTH_ASKING / dtype_info[buffer->dtype].bytes) return false;
+  if (!has_value(e, index) || (gate && (gate->lanes > 1 || !has_value(e, gate)))) return false;
+  Access a = resolve_at(e, u, at, 1, 1, NULL);
+  LLVMValueRef to = address(&a, a.index, 0);
+  if (gate) to = LLVMBuildSelect(e->b, llvm_value(e, gate), to, a.base, "");
+  llvm_gpu_ask(e, to);
+  return true;
 }

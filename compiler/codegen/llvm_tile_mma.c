@@ -8,6 +8,7 @@
  * between. The TILEMMAs of a loop's body, up to a SETTLE, are one group: a fence before the first
  * of them, a commit after the last. */
 #include <assert.h>
+#include <stdio.h>
 
 #include "compiler/codegen/llvm_build.h"
 #include "compiler/ir/matrix.h"
@@ -21,11 +22,22 @@ static bool ends_group(const UOp *u) {
   return u->op == OP_RANGE || u->op == OP_END || u->op == OP_SETTLE;
 }
 
-/* Whether no TILEMMA of the group of list[at] lies in that direction. */
-static bool is_last(const Linear *l, size_t at, bool forward) {
-  for (size_t i = at; forward ? ++i < l->len : i-- > 0;) {
+static bool is_last(const Linear *l, size_t at) {
+  for (size_t i = at; ++i < l->len;) {
     if (ends_group(l->list[i])) return true;
     if (l->list[i]->op == OP_TILEMMA) return false;
+  }
+  return true;
+}
+
+/* Whether threads may have written registers that list[at] takes since the TILEMMA before it: then
+ * a fence comes first. */
+static bool begins_group(const Linear *l, size_t at) {
+  for (size_t i = at; i-- > 0;) {
+    const UOp *x = l->list[i];
+    bool computes = op_info[x->op].flags & OPF_ALU || x->op == OP_SHUFFLE;
+    if (x->op == OP_TILEMMA) return false;
+    if (ends_group(x) || (computes && x->dtype != DT_INDEX)) return true;
   }
   return true;
 }
@@ -56,7 +68,7 @@ typedef struct Factor {
 
 static bool read_factor(const UOp *u, unsigned f, Factor *out) {
   const MatrixInfo *info = matrix_info(u->arg.i);
-  const int64_t *step = u->arg.ints.at + 3 * f;
+  const int64_t *step = u->arg.ints.at + (info->held ? 0 : 3 * f);
   int64_t bytes = dtype_info[info->dtype[f]].bytes, row = ROW_BYTES / bytes;
   int64_t apart = (f ? info->n : info->m) > 64 ? step[2] * bytes : PART; /* else there is one */
   *out = (Factor){.turned = step[1] == 1, .apart = apart};
@@ -64,12 +76,13 @@ static bool read_factor(const UOp *u, unsigned f, Factor *out) {
   return step[0] == 1 && step[1] == row && step[2] == 64 * row;
 }
 
-/* The descriptor of the tile that begins at src[2 f + 1]. */
+/* The descriptor of the tile where the factor's sources say. */
 static LLVMValueRef descriptor(Emitter *e, const UOp *u, unsigned f, const Factor *factor) {
   enum { UNIT = 16, ADDRESS = 0x3fff, LEADING = 16, STRIDE = 32, ORDER = 62 };
   LLVMTypeRef i64 = LLVMInt64TypeInContext(e->ctx);
-  int64_t shift, bytes = dtype_info[matrix_info(u->arg.i)->dtype[f]].bytes;
-  LLVMValueRef at = llvm_element_address(e, u, 2 * f, &shift);
+  const MatrixInfo *info = matrix_info(u->arg.i);
+  int64_t shift, bytes = dtype_info[info->dtype[f]].bytes;
+  LLVMValueRef at = llvm_element_address(e, u, matrix_source(info, (MatrixOperand)f), &shift);
   at = LLVMBuildZExt(e->b, llvm_shared_address(e, at), i64, "");
   at = LLVMBuildAdd(e->b, at, llvm_i64(e, shift * bytes), "");
   at = LLVMBuildLShr(e->b, at, llvm_i64(e, 4), "");
@@ -82,54 +95,82 @@ static LLVMValueRef descriptor(Emitter *e, const UOp *u, unsigned f, const Facto
 /* -- TILEMMA
  * --------------------------------------------------------------------------------------------- */
 
-static void name_registers(StrBuf *b, unsigned n) {
+/* Operands of the assembly: the registers of the sum, what the instruction reads, then the sum's
+ * registers as they come in, when there is one. */
+typedef struct Tiles {
+  const MatrixInfo *info;
+  Factor factor[2];
+  LLVMValueRef in[LLVM_MAX_REGISTERS];
+  unsigned nin, held; /* of them those of a factor in registers */
+  StrBuf text, reads;
+} Tiles;
+
+static void name_registers(StrBuf *b, unsigned first, unsigned n) {
   strbuf_adds(b, "{");
-  for (unsigned k = 0; k < n; k++) strbuf_addf(b, "%s$%u", k ? ", " : "", k);
+  for (unsigned k = 0; k < n; k++) strbuf_addf(b, "%s$%u", k ? ", " : "", first + k);
   strbuf_adds(b, "}");
 }
 
-/* The four instructions; the descriptors are the operands behind the registers and their inputs. */
-static void write_steps(StrBuf *text, const MatrixInfo *info, const Factor *factor, unsigned n) {
-  bool floats = dtype_is_float(info->dtype[MATRIX_C]);
-  strbuf_adds(text, "{\n.reg .b64 a, b;\n");
-  for (int k = 0; k < STEPS; k++) {
-    for (unsigned f = 0; f < 2; f++) {
-      int64_t by = factor[f].turned ? STEP_BYTES / 2 * ROW_BYTES : STEP_BYTES;
-      strbuf_addf(text, "add.s64 %c, $%u, %lld;\n", 'a' + (int)f, n + f, (long long)(k * by / 16));
+static bool read_factors(Emitter *e, const UOp *u, Tiles *t) {
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
+  for (int f = 0; f < 2; f++) {
+    if (!matrix_in_memory(t->info, f)) {
+      t->nin = t->held = llvm_registers(e, llvm_value(e, u->src[f]), i32, t->in);
+      for (unsigned k = 0; k < t->held; k++) strbuf_adds(&t->reads, ",r");
+      continue;
     }
-    strbuf_addf(text, "%s ", info->code);
-    name_registers(text, n);
-    strbuf_adds(text, ", a, b, 1");
+    if (!read_factor(u, (unsigned)f, &t->factor[f])) return false;
+    t->in[t->nin++] = descriptor(e, u, (unsigned)f, &t->factor[f]);
+    strbuf_adds(&t->reads, ",l");
+  }
+  return true;
+}
+
+/* The four instructions. */
+static void write_steps(Tiles *t, unsigned n, bool adds) {
+  StrBuf *text = &t->text;
+  bool floats = dtype_is_float(t->info->dtype[MATRIX_C]), held = t->info->held;
+  strbuf_adds(text, "{\n.reg .b64 a, b;\n");
+  for (unsigned k = 0; k < STEPS; k++) {
+    for (unsigned f = held, at = n + t->held; f < 2; f++, at++) {
+      int64_t by = t->factor[f].turned ? STEP_BYTES / 2 * ROW_BYTES : STEP_BYTES;
+      strbuf_addf(text, "add.s64 %c, $%u, %lld;\n", 'a' + (int)f, at, (long long)(k * by / 16));
+    }
+    strbuf_addf(text, "%s ", t->info->code);
+    name_registers(text, 0, n);
+    strbuf_adds(text, ", ");
+    if (held)
+      name_registers(text, n + k * t->held / STEPS, t->held / STEPS);
+    else
+      strbuf_adds(text, "a");
+    strbuf_addf(text, ", b, %d", adds || k);
     if (floats) strbuf_adds(text, ", 1, 1");
-    if (dtype_info[info->dtype[0]].bytes == 2)
-      strbuf_addf(text, ", %d, %d", factor[0].turned, factor[1].turned);
+    if (dtype_info[t->info->dtype[0]].bytes == 2 && !held)
+      strbuf_addf(text, ", %d", t->factor[0].turned);
+    if (dtype_info[t->info->dtype[0]].bytes == 2) strbuf_addf(text, ", %d", t->factor[1].turned);
     strbuf_adds(text, ";\n");
   }
   strbuf_adds(text, "}");
 }
 
-/* n registers that come in and go out, then `more`. */
-static void tie_registers(StrBuf *b, unsigned n, bool floats, const char *more) {
-  for (unsigned k = 0; k < n; k++) strbuf_addf(b, "%s=%c", k ? "," : "", floats ? 'f' : 'r');
-  strbuf_adds(b, more);
-  for (unsigned k = 0; k < n; k++) strbuf_addf(b, ",%u", k);
-  strbuf_adds(b, ",~{memory}");
-}
-
-/* The value through an instruction that takes its registers in and gives them back; first: operands
- * before them. */
-static LLVMValueRef through(Emitter *e, const UOp *u, LLVMValueRef value, StrBuf *text,
-                            const char *more, const LLVMValueRef *first, unsigned nfirst) {
+/* n registers that go out, and come in, too, if there is a value; what is read stands between. */
+static LLVMValueRef through(Emitter *e, const UOp *u, LLVMValueRef value, const char *text,
+                            const char *reads, const LLVMValueRef *in, unsigned nin) {
   bool floats = dtype_is_float((DType)u->dtype);
   LLVMTypeRef reg = floats ? LLVMFloatTypeInContext(e->ctx) : LLVMInt32TypeInContext(e->ctx);
-  LLVMValueRef args[LLVM_MAX_REGISTERS + 2], r = NULL;
+  LLVMValueRef args[2 * LLVM_MAX_REGISTERS], r = NULL;
   StrBuf operands = {0};
-  for (unsigned k = 0; k < nfirst; k++) args[k] = first[k];
-  unsigned n = llvm_registers(e, value, reg, args + nfirst);
-  assert(n == u->lanes && n <= LLVM_MAX_REGISTERS);
-  tie_registers(&operands, n, floats, more);
-  if (!text->failed && text->ptr && !operands.failed)
-    r = llvm_assemble(e, llvm_results(e, n, reg), text->ptr, operands.ptr, true, args, nfirst + n);
+  unsigned n = u->lanes, all = nin;
+  assert(n <= LLVM_MAX_REGISTERS && nin <= LLVM_MAX_REGISTERS);
+  for (unsigned k = 0; k < n; k++)
+    strbuf_addf(&operands, "%s=%c", k ? "," : "", floats ? 'f' : 'r');
+  strbuf_adds(&operands, reads);
+  for (unsigned k = 0; k < nin; k++) args[k] = in[k];
+  if (value) all += llvm_registers(e, value, reg, args + nin);
+  for (unsigned k = 0; value && k < n; k++) strbuf_addf(&operands, ",%u", k);
+  strbuf_adds(&operands, ",~{memory}");
+  if (!operands.failed)
+    r = llvm_assemble(e, llvm_results(e, n, reg), text, operands.ptr, true, args, all);
   strbuf_deinit(&operands);
   return r ? llvm_vector_of(e, r, n, reg, llvm_node_type(e, u))
            : llvm_fail(e, u, "found no memory");
@@ -137,30 +178,26 @@ static LLVMValueRef through(Emitter *e, const UOp *u, LLVMValueRef value, StrBuf
 
 LLVMValueRef llvm_tile_mma_emit(Emitter *e, const UOp *u) {
   size_t at = position(e->linear, u);
-  LLVMValueRef sum = u->nsrc > 4 ? llvm_value(e, u->src[4]) : LLVMConstNull(llvm_node_type(e, u));
-  LLVMValueRef tile[2];
-  Factor factor[2];
-  StrBuf text = {0};
-  for (unsigned f = 0; f < 2; f++) {
-    if (!read_factor(u, f, &factor[f])) return llvm_fail(e, u, "has a factor in another order");
-    tile[f] = descriptor(e, u, f, &factor[f]);
+  Tiles t = {.info = matrix_info(u->arg.i)};
+  uint32_t last = matrix_source(t.info, MATRIX_C);
+  LLVMValueRef sum = u->nsrc > last ? llvm_value(e, u->src[last]) : NULL, r = NULL;
+  if (read_factors(e, u, &t)) {
+    if (begins_group(e->linear, at)) emit_plain(e, "wgmma.fence.sync.aligned;");
+    write_steps(&t, u->lanes, sum != NULL);
+    if (!t.text.failed && t.text.ptr && !t.reads.failed && t.reads.ptr)
+      r = through(e, u, sum, t.text.ptr, t.reads.ptr, t.in, t.nin);
+    if (is_last(e->linear, at)) emit_plain(e, "wgmma.commit_group.sync.aligned;");
   }
-  if (is_last(e->linear, at, false)) emit_plain(e, "wgmma.fence.sync.aligned;");
-  write_steps(&text, matrix_info(u->arg.i), factor, u->lanes);
-  LLVMValueRef r = through(e, u, sum, &text, ",l,l", tile, 2);
-  if (is_last(e->linear, at, true)) emit_plain(e, "wgmma.commit_group.sync.aligned;");
-  strbuf_deinit(&text);
-  return r;
+  strbuf_deinit(&t.text);
+  strbuf_deinit(&t.reads);
+  return r ? r : llvm_fail(e, u, "has a factor in another order");
 }
 
 LLVMValueRef llvm_settle_emit(Emitter *e, const UOp *u) {
-  StrBuf text = {0};
+  char text[64];
   LLVMValueRef v = llvm_value(e, u->src[0]);
-  strbuf_addf(&text, "wgmma.wait_group.sync.aligned %d;", (int)u->arg.i);
-  if (u->arg.i && text.ptr)
-    emit_plain(e, text.ptr); /* the instructions go on with the registers */
-  else
-    v = through(e, u, v, &text, "", NULL, 0);
-  strbuf_deinit(&text);
+  snprintf(text, sizeof text, "wgmma.wait_group.sync.aligned %d;", (int)u->arg.i);
+  if (!u->arg.i) return through(e, u, v, text, "", NULL, 0);
+  emit_plain(e, text); /* the instructions go on with the registers */
   return v;
 }

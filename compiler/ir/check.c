@@ -43,7 +43,7 @@ static const struct {
 } variadic[] = {{OP_CAT, 1, 0},     {OP_REDUCE, 1, 0},  {OP_INDEX, 2, 4},    {OP_LOAD, 2, 4},
                 {OP_STORE, 2, 4},   {OP_END, 1, 0},     {OP_AFTER, 1, 0},    {OP_LOOP, 3, 0},
                 {OP_SINK, 0, 0},    {OP_BARRIER, 1, 0}, {OP_MMA, 2, 0},      {OP_SHUFFLE, 1, 0},
-                {OP_TILEMMA, 4, 5}, {OP_SETTLE, 1, 0},  {OP_EXCHANGE, 2, 4}, {OP_COPY, 4, 5},
+                {OP_TILEMMA, 3, 5}, {OP_SETTLE, 1, 0},  {OP_EXCHANGE, 2, 4}, {OP_COPY, 4, 5},
                 {OP_COMMIT, 1, 0},  {OP_WAIT, 0, 0}};
 
 static const char *check_arity(Job *job, Op op, size_t n) {
@@ -125,8 +125,8 @@ static const char *check_scatter_arg(Arg arg) {
 static const char *check_tiles_arg(Arg arg) {
   const MatrixInfo *info = matrix_info(arg.i);
   if (!info || !info->shared) return "there is no such matrix instruction of tiles";
-  if (arg.ints.n != 6) return "two factors have three steps each";
-  for (uint32_t k = 0; k < 6; k++)
+  if (arg.ints.n != (info->held ? 3 : 6)) return "factors in memory have three steps each";
+  for (uint32_t k = 0; k < arg.ints.n; k++)
     if (arg.ints.at[k] < 1 || arg.ints.at[k] > INT32_MAX) return "a bad step between elements";
   return NULL;
 }
@@ -234,12 +234,18 @@ static const char *check_tiles(DType dtype, unsigned lanes, Arg arg, UOp *const 
   unsigned elements = info->layout[MATRIX_C].registers;
   if (dtype != info->dtype[MATRIX_C]) return "the dtype is not that of the matrix instruction";
   if (lanes != elements) return "the lanes are not those of C";
-  for (size_t s = 0; s < 2; s++) {
-    if (src[2 * s]->dtype != info->dtype[s]) return "a buffer has another dtype";
-    if (src[2 * s + 1]->dtype != DT_INDEX || src[2 * s + 1]->lanes != 1)
+  uint32_t last = matrix_source(info, MATRIX_C);
+  if (n < last || n > last + 1) return "it has other sources";
+  for (int f = 0; f < 2; f++) {
+    uint32_t at = matrix_source(info, (MatrixOperand)f);
+    if (src[at]->dtype != info->dtype[f]) return "a factor has another dtype";
+    if (!matrix_in_memory(info, f)) {
+      if (src[at]->lanes != info->layout[f].registers) return "a factor has other lanes";
+    } else if (src[at + 1]->dtype != DT_INDEX || src[at + 1]->lanes != 1) {
       return "an index is no scalar INDEX";
+    }
   }
-  bool sum = n < 5 || (src[4]->dtype == dtype && src[4]->lanes == lanes);
+  bool sum = n == last || (src[last]->dtype == dtype && src[last]->lanes == lanes);
   return sum ? NULL : "the sum is another one";
 }
 

@@ -350,14 +350,19 @@ static void multiply(Interp *warp, const UOp *u) {
     }
 }
 
-/* Element (x, k) of a factor of a TILEMMA; all of its threads read it. */
-static Status tile_value(Interp *warp, const UOp *u, unsigned factor, unsigned x, unsigned k,
+/* Element (x, k) of a factor of a TILEMMA; all of its threads read it in memory. */
+static Status tile_value(Interp *warp, const UOp *u, MatrixOperand factor, unsigned x, unsigned k,
                          Scalar *out) {
-  const UOp *buf = uop_storage(u->src[2 * factor]);
-  const int64_t *step = u->arg.ints.at + 3 * factor;
   const MatrixInfo *info = matrix_info(u->arg.i);
+  uint32_t from = matrix_source(info, factor);
+  const UOp *buf = uop_storage(u->src[from]);
+  const int64_t *step = u->arg.ints.at + (info->held ? 0 : 3 * factor);
   DType d = info->dtype[factor], wide = dtype_is_float(d) ? DT_F64 : info->dtype[MATRIX_C];
-  int64_t at = lane(warp, u->src[2 * factor + 1], 0).i;
+  if (!matrix_in_memory(info, factor)) {
+    *out = matrix_value(warp, u, info, factor, x, k);
+    return NULL;
+  }
+  int64_t at = lane(warp, u->src[from + 1], 0).i;
   at += k * step[0] + x % 64 * step[1] + x / 64 * step[2];
   if (at < 0 || at >= buf->arg.ints.at[0]) return FAIL(INTERNAL, "a TILEMMA leaves its buffer");
   for (unsigned t = 0; t < 2; t++) TRY(touch(&warp[t], u, buf, at, false));
@@ -371,19 +376,20 @@ static Status multiply_tiles(Interp *warp, const UOp *u) {
   const MatrixLayout *l = &info->layout[MATRIX_C];
   DType d = info->dtype[MATRIX_C], wide = dtype_is_float(d) ? DT_F64 : d;
   const unsigned rows[2] = {info->m, info->n};
+  uint32_t sum = matrix_source(info, MATRIX_C);
   Scalar *factor[2];
-  for (unsigned f = 0; f < 2; f++) {
+  for (int f = 0; f < 2; f++) {
     factor[f] = arena_array(&warp->job->arena, (size_t)rows[f] * info->k, sizeof(Scalar));
     for (unsigned x = 0; x < rows[f]; x++)
       for (unsigned k = 0; k < info->k; k++)
-        TRY(tile_value(warp, u, f, x, k, &factor[f][x * info->k + k]));
+        TRY(tile_value(warp, u, (MatrixOperand)f, x, k, &factor[f][x * info->k + k]));
   }
   for (unsigned t = 0; t < info->threads; t++)
     for (unsigned reg = 0; reg < l->registers; reg++) {
       unsigned at[2];
       matrix_element(l, info, t, reg, at);
       Scalar acc = {0};
-      if (u->nsrc > 4) acc = lane(&warp[t], u->src[4], reg);
+      if (u->nsrc > sum) acc = lane(&warp[t], u->src[sum], reg);
       for (unsigned k = 0; k < info->k; k++) {
         Scalar v[2] = {factor[0][at[0] * info->k + k], factor[1][at[1] * info->k + k]};
         v[0] = op_eval(OP_MUL, wide, wide, v);

@@ -71,10 +71,21 @@ const MatrixInfo *matrix_info(int64_t id) {
     for (int c = 0; c < 2; c++) read_coord(&fresh.layout[o], r->coord[o][c], c);
   }
   fresh.cut = strstr(r->code, ".tf32") != NULL;
-  fresh.shared = r->threads > 1 && !has_lanes(&fresh.layout[MATRIX_A]);
+  fresh.shared = r->threads > 1 && !has_lanes(&fresh.layout[MATRIX_B]);
+  fresh.held = fresh.shared && has_lanes(&fresh.layout[MATRIX_A]);
   fresh.name = r->name;
   *info = fresh;
   return info;
+}
+
+bool matrix_in_memory(const MatrixInfo *info, int factor) {
+  return info->shared && !(info->held && factor == MATRIX_A);
+}
+
+uint32_t matrix_source(const MatrixInfo *info, MatrixOperand o) {
+  uint32_t at = 0;
+  for (int f = 0; f < (int)o; f++) at += matrix_in_memory(info, f) ? 2 : 1;
+  return at;
 }
 
 /* "sm_90a" is 90. */

@@ -39,7 +39,8 @@ typedef struct MatrixInfo {
   const char *name, *feature, *code;
   unsigned threads;
   bool cut;    /* of factors of f32 it looks at the upper bits alone */
-  bool shared; /* the factors lie in the workgroup's memory, their digits say nothing of threads */
+  bool shared; /* factors lie in the workgroup's memory, their digits say nothing of threads: B, */
+  bool held;   /* and A unless this is set: it lies in the threads' registers */
   unsigned m, n, k;
   DType dtype[3];
   MatrixLayout layout[3]; /* by MatrixOperand */
@@ -47,6 +48,10 @@ typedef struct MatrixInfo {
 
 /* NULL when there is none of that number. */
 const MatrixInfo *matrix_info(int64_t id);
+/* Whether the factor lies in the workgroup's memory. */
+bool matrix_in_memory(const MatrixInfo *info, int factor);
+/* Where a TILEMMA has an operand among its sources: a buffer and an index, if it is in memory. */
+uint32_t matrix_source(const MatrixInfo *info, MatrixOperand o);
 bool matrix_on(const MatrixInfo *info, const Target *target);
 /* The bits of an f32 that an instruction of tf32 looks at. */
 #define MATRIX_CUT_BITS 0xffffe000u

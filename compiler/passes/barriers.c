@@ -7,6 +7,7 @@
  * gated one by one), so all arrive at each BARRIER. */
 #include "compiler/passes/barriers.h"
 
+#include "compiler/ir/matrix.h"
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/pipeline.h"
 
@@ -27,7 +28,8 @@ static bool reads_shared(const UOpList *list, const UOp *range) {
   for (size_t i = 0; i < list->len; i++) {
     const UOp *u = list->at[i];
     bool read = u->op == OP_LOAD || u->op == OP_LDMATRIX || u->op == OP_TILEMMA;
-    if (read && is_shared(u->src[0]) && uop_is_open(u, range)) return true;
+    uint32_t from = u->op == OP_TILEMMA ? matrix_source(matrix_info(u->arg.i), MATRIX_B) : 0;
+    if (read && is_shared(u->src[from]) && uop_is_open(u, range)) return true;
   }
   return false;
 }

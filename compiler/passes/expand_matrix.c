@@ -187,20 +187,25 @@ static UOp *tile_product(Expand *e, UOp *mma) {
   const MatrixInfo *info = matrix_info(mma->arg.i);
   UOp *src[4];
   int64_t steps[6];
+  uint32_t n = 0, nsteps = 0;
   for (int o = 0; o < 2; o++) {
     UOp *load = mma->src[o];
+    if (!matrix_in_memory(info, o)) {
+      src[n++] = factor_vector(e, mma, (MatrixOperand)o);
+      continue;
+    }
     const LinSum *sum = linsum_of(&e->sums, load->src[1]);
     assert(load->op == OP_INDEX && load->nsrc == 2); /* staged: opts_matrix.c */
     expand_go_to(e, mma, (MatrixOperand)o, 0);
-    src[2 * o] = expand_instance(e, load->src[0]);
-    src[2 * o + 1] = expand_index_at(e, load->src[1]).base;
-    for (int d = 0; d < 3; d++) {
+    src[n++] = expand_instance(e, load->src[0]);
+    src[n++] = expand_index_at(e, load->src[1]).base;
+    for (int d = 0; d < 3; d++, nsteps++) {
       const UOp *r = digit_range(mma, (MatrixOperand)o, digits[d]);
-      steps[3 * o + d] = r ? linsum_coeff(sum, r) : 64 * steps[3 * o + d - 1];
+      steps[nsteps] = r ? linsum_coeff(sum, r) : 64 * steps[nsteps - 1];
     }
   }
   return uop_make_lanes(e->job, OP_TILEMMA, info->dtype[MATRIX_C], info->layout[MATRIX_C].registers,
-                        arg_both(mma->arg.i, steps, 6), src, 4);
+                        arg_both(mma->arg.i, steps, nsteps), src, n);
 }
 
 UOp *expand_product(Expand *e, UOp *mma) {

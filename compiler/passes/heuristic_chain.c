@@ -91,7 +91,8 @@ static bool find_axes(Chain *c) {
 
 /* -- the list ---------------------------------------------------------------------------------- */
 
-/* Rows of a warp in tiles of the instruction, warps, steps of a block, and how many are staged. */
+/* Tiles of the instruction's rows, groups of threads that have some of them each, steps of a block,
+ * and how many are staged. */
 typedef struct Shape {
   int64_t tiles, warps, block, stages;
 } Shape;
@@ -102,11 +103,22 @@ static const Shape narrow[] = {{2, 4, 64, 2}, {1, 4, 64, 2}, {1, 2, 64, 2}, {1, 
                                {1, 1, 32, 2}, {1, 1, 16, 2}, {1, 1, 16, 1}};
 static const Shape wide[] = {{1, 8, 128, 2}, {1, 8, 64, 2}, {1, 4, 64, 2}, {1, 2, 32, 2},
                              {1, 1, 32, 2},  {1, 1, 16, 2}, {1, 1, 16, 1}};
-enum { SHAPES = sizeof narrow / sizeof *narrow, MANY_COLUMNS = 64, ROWS = 16 };
+enum { SHAPES = sizeof narrow / sizeof *narrow, MANY_COLUMNS = 64 };
+
+/* Of instructions of several warps; the largest number of columns that each is for: what a thread
+ * has of a block and of the results has to fit into its registers. */
+static const struct {
+  int64_t columns;
+  Shape shape;
+} grouped[] = {{64, {1, 3, 128, 3}},
+               {128, {1, 2, 128, 2}},
+               {256, {1, 2, 64, 2}},
+               {128, {1, 1, 128, 2}},
+               {256, {1, 1, 64, 2}}};
 
 /* Workgroups that a shape makes. */
-static int64_t groups_of(const Chain *c, const Shape *s) {
-  int64_t rows = s->tiles * s->warps * ROWS, all = 1;
+static int64_t groups_of(const Chain *c, const Shape *s, int64_t m) {
+  int64_t rows = s->tiles * s->warps * m, all = 1;
   for (uint32_t i = 0; i < c->k->nloops; i++) {
     uint32_t a = (uint32_t)c->k->loops[i]->arg.i;
     int64_t n = size_of(c, a);
@@ -148,8 +160,10 @@ static void keep_rows(Chain *c) {
   }
 }
 
-static void stage_factors(Chain *c, const Shape *s) {
-  for (int outer = 0; outer < 2; outer++) {
+/* Factors that threads load again and again; what an instruction reads in memory is staged in any
+ * case, and what it holds in registers is loaded once. */
+static void stage_factors(Chain *c, const Shape *s, const MatrixInfo *inner) {
+  for (int outer = 0; outer < 2 && !inner->shared; outer++) {
     const UOp *p = product_of(outer ? c->outer : c->inner);
     for (int f = 0; f < 2; f++) {
       int number = stage_of(c, p->src[f]);
@@ -160,29 +174,29 @@ static void stage_factors(Chain *c, const Shape *s) {
   give(c, OPT_PIPELINE, c->row_in, s->stages);
 }
 
-static bool try_shape(Chain *c, const Shape *s, int64_t id) {
-  const MatrixInfo *info = matrix_info(id);
+static bool try_shape(Chain *c, const Shape *s, int64_t first, int64_t second) {
+  const MatrixInfo *inner = matrix_info(first), *outer = matrix_info(second);
   size_t before = c->opts->len;
   OptPlan plan;
-  if (size_of(c, c->m) < s->tiles * s->warps * info->m && s->tiles * s->warps > 1) return false;
-  if (size_of(c, c->row_in) < s->block && s->block > info->k) return false;
+  if (size_of(c, c->m) < s->tiles * s->warps * inner->m && s->tiles * s->warps > 1) return false;
+  if (size_of(c, c->row_in) < s->block && s->block > inner->k) return false;
   for (uint32_t l = 0; l < c->row.n; l++)
     if (c->k->axes[c->row.at[l].axis].divisor % s->block)
       give(c, OPT_PADTO, c->row.at[l].axis, s->block);
-  if (c->k->axes[c->depth].divisor % info->k) give(c, OPT_PADTO, c->depth, info->k);
-  give(c, OPT_TC, c->m, opt_tc_arg(id, c->row_in, c->depth));
-  give(c, OPT_TC, c->m, opt_tc_arg(id, c->n, c->row_out));
+  if (c->k->axes[c->depth].divisor % inner->k) give(c, OPT_PADTO, c->depth, inner->k);
+  give(c, OPT_TC, c->m, opt_tc_arg(first, c->row_in, c->depth));
+  give(c, OPT_TC, c->m, opt_tc_arg(second, c->n, c->row_out));
   keep_rows(c);
   give(c, OPT_REPAIR, c->row_in, s->block);
   for (uint32_t l = 0; l < c->row.n; l++) {
     uint32_t axis = c->row.at[l].axis;
-    give(c, OPT_UNROLL, axis, s->block / (axis == c->row_out ? info->k : info->n));
+    give(c, OPT_UNROLL, axis, s->block / (axis == c->row_out ? outer->k : inner->n));
   }
-  give(c, OPT_UNROLL, c->depth, (size_of(c, c->depth) + info->k - 1) / info->k);
-  give(c, OPT_UPCAST, c->n, size_of(c, c->n) / info->n);
+  give(c, OPT_UNROLL, c->depth, (size_of(c, c->depth) + inner->k - 1) / inner->k);
+  give(c, OPT_UPCAST, c->n, size_of(c, c->n) / outer->n);
   give(c, OPT_UPCAST, c->m, s->tiles);
   give(c, OPT_LOCAL, c->m, s->warps);
-  stage_factors(c, s);
+  stage_factors(c, s, inner);
   Status st = opts_plan(c->job, c->k, c->target, c->opts, &plan);
   if (!st) return true;
   status_drop(st);
@@ -190,18 +204,53 @@ static bool try_shape(Chain *c, const Shape *s, int64_t id) {
   return false;
 }
 
+/* A shape keeps half of the processors busy, or none could. */
+static bool fills(const Chain *c, const Shape *s, int64_t m) {
+  return groups_of(c, s, m) >= c->target->threads || s->warps == 1;
+}
+
+/* The instruction of several warps with so many columns; its first factor in registers or not. */
+static int64_t grouped_row(const Chain *c, int64_t columns, bool held, DType d) {
+  for (int64_t id = 0; id < MX__COUNT; id++) {
+    const MatrixInfo *info = matrix_info(id);
+    if (info->shared && info->held == held && info->n == columns && info->dtype[0] == d &&
+        matrix_on(info, c->target))
+      return id;
+  }
+  return -1;
+}
+
+/* Rows of the first factor lie in registers, too, where those are not full. */
+enum { HELD_DEPTH = 128, MOST_COLUMNS = 256 };
+
+static bool by_groups(Chain *c) {
+  const UOp *value = product_of(c->inner)->src[0];
+  if (value->op == OP_CAST) value = value->src[0];
+  bool held = size_of(c, c->depth) <= HELD_DEPTH;
+  for (size_t i = 0; i < sizeof grouped / sizeof *grouped; i++) {
+    const Shape *s = &grouped[i].shape;
+    int64_t columns = size_of(c, c->n);
+    if (columns > grouped[i].columns || columns % 32) continue;
+    int64_t first = grouped_row(c, s->block, held, (DType)value->dtype), second = -1;
+    for (int64_t n = MOST_COLUMNS; n >= 32 && second < 0; n /= 2)
+      if (columns % n == 0) second = grouped_row(c, n, true, (DType)value->dtype);
+    if (first < 0 || second < 0 || !fills(c, s, matrix_info(first)->m)) continue;
+    if (try_shape(c, s, first, second)) return true;
+  }
+  return false;
+}
+
 bool heuristic_chain_gpu(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
   Chain c = {.job = job, .k = k, .target = target, .opts = opts};
   if (!k->store || target->warp <= 1 || !find_outer(&c) || !find_inner(&c) || !find_axes(&c))
     return false;
+  if (by_groups(&c)) return true;
   for (int64_t id = 0; id < MX__COUNT; id++) {
     const MatrixInfo *info = matrix_info(id);
-    if (!matrix_on(info, target) || !opts_chain_fits(info)) continue;
+    if (info->shared || !matrix_on(info, target) || !opts_chain_fits(info, info)) continue;
     const Shape *shapes = size_of(&c, c.n) > MANY_COLUMNS ? wide : narrow;
-    for (size_t s = 0; s < SHAPES; s++) {
-      bool fills = groups_of(&c, &shapes[s]) >= target->threads || shapes[s].warps == 1;
-      if (fills && try_shape(&c, &shapes[s], id)) return true;
-    }
+    for (size_t s = 0; s < SHAPES; s++)
+      if (fills(&c, &shapes[s], info->m) && try_shape(&c, &shapes[s], id, id)) return true;
   }
   return false;
 }

@@ -39,6 +39,8 @@ typedef struct Ctx {
   const Target *target;
   OptList *opts;
   OptPlan plan; /* of what was legal last */
+  /* Instead of what the rules of thumb say; 0: what they say. */
+  int64_t places, groups;
 } Ctx;
 
 static bool try_opt(Ctx *c, OptKind kind, int64_t axis, int64_t arg) {
@@ -175,6 +177,7 @@ static void stage_factors(Ctx *c, const Tile *t, int64_t k) {
       if (c->k->stageable[i] == c->plan.matrix.factor[f]) try_opt(c, OPT_STAGE, k, i);
   int64_t places = places_for(size_of(c, k));
   if (t->m <= LEAST_SIZE && places < FEW_ROWS_PLACES) places = FEW_ROWS_PLACES;
+  if (c->places) places = c->places;
   for (; c->plan.nstages && places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, k, places)) break;
 }
@@ -184,6 +187,10 @@ static void share_sum(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
   int64_t groups = ceil_div(size_of(c, m), t->m) * ceil_div(size_of(c, n), t->n);
   groups *= batch_of(c, m, n);
   int64_t steps = c->plan.axes[k].outer;
+  if (c->groups) {
+    if (c->groups > 1) try_opt(c, OPT_GROUP, k, c->groups);
+    return;
+  }
   if (2 * groups > (int64_t)c->target->threads || t->wm * t->wn > 4) return;
   for (int64_t g = GROUPS_MAX; g > 1; g /= 2)
     if (steps % g == 0 && steps / g >= FEW_STEPS && try_opt(c, OPT_GROUP, k, g)) return;
@@ -232,6 +239,76 @@ bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, 
     return true;
   }
   return false;
+}
+
+/* -- sums over several axes ---------------------------------------------------------------------
+ */
+
+static bool merge(Ctx *c, UOp **kernel, OptList *head, int64_t a, int64_t b) {
+  UOp *merged = merge_axes(c->job, *kernel, a, b);
+  if (!merged) return false;
+  opts_push(c->job, head, OPT_MERGE, (int)a, b);
+  *kernel = merged;
+  c->k = kernel_info(c->job, merged);
+  return true;
+}
+
+/* The axes of the sum become one, so that copies run ahead across its inner loops. Steps stay
+ * inside of the innermost axis, which lies in rows, unless no axis is long enough by itself. */
+static bool merge_sum(Ctx *c, UOp **kernel, OptList *head) {
+  enum { MOST_AXES = 4 };
+  const UOp *sum = main_sum(c), *factor;
+  int64_t axis[MOST_AXES], all = 1, longest = 0;
+  uint32_t n = sum ? sum->nsrc - 1 : 0;
+  if (n < 2 || n > MOST_AXES) return false;
+  for (uint32_t i = 0; i < n; i++) {
+    axis[i] = sum->src[i + 1]->arg.i;
+    int64_t size = size_of(c, axis[i]);
+    if (!axis_is_static(&c->k->axes[axis[i]])) return false;
+    all *= size;
+    if (size > longest) longest = size;
+  }
+  factor = sum->src[0]->src[0];
+  if (factor->op == OP_CAST) factor = factor->src[0];
+  int64_t step = step_bytes(all) / dtype_info[factor->dtype].bytes;
+  bool brief = longest < LEAST_SIZE / 2 && all >= 2 * LEAST_SIZE;
+  if (!brief && size_of(c, axis[n - 1]) % step) return false;
+  for (uint32_t i = 1; i < n; i++)
+    if (!merge(c, kernel, head, axis[0], axis[i])) return false;
+  return true;
+}
+
+/* Neighbouring output loops of one factor whose results follow each other become one. */
+static void merge_rows(Ctx *c, UOp **kernel, OptList *head) {
+  const UOp *product = main_sum(c)->src[0];
+  const LinSum *at = linsum_index(c->job, c->k->store->src[1]);
+  for (uint32_t i = 0; i + 1 < c->k->nloops; i++) {
+    const UOp *loop[2] = {c->k->loops[i], c->k->loops[i + 1]};
+    uint32_t a = (uint32_t)loop[0]->arg.i, b = (uint32_t)loop[1]->arg.i;
+    int64_t inner = linsum_coeff(at, loop[1]);
+    if (!axis_is_static(&c->k->axes[a]) || !axis_is_static(&c->k->axes[b]) || !inner) continue;
+    if (linsum_coeff(at, loop[0]) != inner * size_of(c, b)) continue;
+    for (int f = 0; f < 2; f++) {
+      const UOp *own = product->src[f], *other = product->src[!f];
+      bool only = kernel_depends(own, a) && kernel_depends(own, b);
+      if (!only || kernel_depends(other, a) || kernel_depends(other, b)) continue;
+      merge(c, kernel, head, a, b);
+      return;
+    }
+  }
+}
+
+bool heuristic_warp_taps(Job *job, UOp *kernel, const Target *target, OptList *opts) {
+  Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
+  OptList head = {0}, body = {0};
+  if (target->warp <= 1 || !c.k->store || !merge_sum(&c, &kernel, &head)) return false;
+  merge_rows(&c, &kernel, &head);
+  if (!heuristic_warp_matrix(job, c.k, target, &body)) return false;
+  for (size_t k = 0; k < head.len; k++)
+    opts_push(job, opts, (OptKind)head.at[k].kind, head.at[k].axis, head.at[k].arg);
+  for (size_t k = 0; k < body.len; k++)
+    opts_push(job, opts, (OptKind)body.at[k].kind, body.at[k].axis, body.at[k].arg);
+  return true;
 }
 
 /* -- instructions of several warps --------------------------------------------------------------
@@ -345,10 +422,12 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
 }
 
 /* The tiles, the one that is expected to be done first first. */
-static uint32_t rank_wides(const Ctx *c, int m, int n, int64_t steps, const Wide **out) {
+static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) {
   int64_t time[WIDES];
   uint32_t count = 0;
   int64_t batch = batch_of(c, m, n);
+  int64_t bytes = dtype_info[factor_of(main_sum(c)->src[0]->src[0])->dtype].bytes;
+  int64_t steps = ceil_div(bytes * size_of(c, r), ROW_BYTES);
   for (uint32_t i = 0; i < WIDES; i++) {
     const Wide *w = &wides[i];
     if (c->k->axes[m].least < rows_of(w) || c->k->axes[n].least < w->n) continue;
@@ -360,32 +439,99 @@ static uint32_t rank_wides(const Ctx *c, int m, int n, int64_t steps, const Wide
   return count;
 }
 
+/* Do both factors lie as these instructions want them? */
+static bool takes_wides(const Ctx *c, int m, int n, int r) {
+  const UOp *product = main_sum(c)->src[0];
+  return lies_in_rows(c, product->src[0], m, n, r) && lies_in_rows(c, product->src[1], m, n, r);
+}
+
+/* The list for one tile, behind what is in *opts. */
+static bool wide_list(Ctx *c, UOp *kernel, const Wide *w, int m, int n, int r, OptList *opts) {
+  const KernelInfo *whole = c->k;
+  OptList head = {0}, body = {0};
+  c->opts = &body;
+  order_tiles(c, &kernel, &head, w, m, n);
+  bool ok = wide_row(c, m, n, r, w->n) >= 0 && give_wide(c, w, m, r);
+  c->k = whole;
+  for (size_t k = 0; ok && k < head.len; k++)
+    opts_push(c->job, opts, (OptKind)head.at[k].kind, head.at[k].axis, head.at[k].arg);
+  for (size_t k = 0; ok && k < body.len; k++)
+    opts_push(c->job, opts, (OptKind)body.at[k].kind, body.at[k].axis, body.at[k].arg);
+  return ok;
+}
+
 bool heuristic_warp_groups(Job *job, UOp *kernel, const Target *target, OptList *opts) {
-  OptList body = {0};
-  Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target, .opts = &body};
-  const KernelInfo *whole = c.k;
+  Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
   const Wide *ranked[WIDES];
   int m, n, r;
-  if (!find_axes(&c, &m, &n, &r)) return false;
-  const UOp *product = main_sum(&c)->src[0];
-  for (int f = 0; f < 2; f++)
-    if (!lies_in_rows(&c, product->src[f], m, n, r)) return false;
-  int64_t bytes = dtype_info[factor_of(product->src[0])->dtype].bytes;
-  uint32_t count = rank_wides(&c, m, n, ceil_div(bytes * size_of(&c, r), ROW_BYTES), ranked);
-  for (uint32_t i = 0; i < count; i++) {
-    OptList head = {0};
-    UOp *split = kernel;
-    body.len = 0, c.k = whole;
-    if (leaves_idle(&c, ranked[i], m, n)) continue;
-    order_tiles(&c, &split, &head, ranked[i], m, n);
-    if (wide_row(&c, m, n, r, ranked[i]->n) < 0 || !give_wide(&c, ranked[i], m, r)) continue;
-    for (size_t k = 0; k < head.len; k++)
-      opts_push(job, opts, (OptKind)head.at[k].kind, head.at[k].axis, head.at[k].arg);
-    for (size_t k = 0; k < body.len; k++)
-      opts_push(job, opts, (OptKind)body.at[k].kind, body.at[k].axis, body.at[k].arg);
-    return true;
+  if (!find_axes(&c, &m, &n, &r) || !takes_wides(&c, m, n, r)) return false;
+  uint32_t count = rank_wides(&c, m, n, r, ranked);
+  for (uint32_t i = 0; i < count; i++)
+    if (!leaves_idle(&c, ranked[i], m, n) && wide_list(&c, kernel, ranked[i], m, n, r, opts))
+      return true;
+  return false;
+}
+
+/* -- what else might be fast ----------------------------------------------------------------------
+ */
+
+/* The tiles that fit, the one that is expected to be done first first. */
+static uint32_t rank_tiles(const Ctx *c, int64_t m, int64_t n, int64_t batch, const Tile **out) {
+  double time[sizeof tiles / sizeof *tiles];
+  uint32_t count = 0;
+  for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++) {
+    const Tile *t = &tiles[i];
+    if ((t->m > m || t->n > n) && (t->m > LEAST_SIZE || t->n > 8)) continue;
+    double x = expected_time(c, t, m, n, batch);
+    uint32_t at = count++;
+    for (; at > 0 && time[at - 1] > x; at--) time[at] = time[at - 1], out[at] = out[at - 1];
+    time[at] = x, out[at] = t;
+  }
+  return count;
+}
+
+/* A tile of one instruction's warps; with other numbers of places and of groups that share a sum.
+ */
+static bool tile_list(Ctx *c, const Tile *t, int m, int n, int r, OptList *opts) {
+  size_t before = opts->len;
+  c->opts = opts;
+  for (int64_t id = 0; id < MX__COUNT; id++) {
+    if (matrix_info(id)->shared || !try_instruction(c, id, m, n, r)) continue;
+    give_tile(c, t, m, n, r);
+    bool shared = c->groups <= 1;
+    for (size_t i = before; i < opts->len; i++) shared |= opts->at[i].kind == OPT_GROUP;
+    return shared;
   }
   return false;
+}
+
+uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptList *out,
+                               uint32_t most) {
+  static const struct {
+    uint32_t rank;
+    int64_t places, groups;
+  } ways[] = {{0, 3, 1}, {1, 4, 1}, {0, 3, 2}, {2, 4, 1}, {1, 3, 2},
+              {0, 2, 4}, {3, 4, 1}, {2, 3, 2}, {4, 4, 1}, {1, 2, 4},
+              {5, 4, 1}, {3, 3, 2}, {4, 3, 2}, {0, 8, 1}, {1, 8, 1}};
+  Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
+  const Wide *wide[WIDES];
+  const Tile *tile[sizeof tiles / sizeof *tiles];
+  uint32_t count = 0;
+  int m, n, r;
+  if (!find_axes(&c, &m, &n, &r)) return 0;
+  uint32_t nwide = takes_wides(&c, m, n, r) ? rank_wides(&c, m, n, r, wide) : 0;
+  for (uint32_t i = 0; i < nwide && count < most; i++) {
+    out[count] = (OptList){0};
+    if (wide_list(&c, kernel, wide[i], m, n, r, &out[count])) count++;
+  }
+  uint32_t ntiles = rank_tiles(&c, size_of(&c, m), size_of(&c, n), batch_of(&c, m, n), tile);
+  for (size_t i = 0; i < sizeof ways / sizeof *ways && count < most; i++) {
+    if (ways[i].rank >= ntiles) continue;
+    out[count] = (OptList){0};
+    c.places = ways[i].places, c.groups = ways[i].groups;
+    if (tile_list(&c, tile[ways[i].rank], m, n, r, &out[count])) count++;
+  }
+  return count;
 }
 
 /* -- without matrix instructions ----------------------------------------------------------------

@@ -18,6 +18,7 @@
 #include "base/vec.h"
 
 #include "compiler/passes/nodemap.h"
+#include "compiler/passes/reuse.h"
 
 #define ROOT UINT32_MAX /* the home of what lies in no loop */
 
@@ -414,6 +415,7 @@ Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
   fill_bodies(&l);
   if (target->max_group) l.levels = find_product_levels(&l);
   emit_body(&l, ROOT);
+  if (!target->max_group) l.out = reuse_buffers(job, &l.out);
   Linear out = {.list = l.out.at,
                 .len = l.out.len,
                 .scratch_bytes = buffer_bytes(&l.out, 0, SHARED_ALIGN),

@@ -28,6 +28,7 @@
 
 #include "base/vec.h"
 
+#include "compiler/ir/matrix.h"
 #include "compiler/ir/native.h"
 #include "compiler/passes/barriers.h"
 #include "compiler/passes/exchange.h"
@@ -163,14 +164,21 @@ static bool fuses(DType d) { return d == DT_F32 || d == DT_F64; }
 
 static bool is_product(const UOp *u) { return u->op == OP_MMA || u->op == OP_TILEMMA; }
 
+static bool has_sum(const UOp *u) {
+  return u->nsrc > matrix_source(matrix_info(u->arg.i), MATRIX_C);
+}
+
 static UOp *accumulate(Job *job, Op op, UOp *acc, UOp *value) {
   if (op == OP_ADD && value->op == OP_MMA && value->nsrc == 2) {
     UOp *src[3] = {value->src[0], value->src[1], acc};
     return uop_make_lanes(job, OP_MMA, (DType)value->dtype, value->lanes, value->arg, src, 3);
   }
-  if (op == OP_ADD && value->op == OP_TILEMMA && value->nsrc == 4) {
-    UOp *src[5] = {value->src[0], value->src[1], value->src[2], value->src[3], acc};
-    return uop_make_lanes(job, OP_TILEMMA, (DType)value->dtype, value->lanes, value->arg, src, 5);
+  if (op == OP_ADD && value->op == OP_TILEMMA && !has_sum(value)) {
+    UOp *src[5];
+    memcpy(src, value->src, value->nsrc * sizeof *src);
+    src[value->nsrc] = acc;
+    return uop_make_lanes(job, OP_TILEMMA, (DType)value->dtype, value->lanes, value->arg, src,
+                          value->nsrc + 1u);
   }
   if (op == OP_ADD && value->op == OP_MUL && fuses((DType)value->dtype))
     return uop3(job, OP_MULACC, value->src[0], value->src[1], acc);

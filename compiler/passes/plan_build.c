@@ -17,6 +17,7 @@
 #include "compiler/passes/products.h"
 #include "compiler/passes/rangeify.h"
 #include "compiler/passes/simplify.h"
+#include "compiler/passes/twins.h"
 
 static void interface_buffers(Fusion *f, const TensorGraph *graph) {
   for (size_t s = 0; s < graph->ninputs + graph->noutputs; s++) {
@@ -170,6 +171,8 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   verify(job, sink, "simplify_sums");
   sink = pack_weights(job, graph, target, sink);
   verify(job, sink, "pack_weights");
+  sink = join_twins(job, graph, target, sink);
+  verify(job, sink, "join_twins");
   sink = hazard_resolve(job, graph, sink, &f.events);
   verify(job, sink, "hazard_resolve");
   fuse(&f, graph, sink);

@@ -201,7 +201,7 @@ static UOp *carry_sums(Apply *a, UOp *rest, Op op) {
   Job *job = a->job;
   const OptPlan *plan = a->plan;
   Staging s = {.a = a};
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * AXIS_RANGES + 8, sizeof *s.dims);
   schedule_collect(&s, rest, plan->carry);
   UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   UOp *step = a->axes[plan->carry].loop, *again = uop2(job, OP_CMPLT, uop_index(job, 0), step);
@@ -312,7 +312,7 @@ static uint32_t list_ranges(Apply *a, UOp *u, bool reduce, UOp **out) {
       if (!closes) continue;
       if (!expanded && x->thread) out[n++] = x->thread;
       if (!expanded && x->lane) out[n++] = x->lane;
-      if (!expanded && x->warp) out[n++] = x->warp;
+      for (int k = 0; !expanded && k < MAX_DIGITS && x->warp[k]; k++) out[n++] = x->warp[k];
       if (!expanded && x->loop && (int)axis != a->plan->carry) out[n++] = x->loop;
       for (uint32_t k = 0; expanded && k < x->ninner; k++) out[n++] = x->inner[k];
     }
@@ -355,8 +355,7 @@ static UOp *limited_factor(Apply *a, UOp *reduce, UOp *factor) {
 }
 
 static UOp *rebuild_product(Apply *a, UOp *u, const MatrixPlan *m) {
-  UOp **src =
-      arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
+  UOp **src = arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * AXIS_RANGES, sizeof *src);
   UOp *f[2];
   for (int s = 0; s < 2; s++) f[s] = limited_factor(a, u, m->factor[s]);
   UOp *mma = a->plan->inner.info ? schedule_chain_product(a, m, f[0], f[1])
@@ -391,7 +390,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
     return finish_reduce(a, u, rebuild_product(a, u, &a->plan->matrix));
   if (u == a->plan->inner.reduce) return rebuild_product(a, u, &a->plan->inner);
   UOp *value = now(a, u->src[0]), *limit = NULL;
-  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *src);
+  UOp **src = arena_array(&job->arena, 2 + (size_t)a->k->naxes * AXIS_RANGES, sizeof *src);
   for (uint32_t s = 1; s < u->nsrc; s++) {
     UOp *l = a->axes[u->src[s]->arg.i].limit;
     if (l && !gated_product(a, u->src[0], u->arg.i, u->src[s])) limit = gates_both(job, limit, l);
@@ -403,7 +402,7 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
 
 static UOp *rebuild_end(Apply *a, UOp *u) {
   uint32_t matrix = a->tile.info ? matrix_shared_ranges(a->tile.info) : 0;
-  size_t room = 2 + matrix + (size_t)a->k->naxes * (OPT_MAX_INNER + 5);
+  size_t room = 2 + matrix + (size_t)a->k->naxes * AXIS_RANGES;
   UOp **src = arena_array(&a->job->arena, room, sizeof *src);
   src[0] = now(a, u->src[0]);
   uint32_t n = list_ranges(a, u, false, src + 1);

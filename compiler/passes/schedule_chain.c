@@ -11,24 +11,31 @@
 
 enum { MAX_RANGES = 12 };
 
+static UOp **next_of(UOp **list) {
+  while (*list) list++;
+  return list;
+}
+
 UOp *schedule_digits(Apply *a, uint32_t axis, UOp *v) {
   Job *job = a->job;
   NewAxis *x = &a->axes[axis];
-  const MatrixInfo *info = a->plan->inner.info;
+  const OptPlan *plan = a->plan;
+  const MatrixInfo *info = axis == plan->matrix.n ? plan->matrix.info : plan->inner.info;
   const MatrixLayout *c = &info->layout[MATRIX_C];
-  bool second = a->plan->axes[axis].digits == PLACE_N;
+  bool second = plan->axes[axis].digits == PLACE_N;
   for (unsigned i = 0; i < c->n; i++) {
     const MatrixDigit *d = &c->digit[i];
     UOp *size = uop_index(job, d->size), *r;
     if (d->second != second) continue;
-    if (d->of == 'q' || d->of == 'p') {
-      int64_t step = d->of == 'p' ? matrix_lane_size(info, 'q') : 1;
-      r = x->warp = uop_warp_range(job, a->next_id++, step, size);
+    if (d->of > 'c') {
+      r = uop_warp_range(job, a->next_id++, matrix_lane_step(info, d->of), size);
+      *next_of(x->warp) = r;
     } else {
       AxisType type = a->k->axes[axis].reduce ? AX_UNROLL : AX_UPCAST;
-      r = x->digit = uop_range(job, a->next_id++, d->of == 'a' ? AX_VECTOR : type, size);
-      x->inner[x->ninner++] = r;
+      r = uop_range(job, a->next_id++, d->of == 'a' ? AX_VECTOR : type, size);
+      *next_of(x->digit) = x->inner[x->ninner++] = r;
     }
+    if (d->weight == 1) x->unit = r;
     v = index_add(job, v, index_mul(job, r, d->weight));
   }
   return v;
@@ -39,7 +46,7 @@ typedef struct Product {
   Apply *a;
   const MatrixPlan *plan;
   UOp *ranges[MAX_RANGES];
-  UOp *from[4], *to[4];
+  UOp *from[2 + MAX_DIGITS], *to[2 + MAX_DIGITS];
   size_t n;
 } Product;
 
@@ -60,10 +67,10 @@ static void make_ranges(Product *p) {
       p->ranges[at] = uop_range(a->job, a->next_id++, *c == 'a' ? AX_VECTOR : AX_UPCAST, end);
     }
   const MatrixLayout *l = &info->layout[MATRIX_C];
+  UOp *const *warp[2] = {m->warp, n->warp}, *const * digit[2] = {m->digit, n->digit};
   for (unsigned i = 0; i < l->n; i++) {
-    const NewAxis *x = l->digit[i].second ? n : m;
-    bool thread = l->digit[i].of == 'q' || l->digit[i].of == 'p';
-    put(p, MATRIX_C, l->digit[i].of, thread ? x->warp : x->digit);
+    UOp *const **next = l->digit[i].of > 'c' ? warp : digit;
+    put(p, MATRIX_C, l->digit[i].of, *next[l->digit[i].second]++);
   }
 }
 
@@ -89,23 +96,40 @@ static void stands_for(Product *p, UOp *from, UOp *to) {
  * by name alone. */
 static void rows_of_factor(Product *p) {
   const MatrixLayout *l = &p->plan->info->layout[MATRIX_A];
-  const NewAxis *m = &p->a->axes[p->plan->m];
+  UOp *const *digit = p->a->axes[p->plan->m].digit;
   for (unsigned i = 0; i < l->n; i++)
     if (!l->digit[i].second && l->digit[i].of <= 'c')
-      stands_for(p, m->digit, p->ranges[matrix_range_at(p->plan->info, MATRIX_A, l->digit[i].of)]);
+      stands_for(p, *digit++, p->ranges[matrix_range_at(p->plan->info, MATRIX_A, l->digit[i].of)]);
+}
+
+/* The axis's digits as those of one whole coordinate. */
+static UOp *undivided(Apply *a, uint32_t axis, UOp *u, UOp *whole) {
+  const NewAxis *x = &a->axes[axis];
+  UOp *from[2 * MAX_DIGITS], *to[2 * MAX_DIGITS];
+  size_t n = 0;
+  for (int k = 0; k < 2 * MAX_DIGITS; k++) {
+    UOp *r = k < MAX_DIGITS ? x->warp[k] : x->digit[k - MAX_DIGITS];
+    if (r) from[n] = r, to[n++] = r == x->unit ? whole : uop_index(a->job, 0);
+  }
+  return uop_substitute(a->job, u, from, to, n);
+}
+
+UOp *schedule_places(Apply *a, uint32_t axis, UOp *u) {
+  NewAxis *x = &a->axes[axis];
+  if (!x->unit) return u;
+  if (!x->place) x->place = new_range(a, AX_UPCAST, a->plan->axes[axis].matrix);
+  return undivided(a, axis, u, x->place);
 }
 
 static UOp *factor(Product *p, MatrixOperand o, UOp *u) {
   Apply *a = p->a;
-  const NewAxis *n = &a->axes[p->plan->n];
+  uint32_t axis = o == MATRIX_A ? p->plan->m : p->plan->n;
+  bool memory = matrix_in_memory(p->plan->info, (int)o);
   p->n = 0;
   stands_for(p, a->axes[p->plan->k].place, coordinate(p, o, true));
-  if (o == MATRIX_A) {
-    rows_of_factor(p);
-  } else {
-    stands_for(p, n->digit, coordinate(p, o, false));
-    stands_for(p, n->warp, uop_index(a->job, 0));
-  }
+  if (memory) stands_for(p, a->axes[axis].place, coordinate(p, o, false));
+  if (!memory && o == MATRIX_A) rows_of_factor(p);
+  if (!memory && o == MATRIX_B) u = undivided(a, axis, u, coordinate(p, o, false));
   return uop_substitute(a->job, u, p->from, p->to, p->n);
 }
 

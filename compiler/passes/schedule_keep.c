@@ -16,7 +16,9 @@
 static bool is_part_of_row(const Apply *a, const Kept *kept, uint32_t m, const UOp *range) {
   for (uint32_t r = 0; r < kept->nrow; r++) {
     const NewAxis *x = &a->axes[kept->row[m * kept->nrow + r]->arg.i];
-    if (range == x->loop || range == x->lane || range == x->warp) return true;
+    if (range == x->loop || range == x->lane) return true;
+    for (int k = 0; k < MAX_DIGITS; k++)
+      if (range == x->warp[k]) return true;
     for (uint32_t k = 0; k < x->ninner; k++)
       if (range == x->inner[k]) return true;
   }
@@ -88,11 +90,12 @@ static void add_threads(Staging *s, UOp *value, const Kept *kept, uint32_t m, in
   for (uint32_t r = 0; r < kept->nrow; r++) {
     const NewAxis *x = &s->a->axes[kept->row[m * kept->nrow + r]->arg.i];
     add_thread(s, value, x->lane, true);
-    add_thread(s, value, x->warp, true);
+    for (int k = 0; k < MAX_DIGITS; k++) add_thread(s, value, x->warp[k], true);
   }
   for (uint32_t i = 0; space == 2 && i < plan->nout; i++) {
     add_thread(s, value, s->a->axes[plan->order[i]].lane, false);
-    add_thread(s, value, s->a->axes[plan->order[i]].warp, false);
+    for (int k = 0; k < MAX_DIGITS; k++)
+      add_thread(s, value, s->a->axes[plan->order[i]].warp[k], false);
   }
 }
 
@@ -104,7 +107,7 @@ static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
   KeptBuffer *b = &a->kept[keep];
   int space = opts_kept_space(a->plan, kept);
   Staging s = {.a = a, .unrolled = true};
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * AXIS_RANGES + 8, sizeof *s.dims);
   schedule_collect(&s, value, plan->level);
   add_threads(&s, value, kept, m, space);
   lay_out(&s, b, kept, m);
@@ -131,15 +134,17 @@ static bool is_product(const Apply *a, const Kept *kept, uint32_t m) {
   return inner->info && kernel_depends(kept->at[m], inner->n);
 }
 
-/* The member whose loops the computation gets: one along reduce axes, whose tiles do not overlap,
- * and of these the one with the largest; a matrix product before others. */
+/* The member whose loops the computation gets, one that walks its rows as a whole: one along reduce
+ * axes, whose tiles do not overlap, and of these the one with the largest; a matrix product before
+ * others. */
 static uint32_t model_of(const Apply *a, const Kept *kept) {
   uint32_t best = 0;
-  int64_t most = 0;
+  int64_t most = -1;
   for (uint32_t m = 0; m < kept->n; m++)
     if (is_product(a, kept, m)) return m;
   for (uint32_t m = 0; m < kept->n; m++) {
     int64_t tile = 1;
+    if (!opts_row_is_whole(a->k, a->plan, kept, m)) continue;
     for (uint32_t r = 0; r < kept->nrow; r++) {
       int64_t axis = kept->row[m * kept->nrow + r]->arg.i;
       bool factor = a->plan->inner.info && axis == a->plan->matrix.k;

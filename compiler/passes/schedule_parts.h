@@ -5,22 +5,28 @@
 #include "compiler/passes/schedule.h"
 #include "compiler/passes/schedule_matrix.h"
 
+/* Digits of a kind that a coordinate has; ranges that an axis becomes, at most. */
+enum { MAX_DIGITS = 2, AXIS_RANGES = OPT_MAX_INNER + 4 + MAX_DIGITS + 4 };
+
 typedef struct NewAxis {
   UOp *value;                    /* the old range as an expression */
   UOp *along;                    /* the same inside of its block; value without REPAIR */
   UOp *thread, *loop;            /* NULL when there is none; thread: or the workgroup */
   UOp *lane;                     /* thread of the workgroup, or NULL */
-  UOp *inner[OPT_MAX_INNER + 2]; /* outermost first: the SPREAD, tiles, the vector */
+  UOp *inner[OPT_MAX_INNER + 3]; /* outermost first: the SPREAD, tiles, the vector or digits */
   uint32_t ninner;
-  UOp *warp, *digit; /* of a matrix instruction's product: thread of the warp, element; or NULL */
-  UOp *place;        /* in the tile of a matrix instruction, or NULL */
-  UOp *limit;        /* bool: inside the unpadded size; NULL when not padded */
+  UOp *warp[MAX_DIGITS], *digit[MAX_DIGITS]; /* of a matrix instruction's product: of the thread's
+                                                number, of the element's; NULL behind the last */
+  UOp *unit;                                 /* the one of them that counts single steps */
+  UOp *place;                                /* in the tile of a matrix instruction, or NULL */
+  UOp *limit; /* bool: inside the unpadded size; NULL when not padded */
 } NewAxis;
 
 /* One dimension of a staged tile. */
 typedef struct StageDim {
   UOp *range;           /* in the kernel */
   UOp *copy;            /* in the copy loop */
+  UOp *loops[2];        /* whose sum `copy` is; NULL: it is one itself */
   int64_t stride;       /* in the buffer */
   int64_t step;         /* in the source; INT64_MAX when not linear */
   int64_t whole, outer; /* groups of `whole` are `outer` elements apart; 0: there is one group */
@@ -85,14 +91,17 @@ UOp *schedule_renamed(Staging *s, UOp *u);
 /* The staged form of an operand (already rebuilt over the new ranges), `old` in the kernel. */
 UOp *schedule_stage(Apply *a, const UOp *old, UOp *operand, int level);
 
-/* schedule_tiles.c: whether `old` is a factor of a matrix instruction that reads it in the
- * workgroup's memory. */
-bool schedule_is_tiled(const Apply *a, const UOp *old);
+/* schedule_tiles.c: the product that has `old` as a factor and reads it in the workgroup's memory,
+ * and which factor it is; NULL: none. */
+const MatrixPlan *schedule_tiled(const Apply *a, const UOp *old, int *factor);
 /* The dimensions, sorted along the source, laid out as the instruction takes them. */
 void schedule_lay_out_tiles(Staging *s, const UOp *old);
 
 /* schedule_chain.c: v and the digits of the axis in the tile of a matrix instruction. */
 UOp *schedule_digits(Apply *a, uint32_t axis, UOp *v);
+/* An element of a factor that two products' instructions read in memory: over its place in the tile
+ * of the axis instead of the digits. */
+UOp *schedule_places(Apply *a, uint32_t axis, UOp *u);
 /* The MMA of one of two products, whose factors are rebuilt over the new ranges. */
 UOp *schedule_quick_exp(Job *job, Op op, UOp *x);
 UOp *schedule_chain_product(Apply *a, const MatrixPlan *plan, UOp *first, UOp *second);

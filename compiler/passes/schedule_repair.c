@@ -38,8 +38,7 @@ static UOp *old_value(Apply *a, Repaired *r, const UOp *reduce, UOp *part) {
   Job *job = a->job;
   Staging *s = &r->staging;
   *s = (Staging){.a = a};
-  s->dims =
-      arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s->dims);
+  s->dims = arena_array(&job->arena, (size_t)a->k->naxes * AXIS_RANGES + 8, sizeof *s->dims);
   schedule_collect(s, part, a->plan->repair_level);
   int64_t ints[2] = {s->elements, 0};
   r->buffer =

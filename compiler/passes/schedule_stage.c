@@ -113,7 +113,7 @@ static void collect_shared(Staging *s, UOp *index, int level) {
     NewAxis *x = &s->a->axes[plan->order[at]];
     add_shared_dim(s, index, x->lane);
     for (uint32_t k = 0; k < x->ninner; k++) add_shared_dim(s, index, x->inner[k]);
-    add_shared_dim(s, index, x->warp);
+    for (int k = 0; k < MAX_DIGITS; k++) add_shared_dim(s, index, x->warp[k]);
     add_shared_dim(s, index, x->place);
   }
 }
@@ -153,12 +153,16 @@ static void sort_dims(Staging *s, UOp *index) {
 static UOp *close_copy(Staging *s, UOp *store, UOp *index) {
   Job *job = s->a->job;
   sort_dims(s, index);
-  UOp **src = arena_array(&job->arena, s->n + 1u, sizeof *src);
+  UOp **src = arena_array(&job->arena, 2 * s->n + 1u, sizeof *src);
   uint32_t n = 0;
   src[n++] = store;
   for (int expanded = 0; expanded < 2; expanded++)
     for (uint32_t d = 0; d < s->n; d++)
-      if ((uop_axis(s->dims[d].copy) != AX_LOOP) == expanded) src[n++] = s->dims[d].copy;
+      for (uint32_t k = 0; k < 2; k++) {
+        UOp *loop = s->dims[d].loops[k];
+        if (!k && !loop) loop = s->dims[d].copy;
+        if (loop && (uop_axis(loop) != AX_LOOP) == expanded) src[n++] = loop;
+      }
   return n == 1 ? store : uop_make(job, OP_END, DT_VOID, arg_none(), src, n);
 }
 
@@ -208,7 +212,7 @@ UOp *schedule_renamed(Staging *s, UOp *u) {
 
 /* Copies for matrix instructions, and those that run ahead, keep the order of the source, so that
  * they need no registers and go 16 bytes at a time. */
-static bool by_chunks(const Apply *a) { return a->tile.info || a->plan->slots; }
+static bool by_chunks(const Staging *s) { return s->a->tile.info || s->a->plan->slots || s->tiled; }
 
 /* Elements next to each other in the source, from the first of the innermost dimensions on. */
 static int64_t contiguous_run(const Staging *s, uint32_t *first) {
@@ -220,7 +224,8 @@ static int64_t contiguous_run(const Staging *s, uint32_t *first) {
 }
 
 static bool is_part_of(const NewAxis *x, const UOp *r) {
-  bool part = r == x->loop || r == x->lane || r == x->warp || r == x->place;
+  bool part = r == x->loop || r == x->lane || r == x->place;
+  for (int k = 0; k < MAX_DIGITS; k++) part |= r == x->warp[k];
   for (uint32_t k = 0; k < x->ninner; k++) part |= r == x->inner[k];
   return part;
 }
@@ -269,7 +274,7 @@ static UOp *shared_chunk(Staging *s, int64_t chunks, UOp **ranges, uint32_t *n) 
   int64_t rounds = (chunks + threads - 1) / threads;
   UOp *at = uop_index(job, 0);
   *n = 0;
-  bool few = (by_chunks(a) || !a->plan->nred) && rounds <= MAX_ROUNDS; /* on their way together */
+  bool few = (by_chunks(s) || !a->plan->nred) && rounds <= MAX_ROUNDS; /* on their way together */
   if (rounds > 1) at = ranges[(*n)++] = new_range(a, few ? AX_UPCAST : AX_LOOP, rounds);
   for (int d = 3; d-- > 0;) {
     if (block[d] == 1) continue;
@@ -310,9 +315,11 @@ static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all)
   const StageDim *last = s->n ? &s->dims[s->n - 1] : NULL;
   bool side = last && last->stride == 1 && range_size(last->range) % unit == 0;
   if (s->tiled && !side) return 1;
-  if (!by_chunks(s->a) || operand->op != OP_INDEX) return 1;
+  if (!by_chunks(s) || operand->op != OP_INDEX) return 1;
   if (contiguous_run(s, &first) % unit || all % unit) return 1;
-  if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], first, unit)) return 1;
+  uint32_t inside = s->n; /* the dimensions of one chunk: those around them may be gated apart */
+  for (int64_t run = 1; inside > first && run % unit;) run *= range_size(s->dims[--inside].range);
+  if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], inside, unit)) return 1;
   return unit;
 }
 
@@ -364,11 +371,11 @@ static void split_element(Staging *s, UOp *at) {
 static int64_t shared_layout(Staging *s, const UOp *old, UOp *operand, int level) {
   int64_t all = 1;
   collect_shared(s, operand, level);
-  if (!by_chunks(s->a)) lay_out_turned(s);
+  if (!by_chunks(s)) lay_out_turned(s);
   sort_dims(s, main_index(s->a->job, operand));
   if (s->tiled)
     schedule_lay_out_tiles(s, old);
-  else if (by_chunks(s->a))
+  else if (by_chunks(s))
     lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
   for (uint32_t d = 0; d < s->n; d++) all *= range_size(s->dims[d].range);
   return all;
@@ -377,10 +384,15 @@ static int64_t shared_layout(Staging *s, const UOp *old, UOp *operand, int level
 /* The same in the workgroup's memory. */
 static UOp *stage_shared(Apply *a, const UOp *old, UOp *operand, int level) {
   Job *job = a->job;
-  Staging s = {.a = a, .tiled = schedule_is_tiled(a, old)};
+  int factor;
+  const MatrixPlan *of = schedule_tiled(a, old, &factor);
+  Staging s = {.a = a, .tiled = of != NULL};
   UOp *src[5], *ranges[6];
   uint32_t nranges;
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5), sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * AXIS_RANGES, sizeof *s.dims);
+  /* Of an axis that was several, the parts inside of a step of the innermost one show. */
+  if (operand->op == OP_INDEX) operand = linsum_simplify(job, operand);
+  if (of) operand = schedule_places(a, factor == MATRIX_A ? of->m : of->n, operand);
   int64_t all = shared_layout(&s, old, operand, level), slots,
           unit = chunk_elements(&s, operand, all);
   UOp *base = slot_base(&s, level, &slots),
@@ -454,14 +466,41 @@ static void copy_shared(Staging *s, UOp *operand) {
     last->copy = new_range(s->a, AX_VECTOR, range_size(last->range));
 }
 
+/* Lanes that lie apart in the source are turned around by rows of what lies side by side there
+ * (codegen/llvm_tile.c): as many steps along these are written out as there are lanes, and nothing
+ * else is. */
+static void turn_around(Staging *s, const UOp *operand, UOp *index) {
+  const LinSum *sum = linsum_index(s->a->job, index);
+  UOpList list = uop_toposort(s->a->job, (UOp *)(uintptr_t)operand);
+  StageDim *side = NULL;
+  int64_t lanes = 0;
+  for (uint32_t d = 0; d < s->n; d++) {
+    StageDim *dim = &s->dims[d];
+    int64_t step = linsum_coeff(sum, dim->range);
+    if (uop_axis(dim->copy) == AX_VECTOR && magnitude(step) > 4) lanes = range_size(dim->range);
+    if (step == 1 && uop_is_const(dim->range->src[0])) side = dim;
+  }
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_INDEX && list.at[i]->nsrc > 2) return;
+  if (!side || lanes < 4 || uop_axis(side->copy) != AX_LOOP || s->a->tile.info) return;
+  if (range_size(side->range) % lanes) return;
+  for (uint32_t d = 0; d < s->n; d++)
+    if (uop_axis(s->dims[d].copy) == AX_UPCAST)
+      s->dims[d].copy = new_range(s->a, AX_LOOP, range_size(s->dims[d].range));
+  side->loops[0] = new_range(s->a, AX_LOOP, range_size(side->range) / lanes);
+  side->loops[1] = new_range(s->a, AX_UPCAST, lanes);
+  side->copy = index_add(s->a->job, index_mul(s->a->job, side->loops[0], lanes), side->loops[1]);
+}
+
 UOp *schedule_stage(Apply *a, const UOp *old, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
   if (a->plan->groups) return stage_shared(a, old, operand, level);
-  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * (OPT_MAX_INNER + 5) + 8, sizeof *s.dims);
+  s.dims = arena_array(&job->arena, (size_t)a->k->naxes * AXIS_RANGES + 8, sizeof *s.dims);
   operand = over_blocks(&s, operand, level);
   schedule_collect(&s, operand, level);
   copy_shared(&s, operand);
+  turn_around(&s, operand, main_index(job, operand));
   UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   int64_t ints[2] = {s.elements, 0};
   UOp *buffer =

@@ -13,9 +13,15 @@
 
 enum { ROW_BYTES = 128 };
 
-bool schedule_is_tiled(const Apply *a, const UOp *old) {
-  const MatrixPlan *m = &a->plan->matrix;
-  return m->info && m->info->shared && (old == m->factor[0] || old == m->factor[1]);
+const MatrixPlan *schedule_tiled(const Apply *a, const UOp *old, int *factor) {
+  const MatrixPlan *both[2] = {&a->plan->matrix, &a->plan->inner};
+  for (int p = 0; p < 2; p++)
+    for (int f = 0; both[p]->info && f < 2; f++)
+      if (old == both[p]->factor[f] && matrix_in_memory(both[p]->info, f)) {
+        *factor = f;
+        return both[p];
+      }
+  return NULL;
 }
 
 static bool is_of_axis(const Apply *a, uint32_t axis, const UOp *range) {
@@ -71,10 +77,11 @@ static int64_t extent(StageDim **dims, uint32_t n) {
 }
 
 void schedule_lay_out_tiles(Staging *s, const UOp *old) {
-  const MatrixPlan *m = &s->a->plan->matrix;
+  int factor;
+  const MatrixPlan *m = schedule_tiled(s->a, old, &factor);
   StageDim **along = arena_array(&s->a->job->arena, 3 * s->n + 3u, sizeof *along);
   StageDim **rows = along + s->n + 1, *last = &s->dims[s->n - 1];
-  uint32_t axis = old == m->factor[MATRIX_A] ? m->m : m->n;
+  uint32_t axis = factor == MATRIX_A ? m->m : m->n;
   uint32_t nalong = dims_of(s, m->k, along), nrows = dims_of(s, axis, rows);
   int64_t bytes = dtype_info[old->dtype].bytes, row = ROW_BYTES / bytes;
   bool turned = bytes == 2 && last->step == 1 && last == rows[0] && extent(rows, nrows) % row == 0;

@@ -73,19 +73,25 @@ static UOp *settle_rest(Job *job, UOp *kernel, const UOp *range) {
   return uop_substitute(job, kernel, sums.at, to, sums.len);
 }
 
-UOp *settle_after(Job *job, UOp *kernel, const UOp *range, UOp *effect, int64_t under) {
-  UOpList list = uop_toposort(job, kernel), from = {0}, to = {0};
+/* A SETTLE in the loop that does not wait for the effect; those that others need come first. */
+static UOp *hasty(Job *job, UOp *kernel, const UOp *range, const UOp *effect) {
+  UOpList list = uop_toposort(job, kernel);
   for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i];
-    if (u->op != OP_SETTLE || !uop_is_open(u, range)) continue;
+    if (u->op == OP_SETTLE && uop_is_open(u, range) && u->src[u->nsrc - 1] != effect) return u;
+  }
+  return NULL;
+}
+
+UOp *settle_after(Job *job, UOp *kernel, const UOp *range, UOp *effect, int64_t under) {
+  UOp *u = hasty(job, kernel, range, effect);
+  if (!u) return kernel;
+  for (; u; u = hasty(job, kernel, range, effect)) {
     UOp **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
     memcpy(src, u->src, u->nsrc * sizeof *src);
     src[u->nsrc] = effect;
     UOp *later = uop_make(job, OP_SETTLE, DT_VOID, arg_i(under), src, u->nsrc + 1u);
-    avec_push(&job->arena, &from, u);
-    avec_push(&job->arena, &to, later);
+    kernel = uop_substitute(job, kernel, &u, &later, 1);
   }
-  if (!from.len) return kernel;
-  kernel = uop_substitute(job, kernel, from.at, to.at, from.len);
   return under ? settle_rest(job, kernel, range) : kernel;
 }

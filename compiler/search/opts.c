@@ -352,10 +352,11 @@ static Status plan_chained(const Planner *p, const MatrixPlan *t, bool inner) {
   const OptPlan *plan = p->plan;
   if ((inner ? plan->inner : plan->matrix).info) return refuse(p, "the list has a TC already");
   if (inner && plan->matrix.info) return refuse(p, "a product along a row comes before others");
-  if (inner && !(plan->groups && opts_chain_fits(t->info)))
+  if (inner && !(plan->groups && opts_chain_begins(t->info)))
     return refuse(p, "the result of the instruction does not lie as a factor of it");
-  if (!inner && plan->inner.info && (plan->inner.id != t->id || plan->inner.m != t->m))
-    return refuse(p, "the product along the row has another instruction or other rows");
+  bool second = !inner && plan->inner.info;
+  if (second && (plan->inner.m != t->m || !opts_chain_fits(plan->inner.info, t->info)))
+    return refuse(p, "the product along the row has other rows, or threads hold it otherwise");
   return NULL;
 }
 
@@ -709,7 +710,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
       (OptPlan){.groups = target->max_group > 0, .block = {1, 1, 1}, .carry = -1, .pipeline = -1};
   out->axes = arena_array(&job->arena, k->naxes + 1u, sizeof *out->axes);
   out->order = arena_array(&job->arena, k->naxes + 1u, sizeof *out->order);
-  out->stages = arena_array(&job->arena, list->len + 3, sizeof *out->stages);
+  out->stages = arena_array(&job->arena, list->len + 5, sizeof *out->stages);
   out->keeps = arena_array(&job->arena, list->len + 1, sizeof *out->keeps);
   if (!k->store && list->len)
     return FAIL(INVALID_ARGUMENT, "a kernel with several stores takes no opts");

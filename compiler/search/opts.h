@@ -169,12 +169,19 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
 /* opts_matrix.c: the sum of products that t->info is to compute over the axes of *t, and its
  * factors; false when there is none. */
 bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t, bool chained);
+/* Whether a matrix instruction reads it in the workgroup's memory. */
+bool opts_matrix_tiled(const OptPlan *plan, const UOp *operand);
 /* What a TC needs of the rest of the list; stages factors that must be. */
 Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
 /* opts_rows.c: KEEP and REPAIR, once everything else is planned. */
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
-/* opts_chain.c: may the result of the instruction be a factor of the next one as it lies? */
-bool opts_chain_fits(const MatrixInfo *info);
+/* Are the rows of member m of a kept value walked as a whole, and not dealt out to threads or
+ * workgroups that know nothing of each other? */
+bool opts_row_is_whole(const KernelInfo *k, const OptPlan *plan, const Kept *kept, uint32_t m);
+/* opts_chain.c: may the result of one instruction be a factor of another one as it lies? */
+bool opts_chain_fits(const MatrixInfo *inner, const MatrixInfo *outer);
+/* ... of some instruction? */
+bool opts_chain_begins(const MatrixInfo *info);
 /* Bytes between the rows of `elements` that are staged for one of two products. */
 int64_t opts_chain_padding(const KernelInfo *k, const OptPlan *plan, uint32_t stage,
                            int64_t elements);

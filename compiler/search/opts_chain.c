@@ -1,40 +1,50 @@
 /* Two matrix products in one kernel: the elements of a row come from the first (the inner product,
  * whose second output axis is a reduce axis), and the second sums over that row.
  *
- * Both are computed by the same instruction over the same rows, so a warp has the rows of the inner
- * product's result where the second one wants those of its first factor: thread q + 4 p of
- * m16n8k16 holds columns 2 q and 2 q + 1 of every eight. Every reduce axis that runs along the row
- * is dealt out to the threads in that way, what is kept along it stays in their registers, and the
- * reductions combine threads of a warp by exchanges. */
+ * Both are computed over the same rows, by instructions with which a thread has those elements of
+ * the inner product's result that the second one wants of its first factor: thread q + 4 p of
+ * m16n8k16 holds columns 2 q and 2 q + 1 of every eight, and so does that of a wgmma. Every reduce
+ * axis that runs along the row is dealt out to the threads in that way, what is kept along it stays
+ * in their registers, and the reductions combine threads of a warp by exchanges. */
 #include "compiler/search/opts.h"
 
 /* A digit of the coordinate that threads' numbers have: where it stands. */
 static const MatrixDigit *thread_digit(const MatrixLayout *l, bool second, unsigned nth) {
   for (unsigned i = 0; i < l->n; i++) {
-    bool thread = l->digit[i].of == 'q' || l->digit[i].of == 'p';
+    bool thread = l->digit[i].of > 'c';
     if (thread && l->digit[i].second == second && !nth--) return &l->digit[i];
   }
   return NULL;
 }
 
-static unsigned register_digits(const MatrixLayout *l, bool second) {
-  unsigned n = 0;
-  for (unsigned i = 0; i < l->n; i++) n += l->digit[i].second == second && l->digit[i].of <= 'c';
-  return n;
+/* Threads have the same elements of a coordinate of x as of one of y. */
+static bool same_threads(const MatrixLayout *x, bool xsecond, const MatrixLayout *y, bool ysecond) {
+  const MatrixDigit *d, *e;
+  for (unsigned n = 0;; n++) {
+    d = thread_digit(x, xsecond, n), e = thread_digit(y, ysecond, n);
+    if (!d || !e) return n && !d && !e;
+    if (d->of != e->of || d->size != e->size || d->weight != e->weight) return false;
+  }
 }
 
-/* Threads have the same elements of C's coordinate as of A's, and each coordinate of C has one
- * digit of the thread's number and one of the element's. */
-static bool same_threads(const MatrixInfo *info, bool second) {
+/* A factor has the rows that the result has, where threads hold it. */
+static bool same_rows(const MatrixInfo *info) {
   const MatrixLayout *c = &info->layout[MATRIX_C], *a = &info->layout[MATRIX_A];
-  const MatrixDigit *x = thread_digit(c, second, 0), *y = thread_digit(a, second, 0);
-  bool one = x && y && !thread_digit(c, second, 1) && !thread_digit(a, second, 1);
-  return one && register_digits(c, second) == 1 && x->of == y->of && x->size == y->size &&
-         x->weight == y->weight;
+  return matrix_in_memory(info, MATRIX_A) || same_threads(c, false, a, false);
 }
 
-bool opts_chain_fits(const MatrixInfo *info) {
-  return info->threads == 32 && same_threads(info, false) && same_threads(info, true);
+bool opts_chain_begins(const MatrixInfo *info) {
+  const MatrixLayout *c = &info->layout[MATRIX_C];
+  return info->threads > 1 && thread_digit(c, true, 0) && !thread_digit(c, true, 1) &&
+         same_rows(info);
+}
+
+bool opts_chain_fits(const MatrixInfo *inner, const MatrixInfo *outer) {
+  const MatrixLayout *c = &inner->layout[MATRIX_C], *a = &outer->layout[MATRIX_A];
+  return inner->threads == outer->threads && inner->m == outer->m && opts_chain_begins(inner) &&
+         !matrix_in_memory(outer, MATRIX_A) && same_rows(outer) &&
+         same_threads(c, false, a, false) && same_threads(c, true, a, true) &&
+         inner->dtype[MATRIX_C] == outer->dtype[MATRIX_C];
 }
 
 static Status refuse(const char *why) { return FAIL(INVALID_ARGUMENT, "TC: %s", why); }
@@ -69,7 +79,7 @@ int64_t opts_chain_padding(const KernelInfo *k, const OptPlan *plan, uint32_t st
                            int64_t elements) {
   enum { PADDING = 16 }; /* of a row, schedule_stage.c */
   const StagePlan *s = &plan->stages[stage];
-  if (!plan->inner.info) return 0;
+  if (!plan->inner.info || opts_matrix_tiled(plan, k->stageable[s->operand])) return 0;
   bool inner = kernel_depends(k->stageable[s->operand], plan->inner.k);
   int64_t row = opts_staged_extent(k, plan, inner ? plan->inner.k : plan->matrix.n, s->level);
   return row ? elements / row * PADDING : 0;

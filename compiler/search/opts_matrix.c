@@ -63,9 +63,15 @@ static bool is_only_factor(const KernelInfo *k, const UOp *factor) {
   return uses == 1;
 }
 
+/* The loop inside of which a factor is staged that memory has to hold. */
+static int stage_level(const OptPlan *plan, const MatrixPlan *t, const UOp *factor) {
+  if (!plan->inner.info) return (int)t->k;
+  bool row = kernel_depends(factor, plan->inner.n) || kernel_depends(factor, plan->matrix.k);
+  return row ? (int)plan->inner.n : -1;
+}
+
 /* A factor that memory of the workgroup has to hold. */
-static Status stage_factor(const KernelInfo *k, OptPlan *plan, int f) {
-  const MatrixPlan *t = &plan->matrix;
+static Status stage_factor(const KernelInfo *k, OptPlan *plan, const MatrixPlan *t, int f) {
   uint32_t at = 0;
   if (!is_only_factor(k, t->factor[f]))
     return FAIL(INVALID_ARGUMENT, "TC: factor %d is used for something else, too", f);
@@ -76,16 +82,28 @@ static Status stage_factor(const KernelInfo *k, OptPlan *plan, int f) {
     return FAIL(INVALID_ARGUMENT, "TC: factor %d cannot be copied to the workgroup's memory", f);
   for (uint32_t s = 0; s < plan->nstages; s++)
     if (plan->stages[s].operand == at) return NULL;
-  plan->stages[plan->nstages++] = (StagePlan){.operand = at, .level = (int)t->k};
+  int level = stage_level(plan, t, t->factor[f]);
+  plan->stages[plan->nstages++] = (StagePlan){.operand = at, .level = level};
   return NULL;
+}
+
+bool opts_matrix_tiled(const OptPlan *plan, const UOp *operand) {
+  const MatrixPlan *both[2] = {&plan->matrix, &plan->inner};
+  bool tiled = false;
+  for (int p = 0; p < 2; p++)
+    for (int f = 0; both[p]->info && f < 2; f++)
+      tiled |= operand == both[p]->factor[f] && matrix_in_memory(both[p]->info, f);
+  return tiled;
 }
 
 /* Matrix instructions make vectors of their own. */
 Status opts_matrix_check(const KernelInfo *k, OptPlan *plan) {
+  const MatrixPlan *both[2] = {&plan->inner, &plan->matrix};
   for (uint32_t i = 0; plan->matrix.info && i < k->naxes; i++)
     if (plan->axes[i].vector > 1)
       return FAIL(INVALID_ARGUMENT, "axis %u has a VECTOR beside a TC", i);
-  for (int f = 0; plan->matrix.info && plan->matrix.info->shared && f < 2; f++)
-    TRY(stage_factor(k, plan, f));
+  for (int p = 0; p < 2; p++)
+    for (int f = 0; both[p]->info && f < 2; f++)
+      if (matrix_in_memory(both[p]->info, f)) TRY(stage_factor(k, plan, both[p], f));
   return NULL;
 }

@@ -3,8 +3,9 @@
  * One executable at a time: the tier is asked for each of its kernels, the cache lane checks and
  * keeps what comes, and where that left something open a search that proposes nothing
  * (TuneSpec.adopt) compiles, compares and races it. An executable is due when it was loaded, when
- * the tier came back, and when news arrive of a kernel that it has; news are not asked about more
- * often than every AGAIN_NS, whoever sends them. */
+ * the tier came back, when news arrive of a kernel that it has, and when some may have been missed:
+ * announcements reach who is subscribed and nobody later. It is not asked about more often than
+ * every AGAIN_NS, whatever is sent. */
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -168,8 +169,8 @@ static void ask(SharedFind *f) {
     f->outstanding++;
   }
   if (f->outstanding) return;
-  f->job = store_take_offers(sh->server->store, f->offers, f->n, sh->nodes.at, sh->nodes.len,
-                             on_offers, f);
+  f->job = store_take_offers(sh->server->store, f->offers, f->n, sh->set.nodes.at,
+                             sh->set.nodes.len, on_offers, f);
   if (f->job) return;
   adopt_over(sh);
   find_free(f);
@@ -217,7 +218,7 @@ static void begin(Shared *sh, Executable *e) {
  */
 
 bool shared_has(const Shared *sh, const Executable *e) {
-  return sh && !e->private_ && e->tenant->store == sh->server->store;
+  return sh && !sh->off && !e->private_ && e->tenant->store == sh->server->store;
 }
 
 static void next_due(Shared *sh) {
@@ -251,7 +252,7 @@ static bool has_kernel(const Executable *e, const uint8_t *kernel) {
 void shared_adopt_news(Shared *sh, Bytes payload) {
   if (payload.len != SHARED_NEWS) return;
   const uint8_t *target = payload.ptr + DIGEST_BYTES, *node = target + DIGEST_BYTES;
-  if (!memcmp(node, node_key_public(sh->key), NODE_KEY_BYTES)) return;
+  if (!memcmp(node, node_key_public(sh->set.key), NODE_KEY_BYTES)) return;
   for (Executable *e = sh->server->executables.newest; e; e = e->older)
     if (shared_has(sh, e) && !memcmp(device_lane_fingerprint(e->device), target, DIGEST_BYTES) &&
         has_kernel(e, payload.ptr))

@@ -70,8 +70,8 @@ static uint32_t copies_for(const TimingArgs *a, uint64_t working_set) {
 
 static Status alloc_buffers(TimingArgs *a) {
   size_t n = a->facts->n_args, total = n * a->ncopies;
-  a->buffers = calloc(total, sizeof *a->buffers);
-  a->args = calloc(total, sizeof *a->args);
+  a->buffers = calloc(total + 1, sizeof *a->buffers); /* there may be none */
+  a->args = calloc(total + 1, sizeof *a->args);
   a->nbuffers = total;
   if (!a->buffers || !a->args) return FAIL(RESOURCE_EXHAUSTED, "buffers");
   for (size_t i = 0; i < total; i++) {
@@ -88,7 +88,7 @@ Status timing_args_init(Device *dev, const Kiln__V1__KernelFacts *facts, const i
   Status st = NULL;
   *out = (TimingArgs){.dev = dev, .facts = facts, .ncopies = 1};
   out->vars = calloc(facts->n_vars + 1, sizeof *out->vars);
-  out->elements = calloc(facts->n_args, sizeof *out->elements);
+  out->elements = calloc(facts->n_args + 1, sizeof *out->elements);
   if (!out->vars || !out->elements) st = FAIL(RESOURCE_EXHAUSTED, "buffers");
   if (!st && facts->n_vars) memcpy(out->vars, vars, facts->n_vars * sizeof *vars);
   if (!st) st = find_sizes(out, &largest);

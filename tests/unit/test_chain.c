@@ -46,24 +46,38 @@ static size_t count_op(const ZooRun *r, Op op) {
 
 typedef struct Case {
   ZooAttention shape;
-  int id; /* of the matrix instruction, -1: none */
+  int inner, outer; /* matrix instructions */
   const char *opts;
 } Case;
 
 /* Axes: 0 rows, 1 width; 2, 4, 6 keys of the maximum, the sum and the output, 3, 5, 7 depth. */
 static const Case cases[] = {
-    {{DT_BF16, 16, 32, 16, 8, false}, MX_BF16_M16N8K16, "KEEP(0,0) KEEP(0,1) REPAIR(2,16)"},
+    {{DT_BF16, 16, 32, 16, 8, false},
+     MX_BF16_M16N8K16,
+     MX_BF16_M16N8K16,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,16)"},
     {{DT_F16, 32, 64, 32, 16, false},
+     MX_F16_M16N8K16,
      MX_F16_M16N8K16,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,32) UNROLL(2,4) UNROLL(4,4) UNROLL(6,2) UNROLL(3,2) "
      "UPCAST(1,2)"},
     {{DT_F16, 64, 64, 16, 16, true},
      MX_F16_M16N8K16,
+     MX_F16_M16N8K16,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,16) UNROLL(2,2) UNROLL(4,2) UPCAST(1,2) UPCAST(0,2) LOCAL(0,2)"},
     {{DT_BF16, 64, 128, 32, 16, true},
      MX_BF16_M16N8K16,
+     MX_BF16_M16N8K16,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,32) UNROLL(2,4) UNROLL(4,4) UNROLL(6,2) UNROLL(3,2) UPCAST(1,2) "
      "UPCAST(0,2) LOCAL(0,2) STAGE(-1,4) STAGE(2,6) STAGE(6,12) PIPELINE(2,2)"},
+    {{DT_BF16, 64, 192, 64, 32, false},
+     MX_BF16_HELD_M64N64,
+     MX_BF16_HELD_M64N32,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,64)"},
+    {{DT_F16, 64, 384, 128, 64, true},
+     MX_F16_M64N128,
+     MX_F16_HELD_M64N32,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,128) UNROLL(6,2) UNROLL(3,2) UPCAST(1,2) PIPELINE(2,2)"},
 };
 
 static void chosen(void **state) {
@@ -74,15 +88,14 @@ static void chosen(void **state) {
     job_init(&job, 0);
     ZooRun r = {.target = &zoo_cuda, .k = zoo_attention_of(&job, &cases[i].shape)};
     zoo_must(&r, opts_parse(&job, str_from(cases[i].opts), &rest));
-    if (cases[i].id >= 0) {
-      opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(cases[i].id, 2, 3));
-      opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(cases[i].id, 1, 6));
-    }
+    opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(cases[i].inner, 2, 3));
+    opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(cases[i].outer, 1, 6));
     for (size_t k = 0; k < rest.len; k++)
       opts_push(&job, &r.opts, (OptKind)rest.at[k].kind, rest.at[k].axis, rest.at[k].arg);
     zoo_must(&r, opts_check(&job, r.k.sink, r.target, &r.opts));
     zoo_must(&r, job_run(&job, zoo_compile, &r));
-    if (cases[i].id >= 0) assert_true(count_op(&r, OP_MMA) > 0 && count_op(&r, OP_PEER) > 0);
+    assert_true(count_op(&r, matrix_info(cases[i].inner)->shared ? OP_TILEMMA : OP_MMA) > 0);
+    assert_true(count_op(&r, OP_PEER) > 0);
     check_run(&job, &r);
     job_deinit(&job);
   }
@@ -101,7 +114,7 @@ static void by_heuristic(void **state) {
     job_init(&job, 0);
     ZooRun r = {.target = &zoo_cuda, .k = zoo_attention_of(&job, &shapes[i]), .heuristic = true};
     zoo_must(&r, job_run(&job, zoo_compile, &r));
-    assert_true(count_op(&r, OP_MMA) > 0 && count_op(&r, OP_PEER) > 0);
+    assert_true(count_op(&r, OP_MMA) + count_op(&r, OP_TILEMMA) > 0 && count_op(&r, OP_PEER) > 0);
     check_run(&job, &r);
     job_deinit(&job);
   }
