@@ -8,6 +8,9 @@
  * the sum, so both factors get them. Not for small products and long factors of few rows, where the
  * copy takes longer than it saves.
  *
+ * Products of f32 without such instructions load four elements of a row or a column at a time where
+ * these lie side by side: large ones have factors turned that do not.
+ *
  * With fast math factors of f32 lose the bits that the instructions for them do not look at: the
  * graph says so, so that every device and the interpreter compute with the same numbers. */
 #include "compiler/passes/products.h"
@@ -21,8 +24,9 @@ enum {
   LEAST_CUT = 16, /* rows, columns and steps of a product for an instruction */
 };
 
-/* What such a device does in a microsecond, roughly. */
-static const double PRODUCTS = 4e8, COPIED = 2e6, BEGUN = 3, LAUNCH = 1.5;
+/* What such a device does in a microsecond, roughly: operations on elements of a byte; bytes. */
+static const double PRODUCTS = 8e8, COPIED = 2e6, BEGUN = 3, LAUNCH = 1.5;
+static const double SCALAR = 4e7, SAVED = 0.1; /* without instructions for it; of its time */
 
 typedef struct Product {
   UOp *factor[2]; /* as they are before they are repeated, 16 bits where widened */
@@ -115,7 +119,8 @@ static bool find_product(Job *job, const UOp *u, UOp *x, Product *out) {
 
 static bool is_worth_it(const Product *p, const bool *copied) {
   double work = 2.0 * (double)p->rows[0] * (double)p->rows[1] * (double)p->deep;
-  double time = work / PRODUCTS + BEGUN, cost = 0, item = dtype_info[p->factor[0]->dtype].bytes;
+  double cost = 0, item = dtype_info[p->factor[0]->dtype].bytes;
+  double time = work * item / PRODUCTS + BEGUN;
   if (p->rows[0] < LEAST_SIDE || p->rows[1] < LEAST_SIDE || p->deep < LEAST_SUM) return false;
   for (int f = 0; f < 2; f++) {
     bool odd = copied[f] && (int64_t)item * pitch_of(p->factor[f]) % 16;
@@ -140,6 +145,32 @@ static void choose_copies(const Product *p, const Target *target, bool *copied) 
   if (!is_worth_it(p, copied)) copied[0] = copied[1] = false;
 }
 
+/* x stored with its last axis outermost. */
+static UOp *turned(Job *job, UOp *x) {
+  uint32_t r = x->shape.n;
+  int64_t *first = arena_array(&job->arena, 2 * r + 1u, sizeof *first), *last = first + r;
+  for (uint32_t d = 0; d < r; d++) first[d] = (d + r - 1) % r, last[d] = (d + 1) % r;
+  x = uop_make(job, OP_PERMUTE, DT_VOID, arg_ints(first, r), &x, 1);
+  x = uop1(job, OP_CONTIGUOUS, x);
+  return uop_make(job, OP_PERMUTE, DT_VOID, arg_ints(last, r), &x, 1);
+}
+
+/* The sum of products of f32 with factors turned; NULL: they lie well, or it is not worth it. */
+static UOp *with_columns(Job *job, const UOp *u, UOp *x, const Product *p) {
+  double saved = 2.0 * (double)p->rows[0] * (double)p->rows[1] * (double)p->deep / SCALAR * SAVED;
+  UOp *to[2] = {x->src[0], x->src[1]};
+  bool any = false;
+  for (int f = 0; f < 2; f++) {
+    double cost = LAUNCH + 8.0 * (double)p->rows[f] * (double)p->deep / COPIED;
+    bool lies = !pitch_of(p->factor[f]) || is_turned(p->factor[f]) || p->rows[f] % LEAST_SIDE;
+    if (lies || cost > saved) continue;
+    to[f] = widened_again(job, x->src[f], turned(job, p->factor[f]));
+    any = true;
+  }
+  UOp *product = uop2(job, OP_MUL, to[0], to[1]);
+  return any ? uop_with_src(job, (UOp *)(uintptr_t)u, &product) : NULL;
+}
+
 /* The sum u of products x; NULL where its factors lie well and keep their bits. */
 static UOp *with_factors(Job *job, const UOp *u, UOp *x, const Target *target, bool cut) {
   Product p;
@@ -149,7 +180,8 @@ static UOp *with_factors(Job *job, const UOp *u, UOp *x, const Target *target, b
   DType d = (DType)p.factor[0]->dtype;
   bool large = p.rows[0] >= LEAST_CUT && p.rows[1] >= LEAST_CUT && p.deep >= LEAST_CUT;
   cut &= d == DT_F32 && large;
-  if (!takes(target, d, false) || (d == DT_F32 && !cut)) return NULL;
+  if (d == DT_F32 && !cut) return takes(target, DT_F16, false) ? with_columns(job, u, x, &p) : NULL;
+  if (!takes(target, d, false)) return NULL;
   choose_copies(&p, target, copied);
   if (!copied[0] && !copied[1] && !cut) return NULL;
   int64_t line = LINE / dtype_info[d].bytes, over = p.deep % line;
