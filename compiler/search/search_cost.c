@@ -164,7 +164,7 @@ static double matrix_gain(const Model *m) {
   double gain = 1;
   for (int64_t id = 0; m->nreductions && id < MX__COUNT; id++) {
     const MatrixInfo *info = matrix_info(id);
-    if (!matrix_on(info, m->target) || !loads_dtype(m, info->dtype[MATRIX_A]) ||
+    if (info->cut || !matrix_on(info, m->target) || !loads_dtype(m, info->dtype[MATRIX_A]) ||
         !loads_dtype(m, info->dtype[MATRIX_B]))
       continue;
     gain = larger(gain,
