@@ -277,11 +277,14 @@ static bool is_widened(const Fusion *f, const Tensor *t, const Tensor *as) {
   return matrix_takes(f->target, (DType)f->tensors[t->src[0]].u->dtype, (DType)t->u->dtype);
 }
 
+/* What instructions leave out of f32 costs nothing when it is left out again. */
+static bool is_cut(const Tensor *t) { return matrix_uncut(t->u) || matrix_is_mask(t->u); }
+
 static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
   const Cost *c = &t->cost;
   double n = (double)t->numel, again = 0, kernels = 0;
   uint32_t last = UINT32_MAX;
-  if (is_widened(f, t, t)) return NULL;
+  if (is_widened(f, t, t) || is_cut(t)) return NULL;
   if (t->ndemands > MAX_DEMANDS) return "it is read in many places";
   for (const Demand *d = t->demands; d; d = d->next) {
     const FusedKernel *k = &f->kernels.at[d->kernel];

@@ -164,7 +164,7 @@ static int64_t give_vector(Gpu *g, int axis) {
 
 /* The axis along which an operand is contiguous that is strided along v, or -1. */
 static int turned_axis(Gpu *g, const UOp *operand, int v) {
-  if (walk(g, operand, v) != 2 || operand->nsrc > 2) return -1;
+  if (walk(g, operand, v) != 2) return -1;
   for (uint32_t i = 0; i < g->k->nloops; i++) {
     int a = (int)g->k->loops[i]->arg.i;
     if (a != v && axis_is_static(&g->k->axes[a]) && size_of(g, a) >= TURN &&

@@ -17,7 +17,7 @@ enum { LEAST_SIZE = 16, GROUPS_MAX = 4, FEW_STEPS = 4, LONG_SUM = 512 };
  * long steps have fewer barriers, short sums end before many stages are filled. */
 static int64_t step_bytes(int64_t sum) { return sum >= LONG_SUM ? 128 : 64; }
 static int64_t places_for(int64_t sum) { return sum >= LONG_SUM ? 3 : 4; }
-enum { FEW_ROWS_PLACES = 6 }; /* a product of few rows waits for memory alone */
+enum { FEW_ROWS_PLACES = 4 }; /* a product of few rows waits for memory alone */
 
 /* Tile of a workgroup: warps times what each computes, in rows of 16 and columns of 8. */
 typedef struct Tile {
@@ -29,8 +29,8 @@ typedef struct Tile {
 static const Tile tiles[] = {
     {256, 128, 4, 2, 1}, {128, 256, 2, 4, 1}, {128, 128, 2, 4, 2}, {128, 64, 4, 2, 3},
     {64, 128, 2, 4, 3},  {64, 64, 2, 2, 6},   {64, 32, 2, 2, 8},   {32, 64, 2, 2, 8},
-    {32, 32, 2, 2, 12},  {16, 128, 1, 8, 4},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},
-    {64, 16, 4, 1, 12},  {16, 8, 1, 1, 24},
+    {32, 32, 2, 2, 12},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},  {64, 16, 4, 1, 12},
+    {16, 8, 1, 1, 24},
 };
 
 typedef struct Ctx {
@@ -298,16 +298,30 @@ static void merge_rows(Ctx *c, UOp **kernel, OptList *head) {
   }
 }
 
+static void append(Job *job, OptList *to, const OptList *more) {
+  for (size_t k = 0; k < more->len; k++)
+    opts_push(job, to, (OptKind)more->at[k].kind, more->at[k].axis, more->at[k].arg);
+}
+
+/* The kernel in c with one sum over all taps; false when it is no such kernel. */
+static bool merge_taps(Ctx *c, UOp *kernel, OptList *head) {
+  const KernelInfo *whole = c->k;
+  if (c->target->warp > 1 && whole->store && merge_sum(c, &kernel, head)) {
+    merge_rows(c, &kernel, head);
+    return true;
+  }
+  c->k = whole;
+  head->len = 0;
+  return false;
+}
+
 bool heuristic_warp_taps(Job *job, UOp *kernel, const Target *target, OptList *opts) {
   Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
   OptList head = {0}, body = {0};
-  if (target->warp <= 1 || !c.k->store || !merge_sum(&c, &kernel, &head)) return false;
-  merge_rows(&c, &kernel, &head);
-  if (!heuristic_warp_matrix(job, c.k, target, &body)) return false;
-  for (size_t k = 0; k < head.len; k++)
-    opts_push(job, opts, (OptKind)head.at[k].kind, head.at[k].axis, head.at[k].arg);
-  for (size_t k = 0; k < body.len; k++)
-    opts_push(job, opts, (OptKind)body.at[k].kind, body.at[k].axis, body.at[k].arg);
+  if (!merge_taps(&c, kernel, &head) || !heuristic_warp_matrix(job, c.k, target, &body))
+    return false;
+  append(job, opts, &head);
+  append(job, opts, &body);
   return true;
 }
 
@@ -321,12 +335,18 @@ typedef struct Wide {
   int64_t step, other; /* cycles on an H100: of 128 bytes along the sum; before and after them */
 } Wide;
 
-/* As measured. Tiles of 128 by 128 and 192 take as long for a step as 128 by 256. */
+/* As measured. A tile of 128 by 128 takes as long for a step as one of 128 by 192. */
 static const Wide wides[] = {{2, 1, 256, 1250, 5000}, {2, 2, 128, 1320, 5500},
-                             {1, 1, 256, 800, 3100},  {1, 1, 128, 480, 2200},
-                             {2, 1, 64, 520, 2200},   {1, 1, 64, 350, 1500},
-                             {1, 1, 32, 350, 1500}};
-enum { WIDES = sizeof wides / sizeof *wides, ROWS = 64, MOST_PLACES = 8, GO_ON = 16 };
+                             {2, 1, 192, 1130, 5000}, {1, 1, 256, 800, 3100},
+                             {1, 1, 128, 480, 2200},  {2, 1, 64, 520, 2200},
+                             {1, 1, 64, 350, 1500},   {1, 1, 32, 350, 1500}};
+enum {
+  WIDES = sizeof wides / sizeof *wides,
+  ROWS = 64,
+  ROW_BYTES = 128,
+  MOST_PLACES = 8,
+  GO_ON = 16
+};
 
 static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
 
@@ -348,10 +368,16 @@ static bool leaves_idle(const Ctx *c, const Wide *w, int m, int n) {
   return 2 * all * batch_of(c, m, n) < (int64_t)c->target->threads;
 }
 
+/* What an instruction takes of the factor. */
+static const UOp *factor_of(const UOp *f) {
+  const UOp *whole = matrix_uncut(f);
+  return whole ? whole : f->op == OP_CAST ? f->src[0] : f;
+}
+
 /* Whether 16 bytes of the factor lie side by side along the sum, or along its own axis where its
  * elements have 16 bits: else copies are slow, and fewer columns are better. */
 static bool lies_in_rows(const Ctx *c, const UOp *factor, int m, int n, int r) {
-  const UOp *u = factor->op == OP_CAST ? factor->src[0] : factor;
+  const UOp *u = factor_of(factor);
   if (u->op != OP_INDEX) return false;
   const LinSum *at = linsum_index(c->job, u->src[1]);
   int own = kernel_depends(u, (uint32_t)m) ? m : n;
@@ -413,7 +439,9 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
 static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) {
   int64_t time[WIDES];
   uint32_t count = 0;
-  int64_t steps = ceil_div(size_of(c, r), ROWS), batch = batch_of(c, m, n);
+  int64_t bytes = dtype_info[factor_of(main_sum(c)->src[0]->src[0])->dtype].bytes;
+  int64_t steps = ceil_div(bytes * size_of(c, r), ROW_BYTES);
+  int64_t batch = batch_of(c, m, n);
   for (uint32_t i = 0; i < WIDES; i++) {
     const Wide *w = &wides[i];
     if (c->k->axes[m].least < rows_of(w) || c->k->axes[n].least < w->n) continue;
@@ -439,10 +467,7 @@ static bool wide_list(Ctx *c, UOp *kernel, const Wide *w, int m, int n, int r, O
   order_tiles(c, &kernel, &head, w, m, n);
   bool ok = wide_row(c, m, n, r, w->n) >= 0 && give_wide(c, w, m, r);
   c->k = whole;
-  for (size_t k = 0; ok && k < head.len; k++)
-    opts_push(c->job, opts, (OptKind)head.at[k].kind, head.at[k].axis, head.at[k].arg);
-  for (size_t k = 0; ok && k < body.len; k++)
-    opts_push(c->job, opts, (OptKind)body.at[k].kind, body.at[k].axis, body.at[k].arg);
+  if (ok) append(c->job, opts, &head), append(c->job, opts, &body);
   return ok;
 }
 
@@ -479,13 +504,13 @@ static uint32_t rank_tiles(const Ctx *c, int64_t m, int64_t n, int64_t batch, co
 /* A tile of one instruction's warps; with other numbers of places and of groups that share a sum.
  */
 static bool tile_list(Ctx *c, const Tile *t, int m, int n, int r, OptList *opts) {
-  size_t before = opts->len;
+  *opts = (OptList){0};
   c->opts = opts;
   for (int64_t id = 0; id < MX__COUNT; id++) {
     if (matrix_info(id)->shared || !try_instruction(c, id, m, n, r)) continue;
     give_tile(c, t, m, n, r);
     bool shared = c->groups <= 1;
-    for (size_t i = before; i < opts->len; i++) shared |= opts->at[i].kind == OPT_GROUP;
+    for (size_t i = 0; i < opts->len; i++) shared |= opts->at[i].kind == OPT_GROUP;
     return shared;
   }
   return false;
@@ -502,10 +527,12 @@ uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptL
   Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
   const Wide *wide[WIDES];
   const Tile *tile[sizeof tiles / sizeof *tiles];
+  OptList head = {0}, body;
   uint32_t count = 0;
   int m, n, r;
+  merge_taps(&c, kernel, &head);
   if (!find_axes(&c, &m, &n, &r)) return 0;
-  uint32_t nwide = takes_wides(&c, m, n, r) ? rank_wides(&c, m, n, r, wide) : 0;
+  uint32_t nwide = !head.len && takes_wides(&c, m, n, r) ? rank_wides(&c, m, n, r, wide) : 0;
   for (uint32_t i = 0; i < nwide && count < most; i++) {
     out[count] = (OptList){0};
     if (wide_list(&c, kernel, wide[i], m, n, r, &out[count])) count++;
@@ -513,9 +540,11 @@ uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptL
   uint32_t ntiles = rank_tiles(&c, size_of(&c, m), size_of(&c, n), batch_of(&c, m, n), tile);
   for (size_t i = 0; i < sizeof ways / sizeof *ways && count < most; i++) {
     if (ways[i].rank >= ntiles) continue;
-    out[count] = (OptList){0};
     c.places = ways[i].places, c.groups = ways[i].groups;
-    if (tile_list(&c, tile[ways[i].rank], m, n, r, &out[count])) count++;
+    if (!tile_list(&c, tile[ways[i].rank], m, n, r, &body)) continue;
+    out[count] = (OptList){0};
+    append(job, &out[count], &head);
+    append(job, &out[count++], &body);
   }
   return count;
 }
@@ -532,29 +561,72 @@ static bool stage_all(Ctx *c, int64_t r) {
   return staged == 2;
 }
 
-enum { COLUMNS = 4, SIDE = 16, STEPS = 16, STAGES = 3 };
+enum { FOUR = 4, SIDE = 16, STEPS = 16, STAGES = 3 };
 
-/* Rows of a thread, threads along the rows, threads that share a sum; from large to small. */
+/* Rows and columns of a thread, threads along the rows, threads that share a sum; from large to
+ * small. */
 typedef struct Share {
-  int64_t rows, lanes, group;
+  int64_t rows, columns, lanes, group;
 } Share;
-static const Share shares[] = {{8, 16, 1}, {4, 16, 1}, {4, 8, 2}, {4, 4, 4}, {2, 4, 4}};
+static const Share shares[] = {{8, 8, 16, 1}, {8, 4, 16, 1}, {4, 4, 16, 1},
+                               {4, 4, 8, 2},  {4, 4, 4, 4},  {2, 4, 4, 4}};
 
 /* The largest that gives half of the processors something to do, else the smallest that fits. */
 static const Share *choose_share(const Ctx *c, int m, int n, int r) {
   const Share *best = NULL;
   for (size_t i = 0; i < sizeof shares / sizeof *shares; i++) {
     const Share *s = &shares[i];
-    int64_t tile = s->rows * s->lanes, steps = size_of(c, r) / (STEPS * s->group);
-    if (size_of(c, m) < tile || size_of(c, n) < COLUMNS * SIDE || steps < FEW_STEPS) continue;
-    int64_t groups = ceil_div(size_of(c, m), tile) * ceil_div(size_of(c, n), COLUMNS * SIDE);
+    int64_t tile = s->rows * s->lanes, side = s->columns * SIDE;
+    if (s->columns > FOUR && (size_of(c, m) % tile || size_of(c, n) % side)) continue;
+    if (size_of(c, m) < tile || size_of(c, n) < side) continue;
+    if (size_of(c, r) / (STEPS * s->group) < FEW_STEPS) continue;
+    int64_t groups = ceil_div(size_of(c, m), tile) * ceil_div(size_of(c, n), side);
     best = s;
     if (2 * groups * batch_of(c, m, n) >= (int64_t)c->target->threads) break;
   }
   return best;
 }
 
-/* Each thread a few rows of 4 columns, 16 threads along the columns, 16 steps at a time. */
+/* Elements of a thread along an output axis, side by side: four where the factor has them so in
+ * memory, which is one load; else none, and neighbours have neighbours, which lie in different
+ * banks. */
+static int64_t side_by_side(const Ctx *c, const UOp *factor, int axis) {
+  const UOp *u = factor_of(factor);
+  if (u->op != OP_INDEX) return 1;
+  return linsum_coeff(linsum_index(c->job, u->src[1]), c->k->axes[axis].range) == 1 ? FOUR : 1;
+}
+
+/* Tiles whose elements are spread as the factors lie; all or nothing. */
+static bool give_spread(Ctx *c, const Share *s, int m, int n, int r) {
+  const UOp *product = main_sum(c)->src[0];
+  bool swap = kernel_depends(product->src[0], (uint32_t)n);
+  int64_t wide = side_by_side(c, product->src[!swap], n);
+  int64_t high = side_by_side(c, product->src[swap], m);
+  int64_t steps = s->columns > FOUR && wide > 1 ? STEPS / 2 : STEPS;
+  size_t before = c->opts->len;
+  bool all = c->k->axes[m].divisor % (s->rows * s->lanes) == 0 &&
+             c->k->axes[n].divisor % (s->columns * SIDE) == 0;
+  all = all && (wide == 1 || try_opt(c, OPT_VECTOR, n, wide)) &&
+        (high == 1 || try_opt(c, OPT_UPCAST, m, high)) && try_opt(c, OPT_UNROLL, r, steps) &&
+        try_opt(c, OPT_LOCAL, n, SIDE) && try_opt(c, OPT_LOCAL, m, s->lanes) &&
+        (s->rows == high || try_opt(c, OPT_SPREAD, m, s->rows / high)) &&
+        (s->columns == wide || try_opt(c, OPT_SPREAD, n, s->columns / wide)) && stage_all(c, r);
+  if (all) try_opt(c, OPT_PIPELINE, r, STAGES + (steps < STEPS));
+  if (!all) c->opts->len = before;
+  return all;
+}
+
+/* The same for sizes of which tiles overlap, and for threads that share sums. */
+static bool give_blocks(Ctx *c, const Share *s, int m, int n, int r) {
+  bool all = try_opt(c, OPT_VECTOR, n, FOUR) && try_opt(c, OPT_UPCAST, m, s->rows) &&
+             try_opt(c, OPT_UNROLL, r, STEPS) && try_opt(c, OPT_LOCAL, n, SIDE) &&
+             try_opt(c, OPT_LOCAL, m, s->lanes) &&
+             (s->group == 1 || try_opt(c, OPT_GROUP, r, s->group)) && stage_all(c, r);
+  if (all) try_opt(c, OPT_PIPELINE, r, STAGES);
+  return all;
+}
+
+/* Each thread a few rows and columns, 16 threads along the columns, 8 or 16 steps at a time. */
 bool heuristic_warp_tile(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
   Ctx c = {.job = job, .k = k, .target = target, .opts = opts};
   size_t before = opts->len;
@@ -563,15 +635,9 @@ bool heuristic_warp_tile(Job *job, const KernelInfo *k, const Target *target, Op
   const Share *s = choose_share(&c, m, n, r);
   if (!s) return false;
   int64_t unit = STEPS * s->group;
-  bool all = k->axes[r].divisor % unit == 0 || try_opt(&c, OPT_PADTO, r, unit);
-  all = all && try_opt(&c, OPT_VECTOR, n, COLUMNS) && try_opt(&c, OPT_UPCAST, m, s->rows) &&
-        try_opt(&c, OPT_UNROLL, r, STEPS) && try_opt(&c, OPT_LOCAL, n, SIDE) &&
-        try_opt(&c, OPT_LOCAL, m, s->lanes) &&
-        (s->group == 1 || try_opt(&c, OPT_GROUP, r, s->group)) && stage_all(&c, r);
-  if (!all) {
-    opts->len = before;
-    return false;
-  }
-  try_opt(&c, OPT_PIPELINE, r, STAGES);
-  return true;
+  if (k->axes[r].divisor % unit && !try_opt(&c, OPT_PADTO, r, unit)) return false;
+  if (s->group == 1 && give_spread(&c, s, m, n, r)) return true;
+  if (give_blocks(&c, s, m, n, r)) return true;
+  opts->len = before;
+  return false;
 }

@@ -14,6 +14,7 @@
 #include "compiler/passes/layout.h"
 #include "compiler/passes/memplan.h"
 #include "compiler/passes/pack.h"
+#include "compiler/passes/products.h"
 #include "compiler/passes/rangeify.h"
 #include "compiler/passes/simplify.h"
 #include "compiler/passes/twins.h"
@@ -164,6 +165,8 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   verify(job, sink, "simplify_graph");
   sink = layout_channels(job, graph, target, sink);
   verify(job, sink, "layout_channels");
+  sink = simplify_products(job, graph, target, sink);
+  verify(job, sink, "simplify_products");
   sink = simplify_sums(job, target, sink);
   verify(job, sink, "simplify_sums");
   sink = pack_weights(job, graph, target, sink);

@@ -390,11 +390,11 @@ static UOp *stage_shared(Apply *a, const UOp *old, UOp *operand, int level) {
   UOp *src[5], *ranges[6];
   uint32_t nranges;
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * AXIS_RANGES, sizeof *s.dims);
-  /* Of an axis that was several, the parts inside of a step of the innermost one show. */
-  if (operand->op == OP_INDEX) operand = linsum_simplify(job, operand);
   if (of) operand = schedule_places(a, factor == MATRIX_A ? of->m : of->n, operand);
-  int64_t all = shared_layout(&s, old, operand, level), slots,
-          unit = chunk_elements(&s, operand, all);
+  /* Of an axis that was several, the parts inside of a step of the innermost one show. What is
+   * copied stays as it is: one part may take the place of others. */
+  UOp *seen = operand->op == OP_INDEX ? linsum_simplify(job, operand) : operand;
+  int64_t all = shared_layout(&s, old, seen, level), slots, unit = chunk_elements(&s, seen, all);
   UOp *base = slot_base(&s, level, &slots),
       *read = index_add(job, base, schedule_position(&s, false));
   UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
