@@ -442,8 +442,6 @@ static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) 
   int64_t bytes = dtype_info[factor_of(main_sum(c)->src[0]->src[0])->dtype].bytes;
   int64_t steps = ceil_div(bytes * size_of(c, r), ROW_BYTES);
   int64_t batch = batch_of(c, m, n);
-  int64_t bytes = dtype_info[factor_of(main_sum(c)->src[0]->src[0])->dtype].bytes;
-  int64_t steps = ceil_div(bytes * size_of(c, r), ROW_BYTES);
   for (uint32_t i = 0; i < WIDES; i++) {
     const Wide *w = &wides[i];
     if (c->k->axes[m].least < rows_of(w) || c->k->axes[n].least < w->n) continue;
