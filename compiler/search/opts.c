@@ -507,7 +507,7 @@ static Status check_lanes(const KernelInfo *k, const OptPlan *plan, uint32_t i) 
     return FAIL(INVALID_ARGUMENT,
                 "axis %u has %lld iterations, no multiple of %d threads; use PADTO first", i,
                 (long long)a->outer, a->lanes);
-  if (a->spread > 1 && a->outer % ((int64_t)a->lanes * a->spread))
+  if (a->lanes && a->spread > 1 && a->outer % ((int64_t)a->lanes * a->spread))
     return FAIL(INVALID_ARGUMENT,
                 "axis %u has %lld iterations, no multiple of %d threads that do %d each; use PADTO "
                 "first",
