@@ -22,6 +22,7 @@ struct TlsSession {
   SSL *ssl;
   BIO *in, *out; /* the ssl's */
   bool ready, no_alpn;
+  bool settled; /* what the handshake needed has been given back */
 };
 
 enum { RECORD_BYTES = 16 << 10, CHAIN_MAX = 8, NAME_BYTES = 255 };
@@ -259,6 +260,20 @@ Bytes tls_output(const TlsSession *t) {
   return (Bytes){(const uint8_t *)at, n > 0 ? (size_t)n : 0};
 }
 
+/* A memory BIO keeps what it has grown to. */
+static void bio_rest(BIO *bio) {
+  BUF_MEM *m = NULL;
+  if (BIO_pending(bio) || BIO_get_mem_ptr(bio, &m) != 1 || !m || !m->max) return;
+  BUF_MEM *fresh = BUF_MEM_new();
+  if (fresh) BIO_set_mem_buf(bio, fresh, BIO_CLOSE); /* frees the other */
+}
+
+void tls_rest(TlsSession *t) {
+  if (!t->ready) return;
+  bio_rest(t->in);
+  bio_rest(t->out);
+}
+
 /* Reading moves the BIO's position; its memory is used again when it is empty. */
 void tls_wrote(TlsSession *t, size_t n) {
   char unused[RECORD_BYTES];
@@ -268,6 +283,9 @@ void tls_wrote(TlsSession *t, size_t n) {
     if (got <= 0) return;
     n -= (size_t)got;
   }
+  if (!t->ready || t->settled || tls_output(t).len) return;
+  t->settled = true;
+  tls_rest(t);
 }
 
 void tls_close(TlsSession *t) {

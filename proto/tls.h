@@ -48,6 +48,8 @@ Bytes tls_output(const TlsSession *t);
 void tls_wrote(TlsSession *t, size_t n);
 /* Tells the peer that nothing follows. */
 void tls_close(TlsSession *t);
+/* Gives back memory that traffic has needed and nothing lies in; what comes later takes it anew. */
+void tls_rest(TlsSession *t);
 /* The handshake is over. */
 bool tls_ready(const TlsSession *t);
 /* Every name of the peer's certificate, which was verified, as "cn:x", "dns:x", "uri:x", "email:x";

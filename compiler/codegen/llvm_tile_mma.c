@@ -5,8 +5,8 @@
  * bytes follow each other. Along the sum an instruction takes 32 bytes, so a TILEMMA is four of
  * them. The registers of the sum belong to the instruction until it is waited for: the assembly
  * takes them in and gives them back, and so does the wait, which keeps LLVM from touching them in
- * between. The TILEMMAs of a loop's body, up to a SETTLE, are one group: a fence before the first
- * of them, a commit after the last. */
+ * between. A sum's TILEMMAs up to a SETTLE are one group: a commit after the last; a fence comes
+ * before the first, where registers have been written. */
 #include <assert.h>
 #include <stdio.h>
 
@@ -22,12 +22,21 @@ static bool ends_group(const UOp *u) {
   return u->op == OP_RANGE || u->op == OP_END || u->op == OP_SETTLE;
 }
 
-static bool is_last(const Linear *l, size_t at) {
-  for (size_t i = at; ++i < l->len;) {
-    if (ends_group(l->list[i])) return true;
-    if (l->list[i]->op == OP_TILEMMA) return false;
+/* Whether no TILEMMA of the group goes on from the sum of list[at]. */
+static bool ends_sum(const Linear *l, size_t at) {
+  for (size_t i = at; ++i < l->len && !ends_group(l->list[i]);) {
+    const UOp *u = l->list[i];
+    if (u->op == OP_TILEMMA && u->src[u->nsrc - 1] == l->list[at]) return false;
   }
   return true;
+}
+
+/* Sums that were begun behind that of list[from], which is not the last one, before list[to]. */
+static int64_t sums_between(const Linear *l, size_t from, size_t to) {
+  int64_t n = 0;
+  for (size_t i = from + 1; i < to; i++)
+    if (l->list[i]->op == OP_TILEMMA) n += ends_sum(l, i);
+  return n;
 }
 
 /* Whether threads may have written registers that list[at] takes since the TILEMMA before it: then
@@ -54,6 +63,47 @@ static void emit_plain(Emitter *e, const char *text) {
 
 void llvm_tile_fence(Emitter *e) {
   if (e->tiles) emit_plain(e, "fence.proxy.async.shared::cta;");
+}
+
+/* -- turns
+ * ---------------------------------------------------------------------------------------------- */
+
+/* Whether list[at] begins a sum that no other instruction's product is added to, in a kernel that
+ * computes factors of others from such sums. */
+static bool begins_sum(const Linear *l, size_t at) {
+  const MatrixInfo *info = matrix_info(l->list[at]->arg.i);
+  bool held = false;
+  for (size_t i = 0; i < l->len; i++)
+    held |= l->list[i]->op == OP_TILEMMA && matrix_info(l->list[i]->arg.i)->held;
+  return held && l->list[at]->nsrc == matrix_source(info, MATRIX_C);
+}
+
+/* Where the TILEMMAs before list[at], of the same group, begin; at: there are none. */
+static size_t first_of_group(const Linear *l, size_t at) {
+  size_t first = at;
+  for (size_t i = at; i-- > 0 && !ends_group(l->list[i]);)
+    if (l->list[i]->op == OP_TILEMMA) first = i;
+  return first;
+}
+
+/* Groups of warps whose products alternate with long computations take turns: the next one begins
+ * its products when those of the one before are done, so that one computes while another
+ * multiplies. A barrier of the workgroup in the loop keeps them from overtaking each other. */
+static void take_turn(Emitter *e, bool done) {
+  enum { TEXT = 256 };
+  char text[TEXT];
+  unsigned groups = e->linear->block[1], threads = e->linear->block[0];
+  if (groups < 2 || groups > 8 || e->linear->block[2] > 1) return;
+  LLVMValueRef me = llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.tid.y", NULL, 0, NULL, 0);
+  if (done)
+    snprintf(text, TEXT,
+             "{\n.reg .pred p;\n.reg .b32 n;\nsetp.lt.u32 p, $0, %u;\nadd.u32 n, $0, 1;\n"
+             "@p bar.arrive n, %u;\n}",
+             groups - 1, 2 * threads);
+  else
+    snprintf(text, TEXT, "{\n.reg .pred p;\nsetp.ne.u32 p, $0, 0;\n@p bar.sync $0, %u;\n}",
+             2 * threads);
+  llvm_assemble(e, LLVMVoidTypeInContext(e->ctx), text, "r,~{memory}", true, &me, 1);
 }
 
 /* -- factors
@@ -182,11 +232,13 @@ LLVMValueRef llvm_tile_mma_emit(Emitter *e, const UOp *u) {
   uint32_t last = matrix_source(t.info, MATRIX_C);
   LLVMValueRef sum = u->nsrc > last ? llvm_value(e, u->src[last]) : NULL, r = NULL;
   if (read_factors(e, u, &t)) {
+    bool first = first_of_group(e->linear, at) == at;
+    if (first && begins_sum(e->linear, at)) take_turn(e, false);
     if (begins_group(e->linear, at)) emit_plain(e, "wgmma.fence.sync.aligned;");
     write_steps(&t, u->lanes, sum != NULL);
     if (!t.text.failed && t.text.ptr && !t.reads.failed && t.reads.ptr)
       r = through(e, u, sum, t.text.ptr, t.reads.ptr, t.in, t.nin);
-    if (is_last(e->linear, at)) emit_plain(e, "wgmma.commit_group.sync.aligned;");
+    if (ends_sum(e->linear, at)) emit_plain(e, "wgmma.commit_group.sync.aligned;");
   }
   strbuf_deinit(&t.text);
   strbuf_deinit(&t.reads);
@@ -195,9 +247,16 @@ LLVMValueRef llvm_tile_mma_emit(Emitter *e, const UOp *u) {
 
 LLVMValueRef llvm_settle_emit(Emitter *e, const UOp *u) {
   char text[64];
+  const Linear *l = e->linear;
   LLVMValueRef v = llvm_value(e, u->src[0]);
+  size_t at = position(l, u), first = first_of_group(l, at);
+  bool begun = u->src[0]->op == OP_TILEMMA;
+  int64_t behind = begun ? sums_between(l, position(l, u->src[0]), at) : 0;
   snprintf(text, sizeof text, "wgmma.wait_group.sync.aligned %d;", (int)u->arg.i);
-  if (!u->arg.i) return through(e, u, v, text, "", NULL, 0);
-  emit_plain(e, text); /* the instructions go on with the registers */
+  if (behind >= u->arg.i)
+    v = through(e, u, v, text, "", NULL, 0);
+  else
+    emit_plain(e, text); /* the instructions go on with the registers */
+  if (first < at && begins_sum(l, first)) take_turn(e, true);
   return v;
 }

@@ -385,3 +385,12 @@ bool poly_proves(Job *job, Poly p) {
   job->proving = outer, job->overflow = false;
   return proven;
 }
+
+bool poly_proves_less(Job *job, Poly a, Poly b) {
+  bool outer = job->proving;
+  job->proving = true, job->overflow = false;
+  Poly gap = poly_add(job, poly_add(job, b, a, -1), poly_const(job, 1), -1);
+  bool known = !job->overflow;
+  job->proving = outer, job->overflow = false;
+  return known && poly_proves(job, gap);
+}

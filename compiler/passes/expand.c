@@ -294,8 +294,9 @@ static UOp *build_alu(Expand *e, UOp *u) {
   return broadcast(e, make_alu(e, u, id, src), lanes);
 }
 
-/* Buffer, index and gate of an access; false when the gate is never true. One that is known to be
- * true goes if what it promised is proven as well: where sizes are symbolic that may fail. */
+/* Buffer, index and gate of an access; false when the gate is never true. Where sizes are symbolic
+ * a proof for all places of a tile need not be found again for each of them, nor what a gate that
+ * is known to be true here promises: then a gate that is true says so. */
 typedef struct Access {
   UOp *index, *gate;
   int64_t step; /* between lanes; 0 when the index is a vector or the same for all lanes */
@@ -310,13 +311,16 @@ static bool access_of(Expand *e, UOp *u, uint32_t gate_at, Access *out) {
   } else {
     out->step = x.stride;
   }
-  if (u->nsrc <= gate_at) return true;
+  bool proven =
+      !u->symbolic || verify_inside(e->job, uop_storage(u->src[0]), out->index, x.lanes, out->step);
+  if (u->nsrc <= gate_at) {
+    if (!proven) out->gate = uop_int(e->job, DT_BOOL, true);
+    return true;
+  }
   out->gate = expand_instance(e, u->src[gate_at]);
   if (out->gate->op == OP_BROADCAST) out->gate = out->gate->src[0];
   if (!uop_is_const(out->gate)) return true;
-  const UOp *buf = uop_storage(u->src[0]);
-  bool open = out->gate->arg.i != 0, proven = !u->symbolic;
-  if (open && !proven) proven = verify_inside(e->job, buf, out->index, x.lanes, out->step);
+  bool open = out->gate->arg.i != 0;
   if (proven) out->gate = NULL;
   return open;
 }

@@ -14,6 +14,8 @@
 
 #include "base/vec.h"
 
+#include "compiler/ir/matrix.h"
+
 enum {
   ROW_BLOCK = 32,  /* rows that a kernel has in its cache at a time */
   MOST_WIDE = 512, /* depth of the first and width of the last contraction, together */
@@ -150,13 +152,20 @@ static uint32_t *count_readers(const Fusion *f) {
   return n;
 }
 
+/* Whether sums of 256 columns have room in the registers of several warps. */
+static bool has_wide_sums(const Target *target) {
+  for (int64_t id = 0; id < MX__COUNT; id++)
+    if (matrix_info(id)->held && matrix_on(matrix_info(id), target)) return true;
+  return false;
+}
+
 /* On a device with workgroups both products are matrix instructions': 16-bit factors, whole tiles,
  * rows enough for one. `value` is the factor that every row reads. */
 static bool suits_warps(const Fusion *f, const Tensor *value, double width) {
   enum { LEAST_ROWS = 16, TILE = 16, MOST_WIDTH = 128, WARP = 32 };
-  double rows = 1;
+  double rows = 1, most = has_wide_sums(f->target) ? 2 * MOST_WIDTH : MOST_WIDTH;
   bool half = false;
-  if (f->target->warp != WARP || width > MOST_WIDTH || (int64_t)width % TILE) return false;
+  if (f->target->warp != WARP || width > most || (int64_t)width % TILE) return false;
   for (;;) {
     const UOp *u = value->u;
     half |= dtype_info[u->dtype].bytes == 2;

@@ -110,7 +110,7 @@ enum { SHAPES = sizeof narrow / sizeof *narrow, MANY_COLUMNS = 64 };
 static const struct {
   int64_t columns;
   Shape shape;
-} grouped[] = {{64, {1, 3, 128, 3}},
+} grouped[] = {{64, {1, 2, 128, 3}},
                {128, {1, 2, 128, 2}},
                {256, {1, 2, 64, 2}},
                {128, {1, 1, 128, 2}},

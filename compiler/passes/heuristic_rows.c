@@ -154,18 +154,30 @@ static void tile_rows(Sched *s, const Body *bodies, uint32_t n, int64_t steps, i
   if (row >= 0) give(s, OPT_REPAIR, row, block);
 }
 
+/* Vectors of rows in a tile, and columns. All sums stay in registers, with the rows of one step. Of
+ * two tiles with as many sums the one with more rows reads the other operands less often. */
+static int64_t tile_vectors(const Sched *s, const Body *bodies, uint32_t n, int axis,
+                            int64_t *columns) {
+  enum { MANY_REGISTERS = 32, TALL = 4, ENOUGH = 12 };
+  int64_t vectors = size_of(s, axis) / s->tile[axis];
+  if (s->target->vector_registers < MANY_REGISTERS) {
+    *columns = 4;
+    return vectors >= ENOUGH ? 3 : 2;
+  }
+  bool tall = vectors >= TALL && reads_far(s, bodies, n, axis);
+  *columns = tall ? 4 : 8;
+  return tall ? TALL : 2;
+}
+
 /* Lanes are rows: each has its own maximum and sum, so that no reduction crosses lanes, and both
- * contractions read their other operand one element at a time, for all lanes. A tile of more rows
- * and fewer columns reads it less often. */
+ * contractions read their other operand one element at a time, for all lanes. */
 bool heuristic_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes) {
-  enum { TILE = 16, TALL = 4 }; /* vectors of a tile; of its rows */
   const Body *inner = heuristic_inner(s, bodies, n);
   int i = inner ? heuristic_row_axis(s, inner, (int)inner_row(s, inner)->arg.i) : -1;
   if (i < 0 || size_of(s, i) < lanes) return false;
   s->vector = i;
   heuristic_vector(s, i, lanes);
-  bool high = size_of(s, i) >= TALL * lanes && reads_far(s, bodies, n, i);
-  int64_t rows = high ? TALL : 2, columns = TILE / rows;
+  int64_t columns, rows = tile_vectors(s, bodies, n, i, &columns);
   if (size_of(s, i) >= 2 * lanes) give(s, OPT_UPCAST, i, rows);
   for (uint32_t l = s->k->nloops; l-- > 0;) {
     int d = (int)s->k->loops[l]->arg.i;

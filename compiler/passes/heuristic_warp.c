@@ -298,16 +298,30 @@ static void merge_rows(Ctx *c, UOp **kernel, OptList *head) {
   }
 }
 
+static void append(Job *job, OptList *to, const OptList *more) {
+  for (size_t k = 0; k < more->len; k++)
+    opts_push(job, to, (OptKind)more->at[k].kind, more->at[k].axis, more->at[k].arg);
+}
+
+/* The kernel in c with one sum over all taps; false when it is no such kernel. */
+static bool merge_taps(Ctx *c, UOp *kernel, OptList *head) {
+  const KernelInfo *whole = c->k;
+  if (c->target->warp > 1 && whole->store && merge_sum(c, &kernel, head)) {
+    merge_rows(c, &kernel, head);
+    return true;
+  }
+  c->k = whole;
+  head->len = 0;
+  return false;
+}
+
 bool heuristic_warp_taps(Job *job, UOp *kernel, const Target *target, OptList *opts) {
   Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
   OptList head = {0}, body = {0};
-  if (target->warp <= 1 || !c.k->store || !merge_sum(&c, &kernel, &head)) return false;
-  merge_rows(&c, &kernel, &head);
-  if (!heuristic_warp_matrix(job, c.k, target, &body)) return false;
-  for (size_t k = 0; k < head.len; k++)
-    opts_push(job, opts, (OptKind)head.at[k].kind, head.at[k].axis, head.at[k].arg);
-  for (size_t k = 0; k < body.len; k++)
-    opts_push(job, opts, (OptKind)body.at[k].kind, body.at[k].axis, body.at[k].arg);
+  if (!merge_taps(&c, kernel, &head) || !heuristic_warp_matrix(job, c.k, target, &body))
+    return false;
+  append(job, opts, &head);
+  append(job, opts, &body);
   return true;
 }
 
@@ -433,9 +447,9 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
 static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) {
   int64_t time[WIDES];
   uint32_t count = 0;
-  int64_t batch = batch_of(c, m, n);
   int64_t bytes = dtype_info[factor_of(main_sum(c)->src[0]->src[0])->dtype].bytes;
   int64_t steps = ceil_div(bytes * size_of(c, r), ROW_BYTES);
+  int64_t batch = batch_of(c, m, n);
   for (uint32_t i = 0; i < WIDES; i++) {
     const Wide *w = &wides[i];
     if (c->k->axes[m].least < rows_of(w) || c->k->axes[n].least < w->n) continue;
@@ -462,10 +476,7 @@ static bool wide_list(Ctx *c, UOp *kernel, const Wide *w, int m, int n, int r, O
   order_tiles(c, &kernel, &head, w, m, n);
   bool ok = wide_row(c, m, n, r, w->n) >= 0 && give_wide(c, w, m, r);
   c->k = whole;
-  for (size_t k = 0; ok && k < head.len; k++)
-    opts_push(c->job, opts, (OptKind)head.at[k].kind, head.at[k].axis, head.at[k].arg);
-  for (size_t k = 0; ok && k < body.len; k++)
-    opts_push(c->job, opts, (OptKind)body.at[k].kind, body.at[k].axis, body.at[k].arg);
+  if (ok) append(c->job, opts, &head), append(c->job, opts, &body);
   return ok;
 }
 
@@ -502,13 +513,13 @@ static uint32_t rank_tiles(const Ctx *c, int64_t m, int64_t n, int64_t batch, co
 /* A tile of one instruction's warps; with other numbers of places and of groups that share a sum.
  */
 static bool tile_list(Ctx *c, const Tile *t, int m, int n, int r, OptList *opts) {
-  size_t before = opts->len;
+  *opts = (OptList){0};
   c->opts = opts;
   for (int64_t id = 0; id < MX__COUNT; id++) {
     if (matrix_info(id)->shared || !try_instruction(c, id, m, n, r)) continue;
     give_tile(c, t, m, n, r);
     bool shared = c->groups <= 1;
-    for (size_t i = before; i < opts->len; i++) shared |= opts->at[i].kind == OPT_GROUP;
+    for (size_t i = 0; i < opts->len; i++) shared |= opts->at[i].kind == OPT_GROUP;
     return shared;
   }
   return false;
@@ -525,10 +536,12 @@ uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptL
   Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
   const Wide *wide[WIDES];
   const Tile *tile[sizeof tiles / sizeof *tiles];
+  OptList head = {0}, body;
   uint32_t count = 0;
   int m, n, r;
+  merge_taps(&c, kernel, &head);
   if (!find_axes(&c, &m, &n, &r)) return 0;
-  uint32_t nwide = takes_wides(&c, m, n, r) ? rank_wides(&c, m, n, r, wide) : 0;
+  uint32_t nwide = !head.len && takes_wides(&c, m, n, r) ? rank_wides(&c, m, n, r, wide) : 0;
   for (uint32_t i = 0; i < nwide && count < most; i++) {
     out[count] = (OptList){0};
     if (wide_list(&c, kernel, wide[i], m, n, r, &out[count])) count++;
@@ -536,9 +549,11 @@ uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptL
   uint32_t ntiles = rank_tiles(&c, size_of(&c, m), size_of(&c, n), batch_of(&c, m, n), tile);
   for (size_t i = 0; i < sizeof ways / sizeof *ways && count < most; i++) {
     if (ways[i].rank >= ntiles) continue;
-    out[count] = (OptList){0};
     c.places = ways[i].places, c.groups = ways[i].groups;
-    if (tile_list(&c, tile[ways[i].rank], m, n, r, &out[count])) count++;
+    if (!tile_list(&c, tile[ways[i].rank], m, n, r, &body)) continue;
+    out[count] = (OptList){0};
+    append(job, &out[count], &head);
+    append(job, &out[count++], &body);
   }
   return count;
 }

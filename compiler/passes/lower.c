@@ -35,6 +35,7 @@
 #include "compiler/passes/ix.h"
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/pair_tiles.h"
+#include "compiler/passes/peel.h"
 #include "compiler/passes/pipeline.h"
 #include "compiler/passes/prefetch.h"
 #include "compiler/passes/recurrence.h"
@@ -529,6 +530,7 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
   }
   UOp *root = recurrence_in_registers(job, strip_marks(job, l.now[l.list.len - 1]));
   root = barriers_insert(job, settle_products(job, root));
-  root = pair_tiles(job, exchange_stores(job, pipeline_copies(job, root), target));
+  root = peel_first(job, pipeline_copies(job, root));
+  root = pair_tiles(job, exchange_stores(job, root, target));
   return prefetch_rows(job, root, target);
 }

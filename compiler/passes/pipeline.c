@@ -36,8 +36,9 @@ int64_t pipeline_places(const UOp *u) {
 /* What a copy that does not run ahead yet leaves. */
 static bool is_copied(const UOp *u) {
   if (u->op != OP_AFTER || u->nsrc != 2 || pipeline_places(u) < 2) return false;
-  Op op = (Op)u->src[1]->op;
-  return op == OP_STORE || op == OP_END || op == OP_SINK;
+  const UOp *effect = u->src[1];
+  while (effect->op == OP_END || effect->op == OP_SINK) effect = effect->src[0];
+  return effect->op == OP_STORE && uop_storage(effect->src[0]) == uop_storage(u);
 }
 
 static const UOp *end_of(const UOpList *list, const UOp *range) {
@@ -144,7 +145,7 @@ typedef struct Loop {
   const RangeSet *around; /* loops around it */
   UOpList copies;         /* the AFTERs */
   int64_t ahead;          /* iterations */
-  int64_t under;          /* whose TILEMMAs may be under way */
+  int64_t under;          /* whose TILEMMAs may all be under way */
 } Loop;
 
 /* One group: the copies of one iteration, after `before`. */
@@ -205,8 +206,9 @@ static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
     if (!loop || (out->range && out->range != loop)) continue;
     out->range = loop;
     const UOp *buffer = uop_storage(u);
-    out->under = buffer->arg.ints.n > 4 ? buffer->arg.ints.at[4] : 0;
-    out->ahead = pipeline_places(u) - 1 - out->under;
+    int64_t under = buffer->arg.ints.n > 4 ? buffer->arg.ints.at[4] : 0;
+    out->ahead = pipeline_places(u) - 1 - under;
+    if (!out->copies.len || under < out->under) out->under = under;
     const UOp *end = end_of(&list, loop);
     out->around = end ? end->open : NULL;
     avec_push(&job->arena, &out->copies, u);

@@ -106,7 +106,10 @@ static UOp *split_groups(Apply *a, NewAxis *x, const AxisPlan *p) {
   UOp *first = uop_index(job, 0);
   if (groups != 1) { /* 0: nothing runs */
     x->thread = new_range(a, AX_GLOBAL, groups);
-    first = tile_base(job, x->thread, lanes, n);
+    UOp *at = x->thread;
+    if (schedule_blocks_grow(a, (uint32_t)(x - a->axes)))
+      at = uop2(job, OP_SUB, uop_index(job, groups - 1), at);
+    first = tile_base(job, at, lanes, n);
   }
   if (!p->lanes) return first;
   x->lane = new_lane(a, p, false);
@@ -358,6 +361,7 @@ static UOp *rebuild_product(Apply *a, UOp *u, const MatrixPlan *m) {
   UOp **src = arena_array(&a->job->arena, 2 + (size_t)a->k->naxes * AXIS_RANGES, sizeof *src);
   UOp *f[2];
   for (int s = 0; s < 2; s++) f[s] = limited_factor(a, u, m->factor[s]);
+  if (a->skewed && m == &a->plan->matrix) schedule_skew(a, f);
   UOp *mma = a->plan->inner.info ? schedule_chain_product(a, m, f[0], f[1])
                                  : matrix_tile_product(a->job, &a->tile, f[0], f[1]);
   uint32_t n = list_ranges(a, u, true, src);
@@ -397,7 +401,10 @@ static UOp *rebuild_reduce(Apply *a, UOp *u) {
   }
   if (limit) value = uop3(job, OP_WHERE, limit, value, nothing_more(job, u));
   uint32_t n = list_ranges(a, u, true, src);
-  return finish_reduce(a, u, n ? uop_reduce(job, (Op)u->arg.i, value, src, n) : value);
+  UOp *scale = schedule_scale_of(a, u, value);
+  if (scale) value = value->src[0];
+  if (n) value = uop_reduce(job, (Op)u->arg.i, value, src, n);
+  return finish_reduce(a, u, scale ? uop2(job, OP_MUL, value, scale) : value);
 }
 
 static UOp *rebuild_end(Apply *a, UOp *u) {
@@ -465,6 +472,7 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   nodemap_number(job, &a.pos, &k->list);
   for (int blocked = 0; blocked < 2; blocked++) {
     if (blocked && plan->repair.n) a.block = new_blocks(&a);
+    a.skewed = blocked && plan->inner.info && plan->under && range_size(a.block) > plan->slots;
     for (uint32_t i = 0; i < k->naxes; i++)
       if (k->axes[i].range && (plan->axes[i].block > 0) == blocked) place_axis(&a, i);
   }
@@ -489,5 +497,6 @@ UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *
   st = opts_plan(job, k, target, &rest, &plan);
   if (st) job_abort(job, st);
   if (!k->store) return plan.groups ? schedule_spread_stores(job, kernel, k, target) : kernel;
-  return apply(job, k, &plan);
+  UOp *scheduled = apply(job, k, &plan);
+  return opts->len ? scheduled : gates_unproven(job, scheduled); /* plain loops are always legal */
 }

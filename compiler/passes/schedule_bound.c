@@ -57,6 +57,11 @@ static UOp *masked_from(const Apply *a) {
   return e && !uop_is_open(e, range) && e->dtype == DT_INDEX ? e : NULL;
 }
 
+bool schedule_blocks_grow(const Apply *a, uint32_t axis) {
+  UOp *e = a->plan->repair.n ? masked_from(a) : NULL;
+  return e && linsum_coeff(linsum_index(a->job, e), a->k->axes[axis].range) > 0;
+}
+
 /* -- its largest value in a tile --------------------------------------------------------------- */
 
 /* u over the new ranges, but from[k] by to[k]. */

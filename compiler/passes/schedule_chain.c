@@ -150,6 +150,10 @@ UOp *schedule_quick_exp(Job *job, Op op, UOp *x) {
   UOp *log2_e = uop_number(job, DT_F32, 1.4426950408889634);
   if (op == OP_EXP2) return uop1(job, OP_QEXP2, x);
   if (x->op != OP_SUB) return uop1(job, OP_QEXP2, uop2(job, OP_MUL, x, log2_e));
-  UOp *less = uop1(job, OP_NEG, uop2(job, OP_MUL, x->src[1], log2_e));
-  return uop1(job, OP_QEXP2, uop3(job, OP_MULACC, x->src[0], log2_e, less));
+  UOp *less = uop1(job, OP_NEG, uop2(job, OP_MUL, x->src[1], log2_e)), *more = x->src[0];
+  if (more->op == OP_MUL && uop_is_const(more->src[1])) { /* a scale: schedule_keep.c */
+    log2_e = uop_number(job, DT_F32, 1.4426950408889634 * uop_const_value(more->src[1]).f);
+    more = more->src[0];
+  }
+  return uop1(job, OP_QEXP2, uop3(job, OP_MULACC, more, log2_e, less));
 }

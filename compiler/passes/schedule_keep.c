@@ -9,6 +9,8 @@
  * shared alike each thread reads what it has computed, and the row lies in the registers of all of
  * them; else it lies in the workgroup's memory, with a part for every thread that has rows of its
  * own. */
+#include <math.h>
+
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/schedule_parts.h"
 
@@ -99,6 +101,23 @@ static void add_threads(Staging *s, UOp *value, const Kept *kept, uint32_t m, in
   }
 }
 
+/* The value without a positive number that all of it is multiplied with: maxima can do without it,
+ * and exponentials have a factor of their own. */
+static UOp *unscaled(const Apply *a, UOp *value, UOp **scale) {
+  Job *job = a->job;
+  UOp *x = value->op == OP_WHERE ? value->src[1] : value;
+  bool masked = x != value;
+  if (masked && !uop_is_number(value->src[2], -(double)INFINITY)) return value;
+  if (!a->plan->inner.info || x->op != OP_MUL || x->dtype != DT_F32) return value;
+  for (int s = 0; s < 2; s++) {
+    const UOp *c = x->src[s];
+    if (!uop_is_const(c) || !(uop_const_value(c).f > 0) || isinf(uop_const_value(c).f)) continue;
+    *scale = x->src[s];
+    return masked ? uop3(job, OP_WHERE, value->src[0], x->src[!s], value->src[2]) : x->src[!s];
+  }
+  return value;
+}
+
 /* Computes the value, in loops like member m's, into a buffer. */
 static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
   Job *job = a->job;
@@ -106,6 +125,7 @@ static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
   const Kept *kept = &a->k->kept[plan->value];
   KeptBuffer *b = &a->kept[keep];
   int space = opts_kept_space(a->plan, kept);
+  value = unscaled(a, value, &b->scale);
   Staging s = {.a = a, .unrolled = true};
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * AXIS_RANGES + 8, sizeof *s.dims);
   schedule_collect(&s, value, plan->level);
@@ -167,5 +187,16 @@ UOp *schedule_keep_value(Apply *a, uint32_t keep, UOp *u, UOp *value) {
     }
   }
   UOp *at = kept_position(a, &a->kept[keep], kept, m);
-  return uop2(a->job, OP_INDEX, a->kept[keep].filled, at);
+  at = uop2(a->job, OP_INDEX, a->kept[keep].filled, at);
+  return a->kept[keep].scale ? uop2(a->job, OP_MUL, at, a->kept[keep].scale) : at;
+}
+
+UOp *schedule_scale_of(const Apply *a, const UOp *reduce, const UOp *value) {
+  if (reduce->arg.i != OP_MAX || value->op != OP_MUL) return NULL;
+  for (uint32_t n = 0; n < a->plan->nkeeps; n++) {
+    const Kept *kept = &a->k->kept[a->plan->keeps[n].value];
+    if (a->kept[n].scale == value->src[1] && kept_member(kept, reduce->src[0]) != NODE_ABSENT)
+      return a->kept[n].scale;
+  }
+  return NULL;
 }

@@ -39,6 +39,7 @@ typedef struct KeptBuffer {
   StageDim *dims; /* those with a stride are what all members share */
   uint32_t n;
   int64_t *stride; /* of each row */
+  UOp *scale;      /* a positive number that members are multiples of; NULL: they are kept whole */
 } KeptBuffer;
 
 typedef struct Apply Apply;
@@ -59,6 +60,13 @@ typedef struct Repaired {
   Staging staging;  /* what the buffer spans */
 } Repaired;
 
+/* What a product that is one block late needs of the block before. */
+typedef struct Carry {
+  UOp *buffer, *at, *value; /* the first factor: buffer[at], and of this block */
+  UOp *other, *part;        /* the second one of this block; the sum of products */
+  Staging staging;
+} Carry;
+
 struct Apply {
   Job *job;
   const KernelInfo *k;
@@ -71,6 +79,8 @@ struct Apply {
   KeptBuffer *kept;   /* by KEEP */
   UOp *block;         /* the RANGE over the blocks of a REPAIR, or NULL */
   Repaired *repaired; /* by link of the chain */
+  bool skewed;        /* the outer product of two is one block late */
+  Carry carry;
 };
 
 /* The largest: buffers are laid out for it. */
@@ -106,12 +116,23 @@ UOp *schedule_places(Apply *a, uint32_t axis, UOp *u);
 UOp *schedule_quick_exp(Job *job, Op op, UOp *x);
 UOp *schedule_chain_product(Apply *a, const MatrixPlan *plan, UOp *first, UOp *second);
 
+/* schedule_skew.c: the factors of the block before in the place of those of this one. */
+void schedule_skew(Apply *a, UOp *factor[2]);
+/* The result so far and the products of the block before. */
+UOp *schedule_skewed_sum(Apply *a, UOp *old, UOp *part);
+/* Keeps this block's factor, after the effect. */
+UOp *schedule_carry(Apply *a, UOp *before);
+/* The products of the last block, once all of them are done. */
+UOp *schedule_skewed_rest(Apply *a, UOp *done);
+
 /* schedule.c: rebuilds node i of the list and puts what is staged or kept of it in its place. */
 void schedule_step(Apply *a, size_t i);
 
 /* schedule_keep.c: node u, rebuilt as `value`, is a member of a kept value: the element of the
  * buffer. */
 UOp *schedule_keep_value(Apply *a, uint32_t keep, UOp *u, UOp *value);
+/* The scale of the maximum's body, which is a kept value; NULL: it has none. */
+UOp *schedule_scale_of(const Apply *a, const UOp *reduce, const UOp *value);
 /* schedule_repair.c: all links of the chain, before anything else that needs them. */
 void schedule_repair(Apply *a);
 /* A link that has `part` as result of the block alone: its result with the blocks before. */
@@ -119,6 +140,9 @@ UOp *schedule_repair_block(Apply *a, uint32_t link, UOp *part);
 /* schedule_bound.c: how many of the blocks have to be computed, once all axes but those of the
  * chain are placed. */
 UOp *schedule_block_end(Apply *a, UOp *blocks);
+/* Whether more of them are the further on along the output axis: then workgroups begin with the last
+ * ones, so that those that take longest are not the last to begin. */
+bool schedule_blocks_grow(const Apply *a, uint32_t axis);
 /* schedule_spread.c: a kernel of several stores for workgroups: one thread per element of the
  * largest store; opts do not apply. */
 UOp *schedule_spread_stores(Job *job, UOp *sink, const KernelInfo *k, const Target *target);

@@ -82,6 +82,8 @@ UOp *schedule_repair_block(Apply *a, uint32_t link, UOp *part) {
   const RepairLink *l = &a->plan->repair.at[link];
   Repaired *r = &a->repaired[link];
   r->old = old_value(a, r, l->reduce, part);
+  if (a->skewed && l->reduce == a->plan->matrix.reduce)
+    return r->now = repaired(a, l, schedule_skewed_sum(a, r->old, part));
   r->now = uop2(a->job, (Op)l->reduce->arg.i, repaired(a, l, r->old), part);
   return r->now;
 }
@@ -128,12 +130,17 @@ void schedule_repair(Apply *a) {
       if (!a->now[at]) schedule_step(a, at);
     }
   }
-  for (uint32_t l = c->n; l-- > 0;) stores = store_link(a, &a->repaired[l], stores);
+  for (uint32_t l = c->n; l-- > 0;) {
+    stores = store_link(a, &a->repaired[l], stores);
+    if (a->skewed && c->at[l].reduce == a->plan->matrix.reduce) stores = schedule_carry(a, stores);
+  }
   UOp *done = uop2(job, OP_END, stores, a->block);
   forget(a);
   for (uint32_t l = 0; l < c->n; l++) {
     Repaired *r = &a->repaired[l];
     UOp *last = uop2(job, OP_INDEX, uop2(job, OP_AFTER, r->buffer, done), r->at);
+    if (a->skewed && c->at[l].reduce == a->plan->matrix.reduce)
+      last = uop2(job, OP_ADD, last, schedule_skewed_rest(a, done));
     a->now[nodemap_get(&a->pos, c->at[l].reduce)] = last;
   }
 }

@@ -325,15 +325,15 @@ static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all)
 
 /* The place for this iteration of a loop whose copies run ahead; there are fewer places than
  * iterations. */
-static UOp *slot_base(Staging *s, int level, int64_t *slots) {
+static UOp *slot_base(Staging *s, int level, bool late, int64_t *slots) {
   const OptPlan *plan = s->a->plan;
   UOp *loop = level >= 0 ? s->a->axes[level].loop : NULL;
   if (level >= 0 && plan->axes[level].block) loop = s->a->block;
   *slots = 1;
   if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
-  int64_t most = range_size(loop) - 1;
+  int64_t most = range_size(loop) - 1, places = plan->slots - (s->a->skewed && !late);
   if (most < 2) return uop_index(s->a->job, 0);
-  *slots = plan->slots < most ? plan->slots : most;
+  *slots = places < most ? places : most;
   UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, *slots));
   return index_mul(s->a->job, slot, s->elements);
 }
@@ -390,19 +390,21 @@ static UOp *stage_shared(Apply *a, const UOp *old, UOp *operand, int level) {
   UOp *src[5], *ranges[6];
   uint32_t nranges;
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * AXIS_RANGES, sizeof *s.dims);
-  /* Of an axis that was several, the parts inside of a step of the innermost one show. */
-  if (operand->op == OP_INDEX) operand = linsum_simplify(job, operand);
   if (of) operand = schedule_places(a, factor == MATRIX_A ? of->m : of->n, operand);
-  int64_t all = shared_layout(&s, old, operand, level), slots,
-          unit = chunk_elements(&s, operand, all);
-  UOp *base = slot_base(&s, level, &slots),
+  /* Of an axis that was several, the parts inside of a step of the innermost one show. What is
+   * copied stays as it is: one part may take the place of others. */
+  UOp *seen = operand->op == OP_INDEX ? linsum_simplify(job, operand) : operand;
+  int64_t all = shared_layout(&s, old, seen, level), slots, unit = chunk_elements(&s, seen, all);
+  bool late = a->skewed && of == &a->plan->matrix; /* read in the block after, too */
+  UOp *base = slot_base(&s, level, late, &slots),
       *read = index_add(job, base, schedule_position(&s, false));
   UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
   if (unit > 1) {
     ranges[nranges] = new_range(a, AX_VECTOR, unit);
     at = index_add(job, at, ranges[nranges++]);
   }
-  int64_t ints[5] = {s.elements * slots, 2, slots, 1, slots > 2 ? a->plan->under : 0};
+  int64_t under = a->plan->inner.info ? late : slots > 2 ? a->plan->under : 0;
+  int64_t ints[5] = {s.elements * slots, 2, slots, 1, under};
   uint32_t nints = s.tiled && ints[4] ? 5 : s.tiled ? 4 : slots > 1 ? 3 : 2;
   src[0] =
       uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, nints), NULL, 0);

@@ -69,6 +69,9 @@ Status opts_chain_rows(const KernelInfo *k, OptPlan *plan) {
     a->tile *= a->matrix;
   }
   if (!n || !sum) return refuse("the products are not of one row");
+  const AxisPlan *last = &plan->axes[plan->matrix.k];
+  if (plan->under && last->block != last->tile)
+    return refuse("a product that is one block late takes a block at once");
   for (uint32_t i = 0; i < plan->nkeeps; i++)
     for (uint32_t m = 0; m < k->kept[plan->keeps[i].value].n; m++)
       if (kernel_depends(k->kept[plan->keeps[i].value].at[m], inner->n)) return NULL;

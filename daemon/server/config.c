@@ -86,6 +86,7 @@ static const Setting settings[] = {
     {"workers", "compile", SK_COUNT, AT(compile_workers)},
     {"workers", "compile_memory", SK_SIZE, AT(compile_memory)},
     {"workers", "compile_seconds", SK_SECONDS, AT(compile_seconds)},
+    {"workers", "compile_total", SK_SECONDS, AT(compile_total)},
     {"workers", "device_memory", SK_SIZE, AT(device_memory)},
     {"workers", "run_seconds", SK_SECONDS, AT(run_seconds)},
     {"workers", "device", SK_LIST, AT(devices)},
@@ -183,6 +184,7 @@ Status config_init(Config *c) {
       .grace = 10,
       .idle_connection = 1800,
       .compile_seconds = 300,
+      .compile_total = 3600,
       .run_seconds = 300,
   };
   TRY(config_set(c, "server", "listen", listen));

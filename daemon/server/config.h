@@ -67,7 +67,7 @@ typedef struct Config {
   uint64_t connections_per_address; /* on TCP; 0 = any */
   Patience patience;
   uint64_t socket_mode; /* of Unix sockets */
-  uint64_t idle_exit, grace, idle_connection, connection_age, compile_seconds,
+  uint64_t idle_exit, grace, idle_connection, connection_age, compile_seconds, compile_total,
       run_seconds;     /* seconds */
   TenantSpec *tenants; /* owned */
   size_t ntenants;

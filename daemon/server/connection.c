@@ -21,7 +21,13 @@ enum { PIECES = 64, READS_PER_WAKE = 4, PLAIN_BYTES = 16 << 10 };
 
 /* Whoever takes less than READER_BYTES in Patience.reader, or sends a call at less than
  * SENDER_RATE, is too slow. LINGER: what is thrown away of a connection that was ended, at most. */
-enum { READER_BYTES = 64 << 10, SENDER_RATE = 1 << 10, LINGER_BYTES = 4 << 20, LINGER_MS = 2000 };
+enum {
+  READER_BYTES = 64 << 10,
+  SENDER_RATE = 1 << 10,
+  LINGER_BYTES = 4 << 20,
+  LINGER_MS = 2000,
+  REST_MS = 2000
+};
 
 struct Connection {
   Server *server;
@@ -35,8 +41,8 @@ struct Connection {
   bool ending;            /* flush, then close */
   bool linger, lingering; /* before closing: throw away what the peer still sends */
   bool closed;
-  uint64_t ending_ms; /* since when */
-  uint64_t last_active_ms;
+  uint64_t ending_ms;                 /* since when */
+  uint64_t last_active_ms, rested_ms; /* rested: for which of these, last */
   Peer peer;
   TlsSession *tls; /* NULL: plain */
   bool local;
@@ -539,10 +545,20 @@ static void retire(Connection *c, uint64_t now) {
   }
 }
 
+/* Who makes no calls for a while holds nothing of what the last ones needed. */
+static void rest(Connection *c, uint64_t now) {
+  if (c->rested_ms == c->last_active_ms || now - c->last_active_ms < REST_MS) return;
+  if (c->blocked || grpc_session_streams(c->session)) return;
+  c->rested_ms = c->last_active_ms;
+  grpc_session_rest(c->session);
+  if (c->tls) tls_rest(c->tls);
+}
+
 static void expire(Connection *c, uint64_t now) {
   Server *s = c->server;
   const Patience *p = &s->config.patience;
   uint64_t idle = s->config.idle_connection;
+  rest(c, now);
   if (c->ending) {
     if (now - c->ending_ms > LINGER_MS) connection_close(c);
   } else if (too_slow(c, p, now)) {

@@ -57,6 +57,7 @@ static Status apply_settings(Server *s, Config *next) {
   SWAP(max_tensor_bytes);
   SWAP(max_message_bytes);
   SWAP(max_answer_bytes);
+  SWAP(compile_total);
   SWAP(max_connections);
   SWAP(connections_per_address);
   SWAP(patience);

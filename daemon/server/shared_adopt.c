@@ -43,13 +43,15 @@ struct SharedWait {
 /* -- waiting ------------------------------------------------------------------------------------
  */
 
-static void wait_free(SharedWait *w) {
-  if ((*w->link = w->next)) w->next->link = w->link;
+/* The one that a list's link leads to. */
+static void wait_free(SharedWait **at) {
+  SharedWait *w = *at;
+  if ((*at = w->next)) w->next->link = at;
   executable_release(w->exe);
   free(w);
 }
 
-void shared_adopt_cancel(SharedWait *w) { wait_free(w); }
+void shared_adopt_cancel(SharedWait *w) { wait_free(w->link); }
 
 SharedWait *shared_adopt(Shared *sh, Executable *e, void (*done)(void *ctx), void *ctx) {
   SharedWait *w = calloc(1, sizeof *w);
@@ -63,15 +65,18 @@ SharedWait *shared_adopt(Shared *sh, Executable *e, void (*done)(void *ctx), voi
 }
 
 static void tell_waits(Shared *sh) {
-  for (SharedWait *w = sh->waits, *next; w; w = next) {
-    next = w->next;
+  for (SharedWait **at = &sh->waits; *at;) {
+    const SharedWait *w = *at;
     bool pending = w->exe->adopt_due && w->exe->registered && sh->state == LINK_UP;
-    if (pending || w->exe == sh->adopted) continue;
+    if (pending || w->exe == sh->adopted) {
+      at = &(*at)->next;
+      continue;
+    }
     void (*done)(void *) = w->done;
     void *ctx = w->ctx;
-    wait_free(w);
+    wait_free(at);
     done(ctx);
-    next = sh->waits; /* the list may be another now */
+    at = &sh->waits; /* the list may be another now */
   }
 }
 
