@@ -295,12 +295,24 @@ static bool emitter_begin(Emitter *e) {
   return e->values && e->loops;
 }
 
+/* Whether all workgroups of the launch start with it, two on a processor: those of later waves have
+ * no kernel before them to wait for. */
+static bool starts_at_once(const Emitter *e) {
+  int64_t groups = 1, most = 2 * (int64_t)e->target->threads;
+  for (int d = 0; d < 3; d++) {
+    const UOp *n = e->linear->grid[d];
+    if (n && (!uop_is_const(n) || n->arg.i > most)) return false;
+    if (n) groups *= n->arg.i;
+  }
+  return !most || groups <= most;
+}
+
 /* Addresses are computed before the wait for the kernel before this one, as far as they depend on
  * nothing in memory and on no loop, and what will be read there is asked for. */
 static void emit_ahead(Emitter *e) {
   enum { MOST_ASKED = 24 };
   const Linear *l = e->linear;
-  uint32_t asked = 0;
+  uint32_t asked = starts_at_once(e) ? 0 : MOST_ASKED;
   for (size_t i = 0; e->waits && i < l->len && l->list[i]->op != OP_RANGE; i++) {
     const UOp *u = l->list[i];
     bool place = u->op == OP_SPECIAL || u->op == OP_PARAM ||

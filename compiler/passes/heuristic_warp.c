@@ -362,10 +362,10 @@ static int64_t wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int6
   return each * (k * w->step + w->other);
 }
 
-/* Half of the processors would have nothing to do: as many small tiles fetch more at a time. */
+/* Most of the processors would have nothing to do: as many small tiles fetch more at a time. */
 static bool leaves_idle(const Ctx *c, const Wide *w, int m, int n) {
   int64_t all = ceil_div(size_of(c, m), rows_of(w)) * ceil_div(size_of(c, n), w->n);
-  return 2 * all * batch_of(c, m, n) < (int64_t)c->target->threads;
+  return 3 * all * batch_of(c, m, n) < (int64_t)c->target->threads;
 }
 
 /* What an instruction takes of the factor. */
@@ -383,6 +383,14 @@ static bool lies_in_rows(const Ctx *c, const UOp *factor, int m, int n, int r) {
   int own = kernel_depends(u, (uint32_t)m) ? m : n;
   bool turned = dtype_info[u->dtype].bytes == 2 && linsum_coeff(at, c->k->axes[own].range) == 1;
   return turned || linsum_coeff(at, c->k->axes[r].range) == 1;
+}
+
+/* Columns that lie side by side are copied 128 bytes at a time: a tile has as many. */
+static bool splits_rows(const Ctx *c, const Wide *w, int n) {
+  const UOp *product = main_sum(c)->src[0];
+  const UOp *u = factor_of(product->src[kernel_depends(product->src[1], (uint32_t)n)]);
+  bool side = linsum_coeff(linsum_index(c->job, u->src[1]), c->k->axes[n].range) == 1;
+  return side && w->n * dtype_info[u->dtype].bytes < ROW_BYTES;
 }
 
 /* The row of the table for the kernel's dtypes and so many columns; -1: none. */
@@ -463,6 +471,7 @@ static bool takes_wides(const Ctx *c, int m, int n, int r) {
 static bool wide_list(Ctx *c, UOp *kernel, const Wide *w, int m, int n, int r, OptList *opts) {
   const KernelInfo *whole = c->k;
   OptList head = {0}, body = {0};
+  if (splits_rows(c, w, n)) return false;
   c->opts = &body;
   order_tiles(c, &kernel, &head, w, m, n);
   bool ok = wide_row(c, m, n, r, w->n) >= 0 && give_wide(c, w, m, r);

@@ -24,7 +24,7 @@ class Options:
         Also "INPUT.length" of a sequence, "INPUT.present" (0 or 1) of an optional, "INPUT.rank" of a tensor without a shape.
     device: "cpu:0"; empty lets the server choose.
     no_cache: neither read nor write the server's cache.
-    fast_math: also algorithms whose rounding, or handling of NaN and infinities, is not that of the graph: Winograd convolutions.
+    fast_math: also algorithms whose rounding, or handling of NaN and infinities, is not that of the graph: Winograd convolutions, products of tf32.
     batching: (milliseconds, rows): how long a run may wait, while the device is busy, for others of the same caller to run with, where rows
         are independent, and of how many rows at most (0: as the server says). (0, 0): each run alone. None: as the server is configured.
     seed: of random ops; the executable's n-th run from here draws the n-th set of numbers of this seed. None: fresh numbers.
