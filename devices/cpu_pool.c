@@ -16,6 +16,7 @@
  * moves. */
 #include "devices/cpu_pool.h"
 
+#include <assert.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -49,14 +50,14 @@ struct CpuPool {
   _Alignas(64) _Atomic uint32_t left; /* pieces of this round not finished */
   _Alignas(64) _Atomic uint32_t bell; /* futex of sleeping members; changes with every round */
   _Atomic uint32_t sleepers, driver_sleeps;
-  _Atomic bool stop;
   _Atomic int driver; /* the core that began the round */
-  int *cores;         /* one for each member; NULL: they run where the scheduler puts them */
+  _Atomic bool stop;
   /* Written by the driver between rounds only. */
+  bool spin;
+  uint32_t round, members, started;
   CpuTask task;
   void *ctx;
-  uint32_t round, members, started;
-  bool spin;
+  int *cores; /* one for each member; NULL: they run where the scheduler puts them */
   Member *member;
 };
 
@@ -98,6 +99,7 @@ static void keep_off_driver(Member *m) {
   if (!p->cores || driver == m->beside) return;
   m->beside = driver;
   uint32_t at = 0;
+  assert(p->members > 0);
   while (at < p->members && p->cores[at] != driver) at++;
   cpu_set_t set;
   CPU_ZERO(&set);

@@ -211,6 +211,16 @@ static Status cuda_scrub(Device *d) {
 /* -- programs
  * -------------------------------------------------------------------------------------------- */
 
+/* Machine code that was made here of PTX has a byte behind it: whether the kernel waits for the one
+ * before it by itself, and what the driver's compiler said of matrix instructions. */
+enum { MADE_DEPENDENT = 1, MADE_WAITING = 2 };
+static const char elf[] = "\177ELF", wait_text[] = "griddepcontrol.wait"; /* PTX is text */
+
+static unsigned made_here(Bytes image) {
+  bool machine = image.len > sizeof elf && !memcmp(image.ptr, elf, sizeof elf - 1);
+  return machine ? image.ptr[image.len - 1] : 0;
+}
+
 /* PTX is text and ends with a zero; a cubin is an ELF file and says itself where it ends. */
 static Status load_module(CudaDevice *c, const ProgramSpec *spec, Program *p) {
   char log[LOG_BYTES] = "", said[LOG_BYTES] = "";
@@ -224,26 +234,27 @@ static Status load_module(CudaDevice *c, const ProgramSpec *spec, Program *p) {
   CuResult r = c->api->module_load(&p->module, image, 4, options, values);
   free(image);
   log[sizeof log - 1] = said[sizeof said - 1] = 0;
-  p->serialized = strstr(said, "C75") != NULL; /* the number of such a warning */
+  p->serialized = strstr(said, CUDA_WARNING_WAITING) || made_here(spec->image) & MADE_WAITING;
   Status st = cuda_status(c->api, r, "loading code");
   return st && *log ? WRAP(st, "%s", log) : st;
 }
 
-/* Machine code that was made here of PTX has a byte behind it that says whether the kernel waits
- * for the one before it by itself. */
 static bool waits(Bytes image) {
-  static const char elf[] = "\177ELF", wait[] = "griddepcontrol.wait"; /* PTX is text */
-  if (image.len > sizeof elf && !memcmp(image.ptr, elf, sizeof elf - 1))
-    return image.ptr[image.len - 1] == 1;
-  return memmem(image.ptr, image.len, wait, sizeof wait - 1) != NULL;
+  return made_here(image) & MADE_DEPENDENT ||
+         memmem(image.ptr, image.len, wait_text, sizeof wait_text - 1) != NULL;
 }
 
 static Status cuda_code_of(Device *d, const Bytes *images, size_t n, StrBuf *code) {
   const CudaDevice *c = cuda_device(d);
-  TRY(cuda_assemble(c->api, c->context, images, n, code));
-  for (size_t i = 0; i < n; i++)
-    if (code[i].len) strbuf_add(&code[i], waits(images[i]) ? "\1" : "", 1);
-  return NULL;
+  bool *waiting = calloc(n + 1, sizeof *waiting);
+  if (!waiting) return FAIL(RESOURCE_EXHAUSTED, "memory for programs");
+  Status st = cuda_assemble(c->api, c->context, images, n, code, waiting);
+  for (size_t i = 0; i < n; i++) {
+    char made = (char)((waits(images[i]) ? MADE_DEPENDENT : 0) | (waiting[i] ? MADE_WAITING : 0));
+    if (code[i].len) strbuf_add(&code[i], &made, 1);
+  }
+  free(waiting);
+  return st;
 }
 
 static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **out) {

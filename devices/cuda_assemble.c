@@ -18,28 +18,33 @@ typedef struct Work {
   const Bytes *images;
   StrBuf *code;
   Status *failed; /* by image */
+  bool *waiting;  /* matrix instructions wait for each other */
   size_t n;
   atomic_size_t next;
 } Work;
 
 static bool is_ptx(Bytes image) { return image.len && image.ptr[0] != 0x7f; }
 
-static Status assemble_one(const CudaApi *api, Bytes ptx, StrBuf *out) {
-  char log[LOG_BYTES] = "", *text = malloc(ptx.len + 1); /* PTX ends with a zero */
-  int options[2] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_BYTES};
-  void *values[2] = {log, (void *)(uintptr_t)sizeof log}, *cubin = NULL;
+static Status assemble_one(const CudaApi *api, Bytes ptx, StrBuf *out, bool *waiting) {
+  char log[LOG_BYTES] = "", said[LOG_BYTES] = "",
+       *text = malloc(ptx.len + 1); /* PTX ends with a zero */
+  int options[4] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_BYTES, CU_JIT_INFO_LOG,
+                    CU_JIT_INFO_LOG_BYTES};
+  void *values[4] = {log, (void *)(uintptr_t)sizeof log, said, (void *)(uintptr_t)sizeof said};
+  void *cubin = NULL;
   size_t bytes = 0;
   CuLink link = NULL;
   if (!text) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
   memcpy(text, ptx.ptr, ptx.len);
   text[ptx.len] = 0;
-  CuResult r = api->link_create(2, options, values, &link);
+  CuResult r = api->link_create(4, options, values, &link);
   if (!r) r = api->link_add(link, CU_JIT_INPUT_PTX, text, ptx.len + 1, "kernel", 0, NULL, NULL);
   if (!r) r = api->link_complete(link, &cubin, &bytes);
   if (!r) strbuf_add(out, cubin, bytes); /* which is the link's */
   if (link) api->link_destroy(link);
   free(text);
-  log[sizeof log - 1] = 0;
+  log[sizeof log - 1] = said[sizeof said - 1] = 0;
+  *waiting = strstr(said, CUDA_WARNING_WAITING) != NULL;
   Status st = cuda_status(api, r, "assembling code");
   if (!st && out->failed) st = FAIL(RESOURCE_EXHAUSTED, "memory for a program");
   return st && *log ? WRAP(st, "%s", log) : st;
@@ -50,7 +55,7 @@ static void *work(void *arg) {
   Status st = cuda_status(w->api, w->api->context_set(w->context), "assembling code");
   for (size_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n;) {
     if (!is_ptx(w->images[i])) continue;
-    if (!st) st = assemble_one(w->api, w->images[i], &w->code[i]);
+    if (!st) st = assemble_one(w->api, w->images[i], &w->code[i], &w->waiting[i]);
     w->failed[i] = st;
     st = NULL;
   }
@@ -68,10 +73,11 @@ static void work_together(Work *w, size_t wanted) {
 }
 
 Status cuda_assemble(const CudaApi *api, CuContext context, const Bytes *images, size_t n,
-                     StrBuf *code) {
+                     StrBuf *code, bool *waiting) {
   cpu_set_t cores;
   size_t most = sched_getaffinity(0, sizeof cores, &cores) ? 1 : (size_t)CPU_COUNT(&cores);
-  Work w = {.api = api, .context = context, .images = images, .code = code, .n = n};
+  Work w = {
+      .api = api, .context = context, .images = images, .code = code, .n = n, .waiting = waiting};
   Status first = NULL;
   w.failed = calloc(n + 1, sizeof(Status));
   if (!w.failed) return FAIL(RESOURCE_EXHAUSTED, "memory for programs");

@@ -4,7 +4,12 @@
 #include "base/str.h"
 #include "devices/cuda_api.h"
 
+/* The number of the driver's warning about matrix instructions that it makes wait for each other.
+ */
+#define CUDA_WARNING_WAITING "C75"
+
 /* code[i] is a cubin for the context's device; it stays empty where images[i] is one already. On
- * failure the first kernel that failed is named by its place. */
+ * failure the first kernel that failed is named by its place, and the others are made. waiting[i]:
+ * there was that warning. */
 Status cuda_assemble(const CudaApi *api, CuContext context, const Bytes *images, size_t n,
-                     StrBuf *code);
+                     StrBuf *code, bool *waiting);

@@ -20,6 +20,7 @@ enum {
   KEPT = 64,      /* graphs; the one not used for longest goes */
   LEAST = 2,      /* launches worth a graph */
   MOST = 1 << 16, /* launches of one graph */
+  EARLY = 32,     /* workgroups per processor of a launch that starts early, at most */
 };
 
 struct CudaGraph {
@@ -101,7 +102,7 @@ static bool is_empty(const CudaLaunch *l) { return !l->grid[0] || !l->grid[1] ||
  * before it may be a copy. */
 static bool starts_early(const CudaGraphs *g, const CudaLaunch *l) {
   uint64_t groups = (uint64_t)l->grid[0] * l->grid[1] * l->grid[2];
-  return l->dependent && groups <= 4u * (uint64_t)g->processors;
+  return l->dependent && groups <= EARLY * (uint64_t)g->processors;
 }
 
 static Status queue_one(CudaGraphs *g, const CudaLaunches *l, size_t i) {

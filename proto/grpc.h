@@ -91,6 +91,8 @@ Status grpc_session_input(GrpcSession *g, const void *bytes, size_t n);
 int grpc_session_output(GrpcSession *g, struct iovec *iov, int cap);
 /* The first n bytes offered by the last grpc_session_output were written. */
 void grpc_session_wrote(GrpcSession *g, size_t n);
+/* Gives back memory that only traffic needs, when there is none. */
+void grpc_session_rest(GrpcSession *g);
 /* Nothing more will be read or written: close the connection. */
 bool grpc_session_done(const GrpcSession *g);
 /* Open streams. */

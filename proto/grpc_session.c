@@ -145,6 +145,13 @@ int grpc_session_output(GrpcSession *g, struct iovec *iov, int cap) {
   return n;
 }
 
+void grpc_session_rest(GrpcSession *g) {
+  if (g->pending || g->nstreams) return;
+  g->pieces.len = g->piece_at = 0;
+  vec_deinit(&g->pieces);
+  strbuf_deinit(&g->copy);
+}
+
 void grpc_session_wrote(GrpcSession *g, size_t n) {
   g->pending -= n;
   while (n) {

@@ -26,6 +26,7 @@ typedef struct Level {
 
 typedef struct Scan {
   const PbLimits *limits;
+  const char *root; /* what the message is */
   uint64_t elements;
   uint32_t depth;
   Level level[DEPTH_CAP];
@@ -33,7 +34,7 @@ typedef struct Scan {
 
 /* "Graph.nodes.src" in buf: where the scan stands. */
 static const char *path(const Scan *s, const char *leaf, char *buf, size_t cap) {
-  size_t n = (size_t)snprintf(buf, cap, "%s", s->level[0].desc->short_name);
+  size_t n = (size_t)snprintf(buf, cap, "%s", s->root);
   for (uint32_t i = 1; i < s->depth && n < cap; i++)
     n += (size_t)snprintf(buf + n, cap - n, ".%s", s->level[i].name);
   if (leaf && n < cap) snprintf(buf + n, cap - n, ".%s", leaf);
@@ -110,6 +111,7 @@ Status pb_check(const ProtobufCMessageDescriptor *desc, Bytes msg, const PbLimit
   char at[256];
   Scan s;
   s.limits = limits;
+  s.root = desc->short_name;
   s.elements = 0;
   s.depth = 0;
   if (msg.len > limits->max_bytes)

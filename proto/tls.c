@@ -15,12 +15,14 @@
 
 struct TlsContext {
   SSL_CTX *ctx;
+  bool no_alpn;
 };
 
 struct TlsSession {
   SSL *ssl;
   BIO *in, *out; /* the ssl's */
-  bool ready;
+  bool ready, no_alpn;
+  bool settled; /* what the handshake needed has been given back */
 };
 
 enum { RECORD_BYTES = 16 << 10, CHAIN_MAX = 8, NAME_BYTES = 255 };
@@ -99,15 +101,16 @@ static Status make_context(const SSL_METHOD *method, const TlsFiles *files, bool
     free(c);
     return FAIL(RESOURCE_EXHAUSTED, "TLS");
   }
+  c->no_alpn = files->no_alpn;
   SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION);
   SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
                             SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
   SSL_CTX_set_num_tickets(ctx, 0);
   SSL_CTX_set_verify_depth(ctx, CHAIN_MAX);
-  if (server)
+  if (server && !files->no_alpn)
     SSL_CTX_set_alpn_select_cb(ctx, select_h2, NULL);
-  else
+  else if (!files->no_alpn)
     SSL_CTX_set_alpn_protos(ctx, h2, sizeof h2); /* 0 is success; it fails without memory */
   SSL_CTX_set_verify(ctx, !server || given(files->ca) ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
   Status st = load_own(ctx, files);
@@ -153,6 +156,7 @@ static bool expect_name(SSL *ssl, const char *name) {
 Status tls_session_create(TlsContext *c, const char *server_name, TlsSession **out) {
   TlsSession *t = *out = calloc(1, sizeof *t);
   if (!t) return FAIL(RESOURCE_EXHAUSTED, "TLS");
+  t->no_alpn = c->no_alpn;
   t->ssl = SSL_new(c->ctx);
   t->in = BIO_new(BIO_s_mem());
   t->out = BIO_new(BIO_s_mem());
@@ -212,7 +216,8 @@ static Status handshake(TlsSession *t) {
     const unsigned char *protocol = NULL;
     unsigned n = 0;
     SSL_get0_alpn_selected(t->ssl, &protocol, &n);
-    if (n != 2 || memcmp(protocol, "h2", 2)) return FAIL(UNAVAILABLE, "TLS: the peer speaks no h2");
+    if (!t->no_alpn && (n != 2 || memcmp(protocol, "h2", 2)))
+      return FAIL(UNAVAILABLE, "TLS: the peer speaks no h2");
     t->ready = true;
     return NULL;
   }
@@ -255,6 +260,20 @@ Bytes tls_output(const TlsSession *t) {
   return (Bytes){(const uint8_t *)at, n > 0 ? (size_t)n : 0};
 }
 
+/* A memory BIO keeps what it has grown to. */
+static void bio_rest(BIO *bio) {
+  BUF_MEM *m = NULL;
+  if (BIO_pending(bio) || BIO_get_mem_ptr(bio, &m) != 1 || !m || !m->max) return;
+  BUF_MEM *fresh = BUF_MEM_new();
+  if (fresh) BIO_set_mem_buf(bio, fresh, BIO_CLOSE); /* frees the other */
+}
+
+void tls_rest(TlsSession *t) {
+  if (!t->ready) return;
+  bio_rest(t->in);
+  bio_rest(t->out);
+}
+
 /* Reading moves the BIO's position; its memory is used again when it is empty. */
 void tls_wrote(TlsSession *t, size_t n) {
   char unused[RECORD_BYTES];
@@ -264,6 +283,9 @@ void tls_wrote(TlsSession *t, size_t n) {
     if (got <= 0) return;
     n -= (size_t)got;
   }
+  if (!t->ready || t->settled || tls_output(t).len) return;
+  t->settled = true;
+  tls_rest(t);
 }
 
 void tls_close(TlsSession *t) {

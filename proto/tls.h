@@ -1,5 +1,5 @@
 /* TLS 1.3 over any transport, sans I/O: bytes from the peer in, plain bytes out, and the other way
- * round. Both ends speak HTTP/2 ("h2" by ALPN) or nothing.
+ * round. Both ends speak HTTP/2 ("h2" by ALPN) or nothing, unless a context says otherwise.
  *
  * A TlsContext is what a process knows: its certificate and whom it believes. It is shared by
  * sessions and may be released while they live. A TlsSession is one connection; it belongs to one
@@ -20,6 +20,7 @@ typedef struct TlsFiles {
   const char *certificate; /* PEM, with the chain; NULL or "": none */
   const char *key;         /* PEM; its owner alone should be able to read it */
   const char *ca;          /* PEM: whom to believe; "system": whom this machine believes */
+  bool no_alpn;            /* the ends speak something else and know what */
 } TlsFiles;
 
 /* Needs certificate and key. With a ca clients may show a certificate, and it must be right. */
@@ -47,6 +48,8 @@ Bytes tls_output(const TlsSession *t);
 void tls_wrote(TlsSession *t, size_t n);
 /* Tells the peer that nothing follows. */
 void tls_close(TlsSession *t);
+/* Gives back memory that traffic has needed and nothing lies in; what comes later takes it anew. */
+void tls_rest(TlsSession *t);
 /* The handshake is over. */
 bool tls_ready(const TlsSession *t);
 /* Every name of the peer's certificate, which was verified, as "cn:x", "dns:x", "uri:x", "email:x";

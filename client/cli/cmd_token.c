@@ -11,13 +11,12 @@ enum { SECRET_BYTES = 32, SALT_BYTES = 16, TOKEN_MAX = 256 };
 static bool random_bytes(uint8_t *out, size_t n) { return getrandom(out, n, 0) == (ssize_t)n; }
 
 /* The row of a token: "sha256:SALT:HASH". */
-static bool make_row(const char *token, char *out, size_t cap) {
+static bool make_row(Bytes token, char *out, size_t cap) {
   uint8_t salted[SALT_BYTES + TOKEN_MAX], hash[DIGEST_BYTES];
   char salt_hex[2 * SALT_BYTES + 1], hash_hex[DIGEST_HEX + 1];
-  size_t n = strlen(token);
-  if (n > TOKEN_MAX || !random_bytes(salted, SALT_BYTES)) return false;
-  memcpy(salted + SALT_BYTES, token, n);
-  digest_sha256(salted, SALT_BYTES + n, hash);
+  if (token.len > TOKEN_MAX || !random_bytes(salted, SALT_BYTES)) return false;
+  memcpy(salted + SALT_BYTES, token.ptr, token.len);
+  digest_sha256(salted, SALT_BYTES + token.len, hash);
   snprintf(out, cap, "sha256:%s:%s", digest_to_hex(salted, SALT_BYTES, salt_hex),
            digest_to_hex(hash, DIGEST_BYTES, hash_hex));
   return true;
@@ -38,7 +37,7 @@ int cmd_token(Cli *cli, int argc, char **argv) {
   if (!random_bytes(secret, sizeof secret)) return cli_error(EX_OSERR, "no random numbers");
   snprintf(made, sizeof made, "kiln_%s", digest_to_hex(secret, sizeof secret, hex));
   const char *token = *cli->token ? cli->token : made;
-  if (!make_row(token, row, sizeof row))
+  if (!make_row((Bytes){(const uint8_t *)token, strlen(token)}, row, sizeof row))
     return cli_error(EX_DATAERR, "a token has at most %d bytes", (int)TOKEN_MAX);
   if (cli->json) {
     cJSON *j = cJSON_CreateObject();

@@ -337,9 +337,9 @@ static LLVMValueRef native_piece(const Alu *a, LLVMValueRef v, unsigned from, un
 static LLVMValueRef native_call(const Alu *a, const NativeOp *op, unsigned from) {
   enum { CURRENT_ROUNDING = 4 };
   LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
-  LLVMValueRef args[6];
-  unsigned n = 0;
-  for (int s = 0; s < op_info[a->u->op].nsrc; s++)
+  LLVMValueRef args[6] = {native_piece(a, a->v[0], from, op->lanes)};
+  unsigned n = 1;
+  for (int s = 1; s < op_info[a->u->op].nsrc; s++)
     args[n++] = native_piece(a, a->v[s], from, op->lanes);
   LLVMTypeRef type = LLVMTypeOf(args[0]);
   if (op->control >= 0) args[n++] = LLVMConstInt(i32, (unsigned)op->control, false);

@@ -129,6 +129,11 @@ LLVMValueRef llvm_peer_emit(Emitter *e, const UOp *u);
 
 /* -- llvm_memory.c -- */
 LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u);
+/* Whether the values of all sources are known. */
+bool llvm_has_sources(const Emitter *e, const UOp *u);
+/* Has a LOAD or COPY of a large buffer that the kernel does not write bring what it will read
+ * nearer; false when it does not, because that would not help or the place is not known yet. */
+bool llvm_ask_ahead(Emitter *e, const UOp *u);
 /* Prepares PARAMs and BUFFERs, at the start of the entry block. */
 void llvm_memory_begin(Emitter *e);
 LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u);
@@ -180,6 +185,10 @@ LLVMValueRef llvm_x86_mma(Emitter *e, const UOp *u);
 void llvm_gpu_function(Emitter *e, const char *entry);
 /* What comes before everything else. */
 void llvm_gpu_begin(Emitter *e);
+/* A hint: the element at a generic address will be read. */
+void llvm_gpu_ask(Emitter *e, LLVMValueRef to);
+/* For the kernel before this one, if it has to. */
+void llvm_gpu_wait(Emitter *e);
 /* Pointers to buffer argument k and to a BUFFER that is memory. */
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k);
 LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer);

@@ -220,7 +220,7 @@ static void emit_node(Emitter *e, const UOp *u, size_t at) {
     emit_end(e, u);
     return;
   }
-  if (u->op == OP_LOAD && e->values[u->id - e->first_id]) return;
+  if ((u->op == OP_LOAD || e->waits) && e->values[u->id - e->first_id]) return;
   if (u->op == OP_LOAD && !e->gpu && llvm_tile_load(e, u, at)) return;
   if (u->op == OP_STORE && !e->gpu && llvm_tile_store(e, u, at)) return;
   EmitFn fn = emit_table[u->op];
@@ -295,12 +295,30 @@ static bool emitter_begin(Emitter *e) {
   return e->values && e->loops;
 }
 
+/* Addresses are computed before the wait for the kernel before this one, as far as they depend on
+ * nothing in memory and on no loop, and what will be read there is asked for. */
+static void emit_ahead(Emitter *e) {
+  enum { MOST_ASKED = 24 };
+  const Linear *l = e->linear;
+  uint32_t asked = 0;
+  for (size_t i = 0; e->waits && i < l->len && l->list[i]->op != OP_RANGE; i++) {
+    const UOp *u = l->list[i];
+    bool place = u->op == OP_SPECIAL || u->op == OP_PARAM ||
+                 (op_info[u->op].flags & OPF_ALU && u->lanes == 1 &&
+                  (u->dtype == DT_INDEX || u->dtype == DT_BOOL));
+    if (place && llvm_has_sources(e, u)) emit_node(e, u, i);
+    if ((u->op == OP_LOAD || u->op == OP_COPY) && asked < MOST_ASKED) asked += llvm_ask_ahead(e, u);
+  }
+  llvm_gpu_wait(e);
+}
+
 static Status emit_function(Emitter *e, const char *entry) {
   if (!emitter_begin(e)) return FAIL(RESOURCE_EXHAUSTED, "code generation ran out of memory");
   make_function(e, entry);
   if (!e->failure) llvm_memory_begin(e);
   if (!e->failure && !e->slots)
     return FAIL(RESOURCE_EXHAUSTED, "code generation ran out of memory");
+  if (!e->failure && e->gpu) emit_ahead(e);
   for (size_t i = 0; i < e->linear->len && !e->failure; i++) emit_node(e, e->linear->list[i], i);
   if (!e->failure && e->nloops) llvm_fail(e, e->loops[e->nloops - 1].range, "is never closed");
   if (e->failure) {

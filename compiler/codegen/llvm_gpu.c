@@ -56,15 +56,31 @@ static void emit_asm(Emitter *e, const char *text) {
 /* A thread index of a program without workgroups is one of those of one thread.
  *
  * From compute capability 9.0 on a kernel may start while the one before it ends: it lets the next
- * one do so too, and touches no memory before the one before it is done. What that wrote is no
- * constant then, so no load may be moved before the wait. */
+ * one do so too, and reads and writes no memory before the one before it is done. What that wrote
+ * is no constant then, so no load may be moved before the wait. But it may ask for what it will
+ * read: what the one before it still writes goes through the same cache, and weights come from
+ * memory while that one ends. */
 void llvm_gpu_begin(Emitter *e) {
   LLVMValueRef group = llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.ctaid.x", NULL, 0, NULL, 0);
   e->thread = LLVMBuildZExt(e->b, group, LLVMInt64TypeInContext(e->ctx), "thread");
   e->waits = !strncmp(e->target->cpu, "sm_9", 4);
   if (!e->waits) return;
   emit_asm(e, "griddepcontrol.launch_dependents;");
-  emit_asm(e, "griddepcontrol.wait;");
+}
+
+void llvm_gpu_ask(Emitter *e, LLVMValueRef to) {
+  static const char text[] = "prefetch.L2 [$0];", constraints[] = "l";
+  LLVMTypeRef i64 = LLVMInt64TypeInContext(e->ctx);
+  LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->ctx), &i64, 1, false);
+  LLVMValueRef at = LLVMBuildPtrToInt(e->b, to, i64, "");
+  LLVMValueRef code =
+      LLVMGetInlineAsm(type, text, sizeof text - 1, constraints, sizeof constraints - 1, true,
+                       false, LLVMInlineAsmDialectATT, false);
+  LLVMBuildCall2(e->b, type, code, &at, 1, "");
+}
+
+void llvm_gpu_wait(Emitter *e) {
+  if (e->waits) emit_asm(e, "griddepcontrol.wait;");
 }
 
 /* ptxas 13.0 makes one instruction of three of max.s16 and forgets to negate an operand (seen where

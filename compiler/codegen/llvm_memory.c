@@ -672,3 +672,36 @@ LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u) {
   llvm_intrinsic(e, "llvm.prefetch", &type, 1, args, 4);
   return NULL;
 }
+
+/* -- before the wait
+ * ------------------------------------------------------------------------------------------- */
+
+enum { WORTH_ASKING = 1 << 19 }; /* bytes of a buffer; smaller ones are in a cache already */
+
+static bool has_value(const Emitter *e, const UOp *u) {
+  if (u->op == OP_CONST || u->op == OP_VAR || u->op == OP_THREAD) return true;
+  bool known = u->id >= e->first_id && u->id - e->first_id < e->nids;
+  return known && e->values[u->id - e->first_id];
+}
+
+bool llvm_has_sources(const Emitter *e, const UOp *u) {
+  for (uint32_t s = 0; s < u->nsrc; s++)
+    if (!has_value(e, u->src[s])) return false;
+  return true;
+}
+
+bool llvm_ask_ahead(Emitter *e, const UOp *u) {
+  bool copy = u->op == OP_COPY;
+  uint32_t at = copy ? 2 : 0, last = copy ? 4 : 2;
+  const UOp *buffer = u->src[at], *index = u->src[at + 1];
+  const UOp *gate = u->nsrc > last ? u->src[last] : NULL;
+  if (buffer->op != OP_PARAM || e->params[buffer->arg.i].written || index->lanes > 1) return false;
+  int64_t n = buffer->arg.ints.n == 1 ? dim_low(buffer->arg.ints.at[0]) : 0;
+  if (n < WORTH_ASKING / dtype_info[buffer->dtype].bytes) return false;
+  if (!has_value(e, index) || (gate && (gate->lanes > 1 || !has_value(e, gate)))) return false;
+  Access a = resolve_at(e, u, at, 1, 1, NULL);
+  LLVMValueRef to = address(&a, a.index, 0);
+  if (gate) to = LLVMBuildSelect(e->b, llvm_value(e, gate), to, a.base, "");
+  llvm_gpu_ask(e, to);
+  return true;
+}

@@ -126,9 +126,8 @@ static unsigned find_stores(const Emitter *e, const UOp *u, size_t at, Column *o
     if (op == OP_RANGE || op == OP_END) break;
   }
   for (; i < e->linear->len; i++) {
-    const UOp *x = e->linear->list[i], *buffer = x->nsrc ? x->src[0] : NULL;
+    const UOp *x = e->linear->list[i], *buffer = x->nsrc ? uop_storage(x->src[0]) : NULL;
     if (x->op == OP_RANGE || x->op == OP_END) break;
-    while (buffer && buffer->op == OP_AFTER) buffer = buffer->src[0];
     if (x->op == OP_LOAD && buffer == u->src[0]) return 0;
     if (!stored_in_lanes(x) || buffer != u->src[0] || x->arg.i != u->arg.i) continue;
     if (x->src[2]->lanes != u->src[2]->lanes || split(x->src[1], &c) != base) continue;
@@ -159,7 +158,7 @@ static unsigned tile_of(const Column *c, unsigned n, const UOp *u, unsigned *fir
 
 bool llvm_tile_store(Emitter *e, const UOp *u, size_t at) {
   Column column[MAX_STORES];
-  LLVMValueRef row[MAX_TILE], value[MAX_TILE];
+  LLVMValueRef row[MAX_TILE] = {0}, value[MAX_TILE];
   LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
   unsigned first, lanes = u->src[2]->lanes;
   if (!stored_in_lanes(u)) return false;

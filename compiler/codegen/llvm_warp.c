@@ -29,6 +29,7 @@ static LLVMValueRef exchange_bits(Emitter *e, LLVMValueRef v, int64_t mask) {
 static LLVMValueRef exchange_scalar(Emitter *e, LLVMValueRef v, int64_t mask) {
   LLVMTypeRef type = LLVMTypeOf(v), bits = type;
   LLVMTypeKind kind = LLVMGetTypeKind(type);
+  if (kind == LLVMHalfTypeKind || kind == LLVMBFloatTypeKind) bits = LLVMInt16TypeInContext(e->ctx);
   if (kind == LLVMFloatTypeKind) bits = LLVMInt32TypeInContext(e->ctx);
   if (kind == LLVMDoubleTypeKind) bits = LLVMInt64TypeInContext(e->ctx);
   v = exchange_bits(e, LLVMBuildBitCast(e->b, v, bits, ""), mask);

@@ -204,20 +204,26 @@ static UOp *permuted(Job *job, UOp *x, UOp *places) {
   return uop_make(job, OP_SCATTER, DT_VOID, arg, src, 3);
 }
 
-/* From the least digit of the keys, counted from their least value, to the greatest. */
+static UOp *digit_of(Job *job, UOp *keys, int at) {
+  UOp *digit = build2(job, OP_SHR, keys, build_num(job, keys, at));
+  digit = build_cast(job, build2(job, OP_AND, digit, build_num(job, keys, DIGITS - 1)), DT_U8);
+  return stored(job, digit); /* so that the kernels that follow are those of every digit */
+}
+
+/* From the least digit of the keys, counted from their least value, to the greatest. Where both fit
+ * a number a key takes its position along, so that one permutation moves them. */
 static UOp *sort_by_digits(Job *job, UOp *keys, int bits) {
-  UOp *order = build_iota(job, DT_I32, 1, keys->shape);
+  bool both = bits <= 32;
+  UOp *order = build_iota(job, both ? DT_U64 : DT_I32, 1, keys->shape);
   keys = build_cast(job, build2(job, OP_SUB, keys, i64(job, keys->vmin)), DT_U64);
-  if (bits <= 32) keys = build_cast(job, keys, DT_U32);
-  keys = stored(job, keys);
+  if (both) keys = build2(job, OP_SHL, keys, build_num(job, keys, 32));
+  keys = stored(job, both ? build2(job, OP_OR, keys, order) : keys);
   for (int at = 0; at < bits; at += DIGIT_BITS) {
-    UOp *digit = build2(job, OP_SHR, keys, build_num(job, keys, at));
-    digit = build_cast(job, build2(job, OP_AND, digit, build_num(job, keys, DIGITS - 1)), DT_U8);
-    digit = stored(job, digit); /* so that the kernels that follow are those of every digit */
-    UOp *places = stored(job, digit_places(job, digit));
-    order = permuted(job, order, places);
-    if (at + DIGIT_BITS < bits) keys = permuted(job, keys, places);
+    UOp *places = stored(job, digit_places(job, digit_of(job, keys, both ? at + 32 : at)));
+    if (!both) order = permuted(job, order, places);
+    if (both || at + DIGIT_BITS < bits) keys = permuted(job, keys, places);
   }
+  if (both) order = build2(job, OP_AND, keys, uop_int(job, DT_U64, UINT32_MAX));
   return build_cast(job, order, DT_I64);
 }
 

@@ -278,6 +278,13 @@ static Ints dims(const Substitution *s, Ints from) {
   return (Ints){out, from.n};
 }
 
+/* A size that is no sum or product: in the order that its VARs have now, as the dims have it. */
+static UOp *as_dim(Job *job, UOp *u) {
+  bool closed = u->op == OP_FLOORDIV || u->op == OP_FLOORMOD || u->op == OP_MIN || u->op == OP_MAX;
+  bool size = closed && u->dtype == DT_INDEX && u->symbolic && !u->open && !dim_check(job, u);
+  return size ? dim_uop(job, dim_of(job, u)) : u;
+}
+
 UOp *dim_substitute(Job *job, UOp *root, UOp *const *to, size_t nvars) {
   if (!root->symbolic) return root;
   const Substitution s = {job, to, nvars};
@@ -299,7 +306,8 @@ UOp *dim_substitute(Job *job, UOp *root, UOp *const *to, size_t nvars) {
     }
     Arg arg = u->arg;
     if (dim_in_ints((Op)u->op)) arg.ints = dims(&s, arg.ints);
-    result[k] = uop_make_lanes(job, (Op)u->op, (DType)u->dtype, u->lanes, arg, src, u->nsrc);
+    u = uop_make_lanes(job, (Op)u->op, (DType)u->dtype, u->lanes, arg, src, u->nsrc);
+    result[k] = as_dim(job, u);
   }
   return result[list.len - 1];
 }

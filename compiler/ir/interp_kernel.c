@@ -169,7 +169,7 @@ static void come_back(Interp *in, UOp *u, const MatrixInfo *info, const Place *f
 static Scalar factor_at(Interp *in, UOp *u, const MatrixInfo *info, MatrixOperand o, unsigned x,
                         unsigned y, DType wide) {
   Place from = go_to_element(in, u, info, o, x, y);
-  Scalar v = eval(in, u->src[o]);
+  Scalar v = matrix_seen(info, eval(in, u->src[o]));
   come_back(in, u, info, &from);
   return op_eval(OP_CAST, wide, info->dtype[o], &v);
 }

@@ -326,7 +326,8 @@ static Scalar matrix_value(const Interp *warp, const UOp *u, const MatrixInfo *i
   unsigned thread, reg;
   matrix_find(&info->layout[o], info, x, y, &thread, &reg);
   DType d = info->dtype[o], wide = dtype_is_float(d) ? DT_F64 : info->dtype[MATRIX_C];
-  return op_eval(OP_CAST, wide, d, &warp[thread].values[u->src[o]->place][reg]);
+  Scalar v = matrix_seen(info, warp[thread].values[u->src[o]->place][reg]);
+  return op_eval(OP_CAST, wide, d, &v);
 }
 
 static void multiply(Interp *warp, const UOp *u) {
@@ -365,7 +366,8 @@ static Status tile_value(Interp *warp, const UOp *u, MatrixOperand factor, unsig
   at += k * step[0] + x % 64 * step[1] + x / 64 * step[2];
   if (at < 0 || at >= buf->arg.ints.at[0]) return FAIL(INTERNAL, "a TILEMMA leaves its buffer");
   for (unsigned t = 0; t < 2; t++) TRY(touch(&warp[t], u, buf, at, false));
-  *out = op_eval(OP_CAST, wide, d, &warp->buffers[buf->place][at]);
+  Scalar v = matrix_seen(info, warp->buffers[buf->place][at]);
+  *out = op_eval(OP_CAST, wide, d, &v);
   return NULL;
 }
 

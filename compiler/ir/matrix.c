@@ -70,6 +70,7 @@ const MatrixInfo *matrix_info(int64_t id) {
     fresh.layout[o].registers = 1;
     for (int c = 0; c < 2; c++) read_coord(&fresh.layout[o], r->coord[o][c], c);
   }
+  fresh.cut = strstr(r->code, ".tf32") != NULL;
   fresh.shared = r->threads > 1 && !has_lanes(&fresh.layout[MATRIX_B]);
   fresh.held = fresh.shared && has_lanes(&fresh.layout[MATRIX_A]);
   fresh.name = r->name;
@@ -111,9 +112,45 @@ bool matrix_takes(const Target *target, DType from, DType to) {
   for (int64_t id = 0; id < MX__COUNT; id++) {
     const MatrixInfo *m = matrix_info(id);
     bool factors = m->dtype[MATRIX_A] == from && m->dtype[MATRIX_B] == from;
-    if (factors && m->dtype[MATRIX_C] == to && matrix_on(m, target)) return true;
+    if (factors && m->dtype[MATRIX_C] == to && !m->cut && matrix_on(m, target)) return true;
   }
   return false;
+}
+
+UOp *matrix_cut(Job *job, UOp *x) {
+  UOp *bits = uop_make(job, OP_BITCAST, DT_U32, arg_none(), &x, 1);
+  UOp *mask = uop_scalar(job, DT_U32, (Scalar){.i = MATRIX_CUT_BITS});
+  if (x->shape.n) {
+    int64_t *ones = arena_array(&job->arena, x->shape.n, sizeof *ones);
+    for (uint32_t d = 0; d < x->shape.n; d++) ones[d] = 1;
+    mask = uop_make(job, OP_RESHAPE, DT_VOID, arg_ints(ones, x->shape.n), &mask, 1);
+    mask = uop_make(job, OP_EXPAND, DT_VOID, arg_ints(x->shape.at, x->shape.n), &mask, 1);
+  }
+  bits = uop2(job, OP_AND, bits, mask);
+  return uop_make(job, OP_BITCAST, DT_F32, arg_none(), &bits, 1);
+}
+
+bool matrix_is_mask(const UOp *u) {
+  if (u->op != OP_AND || u->dtype != DT_U32) return false;
+  const UOp *mask = u->src[1];
+  while (mask->op == OP_EXPAND || mask->op == OP_RESHAPE) mask = mask->src[0];
+  bool bits = u->src[0]->op == OP_BITCAST && u->src[0]->src[0]->dtype == DT_F32;
+  return bits && uop_is_const(mask) && (uint32_t)mask->arg.i == MATRIX_CUT_BITS;
+}
+
+UOp *matrix_uncut(const UOp *u) {
+  bool cut = u->op == OP_BITCAST && u->dtype == DT_F32 && matrix_is_mask(u->src[0]);
+  return cut ? u->src[0]->src[0]->src[0] : NULL;
+}
+
+Scalar matrix_seen(const MatrixInfo *info, Scalar v) {
+  if (!info->cut) return v;
+  float x = (float)v.f;
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits &= MATRIX_CUT_BITS;
+  memcpy(&x, &bits, sizeof x);
+  return (Scalar){.f = x};
 }
 
 static unsigned digit_size(const MatrixLayout *l, char digit) {

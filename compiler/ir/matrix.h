@@ -38,6 +38,7 @@ typedef enum MatrixOperand { MATRIX_A, MATRIX_B, MATRIX_C } MatrixOperand;
 typedef struct MatrixInfo {
   const char *name, *feature, *code;
   unsigned threads;
+  bool cut;    /* of factors of f32 it looks at the upper bits alone */
   bool shared; /* factors lie in the workgroup's memory, their digits say nothing of threads: B, */
   bool held;   /* and A unless this is set: it lies in the threads' registers */
   unsigned m, n, k;
@@ -52,6 +53,14 @@ bool matrix_in_memory(const MatrixInfo *info, int factor);
 /* Where a TILEMMA has an operand among its sources: a buffer and an index, if it is in memory. */
 uint32_t matrix_source(const MatrixInfo *info, MatrixOperand o);
 bool matrix_on(const MatrixInfo *info, const Target *target);
+/* The bits of an f32 that an instruction of tf32 looks at. */
+#define MATRIX_CUT_BITS 0xffffe000u
+/* x of f32 without its lower bits, as ops, and x again; NULL: u is no such value. */
+UOp *matrix_cut(Job *job, UOp *x);
+UOp *matrix_uncut(const UOp *u);
+bool matrix_is_mask(const UOp *u); /* the op in between */
+/* An element of a factor as the instruction sees it. */
+Scalar matrix_seen(const MatrixInfo *info, Scalar v);
 /* Whether an instruction of the target multiplies factors of `from` and adds them up in `to`. */
 bool matrix_takes(const Target *target, DType from, DType to);
 /* The size of a digit of the thread's number; 1 when it has none. */

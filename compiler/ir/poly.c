@@ -224,8 +224,7 @@ static Poly quotient_of_rest(Job *job, Poly rest, Poly c) {
     c = poly_const(job, value / g);
   }
   if (poly_is_const(c, &value) && value == 1) return rest;
-  Poly below = poly_add(job, poly_add(job, c, rest, -1), poly_const(job, 1), -1);
-  if (poly_proves(job, rest) && poly_proves(job, below)) return (Poly){0};
+  if (poly_proves(job, rest) && poly_proves_less(job, rest, c)) return (Poly){0};
   UOp *q = uop2(job, OP_FLOORDIV, poly_make(job, rest), poly_make(job, c));
   return q->op == OP_CONST ? poly_const(job, q->arg.i) : of_atom(job, q, 1);
 }

@@ -40,6 +40,8 @@ bool poly_eq(Poly a, Poly b);
 UOp *poly_make(Job *job, Poly p);
 /* p >= 0 whatever the values of its VARs and RANGEs: true is a proof, false says nothing. */
 bool poly_proves(Job *job, Poly p);
+/* a < b, likewise; their difference may be too large to be a polynomial. */
+bool poly_proves_less(Job *job, Poly a, Poly b);
 /* floor(a / c) for a c proven above 0. */
 Poly poly_floordiv(Job *job, Poly a, Poly c);
 

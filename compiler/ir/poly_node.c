@@ -67,8 +67,7 @@ static UOp *sum_node(Job *job, Poly p) {
 UOp *poly_node_sum(Job *job, UOp *u) { return sum_node(job, poly_of(job, u)); }
 
 bool poly_node_less(Job *job, UOp *a, UOp *b) {
-  Poly gap = poly_add(job, poly_of(job, b), poly_of(job, a), -1);
-  return poly_proves(job, poly_add(job, gap, poly_const(job, 1), -1));
+  return poly_proves_less(job, poly_of(job, a), poly_of(job, b));
 }
 
 /* -- factors ----------------------------------------------------------------------------------- */
@@ -98,8 +97,7 @@ static PolyTerm common(Job *job, const PolyTerm *a, const PolyTerm *b) {
 static bool is_one(const PolyTerm *t) { return t->coef == 1 && !t->n; }
 
 static bool in_front(Job *job, Poly p, Poly c) {
-  Poly top = poly_add(job, poly_add(job, c, p, -1), poly_const(job, 1), -1);
-  return poly_proves(job, p) && poly_proves(job, top);
+  return poly_proves(job, p) && poly_proves_less(job, p, c);
 }
 
 /* A division on its way: floor(a / c), or f * (a mod c) + low. */
@@ -216,14 +214,12 @@ static bool lessen(Job *job, Poly *p, bool less) {
 }
 
 UOp *poly_node_compare(Job *job, Op op, UOp *x, UOp *y) {
-  Poly p = poly_add(job, poly_of(job, x), poly_of(job, y), -1);
-  Poly up = poly_add(job, p, poly_const(job, 1), -1);                /* p - 1 */
-  Poly down = poly_add(job, poly_const(job, -1), p, -1), none = {0}; /* -p - 1 */
-  bool less = op == OP_CMPLT, below = poly_proves(job, down);
+  Poly p = poly_add(job, poly_of(job, x), poly_of(job, y), -1), none = {0};
+  bool less = op == OP_CMPLT, below = poly_proves_less(job, p, none);
   if (less) {
     if (below) return uop_int(job, DT_BOOL, 1);
     if (poly_proves(job, p)) return uop_int(job, DT_BOOL, 0);
-  } else if (below || poly_proves(job, up) || !p.n) {
+  } else if (below || poly_proves_less(job, none, p) || !p.n) {
     return uop_int(job, DT_BOOL, (op == OP_CMPEQ) == !p.n);
   }
   if (!lessen(job, &p, less)) return uop_int(job, DT_BOOL, op == OP_CMPNE);

@@ -5,8 +5,8 @@
  * leaves one. What is made of others goes first and is bounded by a relation where there is one
  * (c * (x / c) lies in (x - c, x], MIN and MAX by their sources); then RANGEs, whose upper end is
  * an expression over VARs; then VARs, by numbers. Products of several VARs are thereby treated
- * exactly; of a power all but one factor is bounded first. The search is bounded: giving up answers
- * false.
+ * exactly; of a power all but one factor is bounded first, unless it is a factor of the whole. The
+ * search is bounded: giving up answers false.
  *
  * What is proven is used where code runs: a RANGE of p says that its size is not 0. */
 #include "compiler/ir/dim.h"
@@ -263,6 +263,35 @@ static bool eliminate(Proof *pr, Poly p, const UOp *x, int depth) {
   return by_numbers(pr, x, factor, rest, depth);
 }
 
+/* -- by the lower ends ------------------------------------------------------------------------ */
+
+/* With every atom written as its least value plus what is above it, no coefficient is negative:
+ * what the search misses of (n - 1) * (n - 2), whose bounds are those of no single n. */
+static bool by_lower_ends(Proof *pr, Poly p) {
+  Job *job = pr->job;
+  enum { MAX_TERMS = 24, MAX_DEGREE = 6 };
+  Poly sum = {0};
+  if (p.n > MAX_TERMS) return false;
+  for (uint32_t k = 0; k < p.n; k++) {
+    Poly product = poly_const(job, p.at[k].coef);
+    if (p.at[k].n > MAX_DEGREE) return false;
+    for (uint32_t a = 0; a < p.at[k].n; a++) {
+      UOp *x = p.at[k].atom[a];
+      int64_t least = least_of(pr, x);
+      if (least < 0) return false;
+      PolyTerm *above = arena_array(&job->arena, 1, sizeof *above);
+      *above = (PolyTerm){.coef = 1, .n = 1, .atom = &p.at[k].atom[a]};
+      Poly atom = poly_add(job, (Poly){above, 1}, poly_const(job, least), 1);
+      product = poly_mul(job, product, atom);
+    }
+    sum = poly_add(job, sum, product, 1);
+  }
+  bool proven = !job->overflow;
+  for (uint32_t k = 0; k < sum.n; k++) proven &= sum.at[k].coef >= 0;
+  job->overflow = false; /* p is as it was */
+  return proven;
+}
+
 /* -- the search -------------------------------------------------------------------------------- */
 
 /* Which atom goes first: those whose bounds mention others. What contains another is younger. */
@@ -281,13 +310,30 @@ static const UOp *next_atom(Poly p) {
   return best;
 }
 
+/* A factor of all terms that is above 0 says nothing about the sign; bounding it would: of
+ * 12 * n * n - 3 * n * n * n, n <= 4, nothing is left to prove but 12 - 3 * n. */
+static Poly without_common(const Proof *pr, Poly p) {
+  if (!p.n) return p;
+  for (uint32_t a = 0; a < p.at[0].n; a++) {
+    const UOp *x = p.at[0].atom[a];
+    Poly factor, rest;
+    if (least_of(pr, x) < 1) continue;
+    isolate(pr->job, p, x, &factor, &rest);
+    if (!rest.n) return without_common(pr, factor);
+  }
+  return p;
+}
+
 static bool proves(Proof *pr, Poly p, int depth) {
   int64_t value;
   if (pr->job->overflow) return false; /* p is not what was to be proven */
+  p = without_common(pr, p);
   if (poly_is_const(p, &value)) return value >= 0;
   if (by_interval(pr, p)) return true;
   if (depth <= 0 || pr->tries-- <= 0) return false;
-  return eliminate(pr, p, next_atom(p), depth - 1);
+  const UOp *x = next_atom(p);
+  if (rank(x) == 1 && by_lower_ends(pr, p)) return true;
+  return eliminate(pr, p, x, depth - 1);
 }
 
 /* -- loops that run ---------------------------------------------------------------------------- */
@@ -326,33 +372,6 @@ static void note_loops(Proof *pr, const UOp *x) {
   }
 }
 
-/* -- by the lower ends --------------------------------------------------------------------------
- */
-
-/* With every atom written as its least value plus what is above it, no coefficient is negative:
- * what the search misses of (n - 1) * (n - 2), whose bounds are those of no single n. */
-static bool by_lower_ends(Job *job, Poly p) {
-  enum { MAX_TERMS = 24, MAX_DEGREE = 6 };
-  Poly sum = {0};
-  if (p.n > MAX_TERMS) return false;
-  for (uint32_t k = 0; k < p.n; k++) {
-    Poly product = poly_const(job, p.at[k].coef);
-    if (p.at[k].n > MAX_DEGREE) return false;
-    for (uint32_t a = 0; a < p.at[k].n; a++) {
-      UOp *x = p.at[k].atom[a];
-      if (x->vmin < 0) return false;
-      PolyTerm *above = arena_array(&job->arena, 1, sizeof *above);
-      *above = (PolyTerm){.coef = 1, .n = 1, .atom = &p.at[k].atom[a]};
-      Poly atom = poly_add(job, (Poly){above, 1}, poly_const(job, x->vmin), 1);
-      product = poly_mul(job, product, atom);
-    }
-    sum = poly_add(job, sum, product, 1);
-  }
-  for (uint32_t k = 0; k < sum.n; k++)
-    if (sum.at[k].coef < 0) return false;
-  return !job->overflow;
-}
-
 bool poly_proves(Job *job, Poly p) {
   Proof pr = {.job = job, .tries = MAX_TRIES};
   bool outer = job->proving;
@@ -362,7 +381,16 @@ bool poly_proves(Job *job, Poly p) {
   }
   bool proven = proves(&pr, p, MAX_DEPTH);
   job->overflow = false;
-  proven = proven || by_lower_ends(job, p);
+  proven = proven || by_lower_ends(&pr, p);
   job->proving = outer, job->overflow = false;
   return proven;
+}
+
+bool poly_proves_less(Job *job, Poly a, Poly b) {
+  bool outer = job->proving;
+  job->proving = true, job->overflow = false;
+  Poly gap = poly_add(job, poly_add(job, b, a, -1), poly_const(job, 1), -1);
+  bool known = !job->overflow;
+  job->proving = outer, job->overflow = false;
+  return known && poly_proves(job, gap);
 }

@@ -231,6 +231,8 @@ UOpList uop_toposort_dims(Job *job, UOp *root);
 UOp *uop_substitute(Job *job, UOp *root, UOp *const *from, UOp *const *to, size_t n);
 /* Whether `u` depends on the RANGE and no REDUCE or END below it closes it: it is in u->open. */
 bool uop_is_open(const UOp *u, const UOp *range);
+/* The END of a single loop, as lowered kernels have them. */
+static inline bool uop_is_loop(const UOp *u) { return u->op == OP_END && u->nsrc == 2; }
 /* The PARAM or BUFFER under AFTERs. */
 static inline const UOp *uop_storage(const UOp *u) {
   while (u->op == OP_AFTER) u = u->src[0];

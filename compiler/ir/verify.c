@@ -61,31 +61,40 @@ static bool proven_inside(Job *job, UOp *index, int64_t reach, int64_t n) {
   return poly_proves(job, first) && poly_proves(job, poly_add(job, room, last, -1));
 }
 
-static const char *check_bounds(Verifier *v, const UOp *u, const UOp *buf) {
-  UOp *index = u->src[1];
-  int64_t n = buf->arg.ints.at[0], hi = index->vmax, lo = index->vmin, reach = 0;
-  if (buf->lanes == 1 && index->lanes == 1 && u->lanes > 1) {
-    reach = (int64_t)(u->lanes - 1) * u->arg.i;
-    if (u->arg.i > INT32_MAX || u->arg.i < INT32_MIN) return "the distance of lanes is too large";
-  }
+/* From the first to the last lane. */
+static int64_t reach_of(const UOp *buf, const UOp *index, unsigned lanes, int64_t step) {
+  return buf->lanes == 1 && index->lanes == 1 ? (int64_t)(lanes - 1) * step : 0;
+}
+
+bool verify_inside(Job *job, const UOp *buf, UOp *index, unsigned lanes, int64_t step) {
+  int64_t n = buf->arg.ints.at[0], reach = reach_of(buf, index, lanes, step);
+  int64_t lo = index->vmin, hi = index->vmax;
   bool ok =
       lo >= 0 && hi < n && lo + (reach < 0 ? reach : 0) >= 0 && hi < n - (reach > 0 ? reach : 0);
-  if ((ok && dim_is_static(n)) || u->nsrc > (u->op == OP_STORE ? 3 : 2)) return NULL;
-  if (proven_inside(v->job, index, reach, n)) return NULL;
+  return (ok && dim_is_static(n)) || proven_inside(job, index, reach, n);
+}
+
+static const char *check_bounds(Verifier *v, const UOp *u, const UOp *buf) {
+  UOp *index = u->src[1];
+  int64_t n = buf->arg.ints.at[0], step = u->lanes > 1 ? u->arg.i : 0;
+  bool far = step > INT32_MAX || step < INT32_MIN;
+  if (far && buf->lanes == 1 && index->lanes == 1) return "the distance of lanes is too large";
+  if (u->nsrc > (u->op == OP_STORE ? 3 : 2)) return NULL;
+  if (verify_inside(v->job, buf, index, u->lanes, step)) return NULL;
+  const char *lanes = reach_of(buf, index, u->lanes, step) ? " plus the lanes' reach" : "";
   if (!dim_is_static(n))
     return arena_printf(&v->job->arena,
                         "the index in [%" PRId64 ", %" PRId64 "]%s is not proven to lie inside of "
                         "the buffer of %s elements, and there is no gate",
-                        lo, hi, reach ? " plus the lanes' reach" : "", dim_text(v->job, n));
+                        index->vmin, index->vmax, lanes, dim_text(v->job, n));
   return arena_printf(&v->job->arena,
                       "the index is in [%" PRId64 ", %" PRId64 "]%s, the buffer has %" PRId64
                       " elements, and there is no gate",
-                      lo, hi, reach ? " plus the lanes' reach" : "", n);
+                      index->vmin, index->vmax, lanes, n);
 }
 
 static const char *check_access(Verifier *v, const UOp *u) {
-  const UOp *buf = u->src[0];
-  while (buf->op == OP_AFTER) buf = buf->src[0];
+  const UOp *buf = uop_storage(u->src[0]);
   if (buf->op != OP_PARAM && buf->op != OP_BUFFER) return "the first source is no buffer";
   if (buf->op == OP_PARAM && buf->arg.ints.n != 1) return "the buffer's PARAM is not flat";
   if (buf->op == OP_BUFFER && buf->arg.ints.at[1] == 1 && v->stage == STAGE_LOWERED &&
@@ -97,8 +106,7 @@ static const char *check_access(Verifier *v, const UOp *u) {
 
 /* n elements from src[at + 1] of buffer src[at] on. */
 static const char *check_part(Verifier *v, const UOp *u, uint32_t at, int64_t n, bool gate) {
-  const UOp *buf = u->src[at];
-  while (buf->op == OP_AFTER) buf = buf->src[0];
+  const UOp *buf = uop_storage(u->src[at]);
   if (buf->op != OP_PARAM && buf->op != OP_BUFFER) return "a source is no buffer";
   if (buf->op == OP_PARAM && buf->arg.ints.n != 1) return "the buffer's PARAM is not flat";
   if (gate || proven_inside(v->job, u->src[at + 1], n - 1, buf->arg.ints.at[0])) return NULL;

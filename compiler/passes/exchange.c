@@ -43,6 +43,21 @@ static unsigned fold_of(const UOp *store) {
   return bytes * 4 <= STORE_BYTES ? 4 : bytes * 2 <= STORE_BYTES ? 2 : 1;
 }
 
+/* Whether what the tile of an axis begins with is a multiple: one that overlaps begins at a
+ * minimum.
+ */
+static bool is_multiple(Job *job, UOp *u, int64_t of) {
+  if (u->op == OP_MIN || u->op == OP_MAX)
+    return is_multiple(job, u->src[0], of) && is_multiple(job, u->src[1], of);
+  const LinSum *sum = linsum_index(job, u);
+  bool all = sum->konst % of == 0;
+  for (uint32_t t = 0; all && t < sum->n; t++) {
+    UOp *atom = sum->at[t].atom;
+    all = sum->at[t].coeff % of == 0 || (atom != u && is_multiple(job, atom, of));
+  }
+  return all;
+}
+
 static void find_parts(Job *job, const UOpList *list, Parts *out) {
   for (size_t i = 0; i < list->len; i++) {
     UOp *u = list->at[i];
@@ -56,7 +71,7 @@ static void find_parts(Job *job, const UOpList *list, Parts *out) {
       if (is_quad(term->atom) && term->coeff == lanes)
         p.quad = term->atom;
       else
-        even &= term->coeff % wide == 0;
+        even &= term->coeff % wide == 0 || is_multiple(job, term->atom, wide);
     }
     if (p.quad && even) avec_push(&job->arena, out, p);
   }

@@ -13,7 +13,9 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "compiler/ir/dim.h"
 #include "compiler/ir/matrix.h"
+#include "compiler/ir/verify.h"
 #include "compiler/passes/begin.h"
 #include "compiler/passes/expand_groups.h"
 #include "compiler/passes/linsum.h"
@@ -292,7 +294,9 @@ static UOp *build_alu(Expand *e, UOp *u) {
   return broadcast(e, make_alu(e, u, id, src), lanes);
 }
 
-/* Buffer, index and gate of an access; false when the gate is never true. */
+/* Buffer, index and gate of an access; false when the gate is never true. Where sizes are symbolic
+ * a proof for all places of a tile need not be found again for each of them, nor what a gate that
+ * is known to be true here promises: then a gate that is true says so. */
 typedef struct Access {
   UOp *index, *gate;
   int64_t step; /* between lanes; 0 when the index is a vector or the same for all lanes */
@@ -307,12 +311,17 @@ static bool access_of(Expand *e, UOp *u, uint32_t gate_at, Access *out) {
   } else {
     out->step = x.stride;
   }
-  if (u->nsrc <= gate_at) return true;
+  bool proven =
+      !u->symbolic || verify_inside(e->job, uop_storage(u->src[0]), out->index, x.lanes, out->step);
+  if (u->nsrc <= gate_at) {
+    if (!proven) out->gate = uop_int(e->job, DT_BOOL, true);
+    return true;
+  }
   out->gate = expand_instance(e, u->src[gate_at]);
   if (out->gate->op == OP_BROADCAST) out->gate = out->gate->src[0];
   if (!uop_is_const(out->gate)) return true;
   bool open = out->gate->arg.i != 0;
-  out->gate = NULL;
+  if (proven) out->gate = NULL;
   return open;
 }
 
@@ -353,8 +362,7 @@ static UOp *build_store(Expand *e, UOp *u) {
   if (!access_of(e, u, 3, &a)) return NULL;
   if (lanes > 1 && a.index->lanes == 1 && !a.step) a.index = broadcast(e, a.index, lanes);
   UOp *value = expand_operand(e, u->src[2], lanes, DT_INDEX), *writer = NULL;
-  const UOp *to = u->src[0];
-  while (to->op == OP_AFTER) to = to->src[0];
+  const UOp *to = uop_storage(u->src[0]);
   if (to->op == OP_PARAM) writer = groups_one_writer(&e->groups);
   if (writer && a.gate) writer = broadcast(e, writer, a.gate->lanes);
   if (writer) a.gate = a.gate ? uop2(e->job, OP_AND, a.gate, writer) : writer;
@@ -493,7 +501,13 @@ static UOp *build_range(Expand *e, UOp *u) {
   return end == u->src[0] ? u : uop_range(e->job, u->arg.i, uop_axis(u), end);
 }
 
+/* Proofs about loops and buffers of a size find it in the form that it has. */
+static bool is_size(Expand *e, UOp *u) {
+  return u->dtype == DT_INDEX && u->symbolic && !u->open && !dim_check(e->job, u);
+}
+
 static UOp *build(Expand *e, UOp *u) {
+  if (is_size(e, u)) return u;
   switch (u->op) {
   case OP_CONST:
   case OP_PARAM:
@@ -525,7 +539,7 @@ UOp *expand_kernel(Job *job, UOp *kernel, const Target *target) {
   nodemap_number(job, &e->pos, &e->list);
   e->nodes = arena_array(&job->arena, e->list.len, sizeof *e->nodes);
   linsum_init(job, &e->sums);
-  groups_init(job, &e->list, &e->groups);
+  groups_init(job, &e->list, target, &e->groups);
   find_axes(e);
   for (size_t i = 0; i < e->list.len; i++) {
     find_deps(e, i);

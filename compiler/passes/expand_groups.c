@@ -5,16 +5,19 @@
  *
  * A GROUP's partial results are stored to the workgroup's memory, one element per thread; then
  * every thread adds up those along its dimension. Many threads do it in two steps of about the
- * square root of their number each. Nothing here says where threads wait for each other: barriers.c
- * reads that off the AFTERs. The order of the sum is fixed, so a result does not depend on the run.
- */
+ * square root of their number each. Where the threads of a warp can look at each other's registers
+ * they combine two by two first, one of them stores what the warp has, and the warps' results are
+ * combined two by two in every warp. Nothing here says where threads wait for each other:
+ * barriers.c reads that off the AFTERs. The order of the sum is fixed, so a result does not depend
+ * on the run, and it is the same in all threads. */
 #include "compiler/passes/expand_groups.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "compiler/passes/linsum.h"
 
-enum { GRID_YZ_MAX = 65535, ONE_STEP = 16 };
+enum { GRID_YZ_MAX = 65535, ONE_STEP = 16, WARP = 32 };
 
 /* Outermost first, as END lists them. */
 static void find_globals(Groups *g, const UOpList *kernel) {
@@ -44,8 +47,9 @@ static void find_covered(Groups *g, const UOpList *kernel) {
 
 static int64_t range_max(const UOp *r) { return r->src[0]->vmax; }
 
-void groups_init(Job *job, const UOpList *kernel, Groups *out) {
+void groups_init(Job *job, const UOpList *kernel, const Target *target, Groups *out) {
   *out = (Groups){.job = job, .block = {1, 1, 1}};
+  out->peers = target->warp == WARP && !strcmp(target->kind, "cuda");
   size_t ranges = 0;
   for (size_t i = 0; i < kernel->len; i++) {
     const UOp *u = kernel->at[i];
@@ -162,10 +166,45 @@ static int64_t root_of(int64_t n) {
   return b;
 }
 
+/* `part` of `n` threads whose numbers are `step` apart, powers of two, combined two by two. */
+static UOp *exchange(const Groups *g, Op op, UOp *part, int64_t step, int64_t n) {
+  for (int64_t bit = step; bit < step * n; bit *= 2) {
+    UOp *other =
+        uop_make_lanes(g->job, OP_PEER, (DType)part->dtype, part->lanes, arg_i(bit), &part, 1);
+    part = uop2(g->job, op, part, other);
+  }
+  return part;
+}
+
+static bool is_power(int64_t n) { return n > 0 && !(n & (n - 1)); }
+
+/* How many threads along the dimension, `step` apart, are of one warp; 1: they cannot see each
+ * other's registers. */
+static int64_t peers_along(const Groups *g, int dim, int64_t *step) {
+  int64_t all = g->block[0] * g->block[1] * g->block[2], n = g->block[dim];
+  *step = 1;
+  for (int d = 0; d < dim; d++) *step *= g->block[d];
+  if (!g->peers || all % WARP || !is_power(n) || !is_power(*step) || *step >= WARP) return 1;
+  return n < WARP / *step ? n : WARP / *step;
+}
+
 UOp *groups_combine(Groups *g, Op op, UOp *part, int dim) {
   Job *job = g->job;
-  int64_t n = g->block[dim], b = n > ONE_STEP ? root_of(n) : 1;
+  int64_t step, n = g->block[dim], peers = peers_along(g, dim, &step), left = n / peers;
   UOp *me = lane(g, dim), *zero = uop_index(job, 0);
+  if (peers > 1 && (left <= peers || left <= ONE_STEP)) {
+    part = exchange(g, op, part, step, peers);
+    if (left == 1) return part;
+    UOp *all = uop_index(job, peers);
+    UOp *gate = uop2(job, OP_CMPEQ, uop2(job, OP_FLOORMOD, me, all), zero);
+    UOp *buffer = share(g, part, dim, left, uop2(job, OP_FLOORDIV, me, all), gate);
+    if (left > peers) return collect(g, op, buffer, dim, left, zero, 1, left);
+    UOp *mine = uop2(job, OP_FLOORMOD, me, uop_index(job, left));
+    UOp *src[2] = {buffer, access_at(g, dim, left, mine)};
+    part = uop_make_lanes(job, OP_LOAD, DT_VOID, buffer->lanes, arg_i(0), src, 2);
+    return exchange(g, op, part, step, left);
+  }
+  int64_t b = n > ONE_STEP ? root_of(n) : 1;
   UOp *buffer = share(g, part, dim, n, me, NULL);
   if (b == 1) return collect(g, op, buffer, dim, n, zero, 1, n);
   UOp *mine = uop2(job, OP_FLOORMOD, me, uop_index(job, b));
@@ -174,13 +213,6 @@ UOp *groups_combine(Groups *g, Op op, UOp *part, int dim) {
   return collect(g, op, share(g, some, dim, b, mine, gate), dim, b, zero, 1, b);
 }
 
-/* Of the threads that differ in that digit of their numbers, combined two by two. */
 UOp *groups_exchange(Groups *g, Op op, UOp *part, const UOp *range) {
-  int64_t step = range->arg.ints.at[2], size = range->src[0]->arg.i;
-  for (int64_t bit = step; bit < step * size; bit *= 2) {
-    UOp *other =
-        uop_make_lanes(g->job, OP_PEER, (DType)part->dtype, part->lanes, arg_i(bit), &part, 1);
-    part = uop2(g->job, op, part, other);
-  }
-  return part;
+  return exchange(g, op, part, range->arg.ints.at[2], range->src[0]->arg.i);
 }

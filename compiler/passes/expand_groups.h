@@ -11,10 +11,11 @@ typedef struct Groups {
   bool flat;        /* all of them along x */
   int64_t block[3]; /* threads of a workgroup */
   bool covered[3];  /* some LOCAL range runs there */
+  bool peers;       /* threads of a warp can read each other's registers */
   int64_t next_range, next_buffer;
 } Groups;
 
-void groups_init(Job *job, const UOpList *kernel, Groups *out);
+void groups_init(Job *job, const UOpList *kernel, const Target *target, Groups *out);
 /* The value of a GLOBAL, LOCAL, WARP or GROUP range in the thread that executes. */
 UOp *groups_index(const Groups *g, const UOp *range);
 /* The number of the thread in its workgroup along a dimension. */

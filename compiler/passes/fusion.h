@@ -49,6 +49,7 @@ typedef struct Cost {
   bool has_reduce;   /* a REDUCE is below, with nothing stored for certain in between */
   bool contracts;    /* it ends in a contraction, which its consumer may be fused with */
   bool contraction;  /* a REDUCE that uses its operands' elements several times */
+  bool multiplies;   /* twice at least: a product of matrices */
 } Cost;
 
 typedef struct Tensor {
@@ -108,6 +109,7 @@ typedef struct FusedKernel {
   } reads;           /* filled in by rangeify: PARAM k + 1 is reads.at[k] */
   uint32_t *buffers; /* by PARAM; filled in by rangeify_kernel */
   bool contraction;
+  bool multiplies;
   uint64_t hoist[FUSED_REDUCES]; /* output ranges that each fused reduction depends on */
 } FusedKernel;
 

@@ -17,6 +17,7 @@
 static const double KEEP = 4;             /* a byte that stays resident for good */
 static const double BYTE = 2;             /* moving a byte to or from memory */
 static const double LAUNCH = 50e3;        /* starting a kernel */
+static const double SEVERAL = 1.5;        /* times that a product of a few rows uses an element */
 static const double TILE_REUSE = 8;       /* loads that a register tile of a contraction saves */
 static const double CONTRACTION = 4;      /* uses per operand element that make one */
 static const double FREE_SHARE = 1 / 16.; /* of a kernel's work that may be recomputed freely */
@@ -92,6 +93,7 @@ static Cost reduce_cost(const Fusion *f, const Tensor *t) {
   double all = (double)f->tensors[t->src[0]].numel;
   double count = t->numel ? all / (double)t->numel : 0;
   c.contraction = c.operands >= 2 && all >= CONTRACTION * c.inputs;
+  c.multiplies = c.operands >= 2 && all >= SEVERAL * c.inputs;
   c.flops = fmin((c.flops + 1) * count, MOST);
   c.bytes = c.contraction ? item_bytes(t) : fmin(c.bytes * count, MOST);
   c.inputs = (double)t->numel;
@@ -269,19 +271,23 @@ static bool is_wider_byte(const Fusion *f, const Tensor *t) {
 
 /* Of what matrix instructions of the target take as it is, and all that ask for `as`, which is t in
  * some order, multiply matrices: they widen it themselves. Elsewhere widening costs more than the
- * bytes that it saves: a vector is widened once for all rows of a matrix. */
+ * bytes that it saves: a vector is widened once for all rows of a matrix, by what computes it. */
 static bool is_widened(const Fusion *f, const Tensor *t, const Tensor *as) {
   if (t->u->op != OP_CAST || !dtype_is_float((DType)t->u->dtype)) return false;
-  for (const Demand *d = as->demands; d; d = d->next)
-    if (!f->kernels.at[d->kernel].contraction) return false;
+  bool made = f->tensors[t->src[0]].u->op != OP_PARAM;
+  for (const Demand *d = as->demands; made && d; d = d->next)
+    if (!f->kernels.at[d->kernel].multiplies) return false;
   return matrix_takes(f->target, (DType)f->tensors[t->src[0]].u->dtype, (DType)t->u->dtype);
 }
+
+/* What instructions leave out of f32 costs nothing when it is left out again. */
+static bool is_cut(const Tensor *t) { return matrix_uncut(t->u) || matrix_is_mask(t->u); }
 
 static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
   const Cost *c = &t->cost;
   double n = (double)t->numel, again = 0, kernels = 0;
   uint32_t last = UINT32_MAX;
-  if (is_widened(f, t, t)) return NULL;
+  if (is_widened(f, t, t) || is_cut(t)) return NULL;
   if (t->ndemands > MAX_DEMANDS) return "it is read in many places";
   for (const Demand *d = t->demands; d; d = d->next) {
     const FusedKernel *k = &f->kernels.at[d->kernel];

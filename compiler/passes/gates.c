@@ -6,6 +6,8 @@
  * be two kernels to the cache. */
 #include "compiler/passes/gates.h"
 
+#include "compiler/ir/dim.h"
+#include "compiler/ir/verify.h"
 #include "compiler/passes/nodemap.h"
 
 UOp *gates_both(Job *job, UOp *a, UOp *b) {
@@ -36,4 +38,35 @@ UOp *gates_around(Job *job, UOp *value, Op access, UOp *gate) {
       now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
   }
   return now[list.len - 1];
+}
+
+/* u with a gate when nothing proves that it stays inside its buffer. That a loop runs at all may
+ * have been the reason, and the index not mention it. */
+static UOp *gated(Job *job, UOp *u) {
+  uint32_t gate = u->op == OP_STORE ? 3 : 2;
+  const UOp *buf = uop_storage(u->src[0]);
+  int64_t n = buf->arg.ints.at[0];
+  if (u->nsrc > gate || verify_inside(job, buf, u->src[1], 1, 0)) return u;
+  UOp *low = uop2(job, OP_CMPLE, uop_index(job, 0), u->src[1]);
+  UOp *high = uop2(job, OP_CMPLT, u->src[1], dim_uop(job, n)), *src[4];
+  memcpy(src, u->src, u->nsrc * sizeof *src);
+  src[gate] = uop2(job, OP_AND, low, high);
+  return uop_make(job, (Op)u->op, DT_VOID, u->arg, src, gate + 1);
+}
+
+UOp *gates_unproven(Job *job, UOp *sink) {
+  if (!sink->symbolic) return sink;
+  UOpList list = uop_toposort(job, sink);
+  UOp **result = arena_array(&job->arena, list.len, sizeof *result);
+  uint32_t widest = 1;
+  for (size_t i = 0; i < list.len; i++)
+    widest = list.at[i]->nsrc > widest ? list.at[i]->nsrc : widest;
+  UOp **src = arena_array(&job->arena, widest, sizeof *src);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = result[u->src[s]->place];
+    u = uop_with_src(job, u, src);
+    result[i] = u->op == OP_INDEX || u->op == OP_STORE ? gated(job, u) : u;
+  }
+  return result[list.len - 1];
 }

@@ -37,6 +37,7 @@ enum {
   ROW_MOST = 64,  /* at most */
   BUSY = 512,     /* threads that keep one of the device's processors busy */
   IN_FLIGHT = 8,  /* loads that one thread of a column waits for together */
+  FEW_ROWS = 8,   /* vectors times a matrix: reading that decides */
 };
 
 typedef struct Gpu {
@@ -163,7 +164,7 @@ static int64_t give_vector(Gpu *g, int axis) {
 
 /* The axis along which an operand is contiguous that is strided along v, or -1. */
 static int turned_axis(Gpu *g, const UOp *operand, int v) {
-  if (walk(g, operand, v) != 2 || operand->nsrc > 2) return -1;
+  if (walk(g, operand, v) != 2) return -1;
   for (uint32_t i = 0; i < g->k->nloops; i++) {
     int a = (int)g->k->loops[i]->arg.i;
     if (a != v && axis_is_static(&g->k->axes[a]) && size_of(g, a) >= TURN &&
@@ -353,6 +354,19 @@ static void schedule_rows(Gpu *g, const Reduction *all, uint32_t n, int v) {
     give_local(g, row, 2 * FEW_THREADS / g->threads);
 }
 
+/* The same where only the run knows how long it is: loads of several steps are under way together,
+ * those beyond the end gated off. */
+static bool share_open_row(Gpu *g, const Reduction *r, int64_t threads) {
+  size_t before = g->opts->len;
+  int64_t given = g->threads;
+  if (axis_is_static(&g->k->axes[r->row]) || size_of(g, r->row) < threads * IN_FLIGHT) return false;
+  if (try_opt(g, OPT_PADTO, r->row, threads * IN_FLIGHT) &&
+      try_opt(g, OPT_UNROLL, r->row, IN_FLIGHT) && try_opt(g, OPT_GROUP, r->row, threads))
+    return true;
+  g->opts->len = before, g->threads = given;
+  return false;
+}
+
 /* Threads side by side along the results, and enough of them along the reduction. */
 static void schedule_columns(Gpu *g, const Reduction *all, uint32_t n, int v) {
   int64_t results = results_of(g, &all[0]), most = most_threads(g);
@@ -361,7 +375,7 @@ static void schedule_columns(Gpu *g, const Reduction *all, uint32_t n, int v) {
   bool idle = results < (int64_t)g->target->threads * BUSY || results < FEW_RESULTS;
   if (idle && all[0].size >= LONG_ROW && v >= 0) {
     give_local(g, v, FEW_THREADS / 2);
-    share_row(g, &all[0], most / g->threads);
+    if (!share_open_row(g, &all[0], most / g->threads)) share_row(g, &all[0], most / g->threads);
   }
   fill_group(g, g->threads > 1 ? -1 : v);
 }
@@ -405,12 +419,31 @@ static void stage_factors(Gpu *g, const Reduction *r, const UOp *product) {
     }
 }
 
+/* A few vectors times a matrix whose rows lie along the sum: some threads share a row of the
+ * matrix, which is read once for all vectors. */
+static bool schedule_few_rows(Gpu *g, const Reduction *r, int m, int v) {
+  int64_t n = size_of(g, r->row), lanes = lanes_for(g, r->row);
+  bool fixed = axis_is_static(&g->k->axes[r->row]) && axis_is_static(&g->k->axes[m]);
+  if (!fixed || !r->is_row || n < LONG_ROW || size_of(g, m) > FEW_ROWS) return false;
+  RowPlan p = {.lanes = lanes, .threads = power_below(n / lanes), .spread = 1};
+  if (p.threads > most_threads(g)) p.threads = most_threads(g);
+  p.spread = ceil_div(n / lanes, p.threads);
+  if (p.spread * size_of(g, m) > ROW_MOST / TILE) p.spread = 1;
+  if (n % (p.lanes * p.threads) || !try_opt(g, OPT_UPCAST, m, size_of(g, m))) return false;
+  if (!spread_row(g, r->row, &p)) return false;
+  if (g->threads < GROUP_THREADS) give_local(g, v, GROUP_THREADS / g->threads);
+  return true;
+}
+
 static bool schedule_contraction(Gpu *g, const Reduction *r, int v) {
   const UOp *product = through_casts(r->reduce->src[0]);
   if (r->reduce->arg.i != OP_ADD || product->op != OP_MUL || v < 0 || !depends(product, v))
     return false;
   int m = row_axis(g, product, v);
   if (m < 0 || size_of(g, m) < TILE || size_of(g, v) < TILE) return false;
+  size_t before = g->opts->len;
+  if (schedule_few_rows(g, r, m, v)) return true;
+  g->opts->len = before, g->threads = 1;
   /* Tiles would leave most of the device idle: the sum is shared instead. */
   bool open = !axis_is_static(&g->k->axes[r->row]);
   if (open && results_of(g, r) < FEW_RESULTS && r->size >= LONG_ROW) return false;
@@ -431,6 +464,7 @@ void heuristic_gpu(Job *job, UOp *kernel, const Target *target, OptList *opts) {
   uint32_t n, main = 0;
   if (!g.k->store || heuristic_chain_gpu(job, g.k, target, opts)) return;
   if (heuristic_warp_groups(job, kernel, target, opts)) return;
+  if (heuristic_warp_taps(job, kernel, target, opts)) return;
   if (heuristic_warp_matrix(job, g.k, target, opts)) return;
   if (heuristic_warp_tile(job, g.k, target, opts)) return;
   linsum_init(job, &g.sums);

@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-enum { LONG_ROW = 1024 }; /* elements of a row that is taken in blocks */
+enum { LONG_ROW = 1024 }; /* elements of a row whose last factor is packed */
 
 /* -- chains of contractions -------------------------------------------------------------------- */
 
@@ -74,6 +74,19 @@ static int level_outside(const Sched *s, const UOp *u, int axis) {
   return level;
 }
 
+/* Bytes of u's values along all that lies in the loop over `axis`. */
+static int64_t bytes_inside(const Sched *s, const UOp *u, int axis) {
+  int64_t bytes = dtype_info[u->dtype].bytes;
+  for (uint32_t o = 0; u->open && o < u->open->n; o++) {
+    const UOp *r = u->open->at[o];
+    bool outside = false;
+    for (uint32_t l = 0; l < s->k->nloops && s->k->loops[l]->arg.i != axis; l++)
+      outside |= s->k->loops[l] == r;
+    if (!outside) bytes = times(bytes, most_of(r));
+  }
+  return bytes;
+}
+
 /* What all lanes share and has to be computed - a conversion, a scaling - is computed once for all
  * rows instead of once for every few. What the last contraction of long rows reads is packed by its
  * tiles, which go over a block again and again; where blocks are left out that does not pay. */
@@ -88,37 +101,72 @@ static void stage_shared(Sched *s, const Body *bodies, uint32_t n, int axis) {
       if (number < 0 || kernel_depends(factor, (uint32_t)axis)) continue;
       if (factor->op == OP_INDEX && !packs) continue;
       int level = level_outside(s, factor, axis);
-      int64_t bytes = dtype_info[factor->dtype].bytes;
-      for (uint32_t o = 0; factor->open && o < factor->open->n; o++) {
-        const UOp *r = factor->open->at[o];
-        bool outside = false;
-        for (uint32_t l = 0; l < s->k->nloops && s->k->loops[l]->arg.i != axis; l++)
-          outside |= s->k->loops[l] == r;
-        if (!outside) bytes = times(bytes, most_of(r));
-      }
-      if ((uint64_t)bytes > s->target->l2_bytes / 2) continue;
+      if ((uint64_t)bytes_inside(s, factor, axis) > s->target->l2_bytes / 2) continue;
       OptPlan plan;
       give(s, OPT_STAGE, level, number);
       if (!heuristic_given(s, &plan)) s->opts->len--;
     }
 }
 
+/* Whether each tile of rows reads more than stays in the nearer caches: the other operands of all
+ * contractions, for all of the row. */
+static bool reads_far(const Sched *s, const Body *bodies, uint32_t n, int axis) {
+  int64_t bytes = 0;
+  for (uint32_t b = 0; b < n; b++)
+    for (uint32_t k = 0; k < 2 && sums_products(&bodies[b]); k++) {
+      UOp *factor = through_casts(bodies[b].reduce->src[0])->src[k];
+      if (!runs_along_rows(s, &bodies[b]) || kernel_depends(factor, (uint32_t)axis)) continue;
+      bytes = 2 * bytes_inside(s, factor, axis); /* and about as much for the rows themselves */
+    }
+  return (uint64_t)bytes > s->target->l2_bytes / 2;
+}
+
+/* Steps of a block of which all rows of the tile fill most of the nearest cache, where it adds
+ * little to rows of that size; 0: there is none. */
+static int64_t block_of(const Sched *s, int64_t size, int64_t bytes, bool masked) {
+  enum { MOST = 256, MASKED = 128, LEAST = 64 };
+  int64_t block = masked ? MASKED : MOST, room = (int64_t)s->target->l1_bytes * 2 / 3;
+  while (block > LEAST && block * bytes > room) block /= 2;
+  for (; block >= LEAST; block /= 2)
+    if (size >= 2 * block && (size + block - 1) / block * block - size <= size / 16) return block;
+  return 0;
+}
+
 /* The reduce axes that run along kept rows, in unrolled steps; rows that these do not divide are
- * padded. A row that would fill much of the cache, or is masked in part, is taken in blocks. */
-static void tile_rows(Sched *s, const Body *bodies, uint32_t n) {
-  enum { BLOCK = 128, STEPS = 8 };
-  int64_t many = masks_rows(s, bodies, n) ? 2 * BLOCK : LONG_ROW;
+ * padded. Rows that would fill much of the cache, `bytes` for each step of the tile, or are masked
+ * in part, are taken in blocks. */
+static void tile_rows(Sched *s, const Body *bodies, uint32_t n, int64_t steps, int64_t bytes) {
+  enum { LONG = 512, LONG_MASKED = 256 };
+  bool masked = masks_rows(s, bodies, n);
+  int64_t block = 0;
   int row = -1;
   for (uint32_t b = 0; b < n; b++) {
     if (!runs_along_rows(s, &bodies[b])) continue;
     int j = (int)bodies[b].reduce->src[bodies[b].reduce->nsrc - 1]->arg.i;
-    int64_t size = size_of(s, j), unit = is_static(s, j) && size >= many ? BLOCK : STEPS;
+    int64_t size = size_of(s, j);
+    bool many = is_static(s, j) && size >= (masked ? LONG_MASKED : LONG);
     if (s->tile[j] > 1) continue;
-    if (is_static(s, j) && size > STEPS && size % unit) give(s, OPT_PADTO, j, unit);
-    give(s, OPT_UNROLL, j, size < STEPS ? size : sums_products(&bodies[b]) ? 2 : STEPS);
-    if (unit == BLOCK) row = j;
+    if (many) block = block_of(s, size, bytes, masked), row = block ? j : row;
+    int64_t unit = many && block ? block : steps;
+    if (is_static(s, j) && size > steps && size % unit) give(s, OPT_PADTO, j, unit);
+    give(s, OPT_UNROLL, j, size < steps ? size : sums_products(&bodies[b]) ? 2 : steps);
   }
-  if (row >= 0) give(s, OPT_REPAIR, row, BLOCK);
+  if (row >= 0) give(s, OPT_REPAIR, row, block);
+}
+
+/* Vectors of rows in a tile, and columns. All sums stay in registers, with the rows of one step. Of
+ * two tiles with as many sums the one with more rows reads the other operands less often. */
+static int64_t tile_vectors(const Sched *s, const Body *bodies, uint32_t n, int axis,
+                            int64_t *columns) {
+  enum { MANY_REGISTERS = 32, TALL = 4, ENOUGH = 12 };
+  int64_t vectors = size_of(s, axis) / s->tile[axis];
+  if (s->target->vector_registers < MANY_REGISTERS) {
+    *columns = 4;
+    return vectors >= ENOUGH ? 3 : 2;
+  }
+  bool tall = vectors >= TALL && reads_far(s, bodies, n, axis);
+  *columns = tall ? 4 : 8;
+  return tall ? TALL : 2;
 }
 
 /* Lanes are rows: each has its own maximum and sum, so that no reduction crosses lanes, and both
@@ -129,14 +177,15 @@ bool heuristic_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes) {
   if (i < 0 || size_of(s, i) < lanes) return false;
   s->vector = i;
   heuristic_vector(s, i, lanes);
-  if (size_of(s, i) >= 2 * lanes) give(s, OPT_UPCAST, i, 2);
+  int64_t columns, rows = tile_vectors(s, bodies, n, i, &columns);
+  if (size_of(s, i) >= 2 * lanes) give(s, OPT_UPCAST, i, rows);
   for (uint32_t l = s->k->nloops; l-- > 0;) {
     int d = (int)s->k->loops[l]->arg.i;
     if (d == i || uop_is_open(inner->reduce, s->k->loops[l])) continue;
-    give(s, OPT_UPCAST, d, divisor_below(s, d, 8));
+    give(s, OPT_UPCAST, d, divisor_below(s, d, columns));
     break;
   }
-  tile_rows(s, bodies, n);
+  tile_rows(s, bodies, n, columns, rows * lanes * (int64_t)sizeof(float));
   stage_lanes(s, bodies, n, i);
   stage_shared(s, bodies, n, i);
   return true;

@@ -17,7 +17,7 @@ enum { LEAST_SIZE = 16, GROUPS_MAX = 4, FEW_STEPS = 4, LONG_SUM = 512 };
  * long steps have fewer barriers, short sums end before many stages are filled. */
 static int64_t step_bytes(int64_t sum) { return sum >= LONG_SUM ? 128 : 64; }
 static int64_t places_for(int64_t sum) { return sum >= LONG_SUM ? 3 : 4; }
-enum { FEW_ROWS_PLACES = 6 }; /* a product of few rows waits for memory alone */
+enum { FEW_ROWS_PLACES = 4 }; /* a product of few rows waits for memory alone */
 
 /* Tile of a workgroup: warps times what each computes, in rows of 16 and columns of 8. */
 typedef struct Tile {
@@ -29,8 +29,8 @@ typedef struct Tile {
 static const Tile tiles[] = {
     {256, 128, 4, 2, 1}, {128, 256, 2, 4, 1}, {128, 128, 2, 4, 2}, {128, 64, 4, 2, 3},
     {64, 128, 2, 4, 3},  {64, 64, 2, 2, 6},   {64, 32, 2, 2, 8},   {32, 64, 2, 2, 8},
-    {32, 32, 2, 2, 12},  {16, 128, 1, 8, 4},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},
-    {64, 16, 4, 1, 12},  {16, 8, 1, 1, 24},
+    {32, 32, 2, 2, 12},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},  {64, 16, 4, 1, 12},
+    {16, 8, 1, 1, 24},
 };
 
 typedef struct Ctx {
@@ -39,6 +39,8 @@ typedef struct Ctx {
   const Target *target;
   OptList *opts;
   OptPlan plan; /* of what was legal last */
+  /* Instead of what the rules of thumb say; 0: what they say. */
+  int64_t places, groups;
 } Ctx;
 
 static bool try_opt(Ctx *c, OptKind kind, int64_t axis, int64_t arg) {
@@ -175,6 +177,7 @@ static void stage_factors(Ctx *c, const Tile *t, int64_t k) {
       if (c->k->stageable[i] == c->plan.matrix.factor[f]) try_opt(c, OPT_STAGE, k, i);
   int64_t places = places_for(size_of(c, k));
   if (t->m <= LEAST_SIZE && places < FEW_ROWS_PLACES) places = FEW_ROWS_PLACES;
+  if (c->places) places = c->places;
   for (; c->plan.nstages && places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, k, places)) break;
 }
@@ -184,6 +187,10 @@ static void share_sum(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
   int64_t groups = ceil_div(size_of(c, m), t->m) * ceil_div(size_of(c, n), t->n);
   groups *= batch_of(c, m, n);
   int64_t steps = c->plan.axes[k].outer;
+  if (c->groups) {
+    if (c->groups > 1) try_opt(c, OPT_GROUP, k, c->groups);
+    return;
+  }
   if (2 * groups > (int64_t)c->target->threads || t->wm * t->wn > 4) return;
   for (int64_t g = GROUPS_MAX; g > 1; g /= 2)
     if (steps % g == 0 && steps / g >= FEW_STEPS && try_opt(c, OPT_GROUP, k, g)) return;
@@ -234,6 +241,90 @@ bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, 
   return false;
 }
 
+/* -- sums over several axes ---------------------------------------------------------------------
+ */
+
+static bool merge(Ctx *c, UOp **kernel, OptList *head, int64_t a, int64_t b) {
+  UOp *merged = merge_axes(c->job, *kernel, a, b);
+  if (!merged) return false;
+  opts_push(c->job, head, OPT_MERGE, (int)a, b);
+  *kernel = merged;
+  c->k = kernel_info(c->job, merged);
+  return true;
+}
+
+/* The axes of the sum become one, so that copies run ahead across its inner loops. Steps stay
+ * inside of the innermost axis, which lies in rows, unless no axis is long enough by itself. */
+static bool merge_sum(Ctx *c, UOp **kernel, OptList *head) {
+  enum { MOST_AXES = 4 };
+  const UOp *sum = main_sum(c), *factor;
+  int64_t axis[MOST_AXES], all = 1, longest = 0;
+  uint32_t n = sum ? sum->nsrc - 1 : 0;
+  if (n < 2 || n > MOST_AXES) return false;
+  for (uint32_t i = 0; i < n; i++) {
+    axis[i] = sum->src[i + 1]->arg.i;
+    int64_t size = size_of(c, axis[i]);
+    if (!axis_is_static(&c->k->axes[axis[i]])) return false;
+    all *= size;
+    if (size > longest) longest = size;
+  }
+  factor = sum->src[0]->src[0];
+  if (factor->op == OP_CAST) factor = factor->src[0];
+  int64_t step = step_bytes(all) / dtype_info[factor->dtype].bytes;
+  bool brief = longest < LEAST_SIZE / 2 && all >= 2 * LEAST_SIZE;
+  if (!brief && size_of(c, axis[n - 1]) % step) return false;
+  for (uint32_t i = 1; i < n; i++)
+    if (!merge(c, kernel, head, axis[0], axis[i])) return false;
+  return true;
+}
+
+/* Neighbouring output loops of one factor whose results follow each other become one. */
+static void merge_rows(Ctx *c, UOp **kernel, OptList *head) {
+  const UOp *product = main_sum(c)->src[0];
+  const LinSum *at = linsum_index(c->job, c->k->store->src[1]);
+  for (uint32_t i = 0; i + 1 < c->k->nloops; i++) {
+    const UOp *loop[2] = {c->k->loops[i], c->k->loops[i + 1]};
+    uint32_t a = (uint32_t)loop[0]->arg.i, b = (uint32_t)loop[1]->arg.i;
+    int64_t inner = linsum_coeff(at, loop[1]);
+    if (!axis_is_static(&c->k->axes[a]) || !axis_is_static(&c->k->axes[b]) || !inner) continue;
+    if (linsum_coeff(at, loop[0]) != inner * size_of(c, b)) continue;
+    for (int f = 0; f < 2; f++) {
+      const UOp *own = product->src[f], *other = product->src[!f];
+      bool only = kernel_depends(own, a) && kernel_depends(own, b);
+      if (!only || kernel_depends(other, a) || kernel_depends(other, b)) continue;
+      merge(c, kernel, head, a, b);
+      return;
+    }
+  }
+}
+
+static void append(Job *job, OptList *to, const OptList *more) {
+  for (size_t k = 0; k < more->len; k++)
+    opts_push(job, to, (OptKind)more->at[k].kind, more->at[k].axis, more->at[k].arg);
+}
+
+/* The kernel in c with one sum over all taps; false when it is no such kernel. */
+static bool merge_taps(Ctx *c, UOp *kernel, OptList *head) {
+  const KernelInfo *whole = c->k;
+  if (c->target->warp > 1 && whole->store && merge_sum(c, &kernel, head)) {
+    merge_rows(c, &kernel, head);
+    return true;
+  }
+  c->k = whole;
+  head->len = 0;
+  return false;
+}
+
+bool heuristic_warp_taps(Job *job, UOp *kernel, const Target *target, OptList *opts) {
+  Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
+  OptList head = {0}, body = {0};
+  if (!merge_taps(&c, kernel, &head) || !heuristic_warp_matrix(job, c.k, target, &body))
+    return false;
+  append(job, opts, &head);
+  append(job, opts, &body);
+  return true;
+}
+
 /* -- instructions of several warps --------------------------------------------------------------
  */
 
@@ -244,12 +335,18 @@ typedef struct Wide {
   int64_t step, other; /* cycles on an H100: of 128 bytes along the sum; before and after them */
 } Wide;
 
-/* As measured. Tiles of 128 by 128 and 192 take as long for a step as 128 by 256. */
+/* As measured. A tile of 128 by 128 takes as long for a step as one of 128 by 192. */
 static const Wide wides[] = {{2, 1, 256, 1250, 5000}, {2, 2, 128, 1320, 5500},
-                             {1, 1, 256, 800, 3100},  {1, 1, 128, 480, 2200},
-                             {2, 1, 64, 520, 2200},   {1, 1, 64, 350, 1500},
-                             {1, 1, 32, 350, 1500}};
-enum { WIDES = sizeof wides / sizeof *wides, ROWS = 64, MOST_PLACES = 8, GO_ON = 16 };
+                             {2, 1, 192, 1130, 5000}, {1, 1, 256, 800, 3100},
+                             {1, 1, 128, 480, 2200},  {2, 1, 64, 520, 2200},
+                             {1, 1, 64, 350, 1500},   {1, 1, 32, 350, 1500}};
+enum {
+  WIDES = sizeof wides / sizeof *wides,
+  ROWS = 64,
+  ROW_BYTES = 128,
+  MOST_PLACES = 8,
+  GO_ON = 16
+};
 
 static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
 
@@ -271,10 +368,16 @@ static bool leaves_idle(const Ctx *c, const Wide *w, int m, int n) {
   return 2 * all * batch_of(c, m, n) < (int64_t)c->target->threads;
 }
 
+/* What an instruction takes of the factor. */
+static const UOp *factor_of(const UOp *f) {
+  const UOp *whole = matrix_uncut(f);
+  return whole ? whole : f->op == OP_CAST ? f->src[0] : f;
+}
+
 /* Whether 16 bytes of the factor lie side by side along the sum, or along its own axis where its
  * elements have 16 bits: else copies are slow, and fewer columns are better. */
 static bool lies_in_rows(const Ctx *c, const UOp *factor, int m, int n, int r) {
-  const UOp *u = factor->op == OP_CAST ? factor->src[0] : factor;
+  const UOp *u = factor_of(factor);
   if (u->op != OP_INDEX) return false;
   const LinSum *at = linsum_index(c->job, u->src[1]);
   int own = kernel_depends(u, (uint32_t)m) ? m : n;
@@ -336,7 +439,9 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
 static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) {
   int64_t time[WIDES];
   uint32_t count = 0;
-  int64_t steps = ceil_div(size_of(c, r), ROWS), batch = batch_of(c, m, n);
+  int64_t bytes = dtype_info[factor_of(main_sum(c)->src[0]->src[0])->dtype].bytes;
+  int64_t steps = ceil_div(bytes * size_of(c, r), ROW_BYTES);
+  int64_t batch = batch_of(c, m, n);
   for (uint32_t i = 0; i < WIDES; i++) {
     const Wide *w = &wides[i];
     if (c->k->axes[m].least < rows_of(w) || c->k->axes[n].least < w->n) continue;
@@ -348,31 +453,100 @@ static uint32_t rank_wides(const Ctx *c, int m, int n, int r, const Wide **out) 
   return count;
 }
 
+/* Do both factors lie as these instructions want them? */
+static bool takes_wides(const Ctx *c, int m, int n, int r) {
+  const UOp *product = main_sum(c)->src[0];
+  return lies_in_rows(c, product->src[0], m, n, r) && lies_in_rows(c, product->src[1], m, n, r);
+}
+
+/* The list for one tile, behind what is in *opts. */
+static bool wide_list(Ctx *c, UOp *kernel, const Wide *w, int m, int n, int r, OptList *opts) {
+  const KernelInfo *whole = c->k;
+  OptList head = {0}, body = {0};
+  c->opts = &body;
+  order_tiles(c, &kernel, &head, w, m, n);
+  bool ok = wide_row(c, m, n, r, w->n) >= 0 && give_wide(c, w, m, r);
+  c->k = whole;
+  if (ok) append(c->job, opts, &head), append(c->job, opts, &body);
+  return ok;
+}
+
 bool heuristic_warp_groups(Job *job, UOp *kernel, const Target *target, OptList *opts) {
-  OptList body = {0};
-  Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target, .opts = &body};
-  const KernelInfo *whole = c.k;
+  Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
   const Wide *ranked[WIDES];
   int m, n, r;
-  if (!find_axes(&c, &m, &n, &r)) return false;
-  const UOp *product = main_sum(&c)->src[0];
-  for (int f = 0; f < 2; f++)
-    if (!lies_in_rows(&c, product->src[f], m, n, r)) return false;
+  if (!find_axes(&c, &m, &n, &r) || !takes_wides(&c, m, n, r)) return false;
   uint32_t count = rank_wides(&c, m, n, r, ranked);
-  for (uint32_t i = 0; i < count; i++) {
-    OptList head = {0};
-    UOp *split = kernel;
-    body.len = 0, c.k = whole;
-    if (leaves_idle(&c, ranked[i], m, n)) continue;
-    order_tiles(&c, &split, &head, ranked[i], m, n);
-    if (wide_row(&c, m, n, r, ranked[i]->n) < 0 || !give_wide(&c, ranked[i], m, r)) continue;
-    for (size_t k = 0; k < head.len; k++)
-      opts_push(job, opts, (OptKind)head.at[k].kind, head.at[k].axis, head.at[k].arg);
-    for (size_t k = 0; k < body.len; k++)
-      opts_push(job, opts, (OptKind)body.at[k].kind, body.at[k].axis, body.at[k].arg);
-    return true;
+  for (uint32_t i = 0; i < count; i++)
+    if (!leaves_idle(&c, ranked[i], m, n) && wide_list(&c, kernel, ranked[i], m, n, r, opts))
+      return true;
+  return false;
+}
+
+/* -- what else might be fast ----------------------------------------------------------------------
+ */
+
+/* The tiles that fit, the one that is expected to be done first first. */
+static uint32_t rank_tiles(const Ctx *c, int64_t m, int64_t n, int64_t batch, const Tile **out) {
+  double time[sizeof tiles / sizeof *tiles];
+  uint32_t count = 0;
+  for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++) {
+    const Tile *t = &tiles[i];
+    if ((t->m > m || t->n > n) && (t->m > LEAST_SIZE || t->n > 8)) continue;
+    double x = expected_time(c, t, m, n, batch);
+    uint32_t at = count++;
+    for (; at > 0 && time[at - 1] > x; at--) time[at] = time[at - 1], out[at] = out[at - 1];
+    time[at] = x, out[at] = t;
+  }
+  return count;
+}
+
+/* A tile of one instruction's warps; with other numbers of places and of groups that share a sum.
+ */
+static bool tile_list(Ctx *c, const Tile *t, int m, int n, int r, OptList *opts) {
+  *opts = (OptList){0};
+  c->opts = opts;
+  for (int64_t id = 0; id < MX__COUNT; id++) {
+    if (matrix_info(id)->shared || !try_instruction(c, id, m, n, r)) continue;
+    give_tile(c, t, m, n, r);
+    bool shared = c->groups <= 1;
+    for (size_t i = 0; i < opts->len; i++) shared |= opts->at[i].kind == OPT_GROUP;
+    return shared;
   }
   return false;
+}
+
+uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptList *out,
+                               uint32_t most) {
+  static const struct {
+    uint32_t rank;
+    int64_t places, groups;
+  } ways[] = {{0, 3, 1}, {1, 4, 1}, {0, 3, 2}, {2, 4, 1}, {1, 3, 2},
+              {0, 2, 4}, {3, 4, 1}, {2, 3, 2}, {4, 4, 1}, {1, 2, 4},
+              {5, 4, 1}, {3, 3, 2}, {4, 3, 2}, {0, 8, 1}, {1, 8, 1}};
+  Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
+  const Wide *wide[WIDES];
+  const Tile *tile[sizeof tiles / sizeof *tiles];
+  OptList head = {0}, body;
+  uint32_t count = 0;
+  int m, n, r;
+  merge_taps(&c, kernel, &head);
+  if (!find_axes(&c, &m, &n, &r)) return 0;
+  uint32_t nwide = !head.len && takes_wides(&c, m, n, r) ? rank_wides(&c, m, n, r, wide) : 0;
+  for (uint32_t i = 0; i < nwide && count < most; i++) {
+    out[count] = (OptList){0};
+    if (wide_list(&c, kernel, wide[i], m, n, r, &out[count])) count++;
+  }
+  uint32_t ntiles = rank_tiles(&c, size_of(&c, m), size_of(&c, n), batch_of(&c, m, n), tile);
+  for (size_t i = 0; i < sizeof ways / sizeof *ways && count < most; i++) {
+    if (ways[i].rank >= ntiles) continue;
+    c.places = ways[i].places, c.groups = ways[i].groups;
+    if (!tile_list(&c, tile[ways[i].rank], m, n, r, &body)) continue;
+    out[count] = (OptList){0};
+    append(job, &out[count], &head);
+    append(job, &out[count++], &body);
+  }
+  return count;
 }
 
 /* -- without matrix instructions ----------------------------------------------------------------
@@ -387,29 +561,72 @@ static bool stage_all(Ctx *c, int64_t r) {
   return staged == 2;
 }
 
-enum { COLUMNS = 4, SIDE = 16, STEPS = 16, STAGES = 3 };
+enum { FOUR = 4, SIDE = 16, STEPS = 16, STAGES = 3 };
 
-/* Rows of a thread, threads along the rows, threads that share a sum; from large to small. */
+/* Rows and columns of a thread, threads along the rows, threads that share a sum; from large to
+ * small. */
 typedef struct Share {
-  int64_t rows, lanes, group;
+  int64_t rows, columns, lanes, group;
 } Share;
-static const Share shares[] = {{8, 16, 1}, {4, 16, 1}, {4, 8, 2}, {4, 4, 4}, {2, 4, 4}};
+static const Share shares[] = {{8, 8, 16, 1}, {8, 4, 16, 1}, {4, 4, 16, 1},
+                               {4, 4, 8, 2},  {4, 4, 4, 4},  {2, 4, 4, 4}};
 
 /* The largest that gives half of the processors something to do, else the smallest that fits. */
 static const Share *choose_share(const Ctx *c, int m, int n, int r) {
   const Share *best = NULL;
   for (size_t i = 0; i < sizeof shares / sizeof *shares; i++) {
     const Share *s = &shares[i];
-    int64_t tile = s->rows * s->lanes, steps = size_of(c, r) / (STEPS * s->group);
-    if (size_of(c, m) < tile || size_of(c, n) < COLUMNS * SIDE || steps < FEW_STEPS) continue;
-    int64_t groups = ceil_div(size_of(c, m), tile) * ceil_div(size_of(c, n), COLUMNS * SIDE);
+    int64_t tile = s->rows * s->lanes, side = s->columns * SIDE;
+    if (s->columns > FOUR && (size_of(c, m) % tile || size_of(c, n) % side)) continue;
+    if (size_of(c, m) < tile || size_of(c, n) < side) continue;
+    if (size_of(c, r) / (STEPS * s->group) < FEW_STEPS) continue;
+    int64_t groups = ceil_div(size_of(c, m), tile) * ceil_div(size_of(c, n), side);
     best = s;
     if (2 * groups * batch_of(c, m, n) >= (int64_t)c->target->threads) break;
   }
   return best;
 }
 
-/* Each thread a few rows of 4 columns, 16 threads along the columns, 16 steps at a time. */
+/* Elements of a thread along an output axis, side by side: four where the factor has them so in
+ * memory, which is one load; else none, and neighbours have neighbours, which lie in different
+ * banks. */
+static int64_t side_by_side(const Ctx *c, const UOp *factor, int axis) {
+  const UOp *u = factor_of(factor);
+  if (u->op != OP_INDEX) return 1;
+  return linsum_coeff(linsum_index(c->job, u->src[1]), c->k->axes[axis].range) == 1 ? FOUR : 1;
+}
+
+/* Tiles whose elements are spread as the factors lie; all or nothing. */
+static bool give_spread(Ctx *c, const Share *s, int m, int n, int r) {
+  const UOp *product = main_sum(c)->src[0];
+  bool swap = kernel_depends(product->src[0], (uint32_t)n);
+  int64_t wide = side_by_side(c, product->src[!swap], n);
+  int64_t high = side_by_side(c, product->src[swap], m);
+  int64_t steps = s->columns > FOUR && wide > 1 ? STEPS / 2 : STEPS;
+  size_t before = c->opts->len;
+  bool all = c->k->axes[m].divisor % (s->rows * s->lanes) == 0 &&
+             c->k->axes[n].divisor % (s->columns * SIDE) == 0;
+  all = all && (wide == 1 || try_opt(c, OPT_VECTOR, n, wide)) &&
+        (high == 1 || try_opt(c, OPT_UPCAST, m, high)) && try_opt(c, OPT_UNROLL, r, steps) &&
+        try_opt(c, OPT_LOCAL, n, SIDE) && try_opt(c, OPT_LOCAL, m, s->lanes) &&
+        (s->rows == high || try_opt(c, OPT_SPREAD, m, s->rows / high)) &&
+        (s->columns == wide || try_opt(c, OPT_SPREAD, n, s->columns / wide)) && stage_all(c, r);
+  if (all) try_opt(c, OPT_PIPELINE, r, STAGES + (steps < STEPS));
+  if (!all) c->opts->len = before;
+  return all;
+}
+
+/* The same for sizes of which tiles overlap, and for threads that share sums. */
+static bool give_blocks(Ctx *c, const Share *s, int m, int n, int r) {
+  bool all = try_opt(c, OPT_VECTOR, n, FOUR) && try_opt(c, OPT_UPCAST, m, s->rows) &&
+             try_opt(c, OPT_UNROLL, r, STEPS) && try_opt(c, OPT_LOCAL, n, SIDE) &&
+             try_opt(c, OPT_LOCAL, m, s->lanes) &&
+             (s->group == 1 || try_opt(c, OPT_GROUP, r, s->group)) && stage_all(c, r);
+  if (all) try_opt(c, OPT_PIPELINE, r, STAGES);
+  return all;
+}
+
+/* Each thread a few rows and columns, 16 threads along the columns, 8 or 16 steps at a time. */
 bool heuristic_warp_tile(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
   Ctx c = {.job = job, .k = k, .target = target, .opts = opts};
   size_t before = opts->len;
@@ -418,15 +635,9 @@ bool heuristic_warp_tile(Job *job, const KernelInfo *k, const Target *target, Op
   const Share *s = choose_share(&c, m, n, r);
   if (!s) return false;
   int64_t unit = STEPS * s->group;
-  bool all = k->axes[r].divisor % unit == 0 || try_opt(&c, OPT_PADTO, r, unit);
-  all = all && try_opt(&c, OPT_VECTOR, n, COLUMNS) && try_opt(&c, OPT_UPCAST, m, s->rows) &&
-        try_opt(&c, OPT_UNROLL, r, STEPS) && try_opt(&c, OPT_LOCAL, n, SIDE) &&
-        try_opt(&c, OPT_LOCAL, m, s->lanes) &&
-        (s->group == 1 || try_opt(&c, OPT_GROUP, r, s->group)) && stage_all(&c, r);
-  if (!all) {
-    opts->len = before;
-    return false;
-  }
-  try_opt(&c, OPT_PIPELINE, r, STAGES);
-  return true;
+  if (k->axes[r].divisor % unit && !try_opt(&c, OPT_PADTO, r, unit)) return false;
+  if (s->group == 1 && give_spread(&c, s, m, n, r)) return true;
+  if (give_blocks(&c, s, m, n, r)) return true;
+  opts->len = before;
+  return false;
 }

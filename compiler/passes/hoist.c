@@ -5,7 +5,7 @@
  * bits either way, to the same relative precision, and the sum is f32. */
 #include "compiler/passes/hoist.h"
 
-#include "compiler/passes/nodemap.h"
+#include "compiler/passes/replace.h"
 
 static bool varies(const UOp *u, const UOp *reduce) {
   for (uint32_t s = 1; s < reduce->nsrc; s++)
@@ -21,7 +21,13 @@ static UOp *rounded_product(UOp *f) {
   return p->op == OP_MUL && p->dtype == DT_F32 ? p : NULL;
 }
 
-static UOp *hoisted(Job *job, UOp *reduce) {
+static bool is_reduce(const UOp *u, const Target *target) {
+  (void)target;
+  return u->op == OP_REDUCE;
+}
+
+static UOp *hoisted(Job *job, UOp *reduce, const Target *target) {
+  (void)target;
   UOp *product = reduce->src[0];
   bool sum = reduce->arg.i == OP_ADD && product->op == OP_MUL && product->dtype == DT_F32;
   for (uint32_t s = 0; sum && s < 2; s++) {
@@ -39,15 +45,5 @@ static UOp *hoisted(Job *job, UOp *reduce) {
 }
 
 UOp *hoist_factors(Job *job, UOp *kernel) {
-  UOpList list = uop_toposort(job, kernel);
-  NodeMap pos;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
-  nodemap_number(job, &pos, &list);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
-    now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
-    if (u->op == OP_REDUCE) now[i] = hoisted(job, now[i]);
-  }
-  return now[list.len - 1];
+  return replace_each(job, NULL, kernel, is_reduce, hoisted);
 }

@@ -9,6 +9,7 @@
 
 #include "base/vec.h"
 #include "compiler/ir/verify.h"
+#include "compiler/passes/gates.h"
 #include "compiler/passes/ranges.h"
 #include "compiler/rules/rewrite.h"
 
@@ -56,36 +57,6 @@ static UOp *number_params(Job *job, UOp *sink, int64_t **old, uint32_t *n) {
     to[*n - 1] = uop_param(job, *n, (DType)u->dtype, u->arg.ints.at, u->arg.ints.n);
   }
   return uop_substitute(job, sink, from, to, *n);
-}
-
-/* u with a gate when nothing proves that it stays inside its buffer. That a loop runs at all may
- * have been the reason, and the index not mention it. */
-static UOp *gated(Job *job, UOp *u) {
-  uint32_t gate = u->op == OP_STORE ? 3 : 2;
-  int64_t n = u->src[0]->arg.ints.at[0];
-  if (u->nsrc > gate || dim_contains(job, 0, n, u->src[1])) return u;
-  UOp *low = uop2(job, OP_CMPLE, uop_index(job, 0), u->src[1]);
-  UOp *high = uop2(job, OP_CMPLT, u->src[1], dim_uop(job, n)), *src[4];
-  memcpy(src, u->src, u->nsrc * sizeof *src);
-  src[gate] = uop2(job, OP_AND, low, high);
-  return uop_make(job, (Op)u->op, DT_VOID, u->arg, src, gate + 1);
-}
-
-static UOp *gate_unproven(Job *job, UOp *sink) {
-  if (!sink->symbolic) return sink;
-  UOpList list = uop_toposort(job, sink);
-  UOp **result = arena_array(&job->arena, list.len, sizeof *result);
-  uint32_t widest = 1;
-  for (size_t i = 0; i < list.len; i++)
-    widest = list.at[i]->nsrc > widest ? list.at[i]->nsrc : widest;
-  UOp **src = arena_array(&job->arena, widest, sizeof *src);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i];
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = result[u->src[s]->place];
-    u = uop_with_src(job, u, src);
-    result[i] = u->op == OP_INDEX || u->op == OP_STORE ? gated(job, u) : u;
-  }
-  return result[list.len - 1];
 }
 
 static UOp *simplify(Job *job, UOp *sink) {
@@ -190,7 +161,7 @@ static Finished *finish(Kernelizer *kz, UOp *raw) {
   int64_t *old;
   uint32_t n;
   UOp *sink = number_params(kz->job, simplify(kz->job, raw), &old, &n);
-  sink = gate_unproven(kz->job, number_vars(kz->job, sink, &done->vars, &done->nvars));
+  sink = gates_unproven(kz->job, number_vars(kz->job, sink, &done->vars, &done->nvars));
   done->nargs = n;
   done->keep = arena_array(&kz->job->arena, n + 1, sizeof *done->keep);
   for (uint32_t k = 0; k < n; k++) done->keep[k] = (uint32_t)old[k];

@@ -77,8 +77,8 @@ static UOp *reshape(Job *job, UOp *x, const int64_t *v, size_t n) {
 
 /* Lanes of the vectors of a block over its size. */
 static double block_waste(const Target *t, int64_t block) {
-  int64_t lanes = t->vector_bytes / 4;
-  return (double)((block + lanes - 1) / lanes * lanes) / (double)block;
+  int64_t lanes = t->vector_bytes / 4, whole = (block + lanes - 1) / lanes * lanes;
+  return (double)whole / (double)block;
 }
 
 /* Channels side by side: one or two vectors, with little of the last one unused; all of them for

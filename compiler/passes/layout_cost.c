@@ -18,8 +18,8 @@ static const double GROUPS_REORDER = 1000, GROUPS_LAUNCH = 2e-6;
 
 double layout_gain(const Target *target, const Conv *c, double waste) {
   double lanes = target->vector_bytes / 4.0, pixels = (double)(c->out[0] * c->out[1]);
-  double work = 2 * (double)c->batch * (double)c->filters * pixels;
-  work *= (double)(c->channels / c->groups * c->kernel[0] * c->kernel[1]);
+  int64_t factors = c->channels / c->groups * c->kernel[0] * c->kernel[1];
+  double work = 2 * (double)c->batch * (double)c->filters * pixels * (double)factors;
   if (target->max_group) {
     bool points = c->kernel[0] * c->kernel[1] == 1;
     return work / GIGA * (1 / (points ? GROUPS_POINTS : GROUPS_WINDOWS) - 1 / GROUPS_IN_BLOCKS);

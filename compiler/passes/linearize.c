@@ -8,8 +8,8 @@
  * holds both.
  *
  * Depth first would finish one accumulator of a register tile after the other, and keep what all of
- * them load: on CPUs such sums come first, one multiplication of each at a time, and on GPUs sums
- * of matrix products. */
+ * them load: such sums come first, one multiplication of each at a time, and on GPUs so do sums of
+ * matrix products. */
 #include "compiler/passes/linearize.h"
 
 #include <assert.h>
@@ -18,6 +18,7 @@
 #include "base/vec.h"
 
 #include "compiler/passes/nodemap.h"
+#include "compiler/passes/reuse.h"
 
 #define ROOT UINT32_MAX /* the home of what lies in no loop */
 
@@ -48,7 +49,6 @@ typedef struct Linearize {
     size_t len, cap;
   } edges;
   UOpList out;
-  bool tiles;       /* sums are kept in the registers of vectors, which are few */
   uint32_t *levels; /* by position: of products that need each other; NULL: none are reordered */
 } Linearize;
 
@@ -368,7 +368,7 @@ static void emit_products(Linearize *l, uint32_t home) {
 }
 
 static void emit_body(Linearize *l, uint32_t home) {
-  if (l->tiles) emit_sums(l, home);
+  emit_sums(l, home);
   if (l->levels) emit_products(l, home);
   for (int pass = 0; pass < 2; pass++) /* effects and what they need, then what only ENDs need */
     for (uint32_t id = loop_of(l, home)->body; id; id = l->items[id - 1].next) {
@@ -403,7 +403,7 @@ static void count(Linear *out) {
 }
 
 Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
-  Linearize l = {.job = job, .list = uop_toposort(job, kernel), .tiles = target->max_group == 0};
+  Linearize l = {.job = job, .list = uop_toposort(job, kernel)};
   nodemap_number(job, &l.pos, &l.list);
   l.items = arena_array(&job->arena, l.list.len, sizeof *l.items);
   UOpList ends = {0};
@@ -413,8 +413,9 @@ Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
   find_homes(&l, &ends);
   find_edges(&l);
   fill_bodies(&l);
-  if (!l.tiles) l.levels = find_product_levels(&l);
+  if (target->max_group) l.levels = find_product_levels(&l);
   emit_body(&l, ROOT);
+  if (!target->max_group) l.out = reuse_buffers(job, &l.out);
   Linear out = {.list = l.out.at,
                 .len = l.out.len,
                 .scratch_bytes = buffer_bytes(&l.out, 0, SHARED_ALIGN),

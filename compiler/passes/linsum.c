@@ -217,7 +217,9 @@ static const LinSum *recombine(LinSumMap *m, const LinSum *a) {
   return a;
 }
 
+/* Sizes stay as they are: in the form that proofs about loops and buffers of that size find. */
 static UOp *canonical(Job *job, LinSumMap *m, UOp *u) {
+  if (u->symbolic && !u->open) return u;
   if (u->op == OP_FLOORDIV || u->op == OP_FLOORMOD) {
     UOp *s = split_division(job, m, u);
     /* The result of a split is a sum over smaller quotients; splitting goes on in those. */

@@ -14,8 +14,10 @@
 #include "compiler/passes/layout.h"
 #include "compiler/passes/memplan.h"
 #include "compiler/passes/pack.h"
+#include "compiler/passes/products.h"
 #include "compiler/passes/rangeify.h"
 #include "compiler/passes/simplify.h"
+#include "compiler/passes/twins.h"
 
 static void interface_buffers(Fusion *f, const TensorGraph *graph) {
   for (size_t s = 0; s < graph->ninputs + graph->noutputs; s++) {
@@ -163,10 +165,14 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   verify(job, sink, "simplify_graph");
   sink = layout_channels(job, graph, target, sink);
   verify(job, sink, "layout_channels");
+  sink = simplify_products(job, graph, target, sink);
+  verify(job, sink, "simplify_products");
   sink = simplify_sums(job, target, sink);
   verify(job, sink, "simplify_sums");
   sink = pack_weights(job, graph, target, sink);
   verify(job, sink, "pack_weights");
+  sink = join_twins(job, graph, target, sink);
+  verify(job, sink, "join_twins");
   sink = hazard_resolve(job, graph, sink, &f.events);
   verify(job, sink, "hazard_resolve");
   fuse(&f, graph, sink);

@@ -30,13 +30,11 @@ static bool same_steps(const UOp *a, const UOp *b) {
   return a->src[1]->src[0] == b->src[1]->src[0];
 }
 
-static bool is_loop(const UOp *u) { return u->op == OP_END && u->nsrc == 2; }
-
 /* What the loops are, and what is computed in them. */
 static void look(Rows *r) {
   Arena *arena = &r->job->arena;
   for (size_t i = 0; i < r->list.len; i++)
-    if (is_loop(r->list.at[i])) avec_push(arena, &r->ends, r->list.at[i]);
+    if (uop_is_loop(r->list.at[i])) avec_push(arena, &r->ends, r->list.at[i]);
   r->outer = arena_array(arena, r->ends.len + 1, sizeof *r->outer);
   r->work = arena_array(arena, r->ends.len + 1, sizeof *r->work);
   for (size_t i = 0; i < r->list.len; i++) {
@@ -44,7 +42,7 @@ static void look(Rows *r) {
     bool param = u->op == OP_STORE && u->src[0]->op == OP_PARAM && u->src[0]->arg.i < MOST_SLOTS;
     if (param) r->slots |= (uint64_t)1 << u->src[0]->arg.i;
     bool alu = op_info[u->op].flags & OPF_ALU && u->dtype != DT_INDEX;
-    for (size_t k = 0; (alu || is_loop(u)) && k < r->ends.len; k++) {
+    for (size_t k = 0; (alu || uop_is_loop(u)) && k < r->ends.len; k++) {
       if (!uop_is_open(u, r->ends.at[k]->src[1])) continue;
       if (alu)
         r->work[k] += u->op >= OP_EXP && u->op <= OP_ATAN ? FUNCTION_WORK : 1;

@@ -138,6 +138,7 @@ static UOp *scanned(Fusion *f, const Tensor *t, const Demand *d) {
   Job *job = f->job;
   const FusedKernel *k = &f->kernels.at[d->kernel];
   uint32_t axis = (uint32_t)t->u->arg.ints.at[0], buffer;
+  assert(d->src[0]); /* as above */
   UOp *x = d->src[0]->value, *zero = uop_index(job, 0);
   UOp **index = arena_copy(&job->arena, k->index, t->u->shape.n * sizeof *index);
   index[axis] = uop2(job, OP_MAX, ix_scale(job, k->serial, 1, -1), zero);

@@ -29,11 +29,9 @@ typedef struct Recurrence {
   int64_t next_buffer;
 } Recurrence;
 
-static bool is_loop(const UOp *u) { return u->op == OP_END && u->nsrc == 2; }
-
 static bool is_innermost(const UOpList *list, const UOp *end) {
   for (size_t i = 0; i < list->len; i++)
-    if (is_loop(list->at[i]) && uop_is_open(list->at[i], end->src[1])) return false;
+    if (uop_is_loop(list->at[i]) && uop_is_open(list->at[i], end->src[1])) return false;
   return true;
 }
 
@@ -133,7 +131,8 @@ static UOp *rebuilt(Recurrence *r, const UOp *end, size_t found) {
 
 /* The loop without its loads; NULL when it has none. */
 static UOp *in_registers(Job *job, const UOpList *list, UOp *end) {
-  if (!is_loop(end) || uop_axis(end->src[1]) != AX_SERIAL || !is_innermost(list, end)) return NULL;
+  if (!uop_is_loop(end) || uop_axis(end->src[1]) != AX_SERIAL || !is_innermost(list, end))
+    return NULL;
   Recurrence r = {.job = job, .list = *list, .range = end->src[1]};
   r.last = uop2(job, OP_MAX, ix_scale(job, r.range, 1, -1), uop_index(job, 0));
   size_t found = find_stores(&r, end->src[0]) ? find_loads(&r) : 0;

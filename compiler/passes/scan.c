@@ -6,6 +6,8 @@
  * What fills up the last piece is the identity. -0 + 0 is 0, so the first piece gets nothing. */
 #include "compiler/passes/scan.h"
 
+#include <assert.h>
+
 #include "compiler/ir/dim.h"
 #include "compiler/passes/replace.h"
 
@@ -62,6 +64,7 @@ static UOp *cut(Job *job, UOp *u, const Target *target) {
   Op op = (Op)u->arg.i;
   uint32_t axis = (uint32_t)u->arg.ints.at[0], rank = u->shape.n + 1;
   int64_t n = u->shape.at[axis], pieces = pieces_for(u, target), dims[MAX_SPLIT_RANK + 1];
+  assert(pieces > 1); /* is_cut */
   int64_t length = (n + pieces - 1) / pieces, over = axis + 1;
   UOp *x = filled(job, op, u->src[0], axis, 0, pieces * length - n);
   for (uint32_t k = 0; k < rank; k++)

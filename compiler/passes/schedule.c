@@ -497,5 +497,6 @@ UOp *schedule_apply(Job *job, UOp *kernel, const Target *target, const OptList *
   st = opts_plan(job, k, target, &rest, &plan);
   if (st) job_abort(job, st);
   if (!k->store) return plan.groups ? schedule_spread_stores(job, kernel, k, target) : kernel;
-  return apply(job, k, &plan);
+  UOp *scheduled = apply(job, k, &plan);
+  return opts->len ? scheduled : gates_unproven(job, scheduled); /* plain loops are always legal */
 }

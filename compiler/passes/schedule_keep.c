@@ -154,15 +154,17 @@ static bool is_product(const Apply *a, const Kept *kept, uint32_t m) {
   return inner->info && kernel_depends(kept->at[m], inner->n);
 }
 
-/* The member whose loops the computation gets: one along reduce axes, whose tiles do not overlap,
- * and of these the one with the largest; a matrix product before others. */
+/* The member whose loops the computation gets, one that walks its rows as a whole: one along reduce
+ * axes, whose tiles do not overlap, and of these the one with the largest; a matrix product before
+ * others. */
 static uint32_t model_of(const Apply *a, const Kept *kept) {
   uint32_t best = 0;
-  int64_t most = 0;
+  int64_t most = -1;
   for (uint32_t m = 0; m < kept->n; m++)
     if (is_product(a, kept, m)) return m;
   for (uint32_t m = 0; m < kept->n; m++) {
     int64_t tile = 1;
+    if (!opts_row_is_whole(a->k, a->plan, kept, m)) continue;
     for (uint32_t r = 0; r < kept->nrow; r++) {
       int64_t axis = kept->row[m * kept->nrow + r]->arg.i;
       bool factor = a->plan->inner.info && axis == a->plan->matrix.k;

@@ -26,6 +26,7 @@ typedef struct NewAxis {
 typedef struct StageDim {
   UOp *range;           /* in the kernel */
   UOp *copy;            /* in the copy loop */
+  UOp *loops[2];        /* whose sum `copy` is; NULL: it is one itself */
   int64_t stride;       /* in the buffer */
   int64_t step;         /* in the source; INT64_MAX when not linear */
   int64_t whole, outer; /* groups of `whole` are `outer` elements apart; 0: there is one group */

@@ -153,12 +153,16 @@ static void sort_dims(Staging *s, UOp *index) {
 static UOp *close_copy(Staging *s, UOp *store, UOp *index) {
   Job *job = s->a->job;
   sort_dims(s, index);
-  UOp **src = arena_array(&job->arena, s->n + 1u, sizeof *src);
+  UOp **src = arena_array(&job->arena, 2 * s->n + 1u, sizeof *src);
   uint32_t n = 0;
   src[n++] = store;
   for (int expanded = 0; expanded < 2; expanded++)
     for (uint32_t d = 0; d < s->n; d++)
-      if ((uop_axis(s->dims[d].copy) != AX_LOOP) == expanded) src[n++] = s->dims[d].copy;
+      for (uint32_t k = 0; k < 2; k++) {
+        UOp *loop = s->dims[d].loops[k];
+        if (!k && !loop) loop = s->dims[d].copy;
+        if (loop && (uop_axis(loop) != AX_LOOP) == expanded) src[n++] = loop;
+      }
   return n == 1 ? store : uop_make(job, OP_END, DT_VOID, arg_none(), src, n);
 }
 
@@ -313,7 +317,9 @@ static int64_t chunk_elements(const Staging *s, const UOp *operand, int64_t all)
   if (s->tiled && !side) return 1;
   if (!by_chunks(s) || operand->op != OP_INDEX) return 1;
   if (contiguous_run(s, &first) % unit || all % unit) return 1;
-  if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], first, unit)) return 1;
+  uint32_t inside = s->n; /* the dimensions of one chunk: those around them may be gated apart */
+  for (int64_t run = 1; inside > first && run % unit;) run *= range_size(s->dims[--inside].range);
+  if (operand->nsrc > 2 && !gate_by_chunks(s, operand->src[2], inside, unit)) return 1;
   return unit;
 }
 
@@ -385,8 +391,10 @@ static UOp *stage_shared(Apply *a, const UOp *old, UOp *operand, int level) {
   uint32_t nranges;
   s.dims = arena_array(&job->arena, (size_t)a->k->naxes * AXIS_RANGES, sizeof *s.dims);
   if (of) operand = schedule_places(a, factor == MATRIX_A ? of->m : of->n, operand);
-  int64_t all = shared_layout(&s, old, operand, level), slots,
-          unit = chunk_elements(&s, operand, all);
+  /* Of an axis that was several, the parts inside of a step of the innermost one show. What is
+   * copied stays as it is: one part may take the place of others. */
+  UOp *seen = operand->op == OP_INDEX ? linsum_simplify(job, operand) : operand;
+  int64_t all = shared_layout(&s, old, seen, level), slots, unit = chunk_elements(&s, seen, all);
   bool late = a->skewed && of == &a->plan->matrix; /* read in the block after, too */
   UOp *base = slot_base(&s, level, late, &slots),
       *read = index_add(job, base, schedule_position(&s, false));
@@ -460,6 +468,32 @@ static void copy_shared(Staging *s, UOp *operand) {
     last->copy = new_range(s->a, AX_VECTOR, range_size(last->range));
 }
 
+/* Lanes that lie apart in the source are turned around by rows of what lies side by side there
+ * (codegen/llvm_tile.c): as many steps along these are written out as there are lanes, and nothing
+ * else is. */
+static void turn_around(Staging *s, const UOp *operand, UOp *index) {
+  const LinSum *sum = linsum_index(s->a->job, index);
+  UOpList list = uop_toposort(s->a->job, (UOp *)(uintptr_t)operand);
+  StageDim *side = NULL;
+  int64_t lanes = 0;
+  for (uint32_t d = 0; d < s->n; d++) {
+    StageDim *dim = &s->dims[d];
+    int64_t step = linsum_coeff(sum, dim->range);
+    if (uop_axis(dim->copy) == AX_VECTOR && magnitude(step) > 4) lanes = range_size(dim->range);
+    if (step == 1 && uop_is_const(dim->range->src[0])) side = dim;
+  }
+  for (size_t i = 0; i < list.len; i++)
+    if (list.at[i]->op == OP_INDEX && list.at[i]->nsrc > 2) return;
+  if (!side || lanes < 4 || uop_axis(side->copy) != AX_LOOP || s->a->tile.info) return;
+  if (range_size(side->range) % lanes) return;
+  for (uint32_t d = 0; d < s->n; d++)
+    if (uop_axis(s->dims[d].copy) == AX_UPCAST)
+      s->dims[d].copy = new_range(s->a, AX_LOOP, range_size(s->dims[d].range));
+  side->loops[0] = new_range(s->a, AX_LOOP, range_size(side->range) / lanes);
+  side->loops[1] = new_range(s->a, AX_UPCAST, lanes);
+  side->copy = index_add(s->a->job, index_mul(s->a->job, side->loops[0], lanes), side->loops[1]);
+}
+
 UOp *schedule_stage(Apply *a, const UOp *old, UOp *operand, int level) {
   Job *job = a->job;
   Staging s = {.a = a};
@@ -468,6 +502,7 @@ UOp *schedule_stage(Apply *a, const UOp *old, UOp *operand, int level) {
   operand = over_blocks(&s, operand, level);
   schedule_collect(&s, operand, level);
   copy_shared(&s, operand);
+  turn_around(&s, operand, main_index(job, operand));
   UOp *write = schedule_position(&s, true), *read = schedule_position(&s, false);
   int64_t ints[2] = {s.elements, 0};
   UOp *buffer =

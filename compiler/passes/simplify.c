@@ -14,6 +14,7 @@
 
 #include "base/vec.h"
 #include "compiler/ir/interp.h"
+#include "compiler/passes/replace.h"
 #include "compiler/passes/scan.h"
 #include "compiler/passes/scatter.h"
 #include "compiler/rules/rewrite.h"
@@ -32,32 +33,6 @@ enum {
   PRODUCT_TILE = 64,   /* rows and columns of a product that one workgroup computes, or more */
   PRODUCT_STEPS = 512, /* a piece of a sum of products is no shorter */
 };
-
-/* -- reductions changed one by one ------------------------------------------------------------- */
-
-/* What takes the place of a REDUCE whose source has become x; NULL: nothing does. */
-typedef UOp *(*ReduceFn)(Job *job, UOp *u, UOp *x, const Target *target);
-typedef bool (*ReduceTest)(const UOp *u, const Target *target);
-
-static UOp *change_reductions(Job *job, UOp *sink, const Target *target, ReduceTest test,
-                              ReduceFn change) {
-  UOpList list = uop_toposort(job, sink);
-  bool any = false;
-  for (size_t i = 0; i < list.len; i++) any |= test(list.at[i], target);
-  if (!any) return sink;
-  UOp **result = arena_array(&job->arena, list.len, sizeof *result);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1, sizeof *src);
-    bool same = true;
-    for (uint32_t s = 0; s < u->nsrc; s++) {
-      src[s] = result[u->src[s]->place];
-      same &= src[s] == u->src[s];
-    }
-    result[i] = test(u, target) ? change(job, u, src[0], target) : NULL;
-    if (!result[i]) result[i] = same ? u : uop_with_src(job, u, src);
-  }
-  return result[list.len - 1];
-}
 
 /* -- 16-bit floats ----------------------------------------------------------------------------- */
 
@@ -82,9 +57,9 @@ static UOp *widened(Job *job, UOp *x) {
   return y;
 }
 
-static UOp *round_once(Job *job, UOp *u, UOp *x, const Target *target) {
+static UOp *round_once(Job *job, UOp *u, const Target *target) {
   (void)target;
-  x = widened(job, x);
+  UOp *x = widened(job, u->src[0]);
   return uop_cast(job, uop_make(job, (Op)u->op, DT_VOID, u->arg, &x, 1), (DType)u->dtype);
 }
 
@@ -171,14 +146,15 @@ static int64_t wanted_pieces(const UOp *u, const Target *target) {
   return want < size / PIECE_ROWS ? want : size / PIECE_ROWS;
 }
 
-static UOp *split_reduce(Job *job, UOp *u, UOp *x, const Target *target) {
+static UOp *split_reduce(Job *job, UOp *u, const Target *target) {
+  UOp *x = u->src[0];
   Ints shape = x->shape, axes = u->arg.ints;
   uint32_t cut = 0;
   for (uint32_t k = 1; k < axes.n; k++) {
     if (shape.at[axes.at[k]] > shape.at[axes.at[cut]]) cut = k;
   }
   int64_t axis = axes.at[cut], pieces = pieces_of(shape.at[axis], wanted_pieces(u, target));
-  if (pieces < 2) return NULL;
+  if (pieces < 2) return u;
   int64_t *dims = arena_array(&job->arena, shape.n + 1, sizeof *dims);
   int64_t *inner = arena_array(&job->arena, axes.n, sizeof *inner);
   for (uint32_t k = 0; k < shape.n; k++) dims[k + (k > axis)] = shape.at[k];
@@ -333,12 +309,12 @@ UOp *simplify_graph(Job *job, const TensorGraph *graph, const Target *target, Pl
                     FoldedConstants *constants) {
   Rewrite rw = {.job = job};
   UOp *sink = rewrite_graph(&rw, scatter_expand(job, target, graph->sink), rules_movement);
-  UOp *wide = change_reductions(job, sink, target, rounds_often, round_once);
+  UOp *wide = replace_each(job, target, sink, rounds_often, round_once);
   if (wide != sink) sink = rewrite_graph(&rw, wide, rules_movement);
   sink = fold_values(job, graph, sink, interface, constants);
   return scan_split(job, target, sink);
 }
 
 UOp *simplify_sums(Job *job, const Target *target, UOp *sink) {
-  return change_reductions(job, sink, target, is_long, split_reduce);
+  return replace_each(job, target, sink, is_long, split_reduce);
 }

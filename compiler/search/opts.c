@@ -135,6 +135,7 @@ static void find_stageable(Job *job, KernelInfo *k) {
       const UOp *f = product->src[s];
       has[nodemap_get(&pos, f)] |= FACTOR;
       if (f->op == OP_CAST) has[nodemap_get(&pos, f->src[0])] |= FACTOR;
+      if (matrix_uncut(f)) has[nodemap_get(&pos, matrix_uncut(f))] |= FACTOR;
     }
   }
   k->stageable = arena_array(&job->arena, k->list.len, sizeof *k->stageable);

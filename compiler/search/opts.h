@@ -175,6 +175,9 @@ bool opts_matrix_tiled(const OptPlan *plan, const UOp *operand);
 Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
 /* opts_rows.c: KEEP and REPAIR, once everything else is planned. */
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
+/* Are the rows of member m of a kept value walked as a whole, and not dealt out to threads or
+ * workgroups that know nothing of each other? */
+bool opts_row_is_whole(const KernelInfo *k, const OptPlan *plan, const Kept *kept, uint32_t m);
 /* opts_chain.c: may the result of one instruction be a factor of another one as it lies? */
 bool opts_chain_fits(const MatrixInfo *inner, const MatrixInfo *outer);
 /* ... of some instruction? */

@@ -21,11 +21,11 @@ static UOp *products_over(const KernelInfo *k, const UOp *range, DType d) {
   return fits ? found : NULL;
 }
 
-/* The factor before it was cast to the dtype of the sum; NULL when it has another dtype, or when
- * there are reductions in it, unless it is that of a chain. */
-static UOp *matrix_factor(Job *job, UOp *u, DType d, bool chained) {
-  UOp *x = u->op == OP_CAST ? u->src[0] : u;
-  if (x->dtype != d) return NULL;
+/* The factor before it was cast to the dtype of the sum, or cut as the instruction does; NULL when
+ * it has another dtype, or when there are reductions in it, unless it is that of a chain. */
+static UOp *matrix_factor(Job *job, UOp *u, const MatrixInfo *info, MatrixOperand o, bool chained) {
+  UOp *x = info->cut ? matrix_uncut(u) : u->op == OP_CAST ? u->src[0] : u;
+  if (!x || x->dtype != info->dtype[o]) return NULL;
   if (chained) return x;
   UOpList list = uop_toposort(job, x);
   for (size_t i = 0; i < list.len; i++)
@@ -42,21 +42,22 @@ bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t, bool chained
     if (rows && (!kernel_depends(a, t->m) || kernel_depends(b, t->m))) continue;
     if (kernel_depends(a, t->n)) continue;
     if (!kernel_depends(b, t->n) || !kernel_depends(a, t->k) || !kernel_depends(b, t->k)) continue;
-    t->factor[0] = matrix_factor(job, a, t->info->dtype[MATRIX_A], chained);
-    t->factor[1] = matrix_factor(job, b, t->info->dtype[MATRIX_B], false);
+    t->factor[0] = matrix_factor(job, a, t->info, MATRIX_A, chained);
+    t->factor[1] = matrix_factor(job, b, t->info, MATRIX_B, false);
     return t->factor[0] && t->factor[1];
   }
   return false;
 }
 
-/* The factor is used once, through a cast perhaps. */
+/* The factor is used once, through what the instruction does itself perhaps. */
 static bool is_only_factor(const KernelInfo *k, const UOp *factor) {
   uint32_t uses = 0;
   for (size_t i = 0; i < k->list.len; i++)
     for (uint32_t s = 0; s < k->list.at[i]->nsrc; s++) {
       const UOp *u = k->list.at[i];
       if (u->src[s] != factor) continue;
-      if (u->op == OP_CAST && !is_only_factor(k, u)) return false;
+      bool through = u->op == OP_CAST || u->op == OP_BITCAST || u->op == OP_AND;
+      if (through && !is_only_factor(k, u)) return false;
       uses++;
     }
   return uses == 1;

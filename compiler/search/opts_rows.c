@@ -22,9 +22,27 @@ static int64_t row_extent(const OptPlan *plan, const Kept *kept, uint32_t r) {
   return most;
 }
 
-/* A member's row lies in the loop at whose level it is kept. */
+bool opts_row_is_whole(const KernelInfo *k, const OptPlan *plan, const Kept *kept, uint32_t m) {
+  for (uint32_t r = 0; r < kept->nrow; r++) {
+    uint32_t axis = (uint32_t)kept->row[m * kept->nrow + r]->arg.i;
+    const AxisPlan *a = &plan->axes[axis];
+    bool one_group = axis_is_static(&k->axes[axis]) &&
+                     a->outer <= (int64_t)a->spread * (a->lanes ? a->lanes : 1);
+    if (k->axes[axis].reduce) continue;
+    if (plan->groups ? !one_group : a->threads) return false;
+  }
+  return true;
+}
+
+/* A member's row lies in the loop at whose level it is kept, and who computes the value has all of
+ * some member's. */
 static Status check_rows(const KernelInfo *k, const OptPlan *plan, const KeepPlan *keep) {
   const Kept *kept = &k->kept[keep->value];
+  bool whole = false;
+  for (uint32_t m = 0; m < kept->n; m++) whole |= opts_row_is_whole(k, plan, kept, m);
+  if (!whole)
+    return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): threads or workgroups deal out the rows of all",
+                keep->level, keep->value);
   for (uint32_t r = 0; r < kept->n * kept->nrow; r++) {
     uint32_t a = (uint32_t)kept->row[r]->arg.i;
     bool inside = keep->level != (int)a && opts_inside(plan, a, keep->level);

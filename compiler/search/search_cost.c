@@ -164,7 +164,7 @@ static double matrix_gain(const Model *m) {
   double gain = 1;
   for (int64_t id = 0; m->nreductions && id < MX__COUNT; id++) {
     const MatrixInfo *info = matrix_info(id);
-    if (!matrix_on(info, m->target) || !loads_dtype(m, info->dtype[MATRIX_A]) ||
+    if (info->cut || !matrix_on(info, m->target) || !loads_dtype(m, info->dtype[MATRIX_A]) ||
         !loads_dtype(m, info->dtype[MATRIX_B]))
       continue;
     gain = larger(gain,
@@ -438,11 +438,25 @@ static double rounds_to(const Loops *l, int level) {
   return n;
 }
 
+/* The same in a copy, which turns rows of what lies side by side around (schedule_stage.c). */
+static double copy_cost(const Loops *l, const Access *a) {
+  uint64_t v = a->mask & l->vectors;
+  double cost = load_cost(l, a, false);
+  if (!v || a->gated) return cost;
+  uint32_t axis = (uint32_t)__builtin_ctzll(v);
+  int64_t step = step_along(a, axis);
+  if (step == STEP_FAR || (step <= 4 && step >= -4)) return cost;
+  for (uint32_t i = 0; i < a->nsteps; i++)
+    if (a->steps[i].step == 1 && l->tile[a->steps[i].axis] * l->trips[a->steps[i].axis] >= 16)
+      return smaller(cost, l->lanes[axis] * 0.35);
+  return cost;
+}
+
 static void add_stage(const Loops *l, const Access *a, const StagePlan *s, Units *u) {
   uint64_t inside;
   double n = staged_elements(l, a->mask, s->level, &inside) * rounds_to(l, s->level);
   double lanes = lanes_of(l, a->mask);
-  double per_element = load_cost(l, a, false) / lanes;
+  double per_element = copy_cost(l, a) / lanes;
   u->load += n * per_element;
   u->store += n / lanes;
   u->other += n * ((a->gated ? 4 : 1.5) / lanes);

@@ -1,9 +1,9 @@
 /* What to measure next.
  *
- * First the hints, made legal for these sizes, and the heuristic's own choice; then what the
- * ranking picks from a pool of schedules: the seeds of the space, and what is one step from the
- * best measured ones (the beam) and from the best predicted ones. There is no state: a round that
- * was lost is proposed again.
+ * First the hints, made legal for these sizes, the heuristic's own choice, and the tiles that it
+ * did not choose; then what the ranking picks from a pool of schedules: the seeds of the space, and
+ * what is one step from the best measured ones (the beam) and from the best predicted ones. There
+ * is no state: a round that was lost is proposed again.
  *
  * What the model is wrong about it is often wrong about for a whole family of schedules, those that
  * have the same axes in vectors: the measured one is then surrounded by others that are expected to
@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 #include "base/map.h"
+#include "compiler/passes/heuristic_warp.h"
 #include "compiler/passes/schedule.h"
 #include "compiler/search/internal.h"
 
@@ -30,6 +31,7 @@ enum {
   TRIED_MAX = 4096, /* rows of evidence that are looked at, the last ones */
   FAR = 2,          /* times the roofline */
   FAMILIES = 64,
+  TILES = 24,       /* schedules with matrix instructions */
   FAMILY_REACH = 4, /* families whose best is expected to take so many times what the best takes */
 };
 
@@ -158,6 +160,19 @@ static void put_heuristic(Proposer *p) {
   p->untuned =
       list.len <= LIST_MAX && search_space_point(&p->space, list.at, list.len, &p->heuristic);
   if (p->untuned && remember(p, p->heuristic.key)) put(p, &p->heuristic, p->heuristic.predicted);
+}
+
+/* Tiles for matrix instructions are many opts away from each other: those that the rules of thumb
+ * know are timed whatever the model expects of them. */
+static void put_tiles(Proposer *p) {
+  OptList list[TILES];
+  Point point;
+  if (!p->in->target->max_group) return;
+  uint32_t n = heuristic_warp_others(p->job, p->in->kernel, p->in->target, list, TILES);
+  for (uint32_t i = 0; i < n && p->nout < (3 * p->in->want + 3) / 4; i++)
+    if (list[i].len <= LIST_MAX && search_space_point(&p->space, list[i].at, list[i].len, &point) &&
+        remember(p, point.key))
+      put(p, &point, point.predicted);
 }
 
 /* -- the pool ---------------------------------------------------------------------------------- */
@@ -361,7 +376,7 @@ static void propose_steps(Job *job, void *arg) {
   put_hints(p);
   bool far = is_far(p, m), over = !p->nout && is_over(p, m);
   if (over && !far) return;
-  if (!over) put_heuristic(p);
+  if (!over) put_heuristic(p), put_tiles(p);
   if (p->nout < in->want) put_ranked(p, far, over);
 }
 

@@ -214,7 +214,7 @@ Status channel_flush(Channel *c) {
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return NULL;
     if (sent < 0) return send_failed(errno);
-    for (; sent; sent--) {
+    for (; sent && c->first; sent--) {
       ChannelPacket *p = c->first;
       if (!(c->first = p->next)) c->last = NULL;
       c->waiting -= p->messages;

@@ -48,7 +48,8 @@ struct Build {
   Kiln__V1__Plan *plan; /* with the kernels' graphs */
   StoreJob *lookup;
   BuildKernel *kernels;
-  size_t pending; /* kernels being compiled */
+  size_t pending;   /* kernels being compiled */
+  int64_t spent_ns; /* of workers' time, for those that are */
   BuildReport report;
   int64_t step_ns; /* when the present step began */
 };
@@ -219,6 +220,20 @@ static Status compile_without_record(BuildKernel *k, Status st) {
   return submit_kernel(b, i);
 }
 
+/* May it go on after a kernel? Each step has its own bound; this is for those who take many. */
+static Status spend(Build *b, const CompileJob *job) {
+  int64_t total = (int64_t)b->server->config.compile_total;
+  b->spent_ns += clock_now_ns() - job->given_ns;
+  if (!b->pending) return NULL;
+  if (total && b->spent_ns / 1000000000 >= total)
+    return status_retry(FAIL(RESOURCE_EXHAUSTED,
+                             "the model's kernels have taken %lld seconds of compiling, this "
+                             "server allows %lld for one model; %zu kernels are left",
+                             (long long)(b->spent_ns / 1000000000), (long long)total, b->pending),
+                        -1);
+  return b->payer ? quota_compile_more(b->payer, clock_now_ns()) : NULL;
+}
+
 static void on_kernel(void *ctx, Message *m, Status st) {
   BuildKernel *k = ctx;
   Build *b = k->build;
@@ -236,7 +251,7 @@ static void on_kernel(void *ctx, Message *m, Status st) {
     b->report.compiled++;
   }
   b->pending--;
-  if (!st && b->pending && b->payer) st = quota_compile_more(b->payer, clock_now_ns());
+  if (!st) st = spend(b, &k->job);
   if (st)
     build_finish(b, NULL, WRAP(st, "kernel '%s'", k->message.name));
   else if (!b->pending)

@@ -62,6 +62,9 @@ static const Setting settings[] = {
     {"cache", "enabled", SK_BOOL, AT(cache_enabled)},
     {"shared", "server", SK_TEXT, AT(shared_server)},
     {"shared", "key", SK_TEXT, AT(shared_key)},
+    {"shared", "ca", SK_TEXT, AT(shared_ca)},
+    {"shared", "tls_certificate", SK_TEXT, AT(shared_certificate)},
+    {"shared", "tls_key", SK_TEXT, AT(shared_tls_key)},
     {"shared", "trust", SK_LIST, AT(shared_trust)},
     {"shared", "timeout_ms", SK_COUNT, AT(shared_timeout_ms)},
     {"tuning", "background", SK_BOOL, AT(tuning)},
@@ -74,6 +77,7 @@ static const Setting settings[] = {
     {"limits", "model", SK_SIZE, AT(max_model_bytes)},
     {"limits", "tensor", SK_SIZE, AT(max_tensor_bytes)},
     {"limits", "message", SK_SIZE, AT(max_message_bytes)},
+    {"limits", "answers", SK_SIZE, AT(max_answer_bytes)},
     {"limits", "executables", SK_COUNT, AT(max_executables)},
     {"limits", "executable_bytes", SK_SIZE, AT(max_executable_bytes)},
     {"limits", "buffers", SK_SIZE, AT(max_buffer_bytes)},
@@ -82,6 +86,7 @@ static const Setting settings[] = {
     {"workers", "compile", SK_COUNT, AT(compile_workers)},
     {"workers", "compile_memory", SK_SIZE, AT(compile_memory)},
     {"workers", "compile_seconds", SK_SECONDS, AT(compile_seconds)},
+    {"workers", "compile_total", SK_SECONDS, AT(compile_total)},
     {"workers", "device_memory", SK_SIZE, AT(device_memory)},
     {"workers", "run_seconds", SK_SECONDS, AT(run_seconds)},
     {"workers", "device", SK_LIST, AT(devices)},
@@ -152,12 +157,16 @@ Status config_init(Config *c) {
       .tls_client_ca = strdup(""),
       .shared_server = strdup(""),
       .shared_key = strdup(""),
+      .shared_ca = strdup(""),
+      .shared_certificate = strdup(""),
+      .shared_tls_key = strdup(""),
       .shared_timeout_ms = 500,
       .cache_enabled = true,
       .cache_max_bytes = 4ull << 30,
       .max_model_bytes = 2ull << 30,
       .max_tensor_bytes = 1ull << 30,
       .max_message_bytes = 256ull << 20,
+      .max_answer_bytes = 4ull << 30,
       .max_buffer_bytes = 8ull << 30,
       .max_executables = 64,
       .max_executable_bytes = 16ull << 30,
@@ -175,6 +184,7 @@ Status config_init(Config *c) {
       .grace = 10,
       .idle_connection = 1800,
       .compile_seconds = 300,
+      .compile_total = 3600,
       .run_seconds = 300,
   };
   TRY(config_set(c, "server", "listen", listen));
@@ -182,7 +192,7 @@ Status config_init(Config *c) {
   c->listen.from_default = c->devices.from_default = true;
   bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models && c->node &&
                c->tls_certificate && c->tls_key && c->tls_client_ca && c->shared_server &&
-               c->shared_key;
+               c->shared_key && c->shared_ca && c->shared_certificate && c->shared_tls_key;
   return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
@@ -214,6 +224,9 @@ void config_deinit(Config *c) {
   free(c->tls_client_ca);
   free(c->shared_server);
   free(c->shared_key);
+  free(c->shared_ca);
+  free(c->shared_certificate);
+  free(c->shared_tls_key);
   list_clear(&c->shared_trust);
   *c = (Config){.cache_path = NULL};
 }
@@ -444,6 +457,10 @@ static Status check_shared(const Config *c) {
   if (!*c->shared_server) return NULL;
   Status st = resp_address_parse(c->shared_server, &address);
   if (st) return WRAP(st, "[shared] server");
+  if (!address.tls && (*c->shared_ca || *c->shared_certificate || *c->shared_tls_key))
+    return FAIL(INVALID_ARGUMENT, "[shared] ca, tls_certificate and tls_key need rediss://");
+  if (!*c->shared_certificate != !*c->shared_tls_key)
+    return FAIL(INVALID_ARGUMENT, "[shared] tls_certificate and tls_key belong together");
   if (!c->cache_enabled || !*c->cache_path)
     return FAIL(INVALID_ARGUMENT, "[shared] needs a cache: what others know is kept there");
   if (c->shared_timeout_ms < 10 || c->shared_timeout_ms > 60000)
@@ -476,6 +493,9 @@ Status config_check(const Config *c) {
   if (c->max_message_bytes < (64u << 10) || c->max_message_bytes > (2ull << 30) - 1)
     return FAIL(INVALID_ARGUMENT, "message: expected 64K to 2G, got %" PRIu64,
                 c->max_message_bytes);
+  if (c->max_answer_bytes < (1u << 20) || c->max_answer_bytes > 1ull << 50)
+    return FAIL(INVALID_ARGUMENT, "answers: expected at least 1M, got %" PRIu64,
+                c->max_answer_bytes);
   if (!c->max_executables || !c->max_queue || !c->max_connections)
     return FAIL(INVALID_ARGUMENT, "executables, queue and max_connections must be at least 1");
   if (c->compile_workers > COMPILE_WORKERS_MAX)

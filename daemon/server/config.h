@@ -50,6 +50,7 @@ typedef struct Config {
   bool trace_all;     /* record calls that did not ask for it too */
   char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
   char *shared_server, *shared_key; /* owned; where other nodes are met, "" = nowhere */
+  char *shared_ca, *shared_certificate, *shared_tls_key; /* owned, "" = none */
   ConfigList shared_trust;
   uint64_t shared_timeout_ms;
   bool insecure_tcp, cache_enabled, strict_isolation;
@@ -59,13 +60,14 @@ typedef struct Config {
   uint64_t timing_memory;
   uint64_t cache_max_bytes;
   uint64_t max_model_bytes, max_tensor_bytes, max_message_bytes, max_buffer_bytes;
+  uint64_t max_answer_bytes;                      /* that wait to be read */
   uint64_t max_executables, max_executable_bytes; /* models and constants of loaded executables */
   uint64_t max_queue, max_connections;
   uint64_t compile_workers, compile_memory, device_memory;
   uint64_t connections_per_address; /* on TCP; 0 = any */
   Patience patience;
   uint64_t socket_mode; /* of Unix sockets */
-  uint64_t idle_exit, grace, idle_connection, connection_age, compile_seconds,
+  uint64_t idle_exit, grace, idle_connection, connection_age, compile_seconds, compile_total,
       run_seconds;     /* seconds */
   TenantSpec *tenants; /* owned */
   size_t ntenants;

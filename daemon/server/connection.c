@@ -17,11 +17,17 @@
 #include "daemon/server/passed.h"
 #include "daemon/server/quota.h"
 
-enum { PIECES = 64, READS_PER_WAKE = 4, QUEUED_MAX = 512 << 20, PLAIN_BYTES = 16 << 10 };
+enum { PIECES = 64, READS_PER_WAKE = 4, PLAIN_BYTES = 16 << 10 };
 
 /* Whoever takes less than READER_BYTES in Patience.reader, or sends a call at less than
  * SENDER_RATE, is too slow. LINGER: what is thrown away of a connection that was ended, at most. */
-enum { READER_BYTES = 64 << 10, SENDER_RATE = 1 << 10, LINGER_BYTES = 4 << 20, LINGER_MS = 2000 };
+enum {
+  READER_BYTES = 64 << 10,
+  SENDER_RATE = 1 << 10,
+  LINGER_BYTES = 4 << 20,
+  LINGER_MS = 2000,
+  REST_MS = 2000
+};
 
 struct Connection {
   Server *server;
@@ -35,8 +41,8 @@ struct Connection {
   bool ending;            /* flush, then close */
   bool linger, lingering; /* before closing: throw away what the peer still sends */
   bool closed;
-  uint64_t ending_ms; /* since when */
-  uint64_t last_active_ms;
+  uint64_t ending_ms;                 /* since when */
+  uint64_t last_active_ms, rested_ms; /* rested: for which of these, last */
   Peer peer;
   TlsSession *tls; /* NULL: plain */
   bool local;
@@ -47,7 +53,7 @@ struct Connection {
   uint64_t opened_ms, retired_ms; /* retired: told to go for its age; 0 = not yet */
   uint32_t head;                  /* the call whose metadata is being read, and since when */
   uint64_t head_ms;
-  size_t queued; /* at least the bytes of answers that are not yet written */
+  uint64_t answers; /* bytes that wait to be read: answers.h */
   size_t thrown_away;
   uint64_t written, taken, taken_ms; /* all bytes; what that was when the reader was quick, last */
 };
@@ -121,6 +127,7 @@ Status connection_authorize(Connection *c, Str authorization, unsigned needs, Te
 Status connection_take_passed(Connection *c, uint64_t number, uint64_t bytes, int *out) {
   return passed_take(&c->passed, number, bytes, out);
 }
+uint64_t *connection_answers(Connection *c) { return &c->answers; }
 uint64_t connection_number(const Connection *c) { return c->number; }
 Server *connection_server(const Connection *c) { return c->server; }
 Connection *connection_next(const Connection *c) { return c->next; }
@@ -234,7 +241,6 @@ static Sent send_pieces(Connection *c, struct iovec *iov, int n, size_t *written
 }
 
 static void session_wrote(Connection *c, size_t n) {
-  c->queued -= n < c->queued ? n : c->queued;
   c->server->metrics.sent_bytes_total[0][0] += n;
   c->written += n;
   grpc_session_wrote(c->session, n);
@@ -307,18 +313,6 @@ void connection_dirty(Connection *c) {
   c->is_dirty = true;
   c->next_dirty = c->server->dirty;
   c->server->dirty = c;
-}
-
-void connection_queued(Connection *c, size_t n) { c->queued += n; }
-
-/* The cheap count drifts upwards when clients give calls up, so it is made exact before it refuses
- * anybody. */
-bool connection_clogged(Connection *c) {
-  if (c->queued <= QUEUED_MAX) return false;
-  c->queued = 0;
-  for (const Request *r = c->server->requests; r; r = r->next)
-    if (r->conn == c) c->queued += grpc_stream_queued(r->stream);
-  return c->queued > QUEUED_MAX;
 }
 
 void connections_flush(Server *s) {
@@ -551,10 +545,20 @@ static void retire(Connection *c, uint64_t now) {
   }
 }
 
+/* Who makes no calls for a while holds nothing of what the last ones needed. */
+static void rest(Connection *c, uint64_t now) {
+  if (c->rested_ms == c->last_active_ms || now - c->last_active_ms < REST_MS) return;
+  if (c->blocked || grpc_session_streams(c->session)) return;
+  c->rested_ms = c->last_active_ms;
+  grpc_session_rest(c->session);
+  if (c->tls) tls_rest(c->tls);
+}
+
 static void expire(Connection *c, uint64_t now) {
   Server *s = c->server;
   const Patience *p = &s->config.patience;
   uint64_t idle = s->config.idle_connection;
+  rest(c, now);
   if (c->ending) {
     if (now - c->ending_ms > LINGER_MS) connection_close(c);
   } else if (too_slow(c, p, now)) {
@@ -583,7 +587,8 @@ void connections_expire(Server *s) {
 }
 
 Status connections_load_tls(Server *s, const Config *c) {
-  TlsFiles files = {c->tls_certificate, c->tls_key, c->tls_client_ca};
+  const TlsFiles files = {
+      .certificate = c->tls_certificate, .key = c->tls_key, .ca = c->tls_client_ca};
   TlsContext *made = NULL;
   if (!*c->tls_certificate) return NULL;
   TRY(tls_server_context(&files, &made));

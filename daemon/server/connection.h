@@ -23,10 +23,8 @@ void connections_flush(Server *s);
  * ways in which one can be; drains connections that have been without a call for too long or
  * are too old. */
 void connections_expire(Server *s);
-/* n bytes of an answer were queued. */
-void connection_queued(Connection *c, size_t n);
-/* More answers are waiting for the client to read them than it is allowed. */
-bool connection_clogged(Connection *c);
+/* Bytes of answers that wait for the client, for answers.c. */
+uint64_t *connection_answers(Connection *c);
 /* Whose request it is, and whether he may: auth_request. *out is never NULL. */
 Status connection_authorize(Connection *c, Str authorization, unsigned needs, Tenant **out);
 Server *connection_server(const Connection *c);

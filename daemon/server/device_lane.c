@@ -489,8 +489,13 @@ static void on_ready(void *ctx) {
   env.hello = &hello;
   l->state = LS_GREETING;
   worker_hold(l->worker);
-  /* if it is gone, on_gone follows */
-  status_drop(worker_send(l->worker, &env, &l->cancelled_fd, 1));
+  Status st = worker_send(l->worker, &env, &l->cancelled_fd, 1);
+  if (!st) return;
+  /* gone, or kilnd has no descriptor left to send: another one is asked for after a pause */
+  char text[128];
+  status_text(st, text, sizeof text);
+  worker_kill(l->worker, "crash", text);
+  status_drop(st);
 }
 
 /* Copies the target out of the message and hashes it. */

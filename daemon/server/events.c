@@ -2,7 +2,7 @@
 #include "daemon/server/events.h"
 
 #include "base/clock.h"
-#include "daemon/server/connection.h"
+#include "daemon/server/answers.h"
 #include "daemon/server/rpc.h"
 
 enum { UNREAD_MAX = 64 << 10 }; /* bytes of events that wait for one subscriber */
@@ -15,7 +15,7 @@ struct Subscriber {
 
 static void deliver(Subscriber *s, Kiln__V1__Event *m) {
   Request *r = s->request;
-  if (grpc_stream_queued(r->stream) > UNREAD_MAX || connection_clogged(r->conn)) {
+  if (grpc_stream_queued(r->stream) > UNREAD_MAX || answers_clogged(r->conn)) {
     s->missed++;
     return;
   }

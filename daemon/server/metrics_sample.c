@@ -103,6 +103,7 @@ void metrics_sample(Server *s, const Kiln__V1__CacheStatsResponse *cache) {
   m->ready[0][0] = server_not_ready(s) == NULL;
   m->connections[0][0] = s->nconnections;
   m->requests_in_flight[0][0] = s->nrequests;
+  m->answer_bytes[0][0] = s->answer_bytes;
   m->resident_bytes[0][0] = server_resident_bytes();
   m->open_files[0][0] = open_files();
   m->executables[0][0] = s->executables.len;
@@ -112,12 +113,11 @@ void metrics_sample(Server *s, const Kiln__V1__CacheStatsResponse *cache) {
   m->compile_workers[0][0] = load.workers;
   m->models[0][0] = s->nmodels;
   m->searches[0][0] = tuner_searches(s->tuner);
-  SharedStatus shared;
-  if (shared_status(s->shared, &shared)) {
-    m->shared_up[0][0] = !strcmp(shared.state, "up");
-    m->shared_hears[0][0] = shared.hears;
-    m->shared_queue[0][0] = shared.queued;
-  }
+  SharedStatus shared = {.state = "off"};
+  shared_status(s->shared, &shared);
+  m->shared_up[0][0] = !strcmp(shared.state, "up");
+  m->shared_hears[0][0] = shared.hears;
+  m->shared_queue[0][0] = shared.queued;
   sample_devices(s);
   sample_tenants(s);
   if (cache) sample_cache(m, cache);

@@ -32,20 +32,24 @@ Model *models_find(const Server *s, const Tenant *tenant, const char *name, cons
   return m && (!*version || !strcmp(version, m->version)) ? m : NULL;
 }
 
-void model_release(Model *m) {
-  if (!m || --m->refs) return;
+/* n references are no more. */
+static void release(Model *m, int n) {
+  if (!m || (m->refs -= n)) return;
   executable_release(m->exe);
   free(m->name);
   free(m);
 }
 
-static void unlist(Model *m) {
+void model_release(Model *m) { release(m, 1); }
+
+/* Off the list, whose reference is one of n that are no more. */
+static void unlist(Model *m, int n) {
   Model **at = &m->server->models;
   while (*at != m) at = &(*at)->next;
   *at = m->next;
   m->listed = false;
   m->server->nmodels--;
-  model_release(m);
+  release(m, n);
 }
 
 Status model_check_name(const char *name) {
@@ -107,7 +111,7 @@ static void loaded(Model *m, Executable *e, Status st) {
     models_answer(r, st);
   else
     status_drop(st);
-  if (none && m->listed) unlist(m);
+  if (none && m->listed) unlist(m, 1);
   model_release(m);
 }
 
@@ -239,7 +243,7 @@ Status models_unload(const Request *r, const char *name) {
     return FAIL(PERMISSION_DENIED, "model '%s' is everybody's: unloading it takes the role admin",
                 name);
   if (m->loading) return FAIL(ABORTED, "model '%s' is being loaded", name);
-  unlist(m);
+  unlist(m, 1);
   return NULL;
 }
 
@@ -281,14 +285,13 @@ void models_start(Server *s) {
 }
 
 void models_close(Server *s) {
-  while (s->models) {
-    Model *m = s->models;
+  for (Model *m = s->models, *next; m; m = next) {
+    next = m->next;
     bool compiling = m->waiter.compile != NULL;
     m->asked = NULL;
     compile_leave(&m->waiter);
-    if (compiling) model_release(m); /* the load's */
     executable_release(m->exe);
     m->exe = NULL;
-    unlist(m);
+    unlist(m, compiling ? 2 : 1); /* the load's as well */
   }
 }

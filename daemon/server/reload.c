@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "daemon/server/caches.h"
 #include "daemon/server/connection.h"
+#include "daemon/server/shared.h"
 
 void reload_housekeeping(Server *s) {
   for (Tenant *t = s->tenants.first; t; t = t->next) {
@@ -55,6 +56,8 @@ static Status apply_settings(Server *s, Config *next) {
   SWAP(max_model_bytes);
   SWAP(max_tensor_bytes);
   SWAP(max_message_bytes);
+  SWAP(max_answer_bytes);
+  SWAP(compile_total);
   SWAP(max_connections);
   SWAP(connections_per_address);
   SWAP(patience);
@@ -66,6 +69,18 @@ static Status apply_settings(Server *s, Config *next) {
   return NULL;
 }
 
+static Status apply_shared(Server *s, Config *next) {
+  Config *now = &s->config;
+  SWAP(shared_server);
+  SWAP(shared_key);
+  SWAP(shared_ca);
+  SWAP(shared_certificate);
+  SWAP(shared_tls_key);
+  SWAP(shared_trust);
+  SWAP(shared_timeout_ms);
+  return shared_reload(s);
+}
+
 static const struct {
   const char *what;
   Status (*prepare)(Server *s, const Config *next); /* optional */
@@ -73,6 +88,7 @@ static const struct {
 } rows[] = {
     {.what = "certificate", .prepare = check_certificate, .apply = apply_certificate},
     {.what = "tenants", .apply = apply_tenants},
+    {.what = "shared", .prepare = shared_reload_check, .apply = apply_shared},
     {.what = "settings", .apply = apply_settings},
 };
 enum { NROWS = sizeof rows / sizeof *rows };

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "daemon/server/answers.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/metrics_sample.h"
 #include "daemon/server/quota.h"
@@ -198,7 +199,7 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
     grpc_finish(stream, st);
     return true;
   }
-  if (connection_clogged(c)) {
+  if (answers_clogged(c)) {
     grpc_finish(stream, FAIL(RESOURCE_EXHAUSTED, "too many answers on this connection are unread"));
     return true;
   }
@@ -252,6 +253,7 @@ void request_close(Request *r) {
     release_work(r);
   }
   request_move(r, RS_DONE);
+  answers_keep(r, 0);
   if ((*r->link = r->next)) r->next->link = r->link;
   s->nrequests--;
   tuner_give_way(s->tuner);
@@ -294,22 +296,28 @@ void request_finish(Request *r, Status st) {
   request_move(r, RS_REPLYING);
   count(r, status_code(st));
   release_work(r);
+  if (st) answers_keep(r, grpc_stream_queued(r->stream));
   grpc_finish(r->stream, st ? clean_text(st) : NULL);
   connection_dirty(r->conn);
 }
 
-void request_send(Request *r, const ProtobufCMessage *m) {
-  size_t n = protobuf_c_message_get_packed_size(m);
+static void send_packed(Request *r, const ProtobufCMessage *m, size_t n) {
   uint8_t *at = grpc_send_begin(r->stream, n);
   if (at) protobuf_c_message_pack(m, at);
-  connection_queued(r->conn, n);
+  answers_hold(r, grpc_stream_queued(r->stream));
   connection_dirty(r->conn);
+}
+
+void request_send(Request *r, const ProtobufCMessage *m) {
+  send_packed(r, m, protobuf_c_message_get_packed_size(m));
 }
 
 void request_reply(Request *r, const ProtobufCMessage *m) {
   if (r->state >= RS_REPLYING) return;
-  request_send(r, m);
-  request_finish(r, NULL);
+  size_t n = protobuf_c_message_get_packed_size(m);
+  Status st = answers_claim(r, n);
+  if (!st) send_packed(r, m, n);
+  request_finish(r, st);
 }
 
 /* -- messages -----------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ struct Request {
   int64_t received_ns, deadline_ns; /* 0 = none */
   int64_t message_ns;               /* when the last message of a stream came; 0 = none did */
   uint64_t message_bytes;           /* of all messages of a stream */
+  uint64_t answer_bytes;            /* counted as unread: answers.h */
   bool got_message;
   uint8_t method_index; /* in the table of methods */
   Phase phase;

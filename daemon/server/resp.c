@@ -3,7 +3,10 @@
  * was asked for, so a hostile one could end kilnd by a single unasked reply (0.14,
  * __redisGetSubscribe- Callback). Here an answer is made by the reader under limits (the object
  * functions refuse large arrays and strings, and what waits undecoded is counted before more is
- * fed), and is either the oldest command's or the end of the connection. */
+ * fed), and is either the oldest command's or the end of the connection.
+ *
+ * TLS stands between the socket and the protocol: what is encrypted is written at once, so the
+ * session holds no output, and nothing is said before the certificate was found right. */
 #include "daemon/server/resp.h"
 
 #include <assert.h>
@@ -40,6 +43,8 @@ struct Resp {
   uv_connect_t connect;
   bool looking, connecting, opened; /* opened: `at` is a handle */
   bool up, ended;
+  TlsSession *tls;    /* NULL: plain */
+  bool secured;       /* its handshake is over */
   unsigned handshake; /* answers that are still to come before it is up */
   int open_handles;
   redisReader *reader;
@@ -97,23 +102,28 @@ static bool parse_url(Str rest, RespAddress *out) {
 }
 
 Status resp_address_parse(const char *text, RespAddress *out) {
-  static const char url[] = "redis://", local[] = "unix:";
+  static const char url[] = "redis://", secure[] = "rediss://", local[] = "unix:";
   *out = (RespAddress){.host = ""};
   if (!strncmp(text, local, sizeof local - 1)) {
     Str path = str_from(text + sizeof local - 1);
     if (path.len && take(path, out->path, sizeof out->path)) return NULL;
   } else if (!strncmp(text, url, sizeof url - 1)) {
     if (parse_url(str_from(text + sizeof url - 1), out)) return NULL;
+  } else if (!strncmp(text, secure, sizeof secure - 1)) {
+    out->tls = true;
+    if (parse_url(str_from(text + sizeof secure - 1), out)) return NULL;
   }
   return FAIL(
       INVALID_ARGUMENT,
-      "expected redis://[[USER:]PASSWORD@]HOST[:PORT][/DB] or unix:PATH; got %zu characters",
+      "expected redis://[[USER:]PASSWORD@]HOST[:PORT][/DB], rediss:// for TLS, or unix:PATH; "
+      "got %zu characters",
       strlen(text));
 }
 
 const char *resp_address_text(const RespAddress *a, char *buf, size_t cap) {
   if (*a->host)
-    snprintf(buf, cap, "redis://%s:%s%s%s", a->host, a->port, *a->db ? "/" : "", a->db);
+    snprintf(buf, cap, "redis%s://%s:%s%s%s", a->tls ? "s" : "", a->host, a->port,
+             *a->db ? "/" : "", a->db);
   else
     snprintf(buf, cap, "unix:%s", a->path);
   return buf;
@@ -125,6 +135,7 @@ const char *resp_address_text(const RespAddress *a, char *buf, size_t cap) {
 static void maybe_free(Resp *r) {
   if (r->open_handles || r->looking || r->connecting) return;
   redisReaderFree(r->reader);
+  tls_session_release(r->tls);
   free(r);
 }
 
@@ -258,9 +269,9 @@ static void take_reply(Resp *r, const redisReply *reply) {
   p.done(p.ctx, reply);
 }
 
-static void take_bytes(Resp *r, size_t n) {
+static void take_bytes(Resp *r, const char *bytes, size_t n) {
   void *reply = NULL;
-  if (redisReaderFeed(r->reader, r->buffer, n) != REDIS_OK) {
+  if (redisReaderFeed(r->reader, bytes, n) != REDIS_OK) {
     fail(r, "no memory for its answer");
     return;
   }
@@ -276,34 +287,50 @@ static void take_bytes(Resp *r, size_t n) {
   if (!r->ended && r->reader->len - r->reader->pos > UNREAD_MAX) fail(r, "its answer is too large");
 }
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *out) {
-  Resp *r = handle->data;
-  (void)suggested;
-  *out = uv_buf_init(r->buffer, sizeof r->buffer);
-}
-
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
-  Resp *r = stream->data;
-  (void)buf;
-  if (n > 0)
-    take_bytes(r, (size_t)n);
-  else if (n < 0)
-    fail(r, n == UV_EOF ? "it closed the connection" : uv_strerror((int)n));
-}
-
 /* -- commands -----------------------------------------------------------------------------------
  */
 
 typedef struct Write {
   uv_write_t req;
-  char *text; /* hiredis's */
+  char *text;   /* hiredis's; NULL: */
+  char bytes[]; /* encrypted */
 } Write;
 
 static void on_written(uv_write_t *req, int status) {
   Write *w = (Write *)(void *)req;
   (void)status; /* reading shows it too */
-  redisFreeCommand(w->text);
+  if (w->text) redisFreeCommand(w->text);
   free(w);
+}
+
+/* Takes over w. */
+static bool write_bytes(Resp *r, Write *w, char *bytes, size_t n) {
+  uv_buf_t buf = uv_buf_init(bytes, (unsigned)n);
+  if (!uv_write(&w->req, &r->at.stream, &buf, 1, on_written)) return true;
+  on_written(&w->req, 0);
+  return false;
+}
+
+/* Sends what TLS has to say. */
+static bool write_encrypted(Resp *r) {
+  Bytes out = tls_output(r->tls);
+  if (!out.len) return true;
+  Write *w = malloc(sizeof *w + out.len);
+  if (!w) return false;
+  w->text = NULL;
+  memcpy(w->bytes, out.ptr, out.len);
+  tls_wrote(r->tls, out.len);
+  return write_bytes(r, w, w->bytes, out.len);
+}
+
+static bool encrypt(Resp *r, const char *text, size_t n) {
+  for (size_t at = 0, taken; at < n; at += taken) {
+    Status st = tls_write(r->tls, text + at, n - at, &taken);
+    bool ok = !st && taken && write_encrypted(r);
+    status_drop(st);
+    if (!ok) return false;
+  }
+  return true;
 }
 
 static bool write_command(Resp *r, const Str *args, size_t n) {
@@ -320,11 +347,10 @@ static bool write_command(Resp *r, const Str *args, size_t n) {
     free(w);
     return false;
   }
-  uv_buf_t buf = uv_buf_init(w->text, (unsigned)bytes);
-  if (!uv_write(&w->req, &r->at.stream, &buf, 1, on_written)) return true;
-  redisFreeCommand(w->text);
-  free(w);
-  return false;
+  if (!r->tls) return write_bytes(r, w, w->text, (size_t)bytes);
+  bool ok = encrypt(r, w->text, (size_t)bytes);
+  on_written(&w->req, 0);
+  return ok;
 }
 
 static bool command(Resp *r, const Str *args, size_t n, RespDone done, void *ctx) {
@@ -360,6 +386,51 @@ static void handshake(Resp *r) {
   if (!ok) fail(r, "no memory");
 }
 
+/* Decrypts what has come, beginning with the handshake. */
+static void take_encrypted(Resp *r) {
+  char plain[READ_BYTES], why[160];
+  size_t got;
+  do {
+    Status st = tls_read(r->tls, plain, sizeof plain, &got);
+    if (st) {
+      write_encrypted(r); /* it may hear why */
+      status_text(st, why, sizeof why);
+      status_drop(st);
+      fail(r, why);
+      return;
+    }
+    if (!r->secured && tls_ready(r->tls)) {
+      r->secured = true;
+      if (write_encrypted(r)) handshake(r);
+    }
+    if (got && !r->ended) take_bytes(r, plain, got);
+  } while (got && !r->ended);
+  if (!r->ended && !write_encrypted(r)) fail(r, "no memory");
+}
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *out) {
+  Resp *r = handle->data;
+  (void)suggested;
+  *out = uv_buf_init(r->buffer, sizeof r->buffer);
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
+  Resp *r = stream->data;
+  (void)buf;
+  if (n < 0) {
+    fail(r, n == UV_EOF ? "it closed the connection" : uv_strerror((int)n));
+  } else if (n && r->tls) {
+    Status st = tls_input(r->tls, r->buffer, (size_t)n);
+    if (st)
+      fail(r, "no memory for its answer");
+    else
+      take_encrypted(r);
+    status_drop(st);
+  } else if (n) {
+    take_bytes(r, r->buffer, (size_t)n);
+  }
+}
+
 static void on_connected(uv_connect_t *req, int status) {
   Resp *r = req->data;
   r->connecting = false;
@@ -367,6 +438,8 @@ static void on_connected(uv_connect_t *req, int status) {
     maybe_free(r);
   } else if (status || (status = uv_read_start(&r->at.stream, on_alloc, on_read))) {
     fail(r, uv_strerror(status));
+  } else if (r->tls) {
+    take_encrypted(r); /* nothing has come: it begins */
   } else {
     handshake(r);
   }
@@ -413,10 +486,13 @@ static int begin(Resp *r) {
 
 Status resp_open(const RespSpec *spec, Resp **out) {
   Resp *r = *out = calloc(1, sizeof *r);
-  if (!r || !(r->reader = make_reader())) {
+  Status st = r && (r->reader = make_reader()) ? NULL : FAIL(RESOURCE_EXHAUSTED, "connection");
+  if (!st && spec->address->tls) st = tls_session_create(spec->tls, spec->address->host, &r->tls);
+  if (st) {
+    if (r && r->reader) redisReaderFree(r->reader);
     free(r);
     *out = NULL;
-    return FAIL(RESOURCE_EXHAUSTED, "connection");
+    return st;
   }
   r->spec = *spec;
   r->address = *spec->address;

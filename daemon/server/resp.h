@@ -13,11 +13,13 @@
 
 #include "base/status.h"
 #include "base/str.h"
+#include "proto/tls.h"
 
 enum { RESP_ARGS = 10, RESP_PENDING = 256, RESP_STRING_MAX = 64 << 10 };
 
-/* redis://[[USER:]PASSWORD@]HOST[:PORT][/DB] or unix:PATH */
+/* redis://[[USER:]PASSWORD@]HOST[:PORT][/DB], the same with rediss:// for TLS, or unix:PATH */
 typedef struct RespAddress {
+  bool tls;
   char host[256], port[8]; /* host "": a Unix socket */
   char path[108];
   char user[128], password[256], db[8]; /* "" = none */
@@ -31,6 +33,7 @@ typedef struct RespSpec {
   uv_loop_t *loop;
   const RespAddress *address; /* copied */
   uint64_t timeout_ms;        /* of an answer; twice that for coming up */
+  TlsContext *tls;            /* of an address with TLS; used in resp_open alone */
   const char *channel;        /* subscribed to, and then no command may be sent; NULL = none */
   void (*up)(void *ctx);
   void (*down)(void *ctx, const char *why);

@@ -6,13 +6,15 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "daemon/server/answers.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/descriptors.h"
 #include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/upload.h"
 
-enum { CHUNK = 1 << 20, QUEUED_MAX = 2 << 20 };
+/* A stream of chunks never waits with more than STREAM_MAX. */
+enum { CHUNK = 1 << 20, QUEUED_MAX = 2 << 20, STREAM_MAX = QUEUED_MAX + CHUNK };
 
 /* -- Upload -------------------------------------------------------------------------------------
  */
@@ -239,6 +241,7 @@ static void download_message(Request *r, Bytes msg) {
   if (!m) return;
   Status st = d ? buffer_table_find(&r->server->buffers, r->tenant, m->buffer, &b)
                 : FAIL(RESOURCE_EXHAUSTED, "download");
+  if (!st) st = answers_claim(r, b->bytes < STREAM_MAX ? b->bytes : STREAM_MAX);
   if (st) {
     request_finish(r, st);
     return;

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 
 #include "cache/cache.h"
+#include "daemon/server/answers.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/upload.h"
@@ -163,6 +164,7 @@ static void on_file(void *ctx, StrBuf *file, uint64_t records, Status st) {
   Request *r = ctx;
   Transfer *t = r->work;
   t->job = NULL;
+  if (!st) st = answers_claim(r, file->len + QUEUED_MAX + CHUNK);
   if (st) {
     request_finish(r, st);
     return;

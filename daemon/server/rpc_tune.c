@@ -1,6 +1,6 @@
 /* Tune: a search that a client asked for and watches. It ends with the call. */
 #include "base/clock.h"
-#include "daemon/server/connection.h"
+#include "daemon/server/answers.h"
 #include "daemon/server/quota.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/tune.h"
@@ -12,7 +12,7 @@
 static void on_progress(void *ctx, const Kiln__V1__TuneProgress *m) {
   Request *r = ctx;
   Kiln__V1__TuneResponse response = KILN__V1__TUNE_RESPONSE__INIT;
-  if (connection_clogged(r->conn)) return;
+  if (answers_clogged(r->conn)) return;
   response.part_case = KILN__V1__TUNE_RESPONSE__PART_PROGRESS;
   response.progress = (Kiln__V1__TuneProgress *)(uintptr_t)m;
   request_send(r, &response.base);

@@ -8,6 +8,7 @@
 
 #include <assert.h>
 #include <libgen.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,6 +160,9 @@ static void trim(Server *s) {
   requests_trim(s, 0);
   buffer_table_trim(&s->buffers);
   pool_trim(&s->blocks);
+  if (s->trimmed_ms == s->idle_since_ms) return;
+  s->trimmed_ms = s->idle_since_ms;
+  malloc_trim(0); /* large answers may have lain between what stays */
 }
 
 /* Tells the service manager how things are: that the service is ready, once, and signs of life. */

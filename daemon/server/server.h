@@ -62,6 +62,7 @@ typedef struct Server {
   Request *idle_requests; /* to be used again, with the first block of their arenas */
   size_t nidle_requests;
   size_t nrequests;
+  uint64_t answer_bytes; /* that wait to be read: answers.h */
   uint32_t next_request;
   uv_timer_t deadlines;
   int64_t deadline_armed_ns; /* 0 = not armed */
@@ -93,7 +94,7 @@ typedef struct Server {
   Status (*read_config)(void *ctx, Config *out); /* for a reload; NULL: there is none */
   void *read_config_ctx;
   uv_timer_t housekeeping;
-  uint64_t idle_since_ms;
+  uint64_t idle_since_ms, trimmed_ms; /* trimmed: for which of these, last */
   bool stopping, closing;
   bool admitting; /* has been ready for calls, once */
   uint64_t stop_deadline_ms;

@@ -11,10 +11,8 @@
  * not undo each other). A kernel leaves the outbox when the tier has something as good. */
 #include "daemon/server/shared_internal.h"
 
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -73,7 +71,7 @@ Bytes shared_bytes(const redisReply *reply) {
 void shared_news(const Shared *sh, const uint8_t *a, const uint8_t *b, uint8_t out[SHARED_NEWS]) {
   memcpy(out, a, DIGEST_BYTES);
   memcpy(out + DIGEST_BYTES, b, DIGEST_BYTES);
-  memcpy(out + 2 * DIGEST_BYTES, node_key_public(sh->key), NODE_KEY_BYTES);
+  memcpy(out + 2 * DIGEST_BYTES, node_key_public(sh->set.key), NODE_KEY_BYTES);
 }
 
 void shared_count_offer(Shared *sh, OfferVerdict verdict) {
@@ -126,10 +124,10 @@ static bool keeps(Shared *sh, const Offer *there) {
   Envelope e;
   Arena arena;
   Schedule theirs[ENVELOPE_RECORDS];
-  OfferVerdict verdict = offer_check(there, sh->nodes.at, sh->nodes.len, &e);
+  OfferVerdict verdict = offer_check(there, sh->set.nodes.at, sh->set.nodes.len, &e);
   if (verdict != OV_NONE) shared_count_offer(sh, verdict);
   if (verdict != OV_TAKEN || e.kind != EK_RECORDS || !e.count) return false;
-  bool mine = !memcmp(e.node, node_key_public(sh->key), NODE_KEY_BYTES);
+  bool mine = !memcmp(e.node, node_key_public(sh->set.key), NODE_KEY_BYTES);
   arena_init(&arena, 0);
   Status st = envelope_records(&e, &arena, theirs);
   int64_t median = st || theirs[0].cause != SC_MEASURED ? INT64_MAX : theirs[0].median_ns;
@@ -184,7 +182,7 @@ static void give_next(Shared *sh, int64_t done) {
   bool open = !sh->outbox_opened;
   sh->outbox_opened = true;
   sh->outbox =
-      store_outbox(sh->server->store, open, done, sh->outbox_after, sh->key, on_outbox, sh);
+      store_outbox(sh->server->store, open, done, sh->outbox_after, sh->set.key, on_outbox, sh);
   if (!sh->outbox) give_over(sh);
 }
 
@@ -210,19 +208,27 @@ static void on_up(void *ctx) {
   sh->reason[0] = 0;
   sh->dirty = true;
   sh->give_ns = 0;
-  LOG_INFO("the shared tier is up", "server=%s", sh->address_text);
+  LOG_INFO("the shared tier is up", "server=%s", sh->set.address_text);
   shared_adopt_all(sh);
 }
 
 static void on_news(void *ctx, Bytes payload) {
   Shared *sh = ctx;
   sh->server->metrics.shared_news_total[0][0]++;
-  if (!sh->news_left) return;
+  if (!sh->news_left) {
+    sh->news_missed = true;
+    return;
+  }
   sh->news_left--;
   shared_adopt_news(sh, payload);
 }
 
-static void on_news_up(void *ctx) { ((Shared *)ctx)->news_up = true; }
+/* From here on nothing is missed; what was announced before, to nobody, is looked up. */
+static void on_news_up(void *ctx) {
+  Shared *sh = ctx;
+  sh->news_up = true;
+  shared_adopt_all(sh);
+}
 
 static void on_news_down(void *ctx, const char *why) {
   Shared *sh = ctx;
@@ -245,8 +251,8 @@ static void link_lost(Shared *sh, const char *why) {
   sh->server->metrics.shared_breaks_total[0][0]++;
   snprintf(sh->reason, sizeof sh->reason, "%s", why);
   if (first)
-    LOG_WARN("the shared tier is gone; going on without it", "server=%s why=%s", sh->address_text,
-             log_quote(quoted, sizeof quoted, why));
+    LOG_WARN("the shared tier is gone; going on without it", "server=%s why=%s",
+             sh->set.address_text, log_quote(quoted, sizeof quoted, why));
   if (sh->news) resp_close(sh->news);
   sh->news = NULL;
   sh->news_up = false;
@@ -256,7 +262,8 @@ static void on_down(void *ctx, const char *why) { link_lost(ctx, why); }
 
 static Status open_link(Shared *sh, bool news, Resp **out) {
   RespSpec spec = {.loop = &sh->server->loop,
-                   .address = &sh->address,
+                   .address = &sh->set.address,
+                   .tls = sh->set.tls,
                    .timeout_ms = sh->server->config.shared_timeout_ms,
                    .channel = news ? SHARED_CHANNEL : NULL,
                    .up = news ? on_news_up : on_up,
@@ -268,6 +275,7 @@ static Status open_link(Shared *sh, bool news, Resp **out) {
 
 static void link_tick(Shared *sh) {
   int64_t now = clock_now_ns();
+  if (sh->off || sh->next) return;
   if (sh->state == LINK_DOWN && now >= sh->retry_ns) {
     char text[160];
     sh->state = LINK_TRYING;
@@ -283,9 +291,87 @@ static void link_tick(Shared *sh) {
   }
 }
 
+/* -- other settings -----------------------------------------------------------------------------
+ */
+
+static void say_settings(const Shared *sh) {
+  LOG_INFO("sharing schedules", "server=%s node=%s trusted=%zu", sh->set.address_text,
+           sh->set.node_text, sh->set.nodes.len);
+}
+
+/* Closes what there is, which is nobody's failure; everybody who waits is told. */
+static void link_close(Shared *sh) {
+  Resp *link = sh->link, *news = sh->news;
+  sh->state = LINK_DOWN;
+  sh->link = sh->news = NULL;
+  sh->news_up = false;
+  if (news) resp_close(news);
+  if (link) resp_close(link);
+}
+
+/* The cache lane may be reading the settings that there are. */
+static void settings_tick(Shared *sh) {
+  if (!sh->next || sh->outbox || sh->find || sh->giving) return;
+  shared_settings_deinit(&sh->set);
+  sh->set = *sh->next;
+  free(sh->next);
+  sh->next = NULL;
+  sh->reason[0] = 0;
+  sh->retry_ns = sh->backoff_ns = sh->news_retry_ns = 0;
+  sh->outbox_opened = false; /* another tier may have nothing of ours */
+  sh->dirty = true;
+  say_settings(sh);
+}
+
+Status shared_reload_check(Server *s, const Config *next) {
+  SharedSettings set;
+  if (!*next->shared_server) return NULL;
+  if (!s->config.cache_enabled)
+    return FAIL(FAILED_PRECONDITION, "[shared] needs the cache, which needs a restart");
+  TRY(shared_settings_load(next, &set));
+  shared_settings_deinit(&set);
+  return NULL;
+}
+
+static Status set_next(Shared *sh, const Config *c) {
+  SharedSettings *next = malloc(sizeof *next);
+  Status st = next ? shared_settings_load(c, next) : FAIL(RESOURCE_EXHAUSTED, "[shared]");
+  if (st) {
+    free(next);
+    return st;
+  }
+  if (!sh->next && !sh->off && shared_settings_same(&sh->set, next)) {
+    TlsContext *old = sh->set.tls; /* connections keep what they have */
+    sh->set.tls = next->tls;
+    next->tls = old;
+    shared_settings_deinit(next);
+    free(next);
+    return NULL;
+  }
+  if (sh->next) shared_settings_deinit(sh->next);
+  free(sh->next);
+  sh->next = next;
+  sh->off = false;
+  link_close(sh);
+  return NULL;
+}
+
+Status shared_reload(Server *s) {
+  Shared *sh = s->shared;
+  if (!sh) return shared_create(s, &s->shared);
+  if (*s->config.shared_server) return set_next(sh, &s->config);
+  if (!sh->off) LOG_INFO("sharing nothing any more", "server=%s", sh->set.address_text);
+  sh->off = true;
+  link_close(sh);
+  return NULL;
+}
+
 static void on_tick(uv_timer_t *timer) {
   Shared *sh = timer->data;
+  settings_tick(sh);
   sh->news_left = NEWS_PER_TICK;
+  if (sh->news_missed) shared_adopt_all(sh); /* not listened to: any kernel may have been meant */
+  sh->news_missed = false;
   link_tick(sh);
   give_tick(sh);
   shared_adopt_tick(sh);
@@ -295,23 +381,6 @@ static void on_tick(uv_timer_t *timer) {
 /* -- life ---------------------------------------------------------------------------------------
  */
 
-static Status load_key(Shared *sh, const Config *c) {
-  char folder[4096], path[4200];
-  if (*c->shared_key) return node_key_load(c->shared_key, &sh->key);
-  snprintf(folder, sizeof folder, "%s", c->cache_path);
-  snprintf(path, sizeof path, "%s/node.key", dirname(folder));
-  return node_key_load(path, &sh->key);
-}
-
-/* A node believes what it has said itself. */
-static Status add_self(Shared *sh) {
-  TrustedNode self = {.name = ""};
-  if (trusted_find(sh->nodes.at, sh->nodes.len, node_key_public(sh->key))) return NULL;
-  memcpy(self.node, node_key_public(sh->key), NODE_KEY_BYTES);
-  if (gethostname(self.name, sizeof self.name - 1)) self.name[0] = 0;
-  return vec_push(&sh->nodes, self) ? NULL : FAIL(RESOURCE_EXHAUSTED, "trusted nodes");
-}
-
 Status shared_create(Server *s, Shared **out) {
   const Config *c = &s->config;
   *out = NULL;
@@ -320,18 +389,12 @@ Status shared_create(Server *s, Shared **out) {
   if (!sh) return FAIL(RESOURCE_EXHAUSTED, "shared tier");
   sh->server = s;
   sh->dirty = true;
-  Status st = resp_address_parse(c->shared_server, &sh->address);
-  if (!st) st = load_key(sh, c);
-  if (!st) st = shared_trust_load(c, &sh->nodes);
-  if (!st) st = add_self(sh);
+  Status st = shared_settings_load(c, &sh->set);
   if (st) {
     shared_free(sh);
     return st;
   }
-  resp_address_text(&sh->address, sh->address_text, sizeof sh->address_text);
-  node_key_text(node_key_public(sh->key), sh->node_text);
-  LOG_INFO("sharing schedules", "server=%s node=%s trusted=%zu", sh->address_text, sh->node_text,
-           sh->nodes.len);
+  say_settings(sh);
   uv_timer_init(&s->loop, &sh->tick);
   sh->tick.data = sh;
   uv_timer_start(&sh->tick, on_tick, 0, TICK_MS);
@@ -345,31 +408,29 @@ void shared_close(Shared *sh) {
   shared_lease_close(sh);
   if (sh->outbox) store_forget(sh->outbox);
   sh->outbox = NULL;
-  if (sh->news) resp_close(sh->news);
-  if (sh->link) resp_close(sh->link);
-  sh->news = sh->link = NULL;
-  sh->state = LINK_DOWN;
+  link_close(sh);
   uv_close((uv_handle_t *)&sh->tick, NULL);
 }
 
 void shared_free(Shared *sh) {
   if (!sh) return;
   strbuf_deinit(&sh->item.statement);
-  vec_deinit(&sh->nodes);
-  node_key_release(sh->key);
+  shared_settings_deinit(&sh->set);
+  if (sh->next) shared_settings_deinit(sh->next);
+  free(sh->next);
   free(sh);
 }
 
 bool shared_status(const Shared *sh, SharedStatus *out) {
   static const char *const states[] = {
       [LINK_DOWN] = "down", [LINK_TRYING] = "connecting", [LINK_UP] = "up"};
-  if (!sh) return false;
-  *out = (SharedStatus){.server = sh->address_text,
+  if (!sh || sh->off) return false;
+  *out = (SharedStatus){.server = sh->set.address_text,
                         .state = states[sh->state],
                         .hears = sh->news_up,
                         .reason = sh->reason,
-                        .node = sh->node_text,
-                        .trusted = sh->nodes.len,
+                        .node = sh->set.node_text,
+                        .trusted = sh->set.nodes.len,
                         .queued = sh->queued};
   return true;
 }

@@ -16,6 +16,10 @@
 #include "daemon/server/server.h"
 
 Status shared_create(Server *s, Shared **out); /* NULL when none is configured */
+/* Whether the settings of [shared] could be taken, with the files that they name. */
+Status shared_reload_check(Server *s, const Config *next);
+/* The server's configuration has other ones, or none, or some for the first time. */
+Status shared_reload(Server *s);
 /* Nothing is checked any more; before the tuner ends. */
 void shared_stop(Shared *sh);
 /* Nothing is asked any more, when all searches have ended; jobs of the cache lane may still read

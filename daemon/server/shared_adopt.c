@@ -3,8 +3,9 @@
  * One executable at a time: the tier is asked for each of its kernels, the cache lane checks and
  * keeps what comes, and where that left something open a search that proposes nothing
  * (TuneSpec.adopt) compiles, compares and races it. An executable is due when it was loaded, when
- * the tier came back, and when news arrive of a kernel that it has; news are not asked about more
- * often than every AGAIN_NS, whoever sends them. */
+ * the tier came back, when news arrive of a kernel that it has, and when some may have been missed:
+ * announcements reach who is subscribed and nobody later. It is not asked about more often than
+ * every AGAIN_NS, whatever is sent. */
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -42,13 +43,15 @@ struct SharedWait {
 /* -- waiting ------------------------------------------------------------------------------------
  */
 
-static void wait_free(SharedWait *w) {
-  if ((*w->link = w->next)) w->next->link = w->link;
+/* The one that a list's link leads to. */
+static void wait_free(SharedWait **at) {
+  SharedWait *w = *at;
+  if ((*at = w->next)) w->next->link = at;
   executable_release(w->exe);
   free(w);
 }
 
-void shared_adopt_cancel(SharedWait *w) { wait_free(w); }
+void shared_adopt_cancel(SharedWait *w) { wait_free(w->link); }
 
 SharedWait *shared_adopt(Shared *sh, Executable *e, void (*done)(void *ctx), void *ctx) {
   SharedWait *w = calloc(1, sizeof *w);
@@ -62,15 +65,18 @@ SharedWait *shared_adopt(Shared *sh, Executable *e, void (*done)(void *ctx), voi
 }
 
 static void tell_waits(Shared *sh) {
-  for (SharedWait *w = sh->waits, *next; w; w = next) {
-    next = w->next;
+  for (SharedWait **at = &sh->waits; *at;) {
+    const SharedWait *w = *at;
     bool pending = w->exe->adopt_due && w->exe->registered && sh->state == LINK_UP;
-    if (pending || w->exe == sh->adopted) continue;
+    if (pending || w->exe == sh->adopted) {
+      at = &(*at)->next;
+      continue;
+    }
     void (*done)(void *) = w->done;
     void *ctx = w->ctx;
-    wait_free(w);
+    wait_free(at);
     done(ctx);
-    next = sh->waits; /* the list may be another now */
+    at = &sh->waits; /* the list may be another now */
   }
 }
 
@@ -168,8 +174,8 @@ static void ask(SharedFind *f) {
     f->outstanding++;
   }
   if (f->outstanding) return;
-  f->job = store_take_offers(sh->server->store, f->offers, f->n, sh->nodes.at, sh->nodes.len,
-                             on_offers, f);
+  f->job = store_take_offers(sh->server->store, f->offers, f->n, sh->set.nodes.at,
+                             sh->set.nodes.len, on_offers, f);
   if (f->job) return;
   adopt_over(sh);
   find_free(f);
@@ -217,7 +223,7 @@ static void begin(Shared *sh, Executable *e) {
  */
 
 bool shared_has(const Shared *sh, const Executable *e) {
-  return sh && !e->private_ && e->tenant->store == sh->server->store;
+  return sh && !sh->off && !e->private_ && e->tenant->store == sh->server->store;
 }
 
 static void next_due(Shared *sh) {
@@ -251,7 +257,7 @@ static bool has_kernel(const Executable *e, const uint8_t *kernel) {
 void shared_adopt_news(Shared *sh, Bytes payload) {
   if (payload.len != SHARED_NEWS) return;
   const uint8_t *target = payload.ptr + DIGEST_BYTES, *node = target + DIGEST_BYTES;
-  if (!memcmp(node, node_key_public(sh->key), NODE_KEY_BYTES)) return;
+  if (!memcmp(node, node_key_public(sh->set.key), NODE_KEY_BYTES)) return;
   for (Executable *e = sh->server->executables.newest; e; e = e->older)
     if (shared_has(sh, e) && !memcmp(device_lane_fingerprint(e->device), target, DIGEST_BYTES) &&
         has_kernel(e, payload.ptr))

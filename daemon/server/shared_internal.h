@@ -3,7 +3,7 @@
 
 #include "daemon/server/resp.h"
 #include "daemon/server/shared.h"
-#include "daemon/server/shared_trust.h"
+#include "daemon/server/shared_settings.h"
 #include "daemon/server/tune.h"
 
 enum { SHARED_KEY = 160, SHARED_NEWS = 2 * DIGEST_BYTES + NODE_KEY_BYTES };
@@ -15,15 +15,15 @@ typedef enum LinkState { LINK_DOWN, LINK_TRYING, LINK_UP } LinkState;
 
 struct Shared {
   Server *server;
-  RespAddress address;
-  char address_text[400], node_text[NODE_KEY_TEXT], reason[200];
-  NodeKey *key;
-  TrustedNodes nodes;
+  SharedSettings set;
+  SharedSettings *next; /* to be taken when no job of the cache lane reads these; NULL: none */
+  bool off;             /* a reload has taken the tier away */
+  char reason[200];
   uv_timer_t tick;
   /* link */
   Resp *link, *news; /* news: the subscribed connection */
   LinkState state;
-  bool news_up;
+  bool news_up, news_missed; /* missed: some were not listened to */
   int64_t retry_ns, backoff_ns, up_ns, news_retry_ns;
   /* giving */
   StoreJob *outbox;

@@ -77,7 +77,7 @@ static bool write_statement(SharedLease *l, EnvelopeKind kind, StrBuf *out) {
   memcpy(e.target, l->target, DIGEST_BYTES);
   strbuf_deinit(out);
   *out = (StrBuf){0};
-  Status st = envelope_write(&e, NULL, 0, l->sh->key, out);
+  Status st = envelope_write(&e, NULL, 0, l->sh->set.key, out);
   bool made = !st && !out->failed;
   status_drop(st);
   return made;
@@ -162,13 +162,13 @@ static void on_seen(void *ctx, const redisReply *reply) {
   l->seen.len = 0;
   strbuf_add(&l->seen, b.ptr, b.len);
   Offer there = {.kernel = l->graph, .target = l->target, .statement = b};
-  OfferVerdict verdict = offer_check(&there, sh->nodes.at, sh->nodes.len, &e);
-  bool others = verdict == OV_TAKEN && memcmp(e.node, node_key_public(sh->key), NODE_KEY_BYTES);
+  OfferVerdict verdict = offer_check(&there, sh->set.nodes.at, sh->set.nodes.len, &e);
+  bool others = verdict == OV_TAKEN && memcmp(e.node, node_key_public(sh->set.key), NODE_KEY_BYTES);
   if (verdict != OV_NONE && verdict != OV_TAKEN) shared_count_offer(sh, verdict);
   if (l->seen.failed)
     no_answer(l);
   else if (others)
-    heed(l, &e, trusted_find(sh->nodes.at, sh->nodes.len, e.node)->name);
+    heed(l, &e, trusted_find(sh->set.nodes.at, sh->set.nodes.len, e.node)->name);
   else
     take(l);
 }

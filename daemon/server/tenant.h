@@ -36,7 +36,7 @@ typedef struct Quotas {
 /* What a tenant uses (first three lines) and has used since the server started. */
 typedef struct Usage {
   uint64_t device_bytes, host_bytes, runs;
-  uint64_t connections;
+  uint64_t connections, answer_bytes;
   uint64_t executables, executable_bytes; /* loaded */
   uint64_t device_ns, compile_ns, tune_ns, requests;
   uint64_t merged; /* compiles that joined another one */

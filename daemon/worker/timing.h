@@ -72,8 +72,9 @@ Status timing_args_restore(TimingArgs *a, TimingPattern pattern, uint64_t seed);
 Status timing_args_result(TimingArgs *a, const void **out);
 uint64_t timing_args_result_bytes(const TimingArgs *a);
 
-Status timing_program_load(Device *dev, const Kiln__V1__KernelBinary *binary, const int64_t *vars,
-                           size_t nvars, TimingProgram *out);
+/* code: what the device has assembled of the binary; NULL or empty: nothing. */
+Status timing_program_load(Device *dev, const Kiln__V1__KernelBinary *binary, const StrBuf *code,
+                           const int64_t *vars, size_t nvars, TimingProgram *out);
 void timing_program_free(Device *dev, TimingProgram *p);
 /* Runs it once on the first copy. */
 Status timing_run_once(TimingArgs *a, const TimingProgram *p);

@@ -70,8 +70,8 @@ static uint32_t copies_for(const TimingArgs *a, uint64_t working_set) {
 
 static Status alloc_buffers(TimingArgs *a) {
   size_t n = a->facts->n_args, total = n * a->ncopies;
-  a->buffers = calloc(total, sizeof *a->buffers);
-  a->args = calloc(total, sizeof *a->args);
+  a->buffers = calloc(total + 1, sizeof *a->buffers); /* there may be none */
+  a->args = calloc(total + 1, sizeof *a->args);
   a->nbuffers = total;
   if (!a->buffers || !a->args) return FAIL(RESOURCE_EXHAUSTED, "buffers");
   for (size_t i = 0; i < total; i++) {
@@ -88,7 +88,7 @@ Status timing_args_init(Device *dev, const Kiln__V1__KernelFacts *facts, const i
   Status st = NULL;
   *out = (TimingArgs){.dev = dev, .facts = facts, .ncopies = 1};
   out->vars = calloc(facts->n_vars + 1, sizeof *out->vars);
-  out->elements = calloc(facts->n_args, sizeof *out->elements);
+  out->elements = calloc(facts->n_args + 1, sizeof *out->elements);
   if (!out->vars || !out->elements) st = FAIL(RESOURCE_EXHAUSTED, "buffers");
   if (!st && facts->n_vars) memcpy(out->vars, vars, facts->n_vars * sizeof *vars);
   if (!st) st = find_sizes(out, &largest);
@@ -169,11 +169,13 @@ static Status set_grid(const Kiln__V1__KernelBinary *b, const int64_t *vars, siz
   return NULL;
 }
 
-Status timing_program_load(Device *dev, const Kiln__V1__KernelBinary *b, const int64_t *vars,
-                           size_t nvars, TimingProgram *out) {
+Status timing_program_load(Device *dev, const Kiln__V1__KernelBinary *b, const StrBuf *code,
+                           const int64_t *vars, size_t nvars, TimingProgram *out) {
   *out = (TimingProgram){0};
   if (!b || !*b->entry || !b->threads || b->threads > THREADS_MAX) return BROKEN("a kernel's code");
-  ProgramSpec spec = {.image = {b->object.data, b->object.len},
+  bool made = code && code->len;
+  ProgramSpec spec = {.image = {made ? (const uint8_t *)code->ptr : b->object.data,
+                                made ? code->len : b->object.len},
                       .entry = b->entry,
                       .threads = b->threads,
                       .scratch_bytes = b->scratch_bytes};

@@ -108,7 +108,7 @@ static Status run_filled(TimingArgs *a, const Kiln__V1__KernelBinary *binary, Ti
                          const void **out) {
   TimingProgram p;
   TRY(timing_args_fill(a, pattern, SEED));
-  TRY(timing_program_load(a->dev, binary, a->vars, a->facts->n_vars, &p));
+  TRY(timing_program_load(a->dev, binary, NULL, a->vars, a->facts->n_vars, &p));
   Status st = timing_run_once(a, &p);
   timing_program_free(a->dev, &p);
   return st ? st : timing_args_result(a, out);

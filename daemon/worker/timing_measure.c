@@ -32,6 +32,7 @@ enum {
 
 typedef struct Runner {
   TimingProgram program;
+  StrBuf code; /* what the device made of its binary ahead */
   int64_t ns[REPS_MAX], gain[REPS_MAX];
   uint32_t reps;
   int64_t median;
@@ -138,7 +139,8 @@ static Status choose_sizes(Race *race, const int64_t *vars, size_t n) {
 }
 
 static Status load(Race *race, const Kiln__V1__KernelBinary *b, Runner *r) {
-  return timing_program_load(race->t->dev, b, race->vars, race->job->facts->n_vars, &r->program);
+  return timing_program_load(race->t->dev, b, &r->code, race->vars, race->job->facts->n_vars,
+                             &r->program);
 }
 
 static Status key_of(const Race *race, uint8_t out[DIGEST_BYTES]) {
@@ -277,6 +279,25 @@ static void run_candidate(Race *race, Runner *r) {
 static int64_t now_ns(void) { return clock_now_ns() - timing_lost_ns(); }
 
 static bool over(const Race *race) { return race->deadline_ns && now_ns() > race->deadline_ns; }
+
+/* Several at a time. What cannot be made is loaded as it is, which fails with the reason. */
+static Status assemble_candidates(Race *race) {
+  Bytes *images = arena_array(race->arena, race->n + 1, sizeof *images);
+  StrBuf *code = calloc(race->n + 1, sizeof *code);
+  if (!images || !code) {
+    free(code);
+    return FAIL(RESOURCE_EXHAUSTED, "candidates");
+  }
+  race->t->progress(race->t->ctx, KILN__V1__TIMING_PROGRESS__WHAT__INCUMBENT, 0, 120000);
+  for (size_t i = 0; i < race->n; i++) {
+    const Kiln__V1__KernelBinary *b = race->job->candidates[i];
+    if (b) images[i] = (Bytes){b->object.data, b->object.len};
+  }
+  status_drop(device_assemble(race->t->dev, images, race->n, code));
+  for (size_t i = 0; i < race->n; i++) race->candidates[i].code = code[i];
+  free(code);
+  return NULL;
+}
 
 /* A budget that ends early leaves some that never ran. */
 static void run_candidates(Race *race) {
@@ -476,6 +497,7 @@ static Status race_run(Race *race, Kiln__V1__TimingDone *out) {
     TRY(make_result(race->arena, race->job->candidates[i], &race->candidates[i].result));
   TRY(prepare_args(race));
   TRY(run_incumbent(race));
+  TRY(assemble_candidates(race));
   run_candidates(race);
   TRY(take_turns(race));
   fill_result(&race->incumbent);
@@ -499,7 +521,10 @@ Status timing_job(Timing *t, const Kiln__V1__TimingJob *job, Arena *arena,
   race.candidates = calloc(race.n + 1, sizeof *race.candidates);
   if (!race.candidates) return FAIL(RESOURCE_EXHAUSTED, "candidates");
   Status st = race_run(&race, out);
-  for (size_t i = 0; i < race.n; i++) timing_program_free(t->dev, &race.candidates[i].program);
+  for (size_t i = 0; i < race.n; i++) {
+    timing_program_free(t->dev, &race.candidates[i].program);
+    strbuf_deinit(&race.candidates[i].code);
+  }
   timing_program_free(t->dev, &race.incumbent.program);
   free(race.candidates);
   free(race.expected);

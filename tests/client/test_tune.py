@@ -1,6 +1,9 @@
 """Tuning from Python, asyncio and the command line."""
 import asyncio
 import json
+import os
+import pty
+import re
 import subprocess
 
 import kiln
@@ -97,3 +100,29 @@ def test_command(server, tmp_path):
     for budget in ("", "x", "0", "-1s", "2d", "1e9", "nan", "5s5"):
         r = command(server, str(model), "--budget", budget)
         assert r.returncode == 64 and "--budget" in r.stderr, budget
+
+
+def test_live_line(server, tmp_path):
+    """On a terminal one line changes while a search goes on; it is gone when the result is there."""
+    model = tmp_path / "model.kgraph"
+    model.write_bytes(graph(256).serialize())
+    ours, theirs = pty.openpty()
+    p = subprocess.Popen([str(serving.BIN / "kiln"), "--server", server.target, "tune", str(model), "--budget", "5s"], stderr=theirs,
+                         stdout=subprocess.PIPE, text=True)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            seen += os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+    os.close(ours)
+    out, _ = p.communicate(timeout=60)
+    assert p.returncode == 0 and "schedules tried" in out and "\r" not in out
+    lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", x) for x in seen.decode().split("\r")]
+    shown = [x for x in lines if x.strip() and not x.startswith("compiling")]
+    # the model's time and speed-up, the kernel, its best time and speed-up, how many candidates, the time left
+    parts = [re.search(r"(\S+ [mun]?s), ([\d.]+)x \| (r_\w+) (\S+ [mun]?s), ([\d.]+)x, (\d+) tried \| (\d+) s left", x) for x in shown]
+    assert len(shown) > 1 and all(parts), shown
+    assert len({x.group(6) for x in parts}) > 1 and all(int(x.group(7)) <= 5 for x in parts)
+    assert "\n" not in seen.decode().strip()

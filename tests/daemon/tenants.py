@@ -107,8 +107,10 @@ def free_port():
         return s.getsockname()[1]
 
 
-def secure_channel(port, folder, ca="ca", cert=None, name="localhost"):
+def secure_channel(port, folder, ca="ca", cert=None, name="localhost", own=False):
+    """own: a connection that no other channel shares."""
     folder = pathlib.Path(folder)
     pair = [(folder / f"{cert}.{x}").read_bytes() for x in ("key", "pem")] if cert else [None, None]
     credentials = grpc.ssl_channel_credentials((folder / f"{ca}.pem").read_bytes(), *pair)
-    return grpc.secure_channel(f"{name}:{port}", credentials, options=[("grpc.max_receive_message_length", -1)])
+    return grpc.secure_channel(f"{name}:{port}", credentials, options=[
+        ("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", int(own))])

@@ -8,10 +8,13 @@ import socket
 import struct
 import threading
 import time
+import urllib.request
 
+import grpc
 import numpy as np
 import pytest
-from conftest import SANITIZED, Daemon, add_graph, ends_well, kiln_pb2
+from conftest import SANITIZED, Daemon, add_graph, ends_well, fails, kiln_pb2
+from tenants import free_port
 
 MIB = 1 << 20
 F_ADD_SEALS, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE = 1033, 2, 4, 8
@@ -189,6 +192,10 @@ def test_a_client_that_never_reads(start):
         raw.sock.close()
 
 
+def run_request(exe, buffer):
+    return kiln_pb2.RunRequest(executable=exe, inputs=[kiln_pb2.NamedTensor(name=k, buffer=buffer) for k in "xb"]).SerializeToString()
+
+
 def test_answers_that_nobody_reads_are_refused_at_last(start):
     """Runs whose answers are large, one after the other, by a client that does not read."""
     d = start()
@@ -196,7 +203,7 @@ def test_answers_that_nobody_reads_are_refused_at_last(start):
     exe = d.compile(add_graph(n)).executable
     zeros = d.upload(np.zeros(n, np.float32))
     raw = Raw(d)
-    request = kiln_pb2.RunRequest(executable=exe, inputs=[kiln_pb2.NamedTensor(name=k, buffer=zeros) for k in "xb"]).SerializeToString()
+    request = run_request(exe, zeros)
     before, done = resident(d), threading.Event()
 
     def flood():
@@ -211,6 +218,54 @@ def test_answers_that_nobody_reads_are_refused_at_last(start):
     assert done.wait(60)
     time.sleep(0.5)
     held = 256 * MIB if SANITIZED else 0  # freed memory that a sanitizer keeps
-    assert resident(d) - before < 1200 * MIB + held  # 512 of answers, and slabs; 90 answers with theirs would be 2,880
+    # 512 MiB of answers, those of runs that go on included, whose slabs are no more than that; 256 MiB of idle slabs; 90 answers
+    # and slabs would be 2,880
+    assert resident(d) - before < (512 + 256 + 64) * MIB + held
     assert d.run(exe, {"x": zeros, "b": zeros})["y"].size == n
     raw.sock.close()
+    end = time.time() + 60
+    while resident(d) - before > (64 * MIB + held) and time.time() < end:
+        time.sleep(0.2)
+    assert resident(d) - before <= 64 * MIB + held  # what was held is given back to the system
+
+
+def unread(d):
+    """What the daemon says is waiting to be read."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{d.metrics_port}/metrics", timeout=20).read().decode()
+    return int(float(next(line.split()[1] for line in text.splitlines() if line.startswith("kiln_answer_bytes "))))
+
+
+def comes_to(d, low, timeout=20):
+    """The same once it is at least `low`, and half a second later: nothing more comes then."""
+    end = time.time() + timeout
+    while unread(d) < low and time.time() < end:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    return unread(d)
+
+
+def test_connections_that_read_nothing_leave_room_for_others(start):
+    """However many clients do not read, all they have waiting is bounded, and somebody who reads is served."""
+    port = free_port()
+    d = start(config=["[server]", f"metrics = 127.0.0.1:{port}", "[limits]", "answers = 96M"])
+    d.metrics_port = port
+    n = MIB // 4
+    exe = d.compile(add_graph(n)).executable
+    zeros = d.upload(np.zeros(n, np.float32))
+    request, raws = run_request(exe, zeros), []
+    # the first has a third of 96 MiB; each next one a third of what the others have left for the tenant, which is half of it
+    for low, high in ((32, 32), (42, 43), (45, 46), (46, 47)):
+        raws.append(Raw(d))
+        for _ in range(60):
+            raws[-1].call(b"Run", request)
+        assert (low - 1) * MIB <= comes_to(d, (low - 1) * MIB) < (high + 1) * MIB
+    assert d.run(exe, {"x": zeros, "b": zeros})["y"].size == n
+    with fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "has no room"):
+        big = d.upload(np.zeros(16 * n, np.float32))
+        d.run(d.compile(add_graph(16 * n)).executable, {"x": big, "b": big})
+    for raw in raws:
+        raw.sock.close()
+    end = time.time() + 20
+    while unread(d) and time.time() < end:
+        time.sleep(0.1)
+    assert unread(d) == 0

@@ -293,6 +293,14 @@ def test_a_compile_of_many_steps_overdraws_so_much(start):
     bob.compile(add_graph())
 
 
+def test_a_compile_of_many_steps_without_tenants(start):
+    """The same where nobody has quotas: one model has so much, whoever it belongs to, and the next one as much again."""
+    d = start(config=["[workers]", "compile = 1", "compile_total = 1s"])
+    with fails(CODE.RESOURCE_EXHAUSTED, "seconds of compiling", "allows 1 for one model"):
+        d.compile(many_outputs(2000).bytes(), timeout=60)
+    d.compile(add_graph())
+
+
 def test_others_compile_meanwhile(start):
     """One worker, and one who keeps it busy: another's model comes in between."""
     d = start(config=[*boss(), *section("alice"), *section("bob"), "[workers]", "compile = 1", "[tuning]", "background = off"])

@@ -100,10 +100,11 @@ def test_what_was_tried_and_where_the_schedule_came_from(start, tmp_path):
     (tmp_path / "m.kgraph").write_bytes(matmul())
     command = [str(BIN / "kiln"), "--server", f"unix:{d.socket}", "explain", str(tmp_path / "m.kgraph"), "--repeat", "3"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert text.splitlines()[2].split() == "time share calls flops bytes of roof predicted schedule kernel".split()
     assert "tuned" in text and OPTS in text and "tried 4 schedules, 1 of them failed" in text
     j = json.loads(subprocess.run(command + ["--json"], check=True, capture_output=True, text=True).stdout)
     (k,) = j["kernels"]
-    assert k["source"] == "tuned" and k["ns"] > 0 and k["executions"] == 1 and len(k["tried"]) == 3 and 0 < k["of_roofline"]
+    assert k["source"] == "tuned" and k["ns"] > 0 and k["executions"] == 1 and len(k["tried"]) == 3 and 0 < k["of_roofline"] and k["predicted_ns"] > 0
     assert j["profiled_runs"] == 3
 
 

@@ -270,11 +270,12 @@ def test_descriptors_of_buffers_run_out(start):
     check_run(d, 79)
 
 
-def test_no_descriptors_when_a_worker_dies(start):
-    """A worker that dies while kilnd cannot open anything is started again when it can."""
+@pytest.mark.parametrize("left", range(5))
+def test_no_descriptors_when_a_worker_dies(start, left):
+    """A worker that dies while kilnd cannot open anything, or only some of what another one takes, is started again when it can."""
     d = start()
     exe = check_run(d).executable
-    limit(d.process.pid, resource.RLIMIT_NOFILE, len(os.listdir(f"/proc/{d.process.pid}/fd")) - 4)
+    limit(d.process.pid, resource.RLIMIT_NOFILE, len(os.listdir(f"/proc/{d.process.pid}/fd")) - 2 * len(d.children()) + left)
     for pid in d.children():
         os.kill(pid, signal.SIGKILL)
     used = cpu_seconds(d.process.pid)

@@ -3,6 +3,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,7 @@ def metric(d, name, **labels):
     return total
 
 
-def wait(what, d, seconds=20):
+def wait(what, d, seconds=60):
     end = time.time() + seconds
     while not what():
         assert time.time() < end, d.log()
@@ -243,6 +244,28 @@ def test_tier_down_and_up(cluster):
     status = b.stub.GetStatus(kiln_pb2.GetStatusRequest(), timeout=10).shared
     assert status.state == "up" and status.reason == "" and status.trusted == 2
     assert status.node == node_key(cluster.key("b"))
+
+
+@pytest.mark.parametrize("what", ["announcements", "everything"])
+def test_nothing_announced_meanwhile_stays_missed(cluster, known, what):
+    """A node that was cut off, from the channel alone or from the tier, takes what others found meanwhile when it is back."""
+    tier = cluster.redis()
+    tier.ask("ACL", "SETUSER", "cut", "on", ">pw", "~*", "&*", "+@all")
+    b = taker(cluster, known, f"redis://cut:pw@127.0.0.1:{tier.port}")
+    rb = b.compile(model())
+    wait(lambda: metric(b, "shared_hears") == 1, b)
+    # the server itself ends connections to channels that are not allowed any more
+    tier.ask("ACL", "SETUSER", "cut", *(["resetchannels"] if what == "announcements" else ["off"]))
+    if what == "everything":
+        tier.ask("CLIENT", "KILL", "USER", "cut")
+    wait(lambda: metric(b, "shared_hears") == 0, b)
+    giver(cluster, known, tier.url)
+    assert metric(b, "shared_up") == (what == "announcements") and metric(b, "shared_news_total") == metric(b, "shared_adopted_total") == 0
+    tier.ask("ACL", "SETUSER", "cut", *(["allchannels"] if what == "announcements" else ["on"]))
+    wait(lambda: metric(b, "shared_hears") == 1, b, 60)
+    wait(lambda: metric(b, "shared_adopted_total") == len(known[0]), b)
+    assert metric(b, "shared_news_total") == 0 and metric(b, "tune_candidates_total") == 0
+    check(b.run(rb.executable, inputs()), inputs())
 
 
 def test_better_stays(cluster, known):
@@ -444,6 +467,39 @@ def test_flood_of_news(cluster, known, loot):
     wait(lambda: metric(d, "shared_news_total") == 50000, d)
     check(d.run(r.executable, inputs()), inputs())
     assert metric(d, "shared_commands_total") < 200
+
+
+def test_news_that_were_not_listened_to(cluster, known, loot):
+    """What is lost in a flood of announcements is found by asking."""
+    rows, _ = loot
+    kernel, target = (bytes.fromhex(part.decode()) for part in next(iter(rows)).split(b":")[3:])
+    push = b"*3\r\n$7\r\nmessage\r\n$11\r\nkiln:1:news\r\n"
+    noise, news = push + bulk(bytes(32) + target + bytes(32)), push + bulk(kernel + target + bytes(32))
+    flood, asked = threading.Event(), []
+
+    def pushes():
+        yield b"*3\r\n$9\r\nsubscribe\r\n$11\r\nkiln:1:news\r\n:1\r\n"
+        flood.wait(60)
+        yield noise * 20000
+        yield news
+
+    def answer(command):
+        if command[0] == b"SUBSCRIBE":
+            return pushes()
+        if command[0] == b"GET":
+            asked.append(command[1])
+            return bulk(rows.get(command[1]) if flood.is_set() else None)
+        return b"+OK\r\n"
+
+    d, r = hostile_node(cluster, known, loot, answer)
+    wait(lambda: metric(d, "shared_hears") == 1, d)
+    time.sleep(3)  # it has asked for the first time, and after it was subscribed
+    before = len(asked)
+    flood.set()
+    wait(lambda: metric(d, "shared_news_total") == 20001, d)
+    wait(lambda: metric(d, "shared_adopted_total") == len(rows), d)
+    assert before and len(asked) < before + 20
+    check(d.run(r.executable, inputs()), inputs())
 
 
 def test_settings(cluster):

@@ -9,7 +9,7 @@ import time
 import grpc
 import numpy as np
 import pytest
-from conftest import BIN, SANITIZED, Daemon, add_graph, ends_well, fails
+from conftest import BIN, SANITIZED, Daemon, add_graph, ends_well, fails, kiln_pb2
 from tenants import As, authority, boss, certificate, free_port, ones, secure_channel, section
 from test_identity import check_config, reload
 
@@ -309,3 +309,32 @@ def test_a_connection_that_the_server_ended(start):
         lib.kiln_free(info)
         time.sleep(3.5)
     lib.kiln_close(client)
+
+
+def resident(d):
+    with open(f"/proc/{d.process.pid}/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_what_traffic_needed_is_given_back(files, start):
+    """Connections that have moved large tensors and do nothing now cost little more than others."""
+    port, n = free_port(), 48
+    d = start(config=[*config(files, port), "[server]", "max_connections = 1000"], args=["--listen", f"127.0.0.1:{port}"])
+    d.port = port
+
+    def one():
+        channel = secure_channel(port, files, own=True)
+        alice = As(d, "alice", channel=channel)
+        a = np.ones(2 << 20, np.uint8)
+        assert (alice.download(b := alice.upload(a)) == 1).all()
+        alice.stub.FreeBuffers(kiln_pb2.FreeBuffersRequest(buffers=[b]), timeout=20)
+        return channel
+
+    first = one()
+    before, channels = resident(d), [one() for _ in range(n)]
+    end = time.time() + 60
+    while not SANITIZED and resident(d) - before > n * (96 << 10) and time.time() < end:
+        time.sleep(0.5)
+    assert SANITIZED or resident(d) - before <= n * (96 << 10)
+    for channel in [first, *channels]:
+        channel.close()

@@ -62,7 +62,7 @@ static void make_contexts(void) {
   snprintf(cert, sizeof cert, "%s/cert", folder);
   snprintf(key, sizeof key, "%s/key", folder);
   make_files(cert, key);
-  const TlsFiles files = {cert, key, cert};
+  const TlsFiles files = {.certificate = cert, .key = key, .ca = cert};
   if (tls_server_context(&files, &contexts[SERVER]) ||
       tls_client_context(&files, &contexts[CLIENT]))
     abort();

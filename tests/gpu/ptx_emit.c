@@ -1,7 +1,7 @@
 /* Every kernel of models as PTX, for a GPU that need not be there.
  *
- *   ptx_emit CPU FEATURES OUT [--opts TEXT] MODEL...      ptx_emit sm_90a +ptx83 build/ptx
- * model.onnx
+ *   ptx_emit CPU FEATURES OUT [--opts TEXT] [--fast-math] MODEL...      ptx_emit sm_90a +ptx83
+ * build/ptx model.onnx
  *
  * Writes OUT/MODEL-N.ptx per kernel and prints its name and schedule. A kernel that cannot be
  * compiled is named and makes the exit status 1; a model that is not taken (open sizes, unknown
@@ -14,6 +14,7 @@
 #include "compiler/compile.h"
 
 static int failures;
+static bool fast_math;
 static const char *opts; /* where legal; else, and when NULL: the heuristic's */
 
 static void report(const char *what, Status st) {
@@ -54,7 +55,8 @@ static void write_kernel(const char *folder, const char *model, size_t k, const 
 static Status emit_model(Job *job, const char *path, Bytes model, const Target *target,
                          const char *folder) {
   const char *dot = strrchr(path, '.');
-  FrontendOptions o = {.kind = dot && !strcmp(dot, ".onnx") ? MODEL_ONNX : MODEL_KGRAPH};
+  FrontendOptions o = {.kind = dot && !strcmp(dot, ".onnx") ? MODEL_ONNX : MODEL_KGRAPH,
+                       .fast_math = fast_math};
   TensorGraph graph;
   Plan plan;
   Status st = compile_frontend(job, model, &o, &graph);
@@ -79,13 +81,22 @@ static Status emit_model(Job *job, const char *path, Bytes model, const Target *
     }
     strbuf_deinit(&object.object);
   }
+  for (size_t c = 0; !st && c < plan.ncalls; c++) {
+    printf("%s calls %u%s:", path, plan.calls[c].kernel, plan.calls[c].once ? " once" : "");
+    for (uint32_t a = 0; a < plan.calls[c].nargs; a++) {
+      const PlanBuffer *b = &plan.buffers[plan.calls[c].args[a]];
+      printf(" %u,%d,%lld,%lld", plan.calls[c].args[a], (int)b->kind, (long long)b->slot,
+             (long long)(dim_low(b->numel) * dtype_info[b->dtype].bytes));
+    }
+    printf("\n");
+  }
   strbuf_deinit(&graph.constants);
   return st;
 }
 
 int main(int argc, char **argv) {
   if (argc < 5) {
-    fprintf(stderr, "usage: %s CPU FEATURES OUT [--opts TEXT] MODEL...\n", argv[0]);
+    fprintf(stderr, "usage: %s CPU FEATURES OUT [--opts TEXT] [--fast-math] MODEL...\n", argv[0]);
     return 64;
   }
   Target target = {.kind = "cuda",
@@ -106,6 +117,10 @@ int main(int argc, char **argv) {
   for (int i = 4; i < argc; i++) {
     if (!strcmp(argv[i], "--opts") && i + 2 < argc) {
       opts = argv[++i];
+      continue;
+    }
+    if (!strcmp(argv[i], "--fast-math")) {
+      fast_math = true;
       continue;
     }
     StrBuf model = {0};

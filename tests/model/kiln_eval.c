@@ -8,8 +8,9 @@
  *
  * --compiled runs the whole compiler and the CPU device instead of the interpreter; SET is an
  * instruction set to compile for in place of the host's, "sse2" or "avx2", or "opencl" or "cuda"
- * for the first device of that kind; with --stages also "gpu", a device with workgroups that exists
- * only as a target: its code is not run. "buffers8" is the CPU with at most 8 buffers per kernel.
+ * for the first device of that kind; with --stages also "gpu" and "nvidia", devices with workgroups
+ * that exist only as a target: its code is not run. "buffers8" is the CPU with at most 8 buffers
+ * per kernel.
  * --stages runs the interpreter, then the plan with its kernels interpreted after each stage of the
  * compiler, then the CPU device; the answer has all their outputs, named STAGE:OUTPUT.
  *
@@ -506,6 +507,8 @@ static int serve_all(int argc, char **argv, int at) {
       target.max_buffers = 8;
     else if (every_stage && !strcmp(set, "gpu"))
       target = zoo_opencl, stages = RUN_CODE;
+    else if (every_stage && !strcmp(set, "nvidia"))
+      target = zoo_cuda, stages = RUN_CODE;
     else if (*set && !driver && !local_older(&target, set))
       return usage();
   }

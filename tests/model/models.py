@@ -362,6 +362,7 @@ def _noise(*shape: int, scale: float = 0.3) -> np.ndarray:
 _RATE, _SILERO_STATE = np.array(16000, np.int64), (2, 1, 128)
 # name: (package, file in it, inputs). The packages are installed without what they depend on; nothing of them is imported.
 TRAINED = {
+    "silero op13": ("silero_vad", "data/silero_vad_16k_op15.onnx", {"input": (1, 576), "state": _SILERO_STATE, "sr": _RATE}),
     "silero op16": ("silero_vad", "data/silero_vad.onnx", {"input": (1, 576), "state": _SILERO_STATE, "sr": _RATE}),
     "silero op16 8 kHz": ("silero_vad", "data/silero_vad.onnx", {"input": (1, 288), "state": _SILERO_STATE, "sr": np.array(8000, np.int64)}),
     "silero op15": ("silero_vad", "data/silero_vad_16k_op15.onnx", {"input": (1, 576), "state": _SILERO_STATE, "sr": _RATE}),
@@ -378,17 +379,37 @@ TRAINED = {
 }
 
 
+# No package ships this form: of what came after opset 13 the op15 file only spells out a default (allowzero = 0), so it can be stated as an op13 one.
+RESTATED = {"silero op13": 13}
+
+
+def restate(model: onnx.ModelProto, opset: int) -> bytes:
+    """The same nodes under an older opset; onnx's checker refuses what that opset does not have."""
+    def forget_defaults(graph):
+        for node in graph.node:
+            for attribute in list(node.attribute):
+                if attribute.name == "allowzero" and attribute.i == 0:
+                    node.attribute.remove(attribute)
+                elif attribute.HasField("g"):
+                    forget_defaults(attribute.g)
+    forget_defaults(model.graph)
+    model.opset_import[0].version = opset
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 def trained(name: str) -> tuple[bytes, dict, dict]:
     """(the model, inputs, sizes of its open dimensions)."""
     package, file, shapes = TRAINED[name]
     path = pathlib.Path(importlib.util.find_spec(package).origin).parent / file
     inputs = {k: v if isinstance(v, np.ndarray) else _noise(*v) for k, v in shapes.items()}
-    dims = {}
-    for info in onnx.load(path, load_external_data=False).graph.input:
+    model, dims = onnx.load(path, load_external_data=False), {}
+    for info in model.graph.input:
         for axis, dim in enumerate(info.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value") or dim.dim_value < 0:
                 dims[dim.dim_param.strip("?") or f"{info.name}.{axis}"] = inputs[info.name].shape[axis]
-    return path.read_bytes(), inputs, dims
+    data = restate(model, RESTATED[name]) if name in RESTATED else path.read_bytes()
+    return data, inputs, dims
 
 
 def chain(n: int) -> bytes:

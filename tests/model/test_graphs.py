@@ -16,7 +16,7 @@ FOLDER = os.path.join(os.path.dirname(__file__), "graphs")
 NAMES = sorted(os.path.basename(p) for p in glob.glob(os.path.join(FOLDER, "*.kgraph")))
 
 
-@pytest.fixture(scope="module", params=["host", "sse2", "gpu", "buffers8"])
+@pytest.fixture(scope="module", params=["host", "sse2", "gpu", "nvidia", "buffers8"])
 def stages(request):
     runner = EvalRunner(str(serving.BIN / "kiln-eval"), ["--stages"] + ([request.param] if request.param != "host" else []))
     yield runner

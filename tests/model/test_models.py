@@ -119,7 +119,7 @@ def test_trained_model_equals_onnxruntime(client, name):
         np.testing.assert_allclose(got[output], value, rtol=1e-3, atol=1e-4, err_msg=output)
 
 
-@pytest.mark.parametrize("name", ["silero op15", "silero op16", "silero op18", "silero half"])
+@pytest.mark.parametrize("name", ["silero op13", "silero op15", "silero op16", "silero op18", "silero half"])
 def test_silero_keeps_its_state_over_chunks(client, name):
     import kiln
 

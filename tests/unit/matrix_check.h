@@ -13,8 +13,8 @@ static inline uint32_t random_below(uint32_t n) { return zoo_below(&random_state
 typedef struct Shape {
   DType a, b, c; /* c: of the sum; stored as a, or as c where that is an integer */
   int64_t m, n, k;
-  bool ta, tb;   /* A is [k, m], B [n, k] */
-  bool prologue; /* the maximum of A and 0 */
+  bool ta, tb;                           /* A is [k, m], B [n, k] */
+  enum { AS_IT_IS, RELU, CUT } prologue; /* maximum of A and 0; both as tf32 sees them */
 } Shape;
 
 static inline ZooKernel contraction(Job *job, const Shape *s) {
@@ -27,7 +27,8 @@ static inline ZooKernel contraction(Job *job, const Shape *s) {
   UOp *ai = s->ta ? zoo_add(&z, zoo_mul(&z, k, s->m), m) : zoo_add(&z, zoo_mul(&z, m, s->k), k);
   UOp *bi = s->tb ? zoo_add(&z, zoo_mul(&z, n, s->k), k) : zoo_add(&z, zoo_mul(&z, k, s->n), n);
   UOp *av = zoo_load(&z, a, ai, NULL), *bv = zoo_load(&z, b, bi, NULL);
-  if (s->prologue) av = uop2(job, OP_MAX, av, uop_number(job, s->a, 0));
+  if (s->prologue == RELU) av = uop2(job, OP_MAX, av, uop_number(job, s->a, 0));
+  if (s->prologue == CUT) av = matrix_cut(job, av), bv = matrix_cut(job, bv);
   UOp *p = uop2(job, OP_MUL, uop_cast(job, av, s->c), uop_cast(job, bv, s->c));
   UOp *v = uop_reduce(job, OP_ADD, p, &k, 1);
   v = uop2(job, OP_ADD, v, uop_number(job, s->c, 1));

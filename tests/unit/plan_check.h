@@ -32,8 +32,12 @@ typedef struct Graph {
   uint32_t seed;
 } Graph;
 
+/* The target; a test may define another one before it includes this. */
+#ifndef PLAN_TARGET
+#define PLAN_TARGET test_target
 static const Target test_target = {
     .kind = "cpu", .threads = 2, .l2_bytes = 2 << 20, .memory_bytes = (uint64_t)1 << 40};
+#endif
 
 #define DIMS(...) (int64_t[]){__VA_ARGS__}, sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)
 
@@ -83,7 +87,7 @@ static inline void graph_output(Graph *g, UOp *value) {
 
 static void build_in_job(Job *job, void *arg) {
   Graph *g = arg;
-  plan_build(job, &g->tg, &test_target, &g->plan);
+  plan_build(job, &g->tg, &PLAN_TARGET, &g->plan);
 }
 
 static inline void graph_plan(Graph *g) {

@@ -1,6 +1,5 @@
 /* cache/: hits, misses, canonical comparison, eviction, corruption, and every file that is not a
  * good cache of ours. */
-#include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -19,36 +18,21 @@
 #include "cache/cache.h"
 #include "cache/record.h"
 #include "proto/digest.h"
+#include "tests/unit/temp_folder.h"
 
 typedef struct Fixture {
-  char dir[64], path[96];
+  char dir[TEMP_FOLDER_CAP], path[96];
 } Fixture;
 
 static int setup(void **state) {
   static Fixture f;
-  strcpy(f.dir, "/tmp/kiln-cache-XXXXXX");
-  if (!mkdtemp(f.dir)) return -1;
+  if (!temp_folder_make(f.dir)) return -1;
   snprintf(f.path, sizeof f.path, "%s/a/b/cache.db", f.dir);
   *state = &f;
   return 0;
 }
 
-static void remove_tree(const char *path) {
-  DIR *d = opendir(path);
-  for (struct dirent *e; d && (e = readdir(d));) {
-    char sub[512];
-    if (e->d_name[0] == '.') continue;
-    snprintf(sub, sizeof sub, "%s/%s", path, e->d_name);
-    remove_tree(sub);
-  }
-  if (d) closedir(d);
-  remove(path);
-}
-
-static int teardown(void **state) {
-  remove_tree(((Fixture *)*state)->dir);
-  return 0;
-}
+static int teardown(void **state) { return temp_folder_remove(((Fixture *)*state)->dir); }
 
 static Cache *opened(const char *path, uint64_t max) {
   Cache *c;

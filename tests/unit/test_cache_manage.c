@@ -14,24 +14,15 @@
 #include "base/log.h"
 #include "cache/schedule.h"
 #include "proto/digest.h"
+#include "tests/unit/temp_folder.h"
 
 typedef struct Fixture {
-  char dir[64], path[96], other[96];
+  char dir[TEMP_FOLDER_CAP], path[96], other[96];
 } Fixture;
-
-static void forget(const char *path) {
-  char side[128];
-  remove(path);
-  snprintf(side, sizeof side, "%s-wal", path);
-  remove(side);
-  snprintf(side, sizeof side, "%s-shm", path);
-  remove(side);
-}
 
 static int setup(void **state) {
   static Fixture f;
-  strcpy(f.dir, "/tmp/kiln-manage-XXXXXX");
-  if (!mkdtemp(f.dir)) return -1;
+  if (!temp_folder_make(f.dir)) return -1;
   snprintf(f.path, sizeof f.path, "%s/cache.db", f.dir);
   snprintf(f.other, sizeof f.other, "%s/other.db", f.dir);
   *state = &f;
@@ -39,12 +30,7 @@ static int setup(void **state) {
   return 0;
 }
 
-static int teardown(void **state) {
-  const Fixture *f = *state;
-  forget(f->path);
-  forget(f->other);
-  return rmdir(f->dir);
-}
+static int teardown(void **state) { return temp_folder_remove(((Fixture *)*state)->dir); }
 
 static Cache *opened(const char *path) {
   Cache *c;

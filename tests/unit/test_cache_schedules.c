@@ -1,6 +1,5 @@
 /* Schedule records: the bytes of one, what a cache keeps and in which order it shows it, damage of
  * every kind, two processes on one file, a full disk. */
-#include <dirent.h>
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -19,32 +18,22 @@
 #include "base/map.h"
 #include "cache/schedule.h"
 #include "proto/digest.h"
+#include "tests/unit/temp_folder.h"
 
 typedef struct Fixture {
-  char dir[64], path[96];
+  char dir[TEMP_FOLDER_CAP], path[96];
 } Fixture;
 
 static int setup(void **state) {
   static Fixture f;
-  strcpy(f.dir, "/tmp/kiln-records-XXXXXX");
-  if (!mkdtemp(f.dir)) return -1;
+  if (!temp_folder_make(f.dir)) return -1;
   snprintf(f.path, sizeof f.path, "%s/cache.db", f.dir);
   *state = &f;
   log_init("test", LOG_LEVEL_OFF);
   return 0;
 }
 
-static int teardown(void **state) {
-  const Fixture *f = *state;
-  DIR *d = opendir(f->dir);
-  for (struct dirent *e; d && (e = readdir(d));) {
-    char sub[512];
-    snprintf(sub, sizeof sub, "%s/%s", f->dir, e->d_name);
-    remove(sub);
-  }
-  if (d) closedir(d);
-  return rmdir(f->dir);
-}
+static int teardown(void **state) { return temp_folder_remove(((Fixture *)*state)->dir); }
 
 static Cache *opened(const char *path, uint64_t max) {
   Cache *c;

@@ -108,6 +108,16 @@ static void test_proofs(void **state) {
   UOp *m = uop2(job, OP_FLOORMOD, flat, w->nn);
   Poly top = poly_add(job, poly_of(job, w->nn), poly_const(job, 1), -1);
   assert_true(poly_proves(job, poly_add(job, top, poly_of(job, m), -1)));
+  /* n * n * (1536 - 3 * n), but not with 1 less */
+  int64_t square = mul(w, w->n, w->n), cube = mul(w, square, w->n);
+  assert_true(dim_le(job, mul(w, cube, 3), mul(w, square, 1536)));
+  assert_false(dim_le(job, add(w, mul(w, cube, 3), 1), mul(w, square, 1536)));
+  /* rows of 2 in l * l * l elements: the bounds of no single l, once the loop is gone */
+  int64_t pairs = mul(w, w->l, w->l);
+  UOp *first =
+      uop2(job, OP_MUL, uop_range(job, 3, AX_LOOP, dim_uop(job, pairs)), uop_index(job, 2));
+  Poly past = poly_of(job, dim_uop(job, add(w, mul(w, pairs, w->l), -1)));
+  assert_true(poly_proves(job, poly_add(job, past, poly_of(job, first), -1)));
 }
 
 /* Whatever is proven holds at all values tried; random polynomials of VARs and quotients. */

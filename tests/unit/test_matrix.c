@@ -50,6 +50,27 @@ static void targets(void **state) {
   assert_null(matrix_info(-1));
 }
 
+/* Bits that do not count are not there, however a graph or an instruction leaves them out. */
+static void cut_values(void **state) {
+  (void)state;
+  Job job;
+  job_init(&job, 0);
+  const MatrixInfo *tf32 = matrix_info(MX_TF32_M16N8K8), *half = matrix_info(MX_F16_M16N8K16);
+  const double from[] = {1 + 0x1p-11, 3, -1.25 - 0x1p-20, INFINITY, 0x1p-140};
+  const double to[] = {1, 3, -1.25, INFINITY, 0};
+  for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
+    Scalar x = {.f = from[i]};
+    assert_true(matrix_seen(tf32, x).f == to[i]);
+    assert_true(matrix_seen(half, x).f == from[i]);
+    UOp *v = matrix_cut(&job, uop_number(&job, DT_F32, from[i]));
+    if (uop_is_const(v)) assert_true(uop_const_value(v).f == to[i]);
+  }
+  UOp *x = uop_cast(&job, uop_index(&job, 3), DT_F32), *v = matrix_cut(&job, x);
+  assert_true(uop_is_const(v) || matrix_uncut(v) == x);
+  assert_null(matrix_uncut(x));
+  job_deinit(&job);
+}
+
 /* -- kernels ---------------------------------------------------------------------------------- */
 
 typedef struct Case {
@@ -65,6 +86,11 @@ static const Case cases[] = {
     {{DT_BF16, DT_BF16, DT_F32, 40, 20, 32, 0, 1, 0}, "", MX_BF16_M16N8K16, 0},
     {{DT_F16, DT_F16, DT_F32, 40, 20, 24, 0, 1, 1}, "", MX_F16_M16N8K8, 0},
     {{DT_I8, DT_I8, DT_I32, 16, 16, 64, 0, 0, 0}, "", MX_I8_M16N8K32, 0},
+    {{DT_F32, DT_F32, DT_F32, 16, 8, 8, 0, 0, CUT}, "", MX_TF32_M16N8K8, 0},
+    {{DT_F32, DT_F32, DT_F32, 64, 32, 64, 0, 1, CUT},
+     "UPCAST(0,2) UPCAST(1,2) UNROLL(2,2) LOCAL(1,2) STAGE(2,0) STAGE(2,2)",
+     MX_TF32_M16N8K8,
+     0},
     {{DT_U8, DT_I8, DT_I32, 32, 16, 64, 0, 1, 0}, "UNROLL(2,2)", MX_U8I8_M16N8K32, 0},
     {{DT_F16, DT_F16, DT_F32, 24, 40, 32, 0, 0, 0}, "", MX_F16_M16N8K16, 1},
     {{DT_F16, DT_F16, DT_F32, 64, 40, 64, 0, 0, 0},
@@ -139,7 +165,7 @@ static Shape random_shape(const MatrixInfo *info) {
   s.k = info->k * (1 + random_below(3));
   if (random_below(3) == 0) s.k += random_below(info->k);
   s.ta = random_below(2), s.tb = random_below(2);
-  s.prologue = random_below(4) == 0;
+  s.prologue = info->cut ? CUT : random_below(4) == 0 ? RELU : AS_IT_IS;
   return s;
 }
 
@@ -231,6 +257,7 @@ static void heuristics(void **state) {
       {DT_F16, DT_F16, DT_F32, 32, 32, 32, 0, 0, 0},
       {DT_F16, DT_F16, DT_F32, 17, 9, 520, 0, 1, 0},
       {DT_F32, DT_F32, DT_F32, 16, 66, 260, 0, 0, 0},
+      {DT_F32, DT_F32, DT_F32, 70, 40, 100, 0, 1, CUT},
       {DT_BF16, DT_BF16, DT_F32, 9, 40, 40, 0, 0, 1},
       {DT_I8, DT_I8, DT_I32, 33, 24, 64, 0, 1, 0},
   };
@@ -239,7 +266,7 @@ static void heuristics(void **state) {
     job_init(&job, 0);
     ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &shapes[i]), .heuristic = true};
     zoo_must(&r, job_run(&job, zoo_compile, &r));
-    if (shapes[i].a != DT_F32) count_products(&r);
+    if (shapes[i].a != DT_F32 || shapes[i].prologue == CUT) count_products(&r);
     check_run(&job, &r, !r.heuristic);
     job_deinit(&job);
   }
@@ -247,9 +274,9 @@ static void heuristics(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(elements_once), cmocka_unit_test(targets),
-      cmocka_unit_test(chosen),        cmocka_unit_test(random_schedules),
-      cmocka_unit_test(copies_ahead),  cmocka_unit_test(heuristics),
-      cmocka_unit_test(illegal)};
+      cmocka_unit_test(elements_once),    cmocka_unit_test(targets),
+      cmocka_unit_test(cut_values),       cmocka_unit_test(chosen),
+      cmocka_unit_test(random_schedules), cmocka_unit_test(copies_ahead),
+      cmocka_unit_test(heuristics),       cmocka_unit_test(illegal)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

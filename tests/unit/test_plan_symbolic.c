@@ -41,6 +41,25 @@ static void test_elementwise(void **state) {
   expect_equal_at(&s, AT(3, 7));
 }
 
+/* The least of no numbers is the largest there is, and no element: the distance of that from what
+ * lies inside is no number any more. */
+static void test_far_index(void **state) {
+  Sized s;
+  sized_init(&s, *state);
+  Job *job = *state;
+  int64_t m = sized_var(&s, VAR_INPUT, 1, 64, 1), n = sized_var(&s, VAR_INPUT, 4, 4096, 4);
+  UOp *x = graph_input(&s.g, DIMS(3, m, n));
+  x = t_reshape(&s.g, x, DIMS(dim_mul(job, dim_mul(job, m, n), 3)));
+  int64_t dims[2] = {1, n};
+  UOp *at = uop_make(job, OP_IOTA, DT_I64, arg_both(1, dims, 2), NULL, 0);
+  at = t_reduce(&s.g, OP_MIN, t_int(&s.g, OP_SHRINK, at, DIMS(0, 0, 0, n)), DIMS(0));
+  graph_output(&s.g, uop_make(job, OP_GATHER, DT_VOID, arg_i(0), (UOp *[]){x, at}, 2));
+  sized_finish(&s);
+  graph_plan(&s.g);
+  expect_equal_at(&s, AT(1, 4));
+  expect_equal_at(&s, AT(3, 8));
+}
+
 /* [b, n, 24] -> [b*n, 24] -> [b, n, 3, 8] -> [b, 3, n, 8]: no division is left, no gate. */
 static void test_heads(void **state) {
   Sized s;
@@ -202,6 +221,7 @@ static void test_dead_axes(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_elementwise, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_far_index, setup, teardown),
       cmocka_unit_test_setup_teardown(test_heads, setup, teardown),
       cmocka_unit_test_setup_teardown(test_attention, setup, teardown),
       cmocka_unit_test_setup_teardown(test_dedup, setup, teardown),

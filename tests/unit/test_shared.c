@@ -1,6 +1,5 @@
 /* What nodes tell each other: keys, statements damaged in every byte, what a cache takes of what is
  * offered, and the queue of what it gives. */
-#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,17 +16,17 @@
 #include "daemon/server/resp.h"
 #include "daemon/server/shared_trust.h"
 #include "proto/digest.h"
+#include "tests/unit/temp_folder.h"
 
 typedef struct Fixture {
-  char dir[64], path[96], key_path[96];
+  char dir[TEMP_FOLDER_CAP], path[96], key_path[96];
   NodeKey *key;
   TrustedNode node;
 } Fixture;
 
 static int setup(void **state) {
   static Fixture f;
-  strcpy(f.dir, "/tmp/kiln-shared-XXXXXX");
-  if (!mkdtemp(f.dir)) return -1;
+  if (!temp_folder_make(f.dir)) return -1;
   snprintf(f.path, sizeof f.path, "%s/cache.db", f.dir);
   snprintf(f.key_path, sizeof f.key_path, "%s/node.key", f.dir);
   log_init("test", LOG_LEVEL_OFF);
@@ -41,15 +40,8 @@ static int setup(void **state) {
 
 static int teardown(void **state) {
   const Fixture *f = *state;
-  DIR *d = opendir(f->dir);
-  for (struct dirent *e; d && (e = readdir(d));) {
-    char sub[512];
-    snprintf(sub, sizeof sub, "%s/%s", f->dir, e->d_name);
-    remove(sub);
-  }
-  if (d) closedir(d);
   node_key_release(f->key);
-  return rmdir(f->dir);
+  return temp_folder_remove(f->dir);
 }
 
 static uint8_t kernel[32] = {1}, other_kernel[32] = {2}, target[32] = {3};

@@ -20,6 +20,8 @@ static const Case cases[] = {
     {{DT_F16, DT_F16, DT_F32, 64, 32, 64, 0, 1, 0}, "", MX_F16_M64N32, 0},
     {{DT_F16, DT_F16, DT_F32, 64, 64, 64, 1, 0, 1}, "", MX_F16_M64N64, 0},
     {{DT_I8, DT_I8, DT_I32, 64, 32, 128, 0, 0, 0}, "", MX_I8_M64N32, 0},
+    {{DT_F32, DT_F32, DT_F32, 64, 32, 64, 0, 1, CUT}, "", MX_TF32_M64N32, 0},
+    {{DT_F32, DT_F32, DT_F32, 70, 72, 200, 0, 1, CUT}, "PIPELINE(2,20)", MX_TF32_M64N64, 1},
     {{DT_F16, DT_F16, DT_F32, 64, 64, 128, 1, 0, 0}, "", MX_F16_M64N64, 0},
     {{DT_BF16, DT_BF16, DT_F32, 64, 128, 128, 1, 0, 0}, "", MX_BF16_M64N128, 0},
     {{DT_BF16, DT_BF16, DT_F32, 128, 128, 192, 0, 0, 0},
@@ -81,7 +83,7 @@ static void illegal(void **state) {
   (void)state;
   Job job;
   job_init(&job, 0);
-  Shape s = {.a = DT_F16, .b = DT_F16, .c = DT_F32, .m = 64, .n = 64, .k = 96, .prologue = true};
+  Shape s = {.a = DT_F16, .b = DT_F16, .c = DT_F32, .m = 64, .n = 64, .k = 96, .prologue = RELU};
   Target other = zoo_cuda;
   ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &s)};
   assert_false(zoo_try(&job, &r, OPT_TC, 0, TC(MX_F16_M64N64, 1, 2)));

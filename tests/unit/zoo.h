@@ -76,6 +76,22 @@ static inline ZooKernel zoo_matmul(Job *job, DType d, int64_t M, int64_t N, int6
   return zoo_done(&z, "matmul", zoo_add(&z, zoo_mul(&z, m, N), n), v);
 }
 
+/* C[m,n] = sum_k abs(A[m,k]) abs(A[n,k]) */
+static inline ZooKernel zoo_gram(Job *job, int64_t M, int64_t K) {
+  Zoo z = {.job = job};
+  UOp *c = zoo_param(&z, DT_F32, zoo_times(job, M, M)),
+      *a = zoo_param(&z, DT_F32, zoo_times(job, M, K));
+  (void)c;
+  UOp *m = zoo_range(&z, AX_LOOP, M), *n = zoo_range(&z, AX_LOOP, M),
+      *k = zoo_range(&z, AX_REDUCE, K);
+  UOp *x = zoo_load(&z, a, zoo_add(&z, zoo_mul(&z, m, K), k), NULL);
+  UOp *y = zoo_load(&z, a, zoo_add(&z, zoo_mul(&z, n, K), k), NULL);
+  UOp *p = uop2(job, OP_MUL, uop1(job, OP_ABS, x), uop1(job, OP_ABS, y));
+  z.k.flops = 2 * dim_high(M) * dim_high(M) * dim_high(K);
+  UOp *sum = uop_reduce(job, OP_ADD, p, &k, 1);
+  return zoo_done(&z, "gram", zoo_add(&z, zoo_mul(&z, m, M), n), sum);
+}
+
 /* C[m,n] = sum_k A[m,k] B[k,n] + bias[n] of numbers of d and e, summed in sum; tb: B is [n,k]. */
 static inline ZooKernel zoo_matmul_of(Job *job, DType d, DType e, DType sum, int64_t M, int64_t N,
                                       int64_t K, bool tb) {
