@@ -140,8 +140,8 @@ UOp *schedule_repair_block(Apply *a, uint32_t link, UOp *part);
 /* schedule_bound.c: how many of the blocks have to be computed, once all axes but those of the
  * chain are placed. */
 UOp *schedule_block_end(Apply *a, UOp *blocks);
-/* Whether more of them are the further on along the output axis: then workgroups begin with the last
- * ones, so that those that take longest are not the last to begin. */
+/* Whether more of them are the further on along the output axis: then workgroups begin with the
+ * last ones, so that those that take longest are not the last to begin. */
 bool schedule_blocks_grow(const Apply *a, uint32_t axis);
 /* schedule_spread.c: a kernel of several stores for workgroups: one thread per element of the
  * largest store; opts do not apply. */
