@@ -90,20 +90,18 @@ static size_t first_of_group(const Linear *l, size_t at) {
  * its products when those of the one before are done, so that one computes while another
  * multiplies. A barrier of the workgroup in the loop keeps them from overtaking each other. */
 static void take_turn(Emitter *e, bool done) {
-  enum { TEXT = 256 };
-  char text[TEXT];
   unsigned groups = e->linear->block[1], threads = e->linear->block[0];
   if (groups < 2 || groups > 8 || e->linear->block[2] > 1) return;
   LLVMValueRef me = llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.tid.y", NULL, 0, NULL, 0);
-  if (done)
-    snprintf(text, TEXT,
-             "{\n.reg .pred p;\n.reg .b32 n;\nsetp.lt.u32 p, $0, %u;\nadd.u32 n, $0, 1;\n"
-             "@p bar.arrive n, %u;\n}",
-             groups - 1, 2 * threads);
+  StrBuf all = {0};
+  for (unsigned k = 1; k < groups; k++) /* barrier k is between groups k - 1 and k */
+    strbuf_addf(&all, "{\n.reg .pred p;\nsetp.eq.u32 p, $0, %u;\n@p bar.%s %u, %u;\n}\n",
+                done ? k - 1 : k, done ? "arrive" : "sync", k, 2 * threads);
+  if (all.ptr && !all.failed)
+    llvm_assemble(e, LLVMVoidTypeInContext(e->ctx), all.ptr, "r,~{memory}", true, &me, 1);
   else
-    snprintf(text, TEXT, "{\n.reg .pred p;\nsetp.ne.u32 p, $0, 0;\n@p bar.sync $0, %u;\n}",
-             2 * threads);
-  llvm_assemble(e, LLVMVoidTypeInContext(e->ctx), text, "r,~{memory}", true, &me, 1);
+    llvm_fail(e, e->linear->list[0], "found no memory");
+  strbuf_deinit(&all);
 }
 
 /* -- factors

@@ -220,8 +220,17 @@ static int64_t grouped_row(const Chain *c, int64_t columns, bool held, DType d) 
   return -1;
 }
 
+/* Of a long row without a mask the outer product is one block late: the inner one's time is too
+ * short for the exponentials. That takes one place more, and time before and after all blocks. */
+static bool pays_late(const Chain *c, const Shape *s) {
+  enum { LEAST_BLOCKS = 16 };
+  const UOp *body = c->row.at[0].reduce->src[0];
+  while (body->op == OP_CAST) body = body->src[0];
+  return body->op != OP_WHERE && size_of(c, c->row_in) >= LEAST_BLOCKS * s->block;
+}
+
 /* Rows of the first factor lie in registers, too, where those are not full. */
-enum { HELD_DEPTH = 128, MOST_COLUMNS = 256 };
+enum { HELD_DEPTH = 128, MOST_COLUMNS = 256, LATE = 16 };
 
 static bool by_groups(Chain *c) {
   const UOp *value = product_of(c->inner)->src[0];
@@ -235,6 +244,9 @@ static bool by_groups(Chain *c) {
     for (int64_t n = MOST_COLUMNS; n >= 32 && second < 0; n /= 2)
       if (columns % n == 0) second = grouped_row(c, n, true, (DType)value->dtype);
     if (first < 0 || second < 0 || !fills(c, s, matrix_info(first)->m)) continue;
+    Shape late = *s;
+    late.stages = 3 + LATE;
+    if (pays_late(c, s) && held && try_shape(c, &late, first, second)) return true;
     if (try_shape(c, s, first, second)) return true;
   }
   return false;
