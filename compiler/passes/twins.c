@@ -12,6 +12,8 @@
  * already and are left alone. */
 #include "compiler/passes/twins.h"
 
+#include <assert.h>
+
 #include "compiler/rules/rewrite.h"
 
 enum {
@@ -224,6 +226,7 @@ static UOp *repeated(Job *job, UOp *x, int64_t n) {
 static UOp *side_by_side(Twins *t, UOp **x, uint32_t n) {
   Job *job = t->job;
   UOp *part[MOST];
+  assert(n > 1);
   bool same = true, like = is_moved(x[0]) || x[0]->op == OP_CAST;
   for (uint32_t i = 1; i < n; i++) {
     same &= x[i] == x[0];
