@@ -36,6 +36,7 @@ typedef struct Finder {
   uint32_t *class; /* by position: 1 + number, 0: none */
   uint32_t *twin;  /* by position, of one walk: 1 + position of the node that it equals */
   uint32_t *stack;
+  bool *places; /* by position: places in buffers depend on the value */
   VEC(Kept) found;
   VEC(Renaming) names; /* of each class: of its members in turn, from the first */
 } Finder;
@@ -122,10 +123,24 @@ static bool walk_both(Finder *f, UOp *a, UOp *b, Renaming *r) {
 
 /* -- classes ----------------------------------------------------------------------------------- */
 
-/* A number that depends on a loop. */
-static bool is_candidate(const UOp *u) {
+/* Sources of what is cast to an index, but for what is loaded, whose bounds are those of its type.
+ */
+static void find_places(Finder *f) {
+  f->places = arena_array(&f->job->arena, f->list->len + 1, sizeof *f->places);
+  for (size_t i = f->list->len; i-- > 0;) {
+    const UOp *u = f->list->at[i];
+    bool cast = u->op == OP_CAST && u->dtype == DT_INDEX;
+    for (uint32_t s = 0; (cast || f->places[i]) && u->op != OP_INDEX && s < u->nsrc; s++)
+      f->places[position(f, u->src[s])] = true;
+  }
+}
+
+/* A number that depends on a loop. An integer from which a place is computed is none: memory would
+ * forget the bounds by which the place lies inside of its buffer. */
+static bool is_candidate(const Finder *f, UOp *u) {
   if (!u->open || u->dtype == DT_INDEX || u->dtype == DT_VOID || u->dtype == DT_BOOL) return false;
   if (u->op == OP_INDEX) return u->src[0]->op == OP_PARAM;
+  if (f->places[position(f, u)] && dtype_is_int((DType)u->dtype)) return false;
   return u->op == OP_REDUCE || (op_info[u->op].flags & OPF_ALU && u->nsrc);
 }
 
@@ -204,7 +219,7 @@ static void find_classes(Finder *f) {
   Hashed *h = arena_array(&f->job->arena, f->list->len + 1, sizeof *h);
   size_t n = 0;
   for (size_t i = 0; i < f->list->len; i++)
-    if (is_candidate(f->list->at[i])) h[n++] = (Hashed){f->hash[i], (uint32_t)i};
+    if (is_candidate(f, f->list->at[i])) h[n++] = (Hashed){f->hash[i], (uint32_t)i};
   qsort(h, n, sizeof *h, by_hash);
   for (size_t from = 0, to; from < n; from = to) {
     for (to = from + 1; to < n && h[to].hash == h[from].hash;) to++;
@@ -243,7 +258,7 @@ static void find_factors(Finder *f) {
     while (product && product->op == OP_CAST) product = product->src[0];
     for (uint32_t s = 0; product && product->op == OP_MUL && s < 2; s++) {
       uint32_t at = position(f, product->src[s]);
-      if (!reduces[at] || f->class[at] || !is_candidate(product->src[s])) continue;
+      if (!reduces[at] || f->class[at] || !is_candidate(f, product->src[s])) continue;
       Kept k = {.n = 1};
       k.at = arena_copy(&f->job->arena, &product->src[s], sizeof *k.at);
       avec_push(&f->job->arena, &f->found, k);
@@ -269,6 +284,7 @@ Kept *kept_find(Job *job, const UOpList *list, uint32_t *n) {
   f.twin = arena_array(&job->arena, list->len + 1, sizeof *f.twin);
   f.stack = arena_array(&job->arena, 2 * MAX_WALK + 2, sizeof *f.stack);
   hash_nodes(&f);
+  find_places(&f);
   find_classes(&f);
   const uint32_t *user = find_users(&f);
   size_t classes = f.found.len;
