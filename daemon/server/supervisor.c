@@ -31,7 +31,7 @@ struct Worker {
   WorkerState state;
   uint64_t id; /* of the SpawnWorker message */
   uint32_t pid;
-  int pidfd; /* from WS_UP on; signals to it cannot hit a stranger */
+  int pidfd; /* -1 = none, as of one that is dead; signals to it cannot hit a stranger */
   Channel channel;
   uv_poll_t poll;
   uv_timer_t timer;
@@ -353,9 +353,9 @@ static void on_spawned(Supervisor *s, Message *m) {
   uv_timer_stop(&w->timer);
   w->pid = m->env->spawned->pid;
   w->pidfd = (int)syscall(SYS_pidfd_open, (pid_t)w->pid, 0);
-  if (w->pidfd < 0) { /* no descriptor is left, or it died at once; it sees end-of-file, too */
+  if (w->pidfd < 0 && errno != ESRCH) { /* what it has said before it died is still to be read */
     snprintf(w->detail, sizeof w->detail, "it cannot be watched: %s", strerror(errno));
-    close(fd);
+    close(fd); /* the child sees end-of-file and leaves */
     worker_gone(w, "crash", w->detail);
     return;
   }
