@@ -285,6 +285,12 @@ int main(int argc, char **argv) {
          b.plan.ncalls, b.plan.nonce, b.plan.nkernels, (double)b.plan.temp_bytes / 1e6,
          (double)b.plan.kept_bytes / 1e6, (double)b.job.arena.used / 1e6);
   if (getenv("PLAN_ONLY")) return 0;
+  if (b.plan.nvars) {
+    Str name = b.plan.vars[0].name;
+    fprintf(stderr, "bench_model: dimension %.*s has no size: give it one with --dim\n",
+            (int)name.len, name.ptr);
+    return 64;
+  }
   place_buffers(&b, model);
   for (size_t i = 0; i < b.plan.nonce; i++) run_call(&b, &b.plan.calls[i]);
   if (b.ntries)
