@@ -26,6 +26,10 @@ static void annotate_kernel(Emitter *e, const char *name, uint32_t value) {
   LLVMAddNamedMetadataOperand(e->module, "nvvm.annotations", LLVMMetadataAsValue(e->ctx, node));
 }
 
+bool llvm_gpu_since(const Emitter *e, const char *cpu) {
+  return e->gpu && strcmp(e->target->cpu, cpu) >= 0;
+}
+
 void llvm_gpu_function(Emitter *e, const char *entry) {
   static const char *const most[3] = {"maxntidx", "maxntidy", "maxntidz"};
   uint32_t nargs = e->linear->nargs, n = nargs + e->linear->nvars;
@@ -63,7 +67,7 @@ static void emit_asm(Emitter *e, const char *text) {
 void llvm_gpu_begin(Emitter *e) {
   LLVMValueRef group = llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.ctaid.x", NULL, 0, NULL, 0);
   e->thread = LLVMBuildZExt(e->b, group, LLVMInt64TypeInContext(e->ctx), "thread");
-  e->waits = !strncmp(e->target->cpu, "sm_9", 4);
+  e->waits = llvm_gpu_since(e, "sm_90");
   if (!e->waits) return;
   emit_asm(e, "griddepcontrol.launch_dependents;");
 }
