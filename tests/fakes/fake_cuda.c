@@ -69,9 +69,7 @@ FAKE(cuGetErrorName, CuResult r, const char **t) { return *t = "FAKE_ERROR", 0; 
 FAKE(cuGetErrorString, CuResult r, const char **t) { return *t = "as the test says", 0; }
 FAKE(cuDeviceGetCount, int *n) { return *n = 1, 0; }
 FAKE(cuDeviceGet, CuDevice *d, int ordinal) { return *d = ordinal, 0; }
-FAKE(cuDeviceGetName, char *text, int n, CuDevice d) {
-  return strncpy(text, "Fake", (size_t)n), 0;
-}
+FAKE(cuDeviceGetName, char *text, int n, CuDevice d) { return strncpy(text, "Fake", (size_t)n), 0; }
 FAKE(cuDeviceGetAttribute, int *v, int which, CuDevice d) {
   *v = which == CU_ATTR_CC_MAJOR       ? fake_cuda.cc / 10
        : which == CU_ATTR_CC_MINOR     ? fake_cuda.cc % 10
