@@ -437,6 +437,15 @@ static int ptx_version(int driver) {
   return 80 + (minor < 5 ? minor : 5);
 }
 
+/* GPUs that the code generator does not know get PTX for the newest before them that it does. */
+static int newest_known(int sm) {
+  static const int known[] = {75, 80, 86, 87, 89, 90};
+  int newest = known[0];
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (known[i] <= sm) newest = known[i];
+  return newest;
+}
+
 static Status describe(CudaDevice *c) {
   char name[96] = "";
   size_t memory = 0;
@@ -452,8 +461,7 @@ static Status describe(CudaDevice *c) {
   snprintf(c->description, sizeof c->description, "%s, %d SMs, %zu GiB, CUDA %d.%d", name, sms,
            memory >> 30, driver / 1000, driver % 1000 / 10);
   snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
-  /* Code for newer GPUs than the generator knows is PTX for the newest it does. */
-  snprintf(c->cpu, sizeof c->cpu, "sm_%d%s", sm > 90 ? 90 : sm, sm == 90 ? "a" : "");
+  snprintf(c->cpu, sizeof c->cpu, "sm_%d%s", newest_known(sm), sm == 90 ? "a" : "");
   snprintf(c->features, sizeof c->features, "+ptx%d", ptx_version(driver));
   c->base.caps = (DeviceCaps){.kind = "cuda",
                               .description = c->description,

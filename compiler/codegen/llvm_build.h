@@ -187,6 +187,8 @@ LLVMValueRef llvm_x86_shuffle(Emitter *e, const UOp *u);
 LLVMValueRef llvm_x86_mma(Emitter *e, const UOp *u);
 
 /* -- llvm_gpu.c -- */
+/* Whether it is an NVIDIA GPU as new as that one; names of two digits, all that LLVM takes. */
+bool llvm_gpu_since(const Emitter *e, const char *cpu);
 /* The function, its kernel annotations and VARs. */
 void llvm_gpu_function(Emitter *e, const char *entry);
 /* What comes before everything else. */

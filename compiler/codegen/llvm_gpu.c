@@ -26,6 +26,10 @@ static void annotate_kernel(Emitter *e, const char *name, uint32_t value) {
   LLVMAddNamedMetadataOperand(e->module, "nvvm.annotations", LLVMMetadataAsValue(e->ctx, node));
 }
 
+bool llvm_gpu_since(const Emitter *e, const char *cpu) {
+  return e->gpu && strcmp(e->target->cpu, cpu) >= 0;
+}
+
 void llvm_gpu_function(Emitter *e, const char *entry) {
   static const char *const most[3] = {"maxntidx", "maxntidy", "maxntidz"};
   uint32_t nargs = e->linear->nargs, n = nargs + e->linear->nvars;
@@ -35,7 +39,7 @@ void llvm_gpu_function(Emitter *e, const char *entry) {
     e->failure = FAIL(RESOURCE_EXHAUSTED, "code generation ran out of memory");
     return;
   }
-  e->waits = !strncmp(e->target->cpu, "sm_9", 4);
+  e->waits = llvm_gpu_since(e, "sm_90");
   bool ahead = e->waits && llvm_loads_ahead(e);
   for (uint32_t k = 0; k < n + ahead; k++)
     types[k] = k < nargs ? pointer(e, GLOBAL) : LLVMInt64TypeInContext(e->ctx);

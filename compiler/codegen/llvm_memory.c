@@ -645,13 +645,14 @@ LLVMValueRef llvm_element_address(Emitter *e, const UOp *u, uint32_t at, int64_t
   return address(&a, a.index, 0);
 }
 
-/* What cannot be copied 16 bytes at a time is copied at once: nobody looks before the WAIT. */
+/* What cannot be copied 16 bytes at a time, or on a GPU that copies nothing by itself, is copied at
+ * once: nobody looks before the WAIT. */
 LLVMValueRef llvm_copy_emit(Emitter *e, const UOp *u) {
   unsigned lanes = (unsigned)u->arg.i;
   const UOp *gate = u->nsrc > 4 ? u->src[4] : NULL;
   Access to = resolve_at(e, u, 0, lanes, 1, NULL), from = resolve_at(e, u, 2, lanes, 1, gate);
   bool whole = lanes * to.align == 16 && alignment(&to, 0) >= 16 && alignment(&from, 0) >= 16;
-  if (e->gpu && whole) {
+  if (whole && llvm_gpu_since(e, "sm_80")) {
     llvm_copy_async(e, address(&to, to.index, 0), address(&from, from.index, 0), from.gate);
     return NULL;
   }
