@@ -43,7 +43,7 @@ static ZooKernel conv(Job *job, bool flat, bool depthwise) {
 }
 
 static ZooKernel attention(Job *job, DType d, bool causal) {
-  return zoo_attention_of(job, &(ZooAttention){d, 64, 64, 16, 16, causal});
+  return zoo_attention_of(job, &(ZooAttention){d, 64, 64, 16, 16, causal, 0, 0});
 }
 
 /* long: table */
