@@ -26,7 +26,8 @@ enum { FENCES = 64, STAGING = 4 << 20, ALIGN = 512, KEPT_MAX = 256, LOG_BYTES = 
 typedef struct CudaBuffer {
   Buffer base; /* first */
   CuPointer at;
-  size_t room; /* size, rounded up */
+  size_t room;      /* size, rounded up */
+  uint64_t written; /* by launches that were queued together, the last so far: their number */
 } CudaBuffer;
 
 typedef struct Kept {
@@ -48,6 +49,7 @@ typedef struct CudaDevice {
   bool timing;      /* the timer starts with the next launch */
   VEC(Kept) kept;
   CudaGraphs *graphs;
+  uint64_t submitted;       /* how often launches were */
   VEC(CudaLaunch) launches; /* being queued */
   VEC(uint64_t) values;     /* their arguments */
   char description[160], compiler[64], cpu[16], features[16];
@@ -317,6 +319,15 @@ static void cuda_program_free(Device *d, Program *p) {
 /* -- launches
  * -------------------------------------------------------------------------------------------- */
 
+/* A bit for each argument in memory that none of the launches being queued writes. */
+static uint64_t fixed_arguments(const CudaDevice *c, const Launch *l) {
+  uint64_t fixed = 0;
+  for (uint32_t k = 0; k < l->nargs && k < 64; k++)
+    if (cuda_buffer(l->args[k].buffer)->written != c->submitted) fixed |= (uint64_t)1 << k;
+  return fixed;
+}
+
+/* Behind its arguments a kernel may ask which of them are fixed; one that does not ignores it. */
 static Status add_launch(CudaDevice *c, const Launch *l) {
   const Program *p = l->program;
   const uint32_t *grid = l->grid ? l->grid : p->grid;
@@ -324,7 +335,7 @@ static Status add_launch(CudaDevice *c, const Launch *l) {
                   .dependent = p->dependent,
                   .shared_bytes = p->shared_bytes,
                   .first = (uint32_t)c->values.len,
-                  .values = l->nargs + l->nvars};
+                  .values = l->nargs + l->nvars + 1};
   memcpy(x.grid, grid, sizeof x.grid);
   memcpy(x.block, p->block, sizeof x.block);
   if (!vec_reserve(&c->values, c->values.len + x.values) || !vec_push(&c->launches, x))
@@ -333,6 +344,7 @@ static Status add_launch(CudaDevice *c, const Launch *l) {
   for (uint32_t k = 0; k < l->nargs; k++)
     *to++ = cuda_buffer(l->args[k].buffer)->at + l->args[k].offset;
   for (uint32_t k = 0; k < l->nvars; k++) *to++ = (uint64_t)l->vars[k];
+  *to++ = fixed_arguments(c, l);
   c->values.len += x.values;
   return NULL;
 }
@@ -347,6 +359,9 @@ static Status mark_start(CudaDevice *c) {
 static Status cuda_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
   CudaDevice *c = cuda_device(d);
   c->launches.len = c->values.len = 0;
+  c->submitted++;
+  for (size_t i = 0; i < n; i++)
+    if (launches[i].nargs) cuda_buffer(launches[i].args[0].buffer)->written = c->submitted;
   for (size_t i = 0; i < n; i++) TRY(add_launch(c, &launches[i]));
   CudaLaunches all = {.key = launches, .at = c->launches.at, .n = n, .values = c->values.at};
   CudaGraph *graph;

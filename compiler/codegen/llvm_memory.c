@@ -691,6 +691,34 @@ bool llvm_has_sources(const Emitter *e, const UOp *u) {
   return true;
 }
 
+/* The large buffer that the LOAD reads in one piece; NULL: something else. */
+static const UOp *loads_from(const UOp *u) {
+  if (u->op != OP_LOAD || u->nsrc > 2 || u->src[0]->op != OP_PARAM) return NULL;
+  const UOp *buffer = u->src[0];
+  int64_t n = buffer->arg.ints.n == 1 ? dim_low(buffer->arg.ints.at[0]) : 0;
+  bool plain = u->src[1]->lanes == 1 && buffer->arg.i < 64;
+  return plain && n >= WORTH_ASKING / dtype_info[buffer->dtype].bytes ? buffer : NULL;
+}
+
+bool llvm_loads_ahead(const Emitter *e) {
+  const Linear *l = e->linear;
+  const UOp *stored[64] = {NULL};
+  for (size_t i = 0; i < l->len; i++) {
+    const UOp *to = l->list[i]->op == OP_STORE ? buffer_of(l->list[i]->src[0]) : NULL;
+    if (to && to->op == OP_PARAM && to->arg.i < 64) stored[to->arg.i] = to;
+  }
+  for (size_t i = 0; i < l->len && l->list[i]->op != OP_RANGE; i++) {
+    const UOp *from = loads_from(l->list[i]);
+    if (from && !stored[from->arg.i]) return true;
+  }
+  return false;
+}
+
+bool llvm_is_ahead(const Emitter *e, const UOp *u) {
+  const UOp *from = e->fixed ? loads_from(u) : NULL;
+  return from && !e->params[from->arg.i].written && has_value(e, u->src[1]);
+}
+
 bool llvm_ask_ahead(Emitter *e, const UOp *u) {
   bool copy = u->op == OP_COPY;
   uint32_t at = copy ? 2 : 0, last = copy ? 4 : 2;

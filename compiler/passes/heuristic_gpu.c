@@ -374,7 +374,11 @@ static void schedule_columns(Gpu *g, const Reduction *all, uint32_t n, int v) {
   for (uint32_t i = 0; i < n; i++) unroll(g, &all[i], IN_FLIGHT);
   bool idle = results < (int64_t)g->target->threads * BUSY || results < FEW_RESULTS;
   if (idle && all[0].size >= LONG_ROW && v >= 0) {
-    give_local(g, v, FEW_THREADS / 2);
+    /* A few vectors are enough of a row where that keeps more of the device's processors busy. */
+    int64_t lanes = FEW_THREADS / 2, processors = g->target->threads;
+    bool open = !axis_is_static(&g->k->axes[all[0].row]);
+    while (open && lanes > 2 && results / lanes < processors * 2 / 3) lanes /= 2;
+    give_local(g, v, lanes);
     if (!share_open_row(g, &all[0], most / g->threads)) share_row(g, &all[0], most / g->threads);
   }
   fill_group(g, g->threads > 1 ? -1 : v);

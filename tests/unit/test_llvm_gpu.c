@@ -134,6 +134,11 @@ static void test_warpgroups(void **state) {
     assert_int_equal(count(text.ptr, "wgmma.wait_group.sync.aligned 0;"), 1);
     assert_int_equal(count(text.ptr, "fence.proxy.async"), count(text.ptr, "bar.sync"));
     assert_int_equal(count(text.ptr, "cp.async.cg"), 12 * 3); /* 2 stages ahead, and one */
+    char *group = strstr(text.ptr, "cp.async.commit_group");  /* of the first stage alone */
+    assert_non_null(group);
+    *group = 0;
+    assert_int_equal(count(text.ptr, "cp.async.cg"), 12);
+    *group = 'c';
     assert_int_equal(count(text.ptr, "st.global.v4"), 16);
     assert_int_equal(count(text.ptr, "st.global"), 16);
     strbuf_deinit(&text);
