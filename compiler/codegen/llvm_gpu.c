@@ -30,6 +30,20 @@ bool llvm_gpu_since(const Emitter *e, const char *cpu) {
   return e->gpu && strcmp(e->target->cpu, cpu) >= 0;
 }
 
+/* Where nothing runs ahead by itself, neither copies nor matrix instructions, what hides the time
+ * that memory takes are other threads: of a processor's, so many have to find room for their
+ * registers. */
+static uint32_t least_groups(const Emitter *e) {
+  enum { THREADS = 512 };
+  const uint32_t *block = e->linear->block;
+  uint32_t threads = block[0] * block[1] * block[2];
+  for (size_t i = 0; i < e->linear->len; i++) {
+    Op op = (Op)e->linear->list[i]->op;
+    if (op == OP_COPY || op == OP_MMA || op == OP_TILEMMA) return 0;
+  }
+  return threads && threads < THREADS ? THREADS / threads : 0;
+}
+
 void llvm_gpu_function(Emitter *e, const char *entry) {
   static const char *const most[3] = {"maxntidx", "maxntidy", "maxntidz"};
   uint32_t nargs = e->linear->nargs, n = nargs + e->linear->nvars;
@@ -48,6 +62,7 @@ void llvm_gpu_function(Emitter *e, const char *entry) {
   LLVMSetFunctionCallConv(e->fn, PTX_KERNEL);
   annotate_kernel(e, "kernel", 1);
   for (int d = 0; d < 3; d++) annotate_kernel(e, most[d], e->linear->block[d]);
+  if (least_groups(e)) annotate_kernel(e, "minctasm", least_groups(e));
   for (uint32_t k = nargs; k < n; k++) e->vars[k - nargs] = LLVMGetParam(e->fn, k);
   if (ahead) e->fixed = LLVMGetParam(e->fn, n);
 }

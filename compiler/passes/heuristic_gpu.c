@@ -33,7 +33,7 @@ enum {
   TURN = 32,      /* rows and columns of a tile that is turned around */
   TURN_ROWS = 8,  /* threads along it */
   ROW_SHARE = 16, /* elements of a row per thread, where there are rows enough */
-  ROW_KEPT = 32,  /* at most, where there are threads enough: they stay in registers */
+  ROW_KEPT = 64,  /* at most, where there are threads enough: they stay in registers */
   ROW_MOST = 64,  /* at most */
   BUSY = 512,     /* threads that keep one of the device's processors busy */
   IN_FLIGHT = 8,  /* loads that one thread of a column waits for together */

@@ -43,7 +43,9 @@ static ZooKernel conv(Job *job, bool flat, bool depthwise) {
 }
 
 static ZooKernel attention(Job *job, DType d, bool causal) {
-  return zoo_attention_of(job, &(ZooAttention){d, 64, 64, 16, 16, causal});
+  return zoo_attention_of(
+      job,
+      &(ZooAttention){.d = d, .rows = 64, .keys = 64, .depth = 16, .width = 16, .causal = causal});
 }
 
 /* long: table */
