@@ -52,6 +52,7 @@ typedef struct CudaDevice {
   uint64_t submitted;       /* how often launches were */
   VEC(CudaLaunch) launches; /* being queued */
   VEC(uint64_t) values;     /* their arguments */
+  CudaAssembler assembler;
   char description[160], compiler[64], cpu[16], features[16];
 } CudaDevice;
 
@@ -250,7 +251,7 @@ static Status cuda_code_of(Device *d, const Bytes *images, size_t n, StrBuf *cod
   const CudaDevice *c = cuda_device(d);
   bool *waiting = calloc(n + 1, sizeof *waiting);
   if (!waiting) return FAIL(RESOURCE_EXHAUSTED, "memory for programs");
-  Status st = cuda_assemble(c->api, c->context, images, n, code, waiting);
+  Status st = cuda_assemble(&c->assembler, images, n, code, waiting);
   for (size_t i = 0; i < n; i++) {
     char made = (char)((waits(images[i]) ? MADE_DEPENDENT : 0) | (waiting[i] ? MADE_WAITING : 0));
     if (code[i].len) strbuf_add(&code[i], &made, 1);
@@ -460,7 +461,13 @@ static Status describe(CudaDevice *c) {
   int sms = attribute(c, CU_ATTR_SM_COUNT), sm = major * 10 + minor;
   snprintf(c->description, sizeof c->description, "%s, %d SMs, %zu GiB, CUDA %d.%d", name, sms,
            memory >> 30, driver / 1000, driver % 1000 / 10);
-  snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
+  CudaAssembler *a = &c->assembler;
+  *a = (CudaAssembler){c->api, c->context, nvjitlink_open(driver), ""};
+  snprintf(a->arch, sizeof a->arch, "sm_%d%s", sm, sm == 90 ? "a" : "");
+  int n = snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
+  if (a->linker)
+    snprintf(c->compiler + n, sizeof c->compiler - (size_t)n, ", nvJitLink %d",
+             nvjitlink_version(a->linker));
   snprintf(c->cpu, sizeof c->cpu, "sm_%d%s", newest_known(sm), sm == 90 ? "a" : "");
   snprintf(c->features, sizeof c->features, "+ptx%d", ptx_version(driver));
   c->base.caps = (DeviceCaps){.kind = "cuda",

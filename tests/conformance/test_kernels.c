@@ -78,10 +78,12 @@ static ZooKernel kernel(Job *job, int i) {
   case 24: return zoo_sum(job, DT_F32, OP_MAX, 300, 33, 1);
   case 25: return zoo_sum(job, DT_F32, OP_ADD, 30, 100, 2);
   case 26: return zoo_gather(job, 6, 11, 24);
+  case 27: return product(job, DT_F8E4M3FN, DT_F32, 64, 64, 128, 2);
+  case 28: return product(job, DT_F8E5M2, DT_F32, 40, 33, 64, 1);
   default: return zoo_nested(job, 6, 9, 12);
   }
 }
-enum { KERNELS = 28 };
+enum { KERNELS = 30 };
 
 /* -- schedules -------------------------------------------------------------------------------- */
 

@@ -1,5 +1,5 @@
-/* What a test says to the driver that is none, and what that saw: the symbol `fake_cuda` of the
- * library. */
+/* What a test says to a driver and a linker that are none, and what they saw: the symbols
+ * `fake_cuda` and `fake_linker` of the libraries. */
 #pragma once
 
 #include <stddef.h>
@@ -22,3 +22,12 @@ typedef struct FakeCuda {
   unsigned allocations;
   size_t in_use;
 } FakeCuda;
+
+typedef struct FakeLinker {
+  int version; /* 13000 is 13.0 */
+  int fails;   /* on every kernel */
+  const char *said;
+  /* what it saw */
+  char arch[32];
+  unsigned linked;
+} FakeLinker;

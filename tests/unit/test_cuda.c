@@ -20,6 +20,7 @@
 enum { N = 5 };
 static FakeCuda *fake;
 static FakeCuda as_new;
+static FakeLinker *linker; /* newer than the driver, so that it is left alone, but in its test */
 
 static void check(Status st) {
   if (!st) return;
@@ -287,6 +288,40 @@ static void test_assembled(void **state) {
   for (int i = 0; i < IMAGES; i++) strbuf_deinit(&code[i]);
 }
 
+/* A library that the driver can follow is asked first, and the driver about what it does not take.
+ */
+static void test_linker(void **state) {
+  (void)state;
+  static const struct {
+    int version, driver; /* of the library; whether the driver is asked all the same */
+    int fails;
+    const char *said, *compiler;
+  } cases[] = {{13000, 0, 0, NULL, "CUDA driver 13000, nvJitLink 13000"},
+               {13000, 0, 0, "(C7510) Potential Performance Loss", "nvJitLink 13000"},
+               {13000, 1, 1, NULL, "nvJitLink 13000"},
+               {13010, 1, 0, NULL, "CUDA driver 13000"},
+               {12080, 1, 0, NULL, "CUDA driver 13000"}}; /* under the name of another */
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Device *d;
+    StrBuf code = {0};
+    Bytes image = {(const uint8_t *)"ptx", 3};
+    *fake = as_new;
+    *linker = (FakeLinker){.version = cases[i].version, .fails = cases[i].fails};
+    check(device_cuda_create(0, &d));
+    assert_non_null(strstr(d->caps.compiler, cases[i].compiler));
+    assert_true(cases[i].version == 13000 || !strstr(d->caps.compiler, "nvJitLink"));
+    linker->said = cases[i].said;
+    check(device_assemble(d, &image, 1, &code));
+    assert_int_equal(fake->linked, cases[i].driver);
+    assert_int_equal(linker->linked, !cases[i].driver);
+    if (!cases[i].driver) assert_string_equal(linker->arch, "-arch=sm_90a");
+    assert_int_equal(code.ptr[code.len - 1] != 0, cases[i].said != NULL); /* it is remembered */
+    strbuf_deinit(&code);
+    device_destroy(d);
+  }
+  linker->version = 99000;
+}
+
 /* -- a context that fails --------------------------------------------------------------------- */
 
 static void test_broken(void **state) {
@@ -316,8 +351,11 @@ static void test_broken(void **state) {
 int main(void) {
   void *library = dlopen(FAKE_CUDA, RTLD_NOW | RTLD_LOCAL); /* found again by its name */
   fake = library ? dlsym(library, "fake_cuda") : NULL;
-  if (!fake) return fprintf(stderr, "%s\n", dlerror()), 1;
+  library = dlopen(FAKE_LINKER, RTLD_NOW | RTLD_LOCAL);
+  linker = library ? dlsym(library, "fake_linker") : NULL;
+  if (!fake || !linker) return fprintf(stderr, "%s\n", dlerror()), 1;
   as_new = *fake;
+  linker->version = 99000;
 #define ON(name) cmocka_unit_test_setup_teardown(name, open_device, close_device)
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_no_start),
@@ -329,6 +367,7 @@ int main(void) {
       ON(test_check),
       ON(test_assembled),
       ON(test_broken),
+      cmocka_unit_test(test_linker),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
