@@ -80,10 +80,11 @@ static ZooKernel kernel(Job *job, int i) {
   case 26: return zoo_gather(job, 6, 11, 24);
   case 27: return product(job, DT_F8E4M3FN, DT_F32, 64, 64, 128, 2);
   case 28: return product(job, DT_F8E5M2, DT_F32, 40, 33, 64, 1);
+  case 29: return product(job, DT_U8, DT_I32, 40, 33, 64, 1);
   default: return zoo_nested(job, 6, 9, 12);
   }
 }
-enum { KERNELS = 30 };
+enum { KERNELS = 31 };
 
 /* -- schedules -------------------------------------------------------------------------------- */
 
