@@ -112,6 +112,9 @@ struct Device {
   const DeviceVtbl *v;
   DeviceCaps caps;
   int64_t started_ns; /* of devices without a timer of their own */
+  /* An operation answered UNAVAILABLE: its driver will do nothing more for this process, which is
+   * expected to end. */
+  bool lost;
 };
 
 Status device_cpu_create(uint32_t threads, Device **out); /* threads 0 = one per core */

@@ -384,12 +384,27 @@ static unsigned alignment(const Access *a, int64_t by) {
  * -------------------------------------------------------------------------------------------------
  */
 
-static LLVMValueRef load_at(const Access *a, LLVMTypeRef type, LLVMValueRef index, int64_t by) {
+static LLVMValueRef load_as_it_is(const Access *a, LLVMTypeRef type, LLVMValueRef index,
+                                  int64_t by) {
   LLVMValueRef v = LLVMBuildLoad2(a->e->b, type, address(a, index, by), "");
   LLVMSetAlignment(v, alignment(a, by));
   annotate(a, v);
   if (a->constant) LLVMSetMetadata(v, a->e->md_invariant, a->e->md_empty);
   return v;
+}
+
+/* NVPTX of LLVM 19 reads 16 bytes at once, and those alone, without a look at how they are aligned:
+ * where that is less, they are read as two vectors. */
+static LLVMValueRef load_at(const Access *a, LLVMTypeRef type, LLVMValueRef index, int64_t by) {
+  enum { WHOLE = 16, HALF = 8 };
+  bool vector = LLVMGetTypeKind(type) == LLVMVectorTypeKind && LLVMGetVectorSize(type) == WHOLE;
+  if (!vector || !a->e->gpu || a->align > 1 || alignment(a, by) >= WHOLE)
+    return load_as_it_is(a, type, index, by);
+  LLVMTypeRef half = LLVMVectorType(LLVMGetElementType(type), HALF);
+  LLVMValueRef low = load_as_it_is(a, half, index, by);
+  LLVMValueRef high = load_as_it_is(a, half, index, by + HALF);
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
+  return LLVMBuildShuffleVector(a->e->b, low, high, llvm_ramp(a->e, i32, 0, 1, WHOLE), "");
 }
 
 /* Lanes outside of the mask are not read and keep `otherwise`. */

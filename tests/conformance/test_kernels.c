@@ -80,10 +80,11 @@ static ZooKernel kernel(Job *job, int i) {
   case 26: return zoo_gather(job, 6, 11, 24);
   case 27: return product(job, DT_F8E4M3FN, DT_F32, 64, 64, 128, 2);
   case 28: return product(job, DT_F8E5M2, DT_F32, 40, 33, 64, 1);
+  case 29: return product(job, DT_U8, DT_I32, 40, 33, 64, 1);
   default: return zoo_nested(job, 6, 9, 12);
   }
 }
-enum { KERNELS = 30 };
+enum { KERNELS = 31 };
 
 /* -- schedules -------------------------------------------------------------------------------- */
 
@@ -104,6 +105,20 @@ static void add_point(void *ctx, const Point *p) {
     w->pool[random_below(POOL)] = *p;
 }
 
+static bool has_matrix(const Point *p) {
+  for (uint32_t k = 0; k < p->len; k++)
+    if (p->at[k].kind == OPT_TC) return true;
+  return false;
+}
+
+/* Any of all that was met; every other one with a matrix instruction, where there is such a one. */
+static const Point *pick(const Walk *w, size_t i) {
+  const Point *p = &w->pool[random_below((uint32_t)w->n)];
+  for (int tries = 0; i % 2 && !has_matrix(p) && tries < POOL; tries++)
+    p = &w->pool[random_below((uint32_t)w->n)];
+  return p;
+}
+
 /* Some steps from where the search begins, then any of all that was met. */
 static void walk(Job *job, void *arg) {
   Walk *w = arg;
@@ -118,7 +133,7 @@ static void walk(Job *job, void *arg) {
     search_space_near(&s, &from, add_point, w);
   }
   for (size_t i = 0; i < w->want && w->n; i++) {
-    const Point *p = &w->pool[random_below((uint32_t)w->n)];
+    const Point *p = pick(w, i);
     for (uint32_t k = 0; k < p->len; k++)
       opts_push(job, &w->lists[i], (OptKind)p->at[k].kind, p->at[k].axis, p->at[k].arg);
   }
@@ -236,6 +251,7 @@ static void run_kernel(int i, size_t schedules) {
     run_with(&job, &r, text.ptr ? text.ptr : "", bufs);
     strbuf_deinit(&text);
   }
+  print_message("%d %s: %zu programs so far\n", i, r.k.name, compiled);
   job_deinit(&job);
 }
 

@@ -1,13 +1,15 @@
 /* A CUDA driver without a GPU: memory is the host's, and every kernel is the same one. It writes to
  * where its first argument points: the number of its workgroups along x, then its second argument.
  * That is enough to see whether launches, graphs and their changes bring what they should, in which
- * order. Fresh memory is full of garbage, so that who forgets to clear it is found out. */
+ * order. Fresh memory is full of garbage, so that who forgets to clear it is found out. Where there
+ * is a file of the name in FAKE_CUDA_FAULT, a kernel takes it away and faults. */
 #include "tests/fakes/fake_cuda.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "devices/cuda_api.h"
 
@@ -47,7 +49,11 @@ static void copy_said(unsigned n, const int *options, void **values) {
   memcpy(to, fake_cuda.said, strlen(fake_cuda.said) + 1);
 }
 
+enum { ILLEGAL_ADDRESS = 700 };
+
 static CuResult run(Node node) {
+  const char *fault = getenv("FAKE_CUDA_FAULT");
+  if (fault && !unlink(fault)) fake_cuda.broken = ILLEGAL_ADDRESS;
   if (fake_cuda.broken) return fake_cuda.broken;
   uint64_t result[2] = {node.grid, node.values[1]};
   fake_cuda.launches++;

@@ -343,9 +343,32 @@ static void test_broken(void **state) {
     expect(device_read(d, b, 0, got, sizeof got), ST_UNAVAILABLE, "700");
     expect(device_buffer_alloc(d, 1 << 20, -1, &more), ST_UNAVAILABLE, "700");
   }
+  assert_true(d->lost);
   device_program_free(d, p);
   device_buffer_free(d, b);
   fake->broken = 0;
+}
+
+/* A launch that the driver does not take is one program's matter. */
+static void test_refused(void **state) {
+  Device *d = *state;
+  Buffer *b;
+  Fence fence;
+  int64_t value = 3;
+  check(device_buffer_alloc(d, 16, -1, &b));
+  Program *p = load(d, "ptx", 1);
+  LaunchArg arg = {b, 0};
+  Launch l = {p, &arg, 1, 1, &value, NULL};
+  fake->broken = CU_LAUNCH_RESOURCES;
+  expect(device_submit(d, &l, 1, &fence), ST_INVALID_ARGUMENT, "launching a kernel");
+  fake->broken = CU_INVALID_VALUE;
+  expect(device_submit(d, &l, 1, &fence), ST_INTERNAL, "launching a kernel");
+  fake->broken = 0;
+  assert_false(d->lost);
+  check(device_submit(d, &l, 1, &fence));
+  check(device_wait(d, fence, -1));
+  device_program_free(d, p);
+  device_buffer_free(d, b);
 }
 
 int main(void) {
@@ -367,6 +390,7 @@ int main(void) {
       ON(test_check),
       ON(test_assembled),
       ON(test_broken),
+      ON(test_refused),
       cmocka_unit_test(test_linker),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -73,6 +73,9 @@ static void test_unaligned(void **state) {
          "ld.global.nc.v4");
   /* The last tile is moved back to an odd place. */
   expect((Copy){DT_F32, 4095, 1, 0, "VECTOR(0,4) LOCAL(0,64)"}, NULL, ".v2");
+  for (int64_t shift = 1; shift <= 8; shift *= 2)
+    expect((Copy){DT_U8, 4096, 1, shift, "VECTOR(0,16) LOCAL(0,64)"}, "ld.global.nc.u",
+           "ld.global.nc.v");
 }
 
 /* -- products of matrices ---------------------------------------------------------------------- */
