@@ -27,7 +27,8 @@ enum { FENCES = 64, STAGING = 4 << 20, ALIGN = 512, KEPT_MAX = 256, LOG_BYTES = 
 typedef struct CudaBuffer {
   Buffer base; /* first */
   CuPointer at;
-  size_t room; /* size, rounded up */
+  size_t room;      /* size, rounded up */
+  uint64_t written; /* by launches that were queued together, the last so far: their number */
 } CudaBuffer;
 
 typedef struct Kept {
@@ -49,8 +50,10 @@ typedef struct CudaDevice {
   bool timing;      /* the timer starts with the next launch */
   VEC(Kept) kept;
   CudaGraphs *graphs;
+  uint64_t submitted;       /* how often launches were */
   VEC(CudaLaunch) launches; /* being queued */
   VEC(uint64_t) values;     /* their arguments */
+  CudaAssembler assembler;
   char description[160], compiler[64], cpu[16], features[16];
 } CudaDevice;
 
@@ -250,7 +253,7 @@ static Status cuda_code_of(Device *d, const Bytes *images, size_t n, StrBuf *cod
   const CudaDevice *c = cuda_device(d);
   bool *waiting = calloc(n + 1, sizeof *waiting);
   if (!waiting) return FAIL(RESOURCE_EXHAUSTED, "memory for programs");
-  Status st = cuda_assemble(c->api, c->context, images, n, code, waiting);
+  Status st = cuda_assemble(&c->assembler, images, n, code, waiting);
   for (size_t i = 0; i < n; i++) {
     char made = (char)((waits(images[i]) ? MADE_DEPENDENT : 0) | (waiting[i] ? MADE_WAITING : 0));
     if (code[i].len) strbuf_add(&code[i], &made, 1);
@@ -322,6 +325,15 @@ static void cuda_program_free(Device *d, Program *p) {
 /* -- launches
  * -------------------------------------------------------------------------------------------- */
 
+/* A bit for each argument in memory that none of the launches being queued writes. */
+static uint64_t fixed_arguments(const CudaDevice *c, const Launch *l) {
+  uint64_t fixed = 0;
+  for (uint32_t k = 0; k < l->nargs && k < 64; k++)
+    if (cuda_buffer(l->args[k].buffer)->written != c->submitted) fixed |= (uint64_t)1 << k;
+  return fixed;
+}
+
+/* Behind its arguments a kernel may ask which of them are fixed; one that does not ignores it. */
 static Status add_launch(CudaDevice *c, const Launch *l) {
   const Program *p = l->program;
   const uint32_t *grid = l->grid ? l->grid : p->grid;
@@ -329,7 +341,7 @@ static Status add_launch(CudaDevice *c, const Launch *l) {
                   .dependent = p->dependent,
                   .shared_bytes = p->shared_bytes,
                   .first = (uint32_t)c->values.len,
-                  .values = l->nargs + l->nvars,
+                  .values = l->nargs + l->nvars + 1,
                   .maps = cuda_maps_count(p->maps)};
   size_t room = x.values + (size_t)x.maps * CUDA_MAP_VALUES;
   memcpy(x.grid, grid, sizeof x.grid);
@@ -340,6 +352,7 @@ static Status add_launch(CudaDevice *c, const Launch *l) {
   for (uint32_t k = 0; k < l->nargs; k++)
     *to++ = cuda_buffer(l->args[k].buffer)->at + l->args[k].offset;
   for (uint32_t k = 0; k < l->nvars; k++) *to++ = (uint64_t)l->vars[k];
+  *to++ = fixed_arguments(c, l);
   TRY(cuda_maps_fill(c->api, p->maps, c->values.at + x.first, l->nargs, to));
   c->values.len += room;
   return NULL;
@@ -355,6 +368,9 @@ static Status mark_start(CudaDevice *c) {
 static Status cuda_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
   CudaDevice *c = cuda_device(d);
   c->launches.len = c->values.len = 0;
+  c->submitted++;
+  for (size_t i = 0; i < n; i++)
+    if (launches[i].nargs) cuda_buffer(launches[i].args[0].buffer)->written = c->submitted;
   for (size_t i = 0; i < n; i++) TRY(add_launch(c, &launches[i]));
   CudaLaunches all = {.key = launches, .at = c->launches.at, .n = n, .values = c->values.at};
   CudaGraph *graph;
@@ -430,6 +446,15 @@ static int ptx_version(int driver) {
   return 80 + (minor < 5 ? minor : 5);
 }
 
+/* GPUs that the code generator does not know get PTX for the newest before them that it does. */
+static int newest_known(int sm) {
+  static const int known[] = {75, 80, 86, 87, 89, 90};
+  int newest = known[0];
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (known[i] <= sm) newest = known[i];
+  return newest;
+}
+
 static Status describe(CudaDevice *c) {
   char name[96] = "";
   size_t memory = 0;
@@ -444,9 +469,14 @@ static Status describe(CudaDevice *c) {
   int sms = attribute(c, CU_ATTR_SM_COUNT), sm = major * 10 + minor;
   snprintf(c->description, sizeof c->description, "%s, %d SMs, %zu GiB, CUDA %d.%d", name, sms,
            memory >> 30, driver / 1000, driver % 1000 / 10);
-  snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
-  /* Code for newer GPUs than the generator knows is PTX for the newest it does. */
-  snprintf(c->cpu, sizeof c->cpu, "sm_%d%s", sm > 90 ? 90 : sm, sm == 90 ? "a" : "");
+  CudaAssembler *a = &c->assembler;
+  *a = (CudaAssembler){c->api, c->context, nvjitlink_open(driver), ""};
+  snprintf(a->arch, sizeof a->arch, "sm_%d%s", sm, sm == 90 ? "a" : "");
+  int n = snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
+  if (a->linker)
+    snprintf(c->compiler + n, sizeof c->compiler - (size_t)n, ", nvJitLink %d",
+             nvjitlink_version(a->linker));
+  snprintf(c->cpu, sizeof c->cpu, "sm_%d%s", newest_known(sm), sm == 90 ? "a" : "");
   snprintf(c->features, sizeof c->features, "+ptx%d", ptx_version(driver));
   c->base.caps = (DeviceCaps){.kind = "cuda",
                               .description = c->description,

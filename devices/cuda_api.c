@@ -35,7 +35,9 @@ Status cuda_status(const CudaApi *api, CuResult r, const char *what) {
   if (api->error_text(r, &text)) text = "";
   if (r == CU_OUT_OF_MEMORY) return FAIL(RESOURCE_EXHAUSTED, "%s: %s (%s)", what, text, name);
   bool program = r == CU_INVALID_IMAGE || r == CU_NO_BINARY || r == CU_INVALID_PTX ||
-                 r == CU_UNSUPPORTED_PTX || r == CU_NOT_FOUND;
+                 r == CU_UNSUPPORTED_PTX || r == CU_NOT_FOUND || r == CU_LAUNCH_RESOURCES;
+  bool call = r == CU_INVALID_VALUE || r == CU_INVALID_HANDLE || r == CU_NOT_SUPPORTED;
+  if (call) return FAIL(INTERNAL, "%s: %s (%s, %d)", what, text, name, r);
   if (program) return FAIL(INVALID_ARGUMENT, "%s: %s (%s, %d)", what, text, name, r);
   return FAIL(UNAVAILABLE, "%s: %s (%s, %d)", what, text, name, r);
 }

@@ -43,14 +43,18 @@ typedef struct CuKernelNode {
 
 /* Values of the driver's enumerations. */
 enum {
+  CU_INVALID_VALUE = 1,
   CU_OUT_OF_MEMORY = 2,
   CU_NO_DEVICE = 100,
   CU_INVALID_IMAGE = 200,
   CU_NO_BINARY = 209,
   CU_INVALID_PTX = 218,
   CU_UNSUPPORTED_PTX = 222,
+  CU_INVALID_HANDLE = 400,
   CU_NOT_FOUND = 500,
   CU_NOT_READY = 600,
+  CU_LAUNCH_RESOURCES = 701,
+  CU_NOT_SUPPORTED = 801,
   /* attributes of devices */
   CU_ATTR_WARP = 10,
   CU_ATTR_MAX_THREADS = 1,
@@ -153,6 +157,6 @@ typedef struct CudaApi {
  * the machine has no driver, or one that lacks a symbol, or no GPU. */
 Status cuda_api(const CudaApi **out);
 /* NULL for success, else what failed, with the driver's name for it: RESOURCE_EXHAUSTED when memory
- * ran out, INVALID_ARGUMENT when the driver does not take a program, else UNAVAILABLE, because a
- * context that failed once does nothing more. */
+ * ran out, INVALID_ARGUMENT when the driver does not take a program, INTERNAL when it does not take
+ * the call, else UNAVAILABLE, because a context that failed once does nothing more. */
 Status cuda_status(const CudaApi *api, CuResult r, const char *what);

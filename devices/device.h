@@ -53,8 +53,9 @@ typedef struct LaunchArg {
   uint64_t offset; /* in bytes; a multiple of the element's size */
 } LaunchArg;
 
-/* One kernel call. The CPU entry's signature is void entry(void *const *args, int64_t thread, void
- * *scratch); args[nargs + k] points to the value of variable k. */
+/* One kernel call, which writes its first argument and no other. The CPU entry's signature is void
+ * entry(void *const *args, int64_t thread, void *scratch); args[nargs + k] points to the value of
+ * variable k. */
 typedef struct Launch {
   Program *program;
   const LaunchArg *args;
@@ -111,6 +112,9 @@ struct Device {
   const DeviceVtbl *v;
   DeviceCaps caps;
   int64_t started_ns; /* of devices without a timer of their own */
+  /* An operation answered UNAVAILABLE: its driver will do nothing more for this process, which is
+   * expected to end. */
+  bool lost;
 };
 
 Status device_cpu_create(uint32_t threads, Device **out); /* threads 0 = one per core */

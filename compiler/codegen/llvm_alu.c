@@ -244,8 +244,7 @@ static LLVMValueRef float_max_min(const Alu *a, bool max) {
     if (c && cv == cv) return float_bound(a, max, k ? x : y, k ? y : x, cv);
   }
   LLVMValueRef both[2] = {x, y};
-  if (a->e->gpu && a->dtype != DT_F64 &&
-      strcmp(a->e->target->cpu, "sm_80") >= 0) /* one instruction */
+  if (a->dtype != DT_F64 && llvm_gpu_since(a->e, "sm_80")) /* one instruction */
     return llvm_intrinsic1(a->e, max ? "llvm.maximum" : "llvm.minimum", both, 2);
   LLVMValueRef r = select3(a, fcmp(a, max ? LLVMRealOGT : LLVMRealOLT, x, y), x, y);
   if (!max) {

@@ -77,7 +77,8 @@ typedef struct Emitter {
   uint32_t nmaps, places, first_map; /* of the ring; the parameter that is the first map */
   LLVMValueRef ring;                 /* address of its barriers */
   bool *for_copies;                  /* by id - first_id: who copies has to know it */
-  bool waits; /* the kernel starts before the one before it ends, and waits for it */
+  bool waits;         /* the kernel starts before the one before it ends, and waits for it */
+  LLVMValueRef fixed; /* a bit for each argument that no kernel before it writes; NULL: not asked */
   Arena arena;
   uint64_t given;       /* bytes of the launch's memory that buffers have taken */
   unsigned diagnostics; /* errors that LLVM reported */
@@ -142,6 +143,11 @@ bool llvm_has_sources(const Emitter *e, const UOp *u);
 /* Has a LOAD or COPY of a large buffer that the kernel does not write bring what it will read
  * nearer; false when it does not, because that would not help or the place is not known yet. */
 bool llvm_ask_ahead(Emitter *e, const UOp *u);
+/* Whether there are loads that do not have to wait for the kernel before, where the launch says so.
+ */
+bool llvm_loads_ahead(const Emitter *e);
+/* Whether u, which stands before all loops, is one of them, and its place is known. */
+bool llvm_is_ahead(const Emitter *e, const UOp *u);
 /* Prepares PARAMs and BUFFERs, at the start of the entry block. */
 void llvm_memory_begin(Emitter *e);
 LLVMValueRef llvm_load_emit(Emitter *e, const UOp *u);
@@ -203,6 +209,8 @@ LLVMValueRef llvm_x86_shuffle(Emitter *e, const UOp *u);
 LLVMValueRef llvm_x86_mma(Emitter *e, const UOp *u);
 
 /* -- llvm_gpu.c -- */
+/* Whether it is an NVIDIA GPU as new as that one; names of two digits, all that LLVM takes. */
+bool llvm_gpu_since(const Emitter *e, const char *cpu);
 /* The function, its kernel annotations and VARs. */
 void llvm_gpu_function(Emitter *e, const char *entry);
 /* What comes before everything else. */
@@ -211,6 +219,8 @@ void llvm_gpu_begin(Emitter *e);
 void llvm_gpu_ask(Emitter *e, LLVMValueRef to);
 /* For the kernel before this one, if it has to. */
 void llvm_gpu_wait(Emitter *e);
+/* Only where a kernel before this one may write the argument. */
+void llvm_gpu_wait_unless_fixed(Emitter *e, uint32_t argument);
 /* Pointers to buffer argument k and to a BUFFER that is memory. */
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k);
 LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer);

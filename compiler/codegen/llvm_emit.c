@@ -309,6 +309,25 @@ static bool starts_at_once(const Emitter *e) {
   return !most || groups <= most;
 }
 
+/* What does not have to wait for the kernel before: loads of what none of those writes, which only
+ * the launch knows, argument by argument. As much of it as registers hold without regret. */
+static void load_ahead(Emitter *e) {
+  enum { MOST_BYTES = 128 };
+  const Linear *l = e->linear;
+  uint32_t bytes = 0;
+  for (uint32_t k = 0; k < l->nargs; k++) {
+    bool asked = false;
+    for (size_t i = 0; i < l->len && l->list[i]->op != OP_RANGE && bytes < MOST_BYTES; i++) {
+      const UOp *u = l->list[i];
+      if (!llvm_is_ahead(e, u) || u->src[0]->arg.i != k) continue;
+      if (!asked) llvm_gpu_wait_unless_fixed(e, k);
+      asked = true;
+      emit_node(e, u, i);
+      bytes += dtype_info[u->src[0]->dtype].bytes * u->lanes;
+    }
+  }
+}
+
 /* Addresses are computed before the wait for the kernel before this one, as far as they depend on
  * nothing in memory and on no loop, and what will be read there is asked for. */
 static void emit_ahead(Emitter *e) {
@@ -321,8 +340,10 @@ static void emit_ahead(Emitter *e) {
                  (op_info[u->op].flags & OPF_ALU && u->lanes == 1 &&
                   (u->dtype == DT_INDEX || u->dtype == DT_BOOL));
     if (place && llvm_has_sources(e, u)) emit_node(e, u, i);
-    if ((u->op == OP_LOAD || u->op == OP_COPY) && asked < MOST_ASKED) asked += llvm_ask_ahead(e, u);
+    if ((u->op == OP_LOAD || u->op == OP_COPY) && asked < MOST_ASKED && !llvm_is_ahead(e, u))
+      asked += llvm_ask_ahead(e, u);
   }
+  load_ahead(e);
   llvm_gpu_wait(e);
 }
 

@@ -26,19 +26,43 @@ static void annotate_kernel(Emitter *e, const char *name, uint32_t value) {
   LLVMAddNamedMetadataOperand(e->module, "nvvm.annotations", LLVMMetadataAsValue(e->ctx, node));
 }
 
+bool llvm_gpu_since(const Emitter *e, const char *cpu) {
+  return e->gpu && strcmp(e->target->cpu, cpu) >= 0;
+}
+
+/* Threads that hold much of what they have loaded leave room for few others, which hide the time
+ * that memory takes: so many workgroups have to find room for their registers on a processor. Of
+ * other kernels the driver's compiler knows better. */
+static uint32_t least_groups(const Emitter *e) {
+  enum { THREADS = 512, HELD = 192 };
+  const uint32_t *block = e->linear->block;
+  uint32_t threads = block[0] * block[1] * block[2], bytes = 0;
+  for (size_t i = 0; i < e->linear->len && e->linear->list[i]->op != OP_RANGE; i++) {
+    const UOp *u = e->linear->list[i];
+    if (u->op == OP_COPY || u->op == OP_MMA || u->op == OP_TILEMMA) return 0;
+    if (u->op == OP_LOAD && u->src[0]->op == OP_PARAM)
+      bytes += dtype_info[u->src[0]->dtype].bytes * u->lanes;
+  }
+  return bytes >= HELD && threads && threads < THREADS ? THREADS / threads : 0;
+}
+
 void llvm_gpu_function(Emitter *e, const char *entry) {
   static const char *const most[3] = {"maxntidx", "maxntidy", "maxntidz"};
   llvm_ring_find(e);
-  uint32_t nargs = e->linear->nargs, n = nargs + e->linear->nvars, all = n + e->nmaps;
-  LLVMTypeRef *types = arena_array(&e->arena, all + 1, sizeof *types);
+  uint32_t nargs = e->linear->nargs, n = nargs + e->linear->nvars;
+  LLVMTypeRef *types = arena_array(&e->arena, n + e->nmaps + 2u, sizeof *types);
   e->vars = arena_array(&e->arena, e->linear->nvars + 1u, sizeof(LLVMValueRef));
   if (!types || !e->vars) {
     e->failure = FAIL(RESOURCE_EXHAUSTED, "code generation ran out of memory");
     return;
   }
-  for (uint32_t k = 0; k < n; k++)
+  e->waits = llvm_gpu_since(e, "sm_90");
+  bool ahead = e->waits && llvm_loads_ahead(e);
+  bool asked = ahead || e->nmaps; /* maps come behind it */
+  for (uint32_t k = 0; k < n + asked; k++)
     types[k] = k < nargs ? pointer(e, GLOBAL) : LLVMInt64TypeInContext(e->ctx);
-  for (uint32_t k = n; k < all; k++) types[k] = pointer(e, GENERIC);
+  uint32_t first = n + asked, all = first + e->nmaps;
+  for (uint32_t k = first; k < all; k++) types[k] = pointer(e, GENERIC);
   LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->ctx), types, all, false);
   e->fn = LLVMAddFunction(e->module, entry, type);
   LLVMSetFunctionCallConv(e->fn, PTX_KERNEL);
@@ -46,8 +70,10 @@ void llvm_gpu_function(Emitter *e, const char *entry) {
   const uint32_t *b = e->linear->block, more = e->linear->copiers;
   uint32_t line[3] = {b[0] * b[1] * b[2] + more, 1, 1};
   for (int d = 0; d < 3; d++) annotate_kernel(e, most[d], more ? line[d] : b[d]);
-  llvm_ring_parameters(e, n);
+  if (least_groups(e)) annotate_kernel(e, "minctasm", least_groups(e));
+  llvm_ring_parameters(e, first);
   for (uint32_t k = nargs; k < n; k++) e->vars[k - nargs] = LLVMGetParam(e->fn, k);
+  if (ahead) e->fixed = LLVMGetParam(e->fn, n);
 }
 
 static void emit_asm(Emitter *e, const char *text) {
@@ -64,13 +90,12 @@ static void emit_asm(Emitter *e, const char *text) {
  * one do so too, and reads and writes no memory before the one before it is done. What that wrote
  * is no constant then, so no load may be moved before the wait. But it may ask for what it will
  * read: what the one before it still writes goes through the same cache, and weights come from
- * memory while that one ends. */
+ * memory while that one ends. And what the launch says that none of the kernels before it writes
+ * may be read at once. */
 void llvm_gpu_begin(Emitter *e) {
   LLVMValueRef group = llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.ctaid.x", NULL, 0, NULL, 0);
   e->thread = LLVMBuildZExt(e->b, group, LLVMInt64TypeInContext(e->ctx), "thread");
-  e->waits = !strncmp(e->target->cpu, "sm_9", 4);
-  if (!e->waits) return;
-  emit_asm(e, "griddepcontrol.launch_dependents;");
+  if (e->waits) emit_asm(e, "griddepcontrol.launch_dependents;");
 }
 
 void llvm_gpu_ask(Emitter *e, LLVMValueRef to) {
@@ -86,6 +111,20 @@ void llvm_gpu_ask(Emitter *e, LLVMValueRef to) {
 
 void llvm_gpu_wait(Emitter *e) {
   if (e->waits) emit_asm(e, "griddepcontrol.wait;");
+}
+
+void llvm_gpu_wait_unless_fixed(Emitter *e, uint32_t argument) {
+  static const char text[] = "{\n\t.reg .pred p;\n\tsetp.eq.u64 p, $0, 0;\n\t"
+                             "@p griddepcontrol.wait;\n\t}";
+  static const char constraints[] = "l,~{memory}";
+  LLVMTypeRef i64 = LLVMInt64TypeInContext(e->ctx);
+  LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->ctx), &i64, 1, false);
+  LLVMValueRef bit = LLVMConstInt(i64, (uint64_t)1 << argument, false);
+  LLVMValueRef fixed = LLVMBuildAnd(e->b, e->fixed, bit, "");
+  LLVMValueRef code =
+      LLVMGetInlineAsm(type, text, sizeof text - 1, constraints, sizeof constraints - 1, true,
+                       false, LLVMInlineAsmDialectATT, false);
+  LLVMBuildCall2(e->b, type, code, &fixed, 1, "");
 }
 
 /* ptxas 13.0 makes one instruction of three of max.s16 and forgets to negate an operand (seen where

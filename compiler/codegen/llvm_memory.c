@@ -384,12 +384,27 @@ static unsigned alignment(const Access *a, int64_t by) {
  * -------------------------------------------------------------------------------------------------
  */
 
-static LLVMValueRef load_at(const Access *a, LLVMTypeRef type, LLVMValueRef index, int64_t by) {
+static LLVMValueRef load_as_it_is(const Access *a, LLVMTypeRef type, LLVMValueRef index,
+                                  int64_t by) {
   LLVMValueRef v = LLVMBuildLoad2(a->e->b, type, address(a, index, by), "");
   LLVMSetAlignment(v, alignment(a, by));
   annotate(a, v);
   if (a->constant) LLVMSetMetadata(v, a->e->md_invariant, a->e->md_empty);
   return v;
+}
+
+/* NVPTX of LLVM 19 reads 16 bytes at once, and those alone, without a look at how they are aligned:
+ * where that is less, they are read as two vectors. */
+static LLVMValueRef load_at(const Access *a, LLVMTypeRef type, LLVMValueRef index, int64_t by) {
+  enum { WHOLE = 16, HALF = 8 };
+  bool vector = LLVMGetTypeKind(type) == LLVMVectorTypeKind && LLVMGetVectorSize(type) == WHOLE;
+  if (!vector || !a->e->gpu || a->align > 1 || alignment(a, by) >= WHOLE)
+    return load_as_it_is(a, type, index, by);
+  LLVMTypeRef half = LLVMVectorType(LLVMGetElementType(type), HALF);
+  LLVMValueRef low = load_as_it_is(a, half, index, by);
+  LLVMValueRef high = load_as_it_is(a, half, index, by + HALF);
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
+  return LLVMBuildShuffleVector(a->e->b, low, high, llvm_ramp(a->e, i32, 0, 1, WHOLE), "");
 }
 
 /* Lanes outside of the mask are not read and keep `otherwise`. */
@@ -645,13 +660,14 @@ LLVMValueRef llvm_element_address(Emitter *e, const UOp *u, uint32_t at, int64_t
   return address(&a, a.index, 0);
 }
 
-/* What cannot be copied 16 bytes at a time is copied at once: nobody looks before the WAIT. */
+/* What cannot be copied 16 bytes at a time, or on a GPU that copies nothing by itself, is copied at
+ * once: nobody looks before the WAIT. */
 LLVMValueRef llvm_copy_emit(Emitter *e, const UOp *u) {
   unsigned lanes = (unsigned)u->arg.i;
   const UOp *gate = u->nsrc > 4 ? u->src[4] : NULL;
   Access to = resolve_at(e, u, 0, lanes, 1, NULL), from = resolve_at(e, u, 2, lanes, 1, gate);
   bool whole = lanes * to.align == 16 && alignment(&to, 0) >= 16 && alignment(&from, 0) >= 16;
-  if (e->gpu && whole) {
+  if (whole && llvm_gpu_since(e, "sm_80")) {
     llvm_copy_async(e, address(&to, to.index, 0), address(&from, from.index, 0), from.gate);
     return NULL;
   }
@@ -688,6 +704,34 @@ bool llvm_has_sources(const Emitter *e, const UOp *u) {
   for (uint32_t s = 0; s < u->nsrc; s++)
     if (!has_value(e, u->src[s])) return false;
   return true;
+}
+
+/* The large buffer that the LOAD reads in one piece; NULL: something else. */
+static const UOp *loads_from(const UOp *u) {
+  if (u->op != OP_LOAD || u->nsrc > 2 || u->src[0]->op != OP_PARAM) return NULL;
+  const UOp *buffer = u->src[0];
+  int64_t n = buffer->arg.ints.n == 1 ? dim_low(buffer->arg.ints.at[0]) : 0;
+  bool plain = u->src[1]->lanes == 1 && buffer->arg.i < 64;
+  return plain && n >= WORTH_ASKING / dtype_info[buffer->dtype].bytes ? buffer : NULL;
+}
+
+bool llvm_loads_ahead(const Emitter *e) {
+  const Linear *l = e->linear;
+  const UOp *stored[64] = {NULL};
+  for (size_t i = 0; i < l->len; i++) {
+    const UOp *to = l->list[i]->op == OP_STORE ? buffer_of(l->list[i]->src[0]) : NULL;
+    if (to && to->op == OP_PARAM && to->arg.i < 64) stored[to->arg.i] = to;
+  }
+  for (size_t i = 0; i < l->len && l->list[i]->op != OP_RANGE; i++) {
+    const UOp *from = loads_from(l->list[i]);
+    if (from && !stored[from->arg.i]) return true;
+  }
+  return false;
+}
+
+bool llvm_is_ahead(const Emitter *e, const UOp *u) {
+  const UOp *from = e->fixed ? loads_from(u) : NULL;
+  return from && !e->params[from->arg.i].written && has_value(e, u->src[1]);
 }
 
 bool llvm_ask_ahead(Emitter *e, const UOp *u) {

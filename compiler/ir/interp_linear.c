@@ -382,9 +382,9 @@ static Status tile_value(Interp *warp, const UOp *u, MatrixOperand factor, unsig
   const MatrixInfo *info = matrix_info(u->arg.i);
   uint32_t from = matrix_source(info, factor);
   const UOp *buf = uop_storage(u->src[from]);
-  const int64_t *step = u->arg.ints.at + (info->held ? 0 : 3 * factor);
+  const int64_t *step = u->arg.ints.at + (info->held ? 0 : 3 * (int)factor);
   DType d = info->dtype[factor], wide = dtype_is_float(d) ? DT_F64 : info->dtype[MATRIX_C];
-  if (!matrix_in_memory(info, factor)) {
+  if (!matrix_in_memory(info, (int)factor)) {
     *out = matrix_value(warp, u, info, factor, x, k);
     return NULL;
   }

@@ -225,6 +225,8 @@ static bool find_axes(Ctx *c, int *m, int *n, int *r) {
   bool swap = contiguous_along(c, &sums, k->store, (uint32_t)x) >
               contiguous_along(c, &sums, k->store, (uint32_t)y);
   *m = swap ? y : x, *n = swap ? x : y;
+  /* Reading decides, and the threads of a workgroup read more at a time than tiles do. */
+  if (size_of(c, *m) < LEAST_SIZE / 2 && !axis_is_static(&k->axes[*r])) return false;
   return size_of(c, *m) > 1 && size_of(c, *n) >= LEAST_SIZE / 2;
 }
 

@@ -180,6 +180,7 @@ static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range)
   UOp *before = NULL;
   for (int64_t s = 0; s < l->ahead; s++) {
     a.at = uop_index(job, s);
+    a.order = before; /* else all copies would be one group, and the first iteration late */
     before = group(&a, l, before);
   }
   UOp *src[2] = {before, l->range};

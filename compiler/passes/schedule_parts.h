@@ -78,6 +78,8 @@ struct Apply {
   UOp **now;          /* by position in k->list */
   KeptBuffer *kept;   /* by KEEP */
   UOp *block;         /* the RANGE over the blocks of a REPAIR, or NULL */
+  UOp *first;         /* the number of the first of them; NULL: 0 */
+  UOp *blocks;        /* how many a whole row has */
   Repaired *repaired; /* by link of the chain */
   bool skewed;        /* the outer product of two is one block late */
   Carry carry;
@@ -145,6 +147,8 @@ UOp *schedule_repair_block(Apply *a, uint32_t link, UOp *part);
 /* schedule_bound.c: how many of the blocks have to be computed, once all axes but those of the
  * chain are placed. */
 UOp *schedule_block_end(Apply *a, UOp *blocks);
+/* The number of the first one that has to be; NULL: 0. */
+UOp *schedule_block_first(Apply *a, UOp *end);
 /* Whether more of them are the further on along the output axis: then workgroups begin with the
  * last ones, so that those that take longest are not the last to begin. */
 bool schedule_blocks_grow(const Apply *a, uint32_t axis);

@@ -57,6 +57,4 @@ void answers_hold(Request *r, uint64_t bytes) {
 
 void answers_keep(Request *r, uint64_t bytes) { set(r, bytes); }
 
-bool answers_clogged(const Connection *c) {
-  return *connection_answers((Connection *)(uintptr_t)c) > CONNECTION_MAX;
-}
+bool answers_clogged(Connection *c) { return *connection_answers(c) > CONNECTION_MAX; }

@@ -560,6 +560,7 @@ static bool answers(const DeviceJob *job, const Kiln__V1__Envelope *env) {
 }
 
 static void forget_slab(void *ctx, const Slab *s);
+static void lose_buffers(DeviceJob *job);
 
 static void on_message(void *ctx, Message *m) {
   DeviceLane *l = ctx;
@@ -577,6 +578,10 @@ static void on_message(void *ctx, Message *m) {
   l->failures = 0;
   worker_set_deadline(l->worker, l->flight.first ? l->spec.run_seconds : 0, "over its time");
   bool failed = m->env->body_case == KILN__V1__ENVELOPE__BODY_ERROR;
+  if (failed && m->env->error->cause && !strcmp(m->env->error->cause, "device_lost")) {
+    worker_kill(l->worker, "device_lost", m->env->error->message);
+    if (job->updates) lose_buffers(job);
+  }
   bool recalled = job == l->recalled;
   if (recalled) l->recalled = NULL;
   if (failed && recalled && m->env->error->code == ST_ABORTED) {

@@ -197,6 +197,7 @@ static void on_housekeeping(uv_timer_t *timer) {
   watchdog(s);
   report(s);
   http_expire(s);
+  connections_expire(s);
   if (s->stopping) {
     if (now >= s->stop_deadline_ms) server_close(s);
     return;
@@ -204,7 +205,6 @@ static void on_housekeeping(uv_timer_t *timer) {
   if (admitting(s)) listeners_resume(s);
   reload_housekeeping(s);
   tuner_housekeeping(s->tuner);
-  connections_expire(s);
   if (s->nrequests) {
     s->idle_since_ms = now;
     return;

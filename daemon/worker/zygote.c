@@ -23,6 +23,7 @@
 #include "daemon/channel/channel.h"
 #include "daemon/worker/compile_worker.h"
 #include "daemon/worker/device_worker.h"
+#include "daemon/worker/sandbox.h"
 #include "daemon/worker/timing_worker.h"
 #include "proto/digest.h"
 
@@ -127,7 +128,8 @@ static Status reap(Zygote *z) {
     Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
     exited.pid = (uint32_t)pid;
     exited.status = status;
-    exited.oom = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && kills > z->oom_kills;
+    exited.oom = (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && kills > z->oom_kills) ||
+                 (WIFEXITED(status) && WEXITSTATUS(status) == SANDBOX_OOM);
     z->oom_kills = kills;
     env.body_case = KILN__V1__ENVELOPE__BODY_EXITED;
     env.exited = &exited;

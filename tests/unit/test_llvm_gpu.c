@@ -73,6 +73,9 @@ static void test_unaligned(void **state) {
          "ld.global.nc.v4");
   /* The last tile is moved back to an odd place. */
   expect((Copy){DT_F32, 4095, 1, 0, "VECTOR(0,4) LOCAL(0,64)"}, NULL, ".v2");
+  for (int64_t shift = 1; shift <= 8; shift *= 2)
+    expect((Copy){DT_U8, 4096, 1, shift, "VECTOR(0,16) LOCAL(0,64)"}, "ld.global.nc.u",
+           "ld.global.nc.v");
 }
 
 /* -- products of matrices ---------------------------------------------------------------------- */
@@ -134,6 +137,11 @@ static void test_warpgroups(void **state) {
     assert_int_equal(count(text.ptr, "wgmma.wait_group.sync.aligned 0;"), 1);
     assert_int_equal(count(text.ptr, "fence.proxy.async"), count(text.ptr, "bar.sync"));
     assert_int_equal(count(text.ptr, "cp.async.cg"), 12 * 3); /* 2 stages ahead, and one */
+    char *group = strstr(text.ptr, "cp.async.commit_group");  /* of the first stage alone */
+    assert_non_null(group);
+    *group = 0;
+    assert_int_equal(count(text.ptr, "cp.async.cg"), 12);
+    *group = 'c';
     assert_int_equal(count(text.ptr, "st.global.v4"), 16);
     assert_int_equal(count(text.ptr, "st.global"), 16);
     strbuf_deinit(&text);
