@@ -110,6 +110,11 @@ const MatrixPlan *schedule_tiled(const Apply *a, const UOp *old, int *factor);
 /* The dimensions, sorted along the source, laid out as the instruction takes them. */
 void schedule_lay_out_tiles(Staging *s, const UOp *old);
 
+/* schedule_bulk.c: the effects that copy such a factor's tile to the buffer, from element `base`
+ * on.
+ */
+UOp *schedule_bulk_copy(Staging *s, const UOp *old, UOp *buffer, UOp *base);
+
 /* schedule_chain.c: v and the digits of the axis in the tile of a matrix instruction. */
 UOp *schedule_digits(Apply *a, uint32_t axis, UOp *v);
 /* An element of a factor that two products' instructions read in memory: over its place in the tile
