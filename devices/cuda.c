@@ -19,6 +19,7 @@
 #include "base/vec.h"
 #include "devices/cuda_assemble.h"
 #include "devices/cuda_graph.h"
+#include "devices/cuda_maps.h"
 #include "devices/device.h"
 
 enum { FENCES = 64, STAGING = 4 << 20, ALIGN = 512, KEPT_MAX = 256, LOG_BYTES = 4096 };
@@ -59,6 +60,7 @@ typedef struct CudaDevice {
 struct Program {
   CuModule module;
   CuFunction function;
+  CudaMaps *maps;  /* NULL: it copies no tiles */
   bool dependent;  /* waits for the kernel before it by itself */
   bool serialized; /* as far as the driver said when it compiled it */
   uint32_t grid[3], block[3];
@@ -290,8 +292,10 @@ static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **ou
     st = cuda_status(
         c->api, c->api->function_set(p->function, CU_FUNCTION_MAX_SHARED, (int)p->shared_bytes),
         "giving the kernel memory of workgroups");
+  if (!st) st = cuda_maps_read(c->api, p->module, c->stream, &p->maps);
   if (st) {
     if (p->module) c->api->module_unload(p->module);
+    cuda_maps_free(p->maps);
     free(p);
     return WRAP(st, "program '%s'", spec->entry);
   }
@@ -314,6 +318,7 @@ static void cuda_program_free(Device *d, Program *p) {
   c->api->stream_wait(c->stream);
   cuda_graphs_forget(c->graphs, p->function);
   c->api->module_unload(p->module);
+  cuda_maps_free(p->maps);
   free(p);
 }
 
@@ -336,17 +341,20 @@ static Status add_launch(CudaDevice *c, const Launch *l) {
                   .dependent = p->dependent,
                   .shared_bytes = p->shared_bytes,
                   .first = (uint32_t)c->values.len,
-                  .values = l->nargs + l->nvars + 1};
+                  .values = l->nargs + l->nvars + 1,
+                  .maps = cuda_maps_count(p->maps)};
+  size_t room = x.values + (size_t)x.maps * CUDA_MAP_VALUES;
   memcpy(x.grid, grid, sizeof x.grid);
   memcpy(x.block, p->block, sizeof x.block);
-  if (!vec_reserve(&c->values, c->values.len + x.values) || !vec_push(&c->launches, x))
+  if (!vec_reserve(&c->values, c->values.len + room) || !vec_push(&c->launches, x))
     return FAIL(RESOURCE_EXHAUSTED, "arguments of a launch");
   uint64_t *to = c->values.at + c->values.len;
   for (uint32_t k = 0; k < l->nargs; k++)
     *to++ = cuda_buffer(l->args[k].buffer)->at + l->args[k].offset;
   for (uint32_t k = 0; k < l->nvars; k++) *to++ = (uint64_t)l->vars[k];
   *to++ = fixed_arguments(c, l);
-  c->values.len += x.values;
+  TRY(cuda_maps_fill(c->api, p->maps, c->values.at + x.first, l->nargs, to));
+  c->values.len += room;
   return NULL;
 }
 
