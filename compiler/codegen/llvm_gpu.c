@@ -30,18 +30,20 @@ bool llvm_gpu_since(const Emitter *e, const char *cpu) {
   return e->gpu && strcmp(e->target->cpu, cpu) >= 0;
 }
 
-/* Where nothing runs ahead by itself, neither copies nor matrix instructions, what hides the time
- * that memory takes are other threads: of a processor's, so many have to find room for their
- * registers. */
+/* Threads that hold much of what they have loaded leave room for few others, which hide the time
+ * that memory takes: so many workgroups have to find room for their registers on a processor. Of
+ * other kernels the driver's compiler knows better. */
 static uint32_t least_groups(const Emitter *e) {
-  enum { THREADS = 512 };
+  enum { THREADS = 512, HELD = 192 };
   const uint32_t *block = e->linear->block;
-  uint32_t threads = block[0] * block[1] * block[2];
-  for (size_t i = 0; i < e->linear->len; i++) {
-    Op op = (Op)e->linear->list[i]->op;
-    if (op == OP_COPY || op == OP_MMA || op == OP_TILEMMA) return 0;
+  uint32_t threads = block[0] * block[1] * block[2], bytes = 0;
+  for (size_t i = 0; i < e->linear->len && e->linear->list[i]->op != OP_RANGE; i++) {
+    const UOp *u = e->linear->list[i];
+    if (u->op == OP_COPY || u->op == OP_MMA || u->op == OP_TILEMMA) return 0;
+    if (u->op == OP_LOAD && u->src[0]->op == OP_PARAM)
+      bytes += dtype_info[u->src[0]->dtype].bytes * u->lanes;
   }
-  return threads && threads < THREADS ? THREADS / threads : 0;
+  return bytes >= HELD && threads && threads < THREADS ? THREADS / threads : 0;
 }
 
 void llvm_gpu_function(Emitter *e, const char *entry) {

@@ -115,6 +115,13 @@ static const char *check_part(Verifier *v, const UOp *u, uint32_t at, int64_t n,
   return "elements are not proven to lie inside of the buffer";
 }
 
+/* How far the last of so many rows, which are in blocks of 64, is from the first. */
+static int64_t last_row(int64_t rows, const int64_t *step) {
+  int64_t last = (rows - 1) % 64 * step[1] + (rows - 1) / 64 * step[2];
+  int64_t full = rows < 64 ? 0 : 63 * step[1] + (rows / 64 - 1) * step[2];
+  return last > full ? last : full;
+}
+
 /* The factors of a TILEMMA. */
 static const char *check_tiles(Verifier *v, const UOp *u) {
   const MatrixInfo *info = matrix_info(u->arg.i);
@@ -122,8 +129,7 @@ static const char *check_tiles(Verifier *v, const UOp *u) {
   const int64_t *step = u->arg.ints.at;
   for (int f = 0; f < 2 && !bad; f++) {
     if (!matrix_in_memory(info, f)) continue;
-    int64_t rows = f ? info->n : info->m, whole = rows < 64 ? rows : 64;
-    int64_t last = (info->k - 1) * step[0] + (whole - 1) * step[1] + (rows - 1) / 64 * step[2];
+    int64_t last = (info->k - 1) * step[0] + last_row(f ? info->n : info->m, step);
     bad = check_part(v, u, matrix_source(info, (MatrixOperand)f), last + 1, false);
     step += 3;
   }

@@ -38,6 +38,11 @@ static const Case cases[] = {
      "UPCAST(1,2) UNROLL(2,2) PIPELINE(2,2)",
      MX_F16_M64N32,
      0},
+    /* columns that are no multiple of a row's 64 elements */
+    {{DT_F16, DT_F16, DT_F32, 64, 96, 128, 0, 1, 0}, "PIPELINE(2,2)", MX_F16_M64N96, 0},
+    {{DT_F16, DT_F16, DT_F32, 64, 192, 64, 0, 0, 0}, "UPCAST(1,2)", MX_F16_M64N96, 0},
+    {{DT_BF16, DT_BF16, DT_F32, 64, 160, 64, 0, 1, 0}, "", MX_BF16_M64N160, 0},
+    {{DT_BF16, DT_BF16, DT_F32, 64, 224, 64, 0, 1, 0}, "", MX_BF16_M64N224, 0},
 };
 
 static void parse_into(Job *job, ZooRun *r, const Case *c) {
