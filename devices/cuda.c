@@ -54,7 +54,7 @@ typedef struct CudaDevice {
   VEC(CudaLaunch) launches; /* being queued */
   VEC(uint64_t) values;     /* their arguments */
   CudaAssembler assembler;
-  char description[160], compiler[64], cpu[16], features[16];
+  char description[160], compiler[64], cpu[16], features[16], model[128];
 } CudaDevice;
 
 struct Program {
@@ -472,6 +472,7 @@ static Status describe(CudaDevice *c) {
   CudaAssembler *a = &c->assembler;
   *a = (CudaAssembler){c->api, c->context, nvjitlink_open(driver), ""};
   snprintf(a->arch, sizeof a->arch, "sm_%d%s", sm, sm == 90 ? "a" : "");
+  snprintf(c->model, sizeof c->model, "%s, %s", name, a->arch);
   int n = snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
   if (a->linker)
     snprintf(c->compiler + n, sizeof c->compiler - (size_t)n, ", nvJitLink %d",
@@ -484,6 +485,7 @@ static Status describe(CudaDevice *c) {
                               .cpu = c->cpu,
                               .features = c->features,
                               .compiler = c->compiler,
+                              .model = c->model,
                               .vector_bytes = 16,
                               .vector_registers = 64,
                               .threads = (uint32_t)sms,
