@@ -11,17 +11,19 @@ typedef struct Symbol {
   size_t place; /* in CudaApi */
 } Symbol;
 
-static const Symbol symbols[] = {
 #define X(name, symbol, params) {symbol, offsetof(CudaApi, name)},
-    CUDA_SYMBOLS(X)
+static const Symbol symbols[] = {CUDA_SYMBOLS(X)}, new_symbols[] = {CUDA_NEW_SYMBOLS(X)};
 #undef X
-};
 
 static Status resolve(void *library, CudaApi *api) {
   for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
     void *at = dlsym(library, symbols[i].name);
     if (!at) return FAIL(UNAVAILABLE, "the CUDA driver lacks %s; it is too old", symbols[i].name);
     memcpy((char *)api + symbols[i].place, &at, sizeof at);
+  }
+  for (size_t i = 0; i < sizeof new_symbols / sizeof *new_symbols; i++) {
+    void *at = dlsym(library, new_symbols[i].name);
+    memcpy((char *)api + new_symbols[i].place, &at, sizeof at);
   }
   return NULL;
 }

@@ -63,9 +63,11 @@ enum {
   CU_ATTR_CC_MAJOR = 75,
   CU_ATTR_CC_MINOR = 76,
   CU_ATTR_REGISTERS = 12,
+  CU_ATTR_SHARED_ALL = 81, /* of a processor */
   CU_ATTR_SHARED_OPTIN = 97,
   /* attributes of functions */
   CU_FUNCTION_MAX_SHARED = 8,
+  CU_FUNCTION_SHARED_BYTES = 1, /* that its code declares */
   CU_FUNCTION_LOCAL_BYTES = 3,
   /* options of the JIT */
   CU_JIT_INFO_LOG = 3,
@@ -114,6 +116,8 @@ enum {
     (CuModule * m, const void *image, unsigned n, const int *options, void **values))              \
   X(module_unload, "cuModuleUnload", (CuModule m))                                                 \
   X(module_function, "cuModuleGetFunction", (CuFunction * f, CuModule m, const char *name))        \
+  X(module_global, "cuModuleGetGlobal_v2",                                                         \
+    (CuPointer * p, size_t * bytes, CuModule m, const char *name))                                 \
   X(link_create, "cuLinkCreate_v2", (unsigned n, const int *options, void **values, CuLink *l))    \
   X(link_add, "cuLinkAddData_v2",                                                                  \
     (CuLink l, int type, const void *data, size_t bytes, const char *name, unsigned n,             \
@@ -137,9 +141,17 @@ enum {
   X(graph_exec_destroy, "cuGraphExecDestroy", (CuGraphExec x))                                     \
   X(graph_destroy, "cuGraphDestroy", (CuGraph g))
 
+/* The same; NULL where the driver is older than they are. */
+#define CUDA_NEW_SYMBOLS(X)                                                                        \
+  X(map_encode, "cuTensorMapEncodeTiled",                                                          \
+    (void *map, int type, uint32_t axes, CuPointer at, const uint64_t *sizes,                      \
+     const uint64_t *steps, const uint32_t *box, const uint32_t *strides, int interleave,          \
+     int swizzle, int promotion, int fill))
+
 typedef struct CudaApi {
 #define X(name, symbol, params) CuResult(*name) params;
   CUDA_SYMBOLS(X)
+  CUDA_NEW_SYMBOLS(X)
 #undef X
 } CudaApi;
 

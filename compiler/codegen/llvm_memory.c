@@ -50,7 +50,7 @@ static LocalBuffer *find_local(Emitter *e, const UOp *buffer) {
 
 static bool is_access(const UOp *u) {
   return u->op == OP_LOAD || u->op == OP_STORE || u->op == OP_LDMATRIX || u->op == OP_COPY ||
-         u->op == OP_TILEMMA;
+         u->op == OP_TILECOPY || u->op == OP_TILEMMA;
 }
 static bool is_reg(const UOp *buffer) { return buffer->arg.ints.at[1] == 1; }
 
@@ -195,7 +195,7 @@ void llvm_memory_begin(Emitter *e) {
                      buffer_of(u->src[matrix_source(matrix_info(u->arg.i), (MatrixOperand)f)]),
                      &offset);
     if (!tiles) note_storage(e, u, buffer_of(u->src[0]), &offset);
-    if (u->op == OP_COPY) note_storage(e, u, buffer_of(u->src[2]), &offset);
+    if (u->op == OP_COPY || u->op == OP_TILECOPY) note_storage(e, u, buffer_of(u->src[2]), &offset);
     e->tiles |= tiles;
   }
   if (offset > e->linear->scratch_bytes && !e->failure) {

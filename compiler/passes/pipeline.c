@@ -22,6 +22,7 @@
 
 #include "base/vec.h"
 
+#include "compiler/ir/tilecopy.h"
 #include "compiler/passes/gates.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/nodemap.h"
@@ -38,7 +39,8 @@ static bool is_copied(const UOp *u) {
   if (u->op != OP_AFTER || u->nsrc != 2 || pipeline_places(u) < 2) return false;
   const UOp *effect = u->src[1];
   while (effect->op == OP_END || effect->op == OP_SINK) effect = effect->src[0];
-  return effect->op == OP_STORE && uop_storage(effect->src[0]) == uop_storage(u);
+  return (effect->op == OP_STORE || effect->op == OP_TILECOPY) &&
+         uop_storage(effect->src[0]) == uop_storage(u);
 }
 
 static const UOp *end_of(const UOpList *list, const UOp *range) {
@@ -196,6 +198,82 @@ static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range)
   return ready == top ? settle_after(job, kernel, l->range, next, l->under) : kernel;
 }
 
+/* -- a ring that another warp fills -------------------------------------------------------------
+ *
+ *   for k < n:
+ *     RING: place k mod S is free; TILECOPYs; RING: it is filled
+ *     use place k mod S
+ *     RING: the place of the iteration whose TILEMMAs have been waited for is left
+ *
+ * In the order of the list nothing runs ahead. But RINGs promise no other order, so who copies may
+ * be as many iterations ahead as there are places.
+ */
+
+static bool is_bulk(const Loop *l) {
+  const UOp *effect = l->copies.at[0]->src[1];
+  while (effect->op == OP_SINK) effect = effect->src[0];
+  return effect->op == OP_TILECOPY;
+}
+
+static UOp *ring_event(Job *job, int64_t kind, const Loop *l, int64_t bytes, UOp *const *src,
+                       size_t n) {
+  int64_t ints[2] = {pipeline_places(l->copies.at[0]), bytes};
+  return uop_make(job, OP_RING, DT_VOID, arg_both(kind, ints, 2), src, n);
+}
+
+/* Iteration `at` is done with its place, after the effect. */
+static UOp *leave(Job *job, const Loop *l, UOp *effect) {
+  UOp *places = uop_index(job, pipeline_places(l->copies.at[0]));
+  UOp *late = uop_index(job, l->under), *at = l->range;
+  if (l->under) at = uop2(job, OP_MAX, uop2(job, OP_SUB, at, late), uop_index(job, 0));
+  UOp *some = l->under ? uop2(job, OP_CMPLE, late, l->range) : uop_int(job, DT_BOOL, true);
+  UOp *src[3] = {uop2(job, OP_FLOORMOD, at, places), some, effect};
+  return ring_event(job, RING_LEFT, l, 0, src, 3);
+}
+
+static int64_t tile_bytes(const UOp *effect) {
+  int64_t bytes = 0;
+  if (effect->op == OP_TILECOPY)
+    return tilecopy_of(effect).elements * dtype_info[effect->src[2]->dtype].bytes;
+  for (uint32_t s = 0; s < effect->nsrc; s++) bytes += tile_bytes(effect->src[s]);
+  return bytes;
+}
+
+/* The copies with the buffer as it is once the place is free. */
+static UOp *fill(Job *job, UOp *effect, UOp *free) {
+  UOp **src = arena_array(&job->arena, effect->nsrc + 1u, sizeof *src);
+  memcpy(src, effect->src, effect->nsrc * sizeof *src);
+  if (effect->op == OP_TILECOPY)
+    src[0] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)uop_storage(src[0]), free);
+  else
+    for (uint32_t s = 0; s < effect->nsrc; s++) src[s] = fill(job, src[s], free);
+  return uop_with_src(job, effect, src);
+}
+
+static UOp *make_ring(Job *job, UOp *kernel, const Loop *l) {
+  UOp *places = uop_index(job, pipeline_places(l->copies.at[0]));
+  size_t n = l->copies.len;
+  UOp **src = arena_array(&job->arena, n + 2, sizeof *src);
+  UOp **to = arena_array(&job->arena, n, sizeof *to);
+  int64_t bytes = 0;
+  src[0] = uop2(job, OP_FLOORMOD, l->range, places);
+  src[1] = uop2(job, OP_FLOORDIV, l->range, places);
+  UOp *free = ring_event(job, RING_FREE, l, 0, src, 2);
+  for (size_t i = 0; i < n; i++) {
+    src[2 + i] = fill(job, l->copies.at[i]->src[1], free);
+    bytes += tile_bytes(src[2 + i]);
+  }
+  UOp *filled = ring_event(job, RING_FILLED, l, bytes, src, n + 2);
+  for (size_t i = 0; i < n; i++)
+    to[i] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)uop_storage(l->copies.at[i]), filled);
+  kernel = uop_substitute(job, kernel, l->copies.at, to, n);
+  if (l->under) kernel = settle_after(job, kernel, l->range, filled, l->under);
+  UOpList list = uop_toposort(job, kernel);
+  UOp *end = (UOp *)(uintptr_t)end_of(&list, l->range);
+  UOp *left = uop2(job, OP_END, leave(job, l, end->src[0]), l->range);
+  return uop_substitute(job, kernel, &end, &left, 1);
+}
+
 static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
   UOpList list = uop_toposort(job, kernel);
   *out = (Loop){0};
@@ -221,6 +299,7 @@ UOp *pipeline_copies(Job *job, UOp *kernel) {
   Loop loop;
   int64_t next_range = 0;
   while (find_loop(job, kernel, &loop, &next_range))
-    kernel = run_ahead(job, kernel, &loop, &next_range);
+    kernel =
+        is_bulk(&loop) ? make_ring(job, kernel, &loop) : run_ahead(job, kernel, &loop, &next_range);
   return kernel;
 }

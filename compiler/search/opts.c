@@ -422,15 +422,17 @@ static Status plan_pipeline(Planner *p, bool reduce) {
     return refuse(p, "the loop must be one over a reduce axis on a "
                      "device with workgroups");
   if (p->plan->slots) return refuse(p, "the list has a PIPELINE already");
-  int32_t slots = p->opt->arg % 16, under = p->opt->arg / 16;
+  int32_t slots = p->opt->arg % 16, under = p->opt->arg / 16 % 2;
   const MatrixInfo *info = p->plan->matrix.info;
   if (slots < 2 || slots > MAX_SLOTS) return refuse(p, "there are 2 to 8 places");
-  if (under && (under > 1 || slots < 3 || !info || !info->shared))
+  if (p->opt->arg >= 64) return refuse(p, "there is no such way to copy");
+  if (under && (slots < 3 || !info || !info->shared))
     return refuse(p, "one iteration's instructions may go on, with 3 places or more, after a TC "
                      "that reads them there");
   p->plan->pipeline = p->opt->axis;
   p->plan->slots = slots;
   p->plan->under = under;
+  p->plan->bulk = p->opt->arg >= 32;
   return NULL;
 }
 
@@ -662,7 +664,7 @@ static Status check_ahead(Job *job, const KernelInfo *k, const OptPlan *plan) {
 }
 
 static Status check_stages(const KernelInfo *k, const Target *target, const OptPlan *plan) {
-  int64_t shared = 0;
+  int64_t shared = plan->bulk ? TILE_ALIGN : 0; /* barriers of the ring */
   for (uint32_t s = 0; s < plan->nstages; s++) {
     const UOp *u = k->stageable[plan->stages[s].operand];
     int level = plan->stages[s].level;
@@ -735,6 +737,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   TRY(opts_chain_rows(k, out));
   TRY(finish_axes(k, out));
   TRY(opts_matrix_check(k, out));
+  TRY(opts_bulk_check(job, k, target, out));
   TRY(check_nodes(k, out));
   TRY(opts_rows_check(k, out));
   TRY(check_carry(k, out));

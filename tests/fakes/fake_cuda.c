@@ -152,6 +152,11 @@ FAKE(cuModuleLoadDataEx, CuModule *m, const void *image, unsigned n, const int *
   return *m ? 0 : CU_OUT_OF_MEMORY;
 }
 FAKE(cuModuleUnload, CuModule m) { return free(m), 0; }
+FAKE(cuModuleGetGlobal_v2, CuPointer *p, size_t *bytes, CuModule m, const char *name) {
+  (void)p, (void)bytes, (void)m, (void)name;
+  return CU_NOT_FOUND;
+}
+
 FAKE(cuModuleGetFunction, CuFunction *f, CuModule m, const char *name) {
   *f = (CuFunction)m;
   return 0;
