@@ -80,6 +80,7 @@ static int class_of(const Opt *o) {
   case OPT_THREAD:
   case OPT_CARRY:
   case OPT_REPAIR:
+  case OPT_PERSIST:
   case OPT_PIPELINE: return C_ONCE;
   case OPT_SPREAD: return C_SPREAD;
   case OPT_KEEP:

@@ -69,6 +69,19 @@ static const Case cases[] = {
      "UPCAST(1,2) UNROLL(2,2) PIPELINE(2,35)",
      MX_F16_M64N32,
      0},
+    /* which goes on while a workgroup ends a tile */
+    {{DT_F16, DT_F16, DT_F32, 192, 96, 320, 0, 1, 0},
+     "PIPELINE(2,35) PERSIST(0,4)",
+     MX_F16_M64N32,
+     0},
+    {{DT_F16, DT_F16, DT_F32, 256, 64, 256, 1, 0, 0},
+     "LOCAL(0,2) PIPELINE(2,51) PERSIST(0,1)",
+     MX_F16_M64N64,
+     0},
+    {{DT_BF16, DT_BF16, DT_F32, 192, 64, 448, 0, 0, 0},
+     "PIPELINE(2,52) PERSIST(0,2)",
+     MX_BF16_M64N64,
+     0},
 };
 
 static void parse_into(Job *job, ZooRun *r, const Case *c) {
