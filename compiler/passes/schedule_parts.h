@@ -80,6 +80,7 @@ struct Apply {
   UOp *block;         /* the RANGE over the blocks of a REPAIR, or NULL */
   UOp *first;         /* the number of the first of them; NULL: 0 */
   UOp *blocks;        /* how many a whole row has */
+  UOp *whole;         /* so many of them are not masked anywhere; NULL: not known */
   Repaired *repaired; /* by link of the chain */
   bool skewed;        /* the outer product of two is one block late */
   Carry carry;
@@ -152,6 +153,9 @@ UOp *schedule_repair_block(Apply *a, uint32_t link, UOp *part);
 UOp *schedule_block_end(Apply *a, UOp *blocks);
 /* The number of the first one that has to be; NULL: 0. */
 UOp *schedule_block_first(Apply *a, UOp *end);
+/* The condition of a WHERE that masks scores, which asks nothing where a block is there as a whole;
+ * NULL: u is something else. */
+UOp *schedule_mask(Apply *a, UOp *u);
 /* Whether more of them are the further on along the output axis: then workgroups begin with the
  * last ones, so that those that take longest are not the last to begin. */
 bool schedule_blocks_grow(const Apply *a, uint32_t axis);

@@ -79,6 +79,9 @@ static void test_capabilities(void **state) {
     fake->cc = gpus[i].cc;
     check(device_cuda_create(0, &d));
     assert_string_equal(d->caps.cpu, gpus[i].cpu);
+    char model[40]; /* machine code is for it alone, though it was made of the same PTX */
+    snprintf(model, sizeof model, "Fake, sm_%d%s", gpus[i].cc, gpus[i].cc == 90 ? "a" : "");
+    assert_string_equal(d->caps.model, model);
     device_destroy(d);
   }
   fake->cc = 70;
