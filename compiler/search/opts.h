@@ -146,6 +146,7 @@ typedef struct OptPlan {
   int pipeline;     /* the reduce axis over whose loop copies run ahead; -1: none */
   int32_t slots;    /* places that they go to by turns */
   bool bulk;        /* they are made a tile at a time, by a warp that does nothing else */
+  int32_t persist;  /* workgroups, 0: one for each tile */
   int32_t under;    /* iterations whose matrix instructions may still be under way in the next */
   bool groups;      /* the target has workgroups: output loops run over them */
   bool nolocals;
