@@ -35,9 +35,9 @@ enum {
   WORK_PER_LINE = 6,
   FUNCTION_WORK = 14,
   MOST_PANELS = 8,
-  MOST_SHARE = 32,         /* lines of a tile's share: more would have to wait for each other */
-  PRODUCTS_PER_LINE = 24,  /* that hide one */
-  LARGE_PANELS = 256 << 10 /* bytes of an operand that is not close already */
+  MOST_SHARE = 32,        /* lines of a tile's share: more would have to wait for each other */
+  PRODUCTS_PER_LINE = 24, /* that hide one */
+  LARGE_PANELS = 1 << 20  /* bytes of an operand that is not close already */
 };
 
 typedef struct Rows {
@@ -143,15 +143,15 @@ static void find_reads(Rows *r, const UOp *end, UOp *around, Hints *h) {
   }
 }
 
-/* The innermost of the loops around: the one whose END is in the most others. */
-static UOp *loop_around(const Rows *r, const UOp *end) {
+/* The innermost of the loops around: the one whose END is in the most others. NULL: none. */
+static UOp *end_around(const Rows *r, const UOp *end) {
   UOp *best = NULL;
   uint32_t most = 0;
   for (size_t i = 0; i < r->ends.len; i++) {
-    const UOp *u = r->ends.at[i];
+    UOp *u = r->ends.at[i];
     uint32_t n = u->open ? u->open->n : 0;
     if (!uop_is_open(end, u->src[1]) || (best && n <= most)) continue;
-    best = u->src[1], most = n;
+    best = u, most = n;
   }
   return best;
 }
@@ -170,7 +170,7 @@ static bool is_heaviest(const Rows *r, size_t at) {
 
 static Hints find_hints(Rows *r, size_t at) {
   const UOp *end = r->ends.at[at];
-  UOp *around = loop_around(r, end);
+  UOp *outer = end_around(r, end), *around = outer ? outer->src[1] : NULL;
   Hints h = {0};
   for (size_t i = 0; around && i < r->ends.len; i++)
     if (is_beside(r, at, i) && same_steps(r->ends.at[i], end))
@@ -255,29 +255,51 @@ static UOp *find_user(Rows *r, const UOp *copy, int64_t *products) {
   return best;
 }
 
+/* How the ranges around a copy go on: the panel after the last is the first of the next outer one.
+ */
+typedef struct Next {
+  UOp *from[3], *to[3];
+  uint32_t n;
+} Next;
+
+static bool find_next(Rows *r, const UOp *copy, const UOp *load, Next *out) {
+  Job *job = r->job;
+  const UOp *end = end_around(r, copy), *outer = end ? end_around(r, end) : NULL;
+  if (!end || !uop_is_open(load->src[1], end->src[1])) return false;
+  UOp *range = end->src[1], *next = uop2(job, OP_ADD, range, uop_index(job, 1));
+  *out = (Next){.from = {NULL, range}, .to = {NULL, next}, .n = 2};
+  if (!outer || !uop_is_open(load->src[1], outer->src[1]) || !trips(range)) return true;
+  UOp *last = uop_index(job, trips(range));
+  out->to[1] = uop2(job, OP_FLOORMOD, next, last);
+  out->from[2] = outer->src[1];
+  out->to[2] = uop2(job, OP_ADD, outer->src[1], uop2(job, OP_FLOORDIV, next, last));
+  out->n = 3;
+  return true;
+}
+
 /* The user of a copy with its share of the next one; NULL: there is nothing to gain. */
 static UOp *with_share(Rows *r, const UOp *copy, UOp **user) {
   Job *job = r->job;
   const UOp *loads[MOST_SHARE];
-  UOp *around = loop_around(r, copy), *body[MOST_SHARE + 1];
-  uint32_t n = around ? find_copied(r, copy, loads) : 0, len = 0;
+  UOp *body[MOST_SHARE + 1];
+  Next next[MOST_SHARE];
+  uint32_t n = find_copied(r, copy, loads), len = 0;
   int64_t products, steps = trips(copy->src[1]);
   for (uint32_t i = 0; i < n; i++)
-    if (!uop_is_open(loads[i]->src[1], around)) return NULL;
+    if (!find_next(r, copy, loads[i], &next[i])) return NULL;
   if (!n || !steps || !(*user = find_user(r, copy, &products))) return NULL;
   UOp *tile = (*user)->src[1];
   if (trips(tile) < 2) return NULL;
   int64_t share = (steps + trips(tile) - 1) / trips(tile);
   if (share > MOST_SHARE / n || products < share * n * PRODUCTS_PER_LINE) return NULL;
   UOp *first = uop2(job, OP_MUL, tile, uop_index(job, share));
-  UOp *from[2] = {copy->src[1], around}, *to[2];
-  to[1] = uop2(job, OP_ADD, around, uop_index(job, 1));
-  for (int64_t s = 0; s < share; s++) {
-    to[0] = uop2(job, OP_ADD, first, uop_index(job, s));
-    for (uint32_t i = 0; i < n; i++) {
-      UOp *src[2] = {loads[i]->src[0], uop_substitute(job, loads[i]->src[1], from, to, 2)};
-      body[len++] = uop_make(job, OP_PREFETCH, DT_VOID, arg_i(1), src, 2);
-    }
+  for (uint32_t k = 0; k < share * n; k++) {
+    const UOp *load = loads[k % n];
+    Next *to = &next[k % n];
+    to->from[0] = copy->src[1];
+    to->to[0] = uop2(job, OP_ADD, first, uop_index(job, k / n));
+    UOp *src[2] = {load->src[0], uop_substitute(job, load->src[1], to->from, to->to, to->n)};
+    body[len++] = uop_make(job, OP_PREFETCH, DT_VOID, arg_i(1), src, 2);
   }
   body[len++] = (*user)->src[0];
   return uop2(job, OP_END, uop_make(job, OP_SINK, DT_VOID, arg_none(), body, len), tile);
