@@ -347,7 +347,8 @@ enum {
   ROWS = 64,
   ROW_BYTES = 128,
   MOST_PLACES = 8,
-  GO_ON = 16
+  GO_ON = 16,
+  WHOLE_TILES = 32
 };
 
 static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
@@ -440,6 +441,8 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   int64_t places = (int64_t)c->target->local_bytes / step_size(w), steps = c->plan.axes[r].outer;
   if (places > MOST_PLACES) places = MOST_PLACES;
   if (places > steps) places = steps;
+  for (int64_t n = places; n > 2; n--) /* of several groups one multiplies while another waits */
+    if (try_opt(c, OPT_PIPELINE, r, n + WHOLE_TILES + (w->groups > 1 ? 0 : GO_ON))) return true;
   for (; places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
   return true;

@@ -26,7 +26,7 @@ import models
 import onnx_suite
 
 # the processor that code is generated for, its PTX version, and the KiB that a workgroup has on the GPU that ptxas assembles it for
-ARCHS = {"sm_75": ("sm_75", "+ptx78", 64), "sm_80": ("sm_80", "+ptx78", 163), "sm_89": ("sm_89", "+ptx83", 99), "sm_90a": ("sm_90a", "+ptx83", 227),
+ARCHS = {"sm_75": ("sm_75", "+ptx78", 64), "sm_80": ("sm_80", "+ptx78", 163), "sm_89": ("sm_89", "+ptx83", 99), "sm_90a": ("sm_90a", "+ptx85", 227),
          "sm_100": ("sm_90", "+ptx83", 227), "sm_120": ("sm_90", "+ptx83", 99)}
 ALWAYS = "sm_75,sm_80,sm_90a,sm_120"
 ROWS = [(16384, 4096), (4096, 16384), (65536, 1000), (128, 768), (33, 100003)]

@@ -20,6 +20,7 @@
 enum { N = 5 };
 static FakeCuda *fake;
 static FakeCuda as_new;
+static FakeLinker *linker; /* newer than the driver, so that it is left alone, but in its test */
 
 static void check(Status st) {
   if (!st) return;
@@ -78,6 +79,9 @@ static void test_capabilities(void **state) {
     fake->cc = gpus[i].cc;
     check(device_cuda_create(0, &d));
     assert_string_equal(d->caps.cpu, gpus[i].cpu);
+    char model[40]; /* machine code is for it alone, though it was made of the same PTX */
+    snprintf(model, sizeof model, "Fake, sm_%d%s", gpus[i].cc, gpus[i].cc == 90 ? "a" : "");
+    assert_string_equal(d->caps.model, model);
     device_destroy(d);
   }
   fake->cc = 70;
@@ -230,6 +234,66 @@ static void test_empty(void **state) {
   device_buffer_free(d, b);
 }
 
+/* -- maps of tensors -------------------------------------------------------------------------- */
+
+/* A map is made of the argument's address, anew where that is another one, and follows the other
+ * arguments of a launch, of a graph too. */
+static void test_maps(void **state) {
+  Device *d = *state;
+  static const int64_t says[18] = {0, 2, 2, 64, 8, 0, 0, 0, 64, 32, 0, 0, 0, 1, 128, 0, 0, 0};
+  Buffer *b[2];
+  Fence fence;
+  int64_t value = 5, got[12];
+  uint32_t one[3] = {1, 1, 1};
+  for (int k = 0; k < 2; k++) check(device_buffer_alloc(d, 96, -1, &b[k]));
+  fake->maps = says, fake->maps_bytes = sizeof says;
+  Program *p = load(d, "ptx", 32);
+  for (int round = 0; round < 4; round++) {
+    Buffer *to = b[round / 3];
+    LaunchArg args[2] = {{to, 0}, {to, 48}};
+    Launch l[2] = {{p, &args[0], 1, 1, &value, one}, {p, &args[1], 1, 1, &value, one}};
+    static Launch key[2];
+    memcpy(key, l, sizeof key);
+    check(device_submit(d, key, 2, &fence));
+    check(device_read(d, to, 0, got, sizeof got));
+    for (int k = 0; k < 2; k++) {
+      const int64_t *of = got + 6 * k;
+      assert_int_equal(of[1], 5);
+      assert_int_equal(of[2] - got[2], 48 * k); /* the address */
+      assert_int_equal(of[3], 32);
+      assert_int_equal(of[4], 256);
+      assert_int_equal(of[5], 64);
+    }
+  }
+  assert_int_equal(fake->encoded, 8); /* the program is at two addresses in turn */
+  assert_int_equal(fake->graphs, 3);
+  device_program_free(d, p);
+  for (int k = 0; k < 2; k++) device_buffer_free(d, b[k]);
+}
+
+static void test_wrong_maps(void **state) {
+  Device *d = *state;
+  static const struct {
+    int at;
+    int64_t number;
+  } wrong[] = {{0, -1}, {1, 3}, {2, 6}, {2, 0}, {3, 257}, {4, 0}, {9, 0}, {14, (int64_t)1 << 40}};
+  ProgramSpec spec = {.image = {(const uint8_t *)"ptx", 3},
+                      .entry = "entry",
+                      .threads = 1,
+                      .grid = {1, 1, 1},
+                      .block = {1, 1, 1}};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    int64_t says[18] = {0, 2, 2, 64, 8, 0, 0, 0, 64, 32, 0, 0, 0, 1, 128, 0, 0, 0};
+    Program *p;
+    says[wrong[i].at] = wrong[i].number;
+    fake->maps = says, fake->maps_bytes = sizeof says;
+    expect(device_program_load(d, &spec, &p), ST_INVALID_ARGUMENT, "map 0 of a kernel's tensors");
+    fake->maps_bytes = 100;
+    expect(device_program_load(d, &spec, &p), ST_INVALID_ARGUMENT, "100 bytes are no maps");
+  }
+  fake->maps = NULL;
+}
+
 /* -- programs --------------------------------------------------------------------------------- */
 
 static void test_check(void **state) {
@@ -287,6 +351,40 @@ static void test_assembled(void **state) {
   for (int i = 0; i < IMAGES; i++) strbuf_deinit(&code[i]);
 }
 
+/* A library that the driver can follow is asked first, and the driver about what it does not take.
+ */
+static void test_linker(void **state) {
+  (void)state;
+  static const struct {
+    int version, driver; /* of the library; whether the driver is asked all the same */
+    int fails;
+    const char *said, *compiler;
+  } cases[] = {{13000, 0, 0, NULL, "CUDA driver 13000, nvJitLink 13000"},
+               {13000, 0, 0, "(C7510) Potential Performance Loss", "nvJitLink 13000"},
+               {13000, 1, 1, NULL, "nvJitLink 13000"},
+               {13010, 1, 0, NULL, "CUDA driver 13000"},
+               {12080, 1, 0, NULL, "CUDA driver 13000"}}; /* under the name of another */
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Device *d;
+    StrBuf code = {0};
+    Bytes image = {(const uint8_t *)"ptx", 3};
+    *fake = as_new;
+    *linker = (FakeLinker){.version = cases[i].version, .fails = cases[i].fails};
+    check(device_cuda_create(0, &d));
+    assert_non_null(strstr(d->caps.compiler, cases[i].compiler));
+    assert_true(cases[i].version == 13000 || !strstr(d->caps.compiler, "nvJitLink"));
+    linker->said = cases[i].said;
+    check(device_assemble(d, &image, 1, &code));
+    assert_int_equal(fake->linked, cases[i].driver);
+    assert_int_equal(linker->linked, !cases[i].driver);
+    if (!cases[i].driver) assert_string_equal(linker->arch, "-arch=sm_90a");
+    assert_int_equal(code.ptr[code.len - 1] != 0, cases[i].said != NULL); /* it is remembered */
+    strbuf_deinit(&code);
+    device_destroy(d);
+  }
+  linker->version = 99000;
+}
+
 /* -- a context that fails --------------------------------------------------------------------- */
 
 static void test_broken(void **state) {
@@ -308,16 +406,42 @@ static void test_broken(void **state) {
     expect(device_read(d, b, 0, got, sizeof got), ST_UNAVAILABLE, "700");
     expect(device_buffer_alloc(d, 1 << 20, -1, &more), ST_UNAVAILABLE, "700");
   }
+  assert_true(d->lost);
   device_program_free(d, p);
   device_buffer_free(d, b);
   fake->broken = 0;
 }
 
+/* A launch that the driver does not take is one program's matter. */
+static void test_refused(void **state) {
+  Device *d = *state;
+  Buffer *b;
+  Fence fence;
+  int64_t value = 3;
+  check(device_buffer_alloc(d, 16, -1, &b));
+  Program *p = load(d, "ptx", 1);
+  LaunchArg arg = {b, 0};
+  Launch l = {p, &arg, 1, 1, &value, NULL};
+  fake->broken = CU_LAUNCH_RESOURCES;
+  expect(device_submit(d, &l, 1, &fence), ST_INVALID_ARGUMENT, "launching a kernel");
+  fake->broken = CU_INVALID_VALUE;
+  expect(device_submit(d, &l, 1, &fence), ST_INTERNAL, "launching a kernel");
+  fake->broken = 0;
+  assert_false(d->lost);
+  check(device_submit(d, &l, 1, &fence));
+  check(device_wait(d, fence, -1));
+  device_program_free(d, p);
+  device_buffer_free(d, b);
+}
+
 int main(void) {
   void *library = dlopen(FAKE_CUDA, RTLD_NOW | RTLD_LOCAL); /* found again by its name */
   fake = library ? dlsym(library, "fake_cuda") : NULL;
-  if (!fake) return fprintf(stderr, "%s\n", dlerror()), 1;
+  library = dlopen(FAKE_LINKER, RTLD_NOW | RTLD_LOCAL);
+  linker = library ? dlsym(library, "fake_linker") : NULL;
+  if (!fake || !linker) return fprintf(stderr, "%s\n", dlerror()), 1;
   as_new = *fake;
+  linker->version = 99000;
 #define ON(name) cmocka_unit_test_setup_teardown(name, open_device, close_device)
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_no_start),
@@ -326,9 +450,13 @@ int main(void) {
       ON(test_out_of_memory),
       ON(test_updates),
       ON(test_empty),
+      ON(test_maps),
+      ON(test_wrong_maps),
       ON(test_check),
       ON(test_assembled),
       ON(test_broken),
+      ON(test_refused),
+      cmocka_unit_test(test_linker),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
