@@ -19,6 +19,7 @@
 #include "base/vec.h"
 #include "devices/cuda_assemble.h"
 #include "devices/cuda_graph.h"
+#include "devices/cuda_maps.h"
 #include "devices/device.h"
 
 enum { FENCES = 64, STAGING = 4 << 20, ALIGN = 512, KEPT_MAX = 256, LOG_BYTES = 4096 };
@@ -54,12 +55,13 @@ typedef struct CudaDevice {
   VEC(uint64_t) values;     /* their arguments */
   uint64_t shared_all;      /* memory that the workgroups of a processor share */
   CudaAssembler assembler;
-  char description[160], compiler[64], cpu[16], features[16];
+  char description[160], compiler[64], cpu[16], features[16], model[128];
 } CudaDevice;
 
 struct Program {
   CuModule module;
   CuFunction function;
+  CudaMaps *maps;  /* NULL: it copies no tiles */
   bool dependent;  /* waits for the kernel before it by itself */
   bool serialized; /* as far as the driver said when it compiled it */
   uint32_t grid[3], block[3];
@@ -303,8 +305,10 @@ static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **ou
     st = cuda_status(c->api, c->api->module_function(&p->function, p->module, spec->entry),
                      "finding the entry");
   if (!st) st = give_memory(c, p);
+  if (!st) st = cuda_maps_read(c->api, p->module, c->stream, &p->maps);
   if (st) {
     if (p->module) c->api->module_unload(p->module);
+    cuda_maps_free(p->maps);
     free(p);
     return WRAP(st, "program '%s'", spec->entry);
   }
@@ -327,6 +331,7 @@ static void cuda_program_free(Device *d, Program *p) {
   c->api->stream_wait(c->stream);
   cuda_graphs_forget(c->graphs, p->function);
   c->api->module_unload(p->module);
+  cuda_maps_free(p->maps);
   free(p);
 }
 
@@ -363,17 +368,20 @@ static Status add_launch(CudaDevice *c, const Launch *l) {
                   .dependent = p->dependent,
                   .shared_bytes = launch_memory(c, p, grid),
                   .first = (uint32_t)c->values.len,
-                  .values = l->nargs + l->nvars + 1};
+                  .values = l->nargs + l->nvars + 1,
+                  .maps = cuda_maps_count(p->maps)};
+  size_t room = x.values + (size_t)x.maps * CUDA_MAP_VALUES;
   memcpy(x.grid, grid, sizeof x.grid);
   memcpy(x.block, p->block, sizeof x.block);
-  if (!vec_reserve(&c->values, c->values.len + x.values) || !vec_push(&c->launches, x))
+  if (!vec_reserve(&c->values, c->values.len + room) || !vec_push(&c->launches, x))
     return FAIL(RESOURCE_EXHAUSTED, "arguments of a launch");
   uint64_t *to = c->values.at + c->values.len;
   for (uint32_t k = 0; k < l->nargs; k++)
     *to++ = cuda_buffer(l->args[k].buffer)->at + l->args[k].offset;
   for (uint32_t k = 0; k < l->nvars; k++) *to++ = (uint64_t)l->vars[k];
   *to++ = fixed_arguments(c, l);
-  c->values.len += x.values;
+  TRY(cuda_maps_fill(c->api, p->maps, c->values.at + x.first, l->nargs, to));
+  c->values.len += room;
   return NULL;
 }
 
@@ -492,6 +500,7 @@ static Status describe(CudaDevice *c) {
   CudaAssembler *a = &c->assembler;
   *a = (CudaAssembler){c->api, c->context, nvjitlink_open(driver), ""};
   snprintf(a->arch, sizeof a->arch, "sm_%d%s", sm, sm == 90 ? "a" : "");
+  snprintf(c->model, sizeof c->model, "%s, %s", name, a->arch);
   int n = snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
   if (a->linker)
     snprintf(c->compiler + n, sizeof c->compiler - (size_t)n, ", nvJitLink %d",
@@ -504,6 +513,7 @@ static Status describe(CudaDevice *c) {
                               .cpu = c->cpu,
                               .features = c->features,
                               .compiler = c->compiler,
+                              .model = c->model,
                               .vector_bytes = 16,
                               .vector_registers = 64,
                               .threads = (uint32_t)sms,

@@ -13,6 +13,7 @@
 #include "compiler/ir/matrix.h"
 #include "compiler/ir/poly.h"
 #include "compiler/ir/text.h"
+#include "compiler/ir/tilecopy.h"
 #include "compiler/ir/view.h"
 
 typedef struct Verifier {
@@ -136,6 +137,17 @@ static const char *check_tiles(Verifier *v, const UOp *u) {
   return bad;
 }
 
+/* What is inside of the tensor is inside of the PARAM. */
+static const char *check_tilecopy(Verifier *v, const UOp *u) {
+  TileCopy t = tilecopy_of(u);
+  const UOp *from = u->src[2];
+  int64_t last = 0;
+  if (from->arg.ints.n != 1) return "the buffer's PARAM is not flat";
+  for (uint32_t d = 0; d < t.axes; d++) last += (t.size[d] - 1) * t.step[d];
+  if (last >= dim_low(from->arg.ints.at[0])) return "the tensor is larger than the PARAM";
+  return check_part(v, u, 0, t.elements, false);
+}
+
 /* -- nodes ------------------------------------------------------------------------------------- */
 
 static const char *check_range(Verifier *v, UOp *u) {
@@ -215,6 +227,7 @@ static const char *check_node(Verifier *v, UOp *u) {
   case OP_LOAD: return check_access(v, u);
   case OP_LDMATRIX: return check_part(v, u, 0, 8, false);
   case OP_TILEMMA: return check_tiles(v, u);
+  case OP_TILECOPY: return check_tilecopy(v, u);
   case OP_COPY: {
     const char *bad = check_part(v, u, 0, u->arg.i, false);
     return bad ? bad : check_part(v, u, 2, u->arg.i, u->nsrc > 4);

@@ -352,7 +352,8 @@ enum {
   MOST_PLACES = 8,
   SHORT_STEPS = 20, /* of a sum that ends before it has use for more than */
   FEW_PLACES = 5,
-  GO_ON = 16
+  GO_ON = 16,
+  WHOLE_TILES = 32
 };
 
 static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
@@ -446,6 +447,8 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   int64_t most = steps < SHORT_STEPS ? FEW_PLACES : MOST_PLACES;
   if (places > most) places = most;
   if (places > steps) places = steps;
+  for (int64_t n = places; n > 2; n--) /* of several groups one multiplies while another waits */
+    if (try_opt(c, OPT_PIPELINE, r, n + WHOLE_TILES + (w->groups > 1 ? 0 : GO_ON))) return true;
   for (; places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
   return true;

@@ -389,6 +389,8 @@ static uint64_t buffer_bytes(const UOpList *out, int64_t space, uint64_t align) 
   return bytes;
 }
 
+enum { COPIERS = 32 };
+
 static void count(Linear *out) {
   out->threads = 1;
   for (int d = 0; d < 3; d++) out->block[d] = 1;
@@ -398,6 +400,7 @@ static void count(Linear *out) {
     if (u->op == OP_SPECIAL && u->arg.i < 3) out->grid[u->arg.i] = u->src[0];
     if (u->op == OP_SPECIAL && u->arg.i >= 3) out->block[u->arg.i - 3] = (uint32_t)u->src[0]->arg.i;
     if (u->op == OP_PARAM && u->arg.i >= out->nargs) out->nargs = (uint32_t)u->arg.i + 1;
+    if (u->op == OP_RING) out->copiers = COPIERS;
     if (u->op == OP_VAR && u->arg.i >= out->nvars) out->nvars = (uint32_t)u->arg.i + 1;
   }
 }
@@ -424,6 +427,7 @@ Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
   for (size_t i = 0; i < l.out.len; i++)
     if (l.out.at[i]->op == OP_BUFFER && l.out.at[i]->arg.ints.n > 3) out.shared_align = TILE_ALIGN;
   out.shared_bytes = buffer_bytes(&l.out, 2, out.shared_align);
+  if (out.copiers) out.shared_bytes += out.shared_align; /* what threads of a ring wait at */
   bool cuda = target->kind && !strcmp(target->kind, "cuda");
   out.shared_given = cuda && out.shared_bytes > DECLARED_SHARED_MAX;
   return out;

@@ -435,7 +435,8 @@ static UOp *rebuild(Apply *a, UOp *u) {
   default: break;
   }
   UOp **src = arena_array(&a->job->arena, u->nsrc + 1u, sizeof *src);
-  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now(a, u->src[s]);
+  UOp *mask = u->op == OP_WHERE ? schedule_mask(a, u) : NULL;
+  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = mask && !s ? mask : now(a, u->src[s]);
   if (a->plan->inner.info && (u->op == OP_EXP || u->op == OP_EXP2) && u->dtype == DT_F32)
     return schedule_quick_exp(a->job, (Op)u->op, src[0]);
   return u->nsrc ? uop_with_src(a->job, u, src) : u;
@@ -496,6 +497,7 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   }
   UOp *sink = a.now[k->list.len - 1];
   if (tile) sink = matrix_tile_end(job, &a.tile, sink);
+  sink = schedule_persist(&a, sink);
   return collapse_loops(job, linsum_simplify(job, sink));
 }
 

@@ -203,3 +203,45 @@ UOp *schedule_block_first(Apply *a, UOp *end) {
   UOp *last = uop2(job, OP_ADD, end, uop_index(job, -1));
   return uop2(job, OP_MAX, uop2(job, OP_MIN, first, last), uop_index(job, 0));
 }
+
+/* -- masks where they are needed --------------------------------------------------------------- */
+
+/* How many blocks lie as a whole before the END that the condition names: all of their elements do,
+ * for all that is computed together. NULL: it names none. */
+static UOp *whole_blocks(Apply *a, UOp *cond, const UOp *range) {
+  Job *job = a->job;
+  int64_t size = a->plan->axes[a->plan->repair.at[0].axis].block;
+  UOp *e = cond->op == OP_AND ? NULL : limit_of(job, cond, range, END);
+  if (e && uop_is_open(e, range)) return NULL;
+  e = e ? outermost(a, over_axes(a, e, NULL, NULL, 0), FIRST) : NULL;
+  return e && runs_in_loops(e) ? uop2(job, OP_FLOORDIV, e, uop_index(job, size)) : NULL;
+}
+
+static void least_whole(Apply *a, UOp *cond, const UOp *range) {
+  UOp *n = whole_blocks(a, cond, range);
+  for (uint32_t s = 0; cond->op == OP_AND && s < 2; s++) least_whole(a, cond->src[s], range);
+  if (n) a->whole = a->whole ? uop2(a->job, OP_MIN, a->whole, n) : n;
+}
+
+/* The blocks up to that number need not be asked: "the block is one of them, or" the question. */
+static UOp *asked(Apply *a, UOp *cond, const UOp *range) {
+  if (cond->op == OP_AND)
+    return uop2(a->job, OP_AND, asked(a, cond->src[0], range), asked(a, cond->src[1], range));
+  UOp *now = a->now[nodemap_get(&a->pos, cond)];
+  if (!whole_blocks(a, cond, range)) return now;
+  UOp *before = a->first ? uop2(a->job, OP_SUB, a->whole, a->first) : a->whole;
+  return uop2(a->job, OP_OR, uop2(a->job, OP_CMPLT, a->block, before), now);
+}
+
+UOp *schedule_mask(Apply *a, UOp *u) {
+  const RepairChain *c = &a->plan->repair;
+  if (!c->n || !a->plan->inner.info || a->skewed || !uop_is_number(u->src[2], -(double)INFINITY))
+    return NULL;
+  for (uint32_t l = 0; l < c->n; l++) {
+    const UOp *range = a->k->axes[c->at[l].axis].range;
+    if (!uop_is_open(u->src[0], range) || !same_value(a->k, u, c->at[0].reduce->src[0])) continue;
+    if (!a->whole) least_whole(a, u->src[0], range);
+    return a->whole ? asked(a, u->src[0], range) : NULL;
+  }
+  return NULL;
+}

@@ -398,16 +398,20 @@ static UOp *stage_shared(Apply *a, const UOp *old, UOp *operand, int level) {
   bool late = a->skewed && of == &a->plan->matrix; /* read in the block after, too */
   UOp *base = slot_base(&s, level, late, &slots),
       *read = index_add(job, base, schedule_position(&s, false));
-  UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
-  if (unit > 1) {
-    ranges[nranges] = new_range(a, AX_VECTOR, unit);
-    at = index_add(job, at, ranges[nranges++]);
-  }
   int64_t under = a->plan->inner.info ? late : slots > 2 ? a->plan->under : 0;
   int64_t ints[5] = {s.elements * slots, 2, slots, 1, under};
   uint32_t nints = s.tiled && ints[4] ? 5 : s.tiled ? 4 : slots > 1 ? 3 : 2;
   src[0] =
       uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, nints), NULL, 0);
+  if (a->plan->bulk && of && slots > 1) {
+    UOp *tiles = schedule_bulk_copy(&s, old, src[0], base);
+    return uop2(job, OP_INDEX, uop2(job, OP_AFTER, src[0], tiles), read);
+  }
+  UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
+  if (unit > 1) {
+    ranges[nranges] = new_range(a, AX_VECTOR, unit);
+    at = index_add(job, at, ranges[nranges++]);
+  }
   split_element(&s, at);
   src[1] = index_add(job, base, schedule_position(&s, true));
   src[2] = schedule_renamed(&s, operand);

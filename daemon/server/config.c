@@ -13,6 +13,7 @@
 #include "daemon/server/auth.h"
 #include "daemon/server/resp.h"
 #include "daemon/server/shared_trust.h"
+#include "daemon/server/trace_push.h"
 
 typedef enum SettingKind {
   SK_TEXT,
@@ -41,6 +42,7 @@ static const Setting settings[] = {
     {"server", "isolation", SK_ISOLATION, AT(strict_isolation)},
     {"server", "metrics", SK_TEXT, AT(metrics)},
     {"server", "trace_all", SK_BOOL, AT(trace_all)},
+    {"server", "trace_push", SK_TEXT, AT(trace_push)},
     {"server", "models", SK_TEXT, AT(models)},
     {"server", "idle_exit", SK_SECONDS, AT(idle_exit)},
     {"server", "grace", SK_SECONDS, AT(grace)},
@@ -151,6 +153,7 @@ Status config_init(Config *c) {
       .log_level = strdup("info"),
       .metrics = strdup(""),
       .models = strdup(""),
+      .trace_push = strdup(""),
       .node = strdup(""),
       .tls_certificate = strdup(""),
       .tls_key = strdup(""),
@@ -191,8 +194,9 @@ Status config_init(Config *c) {
   TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;
   bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models && c->node &&
-               c->tls_certificate && c->tls_key && c->tls_client_ca && c->shared_server &&
-               c->shared_key && c->shared_ca && c->shared_certificate && c->shared_tls_key;
+               c->trace_push && c->tls_certificate && c->tls_key && c->tls_client_ca &&
+               c->shared_server && c->shared_key && c->shared_ca && c->shared_certificate &&
+               c->shared_tls_key;
   return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
@@ -218,6 +222,7 @@ void config_deinit(Config *c) {
   free(c->log_level);
   free(c->metrics);
   free(c->models);
+  free(c->trace_push);
   free(c->node);
   free(c->tls_certificate);
   free(c->tls_key);
@@ -476,6 +481,7 @@ static Status check_shared(const Config *c) {
 
 Status config_check(const Config *c) {
   LogLevel level;
+  PushAddress collector;
   TRY(check_tenants(c));
   TRY(check_shared(c));
   if (!*c->tls_certificate != !*c->tls_key || (*c->tls_client_ca && !*c->tls_certificate))
@@ -483,6 +489,7 @@ Status config_check(const Config *c) {
                 "[tls]: certificate and key belong together, and client_ca needs them");
   for (size_t i = 0; i < c->listen.len; i++) TRY(check_listen(c, c->listen.at[i]));
   if (*c->metrics) TRY(check_address(c->metrics));
+  if (*c->trace_push) TRY(push_address_parse(c->trace_push, &collector));
   if (*c->node && !good_name(c->node))
     return FAIL(INVALID_ARGUMENT,
                 "node: expected at most %d letters, digits, '-' and '_', got '%s'", NAME_MAX_BYTES,

@@ -53,7 +53,7 @@ static void sample_tenants(Server *s) {
     m->tenant_compile_seconds_total[i][0] += t->used.compile_ns;
     m->tenant_tune_seconds_total[i][0] += t->used.tune_ns;
     m->tenant_device_bytes[i][0] += t->used.device_bytes;
-    m->tenant_host_bytes[i][0] += t->used.host_bytes;
+    m->tenant_host_bytes[i][0] += t->used.host_bytes + t->used.answer_bytes;
     m->tenant_runs[i][0] += t->used.runs;
     m->tenant_executables[i][0] += t->used.executables;
   }

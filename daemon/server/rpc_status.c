@@ -51,7 +51,7 @@ static void fill_tenant(const Server *s, const Tenant *t, Kiln__V1__TenantLoad *
   row->compile_ns = (int64_t)t->used.compile_ns;
   row->tune_ns = (int64_t)t->used.tune_ns;
   row->device_bytes = t->used.device_bytes;
-  row->host_bytes = t->used.host_bytes;
+  row->host_bytes = t->used.host_bytes + t->used.answer_bytes;
   row->executables = t->used.executables;
 }
 
