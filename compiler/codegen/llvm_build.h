@@ -189,8 +189,6 @@ LLVMValueRef llvm_tile_mma_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_settle_emit(Emitter *e, const UOp *u);
 /* Before a barrier: what the thread stored is there for matrix instructions, too. */
 void llvm_tile_fence(Emitter *e);
-/* With a ring: the first group of warps that take turns need not wait for its first one. */
-void llvm_tile_first_turn(Emitter *e);
 
 /* -- llvm_ring.c -- */
 /* The maps and places of the kernel; before its function is made. */

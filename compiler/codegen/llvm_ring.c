@@ -263,7 +263,6 @@ void llvm_ring_emit(Emitter *e, void (*emit)(Emitter *e)) {
   LLVMPositionBuilderAtEnd(e->b, rest);
   e->role = LLVM_REST;
   share_registers(e, false);
-  llvm_tile_first_turn(e);
   emit(e);
 }
 

@@ -9,7 +9,6 @@
  * before the first, where registers have been written. */
 #include <assert.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "compiler/codegen/llvm_build.h"
 #include "compiler/ir/matrix.h"
@@ -90,52 +89,20 @@ static size_t first_of_group(const Linear *l, size_t at) {
 /* Groups of warps whose products alternate with long computations take turns: the next one begins
  * its products when those of the one before are done, so that one computes while another
  * multiplies. A barrier of the workgroup in the loop keeps them from overtaking each other; with a
- * ring there is none, and the first one waits for the last one's turn before. */
-static bool takes_turns(const Emitter *e) {
-  const Linear *l = e->linear;
-  bool late = false;
-  const char *t = getenv("KILN_TURN");
-  if (t && e->places) return atoi(t);
-  for (size_t i = 0; i < l->len; i++) late |= l->list[i]->op == OP_SETTLE && l->list[i]->arg.i;
-  return l->block[1] > 1 && l->block[1] <= 8 && l->block[2] == 1 && !(e->places && late);
-}
-
-enum { FIRST_TURN = 1, FIRST_OF_RING = 2 };
-
-static void turn_of(Emitter *e, unsigned group, bool done, StrBuf *out) {
-  unsigned groups = e->linear->block[1], from = (group + groups - 1) % groups;
-  unsigned barrier = e->places ? FIRST_OF_RING + group : FIRST_TURN + group - 1;
-  strbuf_addf(out, "{\n.reg .pred p;\nsetp.eq.u32 p, $0, %u;\n@p bar.%s %u, %u;\n}\n",
-              done ? from : group, done ? "arrive" : "sync", barrier, 2 * e->linear->block[0]);
-}
-
-static void say_turns(Emitter *e, StrBuf *all) {
-  LLVMValueRef me = e->places
-                        ? llvm_ring_special(e, 1)
-                        : llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.tid.y", NULL, 0, NULL, 0);
-  if (all->ptr && !all->failed)
-    llvm_assemble(e, LLVMVoidTypeInContext(e->ctx), all->ptr, "r,~{memory}", true, &me, 1);
+ * ring there is none, and they find their turns themselves. */
+static void take_turn(Emitter *e, bool done) {
+  unsigned groups = e->linear->block[1], threads = e->linear->block[0];
+  if (groups < 2 || groups > 8 || e->linear->block[2] > 1 || e->places) return;
+  LLVMValueRef me = llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.tid.y", NULL, 0, NULL, 0);
+  StrBuf all = {0};
+  for (unsigned k = 1; k < groups; k++) /* barrier k is between groups k - 1 and k */
+    strbuf_addf(&all, "{\n.reg .pred p;\nsetp.eq.u32 p, $0, %u;\n@p bar.%s %u, %u;\n}\n",
+                done ? k - 1 : k, done ? "arrive" : "sync", k, 2 * threads);
+  if (all.ptr && !all.failed)
+    llvm_assemble(e, LLVMVoidTypeInContext(e->ctx), all.ptr, "r,~{memory}", true, &me, 1);
   else
     llvm_fail(e, e->linear->list[0], "found no memory");
-  strbuf_deinit(all);
-}
-
-static void take_turn(Emitter *e, bool done) {
-  StrBuf all = {0};
-  if (!takes_turns(e)) return;
-  for (unsigned k = !e->places; k < e->linear->block[1]; k++) turn_of(e, k, done, &all);
-  say_turns(e, &all);
-}
-
-void llvm_tile_first_turn(Emitter *e) {
-  StrBuf all = {0};
-  const Linear *l = e->linear;
-  bool some = false;
-  for (size_t i = 0; i < l->len && !some; i++)
-    some = l->list[i]->op == OP_TILEMMA && begins_sum(l, i);
-  if (!some || !takes_turns(e)) return;
-  turn_of(e, 0, true, &all);
-  say_turns(e, &all);
+  strbuf_deinit(&all);
 }
 
 /* -- factors
