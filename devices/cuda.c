@@ -53,8 +53,9 @@ typedef struct CudaDevice {
   uint64_t submitted;       /* how often launches were */
   VEC(CudaLaunch) launches; /* being queued */
   VEC(uint64_t) values;     /* their arguments */
+  uint64_t shared_all;      /* memory that the workgroups of a processor share */
   CudaAssembler assembler;
-  char description[160], compiler[64], cpu[16], features[16];
+  char description[160], compiler[64], cpu[16], features[16], model[128];
 } CudaDevice;
 
 struct Program {
@@ -65,6 +66,7 @@ struct Program {
   bool serialized; /* as far as the driver said when it compiled it */
   uint32_t grid[3], block[3];
   uint32_t shared_bytes; /* of a workgroup, when a kernel may not declare so many */
+  uint32_t declared;     /* that its code declares */
 };
 
 static const DeviceVtbl cuda_vtbl;
@@ -262,6 +264,20 @@ static Status cuda_code_of(Device *d, const Bytes *images, size_t n, StrBuf *cod
   return st;
 }
 
+/* What its launches may bring. */
+static Status give_memory(const CudaDevice *c, Program *p) {
+  int declared = 0;
+  uint64_t most = p->shared_bytes;
+  CALL(c, "looking at a kernel", function_get(&declared, CU_FUNCTION_SHARED_BYTES, p->function));
+  p->declared = (uint32_t)declared;
+  if (p->dependent && p->declared < c->base.caps.local_bytes)
+    most = c->base.caps.local_bytes - p->declared;
+  if (!most) return NULL;
+  CALL(c, "giving a kernel memory of workgroups",
+       function_set(p->function, CU_FUNCTION_MAX_SHARED, (int)most));
+  return NULL;
+}
+
 static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **out) {
   CudaDevice *c = cuda_device(d);
   if (spec->scratch_bytes > d->caps.memory_bytes)
@@ -288,10 +304,7 @@ static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **ou
   if (!st)
     st = cuda_status(c->api, c->api->module_function(&p->function, p->module, spec->entry),
                      "finding the entry");
-  if (!st && p->shared_bytes)
-    st = cuda_status(
-        c->api, c->api->function_set(p->function, CU_FUNCTION_MAX_SHARED, (int)p->shared_bytes),
-        "giving the kernel memory of workgroups");
+  if (!st) st = give_memory(c, p);
   if (!st) st = cuda_maps_read(c->api, p->module, c->stream, &p->maps);
   if (st) {
     if (p->module) c->api->module_unload(p->module);
@@ -333,13 +346,27 @@ static uint64_t fixed_arguments(const CudaDevice *c, const Launch *l) {
   return fixed;
 }
 
+/* A kernel that starts while the one before it runs finds some processors with nothing to do, and
+ * more of its workgroups would go there than are theirs when all are shared evenly. So workgroups
+ * ask for as much memory as leaves no room for more than that. */
+static uint32_t launch_memory(const CudaDevice *c, const Program *p, const uint32_t *grid) {
+  enum { MOST_SHARE = 8, OWN = 1024, UNIT = 128 }; /* OWN: the driver's, of each workgroup */
+  uint64_t groups = (uint64_t)grid[0] * grid[1] * grid[2], processors = c->base.caps.threads;
+  uint64_t share = (groups + processors - 1) / processors;
+  if (!p->dependent || share > MOST_SHARE) return p->shared_bytes;
+  uint64_t want = c->shared_all / (share + 1) + 1, rest = OWN + p->declared;
+  want = want > rest ? (want - rest + UNIT - 1) / UNIT * UNIT : 0;
+  if (want + p->declared > c->base.caps.local_bytes) return p->shared_bytes;
+  return want > p->shared_bytes ? (uint32_t)want : p->shared_bytes;
+}
+
 /* Behind its arguments a kernel may ask which of them are fixed; one that does not ignores it. */
 static Status add_launch(CudaDevice *c, const Launch *l) {
   const Program *p = l->program;
   const uint32_t *grid = l->grid ? l->grid : p->grid;
   CudaLaunch x = {.function = p->function,
                   .dependent = p->dependent,
-                  .shared_bytes = p->shared_bytes,
+                  .shared_bytes = launch_memory(c, p, grid),
                   .first = (uint32_t)c->values.len,
                   .values = l->nargs + l->nvars + 1,
                   .maps = cuda_maps_count(p->maps)};
@@ -466,12 +493,14 @@ static Status describe(CudaDevice *c) {
   if (major * 10 + minor < 75)
     return FAIL(UNAVAILABLE, "%s has compute capability %d.%d; 7.5 is the least", name, major,
                 minor);
+  c->shared_all = (uint64_t)attribute(c, CU_ATTR_SHARED_ALL);
   int sms = attribute(c, CU_ATTR_SM_COUNT), sm = major * 10 + minor;
   snprintf(c->description, sizeof c->description, "%s, %d SMs, %zu GiB, CUDA %d.%d", name, sms,
            memory >> 30, driver / 1000, driver % 1000 / 10);
   CudaAssembler *a = &c->assembler;
   *a = (CudaAssembler){c->api, c->context, nvjitlink_open(driver), ""};
   snprintf(a->arch, sizeof a->arch, "sm_%d%s", sm, sm == 90 ? "a" : "");
+  snprintf(c->model, sizeof c->model, "%s, %s", name, a->arch);
   int n = snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
   if (a->linker)
     snprintf(c->compiler + n, sizeof c->compiler - (size_t)n, ", nvJitLink %d",
@@ -484,6 +513,7 @@ static Status describe(CudaDevice *c) {
                               .cpu = c->cpu,
                               .features = c->features,
                               .compiler = c->compiler,
+                              .model = c->model,
                               .vector_bytes = 16,
                               .vector_registers = 64,
                               .threads = (uint32_t)sms,

@@ -63,9 +63,11 @@ enum {
   CU_ATTR_CC_MAJOR = 75,
   CU_ATTR_CC_MINOR = 76,
   CU_ATTR_REGISTERS = 12,
+  CU_ATTR_SHARED_ALL = 81, /* of a processor */
   CU_ATTR_SHARED_OPTIN = 97,
   /* attributes of functions */
   CU_FUNCTION_MAX_SHARED = 8,
+  CU_FUNCTION_SHARED_BYTES = 1, /* that its code declares */
   CU_FUNCTION_LOCAL_BYTES = 3,
   /* options of the JIT */
   CU_JIT_INFO_LOG = 3,

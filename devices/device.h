@@ -19,6 +19,7 @@ typedef struct DeviceCaps {
   const char *description;             /* "Intel Xeon, 2 threads, AVX-512" */
   const char *triple, *cpu, *features; /* for code generation; empty when not applicable */
   const char *compiler;                /* version of the library that links or generates code */
+  const char *model; /* what else machine code and its speed depend on; NULL: cpu says it all */
   uint32_t vector_bytes, vector_registers, threads;
   uint64_t l1_bytes, l2_bytes, l3_bytes, memory_bytes, max_buffer_bytes;
   /* Workgroups: 0 where there are none (the CPU). */

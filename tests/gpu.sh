@@ -63,7 +63,7 @@ if command -v compute-sanitizer >/dev/null; then
     # what the suite makes the driver refuse is no error of the program
     sanitizer="compute-sanitizer --tool $tool --report-api-errors no --show-backtrace no --error-exitcode 9"
     begin "$tool-conformance" $sanitizer "$tests/test_device" cuda
-    begin "$tool-kernels" $sanitizer "$tests/test_kernels" cuda:0
+    begin "$tool-kernels" sh -c "seq 0 7 | xargs -P 8 -I K $sanitizer $tests/test_kernels cuda:0 10 K/8"
   done
 else
   skip "compute-sanitizer is not installed"

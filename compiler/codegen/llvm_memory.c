@@ -692,7 +692,10 @@ LLVMValueRef llvm_prefetch_emit(Emitter *e, const UOp *u) {
 /* -- before the wait
  * ------------------------------------------------------------------------------------------- */
 
-enum { WORTH_ASKING = 1 << 19 }; /* bytes of a buffer; smaller ones are in a cache already */
+enum {
+  WORTH_ASKING = 1 << 10, /* bytes of a buffer; a bias is as far away as a matrix */
+  WORTH_LOADING = 1 << 19 /* where that takes registers */
+};
 
 static bool has_value(const Emitter *e, const UOp *u) {
   if (u->op == OP_CONST || u->op == OP_VAR || u->op == OP_THREAD) return true;
@@ -712,7 +715,7 @@ static const UOp *loads_from(const UOp *u) {
   const UOp *buffer = u->src[0];
   int64_t n = buffer->arg.ints.n == 1 ? dim_low(buffer->arg.ints.at[0]) : 0;
   bool plain = u->src[1]->lanes == 1 && buffer->arg.i < 64;
-  return plain && n >= WORTH_ASKING / dtype_info[buffer->dtype].bytes ? buffer : NULL;
+  return plain && n >= WORTH_LOADING / dtype_info[buffer->dtype].bytes ? buffer : NULL;
 }
 
 bool llvm_loads_ahead(const Emitter *e) {

@@ -221,18 +221,58 @@ static uint32_t ready_to_write(const Fusion *f, const Tensor *t, Place place) {
   return ready;
 }
 
+/* What t computes by a choice along a short axis of its own, seen through what changes no place. */
+static const UOp *choice_under(const Fusion *f, const Tensor *t) {
+  enum { DEPTH = 8 };
+  for (int depth = 0; depth < DEPTH && !t->leaf; depth++) {
+    const UOp *u = t->u;
+    const Tensor *by = &f->tensors[t->src[0]];
+    if (u->op == OP_WHERE) return by->fixed && !by->weighs ? u : NULL;
+    if (u->op != OP_CAST && u->op != OP_RESHAPE) return NULL;
+    t = by;
+  }
+  return NULL;
+}
+
+/* An axis of n elements, those behind it holding `below` each, as loops: one, or several where it
+ * is cut by the axes of a choice, so that the choice is a loop. */
+static UOp *axis_loops(Fusion *f, FusedKernel *k, int64_t n, int64_t below, const UOp *choice) {
+  int64_t inner = 1, all = 1;
+  for (uint32_t a = 0; choice && a < choice->shape.n; a++) all *= choice->shape.at[a];
+  for (uint32_t a = 0; choice && a < choice->shape.n && inner == 1; a++) {
+    all /= choice->shape.at[a];
+    if (all < n * below && all > below && all % below == 0 && n * below % all == 0)
+      inner = all / below;
+  }
+  UOp *outer = new_range(f, k, AX_LOOP, n / inner);
+  k->loops[k->nloops++] = outer;
+  if (inner == 1) return outer;
+  UOp *rest = axis_loops(f, k, inner, below, choice);
+  return uop2(f->job, OP_ADD, uop2(f->job, OP_MUL, outer, uop_index(f->job, inner)), rest);
+}
+
+static void open_loops(Fusion *f, FusedKernel *k, const Tensor *t, Ints shape) {
+  const UOp *choice = f->target->max_group && shape_is_static(shape) ? choice_under(f, t) : NULL;
+  uint32_t most = shape.n + (choice ? choice->shape.n : 0);
+  int64_t below = choice ? shape_numel(shape) : 0;
+  if (choice && (!shape_is_static(choice->shape) || shape_numel(choice->shape) != below))
+    choice = NULL;
+  k->index = arena_array(&f->job->arena, shape.n + 1, sizeof *k->index);
+  k->loops = arena_array(&f->job->arena, most + 1, sizeof *k->loops);
+  for (uint32_t a = 0; a < shape.n; a++) {
+    bool one = shape.at[a] == 1;
+    if (choice) below /= shape.at[a];
+    k->index[a] = one ? uop_index(f->job, 0) : axis_loops(f, k, shape.at[a], below, choice);
+  }
+}
+
 static uint32_t open_kernel(Fusion *f, uint32_t tensor, uint32_t after, Place place) {
   const Tensor *t = &f->tensors[tensor];
   FusedKernel k = {.tensor = tensor, .after = after, .place = place};
   k.once = t->fixed && f->buffers.at[root_place(f, place).buffer].once;
   k.ready = ready_to_write(f, t, place);
   Ints shape = fusion_stored_shape(f, t->u, root_place(f, place).dead);
-  k.index = arena_array(&f->job->arena, shape.n + 1, sizeof *k.index);
-  for (uint32_t a = 0; a < shape.n; a++) {
-    bool one = shape.at[a] == 1;
-    k.index[a] = one ? uop_index(f->job, 0) : new_range(f, &k, AX_LOOP, shape.at[a]);
-  }
-  k.loops = k.index;
+  open_loops(f, &k, t, shape);
   avec_push(&f->job->arena, &f->kernels, k);
   return (uint32_t)f->kernels.len - 1;
 }
@@ -316,6 +356,7 @@ static void scatter_kernel(Fusion *f, uint32_t tensor) {
   fresh.once = t->fixed && f->buffers.at[root_place(f, t->place).buffer].once;
   fresh.ready = ready_to_write(f, t, t->place);
   fresh.loops = over_updates(f, &fresh, u);
+  fresh.nloops = u->shape.n;
   avec_push(&job->arena, &f->kernels, fresh);
   FusedKernel *k = &f->kernels.at[n];
   UOp **where = arena_copy(&job->arena, k->loops, (u->shape.n + 1) * sizeof *where);
@@ -355,6 +396,8 @@ static void scan_kernel(Fusion *f, uint32_t tensor) {
   FusedKernel *k = &f->kernels.at[n];
   UOp *along = k->index[axis];
   if (along->op == OP_RANGE) along = uop_range(f->job, along->arg.i, AX_SERIAL, along->src[0]);
+  for (uint32_t a = 0; a < k->nloops; a++)
+    if (k->loops[a] == k->index[axis]) k->loops[a] = along;
   k->index[axis] = k->serial = along;
   k->nops = 1;
   Demand *d = arena_alloc(&f->job->arena, sizeof *d);

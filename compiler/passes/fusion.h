@@ -90,6 +90,7 @@ typedef struct FusedKernel {
   Place place;
   UOp **index; /* of the element that is written: its output ranges; CONST 0 for axes of size 1 */
   UOp **loops; /* its output ranges: the same, or of a SCATTER those over its updates */
+  uint32_t nloops;
   UOp *gate;   /* of a SCATTER: whether the element is inside */
   UOp *serial; /* of a SCATTER: the range over updates that may meet; of a SCAN: along its axis */
   Demand *value;

@@ -341,8 +341,27 @@ static bool can_hoist(const FusedKernel *k, uint64_t ranges) {
   return true;
 }
 
+/* Parts of a reduction that one kernel asks for, each element once: for elements of the result that
+ * lie apart, as the two that a turned pair is computed from. */
+static bool asks_for_parts(const Fusion *f, const Tensor *t, const Tensor *of) {
+  const Demand *first = t->demands;
+  const FusedKernel *k = &f->kernels.at[first->kernel];
+  uint64_t ranges = fusion_ranges(f, first->index, t->u->shape.n);
+  if (!f->target->max_group || of->cost.contraction || k->nreduces + t->ndemands > FUSED_REDUCES)
+    return false;
+  if (ranges & k->reduce || k->contraction || !can_hoist(k, ranges)) return false;
+  if (k->size.len + of->u->arg.ints.n * (size_t)t->ndemands > FUSED_RANGES) return false;
+  for (const Demand *d = first; d; d = d->next) {
+    bool same = d->kernel == first->kernel && !d->gate && !has_hole(d, t->u->shape.n);
+    if (!same || fusion_ranges(f, d->index, t->u->shape.n) != ranges) return false;
+  }
+  if (k->out & ~ranges & ~k->selects) return false;
+  return iterations(k, ranges) * t->ndemands <= (double)t->numel;
+}
+
 /* Of reduction `of`, asked for as `t`: itself, or its elements in another order. */
 static const char *reduce_stores(const Fusion *f, const Tensor *t, const Tensor *of) {
+  if (t->ndemands > 1 && asks_for_parts(f, t, of)) return NULL;
   if (t->ndemands != 1) return "a reduction with several readers";
   if (t->demands->gate) return "a reduction that is read in part of a kernel";
   const Demand *d = t->demands;

@@ -327,10 +327,23 @@ static int result_axis(const Gpu *g, const Reduction *r) {
   return -1;
 }
 
+/* Results that are chosen among what the same sums give are computed by the thread that has them.
+ */
+static void write_out_choices(Gpu *g, const Reduction *all, uint32_t n) {
+  for (uint32_t i = 0; i < g->k->nloops; i++) {
+    int a = (int)g->k->loops[i]->arg.i;
+    bool needed = false;
+    for (uint32_t r = 0; r < n; r++) needed |= depends(all[r].reduce->src[0], a);
+    if (!needed && axis_is_static(&g->k->axes[a]) && size_of(g, a) <= TILE)
+      try_opt(g, OPT_UPCAST, a, size_of(g, a));
+  }
+}
+
 /* The threads have been planned for the row; short rows share a workgroup. */
 static void schedule_rows(Gpu *g, const Reduction *all, uint32_t n, int v) {
   int64_t rows = results_of(g, &all[0]), threads = 1;
   bool column = v >= 0 && !depends(all[0].reduce->src[0], v);
+  if (n > 1) write_out_choices(g, all, n);
   for (uint32_t i = 0; i < n; i++) {
     int row = all[i].row;
     int64_t length = size_of(g, row);

@@ -43,6 +43,13 @@ static bool is_copied(const UOp *u) {
          uop_storage(effect->src[0]) == uop_storage(u);
 }
 
+/* Who copies whole tiles waits at a RING. */
+static bool is_bulk(const UOp *copied) {
+  const UOp *effect = copied->src[1];
+  while (effect->op == OP_SINK) effect = effect->src[0];
+  return effect->op == OP_TILECOPY;
+}
+
 static const UOp *end_of(const UOpList *list, const UOp *range) {
   for (size_t i = 0; i < list->len; i++)
     if (list->at[i]->op == OP_END && list->at[i]->src[1] == range) return list->at[i];
@@ -69,7 +76,7 @@ bool pipeline_is_loop(const UOpList *list, const UOp *range) {
 
 bool pipeline_inside(const UOpList *list, const UOp *range) {
   for (size_t i = 0; i < list->len; i++) {
-    if (!is_copied(list->at[i])) continue;
+    if (!is_copied(list->at[i]) || is_bulk(list->at[i])) continue;
     const UOp *loop = loop_of(list, list->at[i]), *end = loop ? end_of(list, loop) : NULL;
     if (end && uop_is_open(end, range)) return true;
   }
@@ -206,15 +213,10 @@ static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range)
  *     use place k mod S
  *     RING: the place of the iteration whose TILEMMAs have been waited for is left
  *
- * In the order of the list nothing runs ahead. But RINGs promise no other order, so who copies may
+ * In the order of the list nothing runs ahead. A loop around it fills each place again in each of
+ * its iterations. But RINGs promise no other order, so who copies may
  * be as many iterations ahead as there are places.
  */
-
-static bool is_bulk(const Loop *l) {
-  const UOp *effect = l->copies.at[0]->src[1];
-  while (effect->op == OP_SINK) effect = effect->src[0];
-  return effect->op == OP_TILECOPY;
-}
 
 static UOp *ring_event(Job *job, int64_t kind, const Loop *l, int64_t bytes, UOp *const *src,
                        size_t n) {
@@ -251,6 +253,48 @@ static UOp *fill(Job *job, UOp *effect, UOp *free) {
   return uop_with_src(job, effect, src);
 }
 
+/* How often the place has been filled before, in this iteration of the loops around and in those
+ * before. */
+static UOp *turn_of(Job *job, const Loop *l, UOp *place, UOp *places) {
+  int64_t n = l->range->src[0]->vmax;
+  UOp *turn = uop2(job, OP_FLOORDIV, l->range, places);
+  if (!l->around || !l->around->n) return turn;
+  UOp *uses = uop2(job, OP_SUB, uop_index(job, n - 1 + places->arg.i), place);
+  uses =
+      n % places->arg.i ? uop2(job, OP_FLOORDIV, uses, places) : uop_index(job, n / places->arg.i);
+  return uop2(job, OP_ADD, uop2(job, OP_MUL, l->around->at[0], uses), turn);
+}
+
+/* Sums of the loop that are waited for behind it, in the one around. */
+static void find_rest(Job *job, UOp *kernel, const Loop *l, UOpList *rest) {
+  UOpList list = uop_toposort(job, kernel);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    bool behind = u->op == OP_SETTLE && uop_is_open(u, l->around->at[0]);
+    if (behind && !uop_is_open(u, l->range)) avec_push(&job->arena, rest, u);
+  }
+}
+
+/* The places that the last iterations have not left are left behind the loop, where there is a next
+ * time. */
+static UOp *leave_rest(Job *job, UOp *kernel, const Loop *l) {
+  int64_t n = l->range->src[0]->vmax, places = pipeline_places(l->copies.at[0]);
+  if (!l->under || !l->around || !l->around->n) return kernel;
+  UOpList list = uop_toposort(job, kernel), src = {0}, all = {0};
+  UOp *end = (UOp *)(uintptr_t)end_of(&list, l->around->at[0]);
+  avec_push(&job->arena, &src, uop_index(job, 0));
+  avec_push(&job->arena, &src, uop_int(job, DT_BOOL, true));
+  find_rest(job, kernel, l, &src);
+  for (int64_t k = n - l->under; k < n; k++) {
+    src.at[0] = uop_index(job, k % places);
+    avec_push(&job->arena, &all, ring_event(job, RING_LEFT, l, 0, src.at, src.len));
+  }
+  avec_push(&job->arena, &all, end->src[0]); /* which takes long */
+  UOp *effect = uop_make(job, OP_SINK, DT_VOID, arg_none(), all.at, all.len);
+  UOp *left = uop2(job, OP_END, effect, l->around->at[0]);
+  return uop_substitute(job, kernel, &end, &left, 1);
+}
+
 static UOp *make_ring(Job *job, UOp *kernel, const Loop *l) {
   UOp *places = uop_index(job, pipeline_places(l->copies.at[0]));
   size_t n = l->copies.len;
@@ -258,7 +302,7 @@ static UOp *make_ring(Job *job, UOp *kernel, const Loop *l) {
   UOp **to = arena_array(&job->arena, n, sizeof *to);
   int64_t bytes = 0;
   src[0] = uop2(job, OP_FLOORMOD, l->range, places);
-  src[1] = uop2(job, OP_FLOORDIV, l->range, places);
+  src[1] = turn_of(job, l, src[0], places);
   UOp *free = ring_event(job, RING_FREE, l, 0, src, 2);
   for (size_t i = 0; i < n; i++) {
     src[2 + i] = fill(job, l->copies.at[i]->src[1], free);
@@ -272,7 +316,7 @@ static UOp *make_ring(Job *job, UOp *kernel, const Loop *l) {
   UOpList list = uop_toposort(job, kernel);
   UOp *end = (UOp *)(uintptr_t)end_of(&list, l->range);
   UOp *left = uop2(job, OP_END, leave(job, l, end->src[0]), l->range);
-  return uop_substitute(job, kernel, &end, &left, 1);
+  return leave_rest(job, uop_substitute(job, kernel, &end, &left, 1), l);
 }
 
 static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
@@ -301,7 +345,7 @@ UOp *pipeline_copies(Job *job, UOp *kernel) {
   Loop loop;
   int64_t next_range = 0;
   while (find_loop(job, kernel, &loop, &next_range))
-    kernel =
-        is_bulk(&loop) ? make_ring(job, kernel, &loop) : run_ahead(job, kernel, &loop, &next_range);
+    kernel = is_bulk(loop.copies.at[0]) ? make_ring(job, kernel, &loop)
+                                        : run_ahead(job, kernel, &loop, &next_range);
   return kernel;
 }

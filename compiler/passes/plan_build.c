@@ -9,6 +9,7 @@
 
 #include "base/vec.h"
 #include "compiler/ir/verify.h"
+#include "compiler/passes/choose.h"
 #include "compiler/passes/hoist.h"
 #include "compiler/passes/kernelize.h"
 #include "compiler/passes/layout.h"
@@ -173,6 +174,8 @@ void plan_build(Job *job, const TensorGraph *graph, const Target *target, Plan *
   verify(job, sink, "pack_weights");
   sink = join_twins(job, graph, target, sink);
   verify(job, sink, "join_twins");
+  sink = choose_parts(job, target, sink);
+  verify(job, sink, "choose_parts");
   sink = hazard_resolve(job, graph, sink, &f.events);
   verify(job, sink, "hazard_resolve");
   fuse(&f, graph, sink);

@@ -216,9 +216,8 @@ static UOp *fill_holes(const Fusion *f, UOp *sink, const FusedKernel *k) {
 }
 
 UOp *rangeify_kernel(Fusion *f, FusedKernel *k) {
-  const Tensor *t = &f->tensors[k->tensor];
   size_t nargs = k->reads.len + 1;
-  UOp **src = arena_array(&f->job->arena, t->u->shape.n + 4, sizeof *src);
+  UOp **src = arena_array(&f->job->arena, k->nloops + 4u, sizeof *src);
   Access *touched = arena_array(&f->job->arena, nargs, sizeof *touched);
   uint32_t n = 1;
   if (k->reads.len) memcpy(touched + 1, k->reads.at, k->reads.len * sizeof *touched);
@@ -229,9 +228,8 @@ UOp *rangeify_kernel(Fusion *f, FusedKernel *k) {
   src[3] = k->gate;
   touched[0].gated = k->serial || k->gate; /* reads of it count too */
   src[0] = uop_make(f->job, OP_STORE, DT_VOID, arg_none(), src, src[3] ? 4 : 3);
-  for (uint32_t a = 0; a < t->u->shape.n; a++) {
+  for (uint32_t a = 0; a < k->nloops; a++)
     if (k->loops[a]->op == OP_RANGE) src[n++] = k->loops[a];
-  }
   UOp *end = uop_make(f->job, OP_END, DT_VOID, arg_none(), src, n);
   UOp *sink = uop_make(f->job, OP_SINK, DT_VOID, arg_none(), &end, 1);
   k->buffers = arena_array(&f->job->arena, nargs, sizeof *k->buffers);

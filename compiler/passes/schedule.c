@@ -497,6 +497,7 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   }
   UOp *sink = a.now[k->list.len - 1];
   if (tile) sink = matrix_tile_end(job, &a.tile, sink);
+  sink = schedule_persist(&a, sink);
   return collapse_loops(job, linsum_simplify(job, sink));
 }
 

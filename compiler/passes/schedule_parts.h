@@ -115,6 +115,9 @@ void schedule_lay_out_tiles(Staging *s, const UOp *old);
  */
 UOp *schedule_bulk_copy(Staging *s, const UOp *old, UOp *buffer, UOp *base);
 
+/* schedule_persist.c: the kernel with as many workgroups as a PERSIST says. */
+UOp *schedule_persist(Apply *a, UOp *sink);
+
 /* schedule_chain.c: v and the digits of the axis in the tile of a matrix instruction. */
 UOp *schedule_digits(Apply *a, uint32_t axis, UOp *v);
 /* An element of a factor that two products' instructions read in memory: over its place in the tile

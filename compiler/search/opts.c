@@ -349,6 +349,13 @@ static Status plan_nolocals(Planner *p) {
   return NULL;
 }
 
+static Status plan_persist(Planner *p) {
+  if (p->opt->axis || p->opt->arg < 1) return refuse(p, "its axis is 0, workgroups are at least 1");
+  if (p->plan->persist) return refuse(p, "the list has a PERSIST already");
+  p->plan->persist = p->opt->arg;
+  return NULL;
+}
+
 /* A product along a reduce axis comes first; the one that sums over that axis has the same rows. */
 static Status plan_chained(const Planner *p, const MatrixPlan *t, bool inner) {
   const OptPlan *plan = p->plan;
@@ -442,6 +449,7 @@ static Status plan_one(Job *job, Planner *p) {
   if (p->opt->kind == OPT_STAGE && axis == -1) return plan_stage(p);
   if (p->opt->kind == OPT_KEEP && axis == -1) return plan_keep(p);
   if (p->opt->kind == OPT_NOLOCALS) return plan_nolocals(p);
+  if (p->opt->kind == OPT_PERSIST) return plan_persist(p);
   if (axis < 0 || (uint32_t)axis >= p->k->naxes || !p->k->axes[axis].range)
     return refuse(p, "the kernel has no such axis");
   AxisPlan *a = &p->plan->axes[axis];
@@ -458,6 +466,7 @@ static Status plan_one(Job *job, Planner *p) {
   case OPT_GROUPTOP: return plan_lanes(p, a, reduce);
   case OPT_SPREAD: return plan_spread(p, a);
   case OPT_NOLOCALS:
+  case OPT_PERSIST:
   case OPT_ORDER: return plan_order(p, reduce);
   case OPT_PADTO: return plan_pad(p, a);
   case OPT_TC: return plan_matrix(job, p);

@@ -87,6 +87,8 @@ static const char *why_not_chain(Job *job, const KernelInfo *k, const OptPlan *p
 Status opts_bulk_check(Job *job, const KernelInfo *k, const Target *target, const OptPlan *plan) {
   const MatrixPlan *m = &plan->matrix;
   const char *why = NULL;
+  if (plan->persist && !plan->bulk)
+    return FAIL(INVALID_ARGUMENT, "PERSIST: nobody copies for the next tile");
   if (!plan->bulk) return NULL;
   if (!copies_tiles(target)) why = "the target does not copy tiles";
   if (!why && (!m->info || !m->info->shared))

@@ -37,6 +37,7 @@ typedef enum Choice {
   STEPS,    /* powers of two, smaller than the axis */
   PADS,     /* powers of two that do not divide the size */
   GROUPS,   /* threads of a workgroup */
+  WORKERS,  /* workgroups, as many as the device has processors */
   NOTHING,
 } Choice;
 
@@ -55,7 +56,7 @@ static const SpaceRow rows[] = {
     {OPT_SPLIT, ON_ANY, CPU, BLOCKS},       {OPT_CARRY, ON_REDUCE, CPU, PLACES},
     {OPT_TC, ON_OUT, BOTH, MATRIX},         {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
     {OPT_SPREAD, ON_ANY, GPU, FACTORS},     {OPT_KEEP, ON_OUT, CPU, KEPT},
-    {OPT_REPAIR, ON_REDUCE, BOTH, STEPS},
+    {OPT_REPAIR, ON_REDUCE, BOTH, STEPS},   {OPT_PERSIST, ON_NONE, GPU, WORKERS},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
@@ -80,6 +81,7 @@ static int class_of(const Opt *o) {
   case OPT_THREAD:
   case OPT_CARRY:
   case OPT_REPAIR:
+  case OPT_PERSIST:
   case OPT_PIPELINE: return C_ONCE;
   case OPT_SPREAD: return C_SPREAD;
   case OPT_KEEP:
@@ -538,7 +540,12 @@ static void choices(Steps *t, const SpaceRow *row, int axis) {
   case SLOTS:
     for (int32_t n = 2; n <= 4; n++) step_to(t, row, axis, n, false);
     for (int32_t n = 3; n <= 4; n++) step_to(t, row, axis, n + 16, false); /* go on into the next */
+    for (int32_t n = 3; n <= 8; n++) {                                     /* whole tiles */
+      step_to(t, row, axis, n + 32, false);
+      step_to(t, row, axis, n + 48, false);
+    }
     break;
+  case WORKERS: step_to(t, row, 0, (int32_t)t->s->target->threads, false); break;
   }
 }
 

@@ -28,6 +28,7 @@
 #include "daemon/server/request.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/shared.h"
+#include "daemon/server/trace_push.h"
 #include "daemon/server/tune.h"
 
 enum { HOUSEKEEPING_MS = 1000, UPLOAD_POOL_BYTES = 256 << 20, IDLE_TRIM_MS = 10000 };
@@ -71,6 +72,7 @@ static void server_close(Server *s) {
   http_close_all(s);
   assert(!s->requests && !s->compiles && !s->builds);
   shared_stop(s->shared);
+  trace_push_close(s->trace_push);
   tuner_release(s->tuner);
   s->tuner = NULL;
   shared_close(s->shared);
@@ -285,6 +287,7 @@ static Status start_workers(Server *s) {
   TRY(start_devices(s));
   TRY(tuner_create(s, &s->tuner));
   TRY(shared_create(s, &s->shared));
+  TRY(trace_push_create(s, &s->trace_push));
   return compile_pool_create(&pool, &s->pool);
 }
 

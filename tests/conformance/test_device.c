@@ -382,7 +382,7 @@ static void test_threads(void **state) {
 static void test_many_launches(void **state) {
   Device *d = *state;
   enum { T = 4 };
-  const int N = has_groups(d) ? 500 : 20000; /* no members there */
+  const int N = has_groups(d) ? 200 : 20000; /* no members there */
   Program *p = affine_program(d, 1, T);
   Buffer *b;
   check(device_buffer_alloc(d, T * 8, -1, &b));

@@ -1,10 +1,12 @@
 /* Kernels of every kind, compiled for each device of this machine and run on it: with the
- * heuristic's schedule and with random ones out of the space that the tuner searches. Each result
- * is compared with the interpreter's, and what lies behind the output must be as it was.
+ * heuristic's schedule and with random ones, out of the space that the tuner searches and by
+ * chance. Each result is compared with the interpreter's, and what lies behind the output must be
+ * as it was.
  *
- *   test_kernels [DEVICE [SCHEDULES [FIRST:END]]]      test_kernels cuda:0 10 0:8
+ *   test_kernels [DEVICE [SCHEDULES [K/N]]]      test_kernels cuda:0 10 0/8
  *
- * The arguments are there for tools that slow a device down a thousandfold. */
+ * K/N: one of N equal parts. The arguments are there for tools that slow a device down a
+ * thousandfold. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -105,38 +107,71 @@ static void add_point(void *ctx, const Point *p) {
     w->pool[random_below(POOL)] = *p;
 }
 
-static bool has_matrix(const Point *p) {
-  for (uint32_t k = 0; k < p->len; k++)
-    if (p->at[k].kind == OPT_TC) return true;
+/* A matrix instruction over the axes of a product, with what it needs. */
+static bool with_matrix(Job *job, ZooRun *r) {
+  for (int tries = 0; tries < 60; tries++) {
+    int id = (int)random_below(MX__COUNT), swap = (int)random_below(2);
+    const MatrixInfo *info = matrix_info(id);
+    const int64_t unit[3] = {swap ? info->n : info->m, swap ? info->m : info->n, info->k};
+    r->opts = (OptList){0};
+    if (!matrix_on(info, r->target)) continue;
+    for (int axis = 0; axis < 3; axis++)
+      if (random_below(4)) zoo_try(job, r, OPT_PADTO, axis, unit[axis]);
+    if (zoo_try(job, r, OPT_TC, swap, TC(id, !swap, 2))) return true;
+  }
+  r->opts = (OptList){0};
   return false;
 }
 
-/* Any of all that was met; every other one with a matrix instruction, where there is such a one. */
-static const Point *pick(const Walk *w, size_t i) {
-  const Point *p = &w->pool[random_below((uint32_t)w->n)];
-  for (int tries = 0; i % 2 && !has_matrix(p) && tries < POOL; tries++)
-    p = &w->pool[random_below((uint32_t)w->n)];
-  return p;
+/* Opts as they come, those that are legal. */
+static void by_chance(Job *job, ZooRun *r, OptList *out) {
+  static const OptKind kinds[] = {OPT_UPCAST,   OPT_UNROLL, OPT_LOCAL, OPT_GROUP,  OPT_GROUPTOP,
+                                  OPT_STAGE,    OPT_STAGE,  OPT_STAGE, OPT_SPREAD, OPT_VECTOR,
+                                  OPT_PIPELINE, OPT_KEEP,   OPT_PADTO, OPT_REPAIR, OPT_THREAD};
+  static const int64_t sizes[] = {2, 3, 4, 8, 16, 32};
+  int naxes = (int)kernel_info(job, r->k.sink)->naxes;
+  with_matrix(job, r);
+  for (uint32_t n = 2 + random_below(14); n-- > 0;) {
+    OptKind kind = kinds[random_below(sizeof kinds / sizeof *kinds)];
+    bool names = kind == OPT_STAGE || kind == OPT_KEEP;
+    int axis = (int)random_below((uint32_t)naxes + names) - names;
+    int64_t arg = names                  ? random_below(4)
+                  : kind == OPT_PIPELINE ? 2 + random_below(3) + 16 * random_below(2)
+                                         : sizes[random_below(6)];
+    zoo_try(job, r, kind, axis, arg);
+  }
+  *out = r->opts;
 }
 
-/* Some steps from where the search begins, then any of all that was met. */
+/* Steps from where the search begins and from what the heuristic says, and any of all that was met;
+ * every other list by chance. */
 static void walk(Job *job, void *arg) {
   Walk *w = arg;
   Space s;
+  OptList said = {0};
+  Point heuristic;
   search_space_init(&s, job, w->r->k.sink, w->target);
   w->pool = arena_array(&job->arena, POOL, sizeof *w->pool);
   w->lists = arena_array(&job->arena, w->want + 1, sizeof *w->lists);
   if (!w->pool || !w->lists) job_abort(job, FAIL(RESOURCE_EXHAUSTED, "memory for schedules"));
   search_seeds(&s, add_point, w);
+  schedule_heuristic(job, w->r->k.sink, w->target, &said);
+  if (search_space_point(&s, said.at, said.len, &heuristic))
+    search_space_near(&s, &heuristic, add_point, w);
   for (int k = 0; k < WALK && w->n; k++) {
     Point from = w->pool[random_below((uint32_t)w->n)];
     search_space_near(&s, &from, add_point, w);
   }
-  for (size_t i = 0; i < w->want && w->n; i++) {
-    const Point *p = pick(w, i);
+  for (size_t i = 0; i < w->want; i++) {
+    if (i % 2 || !w->n) {
+      by_chance(job, w->r, &w->lists[i]);
+      continue;
+    }
+    const Point *p = &w->pool[random_below((uint32_t)w->n)];
     for (uint32_t k = 0; k < p->len; k++)
       opts_push(job, &w->lists[i], (OptKind)p->at[k].kind, p->at[k].axis, p->at[k].arg);
   }
+  w->r->opts = (OptList){0};
 }
 
 /* -- running ---------------------------------------------------------------------------------- */
@@ -244,7 +279,7 @@ static void run_kernel(int i, size_t schedules) {
   Walk w = {.r = &r, .target = &t, .want = schedules};
   if (schedules) zoo_must(&r, job_run(&job, walk, &w));
   run_with(&job, &r, NULL, bufs);
-  for (size_t k = 0; k < schedules && w.n; k++) {
+  for (size_t k = 0; k < schedules; k++) {
     StrBuf text = {0};
     r.opts = w.lists[k];
     opts_print(&r.opts, &text);
@@ -259,7 +294,7 @@ static void run_kernel(int i, size_t schedules) {
 
 static const char *only;
 static long wanted = -1; /* schedules */
-static int first, end = KERNELS;
+static int part, parts = 1;
 
 static void run_on(const char *name) {
   if (only && strcmp(only, name) != 0) return;
@@ -274,10 +309,11 @@ static void run_on(const char *name) {
   }
   size_t schedules = wanted >= 0 ? (size_t)wanted : strcmp(device->caps.kind, "opencl") ? 10 : 0;
   compiled = with_matrices = 0;
-  for (int i = first; i < end; i++) run_kernel(i, schedules);
+  for (int i = part; i < KERNELS; i += parts) run_kernel(i, schedules);
   print_message("%s: %zu programs, %zu with matrix instructions\n", name, compiled, with_matrices);
-  assert_true(compiled >= (size_t)(end - first));
-  bool matrices = !strcmp(device->caps.kind, "cuda") && end - first == KERNELS && schedules >= 10;
+  bool all = parts == 1 && schedules >= 10;
+  assert_true(!all || compiled == KERNELS * (1 + schedules));
+  bool matrices = all && !strcmp(device->caps.kind, "cuda");
   assert_true(!matrices || with_matrices > KERNELS);
   device_destroy(device);
 }
@@ -289,8 +325,8 @@ static void on_cuda(void **state) { (void)state, run_on("cuda:0"); }
 int main(int argc, char **argv) {
   if (argc > 1) only = argv[1];
   if (argc > 2) wanted = atol(argv[2]);
-  if (argc > 3 && (sscanf(argv[3], "%d:%d", &first, &end) != 2 || first < 0 || end > KERNELS)) {
-    fprintf(stderr, "expected FIRST:END in 0:%d\n", KERNELS);
+  if (argc > 3 && (sscanf(argv[3], "%d/%d", &part, &parts) != 2 || part < 0 || parts <= part)) {
+    fprintf(stderr, "expected K/N\n");
     return 64;
   }
   const struct CMUnitTest tests[] = {cmocka_unit_test(on_cpu), cmocka_unit_test(on_opencl),

@@ -1,5 +1,6 @@
 /* A CUDA driver without a GPU: memory is the host's, and every kernel is the same one. It writes to
- * where its first argument points: the number of its workgroups along x, then its second argument.
+ * where its first argument points: the number of its workgroups along x, then its second argument,
+ * then the numbers of its map of a tensor, if it has one.
  * That is enough to see whether launches, graphs and their changes bring what they should, in which
  * order. Fresh memory is full of garbage, so that who forgets to clear it is found out. Where there
  * is a file of the name in FAKE_CUDA_FAULT, a kernel takes it away and faults. */
@@ -19,7 +20,7 @@ __attribute__((visibility("default"))) FakeCuda fake_cuda = {.cc = 90, .memory =
 
 typedef struct Node {
   unsigned grid;
-  uint64_t values[2];
+  uint64_t values[2], map[4];
 } Node;
 struct CuGraph_ {
   Node at[MOST];
@@ -55,9 +56,10 @@ static CuResult run(Node node) {
   const char *fault = getenv("FAKE_CUDA_FAULT");
   if (fault && !unlink(fault)) fake_cuda.broken = ILLEGAL_ADDRESS;
   if (fake_cuda.broken) return fake_cuda.broken;
-  uint64_t result[2] = {node.grid, node.values[1]};
+  uint64_t result[6] = {node.grid,   node.values[1], node.map[0],
+                        node.map[1], node.map[2],    node.map[3]};
   fake_cuda.launches++;
-  memcpy((void *)(uintptr_t)node.values[0], result, sizeof result);
+  memcpy((void *)(uintptr_t)node.values[0], result, fake_cuda.maps ? sizeof result : 16);
   return 0;
 }
 
@@ -153,8 +155,19 @@ FAKE(cuModuleLoadDataEx, CuModule *m, const void *image, unsigned n, const int *
 }
 FAKE(cuModuleUnload, CuModule m) { return free(m), 0; }
 FAKE(cuModuleGetGlobal_v2, CuPointer *p, size_t *bytes, CuModule m, const char *name) {
-  (void)p, (void)bytes, (void)m, (void)name;
-  return CU_NOT_FOUND;
+  if (!fake_cuda.maps || strcmp(name, "maps") != 0) return CU_NOT_FOUND;
+  *p = (CuPointer)(uintptr_t)fake_cuda.maps;
+  *bytes = fake_cuda.maps_bytes;
+  return 0;
+}
+FAKE(cuTensorMapEncodeTiled, void *map, int type, uint32_t axes, CuPointer at,
+     const uint64_t *sizes, const uint64_t *steps, const uint32_t *box, const uint32_t *strides,
+     int interleave, int swizzle, int promotion, int fill) {
+  uint64_t says[4] = {at, sizes[axes - 1], steps[axes - 2], box[0]};
+  if ((uintptr_t)map % 64 || at % 16 || steps[axes - 2] % 16) return 1;
+  fake_cuda.encoded++;
+  memcpy(map, says, sizeof says);
+  return 0;
 }
 
 FAKE(cuModuleGetFunction, CuFunction *f, CuModule m, const char *name) {
@@ -191,9 +204,14 @@ FAKE(cuLinkDestroy, CuLink l) { return free(l->code), free(l), 0; }
 
 /* -- launches --------------------------------------------------------------------------------- */
 
+static void read_arguments(Node *node, void **params) {
+  for (int k = 0; k < 2; k++) memcpy(&node->values[k], params[k], sizeof node->values[k]);
+  if (fake_cuda.maps) memcpy(node->map, params[3], sizeof node->map);
+}
+
 FAKE(cuLaunchKernelEx, const CuLaunchConfig *c, CuFunction f, void **params, void **extra) {
   Node node = {.grid = c->grid[0]};
-  for (int k = 0; k < 2; k++) memcpy(&node.values[k], params[k], sizeof node.values[k]);
+  read_arguments(&node, params);
   for (unsigned k = 0; k < c->nattributes; k++)
     fake_cuda.early += c->attributes[k].id == CU_LAUNCH_PROGRAMMATIC;
   CuGraph g = c->stream->recording;
@@ -224,7 +242,7 @@ FAKE(cuGraphInstantiateWithFlags, CuGraphExec *x, CuGraph g, uint64_t flags) {
 FAKE(cuGraphExecKernelNodeSetParams, CuGraphExec x, CuGraphNode n, const CuKernelNode *kernel) {
   Node *node = (Node *)n;
   node->grid = kernel->grid[0];
-  for (int k = 0; k < 2; k++) memcpy(&node->values[k], kernel->params[k], sizeof node->values[k]);
+  read_arguments(node, kernel->params);
   fake_cuda.changes++;
   return 0;
 }

@@ -11,13 +11,16 @@ typedef struct FakeCuda {
   const char *said; /* by the compiler of kernels */
   int local_bytes;  /* of each thread of a kernel, beside registers */
   size_t memory;    /* of the device */
-  int broken;       /* what every call answers from now on, as a context that failed does */
+  const void *maps; /* what kernels say of maps of tensors, which come behind three arguments */
+  size_t maps_bytes;
+  int broken; /* what every call answers from now on, as a context that failed does */
   /* what it saw */
   unsigned launches;   /* of kernels, those of graphs too */
   unsigned early;      /* of them before the kernel before ended */
   unsigned recordings; /* of graphs */
   unsigned changes;    /* of a launch of a graph */
   unsigned graphs;     /* launches of graphs */
+  unsigned encoded;    /* maps of tensors */
   unsigned linked, loaded;
   unsigned allocations;
   size_t in_use;

@@ -79,6 +79,9 @@ static void test_capabilities(void **state) {
     fake->cc = gpus[i].cc;
     check(device_cuda_create(0, &d));
     assert_string_equal(d->caps.cpu, gpus[i].cpu);
+    char model[40]; /* machine code is for it alone, though it was made of the same PTX */
+    snprintf(model, sizeof model, "Fake, sm_%d%s", gpus[i].cc, gpus[i].cc == 90 ? "a" : "");
+    assert_string_equal(d->caps.model, model);
     device_destroy(d);
   }
   fake->cc = 70;
@@ -229,6 +232,66 @@ static void test_empty(void **state) {
   assert_int_equal(fake->early, 0); /* the code does not wait by itself */
   device_program_free(d, p);
   device_buffer_free(d, b);
+}
+
+/* -- maps of tensors -------------------------------------------------------------------------- */
+
+/* A map is made of the argument's address, anew where that is another one, and follows the other
+ * arguments of a launch, of a graph too. */
+static void test_maps(void **state) {
+  Device *d = *state;
+  static const int64_t says[18] = {0, 2, 2, 64, 8, 0, 0, 0, 64, 32, 0, 0, 0, 1, 128, 0, 0, 0};
+  Buffer *b[2];
+  Fence fence;
+  int64_t value = 5, got[12];
+  uint32_t one[3] = {1, 1, 1};
+  for (int k = 0; k < 2; k++) check(device_buffer_alloc(d, 96, -1, &b[k]));
+  fake->maps = says, fake->maps_bytes = sizeof says;
+  Program *p = load(d, "ptx", 32);
+  for (int round = 0; round < 4; round++) {
+    Buffer *to = b[round / 3];
+    LaunchArg args[2] = {{to, 0}, {to, 48}};
+    Launch l[2] = {{p, &args[0], 1, 1, &value, one}, {p, &args[1], 1, 1, &value, one}};
+    static Launch key[2];
+    memcpy(key, l, sizeof key);
+    check(device_submit(d, key, 2, &fence));
+    check(device_read(d, to, 0, got, sizeof got));
+    for (int k = 0; k < 2; k++) {
+      const int64_t *of = got + 6 * k;
+      assert_int_equal(of[1], 5);
+      assert_int_equal(of[2] - got[2], 48 * k); /* the address */
+      assert_int_equal(of[3], 32);
+      assert_int_equal(of[4], 256);
+      assert_int_equal(of[5], 64);
+    }
+  }
+  assert_int_equal(fake->encoded, 8); /* the program is at two addresses in turn */
+  assert_int_equal(fake->graphs, 3);
+  device_program_free(d, p);
+  for (int k = 0; k < 2; k++) device_buffer_free(d, b[k]);
+}
+
+static void test_wrong_maps(void **state) {
+  Device *d = *state;
+  static const struct {
+    int at;
+    int64_t number;
+  } wrong[] = {{0, -1}, {1, 3}, {2, 6}, {2, 0}, {3, 257}, {4, 0}, {9, 0}, {14, (int64_t)1 << 40}};
+  ProgramSpec spec = {.image = {(const uint8_t *)"ptx", 3},
+                      .entry = "entry",
+                      .threads = 1,
+                      .grid = {1, 1, 1},
+                      .block = {1, 1, 1}};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    int64_t says[18] = {0, 2, 2, 64, 8, 0, 0, 0, 64, 32, 0, 0, 0, 1, 128, 0, 0, 0};
+    Program *p;
+    says[wrong[i].at] = wrong[i].number;
+    fake->maps = says, fake->maps_bytes = sizeof says;
+    expect(device_program_load(d, &spec, &p), ST_INVALID_ARGUMENT, "map 0 of a kernel's tensors");
+    fake->maps_bytes = 100;
+    expect(device_program_load(d, &spec, &p), ST_INVALID_ARGUMENT, "100 bytes are no maps");
+  }
+  fake->maps = NULL;
 }
 
 /* -- programs --------------------------------------------------------------------------------- */
@@ -387,6 +450,8 @@ int main(void) {
       ON(test_out_of_memory),
       ON(test_updates),
       ON(test_empty),
+      ON(test_maps),
+      ON(test_wrong_maps),
       ON(test_check),
       ON(test_assembled),
       ON(test_broken),
