@@ -337,16 +337,21 @@ typedef struct Wide {
   int64_t step, other; /* cycles on an H100: of 128 bytes along the sum; before and after them */
 } Wide;
 
-/* As measured. A tile of 128 by 128 takes as long for a step as one of 128 by 192. */
-static const Wide wides[] = {{2, 1, 256, 1250, 5000}, {2, 2, 128, 1320, 5500},
-                             {2, 1, 192, 1130, 5000}, {1, 1, 256, 800, 3100},
-                             {1, 1, 128, 480, 2200},  {2, 1, 64, 520, 2200},
-                             {1, 1, 64, 350, 1500},   {1, 1, 32, 350, 1500}};
+/* As measured: mostly what the workgroup's memory takes to be written once and read by each
+ * instruction, 128 bytes a cycle, which groups of warps that wait for each other do not reach. */
+static const Wide wides[] = {
+    {2, 1, 256, 1175, 5000}, {2, 2, 160, 1500, 7500}, {2, 2, 128, 1240, 5500},
+    {2, 1, 224, 1160, 4000}, {2, 1, 192, 977, 4000},  {1, 1, 256, 769, 2700},
+    {1, 1, 224, 665, 3300},  {1, 2, 128, 649, 3700},  {1, 1, 192, 560, 3200},
+    {1, 1, 160, 570, 2900},  {1, 1, 128, 462, 2132},  {1, 1, 96, 380, 2000},
+    {1, 1, 64, 325, 1361},   {2, 1, 64, 540, 2402},   {1, 1, 32, 258, 900}};
 enum {
   WIDES = sizeof wides / sizeof *wides,
   ROWS = 64,
   ROW_BYTES = 128,
   MOST_PLACES = 8,
+  SHORT_STEPS = 20, /* of a sum that ends before it has use for more than */
+  FEW_PLACES = 5,
   GO_ON = 16,
   WHOLE_TILES = 32
 };
@@ -388,12 +393,12 @@ static bool lies_in_rows(const Ctx *c, const UOp *factor, int m, int n, int r) {
   return turned || linsum_coeff(at, c->k->axes[r].range) == 1;
 }
 
-/* Columns that lie side by side are copied 128 bytes at a time: a tile has as many. */
+/* Columns that lie side by side are copied 128 bytes at a time: a tile has a multiple of that. */
 static bool splits_rows(const Ctx *c, const Wide *w, int n) {
   const UOp *product = main_sum(c)->src[0];
   const UOp *u = factor_of(product->src[kernel_depends(product->src[1], (uint32_t)n)]);
   bool side = linsum_coeff(linsum_index(c->job, u->src[1]), c->k->axes[n].range) == 1;
-  return side && w->n * dtype_info[u->dtype].bytes < ROW_BYTES;
+  return side && w->n * dtype_info[u->dtype].bytes % ROW_BYTES;
 }
 
 /* The row of the table for the kernel's dtypes and so many columns; -1: none. */
@@ -439,7 +444,8 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   if (w->up > 1 && !try_opt(c, OPT_UPCAST, m, w->up)) return false;
   if (w->groups > 1 && !try_opt(c, OPT_LOCAL, m, w->groups)) return false;
   int64_t places = (int64_t)c->target->local_bytes / step_size(w), steps = c->plan.axes[r].outer;
-  if (places > MOST_PLACES) places = MOST_PLACES;
+  int64_t most = steps < SHORT_STEPS ? FEW_PLACES : MOST_PLACES;
+  if (places > most) places = most;
   if (places > steps) places = steps;
   for (int64_t n = places; n > 2; n--) /* of several groups one multiplies while another waits */
     if (try_opt(c, OPT_PIPELINE, r, n + WHOLE_TILES + (w->groups > 1 ? 0 : GO_ON))) return true;
