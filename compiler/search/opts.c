@@ -12,13 +12,8 @@
 
 /* MAX_NODES: instances that an expanded kernel may have; MAX_CHAIN_NODES: the same where a row's
  * elements are looked at in several places. */
-enum {
-  MAX_LANES = 64,
-  MAX_NODES = 20000,
-  MAX_CHAIN_NODES = 80000,
-  MAX_THREADS = 256,
-  MAX_SLOTS = 8
-};
+enum { MAX_NODES = 20000, MAX_CHAIN_NODES = 80000 };
+enum { MAX_LANES = 64, MAX_THREADS = 256, MAX_SLOTS = 8 };
 
 static const char *const opt_name[OPT__COUNT] = {
 #define OPT(name_, doc_) [OPT_##name_] = #name_,
