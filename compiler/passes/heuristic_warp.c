@@ -40,8 +40,7 @@ typedef struct Ctx {
   OptPlan plan; /* of what was legal last */
   /* Instead of what the rules of thumb say; 0: what they say. */
   int64_t places, groups;
-  bool by_threads; /* no copies of whole tiles */
-  bool persist;
+  bool other_copies, persist;
 } Ctx;
 
 static bool try_opt(Ctx *c, OptKind kind, int64_t axis, int64_t arg) {
@@ -342,21 +341,31 @@ bool heuristic_warp_taps(Job *job, UOp *kernel, const Target *target, OptList *o
 /* -- instructions of several warps --------------------------------------------------------------
  */
 
+/* How factors are copied sooner: by all threads, or by the hardware, whole tiles at a time. */
+typedef enum Copies { BY_THREADS, WHOLE, WHOLE_IF_LONG } Copies;
+
 /* Tile of a workgroup: its groups of warps lie one below the other, each with tiles of the
  * instruction's 64 rows below each other and all of the columns. */
 typedef struct Wide {
   int64_t groups, up, n;
   int64_t step, other; /* cycles on an H100: of 128 bytes along the sum; before and after them */
+  Copies copies;
 } Wide;
 
 /* As measured: mostly what the workgroup's memory takes to be written once and read by each
- * instruction, 128 bytes a cycle, which groups of warps that wait for each other do not reach. */
+ * instruction, 128 bytes a cycle, which groups of warps that wait for each other do not reach. A
+ * warp that copies whole tiles takes registers of which 160 sums in each thread of two groups have
+ * none to spare. */
 static const Wide wides[] = {
-    {2, 1, 256, 1175, 5000}, {2, 2, 160, 1500, 7500}, {2, 2, 128, 1240, 5500},
-    {2, 1, 224, 1160, 4000}, {2, 1, 192, 977, 4000},  {1, 1, 256, 769, 2700},
-    {1, 1, 224, 665, 3300},  {1, 2, 128, 649, 3700},  {1, 1, 192, 560, 3200},
-    {1, 1, 160, 570, 2900},  {1, 1, 128, 462, 2132},  {1, 1, 96, 380, 2000},
-    {1, 1, 64, 325, 1361},   {2, 1, 64, 540, 2402},   {1, 1, 32, 258, 900}};
+    {2, 1, 256, 1175, 5000, WHOLE},     {2, 2, 160, 1500, 7500, BY_THREADS},
+    {2, 2, 128, 1240, 5500, WHOLE},     {2, 1, 224, 1160, 4000, BY_THREADS},
+    {2, 1, 192, 977, 4000, BY_THREADS}, {1, 2, 192, 1010, 3300, WHOLE},
+    {1, 1, 256, 769, 2700, WHOLE},      {1, 1, 224, 665, 3300, WHOLE},
+    {1, 2, 128, 649, 3700, WHOLE},      {1, 1, 192, 560, 3200, BY_THREADS},
+    {1, 1, 160, 570, 2900, WHOLE},      {1, 1, 128, 462, 2132, WHOLE},
+    {1, 1, 96, 380, 2000, WHOLE},       {1, 1, 64, 325, 1361, WHOLE_IF_LONG},
+    {2, 1, 64, 540, 2402, WHOLE},       {1, 1, 32, 258, 900, BY_THREADS},
+};
 enum {
   WIDES = sizeof wides / sizeof *wides,
   ROWS = 64,
@@ -456,18 +465,24 @@ static void order_tiles(Ctx *c, UOp **kernel, OptList *head, const Wide *w, int 
   try_opt(c, OPT_ORDER, m, c->k->nloops - 1);
 }
 
+static int64_t most_places(const Ctx *c, const Wide *w, int64_t steps, bool whole) {
+  int64_t places = (int64_t)c->target->local_bytes / step_size(w);
+  int64_t most = steps < SHORT_STEPS && !whole ? FEW_PLACES : MOST_PLACES;
+  if (places > most) places = most;
+  return places < steps ? places : steps;
+}
+
 static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   if (w->up > 1 && !try_opt(c, OPT_UPCAST, m, w->up)) return false;
   if (w->groups > 1 && !try_opt(c, OPT_LOCAL, m, w->groups)) return false;
-  int64_t places = (int64_t)c->target->local_bytes / step_size(w), steps = c->plan.axes[r].outer;
-  int64_t most = steps < SHORT_STEPS ? FEW_PLACES : MOST_PLACES;
-  if (places > most) places = most;
-  if (places > steps) places = steps;
-  for (int64_t n = places; n > 2 && !c->by_threads; n--) /* one group multiplies, another waits */
-    if (try_opt(c, OPT_PIPELINE, r, n + WHOLE_TILES + (w->groups > 1 ? 0 : GO_ON)))
+  int64_t steps = c->plan.axes[r].outer, places = most_places(c, w, steps, true);
+  bool whole = w->copies == WHOLE || (w->copies == WHOLE_IF_LONG && steps >= SHORT_STEPS);
+  if (c->other_copies) whole = !whole;
+  for (; whole && places > 2; places--) /* of several groups one multiplies, another waits */
+    if (try_opt(c, OPT_PIPELINE, r, places + WHOLE_TILES + (w->groups > 1 ? 0 : GO_ON)))
       return !c->persist || try_opt(c, OPT_PERSIST, 0, (int64_t)c->target->threads);
   if (c->persist) return false;
-  for (; places > 1; places--)
+  for (places = most_places(c, w, steps, false); places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
   return true;
 }
@@ -556,22 +571,22 @@ static bool tile_list(Ctx *c, const Tile *t, int m, int n, int r, OptList *opts)
 
 /* The best tiles of warpgroups, copied in one way and another. */
 static uint32_t wide_lists(Ctx *c, UOp *kernel, int m, int n, int r, OptList *out, uint32_t most) {
-  enum { THREADS = 1, PERSIST = 2 };
+  enum { OTHER = 1, PERSIST = 2 };
   static const struct {
     uint32_t rank, how;
-  } ways[] = {{0, 0}, {0, THREADS}, {1, 0}, {2, 0},       {0, PERSIST}, {1, THREADS},
-              {3, 0}, {1, PERSIST}, {4, 0}, {2, THREADS}, {5, 0}};
+  } ways[] = {{0, 0}, {0, OTHER},   {1, 0}, {2, 0},     {0, PERSIST}, {1, OTHER},
+              {3, 0}, {1, PERSIST}, {4, 0}, {2, OTHER}, {5, 0}};
   const Wide *wide[WIDES];
   uint32_t count = 0, nwide = takes_wides(c, m, n, r) ? rank_wides(c, m, n, r, wide) : 0;
   for (size_t i = 0; i < sizeof ways / sizeof *ways && count < most; i++) {
     if (ways[i].rank >= nwide) continue;
     bool waves = tiles_of(c, wide[ways[i].rank], m, n) > (int64_t)c->target->threads;
     if (ways[i].how == PERSIST && !waves) continue;
-    c->by_threads = ways[i].how == THREADS, c->persist = ways[i].how == PERSIST;
+    c->other_copies = ways[i].how == OTHER, c->persist = ways[i].how == PERSIST;
     out[count] = (OptList){0};
     if (wide_list(c, kernel, wide[ways[i].rank], m, n, r, &out[count])) count++;
   }
-  c->by_threads = c->persist = false;
+  c->other_copies = c->persist = false;
   return count;
 }
 
