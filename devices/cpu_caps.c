@@ -9,8 +9,9 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
+
+#include "base/memory_limit.h"
 
 static bool read_line(const char *path, char *buf, int cap) {
   FILE *f = fopen(path, "re");
@@ -39,17 +40,6 @@ static uint64_t cache_bytes(int level) {
                                _SC_LEVEL3_CACHE_SIZE};
   long n = sysconf(names[level]);
   return n > 0 ? (uint64_t)n : 0;
-}
-
-static uint64_t memory_bytes(void) {
-  struct sysinfo info;
-  char text[64];
-  uint64_t total = sysinfo(&info) == 0 ? (uint64_t)info.totalram * info.mem_unit : 0;
-  if (read_line("/sys/fs/cgroup/memory.max", text, sizeof text)) {
-    uint64_t limit = strtoull(text, NULL, 10); /* 0 for "max" */
-    if (limit && limit < total) total = limit;
-  }
-  return total;
 }
 
 static bool has_feature(const char *features, const char *name) {
@@ -118,7 +108,7 @@ Status cpu_caps_init(uint32_t threads, CpuStrings *s, DeviceCaps *caps) {
                        .l1_bytes = cache_bytes(1),
                        .l2_bytes = cache_bytes(2),
                        .l3_bytes = cache_bytes(3),
-                       .memory_bytes = memory_bytes()};
+                       .memory_bytes = memory_limit()};
   if (!caps->l1_bytes) caps->l1_bytes = 32 << 10;
   if (!caps->l2_bytes) caps->l2_bytes = 512 << 10;
   if (!caps->l3_bytes) caps->l3_bytes = caps->l2_bytes;

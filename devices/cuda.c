@@ -346,7 +346,6 @@ static uint64_t fixed_arguments(const CudaDevice *c, const Launch *l) {
   return fixed;
 }
 
-/* Behind its arguments a kernel may ask which of them are fixed; one that does not ignores it. */
 /* A kernel that starts while the one before it runs finds some processors with nothing to do, and
  * more of its workgroups would go there than are theirs when all are shared evenly. So workgroups
  * ask for as much memory as leaves no room for more than that. */
@@ -361,6 +360,7 @@ static uint32_t launch_memory(const CudaDevice *c, const Program *p, const uint3
   return want > p->shared_bytes ? (uint32_t)want : p->shared_bytes;
 }
 
+/* Behind its arguments a kernel may ask which of them are fixed; one that does not ignores it. */
 static Status add_launch(CudaDevice *c, const Launch *l) {
   const Program *p = l->program;
   const uint32_t *grid = l->grid ? l->grid : p->grid;

@@ -532,5 +532,5 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
   root = barriers_insert(job, settle_products(job, root));
   root = peel_whole(job, peel_first(job, pipeline_copies(job, root)));
   root = pair_tiles(job, exchange_stores(job, root, target));
-  return prefetch_rows(job, root, target);
+  return prefetch_panels(job, prefetch_rows(job, root, target), target);
 }

@@ -331,7 +331,8 @@ static UOp *slot_base(Staging *s, int level, bool late, int64_t *slots) {
   if (level >= 0 && plan->axes[level].block) loop = s->a->block;
   *slots = 1;
   if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
-  int64_t most = range_size(loop) - 1, places = plan->slots - (s->a->skewed && !late);
+  int64_t most = range_size(loop) - 1, places = plan->slots;
+  if (s->a->skewed && !late && !plan->bulk) places--; /* those of a ring are left together */
   if (most < 2) return uop_index(s->a->job, 0);
   *slots = places < most ? places : most;
   UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, *slots));

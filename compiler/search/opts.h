@@ -179,9 +179,10 @@ Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
 Status opts_bulk_check(Job *job, const KernelInfo *k, const Target *target, const OptPlan *plan);
 /* opts_rows.c: KEEP and REPAIR, once everything else is planned. */
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
-/* Are the rows of member m of a kept value walked as a whole, and not dealt out to threads or
- * workgroups that know nothing of each other? */
-bool opts_row_is_whole(const KernelInfo *k, const OptPlan *plan, const Kept *kept, uint32_t m);
+/* The member whose loops the computation of a kept value gets, one that walks its rows as a whole:
+ * one along reduce axes, whose tiles do not overlap, and of these the one with the largest; a
+ * matrix product before others. */
+uint32_t opts_kept_filler(const KernelInfo *k, const OptPlan *plan, const Kept *kept);
 /* opts_chain.c: may the result of one instruction be a factor of another one as it lies? */
 bool opts_chain_fits(const MatrixInfo *inner, const MatrixInfo *outer);
 /* ... of some instruction? */

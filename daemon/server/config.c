@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/memory_limit.h"
 #include "daemon/server/auth.h"
 #include "daemon/server/resp.h"
 #include "daemon/server/shared_trust.h"
@@ -142,6 +143,26 @@ static void default_cache(char *buf, size_t cap) {
     snprintf(buf, cap, "/var/tmp/kiln-%u/cache.db", (unsigned)getuid());
 }
 
+/* Limits of memory by default: what is good for 16 GiB, and with less in proportion. */
+static uint64_t part_of_memory(uint64_t bytes, uint64_t least) {
+  const uint64_t whole = 16ull << 30;
+  uint64_t memory = memory_limit();
+  if (!memory || memory >= whole) return bytes;
+  uint64_t part = (uint64_t)((double)bytes * (double)memory / (double)whole);
+  return part < least ? least : part;
+}
+
+static void bound_memory(Config *c) {
+  const uint64_t mib = 1 << 20;
+  c->max_model_bytes = part_of_memory(2048 * mib, 64 * mib);
+  c->max_tensor_bytes = part_of_memory(1024 * mib, 64 * mib);
+  c->max_answer_bytes = part_of_memory(4096 * mib, 64 * mib);
+  c->max_buffer_bytes = part_of_memory(8192 * mib, 64 * mib);
+  c->max_executable_bytes = part_of_memory(16384 * mib, 128 * mib);
+  c->compile_memory = part_of_memory(4096 * mib, 512 * mib);
+  c->timing_memory = part_of_memory(8192 * mib, 512 * mib);
+}
+
 Status config_init(Config *c) {
   char dir[256], listen[512], cache[512];
   runtime_dir(dir, sizeof dir);
@@ -166,22 +187,15 @@ Status config_init(Config *c) {
       .shared_timeout_ms = 500,
       .cache_enabled = true,
       .cache_max_bytes = 4ull << 30,
-      .max_model_bytes = 2ull << 30,
-      .max_tensor_bytes = 1ull << 30,
       .max_message_bytes = 256ull << 20,
-      .max_answer_bytes = 4ull << 30,
-      .max_buffer_bytes = 8ull << 30,
       .max_executables = 64,
-      .max_executable_bytes = 16ull << 30,
       .max_queue = 256,
       .max_connections = 1024,
-      .compile_memory = 4ull << 30,
       .batch_rows = 64,
       .tuning = true,
       .tuning_share = 50,
       .tuning_seconds = 600,
       .tuning_after = 30,
-      .timing_memory = 8ull << 30,
       .patience = {.handshake = 10, .first_call = 60, .headers = 10, .message = 120, .reader = 60},
       .socket_mode = 0600,
       .grace = 10,
@@ -190,6 +204,7 @@ Status config_init(Config *c) {
       .compile_total = 3600,
       .run_seconds = 300,
   };
+  bound_memory(c);
   TRY(config_set(c, "server", "listen", listen));
   TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;

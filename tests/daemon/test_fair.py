@@ -95,6 +95,8 @@ def test_nobody_waits_for_a_worker_that_hangs(start):
     for _ in range(20):
         assert (b.run(mine, {"x": ones(), "b": ones()}, timeout=30)["y"] == 2).all()
     assert not any(call.done() for call in long)
+    row = d.stub.GetStatus(kiln_pb2.GetStatusRequest(), timeout=10).devices[0]  # who runs the server sees all workers of a device
+    assert row.in_flight >= 1 and row.waiting + row.in_flight == 5, row
     os.kill(hers, signal.SIGSTOP)
     for _ in range(20):
         assert (b.run(mine, {"x": ones(), "b": ones()}, timeout=30)["y"] == 2).all()
@@ -103,6 +105,9 @@ def test_nobody_waits_for_a_worker_that_hangs(start):
         call.cancel()
     short = a.compile(add_graph()).executable
     assert (a.run(short, {"x": ones(), "b": ones()}, timeout=30)["y"] == 2).all()
+    os.kill(hers, signal.SIGKILL)
+    assert (a.run(short, {"x": ones(), "b": ones()}, timeout=30)["y"] == 2).all()
+    assert d.stub.GetStatus(kiln_pb2.GetStatusRequest(), timeout=10).devices[0].restarts == 1
 
 
 def test_sessions_of_one_tenant_share(shared):

@@ -69,6 +69,11 @@ static const Case cases[] = {
      "UPCAST(1,2) UNROLL(2,2) PIPELINE(2,35)",
      MX_F16_M64N32,
      0},
+    {{DT_F16, DT_F16, DT_F32, 64, 96, 256, 0, 1, 0}, "PIPELINE(2,35)", MX_F16_M64N96, 0},
+    {{DT_BF16, DT_BF16, DT_F32, 128, 224, 256, 0, 1, 0},
+     "LOCAL(0,2) PIPELINE(2,34)",
+     MX_BF16_M64N224,
+     0},
     /* which goes on while a workgroup ends a tile */
     {{DT_F16, DT_F16, DT_F32, 192, 96, 320, 0, 1, 0},
      "PIPELINE(2,35) PERSIST(0,4)",
