@@ -225,11 +225,13 @@ static UOp *ring_event(Job *job, int64_t kind, const Loop *l, int64_t bytes, UOp
 
 /* Iteration `at` is done with its place, after the effect. */
 static UOp *leave(Job *job, const Loop *l, UOp *effect) {
-  UOp *places = uop_index(job, pipeline_places(l->copies.at[0]));
-  UOp *late = uop_index(job, l->under), *at = l->range;
-  if (l->under) at = uop2(job, OP_MAX, uop2(job, OP_SUB, at, late), uop_index(job, 0));
+  int64_t n = pipeline_places(l->copies.at[0]);
+  UOp *late = uop_index(job, l->under), *at = uop2(job, OP_FLOORMOD, l->range, uop_index(job, n));
   UOp *some = l->under ? uop2(job, OP_CMPLE, late, l->range) : uop_int(job, DT_BOOL, true);
-  UOp *src[3] = {uop2(job, OP_FLOORMOD, at, places), some, effect};
+  if (l->under)
+    at = uop3(job, OP_WHERE, uop2(job, OP_CMPLT, at, late),
+              uop2(job, OP_ADD, at, uop_index(job, n - l->under)), uop2(job, OP_SUB, at, late));
+  UOp *src[3] = {at, some, effect};
   return ring_event(job, RING_LEFT, l, 0, src, 3);
 }
 
@@ -258,9 +260,10 @@ static UOp *turn_of(Job *job, const Loop *l, UOp *place, UOp *places) {
   int64_t n = l->range->src[0]->vmax;
   UOp *turn = uop2(job, OP_FLOORDIV, l->range, places);
   if (!l->around || !l->around->n) return turn;
-  UOp *uses = uop2(job, OP_SUB, uop_index(job, n - 1 + places->arg.i), place);
-  uses =
-      n % places->arg.i ? uop2(job, OP_FLOORDIV, uses, places) : uop_index(job, n / places->arg.i);
+  UOp *uses = uop_index(job, n / places->arg.i), *rest = uop_index(job, n % places->arg.i);
+  if (rest->arg.i)
+    uses = uop3(job, OP_WHERE, uop2(job, OP_CMPLT, place, rest),
+                uop_index(job, n / places->arg.i + 1), uses);
   return uop2(job, OP_ADD, uop2(job, OP_MUL, l->around->at[0], uses), turn);
 }
 
