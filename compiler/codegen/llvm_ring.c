@@ -237,7 +237,19 @@ static bool find_needs(Emitter *e) {
   return true;
 }
 
-/* One thread of the last warp copies. */
+/* Threads have as many registers each as there are at the launch; those that copy need few, and
+ * where they are a group of warps they leave the others theirs. */
+static void share_registers(Emitter *e, bool copies) {
+  enum { GROUP = 128, ALL = 512, FEW = 24, MOST = 240, UNIT = 8 };
+  char text[64];
+  unsigned groups = workers(e) / GROUP;
+  if (e->linear->copiers != GROUP) return;
+  unsigned each = (ALL - FEW) / groups / UNIT * UNIT, n = copies ? FEW : each > MOST ? MOST : each;
+  snprintf(text, sizeof text, "setmaxnreg.%s.sync.aligned.u32 %u;", copies ? "dec" : "inc", n);
+  say(e, text, "~{memory}", NULL, 0);
+}
+
+/* One thread behind the others copies. */
 void llvm_ring_emit(Emitter *e, void (*emit)(Emitter *e)) {
   LLVMTypeRef i32 = i32_type(e);
   size_t bytes = ((size_t)e->nids + 1) * sizeof *e->values;
@@ -253,6 +265,7 @@ void llvm_ring_emit(Emitter *e, void (*emit)(Emitter *e)) {
   LLVMValueRef thread = llvm_ring_thread(e), first = llvm_int(e, i32, workers(e));
   LLVMBuildCondBr(e->b, LLVMBuildICmp(e->b, LLVMIntULT, thread, first, ""), rest, other);
   LLVMPositionBuilderAtEnd(e->b, other);
+  share_registers(e, true);
   LLVMBuildCondBr(e->b, LLVMBuildICmp(e->b, LLVMIntEQ, thread, first, ""), copies, out);
   LLVMPositionBuilderAtEnd(e->b, out);
   LLVMBuildRetVoid(e->b);
@@ -264,6 +277,7 @@ void llvm_ring_emit(Emitter *e, void (*emit)(Emitter *e)) {
   memcpy(e->values, values, bytes);
   LLVMPositionBuilderAtEnd(e->b, rest);
   e->role = LLVM_REST;
+  share_registers(e, false);
   emit(e);
 }
 

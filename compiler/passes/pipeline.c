@@ -155,6 +155,7 @@ typedef struct Loop {
   UOpList copies;         /* the AFTERs */
   int64_t ahead;          /* iterations */
   int64_t under;          /* whose TILEMMAs may all be under way */
+  int64_t late;           /* in which some place is still read */
 } Loop;
 
 /* One group: the copies of one iteration, after `before`. */
@@ -226,11 +227,11 @@ static UOp *ring_event(Job *job, int64_t kind, const Loop *l, int64_t bytes, UOp
 /* Iteration `at` is done with its place, after the effect. */
 static UOp *leave(Job *job, const Loop *l, UOp *effect) {
   int64_t n = pipeline_places(l->copies.at[0]);
-  UOp *late = uop_index(job, l->under), *at = uop2(job, OP_FLOORMOD, l->range, uop_index(job, n));
-  UOp *some = l->under ? uop2(job, OP_CMPLE, late, l->range) : uop_int(job, DT_BOOL, true);
-  if (l->under)
+  UOp *late = uop_index(job, l->late), *at = uop2(job, OP_FLOORMOD, l->range, uop_index(job, n));
+  UOp *some = l->late ? uop2(job, OP_CMPLE, late, l->range) : uop_int(job, DT_BOOL, true);
+  if (l->late)
     at = uop3(job, OP_WHERE, uop2(job, OP_CMPLT, at, late),
-              uop2(job, OP_ADD, at, uop_index(job, n - l->under)), uop2(job, OP_SUB, at, late));
+              uop2(job, OP_ADD, at, uop_index(job, n - l->late)), uop2(job, OP_SUB, at, late));
   UOp *src[3] = {at, some, effect};
   return ring_event(job, RING_LEFT, l, 0, src, 3);
 }
@@ -281,13 +282,13 @@ static void find_rest(Job *job, UOp *kernel, const Loop *l, UOpList *rest) {
  * time. */
 static UOp *leave_rest(Job *job, UOp *kernel, const Loop *l) {
   int64_t n = l->range->src[0]->vmax, places = pipeline_places(l->copies.at[0]);
-  if (!l->under || !l->around || !l->around->n) return kernel;
+  if (!l->late || !l->around || !l->around->n) return kernel;
   UOpList list = uop_toposort(job, kernel), src = {0}, all = {0};
   UOp *end = (UOp *)(uintptr_t)end_of(&list, l->around->at[0]);
   avec_push(&job->arena, &src, uop_index(job, 0));
   avec_push(&job->arena, &src, uop_int(job, DT_BOOL, true));
   find_rest(job, kernel, l, &src);
-  for (int64_t k = n - l->under; k < n; k++) {
+  for (int64_t k = n - l->late; k < n; k++) {
     src.at[0] = uop_index(job, k % places);
     avec_push(&job->arena, &all, ring_event(job, RING_LEFT, l, 0, src.at, src.len));
   }
@@ -335,6 +336,7 @@ static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
     int64_t under = buffer->arg.ints.n > 4 ? buffer->arg.ints.at[4] : 0;
     out->ahead = pipeline_places(u) - 1 - under;
     if (!out->copies.len || under < out->under) out->under = under;
+    if (under > out->late) out->late = under;
     const UOp *end = end_of(&list, loop);
     out->around = end ? end->open : NULL;
     avec_push(&job->arena, &out->copies, u);

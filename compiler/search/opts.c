@@ -692,7 +692,7 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
     }
     bool ahead = plan->slots && plan->stages[s].level == plan->pipeline;
     size = size * dtype_info[u->dtype].bytes + opts_chain_padding(k, plan, s, size);
-    bool early = plan->inner.info && kernel_depends(u, plan->inner.k);
+    bool early = plan->inner.info && !plan->bulk && kernel_depends(u, plan->inner.k);
     shared += size * (ahead ? plan->slots - (early ? plan->under : 0) : 1);
     if (plan->groups && (uint64_t)shared > target->local_bytes)
       return FAIL(INVALID_ARGUMENT, "what is staged takes more than the workgroup's %llu bytes",
