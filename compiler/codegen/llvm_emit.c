@@ -343,7 +343,7 @@ static void emit_ahead(Emitter *e) {
     if ((u->op == OP_LOAD || u->op == OP_COPY) && asked < MOST_ASKED && !llvm_is_ahead(e, u))
       asked += llvm_ask_ahead(e, u);
   }
-  load_ahead(e);
+  if (!e->places) load_ahead(e); /* before those that copy are told apart there are few registers */
   llvm_gpu_wait(e);
 }
 

@@ -37,10 +37,12 @@ static uint32_t least_groups(const Emitter *e) {
   enum { THREADS = 512, HELD = 192 };
   const uint32_t *block = e->linear->block;
   uint32_t threads = block[0] * block[1] * block[2], bytes = 0;
-  for (size_t i = 0; i < e->linear->len && e->linear->list[i]->op != OP_RANGE; i++) {
+  bool loops = false;
+  for (size_t i = 0; i < e->linear->len; i++) {
     const UOp *u = e->linear->list[i];
-    if (u->op == OP_COPY || u->op == OP_MMA || u->op == OP_TILEMMA) return 0;
-    if (u->op == OP_LOAD && u->src[0]->op == OP_PARAM)
+    loops |= u->op == OP_RANGE;
+    if (u->op == OP_MMA || u->op == OP_TILEMMA || (u->op == OP_COPY && !loops)) return 0;
+    if (u->op == OP_LOAD && u->src[0]->op == OP_PARAM && !loops)
       bytes += dtype_info[u->src[0]->dtype].bytes * u->lanes;
   }
   return bytes >= HELD && threads && threads < THREADS ? THREADS / threads : 0;

@@ -186,21 +186,36 @@ static LLVMValueRef parity_of(Emitter *e, const UOp *turn, bool before) {
   return before ? LLVMBuildXor(e->b, v, llvm_int(e, i32, 1), "") : v;
 }
 
+/* What one thread does before all others: barriers are made, and maps fetched. */
+static void begin_ring(Emitter *e) {
+  StrBuf text = {0};
+  for (uint32_t k = 0; k < 2 * e->places; k++)
+    strbuf_addf(&text, "mbarrier.init.shared::cta.b64 [$0 + %u], %u;\n", k * BARRIER_BYTES,
+                k < e->places ? 1 : workers(e) / WARP);
+  strbuf_adds(&text, "fence.mbarrier_init.release.cluster;");
+  if (!text.failed && text.ptr) say(e, text.ptr, "r,~{memory}", &e->ring, 1);
+  strbuf_deinit(&text);
+  for (uint32_t k = 0; k < e->nmaps; k++) {
+    LLVMValueRef map = LLVMGetParam(e->fn, e->first_map + k);
+    map = LLVMBuildPtrToInt(e->b, map, i64_type(e), "");
+    say(e, "prefetch.tensormap [$0];", "l,~{memory}", &map, 1);
+  }
+}
+
 void llvm_ring_begin(Emitter *e) {
   LLVMTypeRef i32 = i32_type(e);
   if (!e->places) return;
   LLVMValueRef all = llvm_gpu_given(e, 2 * (uint64_t)e->places * BARRIER_BYTES);
   e->ring = llvm_shared_address(e, all);
-  StrBuf text = {0};
-  strbuf_adds(&text, "{\n.reg .pred p;\nsetp.eq.u32 p, $1, 0;\n");
-  for (uint32_t k = 0; k < 2 * e->places; k++)
-    strbuf_addf(&text, "@p mbarrier.init.shared::cta.b64 [$0 + %u], %u;\n", k * BARRIER_BYTES,
-                k < e->places ? 1 : workers(e) / WARP);
-  strbuf_adds(&text, "@p fence.mbarrier_init.release.cluster;\n}");
-  LLVMValueRef args[2] = {e->ring, llvm_ring_thread(e)};
-  if (!text.failed && text.ptr) say(e, text.ptr, "r,r,~{memory}", args, 2);
-  strbuf_deinit(&text);
+  LLVMBasicBlockRef first = LLVMAppendBasicBlockInContext(e->ctx, e->fn, "first");
+  LLVMBasicBlockRef begun = LLVMAppendBasicBlockInContext(e->ctx, e->fn, "begun");
   LLVMValueRef zero = llvm_int(e, i32, 0);
+  LLVMValueRef is_first = LLVMBuildICmp(e->b, LLVMIntEQ, llvm_ring_thread(e), zero, "");
+  LLVMBuildCondBr(e->b, is_first, first, begun);
+  LLVMPositionBuilderAtEnd(e->b, first);
+  begin_ring(e);
+  LLVMBuildBr(e->b, begun);
+  LLVMPositionBuilderAtEnd(e->b, begun);
   say(e, "bar.sync $0;", "n,~{memory}", &zero, 1);
 }
 
@@ -222,7 +237,19 @@ static bool find_needs(Emitter *e) {
   return true;
 }
 
-/* One thread of the last warp copies. */
+/* Threads have as many registers each as there are at the launch; those that copy need few, and
+ * where they are a group of warps they leave the others theirs. */
+static void share_registers(Emitter *e, bool copies) {
+  enum { GROUP = 128, ALL = 512, FEW = 24, MOST = 240, UNIT = 8 };
+  char text[64];
+  unsigned groups = workers(e) / GROUP;
+  if (e->linear->copiers != GROUP) return;
+  unsigned each = (ALL - FEW) / groups / UNIT * UNIT, n = copies ? FEW : each > MOST ? MOST : each;
+  snprintf(text, sizeof text, "setmaxnreg.%s.sync.aligned.u32 %u;", copies ? "dec" : "inc", n);
+  say(e, text, "~{memory}", NULL, 0);
+}
+
+/* One thread behind the others copies. */
 void llvm_ring_emit(Emitter *e, void (*emit)(Emitter *e)) {
   LLVMTypeRef i32 = i32_type(e);
   size_t bytes = ((size_t)e->nids + 1) * sizeof *e->values;
@@ -238,6 +265,7 @@ void llvm_ring_emit(Emitter *e, void (*emit)(Emitter *e)) {
   LLVMValueRef thread = llvm_ring_thread(e), first = llvm_int(e, i32, workers(e));
   LLVMBuildCondBr(e->b, LLVMBuildICmp(e->b, LLVMIntULT, thread, first, ""), rest, other);
   LLVMPositionBuilderAtEnd(e->b, other);
+  share_registers(e, true);
   LLVMBuildCondBr(e->b, LLVMBuildICmp(e->b, LLVMIntEQ, thread, first, ""), copies, out);
   LLVMPositionBuilderAtEnd(e->b, out);
   LLVMBuildRetVoid(e->b);
@@ -249,6 +277,7 @@ void llvm_ring_emit(Emitter *e, void (*emit)(Emitter *e)) {
   memcpy(e->values, values, bytes);
   LLVMPositionBuilderAtEnd(e->b, rest);
   e->role = LLVM_REST;
+  share_registers(e, false);
   emit(e);
 }
 

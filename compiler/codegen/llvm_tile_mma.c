@@ -87,12 +87,12 @@ static size_t first_of_group(const Linear *l, size_t at) {
 }
 
 /* Groups of warps whose products alternate with long computations take turns: the next one begins
- * its products behind those of the one before, so that one computes while another multiplies. It
- * hears of it when they are begun, not done: the assembler would let that wait for what is computed
- * from them. A barrier of the workgroup in the loop keeps them from overtaking each other. */
+ * its products when those of the one before are done, so that one computes while another
+ * multiplies. A barrier of the workgroup in the loop keeps them from overtaking each other; with a
+ * ring there is none, and they find their turns themselves. */
 static void take_turn(Emitter *e, bool done) {
   unsigned groups = e->linear->block[1], threads = e->linear->block[0];
-  if (groups < 2 || groups > 8 || e->linear->block[2] > 1) return;
+  if (groups < 2 || groups > 8 || e->linear->block[2] > 1 || e->places) return;
   LLVMValueRef me = llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.tid.y", NULL, 0, NULL, 0);
   StrBuf all = {0};
   for (unsigned k = 1; k < groups; k++) /* barrier k is between groups k - 1 and k */
@@ -251,11 +251,11 @@ LLVMValueRef llvm_settle_emit(Emitter *e, const UOp *u) {
   size_t at = position(l, u), first = first_of_group(l, at);
   bool begun = u->src[0]->op == OP_TILEMMA;
   int64_t behind = begun ? sums_between(l, position(l, u->src[0]), at) : 0;
-  if (first < at && begins_sum(l, first)) take_turn(e, true);
   snprintf(text, sizeof text, "wgmma.wait_group.sync.aligned %d;", (int)u->arg.i);
   if (behind >= u->arg.i)
     v = through(e, u, v, text, "", NULL, 0);
   else
     emit_plain(e, text); /* the instructions go on with the registers */
+  if (first < at && begins_sum(l, first)) take_turn(e, true);
   return v;
 }

@@ -29,11 +29,19 @@ static bool asks_for_first(const UOp *u, const UOp *range) {
   return c && c->op == OP_CMPLT && uop_is_int(c->src[0], 0) && c->src[1] == range;
 }
 
-/* The m of "r < m", of which either that or something else has to be true. */
-static UOp *asks_for_some(const UOp *u, const UOp *range) {
+/* "r < m" or "r + 1 < m", where r is a loop whose first iteration was peeled. */
+static bool asks_for_whole(const UOp *c, const UOp *range) {
+  if (c->op != OP_CMPLT || uop_is_open(c->src[1], range)) return false;
+  const UOp *at = c->src[0];
+  return at == range || (at->op == OP_ADD && at->src[0] == range && uop_is_int(at->src[1], 1));
+}
+
+/* Where the loop is split for "r < m", of which either that or something else has to be true. */
+static UOp *asks_for_some(Job *job, const UOp *u, const UOp *range) {
   for (uint32_t s = 0; u->op == OP_OR && s < 2; s++) {
     const UOp *c = plain(u->src[s]);
-    if (c->op == OP_CMPLT && c->src[0] == range && !uop_is_open(c->src[1], range)) return c->src[1];
+    if (!asks_for_whole(c, range)) continue;
+    return c->src[0] == range ? c->src[1] : uop2(job, OP_ADD, c->src[1], uop_index(job, -1));
   }
   return NULL;
 }
@@ -148,16 +156,14 @@ static UOp *store_first(const Body *b, UOp *u, UOp *const *now) {
 
 /* An answer where there is one, else what is left of the question. */
 static UOp *answered(const Body *b, UOp *u, UOp *const *now) {
-  bool first = plain(u->src[0])->op == OP_CMPLT && plain(u->src[0])->src[1] == b->some &&
-               plain(u->src[0])->src[0] == b->range;
-  if (!b->all) return now[first];
+  if (!b->all) return now[asks_for_whole(plain(u->src[0]), b->range)];
   UOp *yes = uop_int(b->job, DT_BOOL, true);
   return u->lanes > 1 ? uop_make_lanes(b->job, OP_BROADCAST, DT_VOID, u->lanes, arg_none(), &yes, 1)
                       : yes;
 }
 
 static UOp *rebuilt(const Body *b, UOp *u, UOp *const *now) {
-  if (b->some && asks_for_some(u, b->range) == b->some) return answered(b, u, now);
+  if (b->some && asks_for_some(b->job, u, b->range) == b->some) return answered(b, u, now);
   if (u->op == OP_STORE && !b->loop) return store_first(b, u, now);
   if (u->op == OP_AFTER || u->op == OP_WAIT) return ordered(b, u, now);
   if (u->op == OP_SETTLE && !b->loop) return settled(b, u, now);
@@ -211,7 +217,7 @@ static UOp *find_split(Job *job, const UOpList *list, UOp **some) {
     UOp *end = list->at[i], *r = end->op == OP_END ? end->src[1] : NULL;
     if (!r || uop_axis(r) != AX_LOOP) continue;
     for (size_t k = 0; k < i; k++) {
-      *some = asks_for_some(list->at[k], r);
+      *some = asks_for_some(job, list->at[k], r);
       if (*some && has_products(job, end->src[0], r)) return end;
     }
   }

@@ -155,6 +155,7 @@ typedef struct Loop {
   UOpList copies;         /* the AFTERs */
   int64_t ahead;          /* iterations */
   int64_t under;          /* whose TILEMMAs may all be under way */
+  int64_t late;           /* in which some place is still read */
 } Loop;
 
 /* One group: the copies of one iteration, after `before`. */
@@ -226,9 +227,9 @@ static UOp *ring_event(Job *job, int64_t kind, const Loop *l, int64_t bytes, UOp
 /* Iteration `at` is done with its place, after the effect. */
 static UOp *leave(Job *job, const Loop *l, UOp *effect) {
   UOp *places = uop_index(job, pipeline_places(l->copies.at[0]));
-  UOp *late = uop_index(job, l->under), *at = l->range;
-  if (l->under) at = uop2(job, OP_MAX, uop2(job, OP_SUB, at, late), uop_index(job, 0));
-  UOp *some = l->under ? uop2(job, OP_CMPLE, late, l->range) : uop_int(job, DT_BOOL, true);
+  UOp *late = uop_index(job, l->late), *at = l->range;
+  if (l->late) at = uop2(job, OP_MAX, uop2(job, OP_SUB, at, late), uop_index(job, 0));
+  UOp *some = l->late ? uop2(job, OP_CMPLE, late, l->range) : uop_int(job, DT_BOOL, true);
   UOp *src[3] = {uop2(job, OP_FLOORMOD, at, places), some, effect};
   return ring_event(job, RING_LEFT, l, 0, src, 3);
 }
@@ -332,6 +333,7 @@ static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
     int64_t under = buffer->arg.ints.n > 4 ? buffer->arg.ints.at[4] : 0;
     out->ahead = pipeline_places(u) - 1 - under;
     if (!out->copies.len || under < out->under) out->under = under;
+    if (under > out->late) out->late = under;
     const UOp *end = end_of(&list, loop);
     out->around = end ? end->open : NULL;
     avec_push(&job->arena, &out->copies, u);

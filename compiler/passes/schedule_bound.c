@@ -235,8 +235,7 @@ static UOp *asked(Apply *a, UOp *cond, const UOp *range) {
 
 UOp *schedule_mask(Apply *a, UOp *u) {
   const RepairChain *c = &a->plan->repair;
-  if (!c->n || !a->plan->inner.info || a->skewed || !uop_is_number(u->src[2], -(double)INFINITY))
-    return NULL;
+  if (!c->n || !a->plan->inner.info || !uop_is_number(u->src[2], -(double)INFINITY)) return NULL;
   for (uint32_t l = 0; l < c->n; l++) {
     const UOp *range = a->k->axes[c->at[l].axis].range;
     if (!uop_is_open(u->src[0], range) || !same_value(a->k, u, c->at[0].reduce->src[0])) continue;

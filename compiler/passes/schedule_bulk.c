@@ -37,6 +37,7 @@ static Side side_of(const Bulk *b, uint32_t axis) {
   const AxisPlan *p = &a->plan->axes[axis];
   int64_t lanes = p->lanes ? p->lanes : 1;
   Side side = {.range = a->k->axes[axis].range, .n = p->tile * lanes};
+  if (a->plan->inner.info) side.n = opts_staged_extent(a->k, a->plan, axis, a->plan->pipeline);
   bool overlaps = p->lanes && p->size % p->tile;
   side.lane = overlaps ? a->axes[axis].lane : NULL;
   side.part = overlaps ? p->tile : side.n;
@@ -78,6 +79,8 @@ static void copy_box(Bulk *b, const Side *along, int64_t x, const Side *across, 
     int64_t at = side == along ? x : side == across ? y : 0;
     int64_t part = side ? at / side->part : 0;
     UOp *now = a->now[nodemap_get(&a->pos, t[d].atom)];
+    if (side && a->plan->inner.info)
+      now = schedule_places(b->s->a, (uint32_t)t[d].atom->arg.i, now);
     UOp *start = at_start(b, now, side, part);
     if (side) start = index_add(job, start, uop_index(job, at % side->part));
     src[3 + d] = start;

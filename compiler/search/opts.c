@@ -12,13 +12,8 @@
 
 /* MAX_NODES: instances that an expanded kernel may have; MAX_CHAIN_NODES: the same where a row's
  * elements are looked at in several places. */
-enum {
-  MAX_LANES = 64,
-  MAX_NODES = 20000,
-  MAX_CHAIN_NODES = 80000,
-  MAX_THREADS = 256,
-  MAX_SLOTS = 8
-};
+enum { MAX_NODES = 20000, MAX_CHAIN_NODES = 80000 };
+enum { MAX_LANES = 64, MAX_THREADS = 256, MAX_SLOTS = 8 };
 
 static const char *const opt_name[OPT__COUNT] = {
 #define OPT(name_, doc_) [OPT_##name_] = #name_,
@@ -697,7 +692,7 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
     }
     bool ahead = plan->slots && plan->stages[s].level == plan->pipeline;
     size = size * dtype_info[u->dtype].bytes + opts_chain_padding(k, plan, s, size);
-    bool early = plan->inner.info && kernel_depends(u, plan->inner.k);
+    bool early = plan->inner.info && !plan->bulk && kernel_depends(u, plan->inner.k);
     shared += size * (ahead ? plan->slots - (early ? plan->under : 0) : 1);
     if (plan->groups && (uint64_t)shared > target->local_bytes)
       return FAIL(INVALID_ARGUMENT, "what is staged takes more than the workgroup's %llu bytes",

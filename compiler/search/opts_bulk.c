@@ -31,9 +31,16 @@ static bool is_apart(const KernelInfo *k, const UOp *atom, uint32_t own, uint32_
 
 static bool fits_boxes(int64_t rows) { return rows <= MOST_ROWS || rows % MOST_ROWS == 0; }
 
+/* Rows of a factor that are copied together, and elements of each that they are copied in. */
+static int64_t copied(const KernelInfo *k, const OptPlan *plan, uint32_t axis) {
+  const AxisPlan *a = &plan->axes[axis];
+  if (plan->inner.info) return opts_staged_extent(k, plan, axis, plan->pipeline);
+  return k->axes[axis].reduce ? a->tile : a->tile * (a->lanes ? a->lanes : 1);
+}
+
 /* NULL: it can be copied as tiles. */
-static const char *why_not(Job *job, const KernelInfo *k, const OptPlan *plan, int f) {
-  const MatrixPlan *m = &plan->matrix;
+static const char *why_not(Job *job, const KernelInfo *k, const OptPlan *plan, const MatrixPlan *m,
+                           int f) {
   const UOp *u = m->factor[f];
   uint32_t own = f ? m->n : m->m;
   const AxisPlan *a = &plan->axes[own];
@@ -53,13 +60,28 @@ static const char *why_not(Job *job, const KernelInfo *k, const OptPlan *plan, i
     if (step < 1 || (step == 1 && !axis)) return "a factor is walked in no order";
     if (step > 1 && step * bytes % PIECE_BYTES) return "rows do not begin at multiples of 16 bytes";
   }
-  int64_t lanes = a->lanes ? a->lanes : 1, rows = a->tile * lanes;
   if (a->spread > 1) return "threads have tiles apart from each other";
   if (across == 1 && along == 1) return "a factor is walked in no order";
   if (across == 1 && a->tile % row) return "a tile has no whole rows of 128 bytes";
-  if (!fits_boxes(rows) || !fits_boxes(a->tile) || !fits_boxes(plan->axes[m->k].tile))
+  if (!fits_boxes(copied(k, plan, own)) || !fits_boxes(a->tile) ||
+      !fits_boxes(copied(k, plan, m->k)))
     return "a tile is no number of boxes of 256 rows";
   return NULL;
+}
+
+/* What the pipeline copies, by the list's own account. */
+static uint32_t count_copied(const OptPlan *plan) {
+  uint32_t n = 0;
+  for (uint32_t s = 0; s < plan->nstages; s++) n += plan->stages[s].level == plan->pipeline;
+  return n;
+}
+
+/* Of a chain the factors that lie along its row. */
+static const char *why_not_chain(Job *job, const KernelInfo *k, const OptPlan *plan) {
+  if (!plan->inner.info->shared || plan->pipeline != (int)plan->inner.n || count_copied(plan) != 2)
+    return "more than the two factors along the row is copied";
+  const char *why = why_not(job, k, plan, &plan->inner, MATRIX_B);
+  return why ? why : why_not(job, k, plan, &plan->matrix, MATRIX_B);
 }
 
 Status opts_bulk_check(Job *job, const KernelInfo *k, const Target *target, const OptPlan *plan) {
@@ -69,11 +91,13 @@ Status opts_bulk_check(Job *job, const KernelInfo *k, const Target *target, cons
     return FAIL(INVALID_ARGUMENT, "PERSIST: nobody copies for the next tile");
   if (!plan->bulk) return NULL;
   if (!copies_tiles(target)) why = "the target does not copy tiles";
-  if (!why && (!m->info || !m->info->shared || plan->inner.info))
+  if (!why && (!m->info || !m->info->shared))
     why = "no matrix instruction reads the tiles in memory";
-  if (!why && (plan->pipeline != (int)m->k || plan->nred != 1 || plan->nstages != 2))
+  if (!why && plan->inner.info) why = why_not_chain(job, k, plan);
+  if (!why && !plan->inner.info &&
+      (plan->pipeline != (int)m->k || plan->nred != 1 || plan->nstages != 2))
     why = "more than the two factors is copied, or the sum has more axes";
   if (!why && plan->axes[m->k].lanes) why = "threads share the sum";
-  for (int f = 0; !why && f < 2; f++) why = why_not(job, k, plan, f);
+  for (int f = 0; !why && !plan->inner.info && f < 2; f++) why = why_not(job, k, plan, m, f);
   return why ? FAIL(INVALID_ARGUMENT, "PIPELINE with copies of tiles: %s", why) : NULL;
 }

@@ -91,10 +91,19 @@ static const Case cases[] = {
      MX_F16_M16N8K16,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,16) UNROLL(2,2) UNROLL(4,2) UPCAST(1,2) LOCAL(0,2) STAGE(2,6) "
      "STAGE(6,12) PIPELINE(2,2)"},
-    {{DT_F16, 64, 256, 64, 32, .bias = true},
+    /* whole tiles, by a warp of their own */
+    {{DT_BF16, 64, 256, 64, 64, .causal = true},
+     MX_BF16_HELD_M64N64,
+     MX_BF16_HELD_M64N64,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,64) PIPELINE(2,34)"},
+    {{DT_F16, 64, 256, 64, 64, .causal = false},
+     MX_F16_HELD_M64N64,
+     MX_F16_HELD_M64N64,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,64) PIPELINE(2,51)"},
+    {{DT_F16, 64, 192, 64, 64, .causal = false},
      MX_F16_M64N64,
-     MX_F16_HELD_M64N32,
-     "KEEP(0,0) KEEP(0,1) REPAIR(2,64) PIPELINE(2,19)"},
+     MX_F16_HELD_M64N64,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,64) PIPELINE(2,34)"},
 };
 
 static void chosen(void **state) {
