@@ -32,6 +32,10 @@ typedef struct DeviceCaps {
   bool shares_memory;
 } DeviceCaps;
 
+/* In place of a descriptor: memory that no other process will be given, which may then have larger
+ * pages. -1: memory that may be given away, where the device shares its memory. */
+enum { BUFFER_PRIVATE = -2 };
+
 struct Buffer {
   Device *dev;
   size_t size;
@@ -70,9 +74,9 @@ typedef uint64_t Fence;
 typedef struct DeviceVtbl {
   const char *name;
   void (*destroy)(Device *d);
-  /* Zeroed memory. fd >= 0 (only where caps.shares_memory): map that memfd instead (shared, size
-   * bytes from offset 0) and own the descriptor; on failure it stays the caller's. Memory sealed
-   * against writing is mapped for reading. */
+  /* Zeroed memory (-1, BUFFER_PRIVATE). fd >= 0 (only where caps.shares_memory): map that memfd
+   * instead (shared, size bytes from offset 0) and own the descriptor; on failure it stays the
+   * caller's. Memory sealed against writing is mapped for reading. */
   Status (*buffer_alloc)(Device *d, size_t size, int fd, Buffer **out);
   void (*buffer_free)(Device *d, Buffer *b);
   Status (*program_load)(Device *d, const ProgramSpec *spec, Program **out);

@@ -17,7 +17,6 @@ enum { LEAST_SIZE = 16, GROUPS_MAX = 4, FEW_STEPS = 4, LONG_SUM = 512 };
  * long steps have fewer barriers, short sums end before many stages are filled. */
 static int64_t step_bytes(int64_t sum) { return sum >= LONG_SUM ? 128 : 64; }
 static int64_t places_for(int64_t sum) { return sum >= LONG_SUM ? 3 : 4; }
-enum { FEW_ROWS_PLACES = 4 }; /* a product of few rows waits for memory alone */
 
 /* Tile of a workgroup: warps times what each computes, in rows of 16 and columns of 8. */
 typedef struct Tile {
@@ -29,8 +28,8 @@ typedef struct Tile {
 static const Tile tiles[] = {
     {256, 128, 4, 2, 1}, {128, 256, 2, 4, 1}, {128, 128, 2, 4, 2}, {128, 64, 4, 2, 3},
     {64, 128, 2, 4, 3},  {64, 64, 2, 2, 6},   {64, 32, 2, 2, 8},   {32, 64, 2, 2, 8},
-    {32, 32, 2, 2, 12},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},  {64, 16, 4, 1, 12},
-    {16, 8, 1, 1, 24},
+    {32, 32, 2, 2, 12},  {16, 128, 1, 4, 8},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},
+    {64, 16, 4, 1, 12},  {16, 8, 1, 1, 24},
 };
 
 typedef struct Ctx {
@@ -121,9 +120,20 @@ static const UOp *main_sum(const Ctx *c) {
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/* A product of few rows waits for memory alone: for what all workgroups read, and for those that
+ * have more of them than others. */
+static bool has_few_rows(int64_t m) { return m <= LEAST_SIZE; }
+
+static double memory_time(const Tile *t, int64_t groups, int64_t processors) {
+  int64_t each = ceil_div(groups, processors);
+  double uneven = (double)(each * processors) / (double)groups;
+  return (1 + (double)t->m / (double)t->n) * uneven;
+}
+
 static double expected_time(const Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t batch) {
   int64_t groups = ceil_div(m, t->m) * ceil_div(n, t->n) * batch;
   int64_t processors = c->target->threads ? c->target->threads : 1;
+  if (has_few_rows(m)) return memory_time(t, groups, processors);
   int64_t each = ceil_div(groups, processors); /* for the busiest processor */
   double one = (double)(t->m * t->n) * (1 + 24.0 / (double)t->m + 24.0 / (double)t->n);
   /* A processor that holds few warps waits for its instructions. */
@@ -171,12 +181,11 @@ static bool try_instruction(Ctx *c, int64_t id, int64_t m, int64_t n, int64_t k)
   return false;
 }
 
-static void stage_factors(Ctx *c, const Tile *t, int64_t k) {
+static void stage_factors(Ctx *c, int64_t k) {
   for (int f = 0; f < 2; f++)
     for (uint32_t i = 0; i < c->k->nstageable; i++)
       if (c->k->stageable[i] == c->plan.matrix.factor[f]) try_opt(c, OPT_STAGE, k, i);
   int64_t places = places_for(size_of(c, k));
-  if (t->m <= LEAST_SIZE && places < FEW_ROWS_PLACES) places = FEW_ROWS_PLACES;
   if (c->places) places = c->places;
   for (; c->plan.nstages && places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, k, places)) break;
@@ -202,11 +211,12 @@ static void give_tile(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
   int64_t step = step_bytes(size_of(c, k)) / dtype_info[info->dtype[MATRIX_A]].bytes / info->k;
   if (per_m > 1) try_opt(c, OPT_UPCAST, m, per_m);
   if (per_n > 1) try_opt(c, OPT_UPCAST, n, per_n);
-  if (step > 1) try_opt(c, OPT_UNROLL, k, step);
+  bool longer = has_few_rows(c->plan.axes[m].size) && try_opt(c, OPT_UNROLL, k, 2 * step);
+  if (step > 1 && !longer) try_opt(c, OPT_UNROLL, k, step);
   if (t->wm > 1) try_opt(c, OPT_LOCAL, m, t->wm);
   if (t->wn > 1) try_opt(c, OPT_LOCAL, n, t->wn);
   share_sum(c, t, m, n, k);
-  stage_factors(c, t, k);
+  stage_factors(c, k);
 }
 
 /* The axes of the main sum of products; false when there is none that is worth a tile. */

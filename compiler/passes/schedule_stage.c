@@ -351,14 +351,40 @@ static bool counts_on(const Staging *s, const StageDim *high, const StageDim *lo
          high->stride == n * low->stride;
 }
 
+static bool is_linear(const UOp *u) {
+  if (u->op == OP_ADD || u->op == OP_SUB) return u->dtype == DT_INDEX;
+  return u->op == OP_MUL && u->dtype == DT_INDEX &&
+         (uop_is_const(u->src[0]) || uop_is_const(u->src[1]));
+}
+
+/* Whether all of the operand knows nothing of the two but their sum: a gate that was simplified may
+ * know the high one alone. */
+static bool seen_together(const Staging *s, UOp *operand, const StageDim *high,
+                          const StageDim *low) {
+  UOpList list = uop_toposort(s->a->job, operand);
+  for (size_t i = 0; i < list.len; i++)
+    for (uint32_t k = 0; k < list.at[i]->nsrc; k++) {
+      UOp *x = list.at[i]->src[k];
+      bool sum = x->dtype == DT_INDEX && list.at[i]->op != OP_REDUCE && !is_linear(list.at[i]);
+      if (!sum || (!uop_is_open(x, high->range) && !uop_is_open(x, low->range))) continue;
+      const LinSum *terms = linsum_index(s->a->job, x);
+      if (linsum_coeff(terms, high->range) !=
+          range_size(low->range) * linsum_coeff(terms, low->range))
+        return false;
+    }
+  return true;
+}
+
 /* Every dimension, or several that count on from each other, as a digit of the element's number. */
-static void split_element(Staging *s, UOp *at) {
+static void split_element(Staging *s, UOp *operand, UOp *at) {
   Job *job = s->a->job;
   int64_t below = 1;
   for (uint32_t d = s->n; d-- > 0;) {
     StageDim *low = &s->dims[d];
     int64_t n = range_size(low->range);
-    for (; d > 0 && counts_on(s, &s->dims[d - 1], &s->dims[d]); d--) {
+    for (; d > 0 && counts_on(s, &s->dims[d - 1], &s->dims[d]) &&
+           seen_together(s, operand, &s->dims[d - 1], &s->dims[d]);
+         d--) {
       s->dims[d - 1].copy = uop_index(job, 0);
       n *= range_size(s->dims[d - 1].range);
     }
@@ -413,7 +439,7 @@ static UOp *stage_shared(Apply *a, const UOp *old, UOp *operand, int level) {
     ranges[nranges] = new_range(a, AX_VECTOR, unit);
     at = index_add(job, at, ranges[nranges++]);
   }
-  split_element(&s, at);
+  split_element(&s, operand, at);
   src[1] = index_add(job, base, schedule_position(&s, true));
   src[2] = schedule_renamed(&s, operand);
   src[3] = uop2(job, OP_CMPLT, chunk, uop_index(job, all / unit));

@@ -27,7 +27,6 @@ enum {
   THREADS_EACH = 2048, /* threads */
   PIECE_ROWS = 64,     /* a piece of a column is no shorter */
   MIN_COLUMNS = 32,
-  CHAIN_ROWS = 16,     /* rows that attention takes at a time */
   LEAST_ROWS = 2,      /* of a factor of a product of matrices */
   ITEM = 2,            /* bytes of an element that instructions for matrices take */
   ROW_COLUMNS = 256,   /* of a row that is multiplied, for a workgroup */
@@ -109,22 +108,19 @@ static bool is_turned(const UOp *f) {
  * pieces store is less than half of what the factors load. */
 static int64_t product_pieces(const UOp *u, const Target *target) {
   const UOp *x = u->src[0];
-  int64_t size[2] = {1, 1}, batch = 1;
+  int64_t size[2] = {1, 1};
   if (!target->max_group || target->warp <= 1 || x->op != OP_MUL || u->arg.i != OP_ADD) return 1;
   if (u->arg.ints.n != 1 || u->symbolic) return 1;
   int64_t deep = x->shape.at[u->arg.ints.at[0]];
   for (uint32_t k = 0; k < x->shape.n; k++) {
     bool a = varies(x->src[0], k), b = varies(x->src[1], k);
     if (k == u->arg.ints.at[0] || x->shape.at[k] == 1) continue;
-    if (!a && !b) return 1;
-    *(a == b ? &batch : &size[b]) *= x->shape.at[k];
+    if (a == b) return 1; /* a batch of products has more tiles */
+    size[b] *= x->shape.at[k];
   }
   int64_t loads = (size[0] + size[1]) * deep * ITEM, stores = size[0] * size[1] * 8;
   int64_t most = loads / 2 / stores, step = PRODUCT_STEPS, tiles;
   if (!of_halves(x->src[0]) || !of_halves(x->src[1])) return 1; /* no such instructions */
-  bool few =
-      size[0] < CHAIN_ROWS || size[1] < CHAIN_ROWS; /* more may share a kernel: fusion_rows.c */
-  if (batch > 1 && !few) return 1;
   if (size[0] == 1 || size[1] == 1) { /* a row times columns: a workgroup has some of these */
     if (!is_turned(x->src[size[0] == 1])) return 1;
     tiles = (size[0] * size[1] + ROW_COLUMNS - 1) / ROW_COLUMNS;
@@ -136,7 +132,9 @@ static int64_t product_pieces(const UOp *u, const Target *target) {
     int64_t n = size[1] < PRODUCT_TILE ? size[1] : PRODUCT_TILE;
     tiles = ((size[0] + m - 1) / m) * ((size[1] + n - 1) / n);
   }
-  int64_t want = 2 * (int64_t)target->threads / tiles / batch;
+  /* Of few rows a piece has twice the columns, so that they are read less often. */
+  bool few = size[0] < PRODUCT_TILE || size[1] < PRODUCT_TILE;
+  int64_t want = (few ? 2 : 1) * (int64_t)target->threads / tiles;
   if (most > deep / step) most = deep / step;
   return want < most ? want : most;
 }

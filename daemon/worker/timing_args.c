@@ -83,7 +83,7 @@ static Status alloc_buffers(TimingArgs *a) {
       a->args[i] = a->args[i % n];
       continue;
     }
-    TRY(device_buffer_alloc(a->dev, bytes ? bytes : 1, -1, &a->buffers[i]));
+    TRY(device_buffer_alloc(a->dev, bytes ? bytes : 1, BUFFER_PRIVATE, &a->buffers[i]));
     a->args[i] = (LaunchArg){a->buffers[i], 0};
   }
   return NULL;

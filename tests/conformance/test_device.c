@@ -238,15 +238,17 @@ static void test_caps(void **state) {
 
 static void test_buffers(void **state) {
   Device *d = *state;
-  static const size_t sizes[] = {0, 1, 100, 4096, 4097, 3 << 20};
-  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+  static const size_t sizes[] = {0, 1, 100, 4096, 4097, 2 << 20, (2 << 20) + 1, 3 << 20};
+  enum { SIZES = sizeof sizes / sizeof *sizes };
+  for (size_t k = 0; k < 2 * SIZES; k++) {
+    size_t i = k / 2;
     Buffer *b;
-    check(device_buffer_alloc(d, sizes[i], -1, &b));
+    check(device_buffer_alloc(d, sizes[i], k % 2 ? BUFFER_PRIVATE : -1, &b));
     assert_ptr_equal(b->dev, d);
     assert_int_equal(b->size, sizes[i]);
     if (b->host) {
       assert_true((uintptr_t)b->host % 64 == 0);
-      for (size_t k = 0; k < sizes[i]; k += 97) assert_int_equal(((uint8_t *)b->host)[k], 0);
+      for (size_t at = 0; at < sizes[i]; at += 97) assert_int_equal(((uint8_t *)b->host)[at], 0);
       if (sizes[i]) memset(b->host, 1, sizes[i]);
     }
     device_buffer_free(d, b);
@@ -254,6 +256,9 @@ static void test_buffers(void **state) {
   device_buffer_free(d, NULL);
   Buffer *huge = (Buffer *)1;
   expect_code(device_buffer_alloc(d, SIZE_MAX / 2, -1, &huge), ST_RESOURCE_EXHAUSTED);
+  assert_null(huge);
+  huge = (Buffer *)1;
+  expect_code(device_buffer_alloc(d, SIZE_MAX, BUFFER_PRIVATE, &huge), ST_RESOURCE_EXHAUSTED);
   assert_null(huge);
 }
 
