@@ -450,6 +450,16 @@ static void order_tiles(Ctx *c, UOp **kernel, OptList *head, const Wide *w, int 
   try_opt(c, OPT_ORDER, m, c->k->nloops - 1);
 }
 
+static int64_t tiles_of_plan(const Ctx *c) {
+  int64_t all = 1;
+  for (uint32_t i = 0; i < c->plan.nout; i++) {
+    const AxisPlan *a = &c->plan.axes[c->plan.order[i]];
+    all *= ceil_div(a->outer, a->lanes ? a->lanes : 1);
+  }
+  return all;
+}
+
+/* Workgroups that stay fetch the next tile's beginning while a tile ends. */
 static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   if (w->up > 1 && !try_opt(c, OPT_UPCAST, m, w->up)) return false;
   if (w->groups > 1 && !try_opt(c, OPT_LOCAL, m, w->groups)) return false;
@@ -457,8 +467,12 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   int64_t most = steps < SHORT_STEPS ? FEW_PLACES : MOST_PLACES;
   if (places > most) places = most;
   if (places > steps) places = steps;
-  for (int64_t n = places; n > 2; n--) /* of several groups one multiplies while another waits */
-    if (try_opt(c, OPT_PIPELINE, r, n + WHOLE_TILES + (w->groups > 1 ? 0 : GO_ON))) return true;
+  for (int64_t n = places; n > 2; n--) {
+    if (!try_opt(c, OPT_PIPELINE, r, n + WHOLE_TILES + GO_ON)) continue;
+    if (tiles_of_plan(c) > (int64_t)c->target->threads)
+      try_opt(c, OPT_PERSIST, 0, c->target->threads);
+    return true;
+  }
   for (; places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
   return true;
