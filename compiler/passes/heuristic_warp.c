@@ -40,12 +40,8 @@ typedef struct Ctx {
   OptPlan plan; /* of what was legal last */
   /* Instead of what the rules of thumb say; 0: what they say. */
   int64_t places, groups;
-<<<<<<< HEAD
-  bool other_copies, persist;
-=======
-  bool by_threads; /* no copies of whole tiles */
-  bool one_tile;   /* of a workgroup, and no PERSIST */
->>>>>>> main
+  bool other_copies; /* than are expected to be sooner */
+  bool one_tile;     /* of a workgroup, and no PERSIST */
 } Ctx;
 
 static bool try_opt(Ctx *c, OptKind kind, int64_t axis, int64_t arg) {
@@ -470,26 +466,6 @@ static void order_tiles(Ctx *c, UOp **kernel, OptList *head, const Wide *w, int 
   try_opt(c, OPT_ORDER, m, c->k->nloops - 1);
 }
 
-<<<<<<< HEAD
-static int64_t most_places(const Ctx *c, const Wide *w, int64_t steps, bool whole) {
-  int64_t places = (int64_t)c->target->local_bytes / step_size(w);
-  int64_t most = steps < SHORT_STEPS && !whole ? FEW_PLACES : MOST_PLACES;
-  if (places > most) places = most;
-  return places < steps ? places : steps;
-}
-
-static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
-  if (w->up > 1 && !try_opt(c, OPT_UPCAST, m, w->up)) return false;
-  if (w->groups > 1 && !try_opt(c, OPT_LOCAL, m, w->groups)) return false;
-  int64_t steps = c->plan.axes[r].outer, places = most_places(c, w, steps, true);
-  bool whole = w->copies == WHOLE || (w->copies == WHOLE_IF_LONG && steps >= SHORT_STEPS);
-  if (c->other_copies) whole = !whole;
-  for (; whole && places > 2; places--) /* of several groups one multiplies, another waits */
-    if (try_opt(c, OPT_PIPELINE, r, places + WHOLE_TILES + (w->groups > 1 ? 0 : GO_ON)))
-      return !c->persist || try_opt(c, OPT_PERSIST, 0, (int64_t)c->target->threads);
-  if (c->persist) return false;
-  for (places = most_places(c, w, steps, false); places > 1; places--)
-=======
 static int64_t tiles_of_plan(const Ctx *c) {
   int64_t all = 1;
   for (uint32_t i = 0; i < c->plan.nout; i++) {
@@ -499,22 +475,27 @@ static int64_t tiles_of_plan(const Ctx *c) {
   return all;
 }
 
+static int64_t most_places(const Ctx *c, const Wide *w, int64_t steps, bool whole) {
+  int64_t places = (int64_t)c->target->local_bytes / step_size(w);
+  int64_t most = steps < SHORT_STEPS && !whole ? FEW_PLACES : MOST_PLACES;
+  if (places > most) places = most;
+  return places < steps ? places : steps;
+}
+
 /* Workgroups that stay fetch the next tile's beginning while a tile ends. */
 static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   if (w->up > 1 && !try_opt(c, OPT_UPCAST, m, w->up)) return false;
   if (w->groups > 1 && !try_opt(c, OPT_LOCAL, m, w->groups)) return false;
-  int64_t places = (int64_t)c->target->local_bytes / step_size(w), steps = c->plan.axes[r].outer;
-  int64_t most = steps < SHORT_STEPS ? FEW_PLACES : MOST_PLACES;
-  if (places > most) places = most;
-  if (places > steps) places = steps;
-  for (int64_t n = places; n > 2 && !c->by_threads; n--) {
+  int64_t steps = c->plan.axes[r].outer, places = most_places(c, w, steps, true);
+  bool whole = w->copies == WHOLE || (w->copies == WHOLE_IF_LONG && steps >= SHORT_STEPS);
+  if (c->other_copies) whole = !whole;
+  for (; whole && places > 2; places--) {
     bool stay = !c->one_tile && tiles_of_plan(c) > (int64_t)c->target->threads;
     int64_t go_on = stay || w->groups < 2 ? GO_ON : 0; /* else one multiplies, another waits */
-    if (!try_opt(c, OPT_PIPELINE, r, n + WHOLE_TILES + go_on)) continue;
+    if (!try_opt(c, OPT_PIPELINE, r, places + WHOLE_TILES + go_on)) continue;
     return !stay || try_opt(c, OPT_PERSIST, 0, (int64_t)c->target->threads);
   }
-  for (; places > 1; places--)
->>>>>>> main
+  for (places = most_places(c, w, steps, false); places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
   return true;
 }
@@ -603,39 +584,22 @@ static bool tile_list(Ctx *c, const Tile *t, int m, int n, int r, OptList *opts)
 
 /* The best tiles of warpgroups, copied in one way and another. */
 static uint32_t wide_lists(Ctx *c, UOp *kernel, int m, int n, int r, OptList *out, uint32_t most) {
-<<<<<<< HEAD
-  enum { OTHER = 1, PERSIST = 2 };
+  enum { OTHER = 1, ONE_TILE = 2 };
   static const struct {
     uint32_t rank, how;
-  } ways[] = {{0, 0}, {0, OTHER},   {1, 0}, {2, 0},     {0, PERSIST}, {1, OTHER},
-              {3, 0}, {1, PERSIST}, {4, 0}, {2, OTHER}, {5, 0}};
-=======
-  enum { THREADS = 1, ONE_TILE = 2 };
-  static const struct {
-    uint32_t rank, how;
-  } ways[] = {{0, 0}, {0, THREADS},  {1, 0}, {2, 0},       {0, ONE_TILE}, {1, THREADS},
-              {3, 0}, {1, ONE_TILE}, {4, 0}, {2, THREADS}, {5, 0}};
->>>>>>> main
+  } ways[] = {{0, 0}, {0, OTHER},    {1, 0}, {2, 0},     {0, ONE_TILE}, {1, OTHER},
+              {3, 0}, {1, ONE_TILE}, {4, 0}, {2, OTHER}, {5, 0}};
   const Wide *wide[WIDES];
   uint32_t count = 0, nwide = takes_wides(c, m, n, r) ? rank_wides(c, m, n, r, wide) : 0;
   for (size_t i = 0; i < sizeof ways / sizeof *ways && count < most; i++) {
     if (ways[i].rank >= nwide) continue;
     bool waves = tiles_of(c, wide[ways[i].rank], m, n) > (int64_t)c->target->threads;
-<<<<<<< HEAD
-    if (ways[i].how == PERSIST && !waves) continue;
-    c->other_copies = ways[i].how == OTHER, c->persist = ways[i].how == PERSIST;
-    out[count] = (OptList){0};
-    if (wide_list(c, kernel, wide[ways[i].rank], m, n, r, &out[count])) count++;
-  }
-  c->other_copies = c->persist = false;
-=======
     if (ways[i].how == ONE_TILE && !waves) continue;
-    c->by_threads = ways[i].how == THREADS, c->one_tile = ways[i].how == ONE_TILE;
+    c->other_copies = ways[i].how == OTHER, c->one_tile = ways[i].how == ONE_TILE;
     out[count] = (OptList){0};
     if (wide_list(c, kernel, wide[ways[i].rank], m, n, r, &out[count])) count++;
   }
-  c->by_threads = c->one_tile = false;
->>>>>>> main
+  c->other_copies = c->one_tile = false;
   return count;
 }
 
