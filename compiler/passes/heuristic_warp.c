@@ -359,7 +359,7 @@ typedef struct Wide {
  * none to spare. */
 static const Wide wides[] = {
     {2, 1, 256, 1175, 5000, WHOLE},     {2, 2, 160, 1500, 7500, BY_THREADS},
-    {2, 2, 128, 1240, 5500, WHOLE},     {2, 1, 224, 1160, 4000, BY_THREADS},
+    {2, 2, 128, 1240, 5500, WHOLE},     {2, 1, 224, 1120, 3500, WHOLE},
     {2, 1, 192, 977, 4000, BY_THREADS}, {1, 2, 192, 1010, 3300, WHOLE},
     {1, 1, 256, 769, 2700, WHOLE},      {1, 1, 224, 665, 3300, WHOLE},
     {1, 2, 128, 649, 3700, WHOLE},      {1, 1, 192, 560, 3200, BY_THREADS},
