@@ -91,6 +91,9 @@ static bool find_axes(Chain *c) {
 
 /* -- the list ---------------------------------------------------------------------------------- */
 
+/* PIPELINE: the outer product late; whole tiles by a warp of its own. */
+enum { LATE = 16, RING = 32 };
+
 /* Tiles of the instruction's rows, groups of threads that have some of them each, steps of a block,
  * and how many are staged. */
 typedef struct Shape {
@@ -106,15 +109,14 @@ static const Shape wide[] = {{1, 8, 128, 2}, {1, 8, 64, 2}, {1, 4, 64, 2}, {1, 2
 enum { SHAPES = sizeof narrow / sizeof *narrow, MANY_COLUMNS = 64 };
 
 /* Of instructions of several warps; the largest number of columns that each is for: what a thread
- * has of a block and of the results has to fit into its registers. */
+ * has of a block and of the results has to fit into its registers. Three groups of warps have
+ * fewer each, which they get of those that copy, and take turns best; but their tiles of rows have
+ * to fit the rows. */
 static const struct {
   int64_t columns;
   Shape shape;
-} grouped[] = {{64, {1, 2, 128, 3}},
-               {128, {1, 2, 128, 2}},
-               {256, {1, 2, 64, 2}},
-               {128, {1, 1, 128, 2}},
-               {256, {1, 1, 64, 2}}};
+} grouped[] = {{64, {1, 3, 128, 2 + RING}}, {64, {1, 2, 128, 3}},  {128, {1, 2, 128, 2}},
+               {256, {1, 2, 64, 2}},        {128, {1, 1, 128, 2}}, {256, {1, 1, 64, 2}}};
 
 /* Workgroups that a shape makes. */
 static int64_t groups_of(const Chain *c, const Shape *s, int64_t m) {
@@ -220,23 +222,43 @@ static int64_t grouped_row(const Chain *c, int64_t columns, bool held, DType d) 
   return -1;
 }
 
-/* Of a long row without a mask the outer product is one block late: the inner one's time is too
- * short for the exponentials. That takes one place more, and time before and after all blocks. */
+/* Whether scores are computed from more than the inner product's factors: a bias, a mask. */
+static bool loads_more(const Chain *c, const UOp *body) {
+  UOpList all = uop_toposort(c->job, (UOp *)(uintptr_t)body);
+  UOpList own = uop_toposort(c->job, (UOp *)(uintptr_t)c->inner);
+  size_t n = 0;
+  for (size_t i = 0; i < all.len; i++) n += all.at[i]->op == OP_INDEX;
+  for (size_t i = 0; i < own.len; i++) n -= own.at[i]->op == OP_INDEX;
+  return n > 0;
+}
+
+/* Of a long row the outer product is one block late: the inner one's time is too short for the
+ * exponentials. That takes one place more, and time before and after all blocks, of which a mask
+ * leaves out some; and registers, which what scores are made of besides may take. */
 static bool pays_late(const Chain *c, const Shape *s, bool ring) {
   enum { LEAST_BLOCKS = 16, LEAST_OF_RING = 4 };
   const UOp *body = c->row.at[0].reduce->src[0];
   while (body->op == OP_CAST) body = body->src[0];
-  if (!ring && body->op == OP_WHERE) return false;
-  return size_of(c, c->row_in) >= (ring ? LEAST_OF_RING : LEAST_BLOCKS) * s->block;
+  bool masked = body->op == OP_WHERE;
+  if (loads_more(c, body) || (masked && (!ring || body->src[0]->op == OP_AND))) return false;
+  return size_of(c, c->row_in) >= (ring && !masked ? LEAST_OF_RING : LEAST_BLOCKS) * s->block;
 }
 
 /* Rows of the first factor lie in registers, too, where those are not full. */
-enum { HELD_DEPTH = 128, MOST_COLUMNS = 256, LATE = 16, RING = 32 };
+enum { HELD_DEPTH = 128, MOST_COLUMNS = 256 };
+
+/* Tiles of so many rows go beyond the end, or overlap, by less than a sixteenth. */
+static bool covers(const Chain *c, const Shape *s, int64_t m) {
+  int64_t tile = s->tiles * s->warps * m, rows = size_of(c, c->m);
+  return (rows + tile - 1) / tile * tile - rows <= rows / 16;
+}
 
 /* Whole tiles by a warp of its own where that may be, with three places if they fit; of those the
  * late product needs three. */
 static bool try_places(Chain *c, const Shape *s, bool held, int64_t first, int64_t second) {
   Shape now = *s;
+  if (s->stages & RING)
+    return covers(c, s, matrix_info(first)->m) && try_shape(c, s, first, second);
   const int64_t stages[] = {3 + RING + LATE, 3 + RING, 2 + RING, 3 + LATE, s->stages};
   for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
     bool late = stages[i] & LATE, ring = stages[i] & RING;
