@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/memory_limit.h"
+#include "base/machine.h"
 #include "client/cli/doctor.h"
 
 enum { TRY_MS = 10000, OUTPUT_MAX = 4096, DESCRIPTORS_MIN = 4096 };
@@ -152,7 +152,7 @@ void doctor_limits(Doctor *d) {
                "each connection, executable and buffer takes one: raise the hard limit "
                "(LimitNOFILE=, ulimit -Hn)");
   }
-  unsigned long long memory = memory_limit();
+  unsigned long long memory = machine_memory();
   if (memory && memory < enough) {
     snprintf(text, sizeof text, "this machine or control group has %s of memory",
              cli_bytes(memory, size));

@@ -40,6 +40,8 @@ typedef struct Ctx {
   OptPlan plan; /* of what was legal last */
   /* Instead of what the rules of thumb say; 0: what they say. */
   int64_t places, groups;
+  bool by_threads; /* no copies of whole tiles */
+  bool one_tile;   /* of a workgroup, and no PERSIST */
 } Ctx;
 
 static bool try_opt(Ctx *c, OptKind kind, int64_t axis, int64_t arg) {
@@ -380,10 +382,14 @@ static int64_t wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int6
   return each * (k * w->step + w->other);
 }
 
+static int64_t tiles_of(const Ctx *c, const Wide *w, int m, int n) {
+  int64_t all = ceil_div(size_of(c, m), rows_of(w)) * ceil_div(size_of(c, n), w->n);
+  return all * batch_of(c, m, n);
+}
+
 /* Most of the processors would have nothing to do: as many small tiles fetch more at a time. */
 static bool leaves_idle(const Ctx *c, const Wide *w, int m, int n) {
-  int64_t all = ceil_div(size_of(c, m), rows_of(w)) * ceil_div(size_of(c, n), w->n);
-  return 3 * all * batch_of(c, m, n) < (int64_t)c->target->threads;
+  return 3 * tiles_of(c, w, m, n) < (int64_t)c->target->threads;
 }
 
 /* What an instruction takes of the factor. */
@@ -467,11 +473,11 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   int64_t most = steps < SHORT_STEPS ? FEW_PLACES : MOST_PLACES;
   if (places > most) places = most;
   if (places > steps) places = steps;
-  for (int64_t n = places; n > 2; n--) {
-    if (!try_opt(c, OPT_PIPELINE, r, n + WHOLE_TILES + GO_ON)) continue;
-    if (tiles_of_plan(c) > (int64_t)c->target->threads)
-      try_opt(c, OPT_PERSIST, 0, c->target->threads);
-    return true;
+  for (int64_t n = places; n > 2 && !c->by_threads; n--) {
+    bool stay = !c->one_tile && tiles_of_plan(c) > (int64_t)c->target->threads;
+    int64_t go_on = stay || w->groups < 2 ? GO_ON : 0; /* else one multiplies, another waits */
+    if (!try_opt(c, OPT_PIPELINE, r, n + WHOLE_TILES + go_on)) continue;
+    return !stay || try_opt(c, OPT_PERSIST, 0, (int64_t)c->target->threads);
   }
   for (; places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
@@ -560,6 +566,27 @@ static bool tile_list(Ctx *c, const Tile *t, int m, int n, int r, OptList *opts)
   return false;
 }
 
+/* The best tiles of warpgroups, copied in one way and another. */
+static uint32_t wide_lists(Ctx *c, UOp *kernel, int m, int n, int r, OptList *out, uint32_t most) {
+  enum { THREADS = 1, ONE_TILE = 2 };
+  static const struct {
+    uint32_t rank, how;
+  } ways[] = {{0, 0}, {0, THREADS},  {1, 0}, {2, 0},       {0, ONE_TILE}, {1, THREADS},
+              {3, 0}, {1, ONE_TILE}, {4, 0}, {2, THREADS}, {5, 0}};
+  const Wide *wide[WIDES];
+  uint32_t count = 0, nwide = takes_wides(c, m, n, r) ? rank_wides(c, m, n, r, wide) : 0;
+  for (size_t i = 0; i < sizeof ways / sizeof *ways && count < most; i++) {
+    if (ways[i].rank >= nwide) continue;
+    bool waves = tiles_of(c, wide[ways[i].rank], m, n) > (int64_t)c->target->threads;
+    if (ways[i].how == ONE_TILE && !waves) continue;
+    c->by_threads = ways[i].how == THREADS, c->one_tile = ways[i].how == ONE_TILE;
+    out[count] = (OptList){0};
+    if (wide_list(c, kernel, wide[ways[i].rank], m, n, r, &out[count])) count++;
+  }
+  c->by_threads = c->one_tile = false;
+  return count;
+}
+
 uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptList *out,
                                uint32_t most) {
   static const struct {
@@ -569,18 +596,12 @@ uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptL
               {0, 2, 4}, {3, 4, 1}, {2, 3, 2}, {4, 4, 1}, {1, 2, 4},
               {5, 4, 1}, {3, 3, 2}, {4, 3, 2}, {0, 8, 1}, {1, 8, 1}};
   Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
-  const Wide *wide[WIDES];
   const Tile *tile[sizeof tiles / sizeof *tiles];
   OptList head = {0}, body;
-  uint32_t count = 0;
   int m, n, r;
   merge_taps(&c, kernel, &head);
   if (!find_axes(&c, &m, &n, &r)) return 0;
-  uint32_t nwide = !head.len && takes_wides(&c, m, n, r) ? rank_wides(&c, m, n, r, wide) : 0;
-  for (uint32_t i = 0; i < nwide && count < most; i++) {
-    out[count] = (OptList){0};
-    if (wide_list(&c, kernel, wide[i], m, n, r, &out[count])) count++;
-  }
+  uint32_t count = head.len ? 0 : wide_lists(&c, kernel, m, n, r, out, most);
   uint32_t ntiles = rank_tiles(&c, size_of(&c, m), size_of(&c, n), batch_of(&c, m, n), tile);
   for (size_t i = 0; i < sizeof ways / sizeof *ways && count < most; i++) {
     if (ways[i].rank >= ntiles) continue;

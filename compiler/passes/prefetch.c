@@ -21,13 +21,16 @@
  *       for k: sums += x[tile, k] * b[k]
  *
  * So each tile asks for its share of the lines that the next copy reads: few enough at a time for
- * the processor to have places for them, and spread over all of the computation.
+ * the processor to have places for them, and spread over all of the computation. A panel that is
+ * read where it lies is waited for by the first tile that reads it; there the shares are those of
+ * the loops over blocks of steps in each tile.
  *
  * All of them are hints: an address may be anywhere, and behind the last panel lies something else
  * or nothing. */
 #include "compiler/passes/prefetch.h"
 
 #include "base/vec.h"
+#include "compiler/passes/ix.h"
 
 enum {
   MOST = 16,
@@ -35,6 +38,7 @@ enum {
   WORK_PER_LINE = 6,
   FUNCTION_WORK = 14,
   MOST_PANELS = 8,
+  LINE = 64,
   MOST_SHARE = 32,        /* lines of a tile's share: more would have to wait for each other */
   PRODUCTS_PER_LINE = 24, /* that hide one */
   LARGE_PANELS = 1 << 20  /* bytes of an operand that is not close already */
@@ -305,6 +309,72 @@ static UOp *with_share(Rows *r, const UOp *copy, UOp **user) {
   return uop2(job, OP_END, uop_make(job, OP_SINK, DT_VOID, arg_none(), body, len), tile);
 }
 
+/* -- panels that lie as they are used ---------------------------------------------------------- */
+
+/* The nest of a panel that is read where it lies: its steps in two loops, the tiles that use it,
+ * and the panels. */
+typedef struct Nest {
+  const UOp *step, *steps, *tile;
+  UOp *panel;
+  UOp *load;     /* one of the panel's */
+  int64_t lines; /* of a panel */
+} Nest;
+
+/* Does the panel lie in the order of its steps, one behind the other? */
+static bool is_whole(const Nest *n) {
+  IxSum index = ix_sum_of(n->load->src[1]);
+  int64_t step = ix_coef(&index, n->step->src[1]), all = ix_coef(&index, n->steps->src[1]);
+  int64_t panel = ix_coef(&index, n->panel);
+  if (!dim_is_static(step) || !dim_is_static(all) || !dim_is_static(panel)) return false;
+  return step > 0 && step * trips(n->step->src[1]) <= all && all * trips(n->steps->src[1]) == panel;
+}
+
+static bool find_nest(Rows *r, const UOp *end, Nest *out) {
+  UOpList list = uop_toposort(r->job, end->src[0]);
+  Nest n = {.step = end, .steps = end_around(r, end)};
+  n.tile = n.steps ? end_around(r, n.steps) : NULL;
+  UOp *outer = n.tile ? end_around(r, n.tile) : NULL;
+  if (!outer) return false;
+  n.panel = outer->src[1];
+  for (size_t i = 0; i < list.len && !n.load; i++) {
+    UOp *u = list.at[i];
+    if (u->op == OP_END) return false;
+    bool row = u->op == OP_LOAD && u->nsrc == 2 && u->lanes > 1 && is_row(r, u, end->src[1]);
+    if (row && uop_is_open(u->src[1], n.panel) && !uop_is_open(u->src[1], n.tile->src[1]))
+      n.load = u;
+  }
+  if (!n.load || !is_whole(&n)) return false;
+  IxSum index = ix_sum_of(n.load->src[1]);
+  n.lines = ix_coef(&index, n.panel) * dtype_info[n.load->dtype].bytes / LINE;
+  *out = n;
+  return true;
+}
+
+/* The loop over steps with its share of the next panel; NULL: there is nothing to gain. */
+static UOp *with_part(Rows *r, const UOp *end, UOp **steps) {
+  Job *job = r->job;
+  Nest n;
+  if (!find_nest(r, end, &n)) return NULL;
+  UOp *tile = n.tile->src[1], *around = n.steps->src[1], *body[MOST_SHARE + 1];
+  int64_t slots = trips(tile) * trips(around), share = slots ? (n.lines + slots - 1) / slots : 0;
+  if (!share || trips(tile) < 2 || share > MOST_SHARE) return NULL;
+  if (products_of(r, n.steps) < share * PRODUCTS_PER_LINE) return NULL;
+  UOp *from[3] = {end->src[1], around, n.panel}, *zero = uop_index(job, 0);
+  UOp *to[3] = {zero, zero, uop2(job, OP_ADD, n.panel, uop_index(job, 1))};
+  UOp *first = uop_substitute(job, n.load->src[1], from, to, 3);
+  UOp *slot = uop2(job, OP_ADD, uop2(job, OP_MUL, tile, uop_index(job, trips(around))), around);
+  int64_t line = LINE / dtype_info[n.load->dtype].bytes;
+  first = uop2(job, OP_ADD, first, uop2(job, OP_MUL, slot, uop_index(job, share * line)));
+  for (int64_t k = 0; k < share; k++) {
+    UOp *src[2] = {n.load->src[0], uop2(job, OP_ADD, first, uop_index(job, k * line))};
+    body[k] = uop_make(job, OP_PREFETCH, DT_VOID, arg_i(1), src, 2);
+  }
+  body[share] = n.steps->src[0];
+  UOp *all = uop_make(job, OP_SINK, DT_VOID, arg_none(), body, (uint32_t)share + 1);
+  *steps = (UOp *)(uintptr_t)n.steps;
+  return uop2(job, OP_END, all, around);
+}
+
 UOp *prefetch_panels(Job *job, UOp *root, const Target *target) {
   if (target->max_group || !target->l2_bytes) return root;
   Rows r = find_loops(job, root, LARGE_PANELS);
@@ -312,6 +382,7 @@ UOp *prefetch_panels(Job *job, UOp *root, const Target *target) {
   size_t n = 0;
   for (size_t i = 0; i < r.ends.len && n < MOST_PANELS; i++) {
     UOp *user, *hinted = with_share(&r, r.ends.at[i], &user);
+    if (!hinted) hinted = with_part(&r, r.ends.at[i], &user);
     for (size_t k = 0; hinted && k < n; k++)
       if (from[k] == user) hinted = NULL; /* two operands: the first one's */
     if (hinted) from[n] = user, to[n++] = hinted;

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "base/memory_limit.h"
+#include "base/machine.h"
 #include "daemon/server/auth.h"
 #include "daemon/server/resp.h"
 #include "daemon/server/shared_trust.h"
@@ -146,7 +146,7 @@ static void default_cache(char *buf, size_t cap) {
 /* Limits of memory by default: what is good for 16 GiB, and with less in proportion. */
 static uint64_t part_of_memory(uint64_t bytes, uint64_t least) {
   const uint64_t whole = 16ull << 30;
-  uint64_t memory = memory_limit();
+  uint64_t memory = machine_memory();
   if (!memory || memory >= whole) return bytes;
   uint64_t part = (uint64_t)((double)bytes * (double)memory / (double)whole);
   return part < least ? least : part;

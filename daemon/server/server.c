@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/machine.h"
 #include "daemon/server/batch.h"
 #include "daemon/server/caches.h"
 #include "daemon/server/connection.h"
@@ -247,9 +248,7 @@ static Status worker_path(const Config *c, char *buf, size_t cap) {
 }
 
 static unsigned worker_count(const Config *c) {
-  if (c->compile_workers) return (unsigned)c->compile_workers;
-  long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  return cores > 0 ? (unsigned)cores : 1;
+  return c->compile_workers ? (unsigned)c->compile_workers : machine_processors();
 }
 
 static Status start_devices(Server *s) {

@@ -3,8 +3,8 @@
 Each round puts full load on by bench_load (and kills it in the middle), uploads, speaks as a checked client over TLS and over the Unix socket
 (tests/daemon/mixed.py), and leaves connections half way through a frame. Resident memory and open descriptors of kilnd and of each worker are
 sampled after it; what counts is the slope over the last three quarters, since caches fill in the beginning: the median of the slopes
-between all pairs of samples, since what is resident of shared memory comes and goes. The cache is kept small, so that its pages in memory do not
-count as growth. Of descriptors, slabs (memory in which tensors of runs travel) are counted apart: kilnd keeps 64 idle ones at most, and how many
+between all pairs of samples, since what is resident of shared memory comes and goes. The cache is so small that it is full after the
+first quarter: its pages in memory do not count as growth. Of descriptors, slabs (memory in which tensors of runs travel) are counted apart: kilnd keeps 64 idle ones at most, and how many
 it has depends on how many runs there were at once."""
 import os
 import pathlib
@@ -90,7 +90,7 @@ def soak(bench_load, bench_upload, group, minutes, folder):
     certificate(folder, "ca", "server", "server", "DNS:localhost,IP:127.0.0.1")
     port, dice = free_port(), random.Random(1)
     d = Daemon(folder, args=["--listen", f"127.0.0.1:{port}"],
-               config=["[tls]", f"certificate = {folder}/server.pem", f"key = {folder}/server.key", "[cache]", "max_bytes = 2M",
+               config=["[tls]", f"certificate = {folder}/server.pem", f"key = {folder}/server.key", "[cache]", "max_bytes = 256K",
                        "[tuning]", "background = false", "[limits]", "executables = 12", "[workers]", "compile = 2",
                        *boss(), *section("a", "run, tune, cache-write"), *section("b")])
     local = As(d, "a")
@@ -125,7 +125,7 @@ def soak(bench_load, bench_upload, group, minutes, folder):
         time.sleep(0.3)
         samples.take()
         if rounds % 10 == 0:
-            print(f"  round {rounds}: " + ", ".join(f"{name} {rows[-1][1] >> 10} MiB {rows[-1][3]} fds" for (_, name), rows in samples.rows.items()
+            print(f"  round {rounds}: " + ", ".join(f"{name} {rows[-1][1] >> 10} MiB, {rows[-1][2]} KiB anonymous, {rows[-1][3]} fds" for (_, name), rows in samples.rows.items()
                                                    if time.time() - samples.start - rows[-1][0] < 5), flush=True)
         calls += sum(sum(c.count.values()) for c in clients)
         wrong = [w for c in clients for w in c.wrong]

@@ -81,6 +81,7 @@ def test_weights(shared):
     assert 5 <= light.done - before <= 30, light.done - before  # 15; without weights it would be 60
 
 
+@pytest.mark.skipif(TSAN, reason="its runtime keeps signals until the next system call")
 def test_nobody_waits_for_a_worker_that_hangs(start):
     """Each has its own: the device is not held by a kernel of minutes, nor by a worker that is stopped."""
     d = start(config=["[server]", "isolation = strict", *boss(), *section("a"), *section("b")])

@@ -53,7 +53,9 @@ static void push(Load *l, Stream *s) {
 
 /* One job from choice to end; whose it was. */
 static Stream *step(Load *l, int64_t slack) {
+  const FairJob *next = fair_next(&l->q, slack);
   FairJob *job = fair_take(&l->q, slack);
+  assert_ptr_equal(job, next);
   if (!job) return NULL;
   size_t i = (size_t)(job - l->jobs);
   Stream *s = l->of[i];

@@ -281,6 +281,39 @@ static void panels_ahead(void **state) {
   }
 }
 
+/* y[p, m, l] = the sum over a and b of x[a, m, b] w[p, a, b, l] */
+static ZooKernel laid_out(Job *job, int64_t panels) {
+  enum { ROWS = 49, A = 16, B = 32, LANES = 32 };
+  Zoo z = {.job = job};
+  UOp *y = zoo_param(&z, DT_F32, panels * ROWS * LANES),
+      *x = zoo_param(&z, DT_F32, (int64_t)ROWS * A * B),
+      *w = zoo_param(&z, DT_F32, panels * A * B * LANES);
+  (void)y;
+  UOp *p = zoo_range(&z, AX_LOOP, panels), *m = zoo_range(&z, AX_LOOP, ROWS),
+      *l = zoo_range(&z, AX_LOOP, LANES), *k[2];
+  k[0] = zoo_range(&z, AX_REDUCE, A);
+  k[1] = zoo_range(&z, AX_REDUCE, B);
+  UOp *step = zoo_add(&z, zoo_mul(&z, k[0], B), k[1]);
+  UOp *xi = zoo_add(&z, zoo_mul(&z, zoo_add(&z, zoo_mul(&z, k[0], ROWS), m), B), k[1]);
+  UOp *wi = zoo_add(&z, zoo_mul(&z, zoo_add(&z, zoo_mul(&z, p, A * B), step), LANES), l);
+  UOp *v = uop2(job, OP_MUL, zoo_load(&z, x, xi, NULL), zoo_load(&z, w, wi, NULL));
+  UOp *yi = zoo_add(&z, zoo_mul(&z, zoo_add(&z, zoo_mul(&z, p, ROWS), m), LANES), l);
+  return zoo_done(&z, "laid_out", yi, uop_reduce(job, OP_ADD, v, k, 2));
+}
+
+/* A panel of 1024 lines that nobody copies, used by 7 tiles in 16 loops each: 10 in each of them,
+ * where all panels are a MiB. */
+static void panels_in_place(void **state) {
+  (void)state;
+  for (int64_t panels = 8; panels <= 16; panels += 8) {
+    Made m = {0};
+    job_init(&m.job, 0);
+    made(&m, laid_out(&m.job, panels), "VECTOR(2,16) UPCAST(2,2) UPCAST(1,7) ORDER(1,2)");
+    assert_int_equal(asked(&m, 3), panels == 16 ? 10 : 0);
+    job_deinit(&m.job);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(register_tile),
@@ -295,6 +328,7 @@ int main(void) {
       cmocka_unit_test(maximum_of_others),
       cmocka_unit_test(rows_ahead),
       cmocka_unit_test(panels_ahead),
+      cmocka_unit_test(panels_in_place),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* Limits of control groups, read from folders that look like the kernel's: the least one on the way
- * to the root holds, in both versions, and what is no number is no limit. */
+ * to the root holds, of memory and of processors' time, in both versions, and what is no number is
+ * no limit. */
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,8 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
-#include "base/memory_limit.h"
+#include "base/machine.h"
 #include "tests/unit/temp_folder.h"
 
 static char root[TEMP_FOLDER_CAP];
@@ -45,22 +47,22 @@ static void put(const char *path, const char *file, const char *text) {
 
 static void test_no_limit(void **state) {
   (void)state;
-  assert_true(memory_limit_of("", root) == UINT64_MAX);
-  assert_true(memory_limit_of("0::/system.slice/kilnd.service\n", root) == UINT64_MAX);
+  assert_true(machine_memory_of("", root) == UINT64_MAX);
+  assert_true(machine_memory_of("0::/system.slice/kilnd.service\n", root) == UINT64_MAX);
   put("/system.slice", "memory.max", "max\n");
-  assert_true(memory_limit_of("0::/system.slice/kilnd.service\n", root) == UINT64_MAX);
-  assert_true(memory_limit_of("nonsense\n:\n5:memory\n", root) == UINT64_MAX);
+  assert_true(machine_memory_of("0::/system.slice/kilnd.service\n", root) == UINT64_MAX);
+  assert_true(machine_memory_of("nonsense\n:\n5:memory\n", root) == UINT64_MAX);
 }
 
 static void test_the_least_on_the_way_holds(void **state) {
   (void)state;
   put("/system.slice/kilnd.service", "memory.max", "3000000000\n");
-  assert_true(memory_limit_of("0::/system.slice/kilnd.service\n", root) == 3000000000u);
+  assert_true(machine_memory_of("0::/system.slice/kilnd.service\n", root) == 3000000000u);
   put("/system.slice", "memory.max", "2000000000\n");
-  assert_true(memory_limit_of("0::/system.slice/kilnd.service\n", root) == 2000000000u);
-  assert_true(memory_limit_of("0::/other\n", root) == UINT64_MAX);
+  assert_true(machine_memory_of("0::/system.slice/kilnd.service\n", root) == 2000000000u);
+  assert_true(machine_memory_of("0::/other\n", root) == UINT64_MAX);
   put("", "memory.max", "1000000000\n"); /* of a container: what is mounted is its group */
-  assert_true(memory_limit_of("0::/not/visible/here\n", root) == 1000000000u);
+  assert_true(machine_memory_of("0::/not/visible/here\n", root) == 1000000000u);
 }
 
 static void test_version_one(void **state) {
@@ -68,13 +70,33 @@ static void test_version_one(void **state) {
   put("/memory/docker/abc", "memory.limit_in_bytes", "500000000\n");
   put("/memory", "memory.limit_in_bytes", "9223372036854771712\n");
   const char *groups = "12:cpu,cpuacct:/docker/abc\n7:memory:/docker/abc\n1:name=systemd:/x\n";
-  assert_true(memory_limit_of(groups, root) == 500000000u);
-  assert_true(memory_limit_of("7:memory:/elsewhere\n", root) == 9223372036854771712u);
+  assert_true(machine_memory_of(groups, root) == 500000000u);
+  assert_true(machine_memory_of("7:memory:/elsewhere\n", root) == 9223372036854771712u);
+}
+
+static void test_processors(void **state) {
+  (void)state;
+  const char *two = "0::/kubepods/pod1/abc\n", *one = "4:cpu,cpuacct:/docker/abc\n3:cpuset:/\n";
+  assert_true(machine_processors_of(two, root) == UINT64_MAX);
+  put("/kubepods/pod1/abc", "cpu.max", "250000 100000\n");
+  assert_true(machine_processors_of(two, root) == 3); /* two and a half */
+  put("/kubepods", "cpu.max", "max 100000\n");
+  assert_true(machine_processors_of(two, root) == 3);
+  put("/kubepods/pod1", "cpu.max", "50000 100000\n");
+  assert_true(machine_processors_of(two, root) == 1);
+  put("/kubepods/pod1", "cpu.max", "100000 0\n");
+  assert_true(machine_processors_of(two, root) == 3);
+  put("/cpu/docker/abc", "cpu.cfs_quota_us", "-1\n");
+  put("/cpu/docker/abc", "cpu.cfs_period_us", "100000\n");
+  assert_true(machine_processors_of(one, root) == UINT64_MAX);
+  put("/cpu/docker/abc", "cpu.cfs_quota_us", "400000\n");
+  assert_true(machine_processors_of(one, root) == 4);
 }
 
 static void test_this_machine(void **state) {
   (void)state;
-  assert_true(memory_limit() > 64u << 20);
+  assert_true(machine_memory() > 64u << 20);
+  assert_in_range(machine_processors(), 1, sysconf(_SC_NPROCESSORS_CONF));
 }
 
 int main(void) {
@@ -82,6 +104,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_no_limit, make_root, drop_root),
       cmocka_unit_test_setup_teardown(test_the_least_on_the_way_holds, make_root, drop_root),
       cmocka_unit_test_setup_teardown(test_version_one, make_root, drop_root),
+      cmocka_unit_test_setup_teardown(test_processors, make_root, drop_root),
       cmocka_unit_test(test_this_machine),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
