@@ -277,8 +277,8 @@ static bool covers(const Chain *c, const Shape *s, int64_t m) {
   return (rows + tile - 1) / tile * tile - rows <= rows / 16;
 }
 
-/* Whole tiles by a warp of its own where that may be, with three places if they fit; of those the
- * late product needs three. */
+/* Whole tiles by a warp of its own where that may be, with three places if they fit, which the late
+ * product needs; where a mask leaves few blocks two were as many as are worth filling. */
 static bool try_places(Chain *c, const Shape *s, bool held, int64_t first, int64_t second) {
   Shape now = *s;
   int64_t m = matrix_info(first)->m;
@@ -286,7 +286,8 @@ static bool try_places(Chain *c, const Shape *s, bool held, int64_t first, int64
     if (!covers(c, s, m) || !try_shape(c, s, first, second)) return false;
     return stay(c, s, m), true;
   }
-  const int64_t stages[] = {3 + RING + LATE, 3 + RING, 2 + RING, 3 + LATE, s->stages};
+  int64_t ring_of = has_all_blocks(c) || loads_more(c, c->row.at[0].reduce->src[0]) ? 3 : 2;
+  const int64_t stages[] = {3 + RING + LATE, ring_of + RING, 2 + RING, 3 + LATE, s->stages};
   for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
     bool late = stages[i] & LATE, ring = stages[i] & RING;
     if (late && !(held && pays_late(c, s, ring))) continue;
