@@ -353,19 +353,21 @@ typedef struct Wide {
   Copies copies;
 } Wide;
 
-/* As measured: mostly what the workgroup's memory takes to be written once and read by each
- * instruction, 128 bytes a cycle, which groups of warps that wait for each other do not reach. A
+/* As measured with every processor busy: the second level cache gives each 50 to 60 bytes a cycle,
+ * and the workgroup's memory is written once and read by each instruction, 128 bytes a cycle. A
  * warp that copies whole tiles takes registers of which 160 sums in each thread of two groups have
  * none to spare. */
 static const Wide wides[] = {
-    {2, 1, 256, 1175, 5000, WHOLE},     {2, 2, 160, 1500, 7500, BY_THREADS},
-    {2, 2, 128, 1240, 5500, WHOLE},     {2, 1, 224, 1120, 3500, WHOLE},
-    {2, 1, 192, 977, 4000, BY_THREADS}, {1, 2, 192, 1010, 3300, WHOLE},
-    {1, 1, 256, 769, 2700, WHOLE},      {1, 1, 224, 665, 3300, WHOLE},
-    {1, 2, 128, 649, 3700, WHOLE},      {1, 1, 192, 560, 3200, BY_THREADS},
-    {1, 1, 160, 570, 2900, WHOLE},      {1, 1, 128, 462, 2132, WHOLE},
-    {1, 1, 96, 380, 2000, WHOLE},       {1, 1, 64, 325, 1361, WHOLE_IF_LONG},
-    {2, 1, 64, 540, 2402, WHOLE},       {1, 1, 32, 258, 900, BY_THREADS},
+    {2, 1, 256, 1180, 2800, WHOLE},       {2, 2, 160, 1500, 5000, BY_THREADS},
+    {2, 2, 128, 1240, 3000, WHOLE},       {2, 1, 224, 1090, 2600, WHOLE},
+    {2, 1, 192, 960, 3000, BY_THREADS},   {1, 2, 192, 965, 2850, WHOLE},
+    {2, 1, 160, 830, 2400, WHOLE},        {2, 1, 128, 740, 2300, WHOLE},
+    {2, 1, 96, 560, 2200, WHOLE},         {1, 1, 256, 650, 2600, WHOLE},
+    {1, 1, 224, 620, 2500, WHOLE},        {1, 2, 128, 649, 3700, WHOLE},
+    {1, 1, 192, 560, 2500, BY_THREADS},   {1, 1, 160, 520, 2400, WHOLE},
+    {1, 1, 128, 450, 2132, WHOLE},        {1, 1, 96, 380, 2000, WHOLE},
+    {1, 1, 64, 325, 1361, WHOLE_IF_LONG}, {2, 1, 64, 540, 2402, WHOLE},
+    {1, 1, 32, 258, 900, BY_THREADS},
 };
 enum {
   WIDES = sizeof wides / sizeof *wides,
@@ -373,7 +375,7 @@ enum {
   ROW_BYTES = 128,
   MOST_PLACES = 8,
   SHORT_STEPS = 20, /* of a sum that ends before it has use for more than */
-  FEW_PLACES = 5,
+  FEW_PLACES = 4,
   GO_ON = 16,
   WHOLE_TILES = 32
 };
@@ -475,26 +477,35 @@ static int64_t tiles_of_plan(const Ctx *c) {
   return all;
 }
 
+/* Whole tiles are copied into so many places. Workgroups that stay fetch the next tile's beginning
+ * while a tile ends; of several groups of warps that do not, one multiplies while another waits. */
+static bool give_ring(Ctx *c, const Wide *w, int r, int64_t places) {
+  int64_t bytes = places * step_size(w) + TILE_ALIGN;
+  int64_t resident = ((int64_t)c->target->local_bytes + TILE_ALIGN) / (bytes + TILE_ALIGN);
+  int64_t all = (int64_t)c->target->threads * (resident > 1 ? resident : 1);
+  bool stay = !c->one_tile && tiles_of_plan(c) > all;
+  int64_t go_on = stay || w->groups < 2 ? GO_ON : 0;
+  if (places < 3 || !try_opt(c, OPT_PIPELINE, r, places + WHOLE_TILES + go_on)) return false;
+  return !stay || try_opt(c, OPT_PERSIST, 0, all);
+}
+
+/* How many places are worth it: several workgroups of short sums take turns on a processor. */
 static int64_t most_places(const Ctx *c, const Wide *w, int64_t steps, bool whole) {
+  bool waves = tiles_of_plan(c) > (int64_t)c->target->threads, brief = steps < SHORT_STEPS;
   int64_t places = (int64_t)c->target->local_bytes / step_size(w);
-  int64_t most = steps < SHORT_STEPS && !whole ? FEW_PLACES : MOST_PLACES;
+  int64_t most = brief && (waves || !whole) ? FEW_PLACES + !waves : MOST_PLACES;
   if (places > most) places = most;
   return places < steps ? places : steps;
 }
 
-/* Workgroups that stay fetch the next tile's beginning while a tile ends. */
 static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   if (w->up > 1 && !try_opt(c, OPT_UPCAST, m, w->up)) return false;
   if (w->groups > 1 && !try_opt(c, OPT_LOCAL, m, w->groups)) return false;
   int64_t steps = c->plan.axes[r].outer, places = most_places(c, w, steps, true);
   bool whole = w->copies == WHOLE || (w->copies == WHOLE_IF_LONG && steps >= SHORT_STEPS);
   if (c->other_copies) whole = !whole;
-  for (; whole && places > 2; places--) {
-    bool stay = !c->one_tile && tiles_of_plan(c) > (int64_t)c->target->threads;
-    int64_t go_on = stay || w->groups < 2 ? GO_ON : 0; /* else one multiplies, another waits */
-    if (!try_opt(c, OPT_PIPELINE, r, places + WHOLE_TILES + go_on)) continue;
-    return !stay || try_opt(c, OPT_PERSIST, 0, (int64_t)c->target->threads);
-  }
+  for (; whole && places > 2; places--)
+    if (give_ring(c, w, r, places)) return true;
   for (places = most_places(c, w, steps, false); places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
   return true;
