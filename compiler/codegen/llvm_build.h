@@ -42,8 +42,10 @@ typedef struct Loop {
   LLVMBasicBlockRef skipped_from; /* the block that may jump past the loop; NULL: it runs at least
                                      once */
   LLVMValueRef index;
-  LLVMValueRef *phis;    /* per slot; NULL where the loop does not change it */
-  LLVMValueRef *initial; /* per slot: the value on entry */
+  int64_t divisor;             /* of the index; 0: it is not divided */
+  LLVMValueRef quotient, rest; /* by it, counted with it */
+  LLVMValueRef *phis;          /* per slot; NULL where the loop does not change it */
+  LLVMValueRef *initial;       /* per slot: the value on entry */
 } Loop;
 
 /* Whose part of a kernel with a ring is being emitted. */

@@ -93,6 +93,46 @@ static void loop_phis(Emitter *e, Loop *loop, size_t at, LLVMBasicBlockRef befor
   }
 }
 
+/* A GPU divides by a number in ten instructions that wait for each other; quotient and rest of a
+ * loop's index are counted beside it instead. */
+static void count_division(Emitter *e, Loop *loop, size_t at, LLVMBasicBlockRef before) {
+  LLVMTypeRef i64 = LLVMInt64TypeInContext(e->ctx);
+  LLVMValueRef zero = llvm_i64(e, 0);
+  for (size_t i = at + 1; e->gpu && i < loop->list_end && !loop->divisor; i++) {
+    const UOp *u = e->linear->list[i];
+    bool divides = u->op == OP_FLOORDIV || u->op == OP_FLOORMOD;
+    if (!divides || u->src[0] != loop->range || !uop_is_const(u->src[1])) continue;
+    int64_t d = u->src[1]->arg.i;
+    if (d > 2 && d & (d - 1)) loop->divisor = d;
+  }
+  if (!loop->divisor) return;
+  loop->quotient = LLVMBuildPhi(e->b, i64, "quotient");
+  loop->rest = LLVMBuildPhi(e->b, i64, "rest");
+  LLVMAddIncoming(loop->quotient, &zero, &before, 1);
+  LLVMAddIncoming(loop->rest, &zero, &before, 1);
+}
+
+static void count_on(Emitter *e, const Loop *loop, LLVMBasicBlockRef latch) {
+  if (!loop->divisor) return;
+  LLVMValueRef next = LLVMBuildNSWAdd(e->b, loop->rest, llvm_i64(e, 1), "");
+  LLVMValueRef full = LLVMBuildICmp(e->b, LLVMIntEQ, next, llvm_i64(e, loop->divisor), "");
+  LLVMValueRef one = LLVMBuildZExt(e->b, full, LLVMInt64TypeInContext(e->ctx), "");
+  LLVMValueRef quotient = LLVMBuildNSWAdd(e->b, loop->quotient, one, "");
+  next = LLVMBuildSelect(e->b, full, llvm_i64(e, 0), next, "");
+  LLVMAddIncoming(loop->quotient, &quotient, &latch, 1);
+  LLVMAddIncoming(loop->rest, &next, &latch, 1);
+}
+
+/* The value of FLOORDIV or FLOORMOD u that is counted; NULL: it is none. */
+static LLVMValueRef counted_value(const Emitter *e, const UOp *u) {
+  for (size_t k = 0; k < e->nloops; k++) {
+    const Loop *l = &e->loops[k];
+    if (l->range == u->src[0] && l->divisor && uop_is_int(u->src[1], l->divisor))
+      return u->op == OP_FLOORDIV ? l->quotient : l->rest;
+  }
+  return NULL;
+}
+
 static void emit_range(Emitter *e, const UOp *u, size_t at) {
   Loop *loop = &e->loops[e->nloops++];
   *loop = (Loop){.range = u, .list_end = find_end(e->linear, at)};
@@ -117,6 +157,7 @@ static void emit_range(Emitter *e, const UOp *u, size_t at) {
   LLVMValueRef zero = llvm_i64(e, 0);
   loop->index = LLVMBuildPhi(e->b, LLVMInt64TypeInContext(e->ctx), "i");
   LLVMAddIncoming(loop->index, &zero, &before, 1);
+  count_division(e, loop, at, before);
   if (e->role != LLVM_COPIES) loop_phis(e, loop, at, before); /* who copies changes no register */
   e->values[u->id - e->first_id] = loop->index;
 }
@@ -142,6 +183,7 @@ static void emit_end(Emitter *e, const UOp *u) {
   LLVMValueRef next = LLVMBuildNSWAdd(e->b, loop->index, llvm_i64(e, 1), "");
   LLVMValueRef more = LLVMBuildICmp(e->b, LLVMIntSLT, next, llvm_value(e, loop->range->src[0]), "");
   LLVMBasicBlockRef latch = LLVMGetInsertBlock(e->b);
+  count_on(e, loop, latch);
   LLVMBuildCondBr(e->b, more, loop->header, loop->exit);
   LLVMAddIncoming(loop->index, &next, &latch, 1);
   for (size_t k = 0; k < e->nslots; k++) {
@@ -225,6 +267,12 @@ static void emit_node(Emitter *e, const UOp *u, size_t at) {
   if ((u->op == OP_LOAD || e->waits) && e->values[u->id - e->first_id]) return;
   if (u->op == OP_LOAD && !e->gpu && llvm_tile_load(e, u, at)) return;
   if (u->op == OP_STORE && !e->gpu && llvm_tile_store(e, u, at)) return;
+  bool divides = u->op == OP_FLOORDIV || u->op == OP_FLOORMOD;
+  LLVMValueRef counted = divides ? counted_value(e, u) : NULL;
+  if (counted) {
+    e->values[u->id - e->first_id] = counted;
+    return;
+  }
   EmitFn fn = emit_table[u->op];
   if (!fn && (op_info[u->op].flags & OPF_ALU)) fn = llvm_alu_emit;
   if (!fn) {

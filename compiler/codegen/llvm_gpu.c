@@ -34,10 +34,12 @@ bool llvm_gpu_since(const Emitter *e, const char *cpu) {
  * that memory takes: so many workgroups have to find room for their registers on a processor. Of
  * other kernels the driver's compiler knows better. */
 static uint32_t least_groups(const Emitter *e) {
-  enum { THREADS = 512, HELD = 192 };
+  enum { THREADS = 512, HELD = 192, WARP = 32 };
   const uint32_t *block = e->linear->block;
   uint32_t threads = block[0] * block[1] * block[2], bytes = 0;
   bool loops = false;
+  if (e->linear->copiers > WARP)
+    return 1; /* or nobody knows how many registers there are to share */
   for (size_t i = 0; i < e->linear->len; i++) {
     const UOp *u = e->linear->list[i];
     loops |= u->op == OP_RANGE;

@@ -91,6 +91,9 @@ static bool find_axes(Chain *c) {
 
 /* -- the list ---------------------------------------------------------------------------------- */
 
+/* PIPELINE: the outer product late; whole tiles by a warp of its own. */
+enum { LATE = 16, RING = 32 };
+
 /* Tiles of the instruction's rows, groups of threads that have some of them each, steps of a block,
  * and how many are staged. */
 typedef struct Shape {
@@ -106,15 +109,14 @@ static const Shape wide[] = {{1, 8, 128, 2}, {1, 8, 64, 2}, {1, 4, 64, 2}, {1, 2
 enum { SHAPES = sizeof narrow / sizeof *narrow, MANY_COLUMNS = 64 };
 
 /* Of instructions of several warps; the largest number of columns that each is for: what a thread
- * has of a block and of the results has to fit into its registers. */
+ * has of a block and of the results has to fit into its registers. Three groups of warps have
+ * fewer each, which they get of those that copy, and take turns best; but their tiles of rows have
+ * to fit the rows. */
 static const struct {
   int64_t columns;
   Shape shape;
-} grouped[] = {{64, {1, 2, 128, 3}},
-               {128, {1, 2, 128, 2}},
-               {256, {1, 2, 64, 2}},
-               {128, {1, 1, 128, 2}},
-               {256, {1, 1, 64, 2}}};
+} grouped[] = {{64, {1, 3, 128, 2 + RING}}, {64, {1, 2, 128, 3}},  {128, {1, 2, 128, 2}},
+               {256, {1, 2, 64, 2}},        {128, {1, 1, 128, 2}}, {256, {1, 1, 64, 2}}};
 
 /* Workgroups that a shape makes. */
 static int64_t groups_of(const Chain *c, const Shape *s, int64_t m) {
@@ -204,6 +206,40 @@ static bool try_shape(Chain *c, const Shape *s, int64_t first, int64_t second) {
   return false;
 }
 
+static size_t count_loads(const Chain *c, const UOp *u) {
+  UOpList list = uop_toposort(c->job, (UOp *)(uintptr_t)u);
+  size_t n = 0;
+  for (size_t i = 0; i < list.len; i++) n += list.at[i]->op == OP_INDEX;
+  return n;
+}
+
+/* Whether scores are computed from more than the inner product's factors: a bias, a mask. */
+static bool loads_more(const Chain *c, const UOp *body) {
+  return count_loads(c, body) > count_loads(c, c->inner);
+}
+
+/* The row's blocks are equally many for every tile of rows: no mask says which are left out. */
+static bool has_all_blocks(const Chain *c) {
+  const UOp *body = c->row.at[0].reduce->src[0];
+  while (body->op == OP_CAST) body = body->src[0];
+  return body->op != OP_WHERE || count_loads(c, body->src[0]);
+}
+
+/* Workgroups that stay copy the next tile's first blocks while a tile's rows are stored. Where sums
+ * take half of the registers there are none for another loop. */
+static void stay(Chain *c, const Shape *s, int64_t m) {
+  enum { MOST_COLUMNS = 128 };
+  OptPlan plan;
+  if (!has_all_blocks(c) || size_of(c, c->n) > MOST_COLUMNS ||
+      groups_of(c, s, m) <= c->target->threads)
+    return;
+  size_t before = c->opts->len;
+  give(c, OPT_PERSIST, 0, c->target->threads);
+  Status st = opts_plan(c->job, c->k, c->target, c->opts, &plan);
+  if (st) c->opts->len = before;
+  status_drop(st);
+}
+
 /* A shape keeps half of the processors busy, or none could. */
 static bool fills(const Chain *c, const Shape *s, int64_t m) {
   return groups_of(c, s, m) >= c->target->threads || s->warps == 1;
@@ -220,29 +256,45 @@ static int64_t grouped_row(const Chain *c, int64_t columns, bool held, DType d) 
   return -1;
 }
 
-/* Of a long row without a mask the outer product is one block late: the inner one's time is too
- * short for the exponentials. That takes one place more, and time before and after all blocks. */
+/* Of a long row the outer product is one block late: the inner one's time is too short for the
+ * exponentials. That takes one place more, and time before and after all blocks, of which a mask
+ * leaves out some; and registers, which what scores are made of besides may take. */
 static bool pays_late(const Chain *c, const Shape *s, bool ring) {
   enum { LEAST_BLOCKS = 16, LEAST_OF_RING = 4 };
   const UOp *body = c->row.at[0].reduce->src[0];
   while (body->op == OP_CAST) body = body->src[0];
-  if (!ring && body->op == OP_WHERE) return false;
-  return size_of(c, c->row_in) >= (ring ? LEAST_OF_RING : LEAST_BLOCKS) * s->block;
+  bool masked = body->op == OP_WHERE;
+  if (loads_more(c, body) || (masked && (!ring || body->src[0]->op == OP_AND))) return false;
+  return size_of(c, c->row_in) >= (ring && !masked ? LEAST_OF_RING : LEAST_BLOCKS) * s->block;
 }
 
 /* Rows of the first factor lie in registers, too, where those are not full. */
-enum { HELD_DEPTH = 128, MOST_COLUMNS = 256, LATE = 16, RING = 32 };
+enum { HELD_DEPTH = 128, MOST_COLUMNS = 256 };
 
-/* Whole tiles by a warp of its own where that may be, with three places if they fit; of those the
- * late product needs three. */
+/* Tiles of so many rows go beyond the end, or overlap, by less than a sixteenth. */
+static bool covers(const Chain *c, const Shape *s, int64_t m) {
+  int64_t tile = s->tiles * s->warps * m, rows = size_of(c, c->m);
+  return (rows + tile - 1) / tile * tile - rows <= rows / 16;
+}
+
+/* Whole tiles by a warp of its own where that may be, with three places if they fit, which the late
+ * product needs; where a mask leaves few blocks two were as many as are worth filling. */
 static bool try_places(Chain *c, const Shape *s, bool held, int64_t first, int64_t second) {
   Shape now = *s;
-  const int64_t stages[] = {3 + RING + LATE, 3 + RING, 2 + RING, 3 + LATE, s->stages};
+  int64_t m = matrix_info(first)->m;
+  if (s->stages & RING) {
+    if (!covers(c, s, m) || !try_shape(c, s, first, second)) return false;
+    return stay(c, s, m), true;
+  }
+  int64_t ring_of = has_all_blocks(c) || loads_more(c, c->row.at[0].reduce->src[0]) ? 3 : 2;
+  const int64_t stages[] = {3 + RING + LATE, ring_of + RING, 2 + RING, 3 + LATE, s->stages};
   for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
     bool late = stages[i] & LATE, ring = stages[i] & RING;
     if (late && !(held && pays_late(c, s, ring))) continue;
     now.stages = stages[i];
-    if (try_shape(c, &now, first, second)) return true;
+    if (!try_shape(c, &now, first, second)) continue;
+    if (ring) stay(c, s, m);
+    return true;
   }
   return false;
 }

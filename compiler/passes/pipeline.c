@@ -226,11 +226,13 @@ static UOp *ring_event(Job *job, int64_t kind, const Loop *l, int64_t bytes, UOp
 
 /* Iteration `at` is done with its place, after the effect. */
 static UOp *leave(Job *job, const Loop *l, UOp *effect) {
-  UOp *places = uop_index(job, pipeline_places(l->copies.at[0]));
-  UOp *late = uop_index(job, l->late), *at = l->range;
-  if (l->late) at = uop2(job, OP_MAX, uop2(job, OP_SUB, at, late), uop_index(job, 0));
+  int64_t n = pipeline_places(l->copies.at[0]);
+  UOp *late = uop_index(job, l->late), *at = uop2(job, OP_FLOORMOD, l->range, uop_index(job, n));
   UOp *some = l->late ? uop2(job, OP_CMPLE, late, l->range) : uop_int(job, DT_BOOL, true);
-  UOp *src[3] = {uop2(job, OP_FLOORMOD, at, places), some, effect};
+  if (l->late)
+    at = uop3(job, OP_WHERE, uop2(job, OP_CMPLT, at, late),
+              uop2(job, OP_ADD, at, uop_index(job, n - l->late)), uop2(job, OP_SUB, at, late));
+  UOp *src[3] = {at, some, effect};
   return ring_event(job, RING_LEFT, l, 0, src, 3);
 }
 
@@ -259,9 +261,10 @@ static UOp *turn_of(Job *job, const Loop *l, UOp *place, UOp *places) {
   int64_t n = l->range->src[0]->vmax;
   UOp *turn = uop2(job, OP_FLOORDIV, l->range, places);
   if (!l->around || !l->around->n) return turn;
-  UOp *uses = uop2(job, OP_SUB, uop_index(job, n - 1 + places->arg.i), place);
-  uses =
-      n % places->arg.i ? uop2(job, OP_FLOORDIV, uses, places) : uop_index(job, n / places->arg.i);
+  UOp *uses = uop_index(job, n / places->arg.i), *rest = uop_index(job, n % places->arg.i);
+  if (rest->arg.i)
+    uses = uop3(job, OP_WHERE, uop2(job, OP_CMPLT, place, rest),
+                uop_index(job, n / places->arg.i + 1), uses);
   return uop2(job, OP_ADD, uop2(job, OP_MUL, l->around->at[0], uses), turn);
 }
 
@@ -279,13 +282,13 @@ static void find_rest(Job *job, UOp *kernel, const Loop *l, UOpList *rest) {
  * time. */
 static UOp *leave_rest(Job *job, UOp *kernel, const Loop *l) {
   int64_t n = l->range->src[0]->vmax, places = pipeline_places(l->copies.at[0]);
-  if (!l->under || !l->around || !l->around->n) return kernel;
+  if (!l->late || !l->around || !l->around->n) return kernel;
   UOpList list = uop_toposort(job, kernel), src = {0}, all = {0};
   UOp *end = (UOp *)(uintptr_t)end_of(&list, l->around->at[0]);
   avec_push(&job->arena, &src, uop_index(job, 0));
   avec_push(&job->arena, &src, uop_int(job, DT_BOOL, true));
   find_rest(job, kernel, l, &src);
-  for (int64_t k = n - l->under; k < n; k++) {
+  for (int64_t k = n - l->late; k < n; k++) {
     src.at[0] = uop_index(job, k % places);
     avec_push(&job->arena, &all, ring_event(job, RING_LEFT, l, 0, src.at, src.len));
   }

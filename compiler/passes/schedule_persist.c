@@ -33,7 +33,8 @@ UOp *schedule_persist(Apply *a, UOp *sink) {
   Job *job = a->job;
   UOp *end = sink->src[0];
   int64_t groups = a->plan->persist, n = end->op == OP_END ? tiles_of(end) : 0, below = 1;
-  if (!groups || n <= groups) return sink;
+  bool equal = !a->block || uop_is_const(a->block->src[0]); /* places are filled equally often */
+  if (!groups || n <= groups || !equal) return sink;
   UOp **from = arena_array(&job->arena, end->nsrc, sizeof *from);
   UOp **to = arena_array(&job->arena, end->nsrc, sizeof *to);
   UOp **src = arena_array(&job->arena, end->nsrc + 2u, sizeof *src);

@@ -424,6 +424,8 @@ static Status plan_pipeline(Planner *p, bool reduce) {
     return refuse(p, "the loop must be one over a reduce axis on a "
                      "device with workgroups");
   if (p->plan->slots) return refuse(p, "the list has a PIPELINE already");
+  if (opts_is_inner_sum(p->k, p->opt->axis))
+    return refuse(p, "the reduction is inside of another one");
   int32_t slots = p->opt->arg % 16, under = p->opt->arg / 16 % 2;
   const MatrixInfo *info = p->plan->matrix.info;
   if (slots < 2 || slots > MAX_SLOTS) return refuse(p, "there are 2 to 8 places");

@@ -177,7 +177,9 @@ bool opts_matrix_tiled(const OptPlan *plan, const UOp *operand);
 Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
 /* opts_bulk.c: PIPELINE with copies of whole tiles. */
 Status opts_bulk_check(Job *job, const KernelInfo *k, const Target *target, const OptPlan *plan);
-/* opts_rows.c: KEEP and REPAIR, once everything else is planned. */
+/* opts_rows.c: whether a sum over the axis is computed anew in every step of another. */
+bool opts_is_inner_sum(const KernelInfo *k, int axis);
+/* KEEP and REPAIR, once everything else is planned. */
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
 /* The member whose loops the computation of a kept value gets, one that walks its rows as a whole:
  * one along reduce axes, whose tiles do not overlap, and of these the one with the largest; a

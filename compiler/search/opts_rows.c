@@ -170,6 +170,18 @@ static Status check_repair(const KernelInfo *k, OptPlan *plan) {
   return NULL;
 }
 
+bool opts_is_inner_sum(const KernelInfo *k, int axis) {
+  const UOp *range = k->axes[axis].range;
+  for (size_t i = 0; i < k->list.len; i++) {
+    const UOp *u = k->list.at[i];
+    bool over = false;
+    for (uint32_t s = 1; u->op == OP_REDUCE && s < u->nsrc; s++) over |= u->src[s] == range;
+    for (uint32_t x = 0; over && x < k->naxes; x++)
+      if (k->axes[x].reduce && kernel_depends(u, x)) return true;
+  }
+  return false;
+}
+
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan) {
   TRY(check_repair(k, plan));
   return check_keeps(k, plan);
