@@ -45,12 +45,25 @@ static void find_first(Begin *b) {
   }
 }
 
-static UOp *fill(Begin *b, UOp *buffer) {
+/* The buffer in each iteration of the loops around that one, and not before them all. */
+static UOp *anew(Begin *b, UOp *buffer, const UOp *loop) {
+  UOp *end = NULL;
+  for (size_t i = 0; i < b->list.len && !end; i++)
+    if (b->list.at[i]->op == OP_END && b->list.at[i]->src[1] == loop) end = b->list.at[i];
+  uint32_t open = end && end->open ? end->open->n : 0, n = 1;
+  UOp **src = arena_array(&b->job->arena, open + 1u, sizeof *src);
+  src[0] = buffer;
+  for (uint32_t k = 0; k < open; k++)
+    if (uop_axis(end->open->at[k]) == AX_LOOP) src[n++] = end->open->at[k];
+  return n == 1 ? buffer : uop_make(b->job, OP_AFTER, DT_VOID, arg_none(), src, n);
+}
+
+static UOp *fill(Begin *b, UOp *buffer, const UOp *loop) {
   Job *job = b->job;
   uint32_t at = position(b, buffer);
   if (b->begun[at]) return b->begun[at];
   UOp *r = uop_range(job, b->next_range++, AX_UPCAST, uop_index(job, buffer->arg.ints.at[0]));
-  UOp *src[3] = {buffer, r, b->first[at]};
+  UOp *src[3] = {anew(b, buffer, loop), r, b->first[at]};
   UOp *store = uop_make(job, OP_STORE, DT_VOID, arg_i(0), src, 3);
   return b->begun[at] = uop2(job, OP_AFTER, buffer, uop2(job, OP_END, store, r));
 }
@@ -63,7 +76,7 @@ static UOp *rebuild(Begin *b, UOp *u) {
   UOp **src = arena_array(&job->arena, u->nsrc + 2u, sizeof *src);
   for (uint32_t s = 0; s < u->nsrc; s++) src[s] = b->now[position(b, u->src[s])];
   if (!is_first_read(u)) return u->nsrc ? uop_with_src(job, u, src) : u;
-  src[0] = fill(b, u->src[0]);
+  src[0] = fill(b, u->src[0], loop_of(u->src[2]));
   src[2] = uop_int(job, DT_BOOL, true);
   src[3] = loop_of(u->src[2]);
   return uop_make(job, OP_INDEX, DT_VOID, arg_none(), src, 4);

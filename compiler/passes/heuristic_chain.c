@@ -206,6 +206,40 @@ static bool try_shape(Chain *c, const Shape *s, int64_t first, int64_t second) {
   return false;
 }
 
+static size_t count_loads(const Chain *c, const UOp *u) {
+  UOpList list = uop_toposort(c->job, (UOp *)(uintptr_t)u);
+  size_t n = 0;
+  for (size_t i = 0; i < list.len; i++) n += list.at[i]->op == OP_INDEX;
+  return n;
+}
+
+/* Whether scores are computed from more than the inner product's factors: a bias, a mask. */
+static bool loads_more(const Chain *c, const UOp *body) {
+  return count_loads(c, body) > count_loads(c, c->inner);
+}
+
+/* The row's blocks are equally many for every tile of rows: no mask says which are left out. */
+static bool has_all_blocks(const Chain *c) {
+  const UOp *body = c->row.at[0].reduce->src[0];
+  while (body->op == OP_CAST) body = body->src[0];
+  return body->op != OP_WHERE || count_loads(c, body->src[0]);
+}
+
+/* Workgroups that stay copy the next tile's first blocks while a tile's rows are stored. Where sums
+ * take half of the registers there are none for another loop. */
+static void stay(Chain *c, const Shape *s, int64_t m) {
+  enum { MOST_COLUMNS = 128 };
+  OptPlan plan;
+  if (!has_all_blocks(c) || size_of(c, c->n) > MOST_COLUMNS ||
+      groups_of(c, s, m) <= c->target->threads)
+    return;
+  size_t before = c->opts->len;
+  give(c, OPT_PERSIST, 0, c->target->threads);
+  Status st = opts_plan(c->job, c->k, c->target, c->opts, &plan);
+  if (st) c->opts->len = before;
+  status_drop(st);
+}
+
 /* A shape keeps half of the processors busy, or none could. */
 static bool fills(const Chain *c, const Shape *s, int64_t m) {
   return groups_of(c, s, m) >= c->target->threads || s->warps == 1;
@@ -220,16 +254,6 @@ static int64_t grouped_row(const Chain *c, int64_t columns, bool held, DType d) 
       return id;
   }
   return -1;
-}
-
-/* Whether scores are computed from more than the inner product's factors: a bias, a mask. */
-static bool loads_more(const Chain *c, const UOp *body) {
-  UOpList all = uop_toposort(c->job, (UOp *)(uintptr_t)body);
-  UOpList own = uop_toposort(c->job, (UOp *)(uintptr_t)c->inner);
-  size_t n = 0;
-  for (size_t i = 0; i < all.len; i++) n += all.at[i]->op == OP_INDEX;
-  for (size_t i = 0; i < own.len; i++) n -= own.at[i]->op == OP_INDEX;
-  return n > 0;
 }
 
 /* Of a long row the outer product is one block late: the inner one's time is too short for the
@@ -253,18 +277,24 @@ static bool covers(const Chain *c, const Shape *s, int64_t m) {
   return (rows + tile - 1) / tile * tile - rows <= rows / 16;
 }
 
-/* Whole tiles by a warp of its own where that may be, with three places if they fit; of those the
- * late product needs three. */
+/* Whole tiles by a warp of its own where that may be, with three places if they fit, which the late
+ * product needs; where a mask leaves few blocks two were as many as are worth filling. */
 static bool try_places(Chain *c, const Shape *s, bool held, int64_t first, int64_t second) {
   Shape now = *s;
-  if (s->stages & RING)
-    return covers(c, s, matrix_info(first)->m) && try_shape(c, s, first, second);
-  const int64_t stages[] = {3 + RING + LATE, 3 + RING, 2 + RING, 3 + LATE, s->stages};
+  int64_t m = matrix_info(first)->m;
+  if (s->stages & RING) {
+    if (!covers(c, s, m) || !try_shape(c, s, first, second)) return false;
+    return stay(c, s, m), true;
+  }
+  int64_t ring_of = has_all_blocks(c) || loads_more(c, c->row.at[0].reduce->src[0]) ? 3 : 2;
+  const int64_t stages[] = {3 + RING + LATE, ring_of + RING, 2 + RING, 3 + LATE, s->stages};
   for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
     bool late = stages[i] & LATE, ring = stages[i] & RING;
     if (late && !(held && pays_late(c, s, ring))) continue;
     now.stages = stages[i];
-    if (try_shape(c, &now, first, second)) return true;
+    if (!try_shape(c, &now, first, second)) continue;
+    if (ring) stay(c, s, m);
+    return true;
   }
   return false;
 }

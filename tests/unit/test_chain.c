@@ -104,6 +104,10 @@ static const Case cases[] = {
      MX_F16_M64N64,
      MX_F16_HELD_M64N64,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,64) PIPELINE(2,34)"},
+    {{DT_F16, 128, 192, 64, 64, .causal = false},
+     MX_F16_HELD_M64N64,
+     MX_F16_HELD_M64N64,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,64) PIPELINE(2,34) PERSIST(0,1)"},
 };
 
 static void chosen(void **state) {
