@@ -13,7 +13,7 @@
 #include <string.h>
 
 enum { AXES = 5, NUMBERS = 3 + 3 * AXES, MOST_MAPS = 8, MOST_BOX = 256 };
-enum { SWIZZLE_128 = 3, PROMOTE_256 = 3 }; /* of the driver's enumerations */
+enum { SWIZZLE_128 = 3, PROMOTE_128 = 2 }; /* of the driver's enumerations */
 
 typedef struct Map {
   uint32_t argument, axes;
@@ -83,7 +83,7 @@ static Status make(const CudaApi *api, Map *m, uint64_t at) {
   m->at = 0;
   TRY(cuda_status(api,
                   api->map_encode(m->made, m->type, m->axes, at, m->size, m->step, m->box, dense, 0,
-                                  SWIZZLE_128, PROMOTE_256, 0),
+                                  SWIZZLE_128, PROMOTE_128, 0),
                   "making the map of a tensor"));
   m->at = at;
   return NULL;

@@ -284,10 +284,11 @@ void llvm_ring_emit(Emitter *e, void (*emit)(Emitter *e)) {
 /* -- nodes --------------------------------------------------------------------------------------
  */
 
-/* All but those that copy. */
+/* All but those that copy; the barriers with low numbers are for taking turns (llvm_tile_mma.c). */
 void llvm_ring_barrier(Emitter *e) {
+  enum { LAST = 15 };
   LLVMTypeRef i32 = i32_type(e);
-  LLVMValueRef args[2] = {llvm_int(e, i32, 1), llvm_int(e, i32, workers(e))};
+  LLVMValueRef args[2] = {llvm_int(e, i32, LAST), llvm_int(e, i32, workers(e))};
   say(e, "bar.sync $0, $1;", "n,n,~{memory}", args, 2);
 }
 
