@@ -26,22 +26,6 @@ static void annotate_kernel(Emitter *e, const char *name, uint32_t value) {
   LLVMAddNamedMetadataOperand(e->module, "nvvm.annotations", LLVMMetadataAsValue(e->ctx, node));
 }
 
-/* Threads that hold much of what they have loaded leave room for few others, which hide the time
- * that memory takes: so many workgroups have to find room for their registers on a processor. Of
- * other kernels the driver's compiler knows better. */
-static uint32_t least_groups(const Emitter *e) {
-  enum { THREADS = 512, HELD = 192 };
-  const uint32_t *block = e->linear->block;
-  uint32_t threads = block[0] * block[1] * block[2], bytes = 0;
-  for (size_t i = 0; i < e->linear->len && e->linear->list[i]->op != OP_RANGE; i++) {
-    const UOp *u = e->linear->list[i];
-    if (u->op == OP_COPY || u->op == OP_MMA || u->op == OP_TILEMMA) return 0;
-    if (u->op == OP_LOAD && u->src[0]->op == OP_PARAM)
-      bytes += dtype_info[u->src[0]->dtype].bytes * u->lanes;
-  }
-  return bytes >= HELD && threads && threads < THREADS ? THREADS / threads : 0;
-}
-
 void llvm_gpu_function(Emitter *e, const char *entry) {
   static const char *const most[3] = {"maxntidx", "maxntidy", "maxntidz"};
   uint32_t nargs = e->linear->nargs, n = nargs + e->linear->nvars;
@@ -60,7 +44,6 @@ void llvm_gpu_function(Emitter *e, const char *entry) {
   LLVMSetFunctionCallConv(e->fn, PTX_KERNEL);
   annotate_kernel(e, "kernel", 1);
   for (int d = 0; d < 3; d++) annotate_kernel(e, most[d], e->linear->block[d]);
-  if (least_groups(e)) annotate_kernel(e, "minctasm", least_groups(e));
   for (uint32_t k = nargs; k < n; k++) e->vars[k - nargs] = LLVMGetParam(e->fn, k);
   if (ahead) e->fixed = LLVMGetParam(e->fn, n);
 }
