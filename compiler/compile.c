@@ -225,6 +225,10 @@ Status compile_kernel(Job *job, UOp *kernel, const char *name, const Target *tar
                         .opts = opts_text(job, &a.applied)};
   memcpy(out->grid, a.grid, sizeof out->grid);
   memcpy(out->block, a.linear.block, sizeof out->block);
+  if (a.linear.copiers) {
+    out->block[0] = out->block[0] * out->block[1] * out->block[2] + a.linear.copiers;
+    out->block[1] = out->block[2] = 1;
+  }
   code.object = (StrBuf){0};
   codegen_deinit(&code);
   return NULL;

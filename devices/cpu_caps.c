@@ -1,16 +1,16 @@
-/* Detection: cores from the affinity mask, vector width from LLVM's feature string (hypervisors
- * mask features, so the processor's name is not enough), caches from sysfs or sysconf, memory from
- * sysinfo and the control group's limit. */
+/* Detection: cores from the affinity mask and the control group, vector width from LLVM's feature
+ * string (hypervisors mask features, so the processor's name is not enough), caches from sysfs or
+ * sysconf, memory from sysinfo and the control group's limit. */
 #include "devices/cpu_caps.h"
 
 #include <llvm-c/Core.h>
 #include <llvm-c/Target.h>
 #include <llvm-c/TargetMachine.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
+
+#include "base/machine.h"
 
 static bool read_line(const char *path, char *buf, int cap) {
   FILE *f = fopen(path, "re");
@@ -39,17 +39,6 @@ static uint64_t cache_bytes(int level) {
                                _SC_LEVEL3_CACHE_SIZE};
   long n = sysconf(names[level]);
   return n > 0 ? (uint64_t)n : 0;
-}
-
-static uint64_t memory_bytes(void) {
-  struct sysinfo info;
-  char text[64];
-  uint64_t total = sysinfo(&info) == 0 ? (uint64_t)info.totalram * info.mem_unit : 0;
-  if (read_line("/sys/fs/cgroup/memory.max", text, sizeof text)) {
-    uint64_t limit = strtoull(text, NULL, 10); /* 0 for "max" */
-    if (limit && limit < total) total = limit;
-  }
-  return total;
 }
 
 static bool has_feature(const char *features, const char *name) {
@@ -92,12 +81,7 @@ static void model_name(const CpuStrings *s, char *out, size_t cap) {
   fclose(f);
 }
 
-uint32_t cpu_caps_cores(void) {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  int n = CPU_COUNT(&set);
-  return n > 0 ? (uint32_t)n : 1;
-}
+uint32_t cpu_caps_cores(void) { return machine_processors(); }
 
 Status cpu_caps_init(uint32_t threads, CpuStrings *s, DeviceCaps *caps) {
   unsigned major, minor, patch;
@@ -118,7 +102,7 @@ Status cpu_caps_init(uint32_t threads, CpuStrings *s, DeviceCaps *caps) {
                        .l1_bytes = cache_bytes(1),
                        .l2_bytes = cache_bytes(2),
                        .l3_bytes = cache_bytes(3),
-                       .memory_bytes = memory_bytes()};
+                       .memory_bytes = machine_memory()};
   if (!caps->l1_bytes) caps->l1_bytes = 32 << 10;
   if (!caps->l2_bytes) caps->l2_bytes = 512 << 10;
   if (!caps->l3_bytes) caps->l3_bytes = caps->l2_bytes;

@@ -19,6 +19,7 @@
 #include "base/vec.h"
 #include "devices/cuda_assemble.h"
 #include "devices/cuda_graph.h"
+#include "devices/cuda_maps.h"
 #include "devices/device.h"
 
 enum { FENCES = 64, STAGING = 4 << 20, ALIGN = 512, KEPT_MAX = 256, LOG_BYTES = 4096 };
@@ -52,16 +53,20 @@ typedef struct CudaDevice {
   uint64_t submitted;       /* how often launches were */
   VEC(CudaLaunch) launches; /* being queued */
   VEC(uint64_t) values;     /* their arguments */
-  char description[160], compiler[64], cpu[16], features[16];
+  uint64_t shared_all;      /* memory that the workgroups of a processor share */
+  CudaAssembler assembler;
+  char description[160], compiler[64], cpu[16], features[16], model[128];
 } CudaDevice;
 
 struct Program {
   CuModule module;
   CuFunction function;
+  CudaMaps *maps;  /* NULL: it copies no tiles */
   bool dependent;  /* waits for the kernel before it by itself */
   bool serialized; /* as far as the driver said when it compiled it */
   uint32_t grid[3], block[3];
   uint32_t shared_bytes; /* of a workgroup, when a kernel may not declare so many */
+  uint32_t declared;     /* that its code declares */
 };
 
 static const DeviceVtbl cuda_vtbl;
@@ -250,13 +255,27 @@ static Status cuda_code_of(Device *d, const Bytes *images, size_t n, StrBuf *cod
   const CudaDevice *c = cuda_device(d);
   bool *waiting = calloc(n + 1, sizeof *waiting);
   if (!waiting) return FAIL(RESOURCE_EXHAUSTED, "memory for programs");
-  Status st = cuda_assemble(c->api, c->context, images, n, code, waiting);
+  Status st = cuda_assemble(&c->assembler, images, n, code, waiting);
   for (size_t i = 0; i < n; i++) {
     char made = (char)((waits(images[i]) ? MADE_DEPENDENT : 0) | (waiting[i] ? MADE_WAITING : 0));
     if (code[i].len) strbuf_add(&code[i], &made, 1);
   }
   free(waiting);
   return st;
+}
+
+/* What its launches may bring. */
+static Status give_memory(const CudaDevice *c, Program *p) {
+  int declared = 0;
+  uint64_t most = p->shared_bytes;
+  CALL(c, "looking at a kernel", function_get(&declared, CU_FUNCTION_SHARED_BYTES, p->function));
+  p->declared = (uint32_t)declared;
+  if (p->dependent && p->declared < c->base.caps.local_bytes)
+    most = c->base.caps.local_bytes - p->declared;
+  if (!most) return NULL;
+  CALL(c, "giving a kernel memory of workgroups",
+       function_set(p->function, CU_FUNCTION_MAX_SHARED, (int)most));
+  return NULL;
 }
 
 static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **out) {
@@ -285,12 +304,11 @@ static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **ou
   if (!st)
     st = cuda_status(c->api, c->api->module_function(&p->function, p->module, spec->entry),
                      "finding the entry");
-  if (!st && p->shared_bytes)
-    st = cuda_status(
-        c->api, c->api->function_set(p->function, CU_FUNCTION_MAX_SHARED, (int)p->shared_bytes),
-        "giving the kernel memory of workgroups");
+  if (!st) st = give_memory(c, p);
+  if (!st) st = cuda_maps_read(c->api, p->module, c->stream, &p->maps);
   if (st) {
     if (p->module) c->api->module_unload(p->module);
+    cuda_maps_free(p->maps);
     free(p);
     return WRAP(st, "program '%s'", spec->entry);
   }
@@ -313,6 +331,7 @@ static void cuda_program_free(Device *d, Program *p) {
   c->api->stream_wait(c->stream);
   cuda_graphs_forget(c->graphs, p->function);
   c->api->module_unload(p->module);
+  cuda_maps_free(p->maps);
   free(p);
 }
 
@@ -327,25 +346,42 @@ static uint64_t fixed_arguments(const CudaDevice *c, const Launch *l) {
   return fixed;
 }
 
+/* A kernel that starts while the one before it runs finds some processors with nothing to do, and
+ * more of its workgroups would go there than are theirs when all are shared evenly. So workgroups
+ * ask for as much memory as leaves no room for more than that. */
+static uint32_t launch_memory(const CudaDevice *c, const Program *p, const uint32_t *grid) {
+  enum { MOST_SHARE = 8, OWN = 1024, UNIT = 128 }; /* OWN: the driver's, of each workgroup */
+  uint64_t groups = (uint64_t)grid[0] * grid[1] * grid[2], processors = c->base.caps.threads;
+  uint64_t share = (groups + processors - 1) / processors;
+  if (!p->dependent || share > MOST_SHARE) return p->shared_bytes;
+  uint64_t want = c->shared_all / (share + 1) + 1, rest = OWN + p->declared;
+  want = want > rest ? (want - rest + UNIT - 1) / UNIT * UNIT : 0;
+  if (want + p->declared > c->base.caps.local_bytes) return p->shared_bytes;
+  return want > p->shared_bytes ? (uint32_t)want : p->shared_bytes;
+}
+
 /* Behind its arguments a kernel may ask which of them are fixed; one that does not ignores it. */
 static Status add_launch(CudaDevice *c, const Launch *l) {
   const Program *p = l->program;
   const uint32_t *grid = l->grid ? l->grid : p->grid;
   CudaLaunch x = {.function = p->function,
                   .dependent = p->dependent,
-                  .shared_bytes = p->shared_bytes,
+                  .shared_bytes = launch_memory(c, p, grid),
                   .first = (uint32_t)c->values.len,
-                  .values = l->nargs + l->nvars + 1};
+                  .values = l->nargs + l->nvars + 1,
+                  .maps = cuda_maps_count(p->maps)};
+  size_t room = x.values + (size_t)x.maps * CUDA_MAP_VALUES;
   memcpy(x.grid, grid, sizeof x.grid);
   memcpy(x.block, p->block, sizeof x.block);
-  if (!vec_reserve(&c->values, c->values.len + x.values) || !vec_push(&c->launches, x))
+  if (!vec_reserve(&c->values, c->values.len + room) || !vec_push(&c->launches, x))
     return FAIL(RESOURCE_EXHAUSTED, "arguments of a launch");
   uint64_t *to = c->values.at + c->values.len;
   for (uint32_t k = 0; k < l->nargs; k++)
     *to++ = cuda_buffer(l->args[k].buffer)->at + l->args[k].offset;
   for (uint32_t k = 0; k < l->nvars; k++) *to++ = (uint64_t)l->vars[k];
   *to++ = fixed_arguments(c, l);
-  c->values.len += x.values;
+  TRY(cuda_maps_fill(c->api, p->maps, c->values.at + x.first, l->nargs, to));
+  c->values.len += room;
   return NULL;
 }
 
@@ -437,6 +473,15 @@ static int ptx_version(int driver) {
   return 80 + (minor < 5 ? minor : 5);
 }
 
+/* GPUs that the code generator does not know get PTX for the newest before them that it does. */
+static int newest_known(int sm) {
+  static const int known[] = {75, 80, 86, 87, 89, 90};
+  int newest = known[0];
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (known[i] <= sm) newest = known[i];
+  return newest;
+}
+
 static Status describe(CudaDevice *c) {
   char name[96] = "";
   size_t memory = 0;
@@ -448,12 +493,19 @@ static Status describe(CudaDevice *c) {
   if (major * 10 + minor < 75)
     return FAIL(UNAVAILABLE, "%s has compute capability %d.%d; 7.5 is the least", name, major,
                 minor);
+  c->shared_all = (uint64_t)attribute(c, CU_ATTR_SHARED_ALL);
   int sms = attribute(c, CU_ATTR_SM_COUNT), sm = major * 10 + minor;
   snprintf(c->description, sizeof c->description, "%s, %d SMs, %zu GiB, CUDA %d.%d", name, sms,
            memory >> 30, driver / 1000, driver % 1000 / 10);
-  snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
-  /* Code for newer GPUs than the generator knows is PTX for the newest it does. */
-  snprintf(c->cpu, sizeof c->cpu, "sm_%d%s", sm > 90 ? 90 : sm, sm == 90 ? "a" : "");
+  CudaAssembler *a = &c->assembler;
+  *a = (CudaAssembler){c->api, c->context, nvjitlink_open(driver), ""};
+  snprintf(a->arch, sizeof a->arch, "sm_%d%s", sm, sm == 90 ? "a" : "");
+  snprintf(c->model, sizeof c->model, "%s, %s", name, a->arch);
+  int n = snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
+  if (a->linker)
+    snprintf(c->compiler + n, sizeof c->compiler - (size_t)n, ", nvJitLink %d",
+             nvjitlink_version(a->linker));
+  snprintf(c->cpu, sizeof c->cpu, "sm_%d%s", newest_known(sm), sm == 90 ? "a" : "");
   snprintf(c->features, sizeof c->features, "+ptx%d", ptx_version(driver));
   c->base.caps = (DeviceCaps){.kind = "cuda",
                               .description = c->description,
@@ -461,6 +513,7 @@ static Status describe(CudaDevice *c) {
                               .cpu = c->cpu,
                               .features = c->features,
                               .compiler = c->compiler,
+                              .model = c->model,
                               .vector_bytes = 16,
                               .vector_registers = 64,
                               .threads = (uint32_t)sms,

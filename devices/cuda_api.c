@@ -11,17 +11,19 @@ typedef struct Symbol {
   size_t place; /* in CudaApi */
 } Symbol;
 
-static const Symbol symbols[] = {
 #define X(name, symbol, params) {symbol, offsetof(CudaApi, name)},
-    CUDA_SYMBOLS(X)
+static const Symbol symbols[] = {CUDA_SYMBOLS(X)}, new_symbols[] = {CUDA_NEW_SYMBOLS(X)};
 #undef X
-};
 
 static Status resolve(void *library, CudaApi *api) {
   for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
     void *at = dlsym(library, symbols[i].name);
     if (!at) return FAIL(UNAVAILABLE, "the CUDA driver lacks %s; it is too old", symbols[i].name);
     memcpy((char *)api + symbols[i].place, &at, sizeof at);
+  }
+  for (size_t i = 0; i < sizeof new_symbols / sizeof *new_symbols; i++) {
+    void *at = dlsym(library, new_symbols[i].name);
+    memcpy((char *)api + new_symbols[i].place, &at, sizeof at);
   }
   return NULL;
 }
@@ -33,7 +35,9 @@ Status cuda_status(const CudaApi *api, CuResult r, const char *what) {
   if (api->error_text(r, &text)) text = "";
   if (r == CU_OUT_OF_MEMORY) return FAIL(RESOURCE_EXHAUSTED, "%s: %s (%s)", what, text, name);
   bool program = r == CU_INVALID_IMAGE || r == CU_NO_BINARY || r == CU_INVALID_PTX ||
-                 r == CU_UNSUPPORTED_PTX || r == CU_NOT_FOUND;
+                 r == CU_UNSUPPORTED_PTX || r == CU_NOT_FOUND || r == CU_LAUNCH_RESOURCES;
+  bool call = r == CU_INVALID_VALUE || r == CU_INVALID_HANDLE || r == CU_NOT_SUPPORTED;
+  if (call) return FAIL(INTERNAL, "%s: %s (%s, %d)", what, text, name, r);
   if (program) return FAIL(INVALID_ARGUMENT, "%s: %s (%s, %d)", what, text, name, r);
   return FAIL(UNAVAILABLE, "%s: %s (%s, %d)", what, text, name, r);
 }

@@ -43,14 +43,18 @@ typedef struct CuKernelNode {
 
 /* Values of the driver's enumerations. */
 enum {
+  CU_INVALID_VALUE = 1,
   CU_OUT_OF_MEMORY = 2,
   CU_NO_DEVICE = 100,
   CU_INVALID_IMAGE = 200,
   CU_NO_BINARY = 209,
   CU_INVALID_PTX = 218,
   CU_UNSUPPORTED_PTX = 222,
+  CU_INVALID_HANDLE = 400,
   CU_NOT_FOUND = 500,
   CU_NOT_READY = 600,
+  CU_LAUNCH_RESOURCES = 701,
+  CU_NOT_SUPPORTED = 801,
   /* attributes of devices */
   CU_ATTR_WARP = 10,
   CU_ATTR_MAX_THREADS = 1,
@@ -59,9 +63,11 @@ enum {
   CU_ATTR_CC_MAJOR = 75,
   CU_ATTR_CC_MINOR = 76,
   CU_ATTR_REGISTERS = 12,
+  CU_ATTR_SHARED_ALL = 81, /* of a processor */
   CU_ATTR_SHARED_OPTIN = 97,
   /* attributes of functions */
   CU_FUNCTION_MAX_SHARED = 8,
+  CU_FUNCTION_SHARED_BYTES = 1, /* that its code declares */
   CU_FUNCTION_LOCAL_BYTES = 3,
   /* options of the JIT */
   CU_JIT_INFO_LOG = 3,
@@ -110,6 +116,8 @@ enum {
     (CuModule * m, const void *image, unsigned n, const int *options, void **values))              \
   X(module_unload, "cuModuleUnload", (CuModule m))                                                 \
   X(module_function, "cuModuleGetFunction", (CuFunction * f, CuModule m, const char *name))        \
+  X(module_global, "cuModuleGetGlobal_v2",                                                         \
+    (CuPointer * p, size_t * bytes, CuModule m, const char *name))                                 \
   X(link_create, "cuLinkCreate_v2", (unsigned n, const int *options, void **values, CuLink *l))    \
   X(link_add, "cuLinkAddData_v2",                                                                  \
     (CuLink l, int type, const void *data, size_t bytes, const char *name, unsigned n,             \
@@ -133,9 +141,17 @@ enum {
   X(graph_exec_destroy, "cuGraphExecDestroy", (CuGraphExec x))                                     \
   X(graph_destroy, "cuGraphDestroy", (CuGraph g))
 
+/* The same; NULL where the driver is older than they are. */
+#define CUDA_NEW_SYMBOLS(X)                                                                        \
+  X(map_encode, "cuTensorMapEncodeTiled",                                                          \
+    (void *map, int type, uint32_t axes, CuPointer at, const uint64_t *sizes,                      \
+     const uint64_t *steps, const uint32_t *box, const uint32_t *strides, int interleave,          \
+     int swizzle, int promotion, int fill))
+
 typedef struct CudaApi {
 #define X(name, symbol, params) CuResult(*name) params;
   CUDA_SYMBOLS(X)
+  CUDA_NEW_SYMBOLS(X)
 #undef X
 } CudaApi;
 
@@ -143,6 +159,6 @@ typedef struct CudaApi {
  * the machine has no driver, or one that lacks a symbol, or no GPU. */
 Status cuda_api(const CudaApi **out);
 /* NULL for success, else what failed, with the driver's name for it: RESOURCE_EXHAUSTED when memory
- * ran out, INVALID_ARGUMENT when the driver does not take a program, else UNAVAILABLE, because a
- * context that failed once does nothing more. */
+ * ran out, INVALID_ARGUMENT when the driver does not take a program, INTERNAL when it does not take
+ * the call, else UNAVAILABLE, because a context that failed once does nothing more. */
 Status cuda_status(const CudaApi *api, CuResult r, const char *what);

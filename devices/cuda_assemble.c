@@ -1,6 +1,7 @@
 /* The driver's compiler takes 20 to 90 ms for a kernel. Loading PTX holds a lock of the driver all
  * that time; linking it does not, so threads of their own link one kernel at a time, each taking
- * the next that nobody has. They have the context, but queue nothing. */
+ * the next that nobody has. They have the context, but queue nothing. NVIDIA's own library for it
+ * takes a fraction of the time; what that does not take, the driver's compiler is asked about. */
 #include "devices/cuda_assemble.h"
 
 #include <pthread.h>
@@ -13,8 +14,7 @@
 enum { THREADS_MAX = 16, LOG_BYTES = 4096 };
 
 typedef struct Work {
-  const CudaApi *api;
-  CuContext context;
+  const CudaAssembler *with;
   const Bytes *images;
   StrBuf *code;
   Status *failed; /* by image */
@@ -25,37 +25,51 @@ typedef struct Work {
 
 static bool is_ptx(Bytes image) { return image.len && image.ptr[0] != 0x7f; }
 
-static Status assemble_one(const CudaApi *api, Bytes ptx, StrBuf *out, bool *waiting) {
-  char log[LOG_BYTES] = "", said[LOG_BYTES] = "",
-       *text = malloc(ptx.len + 1); /* PTX ends with a zero */
+static Status by_driver(const CudaApi *api, const char *text, size_t len, StrBuf *out, char *said) {
+  char log[LOG_BYTES] = "";
   int options[4] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_BYTES, CU_JIT_INFO_LOG,
                     CU_JIT_INFO_LOG_BYTES};
-  void *values[4] = {log, (void *)(uintptr_t)sizeof log, said, (void *)(uintptr_t)sizeof said};
+  void *values[4] = {log, (void *)(uintptr_t)sizeof log, said, (void *)(uintptr_t)LOG_BYTES};
   void *cubin = NULL;
   size_t bytes = 0;
   CuLink link = NULL;
-  if (!text) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
-  memcpy(text, ptx.ptr, ptx.len);
-  text[ptx.len] = 0;
+  *said = 0;
   CuResult r = api->link_create(4, options, values, &link);
-  if (!r) r = api->link_add(link, CU_JIT_INPUT_PTX, text, ptx.len + 1, "kernel", 0, NULL, NULL);
+  if (!r) r = api->link_add(link, CU_JIT_INPUT_PTX, text, len + 1, "kernel", 0, NULL, NULL);
   if (!r) r = api->link_complete(link, &cubin, &bytes);
   if (!r) strbuf_add(out, cubin, bytes); /* which is the link's */
   if (link) api->link_destroy(link);
-  free(text);
-  log[sizeof log - 1] = said[sizeof said - 1] = 0;
-  *waiting = strstr(said, CUDA_WARNING_WAITING) != NULL;
+  log[sizeof log - 1] = said[LOG_BYTES - 1] = 0;
   Status st = cuda_status(api, r, "assembling code");
   if (!st && out->failed) st = FAIL(RESOURCE_EXHAUSTED, "memory for a program");
   return st && *log ? WRAP(st, "%s", log) : st;
 }
 
+static Status assemble_one(const CudaAssembler *a, Bytes ptx, StrBuf *out, bool *waiting) {
+  char said[LOG_BYTES] = "", *text = malloc(ptx.len + 1); /* PTX ends with a zero */
+  if (!text) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
+  memcpy(text, ptx.ptr, ptx.len);
+  text[ptx.len] = 0;
+  Bytes whole = {(const uint8_t *)text, ptx.len};
+  Status st = a->linker ? nvjitlink_assemble(a->linker, a->arch, whole, out, said, sizeof said)
+                        : FAIL(UNAVAILABLE, "nvJitLink is not installed");
+  if (st) {
+    status_drop(st);
+    out->len = 0;
+    st = by_driver(a->api, text, ptx.len, out, said);
+  }
+  *waiting = strstr(said, CUDA_WARNING_WAITING) != NULL;
+  free(text);
+  return st;
+}
+
 static void *work(void *arg) {
   Work *w = arg;
-  Status st = cuda_status(w->api, w->api->context_set(w->context), "assembling code");
+  const CudaApi *api = w->with->api;
+  Status st = cuda_status(api, api->context_set(w->with->context), "assembling code");
   for (size_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n;) {
     if (!is_ptx(w->images[i])) continue;
-    if (!st) st = assemble_one(w->api, w->images[i], &w->code[i], &w->waiting[i]);
+    if (!st) st = assemble_one(w->with, w->images[i], &w->code[i], &w->waiting[i]);
     w->failed[i] = st;
     st = NULL;
   }
@@ -72,12 +86,11 @@ static void work_together(Work *w, size_t wanted) {
   while (n) pthread_join(threads[--n], NULL);
 }
 
-Status cuda_assemble(const CudaApi *api, CuContext context, const Bytes *images, size_t n,
-                     StrBuf *code, bool *waiting) {
+Status cuda_assemble(const CudaAssembler *a, const Bytes *images, size_t n, StrBuf *code,
+                     bool *waiting) {
   cpu_set_t cores;
   size_t most = sched_getaffinity(0, sizeof cores, &cores) ? 1 : (size_t)CPU_COUNT(&cores);
-  Work w = {
-      .api = api, .context = context, .images = images, .code = code, .n = n, .waiting = waiting};
+  Work w = {.with = a, .images = images, .code = code, .n = n, .waiting = waiting};
   Status first = NULL;
   w.failed = calloc(n + 1, sizeof(Status));
   if (!w.failed) return FAIL(RESOURCE_EXHAUSTED, "memory for programs");

@@ -1,15 +1,24 @@
-/* Machine code from PTX, by the driver's compiler, on as many threads as there are processors. */
+/* Machine code from PTX, by nvJitLink where that is installed and by the driver's compiler, on as
+ * many threads as there are processors. */
 #pragma once
 
 #include "base/str.h"
 #include "devices/cuda_api.h"
+#include "devices/nvjitlink.h"
 
 /* The number of the driver's warning about matrix instructions that it makes wait for each other.
  */
 #define CUDA_WARNING_WAITING "C75"
 
+typedef struct CudaAssembler {
+  const CudaApi *api;
+  CuContext context;
+  const NvJitLink *linker; /* NULL: not installed */
+  char arch[16];           /* of the device, for it: "sm_90a" */
+} CudaAssembler;
+
 /* code[i] is a cubin for the context's device; it stays empty where images[i] is one already. On
  * failure the first kernel that failed is named by its place, and the others are made. waiting[i]:
  * there was that warning. */
-Status cuda_assemble(const CudaApi *api, CuContext context, const Bytes *images, size_t n,
-                     StrBuf *code, bool *waiting);
+Status cuda_assemble(const CudaAssembler *a, const Bytes *images, size_t n, StrBuf *code,
+                     bool *waiting);

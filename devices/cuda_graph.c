@@ -88,11 +88,19 @@ void cuda_graphs_forget(CudaGraphs *g, CuFunction function) {
 /* -- one launch ---------------------------------------------------------------------------------
  */
 
+/* Its values, with those of its maps. */
+static size_t all_values(const CudaLaunch *x) {
+  return x->values + (size_t)x->maps * CUDA_MAP_VALUES;
+}
+
 static Status point_at_values(CudaGraphs *g, const CudaLaunches *l, size_t i) {
   const CudaLaunch *x = &l->at[i];
-  if (!vec_reserve(&g->params, x->values + 1u))
+  const uint64_t *maps = &l->values[x->first + x->values];
+  if (!vec_reserve(&g->params, (size_t)x->values + x->maps + 1))
     return FAIL(RESOURCE_EXHAUSTED, "arguments of a launch");
   for (uint32_t k = 0; k < x->values; k++) g->params.at[k] = &l->values[x->first + k];
+  for (uint32_t k = 0; k < x->maps; k++)
+    g->params.at[x->values + k] = (void *)(uintptr_t)(maps + (size_t)k * CUDA_MAP_VALUES);
   return NULL;
 }
 
@@ -165,7 +173,7 @@ static bool same_kernels(const CudaGraph *x, const CudaLaunches *l) {
   if (x->n != l->n) return false;
   for (size_t i = 0; i < l->n; i++) {
     const CudaLaunch *a = &x->at[i], *b = &l->at[i];
-    if (a->function != b->function || a->values != b->values ||
+    if (a->function != b->function || a->values != b->values || a->maps != b->maps ||
         memcmp(a->block, b->block, sizeof a->block) != 0)
       return false;
   }
@@ -179,7 +187,7 @@ static CudaGraph *find(CudaGraphs *g, const CudaLaunches *l) {
 }
 
 static size_t count_values(const CudaLaunches *l) {
-  return l->n ? (size_t)l->at[l->n - 1].first + l->at[l->n - 1].values : 0;
+  return l->n ? (size_t)l->at[l->n - 1].first + all_values(&l->at[l->n - 1]) : 0;
 }
 
 static Status remember(CudaGraphs *g, const CudaLaunches *l) {
@@ -205,7 +213,7 @@ static Status remember(CudaGraphs *g, const CudaLaunches *l) {
 static Status change_one(CudaGraphs *g, CudaGraph *x, const CudaLaunches *l, size_t i) {
   CudaLaunch *old = &x->at[i];
   const CudaLaunch *now = &l->at[i];
-  size_t bytes = now->values * sizeof *l->values;
+  size_t bytes = all_values(now) * sizeof *l->values;
   if (!memcmp(old->grid, now->grid, sizeof old->grid) &&
       !memcmp(x->values + old->first, l->values + now->first, bytes))
     return NULL;

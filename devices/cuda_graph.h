@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-#include "devices/cuda_api.h"
+#include "devices/cuda_maps.h"
 
 /* One kernel launch as the driver sees it. */
 typedef struct CudaLaunch {
@@ -12,13 +12,14 @@ typedef struct CudaLaunch {
   unsigned grid[3], block[3], shared_bytes;
   bool dependent;         /* it waits for the kernel before it by itself (griddepcontrol.wait) */
   uint32_t first, values; /* its arguments among those of all launches */
+  uint32_t maps;          /* behind them, each an argument of CUDA_MAP_VALUES */
 } CudaLaunch;
 
 typedef struct CudaLaunches {
   const void *key; /* the same for launches that come again, and perhaps for others */
   const CudaLaunch *at;
   size_t n;
-  uint64_t *values; /* of all arguments, 8 bytes each */
+  uint64_t *values; /* of all arguments, 8 bytes each; those of maps */
 } CudaLaunches;
 
 typedef struct CudaGraphs CudaGraphs;

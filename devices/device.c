@@ -9,13 +9,18 @@
 
 #include "base/clock.h"
 
+static Status noted(Device *d, Status st) {
+  d->lost |= status_code(st) == ST_UNAVAILABLE;
+  return st;
+}
+
 void device_destroy(Device *d) {
   if (d) d->v->destroy(d);
 }
 
 Status device_buffer_alloc(Device *d, size_t size, int fd, Buffer **out) {
   *out = NULL;
-  return d->v->buffer_alloc(d, size, fd, out);
+  return noted(d, d->v->buffer_alloc(d, size, fd, out));
 }
 
 void device_buffer_free(Device *d, Buffer *b) {
@@ -25,7 +30,7 @@ void device_buffer_free(Device *d, Buffer *b) {
 Status device_program_load(Device *d, const ProgramSpec *spec, Program **out) {
   *out = NULL;
   assert(spec->entry && spec->threads >= 1);
-  return d->v->program_load(d, spec, out);
+  return noted(d, d->v->program_load(d, spec, out));
 }
 
 void device_program_free(Device *d, Program *p) {
@@ -39,28 +44,28 @@ static Status check_part(const Buffer *b, uint64_t offset, uint64_t bytes) {
 }
 
 Status device_program_check(Device *d, const Program *p) {
-  return d->v->program_check ? d->v->program_check(d, p) : NULL;
+  return d->v->program_check ? noted(d, d->v->program_check(d, p)) : NULL;
 }
 
 Status device_assemble(Device *d, const Bytes *images, size_t n, StrBuf *code) {
-  return d->v->assemble && n ? d->v->assemble(d, images, n, code) : NULL;
+  return d->v->assemble && n ? noted(d, d->v->assemble(d, images, n, code)) : NULL;
 }
 
 Status device_write(Device *d, Buffer *b, uint64_t offset, const void *from, uint64_t bytes) {
   TRY(check_part(b, offset, bytes));
-  return bytes ? d->v->write(d, b, offset, from, bytes) : NULL;
+  return bytes ? noted(d, d->v->write(d, b, offset, from, bytes)) : NULL;
 }
 
 Status device_read(Device *d, const Buffer *b, uint64_t offset, void *to, uint64_t bytes) {
   TRY(check_part(b, offset, bytes));
-  return bytes ? d->v->read(d, b, offset, to, bytes) : NULL;
+  return bytes ? noted(d, d->v->read(d, b, offset, to, bytes)) : NULL;
 }
 
 Status device_copy(Device *d, Buffer *to, uint64_t to_offset, const Buffer *from,
                    uint64_t from_offset, uint64_t bytes) {
   TRY(check_part(to, to_offset, bytes));
   TRY(check_part(from, from_offset, bytes));
-  return bytes ? d->v->copy(d, to, to_offset, from, from_offset, bytes) : NULL;
+  return bytes ? noted(d, d->v->copy(d, to, to_offset, from, from_offset, bytes)) : NULL;
 }
 
 /* Without a mapping: a piece from here, then twice as much each time from what is zero already. */
@@ -72,34 +77,34 @@ Status device_zero(Device *d, Buffer *b, uint64_t bytes) {
     return NULL;
   }
   uint64_t done = bytes < sizeof zeros ? bytes : sizeof zeros;
-  if (done) TRY(d->v->write(d, b, 0, zeros, done));
+  if (done) TRY(noted(d, d->v->write(d, b, 0, zeros, done)));
   while (done < bytes) {
     uint64_t n = done < bytes - done ? done : bytes - done;
-    TRY(d->v->copy(d, b, done, b, 0, n));
+    TRY(noted(d, d->v->copy(d, b, done, b, 0, n)));
     done += n;
   }
   return NULL;
 }
 
-Status device_scrub(Device *d) { return d->v->scrub ? d->v->scrub(d) : NULL; }
+Status device_scrub(Device *d) { return d->v->scrub ? noted(d, d->v->scrub(d)) : NULL; }
 
 Status device_submit(Device *d, const Launch *launches, size_t n, Fence *out) {
   *out = 0;
-  return d->v->submit(d, launches, n, out);
+  return noted(d, d->v->submit(d, launches, n, out));
 }
 
 Status device_wait(Device *d, Fence fence, int64_t timeout_ns) {
-  return d->v->wait(d, fence, timeout_ns);
+  return noted(d, d->v->wait(d, fence, timeout_ns));
 }
 
 Status device_timer_start(Device *d) {
   d->started_ns = clock_now_ns();
-  return d->v->timer_start ? d->v->timer_start(d) : NULL;
+  return d->v->timer_start ? noted(d, d->v->timer_start(d)) : NULL;
 }
 
 Status device_timer_stop(Device *d, Fence last, int64_t *ns) {
   *ns = 0;
-  if (d->v->timer_stop) return d->v->timer_stop(d, ns);
+  if (d->v->timer_stop) return noted(d, d->v->timer_stop(d, ns));
   TRY(d->v->wait(d, last, -1));
   *ns = clock_now_ns() - d->started_ns;
   return NULL;

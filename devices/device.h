@@ -19,6 +19,7 @@ typedef struct DeviceCaps {
   const char *description;             /* "Intel Xeon, 2 threads, AVX-512" */
   const char *triple, *cpu, *features; /* for code generation; empty when not applicable */
   const char *compiler;                /* version of the library that links or generates code */
+  const char *model; /* what else machine code and its speed depend on; NULL: cpu says it all */
   uint32_t vector_bytes, vector_registers, threads;
   uint64_t l1_bytes, l2_bytes, l3_bytes, memory_bytes, max_buffer_bytes;
   /* Workgroups: 0 where there are none (the CPU). */
@@ -30,6 +31,10 @@ typedef struct DeviceCaps {
    * in and out by device_write and device_read. */
   bool shares_memory;
 } DeviceCaps;
+
+/* In place of a descriptor: memory that no other process will be given, which may then have larger
+ * pages. -1: memory that may be given away, where the device shares its memory. */
+enum { BUFFER_PRIVATE = -2 };
 
 struct Buffer {
   Device *dev;
@@ -69,9 +74,9 @@ typedef uint64_t Fence;
 typedef struct DeviceVtbl {
   const char *name;
   void (*destroy)(Device *d);
-  /* Zeroed memory. fd >= 0 (only where caps.shares_memory): map that memfd instead (shared, size
-   * bytes from offset 0) and own the descriptor; on failure it stays the caller's. Memory sealed
-   * against writing is mapped for reading. */
+  /* Zeroed memory (-1, BUFFER_PRIVATE). fd >= 0 (only where caps.shares_memory): map that memfd
+   * instead (shared, size bytes from offset 0) and own the descriptor; on failure it stays the
+   * caller's. Memory sealed against writing is mapped for reading. */
   Status (*buffer_alloc)(Device *d, size_t size, int fd, Buffer **out);
   void (*buffer_free)(Device *d, Buffer *b);
   Status (*program_load)(Device *d, const ProgramSpec *spec, Program **out);
@@ -112,6 +117,9 @@ struct Device {
   const DeviceVtbl *v;
   DeviceCaps caps;
   int64_t started_ns; /* of devices without a timer of their own */
+  /* An operation answered UNAVAILABLE: its driver will do nothing more for this process, which is
+   * expected to end. */
+  bool lost;
 };
 
 Status device_cpu_create(uint32_t threads, Device **out); /* threads 0 = one per core */

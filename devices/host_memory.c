@@ -1,10 +1,13 @@
 /* A buffer is a shared mapping of a memfd, so that handing its bytes to another process costs a
- * descriptor and no copy. A buffer of size 0 has a page of its own all the same: its address is
- * valid and unique. */
+ * descriptor and no copy. What stays here is anonymous memory instead: most kernels give huge pages
+ * to no other, and rows of 4 KiB pages cost a walk through tables each. A buffer of size 0 has a
+ * page of its own all the same: its address is valid and unique. */
 #include "devices/host_memory.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -44,6 +47,23 @@ static Status make_memory(size_t size, int *fd, void **at) {
   return NULL;
 }
 
+/* Aligned so that all of it but the tail can be huge pages. */
+static Status make_private(size_t size, void **out) {
+  size_t room = mapped_size(size), spare = size >= HUGE_PAGE ? HUGE_PAGE : 0, page = 4096;
+  *out = MAP_FAILED;
+  if (room > SIZE_MAX - 2 * HUGE_PAGE)
+    return FAIL(RESOURCE_EXHAUSTED, "a buffer of %zu bytes", size);
+  room = (room + page - 1) / page * page;
+  char *at = mmap(NULL, room + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED)
+    return FAIL(RESOURCE_EXHAUSTED, "a buffer of %zu bytes: %s", size, strerror(errno));
+  size_t skip = spare ? (HUGE_PAGE - (uintptr_t)at % HUGE_PAGE) % HUGE_PAGE : 0;
+  if (skip) munmap(at, skip);
+  if (spare - skip) munmap(at + skip + room, spare - skip);
+  *out = at + skip;
+  return NULL;
+}
+
 Status host_memory_alloc(Device *d, size_t size, int fd, Buffer **out) {
   void *at = MAP_FAILED;
   int made = -1;
@@ -62,10 +82,11 @@ Status host_memory_alloc(Device *d, size_t size, int fd, Buffer **out) {
       st = FAIL(RESOURCE_EXHAUSTED, "mapping %zu bytes: %s", size, strerror(errno));
       goto fail;
     }
-  } else if ((st = make_memory(size, &made, &at))) {
+  } else if ((st =
+                  fd == BUFFER_PRIVATE ? make_private(size, &at) : make_memory(size, &made, &at))) {
     goto fail;
   }
-  /* Honoured where the kernel has huge pages for shared memory; elsewhere it does nothing. */
+  /* Of shared memory most kernels take no notice. */
   if (size >= HUGE_PAGE) (void)madvise(at, size, MADV_HUGEPAGE);
   *b = (Buffer){.dev = d, .size = size, .host = at, .fd = fd >= 0 ? fd : made};
   *out = b;
@@ -78,7 +99,7 @@ fail:
 
 void host_memory_free(Buffer *b) {
   munmap(b->host, mapped_size(b->size));
-  close(b->fd);
+  if (b->fd >= 0) close(b->fd);
   free(b);
 }
 

@@ -4,8 +4,8 @@
 #include "devices/device.h"
 
 /* Shared memory behind a memfd, zeroed and page-aligned. fd >= 0: maps that one, which must be at
- * least `size` bytes long and becomes the buffer's on success.
- * RESOURCE_EXHAUSTED beyond the device's max_buffer_bytes. */
+ * least `size` bytes long and becomes the buffer's on success. BUFFER_PRIVATE: nothing is behind
+ * it. RESOURCE_EXHAUSTED beyond the device's max_buffer_bytes. */
 Status host_memory_alloc(Device *d, size_t size, int fd, Buffer **out);
 void host_memory_free(Buffer *b);
 /* The vtable's write, read and copy, for devices whose launches are done when submit returns. */

@@ -106,8 +106,8 @@ tail -n 3 build/onnx.log
 note "ONNX node suite on OpenCL: $(tail -n 1 build/onnx-opencl.log)" $?
 tail -n 1 build/onnx-opencl.log
 say "Kernels for NVIDIA GPUs, assembled without one"
-"$KILN_VENV/bin/python" tests/gpu/ptx.py --every "$([ -n "$long" ] && echo 1 || echo 60)" >build/ptx.log 2>&1
-note "PTX for sm_80, sm_90a and sm_120 (build/ptx.log)" $?
+"$KILN_VENV/bin/python" tests/gpu/ptx.py --every "$([ -n "$long" ] && echo 1 || echo 60)" ${long:+--arch sm_75,sm_80,sm_89,sm_90a,sm_100,sm_120} >build/ptx.log 2>&1
+note "PTX for sm_75, sm_80, sm_90a and sm_120 (build/ptx.log)" $?
 grep -E 'kernels, ' build/ptx.log
 say "Models"
 run_pytest models tests/model

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/machine.h"
 #include "client/cli/doctor.h"
 
 enum { TRY_MS = 10000, OUTPUT_MAX = 4096, DESCRIPTORS_MIN = 4096 };
@@ -139,15 +140,6 @@ void doctor_devices(Doctor *d) {
 /* -- limits -------------------------------------------------------------------------------------
  */
 
-/* The first number of a file; 0 when there is none. */
-static unsigned long long number_in(const char *path) {
-  unsigned long long n = 0;
-  FILE *f = fopen(path, "re");
-  if (f && fscanf(f, "%llu", &n) != 1) n = 0;
-  if (f) fclose(f);
-  return n;
-}
-
 void doctor_limits(Doctor *d) {
   const unsigned long long enough = 2ull << 30;
   struct rlimit files = {0, 0};
@@ -160,10 +152,12 @@ void doctor_limits(Doctor *d) {
                "each connection, executable and buffer takes one: raise the hard limit "
                "(LimitNOFILE=, ulimit -Hn)");
   }
-  unsigned long long memory = number_in("/sys/fs/cgroup/memory.max");
+  unsigned long long memory = machine_memory();
   if (memory && memory < enough) {
-    snprintf(text, sizeof text, "this control group may use %s of memory", cli_bytes(memory, size));
-    doctor_say(d, V_WARN, "limits", text, "a compile worker may want 4 GiB: set compile_memory");
+    snprintf(text, sizeof text, "this machine or control group has %s of memory",
+             cli_bytes(memory, size));
+    doctor_say(d, V_WARN, "limits", text,
+               "large models will not compile, and the limits of kilnd are small by default");
   }
   if (access("/proc/sys/kernel/seccomp/actions_avail", F_OK))
     doctor_say(d, V_FAIL, "limits", "this kernel has no seccomp",

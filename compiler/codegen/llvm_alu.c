@@ -149,10 +149,23 @@ static LLVMValueRef guarded(const Alu *a, LLVMOpcode op, LLVMValueRef x, LLVMVal
   return all;
 }
 
+/* GPUs multiply 32 bits at a time, and most indices have no more. */
+static DivMod narrow_div_mod(const Alu *a) {
+  LLVMTypeRef narrow = llvm_type(a->e, DT_I32, llvm_lanes(a->v[0]));
+  LLVMBuilderRef b = a->e->b;
+  LLVMValueRef x = LLVMBuildTrunc(b, a->v[0], narrow, "");
+  LLVMValueRef y = LLVMBuildTrunc(b, a->v[1], narrow, "");
+  return (DivMod){LLVMBuildZExt(b, LLVMBuildUDiv(b, x, y, ""), a->type, ""),
+                  LLVMBuildZExt(b, LLVMBuildURem(b, x, y, ""), a->type, "")};
+}
+
 static DivMod div_mod(const Alu *a) {
-  const UOp *den = a->u->src[1];
+  const UOp *num = a->u->src[0], *den = a->u->src[1];
   LLVMValueRef x = a->v[0], y = a->v[1];
-  bool natural = at_least(a->u->src[0], 0) && at_least(den, 1);
+  bool natural = at_least(num, 0) && at_least(den, 1);
+  if (natural && a->e->gpu && a->dtype == DT_INDEX && num->vmax <= INT32_MAX &&
+      den->vmax <= INT32_MAX)
+    return narrow_div_mod(a);
   if (a->uns || natural) {
     LLVMValueRef zero = NULL;
     if (!at_least(den, 1)) {
@@ -244,8 +257,7 @@ static LLVMValueRef float_max_min(const Alu *a, bool max) {
     if (c && cv == cv) return float_bound(a, max, k ? x : y, k ? y : x, cv);
   }
   LLVMValueRef both[2] = {x, y};
-  if (a->e->gpu && a->dtype != DT_F64 &&
-      strcmp(a->e->target->cpu, "sm_80") >= 0) /* one instruction */
+  if (a->dtype != DT_F64 && llvm_gpu_since(a->e, "sm_80")) /* one instruction */
     return llvm_intrinsic1(a->e, max ? "llvm.maximum" : "llvm.minimum", both, 2);
   LLVMValueRef r = select3(a, fcmp(a, max ? LLVMRealOGT : LLVMRealOLT, x, y), x, y);
   if (!max) {

@@ -46,6 +46,9 @@ typedef struct Loop {
   LLVMValueRef *initial; /* per slot: the value on entry */
 } Loop;
 
+/* Whose part of a kernel with a ring is being emitted. */
+typedef enum LlvmRole { LLVM_ALL, LLVM_COPIES, LLVM_REST } LlvmRole;
+
 typedef struct Emitter {
   const Linear *linear;
   const Target *target;
@@ -68,7 +71,12 @@ typedef struct Emitter {
   unsigned md_scope, md_noalias, md_invariant;
   LLVMValueRef md_empty;
   bool has_fma, has_f16c, named, gpu;
-  bool tiles;         /* matrix instructions read the workgroup's memory */
+  bool tiles; /* matrix instructions read the workgroup's memory */
+  LlvmRole role;
+  const UOp **maps;                  /* TILECOPYs of different tensors or boxes */
+  uint32_t nmaps, places, first_map; /* of the ring; the parameter that is the first map */
+  LLVMValueRef ring;                 /* address of its barriers */
+  bool *for_copies;                  /* by id - first_id: who copies has to know it */
   bool waits;         /* the kernel starts before the one before it ends, and waits for it */
   LLVMValueRef fixed; /* a bit for each argument that no kernel before it writes; NULL: not asked */
   Arena arena;
@@ -182,11 +190,27 @@ LLVMValueRef llvm_settle_emit(Emitter *e, const UOp *u);
 /* Before a barrier: what the thread stored is there for matrix instructions, too. */
 void llvm_tile_fence(Emitter *e);
 
+/* -- llvm_ring.c -- */
+/* The maps and places of the kernel; before its function is made. */
+void llvm_ring_find(Emitter *e);
+void llvm_ring_parameters(Emitter *e, unsigned first);
+void llvm_ring_begin(Emitter *e);
+/* Calls emit for those who copy and for the others. */
+void llvm_ring_emit(Emitter *e, void (*emit)(Emitter *e));
+bool llvm_ring_skips(const Emitter *e, const UOp *u);
+LLVMValueRef llvm_ring_thread(Emitter *e);
+LLVMValueRef llvm_ring_special(Emitter *e, unsigned dim);
+void llvm_ring_barrier(Emitter *e);
+LLVMValueRef llvm_ring_event(Emitter *e, const UOp *u);
+LLVMValueRef llvm_tilecopy_emit(Emitter *e, const UOp *u);
+
 /* -- llvm_x86.c -- */
 LLVMValueRef llvm_x86_shuffle(Emitter *e, const UOp *u);
 LLVMValueRef llvm_x86_mma(Emitter *e, const UOp *u);
 
 /* -- llvm_gpu.c -- */
+/* Whether it is an NVIDIA GPU as new as that one; names of two digits, all that LLVM takes. */
+bool llvm_gpu_since(const Emitter *e, const char *cpu);
 /* The function, its kernel annotations and VARs. */
 void llvm_gpu_function(Emitter *e, const char *entry);
 /* What comes before everything else. */
@@ -200,6 +224,8 @@ void llvm_gpu_wait_unless_fixed(Emitter *e, uint32_t argument);
 /* Pointers to buffer argument k and to a BUFFER that is memory. */
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k);
 LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer);
+/* So many bytes of the workgroup's memory. */
+LLVMValueRef llvm_gpu_given(Emitter *e, uint64_t bytes);
 /* A power of two, in elements: the address of the buffer's element `index` is a multiple of it. */
 unsigned llvm_gpu_unit(Emitter *e, const UOp *index, const UOp *buffer);
 LLVMValueRef llvm_gpu_special(Emitter *e, const UOp *u);

@@ -125,8 +125,7 @@ static LLVMValueRef f32_to_bf16_gpu(Emitter *e, LLVMValueRef v) {
 }
 
 LLVMValueRef llvm_from_f32(Emitter *e, DType dtype, LLVMValueRef v, bool exact) {
-  if (dtype == DT_BF16 && !exact && e->gpu && strcmp(e->target->cpu, "sm_80") >= 0)
-    return f32_to_bf16_gpu(e, v);
+  if (dtype == DT_BF16 && !exact && llvm_gpu_since(e, "sm_80")) return f32_to_bf16_gpu(e, v);
   if (dtype == DT_BF16) return f32_to_bf16(e, v, exact);
   if (dtype != DT_F16) return v;
   if (!e->has_f16c) return f32_to_half_soft(e, v);

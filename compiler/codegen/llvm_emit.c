@@ -117,7 +117,7 @@ static void emit_range(Emitter *e, const UOp *u, size_t at) {
   LLVMValueRef zero = llvm_i64(e, 0);
   loop->index = LLVMBuildPhi(e->b, LLVMInt64TypeInContext(e->ctx), "i");
   LLVMAddIncoming(loop->index, &zero, &before, 1);
-  loop_phis(e, loop, at, before);
+  if (e->role != LLVM_COPIES) loop_phis(e, loop, at, before); /* who copies changes no register */
   e->values[u->id - e->first_id] = loop->index;
 }
 
@@ -196,6 +196,8 @@ static const EmitFn emit_table[OP__COUNT] = {
     [OP_SETTLE] = llvm_settle_emit,
     [OP_COPY] = llvm_copy_emit,
     [OP_COMMIT] = llvm_commit_emit,
+    [OP_TILECOPY] = llvm_tilecopy_emit,
+    [OP_RING] = llvm_ring_event,
     [OP_WAIT] = llvm_wait_emit,
     [OP_PREFETCH] = llvm_prefetch_emit,
 };
@@ -341,8 +343,14 @@ static void emit_ahead(Emitter *e) {
     if ((u->op == OP_LOAD || u->op == OP_COPY) && asked < MOST_ASKED && !llvm_is_ahead(e, u))
       asked += llvm_ask_ahead(e, u);
   }
-  load_ahead(e);
+  if (!e->places) load_ahead(e); /* before those that copy are told apart there are few registers */
   llvm_gpu_wait(e);
+}
+
+static void emit_list(Emitter *e) {
+  const Linear *l = e->linear;
+  for (size_t i = 0; i < l->len && !e->failure; i++)
+    if (!llvm_ring_skips(e, l->list[i])) emit_node(e, l->list[i], i);
 }
 
 static Status emit_function(Emitter *e, const char *entry) {
@@ -351,8 +359,12 @@ static Status emit_function(Emitter *e, const char *entry) {
   if (!e->failure) llvm_memory_begin(e);
   if (!e->failure && !e->slots)
     return FAIL(RESOURCE_EXHAUSTED, "code generation ran out of memory");
+  if (!e->failure && e->gpu) llvm_ring_begin(e);
   if (!e->failure && e->gpu) emit_ahead(e);
-  for (size_t i = 0; i < e->linear->len && !e->failure; i++) emit_node(e, e->linear->list[i], i);
+  if (!e->failure && e->places)
+    llvm_ring_emit(e, emit_list);
+  else if (!e->failure)
+    emit_list(e);
   if (!e->failure && e->nloops) llvm_fail(e, e->loops[e->nloops - 1].range, "is never closed");
   if (e->failure) {
     Status st = e->failure;

@@ -26,24 +26,35 @@ static void annotate_kernel(Emitter *e, const char *name, uint32_t value) {
   LLVMAddNamedMetadataOperand(e->module, "nvvm.annotations", LLVMMetadataAsValue(e->ctx, node));
 }
 
+bool llvm_gpu_since(const Emitter *e, const char *cpu) {
+  return e->gpu && strcmp(e->target->cpu, cpu) >= 0;
+}
+
 void llvm_gpu_function(Emitter *e, const char *entry) {
   static const char *const most[3] = {"maxntidx", "maxntidy", "maxntidz"};
+  llvm_ring_find(e);
   uint32_t nargs = e->linear->nargs, n = nargs + e->linear->nvars;
-  LLVMTypeRef *types = arena_array(&e->arena, n + 2, sizeof *types);
+  LLVMTypeRef *types = arena_array(&e->arena, n + e->nmaps + 2u, sizeof *types);
   e->vars = arena_array(&e->arena, e->linear->nvars + 1u, sizeof(LLVMValueRef));
   if (!types || !e->vars) {
     e->failure = FAIL(RESOURCE_EXHAUSTED, "code generation ran out of memory");
     return;
   }
-  e->waits = !strncmp(e->target->cpu, "sm_9", 4);
+  e->waits = llvm_gpu_since(e, "sm_90");
   bool ahead = e->waits && llvm_loads_ahead(e);
-  for (uint32_t k = 0; k < n + ahead; k++)
+  bool asked = ahead || e->nmaps; /* maps come behind it */
+  for (uint32_t k = 0; k < n + asked; k++)
     types[k] = k < nargs ? pointer(e, GLOBAL) : LLVMInt64TypeInContext(e->ctx);
-  LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->ctx), types, n + ahead, false);
+  uint32_t first = n + asked, all = first + e->nmaps;
+  for (uint32_t k = first; k < all; k++) types[k] = pointer(e, GENERIC);
+  LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->ctx), types, all, false);
   e->fn = LLVMAddFunction(e->module, entry, type);
   LLVMSetFunctionCallConv(e->fn, PTX_KERNEL);
   annotate_kernel(e, "kernel", 1);
-  for (int d = 0; d < 3; d++) annotate_kernel(e, most[d], e->linear->block[d]);
+  const uint32_t *b = e->linear->block, more = e->linear->copiers;
+  uint32_t line[3] = {b[0] * b[1] * b[2] + more, 1, 1};
+  for (int d = 0; d < 3; d++) annotate_kernel(e, most[d], more ? line[d] : b[d]);
+  llvm_ring_parameters(e, first);
   for (uint32_t k = nargs; k < n; k++) e->vars[k - nargs] = LLVMGetParam(e->fn, k);
   if (ahead) e->fixed = LLVMGetParam(e->fn, n);
 }
@@ -135,7 +146,7 @@ LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k) {
 }
 
 /* Buffers of the workgroup follow each other in the memory that the launch brings. */
-static LLVMValueRef given_buffer(Emitter *e, uint64_t bytes) {
+LLVMValueRef llvm_gpu_given(Emitter *e, uint64_t bytes) {
   unsigned align = e->linear->shared_align;
   LLVMTypeRef i8 = LLVMInt8TypeInContext(e->ctx), any = LLVMArrayType2(i8, 0);
   LLVMValueRef all = LLVMGetNamedGlobal(e->module, "given");
@@ -159,7 +170,7 @@ LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer) {
     return at;
   }
   if (e->linear->shared_given)
-    return given_buffer(e, n * buffer->lanes * dtype_info[buffer->dtype].bytes);
+    return llvm_gpu_given(e, n * buffer->lanes * dtype_info[buffer->dtype].bytes);
   char name[32];
   snprintf(name, sizeof name, "shared%lld", (long long)buffer->arg.i);
   LLVMValueRef at = LLVMAddGlobalInAddressSpace(e->module, type, name, SHARED);
@@ -233,13 +244,16 @@ LLVMValueRef llvm_gpu_special(Emitter *e, const UOp *u) {
       "llvm.nvvm.read.ptx.sreg.ctaid.x", "llvm.nvvm.read.ptx.sreg.ctaid.y",
       "llvm.nvvm.read.ptx.sreg.ctaid.z", "llvm.nvvm.read.ptx.sreg.tid.x",
       "llvm.nvvm.read.ptx.sreg.tid.y",   "llvm.nvvm.read.ptx.sreg.tid.z"};
-  return LLVMBuildZExt(e->b, call0(e, names[u->arg.i]), LLVMInt64TypeInContext(e->ctx), "");
+  LLVMValueRef v = e->places && u->arg.i >= 3 ? llvm_ring_special(e, (unsigned)u->arg.i - 3)
+                                              : call0(e, names[u->arg.i]);
+  return LLVMBuildZExt(e->b, v, LLVMInt64TypeInContext(e->ctx), "");
 }
 
 LLVMValueRef llvm_gpu_barrier(Emitter *e, const UOp *u) {
   static const char old[] = "llvm.nvvm.barrier0"; /* until LLVM 20 */
   (void)u;
   llvm_tile_fence(e);
+  if (e->places) return llvm_ring_barrier(e), NULL;
   if (LLVMLookupIntrinsicID(old, sizeof old - 1)) return call0(e, old), NULL;
   LLVMValueRef id = LLVMConstInt(LLVMInt32TypeInContext(e->ctx), 0, false);
   llvm_intrinsic(e, "llvm.nvvm.barrier.cta.sync.aligned.all", NULL, 0, &id, 1);

@@ -207,6 +207,7 @@ void llvm_copy_async(Emitter *e, LLVMValueRef to, LLVMValueRef from, LLVMValueRe
 
 LLVMValueRef llvm_commit_emit(Emitter *e, const UOp *u) {
   (void)u;
+  if (!llvm_gpu_since(e, "sm_80")) return NULL; /* llvm_copy_emit */
   llvm_assemble(e, LLVMVoidTypeInContext(e->ctx), "cp.async.commit_group;", "~{memory}", true, NULL,
                 0);
   return NULL;
@@ -214,6 +215,7 @@ LLVMValueRef llvm_commit_emit(Emitter *e, const UOp *u) {
 
 LLVMValueRef llvm_wait_emit(Emitter *e, const UOp *u) {
   char text[48];
+  if (!llvm_gpu_since(e, "sm_80")) return NULL;
   snprintf(text, sizeof text, "cp.async.wait_group %d;", (int)u->arg.i);
   llvm_assemble(e, LLVMVoidTypeInContext(e->ctx), text, "~{memory}", true, NULL, 0);
   return NULL;

@@ -50,7 +50,7 @@ static LocalBuffer *find_local(Emitter *e, const UOp *buffer) {
 
 static bool is_access(const UOp *u) {
   return u->op == OP_LOAD || u->op == OP_STORE || u->op == OP_LDMATRIX || u->op == OP_COPY ||
-         u->op == OP_TILEMMA;
+         u->op == OP_TILECOPY || u->op == OP_TILEMMA;
 }
 static bool is_reg(const UOp *buffer) { return buffer->arg.ints.at[1] == 1; }
 
@@ -195,7 +195,7 @@ void llvm_memory_begin(Emitter *e) {
                      buffer_of(u->src[matrix_source(matrix_info(u->arg.i), (MatrixOperand)f)]),
                      &offset);
     if (!tiles) note_storage(e, u, buffer_of(u->src[0]), &offset);
-    if (u->op == OP_COPY) note_storage(e, u, buffer_of(u->src[2]), &offset);
+    if (u->op == OP_COPY || u->op == OP_TILECOPY) note_storage(e, u, buffer_of(u->src[2]), &offset);
     e->tiles |= tiles;
   }
   if (offset > e->linear->scratch_bytes && !e->failure) {
@@ -384,12 +384,27 @@ static unsigned alignment(const Access *a, int64_t by) {
  * -------------------------------------------------------------------------------------------------
  */
 
-static LLVMValueRef load_at(const Access *a, LLVMTypeRef type, LLVMValueRef index, int64_t by) {
+static LLVMValueRef load_as_it_is(const Access *a, LLVMTypeRef type, LLVMValueRef index,
+                                  int64_t by) {
   LLVMValueRef v = LLVMBuildLoad2(a->e->b, type, address(a, index, by), "");
   LLVMSetAlignment(v, alignment(a, by));
   annotate(a, v);
   if (a->constant) LLVMSetMetadata(v, a->e->md_invariant, a->e->md_empty);
   return v;
+}
+
+/* NVPTX of LLVM 19 reads 16 bytes at once, and those alone, without a look at how they are aligned:
+ * where that is less, they are read as two vectors. */
+static LLVMValueRef load_at(const Access *a, LLVMTypeRef type, LLVMValueRef index, int64_t by) {
+  enum { WHOLE = 16, HALF = 8 };
+  bool vector = LLVMGetTypeKind(type) == LLVMVectorTypeKind && LLVMGetVectorSize(type) == WHOLE;
+  if (!vector || !a->e->gpu || a->align > 1 || alignment(a, by) >= WHOLE)
+    return load_as_it_is(a, type, index, by);
+  LLVMTypeRef half = LLVMVectorType(LLVMGetElementType(type), HALF);
+  LLVMValueRef low = load_as_it_is(a, half, index, by);
+  LLVMValueRef high = load_as_it_is(a, half, index, by + HALF);
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
+  return LLVMBuildShuffleVector(a->e->b, low, high, llvm_ramp(a->e, i32, 0, 1, WHOLE), "");
 }
 
 /* Lanes outside of the mask are not read and keep `otherwise`. */
@@ -645,13 +660,14 @@ LLVMValueRef llvm_element_address(Emitter *e, const UOp *u, uint32_t at, int64_t
   return address(&a, a.index, 0);
 }
 
-/* What cannot be copied 16 bytes at a time is copied at once: nobody looks before the WAIT. */
+/* What cannot be copied 16 bytes at a time, or on a GPU that copies nothing by itself, is copied at
+ * once: nobody looks before the WAIT. */
 LLVMValueRef llvm_copy_emit(Emitter *e, const UOp *u) {
   unsigned lanes = (unsigned)u->arg.i;
   const UOp *gate = u->nsrc > 4 ? u->src[4] : NULL;
   Access to = resolve_at(e, u, 0, lanes, 1, NULL), from = resolve_at(e, u, 2, lanes, 1, gate);
   bool whole = lanes * to.align == 16 && alignment(&to, 0) >= 16 && alignment(&from, 0) >= 16;
-  if (e->gpu && whole) {
+  if (whole && llvm_gpu_since(e, "sm_80")) {
     llvm_copy_async(e, address(&to, to.index, 0), address(&from, from.index, 0), from.gate);
     return NULL;
   }

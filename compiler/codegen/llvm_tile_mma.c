@@ -88,10 +88,11 @@ static size_t first_of_group(const Linear *l, size_t at) {
 
 /* Groups of warps whose products alternate with long computations take turns: the next one begins
  * its products when those of the one before are done, so that one computes while another
- * multiplies. A barrier of the workgroup in the loop keeps them from overtaking each other. */
+ * multiplies. A barrier of the workgroup in the loop keeps them from overtaking each other; with a
+ * ring there is none, and they find their turns themselves. */
 static void take_turn(Emitter *e, bool done) {
   unsigned groups = e->linear->block[1], threads = e->linear->block[0];
-  if (groups < 2 || groups > 8 || e->linear->block[2] > 1) return;
+  if (groups < 2 || groups > 8 || e->linear->block[2] > 1 || e->places) return;
   LLVMValueRef me = llvm_intrinsic(e, "llvm.nvvm.read.ptx.sreg.tid.y", NULL, 0, NULL, 0);
   StrBuf all = {0};
   for (unsigned k = 1; k < groups; k++) /* barrier k is between groups k - 1 and k */

@@ -48,7 +48,6 @@ static int64_t head_size(Node *n, const UOp *x) {
 typedef struct Mask {
   UOp *allowed;    /* bool, or NULL */
   UOp *bias;       /* additive, or NULL */
-  UOp *all;        /* both as one additive bias, or NULL */
   bool may_be_all; /* a row may allow nothing */
 } Mask;
 
@@ -111,12 +110,6 @@ static Mask make_mask(Node *n, const UOp *q, int64_t nk, int64_t past) {
   }
   positions(n, &m, offset, nq, nk);
   mask_source(n, &m, node_opt(n, 3), uop_dtype(q), nk);
-  m.all = m.bias;
-  if (!m.allowed) return m;
-  UOp *zero = uop_number(n->job, uop_dtype(q), 0);
-  UOp *none = uop_float(n->job, uop_dtype(q), -(double)INFINITY);
-  UOp *bias = build_where(n->job, m.allowed, zero, none);
-  m.all = m.bias ? build2(n->job, OP_ADD, m.bias, bias) : bias;
   return m;
 }
 
@@ -126,13 +119,15 @@ static UOp *with_past(Node *n, UOp *x, UOp *past) {
   return build_cat(n->job, (UOp *[]){past, x}, 2, 2);
 }
 
+/* A row of scores that allows nothing has probabilities of 0: the softmax's own maximum says so. */
 static UOp *probabilities(Node *n, UOp *scores, const Mask *m) {
   DType d = uop_dtype(scores);
   int64_t precision = attr_int(n, "softmax_precision", 0);
+  uint32_t axis = axis_bit(scores->shape.n - 1);
   if (precision) scores = build_cast(n->job, scores, onnx_dtype(n->job, precision));
-  UOp *p = build_softmax(n->job, scores, axis_bit(scores->shape.n - 1));
-  if (m->may_be_all && m->all) {
-    UOp *top = build_reduce(n->job, OP_MAX, m->all, axis_bit(m->all->shape.n - 1), true);
+  UOp *p = build_softmax(n->job, scores, axis);
+  if (m->may_be_all) {
+    UOp *top = build_reduce(n->job, OP_MAX, build_widen(n->job, scores), axis, true);
     UOp *none = build2(n->job, OP_CMPEQ, top, build_num(n->job, top, -(double)INFINITY));
     p = build_where(n->job, none, build_num(n->job, p, 0), p);
   }

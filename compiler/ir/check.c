@@ -3,6 +3,7 @@
  * uop_make asserts that uop_check is silent; decoders of text and bytes report what it says. */
 #include "compiler/ir/infer.h"
 #include "compiler/ir/matrix.h"
+#include "compiler/ir/tilecopy.h"
 
 enum { MAX_LANES = 1024, MAX_SOURCES = 1 << 20 };
 
@@ -27,6 +28,8 @@ unsigned lanes_infer(Op op, UOp *const *src, size_t nsrc) {
   case OP_COPY:
   case OP_COMMIT:
   case OP_WAIT:
+  case OP_TILECOPY:
+  case OP_RING:
   case OP_PREFETCH:
   case OP_SINK: return 1;
   case OP_REDUCE:
@@ -44,7 +47,7 @@ static const struct {
                 {OP_STORE, 2, 4},   {OP_END, 1, 0},     {OP_AFTER, 1, 0},    {OP_LOOP, 3, 0},
                 {OP_SINK, 0, 0},    {OP_BARRIER, 1, 0}, {OP_MMA, 2, 0},      {OP_SHUFFLE, 1, 0},
                 {OP_TILEMMA, 3, 5}, {OP_SETTLE, 1, 0},  {OP_EXCHANGE, 2, 4}, {OP_COPY, 4, 5},
-                {OP_COMMIT, 1, 0},  {OP_WAIT, 0, 0}};
+                {OP_COMMIT, 1, 0},  {OP_WAIT, 0, 0},    {OP_TILECOPY, 4, 8}, {OP_RING, 2, 0}};
 
 static const char *check_arity(Job *job, Op op, size_t n) {
   int want = op_info[op].nsrc;
@@ -131,6 +134,12 @@ static const char *check_tiles_arg(Arg arg) {
   return NULL;
 }
 
+static const char *check_ring_arg(Arg arg) {
+  if (arg.i < RING_FREE || arg.i > RING_LEFT) return "a ring is free, filled or left";
+  if (arg.ints.n != 2 || arg.ints.at[0] < 2 || arg.ints.at[0] > 16) return "bad places";
+  return arg.ints.at[1] < 0 || arg.ints.at[1] >= 1 << 20 ? "bad number of bytes" : NULL;
+}
+
 static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   ArgKind kind = op_info[op].arg;
   if (arg.i && (kind == ARG_NONE || kind == ARG_INTS)) return "the op takes no number argument";
@@ -142,6 +151,8 @@ static const char *check_arg(Op op, unsigned lanes, Arg arg) {
   case OP_BUFFER: return check_buffer(arg);
   case OP_RANGE: return check_range(arg);
   case OP_TILEMMA: return check_tiles_arg(arg);
+  case OP_TILECOPY: return tilecopy_check(arg.ints.at, arg.ints.n);
+  case OP_RING: return check_ring_arg(arg);
   case OP_MMA: return matrix_info(arg.i) ? NULL : "there is no such matrix instruction";
   case OP_LDMATRIX:
     return lanes == 2 || lanes == 4 || lanes == 8 ? NULL : "1, 2 or 4 tiles are read";
@@ -291,6 +302,23 @@ static const char *check_copy(UOp *const *src, size_t n) {
   return n < 5 || src[4]->dtype == DT_BOOL ? NULL : "the gate is not bool";
 }
 
+static const char *check_tilecopy(Arg arg, UOp *const *src, size_t n) {
+  if (src[2]->op != OP_PARAM || src[0]->dtype != src[2]->dtype)
+    return "a tile is one of a PARAM of the buffer's dtype";
+  if (n != 3 + (size_t)arg.ints.at[0]) return "a tile has one place for each axis";
+  for (size_t s = 1; s < n; s++)
+    if (s != 2 && (src[s]->dtype != DT_INDEX || src[s]->lanes != 1)) return "a place is no INDEX";
+  return NULL;
+}
+
+static const char *check_ring(Arg arg, UOp *const *src) {
+  if (src[0]->dtype != DT_INDEX || src[0]->lanes != 1) return "the place is no INDEX";
+  bool left = arg.i == RING_LEFT;
+  if (src[1]->dtype != (left ? DT_BOOL : DT_INDEX) || src[1]->lanes != 1)
+    return "the second source is no turn, or no condition";
+  return NULL;
+}
+
 static const char *check_ldmatrix(UOp *const *src) {
   if (src[1]->dtype != DT_INDEX || src[1]->lanes != 1) return "the index is no scalar INDEX";
   return dtype_info[src[0]->dtype].bytes == 2 ? NULL : "the elements do not have 16 bits";
@@ -319,6 +347,8 @@ static const char *check_rest(Op op, Arg arg, UOp *const *src, size_t n) {
   case OP_SCATTER: return check_scatter(arg, src);
   case OP_REDUCE: return check_reduce(arg, src, n);
   case OP_COPY: return check_copy(src, n);
+  case OP_TILECOPY: return check_tilecopy(arg, src, n);
+  case OP_RING: return check_ring(arg, src);
   case OP_SHUFFLE: return check_shuffle(arg, src, n);
   case OP_LDMATRIX: return check_ldmatrix(src);
   case OP_EXCHANGE: return check_exchange(src, n);
@@ -345,6 +375,7 @@ static const char *check_void(Op op, UOp *const *src, size_t n) {
   if (op == OP_END || op == OP_SINK || op == OP_BARRIER || op == OP_COMMIT || op == OP_WAIT)
     first = 0;
   if (op == OP_AFTER || op == OP_SETTLE) first = 1;
+  if (op == OP_RING) first = 2;
   if (op == OP_LOOP) first = 3;
   for (size_t s = 0; s < n; s++) {
     if (src[s]->dtype == DT_VOID && s < first) {

@@ -12,6 +12,7 @@
 
 #include "compiler/ir/dim.h"
 #include "compiler/ir/matrix.h"
+#include "compiler/ir/tilecopy.h"
 
 enum { MAX_DEPTH = 5000 };
 
@@ -106,6 +107,23 @@ static void store(Interp *in, UOp *u) {
   } else {
     char *at = in->args[buf->arg.i].data;
     scalar_store((DType)buf->dtype, v, at + (size_t)index * dtype_info[buf->dtype].bytes);
+  }
+}
+
+static void copy_tile(Interp *in, UOp *u) {
+  const UOp *from = u->src[2], *to = uop_storage(u->src[0]);
+  TileCopy t = tilecopy_of(u);
+  int64_t at[TILE_AXES], first = eval(in, u->src[1]).i, source;
+  for (uint32_t d = 0; d < t.axes; d++) at[d] = eval(in, u->src[3 + d]).i;
+  for (int64_t k = 0; k < t.elements && !in->failure; k++) {
+    Scalar v = scalar_wrap((DType)from->dtype, (Scalar){0});
+    if (!inside(in, u, to, first + k)) return;
+    if (tilecopy_source(&t, at, k, &source)) {
+      if (!inside(in, u, from, source)) return;
+      const char *data = in->args[from->arg.i].data;
+      v = scalar_load((DType)from->dtype, data + (size_t)source * dtype_info[from->dtype].bytes);
+    }
+    in->buffers[to->place][first + k] = v;
   }
 }
 
@@ -226,6 +244,7 @@ static Scalar compute(Interp *in, UOp *u) {
     return failed(in, FAIL(INTERNAL, "RANGE %" PRId64 " is used outside of its loop", u->arg.i));
   case OP_INDEX: return load(in, u);
   case OP_STORE: store(in, u); return (Scalar){0};
+  case OP_TILECOPY: copy_tile(in, u); return (Scalar){0};
   case OP_REDUCE: {
     Reduction r = {u, reduce_identity((Op)u->arg.i, d)};
     loop(in, u->src + 1, u->nsrc - 1, reduce_step, &r);

@@ -12,6 +12,7 @@
 #include "compiler/ir/dim.h"
 #include "compiler/ir/matrix.h"
 #include "compiler/ir/plan.h"
+#include "compiler/ir/tilecopy.h"
 
 /* Who touched an element of the workgroup's memory last; phases count from 1. */
 typedef struct Cell {
@@ -173,6 +174,30 @@ static Status copy_elements(Interp *in, const UOp *u) {
   return NULL;
 }
 
+/* The first thread does it for all. */
+static Status copy_tile(Interp *in, const UOp *u) {
+  const UOp *from = u->src[2], *to = uop_storage(u->src[0]);
+  TileCopy t = tilecopy_of(u);
+  int64_t at[TILE_AXES], first = lane(in, u->src[1], 0).i, source;
+  size_t item = dtype_info[from->dtype].bytes;
+  for (uint32_t d = 0; d < t.axes; d++) at[d] = lane(in, u->src[3 + d], 0).i;
+  for (int64_t k = 0; k < t.elements && !in->me; k++) {
+    Scalar v = scalar_wrap((DType)from->dtype, (Scalar){0});
+    if (first < 0 || first + k >= to->arg.ints.at[0])
+      return FAIL(INTERNAL, "a TILECOPY leaves its buffer");
+    if (tilecopy_source(&t, at, k, &source)) {
+      if ((uint64_t)source >= in->args[from->arg.i].bytes / item)
+        return FAIL(INTERNAL, "a TILECOPY reads element %" PRId64 " of PARAM %" PRId64, source,
+                    from->arg.i);
+      const char *data = in->args[from->arg.i].data;
+      v = scalar_load((DType)from->dtype, data + (size_t)source * item);
+    }
+    TRY(touch(in, u, to, first + k, true));
+    in->buffers[to->place][first + k] = v;
+  }
+  return NULL;
+}
+
 static Status arrive(Interp *in, int64_t groups) {
   size_t left = 0;
   for (size_t k = 0; k < in->pending.len; k++) {
@@ -239,6 +264,7 @@ static Status compute(Interp *in, const UOp *u) {
   case OP_PREFETCH: return NULL;
   case OP_STORE: return store(in, u);
   case OP_COPY: return copy_elements(in, u);
+  case OP_TILECOPY: return copy_tile(in, u);
   case OP_COMMIT: in->groups++; return NULL;
   case OP_WAIT: return arrive(in, in->groups - u->arg.i);
   case OP_PARAM:
@@ -356,9 +382,9 @@ static Status tile_value(Interp *warp, const UOp *u, MatrixOperand factor, unsig
   const MatrixInfo *info = matrix_info(u->arg.i);
   uint32_t from = matrix_source(info, factor);
   const UOp *buf = uop_storage(u->src[from]);
-  const int64_t *step = u->arg.ints.at + (info->held ? 0 : 3 * factor);
+  const int64_t *step = u->arg.ints.at + (info->held ? 0 : 3 * (int)factor);
   DType d = info->dtype[factor], wide = dtype_is_float(d) ? DT_F64 : info->dtype[MATRIX_C];
-  if (!matrix_in_memory(info, factor)) {
+  if (!matrix_in_memory(info, (int)factor)) {
     *out = matrix_value(warp, u, info, factor, x, k);
     return NULL;
   }
@@ -402,8 +428,8 @@ static Status multiply_tiles(Interp *warp, const UOp *u) {
 
 static bool is_collective(const UOp *u) {
   bool warps = u->op == OP_MMA && matrix_info(u->arg.i)->threads > 1;
-  return u->op == OP_BARRIER || warps || u->op == OP_LDMATRIX || u->op == OP_TILEMMA ||
-         u->op == OP_EXCHANGE || u->op == OP_PEER;
+  return u->op == OP_BARRIER || u->op == OP_RING || warps || u->op == OP_LDMATRIX ||
+         u->op == OP_TILEMMA || u->op == OP_EXCHANGE || u->op == OP_PEER;
 }
 
 static Status step(Interp *in, UOp *const *list) {
@@ -515,7 +541,7 @@ static Status run_collective(Workgroup *w) {
   const UOp *u = w->l->list[w->threads->pc - 1];
   bool product = u->op == OP_MMA || u->op == OP_TILEMMA;
   uint32_t warp = product ? matrix_info(u->arg.i)->threads : 32;
-  if (u->op == OP_BARRIER) return NULL;
+  if (u->op == OP_BARRIER || u->op == OP_RING) return NULL;
   if (w->n % warp) return FAIL(INTERNAL, "a workgroup of %u threads has a part of a warp", w->n);
   for (uint32_t t = 0; t < w->n; t += warp)
     if (u->op == OP_MMA)
@@ -550,7 +576,8 @@ static Status run_group(Workgroup *w, const int64_t *at) {
       if (in->pc != w->threads->pc || in->waits != w->threads->waits)
         return FAIL(INTERNAL, "thread %u waits at another node than thread 0", t);
     }
-    met = w->threads->waits && w->l->list[w->threads->pc - 1]->op == OP_BARRIER;
+    const UOp *at_node = w->threads->waits ? w->l->list[w->threads->pc - 1] : NULL;
+    met = at_node && (at_node->op == OP_BARRIER || at_node->op == OP_RING);
     if (w->threads->waits) TRY(run_collective(w));
   } while (w->threads->waits);
   return NULL;

@@ -93,6 +93,11 @@ static long gpu_number(const char *cpu) {
   return cpu && !strncmp(cpu, "sm_", 3) ? strtol(cpu + 3, NULL, 10) : 0;
 }
 
+static long number_after(const char *text, const char *name) {
+  const char *at = text ? strstr(text, name) : NULL;
+  return at ? strtol(at + strlen(name), NULL, 10) : 0;
+}
+
 static bool has_feature(const char *list, const char *name) {
   size_t n = strlen(name);
   for (const char *at = list; at && *at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
@@ -103,8 +108,10 @@ static bool has_feature(const char *list, const char *name) {
 bool matrix_on(const MatrixInfo *info, const Target *target) {
   long need = gpu_number(info->feature);
   if (!need) return !target->max_group && has_feature(target->features, info->feature);
-  size_t last = strlen(info->feature) - 1; /* "sm_90a": of that architecture alone */
-  if (info->feature[last] == 'a') return target->cpu && !strcmp(target->cpu, info->feature);
+  if (number_after(target->features, "+ptx") < number_after(info->feature, "+ptx")) return false;
+  size_t len = strcspn(info->feature, "+"); /* "sm_90a": of that architecture alone */
+  if (info->feature[len - 1] == 'a')
+    return target->cpu && !strncmp(target->cpu, info->feature, len) && !target->cpu[len];
   return target->warp == info->threads && gpu_number(target->cpu) >= need;
 }
 

@@ -198,4 +198,6 @@ typedef struct Linear {
   bool shared_given;      /* by the launch: they are too many for the code to declare (CUDA) */
   UOp *grid[3];           /* workgroups along x, y, z: INDEX expressions; NULL = 1 */
   uint32_t block[3];      /* threads of a workgroup along x, y, z */
+  uint32_t copiers; /* more threads, behind those, that make TILECOPYs and nothing else; then the
+                       launch has one dimension */
 } Linear;

@@ -13,6 +13,7 @@
 #include "compiler/ir/matrix.h"
 #include "compiler/ir/poly.h"
 #include "compiler/ir/text.h"
+#include "compiler/ir/tilecopy.h"
 #include "compiler/ir/view.h"
 
 typedef struct Verifier {
@@ -115,6 +116,13 @@ static const char *check_part(Verifier *v, const UOp *u, uint32_t at, int64_t n,
   return "elements are not proven to lie inside of the buffer";
 }
 
+/* How far the last of so many rows, which are in blocks of 64, is from the first. */
+static int64_t last_row(int64_t rows, const int64_t *step) {
+  int64_t last = (rows - 1) % 64 * step[1] + (rows - 1) / 64 * step[2];
+  int64_t full = rows < 64 ? 0 : 63 * step[1] + (rows / 64 - 1) * step[2];
+  return last > full ? last : full;
+}
+
 /* The factors of a TILEMMA. */
 static const char *check_tiles(Verifier *v, const UOp *u) {
   const MatrixInfo *info = matrix_info(u->arg.i);
@@ -122,12 +130,22 @@ static const char *check_tiles(Verifier *v, const UOp *u) {
   const int64_t *step = u->arg.ints.at;
   for (int f = 0; f < 2 && !bad; f++) {
     if (!matrix_in_memory(info, f)) continue;
-    int64_t rows = f ? info->n : info->m, whole = rows < 64 ? rows : 64;
-    int64_t last = (info->k - 1) * step[0] + (whole - 1) * step[1] + (rows - 1) / 64 * step[2];
+    int64_t last = (info->k - 1) * step[0] + last_row(f ? info->n : info->m, step);
     bad = check_part(v, u, matrix_source(info, (MatrixOperand)f), last + 1, false);
     step += 3;
   }
   return bad;
+}
+
+/* What is inside of the tensor is inside of the PARAM. */
+static const char *check_tilecopy(Verifier *v, const UOp *u) {
+  TileCopy t = tilecopy_of(u);
+  const UOp *from = u->src[2];
+  int64_t last = 0;
+  if (from->arg.ints.n != 1) return "the buffer's PARAM is not flat";
+  for (uint32_t d = 0; d < t.axes; d++) last += (t.size[d] - 1) * t.step[d];
+  if (last >= dim_low(from->arg.ints.at[0])) return "the tensor is larger than the PARAM";
+  return check_part(v, u, 0, t.elements, false);
 }
 
 /* -- nodes ------------------------------------------------------------------------------------- */
@@ -209,6 +227,7 @@ static const char *check_node(Verifier *v, UOp *u) {
   case OP_LOAD: return check_access(v, u);
   case OP_LDMATRIX: return check_part(v, u, 0, 8, false);
   case OP_TILEMMA: return check_tiles(v, u);
+  case OP_TILECOPY: return check_tilecopy(v, u);
   case OP_COPY: {
     const char *bad = check_part(v, u, 0, u->arg.i, false);
     return bad ? bad : check_part(v, u, 2, u->arg.i, u->nsrc > 4);

@@ -370,6 +370,15 @@ static UOp *build_store(Expand *e, UOp *u) {
   return uop_make_lanes(e->job, OP_STORE, DT_VOID, lanes, arg_i(a.step), src, a.gate ? 4 : 3);
 }
 
+static UOp *build_tilecopy(Expand *e, UOp *u) {
+  UOp **src = arena_array(&e->job->arena, u->nsrc, sizeof *src);
+  src[0] = expand_instance(e, u->src[0]);
+  src[2] = u->src[2];
+  for (uint32_t s = 1; s < u->nsrc; s++)
+    if (s != 2) src[s] = expand_operand(e, u->src[s], 1, DT_INDEX);
+  return uop_with_src(e->job, u, src);
+}
+
 /* Ranges of u that stay loops. */
 static uint32_t kept_ranges(Expand *e, UOp *u, UOp **out) {
   uint32_t n = 0;
@@ -516,6 +525,7 @@ static UOp *build(Expand *e, UOp *u) {
   case OP_RANGE: return expand_is_expanded(uop_axis(u)) ? NULL : build_range(e, u);
   case OP_INDEX: return build_load(e, u);
   case OP_STORE: return build_store(e, u);
+  case OP_TILECOPY: return build_tilecopy(e, u);
   case OP_REDUCE: return build_reduce(e, u);
   case OP_MMA: return expand_product_part(e, u, expand_product(e, u));
   case OP_END: return build_end(e, u);

@@ -241,26 +241,31 @@ static UOp *joined(Expand *e, UOp *mma, UOp *x) {
   return expand_shuffle(e, part, n / wide, lanes, n);
 }
 
-/* A value and a sum of products all of whose steps are written out: the sum begins with the value.
- */
+static UOp *product_of(UOp *sum) {
+  bool many = sum->op == OP_REDUCE && sum->arg.i == OP_ADD;
+  UOp *mma = many ? sum->src[0] : sum;
+  return mma->op == OP_MMA ? mma : NULL;
+}
+
+/* A value and a sum of products all of whose steps, or the only one, are written out: the sum
+ * begins with the value. */
 bool expand_begins_sum(const UOp *u) {
-  const UOp *sum = u->nsrc == 2 ? u->src[1] : NULL;
-  if (u->op != OP_ADD || sum->op != OP_REDUCE || sum->arg.i != OP_ADD || sum->src[0]->op != OP_MMA)
-    return false;
-  for (uint32_t s = 1; s < sum->nsrc; s++)
+  UOp *sum = u->op == OP_ADD && u->nsrc == 2 ? u->src[1] : NULL,
+      *mma = sum ? product_of(sum) : NULL;
+  for (uint32_t s = 1; mma && sum != mma && s < sum->nsrc; s++)
     if (!expand_is_expanded(uop_axis(sum->src[s]))) return false;
-  return matrix_info(sum->src[0]->arg.i)->threads > 1;
+  return mma && matrix_info(mma->arg.i)->threads > 1;
 }
 
 UOp *expand_begun_sum(Expand *e, UOp *u) {
   Node *n = expand_node(e, u);
-  UOp *sum = u->src[1], *mma = sum->src[0];
+  UOp *sum = u->src[1], *mma = product_of(sum);
   if (!n->product) n->product = arena_array(&e->job->arena, n->n, sizeof *n->product);
   uint32_t coord[MAX_EXPANDED];
   memcpy(coord, e->coord, sizeof coord);
   expand_go_to(e, mma, MATRIX_C, 0);
   UOp **all = &n->product[expand_slot(e, n->deps)];
-  uint64_t closed = expand_closed(e, sum);
+  uint64_t closed = sum == mma ? 0 : expand_closed(e, sum);
   UOp *tree = *all ? *all : joined(e, mma, u->src[0]);
   if (!*all) do {
       UOp *v = expand_product(e, mma);

@@ -9,6 +9,7 @@
 #include "compiler/ir/dim.h"
 #include "compiler/ir/verify.h"
 #include "compiler/passes/nodemap.h"
+#include "compiler/passes/replace.h"
 
 UOp *gates_both(Job *job, UOp *a, UOp *b) {
   if (!a || a == b) return b;
@@ -42,7 +43,8 @@ UOp *gates_around(Job *job, UOp *value, Op access, UOp *gate) {
 
 /* u with a gate when nothing proves that it stays inside its buffer. That a loop runs at all may
  * have been the reason, and the index not mention it. */
-static UOp *gated(Job *job, UOp *u) {
+static UOp *gated(Job *job, UOp *u, const Target *target) {
+  (void)target;
   uint32_t gate = u->op == OP_STORE ? 3 : 2;
   const UOp *buf = uop_storage(u->src[0]);
   int64_t n = buf->arg.ints.at[0];
@@ -54,19 +56,11 @@ static UOp *gated(Job *job, UOp *u) {
   return uop_make(job, (Op)u->op, DT_VOID, u->arg, src, gate + 1);
 }
 
+static bool is_access(const UOp *u, const Target *target) {
+  (void)target;
+  return u->op == OP_INDEX || u->op == OP_STORE;
+}
+
 UOp *gates_unproven(Job *job, UOp *sink) {
-  if (!sink->symbolic) return sink;
-  UOpList list = uop_toposort(job, sink);
-  UOp **result = arena_array(&job->arena, list.len, sizeof *result);
-  uint32_t widest = 1;
-  for (size_t i = 0; i < list.len; i++)
-    widest = list.at[i]->nsrc > widest ? list.at[i]->nsrc : widest;
-  UOp **src = arena_array(&job->arena, widest, sizeof *src);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i];
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = result[u->src[s]->place];
-    u = uop_with_src(job, u, src);
-    result[i] = u->op == OP_INDEX || u->op == OP_STORE ? gated(job, u) : u;
-  }
-  return result[list.len - 1];
+  return sink->symbolic ? replace_each(job, NULL, sink, is_access, gated) : sink;
 }

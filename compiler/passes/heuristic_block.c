@@ -5,8 +5,11 @@
  *   A register tile that walks down a column of it touches a new page at every step; a few steps
  *   at a time for all columns are as many streams that the hardware prefetches. The sums of all
  *   columns are small enough to be carried.
- * - A deep product with sums that fit the cache: what is packed is a fraction of the depth, so that
- *   it and the rows of the other operand stay close.
+ * - A product with sums that fit the cache: what is packed is a fraction of the depth, so that it
+ *   and the rows of the other operand stay close. Of not too many rows the fraction fits the first
+ *   cache, so that the places where lines are waited for are free for the next one
+ *   (prefetch_panel.c); many rows pay for the packing as it is, and sums go to and fro once more
+ *   for each fraction.
  * Everything else keeps its sums in registers from the first step to the last. */
 #include "compiler/passes/heuristic_block.h"
 
@@ -16,7 +19,10 @@ enum {
   UNROLLED_ROWS = 4,  /* so few rows leave room to write steps out */
   UNROLLED_STEPS = 8, /* then */
   DEEP = 1536,
-  PANEL = 384, /* steps of a packed panel, about */
+  PANEL = 96, /* steps of a packed panel, about */
+  FEW_ROWS = 224,
+  FEW_DEEP = 512, /* for so few rows */
+  FEW_PANEL = 64,
 };
 
 int64_t heuristic_weight(const UOp *u) {
@@ -87,10 +93,12 @@ Block heuristic_block(const BlockShape *s, const Target *target) {
     int64_t n = s->packs ? PACKED_STREAMS : STREAMS;
     return (Block){.steps = factor_near(s->depth, n / 2, n, 2 * n)};
   }
-  int64_t wide = s->bytes ? 4 / s->bytes : 1; /* elements where the numbers above have one */
-  if (wide < 1) wide = 1;
-  if (s->depth < DEEP * wide || s->rows <= s->tile_rows) return (Block){0};
-  return (Block){.steps = factor_near(s->depth, PANEL * wide / 2, PANEL * wide, 2 * PANEL * wide)};
+  bool few = s->rows < FEW_ROWS;
+  int64_t wide = s->bytes ? 4 / s->bytes : 1;   /* elements where the numbers above have one */
+  if (wide < 1 || (few && !s->packs)) wide = 1; /* those are widened as they are packed */
+  if (s->depth < (few ? FEW_DEEP : DEEP) * wide || s->rows <= s->tile_rows) return (Block){0};
+  int64_t panel = (few ? FEW_PANEL : PANEL) * wide;
+  return (Block){.steps = factor_near(s->depth, panel / 2, panel, 2 * panel)};
 }
 
 int64_t heuristic_matrix(Job *job, const KernelInfo *kernel, const Target *target, int v,

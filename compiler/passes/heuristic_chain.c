@@ -222,15 +222,30 @@ static int64_t grouped_row(const Chain *c, int64_t columns, bool held, DType d) 
 
 /* Of a long row without a mask the outer product is one block late: the inner one's time is too
  * short for the exponentials. That takes one place more, and time before and after all blocks. */
-static bool pays_late(const Chain *c, const Shape *s) {
-  enum { LEAST_BLOCKS = 16 };
+static bool pays_late(const Chain *c, const Shape *s, bool ring) {
+  enum { LEAST_BLOCKS = 16, LEAST_OF_RING = 4 };
   const UOp *body = c->row.at[0].reduce->src[0];
   while (body->op == OP_CAST) body = body->src[0];
-  return body->op != OP_WHERE && size_of(c, c->row_in) >= LEAST_BLOCKS * s->block;
+  if (!ring && body->op == OP_WHERE) return false;
+  return size_of(c, c->row_in) >= (ring ? LEAST_OF_RING : LEAST_BLOCKS) * s->block;
 }
 
 /* Rows of the first factor lie in registers, too, where those are not full. */
-enum { HELD_DEPTH = 128, MOST_COLUMNS = 256, LATE = 16 };
+enum { HELD_DEPTH = 128, MOST_COLUMNS = 256, LATE = 16, RING = 32 };
+
+/* Whole tiles by a warp of its own where that may be, with three places if they fit; of those the
+ * late product needs three. */
+static bool try_places(Chain *c, const Shape *s, bool held, int64_t first, int64_t second) {
+  Shape now = *s;
+  const int64_t stages[] = {3 + RING + LATE, 3 + RING, 2 + RING, 3 + LATE, s->stages};
+  for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
+    bool late = stages[i] & LATE, ring = stages[i] & RING;
+    if (late && !(held && pays_late(c, s, ring))) continue;
+    now.stages = stages[i];
+    if (try_shape(c, &now, first, second)) return true;
+  }
+  return false;
+}
 
 static bool by_groups(Chain *c) {
   const UOp *value = product_of(c->inner)->src[0];
@@ -244,10 +259,7 @@ static bool by_groups(Chain *c) {
     for (int64_t n = MOST_COLUMNS; n >= 32 && second < 0; n /= 2)
       if (columns % n == 0) second = grouped_row(c, n, true, (DType)value->dtype);
     if (first < 0 || second < 0 || !fills(c, s, matrix_info(first)->m)) continue;
-    Shape late = *s;
-    late.stages = 3 + LATE;
-    if (pays_late(c, s) && held && try_shape(c, &late, first, second)) return true;
-    if (try_shape(c, s, first, second)) return true;
+    if (try_places(c, s, held, first, second)) return true;
   }
   return false;
 }

@@ -17,7 +17,6 @@ enum { LEAST_SIZE = 16, GROUPS_MAX = 4, FEW_STEPS = 4, LONG_SUM = 512 };
  * long steps have fewer barriers, short sums end before many stages are filled. */
 static int64_t step_bytes(int64_t sum) { return sum >= LONG_SUM ? 128 : 64; }
 static int64_t places_for(int64_t sum) { return sum >= LONG_SUM ? 3 : 4; }
-enum { FEW_ROWS_PLACES = 4 }; /* a product of few rows waits for memory alone */
 
 /* Tile of a workgroup: warps times what each computes, in rows of 16 and columns of 8. */
 typedef struct Tile {
@@ -29,8 +28,8 @@ typedef struct Tile {
 static const Tile tiles[] = {
     {256, 128, 4, 2, 1}, {128, 256, 2, 4, 1}, {128, 128, 2, 4, 2}, {128, 64, 4, 2, 3},
     {64, 128, 2, 4, 3},  {64, 64, 2, 2, 6},   {64, 32, 2, 2, 8},   {32, 64, 2, 2, 8},
-    {32, 32, 2, 2, 12},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},  {64, 16, 4, 1, 12},
-    {16, 8, 1, 1, 24},
+    {32, 32, 2, 2, 12},  {16, 128, 1, 4, 8},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},
+    {64, 16, 4, 1, 12},  {16, 8, 1, 1, 24},
 };
 
 typedef struct Ctx {
@@ -41,6 +40,8 @@ typedef struct Ctx {
   OptPlan plan; /* of what was legal last */
   /* Instead of what the rules of thumb say; 0: what they say. */
   int64_t places, groups;
+  bool by_threads; /* no copies of whole tiles */
+  bool persist;
 } Ctx;
 
 static bool try_opt(Ctx *c, OptKind kind, int64_t axis, int64_t arg) {
@@ -121,9 +122,20 @@ static const UOp *main_sum(const Ctx *c) {
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/* A product of few rows waits for memory alone: for what all workgroups read, and for those that
+ * have more of them than others. */
+static bool has_few_rows(int64_t m) { return m <= LEAST_SIZE; }
+
+static double memory_time(const Tile *t, int64_t groups, int64_t processors) {
+  int64_t each = ceil_div(groups, processors);
+  double uneven = (double)(each * processors) / (double)groups;
+  return (1 + (double)t->m / (double)t->n) * uneven;
+}
+
 static double expected_time(const Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t batch) {
   int64_t groups = ceil_div(m, t->m) * ceil_div(n, t->n) * batch;
   int64_t processors = c->target->threads ? c->target->threads : 1;
+  if (has_few_rows(m)) return memory_time(t, groups, processors);
   int64_t each = ceil_div(groups, processors); /* for the busiest processor */
   double one = (double)(t->m * t->n) * (1 + 24.0 / (double)t->m + 24.0 / (double)t->n);
   /* A processor that holds few warps waits for its instructions. */
@@ -171,12 +183,11 @@ static bool try_instruction(Ctx *c, int64_t id, int64_t m, int64_t n, int64_t k)
   return false;
 }
 
-static void stage_factors(Ctx *c, const Tile *t, int64_t k) {
+static void stage_factors(Ctx *c, int64_t k) {
   for (int f = 0; f < 2; f++)
     for (uint32_t i = 0; i < c->k->nstageable; i++)
       if (c->k->stageable[i] == c->plan.matrix.factor[f]) try_opt(c, OPT_STAGE, k, i);
   int64_t places = places_for(size_of(c, k));
-  if (t->m <= LEAST_SIZE && places < FEW_ROWS_PLACES) places = FEW_ROWS_PLACES;
   if (c->places) places = c->places;
   for (; c->plan.nstages && places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, k, places)) break;
@@ -202,11 +213,12 @@ static void give_tile(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
   int64_t step = step_bytes(size_of(c, k)) / dtype_info[info->dtype[MATRIX_A]].bytes / info->k;
   if (per_m > 1) try_opt(c, OPT_UPCAST, m, per_m);
   if (per_n > 1) try_opt(c, OPT_UPCAST, n, per_n);
-  if (step > 1) try_opt(c, OPT_UNROLL, k, step);
+  bool longer = has_few_rows(c->plan.axes[m].size) && try_opt(c, OPT_UNROLL, k, 2 * step);
+  if (step > 1 && !longer) try_opt(c, OPT_UNROLL, k, step);
   if (t->wm > 1) try_opt(c, OPT_LOCAL, m, t->wm);
   if (t->wn > 1) try_opt(c, OPT_LOCAL, n, t->wn);
   share_sum(c, t, m, n, k);
-  stage_factors(c, t, k);
+  stage_factors(c, k);
 }
 
 /* The axes of the main sum of products; false when there is none that is worth a tile. */
@@ -337,17 +349,23 @@ typedef struct Wide {
   int64_t step, other; /* cycles on an H100: of 128 bytes along the sum; before and after them */
 } Wide;
 
-/* As measured. A tile of 128 by 128 takes as long for a step as one of 128 by 192. */
-static const Wide wides[] = {{2, 1, 256, 1250, 5000}, {2, 2, 128, 1320, 5500},
-                             {2, 1, 192, 1130, 5000}, {1, 1, 256, 800, 3100},
-                             {1, 1, 128, 480, 2200},  {2, 1, 64, 520, 2200},
-                             {1, 1, 64, 350, 1500},   {1, 1, 32, 350, 1500}};
+/* As measured: mostly what the workgroup's memory takes to be written once and read by each
+ * instruction, 128 bytes a cycle, which groups of warps that wait for each other do not reach. */
+static const Wide wides[] = {
+    {2, 1, 256, 1175, 5000}, {2, 2, 160, 1500, 7500}, {2, 2, 128, 1240, 5500},
+    {2, 1, 224, 1160, 4000}, {2, 1, 192, 977, 4000},  {1, 1, 256, 769, 2700},
+    {1, 1, 224, 665, 3300},  {1, 2, 128, 649, 3700},  {1, 1, 192, 560, 3200},
+    {1, 1, 160, 570, 2900},  {1, 1, 128, 462, 2132},  {1, 1, 96, 380, 2000},
+    {1, 1, 64, 325, 1361},   {2, 1, 64, 540, 2402},   {1, 1, 32, 258, 900}};
 enum {
   WIDES = sizeof wides / sizeof *wides,
   ROWS = 64,
   ROW_BYTES = 128,
   MOST_PLACES = 8,
-  GO_ON = 16
+  SHORT_STEPS = 20, /* of a sum that ends before it has use for more than */
+  FEW_PLACES = 5,
+  GO_ON = 16,
+  WHOLE_TILES = 32
 };
 
 static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
@@ -364,10 +382,14 @@ static int64_t wide_time(const Ctx *c, const Wide *w, int64_t m, int64_t n, int6
   return each * (k * w->step + w->other);
 }
 
+static int64_t tiles_of(const Ctx *c, const Wide *w, int m, int n) {
+  int64_t all = ceil_div(size_of(c, m), rows_of(w)) * ceil_div(size_of(c, n), w->n);
+  return all * batch_of(c, m, n);
+}
+
 /* Most of the processors would have nothing to do: as many small tiles fetch more at a time. */
 static bool leaves_idle(const Ctx *c, const Wide *w, int m, int n) {
-  int64_t all = ceil_div(size_of(c, m), rows_of(w)) * ceil_div(size_of(c, n), w->n);
-  return 3 * all * batch_of(c, m, n) < (int64_t)c->target->threads;
+  return 3 * tiles_of(c, w, m, n) < (int64_t)c->target->threads;
 }
 
 /* What an instruction takes of the factor. */
@@ -387,12 +409,12 @@ static bool lies_in_rows(const Ctx *c, const UOp *factor, int m, int n, int r) {
   return turned || linsum_coeff(at, c->k->axes[r].range) == 1;
 }
 
-/* Columns that lie side by side are copied 128 bytes at a time: a tile has as many. */
+/* Columns that lie side by side are copied 128 bytes at a time: a tile has a multiple of that. */
 static bool splits_rows(const Ctx *c, const Wide *w, int n) {
   const UOp *product = main_sum(c)->src[0];
   const UOp *u = factor_of(product->src[kernel_depends(product->src[1], (uint32_t)n)]);
   bool side = linsum_coeff(linsum_index(c->job, u->src[1]), c->k->axes[n].range) == 1;
-  return side && w->n * dtype_info[u->dtype].bytes < ROW_BYTES;
+  return side && w->n * dtype_info[u->dtype].bytes % ROW_BYTES;
 }
 
 /* The row of the table for the kernel's dtypes and so many columns; -1: none. */
@@ -438,8 +460,13 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   if (w->up > 1 && !try_opt(c, OPT_UPCAST, m, w->up)) return false;
   if (w->groups > 1 && !try_opt(c, OPT_LOCAL, m, w->groups)) return false;
   int64_t places = (int64_t)c->target->local_bytes / step_size(w), steps = c->plan.axes[r].outer;
-  if (places > MOST_PLACES) places = MOST_PLACES;
+  int64_t most = steps < SHORT_STEPS ? FEW_PLACES : MOST_PLACES;
+  if (places > most) places = most;
   if (places > steps) places = steps;
+  for (int64_t n = places; n > 2 && !c->by_threads; n--) /* one group multiplies, another waits */
+    if (try_opt(c, OPT_PIPELINE, r, n + WHOLE_TILES + (w->groups > 1 ? 0 : GO_ON)))
+      return !c->persist || try_opt(c, OPT_PERSIST, 0, (int64_t)c->target->threads);
+  if (c->persist) return false;
   for (; places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
   return true;
@@ -527,6 +554,27 @@ static bool tile_list(Ctx *c, const Tile *t, int m, int n, int r, OptList *opts)
   return false;
 }
 
+/* The best tiles of warpgroups, copied in one way and another. */
+static uint32_t wide_lists(Ctx *c, UOp *kernel, int m, int n, int r, OptList *out, uint32_t most) {
+  enum { THREADS = 1, PERSIST = 2 };
+  static const struct {
+    uint32_t rank, how;
+  } ways[] = {{0, 0}, {0, THREADS}, {1, 0}, {2, 0},       {0, PERSIST}, {1, THREADS},
+              {3, 0}, {1, PERSIST}, {4, 0}, {2, THREADS}, {5, 0}};
+  const Wide *wide[WIDES];
+  uint32_t count = 0, nwide = takes_wides(c, m, n, r) ? rank_wides(c, m, n, r, wide) : 0;
+  for (size_t i = 0; i < sizeof ways / sizeof *ways && count < most; i++) {
+    if (ways[i].rank >= nwide) continue;
+    bool waves = tiles_of(c, wide[ways[i].rank], m, n) > (int64_t)c->target->threads;
+    if (ways[i].how == PERSIST && !waves) continue;
+    c->by_threads = ways[i].how == THREADS, c->persist = ways[i].how == PERSIST;
+    out[count] = (OptList){0};
+    if (wide_list(c, kernel, wide[ways[i].rank], m, n, r, &out[count])) count++;
+  }
+  c->by_threads = c->persist = false;
+  return count;
+}
+
 uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptList *out,
                                uint32_t most) {
   static const struct {
@@ -536,18 +584,12 @@ uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptL
               {0, 2, 4}, {3, 4, 1}, {2, 3, 2}, {4, 4, 1}, {1, 2, 4},
               {5, 4, 1}, {3, 3, 2}, {4, 3, 2}, {0, 8, 1}, {1, 8, 1}};
   Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
-  const Wide *wide[WIDES];
   const Tile *tile[sizeof tiles / sizeof *tiles];
   OptList head = {0}, body;
-  uint32_t count = 0;
   int m, n, r;
   merge_taps(&c, kernel, &head);
   if (!find_axes(&c, &m, &n, &r)) return 0;
-  uint32_t nwide = !head.len && takes_wides(&c, m, n, r) ? rank_wides(&c, m, n, r, wide) : 0;
-  for (uint32_t i = 0; i < nwide && count < most; i++) {
-    out[count] = (OptList){0};
-    if (wide_list(&c, kernel, wide[i], m, n, r, &out[count])) count++;
-  }
+  uint32_t count = head.len ? 0 : wide_lists(&c, kernel, m, n, r, out, most);
   uint32_t ntiles = rank_tiles(&c, size_of(&c, m), size_of(&c, n), batch_of(&c, m, n), tile);
   for (size_t i = 0; i < sizeof ways / sizeof *ways && count < most; i++) {
     if (ways[i].rank >= ntiles) continue;

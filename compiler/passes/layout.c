@@ -20,6 +20,7 @@
 #include "base/vec.h"
 #include "compiler/ir/matrix.h"
 #include "compiler/passes/layout_cost.h"
+#include "compiler/passes/replace.h"
 #include "compiler/passes/winograd.h"
 #include "compiler/rules/rewrite.h"
 
@@ -402,16 +403,6 @@ static bool is_fixed(const Layout *l, const UOp *u) {
   return fixed;
 }
 
-static UOp *rebuilt(Layout *l, UOp *u) {
-  UOp **src = arena_array(&l->job->arena, u->nsrc + 1, sizeof *src);
-  bool same = true;
-  for (uint32_t s = 0; s < u->nsrc; s++) {
-    src[s] = l->plain[u->src[s]->place];
-    same &= src[s] == u->src[s];
-  }
-  return same ? u : uop_with_src(l->job, u, src);
-}
-
 /* What is kept beside a model is bounded by its size: the first convolutions, which have the most
  * pixels for each weight, get it. */
 static double spare_bytes(const TensorGraph *graph) {
@@ -456,7 +447,7 @@ static bool sums(const Layout *l, const UOp *u) {
 /* The plain form of a blocked value: a kernel's result, unless it is the same order. What is only
  * moved is moved in either form: its windows are more than what is to be reordered. */
 static UOp *plain_form(Layout *l, UOp *u, const Blocked *b) {
-  if (is_movement(u)) return rebuilt(l, u);
+  if (is_movement(u)) return replace_sources(l->job, u, l->plain);
   UOp *x = from_blocks(l->job, b);
   bool same = shape_numel(b->shape) == b->shape.at[0] * b->shape.at[1];
   if (same || !l->wanted[u->place]) return reshape(l->job, x, u->shape.at, u->shape.n);
@@ -474,7 +465,7 @@ static void visit(Layout *l, UOp *u) {
   if (!l->fixed[i] && (u->op != OP_REDUCE || !convolution(l, u, &b))) b = pass_on(l, u);
   if (b.value && l->stored[i]) b.value = uop1(job, OP_CONTIGUOUS, b.value);
   l->blocked[i] = b;
-  l->plain[i] = b.value ? plain_form(l, u, &b) : rebuilt(l, u);
+  l->plain[i] = b.value ? plain_form(l, u, &b) : replace_sources(l->job, u, l->plain);
   if (!b.value && l->stored[i]) l->plain[i] = uop1(job, OP_CONTIGUOUS, l->plain[i]);
   l->sums[i] = !l->fixed[i] && sums(l, u);
 }

@@ -17,6 +17,7 @@
 
 #include "base/vec.h"
 
+#include "compiler/ir/matrix.h"
 #include "compiler/passes/nodemap.h"
 #include "compiler/passes/reuse.h"
 
@@ -389,7 +390,17 @@ static uint64_t buffer_bytes(const UOpList *out, int64_t space, uint64_t align) 
   return bytes;
 }
 
+/* Threads behind the others: a warp, or as many as may give registers to others (llvm_ring.c). */
+static uint32_t copiers(const Linear *l) {
+  enum { WARP = 32, GROUP = 128 };
+  bool held = false;
+  for (size_t i = 0; i < l->len; i++)
+    held |= l->list[i]->op == OP_TILEMMA && matrix_info(l->list[i]->arg.i)->held;
+  return held && l->block[0] * l->block[1] * l->block[2] > GROUP ? GROUP : WARP;
+}
+
 static void count(Linear *out) {
+  bool ring = false;
   out->threads = 1;
   for (int d = 0; d < 3; d++) out->block[d] = 1;
   for (size_t i = 0; i < out->len; i++) {
@@ -398,8 +409,10 @@ static void count(Linear *out) {
     if (u->op == OP_SPECIAL && u->arg.i < 3) out->grid[u->arg.i] = u->src[0];
     if (u->op == OP_SPECIAL && u->arg.i >= 3) out->block[u->arg.i - 3] = (uint32_t)u->src[0]->arg.i;
     if (u->op == OP_PARAM && u->arg.i >= out->nargs) out->nargs = (uint32_t)u->arg.i + 1;
+    ring |= u->op == OP_RING;
     if (u->op == OP_VAR && u->arg.i >= out->nvars) out->nvars = (uint32_t)u->arg.i + 1;
   }
+  if (ring) out->copiers = copiers(out);
 }
 
 Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
@@ -424,6 +437,7 @@ Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
   for (size_t i = 0; i < l.out.len; i++)
     if (l.out.at[i]->op == OP_BUFFER && l.out.at[i]->arg.ints.n > 3) out.shared_align = TILE_ALIGN;
   out.shared_bytes = buffer_bytes(&l.out, 2, out.shared_align);
+  if (out.copiers) out.shared_bytes += out.shared_align; /* what threads of a ring wait at */
   bool cuda = target->kind && !strcmp(target->kind, "cuda");
   out.shared_given = cuda && out.shared_bytes > DECLARED_SHARED_MAX;
   return out;

@@ -530,7 +530,7 @@ UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {
   }
   UOp *root = recurrence_in_registers(job, strip_marks(job, l.now[l.list.len - 1]));
   root = barriers_insert(job, settle_products(job, root));
-  root = peel_first(job, pipeline_copies(job, root));
+  root = peel_whole(job, peel_first(job, pipeline_copies(job, root)));
   root = pair_tiles(job, exchange_stores(job, root, target));
-  return prefetch_rows(job, root, target);
+  return prefetch_panels(job, prefetch_rows(job, root, target), target);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "compiler/ir/matrix.h"
+#include "compiler/passes/replace.h"
 #include "compiler/rules/rewrite.h"
 
 enum { MIN_ELEMENTS = 1 << 14, MAX_RANK = 8 };
@@ -116,13 +117,7 @@ UOp *pack_weights(Job *job, const TensorGraph *graph, const Target *target, UOp 
   p.fixed = arena_array(&job->arena, list.len, sizeof *p.fixed);
   bool any = false;
   for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
-    bool same = true;
-    for (uint32_t s = 0; s < u->nsrc; s++) {
-      src[s] = p.now[u->src[s]->place];
-      same &= src[s] == u->src[s];
-    }
-    UOp *v = same ? u : uop_with_src(job, u, src);
+    UOp *u = list.at[i], *v = replace_sources(job, u, p.now);
     p.fixed[i] = is_fixed(&p, u);
     p.now[i] = u->op == OP_REDUCE ? packed(&p, u, v) : v;
     any |= p.now[i] != v;

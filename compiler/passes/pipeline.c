@@ -22,6 +22,7 @@
 
 #include "base/vec.h"
 
+#include "compiler/ir/tilecopy.h"
 #include "compiler/passes/gates.h"
 #include "compiler/passes/linsum.h"
 #include "compiler/passes/nodemap.h"
@@ -38,7 +39,15 @@ static bool is_copied(const UOp *u) {
   if (u->op != OP_AFTER || u->nsrc != 2 || pipeline_places(u) < 2) return false;
   const UOp *effect = u->src[1];
   while (effect->op == OP_END || effect->op == OP_SINK) effect = effect->src[0];
-  return effect->op == OP_STORE && uop_storage(effect->src[0]) == uop_storage(u);
+  return (effect->op == OP_STORE || effect->op == OP_TILECOPY) &&
+         uop_storage(effect->src[0]) == uop_storage(u);
+}
+
+/* Who copies whole tiles waits at a RING. */
+static bool is_bulk(const UOp *copied) {
+  const UOp *effect = copied->src[1];
+  while (effect->op == OP_SINK) effect = effect->src[0];
+  return effect->op == OP_TILECOPY;
 }
 
 static const UOp *end_of(const UOpList *list, const UOp *range) {
@@ -67,7 +76,7 @@ bool pipeline_is_loop(const UOpList *list, const UOp *range) {
 
 bool pipeline_inside(const UOpList *list, const UOp *range) {
   for (size_t i = 0; i < list->len; i++) {
-    if (!is_copied(list->at[i])) continue;
+    if (!is_copied(list->at[i]) || is_bulk(list->at[i])) continue;
     const UOp *loop = loop_of(list, list->at[i]), *end = loop ? end_of(list, loop) : NULL;
     if (end && uop_is_open(end, range)) return true;
   }
@@ -146,6 +155,7 @@ typedef struct Loop {
   UOpList copies;         /* the AFTERs */
   int64_t ahead;          /* iterations */
   int64_t under;          /* whose TILEMMAs may all be under way */
+  int64_t late;           /* in which some place is still read */
 } Loop;
 
 /* One group: the copies of one iteration, after `before`. */
@@ -178,6 +188,7 @@ static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range)
   UOp *before = NULL;
   for (int64_t s = 0; s < l->ahead; s++) {
     a.at = uop_index(job, s);
+    a.order = before; /* else all copies would be one group, and the first iteration late */
     before = group(&a, l, before);
   }
   UOp *src[2] = {before, l->range};
@@ -195,6 +206,119 @@ static UOp *run_ahead(Job *job, UOp *kernel, const Loop *l, int64_t *next_range)
   return ready == top ? settle_after(job, kernel, l->range, next, l->under) : kernel;
 }
 
+/* -- a ring that another warp fills -------------------------------------------------------------
+ *
+ *   for k < n:
+ *     RING: place k mod S is free; TILECOPYs; RING: it is filled
+ *     use place k mod S
+ *     RING: the place of the iteration whose TILEMMAs have been waited for is left
+ *
+ * In the order of the list nothing runs ahead. A loop around it fills each place again in each of
+ * its iterations. But RINGs promise no other order, so who copies may
+ * be as many iterations ahead as there are places.
+ */
+
+static UOp *ring_event(Job *job, int64_t kind, const Loop *l, int64_t bytes, UOp *const *src,
+                       size_t n) {
+  int64_t ints[2] = {pipeline_places(l->copies.at[0]), bytes};
+  return uop_make(job, OP_RING, DT_VOID, arg_both(kind, ints, 2), src, n);
+}
+
+/* Iteration `at` is done with its place, after the effect. */
+static UOp *leave(Job *job, const Loop *l, UOp *effect) {
+  UOp *places = uop_index(job, pipeline_places(l->copies.at[0]));
+  UOp *late = uop_index(job, l->late), *at = l->range;
+  if (l->late) at = uop2(job, OP_MAX, uop2(job, OP_SUB, at, late), uop_index(job, 0));
+  UOp *some = l->late ? uop2(job, OP_CMPLE, late, l->range) : uop_int(job, DT_BOOL, true);
+  UOp *src[3] = {uop2(job, OP_FLOORMOD, at, places), some, effect};
+  return ring_event(job, RING_LEFT, l, 0, src, 3);
+}
+
+static int64_t tile_bytes(const UOp *effect) {
+  int64_t bytes = 0;
+  if (effect->op == OP_TILECOPY)
+    return tilecopy_of(effect).elements * dtype_info[effect->src[2]->dtype].bytes;
+  for (uint32_t s = 0; s < effect->nsrc; s++) bytes += tile_bytes(effect->src[s]);
+  return bytes;
+}
+
+/* The copies with the buffer as it is once the place is free. */
+static UOp *fill(Job *job, UOp *effect, UOp *free) {
+  UOp **src = arena_array(&job->arena, effect->nsrc + 1u, sizeof *src);
+  memcpy(src, effect->src, effect->nsrc * sizeof *src);
+  if (effect->op == OP_TILECOPY)
+    src[0] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)uop_storage(src[0]), free);
+  else
+    for (uint32_t s = 0; s < effect->nsrc; s++) src[s] = fill(job, src[s], free);
+  return uop_with_src(job, effect, src);
+}
+
+/* How often the place has been filled before, in this iteration of the loops around and in those
+ * before. */
+static UOp *turn_of(Job *job, const Loop *l, UOp *place, UOp *places) {
+  int64_t n = l->range->src[0]->vmax;
+  UOp *turn = uop2(job, OP_FLOORDIV, l->range, places);
+  if (!l->around || !l->around->n) return turn;
+  UOp *uses = uop2(job, OP_SUB, uop_index(job, n - 1 + places->arg.i), place);
+  uses =
+      n % places->arg.i ? uop2(job, OP_FLOORDIV, uses, places) : uop_index(job, n / places->arg.i);
+  return uop2(job, OP_ADD, uop2(job, OP_MUL, l->around->at[0], uses), turn);
+}
+
+/* Sums of the loop that are waited for behind it, in the one around. */
+static void find_rest(Job *job, UOp *kernel, const Loop *l, UOpList *rest) {
+  UOpList list = uop_toposort(job, kernel);
+  for (size_t i = 0; i < list.len; i++) {
+    UOp *u = list.at[i];
+    bool behind = u->op == OP_SETTLE && uop_is_open(u, l->around->at[0]);
+    if (behind && !uop_is_open(u, l->range)) avec_push(&job->arena, rest, u);
+  }
+}
+
+/* The places that the last iterations have not left are left behind the loop, where there is a next
+ * time. */
+static UOp *leave_rest(Job *job, UOp *kernel, const Loop *l) {
+  int64_t n = l->range->src[0]->vmax, places = pipeline_places(l->copies.at[0]);
+  if (!l->under || !l->around || !l->around->n) return kernel;
+  UOpList list = uop_toposort(job, kernel), src = {0}, all = {0};
+  UOp *end = (UOp *)(uintptr_t)end_of(&list, l->around->at[0]);
+  avec_push(&job->arena, &src, uop_index(job, 0));
+  avec_push(&job->arena, &src, uop_int(job, DT_BOOL, true));
+  find_rest(job, kernel, l, &src);
+  for (int64_t k = n - l->under; k < n; k++) {
+    src.at[0] = uop_index(job, k % places);
+    avec_push(&job->arena, &all, ring_event(job, RING_LEFT, l, 0, src.at, src.len));
+  }
+  avec_push(&job->arena, &all, end->src[0]); /* which takes long */
+  UOp *effect = uop_make(job, OP_SINK, DT_VOID, arg_none(), all.at, all.len);
+  UOp *left = uop2(job, OP_END, effect, l->around->at[0]);
+  return uop_substitute(job, kernel, &end, &left, 1);
+}
+
+static UOp *make_ring(Job *job, UOp *kernel, const Loop *l) {
+  UOp *places = uop_index(job, pipeline_places(l->copies.at[0]));
+  size_t n = l->copies.len;
+  UOp **src = arena_array(&job->arena, n + 2, sizeof *src);
+  UOp **to = arena_array(&job->arena, n, sizeof *to);
+  int64_t bytes = 0;
+  src[0] = uop2(job, OP_FLOORMOD, l->range, places);
+  src[1] = turn_of(job, l, src[0], places);
+  UOp *free = ring_event(job, RING_FREE, l, 0, src, 2);
+  for (size_t i = 0; i < n; i++) {
+    src[2 + i] = fill(job, l->copies.at[i]->src[1], free);
+    bytes += tile_bytes(src[2 + i]);
+  }
+  UOp *filled = ring_event(job, RING_FILLED, l, bytes, src, n + 2);
+  for (size_t i = 0; i < n; i++)
+    to[i] = uop2(job, OP_AFTER, (UOp *)(uintptr_t)uop_storage(l->copies.at[i]), filled);
+  kernel = uop_substitute(job, kernel, l->copies.at, to, n);
+  if (l->under) kernel = settle_after(job, kernel, l->range, filled, l->under);
+  UOpList list = uop_toposort(job, kernel);
+  UOp *end = (UOp *)(uintptr_t)end_of(&list, l->range);
+  UOp *left = uop2(job, OP_END, leave(job, l, end->src[0]), l->range);
+  return leave_rest(job, uop_substitute(job, kernel, &end, &left, 1), l);
+}
+
 static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
   UOpList list = uop_toposort(job, kernel);
   *out = (Loop){0};
@@ -209,6 +333,7 @@ static bool find_loop(Job *job, UOp *kernel, Loop *out, int64_t *next_range) {
     int64_t under = buffer->arg.ints.n > 4 ? buffer->arg.ints.at[4] : 0;
     out->ahead = pipeline_places(u) - 1 - under;
     if (!out->copies.len || under < out->under) out->under = under;
+    if (under > out->late) out->late = under;
     const UOp *end = end_of(&list, loop);
     out->around = end ? end->open : NULL;
     avec_push(&job->arena, &out->copies, u);
@@ -220,6 +345,7 @@ UOp *pipeline_copies(Job *job, UOp *kernel) {
   Loop loop;
   int64_t next_range = 0;
   while (find_loop(job, kernel, &loop, &next_range))
-    kernel = run_ahead(job, kernel, &loop, &next_range);
+    kernel = is_bulk(loop.copies.at[0]) ? make_ring(job, kernel, &loop)
+                                        : run_ahead(job, kernel, &loop, &next_range);
   return kernel;
 }

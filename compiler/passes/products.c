@@ -16,6 +16,7 @@
 #include "compiler/passes/products.h"
 
 #include "compiler/ir/matrix.h"
+#include "compiler/passes/replace.h"
 
 enum {
   LINE = 128,       /* bytes that a row begins at a multiple of */
@@ -200,14 +201,9 @@ UOp *simplify_products(Job *job, const TensorGraph *graph, const Target *target,
   UOp **now = arena_array(&job->arena, list.len, sizeof *now);
   if (!target->max_group || target->warp <= 1) return sink;
   for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src), *even = NULL;
-    bool same = true;
-    for (uint32_t s = 0; s < u->nsrc; s++) {
-      src[s] = now[u->src[s]->place];
-      same &= src[s] == u->src[s];
-    }
-    if (u->op == OP_REDUCE) even = with_factors(job, u, src[0], target, graph->fast_math);
-    now[i] = even ? even : same ? u : uop_with_src(job, u, src);
+    UOp *u = list.at[i], *value = replace_sources(job, u, now), *even = NULL;
+    if (u->op == OP_REDUCE) even = with_factors(job, u, value->src[0], target, graph->fast_math);
+    now[i] = even ? even : value;
     if (i % 64 == 0) job_poll(job);
   }
   return now[list.len - 1];

@@ -2,6 +2,16 @@
  * pass asks for it. Most graphs have no such node, and for those nothing is built. */
 #include "compiler/passes/replace.h"
 
+UOp *replace_sources(Job *job, UOp *u, UOp *const *now) {
+  UOp **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
+  bool same = true;
+  for (uint32_t s = 0; s < u->nsrc; s++) {
+    src[s] = now[u->src[s]->place];
+    same &= src[s] == u->src[s];
+  }
+  return same ? u : uop_with_src(job, u, src);
+}
+
 UOp *replace_each(Job *job, const Target *target, UOp *sink,
                   bool (*asks)(const UOp *u, const Target *target),
                   UOp *(*made)(Job *job, UOp *u, const Target *target)) {
@@ -11,13 +21,7 @@ UOp *replace_each(Job *job, const Target *target, UOp *sink,
   if (!any) return sink;
   UOp **now = arena_array(&job->arena, list.len, sizeof *now);
   for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1, sizeof *src);
-    bool same = true;
-    for (uint32_t s = 0; s < u->nsrc; s++) {
-      src[s] = now[u->src[s]->place];
-      same &= src[s] == u->src[s];
-    }
-    if (!same) u = uop_with_src(job, u, src);
+    UOp *u = replace_sources(job, list.at[i], now);
     now[i] = asks(u, target) ? made(job, u, target) : u;
   }
   return now[list.len - 1];

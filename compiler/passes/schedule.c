@@ -156,6 +156,14 @@ static UOp *split_outer(Apply *a, uint32_t axis) {
   return x->loop;
 }
 
+/* The block of a repaired row that is computed. Beyond the last one there is none: nothing else
+ * says so where the first one is not number 0. */
+static UOp *block_number(Apply *a) {
+  if (!a->first) return a->block;
+  UOp *last = uop2(a->job, OP_ADD, a->blocks, uop_index(a->job, -1));
+  return uop2(a->job, OP_MIN, index_add(a->job, a->first, a->block), last);
+}
+
 static void place_axis(Apply *a, uint32_t i) {
   Job *job = a->job;
   const AxisPlan *p = &a->plan->axes[i];
@@ -185,7 +193,7 @@ static void place_axis(Apply *a, uint32_t i) {
   }
   UOp *end = old->range->src[0];
   x->along = v;
-  if (p->block) v = index_add(job, index_mul(job, a->block, p->block), v);
+  if (p->block) v = index_add(job, index_mul(job, block_number(a), p->block), v);
   if (p->clamped) v = x->along = uop2(job, OP_MIN, v, uop2(job, OP_SUB, end, uop_index(job, 1)));
   x->value = v;
   if (p->padded) x->limit = uop2(job, OP_CMPLT, whole ? whole : v, end);
@@ -427,7 +435,8 @@ static UOp *rebuild(Apply *a, UOp *u) {
   default: break;
   }
   UOp **src = arena_array(&a->job->arena, u->nsrc + 1u, sizeof *src);
-  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now(a, u->src[s]);
+  UOp *mask = u->op == OP_WHERE ? schedule_mask(a, u) : NULL;
+  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = mask && !s ? mask : now(a, u->src[s]);
   if (a->plan->inner.info && (u->op == OP_EXP || u->op == OP_EXP2) && u->dtype == DT_F32)
     return schedule_quick_exp(a->job, (Op)u->op, src[0]);
   return u->nsrc ? uop_with_src(a->job, u, src) : u;
@@ -459,8 +468,11 @@ static UOp *new_blocks(Apply *a) {
   Job *job = a->job;
   uint32_t axis = a->plan->repair.at[0].axis;
   UOp *end = a->k->axes[axis].range->src[0];
-  UOp *blocks = dim_uop(job, dim_ceildiv(job, dim_of(job, end), a->plan->axes[axis].block));
-  return uop_range(job, a->next_id++, AX_LOOP, schedule_block_end(a, blocks));
+  a->blocks = dim_uop(job, dim_ceildiv(job, dim_of(job, end), a->plan->axes[axis].block));
+  UOp *last = schedule_block_end(a, a->blocks);
+  a->first = schedule_block_first(a, last);
+  if (a->first) last = uop2(job, OP_SUB, last, a->first);
+  return uop_range(job, a->next_id++, AX_LOOP, last);
 }
 
 static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
@@ -485,6 +497,7 @@ static UOp *apply(Job *job, const KernelInfo *k, const OptPlan *plan) {
   }
   UOp *sink = a.now[k->list.len - 1];
   if (tile) sink = matrix_tile_end(job, &a.tile, sink);
+  sink = schedule_persist(&a, sink);
   return collapse_loops(job, linsum_simplify(job, sink));
 }
 

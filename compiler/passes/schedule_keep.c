@@ -148,36 +148,9 @@ static void fill_kept(Apply *a, uint32_t keep, uint32_t m, UOp *value) {
   b->filled = uop2(job, OP_AFTER, buffer, fill);
 }
 
-/* A member that the matrix product along the row computes. */
-static bool is_product(const Apply *a, const Kept *kept, uint32_t m) {
-  const MatrixPlan *inner = &a->plan->inner;
-  return inner->info && kernel_depends(kept->at[m], inner->n);
-}
-
-/* The member whose loops the computation gets, one that walks its rows as a whole: one along reduce
- * axes, whose tiles do not overlap, and of these the one with the largest; a matrix product before
- * others. */
-static uint32_t model_of(const Apply *a, const Kept *kept) {
-  uint32_t best = 0;
-  int64_t most = -1;
-  for (uint32_t m = 0; m < kept->n; m++)
-    if (is_product(a, kept, m)) return m;
-  for (uint32_t m = 0; m < kept->n; m++) {
-    int64_t tile = 1;
-    if (!opts_row_is_whole(a->k, a->plan, kept, m)) continue;
-    for (uint32_t r = 0; r < kept->nrow; r++) {
-      int64_t axis = kept->row[m * kept->nrow + r]->arg.i;
-      bool factor = a->plan->inner.info && axis == a->plan->matrix.k;
-      tile = a->k->axes[axis].reduce && !factor ? tile * a->plan->axes[axis].tile : 0;
-    }
-    if (tile > most) best = m, most = tile;
-  }
-  return best;
-}
-
 UOp *schedule_keep_value(Apply *a, uint32_t keep, UOp *u, UOp *value) {
   const Kept *kept = &a->k->kept[a->plan->keeps[keep].value];
-  uint32_t m = kept_member(kept, u), model = model_of(a, kept);
+  uint32_t m = kept_member(kept, u), model = opts_kept_filler(a->k, a->plan, kept);
   if (m == model) fill_kept(a, keep, m, value);
   if (!a->kept[keep].filled) {
     UOpList below = uop_toposort(a->job, kept->at[model]);

@@ -78,6 +78,9 @@ struct Apply {
   UOp **now;          /* by position in k->list */
   KeptBuffer *kept;   /* by KEEP */
   UOp *block;         /* the RANGE over the blocks of a REPAIR, or NULL */
+  UOp *first;         /* the number of the first of them; NULL: 0 */
+  UOp *blocks;        /* how many a whole row has */
+  UOp *whole;         /* so many of them are not masked anywhere; NULL: not known */
   Repaired *repaired; /* by link of the chain */
   bool skewed;        /* the outer product of two is one block late */
   Carry carry;
@@ -106,6 +109,14 @@ UOp *schedule_stage(Apply *a, const UOp *old, UOp *operand, int level);
 const MatrixPlan *schedule_tiled(const Apply *a, const UOp *old, int *factor);
 /* The dimensions, sorted along the source, laid out as the instruction takes them. */
 void schedule_lay_out_tiles(Staging *s, const UOp *old);
+
+/* schedule_bulk.c: the effects that copy such a factor's tile to the buffer, from element `base`
+ * on.
+ */
+UOp *schedule_bulk_copy(Staging *s, const UOp *old, UOp *buffer, UOp *base);
+
+/* schedule_persist.c: the kernel with as many workgroups as a PERSIST says. */
+UOp *schedule_persist(Apply *a, UOp *sink);
 
 /* schedule_chain.c: v and the digits of the axis in the tile of a matrix instruction. */
 UOp *schedule_digits(Apply *a, uint32_t axis, UOp *v);
@@ -140,6 +151,11 @@ UOp *schedule_repair_block(Apply *a, uint32_t link, UOp *part);
 /* schedule_bound.c: how many of the blocks have to be computed, once all axes but those of the
  * chain are placed. */
 UOp *schedule_block_end(Apply *a, UOp *blocks);
+/* The number of the first one that has to be; NULL: 0. */
+UOp *schedule_block_first(Apply *a, UOp *end);
+/* The condition of a WHERE that masks scores, which asks nothing where a block is there as a whole;
+ * NULL: u is something else. */
+UOp *schedule_mask(Apply *a, UOp *u);
 /* Whether more of them are the further on along the output axis: then workgroups begin with the
  * last ones, so that those that take longest are not the last to begin. */
 bool schedule_blocks_grow(const Apply *a, uint32_t axis);

@@ -52,6 +52,13 @@ static UOp *old_value(Apply *a, Repaired *r, const UOp *reduce, UOp *part) {
   return uop3(job, OP_WHERE, again, before, first);
 }
 
+/* The result of all blocks: a maximum that is still what it began with is one of nothing. */
+static UOp *last_value(Apply *a, const UOp *reduce, UOp *last) {
+  UOp *first = first_value(a, reduce), *none = identity_of(a, reduce);
+  if (!a->plan->inner.info || reduce->arg.i != OP_MAX || first == none) return last;
+  return uop3(a->job, OP_WHERE, uop2(a->job, OP_CMPEQ, last, first), none, last);
+}
+
 static UOp *either(Job *job, UOp *a, UOp *b) { return a ? uop2(job, OP_OR, a, b) : b; }
 
 /* The old result of a sum, repaired for what the block has changed. */
@@ -141,6 +148,6 @@ void schedule_repair(Apply *a) {
     UOp *last = uop2(job, OP_INDEX, uop2(job, OP_AFTER, r->buffer, done), r->at);
     if (a->skewed && c->at[l].reduce == a->plan->matrix.reduce)
       last = uop2(job, OP_ADD, last, schedule_skewed_rest(a, done));
-    a->now[nodemap_get(&a->pos, c->at[l].reduce)] = last;
+    a->now[nodemap_get(&a->pos, c->at[l].reduce)] = last_value(a, c->at[l].reduce, last);
   }
 }

@@ -331,7 +331,8 @@ static UOp *slot_base(Staging *s, int level, bool late, int64_t *slots) {
   if (level >= 0 && plan->axes[level].block) loop = s->a->block;
   *slots = 1;
   if (!plan->slots || level != plan->pipeline || !loop) return uop_index(s->a->job, 0);
-  int64_t most = range_size(loop) - 1, places = plan->slots - (s->a->skewed && !late);
+  int64_t most = range_size(loop) - 1, places = plan->slots;
+  if (s->a->skewed && !late && !plan->bulk) places--; /* those of a ring are left together */
   if (most < 2) return uop_index(s->a->job, 0);
   *slots = places < most ? places : most;
   UOp *slot = uop2(s->a->job, OP_FLOORMOD, loop, uop_index(s->a->job, *slots));
@@ -350,14 +351,40 @@ static bool counts_on(const Staging *s, const StageDim *high, const StageDim *lo
          high->stride == n * low->stride;
 }
 
+static bool is_linear(const UOp *u) {
+  if (u->op == OP_ADD || u->op == OP_SUB) return u->dtype == DT_INDEX;
+  return u->op == OP_MUL && u->dtype == DT_INDEX &&
+         (uop_is_const(u->src[0]) || uop_is_const(u->src[1]));
+}
+
+/* Whether all of the operand knows nothing of the two but their sum: a gate that was simplified may
+ * know the high one alone. */
+static bool seen_together(const Staging *s, UOp *operand, const StageDim *high,
+                          const StageDim *low) {
+  UOpList list = uop_toposort(s->a->job, operand);
+  for (size_t i = 0; i < list.len; i++)
+    for (uint32_t k = 0; k < list.at[i]->nsrc; k++) {
+      UOp *x = list.at[i]->src[k];
+      bool sum = x->dtype == DT_INDEX && list.at[i]->op != OP_REDUCE && !is_linear(list.at[i]);
+      if (!sum || (!uop_is_open(x, high->range) && !uop_is_open(x, low->range))) continue;
+      const LinSum *terms = linsum_index(s->a->job, x);
+      if (linsum_coeff(terms, high->range) !=
+          range_size(low->range) * linsum_coeff(terms, low->range))
+        return false;
+    }
+  return true;
+}
+
 /* Every dimension, or several that count on from each other, as a digit of the element's number. */
-static void split_element(Staging *s, UOp *at) {
+static void split_element(Staging *s, UOp *operand, UOp *at) {
   Job *job = s->a->job;
   int64_t below = 1;
   for (uint32_t d = s->n; d-- > 0;) {
     StageDim *low = &s->dims[d];
     int64_t n = range_size(low->range);
-    for (; d > 0 && counts_on(s, &s->dims[d - 1], &s->dims[d]); d--) {
+    for (; d > 0 && counts_on(s, &s->dims[d - 1], &s->dims[d]) &&
+           seen_together(s, operand, &s->dims[d - 1], &s->dims[d]);
+         d--) {
       s->dims[d - 1].copy = uop_index(job, 0);
       n *= range_size(s->dims[d - 1].range);
     }
@@ -398,17 +425,21 @@ static UOp *stage_shared(Apply *a, const UOp *old, UOp *operand, int level) {
   bool late = a->skewed && of == &a->plan->matrix; /* read in the block after, too */
   UOp *base = slot_base(&s, level, late, &slots),
       *read = index_add(job, base, schedule_position(&s, false));
-  UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
-  if (unit > 1) {
-    ranges[nranges] = new_range(a, AX_VECTOR, unit);
-    at = index_add(job, at, ranges[nranges++]);
-  }
   int64_t under = a->plan->inner.info ? late : slots > 2 ? a->plan->under : 0;
   int64_t ints[5] = {s.elements * slots, 2, slots, 1, under};
   uint32_t nints = s.tiled && ints[4] ? 5 : s.tiled ? 4 : slots > 1 ? 3 : 2;
   src[0] =
       uop_make(job, OP_BUFFER, (DType)operand->dtype, arg_both(a->next_id++, ints, nints), NULL, 0);
-  split_element(&s, at);
+  if (a->plan->bulk && of && slots > 1) {
+    UOp *tiles = schedule_bulk_copy(&s, old, src[0], base);
+    return uop2(job, OP_INDEX, uop2(job, OP_AFTER, src[0], tiles), read);
+  }
+  UOp *chunk = shared_chunk(&s, all / unit, ranges, &nranges), *at = index_mul(job, chunk, unit);
+  if (unit > 1) {
+    ranges[nranges] = new_range(a, AX_VECTOR, unit);
+    at = index_add(job, at, ranges[nranges++]);
+  }
+  split_element(&s, operand, at);
   src[1] = index_add(job, base, schedule_position(&s, true));
   src[2] = schedule_renamed(&s, operand);
   src[3] = uop2(job, OP_CMPLT, chunk, uop_index(job, all / unit));

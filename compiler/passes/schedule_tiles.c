@@ -85,6 +85,7 @@ void schedule_lay_out_tiles(Staging *s, const UOp *old) {
   uint32_t nalong = dims_of(s, m->k, along), nrows = dims_of(s, axis, rows);
   int64_t bytes = dtype_info[old->dtype].bytes, row = ROW_BYTES / bytes;
   bool turned = bytes == 2 && last->step == 1 && last == rows[0] && extent(rows, nrows) % row == 0;
+  if (factor == MATRIX_B && m->info->n > row && m->info->n % row) turned = false;
   if (turned) {
     StageDim **swap = along;
     uint32_t n = nalong;

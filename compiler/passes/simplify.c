@@ -132,7 +132,9 @@ static int64_t product_pieces(const UOp *u, const Target *target) {
     int64_t n = size[1] < PRODUCT_TILE ? size[1] : PRODUCT_TILE;
     tiles = ((size[0] + m - 1) / m) * ((size[1] + n - 1) / n);
   }
-  int64_t want = 2 * (int64_t)target->threads / tiles;
+  /* Of few rows a piece has twice the columns, so that they are read less often. */
+  bool few = size[0] < PRODUCT_TILE || size[1] < PRODUCT_TILE;
+  int64_t want = (few ? 2 : 1) * (int64_t)target->threads / tiles;
   if (most > deep / step) most = deep / step;
   return want < most ? want : most;
 }

@@ -14,6 +14,7 @@
 
 #include <assert.h>
 
+#include "compiler/passes/replace.h"
 #include "compiler/rules/rewrite.h"
 
 enum {
@@ -308,16 +309,6 @@ static size_t choose_groups(Twins *t) {
   return count;
 }
 
-static UOp *rebuilt(Twins *t, UOp *u) {
-  UOp **src = arena_array(&t->job->arena, u->nsrc + 1u, sizeof *src);
-  bool same = true;
-  for (uint32_t s = 0; s < u->nsrc; s++) {
-    src[s] = t->now[u->src[s]->place];
-    same &= src[s] == u->src[s];
-  }
-  return same ? u : uop_with_src(t->job, u, src);
-}
-
 UOp *join_twins(Job *job, const TensorGraph *graph, const Target *target, UOp *sink) {
   Twins t = {.job = job, .graph = graph, .target = target, .list = uop_toposort(job, sink)};
   size_t n = t.list.len;
@@ -334,7 +325,7 @@ UOp *join_twins(Job *job, const TensorGraph *graph, const Target *target, UOp *s
   t.now = arena_array(&job->arena, n, sizeof *t.now);
   for (size_t i = 0; i < n; i++) {
     UOp *u = t.list.at[i];
-    t.now[i] = t.top[i] ? part_of(&t, t.top[i], u) : rebuilt(&t, u);
+    t.now[i] = t.top[i] ? part_of(&t, t.top[i], u) : replace_sources(job, u, t.now);
     if (i % 64 == 0) job_poll(job);
   }
   Rewrite rw = {.job = job};

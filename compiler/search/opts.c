@@ -10,13 +10,10 @@
 #include <ctype.h>
 #include <limits.h>
 
-#define MAX_LANES 64
-#define MAX_NODES 20000 /* instances an expanded kernel may have */
-#define MAX_CHAIN_NODES                                                                            \
-  80000 /* the same where a row's elements are looked at in several places                         \
-         */
-#define MAX_THREADS 256
-#define MAX_SLOTS   8
+/* MAX_NODES: instances that an expanded kernel may have; MAX_CHAIN_NODES: the same where a row's
+ * elements are looked at in several places. */
+enum { MAX_NODES = 20000, MAX_CHAIN_NODES = 80000 };
+enum { MAX_LANES = 64, MAX_THREADS = 256, MAX_SLOTS = 8 };
 
 static const char *const opt_name[OPT__COUNT] = {
 #define OPT(name_, doc_) [OPT_##name_] = #name_,
@@ -347,6 +344,13 @@ static Status plan_nolocals(Planner *p) {
   return NULL;
 }
 
+static Status plan_persist(Planner *p) {
+  if (p->opt->axis || p->opt->arg < 1) return refuse(p, "its axis is 0, workgroups are at least 1");
+  if (p->plan->persist) return refuse(p, "the list has a PERSIST already");
+  p->plan->persist = p->opt->arg;
+  return NULL;
+}
+
 /* A product along a reduce axis comes first; the one that sums over that axis has the same rows. */
 static Status plan_chained(const Planner *p, const MatrixPlan *t, bool inner) {
   const OptPlan *plan = p->plan;
@@ -420,15 +424,17 @@ static Status plan_pipeline(Planner *p, bool reduce) {
     return refuse(p, "the loop must be one over a reduce axis on a "
                      "device with workgroups");
   if (p->plan->slots) return refuse(p, "the list has a PIPELINE already");
-  int32_t slots = p->opt->arg % 16, under = p->opt->arg / 16;
+  int32_t slots = p->opt->arg % 16, under = p->opt->arg / 16 % 2;
   const MatrixInfo *info = p->plan->matrix.info;
   if (slots < 2 || slots > MAX_SLOTS) return refuse(p, "there are 2 to 8 places");
-  if (under && (under > 1 || slots < 3 || !info || !info->shared))
+  if (p->opt->arg >= 64) return refuse(p, "there is no such way to copy");
+  if (under && (slots < 3 || !info || !info->shared))
     return refuse(p, "one iteration's instructions may go on, with 3 places or more, after a TC "
                      "that reads them there");
   p->plan->pipeline = p->opt->axis;
   p->plan->slots = slots;
   p->plan->under = under;
+  p->plan->bulk = p->opt->arg >= 32;
   return NULL;
 }
 
@@ -438,6 +444,7 @@ static Status plan_one(Job *job, Planner *p) {
   if (p->opt->kind == OPT_STAGE && axis == -1) return plan_stage(p);
   if (p->opt->kind == OPT_KEEP && axis == -1) return plan_keep(p);
   if (p->opt->kind == OPT_NOLOCALS) return plan_nolocals(p);
+  if (p->opt->kind == OPT_PERSIST) return plan_persist(p);
   if (axis < 0 || (uint32_t)axis >= p->k->naxes || !p->k->axes[axis].range)
     return refuse(p, "the kernel has no such axis");
   AxisPlan *a = &p->plan->axes[axis];
@@ -454,6 +461,7 @@ static Status plan_one(Job *job, Planner *p) {
   case OPT_GROUPTOP: return plan_lanes(p, a, reduce);
   case OPT_SPREAD: return plan_spread(p, a);
   case OPT_NOLOCALS:
+  case OPT_PERSIST:
   case OPT_ORDER: return plan_order(p, reduce);
   case OPT_PADTO: return plan_pad(p, a);
   case OPT_TC: return plan_matrix(job, p);
@@ -660,7 +668,7 @@ static Status check_ahead(Job *job, const KernelInfo *k, const OptPlan *plan) {
 }
 
 static Status check_stages(const KernelInfo *k, const Target *target, const OptPlan *plan) {
-  int64_t shared = 0;
+  int64_t shared = plan->bulk ? TILE_ALIGN : 0; /* barriers of the ring */
   for (uint32_t s = 0; s < plan->nstages; s++) {
     const UOp *u = k->stageable[plan->stages[s].operand];
     int level = plan->stages[s].level;
@@ -684,7 +692,7 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
     }
     bool ahead = plan->slots && plan->stages[s].level == plan->pipeline;
     size = size * dtype_info[u->dtype].bytes + opts_chain_padding(k, plan, s, size);
-    bool early = plan->inner.info && kernel_depends(u, plan->inner.k);
+    bool early = plan->inner.info && !plan->bulk && kernel_depends(u, plan->inner.k);
     shared += size * (ahead ? plan->slots - (early ? plan->under : 0) : 1);
     if (plan->groups && (uint64_t)shared > target->local_bytes)
       return FAIL(INVALID_ARGUMENT, "what is staged takes more than the workgroup's %llu bytes",
@@ -733,6 +741,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   TRY(opts_chain_rows(k, out));
   TRY(finish_axes(k, out));
   TRY(opts_matrix_check(k, out));
+  TRY(opts_bulk_check(job, k, target, out));
   TRY(check_nodes(k, out));
   TRY(opts_rows_check(k, out));
   TRY(check_carry(k, out));

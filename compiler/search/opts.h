@@ -145,6 +145,8 @@ typedef struct OptPlan {
   MatrixPlan inner; /* a product along the row that `matrix` sums over */
   int pipeline;     /* the reduce axis over whose loop copies run ahead; -1: none */
   int32_t slots;    /* places that they go to by turns */
+  bool bulk;        /* they are made a tile at a time, by a warp that does nothing else */
+  int32_t persist;  /* workgroups, 0: one for each tile */
   int32_t under;    /* iterations whose matrix instructions may still be under way in the next */
   bool groups;      /* the target has workgroups: output loops run over them */
   bool nolocals;
@@ -173,11 +175,14 @@ bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t, bool chained
 bool opts_matrix_tiled(const OptPlan *plan, const UOp *operand);
 /* What a TC needs of the rest of the list; stages factors that must be. */
 Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
+/* opts_bulk.c: PIPELINE with copies of whole tiles. */
+Status opts_bulk_check(Job *job, const KernelInfo *k, const Target *target, const OptPlan *plan);
 /* opts_rows.c: KEEP and REPAIR, once everything else is planned. */
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
-/* Are the rows of member m of a kept value walked as a whole, and not dealt out to threads or
- * workgroups that know nothing of each other? */
-bool opts_row_is_whole(const KernelInfo *k, const OptPlan *plan, const Kept *kept, uint32_t m);
+/* The member whose loops the computation of a kept value gets, one that walks its rows as a whole:
+ * one along reduce axes, whose tiles do not overlap, and of these the one with the largest; a
+ * matrix product before others. */
+uint32_t opts_kept_filler(const KernelInfo *k, const OptPlan *plan, const Kept *kept);
 /* opts_chain.c: may the result of one instruction be a factor of another one as it lies? */
 bool opts_chain_fits(const MatrixInfo *inner, const MatrixInfo *outer);
 /* ... of some instruction? */

@@ -22,7 +22,9 @@ static int64_t row_extent(const OptPlan *plan, const Kept *kept, uint32_t r) {
   return most;
 }
 
-bool opts_row_is_whole(const KernelInfo *k, const OptPlan *plan, const Kept *kept, uint32_t m) {
+/* Are the rows of member m walked as a whole, and not dealt out to threads or workgroups that know
+ * nothing of each other? */
+static bool row_is_whole(const KernelInfo *k, const OptPlan *plan, const Kept *kept, uint32_t m) {
   for (uint32_t r = 0; r < kept->nrow; r++) {
     uint32_t axis = (uint32_t)kept->row[m * kept->nrow + r]->arg.i;
     const AxisPlan *a = &plan->axes[axis];
@@ -34,14 +36,56 @@ bool opts_row_is_whole(const KernelInfo *k, const OptPlan *plan, const Kept *kep
   return true;
 }
 
+/* A member that the matrix product along the row computes. */
+static bool is_product(const OptPlan *plan, const Kept *kept, uint32_t m) {
+  return plan->inner.info && kernel_depends(kept->at[m], plan->inner.n);
+}
+
+uint32_t opts_kept_filler(const KernelInfo *k, const OptPlan *plan, const Kept *kept) {
+  uint32_t best = 0;
+  int64_t most = -1;
+  for (uint32_t m = 0; m < kept->n; m++)
+    if (is_product(plan, kept, m)) return m;
+  for (uint32_t m = 0; m < kept->n; m++) {
+    int64_t tile = 1;
+    if (!row_is_whole(k, plan, kept, m)) continue;
+    for (uint32_t r = 0; r < kept->nrow; r++) {
+      int64_t axis = kept->row[m * kept->nrow + r]->arg.i;
+      bool factor = plan->inner.info && axis == plan->matrix.k;
+      tile = k->axes[axis].reduce && !factor ? tile * plan->axes[axis].tile : 0;
+    }
+    if (tile > most) best = m, most = tile;
+  }
+  return best;
+}
+
+/* What lies in the workgroup's memory is computed by one thread each: threads along any axis share
+ * the row that is walked, or have values of their own. */
+static bool each_by_one(const KernelInfo *k, const OptPlan *plan, const Kept *kept) {
+  uint32_t m = opts_kept_filler(k, plan, kept);
+  unsigned all = 0, apart = 0;
+  for (uint32_t x = 0; x < k->naxes; x++) {
+    const AxisPlan *a = &plan->axes[x];
+    bool in_row = false;
+    for (uint32_t r = 0; r < kept->nrow; r++) in_row |= kept->row[m * kept->nrow + r]->arg.i == x;
+    if (a->lanes <= 1) continue;
+    all |= 1u << a->dim;
+    if (in_row || (!k->axes[x].reduce && kernel_depends(kept->at[m], x))) apart |= 1u << a->dim;
+  }
+  return all == apart;
+}
+
 /* A member's row lies in the loop at whose level it is kept, and who computes the value has all of
  * some member's. */
 static Status check_rows(const KernelInfo *k, const OptPlan *plan, const KeepPlan *keep) {
   const Kept *kept = &k->kept[keep->value];
   bool whole = false;
-  for (uint32_t m = 0; m < kept->n; m++) whole |= opts_row_is_whole(k, plan, kept, m);
+  for (uint32_t m = 0; m < kept->n; m++) whole |= row_is_whole(k, plan, kept, m);
   if (!whole)
     return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): threads or workgroups deal out the rows of all",
+                keep->level, keep->value);
+  if (!plan->inner.info && opts_kept_space(plan, kept) == 2 && !each_by_one(k, plan, kept))
+    return FAIL(INVALID_ARGUMENT, "KEEP(%d,%u): several threads would compute the same part of it",
                 keep->level, keep->value);
   for (uint32_t r = 0; r < kept->n * kept->nrow; r++) {
     uint32_t a = (uint32_t)kept->row[r]->arg.i;

@@ -37,6 +37,7 @@ typedef enum Choice {
   STEPS,    /* powers of two, smaller than the axis */
   PADS,     /* powers of two that do not divide the size */
   GROUPS,   /* threads of a workgroup */
+  WORKERS,  /* workgroups, as many as the device has processors */
   NOTHING,
 } Choice;
 
@@ -55,7 +56,7 @@ static const SpaceRow rows[] = {
     {OPT_SPLIT, ON_ANY, CPU, BLOCKS},       {OPT_CARRY, ON_REDUCE, CPU, PLACES},
     {OPT_TC, ON_OUT, BOTH, MATRIX},         {OPT_PIPELINE, ON_REDUCE, GPU, SLOTS},
     {OPT_SPREAD, ON_ANY, GPU, FACTORS},     {OPT_KEEP, ON_OUT, CPU, KEPT},
-    {OPT_REPAIR, ON_REDUCE, BOTH, STEPS},
+    {OPT_REPAIR, ON_REDUCE, BOTH, STEPS},   {OPT_PERSIST, ON_NONE, GPU, WORKERS},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
@@ -68,18 +69,20 @@ static bool is_lanes(const Opt *o) {
   return o->kind == OPT_LOCAL || o->kind == OPT_GROUP || o->kind == OPT_GROUPTOP;
 }
 
-/* The head, what comes before tiles, the axes, what is said once, threads of workgroups, then,
- * after the ORDERs, which are made anew, STAGE. */
-enum { C_HEAD, C_FIRST, C_AXES, C_ONCE, C_LANES, C_SPREAD, C_STAGE };
+/* The head, padding, what else comes before tiles, the axes, what is said once, threads of
+ * workgroups, then, after the ORDERs, which are made anew, STAGE. */
+enum { C_HEAD, C_PADS, C_FIRST, C_AXES, C_ONCE, C_LANES, C_SPREAD, C_STAGE };
 static int class_of(const Opt *o) {
   switch ((OptKind)o->kind) {
   case OPT_MERGE:
   case OPT_SPLIT: return C_HEAD;
+  case OPT_PADTO: return C_PADS;
   case OPT_NOLOCALS:
   case OPT_TC: return C_FIRST;
   case OPT_THREAD:
   case OPT_CARRY:
   case OPT_REPAIR:
+  case OPT_PERSIST:
   case OPT_PIPELINE: return C_ONCE;
   case OPT_SPREAD: return C_SPREAD;
   case OPT_KEEP:
@@ -88,17 +91,15 @@ static int class_of(const Opt *o) {
   }
 }
 
-/* On one axis: padding first, and the vector is innermost wherever it stands. */
-static int on_axis(const Opt *o) {
-  return o->kind == OPT_PADTO ? 0 : o->kind == OPT_VECTOR ? 1 : 2;
-}
+/* On one axis the vector is innermost wherever it stands. */
+static int on_axis(const Opt *o) { return o->kind == OPT_VECTOR ? 1 : 2; }
 
 static bool goes_before(const Opt *a, const Opt *b) {
   int x = class_of(a), y = class_of(b);
   if (x != y) return x < y;
   if (x == C_AXES) return a->axis != b->axis ? a->axis < b->axis : on_axis(a) < on_axis(b);
   if (x == C_ONCE) return a->kind < b->kind;
-  if (x == C_SPREAD) return a->axis < b->axis;
+  if (x == C_SPREAD || x == C_PADS) return a->axis < b->axis;
   if (x == C_STAGE && a->kind != b->kind) return a->kind < b->kind;
   if (x == C_STAGE) return a->arg != b->arg ? a->arg < b->arg : a->axis < b->axis;
   return false;
@@ -137,7 +138,7 @@ static bool joins(const Opt *a, const Opt *b) {
 /* Kinds that may be sorted as class_of says. A list with others is asked for its legality again. */
 static bool is_sortable(const Opt *o) {
   if (is_tile(o) || is_lanes(o)) return true;
-  return o->kind == OPT_PADTO || o->kind == OPT_ORDER || class_of(o) != C_AXES;
+  return o->kind == OPT_ORDER || class_of(o) != C_AXES;
 }
 
 /* Without the head. */
@@ -300,7 +301,8 @@ static int32_t tile_in(const Opt *at, size_t len, int axis) {
 
 static size_t first_on_axis(const Opt *list, size_t len, int axis) {
   for (size_t i = 0; i < len; i++)
-    if (list[i].axis == axis && class_of(&list[i]) == 2) return i;
+    if (list[i].axis == axis && (class_of(&list[i]) == C_PADS || class_of(&list[i]) == C_AXES))
+      return i;
   return len;
 }
 
@@ -538,7 +540,12 @@ static void choices(Steps *t, const SpaceRow *row, int axis) {
   case SLOTS:
     for (int32_t n = 2; n <= 4; n++) step_to(t, row, axis, n, false);
     for (int32_t n = 3; n <= 4; n++) step_to(t, row, axis, n + 16, false); /* go on into the next */
+    for (int32_t n = 3; n <= 8; n++) {                                     /* whole tiles */
+      step_to(t, row, axis, n + 32, false);
+      step_to(t, row, axis, n + 48, false);
+    }
     break;
+  case WORKERS: step_to(t, row, 0, (int32_t)t->s->target->threads, false); break;
   }
 }
 

@@ -8,14 +8,15 @@
 #include "daemon/server/tune.h"
 
 static void target_text(const Kiln__V1__TargetSpec *t, StrBuf *out) {
-  strbuf_addf(out,
-              "kind=%s\ntriple=%s\ncpu=%s\nfeatures=%s\nvector_bytes=%u\nvector_registers=%u\n"
-              "threads=%u\nl1_bytes=%llu\nl2_bytes=%llu\nl3_bytes=%llu\nmemory_bytes=%llu\n"
-              "max_group=%u\nwarp=%u\nlocal_bytes=%llu\nmax_buffers=%u\ncompiler=%s\n",
-              t->kind, t->triple, t->cpu, t->features, t->vector_bytes, t->vector_registers,
-              t->threads, (unsigned long long)t->l1_bytes, (unsigned long long)t->l2_bytes,
-              (unsigned long long)t->l3_bytes, (unsigned long long)t->memory_bytes, t->max_group,
-              t->warp, (unsigned long long)t->local_bytes, t->max_buffers, t->compiler);
+  strbuf_addf(
+      out,
+      "kind=%s\ntriple=%s\ncpu=%s\nmodel=%s\nfeatures=%s\nvector_bytes=%u\nvector_registers=%u\n"
+      "threads=%u\nl1_bytes=%llu\nl2_bytes=%llu\nl3_bytes=%llu\nmemory_bytes=%llu\n"
+      "max_group=%u\nwarp=%u\nlocal_bytes=%llu\nmax_buffers=%u\ncompiler=%s\n",
+      t->kind, t->triple, t->cpu, t->model, t->features, t->vector_bytes, t->vector_registers,
+      t->threads, (unsigned long long)t->l1_bytes, (unsigned long long)t->l2_bytes,
+      (unsigned long long)t->l3_bytes, (unsigned long long)t->memory_bytes, t->max_group, t->warp,
+      (unsigned long long)t->local_bytes, t->max_buffers, t->compiler);
 }
 
 void caches_put_target(Server *s, const DeviceLane *l) {

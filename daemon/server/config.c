@@ -10,9 +10,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/machine.h"
 #include "daemon/server/auth.h"
 #include "daemon/server/resp.h"
 #include "daemon/server/shared_trust.h"
+#include "daemon/server/trace_push.h"
 
 typedef enum SettingKind {
   SK_TEXT,
@@ -41,6 +43,7 @@ static const Setting settings[] = {
     {"server", "isolation", SK_ISOLATION, AT(strict_isolation)},
     {"server", "metrics", SK_TEXT, AT(metrics)},
     {"server", "trace_all", SK_BOOL, AT(trace_all)},
+    {"server", "trace_push", SK_TEXT, AT(trace_push)},
     {"server", "models", SK_TEXT, AT(models)},
     {"server", "idle_exit", SK_SECONDS, AT(idle_exit)},
     {"server", "grace", SK_SECONDS, AT(grace)},
@@ -140,6 +143,26 @@ static void default_cache(char *buf, size_t cap) {
     snprintf(buf, cap, "/var/tmp/kiln-%u/cache.db", (unsigned)getuid());
 }
 
+/* Limits of memory by default: what is good for 16 GiB, and with less in proportion. */
+static uint64_t part_of_memory(uint64_t bytes, uint64_t least) {
+  const uint64_t whole = 16ull << 30;
+  uint64_t memory = machine_memory();
+  if (!memory || memory >= whole) return bytes;
+  uint64_t part = (uint64_t)((double)bytes * (double)memory / (double)whole);
+  return part < least ? least : part;
+}
+
+static void bound_memory(Config *c) {
+  const uint64_t mib = 1 << 20;
+  c->max_model_bytes = part_of_memory(2048 * mib, 64 * mib);
+  c->max_tensor_bytes = part_of_memory(1024 * mib, 64 * mib);
+  c->max_answer_bytes = part_of_memory(4096 * mib, 64 * mib);
+  c->max_buffer_bytes = part_of_memory(8192 * mib, 64 * mib);
+  c->max_executable_bytes = part_of_memory(16384 * mib, 128 * mib);
+  c->compile_memory = part_of_memory(4096 * mib, 512 * mib);
+  c->timing_memory = part_of_memory(8192 * mib, 512 * mib);
+}
+
 Status config_init(Config *c) {
   char dir[256], listen[512], cache[512];
   runtime_dir(dir, sizeof dir);
@@ -151,6 +174,7 @@ Status config_init(Config *c) {
       .log_level = strdup("info"),
       .metrics = strdup(""),
       .models = strdup(""),
+      .trace_push = strdup(""),
       .node = strdup(""),
       .tls_certificate = strdup(""),
       .tls_key = strdup(""),
@@ -163,22 +187,15 @@ Status config_init(Config *c) {
       .shared_timeout_ms = 500,
       .cache_enabled = true,
       .cache_max_bytes = 4ull << 30,
-      .max_model_bytes = 2ull << 30,
-      .max_tensor_bytes = 1ull << 30,
       .max_message_bytes = 256ull << 20,
-      .max_answer_bytes = 4ull << 30,
-      .max_buffer_bytes = 8ull << 30,
       .max_executables = 64,
-      .max_executable_bytes = 16ull << 30,
       .max_queue = 256,
       .max_connections = 1024,
-      .compile_memory = 4ull << 30,
       .batch_rows = 64,
       .tuning = true,
       .tuning_share = 50,
       .tuning_seconds = 600,
       .tuning_after = 30,
-      .timing_memory = 8ull << 30,
       .patience = {.handshake = 10, .first_call = 60, .headers = 10, .message = 120, .reader = 60},
       .socket_mode = 0600,
       .grace = 10,
@@ -187,12 +204,14 @@ Status config_init(Config *c) {
       .compile_total = 3600,
       .run_seconds = 300,
   };
+  bound_memory(c);
   TRY(config_set(c, "server", "listen", listen));
   TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;
   bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models && c->node &&
-               c->tls_certificate && c->tls_key && c->tls_client_ca && c->shared_server &&
-               c->shared_key && c->shared_ca && c->shared_certificate && c->shared_tls_key;
+               c->trace_push && c->tls_certificate && c->tls_key && c->tls_client_ca &&
+               c->shared_server && c->shared_key && c->shared_ca && c->shared_certificate &&
+               c->shared_tls_key;
   return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
@@ -218,6 +237,7 @@ void config_deinit(Config *c) {
   free(c->log_level);
   free(c->metrics);
   free(c->models);
+  free(c->trace_push);
   free(c->node);
   free(c->tls_certificate);
   free(c->tls_key);
@@ -476,6 +496,7 @@ static Status check_shared(const Config *c) {
 
 Status config_check(const Config *c) {
   LogLevel level;
+  PushAddress collector;
   TRY(check_tenants(c));
   TRY(check_shared(c));
   if (!*c->tls_certificate != !*c->tls_key || (*c->tls_client_ca && !*c->tls_certificate))
@@ -483,6 +504,7 @@ Status config_check(const Config *c) {
                 "[tls]: certificate and key belong together, and client_ca needs them");
   for (size_t i = 0; i < c->listen.len; i++) TRY(check_listen(c, c->listen.at[i]));
   if (*c->metrics) TRY(check_address(c->metrics));
+  if (*c->trace_push) TRY(push_address_parse(c->trace_push, &collector));
   if (*c->node && !good_name(c->node))
     return FAIL(INVALID_ARGUMENT,
                 "node: expected at most %d letters, digits, '-' and '_', got '%s'", NAME_MAX_BYTES,

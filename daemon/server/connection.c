@@ -38,8 +38,8 @@ struct Connection {
   Connection *next, **link; /* of server->connections */
   Connection *next_dirty;
   bool is_dirty, blocked; /* blocked: waits for the socket to take more */
-  bool ending;            /* flush, then close */
-  bool linger, lingering; /* before closing: throw away what the peer still sends */
+  bool ending;            /* flush, then linger */
+  bool lingering;         /* all is said: throw away what the peer still sends until he ends, too */
   bool closed;
   uint64_t ending_ms;                 /* since when */
   uint64_t last_active_ms, rested_ms; /* rested: for which of these, last */
@@ -175,12 +175,10 @@ void connection_close(Connection *c) {
   close(c->fd);
 }
 
-/* What is left to say is said, then it is over. With `linger` the peer may read it although it is
- * still sending: a socket that is closed over unread bytes takes back what it has sent. */
-static void begin_end(Connection *c, bool linger) {
+/* What is left to say is said, then it is over. */
+static void begin_end(Connection *c) {
   if (c->ending) return;
   c->ending = true;
-  c->linger = linger && !c->server->stopping;
   c->ending_ms = uv_now(&c->server->loop);
   poll_for(c);
   connection_dirty(c);
@@ -190,27 +188,20 @@ static void hang_up(Connection *c, const char *why) {
   c->server->metrics.connections_slow_total[0][0]++;
   LOG_DEBUG("connection ended", "number=%llu reason=\"%s\"", (unsigned long long)c->number, why);
   grpc_session_calm(c->session, why);
-  begin_end(c, true);
+  begin_end(c);
 }
 
-/* All that was to be written is. */
+/* All that was to be written is. The peer may read it although he is still sending: a socket that
+ * is closed over unread bytes takes back what it has sent, and one that is closed at all fails who
+ * writes before he reads. */
 static void over(Connection *c) {
-  if (!c->linger) {
-    connection_close(c);
-    return;
-  }
-  c->linger = false;
+  begin_end(c);
   c->lingering = true;
   shutdown(c->fd, SHUT_WR);
   poll_for(c);
 }
 
 void connection_drain(Connection *c) {
-  if (c->lingering) {
-    connection_close(c);
-    return;
-  }
-  c->linger = false;
   grpc_session_drain(c->session);
   connection_dirty(c);
 }
@@ -373,7 +364,7 @@ static bool read_in(Connection *c) {
       c->server->metrics.connections_flooded_total[0][0] += grpc_session_flooded(c->session);
       status_drop(st);
       c->server->metrics.connection_errors_total[0][0]++;
-      begin_end(c, true);
+      begin_end(c);
       return true; /* the last output says why */
     }
     if (n < CONNECTION_READ_BYTES) return true;
@@ -570,7 +561,7 @@ static void expire(Connection *c, uint64_t now) {
     hang_up(c, "it took answers too slowly");
   } else if (idle && !grpc_session_streams(c->session) && now - c->last_active_ms > idle * 1000) {
     connection_drain(c);
-    begin_end(c, false);
+    begin_end(c);
   } else if (c->retired_ms || now - c->opened_ms > age_limit_ms(c)) {
     retire(c, now);
   }

@@ -3,11 +3,7 @@
  * is the one that runs: when the worker dies it is the suspect, but those behind it had begun to be
  * read too, and only trying again, one at a time, tells which one kills.
  *
- * What was sent cannot be overtaken any more, so little is sent ahead: enough that the device finds
- * the next job when it ends one, not more than AHEAD_NS of work or, when jobs are long, one job.
- * That one is called back when somebody comes who goes before it: if the worker has not begun with
- * it, it answers so, and the job waits again. */
-#include "daemon/server/device_lane.h"
+ * Which job is next is for device_turns.c to say. */
 
 #include <assert.h>
 #include <inttypes.h>
@@ -17,52 +13,11 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "daemon/channel/cancel.h"
+#include "daemon/server/device_lane_internal.h"
 #include "daemon/server/quota.h"
 #include "proto/limits.h"
 
-enum { IN_FLIGHT_MAX = 32, PATIENCE = 3, MICROSECOND = 1000 };
-enum { BRIEF_NS = 50 * MICROSECOND, RECALL_NS = 30 * MICROSECOND };
-enum { AHEAD_NS = 100 * MICROSECOND, AHEAD_ONE_NS = 2000 * MICROSECOND };
-/* A job that nothing is known of; the longest that an executable is preferred because its weights
- * are warm, and how fast they would be read again. */
-enum { UNKNOWN_NS = 200 * MICROSECOND, STICK_NS = 2000 * MICROSECOND, WEIGHT_BYTES_PER_NS = 10 };
-static const FairSource own_source = {.tenant = UINT64_MAX, .session = 1, .weight = 1};
-
-typedef enum LaneState { LS_DOWN, LS_GREETING, LS_UP } LaneState;
-
-typedef struct DeviceQueue {
-  DeviceJob *first, **last;
-  size_t len;
-} DeviceQueue;
-
-struct DeviceLane {
-  DeviceLaneSpec spec;
-  Worker *worker;
-  LaneState state;
-  uint64_t incarnation;
-  uint64_t next_id;
-  DeviceQueue flight;
-  DeviceJob *recalled;            /* one of those in flight; NULL: none */
-  int64_t flight_ns, answered_ns; /* estimated, of the others; when the last answer came */
-  FairQueue waiting;
-  DeviceJob *lent;    /* to its owner, once nothing is in flight any more; NULL: nobody */
-  bool lent_begun;    /* he knows */
-  DeviceQueue again;  /* taken from there already: they go first */
-  int64_t slack_ns;   /* of the executable that was last */
-  int64_t typical_ns; /* of all jobs, lately */
-  SlabPool slabs;
-  CancelBoard *cancelled;
-  int cancelled_fd; /* of the same, for workers */
-  Arena arena;      /* of target and description */
-  Kiln__V1__TargetSpec *target;
-  char *description;
-  uint8_t fingerprint[DIGEST_BYTES];
-  unsigned failures, restarts;
-  char last_failure[192];
-  char load_error[256]; /* of the last thing that the lane gave the worker by itself */
-  StatusCode load_code;
-};
+enum { BRIEF_NS = 50 * 1000 }; /* a run that a worker does not sleep for */
 
 static void lane_start(DeviceLane *l);
 
@@ -73,44 +28,11 @@ static bool on_host(const DeviceLane *l) { return l->target && !strcmp(l->target
 /* -- jobs ---------------------------------------------------------------------------------------
  */
 
-static void queue_init(DeviceQueue *q) { *q = (DeviceQueue){.last = &q->first}; }
-
-static void queue_push(DeviceQueue *q, DeviceJob *job) {
-  job->next = NULL;
-  *q->last = job;
-  q->last = &job->next;
-  q->len++;
-}
-
-static void queue_push_front(DeviceQueue *q, DeviceJob *job) {
-  if (!(job->next = q->first)) q->last = &job->next;
-  q->first = job;
-  q->len++;
-}
-
-static DeviceJob *queue_pop(DeviceQueue *q) {
-  DeviceJob *job = q->first;
-  if (job && !(q->first = job->next)) q->last = &q->first;
-  if (job) q->len--;
-  return job;
-}
-
-static void queue_remove(DeviceQueue *q, DeviceJob *job) {
-  DeviceJob **at = &q->first;
-  while (*at != job) at = &(*at)->next;
-  if (!(*at = job->next)) q->last = at;
-  q->len--;
-}
-
 Status device_job_slab(DeviceLane *l, DeviceJob *job, size_t bytes) {
   if (job->tenant) TRY(quota_memory(job->tenant, 0, bytes));
   TRY(slab_take(&l->slabs, job->tenant ? job->tenant->id : 0, bytes, &job->slab));
   if (job->tenant) job->tenant->used.host_bytes += job->slab->size;
   return NULL;
-}
-
-static DeviceJob *of_fair(FairJob *f) {
-  return f ? (DeviceJob *)(void *)((char *)f - offsetof(DeviceJob, fair)) : NULL;
 }
 
 DeviceJob *device_job_create(void) {
@@ -121,8 +43,8 @@ DeviceJob *device_job_create(void) {
   return job;
 }
 
-static void job_free(DeviceLane *l, DeviceJob *job) {
-  if (job->fair.session) fair_done(&l->waiting, &job->fair, job->measured_ns);
+void job_free(DeviceLane *l, DeviceJob *job) {
+  if (job->fair.session) fair_done(&l->turns->waiting, &job->fair, job->measured_ns);
   if (job->tenant) job->tenant->used.device_ns += (uint64_t)job->measured_ns;
   if (job->slab) {
     if (job->tenant) job->tenant->used.host_bytes -= job->slab->size;
@@ -135,7 +57,7 @@ static void job_free(DeviceLane *l, DeviceJob *job) {
   free(job);
 }
 
-static void job_finish(DeviceLane *l, DeviceJob *job, Message *m, Status st) {
+void job_finish(DeviceLane *l, DeviceJob *job, Message *m, Status st) {
   if (job->done)
     job->done(job->ctx, job, m, st);
   else
@@ -144,16 +66,17 @@ static void job_finish(DeviceLane *l, DeviceJob *job, Message *m, Status st) {
 }
 
 void device_lane_return(DeviceLane *l, DeviceJob *job, int64_t used_ns) {
-  assert(l->lent == job);
-  l->lent = NULL;
-  l->lent_begun = false;
+  DeviceTurns *t = l->turns;
+  assert(t->lent == job);
+  t->lent = NULL;
+  t->lent_begun = false;
   job->measured_ns = used_ns;
   job_free(l, job);
 }
 
 void device_lane_cancel(DeviceLane *l, DeviceJob *job) {
   job->done = NULL;
-  if (job == l->lent) {
+  if (job == l->turns->lent) {
     device_lane_return(l, job, 0);
     return;
   }
@@ -162,10 +85,7 @@ void device_lane_cancel(DeviceLane *l, DeviceJob *job) {
     if (l->state == LS_UP && on_host(l)) worker_interrupt(l->worker);
     return;
   }
-  if (job->fair.waiting)
-    fair_remove(&l->waiting, &job->fair);
-  else if (job->submitted)
-    queue_remove(&l->again, job);
+  turns_forget(l, job);
   job_free(l, job);
 }
 
@@ -295,7 +215,7 @@ static Status need_buffer(DeviceLane *l, DeviceBuffer *b) {
   return st;
 }
 
-static Status start_job(DeviceLane *l, DeviceJob *job) {
+Status job_start(DeviceLane *l, DeviceJob *job) {
   for (size_t i = 0; i < job->nbuffers; i++) TRY(need_buffer(l, job->buffers[i]));
   if (job->env.body_case == KILN__V1__ENVELOPE__BODY_LOAD) return send_load(l, job);
   TRY(need_executable(l, job->exe));
@@ -315,166 +235,20 @@ static Status start_job(DeviceLane *l, DeviceJob *job) {
   return send_job(l, job, &fd, fd >= 0);
 }
 
-/* -- whose turn it is ---------------------------------------------------------------------------
- */
-
-/* Another job may be sent although some are under way. */
-static bool room(const DeviceLane *l) {
-  if (l->lent) return false;
-  if (!l->flight.len) return true;
-  if (l->flight.first->tried) return false;
-  return l->flight.len < IN_FLIGHT_MAX &&
-         l->flight_ns < (l->flight.len - (l->recalled != NULL) > 1 ? AHEAD_NS : AHEAD_ONE_NS);
-}
-
-/* The next job; NULL when there is none, or it has to wait for those in flight. A job that is tried
- * again goes alone. */
-static DeviceJob *next_job(DeviceLane *l) {
-  if (!room(l)) return NULL;
-  if (l->recalled && !l->again.first) { /* behind it waits the rest of its session */
-    const FairJob *first = fair_first(&l->waiting);
-    bool same = first && first->session == l->recalled->fair.session;
-    return same ? NULL : of_fair(fair_take(&l->waiting, 0));
-  }
-  if (!l->again.first) return of_fair(fair_take(&l->waiting, l->slack_ns));
-  return l->flight.first && l->again.first->tried ? NULL : queue_pop(&l->again);
-}
-
-/* How long another executable is worth putting off: what it takes to read this one's weights. */
-static int64_t slack(const Executable *e) {
-  uint64_t ns = e ? (e->model->size + e->face->const_bytes) / WEIGHT_BYTES_PER_NS : 0;
-  return ns < STICK_NS ? (int64_t)ns : STICK_NS;
-}
-
-static Status begin_job(DeviceLane *l, DeviceJob *job) {
-  if (job->deadline_ns && clock_now_ns() > job->deadline_ns)
-    return FAIL(DEADLINE_EXCEEDED, "the deadline passed while the run waited for device %s",
-                l->spec.name);
-  l->slack_ns = slack(job->exe);
-  return start_job(l, job);
-}
-
-bool device_lane_idle(const DeviceLane *l) {
-  return !l->flight.len && !l->waiting.len && !l->again.len && !l->lent;
-}
-
-void device_lane_flush(DeviceLane *l) {
-  for (DeviceJob *job; l->state == LS_UP && (job = next_job(l));) {
-    if (job->lends) {
-      l->lent = job;
-      continue;
-    }
-    if (job->env.body_case == KILN__V1__ENVELOPE__BODY__NOT_SET) {
-      job_finish(l, job, NULL, NULL);
-      continue;
-    }
-    Status st = begin_job(l, job);
-    if (status_code(st) == ST_UNAVAILABLE) {
-      /* the worker has ended and nobody has said so yet: the next one gets the job */
-      status_drop(st);
-      queue_push_front(&l->again, job);
-      return;
-    }
-    if (st) job_finish(l, job, NULL, st);
-  }
-  if (l->lent && !l->lent_begun && !l->flight.len) {
-    l->lent_begun = true;
-    l->lent->done(l->lent->ctx, l->lent, NULL, NULL);
-  }
-  if (l->worker) worker_flush(l->worker);
-}
-
-/* When what waits now will have run, roughly. */
-static int64_t backlog_ns(const DeviceLane *l) {
-  return (int64_t)l->waiting.len * (l->typical_ns ? l->typical_ns : UNKNOWN_NS);
-}
-
-int64_t device_lane_wait_ns(const DeviceLane *l, const FairSource *from, size_t *waiting) {
-  double share = fair_share(&l->waiting, from);
-  *waiting = fair_waiting(&l->waiting, from->tenant);
-  double mine = (double)*waiting * (double)(l->typical_ns ? l->typical_ns : UNKNOWN_NS);
-  int64_t own = (int64_t)(mine / share), all = backlog_ns(l);
-  return l->flight_ns + (own < all ? own : all);
-}
-
-Status device_lane_admits(const DeviceLane *l, const FairSource *from) {
-  if (l->state != LS_UP && l->failures >= PATIENCE)
-    return FAIL(UNAVAILABLE, "device %s is out of service (%s)", l->spec.name, l->last_failure);
-  size_t waiting = fair_waiting(&l->waiting, from->tenant);
-  if (waiting < l->spec.max_queue) return NULL;
-  return status_retry(FAIL(RESOURCE_EXHAUSTED,
-                           "%zu runs wait for device %s already; try again later", waiting,
-                           l->spec.name),
-                      backlog_ns(l));
-}
-
-static Status admit(const DeviceLane *l, const DeviceJob *job) {
-  if (job->deadline_ns && clock_now_ns() > job->deadline_ns)
-    return FAIL(DEADLINE_EXCEEDED, "the deadline passed before the run could wait for device %s",
-                l->spec.name);
-  return device_lane_admits(l, &job->from);
-}
-
-static int64_t estimate(const DeviceJob *job) {
-  if (job->env.body_case == KILN__V1__ENVELOPE__BODY__NOT_SET && !job->lends) return 0;
-  return job->exe && job->exe->typical_ns ? job->exe->typical_ns : UNKNOWN_NS;
-}
-
-/* The job that was sent ahead of one that now waits and would have gone before it. */
-static void recall(DeviceLane *l, const DeviceJob *waiting) {
-  if (l->flight.len < 2 || l->recalled || fair_first(&l->waiting) != &waiting->fair) return;
-  DeviceJob *last = l->flight.first;
-  while (last->next) last = last->next;
-  if (last->env.body_case != KILN__V1__ENVELOPE__BODY_RUN || !last->fair.session ||
-      last->fair.estimate_ns < RECALL_NS || !fair_before(&waiting->fair, &last->fair))
-    return;
-  l->recalled = last;
-  l->flight_ns -= last->fair.estimate_ns;
-  recall_post(l->cancelled, last->env.id);
-}
-
-/* What was called back had not begun. */
-static void put_back(DeviceLane *l, DeviceJob *job) {
-  job->in_flight = false;
-  if (!job->done) { /* cancelled meanwhile */
-    job_free(l, job);
-    return;
-  }
-  Status st = fair_put_back(&l->waiting, &job->fair);
-  if (st) job_finish(l, job, NULL, st);
-}
-
-Status device_lane_submit(DeviceLane *l, DeviceJob *job) {
-  if (!job->from.tenant) job->from = own_source;
-  job->fair = (FairJob){
-      .kind = job->exe ? job->exe->id : 0, .level = job->level, .estimate_ns = estimate(job)};
-  Status st = admit(l, job);
-  if (!st) st = fair_push(&l->waiting, &job->fair, &job->from);
-  if (st) {
-    job_free(l, job);
-    return st;
-  }
-  job->submitted = true;
-  recall(l, job);
-  return NULL;
-}
-
-static int64_t smooth(int64_t before, int64_t now) {
-  return before ? before + (now - before) / 8 : now;
-}
-
-/* What the job has cost: as the worker says, else since the device could begin with it. */
+/* What the job has cost: as the worker says, else since the device could begin with it. Answers may
+ * come together: what is left of the time that one took is the next one's. */
 static void measure(DeviceLane *l, DeviceJob *job, const Kiln__V1__Envelope *env) {
   int64_t now = clock_now_ns(), since = job->sent_ns;
   if (since < l->answered_ns) since = l->answered_ns;
-  job->measured_ns = now - since;
+  l->unclaimed_ns += now - since;
+  job->measured_ns = l->unclaimed_ns;
   l->answered_ns = now;
   if (job != l->recalled) l->flight_ns -= job->fair.estimate_ns;
-  if (env->body_case != KILN__V1__ENVELOPE__BODY_RUN_DONE) return;
-  if (env->run_done->wall_ns > 0 && env->run_done->wall_ns < job->measured_ns)
+  bool run = env->body_case == KILN__V1__ENVELOPE__BODY_RUN_DONE;
+  if (run && env->run_done->wall_ns > 0 && env->run_done->wall_ns < job->measured_ns)
     job->measured_ns = env->run_done->wall_ns;
-  if (job->exe) job->exe->typical_ns = smooth(job->exe->typical_ns, job->measured_ns);
-  l->typical_ns = smooth(l->typical_ns, job->measured_ns);
+  l->unclaimed_ns = l->flight.len ? l->unclaimed_ns - job->measured_ns : 0;
+  if (run) turns_measured(l, job);
 }
 
 /* -- the worker's side --------------------------------------------------------------------------
@@ -530,6 +304,7 @@ static void on_hello(DeviceLane *l, const Message *m) {
   }
   l->state = LS_UP;
   l->incarnation++;
+  turns_lane_up(l);
   LOG_INFO("device up", "device=%s pid=%u description=\"%s\"", l->spec.name, worker_pid(l->worker),
            l->description);
   l->spec.changed(l->spec.ctx);
@@ -560,6 +335,7 @@ static bool answers(const DeviceJob *job, const Kiln__V1__Envelope *env) {
 }
 
 static void forget_slab(void *ctx, const Slab *s);
+static void lose_buffers(DeviceJob *job);
 
 static void on_message(void *ctx, Message *m) {
   DeviceLane *l = ctx;
@@ -574,13 +350,18 @@ static void on_message(void *ctx, Message *m) {
   }
   queue_pop(&l->flight);
   measure(l, job, m->env);
+  turns_answered(l);
   l->failures = 0;
   worker_set_deadline(l->worker, l->flight.first ? l->spec.run_seconds : 0, "over its time");
   bool failed = m->env->body_case == KILN__V1__ENVELOPE__BODY_ERROR;
+  if (failed && m->env->error->cause && !strcmp(m->env->error->cause, "device_lost")) {
+    worker_kill(l->worker, "device_lost", m->env->error->message);
+    if (job->updates) lose_buffers(job);
+  }
   bool recalled = job == l->recalled;
   if (recalled) l->recalled = NULL;
   if (failed && recalled && m->env->error->code == ST_ABORTED) {
-    put_back(l, job);
+    turns_put_back(l, job);
     return;
   }
   Status st = failed ? answer_status(l, job, m->env->error) : NULL;
@@ -626,25 +407,10 @@ static void requeue(DeviceLane *l, bool suspect) {
       job_finish(l, job, NULL, lost(l, job));
     } else {
       job->tried = true;
-      queue_push(&l->again, job);
+      turns_again(l, job);
     }
   }
   for (DeviceJob *job; (job = queue_pop(&old));) queue_push(&l->again, job);
-}
-
-/* The next job of those that wait, taken out; NULL when none does. */
-static DeviceJob *drain_next(DeviceLane *l) {
-  if (l->again.first) return queue_pop(&l->again);
-  FairJob *f = fair_first(&l->waiting);
-  if (f) fair_remove(&l->waiting, f);
-  return of_fair(f);
-}
-
-static void refuse_all(DeviceLane *l) {
-  for (DeviceJob *job; (job = drain_next(l));)
-    job_finish(
-        l, job, NULL,
-        FAIL(UNAVAILABLE, "device %s is out of service (%s)", l->spec.name, l->last_failure));
 }
 
 static void on_gone(void *ctx, const char *cause, const char *detail) {
@@ -658,7 +424,7 @@ static void on_gone(void *ctx, const char *cause, const char *detail) {
   LOG_ERROR("device down", "device=%s failure=\"%s\" in_flight=%zu", l->spec.name, l->last_failure,
             l->flight.len);
   requeue(l, !strcmp(cause, "timeout"));
-  if (l->failures >= PATIENCE) refuse_all(l);
+  if (l->failures >= PATIENCE) turns_refuse(l);
   if (was_up) l->spec.changed(l->spec.ctx);
   lane_start(l);
 }
@@ -721,13 +487,19 @@ Status device_lane_create(const DeviceLaneSpec *spec, DeviceLane **out) {
   DeviceLane *l = *out = calloc(1, sizeof *l);
   if (!l) return FAIL(RESOURCE_EXHAUSTED, "device");
   Status st = cancel_board_create(&l->cancelled, &l->cancelled_fd);
+  l->spec = *spec;
+  if (!st) st = turns_join(l);
   if (st) {
+    if (l->cancelled) {
+      cancel_board_close(l->cancelled);
+      close(l->cancelled_fd);
+    }
     free(l);
     *out = NULL;
     return st;
   }
-  l->spec = *spec;
   queue_init(&l->flight);
+  queue_init(&l->parked);
   queue_init(&l->again);
   arena_init(&l->arena, 0);
   l->slabs = (SlabPool){.max_bytes = spec->slab_bytes, .dropped = forget_slab, .ctx = l};
@@ -740,10 +512,8 @@ void device_lane_release(DeviceLane *l) {
   if (l->worker) worker_abandon(l->worker);
   l->worker = NULL;
   l->state = LS_DOWN;
-  if (l->lent) device_lane_return(l, l->lent, 0);
   for (DeviceJob *job; (job = queue_pop(&l->flight));) job_free(l, job);
-  for (DeviceJob *job; (job = drain_next(l));) job_free(l, job);
-  fair_deinit(&l->waiting);
+  turns_leave(l);
   slab_trim(&l->slabs, 0);
   arena_deinit(&l->arena);
   cancel_board_close(l->cancelled);
@@ -760,7 +530,7 @@ DeviceStatus device_lane_status(const DeviceLane *l) {
                         .available = up,
                         .restarts = l->restarts,
                         .pid = l->worker ? worker_pid(l->worker) : 0,
-                        .waiting = l->waiting.len,
+                        .waiting = l->waiting,
                         .in_flight = l->flight.len};
 }
 

@@ -1,5 +1,6 @@
 /* One device, as kilnd sees it: its worker process, the jobs in flight and those that wait, in the
- * order of a fair queue (fair.h).
+ * order of a fair queue (fair.h). With strict isolation a device has several workers, each with a
+ * lane; they share the queue and take turns (device_turns.c).
  *
  * The lane loads executables and re-creates buffers by itself before the first job that needs them
  * in the life of a worker process ("incarnation"), so nobody else has to know that a worker died. A
@@ -41,14 +42,16 @@ struct DeviceJob {
   /* the lane's */
   FairJob fair;
   DeviceJob *next;
+  DeviceLane *lane;
   int64_t sent_ns, measured_ns; /* measured: on the device, as its worker says; 0 = it does not */
-  bool submitted, in_flight, tried;
+  bool submitted, parked, in_flight, tried;
 };
 
 typedef struct DeviceLaneSpec {
   uv_loop_t *loop;
   Supervisor *supervisor;
-  const char *name; /* "cpu:0"; outlives the lane */
+  const char *name;   /* "cpu:0"; outlives the lane */
+  DeviceLane *beside; /* that has the same device; NULL: this is the first */
   uint64_t memory_bytes, slab_bytes;
   uint32_t run_seconds;
   size_t max_queue;           /* jobs of one tenant that may wait */
@@ -57,7 +60,8 @@ typedef struct DeviceLaneSpec {
 } DeviceLaneSpec;
 
 Status device_lane_create(const DeviceLaneSpec *spec, DeviceLane **out);
-/* Executables and buffers must be gone; jobs are dropped without done. */
+/* Executables and buffers must be gone; jobs are dropped without done, also those that wait for
+ * other lanes of the device: all of them end together. */
 void device_lane_release(DeviceLane *l);
 
 DeviceJob *device_job_create(void); /* NULL without memory */
@@ -66,7 +70,7 @@ Status device_job_slab(DeviceLane *l, DeviceJob *job, size_t bytes);
 /* RESOURCE_EXHAUSTED when the tenant has too many waiting, UNAVAILABLE when the device does not
  * come up, DEADLINE_EXCEEDED; then the job is freed and done is not called. */
 Status device_lane_submit(DeviceLane *l, DeviceJob *job);
-/* Nothing runs and nothing waits. */
+/* Nothing runs and nothing waits on the device. */
 bool device_lane_idle(const DeviceLane *l);
 /* Sends what may be sent; the loop calls it before it sleeps. */
 void device_lane_flush(DeviceLane *l);

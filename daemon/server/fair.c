@@ -254,19 +254,19 @@ static bool may_go_on(const FairQueue *q, double slack) {
          s->flow[l].start <= set_first(set)->start + slack;
 }
 
+FairJob *fair_next(const FairQueue *q, int64_t slack_ns) {
+  if (!q->len || !may_go_on(q, (double)slack_ns)) return fair_first(q);
+  return q->last->jobs[q->last_level].first;
+}
+
 FairJob *fair_take(FairQueue *q, int64_t slack_ns) {
-  if (!q->len) return NULL;
-  FairTenant *t = set_first(&q->tenants)->owner;
-  q->tenants.now = t->flow.start;
-  uint8_t l = top_level(t);
-  FairSession *s = set_first(&t->level[l])->owner;
-  if (may_go_on(q, (double)slack_ns)) {
-    s = q->last;
-    t = s->tenant;
-    l = q->last_level;
-  }
+  FairJob *job = fair_next(q, slack_ns);
+  if (!job) return NULL;
+  FairSession *s = job->session;
+  FairTenant *t = s->tenant;
+  uint8_t l = job->level;
   FairSet *set = &t->level[l];
-  FairJob *job = s->jobs[l].first;
+  q->tenants.now = set_first(&q->tenants)->start;
   set->now = set_first(set)->start;
   unlink_job(q, job);
   set_charge(&q->tenants, &t->flow, (double)job->estimate_ns);

@@ -63,6 +63,8 @@ Status fair_push(FairQueue *q, FairJob *job, const FairSource *from);
 /* The next job, charged with its estimate; NULL when none waits. It may be one of the kind that was
  * taken last, out of turn by at most slack_ns of its tenant's time. */
 FairJob *fair_take(FairQueue *q, int64_t slack_ns);
+/* The job that fair_take(q, slack_ns) would take. */
+FairJob *fair_next(const FairQueue *q, int64_t slack_ns);
 /* What a job that was taken has cost in truth. */
 void fair_done(FairQueue *q, FairJob *job, int64_t measured_ns);
 /* One that was taken has not been begun: it waits again, at the head of its session, uncharged. */

@@ -55,6 +55,7 @@ static Status own_device(Server *s, Tenant *t, size_t i, DeviceLane **out) {
     DeviceLaneSpec spec = isolation_spec(s, i);
     d->server = s;
     d->tenant = t;
+    spec.beside = s->devices[i];
     spec.changed = on_own_changed;
     spec.ctx = d;
     TRY(device_lane_create(&spec, &d->lane));

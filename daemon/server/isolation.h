@@ -1,7 +1,7 @@
 /* Strict isolation: every tenant has a worker process of its own on each device that it uses, so
  * that its memory is never in a process that works for somebody else. The workers of s->devices
- * then say what the device is, and run models that belong to all. What they do to each other's
- * speed is the device's own affair: each has a queue of its own. */
+ * then say what the device is, and run models that belong to all. All workers of a device take
+ * turns in the order of one fair queue. */
 #pragma once
 
 #include "daemon/server/server.h"

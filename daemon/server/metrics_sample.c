@@ -53,7 +53,7 @@ static void sample_tenants(Server *s) {
     m->tenant_compile_seconds_total[i][0] += t->used.compile_ns;
     m->tenant_tune_seconds_total[i][0] += t->used.tune_ns;
     m->tenant_device_bytes[i][0] += t->used.device_bytes;
-    m->tenant_host_bytes[i][0] += t->used.host_bytes;
+    m->tenant_host_bytes[i][0] += t->used.host_bytes + t->used.answer_bytes;
     m->tenant_runs[i][0] += t->used.runs;
     m->tenant_executables[i][0] += t->used.executables;
   }
@@ -73,8 +73,10 @@ static void sample_devices(Server *s) {
     for (const Tenant *t = s->tenants.first; t; t = t->next) {
       const DeviceLane *own = server_own_device(t, i); /* with strict isolation */
       if (!own) continue;
-      m->device_queue[i][0] += device_lane_status(own).waiting;
-      m->device_in_flight[i][0] += device_lane_status(own).in_flight;
+      status = device_lane_status(own);
+      m->device_restarts[i][0] += status.restarts;
+      m->device_queue[i][0] += status.waiting;
+      m->device_in_flight[i][0] += status.in_flight;
     }
   }
   for (size_t i = 0; map_next(&s->buffers.by_id, &i, &slot);) {

@@ -1,5 +1,5 @@
-/* The host keeps the models and constants of loaded executables, so these count as host bytes too.
- */
+/* The host keeps the models and constants of loaded executables, and answers that nobody has read,
+ * so these count as host bytes too. */
 #include "daemon/server/quota.h"
 
 #include <assert.h>
@@ -107,6 +107,6 @@ static Status bytes(const Tenant *t, const char *where, uint64_t used, uint64_t 
 
 Status quota_memory(const Tenant *t, uint64_t device_bytes, uint64_t host_bytes) {
   TRY(bytes(t, "device", t->used.device_bytes, device_bytes, t->quota.device_bytes));
-  return bytes(t, "host", t->used.host_bytes + t->used.executable_bytes, host_bytes,
-               t->quota.host_bytes);
+  uint64_t host = t->used.host_bytes + t->used.executable_bytes + t->used.answer_bytes;
+  return bytes(t, "host", host, host_bytes, t->quota.host_bytes);
 }

@@ -8,6 +8,7 @@
 #include "daemon/server/caches.h"
 #include "daemon/server/connection.h"
 #include "daemon/server/shared.h"
+#include "daemon/server/trace_push.h"
 
 void reload_housekeeping(Server *s) {
   for (Tenant *t = s->tenants.first; t; t = t->next) {
@@ -69,6 +70,14 @@ static Status apply_settings(Server *s, Config *next) {
   return NULL;
 }
 
+static Status apply_trace_push(Server *s, Config *next) {
+  Config *now = &s->config;
+  if (!strcmp(now->trace_push, next->trace_push)) return NULL;
+  SWAP(trace_push);
+  trace_push_close(s->trace_push);
+  return trace_push_create(s, &s->trace_push);
+}
+
 static Status apply_shared(Server *s, Config *next) {
   Config *now = &s->config;
   SWAP(shared_server);
@@ -88,6 +97,7 @@ static const struct {
 } rows[] = {
     {.what = "certificate", .prepare = check_certificate, .apply = apply_certificate},
     {.what = "tenants", .apply = apply_tenants},
+    {.what = "trace_push", .apply = apply_trace_push},
     {.what = "shared", .prepare = shared_reload_check, .apply = apply_shared},
     {.what = "settings", .apply = apply_settings},
 };

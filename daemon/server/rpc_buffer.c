@@ -13,9 +13,6 @@
 #include "daemon/server/rpc.h"
 #include "daemon/server/upload.h"
 
-/* A stream of chunks never waits with more than STREAM_MAX. */
-enum { CHUNK = 1 << 20, QUEUED_MAX = 2 << 20, STREAM_MAX = QUEUED_MAX + CHUNK };
-
 /* -- Upload -------------------------------------------------------------------------------------
  */
 
@@ -166,9 +163,9 @@ static void download_pump(Request *r) {
   Download *d = r->work;
   if (d->fd < 0) return;
   while (d->at < d->buffer->bytes) {
-    if (grpc_stream_queued(r->stream) > QUEUED_MAX) return; /* on_drain goes on */
+    if (grpc_stream_queued(r->stream) > ANSWERS_QUEUED) return; /* on_drain goes on */
     uint64_t left = d->buffer->bytes - d->at;
-    size_t n = left < CHUNK ? (size_t)left : CHUNK;
+    size_t n = left < ANSWERS_PART ? (size_t)left : ANSWERS_PART;
     Status st = send_chunk(r, d->fd, d->at, n);
     if (st) {
       request_finish(r, st);
@@ -241,7 +238,7 @@ static void download_message(Request *r, Bytes msg) {
   if (!m) return;
   Status st = d ? buffer_table_find(&r->server->buffers, r->tenant, m->buffer, &b)
                 : FAIL(RESOURCE_EXHAUSTED, "download");
-  if (!st) st = answers_claim(r, b->bytes < STREAM_MAX ? b->bytes : STREAM_MAX);
+  if (!st) st = answers_claim(r, b->bytes < ANSWERS_STREAM ? b->bytes : ANSWERS_STREAM);
   if (st) {
     request_finish(r, st);
     return;

@@ -9,8 +9,6 @@
 #include "daemon/server/rpc.h"
 #include "daemon/server/upload.h"
 
-enum { CHUNK = 1 << 20, QUEUED_MAX = 2 << 20 };
-
 static void on_answer(void *ctx, const ProtobufCMessage *m, Status st) {
   Request *r = ctx;
   r->work = NULL; /* the job is over */
@@ -149,8 +147,8 @@ static void export_pump(Request *r) {
   Transfer *t = r->work;
   if (t->job) return;
   while (t->at < t->file.len) {
-    if (grpc_stream_queued(r->stream) > QUEUED_MAX) return; /* on_drain goes on */
-    size_t left = t->file.len - t->at, n = left < CHUNK ? left : CHUNK;
+    if (grpc_stream_queued(r->stream) > ANSWERS_QUEUED) return; /* on_drain goes on */
+    size_t left = t->file.len - t->at, n = left < ANSWERS_PART ? left : ANSWERS_PART;
     Kiln__V1__CacheExportResponse m = KILN__V1__CACHE_EXPORT_RESPONSE__INIT;
     m.part_case = KILN__V1__CACHE_EXPORT_RESPONSE__PART_CHUNK;
     m.chunk = (ProtobufCBinaryData){n, (uint8_t *)t->file.ptr + t->at};
@@ -164,7 +162,7 @@ static void on_file(void *ctx, StrBuf *file, uint64_t records, Status st) {
   Request *r = ctx;
   Transfer *t = r->work;
   t->job = NULL;
-  if (!st) st = answers_claim(r, file->len + QUEUED_MAX + CHUNK);
+  if (!st) st = answers_claim(r, file->len + ANSWERS_STREAM);
   if (st) {
     request_finish(r, st);
     return;

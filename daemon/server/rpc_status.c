@@ -27,9 +27,9 @@ static Status add_devices(Request *r, Answer *m) {
     row->name = (char *)(uintptr_t)d.name;
     row->available = d.available;
     if (!admin(r)) continue;
-    row->restarts = d.restarts;
-    row->waiting = d.waiting;
-    row->in_flight = d.in_flight;
+    row->restarts = (uint32_t)counted->device_restarts[i][0];
+    row->waiting = counted->device_queue[i][0];
+    row->in_flight = counted->device_in_flight[i][0];
     row->runs = counted->device_runs_total[i][0];
     row->busy_ns = (int64_t)counted->device_seconds_total[i][0];
     row->buffers = counted->buffers[i][0];
@@ -51,7 +51,7 @@ static void fill_tenant(const Server *s, const Tenant *t, Kiln__V1__TenantLoad *
   row->compile_ns = (int64_t)t->used.compile_ns;
   row->tune_ns = (int64_t)t->used.tune_ns;
   row->device_bytes = t->used.device_bytes;
-  row->host_bytes = t->used.host_bytes;
+  row->host_bytes = t->used.host_bytes + t->used.answer_bytes;
   row->executables = t->used.executables;
 }
 

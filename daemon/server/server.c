@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/machine.h"
 #include "daemon/server/batch.h"
 #include "daemon/server/caches.h"
 #include "daemon/server/connection.h"
@@ -28,6 +29,7 @@
 #include "daemon/server/request.h"
 #include "daemon/server/rpc.h"
 #include "daemon/server/shared.h"
+#include "daemon/server/trace_push.h"
 #include "daemon/server/tune.h"
 
 enum { HOUSEKEEPING_MS = 1000, UPLOAD_POOL_BYTES = 256 << 20, IDLE_TRIM_MS = 10000 };
@@ -71,6 +73,7 @@ static void server_close(Server *s) {
   http_close_all(s);
   assert(!s->requests && !s->compiles && !s->builds);
   shared_stop(s->shared);
+  trace_push_close(s->trace_push);
   tuner_release(s->tuner);
   s->tuner = NULL;
   shared_close(s->shared);
@@ -197,6 +200,7 @@ static void on_housekeeping(uv_timer_t *timer) {
   watchdog(s);
   report(s);
   http_expire(s);
+  connections_expire(s);
   if (s->stopping) {
     if (now >= s->stop_deadline_ms) server_close(s);
     return;
@@ -204,7 +208,6 @@ static void on_housekeeping(uv_timer_t *timer) {
   if (admitting(s)) listeners_resume(s);
   reload_housekeeping(s);
   tuner_housekeeping(s->tuner);
-  connections_expire(s);
   if (s->nrequests) {
     s->idle_since_ms = now;
     return;
@@ -245,9 +248,7 @@ static Status worker_path(const Config *c, char *buf, size_t cap) {
 }
 
 static unsigned worker_count(const Config *c) {
-  if (c->compile_workers) return (unsigned)c->compile_workers;
-  long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  return cores > 0 ? (unsigned)cores : 1;
+  return c->compile_workers ? (unsigned)c->compile_workers : machine_processors();
 }
 
 static Status start_devices(Server *s) {
@@ -285,6 +286,7 @@ static Status start_workers(Server *s) {
   TRY(start_devices(s));
   TRY(tuner_create(s, &s->tuner));
   TRY(shared_create(s, &s->shared));
+  TRY(trace_push_create(s, &s->trace_push));
   return compile_pool_create(&pool, &s->pool);
 }
 

@@ -36,6 +36,7 @@ typedef struct Subscriber Subscriber;
 typedef struct HttpClient HttpClient;
 typedef struct Model Model;
 typedef struct Shared Shared;
+typedef struct TracePush TracePush;
 
 typedef struct Server {
   uv_loop_t loop;
@@ -88,6 +89,7 @@ typedef struct Server {
   size_t nmodels, models_pending;
   Metrics metrics;
   TraceRing trace;
+  TracePush *trace_push; /* NULL: spans are not sent anywhere */
   /* life */
   Notify notify; /* the service manager */
   uv_signal_t sigterm, sigint, sighup;

@@ -309,6 +309,11 @@ static void link_close(Shared *sh) {
   if (link) resp_close(link);
 }
 
+static void drop_next(Shared *sh) {
+  if (sh->next) shared_settings_deinit(sh->next);
+  free(sh->next);
+}
+
 /* The cache lane may be reading the settings that there are. */
 static void settings_tick(Shared *sh) {
   if (!sh->next || sh->outbox || sh->find || sh->giving) return;
@@ -348,8 +353,7 @@ static Status set_next(Shared *sh, const Config *c) {
     free(next);
     return NULL;
   }
-  if (sh->next) shared_settings_deinit(sh->next);
-  free(sh->next);
+  drop_next(sh);
   sh->next = next;
   sh->off = false;
   link_close(sh);
@@ -416,8 +420,7 @@ void shared_free(Shared *sh) {
   if (!sh) return;
   strbuf_deinit(&sh->item.statement);
   shared_settings_deinit(&sh->set);
-  if (sh->next) shared_settings_deinit(sh->next);
-  free(sh->next);
+  drop_next(sh);
   free(sh);
 }
 

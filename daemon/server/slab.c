@@ -1,6 +1,7 @@
 /* Sizes are powers of two from 64 KiB, so that a few slabs serve all runs of a model; the smallest
  * idle one that fits is taken, the tenant's own before another's. The loop has no time to zero
- * much: another's slab of which more than a little was used is given back to the system instead. */
+ * much: another's slab of which more than a little was used is given back to the system instead.
+ * Each holds a descriptor, so idle ones are bounded in number as in bytes. */
 #include "daemon/server/slab.h"
 
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 
 #include "daemon/channel/shm.h"
 
-enum { SMALLEST = 64 << 10, IDLE_MAX = 256 << 20, ZERO_MAX = 1 << 20 };
+enum { SMALLEST = 64 << 10, IDLE_MAX = 256 << 20, IDLE_SLABS = 64, ZERO_MAX = 1 << 20 };
 
 static void destroy(SlabPool *p, Slab *s) {
   if (p->dropped) p->dropped(p->ctx, s);
@@ -52,6 +53,7 @@ static Slab *best_fit(SlabPool *p, uint32_t owner, size_t size) {
   if (!best) return NULL;
   Slab *s = *best;
   *best = s->next;
+  p->idle--;
   p->idle_bytes -= s->size;
   return s;
 }
@@ -95,18 +97,25 @@ Status slab_take(SlabPool *p, uint32_t owner, size_t size, Slab **out) {
   return NULL;
 }
 
+static void drop_oldest(SlabPool *p) {
+  Slab **at = &p->free;
+  while ((*at)->next) at = &(*at)->next;
+  Slab *s = *at;
+  *at = NULL;
+  p->idle--;
+  p->idle_bytes -= s->size;
+  destroy(p, s);
+}
+
 void slab_put(SlabPool *p, Slab *s) {
   s->next = p->free;
   p->free = s;
+  p->idle++;
   p->idle_bytes += s->size;
-  if (p->idle_bytes > IDLE_MAX) slab_trim(p, IDLE_MAX);
+  if (p->idle > IDLE_SLABS) drop_oldest(p);
+  slab_trim(p, IDLE_MAX);
 }
 
 void slab_trim(SlabPool *p, size_t keep) {
-  while (p->free && p->idle_bytes > keep) {
-    Slab *s = p->free;
-    p->free = s->next;
-    p->idle_bytes -= s->size;
-    destroy(p, s);
-  }
+  while (p->free && p->idle_bytes > keep) drop_oldest(p);
 }

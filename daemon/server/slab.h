@@ -23,9 +23,9 @@ struct Slab {
 };
 
 typedef struct SlabPool {
-  Slab *free;
-  size_t idle_bytes; /* in the free list */
-  size_t bytes;      /* in all */
+  Slab *free;              /* the one that was used last first */
+  size_t idle, idle_bytes; /* in the free list */
+  size_t bytes;            /* in all */
   size_t max_bytes;
   uint64_t next_id;
   void (*dropped)(void *ctx, const Slab *s); /* s is about to be unmapped */
@@ -36,5 +36,6 @@ typedef struct SlabPool {
  * its limit. */
 Status slab_take(SlabPool *p, uint32_t owner, size_t size, Slab **out);
 void slab_put(SlabPool *p, Slab *s);
-/* Gives idle slabs back to the system until at most `keep` bytes of them are left. */
+/* Gives idle slabs back to the system, those first that were used longest ago, until at most `keep`
+ * bytes of them are left. */
 void slab_trim(SlabPool *p, size_t keep);

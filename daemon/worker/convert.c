@@ -67,6 +67,7 @@ void convert_caps(const DeviceCaps *caps, Kiln__V1__TargetSpec *out) {
   out->cpu = text(caps->cpu);
   out->features = text(caps->features);
   out->compiler = compiler_text(caps);
+  out->model = text(caps->model);
   out->vector_bytes = caps->vector_bytes;
   out->vector_registers = caps->vector_registers;
   out->threads = caps->threads;

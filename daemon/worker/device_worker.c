@@ -120,6 +120,12 @@ static Status dispatch(DeviceWorker *w, Message *m) {
 
 enum { HELD_MAX = 16, HELD_NS = 50000 };
 
+/* What comes after the job that failed is for the next worker. */
+static Status leave(DeviceWorker *w) {
+  TRY(channel_flush(&w->channel));
+  return FAIL(INTERNAL, "the device failed");
+}
+
 static Status serve(DeviceWorker *w) {
   int64_t since = 0; /* the oldest answer that is held */
   w->channel.hold = true;
@@ -136,11 +142,13 @@ static Status serve(DeviceWorker *w) {
     if (!channel_waiting(&w->channel)) since = clock_now_ns();
     Status st = dispatch(w, &m);
     Status sent = NULL;
-    if (st) sent = channel_send_error(&w->channel, m.env->id, st, "");
+    bool lost = w->dev->lost;
+    if (st) sent = channel_send_error(&w->channel, m.env->id, st, lost ? "device_lost" : "");
     status_drop(st);
     message_close(&m);
     if (!sent && (w->channel.waiting >= HELD_MAX || clock_now_ns() - since > HELD_NS))
       sent = channel_flush(&w->channel);
+    if (!sent && lost) sent = leave(w);
     if (sent) return sent;
   }
 }

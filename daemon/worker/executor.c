@@ -103,7 +103,7 @@ Status loaded_ensure(Executor *x, Buffer **b, uint64_t bytes) {
   if (*b && (*b)->size >= bytes) return NULL;
   device_buffer_free(x->dev, *b);
   *b = NULL;
-  return device_buffer_alloc(x->dev, bytes ? bytes : ALIGN, -1, b);
+  return device_buffer_alloc(x->dev, bytes ? bytes : ALIGN, BUFFER_PRIVATE, b);
 }
 
 /* -- loading ------------------------------------------------------------------------------------
@@ -473,7 +473,8 @@ Status executor_load(Executor *x, const Kiln__V1__LoadExecutable *m, int model_f
   if (!st) st = load_data(x, l, m, &model_fd, &const_fd);
   if (!st) st = programs_load(x, l, m);
   if (!st) st = load_known(x, l, m);
-  if (!st && l->kept_bytes) st = device_buffer_alloc(x->dev, l->kept_bytes, -1, &l->kept);
+  if (!st && l->kept_bytes)
+    st = device_buffer_alloc(x->dev, l->kept_bytes, BUFFER_PRIVATE, &l->kept);
   if (!st) st = plan_sizes_create(m, &l->sizes);
   if (!st) st = resolve_plan(l, m);
   if (!st) st = ensure_arenas(x, l);

@@ -10,8 +10,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <seccomp.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -138,6 +141,16 @@ static Status enter(uint32_t otherwise, Status (*add)(scmp_filter_ctx filter)) {
 Status sandbox_enter(void) { return enter(SCMP_ACT_ERRNO(EPERM), add_rules); }
 Status sandbox_enter_driver(void) { return enter(SCMP_ACT_ALLOW, add_driver_rules); }
 
+/* C++ libraries abort where an allocation fails; only the process itself can say that it was this.
+ */
+static void on_abort(int number) {
+  const size_t probe = 16 << 20;
+  bool full = errno == ENOMEM ||
+              mmap(NULL, probe, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED;
+  if (full) _exit(SANDBOX_OOM);
+  (void)number; /* SA_RESETHAND: abort() ends it when this returns */
+}
+
 Status sandbox_limit_memory(unsigned long long bytes) {
   unsigned long long pages = 0;
   if (!bytes) return NULL;
@@ -147,6 +160,9 @@ Status sandbox_limit_memory(unsigned long long bytes) {
   if (!pages) return FAIL(INTERNAL, "the size of this process is unknown");
   unsigned long long limit = pages * (unsigned long long)sysconf(_SC_PAGESIZE) + bytes;
   struct rlimit r = {.rlim_cur = limit, .rlim_max = limit};
+  struct sigaction abort_action = {.sa_handler = on_abort, .sa_flags = (int)SA_RESETHAND};
+  if (sigaction(SIGABRT, &abort_action, NULL))
+    return FAIL(INTERNAL, "SIGABRT: %s", strerror(errno));
   return setrlimit(RLIMIT_AS, &r) ? FAIL(INTERNAL, "RLIMIT_AS: %s", strerror(errno)) : NULL;
 }
 

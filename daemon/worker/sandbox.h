@@ -11,6 +11,8 @@ Status sandbox_enter(void);
 /* For a process that drives a device through a vendor's library, which opens files and may start a
  * compiler: no network, and what kills above (but for starting programs) kills here. */
 Status sandbox_enter_driver(void);
+/* What a process ends with that aborts for want of memory. */
+enum { SANDBOX_OOM = 77 };
 /* Caps the address space at its present size plus `bytes`. 0 = no cap. */
 Status sandbox_limit_memory(unsigned long long bytes);
 /* From now on `seconds` more of CPU time, then SIGXCPU ends the process. 0 = no cap. */

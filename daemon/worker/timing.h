@@ -44,14 +44,15 @@ typedef struct TimingProgram {
   bool sized; /* grid is what the sizes make of it */
 } TimingProgram;
 
-/* The buffers of one kernel at one choice of sizes, in several copies that calls take in turn. */
+/* The buffers of one kernel at one choice of sizes; of constants several copies, which calls take
+ * in turn. */
 typedef struct TimingArgs {
   Device *dev;
   const Kiln__V1__KernelFacts *facts; /* of the job at hand */
   size_t nbuffers;
   int64_t *vars;
   uint64_t *elements; /* by argument */
-  Buffer **buffers;   /* copy after copy */
+  Buffer **buffers;   /* copy after copy; NULL: that of the first copy */
   LaunchArg *args;    /* parallel to buffers */
   uint32_t ncopies, next;
   uint64_t footprint; /* bytes of one copy */

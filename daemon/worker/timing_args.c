@@ -1,7 +1,8 @@
 /* Buffers are as a run would have them: aligned, zeroed by the device, filled through device_write.
- * A kernel whose model is larger than the caches finds its data in memory, not where the call
- * before left it; so there are as many copies as fill the working set (at most 32), and calls take
- * them in turn. */
+ * A kernel whose model is larger than the caches finds its constants in memory, not where the run
+ * before left them: there are as many copies of these as fill the working set (at most 32), and
+ * calls take them in turn. What changes from run to run was written by a call just before this one,
+ * so there is one copy of it, which stays where it is. */
 #include <signal.h>
 #include <stdlib.h>
 
@@ -63,8 +64,10 @@ static Status find_sizes(TimingArgs *a, uint64_t *largest) {
 }
 
 static uint32_t copies_for(const TimingArgs *a, uint64_t working_set) {
-  uint64_t want = working_set < WORKING_MAX ? working_set : WORKING_MAX;
-  uint64_t n = a->footprint ? want / a->footprint : 1;
+  uint64_t want = working_set < WORKING_MAX ? working_set : WORKING_MAX, constant = 0;
+  for (size_t i = 0; i < a->facts->n_args; i++)
+    if (a->facts->args[i]->constant) constant += arg_bytes(a, i);
+  uint64_t n = constant ? want / constant : 1;
   return n < 1 ? 1 : n > COPIES_MAX ? COPIES_MAX : (uint32_t)n;
 }
 
@@ -76,7 +79,11 @@ static Status alloc_buffers(TimingArgs *a) {
   if (!a->buffers || !a->args) return FAIL(RESOURCE_EXHAUSTED, "buffers");
   for (size_t i = 0; i < total; i++) {
     uint64_t bytes = arg_bytes(a, i % n);
-    TRY(device_buffer_alloc(a->dev, bytes ? bytes : 1, -1, &a->buffers[i]));
+    if (i >= n && !a->facts->args[i % n]->constant) {
+      a->args[i] = a->args[i % n];
+      continue;
+    }
+    TRY(device_buffer_alloc(a->dev, bytes ? bytes : 1, BUFFER_PRIVATE, &a->buffers[i]));
     a->args[i] = (LaunchArg){a->buffers[i], 0};
   }
   return NULL;
@@ -119,7 +126,7 @@ static Status fill_arg(TimingArgs *a, size_t i, TimingPattern pattern, uint64_t 
     timing_fill((DType)arg->dtype, pattern, seed + i, a->staging, a->elements[i]);
   else
     memset(a->staging, 0xa5, bytes);
-  for (size_t c = 0; c < a->ncopies && bytes; c++)
+  for (size_t c = 0; c < (arg->constant ? a->ncopies : 1) && bytes; c++)
     TRY(device_write(a->dev, a->buffers[c * a->facts->n_args + i], 0, a->staging, bytes));
   return NULL;
 }

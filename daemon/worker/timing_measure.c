@@ -13,8 +13,10 @@
  * run several times per turn. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "daemon/worker/timing.h"
 #include "proto/digest.h"
 
@@ -97,9 +99,15 @@ static void disqualify(Race *race, Runner *r, const char *cause, const char *why
 }
 
 /* Takes st. */
+/* A kernel that faults on the CPU ends this process, and the announcement of what runs says which
+ * it was; a driver's context that a kernel ends is as good as that. */
 static void disqualify_for(Race *race, Runner *r, const char *cause, Status st) {
   char text[400];
   status_text(st, text, sizeof text);
+  if (race->t->dev->lost) {
+    LOG_ERROR("the device failed", "error=\"%s\"", text);
+    _exit(1);
+  }
   disqualify(race, r, status_code(st) == ST_RESOURCE_EXHAUSTED ? "oom" : cause, text);
   status_drop(st);
 }

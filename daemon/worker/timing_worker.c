@@ -44,6 +44,10 @@ static Status serve(TimingWorker *w) {
                     ? answer(&w->channel, m.env, timing, w)
                     : FAIL(INTERNAL, "unexpected message %d", (int)m.env->body_case);
     Status sent = NULL;
+    if (st && w->timing.dev->lost) {
+      message_close(&m);
+      return st;
+    }
     if (st) sent = channel_send_error(&w->channel, m.env->id, st, "");
     status_drop(st);
     message_close(&m);
@@ -61,7 +65,8 @@ int timing_worker_main(int socket, const char *device, WorkerLimits limits) {
   if (!st) st = sandbox_limit_memory(limits.memory_bytes);
   if (!st) st = w.timing.dev->caps.shares_memory ? sandbox_enter() : sandbox_enter_driver();
   if (!st) st = serve(&w);
-  int code = status_code(st) == ST_UNAVAILABLE && w.timing.dev ? 0 : 1;
+  bool ended = status_code(st) == ST_UNAVAILABLE && w.timing.dev && !w.timing.dev->lost;
+  int code = ended ? 0 : 1;
   char text[512];
   status_text(st, text, sizeof text);
   if (code) LOG_ERROR("the timing worker ends", "device=%s error=\"%s\"", device, text);

@@ -23,6 +23,7 @@
 #include "daemon/channel/channel.h"
 #include "daemon/worker/compile_worker.h"
 #include "daemon/worker/device_worker.h"
+#include "daemon/worker/sandbox.h"
 #include "daemon/worker/timing_worker.h"
 #include "proto/digest.h"
 
@@ -63,16 +64,24 @@ static int compile_main(int socket, const char *device, WorkerLimits limits) {
 
 typedef struct Role {
   const char *name, *process;
+  int expendable; /* oom_score_adj: when memory runs out these go, and not kilnd, who has it all */
   int (*main)(int socket, const char *device, WorkerLimits limits);
 } Role;
 
 static const Role *find_role(const char *name) {
-  static const Role roles[] = {{"compile", "kiln-compile", compile_main},
-                               {"device", "kiln-device", device_worker_main},
-                               {"timing", "kiln-timing", timing_worker_main}};
+  static const Role roles[] = {{"compile", "kiln-compile", 600, compile_main},
+                               {"device", "kiln-device", 300, device_worker_main},
+                               {"timing", "kiln-timing", 900, timing_worker_main}};
   for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
     if (!strcmp(roles[i].name, name)) return &roles[i];
   return NULL;
+}
+
+static void go_first(int points) {
+  FILE *f = fopen("/proc/self/oom_score_adj", "we");
+  if (!f) return; /* a system without it */
+  fprintf(f, "%d", points);
+  fclose(f);
 }
 
 static _Noreturn void child(Zygote *z, const Kiln__V1__SpawnWorker *m, int socket, pid_t parent) {
@@ -83,6 +92,7 @@ static _Noreturn void child(Zygote *z, const Kiln__V1__SpawnWorker *m, int socke
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(1);
   prctl(PR_SET_NAME, role->process);
+  go_first(role->expendable);
   if (m->background) sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0});
   sigprocmask(SIG_SETMASK, &z->normal_mask, NULL);
   close(z->children);
@@ -127,7 +137,8 @@ static Status reap(Zygote *z) {
     Kiln__V1__Envelope env = KILN__V1__ENVELOPE__INIT;
     exited.pid = (uint32_t)pid;
     exited.status = status;
-    exited.oom = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && kills > z->oom_kills;
+    exited.oom = (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && kills > z->oom_kills) ||
+                 (WIFEXITED(status) && WEXITSTATUS(status) == SANDBOX_OOM);
     z->oom_kills = kills;
     env.body_case = KILN__V1__ENVELOPE__BODY_EXITED;
     env.exited = &exited;

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """What kilnd serves and how evenly it shares: starts a daemon and drives it with bench_load and bench_upload.
 
-  load.py [--bin build/release/bin] [--tools build/release/tests] [--seconds 2] [--pin] [--soak SECONDS] [SCENARIO...]
+  load.py [--bin build/release/bin] [--tools build/release/tests] [--seconds 2] [--pin] [--strict] [--soak SECONDS] [SCENARIO...]
 
 Scenarios: noop run one fair flood idle idle_tls upload cancel soak; all but soak by default. --pin puts the daemon on processor 0 and the load on 1, so that
-"per core" means that; without it the system places them. Prints one line per number, with the goal beside it, and how much processor time
-kilnd spent per call, which a busy machine changes less than the rate. On a machine that others use, start it with `chrt -r 10`."""
+"per core" means that; without it the system places them. --strict gives every tenant a device worker of its own. Prints one line per number, with the
+goal beside it, and how much processor time kilnd spent per call, which a busy machine changes less than the rate. On a machine that others use, start it with `chrt -r 10`."""
 import argparse
 import json
 import os
@@ -60,7 +60,8 @@ class Server:
         self.args, self.folder, self.failed = args, folder, False
         self.unix, self.tcp = f"unix:{folder}/kiln.sock", f"127.0.0.1:{free_port()}"
         conf = folder / "kiln.conf"
-        lines = ["[server]", "max_connections = 20000", "[tuning]", "background = false"]
+        isolation = "strict" if args.strict else "shared"
+        lines = ["[server]", "max_connections = 20000", f"isolation = {isolation}", "[tuning]", "background = false"]
         if tenants:
             lines += boss()
         for t in tenants:
@@ -361,6 +362,7 @@ def main():
     p.add_argument("--seconds", type=float, default=2)
     p.add_argument("--soak", type=float, default=1800)
     p.add_argument("--pin", action="store_true")
+    p.add_argument("--strict", action="store_true")
     p.add_argument("scenario", nargs="*", help=", ".join(SCENARIOS))
     args = p.parse_args()
     with tempfile.TemporaryDirectory(prefix="kiln-load-") as folder:

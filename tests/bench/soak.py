@@ -4,7 +4,8 @@ Each round puts full load on by bench_load (and kills it in the middle), uploads
 (tests/daemon/mixed.py), and leaves connections half way through a frame. Resident memory and open descriptors of kilnd and of each worker are
 sampled after it; what counts is the slope over the last three quarters, since caches fill in the beginning: the median of the slopes
 between all pairs of samples, since what is resident of shared memory comes and goes. The cache is kept small, so that its pages in memory do not
-count as growth."""
+count as growth. Of descriptors, slabs (memory in which tensors of runs travel) are counted apart: kilnd keeps 64 idle ones at most, and how many
+it has depends on how many runs there were at once."""
 import os
 import pathlib
 import random
@@ -32,35 +33,40 @@ def slope(t, v):
     return statistics.median(pairs)
 
 
+SLABS_MAX = 64
+
+
 class Samples:
     def __init__(self, pid):
-        self.pid, self.start, self.rows = pid, time.time(), {}  # (pid, name) -> [(seconds, KiB, of it anonymous, descriptors)]
+        self.pid, self.start, self.rows = pid, time.time(), {}  # (pid, name) -> [(seconds, KiB, of it anonymous, descriptors that are no slabs, slabs)]
 
     def take(self):
         for pid, name in processes(self.pid).items():
             try:
                 status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
                 kib = [int(status[k].split()[0]) for k in ("VmRSS", "RssAnon")]
-                fds = len(os.listdir(f"/proc/{pid}/fd"))
+                open_ones = [os.readlink(f) for f in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
             except (OSError, KeyError):
                 continue  # it has just ended
-            self.rows.setdefault((pid, name), []).append((time.time() - self.start, *kib, fds))
+            slabs = sum("kiln-slab" in f for f in open_ones)
+            self.rows.setdefault((pid, name), []).append((time.time() - self.start, *kib, len(open_ones) - slabs, slabs))
 
     def report(self, minutes):
         """Prints a line per process that was there for most of the time; whether none of them grows."""
         flat = True
-        print(f"{'process':26} {'samples':>8} {'MiB first':>10} {'last':>8} {'KiB/min':>9} {'anonymous':>10} {'fds':>9} {'fds/min':>8}")
+        print(f"{'process':26} {'samples':>8} {'MiB first':>10} {'last':>8} {'KiB/min':>9} {'anonymous':>10} {'fds':>9} {'fds/min':>8} {'slabs':>8}")
         for (pid, name), rows in sorted(self.rows.items(), key=lambda i: -len(i[1])):
             rows = [r for r in rows if r[0] > minutes * 15]
             if len(rows) < 8 or rows[-1][0] - rows[0][0] < minutes * 60 * 0.4:
                 continue
             t = [r[0] / 60 for r in rows]
-            rss, anon, fds = ([r[i] for r in rows] for i in (1, 2, 3))
+            rss, anon, fds, slabs = ([r[i] for r in rows] for i in (1, 2, 3, 4))
             by = [slope(t, v) for v in (rss, anon, fds)]
-            grows = by[0] * minutes > max(4096, 0.05 * rss[0]) or by[1] * minutes > max(1024, 0.05 * anon[0]) or by[2] * minutes > 8
+            grows = by[0] * minutes > max(4096, 0.05 * rss[0]) or by[1] * minutes > max(1024, 0.05 * anon[0]) or by[2] * minutes > 8 \
+                or max(slabs) > SLABS_MAX
             flat &= not grows
             print(f"{name + ' ' + str(pid):26} {len(rows):8} {rss[0] / 1024:10.1f} {rss[-1] / 1024:8.1f} {by[0]:9.1f} {by[1]:10.1f} "
-                  f"{min(fds):4}-{max(fds):<4} {by[2]:8.2f}{'   GROWS' if grows else ''}", flush=True)
+                  f"{min(fds):4}-{max(fds):<4} {by[2]:8.2f} {min(slabs):4}-{max(slabs):<3}{'   GROWS' if grows else ''}", flush=True)
         return flat
 
 

@@ -269,3 +269,24 @@ def test_connections_that_read_nothing_leave_room_for_others(start):
     while unread(d) and time.time() < end:
         time.sleep(0.1)
     assert unread(d) == 0
+
+
+def test_unread_answers_are_the_tenants_host_bytes(start):
+    """Whoever has a quota of the host's memory cannot have more of it by not reading."""
+    port = free_port()
+    d = start(config=["[server]", f"metrics = 127.0.0.1:{port}", "[tenant me]", "roles = all", f"uid = {os.getuid()}", "host_bytes = 24M"])
+    d.metrics_port = port
+    exe = d.compile(add_graph(MIB)).executable
+    zeros = d.upload(np.zeros(MIB, np.float32))  # 4 MiB, of which the host has a copy; an answer is as long
+    raw = Raw(d)
+    for _ in range(20):
+        raw.call(b"Run", run_request(exe, zeros))
+    assert 8 * MIB <= comes_to(d, 8 * MIB) <= 20 * MIB  # a run needs 4 MiB for its answer and 4 while it runs
+    with fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "host memory"):
+        for _ in range(3):
+            d.upload(np.zeros(3 * MIB, np.float32))
+    raw.sock.close()
+    end = time.time() + 20
+    while unread(d) and time.time() < end:
+        time.sleep(0.1)
+    assert d.run(exe, {"x": zeros, "b": zeros})["y"].size == MIB

@@ -107,3 +107,27 @@ printf 'cpu:0\\nnull:0\\nnull:0\\n; rm -rf /\\n:\\ncuda\\ncuda:1234\\n%01000d\\n
     worker.chmod(0o755)
     d = start(config=["[workers]", f"program = {worker}"])
     assert [x.name for x in d.devices()] == ["cpu:0", "null:0"] and serves(d)
+
+
+FAKES = BIN.parent / "tests/fakes"
+
+
+@pytest.mark.skipif(SANITIZED, reason="a second runtime in the driver's place")
+@pytest.mark.skipif(not (FAKES / "libcuda.so.1").exists(), reason="tests/fakes is not built")
+def test_a_context_that_failed_costs_one_run(start, tmp_path):
+    """The driver is tests/fakes/fake_cuda.c: its kernels compute nothing, but one may fault."""
+    fault = tmp_path / "fault"
+    d = start(config=["[workers]", "device = cuda:0"], env={"LD_LIBRARY_PATH": f"{FAKES}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+                                                            "FAKE_CUDA_FAULT": str(fault)})
+    exe = d.compile(add_graph(4)).executable
+    x = np.arange(4, dtype=np.float32)
+    request = kiln_pb2.RunRequest(executable=exe, inputs=[kiln_pb2.NamedTensor(name=n, tensor=tensor(x)) for n in "xb"])
+    for restarts in (1, 2):
+        d.stub.Run(request, timeout=60)
+        fault.touch()
+        with fails(C.UNAVAILABLE, "FAKE_ERROR, 700"):
+            d.stub.Run(request, timeout=60)
+        assert not fault.exists()
+        d.stub.Run(request, timeout=60)  # waits for the next worker, which loads the executable again
+        device, = d.devices()
+        assert device.available and device.restarts == restarts and "device_lost" in device.last_failure

@@ -1,4 +1,6 @@
 """Whose turn it is on a device: told from the order in which runs end, not from how long they take."""
+import os
+import signal
 import threading
 import time
 
@@ -48,10 +50,12 @@ def channel(d):
     return grpc.insecure_channel(f"unix:{d.socket}", options=[("grpc.use_local_subchannel_pool", 1)])
 
 
-@pytest.fixture
-def shared(start):
-    """Tenants a and b, equal, and c with four times the weight, each on a connection of its own."""
-    d = start(config=[*boss(), *section("a"), *section("b"), *section("c", weight=4)])
+@pytest.fixture(params=["shared", "strict"])
+def shared(request, start):
+    """Tenants a and b, equal, and c with four times the weight, each on a connection of its own; with one worker for all, and with
+    one for each."""
+    d = start(config=["[server]", f"isolation = {request.param}", *boss(), *section("a"), *section("b"), *section("c", weight=4)])
+    d.strict = request.param == "strict"
     return [As(d, name, channel=channel(d)) for name in "abc"]
 
 
@@ -75,6 +79,35 @@ def test_weights(shared):
     before = light.done
     heavy.wait_for(heavy.done + 60)
     assert 5 <= light.done - before <= 30, light.done - before  # 15; without weights it would be 60
+
+
+def test_nobody_waits_for_a_worker_that_hangs(start):
+    """Each has its own: the device is not held by a kernel of minutes, nor by a worker that is stopped."""
+    d = start(config=["[server]", "isolation = strict", *boss(), *section("a"), *section("b")])
+    a, b = As(d, "a", channel=channel(d)), As(d, "b", channel=channel(d))
+    first = set(d.wait_children("device"))
+    x = kiln_pb2.NamedTensor(name="x", tensor=tensor(np.ones(6000, np.float32)))
+    exe = a.compile(long_kernel()).executable
+    hers = (set(d.wait_children("device", 2)) - first).pop()
+    mine = b.compile(add_graph()).executable
+    long = [a.stub.Run.future(kiln_pb2.RunRequest(executable=exe, inputs=[x]), timeout=120) for _ in range(5)]
+    time.sleep(0.3)
+    for _ in range(20):
+        assert (b.run(mine, {"x": ones(), "b": ones()}, timeout=30)["y"] == 2).all()
+    assert not any(call.done() for call in long)
+    row = d.stub.GetStatus(kiln_pb2.GetStatusRequest(), timeout=10).devices[0]  # who runs the server sees all workers of a device
+    assert row.in_flight >= 1 and row.waiting + row.in_flight == 5, row
+    os.kill(hers, signal.SIGSTOP)
+    for _ in range(20):
+        assert (b.run(mine, {"x": ones(), "b": ones()}, timeout=30)["y"] == 2).all()
+    os.kill(hers, signal.SIGCONT)
+    for call in long:
+        call.cancel()
+    short = a.compile(add_graph()).executable
+    assert (a.run(short, {"x": ones(), "b": ones()}, timeout=30)["y"] == 2).all()
+    os.kill(hers, signal.SIGKILL)
+    assert (a.run(short, {"x": ones(), "b": ones()}, timeout=30)["y"] == 2).all()
+    assert d.stub.GetStatus(kiln_pb2.GetStatusRequest(), timeout=10).devices[0].restarts == 1
 
 
 def test_sessions_of_one_tenant_share(shared):

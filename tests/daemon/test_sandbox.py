@@ -184,3 +184,12 @@ def test_what_the_kernel_says_of_it(strict, role):
     status = pathlib.Path(f"/proc/{worker(strict, role)}/status").read_text()
     words = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     assert words["Seccomp"].strip() == "2" and words["NoNewPrivs"].strip() == "1"
+
+
+def test_workers_go_first_when_memory_runs_out(daemon):
+    """What the kernel's choice is made by: kilnd, which has everybody's calls, is the last one it takes."""
+    points = lambda pid: int(pathlib.Path(f"/proc/{pid}/oom_score_adj").read_text())
+    daemon.compile(add_graph())
+    own = points(daemon.process.pid)
+    device, compile_ = daemon.wait_children("device")[0], daemon.wait_children("compile")[0]
+    assert own < points(device) < points(compile_)

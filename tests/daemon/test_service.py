@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import BIN, ROOT, Daemon, add_graph, ends_well, fails, kiln_pb2, kiln_pb2_grpc, slow_graph
 from test_metrics import get, scrape
+from wire import ACK, GOAWAY, PING, Peer, frame, headers
 
 DEPLOY = ROOT / "deploy"
 UNITS = ["kilnd.service", "kilnd.socket", "kilnd-metrics.socket"]
@@ -240,6 +241,21 @@ def test_drain_ends_in_time(manager):
     assert 0.5 < time.time() - begin < 10
     assert call.exception() is not None and call.code() == grpc.StatusCode.UNAVAILABLE
     channel.close()
+
+
+def test_who_writes_while_the_server_ends_is_not_cut_off(start):
+    """The end of the stream is said first and the socket closed when the client has ended, too: a client that writes in between would
+    otherwise fail before it has read what was said. Who never ends is not waited for."""
+    d = start()
+    with Peer(f"unix:{d.socket}") as quick, Peer(f"unix:{d.socket}") as never:
+        d.process.send_signal(signal.SIGTERM)
+        for p in quick, never:
+            assert p.until(lambda: p.seen(PING)) and p.seen(GOAWAY), p.frames
+            p.send(frame(PING, ACK, payload=p.seen(PING)[0][3]))
+            assert p.closed() and len(p.seen(GOAWAY)) == 2, p.frames
+            p.socket.sendall(headers(1))  # raises when the socket is closed
+        quick.socket.close()
+        assert d.process.wait(10) == 0
 
 
 # -- upgrade --------------------------------------------------------------------------------------

@@ -242,6 +242,24 @@ def test_budget_bounds_a_large_graph(start):
     assert d.info().resident_bytes < 1 << 30
 
 
+def test_budget_bounds_a_large_kernel(start):
+    """One kernel of eight axes in sixty orders, each with a sum inside of the next: far more schedules than anybody can try."""
+    d = start(config=OFF)
+    g, r = Graph(), np.random.default_rng(0)
+    x = y = g.param("x", [3] * 8)
+    for i in range(60):
+        t = g.node("PERMUTE", x, ints=[int(k) for k in r.permutation(8)])
+        y = g.node("MAX" if i % 2 else "ADD", y, g.node("MUL", t, y))
+    g.output("y", g.node("REDUCE_SUM", y, ints=[1, 4, 6]))
+    exe = d.compile(g.bytes()).executable
+    began = time.time()
+    _, s = tune(d, exe, 3)
+    assert time.time() - began < 40
+    assert len(s.kernels) < 5 and s.tried > 0
+    assert d.info().resident_bytes < 1 << 30
+    assert np.isfinite(d.run(exe, {"x": np.full([3] * 8, 0.01, np.float32)})["y"]).all()
+
+
 def test_cancel(start):
     d = start(config=OFF)
     r = d.compile(slow_graph(20))
@@ -348,6 +366,30 @@ def test_two_servers_on_one_cache(start, tmp_path):
         check(d.run(exe, given), given)
         v = d.stub.CacheVerify(kiln_pb2.CacheVerifyRequest(), timeout=60)
         assert v.corrupt == 0 and v.schedules > 0 and not v.problems
+
+
+def test_killed_beside_another_on_one_cache(start, tmp_path):
+    """One of two servers that search with one cache is killed, twice: the other one's search goes on, and what is written is whole."""
+    a, b = (start(config=OFF, folder=tmp_path / name, cache="../shared.db") for name in "ab")
+    exe, result = b.compile(slow_graph(10)).executable, []
+    t = threading.Thread(target=lambda: result.append(tune(b, exe, 12)[1]))
+    t.start()
+    for _ in range(2):
+        before = a.stats().schedules
+        call = tuning(a, a.compile(slow_graph(10)).executable, 60)
+        for part in call:
+            if part.progress.tried_all > 30 and a.stats().schedules > before:
+                break
+        a.process.kill()
+        a.process.wait()
+        a = start(config=OFF, folder=tmp_path / "a", cache="../shared.db")
+    t.join()
+    assert result and result[0].measured > 0, b.log()
+    for d in (a, b):
+        v = d.stub.CacheVerify(kiln_pb2.CacheVerifyRequest(), timeout=60)
+        assert v.corrupt == 0 and v.schedules > 0 and not v.problems
+    given = inputs()
+    check(a.run(a.compile(model()).executable, given), given)
 
 
 @pytest.mark.skipif(TSAN, reason="ThreadSanitizer's own memory is a file that must grow")

@@ -4,11 +4,13 @@
     faults.py [--device cuda:0]
 
 Three clients run a model with weights all the time and check every answer. Meanwhile the device's worker is killed, a run takes longer than
-it may, and one wants more memory than there is. Each time health has to say NOT_SERVING while the device is away, if it was, and SERVING
+it may, a kernel writes to an address that is none (through a library in the driver's place; needs a C compiler), and one wants more memory
+than there is. Each time health has to say NOT_SERVING while the device is away, if it was, and SERVING
 again with the weights in place (needs the grpcio-health-checking package). A client may see UNAVAILABLE; a wrong answer, or one that does not come back, is a failure.
 """
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +28,44 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 SERVING, NOT_SERVING = 1, 2
 RUN_SECONDS = 3
+
+# The driver itself, but for one launch after FAULT is made: its first argument points nowhere.
+DRIVER = r"""
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <unistd.h>
+static void *of(const char *name) { return dlsym(dlopen(getenv("REAL_DRIVER"), RTLD_NOW), name); }
+int cuLaunchKernelEx(const void *config, void *f, void **params, void **extra) {
+  static int (*launch)(const void *, void *, void **, void **);
+  uint64_t nowhere = 0x40;
+  if (!launch) *(void **)&launch = of("cuLaunchKernelEx");
+  if (!unlink(getenv("FAULT"))) params[0] = &nowhere;
+  return launch(config, f, params, extra);
+}
+"""
+
+
+def driver_that_faults(folder):
+    """The environment in which a launch can be made to fault; None where that cannot be built."""
+    root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+    libraries = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True).stdout
+    real = re.search(r"libcuda\.so\.1 .*x86-64.* => (\S+)", libraries)
+    with open(os.path.join(root, "devices/cuda_api.h")) as f:
+        symbols = re.findall(r'X\(\w+, "(\w+)"', f.read())
+    text = DRIVER + "".join(f'static void *at_{s}(void) {{ return of("{s}"); }}\nint {s}(void) __attribute__((ifunc("at_{s}")));\n'
+                            for s in symbols if s != "cuLaunchKernelEx")
+    with open(os.path.join(folder, "driver.c"), "w") as f:
+        f.write(text)
+    build = ["cc", "-shared", "-fPIC", "-o", os.path.join(folder, "libcuda.so.1"), os.path.join(folder, "driver.c")]
+    try:
+        made = real and subprocess.run(build, capture_output=True, text=True).returncode == 0
+    except FileNotFoundError:
+        made = False
+    if not made:
+        return None
+    return {"REAL_DRIVER": real.group(1), "FAULT": os.path.join(folder, "fault"),
+            "LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
 
 
 class Load:
@@ -131,6 +171,22 @@ def spin(server, client, device, load, health):
     answers_again(load, "a spin")
 
 
+def illegal_address(server, client, device, load, health):
+    """Whoever's launch it hits."""
+    n = len(health.seen)
+    with open(server.env["FAULT"], "w"):
+        pass
+    g = kiln.Graph()  # what is run for the first time is launched, not part of a graph
+    g.output("y", g.param("x", "f32", (4096,)) + 1.5)
+    try:
+        client.compile(g, options=kiln.Options(device=device)).run({"x": np.zeros(4096, np.float32)})
+    except kiln.Error as e:
+        print(f"illegal address: {str(e)[:160]}")
+    until(lambda: not os.path.exists(server.env["FAULT"]), 10, "a launch faulted")
+    until(lambda: health.seen[n:][:2] == [NOT_SERVING, SERVING], 60, "health says NOT_SERVING and SERVING after an illegal address")
+    answers_again(load, "an illegal address")
+
+
 def out_of_memory(server, client, device, load, health):
     kept = []
     size = 8 << 30
@@ -157,8 +213,13 @@ def main():
     config = tempfile.NamedTemporaryFile("w", suffix=".ini")
     config.write(f"[workers]\ndevice = {args.device}\nrun_seconds = {RUN_SECONDS}\n[tuning]\nbackground = off\n")
     config.flush()
-    faults = [f for f in (kill_worker, spin, out_of_memory) if args.only in f.__name__]
-    with serving.Server("--config", config.name) as server, kiln.connect(server.target) as client:
+    folder = tempfile.TemporaryDirectory()
+    env = driver_that_faults(folder.name)
+    faults = [f for f in (kill_worker, illegal_address, spin, out_of_memory) if args.only in f.__name__]
+    if not env:
+        print("skipped: an illegal address, because no C compiler or no driver of x86-64 was found")
+        faults = [f for f in faults if f is not illegal_address]
+    with serving.Server("--config", config.name, env=env) as server, kiln.connect(server.target) as client:
         health, load = Health(server.target, args.device), Load(server.target, args.device)
         until(lambda: load.right > 20 and health.seen, 60, "the clients get answers")
         for fault in faults:

@@ -25,8 +25,10 @@ import kiln
 import models
 import onnx_suite
 
-# the processor that code is generated for, its PTX version, and the GPU that ptxas assembles it for
-ARCHS = {"sm_80": ("sm_80", "+ptx78", "sm_80"), "sm_90a": ("sm_90a", "+ptx83", "sm_90a"), "sm_120": ("sm_90", "+ptx83", "sm_120")}
+# the processor that code is generated for, its PTX version, and the KiB that a workgroup has on the GPU that ptxas assembles it for
+ARCHS = {"sm_75": ("sm_75", "+ptx78", 64), "sm_80": ("sm_80", "+ptx78", 163), "sm_89": ("sm_89", "+ptx83", 99), "sm_90a": ("sm_90a", "+ptx85", 227),
+         "sm_100": ("sm_90", "+ptx83", 227), "sm_120": ("sm_90", "+ptx83", 99)}
+ALWAYS = "sm_75,sm_80,sm_90a,sm_120"
 ROWS = [(16384, 4096), (4096, 16384), (65536, 1000), (128, 768), (33, 100003)]
 FEWEST = 150  # distinct kernels: with fewer, models are missing
 
@@ -76,9 +78,9 @@ def write_models(folder, every):
 
 
 def emit(args, arch, paths, out):
-    cpu, features, _ = ARCHS[arch]
+    cpu, features, local = ARCHS[arch]
     parts = [paths[k::args.jobs] for k in range(args.jobs)]
-    running = [subprocess.Popen([os.path.join(args.kiln, "tests/gpu/ptx_emit"), cpu, features, out, *part], stdout=subprocess.DEVNULL,
+    running = [subprocess.Popen([os.path.join(args.kiln, "tests/gpu/ptx_emit"), cpu, features, out, "--local", str(local), *part], stdout=subprocess.DEVNULL,
                                 stderr=subprocess.PIPE, text=True) for part in parts]
     errors = [line for p in running for line in p.communicate()[1].splitlines()]
     if any(p.returncode not in (0, 1) for p in running):
@@ -97,7 +99,7 @@ def distinct(folder):
 
 
 def assemble(ptxas, arch, path):
-    r = subprocess.run([ptxas, "-v", f"-arch={ARCHS[arch][2]}", path, "-o", "/dev/null"], capture_output=True, text=True)
+    r = subprocess.run([ptxas, "-v", f"-arch={arch}", path, "-o", "/dev/null"], capture_output=True, text=True)
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill stores", r.stderr)]
     return path, r.returncode, r.stdout + r.stderr, sum(spills)
 
@@ -127,7 +129,7 @@ def check(args, ptxas, arch, paths):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--every", type=int, default=40)
-    p.add_argument("--arch", default=",".join(ARCHS))
+    p.add_argument("--arch", default=ALWAYS, help=f"of {','.join(ARCHS)}; by default {ALWAYS}")
     p.add_argument("--kiln", default=os.path.join(HERE, "../../build/release"))
     p.add_argument("--jobs", type=int, default=os.cpu_count())
     args = p.parse_args()

@@ -1,11 +1,11 @@
 /* Every kernel of models as PTX, for a GPU that need not be there.
  *
- *   ptx_emit CPU FEATURES OUT [--opts TEXT] [--fast-math] MODEL...      ptx_emit sm_90a +ptx83
- * build/ptx model.onnx
+ *   ptx_emit CPU FEATURES OUT [--opts TEXT] [--fast-math] [--local KIB] MODEL...
+ *   ptx_emit sm_90a +ptx83 build/ptx model.onnx
  *
  * Writes OUT/MODEL-N.ptx per kernel and prints its name and schedule. A kernel that cannot be
  * compiled is named and makes the exit status 1; a model that is not taken (open sizes, unknown
- * ops) is only named. */
+ * ops) is only named. KIB: the memory that a workgroup may have. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -96,7 +96,9 @@ static Status emit_model(Job *job, const char *path, Bytes model, const Target *
 
 int main(int argc, char **argv) {
   if (argc < 5) {
-    fprintf(stderr, "usage: %s CPU FEATURES OUT [--opts TEXT] [--fast-math] MODEL...\n", argv[0]);
+    fprintf(stderr,
+            "usage: %s CPU FEATURES OUT [--opts TEXT] [--fast-math] [--local KIB] MODEL...\n",
+            argv[0]);
     return 64;
   }
   Target target = {.kind = "cuda",
@@ -121,6 +123,10 @@ int main(int argc, char **argv) {
     }
     if (!strcmp(argv[i], "--fast-math")) {
       fast_math = true;
+      continue;
+    }
+    if (!strcmp(argv[i], "--local") && i + 2 < argc) {
+      target.local_bytes = target.l1_bytes = strtoull(argv[++i], NULL, 10) << 10;
       continue;
     }
     StrBuf model = {0};

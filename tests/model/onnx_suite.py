@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """ONNX's backend node tests, run through Kiln.
 
-    onnx_suite.py [--runner kiln|eval|local|sse2|avx2|opencl|cuda] [--eval PATH] [--filter TEXT] [--every N] [--open] [--update] [-v]
+    onnx_suite.py [--runner kiln|eval|local|sse2|avx2|opencl|cuda] [--eval PATH] [--filter TEXT] [--every N] [--jobs N] [--open] [--update] [-v]
 
 Every test of onnx.backend.test.case.node, and the stored ones of the kinds simple, pytorch-operator and
 pytorch-converted, is compiled and run, and its outputs are compared with the
@@ -9,8 +9,9 @@ expected ones (rtol and atol of the test, 1e-3 and 1e-7 by default, as in ONNX's
 
     N passed (of them N node tests, N with frozen inputs), N failed, N skipped
 
-The runner opencl is the runner kiln with a daemon that has the first OpenCL device alone. --every N runs each N-th test: a driver
-may take a tenth of a second for each kernel.
+The runner opencl is the runner kiln with a daemon that has the first OpenCL device alone. The runner cuda is kiln-eval on the first GPU
+and, for tests that only the daemon runs, a daemon that has it alone. --every N runs each N-th test: a driver may take a tenth of a second
+for each kernel. --jobs N: in as many processes, each with a runner of its own.
 
 onnx_not_passing.txt beside this file lists the tests that do not pass and why. The run fails when a
 listed test passes or an unlisted one does not, so the list is always true; --update rewrites it. One
@@ -28,6 +29,7 @@ and out, whatever the runner. The eval runner spells them as docs/onnx.md says: 
 
 import argparse
 import glob
+import multiprocessing
 import os
 import struct
 import subprocess
@@ -160,8 +162,11 @@ class KilnRunner:
             self.server.stop()
 
 
-def make_runner(args):
-    name = args.runner
+DEVICES = {"kiln": None, "opencl": "opencl:0", "cuda-daemon": "cuda:0"}
+
+
+def make_runner(args, name=None):
+    name = name or args.runner
     if not name:
         try:
             import kiln  # noqa: F401
@@ -171,8 +176,8 @@ def make_runner(args):
             name = "eval"
     options = {"eval": [], "local": ["--compiled"], "sse2": ["--compiled", "sse2"], "avx2": ["--compiled", "avx2"],
                "cuda": ["--compiled", "cuda"]}
-    if name in ("kiln", "opencl"):
-        return KilnRunner("opencl:0" if name == "opencl" else None)
+    if name in DEVICES:
+        return KilnRunner(DEVICES[name])
     return EvalRunner(args.eval, options[name])
 
 
@@ -422,21 +427,43 @@ def rounding_only(name, reason):
     return "differs by" in reason and any(w in name for w in ("bf16", "bfloat16", "fp16", "float16"))
 
 
+def run_part(part):
+    """What run_test says of each test, by a runner of this process."""
+    args, tests, name = part
+    runner = make_runner(args, name)
+    results = [run_test(runner, t, args.open) for t in tests]
+    runner.close()
+    return results
+
+
+def run_tests(args, tests):
+    if args.jobs == 1:
+        return run_part((args, tests, args.runner))
+    with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
+        parts = pool.map(run_part, [(args, tests[k :: args.jobs], args.runner) for k in range(args.jobs)])
+    return [parts[k % args.jobs][k // args.jobs] for k in range(len(tests))]
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runner", choices=["kiln", "eval", "local", "sse2", "avx2", "opencl", "cuda"])
     p.add_argument("--eval", default=os.path.join(HERE, "../../build/release/bin/kiln-eval"))
     p.add_argument("--filter", default="")
     p.add_argument("--every", type=int, default=1, metavar="N")
+    p.add_argument("--jobs", type=int, default=1, metavar="N")
     p.add_argument("--open", action="store_true")
     p.add_argument("--update", action="store_true")
     p.add_argument("-v", action="store_true")
     args = p.parse_args()
-    runner, listed = make_runner(args), read_list()
+    listed = read_list()
     reasons, passed, skipped, frozen_count, wrong = {}, 0, 0, 0, []
     tests, node_passed = load_tests(args.filter)[:: args.every], 0
-    for test in tests:
-        reason, frozen = run_test(runner, test, args.open)
+    results = run_tests(args, tests)
+    if args.runner == "cuda":
+        rest = [t for t, (reason, _) in zip(tests, results) if reason and ELSEWHERE in reason]
+        again = dict(zip((t.name for t in rest), run_part((args, rest, "cuda-daemon")) if rest else ()))
+        results = [again.get(t.name, r) for t, r in zip(tests, results)]
+    for test, (reason, frozen) in zip(tests, results):
         if args.v and frozen:
             print(f"{test.name}: with frozen inputs: {' '.join(frozen.split())[:200]}")
         if reason is None:
@@ -456,7 +483,6 @@ def main():
             print(f"{test.name}: {reason}")
         if test.name not in listed and not rounding_only(test.name, reason) and ELSEWHERE not in reason:
             wrong.append(f"{test.name} does not pass: {reason}")
-    runner.close()
     if args.update and not args.filter and args.every == 1:
         write_list(reasons)
         wrong = []

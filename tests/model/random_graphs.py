@@ -1,6 +1,6 @@
 """Random native graphs, compared with a numpy evaluation of every op.
 
-    random_graphs.py [--seeds FIRST:END] [--jobs N] [--keep FOLDER] [--daemon | --set sse2|avx2|opencl|cuda|gpu|nvidia|buffers8]
+    random_graphs.py [--seeds FIRST:END] [--jobs N] [--keep FOLDER] [--daemon] [--set sse2|avx2|opencl|cuda|gpu|nvidia|buffers8]
 
 runs every graph by the interpreter, by the plan with its kernels interpreted after each stage of the compiler, and as machine code;
 prints counts, and leaves a graph that differs, made as small as possible, in the folder: see test_graphs.py for the format.
@@ -847,8 +847,8 @@ class DaemonRunner:
     """A kilnd of its own: what EvalRunner gives, under the name "daemon:OUTPUT". A graph stays compiled until another comes, so that
     one executable serves all sizes."""
 
-    def __init__(self):
-        self.server = serving.Server()
+    def __init__(self, device):
+        self.server = serving.Server(config=f"[workers]\ndevice = {device}\n[tuning]\nbackground = off\n")
         self.client = kiln.connect(self.server.target)
         self.model = self.exe = None
 
@@ -894,7 +894,8 @@ def attempt(runner, m, outputs):
 def shard(args):
     """The seeds of one process: (graphs, elements, elements with a finite bound, graphs run at a second set of sizes, failures)."""
     seeds, options, keep = args
-    runner = DaemonRunner() if options == ["daemon"] else EvalRunner(str(serving.BIN / "kiln-eval"), ["--stages", *options])
+    device = {"cuda": "cuda:0", "opencl": "opencl:0"}.get(options[-1] if options else "", "cpu:0")
+    runner = DaemonRunner(device) if options[:1] == ["daemon"] else EvalRunner(str(serving.BIN / "kiln-eval"), ["--stages", *options])
     graphs = elements = known = resized = 0
     failures = []
     for seed in seeds:
@@ -944,9 +945,11 @@ def main():
     p.add_argument("--daemon", action="store_true", help="through a daemon, one executable for all sizes, instead of by every stage")
     p.add_argument("--set", choices=("sse2", "avx2", "opencl", "cuda", "gpu", "nvidia", "buffers8"), help="an older instruction set to compile for, or another device")
     args = p.parse_args()
+    if args.daemon and args.set not in (None, "cuda", "opencl"):
+        p.error("a daemon has the devices of this machine")
     first, end = (int(v) for v in args.seeds.split(":"))
     start = time.monotonic()
-    graphs, elements, known, resized, failures = run_seeds(first, end, args.jobs, ["daemon"] if args.daemon else [args.set] if args.set else [], args.keep)
+    graphs, elements, known, resized, failures = run_seeds(first, end, args.jobs, ["daemon"] * args.daemon + [args.set] * bool(args.set), args.keep)
     seconds = time.monotonic() - start
     print(f"{graphs} graphs ({resized} at two sets of sizes), {len(failures)} differ; {elements} elements, {100 * known / max(elements, 1):.0f} % of them bounded; "
           f"{graphs / seconds:.1f} graphs/s")

@@ -1,21 +1,7 @@
 /* Devices that allow a kernel 8 or 31 buffers: plans stay within, and give the same. */
-#include "tests/unit/plan_check.h"
+#include "tests/unit/plan_fixture.h"
 
-static Job job;
-static Graph graph;
 static uint32_t limit;
-
-static int setup(void **state) {
-  (void)state;
-  job_init(&job, 0);
-  graph_init(&graph, &job);
-  return 0;
-}
-static int teardown(void **state) {
-  (void)state;
-  job_deinit(&job);
-  return 0;
-}
 
 static void plan_limited(Job *j, void *arg) {
   Graph *g = arg;
@@ -107,7 +93,6 @@ static void shared_tensors(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-#define T(name_) cmocka_unit_test_setup_teardown(name_, setup, teardown)
       T(sums_are_split),  T(trees_are_split), T(reductions_are_split),
       T(parts_are_split), T(shared_tensors),
   };

@@ -18,30 +18,7 @@
 #include "cache/cache.h"
 #include "cache/record.h"
 #include "proto/digest.h"
-#include "tests/unit/temp_folder.h"
-
-typedef struct Fixture {
-  char dir[TEMP_FOLDER_CAP], path[96];
-} Fixture;
-
-static int setup(void **state) {
-  static Fixture f;
-  if (!temp_folder_make(f.dir)) return -1;
-  snprintf(f.path, sizeof f.path, "%s/a/b/cache.db", f.dir);
-  *state = &f;
-  return 0;
-}
-
-static int teardown(void **state) { return temp_folder_remove(((Fixture *)*state)->dir); }
-
-static Cache *opened(const char *path, uint64_t max) {
-  Cache *c;
-  char text[512];
-  Status st = cache_open(path, max, &c);
-  status_text(st, text, sizeof text);
-  if (st) fail_msg("%s", text);
-  return c;
-}
+#include "tests/unit/cache_fixture.h"
 
 /* A key and a value made from two numbers. */
 typedef struct Sample {
@@ -166,13 +143,6 @@ static void test_eviction(void **state) {
   for (int k = 0; k < N; k++) free(s[k].value);
   free(big.value);
   cache_close(c);
-}
-
-static void sql(const char *path, const char *text) {
-  sqlite3 *db;
-  assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-  assert_int_equal(sqlite3_exec(db, text, NULL, NULL, NULL), SQLITE_OK);
-  sqlite3_close(db);
 }
 
 static void test_corrupt_entry(void **state) {

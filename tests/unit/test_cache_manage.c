@@ -14,36 +14,8 @@
 #include "base/log.h"
 #include "cache/schedule.h"
 #include "proto/digest.h"
-#include "tests/unit/temp_folder.h"
+#include "tests/unit/cache_fixture.h"
 
-typedef struct Fixture {
-  char dir[TEMP_FOLDER_CAP], path[96], other[96];
-} Fixture;
-
-static int setup(void **state) {
-  static Fixture f;
-  if (!temp_folder_make(f.dir)) return -1;
-  snprintf(f.path, sizeof f.path, "%s/cache.db", f.dir);
-  snprintf(f.other, sizeof f.other, "%s/other.db", f.dir);
-  *state = &f;
-  log_init("test", LOG_LEVEL_OFF);
-  return 0;
-}
-
-static int teardown(void **state) { return temp_folder_remove(((Fixture *)*state)->dir); }
-
-static Cache *opened(const char *path) {
-  Cache *c;
-  assert_null(cache_open(path, 0, &c));
-  return c;
-}
-
-static const uint8_t *hash(uint64_t n) {
-  static uint8_t all[64][32];
-  assert_true(n < 64);
-  digest_sha256(&n, sizeof n, all[n]);
-  return all[n];
-}
 enum { TARGET = 60, OTHER = 61 };
 
 static Str hex(uint64_t n, size_t digits) {
@@ -120,7 +92,7 @@ static void expect_refused(Cache *c, Bytes file, StatusCode code, const char *wo
 
 static void test_transfer(void **state) {
   const Fixture *f = *state;
-  Cache *a = opened(f->path), *b = opened(f->other);
+  Cache *a = opened(f->path, 0), *b = opened(f->other, 0);
   CacheImported in;
   put(a, 1, TARGET, "x", 10, true);
   put(a, 1, TARGET, "y", 20, false);
@@ -160,7 +132,7 @@ static void seal(StrBuf *file, size_t at, size_t head, size_t n) {
 
 static void test_bad_files(void **state) {
   const Fixture *f = *state;
-  Cache *c = opened(f->path);
+  Cache *c = opened(f->path, 0);
   put(c, 1, TARGET, "x", 10, true);
   put(c, 1, TARGET, "y", 20, false);
   StrBuf file = exported(c, STR(""), 2);
@@ -205,13 +177,6 @@ static void test_bad_files(void **state) {
   cache_close(c);
 }
 
-static void sql(const char *path, const char *text) {
-  sqlite3 *db;
-  assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-  assert_int_equal(sqlite3_exec(db, text, NULL, NULL, NULL), SQLITE_OK);
-  sqlite3_close(db);
-}
-
 static bool never(void *ctx) {
   int *left = ctx;
   return (*left)-- <= 0;
@@ -219,7 +184,7 @@ static bool never(void *ctx) {
 
 static void test_verify(void **state) {
   const Fixture *f = *state;
-  Cache *c = opened(f->path);
+  Cache *c = opened(f->path, 0);
   CacheCheck check;
   int left = 2;
   for (uint64_t k = 0; k < 10; k++) {
@@ -238,7 +203,7 @@ static void test_verify(void **state) {
   sql(f->path, "UPDATE blobs SET record=x'00' WHERE id IN (2, 5);"
                "UPDATE schedules SET record=x'00' WHERE id=3;"
                "UPDATE schedules SET median=1, opts='other' WHERE id=4");
-  c = opened(f->path);
+  c = opened(f->path, 0);
   assert_null(cache_verify(c, NULL, NULL, &check));
   assert_int_equal(check.entries, 8);
   assert_int_equal(check.schedules, 8);
@@ -252,7 +217,7 @@ static void test_verify(void **state) {
 
 static void test_prune(void **state) {
   const Fixture *f = *state;
-  Cache *c = opened(f->path);
+  Cache *c = opened(f->path, 0);
   CacheRemoved gone;
   for (uint64_t k = 0; k < 10; k++) {
     put_kernel(c, k, k < 4 ? OTHER : TARGET);
@@ -295,7 +260,7 @@ static void expect_not_removed(Cache *c, Str prefix, StatusCode code) {
 
 static void test_remove(void **state) {
   const Fixture *f = *state;
-  Cache *c = opened(f->path);
+  Cache *c = opened(f->path, 0);
   CacheRemoved gone;
   uint8_t near[32];
   memcpy(near, hash(1), 32);
@@ -319,7 +284,7 @@ static void test_remove(void **state) {
 
 static void test_why(void **state) {
   const Fixture *f = *state;
-  Cache *c = opened(f->path);
+  Cache *c = opened(f->path, 0);
   StrBuf out = {0};
   put_kernel(c, 1, TARGET);
   put(c, 1, TARGET, "VECTOR(0,8)", 1500, true);

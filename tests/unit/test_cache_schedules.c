@@ -18,46 +18,8 @@
 #include "base/map.h"
 #include "cache/schedule.h"
 #include "proto/digest.h"
-#include "tests/unit/temp_folder.h"
+#include "tests/unit/cache_fixture.h"
 
-typedef struct Fixture {
-  char dir[TEMP_FOLDER_CAP], path[96];
-} Fixture;
-
-static int setup(void **state) {
-  static Fixture f;
-  if (!temp_folder_make(f.dir)) return -1;
-  snprintf(f.path, sizeof f.path, "%s/cache.db", f.dir);
-  *state = &f;
-  log_init("test", LOG_LEVEL_OFF);
-  return 0;
-}
-
-static int teardown(void **state) { return temp_folder_remove(((Fixture *)*state)->dir); }
-
-static Cache *opened(const char *path, uint64_t max) {
-  Cache *c;
-  char text[512];
-  Status st = cache_open(path, max, &c);
-  status_text(st, text, sizeof text);
-  if (st) fail_msg("%s", text);
-  return c;
-}
-
-static void sql(const char *path, const char *text) {
-  sqlite3 *db;
-  assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-  assert_int_equal(sqlite3_exec(db, text, NULL, NULL, NULL), SQLITE_OK);
-  sqlite3_close(db);
-}
-
-/* Hashes by number; static, so that views of them last. */
-static const uint8_t *hash(uint64_t n) {
-  static uint8_t all[4096][32];
-  assert_true(n < 4096);
-  digest_sha256(&n, sizeof n, all[n]);
-  return all[n];
-}
 enum { TARGET = 4000, OTHER = 4001, CLASS = 4002 };
 
 static Schedule measured(uint64_t kernel, const char *opts, int64_t median) {

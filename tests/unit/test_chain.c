@@ -52,36 +52,58 @@ typedef struct Case {
 
 /* Axes: 0 rows, 1 width; 2, 4, 6 keys of the maximum, the sum and the output, 3, 5, 7 depth. */
 static const Case cases[] = {
-    {{DT_BF16, 16, 32, 16, 8, false},
+    {{DT_BF16, 16, 32, 16, 8, .causal = false},
      MX_BF16_M16N8K16,
      MX_BF16_M16N8K16,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,16)"},
-    {{DT_F16, 32, 64, 32, 16, false},
+    {{DT_F16, 32, 64, 32, 16, .causal = false},
      MX_F16_M16N8K16,
      MX_F16_M16N8K16,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,32) UNROLL(2,4) UNROLL(4,4) UNROLL(6,2) UNROLL(3,2) "
      "UPCAST(1,2)"},
-    {{DT_F16, 64, 64, 16, 16, true},
+    {{DT_F16, 64, 64, 16, 16, .causal = true},
      MX_F16_M16N8K16,
      MX_F16_M16N8K16,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,16) UNROLL(2,2) UNROLL(4,2) UPCAST(1,2) UPCAST(0,2) LOCAL(0,2)"},
-    {{DT_BF16, 64, 128, 32, 16, true},
+    {{DT_BF16, 64, 128, 32, 16, .causal = true},
      MX_BF16_M16N8K16,
      MX_BF16_M16N8K16,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,32) UNROLL(2,4) UNROLL(4,4) UNROLL(6,2) UNROLL(3,2) UPCAST(1,2) "
      "UPCAST(0,2) LOCAL(0,2) STAGE(-1,4) STAGE(2,6) STAGE(6,12) PIPELINE(2,2)"},
-    {{DT_BF16, 64, 192, 64, 32, false},
+    {{DT_BF16, 64, 192, 64, 32, .causal = false},
      MX_BF16_HELD_M64N64,
      MX_BF16_HELD_M64N32,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,64)"},
-    {{DT_F16, 128, 192, 128, 32, true},
+    {{DT_F16, 128, 192, 128, 32, .causal = true},
      MX_F16_M64N64,
      MX_F16_HELD_M64N32,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,64) UNROLL(3,2) LOCAL(0,2) PIPELINE(2,2)"},
-    {{DT_F16, 64, 256, 64, 32, true},
+    {{DT_F16, 64, 256, 64, 32, .causal = true},
      MX_F16_M64N64,
      MX_F16_HELD_M64N32,
      "KEEP(0,0) KEEP(0,1) REPAIR(2,64) PIPELINE(2,19)"},
+    {{DT_BF16, 64, 192, 64, 32, .causal = true, .late = 40, .window = 30},
+     MX_BF16_HELD_M64N64,
+     MX_BF16_HELD_M64N32,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,64)"},
+    {{DT_F16, 96, 96, 16, 16, .causal = true, .window = 20, .bias = true},
+     MX_F16_M16N8K16,
+     MX_F16_M16N8K16,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,16) UNROLL(2,2) UNROLL(4,2) UPCAST(1,2) LOCAL(0,2) STAGE(2,6) "
+     "STAGE(6,12) PIPELINE(2,2)"},
+    /* whole tiles, by a warp of their own */
+    {{DT_BF16, 64, 256, 64, 64, .causal = true},
+     MX_BF16_HELD_M64N64,
+     MX_BF16_HELD_M64N64,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,64) PIPELINE(2,34)"},
+    {{DT_F16, 64, 256, 64, 64, .causal = false},
+     MX_F16_HELD_M64N64,
+     MX_F16_HELD_M64N64,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,64) PIPELINE(2,51)"},
+    {{DT_F16, 64, 192, 64, 64, .causal = false},
+     MX_F16_M64N64,
+     MX_F16_HELD_M64N64,
+     "KEEP(0,0) KEEP(0,1) REPAIR(2,64) PIPELINE(2,34)"},
 };
 
 static void chosen(void **state) {
@@ -108,9 +130,11 @@ static void chosen(void **state) {
 /* What the heuristic makes of it, for sizes that no tile divides, too. */
 static void by_heuristic(void **state) {
   static const ZooAttention shapes[] = {
-      {DT_BF16, 64, 96, 32, 32, false},
-      {DT_F16, 40, 70, 16, 16, true},
-      {DT_F16, 16, 50, 40, 32, false},
+      {DT_BF16, 64, 96, 32, 32, .causal = false},
+      {DT_F16, 40, 70, 16, 16, .causal = true},
+      {DT_F16, 16, 50, 40, 32, .causal = false},
+      {DT_F16, 64, 64, 32, 32, .causal = true, .late = 3, .window = 20},
+      {DT_BF16, 64, 96, 32, 32, .bias = true},
   };
   (void)state;
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -136,7 +160,7 @@ static void refused(void **state) {
   for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
     Job job;
     OptList rest;
-    ZooAttention t = {DT_F16, 16, 32, 16, 8, false};
+    ZooAttention t = {DT_F16, 16, 32, 16, 8, .causal = false};
     job_init(&job, 0);
     ZooRun r = {.target = &zoo_cuda, .k = zoo_attention_of(&job, &t)};
     opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(MX_F16_M16N8K16, 2, 3));

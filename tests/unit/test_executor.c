@@ -51,7 +51,7 @@ static Status alloc(Device *d, size_t size, int fd, Buffer **out) {
   if (st || d->caps.shares_memory) return st;
   Hidden *h = calloc(1, sizeof *h);
   *h = (Hidden){.base = {.dev = d, .size = size, .fd = -1}, .real = *out};
-  assert_int_equal(fd, -1);
+  assert_true(fd < 0);
   *out = &h->base;
   return NULL;
 }
@@ -706,7 +706,7 @@ static void test_open(void **state) {
     assert_int_equal(done.n_outputs, 2);
     int fd = executor_output_fd(f->x);
     if (device.caps.shares_memory) {
-      assert_int_equal(fd, -1);
+      assert_true(fd < 0);
       check_open((float *)done.outputs[0].data, (float *)done.outputs[1].data, (float)round);
       continue;
     }

@@ -73,6 +73,9 @@ static void test_unaligned(void **state) {
          "ld.global.nc.v4");
   /* The last tile is moved back to an odd place. */
   expect((Copy){DT_F32, 4095, 1, 0, "VECTOR(0,4) LOCAL(0,64)"}, NULL, ".v2");
+  for (int64_t shift = 1; shift <= 8; shift *= 2)
+    expect((Copy){DT_U8, 4096, 1, shift, "VECTOR(0,16) LOCAL(0,64)"}, "ld.global.nc.u",
+           "ld.global.nc.v");
 }
 
 /* -- products of matrices ---------------------------------------------------------------------- */
@@ -120,7 +123,8 @@ static StrBuf product_text(Product p, const char *cpu, const char *features) {
 }
 
 /* Instructions of warpgroups where the GPU has them: in groups, each begun after a fence and waited
- * for; what is copied is made visible to them; 16 bytes are stored at a time. */
+ * for; whole tiles are copied, and those who copy and those who multiply wait for each other; 16
+ * bytes are stored at a time. */
 static void test_warpgroups(void **state) {
   (void)state;
   for (int turned = 0; turned < 2; turned++) {
@@ -130,14 +134,44 @@ static void test_warpgroups(void **state) {
     assert_int_equal(count(text.ptr, turned ? ", 1, 1, 1, 0, 0;" : ", 1, 1, 1, 0, 1;"), 4);
     assert_int_equal(count(text.ptr, "wgmma.fence"), 1);
     assert_int_equal(count(text.ptr, "wgmma.commit_group"), 1);
-    assert_int_equal(count(text.ptr, "wgmma.wait_group.sync.aligned 1;"), 1);
     assert_int_equal(count(text.ptr, "wgmma.wait_group.sync.aligned 0;"), 1);
-    assert_int_equal(count(text.ptr, "fence.proxy.async"), count(text.ptr, "bar.sync"));
-    assert_int_equal(count(text.ptr, "cp.async.cg"), 12 * 3); /* 2 stages ahead, and one */
+    assert_int_equal(count(text.ptr, "cp.async.bulk.tensor"), turned ? 2 : 5); /* 64 columns */
+    assert_int_equal(count(text.ptr, "mbarrier.init"), 8);
+    assert_int_equal(count(text.ptr, "mbarrier.try_wait"), 2);
+    assert_int_equal(count(text.ptr, "mbarrier.arrive"), 2);
+    assert_int_equal(count(text.ptr, "bar.sync"), 1);
+    assert_int_equal(count(text.ptr, "cp.async.cg"), 0);
     assert_int_equal(count(text.ptr, "st.global.v4"), 16);
     assert_int_equal(count(text.ptr, "st.global"), 16);
     strbuf_deinit(&text);
   }
+}
+
+/* The same copied piece by piece: what is copied is made visible to the instructions. */
+static void test_pieces(void **state) {
+  (void)state;
+  Product p = {.dtype = DT_BF16, .m = 4096, .n = 4096, .k = 4096, .turned = true};
+  Job job;
+  KernelObject object;
+  Target target = zoo_cuda;
+  target.features = "+ptx83";
+  job_init(&job, 0);
+  assert_null(job_run(&job, build_product, &p));
+  static const char opts[] = "TC(0,65806) LOCAL(0,2) PIPELINE(2,20)";
+  assert_null(compile_kernel(&job, p.kernel, "k", &target, opts, &object));
+  strbuf_add(&object.object, "", 1);
+  char *text = object.object.ptr;
+  assert_int_equal(count(text, "wgmma.wait_group.sync.aligned 1;"), 1);
+  assert_int_equal(count(text, "wgmma.wait_group.sync.aligned 0;"), 1);
+  assert_int_equal(count(text, "fence.proxy.async"), count(text, "bar.sync"));
+  assert_int_equal(count(text, "cp.async.cg"), 12 * 3); /* 2 stages ahead, and one */
+  char *group = strstr(text, "cp.async.commit_group");  /* of the first stage alone */
+  assert_non_null(group);
+  *group = 0;
+  assert_int_equal(count(text, "cp.async.cg"), 12);
+  *group = 'c';
+  strbuf_deinit(&object.object);
+  job_deinit(&job);
 }
 
 static void test_no_warpgroups(void **state) {
@@ -155,6 +189,7 @@ static void test_no_warpgroups(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_vectors), cmocka_unit_test(test_unaligned),
-      cmocka_unit_test(test_warpgroups), cmocka_unit_test(test_no_warpgroups)};
+      cmocka_unit_test(test_warpgroups), cmocka_unit_test(test_pieces),
+      cmocka_unit_test(test_no_warpgroups)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

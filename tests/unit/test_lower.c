@@ -240,6 +240,80 @@ static void rows_ahead(void **state) {
   }
 }
 
+/* Reads that are asked for, at that loop depth (-1: any). */
+static int asked(const Made *m, int depth) {
+  int n = 0, at = 0;
+  for (size_t i = 0; i < m->linear.len; i++) {
+    const UOp *u = m->linear.list[i];
+    if (u->op == OP_END) at--;
+    n += u->op == OP_PREFETCH && u->arg.i == 1 && (depth < 0 || depth == at);
+    if (u->op == OP_RANGE) at++;
+  }
+  return n;
+}
+
+/* Each tile asks for its share of the next panel: of 64 rows of 6 lines two, when 32 tiles use a
+ * panel. Not where all of the operand is close, nor for so much at once that it would be waited
+ * for, nor where what is computed hides nothing. */
+static void panels_ahead(void **state) {
+  (void)state;
+  static const struct {
+    int64_t rows, columns, depth;
+    const char *opts;
+    int asked;
+  } cases[] = {
+      {128, 768, 768,
+       "SPLIT(2,64) VECTOR(1,16) UPCAST(1,6) UPCAST(0,4) ORDER(0,1) STAGE(1,1) CARRY(3,0)", 12},
+      {128, 768, 64,
+       "SPLIT(2,32) VECTOR(1,16) UPCAST(1,6) UPCAST(0,4) ORDER(0,1) STAGE(1,1) CARRY(3,0)", 0},
+      {128, 768, 768, "VECTOR(1,16) UPCAST(1,6) UPCAST(0,4) ORDER(0,1) STAGE(1,1)", 0},
+      {8, 768, 768,
+       "SPLIT(2,64) VECTOR(1,16) UPCAST(1,2) UPCAST(0,4) ORDER(0,1) STAGE(1,1) CARRY(3,0)", 0},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Made m = {0};
+    job_init(&m.job, 0);
+    made(&m, zoo_matmul(&m.job, DT_F32, cases[i].rows, cases[i].columns, cases[i].depth, false),
+         cases[i].opts);
+    assert_int_equal(asked(&m, 3), cases[i].asked);
+    assert_int_equal(asked(&m, -1), cases[i].asked);
+    job_deinit(&m.job);
+  }
+}
+
+/* y[p, m, l] = the sum over a and b of x[a, m, b] w[p, a, b, l] */
+static ZooKernel laid_out(Job *job, int64_t panels) {
+  enum { ROWS = 49, A = 16, B = 32, LANES = 32 };
+  Zoo z = {.job = job};
+  UOp *y = zoo_param(&z, DT_F32, panels * ROWS * LANES),
+      *x = zoo_param(&z, DT_F32, (int64_t)ROWS * A * B),
+      *w = zoo_param(&z, DT_F32, panels * A * B * LANES);
+  (void)y;
+  UOp *p = zoo_range(&z, AX_LOOP, panels), *m = zoo_range(&z, AX_LOOP, ROWS),
+      *l = zoo_range(&z, AX_LOOP, LANES), *k[2];
+  k[0] = zoo_range(&z, AX_REDUCE, A);
+  k[1] = zoo_range(&z, AX_REDUCE, B);
+  UOp *step = zoo_add(&z, zoo_mul(&z, k[0], B), k[1]);
+  UOp *xi = zoo_add(&z, zoo_mul(&z, zoo_add(&z, zoo_mul(&z, k[0], ROWS), m), B), k[1]);
+  UOp *wi = zoo_add(&z, zoo_mul(&z, zoo_add(&z, zoo_mul(&z, p, A * B), step), LANES), l);
+  UOp *v = uop2(job, OP_MUL, zoo_load(&z, x, xi, NULL), zoo_load(&z, w, wi, NULL));
+  UOp *yi = zoo_add(&z, zoo_mul(&z, zoo_add(&z, zoo_mul(&z, p, ROWS), m), LANES), l);
+  return zoo_done(&z, "laid_out", yi, uop_reduce(job, OP_ADD, v, k, 2));
+}
+
+/* A panel of 1024 lines that nobody copies, used by 7 tiles in 16 loops each: 10 in each of them,
+ * where all panels are a MiB. */
+static void panels_in_place(void **state) {
+  (void)state;
+  for (int64_t panels = 8; panels <= 16; panels += 8) {
+    Made m = {0};
+    job_init(&m.job, 0);
+    made(&m, laid_out(&m.job, panels), "VECTOR(2,16) UPCAST(2,2) UPCAST(1,7) ORDER(1,2)");
+    assert_int_equal(asked(&m, 3), panels == 16 ? 10 : 0);
+    job_deinit(&m.job);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(register_tile),
@@ -253,6 +327,8 @@ int main(void) {
       cmocka_unit_test(maximum_of_numbers),
       cmocka_unit_test(maximum_of_others),
       cmocka_unit_test(rows_ahead),
+      cmocka_unit_test(panels_ahead),
+      cmocka_unit_test(panels_in_place),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

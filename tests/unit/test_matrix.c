@@ -165,7 +165,8 @@ static Shape random_shape(const MatrixInfo *info) {
   s.k = info->k * (1 + random_below(3));
   if (random_below(3) == 0) s.k += random_below(info->k);
   s.ta = random_below(2), s.tb = random_below(2);
-  s.prologue = info->cut ? CUT : random_below(4) == 0 ? RELU : AS_IT_IS;
+  bool computes = !dtype_is_storage(s.a);
+  s.prologue = info->cut ? CUT : random_below(4) == 0 && computes ? RELU : AS_IT_IS;
   return s;
 }
 

@@ -1,21 +1,5 @@
 /* Kernel counts of the patterns that must fuse, and plans against the interpreter. */
-#include "plan_check.h"
-
-static Job job;
-static Graph graph;
-
-static int setup(void **state) {
-  (void)state;
-  job_init(&job, 0);
-  graph_init(&graph, &job);
-  return 0;
-}
-
-static int teardown(void **state) {
-  (void)state;
-  job_deinit(&job);
-  return 0;
-}
+#include "tests/unit/plan_fixture.h"
 
 static void expect_calls(Graph *g, size_t calls) {
   graph_plan(g);
@@ -614,7 +598,6 @@ static void fixed_slices_are_copied(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-#define T(name_) cmocka_unit_test_setup_teardown(name_, setup, teardown)
       T(elementwise_is_one),
       T(softmax_is_one),
       T(softmax_of_inner_axis_is_one),

@@ -1,19 +1,7 @@
 /* Products on a GPU: factors whose rows begin at no multiple of 128 bytes, and f32 with fast math,
  * in the plan and by the interpreter. */
-#include "compiler/ir/plan.h"
-
-#define PLAN_TARGET gpu_target
-static const Target gpu_target = {.kind = "cuda",
-                                  .triple = "nvptx64-nvidia-cuda",
-                                  .cpu = "sm_90a",
-                                  .features = "+ptx83",
-                                  .threads = 132,
-                                  .l2_bytes = 50 << 20,
-                                  .memory_bytes = (uint64_t)1 << 40,
-                                  .max_group = 1024,
-                                  .warp = 32,
-                                  .local_bytes = 227 << 10};
-
+#include "tests/unit/zoo_targets.h"
+#define PLAN_TARGET zoo_cuda
 #include "compiler/ir/matrix.h"
 #include "tests/unit/plan_check.h"
 
@@ -45,6 +33,16 @@ typedef struct Case {
   size_t calls, masks; /* expected */
 } Case;
 
+/* The plan of that product, of as many calls and masks as it is to have. */
+static void plan_case(Graph *g, Job *job, const Case *c) {
+  product(g, job, c->dtype, c->m, c->n, c->k, c->transposed);
+  g->tg.fast_math = c->fast;
+  graph_plan(g);
+  if (g->plan.ncalls != c->calls || masks(g) != c->masks) show_plan(g);
+  assert_int_equal(g->plan.ncalls, c->calls);
+  assert_int_equal(masks(g), c->masks);
+}
+
 static void plans(void **state) {
   (void)state;
   static const Case cases[] = {
@@ -55,16 +53,10 @@ static void plans(void **state) {
       {DT_F32, 8, 1024, 1024, true, true, 1, 0},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    const Case *c = &cases[i];
     Job job;
     Graph g;
     job_init(&job, 0);
-    product(&g, &job, c->dtype, c->m, c->n, c->k, c->transposed);
-    g.tg.fast_math = c->fast;
-    graph_plan(&g);
-    if (g.plan.ncalls != c->calls || masks(&g) != c->masks) show_plan(&g), printf("case %zu\n", i);
-    assert_int_equal(g.plan.ncalls, c->calls);
-    assert_int_equal(masks(&g), c->masks);
+    plan_case(&g, &job, &cases[i]);
     job_deinit(&job);
   }
 }
@@ -75,15 +67,10 @@ static void values(void **state) {
   static const Case cases[] = {{DT_F16, 128, 136, 259, false, false, 3, 0},
                                {DT_F32, 48, 40, 36, false, true, 1, 2}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    const Case *c = &cases[i];
     Job job;
     Graph g;
     job_init(&job, 0);
-    product(&g, &job, c->dtype, c->m, c->n, c->k, c->transposed);
-    g.tg.fast_math = c->fast;
-    graph_plan(&g);
-    assert_int_equal(g.plan.ncalls, c->calls);
-    assert_int_equal(masks(&g), c->masks);
+    plan_case(&g, &job, &cases[i]);
     assert_true(plan_equals_graph(&g, 1e-3));
     job_deinit(&job);
   }

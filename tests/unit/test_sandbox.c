@@ -226,15 +226,36 @@ static void test_memory_limit(void **state) {
   assert_int_equal(status, 0);
 }
 
+/* An abort says whether it was for want of memory. */
+static void test_abort(void **state) {
+  (void)state;
+  if (SANITIZED) skip();
+  for (int hungry = 0; hungry < 2; hungry++) {
+    pid_t pid = fork();
+    if (!pid) {
+      signal(SIGABRT, SIG_DFL); /* not cmocka's */
+      Status st = sandbox_limit_memory(64 << 20);
+      if (!st) st = sandbox_enter();
+      while (!st && hungry && malloc(1 << 20))
+        ;
+      if (!st) abort();
+      _exit(99);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (hungry)
+      assert_true(WIFEXITED(status) && WEXITSTATUS(status) == SANDBOX_OOM);
+    else
+      assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_denied),
-      cmocka_unit_test(test_killed),
-      cmocka_unit_test(test_allowed),
-      cmocka_unit_test(test_threads),
-      cmocka_unit_test(test_cpu_limit),
-      cmocka_unit_test(test_memory_limit),
-      cmocka_unit_test(test_a_worker_that_tries),
+      cmocka_unit_test(test_denied),    cmocka_unit_test(test_killed),
+      cmocka_unit_test(test_allowed),   cmocka_unit_test(test_threads),
+      cmocka_unit_test(test_cpu_limit), cmocka_unit_test(test_memory_limit),
+      cmocka_unit_test(test_abort),     cmocka_unit_test(test_a_worker_that_tries),
       cmocka_unit_test(test_driver),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

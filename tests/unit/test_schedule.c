@@ -848,6 +848,7 @@ static void illegal_on_gpu(void **state) {
       {0, "LOCAL(0,2) NOLOCALS(0,0)", "already"},
       {0, "NOLOCALS(1,0)", "no axis"},
       {17, "LOCAL(1,5) LOCAL(2,6) LOCAL(3,2) GROUP(4,2)", "three dimensions"},
+      {5, "KEEP(0,1) LOCAL(1,5)", "several threads"},
   };
   expect_illegal(bad, sizeof bad / sizeof *bad);
 }

@@ -38,6 +38,55 @@ static const Case cases[] = {
      "UPCAST(1,2) UNROLL(2,2) PIPELINE(2,2)",
      MX_F16_M64N32,
      0},
+    /* columns that are no multiple of a row's 64 elements */
+    {{DT_F16, DT_F16, DT_F32, 64, 96, 128, 0, 1, 0}, "PIPELINE(2,2)", MX_F16_M64N96, 0},
+    {{DT_F16, DT_F16, DT_F32, 64, 192, 64, 0, 0, 0}, "UPCAST(1,2)", MX_F16_M64N96, 0},
+    {{DT_BF16, DT_BF16, DT_F32, 64, 160, 64, 0, 1, 0}, "", MX_BF16_M64N160, 0},
+    {{DT_BF16, DT_BF16, DT_F32, 64, 224, 64, 0, 1, 0}, "", MX_BF16_M64N224, 0},
+    /* whole tiles, by a warp of their own */
+    {{DT_F16, DT_F16, DT_F32, 64, 32, 256, 0, 1, 0}, "PIPELINE(2,34)", MX_F16_M64N32, 0},
+    {{DT_F16, DT_F16, DT_F32, 64, 64, 384, 1, 0, 0}, "PIPELINE(2,52)", MX_F16_M64N64, 0},
+    {{DT_BF16, DT_BF16, DT_F32, 128, 128, 320, 0, 0, 0},
+     "LOCAL(0,2) PIPELINE(2,51)",
+     MX_BF16_M64N128,
+     0},
+    {{DT_BF16, DT_BF16, DT_F32, 128, 64, 320, 1, 0, 0},
+     "UPCAST(0,2) PIPELINE(2,35)",
+     MX_BF16_M64N64,
+     0},
+    {{DT_F16, DT_F16, DT_F32, 200, 64, 256, 0, 1, 0},
+     "LOCAL(0,2) PIPELINE(2,34)",
+     MX_F16_M64N64,
+     0},
+    {{DT_F16, DT_F16, DT_F32, 200, 72, 256, 1, 0, 0},
+     "LOCAL(0,2) PIPELINE(2,34)",
+     MX_F16_M64N64,
+     0},
+    {{DT_F16, DT_F16, DT_F32, 72, 40, 200, 0, 1, 0}, "PIPELINE(2,51)", MX_F16_M64N32, 1},
+    {{DT_F32, DT_F32, DT_F32, 64, 64, 200, 0, 1, CUT}, "PIPELINE(2,52)", MX_TF32_M64N64, 1},
+    {{DT_I8, DT_I8, DT_I32, 64, 32, 400, 0, 1, 0}, "PIPELINE(2,34)", MX_I8_M64N32, 1},
+    {{DT_F16, DT_F16, DT_F32, 64, 64, 512, 0, 1, 0},
+     "UPCAST(1,2) UNROLL(2,2) PIPELINE(2,35)",
+     MX_F16_M64N32,
+     0},
+    {{DT_F16, DT_F16, DT_F32, 64, 96, 256, 0, 1, 0}, "PIPELINE(2,35)", MX_F16_M64N96, 0},
+    {{DT_BF16, DT_BF16, DT_F32, 128, 224, 256, 0, 1, 0},
+     "LOCAL(0,2) PIPELINE(2,34)",
+     MX_BF16_M64N224,
+     0},
+    /* which goes on while a workgroup ends a tile */
+    {{DT_F16, DT_F16, DT_F32, 192, 96, 320, 0, 1, 0},
+     "PIPELINE(2,35) PERSIST(0,4)",
+     MX_F16_M64N32,
+     0},
+    {{DT_F16, DT_F16, DT_F32, 256, 64, 256, 1, 0, 0},
+     "LOCAL(0,2) PIPELINE(2,51) PERSIST(0,1)",
+     MX_F16_M64N64,
+     0},
+    {{DT_BF16, DT_BF16, DT_F32, 192, 64, 448, 0, 0, 0},
+     "PIPELINE(2,52) PERSIST(0,2)",
+     MX_BF16_M64N64,
+     0},
 };
 
 static void parse_into(Job *job, ZooRun *r, const Case *c) {
@@ -98,7 +147,39 @@ static void illegal(void **state) {
   job_deinit(&job);
 }
 
+/* Whole tiles are copied where the hardware that does it can see the factor. */
+static void bulk_or_not(void **state) {
+  (void)state;
+  const struct {
+    Shape shape;
+    int id, group; /* threads that share the sum */
+    bool may;
+  } of[] = {
+      {{DT_F16, DT_F16, DT_F32, 64, 64, 256, 0, 1, 0}, MX_F16_M64N64, 0, true},
+      {{DT_F16, DT_F16, DT_F32, 72, 72, 264, 0, 1, 0}, MX_F16_M64N64, 0, true},
+      {{DT_F16, DT_F16, DT_F32, 64, 64, 260, 0, 1, 0}, MX_F16_M64N64, 0, false}, /* 520 bytes */
+      {{DT_F16, DT_F16, DT_F32, 64, 60, 256, 1, 0, 0}, MX_F16_M64N32, 0, false},
+      {{DT_F16, DT_F16, DT_F32, 64, 64, 256, 0, 0, 0}, MX_F16_M64N32, 0, false}, /* half rows */
+      {{DT_F16, DT_F16, DT_F32, 64, 64, 256, 0, 1, RELU}, MX_F16_M64N64, 0, false},
+      {{DT_F16, DT_F16, DT_F32, 64, 64, 256, 0, 1, 0}, MX_F16_M64N64, 2, false},
+      {{DT_F16, DT_F16, DT_F32, 64, 64, 256, 0, 1, 0}, MX_F16_M16N8K16, 0, false},
+  };
+  for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+    Job job;
+    job_init(&job, 0);
+    ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &of[i].shape)};
+    if (of[i].shape.k % 64) assert_true(zoo_try(&job, &r, OPT_PADTO, 2, 64));
+    assert_true(zoo_try(&job, &r, OPT_TC, 0, TC(of[i].id, 1, 2)));
+    if (of[i].group) assert_true(zoo_try(&job, &r, OPT_GROUP, 2, of[i].group));
+    assert_false(zoo_try(&job, &r, OPT_PERSIST, 0, 1)); /* nobody copies */
+    assert_int_equal(zoo_try(&job, &r, OPT_PIPELINE, 2, 32 + 3), of[i].may);
+    assert_int_equal(zoo_try(&job, &r, OPT_PERSIST, 0, 1), of[i].may);
+    job_deinit(&job);
+  }
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(chosen), cmocka_unit_test(illegal)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(chosen), cmocka_unit_test(illegal),
+                                     cmocka_unit_test(bulk_or_not)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -202,6 +202,33 @@ static void test_race(void **state) {
   assert_false(done.candidates[4]->compared);
 }
 
+/* Calls find constants elsewhere than the one before did, all else where it was. */
+static void test_copies(void **state) {
+  (void)state;
+  TestJob j;
+  Device *dev;
+  TimingArgs a;
+  make_job(&j, "plain", NULL, 0);
+  j.args[2].constant = true;
+  assert_null(device_cpu_create(1, &dev));
+  assert_null(timing_args_init(dev, &j.facts, NULL, 4 * N * sizeof(float), &a));
+  assert_int_equal(a.ncopies, 4);
+  assert_null(timing_args_fill(&a, TP_RANDOM, 1));
+  for (size_t c = 1; c < 4; c++)
+    for (size_t i = 0; i < 3; i++)
+      assert_int_equal(a.args[3 * c + i].buffer == a.args[3 * (c - 1) + i].buffer, i < 2);
+  float x[2];
+  assert_null(device_read(dev, a.args[2].buffer, 0, &x[0], sizeof *x));
+  assert_null(device_read(dev, a.args[11].buffer, 0, &x[1], sizeof *x));
+  assert_true(x[0] == x[1]);
+  timing_args_deinit(&a);
+  j.args[2].constant = false;
+  assert_null(timing_args_init(dev, &j.facts, NULL, 4 * N * sizeof(float), &a));
+  assert_int_equal(a.ncopies, 1);
+  timing_args_deinit(&a);
+  device_destroy(dev);
+}
+
 /* What wins at the size that most runs have must not lose at the others. */
 static void test_elsewhere(void **state) {
   (void)state;
@@ -418,19 +445,13 @@ int main(void) {
   object_len = fread(object, 1, sizeof object, f);
   fclose(f);
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_exact),
-      cmocka_unit_test(test_reordered),
-      cmocka_unit_test(test_tipping),
-      cmocka_unit_test(test_data),
-      cmocka_unit_test(test_race),
-      cmocka_unit_test(test_elsewhere),
-      cmocka_unit_test(test_only_nan_differs),
-      cmocka_unit_test(test_no_gain),
-      cmocka_unit_test(test_wrong_incumbent),
-      cmocka_unit_test(test_unlinkable),
-      cmocka_unit_test(test_bad_jobs),
-      cmocka_unit_test(test_process),
-      cmocka_unit_test(test_crash),
+      cmocka_unit_test(test_exact),      cmocka_unit_test(test_reordered),
+      cmocka_unit_test(test_tipping),    cmocka_unit_test(test_data),
+      cmocka_unit_test(test_race),       cmocka_unit_test(test_copies),
+      cmocka_unit_test(test_elsewhere),  cmocka_unit_test(test_only_nan_differs),
+      cmocka_unit_test(test_no_gain),    cmocka_unit_test(test_wrong_incumbent),
+      cmocka_unit_test(test_unlinkable), cmocka_unit_test(test_bad_jobs),
+      cmocka_unit_test(test_process),    cmocka_unit_test(test_crash),
       cmocka_unit_test(test_hang),
   };
   int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,23 +2,7 @@
  */
 #include "tests/unit/zoo_targets.h"
 #define PLAN_TARGET zoo_cuda
-#include "plan_check.h"
-
-static Job job;
-static Graph graph;
-
-static int setup(void **state) {
-  (void)state;
-  job_init(&job, 0);
-  graph_init(&graph, &job);
-  return 0;
-}
-
-static int teardown(void **state) {
-  (void)state;
-  job_deinit(&job);
-  return 0;
-}
+#include "tests/unit/plan_fixture.h"
 
 enum { ROWS = 6, WIDTH = 16 };
 
@@ -111,7 +95,6 @@ static void what_meets_is_left_alone(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-#define T(name_) cmocka_unit_test_setup_teardown(name_, setup, teardown)
       T(equal_products_are_one),
       T(another_size_stays_alone),
       T(weights_of_a_run_stay_alone),

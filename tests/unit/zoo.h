@@ -11,7 +11,7 @@
 typedef struct ZooKernel {
   const char *name;
   UOp *sink;
-  UOp *params[4]; /* 0 is written */
+  UOp *params[5]; /* 0 is written */
   uint32_t nargs;
   int64_t flops, bytes;
 } ZooKernel;
@@ -232,9 +232,12 @@ typedef struct ZooAttention {
   DType d;
   int64_t rows, keys, depth, width;
   bool causal;
+  int64_t late,
+      window; /* causal: row i sees keys up to i - late; the last `window` of them, or all */
+  bool bias;  /* added to the scores */
 } ZooAttention;
 
-/* One score: q[i] . k[j], and where `causal` -inf unless j <= i. */
+/* One score: q[i] . k[j], and where `causal` -inf unless j <= i, or what else is asked for. */
 static inline UOp *zoo_score(Zoo *z, const ZooAttention *t, UOp *const *p, UOp *i, UOp *j) {
   Job *job = z->job;
   UOp *k = zoo_range(z, AX_REDUCE, t->depth);
@@ -242,19 +245,30 @@ static inline UOp *zoo_score(Zoo *z, const ZooAttention *t, UOp *const *p, UOp *
   UOp *at = zoo_load(z, p[1], zoo_add(z, zoo_mul(z, j, t->depth), k), NULL);
   UOp *product = uop2(job, OP_MUL, uop_cast(job, q, DT_F32), uop_cast(job, at, DT_F32));
   UOp *s = uop_reduce(job, OP_ADD, product, &k, 1);
+  if (t->bias) {
+    UOp *b = zoo_load(z, p[4], zoo_add(z, zoo_mul(z, i, t->keys), j), NULL);
+    s = uop2(job, OP_ADD, s, uop_cast(job, b, DT_F32));
+  }
   if (!t->causal) return s;
   UOp *none = uop_number(job, DT_F32, (double)-INFINITY);
-  return uop3(job, OP_WHERE, uop2(job, OP_CMPLE, j, i), s, none);
+  UOp *seen = uop2(job, OP_CMPLE, zoo_add(z, j, zoo_int(z, t->late)), i);
+  if (t->window) {
+    UOp *near = uop2(job, OP_CMPLT, i, zoo_add(z, j, zoo_int(z, t->window + t->late)));
+    seen = uop2(job, OP_AND, near, seen);
+  }
+  return uop3(job, OP_WHERE, seen, s, none);
 }
 
-/* o = softmax(q k^T) v, every reduction over a range of its own, as fusion leaves it. */
+/* o = softmax(q k^T) v, every reduction over a range of its own, as fusion leaves it; 0 where a row
+ * sees no key, if that may be. */
 static inline ZooKernel zoo_attention_of(Job *job, const ZooAttention *t) {
   Zoo z = {.job = job};
-  UOp *p[4];
+  UOp *p[5] = {0};
   p[3] = zoo_param(&z, t->d, zoo_times(job, t->rows, t->width));
   p[0] = zoo_param(&z, t->d, zoo_times(job, t->rows, t->depth));
   p[1] = zoo_param(&z, t->d, zoo_times(job, t->keys, t->depth));
   p[2] = zoo_param(&z, t->d, zoo_times(job, t->keys, t->width));
+  if (t->bias) p[4] = zoo_param(&z, t->d, zoo_times(job, t->rows, t->keys));
   UOp *i = zoo_range(&z, AX_LOOP, t->rows), *d = zoo_range(&z, AX_LOOP, t->width), *j[3], *s[3];
   for (int n = 0; n < 3; n++) {
     j[n] = zoo_range(&z, AX_REDUCE, t->keys);
@@ -267,13 +281,16 @@ static inline ZooKernel zoo_attention_of(Job *job, const ZooAttention *t) {
   UOp *share = uop2(job, OP_MUL, e, uop1(job, OP_RECIP, sum));
   share = uop_cast(job, uop_cast(job, share, t->d), DT_F32);
   UOp *o = uop2(job, OP_MUL, share, uop_cast(job, v, DT_F32));
-  o = uop_cast(job, uop_reduce(job, OP_ADD, o, &j[2], 1), t->d);
+  o = uop_reduce(job, OP_ADD, o, &j[2], 1);
+  UOp *nothing = uop2(job, OP_CMPEQ, max, uop_number(job, DT_F32, (double)-INFINITY));
+  if (t->late || t->window) o = uop3(job, OP_WHERE, nothing, uop_number(job, DT_F32, 0), o);
+  o = uop_cast(job, o, t->d);
   return zoo_done(&z, "attention", zoo_add(&z, zoo_mul(&z, i, t->width), d), o);
 }
 
 static inline ZooKernel zoo_attention(Job *job, int64_t rows, int64_t keys, int64_t depth,
                                       int64_t width, bool causal) {
-  return zoo_attention_of(job, &(ZooAttention){DT_F32, rows, keys, depth, width, causal});
+  return zoo_attention_of(job, &(ZooAttention){DT_F32, rows, keys, depth, width, .causal = causal});
 }
 
 /* y = (x - mean) / sqrt(var + eps), with the variance as mean of squared differences or (fused) of

@@ -8,7 +8,7 @@
 /* out: the first argument after each; out[1] is untouched unless scheduled. */
 static inline void zoo_three_ways(Job *job, ZooRun *r, bool scheduled, Scalar (*value)(DType),
                                   uint8_t *out[3]) {
-  InterpBuffer bufs[4];
+  InterpBuffer bufs[5];
   for (uint32_t a = 0; a < r->k.nargs; a++) {
     const UOp *p = r->k.params[a];
     size_t item = dtype_info[p->dtype].bytes;

@@ -111,7 +111,7 @@ def model_parts(model: Any) -> tuple[int, str, Any]:
     if hasattr(model, "_to_proto"):
         return kiln_pb2.MODEL_FORMAT_KGRAPH, "graph", model._to_proto().SerializeToString()
     if isinstance(model, (bytes, bytearray, memoryview)):
-        return kiln_pb2.MODEL_FORMAT_ONNX, "model", memoryview(model)
+        return kiln_pb2.MODEL_FORMAT_ONNX, "model", model if isinstance(model, bytes) else memoryview(model)
     if isinstance(model, (str, os.PathLike)):
         path = os.fspath(model)
         with open(path, "rb") as f:
