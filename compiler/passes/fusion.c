@@ -98,7 +98,6 @@ static void ask_reduced(Fusion *f, Demand *d) {
   if (k->nreduces < FUSED_REDUCES) k->hoist[k->nreduces++] = outer;
   k->contraction |= t->cost.contraction;
   k->multiplies |= t->cost.multiplies;
-  k->streams |= t->cost.streams;
   d->src[0] = ask(f, t->src[0], d->kernel, index, d->gate, outer | (k->reduce & ~inner));
 }
 

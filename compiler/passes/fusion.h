@@ -50,7 +50,6 @@ typedef struct Cost {
   bool contracts;    /* it ends in a contraction, which its consumer may be fused with */
   bool contraction;  /* a REDUCE that uses its operands' elements several times */
   bool multiplies;   /* twice at least: a product of matrices */
-  bool streams;      /* once: a matrix times a vector */
 } Cost;
 
 typedef struct Tensor {
@@ -112,7 +111,6 @@ typedef struct FusedKernel {
   uint32_t *buffers; /* by PARAM; filled in by rangeify_kernel */
   bool contraction;
   bool multiplies;
-  bool streams; /* a sum of products of which each loads an element that no other does */
   uint64_t hoist[FUSED_REDUCES]; /* output ranges that each fused reduction depends on */
 } FusedKernel;
 

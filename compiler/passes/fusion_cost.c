@@ -22,9 +22,8 @@ static const double TILE_REUSE = 8;       /* loads that a register tile of a con
 static const double CONTRACTION = 4;      /* uses per operand element that make one */
 static const double FREE_SHARE = 1 / 16.; /* of a kernel's work that may be recomputed freely */
 static const double MOST = 1e15;
-enum { CHOICE = 2 };
-enum { HIDDEN_ROW = 8192, HIDDEN_FLOPS = 24 }; /* of a row, and for each element of it */
 enum { MAX_OPS = 256, MAX_DEMANDS = 8, MAX_PARTS = 4, SPLIT_SIZE = 32768, GROUP_ROW = 16384 };
+enum { CHOICE = 2 }; /* operations of one */
 
 static double op_flops(Op op) {
   switch (op) {
@@ -96,8 +95,6 @@ static Cost reduce_cost(const Fusion *f, const Tensor *t) {
   double count = t->numel ? all / (double)t->numel : 0;
   c.contraction = c.operands >= 2 && all >= CONTRACTION * c.inputs;
   c.multiplies = c.operands >= 2 && all >= SEVERAL * c.inputs;
-  c.streams = c.operands >= 2 && !c.multiplies && t->numel > 1 && 2 * c.inputs >= all &&
-              shape_is_static(t->u->src[0]->shape);
   c.flops = fmin((c.flops + 1) * count, MOST);
   c.bytes = c.contraction ? item_bytes(t) : fmin(c.bytes * count, MOST);
   c.inputs = (double)t->numel;
@@ -287,13 +284,6 @@ static bool is_widened(const Fusion *f, const Tensor *t, const Tensor *as) {
 /* What instructions leave out of f32 costs nothing when it is left out again. */
 static bool is_cut(const Tensor *t) { return matrix_uncut(t->u) || matrix_is_mask(t->u); }
 
-/* The threads of a device wait for the matrix that streams through them; what each does with its
- * elements of a short vector meanwhile, a normalization say, costs less than a kernel before. */
-static bool hides(const Fusion *f, const Tensor *t, const FusedKernel *k) {
-  return f->target->max_group && k->streams && !k->multiplies && t->numel <= HIDDEN_ROW &&
-         t->cost.flops <= HIDDEN_FLOPS;
-}
-
 static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
   const Cost *c = &t->cost;
   double n = (double)t->numel, again = 0, kernels = 0;
@@ -306,7 +296,6 @@ static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
     const FusedKernel *k = &f->kernels.at[d->kernel];
     if (k->nops >= MAX_OPS) return "its reader has as many operations as a kernel may";
     double times = evaluations(f, t, d);
-    if (hides(f, t, k)) times = fmin(times, n);
     if (c->contracts && (t->ndemands > 1 || times > n)) return CONTRACTED;
     bool operand = k->contraction && times > n;
     if (is_wider_byte(f, t)) times = fmin(times, n); /* matrix instructions take the bytes */
