@@ -30,27 +30,8 @@ bool llvm_gpu_since(const Emitter *e, const char *cpu) {
   return e->gpu && strcmp(e->target->cpu, cpu) >= 0;
 }
 
-/* Threads that hold much of what they have loaded leave room for few others, which hide the time
- * that memory takes: so many workgroups have to find room for their registers on a processor. Of
- * other kernels the driver's compiler knows better. */
-static uint32_t least_groups(const Emitter *e) {
-  enum { THREADS = 512, HELD = 192, WARP = 32 };
-  const uint32_t *block = e->linear->block;
-  uint32_t threads = block[0] * block[1] * block[2], bytes = 0;
-  bool loops = false;
-  if (e->linear->copiers > WARP)
-    return 1; /* or nobody knows how many registers there are to share */
-  for (size_t i = 0; i < e->linear->len; i++) {
-    const UOp *u = e->linear->list[i];
-    loops |= u->op == OP_RANGE;
-    if (u->op == OP_MMA || u->op == OP_TILEMMA || (u->op == OP_COPY && !loops)) return 0;
-    if (u->op == OP_LOAD && u->src[0]->op == OP_PARAM && !loops)
-      bytes += dtype_info[u->src[0]->dtype].bytes * u->lanes;
-  }
-  return bytes >= HELD && threads && threads < THREADS ? THREADS / threads : 0;
-}
-
 void llvm_gpu_function(Emitter *e, const char *entry) {
+  enum { WARP = 32 };
   static const char *const most[3] = {"maxntidx", "maxntidy", "maxntidz"};
   llvm_ring_find(e);
   uint32_t nargs = e->linear->nargs, n = nargs + e->linear->nvars;
@@ -74,7 +55,8 @@ void llvm_gpu_function(Emitter *e, const char *entry) {
   const uint32_t *b = e->linear->block, more = e->linear->copiers;
   uint32_t line[3] = {b[0] * b[1] * b[2] + more, 1, 1};
   for (int d = 0; d < 3; d++) annotate_kernel(e, most[d], more ? line[d] : b[d]);
-  if (least_groups(e)) annotate_kernel(e, "minctasm", least_groups(e));
+  if (more > WARP)
+    annotate_kernel(e, "minctasm", 1); /* says how many registers there are to share */
   llvm_ring_parameters(e, first);
   for (uint32_t k = nargs; k < n; k++) e->vars[k - nargs] = LLVMGetParam(e->fn, k);
   if (ahead) e->fixed = LLVMGetParam(e->fn, n);

@@ -23,6 +23,7 @@ static const double CONTRACTION = 4;      /* uses per operand element that make 
 static const double FREE_SHARE = 1 / 16.; /* of a kernel's work that may be recomputed freely */
 static const double MOST = 1e15;
 enum { MAX_OPS = 256, MAX_DEMANDS = 8, MAX_PARTS = 4, SPLIT_SIZE = 32768, GROUP_ROW = 16384 };
+enum { CHOICE = 2 }; /* operations of one */
 
 static double op_flops(Op op) {
   switch (op) {
@@ -288,6 +289,8 @@ static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
   double n = (double)t->numel, again = 0, kernels = 0;
   uint32_t last = UINT32_MAX;
   if (is_widened(f, t, t) || is_cut(t)) return NULL;
+  /* A place, compared with a number. */
+  if (f->target->max_group && c->inputs < 1 && c->flops <= CHOICE) return NULL;
   if (t->ndemands > MAX_DEMANDS) return "it is read in many places";
   for (const Demand *d = t->demands; d; d = d->next) {
     const FusedKernel *k = &f->kernels.at[d->kernel];

@@ -33,8 +33,8 @@ enum {
   TURN = 32,        /* rows and columns of a tile that is turned around */
   TURN_ROWS = 8,    /* threads along it */
   ROW_SHARE = 16,   /* elements of a row per thread, where there are rows enough */
-  ROW_ONCE = 32,    /* at most, where there are threads enough */
-  ROW_MOST = 64,    /* at most, and of a row that is used again: they stay in registers */
+  ROW_KEPT = 32,    /* at most, where there are threads enough: they stay in registers */
+  ROW_MOST = 64,    /* at most */
   BUSY = 512,       /* threads that keep one of the device's processors busy */
   IN_FLIGHT = 8,    /* loads that one thread of a column waits for together */
   STRIP_SHARE = 16, /* threads of a column of such a strip */
@@ -289,12 +289,11 @@ static RowPlan plan_row(const Gpu *g, int64_t n, int64_t rows, int64_t lanes, bo
   assert(units > 0);
   if (threads > most) threads = most;
   while (threads < most && (threads < FEW_THREADS / 2 || threads * rows < busy)) threads *= 2;
-  most = kept ? g->target->max_group : g->target->max_group / 2;
-  int64_t share = kept ? ROW_MOST : ROW_ONCE;
-  while (2 * threads <= most && n > threads * share) threads *= 2;
+  while (2 * threads <= g->target->max_group / 2 && n > threads * ROW_KEPT) threads *= 2;
   while (threads > units) threads /= 2;
   if (units % threads && units % (threads / 2) == 0) threads /= 2;
   RowPlan p = {.lanes = lanes, .threads = threads, .spread = ceil_div(units, threads)};
+  int64_t share = kept ? ROW_MOST : ROW_KEPT;
   if (p.spread * lanes > share) p.spread = share / lanes;
   return p;
 }
@@ -342,8 +341,10 @@ static void write_out_choices(Gpu *g, const Reduction *all, uint32_t n) {
 
 /* The threads have been planned for the row; short rows share a workgroup. */
 static void schedule_rows(Gpu *g, const Reduction *all, uint32_t n, int v) {
-  int64_t rows = results_of(g, &all[0]), threads = 1;
+  int64_t rows = 1, threads = 1;
   bool column = v >= 0 && !depends(all[0].reduce->src[0], v);
+  for (uint32_t i = 0; i < n; i++)
+    if (results_of(g, &all[i]) > rows) rows = results_of(g, &all[i]);
   if (n > 1) write_out_choices(g, all, n);
   for (uint32_t i = 0; i < n; i++) {
     int row = all[i].row;
@@ -399,9 +400,10 @@ static void schedule_columns(Gpu *g, const Reduction *all, uint32_t n, int v) {
   if (idle && all[0].size >= LONG_ROW && v >= 0) {
     /* A few vectors are enough of a row where that keeps more of the device's processors busy. */
     int64_t lanes = FEW_THREADS / 2, processors = g->target->threads;
-    int64_t least = axis_is_static(&g->k->axes[all[0].row]) ? 8 : 2;
+    bool open = !axis_is_static(&g->k->axes[all[0].row]);
+    int64_t least = open ? 2 : 8;
     if (strip) lanes = least, most = lanes * STRIP_SHARE;
-    while (lanes > least && results / lanes < processors * 2 / 3) lanes /= 2;
+    while (open && lanes > least && results / lanes < processors * 2 / 3) lanes /= 2;
     give_local(g, v, lanes);
     if (!share_open_row(g, &all[0], most / g->threads)) share_row(g, &all[0], most / g->threads);
   }
