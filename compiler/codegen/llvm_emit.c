@@ -93,12 +93,13 @@ static void loop_phis(Emitter *e, Loop *loop, size_t at, LLVMBasicBlockRef befor
   }
 }
 
-/* A GPU divides by a number in ten instructions that wait for each other; quotient and rest of a
- * loop's index are counted beside it instead. */
+/* A GPU divides by a number in ten instructions that wait for each other, and products of a ring
+ * wait for them: quotient and rest of a loop's index are counted beside it instead. Other kernels
+ * have better use for the registers. */
 static void count_division(Emitter *e, Loop *loop, size_t at, LLVMBasicBlockRef before) {
   LLVMTypeRef i64 = LLVMInt64TypeInContext(e->ctx);
   LLVMValueRef zero = llvm_i64(e, 0);
-  for (size_t i = at + 1; e->gpu && i < loop->list_end && !loop->divisor; i++) {
+  for (size_t i = at + 1; e->places && i < loop->list_end && !loop->divisor; i++) {
     const UOp *u = e->linear->list[i];
     bool divides = u->op == OP_FLOORDIV || u->op == OP_FLOORMOD;
     if (!divides || u->src[0] != loop->range || !uop_is_const(u->src[1])) continue;
