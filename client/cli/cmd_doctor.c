@@ -153,7 +153,7 @@ static void check_shared(Doctor *d, const cJSON *shared) {
   char text[700];
   const char *state = cli_json_text(shared, "state"), *why = cli_json_text(shared, "reason");
   bool up = !strcmp(state, "up");
-  if (!shared) return;
+  if (!cJSON_IsObject(shared)) return;
   snprintf(text, sizeof text, "%s is %s%s%s, %lld nodes trusted, %lld kernels queued",
            cli_json_text(shared, "server"), state, *why ? ": " : "", why,
            (long long)cli_json_number(shared, "trusted"),

@@ -30,14 +30,15 @@ enum {
   TILE = 4,            /* rows and columns of a register tile */
   VECTOR_BYTES = 16,
   MOST_LANES = 8,
-  TURN = 32,      /* rows and columns of a tile that is turned around */
-  TURN_ROWS = 8,  /* threads along it */
-  ROW_SHARE = 16, /* elements of a row per thread, where there are rows enough */
-  ROW_ONCE = 32,  /* at most, where there are threads enough */
-  ROW_MOST = 64,  /* at most, and of a row that is used again: they stay in registers */
-  BUSY = 512,     /* threads that keep one of the device's processors busy */
-  IN_FLIGHT = 8,  /* loads that one thread of a column waits for together */
-  FEW_ROWS = 8,   /* vectors times a matrix: reading that decides */
+  TURN = 32,        /* rows and columns of a tile that is turned around */
+  TURN_ROWS = 8,    /* threads along it */
+  ROW_SHARE = 16,   /* elements of a row per thread, where there are rows enough */
+  ROW_ONCE = 32,    /* at most, where there are threads enough */
+  ROW_MOST = 64,    /* at most, and of a row that is used again: they stay in registers */
+  BUSY = 512,       /* threads that keep one of the device's processors busy */
+  IN_FLIGHT = 8,    /* loads that one thread of a column waits for together */
+  STRIP_SHARE = 16, /* threads of a column of such a strip */
+  FEW_ROWS = 8,     /* vectors times a matrix: reading that decides */
 };
 
 typedef struct Gpu {
@@ -381,16 +382,25 @@ static bool share_open_row(Gpu *g, const Reduction *r, int64_t threads) {
   return false;
 }
 
+/* A row of halves times a matrix as it is stored: narrow strips of it, and long pieces of a column
+ * for each of few threads, are read sooner than wide ones by many. */
+static bool is_strip(const Gpu *g, const Reduction *all, uint32_t n, int64_t lanes) {
+  return n == 1 && lanes == MOST_LANES && all->reduce->src[0]->op == OP_MUL &&
+         axis_is_static(&g->k->axes[all->row]) && all->size % (2 * IN_FLIGHT * STRIP_SHARE) == 0;
+}
+
 /* Threads side by side along the results, and enough of them along the reduction. */
 static void schedule_columns(Gpu *g, const Reduction *all, uint32_t n, int v) {
-  int64_t results = results_of(g, &all[0]), most = most_threads(g);
-  if (v >= 0 && all[0].size >= LONG_ROW) results /= give_vector(g, v);
-  for (uint32_t i = 0; i < n; i++) unroll(g, &all[i], IN_FLIGHT);
+  int64_t results = results_of(g, &all[0]), most = most_threads(g), vector = 1;
+  if (v >= 0 && all[0].size >= LONG_ROW) results /= vector = give_vector(g, v);
+  bool strip = is_strip(g, all, n, vector);
+  for (uint32_t i = 0; i < n; i++) unroll(g, &all[i], strip ? 2 * IN_FLIGHT : IN_FLIGHT);
   bool idle = results < (int64_t)g->target->threads * BUSY || results < FEW_RESULTS;
   if (idle && all[0].size >= LONG_ROW && v >= 0) {
     /* A few vectors are enough of a row where that keeps more of the device's processors busy. */
     int64_t lanes = FEW_THREADS / 2, processors = g->target->threads;
     int64_t least = axis_is_static(&g->k->axes[all[0].row]) ? 8 : 2;
+    if (strip) lanes = least, most = lanes * STRIP_SHARE;
     while (lanes > least && results / lanes < processors * 2 / 3) lanes /= 2;
     give_local(g, v, lanes);
     if (!share_open_row(g, &all[0], most / g->threads)) share_row(g, &all[0], most / g->threads);

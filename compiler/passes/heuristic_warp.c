@@ -40,8 +40,8 @@ typedef struct Ctx {
   OptPlan plan; /* of what was legal last */
   /* Instead of what the rules of thumb say; 0: what they say. */
   int64_t places, groups;
-  bool by_threads; /* no copies of whole tiles */
-  bool one_tile;   /* of a workgroup, and no PERSIST */
+  bool other_copies; /* than are expected to be sooner */
+  bool one_tile;     /* of a workgroup, and no PERSIST */
 } Ctx;
 
 static bool try_opt(Ctx *c, OptKind kind, int64_t axis, int64_t arg) {
@@ -342,23 +342,33 @@ bool heuristic_warp_taps(Job *job, UOp *kernel, const Target *target, OptList *o
 /* -- instructions of several warps --------------------------------------------------------------
  */
 
+/* How factors are copied sooner: by all threads, or by the hardware, whole tiles at a time. */
+typedef enum Copies { BY_THREADS, WHOLE, WHOLE_IF_LONG } Copies;
+
 /* Tile of a workgroup: its groups of warps lie one below the other, each with tiles of the
  * instruction's 64 rows below each other and all of the columns. */
 typedef struct Wide {
   int64_t groups, up, n;
   int64_t step, other; /* cycles on an H100: of 128 bytes along the sum; before and after them */
+  Copies copies;
 } Wide;
 
-/* As measured with whole tiles copied and every processor busy: the second level cache gives each
- * 50 to 60 bytes a cycle, and the workgroup's memory is written once and read by each instruction.
- */
+/* As measured with every processor busy: the second level cache gives each 50 to 60 bytes a cycle,
+ * and the workgroup's memory is written once and read by each instruction, 128 bytes a cycle. A
+ * warp that copies whole tiles takes registers of which 160 sums in each thread of two groups have
+ * none to spare. */
 static const Wide wides[] = {
-    {2, 1, 256, 1180, 2800}, {2, 2, 128, 1240, 3000}, {2, 1, 224, 1090, 2600},
-    {2, 1, 192, 940, 2500},  {2, 1, 160, 830, 2400},  {2, 1, 128, 740, 2300},
-    {2, 1, 96, 560, 2200},   {1, 1, 256, 650, 2600},  {1, 1, 224, 620, 2500},
-    {1, 1, 192, 560, 2500},  {1, 1, 160, 520, 2400},  {1, 1, 128, 450, 2132},
-    {1, 1, 96, 380, 2000},   {1, 1, 64, 325, 1361},   {2, 1, 64, 540, 2402},
-    {1, 1, 32, 258, 900}};
+    {2, 1, 256, 1180, 2800, WHOLE},       {2, 2, 160, 1500, 5000, BY_THREADS},
+    {2, 2, 128, 1240, 3000, WHOLE},       {2, 1, 224, 1090, 2600, WHOLE},
+    {2, 1, 192, 960, 3000, BY_THREADS},   {1, 2, 192, 965, 2850, WHOLE},
+    {2, 1, 160, 830, 2400, WHOLE},        {2, 1, 128, 740, 2300, WHOLE},
+    {2, 1, 96, 560, 2200, WHOLE},         {1, 1, 256, 650, 2600, WHOLE},
+    {1, 1, 224, 620, 2500, WHOLE},        {1, 2, 128, 649, 3700, WHOLE},
+    {1, 1, 192, 560, 2500, BY_THREADS},   {1, 1, 160, 520, 2400, WHOLE},
+    {1, 1, 128, 450, 2132, WHOLE},        {1, 1, 96, 380, 2000, WHOLE},
+    {1, 1, 64, 325, 1361, WHOLE_IF_LONG}, {2, 1, 64, 540, 2402, WHOLE},
+    {1, 1, 32, 258, 900, BY_THREADS},
+};
 enum {
   WIDES = sizeof wides / sizeof *wides,
   ROWS = 64,
@@ -480,17 +490,24 @@ static bool give_ring(Ctx *c, const Wide *w, int r, int64_t places) {
   return !stay || try_opt(c, OPT_PERSIST, 0, ceil_div(n, ceil_div(n, all)));
 }
 
+/* How many places are worth it: several workgroups of short sums take turns on a processor. */
+static int64_t most_places(const Ctx *c, const Wide *w, int64_t steps, bool whole) {
+  bool waves = tiles_of_plan(c) > (int64_t)c->target->threads, brief = steps < SHORT_STEPS;
+  int64_t places = (int64_t)c->target->local_bytes / step_size(w);
+  int64_t most = brief && (waves || !whole) ? FEW_PLACES + !waves : MOST_PLACES;
+  if (places > most) places = most;
+  return places < steps ? places : steps;
+}
+
 static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   if (w->up > 1 && !try_opt(c, OPT_UPCAST, m, w->up)) return false;
   if (w->groups > 1 && !try_opt(c, OPT_LOCAL, m, w->groups)) return false;
-  int64_t places = (int64_t)c->target->local_bytes / step_size(w), steps = c->plan.axes[r].outer;
-  bool waves = tiles_of_plan(c) > (int64_t)c->target->threads;
-  int64_t most = steps < SHORT_STEPS ? FEW_PLACES + !waves : MOST_PLACES;
-  if (places > most) places = most;
-  if (places > steps) places = steps;
-  for (int64_t n = places; n > 2 && !c->by_threads; n--)
-    if (give_ring(c, w, r, n)) return true;
-  for (; places > 1; places--)
+  int64_t steps = c->plan.axes[r].outer, places = most_places(c, w, steps, true);
+  bool whole = w->copies == WHOLE || (w->copies == WHOLE_IF_LONG && steps >= SHORT_STEPS);
+  if (c->other_copies) whole = !whole;
+  for (; whole && places > 2; places--)
+    if (give_ring(c, w, r, places)) return true;
+  for (places = most_places(c, w, steps, false); places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
   return true;
 }
@@ -579,22 +596,22 @@ static bool tile_list(Ctx *c, const Tile *t, int m, int n, int r, OptList *opts)
 
 /* The best tiles of warpgroups, copied in one way and another. */
 static uint32_t wide_lists(Ctx *c, UOp *kernel, int m, int n, int r, OptList *out, uint32_t most) {
-  enum { THREADS = 1, ONE_TILE = 2 };
+  enum { OTHER = 1, ONE_TILE = 2 };
   static const struct {
     uint32_t rank, how;
-  } ways[] = {{0, 0}, {0, THREADS},  {1, 0}, {2, 0},       {0, ONE_TILE}, {1, THREADS},
-              {3, 0}, {1, ONE_TILE}, {4, 0}, {2, THREADS}, {5, 0}};
+  } ways[] = {{0, 0}, {0, OTHER},    {1, 0}, {2, 0},     {0, ONE_TILE}, {1, OTHER},
+              {3, 0}, {1, ONE_TILE}, {4, 0}, {2, OTHER}, {5, 0}};
   const Wide *wide[WIDES];
   uint32_t count = 0, nwide = takes_wides(c, m, n, r) ? rank_wides(c, m, n, r, wide) : 0;
   for (size_t i = 0; i < sizeof ways / sizeof *ways && count < most; i++) {
     if (ways[i].rank >= nwide) continue;
     bool waves = tiles_of(c, wide[ways[i].rank], m, n) > (int64_t)c->target->threads;
     if (ways[i].how == ONE_TILE && !waves) continue;
-    c->by_threads = ways[i].how == THREADS, c->one_tile = ways[i].how == ONE_TILE;
+    c->other_copies = ways[i].how == OTHER, c->one_tile = ways[i].how == ONE_TILE;
     out[count] = (OptList){0};
     if (wide_list(c, kernel, wide[ways[i].rank], m, n, r, &out[count])) count++;
   }
-  c->by_threads = c->one_tile = false;
+  c->other_copies = c->one_tile = false;
   return count;
 }
 

@@ -14,7 +14,7 @@
 #include "daemon/server/http_parse.h"
 #include "daemon/server/metrics_sample.h"
 
-enum { HTTP_MAX = 32, HTTP_SECONDS = 10, WRITE_ROUNDS = 64 };
+enum { HTTP_MAX = 32, HTTP_SECONDS = 10, WRITE_ROUNDS = 64, CACHES_MAX = 256 };
 
 struct HttpClient {
   Server *server;
@@ -27,7 +27,11 @@ struct HttpClient {
   StrBuf out;
   size_t written;
   bool keep, head, closed;
-  StoreJob *asked; /* the cache, for /metrics */
+  /* for /metrics: the caches, one after the other, and what they have said */
+  StoreJob *asked;
+  const Tenant *asked_of; /* whose own it is; NULL: the shared one */
+  unsigned ncaches;
+  Kiln__V1__CacheStatsResponse caches;
 };
 
 static void on_poll(uv_poll_t *poll, int status, int events);
@@ -120,12 +124,40 @@ static void answer_text(HttpClient *c, int status, const char *text) {
   answer(c, status, "text/plain; charset=utf-8", str_from(text));
 }
 
+static void add_stats(Kiln__V1__CacheStatsResponse *sum, const Kiln__V1__CacheStatsResponse *m) {
+  sum->hits += m->hits;
+  sum->misses += m->misses;
+  sum->evictions += m->evictions;
+  sum->corrupt += m->corrupt;
+  sum->bytes += m->bytes;
+  sum->plans += m->plans;
+  sum->kernels += m->kernels;
+  sum->schedules += m->schedules;
+}
+
+static void on_stats(void *ctx, const ProtobufCMessage *m, Status st);
+
+/* Asks the next of the caches: that which tenants share, then those of their own. False when there
+ * is none, or it cannot be asked. */
+static bool ask_next(HttpClient *c) {
+  Server *s = c->server;
+  const Tenant *t = c->asked_of ? c->asked_of->next : s->tenants.first;
+  bool first = !c->ncaches++;
+  while (!first && t && !t->own) t = t->next;
+  if (!first && (!t || c->ncaches > CACHES_MAX)) return false;
+  c->asked_of = first ? NULL : t;
+  c->asked = store_stats(first ? s->store : t->own, 0, on_stats, c);
+  return c->asked != NULL;
+}
+
 static void on_stats(void *ctx, const ProtobufCMessage *m, Status st) {
   HttpClient *c = ctx;
   StrBuf text = {0};
   c->asked = NULL;
-  metrics_sample(c->server, st ? NULL : (const Kiln__V1__CacheStatsResponse *)(const void *)m);
+  if (!st) add_stats(&c->caches, (const Kiln__V1__CacheStatsResponse *)(const void *)m);
   status_drop(st);
+  if (ask_next(c)) return;
+  metrics_sample(c->server, &c->caches);
   metrics_write(c->server, &text);
   if (text.failed)
     answer_text(c, 503, "no memory\n");
@@ -146,8 +178,10 @@ static void serve(HttpClient *c, Str path) {
     snprintf(text, sizeof text, "%s\n", why ? why : "ok");
     answer_text(c, why ? 503 : 200, text);
   } else if (str_is(path, "/metrics")) {
-    c->asked = store_stats(s->store, 0, on_stats, c);
-    if (!c->asked) answer_text(c, 503, "no memory\n");
+    kiln__v1__cache_stats_response__init(&c->caches);
+    c->asked_of = NULL;
+    c->ncaches = 0;
+    if (!ask_next(c)) answer_text(c, 503, "no memory\n");
   } else {
     answer_text(c, 404, "there are /metrics, /healthz and /readyz\n");
   }

@@ -6,6 +6,7 @@ import time
 import grpc
 import numpy as np
 from conftest import add_graph, fails, kiln_pb2
+from tenants import As, boss, section
 
 
 
@@ -257,3 +258,16 @@ def test_streams_that_last_are_no_phase(start, tmp_path):
         assert time.time() < end
     assert v['kiln_request_seconds_sum{method="grpc.health.v1.Health/Watch"}'] > 1.2
     assert v.get('kiln_phase_seconds_sum{phase="download"}', 0) < 1
+
+
+def test_caches_of_tenants_count(start, tmp_path):
+    """Each tenant has a file of its own; whoever runs the server sees the sum."""
+    d = begin(start, tmp_path, [*boss(), *section("ann"), *section("ben"), *section("cat", shared_cache="true")])
+    before, _ = scrape(d)
+    for n, name in enumerate(("ann", "ben", "cat")):
+        As(d, name).compile(add_graph(16 + n))
+    end = time.time() + 20
+    while (now := scrape(d)[0])["kiln_cache_plans"] < 3 and time.time() < end:  # they are written behind the answer
+        time.sleep(0.05)
+    assert before["kiln_cache_plans"] == 0 and now["kiln_cache_plans"] == now["kiln_cache_kernels"] == 3
+    assert now["kiln_cache_bytes"] > 0

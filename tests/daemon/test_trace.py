@@ -205,6 +205,7 @@ def test_doctor_finds_nothing_wrong(start):
     for check in ("programs", "server", "version", "answer"):
         assert [v for v, _, _ in checks[check]] == ["ok"], checks[check]
     assert any("cpu:0 can be used" in found for _, found, _ in checks["hardware"])
+    assert "shared" not in checks  # nothing is said of a tier that is not configured
 
 
 def test_doctor_explains_sockets(start, tmp_path):

@@ -279,12 +279,11 @@ static inline ZooKernel zoo_attention_of(Job *job, const ZooAttention *t) {
   UOp *e = uop1(job, OP_EXP, uop2(job, OP_SUB, s[2], max));
   UOp *v = zoo_load(&z, p[2], zoo_add(&z, zoo_mul(&z, j[2], t->width), d), NULL);
   UOp *share = uop2(job, OP_MUL, e, uop1(job, OP_RECIP, sum));
+  UOp *nothing = uop2(job, OP_CMPEQ, max, uop_number(job, DT_F32, (double)-INFINITY));
+  if (t->late || t->window) share = uop3(job, OP_WHERE, nothing, uop_number(job, DT_F32, 0), share);
   share = uop_cast(job, uop_cast(job, share, t->d), DT_F32);
   UOp *o = uop2(job, OP_MUL, share, uop_cast(job, v, DT_F32));
-  o = uop_reduce(job, OP_ADD, o, &j[2], 1);
-  UOp *nothing = uop2(job, OP_CMPEQ, max, uop_number(job, DT_F32, (double)-INFINITY));
-  if (t->late || t->window) o = uop3(job, OP_WHERE, nothing, uop_number(job, DT_F32, 0), o);
-  o = uop_cast(job, o, t->d);
+  o = uop_cast(job, uop_reduce(job, OP_ADD, o, &j[2], 1), t->d);
   return zoo_done(&z, "attention", zoo_add(&z, zoo_mul(&z, i, t->width), d), o);
 }
 
