@@ -483,10 +483,11 @@ static bool give_ring(Ctx *c, const Wide *w, int r, int64_t places) {
   int64_t bytes = places * step_size(w) + TILE_ALIGN;
   int64_t resident = ((int64_t)c->target->local_bytes + TILE_ALIGN) / (bytes + TILE_ALIGN);
   int64_t all = (int64_t)c->target->threads * (resident > 1 ? resident : 1);
-  bool stay = !c->one_tile && tiles_of_plan(c) > all;
+  int64_t n = tiles_of_plan(c);
+  bool stay = !c->one_tile && n > all; /* with equally many each, in as many rounds */
   int64_t go_on = stay || w->groups < 2 ? GO_ON : 0;
   if (places < 3 || !try_opt(c, OPT_PIPELINE, r, places + WHOLE_TILES + go_on)) return false;
-  return !stay || try_opt(c, OPT_PERSIST, 0, all);
+  return !stay || try_opt(c, OPT_PERSIST, 0, ceil_div(n, ceil_div(n, all)));
 }
 
 /* How many places are worth it: several workgroups of short sums take turns on a processor. */
