@@ -113,7 +113,9 @@ static LLVMValueRef alu_mul(const Alu *a) {
   return binop(a, a->flt ? LLVMFMul : LLVMMul, a->v[0], a->v[1]);
 }
 static LLVMValueRef alu_fdiv(const Alu *a) { return binop(a, LLVMFDiv, a->v[0], a->v[1]); }
-static LLVMValueRef alu_fmod(const Alu *a) { return binop(a, LLVMFRem, a->v[0], a->v[1]); }
+static LLVMValueRef alu_fmod(const Alu *a) {
+  return a->e->gpu ? llvm_gpu_fmod(a->e, a->v[0], a->v[1]) : binop(a, LLVMFRem, a->v[0], a->v[1]);
+}
 
 /* One rounding where the target can; else two, since the library's fma costs a hundred times more
  * and contraction is a licence, not a duty. */

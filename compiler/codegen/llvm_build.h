@@ -133,6 +133,10 @@ LLVMValueRef llvm_from_f32(Emitter *e, DType dtype, LLVMValueRef v, bool exact);
 LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u);
 
+/* -- llvm_fmod.c -- */
+/* The remainder of f64 by long division, exactly, with the sign of x. */
+LLVMValueRef llvm_gpu_fmod(Emitter *e, LLVMValueRef x, LLVMValueRef y);
+
 /* -- llvm_warp.c -- */
 /* The larger or smaller of integers of at most 16 bits. */
 LLVMValueRef llvm_gpu_max_min(Emitter *e, LLVMValueRef x, LLVMValueRef y, bool max, bool uns);
