@@ -113,6 +113,8 @@ static Status find_memory(CudaDevice *c, size_t room, CuPointer *out) {
 static Status cuda_buffer_alloc(Device *d, size_t size, int fd, Buffer **out) {
   CudaDevice *c = cuda_device(d);
   assert(fd < 0);
+  if (size > SIZE_MAX - ALIGN)
+    return FAIL(RESOURCE_EXHAUSTED, "a buffer of %zu bytes: no address space is that large", size);
   CudaBuffer *b = calloc(1, sizeof *b);
   if (!b) return FAIL(RESOURCE_EXHAUSTED, "memory for a buffer");
   b->base = (Buffer){.dev = d, .size = size, .fd = -1};

@@ -133,6 +133,10 @@ LLVMValueRef llvm_from_f32(Emitter *e, DType dtype, LLVMValueRef v, bool exact);
 LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u);
 
+/* -- llvm_ptx.c -- */
+/* Appends ptx without what NVIDIA's compiler gets wrong. */
+void llvm_ptx_add(StrBuf *out, Str ptx);
+
 /* -- llvm_fmod.c -- */
 /* The remainder of f64 by long division, exactly, with the sign of x. */
 LLVMValueRef llvm_gpu_fmod(Emitter *e, LLVMValueRef x, LLVMValueRef y);

@@ -495,7 +495,11 @@ static Status emit_file(Emitter *e, LLVMModuleRef module, LLVMTargetMachineRef m
     LLVMDisposeMessage(text);
     return st;
   }
-  strbuf_add(out, LLVMGetBufferStart(buffer), LLVMGetBufferSize(buffer));
+  Str file = {LLVMGetBufferStart(buffer), LLVMGetBufferSize(buffer)};
+  if (e->gpu)
+    llvm_ptx_add(out, file);
+  else
+    strbuf_add(out, file.ptr, file.len);
   LLVMDisposeMemoryBuffer(buffer);
   /* LLVM reports some errors here only and calls the result a success. */
   if (e->diagnostics) return FAIL(INTERNAL, "LLVM code generation: %s", e->diagnostic);

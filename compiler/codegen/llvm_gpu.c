@@ -113,9 +113,8 @@ void llvm_gpu_wait_unless_fixed(Emitter *e, uint32_t argument) {
   LLVMBuildCall2(e->b, type, code, &fixed, 1, "");
 }
 
-/* ptxas 13.0 makes one instruction of three of max.s16 and forgets to negate an operand (seen where
- * max(a, max(b, -c)) was asked for), so that these are taken in 32 bits, in words that no optimizer
- * narrows again. */
+/* In 32 bits, in words that no optimizer narrows again, so that llvm_ptx_add finds all of them
+ * and none are packed. */
 static LLVMValueRef wide_max_min(Emitter *e, LLVMValueRef x, LLVMValueRef y, const char *text,
                                  bool uns) {
   LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx), types[2] = {i32, i32}, narrow = LLVMTypeOf(x);

@@ -144,6 +144,7 @@ static void test_out_of_memory(void **state) {
   for (int k = 0; k < 2; k++) device_buffer_free(d, b[k]);
   check(device_buffer_alloc(d, most, -1, &b[0]));
   expect(device_buffer_alloc(d, 1, -1, &b[1]), ST_RESOURCE_EXHAUSTED, "a buffer of 512 bytes");
+  expect(device_buffer_alloc(d, SIZE_MAX, -1, &b[1]), ST_RESOURCE_EXHAUSTED, "address space");
   device_buffer_free(d, b[0]);
   check(device_buffer_alloc(d, 1, -1, &b[0]));
   device_buffer_free(d, b[0]);
