@@ -156,12 +156,19 @@ static void count_args(Job *job, KernelArgs *a) {
   }
 }
 
+/* One place less; false when that leaves too few. Instructions go on where there are three. */
+static bool takes_less(Opt *pipeline) {
+  int32_t places = opt_pipe_places(--pipeline->arg);
+  if (places < 3) pipeline->arg &= ~PIPE_GO_ON;
+  return places >= 2;
+}
+
 /* The rule of thumb does not count what it stages: fewer stages ahead, then fewer factors. */
 static bool make_lighter(OptList *opts) {
   for (size_t i = opts->len; i-- > 0;) {
     Opt *o = &opts->at[i];
     if (o->kind != OPT_PIPELINE && o->kind != OPT_STAGE) continue;
-    if (o->kind == OPT_STAGE || --o->arg < 2) memmove(o, o + 1, (--opts->len - i) * sizeof *o);
+    if (o->kind == OPT_STAGE || !takes_less(o)) memmove(o, o + 1, (--opts->len - i) * sizeof *o);
     return true;
   }
   return false;

@@ -26,6 +26,11 @@
 enum { PAGE = 4096, HUGE_PAGE = 2 << 20, STACK_BYTES = 256 << 10 };
 enum { LEAVE_SIGNAL = SIGUSR2 }; /* to members of the pool */
 
+typedef struct Member {
+  uint32_t cleared; /* the generation in which it has cleared its stack */
+  size_t used;      /* bytes of its scratch that kernels may have written since the last scrub */
+} Member;
+
 typedef struct CpuDevice {
   Device base; /* first */
   CpuStrings strings;
@@ -34,7 +39,7 @@ typedef struct CpuDevice {
   char *scratch; /* one part of scratch_stride bytes per member of the pool */
   size_t scratch_stride;
   uint32_t generation; /* counts scrubs */
-  uint32_t *cleared;   /* by member: the generation in which it has cleared its stack */
+  Member *members;     /* of the pool */
   void **addresses;    /* the arguments of the launch that runs */
   size_t addresses_cap;
   Fence last;
@@ -62,7 +67,7 @@ static void cpu_destroy(Device *d) {
   if (c->scratch) munmap(c->scratch, c->scratch_stride * c->base.caps.threads);
   cpu_caps_deinit(&c->strings);
   free(c->addresses);
-  free(c->cleared);
+  free(c->members);
   free(c);
 }
 
@@ -113,6 +118,7 @@ static Status reserve_scratch(CpuDevice *c, size_t bytes) {
   if (c->scratch) munmap(c->scratch, c->scratch_stride * c->base.caps.threads);
   c->scratch = at;
   c->scratch_stride = stride;
+  for (uint32_t i = 0; i < c->base.caps.threads; i++) c->members[i].used = 0;
   return NULL;
 }
 
@@ -164,10 +170,12 @@ static void run_kernel(const Work *w, uint32_t index, void *scratch) {
 
 static void run_piece(void *ctx, uint32_t worker, uint32_t index) {
   const Work *w = ctx;
-  if (w->device->cleared[worker] != w->device->generation) {
+  Member *m = &w->device->members[worker];
+  if (m->cleared != w->device->generation) {
     clear_stack();
-    w->device->cleared[worker] = w->device->generation;
+    m->cleared = w->device->generation;
   }
+  if (m->used < w->launch->program->scratch_bytes) m->used = w->launch->program->scratch_bytes;
   void *scratch =
       w->device->scratch ? w->device->scratch + w->device->scratch_stride * worker : NULL;
   run_kernel(w, index, scratch);
@@ -208,11 +216,20 @@ static Status cpu_wait(Device *d, Fence fence, int64_t timeout_ns) {
   return FAIL(INVALID_ARGUMENT, "fence %llu was never submitted", (unsigned long long)fence);
 }
 
+/* What is large is given back, which is sooner done: who needs it next gets pages of zeros. */
+static void zero_scratch(char *at, size_t n) {
+  size_t whole = (n + PAGE - 1) / PAGE * PAGE;
+  if (n < HUGE_PAGE || madvise(at, whole, MADV_DONTNEED)) memset(at, 0, n);
+}
+
 /* The scratch memory, as nobody runs now; each member clears its stack before it runs again. */
 static Status cpu_scrub(Device *d) {
   CpuDevice *c = cpu_device(d);
   c->generation++;
-  if (c->scratch) memset(c->scratch, 0, c->scratch_stride * c->base.caps.threads);
+  for (uint32_t i = 0; i < c->base.caps.threads; i++) {
+    if (c->members[i].used) zero_scratch(c->scratch + c->scratch_stride * i, c->members[i].used);
+    c->members[i].used = 0;
+  }
   return NULL;
 }
 
@@ -240,8 +257,8 @@ Status device_cpu_create(uint32_t threads, Device **out) {
   Status st = cpu_caps_init(threads, &c->strings, &c->base.caps);
   c->base.caps.shares_memory = true;
   bool spin = cpu_caps_cores() >= c->base.caps.threads;
-  if (!st) c->cleared = calloc(c->base.caps.threads, sizeof *c->cleared);
-  if (!st && !c->cleared) st = FAIL(RESOURCE_EXHAUSTED, "memory for a device");
+  if (!st) c->members = calloc(c->base.caps.threads, sizeof *c->members);
+  if (!st && !c->members) st = FAIL(RESOURCE_EXHAUSTED, "memory for a device");
   if (!st) st = cpu_jit_create(&c->jit);
   /* not masked while it is handled, for the handler does not return */
   struct sigaction on_leave = {.sa_handler = leave, .sa_flags = SA_NODEFER | SA_RESTART};

@@ -85,20 +85,16 @@ static LLVMValueRef alu_floor(const Alu *a) { return unary_intrinsic(a, "llvm.fl
 static LLVMValueRef alu_ceil(const Alu *a) { return unary_intrinsic(a, "llvm.ceil"); }
 static LLVMValueRef alu_round(const Alu *a) { return unary_intrinsic(a, "llvm.roundeven"); }
 
-/* Of GPUs, lane by lane. */
-static LLVMValueRef alu_qexp2(const Alu *a) {
-  static const char code[] = "llvm.nvvm.ex2.approx.ftz.f";
-  LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
-  LLVMValueRef v = a->v[0], out = LLVMGetPoison(LLVMTypeOf(v));
-  unsigned n = llvm_lanes(v);
-  if (n == 1) return llvm_intrinsic(a->e, code, NULL, 0, &v, 1);
-  for (unsigned k = 0; k < n; k++) {
-    LLVMValueRef at = LLVMConstInt(i32, k, false);
-    LLVMValueRef x = LLVMBuildExtractElement(a->e->b, v, at, "");
-    out = LLVMBuildInsertElement(a->e->b, out, llvm_intrinsic(a->e, code, NULL, 0, &x, 1), at, "");
-  }
-  return out;
+/* Of GPUs. */
+static LLVMValueRef scalar_quick(Emitter *e, const void *code, LLVMValueRef *v) {
+  return llvm_intrinsic(e, code, NULL, 0, v, 1);
 }
+static LLVMValueRef quick(const Alu *a, const char *code) {
+  LLVMValueRef v = a->v[0];
+  return llvm_by_lanes(a->e, scalar_quick, code, &v, 1);
+}
+static LLVMValueRef alu_qexp2(const Alu *a) { return quick(a, "llvm.nvvm.ex2.approx.ftz.f"); }
+static LLVMValueRef alu_qrecip(const Alu *a) { return quick(a, "llvm.nvvm.rcp.approx.ftz.f"); }
 
 /* -- arithmetic
  * ------------------------------------------------------------------------------------------ */
@@ -133,22 +129,17 @@ typedef struct DivMod {
   LLVMValueRef quot, rem;
 } DivMod;
 
+static LLVMValueRef scalar_binop(Emitter *e, const void *op, LLVMValueRef *v) {
+  return LLVMBuildBinOp(e->b, *(const LLVMOpcode *)op, v[0], v[1], "");
+}
+
 /* A division by a vector that was made safe, lane by lane as the processor will do it: LLVM moves
  * the operation into the select that made it safe, and there one lane that is zero makes all
  * undefined. */
 static LLVMValueRef guarded(const Alu *a, LLVMOpcode op, LLVMValueRef x, LLVMValueRef y) {
-  unsigned lanes = llvm_lanes(y);
-  if (lanes == 1 || LLVMIsConstant(y)) return binop(a, op, x, y);
-  LLVMBuilderRef b = a->e->b;
-  LLVMTypeRef i32 = LLVMInt32TypeInContext(a->e->ctx);
-  LLVMValueRef all = LLVMGetPoison(LLVMTypeOf(y));
-  for (unsigned i = 0; i < lanes; i++) {
-    LLVMValueRef at = LLVMConstInt(i32, i, false);
-    LLVMValueRef xi = LLVMBuildExtractElement(b, x, at, "");
-    LLVMValueRef yi = LLVMBuildExtractElement(b, y, at, "");
-    all = LLVMBuildInsertElement(b, all, binop(a, op, xi, yi), at, "");
-  }
-  return all;
+  LLVMValueRef both[2] = {x, y};
+  if (LLVMIsConstant(y)) return binop(a, op, x, y);
+  return llvm_by_lanes(a->e, scalar_binop, &op, both, 2);
 }
 
 /* GPUs multiply 32 bits at a time, and most indices have no more. */
@@ -440,6 +431,7 @@ static const AluRow rows[OP__COUNT] = {
     [OP_MAXNUM] = {alu_native, true, false},
     [OP_MINNUM] = {alu_native, true, false},
     [OP_SCALE] = {alu_native, false, false},
+    [OP_QRECIP] = {alu_qrecip, false, false},
 };
 
 static bool is_small_float(DType d) { return d == DT_F16 || d == DT_BF16; }

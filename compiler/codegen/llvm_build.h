@@ -113,6 +113,11 @@ LLVMValueRef llvm_splat(Emitter *e, LLVMValueRef scalar, unsigned lanes);
 /* The mask <from, from + step, ...>; the same as a vector of `element`. */
 LLVMValueRef llvm_ramp(Emitter *e, LLVMTypeRef element, int64_t from, int64_t step, unsigned lanes);
 unsigned llvm_lanes(LLVMValueRef v); /* 1 for scalars */
+/* fn of one lane of each of v[0], v[1]... after the other, where no vector has the operation; the
+ * result has the type of v[0]. */
+enum { LLVM_LANE_VALUES = 2 };
+typedef LLVMValueRef (*LlvmLaneFn)(Emitter *e, const void *ctx, LLVMValueRef *v);
+LLVMValueRef llvm_by_lanes(Emitter *e, LlvmLaneFn fn, const void *ctx, LLVMValueRef *v, unsigned n);
 /* Calls an intrinsic overloaded on the given types. */
 LLVMValueRef llvm_intrinsic(Emitter *e, const char *name, LLVMTypeRef *types, size_t ntypes,
                             LLVMValueRef *args, unsigned nargs);
@@ -142,8 +147,6 @@ void llvm_ptx_add(StrBuf *out, Str ptx);
 LLVMValueRef llvm_gpu_fmod(Emitter *e, LLVMValueRef x, LLVMValueRef y);
 
 /* -- llvm_warp.c -- */
-/* The larger or smaller of integers of at most 16 bits. */
-LLVMValueRef llvm_gpu_max_min(Emitter *e, LLVMValueRef x, LLVMValueRef y, bool max, bool uns);
 LLVMValueRef llvm_peer_emit(Emitter *e, const UOp *u);
 
 /* -- llvm_memory.c -- */
@@ -231,6 +234,8 @@ void llvm_gpu_ask(Emitter *e, LLVMValueRef to);
 void llvm_gpu_wait(Emitter *e);
 /* Only where a kernel before this one may write the argument. */
 void llvm_gpu_wait_unless_fixed(Emitter *e, uint32_t argument);
+/* The larger or smaller of integers of at most 16 bits, which nothing packs. */
+LLVMValueRef llvm_gpu_max_min(Emitter *e, LLVMValueRef x, LLVMValueRef y, bool max, bool uns);
 /* Pointers to buffer argument k and to a BUFFER that is memory. */
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k);
 LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer);

@@ -101,28 +101,31 @@ static void emit_body(const Division *d, LLVMValueRef fn) {
   LLVMBuildRet(d->b, LLVMBuildBitCast(d->b, value, d->f64, ""));
 }
 
+static LLVMTypeRef type_of(const Division *d) {
+  return LLVMFunctionType(d->f64, (LLVMTypeRef[]){d->f64, d->f64}, 2, false);
+}
+
+static LLVMValueRef the_function(const Division *d) {
+  LLVMValueRef fn = LLVMGetNamedFunction(d->e->module, NAME);
+  if (fn) return fn;
+  LLVMBasicBlockRef at = LLVMGetInsertBlock(d->b);
+  fn = LLVMAddFunction(d->e->module, NAME, type_of(d));
+  LLVMSetLinkage(fn, LLVMInternalLinkage);
+  emit_body(d, fn);
+  LLVMPositionBuilderAtEnd(d->b, at);
+  return fn;
+}
+
+static LLVMValueRef call(Emitter *e, const void *division, LLVMValueRef *v) {
+  const Division *d = division;
+  return LLVMBuildCall2(e->b, type_of(d), the_function(d), v, 2, "");
+}
+
 LLVMValueRef llvm_gpu_fmod(Emitter *e, LLVMValueRef x, LLVMValueRef y) {
   Division d = {.e = e,
                 .b = e->b,
                 .i64 = LLVMInt64TypeInContext(e->ctx),
                 .f64 = LLVMDoubleTypeInContext(e->ctx)};
-  LLVMTypeRef type = LLVMFunctionType(d.f64, (LLVMTypeRef[]){d.f64, d.f64}, 2, false);
-  LLVMValueRef fn = LLVMGetNamedFunction(e->module, NAME), out = LLVMGetPoison(LLVMTypeOf(x));
-  if (!fn) {
-    LLVMBasicBlockRef at = LLVMGetInsertBlock(e->b);
-    fn = LLVMAddFunction(e->module, NAME, type);
-    LLVMSetLinkage(fn, LLVMInternalLinkage);
-    emit_body(&d, fn);
-    LLVMPositionBuilderAtEnd(e->b, at);
-  }
-  unsigned lanes = llvm_lanes(x);
-  if (lanes == 1) return LLVMBuildCall2(e->b, type, fn, (LLVMValueRef[]){x, y}, 2, "");
-  for (unsigned k = 0; k < lanes; k++) {
-    LLVMValueRef at = LLVMConstInt(LLVMInt32TypeInContext(e->ctx), k, false);
-    LLVMValueRef both[2] = {LLVMBuildExtractElement(e->b, x, at, ""),
-                            LLVMBuildExtractElement(e->b, y, at, "")};
-    LLVMValueRef one = LLVMBuildCall2(e->b, type, fn, both, 2, "");
-    out = LLVMBuildInsertElement(e->b, out, one, at, "");
-  }
-  return out;
+  LLVMValueRef both[2] = {x, y};
+  return llvm_by_lanes(e, call, &d, both, 2);
 }

@@ -113,34 +113,31 @@ void llvm_gpu_wait_unless_fixed(Emitter *e, uint32_t argument) {
   LLVMBuildCall2(e->b, type, code, &fixed, 1, "");
 }
 
-/* In 32 bits, in words that no optimizer narrows again, so that llvm_ptx_add finds all of them
- * and none are packed. */
-static LLVMValueRef wide_max_min(Emitter *e, LLVMValueRef x, LLVMValueRef y, const char *text,
-                                 bool uns) {
-  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx), types[2] = {i32, i32}, narrow = LLVMTypeOf(x);
-  LLVMTypeRef type = LLVMFunctionType(i32, types, 2, false);
-  LLVMValueRef code = LLVMGetInlineAsm(type, text, strlen(text), "=r,r,r", 6, false, false,
+typedef struct WideOp {
+  const char *text;
+  LLVMOpcode widen;
+} WideOp;
+
+/* In words of 32 bits that no optimizer narrows or packs again. */
+static LLVMValueRef wide_max_min(Emitter *e, const void *op, LLVMValueRef *v) {
+  const WideOp *o = op;
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx), types[2] = {i32, i32};
+  LLVMTypeRef type = LLVMFunctionType(i32, types, 2, false), narrow = LLVMTypeOf(v[0]);
+  LLVMValueRef code = LLVMGetInlineAsm(type, o->text, strlen(o->text), "=r,r,r", 6, false, false,
                                        LLVMInlineAsmDialectATT, false);
-  LLVMOpcode widen = uns ? LLVMZExt : LLVMSExt;
-  LLVMValueRef args[2] = {LLVMBuildCast(e->b, widen, x, i32, ""),
-                          LLVMBuildCast(e->b, widen, y, i32, "")};
+  LLVMValueRef args[2] = {LLVMBuildCast(e->b, o->widen, v[0], i32, ""),
+                          LLVMBuildCast(e->b, o->widen, v[1], i32, "")};
   return LLVMBuildTrunc(e->b, LLVMBuildCall2(e->b, type, code, args, 2, ""), narrow, "");
 }
 
+/* LLVM would pack two of 16 bits into one instruction (min.s16x2), which llvm_ptx_add does not look
+ * for: what it looks for are the scalar ones that this makes. */
 LLVMValueRef llvm_gpu_max_min(Emitter *e, LLVMValueRef x, LLVMValueRef y, bool max, bool uns) {
-  static const char *const texts[2][2] = {{"min.s32 $0, $1, $2;", "min.u32 $0, $1, $2;"},
-                                          {"max.s32 $0, $1, $2;", "max.u32 $0, $1, $2;"}};
-  const char *text = texts[max][uns];
-  unsigned lanes = llvm_lanes(x);
-  if (lanes == 1) return wide_max_min(e, x, y, text, uns);
-  LLVMValueRef out = LLVMGetPoison(LLVMTypeOf(x));
-  for (unsigned k = 0; k < lanes; k++) {
-    LLVMValueRef at = LLVMConstInt(LLVMInt32TypeInContext(e->ctx), k, false);
-    LLVMValueRef one = LLVMBuildExtractElement(e->b, x, at, "");
-    LLVMValueRef two = LLVMBuildExtractElement(e->b, y, at, "");
-    out = LLVMBuildInsertElement(e->b, out, wide_max_min(e, one, two, text, uns), at, "");
-  }
-  return out;
+  static const WideOp ops[2][2] = {
+      {{"min.s32 $0, $1, $2;", LLVMSExt}, {"min.u32 $0, $1, $2;", LLVMZExt}},
+      {{"max.s32 $0, $1, $2;", LLVMSExt}, {"max.u32 $0, $1, $2;", LLVMZExt}}};
+  LLVMValueRef both[2] = {x, y};
+  return llvm_by_lanes(e, wide_max_min, &ops[max][uns], both, 2);
 }
 
 LLVMValueRef llvm_gpu_argument(Emitter *e, uint32_t k) {

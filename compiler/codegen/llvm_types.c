@@ -1,5 +1,5 @@
 /* The bridge from dtypes and constants to LLVM's types and values, and a few builder idioms (splat,
- * ramp, intrinsic calls) that every emitter file uses. */
+ * ramp, lanes one by one, intrinsic calls) that every emitter file uses. */
 #include <assert.h>
 
 #include "compiler/codegen/llvm_build.h"
@@ -42,6 +42,20 @@ LLVMTypeRef llvm_memory_type(Emitter *e, DType dtype, unsigned lanes) {
 unsigned llvm_lanes(LLVMValueRef v) {
   LLVMTypeRef t = LLVMTypeOf(v);
   return LLVMGetTypeKind(t) == LLVMVectorTypeKind ? LLVMGetVectorSize(t) : 1;
+}
+
+LLVMValueRef llvm_by_lanes(Emitter *e, LlvmLaneFn fn, const void *ctx, LLVMValueRef *v,
+                           unsigned n) {
+  unsigned lanes = llvm_lanes(v[0]);
+  LLVMValueRef out = LLVMGetPoison(LLVMTypeOf(v[0])), one[LLVM_LANE_VALUES];
+  assert(n <= LLVM_LANE_VALUES);
+  if (lanes == 1) return fn(e, ctx, v);
+  for (unsigned k = 0; k < lanes; k++) {
+    LLVMValueRef at = LLVMConstInt(LLVMInt32TypeInContext(e->ctx), k, false);
+    for (unsigned i = 0; i < n; i++) one[i] = LLVMBuildExtractElement(e->b, v[i], at, "");
+    out = LLVMBuildInsertElement(e->b, out, fn(e, ctx, one), at, "");
+  }
+  return out;
 }
 
 enum { MAX_LANES = 1024 }; /* as uop_make has it */

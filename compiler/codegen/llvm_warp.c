@@ -26,24 +26,18 @@ static LLVMValueRef exchange_bits(Emitter *e, LLVMValueRef v, int64_t mask) {
   return LLVMBuildOr(e->b, high, LLVMBuildZExt(e->b, low, type, ""), "");
 }
 
-static LLVMValueRef exchange_scalar(Emitter *e, LLVMValueRef v, int64_t mask) {
+static LLVMValueRef exchange_scalar(Emitter *e, const void *mask, LLVMValueRef *value) {
+  LLVMValueRef v = *value;
   LLVMTypeRef type = LLVMTypeOf(v), bits = type;
   LLVMTypeKind kind = LLVMGetTypeKind(type);
   if (kind == LLVMHalfTypeKind || kind == LLVMBFloatTypeKind) bits = LLVMInt16TypeInContext(e->ctx);
   if (kind == LLVMFloatTypeKind) bits = LLVMInt32TypeInContext(e->ctx);
   if (kind == LLVMDoubleTypeKind) bits = LLVMInt64TypeInContext(e->ctx);
-  v = exchange_bits(e, LLVMBuildBitCast(e->b, v, bits, ""), mask);
+  v = exchange_bits(e, LLVMBuildBitCast(e->b, v, bits, ""), *(const int64_t *)mask);
   return LLVMBuildBitCast(e->b, v, type, "");
 }
 
 LLVMValueRef llvm_peer_emit(Emitter *e, const UOp *u) {
-  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->ctx);
-  LLVMValueRef v = llvm_value(e, u->src[0]), out = LLVMGetPoison(LLVMTypeOf(v));
-  if (u->lanes == 1) return exchange_scalar(e, v, u->arg.i);
-  for (unsigned k = 0; k < u->lanes; k++) {
-    LLVMValueRef at = LLVMConstInt(i32, k, false);
-    LLVMValueRef x = exchange_scalar(e, LLVMBuildExtractElement(e->b, v, at, ""), u->arg.i);
-    out = LLVMBuildInsertElement(e->b, out, x, at, "");
-  }
-  return out;
+  LLVMValueRef v = llvm_value(e, u->src[0]);
+  return llvm_by_lanes(e, exchange_scalar, &u->arg.i, &v, 1);
 }

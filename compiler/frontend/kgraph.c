@@ -197,7 +197,7 @@ static UOp *g_assign(Walk *w, const GNode *n, UOp *const *src) {
     job_abort(job, FAIL(INVALID_ARGUMENT, "the value is %s, the target %s",
                         dtype_info[value->dtype].name, dtype_info[src[0]->dtype].name));
   value = build_expand(job, value, src[0]->shape);
-  if (!shape_numel(value->shape)) return src[0];
+  if (shape_is_static(value->shape) && !shape_numel(value->shape)) return src[0];
   s->update = uop2(job, OP_STORE, current(w, n->src.at[0]), value);
   s->version = uop2(job, OP_AFTER, s->param, s->update);
   return src[0];

@@ -92,7 +92,7 @@ static int64_t convert(GraphSizes *s, size_t k) {
     bad(s, k, "an unknown op");
   }
   if (magnitude(d) > (uint64_t)MAX_NUMEL) bad(s, k, "a number that may be over 2^48");
-  const char *why = dim_is_static(d) ? NULL : dim_check(job, dim_node(d));
+  const char *why = dim_is_static(d) ? NULL : dim_check(dim_node(d));
   if (why) bad(s, k, why);
   return d;
 }

@@ -63,8 +63,7 @@ static Poly poly_of_dim(Job *job, int64_t d) {
 
 int64_t dim_of(Job *job, UOp *u) { return of_poly(job, poly_of_size(job, u)); }
 
-const char *dim_check(Job *job, UOp *u) {
-  (void)job;
+const char *dim_check(UOp *u) {
   int nodes = MAX_NODES;
   if (u->lanes != 1) return "a size is a vector";
   return check_at(u, MAX_DEPTH, &nodes);
@@ -281,7 +280,7 @@ static Ints dims(const Substitution *s, Ints from) {
 /* A size that is no sum or product: in the order that its VARs have now, as the dims have it. */
 static UOp *as_dim(Job *job, UOp *u) {
   bool closed = u->op == OP_FLOORDIV || u->op == OP_FLOORMOD || u->op == OP_MIN || u->op == OP_MAX;
-  bool size = closed && u->dtype == DT_INDEX && u->symbolic && !u->open && !dim_check(job, u);
+  bool size = closed && u->dtype == DT_INDEX && u->symbolic && !u->open && !dim_check(u);
   return size ? dim_uop(job, dim_of(job, u)) : u;
 }
 

@@ -24,7 +24,7 @@ UOp *dim_node(int64_t d);
 /* The dim of an INDEX expression over VARs. */
 int64_t dim_of(Job *job, UOp *u);
 /* NULL when dim_of takes it, else what is wrong. For input from outside. */
-const char *dim_check(Job *job, UOp *u);
+const char *dim_check(UOp *u);
 /* Whether the ints of the op are dims. */
 bool dim_in_ints(Op op);
 

@@ -5,6 +5,7 @@
  * dtype. f32 and the smaller floats are computed in double and rounded once more: for + - * / sqrt
  * that equals one rounding, since 53 >= 2 * 24 + 2 (Figueroa). All functions are total. */
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 
 #include "compiler/ir/uop.h"
@@ -201,6 +202,11 @@ static double F_SCALE(double x, double y) {
   if (isinf(y)) return y > 0 ? x * y : isinf(x) ? (double)NAN : x * 0;
   return ldexp(x, (int)fmax(-FAR, fmin(FAR, floor(y))));
 }
+
+/* What an instruction of f32 gives that knows no subnormal numbers. */
+static double flushed(double x) { return fabs(x) < (double)FLT_MIN ? copysign(0, x) : x; }
+static double F_QEXP2(double x) { return flushed(exp2(flushed(x))); }
+static double F_QRECIP(double x) { return flushed(1 / flushed(x)); }
 
 /* -- evaluation -------------------------------------------------------------------------------- */
 

@@ -361,7 +361,7 @@ static void note_vars(Proof *pr, UOp *size, UOp *at) {
 
 /* A VAR that may be 0 is not where a RANGE, or a workgroup, runs whose size would be 0 with it. */
 static void note_loops(Proof *pr, const UOp *x) {
-  if (counts(x) && x->src[0]->symbolic && !dim_check(pr->job, x->src[0])) {
+  if (counts(x) && x->src[0]->symbolic && !dim_check(x->src[0])) {
     note_vars(pr, x->src[0], x->src[0]);
   }
   for (uint32_t s = 0; s < x->nsrc && !counts(x) && pr->tries > 0; s++) {

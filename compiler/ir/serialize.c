@@ -171,7 +171,7 @@ static bool get_dim(Reader *r, size_t node, int64_t *v) {
   if (*v >= 0) return true;
   if (*v < -(int64_t)node) return wrong(r, "a size is not an earlier node");
   UOp *u = r->nodes[(int64_t)node + *v];
-  const char *why = dim_check(r->job, u);
+  const char *why = dim_check(u);
   if (why) return wrong(r, why);
   *v = dim_of(r->job, u);
   return true;

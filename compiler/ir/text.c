@@ -196,7 +196,7 @@ static bool parse_dim(Parser *p) {
   size_t name;
   if (!parse_name(p, &name)) return false;
   if (name >= p->names_len || !p->names[name]) return wrong(p, "a size is not defined above");
-  const char *why = dim_check(p->job, p->names[name]);
+  const char *why = dim_check(p->names[name]);
   if (why) return wrong(p, why);
   avec_push(&p->job->arena, &p->ints, dim_of(p->job, p->names[name]));
   return true;

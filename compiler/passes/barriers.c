@@ -8,8 +8,8 @@
 #include "compiler/passes/barriers.h"
 
 #include "compiler/ir/matrix.h"
-#include "compiler/passes/nodemap.h"
 #include "compiler/passes/pipeline.h"
+#include "compiler/passes/replace.h"
 
 static bool is_shared(const UOp *u) {
   const UOp *b = uop_storage(u);
@@ -56,19 +56,16 @@ UOp *barriers_insert(Job *job, UOp *kernel) {
   bool any = false;
   for (size_t i = 0; i < list.len; i++) any |= list.at[i]->op == OP_BUFFER && is_shared(list.at[i]);
   if (!any) return kernel;
-  NodeMap pos;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
-  nodemap_number(job, &pos, &list);
+  Replace r = replace_begin(job, kernel);
   for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
+    UOp *u = list.at[i], **src = replace_renewed(&r, u);
     bool ahead = u->op == OP_AFTER && is_shared(u) && pipeline_places(u) > 1;
     if (u->op == OP_AFTER && is_shared(u) && !ahead) {
-      now[i] = uop2(job, OP_AFTER, src[0], fenced(job, src + 1, u->nsrc - 1));
+      r.now[i] = uop2(job, OP_AFTER, src[0], fenced(job, src + 1, u->nsrc - 1));
       continue;
     }
     if (u->op == OP_END && ends_fenced(&list, u->src[1])) src[0] = fenced(job, src, 1);
-    now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+    r.now[i] = replace_with(&r, u, src);
   }
-  return now[list.len - 1];
+  return replace_end(&r);
 }

@@ -7,6 +7,7 @@
 
 #include "base/vec.h"
 #include "compiler/passes/linsum.h"
+#include "compiler/passes/replace.h"
 
 typedef struct Collapse {
   Job *job;
@@ -68,28 +69,31 @@ static bool find_pair(Collapse *c, UOp **a, UOp **b) {
   return false;
 }
 
+/* u over other sources, of which there may be fewer or more. */
+static UOp *over(Job *job, UOp *u, UOp **src, uint32_t n) {
+  return n ? uop_make_lanes(job, (Op)u->op, (DType)u->dtype, u->lanes, u->arg, src, n) : u;
+}
+
 /* a becomes `outer` and b `inner`, expressions over the range `both` that takes their place. */
-static UOp *merge(Job *job, const UOpList *list, const UOp *a, const UOp *b, UOp *both, UOp *outer,
+static UOp *merge(Job *job, UOp *kernel, const UOp *a, const UOp *b, UOp *both, UOp *outer,
                   UOp *inner) {
-  NodeMap pos;
-  UOp **now = arena_array(&job->arena, list->len, sizeof *now);
-  nodemap_number(job, &pos, list);
-  for (size_t i = 0; i < list->len; i++) {
-    UOp *u = list->at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
+  Replace r = replace_begin(job, kernel);
+  for (size_t i = 0; i < r.list.len; i++) {
+    UOp *u = r.list.at[i], **src = replace_renewed(&r, u);
     uint32_t k = 0;
     for (uint32_t s = 0; s < u->nsrc; s++) {
       bool range = has_ranges(u) && s;
       if (range && u->src[s] == a) continue;
-      src[k++] = range && u->src[s] == b ? both : now[nodemap_get(&pos, u->src[s])];
+      src[k++] = range && u->src[s] == b ? both : src[s];
     }
     if (u == a)
-      now[i] = outer;
+      r.now[i] = outer;
     else if (u == b)
-      now[i] = inner;
+      r.now[i] = inner;
     else
-      now[i] = k ? uop_make_lanes(job, (Op)u->op, (DType)u->dtype, u->lanes, u->arg, src, k) : u;
+      r.now[i] = over(job, u, src, k);
   }
-  return linsum_simplify(job, now[list->len - 1]);
+  return linsum_simplify(job, replace_end(&r));
 }
 
 static UOp *range_over_both(Job *job, int64_t id, const UOp *a, const UOp *b) {
@@ -111,34 +115,32 @@ UOp *merge_axes(Job *job, UOp *kernel, int64_t ia, int64_t ib) {
   UOp *both = range_over_both(job, ia, a, b);
   if (!both) return NULL;
   UOp *n = b->src[0], *outer = uop2(job, OP_FLOORDIV, both, n);
-  return merge(job, &c.list, a, b, both, outer, uop2(job, OP_FLOORMOD, both, n));
+  return merge(job, kernel, a, b, both, outer, uop2(job, OP_FLOORMOD, both, n));
 }
 
 UOp *split_axis(Job *job, UOp *kernel, int64_t a, int64_t n, int64_t id) {
-  UOpList list = uop_toposort(job, kernel);
-  NodeMap pos;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now), *outer = NULL, *inner = NULL;
-  nodemap_number(job, &pos, &list);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 2u, sizeof *src);
+  Replace r = replace_begin(job, kernel);
+  UOp *outer = NULL, *inner = NULL;
+  for (size_t i = 0; i < r.list.len; i++) {
+    UOp *u = r.list.at[i], **src = replace_renewed(&r, u);
     if (u->op == OP_RANGE && u->arg.i == a) {
       int64_t size = u->src[0]->arg.i, blocks = (size + n - 1) / n;
       outer = uop_range(job, id, uop_axis(u), uop_index(job, blocks));
       inner = uop_range(job, a, uop_axis(u), uop_index(job, n));
       UOp *first = index_mul(job, outer, n);
       if (size % n) first = uop2(job, OP_MIN, first, uop_index(job, size - n));
-      now[i] = index_add(job, first, inner);
+      r.now[i] = index_add(job, first, inner);
       continue;
     }
-    uint32_t k = 0;
-    for (uint32_t s = 0; s < u->nsrc; s++) {
-      bool split = has_ranges(u) && s && u->src[s]->arg.i == a;
-      if (split) src[k++] = outer;
-      src[k++] = split ? inner : now[nodemap_get(&pos, u->src[s])];
+    uint32_t s = 1, count = u->nsrc;
+    while (s < count && !(has_ranges(u) && u->src[s]->arg.i == a)) s++;
+    if (s < count) {
+      memmove(src + s + 2, src + s + 1, (count++ - s - 1) * sizeof *src);
+      src[s] = outer, src[s + 1] = inner;
     }
-    now[i] = k ? uop_make_lanes(job, (Op)u->op, (DType)u->dtype, u->lanes, u->arg, src, k) : u;
+    r.now[i] = over(job, u, src, count);
   }
-  return linsum_simplify(job, now[list.len - 1]);
+  return linsum_simplify(job, replace_end(&r));
 }
 
 UOp *collapse_loops(Job *job, UOp *kernel) {
@@ -150,7 +152,7 @@ UOp *collapse_loops(Job *job, UOp *kernel) {
     if (!find_pair(&c, &a, &b)) return kernel;
     UOp *both = range_over_both(job, b->arg.i, a, b);
     if (!both) return kernel;
-    kernel = merge(job, &c.list, a, b, both, uop_index(job, 0), both);
+    kernel = merge(job, kernel, a, b, both, uop_index(job, 0), both);
     job_poll(job);
   }
 }

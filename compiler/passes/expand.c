@@ -511,12 +511,12 @@ static UOp *build_range(Expand *e, UOp *u) {
 }
 
 /* Proofs about loops and buffers of a size find it in the form that it has. */
-static bool is_size(Expand *e, UOp *u) {
-  return u->dtype == DT_INDEX && u->symbolic && !u->open && !dim_check(e->job, u);
+static bool is_size(UOp *u) {
+  return u->dtype == DT_INDEX && u->symbolic && !u->open && !dim_check(u);
 }
 
 static UOp *build(Expand *e, UOp *u) {
-  if (is_size(e, u)) return u;
+  if (is_size(u)) return u;
   switch (u->op) {
   case OP_CONST:
   case OP_PARAM:

@@ -22,7 +22,7 @@ static const double TILE_REUSE = 8;       /* loads that a register tile of a con
 static const double CONTRACTION = 4;      /* uses per operand element that make one */
 static const double FREE_SHARE = 1 / 16.; /* of a kernel's work that may be recomputed freely */
 static const double MOST = 1e15;
-enum { MAX_OPS = 256, MAX_DEMANDS = 8, MAX_PARTS = 4, SPLIT_SIZE = 32768, GROUP_ROW = 16384 };
+enum { MAX_OPS = 256, MAX_DEMANDS = 8, MAX_PARTS = 4, SPLIT_SIZE = 32768 };
 enum { CHOICE = 2 }; /* operations of one */
 
 static double op_flops(Op op) {
@@ -381,7 +381,7 @@ static const char *reduce_stores(const Fusion *f, const Tensor *t, const Tensor 
     return "a reduction whose loops do not fit around those of others";
   }
   /* The threads of a workgroup share a row: only a long one is worth a kernel that cuts it. */
-  double most = f->target->max_group ? GROUP_ROW * outputs : SPLIT_SIZE;
+  double most = f->target->max_group ? SPLIT_SIZE * outputs : SPLIT_SIZE;
   bool alone = ranges != k->out && outputs < f->target->threads && all >= most;
   return alone ? "a long reduction to few elements" : NULL;
 }

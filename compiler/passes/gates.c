@@ -8,7 +8,6 @@
 
 #include "compiler/ir/dim.h"
 #include "compiler/ir/verify.h"
-#include "compiler/passes/nodemap.h"
 #include "compiler/passes/replace.h"
 
 UOp *gates_both(Job *job, UOp *a, UOp *b) {
@@ -26,19 +25,12 @@ static UOp *behind(Job *job, UOp *u, UOp **src, UOp *gate) {
 
 UOp *gates_around(Job *job, UOp *value, Op access, UOp *gate) {
   if (!gate) return value;
-  UOpList list = uop_toposort(job, value);
-  NodeMap pos;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
-  nodemap_number(job, &pos, &list);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 2u, sizeof *src);
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
-    if ((Op)u->op == access)
-      now[i] = behind(job, u, src, gate);
-    else
-      now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+  Replace r = replace_begin(job, value);
+  for (size_t i = 0; i < r.list.len; i++) {
+    UOp *u = r.list.at[i], **src = replace_renewed(&r, u);
+    r.now[i] = (Op)u->op == access ? behind(job, u, src, gate) : replace_with(&r, u, src);
   }
-  return now[list.len - 1];
+  return replace_end(&r);
 }
 
 /* u with a gate when nothing proves that it stays inside its buffer. That a loop runs at all may

@@ -265,7 +265,7 @@ static UOp *panel_of(Sched *s, const Contraction *c, UOp *load) {
 /* Does it lie in memory as a matrix instruction takes it? */
 static bool is_packed(Sched *s, const Contraction *c, const UOp *load) {
   if (c->matrix < 0 || load->nsrc > 2) return false;
-  const MatrixInfo *info = matrix_info(c->matrix % 256);
+  const MatrixInfo *info = matrix_info(opt_tc_id(c->matrix));
   return step_in(s, load->src[1], c->v, info->n) == info->k;
 }
 
@@ -353,8 +353,8 @@ static bool schedule_dots(Sched *s, const Body *b, int64_t lanes) {
 }
 
 static void give_matrix(Sched *s, int v, int64_t arg) {
-  const MatrixInfo *info = matrix_info(arg % 256);
-  int k = (int)(arg / 32768);
+  const MatrixInfo *info = matrix_info(opt_tc_id(arg));
+  int k = (int)opt_tc_k(arg);
   if (size_of(s, k) % info->k) give(s, OPT_PADTO, k, info->k);
   give(s, OPT_TC, v, arg);
   s->tile[v] *= info->n;

@@ -91,11 +91,9 @@ static bool find_axes(Chain *c) {
 
 /* -- the list ---------------------------------------------------------------------------------- */
 
-/* PIPELINE: the outer product late; whole tiles by a warp of its own. */
-enum { LATE = 16, RING = 32 };
-
 /* Tiles of the instruction's rows, groups of threads that have some of them each, steps of a block,
- * and how many are staged. */
+ * and how many are staged, as PIPELINE has it: the outer product late (PIPE_GO_ON), or whole tiles
+ * by a warp of its own. */
 typedef struct Shape {
   int64_t tiles, warps, block, stages;
 } Shape;
@@ -115,8 +113,12 @@ enum { SHAPES = sizeof narrow / sizeof *narrow, MANY_COLUMNS = 64 };
 static const struct {
   int64_t columns;
   Shape shape;
-} grouped[] = {{64, {1, 3, 128, 2 + RING}}, {64, {1, 2, 128, 3}},  {128, {1, 2, 128, 2}},
-               {256, {1, 2, 64, 2}},        {128, {1, 1, 128, 2}}, {256, {1, 1, 64, 2}}};
+} grouped[] = {{64, {1, 3, 128, 2 + PIPE_WHOLE}},
+               {64, {1, 2, 128, 3}},
+               {128, {1, 2, 128, 2}},
+               {256, {1, 2, 64, 2}},
+               {128, {1, 1, 128, 2}},
+               {256, {1, 1, 64, 2}}};
 
 /* Workgroups that a shape makes. */
 static int64_t groups_of(const Chain *c, const Shape *s, int64_t m) {
@@ -282,14 +284,15 @@ static bool covers(const Chain *c, const Shape *s, int64_t m) {
 static bool try_places(Chain *c, const Shape *s, bool held, int64_t first, int64_t second) {
   Shape now = *s;
   int64_t m = matrix_info(first)->m;
-  if (s->stages & RING) {
+  if (s->stages & PIPE_WHOLE) {
     if (!covers(c, s, m) || !try_shape(c, s, first, second)) return false;
     return stay(c, s, m), true;
   }
   int64_t ring_of = has_all_blocks(c) || loads_more(c, c->row.at[0].reduce->src[0]) ? 3 : 2;
-  const int64_t stages[] = {3 + RING + LATE, ring_of + RING, 2 + RING, 3 + LATE, s->stages};
+  const int64_t stages[] = {3 + PIPE_WHOLE + PIPE_GO_ON, ring_of + PIPE_WHOLE, 2 + PIPE_WHOLE,
+                            3 + PIPE_GO_ON, s->stages};
   for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
-    bool late = stages[i] & LATE, ring = stages[i] & RING;
+    bool late = stages[i] & PIPE_GO_ON, ring = stages[i] & PIPE_WHOLE;
     if (late && !(held && pays_late(c, s, ring))) continue;
     now.stages = stages[i];
     if (!try_shape(c, &now, first, second)) continue;

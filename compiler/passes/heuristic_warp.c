@@ -31,6 +31,7 @@ static const Tile tiles[] = {
     {32, 32, 2, 2, 12},  {16, 128, 1, 4, 8},  {16, 64, 1, 4, 12},  {16, 32, 1, 4, 16},
     {64, 16, 4, 1, 12},  {16, 8, 1, 1, 24},
 };
+enum { TILES = sizeof tiles / sizeof *tiles };
 
 typedef struct Ctx {
   Job *job;
@@ -143,16 +144,19 @@ static double expected_time(const Ctx *c, const Tile *t, int64_t m, int64_t n, i
   return one * (double)each * (warps < 8 ? 8.0 / (double)warps : 1);
 }
 
-static const Tile *choose_tile(const Ctx *c, int64_t m, int64_t n, int64_t batch) {
-  const Tile *best = NULL;
-  double least = 0;
-  for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++) {
+/* The tiles that fit, the one that is expected to be done first first. */
+static uint32_t rank_tiles(const Ctx *c, int64_t m, int64_t n, int64_t batch, const Tile **out) {
+  double time[TILES];
+  uint32_t count = 0;
+  for (size_t i = 0; i < TILES; i++) {
     const Tile *t = &tiles[i];
     if ((t->m > m || t->n > n) && (t->m > LEAST_SIZE || t->n > 8)) continue;
-    double time = expected_time(c, t, m, n, batch);
-    if (!best || time < least) best = t, least = time;
+    double x = expected_time(c, t, m, n, batch);
+    uint32_t at = count++;
+    for (; at > 0 && time[at - 1] > x; at--) time[at] = time[at - 1], out[at] = out[at - 1];
+    time[at] = x, out[at] = t;
   }
-  return best;
+  return count;
 }
 
 static int64_t batch_of(const Ctx *c, int64_t m, int64_t n) {
@@ -244,12 +248,13 @@ static bool find_axes(Ctx *c, int *m, int *n, int *r) {
 
 bool heuristic_warp_matrix(Job *job, const KernelInfo *k, const Target *target, OptList *opts) {
   Ctx c = {.job = job, .k = k, .target = target, .opts = opts};
+  const Tile *tile[TILES];
   int m, n, r;
   if (!find_axes(&c, &m, &n, &r)) return false;
   for (int64_t id = 0; id < MX__COUNT; id++) {
     if (matrix_info(id)->shared || !try_instruction(&c, id, m, n, r)) continue;
-    const Tile *t = choose_tile(&c, c.plan.axes[m].size, c.plan.axes[n].size, batch_of(&c, m, n));
-    if (t) give_tile(&c, t, m, n, r);
+    int64_t rows = c.plan.axes[m].size, columns = c.plan.axes[n].size;
+    if (rank_tiles(&c, rows, columns, batch_of(&c, m, n), tile)) give_tile(&c, tile[0], m, n, r);
     return true;
   }
   return false;
@@ -312,11 +317,6 @@ static void merge_rows(Ctx *c, UOp **kernel, OptList *head) {
   }
 }
 
-static void append(Job *job, OptList *to, const OptList *more) {
-  for (size_t k = 0; k < more->len; k++)
-    opts_push(job, to, (OptKind)more->at[k].kind, more->at[k].axis, more->at[k].arg);
-}
-
 /* The kernel in c with one sum over all taps; false when it is no such kernel. */
 static bool merge_taps(Ctx *c, UOp *kernel, OptList *head) {
   const KernelInfo *whole = c->k;
@@ -334,8 +334,8 @@ bool heuristic_warp_taps(Job *job, UOp *kernel, const Target *target, OptList *o
   OptList head = {0}, body = {0};
   if (!merge_taps(&c, kernel, &head) || !heuristic_warp_matrix(job, c.k, target, &body))
     return false;
-  append(job, opts, &head);
-  append(job, opts, &body);
+  opts_append(job, opts, &head);
+  opts_append(job, opts, &body);
   return true;
 }
 
@@ -375,10 +375,19 @@ enum {
   ROW_BYTES = 128,
   MOST_PLACES = 8,
   SHORT_STEPS = 20, /* of a sum that ends before it has use for more than */
-  FEW_PLACES = 4,
-  GO_ON = 16,
-  WHOLE_TILES = 32
+  FEW_PLACES = 4
 };
+
+bool heuristic_wide_cycles(int64_t groups, int64_t up, int64_t columns, int64_t *step,
+                           int64_t *other) {
+  for (size_t i = 0; i < WIDES; i++) {
+    const Wide *w = &wides[i];
+    if (w->groups != groups || w->up != up || w->n != columns) continue;
+    *step = w->step, *other = w->other;
+    return true;
+  }
+  return false;
+}
 
 static int64_t rows_of(const Wide *w) { return w->groups * w->up * ROWS; }
 
@@ -485,8 +494,8 @@ static bool give_ring(Ctx *c, const Wide *w, int r, int64_t places) {
   int64_t all = (int64_t)c->target->threads * (resident > 1 ? resident : 1);
   int64_t n = tiles_of_plan(c);
   bool stay = !c->one_tile && n > all; /* with equally many each, in as many rounds */
-  int64_t go_on = stay || w->groups < 2 ? GO_ON : 0;
-  if (places < 3 || !try_opt(c, OPT_PIPELINE, r, places + WHOLE_TILES + go_on)) return false;
+  int64_t go_on = stay || w->groups < 2 ? PIPE_GO_ON : 0;
+  if (places < 3 || !try_opt(c, OPT_PIPELINE, r, places + PIPE_WHOLE + go_on)) return false;
   return !stay || try_opt(c, OPT_PERSIST, 0, ceil_div(n, ceil_div(n, all)));
 }
 
@@ -508,7 +517,7 @@ static bool give_wide(Ctx *c, const Wide *w, int m, int r) {
   for (; whole && places > 2; places--)
     if (give_ring(c, w, r, places)) return true;
   for (places = most_places(c, w, steps, false); places > 1; places--)
-    if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? GO_ON : 0))) break;
+    if (try_opt(c, OPT_PIPELINE, r, places + (places > 2 ? PIPE_GO_ON : 0))) break;
   return true;
 }
 
@@ -545,7 +554,7 @@ static bool wide_list(Ctx *c, UOp *kernel, const Wide *w, int m, int n, int r, O
   order_tiles(c, &kernel, &head, w, m, n);
   bool ok = wide_row(c, m, n, r, w->n) >= 0 && give_wide(c, w, m, r);
   c->k = whole;
-  if (ok) append(c->job, opts, &head), append(c->job, opts, &body);
+  if (ok) opts_append(c->job, opts, &head), opts_append(c->job, opts, &body);
   return ok;
 }
 
@@ -563,21 +572,6 @@ bool heuristic_warp_groups(Job *job, UOp *kernel, const Target *target, OptList 
 
 /* -- what else might be fast ----------------------------------------------------------------------
  */
-
-/* The tiles that fit, the one that is expected to be done first first. */
-static uint32_t rank_tiles(const Ctx *c, int64_t m, int64_t n, int64_t batch, const Tile **out) {
-  double time[sizeof tiles / sizeof *tiles];
-  uint32_t count = 0;
-  for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++) {
-    const Tile *t = &tiles[i];
-    if ((t->m > m || t->n > n) && (t->m > LEAST_SIZE || t->n > 8)) continue;
-    double x = expected_time(c, t, m, n, batch);
-    uint32_t at = count++;
-    for (; at > 0 && time[at - 1] > x; at--) time[at] = time[at - 1], out[at] = out[at - 1];
-    time[at] = x, out[at] = t;
-  }
-  return count;
-}
 
 /* A tile of one instruction's warps; with other numbers of places and of groups that share a sum.
  */
@@ -624,7 +618,7 @@ uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptL
               {0, 2, 4}, {3, 4, 1}, {2, 3, 2}, {4, 4, 1}, {1, 2, 4},
               {5, 4, 1}, {3, 3, 2}, {4, 3, 2}, {0, 8, 1}, {1, 8, 1}};
   Ctx c = {.job = job, .k = kernel_info(job, kernel), .target = target};
-  const Tile *tile[sizeof tiles / sizeof *tiles];
+  const Tile *tile[TILES];
   OptList head = {0}, body;
   int m, n, r;
   merge_taps(&c, kernel, &head);
@@ -636,8 +630,8 @@ uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptL
     c.places = ways[i].places, c.groups = ways[i].groups;
     if (!tile_list(&c, tile[ways[i].rank], m, n, r, &body)) continue;
     out[count] = (OptList){0};
-    append(job, &out[count], &head);
-    append(job, &out[count++], &body);
+    opts_append(job, &out[count], &head);
+    opts_append(job, &out[count++], &body);
   }
   return count;
 }

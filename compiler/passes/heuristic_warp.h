@@ -17,6 +17,10 @@ bool heuristic_warp_taps(Job *job, UOp *kernel, const Target *target, OptList *o
  * most promising first; how many. */
 uint32_t heuristic_warp_others(Job *job, UOp *kernel, const Target *target, OptList *out,
                                uint32_t most);
+/* What a tile of groups of warps, each with `up` instructions below each other, takes on an H100:
+ * in cycles, for 128 bytes along the sum, and before and after them; false: that is not known. */
+bool heuristic_wide_cycles(int64_t groups, int64_t up, int64_t columns, int64_t *step,
+                           int64_t *other);
 /* The same with the processor's own multiply-adds: large tiles in registers, factors staged ahead.
  */
 bool heuristic_warp_tile(Job *job, const KernelInfo *k, const Target *target, OptList *opts);

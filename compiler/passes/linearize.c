@@ -390,13 +390,30 @@ static uint64_t buffer_bytes(const UOpList *out, int64_t space, uint64_t align) 
   return bytes;
 }
 
-/* Threads behind the others: a warp, or as many as may give registers to others (llvm_ring.c). */
+/* Registers of each thread when a warp is behind the others: a quarter of a processor shares 512
+ * among the threads that its warps have in one place. */
+static uint64_t beside_warp(uint32_t threads) {
+  enum { WARP = 32, QUARTERS = 4, EACH = 512, UNIT = 8, MOST = 255 };
+  uint64_t warps = (threads / WARP + 1 + QUARTERS - 1) / QUARTERS, n = EACH / warps / UNIT * UNIT;
+  return n < MOST ? n : MOST;
+}
+
+/* Threads behind the others: a warp, or as many as may give registers to others (llvm_ring.c),
+ * where what the others sum leaves them too few. Results of more than 16 bits need more of them on
+ * the way out. */
 static uint32_t copiers(const Linear *l) {
-  enum { WARP = 32, GROUP = 128 };
-  bool held = false;
-  for (size_t i = 0; i < l->len; i++)
-    held |= l->list[i]->op == OP_TILEMMA && matrix_info(l->list[i]->arg.i)->held;
-  return held && l->block[0] * l->block[1] * l->block[2] > GROUP ? GROUP : WARP;
+  enum { WARP = 32, GROUP = 128, REG = 1, OWN = 32, OWN_WIDE = 44 };
+  const UOpList list = {.at = l->list, .len = l->len};
+  uint32_t threads = l->block[0] * l->block[1] * l->block[2];
+  bool held = false, wide = false;
+  for (size_t i = 0; i < l->len; i++) {
+    const UOp *u = l->list[i];
+    held |= u->op == OP_TILEMMA && matrix_info(u->arg.i)->held;
+    wide |=
+        u->op == OP_STORE && u->src[0]->op == OP_PARAM && dtype_info[u->src[0]->dtype].bytes > 2;
+  }
+  uint64_t needed = buffer_bytes(&list, REG, 1) / 4 + (wide ? OWN_WIDE : OWN);
+  return threads > GROUP && (held || needed > beside_warp(threads)) ? GROUP : WARP;
 }
 
 static void count(Linear *out) {

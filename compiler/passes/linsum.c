@@ -4,6 +4,7 @@
  * this is what turns row and column of a flattened pixel back into something linear in the lane. */
 #include "compiler/passes/linsum.h"
 #include "base/vec.h"
+#include "compiler/passes/replace.h"
 
 #include <assert.h>
 
@@ -232,24 +233,15 @@ static UOp *canonical(Job *job, LinSumMap *m, UOp *u) {
 }
 
 UOp *linsum_simplify(Job *job, UOp *root) {
-  UOpList list = uop_toposort(job, root);
-  NodeMap pos;
+  Replace r = replace_begin(job, root);
   LinSumMap m;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
-  nodemap_number(job, &pos, &list);
   linsum_init(job, &m);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i];
-    UOp **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
-    bool changed = false;
-    for (uint32_t k = 0; k < u->nsrc; k++) {
-      src[k] = now[nodemap_get(&pos, u->src[k])];
-      changed |= src[k] != u->src[k];
-    }
-    if (changed) u = uop_with_src(job, u, src);
+  for (size_t i = 0; i < r.list.len; i++) {
+    UOp *u = r.list.at[i], **src = replace_renewed(&r, u);
+    if (u->nsrc && memcmp(src, u->src, u->nsrc * sizeof *src)) u = uop_with_src(job, u, src);
     if (u->op == OP_CMPLT && u->src[0]->dtype == DT_INDEX) u = split_limit(job, &m, u);
-    now[i] = u->dtype == DT_INDEX && u->op != OP_INDEX ? canonical(job, &m, u) : u;
+    r.now[i] = u->dtype == DT_INDEX && u->op != OP_INDEX ? canonical(job, &m, u) : u;
     job_poll(job);
   }
-  return now[list.len - 1];
+  return replace_end(&r);
 }

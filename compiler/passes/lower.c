@@ -33,13 +33,13 @@
 #include "compiler/passes/barriers.h"
 #include "compiler/passes/exchange.h"
 #include "compiler/passes/ix.h"
-#include "compiler/passes/nodemap.h"
 #include "compiler/passes/pair_tiles.h"
 #include "compiler/passes/peel.h"
 #include "compiler/passes/pipeline.h"
 #include "compiler/passes/prefetch.h"
 #include "compiler/passes/recurrence.h"
 #include "compiler/passes/registers.h"
+#include "compiler/passes/replace.h"
 #include "compiler/passes/settle.h"
 
 enum {
@@ -489,23 +489,19 @@ static UOp *rebuild(Lower *l, UOp *u) {
 
 /* A tree of marked leaves that no loop took: fully unrolled reductions. */
 static UOp *strip_marks(Job *job, UOp *root) {
-  UOpList list = uop_toposort(job, root);
-  NodeMap pos;
-  UOp **to = arena_array(&job->arena, list.len, sizeof *to);
-  nodemap_number(job, &pos, &list);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = to[nodemap_get(&pos, u->src[s])];
+  Replace r = replace_begin(job, root);
+  for (size_t i = 0; i < r.list.len; i++) {
+    UOp *u = r.list.at[i], **src = replace_renewed(&r, u);
     bool sum = u->op == OP_ADD && u->src[1]->op == OP_REDUCE &&
                (fuses((DType)u->dtype) || is_product(u->src[1]->src[0]));
     if (u->op == OP_REDUCE)
-      to[i] = src[0];
+      r.now[i] = src[0];
     else if (sum)
-      to[i] = accumulate(job, OP_ADD, src[0], src[1]);
+      r.now[i] = accumulate(job, OP_ADD, src[0], src[1]);
     else
-      to[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+      r.now[i] = replace_with(&r, u, src);
   }
-  return to[list.len - 1];
+  return replace_end(&r);
 }
 
 UOp *lower_kernel(Job *job, UOp *kernel, const Target *target) {

@@ -19,8 +19,7 @@
 #include "compiler/passes/peel.h"
 
 #include "base/vec.h"
-
-#include "compiler/passes/nodemap.h"
+#include "compiler/passes/replace.h"
 
 static const UOp *plain(const UOp *u) { return u->op == OP_BROADCAST ? u->src[0] : u; }
 
@@ -173,17 +172,13 @@ static UOp *rebuilt(const Body *b, UOp *u, UOp *const *now) {
 }
 
 static UOp *body_at(const Body *b, UOp *effect) {
-  UOpList list = uop_toposort(b->job, effect);
-  UOp **all = arena_array(&b->job->arena, list.len, sizeof *all);
-  NodeMap pos;
-  nodemap_number(b->job, &pos, &list);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **now = arena_array(&b->job->arena, u->nsrc + 1u, sizeof *now);
-    for (uint32_t s = 0; s < u->nsrc; s++) now[s] = all[nodemap_get(&pos, u->src[s])];
-    bool same = !uop_is_open(u, b->range);
-    all[i] = u == b->range ? b->at : same || !u->nsrc ? u : rebuilt(b, u, now);
+  Replace r = replace_begin(b->job, effect);
+  for (size_t i = 0; i < r.list.len; i++) {
+    UOp *u = r.list.at[i];
+    bool same = !uop_is_open(u, b->range) || !u->nsrc;
+    r.now[i] = u == b->range ? b->at : same ? u : rebuilt(b, u, replace_renewed(&r, u));
   }
-  return all[list.len - 1];
+  return replace_end(&r);
 }
 
 static int64_t next_id(const UOpList *list) {

@@ -336,11 +336,12 @@ static bool find_nest(Rows *r, const UOp *end, Nest *out) {
   UOp *outer = n.tile ? end_around(r, n.tile) : NULL;
   if (!outer) return false;
   n.panel = outer->src[1];
-  for (size_t i = 0; i < list.len && !n.load; i++) {
+  for (size_t i = 0; i < list.len; i++) {
     UOp *u = list.at[i];
-    if (u->op == OP_END) return false;
+    if (u->op == OP_END) return false; /* its loop is closed where the next panel is asked for */
     bool row = u->op == OP_LOAD && u->nsrc == 2 && u->lanes > 1 && is_row(r, u, end->src[1]);
-    if (row && uop_is_open(u->src[1], n.panel) && !uop_is_open(u->src[1], n.tile->src[1]))
+    if (row && !n.load && uop_is_open(u->src[1], n.panel) &&
+        !uop_is_open(u->src[1], n.tile->src[1]))
       n.load = u;
   }
   if (!n.load || !is_whole(&n)) return false;

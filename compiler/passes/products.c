@@ -8,6 +8,10 @@
  * the sum, so both factors get them. Not for small products and long factors of few rows, where the
  * copy takes longer than it saves.
  *
+ * Factors of 8 bits and less that a device has no such instruction for - those that it has on
+ * sm_90a add up in fewer bits than f32 has - are stored as f16, which is exact, where the
+ * instructions for f16 save more than that takes.
+ *
  * Products of f32 without such instructions load four elements of a row or a column at a time where
  * these lie side by side: large ones have factors turned that do not.
  *
@@ -27,6 +31,8 @@ enum {
 
 /* What such a device does in a microsecond, roughly: operations on elements of a byte; bytes. */
 static const double PRODUCTS = 8e8, COPIED = 2e6, BEGUN = 3, LAUNCH = 1.5;
+static const double NARROW =
+    1.5; /* times the time of instructions of several warps: those of one */
 static const double SCALAR = 4e7, SAVED = 0.1; /* without instructions for it; of its time */
 
 typedef struct Product {
@@ -35,17 +41,25 @@ typedef struct Product {
   uint32_t axis;
 } Product;
 
+typedef struct Copies {
+  bool copied[2];
+  DType as; /* what copies are stored as */
+} Copies;
+
 /* -- factors ------------------------------------------------------------------------------------
  */
 
 /* Whether an instruction multiplies such elements: of f32 its upper bits. */
-static bool takes(const Target *target, DType d, bool wide) {
+static bool takes_pair(const Target *target, DType a, DType b, bool wide) {
   for (int64_t id = 0; id < MX__COUNT; id++) {
     const MatrixInfo *info = matrix_info(id);
-    bool both = info->dtype[MATRIX_A] == d && info->dtype[MATRIX_B] == d;
+    bool both = info->dtype[MATRIX_A] == a && info->dtype[MATRIX_B] == b;
     if (both && info->shared >= wide && matrix_on(info, target)) return true;
   }
   return false;
+}
+static bool takes(const Target *target, DType d, bool wide) {
+  return takes_pair(target, d, d, wide);
 }
 
 static bool widens(const UOp *f) {
@@ -118,10 +132,13 @@ static bool find_product(Job *job, const UOp *u, UOp *x, Product *out) {
 /* -- rows ---------------------------------------------------------------------------------------
  */
 
+static double work_of(const Product *p) {
+  return 2.0 * (double)p->rows[0] * (double)p->rows[1] * (double)p->deep;
+}
+
 static bool is_worth_it(const Product *p, const bool *copied) {
-  double work = 2.0 * (double)p->rows[0] * (double)p->rows[1] * (double)p->deep;
   double cost = 0, item = dtype_info[p->factor[0]->dtype].bytes;
-  double time = work * item / PRODUCTS + BEGUN;
+  double time = work_of(p) * item / PRODUCTS + BEGUN;
   if (p->rows[0] < LEAST_SIDE || p->rows[1] < LEAST_SIDE || p->deep < LEAST_SUM) return false;
   for (int f = 0; f < 2; f++) {
     bool odd = copied[f] && (int64_t)item * pitch_of(p->factor[f]) % 16;
@@ -129,6 +146,23 @@ static bool is_worth_it(const Product *p, const bool *copied) {
     if (odd) time *= 2;
   }
   return cost < time;
+}
+
+/* Whether all numbers of the dtype are ones of f16. */
+static bool fits_half(DType d) {
+  return dtype_is_storage(d) && dtype_is_float(d) && d != DT_F8E8M0;
+}
+
+/* Both factors as f16: instructions for that do what those of their own would, or none. */
+static bool is_worth_halves(const Product *p, const Target *target) {
+  DType a = (DType)p->factor[0]->dtype, b = (DType)p->factor[1]->dtype;
+  if (!fits_half(a) || !fits_half(b) || !takes(target, DT_F16, false)) return false;
+  if (p->rows[0] < LEAST_SIDE || p->rows[1] < LEAST_SIDE || p->deep < LEAST_SUM) return false;
+  bool own = takes_pair(target, a, b, false);
+  if (own && takes_pair(target, a, b, true) >= takes(target, DT_F16, true)) return false;
+  double halves = work_of(p) * 2 / PRODUCTS, now = own ? NARROW * halves : work_of(p) / SCALAR;
+  for (int f = 0; f < 2; f++) halves += LAUNCH + 3 * (double)p->rows[f] * (double)p->deep / COPIED;
+  return halves < now;
 }
 
 /* Longer by zeros. */
@@ -139,11 +173,14 @@ static UOp *padded(Job *job, UOp *x, uint32_t axis, int64_t by) {
   return by ? uop_make(job, OP_PAD, DT_VOID, arg_ints(grow, 2 * x->shape.n), src, 2) : x;
 }
 
-/* Which factors are stored anew. */
-static void choose_copies(const Product *p, const Target *target, bool *copied) {
-  for (int f = 0; f < 2; f++)
-    copied[f] = takes(target, (DType)p->factor[f]->dtype, true) && is_uneven(p->factor[f]);
-  if (!is_worth_it(p, copied)) copied[0] = copied[1] = false;
+/* Which factors are stored anew, and as what. */
+static Copies choose_copies(const Product *p, const Target *target) {
+  Copies c = {.as = (DType)p->factor[0]->dtype};
+  if (is_worth_halves(p, target)) return (Copies){{true, true}, DT_F16};
+  if (p->factor[1]->dtype != c.as || !takes(target, c.as, true)) return c;
+  for (int f = 0; f < 2; f++) c.copied[f] = is_uneven(p->factor[f]);
+  if (!is_worth_it(p, c.copied)) c.copied[0] = c.copied[1] = false;
+  return c;
 }
 
 /* x stored with its last axis outermost. */
@@ -175,21 +212,22 @@ static UOp *with_columns(Job *job, const UOp *u, UOp *x, const Product *p) {
 /* The sum u of products x; NULL where its factors lie well and keep their bits. */
 static UOp *with_factors(Job *job, const UOp *u, UOp *x, const Target *target, bool cut) {
   Product p;
-  bool copied[2];
   UOp *to[2];
-  if (!find_product(job, u, x, &p) || p.factor[0]->dtype != p.factor[1]->dtype) return NULL;
-  DType d = (DType)p.factor[0]->dtype;
+  if (!find_product(job, u, x, &p)) return NULL;
+  bool equal = p.factor[0]->dtype == p.factor[1]->dtype;
   bool large = p.rows[0] >= LEAST_CUT && p.rows[1] >= LEAST_CUT && p.deep >= LEAST_CUT;
-  cut &= d == DT_F32 && large;
-  if (d == DT_F32 && !cut) return takes(target, DT_F16, false) ? with_columns(job, u, x, &p) : NULL;
-  if (!takes(target, d, false)) return NULL;
-  choose_copies(&p, target, copied);
-  if (!copied[0] && !copied[1] && !cut) return NULL;
-  int64_t line = LINE / dtype_info[d].bytes, over = p.deep % line;
-  bool longer = over && (copied[0] || copied[1]);
+  bool wide = equal && p.factor[0]->dtype == DT_F32;
+  cut &= wide && large;
+  if (wide && !cut) return takes(target, DT_F16, false) ? with_columns(job, u, x, &p) : NULL;
+  if (cut && !takes(target, DT_F32, false)) return NULL;
+  Copies c = choose_copies(&p, target);
+  if (!c.copied[0] && !c.copied[1] && !cut) return NULL;
+  int64_t line = LINE / dtype_info[c.as].bytes, over = p.deep % line;
+  bool longer = over && (c.copied[0] || c.copied[1]);
   for (int f = 0; f < 2; f++) {
     UOp *y = padded(job, p.factor[f], p.axis, longer ? line - over : 0);
-    if (copied[f]) y = uop1(job, OP_CONTIGUOUS, y);
+    if (y->dtype != c.as) y = uop_cast(job, y, c.as);
+    if (c.copied[f]) y = uop1(job, OP_CONTIGUOUS, y);
     to[f] = widened_again(job, x->src[f], cut ? matrix_cut(job, y) : y);
   }
   UOp *product = uop2(job, OP_MUL, to[0], to[1]);

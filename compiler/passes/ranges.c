@@ -145,7 +145,7 @@ static bool cuts(Job *job, const UOp *r, UOp *c, int64_t *times) {
     *times = size / n;
     return true;
   }
-  if (dim_check(job, c) || (c->op == OP_CONST && c->arg.i <= 1)) return false;
+  if (dim_check(c) || (c->op == OP_CONST && c->arg.i <= 1)) return false;
   return dim_divides(job, size_of(job, r), dim_of(job, c), times) && *times != 1;
 }
 

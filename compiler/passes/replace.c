@@ -12,6 +12,25 @@ UOp *replace_sources(Job *job, UOp *u, UOp *const *now) {
   return same ? u : uop_with_src(job, u, src);
 }
 
+Replace replace_begin(Job *job, UOp *root) {
+  Replace r = {.job = job, .list = uop_toposort(job, root)};
+  r.now = arena_array(&job->arena, r.list.len, sizeof *r.now);
+  nodemap_number(job, &r.pos, &r.list);
+  return r;
+}
+
+UOp **replace_renewed(const Replace *r, const UOp *u) {
+  UOp **src = arena_array(&r->job->arena, u->nsrc + 2u, sizeof *src);
+  for (uint32_t s = 0; s < u->nsrc; s++) src[s] = r->now[nodemap_get(&r->pos, u->src[s])];
+  return src;
+}
+
+UOp *replace_with(const Replace *r, UOp *u, UOp **src) {
+  return u->nsrc ? uop_with_src(r->job, u, src) : u;
+}
+
+UOp *replace_end(const Replace *r) { return r->now[r->list.len - 1]; }
+
 UOp *replace_each(Job *job, const Target *target, UOp *sink,
                   bool (*asks)(const UOp *u, const Target *target),
                   UOp *(*made)(Job *job, UOp *u, const Target *target)) {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "compiler/passes/linsum.h"
+#include "compiler/passes/replace.h"
 #include "compiler/passes/schedule_parts.h"
 
 /* Called outermost dimension first. */
@@ -190,24 +191,19 @@ static bool bind_ranges(Staging *s, const UOp *u, bool bound) {
 
 UOp *schedule_renamed(Staging *s, UOp *u) {
   Job *job = s->a->job;
-  UOpList list = uop_toposort(job, u);
-  NodeMap pos;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
-  nodemap_number(job, &pos, &list);
-  for (size_t i = 0; i < list.len; i++) {
-    UOp *x = now[i] = list.at[i], **src;
-    if (x->op == OP_RANGE && copy_of(s, x)) now[i] = copy_of(s, x);
+  Replace r = replace_begin(job, u);
+  for (size_t i = 0; i < r.list.len; i++) {
+    UOp *x = r.now[i] = r.list.at[i];
+    if (x->op == OP_RANGE && copy_of(s, x)) r.now[i] = copy_of(s, x);
     if (!x->nsrc || x->op == OP_RANGE || !is_copied(s, x)) continue;
     if (bind_ranges(s, x, true)) {
-      now[i] = schedule_renamed(s, x);
+      r.now[i] = schedule_renamed(s, x);
       bind_ranges(s, x, false);
       continue;
     }
-    src = arena_array(&job->arena, x->nsrc, sizeof *src);
-    for (uint32_t k = 0; k < x->nsrc; k++) src[k] = now[nodemap_get(&pos, x->src[k])];
-    now[i] = uop_with_src(job, x, src);
+    r.now[i] = uop_with_src(job, x, replace_renewed(&r, x));
   }
-  return now[list.len - 1];
+  return replace_end(&r);
 }
 
 /* Copies for matrix instructions, and those that run ahead, keep the order of the source, so that
@@ -403,7 +399,7 @@ static int64_t shared_layout(Staging *s, const UOp *old, UOp *operand, int level
   if (s->tiled)
     schedule_lay_out_tiles(s, old);
   else if (by_chunks(s))
-    lay_out_as_source(s, 16 / dtype_info[operand->dtype].bytes);
+    lay_out_as_source(s, OPT_ROW_PADDING / dtype_info[operand->dtype].bytes);
   for (uint32_t d = 0; d < s->n; d++) all *= range_size(s->dims[d].range);
   return all;
 }

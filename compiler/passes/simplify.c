@@ -32,6 +32,7 @@ enum {
   ROW_COLUMNS = 256,   /* of a row that is multiplied, for a workgroup */
   PRODUCT_TILE = 64,   /* rows and columns of a product that one workgroup computes, or more */
   PRODUCT_STEPS = 512, /* a piece of a sum of products is no shorter */
+  MANY_VECTORS = 16,   /* times a matrix: they are for instructions */
 };
 
 /* -- 16-bit floats ----------------------------------------------------------------------------- */
@@ -103,21 +104,42 @@ static bool is_turned(const UOp *f) {
   return turned;
 }
 
+/* Few vectors times matrices as they are stored, some of them - the weights of attention and its
+ * values, for few queries, heads and long rows: where tiles leave half of the processors without
+ * any, and the others read all by themselves. Vectors that share a matrix need not show in the
+ * axes; what the matrices are made of does. */
+static int64_t batch_pieces(const UOp *u, const Target *target, const int64_t *size) {
+  const UOp *x = u->src[0], *from = x->src[size[1] > size[0]];
+  int64_t deep = x->shape.at[u->arg.ints.at[0]];
+  if (!is_turned(from) || (size[0] < MIN_COLUMNS && size[1] < MIN_COLUMNS)) return 1;
+  while (from->op == OP_CAST || (from->nsrc == 1 && op_info[from->op].flags & OPF_MOVE))
+    from = from->src[0];
+  int64_t elements = from->symbolic ? 0 : shape_numel(from->shape), all = shape_numel(x->shape);
+  if (!elements || all / elements >= MANY_VECTORS) return 1; /* for each matrix */
+  int64_t groups = (elements - 1) / (deep * PRODUCT_TILE) + 1, most = deep / PRODUCT_STEPS;
+  int64_t processors = target->threads, want = processors * GROUPS_EACH / groups;
+  if (2 * groups > processors) return 1;
+  return want < most ? want : most;
+}
+
 /* A product of two matrices, on a device with instructions for that, whose tiles leave processors
  * with nothing to do: into how many pieces its sum is cut, so that they all have a part. What the
  * pieces store is less than half of what the factors load. */
 static int64_t product_pieces(const UOp *u, const Target *target) {
   const UOp *x = u->src[0];
   int64_t size[2] = {1, 1};
+  bool batch = false;
   if (!target->max_group || target->warp <= 1 || x->op != OP_MUL || u->arg.i != OP_ADD) return 1;
   if (u->arg.ints.n != 1 || u->symbolic) return 1;
   int64_t deep = x->shape.at[u->arg.ints.at[0]];
   for (uint32_t k = 0; k < x->shape.n; k++) {
     bool a = varies(x->src[0], k), b = varies(x->src[1], k);
     if (k == u->arg.ints.at[0] || x->shape.at[k] == 1) continue;
-    if (a == b) return 1; /* a batch of products has more tiles */
-    size[b] *= x->shape.at[k];
+    if (!a && !b) return 1;
+    if (!a || !b) size[b] *= x->shape.at[k];
+    batch |= a && b;
   }
+  if (batch) return batch_pieces(u, target, size);
   int64_t loads = (size[0] + size[1]) * deep * ITEM, stores = size[0] * size[1] * 8;
   int64_t most = loads / 2 / stores, step = PRODUCT_STEPS, tiles;
   if (!of_halves(x->src[0]) || !of_halves(x->src[1])) return 1; /* no such instructions */

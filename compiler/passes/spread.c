@@ -9,6 +9,7 @@
 #include <assert.h>
 
 #include "compiler/passes/linsum.h"
+#include "compiler/passes/replace.h"
 
 enum { SPREAD = 3 };
 
@@ -56,11 +57,9 @@ static int64_t own_elements(Job *job, const UOp *buffer, UOp *index) {
 }
 
 UOp *spread_rows(Job *job, UOp *kernel) {
-  UOpList list = uop_toposort(job, kernel);
-  NodeMap pos;
-  UOp **now = arena_array(&job->arena, list.len, sizeof *now);
+  Replace r = replace_begin(job, kernel);
+  UOpList list = r.list;
   bool any = false;
-  nodemap_number(job, &pos, &list);
   for (size_t i = 0; i < list.len; i++) any |= list.at[i]->op == OP_BUFFER && is_spread(list.at[i]);
   if (!any) return kernel;
   for (size_t i = 0; i < list.len; i++) {
@@ -69,15 +68,14 @@ UOp *spread_rows(Job *job, UOp *kernel) {
     const UOp *b = uop_storage(u->src[0]);
     int64_t ints[2] = {own_elements(job, b, u->src[1]), 0};
     UOp *own = uop_make(job, OP_BUFFER, (DType)b->dtype, arg_both(b->arg.i, ints, 2), NULL, 0);
-    now[nodemap_get(&pos, b)] = own;
+    r.now[nodemap_get(&r.pos, b)] = own;
   }
   for (size_t i = 0; i < list.len; i++) {
-    UOp *u = list.at[i], **src = arena_array(&job->arena, u->nsrc + 1u, sizeof *src);
-    if (now[i]) continue;
-    for (uint32_t s = 0; s < u->nsrc; s++) src[s] = now[nodemap_get(&pos, u->src[s])];
+    if (r.now[i]) continue;
+    UOp *u = list.at[i], **src = replace_renewed(&r, u);
     if ((u->op == OP_INDEX || u->op == OP_STORE) && is_spread(u->src[0]))
       src[1] = own_index(job, src[1]);
-    now[i] = u->nsrc ? uop_with_src(job, u, src) : u;
+    r.now[i] = replace_with(&r, u, src);
   }
-  return now[list.len - 1];
+  return replace_end(&r);
 }

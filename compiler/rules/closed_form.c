@@ -13,6 +13,7 @@
 
 #include <math.h>
 
+#include "compiler/rules/clauses.h"
 #include "compiler/rules/isum.h"
 
 enum { SEARCH_FUEL = 200 };
@@ -54,22 +55,6 @@ UOp *closed_form_repeat(Rewrite *rw, Op op, UOp *x, int64_t count) {
 
 /* -- counting: where(conditions on r, v, 0)
  * -------------------------------------------------------- */
-
-enum { MAX_CLAUSES = 16 };
-typedef struct Clauses {
-  UOp *at[MAX_CLAUSES];
-  uint32_t n;
-} Clauses;
-
-static bool clauses_of(UOp *cond, Clauses *out, int depth) {
-  if (cond->op == OP_AND) {
-    return depth < MAX_CLAUSES && clauses_of(cond->src[0], out, depth + 1) &&
-           clauses_of(cond->src[1], out, depth + 1);
-  }
-  if (out->n == MAX_CLAUSES) return false;
-  out->at[out->n++] = cond;
-  return true;
-}
 
 /* c as k*r + rest with rest free of r; false when r occurs otherwise. */
 static bool solve(const UOp *left, const UOp *right, const UOp *r, int64_t *k, IndexSum *rest) {
@@ -197,7 +182,7 @@ static UOp *one_hot(Rewrite *rw, UOp *r, UOp *e, UOp *v) {
 static UOp *where_over(Rewrite *rw, UOp *r, UOp *cond, UOp *v, int *fuel) {
   Clauses all = {0}, on = {0};
   UOp *outer = NULL;
-  if (!clauses_of(cond, &all, 0)) return NULL;
+  if (!clauses_add(cond, &all)) return NULL;
   for (uint32_t i = 0; i < all.n; i++) {
     if (uop_is_open(all.at[i], r))
       on.at[on.n++] = all.at[i];

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "compiler/ir/dim.h"
+#include "compiler/rules/clauses.h"
 #include "compiler/rules/closed_form.h"
 #include "compiler/rules/isum.h"
 
@@ -139,24 +140,6 @@ static UOp *hoist_cast(Rewrite *rw, const UOp *n, UOp *x, UOp *y) {
 /* -- conjunctions
  * ---------------------------------------------------------------------------------- */
 
-enum { MAX_CLAUSES = 32 };
-typedef struct Clauses {
-  UOp *at[MAX_CLAUSES];
-  uint32_t n;
-} Clauses;
-
-static bool collect(UOp *u, Clauses *out, int depth) {
-  if (u->op == OP_AND) {
-    return depth < MAX_CLAUSES && collect(u->src[0], out, depth + 1) &&
-           collect(u->src[1], out, depth + 1);
-  }
-  for (uint32_t i = 0; i < out->n; i++)
-    if (out->at[i] == u) return true;
-  if (out->n == MAX_CLAUSES) return false;
-  out->at[out->n++] = u;
-  return true;
-}
-
 /* x < c or c < x. */
 static bool is_bound(const UOp *u, int side) {
   return u->op == OP_CMPLT && u->src[side]->op == OP_CONST && u->src[!side]->dtype == DT_INDEX;
@@ -181,7 +164,7 @@ static bool contradict(const UOp *a, const UOp *b) {
 /* An AND of many: duplicates and weaker bounds dropped, sorted. */
 static UOp *conjunction(Rewrite *rw, UOp *n) {
   Clauses c = {0};
-  if (!collect(n, &c, 0)) return NULL;
+  if (!clauses_add(n, &c)) return NULL;
   for (uint32_t i = 0; i < c.n; i++)
     for (uint32_t j = 0; j < c.n; j++) {
       if (i == j) continue;

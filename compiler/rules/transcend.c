@@ -26,6 +26,7 @@ typedef struct Build {
   bool wide;
   bool no_fma; /* MULACC rounds twice */
   bool scales; /* the target has SCALE */
+  bool quick;  /* the target has QEXP2 and QRECIP */
   int mant, bias;
 } Build;
 
@@ -39,6 +40,10 @@ typedef struct Poly {
 /* hi + lo of a constant, by precision. */
 #define SPLIT(b, name) ((b)->wide ? name##_f64 : name##_f32)
 
+static bool is_quick(const Target *target, DType d) {
+  return target && target->kind && !strcmp(target->kind, "cuda") && d == DT_F32;
+}
+
 static Build build_for(const Rewrite *rw, DType d, unsigned lanes) {
   bool wide = d == DT_F64;
   return (Build){.rw = rw,
@@ -49,6 +54,7 @@ static Build build_for(const Rewrite *rw, DType d, unsigned lanes) {
                  .wide = wide,
                  .no_fma = rw->no_fma,
                  .scales = native_find(rw->target, OP_SCALE, d) != NULL,
+                 .quick = is_quick(rw->target, d),
                  .mant = wide ? 52 : 23,
                  .bias = wide ? 1023 : 127};
 }
@@ -182,8 +188,24 @@ static UOp *exp_reduced(const Build *b, UOp *x, UOp *n, double scale) {
   return fma3(b, fma3(b, p, r, num(b, scale)), r, num(b, scale));
 }
 
+static UOp *quick_exp2(const Build *b, UOp *x) { return uop1(b->job, OP_QEXP2, x); }
+
+/* e^x = 2^n * 2^r by the instruction for 2^r, where x*log2(e) = n + r. Where n is at its bounds r
+ * is whatever is left: 2^r then makes the subnormal result, rounded once by the product, the 0 or
+ * the infinity. */
+static UOp *exp_quick(const Build *b, UOp *x) {
+  const double *log2e = log2e_f32;
+  double magic = ldexp(1.5, b->mant) + b->bias;
+  UOp *t = fma3(b, x, num(b, M_LOG2E), num(b, magic));
+  t = clamp(b, t, magic - b->bias + 1, magic + b->bias);
+  UOp *n = sub(b, t, num(b, magic)), *scale = from_bits(b, shl(b, to_bits(b, t), b->mant));
+  UOp *r = fma3(b, x, num(b, log2e[1]), fma3(b, x, num(b, log2e[0]), neg(b, n)));
+  return mul(b, quick_exp2(b, r), scale);
+}
+
 static UOp *exp_any(const Build *b, UOp *x) {
   UOp *bits;
+  if (b->quick) return exp_quick(b, x);
   if (b->scales) {
     double least;
     UOp *top = bound_exponent(b, x, M_LOG2E, &least), *n = round_out(b, top, M_LOG2E, 0, &bits);
@@ -268,22 +290,40 @@ static UOp *log2_any(const Build *b, UOp *x) {
 
 /* -- hyperbolic tangent, error function, arc tangent ------------------------------------------- */
 
+/* tanh(a) = 1 - 2/(e^2a + 1) for a that is not small: what the exponential is off by hardly shows,
+ * and of the quotient a step of Newton's is enough. */
+static UOp *tanh_large(const Build *b, UOp *a) {
+  UOp *one = num(b, 1), *most = uop2(b->job, OP_MIN, a, num(b, 20));
+  if (b->quick) {
+    UOp *d = add(b, quick_exp2(b, mul(b, most, num(b, 2 * M_LOG2E))), one);
+    UOp *q = uop1(b->job, OP_QRECIP, d);
+    return fma3(b, fma3(b, fma3(b, neg(b, d), q, one), q, q), num(b, -2), one);
+  }
+  UOp *e = exp_moderate(b, add(b, most, most));
+  return sub(b, one, quot(b, num(b, 2), add(b, e, one)));
+}
+
 static UOp *tanh_any(const Build *b, UOp *x) {
   UOp *a = mag(b, x), *z = mul(b, a, a);
   UOp *small = fma3(b, prod(b, a, z), horner(b, POLY(b, tanh_poly), 1, z), a);
-  UOp *most = uop2(b->job, OP_MIN, a, num(b, 20));
-  UOp *e = exp_moderate(b, add(b, most, most));
-  UOp *large = sub(b, num(b, 1), quot(b, num(b, 2), add(b, e, num(b, 1))));
+  UOp *large = tanh_large(b, a);
   UOp *v = where(b, less(b, a, num(b, 0.625)), small, large);
   return flip_sign(b, v, sign_bit(b, x));
+}
+
+/* 1 - erf(a) for a from `edge` on; what the exponential is off by is small beside erf(a). */
+static UOp *erfc_large(const Build *b, UOp *a, double edge) {
+  Poly p = POLY(b, erfc_poly);
+  if (b->quick) return quick_exp2(b, horner(b, p, -M_LOG2E, uop2(b->job, OP_MIN, a, num(b, 4))));
+  return exp_moderate(b, neg(b, horner(b, p, 1, clamp(b, a, edge, b->wide ? 6 : 4))));
 }
 
 static UOp *erf_any(const Build *b, UOp *x) {
   UOp *a = mag(b, x), *z = mul(b, a, a);
   UOp *small = fma3(b, a, horner(b, POLY(b, erf_poly), 1, z), a);
-  UOp *most = clamp(b, a, 1, b->wide ? 6 : 4);
-  UOp *e = exp_moderate(b, neg(b, horner(b, POLY(b, erfc_poly), 1, most)));
-  UOp *v = where(b, less(b, a, num(b, 1)), small, sub(b, num(b, 1), e));
+  double edge = b->wide ? 1 : 0.9;
+  UOp *large = sub(b, num(b, 1), erfc_large(b, a, edge));
+  UOp *v = where(b, less(b, a, num(b, edge)), small, large);
   return flip_sign(b, v, sign_bit(b, x));
 }
 

@@ -84,6 +84,8 @@ double search_body(const Model *m, const OptPlan *plan);
 /* Nanoseconds that a legal plan is expected to take. */
 double search_predict(const Model *m, const OptPlan *plan);
 double search_predict_gpu(const Model *m, const OptPlan *plan);
+/* The same of one with matrix instructions, of so many workgroups, whose data takes `memory` ns. */
+double search_predict_matrix(const Model *m, const OptPlan *plan, double groups, double memory);
 /* Elements, cache lines and how unevenly they fill a cache (1: evenly) that an access touches when
  * every axis takes `extent` steps. */
 typedef struct Footprint {

@@ -26,6 +26,10 @@ void opts_push(Job *job, OptList *list, OptKind kind, int axis, int64_t arg) {
   avec_push(&job->arena, list, o);
 }
 
+void opts_append(Job *job, OptList *to, const OptList *more) {
+  for (size_t i = 0; i < more->len; i++) avec_push(&job->arena, to, more->at[i]);
+}
+
 void opts_print(const OptList *list, StrBuf *out) {
   for (size_t i = 0; i < list->len; i++) {
     const Opt *o = &list->at[i];
@@ -397,10 +401,10 @@ static void give_matrix(OptPlan *plan, const MatrixPlan *t, bool inner) {
 
 static Status plan_matrix(Job *job, Planner *p) {
   OptPlan *plan = p->plan;
-  MatrixPlan t = {.id = p->opt->arg % 256,
+  MatrixPlan t = {.id = opt_tc_id(p->opt->arg),
                   .m = (uint32_t)p->opt->axis,
-                  .n = (uint32_t)(p->opt->arg / 256 % 128),
-                  .k = (uint32_t)(p->opt->arg / 32768)};
+                  .n = opt_tc_n(p->opt->arg),
+                  .k = opt_tc_k(p->opt->arg)};
   t.info = matrix_info(t.id);
   bool inner = t.n < p->k->naxes && p->k->axes[t.n].range && p->k->axes[t.n].reduce;
   if (!t.info || !matrix_on(t.info, p->target))
@@ -426,17 +430,17 @@ static Status plan_pipeline(Planner *p, bool reduce) {
   if (p->plan->slots) return refuse(p, "the list has a PIPELINE already");
   if (opts_is_inner_sum(p->k, p->opt->axis))
     return refuse(p, "the reduction is inside of another one");
-  int32_t slots = p->opt->arg % 16, under = p->opt->arg / 16 % 2;
+  int32_t slots = opt_pipe_places(p->opt->arg), under = p->opt->arg & PIPE_GO_ON ? 1 : 0;
   const MatrixInfo *info = p->plan->matrix.info;
   if (slots < 2 || slots > MAX_SLOTS) return refuse(p, "there are 2 to 8 places");
-  if (p->opt->arg >= 64) return refuse(p, "there is no such way to copy");
+  if (p->opt->arg - slots > PIPE_WAYS) return refuse(p, "there is no such way to copy");
   if (under && (slots < 3 || !info || !info->shared))
     return refuse(p, "one iteration's instructions may go on, with 3 places or more, after a TC "
                      "that reads them there");
   p->plan->pipeline = p->opt->axis;
   p->plan->slots = slots;
   p->plan->under = under;
-  p->plan->bulk = p->opt->arg >= 32;
+  p->plan->bulk = p->opt->arg & PIPE_WHOLE;
   return NULL;
 }
 

@@ -38,11 +38,24 @@ typedef enum OptKind {
   OPT__COUNT
 } OptKind;
 
-/* The argument of TC. */
+/* The argument of TC: the instruction, the axis of its columns and that of its sum. */
 static inline int64_t opt_tc_arg(int64_t id, uint32_t n, uint32_t k) {
   return id + 256 * (int64_t)n + 32768 * (int64_t)k;
 }
+static inline int64_t opt_tc_id(int64_t arg) { return arg % 256; }
+static inline uint32_t opt_tc_n(int64_t arg) { return (uint32_t)(arg / 256 % 128); }
+static inline uint32_t opt_tc_k(int64_t arg) { return (uint32_t)(arg / 32768); }
+
+/* The argument of PIPELINE: how many places, and in which of these ways. */
+enum {
+  PIPE_GO_ON = 16, /* matrix instructions of one iteration go on into the next */
+  PIPE_WHOLE = 32, /* whole tiles are copied, by a warp of its own */
+  PIPE_WAYS = PIPE_GO_ON | PIPE_WHOLE
+};
+static inline int32_t opt_pipe_places(int32_t arg) { return arg % PIPE_GO_ON; }
+
 void opts_push(Job *job, OptList *list, OptKind kind, int axis, int64_t arg);
+void opts_append(Job *job, OptList *to, const OptList *more);
 void opts_print(const OptList *list, StrBuf *out);
 /* INVALID_ARGUMENT says where and what was expected. Legality is another question. */
 Status opts_parse(Job *job, Str text, OptList *out);
@@ -85,8 +98,9 @@ bool kernel_depends(const UOp *u, uint32_t axis);
 /* -- what a list means for a kernel
  * -------------------------------------------------------------------------- */
 
-#define OPT_MAX_INNER 4
-#define OPT_MAX_STAGE ((int64_t)1 << 22) /* elements of one buffer of a thread */
+#define OPT_MAX_INNER   4
+#define OPT_ROW_PADDING 16                 /* bytes behind a row of what is staged, for its banks */
+#define OPT_MAX_STAGE   ((int64_t)1 << 22) /* elements of one buffer of a thread */
 
 /* Which coordinate of a matrix instruction's product is split into the digits of threads and
  * elements, where two products share an axis; else the coordinate stays whole until the end. */

@@ -23,8 +23,7 @@ static bool is_static(const KernelInfo *k, const UOp *u) {
 }
 
 /* A term that is no axis of the product. */
-static bool is_apart(const KernelInfo *k, const UOp *atom, uint32_t own, uint32_t sum) {
-  (void)k;
+static bool is_apart(const UOp *atom, uint32_t own, uint32_t sum) {
   return !kernel_depends(atom, own) && !kernel_depends(atom, sum) && atom->vmin >= 0 &&
          atom->vmax < INT32_MAX;
 }
@@ -55,7 +54,7 @@ static const char *why_not(Job *job, const KernelInfo *k, const OptPlan *plan, c
   for (uint32_t i = 0; i < sum->n; i++) {
     const UOp *atom = sum->at[i].atom;
     bool axis = atom == k->axes[m->k].range || atom == k->axes[own].range;
-    if (!axis && !is_apart(k, atom, own, m->k)) return "the index of a factor is no sum of axes";
+    if (!axis && !is_apart(atom, own, m->k)) return "the index of a factor is no sum of axes";
     int64_t step = sum->at[i].coeff;
     if (step < 1 || (step == 1 && !axis)) return "a factor is walked in no order";
     if (step > 1 && step * bytes % PIECE_BYTES) return "rows do not begin at multiples of 16 bytes";

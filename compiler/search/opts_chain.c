@@ -80,12 +80,11 @@ Status opts_chain_rows(const KernelInfo *k, OptPlan *plan) {
 
 int64_t opts_chain_padding(const KernelInfo *k, const OptPlan *plan, uint32_t stage,
                            int64_t elements) {
-  enum { PADDING = 16 }; /* of a row, schedule_stage.c */
   const StagePlan *s = &plan->stages[stage];
   if (!plan->inner.info || opts_matrix_tiled(plan, k->stageable[s->operand])) return 0;
   bool inner = kernel_depends(k->stageable[s->operand], plan->inner.k);
   int64_t row = opts_staged_extent(k, plan, inner ? plan->inner.k : plan->matrix.n, s->level);
-  return row ? elements / row * PADDING : 0;
+  return row ? elements / row * OPT_ROW_PADDING : 0;
 }
 
 /* -- where rows are kept ----------------------------------------------------------------------- */

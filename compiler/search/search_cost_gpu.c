@@ -135,6 +135,8 @@ double search_predict_gpu(const Model *m, const OptPlan *plan) {
   Machine c = search_machine(m->target);
   Grid g = grid_of(m, plan);
   Load load = {.instructions = 20};
+  if (plan->matrix.info && !plan->inner.info)
+    return search_predict_matrix(m, plan, g.groups, distinct_bytes(m) / c.dram_ns);
   double warp = m->target->warp > 1 ? m->target->warp : 1;
   for (uint32_t i = 0; i < m->ngroups; i++) {
     const Group *group = &m->groups[i];

@@ -32,6 +32,7 @@ enum {
   FAR = 2,          /* times the roofline */
   FAMILIES = 64,
   TILES = 24,       /* schedules with matrix instructions */
+  TILE_REACH = 3,   /* tiles, and on devices with workgroups all that is ranked: the same */
   FAMILY_REACH = 4, /* families whose best is expected to take so many times what the best takes */
 };
 
@@ -162,16 +163,25 @@ static void put_heuristic(Proposer *p) {
   if (p->untuned && remember(p, p->heuristic.key)) put(p, &p->heuristic, p->heuristic.predicted);
 }
 
+/* What the model expects of the fastest measured one, or of the heuristic's. */
+static double expected_of_best(const Proposer *p) {
+  const Tried *best = NULL;
+  for (size_t i = 0; i < p->ntried; i++)
+    if (p->tried[i].ns && (!best || p->tried[i].ns < best->ns)) best = &p->tried[i];
+  return best ? best->point.predicted : p->untuned ? p->heuristic.predicted : INFINITY;
+}
+
 /* Tiles for matrix instructions are many opts away from each other: those that the rules of thumb
- * know are timed whatever the model expects of them. */
+ * know are timed unless the model expects several times what it expects of the best. */
 static void put_tiles(Proposer *p) {
   OptList list[TILES];
   Point point;
   if (!p->in->target->max_group) return;
+  double most = TILE_REACH * expected_of_best(p);
   uint32_t n = heuristic_warp_others(p->job, p->in->kernel, p->in->target, list, TILES);
   for (uint32_t i = 0; i < n && p->nout < (3 * p->in->want + 3) / 4; i++)
     if (list[i].len <= LIST_MAX && search_space_point(&p->space, list[i].at, list[i].len, &point) &&
-        remember(p, point.key))
+        point.predicted <= most && remember(p, point.key))
       put(p, &point, point.predicted);
 }
 
@@ -352,7 +362,11 @@ static void put_ranked(Proposer *p, bool far, bool over) {
   uint32_t picked[SEARCH_MAX_WANT];
   double ln_ns[SEARCH_MAX_WANT];
   size_t got = search_rank_pick(p->job, rank, x, n, want, picked, ln_ns);
-  for (size_t i = 0; i < got; i++) put(p, &p->pool[list[picked[i]]], exp(ln_ns[i]));
+  int64_t best = best_of(p, p->ntried);
+  bool groups = p->in->target->max_group && best != INT64_MAX;
+  for (size_t i = 0; i < got; i++) /* a driver takes long to assemble what is not worth timing */
+    if (!groups || exp(ln_ns[i]) <= TILE_REACH * (double)best)
+      put(p, &p->pool[list[picked[i]]], exp(ln_ns[i]));
 }
 
 /* -- the call ---------------------------------------------------------------------------------- */

@@ -539,10 +539,10 @@ static void choices(Steps *t, const SpaceRow *row, int axis) {
   case MATRIX: matrices(t, row, axis); break;
   case SLOTS:
     for (int32_t n = 2; n <= 4; n++) step_to(t, row, axis, n, false);
-    for (int32_t n = 3; n <= 4; n++) step_to(t, row, axis, n + 16, false); /* go on into the next */
-    for (int32_t n = 3; n <= 8; n++) {                                     /* whole tiles */
-      step_to(t, row, axis, n + 32, false);
-      step_to(t, row, axis, n + 48, false);
+    for (int32_t n = 3; n <= 4; n++) step_to(t, row, axis, n + PIPE_GO_ON, false);
+    for (int32_t n = 3; n <= 8; n++) {
+      step_to(t, row, axis, n + PIPE_WHOLE, false);
+      step_to(t, row, axis, n + PIPE_WHOLE + PIPE_GO_ON, false);
     }
     break;
   case WORKERS: step_to(t, row, 0, (int32_t)t->s->target->threads, false); break;

@@ -80,6 +80,20 @@ def test_mistakes_with_state_are_refused(client):
     refused("INVALID_ARGUMENT", ["given twice"], lambda: two({"a": x, "b": x}))
 
 
+def test_as_many_rows_as_the_run_has(client):
+    """The part that is assigned has a symbolic size."""
+    g = kiln.Graph()
+    cache, x = g.param("cache", "f32", (16, 4), state=True), g.param("x", "f32", ("n", 4))
+    g.assign(g.shrink(cache, [(0, x.shape[0]), (0, 4)]), x * 2.0)
+    g.output("sum", cache.sum(0))
+    exe = client.compile(g, kiln.Options(dims={"n": (1, 16)}))
+    state, want = exe.state(), np.zeros((16, 4), np.float32)
+    for n in (3, 7, 16, 1):
+        v = np.random.default_rng(n).random((n, 4), np.float32)
+        want[:n] = v * 2
+        np.testing.assert_allclose(exe({**state, "x": v})["sum"], want.sum(0), rtol=1e-5)
+
+
 def assign_error(client, build):
     g = kiln.Graph()
     x, y = g.param("x", "f32", (4, 4), state=True), g.param("y", "f32", (4, 4))

@@ -24,6 +24,7 @@
 #include "compiler/codegen/codegen.h"
 #include "compiler/codegen/llvm_emit.h"
 #include "devices/device.h"
+#include "tests/unit/status_check.h"
 
 #if defined(__SANITIZE_THREAD__)
 enum { SIGNALS_WAIT = 1 }; /* its runtime keeps them until the next system call */
@@ -35,14 +36,6 @@ enum { SANITIZED = 1 };
 #else
 enum { SANITIZED = 0 };
 #endif
-
-static void check(Status st) {
-  if (!st) return;
-  char text[1024];
-  status_text(st, text, sizeof text);
-  status_drop(st);
-  fail_msg("%s", text);
-}
 
 static void expect_code(Status st, StatusCode code) {
   assert_non_null(st);

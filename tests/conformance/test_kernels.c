@@ -117,7 +117,7 @@ static bool with_matrix(Job *job, ZooRun *r) {
     if (!matrix_on(info, r->target)) continue;
     for (int axis = 0; axis < 3; axis++)
       if (random_below(4)) zoo_try(job, r, OPT_PADTO, axis, unit[axis]);
-    if (zoo_try(job, r, OPT_TC, swap, TC(id, !swap, 2))) return true;
+    if (zoo_try(job, r, OPT_TC, swap, opt_tc_arg(id, !swap, 2))) return true;
   }
   r->opts = (OptList){0};
   return false;
@@ -136,7 +136,7 @@ static void by_chance(Job *job, ZooRun *r, OptList *out) {
     bool names = kind == OPT_STAGE || kind == OPT_KEEP;
     int axis = (int)random_below((uint32_t)naxes + names) - names;
     int64_t arg = names                  ? random_below(4)
-                  : kind == OPT_PIPELINE ? 2 + random_below(3) + 16 * random_below(2)
+                  : kind == OPT_PIPELINE ? 2 + random_below(3) + PIPE_GO_ON * random_below(2)
                                          : sizes[random_below(6)];
     zoo_try(job, r, kind, axis, arg);
   }

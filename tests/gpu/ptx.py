@@ -60,6 +60,9 @@ def graphs():
     for d in ("f32", "f16", "bf16"):
         for m, n, k in ((1024, 1024, 1024), (128, 3072, 768), (1, 4096, 4096), (100, 300, 77)):
             yield make(f"matmul-{d}-{m}x{n}x{k}", [((m, k), d), ((k, n), d)], lambda g, a, b: a @ b)
+    for a, b in (("f8e4m3fn", "f8e4m3fn"), ("f8e5m2", "f8e4m3fn"), ("f8e4m3fn", "f8e5m2"), ("f8e5m2fnuz", "f4e2m1")):
+        for n in (256, 2048):  # by instructions of their own; as f16
+            yield make(f"matmul-{a}-{b}-{n}", [((n, n), a), ((n, n), b)], lambda g, a, b: a.cast("f32") @ b.cast("f32").permute(1, 0))
 
 
 def write_models(folder, every):

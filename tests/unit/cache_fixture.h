@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "cache/cache.h"
 #include "proto/digest.h"
+#include "tests/unit/status_check.h"
 #include "tests/unit/temp_folder.h"
 
 typedef struct Fixture {
@@ -35,10 +36,7 @@ static inline int teardown(void **state) { return temp_folder_remove(((Fixture *
 /* max: bytes that it may have; 0 = no limit. */
 static inline Cache *opened(const char *path, uint64_t max) {
   Cache *c;
-  char text[512];
-  Status st = cache_open(path, max, &c);
-  status_text(st, text, sizeof text);
-  if (st) fail_msg("%s", text);
+  check(cache_open(path, max, &c));
   return c;
 }
 

@@ -16,20 +16,13 @@
 #include "compiler/codegen/llvm_target.h"
 #include "compiler/ir/interp.h"
 #include "devices/device.h"
+#include "tests/unit/status_check.h"
 
 static Device *device;
 static Target target;
 static Job job;
 /* False on the older targets: tests try half of the widths there, since most time is LLVM's. */
 static bool thorough;
-
-static inline void check(Status st) {
-  if (!st) return;
-  char text[1024];
-  status_text(st, text, sizeof text);
-  status_drop(st);
-  fail_msg("%s", text);
-}
 
 /* -- programs
  * -------------------------------------------------------------------------------------- */

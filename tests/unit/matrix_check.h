@@ -71,5 +71,3 @@ static inline void count_products(const ZooRun *r) {
     n += r->linear.list[i]->op == OP_MMA || r->linear.list[i]->op == OP_TILEMMA;
   assert_true(n > 0);
 }
-
-#define TC(id_, n_, k_) ((id_) + 256 * (n_) + 32768 * (k_))

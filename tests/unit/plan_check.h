@@ -15,6 +15,7 @@
 #include "compiler/ir/interp.h"
 #include "compiler/ir/text.h"
 #include "compiler/passes/plan_build.h"
+#include "tests/unit/status_check.h"
 
 /* What runs one kernel of a plan; a test may define another way before it includes this. */
 #ifndef RUN_KERNEL
@@ -90,14 +91,7 @@ static void build_in_job(Job *job, void *arg) {
   plan_build(job, &g->tg, &PLAN_TARGET, &g->plan);
 }
 
-static inline void graph_plan(Graph *g) {
-  Status st = job_run(g->job, build_in_job, g);
-  if (!st) return;
-  char text[4000];
-  status_text(st, text, sizeof text);
-  status_drop(st);
-  fail_msg("%s", text);
-}
+static inline void graph_plan(Graph *g) { check(job_run(g->job, build_in_job, g)); }
 
 static inline void show_plan(Graph *g) {
   for (size_t c = 0; c < g->plan.ncalls; c++) {
@@ -146,14 +140,6 @@ static inline void randomise(InterpBuffer b, DType dtype, uint32_t *seed) {
   }
 }
 
-static inline void check_status(Status st) {
-  if (!st) return;
-  char text[4000];
-  status_text(st, text, sizeof text);
-  status_drop(st);
-  fail_msg("%s", text);
-}
-
 /* Nothing that differs from run to run. */
 static inline void check_once(const PlanBuffer *b) {
   assert_true(b->kind == PB_WEIGHT || b->kind == PB_CONST || b->once);
@@ -188,7 +174,7 @@ static inline void run_plan(Graph *g, InterpBuffer *slots) {
     args = calloc(call->nargs, sizeof *args);
     for (uint32_t a = 0; a < call->nargs; a++) args[a] = buffers[call->args[a]];
     assert_int_equal(call->nargs, p->kernels[call->kernel].nargs);
-    check_status(RUN_KERNEL(g->job, p->kernels[call->kernel].sink, args, call->nargs));
+    check(RUN_KERNEL(g->job, p->kernels[call->kernel].sink, args, call->nargs));
     free(args);
   }
   free(buffers);
@@ -218,7 +204,7 @@ static inline bool plan_equals_graph(Graph *g, double tolerance) {
       got[s] = want[s];
     }
   }
-  check_status(interp_tensor(g->job, g->tg.sink, want, n));
+  check(interp_tensor(g->job, g->tg.sink, want, n));
   run_plan(g, got);
   for (size_t s = 0; s < n; s++) {
     DType dtype = g->slots[s].dtype;

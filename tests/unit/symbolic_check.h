@@ -97,7 +97,7 @@ static inline void sized_call(SizedRun *r, const PlanCall *call) {
   for (uint32_t v = 0; v < call->nvars; v++) {
     args[call->nargs + v] = (InterpBuffer){&r->vars[call->vars[v]], sizeof(int64_t)};
   }
-  check_status(RUN_KERNEL(r->s->g.job, k->sink, args, call->nargs));
+  check(RUN_KERNEL(r->s->g.job, k->sink, args, call->nargs));
   free(args);
 }
 
@@ -197,7 +197,7 @@ static inline bool sized_equals(Sized *s, const int64_t *given, double tolerance
     if (output) want[k] = with_room(want[k]);
     got[k] = output ? with_room(new_data(g->slots[k].dtype, 1)) : want[k];
   }
-  check_status(interp_symbolic(g->job, g->tg.sink, want, n, vars, g->tg.nvars));
+  check(interp_symbolic(g->job, g->tg.sink, want, n, vars, g->tg.nvars));
   sized_steps(&run);
   for (size_t k = 0; k < g->tg.nvars; k++)
     if (s->vars[k].source != VAR_LOOP) assert_int_equal(vars[k], run.vars[k]);

@@ -20,7 +20,7 @@ static size_t most_buffers(const Graph *g) {
 /* Planned with the limit, it needs that many kernels and gives what the graph gives. */
 static void expect_kernels(uint32_t buffers, size_t least, size_t most) {
   limit = buffers;
-  check_status(job_run(&job, plan_limited, &graph));
+  check(job_run(&job, plan_limited, &graph));
   if (limit) assert_true(most_buffers(&graph) <= limit);
   if (graph.plan.ncalls < least || graph.plan.ncalls > most) {
     show_plan(&graph);

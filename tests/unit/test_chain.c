@@ -129,8 +129,7 @@ static void chosen(void **state) {
     zoo_must(&r, opts_parse(&job, str_from(cases[i].opts), &rest));
     opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(cases[i].inner, 2, 3));
     opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(cases[i].outer, 1, 6));
-    for (size_t k = 0; k < rest.len; k++)
-      opts_push(&job, &r.opts, (OptKind)rest.at[k].kind, rest.at[k].axis, rest.at[k].arg);
+    opts_append(&job, &r.opts, &rest);
     zoo_must(&r, opts_check(&job, r.k.sink, r.target, &r.opts));
     zoo_must(&r, job_run(&job, zoo_compile, &r));
     assert_true(count_op(&r, matrix_info(cases[i].inner)->shared ? OP_TILEMMA : OP_MMA) > 0);
@@ -180,8 +179,7 @@ static void refused(void **state) {
     opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(MX_F16_M16N8K16, 2, 3));
     opts_push(&job, &r.opts, OPT_TC, 0, opt_tc_arg(MX_F16_M16N8K16, 1, 6));
     zoo_must(&r, opts_parse(&job, str_from(lists[i]), &rest));
-    for (size_t k = 0; k < rest.len; k++)
-      opts_push(&job, &r.opts, (OptKind)rest.at[k].kind, rest.at[k].axis, rest.at[k].arg);
+    opts_append(&job, &r.opts, &rest);
     Status st = opts_check(&job, r.k.sink, r.target, &r.opts);
     assert_non_null(st);
     assert_int_equal(status_code(st), ST_INVALID_ARGUMENT);

@@ -8,18 +8,14 @@
 #include <cmocka.h>
 
 #include "daemon/server/config.h"
+#include "tests/unit/status_check.h"
 
 static void expect_error(const char *text, const char *words) {
   Config c;
-  char got[512];
   assert_null(config_init(&c));
   Status st = config_read_text(&c, text, "test.conf");
   if (!st) st = config_check(&c);
-  assert_non_null(st);
-  assert_int_equal(status_code(st), ST_INVALID_ARGUMENT);
-  status_text(st, got, sizeof got);
-  if (!strstr(got, words)) fail_msg("'%s' is not in: %s", words, got);
-  status_drop(st);
+  check_refused(st, ST_INVALID_ARGUMENT, words);
   config_deinit(&c);
 }
 

@@ -16,28 +16,12 @@
 #include "devices/device.h"
 #include "devices/discover.h"
 #include "tests/fakes/fake_cuda.h"
+#include "tests/unit/status_check.h"
 
 enum { N = 5 };
 static FakeCuda *fake;
 static FakeCuda as_new;
 static FakeLinker *linker; /* newer than the driver, so that it is left alone, but in its test */
-
-static void check(Status st) {
-  if (!st) return;
-  char text[1024];
-  status_text(st, text, sizeof text);
-  status_drop(st);
-  fail_msg("%s", text);
-}
-
-static void expect(Status st, StatusCode code, const char *words) {
-  char text[1024];
-  assert_non_null(st);
-  assert_int_equal(status_code(st), code);
-  status_text(st, text, sizeof text);
-  if (!strstr(text, words)) fail_msg("'%s' does not say '%s'", text, words);
-  status_drop(st);
-}
 
 static int open_device(void **state) {
   *fake = as_new;
@@ -85,12 +69,13 @@ static void test_capabilities(void **state) {
     device_destroy(d);
   }
   fake->cc = 70;
-  expect(device_open("cuda:0", &d), ST_UNAVAILABLE, "compute capability 7.0; 7.5 is the least");
+  check_refused(device_open("cuda:0", &d), ST_UNAVAILABLE,
+                "compute capability 7.0; 7.5 is the least");
   char text[2000] = "";
   discover_devices(found, text);
   assert_non_null(strstr(text, "cpu:0=;cuda:0=its compute capability is less than 7.5;"));
   *fake = as_new;
-  expect(device_open("cuda:1", &d), ST_UNAVAILABLE, "this machine has 1 CUDA devices");
+  check_refused(device_open("cuda:1", &d), ST_UNAVAILABLE, "this machine has 1 CUDA devices");
 }
 
 /* In a process of its own: a driver is started once. */
@@ -143,8 +128,10 @@ static void test_out_of_memory(void **state) {
   check(device_buffer_alloc(d, most / 2, -1, &b[1]));
   for (int k = 0; k < 2; k++) device_buffer_free(d, b[k]);
   check(device_buffer_alloc(d, most, -1, &b[0]));
-  expect(device_buffer_alloc(d, 1, -1, &b[1]), ST_RESOURCE_EXHAUSTED, "a buffer of 512 bytes");
-  expect(device_buffer_alloc(d, SIZE_MAX, -1, &b[1]), ST_RESOURCE_EXHAUSTED, "address space");
+  check_refused(device_buffer_alloc(d, 1, -1, &b[1]), ST_RESOURCE_EXHAUSTED,
+                "a buffer of 512 bytes");
+  check_refused(device_buffer_alloc(d, SIZE_MAX, -1, &b[1]), ST_RESOURCE_EXHAUSTED,
+                "address space");
   device_buffer_free(d, b[0]);
   check(device_buffer_alloc(d, 1, -1, &b[0]));
   device_buffer_free(d, b[0]);
@@ -288,9 +275,10 @@ static void test_wrong_maps(void **state) {
     Program *p;
     says[wrong[i].at] = wrong[i].number;
     fake->maps = says, fake->maps_bytes = sizeof says;
-    expect(device_program_load(d, &spec, &p), ST_INVALID_ARGUMENT, "map 0 of a kernel's tensors");
+    check_refused(device_program_load(d, &spec, &p), ST_INVALID_ARGUMENT,
+                  "map 0 of a kernel's tensors");
     fake->maps_bytes = 100;
-    expect(device_program_load(d, &spec, &p), ST_INVALID_ARGUMENT, "100 bytes are no maps");
+    check_refused(device_program_load(d, &spec, &p), ST_INVALID_ARGUMENT, "100 bytes are no maps");
   }
   fake->maps = NULL;
 }
@@ -302,14 +290,14 @@ static void test_check(void **state) {
   Program *p = load(d, "ptx", 1);
   check(device_program_check(d, p));
   fake->local_bytes = 24;
-  expect(device_program_check(d, p), ST_INVALID_ARGUMENT,
-         "24 bytes of each thread are not in registers");
+  check_refused(device_program_check(d, p), ST_INVALID_ARGUMENT,
+                "24 bytes of each thread are not in registers");
   fake->local_bytes = 0;
   device_program_free(d, p);
   fake->said = "ptxas info: (C7510) Potential Performance Loss: wgmma.mma_async instructions are "
                "serialized";
   p = load(d, "ptx", 1);
-  expect(device_program_check(d, p), ST_INVALID_ARGUMENT, "makes matrix instructions wait");
+  check_refused(device_program_check(d, p), ST_INVALID_ARGUMENT, "makes matrix instructions wait");
   device_program_free(d, p);
   fake->said = "ptxas info: 32 registers";
   p = load(d, "ptx", 1);
@@ -343,7 +331,8 @@ static void test_assembled(void **state) {
                         .block = {1, 1, 1}};
     check(device_program_load(d, &spec, &p));
     if (warned)
-      expect(device_program_check(d, p), ST_INVALID_ARGUMENT, "makes matrix instructions wait");
+      check_refused(device_program_check(d, p), ST_INVALID_ARGUMENT,
+                    "makes matrix instructions wait");
     else
       check(device_program_check(d, p));
     device_program_free(d, p);
@@ -402,10 +391,10 @@ static void test_broken(void **state) {
   check(device_wait(d, fence, -1));
   fake->broken = ILLEGAL_ADDRESS;
   for (int i = 0; i < 2; i++) {
-    expect(device_submit(d, &l, 1, &fence), ST_UNAVAILABLE, "FAKE_ERROR, 700");
-    expect(device_wait(d, 1, -1), ST_UNAVAILABLE, "running kernels");
-    expect(device_read(d, b, 0, got, sizeof got), ST_UNAVAILABLE, "700");
-    expect(device_buffer_alloc(d, 1 << 20, -1, &more), ST_UNAVAILABLE, "700");
+    check_refused(device_submit(d, &l, 1, &fence), ST_UNAVAILABLE, "FAKE_ERROR, 700");
+    check_refused(device_wait(d, 1, -1), ST_UNAVAILABLE, "running kernels");
+    check_refused(device_read(d, b, 0, got, sizeof got), ST_UNAVAILABLE, "700");
+    check_refused(device_buffer_alloc(d, 1 << 20, -1, &more), ST_UNAVAILABLE, "700");
   }
   assert_true(d->lost);
   device_program_free(d, p);
@@ -424,9 +413,9 @@ static void test_refused(void **state) {
   LaunchArg arg = {b, 0};
   Launch l = {p, &arg, 1, 1, &value, NULL};
   fake->broken = CU_LAUNCH_RESOURCES;
-  expect(device_submit(d, &l, 1, &fence), ST_INVALID_ARGUMENT, "launching a kernel");
+  check_refused(device_submit(d, &l, 1, &fence), ST_INVALID_ARGUMENT, "launching a kernel");
   fake->broken = CU_INVALID_VALUE;
-  expect(device_submit(d, &l, 1, &fence), ST_INTERNAL, "launching a kernel");
+  check_refused(device_submit(d, &l, 1, &fence), ST_INTERNAL, "launching a kernel");
   fake->broken = 0;
   assert_false(d->lost);
   check(device_submit(d, &l, 1, &fence));

@@ -5,6 +5,7 @@
 #include "kiln/v1/graph.pb-c.h"
 #include "proto/graph_ops.h"
 #include "tests/unit/frontend_outcome.h"
+#include "tests/unit/status_check.h"
 
 static KilnGraph *created(void) {
   KilnGraph *g;
@@ -43,10 +44,7 @@ static void run(KilnGraph *g, const float *in, size_t nin, void *out, size_t n) 
   if (kiln_graph_finish(g, &model, &err)) fail_msg("%s", err.message);
   assert_int_equal(model.format, KILN_FORMAT_KGRAPH);
   job_init(&job, 64 << 20);
-  Status st = frontend_kgraph(&job, (Bytes){model.bytes, model.size}, &options, &tg);
-  char text[1024] = "";
-  status_text(st, text, sizeof text);
-  if (st) fail_msg("%s", text);
+  check(frontend_kgraph(&job, (Bytes){model.bytes, model.size}, &options, &tg));
   Run r = {.g = &tg};
   for (size_t s = 0; s < tg.nslots; s++) {
     const GraphSlot *slot = &tg.slots[s];

@@ -9,6 +9,7 @@
 #include "base/map.h"
 #include "compiler/ir/interp.h"
 #include "compiler/ir/text.h"
+#include "tests/unit/status_check.h"
 
 #define BUF(array) ((InterpBuffer){(array), sizeof(array)})
 
@@ -18,18 +19,12 @@ static void fill(float *at, size_t n, uint64_t seed) {
 
 static UOp *parse(Job *job, const char *text) {
   UOp *u;
-  Status st = uop_parse(job, str_from(text), &u);
-  char why[256];
-  status_text(st, why, sizeof why);
-  if (st) fail_msg("%s", why);
+  check(uop_parse(job, str_from(text), &u));
   return u;
 }
 
 static void run_tensor(Job *job, const char *text, InterpBuffer *slots, size_t n) {
-  Status st = interp_tensor(job, parse(job, text), slots, n);
-  char why[256];
-  status_text(st, why, sizeof why);
-  if (st) fail_msg("%s", why);
+  check(interp_tensor(job, parse(job, text), slots, n));
 }
 
 /* A convolution written as windows: 2 channels in, 3 out, 5x6 image padded by 1, kernel 3x3. */
@@ -226,10 +221,7 @@ static void test_matmul_three_ways(void **state) {
   UOp *kernel = parse(&job, matmul_ranged);
   assert_null(interp_kernel(&job, kernel, (InterpBuffer[]){BUF(ranged), BUF(a), BUF(b)}, 3));
   size_t n = matmul_linear(&job, list);
-  Status st = interp_linear(&job, list, n, (InterpBuffer[]){BUF(linear), BUF(a), BUF(b)}, 3, 0);
-  char why[256];
-  status_text(st, why, sizeof why);
-  if (st) fail_msg("%s", why);
+  check(interp_linear(&job, list, n, (InterpBuffer[]){BUF(linear), BUF(a), BUF(b)}, 3, 0));
   for (int i = 0; i < 3; i++) {
     for (int j = 0; j < 8; j++) {
       float sum = 0;
@@ -297,10 +289,7 @@ static void test_vectors(void **state) {
                           "%19 = STORE voidx4 [1] (%0, %17, %16, %18)\n"
                           "%20 = SINK void (%19)\n");
   UOpList list = uop_toposort(&job, root);
-  Status st = interp_linear(&job, list.at, list.len, (InterpBuffer[]){BUF(y), BUF(x)}, 2, 0);
-  char why[256];
-  status_text(st, why, sizeof why);
-  if (st) fail_msg("%s", why);
+  check(interp_linear(&job, list.at, list.len, (InterpBuffer[]){BUF(y), BUF(x)}, 2, 0));
   float h = x[1] + x[5] + x[9] + x[13];
   assert_true(y[0] == x[0] + x[14] + h && y[1] == x[3] + x[15] + h);
   assert_true(y[2] == 0 && y[3] == x[9] + 0.5f + h);

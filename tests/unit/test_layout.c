@@ -39,7 +39,7 @@ static void plan_in_job(Job *j, void *arg) {
 static void finish(UOp *out, UOp *value, size_t *once, size_t *calls) {
   graph.stores[0] = uop2(&job, OP_STORE, out, value);
   graph.tg.sink = uop_make(&job, OP_SINK, DT_VOID, arg_none(), graph.stores, 1);
-  check_status(job_run(&job, plan_in_job, &graph));
+  check(job_run(&job, plan_in_job, &graph));
   *once = graph.plan.nonce, *calls = graph.plan.ncalls;
   if (getenv("KILN_SHOW")) show_plan(&graph);
   assert_true(plan_equals_graph(&graph, 1e-4));

@@ -10,15 +10,7 @@
 #include "kiln/v1/kiln.pb-c.h"
 #include "proto/limits.h"
 #include "proto/wire.h"
-
-static void expect(Status st, StatusCode code, const char *part) {
-  char text[512];
-  status_text(st, text, sizeof text);
-  if (status_code(st) != code || !strstr(text, part))
-    fail_msg("got %s '%s', expected %s with '%s'", status_code_name(status_code(st)), text,
-             status_code_name(code), part);
-  status_drop(st);
-}
+#include "tests/unit/status_check.h"
 
 static Bytes bytes(const char *s, size_t n) { return (Bytes){(const uint8_t *)s, n}; }
 #define BYTES(literal) bytes(literal, sizeof(literal) - 1)
@@ -56,40 +48,41 @@ static void test_malformed(void **state) {
   (void)state;
   const ProtobufCMessageDescriptor *run = &kiln__v1__run_request__descriptor;
   const PbLimits *lim = &pb_limits_request;
-  expect(pb_check(run,
-                  BYTES("\x0a\x05"
-                        "ab"),
-                  lim),
-         ST_INVALID_ARGUMENT, "length beyond the end");
-  expect(pb_check(run, BYTES("\x08\x01"), lim), ST_INVALID_ARGUMENT,
-         "RunRequest.executable: wire type 0, expected 2");
-  expect(pb_check(run, BYTES("\x0a\x02\xc3\x28"), lim), ST_INVALID_ARGUMENT, "not UTF-8");
-  expect(pb_check(run, BYTES("\x0a\x02\x61\x00"), lim), ST_INVALID_ARGUMENT, "not UTF-8");
-  expect(pb_check(run, BYTES("\x0a\x03\xed\xa0\x80"), lim), ST_INVALID_ARGUMENT, "not UTF-8");
-  expect(pb_check(run, BYTES("\x0b"), lim), ST_INVALID_ARGUMENT, "unknown wire type");
-  expect(pb_check(run, BYTES("\x02\x00"), lim), ST_INVALID_ARGUMENT, "field number");
-  expect(pb_check(run, BYTES("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), lim),
-         ST_INVALID_ARGUMENT, "varint longer");
+  check_refused(pb_check(run,
+                         BYTES("\x0a\x05"
+                               "ab"),
+                         lim),
+                ST_INVALID_ARGUMENT, "length beyond the end");
+  check_refused(pb_check(run, BYTES("\x08\x01"), lim), ST_INVALID_ARGUMENT,
+                "RunRequest.executable: wire type 0, expected 2");
+  check_refused(pb_check(run, BYTES("\x0a\x02\xc3\x28"), lim), ST_INVALID_ARGUMENT, "not UTF-8");
+  check_refused(pb_check(run, BYTES("\x0a\x02\x61\x00"), lim), ST_INVALID_ARGUMENT, "not UTF-8");
+  check_refused(pb_check(run, BYTES("\x0a\x03\xed\xa0\x80"), lim), ST_INVALID_ARGUMENT,
+                "not UTF-8");
+  check_refused(pb_check(run, BYTES("\x0b"), lim), ST_INVALID_ARGUMENT, "unknown wire type");
+  check_refused(pb_check(run, BYTES("\x02\x00"), lim), ST_INVALID_ARGUMENT, "field number");
+  check_refused(pb_check(run, BYTES("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), lim),
+                ST_INVALID_ARGUMENT, "varint longer");
   /* inputs { tensor {} tensor {} } */
-  expect(pb_check(run, BYTES("\x12\x04\x12\x00\x12\x00"), lim), ST_INVALID_ARGUMENT,
-         "RunRequest.inputs.tensor: given twice");
-  expect(pb_check(run, BYTES("\xfa\x7f\x01x"), lim), ST_OK, ""); /* an unknown field */
+  check_refused(pb_check(run, BYTES("\x12\x04\x12\x00\x12\x00"), lim), ST_INVALID_ARGUMENT,
+                "RunRequest.inputs.tensor: given twice");
+  check_refused(pb_check(run, BYTES("\xfa\x7f\x01x"), lim), ST_OK, ""); /* an unknown field */
 }
 
 static void test_limits(void **state) {
   (void)state;
   const ProtobufCMessageDescriptor *run = &kiln__v1__run_request__descriptor;
   PbLimits lim = {.max_bytes = 5, .max_depth = 3, .max_elements = 100, .max_memory = 1000};
-  expect(pb_check(run,
-                  BYTES("\x0a\x04"
-                        "abcd"),
-                  &lim),
-         ST_RESOURCE_EXHAUSTED, "6 bytes, at most 5");
+  check_refused(pb_check(run,
+                         BYTES("\x0a\x04"
+                               "abcd"),
+                         &lim),
+                ST_RESOURCE_EXHAUSTED, "6 bytes, at most 5");
   lim.max_bytes = 1000;
-  expect(pb_check(run, BYTES("\x12\x02\x12\x00"), &lim), ST_OK, "");
+  check_refused(pb_check(run, BYTES("\x12\x02\x12\x00"), &lim), ST_OK, "");
   lim.max_depth = 2;
-  expect(pb_check(run, BYTES("\x12\x02\x12\x00"), &lim), ST_RESOURCE_EXHAUSTED,
-         "RunRequest.inputs.tensor: nested deeper than 2");
+  check_refused(pb_check(run, BYTES("\x12\x02\x12\x00"), &lim), ST_RESOURCE_EXHAUSTED,
+                "RunRequest.inputs.tensor: nested deeper than 2");
 }
 
 /* The amplification that daemon clients could otherwise cause: 4 MiB of empty nodes. */
@@ -100,20 +93,21 @@ static void test_amplification(void **state) {
   for (size_t i = 0; i < N; i += 2) msg[i] = 0x0a, msg[i + 1] = 0;
   const ProtobufCMessageDescriptor *graph = &kiln__v1__graph__descriptor;
   PbLimits lim = pb_limits_request;
-  expect(pb_check(graph, (Bytes){msg, N}, &lim), ST_RESOURCE_EXHAUSTED, "more than 1048576 fields");
+  check_refused(pb_check(graph, (Bytes){msg, N}, &lim), ST_RESOURCE_EXHAUSTED,
+                "more than 1048576 fields");
   lim.max_elements = UINT64_MAX;
   lim.max_memory = 64 << 20;
   Arena a;
   arena_init(&a, 0);
   ProtobufCMessage *out;
-  expect(pb_unpack(graph, (Bytes){msg, N}, &lim, &a, &out), ST_RESOURCE_EXHAUSTED,
-         "unpack to more than 67108864");
+  check_refused(pb_unpack(graph, (Bytes){msg, N}, &lim, &a, &out), ST_RESOURCE_EXHAUSTED,
+                "unpack to more than 67108864");
   assert_null(out);
   assert_true(a.used < (size_t)80 << 20);
   arena_deinit(&a);
   arena_init(&a, 8 << 20); /* the arena's own limit holds as well */
-  expect(pb_unpack(graph, (Bytes){msg, N}, &lim, &a, &out), ST_RESOURCE_EXHAUSTED,
-         "unpack to more");
+  check_refused(pb_unpack(graph, (Bytes){msg, N}, &lim, &a, &out), ST_RESOURCE_EXHAUSTED,
+                "unpack to more");
   arena_deinit(&a);
   free(msg);
 }
@@ -124,9 +118,9 @@ static void test_packed_garbage(void **state) {
   arena_init(&a, 0);
   ProtobufCMessage *out;
   /* nodes { src: packed, a varint that does not end } */
-  expect(pb_unpack(&kiln__v1__graph__descriptor, BYTES("\x0a\x03\x1a\x01\x80"), &pb_limits_request,
-                   &a, &out),
-         ST_INVALID_ARGUMENT, "malformed packed field");
+  check_refused(pb_unpack(&kiln__v1__graph__descriptor, BYTES("\x0a\x03\x1a\x01\x80"),
+                          &pb_limits_request, &a, &out),
+                ST_INVALID_ARGUMENT, "malformed packed field");
   arena_deinit(&a);
 }
 

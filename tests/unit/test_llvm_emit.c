@@ -142,13 +142,7 @@ static void test_every_cast(void **state) {
 
 static void expect_failure(const Code *c, StatusCode code, const char *part) {
   LlvmOutput out = {0};
-  char text[512];
-  Status st = compile(c, &out);
-  assert_non_null(st);
-  assert_int_equal(status_code(st), code);
-  status_text(st, text, sizeof text);
-  assert_non_null(strstr(text, part));
-  status_drop(st);
+  check_refused(compile(c, &out), code, part);
   llvm_output_deinit(&out);
 }
 

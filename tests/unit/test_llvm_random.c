@@ -16,6 +16,7 @@
 #include "compiler/codegen/llvm_target.h"
 #include "compiler/ir/interp.h"
 #include "devices/device.h"
+#include "tests/unit/status_check.h"
 
 enum { N = 64, NINPUTS = 5, NOUTPUTS = 4, STEPS = 40, PROGRAMS = 250 };
 
@@ -23,14 +24,6 @@ static Device *device;
 static Target target;
 static Job job;
 static uint64_t rng;
-
-static void check(Status st) {
-  if (!st) return;
-  char text[1024];
-  status_text(st, text, sizeof text);
-  status_drop(st);
-  fail_msg("%s", text);
-}
 
 static uint64_t random_bits(void) {
   rng ^= rng << 13;

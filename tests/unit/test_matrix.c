@@ -135,11 +135,10 @@ static const Case plain_cases[] = {
 
 static void parse_into(Job *job, ZooRun *r, const Case *c) {
   OptList rest;
-  int64_t tc = TC(c->id, c->swap ? 0 : 1, 2);
+  int64_t tc = opt_tc_arg(c->id, c->swap ? 0 : 1, 2);
   zoo_must(r, opts_parse(job, str_from(c->opts), &rest));
   if (c->id >= 0) opts_push(job, &r->opts, OPT_TC, c->swap, tc);
-  for (size_t i = 0; i < rest.len; i++)
-    opts_push(job, &r->opts, (OptKind)rest.at[i].kind, rest.at[i].axis, rest.at[i].arg);
+  opts_append(job, &r->opts, &rest);
 }
 
 static void chosen(void **state) {
@@ -179,7 +178,7 @@ static void random_list(Job *job, ZooRun *r, int id) {
   for (int i = 0; i < 2; i++)
     if (random_below(4) == 0) zoo_try(job, r, OPT_PADTO, i, tile[i != swap]);
   if (r->k.params[1]->arg.ints.at[0]) zoo_try(job, r, OPT_PADTO, 2, info->k);
-  zoo_try(job, r, OPT_TC, swap, TC(id, !swap, 2));
+  zoo_try(job, r, OPT_TC, swap, opt_tc_arg(id, !swap, 2));
   for (unsigned n = random_below(9); n-- > 0;) {
     OptKind kind = kinds[random_below(8)];
     int axis = kind == OPT_STAGE || kind == OPT_PIPELINE ? 2 : (int)random_below(3);

@@ -1,5 +1,6 @@
 /* Kernel counts of the patterns that must fuse, and plans against the interpreter. */
 #include "tests/unit/plan_fixture.h"
+#include "tests/unit/zoo_targets.h"
 
 static void expect_calls(Graph *g, size_t calls) {
   graph_plan(g);
@@ -488,6 +489,41 @@ static void split_half_sum_stays_wide(void **state) {
   }
 }
 
+static void plan_for_gpu(Job *j, void *arg) {
+  Graph *g = arg;
+  plan_build(j, &g->tg, &zoo_cuda, &g->plan);
+}
+
+/* A few vectors times a matrix for each of some heads, the sum along its rows or across them. */
+static void expect_few(int64_t heads, int64_t vectors, int64_t keys, bool across, uint32_t calls) {
+  enum { WIDTH = 128 };
+  Graph g;
+  graph_init(&g, &job);
+  const int64_t rows[] = {heads, across ? keys : WIDTH, across ? WIDTH : keys};
+  UOp *w = half_input(&g, DT_BF16, DIMS(heads, vectors, keys)),
+      *v = half_input(&g, DT_BF16, rows, 3);
+  if (across) v = t_permute(&g, v, DIMS(0, 2, 1));
+  v = t_expand(&g, t_reshape(&g, v, DIMS(heads, 1, WIDTH, keys)),
+               DIMS(heads, vectors, WIDTH, keys));
+  w = t_expand(&g, t_reshape(&g, w, DIMS(heads, vectors, 1, keys)),
+               DIMS(heads, vectors, WIDTH, keys));
+  graph_output(&g, t_reduce(&g, OP_ADD, uop2(&job, OP_MUL, w, v), DIMS(3)));
+  Status st = job_run(&job, plan_for_gpu, &g);
+  assert_null(st);
+  assert_int_equal(g.plan.ncalls, calls);
+}
+
+/* Where heads are too few to keep the processors busy the sum is cut, if it is long. */
+static void few_vectors_of_few_heads(void **state) {
+  (void)state;
+  expect_few(8, 4, 16384, true, 2);
+  expect_few(33, 1, 1024, true, 2);
+  expect_few(34, 1, 1024, true, 1);  /* more than half have a tile */
+  expect_few(8, 4, 512, true, 1);    /* a piece would be short */
+  expect_few(8, 16, 16384, true, 1); /* rows of instructions for matrices */
+  expect_few(8, 4, 16384, false, 1); /* threads share a row as it is */
+}
+
 typedef struct Small {
   Graph *g;
   uint64_t memory;
@@ -501,13 +537,8 @@ static void plan_small(Job *j, void *arg) {
 }
 
 static void expect_refused(Graph *g, uint64_t memory, const char *why) {
-  char text[500];
   Small s = {g, memory};
-  Status st = job_run(&job, plan_small, &s);
-  assert_int_equal(status_code(st), ST_RESOURCE_EXHAUSTED);
-  status_text(st, text, sizeof text);
-  status_drop(st);
-  assert_non_null(strstr(text, why));
+  check_refused(job_run(&job, plan_small, &s), ST_RESOURCE_EXHAUSTED, why);
 }
 
 static void too_large_plans_are_refused(void **state) {
@@ -632,6 +663,7 @@ int main(void) {
       T(half_matmul_is_a_contraction),
       T(half_product_behind_moves),
       T(split_half_sum_stays_wide),
+      T(few_vectors_of_few_heads),
       T(too_large_plans_are_refused),
       T(prepared_weights_are_kept),
       T(cheap_weights_are_not_kept),

@@ -1,5 +1,6 @@
 /* Sizes of a plan with VARs: layouts that do not overlap, phases, and messages that are wrong. */
 #include "daemon/worker/plan_sizes.h"
+#include "tests/unit/status_check.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -197,16 +198,6 @@ static void test_run(void **unused) {
   plan_sizes_release(s);
 }
 
-static void fails(Status st, StatusCode code, const char *word) {
-  char text[500] = "";
-  assert_non_null(st);
-  status_text(st, text, sizeof text);
-  assert_int_equal(status_code(st), code);
-  if (!strstr(text, word)) print_message("expected %s, got %s\n", word, text);
-  assert_non_null(strstr(text, word));
-  status_drop(st);
-}
-
 static void test_values_outside(void **unused) {
   (void)unused;
   Made m;
@@ -215,14 +206,15 @@ static void test_values_outside(void **unused) {
   int64_t vars[2] = {20, 0};
   make(&m);
   assert_null(plan_sizes_create(&m.load, &s));
-  fails(plan_sizes_begin(s, vars, 1, &changed), ST_INTERNAL, "1 values");
+  check_refused(plan_sizes_begin(s, vars, 1, &changed), ST_INTERNAL, "1 values");
   vars[0] = 101;
-  fails(plan_sizes_begin(s, vars, 2, &changed), ST_INTERNAL, "'n' is 101");
+  check_refused(plan_sizes_begin(s, vars, 2, &changed), ST_INTERNAL, "'n' is 101");
   vars[0] = 20;
   assert_null(plan_sizes_begin(s, vars, 2, &changed));
   assert_true(changed);
-  fails(plan_sizes_bind(s, 1, 0), ST_OUT_OF_RANGE, "'m' is 0, outside of its bounds [1, 100]");
-  fails(plan_sizes_bind(s, 1, INT64_MIN), ST_OUT_OF_RANGE, "'m'");
+  check_refused(plan_sizes_bind(s, 1, 0), ST_OUT_OF_RANGE,
+                "'m' is 0, outside of its bounds [1, 100]");
+  check_refused(plan_sizes_bind(s, 1, INT64_MIN), ST_OUT_OF_RANGE, "'m'");
   assert_null(plan_sizes_bind(s, 1, 100));
   plan_sizes_release(s);
 }
@@ -230,7 +222,7 @@ static void test_values_outside(void **unused) {
 /* A refused plan leaves nothing behind (sanitizers look). */
 static void refused(Made *m, const char *word) {
   PlanSizes *s;
-  fails(plan_sizes_create(&m->load, &s), ST_INTERNAL, word);
+  check_refused(plan_sizes_create(&m->load, &s), ST_INTERNAL, word);
   assert_null(s);
 }
 
@@ -266,7 +258,7 @@ static void test_slots_too_small(void **unused) {
   make(&m);
   m.four_n = program(code_5n, 5); /* of the buffers; the slot has 4 n bytes */
   assert_null(plan_sizes_create(&m.load, &s));
-  fails(plan_sizes_begin(s, vars, 2, &changed), ST_INTERNAL, "100 bytes at 0 of 80");
+  check_refused(plan_sizes_begin(s, vars, 2, &changed), ST_INTERNAL, "100 bytes at 0 of 80");
   plan_sizes_release(s);
 }
 

@@ -2,9 +2,10 @@
  * gives, at several values of the VARs, one plan for all of them.
  *
  *   test_plan_symbolic_random [graphs [first seed]] */
+#include "random_nodes.h"
 #include "symbolic_check.h"
 
-enum { MAX_NODES = 30, MAX_ELEMENTS = 900, MAX_AXES = 5, INPUT_VARS = 3, VALUES = 4 };
+enum { MAX_NODES = 30, MAX_ELEMENTS = 900, INPUT_VARS = 3, VALUES = 4 };
 
 static int graphs = 400;
 static uint32_t first_seed = 1;
@@ -12,17 +13,7 @@ static uint32_t first_seed = 1;
 /* The values tried; n2 is a multiple of 4. The first is used to bound what is built. */
 static const int64_t values[VALUES][MAX_VARS] = {{3, 5, 8}, {1, 1, 4}, {4, 2, 12}, {2, 7, 4}};
 
-typedef struct Random {
-  Sized s;
-  Job job;
-  uint32_t seed;
-  UOp *node[MAX_NODES * 2];
-  size_t n;
-} Random;
-
-static uint32_t below(Random *r, uint32_t n) { return next_random(&r->seed) % n; }
-
-static UOp *pick(Random *r) { return r->node[below(r, (uint32_t)r->n)]; }
+static Sized sized; /* the graph at hand */
 
 /* The bound VAR counts as large as it gets. */
 static int64_t most_elements(Ints shape) {
@@ -39,13 +30,13 @@ static int64_t most_elements(Ints shape) {
 
 static void keep(Random *r, UOp *u) {
   bool small = u->shape.n <= MAX_AXES && most_elements(u->shape) <= MAX_ELEMENTS;
-  if (small && r->n < sizeof r->node / sizeof *r->node) r->node[r->n++] = u;
+  if (small && r->n < 2 * MAX_NODES) r->node[r->n++] = u;
 }
 
 /* A size: a number, a VAR, or one of the sizes around. */
 static int64_t random_dim(Random *r) {
   if (below(r, 2)) return 1 + below(r, 4);
-  if (below(r, 3)) return r->s.dim[below(r, INPUT_VARS)];
+  if (below(r, 3)) return sized.dim[below(r, INPUT_VARS)];
   UOp *u = pick(r);
   return u->shape.n ? u->shape.at[below(r, u->shape.n)] : 2;
 }
@@ -65,31 +56,21 @@ static UOp *random_reshape(Random *r, UOp *x) {
       dims[n++] = d;
     }
     if (merge || k != at || x->shape.n == MAX_AXES) continue;
-    by = below(r, 2) ? 2 + below(r, 3) : r->s.dim[below(r, INPUT_VARS)];
+    by = below(r, 2) ? 2 + below(r, 3) : sized.dim[below(r, INPUT_VARS)];
     if (!dim_divides(&r->job, d, by, &times)) continue;
     bool outer = below(r, 2);
     dims[n - 1] = outer ? by : times;
     dims[n++] = outer ? times : by;
   }
-  return t_reshape(&r->s.g, x, dims, n);
+  return t_reshape(r->g, x, dims, n);
 }
 
 /* Everything flat, or a flat tensor in any shape of the same size. */
 static UOp *random_flatten(Random *r, UOp *x) {
   UOp *y = pick(r);
   bool same = dims_numel(&r->job, x->shape) == dims_numel(&r->job, y->shape);
-  if (same) return t_reshape(&r->s.g, x, y->shape.at, y->shape.n);
-  return t_reshape(&r->s.g, x, DIMS(dims_numel(&r->job, x->shape)));
-}
-
-static UOp *random_permute(Random *r, UOp *x) {
-  int64_t order[MAX_AXES];
-  for (uint32_t k = 0; k < x->shape.n; k++) {
-    uint32_t at = below(r, k + 1);
-    order[k] = order[at];
-    order[at] = k;
-  }
-  return t_permute(&r->s.g, x, order, x->shape.n);
+  if (same) return t_reshape(r->g, x, y->shape.at, y->shape.n);
+  return t_reshape(r->g, x, DIMS(dims_numel(&r->job, x->shape)));
 }
 
 static UOp *random_expand(Random *r, UOp *x) {
@@ -97,18 +78,18 @@ static UOp *random_expand(Random *r, UOp *x) {
   if (x->shape.n && x->shape.n < MAX_AXES && below(r, 2)) { /* a new axis */
     memcpy(dims + 1, x->shape.at, x->shape.n * sizeof *dims);
     dims[0] = 1;
-    x = t_reshape(&r->s.g, x, dims, x->shape.n + 1);
+    x = t_reshape(r->g, x, dims, x->shape.n + 1);
   }
   for (uint32_t k = 0; k < x->shape.n; k++) {
     dims[k] = x->shape.at[k] == 1 ? random_dim(r) : x->shape.at[k];
   }
-  return t_expand(&r->s.g, x, dims, x->shape.n);
+  return t_expand(r->g, x, dims, x->shape.n);
 }
 
 static UOp *random_pad(Random *r, UOp *x) {
   int64_t arg[2 * MAX_AXES];
   for (uint32_t k = 0; k < 2 * x->shape.n; k++) {
-    arg[k] = below(r, 2) ? 0 : below(r, 4) ? below(r, 3) : r->s.dim[below(r, INPUT_VARS)];
+    arg[k] = below(r, 2) ? 0 : below(r, 4) ? below(r, 3) : sized.dim[below(r, INPUT_VARS)];
   }
   UOp *src[] = {x, uop_number(&r->job, (DType)x->dtype, (double)below(r, 2))};
   return uop_make(&r->job, OP_PAD, DT_VOID, arg_ints(arg, 2 * x->shape.n), src, 2);
@@ -129,18 +110,7 @@ static UOp *random_shrink(Random *r, UOp *x) {
       arg[2 * k + 1] = below(r, 2) ? cut : dim_sub(job, d, cut);
     }
   }
-  return t_int(&r->s.g, OP_SHRINK, x, arg, 2 * x->shape.n);
-}
-
-static UOp *random_window(Random *r, UOp *x) {
-  if (!x->shape.n || x->shape.n == MAX_AXES) return x;
-  int64_t axis = below(r, x->shape.n), size = 1 + below(r, 3), dilation = 1 + below(r, 2);
-  if (!dim_le(&r->job, (size - 1) * dilation + 1, x->shape.at[axis])) return x;
-  return t_int(&r->s.g, OP_WINDOW, x, DIMS(axis, size, 1 + below(r, 2), dilation));
-}
-
-static UOp *random_flip(Random *r, UOp *x) {
-  return x->shape.n ? t_int(&r->s.g, OP_FLIP, x, DIMS(below(r, x->shape.n))) : x;
+  return t_int(r->g, OP_SHRINK, x, arg, 2 * x->shape.n);
 }
 
 static UOp *random_reduce(Random *r, UOp *x) {
@@ -152,27 +122,11 @@ static UOp *random_reduce(Random *r, UOp *x) {
     if (!below(r, 3)) axes[n++] = k;
   }
   Ints before = x->shape;
-  x = t_reduce(&r->s.g, op, x, axes, n);
-  return below(r, 2) ? t_expand(&r->s.g, x, before.at, before.n) : x;
-}
-
-static UOp *random_normalise(Random *r, UOp *x) {
-  if (!x->shape.n || !dtype_is_float((DType)x->dtype)) return x;
-  UOp *m = t_reduce(&r->s.g, below(r, 2) ? OP_ADD : OP_MAX, x, DIMS(below(r, x->shape.n)));
-  m = t_expand(&r->s.g, m, x->shape.at, x->shape.n);
-  return uop2(&r->job, below(r, 2) ? OP_SUB : OP_MUL, x, m);
+  x = t_reduce(r->g, op, x, axes, n);
+  return below(r, 2) ? t_expand(r->g, x, before.at, before.n) : x;
 }
 
 /* -- values ------------------------------------------------------------------------------------ */
-
-static UOp *fit(Random *r, UOp *x, const UOp *like) {
-  if (!x->shape.n) return x;
-  if (x->shape.n != like->shape.n) return NULL;
-  for (uint32_t k = 0; k < x->shape.n; k++) {
-    if (x->shape.at[k] != like->shape.at[k] && x->shape.at[k] != 1) return NULL;
-  }
-  return t_expand(&r->s.g, x, like->shape.at, like->shape.n);
-}
 
 static UOp *partner(Random *r, UOp *x, DType dtype) {
   for (int tries = 0; tries < 6; tries++) {
@@ -206,32 +160,9 @@ static UOp *random_cast(Random *r, UOp *x) {
   return uop_cast(&r->job, x, to[below(r, 4)]);
 }
 
-static UOp *random_cat(Random *r, UOp *x) {
-  if (!x->shape.n) return x;
-  UOp *parts[4] = {x};
-  size_t n = 1, want = 2 + below(r, 3);
-  int64_t axis = below(r, x->shape.n);
-  for (int tries = 0; tries < 12 && n < want; tries++) {
-    UOp *y = tries ? pick(r) : random_unary(r, x);
-    bool ok = y->dtype == x->dtype && y->shape.n == x->shape.n;
-    for (uint32_t k = 0; ok && k < x->shape.n; k++) {
-      ok = k == axis || y->shape.at[k] == x->shape.at[k];
-    }
-    if (ok) parts[n++] = y;
-  }
-  return uop_make(&r->job, OP_CAT, DT_VOID, arg_i(axis), parts, n);
-}
-
-static UOp *random_gather(Random *r, UOp *x) {
-  UOp *at = pick(r);
-  if (!x->shape.n || !dtype_is_int((DType)at->dtype)) return x;
-  if (x->shape.n + at->shape.n > MAX_AXES) return x;
-  return uop_make(&r->job, OP_GATHER, DT_VOID, arg_i(below(r, x->shape.n)), (UOp *[]){x, at}, 2);
-}
-
 static UOp *random_matmul(Random *r, UOp *x) {
   UOp *y = pick(r);
-  Graph *g = &r->s.g;
+  Graph *g = r->g;
   if (x->shape.n != 2 || y->shape.n != 2 || !dtype_is_float((DType)x->dtype)) return x;
   int64_t m = x->shape.at[0], k = x->shape.at[1], n = y->shape.at[0];
   if (y->shape.at[1] != k) return x;
@@ -241,14 +172,6 @@ static UOp *random_matmul(Random *r, UOp *x) {
   UOp *c = t_reduce(g, OP_ADD, uop2(&r->job, OP_MUL, a, b), DIMS(2));
   return t_reshape(g, c, DIMS(m, n));
 }
-
-static UOp *random_iota(Random *r, UOp *x) {
-  if (!x->shape.n) return x;
-  Arg arg = arg_both(below(r, x->shape.n), x->shape.at, x->shape.n);
-  return uop_make(&r->job, OP_IOTA, below(r, 2) ? DT_I64 : DT_F32, arg, NULL, 0);
-}
-
-static UOp *random_stored(Random *r, UOp *x) { return uop1(&r->job, OP_CONTIGUOUS, x); }
 
 /* -- the property ------------------------------------------------------------------------------ */
 
@@ -271,55 +194,56 @@ static void bind_size(Random *r) {
   UOp *x = uop_cast(job, pick(r), DT_I64);
   int64_t axes[MAX_AXES];
   for (uint32_t k = 0; k < x->shape.n; k++) axes[k] = k;
-  UOp *v = t_reshape(&r->s.g, t_reduce(&r->s.g, OP_MAX, x, axes, x->shape.n), NULL, 0);
+  UOp *v = t_reshape(r->g, t_reduce(r->g, OP_MAX, x, axes, x->shape.n), NULL, 0);
   v = uop2(job, OP_MIN, uop2(job, OP_MAX, v, uop_int(job, DT_I64, 0)), uop_int(job, DT_I64, 6));
-  int64_t n = sized_var(&r->s, VAR_BOUND, 0, 6, 1);
-  sized_bind(&r->s, r->s.g.tg.nvars - 1, v);
+  int64_t n = sized_var(&sized, VAR_BOUND, 0, 6, 1);
+  sized_bind(&sized, sized.g.tg.nvars - 1, v);
   keep(r, uop_make(job, OP_IOTA, DT_I64, arg_both(0, &n, 1), NULL, 0));
-  int64_t dims[2] = {n, r->s.dim[below(r, INPUT_VARS)]};
+  int64_t dims[2] = {n, sized.dim[below(r, INPUT_VARS)]};
   keep(r, uop_make(job, OP_IOTA, DT_F32, arg_both(below(r, 2), dims, 2), NULL, 0));
 }
 
 static void make_graph(Random *r) {
   static const DType dtypes[] = {DT_F32, DT_F32, DT_F32, DT_I64, DT_I32};
   uint32_t inputs = 1 + below(r, 3), outputs = 1 + below(r, 3);
-  sized_var(&r->s, VAR_INPUT, 1, 4, 1);
-  sized_var(&r->s, VAR_INPUT, 1, 65536, 1);
-  sized_var(&r->s, VAR_INPUT, 4, 4096, 4);
+  sized_var(&sized, VAR_INPUT, 1, 4, 1);
+  sized_var(&sized, VAR_INPUT, 1, 65536, 1);
+  sized_var(&sized, VAR_INPUT, 4, 4096, 4);
   for (uint32_t k = 0; k < inputs; k++) {
     int64_t dims[3];
     uint32_t rank = k ? 1 + below(r, 3) : 3;
     for (uint32_t a = 0; a < rank; a++) {
-      dims[a] = below(r, 3) ? r->s.dim[below(r, INPUT_VARS)] : 1 + below(r, 6);
+      dims[a] = below(r, 3) ? sized.dim[below(r, INPUT_VARS)] : 1 + below(r, 6);
     }
-    r->node[r->n++] = graph_param(&r->s.g, SLOT_INPUT, dtypes[below(r, 5)], dims, rank);
+    r->node[r->n++] = graph_param(r->g, SLOT_INPUT, dtypes[below(r, 5)], dims, rank);
   }
   grow(r, 3 + below(r, MAX_NODES / 2));
   if (!below(r, 4)) bind_size(r);
   grow(r, 1 + below(r, MAX_NODES / 2));
-  for (uint32_t k = 0; k < outputs; k++) graph_output(&r->s.g, k ? pick(r) : r->node[r->n - 1]);
-  sized_finish(&r->s);
+  for (uint32_t k = 0; k < outputs; k++) graph_output(r->g, k ? pick(r) : r->node[r->n - 1]);
+  sized_finish(&sized);
 }
 
 static bool try_graph(Random *r, uint32_t seed) {
-  sized_init(&r->s, &r->job);
+  sized_init(&sized, &r->job);
+  r->g = &sized.g;
   r->n = 0;
   r->seed = seed * 2654435761u;
   make_graph(r);
-  Status st = job_run(&r->job, build_in_job, &r->s.g);
+  Status st = job_run(&r->job, build_in_job, r->g);
   bool ok = !st;
   for (int k = 0; ok && k < VALUES; k++) {
-    r->s.g.seed = seed;
-    ok = sized_equals(&r->s, values[k], 1e-4);
+    sized.g.seed = seed;
+    ok = sized_equals(&sized, values[k], 1e-4);
     if (!ok) printf("at %d %d %d\n", (int)values[k][0], (int)values[k][1], (int)values[k][2]);
   }
   if (ok) return true;
   StrBuf text = {0};
-  uop_print(&r->job, r->s.g.tg.sink, &text);
+  uop_print(&r->job, sized.g.tg.sink, &text);
   printf("seed %u\n%s", seed, text.ptr);
   strbuf_deinit(&text);
-  if (!st) show_plan(&r->s.g);
-  check_status(st);
+  if (!st) show_plan(r->g);
+  check(st);
   return false;
 }
 

@@ -11,6 +11,7 @@
 #include "base/vec.h"
 #include "compiler/ir/interp.h"
 #include "compiler/passes/reuse.h"
+#include "tests/unit/status_check.h"
 
 enum { SIDE = 4, N = SIDE * SIDE, ROUNDS = 3, NESTS = 6 };
 
@@ -26,14 +27,6 @@ typedef struct Program {
   Walk walk[NESTS];
   int64_t ids;
 } Program;
-
-static void check(Status st) {
-  if (!st) return;
-  char text[500];
-  status_text(st, text, sizeof text);
-  status_drop(st);
-  fail_msg("%s", text);
-}
 
 static UOp *push(Program *p, UOp *u) {
   for (size_t i = 0; i < p->list.len; i++)

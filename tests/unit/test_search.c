@@ -10,15 +10,9 @@
 
 #include "compiler/search/opts.h"
 #include "compiler/search/search.h"
+#include "tests/unit/status_check.h"
 #include "tests/unit/zoo.h"
 #include "tests/unit/zoo_targets.h"
-
-static void must(Status st) {
-  char text[1000];
-  if (!st) return;
-  status_text(st, text, sizeof text);
-  fail_msg("%s", text);
-}
 
 static UOp *conv(Job *job, int64_t c, int64_t h, int64_t oc, int64_t k) {
   return zoo_conv(job, (ZooConv){.n = 1,
@@ -55,8 +49,8 @@ enum { KERNELS = 10 };
 
 static bool same_class(Job *job, UOp *a, UOp *b) {
   SearchClass x, y;
-  must(search_class(job, a, &x));
-  must(search_class(job, b, &y));
+  check(search_class(job, a, &x));
+  check(search_class(job, b, &y));
   return x.naxes == y.naxes && x.bytes.len == y.bytes.len &&
          !memcmp(x.bytes.ptr, y.bytes.ptr, x.bytes.len);
 }
@@ -75,7 +69,7 @@ static void class_forgets_sizes(void **state) {
   assert_false(same_class(&job, mm, zoo_matmul(&job, DT_F64, 64, 64, 64, false).sink));
   assert_false(same_class(&job, mm, kernel_of(&job, 8)));
   SearchClass c;
-  must(search_class(&job, mm, &c));
+  check(search_class(&job, mm, &c));
   assert_int_equal(c.naxes, 3);
   assert_int_equal(c.axes[0].size, 128);
   assert_int_equal(c.axes[1].size, 768);
@@ -92,8 +86,8 @@ static void class_is_the_graph_alone(void **state) {
     job_init(&two, 0);
     SearchClass a, b;
     for (int k = KERNELS; k-- > 0;) kernel_of(&two, k);
-    must(search_class(&one, kernel_of(&one, i), &a));
-    must(search_class(&two, kernel_of(&two, i), &b));
+    check(search_class(&one, kernel_of(&one, i), &a));
+    check(search_class(&two, kernel_of(&two, i), &b));
     assert_int_equal(a.bytes.len, b.bytes.len);
     assert_memory_equal(a.bytes.ptr, b.bytes.ptr, a.bytes.len);
     job_deinit(&one);
@@ -116,15 +110,15 @@ static void costs_are_counted(void **state) {
   Job job;
   SearchCost c, scalar;
   job_init(&job, 0);
-  must(search_cost(&job, kernel_of(&job, 0), &zoo_cpu, NULL, &c));
+  check(search_cost(&job, kernel_of(&job, 0), &zoo_cpu, NULL, &c));
   assert_true(c.flops >= 2ll * 128 * 768 * 3072 && c.flops < 21ll * 128 * 768 * 307);
   assert_int_equal(c.bytes_written, 4 * 128 * 768);
   assert_int_equal(c.bytes_read, 4 * (128 * 3072 + 3072 * 768 + 768));
   assert_true(c.roofline_ns > 0 && c.predicted_ns > c.roofline_ns);
-  must(search_cost(&job, kernel_of(&job, 0), &zoo_cpu, "", &scalar));
+  check(search_cost(&job, kernel_of(&job, 0), &zoo_cpu, "", &scalar));
   assert_true(scalar.predicted_ns > 4 * c.predicted_ns);
   /* A window reads each element of its input once, however often it uses it. */
-  must(search_cost(&job, conv(&job, 64, 56, 64, 3), &zoo_cpu, NULL, &c));
+  check(search_cost(&job, conv(&job, 64, 56, 64, 3), &zoo_cpu, NULL, &c));
   assert_true(c.bytes_read <= 4 * (64 * 58 * 58 + 64 * 64 * 9 + 64));
   Status st = search_cost(&job, kernel_of(&job, 0), &zoo_cpu, "VECTOR(0,3)", &c);
   assert_int_equal(status_code(st), ST_INVALID_ARGUMENT);
@@ -156,11 +150,11 @@ static void peaks_make_the_roofline(void **state) {
   job_init(&job, 64 << 20);
   UOp *mm = zoo_matmul(&job, DT_F32, 512, 512, 512, false).sink;
   Target t = zoo_cpu;
-  must(search_cost(&job, mm, &t, NULL, &assumed));
+  check(search_cost(&job, mm, &t, NULL, &assumed));
   t.peaks.flops_f32 = 50;
-  must(search_cost(&job, mm, &t, NULL, &slow));
+  check(search_cost(&job, mm, &t, NULL, &slow));
   t.peaks.flops_f32 = 100;
-  must(search_cost(&job, mm, &t, NULL, &fast));
+  check(search_cost(&job, mm, &t, NULL, &fast));
   double flops = (double)slow.flops;
   assert_true(fabs((double)slow.roofline_ns - flops / 100) < 10); /* two threads */
   assert_true(fabs((double)fast.roofline_ns - flops / 200) < 10);
@@ -168,7 +162,7 @@ static void peaks_make_the_roofline(void **state) {
   UOp *add = zoo_elementwise(&job, 100 << 20).sink;
   t = zoo_cpu;
   t.peaks.memory_bytes = 6, t.peaks.all_memory_bytes = 10;
-  must(search_cost(&job, add, &t, NULL, &slow));
+  check(search_cost(&job, add, &t, NULL, &slow));
   double bytes = (double)(slow.bytes_read + slow.bytes_written);
   assert_true(fabs((double)slow.roofline_ns - bytes / 10) < 10);
   job_deinit(&job);
@@ -187,14 +181,14 @@ static void probes_measure_what_they_say(void **state) {
       SearchProbeKernel p;
       SearchCost cost;
       job_init(&job, 64 << 20);
-      must(search_probe(&job, &targets[i], (SearchProbe)which, &p));
+      check(search_probe(&job, &targets[i], (SearchProbe)which, &p));
       bool cache = which == SP_L2 || which == SP_L3; /* of one core */
       bool none = targets[i].max_group || (cache && targets[i].threads > 8);
       assert_int_equal(p.work > 0, !none);
       assert_int_equal(p.kernel != NULL, !none);
       if (!none) {
         assert_true(*p.opts);
-        must(search_cost(&job, p.kernel, &targets[i], p.opts, &cost));
+        check(search_cost(&job, p.kernel, &targets[i], p.opts, &cost));
         bool flops = which <= SP_FLOPS_F64;
         double got = (double)(flops ? cost.flops : cost.bytes_read);
         assert_true(fabs(got - p.work) < 1);
@@ -206,11 +200,11 @@ static void probes_measure_what_they_say(void **state) {
 static void check_legal(const Search *s, const char *opts) {
   OptList list, again;
   StrBuf text = {0};
-  must(opts_parse(s->job, str_from(opts), &list));
-  must(opts_check(s->job, s->kernel, s->target, &list));
+  check(opts_parse(s->job, str_from(opts), &list));
+  check(opts_check(s->job, s->kernel, s->target, &list));
   opts_print(&list, &text);
   assert_string_equal(text.ptr ? text.ptr : "", opts);
-  must(opts_parse(s->job, (Str){text.ptr, text.len}, &again));
+  check(opts_parse(s->job, (Str){text.ptr, text.len}, &again));
   assert_int_equal(again.len, list.len);
   strbuf_deinit(&text);
 }
@@ -219,7 +213,7 @@ static void check_legal(const Search *s, const char *opts) {
  * are best, and copies are slow. */
 static int64_t made_up_ns(const Search *s, const char *opts) {
   SearchCost c;
-  must(search_cost(s->job, s->kernel, s->target, opts, &c));
+  check(search_cost(s->job, s->kernel, s->target, opts, &c));
   const char *tile = strstr(opts, "UPCAST(0,");
   double rows = tile ? atof(tile + 9) : 1;
   double ns = 1.7 * (double)c.predicted_ns * (1 + 0.3 * fabs(log2(rows / 6)));
@@ -235,7 +229,7 @@ static size_t propose(Search *s, size_t want, Candidate *out) {
                     .want = want,
                     .seed = 7};
   size_t n;
-  must(search_propose(s->job, &in, out, &n));
+  check(search_propose(s->job, &in, out, &n));
   assert_true(n <= want);
   return n;
 }
@@ -342,7 +336,7 @@ static void a_family_is_not_the_space(void **state) {
     if (!n) break;
     for (size_t i = 0; i < n; i++) {
       SearchCost c;
-      must(search_cost(&job, s.kernel, s.target, out[i].opts, &c));
+      check(search_cost(&job, s.kernel, s.target, out[i].opts, &c));
       const char *vector = strstr(out[i].opts, "VECTOR(");
       if (!*favourite && vector) snprintf(favourite, sizeof favourite, "%.9s", vector);
       bool same = *favourite && strstr(out[i].opts, favourite);
@@ -369,7 +363,7 @@ static size_t propose_hints(Search *s, const char *const *hints, size_t nhints, 
                     .nhints = nhints,
                     .want = want};
   size_t n;
-  must(search_propose(s->job, &in, out, &n));
+  check(search_propose(s->job, &in, out, &n));
   for (size_t i = 0; i < n; i++) check_legal(s, out[i].opts);
   return n;
 }
@@ -484,8 +478,8 @@ static void a_large_kernel_is_searched_less(void **state) {
     SearchCost c;
     SearchClass class;
     propose_hints(&s, NULL, 0, 8, out);
-    must(search_cost(&job, s.kernel, &zoo_cpu, NULL, &c));
-    must(search_class(&job, s.kernel, &class));
+    check(search_cost(&job, s.kernel, &zoo_cpu, NULL, &c));
+    check(search_class(&job, s.kernel, &class));
     job_deinit(&job);
   }
 }
@@ -500,7 +494,7 @@ static void a_search_ends(void **state) {
   assert_true(n > 1);
   /* At the roofline there is nothing to gain. */
   SearchCost c;
-  must(search_cost(&job, s.kernel, &zoo_cpu, NULL, &c));
+  check(search_cost(&job, s.kernel, &zoo_cpu, NULL, &c));
   s.tried[s.ntried++] = (Evidence){out[0].opts, c.roofline_ns, 1, 5, EV_MEASURED};
   assert_int_equal(propose(&s, 8, out), 0);
   Status st = search_propose(&job, &(SearchInput){.kernel = s.kernel, .target = &zoo_cpu}, out, &n);

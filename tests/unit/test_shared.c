@@ -152,17 +152,17 @@ static void test_addresses(void **state) {
       {"unix:/run/valkey.sock", "", "", "", "", "", "/run/valkey.sock"},
   };
   static const char *const bad[] = {
-      "",      "tier:6379", "redis://",    "redis://:6379", "redis://a:port", "redis://a/one",
-      "unix:", "http://a",  "redis://[::1"};
+      "",      "tier:6379", "redis://",     "redis://:6379", "redis://a:port", "redis://a/one",
+      "unix:", "http://a",  "redis://[::1", "redis://a:1:2", "redis://a b",    "redis://[::1]6379"};
   RespAddress a;
   for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
     assert_null(resp_address_parse(good[i].text, &a));
-    assert_string_equal(a.host, good[i].host);
-    assert_string_equal(a.port, good[i].port);
+    assert_string_equal(a.at.host, good[i].host);
+    assert_string_equal(a.at.port, good[i].port);
     assert_string_equal(a.user, good[i].user);
     assert_string_equal(a.password, good[i].password);
     assert_string_equal(a.db, good[i].db);
-    assert_string_equal(a.path, good[i].path);
+    assert_string_equal(a.at.path, good[i].path);
   }
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     Status st = resp_address_parse(bad[i], &a);

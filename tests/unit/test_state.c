@@ -54,7 +54,7 @@ static void finish(Machine *m) {
 
 static void run_both(Machine *m, InterpBuffer *want, InterpBuffer *got) {
   Graph *g = &m->g;
-  check_status(interp_tensor(g->job, g->tg.sink, want, g->tg.nslots));
+  check(interp_tensor(g->job, g->tg.sink, want, g->tg.nslots));
   run_plan(g, got);
 }
 

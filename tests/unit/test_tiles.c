@@ -96,9 +96,8 @@ static void parse_into(Job *job, ZooRun *r, const Case *c) {
   const int64_t unit[3] = {info->m, info->n, info->k};
   for (int axis = 0; c->pad && axis < 3; axis++)
     opts_push(job, &r->opts, OPT_PADTO, axis, unit[axis]);
-  opts_push(job, &r->opts, OPT_TC, 0, TC(c->id, 1, 2));
-  for (size_t i = 0; i < rest.len; i++)
-    opts_push(job, &r->opts, (OptKind)rest.at[i].kind, rest.at[i].axis, rest.at[i].arg);
+  opts_push(job, &r->opts, OPT_TC, 0, opt_tc_arg(c->id, 1, 2));
+  opts_append(job, &r->opts, &rest);
 }
 
 /* Sums are waited for by whatever is no instruction that adds to them. */
@@ -135,10 +134,11 @@ static void illegal(void **state) {
   Shape s = {.a = DT_F16, .b = DT_F16, .c = DT_F32, .m = 64, .n = 64, .k = 96, .prologue = RELU};
   Target other = zoo_cuda;
   ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &s)};
-  assert_false(zoo_try(&job, &r, OPT_TC, 0, TC(MX_F16_M64N64, 1, 2)));
+  assert_false(zoo_try(&job, &r, OPT_TC, 0, opt_tc_arg(MX_F16_M64N64, 1, 2)));
   assert_true(zoo_try(&job, &r, OPT_PADTO, 2, 64));
-  assert_false(zoo_try(&job, &r, OPT_TC, 0, TC(MX_F16_M64N64, 1, 2))); /* a computed factor */
-  assert_false(zoo_try(&job, &r, OPT_TC, 0, TC(MX_I8_M64N64, 1, 2)));
+  assert_false(
+      zoo_try(&job, &r, OPT_TC, 0, opt_tc_arg(MX_F16_M64N64, 1, 2))); /* a computed factor */
+  assert_false(zoo_try(&job, &r, OPT_TC, 0, opt_tc_arg(MX_I8_M64N64, 1, 2)));
   other.cpu = "sm_90";
   assert_false(matrix_on(matrix_info(MX_F16_M64N64), &other));
   other.cpu = "sm_120";
@@ -169,10 +169,10 @@ static void bulk_or_not(void **state) {
     job_init(&job, 0);
     ZooRun r = {.target = &zoo_cuda, .k = contraction(&job, &of[i].shape)};
     if (of[i].shape.k % 64) assert_true(zoo_try(&job, &r, OPT_PADTO, 2, 64));
-    assert_true(zoo_try(&job, &r, OPT_TC, 0, TC(of[i].id, 1, 2)));
+    assert_true(zoo_try(&job, &r, OPT_TC, 0, opt_tc_arg(of[i].id, 1, 2)));
     if (of[i].group) assert_true(zoo_try(&job, &r, OPT_GROUP, 2, of[i].group));
     assert_false(zoo_try(&job, &r, OPT_PERSIST, 0, 1)); /* nobody copies */
-    assert_int_equal(zoo_try(&job, &r, OPT_PIPELINE, 2, 32 + 3), of[i].may);
+    assert_int_equal(zoo_try(&job, &r, OPT_PIPELINE, 2, PIPE_WHOLE + 3), of[i].may);
     assert_int_equal(zoo_try(&job, &r, OPT_PERSIST, 0, 1), of[i].may);
     job_deinit(&job);
   }

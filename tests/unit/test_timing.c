@@ -73,6 +73,29 @@ static void test_reordered(void **state) {
   assert_false(same(DT_F32, DT_F32, TP_SPECIALS, h, f, 1));
 }
 
+/* Wherever in a large result the difference is, in every size of element. */
+static void test_large(void **state) {
+  (void)state;
+  enum { LARGE = 200001 };
+  static const DType types[] = {DT_F16, DT_BF16, DT_F32, DT_F64, DT_F8E4M3FN};
+  static uint8_t a[8 * LARGE], b[8 * LARGE];
+  for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+    DType d = types[t];
+    size_t size = dtype_info[d].bytes;
+    timing_fill(d, TP_RANDOM, t, a, LARGE);
+    memcpy(b, a, sizeof b);
+    assert_true(same(d, DT_F32, TP_RANDOM, a, b, LARGE));
+    for (size_t i = 7; i < LARGE; i += 49998) {
+      scalar_store(d, (Scalar){.f = 16}, b + i * size);
+      assert_false(same(d, DT_F32, TP_RANDOM, a, b, LARGE));
+      memcpy(b + i * size, a + i * size, size);
+    }
+    scalar_store(d, (Scalar){.f = 16}, b + (LARGE - 1) * size);
+    assert_false(same(d, DT_F32, TP_RANDOM, a, b, LARGE));
+    assert_true(same(d, DT_F32, TP_RANDOM, a, b, LARGE - 1));
+  }
+}
+
 /* What is rounded after a sum may tip over, here and there. */
 static void test_tipping(void **state) {
   (void)state;
@@ -98,8 +121,8 @@ static void test_data(void **state) {
   assert_in_range(infinities, 1, 100);
   timing_fill(DT_F32, TP_RANDOM, 2, f, 100000);
   for (int i = 0; i < 100000; i++) assert_true(f[i] >= -1 && f[i] <= 1);
-  timing_fill(DT_F32, TP_FLAT, 2, f, 100000);
-  assert_true(f[0] == .5f && f[99999] == 0);
+  timing_fill(DT_F32, TP_FLAT, 2, f, 99999);
+  for (int i = 0; i < 99999; i++) assert_true(f[i] == (i < 50000 ? .5f : 0));
   int8_t edges[5000];
   bool least = false, greatest = false;
   timing_fill(DT_I8, TP_SPECIALS, 3, edges, sizeof edges);
@@ -111,6 +134,25 @@ static void test_data(void **state) {
   uint8_t nibbles[1000];
   timing_fill(DT_U4, TP_SPECIALS, 3, nibbles, sizeof nibbles);
   for (size_t i = 0; i < sizeof nibbles; i++) assert_true(nibbles[i] <= 15);
+}
+
+/* Sums of products of numbers stay numbers, so that every order of them gives about the same. */
+static void test_products_are_numbers(void **state) {
+  (void)state;
+  static const DType dtypes[] = {DT_F64, DT_F32, DT_F16, DT_BF16};
+  static uint64_t data[20000];
+  for (size_t k = 0; k < sizeof dtypes / sizeof *dtypes; k++) {
+    DType d = dtypes[k];
+    double most = 0;
+    timing_fill(d, TP_SPECIALS, 5, data, 20000);
+    for (size_t i = 0; i < 20000; i++) {
+      double x = fabs(scalar_load(d, (char *)data + i * dtype_info[d].bytes).f);
+      if (isfinite(x) && x > most) most = x;
+    }
+    uint64_t bits = 0;
+    scalar_store(d, (Scalar){.f = 4 * most * most}, &bits);
+    assert_true(most > 50 && isfinite(scalar_load(d, &bits).f));
+  }
 }
 
 /* -- a job --------------------------------------------------------------------------------------
@@ -200,6 +242,58 @@ static void test_race(void **state) {
    * fresh buffers finds it */
   assert_string_equal(done.candidates[2]->evidence->cause, "wrong_result");
   assert_false(done.candidates[4]->compared);
+}
+
+/* A device whose programs have to be assembled: it takes off the mark in front of them. */
+static const char mark[] = "assembly";
+static DeviceVtbl assembling;
+static size_t assembled;
+
+static Status take_off_mark(Device *d, const Bytes *images, size_t n, StrBuf *code) {
+  (void)d;
+  for (size_t i = 0; i < n; i++) {
+    if (images[i].len <= sizeof mark || memcmp(images[i].ptr, mark, sizeof mark)) continue;
+    strbuf_add(&code[i], images[i].ptr + sizeof mark, images[i].len - sizeof mark);
+    assembled++;
+  }
+  return NULL;
+}
+
+/* What runs is assembled once, however many jobs need it, and the winner's code goes with it. */
+static void test_assembled(void **state) {
+  (void)state;
+  static char marked[sizeof mark + sizeof object + 1];
+  TestJob j;
+  Timing t = {.progress = on_progress};
+  Device *cpu;
+  assert_null(device_cpu_create(1, &cpu));
+  assert_null(device_check_create(cpu, &t.dev));
+  assembling = *t.dev->v;
+  assembling.assemble = take_off_mark;
+  t.dev->v = &assembling;
+  memcpy(marked, mark, sizeof mark);
+  memcpy(marked + sizeof mark, object, object_len);
+  make_job(&j, "slow", (const char *[]){"plain", "slow"}, 2);
+  for (size_t i = 0; i < j.n; i++)
+    j.binaries[i].object = (ProtobufCBinaryData){sizeof mark + object_len, (uint8_t *)marked};
+  assembled = 0;
+  for (int round = 0; round < 2; round++) {
+    arena_deinit(&arena);
+    arena_init(&arena, 0);
+    kiln__v1__timing_done__init(&done);
+    assert_null(timing_job(&t, &j.m, &arena, &done));
+    assert_int_equal(done.winner, 1);
+    assert_int_equal(done.winner_code.len, object_len);
+    assert_memory_equal(done.winner_code.data, object, object_len);
+    assert_int_equal(done.n_phase_ns, 5);
+    assert_int_equal(assembled, 4); /* all of the first job have one image */
+  }
+  marked[sizeof mark + object_len] = 1; /* another program, of the same code */
+  for (size_t i = 0; i < j.n; i++) j.binaries[i].object.len++;
+  assert_null(timing_job(&t, &j.m, &arena, &done));
+  assert_int_equal(assembled, 8);
+  timing_deinit(&t);
+  device_destroy(t.dev);
 }
 
 /* Calls find constants elsewhere than the one before did, all else where it was. */
@@ -445,13 +539,23 @@ int main(void) {
   object_len = fread(object, 1, sizeof object, f);
   fclose(f);
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_exact),      cmocka_unit_test(test_reordered),
-      cmocka_unit_test(test_tipping),    cmocka_unit_test(test_data),
-      cmocka_unit_test(test_race),       cmocka_unit_test(test_copies),
-      cmocka_unit_test(test_elsewhere),  cmocka_unit_test(test_only_nan_differs),
-      cmocka_unit_test(test_no_gain),    cmocka_unit_test(test_wrong_incumbent),
-      cmocka_unit_test(test_unlinkable), cmocka_unit_test(test_bad_jobs),
-      cmocka_unit_test(test_process),    cmocka_unit_test(test_crash),
+      cmocka_unit_test(test_exact),
+      cmocka_unit_test(test_reordered),
+      cmocka_unit_test(test_large),
+      cmocka_unit_test(test_tipping),
+      cmocka_unit_test(test_data),
+      cmocka_unit_test(test_products_are_numbers),
+      cmocka_unit_test(test_race),
+      cmocka_unit_test(test_assembled),
+      cmocka_unit_test(test_copies),
+      cmocka_unit_test(test_elsewhere),
+      cmocka_unit_test(test_only_nan_differs),
+      cmocka_unit_test(test_no_gain),
+      cmocka_unit_test(test_wrong_incumbent),
+      cmocka_unit_test(test_unlinkable),
+      cmocka_unit_test(test_bad_jobs),
+      cmocka_unit_test(test_process),
+      cmocka_unit_test(test_crash),
       cmocka_unit_test(test_hang),
   };
   int failed = cmocka_run_group_tests(tests, NULL, NULL);

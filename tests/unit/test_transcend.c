@@ -12,6 +12,7 @@
 
 #include "base/map.h"
 #include "compiler/rules/rewrite.h"
+#include "tests/unit/zoo_targets.h"
 
 enum { BATCH = 1024 };
 
@@ -46,7 +47,7 @@ static void graph_init(Graph *g, Op op, DType d) {
   g->value = calloc(g->list.len * BATCH, sizeof *g->value);
   for (size_t k = 0; k < g->list.len; k++) {
     UOp *u = g->list.at[k];
-    assert_false(u->op >= OP_EXP && u->op <= OP_ATAN);
+    assert_false(u->op >= OP_EXP && u->op <= OP_ATAN && u->op != OP_QEXP2);
     assert_false(u->op == OP_POW || u->op == OP_FMOD);
     if (u->op == OP_CONST)
       for (int i = 0; i < BATCH; i++) g->value[k * BATCH + (size_t)i] = uop_const_value(u);
@@ -328,6 +329,12 @@ static int with_fma(void **state) {
   return 0;
 }
 
+static int on_gpu(void **state) {
+  (void)state;
+  target = &zoo_cuda;
+  return 0;
+}
+
 /* Vectors: the same graph in lanes, and its size. */
 static void test_lanes(void **state) {
   (void)state;
@@ -462,6 +469,8 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_f32, with_scale, without_scale),
       cmocka_unit_test_setup_teardown(test_f64, with_scale, without_scale),
       cmocka_unit_test_setup_teardown(test_half, with_scale, without_scale),
+      cmocka_unit_test_setup_teardown(test_f32, on_gpu, without_scale),
+      cmocka_unit_test_setup_teardown(test_half, on_gpu, without_scale),
       cmocka_unit_test(test_lanes),
       cmocka_unit_test(test_constant_powers),
       cmocka_unit_test(test_contraction),

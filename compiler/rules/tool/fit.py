@@ -135,12 +135,12 @@ def tables(fmt):
     emit("tanh_poly", fmt, "tanh(x) = x + x^3 * p(x^2), |x| <= 5/8",
          lambda z: (mp.tanh(root(z)) - root(z)) / root(z)**3,
          lambda z: root(z)**3 / mp.tanh(root(z)), 12 if d else 6, 0, 0.391)
-    emit("erf_poly", fmt, "erf(x) = x + x * p(x^2), |x| <= 1",
+    edge, top = ("1", 6) if d else ("0.9", 4)
+    emit("erf_poly", fmt, f"erf(x) = x + x * p(x^2), |x| <= {edge}",
          lambda z: mp.erf(root(z)) / root(z) - 1,
-         lambda z: root(z) / mp.erf(root(z)), 14 if d else 7, 0, 1)
-    top = 6 if d else 4
-    emit("erfc_poly", fmt, f"erfc(x) = e^-p(x), 1 <= x <= {top}; error relative to erf",
-         lambda x: -mp.log(mp.erfc(x)), lambda x: mp.erfc(x) / mp.erf(x), 24 if d else 9, 1, top)
+         lambda z: root(z) / mp.erf(root(z)), 14 if d else 6, 0, mp.mpf(edge)**2)
+    emit("erfc_poly", fmt, f"erfc(x) = e^-p(x), {edge} <= x <= {top}; error relative to erf",
+         lambda x: -mp.log(mp.erfc(x)), lambda x: mp.erfc(x) / mp.erf(x), 24 if d else 7, edge, top)
     emit("atan_poly", fmt, "atan(t) = t + t^3 * p(t^2), |t| <= 1/2",
          lambda z: (mp.atan(root(z)) - root(z)) / root(z)**3,
          lambda z: root(z)**3 / mp.atan(root(z)), 15 if d else 6, 0, "0.25001")
