@@ -120,6 +120,15 @@ static void raise_descriptors(void) {
   setrlimit(RLIMIT_NOFILE, &r); /* with the old limit it serves fewer */
 }
 
+/* What is in its memory belongs to tenants. Whoever looks for a fault raises the soft limit of the
+ * running process; workers give up the hard one too. */
+static void leave_no_core(void) {
+  struct rlimit r;
+  if (getrlimit(RLIMIT_CORE, &r)) return;
+  r.rlim_cur = 0;
+  setrlimit(RLIMIT_CORE, &r);
+}
+
 int main(int argc, char **argv) {
   Options o = {.check_only = false};
   LogLevel level = LOG_LEVEL_INFO;
@@ -138,6 +147,7 @@ int main(int argc, char **argv) {
   log_init("kilnd", level);
   signal(SIGPIPE, SIG_IGN);
   raise_descriptors();
+  leave_no_core();
   st = server_create(&o.config, &server);
   if (st) return complain(st, EX_UNAVAILABLE);
   server_on_reload(server, read_again, &arguments);

@@ -402,7 +402,7 @@ static void on_plan(void *ctx, Message *m, Status st) {
 
 static void make_plan(Build *b) {
   set_state(b, RS_COMPILING);
-  Status st = compile_pool_plan(b->server->pool, &b->plan_job);
+  Status st = compile_pool_plan(&b->plan_job);
   if (!st) return;
   b->plan_active = false;
   build_finish(b, NULL, st);

@@ -259,8 +259,7 @@ void compile_pool_cancel(CompilePool *p, CompileJob *job) {
   }
 }
 
-Status compile_pool_plan(CompilePool *p, CompileJob *job) {
-  (void)p;
+Status compile_pool_plan(CompileJob *job) {
   CompileSlot *slot = job->slot;
   if (!slot) return FAIL(UNAVAILABLE, "the compile worker ended between two steps");
   assert(slot->state == SS_HOLDING);

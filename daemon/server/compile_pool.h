@@ -60,7 +60,7 @@ Status compile_pool_submit(CompilePool *p, CompileJob *job);
 /* The owner loses interest: no `done` follows. A worker that is busy with the job is killed. */
 void compile_pool_cancel(CompilePool *p, CompileJob *job);
 /* UNAVAILABLE when the worker that held the graph has died. */
-Status compile_pool_plan(CompilePool *p, CompileJob *job);
+Status compile_pool_plan(CompileJob *job);
 void compile_pool_drop(CompilePool *p, CompileJob *job);
 /* Moves what is held for `from` to `to`, whose done and ctx are set. */
 void compile_pool_transfer(CompileJob *from, CompileJob *to);

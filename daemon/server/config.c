@@ -44,6 +44,7 @@ static const Setting settings[] = {
     {"server", "metrics", SK_TEXT, AT(metrics)},
     {"server", "trace_all", SK_BOOL, AT(trace_all)},
     {"server", "trace_push", SK_TEXT, AT(trace_push)},
+    {"server", "trace_push_ca", SK_TEXT, AT(push_ca)},
     {"server", "models", SK_TEXT, AT(models)},
     {"server", "idle_exit", SK_SECONDS, AT(idle_exit)},
     {"server", "grace", SK_SECONDS, AT(grace)},
@@ -175,6 +176,7 @@ Status config_init(Config *c) {
       .metrics = strdup(""),
       .models = strdup(""),
       .trace_push = strdup(""),
+      .push_ca = strdup(""),
       .node = strdup(""),
       .tls_certificate = strdup(""),
       .tls_key = strdup(""),
@@ -209,9 +211,9 @@ Status config_init(Config *c) {
   TRY(config_set(c, "workers", "device", "auto"));
   c->listen.from_default = c->devices.from_default = true;
   bool texts = c->cache_path && c->worker && c->log_level && c->metrics && c->models && c->node &&
-               c->trace_push && c->tls_certificate && c->tls_key && c->tls_client_ca &&
-               c->shared_server && c->shared_key && c->shared_ca && c->shared_certificate &&
-               c->shared_tls_key;
+               c->trace_push && c->push_ca && c->tls_certificate && c->tls_key &&
+               c->tls_client_ca && c->shared_server && c->shared_key && c->shared_ca &&
+               c->shared_certificate && c->shared_tls_key;
   return texts ? NULL : FAIL(RESOURCE_EXHAUSTED, "settings");
 }
 
@@ -238,6 +240,7 @@ void config_deinit(Config *c) {
   free(c->metrics);
   free(c->models);
   free(c->trace_push);
+  free(c->push_ca);
   free(c->node);
   free(c->tls_certificate);
   free(c->tls_key);
@@ -496,7 +499,6 @@ static Status check_shared(const Config *c) {
 
 Status config_check(const Config *c) {
   LogLevel level;
-  PushAddress collector;
   TRY(check_tenants(c));
   TRY(check_shared(c));
   if (!*c->tls_certificate != !*c->tls_key || (*c->tls_client_ca && !*c->tls_certificate))
@@ -504,7 +506,7 @@ Status config_check(const Config *c) {
                 "[tls]: certificate and key belong together, and client_ca needs them");
   for (size_t i = 0; i < c->listen.len; i++) TRY(check_listen(c, c->listen.at[i]));
   if (*c->metrics) TRY(check_address(c->metrics));
-  if (*c->trace_push) TRY(push_address_parse(c->trace_push, &collector));
+  TRY(push_check(c));
   if (*c->node && !good_name(c->node))
     return FAIL(INVALID_ARGUMENT,
                 "node: expected at most %d letters, digits, '-' and '_', got '%s'", NAME_MAX_BYTES,

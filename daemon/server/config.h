@@ -49,6 +49,7 @@ typedef struct Config {
   char *node;         /* owned; the name of this server among others, empty = it is alone */
   bool trace_all;     /* record calls that did not ask for it too */
   char *trace_push;   /* owned; the collector that spans are sent to, empty = none */
+  char *push_ca;      /* owned; who signs its certificate, empty = the machine's authorities */
   char *tls_certificate, *tls_key, *tls_client_ca; /* owned; paths, "" = none */
   char *shared_server, *shared_key; /* owned; where other nodes are met, "" = nowhere */
   char *shared_ca, *shared_certificate, *shared_tls_key; /* owned, "" = none */

@@ -429,7 +429,10 @@ static void on_gone(void *ctx, const char *cause, const char *detail) {
   lane_start(l);
 }
 
-static const WorkerHandler handler = {.ready = on_ready, .message = on_message, .gone = on_gone};
+static bool awaits_answers(void *ctx) { return ((DeviceLane *)ctx)->flight.len > 0; }
+
+static const WorkerHandler handler = {
+    .ready = on_ready, .message = on_message, .gone = on_gone, .awaits = awaits_answers};
 
 static void lane_start(DeviceLane *l) {
   WorkerSpec spec = {.role = "device",

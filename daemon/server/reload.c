@@ -72,10 +72,10 @@ static Status apply_settings(Server *s, Config *next) {
 
 static Status apply_trace_push(Server *s, Config *next) {
   Config *now = &s->config;
-  if (!strcmp(now->trace_push, next->trace_push)) return NULL;
+  bool elsewhere = strcmp(now->trace_push, next->trace_push) != 0;
   SWAP(trace_push);
-  trace_push_close(s->trace_push);
-  return trace_push_create(s, &s->trace_push);
+  SWAP(push_ca);
+  return trace_push_reload(s, elsewhere);
 }
 
 static Status apply_shared(Server *s, Config *next) {
@@ -97,7 +97,7 @@ static const struct {
 } rows[] = {
     {.what = "certificate", .prepare = check_certificate, .apply = apply_certificate},
     {.what = "tenants", .apply = apply_tenants},
-    {.what = "trace_push", .apply = apply_trace_push},
+    {.what = "trace_push", .prepare = trace_push_reload_check, .apply = apply_trace_push},
     {.what = "shared", .prepare = shared_reload_check, .apply = apply_shared},
     {.what = "settings", .apply = apply_settings},
 };

@@ -13,15 +13,14 @@
 
 #include "base/status.h"
 #include "base/str.h"
-#include "proto/tls.h"
+#include "daemon/server/dial.h"
 
 enum { RESP_ARGS = 10, RESP_PENDING = 256, RESP_STRING_MAX = 64 << 10 };
 
 /* redis://[[USER:]PASSWORD@]HOST[:PORT][/DB], the same with rediss:// for TLS, or unix:PATH */
 typedef struct RespAddress {
   bool tls;
-  char host[256], port[8]; /* host "": a Unix socket */
-  char path[108];
+  DialAddress at;
   char user[128], password[256], db[8]; /* "" = none */
 } RespAddress;
 Status resp_address_parse(const char *text, RespAddress *out);

@@ -54,8 +54,7 @@ void shared_settings_deinit(SharedSettings *s) {
 
 bool shared_settings_same(const SharedSettings *a, const SharedSettings *b) {
   const RespAddress *x = &a->address, *y = &b->address;
-  return x->tls == y->tls && !strcmp(x->host, y->host) && !strcmp(x->port, y->port) &&
-         !strcmp(x->path, y->path) && !strcmp(x->user, y->user) &&
+  return x->tls == y->tls && dial_same(&x->at, &y->at) && !strcmp(x->user, y->user) &&
          !strcmp(x->password, y->password) && !strcmp(x->db, y->db) &&
          !memcmp(node_key_public(a->key), node_key_public(b->key), NODE_KEY_BYTES) &&
          a->nodes.len == b->nodes.len &&

@@ -34,6 +34,7 @@ struct Worker {
   int pidfd; /* -1 = none, as of one that is dead; signals to it cannot hit a stranger */
   Channel channel;
   uv_poll_t poll;
+  int events; /* that it looks for */
   uv_timer_t timer;
   TimerUse timer_use;
   bool paused;
@@ -159,6 +160,12 @@ static void await_zygote(Worker *w) {
   uv_timer_start(&w->timer, on_worker_timer, ZYGOTE_MS, 0);
 }
 
+/* Looking in vain is a system call; what comes all the same is told by the poll. */
+static bool expects_more(const Worker *w) {
+  const WorkerHandler *h = w->spec.handler;
+  return channel_pending(&w->channel) || !h || !h->awaits || h->awaits(w->spec.ctx);
+}
+
 /* Reads what is there; false when the worker is gone or ending. */
 static bool worker_drain(Worker *w) {
   for (int budget = 64; budget > 0 || channel_pending(&w->channel); budget--) {
@@ -171,12 +178,14 @@ static bool worker_drain(Worker *w) {
       await_zygote(w);
       worker_signal(w);
       uv_poll_stop(&w->poll);
+      w->events = 0;
       return false;
     }
     if (!m.env) return true;
     if (w->spec.handler) w->spec.handler->message(w->spec.ctx, &m);
     message_close(&m);
     if (w->state != WS_UP) return false;
+    if (!expects_more(w)) return true;
   }
   return true;
 }
@@ -188,8 +197,11 @@ static void on_worker_poll(uv_poll_t *poll, int status, int events) {
   if (worker_drain(w)) update_poll(w);
 }
 
+/* libuv takes the descriptor out of the set and puts it back at every start. */
 static void update_poll(Worker *w) {
   int events = UV_READABLE | (channel_waiting(&w->channel) ? UV_WRITABLE : 0);
+  if (events == w->events) return;
+  w->events = events;
   uv_poll_start(&w->poll, events, on_worker_poll);
 }
 

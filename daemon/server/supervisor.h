@@ -18,6 +18,7 @@ typedef struct WorkerHandler {
   void (*message)(void *ctx, Message *m);
   /* cause: one of crash oom timeout device_lost (static text); detail: for people. */
   void (*gone)(void *ctx, const char *cause, const char *detail);
+  bool (*awaits)(void *ctx); /* a message may follow at once; NULL: always */
 } WorkerHandler;
 
 typedef struct WorkerSpec {

@@ -3,7 +3,7 @@
  * them (other 4xx). Everything else, silence included, means the same batch again after a pause
  * that grows.
  *
- * An exchange is a thing of its own that outlives whoever began it until its handles are closed;
+ * An exchange is a thing of its own that outlives whoever began it until its connection is gone;
  * given up, it tells nobody. Of the answer only the status is believed, and looked at. */
 #include "daemon/server/trace_push.h"
 
@@ -23,27 +23,17 @@ enum { KIND_INTERNAL = 1, KIND_SERVER = 2, CODE_OK = 1, CODE_ERROR = 2 }; /* OTL
 
 /* One request and the status of its answer. */
 typedef struct Exchange {
-  TracePush *push; /* NULL: given up */
-  union {
-    uv_handle_t handle;
-    uv_stream_t stream;
-    uv_tcp_t tcp;
-    uv_pipe_t pipe;
-  } at;
-  uv_timer_t timer;
-  uv_getaddrinfo_t lookup;
-  uv_connect_t connect;
-  uv_write_t write;
-  bool looking, opened, ended; /* opened: `at` is a handle */
-  int open;                    /* handles and requests that libuv still knows */
+  TracePush *push; /* NULL: it has ended, or was given up */
+  Dial *dial;
   StrBuf request;
-  char answer[64]; /* its beginning */
+  char answer[12]; /* its beginning */
   size_t got;
 } Exchange;
 
 struct TracePush {
   Server *server;
   PushAddress address;
+  TlsContext *tls; /* NULL: plain */
   uv_timer_t tick;
   Exchange *exchange; /* NULL: none under way */
   uint64_t next, end; /* spans: the first not yet taken; behind those on their way */
@@ -54,46 +44,35 @@ struct TracePush {
 /* -- address ------------------------------------------------------------------------------------
  */
 
-static bool copy(char *to, size_t cap, const char *from, size_t n) {
-  for (size_t i = 0; i < n; i++)
-    if (from[i] <= ' ' || from[i] == 127) return false;
-  if (n >= cap) return false;
-  memcpy(to, from, n);
-  to[n] = 0;
-  return true;
-}
-
-static bool parse_http(const char *text, PushAddress *out) {
+static bool parse_url(const char *text, PushAddress *out) {
   size_t n = strcspn(text, "/");
   const char *path = text[n] ? text + n : "/v1/traces";
-  const char *host = text, *colon = memchr(text, ':', n);
-  size_t host_len = colon ? (size_t)(colon - text) : n;
-  if (*text == '[') { /* an IPv6 address */
-    const char *close = memchr(text, ']', n);
-    if (!close) return false;
-    host = text + 1;
-    host_len = (size_t)(close - host);
-    colon = close + 1 == text + n ? NULL : close + 1;
-    if (colon && *colon != ':') return false;
-  }
-  const char *port = colon ? colon + 1 : "4318";
-  size_t port_len = colon ? (size_t)(text + n - port) : strlen(port);
-  return host_len && port_len && strspn(port, "0123456789") >= port_len &&
-         copy(out->host, sizeof out->host, host, host_len) &&
-         copy(out->port, sizeof out->port, port, port_len) &&
-         copy(out->path, sizeof out->path, path, strlen(path));
+  for (const char *c = path; *c; c++)
+    if ((unsigned char)*c <= ' ' || *c == 127) return false;
+  return dial_parse((Str){text, n}, "4318", &out->at) &&
+         (size_t)snprintf(out->path, sizeof out->path, "%s", path) < sizeof out->path;
 }
 
 Status push_address_parse(const char *text, PushAddress *out) {
-  static const char http[] = "http://", local[] = "unix:";
-  *out = (PushAddress){.path = "/v1/traces"};
-  if (!strncmp(text, http, sizeof http - 1) && parse_http(text + sizeof http - 1, out)) return NULL;
-  const char *path = text + sizeof local - 1;
-  if (!strncmp(text, local, sizeof local - 1) && *path &&
-      copy(out->socket, sizeof out->socket, path, strlen(path)))
+  static const char http[] = "http://", https[] = "https://", local[] = "unix:";
+  *out = (PushAddress){.path = "/v1/traces", .tls = !strncmp(text, https, sizeof https - 1)};
+  if (out->tls && parse_url(text + sizeof https - 1, out)) return NULL;
+  if (!strncmp(text, http, sizeof http - 1) && parse_url(text + sizeof http - 1, out)) return NULL;
+  if (!strncmp(text, local, sizeof local - 1) &&
+      dial_parse_socket(str_from(text + sizeof local - 1), &out->at))
     return NULL;
   return FAIL(INVALID_ARGUMENT,
-              "trace_push: expected http://HOST[:PORT][/PATH] or unix:PATH, got '%.100s'", text);
+              "trace_push: expected http://HOST[:PORT][/PATH], https:// for TLS, or unix:PATH, got "
+              "'%.100s'",
+              text);
+}
+
+Status push_check(const Config *c) {
+  PushAddress a = {.path = ""};
+  if (*c->trace_push) TRY(push_address_parse(c->trace_push, &a));
+  if (!a.tls && *c->push_ca && strcmp(c->push_ca, "system") != 0)
+    return FAIL(INVALID_ARGUMENT, "trace_push_ca needs an https:// address in trace_push");
+  return NULL;
 }
 
 /* -- what is sent -------------------------------------------------------------------------------
@@ -164,13 +143,10 @@ static void add_body(const Server *s, uint64_t from, uint64_t to, StrBuf *out) {
 static bool make_request(const TracePush *p, StrBuf *out) {
   const PushAddress *a = &p->address;
   StrBuf body = {0};
-  bool six = strchr(a->host, ':') != NULL;
+  char host[300];
   add_body(p->server, p->next, p->end, &body);
-  strbuf_addf(out, "POST %s HTTP/1.1\r\nhost: ", a->path);
-  if (*a->host)
-    strbuf_addf(out, six ? "[%s]:%s" : "%s:%s", a->host, a->port);
-  else
-    strbuf_adds(out, "localhost");
+  strbuf_addf(out, "POST %s HTTP/1.1\r\nhost: %s", a->path,
+              *a->at.host ? dial_text(&a->at, host, sizeof host) : "localhost");
   strbuf_addf(out,
               "\r\ncontent-type: application/json\r\ncontent-length: %zu\r\nconnection: close\r\n"
               "user-agent: kilnd/" KILN_VERSION "\r\n\r\n",
@@ -186,125 +162,77 @@ static bool make_request(const TracePush *p, StrBuf *out) {
 
 static void batch_done(TracePush *p, int status, const char *why);
 
-static void let_go(Exchange *x) {
-  if (--x->open) return;
+static void on_gone(void *ctx) {
+  Exchange *x = ctx;
   strbuf_deinit(&x->request);
   free(x);
 }
 
-static void on_closed(uv_handle_t *handle) { let_go(handle->data); }
-
 /* status 0: there was none, and why not. */
 static void exchange_end(Exchange *x, int status, const char *why) {
-  if (x->ended) return;
   TracePush *p = x->push;
-  x->ended = true;
-  if (x->looking) uv_cancel((uv_req_t *)&x->lookup);
-  if (x->opened) uv_close(&x->at.handle, on_closed);
-  uv_close((uv_handle_t *)&x->timer, on_closed);
+  x->push = NULL;
+  dial_close(x->dial);
   if (!p) return;
   p->exchange = NULL;
   batch_done(p, status, why);
 }
 
-static void on_timer(uv_timer_t *timer) { exchange_end(timer->data, 0, "no answer in time"); }
-
-static void on_written(uv_write_t *req, int rc) {
-  Exchange *x = req->data;
-  if (rc) exchange_end(x, 0, uv_strerror(rc));
-  let_go(x);
-}
+static void on_down(void *ctx, const char *why) { exchange_end(ctx, 0, why); }
 
 /* "HTTP/1.1 200 ..." */
 static int status_line(const Exchange *x) {
   const char *a = x->answer;
-  if (x->got < 12 || memcmp(a, "HTTP/1.", 7) != 0 || a[8] != ' ') return 0;
+  if (x->got < sizeof x->answer || memcmp(a, "HTTP/1.", 7) != 0 || a[8] != ' ') return 0;
   for (int i = 9; i < 12; i++)
     if (a[i] < '0' || a[i] > '9') return 0;
   return (a[9] - '0') * 100 + (a[10] - '0') * 10 + (a[11] - '0');
 }
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *out) {
-  Exchange *x = handle->data;
-  (void)suggested;
-  *out = uv_buf_init(x->answer + x->got, (unsigned)(sizeof x->answer - x->got));
-}
-
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
-  Exchange *x = stream->data;
-  (void)buf;
-  if (n > 0) x->got += (size_t)n;
-  if (n >= 0 && x->got < 12) return;
+static void on_input(void *ctx, const char *bytes, size_t n) {
+  Exchange *x = ctx;
+  size_t room = sizeof x->answer - x->got, taken = n < room ? n : room;
+  memcpy(x->answer + x->got, bytes, taken);
+  x->got += taken;
+  if (taken < room) return;
   int status = status_line(x);
-  exchange_end(x, status, status ? "" : n < 0 ? "it closes the connection" : "it speaks no HTTP");
+  exchange_end(x, status, status ? "" : "it speaks no HTTP");
 }
 
-static void on_connected(uv_connect_t *req, int rc) {
-  Exchange *x = req->data;
-  uv_buf_t buf = uv_buf_init(x->request.ptr, (unsigned)x->request.len);
-  x->write.data = x;
-  if (!x->ended && !rc) rc = uv_read_start(&x->at.stream, on_alloc, on_read);
-  if (!x->ended && !rc && !(rc = uv_write(&x->write, &x->at.stream, &buf, 1, on_written)))
-    x->open++;
-  if (rc) exchange_end(x, 0, uv_strerror(rc));
-  let_go(x);
+static void on_up(void *ctx) {
+  Exchange *x = ctx;
+  dial_expect(x->dial, ANSWER_MS);
+  if (!dial_write(x->dial, x->request.ptr, x->request.len)) exchange_end(x, 0, "no memory");
 }
 
-static void opened(Exchange *x) {
-  x->opened = true;
-  x->open++;
-  x->at.handle.data = x;
-  x->connect.data = x;
-}
-
-static void on_found(uv_getaddrinfo_t *req, int rc, struct addrinfo *found) {
-  Exchange *x = req->data;
-  x->looking = false;
-  if (!x->ended && !rc && !(rc = uv_tcp_init(req->loop, &x->at.tcp))) {
-    opened(x);
-    rc = uv_tcp_connect(&x->connect, &x->at.tcp, found->ai_addr, on_connected);
-    if (!rc) x->open++;
-  }
-  uv_freeaddrinfo(found);
-  if (rc) exchange_end(x, 0, uv_strerror(rc));
-  let_go(x);
-}
-
-static int begin(Exchange *x, uv_loop_t *loop, const PushAddress *a) {
-  const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-  x->lookup.data = x;
-  if (*a->host) {
-    int rc = uv_getaddrinfo(loop, &x->lookup, on_found, a->host, a->port, &hints);
-    x->looking = !rc;
-    x->open += !rc;
-    return rc;
-  }
-  int rc = uv_pipe_init(loop, &x->at.pipe, 0);
-  if (rc) return rc;
-  opened(x);
-  x->open++;
-  uv_pipe_connect(&x->connect, &x->at.pipe, a->socket, on_connected);
-  return 0;
+static Status exchange_open(TracePush *p, Exchange *x) {
+  const DialSpec dial = {.loop = &p->server->loop,
+                         .to = &p->address.at,
+                         .tls = p->tls,
+                         .timeout_ms = ANSWER_MS,
+                         .up = on_up,
+                         .input = on_input,
+                         .down = on_down,
+                         .gone = on_gone,
+                         .ctx = x};
+  if (!x || !make_request(p, &x->request)) return FAIL(RESOURCE_EXHAUSTED, "no memory");
+  x->push = p;
+  return dial_open(&dial, &x->dial);
 }
 
 /* Sends the spans next to end - 1. */
 static void exchange_begin(TracePush *p) {
-  uv_loop_t *loop = &p->server->loop;
+  char why[160];
   Exchange *x = calloc(1, sizeof *x);
-  if (!x || !make_request(p, &x->request)) {
-    if (x) strbuf_deinit(&x->request);
-    free(x);
-    batch_done(p, 0, "no memory");
+  Status st = exchange_open(p, x);
+  if (!st) {
+    p->exchange = x;
     return;
   }
-  x->push = p;
-  p->exchange = x;
-  uv_timer_init(loop, &x->timer);
-  x->timer.data = x;
-  x->open = 1;
-  uv_timer_start(&x->timer, on_timer, ANSWER_MS, 0);
-  int rc = begin(x, loop, &p->address);
-  if (rc) exchange_end(x, 0, uv_strerror(rc));
+  if (x) on_gone(x);
+  status_text(st, why, sizeof why);
+  status_drop(st);
+  batch_done(p, 0, why);
 }
 
 /* -- batches ------------------------------------------------------------------------------------
@@ -331,6 +259,7 @@ static bool again(int status) {
 static void on_tick(uv_timer_t *timer) { push_more(timer->data); }
 
 static void batch_done(TracePush *p, int status, const char *why) {
+  char quoted[300];
   uint64_t n = p->end - p->next;
   bool taken = status >= 200 && status < 300;
   if (!again(status)) {
@@ -343,27 +272,70 @@ static void batch_done(TracePush *p, int status, const char *why) {
   }
   p->retry_ns = clock_now_ns() + p->pause_ms * 1000000;
   if (!taken && !p->failing)
-    LOG_WARN("the collector does not take spans", "status=%d why=\"%s\"", status, why);
+    LOG_WARN("the collector does not take spans", "status=%d why=%s", status,
+             log_quote(quoted, sizeof quoted, why));
   if (taken && p->failing) LOG_INFO("the collector takes spans", "status=%d", status);
   p->failing = !taken;
   bool full = p->server->trace.written - p->next >= BATCH;
   if (full && !p->pause_ms) uv_timer_start(&p->tick, on_tick, 0, TICK_MS);
 }
 
-static void on_tick_closed(uv_handle_t *handle) { free(handle->data); }
+/* -- life ---------------------------------------------------------------------------------------
+ */
+
+static Status load_tls(const Config *c, const PushAddress *a, TlsContext **out) {
+  const TlsFiles files = {.ca = *c->push_ca ? c->push_ca : "system", .no_alpn = true};
+  *out = NULL;
+  Status st = a->tls ? tls_client_context(&files, out) : NULL;
+  return st ? WRAP(st, "trace_push") : NULL;
+}
+
+Status trace_push_reload_check(Server *s, const Config *next) {
+  PushAddress address = {.path = ""};
+  TlsContext *tls;
+  (void)s;
+  if (*next->trace_push) TRY(push_address_parse(next->trace_push, &address));
+  TRY(load_tls(next, &address, &tls));
+  tls_context_release(tls);
+  return NULL;
+}
 
 Status trace_push_create(Server *s, TracePush **out) {
   PushAddress address;
+  TlsContext *tls;
   *out = NULL;
   if (!*s->config.trace_push) return NULL;
   TRY(push_address_parse(s->config.trace_push, &address));
+  TRY(load_tls(&s->config, &address, &tls));
   TracePush *p = *out = calloc(1, sizeof *p);
-  if (!p) return FAIL(RESOURCE_EXHAUSTED, "trace_push");
-  *p = (TracePush){.server = s, .address = address, .next = s->trace.written};
+  if (!p) {
+    tls_context_release(tls);
+    return FAIL(RESOURCE_EXHAUSTED, "trace_push");
+  }
+  *p = (TracePush){.server = s, .address = address, .tls = tls, .next = s->trace.written};
   uv_timer_init(&s->loop, &p->tick);
   p->tick.data = p;
   uv_timer_start(&p->tick, on_tick, TICK_MS, TICK_MS);
   return NULL;
+}
+
+Status trace_push_reload(Server *s, bool elsewhere) {
+  TracePush *p = s->trace_push;
+  TlsContext *tls;
+  if (elsewhere || !p) {
+    trace_push_close(p);
+    return trace_push_create(s, &s->trace_push);
+  }
+  TRY(load_tls(&s->config, &p->address, &tls));
+  tls_context_release(p->tls); /* a connection keeps what it has */
+  p->tls = tls;
+  return NULL;
+}
+
+static void on_tick_closed(uv_handle_t *handle) {
+  TracePush *p = handle->data;
+  tls_context_release(p->tls);
+  free(p);
 }
 
 void trace_push_close(TracePush *p) {

@@ -71,7 +71,8 @@ struct Tune {
   /* the round under way: at most one of these is outstanding */
   TuneKernel *at;
   const char *step;
-  int64_t step_ns; /* when it began */
+  int64_t step_ns;                  /* when it began */
+  int64_t proposed_ns, compiled_ns; /* when that ended */
   Arena round;
   CompileJob search;
   Kiln__V1__SearchJob search_message;
@@ -156,6 +157,8 @@ void tune_ask_evidence(Tune *t, TuneKernel *k);
 Kiln__V1__TuneEvidence *tune_add_evidence(Tune *t, TuneKernel *k, const char *opts,
                                           const char *cause);
 ScheduleCause tune_cause(const char *name);
+/* Has t->timing timed. */
+Status tune_time(Tune *t, void (*done)(void *ctx, const TimingEnd *end));
 /* A question to the search; want 0: facts only. */
 Status tune_search(Tune *t, TuneKernel *k, uint32_t want,
                    void (*done)(void *ctx, Message *m, Status st));

@@ -105,11 +105,7 @@ static void time_probe(Tune *t) {
   m->facts = t->probe_facts;
   m->incumbent = t->candidates[0].binary;
   m->budget_ns = TIMING_NS;
-  TimingLane *lane = tuner_lane(t->server->tuner, t->spec.exe->device, t->spec.background);
-  t->timing_ns = clock_now_ns();
-  t->timing_paused_ns = t->server->tuner->paused_step_ns;
-  Status st = lane ? timing_lane_run(lane, m, on_timed, t) : FAIL(RESOURCE_EXHAUSTED, "timing");
-  t->timing_active = !st;
+  Status st = tune_time(t, on_timed);
   if (st) skip(t, "time", st);
 }
 

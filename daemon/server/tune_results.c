@@ -113,6 +113,17 @@ static size_t dethrone(const Tune *t, TuneKernel *k, int64_t winner_ns, int64_t 
   return n;
 }
 
+/* The binary with what the device has assembled of it, so that it is not assembled again when it is
+ * loaded; without memory as it is. */
+static const Kiln__V1__KernelBinary *with_code(Tune *t, const Kiln__V1__KernelBinary *b,
+                                               ProtobufCBinaryData code) {
+  Kiln__V1__KernelBinary *copy = code.len ? arena_copy(&t->round, b, sizeof *copy) : NULL;
+  uint8_t *bytes = copy ? arena_copy(&t->round, code.data, code.len) : NULL;
+  if (!bytes) return b;
+  copy->object = (ProtobufCBinaryData){code.len, bytes};
+  return copy;
+}
+
 /* The winner takes the kernel's place. */
 static void take_winner(Tune *t, TuneKernel *k, const Kiln__V1__KernelBinary *b,
                         const Kiln__V1__TimingResult *r, StoreRecord *record) {
@@ -185,7 +196,7 @@ void tune_results(Tune *t, const Kiln__V1__TimingDone *done) {
     records +=
         serve_all_sizes(k, t->binaries[t->begin + done->winner - 1]->opts, schedules, records);
   if (done->winner)
-    take_winner(t, k, t->binaries[t->begin + done->winner - 1], done->candidates[done->winner - 1],
-                &kernel);
+    take_winner(t, k, with_code(t, t->binaries[t->begin + done->winner - 1], done->winner_code),
+                done->candidates[done->winner - 1], &kernel);
   store(t, kernel.value.ptr ? &kernel : NULL, schedules, records);
 }

@@ -86,6 +86,7 @@ static void not_compiled(Tune *t, const TuneCandidate *c, const StatusNote *st) 
 
 static void all_compiled(Tune *t) {
   TuneKernel *k = t->at;
+  t->compiled_ns = clock_now_ns();
   size_t n = t->ncandidates;
   t->binaries = arena_array(&t->round, n + 1, sizeof *t->binaries);
   if (!t->binaries) {
@@ -207,6 +208,7 @@ static Status take_candidates(Tune *t, const Kiln__V1__SearchDone *done) {
 static void on_proposed(void *ctx, Message *m, Status st) {
   Tune *t = ctx;
   t->search_active = false;
+  t->proposed_ns = clock_now_ns();
   if (!st) st = take_candidates(t, m->env->search_done);
   if (st) {
     t->ncandidates = 0;
@@ -241,6 +243,16 @@ void tune_baseline(Tune *t, TuneKernel *k) {
   tune_when_free(t, "time", time_batch);
 }
 
+Status tune_time(Tune *t, void (*done)(void *ctx, const TimingEnd *end)) {
+  TimingLane *lane = tuner_lane(t->server->tuner, t->spec.exe->device, t->spec.background);
+  t->timing_ns = clock_now_ns();
+  t->timing_paused_ns = t->server->tuner->paused_step_ns;
+  Status st =
+      lane ? timing_lane_run(lane, &t->timing, done, t) : FAIL(RESOURCE_EXHAUSTED, "timing");
+  t->timing_active = !st;
+  return st;
+}
+
 static void time_batch(Tune *t) {
   const TuneKernel *k = t->at;
   Kiln__V1__TimingJob *m = &t->timing;
@@ -260,11 +272,7 @@ static void time_batch(Tune *t) {
   m->seed = t->spec.seed;
   m->won_elsewhere = t->spec.adopt != NULL;
   m->budget_ns = left < 1 ? 1 : left < TIMING_NS ? left : TIMING_NS;
-  TimingLane *lane = tuner_lane(t->server->tuner, t->spec.exe->device, t->spec.background);
-  t->timing_ns = clock_now_ns();
-  t->timing_paused_ns = t->server->tuner->paused_step_ns;
-  Status st = lane ? timing_lane_run(lane, m, on_timed, t) : FAIL(RESOURCE_EXHAUSTED, "timing");
-  t->timing_active = !st;
+  Status st = tune_time(t, on_timed);
   if (st) round_failed(t, "time", st);
 }
 
@@ -308,9 +316,26 @@ static void worker_ended(Tune *t, const TimingEnd *end) {
     batch_over(t);
 }
 
+/* Where the time of a round went. */
+static void note_round(const Tune *t, const Kiln__V1__TimingDone *done) {
+  int64_t now = clock_now_ns(), ms[5] = {0};
+  bool round = t->nbinaries > 0;
+  for (size_t i = 0; i < done->n_phase_ns && i < 5; i++) ms[i] = done->phase_ns[i] / 1000000;
+  LOG_DEBUG("a round of tuning",
+            "kernel=%s timed=%zu propose_ms=%lld compile_ms=%lld wait_ms=%lld time_ms=%lld "
+            "fill_ms=%lld assemble_ms=%lld first_ms=%lld turns_ms=%lld winner_ms=%lld",
+            t->at->plan->name, t->end - t->begin,
+            round ? (long long)(t->proposed_ns - t->step_ns) / 1000000 : 0,
+            round ? (long long)(t->compiled_ns - t->proposed_ns) / 1000000 : 0,
+            round ? (long long)(t->timing_ns - t->compiled_ns) / 1000000 : 0,
+            (long long)(now - t->timing_ns) / 1000000, (long long)ms[0], (long long)ms[1],
+            (long long)ms[2], (long long)ms[3], (long long)ms[4]);
+}
+
 static void on_timed(void *ctx, const TimingEnd *end) {
   Tune *t = ctx;
   t->timing_active = false;
+  if (end->done) note_round(t, end->done);
   tuner_timed(t->server->tuner, t);
   if (end->cause) {
     worker_ended(t, end);

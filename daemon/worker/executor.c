@@ -611,17 +611,19 @@ static Status ensure_mirror(Executor *x) {
   return NULL;
 }
 
+/* *staging: how much of it the run uses, also when this fails; little, where tensors are in buffers
+ * or the slab. */
 static Status bind(Executor *x, const Loaded *l, const Kiln__V1__RunJob *m,
-                   const SharedMemory *slab) {
-  uint64_t staging = 0;
+                   const SharedMemory *slab, uint64_t *staging) {
+  *staging = 0;
   if (m->n_inputs != l->ninputs) return BROKEN("%zu inputs of %zu", m->n_inputs, l->ninputs);
   if ((m->n_output_buffers && m->n_output_buffers != m->n_outputs) ||
       (m->n_output_offsets && m->n_output_offsets != m->n_outputs))
     return BROKEN("outputs and their places differ in number");
   TRY(loaded_ensure(x, &x->staging, staging_need(l)));
   TRY(ensure_mirror(x));
-  for (size_t i = 0; i < l->ninputs; i++) TRY(bind_input(x, l, m->inputs[i], i, slab, &staging));
-  return bind_outputs(x, l, m, slab, &staging);
+  for (size_t i = 0; i < l->ninputs; i++) TRY(bind_input(x, l, m->inputs[i], i, slab, staging));
+  return bind_outputs(x, l, m, slab, staging);
 }
 
 void loaded_apply(Loaded *l, size_t slot) {
@@ -756,7 +758,8 @@ Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int
   if (m->profile) TRY(profile_begin(&x->profile, l->nlaunches));
   TRY(scrub_enter(x, m->tenant));
   TRY(steps_begin(x, l, m));
-  Status st = bind(x, l, m, slab);
+  uint64_t staging;
+  Status st = bind(x, l, m, slab, &staging);
   if (!st) st = fill(x, l);
   if (!st) {
     apply(x, l);
@@ -765,7 +768,7 @@ Status executor_run(Executor *x, uint64_t number, const Kiln__V1__RunJob *m, int
   }
   if (!st && m->profile) profile_end(x, l, out);
   if (!st) st = steps_end(x, l, m, out);
-  scrub_used(x, l, staging_need(l));
+  scrub_used(x, l, staging);
   if (!st) st = reply(x, l, m, out);
   if (st) drop_new_buffers(x, m);
   return st;

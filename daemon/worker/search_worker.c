@@ -1,7 +1,7 @@
 /* Reads a kernel, says what it takes to time it, and asks the search what to try.
  *
  * The untuned kernel is the one without opts: its loops as they are. On devices with threads its
- * outermost loop may be split over them, which changes no result. */
+ * outermost loop may be split over them, with workgroups its innermost, which changes no result. */
 #include "daemon/worker/search_worker.h"
 
 #include "base/clock.h"
@@ -29,7 +29,7 @@ static Status no_memory(void) { return FAIL(RESOURCE_EXHAUSTED, "no memory for a
 /* -- facts --------------------------------------------------------------------------------------
  */
 
-enum { ARGS_MAX = 4096, VARS_MAX = 256 };
+enum { ARGS_MAX = 4096, VARS_MAX = 256, UNTUNED_LANES = 64 };
 
 /* A sum of floats that a schedule may reorder; of several, the one in the coarsest dtype. */
 static void note_reduce(Search *s, const UOp *u) {
@@ -120,8 +120,11 @@ static void untuned_steps(Job *job, void *arg) {
   OptList list = {0};
   s->untuned = " "; /* a list without opts, where "" asks for the heuristic */
   const KernelInfo *k = kernel_info(job, s->kernel);
-  if (s->target.max_group || s->target.threads < 2 || !k->store || !k->nloops) return;
-  opts_push(job, &list, OPT_THREAD, (int)k->loops[0]->arg.i, s->target.threads);
+  bool groups = s->target.max_group > 0;
+  if ((!groups && s->target.threads < 2) || !k->store || !k->nloops) return;
+  const UOp *loop = k->loops[groups ? k->nloops - 1 : 0];
+  opts_push(job, &list, groups ? OPT_LOCAL : OPT_THREAD, (int)loop->arg.i,
+            groups ? UNTUNED_LANES : s->target.threads);
   Status st = opts_check(job, s->kernel, &s->target, &list);
   opts_print(&list, &text);
   if (!st && !text.failed) s->untuned = arena_strdup(&job->arena, (Str){text.ptr, text.len});

@@ -5,6 +5,7 @@
  * through device.h only, so any device that runs kernels can be timed. */
 #pragma once
 
+#include "base/vec.h"
 #include "compiler/ir/uop.h"
 #include "devices/device.h"
 #include "kiln/v1/worker.pb-c.h"
@@ -73,8 +74,8 @@ Status timing_args_restore(TimingArgs *a, TimingPattern pattern, uint64_t seed);
 Status timing_args_result(TimingArgs *a, const void **out);
 uint64_t timing_args_result_bytes(const TimingArgs *a);
 
-/* code: what the device has assembled of the binary; NULL or empty: nothing. */
-Status timing_program_load(Device *dev, const Kiln__V1__KernelBinary *binary, const StrBuf *code,
+/* code: what the device has assembled of the binary; empty: nothing. */
+Status timing_program_load(Device *dev, const Kiln__V1__KernelBinary *binary, Bytes code,
                            const int64_t *vars, size_t nvars, TimingProgram *out);
 void timing_program_free(Device *dev, TimingProgram *p);
 /* Runs it once on the first copy. */
@@ -86,6 +87,23 @@ Status timing_run(TimingArgs *a, const TimingProgram *p, uint32_t times, int64_t
 void timing_notice_stops(void);
 /* Nanoseconds of runs that were lost that way. */
 int64_t timing_lost_ns(void);
+
+/* -- timing_code.c: machine code that the device has assembled -----------------------------------
+ */
+
+typedef struct TimingCode {
+  uint8_t key[32]; /* of what it was made of */
+  StrBuf code;
+} TimingCode;
+typedef VEC(TimingCode) TimingCodes;
+
+/* Assembles together what is not known yet; what cannot be stays unknown. NULL among the binaries
+ * are left out. */
+Status timing_code_prepare(Device *dev, TimingCodes *c, const Kiln__V1__KernelBinary *const *b,
+                           size_t n);
+/* Empty: none is known, or the device needs none. Valid until the next timing_code_prepare. */
+Bytes timing_code(const TimingCodes *c, const Kiln__V1__KernelBinary *b);
+void timing_code_deinit(TimingCodes *c);
 
 /* -- timing_check.c: against the untuned kernel --------------------------------------------------
  */
@@ -104,6 +122,7 @@ typedef struct Timing {
   void (*progress)(void *ctx, Kiln__V1__TimingProgress__What what, uint32_t candidate,
                    uint32_t limit_ms);
   void *ctx;
+  TimingCodes codes;
   /* the buffers that kernels are timed on, filled; they serve while jobs are about one kernel */
   TimingArgs args;
   uint8_t args_key[32]; /* of its facts, sizes and working set */

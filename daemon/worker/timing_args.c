@@ -176,13 +176,11 @@ static Status set_grid(const Kiln__V1__KernelBinary *b, const int64_t *vars, siz
   return NULL;
 }
 
-Status timing_program_load(Device *dev, const Kiln__V1__KernelBinary *b, const StrBuf *code,
+Status timing_program_load(Device *dev, const Kiln__V1__KernelBinary *b, Bytes code,
                            const int64_t *vars, size_t nvars, TimingProgram *out) {
   *out = (TimingProgram){0};
   if (!b || !*b->entry || !b->threads || b->threads > THREADS_MAX) return BROKEN("a kernel's code");
-  bool made = code && code->len;
-  ProgramSpec spec = {.image = {made ? (const uint8_t *)code->ptr : b->object.data,
-                                made ? code->len : b->object.len},
+  ProgramSpec spec = {.image = code.len ? code : (Bytes){b->object.data, b->object.len},
                       .entry = b->entry,
                       .threads = b->threads,
                       .scratch_bytes = b->scratch_bytes};

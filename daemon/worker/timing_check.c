@@ -26,6 +26,7 @@ static void drop_cases(Timing *t) {
 void timing_deinit(Timing *t) {
   if (t->args_kept) timing_args_deinit(&t->args);
   t->args_kept = false;
+  timing_code_deinit(&t->codes);
   drop_cases(t);
 }
 
@@ -104,11 +105,12 @@ static Status choose_cases(Timing *t, const Kiln__V1__TimingJob *job, const int6
   return NULL;
 }
 
-static Status run_filled(TimingArgs *a, const Kiln__V1__KernelBinary *binary, TimingPattern pattern,
-                         const void **out) {
+static Status run_filled(const Timing *t, TimingArgs *a, const Kiln__V1__KernelBinary *binary,
+                         TimingPattern pattern, const void **out) {
   TimingProgram p;
+  Bytes code = timing_code(&t->codes, binary);
   TRY(timing_args_fill(a, pattern, SEED));
-  TRY(timing_program_load(a->dev, binary, NULL, a->vars, a->facts->n_vars, &p));
+  TRY(timing_program_load(a->dev, binary, code, a->vars, a->facts->n_vars, &p));
   Status st = timing_run_once(a, &p);
   timing_program_free(a->dev, &p);
   return st ? st : timing_args_result(a, out);
@@ -118,7 +120,7 @@ static Status compute_untuned(Timing *t, const Kiln__V1__TimingJob *job, TimingC
                               TimingArgs *a) {
   const void *result;
   t->progress(t->ctx, KILN__V1__TIMING_PROGRESS__WHAT__UNTUNED, 0, UNTUNED_LIMIT_MS);
-  Status st = run_filled(a, job->untuned, c->pattern, &result);
+  Status st = run_filled(t, a, job->untuned, c->pattern, &result);
   if (st) return WRAP(st, "the untuned kernel");
   uint64_t bytes = timing_args_result_bytes(a);
   c->result = malloc(bytes + 1);
@@ -135,7 +137,7 @@ static Status check_case(Timing *t, const Kiln__V1__TimingJob *job, TimingCase *
   Status st = c->result ? NULL : compute_untuned(t, job, c, &a);
   if (!st) {
     t->progress(t->ctx, KILN__V1__TIMING_PROGRESS__WHAT__CANDIDATE, candidate, limit_ms);
-    st = run_filled(&a, job->candidates[candidate], c->pattern, &got);
+    st = run_filled(t, &a, job->candidates[candidate], c->pattern, &got);
   }
   if (!st) {
     const Kiln__V1__KernelFacts *f = job->facts;

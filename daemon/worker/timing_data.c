@@ -1,9 +1,11 @@
 /* Input data for kernels that are compared or timed.
  *
  * Specials are few, so that a long sum does not always meet one: most results stay numbers, and
- * where a NaN went shows. Large values are far from the largest, because sums of those overflow in
- * one order and not in another; products of two of them overflow in every order. The flat value is
- * a power of two: its sums are exact in every order, as long as the result is below 2 to the number
+ * where a NaN went shows. Large values are so small that products of two are still far from the
+ * largest number: sums of what is near it overflow in one order and not in another. And a product
+ * beyond it adds nothing to an infinity of the other sign where it is rounded with the sum, but is
+ * an infinity, and makes a NaN, where it stands in another part of the sum. The flat value is a
+ * power of two: its sums are exact in every order, as long as the result is below 2 to the number
  * of bits. */
 #include "daemon/worker/timing.h"
 
@@ -21,7 +23,7 @@ static uint64_t next(uint64_t *state) {
 }
 
 static double special_float(DType dtype, uint64_t r) {
-  double large = dtype == DT_F64 ? 1e200 : dtype == DT_F16 ? 1024 : 1e25;
+  double large = dtype == DT_F64 ? 1e150 : dtype == DT_F16 ? 100 : 1e18;
   double small = dtype == DT_F64 ? 1e-310 : dtype == DT_F16 ? 1e-7 : 1e-40;
   switch (r % 9) {
   case 0: return (double)NAN;
@@ -62,8 +64,7 @@ static Scalar flat_value(DType dtype, bool zero) {
   return (Scalar){.i = !zero};
 }
 
-static Scalar value(DType dtype, TimingPattern pattern, uint64_t *state, uint64_t i, uint64_t n) {
-  if (pattern == TP_FLAT) return flat_value(dtype, i >= n - n / 2);
+static Scalar value(DType dtype, TimingPattern pattern, uint64_t *state) {
   uint64_t r = next(state);
   bool special = pattern == TP_SPECIALS && r % (dtype_is_float(dtype) ? 1021 : 61) == 0;
   if (!special || dtype_is_bool(dtype)) return random_value(dtype, r);
@@ -80,15 +81,29 @@ static void store(DType dtype, Scalar v, uint8_t *at) {
 
 enum { PERIOD = 64 * 1021 + 7 }; /* elements; no multiple of a size that is usual */
 
-void timing_fill(DType dtype, TimingPattern pattern, uint64_t seed, void *to, uint64_t n) {
-  uint64_t state = hash_u64(seed * 2 + 1) | 1, size = dtype_info[dtype].bytes;
-  uint64_t own = pattern == TP_FLAT || n < PERIOD ? n : PERIOD;
-  for (uint64_t i = 0; i < own; i++)
-    store(dtype, value(dtype, pattern, &state, i, n), (uint8_t *)to + i * size);
-  /* the rest repeats: making numbers takes longer than the kernels that read them */
+/* The first `own` elements again and again: making numbers takes longer than the kernels that read
+ * them. */
+static void repeat(uint8_t *to, uint64_t own, uint64_t n, uint64_t size) {
   for (uint64_t i = own; i < n;) {
     uint64_t part = n - i < i ? n - i : i;
-    memcpy((uint8_t *)to + i * size, to, part * size);
+    memcpy(to + i * size, to, part * size);
     i += part;
   }
+}
+
+void timing_fill(DType dtype, TimingPattern pattern, uint64_t seed, void *to, uint64_t n) {
+  uint64_t state = hash_u64(seed * 2 + 1) | 1, size = dtype_info[dtype].bytes, half = n - n / 2;
+  if (pattern == TP_FLAT) {
+    if (!n) return;
+    store(dtype, flat_value(dtype, false), to);
+    repeat(to, 1, half, size);
+    if (half == n) return;
+    store(dtype, flat_value(dtype, true), (uint8_t *)to + half * size);
+    repeat((uint8_t *)to + half * size, 1, n - half, size);
+    return;
+  }
+  uint64_t own = n < PERIOD ? n : PERIOD;
+  for (uint64_t i = 0; i < own; i++)
+    store(dtype, value(dtype, pattern, &state), (uint8_t *)to + i * size);
+  repeat(to, own, n, size);
 }

@@ -28,13 +28,13 @@ enum {
   BATCH_MAX = 64,
   ROUND_NS = 1500000000, /* of one candidate's turns in one round */
   HANG_MS = 5000,        /* beyond what the incumbent takes */
+  HOPELESS = 8,          /* times slower */
   LOSS_ALLOWED = 50, /* a fiftieth, or within the noise: what a winner may lose at other sizes */
   SEED = 11
 };
 
 typedef struct Runner {
   TimingProgram program;
-  StrBuf code; /* what the device made of its binary ahead */
   int64_t ns[REPS_MAX], gain[REPS_MAX];
   uint32_t reps;
   int64_t median;
@@ -42,6 +42,9 @@ typedef struct Runner {
   bool lost; /* when it ran against the incumbent alone */
   Kiln__V1__TimingResult *result;
 } Runner;
+
+/* Where the time of a job goes, as TimingDone.phase_ns has it. */
+enum { PHASE_FILL, PHASE_ASSEMBLE, PHASE_FIRST, PHASE_TURNS, PHASE_WINNER, PHASES };
 
 typedef struct Race {
   Timing *t;
@@ -55,7 +58,14 @@ typedef struct Race {
   uint32_t limit_ms;
   int64_t deadline_ns;
   void *expected; /* the incumbent's result on random data */
+  int64_t phase_ns[PHASES], phase_start_ns;
 } Race;
+
+static void end_phase(Race *race, int phase) {
+  int64_t now = clock_now_ns();
+  race->phase_ns[phase] = now - race->phase_start_ns;
+  race->phase_start_ns = now;
+}
 
 static int by_value(const void *a, const void *b) {
   int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
@@ -147,8 +157,8 @@ static Status choose_sizes(Race *race, const int64_t *vars, size_t n) {
 }
 
 static Status load(Race *race, const Kiln__V1__KernelBinary *b, Runner *r) {
-  return timing_program_load(race->t->dev, b, &r->code, race->vars, race->job->facts->n_vars,
-                             &r->program);
+  return timing_program_load(race->t->dev, b, timing_code(&race->t->codes, b), race->vars,
+                             race->job->facts->n_vars, &r->program);
 }
 
 static Status key_of(const Race *race, uint8_t out[DIGEST_BYTES]) {
@@ -185,10 +195,12 @@ static Status prepare_args(Race *race) {
 }
 
 /* Runs it alone, and again when that took long: the first time faults pages in. *ns is the better
- * one; enough: there is no need to know more about one that is faster than this. */
+ * one; enough: there is no need to know more about one that is faster than this, or many times
+ * slower. */
 static Status first_run(Race *race, Runner *r, int64_t enough, int64_t *ns) {
   *ns = INT64_MAX;
   for (int i = 0; i < 2 && *ns > enough; i++) {
+    if (i && enough && *ns / HOPELESS > enough) break;
     int64_t once;
     race->args->next = 0;
     TRY(timing_args_restore(race->args, TP_RANDOM, SEED));
@@ -288,23 +300,16 @@ static int64_t now_ns(void) { return clock_now_ns() - timing_lost_ns(); }
 
 static bool over(const Race *race) { return race->deadline_ns && now_ns() > race->deadline_ns; }
 
-/* Several at a time. What cannot be made is loaded as it is, which fails with the reason. */
-static Status assemble_candidates(Race *race) {
-  Bytes *images = arena_array(race->arena, race->n + 1, sizeof *images);
-  StrBuf *code = calloc(race->n + 1, sizeof *code);
-  if (!images || !code) {
-    free(code);
-    return FAIL(RESOURCE_EXHAUSTED, "candidates");
-  }
+/* All that the job may run, together. */
+static Status assemble(Race *race) {
+  const Kiln__V1__TimingJob *job = race->job;
+  const Kiln__V1__KernelBinary **all = arena_array(race->arena, race->n + 2, sizeof *all);
+  if (!all) return FAIL(RESOURCE_EXHAUSTED, "candidates");
   race->t->progress(race->t->ctx, KILN__V1__TIMING_PROGRESS__WHAT__INCUMBENT, 0, 120000);
-  for (size_t i = 0; i < race->n; i++) {
-    const Kiln__V1__KernelBinary *b = race->job->candidates[i];
-    if (b) images[i] = (Bytes){b->object.data, b->object.len};
-  }
-  status_drop(device_assemble(race->t->dev, images, race->n, code));
-  for (size_t i = 0; i < race->n; i++) race->candidates[i].code = code[i];
-  free(code);
-  return NULL;
+  for (size_t i = 0; i < race->n; i++) all[i] = job->candidates[i];
+  all[race->n] = job->incumbent;
+  all[race->n + 1] = job->untuned;
+  return timing_code_prepare(race->t->dev, &race->t->codes, all, race->n + 2);
 }
 
 /* A budget that ends early leaves some that never ran. */
@@ -504,13 +509,24 @@ static Status race_run(Race *race, Kiln__V1__TimingDone *out) {
   for (size_t i = 0; i < race->n; i++)
     TRY(make_result(race->arena, race->job->candidates[i], &race->candidates[i].result));
   TRY(prepare_args(race));
+  end_phase(race, PHASE_FILL);
+  TRY(assemble(race));
+  end_phase(race, PHASE_ASSEMBLE);
   TRY(run_incumbent(race));
-  TRY(assemble_candidates(race));
   run_candidates(race);
+  end_phase(race, PHASE_FIRST);
   TRY(take_turns(race));
+  end_phase(race, PHASE_TURNS);
   fill_result(&race->incumbent);
   for (size_t i = 0; i < race->n; i++) fill_result(&race->candidates[i]);
   TRY(find_winner(race, out));
+  end_phase(race, PHASE_WINNER);
+  if (out->winner) {
+    Bytes code = timing_code(&race->t->codes, race->job->candidates[out->winner - 1]);
+    out->winner_code = (ProtobufCBinaryData){code.len, (uint8_t *)(uintptr_t)code.ptr};
+  }
+  out->phase_ns = arena_copy(race->arena, race->phase_ns, sizeof race->phase_ns);
+  out->n_phase_ns = out->phase_ns ? PHASES : 0;
   out->incumbent = race->incumbent.result;
   out->candidates = arena_array(race->arena, race->n + 1, sizeof *out->candidates);
   if (!out->candidates) return FAIL(RESOURCE_EXHAUSTED, "results");
@@ -522,6 +538,7 @@ static Status race_run(Race *race, Kiln__V1__TimingDone *out) {
 Status timing_job(Timing *t, const Kiln__V1__TimingJob *job, Arena *arena,
                   Kiln__V1__TimingDone *out) {
   Race race = {.t = t, .job = job, .arena = arena, .n = job->n_candidates};
+  race.phase_start_ns = clock_now_ns();
   TRY(timing_facts_check(job->facts));
   if (!job->incumbent || (race.n && !job->untuned) || race.n > CANDIDATES_MAX)
     return FAIL(INTERNAL, "a timing job of %zu candidates", race.n);
@@ -529,10 +546,7 @@ Status timing_job(Timing *t, const Kiln__V1__TimingJob *job, Arena *arena,
   race.candidates = calloc(race.n + 1, sizeof *race.candidates);
   if (!race.candidates) return FAIL(RESOURCE_EXHAUSTED, "candidates");
   Status st = race_run(&race, out);
-  for (size_t i = 0; i < race.n; i++) {
-    timing_program_free(t->dev, &race.candidates[i].program);
-    strbuf_deinit(&race.candidates[i].code);
-  }
+  for (size_t i = 0; i < race.n; i++) timing_program_free(t->dev, &race.candidates[i].program);
   timing_program_free(t->dev, &race.incumbent.program);
   free(race.candidates);
   free(race.expected);

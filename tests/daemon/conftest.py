@@ -10,9 +10,12 @@ import sys
 import tempfile
 import time
 
-import grpc
-import numpy as np
-import pytest
+# A child is forked to exec a daemon, under calls of other threads: gRPC's handlers of forks abort some of them before that.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

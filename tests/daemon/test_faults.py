@@ -37,6 +37,13 @@ def until(condition, timeout=10, what="condition"):
         time.sleep(0.01)
 
 
+def serves(d):
+    try:
+        return bool(d.devices())
+    except grpc.RpcError:
+        return False
+
+
 # -- compile workers ------------------------------------------------------------------------------
 
 def test_compile_worker_killed_mid_job(start):
@@ -134,15 +141,16 @@ def test_workers_that_never_start(start, tmp_path):
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     d = start(config=["[workers]", f"program = {broken}"], wait=False)
-    until(lambda: d.socket.exists())
-    with fails(C.UNAVAILABLE):
+    until(lambda: serves(d))  # a connection that is not answered is UNAVAILABLE, too
+    with fails(C.UNAVAILABLE, "out of service"):
         d.compile(add_graph(16), timeout=20)
-    assert not d.devices()[0].available and d.devices()[0].last_failure
+    until(lambda: d.devices()[0].last_failure)
+    assert not d.devices()[0].available
 
 
 def test_worker_program_missing(start):
     d = start(config=["[workers]", "program = /nonexistent/kiln-worker"], wait=False)
-    until(lambda: d.socket.exists())
+    until(lambda: serves(d))
     with fails(C.UNAVAILABLE, "kiln-worker"):
         d.compile(add_graph(16), timeout=20)
 

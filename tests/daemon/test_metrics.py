@@ -236,6 +236,35 @@ def test_reading_is_no_audited_call_and_removing_is(start, tmp_path):
     assert scrape(d)[0]["kiln_audited_total"] == 1
 
 
+def test_every_action_is_audited(start, tmp_path):
+    """Whatever the level of the log is, whether it succeeds or not: one line each, of who did it, and nothing of those who may not."""
+    d = begin(start, tmp_path, extra=[*boss(), *section("ann", "run"), *section("eve", "run, cache-write")], args=["--log-level", "off"])
+    imports = lambda who, *parts: who.stub.CacheImport(iter([kiln_pb2.CacheImportRequest(**p) for p in parts]), timeout=10)
+    actions = {
+        "cache.verify": lambda who: who.stub.CacheVerify(kiln_pb2.CacheVerifyRequest(), timeout=10),
+        "cache.prune": lambda who: who.stub.CachePrune(kiln_pb2.CachePruneRequest(older_ns=1), timeout=10),
+        "cache.remove": lambda who: who.stub.CacheRemove(kiln_pb2.CacheRemoveRequest(hash="abcd"), timeout=10),
+        "cache.export": lambda who: list(who.stub.CacheExport(kiln_pb2.CacheExportRequest(), timeout=10)),
+        "cache.import": lambda who: imports(who, {"header": {"size": 3}}, {"chunk": b"abc"}),
+    }
+    said = lambda: [line for line in d.log().splitlines() if "level=audit" in line]
+    eve, ann, n = As(d, "eve"), As(d, "ann"), 0
+    for action, call in actions.items():
+        try:
+            call(eve)
+            code = "OK"
+        except grpc.RpcError as e:
+            code = e.code().name
+        n += 1
+        assert len(said()) == n and f'action="{action}" tenant=eve ' in said()[-1] and f"code={code}" in said()[-1], (action, said())
+        if action == "cache.export":
+            continue
+        with fails(grpc.StatusCode.PERMISSION_DENIED):
+            call(ann)
+    assert len({line.split('action="')[1].split('"')[0] for line in said() if "tenant=eve" in line}) == len(actions)
+    assert all("tenant=eve" in line or "code=PERMISSION_DENIED" in line for line in said())
+
+
 def test_logs_hold_no_tensor_bytes(start, tmp_path):
     d = begin(start, tmp_path, args=["--log-level", "debug"])
     marker = np.frombuffer(b"SECRETSECRETSECR" * 4, np.float32)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import Graph, add_graph, fails, kiln_pb2, slow_graph
 from tenants import As, boss, ones, section
+from test_tune import inputs, model
 
 FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -159,6 +160,21 @@ def test_compile_seconds(start):
     assert e.code() == FULL and "1 seconds of compiling per hour of tenant 'a' are used up" in e.details()
     assert retry_after(e) > 0
     b.compile(add_graph(17))
+
+
+def test_tune_seconds(start):
+    """Searches that were asked for are charged with what they took of the workers; the one that passes the quota is the last."""
+    a, b = two(start, tune_seconds=1)
+    search = lambda t, exe: list(t.stub.Tune(kiln_pb2.TuneRequest(executable=exe, budget_ns=2 * 10**9), timeout=120))
+    first = a.compile(model()).executable
+    with pytest.raises(grpc.RpcError) as e:
+        for n in range(96, 600, 8):  # what has been searched takes no time any more
+            search(a, a.compile(model(n)).executable)
+    e = e.value
+    assert e.code() == FULL and "1 seconds of tuning per hour of tenant 'a' are used up" in e.details()
+    assert retry_after(e) > 0
+    assert (a.run(first, inputs())["s"] > 0).all()  # that is no search
+    assert search(b, b.compile(model()).executable)[-1].WhichOneof("part") == "summary"
 
 
 def test_reconnecting_evades_nothing(start):

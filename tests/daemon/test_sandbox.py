@@ -186,6 +186,18 @@ def test_what_the_kernel_says_of_it(strict, role):
     assert words["Seccomp"].strip() == "2" and words["NoNewPrivs"].strip() == "1"
 
 
+@pytest.mark.parametrize("role", [*ROLES, "kilnd", "zygote"])
+def test_nobody_leaves_a_core_file(strict, role):
+    """Though its parent would have let it. Workers cannot even raise the limit; of kilnd an operator can."""
+    pid = strict.process.pid if role == "kilnd" else parent(worker(strict, "device")) if role == "zygote" else worker(strict, role)
+    soft, hard = next(line.split()[4:6] for line in pathlib.Path(f"/proc/{pid}/limits").read_text().splitlines() if line.startswith("Max core file size"))
+    assert soft == "0" and (hard == "0") == (role != "kilnd")
+
+
+def parent(pid):
+    return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
 def test_workers_go_first_when_memory_runs_out(daemon):
     """What the kernel's choice is made by: kilnd, which has everybody's calls, is the last one it takes."""
     points = lambda pid: int(pathlib.Path(f"/proc/{pid}/oom_score_adj").read_text())

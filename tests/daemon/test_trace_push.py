@@ -4,18 +4,21 @@ import json
 import signal
 import socket
 import socketserver
+import ssl
 import threading
 import time
 
 import pytest
 from conftest import add_graph, kiln_pb2, tensor
-from tenants import As, boss, ones, section
+from tenants import As, authority, boss, certificate, ones, section
+from test_identity import check_config, reload
+from test_metrics import scrape
 
 
 class Collector:
-    """Answers with what `status` says and keeps what it was sent; over TCP, or a Unix socket at `path`."""
+    """Answers with what `status` says and keeps what it was sent; over TCP, TLS with the certificate `tls`, or a Unix socket at `path`."""
 
-    def __init__(self, path=None, port=0):
+    def __init__(self, path=None, port=0, tls=None, host="127.0.0.1"):
         self.status, self.bodies, self.requests, self.pause = 200, [], [], 0
         mine = self
 
@@ -38,11 +41,20 @@ class Collector:
             def address_string(self):
                 return "local"
 
+            def setup(self):
+                if tls:
+                    self.request.do_handshake()
+                super().setup()
+
         class Unix(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             daemon_threads = True
 
         self.server = Unix(str(path), Handler) if path else http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.address = f"unix:{path}" if path else f"http://127.0.0.1:{self.server.server_address[1]}"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(f"{tls}.pem", f"{tls}.key")
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
+        self.address = f"unix:{path}" if path else f"http{'s' if tls else ''}://{host}:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def spans(self):
@@ -139,15 +151,21 @@ def test_a_collector_that_is_away_comes_back(start):
     again.close()
 
 
-def test_what_is_refused_is_counted(start, collector):
+def test_what_is_refused_is_counted(start, collector, tmp_path):
     collector.status = 400
-    d = start(config=config(collector))
+    d = start(config=[*config(collector), f"metrics = unix:{tmp_path}/metrics.sock"])
+    d.http = tmp_path / "metrics.sock"
+    count = lambda result: scrape(d)[0].get(f'kiln_spans_pushed_total{{result="{result}"}}', 0)
     calls(d, 3)
     collector.wait(lambda: collector.requests)
-    n = len(collector.requests)
+    collector.wait(lambda: count("failed") >= 3)
+    time.sleep(1.2)  # what else was recorded until then
+    lost, n = count("failed"), len(collector.requests)
     collector.status = 200
     calls(d, 3)
     collector.wait(lambda: collector.spans())
+    collector.wait(lambda: count("ok") == len(collector.spans()))
+    assert count("failed") == lost
     assert n <= 2 and collector.requests[n - 1][2] == 400  # not again
 
 
@@ -192,3 +210,90 @@ def test_a_reload_takes_it(start, collector):
     calls(d, 3)
     time.sleep(1.5)
     assert len(collector.requests) == n
+
+
+# -- TLS ------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificates")
+    for ca in ("ca", "other"):
+        authority(folder, ca)
+    certificate(folder, "ca", "server", "collector", "IP:127.0.0.1")
+    certificate(folder, "ca", "named", "collector", "DNS:localhost")
+    certificate(folder, "ca", "elsewhere", "collector", "DNS:elsewhere.example,IP:127.0.0.2")
+    certificate(folder, "other", "mallory", "collector", "IP:127.0.0.1")
+    return folder
+
+
+def secure(c, files, ca="ca"):
+    return config(c, *([f"trace_push_ca = {files}/{ca}.pem"] if ca else []))
+
+
+@pytest.mark.parametrize("name,host", [("server", "127.0.0.1"), ("named", "localhost")])
+def test_spans_travel_over_tls(start, files, name, host):
+    """By address, and by a name (whose first address may be IPv6, where nobody listens)."""
+    c = Collector(tls=files / name, host=host)
+    d = start(config=secure(c, files))
+    calls(d, 300)
+    sent = lambda: [s for s in c.spans() if s["name"].endswith("/GetServerInfo")]
+    c.wait(lambda: len(sent()) >= 300)
+    assert {k.lower(): v for k, v in c.requests[0][1].items()}["host"] == c.address.removeprefix("https://")
+    assert len({s["spanId"] for s in c.spans()}) == len(c.spans())
+    c.close()
+
+
+REFUSED = {
+    "another name": ("elsewhere", "ca", "mismatch"),
+    "another authority": ("mallory", "ca", "issuer certificate"),
+    "an authority that nobody named": ("server", None, "issuer certificate"),
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_a_collector_that_is_somebody_else(start, files, how):
+    """It is sent nothing, and the log says why."""
+    name, ca, why = REFUSED[how]
+    c = Collector(tls=files / name)
+    d = start(config=secure(c, files, ca))
+    calls(d, 3)
+    c.wait(lambda: "the collector does not take spans" in d.log())
+    line = next(x for x in d.log().splitlines() if "the collector does not take spans" in x)
+    assert "the certificate is refused" in line and why in line, line
+    time.sleep(1.5)
+    assert not c.requests
+    c.close()
+
+
+def test_a_collector_that_speaks_no_tls(start, files):
+    c = Collector()
+    c.address = c.address.replace("http:", "https:")
+    d = start(config=secure(c, files))
+    calls(d, 3)
+    c.wait(lambda: "the collector does not take spans" in d.log())
+    assert "TLS" in d.log() and not c.bodies
+    c.close()
+
+
+def test_whom_to_believe_can_be_mended(start, files):
+    """A reload takes another file, and the same file with other contents; what waited arrives."""
+    c = Collector(tls=files / "server")
+    ca = files / "mended.pem"
+    ca.write_text((files / "other.pem").read_text())
+    d = start(config=secure(c, files, "mended"))
+    calls(d, 3)
+    c.wait(lambda: "the certificate is refused" in d.log())
+    ca.write_text((files / "ca.pem").read_text())
+    reload(d, secure(c, files, "mended"))
+    c.wait(lambda: sum(s["name"].endswith("/GetServerInfo") for s in c.spans()) >= 3)
+    reload(d, secure(c, files, "nothing"), known="the configuration was not reloaded")
+    calls(d, 3)
+    c.wait(lambda: sum(s["name"].endswith("/GetServerInfo") for s in c.spans()) >= 6)
+    c.close()
+
+
+def test_mistakes_in_the_address(tmp_path):
+    for lines, word in ((["trace_push = https://"], "https://"), (["trace_push = https://a:port"], "https://"), (["trace_push = https://[::1"], "https://"),
+                        (["trace_push = http://a", "trace_push_ca = /x"], "trace_push_ca"), (["trace_push_ca = /x"], "trace_push_ca")):
+        code, said = check_config(tmp_path, ["[server]", *lines])
+        assert code and word in said

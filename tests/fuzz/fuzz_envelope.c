@@ -1,8 +1,8 @@
 /* What other nodes say, through a tier that nobody trusts: envelope_read, the signature and the
- * records behind it take any bytes, and so do addresses of tiers and rows of trusted nodes. The
- * first byte says which; with records it also says whether the seals of the records are made right
- * first, without which nothing behind their check would be reached. Signatures are not made right:
- * that nothing unsigned is taken is what offer_check is for, and is asserted. */
+ * records behind it take any bytes, and so do addresses of tiers and collectors and rows of trusted
+ * nodes. The first byte says which; with records it also says whether the seals of the records are
+ * made right first, without which nothing behind their check would be reached. Signatures are not
+ * made right: that nothing unsigned is taken is what offer_check is for, and is asserted. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +10,7 @@
 #include "cache/shared.h"
 #include "daemon/server/resp.h"
 #include "daemon/server/shared_trust.h"
+#include "daemon/server/trace_push.h"
 #include "proto/digest.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -50,6 +51,13 @@ static void fuzz_statement(const uint8_t *bytes, size_t n) {
   arena_deinit(&arena);
 }
 
+static void fuzz_collector(const char *text) {
+  PushAddress a;
+  Status st = push_address_parse(text, &a);
+  if (!st && (!*a.at.host == !*a.at.path || *a.path != '/')) abort();
+  status_drop(st);
+}
+
 static void fuzz_text(const char *text, bool address) {
   RespAddress a;
   TrustedNode node;
@@ -68,7 +76,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   memcpy(bytes, data + 1, n);
   bytes[n] = 0;
   if (data[0] & 4) {
-    fuzz_text((const char *)bytes, data[0] & 1);
+    if (data[0] & 8)
+      fuzz_collector((const char *)bytes);
+    else
+      fuzz_text((const char *)bytes, data[0] & 1);
   } else {
     uint8_t *exact = malloc(n ? n : 1); /* so that a read behind the end is seen */
     if (exact) {
