@@ -236,8 +236,11 @@ static int bits_of(const UOp *keys) {
 
 UOp *build_sort(Job *job, UOp *keys) {
   bool counted = dim_high(dims_numel(job, keys->shape)) <= MOST_BY_DIGITS;
+  int bits = bits_of(keys);
+  UOp *by_network = build_splat_value(keys) ? NULL : build_sort_network(job, keys, bits);
+  if (by_network) return by_network;
   if (counted && dim_low(keys->shape.at[1]) > 0 && !build_splat_value(keys))
-    return sort_by_digits(job, keys, bits_of(keys));
+    return sort_by_digits(job, keys, bits);
   UOp *order = build_iota(job, DT_I64, 1, keys->shape);
   if (build_splat_value(keys)) return order;
   for (int64_t run = 1; run < dim_high(keys->shape.at[1]); run *= 2) {
