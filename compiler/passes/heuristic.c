@@ -438,8 +438,8 @@ static bool second_vector(const Sched *s, int axis) {
   return false;
 }
 
-/* Lanes along the reduce axis of a row reduction, in several accumulators. */
-static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t room) {
+/* Lanes along the reduce axis of a row reduction, in `many` accumulators. */
+static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t many, int64_t room) {
   int k = -1;
   for (uint32_t r = 1; r < b->reduce->nsrc; r++) {
     int a = (int)b->reduce->src[r]->arg.i;
@@ -454,7 +454,7 @@ static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t roo
   }
   s->reduce_vector[k] = true;
   if (s->tile[k] > 1) return;
-  int64_t n = size_of(s, k), unroll = room < 4 ? room : 4;
+  int64_t n = size_of(s, k), unroll = room < many ? room : many;
   if (n < lanes) lanes = power_above(n);
   unroll = power_below(unroll);
   while (unroll > 1 && (n < lanes * unroll || (n % lanes == 0 && n % (lanes * unroll))))
@@ -557,17 +557,18 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
     if (rows_are_better(s, &bodies[i], s->vector, lanes)) s->vector = -1;
   bool under_vector = false;
   for (uint32_t i = 0; i < nbodies; i++) under_vector |= body_depends(&bodies[i], s->vector);
+  int64_t rows = heuristic_pair_rows(s, bodies, nbodies);
   if (heuristic_write_out(s)) {
     if (s->vector >= 0) heuristic_vector(s, s->vector, lanes);
   } else if (s->vector >= 0) {
-    int64_t many = !under_vector ? 4 : nbodies == 1 ? many_columns(s, bodies, lanes) : 2;
+    int64_t many = !under_vector ? 4 / rows : nbodies == 1 ? many_columns(s, bodies, lanes) : 2;
     tile = widen_vector(s, lanes, MAX_BODY / 4 / nodes, many, nbodies > 0);
   }
   for (uint32_t i = 0; i < nbodies; i++) {
     const Body *b = &bodies[i];
     int64_t room = MAX_BODY / (nodes * tile);
     if (!body_depends(b, s->vector)) {
-      vectorise_reduce(s, b, lanes, room);
+      vectorise_reduce(s, b, lanes, 4 / rows, room);
       continue;
     }
     if (nbodies == 1 && room >= 32) tile *= tile_window(s, b, s->vector);

@@ -112,5 +112,7 @@ int64_t heuristic_transpose(Sched *s, int64_t lanes, int64_t room);
 const Body *heuristic_inner(Sched *s, const Body *bodies, uint32_t n);
 /* Schedules a chain of contractions over kept rows; false, and nothing given, when it is none. */
 bool heuristic_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes);
+/* Takes several rows at once where each waits for its own instructions; how many. */
+int64_t heuristic_pair_rows(Sched *s, const Body *bodies, uint32_t n);
 /* Keeps the values that cost more than reading them back. */
 void heuristic_keep(Sched *s);

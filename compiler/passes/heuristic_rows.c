@@ -190,6 +190,37 @@ bool heuristic_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes) {
   stage_shared(s, bodies, n, i);
   return true;
 }
+/* -- rows side by side --------------------------------------------------------------------------
+ */
+
+/* Bytes of a row that a body reduces. */
+static int64_t row_bytes(const Body *b) {
+  int64_t bytes = dtype_info[b->reduce->dtype].bytes;
+  for (uint32_t r = 1; r < b->reduce->nsrc; r++) bytes = times(bytes, most_of(b->reduce->src[r]));
+  return bytes;
+}
+
+/* An element of a softmax is one chain of instructions that wait for each other: those of another
+ * row go between them. Both rows, and what is kept of them, should stay in the nearest cache. */
+int64_t heuristic_pair_rows(Sched *s, const Body *bodies, uint32_t n) {
+  enum { ROWS = 2, HEAVY = 16 /* instructions: an exponential */ };
+  bool waits = false;
+  int a = -1;
+  for (uint32_t b = 0; b < n; b++) {
+    if (body_depends(&bodies[b], s->vector)) return 1;
+    if ((uint64_t)times(2 * ROWS, row_bytes(&bodies[b])) > s->target->l1_bytes) return 1;
+    waits |= bodies[b].weight >= HEAVY;
+  }
+  for (uint32_t l = 0; l < s->k->nloops; l++)
+    if ((int)s->k->loops[l]->arg.i != s->vector) a = (int)s->k->loops[l]->arg.i;
+  if (a < 0 || !waits || s->k->axes[a].serial || divisor_below(s, a, ROWS) < ROWS) return 1;
+  if (size_of(s, a) < ROWS * (int64_t)s->target->threads) return 1;
+  for (uint32_t b = 0; b < n; b++)
+    if (!body_depends(&bodies[b], a)) return 1;
+  give(s, OPT_UPCAST, a, ROWS);
+  return ROWS;
+}
+
 /* -- keeping ----------------------------------------------------------------------------------- */
 
 static bool depends_on_row(const Kept *k, const UOp *u) {
