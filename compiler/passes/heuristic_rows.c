@@ -200,23 +200,31 @@ static int64_t row_bytes(const Body *b) {
   return bytes;
 }
 
-/* An element of a softmax is one chain of instructions that wait for each other: those of another
- * row go between them. Both rows, and what is kept of them, should stay in the nearest cache. */
-int64_t heuristic_pair_rows(Sched *s, const Body *bodies, uint32_t n) {
-  enum { ROWS = 2, HEAVY = 16 /* instructions: an exponential */ };
-  bool waits = false;
-  int a = -1;
+/* Whether a row's instructions wait for each other, so that those of another row may go between
+ * them: an exponential is one chain of them, and that no number so far was a NaN is one along a row
+ * of maxima. What is read again for the next reduction should stay in the nearest cache for both.
+ */
+static bool waits(const Sched *s, const Body *bodies, uint32_t n, int64_t rows) {
+  enum { HEAVY = 16 /* instructions: an exponential */ };
+  bool heavy = false, near = true;
   for (uint32_t b = 0; b < n; b++) {
-    if (body_depends(&bodies[b], s->vector)) return 1;
-    if ((uint64_t)times(2 * ROWS, row_bytes(&bodies[b])) > s->target->l1_bytes) return 1;
-    waits |= bodies[b].weight >= HEAVY;
+    heavy |= bodies[b].weight >= HEAVY;
+    near &= (uint64_t)times(2 * rows, row_bytes(&bodies[b])) <= s->target->l1_bytes;
   }
+  bool most = n == 1 && (bodies->reduce->arg.i == OP_MAX || bodies->reduce->arg.i == OP_MIN);
+  return heavy ? near : most && s->vector < 0 && dtype_is_float((DType)bodies->reduce->dtype);
+}
+
+int64_t heuristic_pair_rows(Sched *s, const Body *bodies, uint32_t n) {
+  enum { ROWS = 2 };
+  int a = -1;
   for (uint32_t l = 0; l < s->k->nloops; l++)
     if ((int)s->k->loops[l]->arg.i != s->vector) a = (int)s->k->loops[l]->arg.i;
-  if (a < 0 || !waits || s->k->axes[a].serial || divisor_below(s, a, ROWS) < ROWS) return 1;
+  if (a < 0 || !waits(s, bodies, n, ROWS)) return 1;
+  if (s->k->axes[a].serial || divisor_below(s, a, ROWS) < ROWS) return 1;
   if (size_of(s, a) < ROWS * (int64_t)s->target->threads) return 1;
   for (uint32_t b = 0; b < n; b++)
-    if (!body_depends(&bodies[b], a)) return 1;
+    if (!body_depends(&bodies[b], a) || body_depends(&bodies[b], s->vector)) return 1;
   give(s, OPT_UPCAST, a, ROWS);
   return ROWS;
 }
