@@ -728,7 +728,7 @@ static void choose(Sched *s, UOp *kernel) {
   if (n > 2 && heuristic_chain(s, bodies, n, lanes)) return;
   if (n == 1 && block_contraction(s, kernel, bodies)) bodies = find_bodies(s, &n, &main);
   int v = n ? -1 : best_vector_axis(s, lanes);
-  if (heuristic_transpose_blocks(s, v))
+  if (heuristic_transpose_blocks(s, v, lanes))
     analyse(s, split_axis(s->job, kernel, v, s->opts->at[0].arg, s->k->naxes));
   if (!n || !schedule_contraction(s, &bodies[main], lanes)) schedule_general(s, bodies, n, lanes);
   heuristic_serial(s);

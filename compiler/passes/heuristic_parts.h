@@ -99,9 +99,9 @@ int64_t heuristic_shared(const Sched *s, int axis);
 bool heuristic_write_out(Sched *s);
 
 /* -- heuristic_transpose.c -- */
-/* Blocks along v, the axis in lanes, where what is read across it is in too many pages: the kernel
- * has to be split as the first opt says. */
-bool heuristic_transpose_blocks(Sched *s, int v);
+/* Blocks along v, the axis in lanes, where what is read across it is in too many pages or lines:
+ * the kernel has to be split as the first opt says. */
+bool heuristic_transpose_blocks(Sched *s, int v, int64_t lanes);
 /* Tiles of lanes and rows, at most `room` of these; how many there are, 0 where all is read along
  * the lanes, and then nothing is given. */
 int64_t heuristic_transpose(Sched *s, int64_t lanes, int64_t room);
