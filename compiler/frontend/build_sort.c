@@ -1,6 +1,7 @@
 /* The k-th chosen element is found by binary search in the prefix sums.
  *
- * Sorting is by digits of 4 bits: a stable permutation for each, from the least to the greatest,
+ * Rows of a known, moderate length are sorted by a network (build_sort_network.c). Other
+ * sorting is by digits of 4 bits: a stable permutation for each, from the least to the greatest,
  * with a scan for each digit's counts. Its work is linear, its memory 16 bytes per element and
  * more; where that is too much, sorting is merging: runs of 1, 2, 4, ... elements, and every
  * element of a merged run finds its source by searching along its diagonal of the two runs (merge
