@@ -23,7 +23,7 @@ import serving
 NUMPY = {"exp": np.exp, "log": np.log, "sin": np.sin, "cos": np.cos, "tanh": np.tanh, "erf": np.vectorize(math.erf, otypes=[np.float64]), "atan": np.arctan}
 PROMISED, PROMISED_F64 = 2.0, 4.0  # units, docs/numerics.md
 OTHER = 1e9                        # the error where a NaN, an infinity or a zero is missing or has the wrong sign
-COLS = 1 << 15
+COLS = 1 << 13
 
 
 def units(g, got, want):
@@ -103,7 +103,7 @@ def main():
     p.add_argument("functions", nargs="*", default=list(NUMPY))
     p.add_argument("--device", default="cuda:0")
     p.add_argument("--every", type=int, default=1)
-    p.add_argument("--rows", type=int, default=1 << 12, help="of a block")
+    p.add_argument("--rows", type=int, default=1 << 14, help="of a block")
     args = p.parse_args()
     unknown = [f for f in args.functions if f not in NUMPY]
     if unknown:
