@@ -4,6 +4,7 @@
     gpu.py [GROUP...] [--only TEXT] [--tune SECONDS] [--quick] ...       groups: large products attention rows (all)
 
 Needs kilnd in $KILN_BIN, the kiln package, ml_dtypes and torch. gpu_bench.py says how both sides are timed; docs/performance.md has results.
+With --tune, where bench_ranking was built, the model's first choice among the schedules timed is put beside the best of them.
 A goal that is missed is written down and is no failure; an answer that differs, or a case that does not run, is one.
 """
 import argparse
@@ -12,6 +13,7 @@ import sys
 import gpu_attention
 import gpu_bench
 import gpu_products
+import gpu_ranking
 import gpu_rows
 
 GROUPS = {"large": gpu_products.large, "products": gpu_products.shapes, "attention": gpu_attention.cases, "rows": gpu_rows.cases}
@@ -32,6 +34,8 @@ def main():
     print()
     for name, results in groups:
         gpu_bench.summary(name, results)
+    products = [r for name, results in groups if name in ("large", "products") for r in results if r.kernels]
+    gpu_ranking.table([c for r in products if (c := gpu_ranking.choice(r.case, r.kernels))])
     if wrong:
         sys.exit(f"wrong or not run: {', '.join(wrong)}")
 

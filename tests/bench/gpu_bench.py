@@ -257,6 +257,7 @@ class Result:
     error: float | None
     tuned_us: float | None = None
     tuned_ratio: float | None = None
+    kernels: list = dataclasses.field(default_factory=list)  # as explained after a search
 
     def missed(self) -> str:
         goal = self.case.goal
@@ -288,6 +289,7 @@ def measure(ours: Ours, args: argparse.Namespace, wrong: list[str]) -> Result:
     summary = None
     if args.tune:
         summary = ours.exe.tune(args.tune)
+        r.kernels = ours.exe.explain(tried=1000)
         r.tuned_us, again, r.tuned_ratio = in_turns(ours, theirs, args)
         if theirs and theirs.best:
             r.error = max(r.error, theirs.error(ours.answer()))
