@@ -5,8 +5,8 @@
 #     build of this tree; --tune: of each product, attention and row, for the tuned column (about 90 of them)
 # The device conformance suite; kernels of every kind with the heuristic's and ten random schedules; both under compute-sanitizer's four tools
 # if it is installed; faults under load; no tenant's bytes in another's hands; the ONNX node suite; random graphs, one by one and through a
-# daemon: all these at the same time, on as many processors as there are. Then, one after the other and if PyTorch is installed: elementary
-# functions at all 2^32 arguments; kernels and whole models beside PyTorch. Prints a table for docs/devices.md and ends with one line "N passed, N failed". Logs are in build/gpu-*.log, the kernels of each
+# daemon: all these at the same time, on as many processors as there are. Then, alone and if PyTorch is installed, kernels and whole models
+# beside it. Prints a table for docs/devices.md and ends with one line "N passed, N failed". Logs are in build/gpu-*.log, the kernels of each
 # model in build/gpu-models.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -89,11 +89,10 @@ begin random "$python" tests/model/random_graphs.py --set cuda --seeds "0:$([ -n
 begin random-daemon "$python" tests/model/random_graphs.py --daemon --set cuda --seeds "0:$([ -n "$long" ] && echo 1000 || echo 200)" --jobs 4
 finish
 if has torch; then
-  alone functions tests/gpu/exhaustive.py $([ -n "$long" ] || echo exp tanh erf)
   alone kernels-beside-torch tests/bench/gpu.py --tune "$tune"
   alone models-beside-torch tests/bench/gpu_models.py --profile build/gpu-models
 else
-  skip "all arguments of elementary functions and the benches, because PyTorch is not installed"
+  skip "the benches, because PyTorch is not installed"
 fi
 [ -z "$skipped" ] || echo "skipped:${skipped#;}"
 printf '\n%d passed, %d failed\n' "$passed" "$failed"
