@@ -81,7 +81,7 @@ def attention(name: str, size: Callable[[int], int], batch: int, heads: int, row
     if window or bias:
         peers["Flex"] = lambda *x: flex(causal, window)(*x)
     return Case(f"attention {dtype} {shape}{' ' if name else ''}{name}", inputs, functools.partial(kiln_attention, dtype=dtype, causal=causal, window=window), peers, goal,
-                4.0 * share * batch * heads * rows * keys * depth)
+                4.0 * share * batch * heads * rows * keys * depth, copies=2 if rows > 1 else None)  # of more, a mask would be stored for all
 
 
 def cases(size: Callable[[int], int]) -> list[Case]:

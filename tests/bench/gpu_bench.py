@@ -18,6 +18,7 @@ import signal
 import statistics
 import sys
 import time
+import warnings
 from typing import Any, Callable
 
 import ml_dtypes
@@ -362,6 +363,7 @@ def options(p: argparse.ArgumentParser) -> None:
 def prepared(args: argparse.Namespace) -> argparse.Namespace:
     args.turns, args.rounds = (3, 4) if args.quick else (7, 6)
     args.began = time.monotonic()
+    warnings.simplefilter("ignore")  # forms that PyTorch does not have say so at length, and fail
     if args.peer and torch is None:
         sys.exit("PyTorch is not installed (--no-peer does without)")
     return args
