@@ -1,12 +1,7 @@
 /* The driver's compiler takes 20 to 90 ms for a kernel. Loading PTX holds a lock of the driver all
  * that time; linking it does not, so threads of their own link one kernel at a time, each taking
  * the next that nobody has. They have the context, but queue nothing. NVIDIA's own library for it
- * takes a fraction of the time; what that does not take, the driver's compiler is asked about.
- *
- * What is linked is compiled as if code that is not there yet might call it or be called, and so
- * registers do not change hands there: `setmaxnreg` is ignored, those who multiply keep the share
- * of those who copy, spill, and wait for each product. PTX with it stays PTX, which is compiled as
- * a program of its own when it is loaded. */
+ * takes a fraction of the time; what that does not take, the driver's compiler is asked about. */
 #include "devices/cuda_assemble.h"
 
 #include <pthread.h>
@@ -29,11 +24,6 @@ typedef struct Work {
 } Work;
 
 static bool is_ptx(Bytes image) { return image.len && image.ptr[0] != 0x7f; }
-
-static bool moves_registers(Bytes image) {
-  static const char text[] = "setmaxnreg";
-  return memmem(image.ptr, image.len, text, sizeof text - 1) != NULL;
-}
 
 static Status by_driver(const CudaApi *api, const char *text, size_t len, StrBuf *out, char *said) {
   char log[LOG_BYTES] = "";
@@ -78,7 +68,7 @@ static void *work(void *arg) {
   const CudaApi *api = w->with->api;
   Status st = cuda_status(api, api->context_set(w->with->context), "assembling code");
   for (size_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n;) {
-    if (!is_ptx(w->images[i]) || moves_registers(w->images[i])) continue;
+    if (!is_ptx(w->images[i])) continue;
     if (!st) st = assemble_one(w->with, w->images[i], &w->code[i], &w->waiting[i]);
     w->failed[i] = st;
     st = NULL;

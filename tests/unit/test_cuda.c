@@ -341,20 +341,6 @@ static void test_assembled(void **state) {
   for (int i = 0; i < IMAGES; i++) strbuf_deinit(&code[i]);
 }
 
-/* Registers change hands only in what the driver compiles as a program of its own. */
-static void test_not_linked(void **state) {
-  Device *d = *state;
-  static const char *const texts[2] = {"ptx setmaxnreg.inc.sync.aligned.u32 240;", "ptx"};
-  Bytes images[2];
-  StrBuf code[2] = {{0}};
-  for (int i = 0; i < 2; i++) images[i] = (Bytes){(const uint8_t *)texts[i], strlen(texts[i])};
-  check(device_assemble(d, images, 2, code));
-  assert_int_equal(fake->linked, 1);
-  assert_int_equal(code[0].len, 0);
-  assert_true(code[1].len > 0);
-  strbuf_deinit(&code[1]);
-}
-
 /* A library that the driver can follow is asked first, and the driver about what it does not take.
  */
 static void test_linker(void **state) {
@@ -458,7 +444,6 @@ int main(void) {
       ON(test_wrong_maps),
       ON(test_check),
       ON(test_assembled),
-      ON(test_not_linked),
       ON(test_broken),
       ON(test_refused),
       cmocka_unit_test(test_linker),
