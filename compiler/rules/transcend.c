@@ -41,7 +41,7 @@ typedef struct Poly {
 #define SPLIT(b, name) ((b)->wide ? name##_f64 : name##_f32)
 
 static bool is_quick(const Target *target, DType d) {
-  return target && target->kind && !strcmp(target->kind, "cuda") && d == DT_F32;
+  return target_is_cuda(target) && d == DT_F32;
 }
 
 static Build build_for(const Rewrite *rw, DType d, unsigned lanes) {

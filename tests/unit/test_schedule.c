@@ -850,6 +850,8 @@ static void illegal_on_gpu(void **state) {
       {0, "NOLOCALS(1,0)", "no axis"},
       {17, "LOCAL(1,5) LOCAL(2,6) LOCAL(3,2) GROUP(4,2)", "three dimensions"},
       {5, "KEEP(0,1) LOCAL(1,5)", "several threads"},
+      {22, "STAGE(2,1) STAGE(2,3)", "is part of operand 3"},
+      {18, "PIPELINE(3,2) STAGE(3,2)", "not read in the loop"},
   };
   expect_illegal(bad, sizeof bad / sizeof *bad);
 }
