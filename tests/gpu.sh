@@ -74,6 +74,7 @@ if has pytest && has grpc_tools; then
 else
   skip "isolation, because pytest or grpcio-tools is not installed"
 fi
+begin exhaustive "$python" tests/model/exhaustive.py
 begin onnx "$python" tests/model/onnx_suite.py --runner cuda --eval "$KILN_BIN/kiln-eval" --jobs "$jobs" --every "$([ -n "$long" ] && echo 1 || echo 4)"
 begin random "$python" tests/model/random_graphs.py --set cuda --seeds "0:$([ -n "$long" ] && echo 5000 || echo 1000)" --jobs "$jobs"
 begin random-daemon "$python" tests/model/random_graphs.py --daemon --set cuda --seeds "0:$([ -n "$long" ] && echo 1000 || echo 200)" --jobs 4

@@ -49,7 +49,7 @@ static int64_t range_max(const UOp *r) { return r->src[0]->vmax; }
 
 void groups_init(Job *job, const UOpList *kernel, const Target *target, Groups *out) {
   *out = (Groups){.job = job, .block = {1, 1, 1}};
-  out->peers = target->warp == WARP && !strcmp(target->kind, "cuda");
+  out->peers = target->warp == WARP && target_is_cuda(target);
   size_t ranges = 0;
   for (size_t i = 0; i < kernel->len; i++) {
     const UOp *u = kernel->at[i];

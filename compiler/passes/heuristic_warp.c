@@ -718,7 +718,7 @@ bool heuristic_warp_tile(Job *job, const KernelInfo *k, const Target *target, Op
   Ctx c = {.job = job, .k = k, .target = target, .opts = opts};
   size_t before = opts->len;
   int m, n, r;
-  if (!target->kind || strcmp(target->kind, "cuda") || !find_axes(&c, &m, &n, &r)) return false;
+  if (!target_is_cuda(target) || !find_axes(&c, &m, &n, &r)) return false;
   const Share *s = choose_share(&c, m, n, r);
   if (!s) return false;
   int64_t unit = STEPS * s->group;

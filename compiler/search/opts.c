@@ -707,14 +707,26 @@ static Status check_stages(const KernelInfo *k, const Target *target, const OptP
   return NULL;
 }
 
-/* Reduce axes as the REDUCEs list them. */
+static void add_reduction(const UOp *reduce, OptPlan *out) {
+  for (uint32_t s = 1; s < reduce->nsrc; s++) {
+    uint32_t at = 0, axis = (uint32_t)reduce->src[s]->arg.i;
+    while (at < out->nred && out->order[out->nout + at] != axis) at++;
+    if (at == out->nred) out->order[out->nout + out->nred++] = axis;
+  }
+}
+
+/* Reduce axes as the REDUCEs list them, those of a REDUCE inside of another one after its. */
 static void order_reductions(const KernelInfo *k, OptPlan *out) {
-  for (size_t i = 0; i < k->list.len; i++) {
-    const UOp *u = k->list.at[i];
-    for (uint32_t s = 1; u->op == OP_REDUCE && s < u->nsrc; s++) {
-      uint32_t at = 0, axis = (uint32_t)u->src[s]->arg.i;
-      while (at < out->nred && out->order[out->nout + at] != axis) at++;
-      if (at == out->nred) out->order[out->nout + out->nred++] = axis;
+  bool deeper = true;
+  for (uint32_t depth = 0; deeper; depth++) {
+    deeper = false;
+    for (size_t i = 0; i < k->list.len; i++) {
+      const UOp *u = k->list.at[i];
+      uint32_t around = 0;
+      for (uint32_t x = 0; u->op == OP_REDUCE && x < k->naxes; x++)
+        around += k->axes[x].reduce && kernel_depends(u, x);
+      deeper |= around > depth;
+      if (u->op == OP_REDUCE && around == depth) add_reduction(u, out);
     }
   }
 }

@@ -366,6 +366,7 @@ static const Case gpu_cases[] = {
     {13, "GROUP(1,3) GROUP(2,4)"},
     {13, "LOCAL(0,2) GROUP(2,4)"},
     {13, "GROUPTOP(2,12) LOCAL(0,3)"},
+    {13, "UNROLL(2,4) PIPELINE(1,4) LOCAL(0,3) STAGE(1,1)"}, /* read by a loop inside of that one */
     {14, "PADTO(2,32) GROUP(2,32)"},
     {16, "LOCAL(2,8) GROUP(3,3) UPCAST(1,2)"},
     {17, "MERGE(2,3) LOCAL(2,16) GROUP(5,3)"},
