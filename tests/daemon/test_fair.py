@@ -95,6 +95,8 @@ def test_nobody_waits_for_a_worker_that_hangs(start):
     time.sleep(0.3)
     for _ in range(20):
         assert (b.run(mine, {"x": ones(), "b": ones()}, timeout=30)["y"] == 2).all()
+    slow = b.compile(product_graph(60)).executable  # of which a few cost more than what hers were expected to
+    Flood(b, slow, 10).wait()
     assert not any(call.done() for call in long)
     row = d.stub.GetStatus(kiln_pb2.GetStatusRequest(), timeout=10).devices[0]  # who runs the server sees all workers of a device
     assert row.in_flight >= 1 and row.waiting + row.in_flight == 5, row
