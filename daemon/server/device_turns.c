@@ -18,7 +18,7 @@
 
 enum { IN_FLIGHT_MAX = 32, MICROSECOND = 1000, MILLISECOND = 1000 * MICROSECOND };
 enum { RECALL_NS = 30 * MICROSECOND, TURN_NS = 100 * MILLISECOND };
-enum { AHEAD_NS = 100 * MICROSECOND, AHEAD_ONE_NS = 2 * MILLISECOND };
+enum { AHEAD_NS = 50 * MICROSECOND, AHEAD_ONE_NS = 2 * MILLISECOND };
 /* A job that nothing is known of; the longest that an executable is preferred because its weights
  * are warm, and how fast they would be read again; what it is worth to stay with a worker. */
 enum { UNKNOWN_NS = 200 * MICROSECOND, STICK_NS = 2 * MILLISECOND, WEIGHT_BYTES_PER_NS = 10 };
