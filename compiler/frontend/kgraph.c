@@ -190,6 +190,9 @@ static UOp *g_assign(Walk *w, const GNode *n, UOp *const *src) {
   Job *job = w->front.job;
   GState *s = w->shows[n->src.at[0]];
   if (!s) job_abort(job, FAIL(INVALID_ARGUMENT, "the target is not a view of a state"));
+  if (!view_param(src[0])) /* a RESHAPE that the run decides may be a GATHER */
+    job_abort(job, FAIL(INVALID_ARGUMENT, "the target is reshaped by sizes of the run, and not by "
+                                          "splitting or joining dimensions: it is no view"));
   if (!view_is_injective(src[0]))
     job_abort(job, FAIL(INVALID_ARGUMENT, "the target shows an element twice"));
   UOp *value = current(w, n->src.at[1]);

@@ -381,7 +381,7 @@ static const char *reduce_stores(const Fusion *f, const Tensor *t, const Tensor 
     return "a reduction whose loops do not fit around those of others";
   }
   /* The threads of a workgroup share a row: only a long one is worth a kernel that cuts it. */
-  double most = f->target->max_group ? SPLIT_SIZE * outputs : SPLIT_SIZE;
+  double most = SPLIT_SIZE * (f->target->max_group ? outputs : 1);
   bool alone = ranges != k->out && outputs < f->target->threads && all >= most;
   return alone ? "a long reduction to few elements" : NULL;
 }
