@@ -13,7 +13,8 @@ static int decides(const UOp *u) {
 }
 
 static bool is_short(const Sched *s, int axis) {
-  return is_static(s, axis) && size_of(s, axis) <= SHORT && place_of(s, axis) >= 0;
+  if (place_of(s, axis) < 0 || s->k->axes[axis].serial) return false;
+  return is_static(s, axis) && size_of(s, axis) <= SHORT;
 }
 
 int64_t heuristic_shared(const Sched *s, int axis) {
