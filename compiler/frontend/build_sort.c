@@ -1,6 +1,7 @@
 /* The k-th chosen element is found by binary search in the prefix sums.
  *
- * Sorting is by digits of 4 bits: a stable permutation for each, from the least to the greatest,
+ * Rows of a known, moderate length are sorted by a network (build_sort_network.c). Other
+ * sorting is by digits of 4 bits: a stable permutation for each, from the least to the greatest,
  * with a scan for each digit's counts. Its work is linear, its memory 16 bytes per element and
  * more; where that is too much, sorting is merging: runs of 1, 2, 4, ... elements, and every
  * element of a merged run finds its source by searching along its diagonal of the two runs (merge
@@ -236,8 +237,11 @@ static int bits_of(const UOp *keys) {
 
 UOp *build_sort(Job *job, UOp *keys) {
   bool counted = dim_high(dims_numel(job, keys->shape)) <= MOST_BY_DIGITS;
+  int bits = bits_of(keys);
+  UOp *by_network = build_splat_value(keys) ? NULL : build_sort_network(job, keys, bits);
+  if (by_network) return by_network;
   if (counted && dim_low(keys->shape.at[1]) > 0 && !build_splat_value(keys))
-    return sort_by_digits(job, keys, bits_of(keys));
+    return sort_by_digits(job, keys, bits);
   UOp *order = build_iota(job, DT_I64, 1, keys->shape);
   if (build_splat_value(keys)) return order;
   for (int64_t run = 1; run < dim_high(keys->shape.at[1]); run *= 2) {

@@ -133,8 +133,13 @@ static UOp *others(const Groups *g, int dim) {
   return at;
 }
 
+/* Element `at` of the thread's `width`. Neighbours among the threads touch neighbours in memory:
+ * with the elements of each together, all of a warp would want the same banks. */
 static UOp *access_at(const Groups *g, int dim, int64_t width, UOp *at) {
-  return index_add(g->job, index_mul(g->job, others(g, dim), width), at);
+  int64_t before = 1, all = g->block[0] * g->block[1] * g->block[2];
+  for (int d = 0; d < dim; d++) before *= g->block[d];
+  if (before == 1) return index_add(g->job, index_mul(g->job, others(g, dim), width), at);
+  return index_add(g->job, index_mul(g->job, at, all / g->block[dim]), others(g, dim));
 }
 
 static UOp *share(Groups *g, UOp *value, int dim, int64_t width, UOp *at, UOp *gate) {

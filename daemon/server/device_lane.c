@@ -230,8 +230,9 @@ Status job_start(DeviceLane *l, DeviceJob *job) {
     job->brings_slab = bring;
     job->slab->incarnation = l->incarnation;
   }
+  /* who has one job at a time does not wait for the answers of those who have many */
   if (job->env.body_case == KILN__V1__ENVELOPE__BODY_RUN)
-    job->env.run->brief = job->fair.estimate_ns < BRIEF_NS;
+    job->env.run->brief = job->fair.estimate_ns < BRIEF_NS && !fair_alone(&job->fair);
   return send_job(l, job, &fd, fd >= 0);
 }
 

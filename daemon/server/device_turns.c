@@ -18,7 +18,7 @@
 
 enum { IN_FLIGHT_MAX = 32, MICROSECOND = 1000, MILLISECOND = 1000 * MICROSECOND };
 enum { RECALL_NS = 30 * MICROSECOND, TURN_NS = 100 * MILLISECOND };
-enum { AHEAD_NS = 100 * MICROSECOND, AHEAD_ONE_NS = 2 * MILLISECOND };
+enum { AHEAD_NS = 50 * MICROSECOND, AHEAD_ONE_NS = 2 * MILLISECOND };
 /* A job that nothing is known of; the longest that an executable is preferred because its weights
  * are warm, and how fast they would be read again; what it is worth to stay with a worker. */
 enum { UNKNOWN_NS = 200 * MICROSECOND, STICK_NS = 2 * MILLISECOND, WEIGHT_BYTES_PER_NS = 10 };
@@ -275,12 +275,15 @@ static int64_t turn_left_ns(const DeviceLane *l) {
 }
 
 /* The lane, or with NULL the owner of a loan, would work alone. */
-static bool may_begin(DeviceTurns *t, const DeviceLane *l) {
-  if (!t->turn || t->turn == l) return true;
-  int64_t left = turn_left_ns(t->turn);
+static bool may_begin(const DeviceTurns *t, const DeviceLane *l) {
+  return !t->turn || t->turn == l || !turn_left_ns(t->turn);
+}
+
+/* Somebody waits: the loop looks again when the turn has lasted too long. */
+static void watch_turn(DeviceTurns *t) {
+  int64_t left = t->turn ? turn_left_ns(t->turn) : 0;
   if (left > 0 && left < INT64_MAX && !uv_is_active((uv_handle_t *)&t->overdue))
     uv_timer_start(&t->overdue, on_overdue, (uint64_t)(left / MILLISECOND + 1), 0);
-  return !left;
 }
 
 /* Another job may be sent although some are under way there. */
@@ -291,9 +294,17 @@ static bool room(const DeviceLane *l) {
          l->flight_ns < (l->flight.len - (l->recalled != NULL) > 1 ? AHEAD_NS : AHEAD_ONE_NS);
 }
 
-/* Its worker takes nothing now, and nobody is to wait until it does. */
-static bool stuck(const DeviceLane *l) {
-  return l->state != LS_UP || (l->flight.len && !room(l) && !turn_left_ns(l));
+/* The job may be sent behind those under way: what was tried before goes alone, and behind what was
+ * called back waits the rest of its session. */
+static bool takes(const DeviceLane *l, const DeviceJob *job) {
+  if (job->tried && l->flight.len) return false;
+  if (l->recalled && job->fair.session == l->recalled->fair.session) return false;
+  return room(l);
+}
+
+/* Its worker does not take the job now, and nobody is to wait until it does. */
+static bool stuck(const DeviceLane *l, const DeviceJob *job) {
+  return l->state != LS_UP || (l->flight.len && !takes(l, job) && !turn_left_ns(l));
 }
 
 /* A lane that has jobs to be tried again: before all others, each that was tried before alone. */
@@ -301,9 +312,8 @@ static bool next_again(DeviceTurns *t, DeviceJob **out) {
   *out = NULL;
   if (!t->again) return false;
   for (DeviceLane *l = t->lanes; l; l = l->beside) {
-    if (!l->again.first || stuck(l)) continue;
-    bool alone = l->again.first->tried;
-    if (may_begin(t, l) && room(l) && !(alone && l->flight.len)) {
+    if (!l->again.first || stuck(l, l->again.first)) continue;
+    if (may_begin(t, l) && takes(l, l->again.first)) {
       *out = queue_pop(&l->again);
       t->again--;
     }
@@ -318,17 +328,14 @@ static DeviceJob *next_job(DeviceTurns *t) {
   if (t->lent || next_again(t, &job)) return t->lent ? NULL : job;
   for (;;) {
     int64_t slack = t->turn && t->turn->recalled ? 0 : t->slack_ns;
-    FairJob *f = fair_next(&t->waiting, slack);
-    if (!f) return NULL;
-    DeviceLane *l = of_fair(f)->lane;
-    if (stuck(l)) {
-      park(of_fair(f));
+    if (!(job = of_fair(fair_next(&t->waiting, slack)))) return NULL;
+    DeviceLane *l = job->lane;
+    if (stuck(l, job)) {
+      park(job);
       if (l->state != LS_UP && l->failures >= PATIENCE) turns_refuse(l);
       continue;
     }
-    if (!may_begin(t, l) || !room(l)) return NULL;
-    /* behind what was called back waits the rest of its session */
-    if (l->recalled && f->session == l->recalled->fair.session) return NULL;
+    if (!may_begin(t, l) || !takes(l, job)) return NULL;
     job = of_fair(fair_take(&t->waiting, slack));
     l->waiting--;
     return job;
@@ -391,6 +398,7 @@ static DeviceLane *go(DeviceTurns *t) {
     t->lent_begun = true;
     t->lent->done(t->lent->ctx, t->lent, NULL, NULL);
   }
+  if (t->waiting.len || t->again || t->lent) watch_turn(t);
   return sent;
 }
 

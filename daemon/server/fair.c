@@ -320,6 +320,10 @@ bool fair_before(const FairJob *job, const FairJob *than) {
   return a != b && a->flow.start < b->flow.start;
 }
 
+bool fair_alone(const FairJob *job) {
+  return job->session->tenant->waiting + job->session->tenant->running == 1;
+}
+
 void fair_remove(FairQueue *q, FairJob *job) {
   assert(job->waiting);
   unlink_job(q, job);

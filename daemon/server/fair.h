@@ -71,6 +71,8 @@ void fair_done(FairQueue *q, FairJob *job, int64_t measured_ns);
 Status fair_put_back(FairQueue *q, FairJob *job);
 /* A tenant that owns `job` is behind in virtual time of the one that owns `than`. */
 bool fair_before(const FairJob *job, const FairJob *than);
+/* One that was taken: no other of its tenant waits or was taken. */
+bool fair_alone(const FairJob *job);
 /* Gives up one that waits. */
 void fair_remove(FairQueue *q, FairJob *job);
 /* Jobs of a tenant that wait: all, and those of one level. */

@@ -1,6 +1,7 @@
 /* One message at a time, in order: a load before the run that needs it, a buffer's free after the
  * run that reads it. The order is kilnd's to choose; see server/device_lane.c. Answers to jobs that
- * take less than waking kilnd does go together, as long as more jobs are there. */
+ * take less than waking kilnd does go together, as long as more jobs are there and kilnd has not
+ * said that somebody waits for this one alone. */
 #include "daemon/worker/device_worker.h"
 
 #include <signal.h>
@@ -146,8 +147,8 @@ static Status serve(DeviceWorker *w) {
     if (st) sent = channel_send_error(&w->channel, m.env->id, st, lost ? "device_lost" : "");
     status_drop(st);
     message_close(&m);
-    if (!sent && (w->channel.waiting >= HELD_MAX || clock_now_ns() - since > HELD_NS))
-      sent = channel_flush(&w->channel);
+    bool wanted = !brief || w->channel.waiting >= HELD_MAX;
+    if (!sent && (wanted || clock_now_ns() - since > HELD_NS)) sent = channel_flush(&w->channel);
     if (!sent && lost) sent = leave(w);
     if (sent) return sent;
   }

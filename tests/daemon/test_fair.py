@@ -72,13 +72,22 @@ def test_a_flood_does_not_bury_others(shared):
 
 
 def test_weights(shared):
+    """By the time that runs take, which a busy machine may multiply for one of them: hence three tries."""
     a, _, c = shared
     model = product_graph(20)
-    light, heavy = Flood(a, a.compile(model).executable, 99), Flood(c, c.compile(model).executable, 99)
-    heavy.wait_for(5)
-    before = light.done
-    heavy.wait_for(heavy.done + 60)
-    assert 5 <= light.done - before <= 30, light.done - before  # 15; without weights it would be 60
+    cheap, dear = a.compile(model).executable, c.compile(model).executable
+    ran = []
+    for _ in range(3):
+        light, heavy = Flood(a, cheap, 99), Flood(c, dear, 99)
+        heavy.wait_for(5)
+        before = light.done
+        heavy.wait_for(heavy.done + 60)
+        ran.append(light.done - before)
+        if 5 <= ran[-1] <= 30:  # 15; without weights it would be 60
+            return
+        light.wait()
+        heavy.wait()
+    pytest.fail(f"beside 60 runs of a tenant of four times the weight: {ran}")
 
 
 @pytest.mark.skipif(TSAN, reason="its runtime keeps signals until the next system call")
@@ -95,6 +104,8 @@ def test_nobody_waits_for_a_worker_that_hangs(start):
     time.sleep(0.3)
     for _ in range(20):
         assert (b.run(mine, {"x": ones(), "b": ones()}, timeout=30)["y"] == 2).all()
+    slow = b.compile(product_graph(60)).executable  # of which a few cost more than what hers were expected to
+    Flood(b, slow, 10).wait()
     assert not any(call.done() for call in long)
     row = d.stub.GetStatus(kiln_pb2.GetStatusRequest(), timeout=10).devices[0]  # who runs the server sees all workers of a device
     assert row.in_flight >= 1 and row.waiting + row.in_flight == 5, row

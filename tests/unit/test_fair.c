@@ -226,11 +226,15 @@ static void test_put_back(void **state) {
   assert_null(fair_put_back(&q, &a[1]));
   assert_int_equal(fair_waiting(&q, 1), 1);
   assert_ptr_equal(fair_take(&q, 0), &b);
+  assert_true(fair_alone(&b));
+  assert_false(fair_alone(&a[0])); /* one waits */
   fair_done(&q, &b, MS);
   assert_null(fair_put_back(&q, &a[0])); /* before the other one of its session */
   assert_ptr_equal(fair_take(&q, 0), &a[0]);
   assert_ptr_equal(fair_take(&q, 0), &a[1]);
+  assert_false(fair_alone(&a[1])); /* one runs */
   fair_done(&q, &a[0], 10 * MS);
+  assert_true(fair_alone(&a[1]));
   fair_done(&q, &a[1], 10 * MS);
   assert_int_equal(q.len + q.running, 0);
   fair_deinit(&q);
