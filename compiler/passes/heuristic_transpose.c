@@ -12,7 +12,15 @@
  * and pay from fewer steps on. */
 #include "compiler/passes/heuristic_parts.h"
 
-enum { LINE = 64, PAGE = 4096, MANY_LINES = 1024, MANY_PAGES = 2048, BLOCK = 512, LEAST_ROWS = 8 };
+enum {
+  LINE = 64,
+  PAGE = 4096,
+  MANY_LINES = 1024,
+  MANY_PAGES = 2048,
+  BLOCK = 512,
+  LEAST_ROWS = 8,
+  MOST_ROWS = 32
+};
 
 /* Another output axis along which something is contiguous that is strided along v; -1: none. Bytes
  * that a step along v moves in it. */
@@ -30,10 +38,22 @@ static int across(Sched *s, int v, int64_t *apart) {
   return -1;
 }
 
+/* Lanes of a tile: where small elements are moved and nothing is computed, as many as a vector
+ * holds and a tile may have rows. */
+static int64_t tile_lanes(const Sched *s, int v, int t, int64_t lanes) {
+  uint32_t bytes = (uint32_t)dtype_info[s->k->store->src[0]->dtype].bytes;
+  int64_t most = bytes ? s->target->vector_bytes / bytes : lanes;
+  if (most > MOST_ROWS) most = MOST_ROWS;
+  bool moves = s->k->noperands == 1 && s->k->store->src[2] == s->k->operands[0];
+  bool fits = size_of(s, v) >= most && size_of(s, t) >= most;
+  return moves && fits && most > lanes ? most : lanes;
+}
+
 bool heuristic_transpose_blocks(Sched *s, int v, int64_t lanes) {
   int64_t apart, bytes = dtype_info[s->k->store->src[0]->dtype].bytes;
-  bool lines = lanes * bytes >= LINE;
-  if (across(s, v, &apart) < 0 || apart < (lines ? PAGE : LINE) || apart == INT64_MAX) return false;
+  int t = across(s, v, &apart);
+  bool lines = t >= 0 && tile_lanes(s, v, t, lanes) * bytes >= LINE;
+  if (t < 0 || apart < (lines ? PAGE : LINE) || apart == INT64_MAX) return false;
   if (!is_static(s, v) || size_of(s, v) < (lines ? MANY_PAGES : MANY_LINES)) return false;
   if (s->k->in_place) return false;
   give(s, OPT_SPLIT, v, BLOCK);
@@ -45,7 +65,7 @@ int64_t heuristic_transpose(Sched *s, int64_t lanes, int64_t room) {
   int64_t apart;
   int v = s->vector, last = (int)s->k->nloops - 1, t = across(s, v, &apart);
   if (t < 0) return 0;
-  int64_t rows = heuristic_vector(s, v, lanes);
+  int64_t rows = heuristic_vector(s, v, tile_lanes(s, v, t, lanes));
   if (rows < LEAST_ROWS) rows = LEAST_ROWS;
   if (rows > size_of(s, t)) rows = size_of(s, t);
   while (rows > room && rows > 1) rows /= 2;
