@@ -5,8 +5,9 @@
  *
  * A linked kernel is one of several that may call each other. Registers cannot be given from one
  * group of warps to another then (setmaxnreg is ignored), and where there is a call, as for the
- * rare cases of a division, matrix instructions wait for each other. Such a kernel is not made
- * here: it is compiled as a whole program when it is loaded. */
+ * rare cases of a division, matrix instructions wait for each other. Nor are registers saved in it
+ * for the sake of more threads: 255 for a sum of columns, where a whole program has 34. Such
+ * kernels are not made here: they are compiled as whole programs when they are loaded. */
 #include "devices/cuda_assemble.h"
 
 #include <pthread.h>
@@ -16,7 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { THREADS_MAX = 16, LOG_BYTES = 4096 };
+enum {
+  THREADS_MAX = 16,
+  LOG_BYTES = 4096,
+  NAME_BYTES = 256,
+  HALF = 64 /* registers of a thread, of which half of a processor's threads have room */
+};
 
 typedef struct Work {
   const CudaAssembler *with;
@@ -32,6 +38,35 @@ static bool is_ptx(Bytes image) { return image.len && image.ptr[0] != 0x7f; }
 static bool gives_registers(Bytes ptx) {
   static const char instruction[] = "setmaxnreg";
   return memmem(ptx.ptr, ptx.len, instruction, sizeof instruction - 1) != NULL;
+}
+
+/* The name of the kernel in a text that ends with a zero. */
+static bool find_entry(const char *text, char *name) {
+  static const char mark[] = ".entry ";
+  const char *at = strstr(text, mark);
+  if (!at) return false;
+  at += sizeof mark - 1;
+  size_t n = strcspn(at, "( \t\n");
+  if (!n || n >= NAME_BYTES) return false;
+  memcpy(name, at, n);
+  name[n] = 0;
+  return true;
+}
+
+/* What waits for memory has taken registers from the threads that would hide it. Kernels with
+ * matrix instructions are not asked: they live in registers. */
+static bool crowds(const CudaApi *api, const char *text, const StrBuf *code) {
+  char name[NAME_BYTES];
+  CuModule module;
+  CuFunction function;
+  int registers = 0;
+  if (strstr(text, "mma") || !find_entry(text, name) ||
+      api->module_load(&module, code->ptr, 0, NULL, NULL))
+    return false;
+  bool known = !api->module_function(&function, module, name) &&
+               !api->function_get(&registers, CU_FUNCTION_REGISTERS, function);
+  api->module_unload(module);
+  return known && registers > HALF;
 }
 
 static Status by_driver(const CudaApi *api, const char *text, size_t len, StrBuf *out, char *said) {
@@ -67,7 +102,7 @@ static Status assemble_one(const CudaAssembler *a, Bytes ptx, StrBuf *out) {
     out->len = 0;
     st = by_driver(a->api, text, ptx.len, out, said);
   }
-  if (strstr(said, CUDA_WARNING_WAITING)) out->len = 0;
+  if (!st && (strstr(said, CUDA_WARNING_WAITING) || crowds(a->api, text, out))) out->len = 0;
   free(text);
   return st;
 }

@@ -49,18 +49,23 @@ static bool contains(Job *job, UOp *u, const UOp *x) {
   return false;
 }
 
+/* Whether one of the axis' iterations computes with the operand. */
+static bool is_read_along(const KernelInfo *k, const UOp *operand, uint32_t axis) {
+  bool read = kernel_depends(operand, axis);
+  for (size_t i = 0; !read && i < k->list.len; i++) {
+    const UOp *u = k->list.at[i];
+    for (uint32_t s = 0; s < u->nsrc; s++) read |= u->src[s] == operand && kernel_depends(u, axis);
+  }
+  return read;
+}
+
 /* What is copied ahead of a loop is read in it; one over the blocks of a row that is repaired has
  * all of the row's reductions. */
-static Status check_ahead(Job *job, const KernelInfo *k, const OptPlan *plan) {
+static Status check_ahead(const KernelInfo *k, const OptPlan *plan) {
   for (uint32_t s = 0; plan->slots && s < plan->nstages; s++) {
     const StagePlan *stage = &plan->stages[s];
-    bool read = stage->level != plan->pipeline || plan->axes[stage->level].block;
-    for (size_t i = 0; !read && i < k->list.len; i++) {
-      UOp *u = k->list.at[i];
-      for (uint32_t r = 1; u->op == OP_REDUCE && r < u->nsrc; r++)
-        read |= u->src[r]->arg.i == stage->level && contains(job, u, k->stageable[stage->operand]);
-    }
-    if (!read)
+    if (stage->level != plan->pipeline || plan->axes[stage->level].block) continue;
+    if (!is_read_along(k, k->stageable[stage->operand], (uint32_t)stage->level))
       return FAIL(INVALID_ARGUMENT, "PIPELINE: operand %u is not read in the loop over axis %d",
                   stage->operand, stage->level);
   }
@@ -117,6 +122,6 @@ static Status check_sizes(const KernelInfo *k, const Target *target, const OptPl
 
 Status opts_stages_check(Job *job, const KernelInfo *k, const Target *target, const OptPlan *plan) {
   TRY(check_sizes(k, target, plan));
-  TRY(check_ahead(job, k, plan));
+  TRY(check_ahead(k, plan));
   return check_nested(job, k, plan);
 }

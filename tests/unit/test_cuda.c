@@ -348,6 +348,27 @@ static void test_assembled(void **state) {
   for (int i = 0; i < IMAGES; i++) strbuf_deinit(&code[i]);
 }
 
+/* Where linked code has more registers than leave room for half of the threads, it is not kept. */
+static void test_registers(void **state) {
+  Device *d = *state;
+  static const struct {
+    const char *ptx;
+    int registers;
+    bool kept;
+  } cases[] = {{"ptx .visible .entry k(\n", 64, true},
+               {"ptx .visible .entry k(\n", 65, false},
+               {"ptx .visible .entry k(\n mma.sync", 128, true},
+               {"ptx without a name", 128, true}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    StrBuf code = {0};
+    Bytes image = {(const uint8_t *)cases[i].ptx, strlen(cases[i].ptx)};
+    fake->registers = cases[i].registers;
+    check(device_assemble(d, &image, 1, &code));
+    assert_int_equal(code.len > 0, cases[i].kept);
+    strbuf_deinit(&code);
+  }
+}
+
 /* A library that the driver can follow is asked first, and the driver about what it does not take.
  */
 static void test_linker(void **state) {
@@ -451,6 +472,7 @@ int main(void) {
       ON(test_wrong_maps),
       ON(test_check),
       ON(test_assembled),
+      ON(test_registers),
       ON(test_broken),
       ON(test_refused),
       cmocka_unit_test(test_linker),
