@@ -221,8 +221,8 @@ static Status cuda_scrub(Device *d) {
  * -------------------------------------------------------------------------------------------- */
 
 /* Machine code that was made here of PTX has a byte behind it: whether the kernel waits for the one
- * before it by itself, and what the driver's compiler said of matrix instructions. */
-enum { MADE_DEPENDENT = 1, MADE_WAITING = 2 };
+ * before it by itself. */
+enum { MADE_DEPENDENT = 1 };
 static const char elf[] = "\177ELF", wait_text[] = "griddepcontrol.wait"; /* PTX is text */
 
 static unsigned made_here(Bytes image) {
@@ -243,7 +243,7 @@ static Status load_module(CudaDevice *c, const ProgramSpec *spec, Program *p) {
   CuResult r = c->api->module_load(&p->module, image, 4, options, values);
   free(image);
   log[sizeof log - 1] = said[sizeof said - 1] = 0;
-  p->serialized = strstr(said, CUDA_WARNING_WAITING) || made_here(spec->image) & MADE_WAITING;
+  p->serialized = strstr(said, CUDA_WARNING_WAITING) != NULL;
   Status st = cuda_status(c->api, r, "loading code");
   return st && *log ? WRAP(st, "%s", log) : st;
 }
@@ -255,14 +255,11 @@ static bool waits(Bytes image) {
 
 static Status cuda_code_of(Device *d, const Bytes *images, size_t n, StrBuf *code) {
   const CudaDevice *c = cuda_device(d);
-  bool *waiting = calloc(n + 1, sizeof *waiting);
-  if (!waiting) return FAIL(RESOURCE_EXHAUSTED, "memory for programs");
-  Status st = cuda_assemble(&c->assembler, images, n, code, waiting);
+  Status st = cuda_assemble(&c->assembler, images, n, code);
   for (size_t i = 0; i < n; i++) {
-    char made = (char)((waits(images[i]) ? MADE_DEPENDENT : 0) | (waiting[i] ? MADE_WAITING : 0));
+    char made = waits(images[i]) ? MADE_DEPENDENT : 0;
     if (code[i].len) strbuf_add(&code[i], &made, 1);
   }
-  free(waiting);
   return st;
 }
 

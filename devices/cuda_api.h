@@ -69,6 +69,7 @@ enum {
   CU_FUNCTION_MAX_SHARED = 8,
   CU_FUNCTION_SHARED_BYTES = 1, /* that its code declares */
   CU_FUNCTION_LOCAL_BYTES = 3,
+  CU_FUNCTION_REGISTERS = 4,
   /* options of the JIT */
   CU_JIT_INFO_LOG = 3,
   CU_JIT_INFO_LOG_BYTES = 4,

@@ -1,7 +1,13 @@
 /* The driver's compiler takes 20 to 90 ms for a kernel. Loading PTX holds a lock of the driver all
  * that time; linking it does not, so threads of their own link one kernel at a time, each taking
  * the next that nobody has. They have the context, but queue nothing. NVIDIA's own library for it
- * takes a fraction of the time; what that does not take, the driver's compiler is asked about. */
+ * takes a fraction of the time; what that does not take, the driver's compiler is asked about.
+ *
+ * A linked kernel is one of several that may call each other. Registers cannot be given from one
+ * group of warps to another then (setmaxnreg is ignored), and where there is a call, as for the
+ * rare cases of a division, matrix instructions wait for each other. Nor are registers saved in it
+ * for the sake of more threads: 255 for a sum of columns, where a whole program has 34. Such
+ * kernels are not made here: they are compiled as whole programs when they are loaded. */
 #include "devices/cuda_assemble.h"
 
 #include <pthread.h>
@@ -11,19 +17,57 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { THREADS_MAX = 16, LOG_BYTES = 4096 };
+enum {
+  THREADS_MAX = 16,
+  LOG_BYTES = 4096,
+  NAME_BYTES = 256,
+  HALF = 64 /* registers of a thread, of which half of a processor's threads have room */
+};
 
 typedef struct Work {
   const CudaAssembler *with;
   const Bytes *images;
   StrBuf *code;
   Status *failed; /* by image */
-  bool *waiting;  /* matrix instructions wait for each other */
   size_t n;
   atomic_size_t next;
 } Work;
 
 static bool is_ptx(Bytes image) { return image.len && image.ptr[0] != 0x7f; }
+
+static bool gives_registers(Bytes ptx) {
+  static const char instruction[] = "setmaxnreg";
+  return memmem(ptx.ptr, ptx.len, instruction, sizeof instruction - 1) != NULL;
+}
+
+/* The name of the kernel in a text that ends with a zero. */
+static bool find_entry(const char *text, char *name) {
+  static const char mark[] = ".entry ";
+  const char *at = strstr(text, mark);
+  if (!at) return false;
+  at += sizeof mark - 1;
+  size_t n = strcspn(at, "( \t\n");
+  if (!n || n >= NAME_BYTES) return false;
+  memcpy(name, at, n);
+  name[n] = 0;
+  return true;
+}
+
+/* What waits for memory has taken registers from the threads that would hide it. Kernels with
+ * matrix instructions are not asked: they live in registers. */
+static bool crowds(const CudaApi *api, const char *text, const StrBuf *code) {
+  char name[NAME_BYTES];
+  CuModule module;
+  CuFunction function;
+  int registers = 0;
+  if (strstr(text, "mma") || !find_entry(text, name) ||
+      api->module_load(&module, code->ptr, 0, NULL, NULL))
+    return false;
+  bool known = !api->module_function(&function, module, name) &&
+               !api->function_get(&registers, CU_FUNCTION_REGISTERS, function);
+  api->module_unload(module);
+  return known && registers > HALF;
+}
 
 static Status by_driver(const CudaApi *api, const char *text, size_t len, StrBuf *out, char *said) {
   char log[LOG_BYTES] = "";
@@ -45,7 +89,7 @@ static Status by_driver(const CudaApi *api, const char *text, size_t len, StrBuf
   return st && *log ? WRAP(st, "%s", log) : st;
 }
 
-static Status assemble_one(const CudaAssembler *a, Bytes ptx, StrBuf *out, bool *waiting) {
+static Status assemble_one(const CudaAssembler *a, Bytes ptx, StrBuf *out) {
   char said[LOG_BYTES] = "", *text = malloc(ptx.len + 1); /* PTX ends with a zero */
   if (!text) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
   memcpy(text, ptx.ptr, ptx.len);
@@ -58,7 +102,7 @@ static Status assemble_one(const CudaAssembler *a, Bytes ptx, StrBuf *out, bool 
     out->len = 0;
     st = by_driver(a->api, text, ptx.len, out, said);
   }
-  *waiting = strstr(said, CUDA_WARNING_WAITING) != NULL;
+  if (!st && (strstr(said, CUDA_WARNING_WAITING) || crowds(a->api, text, out))) out->len = 0;
   free(text);
   return st;
 }
@@ -68,8 +112,8 @@ static void *work(void *arg) {
   const CudaApi *api = w->with->api;
   Status st = cuda_status(api, api->context_set(w->with->context), "assembling code");
   for (size_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n;) {
-    if (!is_ptx(w->images[i])) continue;
-    if (!st) st = assemble_one(w->with, w->images[i], &w->code[i], &w->waiting[i]);
+    if (!is_ptx(w->images[i]) || gives_registers(w->images[i])) continue;
+    if (!st) st = assemble_one(w->with, w->images[i], &w->code[i]);
     w->failed[i] = st;
     st = NULL;
   }
@@ -86,11 +130,10 @@ static void work_together(Work *w, size_t wanted) {
   while (n) pthread_join(threads[--n], NULL);
 }
 
-Status cuda_assemble(const CudaAssembler *a, const Bytes *images, size_t n, StrBuf *code,
-                     bool *waiting) {
+Status cuda_assemble(const CudaAssembler *a, const Bytes *images, size_t n, StrBuf *code) {
   cpu_set_t cores;
   size_t most = sched_getaffinity(0, sizeof cores, &cores) ? 1 : (size_t)CPU_COUNT(&cores);
-  Work w = {.with = a, .images = images, .code = code, .n = n, .waiting = waiting};
+  Work w = {.with = a, .images = images, .code = code, .n = n};
   Status first = NULL;
   w.failed = calloc(n + 1, sizeof(Status));
   if (!w.failed) return FAIL(RESOURCE_EXHAUSTED, "memory for programs");

@@ -17,8 +17,7 @@ typedef struct CudaAssembler {
   char arch[16];           /* of the device, for it: "sm_90a" */
 } CudaAssembler;
 
-/* code[i] is a cubin for the context's device; it stays empty where images[i] is one already. On
- * failure the first kernel that failed is named by its place, and the others are made. waiting[i]:
- * there was that warning. */
-Status cuda_assemble(const CudaAssembler *a, const Bytes *images, size_t n, StrBuf *code,
-                     bool *waiting);
+/* code[i] is a cubin for the context's device; it stays empty where images[i] is one already, or is
+ * better compiled when it is loaded. On failure the first kernel that failed is named by its place,
+ * and the others are made. */
+Status cuda_assemble(const CudaAssembler *a, const Bytes *images, size_t n, StrBuf *code);

@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
 # Everything that needs an NVIDIA GPU, in one command; on a machine without one it says so and succeeds.
-#   tests/gpu.sh [--package FOLDER] [--long]    --package: the programs of an unpacked archive of deploy/package.sh (with kiln-eval, test_device
-#                                               and test_kernels in its bin/) instead of a build of this tree
+#   tests/gpu.sh [--package FOLDER] [--long] [--tune SECONDS]
+#     --package: the programs of an unpacked archive of deploy/package.sh (with kiln-eval, test_device and test_kernels in its bin/) instead of a
+#     build of this tree; --tune: of each product, attention and row, for the tuned column (about 90 of them)
 # The device conformance suite; kernels of every kind with the heuristic's and ten random schedules; both under compute-sanitizer's four tools
 # if it is installed; faults under load; no tenant's bytes in another's hands; the ONNX node suite; random graphs, one by one and through a
-# daemon: all these at the same time, on as many processors as there are. Then, alone, kernels and whole models beside PyTorch if that is
-# installed. Prints a table for docs/devices.md and ends with one line "N passed, N failed". Logs are in build/gpu-*.log, the kernels of each
+# daemon: all these at the same time, on as many processors as there are. Then, alone and if PyTorch is installed, kernels and whole models
+# beside it. Prints a table for docs/devices.md and ends with one line "N passed, N failed". Logs are in build/gpu-*.log, the kernels of each
 # model in build/gpu-models.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-package= long=
+package= long= tune=0
 while [ $# -gt 0 ]; do
   case $1 in
     --package) package=$(realpath "$2"); shift 2 ;;
     --long) long=1; shift ;;
-    *) sed -n '2,9p' "$0"; exit 64 ;;
+    --tune) tune=$2; shift 2 ;;
+    *) sed -n '2,11p' "$0"; exit 64 ;;
   esac
 done
 if ! ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1' || ! [ -e /dev/nvidiactl ]; then
@@ -51,6 +53,14 @@ finish() {
   done
   names=
 }
+# alone NAME PROGRAM...: nothing beside it; its output is shown.
+alone() {
+  local name=$1
+  shift
+  begin "$name" "$python" "$@"
+  finish >/dev/null
+  cat "build/gpu-$name.log"
+}
 skip() { skipped="$skipped; $1"; }
 has() { "$python" -c "import $1" 2>/dev/null; }
 
@@ -74,18 +84,16 @@ if has pytest && has grpc_tools; then
 else
   skip "isolation, because pytest or grpcio-tools is not installed"
 fi
+begin exhaustive "$python" tests/model/exhaustive.py
 begin onnx "$python" tests/model/onnx_suite.py --runner cuda --eval "$KILN_BIN/kiln-eval" --jobs "$jobs" --every "$([ -n "$long" ] && echo 1 || echo 4)"
 begin random "$python" tests/model/random_graphs.py --set cuda --seeds "0:$([ -n "$long" ] && echo 5000 || echo 1000)" --jobs "$jobs"
 begin random-daemon "$python" tests/model/random_graphs.py --daemon --set cuda --seeds "0:$([ -n "$long" ] && echo 1000 || echo 200)" --jobs 4
 finish
 if has torch; then
-  for bench in gpu gpu_models; do
-    begin $bench "$python" tests/bench/$bench.py $([ $bench = gpu_models ] && echo --profile build/gpu-models)
-    finish >/dev/null
-    cat build/gpu-$bench.log
-  done
+  alone kernels-beside-torch tests/bench/gpu.py --tune "$tune"
+  alone models-beside-torch tests/bench/gpu_models.py --profile build/gpu-models
 else
-  skip "the bench, because PyTorch is not installed"
+  skip "the benches, because PyTorch is not installed"
 fi
 [ -z "$skipped" ] || echo "skipped:${skipped#;}"
 printf '\n%d passed, %d failed\n' "$passed" "$failed"

@@ -240,11 +240,10 @@ static bool find_needs(Emitter *e) {
 /* Threads have as many registers each as there are at the launch; those that copy need few, and
  * where they are a group of warps they leave the others theirs. */
 static void share_registers(Emitter *e, bool copies) {
-  enum { GROUP = 128, ALL = 512, FEW = 24, MOST = 240, UNIT = 8 };
+  enum { GROUP = 128 };
   char text[64];
-  unsigned groups = workers(e) / GROUP;
   if (e->linear->copiers != GROUP) return;
-  unsigned each = (ALL - FEW) / groups / UNIT * UNIT, n = copies ? FEW : each > MOST ? MOST : each;
+  unsigned n = copies ? COPIER_REGISTERS : matrix_registers_given(workers(e) / GROUP);
   snprintf(text, sizeof text, "setmaxnreg.%s.sync.aligned.u32 %u;", copies ? "dec" : "inc", n);
   say(e, text, "~{memory}", NULL, 0);
 }

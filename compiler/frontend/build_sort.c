@@ -1,6 +1,7 @@
 /* The k-th chosen element is found by binary search in the prefix sums.
  *
- * Sorting is by digits of 4 bits: a stable permutation for each, from the least to the greatest,
+ * Rows of a known, moderate length are sorted by a network (build_sort_network.c). Other
+ * sorting is by digits of 4 bits: a stable permutation for each, from the least to the greatest,
  * with a scan for each digit's counts. Its work is linear, its memory 16 bytes per element and
  * more; where that is too much, sorting is merging: runs of 1, 2, 4, ... elements, and every
  * element of a merged run finds its source by searching along its diagonal of the two runs (merge
@@ -234,10 +235,37 @@ static int bits_of(const UOp *keys) {
   return bits;
 }
 
+/* -- by pairs ---------------------------------------------------------------------------------- */
+
+/* An element's place is the number of those before it. */
+static UOp *sort_by_pairs(Job *job, UOp *keys) {
+  int64_t rows = keys->shape.at[0], n = keys->shape.at[1], cube[3] = {rows, n, n};
+  Ints wide = shape_make(cube, 3);
+  UOp *i = build_iota(job, DT_I64, 1, wide), *j = build_iota(job, DT_I64, 2, wide);
+  UOp *mine = build_unsqueeze(job, keys, 2), *other = build_unsqueeze(job, keys, 1);
+  UOp *same = build2(job, OP_AND, build2(job, OP_CMPEQ, other, mine), build2(job, OP_CMPLT, j, i));
+  UOp *before = build2(job, OP_OR, build2(job, OP_CMPLT, other, mine), same);
+  UOp *place = build_reduce(job, OP_ADD, build_cast(job, before, DT_I64), axis_bit(2), false);
+  UOp *hit = build2(job, OP_CMPEQ, build_unsqueeze(job, place, 1), i);
+  UOp *at = build_where(job, hit, j, uop_int(job, DT_I64, 0));
+  return build_reduce(job, OP_ADD, at, axis_bit(2), false);
+}
+
+bool build_sort_pays(const UOp *keys) {
+  enum { ALL_PAIRS = 128, BY_NETWORK = 16, NARROW = 32 };
+  int64_t n = keys->shape.at[1];
+  bool by_network = dim_is_static(n) && bits_of(keys) <= NARROW;
+  return dim_high(n) > (by_network ? BY_NETWORK : ALL_PAIRS);
+}
+
 UOp *build_sort(Job *job, UOp *keys) {
   bool counted = dim_high(dims_numel(job, keys->shape)) <= MOST_BY_DIGITS;
+  int bits = bits_of(keys);
+  if (!build_sort_pays(keys)) return sort_by_pairs(job, keys);
+  UOp *by_network = build_splat_value(keys) ? NULL : build_sort_network(job, keys, bits);
+  if (by_network) return by_network;
   if (counted && dim_low(keys->shape.at[1]) > 0 && !build_splat_value(keys))
-    return sort_by_digits(job, keys, bits_of(keys));
+    return sort_by_digits(job, keys, bits);
   UOp *order = build_iota(job, DT_I64, 1, keys->shape);
   if (build_splat_value(keys)) return order;
   for (int64_t run = 1; run < dim_high(keys->shape.at[1]); run *= 2) {

@@ -19,6 +19,10 @@ UOp *build_count_below(Job *job, UOp *ascending, UOp *value, bool strict);
 UOp *build_positions(Job *job, UOp *prefix, int64_t count);
 /* keys i64 [rows, n]: the permutation of every row that sorts it ascending; stable. */
 UOp *build_sort(Job *job, UOp *keys);
+/* Whether it does more than compare all pairs, so that keys are worth storing. */
+bool build_sort_pays(const UOp *keys);
+/* build_sort for keys of so many bits; NULL where rows are long, or as long as a run decides. */
+UOp *build_sort_network(Job *job, UOp *keys, int bits);
 /* The positions of the k largest (or smallest) of every row of [rows, n], in order, [rows, k]; NULL
  * where sorting does it: k is more than a few, or elements have more than 32 bits. */
 UOp *build_top_few(Job *job, UOp *table, int64_t k, bool largest);

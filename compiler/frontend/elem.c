@@ -11,6 +11,8 @@
  * graph that shares nodes does not take exponential time. */
 #include "compiler/frontend/elem.h"
 
+#include <math.h>
+
 enum { BUDGET = 1 << 13, DEPTH = 256, MAX_SUMMED = 64 };
 
 typedef struct Frac {
@@ -59,8 +61,9 @@ static Frac checked(DType d, Frac v) {
 /* A float that is a quotient of small integers with a power of two below. */
 static Frac from_double(Elem *e, double v) {
   int64_t q = 1;
-  while (q <= 1 << 24 && v != (double)(int64_t)v && v < 1e9 && v > -1e9) v *= 2, q *= 2;
-  if (!(v < 1e15 && v > -1e15) || v != (double)(int64_t)v) return NONE;
+  if (!(v < 1e15 && v > -1e15)) return NONE; /* a NaN, too */
+  while (q <= 1 << 24 && v != trunc(v) && v < 1e9 && v > -1e9) v *= 2, q *= 2;
+  if (v != trunc(v)) return NONE;
   return (Frac){idx(e, (int64_t)v), q};
 }
 

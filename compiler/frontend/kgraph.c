@@ -190,6 +190,9 @@ static UOp *g_assign(Walk *w, const GNode *n, UOp *const *src) {
   Job *job = w->front.job;
   GState *s = w->shows[n->src.at[0]];
   if (!s) job_abort(job, FAIL(INVALID_ARGUMENT, "the target is not a view of a state"));
+  if (!view_param(src[0])) /* a RESHAPE that the run decides may be a GATHER */
+    job_abort(job, FAIL(INVALID_ARGUMENT, "the target is reshaped by sizes of the run, and not by "
+                                          "splitting or joining dimensions: it is no view"));
   if (!view_is_injective(src[0]))
     job_abort(job, FAIL(INVALID_ARGUMENT, "the target shows an element twice"));
   UOp *value = current(w, n->src.at[1]);
@@ -412,22 +415,7 @@ static UOp *g_matmul(Walk *w, const GNode *n, UOp *const *src) {
   return build_matmul(w->front.job, src[0], src[1]);
 }
 
-/* build_sort for short rows: an element's place is the number of those before it. */
-static UOp *sort_short(Job *job, UOp *keys) {
-  int64_t rows = keys->shape.at[0], n = keys->shape.at[1], cube[3] = {rows, n, n};
-  Ints wide = shape_make(cube, 3);
-  UOp *i = build_iota(job, DT_I64, 1, wide), *j = build_iota(job, DT_I64, 2, wide);
-  UOp *mine = build_unsqueeze(job, keys, 2), *other = build_unsqueeze(job, keys, 1);
-  UOp *same = build2(job, OP_AND, build2(job, OP_CMPEQ, other, mine), build2(job, OP_CMPLT, j, i));
-  UOp *before = build2(job, OP_OR, build2(job, OP_CMPLT, other, mine), same);
-  UOp *place = build_reduce(job, OP_ADD, build_cast(job, before, DT_I64), axis_bit(2), false);
-  UOp *hit = build2(job, OP_CMPEQ, build_unsqueeze(job, place, 1), i);
-  UOp *at = build_where(job, hit, j, uop_int(job, DT_I64, 0));
-  return build_reduce(job, OP_ADD, at, axis_bit(2), false);
-}
-
 /* [..., n, ...] as rows of n, sorted, and back. */
-enum { SHORT_ROW = 128 };
 static UOp *g_argsort(Walk *w, const GNode *n, UOp *const *src) {
   Job *job = w->front.job;
   size_t axis = axis_of(w, n->ints.at[0], src[0]), last = src[0]->shape.n - 1;
@@ -446,8 +434,8 @@ static UOp *g_argsort(Walk *w, const GNode *n, UOp *const *src) {
   }
   int64_t size = x->shape.at[last], rows = dims_numel(job, shape_make(x->shape.at, last));
   keys = build_reshape_v(job, keys, 2, rows, size);
-  bool few = dim_is_static(size) && size <= SHORT_ROW;
-  UOp *at = few ? sort_short(job, keys) : build_sort(job, uop1(job, OP_CONTIGUOUS, keys));
+  if (build_sort_pays(keys)) keys = uop1(job, OP_CONTIGUOUS, keys);
+  UOp *at = build_sort(job, keys);
   return build_permute(job, build_reshape(job, at, x->shape), back, last + 1);
 }
 

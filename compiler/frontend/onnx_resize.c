@@ -277,10 +277,10 @@ static UOp *resize_axis(const Resize *r, UOp *x, const Axis *a) {
   Node *n = r->n;
   Job *job = n->job;
   bool fixed = dim_is_static(a->in) && dim_is_static(a->out) && !a->late;
+  if (!a->late && !(a->scale > 1e-6 && a->scale < 1e9))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "scale %g of axis %zu", a->scale, a->axis));
   if (!fixed || (a->late_lo && !(uop_is_const(a->late_lo) && uop_is_const(a->late_hi))))
     return late_axis(r, x, a);
-  if (!(a->scale > 1e-6 && a->scale < 1e9))
-    job_abort(job, FAIL(INVALID_ARGUMENT, "scale %g of axis %zu", a->scale, a->axis));
   int64_t first, taps = tap_count(r, a, &first);
   bool crop = r->coords == TF_CROP_AND_RESIZE, any_outside = false;
   size_t total = (size_t)a->out * (size_t)taps;

@@ -193,35 +193,8 @@ static void op_unique(Node *n) {
 
 /* -- TopK -------------------------------------------------------------------------------------- */
 
-enum { ALL_PAIRS = 128 }; /* the axis up to which comparing all pairs is cheap */
-
-/* Every element's rank is the number of elements before it (equal ones: those at lower positions),
- * counted by comparing all pairs; then the element of each rank is picked by a masked sum.
- * Quadratic in the axis, and as parallel as a matrix product. */
-static void top_k_pairs(Node *n, UOp *x, size_t axis, int64_t k, bool largest) {
-  size_t r = x->shape.n;
-  int64_t dims[MAX_DIMS];
-  UOp *a = build_unsqueeze(n->job, x, axis + 1); /* [.., i, 1, ..] */
-  UOp *b = build_unsqueeze(n->job, x, axis);     /* [.., 1, j, ..] */
-  Ints wide = build_broadcast(n->job, a->shape, b->shape, dims);
-  UOp *i = build_iota(n->job, DT_I64, axis, wide), *j = build_iota(n->job, DT_I64, axis + 1, wide);
-  UOp *before = largest ? build2(n->job, OP_CMPLT, a, b) : build2(n->job, OP_CMPLT, b, a);
-  UOp *tie = build2(n->job, OP_AND, build2(n->job, OP_CMPEQ, a, b), build2(n->job, OP_CMPLT, j, i));
-  before = build2(n->job, OP_OR, before, tie);
-  UOp *rank = build_reduce(n->job, OP_ADD, build_cast(n->job, before, DT_I64), axis_bit(axis + 1),
-                           true); /* [.., i, 1, ..] */
-  dims[axis + 1] = k;
-  UOp *place = build_iota(n->job, DT_I64, axis + 1, shape_make(dims, r + 1));
-  UOp *hit = build2(n->job, OP_CMPEQ, rank, place); /* [.., i, k, ..] */
-  UOp *value = build_where(n->job, hit, a, build_num(n->job, x, 0));
-  UOp *index = build_iota(n->job, DT_I64, axis, shape_make(dims, r + 1));
-  index = build_where(n->job, hit, index, uop_int(n->job, DT_I64, 0));
-  node_out(n, 0, build_reduce(n->job, OP_ADD, value, axis_bit(axis), false));
-  node_out(n, 1, build_reduce(n->job, OP_ADD, index, axis_bit(axis), false));
-}
-
 /* By sorting: rows of the axis, then the first k of each. */
-static void top_k_sorted(Node *n, UOp *x, size_t axis, int64_t k, bool largest) {
+static void top_k(Node *n, UOp *x, size_t axis, int64_t k, bool largest) {
   Job *job = n->job;
   size_t last = x->shape.n - 1;
   int64_t dims[MAX_DIMS], rows = 1, d = x->shape.at[axis];
@@ -233,8 +206,10 @@ static void top_k_sorted(Node *n, UOp *x, size_t axis, int64_t k, bool largest) 
   dims[last] = k;
   UOp *table = build_reshape_v(job, x, 2, rows, d), *key = build_sort_key(job, table);
   if (largest) key = two(n, OP_SUB, i64(n, -1), key);
-  UOp *at = build_top_few(job, table, k, largest);
-  if (!at) at = build_slice(job, build_sort(job, uop1(job, OP_CONTIGUOUS, key)), 1, 0, k, 1);
+  bool pays = build_sort_pays(key);
+  UOp *at = pays ? build_top_few(job, table, k, largest) : NULL;
+  if (pays) key = uop1(job, OP_CONTIGUOUS, key);
+  if (!at) at = build_slice(job, build_sort(job, key), 1, 0, k, 1);
   UOp *value = build_reshape(job, build_take(job, table, at), shape_make(dims, last + 1));
   at = build_reshape(job, at, shape_make(dims, last + 1));
   node_out(n, 0, build_transpose(job, value, axis, last));
@@ -260,10 +235,7 @@ static void op_top_k(Node *n) {
   if (!dim_le(n->job, k, d))
     front_require(n->job, two(n, OP_CMPLE, build_size(n->job, k), build_size(n->job, d)),
                   node_label(n, "k is larger than the axis"));
-  if (dim_high(d) <= ALL_PAIRS)
-    top_k_pairs(n, x, axis, k, largest);
-  else
-    top_k_sorted(n, x, axis, k, largest);
+  top_k(n, x, axis, k, largest);
 }
 
 const OnnxOp onnx_select_ops[] = {

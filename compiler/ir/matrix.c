@@ -166,6 +166,12 @@ static unsigned digit_size(const MatrixLayout *l, char digit) {
   return 1;
 }
 
+unsigned matrix_registers_given(unsigned groups) {
+  enum { MOST = 240 };
+  unsigned each = (QUARTER_REGISTERS - COPIER_REGISTERS) / groups / REGISTERS_UNIT * REGISTERS_UNIT;
+  return each < MOST ? each : MOST;
+}
+
 unsigned matrix_lane_size(const MatrixInfo *info, char digit) {
   unsigned size = 1;
   for (int o = 0; o < 3 && size == 1; o++) size = digit_size(&info->layout[o], digit);

@@ -63,6 +63,12 @@ bool matrix_is_mask(const UOp *u); /* the op in between */
 Scalar matrix_seen(const MatrixInfo *info, Scalar v);
 /* Whether an instruction of the target multiplies factors of `from` and adds them up in `to`. */
 bool matrix_takes(const Target *target, DType from, DType to);
+/* Registers of a quarter of NVIDIA's processors, for the threads that its warps have in one place,
+ * what a thread that copies needs of them, and in what steps they are given away. */
+enum { QUARTER_REGISTERS = 512, COPIER_REGISTERS = 24, REGISTERS_UNIT = 8 };
+/* Of each thread of `groups` groups of four warps to which another one that copies leaves its own.
+ */
+unsigned matrix_registers_given(unsigned groups);
 /* The size of a digit of the thread's number; 1 when it has none. */
 unsigned matrix_lane_size(const MatrixInfo *info, char digit);
 /* What it counts in: threads. */

@@ -2,6 +2,8 @@
  * with a memory plan. */
 #pragma once
 
+#include <string.h>
+
 #include "compiler/ir/dim.h"
 
 /* LOCAL: what a loop carries from one iteration to the next, a state of the run. */
@@ -167,6 +169,9 @@ typedef struct Target {
   uint32_t max_buffers; /* that one kernel may have; 0 = no limit */
   Peaks peaks;
 } Target;
+static inline bool target_is_cuda(const Target *t) {
+  return t && t->kind && !strcmp(t->kind, "cuda");
+}
 
 /* One scheduling decision; see search/opts.h for the kinds and their legality. */
 typedef struct Opt {

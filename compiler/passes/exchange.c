@@ -121,7 +121,7 @@ static Part *part_at(Parts *parts, const Part *like, int64_t konst) {
 UOp *exchange_stores(Job *job, UOp *kernel, const Target *target) {
   UOpList list = uop_toposort(job, kernel), from = {0}, to = {0};
   Parts parts = {0};
-  if (target->warp != WARP || !target->kind || strcmp(target->kind, "cuda")) return kernel;
+  if (target->warp != WARP || !target_is_cuda(target)) return kernel;
   find_parts(job, &list, &parts);
   for (size_t i = 0; i < parts.len; i++) {
     Part *p = &parts.at[i], *of[QUAD] = {p};

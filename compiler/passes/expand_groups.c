@@ -49,7 +49,7 @@ static int64_t range_max(const UOp *r) { return r->src[0]->vmax; }
 
 void groups_init(Job *job, const UOpList *kernel, const Target *target, Groups *out) {
   *out = (Groups){.job = job, .block = {1, 1, 1}};
-  out->peers = target->warp == WARP && !strcmp(target->kind, "cuda");
+  out->peers = target->warp == WARP && target_is_cuda(target);
   size_t ranges = 0;
   for (size_t i = 0; i < kernel->len; i++) {
     const UOp *u = kernel->at[i];
@@ -133,8 +133,13 @@ static UOp *others(const Groups *g, int dim) {
   return at;
 }
 
+/* Element `at` of the thread's `width`. Neighbours among the threads touch neighbours in memory:
+ * with the elements of each together, all of a warp would want the same banks. */
 static UOp *access_at(const Groups *g, int dim, int64_t width, UOp *at) {
-  return index_add(g->job, index_mul(g->job, others(g, dim), width), at);
+  int64_t before = 1, all = g->block[0] * g->block[1] * g->block[2];
+  for (int d = 0; d < dim; d++) before *= g->block[d];
+  if (before == 1) return index_add(g->job, index_mul(g->job, others(g, dim), width), at);
+  return index_add(g->job, index_mul(g->job, at, all / g->block[dim]), others(g, dim));
 }
 
 static UOp *share(Groups *g, UOp *value, int dim, int64_t width, UOp *at, UOp *gate) {

@@ -289,9 +289,9 @@ static const char *elementwise_stores(const Fusion *f, const Tensor *t) {
   double n = (double)t->numel, again = 0, kernels = 0;
   uint32_t last = UINT32_MAX;
   if (is_widened(f, t, t) || is_cut(t)) return NULL;
-  /* A place, compared with a number. */
-  if (f->target->max_group && c->inputs < 1 && c->flops <= CHOICE) return NULL;
-  if (t->ndemands > MAX_DEMANDS) return "it is read in many places";
+  bool place = c->inputs < 1 && c->flops <= CHOICE; /* compared with a number */
+  if (f->target->max_group && place) return NULL;
+  if (t->ndemands > MAX_DEMANDS && !place) return "it is read in many places";
   for (const Demand *d = t->demands; d; d = d->next) {
     const FusedKernel *k = &f->kernels.at[d->kernel];
     if (k->nops >= MAX_OPS) return "its reader has as many operations as a kernel may";
@@ -381,7 +381,7 @@ static const char *reduce_stores(const Fusion *f, const Tensor *t, const Tensor 
     return "a reduction whose loops do not fit around those of others";
   }
   /* The threads of a workgroup share a row: only a long one is worth a kernel that cuts it. */
-  double most = f->target->max_group ? SPLIT_SIZE * outputs : SPLIT_SIZE;
+  double most = SPLIT_SIZE * (f->target->max_group ? outputs : 1);
   bool alone = ranges != k->out && outputs < f->target->threads && all >= most;
   return alone ? "a long reduction to few elements" : NULL;
 }

@@ -69,6 +69,8 @@ static int64_t step_in(Sched *s, UOp *index, int axis, int64_t lanes) {
   return step;
 }
 
+int64_t heuristic_step(Sched *s, UOp *index, int axis) { return step_in(s, index, axis, 1); }
+
 static int lanes_for(const Sched *s, DType d) {
   int bytes = dtype_info[d].bytes;
   return bytes ? (int)s->target->vector_bytes / bytes : 1;
@@ -202,12 +204,6 @@ static bool contiguous_along(Sched *s, const Body *b, int axis, int64_t lanes) {
     if (t != 0 && t != 1) return false;
   }
   return true;
-}
-
-static int place_of(const Sched *s, int axis) {
-  for (uint32_t i = 0; i < s->k->nloops; i++)
-    if (s->k->loops[i]->arg.i == axis) return (int)i;
-  return -1;
 }
 
 /* Rows innermost, vectors just outside of them: one packed panel serves all rows. */
@@ -409,35 +405,22 @@ static bool schedule_contraction(Sched *s, const Body *b, int64_t lanes) {
 static int best_vector_axis(Sched *s, int64_t lanes) {
   int best = -1;
   bool chained = heuristic_chained(s) >= 0;
-  double least = 0;
+  double least = 0, work = heuristic_shared(s, -1) > 1 ? (double)value_nodes(s) : 0;
   for (uint32_t i = 0; i < s->k->nloops; i++) {
     int a = (int)s->k->loops[i]->arg.i;
     int64_t n = size_of(s, a), used = n < lanes ? power_above(n) : lanes;
     if (n < 2 || s->k->axes[a].serial) continue;
     if (chained && step_in(s, s->k->store->src[1], a, 1) != 1) continue; /* rows at once instead */
-    double cost = 1.5 * access_cost(s, s->k->store->src[1], a, lanes);
+    double cost = work;
     for (uint32_t l = 0; l < s->k->noperands; l++)
       cost += access_cost(s, s->k->operands[l]->src[1], a, lanes);
+    cost /= (double)heuristic_shared(s, a);
+    cost += 1.5 * access_cost(s, s->k->store->src[1], a, lanes);
     cost /= (double)(n < used ? n : used);
     if (best < 0 || cost < least) best = a, least = cost;
   }
   /* Scalars cost one load each. */
   return best >= 0 && least < 1.2 * (1 + s->k->noperands) ? best : -1;
-}
-
-/* Another output axis along which something is contiguous that is strided along v: tiles of both
- * use whole cache lines. */
-static int transposed_axis(Sched *s, int v) {
-  for (uint32_t i = 0; i < s->k->nloops; i++) {
-    int a = (int)s->k->loops[i]->arg.i;
-    if (a == v || s->k->axes[a].serial) continue;
-    for (uint32_t l = 0; l < s->k->noperands; l++) {
-      UOp *index = s->k->operands[l]->src[1];
-      int64_t along = step_in(s, index, v, 1);
-      if (along != 0 && along != 1 && step_in(s, index, a, 1) == 1) return a;
-    }
-  }
-  return -1;
 }
 
 /* Would some value lie in the lanes of two axes? */
@@ -455,8 +438,8 @@ static bool second_vector(const Sched *s, int axis) {
   return false;
 }
 
-/* Lanes along the reduce axis of a row reduction, in several accumulators. */
-static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t room) {
+/* Lanes along the reduce axis of a row reduction, in `many` accumulators. */
+static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t many, int64_t room) {
   int k = -1;
   for (uint32_t r = 1; r < b->reduce->nsrc; r++) {
     int a = (int)b->reduce->src[r]->arg.i;
@@ -471,7 +454,7 @@ static void vectorise_reduce(Sched *s, const Body *b, int64_t lanes, int64_t roo
   }
   s->reduce_vector[k] = true;
   if (s->tile[k] > 1) return;
-  int64_t n = size_of(s, k), unroll = room < 4 ? room : 4;
+  int64_t n = size_of(s, k), unroll = room < many ? room : many;
   if (n < lanes) lanes = power_above(n);
   unroll = power_below(unroll);
   while (unroll > 1 && (n < lanes * unroll || (n % lanes == 0 && n % (lanes * unroll))))
@@ -491,8 +474,8 @@ static void unroll_under_vector(Sched *s, const Body *b, int64_t lanes, int64_t 
   unroll_short(s, b, tile * body_weight(s, b, s->vector, lanes) / 2 + 1, 8);
   int a = (int)b->reduce->src[b->reduce->nsrc - 1]->arg.i;
   if (s->tile[a] > 1) return;
-  int64_t want = 4 < room ? 4 : room;
-  give(s, OPT_UNROLL, a, divisor_below(s, a, want));
+  int64_t want = tile > 8 ? 2 : 4;
+  give(s, OPT_UNROLL, a, divisor_below(s, a, want < room ? want : room));
 }
 
 /* How many steps along the axis share something of a window: its loads, where the axis moves the
@@ -542,16 +525,10 @@ static bool rows_are_better(Sched *s, const Body *b, int v, int64_t lanes) {
  * transpose, or vectors side by side. `many`: how many side by side. How often a body stands then.
  */
 static int64_t widen_vector(Sched *s, int64_t lanes, int64_t room, int64_t many, bool reduces) {
-  int v = s->vector, t = reduces ? -1 : transposed_axis(s, v);
+  int64_t rows = reduces ? 0 : heuristic_transpose(s, lanes, room);
+  if (rows) return rows;
+  int v = s->vector;
   int64_t used = heuristic_vector(s, v, lanes), n = size_of(s, v);
-  if (t >= 0) {
-    /* Innermost: the next tile finds the other half of each cache line in L1. */
-    int64_t rows = size_of(s, t) < 8 ? size_of(s, t) : 8;
-    while (rows > room && rows > 1) rows /= 2;
-    give(s, OPT_UPCAST, t, rows);
-    if (place_of(s, t) != (int)s->k->nloops - 1) give(s, OPT_ORDER, t, s->k->nloops - 1);
-    return rows;
-  }
   if (room < 2 || n < 2 * used) return 1;
   int64_t f = n / used < many ? n / used : many;
   if (f > room) f = room;
@@ -560,22 +537,17 @@ static int64_t widen_vector(Sched *s, int64_t lanes, int64_t room, int64_t many,
   return f > 1 ? f : 1;
 }
 
-/* Output axes by which one of a few values is chosen are written out, so that nothing but the value
- * chosen is computed, and values share what they can. True when there are any. */
-static bool write_out_choices(Sched *s) {
-  enum { SHORT = 8, MOST = 64 };
-  int64_t all = 1;
-  for (size_t i = 0; i < s->k->list.len; i++) {
-    const UOp *u = s->k->list.at[i];
-    if (u->op != OP_WHERE || !u->src[0]->open || u->src[0]->open->n != 1) continue;
-    int a = (int)u->src[0]->open->at[0]->arg.i;
-    int64_t n = size_of(s, a);
-    bool fits = is_static(s, a) && n <= SHORT && n * all <= MOST;
-    if (place_of(s, a) < 0 || a == s->vector || s->tile[a] > 1 || !fits) continue;
-    give(s, OPT_UPCAST, a, n);
-    all *= n;
-  }
-  return all > 1;
+/* Vectors of columns that are reduced side by side. Each step is another row, so that what is read
+ * of a row should be as long as there are registers for the results; but threads have to share. */
+static int64_t many_columns(const Sched *s, const Body *b, int64_t lanes) {
+  enum { FEW = 4, LIGHT = 4 };
+  if (b->reduce->nsrc > 2) return 2;
+  int64_t most = s->target->vector_registers / 2, threads = s->target->threads;
+  int64_t all = size_of(s, s->vector) / lanes;
+  if (b->weight > LIGHT || !is_static(s, s->vector)) return FEW;
+  for (; most > FEW; most /= 2)
+    if (all >= most * (s->k->nloops > 1 || !threads ? 1 : threads)) return most;
+  return FEW;
 }
 
 static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int64_t lanes) {
@@ -585,18 +557,18 @@ static void schedule_general(Sched *s, const Body *bodies, uint32_t nbodies, int
     if (rows_are_better(s, &bodies[i], s->vector, lanes)) s->vector = -1;
   bool under_vector = false;
   for (uint32_t i = 0; i < nbodies; i++) under_vector |= body_depends(&bodies[i], s->vector);
-  if (write_out_choices(s)) {
+  int64_t rows = heuristic_pair_rows(s, bodies, nbodies);
+  if (heuristic_write_out(s)) {
     if (s->vector >= 0) heuristic_vector(s, s->vector, lanes);
   } else if (s->vector >= 0) {
-    bool column = nbodies == 1 && under_vector && bodies[0].reduce->nsrc == 2;
-    int64_t many = under_vector && !column ? 2 : 4;
+    int64_t many = !under_vector ? 4 / rows : nbodies == 1 ? many_columns(s, bodies, lanes) : 2;
     tile = widen_vector(s, lanes, MAX_BODY / 4 / nodes, many, nbodies > 0);
   }
   for (uint32_t i = 0; i < nbodies; i++) {
     const Body *b = &bodies[i];
     int64_t room = MAX_BODY / (nodes * tile);
     if (!body_depends(b, s->vector)) {
-      vectorise_reduce(s, b, lanes, room);
+      vectorise_reduce(s, b, lanes, 4 / rows, room);
       continue;
     }
     if (nbodies == 1 && room >= 32) tile *= tile_window(s, b, s->vector);
@@ -755,6 +727,9 @@ static void choose(Sched *s, UOp *kernel) {
   }
   if (n > 2 && heuristic_chain(s, bodies, n, lanes)) return;
   if (n == 1 && block_contraction(s, kernel, bodies)) bodies = find_bodies(s, &n, &main);
+  int v = n ? -1 : best_vector_axis(s, lanes);
+  if (heuristic_transpose_blocks(s, v, lanes))
+    analyse(s, split_axis(s->job, kernel, v, s->opts->at[0].arg, s->k->naxes));
   if (!n || !schedule_contraction(s, &bodies[main], lanes)) schedule_general(s, bodies, n, lanes);
   heuristic_serial(s);
 }

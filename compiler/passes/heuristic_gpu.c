@@ -30,15 +30,16 @@ enum {
   TILE = 4,            /* rows and columns of a register tile */
   VECTOR_BYTES = 16,
   MOST_LANES = 8,
-  TURN = 32,        /* rows and columns of a tile that is turned around */
-  TURN_ROWS = 8,    /* threads along it */
-  ROW_SHARE = 16,   /* elements of a row per thread, where there are rows enough */
-  ROW_KEPT = 32,    /* at most, where there are threads enough: they stay in registers */
-  ROW_MOST = 64,    /* at most */
-  BUSY = 512,       /* threads that keep one of the device's processors busy */
-  IN_FLIGHT = 8,    /* loads that one thread of a column waits for together */
-  STRIP_SHARE = 16, /* threads of a column of such a strip */
-  FEW_ROWS = 8,     /* vectors times a matrix: reading that decides */
+  TURN = 32,         /* rows and columns of a tile that is turned around */
+  TURN_ROWS = 8,     /* threads along it */
+  ROW_SHARE = 16,    /* elements of a row per thread, where there are rows enough */
+  ROW_KEPT = 32,     /* at most, where there are threads enough: they stay in registers */
+  ROW_MOST = 64,     /* at most */
+  BUSY = 512,        /* threads that keep one of the device's processors busy */
+  IN_FLIGHT = 8,     /* loads that one thread of a column waits for together */
+  BUSY_COLUMN = 192, /* threads that so keep a processor's share of the memory busy */
+  STRIP_SHARE = 16,  /* threads of a column of such a strip */
+  FEW_ROWS = 8,      /* vectors times a matrix: reading that decides */
 };
 
 typedef struct Gpu {
@@ -396,7 +397,7 @@ static void schedule_columns(Gpu *g, const Reduction *all, uint32_t n, int v) {
   if (v >= 0 && all[0].size >= LONG_ROW) results /= vector = give_vector(g, v);
   bool strip = is_strip(g, all, n, vector);
   for (uint32_t i = 0; i < n; i++) unroll(g, &all[i], strip ? 2 * IN_FLIGHT : IN_FLIGHT);
-  bool idle = results < (int64_t)g->target->threads * BUSY || results < FEW_RESULTS;
+  bool idle = results < (int64_t)g->target->threads * BUSY_COLUMN || results < FEW_RESULTS;
   if (idle && all[0].size >= LONG_ROW && v >= 0) {
     /* A few vectors are enough of a row where that keeps more of the device's processors busy. */
     int64_t lanes = FEW_THREADS / 2, processors = g->target->threads;

@@ -62,6 +62,13 @@ static inline int stage_number(const Sched *s, const UOp *u) {
   return -1;
 }
 
+/* Where the loop over an output axis stands; -1: it is none. */
+static inline int place_of(const Sched *s, int axis) {
+  for (uint32_t i = 0; i < s->k->nloops; i++)
+    if (s->k->loops[i]->arg.i == axis) return (int)i;
+  return -1;
+}
+
 /* A factor of the axis' size, at most `most`. */
 static inline int64_t divisor_below(const Sched *s, int axis, int64_t most) {
   int64_t n = is_static(s, axis) ? size_of(s, axis) : s->k->axes[axis].divisor;
@@ -74,6 +81,8 @@ static inline int64_t divisor_below(const Sched *s, int axis, int64_t most) {
 int heuristic_row_axis(const Sched *s, const Body *b, int v);
 /* Splits a vector axis that is shorter than a vector, or does not divide. Returns the lanes. */
 int64_t heuristic_vector(Sched *s, int axis, int64_t lanes);
+/* Elements that an index moves when the axis moves by one; INT64_MAX: now these, now others. */
+int64_t heuristic_step(Sched *s, UOp *index, int axis);
 /* What was given so far; false when it is not legal. The kernel is the merged one. */
 bool heuristic_given(const Sched *s, OptPlan *plan);
 
@@ -83,11 +92,27 @@ int heuristic_chained(const Sched *s);
 /* Rows side by side where a vector across them was not chosen. */
 void heuristic_serial(Sched *s);
 
+/* -- heuristic_choice.c -- */
+/* Results that share what is computed for them, when lanes are along `axis`. */
+int64_t heuristic_shared(const Sched *s, int axis);
+/* Writes out the axes that decide what is chosen; true when there are any. */
+bool heuristic_write_out(Sched *s);
+
+/* -- heuristic_transpose.c -- */
+/* Blocks along v, the axis in lanes, where what is read across it is in too many pages or lines:
+ * the kernel has to be split as the first opt says. */
+bool heuristic_transpose_blocks(Sched *s, int v, int64_t lanes);
+/* Tiles of lanes and rows, at most `room` of these; how many there are, 0 where all is read along
+ * the lanes, and then nothing is given. */
+int64_t heuristic_transpose(Sched *s, int64_t lanes, int64_t room);
+
 /* -- heuristic_rows.c -- */
 /* The contraction whose results are the elements of kept rows, at one of the places where it
  * stands; NULL when there is none. */
 const Body *heuristic_inner(Sched *s, const Body *bodies, uint32_t n);
 /* Schedules a chain of contractions over kept rows; false, and nothing given, when it is none. */
 bool heuristic_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes);
+/* Takes several rows at once where each waits for its own instructions; how many. */
+int64_t heuristic_pair_rows(Sched *s, const Body *bodies, uint32_t n);
 /* Keeps the values that cost more than reading them back. */
 void heuristic_keep(Sched *s);

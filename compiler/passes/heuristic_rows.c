@@ -190,6 +190,45 @@ bool heuristic_chain(Sched *s, const Body *bodies, uint32_t n, int64_t lanes) {
   stage_shared(s, bodies, n, i);
   return true;
 }
+/* -- rows side by side --------------------------------------------------------------------------
+ */
+
+/* Bytes of a row that a body reduces. */
+static int64_t row_bytes(const Body *b) {
+  int64_t bytes = dtype_info[b->reduce->dtype].bytes;
+  for (uint32_t r = 1; r < b->reduce->nsrc; r++) bytes = times(bytes, most_of(b->reduce->src[r]));
+  return bytes;
+}
+
+/* Whether a row's instructions wait for each other, so that those of another row may go between
+ * them: an exponential is one chain of them, and that no number so far was a NaN is one along a row
+ * of maxima. What is read again for the next reduction should stay in the nearest cache for both.
+ */
+static bool waits(const Sched *s, const Body *bodies, uint32_t n, int64_t rows) {
+  enum { HEAVY = 16 /* instructions: an exponential */ };
+  bool heavy = false, near = true;
+  for (uint32_t b = 0; b < n; b++) {
+    heavy |= bodies[b].weight >= HEAVY;
+    near &= (uint64_t)times(2 * rows, row_bytes(&bodies[b])) <= s->target->l1_bytes;
+  }
+  bool most = n == 1 && (bodies->reduce->arg.i == OP_MAX || bodies->reduce->arg.i == OP_MIN);
+  return heavy ? near : most && s->vector < 0 && dtype_is_float((DType)bodies->reduce->dtype);
+}
+
+int64_t heuristic_pair_rows(Sched *s, const Body *bodies, uint32_t n) {
+  enum { ROWS = 2 };
+  int a = -1;
+  for (uint32_t l = 0; l < s->k->nloops; l++)
+    if ((int)s->k->loops[l]->arg.i != s->vector) a = (int)s->k->loops[l]->arg.i;
+  if (a < 0 || !waits(s, bodies, n, ROWS)) return 1;
+  if (s->k->axes[a].serial || divisor_below(s, a, ROWS) < ROWS) return 1;
+  if (size_of(s, a) < ROWS * (int64_t)s->target->threads) return 1;
+  for (uint32_t b = 0; b < n; b++)
+    if (!body_depends(&bodies[b], a) || body_depends(&bodies[b], s->vector)) return 1;
+  give(s, OPT_UPCAST, a, ROWS);
+  return ROWS;
+}
+
 /* -- keeping ----------------------------------------------------------------------------------- */
 
 static bool depends_on_row(const Kept *k, const UOp *u) {

@@ -11,7 +11,13 @@
 #include "compiler/passes/collapse.h"
 #include "compiler/passes/linsum.h"
 
-enum { LEAST_SIZE = 16, GROUPS_MAX = 4, FEW_STEPS = 4, LONG_SUM = 512 };
+enum {
+  LEAST_SIZE = 16,
+  GROUPS_MAX = 4,
+  FEW_STEPS = 4,
+  LONG_SUM = 512,
+  SHORT_ROW = 256, /* bytes of a row that is taken in one step */
+};
 
 /* Steps of a sum that are staged together, in bytes of a row, and how many such stages there are:
  * long steps have fewer barriers, short sums end before many stages are filled. */
@@ -193,6 +199,7 @@ static void stage_factors(Ctx *c, int64_t k) {
       if (c->k->stageable[i] == c->plan.matrix.factor[f]) try_opt(c, OPT_STAGE, k, i);
   int64_t places = places_for(size_of(c, k));
   if (c->places) places = c->places;
+  if (c->plan.axes[k].outer == 1) return; /* there is no next step to copy for */
   for (; c->plan.nstages && places > 1; places--)
     if (try_opt(c, OPT_PIPELINE, k, places)) break;
 }
@@ -214,10 +221,13 @@ static void share_sum(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
 static void give_tile(Ctx *c, const Tile *t, int64_t m, int64_t n, int64_t k) {
   const MatrixInfo *info = c->plan.matrix.info;
   int64_t per_m = t->m / t->wm / info->m, per_n = t->n / t->wn / info->n;
-  int64_t step = step_bytes(size_of(c, k)) / dtype_info[info->dtype[MATRIX_A]].bytes / info->k;
+  int64_t item = dtype_info[info->dtype[MATRIX_A]].bytes;
+  int64_t step = step_bytes(size_of(c, k)) / item / info->k, all = c->plan.axes[k].outer;
   if (per_m > 1) try_opt(c, OPT_UPCAST, m, per_m);
   if (per_n > 1) try_opt(c, OPT_UPCAST, n, per_n);
-  bool longer = has_few_rows(c->plan.axes[m].size) && try_opt(c, OPT_UNROLL, k, 2 * step);
+  bool few = has_few_rows(c->plan.axes[m].size), longer = false;
+  if (few && all * info->k * item <= SHORT_ROW) longer = all > 1 && try_opt(c, OPT_UNROLL, k, all);
+  if (few && !longer) longer = try_opt(c, OPT_UNROLL, k, 2 * step);
   if (step > 1 && !longer) try_opt(c, OPT_UNROLL, k, step);
   if (t->wm > 1) try_opt(c, OPT_LOCAL, m, t->wm);
   if (t->wn > 1) try_opt(c, OPT_LOCAL, n, t->wn);
@@ -718,7 +728,7 @@ bool heuristic_warp_tile(Job *job, const KernelInfo *k, const Target *target, Op
   Ctx c = {.job = job, .k = k, .target = target, .opts = opts};
   size_t before = opts->len;
   int m, n, r;
-  if (!target->kind || strcmp(target->kind, "cuda") || !find_axes(&c, &m, &n, &r)) return false;
+  if (!target_is_cuda(target) || !find_axes(&c, &m, &n, &r)) return false;
   const Share *s = choose_share(&c, m, n, r);
   if (!s) return false;
   int64_t unit = STEPS * s->group;

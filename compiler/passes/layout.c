@@ -82,18 +82,31 @@ static double block_waste(const Target *t, int64_t block) {
   return (double)whole / (double)block;
 }
 
-/* Channels side by side: one or two vectors, with little of the last one unused; all of them for
- * matrix instructions of workgroups, which sum along them. 0: no number. */
-static int64_t block_of(const Target *t, int64_t channels) {
-  if (t->max_group) return channels % MATRIX_CHANNELS ? 0 : channels;
+/* The block of one to `vectors` vectors that wastes least of them, and less than
+ * `least`. */
+static int64_t block_within(const Target *t, int64_t channels, int64_t vectors, double *least) {
   int64_t lanes = t->vector_bytes / 4, best = 0;
-  double least = 1.34;
-  for (int64_t b = 2 * lanes; b >= lanes && lanes > 1; b--) {
+  for (int64_t b = vectors * lanes; b >= lanes && lanes > 1; b--) {
     double waste = block_waste(t, b);
-    if (channels % b || waste >= least) continue;
-    best = b, least = waste;
+    if (channels % b || waste >= *least) continue;
+    best = b, *least = waste;
   }
   return best;
+}
+
+/* Channels side by side: one or two vectors, with little of the last one unused, or some more where
+ * that were much; all of them for matrix instructions of workgroups, which sum along them. 0: no
+ * number. */
+static int64_t block_of(const Target *t, int64_t channels) {
+  enum { FEW = 2, MANY = 8 };
+  const double some = 1.34, much = 1.1;
+  if (t->max_group) return channels % MATRIX_CHANNELS ? 0 : channels;
+  double least = some;
+  int64_t best = block_within(t, channels, FEW, &least);
+  if (!best || least < much) return best;
+  least -= much - 1;
+  int64_t wide = block_within(t, channels, MANY, &least);
+  return wide ? wide : best;
 }
 
 /* [s0, c, rest...] in blocks. Axis 1 may also have one element, which then is each block's. */

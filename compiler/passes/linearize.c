@@ -390,11 +390,12 @@ static uint64_t buffer_bytes(const UOpList *out, int64_t space, uint64_t align) 
   return bytes;
 }
 
-/* Registers of each thread when a warp is behind the others: a quarter of a processor shares 512
- * among the threads that its warps have in one place. */
+/* Registers of each thread when a warp is behind the others: those of a quarter of a processor are
+ * for the threads that its warps have in one place. */
 static uint64_t beside_warp(uint32_t threads) {
-  enum { WARP = 32, QUARTERS = 4, EACH = 512, UNIT = 8, MOST = 255 };
-  uint64_t warps = (threads / WARP + 1 + QUARTERS - 1) / QUARTERS, n = EACH / warps / UNIT * UNIT;
+  enum { WARP = 32, QUARTERS = 4, MOST = 255 };
+  uint64_t warps = (threads / WARP + 1 + QUARTERS - 1) / QUARTERS;
+  uint64_t n = QUARTER_REGISTERS / warps / REGISTERS_UNIT * REGISTERS_UNIT;
   return n < MOST ? n : MOST;
 }
 
@@ -455,7 +456,6 @@ Linear linearize_kernel(Job *job, UOp *kernel, const Target *target) {
     if (l.out.at[i]->op == OP_BUFFER && l.out.at[i]->arg.ints.n > 3) out.shared_align = TILE_ALIGN;
   out.shared_bytes = buffer_bytes(&l.out, 2, out.shared_align);
   if (out.copiers) out.shared_bytes += out.shared_align; /* what threads of a ring wait at */
-  bool cuda = target->kind && !strcmp(target->kind, "cuda");
-  out.shared_given = cuda && out.shared_bytes > DECLARED_SHARED_MAX;
+  out.shared_given = target_is_cuda(target) && out.shared_bytes > DECLARED_SHARED_MAX;
   return out;
 }

@@ -22,10 +22,11 @@
 enum {
   FOLD_WORK = 1 << 18,
   SPLIT_SIZE = 32768,
-  PIECES = 64,         /* of a long reduction on a CPU */
-  GROUPS_EACH = 4,     /* workgroups that one processor of a GPU runs at a time */
-  THREADS_EACH = 2048, /* threads */
-  PIECE_ROWS = 64,     /* a piece of a column is no shorter */
+  PIECES = 64,          /* of a long reduction on a CPU */
+  GROUPS_EACH = 4,      /* workgroups that one processor of a GPU runs at a time */
+  PIECE_ROWS = 64,      /* a piece of a column is no shorter */
+  COLUMN_THREADS = 256, /* of a processor, which keep memory busy (below) */
+  COLUMN_BYTES = 16,    /* of a row that each of them reads at a time */
   MIN_COLUMNS = 32,
   LEAST_ROWS = 2,      /* of a factor of a product of matrices */
   ITEM = 2,            /* bytes of an element that instructions for matrices take */
@@ -33,6 +34,7 @@ enum {
   PRODUCT_TILE = 64,   /* rows and columns of a product that one workgroup computes, or more */
   PRODUCT_STEPS = 512, /* a piece of a sum of products is no shorter */
   MANY_VECTORS = 16,   /* times a matrix: they are for instructions */
+  BATCH_TILES = 2,     /* of PRODUCT_TILE columns of many such products, for a processor */
 };
 
 /* -- 16-bit floats ----------------------------------------------------------------------------- */
@@ -75,8 +77,7 @@ static int64_t pieces_of(int64_t n, int64_t want) {
   return 1;
 }
 
-/* Workgroups share a row, but a column only as far as there are many: pieces of columns are short,
- * and as many that every thread of the device has four results. */
+/* Workgroups share a row, but a column only as far as there are many. */
 static bool is_column(const UOp *u) {
   uint32_t last = u->src[0]->shape.n - 1;
   for (uint32_t k = 0; k < u->arg.ints.n; k++)
@@ -117,7 +118,7 @@ static int64_t batch_pieces(const UOp *u, const Target *target, const int64_t *s
   int64_t elements = from->symbolic ? 0 : shape_numel(from->shape), all = shape_numel(x->shape);
   if (!elements || all / elements >= MANY_VECTORS) return 1; /* for each matrix */
   int64_t groups = (elements - 1) / (deep * PRODUCT_TILE) + 1, most = deep / PRODUCT_STEPS;
-  int64_t processors = target->threads, want = processors * GROUPS_EACH / groups;
+  int64_t processors = target->threads, want = processors * BATCH_TILES / groups;
   if (2 * groups > processors) return 1;
   return want < most ? want : most;
 }
@@ -161,13 +162,22 @@ static int64_t product_pieces(const UOp *u, const Target *target) {
   return want < most ? want : most;
 }
 
+/* Of columns. A thread sums a piece of a few of them and waits for eight rows together, so that so
+ * many threads ask for 32 KB at a time on each processor: as much as memory brings while one load
+ * is on its way. More pieces would be read no faster, and stored, and read again. */
+static int64_t column_pieces(const UOp *u, const Target *target) {
+  const UOp *x = u->src[0];
+  int64_t n = shape_numel(u->shape), size = shape_numel(x->shape) / n;
+  while (x->op == OP_CAST) x = x->src[0];
+  int64_t lanes = COLUMN_BYTES / dtype_info[x->dtype].bytes;
+  int64_t want = (int64_t)target->threads * COLUMN_THREADS * lanes / n;
+  return want < size / PIECE_ROWS ? want : size / PIECE_ROWS;
+}
+
 static int64_t wanted_pieces(const UOp *u, const Target *target) {
   if (product_pieces(u, target) > 1) return product_pieces(u, target);
   if (!target->max_group || target->warp <= 1) return PIECES;
-  int64_t n = shape_numel(u->shape), size = shape_numel(u->src[0]->shape) / n;
-  if (!is_column(u)) return (int64_t)target->threads * GROUPS_EACH;
-  int64_t want = (int64_t)target->threads * THREADS_EACH * 4 / n;
-  return want < size / PIECE_ROWS ? want : size / PIECE_ROWS;
+  return is_column(u) ? column_pieces(u, target) : (int64_t)target->threads * GROUPS_EACH;
 }
 
 static UOp *split_reduce(Job *job, UOp *u, const Target *target) {

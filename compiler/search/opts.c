@@ -586,45 +586,6 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
   return NULL;
 }
 
-/* -- what a tile covers inside the loop `level` -------------------------------------------------
- */
-
-/* Where the loop over an axis stands among the output loops; what stays in a REDUCE is inside of
- * all. */
-static uint32_t place_in_nest(const OptPlan *plan, uint32_t axis) {
-  if ((int)axis == plan->carry) return 2 * plan->carry_at;
-  for (uint32_t i = 0; i < plan->nout; i++)
-    if (plan->order[i] == axis) return 2 * i + 1;
-  return UINT32_MAX;
-}
-
-bool opts_inside(const OptPlan *plan, uint32_t axis, int level) {
-  return level < 0 || place_in_nest(plan, axis) > place_in_nest(plan, (uint32_t)level);
-}
-
-/* Of what a workgroup uses; 0 when a run decides. */
-static int64_t shared_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
-  const AxisPlan *a = &plan->axes[axis];
-  int64_t own = a->tile * (a->lanes ? a->lanes : 1) * a->spread;
-  if (!k->axes[axis].reduce) return own;
-  if (level >= 0 && plan->axes[level].block && a->block) return a->block;
-  bool inside = level < 0 || plan->axes[level].block;
-  for (uint32_t i = plan->nout; i < plan->nout + plan->nred; i++) {
-    if (plan->order[i] == axis) break;
-    inside |= plan->order[i] == (uint32_t)level;
-  }
-  if (!inside || axis == (uint32_t)level) return own;
-  return axis_is_static(&k->axes[axis]) ? a->size : 0;
-}
-
-int64_t opts_staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level) {
-  const AxisPlan *a = &plan->axes[axis];
-  if (plan->groups) return shared_extent(k, plan, axis, level);
-  if (level < 0) return a->size;
-  if (k->axes[axis].reduce && (int)axis != plan->carry) return a->size;
-  return opts_inside(plan, axis, level) ? a->outer * a->tile : a->tile;
-}
-
 static const UOp *reduce_over(const KernelInfo *k, uint32_t axis, uint32_t *n) {
   const UOp *found = NULL;
   *n = 0;
@@ -660,61 +621,26 @@ static Status check_carry(const KernelInfo *k, const OptPlan *plan) {
   return NULL;
 }
 
-/* Copies that run ahead do not read what another copy made. */
-static Status check_ahead(Job *job, const KernelInfo *k, const OptPlan *plan) {
-  for (uint32_t s = 0; plan->slots && s < plan->nstages; s++) {
-    UOpList list = uop_toposort(job, k->stageable[plan->stages[s].operand]);
-    for (uint32_t other = 0; other < plan->nstages; other++)
-      for (size_t i = 0; other != s && i < list.len; i++)
-        if (list.at[i] == k->stageable[plan->stages[other].operand])
-          return FAIL(INVALID_ARGUMENT, "PIPELINE: operand %u is part of operand %u",
-                      plan->stages[other].operand, plan->stages[s].operand);
+static void add_reduction(const UOp *reduce, OptPlan *out) {
+  for (uint32_t s = 1; s < reduce->nsrc; s++) {
+    uint32_t at = 0, axis = (uint32_t)reduce->src[s]->arg.i;
+    while (at < out->nred && out->order[out->nout + at] != axis) at++;
+    if (at == out->nred) out->order[out->nout + out->nred++] = axis;
   }
-  return NULL;
 }
 
-static Status check_stages(const KernelInfo *k, const Target *target, const OptPlan *plan) {
-  int64_t shared = plan->bulk ? TILE_ALIGN : 0; /* barriers of the ring */
-  for (uint32_t s = 0; s < plan->nstages; s++) {
-    const UOp *u = k->stageable[plan->stages[s].operand];
-    int level = plan->stages[s].level;
-    if (!plan->groups && level >= 0 && k->axes[level].reduce && level != plan->carry)
-      return FAIL(INVALID_ARGUMENT,
-                  "STAGE(%d,%u) is not legal: the loop must be an output axis, or carried", level,
-                  plan->stages[s].operand);
-    const RangeSet *open = u->open;
-    int64_t size = 1;
-    for (uint32_t j = 0; open && j < open->n; j++) {
-      uint32_t a = (uint32_t)open->at[j]->arg.i;
-      size *= opts_staged_extent(k, plan, a, plan->stages[s].level);
-      if (size > OPT_MAX_STAGE)
-        return FAIL(INVALID_ARGUMENT, "STAGE(%d,%u) would copy more than %lld elements",
-                    plan->stages[s].level, plan->stages[s].operand, (long long)OPT_MAX_STAGE);
-      if (!size)
-        return FAIL(INVALID_ARGUMENT,
-                    "STAGE(%d,%u) would copy a number of elements that is known "
-                    "only at run time",
-                    plan->stages[s].level, plan->stages[s].operand);
-    }
-    bool ahead = plan->slots && plan->stages[s].level == plan->pipeline;
-    size = size * dtype_info[u->dtype].bytes + opts_chain_padding(k, plan, s, size);
-    bool early = plan->inner.info && !plan->bulk && kernel_depends(u, plan->inner.k);
-    shared += size * (ahead ? plan->slots - (early ? plan->under : 0) : 1);
-    if (plan->groups && (uint64_t)shared > target->local_bytes)
-      return FAIL(INVALID_ARGUMENT, "what is staged takes more than the workgroup's %llu bytes",
-                  (unsigned long long)target->local_bytes);
-  }
-  return NULL;
-}
-
-/* Reduce axes as the REDUCEs list them. */
+/* Reduce axes as the REDUCEs list them, those of a REDUCE inside of another one after its. */
 static void order_reductions(const KernelInfo *k, OptPlan *out) {
-  for (size_t i = 0; i < k->list.len; i++) {
-    const UOp *u = k->list.at[i];
-    for (uint32_t s = 1; u->op == OP_REDUCE && s < u->nsrc; s++) {
-      uint32_t at = 0, axis = (uint32_t)u->src[s]->arg.i;
-      while (at < out->nred && out->order[out->nout + at] != axis) at++;
-      if (at == out->nred) out->order[out->nout + out->nred++] = axis;
+  bool deeper = true;
+  for (uint32_t depth = 0; deeper; depth++) {
+    deeper = false;
+    for (size_t i = 0; i < k->list.len; i++) {
+      const UOp *u = k->list.at[i];
+      uint32_t around = 0;
+      for (uint32_t x = 0; u->op == OP_REDUCE && x < k->naxes; x++)
+        around += k->axes[x].reduce && kernel_depends(u, x);
+      deeper |= around > depth;
+      if (u->op == OP_REDUCE && around == depth) add_reduction(u, out);
     }
   }
 }
@@ -751,8 +677,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   TRY(check_nodes(k, out));
   TRY(opts_rows_check(k, out));
   TRY(check_carry(k, out));
-  TRY(check_stages(k, target, out));
-  return check_ahead(job, k, out);
+  return opts_stages_check(job, k, target, out);
 }
 
 static Status merge_one(Job *job, const Opt *o, UOp **kernel) {

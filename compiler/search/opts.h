@@ -189,6 +189,8 @@ bool opts_matrix_find(Job *job, const KernelInfo *k, MatrixPlan *t, bool chained
 bool opts_matrix_tiled(const OptPlan *plan, const UOp *operand);
 /* What a TC needs of the rest of the list; stages factors that must be. */
 Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
+/* opts_stage.c: what is copied fits, and may be copied where the list says. */
+Status opts_stages_check(Job *job, const KernelInfo *k, const Target *target, const OptPlan *plan);
 /* opts_bulk.c: PIPELINE with copies of whole tiles. */
 Status opts_bulk_check(Job *job, const KernelInfo *k, const Target *target, const OptPlan *plan);
 /* opts_rows.c: whether a sum over the axis is computed anew in every step of another. */

@@ -13,7 +13,7 @@
 enum { ROW_BYTES = 128, PIECE_BYTES = 16, MOST_ROWS = 256 };
 
 static bool copies_tiles(const Target *t) {
-  return t->kind && !strcmp(t->kind, "cuda") && t->cpu && !strcmp(t->cpu, "sm_90a");
+  return target_is_cuda(t) && t->cpu && !strcmp(t->cpu, "sm_90a");
 }
 
 static bool is_static(const KernelInfo *k, const UOp *u) {

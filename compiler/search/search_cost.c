@@ -73,7 +73,7 @@ Footprint search_footprint(const Access *a, const double *extent) {
 static bool has_word(const char *text, const char *word) { return text && strstr(text, word); }
 
 static Machine gpu_machine(const Target *t) {
-  bool hopper = has_word(t->cpu, "sm_90"), nvidia = has_word(t->kind, "cuda");
+  bool hopper = has_word(t->cpu, "sm_90"), nvidia = target_is_cuda(t);
   bool cpu = t->warp <= 1; /* an OpenCL device whose threads are loops */
   Machine m = {.ghz = 1.5, .launch_ns = 3000, .l2 = (double)t->l2_bytes};
   m.cores = hopper ? 132 : nvidia ? 80 : cpu ? 2 : 32;

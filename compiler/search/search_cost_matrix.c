@@ -8,6 +8,7 @@
  * when nothing is staged. */
 #include <math.h>
 
+#include "compiler/ir/matrix.h"
 #include "compiler/passes/heuristic_warp.h"
 #include "compiler/search/internal.h"
 
@@ -31,9 +32,9 @@ static double side(const AxisPlan *a) {
 /* Sums that do not fit the registers of a thread, with what else it needs, wait in memory. Threads
  * that copy give theirs to others (llvm_ring.c). */
 static bool spills(const OptPlan *plan, double groups, double sums) {
-  enum { REGISTERS = 65536, EACH = 512, COPIES = 24, GIVEN = 240, MOST = 255, OWN = 38, UNIT = 8 };
-  double most = fmin(MOST, floor(REGISTERS / (groups * 128) / UNIT) * UNIT);
-  if (plan->bulk && groups > 1) most = fmin(GIVEN, floor((EACH - COPIES) / groups / UNIT) * UNIT);
+  enum { MOST = 255, OWN = 38 };
+  double most = fmin(MOST, floor(QUARTER_REGISTERS / groups / REGISTERS_UNIT) * REGISTERS_UNIT);
+  if (plan->bulk && groups > 1) most = matrix_registers_given((unsigned)groups);
   return sums + OWN > most;
 }
 

@@ -77,21 +77,21 @@ static void give_up(TuneKernel *k, Status st) {
   k->finished = true;
 }
 
-/* What the runs of an executable have in common. */
-static void mark_constants(const Tune *t, const TuneKernel *k) {
+/* What a kernel reads and no other call of the run has written, or has written all of. The first
+ * argument is what it writes. */
+static void mark_far(const Tune *t, const TuneKernel *k) {
   const Kiln__V1__Plan *plan = t->spec.exe->artifact->plan;
-  for (size_t i = 0; i < k->facts->n_args && i < k->call->n_args; i++) {
+  for (size_t i = 1; i < k->facts->n_args && i < k->call->n_args; i++) {
     Kiln__V1__PlanBuffer__Kind kind = plan->buffers[k->call->args[i]]->kind;
-    k->facts->args[i]->constant = kind == KILN__V1__PLAN_BUFFER__KIND__WEIGHT ||
-                                  kind == KILN__V1__PLAN_BUFFER__KIND__CONST ||
-                                  kind == KILN__V1__PLAN_BUFFER__KIND__KEPT;
+    k->facts->args[i]->far =
+        kind != KILN__V1__PLAN_BUFFER__KIND__TEMP && kind != KILN__V1__PLAN_BUFFER__KIND__OUTPUT;
   }
 }
 
 static Status take_facts(Tune *t, TuneKernel *k, const Kiln__V1__KernelFacts *facts) {
   if (!facts) return FAIL(INTERNAL, "an answer without facts");
   TRY(tune_copy(&t->arena, &facts->base, &k->facts));
-  mark_constants(t, k);
+  mark_far(t, k);
   if (k->facts->class_hash.len && k->facts->class_hash.len != DIGEST_BYTES)
     return FAIL(INTERNAL, "the class of a kernel");
   return NULL;

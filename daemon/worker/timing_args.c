@@ -1,8 +1,8 @@
 /* Buffers are as a run would have them: aligned, zeroed by the device, filled through device_write.
- * A kernel whose model is larger than the caches finds its constants in memory, not where the run
- * before left them: there are as many copies of these as fill the working set (at most 32), and
- * calls take them in turn. What changes from run to run was written by a call just before this one,
- * so there is one copy of it, which stays where it is. */
+ * A kernel whose model is larger than the caches finds its weights, and what a run is given, in
+ * memory, not where the run before left them: there are as many copies of these as fill the working
+ * set (at most 32), and calls take them in turn. Everything else was written by a call just before
+ * this one, so there is one copy of it, which stays where it is. */
 #include <signal.h>
 #include <stdlib.h>
 
@@ -19,7 +19,7 @@ enum {
   VARS_MAX = 256
 };
 #define FOOTPRINT_MAX (4ull << 30)
-#define WORKING_MAX   (64ull << 20) /* what the copies take together, when one takes less */
+#define WORKING_MAX   (128ull << 20) /* what the copies take together, when one takes less */
 #define BROKEN(...)   FAIL(INTERNAL, __VA_ARGS__)
 
 Status timing_facts_check(const Kiln__V1__KernelFacts *f) {
@@ -64,10 +64,10 @@ static Status find_sizes(TimingArgs *a, uint64_t *largest) {
 }
 
 static uint32_t copies_for(const TimingArgs *a, uint64_t working_set) {
-  uint64_t want = working_set < WORKING_MAX ? working_set : WORKING_MAX, constant = 0;
+  uint64_t want = working_set < WORKING_MAX ? working_set : WORKING_MAX, far = 0;
   for (size_t i = 0; i < a->facts->n_args; i++)
-    if (a->facts->args[i]->constant) constant += arg_bytes(a, i);
-  uint64_t n = constant ? want / constant : 1;
+    if (a->facts->args[i]->far) far += arg_bytes(a, i);
+  uint64_t n = far ? want / far : 1;
   return n < 1 ? 1 : n > COPIES_MAX ? COPIES_MAX : (uint32_t)n;
 }
 
@@ -79,7 +79,7 @@ static Status alloc_buffers(TimingArgs *a) {
   if (!a->buffers || !a->args) return FAIL(RESOURCE_EXHAUSTED, "buffers");
   for (size_t i = 0; i < total; i++) {
     uint64_t bytes = arg_bytes(a, i % n);
-    if (i >= n && !a->facts->args[i % n]->constant) {
+    if (i >= n && !a->facts->args[i % n]->far) {
       a->args[i] = a->args[i % n];
       continue;
     }
@@ -126,7 +126,7 @@ static Status fill_arg(TimingArgs *a, size_t i, TimingPattern pattern, uint64_t 
     timing_fill((DType)arg->dtype, pattern, seed + i, a->staging, a->elements[i]);
   else
     memset(a->staging, 0xa5, bytes);
-  for (size_t c = 0; c < (arg->constant ? a->ncopies : 1) && bytes; c++)
+  for (size_t c = 0; c < (arg->far ? a->ncopies : 1) && bytes; c++)
     TRY(device_write(a->dev, a->buffers[c * a->facts->n_args + i], 0, a->staging, bytes));
   return NULL;
 }

@@ -42,7 +42,7 @@ Bytes timing_code(const TimingCodes *c, const Kiln__V1__KernelBinary *b) {
 /* Takes code. */
 static void keep(TimingCodes *c, const Kiln__V1__KernelBinary *b, StrBuf *code) {
   TimingCode one = {.code = *code};
-  key_of(b, one.key);
+  if (code->len) key_of(b, one.key); /* a device that assembles nothing makes none */
   if (!code->len || find(c, one.key) || !vec_push(c, one)) strbuf_deinit(code);
 }
 

@@ -21,6 +21,7 @@ import numpy as np
 sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", part) for part in ("", "model", "bench")]
 import kiln
 import serving
+from gpu_bench import event_us, run_us
 from kiln import _codec
 
 ROUNDS, TURNS = 20, 3
@@ -202,26 +203,15 @@ class Peer:
 
     def _time(self, what, call):
         call()
-        for _ in range(ROUNDS):
-            a, b = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
-            a.record()
-            call()
-            b.record()
-            self.torch.cuda.synchronize()
-            self.times[what].append(a.elapsed_time(b) * 1000)
+        self.times[what] += [event_us(call) for _ in range(ROUNDS)]
 
     def us(self, what):
         return statistics.median(self.times[what]) if self.times[what] else None
 
 
 def take_turn(client, exe, inputs, times):
-    """The response's own time, which the Python client does not show."""
-    for k in range(ROUNDS + 3):
-        response = client._stub.Run(_codec.run_request(exe.executable_id, inputs, "buffers", exe.inputs))
-        if k >= 3:
-            times.append(response.device_ns / 1000)
-        for b in _codec.run_outputs(response, exe.outputs, lambda *a: kiln.Buffer(client, *a)).values():
-            b.free()
+    request = _codec.run_request(exe.executable_id, inputs, "buffers", exe.inputs)
+    times += [run_us(client, exe, request) for _ in range(ROUNDS + 3)][3:]
 
 
 def first_answer(client, case, options):

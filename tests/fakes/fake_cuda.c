@@ -176,7 +176,9 @@ FAKE(cuModuleGetFunction, CuFunction *f, CuModule m, const char *name) {
 }
 NOTHING(cuFuncSetAttribute, CuFunction f, int attribute, int value)
 FAKE(cuFuncGetAttribute, int *v, int attribute, CuFunction f) {
-  *v = attribute == CU_FUNCTION_LOCAL_BYTES ? fake_cuda.local_bytes : 0;
+  *v = attribute == CU_FUNCTION_LOCAL_BYTES ? fake_cuda.local_bytes
+       : attribute == CU_FUNCTION_REGISTERS ? fake_cuda.registers
+                                            : 0;
   return fake_cuda.broken;
 }
 FAKE(cuLinkCreate_v2, unsigned n, const int *options, void **values, CuLink *l) {

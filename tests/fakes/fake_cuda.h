@@ -10,6 +10,7 @@ typedef struct FakeCuda {
   int cc;           /* compute capability, 90 is 9.0 */
   const char *said; /* by the compiler of kernels */
   int local_bytes;  /* of each thread of a kernel, beside registers */
+  int registers;    /* of a thread of it */
   size_t memory;    /* of the device */
   const void *maps; /* what kernels say of maps of tensors, which come behind three arguments */
   size_t maps_bytes;

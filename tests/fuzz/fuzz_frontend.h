@@ -2,6 +2,7 @@
 #pragma once
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "compiler/frontend/frontend.h"
@@ -13,7 +14,12 @@ typedef Status (*FuzzFrontend)(Job *job, Bytes model, const FrontendOptions *opt
 static inline void verify(Job *job, void *arg) {
   const TensorGraph *g = arg;
   Status st = verify_graph(job, g->sink, STAGE_TENSOR, "frontend");
-  assert(!st);
+  if (st) {
+    char text[1000];
+    status_text(st, text, sizeof text);
+    fprintf(stderr, "%s\n", text);
+    abort();
+  }
   for (size_t i = g->ninputs + g->noutputs; i < g->nslots - g->nlocals; i++)
     assert(g->slots[i].bytes ==
            (uint64_t)shape_numel(g->slots[i].shape) * dtype_info[g->slots[i].dtype].bytes);

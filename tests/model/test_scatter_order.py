@@ -112,7 +112,8 @@ def order(x, largest):
 
 @pytest.mark.parametrize("largest", [1, 0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64, np.int32, np.int64, np.uint8, np.uint32, np.uint64])
-@pytest.mark.parametrize("rows,n,k", [(3, 300, 5), (1, 5000, 16), (2, 2100, 3), (2, 300, 200), (1, 3001, 3001), (1, 129, 1)])
+@pytest.mark.parametrize("rows,n,k", [(3, 300, 5), (1, 5000, 16), (2, 2100, 3), (2, 300, 200), (1, 3001, 3001), (1, 129, 1), (3, 1024, 1024), (1, 16384, 40), (1, 16400, 40),
+                                      (3, 16, 16), (5, 17, 3), (4, 100, 100), (2, 65, 20)])
 def test_top_k(client, rows, n, k, dtype, largest):
     r = np.random.default_rng(n + k)
     d = np.dtype(dtype)

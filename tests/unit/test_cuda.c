@@ -305,8 +305,8 @@ static void test_check(void **state) {
   device_program_free(d, p);
 }
 
-/* What was said of PTX is known of the machine code that was made of it, wherever that is loaded.
- */
+/* Linked where that loses nothing; what it would spoil stays PTX, and what the driver says of that
+ * when it is loaded is known. */
 static void test_assembled(void **state) {
   Device *d = *state;
   enum { IMAGES = 40 };
@@ -318,18 +318,25 @@ static void test_assembled(void **state) {
   check(device_assemble(d, images, IMAGES, code));
   assert_int_equal(fake->linked, IMAGES);
   for (int i = 0; i < IMAGES; i++) assert_memory_equal(code[i].ptr, "\177ELF", 4);
+  images[0] = (Bytes){(const uint8_t *)"ptx setmaxnreg", 14};
+  StrBuf gives = {0};
+  check(device_assemble(d, images, 1, &gives));
+  assert_int_equal(fake->linked, IMAGES);
+  assert_int_equal(gives.len, 0);
+  strbuf_deinit(&gives);
   for (int warned = 0; warned < 2; warned++) {
     StrBuf one = {0};
     Program *p;
     fake->said = warned ? "(C7514) Potential Performance Loss" : NULL;
     check(device_assemble(d, images + 1, 1, &one));
-    fake->said = NULL;
-    ProgramSpec spec = {.image = {(const uint8_t *)one.ptr, one.len},
+    assert_int_equal(!one.len, warned);
+    ProgramSpec spec = {.image = warned ? images[1] : (Bytes){(const uint8_t *)one.ptr, one.len},
                         .entry = "entry",
                         .threads = 1,
                         .grid = {1, 1, 1},
                         .block = {1, 1, 1}};
     check(device_program_load(d, &spec, &p));
+    fake->said = NULL;
     if (warned)
       check_refused(device_program_check(d, p), ST_INVALID_ARGUMENT,
                     "makes matrix instructions wait");
@@ -339,6 +346,27 @@ static void test_assembled(void **state) {
     strbuf_deinit(&one);
   }
   for (int i = 0; i < IMAGES; i++) strbuf_deinit(&code[i]);
+}
+
+/* Where linked code has more registers than leave room for half of the threads, it is not kept. */
+static void test_registers(void **state) {
+  Device *d = *state;
+  static const struct {
+    const char *ptx;
+    int registers;
+    bool kept;
+  } cases[] = {{"ptx .visible .entry k(\n", 64, true},
+               {"ptx .visible .entry k(\n", 65, false},
+               {"ptx .visible .entry k(\n mma.sync", 128, true},
+               {"ptx without a name", 128, true}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    StrBuf code = {0};
+    Bytes image = {(const uint8_t *)cases[i].ptx, strlen(cases[i].ptx)};
+    fake->registers = cases[i].registers;
+    check(device_assemble(d, &image, 1, &code));
+    assert_int_equal(code.len > 0, cases[i].kept);
+    strbuf_deinit(&code);
+  }
 }
 
 /* A library that the driver can follow is asked first, and the driver about what it does not take.
@@ -368,7 +396,7 @@ static void test_linker(void **state) {
     assert_int_equal(fake->linked, cases[i].driver);
     assert_int_equal(linker->linked, !cases[i].driver);
     if (!cases[i].driver) assert_string_equal(linker->arch, "-arch=sm_90a");
-    assert_int_equal(code.ptr[code.len - 1] != 0, cases[i].said != NULL); /* it is remembered */
+    assert_int_equal(!code.len, cases[i].said != NULL); /* it is loaded whole */
     strbuf_deinit(&code);
     device_destroy(d);
   }
@@ -444,6 +472,7 @@ int main(void) {
       ON(test_wrong_maps),
       ON(test_check),
       ON(test_assembled),
+      ON(test_registers),
       ON(test_broken),
       ON(test_refused),
       cmocka_unit_test(test_linker),

@@ -160,15 +160,27 @@ static void finish(Caller *c, int ups, int downs) {
   temp_folder_remove(c->folder);
 }
 
+/* Dialled, and once no address is left told why. */
+static void refused(Caller *c, const DialAddress *to, int why) {
+  assert_null(dial(c, to));
+  finish(c, 0, 1);
+  assert_string_equal(c->why, uv_strerror(why));
+}
+
+/* The peer answers what it is told. */
+static void echoed(Caller *c, const DialAddress *to) {
+  c->says = true;
+  assert_null(dial(c, to));
+  finish(c, 1, 0);
+  assert_memory_equal(c->got, "hello", 5);
+}
+
 static void test_bytes(void **state) {
   Caller c;
   DialAddress to;
   (void)state;
   begin(&c, true, &to);
-  c.says = true;
-  assert_null(dial(&c, &to));
-  finish(&c, 1, 0);
-  assert_memory_equal(c.got, "hello", 5);
+  echoed(&c, &to);
 }
 
 /* The first address refuses, the second takes it. */
@@ -185,10 +197,7 @@ static void test_next_address(void **state) {
   listen_on(&c);
   assert_true(dial_parse(STR("two"), "1", &to));
   snprintf(to.port, sizeof to.port, "%d", ntohs(at.sin_port));
-  c.says = true;
-  assert_null(dial(&c, &to));
-  finish(&c, 1, 0);
-  assert_memory_equal(c.got, "hello", 5);
+  echoed(&c, &to);
 }
 
 static void test_no_address(void **state) {
@@ -197,14 +206,10 @@ static void test_no_address(void **state) {
   (void)state;
   begin(&c, false, &to);
   assert_true(dial_parse(STR("nowhere"), "1", &to));
-  assert_null(dial(&c, &to));
-  finish(&c, 0, 1);
-  assert_string_equal(c.why, uv_strerror(UV_EAI_NONAME));
+  refused(&c, &to, UV_EAI_NONAME);
   begin(&c, false, &to); /* two, and neither listens */
   assert_true(dial_parse(STR("two"), "1", &to));
-  assert_null(dial(&c, &to));
-  finish(&c, 0, 1);
-  assert_string_equal(c.why, uv_strerror(UV_ECONNREFUSED));
+  refused(&c, &to, UV_ECONNREFUSED);
 }
 
 static void test_nobody_listens(void **state) {
@@ -212,14 +217,10 @@ static void test_nobody_listens(void **state) {
   DialAddress to;
   (void)state;
   begin(&c, false, &to);
-  assert_null(dial(&c, &to));
-  finish(&c, 0, 1);
-  assert_string_equal(c.why, uv_strerror(UV_ENOENT));
+  refused(&c, &to, UV_ENOENT);
   begin(&c, false, &to);
   assert_true(dial_parse(STR("127.0.0.1:1"), "1", &to)); /* one address */
-  assert_null(dial(&c, &to));
-  finish(&c, 0, 1);
-  assert_string_equal(c.why, uv_strerror(UV_ECONNREFUSED));
+  refused(&c, &to, UV_ECONNREFUSED);
 }
 
 static void test_no_answer(void **state) {

@@ -366,6 +366,7 @@ static const Case gpu_cases[] = {
     {13, "GROUP(1,3) GROUP(2,4)"},
     {13, "LOCAL(0,2) GROUP(2,4)"},
     {13, "GROUPTOP(2,12) LOCAL(0,3)"},
+    {13, "UNROLL(2,4) PIPELINE(1,4) LOCAL(0,3) STAGE(1,1)"}, /* read by a loop inside of that one */
     {14, "PADTO(2,32) GROUP(2,32)"},
     {16, "LOCAL(2,8) GROUP(3,3) UPCAST(1,2)"},
     {17, "MERGE(2,3) LOCAL(2,16) GROUP(5,3)"},
@@ -849,6 +850,8 @@ static void illegal_on_gpu(void **state) {
       {0, "NOLOCALS(1,0)", "no axis"},
       {17, "LOCAL(1,5) LOCAL(2,6) LOCAL(3,2) GROUP(4,2)", "three dimensions"},
       {5, "KEEP(0,1) LOCAL(1,5)", "several threads"},
+      {22, "STAGE(2,1) STAGE(2,3)", "is part of operand 3"},
+      {18, "PIPELINE(3,2) STAGE(3,2)", "not read in the loop"},
   };
   expect_illegal(bad, sizeof bad / sizeof *bad);
 }

@@ -296,14 +296,14 @@ static void test_assembled(void **state) {
   device_destroy(t.dev);
 }
 
-/* Calls find constants elsewhere than the one before did, all else where it was. */
+/* Calls find weights and inputs elsewhere than the one before did, all else where it was. */
 static void test_copies(void **state) {
   (void)state;
   TestJob j;
   Device *dev;
   TimingArgs a;
   make_job(&j, "plain", NULL, 0);
-  j.args[2].constant = true;
+  j.args[2].far = true;
   assert_null(device_cpu_create(1, &dev));
   assert_null(timing_args_init(dev, &j.facts, NULL, 4 * N * sizeof(float), &a));
   assert_int_equal(a.ncopies, 4);
@@ -316,7 +316,7 @@ static void test_copies(void **state) {
   assert_null(device_read(dev, a.args[11].buffer, 0, &x[1], sizeof *x));
   assert_true(x[0] == x[1]);
   timing_args_deinit(&a);
-  j.args[2].constant = false;
+  j.args[2].far = false;
   assert_null(timing_args_init(dev, &j.facts, NULL, 4 * N * sizeof(float), &a));
   assert_int_equal(a.ncopies, 1);
   timing_args_deinit(&a);
