@@ -230,6 +230,7 @@ bool request_open(Connection *c, GrpcStream *stream, const GrpcHead *head) {
   r->link = &s->requests;
   s->requests = r;
   s->nrequests++;
+  vigil_called(&s->vigil, now);
   tuner_give_way(s->tuner);
   if (head->timeout_ns >= 0) {
     if (__builtin_add_overflow(r->received_ns, head->timeout_ns, &r->deadline_ns))
@@ -256,6 +257,7 @@ void request_close(Request *r) {
   answers_keep(r, 0);
   if ((*r->link = r->next)) r->next->link = r->link;
   s->nrequests--;
+  vigil_answered(&s->vigil);
   tuner_give_way(s->tuner);
   s->idle_since_ms = uv_now(&s->loop);
   request_free(r);

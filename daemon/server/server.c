@@ -94,6 +94,7 @@ static void server_close(Server *s) {
   }
   lane_close(s->bulk, on_bulk_closed, s);
   uv_close((uv_handle_t *)&s->flush, NULL);
+  vigil_close(&s->vigil);
   uv_close((uv_handle_t *)&s->deadlines, NULL);
   uv_close((uv_handle_t *)&s->batch_timer, NULL);
   uv_close((uv_handle_t *)&s->housekeeping, NULL);
@@ -152,6 +153,7 @@ static void on_prepare(uv_prepare_t *handle) {
   for (size_t i = 0; i < s->ndevices; i++) device_lane_flush(s->devices[i]);
   isolation_flush(s);
   connections_flush(s);
+  if (!s->nrequests && vigil_minds(&s->vigil)) vigil_rest(&s->vigil, clock_now_ns());
   if (s->stopping && !s->nconnections) server_close(s);
 }
 
@@ -291,6 +293,7 @@ static Status start_workers(Server *s) {
 }
 
 static void init_handles(Server *s) {
+  vigil_init(&s->vigil, &s->loop);
   uv_prepare_init(&s->loop, &s->flush);
   uv_prepare_start(&s->flush, on_prepare);
   uv_timer_init(&s->loop, &s->deadlines);

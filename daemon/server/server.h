@@ -23,6 +23,7 @@
 #include "daemon/server/notify.h"
 #include "daemon/server/store.h"
 #include "daemon/server/trace.h"
+#include "daemon/server/vigil.h"
 #include "proto/tls.h"
 
 typedef struct Connection Connection;
@@ -54,6 +55,7 @@ typedef struct Server {
   uint64_t next_connection;
   uint64_t refusal_told_ms; /* when the log last said that one was refused */
   uint8_t *read_buffer;     /* shared by all connections */
+  Vigil vigil;
   uv_prepare_t flush;
   HttpClient *http; /* of the port for metrics and health */
   size_t nhttp;
