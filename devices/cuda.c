@@ -55,11 +55,13 @@ typedef struct CudaDevice {
   VEC(uint64_t) values;     /* their arguments */
   uint64_t shared_all;      /* memory that the workgroups of a processor share */
   CudaAssembler assembler;
+  CudaWholes wholes; /* of the executable that is being loaded */
   char description[160], compiler[64], cpu[16], features[16], model[128];
 } CudaDevice;
 
 struct Program {
   CuModule module;
+  CuLibrary library; /* that it is part of, or NULL */
   CuFunction function;
   CudaMaps *maps;  /* NULL: it copies no tiles */
   bool dependent;  /* waits for the kernel before it by itself */
@@ -230,12 +232,29 @@ static unsigned made_here(Bytes image) {
   return machine ? image.ptr[image.len - 1] : 0;
 }
 
+static bool take_whole(CudaDevice *c, Bytes image, Program *p) {
+  CudaWhole whole;
+  if (!cuda_whole_take(&c->wholes, image, &whole)) return false;
+  p->library = whole.library;
+  p->module = whole.module;
+  p->serialized = whole.waiting;
+  return true;
+}
+
+static void unload_module(const CudaDevice *c, const Program *p) {
+  if (p->library)
+    c->api->library_unload(p->library);
+  else if (p->module)
+    c->api->module_unload(p->module);
+}
+
 /* PTX is text and ends with a zero; a cubin is an ELF file and says itself where it ends. */
 static Status load_module(CudaDevice *c, const ProgramSpec *spec, Program *p) {
   char log[LOG_BYTES] = "", said[LOG_BYTES] = "";
   int options[4] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_BYTES, CU_JIT_INFO_LOG,
                     CU_JIT_INFO_LOG_BYTES};
   void *values[4] = {log, (void *)(uintptr_t)sizeof log, said, (void *)(uintptr_t)sizeof said};
+  if (take_whole(c, spec->image, p)) return NULL;
   char *image = malloc(spec->image.len + 1);
   if (!image) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
   memcpy(image, spec->image.ptr, spec->image.len);
@@ -254,12 +273,18 @@ static bool waits(Bytes image) {
 }
 
 static Status cuda_code_of(Device *d, const Bytes *images, size_t n, StrBuf *code) {
-  const CudaDevice *c = cuda_device(d);
-  Status st = cuda_assemble(&c->assembler, images, n, code);
+  CudaDevice *c = cuda_device(d);
+  CudaWhole *whole = calloc(n + 1, sizeof *whole);
+  if (!whole) return FAIL(RESOURCE_EXHAUSTED, "memory for programs");
+  cuda_whole_drop(c->api, &c->wholes);
+  Status st = cuda_assemble(&c->assembler, images, n, code, whole);
   for (size_t i = 0; i < n; i++) {
     char made = waits(images[i]) ? MADE_DEPENDENT : 0;
     if (code[i].len) strbuf_add(&code[i], &made, 1);
+    CudaWholes one = {.at = &whole[i], .len = 1};
+    if (whole[i].library && !vec_push(&c->wholes, whole[i])) cuda_whole_drop(c->api, &one);
   }
+  free(whole);
   return st;
 }
 
@@ -306,7 +331,7 @@ static Status cuda_program_load(Device *d, const ProgramSpec *spec, Program **ou
   if (!st) st = give_memory(c, p);
   if (!st) st = cuda_maps_read(c->api, p->module, c->stream, &p->maps);
   if (st) {
-    if (p->module) c->api->module_unload(p->module);
+    unload_module(c, p);
     cuda_maps_free(p->maps);
     free(p);
     return WRAP(st, "program '%s'", spec->entry);
@@ -329,7 +354,7 @@ static void cuda_program_free(Device *d, Program *p) {
   CudaDevice *c = cuda_device(d);
   c->api->stream_wait(c->stream);
   cuda_graphs_forget(c->graphs, p->function);
-  c->api->module_unload(p->module);
+  unload_module(c, p);
   cuda_maps_free(p->maps);
   free(p);
 }
@@ -453,8 +478,10 @@ static void cuda_destroy(Device *d) {
     if (c->staging[k]) api->host_free(c->staging[k]);
   }
   if (c->stream) api->stream_destroy(c->stream);
+  cuda_whole_drop(api, &c->wholes);
   if (c->context) api->context_release(c->ordinal);
   vec_deinit(&c->kept);
+  vec_deinit(&c->wholes);
   vec_deinit(&c->launches);
   vec_deinit(&c->values);
   free(c);

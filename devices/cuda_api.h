@@ -16,9 +16,14 @@ typedef struct CuFunction_ *CuFunction;
 typedef struct CuStream_ *CuStream;
 typedef struct CuEvent_ *CuEvent;
 typedef struct CuLink_ *CuLink;
+typedef struct CuLibrary_ *CuLibrary;
 typedef struct CuGraph_ *CuGraph;
 typedef struct CuGraphExec_ *CuGraphExec;
 typedef struct CuGraphNode_ *CuGraphNode;
+
+/* The number of the driver's warning about matrix instructions that it makes wait for each other.
+ */
+#define CUDA_WARNING_WAITING "C75"
 
 /* The driver's structures, under our names. */
 typedef struct CuLaunchAttribute {
@@ -147,7 +152,12 @@ enum {
   X(map_encode, "cuTensorMapEncodeTiled",                                                          \
     (void *map, int type, uint32_t axes, CuPointer at, const uint64_t *sizes,                      \
      const uint64_t *steps, const uint32_t *box, const uint32_t *strides, int interleave,          \
-     int swizzle, int promotion, int fill))
+     int swizzle, int promotion, int fill))                                                        \
+  X(library_load, "cuLibraryLoadData",                                                             \
+    (CuLibrary * l, const void *code, int *options, void **values, unsigned n, int *own,           \
+     void **own_values, unsigned nown))                                                            \
+  X(library_module, "cuLibraryGetModule", (CuModule * m, CuLibrary l))                             \
+  X(library_unload, "cuLibraryUnload", (CuLibrary l))
 
 typedef struct CudaApi {
 #define X(name, symbol, params) CuResult(*name) params;

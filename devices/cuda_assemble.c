@@ -7,7 +7,7 @@
  * group of warps to another then (setmaxnreg is ignored), and where there is a call, as for the
  * rare cases of a division, matrix instructions wait for each other. Nor are registers saved in it
  * for the sake of more threads: 255 for a sum of columns, where a whole program has 34. Such
- * kernels are not made here: they are compiled as whole programs when they are loaded. */
+ * kernels are compiled as whole programs (cuda_whole.h), of which the driver gives no code away. */
 #include "devices/cuda_assemble.h"
 
 #include <pthread.h>
@@ -28,6 +28,7 @@ typedef struct Work {
   const CudaAssembler *with;
   const Bytes *images;
   StrBuf *code;
+  CudaWhole *whole;
   Status *failed; /* by image */
   size_t n;
   atomic_size_t next;
@@ -89,20 +90,28 @@ static Status by_driver(const CudaApi *api, const char *text, size_t len, StrBuf
   return st && *log ? WRAP(st, "%s", log) : st;
 }
 
-static Status assemble_one(const CudaAssembler *a, Bytes ptx, StrBuf *out) {
-  char said[LOG_BYTES] = "", *text = malloc(ptx.len + 1); /* PTX ends with a zero */
-  if (!text) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
-  memcpy(text, ptx.ptr, ptx.len);
-  text[ptx.len] = 0;
-  Bytes whole = {(const uint8_t *)text, ptx.len};
-  Status st = a->linker ? nvjitlink_assemble(a->linker, a->arch, whole, out, said, sizeof said)
+/* Code that is spoilt is none. */
+static Status link_one(const CudaAssembler *a, const char *text, size_t len, StrBuf *out) {
+  char said[LOG_BYTES] = "";
+  Bytes ptx = {(const uint8_t *)text, len};
+  Status st = a->linker ? nvjitlink_assemble(a->linker, a->arch, ptx, out, said, sizeof said)
                         : FAIL(UNAVAILABLE, "nvJitLink is not installed");
   if (st) {
     status_drop(st);
     out->len = 0;
-    st = by_driver(a->api, text, ptx.len, out, said);
+    st = by_driver(a->api, text, len, out, said);
   }
   if (!st && (strstr(said, CUDA_WARNING_WAITING) || crowds(a->api, text, out))) out->len = 0;
+  return st;
+}
+
+static Status assemble_one(const CudaAssembler *a, Bytes ptx, StrBuf *out, CudaWhole *whole) {
+  char *text = malloc(ptx.len + 1); /* PTX ends with a zero */
+  if (!text) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
+  memcpy(text, ptx.ptr, ptx.len);
+  text[ptx.len] = 0;
+  Status st = gives_registers(ptx) ? NULL : link_one(a, text, ptx.len, out);
+  if (!st && !out->len) cuda_whole_compile(a->api, text, ptx.len, whole);
   free(text);
   return st;
 }
@@ -112,8 +121,8 @@ static void *work(void *arg) {
   const CudaApi *api = w->with->api;
   Status st = cuda_status(api, api->context_set(w->with->context), "assembling code");
   for (size_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n;) {
-    if (!is_ptx(w->images[i]) || gives_registers(w->images[i])) continue;
-    if (!st) st = assemble_one(w->with, w->images[i], &w->code[i]);
+    if (!is_ptx(w->images[i])) continue;
+    if (!st) st = assemble_one(w->with, w->images[i], &w->code[i], &w->whole[i]);
     w->failed[i] = st;
     st = NULL;
   }
@@ -130,10 +139,11 @@ static void work_together(Work *w, size_t wanted) {
   while (n) pthread_join(threads[--n], NULL);
 }
 
-Status cuda_assemble(const CudaAssembler *a, const Bytes *images, size_t n, StrBuf *code) {
+Status cuda_assemble(const CudaAssembler *a, const Bytes *images, size_t n, StrBuf *code,
+                     CudaWhole *whole) {
   cpu_set_t cores;
   size_t most = sched_getaffinity(0, sizeof cores, &cores) ? 1 : (size_t)CPU_COUNT(&cores);
-  Work w = {.with = a, .images = images, .code = code, .n = n};
+  Work w = {.with = a, .images = images, .code = code, .whole = whole, .n = n};
   Status first = NULL;
   w.failed = calloc(n + 1, sizeof(Status));
   if (!w.failed) return FAIL(RESOURCE_EXHAUSTED, "memory for programs");

@@ -3,12 +3,8 @@
 #pragma once
 
 #include "base/str.h"
-#include "devices/cuda_api.h"
+#include "devices/cuda_whole.h"
 #include "devices/nvjitlink.h"
-
-/* The number of the driver's warning about matrix instructions that it makes wait for each other.
- */
-#define CUDA_WARNING_WAITING "C75"
 
 typedef struct CudaAssembler {
   const CudaApi *api;
@@ -17,7 +13,8 @@ typedef struct CudaAssembler {
   char arch[16];           /* of the device, for it: "sm_90a" */
 } CudaAssembler;
 
-/* code[i] is a cubin for the context's device; it stays empty where images[i] is one already, or is
- * better compiled when it is loaded. On failure the first kernel that failed is named by its place,
- * and the others are made. */
-Status cuda_assemble(const CudaAssembler *a, const Bytes *images, size_t n, StrBuf *code);
+/* code[i] is a cubin for the context's device. It stays empty where images[i] is one already, or is
+ * better compiled as a whole: then whole[i], the caller's, is that where the driver can do it
+ * ahead. On failure the first kernel that failed is named by its place, and the others are made. */
+Status cuda_assemble(const CudaAssembler *a, const Bytes *images, size_t n, StrBuf *code,
+                     CudaWhole *whole);

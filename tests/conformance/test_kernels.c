@@ -1,7 +1,8 @@
 /* Kernels of every kind, compiled for each device of this machine and run on it: with the
  * heuristic's schedule and with random ones, out of the space that the tuner searches and by
  * chance. Each result is compared with the interpreter's, and what lies behind the output must be
- * as it was.
+ * as it was. "emulated" is a GPU that need not be there: what its code is made of, for every thread
+ * of a launch, by the interpreter.
  *
  *   test_kernels [DEVICE [SCHEDULES [K/N]]]      test_kernels cuda:0 10 0/8
  *
@@ -176,7 +177,7 @@ static void walk(Job *job, void *arg) {
 
 /* -- running ---------------------------------------------------------------------------------- */
 
-static Device *device;
+static Device *device; /* NULL: emulated */
 static size_t compiled, with_matrices, refused;
 
 static void fill(ZooRun *r, Job *job, InterpBuffer *bufs) {
@@ -243,17 +244,47 @@ static Status run_program(ZooRun *r, Program *p, const InterpBuffer *bufs, uint8
   return st;
 }
 
+static Target tested_target(void) { return device ? local_target(device) : zoo_cuda; }
+
+static void count_refused(ZooRun *r, Status st) {
+  char text[300];
+  status_text(st, text, sizeof text);
+  status_drop(st);
+  zoo_explain(r, text);
+  refused++;
+}
+
+/* The list is the run's. */
+static void emulate(Job *job, ZooRun *r, const InterpBuffer *bufs) {
+  InterpBuffer mine[4];
+  memcpy(mine, bufs, r->k.nargs * sizeof *bufs);
+  mine[0].data = arena_alloc(&job->arena, bufs[0].bytes + GUARD);
+  assert_non_null(mine[0].data);
+  memset(mine[0].data, PATTERN, bufs[0].bytes + GUARD);
+  Status st = job_run(job, zoo_compile, r);
+  if (st && !r->heuristic) {
+    count_refused(r, st);
+    return;
+  }
+  zoo_must(r, st);
+  zoo_must(r, interp_launch(job, &r->linear, mine, r->k.nargs));
+  compare_with(r, bufs[0], mine[0].data);
+  compiled++;
+  for (size_t i = 0; i < r->opts.len; i++) with_matrices += r->opts.at[i].kind == OPT_TC;
+}
+
 static void run_with(Job *job, ZooRun *r, const char *opts, const InterpBuffer *bufs) {
   KernelObject object;
   Program *p = NULL;
+  if (!device) {
+    r->heuristic = !opts;
+    emulate(job, r, bufs);
+    return;
+  }
   Target t = local_target(device);
   Status st = compile_kernel(job, r->k.sink, "tested", &t, opts, &object);
-  if (st && opts) { /* counted: to the tuner it is a candidate less */
-    char text[300];
-    status_text(st, text, sizeof text);
-    status_drop(st);
-    zoo_explain(r, text);
-    refused++;
+  if (st && opts) { /* to the tuner it is a candidate less */
+    count_refused(r, st);
     return;
   }
   zoo_must(r, st);
@@ -279,7 +310,7 @@ static void run_kernel(int i, size_t schedules) {
   Job job;
   InterpBuffer bufs[4];
   job_init(&job, 0);
-  Target t = local_target(device);
+  Target t = tested_target();
   ZooRun r = {.k = kernel(&job, i), .target = &t};
   random_state = (uint64_t)i + 1;
   fill(&r, &job, bufs);
@@ -306,7 +337,8 @@ static int part, parts = 1;
 
 static void run_on(const char *name) {
   if (only && strcmp(only, name) != 0) return;
-  Status st = device_open(name, &device);
+  device = NULL;
+  Status st = strcmp(name, "emulated") ? device_open(name, &device) : NULL;
   if (st) {
     char text[300];
     status_text(st, text, sizeof text);
@@ -315,7 +347,8 @@ static void run_on(const char *name) {
     assert_null(only); /* a device that was asked for */
     return;
   }
-  size_t schedules = wanted >= 0 ? (size_t)wanted : strcmp(device->caps.kind, "opencl") ? 10 : 0;
+  bool opencl = device && !strcmp(device->caps.kind, "opencl");
+  size_t schedules = wanted >= 0 ? (size_t)wanted : opencl ? 0 : 10;
   compiled = with_matrices = refused = 0;
   for (int i = part; i < KERNELS; i += parts) run_kernel(i, schedules);
   print_message("%s: %zu programs, %zu with matrix instructions, %zu refused\n", name, compiled,
@@ -323,14 +356,15 @@ static void run_on(const char *name) {
   assert_true(refused <= 1 + compiled / 100); /* legal lists that no code was made of */
   bool all = parts == 1 && schedules >= 10;
   assert_true(!all || compiled + refused == KERNELS * (1 + schedules));
-  bool matrices = all && !strcmp(device->caps.kind, "cuda");
+  bool matrices = all && (!device || !strcmp(device->caps.kind, "cuda"));
   assert_true(!matrices || with_matrices > KERNELS);
-  device_destroy(device);
+  if (device) device_destroy(device);
 }
 
 static void on_cpu(void **state) { (void)state, run_on("cpu:0"); }
 static void on_opencl(void **state) { (void)state, run_on("opencl:0"); }
 static void on_cuda(void **state) { (void)state, run_on("cuda:0"); }
+static void emulated(void **state) { (void)state, run_on("emulated"); }
 
 int main(int argc, char **argv) {
   if (argc > 1) only = argv[1];
@@ -340,6 +374,6 @@ int main(int argc, char **argv) {
     return 64;
   }
   const struct CMUnitTest tests[] = {cmocka_unit_test(on_cpu), cmocka_unit_test(on_opencl),
-                                     cmocka_unit_test(on_cuda)};
+                                     cmocka_unit_test(on_cuda), cmocka_unit_test(emulated)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -154,6 +154,20 @@ FAKE(cuModuleLoadDataEx, CuModule *m, const void *image, unsigned n, const int *
   return *m ? 0 : CU_OUT_OF_MEMORY;
 }
 FAKE(cuModuleUnload, CuModule m) { return free(m), 0; }
+FAKE(cuLibraryLoadData, CuLibrary *l, const void *code, int *options, void **values, unsigned n,
+     int *own, void **own_values, unsigned nown) {
+  if (fake_cuda.broken) return fake_cuda.broken;
+  copy_said(n, options, values);
+  *l = malloc(1);
+  __atomic_add_fetch(&fake_cuda.compiled, 1, __ATOMIC_RELAXED);
+  __atomic_add_fetch(&fake_cuda.libraries, 1, __ATOMIC_RELAXED);
+  return *l ? 0 : CU_OUT_OF_MEMORY;
+}
+FAKE(cuLibraryGetModule, CuModule *m, CuLibrary l) { return *m = (CuModule)l, 0; }
+FAKE(cuLibraryUnload, CuLibrary l) {
+  fake_cuda.libraries--;
+  return free(l), 0;
+}
 FAKE(cuModuleGetGlobal_v2, CuPointer *p, size_t *bytes, CuModule m, const char *name) {
   if (!fake_cuda.maps || strcmp(name, "maps") != 0) return CU_NOT_FOUND;
   *p = (CuPointer)(uintptr_t)fake_cuda.maps;

@@ -23,6 +23,8 @@ typedef struct FakeCuda {
   unsigned graphs;     /* launches of graphs */
   unsigned encoded;    /* maps of tensors */
   unsigned linked, loaded;
+  unsigned compiled;  /* as libraries */
+  unsigned libraries; /* that are there */
   unsigned allocations;
   size_t in_use;
 } FakeCuda;

@@ -323,7 +323,21 @@ static void test_assembled(void **state) {
   check(device_assemble(d, images, 1, &gives));
   assert_int_equal(fake->linked, IMAGES);
   assert_int_equal(gives.len, 0);
+  assert_int_equal(fake->compiled, 1);
+  check(device_assemble(d, images, 1, &gives)); /* nobody took the first */
+  assert_int_equal(fake->libraries, 1);
   strbuf_deinit(&gives);
+  unsigned loaded = fake->loaded;
+  for (int again = 0; again < 2; again++) {
+    Program *p;
+    ProgramSpec spec = {
+        .image = images[0], .entry = "entry", .threads = 1, .grid = {1, 1, 1}, .block = {1, 1, 1}};
+    check(device_program_load(d, &spec, &p));
+    assert_int_equal(fake->loaded, loaded + (unsigned)again); /* taken, then compiled anew */
+    check(device_program_check(d, p));
+    device_program_free(d, p);
+    assert_int_equal(fake->libraries, 0);
+  }
   for (int warned = 0; warned < 2; warned++) {
     StrBuf one = {0};
     Program *p;

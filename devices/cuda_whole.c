@@ -1,0 +1,43 @@
+#include "devices/cuda_whole.h"
+
+#include <string.h>
+
+enum { LOG_BYTES = 4096 };
+
+bool cuda_whole_compile(const CudaApi *api, const char *text, size_t len, CudaWhole *out) {
+  char said[LOG_BYTES] = "";
+  int options[2] = {CU_JIT_INFO_LOG, CU_JIT_INFO_LOG_BYTES};
+  void *values[2] = {said, (void *)(uintptr_t)sizeof said};
+  *out = (CudaWhole){0};
+  if (!api->library_load || !api->library_module || !api->library_unload) return false;
+  if (api->library_load(&out->library, text, options, values, 2, NULL, NULL, 0)) return false;
+  said[sizeof said - 1] = 0;
+  out->waiting = strstr(said, CUDA_WARNING_WAITING) != NULL;
+  strbuf_add(&out->ptx, text, len);
+  /* A driver that loads late compiles here. */
+  if (!api->library_module(&out->module, out->library) && !out->ptx.failed) return true;
+  api->library_unload(out->library);
+  strbuf_deinit(&out->ptx);
+  *out = (CudaWhole){0};
+  return false;
+}
+
+bool cuda_whole_take(CudaWholes *w, Bytes ptx, CudaWhole *out) {
+  for (size_t i = 0; i < w->len; i++) {
+    const StrBuf *have = &w->at[i].ptx;
+    if (have->len != ptx.len || memcmp(have->ptr, ptx.ptr, ptx.len) != 0) continue;
+    *out = w->at[i];
+    w->at[i] = w->at[--w->len];
+    strbuf_deinit(&out->ptx);
+    return true;
+  }
+  return false;
+}
+
+void cuda_whole_drop(const CudaApi *api, CudaWholes *w) {
+  for (size_t i = 0; i < w->len; i++) {
+    api->library_unload(w->at[i].library);
+    strbuf_deinit(&w->at[i].ptx);
+  }
+  w->len = 0;
+}

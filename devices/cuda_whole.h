@@ -1,0 +1,23 @@
+/* Kernels that the driver compiles as whole programs, ahead of being loaded: as libraries, which
+ * takes no lock, so that several threads may do it at a time. */
+#pragma once
+
+#include "base/str.h"
+#include "base/vec.h"
+#include "devices/cuda_api.h"
+
+typedef struct CudaWhole {
+  CuLibrary library; /* NULL: none */
+  CuModule module;   /* the library's */
+  bool waiting;      /* the driver said that matrix instructions wait for each other */
+  StrBuf ptx;        /* what it was made of */
+} CudaWhole;
+typedef VEC(CudaWhole) CudaWholes;
+
+/* Of PTX that ends with a zero behind its `len` bytes. False where the driver has no libraries or
+ * does not take it: loading it says why. */
+bool cuda_whole_compile(const CudaApi *api, const char *text, size_t len, CudaWhole *out);
+/* The one that was made of the PTX; it is the caller's then. */
+bool cuda_whole_take(CudaWholes *w, Bytes ptx, CudaWhole *out);
+/* Frees those that nobody took. */
+void cuda_whole_drop(const CudaApi *api, CudaWholes *w);
