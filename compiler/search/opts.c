@@ -586,7 +586,7 @@ static Status check_nodes(const KernelInfo *k, const OptPlan *plan) {
   return NULL;
 }
 
-static const UOp *reduce_over(const KernelInfo *k, uint32_t axis, uint32_t *n) {
+const UOp *opts_reduce_over(const KernelInfo *k, uint32_t axis, uint32_t *n) {
   const UOp *found = NULL;
   *n = 0;
   for (size_t i = 0; i < k->list.len; i++) {
@@ -601,7 +601,7 @@ static const UOp *reduce_over(const KernelInfo *k, uint32_t axis, uint32_t *n) {
 static Status check_carry(const KernelInfo *k, const OptPlan *plan) {
   if (plan->carry < 0) return NULL;
   uint32_t n, axis = (uint32_t)plan->carry;
-  const UOp *u = reduce_over(k, axis, &n);
+  const UOp *u = opts_reduce_over(k, axis, &n);
   int64_t size = 1;
   if (n != 1 || u->dtype == DT_INDEX)
     return FAIL(INVALID_ARGUMENT,

@@ -59,9 +59,15 @@ static bool is_read_along(const KernelInfo *k, const UOp *operand, uint32_t axis
   return read;
 }
 
-/* What is copied ahead of a loop is read in it; one over the blocks of a row that is repaired has
- * all of the row's reductions. */
+/* What is copied ahead of a loop is read in it, and the loop is one; that over the blocks of a row
+ * that is repaired has all of the row's reductions. */
 static Status check_ahead(const KernelInfo *k, const OptPlan *plan) {
+  bool loops = plan->slots && !plan->axes[plan->pipeline].block;
+  uint32_t n = 1;
+  if (loops) (void)opts_reduce_over(k, (uint32_t)plan->pipeline, &n);
+  if (n != 1)
+    return FAIL(INVALID_ARGUMENT, "PIPELINE: axis %d belongs to %u reductions, expected one",
+                plan->pipeline, n);
   for (uint32_t s = 0; plan->slots && s < plan->nstages; s++) {
     const StagePlan *stage = &plan->stages[s];
     if (stage->level != plan->pipeline || plan->axes[stage->level].block) continue;

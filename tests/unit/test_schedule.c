@@ -852,6 +852,7 @@ static void illegal_on_gpu(void **state) {
       {5, "KEEP(0,1) LOCAL(1,5)", "several threads"},
       {22, "STAGE(2,1) STAGE(2,3)", "is part of operand 3"},
       {18, "PIPELINE(3,2) STAGE(3,2)", "not read in the loop"},
+      {5, "PIPELINE(2,2) STAGE(2,1)", "belongs to"},
   };
   expect_illegal(bad, sizeof bad / sizeof *bad);
 }
