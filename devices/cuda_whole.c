@@ -1,3 +1,6 @@
+/* A library is compiled when it is loaded, or, where the driver loads late, when its module is
+ * asked for; both are done here, by whichever thread. The PTX is kept beside it: that is how the
+ * program that is loaded next is told from others. */
 #include "devices/cuda_whole.h"
 
 #include <string.h>

@@ -193,9 +193,9 @@ Status opts_matrix_check(const KernelInfo *k, OptPlan *plan);
 Status opts_stages_check(Job *job, const KernelInfo *k, const Target *target, const OptPlan *plan);
 /* opts_bulk.c: PIPELINE with copies of whole tiles. */
 Status opts_bulk_check(Job *job, const KernelInfo *k, const Target *target, const OptPlan *plan);
-/* opts_rows.c: whether a sum over the axis is computed anew in every step of another. */
 /* One of the *n REDUCEs over the axis. */
 const UOp *opts_reduce_over(const KernelInfo *k, uint32_t axis, uint32_t *n);
+/* opts_rows.c: whether a sum over the axis is computed anew in every step of another. */
 bool opts_is_inner_sum(const KernelInfo *k, int axis);
 /* KEEP and REPAIR, once everything else is planned. */
 Status opts_rows_check(const KernelInfo *k, OptPlan *plan);
