@@ -16,7 +16,8 @@ nodes { op: EXP src: 0 }
 outputs { name: "y" node: 1 }
 G
 run() { env -i HOME="$work" "$work/elsewhere/bin/$1" "${@:2}"; }
-run kilnd --listen "unix:$work/k.sock" --cache "$work/cache.db" >kilnd.log 2>&1 &
+# no function in the background: $! would be a shell around it
+env -i HOME="$work" "$work/elsewhere/bin/kilnd" --listen "unix:$work/k.sock" --cache "$work/cache.db" >kilnd.log 2>&1 &
 pid=$!
 trap 'kill $pid 2>/dev/null; wait $pid 2>/dev/null || true' EXIT
 for _ in $(seq 100); do
