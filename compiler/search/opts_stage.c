@@ -62,15 +62,15 @@ static bool is_read_along(const KernelInfo *k, const UOp *operand, uint32_t axis
 /* What is copied ahead of a loop is read in it, and the loop is one; that over the blocks of a row
  * that is repaired has all of the row's reductions. */
 static Status check_ahead(const KernelInfo *k, const OptPlan *plan) {
-  bool loops = plan->slots && !plan->axes[plan->pipeline].block;
-  uint32_t n = 1;
-  if (loops) (void)opts_reduce_over(k, (uint32_t)plan->pipeline, &n);
+  if (!plan->slots || plan->axes[plan->pipeline].block) return NULL;
+  uint32_t n;
+  (void)opts_reduce_over(k, (uint32_t)plan->pipeline, &n);
   if (n != 1)
     return FAIL(INVALID_ARGUMENT, "PIPELINE: axis %d belongs to %u reductions, expected one",
                 plan->pipeline, n);
-  for (uint32_t s = 0; plan->slots && s < plan->nstages; s++) {
+  for (uint32_t s = 0; s < plan->nstages; s++) {
     const StagePlan *stage = &plan->stages[s];
-    if (stage->level != plan->pipeline || plan->axes[stage->level].block) continue;
+    if (stage->level != plan->pipeline) continue;
     if (!is_read_along(k, k->stageable[stage->operand], (uint32_t)stage->level))
       return FAIL(INVALID_ARGUMENT, "PIPELINE: operand %u is not read in the loop over axis %d",
                   stage->operand, stage->level);
