@@ -18,6 +18,7 @@
 #include "base/vec.h"
 #include "compiler/compile.h"
 #include "tests/model/local_target.h"
+#include "tests/read_file.h"
 
 enum { TOGETHER = 8, MOST_ROUNDS = 101, LINE = 8192, MANY = 1 << 26, SAMPLED = 5 };
 
@@ -60,20 +61,6 @@ static void die(Status st, const char *what) {
   exit(1);
 }
 
-static Bytes read_file(const char *path) {
-  FILE *f = fopen(path, "rb");
-  uint8_t *data = NULL;
-  long n = 0;
-  if (f && !fseek(f, 0, SEEK_END) && (n = ftell(f)) > 0 && (data = malloc((size_t)n + 1))) {
-    rewind(f);
-    n = (long)fread(data, 1, (size_t)n, f);
-    data[n] = 0;
-  }
-  if (f) fclose(f);
-  if (!data) die(FAIL(NOT_FOUND, "cannot be read"), path);
-  return (Bytes){data, (size_t)n};
-}
-
 /* -- compiling ------------------------------------------------------------------------------------
  */
 
@@ -96,7 +83,10 @@ static Status compile_line(Line *l) {
   job_init(&l->job, (size_t)2 << 30);
   const char *dot = strrchr(path, '.');
   FrontendOptions o = {.kind = dot && !strcmp(dot, ".onnx") ? MODEL_ONNX : MODEL_KGRAPH};
-  TRY(compile_frontend(&l->job, read_file(path), &o, &l->graph));
+  StrBuf model = {0}; /* whose weights are used until the end */
+  if (!read_file(path, &model)) return FAIL(NOT_FOUND, "%s cannot be read", path);
+  Bytes bytes = {(const uint8_t *)model.ptr, model.len};
+  TRY(compile_frontend(&l->job, bytes, &o, &l->graph));
   TRY(compile_plan(&l->job, &l->graph, &target, &l->plan));
   if (l->plan.nvars) return FAIL(INVALID_ARGUMENT, "open sizes");
   l->objects = calloc(l->plan.nkernels + 1, sizeof *l->objects);

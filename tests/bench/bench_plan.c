@@ -9,20 +9,9 @@
 
 #include "base/clock.h"
 #include "compiler/compile.h"
+#include "tests/read_file.h"
 
 enum { DIMS_MAX = 16 };
-
-static Bytes read_file(const char *path) {
-  FILE *f = fopen(path, "rb");
-  uint8_t *data = NULL;
-  long n = 0;
-  if (f && !fseek(f, 0, SEEK_END) && (n = ftell(f)) > 0 && (data = malloc((size_t)n))) {
-    rewind(f);
-    if (fread(data, 1, (size_t)n, f) != (size_t)n) n = 0;
-  }
-  if (f) fclose(f);
-  return (Bytes){data, (size_t)n};
-}
 
 static int64_t bytes_of(const PlanBuffer *b) {
   return dim_typical(b->numel) * dtype_info[b->dtype].bytes;
@@ -95,11 +84,12 @@ int main(int argc, char **argv) {
     }
     Job job;
     job_init(&job, 0);
-    Bytes model = read_file(argv[i]);
+    StrBuf model = {0};
+    if (!read_file(argv[i], &model)) fprintf(stderr, "%s: cannot be read\n", argv[i]);
     size_t len = strlen(argv[i]);
     bool kgraph = len > 7 && !strcmp(argv[i] + len - 7, ".kgraph");
     options.kind = kgraph ? MODEL_KGRAPH : MODEL_ONNX;
-    Status st = bench(&job, model, &options, argv[i]);
+    Status st = bench(&job, (Bytes){(const uint8_t *)model.ptr, model.len}, &options, argv[i]);
     if (st) {
       char text[1000];
       status_text(st, text, sizeof text);
@@ -108,7 +98,7 @@ int main(int argc, char **argv) {
       failed = 1;
     }
     job_deinit(&job);
-    free((void *)(uintptr_t)model.ptr);
+    strbuf_deinit(&model);
   }
   return failed;
 }

@@ -12,39 +12,15 @@
 
 #include "compiler/compile.h"
 #include "compiler/search/search.h"
-
-static const Target h100 = {.kind = "cuda",
-                            .triple = "nvptx64-nvidia-cuda",
-                            .cpu = "sm_90a",
-                            .features = "+ptx85",
-                            .compiler = "",
-                            .vector_bytes = 16,
-                            .vector_registers = 64,
-                            .threads = 132,
-                            .l1_bytes = 227 << 10,
-                            .l2_bytes = 50 << 20,
-                            .l3_bytes = 50 << 20,
-                            .memory_bytes = (uint64_t)80 << 30,
-                            .max_group = 1024,
-                            .warp = 32,
-                            .local_bytes = 227 << 10};
-
-static bool read_file(const char *path, StrBuf *out) {
-  FILE *f = fopen(path, "rb");
-  char part[65536];
-  size_t n;
-  while (f && (n = fread(part, 1, sizeof part, f))) strbuf_add(out, part, n);
-  bool ok = f && !ferror(f) && !out->failed;
-  if (f) fclose(f);
-  return ok;
-}
+#include "tests/read_file.h"
+#include "tests/unit/zoo_targets.h"
 
 /* The kernel of most operations. */
 static Status largest_kernel(Job *job, const Plan *plan, UOp **out) {
   int64_t most = -1;
   for (size_t k = 0; k < plan->nkernels; k++) {
     SearchCost cost;
-    TRY(search_cost(job, plan->kernels[k].sink, &h100, NULL, &cost));
+    TRY(search_cost(job, plan->kernels[k].sink, &zoo_cuda, NULL, &cost));
     if (cost.flops > most) {
       most = cost.flops;
       *out = plan->kernels[k].sink;
@@ -58,7 +34,7 @@ static void predict_lines(Job *job, UOp *kernel) {
   while (fgets(line, sizeof line, stdin)) {
     SearchCost cost;
     line[strcspn(line, "\n")] = 0;
-    Status st = search_cost(job, kernel, &h100, line, &cost);
+    Status st = search_cost(job, kernel, &zoo_cuda, line, &cost);
     printf("%" PRId64 "\n", st ? 0 : cost.predicted_ns);
     status_drop(st);
   }
@@ -79,7 +55,7 @@ int main(int argc, char **argv) {
   job_init(&job, (size_t)4 << 30);
   Status st = read_file(argv[1], &model) ? NULL : FAIL(NOT_FOUND, "%s cannot be read", argv[1]);
   if (!st) st = compile_frontend(&job, (Bytes){(uint8_t *)model.ptr, model.len}, &o, &graph);
-  if (!st) st = compile_plan(&job, &graph, &h100, &plan);
+  if (!st) st = compile_plan(&job, &graph, &zoo_cuda, &plan);
   if (!st) st = largest_kernel(&job, &plan, &kernel);
   if (!st) predict_lines(&job, kernel);
   if (st) {

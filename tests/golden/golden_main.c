@@ -12,6 +12,7 @@
 #include "compiler/passes/linearize.h"
 #include "compiler/passes/lower.h"
 #include "compiler/rules/rewrite.h"
+#include "tests/read_file.h"
 
 static const Target target = {.kind = "cpu",
                               .triple = "x86_64-unknown-linux-gnu",
@@ -75,16 +76,6 @@ typedef struct Golden {
   size_t pass, keep; /* bytes of the file before `expected` */
   StrBuf out;
 } Golden;
-
-static bool read_file(const char *path, StrBuf *out) {
-  char buf[4096];
-  size_t n;
-  FILE *f = fopen(path, "rb");
-  if (!f) return false;
-  while ((n = fread(buf, 1, sizeof buf, f)) > 0) strbuf_add(out, buf, n);
-  fclose(f);
-  return !out->failed && out->len;
-}
 
 static bool split(const char *path, const StrBuf *text, Golden *g) {
   const char *pass = strstr(text->ptr, "\npass: ");

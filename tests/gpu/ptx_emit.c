@@ -12,6 +12,8 @@
 #include <string.h>
 
 #include "compiler/compile.h"
+#include "tests/read_file.h"
+#include "tests/unit/zoo_targets.h"
 
 static int failures;
 static bool fast_math;
@@ -30,16 +32,6 @@ static void skip(const char *model, Status st) {
   status_text(st, text, sizeof text);
   status_drop(st);
   printf("%s: not taken: %s\n", model, text);
-}
-
-static bool read_file(const char *path, StrBuf *out) {
-  FILE *f = fopen(path, "rb");
-  char part[65536];
-  size_t n;
-  while (f && (n = fread(part, 1, sizeof part, f))) strbuf_add(out, part, n);
-  bool ok = f && !ferror(f) && !out->failed;
-  if (f) fclose(f);
-  return ok;
 }
 
 static void write_kernel(const char *folder, const char *model, size_t k, const StrBuf *ptx) {
@@ -101,21 +93,9 @@ int main(int argc, char **argv) {
             argv[0]);
     return 64;
   }
-  Target target = {.kind = "cuda",
-                   .triple = "nvptx64-nvidia-cuda",
-                   .cpu = argv[1],
-                   .features = argv[2],
-                   .compiler = "",
-                   .vector_bytes = 16,
-                   .vector_registers = 64,
-                   .threads = 132,
-                   .l1_bytes = 227 << 10,
-                   .l2_bytes = 50 << 20,
-                   .l3_bytes = 50 << 20,
-                   .memory_bytes = (uint64_t)80 << 30,
-                   .max_group = 1024,
-                   .warp = 32,
-                   .local_bytes = 227 << 10};
+  Target target = zoo_cuda;
+  target.cpu = argv[1];
+  target.features = argv[2];
   for (int i = 4; i < argc; i++) {
     if (!strcmp(argv[i], "--opts") && i + 2 < argc) {
       opts = argv[++i];
