@@ -92,6 +92,19 @@ UOp *loop_element(Job *job, UOp *x, size_t axis, int64_t at) {
   return uop_make(job, OP_SHRINK, DT_VOID, arg_ints(arg, 2 * x->shape.n), &x, 1);
 }
 
+/* What this iteration sees of scanned input i. The body of a scan of nothing is converted too, for
+ * the shapes of its results: an axis that may be empty gets one zero behind its elements, or before
+ * them when it is scanned backwards, where no iteration that happens looks. */
+static UOp *scanned_element(const Build *b, size_t i) {
+  const Repeat *r = b->r;
+  UOp *x = r->scanned[i];
+  size_t axis = r->axes[i];
+  if (!dim_le(b->job, 1, x->shape.at[axis]))
+    x = build_pad_axis(b->job, x, axis, r->back[i], !r->back[i], build_num(b->job, x, 0));
+  int64_t at = loop_place(b->job, b->var, x->shape.at[axis], r->back[i]);
+  return build_squeeze(b->job, loop_element(b->job, x, axis, at), axis);
+}
+
 static void convert(Build *b) {
   Repeat *r = b->r;
   size_t n = 0, total = 2 + r->ncarried + r->nscanned;
@@ -101,12 +114,8 @@ static void convert(Build *b) {
     args[n++] = truth(b);
   }
   for (size_t i = 0; i < r->ncarried; i++) args[n++] = val_from_uop(b->f, b->now[i], true);
-  for (size_t i = 0; i < r->nscanned; i++) {
-    UOp *x = r->scanned[i];
-    int64_t at = loop_place(b->job, b->var, x->shape.at[r->axes[i]], r->back[i]);
-    x = loop_element(b->job, x, r->axes[i], at);
-    args[n++] = val_from_uop(b->f, build_squeeze(b->job, x, r->axes[i]), true);
-  }
+  for (size_t i = 0; i < r->nscanned; i++)
+    args[n++] = val_from_uop(b->f, scanned_element(b, i), true);
   size_t results = r->ncarried + r->ncollected + !r->is_scan;
   b->results = arena_array(&b->job->arena, results + 1, sizeof *b->results);
   avec_push(&b->job->arena, &b->f->iterations, b->var);
@@ -166,6 +175,9 @@ static void update_condition(Build *b) {
   const Repeat *r = b->r;
   if (r->is_scan) return;
   Val *result = b->results[0];
+  if (result->dtype != DT_BOOL)
+    job_abort(b->job, FAIL(INVALID_ARGUMENT, "the condition of the body is %s, expected a bool",
+                           dtype_info[result->dtype].name));
   const uint8_t *first = r->start ? val_data(b->f, r->start) : NULL;
   const uint8_t *again = val_data(b->f, result);
   if ((!r->start || (first && *first)) && again && *again) return;

@@ -212,8 +212,14 @@ static void on_up(void *ctx) {
   shared_adopt_all(sh);
 }
 
+static bool is_own_news(const Shared *sh, Bytes payload) {
+  return payload.len == SHARED_NEWS &&
+         !memcmp(payload.ptr + 2 * DIGEST_BYTES, node_key_public(sh->set.key), NODE_KEY_BYTES);
+}
+
 static void on_news(void *ctx, Bytes payload) {
   Shared *sh = ctx;
+  if (is_own_news(sh, payload)) return;
   sh->server->metrics.shared_news_total[0][0]++;
   if (!sh->news_left) {
     sh->news_missed = true;

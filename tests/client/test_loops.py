@@ -163,6 +163,39 @@ def test_a_recurrence_as_scan(client, length, reverse):
         np.testing.assert_allclose(got["s"], s, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kept", [None, 0, 1, 5])
+def test_a_scan_of_what_may_be_nothing(client, kept, reverse):
+    """Of an axis of no elements, and of one whose size the values of a run decide."""
+    m, n = scan("kept" if kept is not None else 0, reverse), kept or 0
+    if kept is not None:
+        m.graph.node.insert(0, h.make_node("Compress", ["all", "mask"], ["xs"], axis=1))
+        del m.graph.input[1]
+        m.graph.input.extend([info("all", T.FLOAT, [2, 6, 8]), info("mask", T.BOOL, [6])])
+    rng = np.random.default_rng(n)
+    s, r = rng.standard_normal((2, 8)).astype(np.float32), (rng.standard_normal((8, 8)) * 0.3).astype(np.float32)
+    all_, mask = rng.standard_normal((2, 6, 8)).astype(np.float32), rng.permutation(6) < n
+    xs = all_[:, mask]
+    got = client.compile(m)({"s0": s, "r": r, **({"xs": xs} if kept is None else {"all": all_, "mask": mask})})
+    ys = np.zeros_like(xs)
+    for k in reversed(range(n)) if reverse else range(n):
+        s = np.tanh(s @ r + xs[:, k])
+        ys[:, k] = s
+    assert got["ys"].shape == ys.shape
+    np.testing.assert_allclose(got["ys"], ys, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got["s"], s, rtol=1e-4, atol=1e-5)
+
+
+def test_a_condition_that_is_no_bool(client):
+    b = body([h.make_node("Add", ["x", "x"], ["y"]), h.make_node("Identity", ["k"], ["again"])],
+             [info("k", T.INT64, []), info("go", T.BOOL, []), info("x", T.FLOAT, [4])],
+             [info("again", T.INT64, []), info("y", T.FLOAT, [4])])
+    m = model([h.make_node("Loop", ["count", "", "start"], ["last"], body=b)], [info("start", T.FLOAT, [4]), info("count", T.INT64, [])],
+              [info("last", T.FLOAT, [4])])
+    with pytest.raises(kiln.Error, match="condition of the body is i64, expected a bool"):
+        client.compile(m)
+
+
 def recurrent(op, steps, gates, lens):
     """Both directions; a length per row."""
     rng = np.random.default_rng(3)
