@@ -46,9 +46,12 @@ static const char *check_at(const UOp *u, int depth, int *nodes) {
   return why;
 }
 
+/* The only place where handles are made. A number among them is nobody's size. */
 static int64_t of_poly(Job *job, Poly p) {
   UOp *u = poly_make(job, p);
   int nodes = MAX_NODES;
+  if (u->op == OP_CONST && !dim_is_static(u->arg.i))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "a size of %lld", (long long)u->arg.i));
   if (u->op == OP_CONST) return u->arg.i;
   const char *why = check_at(u, MAX_DEPTH, &nodes);
   if (why) job_abort(job, FAIL(RESOURCE_EXHAUSTED, "%s", why));
