@@ -4,6 +4,8 @@ import numpy as np
 import onnx
 import onnx.helper as h
 import pytest
+import serving
+from onnx_suite import EvalRunner
 
 T = onnx.TensorProto
 DTYPES = {"f32": (np.float32, T.FLOAT, 1e-5), "f16": (np.float16, T.FLOAT16, 5e-3), "bf16": (ml_dtypes.bfloat16, T.BFLOAT16, 4e-2),
@@ -83,3 +85,16 @@ def test_a_weight_that_is_computed_stays_computed(client):
     nodes = [h.make_node("Cast", ["w"], ["f"], to=T.FLOAT), h.make_node("Mul", ["f", "s"], ["d"]), h.make_node("MatMul", ["x", "d"], ["y"])]
     m = model(nodes, T.FLOAT, x.shape, [("w", T.INT8, w), ("s", T.FLOAT, s)])
     check(client, m, x, x.astype(np.float64) @ (w * np.float64(s)))
+
+
+@pytest.mark.parametrize("target", ["sse2", "avx2", "gpu"])
+def test_every_stage_for_other_targets(target):
+    """Vectors of 4 and 8 columns; a target with workgroups keeps the weight as it is."""
+    runner = EvalRunner(str(serving.BIN / "kiln-eval"), ["--stages", target])
+    x, w = rng(17, 64), rng(64, 256)
+    m = model([h.make_node("MatMul", ["x", "w"], ["y"])], T.FLOAT, x.shape, [("w", T.FLOAT, w)])
+    found = runner.run(m, {"x": x}, {})
+    runner.close()
+    assert {n.split(":")[0] for n in found} >= {"tensor", "ranged", "scheduled", "linear"}
+    for y in found.values():
+        np.testing.assert_allclose(y, x.astype(np.float64) @ w, rtol=1e-5, atol=1e-4)
