@@ -35,6 +35,7 @@ static UOp *idx(Elem *e, int64_t v) { return uop_index(e->job, v); }
 /* In the one form of sizes; an expression that is too large for that ends the query. */
 static UOp *two(Elem *e, Op op, UOp *a, UOp *b) {
   UOp *u = uop2(e->job, op, a, b);
+  if (uop_is_const(u)) return u;
   if (!dim_check(u)) return dim_uop(e->job, dim_of(e->job, u));
   e->budget = 0;
   return idx(e, 0);

@@ -62,8 +62,8 @@ NodeSizes node_sizes(Node *n, size_t k, const char *what) {
     if (data) {
       s.at[i] = tame(data_int(v->dtype, data, i));
     } else if (x) {
-      s.at[i] = dim_of(n->job, x);
-      if (dim_is_static(s.at[i])) s.at[i] = tame(s.at[i]);
+      s.at[i] = uop_is_const(x) ? x->arg.i : dim_of(n->job, x);
+      if (uop_is_const(x) || dim_is_static(s.at[i])) s.at[i] = tame(s.at[i]);
     } else {
       x = v->u;
       if (x->shape.n) x = build_squeeze(n->job, build_slice(n->job, x, 0, i, 1, 1), 0);

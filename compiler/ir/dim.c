@@ -41,14 +41,18 @@ static bool is_size_op(Op op) {
 static const char *check_at(const UOp *u, int depth, int *nodes) {
   if (!is_size_op((Op)u->op) || u->dtype != DT_INDEX) return "a size is no expression over VARs";
   if (!depth || !(*nodes)--) return "a size expression is too large";
+  if (u->op == OP_CONST && !dim_is_static(u->arg.i)) return "a size is out of range";
   const char *why = NULL;
   for (uint32_t s = 0; s < u->nsrc && !why; s++) why = check_at(u->src[s], depth - 1, nodes);
   return why;
 }
 
+/* The only place where handles are made. A number among them is nobody's size. */
 static int64_t of_poly(Job *job, Poly p) {
   UOp *u = poly_make(job, p);
   int nodes = MAX_NODES;
+  if (u->op == OP_CONST && !dim_is_static(u->arg.i))
+    job_abort(job, FAIL(INVALID_ARGUMENT, "a size of %lld is out of range", (long long)u->arg.i));
   if (u->op == OP_CONST) return u->arg.i;
   const char *why = check_at(u, MAX_DEPTH, &nodes);
   if (why) job_abort(job, FAIL(RESOURCE_EXHAUSTED, "%s", why));

@@ -1,8 +1,9 @@
 /* The rates that decide whether a chain of tensors is worth being in blocks, from measurements of
- * whole models (docs/performance.md), per lane of a vector, since they are those of multiply-adds:
- * AVX-512 has 16 lanes of f32. In the plain layout strided windows do not fill vectors and small
- * images do not fill tiles; a depthwise convolution there has nothing that is contiguous and used
- * again. Only the ratio of these numbers to each other and to the rate of a reorder matters. */
+ * whole models (docs/performance/cpu-models.md), per lane of a vector, since they are those of
+ * multiply-adds: AVX-512 has 16 lanes of f32. In the plain layout strided windows do not fill
+ * vectors and small images do not fill tiles; a depthwise convolution there has nothing that is
+ * contiguous and used again. Only the ratio of these numbers to each other and to the rate of a
+ * reorder matters. */
 #include "compiler/passes/layout_cost.h"
 
 enum { SMALL_IMAGE = 64 };

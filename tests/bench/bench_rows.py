@@ -86,6 +86,36 @@ def rows():
            lambda x: data.clone().index_add_(0, where, x), 4 * (4096 + 256) * 64)
 
 
+def large():
+    """What no cache holds: name, model, torch function, bytes that have to move."""
+    r = np.random.default_rng(2)
+    m, n = 16384, 4096
+    shape, size = [m, n], 8 * m * n
+    w, c = torch.ones(n), torch.zeros(n)
+    yield f"large softmax {m}x{n}", simple("Softmax", shape, axis=-1), lambda x: torch.softmax(x, -1), size
+    yield (f"large layernorm {m}x{n}", simple("LayerNormalization", shape, const={"w": w.numpy(), "c": c.numpy()}, axis=-1),
+           lambda x: F.layer_norm(x, (n,), w, c), size)
+    yield (f"large RMSnorm {m}x{n}", simple("RMSNormalization", shape, const={"w": w.numpy()}, opset=23, axis=-1),
+           lambda x: F.rms_norm(x, (n,), w, 1e-5), size)
+    s, b = torch.full((n,), 1.5), torch.full((n,), 0.25)
+    yield f"large gelu chain {m}x{n}", gelu_chain(shape), lambda x: F.gelu(x * s + b) + x, size
+    for axis, name in ((1, "rows"), (0, "columns")):
+        out = [m, 1] if axis else [1, n]
+        yield (f"large sum {name} {m}x{n}", simple("ReduceSum", shape, out, {"axes": np.array([axis])}),
+               lambda x, a=axis: x.sum(a, keepdim=True), size // 2)
+    yield "large transpose 8192x8192", simple("Transpose", [8192, 8192], perm=[1, 0]), lambda x: x.t().contiguous(), 8 << 26
+    yield f"large cumsum {m}x{n} along 0", simple("CumSum", shape, const={"axis": np.array(0)}), lambda x: torch.cumsum(x, 0), size
+    at = r.integers(0, 100000, 65536)
+    ids = torch.from_numpy(at)
+    yield "large gather 65536 of 100000x768", simple("Gather", [100000, 768], [65536, 768], {"at": at}), lambda x: x[ids], 8 * 65536 * 768
+    at = r.integers(0, 30000, (65536, 1))
+    where, data = torch.from_numpy(at[:, 0]), torch.zeros(30000, 768)
+    node = h.make_node("ScatterND", ["zero", "at", "x"], ["y"], reduction="add")
+    yield ("large scatter-add 65536x768 into 30000", model([node], [("x", T.FLOAT, [65536, 768])], ("y", T.FLOAT, [30000, 768]),
+                                                           {"zero": data.numpy(), "at": at}),
+           lambda x: data.clone().index_add_(0, where, x), 4 * (65536 + 2 * 30000) * 768)
+
+
 def updates():
     """Scatters: name, model, torch function, bytes that have to move."""
     r = np.random.default_rng(1)
@@ -211,7 +241,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, {args.threads} threads")
     print("| what | kernels | Kiln us | torch us | ort us | openvino us | x | copy |\n|---|---|---|---|---|---|---|---|")
-    for name, m, fn, size in (*rows(), *updates(), *order(), *attention()):
+    for name, m, fn, size in (*rows(), *large(), *updates(), *order(), *attention()):
         if args.only and not any(part in name for part in args.only.split(",")):
             continue
         ours, kernels = kiln_us(m, args.threads)

@@ -3,7 +3,7 @@
 
     gpu.py [GROUP...] [--only TEXT] [--tune SECONDS] [--quick] ...       groups: large products attention rows (all)
 
-Needs kilnd in $KILN_BIN, the kiln package, ml_dtypes and torch. gpu_bench.py says how both sides are timed; docs/performance.md has results.
+Needs kilnd in $KILN_BIN, the kiln package, ml_dtypes and torch. gpu_bench.py says how both sides are timed; docs/performance/ has results.
 With --tune, where bench_ranking was built, the model's first choice among the schedules timed is put beside the best of them, and
 where NVRTC is installed the schedules that were timed by both compilers beside each other.
 A goal that is missed is written down and is no failure; an answer that differs, or a case that does not run, is one.

@@ -135,7 +135,7 @@ def test_runs_during_a_search(start):
     for t in threads:
         t.start()
     try:
-        _, s = tune(d, r.executable, 10)
+        _, s = tune(d, r.executable, 30)
     finally:
         stop.set()
         for t in threads:
@@ -379,7 +379,7 @@ def test_killed_beside_another_on_one_cache(start, tmp_path):
     """One of two servers that search with one cache is killed, twice: the other one's search goes on, and what is written is whole."""
     a, b = (start(config=OFF, folder=tmp_path / name, cache="../shared.db") for name in "ab")
     exe, result = b.compile(slow_graph(10)).executable, []
-    t = threading.Thread(target=lambda: result.append(tune(b, exe, 12)[1]))
+    t = threading.Thread(target=lambda: result.append(tune(b, exe, 30)[1]))
     t.start()
     for _ in range(2):
         before = a.stats().schedules

@@ -277,6 +277,8 @@ static void test_hostile(void **state) {
   expect_parse_error(job, "%0 = PARAM f32 [0; -9223372036854771712]", "out of range");
   expect_parse_error(job, "%0 = PARAM f32 [0; -3]", "not allowed");
   expect_parse_error(job, "%0 = CONST f32 [1]\n%1 = PARAM f32 [0; %0]", "no expression over VARs");
+  expect_parse_error(job, "%0 = CONST index [-9223372036854771712]\n%1 = PARAM f32 [0; %0]",
+                     "a size is out of range");
   expect_parse_error(job, "%1 = PARAM f32 [0; %0]", "not defined above");
   expect_parse_error(job, "%0 = VAR index [0; 5, 4, 1]", "bounds of the VAR");
   expect_parse_error(job, "%0 = VAR index [0; 1, 7, 8]", "multiple of its divisor");
