@@ -184,6 +184,7 @@ static void build_kernel(Job *job, KernelArgs *a) {
   a->lowered = rewrite_graph(&rw, u, rules_decomp);
   check(job, a->lowered, STAGE_LOWERED, "lower");
   a->linear = linearize_kernel(job, a->lowered, a->target);
+  a->linear.cuda_c = opts_cuda_c(&a->applied);
 }
 
 static void kernel_steps(Job *job, void *arg) {

@@ -255,12 +255,10 @@ static Status load_module(CudaDevice *c, const ProgramSpec *spec, Program *p) {
                     CU_JIT_INFO_LOG_BYTES};
   void *values[4] = {log, (void *)(uintptr_t)sizeof log, said, (void *)(uintptr_t)sizeof said};
   if (take_whole(c, spec->image, p)) return NULL;
-  char *image = malloc(spec->image.len + 1);
-  if (!image) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
-  memcpy(image, spec->image.ptr, spec->image.len);
-  image[spec->image.len] = 0;
-  CuResult r = c->api->module_load(&p->module, image, 4, options, values);
-  free(image);
+  StrBuf image = {0};
+  TRY(cuda_make_ptx(&c->assembler, spec->image, &image));
+  CuResult r = c->api->module_load(&p->module, image.ptr, 4, options, values);
+  strbuf_deinit(&image);
   log[sizeof log - 1] = said[sizeof said - 1] = 0;
   p->serialized = strstr(said, CUDA_WARNING_WAITING) != NULL;
   Status st = cuda_status(c->api, r, "loading code");
@@ -521,16 +519,23 @@ static Status describe(CudaDevice *c) {
                 minor);
   c->shared_all = (uint64_t)attribute(c, CU_ATTR_SHARED_ALL);
   int sms = attribute(c, CU_ATTR_SM_COUNT), sm = major * 10 + minor;
-  snprintf(c->description, sizeof c->description, "%s, %d SMs, %zu GiB, CUDA %d.%d", name, sms,
-           memory >> 30, driver / 1000, driver % 1000 / 10);
   CudaAssembler *a = &c->assembler;
-  *a = (CudaAssembler){c->api, c->context, nvjitlink_open(driver), ""};
+  *a = (CudaAssembler){c->api, c->context, nvjitlink_open(driver), nvrtc_open(driver), ""};
+  char nvrtc[32] = "no NVRTC";
+  if (a->compiler)
+    snprintf(nvrtc, sizeof nvrtc, "NVRTC %d.%d", nvrtc_version(a->compiler) / 1000,
+             nvrtc_version(a->compiler) % 1000 / 10);
+  snprintf(c->description, sizeof c->description, "%s, %d SMs, %zu GiB, CUDA %d.%d, %s", name, sms,
+           memory >> 30, driver / 1000, driver % 1000 / 10, nvrtc);
   snprintf(a->arch, sizeof a->arch, "sm_%d%s", sm, sm == 90 ? "a" : "");
   snprintf(c->model, sizeof c->model, "%s, %s", name, a->arch);
   int n = snprintf(c->compiler, sizeof c->compiler, "CUDA driver %d", driver);
   if (a->linker)
-    snprintf(c->compiler + n, sizeof c->compiler - (size_t)n, ", nvJitLink %d",
-             nvjitlink_version(a->linker));
+    n += snprintf(c->compiler + n, sizeof c->compiler - (size_t)n, ", nvJitLink %d",
+                  nvjitlink_version(a->linker));
+  if (a->compiler) /* which target_has_nvrtc reads */
+    snprintf(c->compiler + n, sizeof c->compiler - (size_t)n, ", NVRTC %d",
+             nvrtc_version(a->compiler));
   snprintf(c->cpu, sizeof c->cpu, "sm_%d%s", newest_known(sm), sm == 90 ? "a" : "");
   snprintf(c->features, sizeof c->features, "+ptx%d", ptx_version(driver));
   c->base.caps = (DeviceCaps){.kind = "cuda",

@@ -34,7 +34,7 @@ typedef struct Work {
   atomic_size_t next;
 } Work;
 
-static bool is_ptx(Bytes image) { return image.len && image.ptr[0] != 0x7f; }
+static bool is_text(Bytes image) { return image.len && image.ptr[0] != 0x7f; }
 
 static bool gives_registers(Bytes ptx) {
   static const char instruction[] = "setmaxnreg";
@@ -105,14 +105,29 @@ static Status link_one(const CudaAssembler *a, const char *text, size_t len, Str
   return st;
 }
 
-static Status assemble_one(const CudaAssembler *a, Bytes ptx, StrBuf *out, CudaWhole *whole) {
-  char *text = malloc(ptx.len + 1); /* PTX ends with a zero */
-  if (!text) return FAIL(RESOURCE_EXHAUSTED, "memory for a program");
-  memcpy(text, ptx.ptr, ptx.len);
-  text[ptx.len] = 0;
-  Status st = gives_registers(ptx) ? NULL : link_one(a, text, ptx.len, out);
-  if (!st && !out->len) cuda_whole_compile(a->api, text, ptx.len, whole);
-  free(text);
+Status cuda_make_ptx(const CudaAssembler *a, Bytes image, StrBuf *out) {
+  StrBuf text = {0};
+  strbuf_add(&text, image.ptr, image.len);
+  Status st = text.failed ? FAIL(RESOURCE_EXHAUSTED, "memory for a program") : NULL;
+  if (!st && nvrtc_is_source(image)) {
+    Bytes source = {(const uint8_t *)text.ptr, text.len};
+    st = a->compiler ? nvrtc_compile(a->compiler, a->arch, source, out)
+                     : FAIL(UNAVAILABLE, "the kernel is CUDA C++, and NVRTC is not installed");
+  } else if (!st) {
+    *out = text;
+    text = (StrBuf){0};
+  }
+  strbuf_deinit(&text);
+  return st;
+}
+
+static Status assemble_one(const CudaAssembler *a, Bytes image, StrBuf *out, CudaWhole *whole) {
+  StrBuf ptx = {0};
+  Status st = cuda_make_ptx(a, image, &ptx);
+  bool linked = !st && !gives_registers((Bytes){(const uint8_t *)ptx.ptr, ptx.len});
+  if (linked) st = link_one(a, ptx.ptr, ptx.len, out);
+  if (!st && !out->len) cuda_whole_compile(a->api, ptx.ptr, image, whole);
+  strbuf_deinit(&ptx);
   return st;
 }
 
@@ -121,7 +136,7 @@ static void *work(void *arg) {
   const CudaApi *api = w->with->api;
   Status st = cuda_status(api, api->context_set(w->with->context), "assembling code");
   for (size_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n;) {
-    if (!is_ptx(w->images[i])) continue;
+    if (!is_text(w->images[i])) continue;
     if (!st) st = assemble_one(w->with, w->images[i], &w->code[i], &w->whole[i]);
     w->failed[i] = st;
     st = NULL;

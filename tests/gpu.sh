@@ -4,7 +4,7 @@
 #     --package: the programs of an unpacked archive of deploy/package.sh (with kiln-eval, test_device and test_kernels in its bin/) instead of a
 #     build of this tree; --tune: of each product, attention and row, for the tuned column (about 90 of them)
 # The device conformance suite; kernels of every kind with the heuristic's and ten random schedules; both under compute-sanitizer's four tools
-# if it is installed; faults under load; no tenant's bytes in another's hands; the ONNX node suite; random graphs, one by one and through a
+# if it is installed; where NVRTC is, kernels by that compiler too; faults under load; no tenant's bytes in another's hands; the ONNX node suite; random graphs, one by one and through a
 # daemon: all these at the same time, on as many processors as there are. Then, alone and if PyTorch is installed, kernels and whole models
 # beside it. Prints a table for docs/devices.md and ends with one line "N passed, N failed". Logs are in build/gpu-*.log, the kernels of each
 # model in build/gpu-models.
@@ -63,6 +63,11 @@ alone() {
 }
 skip() { skipped="$skipped; $1"; }
 has() { "$python" -c "import $1" 2>/dev/null; }
+
+# NVRTC, which Python packages bring: with it kernels are also made of CUDA C++.
+nvrtc=$("$python" -c 'import glob, sysconfig; print(":".join({p.rsplit("/", 1)[0] for p in glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib/libnvrtc.so.*")}))')
+[ -z "$nvrtc" ] || export LD_LIBRARY_PATH="$nvrtc${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+[ -n "$nvrtc" ] || ldconfig -p | grep -q 'libnvrtc\.so' || skip "kernels as CUDA C++, because NVRTC is not installed"
 
 echo "| $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1) | $(date -u +%F) |"
 echo "|---|---|"

@@ -90,8 +90,8 @@ python_env tests numpy onnx==1.23.2 onnxruntime grpcio grpcio-tools grpcio-refle
   { note "preparing the Python environment" 1; finish; }
 
 python_files silero-vad==6.2.3 faster-whisper==1.2.1 basic-pitch==0.4.0 nudenet==3.4.2 rapidocr-onnxruntime==1.4.4 \
-  nvidia-cuda-nvcc==13.0.88 ||
-  { note "installing the packages that ship models, and ptxas" 1; finish; }
+  nvidia-cuda-nvcc==13.0.88 nvidia-cuda-nvrtc==13.0.88 ||
+  { note "installing the packages that ship models, ptxas and NVRTC" 1; finish; }
 
 say "build"
 build_kiln || { note "build" 1; finish; }
@@ -124,8 +124,8 @@ note "ONNX node suite on OpenCL: $(tail -n 1 build/onnx-opencl.log)" $?
 tail -n 1 build/onnx-opencl.log
 say "Kernels for NVIDIA GPUs, assembled without one"
 "$KILN_VENV/bin/python" tests/gpu/ptx.py --every "$([ -n "$long" ] && echo 1 || echo 60)" ${long:+--arch sm_75,sm_80,sm_89,sm_90a,sm_100,sm_120} >build/ptx.log 2>&1
-note "PTX for sm_75, sm_80, sm_90a and sm_120 (build/ptx.log)" $?
-grep -E 'kernels, ' build/ptx.log
+note "PTX for sm_75, sm_80, sm_90a and sm_120, by LLVM and by NVRTC (build/ptx.log)" $?
+grep -E 'kernels(,| as)' build/ptx.log
 say "Models"
 run_pytest models tests/model
 
@@ -139,7 +139,7 @@ if [ -n "$long" ]; then
     KILN_BIN=$KILN_ROOT/build/$preset/bin run_pytest $preset tests/daemon
   done
   say "random graphs"
-  KILN_RANDOM_GRAPHS=50000 KILN_RANDOM_OPENCL=2000 KILN_RANDOM_SEED=100000 run_pytest random-graphs tests/model/test_random_graphs.py
+  KILN_RANDOM_GRAPHS=50000 KILN_RANDOM_OPENCL=2000 KILN_RANDOM_CUDA_C=500 KILN_RANDOM_SEED=100000 run_pytest random-graphs tests/model/test_random_graphs.py
   "$KILN_BUILD"/tests/test_plan_symbolic_random 100000 1000000 >build/symbolic.log 2>&1 &&
     "$KILN_BUILD"/tests/test_schedule_symbolic 20000 1000000 >>build/symbolic.log 2>&1
   note "random graphs with symbolic sizes" $?

@@ -1,15 +1,19 @@
-/* The choice between the emitters. Targets of other kinds (tests describe devices that nobody
- * generates code for) are the CPU's. */
+/* The choice between the emitters, which for GPUs of NVIDIA is the schedule's. Targets of other
+ * kinds (tests describe devices that nobody generates code for) are the CPU's. */
 #include "compiler/codegen/codegen.h"
 
+#include "compiler/codegen/cuda_emit.h"
 #include "compiler/codegen/llvm_emit.h"
 #include "compiler/codegen/opencl_emit.h"
 
 static bool is_opencl(const Target *t) { return t->kind && !strcmp(t->kind, "opencl"); }
 
-static Status emit_opencl(const Linear *linear, const char *entry, const Target *target,
-                          CodegenOutput *out) {
-  TRY(opencl_emit(linear, entry, target, &out->object));
+typedef Status (*PrintFn)(const Linear *linear, const char *entry, const Target *target,
+                          StrBuf *out);
+
+static Status emit_source(const Linear *linear, const char *entry, const Target *target,
+                          PrintFn print, CodegenOutput *out) {
+  TRY(print(linear, entry, target, &out->object));
   if (out->want_text) strbuf_add(&out->text, out->object.ptr, out->object.len);
   return NULL;
 }
@@ -33,8 +37,9 @@ static Status emit_llvm(const Linear *linear, const char *entry, const Target *t
 
 Status codegen_emit(const Linear *linear, const char *entry, const Target *target,
                     CodegenOutput *out) {
-  return is_opencl(target) ? emit_opencl(linear, entry, target, out)
-                           : emit_llvm(linear, entry, target, out);
+  if (linear->cuda_c) return emit_source(linear, entry, target, cuda_emit, out);
+  if (is_opencl(target)) return emit_source(linear, entry, target, opencl_emit, out);
+  return emit_llvm(linear, entry, target, out);
 }
 
 void codegen_deinit(CodegenOutput *out) {

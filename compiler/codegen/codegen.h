@@ -1,5 +1,5 @@
 /* Code for a linear program, by the target's kind: machine code through LLVM for "cpu", OpenCL C
- * for "opencl". */
+ * for "opencl", for "cuda" PTX through LLVM or, where the program says so, CUDA C++ for NVRTC. */
 #pragma once
 
 #include "compiler/ir/plan.h"

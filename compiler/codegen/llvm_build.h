@@ -10,6 +10,7 @@
 #include <llvm-c/Core.h>
 
 #include "compiler/codegen/llvm_target.h"
+#include "compiler/codegen/unit.h"
 #include "compiler/ir/plan.h"
 
 /* A storage element of a REG buffer. It never exists in memory: `value` is what it holds at the
@@ -60,8 +61,7 @@ typedef struct Emitter {
   LLVMValueRef fn, args, thread, scratch;
   LLVMValueRef *values; /* by id - first_id */
   uint32_t first_id, nids;
-  uint8_t
-      *twos; /* GPU: by id - first_id, 1 + how many times 2 divides an index; 0: not known yet */
+  UnitMemo units;      /* GPU */
   ParamBuffer *params; /* linear->nargs */
   LLVMValueRef *vars;  /* linear->nvars */
   LocalBuffer *locals;
@@ -137,10 +137,6 @@ LLVMValueRef llvm_from_f32(Emitter *e, DType dtype, LLVMValueRef v, bool exact);
 /* -- llvm_alu.c -- */
 LLVMValueRef llvm_alu_emit(Emitter *e, const UOp *u);
 LLVMValueRef llvm_hreduce_emit(Emitter *e, const UOp *u);
-
-/* -- llvm_ptx.c -- */
-/* Appends ptx without what NVIDIA's compiler gets wrong. */
-void llvm_ptx_add(StrBuf *out, Str ptx);
 
 /* -- llvm_fmod.c -- */
 /* The remainder of f64 by long division, exactly, with the sign of x. */

@@ -18,6 +18,7 @@
 #include <llvm/Config/llvm-config.h>
 
 #include "base/clock.h"
+#include "base/ptx.h"
 #include "compiler/codegen/llvm_build.h"
 
 /* The range IR has done the loop work already; this folds what the emitter's idioms leave behind
@@ -497,7 +498,7 @@ static Status emit_file(Emitter *e, LLVMModuleRef module, LLVMTargetMachineRef m
   }
   Str file = {LLVMGetBufferStart(buffer), LLVMGetBufferSize(buffer)};
   if (e->gpu)
-    llvm_ptx_add(out, file);
+    ptx_add(out, file);
   else
     strbuf_add(out, file.ptr, file.len);
   LLVMDisposeMemoryBuffer(buffer);

@@ -130,7 +130,7 @@ static LLVMValueRef wide_max_min(Emitter *e, const void *op, LLVMValueRef *v) {
   return LLVMBuildTrunc(e->b, LLVMBuildCall2(e->b, type, code, args, 2, ""), narrow, "");
 }
 
-/* LLVM would pack two of 16 bits into one instruction (min.s16x2), which llvm_ptx_add does not look
+/* LLVM would pack two of 16 bits into one instruction (min.s16x2), which ptx_add does not look
  * for: what it looks for are the scalar ones that this makes. */
 LLVMValueRef llvm_gpu_max_min(Emitter *e, LLVMValueRef x, LLVMValueRef y, bool max, bool uns) {
   static const WideOp ops[2][2] = {
@@ -179,55 +179,9 @@ LLVMValueRef llvm_gpu_buffer(Emitter *e, const UOp *buffer) {
   return LLVMConstAddrSpaceCast(at, pointer(e, GENERIC));
 }
 
-/* -- alignment
- * ------------------------------------------------------------------------------------------- */
-
-enum { MOST_TWOS = 6, LEAST_ALIGN = 16 };
-
-static unsigned smaller(unsigned a, unsigned b) { return a < b ? a : b; }
-
-static unsigned twos_of(int64_t n) {
-  unsigned k = 0;
-  while (k < MOST_TWOS && !(n >> k & 1)) k++;
-  return k;
-}
-
-static unsigned find_twos(Emitter *e, const UOp *u);
-
-/* How many times 2 divides the value, as far as its sources tell. */
-static unsigned look_twos(Emitter *e, const UOp *u) {
-  switch (u->op) {
-  case OP_VAR: return twos_of(u->arg.ints.at[2]);
-  case OP_CAST:
-  case OP_BROADCAST: return find_twos(e, u->src[0]);
-  case OP_MUL: return smaller(find_twos(e, u->src[0]) + find_twos(e, u->src[1]), MOST_TWOS);
-  case OP_AND:
-    return find_twos(e, u->src[0]) > find_twos(e, u->src[1]) ? find_twos(e, u->src[0])
-                                                             : find_twos(e, u->src[1]);
-  case OP_ADD:
-  case OP_SUB:
-  case OP_FLOORMOD:
-  case OP_MIN:
-  case OP_MAX: return smaller(find_twos(e, u->src[0]), find_twos(e, u->src[1]));
-  case OP_WHERE: return smaller(find_twos(e, u->src[1]), find_twos(e, u->src[2]));
-  default: return 0;
-  }
-}
-
-static unsigned find_twos(Emitter *e, const UOp *u) {
-  if (uop_is_const(u)) return twos_of(u->arg.i);
-  if (u->lanes > 1 || u->id < e->first_id || u->id - e->first_id >= e->nids) return 0;
-  uint8_t *known = &e->twos[u->id - e->first_id];
-  if (!*known) *known = (uint8_t)(1 + look_twos(e, u));
-  return *known - 1u;
-}
-
 unsigned llvm_gpu_unit(Emitter *e, const UOp *index, const UOp *buffer) {
-  unsigned most = buffer->op == OP_PARAM ? BUFFER_ALIGN : LEAST_ALIGN;
-  if (!e->twos) e->twos = arena_alloc(&e->arena, e->nids);
-  if (!e->twos) return 1;
-  most = most / dtype_info[buffer->dtype].bytes / buffer->lanes;
-  return smaller(most ? most : 1, 1u << find_twos(e, index));
+  if (!e->units.twos) unit_init(&e->units, &e->arena, e->first_id, e->nids);
+  return unit_of(&e->units, index, buffer);
 }
 
 /* -- what runs

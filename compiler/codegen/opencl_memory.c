@@ -3,12 +3,10 @@
  * Contiguous lanes are vloadN and vstoreN, which ask for no more than the element's alignment;
  * other vectors are put together from their elements, each behind its own gate. A REG buffer is a
  * variable; one with lanes holds vectors. A bool in memory is any byte that is not 0. */
-#include "compiler/codegen/opencl_build.h"
+#include "compiler/codegen/opencl_memory.h"
 
-static const char *buffer_name(Cl *c, const UOp *buf) {
-  if (buf->op == OP_PARAM) return cl_text(c, "p%lld", (long long)buf->arg.i);
-  static const char letters[] = "brs";
-  return cl_text(c, "%c%lld", letters[buf->arg.ints.at[1]], (long long)buf->arg.i);
+static const char *lane_of(CText *c, const char *v, unsigned lanes, unsigned k) {
+  return lanes == 1 ? v : c_text(c, "(%s).s%x", v, k);
 }
 
 static bool is_register(const UOp *buf) {
@@ -16,10 +14,10 @@ static bool is_register(const UOp *buf) {
 }
 
 /* A register, or an element of a buffer of vectors. */
-static const char *whole_element(Cl *c, const UOp *u, const UOp *buf) {
-  const char *name = buffer_name(c, buf);
+static const char *whole_element(CText *c, const UOp *u, const UOp *buf) {
+  const char *name = c_buffer_name(c, buf);
   if (buf->arg.ints.at[1] == 1 && buf->arg.ints.at[0] == 1) return name;
-  return cl_text(c, "%s[%s]", name, cl_value(c, u->src[1]));
+  return c_text(c, "%s[%s]", name, c_value(c, u->src[1]));
 }
 
 typedef struct Access {
@@ -29,26 +27,26 @@ typedef struct Access {
   DType dtype;
 } Access;
 
-static Access access_of(Cl *c, const UOp *u, unsigned lanes, uint32_t gate) {
+static Access access_of(CText *c, const UOp *u, unsigned lanes, uint32_t gate) {
   const UOp *buf = uop_storage(u->src[0]), *index = u->src[1];
-  Access a = {.name = buffer_name(c, buf),
-              .index = cl_value(c, index),
+  Access a = {.name = c_buffer_name(c, buf),
+              .index = c_value(c, index),
               .lanes = lanes,
               .index_lanes = index->lanes,
               .stride = u->arg.i,
               .dtype = (DType)buf->dtype};
   if (u->nsrc <= gate) return a;
-  a.gate = cl_value(c, u->src[gate]);
+  a.gate = c_value(c, u->src[gate]);
   a.gate_lanes = u->src[gate]->lanes;
   return a;
 }
 
-static const char *lane_address(Cl *c, const Access *a, unsigned k) {
+static const char *lane_address(CText *c, const Access *a, unsigned k) {
   if (a->index_lanes > 1)
-    return cl_text(c, "%s[%s]", a->name, cl_lane(c, a->index, a->index_lanes, k));
+    return c_text(c, "%s[%s]", a->name, lane_of(c, a->index, a->index_lanes, k));
   int64_t by = a->stride * k;
-  return by ? cl_text(c, "%s[%s + %lld]", a->name, a->index, (long long)by)
-            : cl_text(c, "%s[%s]", a->name, a->index);
+  return by ? c_text(c, "%s[%s + %lld]", a->name, a->index, (long long)by)
+            : c_text(c, "%s[%s]", a->name, a->index);
 }
 
 static bool contiguous(const Access *a) { return a->index_lanes == 1 && a->stride == 1; }
@@ -56,74 +54,74 @@ static bool contiguous(const Access *a) { return a->index_lanes == 1 && a->strid
 /* -- LOAD -------------------------------------------------------------------------------------- */
 
 /* Without a gate, or behind one for all lanes. */
-static const char *load_open(Cl *c, const Access *a, const char *alt) {
-  const char *t = cl_type(c, a->dtype, a->lanes), *v = cl_text(c, "(%s)(", t);
+static const char *load_open(CText *c, const Access *a, const char *alt) {
+  const char *t = c_type(c, a->dtype, a->lanes), *v = c_text(c, "(%s)(", t);
   bool each = a->gate_lanes > 1;
   if (a->lanes == 1) {
     v = lane_address(c, a, 0);
   } else if (contiguous(a) && !each) {
-    v = cl_text(c, "vload%u(0, %s + %s)", a->lanes, a->name, a->index);
+    v = c_text(c, "vload%u(0, %s + %s)", a->lanes, a->name, a->index);
   } else if (a->index_lanes == 1 && !a->stride && !each) {
-    v = cl_text(c, "(%s)(%s)", t, lane_address(c, a, 0));
+    v = c_text(c, "(%s)(%s)", t, lane_address(c, a, 0));
   } else {
     for (unsigned k = 0; k < a->lanes; k++) {
       const char *x = lane_address(c, a, k);
       if (each)
-        x = cl_text(c, "%s ? %s : %s", cl_lane(c, a->gate, a->gate_lanes, k), x,
-                    cl_lane(c, alt, a->lanes, k));
-      v = cl_text(c, "%s%s%s", v, k ? ", " : "", x);
+        x = c_text(c, "%s ? %s : %s", lane_of(c, a->gate, a->gate_lanes, k), x,
+                   lane_of(c, alt, a->lanes, k));
+      v = c_text(c, "%s%s%s", v, k ? ", " : "", x);
     }
-    v = cl_text(c, "%s)", v);
+    v = c_text(c, "%s)", v);
   }
   return v;
 }
 
-const char *cl_load(Cl *c, const UOp *u) {
+const char *opencl_load(CText *c, const UOp *u) {
   const UOp *buf = uop_storage(u->src[0]);
   if (is_register(buf)) return whole_element(c, u, buf);
   Access a = access_of(c, u, u->lanes, 2);
-  const char *zero = cl_text(c, "(%s)(0)", cl_type(c, a.dtype, a.lanes));
-  const char *alt = u->nsrc > 3 ? cl_operand(c, u->src[3], a.dtype, a.lanes) : zero;
-  const char *v = cl_canonical(c, a.dtype, a.lanes, load_open(c, &a, alt));
+  const char *zero = c_text(c, "(%s)(0)", c_type(c, a.dtype, a.lanes));
+  const char *alt = u->nsrc > 3 ? c_operand(c, u->src[3], a.dtype, a.lanes) : zero;
+  const char *v = c_canonical(c, a.dtype, a.lanes, load_open(c, &a, alt));
   /* the type: a narrow scalar is widened by ?: */
-  if (a.gate && a.gate_lanes == 1) v = cl_text(c, "%s ? %s : %s", a.gate, v, alt);
+  if (a.gate && a.gate_lanes == 1) v = c_text(c, "%s ? %s : %s", a.gate, v, alt);
   return v;
 }
 
 /* -- STORE ------------------------------------------------------------------------------------- */
 
-void cl_store(Cl *c, const UOp *u) {
+void opencl_store(CText *c, const UOp *u) {
   const UOp *buf = uop_storage(u->src[0]);
   unsigned lanes = u->src[2]->lanes > u->src[1]->lanes ? u->src[2]->lanes : u->src[1]->lanes;
   Access a = access_of(c, u, lanes, 3);
-  const char *v = cl_operand(c, u->src[2], (DType)u->src[2]->dtype, lanes);
-  const char *gate = a.gate && a.gate_lanes == 1 ? cl_text(c, "if (%s) ", a.gate) : "";
+  const char *v = c_operand(c, u->src[2], (DType)u->src[2]->dtype, lanes);
+  const char *gate = a.gate && a.gate_lanes == 1 ? c_text(c, "if (%s) ", a.gate) : "";
   if (is_register(buf)) {
-    cl_line(c, "%s%s = %s;", gate, whole_element(c, u, buf), v);
+    c_line(c, "%s%s = %s;", gate, whole_element(c, u, buf), v);
     return;
   }
   if (lanes > 1 && contiguous(&a) && a.gate_lanes <= 1) {
-    cl_line(c, "%svstore%u(%s, 0, %s + %s);", gate, lanes, v, a.name, a.index);
+    c_line(c, "%svstore%u(%s, 0, %s + %s);", gate, lanes, v, a.name, a.index);
     return;
   }
   for (unsigned k = 0; k < lanes; k++) {
-    if (a.gate_lanes > 1) gate = cl_text(c, "if (%s) ", cl_lane(c, a.gate, a.gate_lanes, k));
-    cl_line(c, "%s%s = %s;", gate, lane_address(c, &a, k), cl_lane(c, v, lanes, k));
+    if (a.gate_lanes > 1) gate = c_text(c, "if (%s) ", lane_of(c, a.gate, a.gate_lanes, k));
+    c_line(c, "%s%s = %s;", gate, lane_address(c, &a, k), lane_of(c, v, lanes, k));
   }
 }
 
 /* -- declarations ------------------------------------------------------------------------------ */
 
-static void declare_param(Cl *c, const UOp *p, const bool *written) {
+static void declare_param(CText *c, const UOp *p, bool written) {
   long long i = (long long)p->arg.i;
-  const char *t = cl_type(c, (DType)p->dtype, 1);
-  const char *read_only = written[i] ? "" : "const ";
+  const char *t = c_type(c, (DType)p->dtype, 1);
+  const char *read_only = written ? "" : "const ";
   strbuf_addf(&c->head, "  __global %s%s *p%lld = (__global %s%s *)(a%lld + o%lld);\n", read_only,
               t, i, read_only, t, i, i);
 }
 
-static void declare_buffer(Cl *c, const UOp *b) {
-  const char *t = cl_type(c, (DType)b->dtype, b->lanes), *name = buffer_name(c, b);
+static void declare_buffer(CText *c, const UOp *b) {
+  const char *t = c_type(c, (DType)b->dtype, b->lanes), *name = c_buffer_name(c, b);
   int64_t space = b->arg.ints.at[1], n = b->arg.ints.at[0];
   if (space == 1 && n == 1)
     strbuf_addf(&c->head, "  %s %s = (%s)(0);\n", t, name, t);
@@ -132,33 +130,4 @@ static void declare_buffer(Cl *c, const UOp *b) {
                 (long long)n);
 }
 
-/* A leaf need not be in the list: those that a listed node uses are found through it. */
-static void declare_leaf(Cl *c, const UOp *u, bool *params, const bool *written) {
-  if (u->op == OP_PARAM && !params[u->arg.i]) {
-    params[u->arg.i] = true;
-    declare_param(c, u, written);
-  }
-  if (u->op != OP_BUFFER || c->number[u->id - c->first_id]) return;
-  c->number[u->id - c->first_id] = 1;
-  declare_buffer(c, u);
-}
-
-void cl_declare(Cl *c) {
-  const Linear *l = c->linear;
-  bool *params = arena_array(&c->arena, l->nargs + 1, 1), *written;
-  written = arena_array(&c->arena, l->nargs + 1, 1);
-  if (!params || !written) {
-    cl_fail(c, NULL, "ran out of memory");
-    return;
-  }
-  for (size_t i = 0; i < l->len; i++) {
-    const UOp *u = l->list[i];
-    const UOp *to = u->op == OP_STORE ? uop_storage(u->src[0]) : u;
-    if (u->op == OP_STORE && to->op == OP_PARAM && to->arg.i < l->nargs) written[to->arg.i] = true;
-  }
-  for (size_t i = 0; i < l->len; i++) {
-    const UOp *u = l->list[i];
-    bool accesses = u->op == OP_LOAD || u->op == OP_STORE;
-    if (accesses) declare_leaf(c, uop_storage(u->src[0]), params, written);
-  }
-}
+void opencl_declare(CText *c) { c_declare(c, declare_param, declare_buffer); }

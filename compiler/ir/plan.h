@@ -172,6 +172,10 @@ typedef struct Target {
 static inline bool target_is_cuda(const Target *t) {
   return t && t->kind && !strcmp(t->kind, "cuda");
 }
+/* Whether the device compiles CUDA C++: the libraries that it has are listed in `compiler`. */
+static inline bool target_has_nvrtc(const Target *t) {
+  return target_is_cuda(t) && t->compiler && strstr(t->compiler, "NVRTC");
+}
 
 /* One scheduling decision; see search/opts.h for the kinds and their legality. */
 typedef struct Opt {
@@ -200,6 +204,7 @@ typedef struct Linear {
   uint64_t scratch_bytes; /* thread-private buffers, per thread */
   uint64_t shared_bytes;  /* buffers of the workgroup */
   unsigned shared_align;  /* of those buffers */
+  bool cuda_c;            /* the schedule wants it as CUDA C++, for NVRTC (COMPILER) */
   bool shared_given;      /* by the launch: they are too many for the code to declare (CUDA) */
   UOp *grid[3];           /* workgroups along x, y, z: INDEX expressions; NULL = 1 */
   uint32_t block[3];      /* threads of a workgroup along x, y, z */

@@ -355,6 +355,28 @@ static Status plan_persist(Planner *p) {
   return NULL;
 }
 
+static Status plan_compiler(Planner *p) {
+  if (p->opt->axis || p->opt->arg != COMPILER_NVRTC)
+    return refuse(p, "its axis is 0, and its argument 1");
+  if (!target_has_nvrtc(p->target)) return refuse(p, "the target has no NVRTC");
+  if (p->plan->cuda_c) return refuse(p, "the list has a COMPILER already");
+  p->plan->cuda_c = true;
+  return NULL;
+}
+
+bool opts_cuda_c(const OptList *list) {
+  bool any = false;
+  for (size_t i = 0; i < list->len; i++) any |= list->at[i].kind == OPT_COMPILER;
+  return any;
+}
+
+/* What is not printed as CUDA C++ (codegen/cuda_emit.c), as far as opts say it. */
+static Status check_compiler(const OptPlan *plan) {
+  if (plan->cuda_c && (plan->matrix.info || plan->slots))
+    return FAIL(INVALID_ARGUMENT, "COMPILER: matrix instructions and copies ahead are LLVM's");
+  return NULL;
+}
+
 /* A product along a reduce axis comes first; the one that sums over that axis has the same rows. */
 static Status plan_chained(const Planner *p, const MatrixPlan *t, bool inner) {
   const OptPlan *plan = p->plan;
@@ -451,6 +473,7 @@ static Status plan_one(Job *job, Planner *p) {
   if (p->opt->kind == OPT_KEEP && axis == -1) return plan_keep(p);
   if (p->opt->kind == OPT_NOLOCALS) return plan_nolocals(p);
   if (p->opt->kind == OPT_PERSIST) return plan_persist(p);
+  if (p->opt->kind == OPT_COMPILER) return plan_compiler(p);
   if (axis < 0 || (uint32_t)axis >= p->k->naxes || !p->k->axes[axis].range)
     return refuse(p, "the kernel has no such axis");
   AxisPlan *a = &p->plan->axes[axis];
@@ -468,6 +491,7 @@ static Status plan_one(Job *job, Planner *p) {
   case OPT_SPREAD: return plan_spread(p, a);
   case OPT_NOLOCALS:
   case OPT_PERSIST:
+  case OPT_COMPILER:
   case OPT_ORDER: return plan_order(p, reduce);
   case OPT_PADTO: return plan_pad(p, a);
   case OPT_TC: return plan_matrix(job, p);
@@ -677,6 +701,7 @@ Status opts_plan(Job *job, const KernelInfo *k, const Target *target, const OptL
   TRY(check_nodes(k, out));
   TRY(opts_rows_check(k, out));
   TRY(check_carry(k, out));
+  TRY(check_compiler(out));
   return opts_stages_check(job, k, target, out);
 }
 

@@ -54,6 +54,9 @@ enum {
 };
 static inline int32_t opt_pipe_places(int32_t arg) { return arg % PIPE_GO_ON; }
 
+/* The argument of COMPILER. */
+enum { COMPILER_NVRTC = 1 };
+
 void opts_push(Job *job, OptList *list, OptKind kind, int axis, int64_t arg);
 void opts_append(Job *job, OptList *to, const OptList *more);
 void opts_print(const OptList *list, StrBuf *out);
@@ -164,6 +167,7 @@ typedef struct OptPlan {
   int32_t under;    /* iterations whose matrix instructions may still be under way in the next */
   bool groups;      /* the target has workgroups: output loops run over them */
   bool nolocals;
+  bool cuda_c;      /* COMPILER */
   int32_t block[3]; /* threads of a workgroup; the first ndims are in use, the others are 1 */
   int ndims;
   int carry;         /* the reduce axis whose loop runs among the output loops, or -1 */
@@ -217,4 +221,6 @@ Status opts_chain_rows(const KernelInfo *k, OptPlan *plan);
 int opts_kept_space(const OptPlan *plan, const Kept *kept);
 /* Elements along an axis of what is staged or kept inside the loop over `level`. */
 int64_t opts_staged_extent(const KernelInfo *k, const OptPlan *plan, uint32_t axis, int level);
+/* Whether the list has a COMPILER that takes CUDA C++. */
+bool opts_cuda_c(const OptList *list);
 Status opts_check(Job *job, UOp *kernel, const Target *target, const OptList *list);

@@ -10,9 +10,10 @@
  * be as slow as it is, and the others look worse than they are. So while the best time is far from
  * the roofline, a part of each round goes to families of which nothing has been measured.
  *
- * The search ends when the best time is within 5 % of the roofline, or when the last two rounds
- * gained less than 1 % and no such family is left. A schedule that failed is learnt as a slow one,
- * so that what is like it is not proposed first. */
+ * When the search would end, the fastest two are tried once more as made by the target's other
+ * compiler, where it has one. The search ends when the best time is within 5 % of the roofline, or
+ * when the last two rounds gained less than 1 % and no such family is left. A schedule that failed
+ * is learnt as a slow one, so that what is like it is not proposed first. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -32,6 +33,7 @@ enum {
   FAR = 2,          /* times the roofline */
   FAMILIES = 64,
   TILES = 24,       /* schedules with matrix instructions */
+  RECOMPILED = 2,   /* of the fastest, by the other compiler */
   TILE_REACH = 3,   /* tiles, and on devices with workgroups all that is ranked: the same */
   FAMILY_REACH = 4, /* families whose best is expected to take so many times what the best takes */
 };
@@ -369,6 +371,24 @@ static void put_ranked(Proposer *p, bool far, bool over) {
       put(p, &p->pool[list[picked[i]]], exp(ln_ns[i]));
 }
 
+/* -- the other compiler ------------------------------------------------------------------------ */
+
+/* The fastest ones once more, as CUDA C++: only when nothing else is worth trying, because it says
+ * little of schedules and takes long to compile. */
+static void put_compiler(Proposer *p) {
+  const Tried **measured;
+  size_t n = sort_measured(p, &measured);
+  if (!target_has_nvrtc(p->in->target)) return;
+  for (size_t i = 0; i < n && i < RECOMPILED && p->nout < p->in->want; i++) {
+    Point point = measured[i]->point;
+    if (point.len == LIST_MAX) continue;
+    point.at[point.len++] = (Opt){.kind = OPT_COMPILER, .arg = COMPILER_NVRTC};
+    Point both;
+    if (search_space_point(&p->space, point.at, point.len, &both) && remember(p, both.key))
+      put(p, &both, both.predicted);
+  }
+}
+
 /* -- the call ---------------------------------------------------------------------------------- */
 
 static void propose_steps(Job *job, void *arg) {
@@ -389,6 +409,7 @@ static void propose_steps(Job *job, void *arg) {
   read_evidence(p);
   put_hints(p);
   bool far = is_far(p, m), over = !p->nout && is_over(p, m);
+  if (over) put_compiler(p);
   if (over && !far) return;
   if (!over) put_heuristic(p), put_tiles(p);
   if (p->nout < in->want) put_ranked(p, far, over);

@@ -45,7 +45,8 @@ typedef struct SpaceRow {
   uint8_t kind, where, device, choice;
 } SpaceRow;
 
-/* MERGE is not here: with it the search starts anew, see search_seeds.c. */
+/* MERGE is not here: with it the search starts anew, see search_seeds.c; nor COMPILER, which is
+ * tried at the end (search_propose.c). */
 static const SpaceRow rows[] = {
     {OPT_VECTOR, ON_ANY, BOTH, LANES},      {OPT_UPCAST, ON_OUT, BOTH, FACTORS},
     {OPT_UNROLL, ON_REDUCE, BOTH, FACTORS}, {OPT_THREAD, ON_OUT, CPU, THREADS},
@@ -83,6 +84,7 @@ static int class_of(const Opt *o) {
   case OPT_CARRY:
   case OPT_REPAIR:
   case OPT_PERSIST:
+  case OPT_COMPILER:
   case OPT_PIPELINE: return C_ONCE;
   case OPT_SPREAD: return C_SPREAD;
   case OPT_KEEP:

@@ -4,7 +4,8 @@
     gpu.py [GROUP...] [--only TEXT] [--tune SECONDS] [--quick] ...       groups: large products attention rows (all)
 
 Needs kilnd in $KILN_BIN, the kiln package, ml_dtypes and torch. gpu_bench.py says how both sides are timed; docs/performance/ has results.
-With --tune, where bench_ranking was built, the model's first choice among the schedules timed is put beside the best of them.
+With --tune, where bench_ranking was built, the model's first choice among the schedules timed is put beside the best of them, and
+where NVRTC is installed the schedules that were timed by both compilers beside each other.
 A goal that is missed is written down and is no failure; an answer that differs, or a case that does not run, is one.
 """
 import argparse
@@ -12,6 +13,7 @@ import sys
 
 import gpu_attention
 import gpu_bench
+import gpu_compilers
 import gpu_products
 import gpu_ranking
 import gpu_rows
@@ -36,6 +38,7 @@ def main():
         gpu_bench.summary(name, results)
     products = [r for name, results in groups if name in ("large", "products") for r in results if r.kernels]
     gpu_ranking.table([c for r in products if (c := gpu_ranking.choice(r.case, r.kernels))])
+    gpu_compilers.table([pair for name, results in groups for r in results if r.kernels for pair in gpu_compilers.pairs(r.case, r.kernels)])
     if wrong:
         sys.exit(f"wrong or not run: {', '.join(wrong)}")
 

@@ -185,7 +185,7 @@ static void walk(Job *job, void *arg) {
 /* -- running ---------------------------------------------------------------------------------- */
 
 static Device *device; /* NULL: emulated */
-static size_t compiled, with_matrices, refused;
+static size_t compiled, with_matrices, refused, recompiled;
 
 static void fill(ZooRun *r, Job *job, InterpBuffer *bufs) {
   for (uint32_t a = 0; a < r->k.nargs; a++) {
@@ -280,9 +280,41 @@ static void emulate(Job *job, ZooRun *r, const InterpBuffer *bufs) {
   for (size_t i = 0; i < r->opts.len; i++) with_matrices += r->opts.at[i].kind == OPT_TC;
 }
 
+static void run_object(ZooRun *r, const KernelObject *made, const InterpBuffer *bufs) {
+  KernelObject object = *made;
+  Program *p = NULL;
+  ProgramSpec spec = {.image = {(const uint8_t *)object.object.ptr, object.object.len},
+                      .entry = object.entry,
+                      .threads = object.threads,
+                      .scratch_bytes = object.scratch_bytes};
+  for (int d = 0; d < 3; d++)
+    spec.grid[d] = (uint32_t)object.grid[d], spec.block[d] = object.block[d];
+  zoo_must(r, device_program_load(device, &spec, &p));
+  uint8_t *got = malloc(bufs[0].bytes + GUARD);
+  assert_non_null(got);
+  zoo_must(r, run_program(r, p, bufs, got));
+  compare_with(r, bufs[0], got);
+  free(got);
+  device_program_free(device, p);
+}
+
+/* The same schedule by the device's other compiler, which takes no matrix instructions. */
+static void run_recompiled(Job *job, ZooRun *r, const Target *t, const char *opts,
+                           const InterpBuffer *bufs) {
+  KernelObject object;
+  StrBuf list = {0};
+  strbuf_addf(&list, "%s COMPILER(0,1)", opts);
+  Status st = compile_kernel(job, r->k.sink, "tested", t, list.ptr, &object);
+  bool other = status_code(st) == ST_INVALID_ARGUMENT || status_code(st) == ST_UNIMPLEMENTED;
+  if (!other) zoo_must(r, st);
+  status_drop(other ? st : NULL);
+  if (!other) run_object(r, &object, bufs), recompiled++;
+  strbuf_deinit(&object.object);
+  strbuf_deinit(&list);
+}
+
 static void run_with(Job *job, ZooRun *r, const char *opts, const InterpBuffer *bufs) {
   KernelObject object;
-  Program *p = NULL;
   if (!device) {
     r->heuristic = !opts;
     emulate(job, r, bufs);
@@ -295,22 +327,11 @@ static void run_with(Job *job, ZooRun *r, const char *opts, const InterpBuffer *
     return;
   }
   zoo_must(r, st);
-  ProgramSpec spec = {.image = {(const uint8_t *)object.object.ptr, object.object.len},
-                      .entry = object.entry,
-                      .threads = object.threads,
-                      .scratch_bytes = object.scratch_bytes};
-  for (int d = 0; d < 3; d++)
-    spec.grid[d] = (uint32_t)object.grid[d], spec.block[d] = object.block[d];
-  zoo_must(r, device_program_load(device, &spec, &p));
-  uint8_t *got = malloc(bufs[0].bytes + GUARD);
-  assert_non_null(got);
-  zoo_must(r, run_program(r, p, bufs, got));
-  compare_with(r, bufs[0], got);
+  run_object(r, &object, bufs);
   compiled++;
   with_matrices += strstr(object.opts, "TC(") != NULL;
-  free(got);
-  device_program_free(device, p);
   strbuf_deinit(&object.object);
+  if (target_has_nvrtc(&t)) run_recompiled(job, r, &t, object.opts, bufs);
 }
 
 static void run_kernel(int i, size_t schedules) {
@@ -356,15 +377,17 @@ static void run_on(const char *name) {
   }
   bool opencl = device && !strcmp(device->caps.kind, "opencl");
   size_t schedules = wanted >= 0 ? (size_t)wanted : opencl ? 0 : device ? 10 : EMULATED;
-  compiled = with_matrices = refused = 0;
+  compiled = with_matrices = refused = recompiled = 0;
   for (int i = part; i < KERNELS; i += parts) run_kernel(i, lists_for(i, !device, schedules));
-  print_message("%s: %zu programs, %zu with matrix instructions, %zu refused\n", name, compiled,
-                with_matrices, refused);
+  print_message("%s: %zu programs, %zu with matrix instructions, %zu refused, %zu by NVRTC\n", name,
+                compiled, with_matrices, refused, recompiled);
   assert_true(refused <= 1 + compiled / 100); /* legal lists that no code was made of */
   bool all = parts == 1 && schedules >= 10;
   assert_true(!all || !device || compiled + refused == KERNELS * (1 + schedules));
   bool matrices = all && device && !strcmp(device->caps.kind, "cuda");
   assert_true(!matrices || with_matrices > KERNELS);
+  bool nvrtc = matrices && strstr(device->caps.compiler, "NVRTC");
+  assert_true(!nvrtc || recompiled > KERNELS);
   assert_true(device || parts > 1 || wanted >= 0 || compiled > 3 * KERNELS);
   if (device) device_destroy(device);
 }

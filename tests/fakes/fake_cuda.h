@@ -1,5 +1,5 @@
-/* What a test says to a driver and a linker that are none, and what they saw: the symbols
- * `fake_cuda` and `fake_linker` of the libraries. */
+/* What a test says to a driver, a linker and a compiler that are none, and what they saw: the
+ * symbols `fake_cuda`, `fake_linker` and `fake_compiler` of the libraries. */
 #pragma once
 
 #include <stddef.h>
@@ -37,3 +37,11 @@ typedef struct FakeLinker {
   char arch[32];
   unsigned linked;
 } FakeLinker;
+
+typedef struct FakeCompiler {
+  int version; /* 13000 is 13.0 */
+  int fails;   /* on every kernel */
+  /* what it saw */
+  char options[256]; /* one behind the other */
+  unsigned compiled;
+} FakeCompiler;

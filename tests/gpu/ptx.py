@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Every kernel of models as PTX for several GPUs, assembled by ptxas: what a GPU would be given, without one.
 
-    ptx.py [--every N] [--arch ARCH,...] [--kiln BUILD] [--jobs N]
+    ptx.py [--every N] [--arch ARCH,...] [--nvrtc ARCH,...] [--kiln BUILD] [--jobs N]
 
 The models are the networks of the onnx package, transformer stacks, rows and columns of sizes that matter, and every N-th node test of
 ONNX. Equal kernels are assembled once. A kernel that cannot be compiled, or that ptxas refuses, is an error; kernels whose registers do
-not suffice (spills) are counted and named. Needs ptxas in PATH, or the nvidia-cuda-nvcc package in this Python.
+not suffice (spills) are counted and named. Needs ptxas in PATH, or the nvidia-cuda-nvcc package in this Python. Kernels that
+may be compiled from CUDA C++ are so, a sample of them, where NVRTC is: on the linker's path, or the nvidia-cuda-nvrtc package.
 """
 import argparse
 import concurrent.futures
@@ -30,6 +31,7 @@ ARCHS = {"sm_75": ("sm_75", "+ptx78", 64), "sm_80": ("sm_80", "+ptx78", 163), "s
          "sm_100": ("sm_90", "+ptx83", 227), "sm_120": ("sm_90", "+ptx83", 99)}
 ALWAYS = "sm_75,sm_80,sm_90a,sm_120"
 ROWS = [(16384, 4096), (4096, 16384), (65536, 1000), (128, 768), (33, 100003)]
+NVRTC, NVRTC_DRIVER, NVRTC_MOST = "sm_80,sm_90a,sm_120", 13000, 40  # a compile takes 0.1 s
 FEWEST = 150  # distinct kernels: with fewer, models are missing
 
 
@@ -80,10 +82,38 @@ def write_models(folder, every):
     return sorted(glob.glob(os.path.join(folder, "*.*")))
 
 
-def emit(args, arch, paths, out):
+def nvrtc_environment():
+    """Of programs that look for libnvrtc."""
+    folders = glob.glob(os.path.join(sysconfig.get_paths()["purelib"], "nvidia/*/lib"))
+    path = ":".join([f for f in folders if glob.glob(f + "/libnvrtc.so.*")] + [os.environ.get("LD_LIBRARY_PATH", "")])
+    return dict(os.environ, LD_LIBRARY_PATH=path)
+
+
+def check_nvrtc(args, ptxas, arch, folder):
+    """A sample of the same kernels as CUDA C++: compiled by the device's own code, then assembled."""
+    files, n = distinct(folder, "cu")
+    files, errors = files[::-(-len(files) // NVRTC_MOST) or 1], []
+    program = [os.path.join(args.kiln, "tests/gpu/nvrtc_ptx"), str(NVRTC_DRIVER), arch]
+    parts = [files[k::args.jobs] for k in range(args.jobs)]
+    running = [subprocess.Popen(program + part, env=nvrtc_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for part in parts if part]
+    errors += [line for p in running for line in p.communicate()[1].splitlines()]
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        done = list(pool.map(lambda p: assemble(ptxas, arch, p), [f[:-3] + ".ptx" for f in files] if not errors else []))
+    for path, rc, text, _ in done:
+        if rc:
+            errors.append(f"{os.path.basename(path)}: {text.strip()}")
+    joined = [f for f in files if os.path.exists(f[:-3] + ".ptx") and re.search(r"\b(min|max)\.[su](16x2|16|32)\b", open(f[:-3] + ".ptx").read())]
+    errors += [f"{os.path.basename(f)}: an integer minimum that ptxas may join" for f in joined]
+    for line in errors:
+        print(f"{arch} by NVRTC: {line[:400]}")
+    print(f"{arch} by NVRTC: {n} kernels as CUDA C++, {len(files)} of them compiled, {len(errors)} errors", flush=True)
+    return not errors and len(files) >= NVRTC_MOST // 2
+
+
+def emit(args, arch, paths, out, *more):
     cpu, features, local = ARCHS[arch]
     parts = [paths[k::args.jobs] for k in range(args.jobs)]
-    running = [subprocess.Popen([os.path.join(args.kiln, "tests/gpu/ptx_emit"), cpu, features, out, "--local", str(local), *part], stdout=subprocess.DEVNULL,
+    running = [subprocess.Popen([os.path.join(args.kiln, "tests/gpu/ptx_emit"), cpu, features, out, *more, "--local", str(local), *part], stdout=subprocess.DEVNULL,
                                 stderr=subprocess.PIPE, text=True) for part in parts]
     errors = [line for p in running for line in p.communicate()[1].splitlines()]
     if any(p.returncode not in (0, 1) for p in running):
@@ -91,10 +121,10 @@ def emit(args, arch, paths, out):
     return errors
 
 
-def distinct(folder):
+def distinct(folder, ending="ptx"):
     """{content: one of its files}, and how many files there are."""
     found, n = {}, 0
-    for path in sorted(glob.glob(os.path.join(folder, "*.ptx"))):
+    for path in sorted(glob.glob(os.path.join(folder, "*." + ending))):
         n += 1
         with open(path, "rb") as f:
             found.setdefault(hashlib.sha256(f.read()).digest(), path)
@@ -109,7 +139,8 @@ def assemble(ptxas, arch, path):
 
 def check(args, ptxas, arch, paths):
     with tempfile.TemporaryDirectory() as out:
-        errors = emit(args, arch, paths, out)
+        nvrtc = arch in args.nvrtc.split(",")
+        errors = emit(args, arch, paths, out, *["--cuda-c"] * nvrtc)
         files, n = distinct(out)
         spilled, failed = [], 0
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
@@ -119,6 +150,7 @@ def check(args, ptxas, arch, paths):
                     print(f"{arch}: {os.path.basename(path)}: {text.strip()[:400]}")
                 elif bytes_:
                     spilled.append(f"{os.path.basename(path)} {bytes_}")
+        other = not nvrtc or check_nvrtc(args, ptxas, arch, out)
     for line in errors:
         print(f"{arch}: {line[:400]}")
     if spilled:
@@ -126,7 +158,7 @@ def check(args, ptxas, arch, paths):
     print(f"{arch}: {n} kernels, {len(files)} different, {failed} refused by ptxas, {len(errors)} not compiled, {len(spilled)} spill", flush=True)
     if len(files) < FEWEST:
         print(f"{arch}: fewer than the {FEWEST} that there should be")
-    return failed == 0 and not errors and len(files) >= FEWEST
+    return other and failed == 0 and not errors and len(files) >= FEWEST
 
 
 def main():
@@ -135,6 +167,7 @@ def main():
     p.add_argument("--arch", default=ALWAYS, help=f"of {','.join(ARCHS)}; by default {ALWAYS}")
     p.add_argument("--kiln", default=os.path.join(HERE, "../../build/release"))
     p.add_argument("--jobs", type=int, default=os.cpu_count())
+    p.add_argument("--nvrtc", default=NVRTC, help=f"of --arch, those for which NVRTC compiles too; by default {NVRTC}")
     args = p.parse_args()
     ptxas = find_ptxas()
     with tempfile.TemporaryDirectory() as folder:

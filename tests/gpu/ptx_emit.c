@@ -1,11 +1,12 @@
 /* Every kernel of models as PTX, for a GPU that need not be there.
  *
- *   ptx_emit CPU FEATURES OUT [--opts TEXT] [--fast-math] [--local KIB] MODEL...
+ *   ptx_emit CPU FEATURES OUT [--opts TEXT] [--fast-math] [--cuda-c] [--local KIB] MODEL...
  *   ptx_emit sm_90a +ptx83 build/ptx model.onnx
  *
  * Writes OUT/MODEL-N.ptx per kernel and prints its name and schedule. A kernel that cannot be
  * compiled is named and makes the exit status 1; a model that is not taken (open sizes, unknown
- * ops) is only named. KIB: the memory that a workgroup may have. */
+ * ops) is only named. KIB: the memory that a workgroup may have. --cuda-c: also OUT/MODEL-N.cu
+ * per kernel that may be compiled by NVRTC. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 
 static int failures;
 static bool fast_math;
+static bool cuda_c;      /* the same schedules as CUDA C++, where that is printed */
 static const char *opts; /* where legal; else, and when NULL: the heuristic's */
 
 static void report(const char *what, Status st) {
@@ -34,14 +36,32 @@ static void skip(const char *model, Status st) {
   printf("%s: not taken: %s\n", model, text);
 }
 
-static void write_kernel(const char *folder, const char *model, size_t k, const StrBuf *ptx) {
+static void write_kernel(const char *folder, const char *model, size_t k, const char *ending,
+                         const StrBuf *ptx) {
   char path[4096];
   const char *name = strrchr(model, '/') ? strrchr(model, '/') + 1 : model;
-  snprintf(path, sizeof path, "%s/%s-%zu.ptx", folder, name, k);
+  snprintf(path, sizeof path, "%s/%s-%zu.%s", folder, name, k, ending);
   FILE *f = fopen(path, "wb");
   bool ok = f && fwrite(ptx->ptr, 1, ptx->len, f) == ptx->len;
   if (f) ok &= !fclose(f);
   if (!ok) report(path, FAIL(UNAVAILABLE, "cannot be written"));
+}
+
+/* The kernel's schedule, by the other compiler. What that does not take is no failure. */
+static void write_cuda_c(Job *job, const char *path, const Kernel *kernel, size_t k,
+                         const Target *target, const char *folder, const char *schedule) {
+  StrBuf list = {0};
+  KernelObject object = {0};
+  strbuf_addf(&list, "%s COMPILER(0,1)", schedule);
+  Status st = compile_kernel(job, kernel->sink, kernel->name, target, list.ptr, &object);
+  if (!st) write_kernel(folder, path, k, "cu", &object.object);
+  StatusCode code = status_code(st);
+  if (st && code != ST_UNIMPLEMENTED && code != ST_INVALID_ARGUMENT)
+    report(path, st);
+  else
+    status_drop(st);
+  strbuf_deinit(&object.object);
+  strbuf_deinit(&list);
 }
 
 static Status emit_model(Job *job, const char *path, Bytes model, const Target *target,
@@ -65,7 +85,8 @@ static Status emit_model(Job *job, const char *path, Bytes model, const Target *
     if (bad) {
       report(path, bad);
     } else {
-      write_kernel(folder, path, k, &object.object);
+      write_kernel(folder, path, k, "ptx", &object.object);
+      if (cuda_c) write_cuda_c(job, path, &plan.kernels[k], k, target, folder, object.opts);
       printf("%s-%zu %s grid %lld,%lld,%lld block %u,%u,%u shared %llu: %s\n", path, k,
              plan.kernels[k].name, (long long)object.grid[0], (long long)object.grid[1],
              (long long)object.grid[2], object.block[0], object.block[1], object.block[2],
@@ -89,7 +110,8 @@ static Status emit_model(Job *job, const char *path, Bytes model, const Target *
 int main(int argc, char **argv) {
   if (argc < 5) {
     fprintf(stderr,
-            "usage: %s CPU FEATURES OUT [--opts TEXT] [--fast-math] [--local KIB] MODEL...\n",
+            "usage: %s CPU FEATURES OUT [--opts TEXT] [--fast-math] [--cuda-c] [--local KIB] "
+            "MODEL...\n",
             argv[0]);
     return 64;
   }
@@ -103,6 +125,11 @@ int main(int argc, char **argv) {
     }
     if (!strcmp(argv[i], "--fast-math")) {
       fast_math = true;
+      continue;
+    }
+    if (!strcmp(argv[i], "--cuda-c")) {
+      cuda_c = true;
+      target.compiler = "NVRTC";
       continue;
     }
     if (!strcmp(argv[i], "--local") && i + 2 < argc) {

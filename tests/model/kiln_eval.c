@@ -9,7 +9,8 @@
  * --compiled runs the whole compiler and the CPU device instead of the interpreter; SET is an
  * instruction set to compile for in place of the host's, "sse2" or "avx2", or "opencl" or "cuda"
  * for the first device of that kind; with --stages also "gpu" and "nvidia", devices with workgroups
- * that exist only as a target: its code is not run. "buffers8" is the CPU with at most 8 buffers
+ * that exist only as a target: its code is not run; "cuda-c" is "nvidia" with kernels as CUDA C++,
+ * run on this processor. "buffers8" is the CPU with at most 8 buffers
  * per kernel.
  * --stages runs the interpreter, then the plan with its kernels interpreted after each stage of the
  * compiler, then the CPU device; the answer has all their outputs, named STAGE:OUTPUT.
@@ -40,6 +41,7 @@ static Device *device; /* --compiled, --stages */
 static Device *memory; /* --stages: where stages are interpreted */
 static Target target;  /* of device */
 static int stages = RUN__COUNT;
+static bool with_cuda_c; /* also RUN_CUDA_C */
 
 static bool every_stage;
 
@@ -334,7 +336,10 @@ static Status run_interpreter(Job *job, const TensorGraph *g, InterpBuffer *slot
 static Status serve_stages(Job *job, Bytes model, const Input *in, size_t nin,
                            const TensorGraph *g) {
   InterpBuffer *slots[RUN__COUNT + 1];
+  int n = 0;
   for (int s = 0; s <= stages; s++) {
+    if (s == RUN_CUDA_C && !with_cuda_c) continue;
+    n++;
     Device *dev = s == RUN_CODE ? device : memory;
     slots[s] = arena_array(&job->arena, g->nslots + 1, sizeof **slots);
     if (!slots[s]) return FAIL(RESOURCE_EXHAUSTED, "out of memory");
@@ -343,10 +348,11 @@ static Status serve_stages(Job *job, Bytes model, const Input *in, size_t nin,
                             : local_run(job, g, dev, &target, (RunStage)s, slots[s]);
     if (st) return WRAP(st, "%s", s == stages ? "interpreter" : run_stage_names[s]);
   }
-  answer_count(g->noutputs * ((size_t)stages + 1));
+  answer_count(g->noutputs * (size_t)n);
   answer(g, slots[stages], "tensor:");
   for (int s = 0; s < stages; s++) {
     char prefix[32];
+    if (s == RUN_CUDA_C && !with_cuda_c) continue;
     snprintf(prefix, sizeof prefix, "%s:", run_stage_names[s]);
     answer(g, slots[s], prefix);
   }
@@ -484,10 +490,11 @@ static int list_ops(void) {
 }
 
 static int usage(void) {
-  fprintf(stderr,
-          "usage: kiln-eval [--text] MODEL [--dim NAME=N]...\n"
-          "       kiln-eval --serve [--compiled|--stages [sse2|avx2|opencl|cuda|gpu|buffers8]]\n"
-          "       kiln-eval --ops\n");
+  fprintf(
+      stderr,
+      "usage: kiln-eval [--text] MODEL [--dim NAME=N]...\n"
+      "       kiln-eval --serve [--compiled|--stages [sse2|avx2|opencl|cuda|gpu|cuda-c|buffers8]]\n"
+      "       kiln-eval --ops\n");
   return 64;
 }
 
@@ -509,6 +516,8 @@ static int serve_all(int argc, char **argv, int at) {
       target = zoo_opencl, stages = RUN_CODE;
     else if (every_stage && !strcmp(set, "nvidia"))
       target = zoo_cuda, stages = RUN_CODE;
+    else if (every_stage && !strcmp(set, "cuda-c"))
+      target = zoo_cuda, stages = RUN_CODE, with_cuda_c = true;
     else if (*set && !driver && !local_older(&target, set))
       return usage();
   }

@@ -1,6 +1,6 @@
 """Random native graphs, compared with a numpy evaluation of every op.
 
-    random_graphs.py [--seeds FIRST:END] [--jobs N] [--keep FOLDER] [--daemon] [--set sse2|avx2|opencl|cuda|gpu|nvidia|buffers8]
+    random_graphs.py [--seeds FIRST:END] [--jobs N] [--keep FOLDER] [--daemon] [--set sse2|avx2|opencl|cuda|gpu|nvidia|cuda-c|buffers8]
 
 runs every graph by the interpreter, by the plan with its kernels interpreted after each stage of the compiler, and as machine code;
 prints counts, and leaves a graph that differs, made as small as possible, in the folder: see test_graphs.py for the format.
@@ -943,7 +943,7 @@ def main():
     p.add_argument("--jobs", type=int, default=os.cpu_count())
     p.add_argument("--keep", help="a folder for the graphs that fail")
     p.add_argument("--daemon", action="store_true", help="through a daemon, one executable for all sizes, instead of by every stage")
-    p.add_argument("--set", choices=("sse2", "avx2", "opencl", "cuda", "gpu", "nvidia", "buffers8"), help="an older instruction set to compile for, or another device")
+    p.add_argument("--set", choices=("sse2", "avx2", "opencl", "cuda", "gpu", "nvidia", "cuda-c", "buffers8"), help="an older instruction set to compile for, or another device")
     args = p.parse_args()
     if args.daemon and args.set not in (None, "cuda", "opencl"):
         p.error("a daemon has the devices of this machine")

@@ -1,6 +1,6 @@
 """Random native graphs (random_graphs.py): every stage of the compiler in one process, and as executables of a daemon.
 
-    KILN_RANDOM_GRAPHS=5000 KILN_RANDOM_OPENCL=2000 KILN_RANDOM_SEED=1 pytest tests/model/test_random_graphs.py
+    KILN_RANDOM_GRAPHS=5000 KILN_RANDOM_OPENCL=2000 KILN_RANDOM_CUDA_C=500 KILN_RANDOM_SEED=1 pytest tests/model/test_random_graphs.py
 """
 import os
 import subprocess
@@ -10,6 +10,7 @@ import random_graphs
 
 COUNT = int(os.environ.get("KILN_RANDOM_GRAPHS", "300"))
 OPENCL = int(os.environ.get("KILN_RANDOM_OPENCL", "20"))
+CUDA_C = int(os.environ.get("KILN_RANDOM_CUDA_C", "30"))
 SEED = int(os.environ.get("KILN_RANDOM_SEED", "20240"))
 
 
@@ -31,6 +32,14 @@ def test_code_for_workgroups_gives_what_numpy_gives(number):
     graphs, _, _, _, failures = random_graphs.run_seeds(SEED, SEED + (COUNT + 1) // 2, 1, ["gpu"])
     number(f"random graphs, code for workgroups: {graphs}, {len(failures)} differ")
     assert graphs == (COUNT + 1) // 2
+    expect_none(failures, graphs)
+
+
+def test_cuda_c_gives_what_numpy_gives(number):
+    """What is printed for NVRTC, compiled for this processor: threads one after the other, from barrier to barrier."""
+    graphs, _, _, _, failures = random_graphs.run_seeds(SEED, SEED + CUDA_C, 1, ["cuda-c"])
+    number(f"random graphs, CUDA C++: {graphs}, {len(failures)} differ")
+    assert graphs == CUDA_C
     expect_none(failures, graphs)
 
 

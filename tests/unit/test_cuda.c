@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "base/ptx.h"
 #include "devices/cuda_api.h"
 #include "devices/device.h"
 #include "devices/discover.h"
@@ -21,6 +22,7 @@
 enum { N = 5 };
 static FakeCuda *fake;
 static FakeCuda as_new;
+static FakeCompiler *compiler; /* the same */
 static FakeLinker *linker; /* newer than the driver, so that it is left alone, but in its test */
 
 static int open_device(void **state) {
@@ -417,6 +419,52 @@ static void test_linker(void **state) {
   linker->version = 99000;
 }
 
+/* CUDA C++ goes through NVRTC, ahead and when it is loaded; PTX does not. */
+static void test_compiler(void **state) {
+  (void)state;
+  static const char text[] = CUDA_C_MARK "extern \"C\" __global__ void k() {}\n";
+  static const struct {
+    int version, fails;
+    const char *image;
+    StatusCode code;
+    unsigned compiled; /* when it is assembled, and again when it is loaded */
+  } cases[] = {{13000, 0, text, ST_OK, 1},
+               {13000, 0, "ptx", ST_OK, 0},
+               {13000, 1, text, ST_INVALID_ARGUMENT, 1},
+               {13010, 0, text, ST_UNAVAILABLE, 0},
+               {13010, 0, "ptx", ST_OK, 0}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Device *d;
+    Program *p = NULL;
+    StrBuf code = {0};
+    Bytes image = {(const uint8_t *)cases[i].image, strlen(cases[i].image)};
+    *fake = as_new;
+    *compiler = (FakeCompiler){.version = cases[i].version, .fails = cases[i].fails};
+    check(device_cuda_create(0, &d));
+    bool has = cases[i].version == 13000;
+    assert_int_equal(has, strstr(d->caps.compiler, "NVRTC 13000") != NULL);
+    assert_non_null(strstr(d->caps.description, has ? ", NVRTC 13.0" : ", no NVRTC"));
+    Status st = device_assemble(d, &image, 1, &code);
+    assert_int_equal(status_code(st), cases[i].code);
+    status_drop(st);
+    assert_int_equal(compiler->compiled, cases[i].compiled);
+    ProgramSpec spec = {
+        .image = image, .entry = "k", .threads = 1, .grid = {1, 1, 1}, .block = {1, 1, 1}};
+    st = device_program_load(d, &spec, &p);
+    assert_int_equal(status_code(st), cases[i].code);
+    status_drop(st);
+    assert_int_equal(compiler->compiled, 2 * cases[i].compiled);
+    if (compiler->compiled)
+      assert_string_equal(compiler->options,
+                          "--gpu-architecture=compute_90a --fmad=false --std=c++17 "
+                          "--disable-warnings ");
+    if (p) device_program_free(d, p);
+    strbuf_deinit(&code);
+    device_destroy(d);
+  }
+  compiler->version = 99000;
+}
+
 /* -- a context that fails --------------------------------------------------------------------- */
 
 static void test_broken(void **state) {
@@ -471,7 +519,9 @@ int main(void) {
   fake = library ? dlsym(library, "fake_cuda") : NULL;
   library = dlopen(FAKE_LINKER, RTLD_NOW | RTLD_LOCAL);
   linker = library ? dlsym(library, "fake_linker") : NULL;
-  if (!fake || !linker) return fprintf(stderr, "%s\n", dlerror()), 1;
+  library = dlopen(FAKE_COMPILER, RTLD_NOW | RTLD_LOCAL);
+  compiler = library ? dlsym(library, "fake_compiler") : NULL;
+  if (!fake || !linker || !compiler) return fprintf(stderr, "%s\n", dlerror()), 1;
   as_new = *fake;
   linker->version = 99000;
 #define ON(name) cmocka_unit_test_setup_teardown(name, open_device, close_device)
@@ -490,6 +540,7 @@ int main(void) {
       ON(test_broken),
       ON(test_refused),
       cmocka_unit_test(test_linker),
+      cmocka_unit_test(test_compiler),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

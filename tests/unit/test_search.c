@@ -503,8 +503,39 @@ static void a_search_ends(void **state) {
   job_deinit(&job);
 }
 
+/* A search that has nothing more to try tries the best two by the other compiler, once. */
+static void the_other_compiler_comes_last(void **state) {
+  (void)state;
+  for (int has = 0; has < 2; has++) {
+    Candidate out[8];
+    Job job;
+    Target t = zoo_cuda;
+    if (has) t.compiler = "CUDA driver 13000, NVRTC 13000";
+    job_init(&job, (size_t)1 << 30);
+    Search s = {.job = &job, .kernel = kernel_of(&job, 4), .target = &t};
+    SearchCost c;
+    check(search_cost(&job, s.kernel, &t, NULL, &c));
+    size_t n = propose(&s, 8, out);
+    assert_true(n > 2);
+    for (size_t i = 0; i < n; i++) {
+      assert_null(strstr(out[i].opts, "COMPILER"));
+      s.tried[s.ntried++] = (Evidence){out[i].opts, c.roofline_ns + (int64_t)i, 1, 5, EV_MEASURED};
+    }
+    n = propose(&s, 8, out);
+    assert_int_equal(n, has ? 2 : 0);
+    for (size_t i = 0; i < n; i++) {
+      assert_non_null(strstr(out[i].opts, "COMPILER(0,1)"));
+      check_legal(&s, out[i].opts);
+      s.tried[s.ntried++] = (Evidence){out[i].opts, c.roofline_ns + 100, 1, 5, EV_MEASURED};
+    }
+    assert_int_equal(propose(&s, 8, out), 0);
+    job_deinit(&job);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(the_other_compiler_comes_last),
       cmocka_unit_test(class_forgets_sizes),
       cmocka_unit_test(class_is_the_graph_alone),
       cmocka_unit_test(distance_counts_ratios),

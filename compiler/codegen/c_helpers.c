@@ -6,13 +6,14 @@
  * text is right for scalars and for vectors: conditions stand only in ?:, whose operands have the
  * size of what is compared, and results of arithmetic on narrow scalars, which C widens, are cast
  * back. */
-#include "compiler/codegen/opencl_build.h"
+#include "compiler/codegen/c_text.h"
 
 typedef struct Template {
   const char *name, *text;
 } Template;
 
 static const Template templates[] = {
+    {"iabs", "$T $N($T x) { return (x < ($T)(0)) ? as_$T(($U)(($U)(0) - as_$U(x))) : x; }\n"},
     {"idiv", "$T $N($T x, $T y) {\n"
              "  $T d = (y == ($T)(0)) ? ($T)(1) : y;\n"
              "  d = (d == ($T)(-1)) ? ($T)(1) : d;\n"
@@ -99,7 +100,7 @@ static const Template templates[] = {
                   "  return as_$F((bits - over) | lossy);\n}\n"},
 };
 
-static const char *expand(Cl *c, const char *text, const char *self, DType d, unsigned lanes);
+static const char *expand(CText *c, const char *text, const char *self, DType d, unsigned lanes);
 
 static const Template *find_template(const char *name, size_t len) {
   for (size_t i = 0; i < sizeof templates / sizeof *templates; i++)
@@ -108,39 +109,40 @@ static const Template *find_template(const char *name, size_t len) {
   return NULL;
 }
 
-const char *cl_helper(Cl *c, const char *name, DType d, unsigned lanes) {
+const char *c_helper(CText *c, const char *name, DType d, unsigned lanes) {
   const Template *t = find_template(name, strlen(name));
-  const char *self = cl_text(c, "k_%s_%s", name, cl_type(c, d, lanes));
+  const char *self = c_text(c, "k_%s_%s", name, c_type(c, d, lanes));
   for (size_t i = 0; i < c->nknown; i++)
     if (!strcmp(c->known[i], self)) return self;
   const char *text = expand(c, t->text, self, d, lanes);
   if (c->nknown == c->known_cap) {
     size_t cap = c->known_cap ? 2 * c->known_cap : 16;
     const char **more = arena_array(&c->arena, cap, sizeof *more);
-    if (!more) return cl_fail(c, NULL, "ran out of memory");
+    if (!more) return c_fail(c, NULL, "ran out of memory");
     if (c->nknown) memcpy(more, c->known, c->nknown * sizeof *more);
     c->known = more, c->known_cap = cap;
   }
   c->known[c->nknown++] = self;
+  strbuf_adds(&c->helpers, c->dialect->function);
   strbuf_adds(&c->helpers, text);
   return self;
 }
 
-static const char *placeholder(Cl *c, char which, const char *self, DType d, unsigned lanes) {
+static const char *placeholder(CText *c, char which, const char *self, DType d, unsigned lanes) {
   switch (which) {
-  case 'T': return cl_type(c, d, lanes);
-  case 'U': return cl_type(c, cl_unsigned(d), lanes);
-  case 'S': return cl_type(c, cl_signed(d), lanes);
-  case 'B': return cl_text(c, "%u", 8u * dtype_info[d].bytes);
-  case 'F': return cl_type(c, DT_F32, lanes);
-  case 'J': return cl_type(c, DT_U32, lanes);
-  case 'H': return cl_type(c, DT_U16, lanes);
-  case 'D': return cl_type(c, DT_F64, lanes);
+  case 'T': return c_type(c, d, lanes);
+  case 'U': return c_type(c, c_unsigned(d), lanes);
+  case 'S': return c_type(c, c_signed(d), lanes);
+  case 'B': return c_text(c, "%u", 8u * dtype_info[d].bytes);
+  case 'F': return c_type(c, DT_F32, lanes);
+  case 'J': return c_type(c, DT_U32, lanes);
+  case 'H': return c_type(c, DT_U16, lanes);
+  case 'D': return c_type(c, DT_F64, lanes);
   default: return self; /* N */
   }
 }
 
-static const char *expand(Cl *c, const char *text, const char *self, DType d, unsigned lanes) {
+static const char *expand(CText *c, const char *text, const char *self, DType d, unsigned lanes) {
   StrBuf b = {0};
   for (const char *p = text; *p;) {
     size_t n = strcspn(p, "$");
@@ -149,7 +151,7 @@ static const char *expand(Cl *c, const char *text, const char *self, DType d, un
     size_t len = strspn(++p, "abcdefghijklmnopqrstuvwxyz_0123456789");
     if (len) {
       const Template *t = find_template(p, len);
-      strbuf_adds(&b, cl_helper(c, t->name, d, lanes));
+      strbuf_adds(&b, c_helper(c, t->name, d, lanes));
       p += len;
     } else {
       strbuf_adds(&b, placeholder(c, *p++, self, d, lanes));
@@ -157,5 +159,5 @@ static const char *expand(Cl *c, const char *text, const char *self, DType d, un
   }
   const char *out = b.failed ? NULL : arena_strdup(&c->arena, (Str){b.ptr, b.len});
   strbuf_deinit(&b);
-  return out ? out : cl_fail(c, NULL, "ran out of memory");
+  return out ? out : c_fail(c, NULL, "ran out of memory");
 }

@@ -5,7 +5,7 @@
  * min(min(a, -b), -c) comes min(a, b, -c). Every integer minimum or maximum of these widths becomes
  * a comparison and a choice, which it does not join. LLVM makes them of comparisons and choices,
  * too, so nothing before the text is the place for it. */
-#include "compiler/codegen/llvm_build.h"
+#include "base/ptx.h"
 
 #include <string.h>
 
@@ -47,7 +47,7 @@ static void add_choice(StrBuf *out, const struct Joined *j, const char *s, const
               (int)at[0].len, at[0].ptr, (int)at[1].len, at[1].ptr, (int)at[2].len, at[2].ptr);
 }
 
-void llvm_ptx_add(StrBuf *out, Str ptx) {
+void ptx_add(StrBuf *out, Str ptx) {
   for (const char *s = ptx.ptr, *end = ptx.ptr + ptx.len; s < end;) {
     const char *stop = memchr(s, '\n', (size_t)(end - s)), *begin = s, *operands;
     const char *line_end = stop ? stop : end;

@@ -6,11 +6,11 @@
 
 #include <cmocka.h>
 
-#include "compiler/codegen/llvm_build.h"
+#include "base/ptx.h"
 
 static void expect(const char *ptx, const char *want) {
   StrBuf out = {0};
-  llvm_ptx_add(&out, str_from(ptx));
+  ptx_add(&out, str_from(ptx));
   assert_string_equal(out.ptr ? out.ptr : "", want);
   strbuf_deinit(&out);
 }
