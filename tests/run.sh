@@ -60,14 +60,22 @@ pytest_counts() {
   [ -z "$f$e" ] || f=$((${f:-0} + ${e:-0}))
 }
 # run_pytest NAME ARGUMENT...: the log is build/pytest-NAME.log. The tests of a daemon depend on how quickly the machine
-# answers, so up to three that failed run once more, alone; those that pass then are counted as passed and named.
+# answers, so up to three that failed run once more, alone; those that pass then are counted as passed and named. A runner
+# that is killed (once, of some thirty runs, a client in it grew until memory was out) is started once more, too; where each
+# thread is when a test takes two minutes stands in its log.
 run_pytest() {
   local name=$1 log=build/pytest-$1.log again=build/pytest-$1-again.log status p f first
   shift
-  local run=("$KILN_VENV/bin/python" -m pytest -q -o "cache_dir=$KILN_ROOT/build/pytest-$name-cache" "$@")
+  local run=("$KILN_VENV/bin/python" -m pytest -q -o "cache_dir=$KILN_ROOT/build/pytest-$name-cache" -o faulthandler_timeout=120 "$@")
   rm -rf "build/pytest-$name-cache"
   "${run[@]}" >"$log" 2>&1
   status=$?
+  if [ $status -gt 128 ]; then
+    echo "RUN AGAIN: pytest ended with $status after $(grep -c '%\]' "$log") lines; its log is build/pytest-$name-killed.log"
+    mv "$log" "build/pytest-$name-killed.log"
+    "${run[@]}" >"$log" 2>&1
+    status=$?
+  fi
   tail -n 25 "$log"
   pytest_counts "$log"
   if [ "${f:-0}" -gt 0 ] && [ "$f" -le 3 ]; then
