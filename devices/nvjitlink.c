@@ -1,4 +1,4 @@
-/* libnvJitLink by name at run time, the newest that the driver can follow. Each major version has
+/* libnvJitLink by name at run time. Each major version has
  * names of its own for the same functions; of those of a major version, the first ones stay. */
 #include "devices/nvjitlink.h"
 
@@ -8,8 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/nvidia_library.h"
+
 typedef struct Handle_ *Handle;
-enum { INPUT_PTX = 2, OLDEST = 12, LOG_BYTES = 4096 };
+enum { INPUT_PTX = 2, LOG_BYTES = 4096 };
 
 /*   name as here, name there; every one returns 0 for success */
 #define SYMBOLS(X)                                                                                 \
@@ -42,33 +44,26 @@ static const Symbol symbols[] = {
 #undef X
 };
 
-static bool resolve(void *library, int major, NvJitLink *l) {
+static NvJitLink found;
+
+static int resolve(void *library, int major) {
   int (*version)(unsigned *, unsigned *);
   unsigned have[2] = {0};
   void *at = dlsym(library, "nvJitLinkVersion");
   memcpy(&version, &at, sizeof at);
-  if (!at || version(&have[0], &have[1]) || have[0] != (unsigned)major) return false;
-  l->version = (int)(have[0] * 1000 + have[1] * 10);
+  if (!at || version(&have[0], &have[1]) || have[0] != (unsigned)major) return 0;
+  found.version = (int)(have[0] * 1000 + have[1] * 10);
   for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
     char name[64];
     snprintf(name, sizeof name, "__nvJitLink%s_%d_0", symbols[i].name, major);
-    if (!(at = dlsym(library, name))) return false;
-    memcpy((char *)l + symbols[i].place, &at, sizeof at);
+    if (!(at = dlsym(library, name))) return 0;
+    memcpy((char *)&found + symbols[i].place, &at, sizeof at);
   }
-  return true;
+  return found.version;
 }
 
 const NvJitLink *nvjitlink_open(int driver) {
-  static NvJitLink found;
-  for (int major = driver / 1000; major >= OLDEST; major--) {
-    char name[32];
-    snprintf(name, sizeof name, "libnvJitLink.so.%d", major);
-    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (!library) continue;
-    if (resolve(library, major, &found) && found.version <= driver) return &found;
-    dlclose(library);
-  }
-  return NULL;
+  return nvidia_library_open("nvJitLink", driver, resolve) ? &found : NULL;
 }
 
 int nvjitlink_version(const NvJitLink *l) { return l->version; }

@@ -1,4 +1,4 @@
-/* libnvrtc by name at run time, the newest that the driver can follow.
+/* libnvrtc by name at run time.
  *
  * Products and sums stay as they are written (--fmad=false): the kernel says where a product and a
  * sum are one. Division, square root and subnormals are as IEEE 754 has them, which is the default.
@@ -12,9 +12,9 @@
 #include <string.h>
 
 #include "base/ptx.h"
+#include "devices/nvidia_library.h"
 
 typedef struct Unit_ *Unit;
-enum { OLDEST = 12 };
 
 /*   name as here, name there; every one returns 0 for success */
 #define SYMBOLS(X)                                                                                 \
@@ -45,29 +45,22 @@ static const struct Symbol {
 #undef X
 };
 
-static bool resolve(void *library, Nvrtc *l) {
+static Nvrtc found;
+
+static int resolve(void *library, int major) {
+  (void)major;
   for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
     void *at = dlsym(library, symbols[i].name);
-    if (!at) return false;
-    memcpy((char *)l + symbols[i].place, &at, sizeof at);
+    if (!at) return 0;
+    memcpy((char *)&found + symbols[i].place, &at, sizeof at);
   }
-  int major = 0, minor = 0;
-  if (l->version_of(&major, &minor)) return false;
-  l->version = major * 1000 + minor * 10;
-  return true;
+  int have[2] = {0};
+  if (found.version_of(&have[0], &have[1])) return 0;
+  return found.version = have[0] * 1000 + have[1] * 10;
 }
 
 const Nvrtc *nvrtc_open(int driver) {
-  static Nvrtc found;
-  for (int major = driver / 1000; major >= OLDEST; major--) {
-    char name[32];
-    snprintf(name, sizeof name, "libnvrtc.so.%d", major);
-    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (!library) continue;
-    if (resolve(library, &found) && found.version <= driver) return &found;
-    dlclose(library);
-  }
-  return NULL;
+  return nvidia_library_open("nvrtc", driver, resolve) ? &found : NULL;
 }
 
 int nvrtc_version(const Nvrtc *l) { return l->version; }

@@ -377,8 +377,8 @@ static void put_ranked(Proposer *p, bool far, bool over) {
  * little of schedules and takes long to compile. */
 static void put_compiler(Proposer *p) {
   const Tried **measured;
-  size_t n = sort_measured(p, &measured);
   if (!target_has_nvrtc(p->in->target)) return;
+  size_t n = sort_measured(p, &measured);
   for (size_t i = 0; i < n && i < RECOMPILED && p->nout < p->in->want; i++) {
     Point point = measured[i]->point;
     if (point.len == LIST_MAX) continue;

@@ -333,6 +333,11 @@ def row(r: Result, peer: str, kernels: float) -> str:
             f"| {r.case.goal or '-'} | {r.missed() or '-'} | {kernels:g} | {error} |")
 
 
+def timings(kernel) -> dict[str, int]:
+    """Of exe.explain(tried=...): the median in ns of each schedule that a search has measured."""
+    return {t.opts: t.median_ns for t in kernel.tried if t.cause == "measured" and t.median_ns}
+
+
 def summary(what: str, results: list[Result], low: float = 0.85) -> None:
     """The geometric mean of the ratios, the least, and how many are low."""
     for column, ratios in (("heuristic", [r.ratio for r in results]), ("tuned", [r.tuned_ratio for r in results])):

@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from gpu_bench import Case
+from gpu_bench import Case, timings
 
 OTHER = "COMPILER(0,1)"
 
@@ -25,7 +25,7 @@ def pairs(case: Case, kernels: list) -> list[Pair]:
     """kernels: of exe.explain(tried=...) after a search."""
     found = []
     for kernel in kernels:
-        timed = {t.opts: t.median_ns for t in kernel.tried if t.cause == "measured" and t.median_ns}
+        timed = timings(kernel)
         for opts, ns in timed.items():
             plain = " ".join(o for o in opts.split() if o != OTHER)
             if plain != opts and plain in timed:

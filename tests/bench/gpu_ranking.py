@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 
 import serving
-from gpu_bench import Case, graph_of
+from gpu_bench import Case, graph_of, timings
 
 FEWEST = 8  # schedules that were timed: of fewer the best says nothing
 GOAL = 0.95
@@ -37,7 +37,7 @@ def tool() -> str | None:
 def choice(case: Case, kernels: list) -> Choice | None:
     """kernels: of exe.explain(tried=...) after a search."""
     kernel, program = max(kernels, key=lambda k: k.flops), tool()
-    timed = {t.opts: t.median_ns for t in kernel.tried if t.cause == "measured" and t.median_ns}
+    timed = timings(kernel)
     if not program or len(timed) < FEWEST:
         return None
     with tempfile.NamedTemporaryFile(suffix=".kgraph") as model:
